@@ -1,0 +1,95 @@
+package fsm
+
+import "time"
+
+// Command is one log entry's content: *Init, *OpenSession, *CloseSessions, *Adjust,
+// *PutLimit, *DeleteLimit or *ReplaceLimits.
+type Command interface{ isCommand() }
+
+// Init fixes what the whole cluster shares, once: a second one changes nothing.
+type Init struct {
+	ClusterID string
+	TTL       time.Duration
+	Limits    []Limit // the first leader's config limits
+}
+
+// OpenSession opens a session for a node, and takes over the one that the same node with the same
+// identity left open.
+type OpenSession struct {
+	Term     uint64
+	Node     string
+	Identity string // random, made with the data directory
+}
+
+// CloseReason says why a session ended. Numbers are written to the log.
+type CloseReason uint8
+
+// The reasons.
+const (
+	CloseExpired CloseReason = 1
+	CloseLeft    CloseReason = 2
+)
+
+// CloseSessions ends sessions and frees their grants.
+type CloseSessions struct {
+	Term     uint64
+	Sessions []uint64
+	Reason   CloseReason
+}
+
+// Adjustment changes one session's grant of one key. Decreases of an Adjust are applied before its
+// increases, so that freed slots can be given out by the same entry.
+type Adjustment struct {
+	Session uint64
+	Key     Key
+	Delta   int64
+}
+
+// Adjust changes grants.
+type Adjust struct {
+	Term        uint64
+	Batch       uint64 // rises by one with each Adjust of a term, from 1: a repeated entry is void
+	Adjustments []Adjustment
+}
+
+// Precondition makes a write of limits conditional.
+type Precondition struct {
+	MatchIndex   *uint64
+	MustExist    bool
+	MustNotExist bool
+}
+
+// PutLimit sets one limit (Limit.Source is the layer, Limit.ModifyIndex is ignored).
+type PutLimit struct {
+	Limit        Limit
+	Precondition Precondition
+}
+
+// DeleteLimit removes the API's limit with this pattern, which uncovers the config's, if there is one; where there is
+// only the config's, it removes that, until the next reload.
+type DeleteLimit struct {
+	Pattern      Pattern
+	Precondition Precondition
+}
+
+// ReplaceLimits replaces limits. Source config: the config layer as a whole. Source api: makes the effective
+// limits equal Limits; one that equals the config's stays the config's, all others become the API's.
+type ReplaceLimits struct {
+	Source       Source
+	Limits       []Limit
+	Precondition Precondition
+}
+
+func (*Init) isCommand()          {}
+func (*OpenSession) isCommand()   {}
+func (*CloseSessions) isCommand() {}
+func (*Adjust) isCommand()        {}
+func (*PutLimit) isCommand()      {}
+func (*DeleteLimit) isCommand()   {}
+func (*ReplaceLimits) isCommand() {}
+
+// Encode returns the entry: a version byte, then protobuf.
+func Encode(c Command) []byte { panic("unwritten") }
+
+// Decode is the inverse; an unknown version or command is an error that says what to do.
+func Decode(b []byte) (Command, error) { panic("unwritten") }
