@@ -1,0 +1,79 @@
+package load
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+)
+
+// How an exchange can break: before an answer, or after its head.
+var (
+	errUnanswered = errors.New("no answer")
+	errCut        = errors.New("the answer broke off")
+)
+
+// keptConn is a plain HTTP client's connection to its proxy, kept from one request to the next.
+type keptConn struct {
+	conn net.Conn
+	r    *bufio.Reader
+}
+
+// get asks the upstream, in absolute form, to answer after hold. The error is a *Refusal for every status but 200.
+func (k *keptConn) get(ctx context.Context, proxy, target string, hold time.Duration) error {
+	reused := k.conn != nil
+	err := k.exchange(ctx, proxy, target, hold)
+	if reused && errors.Is(err, errUnanswered) && ctx.Err() == nil {
+		err = k.exchange(ctx, proxy, target, hold) // the proxy had ended the idle connection meanwhile
+	}
+	return err
+}
+
+func (k *keptConn) exchange(ctx context.Context, proxy, target string, hold time.Duration) error {
+	if k.conn == nil {
+		conn, err := dial(ctx, proxy)
+		if err != nil {
+			return err
+		}
+		k.conn, k.r = conn, bufio.NewReader(conn)
+	}
+	conn := k.conn
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	last, err := ask(conn, k.r, target, hold)
+	if !stop() || last {
+		k.close()
+	}
+	return err
+}
+
+// ask sends one request and reads its answer; last tells that the connection can't carry another.
+func ask(conn net.Conn, r *bufio.Reader, target string, hold time.Duration) (last bool, err error) {
+	request := fmt.Sprintf("GET http://%s/hold?ms=%d HTTP/1.1\r\nHost: %s\r\n\r\n", target, hold.Milliseconds(), target)
+	if _, err := io.WriteString(conn, request); err != nil {
+		return true, fmt.Errorf("%w: %w", errUnanswered, err)
+	}
+	resp, err := http.ReadResponse(r, nil)
+	if err != nil {
+		return true, fmt.Errorf("%w: %w", errUnanswered, err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		refused := refusal(resp)
+		_, err := io.Copy(io.Discard, resp.Body)
+		return resp.Close || err != nil, refused
+	}
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		return true, fmt.Errorf("%w: %w", errCut, err)
+	}
+	return resp.Close, nil
+}
+
+func (k *keptConn) close() {
+	if k.conn != nil {
+		_ = k.conn.Close()
+		k.conn = nil
+	}
+}

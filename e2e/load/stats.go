@@ -1,0 +1,52 @@
+package load
+
+import "time"
+
+// Jain is Jain's fairness index of shares: 1 when all are equal, 1/n when one has everything. Of nothing it is 1.
+func Jain(shares []float64) float64 {
+	var sum, squares float64
+	for _, x := range shares {
+		sum += x
+		squares += x * x
+	}
+	if squares == 0 {
+		return 1
+	}
+	return sum * sum / (float64(len(shares)) * squares)
+}
+
+// Fairness is Jain's index over the proxies' successes.
+func Fairness(tallies []Tally) float64 {
+	shares := make([]float64, len(tallies))
+	for i, t := range tallies {
+		shares[i] = float64(t.OK)
+	}
+	return Jain(shares)
+}
+
+// Percentile is the p-th percentile (0 to 100) of sorted, by nearest rank; 0 of nothing.
+func Percentile(sorted []time.Duration, p float64) time.Duration {
+	if len(sorted) == 0 {
+		return 0
+	}
+	i := int(p / 100 * float64(len(sorted)))
+	return sorted[min(max(i, 0), len(sorted)-1)]
+}
+
+// Sum adds tallies up, under the first one's name; Waits are left out.
+func Sum(tallies []Tally) Tally {
+	sum := Tally{Reasons: map[string]uint64{}}
+	for _, t := range tallies {
+		sum.OK += t.OK
+		sum.Refused += t.Refused
+		sum.Failed += t.Failed
+		sum.Cut += t.Cut
+		for reason, n := range t.Reasons {
+			sum.Reasons[reason] += n
+		}
+		if t.LastFail != nil {
+			sum.LastFail = t.LastFail
+		}
+	}
+	return sum
+}

@@ -1,0 +1,118 @@
+package upstream
+
+import "time"
+
+// maxEvents bounds a timeline; at 48 bytes an event it is 48 MiB at most.
+const maxEvents = 1 << 20
+
+// Stats is what a server has counted since it started, or since the last Reset.
+type Stats struct {
+	Open     int              // connections open now
+	Peak     int              // most connections open at one instant
+	Accepted uint64           // connections accepted
+	Resets   uint64           // connections whose peer ended them with a reset
+	Mean     float64          // time-weighted mean of the open connections over Over
+	Over     time.Duration    // what Mean, Peak and the totals cover
+	Peers    map[string]Count // by the peer's address, without its port
+}
+
+// Count is the share of one peer address in Stats.
+type Count struct {
+	Open     int
+	Peak     int
+	Accepted uint64
+}
+
+// Event is one opening or end of a connection.
+type Event struct {
+	At     time.Time
+	Conn   uint64 // numbered from 1 in the order of acceptance
+	Opened bool   // false: it ended
+	Open   int    // connections open right after the event
+}
+
+// meter counts. It is pure: time is an argument and the caller locks.
+type meter struct {
+	open, peak int
+	accepted   uint64
+	resets     uint64
+	peers      map[string]*Count
+
+	since   time.Time // start of the period
+	last    time.Time // up to here area is complete
+	area    float64   // connection-seconds since the period began
+	events  []Event
+	dropped uint64 // events that did not fit
+}
+
+func newMeter(now time.Time) *meter {
+	return &meter{peers: map[string]*Count{}, since: now, last: now}
+}
+
+func (m *meter) opened(now time.Time, conn uint64, peer string) {
+	m.advance(now)
+	m.open++
+	m.peak = max(m.peak, m.open)
+	m.accepted++
+	c := m.peers[peer]
+	if c == nil {
+		c = &Count{}
+		m.peers[peer] = c
+	}
+	c.Open++
+	c.Peak = max(c.Peak, c.Open)
+	c.Accepted++
+	m.record(Event{At: now, Conn: conn, Opened: true, Open: m.open})
+}
+
+func (m *meter) ended(now time.Time, conn uint64, peer string, reset bool) {
+	m.advance(now)
+	m.open--
+	m.peers[peer].Open--
+	if reset {
+		m.resets++
+	}
+	m.record(Event{At: now, Conn: conn, Open: m.open})
+}
+
+// restart begins a new period. What is open stays open and is the new period's first peak.
+func (m *meter) restart(now time.Time) {
+	m.peak, m.accepted, m.resets = m.open, 0, 0
+	for peer, c := range m.peers {
+		if c.Open == 0 {
+			delete(m.peers, peer)
+			continue
+		}
+		c.Peak, c.Accepted = c.Open, 0
+	}
+	m.since, m.last, m.area = now, now, 0
+	m.events, m.dropped = nil, 0
+}
+
+func (m *meter) stats(now time.Time) Stats {
+	m.advance(now)
+	s := Stats{
+		Open: m.open, Peak: m.peak, Accepted: m.accepted, Resets: m.resets,
+		Over: now.Sub(m.since), Peers: make(map[string]Count, len(m.peers)),
+	}
+	if s.Over > 0 {
+		s.Mean = m.area / s.Over.Seconds()
+	}
+	for peer, c := range m.peers {
+		s.Peers[peer] = *c
+	}
+	return s
+}
+
+func (m *meter) advance(now time.Time) {
+	m.area += float64(m.open) * now.Sub(m.last).Seconds()
+	m.last = now
+}
+
+func (m *meter) record(e Event) {
+	if len(m.events) == maxEvents {
+		m.dropped++
+		return
+	}
+	m.events = append(m.events, e)
+}

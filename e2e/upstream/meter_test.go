@@ -1,0 +1,60 @@
+package upstream
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestMeter(t *testing.T) {
+	start := time.Unix(1000, 0)
+	at := func(s int) time.Time { return start.Add(time.Duration(s) * time.Second) }
+	m := newMeter(start)
+	m.opened(at(1), 1, "10.0.0.1")
+	m.opened(at(2), 2, "10.0.0.2")
+	m.ended(at(4), 1, "10.0.0.1", true)
+
+	// One open for 1 s, two for 2 s, one for 4 s, over 8 s.
+	want := Stats{
+		Open: 1, Peak: 2, Accepted: 2, Resets: 1, Mean: 9.0 / 8, Over: 8 * time.Second,
+		Peers: map[string]Count{"10.0.0.1": {Peak: 1, Accepted: 1}, "10.0.0.2": {Open: 1, Peak: 1, Accepted: 1}},
+	}
+	if diff := cmp.Diff(want, m.stats(at(8))); diff != "" {
+		t.Errorf("stats (-want +got):\n%s", diff)
+	}
+	wantEvents := []Event{
+		{At: at(1), Conn: 1, Opened: true, Open: 1},
+		{At: at(2), Conn: 2, Opened: true, Open: 2},
+		{At: at(4), Conn: 1, Open: 1},
+	}
+	if diff := cmp.Diff(wantEvents, m.events); diff != "" {
+		t.Errorf("events (-want +got):\n%s", diff)
+	}
+}
+
+func TestMeterRestartKeepsWhatIsOpen(t *testing.T) {
+	start := time.Unix(1000, 0)
+	m := newMeter(start)
+	m.opened(start, 1, "a")
+	m.opened(start, 2, "b")
+	m.ended(start, 2, "b", false)
+	m.restart(start.Add(time.Second))
+
+	want := Stats{Open: 1, Peak: 1, Mean: 1, Over: time.Second, Peers: map[string]Count{"a": {Open: 1, Peak: 1}}}
+	if diff := cmp.Diff(want, m.stats(start.Add(2*time.Second))); diff != "" {
+		t.Errorf("stats (-want +got):\n%s", diff)
+	}
+	if len(m.events) != 0 {
+		t.Errorf("%d events survive a restart", len(m.events))
+	}
+}
+
+func TestMeterBoundsItsTimeline(t *testing.T) {
+	m := newMeter(time.Unix(0, 0))
+	m.events = make([]Event, maxEvents)
+	m.opened(time.Unix(1, 0), 1, "a")
+	if len(m.events) != maxEvents || m.dropped != 1 {
+		t.Errorf("%d events kept and %d dropped; want %d and 1", len(m.events), m.dropped, maxEvents)
+	}
+}

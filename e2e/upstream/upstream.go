@@ -1,0 +1,133 @@
+// Package upstream is a server that judges a proxy in front of it: it counts the connections that are open at it,
+// now and at most.
+//
+// A connection counts from its acceptance until the server has seen the peer's end, a FIN or a reset, and it stops
+// counting before the server closes its own side. So a peer that opens the next connection only once it has seen
+// this server's end never makes the count exceed its own, however the two are scheduled, and a peer that does not
+// wait is caught.
+//
+// Two little protocols share the port, told apart by the first byte. Lines in lower case:
+//
+//	hold 30ms    answers "held" after that time, then reads the next line
+//	close 30ms   answers "closed" after that time and sends FIN; the connection counts until the peer's end
+//	echo         sends back all that follows
+//
+// And HTTP/1.1, with kept-alive connections: GET /hold?ms=30, GET /close?ms=30 (Connection: close), and POST /echo.
+package upstream
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Server is a counting upstream. Its methods may be called from any goroutine.
+type Server struct {
+	ln  net.Listener
+	tls *tls.Config
+
+	mu     sync.Mutex
+	meter  *meter
+	conns  map[*net.TCPConn]struct{}
+	next   uint64
+	closed bool
+
+	wg sync.WaitGroup
+}
+
+// Start listens on addr ("127.0.0.1:0" for any free port) and serves until Close. With a TLS configuration
+// every connection begins with a handshake; it counts from acceptance all the same.
+func Start(addr string, config *tls.Config) (*Server, error) {
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("upstream: %w", err)
+	}
+	s := &Server{ln: ln, tls: config, meter: newMeter(time.Now()), conns: map[*net.TCPConn]struct{}{}}
+	s.wg.Go(s.accept)
+	return s, nil
+}
+
+// Addr is the host:port that the server listens on.
+func (s *Server) Addr() string { return s.ln.Addr().String() }
+
+// Port is the port of Addr, for tests that reach the server by several names.
+func (s *Server) Port() int { return s.ln.Addr().(*net.TCPAddr).Port }
+
+// Stats tells what has been counted since the last Reset.
+func (s *Server) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.meter.stats(time.Now())
+}
+
+// Reset begins a new period: totals and the mean start at zero, the peak at what is open.
+func (s *Server) Reset() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.meter.restart(time.Now())
+}
+
+// Timeline returns the openings and ends since the last Reset in order, and how many more did not fit.
+func (s *Server) Timeline() (events []Event, dropped uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]Event(nil), s.meter.events...), s.meter.dropped
+}
+
+// Close stops listening, resets what is open and waits for every connection's goroutine.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	s.closed = true
+	err := s.ln.Close()
+	for c := range s.conns {
+		reset(c)
+	}
+	s.mu.Unlock()
+	s.wg.Wait()
+	return err
+}
+
+func (s *Server) accept() {
+	for {
+		c, err := s.ln.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			continue // a connection that was gone before it could be taken
+		}
+		s.admit(c.(*net.TCPConn))
+	}
+}
+
+// admit counts a connection in the accepting goroutine, so that none is open uncounted while its own is scheduled.
+func (s *Server) admit(c *net.TCPConn) {
+	peer := c.RemoteAddr().(*net.TCPAddr).IP.String()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		reset(c)
+		return
+	}
+	s.next++
+	id := s.next
+	s.conns[c] = struct{}{}
+	s.meter.opened(time.Now(), id, peer)
+	s.wg.Go(func() {
+		err := converse(c, s.tls)
+		s.mu.Lock()
+		s.meter.ended(time.Now(), id, peer, errors.Is(err, syscall.ECONNRESET))
+		delete(s.conns, c)
+		s.mu.Unlock()
+		_ = c.Close() // only now does the peer see our end
+	})
+}
+
+func reset(c *net.TCPConn) {
+	_ = c.SetLinger(0)
+	_ = c.Close()
+}
