@@ -48,7 +48,7 @@ type Adjustment struct {
 // Adjust changes grants.
 type Adjust struct {
 	Term        uint64
-	Batch       uint64 // rises by one with each Adjust of a term, from 1: a repeated entry is void
+	Batch       uint64 // rises with each Adjust of a term, from 1: a repeated entry is void
 	Adjustments []Adjustment
 }
 
@@ -87,9 +87,3 @@ func (*Adjust) isCommand()        {}
 func (*PutLimit) isCommand()      {}
 func (*DeleteLimit) isCommand()   {}
 func (*ReplaceLimits) isCommand() {}
-
-// Encode returns the entry: a version byte, then protobuf.
-func Encode(c Command) []byte { panic("unwritten") }
-
-// Decode is the inverse; an unknown version or command is an error that says what to do.
-func Decode(b []byte) (Command, error) { panic("unwritten") }

@@ -1,13 +1,18 @@
 package fsm
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
+	"maps"
+	"slices"
 	"time"
 )
 
-// Errors that a Result may carry.
+// Errors that a Result may carry, besides those that wrap [ErrInvalid].
 var (
 	ErrStaleTerm    = errors.New("the entry was judged in another term")
+	ErrRepeated     = errors.New("the entry has been applied already")
 	ErrNameTaken    = errors.New("another process holds a live session under this name")
 	ErrPrecondition = errors.New("the limit has changed since it was read")
 	ErrNotFound     = errors.New("no such limit")
@@ -15,7 +20,10 @@ var (
 )
 
 // Result is what applying one command answered; the fields that belong to the command are set.
+// With an Err the entry has changed nothing.
 type Result struct {
+	// Err is one of the errors above, or wraps it. A precondition that failed because the limit
+	// is missing, or there, wraps ErrPrecondition and ErrNotFound, or ErrExists.
 	Err error
 	// Session is, for OpenSession, the session opened; with ErrNameTaken, the one that stands in the way.
 	Session uint64
@@ -25,7 +33,8 @@ type Result struct {
 	Freed []Adjustment
 	// Adjusted answers Adjust: what was really applied, in the entry's order (Delta may be 0).
 	Adjusted []Adjustment
-	// Changed reports whether the entry changed the limits (or, for Init, anything).
+	// Changed reports whether the entry changed the limits (or, for Init, anything), also where
+	// only a config limit changed that one of the API's covers.
 	Changed bool
 }
 
@@ -43,46 +52,284 @@ type SessionSlots struct {
 }
 
 // State is the replicated state. It is not safe for concurrent use: [Store] locks.
-type State struct{}
+type State struct {
+	index     uint64
+	clusterID string
+	ttl       time.Duration
+
+	layers layers
+	table  *Table // of layers; a new one at each change, so that others may keep it
+
+	sessions map[uint64]Session
+	names    map[string]uint64 // node name → its open session
+
+	grants    ledger
+	batchTerm uint64 // the term of the last Adjust that was not void
+	batch     uint64 // and its batch
+}
 
 // NewState returns the empty state.
-func NewState() *State { panic("unwritten") }
+func NewState() *State {
+	return &State{
+		layers:   newLayers(),
+		table:    NewTable(0, 0, nil),
+		sessions: make(map[uint64]Session),
+		names:    make(map[string]uint64),
+		grants:   make(ledger),
+	}
+}
 
-// Apply applies one entry, stored in the log at index in term.
-func (s *State) Apply(index, term uint64, c Command) Result { panic("unwritten") }
+// Apply applies one entry, stored in the log at index in term. An index that is not
+// above the last one is void: the entry was applied before.
+func (s *State) Apply(index, term uint64, c Command) Result {
+	if index <= s.index {
+		return Result{Err: ErrRepeated}
+	}
+	s.index = index
+	switch c := c.(type) {
+	case *Init:
+		return s.init(c)
+	case *OpenSession:
+		return s.openSession(term, c)
+	case *CloseSessions:
+		return s.closeSessions(term, c)
+	case *Adjust:
+		return s.adjust(term, c)
+	case *PutLimit:
+		return s.putLimit(c)
+	case *DeleteLimit:
+		return s.deleteLimit(c)
+	case *ReplaceLimits:
+		return s.replaceLimits(c)
+	}
+	return Result{Err: fmt.Errorf("%w: command %T", ErrInvalid, c)}
+}
+
+func (s *State) init(c *Init) Result {
+	if s.clusterID != "" {
+		return Result{}
+	}
+	if c.ClusterID == "" || c.TTL <= 0 {
+		return Result{Err: fmt.Errorf("%w: init needs a cluster id and a ttl above 0, not %q and %v", ErrInvalid, c.ClusterID, c.TTL)}
+	}
+	if err := validateAll(c.Limits); err != nil {
+		return Result{Err: err}
+	}
+	s.clusterID, s.ttl = c.ClusterID, c.TTL
+	s.limitsChanged(s.layers.replaceConfig(s.index, c.Limits))
+	return Result{Changed: true}
+}
+
+func (s *State) openSession(term uint64, c *OpenSession) Result {
+	if c.Term != term {
+		return Result{Err: ErrStaleTerm}
+	}
+	if c.Node == "" || c.Identity == "" {
+		return Result{Err: fmt.Errorf("%w: a session needs a node's name and identity, not %q and %q", ErrInvalid, c.Node, c.Identity)}
+	}
+	r := Result{Session: s.index}
+	if old, ok := s.names[c.Node]; ok {
+		if s.sessions[old].Identity != c.Identity {
+			return Result{Err: ErrNameTaken, Session: old}
+		}
+		r.TookOver = old
+		r.Freed = s.end([]uint64{old})
+	}
+	s.sessions[s.index] = Session{ID: s.index, Node: c.Node, Identity: c.Identity}
+	s.names[c.Node] = s.index
+	return r
+}
+
+func (s *State) closeSessions(term uint64, c *CloseSessions) Result {
+	if c.Term != term {
+		return Result{Err: ErrStaleTerm}
+	}
+	return Result{Freed: s.end(c.Sessions)}
+}
+
+// end closes sessions and frees what they hold; it ignores those that aren't open.
+func (s *State) end(ids []uint64) []Adjustment {
+	ended := make(map[uint64]bool, len(ids))
+	for _, id := range ids {
+		if session, ok := s.sessions[id]; ok {
+			ended[id] = true
+			delete(s.sessions, id)
+			delete(s.names, session.Node)
+		}
+	}
+	if len(ended) == 0 {
+		return nil
+	}
+	return s.grants.free(ended)
+}
+
+func (s *State) adjust(term uint64, c *Adjust) Result {
+	if c.Term != term || c.Term < s.batchTerm {
+		return Result{Err: ErrStaleTerm}
+	}
+	var last uint64
+	if c.Term == s.batchTerm {
+		last = s.batch
+	}
+	if c.Batch <= last {
+		return Result{Err: ErrRepeated}
+	}
+	s.batchTerm, s.batch = c.Term, c.Batch
+
+	adjusted := slices.Clone(c.Adjustments)
+	for i := range adjusted {
+		if a := &adjusted[i]; a.Delta < 0 {
+			a.Delta = s.decrease(*a)
+		}
+	}
+	for i := range adjusted {
+		// A decrease has been cut to at most 0 by now, so none is taken for an increase.
+		if a := &adjusted[i]; a.Delta > 0 {
+			a.Delta = s.increase(*a)
+		}
+	}
+	return Result{Adjusted: adjusted}
+}
+
+// decrease takes at most what the session holds (invariant 3).
+func (s *State) decrease(a Adjustment) int64 {
+	delta := max(a.Delta, -s.grants[a.Key].of(a.Session))
+	s.grants.add(a.Session, a.Key, delta)
+	return delta
+}
+
+// increase gives at most what is free (invariant 1), and nothing to a session that
+// isn't open (invariant 2). Only keys under a cap have grants.
+func (s *State) increase(a Adjustment) int64 {
+	if _, open := s.sessions[a.Session]; !open {
+		return 0
+	}
+	l := s.table.Governing(a.Key)
+	if !l.Capped() {
+		return 0
+	}
+	// Where the limit was lowered, more may be granted than it allows.
+	delta := max(0, min(a.Delta, l.Connections-s.grants[a.Key].total))
+	s.grants.add(a.Session, a.Key, delta)
+	return delta
+}
+
+func (s *State) putLimit(c *PutLimit) Result {
+	l := c.Limit
+	if err := validateSource(l.Source); err != nil {
+		return Result{Err: err}
+	}
+	if err := l.Validate(); err != nil {
+		return Result{Err: err}
+	}
+	old, exists := s.layers.effective(l.Pattern.text)
+	if err := c.Precondition.check(exists, old.ModifyIndex); err != nil {
+		return Result{Err: err}
+	}
+	return s.limitsChanged(s.layers.put(s.index, l))
+}
+
+func (s *State) deleteLimit(c *DeleteLimit) Result {
+	old, exists := s.layers.effective(c.Pattern.text)
+	if err := c.Precondition.check(exists, old.ModifyIndex); err != nil {
+		return Result{Err: err}
+	}
+	if !exists {
+		return Result{Err: ErrNotFound}
+	}
+	return s.limitsChanged(s.layers.remove(s.index, c.Pattern.text))
+}
+
+func (s *State) replaceLimits(c *ReplaceLimits) Result {
+	if err := validateSource(c.Source); err != nil {
+		return Result{Err: err}
+	}
+	if err := validateAll(c.Limits); err != nil {
+		return Result{Err: err}
+	}
+	// The table is there, however many limits it has.
+	if err := c.Precondition.check(true, s.table.Index); err != nil {
+		return Result{Err: err}
+	}
+	if c.Source == SourceConfig {
+		return s.limitsChanged(s.layers.replaceConfig(s.index, c.Limits))
+	}
+	return s.limitsChanged(s.layers.replaceAPI(s.index, c.Limits))
+}
+
+// limitsChanged builds the new table, if the last write changed anything.
+func (s *State) limitsChanged(changed bool) Result {
+	if changed {
+		limits, shape := s.layers.all(), s.table.ShapeIndex
+		if !sameShape(limits, s.table.limits) {
+			shape = s.index
+		}
+		s.table = newSortedTable(s.index, shape, limits)
+	}
+	return Result{Changed: changed}
+}
+
+func validateSource(source Source) error {
+	if source != SourceAPI && source != SourceConfig {
+		return fmt.Errorf("%w: source %d", ErrInvalid, source)
+	}
+	return nil
+}
+
+// check compares a precondition with what there is. What doesn't exist has no
+// index, so that no MatchIndex fits it, 0 included.
+func (p Precondition) check(exists bool, index uint64) error {
+	switch {
+	case !exists && (p.MustExist || p.MatchIndex != nil):
+		return fmt.Errorf("%w: %w", ErrPrecondition, ErrNotFound)
+	case exists && p.MustNotExist:
+		return fmt.Errorf("%w: %w", ErrPrecondition, ErrExists)
+	case p.MatchIndex != nil && *p.MatchIndex != index:
+		return fmt.Errorf("%w: it was index %d, and is %d", ErrPrecondition, *p.MatchIndex, index)
+	}
+	return nil
+}
 
 // Index is the index of the last entry applied.
-func (s *State) Index() uint64 { panic("unwritten") }
+func (s *State) Index() uint64 { return s.index }
 
 // ClusterID is "" before Init.
-func (s *State) ClusterID() string { panic("unwritten") }
+func (s *State) ClusterID() string { return s.clusterID }
 
 // TTL is the lease length, 0 before Init.
-func (s *State) TTL() time.Duration { panic("unwritten") }
+func (s *State) TTL() time.Duration { return s.ttl }
 
 // Table is the effective limits.
-func (s *State) Table() *Table { panic("unwritten") }
+func (s *State) Table() *Table { return s.table }
 
 // Sessions lists the open sessions by id.
-func (s *State) Sessions() []Session { panic("unwritten") }
+func (s *State) Sessions() []Session {
+	return slices.SortedFunc(maps.Values(s.sessions), func(a, b Session) int { return cmp.Compare(a.ID, b.ID) })
+}
 
 // Session returns an open session.
-func (s *State) Session(id uint64) (Session, bool) { panic("unwritten") }
+func (s *State) Session(id uint64) (Session, bool) {
+	session, ok := s.sessions[id]
+	return session, ok
+}
 
 // Granted is the sum of a key's grants.
-func (s *State) Granted(key Key) int64 { panic("unwritten") }
+func (s *State) Granted(key Key) int64 { return s.grants[key].total }
 
 // Grants lists a key's grants, by session id. The slice is valid until the next Apply.
-func (s *State) Grants(key Key) []SessionSlots { panic("unwritten") }
+func (s *State) Grants(key Key) []SessionSlots { return s.grants[key].slots }
 
 // GrantOf is one session's grant of a key.
-func (s *State) GrantOf(session uint64, key Key) int64 { panic("unwritten") }
+func (s *State) GrantOf(session uint64, key Key) int64 { return s.grants[key].of(session) }
 
 // SessionGrants lists all that a session holds, sorted by key (Delta is the slots held). It walks every key.
-func (s *State) SessionGrants(session uint64) []Adjustment { panic("unwritten") }
+func (s *State) SessionGrants(session uint64) []Adjustment { return s.grants.held(session) }
 
 // Keys calls f for each key with grants, sorted, until f returns false. It copies and sorts: not for hot paths.
-func (s *State) Keys(f func(Key, int64) bool) { panic("unwritten") }
-
-// Check verifies the invariants; for tests and for a snapshot that was just read.
-func (s *State) Check() error { panic("unwritten") }
+func (s *State) Keys(f func(Key, int64) bool) {
+	for _, key := range s.grants.keys() {
+		if !f(key, s.grants[key].total) {
+			return
+		}
+	}
+}

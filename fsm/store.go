@@ -1,33 +1,128 @@
 package fsm
 
 import (
+	"errors"
+	"fmt"
 	"io"
+	"sync"
+	"sync/atomic"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 )
 
 // Store adapts a State to [raft.FSM] and lets others read it while entries are applied.
-type Store struct{}
+type Store struct {
+	log   hclog.Logger
+	fatal func(error)
+
+	table atomic.Pointer[Table] // the state's, published after each change
+
+	mu      sync.RWMutex
+	state   *State
+	changed chan struct{} // closed, and a new one made, when limits or settings change
+	failed  error         // once set, nothing is applied any more
+}
 
 // NewStore returns an empty store. fatal is called, once, when an entry or snapshot can't be understood:
-// the process must stop rather than let replicas drift apart.
-func NewStore(log hclog.Logger, fatal func(error)) *Store { panic("unwritten") }
+// the process must stop rather than let replicas drift apart. It is called without a lock held, from
+// raft's goroutine, and may return before the process ends: nothing is applied after it.
+func NewStore(log hclog.Logger, fatal func(error)) *Store {
+	s := &Store{log: log, fatal: fatal, state: NewState(), changed: make(chan struct{})}
+	s.table.Store(s.state.Table())
+	return s
+}
 
 // Apply implements [raft.FSM]; the response is a *[Result].
-func (s *Store) Apply(l *raft.Log) any { panic("unwritten") }
+func (s *Store) Apply(l *raft.Log) any {
+	if l.Type != raft.LogCommand {
+		return &Result{}
+	}
+	c, err := Decode(l.Data)
+	if err != nil {
+		return &Result{Err: s.fail(fmt.Errorf("apply log entry %d of term %d: %w", l.Index, l.Term, err))}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failed != nil {
+		return &Result{Err: s.failed}
+	}
+	r := s.state.Apply(l.Index, l.Term, c)
+	if r.Changed {
+		s.publish()
+	}
+	return &r
+}
 
-// Snapshot implements [raft.FSM].
-func (s *Store) Snapshot() (raft.FSMSnapshot, error) { panic("unwritten") }
+// fail stops applying for good. It returns the first failure, which is the cause.
+func (s *Store) fail(err error) error {
+	s.mu.Lock()
+	first := s.failed == nil
+	if first {
+		s.failed = err
+	}
+	err = s.failed
+	s.mu.Unlock()
+	if first {
+		s.log.Error("the replicated state can't go on", "error", err)
+		s.fatal(err)
+	}
+	return err
+}
 
-// Restore implements [raft.FSM].
-func (s *Store) Restore(r io.ReadCloser) error { panic("unwritten") }
+// publish lets readers see the limits and settings; the lock is held.
+func (s *Store) publish() {
+	s.table.Store(s.state.Table())
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
 
-// Read calls f with the state, locked for reading. f must not keep it.
-func (s *Store) Read(f func(*State)) { panic("unwritten") }
+// Snapshot implements [raft.FSM]. It copies the state's lists; encoding waits for Persist.
+func (s *Store) Snapshot() (raft.FSMSnapshot, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.failed != nil {
+		return nil, s.failed
+	}
+	return s.state.image(), nil
+}
+
+// Restore implements [raft.FSM]. A snapshot that is damaged is an error that leaves the state as it was: raft tries an
+// older one, or asks for another. One that this version can't understand is fatal.
+func (s *Store) Restore(r io.ReadCloser) error {
+	defer r.Close()
+	state, err := ReadSnapshot(r)
+	if errors.Is(err, ErrNewer) {
+		return s.fail(err)
+	}
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failed != nil {
+		return s.failed
+	}
+	s.state = state
+	s.publish()
+	s.log.Info("snapshot restored", "index", state.Index(), "limits", len(state.Table().Limits()), "sessions", len(state.sessions))
+	return nil
+}
+
+// Read calls f with the state, locked for reading. f must not keep it, and must not call the store.
+func (s *Store) Read(f func(*State)) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	f(s.state)
+}
 
 // Table returns the effective limits without taking the lock.
-func (s *Store) Table() *Table { panic("unwritten") }
+func (s *Store) Table() *Table { return s.table.Load() }
 
-// Changed returns a channel that is closed when the limits, or the settings, next change.
-func (s *Store) Changed() <-chan struct{} { panic("unwritten") }
+// Changed returns a channel that is closed when the limits, or the settings, next change. Take it before
+// reading what is to be watched.
+func (s *Store) Changed() <-chan struct{} {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.changed
+}

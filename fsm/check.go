@@ -1,0 +1,120 @@
+package fsm
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+)
+
+// Check verifies the invariants; for tests and for a snapshot that was just read. It names
+// everything that is broken, in a fixed order. That a sum of grants lies above its limit is
+// no breach: the limit may have been lowered.
+func (s *State) Check() error {
+	return errors.Join(s.checkSettings(), s.checkSessions(), s.checkGrants(), s.checkLimits())
+}
+
+func (s *State) checkSettings() error {
+	switch {
+	case (s.clusterID == "") != (s.ttl == 0):
+		return fmt.Errorf("cluster id %q has ttl %v: they are set together", s.clusterID, s.ttl)
+	case s.ttl < 0:
+		return fmt.Errorf("the ttl is %v", s.ttl)
+	case s.batchTerm != 0 && s.batch == 0:
+		return fmt.Errorf("term %d has batch 0: they start at 1", s.batchTerm)
+	}
+	return nil
+}
+
+func (s *State) checkSessions() error {
+	var errs []error
+	for _, id := range slices.Sorted(maps.Keys(s.sessions)) {
+		switch session := s.sessions[id]; {
+		case session.ID != id || id == 0 || id > s.index:
+			errs = append(errs, fmt.Errorf("session %d stands under %d at index %d", session.ID, id, s.index))
+		case session.Node == "" || session.Identity == "":
+			errs = append(errs, fmt.Errorf("session %d has no node or identity", id))
+		case s.names[session.Node] != id:
+			errs = append(errs, fmt.Errorf("session %d of node %q is not the node's, which is %d", id, session.Node, s.names[session.Node]))
+		}
+	}
+	if len(s.names) != len(s.sessions) {
+		errs = append(errs, fmt.Errorf("%d nodes have %d sessions", len(s.names), len(s.sessions)))
+	}
+	return errors.Join(errs...)
+}
+
+func (s *State) checkGrants() error {
+	var errs []error
+	for _, key := range s.grants.keys() {
+		if err := s.checkHolding(s.grants[key]); err != nil {
+			errs = append(errs, fmt.Errorf("key %q: %w", key.Name, err))
+		}
+		if !canonicalKey(key) {
+			errs = append(errs, fmt.Errorf("key %q of scope %d and resource %d is not canonical", key.Name, key.Scope, key.Resource))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (s *State) checkHolding(h holding) error {
+	var sum int64
+	var last uint64
+	for _, g := range h.slots {
+		if _, open := s.sessions[g.Session]; !open {
+			return fmt.Errorf("session %d holds slots and is not open", g.Session)
+		}
+		if g.Session <= last {
+			return fmt.Errorf("session %d stands behind %d", g.Session, last)
+		}
+		if g.Slots <= 0 || g.Slots > MaxConnections {
+			return fmt.Errorf("session %d holds %d slots", g.Session, g.Slots)
+		}
+		sum += g.Slots
+		last = g.Session
+	}
+	switch {
+	case sum != h.total:
+		return fmt.Errorf("the grants add up to %d, not %d", sum, h.total)
+	case sum > MaxConnections:
+		return fmt.Errorf("%d slots are granted, more than any limit allows", sum)
+	case sum == 0:
+		return errors.New("an entry without grants was kept")
+	}
+	return nil
+}
+
+func canonicalKey(key Key) bool {
+	if key.Scope != ScopeHost || key.Resource != ResourceConnections {
+		return false
+	}
+	if p, err := ParsePattern(key.Name); err == nil && p.text == key.Name {
+		return true
+	}
+	_, ok := keyTarget(key.Name)
+	return ok
+}
+
+func (s *State) checkLimits() error {
+	var errs []error
+	for _, source := range []Source{SourceAPI, SourceConfig} {
+		layer := s.layers.of(source)
+		for _, pattern := range slices.Sorted(maps.Keys(layer)) {
+			l := layer[pattern]
+			if err := l.Validate(); err != nil {
+				errs = append(errs, err)
+			}
+			if l.Pattern.text != pattern || l.Source != source || l.ModifyIndex == 0 || l.ModifyIndex > s.table.Index {
+				errs = append(errs, fmt.Errorf("limit %q of %v stands under %q in the layer %v, modified at %d with the table at %d",
+					l.Pattern.text, l.Source, pattern, source, l.ModifyIndex, s.table.Index))
+			}
+		}
+	}
+	if t := s.table; t.ShapeIndex > t.Index || t.Index > s.index {
+		errs = append(errs, fmt.Errorf("the table's shape is of %d, the table of %d, the state of %d", t.ShapeIndex, t.Index, s.index))
+	}
+	if !slices.Equal(s.layers.all(), s.table.limits) {
+		errs = append(errs, errors.New("the table is not that of the limits"))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,159 @@
+package fsm
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// layers are the limits as they were written: the API's over the config's. Keys
+// are the patterns' texts. Methods that write report whether anything changed.
+type layers struct {
+	api, config map[string]Limit
+}
+
+func newLayers() layers {
+	return layers{api: make(map[string]Limit), config: make(map[string]Limit)}
+}
+
+func (y *layers) of(s Source) map[string]Limit {
+	if s == SourceAPI {
+		return y.api
+	}
+	return y.config
+}
+
+// effective returns the limit that counts for a pattern.
+func (y *layers) effective(pattern string) (Limit, bool) {
+	if l, ok := y.api[pattern]; ok {
+		return l, true
+	}
+	l, ok := y.config[pattern]
+	return l, ok
+}
+
+// all lists the effective limits, sorted by pattern.
+func (y *layers) all() []Limit {
+	all := make([]Limit, 0, len(y.api)+len(y.config))
+	for _, l := range y.api {
+		all = append(all, l)
+	}
+	for pattern, l := range y.config {
+		if _, covered := y.api[pattern]; !covered {
+			all = append(all, l)
+		}
+	}
+	slices.SortFunc(all, func(a, b Limit) int { return strings.Compare(a.Pattern.text, b.Pattern.text) })
+	return all
+}
+
+// put writes a limit to the layer that its Source names. Writing what stands there
+// already changes nothing, unless it asks for an eviction: that is an act, and may
+// be wanted again. A limit keeps its Evict flag until a write changes it: were it
+// cleared by a reload of the same config, a node that lags would miss it.
+func (y *layers) put(index uint64, l Limit) bool {
+	layer := y.of(l.Source)
+	if old, ok := layer[l.Pattern.text]; ok && old.sameValue(&l) && !l.Evict {
+		return false
+	}
+	l.ModifyIndex = index
+	layer[l.Pattern.text] = l
+	return true
+}
+
+// remove deletes the API's limit, which uncovers the config's; where there is only
+// the config's, that.
+func (y *layers) remove(index uint64, pattern string) bool {
+	if _, ok := y.api[pattern]; ok {
+		y.uncover(index, pattern)
+		return true
+	}
+	_, ok := y.config[pattern]
+	delete(y.config, pattern)
+	return ok
+}
+
+// uncover deletes the API's limit. The config's below it becomes effective now, so
+// this is its last change: an ETag must not go back to one that was seen before,
+// nor an old eviction be asked for again.
+func (y *layers) uncover(index uint64, pattern string) {
+	delete(y.api, pattern)
+	if l, ok := y.config[pattern]; ok {
+		l.ModifyIndex, l.Evict = index, false
+		y.config[pattern] = l
+	}
+}
+
+// replaceConfig makes the config layer equal limits.
+func (y *layers) replaceConfig(index uint64, limits []Limit) bool {
+	changed := y.keepOnly(SourceConfig, patternsOf(limits))
+	for _, l := range limits {
+		l.Source = SourceConfig
+		changed = y.put(index, l) || changed
+	}
+	return changed
+}
+
+// replaceAPI makes the effective limits equal limits. One that equals the config's
+// stays the config's, so that later reloads still govern it.
+func (y *layers) replaceAPI(index uint64, limits []Limit) bool {
+	named := patternsOf(limits)
+	changed := y.keepOnly(SourceAPI, named)
+	changed = y.keepOnly(SourceConfig, named) || changed
+	for _, l := range limits {
+		l.Source = SourceAPI
+		if c, ok := y.config[l.Pattern.text]; ok && c.sameValue(&l) {
+			if _, covered := y.api[l.Pattern.text]; covered {
+				y.uncover(index, l.Pattern.text)
+				changed = true
+			}
+			l.Source = SourceConfig
+		}
+		changed = y.put(index, l) || changed
+	}
+	return changed
+}
+
+// keepOnly deletes all limits of a layer but those named.
+func (y *layers) keepOnly(s Source, named map[string]bool) bool {
+	layer := y.of(s)
+	before := len(layer)
+	for pattern := range layer {
+		if !named[pattern] {
+			delete(layer, pattern)
+		}
+	}
+	return len(layer) != before
+}
+
+func patternsOf(limits []Limit) map[string]bool {
+	named := make(map[string]bool, len(limits))
+	for i := range limits {
+		named[limits[i].Pattern.text] = true
+	}
+	return named
+}
+
+// validateAll verifies limits that are written together.
+func validateAll(limits []Limit) error {
+	seen := make(map[string]bool, len(limits))
+	for i := range limits {
+		l := &limits[i]
+		if err := l.Validate(); err != nil {
+			return err
+		}
+		if seen[l.Pattern.text] {
+			return fmt.Errorf("%w: limit %q: it stands twice", ErrInvalid, l.Pattern.text)
+		}
+		seen[l.Pattern.text] = true
+	}
+	return nil
+}
+
+// sameShape reports whether two sorted lists have the same patterns, each with the
+// same Shared flag and in both with or without a cap.
+func sameShape(a, b []Limit) bool {
+	return slices.EqualFunc(a, b, func(x, y Limit) bool {
+		return x.Pattern == y.Pattern && x.Shared == y.Shared && x.Capped() == y.Capped()
+	})
+}
