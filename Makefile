@@ -1,0 +1,87 @@
+# weir: make help lists what can be made.
+#
+# Needs Go and make; what the tests need beyond them, `make needs` installs where it may (as root, with apt-get) and
+# names where it may not.
+
+GO       ?= go
+FUZZTIME ?= 20s
+BENCH    ?= .
+BENCHPKG ?= ./...
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+COMMIT  := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+
+# The end-to-end tests measure, so they have the machine to themselves: all other packages first.
+UNIT = $$($(GO) list ./... | grep -v '/e2e$$')
+
+.PHONY: build cluster demo test unit e2e check format vet lint tidy arrows bench fuzz proto needs clean help
+.DEFAULT_GOAL := build
+
+build: ## build bin/weir
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/weir ./cmd/weir
+
+cluster: build ## run the three nodes of examples/three-nodes in the foreground; Ctrl-C stops them
+	@$(GO) build -o bin/weir-demo ./examples/demo
+	@exec bin/weir-demo
+
+demo: build ## the same, with a counting upstream, workers on all nodes and a live line
+	@$(GO) build -o bin/weir-demo ./examples/demo
+	@exec bin/weir-demo -load
+
+test: needs unit e2e ## run all tests with the race detector
+
+unit: # all tests but the end-to-end ones
+	$(GO) test -race $(UNIT)
+
+e2e: # the built binary, as real processes; -v prints what was measured
+	$(GO) test -race -v ./e2e
+
+check: format vet lint tidy arrows test ## format, vet, lint, dependencies, who may import whom, and all tests
+
+format:
+	@bad=$$(gofmt -l $$(git ls-files '*.go')); \
+	if [ -n "$$bad" ]; then echo "not formatted, run gofmt -w on:"; echo "$$bad"; exit 1; fi
+
+vet:
+	$(GO) vet ./...
+
+lint:
+	$(GO) tool staticcheck ./...
+
+tidy:
+	$(GO) mod tidy -diff
+
+arrows:
+	$(GO) test ./e2e/arrows
+
+bench: ## run the benchmarks (BENCH=regexp BENCHPKG=./fsm)
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem $(BENCHPKG)
+
+fuzz: ## run each fuzz target for FUZZTIME
+	@grep -r --include='*_test.go' -H -o '^func Fuzz[A-Za-z0-9_]*' . | sort | \
+	while IFS=: read -r file target; do \
+		echo "fuzz $${file%/*} $${target#func } for $(FUZZTIME)"; \
+		$(GO) test -run '^$$' -fuzz "^$${target#func }\$$" -fuzztime $(FUZZTIME) "$${file%/*}" || exit 1; \
+	done
+
+# Generated with the plugins that go.mod names; protoc itself is Debian's protobuf-compiler.
+PROTO_DIRS = $(sort $(dir $(wildcard */*pb/*.proto)))
+
+proto: ## regenerate the protobuf code
+	@command -v protoc >/dev/null || { echo "protoc is missing: apt-get install protobuf-compiler"; exit 1; }
+	$(GO) build -o bin/ google.golang.org/protobuf/cmd/protoc-gen-go google.golang.org/grpc/cmd/protoc-gen-go-grpc
+	@for dir in $(PROTO_DIRS); do \
+		PATH="$(CURDIR)/bin:$$PATH" protoc $(addprefix -I ,$(PROTO_DIRS)) \
+			--go_out=$$dir --go_opt=paths=source_relative \
+			--go-grpc_out=$$dir --go-grpc_opt=paths=source_relative $$dir*.proto || exit 1; \
+	done
+
+needs:
+	@sh e2e/needs.sh
+
+clean: ## remove what was built and the example cluster's data
+	rm -rf bin examples/three-nodes/data
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

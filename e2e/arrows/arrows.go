@@ -1,0 +1,97 @@
+// Package arrows holds the tree to its layout: which package may import which, and which third-party library may be
+// seen where. The rules are data, below; the test in this package applies them to every package of the module.
+package arrows
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+const module = "github.com/weirproxy/weir"
+
+// areas says which areas of the tree an area may import beside itself. An area is a package of the top level (or a
+// program) with all that is below it.
+var areas = map[string][]string{
+	"fsm":           nil,
+	"config":        nil,
+	"lease":         {"fsm"},
+	"cluster":       {"fsm"},
+	"proxy":         {"lease", "fsm"},
+	"api":           {"fsm"},
+	"cmd/weir":      {"config", "api", "proxy", "lease", "cluster", "fsm"},
+	"e2e":           {"api"},
+	"examples/demo": {"e2e"},
+}
+
+// libraries says in which areas a third-party module may be imported. What is not listed may be used anywhere.
+var libraries = map[string][]string{
+	"github.com/hashicorp/hcl":            {"config"},
+	"github.com/zclconf/go-cty":           {"config"},
+	"github.com/hashicorp/memberlist":     {"cluster"},
+	"github.com/hashicorp/raft":           {"cluster", "fsm"},
+	"github.com/hashicorp/raft-boltdb":    {"cluster"},
+	"github.com/hashicorp/raft-autopilot": {"cluster"},
+	"github.com/gofrs/flock":              {"cluster"},
+	"github.com/spf13/cobra":              {"cmd/weir"},
+	"google.golang.org/grpc":              {"lease", "cluster", "cmd/weir"},
+	"google.golang.org/protobuf":          {"fsm", "lease", "cluster"},
+}
+
+// testOnly are the modules that no program may contain.
+var testOnly = []string{"pgregory.net/rapid", "go.uber.org/goleak", "github.com/google/go-cmp"}
+
+// testHelpers are the areas whose packages exist for tests, though their files are not test files.
+var testHelpers = []string{"e2e", "examples/demo", "lease/leasetest"}
+
+// Check returns a sentence for each import of the package at path that no arrow allows. tests tells that the imports
+// are those of its tests.
+func Check(path string, imports []string, tests bool) []string {
+	within := strings.TrimPrefix(strings.TrimPrefix(path, module), "/")
+	area, known := areaOf(within)
+	if !known {
+		return []string{fmt.Sprintf("%s is in no area of the layout: add it to the arrows", path)}
+	}
+	var wrong []string
+	for _, target := range imports {
+		if why := forbidden(within, area, target, tests); why != "" {
+			wrong = append(wrong, fmt.Sprintf("%s imports %s: %s", within, target, why))
+		}
+	}
+	return wrong
+}
+
+func forbidden(within, area, target string, tests bool) string {
+	if inside, ok := strings.CutPrefix(target, module+"/"); ok {
+		to, _ := areaOf(inside)
+		if to == area || slices.Contains(areas[area], to) {
+			return ""
+		}
+		return fmt.Sprintf("%s may import %v", area, areas[area])
+	}
+	for library, allowed := range libraries {
+		if covers(library, target) && !slices.Contains(allowed, area) {
+			return fmt.Sprintf("only %v may", allowed)
+		}
+	}
+	helper := slices.ContainsFunc(testHelpers, func(h string) bool { return covers(h, within) })
+	if !tests && !helper && slices.ContainsFunc(testOnly, func(m string) bool { return covers(m, target) }) {
+		return "only tests may"
+	}
+	return ""
+}
+
+// areaOf finds the area that a path below the module belongs to.
+func areaOf(within string) (area string, known bool) {
+	for area := range areas {
+		if covers(area, within) {
+			return area, true
+		}
+	}
+	return "", false
+}
+
+// covers reports whether path is root or below it.
+func covers(root, path string) bool {
+	return path == root || strings.HasPrefix(path, root+"/")
+}

@@ -1,0 +1,77 @@
+package arrows
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// listed is what `go list -json` tells of a package.
+type listed struct {
+	ImportPath                         string
+	Imports, TestImports, XTestImports []string
+}
+
+func TestTree(t *testing.T) {
+	cmd := exec.Command("go", "list", "-e", "-json=ImportPath,Imports,TestImports,XTestImports", module+"/...")
+	out, err := cmd.Output()
+	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			t.Fatalf("go list: %v\n%s", err, exit.Stderr)
+		}
+		t.Fatalf("go list: %v", err)
+	}
+	packages := 0
+	for dec := json.NewDecoder(strings.NewReader(string(out))); ; packages++ {
+		var p listed
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		for _, wrong := range append(Check(p.ImportPath, p.Imports, false),
+			Check(p.ImportPath, append(slices.Clone(p.TestImports), p.XTestImports...), true)...) {
+			t.Error(wrong)
+		}
+	}
+	if packages < len(areas) {
+		t.Errorf("go list found %d packages; want at least one for each of %d areas", packages, len(areas))
+	}
+}
+
+func TestCheck(t *testing.T) {
+	for _, test := range []struct {
+		from, imports string
+		tests         bool
+		wrong         string // part of the complaint; "" for none
+	}{
+		{"proxy", module + "/lease", false, ""},
+		{"lease/leasetest", module + "/lease", false, ""},
+		{"lease", module + "/lease/leasepb", false, ""},
+		{"cmd/weir", module + "/config", false, ""},
+		{"config", "github.com/hashicorp/hcl/v2/hclparse", false, ""},
+		{"proxy", "net/http", false, ""},
+		{"proxy", "go.uber.org/goleak", true, ""},
+		{"lease/leasetest", "pgregory.net/rapid", false, ""},
+		{"examples/demo", module + "/e2e/load", false, ""},
+		{"lease", module + "/proxy", false, "lease may import [fsm]"},
+		{"lease", module + "/proxy", true, "lease may import [fsm]"},
+		{"config", module + "/fsm", false, "config may import []"},
+		{"api", "github.com/hashicorp/hcl/v2", false, "only [config] may"},
+		{"cmd/weir", "github.com/hashicorp/memberlist", false, "only [cluster] may"},
+		{"lease", "github.com/hashicorp/raft", false, "only [cluster fsm] may"},
+		{"fsm", "github.com/hashicorp/raft-boltdb/v2", false, "only [cluster] may"},
+		{"fsm", "pgregory.net/rapid", false, "only tests may"},
+		{"elsewhere", "net", false, "no area"},
+	} {
+		wrong := strings.Join(Check(module+"/"+test.from, []string{test.imports}, test.tests), "\n")
+		if (wrong == "") != (test.wrong == "") || !strings.Contains(wrong, test.wrong) {
+			t.Errorf("%s imports %s (tests: %v): %q; want %q", test.from, test.imports, test.tests, wrong, test.wrong)
+		}
+	}
+}

@@ -1,0 +1,25 @@
+#!/bin/sh
+# Sees to it that the machine has what the tests need: installs what is missing with apt-get where it may, as root,
+# and names it where it may not.
+set -eu
+
+required="" # Debian packages without which the tests can't run
+optional="" # without which some of them check less
+command -v cc >/dev/null 2>&1 || command -v gcc >/dev/null 2>&1 || required="gcc libc6-dev" # the race detector
+command -v curl >/dev/null 2>&1 || optional="$optional curl"
+command -v python3 >/dev/null 2>&1 || optional="$optional python3"
+
+missing=$(echo $required $optional)
+[ -n "$missing" ] || exit 0
+
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+	echo "installing what the tests need: $missing"
+	export DEBIAN_FRONTEND=noninteractive
+	# shellcheck disable=SC2086 # a list of words
+	if apt-get update -qq && apt-get install -y -qq --no-install-recommends $missing; then
+		exit 0
+	fi
+fi
+echo "missing for the tests: $missing" >&2
+echo "install with: sudo apt-get install $missing" >&2
+[ -z "$required" ]
