@@ -1,0 +1,210 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+)
+
+const maxTokenBytes = 4096
+
+// resolve fills in what follows from other settings.
+func (l *loader) resolve() {
+	c := l.cfg
+	if c.Dev {
+		c.DataDir = ""
+	}
+	if len(c.Cluster.Join) > 0 && !l.isSet("cluster.bootstrap_expect") {
+		c.Cluster.BootstrapExpect = 0
+	}
+	if c.Proxy.UsersFile != "" && !l.isSet("proxy.allow_clients") {
+		c.Proxy.AllowClients = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+	}
+	c.Cluster.AdvertiseRPC = withPort(c.Cluster.AdvertiseRPC, portOf(c.Cluster.RPC))
+	c.Cluster.AdvertiseGossip = withPort(c.Cluster.AdvertiseGossip, portOf(c.Cluster.Gossip))
+	c.API.Token = l.token("api.token_file", c.API.TokenFile)
+	c.API.ReadToken = l.token("api.read_token_file", c.API.ReadTokenFile)
+}
+
+func portOf(address string) string {
+	_, port, _ := net.SplitHostPort(address)
+	return port
+}
+
+func (l *loader) isSet(path string) bool {
+	_, ok := l.cfg.Origins[path]
+	return ok
+}
+
+// at is where a problem with path is shown: at the attribute, else at its block, else at the first file's start.
+func (l *loader) at(path string) Position {
+	for p := path; p != ""; p = parent(p) {
+		if at, ok := l.cfg.Origins[p]; ok {
+			return at
+		}
+	}
+	if len(l.order) > 0 {
+		return l.fileStart(l.order[0])
+	}
+	return Position{}
+}
+
+// check judges what no attribute can be judged by alone.
+func (l *loader) check() {
+	l.checkNode()
+	l.checkExposure()
+	l.checkAddresses()
+	l.checkTLS("cluster.tls", l.cfg.Cluster.TLS, true)
+	l.checkTLS("proxy.tls", l.cfg.Proxy.TLS, false)
+	l.checkTLS("api.tls", l.cfg.API.TLS, false)
+	l.checkReadable("proxy.users_file", l.cfg.Proxy.UsersFile)
+}
+
+func (l *loader) checkNode() {
+	c := l.cfg
+	if c.Name == "" && !l.faulty["name"] {
+		l.add(l.at("name"), "name is not set, and the machine's host name can't be a node's", `Write name = "a".`)
+	}
+	if c.Role == RoleServer && c.DataDir == "" && !c.Dev && !l.faulty["data_dir"] && !l.faulty["role"] {
+		l.add(l.at("data_dir"), "a server needs data_dir, for its Raft log and identity", `Write data_dir = "/var/lib/weir".`)
+	}
+	if c.API.Token != "" && c.API.Token == c.API.ReadToken {
+		l.add(l.at("api.read_token_file"), "api.read_token_file holds the same token as api.token_file", "Put another token into it: whoever reads could write.")
+	}
+}
+
+// checkExposure refuses what would be open to the world by accident.
+func (l *loader) checkExposure() {
+	c := l.cfg
+	if !loopback(c.API.Listen) && c.API.TokenFile == "" && !l.faulty["api.listen"] && !l.faulty["api.token_file"] {
+		l.add(l.at("api.listen"), fmt.Sprintf("api.listen is %s, which others reach, and there is no token", c.API.Listen),
+			`Write token_file = "…" in api { } (weir keygen > FILE makes one), or listen on 127.0.0.1.`)
+	}
+	open := !loopback(c.Proxy.Listen) && !l.faulty["proxy.listen"]
+	if open && c.Proxy.UsersFile == "" && !l.isSet("proxy.allow_clients") {
+		l.add(l.at("proxy.listen"), fmt.Sprintf("proxy.listen is %s, which others reach, and allow_clients is not set", c.Proxy.Listen),
+			`Write allow_clients = ["10.0.0.0/8"] in proxy { }, with the networks of your workers, or listen on 127.0.0.1.`)
+	}
+	if l.isSet("proxy.allow_clients") && len(c.Proxy.AllowClients) == 0 && !l.faulty["proxy.allow_clients"] {
+		l.add(l.at("proxy.allow_clients"), "proxy.allow_clients is empty: nobody could use the proxy",
+			`Write the networks of your workers, as in ["10.0.0.0/8"], or remove the line.`)
+	}
+}
+
+// checkAddresses refuses two listeners on one TCP port.
+func (l *loader) checkAddresses() {
+	c := l.cfg
+	listeners := []struct{ path, address string }{
+		{"proxy.listen", c.Proxy.Listen}, {"api.listen", c.API.Listen},
+		{"cluster.rpc", c.Cluster.RPC}, {"cluster.gossip", c.Cluster.Gossip},
+	}
+	for i, b := range listeners {
+		for _, a := range listeners[:i] {
+			if !collide(a.address, b.address) || l.faulty[a.path] || l.faulty[b.path] {
+				continue
+			}
+			where, other := b.path, a
+			if !l.isSet(b.path) {
+				where, other = a.path, b
+			}
+			l.add(l.at(where), fmt.Sprintf("%s and %s listen on the same port: %s and %s", where, other.path, l.address(where), other.address),
+				"Give each its own port.")
+		}
+	}
+}
+
+func (l *loader) address(path string) string {
+	return strings.Trim(l.shape.config[path].text(l.cfg), `"`)
+}
+
+// collide reports whether two addresses can't both be listened on.
+func collide(a, b string) bool {
+	hostA, portA, _ := net.SplitHostPort(a)
+	hostB, portB, _ := net.SplitHostPort(b)
+	if portA != portB || portA == "0" {
+		return false
+	}
+	return hostA == hostB || covers(hostA, hostB) || covers(hostB, hostA)
+}
+
+// covers reports whether listening on a includes b: "" and "::" are both families, "0.0.0.0" is IPv4 alone.
+func covers(a, b string) bool {
+	if a == "0.0.0.0" {
+		addr, err := netip.ParseAddr(b)
+		return err != nil || addr.Unmap().Is4()
+	}
+	return unspecified(a)
+}
+
+// checkTLS checks a tls block: complete, and its files readable.
+func (l *loader) checkTLS(path string, t TLS, withCA bool) {
+	if !l.isSet(path) {
+		return
+	}
+	files := map[string]string{"cert_file": t.CertFile, "key_file": t.KeyFile}
+	names := []string{"cert_file", "key_file"}
+	if withCA {
+		files["ca_file"] = t.CAFile
+		names = append([]string{"ca_file"}, names...)
+	}
+	for _, name := range names {
+		p := join(path, name)
+		if files[name] == "" && !l.faulty[p] {
+			l.add(l.at(p), fmt.Sprintf("%s is not set", p), fmt.Sprintf(`Write %s = "….pem", or remove the tls block.`, name))
+			continue
+		}
+		l.checkReadable(p, files[name])
+	}
+}
+
+// checkReadable checks that a file, where one is named, can be read and has content.
+func (l *loader) checkReadable(path, name string) {
+	if name == "" {
+		return
+	}
+	src, err := readBounded(name, maxFileBytes)
+	switch {
+	case err != nil:
+		l.add(l.at(path), fmt.Sprintf("%s: %q can't be read: %s", path, name, reason(err)), "Relative paths start at weir's working directory.")
+	case len(src) == 0:
+		l.add(l.at(path), fmt.Sprintf("%s: %q is empty", path, name), "")
+	}
+}
+
+// token reads a token file. What it holds must be sendable in an Authorization header (RFC 6750, section 2.1).
+func (l *loader) token(path, name string) Secret {
+	const hint = "Make one with `weir keygen > FILE`."
+	if name == "" {
+		return ""
+	}
+	src, err := readBounded(name, maxTokenBytes)
+	if err != nil {
+		l.add(l.at(path), fmt.Sprintf("%s: %q can't be read: %s", path, name, reason(err)), hint)
+		return ""
+	}
+	token := strings.TrimSuffix(strings.TrimSuffix(string(src), "\n"), "\r")
+	switch {
+	case token == "":
+		l.add(l.at(path), fmt.Sprintf("%s: %q is empty", path, name), hint)
+	case strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }):
+		l.add(l.at(path), fmt.Sprintf("%s: %q holds more than one token: spaces, line ends or characters that a header can't carry", path, name), hint)
+	}
+	return Secret(token)
+}
+
+// Unsupported lists what a config asks for and this build does not have yet. A node must refuse to start with it rather
+// than run without: a listener that should speak TLS would not.
+func Unsupported(c *Config) Diagnostics {
+	var out Diagnostics
+	refuse := func(asked bool, path string) {
+		if asked {
+			out = append(out, Diagnostic{At: c.Origins[path], Message: path + " is not available in this build yet", Hint: "Remove it."})
+		}
+	}
+	refuse(c.Cluster.TLS.Enabled(), "cluster.tls")
+	refuse(c.Proxy.UsersFile != "", "proxy.users_file")
+	refuse(c.Proxy.TLS.Enabled(), "proxy.tls")
+	refuse(c.API.TLS.Enabled(), "api.tls")
+	return out
+}

@@ -1,0 +1,57 @@
+package config
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"slices"
+)
+
+// Digest is a short hash, 16 hex digits, of what must be the same on all nodes: the lease's ttl and the limits. It doesn't
+// depend on the order or spelling in the files. Nodes gossip it, so that one whose config disagrees can be named.
+func Digest(c *Config) string {
+	limits := slices.Clone(c.Limits)
+	slices.SortFunc(limits, func(a, b Limit) int { return cmp.Compare(a.Pattern, b.Pattern) })
+	h := sha256.New()
+	fmt.Fprintf(h, "v1 ttl %d\n", c.Lease.TTL)
+	for _, l := range limits {
+		fmt.Fprintf(h, "%q %d %d %d %t\n", l.Pattern, l.Connections, l.Queue.Timeout, l.Queue.Size, l.Shared)
+	}
+	return hex.EncodeToString(h.Sum(nil)[:8])
+}
+
+// Diff names the settings that differ, by path, in the order of the reference: those that a reload applies, and those
+// that wait for a restart. The limits are one setting, "limits". A token file is changed where its content is.
+func Diff(old, new *Config) (live, restart []string) {
+	for _, f := range configFields() {
+		if f.same(old, new) && !tokenChanged(f.Path, old, new) {
+			continue
+		}
+		if f.Reload {
+			live = append(live, f.Path)
+		} else {
+			restart = append(restart, f.Path)
+		}
+	}
+	if !slices.EqualFunc(old.Limits, new.Limits, sameLimit) {
+		live = append(live, "limits")
+	}
+	return live, restart
+}
+
+func tokenChanged(path string, old, new *Config) bool {
+	switch path {
+	case "api.token_file":
+		return old.API.Token != new.API.Token
+	case "api.read_token_file":
+		return old.API.ReadToken != new.API.ReadToken
+	}
+	return false
+}
+
+// sameLimit ignores where a limit is written.
+func sameLimit(a, b Limit) bool {
+	a.At, b.At = Position{}, Position{}
+	return a == b
+}

@@ -1,0 +1,225 @@
+package config
+
+import (
+	"net/netip"
+	"os"
+	"time"
+)
+
+// Unlimited is the value of Limit.Connections that sets no cap.
+const Unlimited int64 = -1
+
+// Role says what a node is to the cluster.
+type Role string
+
+// The roles. A server holds Raft state and votes; a proxy holds none and leases from the servers.
+const (
+	RoleServer Role = "server"
+	RoleProxy  Role = "proxy"
+)
+
+// OnExpiry says what a node does with limited connections when its session with the cluster ends.
+type OnExpiry string
+
+// The choices. Only OnExpiryClose keeps the cap whatever fails.
+const (
+	OnExpiryClose OnExpiry = "close" // reset them: the cap holds, connections are lost in a partition
+	OnExpiryDrain OnExpiry = "drain" // let them end, admit no new ones: the cap may be passed by those still open
+	OnExpiryKeep  OnExpiry = "keep"  // go on as before: availability first, no cap while the cluster can't be reached
+)
+
+// Config is one node's configuration: resolved, checked, and with every default filled in. It is not to be
+// changed once it is in use; a reload makes a new one.
+type Config struct {
+	// Name is the node's name, unique in the cluster: 1 to 63 of A-Z a-z 0-9 . _ -
+	Name string
+	// DataDir holds the Raft log, snapshots and the node's identity. Empty means in memory: right for a proxy
+	// node (which then waits its former session out when it restarts) and for Dev, refused for a server.
+	DataDir string
+	// Role is what the node is to the cluster. Servers vote, and every write waits for a majority of them: run
+	// three or five.
+	Role Role
+	// Dev is a single node that keeps everything in memory; DataDir is then always empty.
+	Dev bool
+
+	Log     Log
+	Cluster Cluster
+	Lease   Lease
+	Proxy   Proxy
+	API     API
+
+	// Limits are the cluster-wide limits that this node's files carry, sorted by pattern.
+	Limits []Limit
+
+	// Origins says where each attribute that the files set is written, by its path ("proxy.listen"), and each
+	// block by its first opening ("proxy.tls"). Attributes left at their default are not in it.
+	Origins map[string]Position
+}
+
+// Log is where the node's log goes.
+type Log struct {
+	// Level is the least severe level that is written: trace, debug, info, warn, error. Below info, a busy proxy
+	// writes several lines for each connection.
+	Level string
+	// Format is "text" for people or "json" for machines.
+	Format string
+}
+
+// Cluster is how the node reaches the others.
+type Cluster struct {
+	// RPC is the TCP address to listen on for Raft and leases. Port 0 picks a free one.
+	RPC string
+	// Gossip is the TCP and UDP address to listen on for gossip. Port 0 picks a free one.
+	Gossip string
+	// AdvertiseRPC and AdvertiseGossip are what others dial, host:port; empty means the address listened on.
+	AdvertiseRPC    string
+	AdvertiseGossip string
+	// Join are gossip addresses, host:port, of nodes to look for, retried for ever. A node may list itself. More
+	// entries survive the loss of more nodes while this one starts; names are looked up at each attempt.
+	Join []string
+	// BootstrapExpect is how many servers must have met before the first election, and must be the same on all of
+	// them. 1 makes a node a cluster of its own at once. 0 (join set, bootstrap_expect absent) never starts a
+	// cluster: the server waits until one that it joins takes it in. Set too low, two halves of a new fleet could
+	// each start a cluster; too high, none ever starts.
+	BootstrapExpect int
+	// GossipKey encrypts gossip: 16, 24 or 32 bytes, the same on all nodes; empty sends it in the clear.
+	GossipKey Secret
+	// TLS is mutual TLS on the rpc port.
+	TLS TLS
+}
+
+// Lease is the node's session with the cluster.
+type Lease struct {
+	// TTL is how long a silent node keeps its slots, 1 s to 5 min. One value for the cluster, replicated at its first
+	// start. Raising it rides out longer partitions and leaves a dead node's slots unused for as long; lowering it
+	// frees them sooner and fences nodes at shorter interruptions.
+	TTL time.Duration
+	// OnExpiry is what happens to limited connections at the session's end.
+	OnExpiry OnExpiry
+}
+
+// Proxy is the listener for workers.
+type Proxy struct {
+	// Listen is the TCP address for workers. Beyond loopback, AllowClients must have been set in the file (or
+	// users_file).
+	Listen string
+	// RejectStatus answers a request over the limit: 400 to 599. 503 makes most clients retry; 429 tells those that
+	// know it to slow down.
+	RejectStatus int
+	// DialTimeout bounds name resolution and connecting. Raising it waits longer for slow upstreams, and holds a slot
+	// for as long.
+	DialTimeout time.Duration
+	// HeaderTimeout bounds the arrival of a whole request head. Raising it lets slow clients hold a connection longer.
+	HeaderTimeout time.Duration
+	// TunnelIdleTimeout resets a tunnel in which nothing has moved for so long; 0 never does. Lowering it frees slots
+	// that forgotten tunnels hold, and cuts those that are quiet on purpose.
+	TunnelIdleTimeout time.Duration
+	// HalfCloseTimeout resets a tunnel in which nothing has moved for so long after either side's FIN. Raising it
+	// tolerates upstreams that think long after the end of a request; the slot is held meanwhile.
+	HalfCloseTimeout time.Duration
+	// DrainTimeout is how long a stopping node lets connections end by themselves; 0 resets them at once. Keep a
+	// service manager's own stop timeout above it.
+	DrainTimeout time.Duration
+	// AllowClients are the networks that clients may come from. IPv4 networks are never written in their IPv6 form.
+	AllowClients []netip.Prefix
+	// UsersFile is a htpasswd file (bcrypt) that turns on Basic authentication; empty turns it off.
+	UsersFile string
+	// DenyDestinations are networks never connected to, judged on the resolved address.
+	DenyDestinations []netip.Prefix
+	// AllowDestinations, where not empty, are the only networks connected to. Deny wins.
+	AllowDestinations []netip.Prefix
+	// TLS makes the listener speak TLS to workers.
+	TLS TLS
+}
+
+// API is the listener for operators.
+type API struct {
+	// Listen is the TCP address of the API and its page. Beyond loopback, a token is required.
+	Listen string
+	// Hosts are names that a request's Host may carry beyond localhost, the node's name and addresses: lower case,
+	// without port. Each is a name that a hostile page could bind to this address.
+	Hosts []string
+	// TokenFile names the file with the bearer token; Token is its content.
+	TokenFile string
+	Token     Secret
+	// ReadTokenFile names the file with a second token that can only read; ReadToken is its content.
+	ReadTokenFile string
+	ReadToken     Secret
+	// TLS makes the listener speak TLS.
+	TLS TLS
+}
+
+// TLS names the PEM files of one listener. The zero TLS is none.
+type TLS struct {
+	CAFile   string // the CA that signs the peers' certificates; only for Cluster
+	CertFile string
+	KeyFile  string
+}
+
+// Enabled reports whether the files have a tls block.
+func (t TLS) Enabled() bool { return t != TLS{} }
+
+// Limit is one host block of a limits block.
+type Limit struct {
+	// Pattern is canonical, as Options.CheckPattern answered it.
+	Pattern string
+	// Connections is the most concurrent upstream connections, 0 to 1,000,000: 0 blocks the host, Unlimited sets no cap.
+	Connections int64
+	// Queue lets requests over the limit wait; the zero Queue rejects them at once.
+	Queue Queue
+	// Shared makes all hosts that match a wildcard share one count.
+	Shared bool
+	// At is where the pattern is written.
+	At Position
+}
+
+// Queue bounds the wait for a slot. Both are set, or neither.
+type Queue struct {
+	Timeout time.Duration // the longest wait, up to 1 h: raising it trades refusals for latency
+	Size    int           // the most that wait on one node, 1 to 1,000,000: each waiting request holds a client connection
+}
+
+// Default is the config of a node whose files set nothing: the machine's host name where that can be a node's
+// name, else "". With dev it is the whole config of `weir agent --dev`, which has a name in any case.
+func Default(dev bool) *Config {
+	name := hostName()
+	if name == "" && dev {
+		name = "dev"
+	}
+	return &Config{
+		Name: name,
+		Role: RoleServer,
+		Dev:  dev,
+		Log:  Log{Level: "info", Format: "text"},
+		Cluster: Cluster{
+			RPC:             "127.0.0.1:8082",
+			Gossip:          "127.0.0.1:8083",
+			BootstrapExpect: 1,
+		},
+		Lease: Lease{TTL: 10 * time.Second, OnExpiry: OnExpiryClose},
+		Proxy: Proxy{
+			Listen:           "127.0.0.1:8080",
+			RejectStatus:     503,
+			DialTimeout:      10 * time.Second,
+			HeaderTimeout:    10 * time.Second,
+			HalfCloseTimeout: 10 * time.Second,
+			DrainTimeout:     30 * time.Second,
+			AllowClients:     []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
+			DenyDestinations: []netip.Prefix{netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("fe80::/10")},
+		},
+		API:     API{Listen: "127.0.0.1:8081"},
+		Origins: map[string]Position{},
+	}
+}
+
+// hostName is the machine's name where it can be a node's, else "".
+func hostName() string {
+	name, err := os.Hostname()
+	if err != nil || !usableName(name) {
+		return ""
+	}
+	return name
+}
+
+// Secret is a key or token. It prints as "(hidden)" whatever the verb, so that it can't slip into a log.
+type Secret string

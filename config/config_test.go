@@ -1,0 +1,507 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var testPattern = regexp.MustCompile(`^[a-z0-9.*:/\[\]-]+$`)
+
+// testOptions have a small stand-in for the real pattern parser, and a fixed environment.
+func testOptions() Options {
+	env := map[string]string{"NAME": "n1", "EMPTY": "", "NET": "10.0.0.0/8", "A": "a"}
+	return Options{
+		CheckPattern: func(s string) (string, error) {
+			s = strings.ToLower(strings.TrimSuffix(s, "."))
+			if !testPattern.MatchString(s) {
+				return "", errors.New("Write a host name.")
+			}
+			return s, nil
+		},
+		LookupEnv: func(name string) (string, bool) {
+			v, ok := env[name]
+			return v, ok
+		},
+	}
+}
+
+// write makes a directory of files, given as name, content, name, content.
+func write(t *testing.T, files ...string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for i := 0; i < len(files); i += 2 {
+		if err := os.WriteFile(filepath.Join(dir, files[i]), []byte(files[i+1]), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// load loads one file's content and fails the test on any problem.
+func load(t *testing.T, content string) *Config {
+	t.Helper()
+	cfg, diags := Load([]string{write(t, "a.hcl", content)}, testOptions())
+	if err := diags.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return cfg
+}
+
+// refused loads one file's content and answers what is said about it.
+func refused(t *testing.T, content string) string {
+	t.Helper()
+	_, diags := Load([]string{write(t, "a.hcl", content)}, testOptions())
+	if len(diags) == 0 {
+		t.Fatalf("accepted:\n%s", content)
+	}
+	return diags.Err().Error()
+}
+
+// TestFull loads the documented example, whose values are the documented defaults, and expects exactly them.
+func TestFull(t *testing.T) {
+	got, diags := Load([]string{"testdata/full.hcl"}, testOptions())
+	if err := diags.Err(); err != nil {
+		t.Fatal(err)
+	}
+	pem := TLS{CertFile: "testdata/files/node.pem", KeyFile: "testdata/files/node-key.pem"}
+	want := Default(false)
+	want.Name, want.DataDir = "a", "data/a"
+	want.Cluster.Join = []string{"127.0.0.1:8083", "127.0.0.1:8183", "127.0.0.1:8283"}
+	want.Cluster.BootstrapExpect = 3
+	want.Cluster.TLS = TLS{CAFile: "testdata/files/ca.pem", CertFile: pem.CertFile, KeyFile: pem.KeyFile}
+	want.Proxy.TLS, want.API.TLS = pem, pem
+	want.Limits = []Limit{
+		{Pattern: "*", Connections: 25},
+		{Pattern: "*.example.org", Connections: 100, Shared: true},
+		{Pattern: "api.example.com", Connections: 5, Queue: Queue{Timeout: 2 * time.Second, Size: 100}},
+	}
+	ignore := cmp.Options{cmpopts.IgnoreFields(Limit{}, "At"), cmpopts.IgnoreFields(Config{}, "Origins"), cmp.Comparer(samePrefix)}
+	if diff := cmp.Diff(want, got, ignore); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	if at := got.Limits[2].At; at.String() != "testdata/full.hcl:69,8" || at.Text != `  host "api.example.com" {` {
+		t.Errorf("the limit is at %v: %q", at, at.Text)
+	}
+}
+
+func samePrefix(a, b netip.Prefix) bool { return a == b }
+
+// TestDefaultValues writes the documented defaults out once more, apart from the code that has them.
+func TestDefaultValues(t *testing.T) {
+	c := load(t, `data_dir = "d"`)
+	got := map[string]string{}
+	for _, f := range configFields() {
+		got[f.Path] = f.text(c)
+	}
+	host, _ := os.Hostname()
+	want := map[string]string{
+		"name": strconv.Quote(host), "data_dir": `"d"`, "role": `"server"`,
+		"log.level": `"info"`, "log.format": `"text"`,
+		"cluster.rpc": `"127.0.0.1:8082"`, "cluster.gossip": `"127.0.0.1:8083"`,
+		"cluster.advertise_rpc": `""`, "cluster.advertise_gossip": `""`,
+		"cluster.join": `[]`, "cluster.bootstrap_expect": `1`, "cluster.gossip_key": `"(hidden)"`,
+		"cluster.tls.ca_file": `""`, "cluster.tls.cert_file": `""`, "cluster.tls.key_file": `""`,
+		"lease.ttl": `"10s"`, "lease.on_expiry": `"close"`,
+		"proxy.listen": `"127.0.0.1:8080"`, "proxy.reject_status": `503`,
+		"proxy.dial_timeout": `"10s"`, "proxy.header_timeout": `"10s"`, "proxy.tunnel_idle_timeout": `"0s"`,
+		"proxy.half_close_timeout": `"10s"`, "proxy.drain_timeout": `"30s"`,
+		"proxy.allow_clients": `["127.0.0.0/8", "::1/128"]`, "proxy.users_file": `""`,
+		"proxy.deny_destinations": `["169.254.0.0/16", "fe80::/10"]`, "proxy.allow_destinations": `[]`,
+		"proxy.tls.cert_file": `""`, "proxy.tls.key_file": `""`,
+		"api.listen": `"127.0.0.1:8081"`, "api.hosts": `[]`, "api.token_file": `""`, "api.read_token_file": `""`,
+		"api.tls.cert_file": `""`, "api.tls.key_file": `""`,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	if c.Limits != nil {
+		t.Errorf("limits by default: %v", c.Limits)
+	}
+}
+
+// TestReference checks that the full example has every field of the reference, and that each is described.
+func TestReference(t *testing.T) {
+	l := newLoader(testOptions())
+	l.gather([]string{"testdata/full.hcl"})
+	l.parse()
+	written := map[string]bool{}
+	var walk func(path string, body *hclsyntax.Body)
+	walk = func(path string, body *hclsyntax.Body) {
+		for name := range body.Attributes {
+			written[join(path, name)] = true
+		}
+		for _, b := range body.Blocks {
+			walk(join(path, b.Type), b.Body)
+		}
+	}
+	walk("", l.bodies[0])
+	for _, f := range Reference() {
+		if !written[f.Path] {
+			t.Errorf("testdata/full.hcl lacks %s", f.Path)
+		}
+		delete(written, f.Path)
+		if f.Type == "" || f.Default == "" || !strings.HasSuffix(f.Doc, ".") {
+			t.Errorf("not described: %+v", f)
+		}
+	}
+	if len(written) > 0 {
+		t.Errorf("the reference lacks %v", written)
+	}
+}
+
+func TestValues(t *testing.T) {
+	c := load(t, `
+name     = "n-1.example_x"
+role     = "proxy"
+cluster {
+  rpc              = "0.0.0.0:9002"
+  gossip           = "[::]:9003"
+  advertise_rpc    = "node.example.com"
+  advertise_gossip = "2001:db8:0::1"
+  join             = ["10.0.0.2", "Other.example.com", "::1", "[fd00::1]:7000", "10.0.0.3:07001"]
+  gossip_key       = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+}
+proxy {
+  listen             = ":9000"
+  allow_clients      = ["10.1.2.3/8", "192.0.2.7", "::ffff:198.51.100.0/120", "fd00::1"]
+  tunnel_idle_timeout = "1h30m"
+  deny_destinations  = []
+}
+api {
+  listen          = "localhost:9001"
+  hosts           = ["Weir.Example.com."]
+  token_file      = "testdata/files/token"
+  read_token_file = "testdata/files/read-token"
+}
+limits {
+  host "blocked.example.com" {
+    connections = 0
+  }
+  host "free.example.com" {}
+  host "10.0.0.0/8" {
+    shared = true
+  }
+}
+`)
+	got := []any{c.Name, c.DataDir, c.Role, c.Cluster.AdvertiseRPC, c.Cluster.AdvertiseGossip, c.Cluster.BootstrapExpect,
+		strings.Join(c.Cluster.Join, " "), len(c.Cluster.GossipKey), c.Proxy.Listen, fmt.Sprint(c.Proxy.AllowClients),
+		c.Proxy.TunnelIdleTimeout, len(c.Proxy.DenyDestinations), c.API.Listen, c.API.Hosts[0], string(c.API.Token), string(c.API.ReadToken)}
+	want := []any{"n-1.example_x", "", RoleProxy, "node.example.com:9002", "[2001:db8::1]:9003", 0,
+		"10.0.0.2:8083 other.example.com:8083 [::1]:8083 [fd00::1]:7000 10.0.0.3:7001", 32, ":9000",
+		"[10.0.0.0/8 192.0.2.7/32 198.51.100.0/24 fd00::1/128]", 90 * time.Minute, 0, "localhost:9001", "weir.example.com",
+		"dGhlIGZ1bGwgdG9rZW4gb2YgdGhlIHRlc3Rz", "dGhlIHJlYWRlcidzIHRva2Vu"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	limits := []Limit{{Pattern: "10.0.0.0/8", Connections: Unlimited, Shared: true}, {Pattern: "blocked.example.com"}, {Pattern: "free.example.com", Connections: Unlimited}}
+	if diff := cmp.Diff(limits, c.Limits, cmpopts.IgnoreFields(Limit{}, "At")); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+func TestEnvironment(t *testing.T) {
+	c := load(t, `
+name     = "${env.NAME}"
+data_dir = "data/${env.A}/x$${env.A}${env.EMPTY}"
+log { level = "info" }
+cluster {
+  join             = ["${env.A}.example.com:1", env["A"]]
+  advertise_rpc    = "${env.EMPTY}"
+  bootstrap_expect = (2)
+}
+proxy { allow_clients = ["${env.NET}"] }
+`)
+	got := []string{c.Name, c.DataDir, c.Cluster.Join[0], c.Cluster.Join[1], c.Cluster.AdvertiseRPC, c.Proxy.AllowClients[0].String()}
+	want := []string{"n1", "data/a/x${env.A}", "a.example.com:1", "a:8083", "", "10.0.0.0/8"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+// TestProcessEnvironment: without a LookupEnv it is the process's environment that counts.
+func TestProcessEnvironment(t *testing.T) {
+	t.Setenv("WEIR_CONFIG_TEST_NAME", "from-the-process")
+	c, diags := Load([]string{write(t, "a.hcl", `
+name     = "${env.WEIR_CONFIG_TEST_NAME}"
+data_dir = "d"
+limits {
+  host "Any thing" {}
+}`)}, Options{})
+	if err := diags.Err(); err != nil {
+		t.Fatal(err)
+	}
+	if c.Name != "from-the-process" || c.Limits[0].Pattern != "Any thing" {
+		t.Errorf("%q, %v", c.Name, c.Limits)
+	}
+}
+
+func TestDev(t *testing.T) {
+	c, diags := Load(nil, Options{Dev: true})
+	if err := diags.Err(); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(Default(true), c, cmp.Comparer(samePrefix)); diff != "" {
+		t.Errorf("without files (-default +loaded)\n%s", diff)
+	}
+	c, diags = Load([]string{write(t, "a.hcl", `data_dir = "d"`)}, Options{Dev: true})
+	if err := diags.Err(); err != nil || !c.Dev || c.DataDir != "" {
+		t.Errorf("with a file: %+v, %v", c, err)
+	}
+}
+
+func TestWithoutFiles(t *testing.T) {
+	_, diags := Load(nil, Options{})
+	if len(diags) != 1 || diags[0].At != (Position{}) || !strings.Contains(diags[0].Message, "data_dir") {
+		t.Errorf("%v", diags)
+	}
+}
+
+func TestExposure(t *testing.T) {
+	const head = "data_dir = \"d\"\n"
+	for listen, open := range map[string]bool{
+		"127.0.0.1:1": false, "127.9.9.9:1": false, "[::1]:1": false, "localhost:1": false, "[::ffff:127.0.0.1]:1": false,
+		":1": true, "0.0.0.0:1": true, "[::]:1": true, "192.0.2.1:1": true, "[fd00::1]:1": true, "[fe80::1%eth0]:1": true,
+		"localhost.example.com:1": true,
+	} {
+		for _, test := range []struct{ block, remedy string }{
+			{"proxy", `allow_clients = ["10.0.0.0/8"]`}, {"proxy", `users_file = "testdata/files/users"`}, {"api", `token_file = "testdata/files/token"`},
+		} {
+			bare := fmt.Sprintf("%s%s {\n listen = %q\n", head, test.block, listen)
+			if !open {
+				load(t, bare+"}")
+			} else if said := refused(t, bare+"}"); !strings.Contains(said, ":3,2: "+test.block+".listen is ") {
+				t.Errorf("%s on %s: %s", test.block, listen, said)
+			}
+			load(t, bare+test.remedy+"\n}")
+		}
+	}
+	c := load(t, head+"proxy {\n listen = \":1\"\n users_file = \"testdata/files/users\"\n}")
+	if got := fmt.Sprint(c.Proxy.AllowClients); got != "[0.0.0.0/0 ::/0]" {
+		t.Errorf("with users_file alone, clients may come from %s", got)
+	}
+}
+
+func TestSamePort(t *testing.T) {
+	for _, test := range []struct {
+		a, b string
+		want bool
+	}{
+		{"127.0.0.1:1", "127.0.0.1:1", true}, {"127.0.0.1:1", "127.0.0.1:2", false}, {"127.0.0.1:1", "127.0.0.2:1", false},
+		{":1", "127.0.0.1:1", true}, {"[::1]:1", "[::]:1", true}, {"0.0.0.0:1", "[::1]:1", false}, {"0.0.0.0:1", "10.0.0.1:1", true},
+		{"0.0.0.0:1", "localhost:1", true}, {"0.0.0.0:1", "[::]:1", true}, {"127.0.0.1:0", "127.0.0.1:0", false},
+	} {
+		if got := collide(test.a, test.b); got != test.want || collide(test.b, test.a) != got {
+			t.Errorf("%s and %s: %v", test.a, test.b, got)
+		}
+	}
+}
+
+func TestMerge(t *testing.T) {
+	dir := write(t,
+		"10-node.hcl", "name = \"a\"\ndata_dir = \"d\"\nproxy {\n reject_status = 429\n}\n",
+		"20-proxy.hcl", "proxy {\n listen = \"127.0.0.1:9000\"\n}\nlimits {\n host \"a\" {}\n}\n",
+		"30-limits.hcl", "limits {\n host \"b\" {}\n}\n",
+		".hidden.hcl", "!", "notes.txt", "!")
+	c, diags := Load([]string{dir}, testOptions())
+	if err := diags.Err(); err != nil {
+		t.Fatal(err)
+	}
+	if c.Proxy.RejectStatus != 429 || c.Proxy.Listen != "127.0.0.1:9000" || len(c.Limits) != 2 {
+		t.Errorf("%+v %v", c.Proxy, c.Limits)
+	}
+	if at := c.Origins["proxy.listen"]; at.File != filepath.Join(dir, "20-proxy.hcl") || at.Line != 2 || at.Column != 2 {
+		t.Errorf("proxy.listen is at %v", at)
+	}
+
+	more := write(t, "z.hcl", "name = \"b\"\nlimits {\n host \"A\" {}\n}\n")
+	_, diags = Load([]string{dir, more}, testOptions())
+	z := filepath.Join(more, "z.hcl")
+	want := []string{
+		fmt.Sprintf("%s:1,1: name is set twice: here and at %s:1,1. Remove one of the two.", z, filepath.Join(dir, "10-node.hcl")),
+		fmt.Sprintf("%s:3,7: \"a\" has a limit already, at %s:5,7. Two spellings of one pattern have one limit: remove one of the two.", z, filepath.Join(dir, "20-proxy.hcl")),
+	}
+	if diff := cmp.Diff(want, lines(diags)); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+func lines(diags Diagnostics) []string {
+	var out []string
+	for _, d := range diags {
+		out = append(out, d.String())
+	}
+	return out
+}
+
+func TestUnreadablePaths(t *testing.T) {
+	empty := t.TempDir()
+	file := filepath.Join(write(t, "a.hcl", `name = "a"`), "a.hcl") // data_dir may be in what can't be read: it isn't asked for
+	_, diags := Load([]string{"testdata/none.hcl", empty, file, file}, testOptions())
+	want := []string{
+		"testdata/none.hcl: can't be read: no such file or directory",
+		empty + ": can't be read: there are no *.hcl files in the directory",
+		file + ": the file is named twice. Name it once: files are merged.",
+	}
+	if diff := cmp.Diff(want, lines(diags)); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+// TestTooDeep: the HCL parser recurses without a bound, and a stack overflow can't be recovered.
+func TestTooDeep(t *testing.T) {
+	for _, unit := range []string{"[", "(", "{", "a {\n", "!", "-", "\"${", "%{ if true }", "true ? 1 : ", "a[*]"} {
+		said := refused(t, "x = "+strings.Repeat(unit, 5_000))
+		if unit == "%{ if true }" {
+			said = refused(t, "x = \""+strings.Repeat(unit, 5_000))
+		}
+		if !strings.Contains(said, "nests too deeply") {
+			t.Errorf("%q: %.300s", unit, said)
+		}
+	}
+}
+
+func TestFileTooLong(t *testing.T) {
+	if said := refused(t, strings.Repeat("#", maxFileBytes+1)); !strings.Contains(said, "longer than") {
+		t.Error(said)
+	}
+}
+
+func TestUnsupported(t *testing.T) {
+	c := load(t, `
+data_dir = "d"
+cluster {
+  tls {
+    ca_file   = "testdata/files/ca.pem"
+    cert_file = "testdata/files/node.pem"
+    key_file  = "testdata/files/node-key.pem"
+  }
+}
+proxy {
+  users_file = "testdata/files/users"
+  tls {
+    cert_file = "testdata/files/node.pem"
+    key_file  = "testdata/files/node-key.pem"
+  }
+}
+api {
+  tls {
+    cert_file = "testdata/files/node.pem"
+    key_file  = "testdata/files/node-key.pem"
+  }
+}
+`)
+	var got []string
+	for _, d := range Unsupported(c) {
+		got = append(got, fmt.Sprintf("%d,%d %s", d.At.Line, d.At.Column, d.Message))
+	}
+	want := []string{
+		"4,3 cluster.tls is not available in this build yet", "11,3 proxy.users_file is not available in this build yet",
+		"12,3 proxy.tls is not available in this build yet", "18,3 api.tls is not available in this build yet",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	if ds := Unsupported(Default(false)); len(ds) != 0 {
+		t.Errorf("the defaults: %v", ds)
+	}
+}
+
+func TestExamples(t *testing.T) {
+	var digests []string
+	for _, name := range []string{"three-nodes/a.hcl", "three-nodes/b.hcl", "three-nodes/c.hcl", "single.hcl"} {
+		c, diags := Load([]string{"../examples/" + name}, testOptions())
+		if err := diags.Err(); err != nil {
+			t.Fatal(err)
+		}
+		if ds := Unsupported(c); len(ds) > 0 {
+			t.Errorf("%s: %v", name, ds)
+		}
+		digests = append(digests, Digest(c))
+		if name == "single.hcl" {
+			continue
+		}
+		i := len(digests) - 1
+		got := []string{c.Name, c.DataDir, c.Proxy.Listen, c.API.Listen, c.Cluster.RPC, c.Cluster.Gossip}
+		want := []string{"abc"[i : i+1], "examples/three-nodes/data/" + "abc"[i:i+1]}
+		for port := 8080 + 100*i; port < 8084+100*i; port++ {
+			want = append(want, fmt.Sprintf("127.0.0.1:%d", port))
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got)\n%s", name, diff)
+		}
+	}
+	if digests[0] != digests[1] || digests[1] != digests[2] {
+		t.Errorf("the three nodes disagree: %v", digests)
+	}
+}
+
+func TestSecretsAreHidden(t *testing.T) {
+	c := load(t, "data_dir = \"d\"\ncluster {\n gossip_key = \"c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0\"\n}\napi {\n token_file = \"testdata/files/token\"\n}")
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x"} {
+		printed := fmt.Sprintf(verb, *c)
+		if strings.Contains(printed, "secretsecret") || strings.Contains(printed, "dGhlIGZ1bGw") || strings.Contains(printed, "c2VjcmV0") {
+			t.Errorf("%s prints a secret: %s", verb, printed)
+		}
+	}
+}
+
+func TestWriteDiagnosticsBounded(t *testing.T) {
+	var b strings.Builder
+	if err := WriteDiagnostics(&b, make([]Diagnostic, maxPrinted+7)); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Count(b.String(), "\n"); got != maxPrinted+1 || !strings.HasSuffix(b.String(), "… and 7 more\n") {
+		t.Errorf("%d lines, ending in %q", got, b.String()[len(b.String())-20:])
+	}
+}
+
+func TestLongLinesAreCut(t *testing.T) {
+	_, diags := Load([]string{write(t, "a.hcl", "x = \""+strings.Repeat("é", 5000)+"\"")}, testOptions())
+	if n := utf8.RuneCountInString(diags[0].At.Text); n != maxLineText || !strings.HasSuffix(diags[0].At.Text, "é…") {
+		t.Errorf("%d runes: %q", n, diags[0].At.Text)
+	}
+}
+
+// TestEditDistance compares with the definition, written as a recursion.
+func TestEditDistance(t *testing.T) {
+	var naive func(a, b string) int
+	naive = func(a, b string) int {
+		if a == "" || b == "" {
+			return len(a) + len(b)
+		}
+		d := min(naive(a[1:], b)+1, naive(a, b[1:])+1)
+		if a[0] == b[0] {
+			d = min(d, naive(a[1:], b[1:]))
+		} else {
+			d = min(d, naive(a[1:], b[1:])+1)
+		}
+		if len(a) > 1 && len(b) > 1 && a[0] == b[1] && a[1] == b[0] {
+			d = min(d, naive(a[2:], b[2:])+1)
+		}
+		return d
+	}
+	words := []string{"", "a", "ab", "ba", "abc", "acb", "listen", "lisetn", "lst", "queue", "qeue"}
+	for _, a := range words {
+		for _, b := range words {
+			if got, want := editDistance(a, b), naive(a, b); got != want {
+				t.Errorf("%q to %q: %d, want %d", a, b, got, want)
+			}
+		}
+	}
+}

@@ -1,0 +1,234 @@
+package config
+
+import (
+	"fmt"
+	"net/netip"
+	"reflect"
+	"strings"
+	"time"
+)
+
+// The bounds of what can be meant. The limits' own are the cluster's too.
+const (
+	minTTL         = time.Second
+	maxTTL         = 5 * time.Minute
+	minTimeout     = time.Millisecond
+	maxTimeout     = 24 * time.Hour
+	maxIdle        = 365 * 24 * time.Hour
+	maxExpect      = 99
+	maxConnections = 1_000_000
+	maxQueueSize   = 1_000_000
+	maxQueueWait   = time.Hour
+)
+
+// The ports of an address that is written without one.
+const (
+	portProxy  = 8080
+	portAPI    = 8081
+	portRPC    = 8082
+	portGossip = 8083
+)
+
+// Field is one attribute of the reference.
+type Field struct {
+	Path    string // "proxy.listen"; "limits.host.connections" stands in a host block of the limits block
+	Type    string // what values it takes
+	Default string // as it would be written, or a description
+	Doc     string // one sentence or two, without Markdown
+	Reload  bool   // whether a reload applies it; otherwise it needs a restart
+}
+
+// Reference lists every attribute, in the order of the documentation.
+func Reference() []Field {
+	var out []Field
+	defaults := Default(false)
+	for _, f := range configFields() {
+		out = append(out, f.reference(defaults))
+	}
+	noLimit := newLimit("", Position{})
+	for _, f := range limitFields() {
+		out = append(out, f.reference(&noLimit))
+	}
+	return out
+}
+
+// field is an attribute that sets something in a T.
+type field[T any] struct {
+	Field
+	parse func(value, *T) []fault
+	same  func(a, b *T) bool
+	text  func(*T) string
+}
+
+func (f field[T]) reference(defaults *T) Field {
+	r := f.Field
+	if r.Default == "" {
+		r.Default = f.text(defaults)
+	}
+	return r
+}
+
+// attr ties a path to the place of its value.
+func attr[T, V any](path string, typ valueType[V], at func(*T) *V, doc string) field[T] {
+	return field[T]{
+		Field: Field{Path: path, Type: typ.name, Doc: doc},
+		parse: func(v value, t *T) []fault {
+			x, faults := typ.parse(v)
+			if len(faults) == 0 {
+				*at(t) = x
+			}
+			return faults
+		},
+		same: func(a, b *T) bool { return reflect.DeepEqual(*at(a), *at(b)) },
+		text: func(t *T) string { return render(*at(t)) },
+	}
+}
+
+// live marks a field that a reload applies.
+func (f field[T]) live() field[T] {
+	f.Reload = true
+	return f
+}
+
+// byDefault describes a default that is not one fixed value.
+func (f field[T]) byDefault(s string) field[T] {
+	f.Default = s
+	return f
+}
+
+// render writes a value as the file would have it.
+func render(v any) string {
+	switch v := v.(type) {
+	case time.Duration:
+		return fmt.Sprintf("%q", durationText(v))
+	case []string:
+		return "[" + renderAll(v) + "]"
+	case []netip.Prefix:
+		return "[" + renderAll(v) + "]"
+	case int, int64, bool:
+		return fmt.Sprint(v)
+	}
+	return fmt.Sprintf("%q", fmt.Sprint(v))
+}
+
+func renderAll[V any](vs []V) string {
+	texts := make([]string, len(vs))
+	for i, v := range vs {
+		texts[i] = fmt.Sprintf("%q", fmt.Sprint(v))
+	}
+	return strings.Join(texts, ", ")
+}
+
+// configFields is the file's shape: every attribute outside limits.
+func configFields() []field[Config] {
+	return append(append(nodeFields(), clusterFields()...), append(proxyFields(), apiFields()...)...)
+}
+
+func nodeFields() []field[Config] {
+	return []field[Config]{
+		attr("name", nodeName(), func(c *Config) *string { return &c.Name },
+			"The node's name, unique in the cluster.").byDefault("the machine's host name"),
+		attr("data_dir", text(), func(c *Config) *string { return &c.DataDir },
+			"Directory of the Raft log, snapshots and the node's identity; locked while the node runs. A server needs one, unless it runs with --dev. A proxy node without one waits its former session out when it restarts."),
+		attr("role", choice(RoleServer, RoleProxy), func(c *Config) *Role { return &c.Role },
+			"A server holds Raft state and votes; a proxy node holds none and leases from the servers."),
+
+		attr("log.level", choice("trace", "debug", "info", "warn", "error"), func(c *Config) *string { return &c.Log.Level },
+			"The least severe level that is logged.").live(),
+		attr("log.format", choice("text", "json"), func(c *Config) *string { return &c.Log.Format },
+			"Lines for people, or JSON for machines."),
+	}
+}
+
+func clusterFields() []field[Config] {
+	return []field[Config]{
+		attr("cluster.rpc", listenAddress(portRPC), func(c *Config) *string { return &c.Cluster.RPC },
+			"TCP address for Raft and leases. Port 0 picks a free one."),
+		attr("cluster.gossip", listenAddress(portGossip), func(c *Config) *string { return &c.Cluster.Gossip },
+			"TCP and UDP address for gossip. Port 0 picks a free one."),
+		attr("cluster.advertise_rpc", dialAddress(portRPC), func(c *Config) *string { return &c.Cluster.AdvertiseRPC },
+			"What others dial for rpc, where it differs; the port may be left out."),
+		attr("cluster.advertise_gossip", dialAddress(portGossip), func(c *Config) *string { return &c.Cluster.AdvertiseGossip },
+			"What others dial for gossip, where it differs; the port may be left out."),
+		attr("cluster.join", listOf(joinAddress(portGossip)), func(c *Config) *[]string { return &c.Cluster.Join },
+			"Gossip addresses or names of other nodes, retried for ever; without a port, 8083. A node may list itself."),
+		attr("cluster.bootstrap_expect", integer(1, maxExpect), func(c *Config) *int { return &c.Cluster.BootstrapExpect },
+			"Servers to wait for before the first election; the same on all of them. A server that joins others without it never starts a cluster: it waits to be taken into one.").
+			byDefault("1 where join is empty, else none"),
+		attr("cluster.gossip_key", key(), func(c *Config) *Secret { return &c.Cluster.GossipKey },
+			"Encrypts gossip; the same on all nodes. Made by weir keygen.").byDefault(`""`),
+		attr("cluster.tls.ca_file", text(), func(c *Config) *string { return &c.Cluster.TLS.CAFile },
+			"The CA (PEM) that signs every node's certificate, for mutual TLS on the rpc port."),
+		attr("cluster.tls.cert_file", text(), func(c *Config) *string { return &c.Cluster.TLS.CertFile },
+			"The node's certificate (PEM)."),
+		attr("cluster.tls.key_file", text(), func(c *Config) *string { return &c.Cluster.TLS.KeyFile },
+			"The private key (PEM) of cert_file."),
+
+		attr("lease.ttl", duration(minTTL, maxTTL), func(c *Config) *time.Duration { return &c.Lease.TTL },
+			"How long a silent node keeps its slots. One value for the cluster, replicated at its first start."),
+		attr("lease.on_expiry", choice(OnExpiryClose, OnExpiryDrain, OnExpiryKeep), func(c *Config) *OnExpiry { return &c.Lease.OnExpiry },
+			"What happens to limited connections when the node's session ends: close resets them (the cap holds), drain admits no new ones, keep goes on as before."),
+	}
+}
+
+func proxyFields() []field[Config] {
+	return []field[Config]{
+		attr("proxy.listen", listenAddress(portProxy), func(c *Config) *string { return &c.Proxy.Listen },
+			"TCP address for workers. Beyond loopback, allow_clients (or users_file) must be set."),
+		attr("proxy.reject_status", integer(400, 599), func(c *Config) *int { return &c.Proxy.RejectStatus },
+			"HTTP status of a request over the limit. 429 and 500 are common choices.").live(),
+		attr("proxy.dial_timeout", duration(minTimeout, maxTimeout), func(c *Config) *time.Duration { return &c.Proxy.DialTimeout },
+			"For resolving the name and connecting to the upstream.").live(),
+		attr("proxy.header_timeout", duration(minTimeout, maxTimeout), func(c *Config) *time.Duration { return &c.Proxy.HeaderTimeout },
+			"For a whole request head to arrive.").live(),
+		attr("proxy.tunnel_idle_timeout", duration(0, maxIdle), func(c *Config) *time.Duration { return &c.Proxy.TunnelIdleTimeout },
+			"A tunnel in which nothing has moved for so long is reset; 0s never.").live(),
+		attr("proxy.half_close_timeout", duration(minTimeout, maxTimeout), func(c *Config) *time.Duration { return &c.Proxy.HalfCloseTimeout },
+			"A tunnel in which nothing has moved for so long after either side's FIN is reset.").live(),
+		attr("proxy.drain_timeout", duration(0, maxTimeout), func(c *Config) *time.Duration { return &c.Proxy.DrainTimeout },
+			"How long a stopping node lets connections end by themselves; 0s resets them at once.").live(),
+		attr("proxy.allow_clients", listOf(network()), func(c *Config) *[]netip.Prefix { return &c.Proxy.AllowClients },
+			"Networks that clients may come from.").live(),
+		attr("proxy.users_file", text(), func(c *Config) *string { return &c.Proxy.UsersFile },
+			"A htpasswd file with bcrypt; turns on Basic authentication. Where allow_clients is not set, clients may then come from anywhere."),
+		attr("proxy.deny_destinations", listOf(network()), func(c *Config) *[]netip.Prefix { return &c.Proxy.DenyDestinations },
+			"Networks never connected to, checked on the resolved address.").live(),
+		attr("proxy.allow_destinations", listOf(network()), func(c *Config) *[]netip.Prefix { return &c.Proxy.AllowDestinations },
+			"When not empty, the only networks connected to; deny_destinations wins.").live(),
+		attr("proxy.tls.cert_file", text(), func(c *Config) *string { return &c.Proxy.TLS.CertFile },
+			"The certificate (PEM) that the proxy shows workers."),
+		attr("proxy.tls.key_file", text(), func(c *Config) *string { return &c.Proxy.TLS.KeyFile },
+			"The private key (PEM) of cert_file."),
+	}
+}
+
+func apiFields() []field[Config] {
+	return []field[Config]{
+		attr("api.listen", listenAddress(portAPI), func(c *Config) *string { return &c.API.Listen },
+			"TCP address of the API and its page. Beyond loopback, token_file must be set."),
+		attr("api.hosts", listOf(dnsName()), func(c *Config) *[]string { return &c.API.Hosts },
+			"Names, beyond localhost, the node's name and address literals, that a request's Host may carry."),
+		attr("api.token_file", text(), func(c *Config) *string { return &c.API.TokenFile },
+			"File with the bearer token; a final newline is trimmed."),
+		attr("api.read_token_file", text(), func(c *Config) *string { return &c.API.ReadTokenFile },
+			"File with a second token that can only read."),
+		attr("api.tls.cert_file", text(), func(c *Config) *string { return &c.API.TLS.CertFile },
+			"The certificate (PEM) that the API shows."),
+		attr("api.tls.key_file", text(), func(c *Config) *string { return &c.API.TLS.KeyFile },
+			"The private key (PEM) of cert_file."),
+	}
+}
+
+// limitFields is the shape of a host block.
+func limitFields() []field[Limit] {
+	return []field[Limit]{
+		attr("limits.host.connections", integer[int64](0, maxConnections), func(l *Limit) *int64 { return &l.Connections },
+			"The most concurrent upstream connections; 0 blocks the host.").live().byDefault("no cap"),
+		attr("limits.host.shared", boolean(), func(l *Limit) *bool { return &l.Shared },
+			"On a wildcard: all hosts that match share one count; otherwise each has its own.").live(),
+		attr("limits.host.queue.timeout", duration(minTimeout, maxQueueWait), func(l *Limit) *time.Duration { return &l.Queue.Timeout },
+			"The longest that a request over the limit waits for a slot. Without a queue block it is rejected at once.").live().byDefault("required in a queue block"),
+		attr("limits.host.queue.size", integer(1, maxQueueSize), func(l *Limit) *int { return &l.Queue.Size },
+			"The most requests that wait on one node.").live().byDefault("required in a queue block"),
+	}
+}

@@ -1,0 +1,163 @@
+package config
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+)
+
+// LoadLimits reads only the limits of a file or directory, for `weir limits apply`. A node's whole config will do: its
+// other blocks are passed over. Without a limits block it is an error, because applying it would delete every limit;
+// an empty one says that this is meant.
+func LoadLimits(path string, opts Options) ([]Limit, Diagnostics) {
+	l := newLoader(opts)
+	l.gather([]string{path})
+	l.parse()
+	found := false
+	for _, body := range l.bodies {
+		found = l.limitsOnly(body) || found
+	}
+	if !found && !l.broken && len(l.found) == 0 {
+		l.add(l.fileStart(l.order[0]), "there is no limits block", "Write limits { host \"…\" { connections = 5 } }; an empty limits { } deletes every limit.")
+	}
+	if len(l.found) > 0 {
+		return nil, l.sorted(l.order)
+	}
+	l.sortLimits()
+	return l.cfg.Limits, nil
+}
+
+// limitsOnly reads a file's limits blocks, and reports whether it has any. Names unknown to a config are still errors:
+// a misspelt limits block must not pass for none.
+func (l *loader) limitsOnly(body *hclsyntax.Body) (found bool) {
+	for _, a := range attributes(body) {
+		if !l.shape.isAttribute(a.Name) {
+			l.unknownAttribute("", a)
+		}
+	}
+	for _, b := range body.Blocks {
+		switch {
+		case b.Type == "limits":
+			found = true
+			l.withoutLabels(b)
+			l.limits(b.Body)
+		case !l.shape.blocks[b.Type]:
+			l.unknownBlock("", b)
+		}
+	}
+	return found
+}
+
+func newLimit(pattern string, at Position) Limit {
+	return Limit{Pattern: pattern, Connections: Unlimited, At: at}
+}
+
+// limits reads the body of a limits block.
+func (l *loader) limits(body *hclsyntax.Body) {
+	for _, a := range attributes(body) {
+		l.unknownAttribute("limits", a)
+	}
+	for _, b := range body.Blocks {
+		if b.Type != "host" {
+			l.unknownBlock("limits", b)
+			continue
+		}
+		l.host(b)
+	}
+}
+
+// host reads one limit. Its problems are told also where its pattern is no good.
+func (l *loader) host(b *hclsyntax.Block) {
+	pattern, at, ok := l.pattern(b)
+	limit := newLimit(pattern, at)
+	l.limitAttributes("limits.host", b.Body, &limit)
+	queues := 0
+	for _, q := range b.Body.Blocks {
+		if q.Type != "queue" {
+			l.unknownBlock("limits.host", q)
+			continue
+		}
+		if queues++; queues > 1 {
+			l.add(l.position(q.TypeRange), fmt.Sprintf("host %q has two queue blocks", pattern), "Keep one of them.")
+			continue
+		}
+		l.queue(q, &limit)
+	}
+	l.shared(b, &limit)
+	if ok {
+		l.cfg.Limits = append(l.cfg.Limits, limit)
+	}
+}
+
+// pattern checks a host block's label, and that it stands nowhere else in any spelling.
+func (l *loader) pattern(b *hclsyntax.Block) (canonical string, at Position, ok bool) {
+	const hint = `Write host "api.example.com" { … }.`
+	if len(b.Labels) == 0 {
+		l.add(l.position(b.TypeRange), "a host block has no pattern", hint)
+		return "", at, false
+	}
+	at = l.position(b.LabelRanges[0])
+	if len(b.Labels) > 1 {
+		l.add(l.position(b.LabelRanges[1]), "a host block has one pattern", "Write a block for each.")
+		return b.Labels[0], at, false
+	}
+	written := b.Labels[0]
+	if written == "" {
+		l.add(at, "the pattern is empty", hint)
+		return "", at, false
+	}
+	canonical, err := l.opts.CheckPattern(written)
+	if err != nil {
+		l.add(at, fmt.Sprintf("%q is not a pattern", written), err.Error())
+		return written, at, false
+	}
+	if first, twice := l.patterns[canonical]; twice {
+		l.add(at, fmt.Sprintf("%q has a limit already, at %s", canonical, first), "Two spellings of one pattern have one limit: remove one of the two.")
+		return canonical, at, false
+	}
+	l.patterns[canonical] = at
+	return canonical, at, true
+}
+
+func (l *loader) limitAttributes(path string, body *hclsyntax.Body, limit *Limit) {
+	for _, a := range attributes(body) {
+		p := join(path, a.Name)
+		f, ok := l.shape.limit[p]
+		if !ok {
+			l.unknownAttribute(path, a)
+			continue
+		}
+		l.faults(p, set(l.eval, f, a, limit))
+	}
+}
+
+// queue reads a queue block, which needs both of its attributes.
+func (l *loader) queue(b *hclsyntax.Block, limit *Limit) {
+	const path = "limits.host.queue"
+	l.withoutLabels(b)
+	l.limitAttributes(path, b.Body, limit)
+	for _, inner := range b.Body.Blocks {
+		l.unknownBlock(path, inner)
+	}
+	for _, name := range l.shape.names(path) {
+		if _, ok := b.Body.Attributes[name]; !ok {
+			l.add(l.position(b.TypeRange), fmt.Sprintf("a queue needs %s", name), `Write queue { timeout = "2s" size = 100 }, one attribute a line.`)
+		}
+	}
+}
+
+// shared refuses a shared count where a pattern matches one host only.
+func (l *loader) shared(b *hclsyntax.Block, limit *Limit) {
+	a, ok := b.Body.Attributes["shared"]
+	if ok && limit.Shared && !strings.ContainsAny(limit.Pattern, "*/") {
+		l.add(l.position(a.NameRange), fmt.Sprintf("shared has no meaning for %q, which is one host", limit.Pattern),
+			`Remove it, or write a wildcard such as "*.example.com".`)
+	}
+}
+
+func (l *loader) sortLimits() {
+	slices.SortFunc(l.cfg.Limits, func(a, b Limit) int { return cmp.Compare(a.Pattern, b.Pattern) })
+}

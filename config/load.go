@@ -1,0 +1,284 @@
+package config
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+)
+
+const maxFileBytes = 16 << 20 // of one config file: some hundred thousand limits
+
+// Options are what Load needs from its caller. The zero Options are usable.
+type Options struct {
+	// Dev is `weir agent --dev`: no data directory is required, and one that is set is not used.
+	Dev bool
+	// CheckPattern judges a limit's pattern and answers its canonical form; the error says what to write instead.
+	// Nil takes any pattern that is not empty.
+	CheckPattern func(pattern string) (canonical string, err error)
+	// LookupEnv resolves ${env.NAME}; nil means os.LookupEnv.
+	LookupEnv func(name string) (string, bool)
+}
+
+// Load reads files, and directories of *.hcl in name order, as one config. It answers a complete config, or nil and
+// every problem found. Without paths it is the defaults that are checked.
+func Load(paths []string, opts Options) (*Config, Diagnostics) {
+	l := newLoader(opts)
+	l.gather(paths)
+	l.parse()
+	for _, body := range l.bodies {
+		l.block("", body)
+	}
+	if !l.broken {
+		l.resolve()
+		l.check()
+	}
+	if len(l.found) > 0 {
+		return nil, l.sorted(l.order)
+	}
+	l.sortLimits()
+	return l.cfg, nil
+}
+
+// loader is one run of Load. It owns nothing that outlives it but the Config.
+type loader struct {
+	problems
+	opts   Options
+	eval   evaluator
+	shape  shape
+	cfg    *Config
+	order  []string // files as read
+	bodies []*hclsyntax.Body
+	// broken: a file can't be read or parsed, so that what seems to be missing may stand there.
+	broken bool
+	// faulty are the attributes whose value was refused; what depends on them isn't judged.
+	faulty   map[string]bool
+	patterns map[string]Position
+}
+
+func newLoader(opts Options) *loader {
+	if opts.LookupEnv == nil {
+		opts.LookupEnv = os.LookupEnv
+	}
+	if opts.CheckPattern == nil {
+		opts.CheckPattern = func(s string) (string, error) { return s, nil }
+	}
+	return &loader{
+		problems: problems{files: map[string][]byte{}},
+		opts:     opts,
+		eval:     evaluator{lookupEnv: opts.LookupEnv},
+		shape:    newShape(),
+		cfg:      Default(opts.Dev),
+		faulty:   map[string]bool{},
+		patterns: map[string]Position{},
+	}
+}
+
+// gather reads the files.
+func (l *loader) gather(paths []string) {
+	for _, path := range paths {
+		names, err := expand(path)
+		if err != nil {
+			l.unreadable(path, err)
+		}
+		for _, name := range names {
+			l.read(name)
+		}
+	}
+}
+
+// expand is the files that a path names.
+func expand(path string) ([]string, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.IsDir() {
+		return []string{path}, nil
+	}
+	entries, err := os.ReadDir(path) // sorted by name
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		if !e.IsDir() && strings.HasSuffix(e.Name(), ".hcl") && !strings.HasPrefix(e.Name(), ".") {
+			names = append(names, filepath.Join(path, e.Name()))
+		}
+	}
+	if len(names) == 0 {
+		return nil, fmt.Errorf("there are no *.hcl files in the directory")
+	}
+	return names, nil
+}
+
+func (l *loader) read(name string) {
+	if _, twice := l.files[name]; twice {
+		l.add(Position{File: name}, "the file is named twice", "Name it once: files are merged.")
+		return
+	}
+	src, err := readBounded(name, maxFileBytes)
+	if err != nil {
+		l.unreadable(name, err)
+		return
+	}
+	l.files[name] = src
+	l.order = append(l.order, name)
+}
+
+func (l *loader) unreadable(name string, err error) {
+	l.broken = true
+	l.add(Position{File: name}, "can't be read: "+reason(err), "")
+}
+
+// readBounded reads a file of at most limit bytes.
+func readBounded(name string, limit int64) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	src, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(src)) > limit {
+		err = fmt.Errorf("it is longer than %d bytes", limit)
+	}
+	return src, err
+}
+
+// reason is an error without the file's name, which the position tells already.
+func reason(err error) string {
+	if pe, ok := err.(*os.PathError); ok {
+		return pe.Err.Error()
+	}
+	return err.Error()
+}
+
+// parse parses every file that was read; of a file with syntax errors, what could be understood is still judged.
+func (l *loader) parse() {
+	for _, name := range l.order {
+		if at, deep := tooDeep(l.files[name], name); deep {
+			l.broken = true
+			l.add(l.position(at), "this nests too deeply for a config", "Check the brackets and quotes before it.")
+			continue
+		}
+		file, diags := hclsyntax.ParseConfig(l.files[name], name, hcl.InitialPos)
+		if diags.HasErrors() {
+			l.broken = true
+			l.parser(diags)
+		}
+		if file == nil {
+			continue
+		}
+		if body, ok := file.Body.(*hclsyntax.Body); ok {
+			l.bodies = append(l.bodies, body)
+		}
+	}
+}
+
+// block reads the body of the block at path ("" for a whole file) into the config.
+func (l *loader) block(path string, body *hclsyntax.Body) {
+	for _, a := range attributes(body) {
+		p := join(path, a.Name)
+		f, ok := l.shape.config[p]
+		switch {
+		case !ok:
+			l.unknownAttribute(path, a)
+		case l.claim(p, a):
+			faults := set(l.eval, f, a, l.cfg)
+			l.faulty[p] = len(faults) > 0
+			l.faults(p, faults)
+		}
+	}
+	for _, b := range body.Blocks {
+		p := join(path, b.Type)
+		switch {
+		case p == "limits":
+			l.withoutLabels(b)
+			l.limits(b.Body)
+		case l.shape.blocks[p] && !strings.HasPrefix(p, "limits."):
+			l.withoutLabels(b)
+			if _, seen := l.cfg.Origins[p]; !seen {
+				l.cfg.Origins[p] = l.position(b.TypeRange)
+			}
+			l.block(p, b.Body)
+		default:
+			l.unknownBlock(path, b)
+		}
+	}
+}
+
+// set evaluates and stores one attribute.
+func set[T any](e evaluator, f field[T], a *hclsyntax.Attribute, target *T) []fault {
+	v, faults := e.value(a.Expr)
+	if len(faults) > 0 {
+		return faults
+	}
+	return f.parse(v, target)
+}
+
+// claim notes where an attribute is set, and refuses it where it has been set before.
+func (l *loader) claim(path string, a *hclsyntax.Attribute) bool {
+	at := l.position(a.NameRange)
+	if first, twice := l.cfg.Origins[path]; twice {
+		l.add(at, fmt.Sprintf("%s is set twice: here and at %s", path, first), "Remove one of the two.")
+		return false
+	}
+	l.cfg.Origins[path] = at
+	return true
+}
+
+// faults reports what is wrong with an attribute's value.
+func (l *loader) faults(path string, faults []fault) {
+	for _, f := range faults {
+		if f.message == "" {
+			continue // a syntax error, reported by the parser
+		}
+		l.add(l.position(f.at), path+": "+f.message, f.hint)
+	}
+}
+
+func (l *loader) withoutLabels(b *hclsyntax.Block) {
+	if len(b.LabelRanges) > 0 {
+		l.add(l.position(b.LabelRanges[0]), fmt.Sprintf("a %s block has no label", b.Type), fmt.Sprintf("Write %s { … }.", b.Type))
+	}
+}
+
+func (l *loader) unknownAttribute(path string, a *hclsyntax.Attribute) {
+	at := l.position(a.NameRange)
+	if l.shape.blocks[join(path, a.Name)] {
+		l.add(at, fmt.Sprintf("%q is a block, not an attribute", a.Name), fmt.Sprintf("Write %s { … }, without the equals sign.", l.shape.opening(join(path, a.Name))))
+		return
+	}
+	l.add(at, fmt.Sprintf("unknown attribute %q", a.Name), l.shape.suggest(path, a.Name))
+}
+
+func (l *loader) unknownBlock(path string, b *hclsyntax.Block) {
+	at := l.position(b.TypeRange)
+	if l.shape.isAttribute(join(path, b.Type)) {
+		l.add(at, fmt.Sprintf("%q is an attribute, not a block", b.Type), fmt.Sprintf("Write %s = ….", b.Type))
+		return
+	}
+	l.add(at, fmt.Sprintf("unknown block %q", b.Type), l.shape.suggest(path, b.Type))
+}
+
+// attributes are a body's, in the order of the file.
+func attributes(body *hclsyntax.Body) []*hclsyntax.Attribute {
+	var out []*hclsyntax.Attribute
+	for _, a := range body.Attributes {
+		out = append(out, a)
+	}
+	slices.SortFunc(out, func(a, b *hclsyntax.Attribute) int { return a.SrcRange.Start.Byte - b.SrcRange.Start.Byte })
+	return out
+}
+
+func join(path, name string) string {
+	if path == "" {
+		return name
+	}
+	return path + "." + name
+}

@@ -1,0 +1,4 @@
+data_dir = "data/a"
+proxy {
+	lissten = "[31mred"
+}

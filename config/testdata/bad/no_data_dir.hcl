@@ -1,0 +1,3 @@
+# A server without a data directory.
+name = "a"
+role = "server"

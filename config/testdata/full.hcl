@@ -1,0 +1,82 @@
+# Every attribute of a node, at its documented default where it has one.
+
+name     = "a"
+data_dir = "data/a"
+role     = "server"
+
+log {
+  level  = "info"
+  format = "text"
+}
+
+cluster {
+  rpc              = "127.0.0.1:8082"
+  gossip           = "127.0.0.1:8083"
+  advertise_rpc    = ""
+  advertise_gossip = ""
+  join             = ["127.0.0.1:8083", "127.0.0.1:8183", "127.0.0.1:8283"]
+  bootstrap_expect = 3
+  gossip_key       = ""
+
+  tls {
+    ca_file   = "testdata/files/ca.pem"
+    cert_file = "testdata/files/node.pem"
+    key_file  = "testdata/files/node-key.pem"
+  }
+}
+
+lease {
+  ttl       = "10s"
+  on_expiry = "close"
+}
+
+proxy {
+  listen              = "127.0.0.1:8080"
+  reject_status       = 503
+  dial_timeout        = "10s"
+  header_timeout      = "10s"
+  tunnel_idle_timeout = "0s"
+  half_close_timeout  = "10s"
+  drain_timeout       = "30s"
+  allow_clients       = ["127.0.0.0/8", "::1/128"]
+  users_file          = ""
+  deny_destinations   = ["169.254.0.0/16", "fe80::/10"]
+  allow_destinations  = []
+
+  tls {
+    cert_file = "testdata/files/node.pem"
+    key_file  = "testdata/files/node-key.pem"
+  }
+}
+
+api {
+  listen          = "127.0.0.1:8081"
+  hosts           = []
+  token_file      = ""
+  read_token_file = ""
+
+  tls {
+    cert_file = "testdata/files/node.pem"
+    key_file  = "testdata/files/node-key.pem"
+  }
+}
+
+limits {
+  host "*" {
+    connections = 25
+  }
+
+  host "api.example.com" {
+    connections = 5
+
+    queue {
+      timeout = "2s"
+      size    = 100
+    }
+  }
+
+  host "*.example.org" {
+    connections = 100
+    shared      = true
+  }
+}
