@@ -1,0 +1,112 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+)
+
+// Headers of weir's own.
+const (
+	// HeaderIndex carries the log index of a write.
+	HeaderIndex = "Weir-Index"
+	// headerTable carries, between nodes, the table index that makes a write visible.
+	headerTable = "Weir-Table-Index"
+	// headerForwarded names the node that has forwarded a request.
+	headerForwarded = "Weir-Forwarded"
+	// headerNotLeader marks the answer of a node that was asked as the leader and isn't: nothing was written.
+	headerNotLeader = "Weir-Not-Leader"
+)
+
+// answer is a successful outcome, before it is written.
+type answer struct {
+	status int // 0: 200
+	body   any
+	etag   string
+	index  uint64 // a write's log index
+	table  uint64 // the table index from which on the write is visible
+}
+
+// reply is an answer as it goes over the wire, whoever made it.
+type reply struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
+// reading serves what only reads, or acts on this node alone.
+func reading(f func(*http.Request) (answer, error)) endpoint {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		a, err := f(r)
+		if err != nil {
+			return err
+		}
+		rep, err := a.reply()
+		if err != nil {
+			return err
+		}
+		if a.etag != "" && noneMatch(r.Header.Values("If-None-Match"), a.etag) {
+			w.Header().Set("Etag", a.etag)
+			w.WriteHeader(http.StatusNotModified)
+			return nil
+		}
+		rep.write(w)
+		return nil
+	}
+}
+
+func (a answer) reply() (reply, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(a.body); err != nil {
+		return reply{}, fmt.Errorf("encode the answer: %w", err)
+	}
+	h := http.Header{"Content-Type": {"application/json"}}
+	if a.etag != "" {
+		h.Set("Etag", a.etag)
+	}
+	if a.index != 0 {
+		h.Set(HeaderIndex, strconv.FormatUint(a.index, 10))
+	}
+	if a.table != 0 {
+		h.Set(headerTable, strconv.FormatUint(a.table, 10))
+	}
+	status := a.status
+	if status == 0 {
+		status = http.StatusOK
+	}
+	return reply{status: status, header: h, body: b.Bytes()}, nil
+}
+
+func (rep reply) write(w http.ResponseWriter) {
+	for k, v := range rep.header {
+		w.Header()[k] = v
+	}
+	w.WriteHeader(rep.status)
+	_, _ = w.Write(rep.body) // a client that has gone is no error here
+}
+
+// etag is the entity tag of what was last changed at a log index.
+func etag(index uint64) string { return `"` + strconv.FormatUint(index, 10) + `"` }
+
+// noneMatch reports whether a read's If-None-Match names the tag, by the weak comparison of RFC 9110, section 13.1.2.
+func noneMatch(values []string, tag string) bool {
+	for _, v := range values {
+		for t := range strings.SplitSeq(v, ",") {
+			t = strings.TrimSpace(t)
+			if t == "*" || strings.TrimPrefix(t, "W/") == tag {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// readingFor is reading for what is answered otherwise to peers.
+func readingFor(peer bool, f func(r *http.Request, peer bool) (answer, error)) endpoint {
+	return reading(func(r *http.Request) (answer, error) { return f(r, peer) })
+}

@@ -1,0 +1,100 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strconv"
+)
+
+// WriteOption changes how a limit is written.
+type WriteOption func(*call)
+
+// Evict also closes connections above a lowered limit, on each node its newest.
+func Evict() WriteOption { return func(k *call) { k.query.Set("evict", "true") } }
+
+// IfIndex writes only if what is written over was last changed at this index: a Limit's ModifyIndex, or for all limits
+// the Index of Limits or of a dry run. Otherwise the write fails with status 412.
+func IfIndex(index uint64) WriteOption {
+	return func(k *call) { k.header.Set("If-Match", etag(index)) }
+}
+
+// IfAbsent writes only if there is no limit with this pattern.
+func IfAbsent() WriteOption { return func(k *call) { k.header.Set("If-None-Match", "*") } }
+
+func limitCall(method, pattern string, opts []WriteOption) call {
+	k := call{method: method, path: pathLimits, query: url.Values{}, header: http.Header{}}
+	if pattern != "" {
+		k.path = pathLimit + url.PathEscape(pattern)
+	}
+	for _, o := range opts {
+		o(&k)
+	}
+	return k
+}
+
+// Limits lists all limits.
+func (c *Client) Limits(ctx context.Context) (Limits, error) {
+	return do[Limits](ctx, c, limitCall("GET", "", nil))
+}
+
+// Limit returns the limit with exactly this pattern.
+func (c *Client) Limit(ctx context.Context, pattern string) (Limit, error) {
+	return do[Limit](ctx, c, limitCall("GET", pattern, nil))
+}
+
+// PutLimit sets the limit with l's pattern.
+func (c *Client) PutLimit(ctx context.Context, l Limit, opts ...WriteOption) (LimitWritten, error) {
+	k := limitCall("PUT", l.Pattern, opts)
+	k.body = l
+	return do[LimitWritten](ctx, c, k)
+}
+
+// DeleteLimit removes the limit with this pattern.
+func (c *Client) DeleteLimit(ctx context.Context, pattern string, opts ...WriteOption) (LimitDeleted, error) {
+	return do[LimitDeleted](ctx, c, limitCall("DELETE", pattern, opts))
+}
+
+// ReplaceLimits makes the cluster's limits these.
+func (c *Client) ReplaceLimits(ctx context.Context, ls []Limit, opts ...WriteOption) (LimitsReplaced, error) {
+	k := limitCall("PUT", "", opts)
+	k.body = Limits{Limits: append([]Limit{}, ls...)}
+	return do[LimitsReplaced](ctx, c, k)
+}
+
+// CompareLimits answers what ReplaceLimits would change, and changes nothing.
+func (c *Client) CompareLimits(ctx context.Context, ls []Limit) (LimitsReplaced, error) {
+	dry := func(k *call) { k.query.Set("dry_run", "true") }
+	return c.ReplaceLimits(ctx, ls, dry)
+}
+
+// HostQuery chooses hosts; see [Hosts]. The zero value asks for the first page.
+type HostQuery struct {
+	Prefix string
+	Sort   string
+	Limit  int
+	After  string
+	Local  bool
+}
+
+// Hosts lists the use of hosts.
+func (c *Client) Hosts(ctx context.Context, q HostQuery) (Hosts, error) {
+	v := url.Values{}
+	for name, value := range map[string]string{"prefix": q.Prefix, "sort": q.Sort, "after": q.After} {
+		if value != "" {
+			v.Set(name, value)
+		}
+	}
+	if q.Limit != 0 {
+		v.Set("limit", strconv.Itoa(q.Limit))
+	}
+	if q.Local {
+		v.Set("local", "true")
+	}
+	return do[Hosts](ctx, c, call{method: "GET", path: pathHosts, query: v})
+}
+
+// Host tells the use of one host.
+func (c *Client) Host(ctx context.Context, host string) (Host, error) {
+	return do[Host](ctx, c, call{method: "GET", path: pathHosts + "/" + url.PathEscape(host)})
+}

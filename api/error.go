@@ -1,0 +1,144 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/weirproxy/weir/fsm"
+)
+
+// Errors that the interfaces in [Deps] answer with; wrapped ones keep their text as the detail.
+var (
+	// ErrNotLeader: this node doesn't lead, and nothing has been written.
+	ErrNotLeader = errors.New("this node is not the leader")
+	// ErrNoLeader: nobody leads, and nothing has been written.
+	ErrNoLeader = errors.New("the cluster has no leader: a majority of its servers must be up and reach each other")
+	// ErrOutcomeUnknown: the write may or may not have been committed.
+	ErrOutcomeUnknown = errors.New("leadership or the connection to the leader was lost during the write: it may or may not have been applied; read it back before repeating it")
+	// ErrDiskFull: the disk of the node that must write has no room; nothing has been written.
+	ErrDiskFull = errors.New("the disk is full: make room on the leader's data directory")
+	// ErrNotFound: the peer named doesn't exist.
+	ErrNotFound = errors.New("not found")
+	// ErrConflict: the cluster's present state doesn't allow it.
+	ErrConflict = errors.New("conflict")
+	// ErrNoRaft: the node has role proxy, and so no Raft state of its own.
+	ErrNoRaft = errors.New("this node holds no Raft state")
+	// ErrInvalidConfig: the configuration that a reload has read is wrong, and nothing has changed.
+	ErrInvalidConfig = errors.New("the configuration is invalid")
+	// ErrNotVisible: the write is committed, but this node hasn't seen it in time.
+	ErrNotVisible = errors.New("the write is committed, but this node has not seen it yet")
+)
+
+// Problem is an error answer, RFC 9457, and the error that [Client] returns for one.
+type Problem struct {
+	Type   string `json:"type"` // always about:blank: Code tells problems apart
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	// Detail says what is wrong and what to do, in a sentence.
+	Detail string `json:"detail"`
+	// Code names the problem for programs; codes are never renamed.
+	Code string `json:"code"`
+	// Index is the log index of a write that is committed all the same (code not_visible).
+	Index uint64 `json:"index,omitempty"`
+
+	allow        string // the Allow header of a 405
+	authenticate string // the WWW-Authenticate header of a 401 or 403
+	notLeader    bool   // tells a node that has forwarded a request to look for the leader again
+}
+
+// Error is the detail.
+func (p *Problem) Error() string {
+	if p.Detail != "" {
+		return p.Detail
+	}
+	return p.Title
+}
+
+// problemf makes a problem that a handler returns as its error.
+func problemf(status int, code, format string, args ...any) *Problem {
+	return &Problem{
+		Type: "about:blank", Title: http.StatusText(status),
+		Status: status, Code: code, Detail: fmt.Sprintf(format, args...),
+	}
+}
+
+func malformed(format string, args ...any) *Problem {
+	return problemf(http.StatusBadRequest, "malformed", format, args...)
+}
+
+func invalid(format string, args ...any) *Problem {
+	return problemf(http.StatusUnprocessableEntity, "invalid", format, args...)
+}
+
+// errorRow maps one error to its answer.
+type errorRow struct {
+	err    error
+	status int
+	code   string
+}
+
+// errorTable is the one place where errors become statuses. The first row that matches counts.
+func errorTable() []errorRow {
+	return []errorRow{
+		{fsm.ErrPrecondition, http.StatusPreconditionFailed, "precondition_failed"},
+		{fsm.ErrExists, http.StatusPreconditionFailed, "exists"},
+		{fsm.ErrNotFound, http.StatusNotFound, "not_found"},
+		{fsm.ErrNameTaken, http.StatusConflict, "name_taken"},
+		{fsm.ErrInvalid, http.StatusUnprocessableEntity, "invalid"},
+		{fsm.ErrHost, http.StatusUnprocessableEntity, "invalid"},
+		{ErrInvalidConfig, http.StatusUnprocessableEntity, "invalid_config"},
+		{ErrNotFound, http.StatusNotFound, "not_found"},
+		{ErrConflict, http.StatusConflict, "conflict"},
+		{ErrDiskFull, http.StatusInsufficientStorage, "disk_full"},
+		{ErrNoLeader, http.StatusServiceUnavailable, "no_leader"},
+		{ErrNotLeader, http.StatusServiceUnavailable, "no_leader"},
+		{ErrNoRaft, http.StatusServiceUnavailable, "no_raft"},
+		{ErrOutcomeUnknown, http.StatusGatewayTimeout, "outcome_unknown"},
+		{ErrNotVisible, http.StatusGatewayTimeout, "not_visible"},
+		{context.DeadlineExceeded, http.StatusGatewayTimeout, "timeout"},
+		{context.Canceled, http.StatusServiceUnavailable, "canceled"},
+	}
+}
+
+// problemOf turns any error into the problem that is answered. One that isn't in the table is the server's fault, and
+// its text, which may name files or addresses, stays out of the answer.
+func problemOf(err error) *Problem {
+	var p *Problem
+	if errors.As(err, &p) {
+		return p
+	}
+	for _, row := range errorTable() {
+		if errors.Is(err, row.err) {
+			p := problemf(row.status, row.code, "%s", err)
+			p.notLeader = row.err == ErrNotLeader
+			return p
+		}
+	}
+	return problemf(http.StatusInternalServerError, "internal", "the node failed to answer; its log says why")
+}
+
+// writeProblem answers with p.
+func writeProblem(w http.ResponseWriter, p *Problem) {
+	h := w.Header()
+	h.Del("Etag")
+	if p.allow != "" {
+		h.Set("Allow", p.allow)
+	}
+	if p.authenticate != "" {
+		h.Set("Www-Authenticate", p.authenticate)
+	}
+	if p.notLeader {
+		h.Set(headerNotLeader, "true")
+	}
+	if p.Status == http.StatusServiceUnavailable {
+		h.Set("Retry-After", "1")
+	}
+	h.Set("Content-Type", "application/problem+json")
+	w.WriteHeader(p.Status)
+	// The types always encode, and a client that has gone is no error here.
+	b, _ := json.Marshal(p)
+	_, _ = w.Write(append(b, '\n'))
+}

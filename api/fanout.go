@@ -1,0 +1,150 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+// PeerSource finds the other nodes.
+type PeerSource interface {
+	// Peers lists every other node that hasn't left, those that seem dead too: what is missing must be told.
+	Peers() []Peer
+}
+
+// Peer is another node and a way to its peer handler.
+type Peer struct {
+	Name string
+	RT   http.RoundTripper
+}
+
+// fanWidth bounds how many nodes are asked at a time.
+const fanWidth = 32
+
+// clusterHosts adds the other nodes' hosts to this node's.
+func (s *Server) clusterHosts(ctx context.Context, l listing, own []Host) ([]Host, []Unreachable) {
+	q := url.Values{"local": {"true"}, "prefix": {l.prefix}}
+	if l.order == "host" {
+		// What is among the first of the union is among the first on each node. (One more tells whether to go on.)
+		q.Set("limit", strconv.Itoa(l.limit+1))
+		if l.after.set {
+			q.Set("after", l.after.host)
+		}
+	}
+	sum := newHostSum(own)
+	missing := fanOut(s, ctx, &url.URL{Path: pathHosts, RawQuery: q.Encode()}, func(h Hosts) { sum.add(h.Hosts) })
+	return sum.hosts(), missing
+}
+
+// clusterHost adds the other nodes' use of one host to this node's.
+func (s *Server) clusterHost(ctx context.Context, own Host) Host {
+	u := &url.URL{Path: pathHosts + "/" + own.Host, RawQuery: "local=true"}
+	u.RawPath = pathHosts + "/" + url.PathEscape(own.Host)
+	sum := newHostSum([]Host{own})
+	missing := fanOut(s, ctx, u, func(h Host) {
+		h.Host = own.Host // a node that knows other limits may count it otherwise for a moment
+		sum.add([]Host{h})
+	})
+	h := sum.hosts()[0]
+	h.Unreachable = missing
+	return h
+}
+
+// fanOut asks every other node for the same, each in its own goroutine, and waits for all or the timeout. got is called
+// with one answer at a time.
+func fanOut[T any](s *Server, ctx context.Context, u *url.URL, got func(T)) []Unreachable {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.PeerTimeout)
+	defer cancel()
+	var (
+		wg      sync.WaitGroup
+		mu      sync.Mutex
+		missing []Unreachable
+		places  = make(chan struct{}, fanWidth)
+	)
+	for _, p := range s.deps.Peers.Peers() {
+		wg.Go(func() {
+			var a T
+			err := ctx.Err()
+			select {
+			case places <- struct{}{}:
+				a, err = ask[T](s, ctx, p, u)
+				<-places
+			case <-ctx.Done():
+				err = ctx.Err()
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				s.log.Debug("a node did not answer", "node", p.Name, "path", u.Path, "error", err)
+				missing = append(missing, Unreachable{Node: p.Name, Error: reason(err)})
+				return
+			}
+			got(a)
+		})
+	}
+	wg.Wait()
+	slices.SortFunc(missing, func(a, b Unreachable) int { return strings.Compare(a.Node, b.Node) })
+	return missing
+}
+
+// ask puts one question to one node.
+func ask[T any](s *Server, ctx context.Context, p Peer, u *url.URL) (a T, err error) {
+	rep, err := s.forward(ctx, p.RT, &http.Request{Method: http.MethodGet, URL: u, Header: http.Header{}}, nil)
+	if err != nil {
+		return a, err
+	}
+	if rep.status != http.StatusOK {
+		return a, decodeProblem(rep.status, rep.header, rep.body)
+	}
+	if err := json.Unmarshal(rep.body, &a); err != nil {
+		return a, fmt.Errorf("its answer is not understood: %w", err)
+	}
+	return a, nil
+}
+
+func reason(err error) string {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return "no answer in time"
+	}
+	return err.Error()
+}
+
+// hostSum adds up what nodes tell.
+type hostSum map[string]*Host
+
+func newHostSum(own []Host) hostSum {
+	sum := make(hostSum, len(own))
+	for _, h := range own {
+		sum[h.Host] = &h
+	}
+	return sum
+}
+
+func (sum hostSum) add(hosts []Host) {
+	for _, h := range hosts {
+		have, ok := sum[h.Host]
+		if !ok {
+			sum[h.Host] = &h
+			continue
+		}
+		have.Use.add(h.Use)
+		for node, use := range h.Nodes {
+			have.Nodes[node] = use
+		}
+	}
+}
+
+func (sum hostSum) hosts() []Host {
+	hosts := make([]Host, 0, len(sum))
+	for _, h := range sum {
+		hosts = append(hosts, *h)
+	}
+	return hosts
+}

@@ -1,0 +1,259 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/weirproxy/weir/fsm"
+)
+
+// Log commits commands to the replicated log.
+type Log interface {
+	// Propose commits c and returns its log index and what applying it answered. It works on the leader alone.
+	// Errors: ErrNotLeader and ErrDiskFull, when nothing was written; ErrOutcomeUnknown, also when ctx ended before
+	// the answer was there.
+	Propose(ctx context.Context, c fsm.Command) (index uint64, r fsm.Result, err error)
+}
+
+// Leader finds the node that writes.
+type Leader interface {
+	// Leader returns the leader's name and a way to its peer handler, for which the host of a URL means nothing;
+	// self, without a way, when it is this node; and not ok when nobody is known to lead. A request that could not be
+	// sent at all must fail with a *net.OpError of Op "dial": it is repeated.
+	Leader() (name string, rt http.RoundTripper, self, ok bool)
+}
+
+// View is what this node knows of the limits.
+type View interface {
+	// Table returns the limits; its Index tells how far the node has come.
+	Table() *fsm.Table
+	// WaitTable waits until Table().Index has reached index, or ctx has ended.
+	WaitTable(ctx context.Context, index uint64) error
+}
+
+// understand reads a write before it goes anywhere, so that what is wrong with it is told by any node, at once.
+type understand func(r *http.Request, body []byte) (commit, error)
+
+// commit carries a write out, on the leader.
+type commit func(ctx context.Context) (answer, error)
+
+const (
+	retryFirst = 25 * time.Millisecond // between two attempts to reach the leader, doubled each time
+	retryMost  = 250 * time.Millisecond
+)
+
+// writing serves what only the leader can do. A peer's request is never sent on again.
+func (s *Server) writing(u understand, peer bool, most int64) endpoint {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		body, err := readBody(w, r, most)
+		if err != nil {
+			return err
+		}
+		c, err := u(r, body)
+		if err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), s.cfg.WriteTimeout)
+		defer cancel()
+		var rep reply
+		if peer {
+			rep, err = s.asLeader(ctx, r, c)
+		} else {
+			rep, err = s.deliver(ctx, r, body, c)
+		}
+		if err != nil {
+			return err
+		}
+		if !peer {
+			rep.header.Del(headerTable)
+		}
+		rep.write(w)
+		return nil
+	}
+}
+
+// asLeader serves a request that another node has sent here because it takes this one for the leader.
+func (s *Server) asLeader(ctx context.Context, r *http.Request, c commit) (reply, error) {
+	if _, _, self, _ := s.deps.Leader.Leader(); !self {
+		return reply{}, ErrNotLeader
+	}
+	rep, err := s.commitHere(ctx, c)
+	if err == nil {
+		s.log.Info("write for another node", "from", r.Header.Get(headerForwarded), "method", r.Method, "path", r.URL.Path)
+	}
+	return rep, err
+}
+
+// deliver has a write carried out by whoever leads, and waits until this node sees it. While nobody leads, or the one
+// that led has stopped, it tries again until ctx ends. After an unknown outcome it does so only if the same write
+// again comes to the same: a PUT without a condition.
+func (s *Server) deliver(ctx context.Context, r *http.Request, body []byte, c commit) (reply, error) {
+	repeatable := r.Method == http.MethodPut && r.Header.Get("If-Match") == "" && r.Header.Get("If-None-Match") == ""
+	unknown := false
+	for wait := retryFirst; ; wait = min(2*wait, retryMost) {
+		rep, err := s.attempt(ctx, r, body, c)
+		switch {
+		case err == nil:
+			return rep, s.visible(ctx, rep)
+		case errors.Is(err, ErrNotLeader), errors.Is(err, ErrNoLeader):
+			err = ErrNoLeader
+		case errors.Is(err, ErrOutcomeUnknown) && repeatable:
+			unknown = true
+		default:
+			return reply{}, err
+		}
+		if unknown {
+			err = ErrOutcomeUnknown
+		}
+		if !sleep(ctx, wait) {
+			return reply{}, err
+		}
+	}
+}
+
+// attempt tries once, here or at the leader.
+func (s *Server) attempt(ctx context.Context, r *http.Request, body []byte, c commit) (reply, error) {
+	name, rt, self, ok := s.deps.Leader.Leader()
+	switch {
+	case !ok:
+		return reply{}, ErrNoLeader
+	case self:
+		return s.commitHere(ctx, c)
+	}
+	rep, err := s.forward(ctx, rt, r, body)
+	var op *net.OpError
+	switch {
+	case errors.As(err, &op) && op.Op == "dial":
+		s.log.Debug("the leader can't be reached", "leader", name, "error", err)
+		return reply{}, ErrNoLeader // not sent
+	case err != nil:
+		return reply{}, fmt.Errorf("%w (leader %s)", ErrOutcomeUnknown, name)
+	case rep.header.Get(headerNotLeader) != "":
+		return reply{}, ErrNotLeader
+	}
+	return rep, nil
+}
+
+// commitHere carries a write out on this node. A wait that ended says nothing about the write.
+func (s *Server) commitHere(ctx context.Context, c commit) (reply, error) {
+	a, err := c(ctx)
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return reply{}, ErrOutcomeUnknown
+	}
+	if err != nil {
+		return reply{}, err
+	}
+	return a.reply()
+}
+
+// visible waits until this node's own view includes a successful write.
+func (s *Server) visible(ctx context.Context, rep reply) error {
+	index, err := strconv.ParseUint(rep.header.Get(headerTable), 10, 64)
+	if rep.status >= 300 || err != nil {
+		return nil
+	}
+	if err := s.deps.View.WaitTable(ctx, index); err != nil {
+		p := problemOf(ErrNotVisible)
+		p.Index, _ = strconv.ParseUint(rep.header.Get(HeaderIndex), 10, 64)
+		return p
+	}
+	return nil
+}
+
+// forward sends a request to another node's peer handler and reads its whole answer.
+func (s *Server) forward(ctx context.Context, rt http.RoundTripper, r *http.Request, body []byte) (reply, error) {
+	u := *r.URL
+	u.Scheme, u.Host, u.User = "http", "peer", nil
+	req, err := http.NewRequestWithContext(ctx, r.Method, u.String(), bytes.NewReader(body))
+	if err != nil {
+		return reply{}, err
+	}
+	req.URL = &u // as it came: its escapes tell patterns apart
+	for _, name := range []string{"Content-Type", "If-Match", "If-None-Match"} {
+		if v := r.Header.Values(name); len(v) > 0 {
+			req.Header[name] = v
+		}
+	}
+	req.Header.Set(headerForwarded, s.cfg.Node)
+	res, err := rt.RoundTrip(req)
+	if err != nil {
+		return reply{}, err
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(res.Body, maxPeerAnswer+1))
+	if err != nil {
+		return reply{}, err
+	}
+	if len(b) > maxPeerAnswer {
+		return reply{}, fmt.Errorf("the answer is longer than %d bytes", maxPeerAnswer)
+	}
+	h := make(http.Header)
+	for _, name := range []string{"Content-Type", "Etag", "Retry-After", HeaderIndex, headerTable, headerNotLeader} {
+		if v := res.Header.Values(name); len(v) > 0 {
+			h[name] = v
+		}
+	}
+	return reply{status: res.StatusCode, header: h, body: b}, nil
+}
+
+// errAskLeader makes asking go to the leader.
+var errAskLeader = errors.New("the leader knows")
+
+// asking serves a read that the leader answers better: f tells, by errAskLeader, that this node would rather ask. When
+// the leader can't be asked, fallback is what this node knows by itself.
+func (s *Server) asking(f func(r *http.Request, own bool) (answer, error), peer bool) endpoint {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		a, err := f(r, peer)
+		if errors.Is(err, errAskLeader) {
+			if rep, ok := s.askLeader(r); ok {
+				rep.write(w)
+				return nil
+			}
+			a, err = f(r, true)
+		}
+		if err != nil {
+			return err
+		}
+		rep, err := a.reply()
+		if err != nil {
+			return err
+		}
+		rep.write(w)
+		return nil
+	}
+}
+
+// askLeader sends a read to the leader; false when there is none to ask or it doesn't answer well in time.
+func (s *Server) askLeader(r *http.Request) (reply, bool) {
+	_, rt, self, ok := s.deps.Leader.Leader()
+	if !ok || self {
+		return reply{}, false
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), s.cfg.PeerTimeout)
+	defer cancel()
+	rep, err := s.forward(ctx, rt, r, nil)
+	if err != nil || rep.status != http.StatusOK {
+		s.log.Debug("the leader did not answer a read", "path", r.URL.Path, "status", rep.status, "error", err)
+		return reply{}, false
+	}
+	return rep, true
+}
+
+// sleep waits, and reports whether ctx is still running.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

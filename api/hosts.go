@@ -1,0 +1,270 @@
+package api
+
+import (
+	"cmp"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/weirproxy/weir/fsm"
+)
+
+// Hosts answers GET /v1/hosts[?prefix=&sort=&limit=&after=&local=true].
+//
+// prefix keeps the hosts that begin with it. sort is a field's name: "host" (the default, ascending), or "in_use",
+// "granted", "waiting", "admitted_total", "rejected_total" (the largest first). limit is the most that are answered,
+// 1 to 10000, 1000 unless given. after continues behind an earlier answer's Next. local asks this node alone.
+type Hosts struct {
+	Hosts []Host `json:"hosts"`
+	// Next, when there are more, is what to send as after for them.
+	Next string `json:"next,omitempty"`
+	// Unreachable are nodes whose use isn't in the sums.
+	Unreachable []Unreachable `json:"unreachable,omitempty"`
+}
+
+// Unreachable is a node that didn't answer, and why.
+type Unreachable struct {
+	Node  string `json:"node"`
+	Error string `json:"error"`
+}
+
+// Host is what is counted under one name: a host, a host with a port where a limit names it, or the pattern of a
+// shared limit. The numbers beside Nodes are the sums over them.
+type Host struct {
+	Host string `json:"host"`
+	Use
+	Nodes map[string]Use `json:"nodes"`
+	// Unreachable is set in the answer for one host; a list has one of its own.
+	Unreachable []Unreachable `json:"unreachable,omitempty"`
+}
+
+// Use is the use of one host, on one node or in all.
+type Use struct {
+	Limit    *int64 `json:"limit"` // null: no cap
+	Granted  int64  `json:"granted"`
+	InUse    int64  `json:"in_use"`
+	Waiting  int64  `json:"waiting"`
+	Admitted uint64 `json:"admitted_total"`
+	Rejected uint64 `json:"rejected_total"`
+}
+
+func (u *Use) add(o Use) {
+	u.Granted += o.Granted
+	u.InUse += o.InUse
+	u.Waiting += o.Waiting
+	u.Admitted += o.Admitted
+	u.Rejected += o.Rejected
+}
+
+// HostUse is this node's use of one key.
+type HostUse struct {
+	Key      fsm.Key
+	Granted  int64
+	InUse    int64
+	Waiting  int64
+	Admitted uint64
+	Rejected uint64
+}
+
+// UseSource tells how this node uses hosts.
+type UseSource interface {
+	// HostUses lists every host that the node has anything to tell about, in any order.
+	HostUses() []HostUse
+	// HostUse tells about one.
+	HostUse(key fsm.Key) (HostUse, bool)
+}
+
+const (
+	hostsDefault = 1000
+	hostsMost    = 10_000
+)
+
+// listing is a question for hosts.
+type listing struct {
+	prefix string
+	order  string
+	limit  int // 0: all
+	after  cursor
+	local  bool
+}
+
+// cursor is where a page ended: the last host and, unless hosts are sorted by name, the number it was sorted by.
+type cursor struct {
+	set   bool
+	count uint64
+	host  string
+}
+
+// hostCounts are what hosts can be sorted by beside their names.
+func hostCounts() map[string]func(Use) uint64 {
+	return map[string]func(Use) uint64{
+		"granted":        func(u Use) uint64 { return uint64(max(0, u.Granted)) },
+		"in_use":         func(u Use) uint64 { return uint64(max(0, u.InUse)) },
+		"waiting":        func(u Use) uint64 { return uint64(max(0, u.Waiting)) },
+		"admitted_total": func(u Use) uint64 { return u.Admitted },
+		"rejected_total": func(u Use) uint64 { return u.Rejected },
+	}
+}
+
+func parseListing(r *http.Request) (listing, error) {
+	l := listing{order: "host"}
+	q, err := query(r, "prefix", "sort", "limit", "after", "local")
+	if err != nil {
+		return l, err
+	}
+	if l.local, err = queryBool(q, "local"); err != nil {
+		return l, err
+	}
+	l.prefix = strings.ToLower(q.Get("prefix"))
+	if q.Has("sort") {
+		l.order = q.Get("sort")
+	}
+	if _, ok := hostCounts()[l.order]; !ok && l.order != "host" {
+		return l, malformed("sort is host, in_use, granted, waiting, admitted_total or rejected_total, not %q", l.order)
+	}
+	if !l.local {
+		l.limit = hostsDefault
+	}
+	if q.Has("limit") {
+		l.limit, err = strconv.Atoi(q.Get("limit"))
+		if err != nil || l.limit < 1 || l.limit > hostsMost && !l.local {
+			return l, malformed("limit is a number from 1 to %d, not %q", hostsMost, q.Get("limit"))
+		}
+	}
+	l.after, err = parseCursor(q, l.order)
+	return l, err
+}
+
+func parseCursor(q url.Values, order string) (cursor, error) {
+	after := q.Get("after")
+	if after == "" {
+		return cursor{}, nil
+	}
+	if order == "host" {
+		return cursor{set: true, host: strings.ToLower(after)}, nil
+	}
+	count, host, ok := strings.Cut(after, "/")
+	n, err := strconv.ParseUint(count, 10, 64)
+	if !ok || err != nil {
+		return cursor{}, malformed("after is what an answer with the same sort gave as next, not %q", after)
+	}
+	return cursor{set: true, count: n, host: host}, nil
+}
+
+// page sorts hosts, cuts the page out of them and says how to go on.
+func (l listing) page(hosts []Host) (page []Host, next string) {
+	count, byCount := hostCounts()[l.order]
+	compare := func(n uint64, host string, b Host) int {
+		if byCount {
+			if c := cmp.Compare(count(b.Use), n); c != 0 {
+				return c
+			}
+		}
+		return strings.Compare(host, b.Host)
+	}
+	of := func(h Host) uint64 {
+		if byCount {
+			return count(h.Use)
+		}
+		return 0
+	}
+	page = slices.DeleteFunc(hosts, func(h Host) bool {
+		return !strings.HasPrefix(h.Host, l.prefix) || l.after.set && compare(l.after.count, l.after.host, h) >= 0
+	})
+	slices.SortFunc(page, func(a, b Host) int { return compare(of(a), a.Host, b) })
+	if l.limit == 0 || len(page) <= l.limit {
+		return page, ""
+	}
+	page = page[:l.limit]
+	last := page[l.limit-1]
+	if byCount {
+		return page, fmt.Sprintf("%d/%s", of(last), last.Host)
+	}
+	return page, last.Host
+}
+
+// hosts answers GET /v1/hosts. What a peer asks is never asked on.
+func (s *Server) hosts(r *http.Request, peer bool) (answer, error) {
+	l, err := parseListing(r)
+	if err != nil {
+		return answer{}, err
+	}
+	l.local = l.local || peer
+	var body Hosts
+	hosts := s.localHosts()
+	if !l.local {
+		hosts, body.Unreachable = s.clusterHosts(r.Context(), l, hosts)
+	}
+	body.Hosts, body.Next = l.page(hosts)
+	if body.Hosts == nil {
+		body.Hosts = []Host{}
+	}
+	return answer{body: body}, nil
+}
+
+// host answers GET /v1/hosts/{host}[?local=true]. A host that nobody has used is shown with the limit that would apply.
+func (s *Server) host(r *http.Request, peer bool) (answer, error) {
+	q, err := query(r, "local")
+	if err != nil {
+		return answer{}, err
+	}
+	local, err := queryBool(q, "local")
+	if err != nil {
+		return answer{}, err
+	}
+	t := s.deps.View.Table()
+	key, err := hostKey(t, r.PathValue("host"))
+	if err != nil {
+		return answer{}, err
+	}
+	u, ok := s.deps.Uses.HostUse(key)
+	if !ok {
+		u.Key = key
+	}
+	h := s.hostEntry(t, u)
+	if !local && !peer {
+		h = s.clusterHost(r.Context(), h)
+	}
+	return answer{body: h}, nil
+}
+
+// hostKey finds what counts a host, a host with a port, or the pattern of a shared limit.
+func hostKey(t *fsm.Table, name string) (fsm.Key, error) {
+	target, err := fsm.ParseHost(name)
+	if err != nil {
+		if withPort, err := fsm.ParseTarget(name, 0); err == nil {
+			_, key := t.Match(withPort)
+			return key, nil
+		}
+		p, perr := fsm.ParsePattern(name)
+		if l, ok := t.Get(p); perr == nil && ok && l.Shared {
+			return fsm.HostConnections(p.String()), nil
+		}
+		return fsm.Key{}, invalid("%s", err)
+	}
+	_, key := t.Match(target)
+	return key, nil
+}
+
+// localHosts is this node's use of every host.
+func (s *Server) localHosts() []Host {
+	t := s.deps.View.Table()
+	uses := s.deps.Uses.HostUses()
+	hosts := make([]Host, 0, len(uses))
+	for _, u := range uses {
+		hosts = append(hosts, s.hostEntry(t, u))
+	}
+	return hosts
+}
+
+func (s *Server) hostEntry(t *fsm.Table, u HostUse) Host {
+	use := Use{Granted: u.Granted, InUse: u.InUse, Waiting: u.Waiting, Admitted: u.Admitted, Rejected: u.Rejected}
+	if l := t.Governing(u.Key); l.Capped() {
+		n := l.Connections
+		use.Limit = &n
+	}
+	return Host{Host: u.Key.Name, Use: use, Nodes: map[string]Use{s.cfg.Node: use}}
+}

@@ -1,0 +1,63 @@
+package api
+
+import (
+	"context"
+	"net/http"
+)
+
+// Started answers POST /v1/drain and POST /v1/leave, with 202: they have begun. GET /v1/status tells how far they are;
+// a node that has left stops answering.
+type Started struct {
+	Node     string `json:"node"`
+	Draining bool   `json:"draining"`
+	Leaving  bool   `json:"leaving"`
+	// Connections are those still open.
+	Connections int `json:"connections"`
+}
+
+// Reloaded answers POST /v1/reload.
+type Reloaded struct {
+	// Applied and NeedRestart name the settings that differ from the running ones, such as "proxy.listen".
+	Applied     []string `json:"applied"`
+	NeedRestart []string `json:"need_restart"`
+}
+
+// Lifecycle acts on the node as a whole. Drain and Leave return when they have started, and do nothing when they had.
+type Lifecycle interface {
+	// Drain makes the node refuse new work and lets its connections end.
+	Drain(ctx context.Context) error
+	// Leave takes the node out of the cluster for good, after draining, and then ends the process.
+	Leave(ctx context.Context) error
+	// Reload reads the configuration again; one that is wrong changes nothing and is ErrInvalidConfig, with the positions.
+	Reload(ctx context.Context) (Reloaded, error)
+}
+
+func (s *Server) drain(r *http.Request) (answer, error) { return s.start(r, s.deps.Lifecycle.Drain) }
+
+func (s *Server) leave(r *http.Request) (answer, error) { return s.start(r, s.deps.Lifecycle.Leave) }
+
+func (s *Server) start(r *http.Request, begin func(context.Context) error) (answer, error) {
+	if _, err := query(r); err != nil {
+		return answer{}, err
+	}
+	if err := begin(r.Context()); err != nil {
+		return answer{}, err
+	}
+	st := s.deps.Status.Status()
+	return answer{status: http.StatusAccepted, body: Started{
+		Node: s.cfg.Node, Draining: st.Draining, Leaving: st.Leaving, Connections: st.Connections,
+	}}, nil
+}
+
+func (s *Server) reload(r *http.Request) (answer, error) {
+	if _, err := query(r); err != nil {
+		return answer{}, err
+	}
+	done, err := s.deps.Lifecycle.Reload(r.Context())
+	if err != nil {
+		return answer{}, err
+	}
+	done.Applied = append([]string{}, done.Applied...)
+	done.NeedRestart = append([]string{}, done.NeedRestart...)
+	return answer{body: done}, nil
+}

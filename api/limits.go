@@ -1,0 +1,540 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/weirproxy/weir/fsm"
+)
+
+// Limit is one limit, in answers and in the bodies of writes.
+//
+// In the body of PUT /v1/limits/host/{pattern} no field is required; Pattern, when given, must be the path's. Source
+// and ModifyIndex are ignored in bodies, so that what was read can be written back.
+type Limit struct {
+	Pattern string `json:"pattern"` // canonical in answers
+	// Connections is the most concurrent upstream connections: 0 blocks; null or absent, no cap.
+	Connections *int64 `json:"connections"`
+	// Queue lets requests wait; null or absent: they are refused at once.
+	Queue *Queue `json:"queue"`
+	// Shared makes all hosts that match share one count.
+	Shared bool `json:"shared"`
+	// Source is "api" or "config".
+	Source string `json:"source,omitempty"`
+	// ModifyIndex is the log index of the last write of this limit; in quotes, its ETag.
+	ModifyIndex uint64 `json:"modify_index,omitempty"`
+}
+
+// Queue says how long, and how many per node, may wait for a slot.
+type Queue struct {
+	Timeout Duration `json:"timeout"`
+	Size    int      `json:"size"`
+}
+
+// Limits answers GET /v1/limits, and is accepted by PUT (Index is ignored there: use If-Match).
+type Limits struct {
+	// Index is the log index of the last change to any limit; in quotes, the list's ETag.
+	Index  uint64  `json:"index"`
+	Limits []Limit `json:"limits"` // sorted by pattern
+}
+
+// LimitWritten answers PUT /v1/limits/host/{pattern}.
+type LimitWritten struct {
+	Index uint64 `json:"index"` // the write's log index
+	Limit
+}
+
+// LimitDeleted answers DELETE /v1/limits/host/{pattern}.
+type LimitDeleted struct {
+	Index   uint64 `json:"index"`
+	Pattern string `json:"pattern"`
+	// Uncovered is the config's limit with this pattern, which holds again; null when there is none.
+	Uncovered *Limit `json:"uncovered"`
+}
+
+// LimitsReplaced answers PUT /v1/limits.
+type LimitsReplaced struct {
+	// Index is the write's log index; of a dry run, that of the table compared with: its ETag in an If-Match makes sure
+	// that the write which follows does what was shown.
+	Index   uint64   `json:"index"`
+	DryRun  bool     `json:"dry_run"`
+	Changes []Change `json:"changes"` // sorted by pattern; empty, not null
+}
+
+// Change is one limit's difference.
+type Change struct {
+	Action  string `json:"action"` // "add", "change" or "remove"
+	Pattern string `json:"pattern"`
+	Before  *Limit `json:"before"` // null for add
+	After   *Limit `json:"after"`  // null for remove
+}
+
+func wireLimit(l *fsm.Limit) Limit {
+	w := Limit{Pattern: l.Pattern.String(), Shared: l.Shared, Source: l.Source.String(), ModifyIndex: l.ModifyIndex}
+	if l.Capped() {
+		n := l.Connections
+		w.Connections = &n
+	}
+	if l.Queue.Enabled() {
+		w.Queue = &Queue{Timeout: Duration(l.Queue.Timeout), Size: l.Queue.Size}
+	}
+	return w
+}
+
+func (s *Server) limits(r *http.Request) (answer, error) {
+	if _, err := query(r); err != nil {
+		return answer{}, err
+	}
+	t := s.deps.View.Table()
+	body := Limits{Index: t.Index, Limits: []Limit{}}
+	for _, l := range t.Limits() {
+		body.Limits = append(body.Limits, wireLimit(&l))
+	}
+	return answer{body: body, etag: etag(t.Index)}, nil
+}
+
+func (s *Server) limit(r *http.Request) (answer, error) {
+	if _, err := query(r); err != nil {
+		return answer{}, err
+	}
+	p, err := pattern(r)
+	if err != nil {
+		return answer{}, err
+	}
+	l, ok := s.deps.View.Table().Get(p)
+	if !ok {
+		return answer{}, fmt.Errorf("%w for exactly %s: GET %s lists those there are", fsm.ErrNotFound, p, pathLimits)
+	}
+	return answer{body: wireLimit(l), etag: etag(l.ModifyIndex)}, nil
+}
+
+func pattern(r *http.Request) (fsm.Pattern, error) {
+	p, err := fsm.ParsePattern(r.PathValue("pattern"))
+	if err != nil {
+		return p, invalid("%s", err)
+	}
+	return p, nil
+}
+
+// putLimit understands PUT /v1/limits/host/{pattern}[?evict=true].
+func (s *Server) putLimit(r *http.Request, body []byte) (commit, error) {
+	q, err := query(r, "evict")
+	if err != nil {
+		return nil, err
+	}
+	evict, err := queryBool(q, "evict")
+	if err != nil {
+		return nil, err
+	}
+	cond, err := parseCondition(r)
+	if err != nil {
+		return nil, err
+	}
+	p, err := pattern(r)
+	if err != nil {
+		return nil, err
+	}
+	o, err := parseBody(body)
+	if err != nil {
+		return nil, err
+	}
+	l, err := parseLimit(o, &p)
+	if err != nil {
+		return nil, err
+	}
+	l.Source, l.Evict = fsm.SourceAPI, evict
+	return func(ctx context.Context) (answer, error) { return s.commitPut(ctx, l, cond) }, nil
+}
+
+func (s *Server) commitPut(ctx context.Context, l fsm.Limit, cond condition) (answer, error) {
+	index, res, err := s.propose(ctx, &fsm.PutLimit{Limit: l, Precondition: cond.forLimit(s.deps.View.Table(), l.Pattern)}, cond)
+	if err != nil {
+		return answer{}, err
+	}
+	t := s.deps.View.Table()
+	l.ModifyIndex = index
+	if now, ok := t.Get(l.Pattern); ok && !res.Changed {
+		l.ModifyIndex, l.Source = now.ModifyIndex, now.Source
+	}
+	s.log.Info("limit set", "pattern", l.Pattern, "connections", l.Connections, "evict", l.Evict, "index", index)
+	return answer{
+		body: LimitWritten{Index: index, Limit: wireLimit(&l)}, etag: etag(l.ModifyIndex),
+		index: index, table: visibleAt(index, res, t),
+	}, nil
+}
+
+// deleteLimit understands DELETE /v1/limits/host/{pattern}.
+func (s *Server) deleteLimit(r *http.Request, _ []byte) (commit, error) {
+	if _, err := query(r); err != nil {
+		return nil, err
+	}
+	cond, err := parseCondition(r)
+	if err != nil {
+		return nil, err
+	}
+	p, err := pattern(r)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) (answer, error) { return s.commitDelete(ctx, p, cond) }, nil
+}
+
+func (s *Server) commitDelete(ctx context.Context, p fsm.Pattern, cond condition) (answer, error) {
+	index, res, err := s.propose(ctx, &fsm.DeleteLimit{Pattern: p, Precondition: cond.forLimit(s.deps.View.Table(), p)}, cond)
+	if err != nil {
+		return answer{}, err
+	}
+	t := s.deps.View.Table()
+	body := LimitDeleted{Index: index, Pattern: p.String()}
+	if l, ok := t.Get(p); ok && l.Source == fsm.SourceConfig {
+		w := wireLimit(l)
+		body.Uncovered = &w
+	}
+	s.log.Info("limit deleted", "pattern", p, "index", index)
+	return answer{body: body, index: index, table: visibleAt(index, res, t)}, nil
+}
+
+// replaceLimits understands PUT /v1/limits[?dry_run=true][&evict=true].
+func (s *Server) replaceLimits(r *http.Request, body []byte) (commit, error) {
+	q, err := query(r, "dry_run", "evict")
+	if err != nil {
+		return nil, err
+	}
+	dry, err := queryBool(q, "dry_run")
+	if err != nil {
+		return nil, err
+	}
+	evict, err := queryBool(q, "evict")
+	if err != nil {
+		return nil, err
+	}
+	cond, err := parseCondition(r)
+	if err != nil {
+		return nil, err
+	}
+	ls, err := parseLimits(body, fsm.SourceAPI, evict)
+	if err != nil {
+		return nil, err
+	}
+	if dry {
+		return func(context.Context) (answer, error) { return s.dryRun(ls, cond) }, nil
+	}
+	return func(ctx context.Context) (answer, error) { return s.commitReplace(ctx, ls, cond) }, nil
+}
+
+func (s *Server) dryRun(ls []fsm.Limit, cond condition) (answer, error) {
+	t := s.deps.View.Table()
+	if p := cond.forTable(t); p.MustNotExist || p.MatchIndex != nil && *p.MatchIndex != t.Index {
+		return answer{}, fsm.ErrPrecondition
+	}
+	return answer{body: LimitsReplaced{Index: t.Index, DryRun: true, Changes: difference(t, ls)}, etag: etag(t.Index)}, nil
+}
+
+func (s *Server) commitReplace(ctx context.Context, ls []fsm.Limit, cond condition) (answer, error) {
+	before := s.deps.View.Table()
+	pre := cond.forTable(before)
+	if pre.MustNotExist {
+		return answer{}, fsm.ErrPrecondition // the list always exists
+	}
+	index, res, err := s.propose(ctx, &fsm.ReplaceLimits{Source: fsm.SourceAPI, Limits: ls, Precondition: pre}, cond)
+	if err != nil {
+		return answer{}, err
+	}
+	changes := difference(before, ls)
+	s.log.Info("limits replaced", "limits", len(ls), "changes", len(changes), "index", index)
+	t := s.deps.View.Table()
+	at := visibleAt(index, res, t)
+	return answer{body: LimitsReplaced{Index: index, Changes: changes}, etag: etag(at), index: index, table: at}, nil
+}
+
+// replaceConfigLimits understands what ReplaceConfigLimits sends to the leader.
+func (s *Server) replaceConfigLimits(_ *http.Request, body []byte) (commit, error) {
+	ls, err := parseLimits(body, fsm.SourceConfig, false)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) (answer, error) {
+		index, res, err := s.propose(ctx, &fsm.ReplaceLimits{Source: fsm.SourceConfig, Limits: ls}, condition{})
+		if err != nil {
+			return answer{}, err
+		}
+		at := visibleAt(index, res, s.deps.View.Table())
+		return answer{body: LimitsReplaced{Index: index, Changes: []Change{}}, index: index, table: at}, nil
+	}, nil
+}
+
+// ReplaceConfigLimits makes limits the cluster's config limits, through the leader, and returns the log index of the
+// write. Its errors are those of [Log], ErrNoLeader, or a *[Problem].
+func (s *Server) ReplaceConfigLimits(ctx context.Context, limits []fsm.Limit) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.WriteTimeout)
+	defer cancel()
+	wire := Limits{Limits: []Limit{}}
+	for _, l := range limits {
+		wire.Limits = append(wire.Limits, wireLimit(&l))
+	}
+	body, err := json.Marshal(wire)
+	if err != nil {
+		return 0, fmt.Errorf("encode the config's limits: %w", err)
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodPut, pathConfigLimits, nil)
+	if err != nil {
+		return 0, err
+	}
+	r.Header.Set("Content-Type", "application/json")
+	c, err := s.replaceConfigLimits(r, body)
+	if err != nil {
+		return 0, err
+	}
+	rep, err := s.deliver(ctx, r, body, c)
+	if err != nil {
+		return 0, err
+	}
+	if rep.status >= 300 {
+		return 0, decodeProblem(rep.status, rep.header, rep.body)
+	}
+	return strconv.ParseUint(rep.header.Get(HeaderIndex), 10, 64)
+}
+
+// propose commits one command and turns a refusal into an error. A condition on a limit that is gone has failed.
+func (s *Server) propose(ctx context.Context, c fsm.Command, cond condition) (uint64, fsm.Result, error) {
+	index, res, err := s.deps.Log.Propose(ctx, c)
+	if err == nil {
+		err = res.Err
+	}
+	if cond.set() && errors.Is(err, fsm.ErrNotFound) {
+		err = fsm.ErrPrecondition
+	}
+	return index, res, err
+}
+
+// visibleAt is the table index from which on a write is visible. One that changed nothing is visible with whatever it
+// was compared with, which t, read after it, includes.
+func visibleAt(index uint64, res fsm.Result, t *fsm.Table) uint64 {
+	if res.Changed {
+		return index
+	}
+	return t.Index
+}
+
+// difference lists what would change if the effective limits became ls.
+func difference(t *fsm.Table, ls []fsm.Limit) []Change {
+	changes := []Change{}
+	wanted := make(map[fsm.Pattern]bool, len(ls))
+	for _, l := range ls {
+		wanted[l.Pattern] = true
+		after := wireLimit(&l)
+		after.Source = ""
+		now, ok := t.Get(l.Pattern)
+		switch {
+		case !ok:
+			changes = append(changes, Change{Action: "add", Pattern: after.Pattern, After: &after})
+		case now.Connections != l.Connections || now.Queue != l.Queue || now.Shared != l.Shared:
+			before := wireLimit(now)
+			changes = append(changes, Change{Action: "change", Pattern: after.Pattern, Before: &before, After: &after})
+		}
+	}
+	for _, l := range t.Limits() {
+		if !wanted[l.Pattern] {
+			before := wireLimit(&l)
+			changes = append(changes, Change{Action: "remove", Pattern: before.Pattern, Before: &before})
+		}
+	}
+	slices.SortFunc(changes, func(a, b Change) int { return strings.Compare(a.Pattern, b.Pattern) })
+	return changes
+}
+
+// parseLimits reads the body that replaces all limits. The list must be there: an empty object must not delete all.
+func parseLimits(body []byte, source fsm.Source, evict bool) ([]fsm.Limit, error) {
+	o, err := parseBody(body)
+	if err != nil {
+		return nil, err
+	}
+	if err := o.only("index", "limits"); err != nil {
+		return nil, err
+	}
+	if !o.has("limits") {
+		return nil, invalid("limits is missing: send {\"limits\": []} to delete all")
+	}
+	var raws []json.RawMessage
+	if err := o.decode("limits", &raws, "a list"); err != nil {
+		return nil, err
+	}
+	ls := make([]fsm.Limit, 0, len(raws))
+	seen := make(map[fsm.Pattern]int, len(raws))
+	for i, raw := range raws {
+		o, err := parseObject(raw, fmt.Sprintf("limits[%d]", i))
+		if err != nil {
+			return nil, err
+		}
+		l, err := parseLimit(o, nil)
+		if err != nil {
+			return nil, err
+		}
+		if j, twice := seen[l.Pattern]; twice {
+			return nil, invalid("limits[%d] and limits[%d] are both for %s", j, i, l.Pattern)
+		}
+		seen[l.Pattern] = i
+		l.Source, l.Evict = source, evict
+		ls = append(ls, l)
+	}
+	return ls, nil
+}
+
+// parseLimit reads one limit. The pattern is the one given, which the body may repeat, or else the body's.
+func parseLimit(o *object, given *fsm.Pattern) (fsm.Limit, error) {
+	l := fsm.Limit{Connections: fsm.Unlimited}
+	if err := o.only("pattern", "connections", "queue", "shared", "source", "modify_index", "index"); err != nil {
+		return l, err
+	}
+	var err error
+	if l.Pattern, err = parseLimitPattern(o, given); err != nil {
+		return l, err
+	}
+	if err := o.decode("connections", &l.Connections, "a whole number, or null for no cap"); err != nil {
+		return l, err
+	}
+	if o.has("connections") && l.Connections < 0 {
+		return l, invalid("%s must be 0 or more, or null for no cap", o.path("connections"))
+	}
+	if err := o.decode("shared", &l.Shared, "true or false"); err != nil {
+		return l, err
+	}
+	if l.Queue, err = parseQueue(o); err != nil {
+		return l, err
+	}
+	if err := l.Validate(); err != nil {
+		return l, invalid("%s: %s", l.Pattern, err)
+	}
+	return l, nil
+}
+
+func parseLimitPattern(o *object, given *fsm.Pattern) (fsm.Pattern, error) {
+	if !o.has("pattern") {
+		if given == nil {
+			return fsm.Pattern{}, invalid("%s is missing", o.path("pattern"))
+		}
+		return *given, nil
+	}
+	var text string
+	if err := o.decode("pattern", &text, "a string"); err != nil {
+		return fsm.Pattern{}, err
+	}
+	p, err := fsm.ParsePattern(text)
+	if err != nil {
+		return p, invalid("%s: %s", o.path("pattern"), err)
+	}
+	if given != nil && p != *given {
+		return p, invalid("the body is for %s, but the path for %s", p, *given)
+	}
+	return p, nil
+}
+
+func parseQueue(o *object) (fsm.Queue, error) {
+	var q fsm.Queue
+	if !o.has("queue") {
+		return q, nil
+	}
+	qo, err := parseObject(o.fields["queue"], o.path("queue"))
+	if err != nil {
+		return q, err
+	}
+	if err := qo.only("timeout", "size"); err != nil {
+		return q, err
+	}
+	var timeout Duration
+	if err := qo.decode("timeout", &timeout, `a duration such as "2s"`); err != nil {
+		return q, err
+	}
+	if err := qo.decode("size", &q.Size, "a whole number"); err != nil {
+		return q, err
+	}
+	q.Timeout = time.Duration(timeout)
+	if q.Timeout <= 0 || q.Size <= 0 {
+		return q, invalid("%s needs a timeout and a size, both above 0; leave it out to refuse at once", qo.at)
+	}
+	return q, nil
+}
+
+// condition is a write's If-Match or If-None-Match, RFC 9110, section 13.1.
+type condition struct {
+	exists  bool     // If-Match: *
+	indexes []uint64 // If-Match: tags; one that is none of ours becomes an index that nothing has
+	absent  bool     // If-None-Match: *
+}
+
+func (c condition) set() bool { return c.exists || c.absent || c.indexes != nil }
+
+func parseCondition(r *http.Request) (condition, error) {
+	var c condition
+	match, none := r.Header.Values("If-Match"), r.Header.Values("If-None-Match")
+	if len(match) > 0 && len(none) > 0 {
+		return c, malformed("send If-Match or If-None-Match, not both")
+	}
+	if len(none) > 0 {
+		if len(none) > 1 || strings.TrimSpace(none[0]) != "*" {
+			return c, malformed("a write takes If-None-Match: * alone, which creates and never overwrites")
+		}
+		c.absent = true
+		return c, nil
+	}
+	for tag := range strings.SplitSeq(strings.Join(match, ","), ",") {
+		tag = strings.TrimSpace(tag)
+		switch {
+		case len(match) == 0:
+		case tag == "*":
+			c.exists = true
+		case len(strings.TrimPrefix(tag, "W/")) < 2 || !strings.HasPrefix(strings.TrimPrefix(tag, "W/"), `"`) || !strings.HasSuffix(tag, `"`):
+			return c, malformed("If-Match takes an ETag as it was answered, with its quotes, not %q", tag)
+		default:
+			c.indexes = append(c.indexes, tagIndex(tag))
+		}
+	}
+	if c.exists && c.indexes != nil {
+		return c, malformed("If-Match takes * or tags, not both")
+	}
+	return c, nil
+}
+
+// tagIndex is the index in a tag of ours. Others, weak ones too (If-Match compares strongly), match nothing.
+func tagIndex(tag string) uint64 {
+	n, err := strconv.ParseUint(strings.Trim(tag, `"`), 10, 64)
+	if err != nil || etag(n) != tag {
+		return math.MaxUint64
+	}
+	return n
+}
+
+// forLimit is the condition as the log takes it. Of several tags the current one counts; the log checks it again.
+func (c condition) forLimit(t *fsm.Table, p fsm.Pattern) fsm.Precondition {
+	pre := fsm.Precondition{MustExist: c.exists, MustNotExist: c.absent}
+	if l, ok := t.Get(p); ok {
+		pre.MatchIndex = c.pick(l.ModifyIndex)
+	} else {
+		pre.MatchIndex = c.pick(math.MaxUint64)
+	}
+	return pre
+}
+
+// forTable is the condition on the list of all, which always exists.
+func (c condition) forTable(t *fsm.Table) fsm.Precondition {
+	return fsm.Precondition{MatchIndex: c.pick(t.Index), MustNotExist: c.absent}
+}
+
+func (c condition) pick(current uint64) *uint64 {
+	if len(c.indexes) == 0 {
+		return nil
+	}
+	n := c.indexes[0]
+	if slices.Contains(c.indexes, current) {
+		n = current
+	}
+	return &n
+}

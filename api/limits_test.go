@@ -1,0 +1,318 @@
+package api
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/weirproxy/weir/fsm"
+)
+
+const five = `{"connections":5,"queue":{"timeout":"2s","size":100},"shared":false}`
+
+func put(pattern, body string) try {
+	return try{method: "PUT", path: pathLimit + url.PathEscape(pattern), body: body}
+}
+
+func TestLimitLifeCycle(t *testing.T) {
+	a := newBench(t, Config{}, "a").nodes["a"]
+
+	w := a.do(put("API.Example.com.", five))
+	got := get[LimitWritten](t, w)
+	conns := int64(5)
+	want := LimitWritten{Index: got.Index, Limit: Limit{
+		Pattern: "api.example.com", Connections: &conns, Queue: &Queue{Timeout: 2e9, Size: 100}, Source: "api", ModifyIndex: got.Index,
+	}}
+	if diff := cmp.Diff(want, got); diff != "" || got.Index == 0 {
+		t.Fatal(diff)
+	}
+	tag := w.Header().Get("Etag")
+	if tag != fmt.Sprintf(`"%d"`, got.Index) || w.Header().Get(HeaderIndex) != fmt.Sprint(got.Index) || w.Header().Get(headerTable) != "" {
+		t.Fatalf("headers %v", w.Header())
+	}
+
+	w = a.do(try{method: "GET", path: pathLimit + "api.example.com"})
+	if diff := cmp.Diff(want.Limit, get[Limit](t, w)); diff != "" || w.Header().Get("Etag") != tag {
+		t.Fatal(diff, w.Header())
+	}
+	if w := a.do(try{method: "GET", path: pathLimit + "api.example.com", header: map[string]string{"If-None-Match": "W/" + tag}}); w.Code != 304 || w.Body.Len() != 0 {
+		t.Fatalf("unchanged: %d %s", w.Code, w.Body)
+	}
+	if w := a.do(try{method: "HEAD", path: pathLimit + "api.example.com"}); w.Code != 200 {
+		t.Fatalf("HEAD: %d", w.Code)
+	}
+
+	again := get[LimitWritten](t, a.do(put("api.example.com", five)))
+	if again.ModifyIndex != got.Index {
+		t.Errorf("an identical write moved modify_index from %d to %d", got.Index, again.ModifyIndex)
+	}
+
+	deleted := get[LimitDeleted](t, a.do(try{method: "DELETE", path: pathLimit + "api.example.com"}))
+	if deleted.Index <= got.Index || deleted.Uncovered != nil || deleted.Pattern != "api.example.com" {
+		t.Errorf("%+v", deleted)
+	}
+	refused(t, a.do(try{method: "DELETE", path: pathLimit + "api.example.com"}), 404, "no such limit")
+	refused(t, a.do(try{method: "GET", path: pathLimit + "api.example.com"}), 404, "no such limit")
+}
+
+func TestDeleteUncoversConfig(t *testing.T) {
+	b := newBench(t, Config{}, "a")
+	p, _ := fsm.ParsePattern("x.org")
+	b.apply(&fsm.ReplaceLimits{Source: fsm.SourceConfig, Limits: []fsm.Limit{{Pattern: p, Connections: 7, Source: fsm.SourceConfig}}})
+	a := b.nodes["a"]
+	get[LimitWritten](t, a.do(put("x.org", `{"connections":1}`)))
+	d := get[LimitDeleted](t, a.do(try{method: "DELETE", path: pathLimit + "x.org"}))
+	if d.Uncovered == nil || *d.Uncovered.Connections != 7 || d.Uncovered.Source != "config" {
+		t.Errorf("%+v", d)
+	}
+}
+
+func TestPatternsInPaths(t *testing.T) {
+	for raw, want := range map[string]string{
+		"10.0.0.0%2F8":           "10.0.0.0/8",
+		"10.0.0.0/8":             "10.0.0.0/8",
+		"*":                      "*",
+		"%2A":                    "*",
+		"*.Example.org":          "*.example.org",
+		"*.example.org:443":      "*.example.org:443",
+		"[::1]:443":              "[::1]:443",
+		"%5B::1%5D%3A443":        "[::1]:443",
+		"2001:DB8::1":            "2001:db8::1",
+		"2001:db8::%2F32":        "2001:db8::/32",
+		"b%C3%BCcher.example":    "xn--bcher-kva.example",
+		"0x7f.1":                 "127.0.0.1",
+		"xn--bcher-kva.example.": "xn--bcher-kva.example",
+	} {
+		a := newBench(t, Config{}, "a").nodes["a"]
+		w := a.do(try{method: "PUT", path: pathLimit + raw, body: `{"connections":1}`})
+		if got := get[LimitWritten](t, w).Pattern; got != want {
+			t.Errorf("%s: %s, want %s", raw, got, want)
+		}
+		if got := get[Limit](t, a.do(try{method: "GET", path: pathLimit + url.PathEscape(want)})).Pattern; got != want {
+			t.Errorf("%s reads back as %s", want, got)
+		}
+	}
+}
+
+func TestLimitRefusals(t *testing.T) {
+	for _, c := range []struct {
+		k      try
+		status int
+		detail string
+	}{
+		{put("x.org", ``), 400, "empty"},
+		{put("x.org", `{`), 400, "ends too early"},
+		{put("x.org", `{"connections":5}{}`), 400, "follows"},
+		{put("x.org", `{"connections":5} x`), 400, "follows"},
+		{put("x.org", `[5]`), 400, "not a JSON object"},
+		{put("x.org", `null`), 400, "not a JSON object"},
+		{put("x.org", `{"connections":5,"conections":6}`), 400, "conections: no such field"},
+		{put("x.org", `{"Connections":5}`), 400, "Connections: no such field"},
+		{put("x.org", `{"connections":5,"connections":50}`), 400, "connections stands twice"},
+		{put("x.org", `{"queue":{"size":1,"timeout":"1s","size":2}}`), 400, "queue.size stands twice"},
+		{put("x.org", `{"queue":{"size":1,"timeout":"1s","depth":2}}`), 400, "queue.depth: no such field"},
+		{put("x.org", `{"connections":"5"}`), 422, "connections must be a whole number"},
+		{put("x.org", `{"connections":5.5}`), 422, "connections must be a whole number"},
+		{put("x.org", `{"connections":99999999999999999999}`), 422, "connections must be a whole number"},
+		{put("x.org", `{"connections":-1}`), 422, "0 or more"},
+		{put("x.org", `{"connections":1000000000000}`), 422, "x.org"},
+		{put("x.org", `{"connections":1,"queue":5}`), 422, "queue must be an object"},
+		{put("x.org", `{"connections":1,"queue":{}}`), 422, "timeout and a size"},
+		{put("x.org", `{"connections":1,"queue":{"timeout":"2s"}}`), 422, "timeout and a size"},
+		{put("x.org", `{"connections":1,"queue":{"timeout":2,"size":1}}`), 422, "queue.timeout must be a duration"},
+		{put("x.org", `{"connections":1,"queue":{"timeout":"2","size":1}}`), 422, "queue.timeout must be a duration"},
+		{put("x.org", `{"connections":1,"queue":{"timeout":"-2s","size":1}}`), 422, "above 0"},
+		{put("x.org", `{"connections":1,"shared":true}`), 422, "x.org"},
+		{put("x.org", `{"connections":1,"shared":"yes"}`), 422, "shared must be true or false"},
+		{put("x.org", `{"pattern":"y.org","connections":1}`), 422, "the path for x.org"},
+		{put("x y", `{"connections":1}`), 422, ""},
+		{put("*:443", `{"connections":1}`), 422, ""},
+		{put("10.0.0.0%2F8", `{"connections":1}`), 422, ""}, // encoded twice, decoded once
+		{try{method: "PUT", path: pathLimit, body: five}, 404, "nothing at"},
+		{try{method: "PUT", path: pathLimit + "x.org?evict=maybe", body: five}, 400, "true or false"},
+		{try{method: "PUT", path: pathLimit + "x.org?evicted=true", body: five}, 400, `"evicted"`},
+		{try{method: "PUT", path: pathLimit + "x.org?evict=true&evict=false", body: five}, 400, "more than once"},
+		{try{method: "PUT", path: pathLimit + "x.org?%zz", body: five}, 400, "query"},
+		{try{method: "PUT", path: pathLimits, body: `{}`}, 422, "limits is missing"},
+		{try{method: "PUT", path: pathLimits, body: `{"limits":null}`}, 422, "limits is missing"},
+		{try{method: "PUT", path: pathLimits, body: `{"limits":{}}`}, 422, "must be a list"},
+		{try{method: "PUT", path: pathLimits, body: `{"limits":[5]}`}, 422, "limits[0] must be an object"},
+		{try{method: "PUT", path: pathLimits, body: `{"limits":[{}]}`}, 422, "limits[0].pattern is missing"},
+		{try{method: "PUT", path: pathLimits, body: `{"limits":[{"pattern":"a..b"}]}`}, 422, "limits[0].pattern"},
+		{try{method: "PUT", path: pathLimits, body: `{"limits":[{"pattern":"x.org"},{"pattern":"X.ORG."}]}`}, 422, "limits[0] and limits[1] are both for x.org"},
+		{try{method: "PUT", path: pathLimits, body: `{"limits":[],"extra":1}`}, 400, "extra: no such field"},
+		{try{method: "PUT", path: pathLimits + "?dryrun=true", body: `{"limits":[]}`}, 400, "dry_run"},
+		{try{method: "PUT", path: pathLimits, body: strings.Repeat(" ", maxBody+1)}, 413, "longer than"},
+		{try{method: "GET", path: pathLimits + "?x=1"}, 400, "takes no query parameters"},
+	} {
+		t.Run(c.k.path+" "+c.k.body[:min(30, len(c.k.body))], func(t *testing.T) {
+			b := newBench(t, Config{}, "a")
+			before := b.index
+			refused(t, b.nodes["a"].do(c.k), c.status, c.detail)
+			if b.index != before {
+				t.Error("it was written all the same")
+			}
+		})
+	}
+}
+
+func TestConditions(t *testing.T) {
+	const match, none = "If-Match", "If-None-Match"
+	for _, c := range []struct {
+		method, pattern string
+		header, value   string
+		status          int
+	}{
+		{"PUT", "x.org", match, "TAG", 200},
+		{"PUT", "x.org", match, `"9999"`, 412},
+		{"PUT", "x.org", match, `"9999", TAG`, 200},
+		{"PUT", "x.org", match, "W/TAG", 412},
+		{"PUT", "x.org", match, `"theirs"`, 412},
+		{"PUT", "x.org", match, `"01"`, 412},
+		{"PUT", "x.org", match, "*", 200},
+		{"PUT", "new.org", match, "*", 412},
+		{"PUT", "new.org", match, "TAG", 412},
+		{"PUT", "new.org", match, `"theirs"`, 412},
+		{"PUT", "new.org", none, "*", 200},
+		{"PUT", "x.org", none, "*", 412},
+		{"PUT", "x.org", none, "TAG", 400},
+		{"PUT", "x.org", match, "5", 400},
+		{"PUT", "x.org", match, `*, "5"`, 400},
+		{"DELETE", "x.org", match, "TAG", 200},
+		{"DELETE", "x.org", match, `"9999"`, 412},
+		{"DELETE", "new.org", match, "*", 412},
+	} {
+		t.Run(fmt.Sprint(c), func(t *testing.T) {
+			b := newBench(t, Config{}, "a", "b")
+			first := b.nodes["a"].do(put("x.org", five))
+			value := strings.ReplaceAll(c.value, "TAG", first.Header().Get("Etag"))
+			k := try{method: c.method, path: pathLimit + c.pattern, body: `{"connections":1}`, header: map[string]string{c.header: value}}
+			before := b.tableNow().Index
+			w := b.nodes["b"].do(k) // a follower: conditions are passed on
+			if c.status == 200 {
+				get[map[string]any](t, w)
+			} else {
+				refused(t, w, c.status, "")
+			}
+			if changed := b.tableNow().Index != before; changed != (c.status == 200) {
+				t.Errorf("changed: %v", changed)
+			}
+		})
+	}
+	a := newBench(t, Config{}, "a").nodes["a"]
+	refused(t, a.do(try{method: "PUT", path: pathLimit + "x.org", body: five, header: map[string]string{match: "*", none: "*"}}), 400, "not both")
+}
+
+func TestReplaceLimits(t *testing.T) {
+	b := newBench(t, Config{}, "a", "b")
+	a := b.nodes["a"]
+	p, _ := fsm.ParsePattern("conf.org")
+	b.apply(&fsm.ReplaceLimits{Source: fsm.SourceConfig, Limits: []fsm.Limit{{Pattern: p, Connections: 7, Source: fsm.SourceConfig}}})
+	get[LimitWritten](t, a.do(put("x.org", five)))
+	get[LimitWritten](t, a.do(put("open.org", `{}`)))
+	get[LimitWritten](t, a.do(put("*.y.org", `{"connections":3,"shared":true}`)))
+
+	w := a.do(try{method: "GET", path: pathLimits})
+	all := get[Limits](t, w)
+	if len(all.Limits) != 4 || w.Header().Get("Etag") != etag(all.Index) {
+		t.Fatalf("%s", w.Body)
+	}
+	// What GET answers, PUT accepts, and it changes nothing.
+	same := get[LimitsReplaced](t, a.do(try{method: "PUT", path: pathLimits, body: w.Body.String()}))
+	if len(same.Changes) != 0 || b.tableNow().Index != all.Index {
+		t.Errorf("writing back what was read changed %+v", same.Changes)
+	}
+
+	body := `{"limits":[{"pattern":"x.org","connections":6},{"pattern":"conf.org","connections":7},{"pattern":"n.org","connections":0}]}`
+	w = b.nodes["b"].do(try{method: "PUT", path: pathLimits + "?dry_run=true", body: body})
+	dry := get[LimitsReplaced](t, w)
+	var lines []string
+	for _, c := range dry.Changes {
+		lines = append(lines, c.Action+" "+c.Pattern)
+	}
+	if got := strings.Join(lines, ", "); got != "remove *.y.org, add n.org, remove open.org, change x.org" {
+		t.Errorf("difference: %s", got)
+	}
+	if !dry.DryRun || dry.Index != all.Index || b.tableNow().Index != all.Index || w.Header().Get("Etag") != etag(all.Index) {
+		t.Errorf("a dry run wrote, or is not marked: %+v", dry)
+	}
+
+	cond := map[string]string{"If-Match": etag(dry.Index - 1)}
+	refused(t, a.do(try{method: "PUT", path: pathLimits, body: body, header: cond}), 412, "changed")
+	refused(t, a.do(try{method: "PUT", path: pathLimits + "?dry_run=1", body: body, header: cond}), 412, "changed")
+	refused(t, a.do(try{method: "PUT", path: pathLimits, body: body, header: map[string]string{"If-None-Match": "*"}}), 412, "")
+	cond["If-Match"] = etag(dry.Index)
+	done := get[LimitsReplaced](t, a.do(try{method: "PUT", path: pathLimits, body: body, header: cond}))
+	if diff := cmp.Diff(dry.Changes, done.Changes); diff != "" || done.DryRun {
+		t.Error(diff)
+	}
+	left := get[Limits](t, a.do(try{method: "GET", path: pathLimits}))
+	if len(left.Limits) != 3 || left.Limits[0].Source != "config" || left.Limits[2].Queue != nil {
+		t.Errorf("%+v", left)
+	}
+	get[LimitsReplaced](t, a.do(try{method: "PUT", path: pathLimits, body: `{"limits":[]}`}))
+	if n := len(b.tableNow().Limits()); n != 0 {
+		t.Errorf("%d limits left", n)
+	}
+}
+
+func TestEvictReachesTheLog(t *testing.T) {
+	b := newBench(t, Config{}, "a")
+	for path, body := range map[string]string{pathLimit + "x.org": `{"connections":1}`, pathLimits: `{"limits":[{"pattern":"x.org","connections":1}]}`} {
+		for _, evict := range []bool{true, false} {
+			b.nodes["a"].do(put("x.org", `{"connections":9}`))
+			get[map[string]any](t, b.nodes["a"].do(try{method: "PUT", path: fmt.Sprintf("%s?evict=%v", path, evict), body: body}))
+			p, _ := fsm.ParsePattern("x.org")
+			if l, ok := b.tableNow().Get(p); !ok || l.Evict != evict || l.Connections != 1 {
+				t.Errorf("%s: %+v", path, l)
+			}
+		}
+	}
+}
+
+func FuzzLimitBodies(f *testing.F) {
+	f.Add([]byte(five))
+	f.Add([]byte(`{"limits":[{"pattern":"*.x.org","connections":null,"shared":true}],"index":3}`))
+	f.Add([]byte(`{"limits":[{"pattern":"x.org","queue":{"timeout":"1h","size":1}}]}`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		a := newBench(t, Config{}, "a").nodes["a"]
+		for _, path := range []string{pathLimit + "x.org", pathLimits} {
+			w := a.do(try{method: "PUT", path: path, body: string(body)})
+			switch w.Code {
+			case 400, 422:
+			case 200:
+				// Whatever was accepted reads back and is accepted again, as no change.
+				all := a.do(try{method: "GET", path: pathLimits})
+				if again := get[LimitsReplaced](t, a.do(try{method: "PUT", path: pathLimits, body: all.Body.String()})); len(again.Changes) != 0 {
+					t.Fatalf("%q: %+v", body, again)
+				}
+			default:
+				t.Fatalf("%q: %d %s", body, w.Code, w.Body)
+			}
+		}
+	})
+}
+
+func FuzzPatternsInPaths(f *testing.F) {
+	for _, s := range []string{"x.org", "10.0.0.0/8", "[::1]:443", "*", "..", "a%2Fb", "\x00"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		a := newBench(t, Config{}, "a").nodes["a"]
+		p, err := fsm.ParsePattern(s)
+		w := a.do(put(s, `{"connections":1}`))
+		switch {
+		case s == "":
+			refused(t, w, 404, "")
+		case err != nil:
+			refused(t, w, 422, "")
+		default:
+			if got := get[LimitWritten](t, w); got.Pattern != p.String() {
+				t.Fatalf("%q: %q, want %q", s, got.Pattern, p)
+			}
+		}
+	})
+}

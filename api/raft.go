@@ -1,0 +1,111 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+)
+
+// RaftPeers answers GET /v1/raft/peers.
+type RaftPeers struct {
+	Peers []RaftPeer `json:"peers"` // sorted by name
+}
+
+// RaftPeer is one member of the consensus group.
+type RaftPeer struct {
+	Name    string `json:"name"`
+	ID      string `json:"id"`
+	Address string `json:"address"`
+	Voter   bool   `json:"voter"`
+	Leader  bool   `json:"leader"`
+}
+
+// RaftPeerRemoved answers DELETE /v1/raft/peers/{name}.
+type RaftPeerRemoved struct {
+	Removed string `json:"removed"`
+}
+
+// RaftTransfer is the body of POST /v1/raft/transfer, where it may be left out.
+type RaftTransfer struct {
+	To string `json:"to,omitempty"` // a peer's name; empty: the one that is furthest
+}
+
+// RaftTransferred answers POST /v1/raft/transfer.
+type RaftTransferred struct {
+	From string `json:"from"`
+	To   string `json:"to,omitempty"` // as asked
+}
+
+// Raft operates the consensus group. RemovePeer and Transfer are called on the leader; elsewhere they answer
+// ErrNotLeader. An unknown name is ErrNotFound; what would cost the quorum is ErrConflict.
+type Raft interface {
+	// RaftPeers lists the group as this node knows it; ErrNoRaft on a proxy.
+	RaftPeers() ([]RaftPeer, error)
+	// RemovePeer takes a peer out of the group, dead or alive.
+	RemovePeer(ctx context.Context, name string) error
+	// TransferLeadership hands over to the peer named, or with "" to the one that is furthest, and returns when it leads.
+	TransferLeadership(ctx context.Context, to string) error
+}
+
+// raftPeers is answered by any server from its own state, so that it works without a leader; a proxy asks the leader.
+func (s *Server) raftPeers(r *http.Request, own bool) (answer, error) {
+	if _, err := query(r); err != nil {
+		return answer{}, err
+	}
+	peers, err := s.deps.Raft.RaftPeers()
+	switch {
+	case errors.Is(err, ErrNoRaft) && !own:
+		return answer{}, errAskLeader
+	case errors.Is(err, ErrNoRaft):
+		return answer{}, problemf(http.StatusServiceUnavailable, "no_leader", "this node holds no Raft state, and no leader can be asked: call a server")
+	case err != nil:
+		return answer{}, err
+	}
+	peers = append([]RaftPeer{}, peers...)
+	slices.SortFunc(peers, func(a, b RaftPeer) int { return strings.Compare(a.Name, b.Name) })
+	return answer{body: RaftPeers{Peers: peers}}, nil
+}
+
+// removeRaftPeer understands DELETE /v1/raft/peers/{name}.
+func (s *Server) removeRaftPeer(r *http.Request, _ []byte) (commit, error) {
+	if _, err := query(r); err != nil {
+		return nil, err
+	}
+	name := r.PathValue("name")
+	return func(ctx context.Context) (answer, error) {
+		if err := s.deps.Raft.RemovePeer(ctx, name); err != nil {
+			return answer{}, err
+		}
+		s.log.Info("raft peer removed", "peer", name)
+		return answer{body: RaftPeerRemoved{Removed: name}}, nil
+	}, nil
+}
+
+// transferLeadership understands POST /v1/raft/transfer, with or without a body.
+func (s *Server) transferLeadership(r *http.Request, body []byte) (commit, error) {
+	if _, err := query(r); err != nil {
+		return nil, err
+	}
+	var to string
+	if len(body) > 0 {
+		o, err := parseBody(body)
+		if err != nil {
+			return nil, err
+		}
+		if err := o.only("to"); err != nil {
+			return nil, err
+		}
+		if err := o.decode("to", &to, "a peer's name"); err != nil {
+			return nil, err
+		}
+	}
+	return func(ctx context.Context) (answer, error) {
+		if err := s.deps.Raft.TransferLeadership(ctx, to); err != nil {
+			return answer{}, err
+		}
+		s.log.Info("leadership handed over", "to", to)
+		return answer{body: RaftTransferred{From: s.cfg.Node, To: to}}, nil
+	}, nil
+}

@@ -1,0 +1,181 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+// Paths that are named in more than one place.
+const (
+	pathHealthz      = "/healthz"
+	pathReadyz       = "/readyz"
+	pathLimits       = "/v1/limits"
+	pathLimit        = "/v1/limits/host/"
+	pathConfigLimits = "/v1/config-limits" // between nodes only
+	pathHosts        = "/v1/hosts"
+)
+
+// Bounds that nobody needs to set.
+const (
+	maxBody       = 1 << 20  // of a client's request, in bytes
+	maxPeerBody   = 16 << 20 // of a config's limits, between nodes
+	maxPeerAnswer = 64 << 20 // of what is read from another node
+	maxHeader     = 64 << 10
+
+	headTimeout    = 5 * time.Second // for a request's head
+	requestTimeout = 30 * time.Second
+	answerTimeout  = time.Minute
+	idleTimeout    = 2 * time.Minute
+)
+
+// Config is what the server is told once.
+type Config struct {
+	// Node is this node's name.
+	Node string
+	// Hosts are the names, beyond localhost, Node and address literals, that Host may carry.
+	Hosts []string
+	// Token may do everything, ReadToken may only read. Both empty: everybody may do everything, which is for
+	// loopback alone.
+	Token, ReadToken string
+	// WriteTimeout bounds a write from its arrival until it is visible here, searching for a leader included. Raising
+	// it outlasts longer elections; lowering it gives clients their 503 sooner. 0: 5 s.
+	WriteTimeout time.Duration
+	// PeerTimeout bounds what a read waits for other nodes. Raising it shows slow nodes' use; lowering it answers
+	// sooner when nodes are down. 0: 2 s.
+	PeerTimeout time.Duration
+}
+
+// Deps is what the server asks of the node.
+type Deps struct {
+	Log         Log
+	Leader      Leader
+	View        View
+	Status      StatusSource
+	Nodes       NodeSource
+	Uses        UseSource
+	Peers       PeerSource
+	Connections Connections
+	Lifecycle   Lifecycle
+	Raft        Raft
+	Logger      hclog.Logger
+}
+
+// Server answers the API.
+type Server struct {
+	cfg    Config
+	deps   Deps
+	log    hclog.Logger
+	guard  guard
+	public router
+	peer   router
+	http   *http.Server
+	cancel context.CancelFunc // ends the waits of requests that Shutdown cuts short
+}
+
+// New makes a server; it starts nothing.
+func New(cfg Config, deps Deps) *Server {
+	if cfg.WriteTimeout == 0 {
+		cfg.WriteTimeout = 5 * time.Second
+	}
+	if cfg.PeerTimeout == 0 {
+		cfg.PeerTimeout = 2 * time.Second
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	s := &Server{cfg: cfg, deps: deps, log: deps.Logger, guard: newGuard(cfg), cancel: cancel}
+	s.public = append(s.sharedRoutes(false), s.publicRoutes()...)
+	s.peer = append(s.sharedRoutes(true), s.peerRoutes()...)
+	s.http = &http.Server{
+		Handler:           s.Handler(),
+		ReadHeaderTimeout: headTimeout,
+		ReadTimeout:       requestTimeout,
+		WriteTimeout:      answerTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ErrorLog:          quietLog(deps.Logger),
+	}
+	return s
+}
+
+func quietLog(l hclog.Logger) *log.Logger {
+	return l.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug})
+}
+
+// Handler is the API as clients see it.
+func (s *Server) Handler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.serve(w, r, s.guard.check, s.public)
+	})
+}
+
+// PeerHandler is the part of the API that nodes ask of each other. It knows no token and no Host: it belongs on a port
+// that only nodes reach.
+func (s *Server) PeerHandler() http.Handler {
+	open := func(*http.Request) error { return nil }
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.serve(w, r, open, s.peer)
+	})
+}
+
+// Serve answers on l until Shutdown, and then returns nil.
+func (s *Server) Serve(l net.Listener) error {
+	if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve the API on %s: %w", l.Addr(), err)
+	}
+	return nil
+}
+
+// Shutdown closes the listener and waits for requests under way; when ctx ends they are cut off, and its error is
+// returned.
+func (s *Server) Shutdown(ctx context.Context) error {
+	defer s.cancel()
+	if err := s.http.Shutdown(ctx); err != nil {
+		s.cancel()
+		return errors.Join(fmt.Errorf("requests to the API were cut off: %w", err), s.http.Close())
+	}
+	return nil
+}
+
+// sharedRoutes are answered to clients and to nodes alike.
+func (s *Server) sharedRoutes(peer bool) router {
+	return router{
+		{pathLimits, map[string]endpoint{"GET": reading(s.limits), "PUT": s.writing(s.replaceLimits, peer, maxBody)}},
+		{pathLimit + "{pattern}", map[string]endpoint{
+			"GET": reading(s.limit), "PUT": s.writing(s.putLimit, peer, maxBody), "DELETE": s.writing(s.deleteLimit, peer, maxBody),
+		}},
+		{"/v1/nodes", map[string]endpoint{"GET": s.asking(s.nodes, peer)}},
+		{pathHosts, map[string]endpoint{"GET": readingFor(peer, s.hosts)}},
+		{pathHosts + "/{host}", map[string]endpoint{"GET": readingFor(peer, s.host)}},
+		{"/v1/raft/peers", map[string]endpoint{"GET": s.asking(s.raftPeers, peer)}},
+		{"/v1/raft/peers/{name}", map[string]endpoint{"DELETE": s.writing(s.removeRaftPeer, peer, maxBody)}},
+		{"/v1/raft/transfer", map[string]endpoint{"POST": s.writing(s.transferLeadership, peer, maxBody)}},
+	}
+}
+
+// publicRoutes concern this node alone.
+func (s *Server) publicRoutes() router {
+	return router{
+		{"/v1/status", map[string]endpoint{"GET": reading(s.status)}},
+		{"/v1/connections", map[string]endpoint{"GET": reading(s.connections)}},
+		{"/v1/connections/{id}", map[string]endpoint{"DELETE": reading(s.closeConnection)}},
+		{"/v1/drain", map[string]endpoint{"POST": reading(s.drain)}},
+		{"/v1/leave", map[string]endpoint{"POST": reading(s.leave)}},
+		{"/v1/reload", map[string]endpoint{"POST": reading(s.reload)}},
+		{pathHealthz, map[string]endpoint{"GET": reading(s.healthz)}},
+		{pathReadyz, map[string]endpoint{"GET": reading(s.readyz)}},
+	}
+}
+
+// peerRoutes are for nodes alone.
+func (s *Server) peerRoutes() router {
+	return router{
+		{pathConfigLimits, map[string]endpoint{"PUT": s.writing(s.replaceConfigLimits, true, maxPeerBody)}},
+	}
+}

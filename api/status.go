@@ -1,0 +1,85 @@
+package api
+
+import (
+	"net/http"
+	"time"
+)
+
+// Status answers GET /v1/status: this node, and the cluster as it sees it.
+type Status struct {
+	Node    string        `json:"node"`
+	Version string        `json:"version"`
+	Role    string        `json:"role"`   // "server" or "proxy"
+	Leader  string        `json:"leader"` // "" when nobody leads
+	Ready   bool          `json:"ready"`  // able to admit: see /readyz
+	Session SessionStatus `json:"session"`
+	Raft    RaftStatus    `json:"raft"`
+	// ConfigDisagreements names the nodes whose lease.ttl or limits differ in config from what the cluster has.
+	ConfigDisagreements []string `json:"config_disagreements"`
+
+	// Beyond the contract's minimum, for the command line.
+
+	Draining bool `json:"draining"`
+	Leaving  bool `json:"leaving"`
+	// Connections are the upstream connections that this node has open, limited or not.
+	Connections int `json:"connections"`
+	// ProxyAddr and APIAddr are where this node listens, "host:port".
+	ProxyAddr string `json:"proxy_addr"`
+	APIAddr   string `json:"api_addr"`
+	// DiskFull: the node can't write its log until there is room.
+	DiskFull bool `json:"disk_full"`
+}
+
+// SessionStatus is the node's lease with the cluster.
+type SessionStatus struct {
+	ID        uint64   `json:"id"`         // 0: none
+	State     string   `json:"state"`      // "live", "fenced", "expired" or "none"
+	ExpiresIn Duration `json:"expires_in"` // "0s" unless live
+}
+
+// RaftStatus is the node's place in the consensus group.
+type RaftStatus struct {
+	State        string `json:"state"` // "leader", "follower", "candidate", …; "none" on a proxy
+	Term         uint64 `json:"term"`
+	LastIndex    uint64 `json:"last_index"`
+	CommitIndex  uint64 `json:"commit_index"`
+	AppliedIndex uint64 `json:"applied_index"`
+}
+
+// StatusSource tells about this node.
+type StatusSource interface {
+	// Status describes the node now.
+	Status() Status
+	// Ready reports whether the node can admit connections, and if not, why.
+	Ready() (ok bool, why string)
+}
+
+func (s *Server) status(r *http.Request) (answer, error) {
+	if _, err := query(r); err != nil {
+		return answer{}, err
+	}
+	st := s.deps.Status.Status()
+	st.Session.ExpiresIn = Duration(time.Duration(st.Session.ExpiresIn).Round(time.Millisecond))
+	if st.ConfigDisagreements == nil {
+		st.ConfigDisagreements = []string{}
+	}
+	return answer{body: st}, nil
+}
+
+// Health answers /healthz and /readyz.
+type Health struct {
+	Status string `json:"status"` // "ok"
+}
+
+// healthz: the process answers.
+func (s *Server) healthz(*http.Request) (answer, error) {
+	return answer{body: Health{Status: "ok"}}, nil
+}
+
+// readyz: the node can admit; 503 with the reason when it can't.
+func (s *Server) readyz(*http.Request) (answer, error) {
+	if ok, why := s.deps.Status.Ready(); !ok {
+		return answer{}, problemf(http.StatusServiceUnavailable, "not_ready", "not ready: %s", why)
+	}
+	return answer{body: Health{Status: "ok"}}, nil
+}
