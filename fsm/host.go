@@ -15,6 +15,8 @@ const (
 	maxHostLen  = 253
 	maxLabelLen = 63
 	maxInputLen = 1024 // before IDNA, which can shrink its input
+
+	maxTargetLen = maxHostLen + len(":65535")
 )
 
 // lookup maps Unicode names the way browsers do (UTS 46, non-transitional, with

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"strconv"
 	"strings"
 )
 
@@ -88,7 +87,12 @@ func parseSuffix(s string) (Pattern, error) {
 	case t.Addr.IsValid():
 		return Pattern{}, patternErrorf(s, "is a wildcard on an address: write a CIDR, as in 192.0.2.0/24")
 	}
-	return Pattern{text: "*." + t.String(), host: t.Host, port: t.Port, kind: patternSuffix}, nil
+	var b [len("*.") + maxTargetLen]byte
+	text := t.appendTo(append(b[:0], "*."...))
+	if string(text) == s {
+		return Pattern{text: s, host: t.Host, port: t.Port, kind: patternSuffix}, nil // canonical already
+	}
+	return Pattern{text: string(text), host: t.Host, port: t.Port, kind: patternSuffix}, nil
 }
 
 // parseOptionalPort is ParseTarget where no port means all of them.
@@ -136,7 +140,7 @@ func (p Pattern) key(t Target, shared bool) Key {
 		// An exact pattern's text is its host, or host:port: the target's own.
 		return HostConnections(p.text)
 	case p.port != 0:
-		return HostConnections(t.Host + ":" + strconv.Itoa(int(p.port)))
+		return HostConnections(t.String())
 	}
 	return HostConnections(t.Host)
 }

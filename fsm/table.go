@@ -205,7 +205,8 @@ func keyTarget(name string) (Target, bool) {
 	} else {
 		t, err = ParseHost(name)
 	}
-	return t, err == nil && (t.Host == name || t.String() == name)
+	var b [maxTargetLen]byte
+	return t, err == nil && string(t.appendTo(b[:0])) == name
 }
 
 // Limits lists the effective limits, sorted by pattern. The slice is shared: don't change it.

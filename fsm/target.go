@@ -63,13 +63,26 @@ func ParseTarget(s string, defaultPort uint16) (Target, error) {
 
 // String is the target with its port, IPv6 in brackets; without a port it is the host.
 func (t Target) String() string {
+	if t.Port == 0 {
+		return t.Host
+	}
+	var b [maxTargetLen]byte
+	return string(t.appendTo(b[:0]))
+}
+
+// appendTo appends String. Comparing with the result then needs no memory.
+func (t Target) appendTo(b []byte) []byte {
 	switch {
 	case t.Port == 0:
-		return t.Host
+		return append(b, t.Host...)
 	case t.Addr.Is6():
-		return "[" + t.Host + "]:" + strconv.Itoa(int(t.Port))
+		b = append(b, '[')
+		b = append(b, t.Host...)
+		b = append(b, ']')
+	default:
+		b = append(b, t.Host...)
 	}
-	return t.Host + ":" + strconv.Itoa(int(t.Port))
+	return strconv.AppendUint(append(b, ':'), uint64(t.Port), 10)
 }
 
 // splitPort cuts "host:port"; port is "" where none is given. A bracketed host

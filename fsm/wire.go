@@ -1,0 +1,15 @@
+package fsm
+
+import "github.com/weirproxy/weir/fsm/fsmpb"
+
+// KeyToProto encodes a key for a message between nodes.
+func KeyToProto(k Key) *fsmpb.Key { return keyToPB(k) }
+
+// KeyFromProto decodes one. A scope or resource that this version does not know is an error.
+func KeyFromProto(m *fsmpb.Key) (Key, error) { return keyFromPB(m) }
+
+// LimitToProto encodes a limit for a message between nodes.
+func LimitToProto(l Limit) *fsmpb.Limit { return limitToPB(&l) }
+
+// LimitFromProto decodes one. What this version does not know is an error.
+func LimitFromProto(m *fsmpb.Limit) (Limit, error) { return limitFromPB(m) }
