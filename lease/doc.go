@@ -1,4 +1,29 @@
-// Package lease holds connection slots on lease: the node's side, which admits connections from slots that it holds
-// (Manager), and the leader's side, which decides who holds how many (Server). Which package document follows is
-// completed with the code.
+// Package lease holds connection slots on lease.
+//
+// A node admits connections to a limited host from slots that the cluster has granted it. [Manager] is the node's side:
+// it holds the slots, admits from them in memory, queues who must wait, and fences when the node can no longer
+// prove that its session is live. [Server] is the leader's side: it decides who holds how many, and ends the
+// sessions of nodes that have gone. Between them runs one stream per node (package leasepb).
+//
+// Both sides are a deciding core without goroutines, clocks or I/O, and a shell around it. The cores take the time as an
+// argument and messages as values, so that a simulation can drive the code that runs in production:
+//
+//	Manager  (goroutines, stream, timers)  ──▶ node       ──▶ pool, session
+//	Server   (goroutines, Raft, timers)    ──▶ allocator  ──▶ divide (max-min shares), turns
+//
+// # Why the cap holds
+//
+// Slots in use ≤ slots that the node believes it holds ≤ its grants in the log, as long as its session is open; and the
+// log keeps the sum of the grants ≤ the limit. The node counts a slot as its own only once the leader has said that it is
+// committed, and stops using one before it says so. The leader ends a session without its consent only when the
+// node's own deadline has passed on any clock that drifts less than [Margin] in a ttl.
+//
+// # Decisions
+//
+// A held slot is admitted under its own pool's lock, which is shared by nobody but connections to the same host: no
+// shared lock, at the cost of a second lock order to mind. Everything else (waiting, asking, giving back) goes through one lock per node;
+// it happens when the network is needed anyway.
+//
+// A request over a limit without a queue is not refused before the leader has answered that nothing is free anywhere. It
+// costs a round trip per refusal, shared by all that wait at the time, and makes "refused" mean something.
 package lease

@@ -1,6 +1,12 @@
 package lease
 
-import "errors"
+import (
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"github.com/weirproxy/weir/fsm"
+)
 
 // Reason says why a slot's holder must give it up.
 type Reason uint8
@@ -15,6 +21,19 @@ const (
 	SeverWanted
 )
 
+// String names the reason in logs.
+func (r Reason) String() string {
+	switch r {
+	case SeverFenced:
+		return "fenced"
+	case SeverEvicted:
+		return "evicted"
+	case SeverWanted:
+		return "slot wanted"
+	}
+	return "unknown"
+}
+
 // Holder is what uses a slot: the proxy's tunnel or upstream connection. Sever is called from another goroutine,
 // at any time between Acquire and Release, also before the dial has ended, and must not block: it starts the end,
 // and Release follows when the upstream has seen it. It may be called more than once.
@@ -26,5 +45,63 @@ var (
 	ErrOverLimit    = errors.New("the connection limit is reached")
 	ErrQueueFull    = errors.New("the connection limit is reached and its queue is full")
 	ErrQueueTimeout = errors.New("the connection limit is reached and no slot came free in time")
-	ErrDraining     = errors.New("the node is draining")
 )
+
+// Slot is the right to one open upstream connection. Its holder must Release it, once the upstream has
+// seen the end of the connection.
+type Slot struct {
+	manager *Manager
+	target  fsm.Target
+	holder  Holder
+	waited  time.Duration
+
+	// pool changes where a change of limits moves the connection to another count; it is written
+	// under both pools' locks.
+	pool atomic.Pointer[pool]
+	// guarded is set while the lease's deadline applies to the connection.
+	guarded atomic.Bool
+	// severed is set once the slot was fenced or evicted.
+	severed atomic.Bool
+
+	// The rest is guarded by the pool's lock.
+	prev, next *Slot
+	use        slotUse
+}
+
+type slotUse uint8
+
+const (
+	slotBusy     slotUse = iota // a connection that somebody uses, or a dial
+	slotParked                  // a kept-alive connection that nobody uses
+	slotTaken                   // was parked, and has been asked to close
+	slotReleased                // given back
+)
+
+// Release gives the slot back. The upstream must have seen the end of the connection. A second call does nothing.
+func (s *Slot) Release() { s.manager.release(s) }
+
+// Park marks the connection as idle and kept for reuse: it still counts, and is the first to go when its slot is wanted.
+func (s *Slot) Park() { s.manager.park(s) }
+
+// Unpark takes a parked slot back into use. It reports false where the slot has been asked for meanwhile
+// ([SeverWanted] has come, or is on its way) or the lease has ended: the connection must then not be used.
+func (s *Slot) Unpark() bool { return s.manager.unpark(s) }
+
+// Live reports whether the connection may be used at this moment. It is false from the lease's deadline on, also
+// where nobody has had the time yet to sever the connection, as in a process that was stopped and has just
+// been woken: neither read nor write another byte then.
+func (s *Slot) Live() bool {
+	if s.severed.Load() {
+		return false
+	}
+	return !s.guarded.Load() || s.manager.admits()
+}
+
+// Limited reports whether the connection counts against a limit.
+func (s *Slot) Limited() bool { return s.guarded.Load() }
+
+// Waited is how long Acquire waited for the slot.
+func (s *Slot) Waited() time.Duration { return s.waited }
+
+// Key is what the connection is counted under.
+func (s *Slot) Key() fsm.Key { return s.pool.Load().key }

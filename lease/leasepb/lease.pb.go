@@ -448,6 +448,7 @@ type Demand struct {
 	Headroom      int64                  `protobuf:"varint,6,opt,name=headroom,proto3" json:"headroom,omitempty"`                    // slots that it would like beyond
 	Ask           uint64                 `protobuf:"varint,7,opt,name=ask,proto3" json:"ask,omitempty"`                              // > 0: requests wait for the Answer to this number, to be refused if nothing is free
 	TargetSeq     uint64                 `protobuf:"varint,8,opt,name=target_seq,json=targetSeq,proto3" json:"target_seq,omitempty"` // the newest Target that this reflects
+	Parked        int64                  `protobuf:"varint,9,opt,name=parked,proto3" json:"parked,omitempty"`                        // kept-alive connections that nobody uses: open, but the first to go
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -534,6 +535,13 @@ func (x *Demand) GetAsk() uint64 {
 func (x *Demand) GetTargetSeq() uint64 {
 	if x != nil {
 		return x.TargetSeq
+	}
+	return 0
+}
+
+func (x *Demand) GetParked() int64 {
+	if x != nil {
+		return x.Parked
 	}
 	return 0
 }
@@ -1281,7 +1289,7 @@ const file_lease_proto_rawDesc = "" +
 	"\x06Update\x122\n" +
 	"\breleases\x18\x01 \x03(\v2\x16.weir.lease.v1.HoldingR\breleases\x12/\n" +
 	"\ademands\x18\x02 \x03(\v2\x15.weir.lease.v1.DemandR\ademands\x12!\n" +
-	"\flimits_index\x18\x03 \x01(\x04R\vlimitsIndex\"\xd8\x01\n" +
+	"\flimits_index\x18\x03 \x01(\x04R\vlimitsIndex\"\xf0\x01\n" +
 	"\x06Demand\x12\"\n" +
 	"\x03key\x18\x01 \x01(\v2\x10.weir.fsm.v1.KeyR\x03key\x12\x12\n" +
 	"\x04held\x18\x02 \x01(\x03R\x04held\x12\x15\n" +
@@ -1291,7 +1299,8 @@ const file_lease_proto_rawDesc = "" +
 	"\bheadroom\x18\x06 \x01(\x03R\bheadroom\x12\x10\n" +
 	"\x03ask\x18\a \x01(\x04R\x03ask\x12\x1d\n" +
 	"\n" +
-	"target_seq\x18\b \x01(\x04R\ttargetSeq\"\x05\n" +
+	"target_seq\x18\b \x01(\x04R\ttargetSeq\x12\x16\n" +
+	"\x06parked\x18\t \x01(\x03R\x06parked\"\x05\n" +
 	"\x03Bye\"\x95\x03\n" +
 	"\rLeaderMessage\x122\n" +
 	"\awelcome\x18\x01 \x01(\v2\x16.weir.lease.v1.WelcomeH\x00R\awelcome\x129\n" +

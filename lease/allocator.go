@@ -1,0 +1,695 @@
+package lease
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/fsm/fsmpb"
+	"github.com/weirproxy/weir/lease/leasepb"
+)
+
+const (
+	// takeOverRest is how long slots freed by a take-over rest: the upstream has yet to see the old sockets close.
+	takeOverRest = 250 * time.Millisecond
+	// askPatience bounds how long an ask is held back while other nodes are asked; below askTimeout.
+	askPatience = 600 * time.Millisecond
+	// gatePatience bounds how long a newly counted key waits for all nodes to say what they have open.
+	gatePatience = time.Second
+	// contendedFor is how long nodes go on reporting at once after the last shortage.
+	contendedFor = time.Second
+	// minTurn is the shortest time that a slot stays with a node while another waits for it; it grows with the time
+	// of a commit, so that handing over costs a few percent at most.
+	minTurn = 100 * time.Millisecond
+	maxTurn = 2 * time.Second
+	// turnCommits is how many commits' time a turn lasts at least.
+	turnCommits = 40
+)
+
+// allocator is the deciding half of the leader's side: who holds how many slots, and which sessions
+// have ended. It holds soft state only; the log has the grants. No goroutine, no clock, no I/O.
+//
+// One entry is on its way at a time (inflight). Whatever arrives meanwhile goes into the next, so that the log's cost
+// per connection falls as load rises.
+type allocator struct {
+	term   uint64
+	ttl    time.Duration
+	turn   time.Duration
+	commit time.Duration    // moving average
+	peers  map[uint64]*peer // open sessions by id
+	order  []*peer          // the same, by id
+	conns  map[uint64]*peer // by stream
+	keys   map[fsm.Key]*contest
+	dirty  []*contest
+	rests  map[fsm.Key]rest
+
+	batch    uint64
+	inflight fsm.Command
+	opening  *openRequest // the inflight OpenSession's
+	opens    []*openRequest
+	closes   []uint64 // judged expired
+	leaves   []uint64 // said goodbye
+
+	notBefore time.Duration // a new leader grants nothing before this
+	waking    []*contest
+	limits    *leasepb.LeaderMessage
+	out       []outbound
+}
+
+// outbound is one message for one stream; end closes the stream after it.
+type outbound struct {
+	conn uint64
+	msg  *leasepb.LeaderMessage
+	end  bool
+}
+
+type openRequest struct {
+	conn  uint64
+	hello *leasepb.Hello
+}
+
+type rest struct {
+	slots int64
+	until time.Duration
+}
+
+// peer is an open session and, where attached, its stream.
+type peer struct {
+	fsm.Session
+	conn    uint64 // 0: no stream
+	hello   *leasepb.Hello
+	seen    time.Duration // arrival of the newest keep-alive that was verified
+	closing bool
+	limits  uint64 // log index of the limits that the node goes by
+	demands map[fsm.Key]*demand
+	assign  *leasepb.Assign
+}
+
+// contest is what is known of a key that somebody wants or holds.
+type contest struct {
+	key            fsm.Key
+	demands        []*demand // by session id
+	dirty          bool
+	wake           time.Duration // to be planned again at this time; 0: only when something happens
+	shape          uint64        // the table shape for which the key has passed the gate
+	shapeSince     time.Duration
+	contendedUntil time.Duration
+}
+
+// demand is one session's interest in a key.
+type demand struct {
+	peer *peer
+	c    *contest
+
+	// As the node reported them last; until it has, nothing is known of it but its grant.
+	reported                                        bool
+	held, inUse, parked, waiting, refused, headroom int64
+
+	releasing  int64 // out of use at the node, to go into the next entry
+	ask        uint64
+	askSince   time.Duration
+	seq, acked uint64
+	sent       target
+	shortSince time.Duration // has had less than it asks for since; 0: has enough
+	extraSince time.Duration // has held more than its share since; 0: does not
+}
+
+// target is what a node was last told.
+type target struct {
+	slots     int64
+	contended bool
+	evict     bool
+}
+
+func newAllocator(now time.Duration, term uint64, st *fsm.State) *allocator {
+	a := &allocator{
+		term: term, ttl: st.TTL(), turn: minTurn,
+		peers: map[uint64]*peer{}, conns: map[uint64]*peer{}, keys: map[fsm.Key]*contest{}, rests: map[fsm.Key]rest{},
+		notBefore: now + takeOverRest,
+	}
+	for _, s := range st.Sessions() {
+		a.addPeer(s, now)
+	}
+	a.limits = limitsMessage(st.Table())
+	return a
+}
+
+func (a *allocator) addPeer(s fsm.Session, seen time.Duration) *peer {
+	p := &peer{Session: s, seen: seen, demands: map[fsm.Key]*demand{}}
+	a.peers[s.ID] = p
+	a.order = append(a.order, p)
+	slices.SortFunc(a.order, func(x, y *peer) int { return cmpID(x.ID, y.ID) })
+	return p
+}
+
+func cmpID(x, y uint64) int {
+	switch {
+	case x < y:
+		return -1
+	case x > y:
+		return 1
+	}
+	return 0
+}
+
+func (a *allocator) send(conn uint64, m *leasepb.LeaderMessage) {
+	if conn != 0 {
+		a.out = append(a.out, outbound{conn: conn, msg: m})
+	}
+}
+
+func (a *allocator) sendLast(conn uint64, m *leasepb.LeaderMessage) {
+	if conn != 0 {
+		a.out = append(a.out, outbound{conn: conn, msg: m, end: true})
+	}
+}
+
+// take hands over what is to be sent.
+func (a *allocator) take() []outbound {
+	for _, p := range a.order {
+		if p.assign != nil {
+			a.send(p.conn, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Assign{Assign: p.assign}})
+			p.assign = nil
+		}
+	}
+	out := a.out
+	a.out = nil
+	return out
+}
+
+// noteCommit adapts the length of a turn to what handing over costs: a moving average of the time of a commit.
+func (a *allocator) noteCommit(took time.Duration) {
+	a.commit += (took - a.commit) / 8
+	a.turn = min(max(minTurn, turnCommits*a.commit), maxTurn)
+}
+
+// hello takes a stream's first message. The leader has been verified since it arrived.
+func (a *allocator) hello(now time.Duration, st *fsm.State, conn uint64, h *leasepb.Hello) {
+	if h.Protocol != protocolVersion {
+		a.sendLast(conn, refusal(leasepb.Refused_REASON_PROTOCOL,
+			fmt.Sprintf("this server speaks version %d of the lease protocol, the node %d: upgrade the older one", protocolVersion, h.Protocol), 0))
+		return
+	}
+	if h.Session == 0 {
+		a.opens = append(a.opens, &openRequest{conn, h})
+		return
+	}
+	p := a.peers[h.Session]
+	if p == nil || p.closing || p.Identity != h.Identity || p.Node != h.Node {
+		a.sendLast(conn, refusal(leasepb.Refused_REASON_SESSION_GONE, "the session has ended", 0))
+		return
+	}
+	if p.conn != 0 {
+		a.out = append(a.out, outbound{conn: p.conn, end: true})
+		a.gone(p.conn)
+	}
+	p.conn, p.hello = conn, h
+	a.conns[conn] = p
+	if a.inflight == nil {
+		a.resume(st, p)
+	}
+}
+
+// resume compares what a returning node states with the log. Where the log has more, the
+// difference is released; where it has less, the node is told. Nothing is granted to it before.
+func (a *allocator) resume(st *fsm.State, p *peer) {
+	stated := make(map[fsm.Key]int64, len(p.hello.Holdings))
+	var order []fsm.Key
+	for _, h := range p.hello.Holdings {
+		key, err := fsm.KeyFromProto(h.Key)
+		if err != nil {
+			continue
+		}
+		if _, twice := stated[key]; !twice {
+			order = append(order, key)
+		}
+		stated[key] = h.Slots
+	}
+	p.hello = nil
+	welcome := &leasepb.Welcome{Session: p.ID, Term: a.term, TtlNs: int64(a.ttl), Resumed: true}
+	for _, g := range st.SessionGrants(p.ID) {
+		if g.Delta > stated[g.Key] {
+			d := a.demandOf(p, g.Key)
+			d.releasing = g.Delta - stated[g.Key]
+			a.mark(d.c)
+		}
+	}
+	for _, key := range order {
+		if g := st.GrantOf(p.ID, key); g < stated[key] {
+			welcome.Corrected = append(welcome.Corrected, &leasepb.Holding{Key: fsm.KeyToProto(key), Slots: g})
+		}
+	}
+	a.greet(p, welcome)
+}
+
+func (a *allocator) greet(p *peer, w *leasepb.Welcome) {
+	a.send(p.conn, a.limits)
+	a.send(p.conn, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Welcome{Welcome: w}})
+}
+
+// keepAlive takes a keep-alive that arrived at a moment since which the leader has been verified.
+func (a *allocator) keepAlive(conn, seq uint64, arrived time.Duration) {
+	p := a.conns[conn]
+	if p == nil || p.closing {
+		return
+	}
+	p.seen = max(p.seen, arrived)
+	a.send(conn, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_KeepAliveAck{KeepAliveAck: &leasepb.KeepAliveAck{Seq: seq}}})
+}
+
+// update takes a node's releases and demands.
+func (a *allocator) update(now time.Duration, conn uint64, u *leasepb.Update) {
+	p := a.conns[conn]
+	if p == nil || p.closing || p.hello != nil {
+		return
+	}
+	for _, r := range u.Releases {
+		if key, err := fsm.KeyFromProto(r.Key); err == nil && r.Slots > 0 {
+			d := a.demandOf(p, key)
+			d.releasing += r.Slots
+			a.mark(d.c)
+		}
+	}
+	for _, m := range u.Demands {
+		key, err := fsm.KeyFromProto(m.Key)
+		if err != nil {
+			continue
+		}
+		d := a.demandOf(p, key)
+		d.reported = true
+		d.held, d.inUse, d.parked = m.Held, m.InUse, m.Parked
+		d.waiting, d.refused, d.headroom = m.Waiting, m.Refused, m.Headroom
+		d.acked = m.TargetSeq
+		if m.Ask > d.ask {
+			d.ask, d.askSince = m.Ask, now
+		}
+		a.mark(d.c)
+	}
+	if u.LimitsIndex > p.limits {
+		p.limits = u.LimitsIndex
+		for _, c := range a.waking {
+			a.mark(c) // it may have waited for this
+		}
+	}
+}
+
+// bye ends a session by consent: nothing of it is in use.
+func (a *allocator) bye(conn uint64) {
+	if p := a.conns[conn]; p != nil && !p.closing {
+		p.closing = true
+		a.leaves = append(a.leaves, p.ID)
+	}
+}
+
+// left ends a session whose node said in gossip that it had given everything back.
+func (a *allocator) left(session uint64) {
+	if p := a.peers[session]; p != nil && !p.closing {
+		p.closing = true
+		a.leaves = append(a.leaves, p.ID)
+	}
+}
+
+// gone notes that a stream has ended.
+func (a *allocator) gone(conn uint64) {
+	a.opens = slices.DeleteFunc(a.opens, func(o *openRequest) bool { return o.conn == conn })
+	if a.opening != nil && a.opening.conn == conn {
+		a.opening.conn = 0
+	}
+	p := a.conns[conn]
+	if p == nil {
+		return
+	}
+	delete(a.conns, conn)
+	p.conn, p.hello, p.assign = 0, nil, nil
+	for _, d := range sortedDemands(p.demands) {
+		a.drop(d)
+		a.mark(d.c)
+	}
+}
+
+func sortedDemands(m map[fsm.Key]*demand) []*demand {
+	out := make([]*demand, 0, len(m))
+	for _, d := range m {
+		out = append(out, d)
+	}
+	slices.SortFunc(out, func(x, y *demand) int { return x.c.key.Compare(y.c.key) })
+	return out
+}
+
+// contest finds or makes a key's.
+func (a *allocator) contest(key fsm.Key) *contest {
+	c := a.keys[key]
+	if c == nil {
+		c = &contest{key: key}
+		a.keys[key] = c
+	}
+	return c
+}
+
+func (a *allocator) demandOf(p *peer, key fsm.Key) *demand {
+	if d := p.demands[key]; d != nil {
+		return d
+	}
+	c := a.contest(key)
+	d := &demand{peer: p, c: c, sent: target{slots: noTarget}}
+	p.demands[key] = d
+	at, _ := slices.BinarySearchFunc(c.demands, p.ID, func(d *demand, id uint64) int { return cmpID(d.peer.ID, id) })
+	c.demands = slices.Insert(c.demands, at, d)
+	return d
+}
+
+func (a *allocator) drop(d *demand) {
+	delete(d.peer.demands, d.c.key)
+	d.c.demands = slices.DeleteFunc(d.c.demands, func(x *demand) bool { return x == d })
+}
+
+func (a *allocator) mark(c *contest) {
+	if !c.dirty {
+		c.dirty = true
+		a.dirty = append(a.dirty, c)
+	}
+}
+
+// wakeAt asks for another plan at a time, the earliest of those asked for.
+func (a *allocator) wakeAt(c *contest, at time.Duration) {
+	if c.wake == 0 {
+		a.waking = append(a.waking, c)
+		c.wake = at
+		return
+	}
+	c.wake = min(c.wake, at)
+}
+
+// limitsChanged goes by new limits.
+func (a *allocator) limitsChanged(st *fsm.State) {
+	a.limits = limitsMessage(st.Table())
+	for _, p := range a.order {
+		if p.conn != 0 && p.hello == nil {
+			a.send(p.conn, a.limits)
+		}
+	}
+	keys := make([]*contest, 0, len(a.keys))
+	for _, c := range a.keys {
+		keys = append(keys, c)
+	}
+	slices.SortFunc(keys, func(x, y *contest) int { return x.key.Compare(y.key) })
+	for _, c := range keys {
+		a.mark(c)
+	}
+}
+
+// expiry is the earliest moment at which a session may be ended without its consent.
+func (a *allocator) expiry(p *peer) time.Duration { return p.seen + a.ttl + Margin }
+
+// tick lets time pass.
+func (a *allocator) tick(now time.Duration) {
+	for _, p := range a.order {
+		if !p.closing && now > a.expiry(p) {
+			p.closing = true
+			a.closes = append(a.closes, p.ID)
+		}
+	}
+	waking := a.waking[:0]
+	for _, c := range a.waking {
+		if now >= c.wake {
+			c.wake = 0
+			a.mark(c)
+		} else {
+			waking = append(waking, c)
+		}
+	}
+	a.waking = waking
+	for key, r := range a.rests {
+		if now >= r.until {
+			delete(a.rests, key)
+		}
+	}
+}
+
+// nextWake is when tick must be called at the latest.
+func (a *allocator) nextWake(now time.Duration) time.Duration {
+	at := now + time.Second
+	for _, p := range a.order {
+		if !p.closing {
+			at = min(at, a.expiry(p)+1)
+		}
+	}
+	for _, c := range a.waking {
+		at = min(at, c.wake)
+	}
+	return at
+}
+
+// next returns the entry to propose now, or nil: one is on its way, or there is nothing to do.
+func (a *allocator) next(now time.Duration, st *fsm.State) fsm.Command {
+	if a.inflight != nil {
+		return nil
+	}
+	switch {
+	case len(a.closes) > 0:
+		a.inflight = &fsm.CloseSessions{Term: a.term, Sessions: a.closes, Reason: fsm.CloseExpired}
+		a.closes = nil
+	case len(a.leaves) > 0:
+		a.inflight = &fsm.CloseSessions{Term: a.term, Sessions: a.leaves, Reason: fsm.CloseLeft}
+		a.leaves = nil
+	default:
+		if cmd := a.nextOpen(now, st); cmd != nil {
+			a.inflight = cmd
+		} else if cmd := a.adjust(now, st); cmd != nil {
+			a.inflight = cmd
+		}
+	}
+	return a.inflight
+}
+
+// nextOpen returns the next session to open, having refused those that can't be.
+func (a *allocator) nextOpen(now time.Duration, st *fsm.State) fsm.Command {
+	for len(a.opens) > 0 {
+		o := a.opens[0]
+		a.opens = a.opens[1:]
+		if p := a.holderOf(o.hello.Node); p != nil && p.Identity != o.hello.Identity {
+			a.refuseName(now, o.conn, p)
+			continue
+		}
+		a.opening = o
+		return &fsm.OpenSession{Term: a.term, Node: o.hello.Node, Identity: o.hello.Identity}
+	}
+	return nil
+}
+
+func (a *allocator) holderOf(node string) *peer {
+	for _, p := range a.order {
+		if p.Node == node {
+			return p
+		}
+	}
+	return nil
+}
+
+func (a *allocator) refuseName(now time.Duration, conn uint64, holder *peer) {
+	wait := max(a.expiry(holder)-now, time.Millisecond)
+	if holder.conn != 0 {
+		a.sendLast(conn, refusal(leasepb.Refused_REASON_NAME_TAKEN,
+			fmt.Sprintf("another live process holds the name %q in this cluster: give this node another name, or stop the other one", holder.Node), wait))
+		return
+	}
+	a.sendLast(conn, refusal(leasepb.Refused_REASON_NAME_HELD,
+		fmt.Sprintf("a former process named %q, with another identity, still has a session; it ends in %s", holder.Node, wait.Round(time.Millisecond)), wait))
+}
+
+// adjust plans all dirty keys and returns the entry, or nil where nothing changes.
+func (a *allocator) adjust(now time.Duration, st *fsm.State) fsm.Command {
+	k := min(len(a.dirty), maxBatch)
+	if k == 0 {
+		return nil
+	}
+	var less, more []fsm.Adjustment
+	for _, c := range a.dirty[:k] {
+		c.dirty = false
+		for _, d := range c.demands {
+			if d.releasing > 0 {
+				less = append(less, fsm.Adjustment{Session: d.peer.ID, Key: c.key, Delta: -d.releasing})
+			}
+		}
+		more = append(more, a.plan(now, st, c)...)
+		for _, d := range c.demands {
+			d.releasing = 0 // in the entry now
+		}
+		a.tidy(c)
+	}
+	a.dirty = append(a.dirty[:0], a.dirty[k:]...)
+	if len(less)+len(more) == 0 {
+		return nil
+	}
+	a.batch++
+	return &fsm.Adjust{Term: a.term, Batch: a.batch, Adjustments: append(less, more...)}
+}
+
+// tidy forgets demands that say nothing.
+func (a *allocator) tidy(c *contest) {
+	for _, d := range slices.Clone(c.demands) {
+		if d.held+d.inUse+d.parked+d.waiting+d.refused == 0 && d.ask == 0 && d.sent == (target{slots: noTarget}) && d.shortSince == 0 {
+			a.drop(d)
+		}
+	}
+	if len(c.demands) == 0 && !c.dirty && c.wake == 0 {
+		delete(a.keys, c.key)
+	}
+}
+
+// applied takes the result of the entry that was on its way.
+func (a *allocator) applied(now time.Duration, st *fsm.State, res fsm.Result) {
+	cmd := a.inflight
+	a.inflight = nil
+	switch cmd := cmd.(type) {
+	case *fsm.OpenSession:
+		a.opened(now, st, res)
+	case *fsm.CloseSessions:
+		for _, id := range cmd.Sessions {
+			a.closed(id, "the session has ended: "+closeText(cmd.Reason))
+		}
+		a.freed(res.Freed)
+	case *fsm.Adjust:
+		a.adjusted(cmd, res)
+	}
+	for _, p := range a.order {
+		if p.conn != 0 && p.hello != nil {
+			a.resume(st, p)
+		}
+	}
+}
+
+func closeText(r fsm.CloseReason) string {
+	if r == fsm.CloseLeft {
+		return "the node left"
+	}
+	return "the node was silent for too long"
+}
+
+func (a *allocator) opened(now time.Duration, st *fsm.State, res fsm.Result) {
+	o := a.opening
+	a.opening = nil
+	if res.Err != nil {
+		if holder := a.peers[res.Session]; holder != nil {
+			a.refuseName(now, o.conn, holder)
+		} else {
+			a.sendLast(o.conn, refusal(leasepb.Refused_REASON_NOT_READY, res.Err.Error(), 0))
+		}
+		return
+	}
+	if res.TookOver != 0 {
+		a.closed(res.TookOver, "the node has opened a new session")
+		for _, f := range res.Freed {
+			r := a.rests[f.Key]
+			a.rests[f.Key] = rest{slots: r.slots + f.Delta, until: now + takeOverRest}
+		}
+		a.freed(res.Freed)
+	}
+	s, _ := st.Session(res.Session)
+	p := a.addPeer(s, now)
+	if o.conn == 0 {
+		return // its stream broke meanwhile; it will come back and take over
+	}
+	p.conn = o.conn
+	a.conns[o.conn] = p
+	a.greet(p, &leasepb.Welcome{Session: p.ID, Term: a.term, TtlNs: int64(a.ttl)})
+}
+
+// closed forgets a session and tells its stream, if there is one.
+func (a *allocator) closed(id uint64, why string) {
+	p := a.peers[id]
+	if p == nil {
+		return
+	}
+	a.sendLast(p.conn, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Closed{Closed: &leasepb.Closed{Detail: why}}})
+	a.gone(p.conn)
+	for _, d := range sortedDemands(p.demands) {
+		a.drop(d)
+		a.mark(d.c)
+	}
+	delete(a.peers, id)
+	a.order = slices.DeleteFunc(a.order, func(x *peer) bool { return x == p })
+}
+
+// freed plans the keys again of which slots came back.
+func (a *allocator) freed(adjustments []fsm.Adjustment) {
+	for _, f := range adjustments {
+		if c := a.keys[f.Key]; c != nil {
+			a.mark(c)
+		}
+	}
+}
+
+// adjusted tells nodes of their new slots, which are theirs only now that they are committed.
+func (a *allocator) adjusted(cmd *fsm.Adjust, res fsm.Result) {
+	for _, adj := range res.Adjusted {
+		c := a.keys[adj.Key]
+		if c != nil {
+			a.mark(c)
+		}
+		p := a.peers[adj.Session]
+		if adj.Delta <= 0 || p == nil || p.conn == 0 || p.hello != nil {
+			continue
+		}
+		as := p.assigning()
+		as.Grants = append(as.Grants, &leasepb.Holding{Key: fsm.KeyToProto(adj.Key), Slots: adj.Delta})
+	}
+}
+
+func (p *peer) assigning() *leasepb.Assign {
+	if p.assign == nil {
+		p.assign = &leasepb.Assign{}
+	}
+	return p.assign
+}
+
+// eligible reports whether a session may be granted more and can be asked to give back: it has a stream, and its
+// keep-alives arrive.
+func (a *allocator) eligible(now time.Duration, p *peer) bool {
+	return p.conn != 0 && p.hello == nil && !p.closing && now-p.seen <= a.ttl*3/4
+}
+
+func refusal(why leasepb.Refused_Reason, detail string, after time.Duration) *leasepb.LeaderMessage {
+	return &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Refused{
+		Refused: &leasepb.Refused{Reason: why, Detail: detail, RetryAfterNs: int64(after)}}}
+}
+
+func keepAliveMessage(seq uint64) *leasepb.NodeMessage {
+	return &leasepb.NodeMessage{Message: &leasepb.NodeMessage_KeepAlive{KeepAlive: &leasepb.KeepAlive{Seq: seq}}}
+}
+
+func limitsMessage(t *fsm.Table) *leasepb.LeaderMessage {
+	m := &leasepb.Limits{Index: t.Index, ShapeIndex: t.ShapeIndex}
+	all := t.Limits()
+	m.Limits = make([]*fsmpb.Limit, len(all))
+	for i := range all {
+		m.Limits[i] = fsm.LimitToProto(all[i])
+	}
+	return &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Limits{Limits: m}}
+}
+
+func tableFromProto(m *leasepb.Limits) (*fsm.Table, error) {
+	limits := make([]fsm.Limit, len(m.Limits))
+	for i, pb := range m.Limits {
+		l, err := fsm.LimitFromProto(pb)
+		if err != nil {
+			return nil, fmt.Errorf("the leader sent a limit that this node can't read (is the node older?): %w", err)
+		}
+		limits[i] = l
+	}
+	return fsm.NewTable(m.Index, m.ShapeIndex, limits), nil
+}
+
+// sessions describes the open sessions at a moment.
+func (a *allocator) sessions(now time.Duration) []SessionInfo {
+	out := make([]SessionInfo, 0, len(a.order))
+	for _, p := range a.order {
+		silent := max(0, now-p.seen)
+		out = append(out, SessionInfo{
+			ID: p.ID, Node: p.Node, Identity: p.Identity, Connected: p.conn != 0,
+			Silent: silent, Overdue: silent > a.ttl, ReclaimedIn: max(0, a.expiry(p)-now),
+		})
+	}
+	return out
+}

@@ -1,0 +1,502 @@
+package lease
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/lease/leasepb"
+)
+
+// ErrNameTaken ends Run: another live process holds this node's name.
+var ErrNameTaken = errors.New("the node's name is taken")
+
+// Stream is one lease stream, as the node sees it. Close ends it and unblocks both other methods.
+type Stream interface {
+	Send(*leasepb.NodeMessage) error
+	Recv() (*leasepb.LeaderMessage, error)
+	Close()
+}
+
+// Connector opens a stream to the leader. hint is the address that the last server asked named as the
+// leader's, or "".
+type Connector func(ctx context.Context, hint string) (Stream, error)
+
+// ManagerConfig is what a Manager needs.
+type ManagerConfig struct {
+	// Name is the node's, unique in the cluster.
+	Name string
+	// Identity is random and made with the data directory, whose lock proves that the former process is gone. A
+	// process that states it takes the former's session over at once.
+	Identity string
+	// OnExpiry says what becomes of open connections when the lease has run out.
+	OnExpiry Expiry
+	Connect  Connector
+	Clock    Clock
+	Log      hclog.Logger
+	// Limits, if not nil, are those that the node last knew, to go by until it hears from the cluster.
+	Limits *fsm.Table
+	// OnLimits, if not nil, is told of each table that the cluster sends.
+	OnLimits func(*fsm.Table)
+}
+
+// Manager is the node's side of the lease: it admits connections from the slots that the node holds.
+type Manager struct {
+	cfg  ManagerConfig
+	node *node
+
+	mu      sync.Mutex
+	stream  Stream
+	changed chan struct{} // closed and made anew when the session or the limits change
+	kick    chan struct{} // something is to be sent
+	hint    string
+}
+
+// NewManager returns a Manager; Run makes it live.
+func NewManager(cfg ManagerConfig) *Manager {
+	m := &Manager{
+		cfg:     cfg,
+		node:    newNode(cfg.Name, cfg.Identity, cfg.OnExpiry),
+		changed: make(chan struct{}),
+		kick:    make(chan struct{}, 1),
+	}
+	if cfg.Limits != nil {
+		m.node.table.Store(cfg.Limits)
+	}
+	return m
+}
+
+// Acquire returns a slot for one connection to target, which h will use. Where the node holds a free one, or the host has
+// no limit, it returns at once. Otherwise it waits: in the limit's queue, or for the leader's word that nothing is free.
+// It ends early when ctx does.
+func (m *Manager) Acquire(ctx context.Context, target fsm.Target, h Holder) (*Slot, error) {
+	s := &Slot{manager: m, target: target, holder: h}
+	table := m.node.table.Load()
+	if table == nil {
+		return nil, ErrNoLease
+	}
+	_, key := table.Match(target)
+	if p := m.node.lookup(key); p != nil {
+		switch p.try(s, table, &m.node.gate, m.cfg.Clock) {
+		case verdictAdmitted:
+			return s, nil
+		case verdictBlocked:
+			return nil, ErrOverLimit
+		}
+	}
+	return m.wait(ctx, s) // no slot in hand, no lease, a new host, or limits that have just changed
+}
+
+// wait is Acquire's slow path.
+func (m *Manager) wait(ctx context.Context, s *Slot) (*Slot, error) {
+	answer := make(chan error, 1)
+	var w *waiter
+	var err error
+	m.do(func(now time.Duration) {
+		w, err = m.node.acquire(now, s, m.cfg.Clock, func(err error) { answer <- err })
+	})
+	if w == nil {
+		if err != nil {
+			return nil, err
+		}
+		return s, nil
+	}
+	timer := time.NewTimer(w.patience)
+	defer timer.Stop()
+	select {
+	case err = <-answer:
+	case <-timer.C:
+		m.do(func(now time.Duration) { m.node.expire(now, w) })
+		err = <-answer
+	case <-ctx.Done():
+		var cancelled bool
+		m.do(func(time.Duration) { cancelled = m.node.cancel(w) })
+		if !cancelled && <-answer == nil {
+			s.Release()
+		}
+		return nil, ctx.Err()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// do runs f under the core's lock and carries out what it decided.
+func (m *Manager) do(f func(now time.Duration)) {
+	m.mu.Lock()
+	now := m.cfg.Clock.Now()
+	fences := m.node.fences
+	f(now)
+	severs := m.node.takeSevers()
+	pending := m.node.pending(now)
+	stream := m.stream
+	reset := m.node.reset
+	if fences != m.node.fences {
+		m.notify()
+	}
+	if fences != m.node.fences && !m.node.parting {
+		m.cfg.Log.Warn("fenced: the session with the cluster can't be proven any more", "severed", len(severs), "on_expiry", m.cfg.OnExpiry.String())
+	}
+	m.mu.Unlock()
+	for _, sv := range severs {
+		sv.slot.holder.Sever(sv.reason)
+	}
+	if reset && stream != nil {
+		stream.Close()
+	}
+	if pending {
+		select {
+		case m.kick <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// notify wakes who waits for a change of the session or the limits. Needs the lock.
+func (m *Manager) notify() {
+	close(m.changed)
+	m.changed = make(chan struct{})
+}
+
+func (m *Manager) release(s *Slot) {
+	p := lockOf(s)
+	if s.use == slotReleased {
+		p.mu.Unlock()
+		return
+	}
+	if !p.slow {
+		p.unlink(s)
+		s.use = slotReleased
+		p.mu.Unlock()
+		return
+	}
+	p.mu.Unlock()
+	m.do(func(now time.Duration) { m.node.release(now, s) })
+}
+
+func (m *Manager) park(s *Slot) {
+	p := lockOf(s)
+	if s.use != slotBusy {
+		p.mu.Unlock()
+		return
+	}
+	p.setUse(s, slotParked)
+	slow := p.slow
+	p.mu.Unlock()
+	if slow {
+		m.do(func(now time.Duration) { m.node.parked(now, s) })
+	}
+}
+
+func (m *Manager) unpark(s *Slot) bool {
+	if !s.Live() {
+		return false
+	}
+	p := lockOf(s)
+	defer p.mu.Unlock()
+	if s.use != slotParked {
+		return false
+	}
+	p.setUse(s, slotBusy)
+	return true
+}
+
+func (m *Manager) admits() bool { return m.node.gate.admits(m.cfg.Clock) }
+
+// String is the configuration's word.
+func (e Expiry) String() string {
+	switch e {
+	case ExpiryDrain:
+		return "drain"
+	case ExpiryKeep:
+		return "keep"
+	}
+	return "close"
+}
+
+const (
+	tickEvery  = 100 * time.Millisecond // the longest between looks at the clock: a suspended machine's timers are late
+	minBackoff = 20 * time.Millisecond
+	maxBackoff = 500 * time.Millisecond
+)
+
+// Run keeps a session with the cluster until ctx ends. It returns nil then, or [ErrNameTaken] where the name belongs to
+// another live process. Connections that use slots are severed, unless they have ended.
+func (m *Manager) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { m.keepTime(ctx) })
+	defer wg.Wait()
+	defer cancel()
+	backoff := minBackoff
+	for ctx.Err() == nil {
+		began := m.cfg.Clock.Now()
+		err := m.converse(ctx)
+		if m.parting() {
+			<-ctx.Done()
+			break
+		}
+		var refused *refusedError
+		switch {
+		case ctx.Err() != nil:
+		case errors.As(err, &refused) && refused.reason == leasepb.Refused_REASON_NAME_TAKEN && m.isFresh():
+			return fmt.Errorf("%w: %s", ErrNameTaken, refused.detail)
+		default:
+			m.cfg.Log.Debug("lease stream ended", "reason", err)
+		}
+		if m.cfg.Clock.Now()-began > time.Second || errors.Is(err, errSessionGone) {
+			backoff = minBackoff
+		}
+		wait := backoff/2 + rand.N(backoff)
+		if refused != nil && refused.retryAfter > 0 {
+			m.cfg.Log.Info("the cluster does not open a session yet", "reason", refused.detail)
+			wait = max(wait, min(refused.retryAfter, time.Second))
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+		backoff = min(2*backoff, maxBackoff)
+	}
+	m.do(func(now time.Duration) { m.node.lose(now) })
+	return nil
+}
+
+func (m *Manager) parting() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.node.parting
+}
+
+func (m *Manager) isFresh() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.node.fresh
+}
+
+// keepTime lets the core see the time pass.
+func (m *Manager) keepTime(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		var wait time.Duration
+		m.do(func(now time.Duration) {
+			m.node.tick(now, m.cfg.Clock.Wall())
+			wait = m.node.nextWake(now) - now
+		})
+		timer.Reset(min(max(wait, time.Millisecond), tickEvery))
+	}
+}
+
+// converse opens one stream and serves it to its end.
+func (m *Manager) converse(ctx context.Context) error {
+	m.mu.Lock()
+	hint := m.hint
+	m.hint = ""
+	m.mu.Unlock()
+	stream, err := m.cfg.Connect(ctx, hint)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer stream.Close()
+	defer cancel()
+	stop := context.AfterFunc(ctx, stream.Close)
+	defer stop()
+
+	m.do(func(now time.Duration) {
+		m.stream = stream
+		m.node.streamUp(now)
+	})
+	defer m.do(func(now time.Duration) {
+		m.stream = nil
+		m.node.streamDown(now)
+		m.notify()
+	})
+	wg.Go(func() {
+		m.sendAll(ctx, stream)
+		stream.Close()
+	})
+	return m.receiveAll(stream)
+}
+
+func (m *Manager) sendAll(ctx context.Context, stream Stream) {
+	for {
+		var out []*leasepb.NodeMessage
+		m.do(func(now time.Duration) { out = m.node.outgoing(now) })
+		for _, msg := range out {
+			if err := stream.Send(msg); err != nil {
+				return
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-m.kick:
+		}
+	}
+}
+
+func (m *Manager) receiveAll(stream Stream) error {
+	for {
+		msg, err := stream.Recv()
+		if err != nil {
+			if errors.Is(err, io.EOF) {
+				return errNotLeader
+			}
+			return err
+		}
+		var table *fsm.Table
+		m.do(func(now time.Duration) {
+			before := m.node.table.Load()
+			err = m.node.receive(now, msg)
+			if nl := msg.GetNotLeader(); nl != nil {
+				m.hint = nl.LeaderAddr
+			}
+			if t := m.node.table.Load(); t != before {
+				table = t
+			}
+			if table != nil || msg.GetWelcome() != nil {
+				m.notify()
+			}
+		})
+		if w := msg.GetWelcome(); w != nil {
+			m.cfg.Log.Info("session live", "session", w.Session, "resumed", w.Resumed, "ttl", time.Duration(w.TtlNs))
+		}
+		if table != nil && m.cfg.OnLimits != nil {
+			m.cfg.OnLimits(table)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// Table is the limits that the node goes by, nil until it knows any.
+func (m *Manager) Table() *fsm.Table { return m.node.table.Load() }
+
+// WaitTable waits until the node goes by limits at least as new as index.
+func (m *Manager) WaitTable(ctx context.Context, index uint64) error {
+	return m.await(ctx, func() bool {
+		t := m.node.table.Load()
+		return t != nil && t.Index >= index
+	})
+}
+
+// WaitLive waits until the node has a live session.
+func (m *Manager) WaitLive(ctx context.Context) error {
+	return m.await(ctx, func() bool { return m.node.sess.live() && m.node.welcomed })
+}
+
+// await waits until ok, which is called under the lock.
+func (m *Manager) await(ctx context.Context, ok func() bool) error {
+	for {
+		m.mu.Lock()
+		done, changed := ok(), m.changed
+		m.mu.Unlock()
+		if done {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changed:
+		}
+	}
+}
+
+// SessionStatus is a node's own view of its session.
+type SessionStatus struct {
+	ID        uint64        // 0: none
+	State     string        // live, fenced or none
+	ExpiresIn time.Duration // until the node must stop, unless the cluster answers
+	Connected bool          // to the leader
+}
+
+// Session returns the node's own view of its session.
+func (m *Manager) Session() SessionStatus {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := m.node
+	st := SessionStatus{ID: n.sess.id, State: "none", Connected: n.welcomed}
+	switch {
+	case n.sess.live():
+		st.State = "live"
+		st.ExpiresIn = max(0, n.sess.deadline-m.cfg.Clock.Now())
+	case !n.fresh && !n.parting:
+		st.State = "fenced"
+	}
+	return st
+}
+
+// HostUse is the use of one host on this node.
+type HostUse struct {
+	Key      fsm.Key
+	Limit    *fsm.Limit // nil: none
+	Granted  int64
+	InUse    int64
+	Waiting  int64
+	Admitted uint64
+	Rejected uint64
+}
+
+// Hosts lists the use of every host that this node knows, by name.
+func (m *Manager) Hosts() []HostUse {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := make([]HostUse, 0, len(m.node.all))
+	for _, p := range m.node.all {
+		p.mu.Lock()
+		use := HostUse{
+			Key: p.key, Limit: p.limit, Granted: p.granted, InUse: p.open,
+			Waiting: p.waiters.len(), Admitted: p.admitted, Rejected: p.rejected,
+		}
+		p.mu.Unlock()
+		out = append(out, use)
+	}
+	slices.SortFunc(out, func(x, y HostUse) int { return strings.Compare(x.Key.Name, y.Key.Name) })
+	return out
+}
+
+// Drain makes the node keep nothing idle: free slots go back at once, kept-alive connections are closed.
+func (m *Manager) Drain() {
+	m.do(func(now time.Duration) {
+		m.node.leaving = true
+		m.node.settleAll(now)
+	})
+}
+
+// Goodbye ends the session by consent. All connections that use slots must have ended. It returns the id of
+// the session that nothing of is in use any more, also where the cluster could not be told before ctx ended.
+func (m *Manager) Goodbye(ctx context.Context) (uint64, error) {
+	var id uint64
+	var connected bool
+	m.do(func(now time.Duration) {
+		id, connected = m.node.part(), m.node.welcomed
+	})
+	if id == 0 {
+		return 0, nil
+	}
+	if !connected {
+		return id, errors.New("no leader could be told that the node leaves")
+	}
+	err := m.await(ctx, func() bool { return !m.node.sess.live() || !m.node.welcomed })
+	return id, err
+}

@@ -1,0 +1,889 @@
+package lease
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"sort"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/lease/leasepb"
+)
+
+// Expiry says what a node does with connections that use slots when its lease has run out.
+type Expiry uint8
+
+// The choices of lease.on_expiry.
+const (
+	ExpiryClose Expiry = iota // reset them: the cap is hard
+	ExpiryDrain               // admit no new ones
+	ExpiryKeep                // go on as if nothing had happened: availability first
+)
+
+const (
+	protocolVersion = 1
+
+	// askTimeout bounds the wait for the leader's answer whether anything is free.
+	askTimeout = time.Second
+	// refusedWindow is how long a refusal counts as demand: whoever was refused tends to come again.
+	refusedWindow = 250 * time.Millisecond
+	// forgetAfter is how many seconds without use make a node forget a host and its totals.
+	forgetAfter = 600
+	// maxBatch bounds the keys of one Update.
+	maxBatch = 2048
+	// clockJump is how far the wall clock may move ahead of the other before that counts as lost time.
+	clockJump = Margin
+)
+
+// node is the deciding half of the node's side: no goroutine, no clock, no I/O. Its methods
+// need the caller's lock; the pools' own locks are shared with the fast path only.
+type node struct {
+	name     string
+	identity string
+	expiry   Expiry
+
+	gate  gate
+	table atomic.Pointer[fsm.Table] // nil until the limits are known
+	pools sync.Map                  // fsm.Key → *pool, for the fast path; all has the order
+
+	all   []*pool
+	dirty []*pool
+	hot   []*pool // refused lately
+
+	sess     session
+	attached bool          // a stream is up
+	welcomed bool          // and the leader has answered its hello
+	reset    bool          // the stream must be given up: it serves no session any more
+	said     bool          // hello has been said on it
+	helloAt  time.Duration // when
+	fresh    bool          // no session was ever had
+	leaving  bool          // no headroom, nothing idle is kept
+	parting  bool          // goodbye was said: no session is wanted any more
+	bye      bool          // it is due on the stream
+	ackDue   bool          // the leader has yet to be told which limits we go by
+
+	nextSecond  time.Duration
+	nextQuarter time.Duration
+	lastNow     time.Duration
+	lastWall    time.Duration
+
+	severs []sever // effects, for the shell to carry out once the locks are free
+	fences uint64
+}
+
+type sever struct {
+	slot   *Slot
+	reason Reason
+}
+
+func newNode(name, identity string, expiry Expiry) *node {
+	return &node{name: name, identity: identity, expiry: expiry, fresh: true}
+}
+
+// takeSevers hands the effects over.
+func (n *node) takeSevers() []sever {
+	s := n.severs
+	n.severs = nil
+	return s
+}
+
+// lookup finds a key's pool without any lock; nil where there is none yet.
+func (n *node) lookup(key fsm.Key) *pool {
+	if p, ok := n.pools.Load(key); ok {
+		return p.(*pool)
+	}
+	return nil
+}
+
+// pool finds or makes a key's pool.
+func (n *node) pool(key fsm.Key) *pool {
+	if p := n.lookup(key); p != nil {
+		return p
+	}
+	table := n.table.Load()
+	p := &pool{key: key, table: table, target: noTarget, index: len(n.all)}
+	if table != nil {
+		p.limit = table.Governing(key)
+	}
+	n.all = append(n.all, p)
+	n.pools.Store(key, p)
+	return p
+}
+
+func (n *node) forget(p *pool) {
+	last := n.all[len(n.all)-1]
+	n.all[p.index] = last
+	last.index = p.index
+	n.all = n.all[:len(n.all)-1]
+	n.pools.Delete(p.key)
+}
+
+func (n *node) mark(p *pool) {
+	if !p.dirty {
+		p.dirty = true
+		n.dirty = append(n.dirty, p)
+	}
+}
+
+// pending reports whether there is something to send.
+func (n *node) pending(now time.Duration) bool {
+	if !n.attached {
+		return false
+	}
+	if !n.said {
+		return true
+	}
+	return n.welcomed && (len(n.dirty) > 0 || n.ackDue || n.bye || now >= n.sess.nextSend)
+}
+
+// acquire is the slow path: the request waits, unless a slot has come free since the fast path
+// looked. It returns the waiter, or, where the answer is known at once, nil and the answer.
+func (n *node) acquire(now time.Duration, s *Slot, clock Clock, done func(error)) (*waiter, error) {
+	table := n.table.Load()
+	if table == nil {
+		return nil, ErrNoLease
+	}
+	_, key := table.Match(s.target)
+	p := n.pool(key)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch p.tryLocked(s, table, &n.gate, clock) {
+	case verdictAdmitted:
+		return nil, nil
+	case verdictBlocked:
+		return nil, ErrOverLimit
+	case verdictNoLease:
+		p.rejected++
+		return nil, ErrNoLease
+	}
+	w := &waiter{slot: s, since: now, queued: p.limit.Queue.Enabled(), patience: askTimeout, done: func(error) {}}
+	if w.queued {
+		w.patience = p.limit.Queue.Timeout
+	}
+	if w.queued && p.waiters.queued >= int64(p.limit.Queue.Size) {
+		n.noteRefused(now, p)
+		return nil, ErrQueueFull
+	}
+	n.enqueue(p, w)
+	n.settle(now, p)
+	if w.pool == nil {
+		return nil, nil // settled at once
+	}
+	w.done = done
+	return w, nil
+}
+
+func (n *node) enqueue(p *pool, w *waiter) {
+	w.pool = p
+	p.waiters.push(w)
+	p.noteSlow()
+	n.mark(p)
+}
+
+// answer ends a wait. Needs the pool's lock.
+func (n *node) answer(p *pool, w *waiter, err error) {
+	p.waiters.remove(w)
+	w.pool = nil
+	w.done(err)
+}
+
+// cancel ends the wait of somebody who went away. It reports false where the answer has come already.
+func (n *node) cancel(w *waiter) bool {
+	p := w.pool
+	if p == nil {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.waiters.remove(w)
+	w.pool = nil
+	p.noteSlow()
+	n.mark(p)
+	return true
+}
+
+// expire ends a wait that has lasted long enough, with the reason.
+func (n *node) expire(now time.Duration, w *waiter) {
+	p := w.pool
+	if p == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	err := ErrOverLimit
+	switch {
+	case !n.welcomed:
+		err = ErrNoLease // nobody could be asked
+	case w.queued:
+		err = ErrQueueTimeout
+	}
+	n.answer(p, w, err)
+	n.noteRefused(now, p)
+	p.noteSlow()
+}
+
+// noteRefused counts a refusal, and as demand for a while. Needs the pool's lock.
+func (n *node) noteRefused(now time.Duration, p *pool) {
+	p.rejected++
+	if p.refused[0] == 0 && p.refused[1] == 0 {
+		if len(n.hot) == 0 {
+			n.nextQuarter = now + refusedWindow
+		}
+		n.hot = append(n.hot, p)
+	}
+	p.refused[0]++
+	n.mark(p)
+}
+
+// release gives a slot back.
+func (n *node) release(now time.Duration, s *Slot) {
+	p := lockOf(s)
+	defer p.mu.Unlock()
+	if s.use == slotReleased {
+		return
+	}
+	p.unlink(s)
+	s.use = slotReleased
+	slow := p.slow
+	n.settle(now, p)
+	if slow || p.slow {
+		n.mark(p)
+	}
+}
+
+// parked is called when a connection was parked while somebody waits.
+func (n *node) parked(now time.Duration, s *Slot) {
+	p := lockOf(s)
+	defer p.mu.Unlock()
+	n.settle(now, p)
+	n.mark(p)
+}
+
+// settle gives what is free to whoever has a right to it: first the leader, where the node holds more than
+// its target, then those who wait here, then, where somebody elsewhere is short and nobody here, the leader again.
+// Needs the pool's lock.
+func (n *node) settle(now time.Duration, p *pool) {
+	if !p.limit.Capped() {
+		for p.waiters.head != nil {
+			n.admit(now, p)
+		}
+		p.noteSlow()
+		return
+	}
+	if p.target >= 0 && p.granted > p.target {
+		n.giveBack(p, min(p.free(), p.granted-p.target))
+	}
+	for p.free() > 0 && p.waiters.head != nil && n.mayAdmit(p) {
+		n.admit(now, p)
+	}
+	if p.free() > 0 && (n.leaving || p.contended) {
+		if p.refused == [2]int64{} || n.leaving {
+			n.giveBack(p, p.free())
+		} else {
+			n.mark(p) // say that it lies idle
+		}
+	}
+	n.closeParked(p)
+	p.noteSlow()
+}
+
+// mayAdmit reports whether those who wait may be let in. Needs the pool's lock.
+func (n *node) mayAdmit(p *pool) bool {
+	return n.gate.until.Load() != 0 && p.limit.Connections > 0 && (p.target < 0 || p.granted <= p.target)
+}
+
+func (n *node) admit(now time.Duration, p *pool) {
+	w := p.waiters.head
+	w.slot.waited = now - w.since
+	p.link(w.slot)
+	p.admitted++
+	n.answer(p, w, nil)
+	n.mark(p)
+}
+
+// giveBack takes free slots out of use; the leader is told with the next Update. Needs the pool's lock.
+func (n *node) giveBack(p *pool, k int64) {
+	if k <= 0 {
+		return
+	}
+	p.granted -= k
+	p.low = min(p.low, p.free())
+	p.releasing += k
+	n.mark(p)
+}
+
+// closeParked asks for the slots of kept-alive connections where they are needed, the oldest first. Needs the pool's lock.
+func (n *node) closeParked(p *pool) {
+	need := p.waiters.len()
+	if p.target >= 0 {
+		need = max(need, p.granted-p.target)
+	}
+	if n.leaving {
+		need = p.parked + p.taken
+	}
+	need -= p.taken + max(0, p.free())
+	for s := p.head; s != nil && need > 0; s = s.next {
+		if s.use == slotParked {
+			p.setUse(s, slotTaken)
+			n.severs = append(n.severs, sever{s, SeverWanted})
+			need--
+		}
+	}
+}
+
+// setLimits goes by new limits: connections that are counted elsewhere now are moved there.
+func (n *node) setLimits(now time.Duration, table *fsm.Table) {
+	n.table.Store(table)
+	for _, p := range n.all[:len(n.all):len(n.all)] {
+		n.regovern(now, p, table)
+	}
+	n.ackDue = true
+}
+
+func (n *node) regovern(now time.Duration, p *pool, table *fsm.Table) {
+	slots, waiters := n.applyTable(p, table)
+	for _, s := range slots {
+		_, key := table.Match(s.target)
+		q := n.pool(key)
+		p.mu.Lock()
+		if s.use == slotReleased {
+			p.mu.Unlock()
+			continue
+		}
+		q.mu.Lock()
+		p.unlink(s)
+		q.link(s)
+		q.noteSlow()
+		n.mark(q)
+		q.mu.Unlock()
+		p.mu.Unlock()
+	}
+	for _, w := range waiters {
+		_, key := table.Match(w.slot.target)
+		q := n.pool(key)
+		q.mu.Lock()
+		w.ask = 0
+		n.enqueue(q, w)
+		n.settle(now, q)
+		q.mu.Unlock()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.limit.Capped() {
+		n.giveBack(p, p.granted)
+		p.target, p.contended, p.evict = noTarget, false, false
+	}
+	if p.limit.Capped() && p.limit.Connections == 0 {
+		for w := p.waiters.head; w != nil; w = p.waiters.head {
+			n.answer(p, w, ErrOverLimit)
+			n.noteRefused(now, p)
+		}
+	}
+	n.settle(now, p)
+	if p.open > 0 || p.granted > 0 || p.reported {
+		n.mark(p)
+	}
+}
+
+// applyTable installs a table in a pool and returns what has to move to another.
+func (n *node) applyTable(p *pool, table *fsm.Table) (slots []*Slot, waiters []*waiter) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.table, p.limit = table, table.Governing(p.key)
+	for s := p.head; s != nil; s = s.next {
+		if _, key := table.Match(s.target); key != p.key {
+			slots = append(slots, s)
+		} else {
+			s.guarded.Store(p.limit.Capped())
+		}
+	}
+	var next *waiter
+	for w := p.waiters.head; w != nil; w = next {
+		next = w.next
+		if _, key := table.Match(w.slot.target); key != p.key {
+			p.waiters.remove(w)
+			waiters = append(waiters, w)
+		}
+	}
+	p.noteSlow()
+	return slots, waiters
+}
+
+// streamUp notes a new stream to the leader.
+func (n *node) streamUp(now time.Duration) {
+	n.attached, n.said, n.welcomed, n.reset = true, false, false, false
+	n.ackDue = n.table.Load() != nil
+}
+
+// streamDown notes its end. What was to be said on it is void; the next hello states what is held.
+func (n *node) streamDown(now time.Duration) {
+	n.attached, n.said, n.welcomed = false, false, false
+	n.sess.interrupted()
+	n.dirty = n.dirty[:0]
+	for _, p := range n.all {
+		p.mu.Lock()
+		p.dirty, p.releasing, p.reported = false, 0, false
+		p.target, p.targetSeq, p.contended, p.evict = noTarget, 0, false, false
+		p.ask, p.asking = 0, false
+		for w := p.waiters.head; w != nil; w = w.next {
+			w.ask = 0
+		}
+		p.noteSlow()
+		n.settle(now, p)
+		p.mu.Unlock()
+	}
+}
+
+// tick lets time pass: the lease runs out, idle slots go back.
+func (n *node) tick(now, wall time.Duration) {
+	jumped := n.lastNow != 0 && (wall-n.lastWall)-(now-n.lastNow) > clockJump
+	n.lastNow, n.lastWall = now, wall
+	if n.sess.live() && (jumped || now >= n.sess.fenceAt()) {
+		n.fence(now)
+	}
+	if len(n.hot) > 0 && now >= n.nextQuarter {
+		n.quarter(now)
+	}
+	if now >= n.nextSecond {
+		n.nextSecond = now + time.Second
+		n.second(now)
+	}
+}
+
+// nextWake is when tick must be called at the latest.
+func (n *node) nextWake(now time.Duration) time.Duration {
+	at := n.nextSecond
+	if n.sess.live() {
+		at = min(at, n.sess.fenceAt())
+		if n.welcomed {
+			at = min(at, n.sess.nextSend)
+		}
+	}
+	if len(n.hot) > 0 {
+		at = min(at, n.nextQuarter)
+	}
+	return at
+}
+
+// quarter ages the refusals.
+func (n *node) quarter(now time.Duration) {
+	n.nextQuarter = now + refusedWindow
+	keep := n.hot[:0]
+	for _, p := range n.hot {
+		p.mu.Lock()
+		p.refused[0], p.refused[1] = 0, p.refused[0]
+		if p.refused[1] > 0 {
+			keep = append(keep, p)
+		} else {
+			n.settle(now, p)
+			n.mark(p)
+		}
+		p.mu.Unlock()
+	}
+	n.hot = keep
+}
+
+// second returns slots that have been idle throughout the window and forgets hosts that nobody uses.
+func (n *node) second(now time.Duration) {
+	for i := len(n.all) - 1; i >= 0; i-- {
+		p := n.all[i]
+		p.mu.Lock()
+		p.lows[p.lowAt] = p.low
+		p.lowAt = (p.lowAt + 1) % idleBuckets
+		p.low = p.free()
+		if p.limit.Capped() && n.welcomed {
+			least := p.free()
+			for _, l := range p.lows {
+				least = min(least, l)
+			}
+			n.giveBack(p, least)
+		}
+		if p.open > 0 || p.granted > 0 || p.waiters.len() > 0 || p.dirty {
+			p.idleFor = 0
+		} else if p.idleFor++; p.idleFor > forgetAfter {
+			p.table = nil // whoever has it in hand looks again
+			n.forget(p)
+		}
+		p.mu.Unlock()
+	}
+}
+
+// fence stops everything that the lease allowed.
+func (n *node) fence(now time.Duration) {
+	n.sess.end()
+	n.welcomed, n.reset = false, true
+	n.fences++
+	if n.expiry == ExpiryKeep {
+		return
+	}
+	n.gate.close()
+	for _, p := range n.all {
+		p.mu.Lock()
+		if p.limit.Capped() {
+			n.fencePool(now, p)
+		}
+		p.mu.Unlock()
+	}
+}
+
+func (n *node) fencePool(now time.Duration, p *pool) {
+	p.granted, p.releasing = 0, 0
+	for w := p.waiters.head; w != nil; w = p.waiters.head {
+		p.rejected++
+		n.answer(p, w, ErrNoLease)
+	}
+	if n.expiry == ExpiryClose {
+		for s := p.head; s != nil; s = s.next {
+			n.severSlot(s, SeverFenced)
+		}
+	}
+	p.noteSlow()
+}
+
+func (n *node) severSlot(s *Slot, why Reason) {
+	if !s.severed.Swap(true) {
+		n.severs = append(n.severs, sever{s, why})
+	}
+}
+
+// severNewest resets the k newest connections that have not been yet. Needs the pool's lock.
+func (n *node) severNewest(p *pool, k int64, why Reason) {
+	for s := p.tail; s != nil && k > 0; s = s.prev {
+		if !s.severed.Load() {
+			n.severSlot(s, why)
+		}
+		k--
+	}
+}
+
+// outgoing returns what is to be sent now, in order. A keep-alive's time is noted here: it must be sent afterwards.
+func (n *node) outgoing(now time.Duration) []*leasepb.NodeMessage {
+	if !n.attached {
+		return nil
+	}
+	if !n.said {
+		n.said = true
+		return n.hello(now)
+	}
+	if !n.welcomed {
+		return nil
+	}
+	var out []*leasepb.NodeMessage
+	if now >= n.sess.nextSend {
+		out = append(out, keepAliveMessage(n.sess.keepAlive(now)))
+	}
+	for len(n.dirty) > 0 || n.ackDue {
+		out = append(out, n.update(now))
+	}
+	if n.bye {
+		n.bye = false
+		out = append(out, &leasepb.NodeMessage{Message: &leasepb.NodeMessage_Bye{Bye: &leasepb.Bye{}}})
+	}
+	return out
+}
+
+// hello states, where the session goes on, all that is held.
+func (n *node) hello(now time.Duration) []*leasepb.NodeMessage {
+	n.helloAt = now
+	h := &leasepb.Hello{Protocol: protocolVersion, Node: n.name, Identity: n.identity, Session: n.sess.id, Fresh: n.fresh}
+	if n.sess.live() {
+		for _, p := range n.all {
+			p.mu.Lock()
+			if p.granted > 0 {
+				h.Holdings = append(h.Holdings, &leasepb.Holding{Key: fsm.KeyToProto(p.key), Slots: p.granted})
+			}
+			p.mu.Unlock()
+		}
+	}
+	return []*leasepb.NodeMessage{{Message: &leasepb.NodeMessage_Hello{Hello: h}}}
+}
+
+// update takes up to maxBatch dirty keys. The limits are acknowledged with the last of them, so that the
+// leader knows our demands under these limits when it hears that we go by them.
+func (n *node) update(now time.Duration) *leasepb.NodeMessage {
+	k := min(len(n.dirty), maxBatch)
+	u := &leasepb.Update{}
+	for _, p := range n.dirty[:k] {
+		p.mu.Lock()
+		p.dirty = false
+		if p.releasing > 0 {
+			u.Releases = append(u.Releases, &leasepb.Holding{Key: fsm.KeyToProto(p.key), Slots: p.releasing})
+			p.releasing = 0
+		}
+		if d := n.demand(p); d != nil {
+			u.Demands = append(u.Demands, d)
+		}
+		p.mu.Unlock()
+	}
+	n.dirty = append(n.dirty[:0], n.dirty[k:]...)
+	if len(n.dirty) == 0 && n.ackDue {
+		n.ackDue = false
+		u.LimitsIndex = n.table.Load().Index
+	}
+	return &leasepb.NodeMessage{Message: &leasepb.NodeMessage_Update{Update: u}}
+}
+
+// demand says what a pool wants; nil where the leader need not know. Needs the pool's lock.
+func (n *node) demand(p *pool) *leasepb.Demand {
+	if !p.limit.Capped() && !p.reported {
+		return nil
+	}
+	d := &leasepb.Demand{Key: fsm.KeyToProto(p.key), Held: p.granted, TargetSeq: p.targetSeq}
+	if p.limit.Capped() {
+		d.InUse = p.open - p.parked - p.taken
+		d.Parked = p.parked + p.taken
+		d.Waiting = p.waiters.len()
+		d.Refused = p.refused[0] + p.refused[1]
+		if d.Waiting > 0 && !n.leaving {
+			d.Headroom = min(max((p.open+d.Waiting)/4, 1), 32)
+		}
+		d.Ask = n.askFor(p)
+	}
+	p.reported = d.Held > 0 || p.open > 0 || d.Waiting > 0 || d.Refused > 0
+	return d
+}
+
+// askFor numbers the waiters that are to be refused if nothing is free anywhere, one ask at a time. Needs the pool's lock.
+func (n *node) askFor(p *pool) uint64 {
+	if p.asking {
+		return p.ask
+	}
+	for w := p.waiters.head; w != nil; w = w.next {
+		if !w.queued && w.ask == 0 {
+			if !p.asking {
+				p.asking = true
+				p.ask++
+			}
+			w.ask = p.ask
+		}
+	}
+	if p.asking {
+		return p.ask
+	}
+	return 0
+}
+
+// Errors that end a stream; the shell decides where to go next.
+var (
+	errSessionGone = errors.New("the session has ended")
+	errNotLeader   = errors.New("not the leader")
+)
+
+// refusedError is a leader's refusal to open a session.
+type refusedError struct {
+	reason     leasepb.Refused_Reason
+	detail     string
+	retryAfter time.Duration
+}
+
+func (e *refusedError) Error() string { return "session refused: " + e.detail }
+
+// receive takes one message from the leader. An error ends the stream.
+func (n *node) receive(now time.Duration, m *leasepb.LeaderMessage) error {
+	if n.reset {
+		return errSessionGone // fenced meanwhile: what comes on this stream is about a session that we gave up
+	}
+	switch m := m.Message.(type) {
+	case *leasepb.LeaderMessage_Welcome:
+		n.welcome(now, m.Welcome)
+	case *leasepb.LeaderMessage_KeepAliveAck:
+		if n.sess.answered(m.KeepAliveAck.Seq) {
+			n.openGate()
+		}
+	case *leasepb.LeaderMessage_Limits:
+		table, err := tableFromProto(m.Limits)
+		if err != nil {
+			return err
+		}
+		if old := n.table.Load(); old == nil || old.Index != table.Index {
+			n.setLimits(now, table)
+		}
+		n.ackDue = true
+	case *leasepb.LeaderMessage_Assign:
+		return n.assigned(now, m.Assign)
+	case *leasepb.LeaderMessage_Closed:
+		n.lose(now)
+		return fmt.Errorf("%w: %s", errSessionGone, m.Closed.Detail)
+	case *leasepb.LeaderMessage_Refused:
+		if m.Refused.Reason == leasepb.Refused_REASON_SESSION_GONE {
+			n.lose(now)
+		}
+		return &refusedError{m.Refused.Reason, m.Refused.Detail, time.Duration(m.Refused.RetryAfterNs)}
+	case *leasepb.LeaderMessage_NotLeader:
+		return errNotLeader
+	}
+	return nil
+}
+
+// lose notes that the session has ended in the log: nothing is held any more.
+func (n *node) lose(now time.Duration) {
+	if n.sess.live() {
+		n.fence(now)
+	}
+}
+
+// part asks to end the session by consent. It reports its id.
+func (n *node) part() uint64 {
+	n.leaving, n.parting, n.bye = true, true, true
+	return n.sess.id
+}
+
+// openGate lets the fast path admit until the lease's end.
+func (n *node) openGate() {
+	if n.expiry == ExpiryKeep {
+		n.gate.open(math.MaxInt64)
+		return
+	}
+	n.gate.open(n.sess.fenceAt())
+}
+
+func (n *node) welcome(now time.Duration, w *leasepb.Welcome) {
+	n.welcomed, n.fresh = true, false
+	if w.Resumed {
+		n.sess.term = w.Term
+		n.correct(now, w.Corrected)
+	} else {
+		// The session was committed after the hello had arrived, so the hello counts as a keep-alive.
+		n.sess.begin(w.Session, w.Term, time.Duration(w.TtlNs), n.helloAt)
+		n.openGate()
+		for _, p := range n.all {
+			p.mu.Lock()
+			p.granted, p.releasing = 0, 0
+			p.noteSlow()
+			p.mu.Unlock()
+		}
+	}
+	for _, p := range n.all {
+		p.mu.Lock()
+		if p.limit.Capped() && (p.open > 0 || p.granted > 0 || p.waiters.len() > 0) {
+			n.mark(p)
+		}
+		p.mu.Unlock()
+	}
+}
+
+// correct gives up what the log does not grant us, connections included.
+func (n *node) correct(now time.Duration, granted []*leasepb.Holding) {
+	for _, h := range granted {
+		key, err := fsm.KeyFromProto(h.Key)
+		if err != nil {
+			continue
+		}
+		p := n.lookup(key)
+		if p == nil {
+			continue
+		}
+		p.mu.Lock()
+		before := max(0, p.open-p.granted)
+		p.granted = min(p.granted, h.Slots)
+		n.severNewest(p, max(0, p.open-p.granted)-before, SeverFenced)
+		p.noteSlow()
+		p.mu.Unlock()
+	}
+}
+
+// assigned takes what the leader decided: grants first, then targets, then the answers that rest on both.
+func (n *node) assigned(now time.Duration, a *leasepb.Assign) error {
+	touched := map[*pool]struct{}{}
+	each := func(k *fsm.Key) *pool {
+		p := n.pool(*k)
+		touched[p] = struct{}{}
+		return p
+	}
+	if err := n.takeGrants(a.Grants, each); err != nil {
+		return err
+	}
+	for _, t := range a.Targets {
+		key, err := fsm.KeyFromProto(t.Key)
+		if err != nil {
+			return err
+		}
+		p := each(&key)
+		p.mu.Lock()
+		p.target, p.targetSeq, p.contended, p.evict = t.Slots, t.Seq, t.Contended, t.Evict
+		if t.Evict && t.Slots >= 0 {
+			n.severNewest(p, p.open-t.Slots, SeverEvicted)
+		}
+		n.mark(p)
+		p.mu.Unlock()
+	}
+	for _, p := range sortedPools(touched) {
+		p.mu.Lock()
+		n.settle(now, p)
+		p.mu.Unlock()
+	}
+	for _, ans := range a.Answers {
+		key, err := fsm.KeyFromProto(ans.Key)
+		if err != nil {
+			return err
+		}
+		n.answered(now, n.pool(key), ans.Ask)
+	}
+	return nil
+}
+
+func (n *node) takeGrants(grants []*leasepb.Holding, each func(*fsm.Key) *pool) error {
+	for _, g := range grants {
+		key, err := fsm.KeyFromProto(g.Key)
+		if err != nil {
+			return err
+		}
+		if g.Slots <= 0 || !n.sess.live() {
+			continue
+		}
+		p := each(&key)
+		p.mu.Lock()
+		p.granted += g.Slots
+		p.reported = true
+		n.mark(p)
+		if !p.limit.Capped() {
+			n.giveBack(p, p.granted)
+		}
+		p.mu.Unlock()
+	}
+	return nil
+}
+
+// answered refuses those who waited for an ask and got nothing.
+func (n *node) answered(now time.Duration, p *pool, ask uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.asking || ask != p.ask {
+		return
+	}
+	p.asking = false
+	var next *waiter
+	for w := p.waiters.head; w != nil; w = next {
+		next = w.next
+		if w.ask != 0 && w.ask <= ask {
+			n.answer(p, w, ErrOverLimit)
+			n.noteRefused(now, p)
+		}
+	}
+	p.noteSlow()
+	if p.waiters.len() > 0 {
+		n.mark(p)
+	}
+}
+
+// sortedPools gives a set an order, so that the same messages have the same effects.
+func sortedPools(set map[*pool]struct{}) []*pool {
+	out := make([]*pool, 0, len(set))
+	for p := range set {
+		out = append(out, p)
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].key.Compare(out[j].key) < 0 })
+	return out
+}
+
+// settleAll gives back what lies idle.
+func (n *node) settleAll(now time.Duration) {
+	for _, p := range n.all {
+		p.mu.Lock()
+		n.settle(now, p)
+		p.mu.Unlock()
+	}
+}

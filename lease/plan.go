@@ -1,0 +1,388 @@
+package lease
+
+import (
+	"slices"
+	"time"
+
+	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/lease/leasepb"
+)
+
+// row is one session in the plan for a key.
+type row struct {
+	d        *demand
+	held     int64 // granted in the log, less what is being released, plus what this plan adds
+	add      int64
+	want     int64 // in use, waiting, and refused lately: what counts for a share
+	share    int64
+	overhang int64 // open connections beyond what is held: a limit was set on them
+	target   int64
+}
+
+// short is what is lacking of what is wanted.
+func (r *row) short() int64 { return max(0, r.want-r.held) }
+
+// idle is what the node reported to hold without a use of its own.
+func (r *row) idle() int64 { return max(0, r.d.held-r.d.inUse-r.d.waiting) }
+
+// give moves up to k free slots to the row and returns how many it took.
+func (r *row) give(k, free int64) int64 {
+	k = max(0, min(k, free))
+	r.add += k
+	r.held += k
+	return k
+}
+
+// keyPlan is the work sheet for one key.
+type keyPlan struct {
+	a     *allocator
+	c     *contest
+	now   time.Duration
+	limit *fsm.Limit
+	rows  []*row
+	fixed int64 // held by sessions that can't be asked: they are dead, cut off, or have not reported yet
+	free  int64 // may be granted now
+	extra int64 // slots above everybody's share, for turns
+	tight bool  // more is wanted than there is
+	wait  bool  // grants are held back for a moment: slots rest, or nodes have yet to say what they have open
+}
+
+// plan decides one key: what to grant, whom to ask for slots back, and who can be refused.
+func (a *allocator) plan(now time.Duration, st *fsm.State, c *contest) []fsm.Adjustment {
+	limit := st.Table().Governing(c.key)
+	if !limit.Capped() {
+		for _, d := range c.demands {
+			a.setTarget(d, target{slots: noTarget})
+		}
+		return nil
+	}
+	p := &keyPlan{a: a, c: c, now: now, limit: limit}
+	p.gather(st)
+	p.grant()
+	p.keepTurns()
+	p.aim()
+	p.answer()
+	var adds []fsm.Adjustment
+	for _, r := range p.rows {
+		if r.add > 0 {
+			adds = append(adds, fsm.Adjustment{Session: r.d.peer.ID, Key: c.key, Delta: r.add})
+		}
+	}
+	return adds
+}
+
+// gather lists who holds and who wants, and divides the limit among them.
+func (p *keyPlan) gather(st *fsm.State) {
+	total := int64(0)
+	for _, g := range st.Grants(p.c.key) {
+		total += g.Slots
+	}
+	p.fixed = total
+	for _, d := range p.c.demands {
+		held := st.GrantOf(d.peer.ID, p.c.key)
+		p.fixed -= min(d.releasing, held)
+		total -= min(d.releasing, held)
+		held -= min(d.releasing, held)
+		if d.reported && p.a.eligible(p.now, d.peer) {
+			p.fixed -= held
+			p.rows = append(p.rows, &row{
+				d: d, held: held, target: noTarget,
+				overhang: max(0, d.inUse+d.parked-held),
+			})
+		}
+	}
+	capacity := p.limit.Connections - p.fixed
+	wants := make([]int64, len(p.rows))
+	for i, r := range p.rows {
+		r.want = min(r.d.inUse+r.d.waiting+r.d.refused, max(capacity, 0))
+		wants[i] = r.want
+	}
+	sum := int64(0)
+	for _, w := range wants {
+		sum += w
+	}
+	p.tight = sum > capacity
+	shares, extra := divide(capacity, wants)
+	for i, r := range p.rows {
+		r.share = shares[i]
+	}
+	p.extra = extra
+	p.free = p.limit.Connections - total
+	p.hold(st)
+}
+
+// hold keeps free slots back where they may not be given out yet.
+func (p *keyPlan) hold(st *fsm.State) {
+	if r, ok := p.a.rests[p.c.key]; ok && p.now < r.until {
+		p.free -= r.slots
+		p.holdUntil(r.until)
+	}
+	if p.now < p.a.notBefore {
+		p.free = 0
+		p.holdUntil(p.a.notBefore)
+	}
+	if until, closed := p.gateClosed(st); closed {
+		p.free = 0
+		p.holdUntil(until)
+	}
+}
+
+func (p *keyPlan) holdUntil(at time.Duration) {
+	p.wait = true
+	p.a.wakeAt(p.c, at)
+}
+
+// gateClosed reports whether a key that is counted only since the patterns changed must wait for nodes to say what
+// they have open: those connections count from now on.
+func (p *keyPlan) gateClosed(st *fsm.State) (until time.Duration, closed bool) {
+	c, shape := p.c, st.Table().ShapeIndex
+	if c.shape == shape {
+		return 0, false
+	}
+	if c.shapeSince == 0 {
+		c.shapeSince = p.now
+	}
+	acked := true
+	for _, peer := range p.a.order {
+		if p.a.eligible(p.now, peer) && peer.limits < shape {
+			acked = false
+		}
+	}
+	if acked || st.Granted(c.key) > 0 || p.now >= c.shapeSince+gatePatience {
+		c.shape, c.shapeSince = shape, 0
+		return 0, false
+	}
+	return c.shapeSince + gatePatience, true
+}
+
+// grant gives out what is free: first to connections that are open without a slot, then up to everybody's share, then the
+// extras, and what nobody wants as headroom. Among equals, who has been short for longest comes first.
+func (p *keyPlan) grant() {
+	for _, r := range p.rows {
+		p.free -= r.give(r.overhang, p.free)
+		r.overhang = max(0, r.d.inUse+r.d.parked-r.held)
+	}
+	if p.overhang() > 0 {
+		return
+	}
+	queue := slices.Clone(p.rows)
+	slices.SortStableFunc(queue, compareShort)
+	for _, r := range queue {
+		p.free -= r.give(r.share-r.held, p.free)
+	}
+	for _, r := range queue {
+		if r.held == r.share {
+			p.free -= r.give(min(1, r.short()), p.free)
+		}
+	}
+	for _, r := range queue { // what others hold above their shares leaves gaps: fill them
+		p.free -= r.give(r.short(), p.free)
+	}
+	if p.free > 0 && !p.tight {
+		headroom := make([]int64, len(p.rows))
+		for i, r := range p.rows {
+			headroom[i] = max(0, r.want+r.d.headroom-r.held)
+		}
+		shares, _ := divide(p.free, headroom)
+		for i, r := range p.rows {
+			p.free -= r.give(shares[i], p.free)
+		}
+	}
+}
+
+// compareShort puts requests that wait before those that were refused lately, then the longest short first.
+func compareShort(x, y *row) int {
+	if xw, yw := x.d.waiting > 0, y.d.waiting > 0; xw != yw {
+		if xw {
+			return -1
+		}
+		return 1
+	}
+	since := func(r *row) time.Duration {
+		if r.d.shortSince == 0 {
+			return 1<<63 - 1
+		}
+		return r.d.shortSince
+	}
+	switch xs, ys := since(x), since(y); {
+	case xs < ys:
+		return -1
+	case xs > ys:
+		return 1
+	}
+	return 0
+}
+
+func (p *keyPlan) overhang() (sum int64) {
+	for _, r := range p.rows {
+		sum += r.overhang
+	}
+	return sum
+}
+
+// keepTurns notes since when each session has been short, or above its share.
+func (p *keyPlan) keepTurns() {
+	for _, r := range p.rows {
+		switch {
+		case r.short() == 0:
+			r.d.shortSince = 0
+		case r.d.shortSince == 0 || r.add > 0:
+			r.d.shortSince = p.now
+		}
+		switch {
+		case !p.tight || r.held <= r.share:
+			r.d.extraSince = 0
+		case r.d.extraSince == 0 || r.add > 0:
+			r.d.extraSince = p.now
+		}
+	}
+}
+
+// aim decides who must come down, and to what, and tells those for whom that changes.
+func (p *keyPlan) aim() {
+	var shortage, waiting int64
+	asked := false
+	for _, r := range p.rows {
+		shortage += r.short()
+		waiting += min(r.short(), r.d.waiting)
+		asked = asked || r.d.ask != 0
+	}
+	over := p.fixed - p.limit.Connections
+	for _, r := range p.rows {
+		over += r.held
+	}
+	overhang := p.overhang()
+	if over > 0 || shortage > 0 {
+		p.aimAtShares(over)
+	}
+	if overhang > 0 {
+		for _, r := range p.rows {
+			if r.overhang == 0 {
+				r.lower(r.held - overhang)
+			}
+		}
+	}
+	if p.tight {
+		p.aimAtIdle(waiting)
+	}
+	if over > 0 || shortage > 0 || overhang > 0 || asked {
+		p.c.contendedUntil = p.now + contendedFor
+	}
+	contended := p.now < p.c.contendedUntil
+	if contended {
+		p.a.wakeAt(p.c, p.c.contendedUntil)
+	}
+	for _, r := range p.rows {
+		if p.limit.Evict && r.overhang > 0 {
+			r.lower(r.held)
+		}
+		t := target{slots: noTarget, contended: contended}
+		if r.target >= 0 && r.held+r.overhang > r.target {
+			t.slots = r.target
+			t.evict = p.limit.Evict && (over > 0 || r.overhang > 0)
+		}
+		p.a.setTarget(r.d, t)
+	}
+}
+
+func (r *row) lower(to int64) {
+	to = max(to, 0)
+	if r.target < 0 || to < r.target {
+		r.target = to
+	}
+}
+
+// aimAtShares asks those above their share to come down while others are below theirs, or while the limit is exceeded.
+func (p *keyPlan) aimAtShares(over int64) {
+	var below, claims int64
+	var holders []*row
+	for _, r := range p.rows {
+		switch {
+		case r.held < r.share:
+			below += r.share - r.held
+		case r.held == r.share && r.short() > 0:
+			claims++
+		case r.held > r.share:
+			holders = append(holders, r)
+		}
+	}
+	slices.SortStableFunc(holders, func(x, y *row) int { return int(x.d.extraSince - y.d.extraSince) })
+	switch {
+	case !p.tight: // enough for all: what some lack lies idle with others
+		need := max(below, over)
+		for _, r := range holders {
+			k := min(r.held-r.share, need)
+			r.lower(r.held - k)
+			need -= k
+		}
+	case below+claims > 0 || over > 0:
+		p.aimAtTurns(holders, claims)
+	}
+}
+
+// aimAtTurns brings holders down to their share and at most one extra, and passes the extras on: who has held
+// one for a turn gives it to who has none.
+func (p *keyPlan) aimAtTurns(holders []*row, claims int64) {
+	surplus := int64(len(holders)) - p.extra
+	for i, r := range holders {
+		r.lower(r.share + 1)
+		switch turn := r.d.extraSince + p.a.turn; {
+		case int64(i) < surplus, claims > 0 && p.now >= turn:
+			r.lower(r.share)
+		case claims > 0:
+			p.a.wakeAt(p.c, turn)
+		}
+	}
+}
+
+// aimAtIdle asks for slots that nodes hold without a use, also within their share, while requests wait elsewhere.
+func (p *keyPlan) aimAtIdle(waiting int64) {
+	for _, r := range p.rows {
+		if k := min(r.idle(), waiting); k > 0 && r.add == 0 && r.d.waiting == 0 {
+			r.lower(r.held - k)
+			waiting -= k
+		}
+	}
+}
+
+// answer lets nodes refuse those who asked whether anything is free, once nothing is: nothing can be granted,
+// and every other holder has said that it has nothing idle.
+func (p *keyPlan) answer() {
+	for _, r := range p.rows {
+		d := r.d
+		if d.ask == 0 {
+			continue
+		}
+		if p.now < d.askSince+askPatience && r.d.waiting > 0 && (r.add > 0 || p.wait || !p.othersBusy(r)) {
+			p.a.wakeAt(p.c, d.askSince+askPatience)
+			continue
+		}
+		as := d.peer.assigning()
+		as.Answers = append(as.Answers, &leasepb.Answer{Key: fsm.KeyToProto(p.c.key), Ask: d.ask})
+		d.ask = 0
+	}
+}
+
+func (p *keyPlan) othersBusy(asking *row) bool {
+	for _, r := range p.rows {
+		if r == asking || r.held == 0 {
+			continue
+		}
+		if !r.d.sent.contended || r.d.acked != r.d.seq || r.idle() > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// setTarget tells a node what changes for it.
+func (a *allocator) setTarget(d *demand, t target) {
+	if d.sent == t || d.peer.conn == 0 {
+		return
+	}
+	d.sent = t
+	d.seq++
+	as := d.peer.assigning()
+	as.Targets = append(as.Targets, &leasepb.Target{
+		Key: fsm.KeyToProto(d.c.key), Seq: d.seq, Slots: t.slots, Contended: t.contended, Evict: t.evict})
+}

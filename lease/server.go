@@ -1,0 +1,399 @@
+package lease
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/lease/leasepb"
+)
+
+// ErrNotProposed is wrapped by a Log where an entry certainly did not get into the log: it may be proposed again.
+var ErrNotProposed = errors.New("the entry was not proposed")
+
+// Log is what the leader's side needs of Raft.
+type Log interface {
+	// Propose appends an entry and waits until it is applied here. An error that wraps ErrNotProposed says that it
+	// was not appended; any other leaves that open.
+	Propose(ctx context.Context, term uint64, c fsm.Command) (fsm.Result, error)
+	// VerifyLeader returns nil if this server led at some moment after the call.
+	VerifyLeader(ctx context.Context) error
+}
+
+// Store is the part of [fsm.Store] that the leader's side reads.
+type Store interface {
+	Read(func(*fsm.State))
+	Changed() <-chan struct{}
+}
+
+// Server is the leader's side. Every server registers it; it serves streams while Lead runs.
+type Server struct {
+	leasepb.UnimplementedLeaseServer
+	log    Log
+	store  Store
+	leader func() string
+	logger hclog.Logger
+
+	mu   sync.Mutex
+	lead *leadership
+}
+
+// NewServer returns a Server. leader names the leader's rpc address as far as it is known, for nodes that ask the wrong server.
+func NewServer(log Log, store Store, leader func() string, logger hclog.Logger) *Server {
+	return &Server{log: log, store: store, leader: leader, logger: logger}
+}
+
+// streamBuffer bounds the messages that wait for one node. A node that does not read loses its stream, not the leader's time.
+const streamBuffer = 512
+
+// leadership is one term of this server as the leader.
+type leadership struct {
+	server *Server
+	ctx    context.Context
+	term   uint64
+	start  time.Time
+	alloc  *allocator
+	in     chan func(now time.Duration, st *fsm.State)
+	logger hclog.Logger
+
+	// Owned by the loop.
+	conns       map[uint64]*conn
+	lastConn    uint64
+	unverified  []func(now time.Duration, st *fsm.State)
+	verifying   bool
+	outstanding sync.WaitGroup
+}
+
+// conn is one node's stream.
+type conn struct {
+	id     uint64
+	out    chan outbound
+	cancel context.CancelFunc
+}
+
+// Lead serves as the leader of a term until ctx ends. Everything in the log up to the term's beginning must have been applied.
+func (s *Server) Lead(ctx context.Context, term uint64) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	l := &leadership{
+		server: s, ctx: ctx, term: term, start: time.Now(), logger: s.logger,
+		in:    make(chan func(time.Duration, *fsm.State), 256),
+		conns: map[uint64]*conn{},
+	}
+	s.store.Read(func(st *fsm.State) { l.alloc = newAllocator(l.now(), term, st) })
+	s.mu.Lock()
+	s.lead = l
+	s.mu.Unlock()
+	s.logger.Info("leading: sessions are waited for", "term", term, "sessions", len(l.alloc.peers))
+	defer func() {
+		s.mu.Lock()
+		s.lead = nil
+		s.mu.Unlock()
+		cancel()
+		l.outstanding.Wait()
+		s.logger.Info("leading no more", "term", term)
+	}()
+	l.loop()
+}
+
+// now is on the runtime's monotonic clock. Where that stands still while the machine is suspended, sessions end later, never earlier.
+func (l *leadership) now() time.Duration { return time.Since(l.start) }
+
+func (l *leadership) loop() {
+	changed := l.server.store.Changed()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		var first func(time.Duration, *fsm.State)
+		select {
+		case <-l.ctx.Done():
+			return
+		case first = <-l.in:
+		case <-changed:
+			changed = l.server.store.Changed()
+			first = func(_ time.Duration, st *fsm.State) { l.alloc.limitsChanged(st) }
+		case <-timer.C:
+		}
+		var wake time.Duration
+		l.server.store.Read(func(st *fsm.State) {
+			now := l.now()
+			if first != nil {
+				first(now, st)
+			}
+			l.drain(now, st)
+			l.alloc.tick(now)
+			l.propose(l.alloc.next(now, st))
+			wake = l.alloc.nextWake(now) - now
+		})
+		l.dispatch()
+		l.verify()
+		timer.Reset(max(wake, time.Millisecond))
+	}
+}
+
+// drain takes what else has arrived: the more at once, the fewer entries.
+func (l *leadership) drain(now time.Duration, st *fsm.State) {
+	for range cap(l.in) {
+		select {
+		case f := <-l.in:
+			f(now, st)
+		default:
+			return
+		}
+	}
+}
+
+// post hands an event to the loop.
+func (l *leadership) post(f func(now time.Duration, st *fsm.State)) bool {
+	select {
+	case l.in <- f:
+		return true
+	case <-l.ctx.Done():
+		return false
+	}
+}
+
+// propose puts an entry on its way. One that certainly was not appended is tried again; after any other error the
+// term is over, or the outcome is unknown: a new leadership finds out from the log.
+func (l *leadership) propose(cmd fsm.Command) {
+	if cmd == nil {
+		return
+	}
+	l.outstanding.Go(func() {
+		for {
+			began := time.Now()
+			res, err := l.server.log.Propose(l.ctx, l.term, cmd)
+			if err == nil {
+				took := time.Since(began)
+				l.post(func(now time.Duration, st *fsm.State) {
+					l.logEnds(cmd, res)
+					l.alloc.noteCommit(took)
+					l.alloc.applied(now, st, res)
+				})
+				return
+			}
+			if !errors.Is(err, ErrNotProposed) {
+				l.logger.Warn("an entry's fate is unknown; waiting for the end of the term", "term", l.term, "error", err)
+				return
+			}
+			l.logger.Warn("the log takes no entries", "error", err)
+			select {
+			case <-l.ctx.Done():
+				return
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+	})
+}
+
+// logEnds says whose slots came back, and why.
+func (l *leadership) logEnds(cmd fsm.Command, res fsm.Result) {
+	slots := int64(0)
+	for _, f := range res.Freed {
+		slots += f.Delta
+	}
+	switch cmd := cmd.(type) {
+	case *fsm.CloseSessions:
+		for _, id := range cmd.Sessions {
+			if p := l.alloc.peers[id]; p != nil {
+				l.logger.Info("session closed", "node", p.Node, "session", id, "why", closeText(cmd.Reason), "slots_reclaimed", slots)
+			}
+		}
+	case *fsm.OpenSession:
+		if res.Err == nil {
+			l.logger.Info("session opened", "node", cmd.Node, "session", res.Session, "took_over", res.TookOver, "slots_reclaimed", slots)
+		}
+	}
+}
+
+// verify proves, once for all that wait, that this server still leads; only then are they answered.
+func (l *leadership) verify() {
+	if l.verifying || len(l.unverified) == 0 {
+		return
+	}
+	l.verifying = true
+	waiting := l.unverified
+	l.unverified = nil
+	l.outstanding.Go(func() {
+		err := l.server.log.VerifyLeader(l.ctx)
+		l.post(func(now time.Duration, st *fsm.State) {
+			l.verifying = false
+			if err != nil {
+				l.logger.Debug("leadership could not be verified", "error", err)
+				return
+			}
+			for _, f := range waiting {
+				f(now, st)
+			}
+		})
+	})
+}
+
+// dispatch hands messages to the streams.
+func (l *leadership) dispatch() {
+	for _, o := range l.alloc.take() {
+		c := l.conns[o.conn]
+		if c == nil {
+			continue
+		}
+		select {
+		case c.out <- o:
+		default:
+			l.logger.Warn("a node does not read its lease stream; it is cut", "stream", c.id)
+			c.cancel()
+		}
+	}
+}
+
+// Session serves one node's stream.
+func (s *Server) Session(stream leasepb.Lease_SessionServer) error {
+	s.mu.Lock()
+	l := s.lead
+	s.mu.Unlock()
+	if l == nil {
+		return stream.Send(&leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_NotLeader{
+			NotLeader: &leasepb.NotLeader{LeaderAddr: s.leader()}}})
+	}
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	c := &conn{out: make(chan outbound, streamBuffer), cancel: cancel}
+	registered := make(chan struct{})
+	if !l.post(func(time.Duration, *fsm.State) {
+		l.lastConn++
+		c.id = l.lastConn
+		l.conns[c.id] = c
+		close(registered)
+	}) {
+		return errLeadershipEnded
+	}
+	select {
+	case <-registered:
+	case <-l.ctx.Done():
+		return errLeadershipEnded
+	}
+	defer l.post(func(time.Duration, *fsm.State) {
+		delete(l.conns, c.id)
+		l.alloc.gone(c.id)
+	})
+	go func() {
+		defer cancel()
+		l.receive(stream, c)
+	}()
+	return l.transmit(ctx, stream, c)
+}
+
+var errLeadershipEnded = status.Error(codes.Unavailable, "this server leads no more")
+
+// transmit sends until the stream or the leadership ends.
+func (l *leadership) transmit(ctx context.Context, stream leasepb.Lease_SessionServer, c *conn) error {
+	for {
+		select {
+		case o := <-c.out:
+			if o.msg != nil {
+				if err := stream.Send(o.msg); err != nil {
+					return err
+				}
+			}
+			if o.end {
+				return nil
+			}
+		case <-l.ctx.Done():
+			return errLeadershipEnded
+		case <-ctx.Done():
+			return status.Error(codes.Canceled, "the stream has ended")
+		}
+	}
+}
+
+// receive hands a node's messages to the loop. The time of arrival is noted here, before any wait.
+func (l *leadership) receive(stream leasepb.Lease_SessionServer, c *conn) {
+	said := false
+	for {
+		m, err := stream.Recv()
+		if err != nil {
+			if !errors.Is(err, io.EOF) {
+				l.logger.Debug("lease stream ended", "stream", c.id, "error", err)
+			}
+			return
+		}
+		arrived := l.now()
+		if (m.GetHello() != nil) == said {
+			l.logger.Warn("a node broke the lease protocol: hello comes first, and once", "stream", c.id)
+			return
+		}
+		said = true
+		if !l.post(func(now time.Duration, st *fsm.State) { l.take(now, st, c.id, m, arrived) }) {
+			return
+		}
+	}
+}
+
+// take is one message from a node.
+func (l *leadership) take(now time.Duration, st *fsm.State, conn uint64, m *leasepb.NodeMessage, arrived time.Duration) {
+	switch m := m.Message.(type) {
+	case *leasepb.NodeMessage_Hello:
+		l.unverified = append(l.unverified, func(now time.Duration, st *fsm.State) {
+			if l.conns[conn] != nil {
+				l.alloc.hello(now, st, conn, m.Hello)
+			}
+		})
+	case *leasepb.NodeMessage_KeepAlive:
+		l.unverified = append(l.unverified, func(time.Duration, *fsm.State) {
+			l.alloc.keepAlive(conn, m.KeepAlive.Seq, arrived)
+		})
+	case *leasepb.NodeMessage_Update:
+		l.alloc.update(now, conn, m.Update)
+	case *leasepb.NodeMessage_Bye:
+		l.alloc.bye(conn)
+	}
+}
+
+// Left ends a session whose node said in gossip, before it went, that nothing of it is in use. It does nothing where this
+// server does not lead.
+func (s *Server) Left(session uint64) {
+	s.mu.Lock()
+	l := s.lead
+	s.mu.Unlock()
+	if l != nil && session != 0 {
+		l.post(func(time.Duration, *fsm.State) { l.alloc.left(session) })
+	}
+}
+
+// SessionInfo is the leader's view of one open session.
+type SessionInfo struct {
+	ID          uint64
+	Node        string
+	Identity    string
+	Connected   bool
+	Silent      time.Duration // since the last verified keep-alive
+	Overdue     bool          // silent for longer than the ttl: the node must have fenced
+	ReclaimedIn time.Duration // until its slots are taken back if it stays silent
+}
+
+// Sessions lists the open sessions by id; ok is false where this server does not lead.
+func (s *Server) Sessions(ctx context.Context) (infos []SessionInfo, ok bool) {
+	s.mu.Lock()
+	l := s.lead
+	s.mu.Unlock()
+	if l == nil {
+		return nil, false
+	}
+	done := make(chan []SessionInfo, 1)
+	if !l.post(func(now time.Duration, _ *fsm.State) { done <- l.alloc.sessions(now) }) {
+		return nil, false
+	}
+	select {
+	case infos = <-done:
+		return infos, true
+	case <-ctx.Done():
+	case <-l.ctx.Done():
+	}
+	return nil, false
+}
