@@ -245,7 +245,7 @@ func (p *keyPlan) aim() {
 	for _, r := range p.rows {
 		shortage += r.short()
 		waiting += min(r.short(), r.d.waiting)
-		asked = asked || r.d.ask != 0
+		asked = asked || r.d.ask != 0 && r.short() > 0
 	}
 	over := p.fixed - p.limit.Connections
 	for _, r := range p.rows {

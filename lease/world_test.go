@@ -35,7 +35,7 @@ type world struct {
 	entries int
 	commit  time.Duration
 	rtt     time.Duration
-	lastEv  string
+	wake    time.Duration // the leader's alarm
 }
 
 type meter struct {
@@ -140,7 +140,7 @@ func (w *world) newLeader() {
 	w.leadGen++
 	w.term++
 	w.alloc = newAllocator(w.now, w.term, w.state)
-	w.verify, w.busy = nil, false
+	w.verify, w.busy, w.wake = nil, false, 0
 	w.pump()
 }
 
@@ -191,9 +191,19 @@ func (w *world) pump() {
 			w.pump()
 		})
 	}
-	wake := w.alloc.nextWake(w.now)
-	w.at(max(wake-w.now, 100*time.Microsecond), func() {
-		if gen == w.leadGen && w.alloc.nextWake(w.now) <= w.now {
+	w.alarm()
+}
+
+// alarm wakes the leader when its core asks for it.
+func (w *world) alarm() {
+	gen, wake := w.leadGen, max(w.alloc.nextWake(w.now), w.now+100*time.Microsecond)
+	if w.wake > w.now && w.wake <= wake {
+		return
+	}
+	w.wake = wake
+	w.at(wake-w.now, func() {
+		if gen == w.leadGen && w.wake == wake {
+			w.wake = 0
 			w.pump()
 		}
 	})
