@@ -1,0 +1,74 @@
+package e2e
+
+import (
+	"testing"
+	"time"
+
+	"github.com/weirproxy/weir/e2e/load"
+)
+
+// lastIndex is the leader's last log index.
+func lastIndex(t *testing.T, leader *node) uint64 {
+	t.Helper()
+	s, err := leader.http.status()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Raft.State != "leader" {
+		t.Fatalf("node %s was the leader and is now %q", leader.name, s.Raft.State)
+	}
+	return s.Raft.LastIndex
+}
+
+// logEntriesBelowLimit: below the limit and warmed up, connections cost next to nothing in the log.
+func logEntriesBelowLimit(t *testing.T, c *cluster) {
+	up := c.upstream(t)
+	c.setLimit(t, up.name, connections(1000))
+	plan := load.Plan{Proxies: c.proxies(), Target: up.target, Workers: 48, Hold: time.Millisecond, Total: 1500}
+	load.Start(plan).Wait()
+	leader, _ := c.leader(t)
+	before := lastIndex(t, leader)
+	plan.Total = 10_000
+	begun := time.Now()
+	sum := load.Sum(load.Start(plan).Wait())
+	took, entries := time.Since(begun), lastIndex(t, leader)-before
+	t.Logf("%d connections through three nodes in %v: %d log entries", sum.OK, took.Round(time.Millisecond), entries)
+	if sum.OK != 10_000 {
+		t.Errorf("%d connections of 10000: %d refused, %d cut, %d without answer: %v", sum.OK, sum.Refused, sum.Cut, sum.Failed, sum.LastFail)
+	}
+	if entries > 50 {
+		t.Errorf("%d log entries; want at most 50", entries)
+	}
+}
+
+// idleCosts: a cluster that nobody uses costs under 2 % of a core per node, and its log stands still.
+func idleCosts(t *testing.T, c *cluster) {
+	const over = 10 * time.Second
+	leader, _ := c.leader(t)
+	before := map[*node]time.Duration{}
+	for _, n := range c.nodes {
+		before[n] = cpu(t, n)
+	}
+	index := lastIndex(t, leader)
+	begun := time.Now()
+	measure(over)
+	for _, n := range c.nodes {
+		share := float64(cpu(t, n)-before[n]) / float64(time.Since(begun))
+		t.Logf("node %s (leader: %v): %.2f %% of a core", n.name, n == leader, 100*share)
+		if share > 0.02 {
+			t.Errorf("that is more than 2 %%")
+		}
+	}
+	if grown := lastIndex(t, leader) - index; grown > 1 {
+		t.Errorf("the log grew by %d entries in %v", grown, over)
+	}
+}
+
+func cpu(t *testing.T, n *node) time.Duration {
+	t.Helper()
+	used, err := n.process.CPU()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return used
+}

@@ -1,0 +1,12 @@
+// Package e2e runs the built binary as a user would, real processes and real sockets, and holds it to what it promises.
+// The judge is the upstream: how many connections did it see at once?
+//
+// TestMain builds cmd/weir; WEIR_E2E_BIN names a binary to use instead, and WEIR_E2E_RACE=1 builds with the race
+// detector. WEIR_E2E_LOGS names a directory that keeps the nodes' logs and configuration; without it the end of each
+// log is printed when a test fails.
+//
+// A scenario that breaks a cluster has one of its own; those that leave it as they found it share one, each with an
+// upstream address of its own, which makes it a host of its own to the limits. Nothing waits for a time to pass but
+// measurements: all else waits for a condition, with a deadline. Ratios are measured over some seconds and, on a machine
+// that is busy with other things, over some more; peaks have no second chance.
+package e2e

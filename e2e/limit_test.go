@@ -1,0 +1,197 @@
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/weirproxy/weir/e2e/load"
+)
+
+// The load that the promises are measured under.
+const (
+	workers      = 64
+	holdFor      = 30 * time.Millisecond
+	retryPause   = 5 * time.Millisecond // of a worker that was refused
+	window       = 3 * time.Second      // measured at least
+	windows      = 5                    // and at most so often, while the machine is busy
+	leastUse     = 0.95
+	leastJain    = 0.95
+	warmUpWithin = 5 * time.Second
+)
+
+// peakUseFairness: whatever the limit, the upstream never sees more, the slots are in use, and nodes get equal shares.
+func peakUseFairness(t *testing.T, c *cluster) {
+	for _, limit := range []int{1, 2, 3, 10, 25} {
+		for _, queue := range []bool{true, false} {
+			for _, plain := range []bool{false, true} {
+				name := fmt.Sprintf("%s limit %d queue %v", map[bool]string{false: "CONNECT", true: "HTTP"}[plain], limit, queue)
+				t.Run(name, func(t *testing.T) { hammer(t, c, limit, queue, plain) })
+			}
+		}
+	}
+}
+
+func hammer(t *testing.T, c *cluster, limit int, queue, plain bool) {
+	up := c.upstream(t)
+	rule := connections(limit)
+	if queue {
+		rule = queued(limit, 20*time.Second, 100)
+	}
+	c.setLimit(t, up.name, rule)
+	run := load.Start(load.Plan{
+		Proxies: c.proxies(), Target: up.target, Workers: workers, Hold: holdFor, Plain: plain, Pause: retryPause,
+	})
+	defer run.Stop()
+	eventually(t, warmUpWithin, "as many connections as the limit", func() error {
+		if peak := up.Stats().Peak; peak < limit {
+			return fmt.Errorf("the upstream has seen %d", peak)
+		}
+		return nil
+	})
+	base := run.Tallies()
+	up.Reset()
+	report, ok := "", false
+	for i := 0; i < windows && !ok; i++ {
+		measure(window)
+		report, ok = judge(up, base, run.Tallies(), limit)
+	}
+	total := load.Sum(run.Stop())
+	t.Log(report)
+	if !ok {
+		t.Errorf("want use of at least %.2f and fairness of at least %.2f", leastUse, leastJain)
+	}
+	up.peakAtMost(t, limit)
+	if total.Cut+total.Failed > 0 {
+		t.Errorf("%d connections were cut and %d had no answer: %v", total.Cut, total.Failed, total.LastFail)
+	}
+	if queue && total.Refused > 0 {
+		t.Errorf("%d were refused though the queue had room: %v", total.Refused, total.Reasons)
+	}
+	up.awaitOpen(t, 40*time.Second, 0) // kept-alive ones included
+}
+
+// judge compares what the upstream saw and what each node's workers got with the promises.
+func judge(up host, base, now []load.Tally, limit int) (report string, ok bool) {
+	s := up.Stats()
+	shares := make([]float64, len(now))
+	for i := range now {
+		shares[i] = float64(now[i].OK - base[i].OK)
+	}
+	use, jain := s.Mean/float64(limit), load.Jain(shares)
+	waits := append([]time.Duration(nil), now[0].Waits...)
+	report = fmt.Sprintf("limit %d: peak %d, use %.3f, Jain %.3f over %.1fs; per node %.0f; wait p50 %v p99 %v", limit, s.Peak,
+		use, jain, s.Over.Seconds(), shares, load.Percentile(waits, 50).Round(100*time.Microsecond),
+		load.Percentile(waits, 99).Round(100*time.Microsecond))
+	return strings.TrimSpace(report), use >= leastUse && jain >= leastJain
+}
+
+// slotsMoveToDemand: a slot that lies unused on one node is found for another node's first request.
+func slotsMoveToDemand(t *testing.T, c *cluster) {
+	up := c.upstream(t)
+	c.setLimit(t, up.name, connections(1))
+	for i := range 12 {
+		n := c.nodes[i%len(c.nodes)]
+		end(t, n.open(t, up.target))
+	}
+	up.peakAtMost(t, 1)
+}
+
+// keptAliveGivesWay: an upstream connection kept for reuse on one node is closed for a request on another.
+func keptAliveGivesWay(t *testing.T, c *cluster) {
+	up := c.upstream(t)
+	c.setLimit(t, up.name, connections(1))
+	for i := range 6 {
+		run := load.Start(load.Plan{Proxies: []string{c.nodes[i%3].proxy}, Target: up.target, Workers: 1, Plain: true, Total: 1})
+		if sum := load.Sum(run.Wait()); sum.OK != 1 {
+			t.Fatalf("request %d: %+v", i, sum)
+		}
+	}
+	up.peakAtMost(t, 1)
+	if got := up.Stats().Accepted; got != 6 {
+		t.Errorf("%d upstream connections for 6 requests through three nodes in turn; want 6", got)
+	}
+}
+
+// idleSlotsComeBack: what a node holds without use goes back within 5 s, by itself.
+func idleSlotsComeBack(t *testing.T, c *cluster) {
+	up := c.upstream(t)
+	c.setLimit(t, up.name, connections(9))
+	for _, n := range c.nodes {
+		end(t, n.openMany(t, up.target, 3)...)
+	}
+	took := eventually(t, 5*time.Second, "no slot granted", func() error {
+		for _, n := range c.nodes {
+			if h := n.http.host(t, up.name); h.Granted != 0 {
+				return fmt.Errorf("node %s reports %d", n.name, h.Granted)
+			}
+		}
+		return nil
+	})
+	t.Logf("idle slots are back after %v", took.Round(10*time.Millisecond))
+}
+
+// loweringLimit: closes nothing; the count falls as connections end.
+func loweringLimit(t *testing.T, c *cluster) {
+	up := c.upstream(t)
+	n := c.nodes[0]
+	c.setLimit(t, up.name, connections(4))
+	tunnels := n.openMany(t, up.target, 4)
+	c.setLimit(t, up.name, connections(2))
+	mustLive(t, "after the limit was lowered", tunnels...)
+	n.refuse(t, up.target, "connection_limit_reached")
+	end(t, tunnels[:2]...)
+	for _, other := range c.nodes {
+		other.refuse(t, up.target, "connection_limit_reached")
+	}
+	end(t, tunnels[2])
+	eventually(t, 2*time.Second, "a slot below the new limit", admits(c.nodes[1], up.target))
+	mustLive(t, "at the end", tunnels[3])
+}
+
+// admits is a condition: a tunnel opens, and is closed again.
+func admits(n *node, target string) func() error {
+	return func() error {
+		tunnel, err := n.try(target)
+		if err != nil {
+			return err
+		}
+		return tunnel.End()
+	}
+}
+
+// evict: closes what is above the new limit, the newest first.
+func evict(t *testing.T, c *cluster) {
+	up := c.upstream(t)
+	n := c.nodes[0]
+	c.setLimit(t, up.name, connections(4))
+	tunnels := n.openMany(t, up.target, 4)
+	c.nodes[1].http.must(t, 200, "PUT", limitPath(up.name)+"?evict=true", connections(2), nil)
+	up.awaitOpen(t, 2*time.Second, 2)
+	mustLive(t, "the oldest", tunnels[:2]...)
+	for i, tunnel := range tunnels[2:] {
+		if err := alive(tunnel); err == nil {
+			t.Errorf("tunnel %d of 4 outlives the eviction to 2", i+3)
+		}
+	}
+}
+
+// firstLimit: open connections count from a first limit on, and are not closed.
+func firstLimit(t *testing.T, c *cluster) {
+	up := c.upstream(t)
+	tunnels := append(c.nodes[0].openMany(t, up.target, 2), c.nodes[1].open(t, up.target))
+	c.setLimit(t, up.name, connections(3))
+	eventually(t, 2*time.Second, "the open connections count", func() error {
+		if h := c.nodes[2].http.host(t, up.name); h.InUse != 3 || h.Nodes["a"].InUse != 2 || h.Nodes["b"].InUse != 1 {
+			return fmt.Errorf("in use: %d, of them %+v", h.InUse, h.Nodes)
+		}
+		return nil
+	})
+	for _, n := range c.nodes {
+		n.refuse(t, up.target, "connection_limit_reached")
+	}
+	mustLive(t, "from before the limit", tunnels...)
+	end(t, tunnels[0])
+	eventually(t, 2*time.Second, "the freed slot elsewhere", admits(c.nodes[2], up.target))
+}
