@@ -71,7 +71,7 @@ func fanOut[T any](s *Server, ctx context.Context, u *url.URL, got func(T)) []Un
 	for _, p := range s.deps.Peers.Peers() {
 		wg.Go(func() {
 			var a T
-			err := ctx.Err()
+			var err error
 			select {
 			case places <- struct{}{}:
 				a, err = ask[T](s, ctx, p, u)

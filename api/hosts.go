@@ -216,13 +216,9 @@ func (s *Server) host(r *http.Request, peer bool) (answer, error) {
 		return answer{}, err
 	}
 	t := s.deps.View.Table()
-	key, err := hostKey(t, r.PathValue("host"))
+	u, err := s.hostUse(t, r.PathValue("host"))
 	if err != nil {
 		return answer{}, err
-	}
-	u, ok := s.deps.Uses.HostUse(key)
-	if !ok {
-		u.Key = key
 	}
 	h := s.hostEntry(t, u)
 	if !local && !peer {
@@ -231,22 +227,34 @@ func (s *Server) host(r *http.Request, peer bool) (answer, error) {
 	return answer{body: h}, nil
 }
 
-// hostKey finds what counts a host, a host with a port, or the pattern of a shared limit.
-func hostKey(t *fsm.Table, name string) (fsm.Key, error) {
+// hostUse finds this node's use of what counts a host, a host with a port, or the pattern of a limit that is shared (or
+// was, and is still in use). Without any use it is zero.
+func (s *Server) hostUse(t *fsm.Table, name string) (HostUse, error) {
 	target, err := fsm.ParseHost(name)
 	if err != nil {
-		if withPort, err := fsm.ParseTarget(name, 0); err == nil {
-			_, key := t.Match(withPort)
-			return key, nil
+		var perr error
+		if target, perr = fsm.ParseTarget(name, 0); perr != nil {
+			return s.patternUse(t, name, err)
 		}
-		p, perr := fsm.ParsePattern(name)
-		if l, ok := t.Get(p); perr == nil && ok && l.Shared {
-			return fsm.HostConnections(p.String()), nil
-		}
-		return fsm.Key{}, invalid("%s", err)
 	}
 	_, key := t.Match(target)
-	return key, nil
+	u, _ := s.deps.Uses.HostUse(key)
+	u.Key = key
+	return u, nil
+}
+
+func (s *Server) patternUse(t *fsm.Table, name string, notHost error) (HostUse, error) {
+	p, err := fsm.ParsePattern(name)
+	if err != nil {
+		return HostUse{}, notHost
+	}
+	key := fsm.HostConnections(p.String())
+	u, used := s.deps.Uses.HostUse(key)
+	if l, ok := t.Get(p); !used && !(ok && l.Shared) {
+		return HostUse{}, notHost
+	}
+	u.Key = key
+	return u, nil
 }
 
 // localHosts is this node's use of every host.

@@ -272,7 +272,8 @@ func (s *Server) replaceConfigLimits(_ *http.Request, body []byte) (commit, erro
 }
 
 // ReplaceConfigLimits makes limits the cluster's config limits, through the leader, and returns the log index of the
-// write. Its errors are those of [Log], ErrNoLeader, or a *[Problem].
+// write. Its errors are those of [Log], [ErrNoLeader], [ErrNotVisible] as a *[Problem], the leader's *[Problem], or
+// [fsm.ErrInvalid].
 func (s *Server) ReplaceConfigLimits(ctx context.Context, limits []fsm.Limit) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.WriteTimeout)
 	defer cancel()
@@ -411,7 +412,7 @@ func parseLimit(o *object, given *fsm.Pattern) (fsm.Limit, error) {
 		return l, err
 	}
 	if err := l.Validate(); err != nil {
-		return l, invalid("%s: %s", l.Pattern, err)
+		return l, err
 	}
 	return l, nil
 }

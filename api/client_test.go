@@ -1,0 +1,166 @@
+package api
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+)
+
+// connect serves a bench node over real HTTP.
+func connect(t *testing.T, n *benchNode, token string) *Client {
+	t.Helper()
+	srv := httptest.NewServer(n.server.Handler())
+	t.Cleanup(srv.Close)
+	c, err := NewClient(srv.URL, token, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.CloseIdle)
+	return c
+}
+
+func status(err error) int {
+	var p *Problem
+	if errors.As(err, &p) {
+		return p.Status
+	}
+	return 0
+}
+
+func TestClient(t *testing.T) {
+	b := newBench(t, Config{Token: "secret"}, "a", "b")
+	a := b.nodes["a"]
+	a.list = []Connection{{ID: "a/1", Host: "x.org"}}
+	a.uses = []HostUse{use("x.org", 1), use("*.s.org", 2)}
+	a.members = []Node{{Name: "a"}}
+	c, ctx := connect(t, a, "secret"), t.Context()
+
+	five := int64(5)
+	for _, pattern := range []string{"x.org", "10.0.0.0/8", "*", "[::1]:443", "*.s.org"} {
+		put, err := c.PutLimit(ctx, Limit{Pattern: pattern, Connections: &five, Queue: &Queue{Timeout: 1e9, Size: 2}, Shared: pattern == "*.s.org"}, IfAbsent())
+		if err != nil || put.Pattern != pattern {
+			t.Fatal(put, err)
+		}
+		got, err := c.Limit(ctx, pattern)
+		if err != nil || got.Pattern != pattern || *got.Connections != 5 || got.ModifyIndex != put.Index || *got.Queue != (Queue{1e9, 2}) {
+			t.Errorf("%+v %v", got, err)
+		}
+		if _, err := c.PutLimit(ctx, got, IfAbsent()); status(err) != 412 {
+			t.Errorf("IfAbsent on an existing one: %v", err)
+		}
+		got.Connections, got.Queue = nil, nil
+		if _, err := c.PutLimit(ctx, got, IfIndex(put.Index), Evict()); err != nil {
+			t.Error(err)
+		}
+		if _, err := c.DeleteLimit(ctx, pattern, IfIndex(put.Index)); status(err) != 412 {
+			t.Errorf("IfIndex of an old one: %v", err)
+		}
+	}
+	all, err := c.Limits(ctx)
+	if err != nil || len(all.Limits) != 5 {
+		t.Fatal(all, err)
+	}
+	dry, err := c.CompareLimits(ctx, all.Limits[1:])
+	if err != nil || len(dry.Changes) != 1 || dry.Changes[0].Action != "remove" {
+		t.Errorf("%+v %v", dry, err)
+	}
+	if _, err := c.ReplaceLimits(ctx, all.Limits[1:], IfIndex(dry.Index)); err != nil {
+		t.Error(err)
+	}
+	if _, err := c.DeleteLimit(ctx, "*.s.org"); err != nil {
+		t.Error(err)
+	}
+
+	if h, err := c.Hosts(ctx, HostQuery{Prefix: "x", Sort: "in_use", Limit: 5}); err != nil || len(h.Hosts) != 1 {
+		t.Errorf("%+v %v", h, err)
+	}
+	if h, err := c.Hosts(ctx, HostQuery{After: "*.s.org", Local: true}); err != nil || len(h.Hosts) != 1 {
+		t.Errorf("%+v %v", h, err)
+	}
+	if h, err := c.Host(ctx, "*.s.org"); err != nil || h.InUse != 2 {
+		t.Errorf("%+v %v", h, err)
+	}
+	if l, err := c.Connections(ctx, "x.org"); err != nil || len(l.Connections) != 1 {
+		t.Errorf("%+v %v", l, err)
+	}
+	if _, err := c.CloseConnection(ctx, "a/1"); err != nil {
+		t.Error(err)
+	}
+	for name, call := range map[string]func() error{
+		"status":   func() error { _, err := c.Status(ctx); return err },
+		"nodes":    func() error { _, err := c.Nodes(ctx); return err },
+		"peers":    func() error { _, err := c.RaftPeers(ctx); return err },
+		"remove":   func() error { _, err := c.RemoveRaftPeer(ctx, "b"); return err },
+		"transfer": func() error { _, err := c.TransferLeadership(ctx, "b"); return err },
+		"drain":    func() error { _, err := c.Drain(ctx); return err },
+		"leave":    func() error { _, err := c.Leave(ctx); return err },
+		"reload":   func() error { _, err := c.Reload(ctx); return err },
+		"healthy":  func() error { return c.Healthy(ctx) },
+		"ready":    func() error { return c.Ready(ctx) },
+	} {
+		if err := call(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := connect(t, a, "wrong").Status(ctx); status(err) != 401 {
+		t.Error(err)
+	}
+}
+
+func TestTee(t *testing.T) {
+	a := newBench(t, Config{}, "a").nodes["a"]
+	c := connect(t, a, "")
+	var b bytes.Buffer
+	if _, err := c.Tee(&b).Limits(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if want := a.do(try{method: "GET", path: pathLimits}).Body.String(); b.String() != want {
+		t.Errorf("%q, want %q", b.String(), want)
+	}
+	b.Reset()
+	if _, err := c.Tee(&b).Limit(t.Context(), "x.org"); status(err) != 404 || b.Len() != 0 {
+		t.Errorf("%v %q", err, b.String())
+	}
+}
+
+func TestClientAddress(t *testing.T) {
+	for addr, want := range map[string]string{
+		"": DefaultAddr, "localhost:1": "http://localhost:1", "https://weir.example/": "https://weir.example", "http://[::1]:8081": "http://[::1]:8081",
+	} {
+		c, err := NewClient(addr, "", nil)
+		if err != nil || c.Addr() != want {
+			t.Errorf("%q: %v %v", addr, c, err)
+		}
+	}
+	for _, addr := range []string{"ftp://x", "http://", "http://x/v1", "http://x?y=1", "http://x:port", "%%"} {
+		if _, err := NewClient(addr, "", nil); err == nil {
+			t.Errorf("%q is taken", addr)
+		}
+	}
+}
+
+// Something else may listen where the node should: what it says is an error, not a value.
+func TestNotWeir(t *testing.T) {
+	for _, c := range []struct {
+		status int
+		body   string
+	}{{200, "<html>"}, {502, "bad gateway"}, {302, ""}, {404, `{"status":404}`}} {
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Location", "/elsewhere")
+			w.WriteHeader(c.status)
+			fmt.Fprint(w, c.body)
+		}))
+		client, err := NewClient(srv.URL, "", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st, err := client.Status(t.Context()); err == nil || c.status != 200 && status(err) != c.status {
+			t.Errorf("%+v: %+v %v", c, st, err)
+		}
+		client.CloseIdle()
+		srv.Close()
+	}
+}

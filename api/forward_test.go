@@ -1,0 +1,258 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/weirproxy/weir/fsm"
+)
+
+func TestWriteThroughAnyNodeIsVisibleThere(t *testing.T) {
+	b := newBench(t, Config{Token: "secret"}, "a", "b", "c")
+	auth := map[string]string{"Authorization": "Bearer secret"}
+	for i, name := range []string{"a", "b", "c"} {
+		k := put("10.0.0.0/8", five)
+		k.header = auth
+		if i == 2 { // also one that changes nothing
+			b.nodes["a"].do(k)
+		}
+		get[LimitWritten](t, b.nodes[name].do(k))
+		get[Limit](t, b.nodes[name].do(try{method: "GET", path: k.path, header: auth}))
+	}
+	asked := b.nodes["a"].asked
+	if len(asked) != 2 {
+		t.Fatalf("the leader was asked %d times", len(asked))
+	}
+	r := asked[0]
+	if r.Header.Get(headerForwarded) != "b" || r.Header.Get("Authorization") != "" || r.URL.EscapedPath() != pathLimit+"10.0.0.0%2F8" {
+		t.Errorf("forwarded as %s %v", r.URL, r.Header)
+	}
+	k := try{method: "DELETE", path: pathLimit + "10.0.0.0%2F8", header: auth}
+	get[LimitDeleted](t, b.nodes["c"].do(k))
+	refused(t, b.nodes["c"].do(try{method: "GET", path: k.path, header: auth}), 404, "")
+}
+
+func TestLeadersRefusalIsPassedOn(t *testing.T) {
+	b := newBench(t, Config{}, "a", "b")
+	refused(t, b.nodes["b"].do(try{method: "DELETE", path: pathLimit + "x.org"}), 404, "no such limit")
+	b.nodes["a"].set(func() { b.nodes["a"].propose = ErrDiskFull })
+	p := refused(t, b.nodes["b"].do(put("x.org", five)), 507, "disk is full")
+	if p.Code != "disk_full" {
+		t.Error(p.Code)
+	}
+}
+
+func TestForwardedOnceOnly(t *testing.T) {
+	b := newBench(t, Config{}, "a", "b", "c")
+	k := put("x.org", five)
+	k.header = map[string]string{headerForwarded: "c"}
+	w := b.nodes["b"].serve(b.nodes["b"].server.PeerHandler(), k)
+	refused(t, w, 503, "not the leader")
+	if w.Header().Get(headerNotLeader) == "" || len(b.nodes["a"].asked) != 0 {
+		t.Error("a peer's request was sent on")
+	}
+	// From a client the mark means nothing.
+	get[LimitWritten](t, b.nodes["b"].do(k))
+}
+
+func TestPeersSeeOnlyTheirPart(t *testing.T) {
+	a := newBench(t, Config{Token: "secret"}, "a").nodes["a"]
+	peer := func(k try) int { return a.serve(a.server.PeerHandler(), k).Code }
+	if got := peer(try{method: "GET", path: pathLimits, host: "peer"}); got != 200 {
+		t.Errorf("limits: %d", got)
+	}
+	for _, path := range []string{"/v1/drain", "/v1/leave", "/v1/reload"} {
+		if got := peer(try{method: "POST", path: path}); got != 404 {
+			t.Errorf("%s: %d", path, got)
+		}
+	}
+	if got := peer(try{method: "PUT", path: pathLimits, body: `{"limits":[]}`, header: map[string]string{"Content-Type": "text/plain"}}); got != 415 {
+		t.Errorf("media type: %d", got)
+	}
+	auth := map[string]string{"Authorization": "Bearer secret"}
+	if got := a.do(try{method: "PUT", path: pathConfigLimits, body: `{"limits":[]}`, header: auth}).Code; got != 404 {
+		t.Errorf("config limits from a client: %d", got)
+	}
+}
+
+func TestNoLeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, Config{WriteTimeout: 4 * time.Second}, "a", "b")
+		b.elect("")
+		start := time.Now()
+		refused(t, b.nodes["b"].do(put("x.org", five)), 503, "no leader")
+		if took := time.Since(start); took != 4*time.Second {
+			t.Errorf("took %v", took)
+		}
+		start = time.Now()
+		refused(t, b.nodes["b"].do(put("x.org", `{"connections":-1}`)), 422, "")
+		get[Limits](t, b.nodes["b"].do(try{method: "GET", path: pathLimits}))
+		if took := time.Since(start); took != 0 {
+			t.Errorf("nonsense and reads waited %v for a leader", took)
+		}
+	})
+}
+
+// Each case is a write during trouble, at node b; the leader is a, and after 1 s c.
+func TestTrouble(t *testing.T) {
+	type nodes = map[string]*benchNode
+	cond := map[string]string{"If-Match": "*"}
+	remove := try{method: "DELETE", path: pathLimit + "x.org"}
+	for name, c := range map[string]struct {
+		trouble func(nodes)
+		k       try
+		status  int
+		applied int // how often
+	}{
+		"nobody leads, PUT":              {func(n nodes) { n["a"].b.elect("") }, put("x.org", five), 200, 1},
+		"nobody leads, DELETE":           {func(n nodes) { n["a"].b.elect("") }, remove, 200, 1},
+		"the leader is gone, PUT":        {func(n nodes) { n["a"].down = true }, put("x.org", five), 200, 1},
+		"the leader is gone, DELETE":     {func(n nodes) { n["a"].down = true }, remove, 200, 1},
+		"the leader was deposed, DELETE": {func(n nodes) { n["a"].deposed = true }, remove, 200, 1},
+		"this node was deposed, DELETE":  {func(n nodes) { n["b"].deposed = true; n["b"].b.elect("c") }, remove, 503, 0},
+		"lost on the way, PUT":           {func(n nodes) { n["a"].lose, n["a"].lostRoute = 1, true }, put("x.org", five), 200, 1},
+		"lost on the way back, PUT":      {func(n nodes) { n["a"].lose = 1 }, put("x.org", five), 200, 2},
+		"lost for ever, PUT":             {func(n nodes) { n["a"].lose, n["c"].lose = 1e6, 1e6 }, put("x.org", five), 504, -1},
+		"lost, then nobody, PUT": {func(n nodes) {
+			n["a"].lose, n["c"].down = 1, true
+			n["a"].deposed = true
+		}, put("x.org", five), 504, 0},
+		"lost on the way, DELETE":               {func(n nodes) { n["a"].lose, n["a"].lostRoute = 1, true }, remove, 504, 0},
+		"lost on the way back, DELETE":          {func(n nodes) { n["a"].lose = 1 }, remove, 504, 1},
+		"lost on the way back, conditional PUT": {func(n nodes) { n["a"].lose = 1 }, try{method: "PUT", path: remove.path, body: five, header: cond}, 504, 1},
+		"unknown at the leader, PUT":            {func(n nodes) { n["a"].propose = ErrOutcomeUnknown }, put("x.org", five), 504, 0},
+		"commit outlasts the wait, PUT":         {func(n nodes) { n["a"].propose = context.DeadlineExceeded }, put("x.org", five), 504, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t, Config{WriteTimeout: 5 * time.Second}, "a", "b", "c")
+				p, _ := fsm.ParsePattern("x.org")
+				b.apply(&fsm.PutLimit{Limit: fsm.Limit{Pattern: p, Connections: 9, Source: fsm.SourceAPI}})
+				before := b.index
+				c.trouble(b.nodes)
+				go func() {
+					time.Sleep(time.Second) // virtual: the election's length
+					b.elect("c")
+				}()
+				w := b.nodes["b"].do(c.k)
+				if c.status == 200 {
+					get[map[string]any](t, w)
+				} else {
+					refused(t, w, c.status, "")
+				}
+				if applied := int(b.index - before); c.applied >= 0 && applied != c.applied {
+					t.Errorf("applied %d times, not %d", applied, c.applied)
+				}
+				time.Sleep(time.Second)
+			})
+		})
+	}
+}
+
+func TestNotVisible(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, Config{}, "a", "b")
+		b.nodes["b"].stuck = true
+		p := refused(t, b.nodes["b"].do(put("x.org", five)), 504, "committed")
+		if p.Code != "not_visible" || p.Index != b.index {
+			t.Errorf("%+v", p)
+		}
+	})
+}
+
+func TestReplaceConfigLimits(t *testing.T) {
+	b := newBench(t, Config{}, "a", "b")
+	star, _ := fsm.ParsePattern("*")
+	ls := []fsm.Limit{{Pattern: star, Connections: 25, Queue: fsm.Queue{Timeout: time.Second, Size: 3}}}
+	for _, name := range []string{"b", "a"} {
+		index, err := b.nodes[name].server.ReplaceConfigLimits(t.Context(), ls)
+		if err != nil || index != b.index {
+			t.Fatal(index, err)
+		}
+		got, ok := b.nodes[name].Table().Get(star)
+		if !ok || got.Source != fsm.SourceConfig || got.Queue != ls[0].Queue || got.Connections != 25 {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+	ls[0].Connections = 1 << 60
+	if _, err := b.nodes["b"].server.ReplaceConfigLimits(t.Context(), ls); !errors.Is(err, fsm.ErrInvalid) {
+		t.Error(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, Config{}, "a")
+		b.elect("")
+		if _, err := b.nodes["a"].server.ReplaceConfigLimits(t.Context(), nil); !errors.Is(err, ErrNoLeader) {
+			t.Error(err)
+		}
+	})
+}
+
+func TestNodesAreTheLeadersView(t *testing.T) {
+	b := newBench(t, Config{}, "a", "b")
+	in := Duration(8200400 * time.Microsecond)
+	b.nodes["a"].members = []Node{{Name: "b", Session: "live"}, {Name: "a", Leader: true, ReclaimIn: &in}}
+	b.nodes["b"].members = []Node{{Name: "b"}}
+	got := get[Nodes](t, b.nodes["b"].do(try{method: "GET", path: "/v1/nodes"}))
+	if got.View != "a" || len(got.Nodes) != 2 || got.Nodes[0].Name != "a" || got.Nodes[0].ReclaimIn.String() != "8.2s" || got.Nodes[1].ReclaimIn != nil {
+		t.Errorf("%+v", got)
+	}
+	b.nodes["a"].set(func() { b.nodes["a"].down = true })
+	if got := get[Nodes](t, b.nodes["b"].do(try{method: "GET", path: "/v1/nodes"})); got.View != "b" || len(got.Nodes) != 1 {
+		t.Errorf("without the leader: %+v", got)
+	}
+	b.elect("")
+	get[Nodes](t, b.nodes["b"].do(try{method: "GET", path: "/v1/nodes"}))
+	refused(t, b.nodes["b"].do(try{method: "GET", path: "/v1/nodes?x=1"}), 400, "")
+}
+
+func TestRaft(t *testing.T) {
+	b := newBench(t, Config{}, "a", "b")
+	a, n := b.nodes["a"], b.nodes["b"]
+	peers := get[RaftPeers](t, n.do(try{method: "GET", path: "/v1/raft/peers"}))
+	if len(peers.Peers) != 2 || peers.Peers[0].Name != "a" || len(a.asked) != 0 {
+		t.Errorf("%+v", peers)
+	}
+	n.proxy = true
+	get[RaftPeers](t, n.do(try{method: "GET", path: "/v1/raft/peers"}))
+	if len(a.asked) != 1 {
+		t.Error("a proxy didn't ask the leader")
+	}
+	get[RaftPeerRemoved](t, n.do(try{method: "DELETE", path: "/v1/raft/peers/c"}))
+	get[RaftTransferred](t, n.do(try{method: "POST", path: "/v1/raft/transfer"}))
+	if got := get[RaftTransferred](t, n.do(try{method: "POST", path: "/v1/raft/transfer", body: `{"to":"b"}`})); got.From != "a" || got.To != "b" {
+		t.Errorf("%+v", got)
+	}
+	if want := []string{"remove c", "transfer ", "transfer b"}; !slices.Equal(a.began, want) {
+		t.Errorf("%q", a.began)
+	}
+	refused(t, n.do(try{method: "POST", path: "/v1/raft/transfer", body: `{"too":"b"}`}), 400, "too")
+	refused(t, n.do(try{method: "POST", path: "/v1/raft/transfer", body: `{"to":5}`}), 422, "to")
+	a.raftErr = ErrConflict
+	refused(t, n.do(try{method: "DELETE", path: "/v1/raft/peers/c"}), 409, "")
+	b.elect("")
+	refused(t, n.do(try{method: "GET", path: "/v1/raft/peers"}), 503, "no leader")
+}
+
+func TestForwardedAnswerIsBounded(t *testing.T) {
+	s := newBench(t, Config{}, "a").nodes["a"].server
+	body := &endless{}
+	rt := roundTripper(func(*http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: 200, Header: http.Header{}, Body: body}, nil
+	})
+	r, _ := http.NewRequest("GET", "/v1/nodes", nil)
+	if _, err := s.forward(t.Context(), rt, r, nil); err == nil || !body.closed {
+		t.Errorf("%v, closed: %v", err, body.closed)
+	}
+}
+
+// endless is a body without an end.
+type endless struct{ closed bool }
+
+func (e *endless) Read(b []byte) (int, error) { return len(b), nil }
+
+func (e *endless) Close() error { e.closed = true; return nil }
