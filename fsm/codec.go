@@ -20,13 +20,16 @@ const encodingVersion byte = 1
 var ErrNewer = errors.New("this server is older than what it reads: upgrade weir on it and start it again; its data is kept")
 
 // Encode returns the entry: a version byte, then protobuf. The same command always
-// gives the same bytes. Text that is not UTF-8 is made so. c must be one of this
-// package's commands.
+// gives the same bytes. Text that is not UTF-8 is made so. A command that Decode would refuse
+// (the zero Pattern, a reason, source, scope or resource without a name) is the caller's
+// mistake and panics: in the log it would stop every server, and at each start again.
 func Encode(c Command) []byte {
-	m := commandToPB(c)
-	b, err := proto.MarshalOptions{Deterministic: true}.MarshalAppend([]byte{encodingVersion}, m)
+	b, err := proto.MarshalOptions{Deterministic: true}.MarshalAppend([]byte{encodingVersion}, commandToPB(c))
+	if err == nil {
+		_, err = Decode(b)
+	}
 	if err != nil {
-		panic(fmt.Sprintf("encode %T: %v", c, err)) // only text that is not UTF-8 fails, and there is none
+		panic(fmt.Sprintf("encode %T: %v", c, err))
 	}
 	return b
 }

@@ -1,0 +1,209 @@
+package fsm
+
+import (
+	"bytes"
+	"errors"
+	"math"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/weirproxy/weir/fsm/fsmpb"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+)
+
+// everyCommand has each command, with each field set and with none.
+func everyCommand() []Command {
+	index := uint64(7)
+	full := Limit{
+		Pattern: pattern("*.example.com:443"), Connections: 5, Queue: Queue{2 * time.Second, 100},
+		Shared: true, Evict: true, Source: SourceAPI, ModifyIndex: 9,
+	}
+	bare := Limit{Pattern: pattern("10.0.0.0/8"), Connections: Unlimited}
+	zero := Limit{Pattern: pattern("blocked.example"), Source: SourceConfig}
+	all := Precondition{MatchIndex: &index, MustExist: true, MustNotExist: true}
+	return []Command{
+		&Init{}, &Init{ClusterID: "id", TTL: 10 * time.Second, Limits: []Limit{full, bare, zero}},
+		&OpenSession{}, &OpenSession{Term: 3, Node: "a", Identity: "xyz"},
+		&CloseSessions{Reason: CloseLeft}, &CloseSessions{Term: 3, Sessions: []uint64{1, math.MaxUint64}, Reason: CloseExpired},
+		&Adjust{}, &Adjust{Term: 3, Batch: 4, Adjustments: []Adjustment{
+			{1, HostConnections("a.example"), 5}, {2, HostConnections("[::1]:80"), -5}, {0, HostConnections(""), math.MinInt64},
+		}},
+		&PutLimit{Limit: full}, &PutLimit{Limit: zero, Precondition: all}, &PutLimit{Limit: Limit{Pattern: pattern("*"), Connections: -5}},
+		&DeleteLimit{Pattern: full.Pattern}, &DeleteLimit{Pattern: bare.Pattern, Precondition: all},
+		&ReplaceLimits{Source: SourceConfig}, &ReplaceLimits{Source: SourceAPI, Limits: []Limit{zero, full}, Precondition: all},
+	}
+}
+
+func equalCommands(a, b Command) string {
+	return cmp.Diff(a, b, cmp.Comparer(func(a, b Pattern) bool { return a == b }))
+}
+
+func TestEncodeDecode(t *testing.T) {
+	kinds := map[reflect.Type]bool{}
+	for _, c := range everyCommand() {
+		kinds[reflect.TypeOf(c)] = true
+		b := Encode(c)
+		if b[0] != 1 || !bytes.Equal(b, Encode(c)) {
+			t.Errorf("%#v: % x", c, b)
+		}
+		got, err := Decode(b)
+		if err != nil {
+			t.Errorf("%#v: %v", c, err)
+			continue
+		}
+		if diff := equalCommands(c, got); diff != "" {
+			t.Errorf("%T (-want +got):\n%s", c, diff)
+		}
+	}
+	if want := (&fsmpb.Command{}).ProtoReflect().Descriptor().Oneofs().Get(0).Fields().Len(); len(kinds) != want {
+		t.Errorf("%d kinds of command were tried, there are %d", len(kinds), want)
+	}
+}
+
+func TestEncodeMakesTextUTF8(t *testing.T) {
+	c, err := Decode(Encode(&OpenSession{Term: 1, Node: "a\xffb", Identity: "\xc3"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := equalCommands(&OpenSession{Term: 1, Node: "a\ufffdb", Identity: "\ufffd"}, c); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestEncodePanicsRatherThanPoisonTheLog(t *testing.T) {
+	for _, c := range []Command{
+		&CloseSessions{}, &PutLimit{}, &DeleteLimit{}, &ReplaceLimits{}, &ReplaceLimits{Source: SourceAPI, Limits: make([]Limit, 1)},
+		&Adjust{Adjustments: make([]Adjustment, 1)}, &CloseSessions{Reason: 3}, nil,
+	} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("%#v was encoded", c)
+				}
+			}()
+			Encode(c)
+		}()
+	}
+}
+
+func TestDecodeRefusesWhatItDoesNotKnow(t *testing.T) {
+	enc := func(m *fsmpb.Command) []byte {
+		b, err := proto.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return append([]byte{1}, b...)
+	}
+	put := func(l *fsmpb.Limit) []byte {
+		return enc(&fsmpb.Command{Command: &fsmpb.Command_PutLimit{PutLimit: &fsmpb.PutLimit{Limit: l}}})
+	}
+	adjust := func(k *fsmpb.Key) []byte {
+		return enc(&fsmpb.Command{Command: &fsmpb.Command_Adjust{Adjust: &fsmpb.Adjust{Adjustments: []*fsmpb.Adjustment{{Key: k}}}}})
+	}
+	for name, c := range map[string]struct {
+		entry []byte
+		want  string
+	}{
+		"version 0":            {[]byte{0}, "version 0"},
+		"version 2":            {[]byte{2, 1, 2, 3}, "version 2"},
+		"no command":           {[]byte{1}, "no command"},
+		"unknown command":      {protowire.AppendBytes(protowire.AppendTag([]byte{1}, 99, protowire.BytesType), nil), "a field of Command"},
+		"close reason 0":       {enc(&fsmpb.Command{Command: &fsmpb.Command_CloseSessions{CloseSessions: &fsmpb.CloseSessions{}}}), "close reason 0"},
+		"close reason 3":       {enc(&fsmpb.Command{Command: &fsmpb.Command_CloseSessions{CloseSessions: &fsmpb.CloseSessions{Reason: 3}}}), "close reason 3"},
+		"replacement's source": {enc(&fsmpb.Command{Command: &fsmpb.Command_ReplaceLimits{ReplaceLimits: &fsmpb.ReplaceLimits{}}}), "source 0"},
+		"limit's source":       {put(&fsmpb.Limit{Pattern: "a", Source: 3}), "source 3"},
+		"no limit":             {put(nil), "without a limit"},
+		"no pattern":           {put(&fsmpb.Limit{}), "not a pattern"},
+		"bad pattern":          {put(&fsmpb.Limit{Pattern: "a.*.b"}), "not a pattern"},
+		"pattern's spelling":   {put(&fsmpb.Limit{Pattern: "A.b"}), "which is \"a.b\" here"},
+		"pattern in Unicode":   {put(&fsmpb.Limit{Pattern: "bücher.example"}), "which is"},
+		"deleted pattern": {enc(&fsmpb.Command{Command: &fsmpb.Command_DeleteLimit{DeleteLimit: &fsmpb.DeleteLimit{Pattern: "*:1"}}}),
+			"not a pattern"},
+		"pattern of init": {enc(&fsmpb.Command{Command: &fsmpb.Command_Init{Init: &fsmpb.Init{Limits: []*fsmpb.Limit{{Pattern: "?"}}}}}),
+			"not a pattern"},
+		"no key":       {adjust(nil), "key scope 0"},
+		"key scope":    {adjust(&fsmpb.Key{Scope: 2, Resource: 1}), "key scope 2"},
+		"key resource": {adjust(&fsmpb.Key{Scope: 1, Resource: 2}), "key resource 2"},
+	} {
+		got, err := Decode(c.entry)
+		if got != nil || !errors.Is(err, ErrNewer) || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "upgrade") {
+			t.Errorf("%s: %#v, %v, want ErrNewer with %q", name, got, err, c.want)
+		}
+	}
+	for name, entry := range map[string][]byte{"empty": nil, "torn": Encode(everyCommand()[1])[:9], "noise": {1, 0xff, 0xff, 0xff}} {
+		if got, err := Decode(entry); got != nil || err == nil || !strings.Contains(err.Error(), "remove its data_dir") {
+			t.Errorf("%s: %#v, %v", name, got, err)
+		}
+	}
+}
+
+// TestDecodeRefusesUnknownFields adds a field from the future to each message of each command.
+func TestDecodeRefusesUnknownFields(t *testing.T) {
+	tried := map[string]bool{}
+	for _, c := range everyCommand() {
+		for n := 0; ; n++ {
+			m := commandToPB(c)
+			messages := messagesIn(m.ProtoReflect())
+			if n == len(messages) {
+				break
+			}
+			messages[n].SetUnknown(protowire.AppendVarint(protowire.AppendTag(nil, 1000, protowire.VarintType), 1))
+			name := string(messages[n].Descriptor().Name())
+			tried[name] = true
+			b, err := proto.Marshal(m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := Decode(append([]byte{1}, b...)); got != nil || !errors.Is(err, ErrNewer) || !strings.Contains(err.Error(), "a field of "+name) {
+				t.Errorf("%T with an unknown field in its %s: %#v, %v", c, name, got, err)
+			}
+		}
+	}
+	if len(tried) != 13 {
+		t.Errorf("%d messages were tried: %v", len(tried), tried)
+	}
+}
+
+// FuzzDecode: no input panics, and what decodes survives encoding.
+func FuzzDecode(f *testing.F) {
+	for _, c := range everyCommand() {
+		f.Add(Encode(c))
+	}
+	f.Add([]byte{})
+	f.Add([]byte{2})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c, err := Decode(b)
+		if err != nil {
+			if c != nil {
+				t.Fatalf("% x gives %#v and %v", b, c, err)
+			}
+			return
+		}
+		again, err := Decode(Encode(c))
+		if err != nil {
+			t.Fatalf("%#v: %v", c, err)
+		}
+		if diff := equalCommands(c, again); diff != "" {
+			t.Fatal(diff)
+		}
+		s := NewState()
+		s.Apply(1, 1, c)
+		if err := s.Check(); err != nil {
+			t.Fatalf("%#v: %v", c, err)
+		}
+	})
+}
+
+func BenchmarkDecodeAdjust(b *testing.B) {
+	entry := Encode(&Adjust{Term: 1, Batch: 1, Adjustments: []Adjustment{{1, HostConnections("api.example.com"), 1}}})
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := Decode(entry); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,293 @@
+package fsm
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"time"
+
+	"github.com/weirproxy/weir/fsm/fsmpb"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+)
+
+// sampleLog is a log with something of everything, and the state after it.
+func sampleLog() ([]Command, *State) {
+	limit := func(p string, n int64, source Source) Limit {
+		return Limit{Pattern: pattern(p), Connections: n, Source: source}
+	}
+	shared := limit("*.example.org", 100, SourceConfig)
+	shared.Shared = true
+	queued := limit("api.example.com", 5, SourceAPI)
+	queued.Queue = Queue{2 * time.Second, 100}
+	lowered := limit("10.0.0.0/8", 2, SourceAPI)
+	lowered.Evict = true
+	a, b, hosts := uint64(2), uint64(3), []Key{HostConnections("api.example.com"), HostConnections("*.example.org"), HostConnections("10.0.0.1")}
+	log := []Command{
+		&Init{ClusterID: "0c1d", TTL: 10 * time.Second, Limits: []Limit{limit("*", 25, SourceConfig), shared, limit("10.0.0.0/8", 4, SourceConfig)}},
+		&OpenSession{1, "a", "id-a"},
+		&OpenSession{1, "b", "id-b"},
+		&PutLimit{Limit: queued},
+		&Adjust{1, 1, []Adjustment{{a, hosts[0], 3}, {b, hosts[0], 3}, {a, hosts[1], 60}, {b, hosts[2], 4}, {b, HostConnections("::1"), 1}}},
+		&PutLimit{Limit: lowered},
+		&PutLimit{Limit: limit("gone.example:443", Unlimited, SourceAPI)},
+		&DeleteLimit{Pattern: pattern("gone.example:443"), Precondition: Precondition{MustExist: true}},
+		&ReplaceLimits{Source: SourceConfig, Limits: []Limit{limit("*", 30, SourceConfig), shared}},
+		&OpenSession{1, "c", "id-c"},
+		&CloseSessions{1, []uint64{10}, CloseLeft},
+		&Adjust{1, 2, []Adjustment{{b, hosts[0], -1}, {a, hosts[0], 1}}},
+	}
+	s := NewState()
+	for i, c := range log {
+		if r := s.Apply(uint64(i+1), 1, c); r.Err != nil {
+			panic(r.Err)
+		}
+	}
+	return log, s
+}
+
+func TestSnapshotRoundTrip(t *testing.T) {
+	_, full := sampleLog()
+	for name, s := range map[string]*State{"empty": NewState(), "full": full} {
+		b := snapshotOf(t, s)
+		got, err := ReadSnapshot(bytes.NewReader(b))
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if !bytes.Equal(snapshotOf(t, got), b) {
+			t.Errorf("%s: the state read is another", name)
+		}
+		for _, l := range s.Table().Limits() {
+			if g, ok := got.Table().Get(l.Pattern); !ok || *g != l {
+				t.Errorf("%s: limit %+v was read as %+v", name, l, g)
+			}
+		}
+	}
+}
+
+// TestEveryDamagedByteIsFound flips each byte, and cuts the file at each length.
+func TestEveryDamagedByteIsFound(t *testing.T) {
+	_, s := sampleLog()
+	good := snapshotOf(t, s)
+	for i := range good {
+		bad := bytes.Clone(good)
+		bad[i] ^= 0x10
+		if _, err := ReadSnapshot(bytes.NewReader(bad)); !errors.Is(err, ErrCorrupt) || errors.Is(err, ErrNewer) || !strings.Contains(err.Error(), "remove") {
+			t.Fatalf("byte %d flipped: %v", i, err)
+		}
+		if _, err := ReadSnapshot(bytes.NewReader(good[:i])); !errors.Is(err, ErrCorrupt) {
+			t.Fatalf("cut at %d: %v", i, err)
+		}
+	}
+	if _, err := ReadSnapshot(bytes.NewReader(append(bytes.Clone(good), 0))); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("a byte too many: %v", err)
+	}
+	if _, err := ReadSnapshot(iotest.OneByteReader(bytes.NewReader(good))); err != nil {
+		t.Errorf("read byte by byte: %v", err)
+	}
+	broken := errors.New("disk")
+	for _, r := range []io.Reader{iotest.ErrReader(broken), io.MultiReader(bytes.NewReader(good[:70]), iotest.ErrReader(broken)), io.MultiReader(bytes.NewReader(good), iotest.ErrReader(broken))} {
+		if _, err := ReadSnapshot(r); !errors.Is(err, broken) || errors.Is(err, ErrCorrupt) {
+			t.Errorf("an error of the disk: %v", err)
+		}
+	}
+}
+
+// sealed makes a snapshot with a right checksum of any body.
+func sealed(version uint32, body []byte) []byte {
+	b := []byte(snapshotMagic)
+	b = binary.BigEndian.AppendUint32(b, version)
+	b = binary.BigEndian.AppendUint64(b, uint64(len(body)))
+	sum := sha256.Sum256(append(bytes.Clone(b), body...))
+	return append(append(b, sum[:]...), body...)
+}
+
+func TestSnapshotThatIsNewerOrWrong(t *testing.T) {
+	marshal := func(m *fsmpb.Snapshot) []byte {
+		b, err := proto.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	key := &fsmpb.Key{Scope: 1, Resource: 1, Name: "a.example"}
+	session := func(grants ...*fsmpb.Grant) []byte {
+		return marshal(&fsmpb.Snapshot{Index: 5, Sessions: []*fsmpb.Session{{Id: 4, Node: "a", Identity: "i", Grants: grants}}})
+	}
+	limits := func(list ...*fsmpb.Limit) []byte {
+		return marshal(&fsmpb.Snapshot{Index: 5, LimitsIndex: 5, ShapeIndex: 5, Limits: list})
+	}
+	future := protowire.AppendVarint(protowire.AppendTag(nil, 1000, protowire.VarintType), 1)
+	for name, c := range map[string]struct {
+		b     []byte
+		newer bool
+		want  string
+	}{
+		"version":           {sealed(2, nil), true, "version 2"},
+		"unknown field":     {sealed(1, future), true, "a field of Snapshot"},
+		"in session":        {sealed(1, protowire.AppendBytes(protowire.AppendTag(nil, 9, protowire.BytesType), future)), true, "a field of Session"},
+		"no protobuf":       {sealed(1, []byte{0xff}), true, "no protobuf"},
+		"scope":             {sealed(1, session(&fsmpb.Grant{Key: &fsmpb.Key{Scope: 9, Resource: 1}, Slots: 1})), true, "scope 9"},
+		"key twice":         {sealed(1, session(&fsmpb.Grant{Key: key, Slots: 1}, &fsmpb.Grant{Key: key, Slots: 1})), true, "twice"},
+		"session twice":     {sealed(1, append(session(), session()...)), true, "session 4 twice"},
+		"limit twice":       {sealed(1, limits(&fsmpb.Limit{Pattern: "a", Source: 1}, &fsmpb.Limit{Pattern: "a", Source: 1})), true, "twice"},
+		"limit's source":    {sealed(1, limits(&fsmpb.Limit{Pattern: "a"})), true, "source 0"},
+		"pattern":           {sealed(1, limits(&fsmpb.Limit{Pattern: "A", Source: 1})), true, "pattern"},
+		"negative grant":    {sealed(1, session(&fsmpb.Grant{Key: key, Slots: -1})), false, "holds -1 slots"},
+		"huge grant":        {sealed(1, session(&fsmpb.Grant{Key: key, Slots: 1 << 62})), false, "slots"},
+		"key not canonical": {sealed(1, session(&fsmpb.Grant{Key: &fsmpb.Key{Scope: 1, Resource: 1, Name: "A"}, Slots: 1})), false, "not canonical"},
+		"session's index":   {sealed(1, marshal(&fsmpb.Snapshot{Index: 3, Sessions: []*fsmpb.Session{{Id: 4, Node: "a", Identity: "i"}}})), false, "session 4"},
+		"limit's value":     {sealed(1, limits(&fsmpb.Limit{Pattern: "a", Source: 1, Shared: true, ModifyIndex: 1})), false, "shared has no meaning"},
+		"cluster":           {sealed(1, marshal(&fsmpb.Snapshot{ClusterId: "x"})), false, "ttl"},
+	} {
+		_, err := ReadSnapshot(bytes.NewReader(c.b))
+		if err == nil || errors.Is(err, ErrNewer) != c.newer || errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+	huge := sealed(1, nil)
+	binary.BigEndian.PutUint64(huge[12:], 1<<40)
+	if _, err := ReadSnapshot(bytes.NewReader(huge)); !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "more than") {
+		t.Errorf("a length of 1 TiB: %v", err)
+	}
+}
+
+// FuzzReadSnapshot: a body with a right checksum never panics, and what is
+// accepted holds the invariants and is written as it was read.
+func FuzzReadSnapshot(f *testing.F) {
+	_, s := sampleLog()
+	f.Add(snapshotOf(f, s)[snapshotHeader:])
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, body []byte) {
+		if _, err := ReadSnapshot(bytes.NewReader(body)); err == nil {
+			t.Fatal("a file without a header was read")
+		}
+		s, err := ReadSnapshot(bytes.NewReader(sealed(1, body)))
+		if err != nil {
+			return
+		}
+		again, err := ReadSnapshot(bytes.NewReader(snapshotOf(t, s)))
+		if err != nil || !bytes.Equal(snapshotOf(t, again), snapshotOf(t, s)) {
+			t.Fatalf("% x: read again: %v", body, err)
+		}
+	})
+}
+
+// limitedWriter fails once n bytes are through.
+type limitedWriter struct {
+	n   int
+	err error
+}
+
+func (w *limitedWriter) Write(b []byte) (int, error) {
+	if w.n -= len(b); w.n < 0 {
+		return 0, w.err
+	}
+	return len(b), nil
+}
+
+func TestWriteSnapshotReportsAFullDisk(t *testing.T) {
+	_, s := sampleLog()
+	full := errors.New("no space left on device")
+	for _, n := range []int{0, 60, len(snapshotOf(t, s)) - 1} {
+		if err := s.WriteSnapshot(&limitedWriter{n, full}); !errors.Is(err, full) {
+			t.Errorf("full after %d bytes: %v", n, err)
+		}
+	}
+}
+
+var writeFixtures = flag.Bool("write-fixtures", false, "write testdata of this version anew: only before its first release")
+
+// TestFixturesOfVersion1 reads a log and a snapshot as they were stored when version
+// 1 was made. They must be readable, and mean the same, in every version to come.
+func TestFixturesOfVersion1(t *testing.T) {
+	logPath, snapPath := filepath.Join("testdata", "log-v1.bin"), filepath.Join("testdata", "snapshot-v1.bin")
+	if *writeFixtures {
+		writeFixture(t, logPath, snapPath)
+	}
+	log, err := os.ReadFile(logPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	replayed := NewState()
+	for index := uint64(1); len(log) > 0; index++ {
+		n, size := binary.Uvarint(log)
+		if size <= 0 || n > uint64(len(log)-size) {
+			t.Fatal("the fixture is torn")
+		}
+		c, err := Decode(log[size : size+int(n)])
+		if err != nil {
+			t.Fatalf("entry %d: %v", index, err)
+		}
+		if r := replayed.Apply(index, 1, c); r.Err != nil {
+			t.Fatalf("entry %d: %v", index, r.Err)
+		}
+		log = log[size+int(n):]
+	}
+	f, err := os.Open(snapPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	read, err := ReadSnapshot(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = `index 12, cluster 0c1d, ttl 10s, table 9, shape 8
+* 30 {0s 0} shared=false evict=false config 9
+*.example.org 100 {0s 0} shared=true evict=false config 1
+10.0.0.0/8 2 {0s 0} shared=false evict=true api 6
+api.example.com 5 {2s 100} shared=false evict=false api 4
+session 2 a id-a: *.example.org=60 api.example.com=4
+session 3 b id-b: 10.0.0.1=4 ::1=1 api.example.com=1
+`
+	for name, s := range map[string]*State{"replayed": replayed, "read": read} {
+		if got := describe(s); got != want {
+			t.Errorf("%s:\n%s\nwant\n%s", name, got, want)
+		}
+		if err := s.Check(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if !bytes.Equal(snapshotOf(t, replayed), snapshotOf(t, read)) {
+		t.Error("the log and the snapshot give different states")
+	}
+}
+
+func writeFixture(t *testing.T, logPath, snapPath string) {
+	log, s := sampleLog()
+	var b []byte
+	for _, c := range log {
+		entry := Encode(c)
+		b = append(binary.AppendUvarint(b, uint64(len(entry))), entry...)
+	}
+	if err := errors.Join(os.MkdirAll("testdata", 0o755), os.WriteFile(logPath, b, 0o644), os.WriteFile(snapPath, snapshotOf(t, s), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// describe writes a state as text.
+func describe(s *State) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "index %d, cluster %s, ttl %v, table %d, shape %d\n", s.Index(), s.ClusterID(), s.TTL(), s.Table().Index, s.Table().ShapeIndex)
+	for _, l := range s.Table().Limits() {
+		fmt.Fprintf(&b, "%s %d %v shared=%v evict=%v %v %d\n", l.Pattern, l.Connections, l.Queue, l.Shared, l.Evict, l.Source, l.ModifyIndex)
+	}
+	for _, session := range s.Sessions() {
+		fmt.Fprintf(&b, "session %d %s %s:", session.ID, session.Node, session.Identity)
+		for _, g := range s.SessionGrants(session.ID) {
+			fmt.Fprintf(&b, " %v=%d", g.Key, g.Delta)
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}

@@ -1,0 +1,314 @@
+package fsm
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+)
+
+// run applies commands from the state's index on, in term 1, and fails on an error.
+func run(t testing.TB, s *State, commands ...Command) Result {
+	t.Helper()
+	var r Result
+	for _, c := range commands {
+		if r = s.Apply(s.Index()+1, 1, c); r.Err != nil {
+			t.Fatalf("%#v: %v", c, r.Err)
+		}
+	}
+	return r
+}
+
+func put(p string, n int64, source Source) *PutLimit {
+	return &PutLimit{Limit: Limit{Pattern: pattern(p), Connections: n, Source: source}}
+}
+
+func TestInvalidCommandsChangeNothing(t *testing.T) {
+	bad := Limit{Pattern: pattern("a"), Connections: -2, Source: SourceAPI}
+	good := rule("a", 1)
+	for name, c := range map[string]Command{
+		"init without id":    &Init{TTL: 1},
+		"init without ttl":   &Init{ClusterID: "x"},
+		"init, bad limit":    &Init{ClusterID: "x", TTL: 1, Limits: []Limit{bad}},
+		"session, no node":   &OpenSession{Term: 1, Identity: "i"},
+		"session, no id":     &OpenSession{Term: 1, Node: "n"},
+		"put, bad limit":     &PutLimit{Limit: bad},
+		"put, no source":     &PutLimit{Limit: Limit{Pattern: pattern("a")}},
+		"put, no pattern":    &PutLimit{Limit: Limit{Source: SourceAPI}},
+		"replace, no source": &ReplaceLimits{},
+		"replace, bad":       &ReplaceLimits{Source: SourceAPI, Limits: []Limit{good, bad}},
+		"replace, twice":     &ReplaceLimits{Source: SourceConfig, Limits: []Limit{good, good}},
+		"no command":         nil,
+	} {
+		s := NewState()
+		r := s.Apply(1, 1, c)
+		if !errors.Is(r.Err, ErrInvalid) || r.Changed || s.Index() != 1 || s.ClusterID() != "" || len(s.Sessions())+len(s.Table().Limits()) != 0 {
+			t.Errorf("%s: %+v", name, r)
+		}
+		if err := s.Check(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestExtremeAdjustments(t *testing.T) {
+	s := NewState()
+	key := HostConnections("a")
+	run(t, s, put("a", 5, SourceAPI), &OpenSession{1, "n", "i"})
+	r := run(t, s, &Adjust{1, 1, []Adjustment{{2, key, math.MaxInt64}, {2, key, math.MinInt64}, {2, key, math.MaxInt64}}})
+	if fmt.Sprint(r.Adjusted[0].Delta, r.Adjusted[1].Delta, r.Adjusted[2].Delta) != "5 0 0" {
+		t.Errorf("%v", r.Adjusted)
+	}
+	r = run(t, s, &Adjust{1, 2, []Adjustment{{2, key, 1}, {2, key, math.MinInt64}}})
+	if fmt.Sprint(r.Adjusted[0].Delta, r.Adjusted[1].Delta, s.Granted(key)) != "1 -5 1" {
+		t.Errorf("decreases go first: %v, %d granted", r.Adjusted, s.Granted(key))
+	}
+	if r := s.Apply(99, 1, &Adjust{1, math.MaxUint64, nil}); r.Err != nil {
+		t.Error(r.Err)
+	}
+	if r := s.Apply(100, 1, &Adjust{1, 0, nil}); !errors.Is(r.Err, ErrRepeated) {
+		t.Error(r.Err)
+	}
+	if err := s.Check(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestLoweredLimitGivesNothingUntilBelow(t *testing.T) {
+	s := NewState()
+	key := HostConnections("a")
+	run(t, s, put("a", 5, SourceAPI), &OpenSession{1, "n", "i"}, &OpenSession{1, "m", "i"},
+		&Adjust{1, 1, []Adjustment{{2, key, 3}, {3, key, 2}}}, put("a", 3, SourceAPI))
+	for i, c := range []struct{ down, up, got int64 }{{0, 1, 0}, {-1, 1, 0}, {-1, 1, 0}, {-1, 1, 1}, {0, 9, 0}} {
+		r := run(t, s, &Adjust{1, uint64(i + 2), []Adjustment{{3, key, c.up}, {2, key, c.down}}})
+		if r.Adjusted[0].Delta != c.got {
+			t.Errorf("step %d: %v of %d", i, r.Adjusted, s.Granted(key))
+		}
+	}
+}
+
+func TestEvictionCanBeAskedForAgain(t *testing.T) {
+	s := NewState()
+	evict := put("a", 2, SourceAPI)
+	evict.Limit.Evict = true
+	at := func() (uint64, bool) {
+		l, _ := s.Table().Get(pattern("a"))
+		return l.ModifyIndex, l.Evict
+	}
+	for i, c := range []struct {
+		c     *PutLimit
+		index uint64
+		evict bool
+	}{
+		{put("a", 2, SourceAPI), 1, false},
+		{evict, 2, true},
+		{evict, 3, true},
+		{put("a", 2, SourceAPI), 3, true}, // identical: nothing changes, nor is the eviction taken back
+		{put("a", 3, SourceAPI), 5, false},
+	} {
+		run(t, s, c.c)
+		if index, evict := at(); index != c.index || evict != c.evict {
+			t.Errorf("write %d: index %d, evict %v", i+1, index, evict)
+		}
+	}
+}
+
+func TestUncoveredLimitHasANewETag(t *testing.T) {
+	s := NewState()
+	run(t, s, put("a", 1, SourceConfig), put("a", 2, SourceAPI), &DeleteLimit{Pattern: pattern("a")})
+	if l, ok := s.Table().Get(pattern("a")); !ok || l.Source != SourceConfig || l.Connections != 1 || l.ModifyIndex != 3 {
+		t.Errorf("%+v, %v", l, ok)
+	}
+	run(t, s, &DeleteLimit{Pattern: pattern("a")})
+	if r := s.Apply(5, 1, &DeleteLimit{Pattern: pattern("a")}); r.Err != ErrNotFound {
+		t.Errorf("deleted twice: %v", r.Err)
+	}
+}
+
+func TestPreconditionErrorsSayWhich(t *testing.T) {
+	index := uint64(1)
+	wrong := uint64(9)
+	s := NewState()
+	run(t, s, put("a", 1, SourceAPI))
+	for i, c := range []struct {
+		p    Precondition
+		on   string
+		want []error
+	}{
+		{Precondition{MustExist: true}, "b", []error{ErrPrecondition, ErrNotFound}},
+		{Precondition{MatchIndex: &index}, "b", []error{ErrPrecondition, ErrNotFound}},
+		{Precondition{MustNotExist: true}, "a", []error{ErrPrecondition, ErrExists}},
+		{Precondition{MatchIndex: &wrong}, "a", []error{ErrPrecondition}},
+	} {
+		l := put(c.on, 2, SourceAPI).Limit
+		for _, r := range []Result{
+			s.Apply(s.Index()+1, 1, &PutLimit{Limit: l, Precondition: c.p}),
+			s.Apply(s.Index()+2, 1, &DeleteLimit{Pattern: l.Pattern, Precondition: c.p}),
+		} {
+			for _, want := range c.want {
+				if !errors.Is(r.Err, want) || r.Changed {
+					t.Errorf("%d: %v, want %v", i, r.Err, want)
+				}
+			}
+		}
+	}
+	run(t, s, &PutLimit{Limit: put("a", 2, SourceAPI).Limit, Precondition: Precondition{MatchIndex: &index, MustExist: true}})
+}
+
+// TestCheckFindsEachBreach breaks a good state in every way that Check is there for.
+func TestCheckFindsEachBreach(t *testing.T) {
+	key := HostConnections("api.example.com")
+	set := func(f func(h *holding)) func(*State) {
+		return func(s *State) {
+			h := s.grants[key]
+			f(&h)
+			s.grants[key] = h
+		}
+	}
+	move := func(from, to Key) func(*State) {
+		return func(s *State) { s.grants[to] = s.grants[from]; delete(s.grants, from) }
+	}
+	relimit := func(f func(*Limit)) func(*State) {
+		return func(s *State) {
+			l := s.layers.api["api.example.com"]
+			f(&l)
+			s.layers.api["api.example.com"] = l
+			s.table = NewTable(s.table.Index, s.table.ShapeIndex, s.layers.all())
+		}
+	}
+	for name, c := range map[string]struct {
+		breakIt func(*State)
+		want    string
+	}{
+		"total":              {set(func(h *holding) { h.total++ }), "add up to"},
+		"slots":              {set(func(h *holding) { h.slots[0].Slots-- }), "add up to"},
+		"negative":           {set(func(h *holding) { h.slots[0].Slots = -1 }), "holds -1"},
+		"zero":               {set(func(h *holding) { h.slots[0].Slots = 0 }), "holds 0"},
+		"order":              {set(func(h *holding) { h.slots[0], h.slots[1] = h.slots[1], h.slots[0] }), "stands behind"},
+		"twice":              {set(func(h *holding) { h.slots[1] = h.slots[0] }), "stands behind"},
+		"empty":              {set(func(h *holding) { *h = holding{} }), "without grants"},
+		"too many":           {set(func(h *holding) { h.slots[0].Slots = MaxConnections; h.total = MaxConnections + 1 }), "more than any limit"},
+		"closed session":     {func(s *State) { delete(s.sessions, 2); delete(s.names, "a") }, "not open"},
+		"key's name":         {move(key, HostConnections("API.example.com")), "not canonical"},
+		"key's scope":        {move(key, Key{2, 1, "api.example.com"}), "not canonical"},
+		"key's resource":     {move(key, Key{1, 2, "api.example.com"}), "not canonical"},
+		"session's id":       {func(s *State) { s.sessions[2] = s.sessions[3] }, "stands under"},
+		"session's index":    {func(s *State) { s.sessions[99] = Session{99, "z", "i"}; s.names["z"] = 99 }, "at index 12"},
+		"session's node":     {func(s *State) { s.sessions[2] = Session{ID: 2, Identity: "i"} }, "no node"},
+		"name without":       {func(s *State) { delete(s.names, "a") }, "not the node's"},
+		"name of another":    {func(s *State) { s.names["a"] = 3 }, "not the node's"},
+		"stale name":         {func(s *State) { s.names["z"] = 3 }, "3 nodes have 2"},
+		"no ttl":             {func(s *State) { s.ttl = 0 }, "set together"},
+		"no cluster":         {func(s *State) { s.clusterID = "" }, "set together"},
+		"negative ttl":       {func(s *State) { s.ttl = -1 }, "the ttl is"},
+		"batch":              {func(s *State) { s.batch = 0 }, "batch 0"},
+		"limit's value":      {relimit(func(l *Limit) { l.Connections = -9 }), "connections is -9"},
+		"limit's layer":      {relimit(func(l *Limit) { l.Source = SourceConfig }), "in the layer api"},
+		"limit's pattern":    {relimit(func(l *Limit) { l.Pattern = pattern("other") }), "stands under"},
+		"limit's index":      {relimit(func(l *Limit) { l.ModifyIndex = 10 }), "modified at 10"},
+		"limit's no index":   {relimit(func(l *Limit) { l.ModifyIndex = 0 }), "modified at 0"},
+		"table's index":      {func(s *State) { s.table = NewTable(99, 1, s.layers.all()) }, "the table of 99"},
+		"table's shape":      {func(s *State) { s.table = NewTable(9, 10, s.layers.all()) }, "shape is of 10"},
+		"table's limits":     {func(s *State) { s.table = NewTable(9, 1, s.layers.all()[1:]) }, "not that of the limits"},
+		"layer behind table": {func(s *State) { delete(s.layers.config, "*") }, "not that of the limits"},
+	} {
+		_, s := sampleLog()
+		if err := s.Check(); err != nil {
+			t.Fatal(err)
+		}
+		c.breakIt(s)
+		if err := s.Check(); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+}
+
+// busyState has grants of n keys, each held by three sessions.
+func busyState(t testing.TB, n int) (*State, []Key) {
+	s := NewState()
+	run(t, s, put("*", 100, SourceAPI), &OpenSession{1, "a", "i"}, &OpenSession{1, "b", "i"}, &OpenSession{1, "c", "i"})
+	keys := make([]Key, n)
+	var batch uint64
+	for i := range keys {
+		keys[i] = HostConnections(fmt.Sprintf("host-%06d.api.example.com", i))
+		batch++
+		run(t, s, &Adjust{1, batch, []Adjustment{{2, keys[i], 3}, {3, keys[i], 1}, {4, keys[i], 2}}})
+	}
+	return s, keys
+}
+
+func heapInUse() uint64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+func TestMemoryPerHostWithGrants(t *testing.T) {
+	const n = 20_000
+	before := heapInUse()
+	s, keys := busyState(t, n)
+	clear(keys) // the names that are left are the state's
+	per := float64(heapInUse()-before-uint64(len(keys))*24) / n
+	runtime.KeepAlive(s)
+	runtime.KeepAlive(keys)
+	t.Logf("%.0f bytes per host with grants of three sessions", per)
+	if per > 300 {
+		t.Errorf("a host with grants takes %.0f bytes, want at most 300", per)
+	}
+}
+
+func BenchmarkAdjust(b *testing.B) {
+	s, keys := busyState(b, 100_000)
+	c := &Adjust{Term: 1, Batch: s.batch, Adjustments: make([]Adjustment, 64)}
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		for j := range c.Adjustments {
+			delta := int64(1)
+			if i%2 == 1 {
+				delta = -1
+			}
+			c.Adjustments[j] = Adjustment{2, keys[(i/2*64+j)*7919%len(keys)], delta}
+		}
+		c.Batch++
+		if r := s.Apply(s.Index()+1, 1, c); r.Err != nil {
+			b.Fatal(r.Err)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/64, "ns/adjustment")
+}
+
+func BenchmarkCloseSession(b *testing.B) {
+	s, _ := busyState(b, 100_000)
+	b.ReportAllocs()
+	for b.Loop() {
+		s.SessionGrants(2)
+	}
+}
+
+func BenchmarkSnapshotTake(b *testing.B) {
+	s, _ := busyState(b, 100_000)
+	b.ReportAllocs()
+	for b.Loop() {
+		s.image()
+	}
+}
+
+func BenchmarkPutLimit(b *testing.B) {
+	for _, n := range []int{100, 10_000, 100_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			table, _ := manyRules(n)
+			s := NewState()
+			run(b, s, &Init{"c", time.Second, table.Limits()})
+			b.ReportAllocs()
+			i := int64(0)
+			for b.Loop() {
+				i++
+				run(b, s, put("host5.example.com", i%2, SourceAPI))
+			}
+		})
+	}
+}
