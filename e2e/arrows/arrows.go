@@ -32,6 +32,7 @@ var libraries = map[string][]string{
 	"github.com/hashicorp/raft":           {"cluster", "fsm"},
 	"github.com/hashicorp/raft-boltdb":    {"cluster"},
 	"github.com/hashicorp/raft-autopilot": {"cluster"},
+	"go.etcd.io/bbolt":                    {"cluster"},
 	"github.com/gofrs/flock":              {"cluster"},
 	"github.com/spf13/cobra":              {"cmd/weir"},
 	"google.golang.org/grpc":              {"lease", "cluster", "cmd/weir"},
