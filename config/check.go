@@ -55,6 +55,8 @@ func (l *loader) check() {
 	l.checkNode()
 	l.checkExposure()
 	l.checkAddresses()
+	l.checkAdvertised("cluster.advertise_rpc", l.cfg.Cluster.AdvertiseRPC)
+	l.checkAdvertised("cluster.advertise_gossip", l.cfg.Cluster.AdvertiseGossip)
 	l.checkTLS("cluster.tls", l.cfg.Cluster.TLS, true)
 	l.checkTLS("proxy.tls", l.cfg.Proxy.TLS, false)
 	l.checkTLS("api.tls", l.cfg.API.TLS, false)
@@ -135,6 +137,13 @@ func covers(a, b string) bool {
 		return err != nil || addr.Unmap().Is4()
 	}
 	return unspecified(a)
+}
+
+// checkAdvertised refuses an address whose port was taken from a listener that has none of its own.
+func (l *loader) checkAdvertised(path, address string) {
+	if portOf(address) == "0" {
+		l.add(l.at(path), path+" has no port, and the one listened on is picked at the start", "Add the port that others dial.")
+	}
 }
 
 // checkTLS checks a tls block: complete, and its files readable.

@@ -23,9 +23,9 @@ func Digest(c *Config) string {
 
 // Diff names the settings that differ, by path, in the order of the reference: those that a reload applies, and those
 // that wait for a restart. The limits are one setting, "limits". A token file is changed where its content is.
-func Diff(old, new *Config) (live, restart []string) {
+func Diff(before, after *Config) (live, restart []string) {
 	for _, f := range configFields() {
-		if f.same(old, new) && !tokenChanged(f.Path, old, new) {
+		if f.same(before, after) && !tokenChanged(f.Path, before, after) {
 			continue
 		}
 		if f.Reload {
@@ -34,18 +34,18 @@ func Diff(old, new *Config) (live, restart []string) {
 			restart = append(restart, f.Path)
 		}
 	}
-	if !slices.EqualFunc(old.Limits, new.Limits, sameLimit) {
+	if !slices.EqualFunc(before.Limits, after.Limits, sameLimit) {
 		live = append(live, "limits")
 	}
 	return live, restart
 }
 
-func tokenChanged(path string, old, new *Config) bool {
+func tokenChanged(path string, before, after *Config) bool {
 	switch path {
 	case "api.token_file":
-		return old.API.Token != new.API.Token
+		return before.API.Token != after.API.Token
 	case "api.read_token_file":
-		return old.API.ReadToken != new.API.ReadToken
+		return before.API.ReadToken != after.API.ReadToken
 	}
 	return false
 }

@@ -179,7 +179,7 @@ func TestLoadLimitsRefuses(t *testing.T) {
 		"name = \"a\"":                       ":1,1: there is no limits block",
 		"limts {\n host \"a\" {}\n}":         ":1,1: unknown block \"limts\". Did you mean \"limits\"?",
 		"limits = {}":                        ":1,1: \"limits\" is a block, not an attribute",
-		"limits {\n host \"a b\" {}\n}":      ":2,7: \"a b\" is not a pattern",
+		"limits {\n host \"a b\" {}\n}":      ":2,7: not a pattern: \"a b\"",
 		"host \"a\" {}":                      ":1,1: unknown block \"host\". It belongs in limits { … }",
 		"limits {\n host \"a\" {\n":          "unclosed configuration block",
 		"nam = 5\nlimits {\n host \"a\" {}}": ":1,1: unknown attribute \"nam\"",

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -30,7 +29,7 @@ func testOptions() Options {
 		CheckPattern: func(s string) (string, error) {
 			s = strings.ToLower(strings.TrimSuffix(s, "."))
 			if !testPattern.MatchString(s) {
-				return "", errors.New("Write a host name.")
+				return "", fmt.Errorf("not a pattern: %q: write a host name", s)
 			}
 			return s, nil
 		},
@@ -262,6 +261,16 @@ func TestDev(t *testing.T) {
 	c, diags = Load([]string{write(t, "a.hcl", `data_dir = "d"`)}, Options{Dev: true})
 	if err := diags.Err(); err != nil || !c.Dev || c.DataDir != "" {
 		t.Errorf("with a file: %+v, %v", c, err)
+	}
+}
+
+// TestNameOfTheMachine: a machine whose host name can't be a node's needs one in the file.
+func TestNameOfTheMachine(t *testing.T) {
+	l := newLoader(testOptions())
+	l.cfg.Name, l.cfg.DataDir = "", "d"
+	l.check()
+	if len(l.found) != 1 || !strings.Contains(l.found[0].Message, "name is not set") {
+		t.Errorf("%v", l.found)
 	}
 }
 

@@ -85,6 +85,8 @@ const onlyValues = `Write the value itself; only ${env.NAME} is filled in, insid
 func literal(x *hclsyntax.LiteralValueExpr) (value, []fault) {
 	v := value{at: x.SrcRange}
 	switch {
+	case !x.Val.IsKnown():
+		return v, []fault{{at: v.at}} // a bad number: the parser has said so
 	case x.Val.IsNull():
 		v.kind = kindNull
 	case x.Val.Type() == cty.String:

@@ -86,6 +86,7 @@ func (l *loader) host(b *hclsyntax.Block) {
 		}
 		l.queue(q, &limit)
 	}
+	l.capped(b)
 	l.shared(b, &limit)
 	if ok {
 		l.cfg.Limits = append(l.cfg.Limits, limit)
@@ -111,7 +112,7 @@ func (l *loader) pattern(b *hclsyntax.Block) (canonical string, at Position, ok 
 	}
 	canonical, err := l.opts.CheckPattern(written)
 	if err != nil {
-		l.add(at, fmt.Sprintf("%q is not a pattern", written), err.Error())
+		l.add(at, err.Error(), "")
 		return written, at, false
 	}
 	if first, twice := l.patterns[canonical]; twice {
@@ -145,6 +146,19 @@ func (l *loader) queue(b *hclsyntax.Block, limit *Limit) {
 	for _, name := range l.shape.names(path) {
 		if _, ok := b.Body.Attributes[name]; !ok {
 			l.add(l.position(b.TypeRange), fmt.Sprintf("a queue needs %s", name), `Write queue { timeout = "2s" size = 100 }, one attribute a line.`)
+		}
+	}
+}
+
+// capped refuses a queue where nothing caps the connections: nobody could ever wait in it.
+func (l *loader) capped(b *hclsyntax.Block) {
+	if _, ok := b.Body.Attributes["connections"]; ok {
+		return
+	}
+	for _, q := range b.Body.Blocks {
+		if q.Type == "queue" {
+			l.add(l.position(q.TypeRange), "a queue needs connections, the limit to wait for", "Write connections = 5 above it, or remove the queue.")
+			return
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -18,7 +19,8 @@ const maxFileBytes = 16 << 20 // of one config file: some hundred thousand limit
 type Options struct {
 	// Dev is `weir agent --dev`: no data directory is required, and one that is set is not used.
 	Dev bool
-	// CheckPattern judges a limit's pattern and answers its canonical form; the error says what to write instead.
+	// CheckPattern judges a limit's pattern and answers its canonical form; the error, which is all that is said,
+	// names the pattern and what to write instead.
 	// Nil takes any pattern that is not empty.
 	CheckPattern func(pattern string) (canonical string, err error)
 	// LookupEnv resolves ${env.NAME}; nil means os.LookupEnv.
@@ -112,7 +114,7 @@ func expand(path string) ([]string, error) {
 		}
 	}
 	if len(names) == 0 {
-		return nil, fmt.Errorf("there are no *.hcl files in the directory")
+		return nil, errors.New("there are no *.hcl files in the directory")
 	}
 	return names, nil
 }
@@ -152,7 +154,7 @@ func readBounded(name string, limit int64) ([]byte, error) {
 
 // reason is an error without the file's name, which the position tells already.
 func reason(err error) string {
-	if pe, ok := err.(*os.PathError); ok {
+	if pe, ok := errors.AsType[*os.PathError](err); ok {
 		return pe.Err.Error()
 	}
 	return err.Error()

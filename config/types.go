@@ -34,7 +34,9 @@ func parseString[V any](name string, parse func(text string) (v V, message, hint
 			hint := "Write it in quotes."
 			switch v.kind {
 			case kindNumber:
-				hint = fmt.Sprintf("Write %q, in quotes.", numberText(v))
+				if n := numberText(v); n != absurdNumber {
+					hint = fmt.Sprintf("Write %q, in quotes.", n)
+				}
 			case kindList:
 				hint = "Write one string, without brackets."
 			}
@@ -48,10 +50,12 @@ func parseString[V any](name string, parse func(text string) (v V, message, hint
 	}}
 }
 
-// numberText shows a number. One with an absurd exponent would take minutes to write out.
+const absurdNumber = "the number"
+
+// numberText shows a number; one with an absurd exponent, which would take minutes to write out, as absurdNumber.
 func numberText(v value) string {
 	if e := v.number.MantExp(nil); v.number.IsInf() || e > 128 || e < -128 {
-		return "the number"
+		return absurdNumber
 	}
 	return v.number.Text('g', 10)
 }
@@ -135,7 +139,7 @@ func duration(low, high time.Duration) valueType[time.Duration] {
 	return valueType[time.Duration]{"duration, " + span, func(v value) (time.Duration, []fault) {
 		if v.kind != kindString {
 			hint := `Write a number and a unit in quotes, as in "10s".`
-			if v.kind == kindNumber {
+			if v.kind == kindNumber && numberText(v) != absurdNumber {
 				hint = fmt.Sprintf("Write %q.", numberText(v)+"s")
 			}
 			return 0, must(v, "a duration", hint)
