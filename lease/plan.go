@@ -158,9 +158,8 @@ func (p *keyPlan) gateClosed(st *fsm.State) (until time.Duration, closed bool) {
 // grant gives out what is free: first to connections that are open without a slot, then up to everybody's share, then the
 // extras, and what nobody wants as headroom. Among equals, who has been short for longest comes first.
 func (p *keyPlan) grant() {
-	for _, r := range p.rows {
-		p.free -= r.give(r.overhang, p.free)
-		r.overhang = max(0, r.d.inUse+r.d.parked-r.held)
+	if p.overhang() > 0 {
+		p.cover()
 	}
 	if p.overhang() > 0 {
 		return
@@ -187,6 +186,22 @@ func (p *keyPlan) grant() {
 		for i, r := range p.rows {
 			p.free -= r.give(shares[i], p.free)
 		}
+	}
+}
+
+// cover gives slots to connections that are open without one.
+func (p *keyPlan) cover() {
+	overhangs := make([]int64, len(p.rows))
+	for i, r := range p.rows {
+		overhangs[i] = r.overhang
+	}
+	shares, _ := divide(p.free, overhangs)
+	for i, r := range p.rows {
+		p.free -= r.give(shares[i], p.free)
+	}
+	for _, r := range p.rows {
+		p.free -= r.give(min(1, r.d.inUse+r.d.parked-r.held), p.free)
+		r.overhang = max(0, r.d.inUse+r.d.parked-r.held)
 	}
 }
 

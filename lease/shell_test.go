@@ -1,0 +1,617 @@
+package lease
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+
+	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/lease/leasepb"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// testCluster is one leader on the real store, reached by streams in memory, in virtual time.
+type testCluster struct {
+	store  *fsm.Store
+	server *Server
+	index  atomic.Uint64
+	mu     sync.Mutex
+	full   bool // the log takes nothing
+	cut    map[string]bool
+	depose func() // ends the first leadership
+}
+
+func (c *testCluster) Propose(ctx context.Context, term uint64, cmd fsm.Command) (fsm.Result, error) {
+	select {
+	case <-time.After(2 * time.Millisecond):
+	case <-ctx.Done():
+		return fsm.Result{}, ctx.Err()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.full {
+		return fsm.Result{}, ErrNotProposed
+	}
+	return *c.store.Apply(&raft.Log{Index: c.index.Add(1), Term: term, Type: raft.LogCommand, Data: fsm.Encode(cmd)}).(*fsm.Result), nil
+}
+
+func (c *testCluster) VerifyLeader(ctx context.Context) error {
+	select {
+	case <-time.After(time.Millisecond):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (c *testCluster) setFull(full bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.full = full
+}
+
+func (c *testCluster) setCut(node string, cut bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cut[node] = cut
+}
+
+func (c *testCluster) isCut(node string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cut[node]
+}
+
+// memStream is both ends of a stream.
+type memStream struct {
+	grpc.ServerStream
+	ctx    context.Context
+	cancel context.CancelFunc
+	up     chan *leasepb.NodeMessage
+	down   chan *leasepb.LeaderMessage
+	lost   func() bool
+}
+
+func (s *memStream) Context() context.Context { return s.ctx }
+func (s *memStream) Close()                   { s.cancel() }
+
+func pass[M any](s *memStream, ch chan M, m M) error {
+	if s.lost() {
+		return nil // on the way
+	}
+	select {
+	case ch <- m:
+		return nil
+	case <-s.ctx.Done():
+		return io.EOF
+	}
+}
+
+func take[M any](s *memStream, ch chan M) (m M, err error) {
+	select {
+	case m = <-ch:
+		return m, nil
+	case <-s.ctx.Done():
+		return m, io.EOF
+	}
+}
+
+type nodeEnd struct{ *memStream }
+
+func (s nodeEnd) Send(m *leasepb.NodeMessage) error     { return pass(s.memStream, s.up, m) }
+func (s nodeEnd) Recv() (*leasepb.LeaderMessage, error) { return take(s.memStream, s.down) }
+
+type leaderEnd struct{ *memStream }
+
+func (s leaderEnd) Send(m *leasepb.LeaderMessage) error { return pass(s.memStream, s.down, m) }
+func (s leaderEnd) Recv() (*leasepb.NodeMessage, error) { return take(s.memStream, s.up) }
+
+func (c *testCluster) connect(name string) Connector {
+	return func(ctx context.Context, _ string) (Stream, error) {
+		if c.isCut(name) {
+			return nil, errors.New("unreachable")
+		}
+		ctx, cancel := context.WithCancel(ctx)
+		s := &memStream{
+			ctx: ctx, cancel: cancel,
+			up: make(chan *leasepb.NodeMessage, 16), down: make(chan *leasepb.LeaderMessage, 16),
+			lost: func() bool { return c.isCut(name) },
+		}
+		go func() {
+			defer cancel()
+			_ = c.server.Session(leaderEnd{s})
+		}()
+		return nodeEnd{s}, nil
+	}
+}
+
+// bubbleClock is the time of the bubble.
+type bubbleClock struct{ start time.Time }
+
+func (c bubbleClock) Now() time.Duration  { return time.Since(c.start) + time.Hour }
+func (c bubbleClock) Wall() time.Duration { return time.Since(c.start) }
+
+func startCluster(t *testing.T, limits ...fsm.Limit) *testCluster {
+	t.Helper()
+	c := &testCluster{cut: map[string]bool{}}
+	c.store = fsm.NewStore(hclog.NewNullLogger(), func(err error) { t.Errorf("the state machine stopped: %v", err) })
+	c.server = NewServer(c, c.store, func() string { return "" }, hclog.NewNullLogger())
+	if _, err := c.Propose(t.Context(), 1, &fsm.Init{ClusterID: "test", TTL: 3 * time.Second, Limits: limits}); err != nil {
+		t.Fatal(err)
+	}
+	c.depose = c.lead(t, 1)
+	return c
+}
+
+// lead makes the server lead until the test ends, or the function returned is called.
+func (c *testCluster) lead(t *testing.T, term uint64) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		c.server.Lead(ctx, term)
+	}()
+	stop = func() {
+		cancel()
+		<-done
+	}
+	t.Cleanup(stop)
+	return stop
+}
+
+// start runs a node until the test ends, or the function returned is called.
+func (c *testCluster) start(t *testing.T, name, identity string) (*Manager, func() error) {
+	t.Helper()
+	m := NewManager(ManagerConfig{
+		Name: name, Identity: identity, Connect: c.connect(name),
+		Clock: bubbleClock{time.Now()}, Log: hclog.NewNullLogger(),
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- m.Run(ctx) }()
+	var once sync.Once
+	var result error
+	stop := func() error {
+		once.Do(func() {
+			cancel()
+			result = <-ended
+		})
+		return result
+	}
+	t.Cleanup(func() { _ = stop() })
+	return m, stop
+}
+
+// holder notes how it was severed.
+type holder struct {
+	mu   sync.Mutex
+	why  Reason
+	done chan struct{}
+}
+
+func newHolder() *holder { return &holder{done: make(chan struct{})} }
+
+func (h *holder) Sever(why Reason) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.why == 0 {
+		h.why = why
+		close(h.done)
+	}
+}
+
+func (h *holder) severed() Reason {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.why
+}
+
+func to(t *testing.T, s string) fsm.Target {
+	t.Helper()
+	tg, err := fsm.ParseTarget(s, 443)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tg
+}
+
+func TestManagerAcquiresAndReleases(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := startCluster(t, limit(t, "up", 2, fsm.Queue{}))
+		m, _ := c.start(t, "a", "1")
+		if err := m.WaitLive(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		up := to(t, "up")
+		s1, err := m.Acquire(t.Context(), up, newHolder())
+		if err != nil {
+			t.Fatal(err)
+		}
+		s2, err := m.Acquire(t.Context(), up, newHolder())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.Acquire(t.Context(), up, newHolder()); !errors.Is(err, ErrOverLimit) {
+			t.Fatalf("a third of 2 connections: %v, want ErrOverLimit", err)
+		}
+		s1.Release()
+		s1.Release() // a second time must not free a second slot
+		s3, err := m.Acquire(t.Context(), up, newHolder())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.Acquire(t.Context(), up, newHolder()); !errors.Is(err, ErrOverLimit) {
+			t.Fatalf("releasing twice freed two slots: %v", err)
+		}
+		s2.Release()
+		s3.Release()
+		if _, err := m.Acquire(t.Context(), to(t, "free.example"), newHolder()); err != nil {
+			t.Fatalf("a host without a limit: %v", err)
+		}
+	})
+}
+
+func TestQueueIsFirstComeFirstServed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := startCluster(t, limit(t, "up", 1, fsm.Queue{Timeout: 2 * time.Second, Size: 3}))
+		m, _ := c.start(t, "a", "1")
+		if err := m.WaitLive(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		up := to(t, "up")
+		first, err := m.Acquire(t.Context(), up, newHolder())
+		if err != nil {
+			t.Fatal(err)
+		}
+		order := make(chan int, 3)
+		var waiters sync.WaitGroup
+		for i := range 3 {
+			waiters.Go(func() {
+				s, err := m.Acquire(t.Context(), up, newHolder())
+				if err != nil {
+					t.Errorf("waiter %d: %v", i, err)
+					return
+				}
+				order <- i
+				s.Release()
+			})
+			synctest.Wait()
+		}
+		if _, err := m.Acquire(t.Context(), up, newHolder()); !errors.Is(err, ErrQueueFull) {
+			t.Fatalf("a fourth waiter in a queue of 3: %v", err)
+		}
+		first.Release()
+		for want := range 3 {
+			if got := <-order; got != want {
+				t.Fatalf("waiter %d was served in place of %d", got, want)
+			}
+		}
+		waiters.Wait()
+	})
+}
+
+func TestQueueTimesOutAndCancels(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := startCluster(t, limit(t, "up", 1, fsm.Queue{Timeout: 2 * time.Second, Size: 3}))
+		m, _ := c.start(t, "a", "1")
+		if err := m.WaitLive(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		up := to(t, "up")
+		s, err := m.Acquire(t.Context(), up, newHolder())
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		if _, err := m.Acquire(t.Context(), up, newHolder()); !errors.Is(err, ErrQueueTimeout) {
+			t.Fatalf("waiting too long: %v", err)
+		}
+		if took := time.Since(began); took != 2*time.Second {
+			t.Errorf("waited %v in a queue of 2s", took)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := m.Acquire(ctx, up, newHolder()); !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatalf("a client that went away: %v", err)
+		}
+		for _, h := range m.Hosts() {
+			if h.Waiting != 0 || h.InUse != 1 {
+				t.Errorf("%s: %d waiting, %d in use; want 0 and 1", h.Key, h.Waiting, h.InUse)
+			}
+		}
+		s.Release()
+	})
+}
+
+// A node that is cut off resets its connections before its deadline, and its slots are used elsewhere only after it.
+func TestCutOffNodeFencesBeforeReclaim(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := startCluster(t, limit(t, "up", 1, fsm.Queue{Timeout: time.Minute, Size: 3}))
+		a, _ := c.start(t, "a", "1")
+		b, _ := c.start(t, "b", "2")
+		if err := errors.Join(a.WaitLive(t.Context()), b.WaitLive(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+		h := newHolder()
+		s, err := a.Acquire(t.Context(), to(t, "up"), h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.setCut("a", true)
+		cut := time.Now()
+		var fencedAfter time.Duration
+		go func() {
+			<-h.done
+			fencedAfter = time.Since(cut)
+			if s.Live() {
+				t.Error("a severed slot is live")
+			}
+			s.Release()
+		}()
+		s2, err := b.Acquire(t.Context(), to(t, "up"), newHolder())
+		if err != nil {
+			t.Fatal(err)
+		}
+		reused := time.Since(cut)
+		t.Logf("fenced %v after the cut, reused after %v", fencedAfter, reused)
+		if h.severed() != SeverFenced || fencedAfter >= 3*time.Second || fencedAfter == 0 {
+			t.Errorf("severed for %v after %v, want fenced within the ttl", h.severed(), fencedAfter)
+		}
+		if reused < fencedAfter || reused > 4*time.Second {
+			t.Errorf("reused after %v: want after the fence, within ttl + 1 s", reused)
+		}
+		if _, err := a.Acquire(t.Context(), to(t, "up"), newHolder()); !errors.Is(err, ErrNoLease) {
+			t.Errorf("a fenced node admitted: %v", err)
+		}
+		if got := a.Session().State; got != "fenced" {
+			t.Errorf("session %s, want fenced", got)
+		}
+		free, err := a.Acquire(t.Context(), to(t, "free.example"), newHolder())
+		if err != nil || !free.Live() {
+			t.Errorf("a fenced node refused a host without a limit: %v", err)
+		}
+		c.setCut("a", false)
+		if err := a.WaitLive(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		s2.Release()
+	})
+}
+
+func TestNameOfALiveNodeIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := startCluster(t)
+		a, stopA := c.start(t, "a", "1")
+		if err := a.WaitLive(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		ctx := t.Context()
+		twin := NewManager(ManagerConfig{Name: "a", Identity: "2", Connect: c.connect("a"), Clock: bubbleClock{time.Now()}, Log: hclog.NewNullLogger()})
+		if err := twin.Run(ctx); !errors.Is(err, ErrNameTaken) {
+			t.Fatalf("a second node of the same name: %v, want ErrNameTaken", err)
+		}
+		if got := a.Session().State; got != "live" {
+			t.Errorf("the first one's session is %s", got)
+		}
+		// Once the first has gone without a goodbye, a third waits its session out.
+		_ = stopA()
+		gone := time.Now()
+		d, _ := c.start(t, "a", "3")
+		if err := d.WaitLive(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(gone); took < 2*time.Second || took > 6*time.Second {
+			t.Errorf("another identity got the name after %v, want about ttl + margin", took)
+		}
+	})
+}
+
+func TestGoodbyeFreesAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := startCluster(t, limit(t, "up", 1, fsm.Queue{Timeout: time.Minute, Size: 3}))
+		a, _ := c.start(t, "a", "1")
+		b, _ := c.start(t, "b", "2")
+		if err := errors.Join(a.WaitLive(t.Context()), b.WaitLive(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+		s, err := a.Acquire(t.Context(), to(t, "up"), newHolder())
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.Drain()
+		s.Release()
+		id, err := a.Goodbye(t.Context())
+		if err != nil || id == 0 {
+			t.Fatalf("goodbye of session %d: %v", id, err)
+		}
+		began := time.Now()
+		if _, err := b.Acquire(t.Context(), to(t, "up"), newHolder()); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took > 50*time.Millisecond {
+			t.Errorf("the slot was usable after %v", took)
+		}
+	})
+}
+
+// A new leader takes over without a connection being lost, and grants again.
+func TestSessionsSurviveALeaderChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := startCluster(t, limit(t, "up", 2, fsm.Queue{Timeout: time.Minute, Size: 3}))
+		m, _ := c.start(t, "a", "1")
+		if err := m.WaitLive(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		h := newHolder()
+		s, err := m.Acquire(t.Context(), to(t, "up"), h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := m.Session().ID
+		c.depose()
+		if m.await(t.Context(), func() bool { return !m.node.welcomed }) != nil {
+			t.Fatal("the stream outlived its leader")
+		}
+		c.lead(t, 2)
+		if _, err := m.Acquire(t.Context(), to(t, "up"), newHolder()); err != nil {
+			t.Fatal(err)
+		}
+		if got := m.Session().ID; got != id || h.severed() != 0 {
+			t.Errorf("session %d became %d, severed %v", id, got, h.severed())
+		}
+		s.Release()
+	})
+}
+
+// A log that takes nothing for a while delays grants and loses nothing.
+func TestFullDiskDelaysGrants(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := startCluster(t, limit(t, "up", 2, fsm.Queue{Timeout: time.Minute, Size: 3}))
+		m, _ := c.start(t, "a", "1")
+		if err := m.WaitLive(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		c.setFull(true)
+		time.AfterFunc(5*time.Second, func() { c.setFull(false) })
+		began := time.Now()
+		s, err := m.Acquire(t.Context(), to(t, "up"), newHolder())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took < 5*time.Second || took > 6*time.Second {
+			t.Errorf("granted after %v, want just after the disk had room again", took)
+		}
+		s.Release()
+	})
+}
+
+// Kept-alive connections count, and are the first to go when somebody waits.
+func TestParkedConnectionsAreGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := startCluster(t, limit(t, "up", 1, fsm.Queue{}))
+		a, _ := c.start(t, "a", "1")
+		b, _ := c.start(t, "b", "2")
+		if err := errors.Join(a.WaitLive(t.Context()), b.WaitLive(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+		for i, m := range []*Manager{a, b} {
+			h := newHolder()
+			s, err := a.Acquire(t.Context(), to(t, "up"), h)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.Park()
+			if i == 0 && !s.Unpark() {
+				t.Fatal("a parked slot that nobody wants can't be used again")
+			}
+			s.Park()
+			go func() {
+				<-h.done
+				if s.Unpark() {
+					t.Error("a slot that was asked for can be used again")
+				}
+				s.Release()
+			}()
+			next, err := m.Acquire(t.Context(), to(t, "up"), newHolder())
+			if err != nil {
+				t.Fatalf("node %d: a parked connection was not given up: %v", i, err)
+			}
+			if h.severed() != SeverWanted {
+				t.Errorf("severed for %v", h.severed())
+			}
+			next.Release()
+		}
+	})
+}
+
+// A process that was stopped past its lease admits nothing and reads nothing when it wakes, before any timer has run.
+func TestFrozenProcess(t *testing.T) {
+	clock := &manualClock{}
+	m := NewManager(ManagerConfig{Name: "a", Identity: "1", Clock: clock, Log: hclog.NewNullLogger()})
+	table := fsm.NewTable(1, 1, []fsm.Limit{limit(t, "up", 5, fsm.Queue{})})
+	m.node.setLimits(0, table)
+	m.node.streamUp(0)
+	m.node.outgoing(0)
+	welcome := &leasepb.Welcome{Session: 7, TtlNs: int64(10 * time.Second)}
+	if err := m.node.receive(0, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Welcome{Welcome: welcome}}); err != nil {
+		t.Fatal(err)
+	}
+	grant := &leasepb.Assign{Grants: []*leasepb.Holding{{Key: fsm.KeyToProto(fsm.HostConnections("up")), Slots: 2}}}
+	if err := m.node.receive(0, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Assign{Assign: grant}}); err != nil {
+		t.Fatal(err)
+	}
+	s, err := m.Acquire(t.Context(), to(t, "up"), newHolder())
+	if err != nil || !s.Live() {
+		t.Fatalf("acquire: %v", err)
+	}
+	clock.now.Store(int64(11 * time.Second))
+	if s.Live() {
+		t.Error("a slot is live past its lease")
+	}
+	if _, err := m.Acquire(t.Context(), to(t, "up"), newHolder()); !errors.Is(err, ErrNoLease) {
+		t.Errorf("admitted past the lease: %v", err)
+	}
+	s.Park()
+	if s.Unpark() {
+		t.Error("a parked connection was reused past the lease")
+	}
+}
+
+// A wall clock that has jumped ahead ends the lease: the other clock may have stood still.
+func TestClockJumpFences(t *testing.T) {
+	n := newNode("a", "1", ExpiryClose)
+	n.sess.begin(1, 1, 10*time.Second, 0)
+	n.tick(time.Second, time.Second)
+	n.tick(2*time.Second, 2*time.Second+clockJump)
+	if !n.sess.live() {
+		t.Fatal("a step within the margin fenced")
+	}
+	n.tick(3*time.Second, 3*time.Second-time.Hour)
+	if !n.sess.live() {
+		t.Fatal("a step backwards fenced")
+	}
+	n.tick(4*time.Second, 4*time.Second+time.Hour)
+	if n.sess.live() {
+		t.Fatal("a wall clock that jumped ahead did not fence")
+	}
+}
+
+type manualClock struct{ now atomic.Int64 }
+
+func (c *manualClock) Now() time.Duration  { return time.Duration(c.now.Load()) }
+func (c *manualClock) Wall() time.Duration { return time.Duration(c.now.Load()) }
+
+func BenchmarkAcquireHeldSlot(b *testing.B) {
+	clock := SystemClock{}
+	m := NewManager(ManagerConfig{Name: "a", Identity: "1", Clock: clock, Log: hclog.NewNullLogger()})
+	p, _ := fsm.ParsePattern("up.example.com")
+	m.node.setLimits(0, fsm.NewTable(1, 1, []fsm.Limit{{Pattern: p, Connections: 100}}))
+	m.node.sess.begin(1, 1, time.Hour, clock.Now())
+	m.node.welcomed = true
+	m.node.openGate()
+	tg, _ := fsm.ParseTarget("up.example.com:443", 0)
+	m.node.pool(fsm.HostConnections("up.example.com")).granted = 100
+	h := newHolder()
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			s, err := m.Acquire(context.Background(), tg, h)
+			if err != nil {
+				b.Error(err)
+				return
+			}
+			s.Release()
+		}
+	})
+}
