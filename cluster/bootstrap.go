@@ -1,0 +1,320 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/weirproxy/weir/cluster/clusterpb"
+)
+
+const (
+	bootstrapTick    = 200 * time.Millisecond
+	bootstrapPause   = 300 * time.Millisecond // between rounds, up to twice as long
+	pledgeTimeout    = 2 * time.Second
+	bootstrapRemind  = 15 * time.Second
+	maxPledgeServers = 64
+)
+
+// pledge is a promise to take part in one candidate's bootstrap and in no other.
+type pledge struct {
+	Candidate string `json:"candidate,omitempty"` // server id
+	Addr      string `json:"addr,omitempty"`      // its rpc address
+	Round     uint64 `json:"round,omitempty"`
+}
+
+var (
+	errPledged  = errors.New("pledged to another candidate")
+	errHasState = errors.New("holds Raft state already")
+)
+
+// ballot holds this server's pledge, durably: a restart doesn't break the promise.
+type ballot struct {
+	dir *DataDir
+	mu  sync.Mutex
+}
+
+// give pledges to a candidate, or returns the pledge that stands in the way. A candidate's newer round
+// replaces its older one.
+func (b *ballot) give(p pledge) (held pledge, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	held = b.dir.state().Pledge
+	if held.Candidate != "" && held.Candidate != p.Candidate {
+		return held, errPledged
+	}
+	return pledge{}, b.dir.update(func(id *identity) { id.Pledge = p })
+}
+
+// release takes back exactly this pledge.
+func (b *ballot) release(candidate string, round uint64) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	held := b.dir.state().Pledge
+	if held.Candidate != candidate || held.Round != round {
+		return nil
+	}
+	return b.dir.update(func(id *identity) { id.Pledge = pledge{} })
+}
+
+// bootstrapPlan is what a server without state makes of what it sees.
+type bootstrapPlan struct {
+	lead    bool     // this server is the candidate
+	servers []Member // the configuration to be, this server included
+	wait    string   // why nothing happens yet
+}
+
+// planBootstrap decides, from gossip alone, whether this server should try to write the first configuration.
+func planBootstrap(self Member, all []Member, expect int) bootstrapPlan {
+	var servers []Member
+	for _, m := range all {
+		if !m.Alive() {
+			continue
+		}
+		if m.Name != self.Name && (m.hasState || m.Cluster != "") {
+			return bootstrapPlan{wait: fmt.Sprintf("%s has a cluster already: waiting to be added to it", m.Name)}
+		}
+		if !m.server() || m.detached || m.expect == 0 {
+			continue
+		}
+		if m.expect != expect {
+			return bootstrapPlan{wait: fmt.Sprintf("bootstrap_expect is %d here, but %d on %s: make them equal", expect, m.expect, m.Name)}
+		}
+		servers = append(servers, m)
+	}
+	if len(servers) < expect {
+		return bootstrapPlan{wait: fmt.Sprintf("%d of %d servers are here", len(servers), expect)}
+	}
+	slices.SortFunc(servers, func(a, b Member) int { return strings.Compare(a.ServerID(), b.ServerID()) })
+	if servers[0].Name != self.Name {
+		return bootstrapPlan{wait: fmt.Sprintf("%s forms the cluster", servers[0].Name)}
+	}
+	return bootstrapPlan{lead: true, servers: servers}
+}
+
+// bootstrapper forms the first configuration, or finds that there is no need.
+type bootstrapper struct {
+	c      *Cluster
+	ballot *ballot
+
+	mu    sync.Mutex
+	round uint64 // under way, in which pledges bind; 0: none
+
+	checking sync.Mutex // one question about a foreign pledge at a time
+}
+
+// run returns once this server has Raft state.
+func (b *bootstrapper) run(ctx context.Context) {
+	expect := b.c.cfg.BootstrapExpect
+	reminder := reminder{every: bootstrapRemind}
+	for b.c.raftIsEmpty() {
+		plan := planBootstrap(b.c.self(), b.c.Members(), expect)
+		pause := bootstrapTick
+		if plan.lead {
+			err := b.attempt(ctx, plan.servers)
+			if err == nil {
+				return
+			}
+			plan.wait = err.Error()
+			pause = bootstrapPause + rand.N(bootstrapPause)
+		}
+		if reminder.due(plan.wait) {
+			b.c.log.Info("no cluster yet", "reason", plan.wait)
+		}
+		if !sleep(ctx, pause) {
+			return
+		}
+	}
+	b.c.log.Debug("this server has Raft state: nothing to bootstrap")
+}
+
+// attempt collects every server's pledge and then writes the configuration; otherwise it gives the pledges back.
+func (b *bootstrapper) attempt(ctx context.Context, servers []Member) error {
+	p := pledge{Candidate: b.c.cfg.Data.ServerID(), Addr: b.c.RPCAddr(), Round: rand.Uint64() | 1}
+	b.setRound(p.Round)
+	err := b.collect(ctx, p, servers)
+	if err == nil {
+		err = b.write(servers)
+	}
+	if err == nil {
+		b.c.log.Info("formed the cluster", "servers", names(servers))
+		b.c.campaign()
+		return nil
+	}
+	b.setRound(0)
+	b.releaseAll(ctx, p, servers)
+	return err
+}
+
+func (b *bootstrapper) setRound(round uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.round = round
+}
+
+func (b *bootstrapper) collect(ctx context.Context, p pledge, servers []Member) error {
+	if held, err := b.ballot.give(p); err != nil {
+		b.checkHolder(held)
+		return fmt.Errorf("this server is pledged to %s: %w", NameOf(held.Candidate), err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, pledgeTimeout)
+	defer cancel()
+	request := &clusterpb.PledgeRequest{
+		Candidate: p.Candidate, CandidateAddr: p.Addr, Round: p.Round, BootstrapExpect: uint32(b.c.cfg.BootstrapExpect),
+	}
+	for _, s := range servers {
+		request.Servers = append(request.Servers, s.ServerID())
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	for _, s := range servers {
+		if s.Name == b.c.cfg.Name {
+			continue
+		}
+		group.Go(func() error {
+			reply, err := ask(ctx, b.c, s.RPCAddr, func(ctx context.Context, cc clusterpb.ControlClient) (*clusterpb.PledgeReply, error) {
+				return cc.Pledge(ctx, request)
+			})
+			if err != nil {
+				return fmt.Errorf("%s can't be asked for its pledge: %w", s.Name, err)
+			}
+			if !reply.GetGranted() {
+				return fmt.Errorf("%s refused its pledge: %s", s.Name, reply.GetReason())
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+// write makes the configuration durable here, where nothing has arrived from elsewhere in the meantime. The lock
+// makes a question whether the round still binds wait for the outcome.
+func (b *bootstrapper) write(servers []Member) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.c.raftIsEmpty() {
+		return errHasState
+	}
+	var conf raft.Configuration
+	for _, s := range servers {
+		conf.Servers = append(conf.Servers, raft.Server{
+			Suffrage: raft.Voter, ID: raft.ServerID(s.ServerID()), Address: raft.ServerAddress(s.RPCAddr),
+		})
+	}
+	if err := b.c.raft.BootstrapCluster(conf).Error(); err != nil {
+		return fmt.Errorf("the first configuration can't be written: %w", err)
+	}
+	return nil
+}
+
+// releaseAll gives the pledges back. One that can't be given back now is found to be void by its giver.
+func (b *bootstrapper) releaseAll(ctx context.Context, p pledge, servers []Member) {
+	ctx, cancel := context.WithTimeout(ctx, pledgeTimeout)
+	defer cancel()
+	if err := b.ballot.release(p.Candidate, p.Round); err != nil {
+		b.c.log.Error("the own pledge can't be taken back", "error", err)
+	}
+	var group errgroup.Group
+	for _, s := range servers {
+		if s.Name == b.c.cfg.Name {
+			continue
+		}
+		group.Go(func() error {
+			_, err := ask(ctx, b.c, s.RPCAddr, func(ctx context.Context, cc clusterpb.ControlClient) (*clusterpb.ReleaseReply, error) {
+				return cc.Release(ctx, &clusterpb.ReleaseRequest{Candidate: p.Candidate, Round: p.Round})
+			})
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		b.c.log.Debug("a pledge could not be given back", "error", err)
+	}
+}
+
+// pledgeTo answers another server's request.
+func (b *bootstrapper) pledgeTo(r *clusterpb.PledgeRequest) *clusterpb.PledgeReply {
+	refuse := func(reason string) *clusterpb.PledgeReply { return &clusterpb.PledgeReply{Reason: reason} }
+	self := b.c.cfg.Data.ServerID()
+	switch {
+	case !b.c.raftIsEmpty():
+		return &clusterpb.PledgeReply{Reason: errHasState.Error(), HasState: true}
+	case int(r.GetBootstrapExpect()) != b.c.cfg.BootstrapExpect:
+		return refuse(fmt.Sprintf("bootstrap_expect is %d here and %d there", b.c.cfg.BootstrapExpect, r.GetBootstrapExpect()))
+	case r.GetRound() == 0 || r.GetCandidate() == "" || len(r.GetServers()) > maxPledgeServers:
+		return refuse("malformed request")
+	case !slices.Contains(r.GetServers(), self):
+		return refuse("this server is another than the one meant: " + self)
+	}
+	held, err := b.ballot.give(pledge{Candidate: r.GetCandidate(), Addr: r.GetCandidateAddr(), Round: r.GetRound()})
+	if errors.Is(err, errPledged) {
+		b.c.background(func() { b.checkHolder(held) })
+		return refuse("pledged to " + NameOf(held.Candidate))
+	}
+	if err != nil {
+		return refuse(err.Error())
+	}
+	return &clusterpb.PledgeReply{Granted: true}
+}
+
+// binding reports whether pledges of a round still bind their givers: unless the round is over and no
+// configuration was written.
+func (b *bootstrapper) binding(candidate string, round uint64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if candidate != b.c.cfg.Data.ServerID() {
+		// Under the same name, this server has been wiped since: what it had written is gone with it.
+		return NameOf(candidate) != b.c.cfg.Name
+	}
+	return round == b.round || !b.c.raftIsEmpty()
+}
+
+// checkHolder asks the holder of this server's pledge whether it still needs it.
+func (b *bootstrapper) checkHolder(held pledge) {
+	if held.Candidate == "" || !b.checking.TryLock() {
+		return
+	}
+	defer b.checking.Unlock()
+	if b.binds(held) {
+		return
+	}
+	if err := b.ballot.release(held.Candidate, held.Round); err != nil {
+		b.c.log.Error("a void pledge can't be taken back", "error", err)
+	}
+}
+
+// binds finds out whether a pledge of this server still binds it. Where nobody can tell, it does.
+func (b *bootstrapper) binds(held pledge) bool {
+	if held.Candidate == b.c.cfg.Data.ServerID() {
+		return b.binding(held.Candidate, held.Round) // perhaps from before a restart
+	}
+	addr := held.Addr
+	if m, ok := b.c.Member(NameOf(held.Candidate)); ok && m.Alive() {
+		addr = m.RPCAddr
+	}
+	ctx, cancel := context.WithTimeout(b.c.life, pledgeTimeout)
+	defer cancel()
+	reply, err := ask(ctx, b.c, addr, func(ctx context.Context, cc clusterpb.ControlClient) (*clusterpb.RoundReply, error) {
+		return cc.Round(ctx, &clusterpb.RoundRequest{Candidate: held.Candidate, Round: held.Round})
+	})
+	if err != nil {
+		b.c.log.Warn("this server is pledged to form a cluster with another one that can't be reached: start that one; where it is gone for good, "+
+			"remove this server's data_dir, which holds nothing else yet", "pledged_to", NameOf(held.Candidate), "error", err)
+		return true
+	}
+	return reply.GetBinding()
+}
+
+func names(ms []Member) []string {
+	list := make([]string, len(ms))
+	for i, m := range ms {
+		list[i] = m.Name
+	}
+	return list
+}

@@ -1,0 +1,49 @@
+package cluster
+
+import (
+	"context"
+	"time"
+)
+
+// sleep waits, and reports false where the context ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// reminder says when a text that recurs should be logged: when it is new, and once in a while.
+type reminder struct {
+	every time.Duration
+	text  string
+	last  time.Time
+}
+
+func (r *reminder) due(text string) bool {
+	now := time.Now()
+	if text == r.text && now.Sub(r.last) < r.every {
+		return false
+	}
+	r.text, r.last = text, now
+	return true
+}
+
+// waiter is what Raft's futures have in common.
+type waiter interface{ Error() error }
+
+// await waits for a future, but not longer than the context. The future's own goroutine ends with Raft.
+func await(ctx context.Context, f waiter) error {
+	done := make(chan error, 1)
+	go func() { done <- f.Error() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

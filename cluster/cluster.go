@@ -1,0 +1,475 @@
+package cluster
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+	"google.golang.org/grpc"
+
+	"github.com/weirproxy/weir/cluster/clusterpb"
+)
+
+const (
+	defaultLabel     = "weir"
+	conflictTimeout  = 2 * time.Second
+	leaderAskTimeout = 2 * time.Second
+	drainProposals   = time.Second
+	leaveRetry       = 300 * time.Millisecond
+	maxMetaText      = 64
+)
+
+// Config says how a node takes part. Every address is "host:port"; port 0 takes a free one.
+type Config struct {
+	Name    string
+	Role    Role
+	Version string // spread by gossip, at most 64 bytes
+	// Data is the node's open directory, or what stands for one. The caller closes it, after Shutdown.
+	Data *DataDir
+
+	// FSM is the replicated state of a server, nil for a proxy.
+	FSM raft.FSM
+	// AppliedIndex answers the index that the FSM has after a snapshot was restored; nil leaves WaitApplied waiting
+	// for the next entry then.
+	AppliedIndex func() uint64
+
+	RPC             string // the TCP port that Raft, gRPC and the peers' HTTP share
+	AdvertiseRPC    string // what others dial, where it differs
+	Gossip          string // TCP and UDP
+	AdvertiseGossip string
+	Join            []string // gossip addresses or names, tried for ever
+	// BootstrapExpect is the number of servers that form the cluster together; 0 never forms one, and waits to be
+	// added. Every server of a cluster must have the same.
+	BootstrapExpect int
+	GossipKey       []byte // 16, 24 or 32 bytes; nil: gossip is not encrypted
+	// Label keeps gossip of other systems apart that use the same addresses; "" is "weir".
+	Label        string
+	ConfigDigest string // spread by gossip, at most 64 bytes
+
+	// Multiplier stretches the timings of Raft and gossip, for slow networks and starved machines: 1 (or 0) notices a dead
+	// leader within about a second, 2 takes twice as long and bears pauses twice as long.
+	Multiplier int
+
+	Log hclog.Logger
+	// Fatal is called, from a goroutine of its own and at most once, when the process must stop: the name is taken, or
+	// this server leads and can't write.
+	Fatal func(error)
+
+	wrapStore func(logStable) logStable
+}
+
+// Handlers is what a node does as part of the cluster. All are optional.
+type Handlers struct {
+	// Services registers gRPC services on the rpc port.
+	Services func(grpc.ServiceRegistrar)
+	// HTTP answers the peers' requests on the rpc port.
+	HTTP http.Handler
+	// Lead does the leader's work in one term, from the moment that the FSM holds everything committed before. It
+	// returns soon after its context has ended, which says that the term is over; until then no other Lead begins.
+	Lead func(ctx context.Context, term uint64)
+	// MemberChanged is told of a member that is new or has changed. Changes in quick succession may be told as one; calls
+	// come one at a time.
+	MemberChanged func(Member)
+}
+
+// Cluster is a node's part in its cluster.
+type Cluster struct {
+	cfg  Config
+	log  hclog.Logger
+	born time.Time
+
+	life context.Context // ends when the node stops
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+
+	mux       *mux
+	peers     *peers
+	servers   *servers
+	transport *gossipTransport
+	gossip    *gossip
+	handlers  Handlers
+
+	// These are set for servers only.
+	stores    *stores
+	fsm       *appliedFSM
+	acks      *ackBook
+	netRaft   *raft.NetworkTransport
+	raft      *raft.Raft
+	raftReady chan struct{} // closed once raft is set: Raft's own goroutines come back before
+	pilot     *pilot
+	bootstrap *bootstrapper
+	proposals *proposals
+	verifier  *verifier
+
+	fatalOnce sync.Once
+	downOnce  sync.Once
+	down      chan struct{}
+}
+
+// New checks the configuration, binds both ports and opens the stores. Errors are one line that names the setting.
+func New(cfg Config) (*Cluster, error) {
+	if err := cfg.normalise(); err != nil {
+		return nil, err
+	}
+	c := &Cluster{cfg: cfg, log: cfg.Log, born: time.Now(), proposals: newProposals(), raftReady: make(chan struct{}), down: make(chan struct{})}
+	c.life, c.stop = context.WithCancel(context.Background())
+	if err := c.open(); err != nil {
+		c.stop()
+		return nil, err
+	}
+	return c, nil
+}
+
+func (cfg *Config) normalise() error {
+	cfg.Multiplier = max(cfg.Multiplier, 1)
+	if cfg.Label == "" {
+		cfg.Label = defaultLabel
+	}
+	if cfg.Log == nil {
+		cfg.Log = hclog.NewNullLogger()
+	}
+	switch {
+	case cfg.Data == nil:
+		return errors.New("a node needs a data directory, or MemoryDataDir")
+	case cfg.Data.Name() != cfg.Name:
+		return fmt.Errorf("the data directory belongs to node %q, not %q", cfg.Data.Name(), cfg.Name)
+	case cfg.Role != RoleServer && cfg.Role != RoleProxy:
+		return fmt.Errorf("unknown role %q: it is \"server\" or \"proxy\"", cfg.Role)
+	case cfg.Role == RoleServer && cfg.FSM == nil:
+		return errors.New("a server needs an FSM")
+	case len(cfg.GossipKey) != 0 && len(cfg.GossipKey) != 16 && len(cfg.GossipKey) != 24 && len(cfg.GossipKey) != 32:
+		return fmt.Errorf("cluster.gossip_key has %d bytes: it must have 16, 24 or 32; `weir keygen` makes one", len(cfg.GossipKey))
+	case len(cfg.Version) > maxMetaText || len(cfg.ConfigDigest) > maxMetaText:
+		return fmt.Errorf("the version and the config digest may have %d bytes", maxMetaText)
+	}
+	return nil
+}
+
+// open takes the ports and files; on an error it gives back what it has taken.
+func (c *Cluster) open() (err error) {
+	listener, err := net.Listen("tcp", c.cfg.RPC)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("cluster.rpc: %s is in use by another process: stop that one, or change the address", c.cfg.RPC)
+	}
+	if err != nil {
+		return fmt.Errorf("cluster.rpc: can't listen on %s: %w", c.cfg.RPC, err)
+	}
+	defer func() {
+		if err != nil {
+			_ = listener.Close()
+		}
+	}()
+	if c.cfg.Role == RoleServer {
+		if c.stores, err = openStores(c.cfg.Data, c.log.Named("raft"), c.cfg.wrapStore); err != nil {
+			return err
+		}
+		defer func() {
+			if err != nil {
+				_ = c.stores.close()
+			}
+		}()
+	}
+	logger := c.log.Named("gossip").StandardLogger(&hclog.StandardLoggerOptions{InferLevels: true})
+	if c.transport, err = listenGossip(c.cfg.Gossip, logger); err != nil {
+		return err
+	}
+	self, err := c.advertisedRPC(listener)
+	if err != nil {
+		c.transport.discard()
+		return err
+	}
+	id := ""
+	if c.cfg.Role == RoleServer {
+		id = c.cfg.Data.ServerID()
+	}
+	c.mux = newMux(c.log.Named("rpc"), listener, self, id)
+	c.peers = newPeers(c.mux)
+	return nil
+}
+
+// advertisedRPC is what others dial: as configured, or where the port is bound to every address, the one that gossip
+// advertises.
+func (c *Cluster) advertisedRPC(listener net.Listener) (string, error) {
+	_, bound, err := net.SplitHostPort(listener.Addr().String())
+	if err != nil {
+		return "", err
+	}
+	if c.cfg.AdvertiseRPC != "" {
+		host, port, err := net.SplitHostPort(c.cfg.AdvertiseRPC)
+		if err != nil {
+			return "", fmt.Errorf("cluster.advertise_rpc: %q is not an address with a port", c.cfg.AdvertiseRPC)
+		}
+		if port == "0" {
+			port = bound
+		}
+		return net.JoinHostPort(host, port), nil
+	}
+	at := listener.Addr().(*net.TCPAddr).AddrPort()
+	if !at.Addr().IsUnspecified() {
+		return netip.AddrPortFrom(at.Addr().Unmap(), at.Port()).String(), nil
+	}
+	advertise, port := "", 0
+	if c.cfg.AdvertiseGossip != "" {
+		ip, p, err := resolveBind(c.cfg.AdvertiseGossip)
+		if err != nil {
+			return "", fmt.Errorf("cluster.advertise_gossip: %w", err)
+		}
+		advertise, port = ip.String(), p
+	}
+	ip, _, err := c.transport.FinalAdvertiseAddr(advertise, port)
+	if err != nil {
+		return "", fmt.Errorf("cluster.advertise_rpc: set it: this node listens on every address, and which one others reach can't be guessed: %w", err)
+	}
+	return net.JoinHostPort(ip.String(), bound), nil
+}
+
+// Start begins to take part. On an error, Shutdown has been called.
+func (c *Cluster) Start(h Handlers) error {
+	if err := c.start(h); err != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
+		defer cancel()
+		_ = c.Shutdown(ctx)
+		return err
+	}
+	return nil
+}
+
+func (c *Cluster) start(h Handlers) error {
+	c.handlers = h
+	meta, err := c.firstMeta()
+	if err != nil {
+		return err
+	}
+	if c.gossip, err = newGossip(gossipConfig{
+		name: c.cfg.Name, advertise: c.cfg.AdvertiseGossip, join: c.cfg.Join, key: c.cfg.GossipKey, label: c.cfg.Label,
+		mult: c.cfg.Multiplier, log: c.log.Named("gossip"), conflict: c.settleConflict,
+	}, c.transport, meta); err != nil {
+		return err
+	}
+	if c.cfg.Role == RoleServer {
+		if err := c.startRaft(); err != nil {
+			return err
+		}
+	}
+	c.servers = newServers(h.HTTP)
+	clusterpb.RegisterControlServer(c.servers.grpc, control{c: c})
+	if h.Services != nil {
+		h.Services(c.servers.grpc)
+	}
+	c.servers.start(c.mux, c.fatal)
+	c.mux.start()
+	c.background(func() { c.gossip.run(c.life) })
+	c.background(func() { c.tellMembers(c.life) })
+	if c.raft != nil {
+		c.background(func() { c.followLeadership(c.life) })
+		c.background(func() { c.watch(c.life) })
+		c.background(func() { c.noteState(c.life) })
+		if c.bootstrap != nil {
+			c.background(func() { c.bootstrap.run(c.life) })
+		}
+	}
+	return nil
+}
+
+func (c *Cluster) firstMeta() (*clusterpb.Meta, error) {
+	identity, err := hex.DecodeString(c.cfg.Data.Identity())
+	if err != nil {
+		return nil, fmt.Errorf("the node's identity is damaged: %w", err)
+	}
+	meta := &clusterpb.Meta{
+		Identity: identity, Role: clusterpb.Role_ROLE_PROXY, RpcAddr: c.mux.self, Version: c.cfg.Version, ConfigDigest: c.cfg.ConfigDigest,
+	}
+	if c.cfg.Role == RoleServer {
+		has, err := c.stores.hasState()
+		if err != nil {
+			return nil, err
+		}
+		meta.Role = clusterpb.Role_ROLE_SERVER
+		meta.BootstrapExpect, meta.HasState = uint32(max(c.cfg.BootstrapExpect, 0)), has
+		meta.Cluster = c.cfg.Data.state().Cluster
+	}
+	return meta, nil
+}
+
+// raftConfig is tuned for one network: a leader that is gone is replaced within one to two seconds.
+func (c *Cluster) raftConfig() *raft.Config {
+	mult := time.Duration(c.cfg.Multiplier)
+	conf := raft.DefaultConfig()
+	conf.LocalID = c.serverID()
+	conf.HeartbeatTimeout = 800 * time.Millisecond * mult
+	conf.ElectionTimeout = 800 * time.Millisecond * mult
+	conf.LeaderLeaseTimeout = 500 * time.Millisecond * mult
+	conf.CommitTimeout = 50 * time.Millisecond
+	conf.SnapshotInterval = 2 * time.Minute
+	conf.SnapshotThreshold = 8192
+	conf.TrailingLogs = 10240
+	conf.MaxAppendEntries = 64
+	conf.ShutdownOnRemove = false // a removed server goes on as a node
+	conf.NoLegacyTelemetry = true
+	conf.Logger = c.log.Named("raft")
+	return conf
+}
+
+func (c *Cluster) startRaft() error {
+	c.fsm = newAppliedFSM(c.cfg.FSM, c.cfg.AppliedIndex)
+	c.acks = &ackBook{}
+	c.verifier = &verifier{check: c.verifySince}
+	c.netRaft = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		ServerAddressProvider: addressBook{self: c.serverID(), selfAddr: c.mux.self, lookup: c.dialAddress},
+		Logger:                c.log.Named("raft-net"),
+		Stream:                raftLayer{Listener: c.mux.sub(kindRaft), mux: c.mux},
+		MaxPool:               3,
+		Timeout:               3 * time.Second * time.Duration(c.cfg.Multiplier),
+	})
+	var node *raft.Raft
+	err := trapped(func() (err error) {
+		node, err = raft.NewRaft(c.raftConfig(), c.fsm, c.stores.log, c.stores.stable, c.stores.snapshots, verifyingTransport{c.netRaft, c.acks})
+		return err
+	})
+	if err != nil {
+		return damaged(c.cfg.Data, "in "+c.cfg.Data.Path(), err)
+	}
+	c.raft = node
+	close(c.raftReady)
+	c.pilot = newPilot(c)
+	if c.cfg.BootstrapExpect > 0 && c.raftIsEmpty() {
+		c.bootstrap = &bootstrapper{c: c, ballot: &ballot{dir: c.cfg.Data}}
+		return nil
+	}
+	if servers := c.configuration().Servers; len(servers) == 1 && servers[0].ID == c.serverID() {
+		c.campaign()
+	}
+	return nil
+}
+
+// noteState tells the others when this server has Raft state.
+func (c *Cluster) noteState(ctx context.Context) {
+	for c.raftIsEmpty() {
+		if !sleep(ctx, leaderPoll) {
+			return
+		}
+	}
+	c.setMeta(func(m *clusterpb.Meta) { m.HasState = true })
+}
+
+// tellMembers passes membership on.
+func (c *Cluster) tellMembers(ctx context.Context) {
+	for {
+		select {
+		case <-c.gossip.members.kick:
+		case <-ctx.Done():
+			return
+		}
+		changed := c.gossip.members.takeChanged()
+		all := c.Members()
+		for _, m := range all {
+			if slices.Contains(changed, m.Name) && c.handlers.MemberChanged != nil {
+				c.handlers.MemberChanged(m)
+			}
+		}
+		c.dropDeparted(all)
+		if c.pilot != nil {
+			c.pilot.membersChanged()
+		}
+	}
+}
+
+// dropDeparted closes connections to addresses that nobody has any more. A dead node's stay: it may not be dead.
+func (c *Cluster) dropDeparted(all []Member) {
+	keep := make(map[string]bool)
+	for _, m := range all {
+		if m.Health != HealthLeft {
+			keep[m.RPCAddr] = true
+		}
+	}
+	if c.raft != nil {
+		for _, s := range c.configuration().Servers {
+			keep[string(s.Address)] = true
+		}
+	}
+	c.peers.keepOnly(keep)
+}
+
+// background runs f as part of the node's life.
+func (c *Cluster) background(f func()) {
+	if c.life.Err() == nil {
+		c.wg.Go(f)
+	}
+}
+
+func (c *Cluster) fatal(err error) {
+	c.fatalOnce.Do(func() {
+		c.log.Error("this node has to stop", "error", err)
+		if c.cfg.Fatal != nil {
+			go c.cfg.Fatal(err)
+		}
+	})
+}
+
+func (c *Cluster) setMeta(change func(*clusterpb.Meta)) {
+	if err := c.gossip.update(change); err != nil {
+		c.log.Error("the gossip metadata can't be changed", "error", err)
+	}
+}
+
+func (c *Cluster) serverID() raft.ServerID { return raft.ServerID(c.cfg.Data.ServerID()) }
+
+func (c *Cluster) configuration() raft.Configuration {
+	return c.raft.GetConfiguration().Configuration()
+}
+
+func (c *Cluster) raftIsEmpty() bool {
+	return c.raft.LastIndex() == 0 && len(c.configuration().Servers) == 0
+}
+
+// dialAddress is addressOf for Raft's goroutines.
+func (c *Cluster) dialAddress(id raft.ServerID) (string, bool) {
+	select {
+	case <-c.raftReady:
+		return c.addressOf(id)
+	default:
+		return "", false
+	}
+}
+
+// addressOf finds a server's rpc address.
+func (c *Cluster) addressOf(id raft.ServerID) (string, bool) {
+	if m, ok := c.Member(NameOf(string(id))); ok && m.Alive() && m.ServerID() == string(id) && m.RPCAddr != "" {
+		return m.RPCAddr, true
+	}
+	if c.raft == nil {
+		return "", false
+	}
+	for _, s := range c.configuration().Servers {
+		if s.ID == id {
+			return string(s.Address), true
+		}
+	}
+	return "", false
+}
+
+func (c *Cluster) self() Member {
+	m, _ := c.Member(c.cfg.Name)
+	return m
+}
+
+func (c *Cluster) clusterID() string { return c.cfg.Data.state().Cluster }
+
+// plainAddress is an address without the id that Raft's transport may have put before it.
+func plainAddress(addr raft.ServerAddress) string {
+	if _, after, ok := strings.Cut(string(addr), "@"); ok {
+		return after
+	}
+	return string(addr)
+}

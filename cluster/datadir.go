@@ -1,0 +1,255 @@
+package cluster
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/gofrs/flock"
+)
+
+const (
+	lockFile       = "LOCK"
+	identityFile   = "identity.json"
+	raftDirectory  = "raft"
+	identityFormat = 1
+	identityBytes  = 16 // 128 bits
+	maxIdentity    = 64 << 10
+)
+
+// DataDir is a node's directory, locked while the process runs, and the identity that was made with it.
+// One made by [MemoryDataDir] keeps nothing.
+type DataDir struct {
+	path string
+	lock *flock.Flock
+
+	mu    sync.Mutex
+	saved identity
+}
+
+// identity is the content of the identity file.
+type identity struct {
+	Format   int    `json:"format"`
+	Name     string `json:"name"`
+	Identity string `json:"identity"`
+	Cluster  string `json:"cluster,omitempty"`  // the cluster's id, once known
+	HasRaft  bool   `json:"has_raft,omitempty"` // a Raft log was made here: it must not be missing
+	// Pledge is the bootstrap that this server has promised to take part in, and in no other.
+	Pledge pledge `json:"pledge,omitzero"`
+}
+
+// OpenDataDir makes the directory where it is missing, locks it, and reads its identity, or makes one.
+// Errors are one line that says what to do.
+func OpenDataDir(path, name string) (*DataDir, error) {
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, fmt.Errorf("data_dir %q can't be made: %w", path, err)
+	}
+	lock := flock.New(filepath.Join(path, lockFile), flock.SetFlag(os.O_CREATE|os.O_RDWR), flock.SetPermissions(0o600))
+	locked, err := lock.TryLock()
+	if err != nil {
+		return nil, fmt.Errorf("data_dir %q can't be locked: %w", path, err)
+	}
+	if !locked {
+		return nil, fmt.Errorf("data_dir %q is in use by another process%s: stop that one, or give this node a data_dir of its own",
+			path, lockHolder(path))
+	}
+	d := &DataDir{path: path, lock: lock}
+	if err := d.load(name); err != nil {
+		_ = lock.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+// MemoryDataDir returns the identity of a node that keeps nothing on disk: a new one at each start.
+func MemoryDataDir(name string) *DataDir {
+	return &DataDir{saved: newIdentity(name)}
+}
+
+// Close unlocks the directory.
+func (d *DataDir) Close() error {
+	if d.lock == nil {
+		return nil
+	}
+	if err := d.lock.Close(); err != nil {
+		return fmt.Errorf("data_dir %q can't be unlocked: %w", d.path, err)
+	}
+	return nil
+}
+
+// Path is the directory, "" where nothing is kept on disk.
+func (d *DataDir) Path() string { return d.path }
+
+// Name is the node's name.
+func (d *DataDir) Name() string { return d.saved.Name }
+
+// Identity is 32 hexadecimal digits, made with the directory.
+func (d *DataDir) Identity() string { return d.saved.Identity }
+
+// ServerID is the node's id in the Raft configuration.
+func (d *DataDir) ServerID() string { return serverID(d.saved.Name, d.saved.Identity) }
+
+// NameOf returns the node name in a Raft server id.
+func NameOf(serverID string) string {
+	if i := strings.LastIndexByte(serverID, '.'); i >= 0 {
+		return serverID[:i]
+	}
+	return serverID
+}
+
+func serverID(name, identity string) string {
+	return name + "." + identity[:min(16, len(identity))]
+}
+
+// state returns what is kept beside the identity.
+func (d *DataDir) state() identity {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.saved
+}
+
+// update changes what is kept, durably, before it returns. On an error nothing has changed.
+func (d *DataDir) update(change func(*identity)) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	next := d.saved
+	change(&next)
+	if next == d.saved {
+		return nil
+	}
+	if err := d.write(next); err != nil {
+		return err
+	}
+	d.saved = next
+	return nil
+}
+
+func (d *DataDir) load(name string) error {
+	path := filepath.Join(d.path, identityFile)
+	raw, err := readBounded(path, maxIdentity)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return d.create(name)
+	case err != nil:
+		return fmt.Errorf("the node's identity can't be read: %w", err)
+	}
+	var id identity
+	if err := json.Unmarshal(raw, &id); err != nil || !id.valid() {
+		return fmt.Errorf("the node's identity in %s is damaged: remove %s as a whole, and the node starts anew, as another server", path, d.path)
+	}
+	if id.Name != name {
+		return fmt.Errorf("data_dir %q belongs to node %q, but this node's name is %q: set name = %q, or another data_dir", d.path, id.Name, name, id.Name)
+	}
+	d.saved = id
+	d.writePID()
+	return nil
+}
+
+func (d *DataDir) create(name string) error {
+	if _, err := os.Stat(filepath.Join(d.path, raftDirectory)); err == nil {
+		return fmt.Errorf("data_dir %q holds a Raft log but no %s: put that file back, or remove %s as a whole, and the node starts anew, as another server",
+			d.path, identityFile, d.path)
+	}
+	d.saved = newIdentity(name)
+	if err := d.write(d.saved); err != nil {
+		return err
+	}
+	d.writePID()
+	return nil
+}
+
+func newIdentity(name string) identity {
+	random := make([]byte, identityBytes)
+	_, _ = rand.Read(random) // never fails
+	return identity{Format: identityFormat, Name: name, Identity: hex.EncodeToString(random)}
+}
+
+func (id identity) valid() bool {
+	raw, err := hex.DecodeString(id.Identity)
+	return err == nil && len(raw) == identityBytes && id.Format == identityFormat
+}
+
+// write replaces the identity file: after a crash it holds the old content or the new.
+func (d *DataDir) write(id identity) error {
+	if d.path == "" {
+		return nil
+	}
+	raw, err := json.MarshalIndent(id, "", "  ")
+	if err != nil {
+		return fmt.Errorf("the node's identity can't be encoded: %w", err)
+	}
+	path := filepath.Join(d.path, identityFile)
+	if err := replaceFile(path, append(raw, '\n')); err != nil {
+		return fmt.Errorf("the node's identity can't be written: %w", err)
+	}
+	return nil
+}
+
+// writePID notes who holds the lock, for the one that finds it held. It is a courtesy: it may fail.
+func (d *DataDir) writePID() {
+	_ = os.WriteFile(filepath.Join(d.path, lockFile), []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600)
+}
+
+func lockHolder(path string) string {
+	raw, err := readBounded(filepath.Join(path, lockFile), 64)
+	if err != nil {
+		return ""
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(raw)))
+	if err != nil || pid <= 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (pid %d)", pid)
+}
+
+func readBounded(path string, limit int64) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > limit {
+		return nil, fmt.Errorf("%s has %d bytes, more than it can have", path, info.Size())
+	}
+	return os.ReadFile(path)
+}
+
+// replaceFile writes a file beside path, syncs it, and renames it over path.
+func replaceFile(path string, content []byte) (err error) {
+	tmp := path + ".tmp"
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	if err == nil {
+		err = f.Sync()
+	}
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	if err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err != nil {
+		_ = os.Remove(tmp)
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func syncDir(path string) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
+}

@@ -1,0 +1,230 @@
+package cluster
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+)
+
+const (
+	checksumSize      = 4
+	diskRetryFirst    = 50 * time.Millisecond
+	diskRetryLast     = time.Second
+	diskFullReminders = 30 * time.Second
+)
+
+// errChecksum says that what was read is not what was written.
+var errChecksum = errors.New("the checksum does not match")
+
+// logStable is what a disk guards.
+type logStable interface {
+	raft.LogStore
+	raft.StableStore
+}
+
+// disk stands between Raft and its store. It adds a checksum to every entry and value, waits out a full disk
+// where Raft would stop the process, and tells the watchdog how long a write has been under way.
+//
+// A log entry that finds no room fails at once: a leader then steps down, a follower is sent the entry
+// again. A vote or term that finds none is tried again until it is written or the disk is closed.
+type disk struct {
+	store logStable
+	log   hclog.Logger
+
+	closed    chan struct{}
+	closeOnce sync.Once
+	full      atomic.Bool
+	writing   atomic.Int64 // when the oldest log write under way began, in nanoseconds; 0: none is
+
+	mu       sync.Mutex
+	reminded time.Time
+	values   map[string][]byte // as last written or read: an equal value is not written again
+}
+
+func newDisk(store logStable, log hclog.Logger) *disk {
+	return &disk{store: store, log: log, closed: make(chan struct{}), values: make(map[string][]byte)}
+}
+
+// close ends every wait for room. It does not close the store.
+func (d *disk) close() { d.closeOnce.Do(func() { close(d.closed) }) }
+
+// isFull reports whether the last write found no room.
+func (d *disk) isFull() bool { return d.full.Load() }
+
+// busyFor is how long the write of entries now under way has taken.
+func (d *disk) busyFor() time.Duration {
+	began := d.writing.Load()
+	if began == 0 {
+		return 0
+	}
+	return time.Since(time.Unix(0, began))
+}
+
+// FirstIndex implements [raft.LogStore].
+func (d *disk) FirstIndex() (uint64, error) { return d.store.FirstIndex() }
+
+// LastIndex implements [raft.LogStore].
+func (d *disk) LastIndex() (uint64, error) { return d.store.LastIndex() }
+
+// GetLog implements [raft.LogStore].
+func (d *disk) GetLog(index uint64, into *raft.Log) error {
+	var stored raft.Log
+	if err := d.store.GetLog(index, &stored); err != nil {
+		return err
+	}
+	cut := len(stored.Data) - checksumSize
+	if cut < 0 || stored.Index != index {
+		return fmt.Errorf("log entry %d: %w", index, errChecksum)
+	}
+	sum := binary.BigEndian.Uint32(stored.Data[cut:])
+	stored.Data = stored.Data[:cut:cut]
+	if logChecksum(&stored) != sum {
+		return fmt.Errorf("log entry %d: %w", index, errChecksum)
+	}
+	*into = stored
+	return nil
+}
+
+// StoreLog implements [raft.LogStore].
+func (d *disk) StoreLog(entry *raft.Log) error { return d.StoreLogs([]*raft.Log{entry}) }
+
+// StoreLogs implements [raft.LogStore].
+func (d *disk) StoreLogs(entries []*raft.Log) error {
+	sealed := make([]*raft.Log, len(entries))
+	for i, entry := range entries {
+		c := *entry
+		c.Data = make([]byte, len(entry.Data), len(entry.Data)+checksumSize)
+		copy(c.Data, entry.Data)
+		c.Data = binary.BigEndian.AppendUint32(c.Data, logChecksum(entry))
+		sealed[i] = &c
+	}
+	d.writing.Store(time.Now().UnixNano())
+	err := d.store.StoreLogs(sealed)
+	d.writing.Store(0)
+	return d.outcome("append to the Raft log", err)
+}
+
+// DeleteRange implements [raft.LogStore].
+func (d *disk) DeleteRange(first, last uint64) error {
+	return d.outcome("shorten the Raft log", d.store.DeleteRange(first, last))
+}
+
+// Set implements [raft.StableStore]. It returns once the value is durable. Where it can't be because the disk is
+// closed, it ends the calling goroutine, which is Raft's: to Raft a term that can't be written is a reason
+// to stop the process, and this one is shutting down.
+func (d *disk) Set(key, value []byte) error {
+	if d.unchanged(key, value) {
+		return nil
+	}
+	sealed := binary.BigEndian.AppendUint32(bytes.Clone(value), valueChecksum(key, value))
+	for wait := diskRetryFirst; ; wait = min(2*wait, diskRetryLast) {
+		err := d.outcome("save the Raft term or vote", d.store.Set(key, sealed))
+		if err == nil {
+			d.remember(key, value)
+			return nil
+		}
+		if !noRoom(err) {
+			return err
+		}
+		select {
+		case <-time.After(wait):
+		case <-d.closed:
+			runtime.Goexit()
+		}
+	}
+}
+
+// Get implements [raft.StableStore].
+func (d *disk) Get(key []byte) ([]byte, error) {
+	sealed, err := d.store.Get(key)
+	if err != nil || len(sealed) == 0 {
+		return nil, err
+	}
+	cut := len(sealed) - checksumSize
+	if cut < 0 || valueChecksum(key, sealed[:cut]) != binary.BigEndian.Uint32(sealed[cut:]) {
+		return nil, fmt.Errorf("the saved %s: %w", key, errChecksum)
+	}
+	d.remember(key, sealed[:cut])
+	return sealed[:cut:cut], nil
+}
+
+// SetUint64 implements [raft.StableStore].
+func (d *disk) SetUint64(key []byte, value uint64) error {
+	return d.Set(key, binary.BigEndian.AppendUint64(nil, value))
+}
+
+// GetUint64 implements [raft.StableStore].
+func (d *disk) GetUint64(key []byte) (uint64, error) {
+	value, err := d.Get(key)
+	if err != nil || len(value) == 0 {
+		return 0, err
+	}
+	if len(value) != 8 {
+		return 0, fmt.Errorf("the saved %s has %d bytes instead of 8", key, len(value))
+	}
+	return binary.BigEndian.Uint64(value), nil
+}
+
+// outcome notes whether the disk has room, and says so in the log when that changes and once in a while.
+func (d *disk) outcome(what string, err error) error {
+	if err == nil {
+		if d.full.CompareAndSwap(true, false) {
+			d.log.Info("the disk has room again")
+		}
+		return nil
+	}
+	if !noRoom(err) {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.full.Swap(true) || time.Since(d.reminded) >= diskFullReminders {
+		d.reminded = time.Now()
+		d.log.Error("disk full: this server takes no writes until there is room", "failed_to", what, "error", err)
+	}
+	return err
+}
+
+func (d *disk) unchanged(key, value []byte) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	known, ok := d.values[string(key)]
+	return ok && bytes.Equal(known, value)
+}
+
+func (d *disk) remember(key, value []byte) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.values[string(key)] = bytes.Clone(value)
+}
+
+// noRoom reports whether an error says that the disk takes no more.
+func noRoom(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EROFS)
+}
+
+func logChecksum(l *raft.Log) uint32 {
+	var head [17]byte
+	binary.BigEndian.PutUint64(head[:], l.Index)
+	binary.BigEndian.PutUint64(head[8:], l.Term)
+	head[16] = byte(l.Type)
+	table := crc32.MakeTable(crc32.Castagnoli)
+	sum := crc32.Update(0, table, head[:])
+	sum = crc32.Update(sum, table, l.Data)
+	return crc32.Update(sum, table, l.Extensions)
+}
+
+func valueChecksum(key, value []byte) uint32 {
+	table := crc32.MakeTable(crc32.Castagnoli)
+	return crc32.Update(crc32.Update(0, table, key), table, value)
+}

@@ -1,0 +1,39 @@
+package cluster
+
+import "errors"
+
+// What a proposal or a leader's action may fail with. Only after [ErrUnknownOutcome] may the entry have
+// been applied, or still be.
+var (
+	// ErrNotLeader says that the entry was not written, because this node does not lead, or not in the given term.
+	ErrNotLeader = errors.New("this node does not lead the cluster")
+	// ErrUnknownOutcome is wrapped by every error after which the entry may or may not be applied.
+	ErrUnknownOutcome = errors.New("the write may or may not take effect")
+	// ErrLeadershipLost says that leadership ended while the entry was on its way. It wraps ErrUnknownOutcome.
+	ErrLeadershipLost = &outcomeError{"leadership was lost while writing"}
+	// ErrTimeout says that no quorum of servers took the entry in time. It wraps ErrUnknownOutcome.
+	ErrTimeout = &outcomeError{"no quorum of servers answered in time"}
+	// ErrBusy says that the entry was not written, because Raft did not take it in time.
+	ErrBusy = errors.New("raft is busy and took no new entry in time")
+	// ErrDiskFull says that the entry was not written, because this server's disk has no room.
+	ErrDiskFull = errors.New("the disk that holds data_dir is full: free some space; the server goes on by itself")
+	// ErrTooLarge says that the entry was not written, because it exceeds the largest entry.
+	ErrTooLarge = errors.New("the entry is too large for the Raft log")
+	// ErrClosed says that the node is shutting down.
+	ErrClosed = errors.New("the node is shutting down")
+	// ErrNoRaft says that the node's role holds no Raft state.
+	ErrNoRaft = errors.New("this node holds no Raft state: ask a server")
+	// ErrUnknownPeer says that no server in the Raft configuration has the name.
+	ErrUnknownPeer = errors.New("no such server in the Raft configuration")
+	// ErrUnsafe says that an action would cost the cluster its quorum.
+	ErrUnsafe = errors.New("the cluster would lose its quorum")
+	// ErrNameTaken says that another live process has this node's name.
+	ErrNameTaken = errors.New("the node name is taken")
+	// ErrStalled says that this server leads but can't write its log.
+	ErrStalled = errors.New("the leader's disk has stalled")
+)
+
+type outcomeError struct{ what string }
+
+func (e *outcomeError) Error() string { return e.what + ": " + ErrUnknownOutcome.Error() }
+func (e *outcomeError) Unwrap() error { return ErrUnknownOutcome }

@@ -1,0 +1,444 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/memberlist"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/weirproxy/weir/cluster/clusterpb"
+)
+
+const (
+	resolveTimeout   = 3 * time.Second
+	joinFirst        = 250 * time.Millisecond // between attempts, growing
+	joinLast         = 5 * time.Second
+	joinCheck        = 10 * time.Second // once every configured address is a member
+	joinRemind       = time.Minute
+	conflictHold     = 10 * time.Second // how long after a name conflict joining is repeated
+	metaTimeout      = time.Second
+	leaveTimeout     = time.Second
+	goodbyeServers   = 8
+	udpTries         = 3
+	udpPeers         = 3
+	conflictsPending = 4
+)
+
+// gossipConfig is what gossip needs of the node's configuration.
+type gossipConfig struct {
+	name      string
+	advertise string // host:port, or "" for what is bound
+	join      []string
+	key       []byte
+	label     string
+	mult      int
+	log       hclog.Logger
+	// conflict is called, in a goroutine of its own, with another live node of the same name.
+	conflict func(other Member)
+}
+
+// gossip is this node's place in memberlist.
+type gossip struct {
+	cfg       gossipConfig
+	transport *gossipTransport
+	list      *memberlist.Memberlist
+	members   *members
+	gossipIP  netip.AddrPort // advertised
+
+	metaMu  sync.Mutex
+	meta    *clusterpb.Meta
+	encoded []byte
+	dirty   chan struct{} // of capacity 1
+
+	conflicts  chan Member
+	conflicted atomic.Int64 // when the last one was seen, in unix nanoseconds
+	udpChecked bool
+}
+
+func newGossip(cfg gossipConfig, transport *gossipTransport, meta *clusterpb.Meta) (*gossip, error) {
+	encoded, err := encodeMeta(meta)
+	if err != nil {
+		return nil, err
+	}
+	g := &gossip{
+		cfg: cfg, transport: transport, meta: meta, encoded: encoded,
+		dirty:     make(chan struct{}, 1),
+		conflicts: make(chan Member, conflictsPending),
+	}
+	conf := g.config()
+	g.members = newMembers(cfg.name, func(alive int) time.Duration {
+		// Each probe interval one of the others is probed in turn.
+		return time.Duration(max(alive-1, 1)+2) * conf.ProbeInterval
+	})
+	if err := g.advertiseIn(conf); err != nil {
+		return nil, err
+	}
+	if g.list, err = memberlist.Create(conf); err != nil {
+		return nil, fmt.Errorf("gossip can't start: %w", err)
+	}
+	local := g.list.LocalNode()
+	ip, _ := netip.AddrFromSlice(local.Addr)
+	g.gossipIP = netip.AddrPortFrom(ip.Unmap(), local.Port)
+	return g, nil
+}
+
+// config makes memberlist's configuration: for a LAN, with failures noticed in two to four seconds.
+func (g *gossip) config() *memberlist.Config {
+	mult := time.Duration(g.cfg.mult)
+	conf := memberlist.DefaultLANConfig()
+	conf.Name = g.cfg.name
+	conf.Transport = g.transport
+	conf.Label = g.cfg.label
+	conf.SecretKey = g.cfg.key
+	conf.ProbeInterval = 500 * time.Millisecond * mult
+	conf.ProbeTimeout = 300 * time.Millisecond * mult
+	conf.TCPTimeout = 3 * time.Second * mult
+	conf.PushPullInterval = 15 * time.Second
+	// A dead node's name may come back under a new address at once: whether the old one is really gone
+	// is found out by asking it.
+	conf.DeadNodeReclaimTime = time.Second
+	conf.Logger = g.cfg.log.StandardLogger(&hclog.StandardLoggerOptions{InferLevels: true})
+	conf.Delegate, conf.Events, conf.Conflict, conf.Alive, conf.Ping = g, g, g, g, g
+	return conf
+}
+
+func (g *gossip) advertiseIn(conf *memberlist.Config) error {
+	if g.cfg.advertise == "" {
+		return nil
+	}
+	ip, port, err := resolveBind(g.cfg.advertise)
+	if err != nil {
+		return fmt.Errorf("cluster.advertise_gossip: %w", err)
+	}
+	if port == 0 {
+		port = g.transport.GetAutoBindPort()
+	}
+	conf.AdvertiseAddr, conf.AdvertisePort = ip.String(), port
+	return nil
+}
+
+// run joins, keeps the metadata spread and looks into name conflicts, until the context ends.
+func (g *gossip) run(ctx context.Context) {
+	var wg sync.WaitGroup
+	wg.Go(func() { g.joinForever(ctx) })
+	wg.Go(func() { g.spreadMeta(ctx) })
+	for {
+		select {
+		case other := <-g.conflicts:
+			g.cfg.conflict(other)
+		case <-ctx.Done():
+			wg.Wait()
+			return
+		}
+	}
+}
+
+// update changes the metadata; it spreads soon after.
+func (g *gossip) update(change func(*clusterpb.Meta)) error {
+	g.metaMu.Lock()
+	defer g.metaMu.Unlock()
+	next := proto.Clone(g.meta).(*clusterpb.Meta)
+	change(next)
+	if proto.Equal(next, g.meta) {
+		return nil
+	}
+	encoded, err := encodeMeta(next)
+	if err != nil {
+		return err
+	}
+	g.meta, g.encoded = next, encoded
+	select {
+	case g.dirty <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+func (g *gossip) spreadMeta(ctx context.Context) {
+	for {
+		select {
+		case <-g.dirty:
+			if err := g.list.UpdateNode(metaTimeout); err != nil {
+				g.cfg.log.Debug("the metadata is slow to spread", "error", err)
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// leave says goodbye, with the metadata as it then is: to the servers over TCP, to all by gossip. It takes about
+// a second, and some more where others don't answer.
+func (g *gossip) leave(ctx context.Context, final func(*clusterpb.Meta)) {
+	if err := g.update(func(m *clusterpb.Meta) { final(m); m.Leaving = true }); err != nil {
+		g.cfg.log.Error("the last metadata can't be set", "error", err)
+	}
+	g.tellServers(ctx)
+	if err := g.list.UpdateNode(metaTimeout); err != nil {
+		g.cfg.log.Debug("the last metadata may not have spread", "error", err)
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	if err := g.list.Leave(leaveTimeout); err != nil {
+		g.cfg.log.Debug("the goodbye may not have spread", "error", err)
+	}
+}
+
+func (g *gossip) tellServers(ctx context.Context) {
+	g.metaMu.Lock()
+	goodbye := &clusterpb.Goodbye{Name: g.cfg.name, Meta: proto.CloneOf(g.meta)}
+	g.metaMu.Unlock()
+	raw, err := proto.Marshal(goodbye)
+	if err != nil {
+		return
+	}
+	var wg sync.WaitGroup
+	told := 0
+	for _, m := range g.members.list(time.Now()) {
+		to, err := netip.ParseAddrPort(m.GossipAddr)
+		if err != nil || m.Name == g.cfg.name || !m.server() || !m.Alive() || told == goodbyeServers {
+			continue
+		}
+		told++
+		wg.Go(func() {
+			node := &memberlist.Node{Name: m.Name, Addr: to.Addr().AsSlice(), Port: to.Port()}
+			if err := g.list.SendReliable(node, raw); err != nil {
+				g.cfg.log.Debug("could not say goodbye", "to", m.Name, "error", err)
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() { wg.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	case <-time.After(leaveTimeout):
+	}
+}
+
+// close ends memberlist. run must have returned.
+func (g *gossip) close() {
+	if err := g.list.Shutdown(); err != nil {
+		g.cfg.log.Error("gossip did not stop cleanly", "error", err)
+	}
+}
+
+// joinForever contacts every configured address that is not a member yet, for as long as there is one: so two
+// halves that have lost each other find together again, also when both have forgotten the other.
+func (g *gossip) joinForever(ctx context.Context) {
+	reminder := reminder{every: joinRemind}
+	wait := joinFirst
+	for {
+		missing, err := g.joinMissing(ctx)
+		conflict := time.Since(time.Unix(0, g.conflicted.Load())) < conflictHold
+		switch {
+		case conflict:
+			wait = time.Second
+		case missing == 0:
+			wait = joinCheck
+		default:
+			if err != nil && g.alone() && reminder.due(err.Error()) {
+				g.cfg.log.Info("nobody to join yet: trying again for ever", "error", err)
+			}
+			wait = min(max(wait, joinFirst)*8/5, joinLast)
+		}
+		if !g.alone() && !g.udpChecked {
+			g.udpChecked = true
+			g.checkUDP(ctx)
+		}
+		if !sleep(ctx, wait+rand.N(wait/4)) {
+			return
+		}
+	}
+}
+
+// joinMissing tries the addresses that no live member has, and returns how many stay missing.
+func (g *gossip) joinMissing(ctx context.Context) (missing int, err error) {
+	present := map[string]bool{g.gossipIP.String(): true}
+	force := time.Since(time.Unix(0, g.conflicted.Load())) < conflictHold
+	var targets []string
+	for _, m := range g.members.list(time.Now()) {
+		if m.Alive() && m.Name != g.cfg.name {
+			present[m.GossipAddr] = !force
+			if force {
+				targets = append(targets, m.GossipAddr)
+			}
+		}
+	}
+	for _, name := range g.cfg.join {
+		addrs, resolveErr := resolveJoin(ctx, name)
+		if resolveErr != nil {
+			missing++
+			err = errors.Join(err, resolveErr)
+		}
+		targets = append(targets, addrs...)
+	}
+	for _, addr := range targets {
+		if present[addr] || ctx.Err() != nil {
+			continue
+		}
+		present[addr] = true
+		if _, joinErr := g.list.Join([]string{addr}); joinErr != nil {
+			missing++
+			err = errors.Join(err, joinErr)
+		}
+	}
+	return missing, err
+}
+
+// resolveJoin resolves a join address anew.
+func resolveJoin(ctx context.Context, name string) ([]string, error) {
+	host, portText, err := net.SplitHostPort(name)
+	if err != nil {
+		return nil, fmt.Errorf("cluster.join: %q is not an address with a port", name)
+	}
+	port, err := strconv.ParseUint(portText, 10, 16)
+	if err != nil {
+		return nil, fmt.Errorf("cluster.join: %q has no port from 1 to 65535", name)
+	}
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return []string{netip.AddrPortFrom(ip.Unmap(), uint16(port)).String()}, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
+	defer cancel()
+	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return nil, fmt.Errorf("cluster.join: %q can't be resolved: %w", name, err)
+	}
+	addrs := make([]string, 0, len(ips))
+	for _, ip := range ips {
+		addrs = append(addrs, netip.AddrPortFrom(ip.Unmap(), uint16(port)).String())
+	}
+	return addrs, nil
+}
+
+func (g *gossip) alone() bool { return g.list.NumMembers() <= 1 }
+
+// checkUDP says in the log where TCP got through and UDP does not: it looks like nodes that flap.
+func (g *gossip) checkUDP(ctx context.Context) {
+	checked := 0
+	for _, m := range g.members.list(time.Now()) {
+		to, err := netip.ParseAddrPort(m.GossipAddr)
+		if err != nil || m.Name == g.cfg.name || !m.Alive() || checked == udpPeers {
+			continue
+		}
+		checked++
+		for try := range udpTries {
+			if ctx.Err() != nil {
+				return
+			}
+			if _, err = g.list.Ping(m.Name, net.UDPAddrFromAddrPort(to)); err == nil {
+				break
+			}
+			if try == udpTries-1 {
+				g.cfg.log.Warn("gossip gets no answers over UDP, though TCP works: open the gossip port for UDP both ways, or nodes will seem to come and go",
+					"node", m.Name, "address", m.GossipAddr)
+			}
+		}
+	}
+}
+
+// NodeMeta implements [memberlist.Delegate].
+func (g *gossip) NodeMeta(int) []byte {
+	g.metaMu.Lock()
+	defer g.metaMu.Unlock()
+	return g.encoded
+}
+
+// NotifyMsg implements [memberlist.Delegate]: the only message is a goodbye.
+func (g *gossip) NotifyMsg(raw []byte) {
+	goodbye := &clusterpb.Goodbye{}
+	if err := proto.Unmarshal(raw, goodbye); err != nil || len(goodbye.GetMeta().GetIdentity()) != identityBytes {
+		g.cfg.log.Debug("ignored a message that is none of ours")
+		return
+	}
+	g.members.goodbye(goodbye.GetName(), goodbye.GetMeta())
+}
+
+// GetBroadcasts implements [memberlist.Delegate].
+func (g *gossip) GetBroadcasts(int, int) [][]byte { return nil }
+
+// LocalState implements [memberlist.Delegate].
+func (g *gossip) LocalState(bool) []byte { return nil }
+
+// MergeRemoteState implements [memberlist.Delegate].
+func (g *gossip) MergeRemoteState([]byte, bool) {}
+
+// NotifyAlive implements [memberlist.AliveDelegate]: it keeps out what can't be understood, and nodes of another
+// cluster that has found this one because addresses were used again.
+func (g *gossip) NotifyAlive(n *memberlist.Node) error {
+	meta, err := decodeMeta(n.Meta)
+	if err != nil {
+		return err
+	}
+	g.metaMu.Lock()
+	mine := g.meta.GetCluster()
+	g.metaMu.Unlock()
+	if mine != "" && meta.GetCluster() != "" && meta.GetCluster() != mine {
+		return fmt.Errorf("%s at %s belongs to another cluster (%s, not %s): remove its address from cluster.join, or this one's there",
+			n.Name, n.Address(), meta.GetCluster(), mine)
+	}
+	return nil
+}
+
+// NotifyJoin implements [memberlist.EventDelegate].
+func (g *gossip) NotifyJoin(n *memberlist.Node) { g.noteHere(n, true) }
+
+// NotifyUpdate implements [memberlist.EventDelegate].
+func (g *gossip) NotifyUpdate(n *memberlist.Node) { g.noteHere(n, false) }
+
+// NotifyLeave implements [memberlist.EventDelegate].
+func (g *gossip) NotifyLeave(n *memberlist.Node) { g.members.gone(n.Name, time.Now()) }
+
+// NotifyPingComplete implements [memberlist.PingDelegate].
+func (g *gossip) NotifyPingComplete(n *memberlist.Node, _ time.Duration, _ []byte) {
+	g.members.heard(n.Name, time.Now())
+}
+
+// AckPayload implements [memberlist.PingDelegate].
+func (g *gossip) AckPayload() []byte { return nil }
+
+// NotifyConflict implements [memberlist.ConflictDelegate]. It must not block: memberlist holds its lock.
+func (g *gossip) NotifyConflict(existing, other *memberlist.Node) {
+	if existing.Name != g.cfg.name {
+		return
+	}
+	g.conflicted.Store(time.Now().UnixNano())
+	meta, err := decodeMeta(other.Meta)
+	if err != nil {
+		return
+	}
+	m := Member{Name: other.Name, GossipAddr: nodeAddr(other)}
+	m.describe(meta)
+	select {
+	case g.conflicts <- m:
+	default: // another look at it is pending
+	}
+}
+
+func (g *gossip) noteHere(n *memberlist.Node, joined bool) {
+	meta, err := decodeMeta(n.Meta)
+	if err != nil {
+		return // NotifyAlive lets none through
+	}
+	g.members.here(n.Name, nodeAddr(n), meta, joined, time.Now())
+}
+
+func nodeAddr(n *memberlist.Node) string {
+	ip, ok := netip.AddrFromSlice(n.Addr)
+	if !ok {
+		return n.Address()
+	}
+	return netip.AddrPortFrom(ip.Unmap(), n.Port).String()
+}

@@ -1,0 +1,294 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/weirproxy/weir/cluster/clusterpb"
+)
+
+const (
+	leaderPoll      = 250 * time.Millisecond // Raft's signals may be dropped
+	barrierPause    = 100 * time.Millisecond
+	leadAgainPause  = time.Second
+	reconcileEvery  = 5 * time.Second
+	leadEndReminder = 5 * time.Second
+	handOverTimeout = 3 * time.Second
+)
+
+// leadingTerm is the term in which this server leads now, or 0. Raft sets the term before the state when it wins,
+// and the state before the term when it loses: a term that is the same before and after belongs to the state.
+func (c *Cluster) leadingTerm() uint64 {
+	if c.raft == nil {
+		return 0
+	}
+	term := c.raft.CurrentTerm()
+	if c.raft.State() != raft.Leader || c.raft.CurrentTerm() != term {
+		return 0
+	}
+	return term
+}
+
+// reign is one term's leadership.
+type reign struct {
+	term   uint64
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+// followLeadership starts a reign for each term in which this server leads, one after the other.
+func (c *Cluster) followLeadership(ctx context.Context) {
+	poll := time.NewTicker(leaderPoll)
+	defer poll.Stop()
+	var current *reign
+	for {
+		term := c.leadingTerm()
+		if current != nil && current.term != term {
+			c.end(current)
+			current = nil
+			continue // time has passed
+		}
+		if current == nil && term != 0 {
+			current = c.begin(ctx, term)
+		}
+		select {
+		case <-ctx.Done():
+			if current != nil {
+				c.end(current)
+			}
+			return
+		case <-c.raft.LeaderCh():
+		case <-poll.C:
+		}
+	}
+}
+
+func (c *Cluster) begin(ctx context.Context, term uint64) *reign {
+	ctx, cancel := context.WithCancel(ctx)
+	r := &reign{term: term, cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(r.done)
+		defer cancel()
+		c.reign(ctx, term)
+	}()
+	return r
+}
+
+// end tells a reign that it is over, and waits until it is.
+func (c *Cluster) end(r *reign) {
+	r.cancel()
+	began := time.Now()
+	for {
+		select {
+		case <-r.done:
+			return
+		case <-time.After(leadEndReminder):
+			c.log.Error("the leader's work does not end", "term", r.term, "for", time.Since(began).Round(time.Second))
+		}
+	}
+}
+
+// reign does what a leader does: first a barrier, so that the FSM holds all that former leaders have committed.
+func (c *Cluster) reign(ctx context.Context, term uint64) {
+	for {
+		err := await(ctx, c.raft.Barrier(enqueueTimeout))
+		if err == nil {
+			break
+		}
+		c.log.Debug("the first barrier has failed", "term", term, "error", err)
+		if !sleep(ctx, barrierPause) {
+			return
+		}
+	}
+	if c.leadingTerm() != term {
+		return
+	}
+	c.log.Info("leading the cluster", "term", term)
+	c.setMeta(func(m *clusterpb.Meta) { m.LeadsTerm = term })
+	defer c.setMeta(func(m *clusterpb.Meta) { m.LeadsTerm = 0 })
+	defer c.log.Info("no longer leading", "term", term)
+
+	pilotDone := make(chan struct{})
+	go func() {
+		defer close(pilotDone)
+		c.pilot.run(ctx)
+	}()
+	defer func() { <-pilotDone }()
+
+	for c.handlers.Lead != nil {
+		c.handlers.Lead(ctx, term)
+		if ctx.Err() != nil {
+			return
+		}
+		c.log.Error("the leader's work ended early: starting it again", "term", term)
+		if !sleep(ctx, leadAgainPause) {
+			return
+		}
+	}
+	<-ctx.Done()
+}
+
+// campaign makes this server stand for election at once. It is called where nobody else can lead: Raft notices a
+// shorter heartbeat timeout, and that nobody has been heard.
+func (c *Cluster) campaign() {
+	conf := c.raft.ReloadableConfig()
+	conf.HeartbeatTimeout -= time.Millisecond
+	if err := c.raft.ReloadConfig(conf); err != nil {
+		c.log.Debug("waiting for the election timeout", "error", err)
+	}
+}
+
+// Transfer hands leadership to the named server, or, with "", to the one that is most up to date of those alive.
+func (c *Cluster) Transfer(ctx context.Context, name string) error {
+	if c.raft == nil {
+		return ErrNoRaft
+	}
+	if c.leadingTerm() == 0 {
+		return ErrNotLeader
+	}
+	if name == c.cfg.Name {
+		return nil
+	}
+	return c.handOver(ctx, name)
+}
+
+func (c *Cluster) handOver(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, handOverTimeout)
+	defer cancel()
+	candidates, err := c.successors(name)
+	if err != nil {
+		return err
+	}
+	for _, s := range candidates {
+		err = await(ctx, c.raft.LeadershipTransferToServer(s.ID, s.Address))
+		if c.raft.State() != raft.Leader {
+			return nil
+		}
+		if err == nil {
+			err = errors.New("this server was elected again")
+		}
+		c.log.Debug("leadership was not taken over", "by", s.ID, "error", err)
+	}
+	return fmt.Errorf("leadership could not be transferred: %w", err)
+}
+
+// successors lists the voters that may lead next, those that gossip calls alive first.
+func (c *Cluster) successors(name string) ([]raft.Server, error) {
+	var alive, others []raft.Server
+	for _, s := range c.configuration().Servers {
+		if s.ID == c.serverID() || s.Suffrage != raft.Voter || (name != "" && NameOf(string(s.ID)) != name) {
+			continue
+		}
+		m, ok := c.Member(NameOf(string(s.ID)))
+		if ok && m.Health == HealthAlive && m.ServerID() == string(s.ID) {
+			alive = append(alive, s)
+		} else {
+			others = append(others, s)
+		}
+	}
+	if name != "" {
+		alive = append(alive, others...)
+	}
+	if len(alive) == 0 && name != "" {
+		return nil, fmt.Errorf("%w: %q is no voter", ErrUnknownPeer, name)
+	}
+	if len(alive) == 0 {
+		return nil, fmt.Errorf("%w: no other voter is alive to lead", ErrUnsafe)
+	}
+	return alive, nil
+}
+
+// RemovePeer takes a server out of the Raft configuration, on the leader only. One that is alive stays out until its
+// process starts again. It refuses where the servers that remain would have no quorum alive.
+func (c *Cluster) RemovePeer(ctx context.Context, name string) error {
+	if c.raft == nil {
+		return ErrNoRaft
+	}
+	if c.leadingTerm() == 0 {
+		return ErrNotLeader
+	}
+	target, err := c.peerToRemove(name)
+	if err != nil {
+		return err
+	}
+	m, ok := c.Member(name)
+	lives := ok && m.Alive() && m.ServerID() == string(target.ID)
+	if err := c.removeServer(ctx, string(target.ID)); err != nil {
+		return err
+	}
+	if lives {
+		if _, err := ask(ctx, c, m.RPCAddr, func(ctx context.Context, cc clusterpb.ControlClient) (*clusterpb.DetachReply, error) {
+			return cc.Detach(ctx, &clusterpb.DetachRequest{Server: string(target.ID)})
+		}); err != nil {
+			c.log.Warn("the removed server could not be told", "server", target.ID, "error", err)
+		}
+	}
+	return nil
+}
+
+// peerToRemove finds the server that a name means: a former one, before the one that lives.
+func (c *Cluster) peerToRemove(name string) (raft.Server, error) {
+	var found []raft.Server
+	for _, s := range c.configuration().Servers {
+		if NameOf(string(s.ID)) == name || string(s.ID) == name {
+			found = append(found, s)
+		}
+	}
+	if len(found) == 0 {
+		return raft.Server{}, fmt.Errorf("%w: %q", ErrUnknownPeer, name)
+	}
+	m, ok := c.Member(name)
+	for _, s := range found {
+		if !ok || m.ServerID() != string(s.ID) {
+			return s, nil
+		}
+	}
+	return found[0], nil
+}
+
+// removeServer removes by id, and waits until that is committed.
+func (c *Cluster) removeServer(ctx context.Context, id string) error {
+	if c.leadingTerm() == 0 {
+		return ErrNotLeader
+	}
+	if err := c.checkRemoval(raft.ServerID(id)); err != nil {
+		return err
+	}
+	c.gossip.members.detach(id)
+	err := await(ctx, c.raft.RemoveServer(raft.ServerID(id), 0, enqueueTimeout))
+	if err != nil {
+		return fmt.Errorf("%s could not be removed from the Raft configuration: %w", NameOf(id), c.explain(err))
+	}
+	return nil
+}
+
+// checkRemoval makes sure that a quorum of those that remain is alive.
+func (c *Cluster) checkRemoval(id raft.ServerID) error {
+	found, voters, alive := false, 0, 0
+	for _, s := range c.configuration().Servers {
+		if s.ID == id {
+			found = true
+			continue
+		}
+		if s.Suffrage != raft.Voter {
+			continue
+		}
+		voters++
+		if m, ok := c.Member(NameOf(string(s.ID))); s.ID == c.serverID() || (ok && m.Alive() && m.ServerID() == string(s.ID)) {
+			alive++
+		}
+	}
+	switch {
+	case !found:
+		return fmt.Errorf("%w: %q", ErrUnknownPeer, NameOf(string(id)))
+	case id == c.serverID():
+		return fmt.Errorf("%w: %q leads: transfer leadership first", ErrUnsafe, NameOf(string(id)))
+	case alive < voters/2+1:
+		return fmt.Errorf("%w: without %q, only %d of %d voters would be alive", ErrUnsafe, NameOf(string(id)), alive, voters)
+	}
+	return nil
+}

@@ -1,0 +1,102 @@
+package cluster
+
+import (
+	"encoding/hex"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/weirproxy/weir/cluster/clusterpb"
+)
+
+// Role is what a node holds.
+type Role string
+
+// The roles.
+const (
+	RoleServer Role = "server" // a Raft voter and a proxy
+	RoleProxy  Role = "proxy"  // no Raft state
+)
+
+// Health is what gossip thinks of a node.
+type Health string
+
+// The healths. Suspect is this node's own impression: its probes go unanswered, but gossip has not judged yet.
+const (
+	HealthAlive   Health = "alive"
+	HealthSuspect Health = "suspect"
+	HealthDead    Health = "dead"
+	HealthLeft    Health = "left"
+)
+
+// Member is what gossip knows about a node.
+type Member struct {
+	Name         string
+	Identity     string // 32 hexadecimal digits
+	Role         Role
+	RPCAddr      string // what others dial
+	GossipAddr   string
+	Health       Health
+	Since        time.Time // when Health last changed, by this node's clock
+	Version      string
+	ConfigDigest string
+	LeadsTerm    uint64 // > 0: it says that it leads in this term
+	SessionLeft  uint64 // the session that it gave back before it left
+	Cluster      string // the cluster's id, where it knows it
+
+	expect   int
+	hasState bool
+	detached bool
+}
+
+// ServerID is the member's id in the Raft configuration, if it is a server.
+func (m Member) ServerID() string { return serverID(m.Name, m.Identity) }
+
+// Alive reports whether the member takes part: suspects do.
+func (m Member) Alive() bool { return m.Health == HealthAlive || m.Health == HealthSuspect }
+
+func (m Member) server() bool { return m.Role == RoleServer }
+
+// decodeMeta reads gossip metadata.
+func decodeMeta(raw []byte) (*clusterpb.Meta, error) {
+	meta := &clusterpb.Meta{}
+	if err := proto.Unmarshal(raw, meta); err != nil {
+		return nil, fmt.Errorf("the gossip metadata can't be read: %w", err)
+	}
+	if len(meta.GetIdentity()) != identityBytes {
+		return nil, fmt.Errorf("the gossip metadata carries an identity of %d bytes instead of %d", len(meta.GetIdentity()), identityBytes)
+	}
+	return meta, nil
+}
+
+// encodeMeta writes gossip metadata; a bound on each text keeps it within memberlist's limit.
+func encodeMeta(meta *clusterpb.Meta) ([]byte, error) {
+	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(meta)
+	if err != nil {
+		return nil, err
+	}
+	if len(raw) > memberlist.MetaMaxSize {
+		return nil, fmt.Errorf("the gossip metadata has %d bytes, more than %d: shorten cluster.advertise_rpc", len(raw), memberlist.MetaMaxSize)
+	}
+	return raw, nil
+}
+
+// describe fills a member from its metadata.
+func (m *Member) describe(meta *clusterpb.Meta) {
+	m.Identity = hex.EncodeToString(meta.GetIdentity())
+	m.Role = RoleProxy
+	if meta.GetRole() == clusterpb.Role_ROLE_SERVER {
+		m.Role = RoleServer
+	}
+	m.RPCAddr = meta.GetRpcAddr()
+	m.Version = meta.GetVersion()
+	m.ConfigDigest = meta.GetConfigDigest()
+	m.LeadsTerm = meta.GetLeadsTerm()
+	m.SessionLeft = meta.GetSessionLeft()
+	m.Cluster = meta.GetCluster()
+	m.expect = int(meta.GetBootstrapExpect())
+	m.hasState = meta.GetHasState()
+	m.detached = meta.GetDetached()
+}

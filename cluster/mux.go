@@ -1,0 +1,282 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+const (
+	prefaceTimeout = 5 * time.Second
+	// maxGreeting bounds the connections that have not sent their preface.
+	maxGreeting      = 256
+	acceptRetryFirst = 5 * time.Millisecond
+	acceptRetryLast  = time.Second
+)
+
+// mux shares one TCP listener between the kinds of connection, and dials in the same way. It knows every
+// connection that it has accepted or dialled, and closes them all in the end.
+type mux struct {
+	log      hclog.Logger
+	listener net.Listener
+	serverID string // "" takes any target
+	self     string // the address that others dial this node at
+	subs     map[kind]*subListener
+	greeting chan struct{} // a token for each connection without a preface
+	closed   chan struct{}
+	wg       sync.WaitGroup
+
+	mu    sync.Mutex
+	conns map[*trackedConn]struct{}
+}
+
+// newMux takes over an open listener. self is what others dial, and becomes the listeners' address.
+func newMux(log hclog.Logger, listener net.Listener, self, serverID string) *mux {
+	m := &mux{
+		log: log, listener: listener, self: self, serverID: serverID,
+		subs:     make(map[kind]*subListener),
+		greeting: make(chan struct{}, maxGreeting),
+		closed:   make(chan struct{}),
+		conns:    make(map[*trackedConn]struct{}),
+	}
+	for _, k := range []kind{kindRaft, kindGRPC, kindHTTP} {
+		m.subs[k] = &subListener{addr: address(self), accepted: make(chan net.Conn), closed: make(chan struct{})}
+	}
+	return m
+}
+
+// start begins to accept.
+func (m *mux) start() {
+	m.wg.Go(m.accept)
+}
+
+// sub returns the listener of one kind of connection.
+func (m *mux) sub(k kind) net.Listener { return m.subs[k] }
+
+// dial opens a connection of a kind to a node, and sends the preface. target is the Raft id of the
+// server that must answer, or "". The node's own address leads there without a socket.
+func (m *mux) dial(ctx context.Context, addr string, k kind, target string) (net.Conn, error) {
+	if addr == m.self {
+		return m.dialSelf(ctx, k)
+	}
+	hello, err := preface{kind: k, target: target}.append(nil)
+	if err != nil {
+		return nil, err
+	}
+	var dialer net.Dialer
+	raw, err := dialer.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	if err := writeWithin(ctx, raw, hello); err != nil {
+		_ = raw.Close()
+		return nil, fmt.Errorf("the connection to %s can't be opened: %w", addr, err)
+	}
+	return m.track(raw)
+}
+
+func (m *mux) dialSelf(ctx context.Context, k kind) (net.Conn, error) {
+	client, server := net.Pipe()
+	near, err := m.track(client)
+	if err != nil {
+		_ = server.Close()
+		return nil, err
+	}
+	far, err := m.track(server)
+	if err == nil {
+		err = m.subs[k].hand(ctx, far)
+	}
+	if err != nil {
+		_ = near.Close()
+		_ = server.Close()
+		return nil, err
+	}
+	return near, nil
+}
+
+// close stops listening and closes every connection. It waits for the mux's own goroutines.
+func (m *mux) close() {
+	m.mu.Lock()
+	select {
+	case <-m.closed:
+		m.mu.Unlock()
+		return
+	default:
+	}
+	close(m.closed)
+	open := make([]*trackedConn, 0, len(m.conns))
+	for c := range m.conns {
+		open = append(open, c)
+	}
+	m.mu.Unlock()
+	_ = m.listener.Close()
+	for _, sub := range m.subs {
+		_ = sub.Close()
+	}
+	for _, c := range open {
+		_ = c.Close()
+	}
+	m.wg.Wait()
+}
+
+func (m *mux) accept() {
+	retry := acceptRetryFirst
+	for {
+		conn, err := m.listener.Accept()
+		if err == nil {
+			retry = acceptRetryFirst
+			m.greet(conn)
+			continue
+		}
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		// Typically the process is out of file descriptors.
+		m.log.Error("can't accept a connection on the rpc port", "error", err, "retry_in", retry)
+		select {
+		case <-time.After(retry):
+			retry = min(2*retry, acceptRetryLast)
+		case <-m.closed:
+			return
+		}
+	}
+}
+
+// greet reads the preface in a goroutine of its own, unless too many connections owe theirs.
+func (m *mux) greet(raw net.Conn) {
+	select {
+	case m.greeting <- struct{}{}:
+	default:
+		m.log.Warn("too many connections without a preface: closed one", "from", raw.RemoteAddr())
+		_ = raw.Close()
+		return
+	}
+	conn, err := m.track(raw)
+	if err != nil {
+		<-m.greeting
+		return
+	}
+	m.wg.Go(func() {
+		sub, err := m.classify(conn)
+		<-m.greeting
+		if err == nil {
+			err = sub.hand(context.Background(), conn)
+		}
+		if err != nil {
+			m.log.Debug("closed a connection on the rpc port", "from", raw.RemoteAddr(), "reason", err)
+			_ = conn.Close()
+		}
+	})
+}
+
+func (m *mux) classify(conn net.Conn) (*subListener, error) {
+	if err := conn.SetReadDeadline(time.Now().Add(prefaceTimeout)); err != nil {
+		return nil, err
+	}
+	p, err := readPreface(conn)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.checkTarget(m.serverID); err != nil {
+		return nil, err
+	}
+	return m.subs[p.kind], conn.SetReadDeadline(time.Time{})
+}
+
+// track registers a connection, or closes it where the mux is closed.
+func (m *mux) track(raw net.Conn) (*trackedConn, error) {
+	c := &trackedConn{Conn: raw, mux: m}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	select {
+	case <-m.closed:
+		_ = raw.Close()
+		return nil, net.ErrClosed
+	default:
+	}
+	m.conns[c] = struct{}{}
+	return c, nil
+}
+
+// trackedConn is forgotten by its mux when it is closed.
+type trackedConn struct {
+	net.Conn
+	mux  *mux
+	once sync.Once
+	err  error
+}
+
+func (c *trackedConn) Close() error {
+	c.once.Do(func() {
+		c.mux.mu.Lock()
+		delete(c.mux.conns, c)
+		c.mux.mu.Unlock()
+		c.err = c.Conn.Close()
+	})
+	return c.err
+}
+
+// subListener hands out the connections of one kind.
+type subListener struct {
+	addr     address
+	accepted chan net.Conn
+	once     sync.Once
+	closed   chan struct{}
+}
+
+// hand gives a connection to Accept, or fails once the listener is closed.
+func (l *subListener) hand(ctx context.Context, conn net.Conn) error {
+	select {
+	case l.accepted <- conn:
+		return nil
+	case <-l.closed:
+		return net.ErrClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Accept implements [net.Listener].
+func (l *subListener) Accept() (net.Conn, error) {
+	select {
+	case conn := <-l.accepted:
+		return conn, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close implements [net.Listener].
+func (l *subListener) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return nil
+}
+
+// Addr implements [net.Listener]: it is what others dial.
+func (l *subListener) Addr() net.Addr { return l.addr }
+
+// address is a host and port as others dial it.
+type address string
+
+func (a address) Network() string { return "tcp" }
+func (a address) String() string  { return string(a) }
+
+// writeWithin writes what fits a socket's buffer, until the context's deadline at most.
+func writeWithin(ctx context.Context, conn net.Conn, b []byte) error {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		deadline = time.Now().Add(prefaceTimeout)
+	}
+	if err := conn.SetWriteDeadline(deadline); err != nil {
+		return err
+	}
+	if _, err := conn.Write(b); err != nil {
+		return err
+	}
+	return conn.SetWriteDeadline(time.Time{})
+}

@@ -1,0 +1,164 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+const (
+	// maxEntry bounds one log entry, in bytes.
+	maxEntry = 4 << 20
+	// maxProposals bounds the entries under way.
+	maxProposals   = 1024
+	enqueueTimeout = 2 * time.Second
+)
+
+// Proposal is an entry under way.
+type Proposal struct {
+	done     chan struct{}
+	index    uint64
+	response any
+	err      error
+}
+
+// Done is closed once the entry is applied, or has failed.
+func (p *Proposal) Done() <-chan struct{} { return p.done }
+
+// Result is, after Done, the entry's log index and what the FSM answered, or why there is none.
+func (p *Proposal) Result() (index uint64, response any, err error) {
+	<-p.done
+	return p.index, p.response, p.err
+}
+
+func failed(err error) *Proposal {
+	p := &Proposal{done: make(chan struct{}), err: err}
+	close(p.done)
+	return p
+}
+
+// Propose writes an entry and waits until it is applied here. term is the one in which the caller judged, or 0 for
+// any. Unless the error wraps [ErrUnknownOutcome], a failed entry has no effect, also not later.
+func (c *Cluster) Propose(ctx context.Context, term uint64, data []byte) (index uint64, response any, err error) {
+	p := c.ProposeAsync(term, data)
+	select {
+	case <-p.Done():
+		return p.Result()
+	case <-ctx.Done():
+		return 0, nil, fmt.Errorf("%w (%w)", ErrTimeout, ctx.Err())
+	}
+}
+
+// ProposeAsync hands an entry to Raft, in order with the caller's other entries, and returns while it is under way.
+// It blocks until Raft has taken the entry: while Raft syncs the ones before, and at most two seconds.
+func (c *Cluster) ProposeAsync(term uint64, data []byte) *Proposal {
+	switch {
+	case c.raft == nil:
+		return failed(ErrNoRaft)
+	case len(data) > maxEntry:
+		return failed(fmt.Errorf("%w: %d bytes, and the most is %d", ErrTooLarge, len(data), maxEntry))
+	}
+	if err := c.mayPropose(term); err != nil {
+		return failed(err)
+	}
+	if err := c.proposals.enter(); err != nil {
+		return failed(err)
+	}
+	future := c.raft.Apply(data, enqueueTimeout)
+	p := &Proposal{done: make(chan struct{})}
+	go func() {
+		defer c.proposals.leave()
+		defer close(p.done)
+		if err := future.Error(); err != nil {
+			p.err = c.explain(err)
+			return
+		}
+		p.index, p.response = future.Index(), future.Response()
+	}()
+	return p
+}
+
+func (c *Cluster) mayPropose(term uint64) error {
+	leading := c.leadingTerm()
+	switch {
+	case leading == 0 && c.stores.disk.isFull():
+		return ErrDiskFull
+	case leading == 0:
+		return ErrNotLeader
+	case term != 0 && term != leading:
+		return fmt.Errorf("%w in term %d any more, it is term %d", ErrNotLeader, term, leading)
+	}
+	return nil
+}
+
+// explain turns Raft's errors into this package's.
+func (c *Cluster) explain(err error) error {
+	switch {
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
+		return ErrNotLeader
+	case errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrRaftShutdown), errors.Is(err, raft.ErrAbortedByRestore):
+		return ErrLeadershipLost
+	case errors.Is(err, raft.ErrEnqueueTimeout):
+		return ErrBusy
+	case c.stores.disk.isFull():
+		return ErrDiskFull // the leader could not append it, and sent it to nobody
+	default:
+		return fmt.Errorf("the entry was not written: %w", err)
+	}
+}
+
+// proposals counts entries under way, so that shutting down can wait for their answers.
+type proposals struct {
+	mu     sync.Mutex
+	count  int
+	closed bool
+	idle   chan struct{} // closed when, after close, none is left
+}
+
+func newProposals() *proposals { return &proposals{idle: make(chan struct{})} }
+
+func (p *proposals) enter() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return ErrClosed
+	}
+	if p.count >= maxProposals {
+		return fmt.Errorf("%w: %d entries are under way", ErrBusy, p.count)
+	}
+	p.count++
+	return nil
+}
+
+func (p *proposals) leave() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.count--
+	if p.closed && p.count == 0 {
+		close(p.idle)
+	}
+}
+
+// close refuses further entries. The channel is closed once those under way have been answered.
+func (p *proposals) close() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.closed {
+		p.closed = true
+		if p.count == 0 {
+			close(p.idle)
+		}
+	}
+	return p.idle
+}
+
+// underWay is the number of entries without an answer.
+func (p *proposals) underWay() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.count
+}

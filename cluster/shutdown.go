@@ -1,0 +1,150 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/weirproxy/weir/cluster/clusterpb"
+)
+
+// workTimeout is how long the node's own work may take to end while Raft still runs.
+const workTimeout = 2 * time.Second
+
+// Leave takes a server out of the Raft configuration, handing leadership over first, and returns once that is
+// committed. The only server of a cluster stays: there is nobody to leave it to. It says nothing in gossip: that is
+// Shutdown's part, which comes next.
+func (c *Cluster) Leave(ctx context.Context) error {
+	if c.raft == nil {
+		return nil
+	}
+	c.setMeta(func(m *clusterpb.Meta) { m.Detached = true })
+	var last error
+	for {
+		if !c.configured() {
+			return nil
+		}
+		if last = c.leaveOnce(ctx); last == nil {
+			return nil
+		}
+		c.log.Debug("not left yet", "error", last)
+		if !sleep(ctx, leaveRetry) {
+			c.setMeta(func(m *clusterpb.Meta) { m.Detached = false })
+			return fmt.Errorf("this server is still in the Raft configuration: %w", last)
+		}
+	}
+}
+
+// configured reports whether this server must be removed: it is in a configuration with others.
+func (c *Cluster) configured() bool {
+	servers := c.configuration().Servers
+	for _, s := range servers {
+		if s.ID == c.serverID() {
+			return len(servers) > 1
+		}
+	}
+	return false
+}
+
+func (c *Cluster) leaveOnce(ctx context.Context) error {
+	if c.leadingTerm() != 0 {
+		return errors.Join(c.handOver(ctx, ""), errLeads(c.leadingTerm() != 0))
+	}
+	_, addr := c.Leader()
+	if addr == "" {
+		return errors.New("no leader is known")
+	}
+	ctx, cancel := context.WithTimeout(ctx, leaderAskTimeout)
+	defer cancel()
+	_, err := ask(ctx, c, addr, func(ctx context.Context, cc clusterpb.ControlClient) (*clusterpb.RemoveReply, error) {
+		return cc.Remove(ctx, &clusterpb.RemoveRequest{Server: c.cfg.Data.ServerID()})
+	})
+	return err
+}
+
+func errLeads(leads bool) error {
+	if leads {
+		return errors.New("this server still leads")
+	}
+	return errors.New("leadership was handed over: waiting for the new leader")
+}
+
+// Shutdown hands leadership over where this node has it, says goodbye in gossip, and stops everything. It takes a few
+// seconds at most, also without a quorum, and less once the context has ended. It may be called again.
+func (c *Cluster) Shutdown(ctx context.Context) error {
+	var err error
+	c.downOnce.Do(func() {
+		defer close(c.down)
+		err = c.shutdown(ctx)
+	})
+	<-c.down
+	return err
+}
+
+func (c *Cluster) shutdown(ctx context.Context) error {
+	answered := c.proposals.close()
+	if c.raft != nil && c.leadingTerm() != 0 && c.configured() {
+		if err := c.handOver(ctx, ""); err != nil {
+			c.log.Warn("leaving without a new leader", "error", err)
+		}
+	}
+	if c.raft != nil {
+		select {
+		case <-answered:
+		case <-time.After(drainProposals):
+		case <-ctx.Done():
+		}
+	}
+	if c.gossip != nil && ctx.Err() == nil {
+		c.gossip.leave(ctx, func(m *clusterpb.Meta) { m.LeadsTerm = 0 })
+	}
+	c.stop()
+	return c.stopAll()
+}
+
+// stopAll ends what was started, in the order in which nothing is used after its end.
+func (c *Cluster) stopAll() error {
+	var errs []error
+	if c.servers != nil && !c.servers.stop() {
+		errs = append(errs, errors.New("a handler on the rpc port did not end"))
+	}
+	c.transport.cancel()
+	c.waitBackground(workTimeout) // it may need Raft to come to its end, or Raft's end
+	if c.netRaft != nil {
+		_ = c.netRaft.Close() // never fails
+	}
+	c.mux.close()
+	c.peers.close()
+	if c.raft != nil {
+		c.stores.disk.close()
+		if err := c.raft.Shutdown().Error(); err != nil {
+			errs = append(errs, fmt.Errorf("raft did not stop: %w", err))
+		}
+	}
+	if c.netRaft != nil {
+		c.netRaft.CloseStreams()
+	}
+	c.wg.Wait()
+	if c.gossip != nil {
+		c.gossip.close()
+	} else {
+		c.transport.discard()
+	}
+	if c.stores != nil {
+		errs = append(errs, c.stores.close())
+	}
+	return errors.Join(errs...)
+}
+
+func (c *Cluster) waitBackground(most time.Duration) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		c.wg.Wait()
+	}()
+	select {
+	case <-done:
+	case <-time.After(most):
+	}
+}

@@ -1,0 +1,110 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// raftLayer carries Raft's connections over the mux.
+type raftLayer struct {
+	net.Listener
+	mux *mux
+}
+
+// Dial implements [raft.StreamLayer] for addresses made by composeAddress.
+func (l raftLayer) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	id, addr, ok := strings.Cut(string(to), "@")
+	if !ok {
+		return nil, fmt.Errorf("no address is known for the server at %s", to)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	return l.mux.dial(ctx, addr, kindRaft, id)
+}
+
+// composeAddress makes the address that Raft's transport dials: it carries the id, so that the
+// connection can say whom it is meant for.
+func composeAddress(id raft.ServerID, addr string) raft.ServerAddress {
+	return raft.ServerAddress(string(id) + "@" + addr)
+}
+
+// addressBook finds a server's present address, which gossip may know better than the Raft configuration.
+type addressBook struct {
+	self     raft.ServerID
+	selfAddr string
+	lookup   func(id raft.ServerID) (addr string, ok bool)
+}
+
+// ServerAddr implements [raft.ServerAddressProvider]. The own address stays plain: it is what others
+// are told.
+func (b addressBook) ServerAddr(id raft.ServerID) (raft.ServerAddress, error) {
+	if id == b.self {
+		return raft.ServerAddress(b.selfAddr), nil
+	}
+	addr, ok := b.lookup(id)
+	if !ok {
+		return "", fmt.Errorf("no address is known for server %s", id)
+	}
+	return composeAddress(id, addr), nil
+}
+
+// verifyingTransport notes, for each peer, when the last heartbeat was sent that it has agreed to.
+type verifyingTransport struct {
+	*raft.NetworkTransport
+	acks *ackBook
+}
+
+// AppendEntries implements [raft.Transport]. Heartbeats always come this way, entries sometimes.
+func (t verifyingTransport) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	sent := time.Now()
+	err := t.NetworkTransport.AppendEntries(id, to, args, resp)
+	if err == nil && resp.Success {
+		t.acks.note(id, args.Term, sent)
+	}
+	return err
+}
+
+// ackBook knows since when each follower must have followed this leader.
+type ackBook struct {
+	mu   sync.Mutex
+	term uint64
+	sent map[raft.ServerID]time.Time
+}
+
+func (b *ackBook) note(id raft.ServerID, term uint64, sent time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if term < b.term {
+		return
+	}
+	if term > b.term || b.sent == nil {
+		b.term, b.sent = term, make(map[raft.ServerID]time.Time)
+	}
+	if sent.After(b.sent[id]) {
+		b.sent[id] = sent
+	}
+}
+
+// quorumSince reports whether a quorum of the voters, this server among them, has agreed in this
+// term to something that was sent at since or later.
+func (b *ackBook) quorumSince(term uint64, since time.Time, self raft.ServerID, servers []raft.Server) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	voters, agreed := 0, 0
+	for _, s := range servers {
+		if s.Suffrage != raft.Voter {
+			continue
+		}
+		voters++
+		if s.ID == self || (b.term == term && !b.sent[s.ID].IsZero() && !b.sent[s.ID].Before(since)) {
+			agreed++
+		}
+	}
+	return agreed >= voters/2+1
+}

@@ -1,0 +1,144 @@
+package cluster
+
+import (
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"google.golang.org/grpc"
+
+	"github.com/weirproxy/weir/cluster/clusterpb"
+)
+
+// RaftStatus is how this server's Raft is. A proxy's State is "none".
+type RaftStatus struct {
+	State        string // leader, follower, candidate, shutdown, none
+	Term         uint64
+	LastIndex    uint64
+	CommitIndex  uint64
+	AppliedIndex uint64
+	DiskFull     bool
+}
+
+// Peer is a server of the Raft configuration.
+type Peer struct {
+	ID      string
+	Name    string
+	Address string
+	Voter   bool
+	Leader  bool
+	Health  Health // dead, where gossip does not know it
+}
+
+// RPCAddr is what others dial to reach this node's rpc port.
+func (c *Cluster) RPCAddr() string { return c.mux.self }
+
+// GossipAddr is what others join, after Start.
+func (c *Cluster) GossipAddr() string { return c.gossip.gossipIP.String() }
+
+// Members lists every node that gossip knows, this one too, by name.
+func (c *Cluster) Members() []Member { return c.gossip.members.list(time.Now()) }
+
+// Member returns one node.
+func (c *Cluster) Member(name string) (Member, bool) { return c.gossip.members.get(name, time.Now()) }
+
+// Servers lists the members that are servers.
+func (c *Cluster) Servers() []Member {
+	var servers []Member
+	for _, m := range c.Members() {
+		if m.server() {
+			servers = append(servers, m)
+		}
+	}
+	return servers
+}
+
+// Leader returns the present leader's name and rpc address, or "" where none is known. A proxy goes by what the
+// leaders say of themselves in gossip, and believes the highest term.
+func (c *Cluster) Leader() (name, rpcAddr string) {
+	if c.raft == nil {
+		return hintedLeader(c.Members())
+	}
+	addr, id := c.raft.LeaderWithID()
+	if id == "" {
+		return "", ""
+	}
+	if known, ok := c.addressOf(id); ok {
+		return NameOf(string(id)), known
+	}
+	return NameOf(string(id)), plainAddress(addr)
+}
+
+func hintedLeader(members []Member) (name, rpcAddr string) {
+	var term uint64
+	for _, m := range members {
+		if m.server() && m.Alive() && m.LeadsTerm > term {
+			term, name, rpcAddr = m.LeadsTerm, m.Name, m.RPCAddr
+		}
+	}
+	return name, rpcAddr
+}
+
+// RaftStatus returns how this server's Raft is.
+func (c *Cluster) RaftStatus() RaftStatus {
+	if c.raft == nil {
+		return RaftStatus{State: "none"}
+	}
+	return RaftStatus{
+		State:        strings.ToLower(c.raft.State().String()),
+		Term:         c.raft.CurrentTerm(),
+		LastIndex:    c.raft.LastIndex(),
+		CommitIndex:  c.raft.CommitIndex(),
+		AppliedIndex: c.raft.AppliedIndex(),
+		DiskFull:     c.stores.disk.isFull(),
+	}
+}
+
+// Peers lists the Raft configuration as this server knows it; nil on a proxy.
+func (c *Cluster) Peers() []Peer {
+	if c.raft == nil {
+		return nil
+	}
+	leader, _ := c.Leader()
+	var peers []Peer
+	for _, s := range c.configuration().Servers {
+		p := Peer{ID: string(s.ID), Name: NameOf(string(s.ID)), Address: string(s.Address), Voter: s.Suffrage == raft.Voter, Health: HealthDead}
+		if m, ok := c.Member(p.Name); ok && m.ServerID() == p.ID {
+			p.Health = m.Health
+			p.Leader = p.Name == leader
+		}
+		peers = append(peers, p)
+	}
+	return peers
+}
+
+// SetConfigDigest changes what gossip says of this node's configuration. It is cut to 64 bytes.
+func (c *Cluster) SetConfigDigest(digest string) {
+	c.setMeta(func(m *clusterpb.Meta) { m.ConfigDigest = digest[:min(len(digest), maxMetaText)] })
+}
+
+// SetSessionLeft says in gossip which session this node has given back. It is called before Shutdown, once the node
+// uses none of its slots.
+func (c *Cluster) SetSessionLeft(session uint64) {
+	c.setMeta(func(m *clusterpb.Meta) { m.SessionLeft = session })
+}
+
+// SetClusterID notes the cluster's id, once it is known, for good: from then on nodes and servers of other
+// clusters are kept out.
+func (c *Cluster) SetClusterID(id string) error {
+	id = id[:min(len(id), maxMetaText)]
+	if c.cfg.Role == RoleServer {
+		if err := c.cfg.Data.update(func(saved *identity) { saved.Cluster = id }); err != nil {
+			return err
+		}
+	}
+	return c.gossip.update(func(m *clusterpb.Meta) { m.Cluster = id })
+}
+
+// GRPCConn returns this node's connection to the gRPC services at an rpc address. It is shared, connects and reconnects
+// by itself, and must not be closed; it closes when no member has the address any more.
+func (c *Cluster) GRPCConn(addr string) (*grpc.ClientConn, error) { return c.peers.grpcConn(addr) }
+
+// RoundTripper sends HTTP requests to the peers' handler at an rpc address, whatever host their URL names.
+func (c *Cluster) RoundTripper(addr string) http.RoundTripper { return c.peers.roundTripper(addr) }
