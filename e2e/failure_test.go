@@ -164,7 +164,8 @@ func TestClusterDown(t *testing.T) {
 	limited.awaitOpen(t, time.Second, 0)
 
 	r := survivor.refuse(t, limited.target, "proxy_internal_error")
-	if r.Status != http.StatusServiceUnavailable || r.RetryAfter == "" || !strings.Contains(r.ProxyStatus, `details="no lease"`) {
+	noLease := strings.Contains(r.ProxyStatus, `details="no lease"`)
+	if r.Status != http.StatusServiceUnavailable || r.RetryAfter == "" || !noLease {
 		t.Errorf("refusal %+v; want 503, no lease, Retry-After", r)
 	}
 	mustLive(t, "to a host without a limit", free)
@@ -173,7 +174,8 @@ func TestClusterDown(t *testing.T) {
 		t.Error("readyz says that the node can admit")
 	}
 	survivor.http.must(t, http.StatusOK, "GET", "/healthz", "", nil)
-	if a := survivor.http.must(t, http.StatusServiceUnavailable, "PUT", limitPath("x.example"), connections(1), nil); a.header.Get("Retry-After") == "" {
+	a := survivor.http.must(t, http.StatusServiceUnavailable, "PUT", limitPath("x.example"), connections(1), nil)
+	if a.header.Get("Retry-After") == "" {
 		t.Error("a write without a leader: no Retry-After")
 	}
 	for _, n := range c.nodes[1:] {

@@ -111,7 +111,8 @@ func commandLine(t *testing.T, c *cluster) {
 			out = stderr + stdout
 		}
 		if code != test.code || !strings.Contains(out, test.says) {
-			t.Errorf("weir %s: exit code %d; want %d and %q in:\n%s%s", strings.Join(test.args, " "), code, test.code, test.says, stdout, stderr)
+			t.Errorf("weir %s: exit code %d; want %d and %q in:\n%s%s", strings.Join(test.args, " "), code, test.code, test.says,
+				stdout, stderr)
 		}
 	}
 }

@@ -157,7 +157,8 @@ func restartUnderLoad(t *testing.T, victim *node, runs map[*node]*load.Run) {
 	for n, run := range runs {
 		eventually(t, warmUpWithin, "load on node "+n.name, progress(run))
 	}
-	t.Logf("node %s stopped in %v and was back after %v", victim.name, stopped.Round(10*time.Millisecond), back.Round(10*time.Millisecond))
+	t.Logf("node %s stopped in %v and was back after %v", victim.name, stopped.Round(10*time.Millisecond),
+		back.Round(10*time.Millisecond))
 	for n, run := range runs {
 		was, is := before[n], load.Sum(run.Tallies())
 		if is.Cut > was.Cut {

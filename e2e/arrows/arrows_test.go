@@ -65,6 +65,7 @@ func TestCheck(t *testing.T) {
 		{"api", "github.com/hashicorp/hcl/v2", false, "only [config] may"},
 		{"cmd/weir", "github.com/hashicorp/memberlist", false, "only [cluster] may"},
 		{"lease", "github.com/hashicorp/raft", false, "only [cluster fsm] may"},
+		{"lease", "github.com/hashicorp/raft", true, ""},
 		{"fsm", "github.com/hashicorp/raft-boltdb/v2", false, "only [cluster] may"},
 		{"fsm", "pgregory.net/rapid", false, "only tests may"},
 		{"elsewhere", "net", false, "no area"},
