@@ -288,13 +288,14 @@ func (p *keyPlan) aim() {
 		p.a.wakeAt(p.c, p.c.contendedUntil)
 	}
 	for _, r := range p.rows {
-		if p.limit.Evict && r.overhang > 0 {
+		evict := p.limit.Evict && !p.wait && (over > 0 || r.overhang > 0)
+		if evict && r.overhang > 0 {
 			r.lower(r.held)
 		}
 		t := target{slots: noTarget, contended: contended}
 		if r.target >= 0 && r.held+r.overhang > r.target {
 			t.slots = r.target
-			t.evict = p.limit.Evict && (over > 0 || r.overhang > 0)
+			t.evict = evict
 		}
 		p.a.setTarget(r.d, t)
 	}
