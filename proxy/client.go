@@ -1,0 +1,302 @@
+package proxy
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/weirproxy/weir/fsm"
+)
+
+// client is one client connection. Its goroutine reads requests and answers them one after the
+// other; a CONNECT is the last.
+type client struct {
+	srv  *Server
+	sock *sock
+	addr netip.AddrPort
+	in   inbuf
+	out  outbuf
+	head head
+
+	method  string     // of the request being answered
+	target  fsm.Target // likewise, once it is known
+	headLen int        // bytes of its head still in hand
+	first   bool       // no request has been answered yet
+	clock   clock      // what the read deadline is set for
+
+	mu   sync.Mutex
+	idle bool // waits for a request
+	flow *flow
+	gone hangup // what the watcher has told
+}
+
+func newClient(s *Server, conn *net.TCPConn) (*client, error) {
+	sock, err := newSock(conn, &s.buffers)
+	if err != nil {
+		return nil, err
+	}
+	c := &client{srv: s, sock: sock, first: true}
+	c.in.sock, c.out.sock = sock, sock
+	if remote, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
+		addr := remote.AddrPort()
+		c.addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
+	}
+	return c, nil
+}
+
+// serve answers requests until the connection ends.
+func (c *client) serve() {
+	defer c.end()
+	for c.next() {
+		c.sock.stall = stallTimeout
+		if !c.handle() {
+			return
+		}
+		c.first = false
+	}
+}
+
+// end closes what serve has left open.
+func (c *client) end() {
+	c.in.release()
+	c.out.release()
+	c.sock.close()
+}
+
+// next reads a request's head into c.head; false says that the connection is over, answered where needed.
+func (c *client) next() bool {
+	if !c.setIdle(true) {
+		return false
+	}
+	c.method, c.target = "", fsm.Target{}
+	c.in.beforeRead = c.beforeHead
+	b, err := c.in.head()
+	c.in.beforeRead = nil
+	c.setIdle(false)
+	if c.clock != clockNone {
+		c.clock = clockNone
+		c.sock.conn.SetReadDeadline(time.Time{})
+	}
+	c.headLen = len(b)
+	if err == nil {
+		err = c.head.parseRequest(b)
+	}
+	var syntax syntaxError
+	switch {
+	case err == nil:
+		c.method = methodName(c.head.method)
+		return true
+	case errors.As(err, &syntax):
+		c.refuse(badRequest(string(syntax)), keepAlive{})
+	case err == errTooLong:
+		c.refuse(&refuseTooLarge, keepAlive{})
+	case errors.Is(err, os.ErrDeadlineExceeded) && c.in.len() > 0:
+		c.refuse(&refuseTimeout, keepAlive{})
+	}
+	return false
+}
+
+// clock is what a client's read deadline measures.
+type clock uint8
+
+const (
+	clockNone clock = iota
+	clockIdle       // until the first byte of another request
+	clockHead       // until a whole head is in hand; for the first one, from the connection's beginning
+)
+
+// beforeHead sets the read deadline, once for each clock: header_timeout is for a whole head, however many
+// reads it takes.
+func (c *client) beforeHead() error {
+	clock, timeout := clockIdle, clientIdleTimeout
+	if c.first || c.in.len() > 0 {
+		clock, timeout = clockHead, c.srv.policy.Load().HeaderTimeout
+	}
+	if c.clock == clock {
+		return nil
+	}
+	c.clock = clock
+	c.setIdle(c.in.len() == 0)
+	return c.sock.conn.SetReadDeadline(time.Now().Add(timeout))
+}
+
+// consume drops the request's head, and with it what c.head points to.
+func (c *client) consume() {
+	c.in.skip(c.headLen)
+	c.headLen = 0
+}
+
+// methodName is the method as a string, without an allocation for the usual ones.
+func methodName(b []byte) string {
+	for _, m := range [...]string{"GET", "CONNECT", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"} {
+		if string(b) == m {
+			return m
+		}
+	}
+	return string(b)
+}
+
+// setIdle says whether the client waits for its next request; false says that the server wants none.
+func (c *client) setIdle(idle bool) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.idle = idle
+	return !idle || !c.srv.stopping.Load() && (c.first || !c.srv.draining.Load())
+}
+
+// closeIdle wakes the client's goroutine, if it waits for a request, to end the connection.
+func (c *client) closeIdle() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.idle {
+		c.sock.conn.CloseRead()
+	}
+}
+
+// handle answers the request in c.head; false ends the connection.
+func (c *client) handle() bool {
+	s := c.srv
+	s.counters.Requests.Add(1)
+	h := &c.head
+	keep := c.keepAlive()
+	switch {
+	case !s.policy.Load().allowsClient(c.addr.Addr()):
+		return c.refuse(&refuseClient, keep)
+	case h.passedThrough(s.pseudonym):
+		return c.refuse(&refuseLoop, keep)
+	case s.draining.Load():
+		return c.refuse(&refuseDraining, keepAlive{})
+	case c.method == "CONNECT":
+		c.connect()
+		return false
+	}
+	return c.plain(keep)
+}
+
+// connect opens a tunnel.
+func (c *client) connect() {
+	h := &c.head
+	target, err := fsm.ParseTarget(string(h.target), 0)
+	switch {
+	case err != nil:
+		c.refuse(badRequest("CONNECT needs host:port: "+err.Error()), keepAlive{})
+		return
+	case h.chunked || h.length > 0:
+		c.refuse(badRequest(string(errConnectBody)), keepAlive{})
+		return
+	}
+	c.target = target
+	c.consume()
+	f := &flow{srv: c.srv, target: target, client: c, early: c.in.len() > 0}
+	f.kind.Store(uint32(KindConnect))
+	c.use(f)
+	ok, refusal := f.open(c)
+	switch {
+	case ok:
+		c.srv.counters.Tunnels.Add(1)
+		c.head = head{} // a tunnel may be long and quiet
+		c.sock.slot = f.slot
+		if err := c.sock.write(established, nil, nil); err != nil {
+			f.abort(errClientReset)
+		}
+		f.tunnel(c, KindConnect)
+	case refusal == nil:
+		c.sock.reset()
+	default:
+		c.use(nil)
+		c.refuse(refusal, keepAlive{})
+	}
+}
+
+// established answers a CONNECT (RFC 9110 §9.3.6).
+var established = []byte("HTTP/1.1 200 Connection established\r\n\r\n")
+
+// use makes f the flow that is told of the client's hang-ups, and reports one that was told before.
+func (c *client) use(f *flow) hangup {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.flow = f
+	return c.gone
+}
+
+// watch makes the hang-up watcher tell of the client's end.
+func (c *client) watch() { c.srv.hangups.add(c.sock, c.hungUp) }
+
+func (c *client) hungUp(kind hangup) {
+	c.mu.Lock()
+	f := c.flow
+	c.gone = max(c.gone, kind)
+	c.mu.Unlock()
+	if f != nil {
+		f.clientHungUp(kind)
+	}
+}
+
+// keepAlive says what becomes of the client's connection after an answer.
+type keepAlive struct {
+	on    bool
+	minor int // the request's version is HTTP/1.minor
+}
+
+// render appends the Connection field, where one is needed.
+func (k keepAlive) render(dst []byte) []byte {
+	switch {
+	case !k.on:
+		return append(dst, "Connection: close\r\n"...)
+	case k.minor == 0:
+		return append(dst, "Connection: keep-alive\r\n"...)
+	}
+	return dst
+}
+
+// keepAlive is what the request asks for.
+func (c *client) keepAlive() keepAlive {
+	return keepAlive{c.head.persists(), c.head.minor}
+}
+
+// refuse answers with a refusal. The connection goes on, reported by true, only after a request without
+// content: what follows a refused CONNECT may be bytes that were meant for the tunnel, and must not be read as
+// requests.
+func (c *client) refuse(r *refusal, keep keepAlive) bool {
+	h := &c.head
+	if h.chunked || h.length > 0 || c.method == "CONNECT" {
+		keep.on = false
+	}
+	c.srv.counters.Refused.Add(1)
+	c.logRefusal(r)
+	c.consume()
+	c.sock.slot, c.sock.stall = nil, stallTimeout
+	c.out.set(r.render(c.out.writable(), c.srv.status, keep, c.method == "HEAD"))
+	if c.out.flush() != nil {
+		return false
+	}
+	if !keep.on {
+		c.linger()
+	}
+	return keep.on
+}
+
+// linger ends the connection so that the last answer arrives: closing with bytes unread would
+// reset it under the client's eyes (RFC 9112 §9.6).
+func (c *client) linger() {
+	if c.sock.closeWrite() == nil {
+		drained(c.sock, lingerTimeout)
+	}
+}
+
+// logRefusal writes a refusal: each at debug, one a second as a warning.
+func (c *client) logRefusal(r *refusal) {
+	s := c.srv
+	if s.log.IsDebug() {
+		s.log.Debug("request refused", "client", c.addr, "method", c.method, "host", c.target.Host, "port", c.target.Port, "status", r.status,
+			"error", r.code, "details", r.details)
+		return
+	}
+	if suppressed, ok := s.warnings.allow(time.Now()); ok {
+		s.log.Warn("request refused", "client", c.addr, "status", r.status, "error", r.code, "details", r.details,
+			"not_shown", suppressed)
+	}
+}

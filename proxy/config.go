@@ -1,0 +1,153 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// Limits that are not worth a setting. Each bounds something that a peer could
+// otherwise make grow.
+const (
+	// maxHead is the longest request or response head, first line included (431).
+	maxHead = 64 << 10
+	// maxTrailers is the longest trailer section of a chunked body.
+	maxTrailers = 16 << 10
+	// maxChunkLine is the longest chunk-size line, extensions included.
+	maxChunkLine = 4 << 10
+	// clientIdleTimeout is how long a client may leave its connection without a request.
+	clientIdleTimeout = 60 * time.Second
+	// upstreamIdleTimeout is how long an upstream connection is kept for reuse: shorter than
+	// the 60 s or more after which most servers close theirs, so that few requests meet a
+	// connection that is just going away.
+	upstreamIdleTimeout = 30 * time.Second
+	// maxIdlePerTarget and maxIdle bound the connections kept for reuse to one host and
+	// port, and to all.
+	maxIdlePerTarget = 32
+	maxIdle          = 1024
+	// stallTimeout is how long one write of a plain HTTP message may make no progress at all: a
+	// reader slower than that would hold a slot for nothing. Tunnels are not subject to it.
+	stallTimeout = 60 * time.Second
+	// lingerTimeout bounds the wait for the client's end after our last response.
+	lingerTimeout = time.Second
+	// minResetHold is how long, at least, a slot is kept after a reset: the RST is on its way.
+	minResetHold = 5 * time.Millisecond
+	// watchDelay is how long admission and dialling, or a half-closed tunnel, may last before
+	// the sockets are watched for hang-ups: most are over sooner and never pay for it.
+	watchDelay = 5 * time.Millisecond
+	// retryAfterSeconds is the Retry-After of every refusal that has one.
+	retryAfterSeconds = 1
+)
+
+// Config is what a [Server] is made of. All but Policy is fixed for its life.
+type Config struct {
+	// Node is the node's name: the pseudonym in Via and the speaker in Proxy-Status. Two nodes
+	// that may stand behind each other need different names, or the second refuses what the
+	// first sends it as a loop.
+	Node string
+	// MaxClients bounds the client connections open at a time; further ones wait in the
+	// listener's backlog. Each may need two file descriptors and 70 KiB while it is busy.
+	// 0 takes half of what the process's file descriptor limit leaves.
+	MaxClients int
+	// Policy is the first policy; SetPolicy replaces it.
+	Policy Policy
+}
+
+// Policy is what can change while the server runs. New requests follow the new
+// policy at once; tunnels keep the timeouts that they started with, and kept-alive upstream
+// connections to destinations that it forbids are closed.
+type Policy struct {
+	// RejectStatus answers requests over the limit: 400 to 599.
+	RejectStatus int
+	// DialTimeout bounds name resolution and connecting together, over all addresses; > 0.
+	DialTimeout time.Duration
+	// HeaderTimeout bounds the arrival of a whole request head; > 0. Raising it lets slow
+	// clients hold connections longer.
+	HeaderTimeout time.Duration
+	// TunnelIdleTimeout resets a tunnel that has been quiet for so long; 0 never does.
+	TunnelIdleTimeout time.Duration
+	// HalfCloseTimeout resets both sides when nothing has moved for so long (up to an eighth
+	// longer) after either side's FIN; > 0. Raising it keeps slots of half-dead tunnels longer.
+	HalfCloseTimeout time.Duration
+	// AllowClients are who may use the proxy; empty is everybody.
+	AllowClients []netip.Prefix
+	// DenyDestinations and AllowDestinations are matched with the resolved address at dial time.
+	// A denied one is refused though it is also allowed; an empty AllowDestinations allows all.
+	// Unspecified addresses (0.0.0.0, ::) are refused always: they reach loopback.
+	DenyDestinations  []netip.Prefix
+	AllowDestinations []netip.Prefix
+}
+
+// DefaultPolicy is the policy of a configuration that says nothing.
+func DefaultPolicy() Policy {
+	return Policy{
+		RejectStatus:     503,
+		DialTimeout:      10 * time.Second,
+		HeaderTimeout:    10 * time.Second,
+		HalfCloseTimeout: 10 * time.Second,
+		AllowClients:     []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
+		DenyDestinations: []netip.Prefix{netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("fe80::/10")},
+	}
+}
+
+// Validate names every impossible value at once.
+func (p *Policy) Validate() error {
+	var errs []error
+	if p.RejectStatus < 400 || p.RejectStatus > 599 {
+		errs = append(errs, fmt.Errorf("reject_status %d is not an error status: use 400 to 599, such as 503", p.RejectStatus))
+	}
+	positive := func(name string, d time.Duration) {
+		if d <= 0 {
+			errs = append(errs, fmt.Errorf("%s %v is not above zero: use a duration such as \"10s\"", name, d))
+		}
+	}
+	positive("dial_timeout", p.DialTimeout)
+	positive("header_timeout", p.HeaderTimeout)
+	positive("half_close_timeout", p.HalfCloseTimeout)
+	if p.TunnelIdleTimeout < 0 {
+		errs = append(errs, fmt.Errorf("tunnel_idle_timeout %v is below zero: use \"0s\" for never", p.TunnelIdleTimeout))
+	}
+	for name, prefixes := range map[string][]netip.Prefix{
+		"allow_clients": p.AllowClients, "deny_destinations": p.DenyDestinations, "allow_destinations": p.AllowDestinations,
+	} {
+		for _, prefix := range prefixes {
+			if !prefix.IsValid() {
+				errs = append(errs, fmt.Errorf("%s holds an invalid CIDR", name))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// allowsClient reports whether a client with this address may use the proxy.
+func (p *Policy) allowsClient(addr netip.Addr) bool {
+	return len(p.AllowClients) == 0 || contains(p.AllowClients, addr)
+}
+
+// allowsDestination reports whether addr may be dialled.
+func (p *Policy) allowsDestination(addr netip.Addr) bool {
+	addr = addr.Unmap()
+	switch {
+	case !addr.IsValid() || addr.IsUnspecified():
+		return false
+	case contains(p.DenyDestinations, addr):
+		return false
+	}
+	return len(p.AllowDestinations) == 0 || contains(p.AllowDestinations, addr)
+}
+
+// contains matches addr without its zone, IPv4-mapped IPv6 as IPv4; a prefix may be written
+// either way too.
+func contains(prefixes []netip.Prefix, addr netip.Addr) bool {
+	addr = addr.Unmap().WithZone("")
+	for _, p := range prefixes {
+		if p.Addr().Is4In6() && p.Bits() >= 96 {
+			p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+		}
+		if p.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,47 @@
+// Package proxy is weir's forward proxy: CONNECT tunnels and absolute-form HTTP/1.x requests, each upstream connection
+// on a slot that it asks an [Admitter] for and gives back only when the upstream has seen the connection's end.
+//
+// A connection's way, in the order of the files: server.go accepts, client.go reads request heads and answers them, admit.go
+// asks for the slot, dial.go connects, tunnel.go relays; request.go and exchange.go do the same for plain requests,
+// idle.go keeps their upstream connections. flow.go is the slot and its connection, whoever uses it. refuse.go is every answer
+// of the proxy's own.
+//
+// # Rules
+//
+//  1. One slot, one upstream connection at a time: addresses are dialled one after the other.
+//  2. A slot is released after both FINs have gone and the upstream has acknowledged ours, or some time after a
+//     reset was sent (twice the round trip, 5 ms at least), or at once after the upstream's own reset.
+//  3. Every read and write of a flow's sockets first waits for readiness and then asks whether the slot is
+//     still live, so a process that was frozen past its lease touches no further byte.
+//  4. Only a flow's owner finishes it; all others make what the owner waits for fail.
+//  5. Whatever two HTTP parsers could read differently is refused.
+//
+// # Decisions
+//
+// Heads are parsed here and not by net/http: a request costs one pooled buffer, and refusals of malformed ones carry
+// Proxy-Status. The cost is a parser to keep right; it is fuzzed against net/http's.
+//
+// A peer's hang-up while nobody reads its socket (a client in the queue, a tunnel stuck in a write, a kept-alive
+// upstream) is told by one epoll set, which costs no goroutine per connection and hears a FIN behind unread bytes.
+// Sockets join it only once a wait has lasted 5 ms. It ties the package to Linux.
+//
+// While a client waits for its slot or for the dial, its FIN means that it has gone, unless bytes for the tunnel, a body
+// or another request lie before the FIN: then it has only said all it had to say. While a response is under way, a FIN
+// starts half_close_timeout, as in a tunnel.
+//
+// A refused CONNECT ends the client's connection: bytes that the client sent early, for the tunnel, must
+// never be read as a request. Other refused requests leave it open, unless they have content.
+//
+// A sever while dialling is answered with 503 (fenced) or reject_status (evicted): there is nothing to reset yet, and
+// the client learns why. From then on both sides are reset.
+//
+// A kept-alive upstream connection serves one target (host and port) again within 30 s, most recently used first, at most 32
+// to a target and 1024 in all. A request without content and with an idempotent method is sent again, once, on a fresh
+// connection when a kept-alive one ends without a byte.
+//
+// A request head has header_timeout, the first from the connection's beginning: 408 where bytes have come, else the
+// connection is closed without a word. An idle client is closed after 60 s. A write of a plain message that makes no progress for
+// 60 s ends the exchange. Client connections are bounded by [Config].MaxClients; the others wait in the backlog.
+// Unsupported transfer codings and versions are answered 400 like other malformed messages; Max-Forwards 0 too.
+// h2c is not upgraded to.
+package proxy

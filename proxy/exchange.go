@@ -1,0 +1,359 @@
+package proxy
+
+import (
+	"errors"
+	"net/http"
+	"os"
+	"time"
+)
+
+// exchange is one plain request and its response.
+//
+// The client's goroutine sends the head, and the body too where that is in hand; a longer body is sent
+// by a second goroutine, since the response may come before its end. The second one is
+// always waited for before the connections go on to something else.
+type exchange struct {
+	c       *client
+	keep    keepAlive // what the client asked for
+	upgrade bool      // the client asked for another protocol
+	head    []byte    // the request's, as it goes to the upstream
+	body    body
+
+	flow  *flow
+	begun time.Time
+	in    uint64 // the flow's counts when the exchange began
+	out   uint64
+
+	done     chan struct{} // closed when the second goroutine has ended; nil without one
+	readErr  error         // of reading the request's body, once done
+	writeErr error         // of sending the request, once done
+	informed bool          // the client has been sent a 1xx
+}
+
+// run answers the request; false ends the client's connection. A request that met a kept-alive connection which the
+// upstream was just closing is sent again, once, on a fresh one.
+func (x *exchange) run() (keep bool) {
+	c := x.c
+	defer func() {
+		c.srv.buffers.put(x.head)
+		c.sock.slot = nil
+		c.use(nil)
+	}()
+	for fresh := false; ; fresh = true {
+		ok, refusal := x.connect(fresh)
+		if !ok {
+			return x.refuse(refusal)
+		}
+		again, keep := x.once()
+		if !again {
+			return keep
+		}
+		c.srv.counters.Retries.Add(1)
+	}
+}
+
+// refuse answers in place of the upstream; without a refusal there is nobody to be told.
+func (x *exchange) refuse(r *refusal) bool {
+	x.c.use(nil)
+	if r == nil {
+		x.c.sock.reset()
+		return false
+	}
+	return x.c.refuse(r, x.keep)
+}
+
+// connect finds a kept-alive connection, or opens a fresh one.
+func (x *exchange) connect(fresh bool) (ok bool, _ *refusal) {
+	c, s := x.c, x.c.srv
+	for !fresh {
+		f := s.idle.take(c.target)
+		if f == nil {
+			break
+		}
+		if f.unpark(c) {
+			s.counters.Reused.Add(1)
+			x.flow = f
+			switch c.use(f) {
+			case hangupReset:
+				f.abort(errClientReset)
+			case hangupFIN:
+				f.halfClosed()
+			}
+			return true, nil
+		}
+	}
+	f := &flow{srv: s, target: c.target, client: c, early: !x.body.done || c.in.len() > 0}
+	f.kind.Store(uint32(KindHTTP))
+	x.flow = f
+	gone := c.use(f)
+	if gone == hangupReset {
+		f.abort(errClientGone)
+	}
+	ok, refusal := f.open(c)
+	if ok && gone == hangupFIN {
+		f.halfClosed()
+	}
+	return ok, refusal
+}
+
+// once sends the request on x.flow and relays the response. again says that the request is to be
+// repeated, else keep whether the client's connection goes on. The flow is parked or finished, or will be.
+func (x *exchange) once() (again, keep bool) {
+	c, f := x.c, x.flow
+	x.begun, x.in, x.out = time.Now(), f.in.Load(), f.out.Load()
+	x.done, x.readErr, x.writeErr = nil, nil, nil
+	c.sock.slot, c.sock.stall, f.upstream.stall = f.slot, stallTimeout, stallTimeout
+	timer := time.AfterFunc(watchDelay, c.watch)
+	defer timer.Stop()
+
+	x.send()
+	for {
+		b, err := f.reader.head()
+		if err == nil {
+			err = f.head.parseResponse(b)
+		}
+		if err != nil {
+			return x.failed(err)
+		}
+		switch status := f.head.status; {
+		case status == http.StatusSwitchingProtocols:
+			timer.Stop()
+			return false, x.switchProtocols(len(b))
+		case status >= 200:
+			return false, x.respond(len(b))
+		}
+		if err := x.inform(len(b)); err != nil {
+			return x.failed(err)
+		}
+	}
+}
+
+// send sends the request. Its errors are looked at when no response comes: an upstream may answer, and then close,
+// without reading all.
+func (x *exchange) send() {
+	f := x.flow
+	f.writer.set(append(f.writer.writable(), x.head...))
+	if x.body.buffered() {
+		x.copyBody()
+		return
+	}
+	x.done = make(chan struct{})
+	go func() {
+		defer close(x.done)
+		x.copyBody()
+		if x.readErr != nil {
+			f.resetUpstream() // half a request must not look like a whole one
+		}
+	}()
+}
+
+func (x *exchange) copyBody() {
+	f := x.flow
+	x.readErr, x.writeErr = x.body.copyTo(&f.writer, x.body.framing == framedChunked, func(n int) { f.in.Add(uint64(n)) })
+}
+
+// sent reports whether the whole request has been sent.
+func (x *exchange) sent() bool {
+	if x.done == nil {
+		return x.readErr == nil && x.writeErr == nil
+	}
+	select {
+	case <-x.done:
+		return x.readErr == nil && x.writeErr == nil
+	default:
+		return false
+	}
+}
+
+// stopSending makes the second goroutine end, and waits for it.
+func (x *exchange) stopSending() {
+	if x.done == nil {
+		return
+	}
+	select {
+	case <-x.done:
+		return
+	default:
+	}
+	x.flow.resetUpstream()
+	x.c.sock.conn.SetReadDeadline(time.Unix(1, 0))
+	<-x.done
+	x.c.sock.conn.SetReadDeadline(time.Time{})
+}
+
+// inform passes an interim response on; HTTP/1.0 has none (RFC 9110 §15.2).
+func (x *exchange) inform(headLen int) error {
+	c, f := x.c, x.flow
+	if x.keep.minor == 0 {
+		f.reader.skip(headLen)
+		return nil
+	}
+	x.informed = true
+	c.out.set(f.head.appendResponse(c.out.writable(), false, -1, x.keep, c.srv.pseudonym))
+	f.reader.skip(headLen)
+	return c.out.flush()
+}
+
+// respond relays the final response, and parks or ends the flow.
+func (x *exchange) respond(headLen int) bool {
+	c, f := x.c, x.flow
+	h := &f.head
+	keep, reuse := x.keep, h.persists()
+	if !x.sent() || c.srv.draining.Load() {
+		keep.on = false // the client may still be sending what nobody will read
+	}
+	content := responseBody(&f.reader, h, c.method)
+	unframed := content.framing == framedChunked || content.framing == framedClose
+	chunked := unframed && keep.minor > 0
+	if unframed && keep.minor == 0 {
+		keep.on = false // the end of the connection is the end of the body
+	}
+	length := h.length
+	if h.status == http.StatusNoContent {
+		length = -1 // RFC 9110 §8.6
+	}
+	c.out.set(h.appendResponse(c.out.writable(), chunked, length, keep, c.srv.pseudonym))
+	f.reader.skip(headLen)
+	readErr, writeErr := content.copyTo(&c.out, chunked, func(n int) { f.out.Add(uint64(n)) })
+	switch {
+	case writeErr != nil:
+		x.drop(errClientReset)
+		return false
+	case readErr != nil:
+		x.truncate(chunked || length >= 0)
+		return false
+	}
+	sent := x.sent()
+	x.stopSending()
+	c.srv.counters.Exchanges.Add(1)
+	x.log() // while the flow is still ours
+	c.use(nil)
+	switch {
+	case !sent:
+		f.finish(endReset)
+		keep.on = false
+	case !reuse || content.framing == framedClose || f.reader.len() > 0 || !f.park():
+		f.closeSoon()
+	}
+	if !keep.on {
+		c.sock.slot = nil
+		c.linger()
+	}
+	return keep.on
+}
+
+// drop ends an exchange whose response can't be delivered.
+func (x *exchange) drop(cause error) {
+	x.flow.abort(cause)
+	x.stopSending()
+	x.c.sock.reset()
+	x.log()
+	x.flow.finish(endReset)
+}
+
+// truncate ends an exchange whose upstream broke off its response. framed says that the client sees by the framing
+// that something is missing; where it doesn't, a reset tells.
+func (x *exchange) truncate(framed bool) {
+	c := x.c
+	if cause := x.flow.ended(); cause != nil || !framed {
+		x.drop(errMessage)
+		return
+	}
+	x.flow.fail(errMessage)
+	x.stopSending()
+	x.log()
+	x.flow.finish(endReset)
+	c.sock.slot = nil
+	if c.out.flush() == nil {
+		c.linger()
+	}
+}
+
+// failed ends an exchange without a response.
+func (x *exchange) failed(err error) (again, keep bool) {
+	c, f := x.c, x.flow
+	x.stopSending()
+	cause := f.ended()
+	// Nothing has come back on a connection that had been idle: the upstream closed it before it saw the
+	// request, which may be repeated if that can do no harm (RFC 9110 §9.2.2).
+	var syntax syntaxError
+	broken := !errors.As(err, &syntax) && err != errTooLong
+	again = cause == nil && broken && f.reused && !x.informed && f.reader.len() == 0 &&
+		x.body.framing == framedNone && idempotent(c.method)
+	how := endReset
+	if broken && isReset(err) {
+		how = endUpstreamReset
+	}
+	f.finish(how)
+	if again {
+		return true, false
+	}
+	r := x.reason(err, cause)
+	if r == nil {
+		c.sock.reset()
+		return false, false
+	}
+	return false, x.refuse(r)
+}
+
+// reason maps what went wrong; nil says that the client has gone, or was cut off on purpose.
+func (x *exchange) reason(err, cause error) *refusal {
+	var syntax syntaxError
+	switch {
+	case cause != nil, errors.Is(err, errNotLive):
+		return nil
+	case errors.As(x.readErr, &syntax):
+		return badRequest(string(syntax))
+	case x.readErr != nil:
+		return nil
+	case errors.Is(x.writeErr, os.ErrDeadlineExceeded):
+		return &refusal{http.StatusGatewayTimeout, "connection_write_timeout", "the upstream took none of the request", false}
+	case errors.As(err, &syntax):
+		return &refusal{http.StatusBadGateway, "http_protocol_error", "the upstream's answer: " + string(syntax), false}
+	case err == errTooLong:
+		return &refusal{http.StatusBadGateway, "http_response_header_section_size", "the upstream's head is longer than 64 KiB", false}
+	}
+	return &refuseBroken
+}
+
+// idempotent reports whether sending a request twice does what sending it once does (RFC 9110 §9.2.2).
+func idempotent(method string) bool {
+	switch method {
+	case "GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE":
+		return true
+	}
+	return false
+}
+
+// switchProtocols passes a 101 on and relays what follows (RFC 9110 §7.8).
+func (x *exchange) switchProtocols(headLen int) bool {
+	c, f := x.c, x.flow
+	if !x.upgrade || f.head.upgrade == nil || !x.sent() {
+		x.stopSending()
+		f.finish(endReset)
+		return x.refuse(&refusal{http.StatusBadGateway, "http_protocol_error", "the upstream switched protocols without being asked to", false})
+	}
+	c.out.set(f.head.appendResponse(c.out.writable(), false, -1, x.keep, c.srv.pseudonym))
+	f.reader.skip(headLen)
+	c.srv.counters.Tunnels.Add(1)
+	if c.out.flush() != nil {
+		f.abort(errClientReset)
+	}
+	f.tunnel(c, KindUpgrade)
+	return false
+}
+
+// log writes the canonical line of an exchange that is over.
+func (x *exchange) log() {
+	c, f := x.c, x.flow
+	s := c.srv
+	in, out := f.in.Load()-x.in, f.out.Load()-x.out
+	s.counters.BytesIn.Add(int64(in))
+	s.counters.BytesOut.Add(int64(out))
+	if !s.log.IsInfo() {
+		return
+	}
+	s.log.Info("request ended", "client", c.addr, "method", c.method, "host", c.target.Host, "port", c.target.Port,
+		"status", f.head.status, "reused", f.reused, "slot_wait", f.slot.Waited(), "dial", f.dialTime, "bytes_in", in,
+		"bytes_out", out, "duration", time.Since(x.begun), "end", f.endName())
+}

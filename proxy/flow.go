@@ -1,0 +1,405 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/lease"
+)
+
+// How a flow may end by force, beside the errors of refuse.go.
+var (
+	errClientReset   = errors.New("reset by the client")
+	errUpstreamReset = errors.New("reset by the upstream")
+	errHalfClose     = errors.New("nothing moved after a half-close")
+	errIdle          = errors.New("idle for too long")
+	errMessage       = errors.New("the message could not be completed")
+)
+
+// phase is where a flow stands. It only ever goes forward, but for busy and parked, which alternate.
+type phase uint8
+
+const (
+	phaseNew       phase = iota
+	phaseAdmitting       // in the queue or dialling: cancel ends it
+	phaseBusy            // a client uses the connection: resetting the sockets ends it
+	phaseParked          // kept for reuse: nobody runs, whoever changes the phase must end it
+	phaseEnding          // its owner waits for the upstream's end
+	phaseEnded           // the slot is released, or about to be
+)
+
+// ending says what the upstream knows when a flow finishes.
+type ending uint8
+
+const (
+	endUnused        ending = iota // there never was a slot
+	endUnconnected                 // there never was an upstream connection
+	endClean                       // the upstream has seen the end
+	endReset                       // a RST is on its way to it
+	endUpstreamReset               // it was the upstream that reset
+)
+
+// flow is one slot and the upstream connection that it allows: the slot's [lease.Holder].
+//
+// One goroutine owns it at a time: the client's that opened or reused it, or, once it leaves phaseParked for
+// phaseEnding, the one that closes it. The owner alone calls finish, which is where the slot is given back. All
+// others (the lease, the hang-up watcher, timers, the API) only push: abort and retire make what
+// the owner waits for fail or end.
+type flow struct {
+	srv    *Server
+	target fsm.Target
+	// in counts bytes from the client to the upstream, out the other way.
+	in, out atomic.Uint64
+	kind    atomic.Uint32
+	// fins are the directions whose FIN has been passed on: finUp, finDown.
+	fins atomic.Uint32
+
+	// Written by the owner before others know the flow, or under mu.
+	id       uint64
+	since    time.Time
+	dialTime time.Duration
+	upstream *sock
+	addr     netip.Addr // that the upstream was found at
+	reused   bool
+	head     head   // of the response
+	reader   inbuf  // the upstream's bytes, read but not relayed
+	writer   outbuf // what waits to be written to the upstream
+
+	mu           sync.Mutex
+	phase        phase
+	slot         Slot
+	cancel       context.CancelCauseFunc
+	client       *client
+	early        bool // client bytes behind the request are in hand
+	upstreamGone bool
+	cause        error // the first reason to end by force
+	idleUntil    time.Time
+	stall        stallTimer
+
+	resetOnce sync.Once
+	rtt       time.Duration // before the reset
+	pumps     sync.WaitGroup
+}
+
+const (
+	finUp   = 1 << iota // client to upstream
+	finDown             // upstream to client
+)
+
+// Sever implements [lease.Holder].
+func (f *flow) Sever(r lease.Reason) {
+	switch r {
+	case lease.SeverWanted:
+		f.retire()
+	case lease.SeverEvicted:
+		f.abort(errEvicted)
+	default:
+		f.abort(errFenced)
+	}
+}
+
+// admitting enters the queue; false says that the flow was aborted before.
+func (f *flow) admitting(cancel context.CancelCauseFunc) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.phase, f.cancel = phaseAdmitting, cancel
+	return f.cause == nil
+}
+
+// admitted takes over the slot; from here on finish gives it back.
+func (f *flow) admitted(slot Slot) {
+	f.srv.work.Add(1)
+	f.mu.Lock()
+	f.slot = slot
+	f.since = time.Now()
+	f.mu.Unlock()
+	f.srv.flows.add(f)
+}
+
+// connected takes over the upstream connection; an error says that it came too late.
+func (f *flow) connected(conn *net.TCPConn) error {
+	up, err := newSock(conn, &f.srv.buffers)
+	if err != nil {
+		return err
+	}
+	if remote, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
+		f.addr = remote.AddrPort().Addr().Unmap()
+	}
+	f.reader.sock, f.writer.sock = up, up
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	up.slot = f.slot
+	f.upstream = up
+	if f.cause == nil && !f.slot.Live() {
+		f.cause = errFenced
+	}
+	if f.cause != nil {
+		return errSevered
+	}
+	f.phase, f.cancel = phaseBusy, nil
+	return nil
+}
+
+// ended is why the flow was ended by force, or nil.
+func (f *flow) ended() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.cause
+}
+
+// abort ends the flow by force, from any phase. It doesn't block.
+func (f *flow) abort(cause error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.cause != nil || f.phase == phaseEnded {
+		return
+	}
+	f.cause = cause
+	switch f.phase {
+	case phaseNew, phaseAdmitting:
+		if f.cancel != nil {
+			f.cancel(cause)
+		}
+	case phaseParked:
+		f.phase = phaseEnding
+		go func() {
+			f.srv.idle.remove(f)
+			f.finish(endReset)
+		}()
+	default:
+		go f.reset(f.client)
+	}
+}
+
+// fail ends the flow by force, but leaves the client's connection, and its answer, to the owner.
+func (f *flow) fail(cause error) {
+	f.mu.Lock()
+	if f.cause == nil {
+		f.cause = cause
+	}
+	f.client = nil
+	f.mu.Unlock()
+	f.resetUpstream()
+}
+
+// reset resets both sides: the upstream's first, as it is the one that counts.
+func (f *flow) reset(c *client) {
+	f.resetUpstream()
+	if c != nil {
+		c.sock.reset()
+	}
+}
+
+func (f *flow) resetUpstream() {
+	f.resetOnce.Do(func() {
+		if f.upstream != nil {
+			f.rtt = f.upstream.rtt()
+			f.upstream.reset()
+		}
+	})
+}
+
+// finish ends the flow and releases the slot once the upstream has seen the end.
+func (f *flow) finish(how ending) {
+	f.mu.Lock()
+	if f.phase == phaseEnded {
+		f.mu.Unlock()
+		return
+	}
+	f.phase, f.client = phaseEnded, nil
+	f.stall.stop()
+	slot := f.slot
+	f.mu.Unlock()
+	f.reader.release()
+	f.writer.release()
+	if slot == nil {
+		return
+	}
+	var hold time.Duration
+	switch how {
+	case endUnconnected:
+	case endClean:
+		f.upstream.close()
+	case endUpstreamReset:
+		f.resetUpstream()
+	default:
+		f.resetUpstream()
+		hold = max(2*f.rtt, minResetHold)
+	}
+	if hold == 0 {
+		f.release(slot)
+		return
+	}
+	time.AfterFunc(hold, func() { f.release(slot) })
+}
+
+func (f *flow) release(slot Slot) {
+	f.srv.flows.remove(f)
+	slot.Release()
+	f.srv.work.Done()
+}
+
+// clientHungUp is told of the client's end while something else than a read of the client is waited for.
+func (f *flow) clientHungUp(kind hangup) {
+	f.mu.Lock()
+	phase, client, early := f.phase, f.client, f.early
+	f.mu.Unlock()
+	switch {
+	case client == nil:
+	case phase == phaseAdmitting || phase == phaseNew:
+		// A FIN behind bytes for the tunnel is that of a client which has said all it had to
+		// say; without any it has gone.
+		if kind == hangupReset || !early && client.sock.unread() == 0 {
+			f.abort(errClientGone)
+		}
+	case phase == phaseBusy && kind == hangupFIN:
+		f.halfClosed()
+	case phase == phaseBusy && f.fins.Load() != finUp|finDown:
+		f.abort(errClientReset)
+	}
+}
+
+// upstreamHungUp is told of the upstream's end.
+func (f *flow) upstreamHungUp(kind hangup) {
+	f.mu.Lock()
+	f.upstreamGone = true
+	phase := f.phase
+	f.mu.Unlock()
+	switch {
+	case phase == phaseParked:
+		f.retire()
+	case phase == phaseBusy && kind == hangupReset:
+		// What it sent before is still relayed, as long as that moves.
+		f.halfClosed()
+	}
+}
+
+// retire closes a parked connection gracefully; it does nothing to any other. It doesn't block.
+func (f *flow) retire() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.phase != phaseParked {
+		return
+	}
+	f.phase = phaseEnding
+	go func() {
+		f.srv.idle.remove(f)
+		f.closeIdle()
+	}()
+}
+
+// closeSoon closes a connection that its owner, the caller, has no more use for, without keeping it waiting.
+func (f *flow) closeSoon() {
+	f.mu.Lock()
+	f.phase, f.client = phaseEnding, nil
+	f.stall.stop()
+	f.mu.Unlock()
+	go f.closeIdle()
+}
+
+// closeIdle sends a FIN and finishes once the upstream has answered with its own. The flow is in phaseEnding.
+func (f *flow) closeIdle() {
+	up := f.upstream
+	timeout := min(f.srv.policy.Load().HalfCloseTimeout, lingerTimeout)
+	if up.closeWrite() != nil || !drained(up, timeout) || !up.awaitClosed(timeout) {
+		f.finish(endReset)
+		return
+	}
+	f.finish(endClean)
+}
+
+// drained reads and drops what still comes, and reports whether the peer's FIN came in time.
+func drained(s *sock, timeout time.Duration) bool {
+	s.conn.SetReadDeadline(time.Now().Add(timeout))
+	for {
+		buf, _, err := s.read(nil)
+		if err != nil {
+			return err == io.EOF
+		}
+		s.pool.put(buf)
+	}
+}
+
+// park keeps the connection for reuse; false says that it can't be, and is still the caller's.
+func (f *flow) park() bool {
+	s := f.srv
+	f.mu.Lock()
+	if f.cause != nil || f.upstreamGone || s.draining.Load() {
+		f.mu.Unlock()
+		return false
+	}
+	f.phase, f.client = phaseParked, nil
+	f.kind.Store(uint32(KindIdle))
+	f.idleUntil = time.Now().Add(upstreamIdleTimeout)
+	f.stall.stop()
+	f.stall.reset(upstreamIdleTimeout, f.tick)
+	f.mu.Unlock()
+
+	// First the lease may want it, then others may take it: not the other way round, or a
+	// connection in use would be parked. It may be gone before it is in the pool.
+	f.slot.Park()
+	kept := s.idle.put(f)
+	s.hangups.add(f.upstream, f.upstreamHungUp)
+	switch {
+	case !kept || s.draining.Load():
+		f.retire()
+	case !f.isParked():
+		s.idle.remove(f)
+	}
+	return true
+}
+
+func (f *flow) isParked() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.phase == phaseParked
+}
+
+// unpark takes the connection into use for c; false says that it is of no use any more.
+func (f *flow) unpark(c *client) bool {
+	f.mu.Lock()
+	if f.phase != phaseParked {
+		f.mu.Unlock()
+		return false
+	}
+	f.phase, f.client = phaseBusy, c
+	f.stall.stop()
+	f.reused = true
+	gone := f.upstreamGone
+	f.mu.Unlock()
+	if f.slot.Unpark() && !gone && f.slot.Live() && f.upstream.quiet() &&
+		f.srv.policy.Load().allowsDestination(f.addr) {
+		f.kind.Store(uint32(KindHTTP))
+		return true
+	}
+	f.closeSoon()
+	return false
+}
+
+// describe is the flow as the API shows it.
+func (f *flow) describe() Connection {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	d := Connection{
+		ID:       strconv.FormatUint(f.id, 10),
+		Host:     f.target.Host,
+		Port:     f.target.Port,
+		Kind:     Kind(f.kind.Load()),
+		Since:    f.since,
+		BytesIn:  f.in.Load(),
+		BytesOut: f.out.Load(),
+		Limited:  f.slot != nil && f.slot.Limited(),
+	}
+	if f.client != nil {
+		d.Client = f.client.addr.String()
+	}
+	return d
+}

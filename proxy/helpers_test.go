@@ -1,0 +1,465 @@
+package proxy
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/lease"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// patience bounds every wait for something that must happen.
+const patience = 10 * time.Second
+
+// eventually waits until cond holds.
+func eventually(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(patience)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !cond() {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %v: %s", patience, what)
+		}
+		<-tick.C
+	}
+}
+
+// admitter is a strict fake: at most limit slots, the others wait in order.
+type admitter struct {
+	limit int // 0: unlimited
+
+	mu       sync.Mutex
+	fail     error // answers every Acquire
+	held     map[*slot]struct{}
+	waiting  []chan struct{}
+	acquired int
+	released int
+	misuse   []string
+}
+
+func newAdmitter(limit int) *admitter {
+	return &admitter{limit: limit, held: make(map[*slot]struct{})}
+}
+
+func (a *admitter) Acquire(ctx context.Context, t fsm.Target, h lease.Holder) (Slot, error) {
+	start := time.Now()
+	for {
+		a.mu.Lock()
+		if a.fail != nil {
+			defer a.mu.Unlock()
+			return nil, a.fail
+		}
+		if a.limit == 0 || len(a.held) < a.limit {
+			s := &slot{a: a, holder: h, key: fsm.HostConnections(t.Host), waited: time.Since(start)}
+			s.live.Store(true)
+			a.held[s] = struct{}{}
+			a.acquired++
+			a.mu.Unlock()
+			return s, nil
+		}
+		turn := make(chan struct{})
+		a.waiting = append(a.waiting, turn)
+		wanted := a.takeParked()
+		a.mu.Unlock()
+		if wanted != nil {
+			wanted.holder.Sever(lease.SeverWanted)
+		}
+		select {
+		case <-turn:
+		case <-ctx.Done():
+			a.mu.Lock()
+			for i, w := range a.waiting {
+				if w == turn {
+					a.waiting = append(a.waiting[:i], a.waiting[i+1:]...)
+					break
+				}
+			}
+			a.mu.Unlock()
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// takeParked takes a parked slot away from its holder.
+func (a *admitter) takeParked() *slot {
+	for s := range a.held {
+		if s.parked && !s.wanted {
+			s.wanted = true
+			return s
+		}
+	}
+	return nil
+}
+
+func (a *admitter) counts() (held, waiting, acquired, released int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.held), len(a.waiting), a.acquired, a.released
+}
+
+func (a *admitter) inUse() int {
+	held, _, _, _ := a.counts()
+	return held
+}
+
+func (a *admitter) queued() int {
+	_, waiting, _, _ := a.counts()
+	return waiting
+}
+
+// slots lists the held ones.
+func (a *admitter) slots() []*slot {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var list []*slot
+	for s := range a.held {
+		list = append(list, s)
+	}
+	return list
+}
+
+func (a *admitter) refuseWith(err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.fail = err
+}
+
+type slot struct {
+	a      *admitter
+	holder lease.Holder
+	key    fsm.Key
+	waited time.Duration
+	live   atomic.Bool
+
+	parked, wanted, released bool
+}
+
+func (s *slot) Release() {
+	s.a.mu.Lock()
+	defer s.a.mu.Unlock()
+	if s.released {
+		return
+	}
+	s.released = true
+	s.a.released++
+	delete(s.a.held, s)
+	for _, w := range s.a.waiting {
+		close(w)
+	}
+	s.a.waiting = nil
+}
+
+func (s *slot) Park() {
+	s.a.mu.Lock()
+	defer s.a.mu.Unlock()
+	if s.parked || s.released {
+		s.a.misuse = append(s.a.misuse, fmt.Sprintf("Park: parked %t, released %t", s.parked, s.released))
+	}
+	s.parked = true
+}
+
+func (s *slot) Unpark() bool {
+	s.a.mu.Lock()
+	defer s.a.mu.Unlock()
+	if !s.parked || s.released {
+		s.a.misuse = append(s.a.misuse, fmt.Sprintf("Unpark: parked %t, released %t", s.parked, s.released))
+	}
+	if s.wanted {
+		return false
+	}
+	s.parked = false
+	return true
+}
+
+func (s *slot) isParked() bool {
+	s.a.mu.Lock()
+	defer s.a.mu.Unlock()
+	return s.parked
+}
+
+func (s *slot) Live() bool            { return s.live.Load() }
+func (s *slot) Limited() bool         { return s.a.limit > 0 }
+func (s *slot) Waited() time.Duration { return s.waited }
+func (s *slot) Key() fsm.Key          { return s.key }
+
+// resolver is a fake DNS.
+type resolver map[string]any // []netip.Addr or error
+
+func (r resolver) LookupNetIP(ctx context.Context, _, host string) ([]netip.Addr, error) {
+	switch v := r[host].(type) {
+	case []netip.Addr:
+		return v, nil
+	case error:
+		return nil, v
+	case func(context.Context) error:
+		return nil, v(ctx)
+	}
+	return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
+}
+
+// world is a proxy in front of a fake admitter.
+type world struct {
+	*Server
+	t    *testing.T
+	adm  *admitter
+	addr string
+}
+
+type option func(*Config, *resolver, *hclog.LoggerOptions)
+
+func policy(f func(*Policy)) option {
+	return func(c *Config, _ *resolver, _ *hclog.LoggerOptions) { f(&c.Policy) }
+}
+
+func names(r resolver) option {
+	return func(_ *Config, to *resolver, _ *hclog.LoggerOptions) { *to = r }
+}
+
+// newWorld starts a proxy; the test's end closes it and checks that every slot came back.
+func newWorld(t *testing.T, limit int, options ...option) *world {
+	t.Helper()
+	cfg := Config{Node: "n1", Policy: DefaultPolicy()}
+	var res resolver
+	logs := &hclog.LoggerOptions{Output: io.Discard, Level: hclog.Trace}
+	for _, o := range options {
+		o(&cfg, &res, logs)
+	}
+	adm := newAdmitter(limit)
+	s, err := New(cfg, adm, res, hclog.New(logs))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
+	w := &world{Server: s, t: t, adm: adm, addr: l.Addr().String()}
+	t.Cleanup(func() {
+		s.Close()
+		if err := <-served; err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+		held, waiting, acquired, released := adm.counts()
+		if held != 0 || waiting != 0 || acquired != released {
+			t.Errorf("after Close: %d slots held, %d waiting, %d acquired, %d released", held, waiting, acquired, released)
+		}
+		if len(adm.misuse) > 0 {
+			t.Errorf("slots misused: %q", adm.misuse)
+		}
+		if n := len(s.Connections("")); n != 0 {
+			t.Errorf("after Close: %d connections", n)
+		}
+	})
+	return w
+}
+
+// peer is a raw connection to the proxy.
+type peer struct {
+	*net.TCPConn
+	t *testing.T
+	r *bufio.Reader
+}
+
+func newPeer(t *testing.T, conn net.Conn) *peer {
+	conn.SetDeadline(time.Now().Add(patience))
+	t.Cleanup(func() { conn.Close() })
+	return &peer{conn.(*net.TCPConn), t, bufio.NewReader(conn)}
+}
+
+func (w *world) dial() *peer {
+	w.t.Helper()
+	conn, err := net.Dial("tcp", w.addr)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return newPeer(w.t, conn)
+}
+
+// connect opens a tunnel.
+func (w *world) connect(target string) *peer {
+	w.t.Helper()
+	p := w.dial()
+	p.send("CONNECT " + target + " HTTP/1.1\r\nHost: " + target + "\r\n\r\n")
+	p.expect("HTTP/1.1 200 Connection established\r\n\r\n")
+	return p
+}
+
+func (p *peer) send(s string) {
+	p.t.Helper()
+	if _, err := io.WriteString(p.TCPConn, s); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+func (p *peer) expect(want string) {
+	p.t.Helper()
+	b := make([]byte, len(want))
+	n, err := io.ReadFull(p.r, b)
+	if got := string(b[:n]); err != nil || got != want {
+		p.t.Fatalf("read %q, %v; want %q", got, err, want)
+	}
+}
+
+// expectEOF checks that the other side has sent its FIN, and nothing before it.
+func (p *peer) expectEOF() {
+	p.t.Helper()
+	b, err := io.ReadAll(p.r)
+	if err != nil || len(b) > 0 {
+		p.t.Fatalf("read %q, %v; want EOF", b, err)
+	}
+}
+
+// expectReset checks that the other side has reset the connection.
+func (p *peer) expectReset() {
+	p.t.Helper()
+	b, err := io.ReadAll(p.r)
+	if !isReset(err) {
+		p.t.Fatalf("read %q, %v; want a reset", b, err)
+	}
+}
+
+func (p *peer) reset() {
+	p.SetLinger(0)
+	p.TCPConn.Close()
+}
+
+// response reads one response to a request with the method.
+func (p *peer) response(method string) (*http.Response, string) {
+	p.t.Helper()
+	resp, err := http.ReadResponse(p.r, &http.Request{Method: method})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		p.t.Fatalf("%s, body %q: %v", resp.Status, b, err)
+	}
+	return resp, string(b)
+}
+
+// refused checks a refusal's status and Proxy-Status.
+func (p *peer) refused(method string, status int, code string) *http.Response {
+	p.t.Helper()
+	resp, body := p.response(method)
+	ps := resp.Header.Get("Proxy-Status")
+	if resp.StatusCode != status || !strings.HasPrefix(ps, "n1; error="+code+"; details=\"") {
+		p.t.Fatalf("got %d, Proxy-Status %q, %q; want %d %s", resp.StatusCode, ps, body, status, code)
+	}
+	if method != "HEAD" && (strings.Count(body, "\n") != 1 || !strings.HasSuffix(body, "\n")) {
+		p.t.Fatalf("the body %q is not one line", body)
+	}
+	return resp
+}
+
+// upstream is a TCP server that counts its connections as an upstream does: from accept to
+// the moment its handler has seen the end.
+type upstream struct {
+	t    *testing.T
+	l    net.Listener
+	addr string
+	open atomic.Int64
+	peak atomic.Int64
+	all  atomic.Int64
+	got  chan *peer // where there is no handler
+	wg   sync.WaitGroup
+}
+
+// newUpstream serves each connection with handle; with nil they are handed to the test by accept.
+func newUpstream(t *testing.T, handle func(*net.TCPConn)) *upstream {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := &upstream{t: t, l: l, addr: l.Addr().String(), got: make(chan *peer, 64)}
+	u.wg.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			u.all.Add(1)
+			n := u.open.Add(1)
+			for p := u.peak.Load(); n > p && !u.peak.CompareAndSwap(p, n); p = u.peak.Load() {
+			}
+			if handle == nil {
+				u.got <- newPeer(t, conn)
+				continue
+			}
+			u.wg.Go(func() {
+				handle(conn.(*net.TCPConn))
+				u.open.Add(-1)
+				conn.Close()
+			})
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		u.wg.Wait()
+	})
+	return u
+}
+
+func (u *upstream) accept() *peer {
+	u.t.Helper()
+	select {
+	case p := <-u.got:
+		return p
+	case <-time.After(patience):
+		u.t.Fatal("no connection reached the upstream")
+		return nil
+	}
+}
+
+// echo sends back what it gets, then closes.
+func echo(c *net.TCPConn) {
+	io.Copy(c, c)
+	c.CloseWrite()
+}
+
+// httpUpstream serves HTTP and counts connections.
+func httpUpstream(t *testing.T, h http.HandlerFunc) *upstream {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := &upstream{t: t, l: l, addr: l.Addr().String()}
+	srv := &http.Server{Handler: h, ConnState: func(_ net.Conn, s http.ConnState) {
+		switch s {
+		case http.StateNew:
+			u.all.Add(1)
+			n := u.open.Add(1)
+			for p := u.peak.Load(); n > p && !u.peak.CompareAndSwap(p, n); p = u.peak.Load() {
+			}
+		case http.StateClosed, http.StateHijacked:
+			u.open.Add(-1)
+		}
+	}}
+	u.wg.Go(func() { srv.Serve(l) })
+	t.Cleanup(func() {
+		srv.Close()
+		u.wg.Wait()
+	})
+	return u
+}
+
+var errTest = errors.New("an error of the test")

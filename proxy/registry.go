@@ -1,0 +1,127 @@
+package proxy
+
+import (
+	"cmp"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Kind says what an upstream connection is used for.
+type Kind uint32
+
+// The kinds.
+const (
+	KindConnect Kind = iota + 1 // a CONNECT tunnel
+	KindHTTP                    // a plain request in progress
+	KindUpgrade                 // a tunnel after 101
+	KindIdle                    // kept for reuse, no client
+)
+
+// String is the kind's name in the API.
+func (k Kind) String() string {
+	switch k {
+	case KindConnect:
+		return "connect"
+	case KindHTTP:
+		return "http"
+	case KindUpgrade:
+		return "upgrade"
+	case KindIdle:
+		return "idle"
+	}
+	return "unknown"
+}
+
+// Connection describes one upstream connection, from its admission to its slot's release.
+type Connection struct {
+	ID       string
+	Client   string // address and port; "" while idle
+	Host     string
+	Port     uint16
+	Kind     Kind
+	Since    time.Time // of the upstream connection
+	BytesIn  uint64    // from the client to the upstream
+	BytesOut uint64    // from the upstream to the client
+	Limited  bool      // counts against a limit
+}
+
+// registry holds the flows that have a slot. Its shards keep connections that begin and end on
+// different cores apart.
+type registry struct {
+	last   atomic.Uint64
+	shards [16]struct {
+		mu    sync.Mutex
+		flows map[uint64]*flow
+		_     [48]byte // one shard to a cache line
+	}
+}
+
+func (r *registry) add(f *flow) {
+	f.id = r.last.Add(1)
+	shard := &r.shards[f.id%uint64(len(r.shards))]
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	if shard.flows == nil {
+		shard.flows = make(map[uint64]*flow)
+	}
+	shard.flows[f.id] = f
+}
+
+func (r *registry) remove(f *flow) {
+	shard := &r.shards[f.id%uint64(len(r.shards))]
+	shard.mu.Lock()
+	delete(shard.flows, f.id)
+	shard.mu.Unlock()
+}
+
+func (r *registry) get(id uint64) *flow {
+	shard := &r.shards[id%uint64(len(r.shards))]
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	return shard.flows[id]
+}
+
+// all copies the flows, so that the caller may end them.
+func (r *registry) all() []*flow {
+	var flows []*flow
+	for i := range r.shards {
+		shard := &r.shards[i]
+		shard.mu.Lock()
+		for _, f := range shard.flows {
+			flows = append(flows, f)
+		}
+		shard.mu.Unlock()
+	}
+	return flows
+}
+
+// Connections lists the open upstream connections, to host where it is not "" (normalised, without a
+// port), oldest first.
+func (s *Server) Connections(host string) []Connection {
+	flows := s.flows.all()
+	slices.SortFunc(flows, func(a, b *flow) int { return cmp.Compare(a.id, b.id) })
+	list := make([]Connection, 0, len(flows))
+	for _, f := range flows {
+		if host == "" || f.target.Host == host {
+			list = append(list, f.describe())
+		}
+	}
+	return list
+}
+
+// CloseConnection resets one connection, both sides; false says that there is none with this id.
+func (s *Server) CloseConnection(id string) bool {
+	n, err := strconv.ParseUint(id, 10, 64)
+	if err != nil {
+		return false
+	}
+	f := s.flows.get(n)
+	if f == nil {
+		return false
+	}
+	f.abort(errClosed)
+	return true
+}

@@ -1,0 +1,186 @@
+package proxy
+
+import (
+	"bytes"
+	"strconv"
+
+	"github.com/weirproxy/weir/fsm"
+)
+
+// absolute splits an absolute-form target (RFC 9112 §3.2.2). The path is what goes to the origin; it
+// begins with "/", but for an OPTIONS about the server as a whole, where it is "*".
+func (h *head) absolute(method string) (authority, path []byte, _ *refusal) {
+	target := h.target
+	switch {
+	case target[0] == '/' || string(target) == "*":
+		return nil, nil, badRequest("not a proxy request: the target is a path, not a URL")
+	case hasPrefixFold(target, "https://"):
+		return nil, nil, badRequest("https:// can't be requested in plain text: use CONNECT host:443")
+	case !hasPrefixFold(target, "http://"):
+		return nil, nil, badRequest("the target is not an http:// URL")
+	case bytes.IndexByte(target, '#') >= 0:
+		return nil, nil, badRequest("the target has a fragment")
+	}
+	rest := target[len("http://"):]
+	end := bytes.IndexAny(rest, "/?")
+	if end < 0 {
+		end = len(rest)
+	}
+	authority, path = rest[:end], rest[end:]
+	switch {
+	case bytes.IndexByte(authority, '@') >= 0:
+		// RFC 9110 §4.2.4: userinfo in a request is most likely there to deceive.
+		return nil, nil, badRequest("the target has user information before its host")
+	case len(path) == 0 && method == "OPTIONS":
+		path = []byte("*")
+	case len(path) == 0:
+		path = []byte("/")
+	case path[0] == '?':
+		path = append([]byte("/"), path...)
+	}
+	return authority, path, nil
+}
+
+func hasPrefixFold(b []byte, lower string) bool {
+	return len(b) >= len(lower) && equalFold(b[:len(lower)], lower)
+}
+
+// plain answers a request for an http:// URL; false ends the connection.
+func (c *client) plain(keep keepAlive) bool {
+	h := &c.head
+	authority, path, refusal := h.absolute(c.method)
+	if refusal != nil {
+		return c.refuse(refusal, keep)
+	}
+	target, err := fsm.ParseTarget(string(authority), 80)
+	if err != nil || !isHost(authority) {
+		return c.refuse(badRequest("the target's host is malformed"), keep)
+	}
+	c.target = target
+	forwards, refusal := c.maxForwards()
+	if refusal != nil {
+		return c.refuse(refusal, keep)
+	}
+	x := &exchange{
+		c:       c,
+		keep:    keep,
+		upgrade: h.upgrade != nil && !hasItem(h.upgrade, "h2c"),
+		head:    c.srv.buffers.get()[:0],
+	}
+	x.head = h.appendRequest(x.head, authority, path, forwards, x.upgrade, c.srv.pseudonym)
+	c.consume()
+	x.body = requestBody(&c.in, h)
+	return x.run()
+}
+
+// maxForwards is the hops left to an OPTIONS or TRACE request (RFC 9110 §7.6.2), or -1 where it doesn't say. This
+// node is not to be asked about itself: a request that may go no further is refused.
+func (c *client) maxForwards() (int64, *refusal) {
+	if c.method != "OPTIONS" && c.method != "TRACE" {
+		return -1, nil
+	}
+	for _, f := range c.head.fields {
+		if f.kind != fieldMaxForwards {
+			continue
+		}
+		n, ok := parseLength(f.value)
+		switch {
+		case !ok:
+			return 0, badRequest("malformed Max-Forwards")
+		case n == 0:
+			return 0, badRequest("Max-Forwards is 0")
+		}
+		return n - 1, nil
+	}
+	return -1, nil
+}
+
+// hasItem reports whether a comma-separated list has the item.
+func hasItem(list []byte, lower string) bool {
+	found := false
+	eachItem(list, func(item []byte) { found = found || equalFold(item, lower) })
+	return found
+}
+
+// appendRequest appends the request as it goes to the origin.
+func (h *head) appendRequest(dst, authority, path []byte, forwards int64, upgrade bool, pseudonym string) []byte {
+	dst = append(dst, h.method...)
+	dst = append(dst, ' ')
+	dst = append(dst, path...)
+	// RFC 9112 §3.2.2: the target's authority replaces Host.
+	dst = append(dst, " HTTP/1.1\r\nHost: "...)
+	dst = append(dst, authority...)
+	dst = append(dst, "\r\n"...)
+	for _, f := range h.fields {
+		switch {
+		case h.hopByHop(f):
+		case f.kind == fieldMaxForwards && forwards >= 0:
+			dst = append(dst, "Max-Forwards: "...)
+			dst = strconv.AppendInt(dst, forwards, 10)
+			dst = append(dst, "\r\n"...)
+		case f.kind == fieldExpect && h.minor == 0: // RFC 9110 §10.1.1
+		default:
+			dst = appendField(dst, f.name, f.value)
+		}
+	}
+	dst = h.appendFraming(dst, h.chunked, h.length)
+	switch {
+	case upgrade:
+		dst = append(dst, "Connection: upgrade\r\nUpgrade: "...)
+		dst = append(dst, h.upgrade...)
+		dst = append(dst, "\r\n"...)
+	case h.trailersOK && h.minor > 0:
+		dst = append(dst, "TE: trailers\r\nConnection: TE\r\n"...)
+	}
+	dst = h.appendVia(dst, pseudonym)
+	return append(dst, "\r\n"...)
+}
+
+// appendResponse appends the response as it goes to the client.
+func (h *head) appendResponse(dst []byte, chunked bool, length int64, keep keepAlive, pseudonym string) []byte {
+	dst = append(dst, "HTTP/1.1 "...)
+	dst = strconv.AppendInt(dst, int64(h.status), 10)
+	dst = append(dst, ' ')
+	dst = append(dst, h.reason...)
+	dst = append(dst, "\r\n"...)
+	for _, f := range h.fields {
+		if !h.hopByHop(f) || f.kind == fieldHost {
+			dst = appendField(dst, f.name, f.value)
+		}
+	}
+	dst = h.appendFraming(dst, chunked, length)
+	switch {
+	case h.status == 101:
+		dst = append(dst, "Connection: upgrade\r\nUpgrade: "...)
+		dst = append(dst, h.upgrade...)
+		dst = append(dst, "\r\n"...)
+	case h.status >= 200:
+		dst = keep.render(dst)
+	}
+	dst = h.appendVia(dst, pseudonym)
+	return append(dst, "\r\n"...)
+}
+
+// appendFraming appends what says how the body ends.
+func (h *head) appendFraming(dst []byte, chunked bool, length int64) []byte {
+	switch {
+	case chunked:
+		return append(dst, "Transfer-Encoding: chunked\r\n"...)
+	case length >= 0:
+		dst = append(dst, "Content-Length: "...)
+		dst = strconv.AppendInt(dst, length, 10)
+		return append(dst, "\r\n"...)
+	}
+	return dst
+}
+
+// appendVia appends this node's entry, with the version that the message came with (RFC 9110 §7.6.3).
+func (h *head) appendVia(dst []byte, pseudonym string) []byte {
+	if h.minor == 0 {
+		dst = append(dst, "Via: 1.0 "...)
+	} else {
+		dst = append(dst, "Via: 1.1 "...)
+	}
+	dst = append(dst, pseudonym...)
+	return append(dst, "\r\n"...)
+}

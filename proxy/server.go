@@ -1,0 +1,281 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sys/unix"
+)
+
+// counter is a number that only the owner of what it counts resets.
+type counter = atomic.Int64
+
+// Counters are what the server has done since it was made; all but Clients only grow.
+type Counters struct {
+	Clients    counter // client connections open now
+	Requests   counter // requests with a well-formed head
+	Tunnels    counter // CONNECT and upgrade tunnels begun
+	Exchanges  counter // plain requests that an upstream answered
+	Reused     counter // of them, on a kept-alive upstream connection
+	Retries    counter // requests sent again because a kept-alive connection was stale
+	Refused    counter // answers of the proxy's own
+	DialErrors counter
+	BytesIn    counter // from clients to upstreams, of finished tunnels and requests
+	BytesOut   counter
+}
+
+// Server is the proxy of one node. Make one with [New].
+type Server struct {
+	status    string // the node in Proxy-Status
+	pseudonym string // the node in Via
+	policy    atomic.Pointer[Policy]
+	admitter  Admitter
+	resolver  Resolver
+	log       hclog.Logger
+	counters  Counters
+	buffers   bufferPool
+	idle      idlePool
+	flows     registry
+	hangups   *hangups
+	warnings  throttle
+	draining  atomic.Bool // new requests are refused
+	stopping  atomic.Bool // and clients that wait for nothing are not waited for
+
+	ctx    context.Context // ends when the remaining work is to be dropped
+	cancel context.CancelCauseFunc
+	places chan struct{}  // one for each client connection
+	work   sync.WaitGroup // clients and flows with a slot
+
+	mu        sync.Mutex
+	closed    bool // no listener and no client is taken any more
+	listeners map[net.Listener]struct{}
+	clients   map[*client]struct{}
+}
+
+// New makes a server. A nil resolver is the system's. Close it also where Serve was never called.
+func New(cfg Config, admitter Admitter, resolver Resolver, log hclog.Logger) (*Server, error) {
+	if cfg.Node == "" {
+		return nil, errors.New("proxy: the node has no name: set name in the configuration")
+	}
+	if err := cfg.Policy.Validate(); err != nil {
+		return nil, fmt.Errorf("proxy: %w", err)
+	}
+	hangups, err := newHangups()
+	if err != nil {
+		return nil, fmt.Errorf("proxy: %w", err)
+	}
+	if resolver == nil {
+		resolver = net.DefaultResolver
+	}
+	if cfg.MaxClients <= 0 {
+		cfg.MaxClients = defaultMaxClients()
+	}
+	s := &Server{
+		status:    statusName(cfg.Node),
+		pseudonym: pseudonym(cfg.Node),
+		admitter:  admitter,
+		resolver:  resolver,
+		log:       log,
+		hangups:   hangups,
+		places:    make(chan struct{}, cfg.MaxClients),
+		listeners: make(map[net.Listener]struct{}),
+		clients:   make(map[*client]struct{}),
+	}
+	s.policy.Store(&cfg.Policy)
+	s.ctx, s.cancel = context.WithCancelCause(context.Background())
+	return s, nil
+}
+
+// defaultMaxClients leaves the node 256 descriptors for itself: running out of them would take
+// consensus down with the proxy.
+func defaultMaxClients() int {
+	var limit unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
+		return 512
+	}
+	return int(max(min(limit.Cur, 1<<22), 512)-256) / 2
+}
+
+// SetPolicy replaces the policy. Requests that wait or dial already keep theirs.
+func (s *Server) SetPolicy(p Policy) error {
+	if err := p.Validate(); err != nil {
+		return fmt.Errorf("proxy: %w", err)
+	}
+	s.policy.Store(&p)
+	for _, f := range s.idle.all() {
+		if !p.allowsDestination(f.addr) {
+			f.retire()
+		}
+	}
+	return nil
+}
+
+// Counters are live: read them whenever.
+func (s *Server) Counters() *Counters { return &s.counters }
+
+// Serve accepts clients from l, which must yield TCP connections, until Drain or Close closes it;
+// then it returns nil. It may run for several listeners at once.
+func (s *Server) Serve(l net.Listener) error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		l.Close()
+		return nil
+	}
+	s.listeners[l] = struct{}{}
+	s.mu.Unlock()
+	for {
+		select {
+		case s.places <- struct{}{}:
+		case <-s.ctx.Done():
+			return nil
+		}
+		conn, err := s.accept(l)
+		if err != nil {
+			<-s.places
+			if s.isClosed() {
+				return nil
+			}
+			return fmt.Errorf("accept proxy clients on %v: %w", l.Addr(), err)
+		}
+		s.start(conn)
+	}
+}
+
+// accept waits out errors that pass, such as too many open files.
+func (s *Server) accept(l net.Listener) (*net.TCPConn, error) {
+	pause := time.Duration(0)
+	for {
+		conn, err := l.Accept()
+		if tcp, ok := conn.(*net.TCPConn); ok && err == nil {
+			return tcp, nil
+		}
+		if err == nil {
+			conn.Close()
+			return nil, fmt.Errorf("got a %T, not a TCP connection", conn)
+		}
+		if !isExhausted(err) && !isReset(err) && !errors.Is(err, unix.ECONNABORTED) {
+			return nil, err
+		}
+		pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+		if _, ok := s.warnings.allow(time.Now()); ok {
+			s.log.Warn("a client could not be accepted", "error", err, "retry_in", pause)
+		}
+		select {
+		case <-time.After(pause):
+		case <-s.ctx.Done():
+			return nil, err
+		}
+	}
+}
+
+// start serves one client in a goroutine of its own.
+func (s *Server) start(conn *net.TCPConn) {
+	c, err := newClient(s, conn)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil || s.closed {
+		conn.Close()
+		<-s.places
+		return
+	}
+	s.clients[c] = struct{}{}
+	s.counters.Clients.Add(1)
+	s.work.Go(func() {
+		c.serve()
+		s.mu.Lock()
+		delete(s.clients, c)
+		s.mu.Unlock()
+		s.counters.Clients.Add(-1)
+		<-s.places
+	})
+}
+
+func (s *Server) isClosed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
+}
+
+// SetDraining starts or ends draining, with the listeners kept open: new requests are refused (503, "draining"), idle
+// connections of clients and to upstreams are closed, tunnels and requests in progress go on.
+func (s *Server) SetDraining(draining bool) {
+	s.draining.Store(draining)
+	if draining {
+		s.closeIdle()
+	}
+}
+
+// Draining reports whether new requests are refused.
+func (s *Server) Draining() bool { return s.draining.Load() }
+
+// closeIdle closes the connections that nobody uses.
+func (s *Server) closeIdle() {
+	for _, f := range s.idle.all() {
+		f.retire()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.clients {
+		c.closeIdle()
+	}
+}
+
+// Drain closes the listeners, refuses new requests and waits until the work in progress has ended
+// and every slot is released. When ctx ends first, the rest is reset, and its error returned.
+// Afterwards the server is closed.
+func (s *Server) Drain(ctx context.Context) error {
+	s.mu.Lock()
+	s.closed = true
+	for l := range s.listeners {
+		l.Close()
+	}
+	clear(s.listeners)
+	s.mu.Unlock()
+	s.stopping.Store(true)
+	s.SetDraining(true)
+
+	done := make(chan struct{})
+	go func() {
+		s.work.Wait()
+		close(done)
+	}()
+	var err error
+	select {
+	case <-done:
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+		s.abortAll()
+		<-done
+	}
+	s.cancel(errShutdown)
+	s.hangups.close()
+	return err
+}
+
+// Close resets everything and waits until all slots are released.
+func (s *Server) Close() {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	// The error is that the context has ended.
+	_ = s.Drain(ctx)
+}
+
+// abortAll resets all clients and upstreams.
+func (s *Server) abortAll() {
+	s.cancel(errShutdown)
+	for _, f := range s.flows.all() {
+		f.abort(errShutdown)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.clients {
+		go c.sock.reset()
+	}
+}

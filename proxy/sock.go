@@ -1,0 +1,308 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// errNotLive ends reads and writes on a flow whose slot's session is over.
+var errNotLive = errors.New("the slot's session has passed its deadline")
+
+// bufSize is the size of pooled buffers: what one read takes at most.
+const bufSize = 32 << 10
+
+// bufferPool holds buffers of bufSize between reads.
+type bufferPool struct{ pool sync.Pool }
+
+func (p *bufferPool) get() []byte {
+	if b, ok := p.pool.Get().(*[bufSize]byte); ok {
+		return b[:]
+	}
+	return new([bufSize]byte)[:]
+}
+
+// put takes back what get gave; a buffer that was grown meanwhile is left to the collector.
+func (p *bufferPool) put(b []byte) {
+	if cap(b) == bufSize {
+		p.pool.Put((*[bufSize]byte)(b[:bufSize]))
+	}
+}
+
+// sock is one TCP connection, the client's or the upstream's.
+//
+// Every read and write waits for readiness first, then asks the slot whether its session is
+// still live, then does one system call without blocking: a process that was frozen past its
+// lease finds out before it touches another byte. One goroutine may read and one may write at a
+// time; reset and close may be called from anywhere.
+type sock struct {
+	conn *net.TCPConn
+	raw  syscall.RawConn
+	pool *bufferPool
+	// slot, where not nil, must be live for every read and write. It is changed only while
+	// nobody reads or writes.
+	slot Slot
+	// blocked, where not nil, is called when a write finds the peer's window closed.
+	blocked func()
+	// stall bounds a write without progress; 0 does not.
+	stall time.Duration
+	// watch is the registration with the hang-up watcher.
+	watch watch
+
+	reading reading
+	writing writing
+	// The callbacks are made once: a method value is an allocation.
+	tryReadFunc, tryWriteFunc func(fd uintptr) bool
+}
+
+// reading is the read in progress.
+type reading struct {
+	buf []byte
+	n   int
+	err error
+}
+
+// writing is the write in progress.
+type writing struct {
+	parts [3][]byte
+	err   error
+	armed bool // a write deadline is set
+}
+
+// newSock prepares a connection for use; it fails only where the connection is closed already.
+func newSock(conn *net.TCPConn, pool *bufferPool) (*sock, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	s := &sock{conn: conn, raw: raw, pool: pool}
+	s.tryReadFunc, s.tryWriteFunc = s.tryRead, s.tryWrite
+	return s, nil
+}
+
+// read fills b with what one system call yields. A nil b is taken from the pool, once
+// there is something to read; it belongs to the caller, unless err is not nil.
+func (s *sock) read(b []byte) ([]byte, int, error) {
+	r := &s.reading
+	r.buf, r.n, r.err = b, 0, nil
+	err := s.raw.Read(s.tryReadFunc)
+	if r.err != nil {
+		err = r.err
+	}
+	if err != nil {
+		if b == nil && r.buf != nil {
+			s.pool.put(r.buf)
+		}
+		r.buf = nil
+		return b, 0, err
+	}
+	b, r.buf = r.buf, nil
+	return b, r.n, nil
+}
+
+// tryRead reports false where there is nothing to read yet.
+func (s *sock) tryRead(fd uintptr) bool {
+	r := &s.reading
+	if s.slot != nil && !s.slot.Live() {
+		r.err = errNotLive
+		return true
+	}
+	pooled := r.buf == nil
+	if pooled {
+		r.buf = s.pool.get()
+	}
+	for {
+		n, err := unix.Read(int(fd), r.buf)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err == unix.EAGAIN:
+			if pooled {
+				s.pool.put(r.buf)
+				r.buf = nil
+			}
+			return false
+		case err != nil:
+			r.err = err
+		case n == 0:
+			r.err = io.EOF
+		default:
+			r.n = n
+		}
+		return true
+	}
+}
+
+// write writes all of a, then b, then c, in one system call where the window lets it.
+func (s *sock) write(a, b, c []byte) error {
+	w := &s.writing
+	w.parts, w.err = [3][]byte{a, b, c}, nil
+	err := s.raw.Write(s.tryWriteFunc)
+	w.parts = [3][]byte{}
+	if w.armed {
+		w.armed = false
+		s.conn.SetWriteDeadline(time.Time{})
+	}
+	if w.err != nil {
+		return w.err
+	}
+	return err
+}
+
+// tryWrite reports false where the peer's window is closed.
+func (s *sock) tryWrite(fd uintptr) bool {
+	w := &s.writing
+	for {
+		first, rest := w.first()
+		if first < 0 {
+			return true
+		}
+		if s.slot != nil && !s.slot.Live() {
+			w.err = errNotLive
+			return true
+		}
+		var n int
+		var err error
+		if rest {
+			n, err = unix.Writev(int(fd), w.parts[first:])
+		} else {
+			n, err = unix.Write(int(fd), w.parts[first])
+		}
+		switch {
+		case err == unix.EINTR:
+		case err == unix.EAGAIN:
+			s.writeBlocked()
+			return false
+		case err != nil:
+			w.err = err
+			return true
+		default:
+			s.wrote(n)
+		}
+	}
+}
+
+// first is the index of the first part with bytes left, or -1, and whether another one follows.
+func (w *writing) first() (first int, rest bool) {
+	first = -1
+	for i, p := range w.parts {
+		switch {
+		case len(p) == 0:
+		case first < 0:
+			first = i
+		default:
+			return first, true
+		}
+	}
+	return first, false
+}
+
+// wrote takes n bytes off the parts.
+func (s *sock) wrote(n int) {
+	for i, p := range s.writing.parts {
+		k := min(n, len(p))
+		s.writing.parts[i] = p[k:]
+		n -= k
+	}
+}
+
+func (s *sock) writeBlocked() {
+	if s.stall > 0 {
+		s.writing.armed = true
+		s.conn.SetWriteDeadline(time.Now().Add(s.stall))
+	}
+	if s.blocked != nil {
+		s.blocked()
+	}
+}
+
+// quiet reports whether the connection has neither bytes to read nor an end.
+func (s *sock) quiet() bool {
+	quiet := false
+	err := s.raw.Control(func(fd uintptr) {
+		var b [1]byte
+		_, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		quiet = err == unix.EAGAIN
+	})
+	return err == nil && quiet
+}
+
+// unread is the number of received bytes that nobody has read yet.
+func (s *sock) unread() int {
+	n := 0
+	s.raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.SIOCINQ) })
+	return n
+}
+
+// reset ends the connection at once, with a RST, and wakes who reads or writes it.
+func (s *sock) reset() {
+	s.conn.SetLinger(0)
+	s.close()
+}
+
+// close ends the connection; what was written is still delivered.
+func (s *sock) close() {
+	s.watch.forget()
+	s.conn.Close()
+}
+
+// closeWrite sends a FIN after what was written.
+func (s *sock) closeWrite() error { return s.conn.CloseWrite() }
+
+// tcpInfo asks the kernel about the connection; it is the zero value for a closed one.
+func (s *sock) tcpInfo() (info unix.TCPInfo, ok bool) {
+	s.raw.Control(func(fd uintptr) {
+		if i, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			info, ok = *i, true
+		}
+	})
+	return info, ok
+}
+
+// rtt is the kernel's smoothed round-trip time, 0 for a closed connection.
+func (s *sock) rtt() time.Duration {
+	info, _ := s.tcpInfo()
+	return time.Duration(info.Rtt) * time.Microsecond
+}
+
+// acked is the number of bytes that the peer's kernel has acknowledged.
+func (s *sock) acked() uint64 {
+	info, _ := s.tcpInfo()
+	return info.Bytes_acked
+}
+
+// awaitClosed waits, after FINs have gone both ways, until the peer has acknowledged ours. It reports
+// false when that took longer than timeout, or the connection was reset.
+func (s *sock) awaitClosed(timeout time.Duration) bool {
+	closed, armed := false, false
+	err := s.raw.Read(func(fd uintptr) bool {
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err != nil {
+			return true
+		}
+		closed = info.State == tcpClose || info.State == tcpTimeWait
+		if !closed && !armed {
+			armed = true
+			s.conn.SetReadDeadline(time.Now().Add(timeout))
+		}
+		return closed
+	})
+	return err == nil && closed
+}
+
+// States of TCP_INFO (include/net/tcp_states.h).
+const (
+	tcpTimeWait = 6
+	tcpClose    = 7
+)
+
+// isReset reports whether err says that the peer, or its network, has ended the connection.
+func isReset(err error) bool {
+	return errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) ||
+		errors.Is(err, unix.ETIMEDOUT) || errors.Is(err, unix.ENOTCONN)
+}

@@ -1,0 +1,117 @@
+package proxy
+
+import "time"
+
+// stallTimer finds out that nothing moves on a flow: for half_close_timeout after a FIN, or for
+// tunnel_idle_timeout before. It samples what has moved instead of being set anew with each byte, so relaying
+// doesn't pay for it; a stall is noticed up to an eighth of the limit late. Guarded by the flow's mu.
+type stallTimer struct {
+	timer    *time.Timer
+	limit    time.Duration
+	half     bool // after a FIN: limit is half_close_timeout
+	watching bool
+	moved    uint64    // the last sample
+	since    time.Time // it has been so
+}
+
+func (t *stallTimer) reset(d time.Duration, tick func()) {
+	if t.timer == nil {
+		t.timer = time.AfterFunc(d, tick)
+		return
+	}
+	t.timer.Reset(d)
+}
+
+// stop ends the watch and forgets what was seen.
+func (t *stallTimer) stop() {
+	if t.timer != nil {
+		t.timer.Stop()
+	}
+	t.limit, t.half, t.watching = 0, false, false
+}
+
+// interval is the time between two samples.
+func (t *stallTimer) interval() time.Duration { return max(t.limit/8, time.Millisecond) }
+
+// watchIdle starts the idle timeout of a tunnel; 0 is none.
+func (f *flow) watchIdle(limit time.Duration) {
+	if limit <= 0 {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.phase != phaseBusy || f.stall.half {
+		return
+	}
+	f.stall.limit, f.stall.since, f.stall.moved = limit, time.Now(), f.moved()
+	f.stall.reset(f.stall.interval(), f.tick)
+}
+
+// halfClosed starts the half-close timeout: one side has sent its FIN, or can't be written to any more.
+func (f *flow) halfClosed() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.phase != phaseBusy || f.stall.half {
+		return
+	}
+	f.stall.half, f.stall.limit = true, f.srv.policy.Load().HalfCloseTimeout
+	f.stall.since, f.stall.moved = time.Now(), 0
+	f.stall.reset(watchDelay, f.tick) // most tunnels are over before
+}
+
+// tick looks at the flow when its timer runs out.
+func (f *flow) tick() {
+	f.mu.Lock()
+	phase, t := f.phase, &f.stall
+	if phase == phaseBusy && t.half && !t.watching {
+		t.watching = true
+		f.watchPeers(f.client)
+	}
+	now := time.Now()
+	var cause error
+	switch {
+	case phase == phaseParked && now.Before(f.idleUntil):
+		t.reset(f.idleUntil.Sub(now), f.tick)
+	case phase != phaseBusy || t.limit == 0:
+	default:
+		if moved := f.moved(); moved != t.moved {
+			t.moved, t.since = moved, now
+		}
+		if now.Sub(t.since) < t.limit {
+			t.reset(t.interval(), f.tick)
+			break
+		}
+		cause = errIdle
+		if t.half {
+			cause = errHalfClose
+		}
+	}
+	f.mu.Unlock()
+	switch {
+	case cause != nil:
+		f.abort(cause)
+	case phase == phaseParked && !now.Before(f.idleUntil):
+		f.retire()
+	}
+}
+
+// moved grows with every byte that is relayed, and, after a FIN, with every byte that a peer's
+// kernel takes out of our socket: a slow reader of the last megabyte is not a dead one.
+func (f *flow) moved() uint64 {
+	sum := f.in.Load() + f.out.Load()
+	if f.stall.half {
+		sum += f.upstream.acked()
+		if f.client != nil {
+			sum += f.client.sock.acked()
+		}
+	}
+	return sum
+}
+
+// watchPeers makes the hang-up watcher tell of both ends; a second call does nothing.
+func (f *flow) watchPeers(c *client) {
+	if c != nil {
+		c.watch()
+	}
+	f.srv.hangups.add(f.upstream, f.upstreamHungUp)
+}
