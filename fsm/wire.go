@@ -1,6 +1,11 @@
 package fsm
 
-import "github.com/weirproxy/weir/fsm/fsmpb"
+import (
+	"slices"
+	"strings"
+
+	"github.com/weirproxy/weir/fsm/fsmpb"
+)
 
 // KeyToProto encodes a key for a message between nodes.
 func KeyToProto(k Key) *fsmpb.Key { return keyToPB(k) }
@@ -13,3 +18,13 @@ func LimitToProto(l Limit) *fsmpb.Limit { return limitToPB(&l) }
 
 // LimitFromProto decodes one. What this version does not know is an error.
 func LimitFromProto(m *fsmpb.Limit) (Limit, error) { return limitFromPB(m) }
+
+// ConfigLimits lists the config layer, sorted by pattern: also what the API's limits cover.
+func (s *State) ConfigLimits() []Limit {
+	all := make([]Limit, 0, len(s.layers.config))
+	for _, l := range s.layers.config {
+		all = append(all, l)
+	}
+	slices.SortFunc(all, func(a, b Limit) int { return strings.Compare(a.Pattern.text, b.Pattern.text) })
+	return all
+}

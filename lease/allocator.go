@@ -51,6 +51,8 @@ type allocator struct {
 	closes   []uint64 // judged expired
 	leaves   []uint64 // said goodbye
 
+	ended map[string]uint64 // by node: the session that ran out, until the node has another
+
 	notBefore time.Duration // a new leader grants nothing before this
 	waking    []*contest
 	limits    *leasepb.LeaderMessage
@@ -126,6 +128,7 @@ func newAllocator(now time.Duration, term uint64, st *fsm.State) *allocator {
 	a := &allocator{
 		term: term, ttl: st.TTL(), turn: minTurn,
 		peers: map[uint64]*peer{}, conns: map[uint64]*peer{}, keys: map[fsm.Key]*contest{}, rests: map[fsm.Key]rest{},
+		ended:     map[string]uint64{},
 		notBefore: now + takeOverRest,
 	}
 	for _, s := range st.Sessions() {
@@ -547,6 +550,7 @@ func (a *allocator) applied(now time.Duration, st *fsm.State, res fsm.Result) {
 		a.opened(now, st, res)
 	case *fsm.CloseSessions:
 		for _, id := range cmd.Sessions {
+			a.noteEnd(id, cmd.Reason)
 			a.closed(id, "the session has ended: "+closeText(cmd.Reason))
 		}
 		a.freed(res.Freed)
@@ -557,6 +561,15 @@ func (a *allocator) applied(now time.Duration, st *fsm.State, res fsm.Result) {
 		if p.conn != 0 && p.hello != nil {
 			a.resume(st, p)
 		}
+	}
+}
+
+// maxEnded bounds the memory of nodes whose sessions ran out.
+const maxEnded = 1024
+
+func (a *allocator) noteEnd(id uint64, why fsm.CloseReason) {
+	if p := a.peers[id]; p != nil && why == fsm.CloseExpired && len(a.ended) < maxEnded {
+		a.ended[p.Node] = id
 	}
 }
 
@@ -586,6 +599,7 @@ func (a *allocator) opened(now time.Duration, st *fsm.State, res fsm.Result) {
 		}
 		a.freed(res.Freed)
 	}
+	delete(a.ended, o.hello.Node)
 	s, _ := st.Session(res.Session)
 	p := a.addPeer(s, now)
 	if o.conn == 0 {
@@ -681,15 +695,22 @@ func tableFromProto(m *leasepb.Limits) (*fsm.Table, error) {
 	return fsm.NewTable(m.Index, m.ShapeIndex, limits), nil
 }
 
-// sessions describes the open sessions at a moment.
+// sessions describes the open sessions at a moment, and those that ran out.
 func (a *allocator) sessions(now time.Duration) []SessionInfo {
 	out := make([]SessionInfo, 0, len(a.order))
 	for _, p := range a.order {
-		silent := max(0, now-p.seen)
-		out = append(out, SessionInfo{
-			ID: p.ID, Node: p.Node, Identity: p.Identity, Connected: p.conn != 0,
-			Silent: silent, Overdue: silent > a.ttl, ReclaimedIn: max(0, a.expiry(p)-now),
-		})
+		info := SessionInfo{ID: p.ID, Node: p.Node, Identity: p.Identity, State: SessionLive}
+		if now-p.seen > a.ttl {
+			info.State = SessionFenced
+		}
+		if !a.eligible(now, p) {
+			info.ReclaimedIn = max(0, a.expiry(p)-now)
+		}
+		out = append(out, info)
 	}
+	for node, id := range a.ended {
+		out = append(out, SessionInfo{ID: id, Node: node, State: SessionExpired})
+	}
+	slices.SortFunc(out, func(x, y SessionInfo) int { return cmpID(x.ID, y.ID) })
 	return out
 }

@@ -435,13 +435,13 @@ func (m *Manager) Session() SessionStatus {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	n := m.node
-	st := SessionStatus{ID: n.sess.id, State: "none", Connected: n.welcomed}
+	st := SessionStatus{ID: n.sess.id, State: SessionNone, Connected: n.welcomed}
 	switch {
 	case n.sess.live():
-		st.State = "live"
+		st.State = SessionLive
 		st.ExpiresIn = max(0, n.sess.deadline-m.cfg.Clock.Now())
 	case !n.fresh && !n.parting:
-		st.State = "fenced"
+		st.State = SessionFenced
 	}
 	return st
 }
@@ -463,16 +463,31 @@ func (m *Manager) Hosts() []HostUse {
 	defer m.mu.Unlock()
 	out := make([]HostUse, 0, len(m.node.all))
 	for _, p := range m.node.all {
-		p.mu.Lock()
-		use := HostUse{
-			Key: p.key, Limit: p.limit, Granted: p.granted, InUse: p.open,
-			Waiting: p.waiters.len(), Admitted: p.admitted, Rejected: p.rejected,
-		}
-		p.mu.Unlock()
-		out = append(out, use)
+		out = append(out, p.use())
 	}
 	slices.SortFunc(out, func(x, y HostUse) int { return strings.Compare(x.Key.Name, y.Key.Name) })
 	return out
+}
+
+// Host returns the use of one; ok is false where this node knows nothing of it.
+func (m *Manager) Host(key fsm.Key) (use HostUse, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p := m.node.lookup(key)
+	if p == nil {
+		return HostUse{}, false
+	}
+	return p.use(), true
+}
+
+// use describes the pool. Needs the core's lock.
+func (p *pool) use() HostUse {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return HostUse{
+		Key: p.key, Limit: p.limit, Granted: p.granted, InUse: p.open,
+		Waiting: p.waiters.len(), Admitted: p.admitted, Rejected: p.rejected,
+	}
 }
 
 // Drain makes the node keep nothing idle: free slots go back at once, kept-alive connections are closed.

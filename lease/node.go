@@ -157,6 +157,9 @@ func (n *node) acquire(now time.Duration, s *Slot, clock Clock, done func(error)
 		return nil, ErrOverLimit
 	case verdictNoLease:
 		p.rejected++
+		if n.parting {
+			return nil, ErrDraining
+		}
 		return nil, ErrNoLease
 	}
 	w := &waiter{slot: s, since: now, queued: p.limit.Queue.Enabled(), patience: askTimeout, done: func(error) {}}

@@ -366,18 +366,24 @@ func (s *Server) Left(session uint64) {
 	}
 }
 
-// SessionInfo is the leader's view of one open session.
+// The states of a session. At the node, fenced is also what comes after.
+const (
+	SessionNone    = "none"
+	SessionLive    = "live"
+	SessionFenced  = "fenced"  // its time has run out; the node must have stopped using it
+	SessionExpired = "expired" // and the cluster has taken its slots back
+)
+
+// SessionInfo is the leader's view of one session.
 type SessionInfo struct {
 	ID          uint64
 	Node        string
 	Identity    string
-	Connected   bool
-	Silent      time.Duration // since the last verified keep-alive
-	Overdue     bool          // silent for longer than the ttl: the node must have fenced
-	ReclaimedIn time.Duration // until its slots are taken back if it stays silent
+	State       string        // live, fenced or expired
+	ReclaimedIn time.Duration // > 0: until its slots are taken back, if it stays silent
 }
 
-// Sessions lists the open sessions by id; ok is false where this server does not lead.
+// Sessions lists the open sessions, and those that ran out in this term, by id; ok is false where this server does not lead.
 func (s *Server) Sessions(ctx context.Context) (infos []SessionInfo, ok bool) {
 	s.mu.Lock()
 	l := s.lead

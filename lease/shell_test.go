@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	"github.com/hashicorp/raft"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 
@@ -23,13 +22,14 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // testCluster is one leader on the real store, reached by streams in memory, in virtual time.
 type testCluster struct {
-	store  *fsm.Store
-	server *Server
-	index  atomic.Uint64
-	mu     sync.Mutex
-	full   bool // the log takes nothing
-	cut    map[string]bool
-	depose func() // ends the first leadership
+	state   *fsm.State
+	changed chan struct{}
+	server  *Server
+	index   uint64
+	mu      sync.RWMutex
+	full    bool // the log takes nothing
+	cut     map[string]bool
+	depose  func() // ends the first leadership
 }
 
 func (c *testCluster) Propose(ctx context.Context, term uint64, cmd fsm.Command) (fsm.Result, error) {
@@ -43,7 +43,25 @@ func (c *testCluster) Propose(ctx context.Context, term uint64, cmd fsm.Command)
 	if c.full {
 		return fsm.Result{}, ErrNotProposed
 	}
-	return *c.store.Apply(&raft.Log{Index: c.index.Add(1), Term: term, Type: raft.LogCommand, Data: fsm.Encode(cmd)}).(*fsm.Result), nil
+	c.index++
+	res := c.state.Apply(c.index, term, cmd)
+	if res.Changed {
+		close(c.changed)
+		c.changed = make(chan struct{})
+	}
+	return res, nil
+}
+
+func (c *testCluster) Read(f func(*fsm.State)) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	f(c.state)
+}
+
+func (c *testCluster) Changed() <-chan struct{} {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.changed
 }
 
 func (c *testCluster) VerifyLeader(ctx context.Context) error {
@@ -144,9 +162,8 @@ func (c bubbleClock) Wall() time.Duration { return time.Since(c.start) }
 
 func startCluster(t *testing.T, limits ...fsm.Limit) *testCluster {
 	t.Helper()
-	c := &testCluster{cut: map[string]bool{}}
-	c.store = fsm.NewStore(hclog.NewNullLogger(), func(err error) { t.Errorf("the state machine stopped: %v", err) })
-	c.server = NewServer(c, c.store, func() string { return "" }, hclog.NewNullLogger())
+	c := &testCluster{cut: map[string]bool{}, state: fsm.NewState(), changed: make(chan struct{})}
+	c.server = NewServer(c, c, func() string { return "" }, hclog.NewNullLogger())
 	if _, err := c.Propose(t.Context(), 1, &fsm.Init{ClusterID: "test", TTL: 3 * time.Second, Limits: limits}); err != nil {
 		t.Fatal(err)
 	}

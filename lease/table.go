@@ -1,0 +1,27 @@
+package lease
+
+import (
+	"fmt"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/lease/leasepb"
+)
+
+// MarshalTable encodes limits, for a node to go by at its next start until it hears from the cluster.
+func MarshalTable(t *fsm.Table) ([]byte, error) {
+	return proto.MarshalOptions{Deterministic: true}.Marshal(limitsMessage(t))
+}
+
+// UnmarshalTable is the inverse.
+func UnmarshalTable(b []byte) (*fsm.Table, error) {
+	var m leasepb.LeaderMessage
+	if err := proto.Unmarshal(b, &m); err != nil {
+		return nil, fmt.Errorf("not a table of limits: %w", err)
+	}
+	if m.GetLimits() == nil {
+		return nil, fmt.Errorf("not a table of limits")
+	}
+	return tableFromProto(m.GetLimits())
+}
