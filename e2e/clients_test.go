@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"fmt"
 	"net"
 	"os/exec"
 	"strconv"
@@ -23,7 +22,7 @@ func viaProxy(n *node) []string {
 // secure starts an upstream that speaks TLS.
 func (c *cluster) secure(t testing.TB) host {
 	t.Helper()
-	name := fmt.Sprintf("127.77.0.%d", c.hosts.Add(1))
+	name := c.address()
 	config, err := upstream.SelfSigned(name)
 	if err != nil {
 		t.Fatal(err)

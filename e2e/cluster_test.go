@@ -237,13 +237,16 @@ type host struct {
 // upstream starts a counting upstream for one scenario.
 func (c *cluster) upstream(t testing.TB) host {
 	t.Helper()
-	h, err := listen(fmt.Sprintf("127.77.0.%d", c.hosts.Add(1)))
+	h, err := listen(c.address())
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = h.Close() })
 	return h
 }
+
+// address gives out a loopback address that no other scenario of the cluster uses.
+func (c *cluster) address() string { return fmt.Sprintf("127.77.0.%d", c.hosts.Add(1)) }
 
 func listen(name string) (host, error) {
 	up, err := upstream.Start(net.JoinHostPort(name, "0"), nil)

@@ -1,7 +1,10 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
+	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -13,9 +16,7 @@ import (
 const (
 	workers      = 64
 	holdFor      = 30 * time.Millisecond
-	retryPause   = 5 * time.Millisecond // of a worker that was refused
-	window       = 3 * time.Second      // measured at least
-	windows      = 5                    // and at most so often, while the machine is busy
+	retryPause   = 10 * time.Millisecond // of a worker that was refused
 	leastUse     = 0.95
 	leastJain    = 0.95
 	warmUpWithin = 5 * time.Second
@@ -34,59 +35,41 @@ func peakUseFairness(t *testing.T, c *cluster) {
 }
 
 func hammer(t *testing.T, c *cluster, limit int, queue, plain bool) {
-	up := c.upstream(t)
+	name := c.address()
 	rule := connections(limit)
 	if queue {
 		rule = queued(limit, 20*time.Second, 100)
 	}
-	c.setLimit(t, up.name, rule)
-	run := load.Start(load.Plan{
-		Proxies: c.proxies(), Target: up.target, Workers: workers, Hold: holdFor, Plain: plain, Pause: retryPause,
-	})
-	defer run.Stop()
-	eventually(t, warmUpWithin, "as many connections as the limit", func() error {
-		if peak := up.Stats().Peak; peak < limit {
-			return fmt.Errorf("the upstream has seen %d", peak)
-		}
-		return nil
-	})
-	base := run.Tallies()
-	up.Reset()
-	report, ok := "", false
-	for i := 0; i < windows && !ok; i++ {
-		measure(window)
-		report, ok = judge(up, base, run.Tallies(), limit)
-	}
-	total := load.Sum(run.Stop())
-	t.Log(report)
-	if !ok {
-		t.Errorf("want use of at least %.2f and fairness of at least %.2f", leastUse, leastJain)
-	}
-	up.peakAtMost(t, limit)
-	if total.Cut+total.Failed > 0 {
-		t.Errorf("%d connections were cut and %d had no answer: %v", total.Cut, total.Failed, total.LastFail)
-	}
-	if queue && total.Refused > 0 {
-		t.Errorf("%d were refused though the queue had room: %v", total.Refused, total.Reasons)
+	c.setLimit(t, name, rule)
+	args := []string{
+		"-upstream", name + ":0", "-proxies", strings.Join(c.proxies(), ","), "-limit", strconv.Itoa(limit),
+		"-workers", strconv.Itoa(workers), "-hold", holdFor.String(), "-pause", retryPause.String(),
+		"-use", fmt.Sprint(leastUse), "-jain", fmt.Sprint(leastJain), fmt.Sprintf("-plain=%v", plain),
 	}
 	if !plain { // plain HTTP leaves connections that are kept for reuse
-		up.awaitOpen(t, 5*time.Second, 0)
+		args = append(args, "-let-drain", "5s")
 	}
-}
-
-// judge compares what the upstream saw and what each node's workers got with the promises.
-func judge(up host, base, now []load.Tally, limit int) (report string, ok bool) {
-	s := up.Stats()
-	shares := make([]float64, len(now))
-	for i := range now {
-		shares[i] = float64(now[i].OK - base[i].OK)
+	stdout, stderr, code := run(t, nil, os.Getenv(hammerVariable), args...)
+	var r load.Report
+	if err := json.Unmarshal([]byte(stdout), &r); err != nil || code != 0 {
+		t.Fatalf("hammer: exit code %d, %v: %s%s", code, err, stdout, stderr)
 	}
-	use, jain := s.Mean/float64(limit), load.Jain(shares)
-	waits := append([]time.Duration(nil), now[0].Waits...)
-	report = fmt.Sprintf("limit %d: peak %d, use %.3f, Jain %.3f over %.1fs; per node %.0f; wait p50 %v p99 %v", limit, s.Peak,
-		use, jain, s.Over.Seconds(), shares, load.Percentile(waits, 50).Round(100*time.Microsecond),
-		load.Percentile(waits, 99).Round(100*time.Microsecond))
-	return strings.TrimSpace(report), use >= leastUse && jain >= leastJain
+	t.Log(r)
+	if r.Peak > limit {
+		t.Errorf("the upstream saw %d connections at once; the limit is %d", r.Peak, limit)
+	}
+	if r.Use < leastUse || r.Jain < leastJain {
+		t.Errorf("use %.3f, Jain %.3f; want at least %v and %v", r.Use, r.Jain, leastUse, leastJain)
+	}
+	if r.Cut+r.Failed > 0 {
+		t.Errorf("%d connections were cut and %d had no answer: %s", r.Cut, r.Failed, r.LastFail)
+	}
+	if queue && r.Refused > 0 {
+		t.Errorf("%d were refused though the queue had room: %v", r.Refused, r.Reasons)
+	}
+	if !plain && r.Left > 0 {
+		t.Errorf("%d connections are open though nobody uses them", r.Left)
+	}
 }
 
 // slotsMoveToDemand: a slot that lies unused on one node is found for another node's first request.

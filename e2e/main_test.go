@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,8 +11,11 @@ import (
 	"go.uber.org/goleak"
 )
 
-// binaryVariable carries the binary's path from TestMain to the tests.
-const binaryVariable = "WEIR_E2E_BIN"
+// These carry the programs' paths from TestMain to the tests.
+const (
+	binaryVariable = "WEIR_E2E_BIN"    // of weir
+	hammerVariable = "WEIR_E2E_HAMMER" // of the measuring program
+)
 
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "weir-e2e-")
@@ -28,19 +32,25 @@ func TestMain(m *testing.M) {
 	}))
 }
 
-// build makes the binary in dir unless one is named.
+// build makes the programs in dir, but for those that are named.
 func build(dir string) error {
-	if os.Getenv(binaryVariable) != "" {
+	var race []string
+	if os.Getenv("WEIR_E2E_RACE") != "" {
+		race = []string{"-race"}
+	}
+	return errors.Join(
+		buildOne(binaryVariable, filepath.Join(dir, "weir"), "../cmd/weir", race...),
+		buildOne(hammerVariable, filepath.Join(dir, "hammer"), "./hammer"),
+	)
+}
+
+func buildOne(variable, out, source string, flags ...string) error {
+	if os.Getenv(variable) != "" {
 		return nil
 	}
-	path := filepath.Join(dir, "weir")
-	args := []string{"build", "-o", path}
-	if os.Getenv("WEIR_E2E_RACE") != "" {
-		args = append(args, "-race")
+	args := append(append([]string{"build", "-o", out}, flags...), source)
+	if text, err := exec.Command("go", args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("build %s: %w\n%s", source, err, text)
 	}
-	cmd := exec.Command("go", append(args, "../cmd/weir")...)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build cmd/weir: %w\n%s", err, out)
-	}
-	return os.Setenv(binaryVariable, path)
+	return os.Setenv(variable, out)
 }

@@ -230,10 +230,10 @@ func (n *node) weir(t testing.TB, args ...string) (stdout, stderr string, exitCo
 	return run(t, []string{"WEIR_ADDR=http://" + n.api}, os.Getenv(binaryVariable), args...)
 }
 
-// run runs a program to its end, for at most 30 s.
+// run runs a program to its end, for at most a minute.
 func run(t testing.TB, env []string, name string, args ...string) (stdout, stderr string, exitCode int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = append(os.Environ(), env...)
@@ -245,7 +245,7 @@ func run(t testing.TB, env []string, name string, args ...string) (stdout, stder
 		t.Fatalf("run %s: %v", filepath.Base(name), err)
 	}
 	if ctx.Err() != nil {
-		t.Fatalf("%s %s has not ended within 30s\n%s%s", filepath.Base(name), strings.Join(args, " "), &out, &errs)
+		t.Fatalf("%s %s has not ended within a minute\n%s%s", filepath.Base(name), strings.Join(args, " "), &out, &errs)
 	}
 	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
 }

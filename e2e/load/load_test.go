@@ -265,3 +265,26 @@ func TestPercentile(t *testing.T) {
 		t.Errorf("of nothing: %v", got)
 	}
 }
+
+func TestMeasure(t *testing.T) {
+	up := startUpstream(t)
+	plan := Plan{
+		Proxies: []string{startProxy(t, nil), startProxy(t, nil)}, Target: up.Addr(), Workers: 4, Hold: 5 * time.Millisecond,
+	}
+	goal := Goal{
+		Limit: 4, Use: 0.1, Jain: 0.5, Window: 50 * time.Millisecond, Windows: 20,
+		WarmUp: 5 * time.Second, LetDrain: 5 * time.Second,
+	}
+	r := Measure(up, plan, goal)
+	if r.Peak != 4 || r.Left != 0 || r.Use < goal.Use || r.Use > 1 || r.Jain < goal.Jain || len(r.OK) != 2 || r.Seconds < 0.05 {
+		t.Errorf("report %+v; want a peak of 4, none left, and the goal reached", r)
+	}
+	if r.Refused+r.Failed+r.Cut != 0 || r.WaitP50 <= 0 || r.WaitP99 < r.WaitP50 {
+		t.Errorf("report %+v; want nothing but successes", r)
+	}
+
+	goal.Limit, goal.WarmUp = 5, time.Millisecond // more than there are workers
+	if r := Measure(up, plan, goal); r.Seconds != 0 || r.Use != 0 {
+		t.Errorf("report %+v; want nothing measured without the warm-up's end", r)
+	}
+}

@@ -1,6 +1,9 @@
 package load
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Jain is Jain's fairness index of shares: 1 when all are equal, 1/n when one has everything. Of nothing it is 1.
 func Jain(shares []float64) float64 {
@@ -33,7 +36,7 @@ func Percentile(sorted []time.Duration, p float64) time.Duration {
 	return sorted[min(max(i, 0), len(sorted)-1)]
 }
 
-// Sum adds tallies up, under the first one's name; Waits are left out.
+// Sum adds tallies up, without a proxy's name.
 func Sum(tallies []Tally) Tally {
 	sum := Tally{Reasons: map[string]uint64{}}
 	for _, t := range tallies {
@@ -47,6 +50,8 @@ func Sum(tallies []Tally) Tally {
 		if t.LastFail != nil {
 			sum.LastFail = t.LastFail
 		}
+		sum.Waits = append(sum.Waits, t.Waits...)
 	}
+	slices.Sort(sum.Waits)
 	return sum
 }
