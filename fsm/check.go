@@ -57,7 +57,7 @@ func (s *State) checkGrants() error {
 	return errors.Join(errs...)
 }
 
-func (s *State) checkHolding(h holding) error {
+func (s *State) checkHolding(h *holding) error {
 	var sum int64
 	var last uint64
 	for _, g := range h.slots {

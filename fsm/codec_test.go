@@ -13,6 +13,7 @@ import (
 	"github.com/weirproxy/weir/fsm/fsmpb"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
 // everyCommand has each command, with each field set and with none.
@@ -61,6 +62,37 @@ func TestEncodeDecode(t *testing.T) {
 	}
 	if want := (&fsmpb.Command{}).ProtoReflect().Descriptor().Oneofs().Get(0).Fields().Len(); len(kinds) != want {
 		t.Errorf("%d kinds of command were tried, there are %d", len(kinds), want)
+	}
+}
+
+func TestWireFormsOfKeysAndLimits(t *testing.T) {
+	for _, c := range everyCommand() {
+		var limits []Limit
+		switch c := c.(type) {
+		case *Init:
+			limits = c.Limits
+		case *PutLimit:
+			limits = []Limit{c.Limit}
+		case *ReplaceLimits:
+			limits = c.Limits
+		case *Adjust:
+			for _, a := range c.Adjustments {
+				if got, err := KeyFromProto(KeyToProto(a.Key)); err != nil || got != a.Key {
+					t.Errorf("%#v: %#v, %v", a.Key, got, err)
+				}
+			}
+		}
+		for _, l := range limits {
+			if got, err := LimitFromProto(LimitToProto(l)); err != nil || got != l {
+				t.Errorf("%+v: %+v, %v", l, got, err)
+			}
+		}
+	}
+	if _, err := KeyFromProto(nil); err == nil {
+		t.Error("no key was read")
+	}
+	if _, err := LimitFromProto(nil); err == nil {
+		t.Error("no limit was read")
 	}
 }
 
@@ -166,6 +198,24 @@ func TestDecodeRefusesUnknownFields(t *testing.T) {
 	if len(tried) != 13 {
 		t.Errorf("%d messages were tried: %v", len(tried), tried)
 	}
+}
+
+// messagesIn lists a message and all that are set inside it.
+func messagesIn(m protoreflect.Message) []protoreflect.Message {
+	list := []protoreflect.Message{m}
+	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		switch {
+		case f.Message() == nil:
+		case f.IsList():
+			for i := range v.List().Len() {
+				list = append(list, messagesIn(v.List().Get(i).Message())...)
+			}
+		default:
+			list = append(list, messagesIn(v.Message())...)
+		}
+		return true
+	})
+	return list
 }
 
 // FuzzDecode: no input panics, and what decodes survives encoding.

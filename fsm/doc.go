@@ -23,4 +23,24 @@
 // goroutine that wakes up after a re-election can't close a session or free a slot
 // on stale knowledge. An Adjust also carries a batch number, so that applying the
 // same entry twice frees nothing twice. The cost is sixteen bytes an entry.
+//
+// Reading is strict. An entry or snapshot with a version, command, field or number
+// that is unknown here stops the server, rather than be half understood; servers
+// must therefore be upgraded before anything new is written. Values that are known
+// but out of bounds are refused when applied, on all servers alike, so the bounds
+// are part of the encoding: to move one is to make a new version.
+//
+// A host that is written in ASCII is only lowered and checked, and patterns in the
+// log are ASCII: which Unicode tables a server was built with decides how it reads a
+// worker's request, never what the log means. The cost is that an "xn--" label that
+// no tool would make is counted by its letters, which is how the DNS sees it.
+//
+// Each change of the limits builds a new [Table], in time proportional to their
+// number (a millisecond or so for a thousand), and in return a match takes no lock
+// and next to no memory. Grants are one map entry a key, below 300 bytes with three
+// holders; closing a session walks them all, which is rare and costs milliseconds.
+//
+// A snapshot is copied while raft waits and encoded after that, twice: once for
+// the length and checksum in its header, once to write, so that memory holds one
+// copy of the grants, not their encoding as well.
 package fsm

@@ -8,7 +8,7 @@ import (
 
 // ledger holds the grants: per key one compact entry, since there may be very many
 // keys and each is held by few sessions. A key without grants has none.
-type ledger map[Key]holding
+type ledger map[Key]*holding
 
 // holding is who holds slots of one key.
 type holding struct {
@@ -16,24 +16,41 @@ type holding struct {
 	slots []SessionSlots // by session id, each > 0
 }
 
-func (h holding) find(session uint64) (int, bool) {
+func (h *holding) find(session uint64) (int, bool) {
 	return slices.BinarySearchFunc(h.slots, session, func(s SessionSlots, id uint64) int { return cmp.Compare(s.Session, id) })
 }
 
-// of is one session's grant.
-func (h holding) of(session uint64) int64 {
+// of is one session's grant. A key without an entry has a nil holding.
+func (h *holding) of(session uint64) int64 {
+	if h == nil {
+		return 0
+	}
 	if i, ok := h.find(session); ok {
 		return h.slots[i].Slots
 	}
 	return 0
 }
 
+// sum is what all sessions hold.
+func (h *holding) sum() int64 {
+	if h == nil {
+		return 0
+	}
+	return h.total
+}
+
 // add changes a session's grant of a key by delta, which must leave it ≥ 0.
-func (g ledger) add(session uint64, key Key, delta int64) {
+func (g ledger) add(session uint64, key Key, delta int64) { g.addTo(g[key], session, key, delta) }
+
+// addTo is add where the key's entry, perhaps nil, has been looked up already.
+func (g ledger) addTo(h *holding, session uint64, key Key, delta int64) {
 	if delta == 0 {
 		return
 	}
-	h := g[key]
+	if h == nil {
+		h = &holding{}
+		g[key] = h
+	}
 	i, found := h.find(session)
 	if !found {
 		h.slots = slices.Insert(h.slots, i, SessionSlots{Session: session})
@@ -45,9 +62,7 @@ func (g ledger) add(session uint64, key Key, delta int64) {
 	}
 	if len(h.slots) == 0 {
 		delete(g, key)
-		return
 	}
-	g[key] = h
 }
 
 // free takes everything from the sessions given and lists it by session, then key.

@@ -193,8 +193,9 @@ func (s *State) adjust(term uint64, c *Adjust) Result {
 
 // decrease takes at most what the session holds (invariant 3).
 func (s *State) decrease(a Adjustment) int64 {
-	delta := max(a.Delta, -s.grants[a.Key].of(a.Session))
-	s.grants.add(a.Session, a.Key, delta)
+	h := s.grants[a.Key]
+	delta := max(a.Delta, -h.of(a.Session))
+	s.grants.addTo(h, a.Session, a.Key, delta)
 	return delta
 }
 
@@ -209,8 +210,9 @@ func (s *State) increase(a Adjustment) int64 {
 		return 0
 	}
 	// Where the limit was lowered, more may be granted than it allows.
-	delta := max(0, min(a.Delta, l.Connections-s.grants[a.Key].total))
-	s.grants.add(a.Session, a.Key, delta)
+	h := s.grants[a.Key]
+	delta := max(0, min(a.Delta, l.Connections-h.sum()))
+	s.grants.addTo(h, a.Session, a.Key, delta)
 	return delta
 }
 
@@ -314,10 +316,15 @@ func (s *State) Session(id uint64) (Session, bool) {
 }
 
 // Granted is the sum of a key's grants.
-func (s *State) Granted(key Key) int64 { return s.grants[key].total }
+func (s *State) Granted(key Key) int64 { return s.grants[key].sum() }
 
 // Grants lists a key's grants, by session id. The slice is valid until the next Apply.
-func (s *State) Grants(key Key) []SessionSlots { return s.grants[key].slots }
+func (s *State) Grants(key Key) []SessionSlots {
+	if h := s.grants[key]; h != nil {
+		return h.slots
+	}
+	return nil
+}
 
 // GrantOf is one session's grant of a key.
 func (s *State) GrantOf(session uint64, key Key) int64 { return s.grants[key].of(session) }
@@ -328,7 +335,7 @@ func (s *State) SessionGrants(session uint64) []Adjustment { return s.grants.hel
 // Keys calls f for each key with grants, sorted, until f returns false. It copies and sorts: not for hot paths.
 func (s *State) Keys(f func(Key, int64) bool) {
 	for _, key := range s.grants.keys() {
-		if !f(key, s.grants[key].total) {
+		if !f(key, s.grants[key].sum()) {
 			return
 		}
 	}

@@ -118,13 +118,27 @@ func TestEvictionCanBeAskedForAgain(t *testing.T) {
 
 func TestUncoveredLimitHasANewETag(t *testing.T) {
 	s := NewState()
-	run(t, s, put("a", 1, SourceConfig), put("a", 2, SourceAPI), &DeleteLimit{Pattern: pattern("a")})
-	if l, ok := s.Table().Get(pattern("a")); !ok || l.Source != SourceConfig || l.Connections != 1 || l.ModifyIndex != 3 {
+	evict := put("a", 1, SourceConfig)
+	evict.Limit.Evict = true
+	run(t, s, evict, put("a", 2, SourceAPI), &DeleteLimit{Pattern: pattern("a")})
+	if l, ok := s.Table().Get(pattern("a")); !ok || l.Source != SourceConfig || l.Connections != 1 || l.ModifyIndex != 3 || l.Evict {
 		t.Errorf("%+v, %v", l, ok)
 	}
 	run(t, s, &DeleteLimit{Pattern: pattern("a")})
 	if r := s.Apply(5, 1, &DeleteLimit{Pattern: pattern("a")}); r.Err != ErrNotFound {
 		t.Errorf("deleted twice: %v", r.Err)
+	}
+}
+
+func TestConfigLimitsListsWhatIsCoveredToo(t *testing.T) {
+	s := NewState()
+	run(t, s, put("b", 1, SourceConfig), put("a", 2, SourceConfig), put("b", 3, SourceAPI), put("c", 4, SourceAPI))
+	var got []string
+	for _, l := range s.ConfigLimits() {
+		got = append(got, fmt.Sprint(l.Pattern, l.Connections, l.Source))
+	}
+	if strings.Join(got, " ") != "a 2 config b 1 config" {
+		t.Errorf("%q", got)
 	}
 }
 
@@ -162,11 +176,7 @@ func TestPreconditionErrorsSayWhich(t *testing.T) {
 func TestCheckFindsEachBreach(t *testing.T) {
 	key := HostConnections("api.example.com")
 	set := func(f func(h *holding)) func(*State) {
-		return func(s *State) {
-			h := s.grants[key]
-			f(&h)
-			s.grants[key] = h
-		}
+		return func(s *State) { f(s.grants[key]) }
 	}
 	move := func(from, to Key) func(*State) {
 		return func(s *State) { s.grants[to] = s.grants[from]; delete(s.grants, from) }
@@ -281,7 +291,7 @@ func BenchmarkAdjust(b *testing.B) {
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/64, "ns/adjustment")
 }
 
-func BenchmarkCloseSession(b *testing.B) {
+func BenchmarkSessionGrants(b *testing.B) {
 	s, _ := busyState(b, 100_000)
 	b.ReportAllocs()
 	for b.Loop() {

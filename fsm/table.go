@@ -39,12 +39,16 @@ func NewTable(index, shape uint64, limits []Limit) *Table {
 
 // newSortedTable takes limits over; they are sorted by pattern.
 func newSortedTable(index, shape uint64, limits []Limit) *Table {
+	var kinds [patternAny + 1]int
+	for i := range limits {
+		kinds[limits[i].Pattern.kind]++
+	}
 	t := &Table{
 		Index:      index,
 		ShapeIndex: shape,
 		limits:     limits,
-		exact:      make(map[string]rules),
-		suffix:     make(map[string]rules),
+		exact:      make(map[string]rules, kinds[patternExact]),
+		suffix:     make(map[string]rules, kinds[patternSuffix]),
 	}
 	for i := range limits {
 		switch l := &limits[i]; l.Pattern.kind {
