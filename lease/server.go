@@ -79,7 +79,8 @@ type conn struct {
 }
 
 // Lead serves as the leader of a term until ctx ends. Everything in the log up to the term's beginning must have been applied.
-func (s *Server) Lead(ctx context.Context, term uint64) {
+// left are sessions of which nodes said in gossip, before they went, that nothing is in use.
+func (s *Server) Lead(ctx context.Context, term uint64, left ...uint64) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	l := &leadership{
@@ -88,6 +89,9 @@ func (s *Server) Lead(ctx context.Context, term uint64) {
 		conns: map[uint64]*conn{},
 	}
 	s.store.Read(func(st *fsm.State) { l.alloc = newAllocator(l.now(), term, st) })
+	for _, session := range left {
+		l.alloc.left(session)
+	}
 	s.mu.Lock()
 	s.lead = l
 	s.mu.Unlock()

@@ -1,0 +1,340 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/spf13/cobra"
+
+	"github.com/weirproxy/weir/api"
+	"github.com/weirproxy/weir/cluster"
+	"github.com/weirproxy/weir/config"
+	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/proxy"
+)
+
+func newAgentCommand() *cobra.Command {
+	var paths []string
+	var dev bool
+	cmd := &cobra.Command{
+		Use:   "agent",
+		Short: "Run a node",
+		Long: `Run one node: a forward proxy that shares its connection limits with the other nodes of its cluster.
+
+SIGTERM or SIGINT drains it, gives back every slot and exits 0; a second one stops it at once. SIGHUP reloads.`,
+		Example: `  weir agent --dev
+  weir agent --config /etc/weir/weir.hcl
+  weir agent --config /etc/weir/conf.d`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if len(paths) == 0 && !dev {
+				return usagef(cmd, "say where the config is (--config PATH), or run a single node without one (--dev)")
+			}
+			return runAgent(cmd.Context(), source{paths: paths, dev: dev})
+		},
+	}
+	cmd.Flags().StringArrayVar(&paths, "config", nil, "a config file, or a directory of *.hcl; may be given again")
+	cmd.Flags().BoolVar(&dev, "dev", false, "one node, in memory, on loopback: proxy 127.0.0.1:8080, API 127.0.0.1:8081")
+	return cmd
+}
+
+// source is where a node's config comes from, at the start and at each reload.
+type source struct {
+	paths []string
+	dev   bool
+}
+
+// load reads the config; the error holds every problem, as weir validate prints them.
+func (s source) load() (*config.Config, error) {
+	c, problems := config.Load(s.paths, config.Options{Dev: s.dev, CheckPattern: checkPattern})
+	if c != nil {
+		problems = config.Unsupported(c)
+	}
+	if len(problems) > 0 {
+		return nil, problemsError(problems)
+	}
+	return c, nil
+}
+
+// agent is one node: the parts, wired. Requests go proxy → manager → (stream) → leases → members → store.
+type agent struct {
+	source  source
+	log     hclog.InterceptLogger
+	data    *cluster.DataDir
+	store   *fsm.Store // nil on role proxy
+	members *cluster.Cluster
+	manager *lease.Manager
+	leases  *lease.Server // nil on role proxy
+	proxy   *proxy.Server
+	api     *api.Server
+
+	proxyListener, apiListener net.Listener
+
+	fatal chan error         // why the process must stop
+	leave context.CancelFunc // asks to leave
+	asked context.Context    // is done once somebody has
+
+	mu          sync.Mutex
+	cfg         *config.Config
+	leaving     bool
+	disagreeing string
+}
+
+// runAgent starts a node, runs it until it is told to stop, and stops it.
+func runAgent(ctx context.Context, src source) error {
+	cfg, err := src.load()
+	if err != nil {
+		return err
+	}
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	defer signal.Stop(signals)
+	a := &agent{source: src, cfg: cfg, log: newLogger(cfg.Log), fatal: make(chan error, 8)}
+	a.asked, a.leave = context.WithCancel(context.Background())
+	defer a.leave()
+	if err := a.build(); err != nil {
+		return errors.Join(err, a.abandon())
+	}
+	return a.run(ctx, signals)
+}
+
+// build makes the parts. What others may hold (ports, the data directory) comes first.
+func (a *agent) build() (err error) {
+	cfg := a.cfg
+	if a.proxyListener, err = listen(cfg, "proxy.listen", cfg.Proxy.Listen); err != nil {
+		return err
+	}
+	if a.apiListener, err = listen(cfg, "api.listen", cfg.API.Listen); err != nil {
+		return err
+	}
+	if a.data, err = openData(cfg); err != nil {
+		return err
+	}
+	clusterConfig := a.clusterConfig()
+	if cfg.Role == config.RoleServer {
+		a.store = fsm.NewStore(a.log.Named("fsm"), a.stop)
+		clusterConfig.FSM = a.store
+		clusterConfig.AppliedIndex = a.appliedIndex
+	}
+	if a.members, err = cluster.New(clusterConfig); err != nil {
+		return err
+	}
+	if a.store != nil {
+		a.leases = lease.NewServer(leaseLog{a.members}, a.store, a.leaderAddr, a.log.Named("lease"))
+	}
+	a.manager = lease.NewManager(lease.ManagerConfig{
+		Name: cfg.Name, Identity: a.data.Identity(), OnExpiry: expiries[cfg.Lease.OnExpiry],
+		Connect: a.connect, Clock: lease.SystemClock{}, Log: a.log.Named("lease"),
+		Limits: a.lastLimits(), OnLimits: a.keepLimits,
+	})
+	a.proxy, err = proxy.New(proxy.Config{Node: cfg.Name, Policy: policy(cfg)}, admitter{a.manager}, nil, a.log.Named("proxy"))
+	if err != nil {
+		return err
+	}
+	a.api = a.newAPI()
+	return nil
+}
+
+// run serves until a signal, a request to leave, or a failure; then it stops in order.
+func (a *agent) run(ctx context.Context, signals <-chan os.Signal) error {
+	if err := a.members.Start(a.handlers()); err != nil {
+		return errors.Join(err, a.abandon())
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var parts sync.WaitGroup
+	part := func(name string, f func() error) {
+		parts.Go(func() {
+			if err := f(); err != nil {
+				a.stop(fmt.Errorf("%s: %w", name, err))
+			}
+		})
+	}
+	part("lease", func() error { return a.manager.Run(ctx) })
+	part("proxy", func() error { return a.proxy.Serve(a.proxyListener) })
+	part("api", func() error { return a.api.Serve(a.apiListener) })
+	a.log.Info("node started", "node", a.cfg.Name, "role", string(a.cfg.Role), "version", thisBuild().Version,
+		"proxy", a.proxyListener.Addr().String(), "api", a.apiListener.Addr().String(),
+		"rpc", a.members.RPCAddr(), "gossip", a.members.GossipAddr())
+
+	why := a.wait(ctx, signals)
+	stopped := make(chan error, 1)
+	go func() {
+		stopped <- a.shutdown(why == nil || errors.Is(why, errLeave), errors.Is(why, errLeave))
+		cancel()
+		parts.Wait()
+		close(stopped)
+	}()
+	return a.finish(why, signals, stopped)
+}
+
+// errLeave is why a node stops that was asked to leave.
+var errLeave = errors.New("asked to leave the cluster")
+
+// wait returns why the node must stop: nil for a signal.
+func (a *agent) wait(ctx context.Context, signals <-chan os.Signal) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-a.fatal:
+			return err
+		case <-a.asked.Done():
+			return errLeave
+		case s := <-signals:
+			if s != syscall.SIGHUP {
+				a.log.Info("stopping: draining first; a second signal stops at once", "signal", s.String())
+				return nil
+			}
+			a.reloadOnSignal(ctx)
+		}
+	}
+}
+
+// finish waits for the shutdown, or for a second signal.
+func (a *agent) finish(why error, signals <-chan os.Signal, stopped <-chan error) error {
+	var failed error
+	for {
+		select {
+		case err, more := <-stopped:
+			if more {
+				failed = err
+				continue
+			}
+			if why != nil && !errors.Is(why, errLeave) {
+				return why
+			}
+			if failed == nil {
+				a.log.Info("stopped")
+			}
+			return failed
+		case s := <-signals:
+			if s != syscall.SIGHUP {
+				return fmt.Errorf("stopped at once by a second signal (%v): connections were cut", s)
+			}
+		}
+	}
+}
+
+// The parts of a shutdown that wait for others are bounded: without a quorum it ends all the same.
+const (
+	goodbyeTimeout  = 3 * time.Second
+	leaveTimeout    = 15 * time.Second
+	shutdownTimeout = 10 * time.Second
+)
+
+// shutdown ends connections (gracefully, or at once), gives back every slot, says goodbye, and stops the parts.
+func (a *agent) shutdown(graceful, leave bool) error {
+	a.mu.Lock()
+	a.leaving = true
+	drain := a.cfg.Proxy.DrainTimeout
+	a.mu.Unlock()
+	if !graceful {
+		drain = 0
+	}
+	a.manager.Drain()
+	ctx, cancel := context.WithTimeout(context.Background(), drain)
+	if err := a.proxy.Drain(ctx); err != nil && graceful {
+		a.log.Warn("not all connections ended in time; the rest were reset", "drain_timeout", drain)
+	}
+	cancel()
+
+	var errs []error
+	if graceful {
+		errs = append(errs, a.goodbye(leave))
+	}
+	ctx, cancel = context.WithTimeout(context.Background(), shutdownTimeout)
+	defer cancel()
+	errs = append(errs, a.members.Shutdown(ctx), a.api.Shutdown(ctx))
+	a.proxy.Close()
+	return errors.Join(append(errs, a.data.Close())...)
+}
+
+// goodbye gives the session back and, where asked to, takes the server out of the Raft configuration.
+func (a *agent) goodbye(leave bool) error {
+	ctx, cancel := context.WithTimeout(context.Background(), goodbyeTimeout)
+	defer cancel()
+	session, err := a.manager.Goodbye(ctx)
+	if err != nil {
+		a.log.Warn("the leader could not be told that this node stops; gossip tells it", "error", err)
+	}
+	a.members.SetSessionLeft(session)
+	if !leave {
+		return nil
+	}
+	ctx, cancel = context.WithTimeout(context.Background(), leaveTimeout)
+	defer cancel()
+	return a.members.Leave(ctx)
+}
+
+// abandon releases what build got before it failed.
+func (a *agent) abandon() error {
+	var errs []error
+	for _, l := range []net.Listener{a.proxyListener, a.apiListener} {
+		if l != nil {
+			_ = l.Close()
+		}
+	}
+	if a.members != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		errs = append(errs, a.members.Shutdown(ctx))
+	}
+	if a.proxy != nil {
+		a.proxy.Close()
+	}
+	if a.data != nil {
+		errs = append(errs, a.data.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// stop makes the process end with an error.
+func (a *agent) stop(err error) {
+	select {
+	case a.fatal <- err:
+	default: // it is ending already
+	}
+}
+
+// listen binds a port that workers or operators connect to; a failure says which setting is meant.
+func listen(cfg *config.Config, setting, addr string) (net.Listener, error) {
+	l, err := net.Listen("tcp", addr)
+	if err == nil {
+		return l, nil
+	}
+	var op *net.OpError
+	if errors.As(err, &op) {
+		err = op.Err
+	}
+	where := ""
+	if at, ok := cfg.Origins[setting]; ok {
+		where = fmt.Sprintf(" (%s:%d)", at.File, at.Line)
+	}
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("%s%s: %s is taken: stop the other process, or choose another port", setting, where, addr)
+	}
+	return nil, fmt.Errorf("%s%s: can't listen on %s: %w", setting, where, addr, err)
+}
+
+func openData(cfg *config.Config) (*cluster.DataDir, error) {
+	if cfg.DataDir == "" {
+		return cluster.MemoryDataDir(cfg.Name), nil
+	}
+	return cluster.OpenDataDir(cfg.DataDir, cfg.Name)
+}
+
+func newLogger(c config.Log) hclog.InterceptLogger {
+	return hclog.NewInterceptLogger(&hclog.LoggerOptions{
+		Name: "weir", Level: hclog.LevelFromString(c.Level), JSONFormat: c.Format == "json", Output: os.Stderr,
+	})
+}

@@ -1,0 +1,366 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/weirproxy/weir/api"
+	"github.com/weirproxy/weir/cluster"
+	"github.com/weirproxy/weir/config"
+	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/lease"
+)
+
+// What the API shows of the node, and does to it.
+
+func (a *agent) newAPI() *api.Server {
+	c := a.cfg
+	return api.New(api.Config{
+		Node: c.Name, Hosts: c.API.Hosts, Token: string(c.API.Token), ReadToken: string(c.API.ReadToken),
+	}, api.Deps{
+		Log: a, Leader: a, View: a, Status: a, Nodes: a, Uses: a, Peers: a, Connections: a, Lifecycle: a, Raft: a,
+		Logger: a.log.Named("api"),
+	})
+}
+
+// Propose implements [api.Log].
+func (a *agent) Propose(ctx context.Context, c fsm.Command) (uint64, fsm.Result, error) {
+	if a.store == nil {
+		return 0, fsm.Result{}, api.ErrNotLeader
+	}
+	index, res, err := propose(ctx, a.members, 0, c)
+	return index, res, apiError(err)
+}
+
+// apiError says in the API's words what went wrong in the cluster's.
+func apiError(err error) error {
+	for _, e := range []struct{ from, to error }{
+		{cluster.ErrNotLeader, api.ErrNotLeader},
+		{cluster.ErrDiskFull, api.ErrDiskFull},
+		{cluster.ErrUnknownOutcome, api.ErrOutcomeUnknown},
+		{cluster.ErrBusy, api.ErrNotLeader},
+		{cluster.ErrClosed, api.ErrNotLeader},
+		{cluster.ErrUnknownPeer, api.ErrNotFound},
+		{cluster.ErrUnsafe, api.ErrConflict},
+		{cluster.ErrNoRaft, api.ErrNoRaft},
+	} {
+		if errors.Is(err, e.from) {
+			return fmt.Errorf("%w: %w", e.to, err)
+		}
+	}
+	return err
+}
+
+// Leader implements [api.Leader].
+func (a *agent) Leader() (name string, rt http.RoundTripper, self, ok bool) {
+	name, addr := a.members.Leader()
+	switch {
+	case addr == "":
+		return "", nil, false, false
+	case name == a.name():
+		return name, nil, true, true
+	}
+	return name, a.members.RoundTripper(addr), false, true
+}
+
+func (a *agent) name() string { return a.data.Name() }
+
+// Table implements [api.View]: the limits that this node goes by.
+func (a *agent) Table() *fsm.Table {
+	if t := a.manager.Table(); t != nil {
+		return t
+	}
+	if a.store != nil {
+		return a.store.Table()
+	}
+	return fsm.NewTable(0, 0, nil)
+}
+
+// WaitTable implements [api.View].
+func (a *agent) WaitTable(ctx context.Context, index uint64) error {
+	return a.manager.WaitTable(ctx, index)
+}
+
+// Status implements [api.StatusSource].
+func (a *agent) Status() api.Status {
+	a.mu.Lock()
+	role, leaving := a.cfg.Role, a.leaving
+	a.mu.Unlock()
+	leader, _ := a.members.Leader()
+	ready, _ := a.Ready()
+	r := a.members.RaftStatus()
+	return api.Status{
+		Node: a.name(), Version: thisBuild().Version, Role: string(role), Leader: leader, Ready: ready,
+		Session:             a.sessionStatus(),
+		Raft:                api.RaftStatus{State: r.State, Term: r.Term, LastIndex: r.LastIndex, CommitIndex: r.CommitIndex, AppliedIndex: r.AppliedIndex},
+		ConfigDisagreements: a.disagreements(),
+		Draining:            leaving || a.proxy.Draining(), Leaving: leaving,
+		Connections: len(a.proxy.Connections("")),
+		ProxyAddr:   a.proxyListener.Addr().String(), APIAddr: a.apiListener.Addr().String(),
+		DiskFull: r.DiskFull,
+	}
+}
+
+func (a *agent) sessionStatus() api.SessionStatus {
+	s := a.manager.Session()
+	return api.SessionStatus{ID: s.ID, State: s.State, ExpiresIn: api.Duration(s.ExpiresIn)}
+}
+
+// Ready implements [api.StatusSource]: able to admit.
+func (a *agent) Ready() (bool, string) {
+	a.mu.Lock()
+	leaving := a.leaving
+	a.mu.Unlock()
+	switch {
+	case leaving || a.proxy.Draining():
+		return false, "the node is draining"
+	case a.manager.Session().State != lease.SessionLive:
+		return false, "no live session: the cluster's leader has not been reached yet"
+	}
+	return true, ""
+}
+
+// Nodes implements [api.NodeSource].
+func (a *agent) Nodes() []api.Node {
+	sessions := a.sessions()
+	leader, _ := a.members.Leader()
+	var nodes []api.Node
+	for _, m := range a.members.Members() {
+		n := api.Node{
+			Name: m.Name, Role: string(m.Role), Leader: m.Name == leader, Health: string(m.Health), Session: lease.SessionNone,
+			Version: m.Version, Addresses: api.Addresses{RPC: m.RPCAddr, Gossip: m.GossipAddr},
+		}
+		if s, ok := sessions[m.Name]; ok {
+			n.Session, n.ReclaimIn = s.State, reclaim(s)
+			delete(sessions, m.Name)
+		}
+		nodes = append(nodes, n)
+	}
+	for name, s := range sessions { // gossip has forgotten them, or does not know them yet
+		nodes = append(nodes, api.Node{Name: name, Role: string(config.RoleServer), Health: string(cluster.HealthDead), Session: s.State, ReclaimIn: reclaim(s)})
+	}
+	return nodes
+}
+
+func reclaim(s lease.SessionInfo) *api.Duration {
+	if s.ReclaimedIn <= 0 {
+		return nil
+	}
+	d := api.Duration(s.ReclaimedIn)
+	return &d
+}
+
+// sessions are the leader's view of the sessions; elsewhere, this node's own.
+func (a *agent) sessions() map[string]lease.SessionInfo {
+	out := map[string]lease.SessionInfo{}
+	if a.leases != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		if infos, ok := a.leases.Sessions(ctx); ok {
+			for _, s := range infos {
+				out[s.Node] = s
+			}
+			return out
+		}
+	}
+	if s := a.manager.Session(); s.State != lease.SessionNone {
+		out[a.name()] = lease.SessionInfo{ID: s.ID, Node: a.name(), State: s.State}
+	}
+	return out
+}
+
+// HostUses implements [api.UseSource].
+func (a *agent) HostUses() []api.HostUse {
+	hosts := a.manager.Hosts()
+	out := make([]api.HostUse, len(hosts))
+	for i, h := range hosts {
+		out[i] = hostUse(h)
+	}
+	return out
+}
+
+// HostUse implements [api.UseSource].
+func (a *agent) HostUse(key fsm.Key) (api.HostUse, bool) {
+	h, ok := a.manager.Host(key)
+	return hostUse(h), ok
+}
+
+func hostUse(h lease.HostUse) api.HostUse {
+	return api.HostUse{Key: h.Key, Granted: h.Granted, InUse: h.InUse, Waiting: h.Waiting, Admitted: h.Admitted, Rejected: h.Rejected}
+}
+
+// Peers implements [api.PeerSource].
+func (a *agent) Peers() []api.Peer {
+	var peers []api.Peer
+	for _, m := range a.members.Members() {
+		if m.Name != a.name() && m.Health != cluster.HealthLeft {
+			peers = append(peers, api.Peer{Name: m.Name, RT: a.members.RoundTripper(m.RPCAddr)})
+		}
+	}
+	return peers
+}
+
+// Connections implements [api.Connections].
+func (a *agent) Connections(host string) []api.Connection {
+	var out []api.Connection
+	for _, c := range a.proxy.Connections(host) {
+		out = append(out, api.Connection{
+			ID: c.ID, Client: c.Client, Host: c.Host, Port: c.Port, Kind: c.Kind.String(), Since: c.Since,
+			BytesOut: c.BytesIn, BytesIn: c.BytesOut, Limited: c.Limited, // the proxy counts from the client's side
+		})
+	}
+	return out
+}
+
+// CloseConnection implements [api.Connections].
+func (a *agent) CloseConnection(id string) bool { return a.proxy.CloseConnection(id) }
+
+// Drain implements [api.Lifecycle].
+func (a *agent) Drain(context.Context) error {
+	a.log.Info("draining: no new connections; those that are open may end")
+	a.proxy.SetDraining(true)
+	a.manager.Drain()
+	return nil
+}
+
+// Leave implements [api.Lifecycle].
+func (a *agent) Leave(context.Context) error {
+	a.mu.Lock()
+	a.leaving = true
+	a.mu.Unlock()
+	a.leave()
+	return nil
+}
+
+// Reload implements [api.Lifecycle].
+func (a *agent) Reload(ctx context.Context) (api.Reloaded, error) {
+	next, err := a.source.load()
+	if err != nil {
+		return api.Reloaded{}, fmt.Errorf("%w:\n%w", api.ErrInvalidConfig, err)
+	}
+	a.mu.Lock()
+	live, restart := config.Diff(a.cfg, next)
+	cfg := *a.cfg // what needs a restart stays as it runs
+	cfg.Log.Level, cfg.Limits, cfg.Origins = next.Log.Level, next.Limits, next.Origins
+	running := cfg.Proxy
+	cfg.Proxy = next.Proxy
+	cfg.Proxy.Listen, cfg.Proxy.UsersFile, cfg.Proxy.TLS = running.Listen, running.UsersFile, running.TLS
+	a.mu.Unlock()
+	if err := a.proxy.SetPolicy(policy(&cfg)); err != nil {
+		return api.Reloaded{}, fmt.Errorf("%w: %w", api.ErrInvalidConfig, err)
+	}
+	a.log.SetLevel(hclog.LevelFromString(cfg.Log.Level))
+	a.mu.Lock()
+	a.cfg = &cfg
+	a.mu.Unlock()
+	a.members.SetConfigDigest(config.Digest(&cfg))
+	if _, err := a.api.ReplaceConfigLimits(ctx, limitsOf(&cfg)); err != nil {
+		return api.Reloaded{}, fmt.Errorf("the node's own settings are applied, the limits are not: %w", err)
+	}
+	a.checkAgreement()
+	a.log.Info("reloaded", "applied", live, "need_restart", restart)
+	return api.Reloaded{Applied: live, NeedRestart: restart}, nil
+}
+
+// reloadOnSignal reloads where nobody waits for the answer but the log.
+func (a *agent) reloadOnSignal(ctx context.Context) {
+	if _, err := a.Reload(ctx); err != nil {
+		a.log.Error("reload failed", "error", err)
+	}
+}
+
+// RaftPeers implements [api.Raft].
+func (a *agent) RaftPeers() ([]api.RaftPeer, error) {
+	if a.store == nil {
+		return nil, api.ErrNoRaft
+	}
+	peers := []api.RaftPeer{}
+	for _, p := range a.members.Peers() {
+		peers = append(peers, api.RaftPeer{Name: p.Name, ID: p.ID, Address: p.Address, Voter: p.Voter, Leader: p.Leader})
+	}
+	return peers, nil
+}
+
+// RemovePeer implements [api.Raft].
+func (a *agent) RemovePeer(ctx context.Context, name string) error {
+	return apiError(a.members.RemovePeer(ctx, name))
+}
+
+// TransferLeadership implements [api.Raft].
+func (a *agent) TransferLeadership(ctx context.Context, to string) error {
+	return apiError(a.members.Transfer(ctx, to))
+}
+
+// memberChanged follows gossip: a node that has left gave its session back, and a config may disagree.
+func (a *agent) memberChanged(m cluster.Member) {
+	if m.Health == cluster.HealthLeft && a.leases != nil {
+		a.leases.Left(m.SessionLeft)
+	}
+	a.checkAgreement()
+}
+
+// disagreements names the nodes whose config differs from what the cluster has.
+func (a *agent) disagreements() []string {
+	digest := a.clusterDigest()
+	names := []string{}
+	for _, m := range a.members.Members() {
+		if m.Alive() && m.ConfigDigest != "" && digest != "" && m.ConfigDigest != digest {
+			names = append(names, m.Name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// clusterDigest is the digest of a config that agrees with the cluster; "" while nothing is known. A node without Raft
+// state takes the leader's config for it.
+func (a *agent) clusterDigest() string {
+	if a.store == nil {
+		leader, _ := a.members.Leader()
+		m, _ := a.members.Member(leader)
+		return m.ConfigDigest
+	}
+	var c config.Config
+	a.store.Read(func(st *fsm.State) {
+		c.Lease.TTL = st.TTL()
+		for _, l := range st.ConfigLimits() {
+			c.Limits = append(c.Limits, config.Limit{
+				Pattern: l.Pattern.String(), Connections: l.Connections, Shared: l.Shared,
+				Queue: config.Queue{Timeout: l.Queue.Timeout, Size: l.Queue.Size},
+			})
+		}
+	})
+	if c.Lease.TTL == 0 {
+		return ""
+	}
+	return config.Digest(&c)
+}
+
+// checkAgreement logs when other nodes' configs begin or cease to disagree with the cluster's.
+func (a *agent) checkAgreement() {
+	names := strings.Join(a.disagreements(), ", ")
+	a.mu.Lock()
+	changed := names != a.disagreeing
+	a.disagreeing = names
+	a.mu.Unlock()
+	switch {
+	case changed && names != "":
+		a.log.Warn("configs disagree with the cluster on lease.ttl or limits; the last reload wins", "nodes", names)
+	case changed:
+		a.log.Info("all configs agree with the cluster")
+	}
+}
+
+// problemsError is a config's problems as one error.
+func problemsError(problems config.Diagnostics) error {
+	var b strings.Builder
+	_ = config.WriteDiagnostics(&b, problems) // a Builder never fails
+	return errors.New("the config has " + count(len(problems), "problem") + ":\n" + strings.TrimSuffix(b.String(), "\n"))
+}

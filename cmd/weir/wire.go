@@ -1,0 +1,254 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	mrand "math/rand/v2"
+	"os"
+	"path/filepath"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/weirproxy/weir/cluster"
+	"github.com/weirproxy/weir/config"
+	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/lease/leasepb"
+	"github.com/weirproxy/weir/proxy"
+)
+
+// What the packages need of each other, fitted together. Nothing is decided here.
+
+var expiries = map[config.OnExpiry]lease.Expiry{
+	config.OnExpiryClose: lease.ExpiryClose,
+	config.OnExpiryDrain: lease.ExpiryDrain,
+	config.OnExpiryKeep:  lease.ExpiryKeep,
+}
+
+func policy(c *config.Config) proxy.Policy {
+	p := c.Proxy
+	return proxy.Policy{
+		RejectStatus: p.RejectStatus, DialTimeout: p.DialTimeout, HeaderTimeout: p.HeaderTimeout,
+		TunnelIdleTimeout: p.TunnelIdleTimeout, HalfCloseTimeout: p.HalfCloseTimeout,
+		AllowClients: p.AllowClients, DenyDestinations: p.DenyDestinations, AllowDestinations: p.AllowDestinations,
+	}
+}
+
+func (a *agent) clusterConfig() cluster.Config {
+	c := a.cfg
+	return cluster.Config{
+		Name: c.Name, Role: cluster.Role(c.Role), Version: thisBuild().Version, Data: a.data,
+		RPC: c.Cluster.RPC, AdvertiseRPC: c.Cluster.AdvertiseRPC,
+		Gossip: c.Cluster.Gossip, AdvertiseGossip: c.Cluster.AdvertiseGossip,
+		Join: c.Cluster.Join, BootstrapExpect: c.Cluster.BootstrapExpect, GossipKey: []byte(c.Cluster.GossipKey),
+		ConfigDigest: config.Digest(c), Log: a.log.Named("cluster"), Fatal: a.stop,
+	}
+}
+
+func (a *agent) handlers() cluster.Handlers {
+	h := cluster.Handlers{
+		HTTP:          a.api.PeerHandler(),
+		MemberChanged: a.memberChanged,
+		Services:      func(grpc.ServiceRegistrar) {},
+	}
+	if a.leases != nil {
+		h.Services = func(r grpc.ServiceRegistrar) { leasepb.RegisterLeaseServer(r, a.leases) }
+		h.Lead = a.lead
+	}
+	return h
+}
+
+// lead does the leader's work of one term: the very first leader fixes what the cluster shares.
+func (a *agent) lead(ctx context.Context, term uint64) {
+	log := leaseLog{a.members}
+	for a.clusterID() == "" {
+		_, err := log.Propose(ctx, term, a.initial())
+		if err == nil {
+			continue
+		}
+		a.log.Warn("the cluster's settings can't be written yet", "error", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+	if err := a.members.SetClusterID(a.clusterID()); err != nil {
+		a.stop(err)
+		return
+	}
+	var left []uint64
+	for _, m := range a.members.Members() {
+		if m.Health == cluster.HealthLeft && m.SessionLeft != 0 {
+			left = append(left, m.SessionLeft)
+		}
+	}
+	a.leases.Lead(ctx, term, left...)
+}
+
+// initial is the cluster's first entry: its id, its ttl, and the limits in this node's config.
+func (a *agent) initial() *fsm.Init {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	id := make([]byte, 16)
+	_, _ = rand.Read(id) // never fails: it stops the program instead
+	return &fsm.Init{ClusterID: hex.EncodeToString(id), TTL: a.cfg.Lease.TTL, Limits: limitsOf(a.cfg)}
+}
+
+func (a *agent) clusterID() (id string) {
+	a.store.Read(func(st *fsm.State) { id = st.ClusterID() })
+	return id
+}
+
+func (a *agent) appliedIndex() (index uint64) {
+	a.store.Read(func(st *fsm.State) { index = st.Index() })
+	return index
+}
+
+// limitsOf are the config's limits as the log has them. The config's check has parsed the patterns before.
+func limitsOf(c *config.Config) []fsm.Limit {
+	limits := make([]fsm.Limit, 0, len(c.Limits))
+	for _, l := range c.Limits {
+		p, err := fsm.ParsePattern(l.Pattern)
+		if err != nil {
+			continue
+		}
+		limits = append(limits, fsm.Limit{
+			Pattern: p, Connections: l.Connections, Shared: l.Shared, Source: fsm.SourceConfig,
+			Queue: fsm.Queue{Timeout: l.Queue.Timeout, Size: l.Queue.Size},
+		})
+	}
+	return limits
+}
+
+// leaseLog lets the leader's side of the lease write to the Raft log.
+type leaseLog struct{ members *cluster.Cluster }
+
+// Propose implements [lease.Log].
+func (l leaseLog) Propose(ctx context.Context, term uint64, c fsm.Command) (fsm.Result, error) {
+	_, res, err := propose(ctx, l.members, term, c)
+	if err != nil && !errors.Is(err, cluster.ErrUnknownOutcome) && !errors.Is(err, cluster.ErrNotLeader) {
+		err = fmt.Errorf("%w: %w", lease.ErrNotProposed, err)
+	}
+	return res, err
+}
+
+// VerifyLeader implements [lease.Log].
+func (l leaseLog) VerifyLeader(ctx context.Context) error { return l.members.VerifyLeader(ctx) }
+
+func propose(ctx context.Context, m *cluster.Cluster, term uint64, c fsm.Command) (uint64, fsm.Result, error) {
+	index, response, err := m.Propose(ctx, term, fsm.Encode(c))
+	if err != nil {
+		return 0, fsm.Result{}, err
+	}
+	res, ok := response.(*fsm.Result)
+	if !ok {
+		return 0, fsm.Result{}, fmt.Errorf("the state machine answered with %T", response)
+	}
+	return index, *res, nil
+}
+
+// admitter lets the proxy acquire from the manager.
+type admitter struct{ manager *lease.Manager }
+
+// Acquire implements [proxy.Admitter].
+func (a admitter) Acquire(ctx context.Context, t fsm.Target, h lease.Holder) (proxy.Slot, error) {
+	s, err := a.manager.Acquire(ctx, t, h)
+	if err != nil {
+		return nil, err // a nil *lease.Slot in the interface would not be nil
+	}
+	return s, nil
+}
+
+func (a *agent) leaderAddr() string {
+	_, addr := a.members.Leader()
+	return addr
+}
+
+// connect opens a lease stream to the leader, as far as it is known; any server says who leads.
+func (a *agent) connect(ctx context.Context, hint string) (lease.Stream, error) {
+	addr := hint
+	if addr == "" {
+		addr = a.leaderAddr()
+	}
+	if addr == "" {
+		var servers []string
+		for _, m := range a.members.Servers() {
+			if m.Alive() {
+				servers = append(servers, m.RPCAddr)
+			}
+		}
+		if len(servers) == 0 {
+			return nil, errors.New("no server is known yet")
+		}
+		addr = servers[mrand.IntN(len(servers))]
+	}
+	conn, err := a.members.GRPCConn(addr)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	stream, err := leasepb.NewLeaseClient(conn).Session(ctx)
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	return leaseStream{stream, cancel}, nil
+}
+
+// leaseStream is the node's end of a stream over gRPC.
+type leaseStream struct {
+	leasepb.Lease_SessionClient
+	cancel context.CancelFunc
+}
+
+// Close implements [lease.Stream].
+func (s leaseStream) Close() { s.cancel() }
+
+// limitsFile keeps, in the data directory, the limits that the node last heard of: a node that starts while the cluster is
+// down lets through what had no limit.
+const limitsFile = "limits.pb"
+
+func (a *agent) lastLimits() *fsm.Table {
+	if a.data.Path() == "" {
+		return nil
+	}
+	b, err := os.ReadFile(filepath.Join(a.data.Path(), limitsFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		var table *fsm.Table
+		if table, err = lease.UnmarshalTable(b); err == nil {
+			return table
+		}
+	}
+	a.log.Warn("the limits last known can't be read; all hosts count as limited until the cluster is reached", "error", err)
+	return nil
+}
+
+func (a *agent) keepLimits(t *fsm.Table) {
+	a.checkAgreement()
+	if a.data.Path() == "" {
+		return
+	}
+	if err := writeLimits(filepath.Join(a.data.Path(), limitsFile), t); err != nil {
+		a.log.Warn("the limits can't be kept for the next start", "error", err)
+	}
+}
+
+// writeLimits replaces the file at once or not at all.
+func writeLimits(path string, t *fsm.Table) error {
+	b, err := lease.MarshalTable(t)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
