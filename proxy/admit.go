@@ -41,7 +41,7 @@ func (f *flow) open(c *client) (ok bool, _ *refusal) {
 	ctx, cancel := context.WithCancelCause(s.ctx)
 	defer cancel(nil)
 	if !f.admitting(cancel) {
-		return false, refuseCause(f.ended(), s.policy.Load())
+		return false, refuseCause(f.endCause(), s.policy.Load())
 	}
 	timer := time.AfterFunc(watchDelay, c.watch)
 	defer timer.Stop()
@@ -49,7 +49,7 @@ func (f *flow) open(c *client) (ok bool, _ *refusal) {
 	slot, err := s.admitter.Acquire(ctx, f.target, f)
 	if err != nil {
 		f.finish(endUnused)
-		if cause := f.ended(); cause != nil {
+		if cause := f.endCause(); cause != nil {
 			return false, refuseCause(cause, s.policy.Load())
 		}
 		return false, refuseAdmission(err, s.policy.Load().RejectStatus)
@@ -67,7 +67,7 @@ func (f *flow) open(c *client) (ok bool, _ *refusal) {
 			how = endReset // a dial given up half-way may have reached the upstream
 		}
 		f.finish(how)
-		if cause := f.ended(); cause != nil {
+		if cause := f.endCause(); cause != nil {
 			return false, refuseCause(cause, s.policy.Load())
 		}
 		s.counters.DialErrors.Add(1)

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"io"
+	"sync/atomic"
 )
 
 // framing is how a message's body ends (RFC 9112 §6.3).
@@ -21,6 +22,8 @@ type body struct {
 	left    int64 // of the length, or of the chunk
 	inChunk bool  // a chunk's CRLF is still to come
 	done    bool
+	// complete, where not nil, is set once the last byte has been read, before it is passed on.
+	complete *atomic.Bool
 	// trailers are the trailer fields, as lines to be forwarded.
 	trailers []byte
 }
@@ -82,11 +85,20 @@ func (b *body) next() ([]byte, error) {
 	if b.framing != framedClose {
 		p = p[:min(int64(len(p)), b.left)]
 		b.left -= int64(len(p))
-		b.done = b.framing == framedLength && b.left == 0
+		if b.framing == framedLength && b.left == 0 {
+			b.finish()
+		}
 	}
 	// Not skip: the buffer must outlive the piece.
 	b.in.r += len(p)
 	return p, nil
+}
+
+func (b *body) finish() {
+	b.done = true
+	if b.complete != nil {
+		b.complete.Store(true)
+	}
 }
 
 // nextChunk reads up to the next chunk's data, or through the trailer section.
@@ -163,7 +175,7 @@ func (b *body) readTrailers() error {
 			return err
 		}
 		if len(line) == 0 {
-			b.done = true
+			b.finish()
 			return nil
 		}
 		total += len(line) + 2

@@ -29,6 +29,9 @@ const (
 	// stallTimeout is how long one write of a plain HTTP message may make no progress at all: a
 	// reader slower than that would hold a slot for nothing. Tunnels are not subject to it.
 	stallTimeout = 60 * time.Second
+	// sendGrace is how long, after the response, the last bytes of a request may take to be sent: an
+	// upstream that answers without reading them is reset.
+	sendGrace = 10 * time.Millisecond
 	// lingerTimeout bounds the wait for the client's end after our last response.
 	lingerTimeout = time.Second
 	// minResetHold is how long, at least, a slot is kept after a reset: the RST is on its way.

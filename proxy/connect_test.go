@@ -10,10 +10,12 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/weirproxy/weir/lease"
+	"golang.org/x/sys/unix"
 )
 
 func TestConnectRelaysBothWays(t *testing.T) {
@@ -130,10 +132,19 @@ func TestHalfCloseTimeoutSparesSlowReaders(t *testing.T) {
 	const limit = 200 * time.Millisecond
 	u := newUpstream(t, nil)
 	w := newWorld(t, 1, policy(func(p *Policy) { p.HalfCloseTimeout = limit }))
-	p := w.connect(u.addr)
-	p.SetReadBuffer(64 << 10) // a small one is drained, and acknowledged, in small steps
+	// A small receive buffer, set before the connection: it is drained, and acknowledged, in small steps.
+	small := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) error {
+		return raw.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 256<<10) })
+	}}
+	conn, err := small.Dial("tcp", w.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := newPeer(t, conn)
+	p.send("CONNECT " + u.addr + " HTTP/1.1\r\n\r\n")
+	p.expect("HTTP/1.1 200 Connection established\r\n\r\n")
 	q := u.accept()
-	data := bytes.Repeat([]byte("x"), 4<<20)
+	data := bytes.Repeat([]byte("x"), 8<<20)
 	go func() {
 		q.Write(data)
 		q.CloseWrite()
@@ -141,7 +152,7 @@ func TestHalfCloseTimeoutSparesSlowReaders(t *testing.T) {
 	start := time.Now()
 	got := 0
 	buf := make([]byte, 64<<10)
-	tick := time.NewTicker(10 * time.Millisecond) // the reader's pace
+	tick := time.NewTicker(4 * time.Millisecond) // the reader's pace
 	defer tick.Stop()
 	for got < len(data) {
 		<-tick.C
@@ -214,7 +225,7 @@ func TestUpstreamResetEndsTheTunnel(t *testing.T) {
 	eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
 
 	// A client that doesn't read must not keep the slot.
-	p = w.connect(u.addr)
+	w.connect(u.addr)
 	q = u.accept()
 	q.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
 	io.Copy(q.TCPConn, zeros{})

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"os"
+	"sync/atomic"
 	"time"
 )
 
@@ -25,6 +26,7 @@ type exchange struct {
 	out   uint64
 
 	done     chan struct{} // closed when the second goroutine has ended; nil without one
+	read     atomic.Bool   // all of the request has been read; set before its last byte is sent
 	readErr  error         // of reading the request's body, once done
 	writeErr error         // of sending the request, once done
 	informed bool          // the client has been sent a 1xx
@@ -138,6 +140,7 @@ func (x *exchange) send() {
 		return
 	}
 	x.done = make(chan struct{})
+	x.body.complete = &x.read
 	go func() {
 		defer close(x.done)
 		x.copyBody()
@@ -152,33 +155,43 @@ func (x *exchange) copyBody() {
 	x.readErr, x.writeErr = x.body.copyTo(&f.writer, x.body.framing == framedChunked, func(n int) { f.in.Add(uint64(n)) })
 }
 
-// sent reports whether the whole request has been sent.
-func (x *exchange) sent() bool {
+// received reports whether the client has nothing of its request left to send.
+func (x *exchange) received() bool { return x.done == nil || x.read.Load() }
+
+// stopSending makes the second goroutine end, waits for it, and reports whether the whole request has been sent. One
+// that has read the last byte gets a moment for writing it: the upstream may have answered already.
+func (x *exchange) stopSending() (sent bool) {
 	if x.done == nil {
 		return x.readErr == nil && x.writeErr == nil
 	}
-	select {
-	case <-x.done:
-		return x.readErr == nil && x.writeErr == nil
-	default:
+	if !x.ended() {
+		x.flow.resetUpstream()
+		x.c.sock.conn.SetReadDeadline(time.Unix(1, 0))
+		<-x.done
+		x.c.sock.conn.SetReadDeadline(time.Time{})
 		return false
 	}
+	return x.readErr == nil && x.writeErr == nil
 }
 
-// stopSending makes the second goroutine end, and waits for it.
-func (x *exchange) stopSending() {
-	if x.done == nil {
-		return
-	}
+// ended reports whether the second goroutine has ended, or will in its moment of grace.
+func (x *exchange) ended() bool {
 	select {
 	case <-x.done:
-		return
+		return true
 	default:
 	}
-	x.flow.resetUpstream()
-	x.c.sock.conn.SetReadDeadline(time.Unix(1, 0))
-	<-x.done
-	x.c.sock.conn.SetReadDeadline(time.Time{})
+	if !x.read.Load() {
+		return false
+	}
+	timer := time.NewTimer(sendGrace)
+	defer timer.Stop()
+	select {
+	case <-x.done:
+		return true
+	case <-timer.C:
+		return false
+	}
 }
 
 // inform passes an interim response on; HTTP/1.0 has none (RFC 9110 §15.2).
@@ -199,7 +212,7 @@ func (x *exchange) respond(headLen int) bool {
 	c, f := x.c, x.flow
 	h := &f.head
 	keep, reuse := x.keep, h.persists()
-	if !x.sent() || c.srv.draining.Load() {
+	if !x.received() || c.srv.draining.Load() {
 		keep.on = false // the client may still be sending what nobody will read
 	}
 	content := responseBody(&f.reader, h, c.method)
@@ -223,15 +236,14 @@ func (x *exchange) respond(headLen int) bool {
 		x.truncate(chunked || length >= 0)
 		return false
 	}
-	sent := x.sent()
-	x.stopSending()
+	received, sent := x.received(), x.stopSending()
 	c.srv.counters.Exchanges.Add(1)
 	x.log() // while the flow is still ours
 	c.use(nil)
 	switch {
 	case !sent:
 		f.finish(endReset)
-		keep.on = false
+		keep.on = keep.on && received
 	case !reuse || content.framing == framedClose || f.reader.len() > 0 || !f.park():
 		f.closeSoon()
 	}
@@ -255,7 +267,7 @@ func (x *exchange) drop(cause error) {
 // that something is missing; where it doesn't, a reset tells.
 func (x *exchange) truncate(framed bool) {
 	c := x.c
-	if cause := x.flow.ended(); cause != nil || !framed {
+	if cause := x.flow.endCause(); cause != nil || !framed {
 		x.drop(errMessage)
 		return
 	}
@@ -273,7 +285,7 @@ func (x *exchange) truncate(framed bool) {
 func (x *exchange) failed(err error) (again, keep bool) {
 	c, f := x.c, x.flow
 	x.stopSending()
-	cause := f.ended()
+	cause := f.endCause()
 	// Nothing has come back on a connection that had been idle: the upstream closed it before it saw the
 	// request, which may be repeated if that can do no harm (RFC 9110 §9.2.2).
 	var syntax syntaxError
@@ -328,8 +340,7 @@ func idempotent(method string) bool {
 // switchProtocols passes a 101 on and relays what follows (RFC 9110 §7.8).
 func (x *exchange) switchProtocols(headLen int) bool {
 	c, f := x.c, x.flow
-	if !x.upgrade || f.head.upgrade == nil || !x.sent() {
-		x.stopSending()
+	if sent := x.stopSending(); !sent || !x.upgrade || f.head.upgrade == nil {
 		f.finish(endReset)
 		return x.refuse(&refusal{http.StatusBadGateway, "http_protocol_error", "the upstream switched protocols without being asked to", false})
 	}

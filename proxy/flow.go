@@ -148,8 +148,8 @@ func (f *flow) connected(conn *net.TCPConn) error {
 	return nil
 }
 
-// ended is why the flow was ended by force, or nil.
-func (f *flow) ended() error {
+// endCause is why the flow was ended by force, or nil.
+func (f *flow) endCause() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.cause

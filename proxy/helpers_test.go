@@ -167,11 +167,16 @@ func (s *slot) Release() {
 
 func (s *slot) Park() {
 	s.a.mu.Lock()
-	defer s.a.mu.Unlock()
 	if s.parked || s.released {
 		s.a.misuse = append(s.a.misuse, fmt.Sprintf("Park: parked %t, released %t", s.parked, s.released))
 	}
 	s.parked = true
+	s.wanted = len(s.a.waiting) > 0
+	wanted := s.wanted
+	s.a.mu.Unlock()
+	if wanted {
+		s.holder.Sever(lease.SeverWanted)
+	}
 }
 
 func (s *slot) Unpark() bool {
@@ -221,14 +226,16 @@ type world struct {
 	addr string
 }
 
-type option func(*Config, *resolver, *hclog.LoggerOptions)
+type hclogOptions = hclog.LoggerOptions
+
+type option func(*Config, *resolver, *hclogOptions)
 
 func policy(f func(*Policy)) option {
-	return func(c *Config, _ *resolver, _ *hclog.LoggerOptions) { f(&c.Policy) }
+	return func(c *Config, _ *resolver, _ *hclogOptions) { f(&c.Policy) }
 }
 
 func names(r resolver) option {
-	return func(_ *Config, to *resolver, _ *hclog.LoggerOptions) { *to = r }
+	return func(_ *Config, to *resolver, _ *hclogOptions) { *to = r }
 }
 
 // newWorld starts a proxy; the test's end closes it and checks that every slot came back.
@@ -396,10 +403,7 @@ func newUpstream(t *testing.T, handle func(*net.TCPConn)) *upstream {
 			if err != nil {
 				return
 			}
-			u.all.Add(1)
-			n := u.open.Add(1)
-			for p := u.peak.Load(); n > p && !u.peak.CompareAndSwap(p, n); p = u.peak.Load() {
-			}
+			u.opened()
 			if handle == nil {
 				u.got <- newPeer(t, conn)
 				continue
@@ -443,23 +447,48 @@ func httpUpstream(t *testing.T, h http.HandlerFunc) *upstream {
 		t.Fatal(err)
 	}
 	u := &upstream{t: t, l: l, addr: l.Addr().String()}
-	srv := &http.Server{Handler: h, ConnState: func(_ net.Conn, s http.ConnState) {
-		switch s {
-		case http.StateNew:
-			u.all.Add(1)
-			n := u.open.Add(1)
-			for p := u.peak.Load(); n > p && !u.peak.CompareAndSwap(p, n); p = u.peak.Load() {
-			}
-		case http.StateClosed, http.StateHijacked:
-			u.open.Add(-1)
-		}
-	}}
-	u.wg.Go(func() { srv.Serve(l) })
+	srv := &http.Server{Handler: h}
+	u.wg.Go(func() { srv.Serve(countingListener{l, u}) })
 	t.Cleanup(func() {
 		srv.Close()
 		u.wg.Wait()
 	})
 	return u
+}
+
+// countingListener counts a connection until just before its end is sent: the server's own hook
+// comes some time after.
+type countingListener struct {
+	net.Listener
+	u *upstream
+}
+
+func (l countingListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	l.u.opened()
+	return &countedConn{Conn: conn, u: l.u}, nil
+}
+
+type countedConn struct {
+	net.Conn
+	u    *upstream
+	once sync.Once
+}
+
+func (c *countedConn) Close() error {
+	c.once.Do(func() { c.u.open.Add(-1) })
+	return c.Conn.Close()
+}
+
+// opened counts one more.
+func (u *upstream) opened() {
+	u.all.Add(1)
+	n := u.open.Add(1)
+	for p := u.peak.Load(); n > p && !u.peak.CompareAndSwap(p, n); p = u.peak.Load() {
+	}
 }
 
 var errTest = errors.New("an error of the test")

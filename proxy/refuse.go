@@ -32,7 +32,6 @@ var (
 	errSevered    = errors.New("the slot was withdrawn")
 	errFenced     = errors.New("the node can't prove its session any more")
 	errEvicted    = errors.New("the limit was lowered and its connections evicted")
-	errWanted     = errors.New("the slot was wanted elsewhere")
 	errClosed     = errors.New("closed by an operator")
 	errShutdown   = errors.New("the proxy was stopped")
 )

@@ -124,7 +124,7 @@ func (f *flow) logTunnel(c *client, now time.Time) {
 
 // endName says how the flow ended.
 func (f *flow) endName() string {
-	if cause := f.ended(); cause != nil {
+	if cause := f.endCause(); cause != nil {
 		return cause.Error()
 	}
 	return "closed"
