@@ -317,7 +317,7 @@ func (c *Cluster) raftConfig() *raft.Config {
 	conf.MaxAppendEntries = 64
 	conf.ShutdownOnRemove = false // a removed server goes on as a node
 	conf.NoLegacyTelemetry = true
-	conf.Logger = c.log.Named("raft")
+	conf.Logger = newQuietLogger(c.log.Named("raft"))
 	return conf
 }
 
@@ -327,7 +327,7 @@ func (c *Cluster) startRaft() error {
 	c.verifier = &verifier{check: c.verifySince}
 	c.netRaft = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		ServerAddressProvider: addressBook{self: c.serverID(), selfAddr: c.mux.self, lookup: c.dialAddress},
-		Logger:                c.log.Named("raft-net"),
+		Logger:                newQuietLogger(c.log.Named("raft-net")),
 		Stream:                raftLayer{Listener: c.mux.sub(kindRaft), mux: c.mux},
 		MaxPool:               3,
 		Timeout:               3 * time.Second * time.Duration(c.cfg.Multiplier),

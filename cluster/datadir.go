@@ -30,6 +30,9 @@ const (
 type DataDir struct {
 	path string
 	lock *flock.Flock
+	// name and identity never change.
+	name     string
+	identity string
 
 	mu    sync.Mutex
 	saved identity
@@ -71,7 +74,9 @@ func OpenDataDir(path, name string) (*DataDir, error) {
 
 // MemoryDataDir returns the identity of a node that keeps nothing on disk: a new one at each start.
 func MemoryDataDir(name string) *DataDir {
-	return &DataDir{saved: newIdentity(name)}
+	d := &DataDir{}
+	d.adopt(newIdentity(name))
+	return d
 }
 
 // Close unlocks the directory.
@@ -89,13 +94,13 @@ func (d *DataDir) Close() error {
 func (d *DataDir) Path() string { return d.path }
 
 // Name is the node's name.
-func (d *DataDir) Name() string { return d.saved.Name }
+func (d *DataDir) Name() string { return d.name }
 
 // Identity is 32 hexadecimal digits, made with the directory.
-func (d *DataDir) Identity() string { return d.saved.Identity }
+func (d *DataDir) Identity() string { return d.identity }
 
 // ServerID is the node's id in the Raft configuration.
-func (d *DataDir) ServerID() string { return serverID(d.saved.Name, d.saved.Identity) }
+func (d *DataDir) ServerID() string { return serverID(d.name, d.identity) }
 
 // NameOf returns the node name in a Raft server id.
 func NameOf(serverID string) string {
@@ -148,9 +153,14 @@ func (d *DataDir) load(name string) error {
 	if id.Name != name {
 		return fmt.Errorf("data_dir %q belongs to node %q, but this node's name is %q: set name = %q, or another data_dir", d.path, id.Name, name, id.Name)
 	}
-	d.saved = id
+	d.adopt(id)
 	d.writePID()
 	return nil
+}
+
+// adopt sets the identity, before anybody else knows the directory.
+func (d *DataDir) adopt(id identity) {
+	d.name, d.identity, d.saved = id.Name, id.Identity, id
 }
 
 func (d *DataDir) create(name string) error {
@@ -158,10 +168,11 @@ func (d *DataDir) create(name string) error {
 		return fmt.Errorf("data_dir %q holds a Raft log but no %s: put that file back, or remove %s as a whole, and the node starts anew, as another server",
 			d.path, identityFile, d.path)
 	}
-	d.saved = newIdentity(name)
-	if err := d.write(d.saved); err != nil {
+	id := newIdentity(name)
+	if err := d.write(id); err != nil {
 		return err
 	}
+	d.adopt(id)
 	d.writePID()
 	return nil
 }

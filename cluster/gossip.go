@@ -60,6 +60,8 @@ type gossip struct {
 	encoded []byte
 	dirty   chan struct{} // of capacity 1
 
+	spreading sync.Mutex // memberlist takes one new metadata at a time
+
 	conflicts  chan Member
 	conflicted atomic.Int64 // when the last one was seen, in unix nanoseconds
 	udpChecked bool
@@ -168,12 +170,18 @@ func (g *gossip) spreadMeta(ctx context.Context) {
 	for {
 		select {
 		case <-g.dirty:
-			if err := g.list.UpdateNode(metaTimeout); err != nil {
-				g.cfg.log.Debug("the metadata is slow to spread", "error", err)
-			}
+			g.spread()
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+func (g *gossip) spread() {
+	g.spreading.Lock()
+	defer g.spreading.Unlock()
+	if err := g.list.UpdateNode(metaTimeout); err != nil {
+		g.cfg.log.Debug("the metadata is slow to spread", "error", err)
 	}
 }
 
@@ -184,9 +192,7 @@ func (g *gossip) leave(ctx context.Context, final func(*clusterpb.Meta)) {
 		g.cfg.log.Error("the last metadata can't be set", "error", err)
 	}
 	g.tellServers(ctx)
-	if err := g.list.UpdateNode(metaTimeout); err != nil {
-		g.cfg.log.Debug("the last metadata may not have spread", "error", err)
-	}
+	g.spread()
 	if ctx.Err() != nil {
 		return
 	}

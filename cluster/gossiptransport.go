@@ -16,11 +16,22 @@ import (
 
 const gossipPortTries = 10
 
-// gossipTransport is memberlist's own transport, with dials that end when the node stops.
+// gossipTransport is memberlist's own transport, with dials and dialled connections that end when the node stops.
 type gossipTransport struct {
 	*memberlist.NetTransport
 	life   context.Context
 	cancel context.CancelFunc
+}
+
+// dialled is a connection that is closed when the node stops: memberlist waits for an answer on it.
+type dialled struct {
+	net.Conn
+	forget func() bool
+}
+
+func (c dialled) Close() error {
+	c.forget()
+	return c.Conn.Close()
 }
 
 // listenGossip binds TCP and UDP on one port; 0 takes a free one.
@@ -67,7 +78,11 @@ func (t *gossipTransport) DialTimeout(addr string, timeout time.Duration) (net.C
 	ctx, cancel := context.WithTimeout(t.life, timeout)
 	defer cancel()
 	var dialer net.Dialer
-	return dialer.DialContext(ctx, "tcp", addr)
+	conn, err := dialer.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	return dialled{Conn: conn, forget: context.AfterFunc(t.life, func() { _ = conn.Close() })}, nil
 }
 
 // DialAddressTimeout implements [memberlist.NodeAwareTransport].

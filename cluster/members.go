@@ -59,7 +59,11 @@ func (ms *members) here(name, gossipAddr string, meta *clusterpb.Meta, joined bo
 		e.departed, e.leaving, e.pinned = false, false, false
 		e.Since = now
 	}
+	given := e.SessionLeft
 	e.describe(meta)
+	if e.leaving { // an older message may be slower than the goodbye
+		e.SessionLeft = max(e.SessionLeft, given)
+	}
 	e.GossipAddr, e.heard = gossipAddr, now
 	e.leaving = e.leaving || meta.GetLeaving()
 	ms.tell(name)

@@ -12,9 +12,9 @@ import (
 )
 
 const (
-	pilotUpdate     = 2 * time.Second
-	pilotReconcile  = 2 * time.Second
-	stabilization   = 3 * time.Second
+	pilotUpdate     = time.Second
+	pilotReconcile  = time.Second
+	stabilization   = 2 * time.Second
 	maxTrailingLogs = 250
 	// deadServerTime is how long a server must be dead before it is removed without being asked: machines are
 	// repaired in less, and `weir raft remove` is there for those that are not.

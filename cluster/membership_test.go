@@ -1,0 +1,380 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/weirproxy/weir/cluster/clusterpb"
+)
+
+// again restarts a node with its directory, on the ports that it had unless an option says otherwise.
+func (n *testNode) again(opts ...option) *testNode {
+	n.t.Helper()
+	same := func(c *Config) {
+		c.RPC, c.Gossip = n.RPCAddr(), n.GossipAddr()
+		c.Join, c.BootstrapExpect = n.cfg.Join, n.cfg.BootstrapExpect
+	}
+	return startNode(n.t, n.cfg.Name, n.path, append([]option{same}, opts...)...)
+}
+
+func hasPeer(n *testNode, id string, voter bool) bool {
+	for _, p := range n.Peers() {
+		if p.ID == id {
+			return p.Voter || !voter
+		}
+	}
+	return false
+}
+
+func TestRestartedServerIsTheSamePeer(t *testing.T) {
+	t.Parallel()
+	nodes := startThree(t)
+	leader := waitLeader(t, nodes...)
+	follower := others(leader, nodes)[0]
+	follower.kill()
+	index := propose(t, leader, "while it was away")
+
+	back := follower.again()
+	waitApplied(t, back, index)
+	if back.dir.ServerID() != follower.dir.ServerID() {
+		t.Errorf("the server's id was %s and is %s", follower.dir.ServerID(), back.dir.ServerID())
+	}
+	if got := len(leader.Peers()); got != 3 {
+		t.Errorf("there are %d peers, want 3", got)
+	}
+}
+
+func TestReturnedServerIsFoundUnderItsNewAddress(t *testing.T) {
+	t.Parallel()
+	nodes := startThree(t)
+	leader := waitLeader(t, nodes...)
+	follower := others(leader, nodes)[0]
+	follower.kill()
+	index := propose(t, leader, "x")
+	back := follower.again(func(c *Config) { c.RPC, c.Gossip = "127.0.0.1:0", "127.0.0.1:0" }, joining(leader))
+	waitApplied(t, back, index)
+	eventually(t, 15*time.Second, "the configuration has the new address", func() bool {
+		for _, p := range leader.Peers() {
+			if p.ID == back.dir.ServerID() {
+				return p.Address == back.RPCAddr()
+			}
+		}
+		return false
+	})
+}
+
+func TestWipedServerIsANewServer(t *testing.T) {
+	t.Parallel()
+	nodes := startThree(t)
+	leader := waitLeader(t, nodes...)
+	follower := others(leader, nodes)[0]
+	old := follower.dir.ServerID()
+	follower.kill()
+	index := propose(t, leader, "x")
+
+	follower.path = filepath.Join(t.TempDir(), "wiped")
+	back := follower.again() // at the old address
+	eventually(t, 15*time.Second, "the new server votes and the old is gone", func() bool {
+		return hasPeer(leader, back.dir.ServerID(), true) && !hasPeer(leader, old, false)
+	})
+	waitApplied(t, back, index)
+	if NameOf(old) != NameOf(back.dir.ServerID()) || old == back.dir.ServerID() {
+		t.Errorf("old id %s, new id %s", old, back.dir.ServerID())
+	}
+}
+
+func TestFourthServerIsAddedAndLeaves(t *testing.T) {
+	t.Parallel()
+	nodes := startThree(t)
+	leader := waitLeader(t, nodes...)
+	fourth := startNode(t, "d", filepath.Join(t.TempDir(), "d"), joining(nodes...))
+	id := fourth.dir.ServerID()
+	eventually(t, 15*time.Second, "d votes", func() bool { return hasPeer(leader, id, true) })
+
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := fourth.Leave(ctx); err != nil {
+		t.Fatalf("leave: %v", err)
+	}
+	if hasPeer(leader, id, false) {
+		t.Error("d has left, but is in the configuration")
+	}
+	fourth.SetSessionLeft(42)
+	fourth.halt()
+	eventually(t, 5*time.Second, "all say that d left", func() bool {
+		for _, n := range nodes {
+			if m, ok := n.Member("d"); !ok || m.Health != HealthLeft || m.SessionLeft != 42 {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+func TestLeaderLeaves(t *testing.T) {
+	t.Parallel()
+	nodes := startThree(t)
+	leader := waitLeader(t, nodes...)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := leader.Leave(ctx); err != nil {
+		t.Fatalf("leave: %v", err)
+	}
+	rest := others(leader, nodes)
+	next := waitLeader(t, rest...)
+	if hasPeer(next, leader.dir.ServerID(), false) {
+		t.Error("the former leader is still in the configuration")
+	}
+	leader.halt()
+	propose(t, next, "x")
+}
+
+func TestShutdownHandsLeadershipOverAndStaysAPeer(t *testing.T) {
+	t.Parallel()
+	nodes := startThree(t)
+	leader := waitLeader(t, nodes...)
+	id := leader.dir.ServerID()
+	began := time.Now()
+	leader.halt()
+	next := waitLeader(t, others(leader, nodes)...)
+	t.Logf("a new leader %s after the old one was told to stop", time.Since(began))
+	if !hasPeer(next, id, true) {
+		t.Error("the stopped server is no peer any more")
+	}
+	if m, _ := next.Member(leader.cfg.Name); m.Health != HealthLeft {
+		t.Errorf("the stopped server is %q in gossip, want left", m.Health)
+	}
+}
+
+func TestShutdownWithoutAQuorumIsBounded(t *testing.T) {
+	t.Parallel()
+	nodes := startThree(t)
+	leader := waitLeader(t, nodes...)
+	for _, n := range others(leader, nodes) {
+		n.kill()
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if _, _, err := leader.Propose(ctx, 0, []byte("x")); err == nil {
+		t.Error("an entry was committed without a quorum")
+	}
+	began := time.Now()
+	leader.halt()
+	if took := time.Since(began); took > 8*time.Second {
+		t.Errorf("shutting down took %s", took)
+	}
+}
+
+func TestTransferAndRemovePeer(t *testing.T) {
+	t.Parallel()
+	nodes := startThree(t)
+	leader := waitLeader(t, nodes...)
+	rest := others(leader, nodes)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+
+	if err := rest[0].Transfer(ctx, ""); !errors.Is(err, ErrNotLeader) {
+		t.Errorf("a follower transferred leadership: %v", err)
+	}
+	if err := leader.Transfer(ctx, "nobody"); !errors.Is(err, ErrUnknownPeer) {
+		t.Errorf("transfer to nobody: %v", err)
+	}
+	if err := leader.Transfer(ctx, rest[0].cfg.Name); err != nil {
+		t.Fatalf("transfer: %v", err)
+	}
+	if got := waitLeader(t, nodes...); got != rest[0] {
+		t.Fatalf("%s leads, want %s", got.cfg.Name, rest[0].cfg.Name)
+	}
+	leader, gone := rest[0], rest[1]
+	if err := leader.RemovePeer(ctx, leader.cfg.Name); !errors.Is(err, ErrUnsafe) {
+		t.Errorf("removed the leader: %v", err)
+	}
+	if err := leader.RemovePeer(ctx, gone.cfg.Name); err != nil {
+		t.Fatalf("remove: %v", err)
+	}
+	if hasPeer(leader, gone.dir.ServerID(), false) {
+		t.Error("the removed server is in the configuration")
+	}
+	eventually(t, 5*time.Second, "the removed server knows", func() bool { return gone.self().detached })
+}
+
+func TestRemovalNeverCostsTheQuorum(t *testing.T) {
+	t.Parallel()
+	nodes := startThree(t)
+	leader := waitLeader(t, nodes...)
+	rest := others(leader, nodes)
+	rest[0].kill()
+	eventually(t, 10*time.Second, "gossip calls it dead", func() bool {
+		m, _ := leader.Member(rest[0].cfg.Name)
+		return m.Health == HealthDead
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := leader.RemovePeer(ctx, rest[1].cfg.Name); !errors.Is(err, ErrUnsafe) {
+		t.Errorf("removed a server that the quorum needs: %v", err)
+	}
+	if err := leader.RemovePeer(ctx, rest[0].cfg.Name); err != nil {
+		t.Errorf("the dead server could not be removed: %v", err)
+	}
+	propose(t, leader, "x")
+}
+
+func TestProxyHoldsNoStateAndKnowsTheLeader(t *testing.T) {
+	t.Parallel()
+	nodes := startThree(t)
+	leader := waitLeader(t, nodes...)
+	proxy := startNode(t, "p", "", asProxy, joining(nodes[2]))
+	eventually(t, 5*time.Second, "the proxy knows the leader", func() bool {
+		name, addr := proxy.Leader()
+		return name == leader.cfg.Name && addr == leader.RPCAddr()
+	})
+	if s := proxy.RaftStatus(); s.State != "none" {
+		t.Errorf("the proxy's Raft state is %q", s.State)
+	}
+	if _, _, err := proxy.Propose(t.Context(), 0, nil); !errors.Is(err, ErrNoRaft) {
+		t.Errorf("propose on a proxy: %v", err)
+	}
+	if err := leader.Transfer(t.Context(), ""); err != nil {
+		t.Fatalf("transfer: %v", err)
+	}
+	next := waitLeader(t, nodes...)
+	eventually(t, 5*time.Second, "the proxy knows the new leader", func() bool {
+		name, _ := proxy.Leader()
+		return name == next.cfg.Name
+	})
+	for _, n := range nodes {
+		if m, ok := n.Member("p"); !ok || m.Role != RoleProxy || hasPeer(n, m.ServerID(), false) {
+			t.Errorf("%s sees the proxy as %+v", n.cfg.Name, m)
+		}
+	}
+}
+
+func TestANameTakenByALiveNodeStopsTheNewcomer(t *testing.T) {
+	t.Parallel()
+	a := startNode(t, "a", "", expecting(1))
+	b := startNode(t, "b", "", asProxy, joining(a))
+	for _, via := range []*testNode{a, b} {
+		t.Run("joining "+via.cfg.Name, func(t *testing.T) {
+			impostor := startNode(t, "a", "", asProxy, joining(via), func(c *Config) { c.Label = a.cfg.Label })
+			select {
+			case err := <-impostor.fatal:
+				if !errors.Is(err, ErrNameTaken) || strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), a.RPCAddr()) {
+					t.Errorf("the newcomer is told %q", err)
+				}
+			case <-time.After(10 * time.Second):
+				t.Fatal("the newcomer was not stopped")
+			}
+		})
+	}
+	select {
+	case err := <-a.fatal:
+		t.Errorf("the sitting node was stopped: %v", err)
+	default:
+	}
+	if m, _ := b.Member("a"); m.Identity != a.dir.Identity() {
+		t.Error("the newcomer has taken the name")
+	}
+}
+
+func TestClustersAreKeptApart(t *testing.T) {
+	t.Parallel()
+	a := startNode(t, "a", "", expecting(1))
+	if err := a.SetClusterID("one"); err != nil {
+		t.Fatal(err)
+	}
+	b := startNode(t, "b", "", expecting(1))
+	if err := b.SetClusterID("two"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 5*time.Second, "both say which cluster they are of", func() bool {
+		return a.self().Cluster == "one" && b.self().Cluster == "two"
+	})
+	if _, err := b.gossip.list.Join([]string{a.GossipAddr()}); err != nil {
+		t.Fatalf("the connection itself: %v", err)
+	}
+	if _, ok := b.Member("a"); ok {
+		t.Error("b takes a node of another cluster for a member")
+	}
+	if _, ok := a.Member("b"); ok {
+		t.Error("a takes a node of another cluster for a member")
+	}
+}
+
+func TestSplitGossipHealsByItself(t *testing.T) {
+	t.Parallel()
+	a := startNode(t, "a", "", asProxy)
+	b := startNode(t, "b", "", asProxy, joining(a))
+	eventually(t, 5*time.Second, "b is there", func() bool { m, ok := a.Member("b"); return ok && m.Alive() })
+	addr := a.GossipAddr()
+	a.kill()
+	eventually(t, 10*time.Second, "a is dead", func() bool { m, _ := b.Member("a"); return m.Health == HealthDead })
+	// The new a knows nobody: b has to find it.
+	back := startNode(t, "a", "", asProxy, func(c *Config) { c.Gossip = addr })
+	eventually(t, 15*time.Second, "found again", func() bool {
+		m, ok := back.Member("b")
+		n, _ := b.Member("a")
+		return ok && m.Alive() && n.Alive() && n.Identity == back.dir.Identity()
+	})
+}
+
+func TestPeersTalkOverTheSharedPort(t *testing.T) {
+	t.Parallel()
+	var nodes []*testNode
+	for _, name := range []string{"a", "b"} {
+		nodes = append(nodes, startNode(t, name, "", asProxy, joining(nodes...)))
+	}
+	a, b := nodes[0], nodes[1]
+	for _, from := range []*testNode{a, b} { // b reaches itself without a socket
+		client := &http.Client{Transport: from.RoundTripper(b.RPCAddr()), Timeout: 5 * time.Second}
+		resp, err := client.Get("http://whatever/v1/x")
+		if err != nil {
+			t.Fatalf("%s: %v", from.cfg.Name, err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		if string(body) != "b got /v1/x" || err != nil {
+			t.Errorf("%s got %q, %v", from.cfg.Name, body, err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		reply, err := ask(ctx, from.Cluster, b.RPCAddr(), func(ctx context.Context, cc clusterpb.ControlClient) (*clusterpb.IdentifyReply, error) {
+			return cc.Identify(ctx, &clusterpb.IdentifyRequest{}, grpc.WaitForReady(true))
+		})
+		cancel()
+		if err != nil || reply.GetName() != "b" {
+			t.Errorf("%s asked b who it is: %v, %v", from.cfg.Name, reply, err)
+		}
+	}
+	first, err := a.GRPCConn(b.RPCAddr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if second, _ := a.GRPCConn(b.RPCAddr()); second != first {
+		t.Error("each call makes a connection of its own")
+	}
+}
+
+func TestATakenPortIsOneClearLine(t *testing.T) {
+	t.Parallel()
+	taken := httptest.NewServer(nil)
+	defer taken.Close()
+	addr := taken.Listener.Addr().String()
+	for setting, set := range map[string]option{
+		"cluster.rpc":    func(c *Config) { c.RPC = addr },
+		"cluster.gossip": func(c *Config) { c.Gossip = addr },
+	} {
+		_, err := tryNode(t, "a", "", set)
+		if err == nil || strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), addr) || !strings.Contains(err.Error(), setting) ||
+			!strings.Contains(err.Error(), "in use") {
+			t.Errorf("%s: %v", setting, err)
+		}
+	}
+}

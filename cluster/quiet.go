@@ -1,0 +1,101 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+const (
+	quietEvery   = 30 * time.Second
+	maxQuietKeys = 1024
+)
+
+// quietLogger is Raft's logger. Raft reports an unreachable peer many times a second, as an error: here each such
+// line is a warning, said once, and again half a minute later; what lies between shows at debug.
+type quietLogger struct {
+	hclog.Logger
+	said *saidBefore
+}
+
+func newQuietLogger(log hclog.Logger) hclog.Logger {
+	return &quietLogger{Logger: log, said: &saidBefore{last: make(map[string]time.Time)}}
+}
+
+// Error implements [hclog.Logger].
+func (l *quietLogger) Error(msg string, args ...any) {
+	key, peer := peerOf(msg, args)
+	switch {
+	case closedByUs(args):
+		l.Logger.Debug(msg, args...)
+	case !peer:
+		l.Logger.Error(msg, args...)
+	case l.said.due(key, time.Now()):
+		l.Logger.Warn(msg, args...)
+	default:
+		l.Logger.Debug(msg, args...)
+	}
+}
+
+// Warn implements [hclog.Logger].
+func (l *quietLogger) Warn(msg string, args ...any) {
+	if key, peer := peerOf(msg, args); peer && !l.said.due(key, time.Now()) {
+		l.Logger.Debug(msg, args...)
+		return
+	}
+	l.Logger.Warn(msg, args...)
+}
+
+// With implements [hclog.Logger].
+func (l *quietLogger) With(args ...any) hclog.Logger {
+	return &quietLogger{Logger: l.Logger.With(args...), said: l.said}
+}
+
+// Named implements [hclog.Logger].
+func (l *quietLogger) Named(name string) hclog.Logger {
+	return &quietLogger{Logger: l.Logger.Named(name), said: l.said}
+}
+
+// peerOf finds what a line says about which peer.
+func peerOf(msg string, args []any) (key string, ok bool) {
+	for i := 0; i+1 < len(args); i += 2 {
+		switch args[i] {
+		case "peer", "target", "server-id":
+			return msg + " " + fmt.Sprint(args[i+1]), true
+		}
+	}
+	return "", false
+}
+
+// closedByUs reports whether a line only says that this node has closed its own connections.
+func closedByUs(args []any) bool {
+	for _, arg := range args {
+		if err, ok := arg.(error); ok && errors.Is(err, net.ErrClosed) {
+			return true
+		}
+	}
+	return false
+}
+
+// saidBefore remembers when each line was last said.
+type saidBefore struct {
+	mu   sync.Mutex
+	last map[string]time.Time
+}
+
+func (s *saidBefore) due(key string, now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if last, ok := s.last[key]; ok && now.Sub(last) < quietEvery {
+		return false
+	}
+	if len(s.last) >= maxQuietKeys {
+		clear(s.last)
+	}
+	s.last[key] = now
+	return true
+}
