@@ -131,7 +131,8 @@ type leaseLog struct{ members *cluster.Cluster }
 // Propose implements [lease.Log].
 func (l leaseLog) Propose(ctx context.Context, term uint64, c fsm.Command) (fsm.Result, error) {
 	_, res, err := propose(ctx, l.members, term, c)
-	if err != nil && !errors.Is(err, cluster.ErrUnknownOutcome) && !errors.Is(err, cluster.ErrNotLeader) {
+	if err != nil && !errors.Is(err, cluster.ErrUnknownOutcome) {
+		// This includes a hand-over that fails after all: the term goes on.
 		err = fmt.Errorf("%w: %w", lease.ErrNotProposed, err)
 	}
 	return res, err
