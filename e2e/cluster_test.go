@@ -267,6 +267,34 @@ func (h host) awaitOpen(t testing.TB, within time.Duration, want int) {
 	})
 }
 
+// awaitUse waits until the nodes have want connections to up, by their own account: a moment after a client has seen
+// its tunnel's end, the slot is free.
+func (c *cluster) awaitUse(t testing.TB, up host, want int) {
+	t.Helper()
+	eventually(t, 2*time.Second, fmt.Sprintf("%d slots in use", want), func() error {
+		if h := c.running()[0].http.host(t, up.name); h.InUse != want {
+			return fmt.Errorf("%d are", h.InUse)
+		}
+		return nil
+	})
+}
+
+// keeps checks that the node holds an upstream connection to host for reuse.
+func (n *node) keeps(host string) error {
+	var list struct {
+		Connections []struct {
+			Kind string `json:"kind"`
+		} `json:"connections"`
+	}
+	if err := n.http.read("/v1/connections?host="+host, &list); err != nil {
+		return err
+	}
+	if len(list.Connections) != 1 || list.Connections[0].Kind != "idle" {
+		return fmt.Errorf("its connections are %+v; want one that is idle", list.Connections)
+	}
+	return nil
+}
+
 // peakAtMost ends a scenario: the upstream never saw more than limit.
 func (h host) peakAtMost(t testing.TB, limit int) {
 	t.Helper()
@@ -308,7 +336,7 @@ func freePorts(t testing.TB, n int) []string {
 // logDir is where a cluster keeps its files: among the test's temporary ones, or where WEIR_E2E_LOGS says.
 func logDir(t testing.TB) string {
 	t.Helper()
-	keep := os.Getenv("WEIR_E2E_LOGS")
+	keep := os.Getenv(logsVariable)
 	if keep == "" {
 		return t.TempDir()
 	}

@@ -79,6 +79,7 @@ func slotsMoveToDemand(t *testing.T, c *cluster) {
 	for i := range 12 {
 		n := c.nodes[i%len(c.nodes)]
 		end(t, n.open(t, up.target))
+		c.awaitUse(t, up, 0)
 	}
 	up.peakAtMost(t, 1)
 }
@@ -92,6 +93,8 @@ func keptAliveGivesWay(t *testing.T, c *cluster) {
 		if sum := load.Sum(run.Wait()); sum.OK != 1 {
 			t.Fatalf("request %d: %+v", i, sum)
 		}
+		n := c.nodes[i%3]
+		eventually(t, 2*time.Second, "the connection is kept", func() error { return n.keeps(up.name) })
 	}
 	up.peakAtMost(t, 1)
 	if got := up.Stats().Accepted; got != 6 {
@@ -103,9 +106,14 @@ func keptAliveGivesWay(t *testing.T, c *cluster) {
 func idleSlotsComeBack(t *testing.T, c *cluster) {
 	up := c.upstream(t)
 	c.setLimit(t, up.name, connections(9))
+	var tunnels []*load.Tunnel
 	for _, n := range c.nodes {
-		end(t, n.openMany(t, up.target, 3)...)
+		tunnels = append(tunnels, n.openMany(t, up.target, 3)...)
 	}
+	if h := c.nodes[0].http.host(t, up.name); h.Granted != 9 || h.InUse != 9 {
+		t.Errorf("with 9 of 9 connections open, %d slots are granted and %d in use", h.Granted, h.InUse)
+	}
+	end(t, tunnels...)
 	took := eventually(t, 5*time.Second, "no slot granted", func() error {
 		for _, n := range c.nodes {
 			if h := n.http.host(t, up.name); h.Granted != 0 {

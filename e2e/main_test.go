@@ -17,6 +17,9 @@ const (
 	hammerVariable = "WEIR_E2E_HAMMER" // of the measuring program
 )
 
+// logsVariable names a directory that keeps the nodes' files.
+const logsVariable = "WEIR_E2E_LOGS"
+
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "weir-e2e-")
 	if err == nil {

@@ -27,6 +27,7 @@ func limitThroughEachNode(t *testing.T, c *cluster) {
 		tunnels := holder.openMany(t, up.target, want)
 		asker.refuse(t, up.target, "connection_limit_reached")
 		end(t, tunnels...)
+		c.awaitUse(t, up, 0)
 	}
 	c.nodes[1].http.must(t, http.StatusOK, "DELETE", limitPath(up.name), "", nil)
 	c.nodes[1].http.must(t, http.StatusNotFound, "GET", limitPath(up.name), "", nil)
