@@ -459,6 +459,7 @@ func TestRefusals(t *testing.T) {
 		{"queue full", "refused.test", lease.ErrQueueFull, func(p *Policy) { p.RejectStatus = 429 }, 429, "connection_limit_reached", true},
 		{"queue timeout", "refused.test", lease.ErrQueueTimeout, nil, 503, "connection_limit_reached", true},
 		{"no lease", "refused.test", lease.ErrNoLease, func(p *Policy) { p.RejectStatus = 500 }, 503, "proxy_internal_error", true},
+		{"draining", "refused.test", lease.ErrDraining, nil, 503, "proxy_internal_error", true},
 		{"strange", "refused.test", errTest, nil, 503, "proxy_internal_error", true},
 		{"refused", "refused.test", nil, nil, 502, "connection_refused", false},
 		{"not found", "nowhere.test", nil, nil, 502, "dns_error", false},

@@ -292,11 +292,14 @@ func (x *exchange) failed(err error) (again, keep bool) {
 	broken := !errors.As(err, &syntax) && err != errTooLong
 	again = cause == nil && broken && f.reused && !x.informed && f.reader.len() == 0 &&
 		x.body.framing == framedNone && idempotent(c.method)
-	how := endReset
-	if broken && isReset(err) {
-		how = endUpstreamReset
+	switch {
+	case broken && isReset(err):
+		f.finish(endUpstreamReset)
+	case again:
+		f.closeNow() // its slot is needed for the next attempt
+	default:
+		f.finish(endReset)
 	}
-	f.finish(how)
 	if again {
 		return true, false
 	}
@@ -364,7 +367,11 @@ func (x *exchange) log() {
 	if !s.log.IsInfo() {
 		return
 	}
+	var wait, dial time.Duration
+	if !f.reused {
+		wait, dial = f.slot.Waited(), f.dialTime
+	}
 	s.log.Info("request ended", "client", c.addr, "method", c.method, "host", c.target.Host, "port", c.target.Port,
-		"status", f.head.status, "reused", f.reused, "slot_wait", f.slot.Waited(), "dial", f.dialTime, "bytes_in", in,
-		"bytes_out", out, "duration", time.Since(x.begun), "end", f.endName())
+		"status", f.head.status, "reused", f.reused, "slot_wait", wait.String(), "dial", dial.String(), "bytes_in", in,
+		"bytes_out", out, "duration", time.Since(x.begun).String(), "end", f.endName())
 }

@@ -298,11 +298,22 @@ func (f *flow) retire() {
 
 // closeSoon closes a connection that its owner, the caller, has no more use for, without keeping it waiting.
 func (f *flow) closeSoon() {
+	f.leave()
+	go f.closeIdle()
+}
+
+// closeNow is closeSoon for who waits for the slot.
+func (f *flow) closeNow() {
+	f.leave()
+	f.closeIdle()
+}
+
+// leave parts the flow from its client.
+func (f *flow) leave() {
 	f.mu.Lock()
 	f.phase, f.client = phaseEnding, nil
 	f.stall.stop()
 	f.mu.Unlock()
-	go f.closeIdle()
 }
 
 // closeIdle sends a FIN and finishes once the upstream has answered with its own. The flow is in phaseEnding.
@@ -375,12 +386,15 @@ func (f *flow) unpark(c *client) bool {
 	f.reused = true
 	gone := f.upstreamGone
 	f.mu.Unlock()
-	if f.slot.Unpark() && !gone && f.slot.Live() && f.upstream.quiet() &&
-		f.srv.policy.Load().allowsDestination(f.addr) {
+	switch {
+	case !f.slot.Unpark() || !f.srv.policy.Load().allowsDestination(f.addr):
+		f.closeSoon()
+	case gone || !f.slot.Live() || !f.upstream.quiet():
+		f.closeNow() // its slot is what the caller needs next
+	default:
 		f.kind.Store(uint32(KindHTTP))
 		return true
 	}
-	f.closeSoon()
 	return false
 }
 

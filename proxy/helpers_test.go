@@ -43,6 +43,7 @@ func eventually(t *testing.T, what string, cond func() bool) {
 // admitter is a strict fake: at most limit slots, the others wait in order.
 type admitter struct {
 	limit int // 0: unlimited
+	queue int // -1: nobody waits
 
 	mu       sync.Mutex
 	fail     error // answers every Acquire
@@ -72,6 +73,10 @@ func (a *admitter) Acquire(ctx context.Context, t fsm.Target, h lease.Holder) (S
 			a.acquired++
 			a.mu.Unlock()
 			return s, nil
+		}
+		if a.queue < 0 {
+			defer a.mu.Unlock()
+			return nil, lease.ErrOverLimit
 		}
 		turn := make(chan struct{})
 		a.waiting = append(a.waiting, turn)

@@ -401,6 +401,34 @@ func TestStaleConnectionIsRetriedOnce(t *testing.T) {
 	}
 }
 
+// Without a queue, a connection that went stale must not cost the request its only slot.
+func TestStaleConnectionGivesItsSlotToTheRetry(t *testing.T) {
+	u := newUpstream(t, nil)
+	w := newWorld(t, 1)
+	w.adm.queue = -1
+	p := w.dial()
+	for i := range 20 {
+		p.send(get(u, "/", ""))
+		q := u.accept()
+		q.readHead()
+		q.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+		if resp, _ := p.response("GET"); resp.StatusCode != 200 {
+			t.Fatalf("request %d: %s", i, resp.Status)
+		}
+		p.send(get(u, "/", ""))
+		q.readHead()
+		q.Close()
+		q = u.accept()
+		q.readHead()
+		q.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+		q.Close()
+		if resp, _ := p.response("GET"); resp.StatusCode != 200 {
+			t.Fatalf("retry %d: %s", i, resp.Status)
+		}
+		eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
+	}
+}
+
 func TestExpectContinue(t *testing.T) {
 	u := newUpstream(t, nil)
 	w := newWorld(t, 1)

@@ -59,7 +59,7 @@ func refuseAdmission(err error, rejectStatus int) *refusal {
 	switch {
 	case errors.Is(err, lease.ErrNoLease), errors.Is(err, errFenced):
 		return &refuseNoLease
-	case errors.Is(err, errShutdown):
+	case errors.Is(err, lease.ErrDraining), errors.Is(err, errShutdown):
 		return &refuseDraining
 	case errors.Is(err, lease.ErrQueueFull):
 		return limit("the host's connection limit is reached and the queue is full")

@@ -247,8 +247,8 @@ func (s *sock) reset() {
 
 // close ends the connection; what was written is still delivered.
 func (s *sock) close() {
-	s.watch.forget()
 	s.conn.Close()
+	s.watch.forget() // after: a registration under way finds the connection closed, or is found here
 }
 
 // closeWrite sends a FIN after what was written.

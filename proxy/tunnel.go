@@ -117,9 +117,9 @@ func (f *flow) logTunnel(c *client, now time.Time) {
 	if !f.srv.log.IsInfo() {
 		return
 	}
-	f.srv.log.Info("tunnel ended", "kind", Kind(f.kind.Load()), "client", c.addr, "host", f.target.Host,
-		"port", f.target.Port, "slot_wait", f.slot.Waited(), "dial", f.dialTime, "bytes_in", in, "bytes_out", out,
-		"duration", now.Sub(f.since), "end", f.endName())
+	f.srv.log.Info("tunnel ended", "kind", Kind(f.kind.Load()).String(), "client", c.addr, "host", f.target.Host,
+		"port", f.target.Port, "slot_wait", f.slot.Waited().String(), "dial", f.dialTime.String(), "bytes_in", in, "bytes_out", out,
+		"duration", now.Sub(f.since).String(), "end", f.endName())
 }
 
 // endName says how the flow ended.

@@ -1,0 +1,203 @@
+package proxy
+
+import (
+	"bufio"
+	"bytes"
+	"io"
+	"maps"
+	"net/http"
+	"net/http/httputil"
+	"net/textproto"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// offline is an inbuf that holds data and gets no more.
+func offline(data []byte) *inbuf {
+	in := &inbuf{sock: &sock{pool: new(bufferPool)}, beforeRead: func() error { return io.EOF }}
+	in.buf, in.w = slices.Clone(data), len(data)
+	return in
+}
+
+// headerOf is what net/http would make of the fields, framing and Host aside.
+func headerOf(h *head) http.Header {
+	header := http.Header{}
+	for _, f := range h.fields {
+		header.Add(string(f.name), string(f.value))
+	}
+	return comparable(header)
+}
+
+// comparable drops what net/http keeps elsewhere, or adds.
+func comparable(h http.Header) http.Header {
+	h = maps.Clone(h)
+	for _, name := range []string{"Host", "Transfer-Encoding", "Content-Length", "Trailer", "Cache-Control", "Connection"} {
+		delete(h, name)
+	}
+	return h
+}
+
+// Whatever is accepted as a request, net/http reads as the same one; and what is made of it for the upstream is
+// again a request, without hop-by-hop fields.
+func FuzzRequestHead(f *testing.F) {
+	for _, seed := range []string{
+		"GET http://a.example/b?c HTTP/1.1\r\nHost: a\r\nAccept: */*\r\n\r\n",
+		"\r\nPOST http://a:80 HTTP/1.0\r\nContent-Length: 3\r\nConnection: keep-alive, X\r\nX: y\r\n\r\nabc",
+		"CONNECT [::1]:443 HTTP/1.1\r\n\r\n",
+		"PUT http://a/ HTTP/1.1\r\nHost:\r\nTransfer-Encoding: chunked\r\nTE: trailers\r\nExpect: 100-continue\r\n\r\n",
+		"GET http://a/ HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nVia: 1.1 n1\r\n\r\n",
+		"GET http://a/ HTTP/1.1\r\nHost: x\r\n folded: y\r\n\r\n",
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		in := offline(data)
+		b, err := in.head()
+		if err != nil {
+			return
+		}
+		var h head
+		if h.parseRequest(b) != nil {
+			return
+		}
+		want, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(b)))
+		if err != nil {
+			// It judges escapes in the URL and names in Trailer, which are passed on as they are here.
+			if s := err.Error(); strings.Contains(s, "parse ") || strings.Contains(s, "invalid URI") || strings.Contains(s, "trailer key") {
+				return
+			}
+			t.Fatalf("net/http refuses %q: %v", b, err)
+		}
+		if string(h.method) != want.Method || string(h.target) != want.RequestURI || h.minor != want.ProtoMinor {
+			t.Fatalf("%q: read as %s %s 1.%d, by net/http as %s %s %s", b, h.method, h.target, h.minor, want.Method, want.RequestURI, want.Proto)
+		}
+		if d := cmp.Diff(comparable(want.Header), headerOf(&h)); d != "" {
+			t.Fatalf("%q: fields differ from net/http's: %s", b, d)
+		}
+		length := max(h.length, 0)
+		if h.chunked {
+			length = -1
+		}
+		if length != want.ContentLength {
+			t.Fatalf("%q: content length %d, net/http says %d", b, length, want.ContentLength)
+		}
+		checkForwarded(t, &h)
+	})
+}
+
+// checkForwarded checks what the upstream would be sent.
+func checkForwarded(t *testing.T, h *head) {
+	authority, path, refusal := h.absolute(string(h.method))
+	if refusal != nil || !isHost(authority) {
+		return
+	}
+	out := h.appendRequest(nil, authority, path, -1, h.upgrade != nil, "n1")
+	var again head
+	if b, err := offline(out).head(); err != nil || len(b) != len(out) {
+		t.Fatalf("%q is not one head: %v", out, err)
+	}
+	if err := again.parseRequest(out); err != nil {
+		t.Fatalf("%q: %v", out, err)
+	}
+	if again.length != h.length || again.chunked != h.chunked || !bytes.Equal(again.host, authority) {
+		t.Fatalf("%q: framing or host changed", out)
+	}
+	for _, f := range again.fields {
+		switch f.kind {
+		case fieldKeepAlive, fieldProxyConnection, fieldProxyAuthorization, fieldProxyAuthenticate:
+			t.Fatalf("%q: %s is passed on", out, f.name)
+		case fieldOther:
+			if h.nominates(strings.ToLower(string(f.name))) {
+				t.Fatalf("%q: %s is passed on though Connection names it", out, f.name)
+			}
+		}
+	}
+	if !again.passedThrough("n1") {
+		t.Fatalf("%q: no Via", out)
+	}
+}
+
+// Whatever is accepted as a response, net/http reads as the same one.
+func FuzzResponseHead(f *testing.F) {
+	for _, seed := range []string{
+		"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", "HTTP/1.0 404\r\nServer: x\r\n\r\n", "HTTP/1.1 304 \r\n\r\n",
+		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\nTrailer: X\r\n\r\n",
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		b, err := offline(data).head()
+		if err != nil {
+			return
+		}
+		var h head
+		if h.parseResponse(b) != nil {
+			return
+		}
+		want, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(b)), &http.Request{Method: "GET"})
+		if err != nil {
+			if strings.Contains(err.Error(), "trailer key") {
+				return
+			}
+			t.Fatalf("net/http refuses %q: %v", b, err)
+		}
+		if h.status != want.StatusCode || h.minor != want.ProtoMinor {
+			t.Fatalf("%q: read as %d 1.%d, by net/http as %d %s", b, h.status, h.minor, want.StatusCode, want.Proto)
+		}
+		if d := cmp.Diff(comparable(want.Header), headerOf(&h)); d != "" {
+			t.Fatalf("%q: fields differ from net/http's: %s", b, d)
+		}
+		content := responseBody(nil, &h, "GET")
+		length := content.left
+		if content.framing == framedChunked || content.framing == framedClose {
+			length = -1
+		}
+		if length != want.ContentLength {
+			t.Fatalf("%q: content length %d, net/http says %d", b, length, want.ContentLength)
+		}
+	})
+}
+
+// Whatever is accepted as a chunked body, net/http decodes to the same bytes and trailers.
+func FuzzChunkedBody(f *testing.F) {
+	for _, seed := range []string{"0\r\n\r\n", "4\r\nbody\r\n0\r\n\r\n", "a;x=\"y\"\r\n0123456789\r\n000\r\nT: v\r\n\r\nGET ", "4\nbody\r\n0\r\n\r\n"} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		in := offline(data)
+		content := body{in: in, framing: framedChunked}
+		var got []byte
+		for {
+			p, err := content.next()
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				return
+			}
+			got = append(got, p...)
+		}
+		r := bufio.NewReader(bytes.NewReader(data))
+		want, err := io.ReadAll(httputil.NewChunkedReader(r))
+		if err != nil || !bytes.Equal(got, want) {
+			t.Fatalf("%q: decoded to %q, by net/http to %q, %v", data, got, want, err)
+		}
+		trailer, err := textproto.NewReader(r).ReadMIMEHeader()
+		if err != nil {
+			t.Fatalf("%q: net/http refuses the trailers: %v", data, err)
+		}
+		for line := range strings.Lines(string(content.trailers)) {
+			name, value, _ := strings.Cut(strings.TrimSuffix(line, "\r\n"), ": ")
+			if !slices.Contains(trailer[textproto.CanonicalMIMEHeaderKey(name)], value) {
+				t.Fatalf("%q: trailer %q is not in %v", data, line, trailer)
+			}
+		}
+		rest, _ := io.ReadAll(r)
+		if !bytes.Equal(rest, in.bytes()) {
+			t.Fatalf("%q: %q is left, for net/http %q", data, in.bytes(), rest)
+		}
+	})
+}

@@ -1,0 +1,144 @@
+package proxy
+
+import (
+	"bytes"
+	"encoding/json"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/lease"
+)
+
+// journal collects log lines.
+type journal struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (j *journal) Write(b []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.buf.Write(b)
+}
+
+// lines are those with the message.
+func (j *journal) lines(t *testing.T, message string) []map[string]any {
+	t.Helper()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	var found []map[string]any
+	for line := range strings.Lines(j.buf.String()) {
+		var m map[string]any
+		if err := json.Unmarshal([]byte(line), &m); err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		if m["@message"] == message {
+			found = append(found, m)
+		}
+	}
+	return found
+}
+
+func TestOneLinePerTunnelAndRequest(t *testing.T) {
+	u := newUpstream(t, nil)
+	var j journal
+	w := newWorld(t, 1, func(_ *Config, _ *resolver, o *hclogOptions) {
+		o.Output, o.Level, o.JSONFormat = &j, hclog.Info, true
+	})
+	p := w.connect(u.addr)
+	q := u.accept()
+	p.send("12345")
+	q.expect("12345")
+	p.reset()
+	q.expectReset()
+	eventually(t, "the tunnel's line", func() bool { return len(j.lines(t, "tunnel ended")) == 1 })
+	line := j.lines(t, "tunnel ended")[0]
+	for key, want := range map[string]any{
+		"kind": "connect", "client": p.LocalAddr().String(), "host": "127.0.0.1", "bytes_in": 5.0, "bytes_out": 0.0,
+		"end": errClientReset.Error(),
+	} {
+		if line[key] != want {
+			t.Errorf("%s is %v, want %v: %v", key, line[key], want, line)
+		}
+	}
+
+	p = w.dial()
+	p.send(get(u, "/", ""))
+	q = u.accept()
+	q.readHead()
+	q.send("HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno")
+	p.response("GET")
+	eventually(t, "the request's line", func() bool { return len(j.lines(t, "request ended")) == 1 })
+	line = j.lines(t, "request ended")[0]
+	for key, want := range map[string]any{"method": "GET", "status": 404.0, "bytes_out": 2.0, "end": "closed", "reused": false} {
+		if line[key] != want {
+			t.Errorf("%s is %v, want %v: %v", key, line[key], want, line)
+		}
+	}
+	c := w.Counters()
+	if c.Tunnels.Load() != 1 || c.Exchanges.Load() != 1 || c.BytesIn.Load() != 5 || c.BytesOut.Load() != 2 {
+		t.Errorf("counters: %d tunnels, %d exchanges, %d in, %d out", c.Tunnels.Load(), c.Exchanges.Load(), c.BytesIn.Load(), c.BytesOut.Load())
+	}
+
+	// Refusals don't flood the log.
+	for range 20 {
+		p.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		p.refused("GET", 400, "http_request_error")
+	}
+	if n := len(j.lines(t, "request refused")); n < 1 || n > 10 {
+		t.Errorf("%d lines for 20 refusals", n)
+	}
+}
+
+func TestThrottle(t *testing.T) {
+	var th throttle
+	now := time.Unix(1000, 0)
+	for i, c := range []struct {
+		after      time.Duration
+		ok         bool
+		suppressed int64
+	}{{0, true, 0}, {time.Millisecond, false, 0}, {time.Millisecond, false, 0}, {time.Second, true, 2}, {time.Second, true, 0}} {
+		now = now.Add(c.after)
+		if suppressed, ok := th.allow(now); ok != c.ok || suppressed != c.suppressed {
+			t.Errorf("event %d: %d, %t", i, suppressed, ok)
+		}
+	}
+}
+
+// A dial that completes though the slot was withdrawn meanwhile is reset before anybody uses it.
+func TestDialThatCompletesAfterASever(t *testing.T) {
+	u := newUpstream(t, nil)
+	w := newWorld(t, 1)
+	for _, sever := range []func(*flow, *slot){
+		func(f *flow, _ *slot) { f.Sever(lease.SeverFenced) },
+		func(_ *flow, s *slot) { s.live.Store(false) },
+	} {
+		target, err := fsm.ParseTarget(u.addr, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := &flow{srv: w.Server, target: target}
+		s, err := w.adm.Acquire(t.Context(), target, f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.admitting(func(error) {})
+		f.admitted(s)
+		conn, err := net.Dial("tcp", u.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sever(f, s.(*slot))
+		if f.connected(conn.(*net.TCPConn)) == nil {
+			t.Fatal("the connection was taken")
+		}
+		f.finish(endReset)
+		u.accept().expectReset()
+		eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
+	}
+}
