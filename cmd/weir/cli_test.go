@@ -1,0 +1,568 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// fakeAPI answers with what is written down for a request, "METHOD /path?query", and notes what it was asked. The
+// last of several answers is repeated.
+type fakeAPI struct {
+	*httptest.Server
+	mu      sync.Mutex
+	answers map[string][]string
+	asked   []string
+	bodies  []string
+	headers []http.Header
+}
+
+func newFakeAPI(t *testing.T, answers map[string][]string) *fakeAPI {
+	f := &fakeAPI{answers: answers}
+	f.Server = httptest.NewServer(f)
+	t.Cleanup(f.Close)
+	return f
+}
+
+func (f *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	body, _ := io.ReadAll(r.Body)
+	call := r.Method + " " + r.RequestURI
+	f.asked, f.bodies, f.headers = append(f.asked, call), append(f.bodies, string(body)), append(f.headers, r.Header)
+	answers := f.answers[call]
+	if len(answers) == 0 {
+		problem(w, 404, "nothing at "+call)
+		return
+	}
+	if len(answers) > 1 {
+		f.answers[call] = answers[1:]
+	}
+	if answers[0] == "gone" {
+		panic(http.ErrAbortHandler)
+	}
+	if status, detail, ok := strings.Cut(answers[0], "|"); ok {
+		var n int
+		fmt.Sscan(status, &n)
+		problem(w, n, detail)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	fmt.Fprintln(w, answers[0])
+}
+
+func problem(w http.ResponseWriter, status int, detail string) {
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(map[string]any{"status": status, "detail": detail, "code": "x"})
+}
+
+// testProcess is a process without a terminal, whose environment is env.
+func testProcess(env ...string) *process {
+	return &process{
+		getenv: func(name string) string {
+			for _, kv := range env {
+				if k, v, _ := strings.Cut(kv, "="); k == name {
+					return v
+				}
+			}
+			return ""
+		},
+		environ: func() []string { return env },
+		exec:    func(string, []string, []string) error { return fmt.Errorf("no exec here") },
+		rows:    func() (int, bool) { return 0, false },
+		tick:    time.Millisecond,
+	}
+}
+
+// weir runs one command line against f.
+func (f *fakeAPI) weir(p *process, args ...string) (code int, stdout, stderr string) {
+	inner := p.getenv
+	p.getenv = func(name string) string {
+		if v := inner(name); v != "" || name != "WEIR_ADDR" {
+			return v
+		}
+		return f.URL
+	}
+	var out, errs bytes.Buffer
+	code = run(context.Background(), p, args, &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+const (
+	statusJSON = `{"node":"a","version":"v1.2.3","role":"server","leader":"b","ready":true,` +
+		`"session":{"id":7,"state":"live","expires_in":"8.1s"},"raft":{"state":"follower","term":2,"last_index":9,"commit_index":8,"applied_index":8},` +
+		`"config_disagreements":["c"],"connections":3,"proxy_addr":"127.0.0.1:8080"}`
+	limitJSON = `{"pattern":"api.example.com","connections":5,"queue":{"timeout":"2s","size":100},"shared":false,"source":"api","modify_index":12}`
+	capless   = `{"pattern":"*.open.org","connections":null,"queue":null,"shared":true,"source":"config","modify_index":3}`
+	useJSON   = `"limit":5,"granted":4,"in_use":3,"waiting":2,"admitted_total":1000,"rejected_total":1`
+	hostJSON  = `{"host":"api.example.com",` + useJSON + `,"nodes":{"b":{` + useJSON + `},"a":{"limit":5,"granted":0,"in_use":0,"waiting":0,"admitted_total":0,"rejected_total":0}}}`
+	freeJSON  = `{"host":"free.org","limit":null,"granted":0,"in_use":12,"waiting":0,"admitted_total":7,"rejected_total":0,"nodes":{}}`
+)
+
+func TestTables(t *testing.T) {
+	for _, c := range []struct {
+		name, call, answer string
+		args               []string
+		want               string
+	}{
+		{"status", "GET /v1/status", statusJSON, []string{"status"}, `
+Node         a (server, v1.2.3)
+Leader       b
+Ready        yes
+Session      live, 7, expires in 8.1s
+Raft         follower in term 2; last entry 9, committed 8, applied 8
+Proxy        127.0.0.1:8080
+Connections  3
+Config       lease.ttl or limits differ on c
+`},
+		{
+			"status of a proxy in trouble", "GET /v1/status",
+			`{"node":"p","version":"v1","role":"proxy","session":{"state":"none","expires_in":"0s"},"raft":{"state":"none"},"draining":true,"disk_full":true}`,
+			[]string{"status"}, `
+Node         p (proxy, v1)
+Leader       nobody
+Ready        no
+Session      none
+Raft         none: the node's role is proxy
+Connections  0
+State        draining
+Disk         full: the node writes again when there is room in its data directory
+`,
+		},
+		{"nodes", "GET /v1/nodes", `{"view":"a","nodes":[
+			{"name":"a","role":"server","leader":true,"health":"alive","session":"live","reclaim_in":null,"version":"v1","addresses":{"rpc":"10.0.0.1:8082","gossip":"10.0.0.1:8083"}},
+			{"name":"edge-1","role":"proxy","leader":false,"health":"dead","session":"expired","reclaim_in":"9.5s","version":"","addresses":{"rpc":"","gossip":""}}]}`,
+			[]string{"nodes"}, `
+NODE    ROLE    LEADER  HEALTH  SESSION  RECLAIM IN  VERSION  RPC            GOSSIP
+a       server  leader  alive   live              -  v1       10.0.0.1:8082  10.0.0.1:8083
+edge-1  proxy   -       dead    expired        9.5s  -        -              -
+`},
+		{"hosts", "GET /v1/hosts", `{"hosts":[` + hostJSON + `,` + freeJSON + `],"next":"free.org","unreachable":[{"node":"c","error":"no answer in time"}]}`,
+			[]string{"hosts"}, `
+HOST             LIMIT  IN USE  GRANTED  WAITING  ADMITTED  REJECTED
+api.example.com      5       3        4        2      1000         1
+free.org          none      12        0        0         7         0
+There are more: go on with --after free.org
+Not included: node c (no answer in time)
+`},
+		{"hosts with a choice", "GET /v1/hosts?limit=2&prefix=x&sort=in_use", `{"hosts":[]}`,
+			[]string{"hosts", "--prefix", "x", "--sort", "in_use", "--limit", "2"}, `
+HOST  LIMIT  IN USE  GRANTED  WAITING  ADMITTED  REJECTED
+`},
+		{"one host", "GET /v1/hosts/api.example.com", hostJSON, []string{"hosts", "api.example.com"}, `
+api.example.com
+NODE  LIMIT  IN USE  GRANTED  WAITING  ADMITTED  REJECTED
+a         5       0        0        0         0         0
+b         5       3        4        2      1000         1
+all       5       3        4        2      1000         1
+`},
+		{"limits list", "GET /v1/limits", `{"index":12,"limits":[` + capless + `,` + limitJSON + `]}`, []string{"limits", "list"}, `
+PATTERN          CONNECTIONS  QUEUE TIMEOUT  QUEUE SIZE  SHARED  SOURCE  INDEX
+*.open.org              none              -           -  yes     config      3
+api.example.com            5             2s         100  no      api        12
+`},
+		{"limits get", "GET /v1/limits/host/10.0.0.0%2F8", limitJSON, []string{"limits", "get", "10.0.0.0/8"}, `
+PATTERN          CONNECTIONS  QUEUE TIMEOUT  QUEUE SIZE  SHARED  SOURCE  INDEX
+api.example.com            5             2s         100  no      api        12
+`},
+		{"limits delete", "DELETE /v1/limits/host/x.org", `{"index":13,"pattern":"x.org"}`, []string{"limits", "delete", "x.org"}, `
+x.org: deleted (index 13)
+`},
+		{"limits delete, uncovering", "DELETE /v1/limits/host/%2A.open.org", `{"index":13,"pattern":"*.open.org","uncovered":` + capless + `}`,
+			[]string{"limits", "delete", "*.open.org"}, `
+*.open.org: the config's limit holds again: no cap, shared
+`},
+		{"raft peers", "GET /v1/raft/peers", `{"peers":[{"name":"a","id":"a.12ab","address":"10.0.0.1:8082","voter":true,"leader":true},{"name":"bb","id":"bb.34cd","address":"10.0.0.2:8082"}]}`,
+			[]string{"raft", "peers"}, `
+NAME  ADDRESS        VOTER  LEADER  ID
+a     10.0.0.1:8082  yes    leader  a.12ab
+bb    10.0.0.2:8082  no     -       bb.34cd
+`},
+		{"raft remove", "DELETE /v1/raft/peers/c", `{"removed":"c"}`, []string{"raft", "remove", "c"}, "\nc is removed\n"},
+		{"raft transfer", "POST /v1/raft/transfer", `{"from":"a"}`, []string{"raft", "transfer"}, "\na has handed leadership to another server\n"},
+		{"raft transfer to", "POST /v1/raft/transfer", `{"from":"a","to":"b"}`, []string{"raft", "transfer", "b"}, "\na has handed leadership to b\n"},
+		{"a name that steers the terminal", "DELETE /v1/raft/peers/c", `{"removed":"c\u001b[2J"}`, []string{"raft", "remove", "c"}, "\nc?[2J is removed\n"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := newFakeAPI(t, map[string][]string{c.call: {c.answer}})
+			code, stdout, stderr := f.weir(testProcess(), c.args...)
+			if diff := cmp.Diff(strings.TrimPrefix(c.want, "\n"), stdout); diff != "" || code != 0 || stderr != "" {
+				t.Errorf("exit %d, stderr %q\n%s", code, stderr, diff)
+			}
+			code, stdout, _ = f.weir(testProcess(), append(c.args, "--json")...)
+			if code != 0 || stdout != c.answer+"\n" {
+				t.Errorf("--json: exit %d, %q", code, stdout)
+			}
+		})
+	}
+}
+
+func TestLimitsSet(t *testing.T) {
+	const call = "PUT /v1/limits/host/x.org"
+	for _, c := range []struct {
+		args []string
+		call string
+		body string
+	}{
+		{[]string{"--connections", "5"}, call, `{"pattern":"x.org","connections":5,"queue":null,"shared":false}`},
+		{[]string{"--connections", "0", "--evict"}, call + "?evict=true", `{"pattern":"x.org","connections":0,"queue":null,"shared":false}`},
+		{[]string{"--connections", "none", "--shared"}, call, `{"pattern":"x.org","connections":null,"queue":null,"shared":true}`},
+		{
+			[]string{"--connections=9", "--queue-timeout=1500ms", "--queue-size=7"}, call,
+			`{"pattern":"x.org","connections":9,"queue":{"timeout":"1.5s","size":7},"shared":false}`,
+		},
+	} {
+		f := newFakeAPI(t, map[string][]string{c.call: {`{"index":12,` + limitJSON[1:]}})
+		code, stdout, stderr := f.weir(testProcess("WEIR_TOKEN=secret"), append([]string{"limits", "set", "x.org"}, c.args...)...)
+		if code != 0 || stdout != "api.example.com: 5 connections, queue of 100 for 2s (index 12)\n" {
+			t.Errorf("%q: exit %d %q %q", c.args, code, stdout, stderr)
+		}
+		if f.bodies[0] != c.body || f.headers[0].Get("Authorization") != "Bearer secret" || f.headers[0].Get("Content-Type") != "application/json" {
+			t.Errorf("%q: sent %s %v", c.args, f.bodies[0], f.headers[0])
+		}
+	}
+}
+
+func TestLimitsApply(t *testing.T) {
+	const (
+		dry   = "PUT /v1/limits?dry_run=true"
+		write = "PUT /v1/limits"
+		diff  = `{"index":20,"dry_run":true,"changes":[` +
+			`{"action":"remove","pattern":"*.open.org","before":` + capless + `,"after":null},` +
+			`{"action":"change","pattern":"api.example.com","before":` + limitJSON + `,"after":{"pattern":"api.example.com","connections":1,"queue":null,"shared":false}},` +
+			`{"action":"add","pattern":"n.org","before":null,"after":{"pattern":"n.org","connections":0,"queue":null,"shared":false}}]}`
+		same  = `{"index":20,"dry_run":true,"changes":[]}`
+		done  = `{"index":21,"dry_run":false,"changes":[{"action":"add"},{"action":"add"},{"action":"add"}]}`
+		shown = "-  *.open.org       no cap, shared\n" +
+			"~  api.example.com  5 connections, queue of 100 for 2s → 1 connection\n" +
+			"+  n.org            0 connections\n"
+	)
+	file := filepath.Join(t.TempDir(), "limits.hcl")
+	content := "limits {\n  host \"N.org.\" {\n    connections = 0\n  }\n  host \"q.org\" {\n    connections = 2\n    queue {\n      timeout = \"1s\"\n      size = 3\n    }\n  }\n  host \"free.org\" {\n  }\n}\n"
+	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	sent := `{"index":0,"limits":[{"pattern":"free.org","connections":null,"queue":null,"shared":false},` +
+		`{"pattern":"n.org","connections":0,"queue":null,"shared":false},{"pattern":"q.org","connections":2,"queue":{"timeout":"1s","size":3},"shared":false}]}`
+	for _, c := range []struct {
+		name    string
+		answers map[string][]string
+		args    []string
+		code    int
+		stdout  string
+		stderr  string
+		asked   []string
+	}{
+		{"dry run", map[string][]string{dry: {diff}}, []string{"--dry-run"}, 0, shown, "", []string{dry}},
+		{"apply", map[string][]string{dry: {diff}, write: {done}}, nil, 0, shown + "Applied 3 changes (index 21).\n", "", []string{dry, write}},
+		{"nothing to do", map[string][]string{dry: {same}}, nil, 0, "Nothing to change: the cluster's limits are the file's.\n", "", []string{dry}},
+		{"json", map[string][]string{dry: {diff}, write: {done}}, []string{"--json"}, 0, done + "\n", "", []string{dry, write}},
+		{"json, dry", map[string][]string{dry: {diff}}, []string{"--json", "--dry-run"}, 0, diff + "\n", "", []string{dry}},
+		{"changed meanwhile", map[string][]string{dry: {diff}, write: {"412|changed"}}, nil, 1, shown, "run it again", []string{dry, write}},
+		{"no leader", map[string][]string{dry: {"503|the cluster has no leader"}}, nil, 1, "", "Error: the cluster has no leader\n", []string{dry}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := newFakeAPI(t, c.answers)
+			code, stdout, stderr := f.weir(testProcess(), append([]string{"limits", "apply", file}, c.args...)...)
+			if diff := cmp.Diff(c.stdout, stdout); diff != "" || code != c.code || !strings.Contains(stderr, c.stderr) {
+				t.Errorf("exit %d, stderr %q\n%s", code, stderr, diff)
+			}
+			if !slices.Equal(f.asked, c.asked) {
+				t.Errorf("asked %q", f.asked)
+			}
+			for i, body := range f.bodies {
+				if body != sent {
+					t.Errorf("sent %s", body)
+				}
+				if want := []string{"", `"20"`}[i]; f.headers[i].Get("If-Match") != want {
+					t.Errorf("If-Match %q", f.headers[i].Get("If-Match"))
+				}
+			}
+		})
+	}
+
+	f := newFakeAPI(t, map[string][]string{dry: {diff}})
+	for env, coloured := range map[string]bool{"": true, "NO_COLOR=1": false, "TERM=dumb": false} {
+		p := testProcess(env)
+		p.rows = func() (int, bool) { return 24, true }
+		if _, stdout, _ := f.weir(p, "limits", "apply", file, "--dry-run"); strings.Contains(stdout, "\x1b[32m+  n.org") != coloured {
+			t.Errorf("%q: %q", env, stdout)
+		}
+	}
+	if err := os.WriteFile(file, []byte("limits {\n  host \"n.org\" {\n    conections = 0\n  }\n}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f = newFakeAPI(t, nil)
+	code, _, stderr := f.weir(testProcess(), "limits", "apply", file)
+	if code != 1 || len(f.asked) != 0 || !strings.Contains(stderr, "limits.hcl:3,5") || !strings.Contains(stderr, "nothing was changed") {
+		t.Errorf("exit %d, asked %q, stderr %s", code, f.asked, stderr)
+	}
+}
+
+func TestExitCodes(t *testing.T) {
+	f := newFakeAPI(t, map[string][]string{"GET /v1/status": {statusJSON}, "GET /v1/limits/host/x.org": {"404|no such limit"}})
+	for _, c := range []struct {
+		args   string
+		code   int
+		stderr string
+	}{
+		{"status", 0, ""},
+		{"--help", 0, ""},
+		{"limits set --help", 0, ""},
+		{"version", 0, ""},
+		{"completion bash", 0, ""},
+		{"limits get x.org", 1, "Error: no such limit\n"},
+		{"nodes", 1, "Error: nothing at GET /v1/nodes\n"},
+		{"status --addr http://127.0.0.1:1", 1, "no node answers at http://127.0.0.1:1 "},
+		{"", 2, "needs a command"},
+		{"limits", 2, "needs a command"},
+		{"stauts", 2, "did you mean status"},
+		{"limits lst", 2, "list"},
+		{"raft frobnicate", 2, "no command"},
+		{"status extra", 2, "extra"},
+		{"status --nope", 2, "--nope"},
+		{"--nope", 2, "--nope"},
+		{"status --addr ftp://x", 2, "not an API address"},
+		{"limits get", 2, "1 arg"},
+		{"limits get a b", 2, "1 arg"},
+		{"limits set x.org", 2, "--connections is missing"},
+		{"limits set x.org --connections -1", 2, "from 0 on"},
+		{"limits set x.org --connections five", 2, "from 0 on"},
+		{"limits set x.org --connections 5 --queue-size 3", 2, "go together"},
+		{"limits set x.org --connections 5 --queue-timeout soon --queue-size 3", 2, "soon"},
+		{"limits apply", 2, "1 arg"},
+		{"limits apply /no/such/file.hcl", 1, "/no/such/file.hcl"},
+		{"hosts --sort size", 2, "--sort is one of"},
+		{"hosts --limit -5", 2, "--limit"},
+		{"raft remove", 2, "1 arg"},
+		{"exec", 2, "missing"},
+		{"exec --proxy ftp://x -- true", 2, "not a proxy's URL"},
+		{"exec -- /no/such/program", 1, "/no/such/program"},
+	} {
+		code, _, stderr := f.weir(testProcess(), strings.Fields(c.args)...)
+		if code != c.code || !strings.Contains(stderr, c.stderr) || code == 0 && stderr != "" {
+			t.Errorf("weir %s: exit %d, %q", c.args, code, stderr)
+		}
+		if code == 1 && !strings.Contains(c.args, "apply") && strings.Count(stderr, "Error: ") != 1 {
+			t.Errorf("weir %s: not one message: %q", c.args, stderr)
+		}
+	}
+	code, _, stderr := f.weir(testProcess("WEIR_ADDR=127.0.0.1:1"), "status")
+	if code != 1 || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, "http://127.0.0.1:1") || !strings.Contains(stderr, "WEIR_ADDR") {
+		t.Errorf("not connected: exit %d, %q", code, stderr)
+	}
+}
+
+func TestDrain(t *testing.T) {
+	const post, get = "POST /v1/drain", "GET /v1/status"
+	started := `{"node":"a","draining":true,"leaving":false,"connections":2}`
+	st := func(n int) string { return fmt.Sprintf(`{"node":"a","draining":true,"connections":%d}`, n) }
+	f := newFakeAPI(t, map[string][]string{post: {started}, get: {st(2), st(2), st(1), st(0)}})
+	code, stdout, stderr := f.weir(testProcess(), "drain")
+	if want := "a is draining: 2 connections open\n1 connection open\n0 connections open\ndrained\n"; code != 0 || stdout != want {
+		t.Errorf("exit %d %q %q", code, stdout, stderr)
+	}
+	f = newFakeAPI(t, map[string][]string{post: {started}})
+	if code, stdout, _ := f.weir(testProcess(), "drain", "--detach", "--json"); code != 0 || stdout != started+"\n" || len(f.asked) != 1 {
+		t.Errorf("exit %d %q, asked %q", code, stdout, f.asked)
+	}
+	f = newFakeAPI(t, map[string][]string{post: {started}, get: {st(2)}})
+	if code, _, stderr := f.weir(testProcess(), "drain", "--timeout", "50ms"); code != 1 || !strings.Contains(stderr, "2 connections still open after 50ms") {
+		t.Errorf("exit %d %q", code, stderr)
+	}
+}
+
+func TestLeave(t *testing.T) {
+	const post, get = "POST /v1/leave", "GET /v1/status"
+	started := `{"node":"a","draining":true,"leaving":true,"connections":0}`
+	leaving, staying, other := `{"node":"a","leaving":true}`, `{"node":"a","leaving":false}`, `{"node":"z","leaving":false}`
+	for _, c := range []struct {
+		answers []string
+		code    int
+		want    string
+	}{
+		{[]string{leaving, leaving, "503|shutting down", "gone"}, 0, "a has left"},
+		{[]string{leaving, other}, 0, "a has left"},
+		{[]string{leaving, staying}, 1, "its log says why"},
+		{[]string{leaving}, 1, "still runs after"},
+	} {
+		f := newFakeAPI(t, map[string][]string{post: {started}, get: c.answers})
+		code, stdout, stderr := f.weir(testProcess(), "leave", "--timeout", "300ms")
+		if code != c.code || !strings.Contains(stdout+stderr, c.want) {
+			t.Errorf("%q: exit %d %q %q", c.answers, code, stdout, stderr)
+		}
+	}
+}
+
+func TestWatch(t *testing.T) {
+	one, two := `{"hosts":[`+freeJSON+`]}`, `{"hosts":[]}`
+	watch := func(p *process, answers []string, args ...string) string {
+		f := newFakeAPI(t, map[string][]string{"GET /v1/hosts": answers})
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		w := &endAfter{n: len(answers), end: cancel}
+		inner := p.getenv
+		p.getenv = func(name string) string {
+			if name == "WEIR_ADDR" {
+				return f.URL
+			}
+			return inner(name)
+		}
+		var errs bytes.Buffer
+		if code := run(ctx, p, append([]string{"hosts", "--watch"}, args...), w, &errs); code != 0 {
+			t.Errorf("exit %d: %s", code, &errs)
+		}
+		return w.String()
+	}
+	plain := watch(testProcess(), []string{one, "503|busy", two})
+	if strings.Count(plain, "HOST") != 2 || !strings.Contains(plain, "Error: busy") || strings.Contains(plain, "\x1b") {
+		t.Errorf("%q", plain)
+	}
+	terminal := testProcess()
+	terminal.rows = func() (int, bool) { return 2, true }
+	drawn := watch(terminal, []string{one, two})
+	if !strings.HasPrefix(drawn, "\x1b[2J\x1b[HHOST") || strings.Count(drawn, "\x1b[H") != 2 || strings.Contains(drawn, "free.org") {
+		t.Errorf("%q", drawn)
+	}
+	if raw := watch(testProcess(), []string{one, two}, "--json"); raw != one+"\n"+two+"\n" {
+		t.Errorf("%q", raw)
+	}
+	f := newFakeAPI(t, nil)
+	if code, _, _ := f.weir(testProcess(), "hosts", "--watch"); code != 1 {
+		t.Errorf("a watch that can't begin: exit %d", code)
+	}
+}
+
+// endAfter is a buffer that ends something with its n-th write.
+type endAfter struct {
+	text strings.Builder
+	n    int
+	end  func()
+}
+
+func (e *endAfter) String() string { return e.text.String() }
+
+func (e *endAfter) Write(b []byte) (int, error) {
+	if e.n--; e.n == 0 {
+		e.end()
+	}
+	return e.text.Write(b)
+}
+
+func TestExec(t *testing.T) {
+	prog, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := newFakeAPI(t, map[string][]string{"GET /v1/status": {statusJSON}})
+	host := strings.TrimPrefix(f.URL, "http://")
+	for _, c := range []struct {
+		name  string
+		addr  string
+		env   []string
+		args  []string
+		proxy string
+		no    string
+	}{
+		{"asked", "127.0.0.1:8080", nil, nil, "http://127.0.0.1:8080", host},
+		{"any address", "0.0.0.0:8080", nil, nil, "http://127.0.0.1:8080", host},
+		{"any address, v6", "[::]:8080", nil, nil, "http://127.0.0.1:8080", host},
+		{"environment", "", []string{"WEIR_PROXY=10.0.0.1:3128"}, nil, "http://10.0.0.1:3128", host},
+		{"flag", "", []string{"WEIR_PROXY=10.0.0.1:3128"}, []string{"--proxy", "https://p.example"}, "https://p.example", host},
+		{"replaces", "", []string{"WEIR_PROXY=p:1", "HTTP_PROXY=old", "https_proxy=old", "All_Proxy=old", "NO_PROXY=internal", "no_proxy=x"}, nil, "http://p:1", "internal," + host},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f.answers["GET /v1/status"] = []string{fmt.Sprintf(`{"node":"a","proxy_addr":%q}`, c.addr)}
+			p := testProcess(append([]string{"KEEP=me"}, c.env...)...)
+			var path string
+			var argv, env []string
+			p.exec = func(a string, b, c []string) error { path, argv, env = a, b, c; return nil }
+			code, _, stderr := f.weir(p, append(append([]string{"exec"}, c.args...), "--", prog, "--json", "-x")...)
+			if code != 0 || path != prog || !slices.Equal(argv, []string{prog, "--json", "-x"}) {
+				t.Fatalf("exit %d %q: %s %q", code, stderr, path, argv)
+			}
+			want := []string{
+				"ALL_PROXY=" + c.proxy, "HTTPS_PROXY=" + c.proxy, "HTTP_PROXY=" + c.proxy, "KEEP=me", "NO_PROXY=" + c.no,
+				"all_proxy=" + c.proxy, "http_proxy=" + c.proxy, "https_proxy=" + c.proxy, "no_proxy=" + c.no,
+			}
+			env = slices.DeleteFunc(env, func(kv string) bool { return strings.HasPrefix(kv, "WEIR_") })
+			slices.Sort(env)
+			if diff := cmp.Diff(want, env); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+	f.answers["GET /v1/status"] = []string{`{"node":"a"}`}
+	if code, _, stderr := f.weir(testProcess(), "exec", prog); code != 1 || !strings.Contains(stderr, "WEIR_PROXY") {
+		t.Errorf("exit %d %q", code, stderr)
+	}
+}
+
+func TestVersion(t *testing.T) {
+	var out, errs bytes.Buffer
+	if code := run(t.Context(), testProcess(), []string{"version", "--json"}, &out, &errs); code != 0 {
+		t.Fatal(errs.String())
+	}
+	var b build
+	if err := json.Unmarshal(out.Bytes(), &b); err != nil || b.Version == "" || b.Commit == "" || b.GoVersion != runtime.Version() {
+		t.Errorf("%+v %v", b, err)
+	}
+	out.Reset()
+	run(t.Context(), testProcess(), []string{"version"}, &out, &errs)
+	if want := fmt.Sprintf("weir %s\ncommit %s\n%s\n", b.Version, b.Commit, b.GoVersion); out.String() != want {
+		t.Errorf("%q", out.String())
+	}
+}
+
+func TestCompletion(t *testing.T) {
+	f := newFakeAPI(t, map[string][]string{
+		"GET /v1/hosts?limit=100&prefix=a": {`{"hosts":[` + hostJSON + `]}`},
+		"GET /v1/limits":                   {`{"limits":[` + capless + `]}`},
+		"GET /v1/raft/peers":               {`{"peers":[{"name":"bb"}]}`},
+	})
+	for args, want := range map[string]string{
+		"hosts a":           "api.example.com",
+		"limits get ":       "*.open.org",
+		"limits set ":       "*.open.org",
+		"limits delete ":    "*.open.org",
+		"raft remove ":      "bb",
+		"raft transfer ":    "bb",
+		"hosts --sort ":     "waiting",
+		"limits get done ":  ":4", // nothing, and no files
+		"limits ":           "apply",
+		"hosts --addr ftp ": ":4",
+	} {
+		_, stdout, _ := f.weir(testProcess(), append([]string{"__complete"}, strings.Split(args, " ")...)...)
+		if !strings.Contains(stdout, want) {
+			t.Errorf("%q: %q", args, stdout)
+		}
+	}
+}
+
+// Every command explains itself, with an example where it takes more than its name.
+func TestHelp(t *testing.T) {
+	root := newRootCommand(testProcess())
+	for _, cmd := range root.Commands() {
+		if cmd.Name() == "completion" || cmd.Name() == "help" {
+			continue
+		}
+		if cmd.Short == "" || cmd.Name() != "version" && cmd.Example == "" {
+			t.Errorf("weir %s: short %q, example %q", cmd.Name(), cmd.Short, cmd.Example)
+		}
+	}
+}

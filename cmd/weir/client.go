@@ -1,0 +1,142 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/weirproxy/weir/api"
+)
+
+const (
+	callTimeout       = 20 * time.Second // longer than a node takes to search for a leader
+	completionTimeout = time.Second
+)
+
+// clientFlags are the flags of every command that calls a node.
+type clientFlags struct {
+	p     *process
+	addr  string
+	token string
+	json  bool
+}
+
+// addClientFlags gives cmd, and the commands under it, the flags.
+func addClientFlags(p *process, cmd *cobra.Command) *clientFlags {
+	f := &clientFlags{p: p}
+	flags := cmd.PersistentFlags()
+	flags.StringVar(&f.addr, "addr", "", "the node's API `URL` (WEIR_ADDR; default "+api.DefaultAddr+")")
+	flags.StringVar(&f.token, "token", "", "the API's `token` (WEIR_TOKEN)")
+	flags.BoolVar(&f.json, "json", false, "print exactly what the API returns")
+	return f
+}
+
+// client makes the client that flags and environment ask for.
+func (f *clientFlags) client(cmd *cobra.Command) (*api.Client, error) {
+	addr, token := f.addr, f.token
+	if addr == "" {
+		addr = f.p.getenv("WEIR_ADDR")
+	}
+	if token == "" {
+		token = f.p.getenv("WEIR_TOKEN")
+	}
+	c, err := api.NewClient(addr, token, nil)
+	if err != nil {
+		return nil, &usageError{command: cmd.CommandPath(), err: err}
+	}
+	return c, nil
+}
+
+// call runs one command's calls: with --json their answers are printed as they are, and show is not called.
+func call[T any](f *clientFlags, cmd *cobra.Command, ask func(context.Context, *api.Client) (T, error), show func(T) error) error {
+	c, err := f.client(cmd)
+	if err != nil {
+		return err
+	}
+	defer c.CloseIdle()
+	return ask1(f, cmd, c, ask, show)
+}
+
+func ask1[T any](f *clientFlags, cmd *cobra.Command, c *api.Client, ask func(context.Context, *api.Client) (T, error), show func(T) error) error {
+	ctx, cancel := context.WithTimeout(cmd.Context(), callTimeout)
+	defer cancel()
+	asked := c
+	if f.json {
+		asked = c.Tee(cmd.OutOrStdout())
+	}
+	v, err := ask(ctx, asked)
+	if err != nil {
+		return explain(c, err)
+	}
+	if f.json {
+		return nil
+	}
+	return show(v)
+}
+
+// explain makes of a failed connection one line that says what to try.
+func explain(c *api.Client, err error) error {
+	var refused *api.Problem
+	var conn *url.Error
+	switch {
+	case errors.As(err, &refused):
+		return err
+	case errors.As(err, &conn):
+		return fmt.Errorf("no node answers at %s (%w): is the agent running there? Set another address with --addr or WEIR_ADDR", c.Addr(), conn.Err)
+	}
+	return err
+}
+
+// complete makes the shell complete a command's first argument with names that the node tells, quickly or not at all.
+func (f *clientFlags) complete(names func(context.Context, *api.Client, string) []string) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
+		c, err := f.client(cmd)
+		if err != nil || len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		defer c.CloseIdle()
+		ctx, cancel := context.WithTimeout(context.Background(), completionTimeout)
+		defer cancel()
+		return names(ctx, c, begun), cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+func hostNames(ctx context.Context, c *api.Client, begun string) []string {
+	hosts, err := c.Hosts(ctx, api.HostQuery{Prefix: begun, Limit: 100})
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for _, h := range hosts.Hosts {
+		names = append(names, h.Host)
+	}
+	return names
+}
+
+func limitPatterns(ctx context.Context, c *api.Client, _ string) []string {
+	limits, err := c.Limits(ctx)
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for _, l := range limits.Limits {
+		names = append(names, l.Pattern)
+	}
+	return names
+}
+
+func peerNames(ctx context.Context, c *api.Client, _ string) []string {
+	peers, err := c.RaftPeers(ctx)
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for _, p := range peers.Peers {
+		names = append(names, p.Name)
+	}
+	return names
+}

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"os/exec"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/weirproxy/weir/api"
+)
+
+func newExecCommand(p *process) *cobra.Command {
+	var proxy string
+	cmd := &cobra.Command{
+		Use:   "exec -- CMD [ARG…]",
+		Short: "Run a command whose connections go through a node",
+		Long: `Run a command with HTTP_PROXY, HTTPS_PROXY and ALL_PROXY (in both cases) set to the node's proxy, and the node's
+API added to NO_PROXY. The command takes this process's place, so signals and the exit code are its own.
+
+The proxy's address is asked of the node's API, unless --proxy or WEIR_PROXY gives it.`,
+		Example: `  weir exec -- curl https://api.example.com/
+  weir exec --proxy http://127.0.0.1:8180 -- ./worker --all`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return errors.New("the command to run is missing: weir exec -- CMD")
+			}
+			return nil
+		},
+		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+			return nil, cobra.ShellCompDirectiveDefault
+		},
+	}
+	f := addClientFlags(p, cmd)
+	_ = cmd.PersistentFlags().MarkHidden("json") // there is nothing to print; Fails only for a flag that isn't there.
+	cmd.Flags().StringVar(&proxy, "proxy", "", "the proxy's `URL` (WEIR_PROXY; default: what the node's API tells)")
+	cmd.Flags().SetInterspersed(false) // what follows CMD is CMD's
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		path, err := exec.LookPath(args[0])
+		if err != nil {
+			return fmt.Errorf("can't run %s: %w", args[0], errors.Unwrap(err))
+		}
+		c, err := f.client(cmd)
+		if err != nil {
+			return err
+		}
+		if proxy == "" {
+			proxy = p.getenv("WEIR_PROXY")
+		}
+		target, err := proxyURL(cmd, c, proxy)
+		if err != nil {
+			return err
+		}
+		c.CloseIdle()
+		if err := p.exec(path, args, proxyEnv(p.environ(), target, c.Addr())); err != nil {
+			return fmt.Errorf("can't run %s: %w", path, err)
+		}
+		return nil
+	}
+	return cmd
+}
+
+// proxyURL is the proxy given, or the one that the node's API tells.
+func proxyURL(cmd *cobra.Command, c *api.Client, given string) (string, error) {
+	if given != "" {
+		if !strings.Contains(given, "://") {
+			given = "http://" + given
+		}
+		u, err := url.Parse(given)
+		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+			return "", usagef(cmd, "%q is not a proxy's URL: write it as http://127.0.0.1:8080", given)
+		}
+		return u.Scheme + "://" + u.Host, nil
+	}
+	ctx, cancel := context.WithTimeout(cmd.Context(), callTimeout)
+	defer cancel()
+	st, err := c.Status(ctx)
+	if err != nil {
+		return "", explain(c, err)
+	}
+	host, port, err := net.SplitHostPort(st.ProxyAddr)
+	if err != nil {
+		return "", fmt.Errorf("the node at %s does not tell its proxy's address: set --proxy or WEIR_PROXY", c.Addr())
+	}
+	if addr, err := netip.ParseAddr(host); host == "" || err == nil && addr.IsUnspecified() {
+		// It listens on every address; the one that its API was reached at is one of them.
+		if u, err := url.Parse(c.Addr()); err == nil {
+			host = u.Hostname()
+		}
+	}
+	return "http://" + net.JoinHostPort(host, port), nil
+}
+
+// proxyEnv is env with the proxy's variables in place of those it has. The node's API is reached directly; no other
+// address is excepted, local ones neither, because the limits count for them as well.
+func proxyEnv(env []string, proxy, apiAddr string) []string {
+	direct := []string{}
+	var out []string
+	for _, kv := range env {
+		name, value, _ := strings.Cut(kv, "=")
+		switch strings.ToLower(name) {
+		case "http_proxy", "https_proxy", "all_proxy":
+		case "no_proxy":
+			if value != "" && len(direct) == 0 {
+				direct = append(direct, value)
+			}
+		default:
+			out = append(out, kv)
+		}
+	}
+	if u, err := url.Parse(apiAddr); err == nil {
+		direct = append(direct, u.Host)
+	}
+	set := func(name, value string) { out = append(out, name+"="+value, strings.ToLower(name)+"="+value) }
+	set("HTTP_PROXY", proxy)
+	set("HTTPS_PROXY", proxy)
+	set("ALL_PROXY", proxy)
+	set("NO_PROXY", strings.Join(direct, ","))
+	return out
+}

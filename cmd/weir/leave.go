@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/weirproxy/weir/api"
+)
+
+func newLeaveCommand(p *process) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "leave",
+		Short: "Take a node out of the cluster, and wait until its process has ended",
+		Long: `Drain a node, give every slot back, take it out of the Raft configuration and end its process. Use it for a node
+that will not come back under its name; to restart one, stop it with SIGTERM.`,
+		Example: `  weir leave --addr http://127.0.0.1:8281`,
+		Args:    cobra.NoArgs,
+	}
+	f := addClientFlags(p, cmd)
+	var w waitFlags
+	w.add(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		c, err := f.client(cmd)
+		if err != nil {
+			return err
+		}
+		defer c.CloseIdle()
+		var node string
+		ask := func(ctx context.Context, c *api.Client) (api.Started, error) {
+			s, err := c.Leave(ctx)
+			node = s.Node
+			return s, err
+		}
+		started := func(s api.Started) error {
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s is leaving: %s open\n", printable(s.Node), count(s.Connections, "connection"))
+			return err
+		}
+		if err := ask1(f, cmd, c, ask, started); err != nil || w.detach {
+			return err
+		}
+		return waitLeft(f, cmd, c, node, w)
+	}
+	return cmd
+}
+
+// waitLeft looks at the node until nothing, or another node, answers in its place.
+func waitLeft(f *clientFlags, cmd *cobra.Command, c *api.Client, node string, w waitFlags) error {
+	done, err := poll(cmd.Context(), f.p.tick, w.timeout, func(ctx context.Context) (bool, error) {
+		st, err := c.Status(ctx)
+		var refused *api.Problem
+		switch {
+		case errors.As(err, &refused):
+			return false, nil // on its way out
+		case err != nil:
+			return true, nil
+		case st.Node != node:
+			return true, nil
+		case !st.Leaving:
+			return false, fmt.Errorf("%s is not leaving any more; its log says why", node)
+		}
+		return false, nil
+	})
+	switch {
+	case err != nil:
+		return err
+	case !done:
+		return fmt.Errorf("%s still runs after %s; it goes on leaving", node, w.timeout)
+	case !f.json:
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s has left\n", printable(node))
+	}
+	return err
+}

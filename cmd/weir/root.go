@@ -1,0 +1,159 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+)
+
+// Exit codes.
+const (
+	exitDone   = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// usageError is a command line that can't be understood.
+type usageError struct {
+	command string // whose help explains it
+	err     error
+}
+
+func (e *usageError) Error() string { return e.err.Error() }
+
+func (e *usageError) Unwrap() error { return e.err }
+
+func usagef(cmd *cobra.Command, format string, args ...any) error {
+	return &usageError{command: cmd.CommandPath(), err: fmt.Errorf(format, args...)}
+}
+
+// process is what commands use of the process that they run in; tests have their own.
+type process struct {
+	getenv  func(string) string
+	environ func() []string
+	// exec replaces the process, and returns only when it can't.
+	exec func(path string, argv, env []string) error
+	// rows is the height of the terminal on standard output; not ok where that is none.
+	rows func() (n int, ok bool)
+	// tick is the pause between two looks at something that is awaited or watched.
+	tick time.Duration
+}
+
+func thisProcess() *process {
+	return &process{
+		getenv:  os.Getenv,
+		environ: os.Environ,
+		exec:    syscall.Exec,
+		rows: func() (int, bool) {
+			_, rows, err := term.GetSize(int(os.Stdout.Fd()))
+			return rows, err == nil
+		},
+		tick: time.Second,
+	}
+}
+
+// run runs one command line and returns its exit code. The error, if any, is one message on stderr.
+func run(ctx context.Context, p *process, args []string, stdout, stderr io.Writer, node ...*cobra.Command) int {
+	root := newRootCommand(p, node...)
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	root.InitDefaultCompletionCmd() // after SetOut, which it keeps
+	markUsage(root)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitDone
+	}
+	fmt.Fprintf(stderr, "Error: %s\n", printable(err.Error()))
+	var usage *usageError
+	if errors.As(err, &usage) {
+		fmt.Fprintf(stderr, "See %s --help.\n", usage.command)
+		return exitUsage
+	}
+	return exitFailed
+}
+
+const (
+	groupNode    = "node"
+	groupCluster = "cluster"
+)
+
+// newRootCommand puts the commands together; node are those that run or prepare a node.
+func newRootCommand(p *process, node ...*cobra.Command) *cobra.Command {
+	root := newGroup("weir", "A cluster of forward proxies that holds connection limits per host")
+	root.Long = `weir is a cluster of forward proxies. However many nodes there are, and whichever of them a worker goes
+through, an upstream host never sees more concurrent connections than its limit.
+
+Exit codes: 0 done, 1 failed, 2 the command line can't be understood.`
+	root.Example = `  weir agent --dev
+  weir limits set api.example.com --connections 5
+  weir exec -- curl https://api.example.com/
+  weir hosts --watch`
+	root.SilenceUsage = true
+	root.SilenceErrors = true
+	root.AddGroup(
+		&cobra.Group{ID: groupNode, Title: "Run a node:"},
+		&cobra.Group{ID: groupCluster, Title: "Ask and change a running cluster:"},
+	)
+	for _, cmd := range node {
+		cmd.GroupID = groupNode
+	}
+	cluster := []*cobra.Command{
+		newStatusCommand(p), newNodesCommand(p), newHostsCommand(p), newLimitsCommand(p), newDrainCommand(p),
+		newLeaveCommand(p), newRaftCommand(p), newExecCommand(p),
+	}
+	for _, cmd := range cluster {
+		cmd.GroupID = groupCluster
+	}
+	root.AddCommand(node...)
+	root.AddCommand(cluster...)
+	root.AddCommand(newVersionCommand())
+	return root
+}
+
+// newGroup makes a command that only has commands under it; without one of them it is a usage error.
+func newGroup(use, short string) *cobra.Command {
+	return &cobra.Command{
+		Use:   use,
+		Short: short,
+		Args:  cobra.ArbitraryArgs,
+
+		SuggestionsMinimumDistance: 2,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				cmd.SetOut(cmd.ErrOrStderr())
+				_ = cmd.Help()
+				return usagef(cmd, "%s needs a command", cmd.CommandPath())
+			}
+			hint := ""
+			if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+				hint = "; did you mean " + strings.Join(near, " or ") + "?"
+			}
+			return usagef(cmd, "%s has no command %q%s", cmd.CommandPath(), args[0], hint)
+		},
+	}
+}
+
+// markUsage makes every complaint about flags and arguments, of all commands under cmd, a usage error.
+func markUsage(cmd *cobra.Command) {
+	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return &usageError{command: c.CommandPath(), err: err} })
+	if check := cmd.Args; check != nil {
+		cmd.Args = func(c *cobra.Command, args []string) error {
+			if err := check(c, args); err != nil {
+				return &usageError{command: c.CommandPath(), err: err}
+			}
+			return nil
+		}
+	}
+	for _, sub := range cmd.Commands() {
+		markUsage(sub)
+	}
+}

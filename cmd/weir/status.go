@@ -1,0 +1,67 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/weirproxy/weir/api"
+)
+
+func newStatusCommand(p *process) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show a node, and the cluster as it sees it",
+		Example: `  weir status
+  weir status --addr http://127.0.0.1:8181 --json`,
+		Args: cobra.NoArgs,
+	}
+	f := addClientFlags(p, cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		ask := func(ctx context.Context, c *api.Client) (api.Status, error) { return c.Status(ctx) }
+		return call(f, cmd, ask, func(st api.Status) error { return showStatus(cmd.OutOrStdout(), st) })
+	}
+	return cmd
+}
+
+func showStatus(w io.Writer, st api.Status) error {
+	var t table
+	t.add("Node", fmt.Sprintf("%s (%s, %s)", st.Node, st.Role, st.Version))
+	leader := st.Leader
+	if leader == "" {
+		leader = "nobody"
+	}
+	t.add("Leader", leader)
+	t.add("Ready", yesNo(st.Ready))
+	session := st.Session.State
+	if st.Session.ID != 0 {
+		session = fmt.Sprintf("%s, %d, expires in %s", st.Session.State, st.Session.ID, st.Session.ExpiresIn)
+	}
+	t.add("Session", session)
+	if st.Raft.State == "none" {
+		t.add("Raft", "none: the node's role is proxy")
+	} else {
+		t.add("Raft", fmt.Sprintf("%s in term %d; last entry %d, committed %d, applied %d",
+			st.Raft.State, st.Raft.Term, st.Raft.LastIndex, st.Raft.CommitIndex, st.Raft.AppliedIndex))
+	}
+	if st.ProxyAddr != "" {
+		t.add("Proxy", st.ProxyAddr)
+	}
+	t.add("Connections", fmt.Sprint(st.Connections))
+	switch {
+	case st.Leaving:
+		t.add("State", "leaving the cluster")
+	case st.Draining:
+		t.add("State", "draining")
+	}
+	if st.DiskFull {
+		t.add("Disk", "full: the node writes again when there is room in its data directory")
+	}
+	if len(st.ConfigDisagreements) > 0 {
+		t.add("Config", "lease.ttl or limits differ on "+strings.Join(st.ConfigDisagreements, ", "))
+	}
+	return t.write(w)
+}
