@@ -20,6 +20,9 @@ type Log interface {
 	// Errors: ErrNotLeader and ErrDiskFull, when nothing was written; ErrOutcomeUnknown, also when ctx ended before
 	// the answer was there.
 	Propose(ctx context.Context, c fsm.Command) (index uint64, r fsm.Result, err error)
+	// Committed returns the limits as the log has them: on the leader, with every write that Propose has answered.
+	// It may be ahead of View's.
+	Committed() *fsm.Table
 }
 
 // Leader finds the node that writes.

@@ -155,11 +155,11 @@ func (s *Server) putLimit(r *http.Request, body []byte) (commit, error) {
 }
 
 func (s *Server) commitPut(ctx context.Context, l fsm.Limit, cond condition) (answer, error) {
-	index, res, err := s.propose(ctx, &fsm.PutLimit{Limit: l, Precondition: cond.forLimit(s.deps.View.Table(), l.Pattern)}, cond)
+	index, res, err := s.propose(ctx, &fsm.PutLimit{Limit: l, Precondition: cond.forLimit(s.deps.Log.Committed(), l.Pattern)}, cond)
 	if err != nil {
 		return answer{}, err
 	}
-	t := s.deps.View.Table()
+	t := s.deps.Log.Committed()
 	l.ModifyIndex = index
 	if now, ok := t.Get(l.Pattern); ok && !res.Changed {
 		l.ModifyIndex, l.Source = now.ModifyIndex, now.Source
@@ -188,11 +188,11 @@ func (s *Server) deleteLimit(r *http.Request, _ []byte) (commit, error) {
 }
 
 func (s *Server) commitDelete(ctx context.Context, p fsm.Pattern, cond condition) (answer, error) {
-	index, res, err := s.propose(ctx, &fsm.DeleteLimit{Pattern: p, Precondition: cond.forLimit(s.deps.View.Table(), p)}, cond)
+	index, res, err := s.propose(ctx, &fsm.DeleteLimit{Pattern: p, Precondition: cond.forLimit(s.deps.Log.Committed(), p)}, cond)
 	if err != nil {
 		return answer{}, err
 	}
-	t := s.deps.View.Table()
+	t := s.deps.Log.Committed()
 	body := LimitDeleted{Index: index, Pattern: p.String()}
 	if l, ok := t.Get(p); ok && l.Source == fsm.SourceConfig {
 		w := wireLimit(l)
@@ -231,7 +231,7 @@ func (s *Server) replaceLimits(r *http.Request, body []byte) (commit, error) {
 }
 
 func (s *Server) dryRun(ls []fsm.Limit, cond condition) (answer, error) {
-	t := s.deps.View.Table()
+	t := s.deps.Log.Committed()
 	if p := cond.forTable(t); p.MustNotExist || p.MatchIndex != nil && *p.MatchIndex != t.Index {
 		return answer{}, fsm.ErrPrecondition
 	}
@@ -239,7 +239,7 @@ func (s *Server) dryRun(ls []fsm.Limit, cond condition) (answer, error) {
 }
 
 func (s *Server) commitReplace(ctx context.Context, ls []fsm.Limit, cond condition) (answer, error) {
-	before := s.deps.View.Table()
+	before := s.deps.Log.Committed()
 	pre := cond.forTable(before)
 	if pre.MustNotExist {
 		return answer{}, fsm.ErrPrecondition // the list always exists
@@ -250,7 +250,7 @@ func (s *Server) commitReplace(ctx context.Context, ls []fsm.Limit, cond conditi
 	}
 	changes := difference(before, ls)
 	s.log.Info("limits replaced", "limits", len(ls), "changes", len(changes), "index", index)
-	t := s.deps.View.Table()
+	t := s.deps.Log.Committed()
 	at := visibleAt(index, res, t)
 	return answer{body: LimitsReplaced{Index: index, Changes: changes}, etag: etag(at), index: index, table: at}, nil
 }
@@ -266,7 +266,7 @@ func (s *Server) replaceConfigLimits(_ *http.Request, body []byte) (commit, erro
 		if err != nil {
 			return answer{}, err
 		}
-		at := visibleAt(index, res, s.deps.View.Table())
+		at := visibleAt(index, res, s.deps.Log.Committed())
 		return answer{body: LimitsReplaced{Index: index, Changes: []Change{}}, index: index, table: at}, nil
 	}, nil
 }
@@ -317,7 +317,7 @@ func (s *Server) propose(ctx context.Context, c fsm.Command, cond condition) (ui
 }
 
 // visibleAt is the table index from which on a write is visible. One that changed nothing is visible with whatever it
-// was compared with, which t, read after it, includes.
+// was compared with, which the committed table t, read after it, includes.
 func visibleAt(index uint64, res fsm.Result, t *fsm.Table) uint64 {
 	if res.Changed {
 		return index

@@ -20,7 +20,7 @@ import (
 )
 
 // bench is a cluster in memory: the real state machine, a log that is one counter, and nodes whose peer handlers reach
-// each other by function call. A follower's view moves only in WaitTable, so that a server which forgets to wait
+// each other by function call. A node's view, the leader's too, moves only in WaitTable, so that a server which forgets to wait
 // shows stale limits.
 type bench struct {
 	mu     sync.Mutex
@@ -122,6 +122,8 @@ func (n *benchNode) Propose(_ context.Context, c fsm.Command) (uint64, fsm.Resul
 	return index, r, nil
 }
 
+func (n *benchNode) Committed() *fsm.Table { return n.b.tableNow() }
+
 func (n *benchNode) Leader() (string, http.RoundTripper, bool, bool) {
 	n.mu.Lock()
 	deposed, panics := n.deposed, n.panics
@@ -140,9 +142,6 @@ func (n *benchNode) Leader() (string, http.RoundTripper, bool, bool) {
 }
 
 func (n *benchNode) Table() *fsm.Table {
-	if n.b.leading() == n.name {
-		return n.b.tableNow()
-	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.table

@@ -39,6 +39,14 @@ func (a *agent) Propose(ctx context.Context, c fsm.Command) (uint64, fsm.Result,
 	return index, res, apiError(err)
 }
 
+// Committed implements [api.Log]: the log's limits, which the node's own may be a moment behind.
+func (a *agent) Committed() *fsm.Table {
+	if a.store == nil {
+		return fsm.NewTable(0, 0, nil)
+	}
+	return a.store.Table()
+}
+
 // apiError says in the API's words what went wrong in the cluster's.
 func apiError(err error) error {
 	for _, e := range []struct{ from, to error }{
