@@ -22,6 +22,9 @@ const (
 	// the 60 s or more after which most servers close theirs, so that few requests meet a
 	// connection that is just going away.
 	upstreamIdleTimeout = 30 * time.Second
+	// unsafeIdle is the idle time after which a kept-alive connection is not trusted with a request that can't be sent
+	// twice: the upstream may be closing it just now.
+	unsafeIdle = 2 * time.Second
 	// maxIdlePerTarget and maxIdle bound the connections kept for reuse to one host and
 	// port, and to all.
 	maxIdlePerTarget = 32

@@ -508,7 +508,6 @@ func TestRefusals(t *testing.T) {
 }
 
 func TestDialTimeout(t *testing.T) {
-	// A listener whose backlog is full answers no SYN.
 	w := newWorld(t, 1, policy(func(p *Policy) { p.DialTimeout = 100 * time.Millisecond }), names(resolver{"slow.test": func(ctx context.Context) error {
 		<-ctx.Done()
 		return ctx.Err()
@@ -517,10 +516,28 @@ func TestDialTimeout(t *testing.T) {
 	p.send("CONNECT slow.test:443 HTTP/1.1\r\n\r\n")
 	p.refused("CONNECT", 504, "dns_timeout")
 
+	// A listener whose backlog is full answers no SYN.
 	full := fullListener(t)
 	p = w.dial()
 	p.send("CONNECT " + full + " HTTP/1.1\r\n\r\n")
 	p.refused("CONNECT", 504, "connection_timeout")
+}
+
+// Addresses are tried one after the other, within one slot.
+func TestDialTriesTheNextAddress(t *testing.T) {
+	u := newUpstream(t, echo)
+	_, port, _ := net.SplitHostPort(u.addr)
+	w := newWorld(t, 1, names(resolver{"two.test": []netip.Addr{
+		netip.MustParseAddr("169.254.1.1"), netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("::ffff:127.0.0.1")}}))
+	p := w.connect("TWO.test.:" + port)
+	p.send("hello")
+	p.expect("hello")
+	if _, _, acquired, _ := w.adm.counts(); acquired != 1 || u.all.Load() != 1 {
+		t.Errorf("%d slots, %d connections", acquired, u.all.Load())
+	}
+	if c := w.Connections("two.test"); len(c) != 1 {
+		t.Errorf("connections: %+v", w.Connections(""))
+	}
 }
 
 func TestDrain(t *testing.T) {

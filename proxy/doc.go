@@ -37,7 +37,7 @@
 //
 // A kept-alive upstream connection serves one target (host and port) again within 30 s, most recently used first, at most 32
 // to a target and 1024 in all. A request without content and with an idempotent method is sent again, once, on a fresh
-// connection when a kept-alive one ends without a byte.
+// connection when a kept-alive one ends without a byte. Others take no connection that has been idle for over 2 s.
 //
 // A request head has header_timeout, the first from the connection's beginning: 408 where bytes have come, else the
 // connection is closed without a word. An idle client is closed after 60 s. A write of a plain message that makes no progress for

@@ -72,7 +72,7 @@ func (x *exchange) connect(fresh bool) (ok bool, _ *refusal) {
 		if f == nil {
 			break
 		}
-		if f.unpark(c) {
+		if f.unpark(c, x.repeatable()) {
 			s.counters.Reused.Add(1)
 			x.flow = f
 			switch c.use(f) {
@@ -291,7 +291,7 @@ func (x *exchange) failed(err error) (again, keep bool) {
 	var syntax syntaxError
 	broken := !errors.As(err, &syntax) && err != errTooLong
 	again = cause == nil && broken && f.reused && !x.informed && f.reader.len() == 0 &&
-		x.body.framing == framedNone && idempotent(c.method)
+		x.repeatable()
 	switch {
 	case broken && isReset(err):
 		f.finish(endUpstreamReset)
@@ -331,9 +331,13 @@ func (x *exchange) reason(err, cause error) *refusal {
 	return &refuseBroken
 }
 
-// idempotent reports whether sending a request twice does what sending it once does (RFC 9110 §9.2.2).
-func idempotent(method string) bool {
-	switch method {
+// repeatable reports whether sending the request twice does what sending it once does (RFC 9110 §9.2.2), and it is
+// still in hand.
+func (x *exchange) repeatable() bool {
+	if x.body.framing != framedNone {
+		return false
+	}
+	switch x.c.method {
 	case "GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE":
 		return true
 	}

@@ -374,8 +374,9 @@ func (f *flow) isParked() bool {
 	return f.phase == phaseParked
 }
 
-// unpark takes the connection into use for c; false says that it is of no use any more.
-func (f *flow) unpark(c *client) bool {
+// unpark takes the connection into use for c; false says that it is of no use any more. A request that
+// can't be repeated takes none that has been idle for long.
+func (f *flow) unpark(c *client, repeatable bool) bool {
 	f.mu.Lock()
 	if f.phase != phaseParked {
 		f.mu.Unlock()
@@ -384,7 +385,7 @@ func (f *flow) unpark(c *client) bool {
 	f.phase, f.client = phaseBusy, c
 	f.stall.stop()
 	f.reused = true
-	gone := f.upstreamGone
+	gone := f.upstreamGone || !repeatable && time.Until(f.idleUntil) < upstreamIdleTimeout-unsafeIdle
 	f.mu.Unlock()
 	switch {
 	case !f.slot.Unpark() || !f.srv.policy.Load().allowsDestination(f.addr):

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -426,6 +427,68 @@ func TestStaleConnectionGivesItsSlotToTheRetry(t *testing.T) {
 			t.Fatalf("retry %d: %s", i, resp.Status)
 		}
 		eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
+	}
+}
+
+// age makes the parked connections look idle for longer.
+func (w *world) age(d time.Duration) {
+	w.t.Helper()
+	eventually(w.t, "a connection is parked", func() bool { return len(w.idle.all()) == 1 && w.idle.all()[0].isParked() })
+	for _, f := range w.idle.all() {
+		f.mu.Lock()
+		f.idleUntil = f.idleUntil.Add(-d)
+		f.mu.Unlock()
+		f.tick()
+	}
+}
+
+func TestIdleTimeOfUpstreamConnections(t *testing.T) {
+	u := newUpstream(t, nil)
+	w := newWorld(t, 1)
+	p := w.dial()
+	serve := func(q *peer, request string) *peer {
+		p.send(strings.ReplaceAll(request, "UP", u.addr))
+		if q == nil {
+			q = u.accept()
+		}
+		q.readHead()
+		q.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+		p.response("GET")
+		return q
+	}
+	const once = "POST http://UP/ HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
+	const again = "GET http://UP/ HTTP/1.1\r\nHost: x\r\n\r\n"
+	q := serve(nil, once)
+	serve(q, once) // it has just been used
+	w.age(unsafeIdle)
+	serve(q, again) // which could be repeated
+	w.age(unsafeIdle)
+	go func() { // the upstream ends when asked to
+		io.Copy(io.Discard, q.r)
+		q.Close()
+	}()
+	serve(nil, once)
+	if n := u.all.Load(); n != 2 {
+		t.Errorf("%d connections, want a second one for a request that can't be repeated", n)
+	}
+	w.age(upstreamIdleTimeout)
+	eventually(t, "the connection ends", func() bool { return w.adm.inUse() == 0 })
+}
+
+func TestStalledWriteEnds(t *testing.T) {
+	u := newUpstream(t, nil)
+	conn, err := net.Dial("tcp", u.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	s, err := newSock(conn.(*net.TCPConn), new(bufferPool))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.stall = 50 * time.Millisecond
+	if err := s.write(make([]byte, 64<<20), nil, nil); !isTimeout(err) {
+		t.Fatalf("a write that nobody reads: %v", err)
 	}
 }
 

@@ -69,28 +69,30 @@ func (f *flow) tick() {
 	}
 	now := time.Now()
 	var cause error
+	overdue := false
 	switch {
-	case phase == phaseParked && now.Before(f.idleUntil):
-		t.reset(f.idleUntil.Sub(now), f.tick)
-	case phase != phaseBusy || t.limit == 0:
-	default:
+	case phase == phaseParked:
+		if overdue = !now.Before(f.idleUntil); !overdue {
+			t.reset(f.idleUntil.Sub(now), f.tick)
+		}
+	case phase == phaseBusy && t.limit > 0:
 		if moved := f.moved(); moved != t.moved {
 			t.moved, t.since = moved, now
 		}
-		if now.Sub(t.since) < t.limit {
+		switch {
+		case now.Sub(t.since) < t.limit:
 			t.reset(t.interval(), f.tick)
-			break
-		}
-		cause = errIdle
-		if t.half {
+		case t.half:
 			cause = errHalfClose
+		default:
+			cause = errIdle
 		}
 	}
 	f.mu.Unlock()
 	switch {
 	case cause != nil:
 		f.abort(cause)
-	case phase == phaseParked && !now.Before(f.idleUntil):
+	case overdue:
 		f.retire()
 	}
 }

@@ -1,0 +1,121 @@
+package proxy
+
+import (
+	"io"
+	"net"
+	"testing"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+// benchServer is a proxy in front of an admitter without a limit, and an upstream that echoes.
+func benchServer(b *testing.B) (proxyAddr, upstreamAddr string) {
+	b.Helper()
+	up, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	go func() {
+		for {
+			c, err := up.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				echo(c.(*net.TCPConn))
+				c.Close()
+			}()
+		}
+	}()
+	s, err := New(Config{Node: "n1", Policy: DefaultPolicy()}, newAdmitter(0), nil, hclog.NewNullLogger())
+	if err != nil {
+		b.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	go s.Serve(l)
+	b.Cleanup(func() {
+		s.Close()
+		up.Close()
+	})
+	return l.Addr().String(), up.Addr().String()
+}
+
+// One connection: dial, CONNECT, a small round trip, close. The figures include the client's and the upstream's part.
+func BenchmarkChurn(b *testing.B) {
+	proxy, up := benchServer(b)
+	head := []byte("CONNECT " + up + " HTTP/1.1\r\nHost: " + up + "\r\n\r\n")
+	buf := make([]byte, len(established))
+	b.ReportAllocs()
+	for b.Loop() {
+		c, err := net.Dial("tcp", proxy)
+		if err != nil {
+			b.Fatal(err)
+		}
+		c.Write(head)
+		io.ReadFull(c, buf)
+		c.Write(buf[:8])
+		io.ReadFull(c, buf[:8])
+		c.(*net.TCPConn).CloseWrite()
+		c.Read(buf)
+		c.Close()
+	}
+}
+
+// One request on a kept-alive connection, answered on a kept-alive one.
+func BenchmarkExchange(b *testing.B) {
+	up, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer up.Close()
+	answer := []byte("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+	go func() {
+		c, err := up.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		buf := make([]byte, 4096)
+		for {
+			if _, err := c.Read(buf); err != nil {
+				return
+			}
+			c.Write(answer)
+		}
+	}()
+	proxy, _ := benchServer(b)
+	c, err := net.Dial("tcp", proxy)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer c.Close()
+	request := []byte("GET http://" + up.Addr().String() + "/ HTTP/1.1\r\nHost: x\r\nAccept: */*\r\n\r\n")
+	buf := make([]byte, 4096)
+	b.ReportAllocs()
+	for b.Loop() {
+		c.Write(request)
+		if _, err := c.Read(buf); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// Reading and judging a request's head.
+func BenchmarkParseRequest(b *testing.B) {
+	in := offline([]byte("GET http://api.example.com/v1/things?limit=10 HTTP/1.1\r\nHost: api.example.com\r\n" +
+		"User-Agent: bench/1.0\r\nAccept: */*\r\nAccept-Encoding: gzip\r\nConnection: keep-alive\r\n\r\n"))
+	var h head
+	b.ReportAllocs()
+	for b.Loop() {
+		head, err := in.head()
+		if err == nil {
+			err = h.parseRequest(head)
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+}
