@@ -66,7 +66,9 @@ type Config struct {
 	// this server leads and can't write.
 	Fatal func(error)
 
+	// Tests set these.
 	wrapStore func(logStable) logStable
+	patience  time.Duration // of the watchdog
 }
 
 // Handlers is what a node does as part of the cluster. All are optional.
@@ -78,8 +80,8 @@ type Handlers struct {
 	// Lead does the leader's work in one term, from the moment that the FSM holds everything committed before. It
 	// returns soon after its context has ended, which says that the term is over; until then no other Lead begins.
 	Lead func(ctx context.Context, term uint64)
-	// MemberChanged is told of a member that is new or has changed. Changes in quick succession may be told as one; calls
-	// come one at a time.
+	// MemberChanged is told of a member that is new or has changed, except that it became a suspect, which is told by
+	// nobody. Changes in quick succession may be told as one; calls come one at a time.
 	MemberChanged func(Member)
 }
 
@@ -133,6 +135,9 @@ func New(cfg Config) (*Cluster, error) {
 
 func (cfg *Config) normalise() error {
 	cfg.Multiplier = max(cfg.Multiplier, 1)
+	if cfg.patience == 0 {
+		cfg.patience = watchdogLimit * time.Duration(cfg.Multiplier)
+	}
 	if cfg.Label == "" {
 		cfg.Label = defaultLabel
 	}
@@ -228,8 +233,8 @@ func (c *Cluster) advertisedRPC(listener net.Listener) (string, error) {
 		advertise, port = ip.String(), p
 	}
 	ip, _, err := c.transport.FinalAdvertiseAddr(advertise, port)
-	if err != nil {
-		return "", fmt.Errorf("cluster.advertise_rpc: set it: this node listens on every address, and which one others reach can't be guessed: %w", err)
+	if err != nil || ip.IsUnspecified() {
+		return "", fmt.Errorf("cluster.advertise_rpc: set it: this node listens on every address, and which one others reach can't be guessed (%v)", err)
 	}
 	return net.JoinHostPort(ip.String(), bound), nil
 }
@@ -252,7 +257,7 @@ func (c *Cluster) start(h Handlers) error {
 		return err
 	}
 	if c.gossip, err = newGossip(gossipConfig{
-		name: c.cfg.Name, advertise: c.cfg.AdvertiseGossip, join: c.cfg.Join, key: c.cfg.GossipKey, label: c.cfg.Label,
+		name: c.cfg.Name, advertise: c.cfg.AdvertiseGossip, everywhere: c.transport.everywhere, join: c.cfg.Join, key: c.cfg.GossipKey, label: c.cfg.Label,
 		mult: c.cfg.Multiplier, log: c.log.Named("gossip"), conflict: c.settleConflict,
 	}, c.transport, meta); err != nil {
 		return err

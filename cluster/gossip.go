@@ -36,13 +36,14 @@ const (
 
 // gossipConfig is what gossip needs of the node's configuration.
 type gossipConfig struct {
-	name      string
-	advertise string // host:port, or "" for what is bound
-	join      []string
-	key       []byte
-	label     string
-	mult      int
-	log       hclog.Logger
+	name       string
+	advertise  string // host:port, or "" for what is bound
+	everywhere bool   // bound to every IPv6 address: nothing to advertise follows from that
+	join       []string
+	key        []byte
+	label      string
+	mult       int
+	log        hclog.Logger
 	// conflict is called, in a goroutine of its own, with another live node of the same name.
 	conflict func(other Member)
 }
@@ -116,6 +117,9 @@ func (g *gossip) config() *memberlist.Config {
 
 func (g *gossip) advertiseIn(conf *memberlist.Config) error {
 	if g.cfg.advertise == "" {
+		if g.cfg.everywhere {
+			return errors.New("cluster.advertise_gossip: set it: this node listens on every IPv6 address, and which one others reach can't be guessed")
+		}
 		return nil
 	}
 	ip, port, err := resolveBind(g.cfg.advertise)

@@ -19,8 +19,9 @@ const gossipPortTries = 10
 // gossipTransport is memberlist's own transport, with dials and dialled connections that end when the node stops.
 type gossipTransport struct {
 	*memberlist.NetTransport
-	life   context.Context
-	cancel context.CancelFunc
+	life       context.Context
+	cancel     context.CancelFunc
+	everywhere bool // bound to every IPv6 address
 }
 
 // dialled is a connection that is closed when the node stops: memberlist waits for an answer on it.
@@ -49,7 +50,7 @@ func listenGossip(addr string, logger *log.Logger) (*gossipTransport, error) {
 	for range tries {
 		if inner, err = memberlist.NewNetTransport(conf); err == nil {
 			life, cancel := context.WithCancel(context.Background())
-			return &gossipTransport{NetTransport: inner, life: life, cancel: cancel}, nil
+			return &gossipTransport{NetTransport: inner, life: life, cancel: cancel, everywhere: ip == netip.IPv6Unspecified()}, nil
 		}
 	}
 	if probeBind(addr) {

@@ -92,6 +92,32 @@ func TestWipedServerIsANewServer(t *testing.T) {
 	}
 }
 
+func TestTheWholeClusterRestarts(t *testing.T) {
+	t.Parallel()
+	nodes := startThree(t)
+	leader := waitLeader(t, nodes...)
+	term := leader.leads()
+	propose(t, leader, "before")
+	for _, n := range nodes {
+		n.kill()
+	}
+	var back []*testNode
+	for _, n := range nodes {
+		back = append(back, n.again())
+	}
+	next := waitLeader(t, back...)
+	if next.leads() <= term {
+		t.Errorf("leads in term %d after term %d", next.leads(), term)
+	}
+	index := propose(t, next, "after")
+	for _, n := range back {
+		waitApplied(t, n, index)
+		if got := n.fsm.total(); got != uint64(len("before")+len("after")) {
+			t.Errorf("%s holds %d", n.cfg.Name, got)
+		}
+	}
+}
+
 func TestFourthServerIsAddedAndLeaves(t *testing.T) {
 	t.Parallel()
 	nodes := startThree(t)
@@ -118,6 +144,8 @@ func TestFourthServerIsAddedAndLeaves(t *testing.T) {
 		}
 		return true
 	})
+	back := fourth.again()
+	eventually(t, 15*time.Second, "d, back again, votes", func() bool { return hasPeer(leader, back.dir.ServerID(), true) })
 }
 
 func TestLeaderLeaves(t *testing.T) {
@@ -324,6 +352,31 @@ func TestSplitGossipHealsByItself(t *testing.T) {
 		n, _ := b.Member("a")
 		return ok && m.Alive() && n.Alive() && n.Identity == back.dir.Identity()
 	})
+}
+
+func TestAddressesThatCantBeAdvertised(t *testing.T) {
+	t.Parallel()
+	for setting, set := range map[string]option{
+		"cluster.advertise_gossip": func(c *Config) { c.Gossip = "[::]:0" },
+		"cluster.advertise_rpc":    func(c *Config) { c.RPC, c.Gossip = "[::]:0", "[::]:0" },
+	} {
+		if n, err := tryNode(t, "a", "", asProxy, set); err == nil || !strings.Contains(err.Error(), setting+": set it") {
+			if err == nil {
+				t.Errorf("%s: advertises %s and %s", setting, n.RPCAddr(), n.GossipAddr())
+				continue
+			}
+			if strings.Contains(err.Error(), "address family not supported") {
+				continue // a machine without IPv6
+			}
+			t.Errorf("%s: %v", setting, err)
+		}
+	}
+	n := startNode(t, "b", "", asProxy, func(c *Config) {
+		c.RPC, c.Gossip, c.AdvertiseRPC, c.AdvertiseGossip = "0.0.0.0:0", "0.0.0.0:0", "", "127.0.0.1:0"
+	})
+	if !strings.HasPrefix(n.RPCAddr(), "127.0.0.1:") || !strings.HasPrefix(n.GossipAddr(), "127.0.0.1:") || strings.HasSuffix(n.RPCAddr(), ":0") {
+		t.Errorf("advertises %s and %s", n.RPCAddr(), n.GossipAddr())
+	}
 }
 
 func TestPeersTalkOverTheSharedPort(t *testing.T) {

@@ -19,7 +19,7 @@ const (
 const (
 	prefaceMagic   = "weir"
 	prefaceVersion = 1
-	prefaceHead    = len(prefaceMagic) + 3 // version, kind, length of the target
+	prefaceHead    = 3 // version, kind, length of the target
 	maxTarget      = 255
 )
 
@@ -40,17 +40,21 @@ func (p preface) append(b []byte) ([]byte, error) {
 	return append(b, p.target...), nil
 }
 
-// readPreface reads a preface and not a byte beyond it.
+// readPreface reads a preface and not a byte beyond it. Four bytes that are not weir's are enough to refuse.
 func readPreface(r io.Reader) (preface, error) {
-	head := make([]byte, prefaceHead)
-	n, err := io.ReadFull(r, head)
-	if !bytes.HasPrefix(head[:n], []byte(prefaceMagic)[:min(n, len(prefaceMagic))]) {
-		return preface{}, fmt.Errorf("not a weir node: the connection starts like %s", resembles(head[:n]))
+	magic := make([]byte, len(prefaceMagic))
+	n, err := io.ReadFull(r, magic)
+	if string(magic[:n]) != prefaceMagic[:n] {
+		return preface{}, fmt.Errorf("not a weir node: the connection starts like %s", resembles(magic[:n]))
 	}
 	if err != nil {
 		return preface{}, fmt.Errorf("the preface is cut short: %w", err)
 	}
-	version, k, length := head[4], kind(head[5]), head[6]
+	head := make([]byte, prefaceHead)
+	if _, err := io.ReadFull(r, head); err != nil {
+		return preface{}, fmt.Errorf("the preface is cut short: %w", err)
+	}
+	version, k, length := head[0], kind(head[1]), head[2]
 	if version != prefaceVersion {
 		return preface{}, fmt.Errorf("preface version %d: this node knows %d only: upgrade the older of the two", version, prefaceVersion)
 	}

@@ -107,7 +107,7 @@ func (c *Cluster) explain(err error) error {
 	case c.stores.disk.isFull():
 		return ErrDiskFull // the leader could not append it, and sent it to nobody
 	default:
-		return fmt.Errorf("the entry was not written: %w", err)
+		return fmt.Errorf("%w: %w", ErrUnknownOutcome, err) // a write may reach the disk though it is reported as failed
 	}
 }
 

@@ -49,7 +49,10 @@ func (c *Cluster) configured() bool {
 
 func (c *Cluster) leaveOnce(ctx context.Context) error {
 	if c.leadingTerm() != 0 {
-		return errors.Join(c.handOver(ctx, ""), errLeads(c.leadingTerm() != 0))
+		if err := c.handOver(ctx, ""); err != nil {
+			return err
+		}
+		return errors.New("leadership was handed over: waiting for the new leader")
 	}
 	_, addr := c.Leader()
 	if addr == "" {
@@ -61,13 +64,6 @@ func (c *Cluster) leaveOnce(ctx context.Context) error {
 		return cc.Remove(ctx, &clusterpb.RemoveRequest{Server: c.cfg.Data.ServerID()})
 	})
 	return err
-}
-
-func errLeads(leads bool) error {
-	if leads {
-		return errors.New("this server still leads")
-	}
-	return errors.New("leadership was handed over: waiting for the new leader")
 }
 
 // Shutdown hands leadership over where this node has it, says goodbye in gossip, and stops everything. It takes a few

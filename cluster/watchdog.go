@@ -6,6 +6,8 @@ import (
 	"time"
 )
 
+// watchdogLimit is how long a leader may commit nothing before leadership is handed over, and half of how long before
+// the process stops.
 const watchdogLimit = 5 * time.Second
 
 // vitals is what the watchdog looks at.
@@ -67,7 +69,7 @@ func (w *watchdog) look(now time.Time, v vitals) remedy {
 
 // watch runs the watchdog until the context ends.
 func (c *Cluster) watch(ctx context.Context) {
-	limit := watchdogLimit * time.Duration(c.cfg.Multiplier)
+	limit := c.cfg.patience
 	dog := &watchdog{limit: limit, since: time.Now()}
 	for sleep(ctx, limit/5) {
 		v := c.vitals()

@@ -1,0 +1,254 @@
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+
+	"github.com/weirproxy/weir/cluster/clusterpb"
+)
+
+func TestWatchdog(t *testing.T) {
+	t.Parallel()
+	const limit = 5 * time.Second
+	type look struct {
+		at   int // seconds
+		v    vitals
+		want remedy
+	}
+	idle := vitals{term: 1, commit: 9}
+	waits := vitals{term: 1, commit: 9, pending: true}
+	stuck := vitals{term: 1, commit: 9, pending: true, diskBusy: limit}
+	silent := vitals{term: 1, commit: 9, raftSilent: limit}
+	for what, looks := range map[string][]look{
+		"an idle leader is left alone":     {{0, idle, remedyNone}, {60, idle, remedyNone}},
+		"so is a follower":                 {{0, vitals{pending: true}, remedyNone}, {60, vitals{pending: true, diskBusy: limit}, remedyNone}},
+		"a commit in time":                 {{0, waits, remedyNone}, {4, waits, remedyNone}, {6, vitals{term: 1, commit: 10, pending: true}, remedyNone}},
+		"the others' disks: never stop":    {{0, waits, remedyNone}, {5, waits, remedyHandOver}, {6, waits, remedyNone}, {10, waits, remedyHandOver}, {15, waits, remedyHandOver}},
+		"the own disk: hand over, stop":    {{0, idle, remedyNone}, {5, stuck, remedyHandOver}, {6, stuck, remedyNone}, {10, stuck, remedyStop}},
+		"raft is silent: hand over, stop":  {{0, idle, remedyNone}, {5, silent, remedyHandOver}, {10, silent, remedyStop}},
+		"it recovers after the hand-over":  {{0, idle, remedyNone}, {5, stuck, remedyHandOver}, {9, vitals{term: 1, commit: 10}, remedyNone}, {20, idle, remedyNone}},
+		"leadership ends in time":          {{0, idle, remedyNone}, {5, stuck, remedyHandOver}, {9, vitals{diskBusy: limit}, remedyNone}, {10, vitals{diskBusy: limit}, remedyNone}},
+		"a stall that began before a term": {{0, vitals{diskBusy: limit}, remedyNone}, {1, stuck, remedyHandOver}, {6, stuck, remedyStop}},
+	} {
+		start := time.Now()
+		dog := &watchdog{limit: limit, since: start}
+		for _, l := range looks {
+			if got := dog.look(start.Add(time.Duration(l.at)*time.Second), l.v); got != l.want {
+				t.Errorf("%s: after %d s: %d, want %d", what, l.at, got, l.want)
+			}
+		}
+	}
+}
+
+// An answer to a heartbeat that was sent before the question proves nothing about the time after it.
+func TestVerificationNeedsFreshAnswers(t *testing.T) {
+	t.Parallel()
+	asked := time.Now()
+	before, after := asked.Add(-time.Millisecond), asked.Add(time.Millisecond)
+	voters := func(ids ...raft.ServerID) (list []raft.Server) {
+		for _, id := range ids {
+			list = append(list, raft.Server{ID: id, Suffrage: raft.Voter})
+		}
+		return list
+	}
+	three, five := voters("a", "b", "c"), voters("a", "b", "c", "d", "e")
+	learner := append(voters("a", "b", "c"), raft.Server{ID: "n", Suffrage: raft.Nonvoter})
+	type ack struct {
+		id   raft.ServerID
+		term uint64
+		sent time.Time
+	}
+	for what, c := range map[string]struct {
+		servers []raft.Server
+		acks    []ack
+		want    bool
+	}{
+		"alone":                        {voters("a"), nil, true},
+		"nobody has answered":          {three, nil, false},
+		"one of two others":            {three, []ack{{"b", 3, after}}, true},
+		"at the very moment":           {three, []ack{{"b", 3, asked}}, true},
+		"only from before":             {three, []ack{{"b", 3, before}, {"c", 3, before}}, false},
+		"fresh, then a late stale one": {three, []ack{{"b", 3, after}, {"b", 3, before}}, true},
+		"in a former term":             {three, []ack{{"b", 2, after}, {"c", 2, after}}, false},
+		"in a later term":              {three, []ack{{"b", 4, after}}, false},
+		"one of four others":           {five, []ack{{"b", 3, after}, {"c", 3, before}}, false},
+		"two of four others":           {five, []ack{{"b", 3, after}, {"d", 3, after}}, true},
+		"a server without a vote":      {learner, []ack{{"n", 3, after}}, false},
+		"a server that is gone":        {three, []ack{{"x", 3, after}}, false},
+	} {
+		book := &ackBook{}
+		for _, a := range c.acks {
+			book.note(a.id, a.term, a.sent)
+		}
+		if got := book.quorumSince(3, asked, "a", c.servers); got != c.want {
+			t.Errorf("%s: %v, want %v", what, got, c.want)
+		}
+	}
+}
+
+func TestWhoAsksDuringACheckWaitsForTheNext(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		checks := make(chan chan error)
+		v := &verifier{check: func(time.Time) error {
+			answer := make(chan error)
+			checks <- answer
+			return <-answer
+		}}
+		results := make(chan error, 3)
+		ask := func() { results <- v.verify(t.Context()) }
+		go ask()
+		first := <-checks
+		go ask()
+		go ask()
+		synctest.Wait()
+		first <- nil
+		if err := <-results; err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		if len(results) != 0 {
+			t.Fatal("a check that began before the question has answered it")
+		}
+		second := <-checks // one for both
+		second <- ErrNotLeader
+		for range 2 {
+			if err := <-results; !errors.Is(err, ErrNotLeader) {
+				t.Errorf("got %v", err)
+			}
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() { results <- v.verify(ctx) }()
+		third := <-checks
+		cancel()
+		if err := <-results; !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v", err)
+		}
+		third <- nil
+		synctest.Wait()
+	})
+}
+
+func metaOf(identity byte, change ...func(*clusterpb.Meta)) *clusterpb.Meta {
+	m := &clusterpb.Meta{Identity: bytes.Repeat([]byte{identity}, identityBytes), Role: clusterpb.Role_ROLE_SERVER, RpcAddr: "127.0.0.1:1"}
+	for _, f := range change {
+		f(m)
+	}
+	return m
+}
+
+func TestMembersHealth(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	ms := newMembers("self", func(int) time.Duration { return 2 * time.Second })
+	health := func(after time.Duration) Health {
+		m, _ := ms.get("b", now.Add(after))
+		return m.Health
+	}
+	ms.here("self", "127.0.0.1:9", metaOf(9), true, now)
+	ms.here("b", "127.0.0.1:2", metaOf(1), true, now)
+	if health(time.Second) != HealthAlive || health(3*time.Second) != HealthSuspect {
+		t.Error("silence makes a suspect, and nothing less")
+	}
+	if m, _ := ms.get("self", now.Add(time.Hour)); m.Health != HealthAlive {
+		t.Error("a node suspects itself")
+	}
+	ms.heard("b", now.Add(3*time.Second))
+	if health(3*time.Second) != HealthAlive {
+		t.Error("an answer did not clear the suspect")
+	}
+	ms.gone("b", now.Add(4*time.Second))
+	if health(5*time.Second) != HealthDead {
+		t.Error("gone without a word is dead")
+	}
+	ms.here("b", "127.0.0.1:2", metaOf(1), true, now.Add(6*time.Second))
+	ms.goodbye("b", metaOf(2, func(m *clusterpb.Meta) { m.SessionLeft = 5 }))
+	ms.gone("b", now.Add(7*time.Second))
+	if health(7*time.Second) != HealthDead {
+		t.Error("a goodbye of another identity was believed")
+	}
+	ms.here("b", "127.0.0.1:2", metaOf(1), true, now.Add(8*time.Second))
+	ms.goodbye("b", metaOf(1, func(m *clusterpb.Meta) { m.SessionLeft = 7 }))
+	ms.here("b", "127.0.0.1:2", metaOf(1), false, now.Add(8*time.Second)) // an older message, later
+	ms.gone("b", now.Add(9*time.Second))
+	if m, _ := ms.get("b", now.Add(9*time.Second)); m.Health != HealthLeft || m.SessionLeft != 7 {
+		t.Errorf("after a goodbye: %+v", m)
+	}
+	ms.here("b", "127.0.0.1:2", metaOf(1), true, now.Add(10*time.Second))
+	if m, _ := ms.get("b", now.Add(10*time.Second)); m.Health != HealthAlive || m.SessionLeft != 0 || m.detached {
+		t.Errorf("after its return: %+v", m)
+	}
+	if got := ms.takeChanged(); len(got) != 2 || len(ms.takeChanged()) != 0 {
+		t.Errorf("changed: %v", got)
+	}
+	ms.gone("b", now)
+	ms.here("c", "127.0.0.1:3", metaOf(3), true, now.Add(forgetAfter+time.Hour))
+	if _, ok := ms.get("b", now.Add(forgetAfter+time.Hour)); ok {
+		t.Error("a long dead node is not forgotten")
+	}
+}
+
+func TestHintedLeaderIsTheLatestThatIsAlive(t *testing.T) {
+	t.Parallel()
+	lead := func(term uint64, h Health) func(*Member) {
+		return func(m *Member) { m.LeadsTerm, m.Health, m.RPCAddr = term, h, m.Name+":1" }
+	}
+	name, addr := hintedLeader([]Member{
+		server("a", lead(3, HealthAlive)), server("b", lead(5, HealthSuspect)), server("c", lead(9, HealthDead)), server("d", lead(0, HealthAlive)),
+	})
+	if name != "b" || addr != "b:1" {
+		t.Errorf("%q at %q", name, addr)
+	}
+	if name, addr := hintedLeader([]Member{server("a", lead(0, HealthAlive))}); name != "" || addr != "" {
+		t.Errorf("%q at %q leads, though nobody says so", name, addr)
+	}
+}
+
+func TestMetaFitsAndIsChecked(t *testing.T) {
+	t.Parallel()
+	long := metaOf(1, func(m *clusterpb.Meta) {
+		m.RpcAddr = strings.Repeat("h", 253) + ":65535"
+		m.Version, m.ConfigDigest = strings.Repeat("v", 32), strings.Repeat("d", 64)
+		m.Cluster = strings.Repeat("c", 36)
+		m.LeadsTerm, m.SessionLeft = 1<<63, 1<<63
+	})
+	if _, err := encodeMeta(long); err != nil {
+		t.Error(err)
+	}
+	if _, err := encodeMeta(metaOf(1, func(m *clusterpb.Meta) { m.RpcAddr = strings.Repeat("h", 600) })); err == nil {
+		t.Error("metadata beyond memberlist's limit was encoded")
+	}
+	if _, err := decodeMeta([]byte("\xff\xff")); err == nil {
+		t.Error("garbage was decoded")
+	}
+	if _, err := decodeMeta(nil); err == nil {
+		t.Error("metadata without an identity was decoded")
+	}
+}
+
+func TestUnreachablePeersAreSaidOnce(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	log := newQuietLogger(hclog.New(&hclog.LoggerOptions{Output: &out, Level: hclog.Info}))
+	for range 50 {
+		log.Error("failed to heartbeat to", "peer", "127.0.0.1:1", "error", errors.New("refused"))
+		log.Named("x").Warn("failed to contact", "server-id", "b.1")
+	}
+	log.Error("failed to heartbeat to", "peer", "127.0.0.1:2", "error", errors.New("refused"))
+	log.Error("something else", "error", errors.New("broken"))
+	log.Error("something else", "error", errors.New("broken"))
+	if got := strings.Count(out.String(), "\n"); got != 5 {
+		t.Errorf("%d lines, want 5:\n%s", got, out.String())
+	}
+	if got := strings.Count(out.String(), "[ERROR]"); got != 2 {
+		t.Errorf("%d errors, want the 2 that are no peer's:\n%s", got, out.String())
+	}
+}

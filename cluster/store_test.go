@@ -1,0 +1,307 @@
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+)
+
+func TestDataDirIsOneProcessAndOneName(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "data")
+	d, err := OpenDataDir(path, "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(d.Identity()) != 32 || NameOf(d.ServerID()) != "a" || d.ServerID() != "a."+d.Identity()[:16] {
+		t.Errorf("identity %q, server id %q", d.Identity(), d.ServerID())
+	}
+	_, err = OpenDataDir(path, "a")
+	if err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "pid") || strings.Contains(err.Error(), "\n") {
+		t.Errorf("a directory in use: %v", err)
+	}
+	if err := d.update(func(id *identity) { id.Cluster = "c" }); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err = OpenDataDir(path, "b"); err == nil || !strings.Contains(err.Error(), `name = "a"`) {
+		t.Errorf("another node's directory: %v", err)
+	}
+	again, err := OpenDataDir(path, "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	if again.Identity() != d.Identity() || again.state().Cluster != "c" {
+		t.Error("the identity did not survive")
+	}
+}
+
+func TestDamagedDataDirSaysWhatToDo(t *testing.T) {
+	t.Parallel()
+	for what, spoil := range map[string]func(t *testing.T, dir string){
+		"torn identity": func(t *testing.T, dir string) {
+			overwrite(t, filepath.Join(dir, identityFile), []byte(`{"format":1,"na`))
+		},
+		"lost identity": func(t *testing.T, dir string) { must(t, os.Remove(filepath.Join(dir, identityFile))) },
+		"lost log":      func(t *testing.T, dir string) { must(t, os.Remove(raftDB(dir))) },
+		"empty log":     func(t *testing.T, dir string) { overwrite(t, raftDB(dir), nil) },
+		"garbage log":   func(t *testing.T, dir string) { overwrite(t, raftDB(dir), bytes.Repeat([]byte("x"), 64<<10)) },
+		"torn log":      func(t *testing.T, dir string) { must(t, os.Truncate(raftDB(dir), 8292)) },
+		"flipped entry": func(t *testing.T, dir string) {
+			raw, err := os.ReadFile(raftDB(dir))
+			must(t, err)
+			if !bytes.Contains(raw, []byte("precious")) {
+				t.Fatal("the entry is not in the file")
+			}
+			overwrite(t, raftDB(dir), bytes.ReplaceAll(raw, []byte("precious"), []byte("pernicio")))
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			path := filepath.Join(t.TempDir(), "data")
+			n := startNode(t, "a", path, expecting(1))
+			eventually(t, 5*time.Second, "leads", func() bool { return n.leads() != 0 })
+			propose(t, n, "precious")
+			n.halt()
+			spoil(t, path)
+			_, err := tryNode(t, "a", path, expecting(1))
+			if err == nil || !strings.Contains(err.Error(), "remove "+path) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
+func TestDamagedSnapshotsSayWhatToDo(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "data")
+	n := startNode(t, "a", path, expecting(1))
+	eventually(t, 5*time.Second, "leads", func() bool { return n.leads() != 0 })
+	propose(t, n, "precious")
+	must(t, n.raft.Snapshot().Error())
+	n.halt()
+
+	whole := startNode(t, "a", path, expecting(1))
+	if got := whole.fsm.total(); got != 8 {
+		t.Errorf("the snapshot gave %d, want 8", got)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	if err := whole.WaitApplied(ctx, whole.fsm.applied()); err != nil {
+		t.Errorf("what a snapshot restored does not count as applied: %v", err)
+	}
+	cancel()
+	whole.halt()
+
+	states, err := filepath.Glob(filepath.Join(path, raftDirectory, "snapshots", "*", "state.bin"))
+	if err != nil || len(states) == 0 {
+		t.Fatalf("no snapshot: %v", err)
+	}
+	for _, state := range states {
+		overwrite(t, state, []byte("garbage"))
+	}
+	if _, err := tryNode(t, "a", path, expecting(1)); err == nil || !strings.Contains(err.Error(), "remove "+path) {
+		t.Errorf("%v", err)
+	}
+}
+
+func raftDB(dir string) string { return filepath.Join(dir, raftDirectory, raftDBFile) }
+
+func overwrite(t *testing.T, path string, content []byte) {
+	t.Helper()
+	must(t, os.WriteFile(path, content, 0o600))
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// faultyStore fails or stalls its writes when told to.
+type faultyStore struct {
+	logStable
+	full  atomic.Bool
+	stall atomic.Pointer[chan struct{}] // writes of entries wait for it
+}
+
+func (s *faultyStore) err() error {
+	if s.full.Load() {
+		return &os.PathError{Op: "write", Path: "raft.db", Err: syscall.ENOSPC}
+	}
+	return nil
+}
+
+func (s *faultyStore) StoreLogs(entries []*raft.Log) error {
+	if gate := s.stall.Load(); gate != nil {
+		<-*gate
+	}
+	if err := s.err(); err != nil {
+		return err
+	}
+	return s.logStable.StoreLogs(entries)
+}
+
+func (s *faultyStore) Set(key, value []byte) error {
+	if err := s.err(); err != nil {
+		return err
+	}
+	return s.logStable.Set(key, value)
+}
+
+func faulty(into **faultyStore) option {
+	return func(c *Config) {
+		c.wrapStore = func(s logStable) logStable {
+			*into = &faultyStore{logStable: s}
+			return *into
+		}
+	}
+}
+
+func TestAFullDiskIsWaitedOut(t *testing.T) {
+	t.Parallel()
+	var store *faultyStore
+	n := startNode(t, "a", t.TempDir(), expecting(1), faulty(&store))
+	eventually(t, 5*time.Second, "leads", func() bool { return n.leads() != 0 })
+	propose(t, n, "x")
+	term := n.leads()
+	store.full.Store(true)
+	for range 3 {
+		if _, _, err := n.Propose(t.Context(), 0, []byte("y")); !errors.Is(err, ErrDiskFull) || errors.Is(err, ErrUnknownOutcome) {
+			t.Fatalf("a write on a full disk: %v", err)
+		}
+	}
+	if !n.RaftStatus().DiskFull {
+		t.Error("the status does not say that the disk is full")
+	}
+	eventually(t, 10*time.Second, "it has tried to save a vote", func() bool { return n.RaftStatus().State != "leader" })
+	store.full.Store(false)
+	eventually(t, 10*time.Second, "leads again", func() bool { return n.leads() > term })
+	propose(t, n, "z")
+	if n.RaftStatus().DiskFull {
+		t.Error("the status still says that the disk is full")
+	}
+	if got := n.fsm.total(); got != 2 {
+		t.Errorf("the FSM holds %d, want 2: a refused write took effect", got)
+	}
+}
+
+func TestAServerWithAFullDiskStopsInTime(t *testing.T) {
+	t.Parallel()
+	var store *faultyStore
+	n := startNode(t, "a", t.TempDir(), expecting(1), faulty(&store))
+	eventually(t, 5*time.Second, "leads", func() bool { return n.leads() != 0 })
+	store.full.Store(true)
+	if _, _, err := n.Propose(t.Context(), 0, []byte("y")); !errors.Is(err, ErrDiskFull) {
+		t.Fatalf("a write on a full disk: %v", err)
+	}
+	eventually(t, 10*time.Second, "it waits to save a vote", func() bool { return n.RaftStatus().State == "candidate" })
+	began := time.Now()
+	n.halt()
+	if took := time.Since(began); took > 6*time.Second {
+		t.Errorf("shutting down took %s", took)
+	}
+}
+
+// TestARealFullDisk fills a file system of one megabyte.
+func TestARealFullDisk(t *testing.T) {
+	t.Parallel()
+	mount := t.TempDir()
+	if err := syscall.Mount("tmpfs", mount, "tmpfs", 0, "size=1m"); err != nil {
+		t.Logf("no small file system can be mounted here (%v): only the injected failure was tested", err)
+		return
+	}
+	defer func() { must(t, syscall.Unmount(mount, 0)) }()
+	path := filepath.Join(mount, "data")
+	n := startNode(t, "a", path, expecting(1))
+	eventually(t, 5*time.Second, "leads", func() bool { return n.leads() != 0 })
+	ballast := filepath.Join(mount, "ballast")
+	if err := os.WriteFile(ballast, make([]byte, 1<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("the file system is not full: %v", err)
+	}
+	var err error
+	written := uint64(0)
+	for range 200 { // free pages inside the file take some
+		if _, _, err = n.Propose(t.Context(), 0, make([]byte, 4096)); err != nil {
+			break
+		}
+		written += 4096
+	}
+	if !errors.Is(err, ErrDiskFull) {
+		t.Fatalf("a write on a full disk: %v", err)
+	}
+	must(t, os.Remove(ballast))
+	eventually(t, 15*time.Second, "leads again", func() bool { return n.leads() != 0 && !n.RaftStatus().DiskFull })
+	propose(t, n, "z")
+	n.halt()
+	back := startNode(t, "a", path, expecting(1))
+	eventually(t, 5*time.Second, "leads after a restart", func() bool { return back.leads() != 0 })
+	if got := back.fsm.total(); got != written+1 {
+		t.Errorf("the FSM holds %d, want %d", got, written+1)
+	}
+	back.halt()
+}
+
+func TestDiskDoesNotWriteWhatIsThere(t *testing.T) {
+	t.Parallel()
+	store := &faultyStore{logStable: raft.NewInmemStore()}
+	d := newDisk(store, hclog.NewNullLogger())
+	must(t, d.SetUint64([]byte("CurrentTerm"), 7))
+	store.full.Store(true)
+	must(t, d.SetUint64([]byte("CurrentTerm"), 7))
+	if got, err := d.GetUint64([]byte("CurrentTerm")); got != 7 || err != nil {
+		t.Errorf("read %d, %v", got, err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = d.SetUint64([]byte("CurrentTerm"), 8)
+		t.Error("a term that was not written was reported as written")
+	}()
+	d.close()
+	<-done
+}
+
+func TestAStalledLeaderStops(t *testing.T) {
+	t.Parallel()
+	stores := make(map[string]*faultyStore)
+	wrap := func(c *Config) {
+		c.patience = time.Second
+		name := c.Name
+		c.wrapStore = func(s logStable) logStable {
+			stores[name] = &faultyStore{logStable: s}
+			return stores[name]
+		}
+	}
+	nodes := startThree(t, wrap)
+	leader := waitLeader(t, nodes...)
+	gate := make(chan struct{})
+	stores[leader.cfg.Name].stall.Store(&gate)
+	p := leader.ProposeAsync(0, []byte("x"))
+	select {
+	case err := <-leader.fatal:
+		if !errors.Is(err, ErrStalled) {
+			t.Errorf("stopped with %v", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("a leader that writes nothing goes on")
+	}
+	stores[leader.cfg.Name].stall.Store(nil)
+	close(gate)
+	<-p.Done()
+	next := waitLeader(t, others(leader, nodes)...)
+	propose(t, next, "y")
+}
