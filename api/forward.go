@@ -8,7 +8,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/weirproxy/weir/fsm"
@@ -29,7 +31,8 @@ type Log interface {
 type Leader interface {
 	// Leader returns the leader's name and a way to its peer handler, for which the host of a URL means nothing;
 	// self, without a way, when it is this node; and not ok when nobody is known to lead. A request that could not be
-	// sent at all must fail with a *net.OpError of Op "dial": it is repeated.
+	// sent at all is repeated if the way shows that: by heeding httptrace, as [http.Transport] does, or by failing with a
+	// *net.OpError of Op "dial".
 	Leader() (name string, rt http.RoundTripper, self, ok bool)
 }
 
@@ -100,8 +103,14 @@ func (s *Server) asLeader(ctx context.Context, r *http.Request, c commit) (reply
 func (s *Server) deliver(ctx context.Context, r *http.Request, body []byte, c commit) (reply, error) {
 	repeatable := r.Method == http.MethodPut && r.Header.Get("If-Match") == "" && r.Header.Get("If-None-Match") == ""
 	unknown := false
+	each := s.cfg.WriteTimeout
+	if repeatable {
+		each /= 2 // a leader that has frozen must not use up the time in which the next one could be asked
+	}
 	for wait := retryFirst; ; wait = min(2*wait, retryMost) {
-		rep, err := s.attempt(ctx, r, body, c)
+		once, cancel := context.WithTimeout(ctx, each)
+		rep, err := s.attempt(once, r, body, c)
+		cancel()
 		switch {
 		case err == nil:
 			return rep, s.visible(ctx, rep)
@@ -131,11 +140,10 @@ func (s *Server) attempt(ctx context.Context, r *http.Request, body []byte, c co
 		return s.commitHere(ctx, c)
 	}
 	rep, err := s.forward(ctx, rt, r, body)
-	var op *net.OpError
 	switch {
-	case errors.As(err, &op) && op.Op == "dial":
+	case errors.Is(err, errNotSent):
 		s.log.Debug("the leader can't be reached", "leader", name, "error", err)
-		return reply{}, ErrNoLeader // not sent
+		return reply{}, ErrNoLeader
 	case err != nil:
 		return reply{}, fmt.Errorf("%w (leader %s)", ErrOutcomeUnknown, name)
 	case rep.header.Get(headerNotLeader) != "":
@@ -170,6 +178,9 @@ func (s *Server) visible(ctx context.Context, rep reply) error {
 	return nil
 }
 
+// errNotSent: the other node has not got a byte of the request.
+var errNotSent = errors.New("the node can't be connected to")
+
 // forward sends a request to another node's peer handler and reads its whole answer.
 func (s *Server) forward(ctx context.Context, rt http.RoundTripper, r *http.Request, body []byte) (reply, error) {
 	u := *r.URL
@@ -185,7 +196,7 @@ func (s *Server) forward(ctx context.Context, rt http.RoundTripper, r *http.Requ
 		}
 	}
 	req.Header.Set(headerForwarded, s.cfg.Node)
-	res, err := rt.RoundTrip(req)
+	res, err := roundTrip(rt, req)
 	if err != nil {
 		return reply{}, err
 	}
@@ -204,6 +215,25 @@ func (s *Server) forward(ctx context.Context, rt http.RoundTripper, r *http.Requ
 		}
 	}
 	return reply{status: res.StatusCode, header: h, body: b}, nil
+}
+
+// roundTrip tells a request that was never sent, which is always safe to repeat, from one that may have arrived. A
+// transport that traces proves it by having asked for a connection and got none; any other by a dial error.
+func roundTrip(rt http.RoundTripper, r *http.Request) (*http.Response, error) {
+	var asked, got atomic.Bool
+	ctx := httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{
+		GetConn: func(string) { asked.Store(true) },
+		GotConn: func(httptrace.GotConnInfo) { got.Store(true) },
+	})
+	res, err := rt.RoundTrip(r.WithContext(ctx))
+	if err == nil {
+		return res, nil
+	}
+	var op *net.OpError
+	if asked.Load() && !got.Load() || errors.As(err, &op) && op.Op == "dial" {
+		return nil, fmt.Errorf("%w: %w", errNotSent, err)
+	}
+	return nil, err
 }
 
 // errAskLeader makes asking go to the leader.

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http"
 	"slices"
 	"testing"
@@ -152,6 +153,64 @@ func TestTrouble(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A leader whose connections hang takes nobody's whole time: a PUT is sent to the next one.
+func TestFrozenLeader(t *testing.T) {
+	for _, c := range []struct {
+		k      try
+		status int
+	}{
+		{put("x.org", five), 200},
+		{try{method: "DELETE", path: pathLimit + "x.org"}, 504},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(t, Config{}, "a", "b", "c")
+			b.nodes["a"].hang = true
+			go func() {
+				time.Sleep(time.Second)
+				b.elect("c")
+			}()
+			if w := b.nodes["b"].do(c.k); w.Code != c.status {
+				t.Errorf("%s: %d %s", c.k.method, w.Code, w.Body)
+			}
+		})
+	}
+}
+
+// Over a real transport, what never got a connection was not sent, also when the time for dialling ran out.
+func TestNeverSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		over := make(chan struct{})
+		defer close(over)
+		hang := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+			<-over
+			return nil, net.ErrClosed
+		}}
+		cut := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+			near, far := net.Pipe()
+			go func() {
+				_, _ = far.Read(make([]byte, 10))
+				_ = far.Close()
+			}()
+			return near, nil
+		}}
+		for _, c := range []struct {
+			rt      http.RoundTripper
+			notSent bool
+		}{{hang, true}, {cut, false}} {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			r, _ := http.NewRequestWithContext(ctx, "DELETE", "http://leader/", nil)
+			res, err := roundTrip(c.rt, r)
+			if err == nil {
+				_ = res.Body.Close()
+			}
+			if err == nil || errors.Is(err, errNotSent) != c.notSent {
+				t.Errorf("%v, want not sent: %v", err, c.notSent)
+			}
+			cancel()
+		}
+	})
 }
 
 func TestNotVisible(t *testing.T) {

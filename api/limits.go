@@ -190,7 +190,7 @@ func (s *Server) deleteLimit(r *http.Request, _ []byte) (commit, error) {
 func (s *Server) commitDelete(ctx context.Context, p fsm.Pattern, cond condition) (answer, error) {
 	index, res, err := s.propose(ctx, &fsm.DeleteLimit{Pattern: p, Precondition: cond.forLimit(s.deps.Log.Committed(), p)}, cond)
 	if err != nil {
-		return answer{}, err
+		return answer{}, fmt.Errorf("%w (%s)", err, p)
 	}
 	t := s.deps.Log.Committed()
 	body := LimitDeleted{Index: index, Pattern: p.String()}
@@ -311,7 +311,7 @@ func (s *Server) propose(ctx context.Context, c fsm.Command, cond condition) (ui
 		err = res.Err
 	}
 	if cond.set() && errors.Is(err, fsm.ErrNotFound) {
-		err = fsm.ErrPrecondition
+		err = fmt.Errorf("%w: there is none", fsm.ErrPrecondition)
 	}
 	return index, res, err
 }

@@ -41,6 +41,7 @@ type benchNode struct {
 	down      bool // can't be dialled
 	proxy     bool // holds no Raft state
 	deposed   bool // believes that it leads, but can't commit
+	hang      bool // accepts and never answers
 	lose      int  // so many answers to forwarded requests are lost
 	lostRoute bool // … before the request got there
 	asked     []*http.Request
@@ -246,7 +247,7 @@ func (n *benchNode) way(to string) http.RoundTripper {
 			return nil, err
 		}
 		target.mu.Lock()
-		down, lose, early := target.down, target.lose > 0, target.lostRoute
+		down, hang, lose, early := target.down, target.hang, target.lose > 0, target.lostRoute
 		if lose {
 			target.lose--
 		}
@@ -254,6 +255,10 @@ func (n *benchNode) way(to string) http.RoundTripper {
 		target.mu.Unlock()
 		if down {
 			return nil, fmt.Errorf("way: %w", &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED})
+		}
+		if hang {
+			<-r.Context().Done()
+			return nil, r.Context().Err()
 		}
 		if lose && early {
 			return nil, syscall.ECONNRESET
