@@ -360,8 +360,8 @@ func (f *flow) park() bool {
 	kept := s.idle.put(f)
 	s.hangups.add(f.upstream, f.upstreamHungUp)
 	switch {
-	case !kept || s.draining.Load():
-		f.retire()
+	case !kept || s.draining.Load() || !s.policy.Load().allowsDestination(f.addr):
+		f.retire() // also what was decided before the connection could be found in the pool
 	case !f.isParked():
 		s.idle.remove(f)
 	}
