@@ -84,7 +84,6 @@ type errorRow struct {
 func errorTable() []errorRow {
 	return []errorRow{
 		{fsm.ErrPrecondition, http.StatusPreconditionFailed, "precondition_failed"},
-		{fsm.ErrExists, http.StatusPreconditionFailed, "exists"},
 		{fsm.ErrNotFound, http.StatusNotFound, "not_found"},
 		{fsm.ErrNameTaken, http.StatusConflict, "name_taken"},
 		{fsm.ErrInvalid, http.StatusUnprocessableEntity, "invalid"},

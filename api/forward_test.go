@@ -57,6 +57,8 @@ func TestForwardedOnceOnly(t *testing.T) {
 	if w.Header().Get(headerNotLeader) == "" || len(b.nodes["a"].asked) != 0 {
 		t.Error("a peer's request was sent on")
 	}
+	dry := try{method: "PUT", path: pathLimits + "?dry_run=true", body: `{"limits":[]}`}
+	refused(t, b.nodes["b"].serve(b.nodes["b"].server.PeerHandler(), dry), 503, "not the leader")
 	// From a client the mark means nothing.
 	get[LimitWritten](t, b.nodes["b"].do(k))
 }

@@ -162,6 +162,10 @@ func TestHostPages(t *testing.T) {
 	for _, q := range []string{"sort=size", "limit=0", "limit=x", "limit=10001", "limit=-1", "sort=in_use&after=h01.org", "local=yes", "filter=x"} {
 		refused(t, b.nodes["a"].do(try{method: "GET", path: pathHosts + "?" + q}), 400, "")
 	}
+	b.nodes["a"].uses, b.nodes["c"].uses = nil, nil
+	if h := get[Hosts](t, b.nodes["c"].do(try{method: "GET", path: pathHosts + "?limit=2"})); len(h.Hosts) != 2 || h.Next != h.Hosts[1].Host {
+		t.Errorf("the only node with hosts has more than a page: %+v", h)
+	}
 }
 
 func wantInUse(b *bench) (n int64) {

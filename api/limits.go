@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math"
 	"net/http"
@@ -155,7 +154,7 @@ func (s *Server) putLimit(r *http.Request, body []byte) (commit, error) {
 }
 
 func (s *Server) commitPut(ctx context.Context, l fsm.Limit, cond condition) (answer, error) {
-	index, res, err := s.propose(ctx, &fsm.PutLimit{Limit: l, Precondition: cond.forLimit(s.deps.Log.Committed(), l.Pattern)}, cond)
+	index, res, err := s.propose(ctx, &fsm.PutLimit{Limit: l, Precondition: cond.forLimit(s.deps.Log.Committed(), l.Pattern)})
 	if err != nil {
 		return answer{}, err
 	}
@@ -188,7 +187,7 @@ func (s *Server) deleteLimit(r *http.Request, _ []byte) (commit, error) {
 }
 
 func (s *Server) commitDelete(ctx context.Context, p fsm.Pattern, cond condition) (answer, error) {
-	index, res, err := s.propose(ctx, &fsm.DeleteLimit{Pattern: p, Precondition: cond.forLimit(s.deps.Log.Committed(), p)}, cond)
+	index, res, err := s.propose(ctx, &fsm.DeleteLimit{Pattern: p, Precondition: cond.forLimit(s.deps.Log.Committed(), p)})
 	if err != nil {
 		return answer{}, fmt.Errorf("%w (%s)", err, p)
 	}
@@ -244,7 +243,7 @@ func (s *Server) commitReplace(ctx context.Context, ls []fsm.Limit, cond conditi
 	if pre.MustNotExist {
 		return answer{}, fsm.ErrPrecondition // the list always exists
 	}
-	index, res, err := s.propose(ctx, &fsm.ReplaceLimits{Source: fsm.SourceAPI, Limits: ls, Precondition: pre}, cond)
+	index, res, err := s.propose(ctx, &fsm.ReplaceLimits{Source: fsm.SourceAPI, Limits: ls, Precondition: pre})
 	if err != nil {
 		return answer{}, err
 	}
@@ -262,7 +261,7 @@ func (s *Server) replaceConfigLimits(_ *http.Request, body []byte) (commit, erro
 		return nil, err
 	}
 	return func(ctx context.Context) (answer, error) {
-		index, res, err := s.propose(ctx, &fsm.ReplaceLimits{Source: fsm.SourceConfig, Limits: ls}, condition{})
+		index, res, err := s.propose(ctx, &fsm.ReplaceLimits{Source: fsm.SourceConfig, Limits: ls})
 		if err != nil {
 			return answer{}, err
 		}
@@ -304,14 +303,11 @@ func (s *Server) ReplaceConfigLimits(ctx context.Context, limits []fsm.Limit) (u
 	return strconv.ParseUint(rep.header.Get(HeaderIndex), 10, 64)
 }
 
-// propose commits one command and turns a refusal into an error. A condition on a limit that is gone has failed.
-func (s *Server) propose(ctx context.Context, c fsm.Command, cond condition) (uint64, fsm.Result, error) {
+// propose commits one command and turns a refusal into an error.
+func (s *Server) propose(ctx context.Context, c fsm.Command) (uint64, fsm.Result, error) {
 	index, res, err := s.deps.Log.Propose(ctx, c)
 	if err == nil {
 		err = res.Err
-	}
-	if cond.set() && errors.Is(err, fsm.ErrNotFound) {
-		err = fmt.Errorf("%w: there is none", fsm.ErrPrecondition)
 	}
 	return index, res, err
 }
@@ -470,8 +466,6 @@ type condition struct {
 	indexes []uint64 // If-Match: tags; one that is none of ours becomes an index that nothing has
 	absent  bool     // If-None-Match: *
 }
-
-func (c condition) set() bool { return c.exists || c.absent || c.indexes != nil }
 
 func parseCondition(r *http.Request) (condition, error) {
 	var c condition
