@@ -114,6 +114,7 @@ func thirdParty(t *testing.T, c *cluster, fetch func(n *node, url string) (out s
 		if admitted := c.nodes[0].http.host(t, test.up.name).Admitted; admitted != 3 {
 			t.Errorf("%s: the nodes admitted %d connections; want 3, all of them through the proxies", test.scheme, admitted)
 		}
+		c.awaitUse(t, test.up, 0)
 		held := c.nodes[0].open(t, test.up.target)
 		if out, code := fetch(c.nodes[1], url); !strings.Contains(out, "503") || (test.scheme == "https" && code == 0) {
 			t.Errorf("%s over the limit: exit code %d:\n%s", url, code, out)

@@ -16,7 +16,7 @@ import (
 const (
 	workers      = 64
 	holdFor      = 30 * time.Millisecond
-	retryPause   = 10 * time.Millisecond // of a worker that was refused
+	retryPause   = 20 * time.Millisecond // of a worker that was refused; at 5 ms refusals alone fill two cores
 	leastUse     = 0.95
 	leastJain    = 0.95
 	warmUpWithin = 5 * time.Second

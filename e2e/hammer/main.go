@@ -23,7 +23,7 @@ func main() {
 	flag.IntVar(&plan.Workers, "workers", 64, "workers, over all proxies")
 	flag.DurationVar(&plan.Hold, "hold", 30*time.Millisecond, "how long a connection lives")
 	flag.BoolVar(&plan.Plain, "plain", false, "absolute-form requests rather than CONNECT")
-	flag.DurationVar(&plan.Pause, "pause", 10*time.Millisecond, "a worker's pause after a refusal")
+	flag.DurationVar(&plan.Pause, "pause", 20*time.Millisecond, "a worker's pause after a refusal")
 	flag.IntVar(&goal.Limit, "limit", 0, "the upstream's limit, set at the proxies by the caller")
 	flag.Float64Var(&goal.Use, "use", 0.95, "measure on while the mean use is below this share of the limit")
 	flag.Float64Var(&goal.Jain, "jain", 0.95, "or Jain's index below this")
