@@ -67,6 +67,8 @@ func run(ctx context.Context, p *process, args []string, stdout, stderr io.Write
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.InitDefaultCompletionCmd() // after SetOut, which it keeps
+	root.InitDefaultHelpCmd()
+	checkHelpTopics(root)
 	markUsage(root)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
@@ -139,6 +141,21 @@ func newGroup(use, short string) *cobra.Command {
 			}
 			return usagef(cmd, "%s has no command %q%s", cmd.CommandPath(), args[0], hint)
 		},
+	}
+}
+
+// checkHelpTopics makes help on a command that isn't there an error.
+func checkHelpTopics(root *cobra.Command) {
+	for _, cmd := range root.Commands() {
+		if cmd.Name() != "help" {
+			continue
+		}
+		cmd.Args = func(_ *cobra.Command, args []string) error {
+			if _, rest, err := root.Find(args); err != nil || len(rest) > 0 {
+				return fmt.Errorf("there is no command %q to explain", strings.Join(args, " "))
+			}
+			return nil
+		}
 	}
 }
 
