@@ -183,8 +183,8 @@ func TestNodeThatCannotStartEndsTheDemo(t *testing.T) {
 
 func TestLoadShowsTheLine(t *testing.T) {
 	s := play(t, options{load: true, limit: 4, workers: 4, hold: time.Millisecond}, "")
-	s.awaitText(t, "limit 4 | upstream sees ")
-	s.awaitText(t, " | in use: a 1, b 3 | waiting 2 | ")
+	s.awaitText(t, "limit 4 | upstream ")
+	s.awaitText(t, " | a 1 b 3 | 2 waiting | ")
 	s.signals <- syscall.SIGTERM
 	if err := <-s.done; err != nil {
 		t.Errorf("it ends with %v", err)
@@ -203,8 +203,8 @@ func TestRender(t *testing.T) {
 		now  host
 		want string
 	}{
-		{now, "limit 4 | upstream sees 3 now, 4 at most | in use: a 1, b 3 | waiting 7 | admitted 100/s, refused 0/s"},
-		{host{}, "limit none | upstream sees 3 now, 4 at most | in use:  | waiting 0 | admitted 0/s, refused 0/s"},
+		{now, "limit 4 | upstream 3, peak 4 | a 1 b 3 | 7 waiting | 100/s ok, 0/s refused"},
+		{host{}, "limit none | upstream 3, peak 4 |  | 0 waiting | 0/s ok, 0/s refused"},
 	} {
 		if got := render(upstream.Stats{Open: 3, Peak: 4}, test.now, last, 2*time.Second); got != test.want {
 			t.Errorf("got  %q\nwant %q", got, test.want)

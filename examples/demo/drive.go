@@ -60,6 +60,7 @@ func drive(ctx context.Context, o options, members []member, out io.Writer, inPl
 	defer workers.Stop()
 	fmt.Fprintf(out, "%d workers, connections of %v to %s. Change its limit through any node:\n", o.workers, o.hold, up.Addr())
 	fmt.Fprintf(out, "  bin/weir limits set %s --connections 3 --addr http://%s\n", name, members[len(members)-1].api)
+	fmt.Fprintln(out, "Below: its limit, the connections that it sees now and saw at most, and each node's part of them.")
 	return v.follow(ctx, up, out, inPlace)
 }
 
@@ -74,7 +75,7 @@ type viewer struct {
 func (v *viewer) follow(ctx context.Context, up *upstream.Server, out io.Writer, inPlace bool) error {
 	every, before, after := everyLine, "", "\n"
 	if inPlace {
-		every, before, after = everyInPlace, "\r\x1b[K", ""
+		every, before, after = everyInPlace, "\r\x1b[K\x1b[?7l", "\x1b[?7h" // cut at the terminal's edge, not wrapped
 		defer fmt.Fprintln(out)
 	}
 	tick := time.NewTicker(every)
@@ -119,8 +120,8 @@ func render(s upstream.Stats, now, last host, since time.Duration) string {
 	for i, name := range names {
 		uses[i] = fmt.Sprintf("%s %d", name, now.Nodes[name].InUse)
 	}
-	const line = "limit %s | upstream sees %d now, %d at most | in use: %s | waiting %d | admitted %.0f/s, refused %.0f/s"
-	return fmt.Sprintf(line, limit, s.Open, s.Peak, strings.Join(uses, ", "), now.Waiting,
+	const line = "limit %s | upstream %d, peak %d | %s | %d waiting | %.0f/s ok, %.0f/s refused"
+	return fmt.Sprintf(line, limit, s.Open, s.Peak, strings.Join(uses, " "), now.Waiting,
 		rate(now.Admitted, last.Admitted, since), rate(now.Rejected, last.Rejected, since))
 }
 
