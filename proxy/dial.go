@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/weirproxy/weir/fsm"
+	"golang.org/x/sys/unix"
 )
 
 // Resolver finds a name's addresses; [net.Resolver] is one.
@@ -84,16 +85,17 @@ func (s *Server) resolve(ctx context.Context, t fsm.Target, deadline time.Time) 
 }
 
 // dialAddr connects to one address. The policy is asked once more about the address that the
-// socket really connects to.
+// socket really connects to. A dial that is given up while the upstream has already accepted ends in a reset: after
+// a FIN the upstream might count the connection for as long as it likes.
 func dialAddr(ctx context.Context, addr netip.AddrPort, p *Policy, deadline time.Time) (*net.TCPConn, error) {
 	d := net.Dialer{
 		Deadline: deadline,
-		ControlContext: func(_ context.Context, _, address string, _ syscall.RawConn) error {
+		ControlContext: func(_ context.Context, _, address string, raw syscall.RawConn) error {
 			real, err := netip.ParseAddrPort(address)
 			if err != nil || !p.allowsDestination(real.Addr()) {
 				return errProhibited
 			}
-			return nil
+			return setLinger(raw, &unix.Linger{Onoff: 1})
 		},
 	}
 	d.SetMultipathTCP(false)
@@ -106,5 +108,20 @@ func dialAddr(ctx context.Context, addr netip.AddrPort, p *Policy, deadline time
 		conn.Close()
 		return nil, fmt.Errorf("dial %v: got a %T for a TCP connection", addr, conn)
 	}
+	if err := tcp.SetLinger(-1); err != nil {
+		tcp.Close()
+		return nil, err
+	}
 	return tcp, nil
+}
+
+// setLinger sets SO_LINGER on a socket that is not connected yet.
+func setLinger(raw syscall.RawConn, l *unix.Linger) error {
+	var err error
+	if ctl := raw.Control(func(fd uintptr) {
+		err = unix.SetsockoptLinger(int(fd), unix.SOL_SOCKET, unix.SO_LINGER, l)
+	}); ctl != nil {
+		return ctl
+	}
+	return err
 }
