@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -67,8 +68,9 @@ func startCluster(t testing.TB, s shape) *cluster {
 func (c *cluster) lay(t testing.TB) {
 	t.Helper()
 	c.nodes = nil
-	for _, name := range c.shape.names {
-		c.nodes = append(c.nodes, c.newNode(t, name, "server"))
+	ports := freePorts(t, 4*len(c.shape.names)) // all at once, so that no two nodes get the same
+	for i, name := range c.shape.names {
+		c.nodes = append(c.nodes, c.newNode(t, name, "server", ports[4*i:]))
 	}
 	for _, n := range c.nodes {
 		n.join, n.expect = c.gossip(), len(c.nodes)
@@ -76,14 +78,13 @@ func (c *cluster) lay(t testing.TB) {
 	}
 }
 
-// newNode makes a node of the cluster with ports of its own, neither started nor configured to join.
-func (c *cluster) newNode(t testing.TB, name, role string) *node {
+// newNode makes a node of the cluster on the first four addresses, neither started nor configured to join.
+func (c *cluster) newNode(t testing.TB, name, role string, p []string) *node {
 	t.Helper()
 	dir, err := os.MkdirTemp(c.dir, name+"-")
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := freePorts(t, 4)
 	n := &node{
 		name: name, role: role, proxy: p[0], api: p[1], rpc: p[2], gossip: p[3],
 		config: filepath.Join(dir, "node.hcl"), dataDir: filepath.Join(dir, "data"), logPath: filepath.Join(dir, "log"),
@@ -96,7 +97,7 @@ func (c *cluster) newNode(t testing.TB, name, role string) *node {
 // add starts one more node that joins the others. It is killed when the test ends.
 func (c *cluster) add(t testing.TB, name, role string) *node {
 	t.Helper()
-	n := c.newNode(t, name, role)
+	n := c.newNode(t, name, role, freePorts(t, 4))
 	n.join = c.gossip()
 	n.writeConfig(t)
 	n.start(t)
@@ -125,6 +126,8 @@ func (c *cluster) awaitReady(t testing.TB, within time.Duration) error {
 				ended = n.whyEnded()
 				return nil
 			}
+		}
+		for _, n := range c.nodes {
 			if err := n.ready(); err != nil {
 				return fmt.Errorf("node %s: %w", n.name, err)
 			}
@@ -134,9 +137,12 @@ func (c *cluster) awaitReady(t testing.TB, within time.Duration) error {
 	return ended
 }
 
+// portTakenText is in what a node says when it can't listen.
+var portTakenText = regexp.MustCompile(`is taken|in use by another process|address already in use`)
+
 func (n *node) whyEnded() error {
 	log, _ := os.ReadFile(n.logPath)
-	if strings.Contains(string(log), "address already in use") {
+	if portTakenText.Match(log) {
 		return errPortTaken
 	}
 	return fmt.Errorf("node %s ended at its start with exit code %d:\n%s", n.name, n.process.ExitCode(), log)

@@ -30,7 +30,7 @@ func fails(t *testing.T, n *node) string {
 
 // dataDirInUse: two processes on one data directory.
 func dataDirInUse(t *testing.T, c *cluster) {
-	second := c.newNode(t, c.nodes[0].name, "server")
+	second := c.newNode(t, c.nodes[0].name, "server", freePorts(t, 4))
 	second.dataDir, second.join = c.nodes[0].dataDir, c.gossip()
 	if line := fails(t, second); !strings.Contains(line, second.dataDir) {
 		t.Errorf("%q does not name the directory %s", line, second.dataDir)
@@ -47,7 +47,7 @@ func portTaken(t *testing.T, c *cluster) {
 				t.Fatal(err)
 			}
 			defer func() { _ = taken.Close() }()
-			n := c.newNode(t, "x", "server")
+			n := c.newNode(t, "x", "server", freePorts(t, 4))
 			*map[string]*string{"proxy": &n.proxy, "api": &n.api, "rpc": &n.rpc, "gossip": &n.gossip}[which] = taken.Addr().String()
 			if line := fails(t, n); !strings.Contains(line, taken.Addr().String()) {
 				t.Errorf("%q does not name the address %s", line, taken.Addr())
@@ -59,7 +59,7 @@ func portTaken(t *testing.T, c *cluster) {
 
 // nameTaken: a newcomer with the name of a live node ends; the live node does not notice.
 func nameTaken(t *testing.T, c *cluster) {
-	second := c.newNode(t, c.nodes[0].name, "server")
+	second := c.newNode(t, c.nodes[0].name, "server", freePorts(t, 4))
 	second.join = c.gossip()
 	if line := fails(t, second); !strings.Contains(line, `"`+second.name+`"`) && !strings.Contains(line, " "+second.name+" ") {
 		t.Errorf("%q does not name the node %s", line, second.name)
