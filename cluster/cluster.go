@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -114,6 +115,7 @@ type Cluster struct {
 	proposals *proposals
 	verifier  *verifier
 
+	nameTaken atomic.Bool // by another node, which this one must not say goodbye for
 	fatalOnce sync.Once
 	downOnce  sync.Once
 	down      chan struct{}
@@ -370,6 +372,7 @@ func (c *Cluster) noteState(ctx context.Context) {
 
 // tellMembers passes membership on.
 func (c *Cluster) tellMembers(ctx context.Context) {
+	had := make(map[string]string)
 	for {
 		select {
 		case <-c.gossip.members.kick:
@@ -383,27 +386,34 @@ func (c *Cluster) tellMembers(ctx context.Context) {
 				c.handlers.MemberChanged(m)
 			}
 		}
-		c.dropDeparted(all)
+		c.dropDeparted(had, all)
 		if c.pilot != nil {
 			c.pilot.membersChanged()
 		}
 	}
 }
 
-// dropDeparted closes connections to addresses that nobody has any more. A dead node's stay: it may not be dead.
-func (c *Cluster) dropDeparted(all []Member) {
+// dropDeparted closes connections to addresses that a member had, and nobody has any more. A dead node's stay: it may
+// not be dead. had holds each member's address, from one call to the next.
+func (c *Cluster) dropDeparted(had map[string]string, all []Member) {
 	keep := make(map[string]bool)
+	var gone []string
 	for _, m := range all {
-		if m.Health != HealthLeft {
+		if old := had[m.Name]; old != "" && old != m.RPCAddr {
+			gone = append(gone, old)
+		}
+		had[m.Name] = m.RPCAddr
+		if m.Health == HealthLeft {
+			gone = append(gone, m.RPCAddr)
+		} else {
 			keep[m.RPCAddr] = true
 		}
 	}
-	if c.raft != nil {
-		for _, s := range c.configuration().Servers {
-			keep[string(s.Address)] = true
+	for _, addr := range gone {
+		if !keep[addr] {
+			c.peers.drop(addr)
 		}
 	}
-	c.peers.keepOnly(keep)
 }
 
 // background runs f as part of the node's life.

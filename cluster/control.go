@@ -135,5 +135,6 @@ func (c *Cluster) settleConflict(other Member) {
 		c.log.Warn("another process has started with this node's name: it has to stop", "at", other.RPCAddr)
 		return
 	}
+	c.nameTaken.Store(true)
 	c.fatal(fmt.Errorf("%w: a node named %q runs at %s: set another name", ErrNameTaken, c.cfg.Name, other.RPCAddr))
 }

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -11,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/raft"
+	autopilot "github.com/hashicorp/raft-autopilot"
 	"google.golang.org/grpc"
 
 	"github.com/weirproxy/weir/cluster/clusterpb"
@@ -308,8 +311,8 @@ func TestANameTakenByALiveNodeStopsTheNewcomer(t *testing.T) {
 		t.Errorf("the sitting node was stopped: %v", err)
 	default:
 	}
-	if m, _ := b.Member("a"); m.Identity != a.dir.Identity() {
-		t.Error("the newcomer has taken the name")
+	if m, _ := b.Member("a"); m.Identity != a.dir.Identity() || m.Health != HealthAlive {
+		t.Errorf("the newcomer has taken the name, or said goodbye in it: %+v", m)
 	}
 }
 
@@ -429,5 +432,88 @@ func TestATakenPortIsOneClearLine(t *testing.T) {
 			!strings.Contains(err.Error(), "in use") {
 			t.Errorf("%s: %v", setting, err)
 		}
+	}
+}
+
+func TestAServerOfAnotherClusterIsNotAdded(t *testing.T) {
+	t.Parallel()
+	leader := startNode(t, "a", "", expecting(1))
+	eventually(t, 5*time.Second, "leads", func() bool { return leader.leads() != 0 })
+	must(t, leader.SetClusterID("one"))
+	may := func(m Member) bool { return leader.pilot.mayAdd(m) }
+	stateful := func(cluster string) Member {
+		m := server("b")
+		m.hasState, m.Cluster = true, cluster
+		return m
+	}
+	if may(stateful("")) || may(stateful("two")) {
+		t.Error("a server with the log of another cluster may be added")
+	}
+	if !may(stateful("one")) || !may(server("b")) {
+		t.Error("an own server, or one without a log, may not be added")
+	}
+}
+
+func TestADeadServerStaysAPeerForLong(t *testing.T) {
+	t.Parallel()
+	nodes := startThree(t)
+	leader := waitLeader(t, nodes...)
+	gone := others(leader, nodes)[0]
+	gone.kill()
+	eventually(t, 10*time.Second, "gossip calls it dead", func() bool {
+		m, _ := leader.Member(gone.cfg.Name)
+		return m.Health == HealthDead
+	})
+	id := raft.ServerID(gone.dir.ServerID())
+	dead := leader.pilot.KnownServers()[id]
+	if dead == nil || dead.NodeStatus != autopilot.NodeFailed {
+		t.Fatalf("autopilot is told %+v", dead)
+	}
+	leader.pilot.RemoveFailedServer(dead)
+	if !hasPeer(leader, string(id), true) {
+		t.Fatal("a server that has died just now was removed")
+	}
+	leader.pilot.mu.Lock()
+	leader.pilot.deadSince[id] = time.Now().Add(-deadServerTime)
+	leader.pilot.mu.Unlock()
+	leader.pilot.RemoveFailedServer(dead)
+	eventually(t, 5*time.Second, "removed after three days", func() bool { return !hasPeer(leader, string(id), false) })
+}
+
+func TestJoinAddressesAreResolved(t *testing.T) {
+	t.Parallel()
+	a := startNode(t, "a", "", asProxy)
+	_, port, _ := strings.Cut(a.GossipAddr(), ":")
+	b := startNode(t, "b", "", asProxy, func(c *Config) { c.Join = []string{"localhost:" + port, "name.invalid:1"} })
+	eventually(t, 10*time.Second, "b has found a by name", func() bool { m, ok := b.Member("a"); return ok && m.Alive() })
+	b.SetConfigDigest(strings.Repeat("d", 100))
+	eventually(t, 5*time.Second, "a sees b's new digest", func() bool {
+		m, _ := a.Member("b")
+		return m.ConfigDigest == strings.Repeat("d", maxMetaText)
+	})
+	for _, bad := range []string{"nowhere", "127.0.0.1:99999"} {
+		if _, err := resolveJoin(t.Context(), bad); err == nil {
+			t.Errorf("%q was resolved", bad)
+		}
+	}
+}
+
+func TestGossipIsEncryptedAndKeysMustAgree(t *testing.T) {
+	t.Parallel()
+	key := func(b byte) option {
+		return func(c *Config) { c.GossipKey = bytes.Repeat([]byte{b}, 32) }
+	}
+	a := startNode(t, "a", "", asProxy, key(1))
+	b := startNode(t, "b", "", asProxy, key(1), joining(a))
+	eventually(t, 5*time.Second, "they find each other", func() bool { m, ok := a.Member("b"); return ok && m.Alive() })
+	c := startNode(t, "c", "", asProxy, key(2))
+	if _, err := c.gossip.list.Join([]string{a.GossipAddr()}); err == nil {
+		t.Error("a node with another key has joined")
+	}
+	if _, ok := b.Member("c"); ok {
+		t.Error("a node with another key is a member")
+	}
+	if _, err := tryNode(t, "d", "", asProxy, func(c *Config) { c.GossipKey = []byte("short") }); err == nil {
+		t.Error("a key of 5 bytes was taken")
 	}
 }

@@ -94,21 +94,6 @@ func (p *peers) drop(addr string) {
 	}
 }
 
-// keepOnly drops the connections to all other addresses.
-func (p *peers) keepOnly(addrs map[string]bool) {
-	p.mu.Lock()
-	var gone []string
-	for addr := range p.conns {
-		if !addrs[addr] {
-			gone = append(gone, addr)
-		}
-	}
-	p.mu.Unlock()
-	for _, addr := range gone {
-		p.drop(addr)
-	}
-}
-
 // close closes every connection, and makes no more.
 func (p *peers) close() {
 	p.mu.Lock()

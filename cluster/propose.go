@@ -85,21 +85,28 @@ func (c *Cluster) ProposeAsync(term uint64, data []byte) *Proposal {
 func (c *Cluster) mayPropose(term uint64) error {
 	leading := c.leadingTerm()
 	switch {
-	case leading == 0 && c.stores.disk.isFull():
-		return ErrDiskFull
 	case leading == 0:
-		return ErrNotLeader
+		return c.notLeading()
 	case term != 0 && term != leading:
 		return fmt.Errorf("%w in term %d any more, it is term %d", ErrNotLeader, term, leading)
 	}
 	return nil
 }
 
+// notLeading is ErrNotLeader, or, where nobody else leads either, what keeps this server from it.
+func (c *Cluster) notLeading() error {
+	_, leader := c.raft.LeaderWithID()
+	if c.stores.disk.isFull() && (leader == "" || leader == c.serverID()) {
+		return ErrDiskFull
+	}
+	return ErrNotLeader
+}
+
 // explain turns Raft's errors into this package's.
 func (c *Cluster) explain(err error) error {
 	switch {
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
-		return ErrNotLeader
+		return c.notLeading()
 	case errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrRaftShutdown), errors.Is(err, raft.ErrAbortedByRestore):
 		return ErrLeadershipLost
 	case errors.Is(err, raft.ErrEnqueueTimeout):

@@ -92,7 +92,7 @@ func (c *Cluster) shutdown(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}
-	if c.gossip != nil && ctx.Err() == nil {
+	if c.gossip != nil && ctx.Err() == nil && !c.nameTaken.Load() {
 		c.gossip.leave(ctx, func(m *clusterpb.Meta) { m.LeadsTerm = 0 })
 	}
 	c.stop()
