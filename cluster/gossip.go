@@ -25,6 +25,8 @@ const (
 	joinLast         = 5 * time.Second
 	joinCheck        = 10 * time.Second // once every configured address is a member
 	joinRemind       = time.Minute
+	joinRepeats      = 3
+	joinSettle       = 5 * time.Second
 	conflictHold     = 10 * time.Second // how long after a name conflict joining is repeated
 	metaTimeout      = time.Second
 	leaveTimeout     = time.Second
@@ -54,6 +56,7 @@ type gossip struct {
 	transport *gossipTransport
 	list      *memberlist.Memberlist
 	members   *members
+	born      time.Time
 	gossipIP  netip.AddrPort // advertised
 
 	metaMu  sync.Mutex
@@ -74,7 +77,7 @@ func newGossip(cfg gossipConfig, transport *gossipTransport, meta *clusterpb.Met
 		return nil, err
 	}
 	g := &gossip{
-		cfg: cfg, transport: transport, meta: meta, encoded: encoded,
+		cfg: cfg, transport: transport, meta: meta, encoded: encoded, born: time.Now(),
 		dirty:     make(chan struct{}, 1),
 		conflicts: make(chan Member, conflictsPending),
 	}
@@ -250,10 +253,9 @@ func (g *gossip) joinForever(ctx context.Context) {
 	reminder := reminder{every: joinRemind}
 	wait := joinFirst
 	for {
-		missing, err := g.joinMissing(ctx)
-		conflict := time.Since(time.Unix(0, g.conflicted.Load())) < conflictHold
+		missing, err := g.joinMissing(ctx, g.insists())
 		switch {
-		case conflict:
+		case g.insists() && !g.alone():
 			wait = time.Second
 		case missing == 0:
 			wait = joinCheck
@@ -273,15 +275,21 @@ func (g *gossip) joinForever(ctx context.Context) {
 	}
 }
 
-// joinMissing tries the addresses that no live member has, and returns how many stay missing.
-func (g *gossip) joinMissing(ctx context.Context) (missing int, err error) {
+// insists reports whether joining is repeated with those who are members already: after a name conflict, until it is
+// settled, and in the first seconds, because one who is just then suspected is not seen to conflict.
+func (g *gossip) insists() bool {
+	return time.Since(time.Unix(0, g.conflicted.Load())) < conflictHold || time.Since(g.born) < joinSettle
+}
+
+// joinMissing tries the addresses that no live member has, and returns how many stay missing. With force, it also tries
+// all that are configured, and some members.
+func (g *gossip) joinMissing(ctx context.Context, force bool) (missing int, err error) {
 	present := map[string]bool{g.gossipIP.String(): true}
-	force := time.Since(time.Unix(0, g.conflicted.Load())) < conflictHold
 	var targets []string
 	for _, m := range g.members.list(time.Now()) {
 		if m.Alive() && m.Name != g.cfg.name {
 			present[m.GossipAddr] = !force
-			if force {
+			if force && len(targets) < joinRepeats {
 				targets = append(targets, m.GossipAddr)
 			}
 		}

@@ -301,7 +301,7 @@ func TestANameTakenByALiveNodeStopsTheNewcomer(t *testing.T) {
 				if !errors.Is(err, ErrNameTaken) || strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), a.RPCAddr()) {
 					t.Errorf("the newcomer is told %q", err)
 				}
-			case <-time.After(10 * time.Second):
+			case <-time.After(20 * time.Second):
 				t.Fatal("the newcomer was not stopped")
 			}
 		})
