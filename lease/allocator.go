@@ -23,6 +23,8 @@ const (
 	// of a commit, so that handing over costs a few percent at most.
 	minTurn = 100 * time.Millisecond
 	maxTurn = 2 * time.Second
+	// maxOwed bounds what a node that was served less is made up for.
+	maxOwed = time.Second
 	// turnCommits is how many commits' time a turn lasts at least.
 	turnCommits = 40
 )
@@ -46,7 +48,8 @@ type allocator struct {
 
 	batch    uint64
 	inflight fsm.Command
-	opening  *openRequest // the inflight OpenSession's
+	opening  *openRequest   // the inflight OpenSession's
+	unproven []*openRequest // asked whether they are still meant
 	opens    []*openRequest
 	closes   []uint64 // judged expired
 	leaves   []uint64 // said goodbye
@@ -79,9 +82,14 @@ type rest struct {
 // peer is an open session and, where attached, its stream.
 type peer struct {
 	fsm.Session
-	conn    uint64 // 0: no stream
-	hello   *leasepb.Hello
-	seen    time.Duration // arrival of the newest keep-alive that was verified
+	conn  uint64 // 0: no stream
+	hello *leasepb.Hello
+	// proven is set once the node has spoken after its welcome: the stream is the one that it lives by, so what it stated
+	// there is still true. A hello that was on its way for long may be older than slots granted since, on a stream
+	// that it made us cut.
+	proven  bool
+	missing []fsm.Adjustment // what the log has and the hello did not state, to be released once it is proven
+	seen    time.Duration    // arrival of the newest keep-alive that was verified
 	closing bool
 	limits  uint64 // log index of the limits that the node goes by
 	demands map[fsm.Key]*demand
@@ -97,6 +105,8 @@ type contest struct {
 	shape          uint64        // the table shape for which the key has passed the gate
 	shapeSince     time.Duration
 	contendedUntil time.Duration
+	planned        time.Duration // when it was planned last
+	tight          bool          // more was wanted then than there was
 }
 
 // demand is one session's interest in a key.
@@ -114,6 +124,7 @@ type demand struct {
 	seq, acked uint64
 	sent       target
 	shortSince time.Duration // has had less than it asks for since; 0: has enough
+	owed       time.Duration // slot-time that it had less (or, below 0, more) than its fair share of, while slots were short
 	extraSince time.Duration // has held more than its share since; 0: does not
 }
 
@@ -195,7 +206,9 @@ func (a *allocator) hello(now time.Duration, st *fsm.State, conn uint64, h *leas
 		return
 	}
 	if h.Session == 0 {
-		a.opens = append(a.opens, &openRequest{conn, h})
+		a.supersede(h)
+		a.unproven = append(a.unproven, &openRequest{conn, h})
+		a.send(conn, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Prove{Prove: &leasepb.Prove{}}})
 		return
 	}
 	p := a.peers[h.Session]
@@ -211,6 +224,31 @@ func (a *allocator) hello(now time.Duration, st *fsm.State, conn uint64, h *leas
 	a.conns[conn] = p
 	if a.inflight == nil {
 		a.resume(st, p)
+	}
+}
+
+// supersede ends other streams on which the same process, or an earlier one of the same identity, wants a session: one of
+// them is the newest, and whoever is still there comes again.
+func (a *allocator) supersede(h *leasepb.Hello) {
+	former := func(o *openRequest) bool {
+		if o.hello.Node != h.Node || o.hello.Identity != h.Identity {
+			return false
+		}
+		a.out = append(a.out, outbound{conn: o.conn, end: true})
+		return true
+	}
+	a.unproven = slices.DeleteFunc(a.unproven, former)
+	a.opens = slices.DeleteFunc(a.opens, former)
+}
+
+// proof lets a session be opened: the node lives by the stream that asked for it.
+func (a *allocator) proof(conn uint64) {
+	for i, o := range a.unproven {
+		if o.conn == conn {
+			a.unproven = slices.Delete(a.unproven, i, i+1)
+			a.opens = append(a.opens, o)
+			return
+		}
 	}
 }
 
@@ -232,10 +270,8 @@ func (a *allocator) resume(st *fsm.State, p *peer) {
 	p.hello = nil
 	welcome := &leasepb.Welcome{Session: p.ID, Term: a.term, TtlNs: int64(a.ttl), Resumed: true}
 	for _, g := range st.SessionGrants(p.ID) {
-		if g.Delta > stated[g.Key] {
-			d := a.demandOf(p, g.Key)
-			d.releasing = g.Delta - stated[g.Key]
-			a.mark(d.c)
+		if more := g.Delta - stated[g.Key]; more > 0 {
+			p.missing = append(p.missing, fsm.Adjustment{Session: p.ID, Key: g.Key, Delta: more})
 		}
 	}
 	for _, key := range order {
@@ -251,11 +287,27 @@ func (a *allocator) greet(p *peer, w *leasepb.Welcome) {
 	a.send(p.conn, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Welcome{Welcome: w}})
 }
 
+// prove takes the first word after a welcome.
+func (a *allocator) prove(p *peer) {
+	p.proven = true
+	for _, m := range p.missing {
+		d := a.demandOf(p, m.Key)
+		d.releasing += m.Delta
+		a.mark(d.c)
+	}
+	p.missing = nil
+}
+
 // keepAlive takes a keep-alive that arrived at a moment since which the leader has been verified.
 func (a *allocator) keepAlive(conn, seq uint64, arrived time.Duration) {
 	p := a.conns[conn]
 	if p == nil || p.closing {
 		return
+	}
+	if arrived-p.seen > a.silence() {
+		for _, d := range sortedDemands(p.demands) {
+			a.mark(d.c) // it was passed over meanwhile, and has no reason to ask again
+		}
 	}
 	p.seen = max(p.seen, arrived)
 	a.send(conn, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_KeepAliveAck{KeepAliveAck: &leasepb.KeepAliveAck{Seq: seq}}})
@@ -266,6 +318,9 @@ func (a *allocator) update(now time.Duration, conn uint64, u *leasepb.Update) {
 	p := a.conns[conn]
 	if p == nil || p.closing || p.hello != nil {
 		return
+	}
+	if !p.proven {
+		a.prove(p)
 	}
 	for _, r := range u.Releases {
 		if key, err := fsm.KeyFromProto(r.Key); err == nil && r.Slots > 0 {
@@ -284,8 +339,11 @@ func (a *allocator) update(now time.Duration, conn uint64, u *leasepb.Update) {
 		d.held, d.inUse, d.parked = m.Held, m.InUse, m.Parked
 		d.waiting, d.refused, d.headroom = m.Waiting, m.Refused, m.Headroom
 		d.acked = m.TargetSeq
-		if m.Ask > d.ask {
+		switch {
+		case m.Ask > d.ask:
 			d.ask, d.askSince = m.Ask, now
+		case m.Ask == 0:
+			d.ask = 0 // nobody waits for it any more
 		}
 		a.mark(d.c)
 	}
@@ -315,7 +373,9 @@ func (a *allocator) left(session uint64) {
 
 // gone notes that a stream has ended.
 func (a *allocator) gone(conn uint64) {
-	a.opens = slices.DeleteFunc(a.opens, func(o *openRequest) bool { return o.conn == conn })
+	ofConn := func(o *openRequest) bool { return o.conn == conn }
+	a.unproven = slices.DeleteFunc(a.unproven, ofConn)
+	a.opens = slices.DeleteFunc(a.opens, ofConn)
 	if a.opening != nil && a.opening.conn == conn {
 		a.opening.conn = 0
 	}
@@ -325,6 +385,7 @@ func (a *allocator) gone(conn uint64) {
 	}
 	delete(a.conns, conn)
 	p.conn, p.hello, p.assign = 0, nil, nil
+	p.proven, p.missing = false, nil
 	for _, d := range sortedDemands(p.demands) {
 		a.drop(d)
 		a.mark(d.c)
@@ -503,12 +564,10 @@ func (a *allocator) refuseName(now time.Duration, conn uint64, holder *peer) {
 
 // adjust plans all dirty keys and returns the entry, or nil where nothing changes.
 func (a *allocator) adjust(now time.Duration, st *fsm.State) fsm.Command {
-	k := min(len(a.dirty), maxBatch)
-	if k == 0 {
-		return nil
-	}
 	var less, more []fsm.Adjustment
-	for _, c := range a.dirty[:k] {
+	k := 0
+	for ; k < len(a.dirty) && len(less)+len(more) < maxBatch; k++ {
+		c := a.dirty[k]
 		c.dirty = false
 		for _, d := range c.demands {
 			if d.releasing > 0 {
@@ -605,7 +664,7 @@ func (a *allocator) opened(now time.Duration, st *fsm.State, res fsm.Result) {
 	if o.conn == 0 {
 		return // its stream broke meanwhile; it will come back and take over
 	}
-	p.conn = o.conn
+	p.conn, p.proven = o.conn, true
 	a.conns[o.conn] = p
 	a.greet(p, &leasepb.Welcome{Session: p.ID, Term: a.term, TtlNs: int64(a.ttl)})
 }
@@ -643,7 +702,7 @@ func (a *allocator) adjusted(cmd *fsm.Adjust, res fsm.Result) {
 			a.mark(c)
 		}
 		p := a.peers[adj.Session]
-		if adj.Delta <= 0 || p == nil || p.conn == 0 || p.hello != nil {
+		if adj.Delta <= 0 || p == nil || p.conn == 0 || !p.proven {
 			continue
 		}
 		as := p.assigning()
@@ -658,11 +717,14 @@ func (p *peer) assigning() *leasepb.Assign {
 	return p.assign
 }
 
-// eligible reports whether a session may be granted more and can be asked to give back: it has a stream, and its
-// keep-alives arrive.
+// eligible reports whether a session may be granted more and can be asked to give back: it has a stream, on which it has
+// stated what it holds, and its keep-alives arrive.
 func (a *allocator) eligible(now time.Duration, p *peer) bool {
-	return p.conn != 0 && p.hello == nil && !p.closing && now-p.seen <= a.ttl*3/4
+	return p.conn != 0 && p.proven && !p.closing && now-p.seen <= a.silence()
 }
+
+// silence is how long a node may be silent before it is granted nothing more: two keep-alives and some.
+func (a *allocator) silence() time.Duration { return a.ttl * 3 / 4 }
 
 func refusal(why leasepb.Refused_Reason, detail string, after time.Duration) *leasepb.LeaderMessage {
 	return &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Refused{

@@ -10,78 +10,319 @@ import (
 )
 
 // Whatever fails, the upstream never sees more than its limit; and when the faults stop, all slots are in use again, every
-// node gets its share, and what the nodes believe agrees with the log.
+// node gets its share, what the nodes believe agrees with the log, and once nobody works nothing is left of it all.
 func TestCapUnderFaults(t *testing.T) {
 	for seed := range *seeds {
-		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) { faults(t, uint64(seed)) })
+		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
+			t.Parallel()
+			f := newFaults(t, uint64(seed), breakage{})
+			for range 20 {
+				f.step()
+			}
+			f.settle()
+			f.atRest()
+		})
 	}
 }
 
-func faults(t *testing.T, seed uint64) {
-	rng := rand.New(rand.NewPCG(seed, 2))
-	slots := int64(1 + rng.IntN(6))
-	var q fsm.Queue
-	if rng.IntN(2) == 0 {
-		q = fsm.Queue{Timeout: 2 * time.Second, Size: 50}
+// The world can fail: with any of the rules broken, it finds a breach. To find it soon, only what provokes it goes wrong.
+func TestBrokenRulesAreFound(t *testing.T) {
+	for _, rule := range []struct {
+		name   string
+		broken breakage
+		kinds  []int
+	}{
+		{"rule 1: the lease runs from the answer", breakage{ackExtendsFromArrival: true}, []int{faultLag}},
+		{"rule 2: a deposed leader answers", breakage{ackUnverified: true}, []int{faultDeposed, faultStream}},
+		{"rule 3: the leader closes early", breakage{closeEarly: true}, []int{faultCut}},
+		{"rule 3: a new leader takes no new start", breakage{newLeaderForgets: true}, []int{faultLeaderDies, faultCut}},
+		{"rule 4: no fence", breakage{noFence: true}, []int{faultCut}},
+		{"rule 4: a late fence", breakage{fenceLate: true}, []int{faultCut}},
+		{"rule 5: the clock stops with the machine", breakage{clockStops: true}, []int{faultPause}},
+		{"rule 6: grants before they are committed", breakage{grantUncommitted: true}, []int{faultDeposed, faultStream}},
+		{"rule 6: released while still in use", breakage{releaseEarly: true}, []int{faultStream}},
+		{"rule 7: no rest after a take-over", breakage{noRest: true}, []int{faultRestart}},
+		{"rule 7: an old hello takes over", breakage{staleHelloOpens: true}, []int{faultCut, faultPause}},
+		{"rule 8: an old hello states what is held", breakage{staleHelloResumes: true}, []int{faultCut, faultStream}},
+		{"rule 8: what the node does not state stays", breakage{keepMissing: true}, []int{faultStream}},
+	} {
+		t.Run(rule.name, func(t *testing.T) {
+			t.Parallel()
+			for seed := range uint64(400) {
+				if breach := runBroken(t, seed, rule.broken, rule.kinds); breach != "" {
+					t.Logf("seed %d: %s", seed, breach)
+					return
+				}
+			}
+			t.Error("no seed finds it")
+		})
 	}
-	w := newWorld(t, seed, 3, ExpiryClose, limit(t, "up", slots, q))
-	workers := func(x *wnode) {
-		for range 5 {
-			x.work("up", time.Duration(5+rng.IntN(60))*time.Millisecond, 5*time.Millisecond)
+}
+
+func runBroken(t *testing.T, seed uint64, broken breakage, kinds []int) string {
+	f := newFaults(t, seed, broken)
+	f.kinds = kinds
+	f.w.expect = true
+	for i := 0; i < 20 && f.w.breach == ""; i++ {
+		f.step()
+	}
+	if f.w.breach == "" && broken.keepMissing {
+		f.rest()
+		f.w.nothingGranted()
+	}
+	return f.w.breach
+}
+
+// What can go wrong.
+const (
+	faultRestart = iota
+	faultLost
+	faultCut
+	faultStream
+	faultLeaderDies
+	faultDeposed
+	faultPause
+	faultLag
+	faultLeave
+	faultLimits
+	faultDisk
+	faultTwo
+)
+
+// faults is a world in which things fail.
+type faults struct {
+	kinds []int
+	w     *world
+	t     *testing.T
+	rng   *rand.Rand
+	hosts []string
+	slots map[string]int64
+	queue fsm.Queue
+}
+
+func newFaults(t *testing.T, seed uint64, broken breakage) *faults {
+	f := &faults{t: t, rng: rand.New(rand.NewPCG(seed, 2)), hosts: []string{"up", "down"}, slots: map[string]int64{}}
+	for kind := range faultTwo + 1 {
+		f.kinds = append(f.kinds, kind)
+	}
+	if f.rng.IntN(2) == 0 {
+		f.queue = fsm.Queue{Timeout: 2 * time.Second, Size: 50}
+	}
+	var limits []fsm.Limit
+	for _, host := range f.hosts {
+		f.slots[host] = int64(1 + f.rng.IntN(6))
+		limits = append(limits, limit(t, host, f.slots[host], f.queue))
+	}
+	limits = append(limits, limit(t, "*.x.org", 3, f.queue))
+	f.w = newBrokenWorld(t, seed, 3+f.rng.IntN(3), ExpiryClose, broken, limits...)
+	for _, x := range f.w.nodes {
+		x.rate = f.w.drift()
+		f.work(x)
+	}
+	return f
+}
+
+func (f *faults) upTo(d time.Duration) time.Duration { return time.Duration(f.rng.Int64N(int64(d))) }
+
+func (f *faults) work(x *wnode) {
+	for range 4 {
+		x.work("up", 5*time.Millisecond+f.upTo(120*time.Millisecond), 20*time.Millisecond)
+	}
+	x.work("down", 50*time.Millisecond+f.upTo(3*time.Second), 20*time.Millisecond)
+	x.work([]string{"a.x.org", "b.x.org"}[f.rng.IntN(2)], 20*time.Millisecond+f.upTo(200*time.Millisecond), 20*time.Millisecond)
+}
+
+// start boots a process, and its workers.
+func (f *faults) start(x *wnode) {
+	x.boot(ExpiryClose)
+	f.work(x)
+}
+
+// restart kills a process and starts it again after a while.
+func (f *faults) restart(x *wnode, after time.Duration) {
+	x.crash()
+	life := x.life
+	f.w.at(after, func() {
+		if x.life == life {
+			f.start(x)
 		}
-	}
-	for _, x := range w.nodes {
-		workers(x)
-	}
-	for range 30 {
-		w.run(time.Duration(rng.Int64N(int64(2 * time.Second))))
-		x := w.nodes[rng.IntN(len(w.nodes))]
-		switch rng.IntN(6) {
-		case 0: // killed, and restarted at once or later
-			x.crash()
-			w.at(time.Duration(rng.Int64N(int64(5*time.Second))), func() {
-				x.boot(ExpiryClose)
-				workers(x)
-			})
-			w.run(5 * time.Second)
-		case 1: // killed, its data lost
-			x.crash()
-			x.identity = ""
-			x.boot(ExpiryClose)
-			workers(x)
-		case 2: // cut off for a while
-			x.partition()
-			w.at(time.Duration(rng.Int64N(int64(6*time.Second))), x.heal)
-			w.run(time.Duration(rng.Int64N(int64(7 * time.Second))))
-		case 3: // a stream breaks
-			x.hangUp()
-		case 4: // the leader is lost
-			w.depose(time.Duration(rng.Int64N(int64(4 * time.Second))))
-			w.run(4 * time.Second)
-		case 5: // a slow disk
-			w.commit = time.Duration(1+rng.IntN(40)) * time.Millisecond
+	})
+}
+
+// step lets time pass, and one thing go wrong.
+func (f *faults) step() {
+	w := f.w
+	w.run(f.upTo(time.Second))
+	x := w.nodes[f.rng.IntN(len(w.nodes))]
+	switch f.kinds[f.rng.IntN(len(f.kinds))] {
+	case faultRestart: // killed, and restarted at once or later
+		f.restart(x, f.upTo(5*time.Second)*time.Duration(f.rng.IntN(2)))
+		w.run(5 * time.Second)
+	case faultLost: // killed, its data lost
+		x.crash()
+		x.identity = ""
+		f.start(x)
+	case faultCut: // cut off for a while
+		x.partition()
+		w.at(f.upTo(6*time.Second), x.heal)
+		w.run(f.upTo(7 * time.Second))
+	case faultStream: // a stream breaks
+		if x.stream != nil {
+			x.stream.hangUp()
 		}
+	case faultLeaderDies: // the leader is lost
+		w.depose(f.upTo(4*time.Second), 0)
+		w.run(4 * time.Second)
+	case faultDeposed: // it is deposed and does not know; it may hand over at once
+		w.depose(f.upTo(2*time.Second)*time.Duration(f.rng.IntN(2)), f.upTo(8*time.Second))
+		w.run(f.upTo(10 * time.Second))
+	case faultPause: // the process is stopped, or the machine suspended
+		x.pause(f.upTo(6 * time.Second))
+		w.run(f.upTo(7 * time.Second))
+	case faultLag: // answers come late, then none
+		x.lag = f.upTo(2 * time.Second)
+		w.run(f.upTo(6 * time.Second))
+		x.partition()
+		w.at(f.upTo(6*time.Second), func() { x.lag = 0; x.heal() })
+		w.run(6 * time.Second)
+	case faultLeave: // a node leaves by consent, and comes back
+		f.leave(x)
+		w.run(f.upTo(3 * time.Second))
+	case faultLimits:
+		f.change()
+	case faultDisk: // a slow disk
+		w.commit = time.Duration(1+f.rng.IntN(40)) * time.Millisecond
+	case faultTwo: // two at once
+		w.depose(f.upTo(time.Second), f.upTo(3*time.Second))
+		f.restart(x, f.upTo(500*time.Millisecond))
+		w.run(f.upTo(3 * time.Second))
 	}
+}
+
+// leave drains a node, says goodbye and starts it again.
+func (f *faults) leave(x *wnode) {
+	x.idle = true
+	x.n.leaving = true
+	x.n.settleAll(x.Now())
+	x.after()
+	x.at(f.upTo(time.Second), false, func() {
+		x.n.part(x.Now())
+		x.after()
+		x.at(f.upTo(4*time.Second), false, func() {
+			f.restart(x, 0)
+		})
+	})
+}
+
+// change writes limits: other numbers, which hold once what is open has come down to them, or another shape.
+func (f *faults) change() {
+	w := f.w
+	if w.lead == nil {
+		return
+	}
+	if f.rng.IntN(2) == 0 {
+		l := limit(f.t, "*.x.org", 3, f.queue)
+		l.Shared = f.rng.IntN(2) == 0
+		w.put(l)
+		return
+	}
+	n := int64(1 + f.rng.IntN(6))
+	host := f.hosts[f.rng.IntN(len(f.hosts))]
+	l := limit(f.t, host, n, f.queue)
+	l.Evict = f.rng.IntN(2) == 0
+	f.slots[host] = n
+	delete(w.lowered, host)
+	if int(n) < w.caps[host] {
+		w.lowered[host] = int(n)
+	} else {
+		w.caps[host] = int(n)
+	}
+	w.put(l)
+}
+
+// heal ends all faults.
+func (f *faults) heal() {
+	w := f.w
 	for _, x := range w.nodes {
+		x.lag = 0
 		x.heal()
 	}
 	w.commit = 2 * time.Millisecond
 	w.run(10 * time.Second)
+}
+
+// settle checks that the cluster is whole again once the faults have stopped.
+func (f *faults) settle() {
+	w, t := f.w, f.t
+	f.heal()
 	from, area := w.now, w.area("up")
-	var start [3]int
+	start := make([]int, len(w.nodes))
 	for i, x := range w.nodes {
 		start[i] = x.served["up"]
 	}
-	w.run(10 * time.Second)
-	if use := w.mean("up", from, area) / float64(slots); use < 0.9 {
-		t.Errorf("mean use %.3f of the limit %d after the faults have stopped", use, slots)
+	w.run(8 * time.Second)
+	if use := w.mean("up", from, area) / float64(f.slots["up"]); use < 0.85 {
+		t.Errorf("mean use %.3f of the limit %d after the faults have stopped", use, f.slots["up"])
 	}
 	for i, x := range w.nodes {
 		if x.served["up"] == start[i] {
 			t.Errorf("node %s starves", x.name)
 		}
 	}
+	if len(w.lowered) > 0 {
+		t.Errorf("still above the limits: %v", w.lowered)
+	}
 	w.agree()
+}
+
+// rest lets everything end.
+func (f *faults) rest() {
+	f.heal()
+	for _, x := range f.w.nodes {
+		x.idle = true
+	}
+	f.w.run(12 * time.Second)
+}
+
+// atRest checks that nothing is left once nobody works any more.
+func (f *faults) atRest() {
+	f.rest()
+	w, t := f.w, f.t
+	w.nothingGranted()
+	for _, x := range w.nodes {
+		for _, p := range x.n.all {
+			if p.waiters.len() != 0 || p.open != 0 || p.granted != 0 || p.releasing != 0 || p.parked != 0 || p.taken != 0 || p.dirty {
+				t.Errorf("node %s, %s: %d waiting, %d open, %d granted, %d releasing", x.name, p.key, p.waiters.len(), p.open, p.granted, p.releasing)
+			}
+		}
+		if len(x.n.hot)+len(x.n.dirty) != 0 {
+			t.Errorf("node %s has %d refused and %d changed pools in hand", x.name, len(x.n.hot), len(x.n.dirty))
+		}
+	}
+	w.lead.alloc.empty(t)
+}
+
+func (w *world) nothingGranted() {
+	w.state.Keys(func(key fsm.Key, n int64) bool {
+		w.fail("%d slots of %s are granted while nobody works", n, key)
+		return true
+	})
+}
+
+// empty checks that an allocator remembers nothing but the sessions.
+func (a *allocator) empty(t testing.TB) {
+	t.Helper()
+	if n := len(a.keys) + len(a.dirty) + len(a.waking) + len(a.rests); n != 0 {
+		t.Errorf("the leader remembers %d keys, %d changed, %d to be woken, %d at rest", len(a.keys), len(a.dirty), len(a.waking), len(a.rests))
+	}
+	if n := len(a.opens) + len(a.unproven) + len(a.closes) + len(a.leaves); n != 0 || a.inflight != nil {
+		t.Errorf("the leader has %d requests in hand, and %v on its way", n, a.inflight)
+	}
+	for _, p := range a.order {
+		if len(p.demands)+len(p.missing) != 0 || p.assign != nil || p.conn == 0 {
+			t.Errorf("of node %s the leader remembers %d demands, %d missing", p.Node, len(p.demands), len(p.missing))
+		}
+	}
 }
 
 // agree checks that no node believes to hold more than the log grants it.
@@ -151,7 +392,7 @@ func TestIdleSlotsElsewhereAreFetched(t *testing.T) {
 	for range 3 {
 		a.request("up", 10*time.Millisecond, func(bool) {})
 	}
-	w.run(200 * time.Millisecond) // all three lie idle at a now
+	w.run(500 * time.Millisecond) // all three lie idle at a now
 	if g := w.state.Granted(fsm.HostConnections("up")); g != 3 {
 		t.Fatalf("%d slots granted, want 3", g)
 	}

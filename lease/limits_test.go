@@ -1,6 +1,7 @@
 package lease
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -11,12 +12,19 @@ import (
 func (w *world) put(limits ...fsm.Limit) {
 	for _, l := range limits {
 		l.Source = fsm.SourceAPI
-		if r := w.apply(&fsm.PutLimit{Limit: l}); r.Err != nil {
+		if r := w.apply(w.term, &fsm.PutLimit{Limit: l}); r.Err != nil {
 			w.t.Fatal(r.Err)
 		}
 	}
-	w.alloc.limitsChanged(w.state)
-	w.pump()
+	w.limitsChanged()
+}
+
+// limitsChanged lets all who serve hear of it: also one that was deposed follows the log.
+func (w *world) limitsChanged() {
+	for _, l := range slices.Clone(w.leads) {
+		l.alloc.limitsChanged(w.state)
+		l.pump()
+	}
 }
 
 func (w *world) drop(pattern string) {
@@ -24,11 +32,10 @@ func (w *world) drop(pattern string) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if r := w.apply(&fsm.DeleteLimit{Pattern: p}); r.Err != nil {
+	if r := w.apply(w.term, &fsm.DeleteLimit{Pattern: p}); r.Err != nil {
 		w.t.Fatal(r.Err)
 	}
-	w.alloc.limitsChanged(w.state)
-	w.pump()
+	w.limitsChanged()
 }
 
 // hold opens one connection on a node and returns the means to end it, once it is open.
@@ -40,7 +47,7 @@ func (w *world) hold(x *wnode, host string) (c *wconn, end func()) {
 	c = &wconn{x: x, host: host, life: x.life, done: func() {}}
 	c.slot = &Slot{target: t, holder: c}
 	failed := false
-	waiter, err := x.n.acquire(w.now, c.slot, x, func(err error) {
+	waiter, err := x.n.acquire(x.Now(), c.slot, x, func(err error) {
 		if err != nil {
 			failed = true
 			return
@@ -54,7 +61,7 @@ func (w *world) hold(x *wnode, host string) (c *wconn, end func()) {
 		c.dial(time.Hour)
 	default:
 		w.at(waiter.patience, func() {
-			x.n.expire(w.now, waiter)
+			x.n.expire(x.Now(), waiter)
 			x.after()
 		})
 	}

@@ -58,6 +58,8 @@ type Manager struct {
 	stream  Stream
 	changed chan struct{} // closed and made anew when the session or the limits change
 	kick    chan struct{} // something is to be sent
+	alarm   chan struct{} // the time must be looked at earlier than planned
+	wakeAt  time.Duration // when it is planned
 	hint    string
 }
 
@@ -68,6 +70,7 @@ func NewManager(cfg ManagerConfig) *Manager {
 		node:    newNode(cfg.Name, cfg.Identity, cfg.OnExpiry),
 		changed: make(chan struct{}),
 		kick:    make(chan struct{}, 1),
+		alarm:   make(chan struct{}, 1),
 	}
 	if cfg.Limits != nil {
 		m.node.table.Store(cfg.Limits)
@@ -141,8 +144,12 @@ func (m *Manager) do(f func(now time.Duration)) {
 	pending := m.node.pending(now)
 	stream := m.stream
 	reset := m.node.reset
-	if fences != m.node.fences {
-		m.notify()
+	early := false
+	if at := m.node.nextWake(now); at < m.wakeAt {
+		m.wakeAt, early = at, true
+	}
+	if fences != m.node.fences || m.node.parting {
+		m.notify() // who parts waits for the last release, too
 	}
 	if fences != m.node.fences && !m.node.parting {
 		m.cfg.Log.Warn("fenced: the session with the cluster can't be proven any more", "severed", len(severs), "on_expiry", m.cfg.OnExpiry.String())
@@ -155,10 +162,18 @@ func (m *Manager) do(f func(now time.Duration)) {
 		stream.Close()
 	}
 	if pending {
-		select {
-		case m.kick <- struct{}{}:
-		default:
-		}
+		poke(m.kick)
+	}
+	if early {
+		poke(m.alarm)
+	}
+}
+
+// poke leaves a note, unless one is there.
+func poke(note chan<- struct{}) {
+	select {
+	case note <- struct{}{}:
+	default:
 	}
 }
 
@@ -199,8 +214,8 @@ func (m *Manager) park(s *Slot) {
 }
 
 func (m *Manager) unpark(s *Slot) bool {
-	if !s.Live() {
-		return false
+	if s.severed.Load() || s.guarded.Load() && !m.admits() {
+		return false // reuse is new work, also where an expired lease lets connections end by themselves
 	}
 	p := lockOf(s)
 	defer p.mu.Unlock()
@@ -210,6 +225,9 @@ func (m *Manager) unpark(s *Slot) bool {
 	p.setUse(s, slotBusy)
 	return true
 }
+
+// outlive reports whether open connections live on when the lease has run out.
+func (m *Manager) outlive() bool { return m.cfg.OnExpiry != ExpiryClose }
 
 func (m *Manager) admits() bool { return m.node.gate.admits(m.cfg.Clock) }
 
@@ -293,13 +311,15 @@ func (m *Manager) keepTime(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-timer.C:
+		case <-m.alarm:
 		}
 		var wait time.Duration
 		m.do(func(now time.Duration) {
 			m.node.tick(now, m.cfg.Clock.Wall())
-			wait = m.node.nextWake(now) - now
+			wait = min(max(m.node.nextWake(now)-now, time.Millisecond), tickEvery)
+			m.wakeAt = now + wait
 		})
-		timer.Reset(min(max(wait, time.Millisecond), tickEvery))
+		timer.Reset(wait)
 	}
 }
 
@@ -498,20 +518,26 @@ func (m *Manager) Drain() {
 	})
 }
 
-// Goodbye ends the session by consent. All connections that use slots must have ended. It returns the id of
-// the session that nothing of is in use any more, also where the cluster could not be told before ctx ended.
+// Goodbye ends the session by consent. It admits nothing to limited hosts from now on, waits until all connections that use
+// slots have ended, and tells the leader. It returns the id of the session of which nothing is in use any more, also
+// where the cluster could not be told before ctx ended; 0 where there is none, or connections still use it.
 func (m *Manager) Goodbye(ctx context.Context) (uint64, error) {
 	var id uint64
-	var connected bool
 	m.do(func(now time.Duration) {
-		id, connected = m.node.part(), m.node.welcomed
+		id = m.node.sess.id
+		m.node.part(now)
 	})
 	if id == 0 {
 		return 0, nil
 	}
-	if !connected {
+	if err := m.await(ctx, func() bool { return m.node.inUse() == 0 }); err != nil {
+		return 0, fmt.Errorf("connections that use slots are still open: %w", err)
+	}
+	if err := m.await(ctx, func() bool { return !m.node.sess.live() || !m.node.welcomed }); err != nil {
+		return id, fmt.Errorf("the leader has not answered the goodbye: %w", err)
+	}
+	if m.Session().ID == id {
 		return id, errors.New("no leader could be told that the node leaves")
 	}
-	err := m.await(ctx, func() bool { return !m.node.sess.live() || !m.node.welcomed })
-	return id, err
+	return id, nil
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sort"
 	"sync"
 	"sync/atomic"
@@ -28,6 +29,9 @@ const (
 
 	// askTimeout bounds the wait for the leader's answer whether anything is free.
 	askTimeout = time.Second
+	// askEvery paces the asks for a key that has just been denied: requests that come meanwhile share the next one, and
+	// take a slot that comes free before. A storm of them costs the leader no more than a few.
+	askEvery = 5 * time.Millisecond
 	// refusedWindow is how long a refusal counts as demand: whoever was refused tends to come again.
 	refusedWindow = 250 * time.Millisecond
 	// forgetAfter is how many seconds without use make a node forget a host and its totals.
@@ -52,6 +56,7 @@ type node struct {
 	all   []*pool
 	dirty []*pool
 	hot   []*pool // refused lately
+	later []*pool // with requests that wait to be asked for
 
 	sess     session
 	attached bool          // a stream is up
@@ -62,11 +67,13 @@ type node struct {
 	fresh    bool          // no session was ever had
 	leaving  bool          // no headroom, nothing idle is kept
 	parting  bool          // goodbye was said: no session is wanted any more
-	bye      bool          // it is due on the stream
+	bye      bool          // the leader has yet to be told, once nothing is in use
+	proveDue bool          // the leader asked whether the stream is still ours
 	ackDue   bool          // the leader has yet to be told which limits we go by
 
 	nextSecond  time.Duration
 	nextQuarter time.Duration
+	nextAsk     time.Duration
 	lastNow     time.Duration
 	lastWall    time.Duration
 
@@ -104,7 +111,7 @@ func (n *node) pool(key fsm.Key) *pool {
 		return p
 	}
 	table := n.table.Load()
-	p := &pool{key: key, table: table, target: noTarget, index: len(n.all)}
+	p := &pool{key: key, table: table, target: noTarget, index: len(n.all), slow: n.leaving}
 	if table != nil {
 		p.limit = table.Governing(key)
 	}
@@ -119,6 +126,12 @@ func (n *node) forget(p *pool) {
 	last.index = p.index
 	n.all = n.all[:len(n.all)-1]
 	n.pools.Delete(p.key)
+}
+
+// noteSlow decides whether releases and parked connections must go through the core. Needs the pool's lock.
+func (n *node) noteSlow(p *pool) {
+	p.slow = n.leaving || p.waiters.len() > 0 || p.target >= 0 || p.contended ||
+		(p.limit.Capped() && p.open > p.granted)
 }
 
 func (n *node) mark(p *pool) {
@@ -136,7 +149,10 @@ func (n *node) pending(now time.Duration) bool {
 	if !n.said {
 		return true
 	}
-	return n.welcomed && (len(n.dirty) > 0 || n.ackDue || n.bye || now >= n.sess.nextSend)
+	if n.proveDue {
+		return true
+	}
+	return n.welcomed && (len(n.dirty) > 0 || n.ackDue || n.byeDue() || now >= n.sess.nextSend)
 }
 
 // acquire is the slow path: the request waits, unless a slot has come free since the fast path
@@ -182,7 +198,7 @@ func (n *node) acquire(now time.Duration, s *Slot, clock Clock, done func(error)
 func (n *node) enqueue(p *pool, w *waiter) {
 	w.pool = p
 	p.waiters.push(w)
-	p.noteSlow()
+	n.noteSlow(p)
 	n.mark(p)
 }
 
@@ -203,7 +219,7 @@ func (n *node) cancel(w *waiter) bool {
 	defer p.mu.Unlock()
 	p.waiters.remove(w)
 	w.pool = nil
-	p.noteSlow()
+	n.noteSlow(p)
 	n.mark(p)
 	return true
 }
@@ -225,7 +241,7 @@ func (n *node) expire(now time.Duration, w *waiter) {
 	}
 	n.answer(p, w, err)
 	n.noteRefused(now, p)
-	p.noteSlow()
+	n.noteSlow(p)
 }
 
 // noteRefused counts a refusal, and as demand for a while. Needs the pool's lock.
@@ -273,13 +289,13 @@ func (n *node) settle(now time.Duration, p *pool) {
 		for p.waiters.head != nil {
 			n.admit(now, p)
 		}
-		p.noteSlow()
+		n.noteSlow(p)
 		return
 	}
 	if p.target >= 0 && p.granted > p.target {
 		n.giveBack(p, min(p.free(), p.granted-p.target))
 	}
-	for p.free() > 0 && p.waiters.head != nil && n.mayAdmit(p) {
+	for p.free() > 0 && p.waiters.head != nil && n.mayAdmit(now, p) {
 		n.admit(now, p)
 	}
 	if p.free() > 0 && (n.leaving || p.contended) {
@@ -290,12 +306,13 @@ func (n *node) settle(now time.Duration, p *pool) {
 		}
 	}
 	n.closeParked(p)
-	p.noteSlow()
+	n.noteSlow(p)
 }
 
-// mayAdmit reports whether those who wait may be let in. Needs the pool's lock.
-func (n *node) mayAdmit(p *pool) bool {
-	return n.gate.until.Load() != 0 && p.limit.Connections > 0 && (p.target < 0 || p.granted <= p.target)
+// mayAdmit reports whether those who wait may be let in. The time counts, not only the fence: a process that was stopped
+// may find a grant on its stream before its timer says that the lease is over. Needs the pool's lock.
+func (n *node) mayAdmit(now time.Duration, p *pool) bool {
+	return n.gate.admitsAt(now) && p.limit.Connections > 0 && (p.target < 0 || p.granted <= p.target)
 }
 
 func (n *node) admit(now time.Duration, p *pool) {
@@ -337,17 +354,35 @@ func (n *node) closeParked(p *pool) {
 	}
 }
 
-// setLimits goes by new limits: connections that are counted elsewhere now are moved there.
+// setLimits goes by new limits: connections that are counted elsewhere now are moved there. Every pool has the new limits
+// before anything moves: a request must not be let through by a limit that its new count no longer has.
 func (n *node) setLimits(now time.Duration, table *fsm.Table) {
 	n.table.Store(table)
-	for _, p := range n.all[:len(n.all):len(n.all)] {
-		n.regovern(now, p, table)
+	all := slices.Clone(n.all) // moving may add more, which have the new limits already
+	moved := make([]moving, len(all))
+	for i, p := range all {
+		moved[i] = n.applyTable(p, table)
+	}
+	for i, p := range all {
+		n.moveSlots(p, moved[i].slots, table)
+	}
+	for _, m := range moved {
+		n.moveWaiters(now, m.waiters, table)
+	}
+	for _, p := range all {
+		n.regovern(now, p)
 	}
 	n.ackDue = true
 }
 
-func (n *node) regovern(now time.Duration, p *pool, table *fsm.Table) {
-	slots, waiters := n.applyTable(p, table)
+// moving is what new limits count elsewhere.
+type moving struct {
+	slots   []*Slot
+	waiters []*waiter
+}
+
+// moveSlots moves connections to the pools that count them now.
+func (n *node) moveSlots(p *pool, slots []*Slot, table *fsm.Table) {
 	for _, s := range slots {
 		_, key := table.Match(s.target)
 		q := n.pool(key)
@@ -359,11 +394,15 @@ func (n *node) regovern(now time.Duration, p *pool, table *fsm.Table) {
 		q.mu.Lock()
 		p.unlink(s)
 		q.link(s)
-		q.noteSlow()
+		n.noteSlow(q)
 		n.mark(q)
 		q.mu.Unlock()
 		p.mu.Unlock()
 	}
+}
+
+// moveWaiters lets those who wait go on waiting where their connections will be counted.
+func (n *node) moveWaiters(now time.Duration, waiters []*waiter, table *fsm.Table) {
 	for _, w := range waiters {
 		_, key := table.Match(w.slot.target)
 		q := n.pool(key)
@@ -373,6 +412,10 @@ func (n *node) regovern(now time.Duration, p *pool, table *fsm.Table) {
 		n.settle(now, q)
 		q.mu.Unlock()
 	}
+}
+
+// regovern makes a pool follow from its new limit.
+func (n *node) regovern(now time.Duration, p *pool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.limit.Capped() {
@@ -392,13 +435,13 @@ func (n *node) regovern(now time.Duration, p *pool, table *fsm.Table) {
 }
 
 // applyTable installs a table in a pool and returns what has to move to another.
-func (n *node) applyTable(p *pool, table *fsm.Table) (slots []*Slot, waiters []*waiter) {
+func (n *node) applyTable(p *pool, table *fsm.Table) (m moving) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.table, p.limit = table, table.Governing(p.key)
 	for s := p.head; s != nil; s = s.next {
 		if _, key := table.Match(s.target); key != p.key {
-			slots = append(slots, s)
+			m.slots = append(m.slots, s)
 		} else {
 			s.guarded.Store(p.limit.Capped())
 		}
@@ -408,11 +451,11 @@ func (n *node) applyTable(p *pool, table *fsm.Table) (slots []*Slot, waiters []*
 		next = w.next
 		if _, key := table.Match(w.slot.target); key != p.key {
 			p.waiters.remove(w)
-			waiters = append(waiters, w)
+			m.waiters = append(m.waiters, w)
 		}
 	}
-	p.noteSlow()
-	return slots, waiters
+	n.noteSlow(p)
+	return m
 }
 
 // streamUp notes a new stream to the leader.
@@ -423,18 +466,18 @@ func (n *node) streamUp(now time.Duration) {
 
 // streamDown notes its end. What was to be said on it is void; the next hello states what is held.
 func (n *node) streamDown(now time.Duration) {
-	n.attached, n.said, n.welcomed = false, false, false
+	n.attached, n.said, n.welcomed, n.proveDue = false, false, false, false
 	n.sess.interrupted()
 	n.dirty = n.dirty[:0]
 	for _, p := range n.all {
 		p.mu.Lock()
 		p.dirty, p.releasing, p.reported = false, 0, false
 		p.target, p.targetSeq, p.contended, p.evict = noTarget, 0, false, false
-		p.ask, p.asking = 0, false
+		p.ask, p.asking, p.denied = 0, false, false
 		for w := p.waiters.head; w != nil; w = w.next {
 			w.ask = 0
 		}
-		p.noteSlow()
+		n.noteSlow(p)
 		n.settle(now, p)
 		p.mu.Unlock()
 	}
@@ -450,6 +493,9 @@ func (n *node) tick(now, wall time.Duration) {
 	if len(n.hot) > 0 && now >= n.nextQuarter {
 		n.quarter(now)
 	}
+	if len(n.later) > 0 && now >= n.nextAsk {
+		n.askNow(now)
+	}
 	if now >= n.nextSecond {
 		n.nextSecond = now + time.Second
 		n.second(now)
@@ -461,12 +507,16 @@ func (n *node) nextWake(now time.Duration) time.Duration {
 	at := n.nextSecond
 	if n.sess.live() {
 		at = min(at, n.sess.fenceAt())
-		if n.welcomed {
+		// One that is due is with the stream's sender: it may be stuck there, and waking more often does not help.
+		if n.welcomed && n.sess.nextSend > now {
 			at = min(at, n.sess.nextSend)
 		}
 	}
 	if len(n.hot) > 0 {
 		at = min(at, n.nextQuarter)
+	}
+	if len(n.later) > 0 {
+		at = min(at, n.nextAsk)
 	}
 	return at
 }
@@ -504,7 +554,7 @@ func (n *node) second(now time.Duration) {
 			}
 			n.giveBack(p, least)
 		}
-		if p.open > 0 || p.granted > 0 || p.waiters.len() > 0 || p.dirty {
+		if p.open > 0 || p.granted > 0 || p.waiters.len() > 0 || p.dirty || p.refused != [2]int64{} {
 			p.idleFor = 0
 		} else if p.idleFor++; p.idleFor > forgetAfter {
 			p.table = nil // whoever has it in hand looks again
@@ -543,7 +593,7 @@ func (n *node) fencePool(now time.Duration, p *pool) {
 			n.severSlot(s, SeverFenced)
 		}
 	}
-	p.noteSlow()
+	n.noteSlow(p)
 }
 
 func (n *node) severSlot(s *Slot, why Reason) {
@@ -571,6 +621,10 @@ func (n *node) outgoing(now time.Duration) []*leasepb.NodeMessage {
 		n.said = true
 		return n.hello(now)
 	}
+	if n.proveDue {
+		n.proveDue = false
+		return []*leasepb.NodeMessage{{Message: &leasepb.NodeMessage_Proof{Proof: &leasepb.Proof{}}}}
+	}
 	if !n.welcomed {
 		return nil
 	}
@@ -581,25 +635,25 @@ func (n *node) outgoing(now time.Duration) []*leasepb.NodeMessage {
 	for len(n.dirty) > 0 || n.ackDue {
 		out = append(out, n.update(now))
 	}
-	if n.bye {
+	if n.byeDue() {
 		n.bye = false
 		out = append(out, &leasepb.NodeMessage{Message: &leasepb.NodeMessage_Bye{Bye: &leasepb.Bye{}}})
 	}
 	return out
 }
 
-// hello states, where the session goes on, all that is held.
+// hello states, where the session goes on, all that is held. What was given back since the last stream broke is not in it:
+// the leader finds that in the difference to the log, so it must not be said again.
 func (n *node) hello(now time.Duration) []*leasepb.NodeMessage {
 	n.helloAt = now
 	h := &leasepb.Hello{Protocol: protocolVersion, Node: n.name, Identity: n.identity, Session: n.sess.id, Fresh: n.fresh}
-	if n.sess.live() {
-		for _, p := range n.all {
-			p.mu.Lock()
-			if p.granted > 0 {
-				h.Holdings = append(h.Holdings, &leasepb.Holding{Key: fsm.KeyToProto(p.key), Slots: p.granted})
-			}
-			p.mu.Unlock()
+	for _, p := range n.all {
+		p.mu.Lock()
+		p.releasing = 0
+		if n.sess.live() && p.granted > 0 {
+			h.Holdings = append(h.Holdings, &leasepb.Holding{Key: fsm.KeyToProto(p.key), Slots: p.granted})
 		}
+		p.mu.Unlock()
 	}
 	return []*leasepb.NodeMessage{{Message: &leasepb.NodeMessage_Hello{Hello: h}}}
 }
@@ -616,7 +670,7 @@ func (n *node) update(now time.Duration) *leasepb.NodeMessage {
 			u.Releases = append(u.Releases, &leasepb.Holding{Key: fsm.KeyToProto(p.key), Slots: p.releasing})
 			p.releasing = 0
 		}
-		if d := n.demand(p); d != nil {
+		if d := n.demand(now, p); d != nil {
 			u.Demands = append(u.Demands, d)
 		}
 		p.mu.Unlock()
@@ -630,7 +684,7 @@ func (n *node) update(now time.Duration) *leasepb.NodeMessage {
 }
 
 // demand says what a pool wants; nil where the leader need not know. Needs the pool's lock.
-func (n *node) demand(p *pool) *leasepb.Demand {
+func (n *node) demand(now time.Duration, p *pool) *leasepb.Demand {
 	if !p.limit.Capped() && !p.reported {
 		return nil
 	}
@@ -643,30 +697,63 @@ func (n *node) demand(p *pool) *leasepb.Demand {
 		if d.Waiting > 0 && !n.leaving {
 			d.Headroom = min(max((p.open+d.Waiting)/4, 1), 32)
 		}
-		d.Ask = n.askFor(p)
+		d.Ask = n.askFor(now, p)
 	}
 	p.reported = d.Held > 0 || p.open > 0 || d.Waiting > 0 || d.Refused > 0
 	return d
 }
 
 // askFor numbers the waiters that are to be refused if nothing is free anywhere, one ask at a time. Needs the pool's lock.
-func (n *node) askFor(p *pool) uint64 {
+func (n *node) askFor(now time.Duration, p *pool) uint64 {
 	if p.asking {
 		return p.ask
 	}
 	for w := p.waiters.head; w != nil; w = w.next {
-		if !w.queued && w.ask == 0 {
-			if !p.asking {
-				p.asking = true
-				p.ask++
-			}
-			w.ask = p.ask
+		if w.queued || w.ask != 0 {
+			continue
 		}
+		if due := p.askedAt + askEvery; p.denied && now < due {
+			n.askLater(p, due)
+			return 0
+		}
+		if !p.asking {
+			p.asking, p.askedAt = true, now
+			p.ask++
+		}
+		w.ask = p.ask
 	}
 	if p.asking {
 		return p.ask
 	}
 	return 0
+}
+
+// askLater puts an ask off until due.
+func (n *node) askLater(p *pool, due time.Duration) {
+	if p.putOff {
+		return
+	}
+	p.putOff = true
+	if len(n.later) == 0 || due < n.nextAsk {
+		n.nextAsk = due
+	}
+	n.later = append(n.later, p)
+}
+
+// askNow lets the asks be sent that are due.
+func (n *node) askNow(now time.Duration) {
+	keep := n.later[:0]
+	n.nextAsk = now + askEvery
+	for _, p := range n.later {
+		if due := p.askedAt + askEvery; due > now {
+			n.nextAsk = min(n.nextAsk, due)
+			keep = append(keep, p)
+			continue
+		}
+		p.putOff = false
+		n.mark(p)
+	}
+	n.later = keep
 }
 
 // Errors that end a stream; the shell decides where to go next.
@@ -692,6 +779,8 @@ func (n *node) receive(now time.Duration, m *leasepb.LeaderMessage) error {
 	switch m := m.Message.(type) {
 	case *leasepb.LeaderMessage_Welcome:
 		n.welcome(now, m.Welcome)
+	case *leasepb.LeaderMessage_Prove:
+		n.proveDue = true
 	case *leasepb.LeaderMessage_KeepAliveAck:
 		if n.sess.answered(m.KeepAliveAck.Seq) {
 			n.openGate()
@@ -728,14 +817,44 @@ func (n *node) lose(now time.Duration) {
 	}
 }
 
-// part asks to end the session by consent. It reports its id.
-func (n *node) part() uint64 {
+// part asks to end the session by consent: nothing is admitted from now on, and the leader is told once nothing that
+// the session allowed is in use.
+func (n *node) part(now time.Duration) {
 	n.leaving, n.parting, n.bye = true, true, true
-	return n.sess.id
+	n.gate.close()
+	for _, p := range n.all {
+		p.mu.Lock()
+		if p.limit.Capped() {
+			for w := p.waiters.head; w != nil; w = p.waiters.head {
+				p.rejected++
+				n.answer(p, w, ErrDraining)
+			}
+		}
+		n.settle(now, p)
+		p.mu.Unlock()
+	}
 }
+
+// inUse counts the connections that the session allows.
+func (n *node) inUse() (open int64) {
+	for _, p := range n.all {
+		p.mu.Lock()
+		if p.limit.Capped() {
+			open += p.open
+		}
+		p.mu.Unlock()
+	}
+	return open
+}
+
+// byeDue reports whether the leader can be told that the session has ended.
+func (n *node) byeDue() bool { return n.bye && n.inUse() == 0 }
 
 // openGate lets the fast path admit until the lease's end.
 func (n *node) openGate() {
+	if n.parting {
+		return
+	}
 	if n.expiry == ExpiryKeep {
 		n.gate.open(math.MaxInt64)
 		return
@@ -755,7 +874,7 @@ func (n *node) welcome(now time.Duration, w *leasepb.Welcome) {
 		for _, p := range n.all {
 			p.mu.Lock()
 			p.granted, p.releasing = 0, 0
-			p.noteSlow()
+			n.noteSlow(p)
 			p.mu.Unlock()
 		}
 	}
@@ -783,7 +902,7 @@ func (n *node) correct(now time.Duration, granted []*leasepb.Holding) {
 		before := max(0, p.open-p.granted)
 		p.granted = min(p.granted, h.Slots)
 		n.severNewest(p, max(0, p.open-p.granted)-before, SeverFenced)
-		p.noteSlow()
+		n.noteSlow(p)
 		p.mu.Unlock()
 	}
 }
@@ -857,16 +976,17 @@ func (n *node) answered(now time.Duration, p *pool, ask uint64) {
 	if !p.asking || ask != p.ask {
 		return
 	}
-	p.asking = false
+	p.asking, p.denied = false, false
 	var next *waiter
 	for w := p.waiters.head; w != nil; w = next {
 		next = w.next
 		if w.ask != 0 && w.ask <= ask {
+			p.denied = true
 			n.answer(p, w, ErrOverLimit)
 			n.noteRefused(now, p)
 		}
 	}
-	p.noteSlow()
+	n.noteSlow(p)
 	if p.waiters.len() > 0 {
 		n.mark(p)
 	}

@@ -1,6 +1,7 @@
 package lease
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -24,6 +25,12 @@ func (r *row) short() int64 { return max(0, r.want-r.held) }
 
 // idle is what the node reported to hold without a use of its own.
 func (r *row) idle() int64 { return max(0, r.d.held-r.d.inUse-r.d.waiting) }
+
+// present reports whether requests wait at this moment.
+func (r *row) present() bool { return r.d.waiting > 0 }
+
+// unserved counts the waiting requests that the plan has no slot for yet.
+func (r *row) unserved() int64 { return max(0, min(r.short(), r.d.waiting-r.add)) }
 
 // give moves up to k free slots to the row and returns how many it took.
 func (r *row) give(k, free int64) int64 {
@@ -52,6 +59,7 @@ func (a *allocator) plan(now time.Duration, st *fsm.State, c *contest) []fsm.Adj
 	limit := st.Table().Governing(c.key)
 	if !limit.Capped() {
 		for _, d := range c.demands {
+			d.ask, d.shortSince = 0, 0 // the node lets them in when it hears of the limits
 			a.setTarget(d, target{slots: noTarget})
 		}
 		return nil
@@ -108,6 +116,7 @@ func (p *keyPlan) gather(st *fsm.State) {
 	}
 	p.extra = extra
 	p.free = p.limit.Connections - total
+	p.account()
 	p.hold(st)
 }
 
@@ -155,8 +164,9 @@ func (p *keyPlan) gateClosed(st *fsm.State) (until time.Duration, closed bool) {
 	return c.shapeSince + gatePatience, true
 }
 
-// grant gives out what is free: first to connections that are open without a slot, then up to everybody's share, then the
-// extras, and what nobody wants as headroom. Among equals, who has been short for longest comes first.
+// grant gives out what is free: first to connections that are open without a slot; then to requests that wait, up to their
+// nodes' shares before anybody has more; then to nodes whose requests were refused lately and may come again. Such a node goes
+// before requests that wait elsewhere only where it is owed slot-time. What nobody wants is headroom.
 func (p *keyPlan) grant() {
 	if p.overhang() > 0 {
 		p.cover()
@@ -164,17 +174,27 @@ func (p *keyPlan) grant() {
 	if p.overhang() > 0 {
 		return
 	}
-	queue := slices.Clone(p.rows)
-	slices.SortStableFunc(queue, compareShort)
+	queue := p.queue()
+	for _, r := range queue {
+		switch {
+		case r.present():
+			p.free -= r.give(r.share-r.held, p.free)
+		case p.claims(r):
+			p.free -= r.give(min(r.short(), max(1, r.share-r.held)), p.free)
+		}
+	}
+	for _, r := range queue {
+		if r.held <= r.share {
+			p.free -= r.give(min(1, r.unserved()), p.free)
+		}
+	}
+	for _, r := range queue {
+		p.free -= r.give(r.unserved(), p.free)
+	}
 	for _, r := range queue {
 		p.free -= r.give(r.share-r.held, p.free)
 	}
 	for _, r := range queue {
-		if r.held == r.share {
-			p.free -= r.give(min(1, r.short()), p.free)
-		}
-	}
-	for _, r := range queue { // what others hold above their shares leaves gaps: fill them
 		p.free -= r.give(r.short(), p.free)
 	}
 	if p.free > 0 && !p.tight {
@@ -185,6 +205,51 @@ func (p *keyPlan) grant() {
 		shares, _ := divide(p.free, headroom)
 		for i, r := range p.rows {
 			p.free -= r.give(shares[i], p.free)
+		}
+	}
+}
+
+// queue lists the rows in the order in which they are served: who is owed most slot-time first, then who has been short for longest.
+func (p *keyPlan) queue() []*row {
+	queue := slices.Clone(p.rows)
+	slices.SortStableFunc(queue, func(x, y *row) int {
+		return cmp.Or(cmp.Compare(y.d.owed, x.d.owed), cmp.Compare(x.d.shortSince, y.d.shortSince))
+	})
+	return queue
+}
+
+// account settles, for the time since the last plan, who has had more or less than its fair share while slots were short. Turns alone don't
+// make shares equal: a slot that falls idle for a moment goes to whoever has a request waiting.
+func (p *keyPlan) account() {
+	c := p.c
+	passed := p.now - c.planned
+	wasTight := c.tight
+	c.planned, c.tight = p.now, p.tight
+	var takers, contenders int64
+	for _, r := range p.rows {
+		if r.want > r.share {
+			takers++
+		}
+		if r.want > 0 {
+			contenders++
+		}
+	}
+	var sum time.Duration
+	for _, r := range p.rows {
+		if !p.tight || !wasTight || r.want == 0 {
+			r.d.owed = 0
+			continue
+		}
+		due := passed * time.Duration(r.share)
+		if r.want > r.share {
+			due += passed * time.Duration(p.extra) / time.Duration(takers)
+		}
+		r.d.owed += due - passed*time.Duration(r.held)
+		sum += r.d.owed
+	}
+	for _, r := range p.rows {
+		if r.want > 0 { // what nobody had, while slots changed hands, nobody is owed
+			r.d.owed = min(max(r.d.owed-sum/time.Duration(contenders), -maxOwed), maxOwed)
 		}
 	}
 }
@@ -203,29 +268,6 @@ func (p *keyPlan) cover() {
 		p.free -= r.give(min(1, r.d.inUse+r.d.parked-r.held), p.free)
 		r.overhang = max(0, r.d.inUse+r.d.parked-r.held)
 	}
-}
-
-// compareShort puts requests that wait before those that were refused lately, then the longest short first.
-func compareShort(x, y *row) int {
-	if xw, yw := x.d.waiting > 0, y.d.waiting > 0; xw != yw {
-		if xw {
-			return -1
-		}
-		return 1
-	}
-	since := func(r *row) time.Duration {
-		if r.d.shortSince == 0 {
-			return 1<<63 - 1
-		}
-		return r.d.shortSince
-	}
-	switch xs, ys := since(x), since(y); {
-	case xs < ys:
-		return -1
-	case xs > ys:
-		return 1
-	}
-	return 0
 }
 
 func (p *keyPlan) overhang() (sum int64) {
@@ -259,7 +301,7 @@ func (p *keyPlan) aim() {
 	asked := false
 	for _, r := range p.rows {
 		shortage += r.short()
-		waiting += min(r.short(), r.d.waiting)
+		waiting += r.unserved()
 		asked = asked || r.d.ask != 0 && r.short() > 0
 	}
 	over := p.fixed - p.limit.Connections
@@ -314,12 +356,13 @@ func (p *keyPlan) aimAtShares(over int64) {
 	var holders []*row
 	for _, r := range p.rows {
 		switch {
-		case r.held < r.share:
-			below += r.share - r.held
-		case r.held == r.share && r.short() > 0:
-			claims++
 		case r.held > r.share:
 			holders = append(holders, r)
+		case !p.claims(r):
+		case r.held < r.share:
+			below += r.share - r.held
+		case r.short() > 0:
+			claims++
 		}
 	}
 	slices.SortStableFunc(holders, func(x, y *row) int { return int(x.d.extraSince - y.d.extraSince) })
@@ -335,6 +378,10 @@ func (p *keyPlan) aimAtShares(over int64) {
 		p.aimAtTurns(holders, claims)
 	}
 }
+
+// claims reports whether a row may have slots taken from others: requests wait there, or it is owed. Refusals alone are no
+// reason to take a slot from a request that is about to use it.
+func (p *keyPlan) claims(r *row) bool { return r.present() || r.d.owed >= p.a.turn/2 }
 
 // aimAtTurns brings holders down to their share and at most one extra, and passes the extras on: who has held
 // one for a turn gives it to who has none.
@@ -362,14 +409,14 @@ func (p *keyPlan) aimAtIdle(waiting int64) {
 }
 
 // answer lets nodes refuse those who asked whether anything is free, once nothing is: nothing can be granted,
-// and every other holder has said that it has nothing idle.
+// nothing idle is about to come back on the node itself, and every other holder has said that it has nothing idle.
 func (p *keyPlan) answer() {
 	for _, r := range p.rows {
 		d := r.d
 		if d.ask == 0 {
 			continue
 		}
-		if p.now < d.askSince+askPatience && r.d.waiting > 0 && (r.add > 0 || p.wait || !p.othersBusy(r)) {
+		if p.now < d.askSince+askPatience && r.d.waiting > 0 && (r.add > 0 || p.wait || d.parked > 0 || !p.othersBusy(r)) {
 			p.a.wakeAt(p.c, d.askSince+askPatience)
 			continue
 		}

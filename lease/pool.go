@@ -48,6 +48,9 @@ type pool struct {
 	evict     bool
 	ask       uint64 // the newest ask sent
 	asking    bool   // it has not been answered yet
+	denied    bool   // the last answer refused somebody
+	askedAt   time.Duration
+	putOff    bool // in the node's list of those that ask later
 	refused   [2]int64
 	lows      [idleBuckets]int64
 	lowAt     int
@@ -166,12 +169,6 @@ func (p *pool) setUse(s *Slot, use slotUse) {
 	case slotTaken:
 		p.taken++
 	}
-}
-
-// noteSlow decides whether releases must go through the core. Needs both locks.
-func (p *pool) noteSlow() {
-	p.slow = p.waiters.len() > 0 || p.target >= 0 || p.contended ||
-		(p.limit.Capped() && p.open > p.granted)
 }
 
 // lockOf locks the pool that a slot is in, which may change until it is locked.

@@ -55,20 +55,27 @@ const streamBuffer = 512
 
 // leadership is one term of this server as the leader.
 type leadership struct {
-	server *Server
-	ctx    context.Context
-	term   uint64
-	start  time.Time
-	alloc  *allocator
-	in     chan func(now time.Duration, st *fsm.State)
-	logger hclog.Logger
+	server  *Server
+	ctx     context.Context
+	term    uint64
+	start   time.Time
+	alloc   *allocator
+	changed <-chan struct{} // the limits have
+	in      chan func(now time.Duration, st *fsm.State)
+	logger  hclog.Logger
 
 	// Owned by the loop.
 	conns       map[uint64]*conn
 	lastConn    uint64
-	unverified  []func(now time.Duration, st *fsm.State)
+	unverified  []unverified
 	verifying   bool
 	outstanding sync.WaitGroup
+}
+
+// unverified is a message that is answered only after this server has been verified to lead.
+type unverified struct {
+	conn uint64
+	take func(now time.Duration, st *fsm.State)
 }
 
 // conn is one node's stream.
@@ -85,8 +92,9 @@ func (s *Server) Lead(ctx context.Context, term uint64, left ...uint64) {
 	defer cancel()
 	l := &leadership{
 		server: s, ctx: ctx, term: term, start: time.Now(), logger: s.logger,
-		in:    make(chan func(time.Duration, *fsm.State), 256),
-		conns: map[uint64]*conn{},
+		changed: s.store.Changed(), // before the limits are read, or a change in between would be missed
+		in:      make(chan func(time.Duration, *fsm.State), 256),
+		conns:   map[uint64]*conn{},
 	}
 	s.store.Read(func(st *fsm.State) { l.alloc = newAllocator(l.now(), term, st) })
 	for _, session := range left {
@@ -111,7 +119,6 @@ func (s *Server) Lead(ctx context.Context, term uint64, left ...uint64) {
 func (l *leadership) now() time.Duration { return time.Since(l.start) }
 
 func (l *leadership) loop() {
-	changed := l.server.store.Changed()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -120,8 +127,8 @@ func (l *leadership) loop() {
 		case <-l.ctx.Done():
 			return
 		case first = <-l.in:
-		case <-changed:
-			changed = l.server.store.Changed()
+		case <-l.changed:
+			l.changed = l.server.store.Changed()
 			first = func(_ time.Duration, st *fsm.State) { l.alloc.limitsChanged(st) }
 		case <-timer.C:
 		}
@@ -231,10 +238,13 @@ func (l *leadership) verify() {
 			l.verifying = false
 			if err != nil {
 				l.logger.Debug("leadership could not be verified", "error", err)
-				return
 			}
-			for _, f := range waiting {
-				f(now, st)
+			for _, u := range waiting {
+				if err == nil {
+					u.take(now, st)
+				} else if c := l.conns[u.conn]; c != nil {
+					c.cancel() // it would wait for ever: let it find who leads
+				}
 			}
 		})
 	})
@@ -343,15 +353,17 @@ func (l *leadership) receive(stream leasepb.Lease_SessionServer, c *conn) {
 func (l *leadership) take(now time.Duration, st *fsm.State, conn uint64, m *leasepb.NodeMessage, arrived time.Duration) {
 	switch m := m.Message.(type) {
 	case *leasepb.NodeMessage_Hello:
-		l.unverified = append(l.unverified, func(now time.Duration, st *fsm.State) {
+		l.unverified = append(l.unverified, unverified{conn, func(now time.Duration, st *fsm.State) {
 			if l.conns[conn] != nil {
 				l.alloc.hello(now, st, conn, m.Hello)
 			}
-		})
+		}})
 	case *leasepb.NodeMessage_KeepAlive:
-		l.unverified = append(l.unverified, func(time.Duration, *fsm.State) {
+		l.unverified = append(l.unverified, unverified{conn, func(time.Duration, *fsm.State) {
 			l.alloc.keepAlive(conn, m.KeepAlive.Seq, arrived)
-		})
+		}})
+	case *leasepb.NodeMessage_Proof:
+		l.alloc.proof(conn)
 	case *leasepb.NodeMessage_Update:
 		l.alloc.update(now, conn, m.Update)
 	case *leasepb.NodeMessage_Bye:

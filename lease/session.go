@@ -29,6 +29,12 @@ func (g *gate) admits(c Clock) bool {
 	}
 }
 
+// admitsAt is admits at a time that has been read already.
+func (g *gate) admitsAt(now time.Duration) bool {
+	until := g.until.Load()
+	return until != 0 && int64(now) < until
+}
+
 func (g *gate) close()                { g.until.Store(0) }
 func (g *gate) open(to time.Duration) { g.until.Store(int64(to)) }
 

@@ -540,6 +540,7 @@ func TestParkedConnectionsAreGivenUp(t *testing.T) {
 				}
 				s.Release()
 			}()
+			synctest.Wait() // for the leader to hear that it is parked: the other node's request must not overtake that
 			next, err := m.Acquire(t.Context(), to(t, "up"), newHolder())
 			if err != nil {
 				t.Fatalf("node %d: a parked connection was not given up: %v", i, err)

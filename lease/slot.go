@@ -88,14 +88,14 @@ func (s *Slot) Park() { s.manager.park(s) }
 // ([SeverWanted] has come, or is on its way) or the lease has ended: the connection must then not be used.
 func (s *Slot) Unpark() bool { return s.manager.unpark(s) }
 
-// Live reports whether the connection may be used at this moment. It is false from the lease's deadline on, also
-// where nobody has had the time yet to sever the connection, as in a process that was stopped and has just
-// been woken: neither read nor write another byte then.
+// Live reports whether the connection may be used at this moment. Where an expired lease closes connections, it is false
+// from the lease's deadline on, also where nobody has had the time yet to sever the connection, as in a process
+// that was stopped and has just been woken: neither read nor write another byte then.
 func (s *Slot) Live() bool {
 	if s.severed.Load() {
 		return false
 	}
-	return !s.guarded.Load() || s.manager.admits()
+	return !s.guarded.Load() || s.manager.outlive() || s.manager.admits()
 }
 
 // Limited reports whether the connection counts against a limit.

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -12,8 +13,12 @@ import (
 	"github.com/weirproxy/weir/lease/leasepb"
 )
 
-// world runs the real cores of nodes and leader, and the real FSM, on a virtual clock and network, in one
+// world runs the real cores of nodes and leaders, and the real FSM, on a virtual clock and network, in one
 // goroutine: the same seed gives the same run. The upstream is part of it, and judges.
+//
+// The network may lose what is on its way when a stream breaks, or deliver it late, after what a newer stream brought. A leader
+// may not know that it has been deposed, and its last entry may be committed by its successor. Every clock runs
+// at its own rate. A process may be stopped for a while, and acts on what it finds before its timers run.
 type world struct {
 	t       testing.TB
 	rng     *rand.Rand
@@ -23,19 +28,38 @@ type world struct {
 	state   *fsm.State
 	index   uint64
 	term    uint64
-	alloc   *allocator
-	leadGen int // rises when the leader changes: what was meant for the former is void
+	lead    *wlead   // whom the log listens to; nil during an election
+	leads   []*wlead // all that still serve streams
 	nodes   []*wnode
 	up      map[string]int
 	peak    map[string]int
 	use     map[string]*meter // time-weighted
 	caps    map[string]int
-	verify  []func()
-	busy    bool // a verification is on its way
+	lowered map[string]int // caps that hold once what is open and granted has come down to them
+	open    map[*wconn]bool
 	entries int
 	commit  time.Duration
 	rtt     time.Duration
-	wake    time.Duration // the leader's alarm
+	broken  breakage
+	breach  string // the first; where a breach is expected, it does not fail the test
+	expect  bool
+}
+
+// breakage switches the rules off, one by one, to show that the world can fail.
+type breakage struct {
+	ackExtendsFromArrival bool // rule 1
+	ackUnverified         bool // rule 2
+	closeEarly            bool // rule 3
+	newLeaderForgets      bool // rule 3
+	noFence               bool // rule 4
+	fenceLate             bool // rule 4
+	clockStops            bool // rule 5
+	grantUncommitted      bool // rule 6
+	releaseEarly          bool // rule 6
+	noRest                bool // rule 7
+	staleHelloOpens       bool // rule 7
+	staleHelloResumes     bool // rule 8
+	keepMissing           bool // rule 8
 }
 
 type meter struct {
@@ -66,31 +90,94 @@ func (q *eventQueue) Pop() any {
 // wnode is one process and its workers.
 type wnode struct {
 	w        *world
+	index    int
 	name     string
 	identity string
+	expiry   Expiry
 	n        *node
 	life     int // rises with every crash
-	conn     uint64
-	connGen  int
-	lastIn   time.Duration // streams keep their order
-	lastOut  time.Duration
-	cut      bool
-	served   map[string]int
-	refused  map[string]int
-	expired  int
-	noLease  int
+	stream   *wstream
+	rate     float64       // of its clock
+	stopped  time.Duration // that its clock has lost
+	cut      bool          // off from all leaders
+	lag      time.Duration // of what comes from a leader
+
+	pausedAt    time.Duration
+	pausedUntil time.Duration
+	pauseLease  time.Duration // the lease's end on its own clock when it was stopped
+
+	idle    bool // its workers have stopped
+	served  map[string]int
+	refused map[string]int
+	expired int
+	noLease int
 }
 
-func (x *wnode) Now() time.Duration  { return x.w.now }
-func (x *wnode) Wall() time.Duration { return x.w.now }
+// wstream is one stream between a node and a leader.
+type wstream struct {
+	x       *wnode
+	lead    *wlead
+	id      uint64
+	ended   bool // at the node
+	gone    bool // at the leader
+	late    bool // what is on its way when it breaks still arrives
+	lastIn  time.Duration
+	lastOut time.Duration
+}
+
+// wlead is one leader's shell.
+type wlead struct {
+	w        *world
+	term     uint64
+	alloc    *allocator
+	rate     float64 // of its clock
+	verify   []func()
+	busy     bool // a verification is on its way
+	wake     time.Duration
+	inflight fsm.Command
+	dead     bool
+}
+
+// driftRate is the most that a clock may be off so that two differ by less than the margin in a ttl of 3 s.
+const driftRate = 0.07
+
+func (x *wnode) Now() time.Duration {
+	return time.Duration(x.index+1)*time.Hour + time.Duration(float64(x.w.now-x.stopped)*x.rate)
+}
+func (x *wnode) Wall() time.Duration { return x.Now() }
+
+// at lets something happen in the process: not while it is stopped. Timers come last when it wakes.
+func (x *wnode) at(d time.Duration, timer bool, f func()) {
+	life := x.life
+	var fire func()
+	fire = func() {
+		switch {
+		case x.life != life:
+		case x.pausedUntil > x.w.now:
+			d := x.pausedUntil - x.w.now
+			if timer {
+				d += 10 * time.Millisecond
+			}
+			x.w.at(d, fire)
+		default:
+			f()
+		}
+	}
+	x.w.at(d, fire)
+}
 
 func newWorld(t testing.TB, seed uint64, nodes int, expiry Expiry, limits ...fsm.Limit) *world {
+	return newBrokenWorld(t, seed, nodes, expiry, breakage{}, limits...)
+}
+
+func newBrokenWorld(t testing.TB, seed uint64, nodes int, expiry Expiry, broken breakage, limits ...fsm.Limit) *world {
 	w := &world{
 		t: t, rng: rand.New(rand.NewPCG(seed, 1)), state: fsm.NewState(), term: 1,
-		up: map[string]int{}, peak: map[string]int{}, use: map[string]*meter{}, caps: map[string]int{},
+		up: map[string]int{}, peak: map[string]int{}, use: map[string]*meter{}, caps: map[string]int{}, lowered: map[string]int{},
+		open: map[*wconn]bool{}, broken: broken,
 		commit: 2 * time.Millisecond, rtt: 400 * time.Microsecond,
 	}
-	w.apply(&fsm.Init{ClusterID: "test", TTL: 3 * time.Second, Limits: limits})
+	w.apply(w.term, &fsm.Init{ClusterID: "test", TTL: 3 * time.Second, Limits: limits})
 	for _, l := range limits {
 		if l.Capped() {
 			w.caps[l.Pattern.String()] = int(l.Connections)
@@ -98,16 +185,16 @@ func newWorld(t testing.TB, seed uint64, nodes int, expiry Expiry, limits ...fsm
 	}
 	w.newLeader()
 	for i := range nodes {
-		x := &wnode{w: w, name: string(rune('a' + i)), served: map[string]int{}, refused: map[string]int{}}
+		x := &wnode{w: w, index: i, name: string(rune('a' + i)), rate: 1, served: map[string]int{}, refused: map[string]int{}}
 		w.nodes = append(w.nodes, x)
 		x.boot(expiry)
 	}
 	return w
 }
 
-func (w *world) apply(c fsm.Command) fsm.Result {
+func (w *world) apply(term uint64, c fsm.Command) fsm.Result {
 	w.index++
-	r := w.state.Apply(w.index, w.term, c)
+	r := w.state.Apply(w.index, term, c)
 	if err := w.state.Check(); err != nil {
 		w.t.Fatalf("t=%v: the state breaks an invariant: %v", w.now, err)
 	}
@@ -121,7 +208,7 @@ func (w *world) at(d time.Duration, f func()) {
 
 func (w *world) run(d time.Duration) {
 	end := w.now + d
-	for len(w.events) > 0 && w.events[0].at <= end {
+	for len(w.events) > 0 && w.events[0].at <= end && w.breach == "" {
 		e := heap.Pop(&w.events).(wevent)
 		w.now = e.at
 		e.f()
@@ -134,109 +221,194 @@ func (w *world) jitter() time.Duration {
 	return w.rtt/4 + time.Duration(w.rng.Int64N(int64(w.rtt/2)+1))
 }
 
+func (w *world) upTo(d time.Duration) time.Duration { return time.Duration(w.rng.Int64N(int64(d) + 1)) }
+
 // The leader's shell.
 
 func (w *world) newLeader() {
-	w.leadGen++
 	w.term++
-	w.alloc = newAllocator(w.now, w.term, w.state)
-	w.verify, w.busy, w.wake = nil, false, 0
-	w.pump()
-}
-
-// depose leaves the cluster without a leader for a while.
-func (w *world) depose(d time.Duration) {
-	w.leadGen++
-	w.alloc = nil
-	for _, x := range w.nodes {
-		x.hangUp()
+	l := &wlead{w: w, term: w.term, rate: 1}
+	if len(w.leads) > 0 {
+		l.rate = w.drift()
 	}
-	w.at(d, w.newLeader)
+	l.alloc = newAllocator(l.now(), w.term, w.state)
+	if w.broken.newLeaderForgets {
+		for _, p := range l.alloc.order {
+			p.seen -= l.alloc.ttl + Margin
+		}
+	}
+	w.lead = l
+	w.leads = append(w.leads, l)
+	l.pump()
 }
 
-func (w *world) pump() {
-	if w.alloc == nil {
+func (w *world) drift() float64 { return 1 + driftRate*float64(w.rng.IntN(3)-1) }
+
+func (l *wlead) now() time.Duration { return time.Duration(float64(l.w.now) * l.rate) }
+
+// depose elects another leader after a while. The former dies at once or, cut off from its followers, goes on for a while without
+// knowing. The entry that it had on its way may be committed all the same.
+func (w *world) depose(after, linger time.Duration) {
+	old := w.lead
+	if old == nil {
 		return
 	}
-	gen := w.leadGen
-	w.alloc.tick(w.now)
-	if cmd := w.alloc.next(w.now, w.state); cmd != nil {
-		w.entries++
-		began := w.now
-		w.at(w.commit/2+time.Duration(w.rng.Int64N(int64(w.commit))), func() {
-			if gen != w.leadGen {
-				return // lost with its leader
-			}
-			res := w.apply(cmd)
-			w.alloc.noteCommit(w.now - began)
-			w.alloc.applied(w.now, w.state, res)
-			w.pump()
-		})
+	w.lead = nil
+	if linger == 0 {
+		old.die()
+	} else {
+		w.at(linger, old.die)
 	}
-	for _, o := range w.alloc.take() {
-		w.deliver(o)
+	survives := w.rng.IntN(2) == 0
+	w.at(after, func() {
+		if cmd := old.inflight; cmd != nil && survives {
+			w.apply(old.term, cmd)
+		}
+		w.newLeader()
+	})
+}
+
+func (l *wlead) die() {
+	if l.dead {
+		return
 	}
-	if len(w.verify) > 0 && !w.busy {
-		w.busy = true
-		batch := w.verify
-		w.verify = nil
-		w.at(w.rtt+w.jitter(), func() {
-			if gen != w.leadGen {
-				return
-			}
-			w.busy = false
-			for _, f := range batch {
-				f()
-			}
-			w.pump()
-		})
+	l.dead = true
+	l.w.leads = slices.DeleteFunc(l.w.leads, func(x *wlead) bool { return x == l })
+	for _, x := range l.w.nodes {
+		if s := x.stream; s != nil && s.lead == l {
+			x.at(l.w.jitter(), false, s.hangUp)
+		}
 	}
-	w.alarm()
+}
+
+func (l *wlead) pump() {
+	if l.dead {
+		return
+	}
+	w, now := l.w, l.now()
+	if w.broken.closeEarly {
+		l.alloc.tick(now + 2*time.Second)
+	}
+	l.alloc.tick(now)
+	if cmd := l.alloc.next(now, w.state); cmd != nil {
+		l.propose(cmd)
+	}
+	for _, o := range l.alloc.take() {
+		for _, x := range w.nodes {
+			if s := x.stream; s != nil && s.id == o.conn {
+				s.fromLeader(o)
+			}
+		}
+	}
+	l.check()
+	l.alarm()
+}
+
+func (l *wlead) propose(cmd fsm.Command) {
+	w := l.w
+	w.entries++
+	began := w.now
+	l.inflight = cmd
+	if adj, ok := cmd.(*fsm.Adjust); ok && w.broken.grantUncommitted {
+		l.alloc.adjusted(adj, fsm.Result{Adjusted: adj.Adjustments})
+	}
+	w.at(w.commit/2+w.upTo(w.commit), func() {
+		if l != w.lead {
+			return // its fate is the next leader's to decide
+		}
+		l.inflight = nil
+		res := w.apply(l.term, cmd)
+		w.settleCaps()
+		l.alloc.noteCommit(w.now - began)
+		l.alloc.applied(l.now(), w.state, res)
+		if w.broken.grantUncommitted {
+			for _, p := range l.alloc.order {
+				if p.assign != nil {
+					p.assign.Grants = nil
+				}
+			}
+		}
+		if w.broken.noRest {
+			clear(l.alloc.rests)
+			l.alloc.notBefore = 0
+		}
+		l.pump()
+	})
+}
+
+// check verifies the leadership for all who wait: they are answered if it led at some moment since, also when it has lost the
+// lead again by the time it hears of that.
+func (l *wlead) check() {
+	w := l.w
+	if len(l.verify) == 0 || l.busy || l != w.lead && !w.broken.ackUnverified {
+		return
+	}
+	l.busy = true
+	batch := l.verify
+	l.verify = nil
+	w.at(w.rtt+w.jitter(), func() {
+		l.busy = false
+		for _, f := range batch {
+			f()
+		}
+		l.pump()
+	})
 }
 
 // alarm wakes the leader when its core asks for it.
-func (w *world) alarm() {
-	gen, wake := w.leadGen, max(w.alloc.nextWake(w.now), w.now+100*time.Microsecond)
-	if w.wake > w.now && w.wake <= wake {
+func (l *wlead) alarm() {
+	w := l.w
+	wait := time.Duration(float64(l.alloc.nextWake(l.now())-l.now()) / l.rate)
+	wake := w.now + max(wait, 100*time.Microsecond)
+	if l.wake > w.now && l.wake <= wake {
 		return
 	}
-	w.wake = wake
+	l.wake = wake
 	w.at(wake-w.now, func() {
-		if gen == w.leadGen && w.wake == wake {
-			w.wake = 0
-			w.pump()
+		if l.wake == wake {
+			l.wake = 0
+			l.pump()
 		}
 	})
 }
 
-func (w *world) deliver(o outbound) {
-	for _, x := range w.nodes {
-		if x.conn == o.conn && x.conn != 0 {
-			x.fromLeader(o)
-		}
-	}
-}
-
-func (x *wnode) fromLeader(o outbound) {
-	w, gen, life := x.w, x.connGen, x.life
-	at := max(w.now+w.jitter(), x.lastIn)
-	x.lastIn = at
-	w.at(at-w.now, func() {
-		if x.connGen != gen || x.life != life || x.cut {
+func (s *wstream) fromLeader(o outbound) {
+	x := s.x
+	at := max(x.w.now+x.w.jitter()+x.w.upTo(x.lag), s.lastIn)
+	s.lastIn = at
+	x.at(at-x.w.now, false, func() {
+		if s.ended || x.cut {
 			return
 		}
 		if o.msg != nil {
-			if err := x.n.receive(w.now, o.msg); err != nil {
-				x.hangUp()
+			if err := x.n.receive(x.Now(), o.msg); err != nil {
+				s.hangUp()
 				return
 			}
+			x.breakLease(o.msg)
 		}
 		if o.end {
-			x.hangUp()
+			s.hangUp()
 			return
 		}
 		x.after()
 	})
+}
+
+// breakLease breaks the node's rules, where the test wants it.
+func (x *wnode) breakLease(m *leasepb.LeaderMessage) {
+	sess := &x.n.sess
+	switch {
+	case !sess.live():
+		return
+	case x.w.broken.ackExtendsFromArrival && m.GetKeepAliveAck() != nil:
+		sess.deadline = x.Now() + sess.ttl
+	case x.w.broken.fenceLate && (m.GetKeepAliveAck() != nil || m.GetWelcome() != nil && !m.GetWelcome().Resumed):
+		sess.deadline += 1500 * time.Millisecond
+	default:
+		return
+	}
+	x.n.openGate()
 }
 
 // The node's shell.
@@ -245,141 +417,207 @@ func (x *wnode) boot(expiry Expiry) {
 	if x.identity == "" {
 		x.identity = fmt.Sprintf("%s-%d", x.name, x.w.rng.Uint64())
 	}
+	x.expiry = expiry
+	if x.w.broken.noFence {
+		expiry = ExpiryKeep
+	}
 	x.n = newNode(x.name, x.identity, expiry)
 	x.life++
-	life := x.life
+	x.pausedUntil, x.idle = 0, false
 	var tick func()
 	tick = func() {
-		if x.life != life {
-			return
-		}
-		x.n.tick(x.w.now, x.w.now)
+		x.n.tick(x.Now(), x.Wall())
 		x.after()
-		wait := min(max(x.n.nextWake(x.w.now)-x.w.now, time.Millisecond), tickEvery)
-		x.w.at(wait, tick)
+		wait := min(max(x.n.nextWake(x.Now())-x.Now(), time.Millisecond), tickEvery)
+		x.at(time.Duration(float64(wait)/x.rate), true, tick)
 	}
 	tick()
 	x.dial()
 }
 
 func (x *wnode) dial() {
-	w, life := x.w, x.life
-	w.at(10*time.Millisecond+w.jitter(), func() {
-		if x.life != life || x.n.attached || x.n.parting {
+	w := x.w
+	x.at(10*time.Millisecond+w.upTo(20*time.Millisecond), false, func() {
+		if x.n.attached || x.n.parting {
 			return
 		}
-		if w.alloc == nil || x.cut {
+		if len(w.leads) == 0 {
 			x.dial()
 			return
 		}
-		x.connGen++
 		w.seq++
-		x.conn = w.seq
-		x.lastIn, x.lastOut = 0, 0
-		x.n.streamUp(w.now)
+		s := &wstream{x: x, lead: w.leads[w.rng.IntN(len(w.leads))], id: w.seq, late: w.rng.IntN(2) == 0}
+		x.stream = s
+		x.n.streamUp(x.Now())
 		x.after()
+		// A stream that nobody answers on is given up.
+		x.at(500*time.Millisecond, true, func() {
+			if !x.n.welcomed {
+				s.hangUp()
+			}
+		})
 	})
 }
 
-func (x *wnode) hangUp() {
-	if !x.n.attached {
+// hangUp ends a stream at the node; the leader hears of it later.
+func (s *wstream) hangUp() {
+	if s.ended {
 		return
 	}
-	w, conn, gen := x.w, x.conn, w2gen(x)
-	x.connGen++
-	x.conn = 0
-	x.n.streamDown(w.now)
+	s.ended = true
+	x, w := s.x, s.x.w
+	x.stream = nil
+	x.n.streamDown(x.Now())
 	x.after()
-	w.at(w.jitter(), func() {
-		if w.alloc != nil && gen == w.leadGen {
-			w.alloc.gone(conn)
-			w.pump()
-		}
-	})
+	s.leave(w.jitter())
 	x.dial()
 }
 
-func w2gen(x *wnode) int { return x.w.leadGen }
+// leave lets the leader hear of the stream's end.
+func (s *wstream) leave(after time.Duration) {
+	w := s.x.w
+	if s.x.cut {
+		after += w.upTo(2 * time.Second)
+	}
+	w.at(max(after, s.lastOut-w.now), func() {
+		s.gone = true
+		if !s.lead.dead {
+			s.lead.alloc.gone(s.id)
+			s.lead.pump()
+		}
+	})
+}
 
 // after carries out the core's effects.
 func (x *wnode) after() {
 	for _, s := range x.n.takeSevers() {
 		s.slot.holder.Sever(s.reason)
 	}
-	if x.n.reset && x.n.attached {
-		x.hangUp()
+	s := x.stream
+	if s == nil {
 		return
 	}
-	for _, m := range x.n.outgoing(x.w.now) {
-		x.toLeader(m)
+	if x.n.reset && x.n.attached {
+		s.hangUp()
+		return
+	}
+	for _, m := range x.n.outgoing(x.Now()) {
+		s.toLeader(m)
 	}
 }
 
-func (x *wnode) toLeader(m *leasepb.NodeMessage) {
-	w, conn, gen, lead := x.w, x.conn, x.connGen, x.w.leadGen
-	at := max(w.now+w.jitter(), x.lastOut)
-	x.lastOut = at
+func (s *wstream) toLeader(m *leasepb.NodeMessage) {
+	x, w, l := s.x, s.x.w, s.lead
+	delay := w.jitter()
+	lost := false
+	if x.cut { // on its way until the network is whole again, or for good
+		delay += w.upTo(3 * time.Second)
+		lost = !s.late
+	}
+	at := max(w.now+delay, s.lastOut)
+	s.lastOut = at
 	w.at(at-w.now, func() {
-		if x.connGen != gen || lead != w.leadGen || w.alloc == nil || x.cut {
+		if s.gone || l.dead || lost || s.ended && !s.late || x.cut && !s.late {
 			return
 		}
-		arrived := w.now
-		switch m := m.Message.(type) {
-		case *leasepb.NodeMessage_Hello:
-			w.verify = append(w.verify, func() {
-				if x.conn == conn {
-					w.alloc.hello(w.now, w.state, conn, m.Hello)
-				}
-			})
-		case *leasepb.NodeMessage_KeepAlive:
-			w.verify = append(w.verify, func() { w.alloc.keepAlive(conn, m.KeepAlive.Seq, arrived) })
-		case *leasepb.NodeMessage_Update:
-			w.alloc.update(w.now, conn, m.Update)
-		case *leasepb.NodeMessage_Bye:
-			w.alloc.bye(conn)
-		}
-		w.pump()
+		l.receive(s, m)
 	})
+}
+
+// receive is one message from a node.
+func (l *wlead) receive(s *wstream, m *leasepb.NodeMessage) {
+	w, arrived := l.w, l.now()
+	switch m := m.Message.(type) {
+	case *leasepb.NodeMessage_Hello:
+		l.verify = append(l.verify, func() {
+			if s.gone {
+				return
+			}
+			l.alloc.hello(l.now(), w.state, s.id, m.Hello)
+			if w.broken.staleHelloOpens {
+				l.alloc.proof(s.id)
+			}
+			if p := l.alloc.conns[s.id]; p != nil && w.broken.staleHelloResumes && p.hello == nil {
+				l.alloc.prove(p)
+			}
+			if p := l.alloc.conns[s.id]; p != nil && w.broken.keepMissing {
+				p.missing = nil
+			}
+		})
+	case *leasepb.NodeMessage_KeepAlive:
+		l.verify = append(l.verify, func() { l.alloc.keepAlive(s.id, m.KeepAlive.Seq, arrived) })
+	case *leasepb.NodeMessage_Proof:
+		l.alloc.proof(s.id)
+	case *leasepb.NodeMessage_Update:
+		l.alloc.update(l.now(), s.id, m.Update)
+	case *leasepb.NodeMessage_Bye:
+		l.alloc.bye(s.id)
+	}
+	l.pump()
 }
 
 // crash ends the process: the upstream sees its connections end a moment later.
 func (x *wnode) crash() {
-	w, conn, gen := x.w, x.conn, x.w.leadGen
+	for c := range x.w.open {
+		c.frozen = c.frozen || c.x == x && x.excused(c)
+	}
 	x.life++
-	x.connGen++
-	x.conn = 0
+	if s := x.stream; s != nil {
+		s.ended = true
+		x.stream = nil
+		s.leave(x.w.jitter())
+	}
 	x.n.attached = false
 	for _, p := range x.n.all {
 		for s := p.head; s != nil; s = s.next {
 			s.holder.(*wconn).die()
 		}
 	}
-	w.at(w.jitter(), func() {
-		if conn != 0 && w.alloc != nil && gen == w.leadGen {
-			w.alloc.gone(conn)
-			w.pump()
-		}
-	})
 }
 
-// sever cuts the node off from everybody but the upstream; nobody is told.
-func (x *wnode) partition() { x.cut = true }
+// pause stops the process: what comes for it waits.
+func (x *wnode) pause(d time.Duration) {
+	x.pausedAt, x.pausedUntil, x.pauseLease = x.w.now, x.w.now+d, x.n.sess.deadline
+	if x.w.broken.clockStops {
+		x.stopped += d
+		x.pauseLease -= time.Duration(float64(d) * x.rate) // as a clock that runs would have it
+	}
+}
+
+// excused reports whether a connection is one that a stopped process could not close.
+func (x *wnode) excused(c *wconn) bool {
+	return x.w.now < x.pausedUntil+30*time.Millisecond && c.since <= x.pausedAt && x.Now() >= x.pauseLease-guard(3*time.Second)
+}
+
+// partition cuts the node off from everybody but the upstream. Nobody is told; the node may notice.
+func (x *wnode) partition() {
+	x.cut = true
+	if s := x.stream; s != nil && x.w.rng.IntN(2) == 0 {
+		x.at(x.w.upTo(time.Second), true, s.hangUp)
+	}
+}
 
 func (x *wnode) heal() {
+	if !x.cut {
+		return
+	}
 	x.cut = false
-	x.hangUp() // what was lost on the way broke the stream
-	x.dial()
+	if x.stream != nil {
+		x.stream.hangUp() // what was lost on the way broke the stream
+	}
 }
 
 // wconn is one connection of a worker.
 type wconn struct {
-	x    *wnode
-	host string
-	slot *Slot
-	open bool
-	dead bool
-	life int
-	done func()
+	x      *wnode
+	host   string
+	slot   *Slot
+	open   bool
+	dead   bool
+	frozen bool // could not be closed in time, since the process was stopped when it was killed
+	since  time.Duration
+	life   int
+	done   func()
 }
 
 // request is one worker's: acquire, hold, end, then again.
@@ -392,7 +630,7 @@ func (x *wnode) request(host string, hold time.Duration, next func(served bool))
 	c := &wconn{x: x, host: host, life: x.life, done: func() { next(true) }}
 	c.slot = &Slot{target: target, holder: c}
 	answered := func(err error) {
-		w.at(0, func() {
+		x.at(0, false, func() {
 			if err == nil {
 				c.dial(hold)
 				return
@@ -400,7 +638,7 @@ func (x *wnode) request(host string, hold time.Duration, next func(served bool))
 			switch err {
 			case ErrQueueTimeout:
 				x.expired++
-			case ErrNoLease:
+			case ErrNoLease, ErrDraining:
 				x.noLease++
 			default:
 				x.refused[host]++
@@ -408,38 +646,35 @@ func (x *wnode) request(host string, hold time.Duration, next func(served bool))
 			next(false)
 		})
 	}
-	waiter, err := x.n.acquire(w.now, c.slot, x, answered)
+	waiter, err := x.n.acquire(x.Now(), c.slot, x, answered)
 	switch {
 	case waiter != nil:
-		life := x.life
-		w.at(waiter.patience, func() {
-			if x.life == life {
-				x.n.expire(w.now, waiter)
-				x.after()
-			}
+		x.at(waiter.patience, true, func() {
+			x.n.expire(x.Now(), waiter)
+			x.after()
 		})
 	case err != nil:
 		answered(err)
 	default:
-		w.at(0, func() { c.dial(hold) })
+		x.at(0, false, func() { c.dial(hold) })
 	}
 	x.after()
 }
 
 func (c *wconn) dial(hold time.Duration) {
-	w := c.x.w
-	if c.open || c.dead || c.life != c.x.life {
+	x := c.x
+	if c.open || c.dead {
 		return
 	}
-	w.at(w.jitter(), func() {
-		if c.dead || c.life != c.x.life || c.slot.severed.Load() || c.slot.guarded.Load() && !c.x.n.gate.admits(c.x) {
+	x.at(x.w.jitter(), false, func() {
+		if c.dead || c.slot.severed.Load() || c.slot.guarded.Load() && !x.n.gate.admits(x) {
 			c.release(false)
 			return
 		}
-		c.open = true
-		w.opened(c.host, 1)
-		w.at(hold, func() {
-			if !c.dead && c.life == c.x.life {
+		c.open, c.since = true, x.w.now
+		x.w.opened(c, 1)
+		x.at(hold, false, func() {
+			if !c.dead {
 				c.end(true)
 			}
 		})
@@ -448,15 +683,18 @@ func (c *wconn) dial(hold time.Duration) {
 
 // end closes the connection; the slot is free once the upstream has seen it and said so.
 func (c *wconn) end(served bool) {
-	w := c.x.w
+	x := c.x
 	c.dead = true
-	w.at(w.jitter(), func() {
-		w.opened(c.host, -1)
-		w.at(w.jitter(), func() {
-			if c.life == c.x.life {
-				c.release(served)
-			}
-		})
+	if x.w.broken.releaseEarly {
+		c.release(served)
+		x.w.at(x.w.upTo(20*time.Millisecond), func() { x.w.opened(c, -1) })
+		return
+	}
+	x.w.at(x.w.jitter(), func() {
+		x.w.opened(c, -1)
+		if c.life == x.life {
+			x.at(x.w.jitter(), false, func() { c.release(served) })
+		}
 	})
 }
 
@@ -465,15 +703,15 @@ func (c *wconn) release(served bool) {
 	if served {
 		c.x.served[c.host]++
 	}
-	c.x.n.release(c.x.w.now, c.slot)
+	c.x.n.release(c.x.Now(), c.slot)
 	c.x.after()
 	c.done()
 }
 
-// die is the kernel closing a dead process's socket.
+// die is the kernel closing a dead process's socket; the upstream may be busy for a moment.
 func (c *wconn) die() {
 	if c.open && !c.dead {
-		c.x.w.at(c.x.w.jitter(), func() { c.x.w.opened(c.host, -1) })
+		c.x.w.at(c.x.w.jitter()+c.x.w.upTo(takeOverRest-20*time.Millisecond), func() { c.x.w.opened(c, -1) })
 	}
 	c.dead = true
 }
@@ -485,7 +723,8 @@ func (c *wconn) Sever(Reason) {
 	}
 }
 
-func (w *world) opened(host string, d int) {
+func (w *world) opened(c *wconn, d int) {
+	host := c.host
 	m := w.use[host]
 	if m == nil {
 		m = &meter{last: w.now}
@@ -495,30 +734,61 @@ func (w *world) opened(host string, d int) {
 	m.last = w.now
 	w.up[host] += d
 	w.peak[host] = max(w.peak[host], w.up[host])
-	if cap, ok := w.caps[host]; ok && d > 0 && w.up[host] > cap {
-		w.t.Fatalf("t=%v: %d connections to %s, limit %d", w.now, w.up[host], host, cap)
+	if d < 0 {
+		delete(w.open, c)
+		w.settleCaps()
+		return
+	}
+	w.open[c] = true
+	if cap, ok := w.caps[host]; ok && w.up[host]-w.excused(host) > cap {
+		w.fail("t=%v: %d connections to %s, limit %d", w.now, w.up[host], host, cap)
 	}
 }
 
-// work starts a worker that goes on for ever.
+// excused counts connections that belong to processes that are stopped, or have just been woken, past their lease.
+func (w *world) excused(host string) (n int) {
+	for c := range w.open {
+		if c.host == host && (c.frozen || c.x.excused(c)) {
+			n++
+		}
+	}
+	return n
+}
+
+func (w *world) fail(format string, args ...any) {
+	if w.breach == "" {
+		w.breach = fmt.Sprintf(format, args...)
+	}
+	if !w.expect {
+		w.t.Fatal(w.breach)
+	}
+}
+
+// settleCaps lets lowered caps hold once what is granted and open has come down to them.
+func (w *world) settleCaps() {
+	for host, n := range w.lowered {
+		if w.up[host] <= n && w.state.Granted(fsm.HostConnections(host)) <= int64(n) {
+			w.caps[host] = n
+			delete(w.lowered, host)
+		}
+	}
+}
+
+// work starts a worker that goes on until its node is told to be idle.
 func (x *wnode) work(host string, hold, pause time.Duration) {
-	life := x.life
 	var again func(bool)
 	again = func(served bool) {
-		if x.life != life {
-			return
-		}
 		wait := time.Duration(0)
 		if !served {
-			wait = pause/2 + time.Duration(x.w.rng.Int64N(int64(pause)+1))
+			wait = pause/2 + x.w.upTo(pause)
 		}
-		x.w.at(wait, func() {
-			if x.life == life {
+		x.at(wait, false, func() {
+			if !x.idle {
 				x.request(host, hold, again)
 			}
 		})
 	}
-	x.w.at(time.Duration(x.w.rng.Int64N(int64(hold))), func() { again(true) })
+	x.at(x.w.upTo(hold), false, func() { again(true) })
 }
 
 func (w *world) mean(host string, from, area time.Duration) float64 {

@@ -79,7 +79,7 @@ func (x Refused_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Refused_Reason.Descriptor instead.
 func (Refused_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_lease_proto_rawDescGZIP(), []int{10, 0}
+	return file_lease_proto_rawDescGZIP(), []int{11, 0}
 }
 
 type NodeMessage struct {
@@ -90,6 +90,7 @@ type NodeMessage struct {
 	//	*NodeMessage_KeepAlive
 	//	*NodeMessage_Update
 	//	*NodeMessage_Bye
+	//	*NodeMessage_Proof
 	Message       isNodeMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -168,6 +169,15 @@ func (x *NodeMessage) GetBye() *Bye {
 	return nil
 }
 
+func (x *NodeMessage) GetProof() *Proof {
+	if x != nil {
+		if x, ok := x.Message.(*NodeMessage_Proof); ok {
+			return x.Proof
+		}
+	}
+	return nil
+}
+
 type isNodeMessage_Message interface {
 	isNodeMessage_Message()
 }
@@ -188,6 +198,10 @@ type NodeMessage_Bye struct {
 	Bye *Bye `protobuf:"bytes,4,opt,name=bye,proto3,oneof"`
 }
 
+type NodeMessage_Proof struct {
+	Proof *Proof `protobuf:"bytes,5,opt,name=proof,proto3,oneof"`
+}
+
 func (*NodeMessage_Hello) isNodeMessage_Message() {}
 
 func (*NodeMessage_KeepAlive) isNodeMessage_Message() {}
@@ -195,6 +209,8 @@ func (*NodeMessage_KeepAlive) isNodeMessage_Message() {}
 func (*NodeMessage_Update) isNodeMessage_Message() {}
 
 func (*NodeMessage_Bye) isNodeMessage_Message() {}
+
+func (*NodeMessage_Proof) isNodeMessage_Message() {}
 
 type Hello struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -583,6 +599,43 @@ func (*Bye) Descriptor() ([]byte, []int) {
 	return file_lease_proto_rawDescGZIP(), []int{6}
 }
 
+// Proof answers Prove.
+type Proof struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Proof) Reset() {
+	*x = Proof{}
+	mi := &file_lease_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Proof) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Proof) ProtoMessage() {}
+
+func (x *Proof) ProtoReflect() protoreflect.Message {
+	mi := &file_lease_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Proof.ProtoReflect.Descriptor instead.
+func (*Proof) Descriptor() ([]byte, []int) {
+	return file_lease_proto_rawDescGZIP(), []int{7}
+}
+
 type LeaderMessage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Message:
@@ -594,6 +647,7 @@ type LeaderMessage struct {
 	//	*LeaderMessage_Limits
 	//	*LeaderMessage_Assign
 	//	*LeaderMessage_Closed
+	//	*LeaderMessage_Prove
 	Message       isLeaderMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -601,7 +655,7 @@ type LeaderMessage struct {
 
 func (x *LeaderMessage) Reset() {
 	*x = LeaderMessage{}
-	mi := &file_lease_proto_msgTypes[7]
+	mi := &file_lease_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -613,7 +667,7 @@ func (x *LeaderMessage) String() string {
 func (*LeaderMessage) ProtoMessage() {}
 
 func (x *LeaderMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_lease_proto_msgTypes[7]
+	mi := &file_lease_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -626,7 +680,7 @@ func (x *LeaderMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderMessage.ProtoReflect.Descriptor instead.
 func (*LeaderMessage) Descriptor() ([]byte, []int) {
-	return file_lease_proto_rawDescGZIP(), []int{7}
+	return file_lease_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *LeaderMessage) GetMessage() isLeaderMessage_Message {
@@ -699,6 +753,15 @@ func (x *LeaderMessage) GetClosed() *Closed {
 	return nil
 }
 
+func (x *LeaderMessage) GetProve() *Prove {
+	if x != nil {
+		if x, ok := x.Message.(*LeaderMessage_Prove); ok {
+			return x.Prove
+		}
+	}
+	return nil
+}
+
 type isLeaderMessage_Message interface {
 	isLeaderMessage_Message()
 }
@@ -731,6 +794,10 @@ type LeaderMessage_Closed struct {
 	Closed *Closed `protobuf:"bytes,7,opt,name=closed,proto3,oneof"`
 }
 
+type LeaderMessage_Prove struct {
+	Prove *Prove `protobuf:"bytes,8,opt,name=prove,proto3,oneof"`
+}
+
 func (*LeaderMessage_Welcome) isLeaderMessage_Message() {}
 
 func (*LeaderMessage_NotLeader) isLeaderMessage_Message() {}
@@ -745,6 +812,8 @@ func (*LeaderMessage_Assign) isLeaderMessage_Message() {}
 
 func (*LeaderMessage_Closed) isLeaderMessage_Message() {}
 
+func (*LeaderMessage_Prove) isLeaderMessage_Message() {}
+
 type Welcome struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Session       uint64                 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
@@ -758,7 +827,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_lease_proto_msgTypes[8]
+	mi := &file_lease_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -770,7 +839,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_lease_proto_msgTypes[8]
+	mi := &file_lease_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -783,7 +852,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_lease_proto_rawDescGZIP(), []int{8}
+	return file_lease_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Welcome) GetSession() uint64 {
@@ -830,7 +899,7 @@ type NotLeader struct {
 
 func (x *NotLeader) Reset() {
 	*x = NotLeader{}
-	mi := &file_lease_proto_msgTypes[9]
+	mi := &file_lease_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -842,7 +911,7 @@ func (x *NotLeader) String() string {
 func (*NotLeader) ProtoMessage() {}
 
 func (x *NotLeader) ProtoReflect() protoreflect.Message {
-	mi := &file_lease_proto_msgTypes[9]
+	mi := &file_lease_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -855,7 +924,7 @@ func (x *NotLeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotLeader.ProtoReflect.Descriptor instead.
 func (*NotLeader) Descriptor() ([]byte, []int) {
-	return file_lease_proto_rawDescGZIP(), []int{9}
+	return file_lease_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *NotLeader) GetLeaderAddr() string {
@@ -876,7 +945,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_lease_proto_msgTypes[10]
+	mi := &file_lease_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -888,7 +957,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_lease_proto_msgTypes[10]
+	mi := &file_lease_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -901,7 +970,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_lease_proto_rawDescGZIP(), []int{10}
+	return file_lease_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Refused) GetReason() Refused_Reason {
@@ -934,7 +1003,7 @@ type KeepAliveAck struct {
 
 func (x *KeepAliveAck) Reset() {
 	*x = KeepAliveAck{}
-	mi := &file_lease_proto_msgTypes[11]
+	mi := &file_lease_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -946,7 +1015,7 @@ func (x *KeepAliveAck) String() string {
 func (*KeepAliveAck) ProtoMessage() {}
 
 func (x *KeepAliveAck) ProtoReflect() protoreflect.Message {
-	mi := &file_lease_proto_msgTypes[11]
+	mi := &file_lease_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -959,7 +1028,7 @@ func (x *KeepAliveAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeepAliveAck.ProtoReflect.Descriptor instead.
 func (*KeepAliveAck) Descriptor() ([]byte, []int) {
-	return file_lease_proto_rawDescGZIP(), []int{11}
+	return file_lease_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *KeepAliveAck) GetSeq() uint64 {
@@ -980,7 +1049,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_lease_proto_msgTypes[12]
+	mi := &file_lease_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -992,7 +1061,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_lease_proto_msgTypes[12]
+	mi := &file_lease_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1005,7 +1074,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_lease_proto_rawDescGZIP(), []int{12}
+	return file_lease_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Limits) GetIndex() uint64 {
@@ -1041,7 +1110,7 @@ type Assign struct {
 
 func (x *Assign) Reset() {
 	*x = Assign{}
-	mi := &file_lease_proto_msgTypes[13]
+	mi := &file_lease_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1053,7 +1122,7 @@ func (x *Assign) String() string {
 func (*Assign) ProtoMessage() {}
 
 func (x *Assign) ProtoReflect() protoreflect.Message {
-	mi := &file_lease_proto_msgTypes[13]
+	mi := &file_lease_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1066,7 +1135,7 @@ func (x *Assign) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assign.ProtoReflect.Descriptor instead.
 func (*Assign) Descriptor() ([]byte, []int) {
-	return file_lease_proto_rawDescGZIP(), []int{13}
+	return file_lease_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Assign) GetGrants() []*Holding {
@@ -1103,7 +1172,7 @@ type Target struct {
 
 func (x *Target) Reset() {
 	*x = Target{}
-	mi := &file_lease_proto_msgTypes[14]
+	mi := &file_lease_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1115,7 +1184,7 @@ func (x *Target) String() string {
 func (*Target) ProtoMessage() {}
 
 func (x *Target) ProtoReflect() protoreflect.Message {
-	mi := &file_lease_proto_msgTypes[14]
+	mi := &file_lease_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1128,7 +1197,7 @@ func (x *Target) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Target.ProtoReflect.Descriptor instead.
 func (*Target) Descriptor() ([]byte, []int) {
-	return file_lease_proto_rawDescGZIP(), []int{14}
+	return file_lease_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Target) GetKey() *fsmpb.Key {
@@ -1176,7 +1245,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_lease_proto_msgTypes[15]
+	mi := &file_lease_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1188,7 +1257,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_lease_proto_msgTypes[15]
+	mi := &file_lease_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1201,7 +1270,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_lease_proto_rawDescGZIP(), []int{15}
+	return file_lease_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Answer) GetKey() *fsmpb.Key {
@@ -1218,6 +1287,44 @@ func (x *Answer) GetAsk() uint64 {
 	return 0
 }
 
+// Prove asks, before a session is opened, whether the node still lives by this stream: a hello that was on its way for
+// long may come from a process that is gone, or be older than the node's present session.
+type Prove struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Prove) Reset() {
+	*x = Prove{}
+	mi := &file_lease_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Prove) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Prove) ProtoMessage() {}
+
+func (x *Prove) ProtoReflect() protoreflect.Message {
+	mi := &file_lease_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Prove.ProtoReflect.Descriptor instead.
+func (*Prove) Descriptor() ([]byte, []int) {
+	return file_lease_proto_rawDescGZIP(), []int{17}
+}
+
 type Closed struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Detail        string                 `protobuf:"bytes,1,opt,name=detail,proto3" json:"detail,omitempty"` // the session has ended; nothing is held any more
@@ -1227,7 +1334,7 @@ type Closed struct {
 
 func (x *Closed) Reset() {
 	*x = Closed{}
-	mi := &file_lease_proto_msgTypes[16]
+	mi := &file_lease_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1239,7 +1346,7 @@ func (x *Closed) String() string {
 func (*Closed) ProtoMessage() {}
 
 func (x *Closed) ProtoReflect() protoreflect.Message {
-	mi := &file_lease_proto_msgTypes[16]
+	mi := &file_lease_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1252,7 +1359,7 @@ func (x *Closed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Closed.ProtoReflect.Descriptor instead.
 func (*Closed) Descriptor() ([]byte, []int) {
-	return file_lease_proto_rawDescGZIP(), []int{16}
+	return file_lease_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Closed) GetDetail() string {
@@ -1266,13 +1373,14 @@ var File_lease_proto protoreflect.FileDescriptor
 
 const file_lease_proto_rawDesc = "" +
 	"\n" +
-	"\vlease.proto\x12\rweir.lease.v1\x1a\tfsm.proto\"\xda\x01\n" +
+	"\vlease.proto\x12\rweir.lease.v1\x1a\tfsm.proto\"\x88\x02\n" +
 	"\vNodeMessage\x12,\n" +
 	"\x05hello\x18\x01 \x01(\v2\x14.weir.lease.v1.HelloH\x00R\x05hello\x129\n" +
 	"\n" +
 	"keep_alive\x18\x02 \x01(\v2\x18.weir.lease.v1.KeepAliveH\x00R\tkeepAlive\x12/\n" +
 	"\x06update\x18\x03 \x01(\v2\x15.weir.lease.v1.UpdateH\x00R\x06update\x12&\n" +
-	"\x03bye\x18\x04 \x01(\v2\x12.weir.lease.v1.ByeH\x00R\x03byeB\t\n" +
+	"\x03bye\x18\x04 \x01(\v2\x12.weir.lease.v1.ByeH\x00R\x03bye\x12,\n" +
+	"\x05proof\x18\x05 \x01(\v2\x14.weir.lease.v1.ProofH\x00R\x05proofB\t\n" +
 	"\amessage\"\xb7\x01\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x12\n" +
@@ -1301,7 +1409,8 @@ const file_lease_proto_rawDesc = "" +
 	"\n" +
 	"target_seq\x18\b \x01(\x04R\ttargetSeq\x12\x16\n" +
 	"\x06parked\x18\t \x01(\x03R\x06parked\"\x05\n" +
-	"\x03Bye\"\x95\x03\n" +
+	"\x03Bye\"\a\n" +
+	"\x05Proof\"\xc3\x03\n" +
 	"\rLeaderMessage\x122\n" +
 	"\awelcome\x18\x01 \x01(\v2\x16.weir.lease.v1.WelcomeH\x00R\awelcome\x129\n" +
 	"\n" +
@@ -1310,7 +1419,8 @@ const file_lease_proto_rawDesc = "" +
 	"\x0ekeep_alive_ack\x18\x04 \x01(\v2\x1b.weir.lease.v1.KeepAliveAckH\x00R\fkeepAliveAck\x12/\n" +
 	"\x06limits\x18\x05 \x01(\v2\x15.weir.lease.v1.LimitsH\x00R\x06limits\x12/\n" +
 	"\x06assign\x18\x06 \x01(\v2\x15.weir.lease.v1.AssignH\x00R\x06assign\x12/\n" +
-	"\x06closed\x18\a \x01(\v2\x15.weir.lease.v1.ClosedH\x00R\x06closedB\t\n" +
+	"\x06closed\x18\a \x01(\v2\x15.weir.lease.v1.ClosedH\x00R\x06closed\x12,\n" +
+	"\x05prove\x18\b \x01(\v2\x14.weir.lease.v1.ProveH\x00R\x05proveB\t\n" +
 	"\amessage\"\x9e\x01\n" +
 	"\aWelcome\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x12\n" +
@@ -1351,7 +1461,8 @@ const file_lease_proto_rawDesc = "" +
 	"\x05evict\x18\x05 \x01(\bR\x05evict\">\n" +
 	"\x06Answer\x12\"\n" +
 	"\x03key\x18\x01 \x01(\v2\x10.weir.fsm.v1.KeyR\x03key\x12\x10\n" +
-	"\x03ask\x18\x02 \x01(\x04R\x03ask\" \n" +
+	"\x03ask\x18\x02 \x01(\x04R\x03ask\"\a\n" +
+	"\x05Prove\" \n" +
 	"\x06Closed\x12\x16\n" +
 	"\x06detail\x18\x01 \x01(\tR\x06detail2P\n" +
 	"\x05Lease\x12G\n" +
@@ -1370,7 +1481,7 @@ func file_lease_proto_rawDescGZIP() []byte {
 }
 
 var file_lease_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_lease_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_lease_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_lease_proto_goTypes = []any{
 	(Refused_Reason)(0),   // 0: weir.lease.v1.Refused.Reason
 	(*NodeMessage)(nil),   // 1: weir.lease.v1.NodeMessage
@@ -1380,51 +1491,55 @@ var file_lease_proto_goTypes = []any{
 	(*Update)(nil),        // 5: weir.lease.v1.Update
 	(*Demand)(nil),        // 6: weir.lease.v1.Demand
 	(*Bye)(nil),           // 7: weir.lease.v1.Bye
-	(*LeaderMessage)(nil), // 8: weir.lease.v1.LeaderMessage
-	(*Welcome)(nil),       // 9: weir.lease.v1.Welcome
-	(*NotLeader)(nil),     // 10: weir.lease.v1.NotLeader
-	(*Refused)(nil),       // 11: weir.lease.v1.Refused
-	(*KeepAliveAck)(nil),  // 12: weir.lease.v1.KeepAliveAck
-	(*Limits)(nil),        // 13: weir.lease.v1.Limits
-	(*Assign)(nil),        // 14: weir.lease.v1.Assign
-	(*Target)(nil),        // 15: weir.lease.v1.Target
-	(*Answer)(nil),        // 16: weir.lease.v1.Answer
-	(*Closed)(nil),        // 17: weir.lease.v1.Closed
-	(*fsmpb.Key)(nil),     // 18: weir.fsm.v1.Key
-	(*fsmpb.Limit)(nil),   // 19: weir.fsm.v1.Limit
+	(*Proof)(nil),         // 8: weir.lease.v1.Proof
+	(*LeaderMessage)(nil), // 9: weir.lease.v1.LeaderMessage
+	(*Welcome)(nil),       // 10: weir.lease.v1.Welcome
+	(*NotLeader)(nil),     // 11: weir.lease.v1.NotLeader
+	(*Refused)(nil),       // 12: weir.lease.v1.Refused
+	(*KeepAliveAck)(nil),  // 13: weir.lease.v1.KeepAliveAck
+	(*Limits)(nil),        // 14: weir.lease.v1.Limits
+	(*Assign)(nil),        // 15: weir.lease.v1.Assign
+	(*Target)(nil),        // 16: weir.lease.v1.Target
+	(*Answer)(nil),        // 17: weir.lease.v1.Answer
+	(*Prove)(nil),         // 18: weir.lease.v1.Prove
+	(*Closed)(nil),        // 19: weir.lease.v1.Closed
+	(*fsmpb.Key)(nil),     // 20: weir.fsm.v1.Key
+	(*fsmpb.Limit)(nil),   // 21: weir.fsm.v1.Limit
 }
 var file_lease_proto_depIdxs = []int32{
 	2,  // 0: weir.lease.v1.NodeMessage.hello:type_name -> weir.lease.v1.Hello
 	4,  // 1: weir.lease.v1.NodeMessage.keep_alive:type_name -> weir.lease.v1.KeepAlive
 	5,  // 2: weir.lease.v1.NodeMessage.update:type_name -> weir.lease.v1.Update
 	7,  // 3: weir.lease.v1.NodeMessage.bye:type_name -> weir.lease.v1.Bye
-	3,  // 4: weir.lease.v1.Hello.holdings:type_name -> weir.lease.v1.Holding
-	18, // 5: weir.lease.v1.Holding.key:type_name -> weir.fsm.v1.Key
-	3,  // 6: weir.lease.v1.Update.releases:type_name -> weir.lease.v1.Holding
-	6,  // 7: weir.lease.v1.Update.demands:type_name -> weir.lease.v1.Demand
-	18, // 8: weir.lease.v1.Demand.key:type_name -> weir.fsm.v1.Key
-	9,  // 9: weir.lease.v1.LeaderMessage.welcome:type_name -> weir.lease.v1.Welcome
-	10, // 10: weir.lease.v1.LeaderMessage.not_leader:type_name -> weir.lease.v1.NotLeader
-	11, // 11: weir.lease.v1.LeaderMessage.refused:type_name -> weir.lease.v1.Refused
-	12, // 12: weir.lease.v1.LeaderMessage.keep_alive_ack:type_name -> weir.lease.v1.KeepAliveAck
-	13, // 13: weir.lease.v1.LeaderMessage.limits:type_name -> weir.lease.v1.Limits
-	14, // 14: weir.lease.v1.LeaderMessage.assign:type_name -> weir.lease.v1.Assign
-	17, // 15: weir.lease.v1.LeaderMessage.closed:type_name -> weir.lease.v1.Closed
-	3,  // 16: weir.lease.v1.Welcome.corrected:type_name -> weir.lease.v1.Holding
-	0,  // 17: weir.lease.v1.Refused.reason:type_name -> weir.lease.v1.Refused.Reason
-	19, // 18: weir.lease.v1.Limits.limits:type_name -> weir.fsm.v1.Limit
-	3,  // 19: weir.lease.v1.Assign.grants:type_name -> weir.lease.v1.Holding
-	15, // 20: weir.lease.v1.Assign.targets:type_name -> weir.lease.v1.Target
-	16, // 21: weir.lease.v1.Assign.answers:type_name -> weir.lease.v1.Answer
-	18, // 22: weir.lease.v1.Target.key:type_name -> weir.fsm.v1.Key
-	18, // 23: weir.lease.v1.Answer.key:type_name -> weir.fsm.v1.Key
-	1,  // 24: weir.lease.v1.Lease.Session:input_type -> weir.lease.v1.NodeMessage
-	8,  // 25: weir.lease.v1.Lease.Session:output_type -> weir.lease.v1.LeaderMessage
-	25, // [25:26] is the sub-list for method output_type
-	24, // [24:25] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	8,  // 4: weir.lease.v1.NodeMessage.proof:type_name -> weir.lease.v1.Proof
+	3,  // 5: weir.lease.v1.Hello.holdings:type_name -> weir.lease.v1.Holding
+	20, // 6: weir.lease.v1.Holding.key:type_name -> weir.fsm.v1.Key
+	3,  // 7: weir.lease.v1.Update.releases:type_name -> weir.lease.v1.Holding
+	6,  // 8: weir.lease.v1.Update.demands:type_name -> weir.lease.v1.Demand
+	20, // 9: weir.lease.v1.Demand.key:type_name -> weir.fsm.v1.Key
+	10, // 10: weir.lease.v1.LeaderMessage.welcome:type_name -> weir.lease.v1.Welcome
+	11, // 11: weir.lease.v1.LeaderMessage.not_leader:type_name -> weir.lease.v1.NotLeader
+	12, // 12: weir.lease.v1.LeaderMessage.refused:type_name -> weir.lease.v1.Refused
+	13, // 13: weir.lease.v1.LeaderMessage.keep_alive_ack:type_name -> weir.lease.v1.KeepAliveAck
+	14, // 14: weir.lease.v1.LeaderMessage.limits:type_name -> weir.lease.v1.Limits
+	15, // 15: weir.lease.v1.LeaderMessage.assign:type_name -> weir.lease.v1.Assign
+	19, // 16: weir.lease.v1.LeaderMessage.closed:type_name -> weir.lease.v1.Closed
+	18, // 17: weir.lease.v1.LeaderMessage.prove:type_name -> weir.lease.v1.Prove
+	3,  // 18: weir.lease.v1.Welcome.corrected:type_name -> weir.lease.v1.Holding
+	0,  // 19: weir.lease.v1.Refused.reason:type_name -> weir.lease.v1.Refused.Reason
+	21, // 20: weir.lease.v1.Limits.limits:type_name -> weir.fsm.v1.Limit
+	3,  // 21: weir.lease.v1.Assign.grants:type_name -> weir.lease.v1.Holding
+	16, // 22: weir.lease.v1.Assign.targets:type_name -> weir.lease.v1.Target
+	17, // 23: weir.lease.v1.Assign.answers:type_name -> weir.lease.v1.Answer
+	20, // 24: weir.lease.v1.Target.key:type_name -> weir.fsm.v1.Key
+	20, // 25: weir.lease.v1.Answer.key:type_name -> weir.fsm.v1.Key
+	1,  // 26: weir.lease.v1.Lease.Session:input_type -> weir.lease.v1.NodeMessage
+	9,  // 27: weir.lease.v1.Lease.Session:output_type -> weir.lease.v1.LeaderMessage
+	27, // [27:28] is the sub-list for method output_type
+	26, // [26:27] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_lease_proto_init() }
@@ -1437,8 +1552,9 @@ func file_lease_proto_init() {
 		(*NodeMessage_KeepAlive)(nil),
 		(*NodeMessage_Update)(nil),
 		(*NodeMessage_Bye)(nil),
+		(*NodeMessage_Proof)(nil),
 	}
-	file_lease_proto_msgTypes[7].OneofWrappers = []any{
+	file_lease_proto_msgTypes[8].OneofWrappers = []any{
 		(*LeaderMessage_Welcome)(nil),
 		(*LeaderMessage_NotLeader)(nil),
 		(*LeaderMessage_Refused)(nil),
@@ -1446,6 +1562,7 @@ func file_lease_proto_init() {
 		(*LeaderMessage_Limits)(nil),
 		(*LeaderMessage_Assign)(nil),
 		(*LeaderMessage_Closed)(nil),
+		(*LeaderMessage_Prove)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1453,7 +1570,7 @@ func file_lease_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lease_proto_rawDesc), len(file_lease_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   17,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
