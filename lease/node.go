@@ -712,7 +712,7 @@ func (n *node) askFor(now time.Duration, p *pool) uint64 {
 		if w.queued || w.ask != 0 {
 			continue
 		}
-		if due := p.askedAt + askEvery; p.denied && now < due {
+		if due := p.askedAt + askEvery; !p.asking && p.denied && now < due {
 			n.askLater(p, due)
 			return 0
 		}

@@ -61,9 +61,6 @@ type pool struct {
 // free is what may be admitted at once. Needs the pool's lock.
 func (p *pool) free() int64 { return p.granted - p.open }
 
-// idle is what is held and not really used: free slots and kept-alive connections. Needs the pool's lock.
-func (p *pool) idle() int64 { return p.granted - p.open + p.parked + p.taken }
-
 type verdict uint8
 
 const (

@@ -35,3 +35,34 @@ func TestIdleSlotGoesToWhoWaits(t *testing.T) {
 	step(a, true)
 	step(a, true)
 }
+
+// Refusals come within a few milliseconds also in a storm, and the leader is asked a few hundred times a second at most.
+func TestRefusalsInAStorm(t *testing.T) {
+	w := newWorld(t, 2, 2, ExpiryClose, limit(t, "up", 1, fsm.Queue{}))
+	w.run(time.Second)
+	if c, _ := w.hold(w.nodes[0], "up"); c == nil {
+		t.Fatal("refused below the limit")
+	}
+	x := w.nodes[1]
+	var worst time.Duration
+	for range 40 {
+		var again func(bool)
+		var asked time.Duration
+		again = func(bool) {
+			if asked != 0 {
+				worst = max(worst, w.now-asked)
+			}
+			w.at(time.Millisecond, func() {
+				asked = w.now
+				x.request("up", time.Second, again)
+			})
+		}
+		again(false)
+	}
+	w.run(time.Second)
+	asks := x.n.lookup(fsm.HostConnections("up")).ask
+	t.Logf("%d refusals in a second, the slowest after %v, with %d asks", x.refused["up"], worst, asks)
+	if worst > 15*time.Millisecond || asks > 250 || x.refused["up"] < 1000 {
+		t.Errorf("%d refusals, the slowest after %v, with %d asks", x.refused["up"], worst, asks)
+	}
+}

@@ -111,6 +111,7 @@ type wnode struct {
 	refused map[string]int
 	expired int
 	noLease int
+	wakeAt  time.Duration // on its clock: when the core is woken next
 }
 
 // wstream is one stream between a node and a leader.
@@ -424,15 +425,29 @@ func (x *wnode) boot(expiry Expiry) {
 	x.n = newNode(x.name, x.identity, expiry)
 	x.life++
 	x.pausedUntil, x.idle = 0, false
-	var tick func()
-	tick = func() {
-		x.n.tick(x.Now(), x.Wall())
-		x.after()
-		wait := min(max(x.n.nextWake(x.Now())-x.Now(), time.Millisecond), tickEvery)
-		x.at(time.Duration(float64(wait)/x.rate), true, tick)
-	}
-	tick()
+	x.tick()
 	x.dial()
+}
+
+func (x *wnode) tick() {
+	x.n.tick(x.Now(), x.Wall())
+	x.wakeAt = 1<<63 - 1
+	x.after()
+}
+
+// alarm wakes the core when it asks for it, or earlier.
+func (x *wnode) alarm() {
+	wait := min(max(x.n.nextWake(x.Now())-x.Now(), time.Millisecond), tickEvery)
+	at := x.Now() + wait
+	if at >= x.wakeAt {
+		return
+	}
+	x.wakeAt = at
+	x.at(time.Duration(float64(wait)/x.rate), true, func() {
+		if x.wakeAt == at {
+			x.tick()
+		}
+	})
 }
 
 func (x *wnode) dial() {
@@ -493,17 +508,16 @@ func (x *wnode) after() {
 	for _, s := range x.n.takeSevers() {
 		s.slot.holder.Sever(s.reason)
 	}
-	s := x.stream
-	if s == nil {
-		return
+	if s := x.stream; s != nil {
+		if x.n.reset && x.n.attached {
+			s.hangUp()
+			return
+		}
+		for _, m := range x.n.outgoing(x.Now()) {
+			s.toLeader(m)
+		}
 	}
-	if x.n.reset && x.n.attached {
-		s.hangUp()
-		return
-	}
-	for _, m := range x.n.outgoing(x.Now()) {
-		s.toLeader(m)
-	}
+	x.alarm()
 }
 
 func (s *wstream) toLeader(m *leasepb.NodeMessage) {
