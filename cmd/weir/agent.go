@@ -308,7 +308,9 @@ func (a *agent) stop(err error) {
 
 // listen binds a port that workers or operators connect to; a failure says which setting is meant.
 func listen(cfg *config.Config, setting, addr string) (net.Listener, error) {
-	l, err := net.Listen("tcp", addr)
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(false) // the proxy reads a connection's state from the kernel as plain TCP has it
+	l, err := lc.Listen(context.Background(), "tcp", addr)
 	if err == nil {
 		return l, nil
 	}

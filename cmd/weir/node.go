@@ -146,7 +146,10 @@ func (a *agent) Nodes() []api.Node {
 			Version: m.Version, Addresses: api.Addresses{RPC: m.RPCAddr, Gossip: m.GossipAddr},
 		}
 		if s, ok := sessions[m.Name]; ok {
-			n.Session, n.ReclaimIn = s.State, reclaim(s)
+			n.Session = s.State
+			if m.Health != cluster.HealthAlive || s.State != lease.SessionLive { // not while it reconnects
+				n.ReclaimIn = reclaim(s)
+			}
 			delete(sessions, m.Name)
 		}
 		nodes = append(nodes, n)
