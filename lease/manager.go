@@ -145,7 +145,7 @@ func (m *Manager) do(f func(now time.Duration)) {
 	stream := m.stream
 	reset := m.node.reset
 	early := false
-	if at := m.node.nextWake(now); at < m.wakeAt {
+	if at := max(m.node.nextWake(now), now+minTick); at < m.wakeAt {
 		m.wakeAt, early = at, true
 	}
 	if fences != m.node.fences || m.node.parting {
@@ -243,9 +243,10 @@ func (e Expiry) String() string {
 }
 
 const (
+	minTick    = time.Millisecond       // the shortest: what is due sooner must not make the timer spin
 	tickEvery  = 100 * time.Millisecond // the longest between looks at the clock: a suspended machine's timers are late
 	minBackoff = 20 * time.Millisecond
-	maxBackoff = 500 * time.Millisecond
+	maxBackoff = 100 * time.Millisecond // a lease may be about to run out, and a server knows by itself who leads
 )
 
 // Run keeps a session with the cluster until ctx ends. It returns nil then, or [ErrNameTaken] where the name belongs to
@@ -316,7 +317,7 @@ func (m *Manager) keepTime(ctx context.Context) {
 		var wait time.Duration
 		m.do(func(now time.Duration) {
 			m.node.tick(now, m.cfg.Clock.Wall())
-			wait = min(max(m.node.nextWake(now)-now, time.Millisecond), tickEvery)
+			wait = min(max(m.node.nextWake(now)-now, minTick), tickEvery)
 			m.wakeAt = now + wait
 		})
 		timer.Reset(wait)

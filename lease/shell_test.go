@@ -29,7 +29,9 @@ type testCluster struct {
 	mu      sync.RWMutex
 	full    bool // the log takes nothing
 	cut     map[string]bool
-	depose  func() // ends the first leadership
+	streams map[string]*memStream // the newest of each node
+	verify  error                 // what verifying the leadership ends in
+	depose  func()                // ends the first leadership
 }
 
 func (c *testCluster) Propose(ctx context.Context, term uint64, cmd fsm.Command) (fsm.Result, error) {
@@ -67,7 +69,9 @@ func (c *testCluster) Changed() <-chan struct{} {
 func (c *testCluster) VerifyLeader(ctx context.Context) error {
 	select {
 	case <-time.After(time.Millisecond):
-		return nil
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.verify
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -83,6 +87,21 @@ func (c *testCluster) setCut(node string, cut bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.cut[node] = cut
+}
+
+func (c *testCluster) setVerify(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.verify = err
+}
+
+// breakStream ends a node's stream.
+func (c *testCluster) breakStream(node string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s := c.streams[node]; s != nil {
+		s.cancel()
+	}
 }
 
 func (c *testCluster) isCut(node string) bool {
@@ -146,6 +165,9 @@ func (c *testCluster) connect(name string) Connector {
 			up: make(chan *leasepb.NodeMessage, 16), down: make(chan *leasepb.LeaderMessage, 16),
 			lost: func() bool { return c.isCut(name) },
 		}
+		c.mu.Lock()
+		c.streams[name] = s
+		c.mu.Unlock()
 		go func() {
 			defer cancel()
 			_ = c.server.Session(leaderEnd{s})
@@ -162,7 +184,7 @@ func (c bubbleClock) Wall() time.Duration { return time.Since(c.start) }
 
 func startCluster(t *testing.T, limits ...fsm.Limit) *testCluster {
 	t.Helper()
-	c := &testCluster{cut: map[string]bool{}, state: fsm.NewState(), changed: make(chan struct{})}
+	c := &testCluster{cut: map[string]bool{}, streams: map[string]*memStream{}, state: fsm.NewState(), changed: make(chan struct{})}
 	c.server = NewServer(c, c, func() string { return "" }, hclog.NewNullLogger())
 	if _, err := c.Propose(t.Context(), 1, &fsm.Init{ClusterID: "test", TTL: 3 * time.Second, Limits: limits}); err != nil {
 		t.Fatal(err)
@@ -488,6 +510,36 @@ func TestSessionsSurviveALeaderChange(t *testing.T) {
 			t.Errorf("session %d became %d, severed %v", id, got, h.severed())
 		}
 		s.Release()
+	})
+}
+
+// Without a verified leadership nobody is answered: a stream that would wait for ever ends, and a lease runs out.
+func TestUnverifiedLeaderAnswersNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := startCluster(t, limit(t, "up", 2, fsm.Queue{}))
+		a, _ := c.start(t, "a", "1")
+		if err := a.WaitLive(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		h := newHolder()
+		s, err := a.Acquire(t.Context(), to(t, "up"), h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.setVerify(errors.New("deposed"))
+		b, _ := c.start(t, "b", "2")
+		<-h.done
+		s.Release()
+		if got := a.Session().State; got != SessionFenced {
+			t.Errorf("session %s without a verified answer, want fenced", got)
+		}
+		if got := b.Session().State; got != SessionNone {
+			t.Errorf("session %s was opened without a verified answer", got)
+		}
+		c.setVerify(nil)
+		if err := errors.Join(a.WaitLive(t.Context()), b.WaitLive(t.Context())); err != nil {
+			t.Fatal(err)
+		}
 	})
 }
 

@@ -1,0 +1,171 @@
+package lease
+
+import (
+	"testing"
+	"time"
+
+	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/lease/leasepb"
+)
+
+// desk is an allocator whose log takes every entry at once.
+type desk struct {
+	t     *testing.T
+	state *fsm.State
+	index uint64
+	alloc *allocator
+	now   time.Duration
+}
+
+func newDesk(t *testing.T, limits ...fsm.Limit) *desk {
+	d := &desk{t: t, state: fsm.NewState()}
+	d.apply(&fsm.Init{ClusterID: "test", TTL: 3 * time.Second, Limits: limits})
+	d.alloc = newAllocator(0, 1, d.state)
+	d.now = time.Second // past the rest of a new leader
+	return d
+}
+
+func (d *desk) apply(c fsm.Command) fsm.Result {
+	d.index++
+	return d.state.Apply(d.index, 1, c)
+}
+
+// turn lets the leader do what there is to do, and returns what it says.
+func (d *desk) turn() (out []outbound) {
+	d.alloc.tick(d.now)
+	for cmd := d.alloc.next(d.now, d.state); cmd != nil; cmd = d.alloc.next(d.now, d.state) {
+		d.alloc.applied(d.now, d.state, d.apply(cmd))
+	}
+	return d.alloc.take()
+}
+
+// join opens a session on a stream.
+func (d *desk) join(conn uint64, node, identity string) {
+	d.t.Helper()
+	d.alloc.hello(d.now, d.state, conn, &leasepb.Hello{Protocol: protocolVersion, Node: node, Identity: identity})
+	d.turn()
+	d.alloc.proof(conn)
+	d.turn()
+	d.alloc.update(d.now, conn, &leasepb.Update{LimitsIndex: d.state.Table().Index})
+}
+
+func (d *desk) demand(conn uint64, m *leasepb.Demand) {
+	m.Key = fsm.KeyToProto(fsm.HostConnections("up"))
+	d.alloc.update(d.now, conn, &leasepb.Update{Demands: []*leasepb.Demand{m}, LimitsIndex: d.state.Table().Index})
+}
+
+func (d *desk) granted(conn uint64) int64 {
+	return d.state.GrantOf(d.alloc.conns[conn].ID, fsm.HostConnections("up"))
+}
+
+// An old hello must not release what was granted since: only once the node speaks on the stream is it known to be the newest.
+func TestOldHelloReleasesNothing(t *testing.T) {
+	d := newDesk(t, limit(t, "up", 5, fsm.Queue{}))
+	d.join(1, "a", "1")
+	id := d.alloc.conns[1].ID
+	d.demand(1, &leasepb.Demand{Waiting: 2})
+	d.turn()
+	old := &leasepb.Hello{Protocol: protocolVersion, Node: "a", Identity: "1", Session: id}
+	d.alloc.hello(d.now, d.state, 2, old) // says that nothing is held
+	d.turn()
+	if g := d.state.GrantOf(id, fsm.HostConnections("up")); g != 2 {
+		t.Fatalf("a hello alone left %d of 2 slots", g)
+	}
+	d.alloc.update(d.now, 2, &leasepb.Update{LimitsIndex: 1}) // it was the newest after all
+	d.turn()
+	if g := d.state.GrantOf(id, fsm.HostConnections("up")); g != 0 {
+		t.Errorf("%d slots are granted that the node does not hold", g)
+	}
+}
+
+// An old hello must not take a session over: its sender must answer first. A newer hello of the same process voids it.
+func TestOldHelloTakesNothingOver(t *testing.T) {
+	d := newDesk(t)
+	d.join(1, "a", "1")
+	id := d.alloc.conns[1].ID
+	fresh := &leasepb.Hello{Protocol: protocolVersion, Node: "a", Identity: "1"}
+	d.alloc.hello(d.now, d.state, 2, fresh)
+	d.turn()
+	if _, open := d.state.Session(id); !open {
+		t.Fatal("a hello alone took the session over")
+	}
+	d.alloc.hello(d.now, d.state, 3, fresh)
+	ended := false
+	for _, o := range d.turn() {
+		ended = ended || o.conn == 2 && o.end
+	}
+	if !ended {
+		t.Error("the former stream was left waiting")
+	}
+	d.alloc.proof(2)
+	d.turn()
+	if _, open := d.state.Session(id); !open {
+		t.Error("a hello that a newer one had voided took the session over")
+	}
+	d.alloc.proof(3)
+	d.turn()
+	if p := d.alloc.conns[3]; p == nil || p.ID == id {
+		t.Error("the newest stream got no session")
+	}
+}
+
+// A node that was silent for long is passed over; when it is heard again, it gets what it asked for, without asking again.
+func TestSilentNodeIsServedWhenHeardAgain(t *testing.T) {
+	d := newDesk(t, limit(t, "up", 1, fsm.Queue{Timeout: time.Minute, Size: 9}))
+	d.join(1, "a", "1")
+	d.join(2, "b", "2")
+	d.demand(2, &leasepb.Demand{Waiting: 1})
+	d.turn()
+	d.demand(1, &leasepb.Demand{Waiting: 1})
+	d.turn()
+	d.now += 2500 * time.Millisecond // neither is heard
+	d.alloc.gone(2)
+	d.alloc.left(d.alloc.order[1].ID)
+	d.turn()
+	if g := d.granted(1); g != 0 {
+		t.Fatalf("%d slots were granted to a silent node", g)
+	}
+	d.alloc.keepAlive(1, 1, d.now)
+	d.turn()
+	if g := d.granted(1); g != 1 {
+		t.Errorf("%d slots granted to a node that is heard again and waits, want 1", g)
+	}
+}
+
+// An ask that the limits have overtaken is forgotten.
+func TestAskUnderNoLimitIsForgotten(t *testing.T) {
+	d := newDesk(t, limit(t, "up", 0, fsm.Queue{}))
+	d.join(1, "a", "1")
+	d.demand(1, &leasepb.Demand{Waiting: 1, Ask: 1})
+	p, _ := fsm.ParsePattern("up")
+	d.apply(&fsm.DeleteLimit{Pattern: p})
+	d.alloc.limitsChanged(d.state)
+	d.turn()
+	d.demand(1, &leasepb.Demand{})
+	d.turn()
+	d.alloc.empty(t)
+}
+
+// One entry stays within bounds, however many keys change.
+func TestEntriesAreBounded(t *testing.T) {
+	d := newDesk(t, limit(t, "*", 5, fsm.Queue{}))
+	d.join(1, "a", "1")
+	d.join(2, "b", "2")
+	for i := range 3 * maxBatch {
+		host := "h" + string(rune('a'+i%26)) + string(rune('a'+i/26%26)) + string(rune('a'+i/676))
+		for conn := range uint64(2) {
+			d.alloc.update(d.now, conn+1, &leasepb.Update{Demands: []*leasepb.Demand{{Key: fsm.KeyToProto(fsm.HostConnections(host)), Waiting: 1}}})
+		}
+	}
+	entries := 0
+	for cmd := d.alloc.next(d.now, d.state); cmd != nil; cmd = d.alloc.next(d.now, d.state) {
+		if n := len(cmd.(*fsm.Adjust).Adjustments); n > maxBatch+2 {
+			t.Fatalf("an entry of %d adjustments", n)
+		}
+		entries++
+		d.alloc.applied(d.now, d.state, d.apply(cmd))
+	}
+	if g := d.state.Granted(fsm.HostConnections("haaa")); g < 2 || entries < 3 {
+		t.Errorf("%d slots granted in %d entries", g, entries)
+	}
+}

@@ -1,0 +1,250 @@
+package lease
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/lease/leasepb"
+)
+
+// liveManager is a node in the middle of a session of 10 s, with slots of "up" in hand, on a clock that stands at 0.
+func liveManager(t *testing.T, expiry Expiry, slots int64, limits ...fsm.Limit) (*Manager, *manualClock) {
+	t.Helper()
+	clock := &manualClock{}
+	m := NewManager(ManagerConfig{Name: "a", Identity: "1", OnExpiry: expiry, Clock: clock, Log: hclog.NewNullLogger()})
+	m.node.setLimits(0, fsm.NewTable(1, 1, limits))
+	m.node.streamUp(0)
+	m.node.outgoing(0)
+	hear(t, m, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Welcome{
+		Welcome: &leasepb.Welcome{Session: 7, TtlNs: int64(10 * time.Second)}}})
+	if slots > 0 {
+		hear(t, m, granted(slots))
+	}
+	m.node.outgoing(0)
+	return m, clock
+}
+
+func granted(slots int64) *leasepb.LeaderMessage {
+	return &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Assign{
+		Assign: &leasepb.Assign{Grants: []*leasepb.Holding{{Key: fsm.KeyToProto(fsm.HostConnections("up")), Slots: slots}}}}}
+}
+
+// hear lets the leader say something, at the time that the clock shows.
+func hear(t *testing.T, m *Manager, msg *leasepb.LeaderMessage) {
+	t.Helper()
+	m.do(func(now time.Duration) {
+		if err := m.node.receive(now, msg); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func mustAcquire(t *testing.T, m *Manager, host string) *Slot {
+	t.Helper()
+	s, err := m.Acquire(t.Context(), to(t, host), newHolder())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// said collects what the node would send now.
+func said(m *Manager) (releases int64, hello *leasepb.Hello, bye bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, msg := range m.node.outgoing(m.cfg.Clock.Now()) {
+		for _, r := range msg.GetUpdate().GetReleases() {
+			releases += r.Slots
+		}
+		if h := msg.GetHello(); h != nil {
+			hello = h
+		}
+		bye = bye || msg.GetBye() != nil
+	}
+	return releases, hello, bye
+}
+
+// What a draining node gives back while it has no stream is in the difference between its hello and the log: said again, it
+// would free slots that are in use.
+func TestReleaseBetweenStreamsIsNotSaidTwice(t *testing.T) {
+	m, _ := liveManager(t, ExpiryClose, 2, limit(t, "up", 5, fsm.Queue{}))
+	s := mustAcquire(t, m, "up")
+	mustAcquire(t, m, "up")
+	m.do(func(now time.Duration) { m.node.streamDown(now) })
+	m.Drain()
+	s.Release()
+	m.do(func(now time.Duration) { m.node.streamUp(now) })
+	_, hello, _ := said(m)
+	if len(hello.GetHoldings()) != 1 || hello.Holdings[0].Slots != 1 {
+		t.Fatalf("the hello states %v, want one slot", hello.GetHoldings())
+	}
+	hear(t, m, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Welcome{Welcome: &leasepb.Welcome{Session: 7, Resumed: true}}})
+	if releases, _, _ := said(m); releases != 0 {
+		t.Errorf("%d slots released that the hello did not state", releases)
+	}
+}
+
+// While limits change, nobody is let through by a limit that no longer counts the host.
+func TestWaitersMoveOnlyUnderNewLimits(t *testing.T) {
+	shared := limit(t, "*.x.org", 3, fsm.Queue{Timeout: time.Minute, Size: 9})
+	shared.Shared = true
+	m, _ := liveManager(t, ExpiryClose, 0, shared)
+	m.do(func(time.Duration) { m.node.pool(fsm.HostConnections("a.x.org")) }) // known from former days
+	var w *waiter
+	m.do(func(now time.Duration) {
+		w, _ = m.node.acquire(now, &Slot{manager: m, target: to(t, "a.x.org"), holder: newHolder()}, m.cfg.Clock, func(error) {})
+	})
+	if w == nil {
+		t.Fatal("let in without a slot")
+	}
+	each := shared
+	each.Shared = false
+	m.do(func(now time.Duration) { m.node.setLimits(now, fsm.NewTable(2, 2, []fsm.Limit{each})) })
+	if use, _ := m.Host(fsm.HostConnections("a.x.org")); use.InUse != 0 || use.Waiting != 1 {
+		t.Errorf("%d in use and %d waiting without a slot granted, want 0 and 1", use.InUse, use.Waiting)
+	}
+}
+
+// A process that wakes past its lease lets nobody in, though a grant lies on its stream.
+func TestGrantPastTheLeaseAdmitsNobody(t *testing.T) {
+	m, clock := liveManager(t, ExpiryClose, 0, limit(t, "up", 5, fsm.Queue{Timeout: time.Minute, Size: 9}))
+	var w *waiter
+	m.do(func(now time.Duration) {
+		w, _ = m.node.acquire(now, &Slot{manager: m, target: to(t, "up"), holder: newHolder()}, clock, func(error) {})
+	})
+	clock.now.Store(int64(11 * time.Second))
+	hear(t, m, granted(1))
+	if w.pool == nil {
+		t.Error("a waiter was let in past the lease")
+	}
+}
+
+// With on_expiry "drain", connections live on past the lease, and nothing new starts on them.
+func TestDrainLetsConnectionsEnd(t *testing.T) {
+	for expiry, live := range map[Expiry]bool{ExpiryClose: false, ExpiryDrain: true, ExpiryKeep: true} {
+		m, clock := liveManager(t, expiry, 3, limit(t, "up", 5, fsm.Queue{}))
+		h := newHolder()
+		s, err := m.Acquire(t.Context(), to(t, "up"), h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		parked := mustAcquire(t, m, "up")
+		parked.Park()
+		clock.now.Store(int64(11 * time.Second))
+		m.do(func(now time.Duration) { m.node.tick(now, now) })
+		if s.Live() != live || (h.severed() != 0) == live {
+			t.Errorf("%s: live %v, severed %v past the lease", expiry, s.Live(), h.severed())
+		}
+		_, err = m.Acquire(t.Context(), to(t, "up"), newHolder())
+		if new := expiry == ExpiryKeep; (err == nil) != new || parked.Unpark() != new {
+			t.Errorf("%s: a new connection past the lease: %v", expiry, err)
+		}
+	}
+}
+
+// A draining node keeps nothing idle, also what falls idle later.
+func TestDrainClosesWhatIsParkedLater(t *testing.T) {
+	m, _ := liveManager(t, ExpiryClose, 2, limit(t, "up", 5, fsm.Queue{}))
+	h := newHolder()
+	s, err := m.Acquire(t.Context(), to(t, "up"), h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := mustAcquire(t, m, "up")
+	m.Drain()
+	s.Park()
+	if h.severed() != SeverWanted {
+		t.Errorf("severed %v, want the slot wanted", h.severed())
+	}
+	other.Release()
+	if releases, _, _ := said(m); releases != 1 {
+		t.Errorf("%d slots released at once, want 1", releases)
+	}
+}
+
+// The session is not ended by consent while something still uses it, and nothing starts once it is to end.
+func TestGoodbyeWaitsForTheLastRelease(t *testing.T) {
+	m, _ := liveManager(t, ExpiryClose, 2, limit(t, "up", 5, fsm.Queue{}))
+	s := mustAcquire(t, m, "up")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if id, err := m.Goodbye(ctx); id != 0 || err == nil {
+		t.Errorf("session %d was given back while a connection uses it: %v", id, err)
+	}
+	if _, err := m.Acquire(t.Context(), to(t, "up"), newHolder()); !errors.Is(err, ErrDraining) {
+		t.Errorf("admitted after the goodbye: %v", err)
+	}
+	if _, _, bye := said(m); bye {
+		t.Error("the leader was told while a connection uses the session")
+	}
+	hear(t, m, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_KeepAliveAck{KeepAliveAck: &leasepb.KeepAliveAck{Seq: m.node.sess.seq}}})
+	if m.admits() {
+		t.Error("a keep-alive's answer opened the gate again")
+	}
+	s.Release()
+	if _, _, bye := said(m); !bye {
+		t.Error("the leader was not told after the last release")
+	}
+}
+
+// Where the log grants less than the node states, the newest connections beyond it are fenced; adopted ones stay.
+func TestCorrectionFencesTheDifference(t *testing.T) {
+	m, _ := liveManager(t, ExpiryClose, 3, limit(t, "up", 5, fsm.Queue{}))
+	var holders []*holder
+	for range 3 {
+		h := newHolder()
+		if _, err := m.Acquire(t.Context(), to(t, "up"), h); err != nil {
+			t.Fatal(err)
+		}
+		holders = append(holders, h)
+	}
+	m.do(func(now time.Duration) {
+		m.node.streamDown(now)
+		m.node.streamUp(now)
+		m.node.outgoing(now)
+	})
+	hear(t, m, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Welcome{Welcome: &leasepb.Welcome{Session: 7, Resumed: true,
+		Corrected: []*leasepb.Holding{{Key: fsm.KeyToProto(fsm.HostConnections("up")), Slots: 1}}}}})
+	for i, h := range holders {
+		if fenced := i > 0; (h.severed() == SeverFenced) != fenced {
+			t.Errorf("connection %d severed %v", i, h.severed())
+		}
+	}
+	if use, _ := m.Host(fsm.HostConnections("up")); use.Granted != 1 {
+		t.Errorf("%d slots believed, the log grants 1", use.Granted)
+	}
+}
+
+// A keep-alive that is due and stuck in the stream does not make the timer spin.
+func TestDueKeepAliveDoesNotSpin(t *testing.T) {
+	m, clock := liveManager(t, ExpiryClose, 0, limit(t, "up", 5, fsm.Queue{}))
+	clock.now.Store(int64(5 * time.Second))
+	m.do(func(now time.Duration) {
+		m.node.tick(now, now)
+		if at := m.node.nextWake(now); at <= now {
+			t.Errorf("to be woken %v ago", now-at)
+		}
+	})
+}
+
+// A host that is refused for long without ever being let in is not forgotten while its refusals are counted.
+func TestRefusedHostIsNotForgotten(t *testing.T) {
+	m, _ := liveManager(t, ExpiryClose, 0, limit(t, "up", 5, fsm.Queue{}))
+	m.do(func(now time.Duration) {
+		p := m.node.pool(fsm.HostConnections("up"))
+		p.idleFor = forgetAfter
+		p.mu.Lock()
+		m.node.noteRefused(now, p)
+		p.mu.Unlock()
+		m.node.outgoing(now)
+		m.node.second(now)
+		if m.node.lookup(p.key) != p {
+			t.Error("forgotten with a refusal in hand")
+		}
+	})
+}
