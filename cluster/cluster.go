@@ -314,8 +314,8 @@ func (c *Cluster) raftConfig() *raft.Config {
 	mult := time.Duration(c.cfg.Multiplier)
 	conf := raft.DefaultConfig()
 	conf.LocalID = c.serverID()
-	conf.HeartbeatTimeout = 800 * time.Millisecond * mult
-	conf.ElectionTimeout = 800 * time.Millisecond * mult
+	conf.HeartbeatTimeout = 700 * time.Millisecond * mult
+	conf.ElectionTimeout = 700 * time.Millisecond * mult
 	conf.LeaderLeaseTimeout = 500 * time.Millisecond * mult
 	conf.CommitTimeout = 50 * time.Millisecond
 	conf.SnapshotInterval = 2 * time.Minute

@@ -12,6 +12,7 @@ import (
 )
 
 const (
+	dialTimeout    = 3 * time.Second
 	prefaceTimeout = 5 * time.Second
 	// maxGreeting bounds the connections that have not sent their preface.
 	maxGreeting      = 256
@@ -68,7 +69,7 @@ func (m *mux) dial(ctx context.Context, addr string, k kind, target string) (net
 	if err != nil {
 		return nil, err
 	}
-	var dialer net.Dialer
+	dialer := net.Dialer{Timeout: dialTimeout} // an HTTP client detaches its dials from their requests
 	raw, err := dialer.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err

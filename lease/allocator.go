@@ -91,6 +91,7 @@ type peer struct {
 	missing []fsm.Adjustment // what the log has and the hello did not state, to be released once it is proven
 	seen    time.Duration    // arrival of the newest keep-alive that was verified
 	closing bool
+	dead    bool   // by gossip, which may be wrong
 	limits  uint64 // log index of the limits that the node goes by
 	demands map[fsm.Key]*demand
 	assign  *leasepb.Assign
@@ -304,7 +305,7 @@ func (a *allocator) keepAlive(conn, seq uint64, arrived time.Duration) {
 	if p == nil || p.closing {
 		return
 	}
-	if arrived-p.seen > a.silence() {
+	if arrived-p.seen > a.silence(p) {
 		for _, d := range sortedDemands(p.demands) {
 			a.mark(d.c) // it was passed over meanwhile, and has no reason to ask again
 		}
@@ -453,14 +454,19 @@ func (a *allocator) limitsChanged(st *fsm.State) {
 			a.send(p.conn, a.limits)
 		}
 	}
-	keys := make([]*contest, 0, len(a.keys))
-	for _, c := range a.keys {
-		keys = append(keys, c)
-	}
-	slices.SortFunc(keys, func(x, y *contest) int { return x.key.Compare(y.key) })
-	for _, c := range keys {
+	for _, c := range a.contests() {
 		a.mark(c)
 	}
+}
+
+// contests lists all, by key.
+func (a *allocator) contests() []*contest {
+	all := make([]*contest, 0, len(a.keys))
+	for _, c := range a.keys {
+		all = append(all, c)
+	}
+	slices.SortFunc(all, func(x, y *contest) int { return x.key.Compare(y.key) })
+	return all
 }
 
 // expiry is the earliest moment at which a session may be ended without its consent.
@@ -720,11 +726,30 @@ func (p *peer) assigning() *leasepb.Assign {
 // eligible reports whether a session may be granted more and can be asked to give back: it has a stream, on which it has
 // stated what it holds, and its keep-alives arrive.
 func (a *allocator) eligible(now time.Duration, p *peer) bool {
-	return p.conn != 0 && p.proven && !p.closing && now-p.seen <= a.silence()
+	return p.conn != 0 && p.proven && !p.closing && now-p.seen <= a.silence(p)
 }
 
-// silence is how long a node may be silent before it is granted nothing more: two keep-alives and some.
-func (a *allocator) silence() time.Duration { return a.ttl * 3 / 4 }
+// silence is how long a node may be silent before it is granted nothing more: two keep-alives and some, or, where gossip
+// says that it is dead, one. As long as its keep-alives arrive, gossip is wrong.
+func (a *allocator) silence(p *peer) time.Duration {
+	if p.dead {
+		return a.ttl / keepAlives * 3 / 2
+	}
+	return a.ttl * 3 / 4
+}
+
+// health notes what gossip says of a node, and reports whether it has an open session and that is news.
+func (a *allocator) health(node string, dead bool) (p *peer, news bool) {
+	p = a.holderOf(node)
+	if p == nil || p.dead == dead {
+		return p, false
+	}
+	p.dead = dead
+	for _, c := range a.contests() {
+		a.mark(c)
+	}
+	return p, true
+}
 
 func refusal(why leasepb.Refused_Reason, detail string, after time.Duration) *leasepb.LeaderMessage {
 	return &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Refused{

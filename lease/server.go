@@ -43,6 +43,7 @@ type Server struct {
 
 	mu   sync.Mutex
 	lead *leadership
+	dead map[string]bool // nodes that gossip calls dead
 }
 
 // NewServer returns a Server. leader names the leader's rpc address as far as it is known, for nodes that ask the wrong server.
@@ -102,6 +103,9 @@ func (s *Server) Lead(ctx context.Context, term uint64, left ...uint64) {
 	}
 	s.mu.Lock()
 	s.lead = l
+	for node := range s.dead {
+		l.alloc.health(node, true)
+	}
 	s.mu.Unlock()
 	s.logger.Info("leading: sessions are waited for", "term", term, "sessions", len(l.alloc.peers))
 	defer func() {
@@ -380,6 +384,39 @@ func (s *Server) Left(session uint64) {
 	if l != nil && session != 0 {
 		l.post(func(time.Duration, *fsm.State) { l.alloc.left(session) })
 	}
+}
+
+// Health takes what gossip says of a node. A dead one is granted nothing more, unless its keep-alives go on
+// arriving; its session ends all the same no earlier than its silence allows.
+func (s *Server) Health(node string, dead bool) {
+	s.mu.Lock()
+	if s.dead[node] == dead {
+		s.mu.Unlock()
+		return
+	}
+	if dead {
+		if s.dead == nil {
+			s.dead = map[string]bool{}
+		}
+		s.dead[node] = true
+	} else {
+		delete(s.dead, node)
+	}
+	l := s.lead
+	s.mu.Unlock()
+	if l == nil {
+		return
+	}
+	l.post(func(now time.Duration, _ *fsm.State) {
+		p, news := l.alloc.health(node, dead)
+		switch {
+		case !news || !dead:
+		case l.alloc.eligible(now, p):
+			l.logger.Warn("gossip calls a node dead whose keep-alives arrive: it is served on", "node", node, "session", p.ID)
+		default:
+			l.logger.Info("a node is dead: its slots come back", "node", node, "session", p.ID, "in", max(0, l.alloc.expiry(p)-now).Round(time.Millisecond))
+		}
+	})
 }
 
 // The states of a session. At the node, fenced is also what comes after.

@@ -66,3 +66,31 @@ func TestRefusalsInAStorm(t *testing.T) {
 		t.Errorf("%d refusals, the slowest after %v, with %d asks", x.refused["up"], worst, asks)
 	}
 }
+
+// A node that gossip calls dead is granted nothing more once it is silent; one whose keep-alives arrive is served on.
+func TestDeadByGossip(t *testing.T) {
+	for _, silent := range []bool{false, true} {
+		w := newWorld(t, 3, 2, ExpiryClose, limit(t, "up", 2, fsm.Queue{Timeout: 20 * time.Second, Size: 10}))
+		w.run(time.Second)
+		a, b := w.nodes[0], w.nodes[1]
+		_, end := w.hold(a, "up")
+		_, endB := w.hold(b, "up")
+		a.request("up", time.Second, func(bool) {}) // waits
+		w.run(100 * time.Millisecond)
+		if silent {
+			a.cut = true
+			w.run(1200 * time.Millisecond) // more than a keep-alive and a half
+		}
+		w.leads[0].alloc.health("a", true)
+		end()
+		endB()
+		w.run(100 * time.Millisecond)
+		got := w.state.GrantOf(a.n.sess.id, fsm.HostConnections("up"))
+		if silent && got > 1 {
+			t.Errorf("a dead node was granted a slot more: it has %d", got)
+		}
+		if !silent && a.n.lookup(fsm.HostConnections("up")).waiters.len() > 0 {
+			t.Error("a node whose keep-alives arrive is not served, because gossip calls it dead")
+		}
+	}
+}

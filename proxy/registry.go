@@ -84,6 +84,16 @@ func (r *registry) get(id uint64) *flow {
 	return shard.flows[id]
 }
 
+func (r *registry) count() (n int) {
+	for i := range r.shards {
+		shard := &r.shards[i]
+		shard.mu.Lock()
+		n += len(shard.flows)
+		shard.mu.Unlock()
+	}
+	return n
+}
+
 // all copies the flows, so that the caller may end them.
 func (r *registry) all() []*flow {
 	var flows []*flow
@@ -97,6 +107,9 @@ func (r *registry) all() []*flow {
 	}
 	return flows
 }
+
+// Open counts the open upstream connections.
+func (s *Server) Open() int { return s.flows.count() }
 
 // Connections lists the open upstream connections, to host where it is not "" (normalised, without a
 // port), oldest first.

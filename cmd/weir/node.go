@@ -110,7 +110,7 @@ func (a *agent) Status() api.Status {
 		Raft:                api.RaftStatus{State: r.State, Term: r.Term, LastIndex: r.LastIndex, CommitIndex: r.CommitIndex, AppliedIndex: r.AppliedIndex},
 		ConfigDisagreements: a.disagreements(),
 		Draining:            leaving || a.proxy.Draining(), Leaving: leaving,
-		Connections: len(a.proxy.Connections("")),
+		Connections: a.proxy.Open(),
 		ProxyAddr:   a.proxyListener.Addr().String(), APIAddr: a.apiListener.Addr().String(),
 		DiskFull: r.DiskFull,
 	}
@@ -309,10 +309,13 @@ func (a *agent) TransferLeadership(ctx context.Context, to string) error {
 	return apiError(a.members.Transfer(ctx, to))
 }
 
-// memberChanged follows gossip: a node that has left gave its session back, and a config may disagree.
+// memberChanged follows gossip: a node may be dead, one that has left gave its session back, and a config may disagree.
 func (a *agent) memberChanged(m cluster.Member) {
-	if m.Health == cluster.HealthLeft && a.leases != nil {
-		a.leases.Left(m.SessionLeft)
+	if a.leases != nil {
+		a.leases.Health(m.Name, m.Health == cluster.HealthDead)
+		if m.Health == cluster.HealthLeft {
+			a.leases.Left(m.SessionLeft)
+		}
 	}
 	a.checkAgreement()
 }

@@ -176,6 +176,9 @@ func (a *agent) connect(ctx context.Context, hint string) (lease.Stream, error) 
 	if addr == "" {
 		addr = a.leaderAddr()
 	}
+	if addr == "" && a.store != nil {
+		return nil, errors.New("no leader is known yet") // this server will hear of one as soon as anybody
+	}
 	if addr == "" {
 		var servers []string
 		for _, m := range a.members.Servers() {
