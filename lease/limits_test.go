@@ -38,36 +38,41 @@ func (w *world) drop(pattern string) {
 	w.limitsChanged()
 }
 
-// hold opens one connection on a node and returns the means to end it, once it is open.
-func (w *world) hold(x *wnode, host string) (c *wconn, end func()) {
+// ask asks for one connection on a node, and tells how it was answered.
+func (w *world) ask(x *wnode, host string, answered func(served bool)) *wconn {
 	t, err := fsm.ParseTarget(host, 443)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	c = &wconn{x: x, host: host, life: x.life, done: func() {}}
+	c := &wconn{x: x, host: host, life: x.life, done: func() {}}
 	c.slot = &Slot{target: t, holder: c}
-	failed := false
-	waiter, err := x.n.acquire(x.Now(), c.slot, x, func(err error) {
-		if err != nil {
-			failed = true
-			return
-		}
-		w.at(0, func() { c.dial(time.Hour) })
-	})
-	switch {
-	case err != nil:
-		failed = true
-	case waiter == nil:
-		c.dial(time.Hour)
-	default:
+	answer := func(err error) {
+		w.at(0, func() {
+			if err == nil {
+				c.dial(time.Hour)
+			}
+			answered(err == nil)
+		})
+	}
+	waiter, err := x.n.acquire(x.Now(), c.slot, x, answer)
+	if waiter == nil {
+		answer(err)
+	} else {
 		w.at(waiter.patience, func() {
 			x.n.expire(x.Now(), waiter)
 			x.after()
 		})
 	}
 	x.after()
+	return c
+}
+
+// hold opens one connection on a node and returns the means to end it, once it is open; nil where it is refused.
+func (w *world) hold(x *wnode, host string) (c *wconn, end func()) {
+	refused := false
+	c = w.ask(x, host, func(served bool) { refused = !served })
 	w.run(100 * time.Millisecond)
-	if failed {
+	if refused {
 		return nil, nil
 	}
 	return c, func() {

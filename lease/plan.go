@@ -431,7 +431,8 @@ func (p *keyPlan) othersBusy(asking *row) bool {
 		if r == asking || r.held == 0 {
 			continue
 		}
-		if !r.d.sent.contended || r.d.acked != r.d.seq || r.idle() > 0 {
+		// A slot that the node has not reported yet may be one that it has no use for.
+		if !r.d.sent.contended || r.d.acked != r.d.seq || r.idle() > 0 || r.held > r.d.held {
 			return false
 		}
 	}
