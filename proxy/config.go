@@ -39,7 +39,7 @@ const (
 	lingerTimeout = time.Second
 	// minResetHold is how long, at least, a slot is kept after a reset: the RST is on its way, and
 	// a busy upstream takes a moment to notice it.
-	minResetHold = 25 * time.Millisecond
+	minResetHold = 10 * time.Millisecond
 	// watchDelay is how long admission and dialling, or a half-closed tunnel, may last before
 	// the sockets are watched for hang-ups: most are over sooner and never pay for it.
 	watchDelay = 5 * time.Millisecond

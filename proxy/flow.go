@@ -175,7 +175,23 @@ func (f *flow) abort(cause error) {
 			f.finish(endReset)
 		}()
 	default:
+		if cause == errClientReset && f.fins.Load()&finDown != 0 {
+			go f.followUpstream(f.client)
+			return
+		}
 		go f.reset(f.client)
+	}
+}
+
+// followUpstream ends a flow whose client has reset after the upstream had said that it was done: a FIN is all that the
+// upstream waits for, if anything, and unlike a RST it is acknowledged. (Clients that close with a last TLS alert
+// unread reset every connection like this.)
+func (f *flow) followUpstream(c *client) {
+	if c != nil {
+		c.sock.reset()
+	}
+	if f.upstream.closeWrite() != nil {
+		f.resetUpstream()
 	}
 }
 

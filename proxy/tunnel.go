@@ -98,6 +98,8 @@ func (f *flow) endTunnel(c *client) {
 	case cause == nil && f.upstream.awaitClosed(f.srv.policy.Load().HalfCloseTimeout):
 		f.finish(endClean)
 		c.sock.close()
+	case cause == errClientReset && f.fins.Load()&finDown != 0 && f.upstream.awaitClosed(lingerTimeout):
+		f.finish(endClean)
 	case cause == errUpstreamReset:
 		f.finish(endUpstreamReset)
 		c.sock.reset()
