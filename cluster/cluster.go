@@ -187,7 +187,7 @@ func (c *Cluster) open() (err error) {
 			}
 		}()
 	}
-	logger := c.log.Named("gossip").StandardLogger(&hclog.StandardLoggerOptions{InferLevels: true})
+	logger := newQuietStandardLogger(c.log.Named("gossip"))
 	if c.transport, err = listenGossip(c.cfg.Gossip, logger); err != nil {
 		return err
 	}
@@ -425,7 +425,7 @@ func (c *Cluster) background(f func()) {
 
 func (c *Cluster) fatal(err error) {
 	c.fatalOnce.Do(func() {
-		c.log.Error("this node has to stop", "error", err)
+		c.log.Info("this node has to stop", "error", err) // whoever is told prints it as the process's last word
 		if c.cfg.Fatal != nil {
 			go c.cfg.Fatal(err)
 		}

@@ -113,7 +113,7 @@ func (g *gossip) config() *memberlist.Config {
 	// A dead node's name may come back under a new address at once: whether the old one is really gone
 	// is found out by asking it.
 	conf.DeadNodeReclaimTime = time.Second
-	conf.Logger = g.cfg.log.StandardLogger(&hclog.StandardLoggerOptions{InferLevels: true})
+	conf.Logger = newQuietStandardLogger(g.cfg.log)
 	conf.Delegate, conf.Events, conf.Conflict, conf.Alive, conf.Ping = g, g, g, g, g
 	return conf
 }

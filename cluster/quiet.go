@@ -1,8 +1,11 @@
 package cluster
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"sync"
 	"time"
@@ -98,4 +101,27 @@ func (s *saidBefore) due(key string, now time.Time) bool {
 	}
 	s.last[key] = now
 	return true
+}
+
+// quietWriter is under memberlist's logger. What we act on ourselves, and say in our own words, shows at debug only: a
+// conflict of names, and sockets that we closed.
+type quietWriter struct {
+	log hclog.Logger
+	out io.Writer
+}
+
+func newQuietStandardLogger(logger hclog.Logger) *log.Logger {
+	out := logger.StandardWriter(&hclog.StandardLoggerOptions{InferLevels: true})
+	return log.New(quietWriter{log: logger, out: out}, "", 0)
+}
+
+// Write implements [io.Writer].
+func (w quietWriter) Write(line []byte) (int, error) {
+	for _, ours := range []string{"Conflicting address for", "use of closed network connection"} {
+		if bytes.Contains(line, []byte(ours)) {
+			w.log.Debug(string(bytes.TrimSpace(line)))
+			return len(line), nil
+		}
+	}
+	return w.out.Write(line)
 }
