@@ -169,3 +169,65 @@ func TestEntriesAreBounded(t *testing.T) {
 		t.Errorf("%d slots granted in %d entries", g, entries)
 	}
 }
+
+// A new leader lets slots rest: a take-over may have freed them a moment before.
+func TestNewLeaderLetsSlotsRest(t *testing.T) {
+	d := newDesk(t, limit(t, "up", 1, fsm.Queue{Timeout: time.Minute, Size: 9}))
+	d.now = 0
+	d.join(1, "a", "1")
+	d.demand(1, &leasepb.Demand{Waiting: 1})
+	d.now = takeOverRest - 1
+	d.turn()
+	if g := d.granted(1); g != 0 {
+		t.Errorf("%d slots granted at once by a new leader", g)
+	}
+	d.now = takeOverRest
+	d.turn()
+	if g := d.granted(1); g != 1 {
+		t.Errorf("%d slots granted after the rest, want 1", g)
+	}
+}
+
+// A node is told what was granted, not what was asked for.
+func TestNodeIsToldWhatWasApplied(t *testing.T) {
+	d := newDesk(t, limit(t, "up", 5, fsm.Queue{}))
+	d.join(1, "a", "1")
+	d.demand(1, &leasepb.Demand{Waiting: 3})
+	cmd := d.alloc.next(d.now, d.state).(*fsm.Adjust)
+	asked := cmd.Adjustments[0].Delta
+	res := fsm.Result{Adjusted: []fsm.Adjustment{cmd.Adjustments[0]}}
+	res.Adjusted[0].Delta = 1
+	d.alloc.applied(d.now, d.state, res)
+	for _, o := range d.alloc.take() {
+		for _, g := range o.msg.GetAssign().GetGrants() {
+			if g.Slots != 1 {
+				t.Errorf("told of %d slots, the log gave 1 of %d", g.Slots, asked)
+			}
+		}
+	}
+}
+
+// What a hello states is compared with the log only once the entry on its way has been applied: it may hold the very release
+// that makes the difference.
+func TestHelloWaitsForTheEntryOnItsWay(t *testing.T) {
+	d := newDesk(t, limit(t, "up", 5, fsm.Queue{}))
+	d.join(1, "a", "1")
+	id, key := d.alloc.conns[1].ID, fsm.HostConnections("up")
+	d.demand(1, &leasepb.Demand{Waiting: 3})
+	d.turn()
+	if g := d.granted(1); g != 3 {
+		t.Fatalf("%d slots granted, want 3", g)
+	}
+	one := []*leasepb.Holding{{Key: fsm.KeyToProto(key), Slots: 1}}
+	d.alloc.update(d.now, 1, &leasepb.Update{Releases: one, Demands: []*leasepb.Demand{{Key: fsm.KeyToProto(key), Held: 2, InUse: 2}}})
+	cmd := d.alloc.next(d.now, d.state)
+	d.alloc.gone(1)
+	two := []*leasepb.Holding{{Key: fsm.KeyToProto(key), Slots: 2}}
+	d.alloc.hello(d.now, d.state, 2, &leasepb.Hello{Protocol: protocolVersion, Node: "a", Identity: "1", Session: id, Holdings: two})
+	d.alloc.applied(d.now, d.state, d.apply(cmd))
+	d.alloc.update(d.now, 2, &leasepb.Update{Demands: []*leasepb.Demand{{Key: fsm.KeyToProto(key), Held: 2, InUse: 2}}})
+	d.turn()
+	if g := d.state.GrantOf(id, key); g != 2 {
+		t.Errorf("%d slots granted to a node that holds and uses 2", g)
+	}
+}

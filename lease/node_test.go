@@ -69,6 +69,51 @@ func said(m *Manager) (releases int64, hello *leasepb.Hello, bye bool) {
 	return releases, hello, bye
 }
 
+// A session that the leader has closed allows nothing from that moment on, however long it would have run.
+func TestClosedSessionAllowsNothing(t *testing.T) {
+	m, _ := liveManager(t, ExpiryClose, 2, limit(t, "up", 5, fsm.Queue{}))
+	h := newHolder()
+	if _, err := m.Acquire(t.Context(), to(t, "up"), h); err != nil {
+		t.Fatal(err)
+	}
+	m.do(func(now time.Duration) {
+		closed := &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Closed{Closed: &leasepb.Closed{}}}
+		if err := m.node.receive(now, closed); !errors.Is(err, errSessionGone) {
+			t.Errorf("the stream of a closed session goes on: %v", err)
+		}
+		late := m.node.receive(now, granted(1))
+		if !errors.Is(late, errSessionGone) {
+			t.Errorf("a grant of a closed session was taken: %v", late)
+		}
+	})
+	if use, _ := m.Host(fsm.HostConnections("up")); h.severed() != SeverFenced || m.admits() || use.Granted != 0 {
+		t.Errorf("severed %v, admits %v, %d slots believed", h.severed(), m.admits(), use.Granted)
+	}
+}
+
+// A new session runs from the hello, not from the welcome: the leader may have died long before that arrived.
+func TestLeaseRunsFromTheHello(t *testing.T) {
+	clock := &manualClock{}
+	m := NewManager(ManagerConfig{Name: "a", Identity: "1", Clock: clock, Log: hclog.NewNullLogger()})
+	m.node.streamUp(0)
+	m.node.outgoing(0)
+	clock.now.Store(int64(4 * time.Second))
+	hear(t, m, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Welcome{
+		Welcome: &leasepb.Welcome{Session: 7, TtlNs: int64(10 * time.Second)}}})
+	if st := m.Session(); st.ExpiresIn != 6*time.Second {
+		t.Errorf("the session expires in %v, want 10s from the hello, 4s ago", st.ExpiresIn)
+	}
+	// An answer counts from when its keep-alive was sent, and only once.
+	m.node.outgoing(4 * time.Second)
+	clock.now.Store(int64(5 * time.Second))
+	for range 2 {
+		hear(t, m, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_KeepAliveAck{KeepAliveAck: &leasepb.KeepAliveAck{Seq: m.node.sess.seq}}})
+		if st := m.Session(); st.ExpiresIn != 9*time.Second {
+			t.Errorf("the session expires in %v, want 10s from the keep-alive, 1s ago", st.ExpiresIn)
+		}
+	}
+}
+
 // What a draining node gives back while it has no stream is in the difference between its hello and the log: said again, it
 // would free slots that are in use.
 func TestReleaseBetweenStreamsIsNotSaidTwice(t *testing.T) {
@@ -94,7 +139,10 @@ func TestWaitersMoveOnlyUnderNewLimits(t *testing.T) {
 	shared := limit(t, "*.x.org", 3, fsm.Queue{Timeout: time.Minute, Size: 9})
 	shared.Shared = true
 	m, _ := liveManager(t, ExpiryClose, 0, shared)
-	m.do(func(time.Duration) { m.node.pool(fsm.HostConnections("a.x.org")) }) // known from former days
+	m.do(func(time.Duration) {
+		m.node.pool(fsm.HostConnections("*.x.org")) // the first to hear of new limits
+		m.node.pool(fsm.HostConnections("a.x.org")) // known from former days
+	})
 	var w *waiter
 	m.do(func(now time.Duration) {
 		w, _ = m.node.acquire(now, &Slot{manager: m, target: to(t, "a.x.org"), holder: newHolder()}, m.cfg.Clock, func(error) {})

@@ -528,7 +528,11 @@ func TestUnverifiedLeaderAnswersNobody(t *testing.T) {
 		}
 		c.setVerify(errors.New("deposed"))
 		b, _ := c.start(t, "b", "2")
-		<-h.done
+		select {
+		case <-h.done:
+		case <-time.After(10 * time.Second):
+			t.Fatal("a node went on past its lease")
+		}
 		s.Release()
 		if got := a.Session().State; got != SessionFenced {
 			t.Errorf("session %s without a verified answer, want fenced", got)
@@ -537,7 +541,9 @@ func TestUnverifiedLeaderAnswersNobody(t *testing.T) {
 			t.Errorf("session %s was opened without a verified answer", got)
 		}
 		c.setVerify(nil)
-		if err := errors.Join(a.WaitLive(t.Context()), b.WaitLive(t.Context())); err != nil {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		if err := errors.Join(a.WaitLive(ctx), b.WaitLive(ctx)); err != nil {
 			t.Fatal(err)
 		}
 	})

@@ -826,7 +826,7 @@ func limit(t testing.TB, pattern string, n int64, q fsm.Queue) fsm.Limit {
 	return fsm.Limit{Pattern: p, Connections: n, Queue: q, Source: fsm.SourceConfig}
 }
 
-var seeds = flag.Int("seeds", 20, "seeds of each random world")
+var seeds = flag.Int("seeds", 12, "seeds of each random world")
 
 func jain(xs []int) float64 {
 	var sum, squares float64
@@ -846,13 +846,13 @@ func TestContendedUseAndFairness(t *testing.T) {
 				for i := range 64 {
 					w.nodes[i%3].work("up", 30*time.Millisecond, 4*time.Millisecond)
 				}
-				w.run(2 * time.Second)
+				w.run(time.Second)
 				from, area, entries := w.now, w.area("up"), w.entries
 				start := []int{}
 				for _, x := range w.nodes {
 					start = append(start, x.served["up"])
 				}
-				w.run(10 * time.Second)
+				w.run(4 * time.Second)
 				use := w.mean("up", from, area) / float64(n)
 				got := []int{}
 				for i, x := range w.nodes {
