@@ -23,6 +23,8 @@ const (
 	// of a commit, so that handing over costs a few percent at most.
 	minTurn = 100 * time.Millisecond
 	maxTurn = 2 * time.Second
+	// maxLinger bounds how long an idle slot stays with a node that expects requests while others wait for one.
+	maxLinger = 20 * time.Millisecond
 	// maxOwed bounds what a node that was served less is made up for.
 	maxOwed = time.Second
 	// turnCommits is how many commits' time a turn lasts at least.
@@ -126,6 +128,7 @@ type demand struct {
 	sent       target
 	shortSince time.Duration // has had less than it asks for since; 0: has enough
 	owed       time.Duration // slot-time that it had less (or, below 0, more) than its fair share of, while slots were short
+	idleSince  time.Duration // has held a slot without a use since
 	extraSince time.Duration // has held more than its share since; 0: does not
 }
 
@@ -340,6 +343,12 @@ func (a *allocator) update(now time.Duration, conn uint64, u *leasepb.Update) {
 		d.held, d.inUse, d.parked = m.Held, m.InUse, m.Parked
 		d.waiting, d.refused, d.headroom = m.Waiting, m.Refused, m.Headroom
 		d.acked = m.TargetSeq
+		switch {
+		case d.held <= d.inUse+d.waiting:
+			d.idleSince = 0
+		case d.idleSince == 0:
+			d.idleSince = now
+		}
 		switch {
 		case m.Ask > d.ask:
 			d.ask, d.askSince = m.Ask, now

@@ -398,13 +398,21 @@ func (p *keyPlan) aimAtTurns(holders []*row, claims int64) {
 	}
 }
 
-// aimAtIdle asks for slots that nodes hold without a use, also within their share, while requests wait elsewhere.
+// aimAtIdle asks for slots that nodes hold without a use, also within their share, while requests wait elsewhere. Where a node has
+// refused requests lately, the next is likely to come soon: the slot is fetched only once it has lain idle for
+// as long as fetching it takes, so that neither choice can cost much more than the other (the ski-rental rule).
 func (p *keyPlan) aimAtIdle(waiting int64) {
 	for _, r := range p.rows {
-		if k := min(r.idle(), waiting); k > 0 && r.add == 0 && r.d.waiting == 0 {
-			r.lower(r.held - k)
-			waiting -= k
+		k := min(r.idle(), waiting)
+		if k <= 0 || r.add > 0 || r.d.waiting > 0 {
+			continue
 		}
+		if at := r.d.idleSince + min(p.a.commit, maxLinger); r.d.refused > 0 && p.now < at {
+			p.a.wakeAt(p.c, at)
+			continue
+		}
+		r.lower(r.held - k)
+		waiting -= k
 	}
 }
 
