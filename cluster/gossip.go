@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -261,7 +262,7 @@ func (g *gossip) joinForever(ctx context.Context) {
 			wait = joinCheck
 		default:
 			if err != nil && g.alone() && reminder.due(err.Error()) {
-				g.cfg.log.Info("nobody to join yet: trying again for ever", "error", err)
+				g.cfg.log.Info("nobody to join yet: trying again for ever", "error", oneLine(err))
 			}
 			wait = min(max(wait, joinFirst)*8/5, joinLast)
 		}
@@ -460,3 +461,6 @@ func nodeAddr(n *memberlist.Node) string {
 	}
 	return netip.AddrPortFrom(ip.Unmap(), n.Port).String()
 }
+
+// oneLine is an error's text without the lines and bullets that libraries put into it.
+func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }
