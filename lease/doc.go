@@ -24,6 +24,10 @@
 // shared lock, at the cost of a second lock order to mind. Everything else (waiting, asking, giving back) goes through one lock per node;
 // it happens when the network is needed anyway.
 //
+// A hello proves nothing by itself: it may have been on its way for long, and be older than slots granted since, or come from a
+// process that is gone. The leader releases what it does not state, or opens a session for it, only once the node has
+// spoken again on the same stream. That costs a round trip at the start of a session.
+//
 // A request over a limit without a queue is not refused before the leader has answered that nothing is free anywhere. It
 // costs a round trip per refusal, shared by all that wait at the time, and makes "refused" mean something.
 package lease

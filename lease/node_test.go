@@ -217,8 +217,10 @@ func TestDrainClosesWhatIsParkedLater(t *testing.T) {
 
 // The session is not ended by consent while something still uses it, and nothing starts once it is to end.
 func TestGoodbyeWaitsForTheLastRelease(t *testing.T) {
-	m, _ := liveManager(t, ExpiryClose, 2, limit(t, "up", 5, fsm.Queue{}))
+	m, clock := liveManager(t, ExpiryClose, 2, limit(t, "up", 5, fsm.Queue{}))
 	s := mustAcquire(t, m, "up")
+	clock.now.Store(int64(4 * time.Second))
+	said(m) // a keep-alive among it
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if id, err := m.Goodbye(ctx); id != 0 || err == nil {

@@ -549,6 +549,48 @@ func TestUnverifiedLeaderAnswersNobody(t *testing.T) {
 	})
 }
 
+// racingStore changes the limits right after the new leader has read them.
+type racingStore struct {
+	*testCluster
+	change func()
+}
+
+func (s *racingStore) Read(f func(*fsm.State)) {
+	s.testCluster.Read(f)
+	if change := s.change; change != nil {
+		s.change = nil
+		change()
+	}
+}
+
+// A change of the limits in the first moment of a leadership reaches the nodes.
+func TestLimitsChangedAtTheStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := startCluster(t, limit(t, "up", 2, fsm.Queue{}))
+		c.depose()
+		store := &racingStore{testCluster: c}
+		changed := uint64(0)
+		store.change = func() {
+			l := limit(t, "up", 7, fsm.Queue{})
+			if _, err := c.Propose(t.Context(), 1, &fsm.PutLimit{Limit: l}); err != nil {
+				t.Error(err)
+			}
+			changed = c.index
+		}
+		c.server = NewServer(c, store, func() string { return "" }, hclog.NewNullLogger())
+		c.lead(t, 2)
+		m, _ := c.start(t, "a", "1")
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		if err := m.WaitLive(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.WaitTable(ctx, changed); err != nil {
+			t.Errorf("the node never heard of the limits at index %d: %v", changed, err)
+		}
+	})
+}
+
 // A log that takes nothing for a while delays grants and loses nothing.
 func TestFullDiskDelaysGrants(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
