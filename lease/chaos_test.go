@@ -34,7 +34,7 @@ func TestBrokenRulesAreFound(t *testing.T) {
 		kinds  []int
 		first  uint64
 	}{
-		{"rule 1: the lease runs from the answer", breakage{ackExtendsFromArrival: true}, []int{faultLag}, 3},
+		{"rule 1: the lease runs from the answer", breakage{ackExtendsFromArrival: true}, []int{faultLag}, 0},
 		{"rule 2: a deposed leader answers", breakage{ackUnverified: true}, []int{faultDeposed, faultStream}, 0},
 		{"rule 3: the leader closes early", breakage{closeEarly: true}, []int{faultCut}, 0},
 		{"rule 3: a new leader takes no new start", breakage{newLeaderForgets: true}, []int{faultLeaderDies, faultCut}, 1},
@@ -45,8 +45,8 @@ func TestBrokenRulesAreFound(t *testing.T) {
 		{"rule 6: released while still in use", breakage{releaseEarly: true}, []int{faultStream}, 0},
 		{"rule 7: no rest after a take-over", breakage{noRest: true}, []int{faultRestart}, 0},
 		{"rule 7: an old hello takes over", breakage{staleHelloOpens: true}, []int{faultCut, faultPause}, 0},
-		{"rule 8: an old hello states what is held", breakage{staleHelloResumes: true}, []int{faultCut, faultLimits}, 2},
-		{"rule 8: what the node does not state stays", breakage{keepMissing: true}, []int{faultStream}, 2},
+		{"rule 8: an old hello states what is held", breakage{staleHelloResumes: true}, []int{faultOldHello, faultLimits}, 11},
+		{"rule 8: what the node does not state stays", breakage{keepMissing: true}, []int{faultStream}, 5},
 	} {
 		t.Run(rule.name, func(t *testing.T) {
 			t.Parallel()
@@ -89,6 +89,7 @@ const (
 	faultLimits
 	faultDisk
 	faultTwo
+	faultOldHello
 )
 
 // faults is a world in which things fail.
@@ -104,7 +105,7 @@ type faults struct {
 
 func newFaults(t *testing.T, seed uint64, broken breakage) *faults {
 	f := &faults{t: t, rng: rand.New(rand.NewPCG(seed, 2)), hosts: []string{"up", "down"}, slots: map[string]int64{}}
-	for kind := range faultTwo + 1 {
+	for kind := range faultOldHello + 1 {
 		f.kinds = append(f.kinds, kind)
 	}
 	if f.rng.IntN(2) == 0 {
@@ -181,12 +182,14 @@ func (f *faults) step() {
 	case faultPause: // the process is stopped, or the machine suspended
 		x.pause(f.upTo(6 * time.Second))
 		w.run(f.upTo(7 * time.Second))
-	case faultLag: // answers come late, then none
-		x.lag = f.upTo(2 * time.Second)
-		w.run(f.upTo(6 * time.Second))
+	case faultLag: // answers come late, then it is not heard any more, then there are none
+		x.lag = time.Second + f.upTo(1500*time.Millisecond)
+		w.run(f.upTo(2 * time.Second))
+		x.mute = true
+		w.run(f.upTo(2500 * time.Millisecond))
 		x.partition()
-		w.at(f.upTo(6*time.Second), func() { x.lag = 0; x.heal() })
-		w.run(6 * time.Second)
+		w.at(2*time.Second+f.upTo(5*time.Second), func() { x.lag = 0; x.heal() })
+		w.run(7 * time.Second)
 	case faultLeave: // a node leaves by consent, and comes back
 		f.leave(x)
 		w.run(f.upTo(3 * time.Second))
@@ -194,6 +197,13 @@ func (f *faults) step() {
 		f.change()
 	case faultDisk: // a slow disk
 		w.commit = time.Duration(1+f.rng.IntN(40)) * time.Millisecond
+	case faultOldHello: // a stream breaks, and the hello on the next is long on its way
+		x.cut = true
+		if x.stream != nil {
+			x.stream.hangUp()
+		}
+		w.at(100*time.Millisecond+f.upTo(500*time.Millisecond), x.heal)
+		w.run(3 * time.Second)
 	case faultTwo: // two at once
 		w.depose(f.upTo(time.Second), f.upTo(3*time.Second))
 		f.restart(x, f.upTo(500*time.Millisecond))
