@@ -568,7 +568,7 @@ func (a *allocator) holderOf(node string) *peer {
 
 func (a *allocator) refuseName(now time.Duration, conn uint64, holder *peer) {
 	wait := max(a.expiry(holder)-now, time.Millisecond)
-	if holder.conn != 0 {
+	if a.eligible(now, holder) {
 		a.sendLast(conn, refusal(leasepb.Refused_REASON_NAME_TAKEN,
 			fmt.Sprintf("another live process holds the name %q in this cluster: give this node another name, or stop the other one", holder.Node), wait))
 		return
