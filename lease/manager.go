@@ -213,6 +213,20 @@ func (m *Manager) park(s *Slot) {
 	}
 }
 
+func (m *Manager) closing(s *Slot) {
+	p := lockOf(s)
+	if s.use != slotBusy {
+		p.mu.Unlock()
+		return
+	}
+	p.setUse(s, slotTaken)
+	slow := p.slow
+	p.mu.Unlock()
+	if slow {
+		m.do(func(now time.Duration) { m.node.mark(s.pool.Load()) })
+	}
+}
+
 func (m *Manager) unpark(s *Slot) bool {
 	if s.severed.Load() || s.guarded.Load() && !m.admits() {
 		return false // reuse is new work, also where an expired lease lets connections end by themselves

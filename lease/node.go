@@ -977,9 +977,15 @@ func (n *node) answered(now time.Duration, p *pool, ask uint64) {
 		return
 	}
 	p.asking, p.denied = false, false
+	closing := p.taken // about to be free, for as many of those who wait
 	var next *waiter
 	for w := p.waiters.head; w != nil; w = next {
 		next = w.next
+		if closing > 0 {
+			closing--
+			w.ask = 0
+			continue
+		}
 		if w.ask != 0 && w.ask <= ask {
 			p.denied = true
 			n.answer(p, w, ErrOverLimit)

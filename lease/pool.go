@@ -30,7 +30,7 @@ type pool struct {
 	granted  int64      // written under both locks
 	open     int64      // slots in use: the length of the list. Above granted where a limit was set on open connections
 	parked   int64      // of these, kept alive without use
-	taken    int64      // of these, asked to close because the slot is wanted
+	taken    int64      // of these, closing
 	low      int64      // the least that was free since the last second began
 	head     *Slot      // oldest
 	tail     *Slot      // newest

@@ -653,6 +653,36 @@ func TestParkedConnectionsAreGivenUp(t *testing.T) {
 	})
 }
 
+// Nobody is refused, on this node or another, for a slot whose connection is closing.
+func TestClosingSlotIsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := startCluster(t, limit(t, "up", 1, fsm.Queue{}))
+		a, _ := c.start(t, "a", "1")
+		b, _ := c.start(t, "b", "2")
+		if err := errors.Join(a.WaitLive(t.Context()), b.WaitLive(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+		for i, m := range []*Manager{a, b, b, a} {
+			holder := []*Manager{a, a, b, b}[i]
+			s, err := holder.Acquire(t.Context(), to(t, "up"), newHolder())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := m.Acquire(t.Context(), to(t, "up"), newHolder()); !errors.Is(err, ErrOverLimit) {
+				t.Fatalf("case %d: over the limit: %v", i, err)
+			}
+			s.Closing()
+			time.AfterFunc(30*time.Millisecond, s.Release)
+			next, err := m.Acquire(t.Context(), to(t, "up"), newHolder())
+			if err != nil {
+				t.Fatalf("case %d: a closing slot was not waited for: %v", i, err)
+			}
+			next.Release()
+			time.Sleep(time.Second) // of virtual time: refusals are forgotten
+		}
+	})
+}
+
 // A process that was stopped past its lease admits nothing and reads nothing when it wakes, before any timer has run.
 func TestFrozenProcess(t *testing.T) {
 	clock := &manualClock{}

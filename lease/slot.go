@@ -74,7 +74,7 @@ type slotUse uint8
 const (
 	slotBusy     slotUse = iota // a connection that somebody uses, or a dial
 	slotParked                  // a kept-alive connection that nobody uses
-	slotTaken                   // was parked, and has been asked to close
+	slotTaken                   // a connection that is closing: about to be free
 	slotReleased                // given back
 )
 
@@ -87,6 +87,10 @@ func (s *Slot) Park() { s.manager.park(s) }
 // Unpark takes a parked slot back into use. It reports false where the slot has been asked for meanwhile
 // ([SeverWanted] has come, or is on its way) or the lease has ended: the connection must then not be used.
 func (s *Slot) Unpark() bool { return s.manager.unpark(s) }
+
+// Closing says that the connection is coming to its end: the slot is not free yet, but nobody is refused who can have it in a
+// moment. Release follows.
+func (s *Slot) Closing() { s.manager.closing(s) }
 
 // Live reports whether the connection may be used at this moment. Where an expired lease closes connections, it is false
 // from the lease's deadline on, also where nobody has had the time yet to sever the connection, as in a process

@@ -23,6 +23,8 @@ type Slot interface {
 	Park()
 	// Unpark takes the connection into use again; false says that it was taken away.
 	Unpark() bool
+	// Closing says that the connection is coming to its end; Release follows.
+	Closing()
 	// Live reports whether another byte may be read or written.
 	Live() bool
 	// Limited reports whether the slot counts against a limit.

@@ -254,6 +254,7 @@ func (f *flow) finish(how ending) {
 		f.release(slot)
 		return
 	}
+	slot.Closing()
 	time.AfterFunc(hold, func() { f.release(slot) })
 }
 
@@ -330,6 +331,7 @@ func (f *flow) leave() {
 	f.phase, f.client = phaseEnding, nil
 	f.stall.stop()
 	f.mu.Unlock()
+	f.slot.Closing()
 }
 
 // closeIdle sends a FIN and finishes once the upstream has answered with its own. The flow is in phaseEnding.

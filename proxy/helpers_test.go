@@ -185,6 +185,14 @@ func (s *slot) Park() {
 	}
 }
 
+func (s *slot) Closing() {
+	s.a.mu.Lock()
+	defer s.a.mu.Unlock()
+	if s.released {
+		s.a.misuse = append(s.a.misuse, "Closing after Release")
+	}
+}
+
 func (s *slot) Unpark() bool {
 	s.a.mu.Lock()
 	defer s.a.mu.Unlock()

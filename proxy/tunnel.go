@@ -47,7 +47,9 @@ func (f *flow) pump(dst, src *sock, early *inbuf, moved *atomic.Uint64, fin uint
 	for {
 		buf, n, err := src.read(nil)
 		if err == io.EOF {
-			f.fins.Or(fin)
+			if before := f.fins.Or(fin); fin == finDown && before&finUp != 0 {
+				return // both have ended: the client sees it once the slot is free
+			}
 			f.halfClosed()
 			if err := dst.closeWrite(); err != nil {
 				f.pumpFailed(err, write, fin)
