@@ -317,7 +317,9 @@ func (c *Cluster) raftConfig() *raft.Config {
 	conf.HeartbeatTimeout = 700 * time.Millisecond * mult
 	conf.ElectionTimeout = 700 * time.Millisecond * mult
 	conf.LeaderLeaseTimeout = 500 * time.Millisecond * mult
-	conf.CommitTimeout = 50 * time.Millisecond
+	// A follower that is told of commits within half a second is soon enough: what is committed is acted upon on the
+	// leader, and this is what an idle cluster mostly does.
+	conf.CommitTimeout = 250 * time.Millisecond
 	conf.SnapshotInterval = 2 * time.Minute
 	conf.SnapshotThreshold = 8192
 	conf.TrailingLogs = 10240

@@ -258,7 +258,7 @@ func (e Expiry) String() string {
 
 const (
 	minTick    = time.Millisecond       // the shortest: what is due sooner must not make the timer spin
-	tickEvery  = 100 * time.Millisecond // the longest between looks at the clock: a suspended machine's timers are late
+	tickEvery  = 250 * time.Millisecond // the longest between looks at the clock: a suspended machine's timers are late
 	minBackoff = 20 * time.Millisecond
 	maxBackoff = 100 * time.Millisecond // a lease may be about to run out, and a server knows by itself who leads
 )
