@@ -29,5 +29,10 @@
 // spoken again on the same stream. That costs a round trip at the start of a session.
 //
 // A request over a limit without a queue is not refused before the leader has answered that nothing is free anywhere. It
-// costs a round trip per refusal, shared by all that wait at the time, and makes "refused" mean something.
+// costs a round trip per refusal, shared by all that wait at the time, and makes "refused" mean something. In a storm
+// of refusals the next question waits a few milliseconds, so that a storm costs the leader a few hundred answers a second.
+//
+// A slot goes to a request that waits before it goes to a node whose workers were refused and may come again, also where that node
+// is below its share. What a node misses that way is counted, and made up for by its next turns: shares are equal over
+// a second, not at every moment.
 package lease
