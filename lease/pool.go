@@ -118,12 +118,7 @@ func (p *pool) link(s *Slot) {
 	}
 	p.tail = s
 	p.open++
-	switch s.use {
-	case slotParked:
-		p.parked++
-	case slotTaken:
-		p.taken++
-	}
+	p.count(s.use, 1)
 	if f := p.free(); f < p.low {
 		p.low = f
 	}
@@ -143,28 +138,22 @@ func (p *pool) unlink(s *Slot) {
 	}
 	s.prev, s.next = nil, nil
 	p.open--
-	switch s.use {
-	case slotParked:
-		p.parked--
-	case slotTaken:
-		p.taken--
-	}
+	p.count(s.use, -1)
 }
 
 // setUse changes what a linked slot is used for. Needs the pool's lock.
 func (p *pool) setUse(s *Slot, use slotUse) {
-	switch s.use {
-	case slotParked:
-		p.parked--
-	case slotTaken:
-		p.taken--
-	}
+	p.count(s.use, -1)
 	s.use = use
+	p.count(use, 1)
+}
+
+func (p *pool) count(use slotUse, by int64) {
 	switch use {
 	case slotParked:
-		p.parked++
+		p.parked += by
 	case slotTaken:
-		p.taken++
+		p.taken += by
 	}
 }
 
