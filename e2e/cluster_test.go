@@ -23,6 +23,8 @@ type shape struct {
 	drain  time.Duration // 0: 1 s
 	limits string        // HCL: the inside of the limits block
 	names  []string      // of the servers; nil: a, b, c
+	// prepare, where set, changes a node before it is started for the first time.
+	prepare func(*node)
 }
 
 // cluster is some nodes on this machine.
@@ -74,6 +76,9 @@ func (c *cluster) lay(t testing.TB) {
 	}
 	for _, n := range c.nodes {
 		n.join, n.expect = c.gossip(), len(c.nodes)
+		if c.shape.prepare != nil {
+			c.shape.prepare(n)
+		}
 		n.writeConfig(t)
 	}
 }

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -33,6 +35,9 @@ type node struct {
 	join                     []string
 	expect                   int
 	frozen                   bool
+	binary                   string   // in place of the one that WEIR_E2E_BIN names
+	wrapper                  []string // a command, and its arguments, that becomes the process
+	env                      []string
 }
 
 const nodeTemplate = `name     = %q
@@ -88,9 +93,8 @@ func (n *node) start(t testing.TB) {
 		t.Fatal(err)
 	}
 	defer func() { _ = log.Close() }() // the process has its own descriptor
-	n.process, err = proc.Start(proc.Spec{
-		Name: "node " + n.name, Path: os.Getenv(binaryVariable), Args: []string{"agent", "--config", n.config}, Output: log,
-	})
+	command := append(slices.Clone(n.wrapper), cmp.Or(n.binary, os.Getenv(binaryVariable)), "agent", "--config", n.config)
+	n.process, err = proc.Start(proc.Spec{Name: "node " + n.name, Path: command[0], Args: command[1:], Env: n.env, Output: log})
 	if err != nil {
 		t.Fatal(err)
 	}
