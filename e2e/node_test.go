@@ -38,6 +38,8 @@ type node struct {
 	binary                   string   // in place of the one that WEIR_E2E_BIN names
 	wrapper                  []string // a command, and its arguments, that becomes the process
 	env                      []string
+	onExpiry                 string    // "": close
+	dial                     load.Dial // how its proxy is reached; nil: as the machine does
 }
 
 const nodeTemplate = `name     = %q
@@ -51,7 +53,8 @@ cluster {
 %s}
 
 lease {
-  ttl = %q
+  ttl       = %q
+  on_expiry = %q
 }
 
 proxy {
@@ -79,7 +82,7 @@ func (n *node) writeConfig(t testing.TB) {
 		join[i] = fmt.Sprintf("%q", addr)
 	}
 	text := fmt.Sprintf(nodeTemplate, n.name, n.dataDir, n.role, n.rpc, n.gossip, strings.Join(join, ", "), expect,
-		n.ttl, n.proxy, n.drain, n.api, n.limits)
+		n.ttl, cmp.Or(n.onExpiry, "close"), n.proxy, n.drain, n.api, n.limits)
 	if err := os.WriteFile(n.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +163,7 @@ func (n *node) signal(t testing.TB, sig syscall.Signal) {
 func (n *node) try(target string) (*load.Tunnel, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	return load.Connect(ctx, n.proxy, target)
+	return load.ConnectBy(ctx, n.dial, n.proxy, target)
 }
 
 // open is try where it must succeed.

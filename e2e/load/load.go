@@ -24,6 +24,7 @@ type Plan struct {
 	Pause   time.Duration // after a refusal or failure; keep it above 0 where refusals are the rule, or they eat the machine
 	Total   int64         // connections to attempt in all; 0: until Stop
 	Timeout time.Duration // for one attempt, waiting included; 0 means 30 s
+	Dial    Dial          // how tunnels reach a proxy; nil: as the machine does
 }
 
 // Tally is what became of one proxy's attempts.
@@ -138,7 +139,7 @@ func (w *worker) attempt(ctx context.Context) outcome {
 		err := w.keep.get(ctx, proxy, w.plan.Target, w.plan.Hold)
 		return outcome{admitted: err == nil || errors.Is(err, errCut), wait: time.Since(begun), err: err}
 	}
-	t, err := Connect(ctx, proxy, w.plan.Target)
+	t, err := ConnectBy(ctx, w.plan.Dial, proxy, w.plan.Target)
 	if err != nil {
 		return outcome{err: err}
 	}

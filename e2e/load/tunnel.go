@@ -46,7 +46,18 @@ type Tunnel struct {
 // Connect opens a tunnel through proxy to target, both host:port. The error is a *Refusal if the proxy answered
 // anything but 200. A context that ends before the answer closes the connection.
 func Connect(ctx context.Context, proxy, target string) (*Tunnel, error) {
-	conn, err := dial(ctx, proxy)
+	return ConnectBy(ctx, nil, proxy, target)
+}
+
+// Dial makes the connection to a proxy.
+type Dial func(ctx context.Context, proxy string) (net.Conn, error)
+
+// ConnectBy is Connect over a connection that by makes; nil: as the machine does.
+func ConnectBy(ctx context.Context, by Dial, proxy, target string) (*Tunnel, error) {
+	if by == nil {
+		by = dial
+	}
+	conn, err := by(ctx, proxy)
 	if err != nil {
 		return nil, err
 	}

@@ -2,7 +2,7 @@ package upstream
 
 import "time"
 
-// maxEvents bounds a timeline; at 48 bytes an event it is 48 MiB at most.
+// maxEvents bounds a timeline; at 96 bytes an event it is 96 MiB at most.
 const maxEvents = 1 << 20
 
 // Stats is what a server has counted since it started, or since the last Reset.
@@ -26,9 +26,11 @@ type Count struct {
 // Event is one opening or end of a connection.
 type Event struct {
 	At     time.Time
-	Conn   uint64 // numbered from 1 in the order of acceptance
-	Opened bool   // false: it ended
-	Open   int    // connections open right after the event
+	Conn   uint64    // numbered from 1 in the order of acceptance
+	Peer   string    // the peer's address, without its port
+	Opened bool      // false: it ended
+	Open   int       // connections open right after the event
+	Heard  time.Time // of an end: when the connection's last byte came from the peer; zero if none did
 }
 
 // meter counts. It is pure: time is an argument and the caller locks.
@@ -62,17 +64,17 @@ func (m *meter) opened(now time.Time, conn uint64, peer string) {
 	c.Open++
 	c.Peak = max(c.Peak, c.Open)
 	c.Accepted++
-	m.record(Event{At: now, Conn: conn, Opened: true, Open: m.open})
+	m.record(Event{At: now, Conn: conn, Peer: peer, Opened: true, Open: m.open})
 }
 
-func (m *meter) ended(now time.Time, conn uint64, peer string, reset bool) {
+func (m *meter) ended(now time.Time, conn uint64, peer string, heard time.Time, reset bool) {
 	m.advance(now)
 	m.open--
 	m.peers[peer].Open--
 	if reset {
 		m.resets++
 	}
-	m.record(Event{At: now, Conn: conn, Open: m.open})
+	m.record(Event{At: now, Conn: conn, Peer: peer, Open: m.open, Heard: heard})
 }
 
 // restart begins a new period. What is open stays open and is the new period's first peak.

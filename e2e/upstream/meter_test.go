@@ -13,7 +13,7 @@ func TestMeter(t *testing.T) {
 	m := newMeter(start)
 	m.opened(at(1), 1, "10.0.0.1")
 	m.opened(at(2), 2, "10.0.0.2")
-	m.ended(at(4), 1, "10.0.0.1", true)
+	m.ended(at(4), 1, "10.0.0.1", at(3), true)
 
 	// One open for 1 s, two for 2 s, one for 4 s, over 8 s.
 	want := Stats{
@@ -24,9 +24,9 @@ func TestMeter(t *testing.T) {
 		t.Errorf("stats (-want +got):\n%s", diff)
 	}
 	wantEvents := []Event{
-		{At: at(1), Conn: 1, Opened: true, Open: 1},
-		{At: at(2), Conn: 2, Opened: true, Open: 2},
-		{At: at(4), Conn: 1, Open: 1},
+		{At: at(1), Conn: 1, Peer: "10.0.0.1", Opened: true, Open: 1},
+		{At: at(2), Conn: 2, Peer: "10.0.0.2", Opened: true, Open: 2},
+		{At: at(4), Conn: 1, Peer: "10.0.0.1", Open: 1, Heard: at(3)},
 	}
 	if diff := cmp.Diff(wantEvents, m.events); diff != "" {
 		t.Errorf("events (-want +got):\n%s", diff)
@@ -38,7 +38,7 @@ func TestMeterRestartKeepsWhatIsOpen(t *testing.T) {
 	m := newMeter(start)
 	m.opened(start, 1, "a")
 	m.opened(start, 2, "b")
-	m.ended(start, 2, "b", false)
+	m.ended(start, 2, "b", time.Time{}, false)
 	m.restart(start.Add(time.Second))
 
 	want := Stats{Open: 1, Peak: 1, Mean: 1, Over: time.Second, Peers: map[string]Count{"a": {Open: 1, Peak: 1}}}

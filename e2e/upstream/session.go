@@ -33,7 +33,7 @@ type session struct {
 
 // converse talks until either side is done, passes the server's end on and returns what ended the peer's side:
 // io.EOF or the read error. It leaves the connection open.
-func converse(c *net.TCPConn, config *tls.Config) error {
+func converse(c *listened, config *tls.Config) error {
 	x := &session{conn: c}
 	if config != nil {
 		x.conn = tls.Server(c, config)
@@ -47,7 +47,7 @@ func converse(c *net.TCPConn, config *tls.Config) error {
 }
 
 // awaitEnd returns once the peer's end has been seen on the TCP connection, whatever the layer above made of it.
-func awaitEnd(c *net.TCPConn, conn net.Conn, why error) error {
+func awaitEnd(c *listened, conn net.Conn, why error) error {
 	secure, isTLS := conn.(*tls.Conn)
 	if (why == io.EOF && !isTLS) || errors.Is(why, syscall.ECONNRESET) {
 		return why // it is the TCP connection's end, and is told only once

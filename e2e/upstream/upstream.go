@@ -19,6 +19,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"syscall"
@@ -118,13 +119,33 @@ func (s *Server) admit(c *net.TCPConn) {
 	s.conns[c] = struct{}{}
 	s.meter.opened(time.Now(), id, peer)
 	s.wg.Go(func() {
-		err := converse(c, s.tls)
+		l := &listened{TCPConn: c}
+		err := converse(l, s.tls)
 		s.mu.Lock()
-		s.meter.ended(time.Now(), id, peer, errors.Is(err, syscall.ECONNRESET))
+		s.meter.ended(time.Now(), id, peer, l.heard, errors.Is(err, syscall.ECONNRESET))
 		delete(s.conns, c)
 		s.mu.Unlock()
 		_ = c.Close() // only now does the peer see our end
 	})
+}
+
+// listened is a connection that notes when its peer was last heard. Only the goroutine that reads may look.
+type listened struct {
+	*net.TCPConn
+	heard time.Time
+}
+
+func (l *listened) Read(b []byte) (int, error) {
+	n, err := l.TCPConn.Read(b)
+	if n > 0 {
+		l.heard = time.Now()
+	}
+	return n, err
+}
+
+// WriteTo keeps io.Copy from passing Read by.
+func (l *listened) WriteTo(w io.Writer) (int64, error) {
+	return io.Copy(w, struct{ io.Reader }{l})
 }
 
 func reset(c *net.TCPConn) {

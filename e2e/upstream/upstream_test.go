@@ -231,6 +231,29 @@ func TestPeakAndTimeline(t *testing.T) {
 	}
 }
 
+// The time line tells of each end when its connection's last byte came.
+func TestTimelineTellsWhenAPeerWasHeard(t *testing.T) {
+	s := start(t, nil)
+	silent, talker := dial(t, s), dial(t, s)
+	exchange(t, talker, "hold 0s\n", "held\n")
+	before := time.Now()
+	exchange(t, talker, "echo\nx", "x")
+	after := time.Now()
+	for _, c := range []*net.TCPConn{silent, talker} {
+		if err := c.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		awaitEOF(t, c)
+	}
+	events, _ := s.Timeline()
+	for _, e := range events[2:] {
+		told := !e.Heard.Before(before) && !e.Heard.After(after)
+		if e.Peer != "127.0.0.1" || e.Opened || told != (e.Conn == 2) || (e.Conn == 1 && !e.Heard.IsZero()) {
+			t.Errorf("%+v; want connection 1 never heard, 2 between %v and %v", e, before, after)
+		}
+	}
+}
+
 func TestCloseResetsWhatIsOpen(t *testing.T) {
 	s := start(t, nil)
 	c := dial(t, s)
