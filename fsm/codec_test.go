@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"reflect"
+	"runtime/metrics"
 	"strings"
 	"testing"
 	"time"
@@ -218,7 +219,7 @@ func messagesIn(m protoreflect.Message) []protoreflect.Message {
 	return list
 }
 
-// FuzzDecode: no input panics, and what decodes survives encoding.
+// FuzzDecode: no input panics or costs memory beyond its size, and what decodes survives encoding, and means the same.
 func FuzzDecode(f *testing.F) {
 	for _, c := range everyCommand() {
 		f.Add(Encode(c))
@@ -226,26 +227,64 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte{})
 	f.Add([]byte{2})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		c, err := Decode(b)
+		var c Command
+		var err error
+		if n := allocated(func() { c, err = Decode(b) }); n > mostAllocated(b) {
+			t.Fatalf("decoding %d bytes takes %d", len(b), n)
+		}
 		if err != nil {
 			if c != nil {
 				t.Fatalf("% x gives %#v and %v", b, c, err)
 			}
 			return
 		}
-		again, err := Decode(Encode(c))
+		entry := Encode(c)
+		again, err := Decode(entry)
 		if err != nil {
 			t.Fatalf("%#v: %v", c, err)
 		}
 		if diff := equalCommands(c, again); diff != "" {
 			t.Fatal(diff)
 		}
-		s := NewState()
-		s.Apply(1, 1, c)
-		if err := s.Check(); err != nil {
-			t.Fatalf("%#v: %v", c, err)
+		if !bytes.Equal(entry, Encode(again)) {
+			t.Fatalf("%#v has two encodings", c)
 		}
 	})
+}
+
+// allocated is the memory that f asks for, and what others ask for meanwhile.
+func allocated(f func()) uint64 {
+	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
+	metrics.Read(sample)
+	before := sample[0].Value.Uint64()
+	f()
+	metrics.Read(sample)
+	return sample[0].Value.Uint64() - before
+}
+
+// mostAllocated bounds what reading may cost: two bytes of protobuf can be an empty message of some hundred, held twice,
+// in lists that double as they grow. The constant is for what runs beside the test.
+func mostAllocated(b []byte) uint64 { return 1<<20 + 1000*uint64(len(b)) }
+
+// The inputs that a decoder makes most of cost no more than the fuzz targets let pass.
+func TestDecodingCostsInProportion(t *testing.T) {
+	const n = 1 << 20
+	empty := bytes.Repeat([]byte{0x1a, 0}, n/2) // adjustments, or limits
+	nested := func(tag byte, body []byte) []byte {
+		return append(protowire.AppendVarint([]byte{1, tag}, uint64(len(body))), body...)
+	}
+	key := []byte{0x1a, 6, 0x12, 4, 0x08, 1, 0x10, 1}
+	for name, b := range map[string][]byte{
+		"empty adjustments": nested(0x22, empty),
+		"adjustments":       nested(0x22, bytes.Repeat(key, n/len(key))),
+		"empty limits":      nested(0x0a, empty),
+		"sessions":          nested(0x1a, append([]byte{0x12}, protowire.AppendBytes(nil, make([]byte, n))...)),
+		"zeros":             make([]byte, n),
+	} {
+		if got := allocated(func() { _, _ = Decode(b) }); got > mostAllocated(b) {
+			t.Errorf("%s: decoding %d bytes takes %d", name, len(b), got)
+		}
+	}
 }
 
 func BenchmarkDecodeAdjust(b *testing.B) {

@@ -281,12 +281,16 @@ func (w *world) do(c Command) {
 	}
 	before := w.a.Table()
 	beforeLimits := slices.Clone(before.Limits())
+	late := w.restored() // a server that starts from a snapshot taken just before
 	got, twin, want := w.a.Apply(w.index, w.term, c), w.b.Apply(w.index, w.term, decoded), w.m.apply(w.index, w.term, c)
 	if !errors.Is(got.Err, want.Err) || (got.Err == nil) != (want.Err == nil) {
 		w.t.Fatalf("%#v: error %v, want %v", c, got.Err, want.Err)
 	}
 	if fmt.Sprint(got) != fmt.Sprint(twin) {
 		w.t.Fatalf("%#v: results differ: %v and %v", c, got, twin)
+	}
+	if r := late.Apply(w.index, w.term, decoded); fmt.Sprint(r) != fmt.Sprint(got) || !bytes.Equal(snapshotOf(w.t, late), snapshotOf(w.t, w.a)) {
+		w.t.Fatalf("%#v: after a restore it answers %v, not %v, or leaves another state", c, r, got)
 	}
 	got.Err, want.Err = nil, nil
 	if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" {
@@ -298,6 +302,15 @@ func (w *world) do(c Command) {
 	if again := w.a.Apply(w.index, w.term, c); !errors.Is(again.Err, ErrRepeated) || again.Changed {
 		w.t.Fatalf("%#v applied twice: %v", c, again)
 	}
+}
+
+// restored is the state as a snapshot brings it back.
+func (w *world) restored() *State {
+	s, err := ReadSnapshot(bytes.NewReader(snapshotOf(w.t, w.a)))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return s
 }
 
 // check compares everything that can be read.
@@ -320,13 +333,14 @@ func (w *world) check(t *rapid.T) {
 		}
 		return true
 	})
-	held := map[uint64]int{}
-	for key, want := range m.grants {
+	held := map[uint64][]Adjustment{}
+	for _, key := range slices.Sorted(maps.Keys(m.grants)) {
+		want := m.grants[key]
 		maps.DeleteFunc(want, func(_ uint64, n int64) bool { return n == 0 })
 		got := map[uint64]int64{}
 		for _, g := range s.Grants(HostConnections(key)) {
 			got[g.Session] = s.GrantOf(g.Session, HostConnections(key))
-			held[g.Session]++
+			held[g.Session] = append(held[g.Session], Adjustment{g.Session, HostConnections(key), g.Slots})
 		}
 		if !maps.Equal(got, want) || slices.Contains(keys, key) != (len(want) > 0) {
 			t.Fatalf("%s: granted %v, want %v", key, got, want)
@@ -338,8 +352,8 @@ func (w *world) check(t *rapid.T) {
 		if one, ok := s.Session(id); !ok || one != m.sessions[id] {
 			t.Fatalf("session %d: %v, %v", id, one, ok)
 		}
-		if got := s.SessionGrants(id); len(got) != held[id] || !slices.IsSortedFunc(got, compareAdjustments) {
-			t.Fatalf("session %d holds %v, want %d keys", id, got, held[id])
+		if got := s.SessionGrants(id); !slices.Equal(got, held[id]) {
+			t.Fatalf("session %d holds %v, want %v", id, got, held[id])
 		}
 	}
 	if !slices.Equal(s.Sessions(), sessions) {
@@ -359,6 +373,17 @@ func (w *world) checkTable(t *rapid.T) {
 	}
 	if !slices.Equal(table.Limits(), want) {
 		t.Fatalf("limits\n%+v, want\n%+v", table.Limits(), want)
+	}
+	var config []string
+	for _, l := range w.a.ConfigLimits() {
+		config = append(config, l.Pattern.String())
+		below := w.m.config[l.Pattern.String()]
+		if l.Connections != below.Connections || l.Queue != below.Queue || l.Shared != below.Shared || l.Source != SourceConfig {
+			t.Fatalf("the config's limit is %+v, want %+v", l, below)
+		}
+	}
+	if !slices.Equal(config, slices.Sorted(maps.Keys(w.m.config))) {
+		t.Fatalf("the config has limits on %v, want %v", config, w.m.config)
 	}
 	fresh := NewTable(table.Index, table.ShapeIndex, want)
 	for _, target := range someTargets() {
@@ -466,13 +491,7 @@ func TestStateAgainstTheModel(t *testing.T) {
 				w.do(&DeleteLimit{p, w.drawPrecondition(t, w.m.effective[p.String()].ModifyIndex)})
 			},
 			"replace": w.replace,
-			"restore": func(t *rapid.T) {
-				restored, err := ReadSnapshot(bytes.NewReader(snapshotOf(t, w.a)))
-				if err != nil {
-					t.Fatal(err)
-				}
-				w.a = restored
-			},
+			"restore": func(*rapid.T) { w.a = w.restored() },
 		})
 	})
 }

@@ -161,25 +161,158 @@ func TestSnapshotThatIsNewerOrWrong(t *testing.T) {
 	}
 }
 
-// FuzzReadSnapshot: a body with a right checksum never panics, and what is
-// accepted holds the invariants and is written as it was read.
+// FuzzReadSnapshot: a body with a right checksum never panics or costs memory beyond its size. What is accepted holds
+// the invariants, is written as it was read, and goes on like the state that wrote it.
 func FuzzReadSnapshot(f *testing.F) {
 	_, s := sampleLog()
 	f.Add(snapshotOf(f, s)[snapshotHeader:])
+	f.Add(snapshotOf(f, NewState())[snapshotHeader:])
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, body []byte) {
-		if _, err := ReadSnapshot(bytes.NewReader(body)); err == nil {
-			t.Fatal("a file without a header was read")
+		var s *State
+		var err error
+		if n := allocated(func() { s, err = ReadSnapshot(bytes.NewReader(sealed(1, body))) }); n > mostAllocated(body) {
+			t.Fatalf("reading %d bytes takes %d", len(body), n)
 		}
-		s, err := ReadSnapshot(bytes.NewReader(sealed(1, body)))
 		if err != nil {
+			if s != nil || errors.Is(err, ErrCorrupt) {
+				t.Fatalf("% x: a state, or damage, with %v", body, err)
+			}
 			return
 		}
-		again, err := ReadSnapshot(bytes.NewReader(snapshotOf(t, s)))
-		if err != nil || !bytes.Equal(snapshotOf(t, again), snapshotOf(t, s)) {
+		if err := s.Check(); err != nil {
+			t.Fatalf("% x: %v", body, err)
+		}
+		written := snapshotOf(t, s)
+		again, err := ReadSnapshot(bytes.NewReader(written))
+		if err != nil || !bytes.Equal(snapshotOf(t, again), written) {
 			t.Fatalf("% x: read again: %v", body, err)
 		}
+		for _, c := range everyCommand() {
+			index := s.Index() + 1
+			if index == 0 {
+				return
+			}
+			if a, b := s.Apply(index, 3, c), again.Apply(index, 3, c); fmt.Sprint(a) != fmt.Sprint(b) {
+				t.Fatalf("% x: then %#v answers %v, and read again %v", body, c, a, b)
+			}
+			if err := s.Check(); err != nil {
+				t.Fatalf("% x: after %#v: %v", body, c, err)
+			}
+		}
+		if !bytes.Equal(snapshotOf(t, s), snapshotOf(t, again)) {
+			t.Fatalf("% x: the states went apart", body)
+		}
 	})
+}
+
+// FuzzSnapshotFile: any file gives a state that is written as a snapshot again, or an error that says what to do.
+func FuzzSnapshotFile(f *testing.F) {
+	_, s := sampleLog()
+	full := snapshotOf(f, s)
+	f.Add(full)
+	f.Add(full[:snapshotHeader])
+	f.Add(full[:len(full)-1])
+	f.Add(sealed(2, nil))
+	f.Add([]byte(snapshotMagic))
+	f.Fuzz(func(t *testing.T, file []byte) {
+		var s *State
+		var err error
+		if n := allocated(func() { s, err = ReadSnapshot(bytes.NewReader(file)) }); n > mostAllocated(file) {
+			t.Fatalf("reading %d bytes takes %d", len(file), n)
+		}
+		switch {
+		case err == nil:
+			if again, err := ReadSnapshot(bytes.NewReader(snapshotOf(t, s))); err != nil || again.Index() != s.Index() {
+				t.Fatalf("% x: read again: %v", file, err)
+			}
+		case s != nil || !strings.Contains(err.Error(), "remove") && !strings.Contains(err.Error(), "upgrade"):
+			t.Fatalf("% x: %v", file, err)
+		}
+	})
+}
+
+// FuzzLog: whatever stands in a log, after each entry the invariants hold, what was refused has changed nothing, no key
+// is granted beyond its limit anew, and a server that restores a snapshot first ends up the same. The input is entries,
+// each behind its length.
+func FuzzLog(f *testing.F) {
+	log, _ := sampleLog()
+	f.Add(logOf(log...))
+	f.Add(logOf(everyCommand()...))
+	fixture, err := os.ReadFile(filepath.Join("testdata", "log-v1.bin"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(fixture)
+	f.Fuzz(func(t *testing.T, log []byte) {
+		s := NewState()
+		term := uint64(1)
+		for entries := 0; entries < 40; entries++ {
+			n, size := binary.Uvarint(log)
+			if size <= 0 || n > uint64(len(log)-size) {
+				return
+			}
+			c, err := Decode(log[size : size+int(n)])
+			log = log[size+int(n):]
+			if err == nil {
+				term = max(term, termOf(c))
+				s = applyWatched(t, s, term, c)
+			}
+		}
+	})
+}
+
+func termOf(c Command) uint64 {
+	switch c := c.(type) {
+	case *OpenSession:
+		return c.Term
+	case *CloseSessions:
+		return c.Term
+	case *Adjust:
+		return c.Term
+	}
+	return 0
+}
+
+// applyWatched applies one entry to s and to a copy that goes through a snapshot, and returns the copy.
+func applyWatched(t *testing.T, s *State, term uint64, c Command) *State {
+	t.Helper()
+	before := snapshotOf(t, s)
+	restored, err := ReadSnapshot(bytes.NewReader(before))
+	if err != nil {
+		t.Fatal(err)
+	}
+	granted := map[Key]int64{}
+	s.Keys(func(k Key, n int64) bool { granted[k] = n; return true })
+	index := s.Index() + 1
+	r, twin := s.Apply(index, term, c), restored.Apply(index, term, c)
+	if fmt.Sprint(r) != fmt.Sprint(twin) || !bytes.Equal(snapshotOf(t, s), snapshotOf(t, restored)) {
+		t.Fatalf("%#v: the state answers %v, after a restore %v", c, r, twin)
+	}
+	if err := s.Check(); err != nil {
+		t.Fatalf("%#v: %v", c, err)
+	}
+	s.Keys(func(k Key, n int64) bool {
+		if l := s.Table().Governing(k); n > granted[k] && (!l.Capped() || n > l.Connections) {
+			t.Fatalf("%#v: %v went from %d to %d under %+v", c, k, granted[k], n, l)
+		}
+		return true
+	})
+	if r.Err != nil {
+		s.index = index - 1
+		if !bytes.Equal(snapshotOf(t, s), before) {
+			t.Fatalf("%#v was refused (%v), and changed something", c, r.Err)
+		}
+	}
+	return restored
+}
+
+func logOf(commands ...Command) (log []byte) {
+	for _, c := range commands {
+		entry := Encode(c)
+		log = append(binary.AppendUvarint(log, uint64(len(entry))), entry...)
+	}
+	return log
 }
 
 // limitedWriter fails once n bytes are through.
@@ -265,12 +398,7 @@ session 3 b id-b: 10.0.0.1=4 ::1=1 api.example.com=1
 
 func writeFixture(t *testing.T, logPath, snapPath string) {
 	log, s := sampleLog()
-	var b []byte
-	for _, c := range log {
-		entry := Encode(c)
-		b = append(binary.AppendUvarint(b, uint64(len(entry))), entry...)
-	}
-	if err := errors.Join(os.MkdirAll("testdata", 0o755), os.WriteFile(logPath, b, 0o644), os.WriteFile(snapPath, snapshotOf(t, s), 0o644)); err != nil {
+	if err := errors.Join(os.MkdirAll("testdata", 0o755), os.WriteFile(logPath, logOf(log...), 0o644), os.WriteFile(snapPath, snapshotOf(t, s), 0o644)); err != nil {
 		t.Fatal(err)
 	}
 }
