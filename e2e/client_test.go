@@ -90,7 +90,9 @@ type (
 		Leader  string `json:"leader"`
 		Ready   bool   `json:"ready"`
 		Session struct {
-			State string `json:"state"`
+			ID        uint64 `json:"id"`
+			State     string `json:"state"`
+			ExpiresIn string `json:"expires_in"`
 		} `json:"session"`
 		Raft struct {
 			State     string `json:"state"`
