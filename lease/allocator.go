@@ -31,12 +31,16 @@ const (
 	turnCommits = 40
 )
 
-// allocator is the deciding half of the leader's side: who holds how many slots, and which sessions
-// have ended. It holds soft state only; the log has the grants. No goroutine, no clock, no I/O.
+// Allocator is the deciding half of the leader's side: who holds how many slots, and which sessions
+// have ended. It holds soft state only; the log has the grants. No goroutine, no clock, no I/O. [Server] is its shell in
+// production; a simulation has another.
+//
+// Messages and moments go in (Receive, Verified, Applied, Gone, Tick), and what the shell has to do comes out: an entry to propose
+// (Next), a leadership to verify (Verify), messages to send (Take), a time to be called again (NextWake).
 //
 // One entry is on its way at a time (inflight). Whatever arrives meanwhile goes into the next, so that the log's cost
 // per connection falls as load rises.
-type allocator struct {
+type Allocator struct {
 	term   uint64
 	ttl    time.Duration
 	turn   time.Duration
@@ -52,23 +56,35 @@ type allocator struct {
 	inflight fsm.Command
 	opening  *openRequest   // the inflight OpenSession's
 	unproven []*openRequest // asked whether they are still meant
-	opens    []*openRequest
-	closes   []uint64 // judged expired
-	leaves   []uint64 // said goodbye
+	// What is answered only once this server has been verified to lead since it arrived. The verification that is on its way, if
+	// there is one, covers verifying.
+	unverified, verifying []unverified
+	verification          bool
+	opens                 []*openRequest
+	closes                []uint64 // judged expired
+	leaves                []uint64 // said goodbye
 
 	ended map[string]uint64 // by node: the session that ran out, until the node has another
 
 	notBefore time.Duration // a new leader grants nothing before this
 	waking    []*contest
 	limits    *leasepb.LeaderMessage
-	out       []outbound
+	out       []Outbound
 }
 
-// outbound is one message for one stream; end closes the stream after it.
-type outbound struct {
-	conn uint64
-	msg  *leasepb.LeaderMessage
-	end  bool
+// Outbound is one message for one stream.
+type Outbound struct {
+	Conn uint64                 // the stream
+	Msg  *leasepb.LeaderMessage // nil: only its end
+	End  bool                   // the stream ends after it
+}
+
+// unverified is a hello or, where that is nil, a keep-alive.
+type unverified struct {
+	conn    uint64
+	hello   *leasepb.Hello
+	seq     uint64
+	arrived time.Duration
 }
 
 type openRequest struct {
@@ -139,8 +155,9 @@ type target struct {
 	evict     bool
 }
 
-func newAllocator(now time.Duration, term uint64, st *fsm.State) *allocator {
-	a := &allocator{
+// NewAllocator returns the leader's side for a term. Everything in the log up to the term's beginning must be in st.
+func NewAllocator(now time.Duration, term uint64, st *fsm.State) *Allocator {
+	a := &Allocator{
 		term: term, ttl: st.TTL(), turn: minTurn,
 		peers: map[uint64]*peer{}, conns: map[uint64]*peer{}, keys: map[fsm.Key]*contest{}, rests: map[fsm.Key]rest{},
 		ended:     map[string]uint64{},
@@ -153,7 +170,7 @@ func newAllocator(now time.Duration, term uint64, st *fsm.State) *allocator {
 	return a
 }
 
-func (a *allocator) addPeer(s fsm.Session, seen time.Duration) *peer {
+func (a *Allocator) addPeer(s fsm.Session, seen time.Duration) *peer {
 	p := &peer{Session: s, seen: seen, demands: map[fsm.Key]*demand{}}
 	a.peers[s.ID] = p
 	a.order = append(a.order, p)
@@ -171,20 +188,20 @@ func cmpID(x, y uint64) int {
 	return 0
 }
 
-func (a *allocator) send(conn uint64, m *leasepb.LeaderMessage) {
+func (a *Allocator) send(conn uint64, m *leasepb.LeaderMessage) {
 	if conn != 0 {
-		a.out = append(a.out, outbound{conn: conn, msg: m})
+		a.out = append(a.out, Outbound{Conn: conn, Msg: m})
 	}
 }
 
-func (a *allocator) sendLast(conn uint64, m *leasepb.LeaderMessage) {
+func (a *Allocator) sendLast(conn uint64, m *leasepb.LeaderMessage) {
 	if conn != 0 {
-		a.out = append(a.out, outbound{conn: conn, msg: m, end: true})
+		a.out = append(a.out, Outbound{Conn: conn, Msg: m, End: true})
 	}
 }
 
-// take hands over what is to be sent.
-func (a *allocator) take() []outbound {
+// Take hands over what is to be sent.
+func (a *Allocator) Take() []Outbound {
 	for _, p := range a.order {
 		if p.assign != nil {
 			a.send(p.conn, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Assign{Assign: p.assign}})
@@ -196,14 +213,56 @@ func (a *allocator) take() []outbound {
 	return out
 }
 
-// noteCommit adapts the length of a turn to what handing over costs: a moving average of the time of a commit.
-func (a *allocator) noteCommit(took time.Duration) {
+// NoteCommit adapts the length of a turn to what handing over costs: a moving average of the time of a commit.
+func (a *Allocator) NoteCommit(took time.Duration) {
 	a.commit += (took - a.commit) / 8
 	a.turn = min(max(minTurn, turnCommits*a.commit), maxTurn)
 }
 
+// Receive takes one message from a node, which arrived at a moment up to now.
+func (a *Allocator) Receive(now time.Duration, conn uint64, m *leasepb.NodeMessage, arrived time.Duration) {
+	switch m := m.Message.(type) {
+	case *leasepb.NodeMessage_Hello:
+		a.unverified = append(a.unverified, unverified{conn: conn, hello: m.Hello})
+	case *leasepb.NodeMessage_KeepAlive:
+		a.unverified = append(a.unverified, unverified{conn: conn, seq: m.KeepAlive.Seq, arrived: arrived})
+	case *leasepb.NodeMessage_Proof:
+		a.proof(conn)
+	case *leasepb.NodeMessage_Update:
+		a.update(now, conn, m.Update)
+	case *leasepb.NodeMessage_Bye:
+		a.bye(conn)
+	}
+}
+
+// Verify reports whether the shell must now verify that this server leads, once for all that wait for it.
+func (a *Allocator) Verify() bool {
+	if a.verification || len(a.unverified) == 0 {
+		return false
+	}
+	a.verification, a.verifying, a.unverified = true, a.unverified, nil
+	return true
+}
+
+// Verified takes the outcome: whether this server led at some moment since Verify. If it did not, who waits is sent to find
+// who leads.
+func (a *Allocator) Verified(now time.Duration, st *fsm.State, leads bool) {
+	batch := a.verifying
+	a.verification, a.verifying = false, nil
+	for _, u := range batch {
+		switch {
+		case !leads:
+			a.out = append(a.out, Outbound{Conn: u.conn, End: true})
+		case u.hello != nil:
+			a.hello(now, st, u.conn, u.hello)
+		default:
+			a.keepAlive(u.conn, u.seq, u.arrived)
+		}
+	}
+}
+
 // hello takes a stream's first message. The leader has been verified since it arrived.
-func (a *allocator) hello(now time.Duration, st *fsm.State, conn uint64, h *leasepb.Hello) {
+func (a *Allocator) hello(now time.Duration, st *fsm.State, conn uint64, h *leasepb.Hello) {
 	if h.Protocol != protocolVersion {
 		a.sendLast(conn, refusal(leasepb.Refused_REASON_PROTOCOL,
 			fmt.Sprintf("this server speaks version %d of the lease protocol, the node %d: upgrade the older one", protocolVersion, h.Protocol), 0))
@@ -221,8 +280,8 @@ func (a *allocator) hello(now time.Duration, st *fsm.State, conn uint64, h *leas
 		return
 	}
 	if p.conn != 0 {
-		a.out = append(a.out, outbound{conn: p.conn, end: true})
-		a.gone(p.conn)
+		a.out = append(a.out, Outbound{Conn: p.conn, End: true})
+		a.Gone(p.conn)
 	}
 	p.conn, p.hello = conn, h
 	a.conns[conn] = p
@@ -233,12 +292,12 @@ func (a *allocator) hello(now time.Duration, st *fsm.State, conn uint64, h *leas
 
 // supersede ends other streams on which the same process, or an earlier one of the same identity, wants a session: one of
 // them is the newest, and whoever is still there comes again.
-func (a *allocator) supersede(h *leasepb.Hello) {
+func (a *Allocator) supersede(h *leasepb.Hello) {
 	former := func(o *openRequest) bool {
 		if o.hello.Node != h.Node || o.hello.Identity != h.Identity {
 			return false
 		}
-		a.out = append(a.out, outbound{conn: o.conn, end: true})
+		a.out = append(a.out, Outbound{Conn: o.conn, End: true})
 		return true
 	}
 	a.unproven = slices.DeleteFunc(a.unproven, former)
@@ -246,7 +305,7 @@ func (a *allocator) supersede(h *leasepb.Hello) {
 }
 
 // proof lets a session be opened: the node lives by the stream that asked for it.
-func (a *allocator) proof(conn uint64) {
+func (a *Allocator) proof(conn uint64) {
 	for i, o := range a.unproven {
 		if o.conn == conn {
 			a.unproven = slices.Delete(a.unproven, i, i+1)
@@ -258,7 +317,7 @@ func (a *allocator) proof(conn uint64) {
 
 // resume compares what a returning node states with the log. Where the log has more, the
 // difference is released; where it has less, the node is told. Nothing is granted to it before.
-func (a *allocator) resume(st *fsm.State, p *peer) {
+func (a *Allocator) resume(st *fsm.State, p *peer) {
 	stated := make(map[fsm.Key]int64, len(p.hello.Holdings))
 	var order []fsm.Key
 	for _, h := range p.hello.Holdings {
@@ -286,13 +345,13 @@ func (a *allocator) resume(st *fsm.State, p *peer) {
 	a.greet(p, welcome)
 }
 
-func (a *allocator) greet(p *peer, w *leasepb.Welcome) {
+func (a *Allocator) greet(p *peer, w *leasepb.Welcome) {
 	a.send(p.conn, a.limits)
 	a.send(p.conn, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Welcome{Welcome: w}})
 }
 
 // prove takes the first word after a welcome.
-func (a *allocator) prove(p *peer) {
+func (a *Allocator) prove(p *peer) {
 	p.proven = true
 	for _, m := range p.missing {
 		d := a.demandOf(p, m.Key)
@@ -303,7 +362,7 @@ func (a *allocator) prove(p *peer) {
 }
 
 // keepAlive takes a keep-alive that arrived at a moment since which the leader has been verified.
-func (a *allocator) keepAlive(conn, seq uint64, arrived time.Duration) {
+func (a *Allocator) keepAlive(conn, seq uint64, arrived time.Duration) {
 	p := a.conns[conn]
 	if p == nil || p.closing {
 		return
@@ -318,7 +377,7 @@ func (a *allocator) keepAlive(conn, seq uint64, arrived time.Duration) {
 }
 
 // update takes a node's releases and demands.
-func (a *allocator) update(now time.Duration, conn uint64, u *leasepb.Update) {
+func (a *Allocator) update(now time.Duration, conn uint64, u *leasepb.Update) {
 	p := a.conns[conn]
 	if p == nil || p.closing || p.hello != nil {
 		return
@@ -366,23 +425,26 @@ func (a *allocator) update(now time.Duration, conn uint64, u *leasepb.Update) {
 }
 
 // bye ends a session by consent: nothing of it is in use.
-func (a *allocator) bye(conn uint64) {
+func (a *Allocator) bye(conn uint64) {
 	if p := a.conns[conn]; p != nil && !p.closing {
 		p.closing = true
 		a.leaves = append(a.leaves, p.ID)
 	}
 }
 
-// left ends a session whose node said in gossip that it had given everything back.
-func (a *allocator) left(session uint64) {
+// Left ends a session whose node said in gossip that it had given everything back.
+func (a *Allocator) Left(session uint64) {
 	if p := a.peers[session]; p != nil && !p.closing {
 		p.closing = true
 		a.leaves = append(a.leaves, p.ID)
 	}
 }
 
-// gone notes that a stream has ended.
-func (a *allocator) gone(conn uint64) {
+// Gone notes that a stream has ended.
+func (a *Allocator) Gone(conn uint64) {
+	ofStream := func(u unverified) bool { return u.conn == conn }
+	a.unverified = slices.DeleteFunc(a.unverified, ofStream)
+	a.verifying = slices.DeleteFunc(a.verifying, ofStream)
 	ofConn := func(o *openRequest) bool { return o.conn == conn }
 	a.unproven = slices.DeleteFunc(a.unproven, ofConn)
 	a.opens = slices.DeleteFunc(a.opens, ofConn)
@@ -412,7 +474,7 @@ func sortedDemands(m map[fsm.Key]*demand) []*demand {
 }
 
 // contest finds or makes a key's.
-func (a *allocator) contest(key fsm.Key) *contest {
+func (a *Allocator) contest(key fsm.Key) *contest {
 	c := a.keys[key]
 	if c == nil {
 		c = &contest{key: key}
@@ -421,7 +483,7 @@ func (a *allocator) contest(key fsm.Key) *contest {
 	return c
 }
 
-func (a *allocator) demandOf(p *peer, key fsm.Key) *demand {
+func (a *Allocator) demandOf(p *peer, key fsm.Key) *demand {
 	if d := p.demands[key]; d != nil {
 		return d
 	}
@@ -433,12 +495,12 @@ func (a *allocator) demandOf(p *peer, key fsm.Key) *demand {
 	return d
 }
 
-func (a *allocator) drop(d *demand) {
+func (a *Allocator) drop(d *demand) {
 	delete(d.peer.demands, d.c.key)
 	d.c.demands = slices.DeleteFunc(d.c.demands, func(x *demand) bool { return x == d })
 }
 
-func (a *allocator) mark(c *contest) {
+func (a *Allocator) mark(c *contest) {
 	if !c.dirty {
 		c.dirty = true
 		a.dirty = append(a.dirty, c)
@@ -446,7 +508,7 @@ func (a *allocator) mark(c *contest) {
 }
 
 // wakeAt asks for another plan at a time, the earliest of those asked for.
-func (a *allocator) wakeAt(c *contest, at time.Duration) {
+func (a *Allocator) wakeAt(c *contest, at time.Duration) {
 	if c.wake == 0 {
 		a.waking = append(a.waking, c)
 		c.wake = at
@@ -455,8 +517,8 @@ func (a *allocator) wakeAt(c *contest, at time.Duration) {
 	c.wake = min(c.wake, at)
 }
 
-// limitsChanged goes by new limits.
-func (a *allocator) limitsChanged(st *fsm.State) {
+// LimitsChanged goes by new limits.
+func (a *Allocator) LimitsChanged(st *fsm.State) {
 	a.limits = limitsMessage(st.Table())
 	for _, p := range a.order {
 		if p.conn != 0 && p.hello == nil {
@@ -469,7 +531,7 @@ func (a *allocator) limitsChanged(st *fsm.State) {
 }
 
 // contests lists all, by key.
-func (a *allocator) contests() []*contest {
+func (a *Allocator) contests() []*contest {
 	all := make([]*contest, 0, len(a.keys))
 	for _, c := range a.keys {
 		all = append(all, c)
@@ -479,10 +541,10 @@ func (a *allocator) contests() []*contest {
 }
 
 // expiry is the earliest moment at which a session may be ended without its consent.
-func (a *allocator) expiry(p *peer) time.Duration { return p.seen + a.ttl + Margin }
+func (a *Allocator) expiry(p *peer) time.Duration { return p.seen + a.ttl + Margin }
 
-// tick lets time pass.
-func (a *allocator) tick(now time.Duration) {
+// Tick lets time pass.
+func (a *Allocator) Tick(now time.Duration) {
 	for _, p := range a.order {
 		if !p.closing && now > a.expiry(p) {
 			p.closing = true
@@ -506,8 +568,8 @@ func (a *allocator) tick(now time.Duration) {
 	}
 }
 
-// nextWake is when tick must be called at the latest.
-func (a *allocator) nextWake(now time.Duration) time.Duration {
+// NextWake is when tick must be called at the latest.
+func (a *Allocator) NextWake(now time.Duration) time.Duration {
 	at := now + time.Second
 	for _, p := range a.order {
 		if !p.closing {
@@ -520,8 +582,8 @@ func (a *allocator) nextWake(now time.Duration) time.Duration {
 	return at
 }
 
-// next returns the entry to propose now, or nil: one is on its way, or there is nothing to do.
-func (a *allocator) next(now time.Duration, st *fsm.State) fsm.Command {
+// Next returns the entry to propose now, or nil: one is on its way, or there is nothing to do.
+func (a *Allocator) Next(now time.Duration, st *fsm.State) fsm.Command {
 	if a.inflight != nil {
 		return nil
 	}
@@ -543,7 +605,7 @@ func (a *allocator) next(now time.Duration, st *fsm.State) fsm.Command {
 }
 
 // nextOpen returns the next session to open, having refused those that can't be.
-func (a *allocator) nextOpen(now time.Duration, st *fsm.State) fsm.Command {
+func (a *Allocator) nextOpen(now time.Duration, st *fsm.State) fsm.Command {
 	for len(a.opens) > 0 {
 		o := a.opens[0]
 		a.opens = a.opens[1:]
@@ -557,7 +619,7 @@ func (a *allocator) nextOpen(now time.Duration, st *fsm.State) fsm.Command {
 	return nil
 }
 
-func (a *allocator) holderOf(node string) *peer {
+func (a *Allocator) holderOf(node string) *peer {
 	for _, p := range a.order {
 		if p.Node == node {
 			return p
@@ -566,7 +628,7 @@ func (a *allocator) holderOf(node string) *peer {
 	return nil
 }
 
-func (a *allocator) refuseName(now time.Duration, conn uint64, holder *peer) {
+func (a *Allocator) refuseName(now time.Duration, conn uint64, holder *peer) {
 	wait := max(a.expiry(holder)-now, time.Millisecond)
 	if a.eligible(now, holder) {
 		a.sendLast(conn, refusal(leasepb.Refused_REASON_NAME_TAKEN,
@@ -578,7 +640,7 @@ func (a *allocator) refuseName(now time.Duration, conn uint64, holder *peer) {
 }
 
 // adjust plans all dirty keys and returns the entry, or nil where nothing changes.
-func (a *allocator) adjust(now time.Duration, st *fsm.State) fsm.Command {
+func (a *Allocator) adjust(now time.Duration, st *fsm.State) fsm.Command {
 	var less, more []fsm.Adjustment
 	k := 0
 	for ; k < len(a.dirty) && len(less)+len(more) < maxBatch; k++ {
@@ -604,7 +666,7 @@ func (a *allocator) adjust(now time.Duration, st *fsm.State) fsm.Command {
 }
 
 // tidy forgets demands that say nothing.
-func (a *allocator) tidy(c *contest) {
+func (a *Allocator) tidy(c *contest) {
 	for _, d := range slices.Clone(c.demands) {
 		if d.held+d.inUse+d.parked+d.waiting+d.refused == 0 && d.ask == 0 && d.sent == (target{slots: noTarget}) && d.shortSince == 0 {
 			a.drop(d)
@@ -615,8 +677,8 @@ func (a *allocator) tidy(c *contest) {
 	}
 }
 
-// applied takes the result of the entry that was on its way.
-func (a *allocator) applied(now time.Duration, st *fsm.State, res fsm.Result) {
+// Applied takes the result of the entry that was on its way.
+func (a *Allocator) Applied(now time.Duration, st *fsm.State, res fsm.Result) {
 	cmd := a.inflight
 	a.inflight = nil
 	switch cmd := cmd.(type) {
@@ -641,7 +703,7 @@ func (a *allocator) applied(now time.Duration, st *fsm.State, res fsm.Result) {
 // maxEnded bounds the memory of nodes whose sessions ran out.
 const maxEnded = 1024
 
-func (a *allocator) noteEnd(id uint64, why fsm.CloseReason) {
+func (a *Allocator) noteEnd(id uint64, why fsm.CloseReason) {
 	if p := a.peers[id]; p != nil && why == fsm.CloseExpired && len(a.ended) < maxEnded {
 		a.ended[p.Node] = id
 	}
@@ -654,7 +716,7 @@ func closeText(r fsm.CloseReason) string {
 	return "the node was silent for too long"
 }
 
-func (a *allocator) opened(now time.Duration, st *fsm.State, res fsm.Result) {
+func (a *Allocator) opened(now time.Duration, st *fsm.State, res fsm.Result) {
 	o := a.opening
 	a.opening = nil
 	if res.Err != nil {
@@ -685,13 +747,13 @@ func (a *allocator) opened(now time.Duration, st *fsm.State, res fsm.Result) {
 }
 
 // closed forgets a session and tells its stream, if there is one.
-func (a *allocator) closed(id uint64, why string) {
+func (a *Allocator) closed(id uint64, why string) {
 	p := a.peers[id]
 	if p == nil {
 		return
 	}
 	a.sendLast(p.conn, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Closed{Closed: &leasepb.Closed{Detail: why}}})
-	a.gone(p.conn)
+	a.Gone(p.conn)
 	for _, d := range sortedDemands(p.demands) {
 		a.drop(d)
 		a.mark(d.c)
@@ -701,7 +763,7 @@ func (a *allocator) closed(id uint64, why string) {
 }
 
 // freed plans the keys again of which slots came back.
-func (a *allocator) freed(adjustments []fsm.Adjustment) {
+func (a *Allocator) freed(adjustments []fsm.Adjustment) {
 	for _, f := range adjustments {
 		if c := a.keys[f.Key]; c != nil {
 			a.mark(c)
@@ -710,7 +772,7 @@ func (a *allocator) freed(adjustments []fsm.Adjustment) {
 }
 
 // adjusted tells nodes of their new slots, which are theirs only now that they are committed.
-func (a *allocator) adjusted(cmd *fsm.Adjust, res fsm.Result) {
+func (a *Allocator) adjusted(cmd *fsm.Adjust, res fsm.Result) {
 	for _, adj := range res.Adjusted {
 		c := a.keys[adj.Key]
 		if c != nil {
@@ -734,21 +796,21 @@ func (p *peer) assigning() *leasepb.Assign {
 
 // eligible reports whether a session may be granted more and can be asked to give back: it has a stream, on which it has
 // stated what it holds, and its keep-alives arrive.
-func (a *allocator) eligible(now time.Duration, p *peer) bool {
+func (a *Allocator) eligible(now time.Duration, p *peer) bool {
 	return p.conn != 0 && p.proven && !p.closing && now-p.seen <= a.silence(p)
 }
 
 // silence is how long a node may be silent before it is granted nothing more: two keep-alives and some, or, where gossip
 // says that it is dead, one. As long as its keep-alives arrive, gossip is wrong.
-func (a *allocator) silence(p *peer) time.Duration {
+func (a *Allocator) silence(p *peer) time.Duration {
 	if p.dead {
 		return a.ttl / keepAlives * 3 / 2
 	}
 	return a.ttl * 3 / 4
 }
 
-// health notes what gossip says of a node, and reports whether it has an open session and that is news.
-func (a *allocator) health(node string, dead bool) (p *peer, news bool) {
+// Health notes what gossip says of a node, and reports whether it has an open session and that is news.
+func (a *Allocator) Health(node string, dead bool) (p *peer, news bool) {
 	p = a.holderOf(node)
 	if p == nil || p.dead == dead {
 		return p, false
@@ -791,8 +853,8 @@ func tableFromProto(m *leasepb.Limits) (*fsm.Table, error) {
 	return fsm.NewTable(m.Index, m.ShapeIndex, limits), nil
 }
 
-// sessions describes the open sessions at a moment, and those that ran out.
-func (a *allocator) sessions(now time.Duration) []SessionInfo {
+// Sessions describes the open Sessions at a moment, and those that ran out.
+func (a *Allocator) Sessions(now time.Duration) []SessionInfo {
 	out := make([]SessionInfo, 0, len(a.order))
 	for _, p := range a.order {
 		info := SessionInfo{ID: p.ID, Node: p.Node, Identity: p.Identity, State: SessionLive}

@@ -13,14 +13,14 @@ type desk struct {
 	t     *testing.T
 	state *fsm.State
 	index uint64
-	alloc *allocator
+	alloc *Allocator
 	now   time.Duration
 }
 
 func newDesk(t *testing.T, limits ...fsm.Limit) *desk {
 	d := &desk{t: t, state: fsm.NewState()}
 	d.apply(&fsm.Init{ClusterID: "test", TTL: 3 * time.Second, Limits: limits})
-	d.alloc = newAllocator(0, 1, d.state)
+	d.alloc = NewAllocator(0, 1, d.state)
 	d.now = time.Second // past the rest of a new leader
 	return d
 }
@@ -31,12 +31,12 @@ func (d *desk) apply(c fsm.Command) fsm.Result {
 }
 
 // turn lets the leader do what there is to do, and returns what it says.
-func (d *desk) turn() (out []outbound) {
-	d.alloc.tick(d.now)
-	for cmd := d.alloc.next(d.now, d.state); cmd != nil; cmd = d.alloc.next(d.now, d.state) {
-		d.alloc.applied(d.now, d.state, d.apply(cmd))
+func (d *desk) turn() (out []Outbound) {
+	d.alloc.Tick(d.now)
+	for cmd := d.alloc.Next(d.now, d.state); cmd != nil; cmd = d.alloc.Next(d.now, d.state) {
+		d.alloc.Applied(d.now, d.state, d.apply(cmd))
 	}
-	return d.alloc.take()
+	return d.alloc.Take()
 }
 
 // join opens a session on a stream.
@@ -92,7 +92,7 @@ func TestOldHelloTakesNothingOver(t *testing.T) {
 	d.alloc.hello(d.now, d.state, 3, fresh)
 	ended := false
 	for _, o := range d.turn() {
-		ended = ended || o.conn == 2 && o.end
+		ended = ended || o.Conn == 2 && o.End
 	}
 	if !ended {
 		t.Error("the former stream was left waiting")
@@ -119,8 +119,8 @@ func TestSilentNodeIsServedWhenHeardAgain(t *testing.T) {
 	d.demand(1, &leasepb.Demand{Waiting: 1})
 	d.turn()
 	d.now += 2500 * time.Millisecond // neither is heard
-	d.alloc.gone(2)
-	d.alloc.left(d.alloc.order[1].ID)
+	d.alloc.Gone(2)
+	d.alloc.Left(d.alloc.order[1].ID)
 	d.turn()
 	if g := d.granted(1); g != 0 {
 		t.Fatalf("%d slots were granted to a silent node", g)
@@ -139,7 +139,7 @@ func TestAskUnderNoLimitIsForgotten(t *testing.T) {
 	d.demand(1, &leasepb.Demand{Waiting: 1, Ask: 1})
 	p, _ := fsm.ParsePattern("up")
 	d.apply(&fsm.DeleteLimit{Pattern: p})
-	d.alloc.limitsChanged(d.state)
+	d.alloc.LimitsChanged(d.state)
 	d.turn()
 	d.demand(1, &leasepb.Demand{})
 	d.turn()
@@ -158,12 +158,12 @@ func TestEntriesAreBounded(t *testing.T) {
 		}
 	}
 	entries := 0
-	for cmd := d.alloc.next(d.now, d.state); cmd != nil; cmd = d.alloc.next(d.now, d.state) {
+	for cmd := d.alloc.Next(d.now, d.state); cmd != nil; cmd = d.alloc.Next(d.now, d.state) {
 		if n := len(cmd.(*fsm.Adjust).Adjustments); n > maxBatch+2 {
 			t.Fatalf("an entry of %d adjustments", n)
 		}
 		entries++
-		d.alloc.applied(d.now, d.state, d.apply(cmd))
+		d.alloc.Applied(d.now, d.state, d.apply(cmd))
 	}
 	if g := d.state.Granted(fsm.HostConnections("haaa")); g < 2 || entries < 3 {
 		t.Errorf("%d slots granted in %d entries", g, entries)
@@ -193,13 +193,13 @@ func TestNodeIsToldWhatWasApplied(t *testing.T) {
 	d := newDesk(t, limit(t, "up", 5, fsm.Queue{}))
 	d.join(1, "a", "1")
 	d.demand(1, &leasepb.Demand{Waiting: 3})
-	cmd := d.alloc.next(d.now, d.state).(*fsm.Adjust)
+	cmd := d.alloc.Next(d.now, d.state).(*fsm.Adjust)
 	asked := cmd.Adjustments[0].Delta
 	res := fsm.Result{Adjusted: []fsm.Adjustment{cmd.Adjustments[0]}}
 	res.Adjusted[0].Delta = 1
-	d.alloc.applied(d.now, d.state, res)
-	for _, o := range d.alloc.take() {
-		for _, g := range o.msg.GetAssign().GetGrants() {
+	d.alloc.Applied(d.now, d.state, res)
+	for _, o := range d.alloc.Take() {
+		for _, g := range o.Msg.GetAssign().GetGrants() {
 			if g.Slots != 1 {
 				t.Errorf("told of %d slots, the log gave 1 of %d", g.Slots, asked)
 			}
@@ -220,14 +220,14 @@ func TestHelloWaitsForTheEntryOnItsWay(t *testing.T) {
 	}
 	one := []*leasepb.Holding{{Key: fsm.KeyToProto(key), Slots: 1}}
 	d.alloc.update(d.now, 1, &leasepb.Update{Releases: one, Demands: []*leasepb.Demand{{Key: fsm.KeyToProto(key), Held: 2, InUse: 2}}})
-	cmd := d.alloc.next(d.now, d.state)
-	d.alloc.gone(1)
+	cmd := d.alloc.Next(d.now, d.state)
+	d.alloc.Gone(1)
 	two := []*leasepb.Holding{{Key: fsm.KeyToProto(key), Slots: 2}}
 	d.alloc.hello(d.now, d.state, 2, &leasepb.Hello{Protocol: protocolVersion, Node: "a", Identity: "1", Session: id, Holdings: two})
-	d.alloc.applied(d.now, d.state, d.apply(cmd))
+	d.alloc.Applied(d.now, d.state, d.apply(cmd))
 	d.alloc.update(d.now, 2, &leasepb.Update{Demands: []*leasepb.Demand{{Key: fsm.KeyToProto(key), Held: 2, InUse: 2}}})
 	for _, o := range d.turn() {
-		if g := o.msg.GetAssign().GetGrants(); len(g) > 0 {
+		if g := o.Msg.GetAssign().GetGrants(); len(g) > 0 {
 			t.Errorf("granted anew: %v", g) // in place of what was released twice
 		}
 	}

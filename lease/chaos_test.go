@@ -214,11 +214,10 @@ func (f *faults) step() {
 // leave drains a node, says goodbye and starts it again.
 func (f *faults) leave(x *wnode) {
 	x.idle = true
-	x.n.leaving = true
-	x.n.settleAll(x.Now())
+	x.n.Drain(x.Now())
 	x.after()
 	x.at(f.upTo(time.Second), false, func() {
-		x.n.part(x.Now())
+		x.n.Part(x.Now())
 		x.after()
 		x.at(f.upTo(4*time.Second), false, func() {
 			f.restart(x, 0)
@@ -322,7 +321,7 @@ func (w *world) nothingGranted() {
 }
 
 // empty checks that an allocator remembers nothing but the sessions.
-func (a *allocator) empty(t testing.TB) {
+func (a *Allocator) empty(t testing.TB) {
 	t.Helper()
 	if n := len(a.keys) + len(a.dirty) + len(a.waking) + len(a.rests); n != 0 {
 		t.Errorf("the leader remembers %d keys, %d changed, %d to be woken, %d at rest", len(a.keys), len(a.dirty), len(a.waking), len(a.rests))

@@ -8,8 +8,8 @@
 // Both sides are a deciding core without goroutines, clocks or I/O, and a shell around it. The cores take the time as an
 // argument and messages as values, so that a simulation can drive the code that runs in production:
 //
-//	Manager  (goroutines, stream, timers)  ──▶ node       ──▶ pool, session
-//	Server   (goroutines, Raft, timers)    ──▶ allocator  ──▶ divide (max-min shares), turns
+//	Manager  (goroutines, stream, timers)  ──▶ Node       ──▶ pool, session
+//	Server   (goroutines, Raft, timers)    ──▶ Allocator  ──▶ divide (max-min shares), turns
 //
 // # Why the cap holds
 //

@@ -43,31 +43,31 @@ func FuzzLeaderMessage(f *testing.F) {
 		}
 		for _, live := range []bool{false, true} {
 			clock := &manualClock{}
-			n := newNode("a", "1", ExpiryClose)
+			n := NewNode("a", "1", ExpiryClose, nil)
 			n.setLimits(0, fsm.NewTable(1, 1, []fsm.Limit{limit(t, "up", 3, fsm.Queue{Timeout: time.Second, Size: 5})}))
-			n.streamUp(0)
-			n.outgoing(0)
+			n.StreamUp(0)
+			n.Outgoing(0)
 			if live {
 				n.welcome(0, &leasepb.Welcome{Session: 7, TtlNs: int64(10 * time.Second)})
 			}
 			var slots []*Slot
 			for range 3 {
 				s := &Slot{target: fsm.Target{Host: "up", Port: 443}, holder: newHolder()}
-				if w, err := n.acquire(0, s, clock, func(error) {}); err == nil && w == nil {
+				if w, err := n.Acquire(0, s, clock, func(error) {}); err == nil && w == nil {
 					slots = append(slots, s)
 				}
 			}
-			_ = n.receive(1, &m)
-			n.takeSevers()
-			n.outgoing(2)
-			n.tick(time.Second, time.Second)
+			_ = n.Receive(1, &m)
+			n.TakeSevers()
+			n.Outgoing(2)
+			n.Tick(time.Second, time.Second)
 			for _, p := range n.all {
 				if p.limit.Capped() && p.open > max(p.granted, int64(len(slots))) {
 					t.Errorf("%d connections to %s are open on %d slots", p.open, p.key, p.granted)
 				}
 			}
 			for _, s := range slots {
-				n.release(3, s)
+				n.Release(3, s)
 			}
 		}
 	})
@@ -101,7 +101,7 @@ func FuzzNodeMessage(f *testing.F) {
 		}
 		apply(&fsm.Init{ClusterID: "c", TTL: 10 * time.Second, Limits: []fsm.Limit{limit(t, "up", 3, fsm.Queue{})}})
 		apply(&fsm.OpenSession{Term: 1, Node: "a", Identity: "1"})
-		a := newAllocator(0, 1, st)
+		a := NewAllocator(0, 1, st)
 		a.hello(0, st, 1, &leasepb.Hello{Protocol: protocolVersion, Node: "a", Identity: "1", Session: 2})
 		a.update(0, 1, &leasepb.Update{Demands: []*leasepb.Demand{{Key: key, Waiting: 2}}})
 		switch m := m.Message.(type) {
@@ -115,13 +115,13 @@ func FuzzNodeMessage(f *testing.F) {
 			a.bye(1)
 		}
 		for now := time.Second; now < 5*time.Second; now += time.Second {
-			a.tick(now)
-			cmd := a.next(now, st)
-			a.take()
+			a.Tick(now)
+			cmd := a.Next(now, st)
+			a.Take()
 			if cmd == nil {
 				continue
 			}
-			a.applied(now, st, apply(cmd))
+			a.Applied(now, st, apply(cmd))
 			if err := st.Check(); err != nil {
 				t.Fatal(err)
 			}

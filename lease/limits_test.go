@@ -22,7 +22,7 @@ func (w *world) put(limits ...fsm.Limit) {
 // limitsChanged lets all who serve hear of it: also one that was deposed follows the log.
 func (w *world) limitsChanged() {
 	for _, l := range slices.Clone(w.leads) {
-		l.alloc.limitsChanged(w.state)
+		l.alloc.LimitsChanged(w.state)
 		l.pump()
 	}
 }
@@ -54,12 +54,12 @@ func (w *world) ask(x *wnode, host string, answered func(served bool)) *wconn {
 			answered(err == nil)
 		})
 	}
-	waiter, err := x.n.acquire(x.Now(), c.slot, x, answer)
+	waiter, err := x.n.Acquire(x.Now(), c.slot, x, answer)
 	if waiter == nil {
 		answer(err)
 	} else {
 		w.at(waiter.patience, func() {
-			x.n.expire(x.Now(), waiter)
+			x.n.Expire(x.Now(), waiter)
 			x.after()
 		})
 	}

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -52,7 +50,7 @@ type ManagerConfig struct {
 // Manager is the node's side of the lease: it admits connections from the slots that the node holds.
 type Manager struct {
 	cfg  ManagerConfig
-	node *node
+	node *Node
 
 	mu      sync.Mutex
 	stream  Stream
@@ -67,13 +65,10 @@ type Manager struct {
 func NewManager(cfg ManagerConfig) *Manager {
 	m := &Manager{
 		cfg:     cfg,
-		node:    newNode(cfg.Name, cfg.Identity, cfg.OnExpiry),
+		node:    NewNode(cfg.Name, cfg.Identity, cfg.OnExpiry, cfg.Limits),
 		changed: make(chan struct{}),
 		kick:    make(chan struct{}, 1),
 		alarm:   make(chan struct{}, 1),
-	}
-	if cfg.Limits != nil {
-		m.node.table.Store(cfg.Limits)
 	}
 	return m
 }
@@ -83,29 +78,23 @@ func NewManager(cfg ManagerConfig) *Manager {
 // It ends early when ctx does.
 func (m *Manager) Acquire(ctx context.Context, target fsm.Target, h Holder) (*Slot, error) {
 	s := &Slot{manager: m, target: target, holder: h}
-	table := m.node.table.Load()
-	if table == nil {
-		return nil, ErrNoLease
+	ok, err := m.node.TryAcquire(s, m.cfg.Clock)
+	switch {
+	case ok:
+		return s, nil
+	case err != nil:
+		return nil, err
 	}
-	_, key := table.Match(target)
-	if p := m.node.lookup(key); p != nil {
-		switch p.try(s, table, &m.node.gate, m.cfg.Clock) {
-		case verdictAdmitted:
-			return s, nil
-		case verdictBlocked:
-			return nil, ErrOverLimit
-		}
-	}
-	return m.wait(ctx, s) // no slot in hand, no lease, a new host, or limits that have just changed
+	return m.wait(ctx, s)
 }
 
 // wait is Acquire's slow path.
 func (m *Manager) wait(ctx context.Context, s *Slot) (*Slot, error) {
 	answer := make(chan error, 1)
-	var w *waiter
+	var w *Waiter
 	var err error
 	m.do(func(now time.Duration) {
-		w, err = m.node.acquire(now, s, m.cfg.Clock, func(err error) { answer <- err })
+		w, err = m.node.Acquire(now, s, m.cfg.Clock, func(err error) { answer <- err })
 	})
 	if w == nil {
 		if err != nil {
@@ -118,11 +107,11 @@ func (m *Manager) wait(ctx context.Context, s *Slot) (*Slot, error) {
 	select {
 	case err = <-answer:
 	case <-timer.C:
-		m.do(func(now time.Duration) { m.node.expire(now, w) })
+		m.do(func(now time.Duration) { m.node.Expire(now, w) })
 		err = <-answer
 	case <-ctx.Done():
 		var cancelled bool
-		m.do(func(time.Duration) { cancelled = m.node.cancel(w) })
+		m.do(func(time.Duration) { cancelled = m.node.Cancel(w) })
 		if !cancelled && <-answer == nil {
 			s.Release()
 		}
@@ -140,12 +129,12 @@ func (m *Manager) do(f func(now time.Duration)) {
 	now := m.cfg.Clock.Now()
 	fences := m.node.fences
 	f(now)
-	severs := m.node.takeSevers()
-	pending := m.node.pending(now)
+	severs := m.node.TakeSevers()
+	pending := m.node.Pending(now)
 	stream := m.stream
-	reset := m.node.reset
+	stale := m.node.Stale()
 	early := false
-	if at := max(m.node.nextWake(now), now+minTick); at < m.wakeAt {
+	if at := max(m.node.NextWake(now), now+minTick); at < m.wakeAt {
 		m.wakeAt, early = at, true
 	}
 	if fences != m.node.fences || m.node.parting {
@@ -156,9 +145,9 @@ func (m *Manager) do(f func(now time.Duration)) {
 	}
 	m.mu.Unlock()
 	for _, sv := range severs {
-		sv.slot.holder.Sever(sv.reason)
+		sv.Slot.holder.Sever(sv.Reason)
 	}
-	if reset && stream != nil {
+	if stale && stream != nil {
 		stream.Close()
 	}
 	if pending {
@@ -184,66 +173,24 @@ func (m *Manager) notify() {
 }
 
 func (m *Manager) release(s *Slot) {
-	p := lockOf(s)
-	if s.use == slotReleased {
-		p.mu.Unlock()
-		return
+	if !m.node.TryRelease(s) {
+		m.do(func(now time.Duration) { m.node.Release(now, s) })
 	}
-	if !p.slow {
-		p.unlink(s)
-		s.use = slotReleased
-		p.mu.Unlock()
-		return
-	}
-	p.mu.Unlock()
-	m.do(func(now time.Duration) { m.node.release(now, s) })
 }
 
 func (m *Manager) park(s *Slot) {
-	p := lockOf(s)
-	if s.use != slotBusy {
-		p.mu.Unlock()
-		return
-	}
-	p.setUse(s, slotParked)
-	slow := p.slow
-	p.mu.Unlock()
-	if slow {
-		m.do(func(now time.Duration) { m.node.parked(now, s) })
+	if m.node.Park(s) {
+		m.do(func(now time.Duration) { m.node.Parked(now, s) })
 	}
 }
 
 func (m *Manager) closing(s *Slot) {
-	p := lockOf(s)
-	if s.use != slotBusy {
-		p.mu.Unlock()
-		return
-	}
-	p.setUse(s, slotTaken)
-	slow := p.slow
-	p.mu.Unlock()
-	if slow {
-		m.do(func(now time.Duration) { m.node.mark(s.pool.Load()) })
+	if m.node.Closing(s) {
+		m.do(func(now time.Duration) { m.node.Parked(now, s) })
 	}
 }
 
-func (m *Manager) unpark(s *Slot) bool {
-	if s.severed.Load() || s.guarded.Load() && !m.admits() {
-		return false // reuse is new work, also where an expired lease lets connections end by themselves
-	}
-	p := lockOf(s)
-	defer p.mu.Unlock()
-	if s.use != slotParked {
-		return false
-	}
-	p.setUse(s, slotBusy)
-	return true
-}
-
-// outlive reports whether open connections live on when the lease has run out.
-func (m *Manager) outlive() bool { return m.cfg.OnExpiry != ExpiryClose }
-
-func (m *Manager) admits() bool { return m.node.gate.admits(m.cfg.Clock) }
+func (m *Manager) unpark(s *Slot) bool { return m.node.Unpark(s, m.cfg.Clock) }
 
 // String is the configuration's word.
 func (e Expiry) String() string {
@@ -301,7 +248,7 @@ func (m *Manager) Run(ctx context.Context) error {
 		}
 		backoff = min(2*backoff, maxBackoff)
 	}
-	m.do(func(now time.Duration) { m.node.lose(now) })
+	m.do(func(now time.Duration) { m.node.Lose(now) })
 	return nil
 }
 
@@ -330,8 +277,8 @@ func (m *Manager) keepTime(ctx context.Context) {
 		}
 		var wait time.Duration
 		m.do(func(now time.Duration) {
-			m.node.tick(now, m.cfg.Clock.Wall())
-			wait = min(max(m.node.nextWake(now)-now, minTick), tickEvery)
+			m.node.Tick(now, m.cfg.Clock.Wall())
+			wait = min(max(m.node.NextWake(now)-now, minTick), tickEvery)
 			m.wakeAt = now + wait
 		})
 		timer.Reset(wait)
@@ -358,11 +305,11 @@ func (m *Manager) converse(ctx context.Context) error {
 
 	m.do(func(now time.Duration) {
 		m.stream = stream
-		m.node.streamUp(now)
+		m.node.StreamUp(now)
 	})
 	defer m.do(func(now time.Duration) {
 		m.stream = nil
-		m.node.streamDown(now)
+		m.node.StreamDown(now)
 		m.notify()
 	})
 	wg.Go(func() {
@@ -375,7 +322,7 @@ func (m *Manager) converse(ctx context.Context) error {
 func (m *Manager) sendAll(ctx context.Context, stream Stream) {
 	for {
 		var out []*leasepb.NodeMessage
-		m.do(func(now time.Duration) { out = m.node.outgoing(now) })
+		m.do(func(now time.Duration) { out = m.node.Outgoing(now) })
 		for _, msg := range out {
 			if err := stream.Send(msg); err != nil {
 				return
@@ -400,12 +347,12 @@ func (m *Manager) receiveAll(stream Stream) error {
 		}
 		var table *fsm.Table
 		m.do(func(now time.Duration) {
-			before := m.node.table.Load()
-			err = m.node.receive(now, msg)
+			before := m.node.Table()
+			err = m.node.Receive(now, msg)
 			if nl := msg.GetNotLeader(); nl != nil {
 				m.hint = nl.LeaderAddr
 			}
-			if t := m.node.table.Load(); t != before {
+			if t := m.node.Table(); t != before {
 				table = t
 			}
 			if table != nil || msg.GetWelcome() != nil {
@@ -425,12 +372,12 @@ func (m *Manager) receiveAll(stream Stream) error {
 }
 
 // Table is the limits that the node goes by, nil until it knows any.
-func (m *Manager) Table() *fsm.Table { return m.node.table.Load() }
+func (m *Manager) Table() *fsm.Table { return m.node.Table() }
 
 // WaitTable waits until the node goes by limits at least as new as index.
 func (m *Manager) WaitTable(ctx context.Context, index uint64) error {
 	return m.await(ctx, func() bool {
-		t := m.node.table.Load()
+		t := m.node.Table()
 		return t != nil && t.Index >= index
 	})
 }
@@ -457,80 +404,30 @@ func (m *Manager) await(ctx context.Context, ok func() bool) error {
 	}
 }
 
-// SessionStatus is a node's own view of its session.
-type SessionStatus struct {
-	ID        uint64        // 0: none
-	State     string        // live, fenced or none
-	ExpiresIn time.Duration // until the node must stop, unless the cluster answers
-	Connected bool          // to the leader
-}
-
 // Session returns the node's own view of its session.
 func (m *Manager) Session() SessionStatus {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	n := m.node
-	st := SessionStatus{ID: n.sess.id, State: SessionNone, Connected: n.welcomed}
-	switch {
-	case n.sess.live():
-		st.State = SessionLive
-		st.ExpiresIn = max(0, n.sess.deadline-m.cfg.Clock.Now())
-	case !n.fresh && !n.parting:
-		st.State = SessionFenced
-	}
-	return st
-}
-
-// HostUse is the use of one host on this node.
-type HostUse struct {
-	Key      fsm.Key
-	Limit    *fsm.Limit // nil: none
-	Granted  int64
-	InUse    int64
-	Waiting  int64
-	Admitted uint64
-	Rejected uint64
+	return m.node.Session(m.cfg.Clock.Now())
 }
 
 // Hosts lists the use of every host that this node knows, by name.
 func (m *Manager) Hosts() []HostUse {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	out := make([]HostUse, 0, len(m.node.all))
-	for _, p := range m.node.all {
-		out = append(out, p.use())
-	}
-	slices.SortFunc(out, func(x, y HostUse) int { return strings.Compare(x.Key.Name, y.Key.Name) })
-	return out
+	return m.node.Hosts()
 }
 
 // Host returns the use of one; ok is false where this node knows nothing of it.
 func (m *Manager) Host(key fsm.Key) (use HostUse, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	p := m.node.lookup(key)
-	if p == nil {
-		return HostUse{}, false
-	}
-	return p.use(), true
-}
-
-// use describes the pool. Needs the core's lock.
-func (p *pool) use() HostUse {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return HostUse{
-		Key: p.key, Limit: p.limit, Granted: p.granted, InUse: p.open,
-		Waiting: p.waiters.len(), Admitted: p.admitted, Rejected: p.rejected,
-	}
+	return m.node.Host(key)
 }
 
 // Drain makes the node keep nothing idle: free slots go back at once, kept-alive connections are closed.
 func (m *Manager) Drain() {
-	m.do(func(now time.Duration) {
-		m.node.leaving = true
-		m.node.settleAll(now)
-	})
+	m.do(m.node.Drain)
 }
 
 // Goodbye ends the session by consent. It admits nothing to limited hosts from now on, waits until all connections that use
@@ -540,12 +437,12 @@ func (m *Manager) Goodbye(ctx context.Context) (uint64, error) {
 	var id uint64
 	m.do(func(now time.Duration) {
 		id = m.node.sess.id
-		m.node.part(now)
+		m.node.Part(now)
 	})
 	if id == 0 {
 		return 0, nil
 	}
-	if err := m.await(ctx, func() bool { return m.node.inUse() == 0 }); err != nil {
+	if err := m.await(ctx, func() bool { return m.node.InUse() == 0 }); err != nil {
 		return 0, fmt.Errorf("connections that use slots are still open: %w", err)
 	}
 	if err := m.await(ctx, func() bool { return !m.node.sess.live() || !m.node.welcomed }); err != nil {

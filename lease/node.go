@@ -42,9 +42,13 @@ const (
 	clockJump = Margin
 )
 
-// node is the deciding half of the node's side: no goroutine, no clock, no I/O. Its methods
-// need the caller's lock; the pools' own locks are shared with the fast path only.
-type node struct {
+// Node is the deciding half of the node's side: no goroutine, no clock, no I/O. [Manager] is its shell in production; a
+// simulation has another.
+//
+// TryAcquire, TryRelease, Park, Closing, Unpark and Live are the fast path and may be called at any time. All other methods
+// need the core's lock, which is the shell's. Time is an argument, and what the shell has to do is a result: slots to
+// sever (TakeSevers), messages to send (Outgoing), a stream to give up (Stale), a time to be called again (NextWake).
+type Node struct {
 	name     string
 	identity string
 	expiry   Expiry
@@ -61,7 +65,7 @@ type node struct {
 	sess     session
 	attached bool          // a stream is up
 	welcomed bool          // and the leader has answered its hello
-	reset    bool          // the stream must be given up: it serves no session any more
+	stale    bool          // the stream must be given up: it serves no session any more
 	said     bool          // hello has been said on it
 	helloAt  time.Duration // when
 	fresh    bool          // no session was ever had
@@ -77,28 +81,32 @@ type node struct {
 	lastNow     time.Duration
 	lastWall    time.Duration
 
-	severs []sever // effects, for the shell to carry out once the locks are free
+	severs []Severance // for the shell to carry out once the locks are free
 	fences uint64
 }
 
-type sever struct {
-	slot   *Slot
-	reason Reason
+// Severance is a slot that its holder must give up, and why.
+type Severance struct {
+	Slot   *Slot
+	Reason Reason
 }
 
-func newNode(name, identity string, expiry Expiry) *node {
-	return &node{name: name, identity: identity, expiry: expiry, fresh: true}
+// NewNode returns a node without a stream or a session. limits, if not nil, are those to go by until it hears from the cluster.
+func NewNode(name, identity string, expiry Expiry, limits *fsm.Table) *Node {
+	n := &Node{name: name, identity: identity, expiry: expiry, fresh: true}
+	n.table.Store(limits)
+	return n
 }
 
-// takeSevers hands the effects over.
-func (n *node) takeSevers() []sever {
+// TakeSevers hands the effects over.
+func (n *Node) TakeSevers() []Severance {
 	s := n.severs
 	n.severs = nil
 	return s
 }
 
 // lookup finds a key's pool without any lock; nil where there is none yet.
-func (n *node) lookup(key fsm.Key) *pool {
+func (n *Node) lookup(key fsm.Key) *pool {
 	if p, ok := n.pools.Load(key); ok {
 		return p.(*pool)
 	}
@@ -106,7 +114,7 @@ func (n *node) lookup(key fsm.Key) *pool {
 }
 
 // pool finds or makes a key's pool.
-func (n *node) pool(key fsm.Key) *pool {
+func (n *Node) pool(key fsm.Key) *pool {
 	if p := n.lookup(key); p != nil {
 		return p
 	}
@@ -120,7 +128,7 @@ func (n *node) pool(key fsm.Key) *pool {
 	return p
 }
 
-func (n *node) forget(p *pool) {
+func (n *Node) forget(p *pool) {
 	last := n.all[len(n.all)-1]
 	n.all[p.index] = last
 	last.index = p.index
@@ -129,20 +137,20 @@ func (n *node) forget(p *pool) {
 }
 
 // noteSlow decides whether releases and parked connections must go through the core. Needs the pool's lock.
-func (n *node) noteSlow(p *pool) {
+func (n *Node) noteSlow(p *pool) {
 	p.slow = n.leaving || p.waiters.len() > 0 || p.target >= 0 || p.contended ||
 		(p.limit.Capped() && p.open > p.granted)
 }
 
-func (n *node) mark(p *pool) {
+func (n *Node) mark(p *pool) {
 	if !p.dirty {
 		p.dirty = true
 		n.dirty = append(n.dirty, p)
 	}
 }
 
-// pending reports whether there is something to send.
-func (n *node) pending(now time.Duration) bool {
+// Pending reports whether there is something to send.
+func (n *Node) Pending(now time.Duration) bool {
 	if !n.attached {
 		return false
 	}
@@ -155,9 +163,9 @@ func (n *node) pending(now time.Duration) bool {
 	return n.welcomed && (len(n.dirty) > 0 || n.ackDue || n.byeDue() || now >= n.sess.nextSend)
 }
 
-// acquire is the slow path: the request waits, unless a slot has come free since the fast path
+// Acquire is the slow path: the request waits, unless a slot has come free since the fast path
 // looked. It returns the waiter, or, where the answer is known at once, nil and the answer.
-func (n *node) acquire(now time.Duration, s *Slot, clock Clock, done func(error)) (*waiter, error) {
+func (n *Node) Acquire(now time.Duration, s *Slot, clock Clock, done func(error)) (*Waiter, error) {
 	table := n.table.Load()
 	if table == nil {
 		return nil, ErrNoLease
@@ -178,7 +186,7 @@ func (n *node) acquire(now time.Duration, s *Slot, clock Clock, done func(error)
 		}
 		return nil, ErrNoLease
 	}
-	w := &waiter{slot: s, since: now, queued: p.limit.Queue.Enabled(), patience: askTimeout, done: func(error) {}}
+	w := &Waiter{slot: s, since: now, queued: p.limit.Queue.Enabled(), patience: askTimeout, done: func(error) {}}
 	if w.queued {
 		w.patience = p.limit.Queue.Timeout
 	}
@@ -195,7 +203,7 @@ func (n *node) acquire(now time.Duration, s *Slot, clock Clock, done func(error)
 	return w, nil
 }
 
-func (n *node) enqueue(p *pool, w *waiter) {
+func (n *Node) enqueue(p *pool, w *Waiter) {
 	w.pool = p
 	p.waiters.push(w)
 	n.noteSlow(p)
@@ -203,14 +211,14 @@ func (n *node) enqueue(p *pool, w *waiter) {
 }
 
 // answer ends a wait. Needs the pool's lock.
-func (n *node) answer(p *pool, w *waiter, err error) {
+func (n *Node) answer(p *pool, w *Waiter, err error) {
 	p.waiters.remove(w)
 	w.pool = nil
 	w.done(err)
 }
 
-// cancel ends the wait of somebody who went away. It reports false where the answer has come already.
-func (n *node) cancel(w *waiter) bool {
+// Cancel ends the wait of somebody who went away. It reports false where the answer has come already.
+func (n *Node) Cancel(w *Waiter) bool {
 	p := w.pool
 	if p == nil {
 		return false
@@ -224,8 +232,8 @@ func (n *node) cancel(w *waiter) bool {
 	return true
 }
 
-// expire ends a wait that has lasted long enough, with the reason.
-func (n *node) expire(now time.Duration, w *waiter) {
+// Expire ends a wait that has lasted long enough, with the reason.
+func (n *Node) Expire(now time.Duration, w *Waiter) {
 	p := w.pool
 	if p == nil {
 		return
@@ -245,7 +253,7 @@ func (n *node) expire(now time.Duration, w *waiter) {
 }
 
 // noteRefused counts a refusal, and as demand for a while. Needs the pool's lock.
-func (n *node) noteRefused(now time.Duration, p *pool) {
+func (n *Node) noteRefused(now time.Duration, p *pool) {
 	p.rejected++
 	if p.refused[0] == 0 && p.refused[1] == 0 {
 		if len(n.hot) == 0 {
@@ -257,8 +265,8 @@ func (n *node) noteRefused(now time.Duration, p *pool) {
 	n.mark(p)
 }
 
-// release gives a slot back.
-func (n *node) release(now time.Duration, s *Slot) {
+// Release gives a slot back.
+func (n *Node) Release(now time.Duration, s *Slot) {
 	p := lockOf(s)
 	defer p.mu.Unlock()
 	if s.use == slotReleased {
@@ -273,8 +281,8 @@ func (n *node) release(now time.Duration, s *Slot) {
 	}
 }
 
-// parked is called when a connection was parked while somebody waits.
-func (n *node) parked(now time.Duration, s *Slot) {
+// Parked is called when a connection was parked, or comes to its end, while somebody waits.
+func (n *Node) Parked(now time.Duration, s *Slot) {
 	p := lockOf(s)
 	defer p.mu.Unlock()
 	n.settle(now, p)
@@ -284,7 +292,7 @@ func (n *node) parked(now time.Duration, s *Slot) {
 // settle gives what is free to whoever has a right to it: first the leader, where the node holds more than
 // its target, then those who wait here, then, where somebody elsewhere is short and nobody here, the leader again.
 // Needs the pool's lock.
-func (n *node) settle(now time.Duration, p *pool) {
+func (n *Node) settle(now time.Duration, p *pool) {
 	if !p.limit.Capped() {
 		for p.waiters.head != nil {
 			n.admit(now, p)
@@ -311,11 +319,11 @@ func (n *node) settle(now time.Duration, p *pool) {
 
 // mayAdmit reports whether those who wait may be let in. The time counts, not only the fence: a process that was stopped
 // may find a grant on its stream before its timer says that the lease is over. Needs the pool's lock.
-func (n *node) mayAdmit(now time.Duration, p *pool) bool {
+func (n *Node) mayAdmit(now time.Duration, p *pool) bool {
 	return n.gate.admitsAt(now) && p.limit.Connections > 0 && (p.target < 0 || p.granted <= p.target)
 }
 
-func (n *node) admit(now time.Duration, p *pool) {
+func (n *Node) admit(now time.Duration, p *pool) {
 	w := p.waiters.head
 	w.slot.waited = now - w.since
 	p.link(w.slot)
@@ -325,7 +333,7 @@ func (n *node) admit(now time.Duration, p *pool) {
 }
 
 // giveBack takes free slots out of use; the leader is told with the next Update. Needs the pool's lock.
-func (n *node) giveBack(p *pool, k int64) {
+func (n *Node) giveBack(p *pool, k int64) {
 	if k <= 0 {
 		return
 	}
@@ -336,7 +344,7 @@ func (n *node) giveBack(p *pool, k int64) {
 }
 
 // closeParked asks for the slots of kept-alive connections where they are needed, the oldest first. Needs the pool's lock.
-func (n *node) closeParked(p *pool) {
+func (n *Node) closeParked(p *pool) {
 	need := p.waiters.len()
 	if p.target >= 0 {
 		need = max(need, p.granted-p.target)
@@ -348,7 +356,7 @@ func (n *node) closeParked(p *pool) {
 	for s := p.head; s != nil && need > 0; s = s.next {
 		if s.use == slotParked {
 			p.setUse(s, slotTaken)
-			n.severs = append(n.severs, sever{s, SeverWanted})
+			n.severs = append(n.severs, Severance{s, SeverWanted})
 			need--
 		}
 	}
@@ -356,7 +364,7 @@ func (n *node) closeParked(p *pool) {
 
 // setLimits goes by new limits: connections that are counted elsewhere now are moved there. Every pool has the new limits
 // before anything moves: a request must not be let through by a limit that its new count no longer has.
-func (n *node) setLimits(now time.Duration, table *fsm.Table) {
+func (n *Node) setLimits(now time.Duration, table *fsm.Table) {
 	n.table.Store(table)
 	all := slices.Clone(n.all) // moving may add more, which have the new limits already
 	moved := make([]moving, len(all))
@@ -378,11 +386,11 @@ func (n *node) setLimits(now time.Duration, table *fsm.Table) {
 // moving is what new limits count elsewhere.
 type moving struct {
 	slots   []*Slot
-	waiters []*waiter
+	waiters []*Waiter
 }
 
 // moveSlots moves connections to the pools that count them now.
-func (n *node) moveSlots(p *pool, slots []*Slot, table *fsm.Table) {
+func (n *Node) moveSlots(p *pool, slots []*Slot, table *fsm.Table) {
 	for _, s := range slots {
 		_, key := table.Match(s.target)
 		q := n.pool(key)
@@ -402,7 +410,7 @@ func (n *node) moveSlots(p *pool, slots []*Slot, table *fsm.Table) {
 }
 
 // moveWaiters lets those who wait go on waiting where their connections will be counted.
-func (n *node) moveWaiters(now time.Duration, waiters []*waiter, table *fsm.Table) {
+func (n *Node) moveWaiters(now time.Duration, waiters []*Waiter, table *fsm.Table) {
 	for _, w := range waiters {
 		_, key := table.Match(w.slot.target)
 		q := n.pool(key)
@@ -415,7 +423,7 @@ func (n *node) moveWaiters(now time.Duration, waiters []*waiter, table *fsm.Tabl
 }
 
 // regovern makes a pool follow from its new limit.
-func (n *node) regovern(now time.Duration, p *pool) {
+func (n *Node) regovern(now time.Duration, p *pool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.limit.Capped() {
@@ -435,7 +443,7 @@ func (n *node) regovern(now time.Duration, p *pool) {
 }
 
 // applyTable installs a table in a pool and returns what has to move to another.
-func (n *node) applyTable(p *pool, table *fsm.Table) (m moving) {
+func (n *Node) applyTable(p *pool, table *fsm.Table) (m moving) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.table, p.limit = table, table.Governing(p.key)
@@ -446,7 +454,7 @@ func (n *node) applyTable(p *pool, table *fsm.Table) (m moving) {
 			s.guarded.Store(p.limit.Capped())
 		}
 	}
-	var next *waiter
+	var next *Waiter
 	for w := p.waiters.head; w != nil; w = next {
 		next = w.next
 		if _, key := table.Match(w.slot.target); key != p.key {
@@ -458,14 +466,14 @@ func (n *node) applyTable(p *pool, table *fsm.Table) (m moving) {
 	return m
 }
 
-// streamUp notes a new stream to the leader.
-func (n *node) streamUp(now time.Duration) {
-	n.attached, n.said, n.welcomed, n.reset = true, false, false, false
+// StreamUp notes a new stream to the leader.
+func (n *Node) StreamUp(now time.Duration) {
+	n.attached, n.said, n.welcomed, n.stale = true, false, false, false
 	n.ackDue = n.table.Load() != nil
 }
 
-// streamDown notes its end. What was to be said on it is void; the next hello states what is held.
-func (n *node) streamDown(now time.Duration) {
+// StreamDown notes its end. What was to be said on it is void; the next hello states what is held.
+func (n *Node) StreamDown(now time.Duration) {
 	n.attached, n.said, n.welcomed, n.proveDue = false, false, false, false
 	n.sess.interrupted()
 	n.dirty = n.dirty[:0]
@@ -483,8 +491,8 @@ func (n *node) streamDown(now time.Duration) {
 	}
 }
 
-// tick lets time pass: the lease runs out, idle slots go back.
-func (n *node) tick(now, wall time.Duration) {
+// Tick lets time pass: the lease runs out, idle slots go back.
+func (n *Node) Tick(now, wall time.Duration) {
 	jumped := n.lastNow != 0 && (wall-n.lastWall)-(now-n.lastNow) > clockJump
 	n.lastNow, n.lastWall = now, wall
 	if n.sess.live() && (jumped || now >= n.sess.fenceAt()) {
@@ -502,8 +510,11 @@ func (n *node) tick(now, wall time.Duration) {
 	}
 }
 
-// nextWake is when tick must be called at the latest.
-func (n *node) nextWake(now time.Duration) time.Duration {
+// Stale reports whether the stream must be given up: the session that it served has ended.
+func (n *Node) Stale() bool { return n.stale && n.attached }
+
+// NextWake is when tick must be called at the latest.
+func (n *Node) NextWake(now time.Duration) time.Duration {
 	at := n.nextSecond
 	if n.sess.live() {
 		at = min(at, n.sess.fenceAt())
@@ -522,7 +533,7 @@ func (n *node) nextWake(now time.Duration) time.Duration {
 }
 
 // quarter ages the refusals.
-func (n *node) quarter(now time.Duration) {
+func (n *Node) quarter(now time.Duration) {
 	n.nextQuarter = now + refusedWindow
 	keep := n.hot[:0]
 	for _, p := range n.hot {
@@ -540,7 +551,7 @@ func (n *node) quarter(now time.Duration) {
 }
 
 // second returns slots that have been idle throughout the window and forgets hosts that nobody uses.
-func (n *node) second(now time.Duration) {
+func (n *Node) second(now time.Duration) {
 	for i := len(n.all) - 1; i >= 0; i-- {
 		p := n.all[i]
 		p.mu.Lock()
@@ -565,9 +576,9 @@ func (n *node) second(now time.Duration) {
 }
 
 // fence stops everything that the lease allowed.
-func (n *node) fence(now time.Duration) {
+func (n *Node) fence(now time.Duration) {
 	n.sess.end()
-	n.welcomed, n.reset = false, true
+	n.welcomed, n.stale = false, true
 	n.fences++
 	if n.expiry == ExpiryKeep {
 		return
@@ -582,7 +593,7 @@ func (n *node) fence(now time.Duration) {
 	}
 }
 
-func (n *node) fencePool(now time.Duration, p *pool) {
+func (n *Node) fencePool(now time.Duration, p *pool) {
 	p.granted, p.releasing = 0, 0
 	for w := p.waiters.head; w != nil; w = p.waiters.head {
 		p.rejected++
@@ -596,14 +607,14 @@ func (n *node) fencePool(now time.Duration, p *pool) {
 	n.noteSlow(p)
 }
 
-func (n *node) severSlot(s *Slot, why Reason) {
+func (n *Node) severSlot(s *Slot, why Reason) {
 	if !s.severed.Swap(true) {
-		n.severs = append(n.severs, sever{s, why})
+		n.severs = append(n.severs, Severance{s, why})
 	}
 }
 
 // severNewest resets the k newest connections that have not been yet. Needs the pool's lock.
-func (n *node) severNewest(p *pool, k int64, why Reason) {
+func (n *Node) severNewest(p *pool, k int64, why Reason) {
 	for s := p.tail; s != nil && k > 0; s = s.prev {
 		if !s.severed.Load() {
 			n.severSlot(s, why)
@@ -612,8 +623,8 @@ func (n *node) severNewest(p *pool, k int64, why Reason) {
 	}
 }
 
-// outgoing returns what is to be sent now, in order. A keep-alive's time is noted here: it must be sent afterwards.
-func (n *node) outgoing(now time.Duration) []*leasepb.NodeMessage {
+// Outgoing returns what is to be sent now, in order. A keep-alive's time is noted here: it must be sent afterwards.
+func (n *Node) Outgoing(now time.Duration) []*leasepb.NodeMessage {
 	if !n.attached {
 		return nil
 	}
@@ -644,7 +655,7 @@ func (n *node) outgoing(now time.Duration) []*leasepb.NodeMessage {
 
 // hello states, where the session goes on, all that is held. What was given back since the last stream broke is not in it:
 // the leader finds that in the difference to the log, so it must not be said again.
-func (n *node) hello(now time.Duration) []*leasepb.NodeMessage {
+func (n *Node) hello(now time.Duration) []*leasepb.NodeMessage {
 	n.helloAt = now
 	h := &leasepb.Hello{Protocol: protocolVersion, Node: n.name, Identity: n.identity, Session: n.sess.id, Fresh: n.fresh}
 	for _, p := range n.all {
@@ -660,7 +671,7 @@ func (n *node) hello(now time.Duration) []*leasepb.NodeMessage {
 
 // update takes up to maxBatch dirty keys. The limits are acknowledged with the last of them, so that the
 // leader knows our demands under these limits when it hears that we go by them.
-func (n *node) update(now time.Duration) *leasepb.NodeMessage {
+func (n *Node) update(now time.Duration) *leasepb.NodeMessage {
 	k := min(len(n.dirty), maxBatch)
 	u := &leasepb.Update{}
 	for _, p := range n.dirty[:k] {
@@ -684,7 +695,7 @@ func (n *node) update(now time.Duration) *leasepb.NodeMessage {
 }
 
 // demand says what a pool wants; nil where the leader need not know. Needs the pool's lock.
-func (n *node) demand(now time.Duration, p *pool) *leasepb.Demand {
+func (n *Node) demand(now time.Duration, p *pool) *leasepb.Demand {
 	if !p.limit.Capped() && !p.reported {
 		return nil
 	}
@@ -704,7 +715,7 @@ func (n *node) demand(now time.Duration, p *pool) *leasepb.Demand {
 }
 
 // askFor numbers the waiters that are to be refused if nothing is free anywhere, one ask at a time. Needs the pool's lock.
-func (n *node) askFor(now time.Duration, p *pool) uint64 {
+func (n *Node) askFor(now time.Duration, p *pool) uint64 {
 	if p.asking {
 		return p.ask
 	}
@@ -729,7 +740,7 @@ func (n *node) askFor(now time.Duration, p *pool) uint64 {
 }
 
 // askLater puts an ask off until due.
-func (n *node) askLater(p *pool, due time.Duration) {
+func (n *Node) askLater(p *pool, due time.Duration) {
 	if p.putOff {
 		return
 	}
@@ -741,7 +752,7 @@ func (n *node) askLater(p *pool, due time.Duration) {
 }
 
 // askNow lets the asks be sent that are due.
-func (n *node) askNow(now time.Duration) {
+func (n *Node) askNow(now time.Duration) {
 	keep := n.later[:0]
 	n.nextAsk = now + askEvery
 	for _, p := range n.later {
@@ -771,9 +782,9 @@ type refusedError struct {
 
 func (e *refusedError) Error() string { return "session refused: " + e.detail }
 
-// receive takes one message from the leader. An error ends the stream.
-func (n *node) receive(now time.Duration, m *leasepb.LeaderMessage) error {
-	if n.reset {
+// Receive takes one message from the leader. An error ends the stream.
+func (n *Node) Receive(now time.Duration, m *leasepb.LeaderMessage) error {
+	if n.stale {
 		return errSessionGone // fenced meanwhile: what comes on this stream is about a session that we gave up
 	}
 	switch m := m.Message.(type) {
@@ -797,11 +808,11 @@ func (n *node) receive(now time.Duration, m *leasepb.LeaderMessage) error {
 	case *leasepb.LeaderMessage_Assign:
 		return n.assigned(now, m.Assign)
 	case *leasepb.LeaderMessage_Closed:
-		n.lose(now)
+		n.Lose(now)
 		return fmt.Errorf("%w: %s", errSessionGone, m.Closed.Detail)
 	case *leasepb.LeaderMessage_Refused:
 		if m.Refused.Reason == leasepb.Refused_REASON_SESSION_GONE {
-			n.lose(now)
+			n.Lose(now)
 		}
 		return &refusedError{m.Refused.Reason, m.Refused.Detail, time.Duration(m.Refused.RetryAfterNs)}
 	case *leasepb.LeaderMessage_NotLeader:
@@ -810,16 +821,16 @@ func (n *node) receive(now time.Duration, m *leasepb.LeaderMessage) error {
 	return nil
 }
 
-// lose notes that the session has ended in the log: nothing is held any more.
-func (n *node) lose(now time.Duration) {
+// Lose notes that the session has ended in the log: nothing is held any more.
+func (n *Node) Lose(now time.Duration) {
 	if n.sess.live() {
 		n.fence(now)
 	}
 }
 
-// part asks to end the session by consent: nothing is admitted from now on, and the leader is told once nothing that
+// Part asks to end the session by consent: nothing is admitted from now on, and the leader is told once nothing that
 // the session allowed is in use.
-func (n *node) part(now time.Duration) {
+func (n *Node) Part(now time.Duration) {
 	n.leaving, n.parting, n.bye = true, true, true
 	n.gate.close()
 	for _, p := range n.all {
@@ -835,8 +846,8 @@ func (n *node) part(now time.Duration) {
 	}
 }
 
-// inUse counts the connections that the session allows.
-func (n *node) inUse() (open int64) {
+// InUse counts the connections that the session allows.
+func (n *Node) InUse() (open int64) {
 	for _, p := range n.all {
 		p.mu.Lock()
 		if p.limit.Capped() {
@@ -848,10 +859,10 @@ func (n *node) inUse() (open int64) {
 }
 
 // byeDue reports whether the leader can be told that the session has ended.
-func (n *node) byeDue() bool { return n.bye && n.inUse() == 0 }
+func (n *Node) byeDue() bool { return n.bye && n.InUse() == 0 }
 
 // openGate lets the fast path admit until the lease's end.
-func (n *node) openGate() {
+func (n *Node) openGate() {
 	if n.parting {
 		return
 	}
@@ -862,7 +873,7 @@ func (n *node) openGate() {
 	n.gate.open(n.sess.fenceAt())
 }
 
-func (n *node) welcome(now time.Duration, w *leasepb.Welcome) {
+func (n *Node) welcome(now time.Duration, w *leasepb.Welcome) {
 	n.welcomed, n.fresh = true, false
 	if w.Resumed {
 		n.sess.term = w.Term
@@ -888,7 +899,7 @@ func (n *node) welcome(now time.Duration, w *leasepb.Welcome) {
 }
 
 // correct gives up what the log does not grant us, connections included.
-func (n *node) correct(now time.Duration, granted []*leasepb.Holding) {
+func (n *Node) correct(now time.Duration, granted []*leasepb.Holding) {
 	for _, h := range granted {
 		key, err := fsm.KeyFromProto(h.Key)
 		if err != nil {
@@ -908,7 +919,7 @@ func (n *node) correct(now time.Duration, granted []*leasepb.Holding) {
 }
 
 // assigned takes what the leader decided: grants first, then targets, then the answers that rest on both.
-func (n *node) assigned(now time.Duration, a *leasepb.Assign) error {
+func (n *Node) assigned(now time.Duration, a *leasepb.Assign) error {
 	touched := map[*pool]struct{}{}
 	each := func(k *fsm.Key) *pool {
 		p := n.pool(*k)
@@ -947,7 +958,7 @@ func (n *node) assigned(now time.Duration, a *leasepb.Assign) error {
 	return nil
 }
 
-func (n *node) takeGrants(grants []*leasepb.Holding, each func(*fsm.Key) *pool) error {
+func (n *Node) takeGrants(grants []*leasepb.Holding, each func(*fsm.Key) *pool) error {
 	for _, g := range grants {
 		key, err := fsm.KeyFromProto(g.Key)
 		if err != nil {
@@ -970,7 +981,7 @@ func (n *node) takeGrants(grants []*leasepb.Holding, each func(*fsm.Key) *pool) 
 }
 
 // answered refuses those who waited for an ask and got nothing.
-func (n *node) answered(now time.Duration, p *pool, ask uint64) {
+func (n *Node) answered(now time.Duration, p *pool, ask uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.asking || ask != p.ask {
@@ -978,7 +989,7 @@ func (n *node) answered(now time.Duration, p *pool, ask uint64) {
 	}
 	p.asking, p.denied = false, false
 	closing := p.taken // about to be free, for as many of those who wait
-	var next *waiter
+	var next *Waiter
 	for w := p.waiters.head; w != nil; w = next {
 		next = w.next
 		if closing > 0 {
@@ -1008,8 +1019,9 @@ func sortedPools(set map[*pool]struct{}) []*pool {
 	return out
 }
 
-// settleAll gives back what lies idle.
-func (n *node) settleAll(now time.Duration) {
+// Drain makes the node keep nothing idle from now on.
+func (n *Node) Drain(now time.Duration) {
+	n.leaving = true
 	for _, p := range n.all {
 		p.mu.Lock()
 		n.settle(now, p)

@@ -18,14 +18,14 @@ func liveManager(t *testing.T, expiry Expiry, slots int64, limits ...fsm.Limit) 
 	clock := &manualClock{}
 	m := NewManager(ManagerConfig{Name: "a", Identity: "1", OnExpiry: expiry, Clock: clock, Log: hclog.NewNullLogger()})
 	m.node.setLimits(0, fsm.NewTable(1, 1, limits))
-	m.node.streamUp(0)
-	m.node.outgoing(0)
+	m.node.StreamUp(0)
+	m.node.Outgoing(0)
 	hear(t, m, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Welcome{
 		Welcome: &leasepb.Welcome{Session: 7, TtlNs: int64(10 * time.Second)}}})
 	if slots > 0 {
 		hear(t, m, granted(slots))
 	}
-	m.node.outgoing(0)
+	m.node.Outgoing(0)
 	return m, clock
 }
 
@@ -38,7 +38,7 @@ func granted(slots int64) *leasepb.LeaderMessage {
 func hear(t *testing.T, m *Manager, msg *leasepb.LeaderMessage) {
 	t.Helper()
 	m.do(func(now time.Duration) {
-		if err := m.node.receive(now, msg); err != nil {
+		if err := m.node.Receive(now, msg); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -57,7 +57,7 @@ func mustAcquire(t *testing.T, m *Manager, host string) *Slot {
 func said(m *Manager) (releases int64, hello *leasepb.Hello, bye bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, msg := range m.node.outgoing(m.cfg.Clock.Now()) {
+	for _, msg := range m.node.Outgoing(m.cfg.Clock.Now()) {
 		for _, r := range msg.GetUpdate().GetReleases() {
 			releases += r.Slots
 		}
@@ -78,16 +78,16 @@ func TestClosedSessionAllowsNothing(t *testing.T) {
 	}
 	m.do(func(now time.Duration) {
 		closed := &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Closed{Closed: &leasepb.Closed{}}}
-		if err := m.node.receive(now, closed); !errors.Is(err, errSessionGone) {
+		if err := m.node.Receive(now, closed); !errors.Is(err, errSessionGone) {
 			t.Errorf("the stream of a closed session goes on: %v", err)
 		}
-		late := m.node.receive(now, granted(1))
+		late := m.node.Receive(now, granted(1))
 		if !errors.Is(late, errSessionGone) {
 			t.Errorf("a grant of a closed session was taken: %v", late)
 		}
 	})
-	if use, _ := m.Host(fsm.HostConnections("up")); h.severed() != SeverFenced || m.admits() || use.Granted != 0 {
-		t.Errorf("severed %v, admits %v, %d slots believed", h.severed(), m.admits(), use.Granted)
+	if use, _ := m.Host(fsm.HostConnections("up")); h.severed() != SeverFenced || m.node.gate.admits(m.cfg.Clock) || use.Granted != 0 {
+		t.Errorf("severed %v, admits %v, %d slots believed", h.severed(), m.node.gate.admits(m.cfg.Clock), use.Granted)
 	}
 }
 
@@ -95,8 +95,8 @@ func TestClosedSessionAllowsNothing(t *testing.T) {
 func TestLeaseRunsFromTheHello(t *testing.T) {
 	clock := &manualClock{}
 	m := NewManager(ManagerConfig{Name: "a", Identity: "1", Clock: clock, Log: hclog.NewNullLogger()})
-	m.node.streamUp(0)
-	m.node.outgoing(0)
+	m.node.StreamUp(0)
+	m.node.Outgoing(0)
 	clock.now.Store(int64(4 * time.Second))
 	hear(t, m, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Welcome{
 		Welcome: &leasepb.Welcome{Session: 7, TtlNs: int64(10 * time.Second)}}})
@@ -104,7 +104,7 @@ func TestLeaseRunsFromTheHello(t *testing.T) {
 		t.Errorf("the session expires in %v, want 10s from the hello, 4s ago", st.ExpiresIn)
 	}
 	// An answer counts from when its keep-alive was sent, and only once.
-	m.node.outgoing(4 * time.Second)
+	m.node.Outgoing(4 * time.Second)
 	clock.now.Store(int64(5 * time.Second))
 	for range 2 {
 		hear(t, m, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_KeepAliveAck{KeepAliveAck: &leasepb.KeepAliveAck{Seq: m.node.sess.seq}}})
@@ -120,10 +120,10 @@ func TestReleaseBetweenStreamsIsNotSaidTwice(t *testing.T) {
 	m, _ := liveManager(t, ExpiryClose, 2, limit(t, "up", 5, fsm.Queue{}))
 	s := mustAcquire(t, m, "up")
 	mustAcquire(t, m, "up")
-	m.do(func(now time.Duration) { m.node.streamDown(now) })
+	m.do(func(now time.Duration) { m.node.StreamDown(now) })
 	m.Drain()
 	s.Release()
-	m.do(func(now time.Duration) { m.node.streamUp(now) })
+	m.do(func(now time.Duration) { m.node.StreamUp(now) })
 	_, hello, _ := said(m)
 	if len(hello.GetHoldings()) != 1 || hello.Holdings[0].Slots != 1 {
 		t.Fatalf("the hello states %v, want one slot", hello.GetHoldings())
@@ -143,9 +143,9 @@ func TestWaitersMoveOnlyUnderNewLimits(t *testing.T) {
 		m.node.pool(fsm.HostConnections("*.x.org")) // the first to hear of new limits
 		m.node.pool(fsm.HostConnections("a.x.org")) // known from former days
 	})
-	var w *waiter
+	var w *Waiter
 	m.do(func(now time.Duration) {
-		w, _ = m.node.acquire(now, &Slot{manager: m, target: to(t, "a.x.org"), holder: newHolder()}, m.cfg.Clock, func(error) {})
+		w, _ = m.node.Acquire(now, &Slot{manager: m, target: to(t, "a.x.org"), holder: newHolder()}, m.cfg.Clock, func(error) {})
 	})
 	if w == nil {
 		t.Fatal("let in without a slot")
@@ -161,9 +161,9 @@ func TestWaitersMoveOnlyUnderNewLimits(t *testing.T) {
 // A process that wakes past its lease lets nobody in, though a grant lies on its stream.
 func TestGrantPastTheLeaseAdmitsNobody(t *testing.T) {
 	m, clock := liveManager(t, ExpiryClose, 0, limit(t, "up", 5, fsm.Queue{Timeout: time.Minute, Size: 9}))
-	var w *waiter
+	var w *Waiter
 	m.do(func(now time.Duration) {
-		w, _ = m.node.acquire(now, &Slot{manager: m, target: to(t, "up"), holder: newHolder()}, clock, func(error) {})
+		w, _ = m.node.Acquire(now, &Slot{manager: m, target: to(t, "up"), holder: newHolder()}, clock, func(error) {})
 	})
 	clock.now.Store(int64(11 * time.Second))
 	hear(t, m, granted(1))
@@ -184,7 +184,7 @@ func TestDrainLetsConnectionsEnd(t *testing.T) {
 		parked := mustAcquire(t, m, "up")
 		parked.Park()
 		clock.now.Store(int64(11 * time.Second))
-		m.do(func(now time.Duration) { m.node.tick(now, now) })
+		m.do(func(now time.Duration) { m.node.Tick(now, now) })
 		if s.Live() != live || (h.severed() != 0) == live {
 			t.Errorf("%s: live %v, severed %v past the lease", expiry, s.Live(), h.severed())
 		}
@@ -233,7 +233,7 @@ func TestGoodbyeWaitsForTheLastRelease(t *testing.T) {
 		t.Error("the leader was told while a connection uses the session")
 	}
 	hear(t, m, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_KeepAliveAck{KeepAliveAck: &leasepb.KeepAliveAck{Seq: m.node.sess.seq}}})
-	if m.admits() {
+	if m.node.gate.admits(m.cfg.Clock) {
 		t.Error("a keep-alive's answer opened the gate again")
 	}
 	s.Release()
@@ -254,9 +254,9 @@ func TestCorrectionFencesTheDifference(t *testing.T) {
 		holders = append(holders, h)
 	}
 	m.do(func(now time.Duration) {
-		m.node.streamDown(now)
-		m.node.streamUp(now)
-		m.node.outgoing(now)
+		m.node.StreamDown(now)
+		m.node.StreamUp(now)
+		m.node.Outgoing(now)
 	})
 	hear(t, m, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Welcome{Welcome: &leasepb.Welcome{Session: 7, Resumed: true,
 		Corrected: []*leasepb.Holding{{Key: fsm.KeyToProto(fsm.HostConnections("up")), Slots: 1}}}}})
@@ -275,8 +275,8 @@ func TestDueKeepAliveDoesNotSpin(t *testing.T) {
 	m, clock := liveManager(t, ExpiryClose, 0, limit(t, "up", 5, fsm.Queue{}))
 	clock.now.Store(int64(5 * time.Second))
 	m.do(func(now time.Duration) {
-		m.node.tick(now, now)
-		if at := m.node.nextWake(now); at <= now {
+		m.node.Tick(now, now)
+		if at := m.node.NextWake(now); at <= now {
 			t.Errorf("to be woken %v ago", now-at)
 		}
 	})
@@ -291,7 +291,7 @@ func TestRefusedHostIsNotForgotten(t *testing.T) {
 		p.mu.Lock()
 		m.node.noteRefused(now, p)
 		p.mu.Unlock()
-		m.node.outgoing(now)
+		m.node.Outgoing(now)
 		m.node.second(now)
 		if m.node.lookup(p.key) != p {
 			t.Error("forgotten with a refusal in hand")

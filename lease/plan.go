@@ -42,7 +42,7 @@ func (r *row) give(k, free int64) int64 {
 
 // keyPlan is the work sheet for one key.
 type keyPlan struct {
-	a     *allocator
+	a     *Allocator
 	c     *contest
 	now   time.Duration
 	limit *fsm.Limit
@@ -55,7 +55,7 @@ type keyPlan struct {
 }
 
 // plan decides one key: what to grant, whom to ask for slots back, and who can be refused.
-func (a *allocator) plan(now time.Duration, st *fsm.State, c *contest) []fsm.Adjustment {
+func (a *Allocator) plan(now time.Duration, st *fsm.State, c *contest) []fsm.Adjustment {
 	limit := st.Table().Governing(c.key)
 	if !limit.Capped() {
 		for _, d := range c.demands {
@@ -448,7 +448,7 @@ func (p *keyPlan) othersBusy(asking *row) bool {
 }
 
 // setTarget tells a node what changes for it.
-func (a *allocator) setTarget(d *demand, t target) {
+func (a *Allocator) setTarget(d *demand, t target) {
 	if d.sent == t || d.peer.conn == 0 {
 		return
 	}

@@ -169,8 +169,8 @@ func lockOf(s *Slot) *pool {
 	}
 }
 
-// waiter is one request that waits for a slot.
-type waiter struct {
+// Waiter is one request that waits for a slot.
+type Waiter struct {
 	slot     *Slot
 	since    time.Duration
 	patience time.Duration // the longest wait; who calls acquire keeps the time
@@ -180,19 +180,22 @@ type waiter struct {
 	// done is called once, under the core's lock, and must not block.
 	done func(error)
 
-	prev, next *waiter
+	prev, next *Waiter
 }
+
+// Patience is the longest wait; who calls Acquire keeps the time, and calls Expire.
+func (w *Waiter) Patience() time.Duration { return w.patience }
 
 // waiterList is first come first served.
 type waiterList struct {
-	head, tail *waiter
+	head, tail *Waiter
 	n          int64
 	queued     int64
 }
 
 func (l *waiterList) len() int64 { return l.n }
 
-func (l *waiterList) push(w *waiter) {
+func (l *waiterList) push(w *Waiter) {
 	w.prev, w.next = l.tail, nil
 	if l.tail != nil {
 		l.tail.next = w
@@ -206,7 +209,7 @@ func (l *waiterList) push(w *waiter) {
 	}
 }
 
-func (l *waiterList) remove(w *waiter) {
+func (l *waiterList) remove(w *Waiter) {
 	if w.prev != nil {
 		w.prev.next = w.next
 	} else {

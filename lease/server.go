@@ -60,7 +60,7 @@ type leadership struct {
 	ctx     context.Context
 	term    uint64
 	start   time.Time
-	alloc   *allocator
+	alloc   *Allocator
 	changed <-chan struct{} // the limits have
 	in      chan func(now time.Duration, st *fsm.State)
 	logger  hclog.Logger
@@ -68,21 +68,13 @@ type leadership struct {
 	// Owned by the loop.
 	conns       map[uint64]*conn
 	lastConn    uint64
-	unverified  []unverified
-	verifying   bool
 	outstanding sync.WaitGroup
-}
-
-// unverified is a message that is answered only after this server has been verified to lead.
-type unverified struct {
-	conn uint64
-	take func(now time.Duration, st *fsm.State)
 }
 
 // conn is one node's stream.
 type conn struct {
 	id     uint64
-	out    chan outbound
+	out    chan Outbound
 	cancel context.CancelFunc
 }
 
@@ -97,14 +89,14 @@ func (s *Server) Lead(ctx context.Context, term uint64, left ...uint64) {
 		in:      make(chan func(time.Duration, *fsm.State), 256),
 		conns:   map[uint64]*conn{},
 	}
-	s.store.Read(func(st *fsm.State) { l.alloc = newAllocator(l.now(), term, st) })
+	s.store.Read(func(st *fsm.State) { l.alloc = NewAllocator(l.now(), term, st) })
 	for _, session := range left {
-		l.alloc.left(session)
+		l.alloc.Left(session)
 	}
 	s.mu.Lock()
 	s.lead = l
 	for node := range s.dead {
-		l.alloc.health(node, true)
+		l.alloc.Health(node, true)
 	}
 	s.mu.Unlock()
 	s.logger.Info("leading: sessions are waited for", "term", term, "sessions", len(l.alloc.peers))
@@ -133,7 +125,7 @@ func (l *leadership) loop() {
 		case first = <-l.in:
 		case <-l.changed:
 			l.changed = l.server.store.Changed()
-			first = func(_ time.Duration, st *fsm.State) { l.alloc.limitsChanged(st) }
+			first = func(_ time.Duration, st *fsm.State) { l.alloc.LimitsChanged(st) }
 		case <-timer.C:
 		}
 		var wake time.Duration
@@ -143,9 +135,9 @@ func (l *leadership) loop() {
 				first(now, st)
 			}
 			l.drain(now, st)
-			l.alloc.tick(now)
-			l.propose(l.alloc.next(now, st))
-			wake = l.alloc.nextWake(now) - now
+			l.alloc.Tick(now)
+			l.propose(l.alloc.Next(now, st))
+			wake = l.alloc.NextWake(now) - now
 		})
 		l.dispatch()
 		l.verify()
@@ -189,8 +181,8 @@ func (l *leadership) propose(cmd fsm.Command) {
 				took := time.Since(began)
 				l.post(func(now time.Duration, st *fsm.State) {
 					l.logEnds(cmd, res)
-					l.alloc.noteCommit(took)
-					l.alloc.applied(now, st, res)
+					l.alloc.NoteCommit(took)
+					l.alloc.Applied(now, st, res)
 				})
 				return
 			}
@@ -230,34 +222,22 @@ func (l *leadership) logEnds(cmd fsm.Command, res fsm.Result) {
 
 // verify proves, once for all that wait, that this server still leads; only then are they answered.
 func (l *leadership) verify() {
-	if l.verifying || len(l.unverified) == 0 {
+	if !l.alloc.Verify() {
 		return
 	}
-	l.verifying = true
-	waiting := l.unverified
-	l.unverified = nil
 	l.outstanding.Go(func() {
 		err := l.server.log.VerifyLeader(l.ctx)
-		l.post(func(now time.Duration, st *fsm.State) {
-			l.verifying = false
-			if err != nil {
-				l.logger.Debug("leadership could not be verified", "error", err)
-			}
-			for _, u := range waiting {
-				if err == nil {
-					u.take(now, st)
-				} else if c := l.conns[u.conn]; c != nil {
-					c.cancel() // it would wait for ever: let it find who leads
-				}
-			}
-		})
+		if err != nil {
+			l.logger.Debug("leadership could not be verified", "error", err)
+		}
+		l.post(func(now time.Duration, st *fsm.State) { l.alloc.Verified(now, st, err == nil) })
 	})
 }
 
 // dispatch hands messages to the streams.
 func (l *leadership) dispatch() {
-	for _, o := range l.alloc.take() {
-		c := l.conns[o.conn]
+	for _, o := range l.alloc.Take() {
+		c := l.conns[o.Conn]
 		if c == nil {
 			continue
 		}
@@ -281,7 +261,7 @@ func (s *Server) Session(stream leasepb.Lease_SessionServer) error {
 	}
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
-	c := &conn{out: make(chan outbound, streamBuffer), cancel: cancel}
+	c := &conn{out: make(chan Outbound, streamBuffer), cancel: cancel}
 	registered := make(chan struct{})
 	if !l.post(func(time.Duration, *fsm.State) {
 		l.lastConn++
@@ -298,7 +278,7 @@ func (s *Server) Session(stream leasepb.Lease_SessionServer) error {
 	}
 	defer l.post(func(time.Duration, *fsm.State) {
 		delete(l.conns, c.id)
-		l.alloc.gone(c.id)
+		l.alloc.Gone(c.id)
 	})
 	go func() {
 		defer cancel()
@@ -314,12 +294,12 @@ func (l *leadership) transmit(ctx context.Context, stream leasepb.Lease_SessionS
 	for {
 		select {
 		case o := <-c.out:
-			if o.msg != nil {
-				if err := stream.Send(o.msg); err != nil {
+			if o.Msg != nil {
+				if err := stream.Send(o.Msg); err != nil {
 					return err
 				}
 			}
-			if o.end {
+			if o.End {
 				return nil
 			}
 		case <-l.ctx.Done():
@@ -347,31 +327,9 @@ func (l *leadership) receive(stream leasepb.Lease_SessionServer, c *conn) {
 			return
 		}
 		said = true
-		if !l.post(func(now time.Duration, st *fsm.State) { l.take(now, st, c.id, m, arrived) }) {
+		if !l.post(func(now time.Duration, _ *fsm.State) { l.alloc.Receive(now, c.id, m, arrived) }) {
 			return
 		}
-	}
-}
-
-// take is one message from a node.
-func (l *leadership) take(now time.Duration, st *fsm.State, conn uint64, m *leasepb.NodeMessage, arrived time.Duration) {
-	switch m := m.Message.(type) {
-	case *leasepb.NodeMessage_Hello:
-		l.unverified = append(l.unverified, unverified{conn, func(now time.Duration, st *fsm.State) {
-			if l.conns[conn] != nil {
-				l.alloc.hello(now, st, conn, m.Hello)
-			}
-		}})
-	case *leasepb.NodeMessage_KeepAlive:
-		l.unverified = append(l.unverified, unverified{conn, func(time.Duration, *fsm.State) {
-			l.alloc.keepAlive(conn, m.KeepAlive.Seq, arrived)
-		}})
-	case *leasepb.NodeMessage_Proof:
-		l.alloc.proof(conn)
-	case *leasepb.NodeMessage_Update:
-		l.alloc.update(now, conn, m.Update)
-	case *leasepb.NodeMessage_Bye:
-		l.alloc.bye(conn)
 	}
 }
 
@@ -382,7 +340,7 @@ func (s *Server) Left(session uint64) {
 	l := s.lead
 	s.mu.Unlock()
 	if l != nil && session != 0 {
-		l.post(func(time.Duration, *fsm.State) { l.alloc.left(session) })
+		l.post(func(time.Duration, *fsm.State) { l.alloc.Left(session) })
 	}
 }
 
@@ -408,7 +366,7 @@ func (s *Server) Health(node string, dead bool) {
 		return
 	}
 	l.post(func(now time.Duration, _ *fsm.State) {
-		p, news := l.alloc.health(node, dead)
+		p, news := l.alloc.Health(node, dead)
 		switch {
 		case !news || !dead:
 		case l.alloc.eligible(now, p):
@@ -445,7 +403,7 @@ func (s *Server) Sessions(ctx context.Context) (infos []SessionInfo, ok bool) {
 		return nil, false
 	}
 	done := make(chan []SessionInfo, 1)
-	if !l.post(func(now time.Duration, _ *fsm.State) { done <- l.alloc.sessions(now) }) {
+	if !l.post(func(now time.Duration, _ *fsm.State) { done <- l.alloc.Sessions(now) }) {
 		return nil, false
 	}
 	select {

@@ -689,14 +689,14 @@ func TestFrozenProcess(t *testing.T) {
 	m := NewManager(ManagerConfig{Name: "a", Identity: "1", Clock: clock, Log: hclog.NewNullLogger()})
 	table := fsm.NewTable(1, 1, []fsm.Limit{limit(t, "up", 5, fsm.Queue{})})
 	m.node.setLimits(0, table)
-	m.node.streamUp(0)
-	m.node.outgoing(0)
+	m.node.StreamUp(0)
+	m.node.Outgoing(0)
 	welcome := &leasepb.Welcome{Session: 7, TtlNs: int64(10 * time.Second)}
-	if err := m.node.receive(0, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Welcome{Welcome: welcome}}); err != nil {
+	if err := m.node.Receive(0, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Welcome{Welcome: welcome}}); err != nil {
 		t.Fatal(err)
 	}
 	grant := &leasepb.Assign{Grants: []*leasepb.Holding{{Key: fsm.KeyToProto(fsm.HostConnections("up")), Slots: 2}}}
-	if err := m.node.receive(0, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Assign{Assign: grant}}); err != nil {
+	if err := m.node.Receive(0, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Assign{Assign: grant}}); err != nil {
 		t.Fatal(err)
 	}
 	s, err := m.Acquire(t.Context(), to(t, "up"), newHolder())
@@ -718,18 +718,18 @@ func TestFrozenProcess(t *testing.T) {
 
 // A wall clock that has jumped ahead ends the lease: the other clock may have stood still.
 func TestClockJumpFences(t *testing.T) {
-	n := newNode("a", "1", ExpiryClose)
+	n := NewNode("a", "1", ExpiryClose, nil)
 	n.sess.begin(1, 1, 10*time.Second, 0)
-	n.tick(time.Second, time.Second)
-	n.tick(2*time.Second, 2*time.Second+clockJump)
+	n.Tick(time.Second, time.Second)
+	n.Tick(2*time.Second, 2*time.Second+clockJump)
 	if !n.sess.live() {
 		t.Fatal("a step within the margin fenced")
 	}
-	n.tick(3*time.Second, 3*time.Second-time.Hour)
+	n.Tick(3*time.Second, 3*time.Second-time.Hour)
 	if !n.sess.live() {
 		t.Fatal("a step backwards fenced")
 	}
-	n.tick(4*time.Second, 4*time.Second+time.Hour)
+	n.Tick(4*time.Second, 4*time.Second+time.Hour)
 	if n.sess.live() {
 		t.Fatal("a wall clock that jumped ahead did not fence")
 	}

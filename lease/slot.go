@@ -78,6 +78,13 @@ const (
 	slotReleased                // given back
 )
 
+// NewSlot returns a slot for one connection to target, for [Node.TryAcquire] and [Node.Acquire]. It has no [Manager]: its own methods
+// must not be called.
+func NewSlot(target fsm.Target, h Holder) *Slot { return &Slot{target: target, holder: h} }
+
+// Holder is who uses the slot.
+func (s *Slot) Holder() Holder { return s.holder }
+
 // Release gives the slot back. The upstream must have seen the end of the connection. A second call does nothing.
 func (s *Slot) Release() { s.manager.release(s) }
 
@@ -95,12 +102,7 @@ func (s *Slot) Closing() { s.manager.closing(s) }
 // Live reports whether the connection may be used at this moment. Where an expired lease closes connections, it is false
 // from the lease's deadline on, also where nobody has had the time yet to sever the connection, as in a process
 // that was stopped and has just been woken: neither read nor write another byte then.
-func (s *Slot) Live() bool {
-	if s.severed.Load() {
-		return false
-	}
-	return !s.guarded.Load() || s.manager.outlive() || s.manager.admits()
-}
+func (s *Slot) Live() bool { return s.manager.node.Live(s, s.manager.cfg.Clock) }
 
 // Limited reports whether the connection counts against a limit.
 func (s *Slot) Limited() bool { return s.guarded.Load() }

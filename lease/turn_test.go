@@ -102,7 +102,7 @@ func TestDeadByGossip(t *testing.T) {
 			a.cut = true
 			w.run(1200 * time.Millisecond) // more than a keep-alive and a half
 		}
-		w.leads[0].alloc.health("a", true)
+		w.leads[0].alloc.Health("a", true)
 		end()
 		endB()
 		w.run(100 * time.Millisecond)

@@ -94,7 +94,7 @@ type wnode struct {
 	name     string
 	identity string
 	expiry   Expiry
-	n        *node
+	n        *Node
 	life     int // rises with every crash
 	stream   *wstream
 	rate     float64       // of its clock
@@ -131,10 +131,8 @@ type wstream struct {
 type wlead struct {
 	w        *world
 	term     uint64
-	alloc    *allocator
+	alloc    *Allocator
 	rate     float64 // of its clock
-	verify   []func()
-	busy     bool // a verification is on its way
 	wake     time.Duration
 	inflight fsm.Command
 	dead     bool
@@ -233,7 +231,7 @@ func (w *world) newLeader() {
 	if len(w.leads) > 0 {
 		l.rate = w.drift()
 	}
-	l.alloc = newAllocator(l.now(), w.term, w.state)
+	l.alloc = NewAllocator(l.now(), w.term, w.state)
 	if w.broken.newLeaderForgets {
 		for _, p := range l.alloc.order {
 			p.seen -= l.alloc.ttl + Margin
@@ -289,15 +287,15 @@ func (l *wlead) pump() {
 	}
 	w, now := l.w, l.now()
 	if w.broken.closeEarly {
-		l.alloc.tick(now + 2*time.Second)
+		l.alloc.Tick(now + 2*time.Second)
 	}
-	l.alloc.tick(now)
-	if cmd := l.alloc.next(now, w.state); cmd != nil {
+	l.alloc.Tick(now)
+	if cmd := l.alloc.Next(now, w.state); cmd != nil {
 		l.propose(cmd)
 	}
-	for _, o := range l.alloc.take() {
+	for _, o := range l.alloc.Take() {
 		for _, x := range w.nodes {
-			if s := x.stream; s != nil && s.id == o.conn {
+			if s := x.stream; s != nil && s.id == o.Conn {
 				s.fromLeader(o)
 			}
 		}
@@ -321,8 +319,8 @@ func (l *wlead) propose(cmd fsm.Command) {
 		l.inflight = nil
 		res := w.apply(l.term, cmd)
 		w.settleCaps()
-		l.alloc.noteCommit(w.now - began)
-		l.alloc.applied(l.now(), w.state, res)
+		l.alloc.NoteCommit(w.now - began)
+		l.alloc.Applied(l.now(), w.state, res)
 		if w.broken.grantUncommitted {
 			for _, p := range l.alloc.order {
 				if p.assign != nil {
@@ -339,20 +337,14 @@ func (l *wlead) propose(cmd fsm.Command) {
 }
 
 // check verifies the leadership for all who wait: they are answered if it led at some moment since, also when it has lost the
-// lead again by the time it hears of that.
+// lead again by the time it hears of that. One that is cut off from its followers never hears.
 func (l *wlead) check() {
 	w := l.w
-	if len(l.verify) == 0 || l.busy || l != w.lead && !w.broken.ackUnverified {
+	if l != w.lead && !w.broken.ackUnverified || !l.alloc.Verify() {
 		return
 	}
-	l.busy = true
-	batch := l.verify
-	l.verify = nil
 	w.at(w.rtt+w.jitter(), func() {
-		l.busy = false
-		for _, f := range batch {
-			f()
-		}
+		l.alloc.Verified(l.now(), w.state, true)
 		l.pump()
 	})
 }
@@ -360,7 +352,7 @@ func (l *wlead) check() {
 // alarm wakes the leader when its core asks for it.
 func (l *wlead) alarm() {
 	w := l.w
-	wait := time.Duration(float64(l.alloc.nextWake(l.now())-l.now()) / l.rate)
+	wait := time.Duration(float64(l.alloc.NextWake(l.now())-l.now()) / l.rate)
 	wake := w.now + max(wait, 100*time.Microsecond)
 	if l.wake > w.now && l.wake <= wake {
 		return
@@ -374,7 +366,7 @@ func (l *wlead) alarm() {
 	})
 }
 
-func (s *wstream) fromLeader(o outbound) {
+func (s *wstream) fromLeader(o Outbound) {
 	x := s.x
 	at := max(x.w.now+x.w.jitter()+x.w.upTo(x.lag), s.lastIn)
 	s.lastIn = at
@@ -382,14 +374,14 @@ func (s *wstream) fromLeader(o outbound) {
 		if s.ended || x.cut {
 			return
 		}
-		if o.msg != nil {
-			if err := x.n.receive(x.Now(), o.msg); err != nil {
+		if o.Msg != nil {
+			if err := x.n.Receive(x.Now(), o.Msg); err != nil {
 				s.hangUp()
 				return
 			}
-			x.breakLease(o.msg)
+			x.breakLease(o.Msg)
 		}
-		if o.end {
+		if o.End {
 			s.hangUp()
 			return
 		}
@@ -423,7 +415,7 @@ func (x *wnode) boot(expiry Expiry) {
 	if x.w.broken.noFence {
 		expiry = ExpiryKeep
 	}
-	x.n = newNode(x.name, x.identity, expiry)
+	x.n = NewNode(x.name, x.identity, expiry, nil)
 	x.life++
 	x.pausedUntil, x.idle = 0, false
 	x.tick()
@@ -431,14 +423,14 @@ func (x *wnode) boot(expiry Expiry) {
 }
 
 func (x *wnode) tick() {
-	x.n.tick(x.Now(), x.Wall())
+	x.n.Tick(x.Now(), x.Wall())
 	x.wakeAt = 1<<63 - 1
 	x.after()
 }
 
 // alarm wakes the core when it asks for it, or earlier.
 func (x *wnode) alarm() {
-	wait := min(max(x.n.nextWake(x.Now())-x.Now(), time.Millisecond), tickEvery)
+	wait := min(max(x.n.NextWake(x.Now())-x.Now(), time.Millisecond), tickEvery)
 	at := x.Now() + wait
 	if at >= x.wakeAt {
 		return
@@ -464,7 +456,7 @@ func (x *wnode) dial() {
 		w.seq++
 		s := &wstream{x: x, lead: w.leads[w.rng.IntN(len(w.leads))], id: w.seq, late: w.rng.IntN(2) == 0}
 		x.stream = s
-		x.n.streamUp(x.Now())
+		x.n.StreamUp(x.Now())
 		x.after()
 		// A stream that nobody answers on is given up.
 		x.at(500*time.Millisecond, true, func() {
@@ -483,7 +475,7 @@ func (s *wstream) hangUp() {
 	s.ended = true
 	x, w := s.x, s.x.w
 	x.stream = nil
-	x.n.streamDown(x.Now())
+	x.n.StreamDown(x.Now())
 	x.after()
 	s.leave(w.jitter())
 	x.dial()
@@ -498,7 +490,7 @@ func (s *wstream) leave(after time.Duration) {
 	w.at(max(after, s.lastOut-w.now), func() {
 		s.gone = true
 		if !s.lead.dead {
-			s.lead.alloc.gone(s.id)
+			s.lead.alloc.Gone(s.id)
 			s.lead.pump()
 		}
 	})
@@ -506,15 +498,15 @@ func (s *wstream) leave(after time.Duration) {
 
 // after carries out the core's effects.
 func (x *wnode) after() {
-	for _, s := range x.n.takeSevers() {
-		s.slot.holder.Sever(s.reason)
+	for _, s := range x.n.TakeSevers() {
+		s.Slot.holder.Sever(s.Reason)
 	}
 	if s := x.stream; s != nil {
-		if x.n.reset && x.n.attached {
+		if x.n.stale && x.n.attached {
 			s.hangUp()
 			return
 		}
-		for _, m := range x.n.outgoing(x.Now()) {
+		for _, m := range x.n.Outgoing(x.Now()) {
 			s.toLeader(m)
 		}
 	}
@@ -541,34 +533,34 @@ func (s *wstream) toLeader(m *leasepb.NodeMessage) {
 
 // receive is one message from a node.
 func (l *wlead) receive(s *wstream, m *leasepb.NodeMessage) {
-	w, arrived := l.w, l.now()
-	switch m := m.Message.(type) {
-	case *leasepb.NodeMessage_Hello:
-		l.verify = append(l.verify, func() {
-			if s.gone {
-				return
-			}
-			l.alloc.hello(l.now(), w.state, s.id, m.Hello)
-			if w.broken.staleHelloOpens {
-				l.alloc.proof(s.id)
-			}
-			if p := l.alloc.conns[s.id]; p != nil && w.broken.staleHelloResumes && p.hello == nil {
-				l.alloc.prove(p)
-			}
-			if p := l.alloc.conns[s.id]; p != nil && w.broken.keepMissing {
-				p.missing = nil
-			}
-		})
-	case *leasepb.NodeMessage_KeepAlive:
-		l.verify = append(l.verify, func() { l.alloc.keepAlive(s.id, m.KeepAlive.Seq, arrived) })
-	case *leasepb.NodeMessage_Proof:
-		l.alloc.proof(s.id)
-	case *leasepb.NodeMessage_Update:
-		l.alloc.update(l.now(), s.id, m.Update)
-	case *leasepb.NodeMessage_Bye:
-		l.alloc.bye(s.id)
+	w, now := l.w, l.now()
+	if h := m.GetHello(); h != nil && (w.broken.staleHelloOpens || w.broken.staleHelloResumes || w.broken.keepMissing) {
+		l.takeUnproven(s, h)
+		return
 	}
+	l.alloc.Receive(now, s.id, m, now)
 	l.pump()
+}
+
+// takeUnproven takes a hello at its word.
+func (l *wlead) takeUnproven(s *wstream, h *leasepb.Hello) {
+	w := l.w
+	w.at(w.rtt, func() {
+		if s.gone {
+			return
+		}
+		l.alloc.hello(l.now(), w.state, s.id, h)
+		if w.broken.staleHelloOpens {
+			l.alloc.proof(s.id)
+		}
+		if p := l.alloc.conns[s.id]; p != nil && w.broken.staleHelloResumes && p.hello == nil {
+			l.alloc.prove(p)
+		}
+		if p := l.alloc.conns[s.id]; p != nil && w.broken.keepMissing {
+			p.missing = nil
+		}
+		l.pump()
+	})
 }
 
 // crash ends the process: the upstream sees its connections end a moment later.
@@ -661,11 +653,11 @@ func (x *wnode) request(host string, hold time.Duration, next func(served bool))
 			next(false)
 		})
 	}
-	waiter, err := x.n.acquire(x.Now(), c.slot, x, answered)
+	waiter, err := x.n.Acquire(x.Now(), c.slot, x, answered)
 	switch {
 	case waiter != nil:
 		x.at(waiter.patience, true, func() {
-			x.n.expire(x.Now(), waiter)
+			x.n.Expire(x.Now(), waiter)
 			x.after()
 		})
 	case err != nil:
@@ -718,7 +710,7 @@ func (c *wconn) release(served bool) {
 	if served {
 		c.x.served[c.host]++
 	}
-	c.x.n.release(c.x.Now(), c.slot)
+	c.x.n.Release(c.x.Now(), c.slot)
 	c.x.after()
 	c.done()
 }

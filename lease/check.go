@@ -1,0 +1,133 @@
+package lease
+
+import (
+	"fmt"
+	"slices"
+)
+
+// Check returns an error where the node contradicts itself. It is for tests, which call it after every step: it walks all
+// connections.
+func (n *Node) Check() error {
+	for i, p := range n.all {
+		if err := n.checkPool(i, p); err != nil {
+			return fmt.Errorf("node %s, %s: %w", n.name, p.key, err)
+		}
+	}
+	for _, list := range [][]*pool{n.dirty, n.hot, n.later} {
+		for i, p := range list {
+			if slices.Index(list, p) != i {
+				return fmt.Errorf("node %s: %s is twice in a list", n.name, p.key)
+			}
+		}
+	}
+	if n.sess.live() && n.welcomed && !n.attached {
+		return fmt.Errorf("node %s is welcome on no stream", n.name)
+	}
+	return nil
+}
+
+func (n *Node) checkPool(index int, p *pool) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.index != index || n.lookup(p.key) != p {
+		return fmt.Errorf("it is not where it says to be")
+	}
+	var uses [slotReleased + 1]int64
+	for s := p.head; s != nil; s = s.next {
+		if s.pool.Load() != p {
+			return fmt.Errorf("a slot that is counted elsewhere is in its list")
+		}
+		uses[s.use]++
+	}
+	open := uses[slotBusy] + uses[slotParked] + uses[slotTaken]
+	if open != p.open || uses[slotParked] != p.parked || uses[slotTaken] != p.taken || uses[slotReleased] != 0 {
+		return fmt.Errorf("%d open, %d parked, %d closing are counted, and %v in its list", p.open, p.parked, p.taken, uses)
+	}
+	var waiting, queued int64
+	for w := p.waiters.head; w != nil; w = w.next {
+		waiting++
+		if w.queued {
+			queued++
+		}
+	}
+	if waiting != p.waiters.n || queued != p.waiters.queued {
+		return fmt.Errorf("%d waiters are counted, and %d in its list", p.waiters.n, waiting)
+	}
+	switch {
+	case p.granted < 0 || p.releasing < 0:
+		return fmt.Errorf("%d slots granted, %d being released", p.granted, p.releasing)
+	case p.dirty != slices.Contains(n.dirty, p):
+		return fmt.Errorf("it is marked as changed %v, and in the list %v", p.dirty, !p.dirty)
+	case !p.limit.Capped() && p.granted != 0:
+		return fmt.Errorf("%d slots are held without a limit", p.granted)
+	}
+	return nil
+}
+
+// AtRest returns an error where the node holds, wants or has yet to say anything.
+func (n *Node) AtRest() error {
+	for _, p := range n.all {
+		p.mu.Lock()
+		open, granted, waiting, busy := p.open, p.granted, p.waiters.len(), p.releasing != 0 || p.parked != 0 || p.taken != 0 || p.dirty
+		p.mu.Unlock()
+		if open != 0 || granted != 0 || waiting != 0 || busy {
+			return fmt.Errorf("node %s, %s: %d open, %d granted, %d waiting, something to say: %v", n.name, p.key, open, granted, waiting, busy)
+		}
+	}
+	if len(n.hot)+len(n.dirty)+len(n.later) != 0 {
+		return fmt.Errorf("node %s has %d refused, %d changed and %d asking hosts in hand", n.name, len(n.hot), len(n.dirty), len(n.later))
+	}
+	return nil
+}
+
+// Check returns an error where the leader's side contradicts itself. It is for tests, which call it after every step.
+func (a *Allocator) Check() error {
+	for i, p := range a.order {
+		if a.peers[p.ID] != p || i > 0 && a.order[i-1].ID >= p.ID {
+			return fmt.Errorf("session %d of node %s is not in its place", p.ID, p.Node)
+		}
+		if p.conn != 0 && a.conns[p.conn] != p {
+			return fmt.Errorf("session %d of node %s and its stream disagree", p.ID, p.Node)
+		}
+		for key, d := range p.demands {
+			if d.peer != p || d.c.key != key || a.keys[key] != d.c || !slices.Contains(d.c.demands, d) {
+				return fmt.Errorf("the demand of node %s for %s is not in its place", p.Node, key)
+			}
+		}
+	}
+	if len(a.order) != len(a.peers) {
+		return fmt.Errorf("%d sessions are listed, and %d known", len(a.order), len(a.peers))
+	}
+	for conn, p := range a.conns {
+		if p.conn != conn || a.peers[p.ID] != p {
+			return fmt.Errorf("stream %d and its session disagree", conn)
+		}
+	}
+	for key, c := range a.keys {
+		for i, d := range c.demands {
+			if d.peer.demands[key] != d || i > 0 && c.demands[i-1].peer.ID >= d.peer.ID {
+				return fmt.Errorf("a demand for %s is not in its place", key)
+			}
+		}
+		if c.dirty != slices.Contains(a.dirty, c) || (c.wake != 0) != slices.Contains(a.waking, c) {
+			return fmt.Errorf("%s is not in the lists that it should be in", key)
+		}
+	}
+	return nil
+}
+
+// AtRest returns an error where the leader's side remembers anything but sessions, each with its stream.
+func (a *Allocator) AtRest() error {
+	if n := len(a.keys) + len(a.dirty) + len(a.waking) + len(a.rests); n != 0 {
+		return fmt.Errorf("the leader remembers %d keys, %d changed, %d to be woken, %d at rest", len(a.keys), len(a.dirty), len(a.waking), len(a.rests))
+	}
+	if n := len(a.opens) + len(a.unproven) + len(a.closes) + len(a.leaves); n != 0 || a.inflight != nil {
+		return fmt.Errorf("the leader has %d requests in hand, and %v on its way", n, a.inflight)
+	}
+	for _, p := range a.order {
+		if len(p.demands)+len(p.missing) != 0 || p.assign != nil || p.conn == 0 {
+			return fmt.Errorf("of node %s the leader remembers %d demands, %d missing", p.Node, len(p.demands), len(p.missing))
+		}
+	}
+	return nil
+}

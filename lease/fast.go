@@ -1,0 +1,83 @@
+package lease
+
+import (
+	"github.com/weirproxy/weir/fsm"
+)
+
+// TryAcquire is the fast path of an admission: it admits s where the node holds a free slot, or the host has no limit. Where
+// ok is false and err is nil, the core must be asked: Acquire.
+func (n *Node) TryAcquire(s *Slot, clock Clock) (ok bool, err error) {
+	table := n.table.Load()
+	if table == nil {
+		return false, ErrNoLease
+	}
+	_, key := table.Match(s.target)
+	p := n.lookup(key)
+	if p == nil {
+		return false, nil
+	}
+	switch p.try(s, table, &n.gate, clock) {
+	case verdictAdmitted:
+		return true, nil
+	case verdictBlocked:
+		return false, ErrOverLimit
+	}
+	return false, nil // no slot in hand, no lease, or limits that have just changed
+}
+
+// TryRelease is the fast path of a release. Where it reports false, the core must hear of it: Release.
+func (n *Node) TryRelease(s *Slot) bool {
+	p := lockOf(s)
+	defer p.mu.Unlock()
+	if s.use == slotReleased {
+		return true
+	}
+	if p.slow {
+		return false
+	}
+	p.unlink(s)
+	s.use = slotReleased
+	return true
+}
+
+// Park marks a slot's connection as kept alive without use. Where it reports true, somebody waits, and the core must hear of
+// it: Parked.
+func (n *Node) Park(s *Slot) (wanted bool) { return n.use(s, slotParked) }
+
+// Closing marks a slot's connection as about to end. Where it reports true, the core must hear of it: Parked.
+func (n *Node) Closing(s *Slot) (wanted bool) { return n.use(s, slotTaken) }
+
+func (n *Node) use(s *Slot, use slotUse) (wanted bool) {
+	p := lockOf(s)
+	defer p.mu.Unlock()
+	if s.use != slotBusy {
+		return false
+	}
+	p.setUse(s, use)
+	return p.slow
+}
+
+// Unpark takes a parked slot back into use, as [Slot.Unpark] says.
+func (n *Node) Unpark(s *Slot, clock Clock) bool {
+	if s.severed.Load() || s.guarded.Load() && !n.gate.admits(clock) {
+		return false // reuse is new work, also where an expired lease lets connections end by themselves
+	}
+	p := lockOf(s)
+	defer p.mu.Unlock()
+	if s.use != slotParked {
+		return false
+	}
+	p.setUse(s, slotBusy)
+	return true
+}
+
+// Live reports whether a slot's connection may be used at this moment, as [Slot.Live] says.
+func (n *Node) Live(s *Slot, clock Clock) bool {
+	if s.severed.Load() {
+		return false
+	}
+	return !s.guarded.Load() || n.expiry != ExpiryClose || n.gate.admits(clock)
+}
+
+// Table is the limits that the node goes by, nil until it knows any.
+func (n *Node) Table() *fsm.Table { return n.table.Load() }

@@ -1,0 +1,70 @@
+package lease
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/weirproxy/weir/fsm"
+)
+
+// SessionStatus is a node's own view of its session.
+type SessionStatus struct {
+	ID        uint64        // 0: none
+	State     string        // live, fenced or none
+	ExpiresIn time.Duration // until the node must stop, unless the cluster answers
+	Connected bool          // to the leader
+}
+
+// Session returns the node's own view of its session.
+func (n *Node) Session(now time.Duration) SessionStatus {
+	st := SessionStatus{ID: n.sess.id, State: SessionNone, Connected: n.welcomed}
+	switch {
+	case n.sess.live():
+		st.State = SessionLive
+		st.ExpiresIn = max(0, n.sess.deadline-now)
+	case !n.fresh && !n.parting:
+		st.State = SessionFenced
+	}
+	return st
+}
+
+// HostUse is the use of one host on this node.
+type HostUse struct {
+	Key      fsm.Key
+	Limit    *fsm.Limit // nil: none
+	Granted  int64
+	InUse    int64
+	Waiting  int64
+	Admitted uint64
+	Rejected uint64
+}
+
+// Hosts lists the use of every host that this node knows, by name.
+func (n *Node) Hosts() []HostUse {
+	out := make([]HostUse, 0, len(n.all))
+	for _, p := range n.all {
+		out = append(out, p.use())
+	}
+	slices.SortFunc(out, func(x, y HostUse) int { return cmp.Compare(x.Key.Name, y.Key.Name) })
+	return out
+}
+
+// Host returns the use of one; ok is false where this node knows nothing of it.
+func (n *Node) Host(key fsm.Key) (use HostUse, ok bool) {
+	p := n.lookup(key)
+	if p == nil {
+		return HostUse{}, false
+	}
+	return p.use(), true
+}
+
+// use describes the pool. Needs the core's lock.
+func (p *pool) use() HostUse {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return HostUse{
+		Key: p.key, Limit: p.limit, Granted: p.granted, InUse: p.open,
+		Waiting: p.waiters.len(), Admitted: p.admitted, Rejected: p.rejected,
+	}
+}
