@@ -1,0 +1,112 @@
+//go:build linux
+
+package netns
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// commandTimeout bounds one run of ip, nft or tc.
+const commandTimeout = 10 * time.Second
+
+// Space is a network namespace, kept by an open file. Its methods may be called from any goroutine.
+type Space struct{ file *os.File }
+
+// Missing says what keeps this process from making namespaces, or returns nil. The error is ErrNotRoot where it lacks the
+// privilege, and names the missing program otherwise.
+func Missing() error {
+	s, err := NewSpace()
+	if errors.Is(err, unix.EPERM) {
+		return ErrNotRoot
+	}
+	if err != nil {
+		return err
+	}
+	if err := s.Close(); err != nil {
+		return err
+	}
+	for program, pkg := range map[string]string{"ip": "iproute2", "nft": "nftables"} {
+		if _, err := exec.LookPath(program); err != nil {
+			return fmt.Errorf("%w: install %s", err, pkg)
+		}
+	}
+	return nil
+}
+
+// NewSpace makes an empty namespace: no interface but a loopback that is down.
+func NewSpace() (*Space, error) {
+	s := &Space{}
+	err := onThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("make a network namespace: %w", err)
+		}
+		var err error
+		s.file, err = os.Open("/proc/thread-self/ns/net")
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Close lets the namespace go once nothing runs in it and no socket of it is open.
+func (s *Space) Close() error { return s.file.Close() }
+
+// Path names the namespace, to programs that this process starts, for as long as it is open here.
+func (s *Space) Path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), s.file.Fd()) }
+
+// Do calls f on a thread in the namespace. What f opens or starts belongs to the namespace, also after f has returned. f
+// must not leave its goroutine to do so.
+func (s *Space) Do(f func() error) error {
+	return onThread(func() error {
+		if err := unix.Setns(int(s.file.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter a network namespace: %w", err)
+		}
+		return f()
+	})
+}
+
+// onThread calls f on a thread that ends with it: the lock is never released.
+func onThread(f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		done <- f()
+	}()
+	return <-done
+}
+
+// DialContext connects from inside the namespace to an address literal.
+func (s *Space) DialContext(ctx context.Context, network, addr string) (conn net.Conn, err error) {
+	err = s.Do(func() error {
+		conn, err = (&net.Dialer{}).DialContext(ctx, network, addr)
+		return err
+	})
+	return conn, err
+}
+
+// run runs a program in the namespace, with a script as its input.
+func (s *Space) run(script, name string, args ...string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Stdin = strings.NewReader(script)
+	var said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &said, &said
+	if err := s.Do(cmd.Run); err != nil {
+		return fmt.Errorf("%s %s: %w: %s\n%s", name, strings.Join(args, " "), err, bytes.TrimSpace(said.Bytes()), script)
+	}
+	return nil
+}
