@@ -84,6 +84,9 @@ type Handlers struct {
 	// MemberChanged is told of a member that is new or has changed, except that it became a suspect, which is told by
 	// nobody. Changes in quick succession may be told as one; calls come one at a time.
 	MemberChanged func(Member)
+	// LeaderChanged is told the rpc address of a leader that this node has heard of, when it is another one than before.
+	// It must not block.
+	LeaderChanged func(rpcAddr string)
 }
 
 // Cluster is a node's part in its cluster.
@@ -119,6 +122,8 @@ type Cluster struct {
 	fatalOnce sync.Once
 	downOnce  sync.Once
 	down      chan struct{}
+
+	leaderKick chan struct{} // gossip may tell of another leader
 }
 
 // New checks the configuration, binds both ports and opens the stores. Errors are one line that names the setting.
@@ -126,7 +131,10 @@ func New(cfg Config) (*Cluster, error) {
 	if err := cfg.normalise(); err != nil {
 		return nil, err
 	}
-	c := &Cluster{cfg: cfg, log: cfg.Log, born: time.Now(), proposals: newProposals(), raftReady: make(chan struct{}), down: make(chan struct{})}
+	c := &Cluster{
+		cfg: cfg, log: cfg.Log, born: time.Now(), proposals: newProposals(), raftReady: make(chan struct{}), down: make(chan struct{}),
+		leaderKick: make(chan struct{}, 1),
+	}
 	c.life, c.stop = context.WithCancel(context.Background())
 	if err := c.open(); err != nil {
 		c.stop()
@@ -278,6 +286,7 @@ func (c *Cluster) start(h Handlers) error {
 	c.mux.start()
 	c.background(func() { c.gossip.run(c.life) })
 	c.background(func() { c.tellMembers(c.life) })
+	c.background(func() { c.tellLeader(c.life) })
 	if c.raft != nil {
 		c.background(func() { c.followLeadership(c.life) })
 		c.background(func() { c.watch(c.life) })
@@ -389,8 +398,39 @@ func (c *Cluster) tellMembers(ctx context.Context) {
 			}
 		}
 		c.dropDeparted(had, all)
+		select {
+		case c.leaderKick <- struct{}{}:
+		default: // it has yet to look
+		}
 		if c.pilot != nil {
 			c.pilot.membersChanged()
+		}
+	}
+}
+
+// tellLeader passes on who leads: as Raft knows it, or on a proxy as gossip tells. Who waits for a leader that has frozen, or is
+// cut off, would otherwise learn of the next one only when its connection fails.
+func (c *Cluster) tellLeader(ctx context.Context) {
+	elected := make(chan raft.Observation, 1) // one that is dropped is told by the one that waits
+	if c.raft != nil {
+		observer := raft.NewObserver(elected, false, func(o *raft.Observation) bool {
+			_, ok := o.Data.(raft.LeaderObservation)
+			return ok
+		})
+		c.raft.RegisterObserver(observer)
+		defer c.raft.DeregisterObserver(observer)
+	}
+	told := ""
+	for {
+		if _, addr := c.Leader(); addr != "" && addr != told && c.handlers.LeaderChanged != nil {
+			told = addr
+			c.handlers.LeaderChanged(addr)
+		}
+		select {
+		case <-elected:
+		case <-c.leaderKick:
+		case <-ctx.Done():
+			return
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -107,7 +108,11 @@ type testNode struct {
 	fatal chan error
 	reigns
 	members chan Member
+	told    atomic.Value // string: the leader's address, as the node's own work was told of it
 }
+
+// toldOf reports whether the node was told that leader leads.
+func (n *testNode) toldOf(leader *testNode) bool { return n.told.Load() == leader.RPCAddr() }
 
 // reigns records the terms in which a node led.
 type reigns struct {
@@ -224,7 +229,7 @@ func tryNode(t *testing.T, name, path string, opts ...option) (*testNode, error)
 			case n.members <- m:
 			default:
 			}
-		}})
+		}, LeaderChanged: func(addr string) { n.told.Store(addr) }})
 	}
 	if err != nil {
 		_ = n.dir.Close()

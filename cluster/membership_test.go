@@ -282,6 +282,9 @@ func TestProxyHoldsNoStateAndKnowsTheLeader(t *testing.T) {
 		name, _ := proxy.Leader()
 		return name == next.cfg.Name
 	})
+	for _, n := range append(nodes, proxy) {
+		eventually(t, 5*time.Second, n.cfg.Name+" was told of the new leader", func() bool { return n.toldOf(next) })
+	}
 	for _, n := range nodes {
 		if m, ok := n.Member("p"); !ok || m.Role != RoleProxy || hasPeer(n, m.ServerID(), false) {
 			t.Errorf("%s sees the proxy as %+v", n.cfg.Name, m)

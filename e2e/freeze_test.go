@@ -270,3 +270,35 @@ func TestFrozenWithinItsLease(t *testing.T) {
 		}
 	}
 }
+
+// TestFrozenLeaderCostsTheOthersNothing: nodes whose leader has frozen renew their sessions with the next one, before they run
+// out, though nothing ever comes on their streams to the old one.
+func TestFrozenLeaderCostsTheOthersNothing(t *testing.T) {
+	t.Parallel()
+	c := startCluster(t, shape{ttl: 5 * time.Second})
+	proxy := c.add(t, "p", "proxy")
+	proxy.awaitReady(t, 10*time.Second)
+	h := c.wireHost(t)
+	c.setLimit(t, h.name, connections(3*openTalks))
+	leader, others := c.leader(t)
+	others = append(others, proxy)
+	former := map[*node]uint64{}
+	talks := map[*node][]*talk{}
+	for _, n := range others {
+		former[n], talks[n] = n.session(t), n.talks(t, h)
+	}
+	leader.freeze(t)
+	frozen := time.Now()
+	for _, n := range others {
+		eventually(t, c.shape.ttl+time.Second, "node "+n.name+" has outlived its lease from the frozen leader", func() error {
+			if time.Since(frozen) < c.shape.ttl {
+				return errors.New("not yet")
+			}
+			return n.renewed(former[n], time.Second)()
+		})
+		for _, x := range talks[n] {
+			x.sayLate(t)
+			x.mustLiveOn(t)
+		}
+	}
+}

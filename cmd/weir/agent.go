@@ -76,6 +76,7 @@ type agent struct {
 	leases  *lease.Server // nil on role proxy
 	proxy   *proxy.Server
 	api     *api.Server
+	streams leaseStreams
 
 	proxyListener, apiListener net.Listener
 

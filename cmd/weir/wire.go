@@ -53,6 +53,7 @@ func (a *agent) handlers() cluster.Handlers {
 	h := cluster.Handlers{
 		HTTP:          a.api.PeerHandler(),
 		MemberChanged: a.memberChanged,
+		LeaderChanged: a.streams.leaderChanged,
 		Services:      func(grpc.ServiceRegistrar) {},
 	}
 	if a.leases != nil {
@@ -172,6 +173,7 @@ func (a *agent) leaderAddr() string {
 
 // connect opens a lease stream to the leader, as far as it is known; any server says who leads.
 func (a *agent) connect(ctx context.Context, hint string) (lease.Stream, error) {
+	changes := a.streams.seen()
 	addr := hint
 	if addr == "" {
 		addr = a.leaderAddr()
@@ -195,23 +197,8 @@ func (a *agent) connect(ctx context.Context, hint string) (lease.Stream, error) 
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	stream, err := leasepb.NewLeaseClient(conn).Session(ctx)
-	if err != nil {
-		cancel()
-		return nil, err
-	}
-	return leaseStream{stream, cancel}, nil
+	return a.streams.open(ctx, conn, addr, changes)
 }
-
-// leaseStream is the node's end of a stream over gRPC.
-type leaseStream struct {
-	leasepb.Lease_SessionClient
-	cancel context.CancelFunc
-}
-
-// Close implements [lease.Stream].
-func (s leaseStream) Close() { s.cancel() }
 
 // limitsFile keeps, in the data directory, the limits that the node last heard of: a node that starts while the cluster is
 // down lets through what had no limit.
