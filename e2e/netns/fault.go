@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// ErrNotRoot: this process may not make network namespaces.
-var ErrNotRoot = errors.New("network namespaces need root (CAP_SYS_ADMIN and CAP_NET_ADMIN)")
+// ErrUnavailable: this process may not make network namespaces, or the system has none.
+var ErrUnavailable = errors.New("network namespaces need Linux and root (CAP_SYS_ADMIN and CAP_NET_ADMIN)")
 
 // Fault is what no longer gets through, in one direction.
 type Fault struct {

@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 // network makes a network for a test, or skips the test where that is not allowed.
 func network(t *testing.T, names ...string) *Network {
 	t.Helper()
-	if err := Missing(); errors.Is(err, ErrNotRoot) {
+	if err := Missing(); errors.Is(err, ErrUnavailable) {
 		t.Skip(err)
 	} else if err != nil {
 		t.Fatal(err)
@@ -194,6 +194,16 @@ func TestOpenTo(t *testing.T) {
 	want(second, 0)
 }
 
+// TestEnter: a program that is started so sees what its member has.
+func TestEnter(t *testing.T) {
+	n := network(t, "a")
+	command := append(n.Member("a").Enter(), "ip", "-4", "-oneline", "addr")
+	out, err := exec.Command(command[0], command[1:]...).CombinedOutput()
+	if err != nil || !strings.Contains(string(out), n.Member("a").Addr().String()) {
+		t.Errorf("a program in a's namespace sees %q, %v; want a's address", out, err)
+	}
+}
+
 func TestCountTo(t *testing.T) {
 	const table = "  sl  local_address rem_address   st tx_queue rx_queue\n" +
 		"   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000\n" +
@@ -212,7 +222,7 @@ func TestCountTo(t *testing.T) {
 // TestKilledProcessLeavesNothing: a network dies with its process. The proof is an interface of an observer's that is
 // paired with one inside it: the kernel removes both when it removes the network.
 func TestKilledProcessLeavesNothing(t *testing.T) {
-	if err := Missing(); errors.Is(err, ErrNotRoot) {
+	if err := Missing(); errors.Is(err, ErrUnavailable) {
 		t.Skip(err)
 	}
 	observer, err := NewSpace()

@@ -10,6 +10,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
+)
+
+const (
+	linksWithin = 10 * time.Second
+	linksPoll   = 10 * time.Millisecond
 )
 
 // Network is some members on one bridge.
@@ -43,12 +49,11 @@ func NewNetwork(names ...string) (*Network, error) {
 
 func (n *Network) build(names []string) error {
 	// A bridge that learns at once and speaks to nobody on its own.
-	if err := n.hub.run("link add name hub type bridge stp_state 0 forward_delay 0 mcast_snooping 0\nlink set hub up\n",
-		"ip", "-batch", "-"); err != nil {
+	if err := n.hub.ip("link add name hub type bridge stp_state 0 forward_delay 0 mcast_snooping 0", "link set hub up"); err != nil {
 		return err
 	}
-	if err := n.hub.run("add table bridge faults\nadd chain bridge faults forward { type filter hook forward priority 0; policy accept; }\n",
-		"nft", "-f", "-"); err != nil {
+	if err := n.hub.nft("add table bridge faults",
+		"add chain bridge faults forward { type filter hook forward priority 0; policy accept; }"); err != nil {
 		return err
 	}
 	for i, name := range names {
@@ -56,7 +61,7 @@ func (n *Network) build(names []string) error {
 			return fmt.Errorf("member %s: %w", name, err)
 		}
 	}
-	return nil
+	return n.awaitLinks()
 }
 
 func (n *Network) add(name string, index int) error {
@@ -66,16 +71,53 @@ func (n *Network) add(name string, index int) error {
 	}
 	m := &Member{Space: space, name: name, index: index}
 	n.members[name] = m
-	err = n.hub.run(fmt.Sprintf("link add name %[1]s type veth peer name eth0 netns %[2]s\nlink set %[1]s master hub\nlink set %[1]s up\n",
-		port(name), space.Path()), "ip", "-batch", "-")
-	if err != nil {
+	if err := n.hub.ip(
+		fmt.Sprintf("link add name %s type veth peer name eth0 netns %s", port(name), space.Path()),
+		fmt.Sprintf("link set %s master hub", port(name)),
+		fmt.Sprintf("link set %s up", port(name)),
+	); err != nil {
 		return err
 	}
-	if err := space.run("link set lo up\nlink set eth0 up\n", "ip", "-batch", "-"); err != nil {
+	if err := m.ip("link set lo up", "link set eth0 up"); err != nil {
 		return err
 	}
 	_, err = m.AddAddr()
 	return err
+}
+
+// awaitLinks waits until every link carries frames: the kernel notices that both ends are up within a second.
+func (n *Network) awaitLinks() error {
+	deadline := time.Now().Add(linksWithin)
+	for tick := time.Tick(linksPoll); ; <-tick {
+		waiting, err := n.waiting()
+		if err != nil || waiting == "" {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s is not up within %v", waiting, linksWithin)
+		}
+	}
+}
+
+// waiting names something that does not carry frames yet; "" if all do.
+func (n *Network) waiting() (string, error) {
+	ports, err := n.hub.run("", "ip", "-oneline", "-details", "link", "show", "master", "hub")
+	if err != nil {
+		return "", err
+	}
+	if strings.Count(ports, " state forwarding ") < len(n.members) {
+		return "the bridge", nil
+	}
+	for name, m := range n.members {
+		link, err := m.run("", "ip", "-oneline", "link", "show", "eth0")
+		if err != nil {
+			return "", err
+		}
+		if !strings.Contains(link, " state UP ") {
+			return "member " + name, nil
+		}
+	}
+	return "", nil
 }
 
 // Close lets the namespaces go.
@@ -105,7 +147,7 @@ func (m *Member) AddAddr() (netip.Addr, error) {
 		return netip.Addr{}, fmt.Errorf("member %s has all its addresses", m.name)
 	}
 	addr := m.addr(m.addrs + 1)
-	if err := m.run("", "ip", "addr", "add", addr.String()+"/16", "dev", "eth0"); err != nil {
+	if err := m.ip("addr add " + addr.String() + "/16 dev eth0"); err != nil {
 		return netip.Addr{}, err
 	}
 	m.addrs++
@@ -126,8 +168,7 @@ func (m *Member) OpenTo(addr netip.Addr) (count int, err error) {
 
 // Set replaces the faults of the network, all at once; with none, it heals.
 func (n *Network) Set(faults ...Fault) error {
-	var script strings.Builder
-	script.WriteString("flush chain bridge faults forward\n")
+	script := []string{"flush chain bridge faults forward"}
 	for _, f := range faults {
 		for _, name := range slices.Concat(f.From, f.To) {
 			if n.members[name] == nil {
@@ -135,8 +176,8 @@ func (n *Network) Set(faults ...Fault) error {
 			}
 		}
 		for _, rule := range f.rules() {
-			script.WriteString("add rule bridge faults forward " + rule + "\n")
+			script = append(script, "add rule bridge faults forward "+rule)
 		}
 	}
-	return n.hub.run(script.String(), "nft", "-f", "-")
+	return n.hub.nft(script...)
 }

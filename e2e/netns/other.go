@@ -4,31 +4,57 @@ package netns
 
 import (
 	"context"
-	"errors"
 	"net"
 	"net/netip"
 )
 
-var errNotLinux = errors.New("network namespaces need Linux")
-
-// Space, Network and Member exist on Linux only.
+// Space, Network and Member can't be made but on Linux.
 type (
 	Space   struct{}
 	Network struct{}
 	Member  struct{ Space }
 )
 
-func Missing() error                                   { return errNotLinux }
-func NewSpace() (*Space, error)                        { return nil, errNotLinux }
-func NewNetwork(...string) (*Network, error)           { return nil, errNotLinux }
-func (*Space) Close() error                            { return errNotLinux }
-func (*Space) Path() string                            { return "" }
-func (*Space) Do(func() error) error                   { return errNotLinux }
-func (*Network) Close() error                          { return errNotLinux }
-func (*Network) Member(string) *Member                 { return nil }
-func (*Network) Set(...Fault) error                    { return errNotLinux }
-func (*Member) Addr() netip.Addr                       { return netip.Addr{} }
-func (*Member) AddAddr() (netip.Addr, error)           { return netip.Addr{}, errNotLinux }
-func (*Member) OpenTo(netip.Addr) (count int, _ error) { return 0, errNotLinux }
+// Missing says that all is.
+func Missing() error { return ErrUnavailable }
 
-func (*Space) DialContext(context.Context, string, string) (net.Conn, error) { return nil, errNotLinux }
+// NewSpace fails, as all else does here.
+func NewSpace() (*Space, error) { return nil, ErrUnavailable }
+
+// NewNetwork fails.
+func NewNetwork(...string) (*Network, error) { return nil, ErrUnavailable }
+
+// Close fails.
+func (*Space) Close() error { return ErrUnavailable }
+
+// Path is empty.
+func (*Space) Path() string { return "" }
+
+// Enter is empty.
+func (*Space) Enter() []string { return nil }
+
+// Do fails.
+func (*Space) Do(func() error) error { return ErrUnavailable }
+
+// DialContext fails.
+func (*Space) DialContext(context.Context, string, string) (net.Conn, error) {
+	return nil, ErrUnavailable
+}
+
+// Close fails.
+func (*Network) Close() error { return ErrUnavailable }
+
+// Member finds none.
+func (*Network) Member(string) *Member { return nil }
+
+// Set fails.
+func (*Network) Set(...Fault) error { return ErrUnavailable }
+
+// Addr is the zero address.
+func (*Member) Addr() netip.Addr { return netip.Addr{} }
+
+// AddAddr fails.
+func (*Member) AddAddr() (netip.Addr, error) { return netip.Addr{}, ErrUnavailable }
+
+// OpenTo fails.
+func (*Member) OpenTo(netip.Addr) (count int, err error) { return 0, ErrUnavailable }

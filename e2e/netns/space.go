@@ -23,12 +23,12 @@ const commandTimeout = 10 * time.Second
 // Space is a network namespace, kept by an open file. Its methods may be called from any goroutine.
 type Space struct{ file *os.File }
 
-// Missing says what keeps this process from making namespaces, or returns nil. The error is ErrNotRoot where it lacks the
+// Missing says what keeps this process from making networks, or returns nil. The error is ErrUnavailable where it lacks the
 // privilege, and names the missing program otherwise.
 func Missing() error {
 	s, err := NewSpace()
 	if errors.Is(err, unix.EPERM) {
-		return ErrNotRoot
+		return ErrUnavailable
 	}
 	if err != nil {
 		return err
@@ -36,7 +36,7 @@ func Missing() error {
 	if err := s.Close(); err != nil {
 		return err
 	}
-	for program, pkg := range map[string]string{"ip": "iproute2", "nft": "nftables"} {
+	for program, pkg := range map[string]string{"ip": "iproute2", "nft": "nftables", "nsenter": "util-linux"} {
 		if _, err := exec.LookPath(program); err != nil {
 			return fmt.Errorf("%w: install %s", err, pkg)
 		}
@@ -66,6 +66,9 @@ func (s *Space) Close() error { return s.file.Close() }
 
 // Path names the namespace, to programs that this process starts, for as long as it is open here.
 func (s *Space) Path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), s.file.Fd()) }
+
+// Enter is the beginning of a command line that runs a program in the namespace, as the process that it starts.
+func (s *Space) Enter() []string { return []string{"nsenter", "--net=" + s.Path()} }
 
 // Do calls f on a thread in the namespace. What f opens or starts belongs to the namespace, also after f has returned. f
 // must not leave its goroutine to do so.
@@ -97,16 +100,28 @@ func (s *Space) DialContext(ctx context.Context, network, addr string) (conn net
 	return conn, err
 }
 
-// run runs a program in the namespace, with a script as its input.
-func (s *Space) run(script, name string, args ...string) error {
+// run runs a program in the namespace, with a script as its input, and returns what it says.
+func (s *Space) run(script, name string, args ...string) (said string, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Stdin = strings.NewReader(script)
-	var said bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &said, &said
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := s.Do(cmd.Run); err != nil {
-		return fmt.Errorf("%s %s: %w: %s\n%s", name, strings.Join(args, " "), err, bytes.TrimSpace(said.Bytes()), script)
+		return "", fmt.Errorf("%s %s: %w: %s\n%s", name, strings.Join(args, " "), err, bytes.TrimSpace(out.Bytes()), script)
 	}
-	return nil
+	return out.String(), nil
+}
+
+// ip makes changes to the namespace's interfaces and addresses, one a line.
+func (s *Space) ip(lines ...string) error {
+	_, err := s.run(strings.Join(lines, "\n")+"\n", "ip", "-batch", "-")
+	return err
+}
+
+// nft changes what the namespace lets through, all at once.
+func (s *Space) nft(lines ...string) error {
+	_, err := s.run(strings.Join(lines, "\n")+"\n", "nft", "-f", "-")
+	return err
 }
