@@ -232,6 +232,9 @@ func (x *exchange) respond(headLen int) bool {
 	case writeErr != nil:
 		x.drop(errClientReset)
 		return false
+	case errors.Is(readErr, errNotLive):
+		x.drop(errFenced) // also what was read before: not a byte moves any more
+		return false
 	case readErr != nil:
 		x.truncate(chunked || length >= 0)
 		return false

@@ -698,6 +698,26 @@ func TestSeverDuringAnExchange(t *testing.T) {
 	eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
 }
 
+// A response that is under way when the lease runs out is reset, fence or no fence, also where its framing would tell the client
+// that something is missing.
+func TestNoResponseIsRelayedPastTheDeadline(t *testing.T) {
+	u := newUpstream(t, nil)
+	w := newWorld(t, 1)
+	for _, framing := range []string{"Content-Length: 1000\r\n", "Transfer-Encoding: chunked\r\n", ""} {
+		p := w.dial()
+		p.send(get(u, "/", ""))
+		q := u.accept()
+		q.readHead()
+		q.send("HTTP/1.1 200 OK\r\n" + framing + "\r\n5\r\nbegun\r\n")
+		p.readHead()
+		w.adm.slots()[0].live.Store(false)
+		q.send("5\r\nlater\r\n")
+		q.expectReset()
+		p.expectReset()
+		eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
+	}
+}
+
 // Go's own client and server on both sides, with bodies both ways, under a limit.
 func TestPlainUnderLoad(t *testing.T) {
 	const limit = 3
