@@ -270,19 +270,36 @@ type world struct {
 	m           *model
 	index, term uint64
 	batch       uint64
+	// A few patterns and targets for each run, so that commands meet each other's.
+	patterns []string
+	targets  []Target
+}
+
+func newWorld(t *rapid.T) *world {
+	w := &world{t: t, a: NewState(), b: NewState(), m: newModel(), term: 1}
+	w.patterns = rapid.SliceOfNDistinct(rapid.SampledFrom(somePatterns), 1, 6, rapid.ID[string]).Draw(t, "patterns")
+	w.targets = rapid.SliceOfNDistinct(rapid.SampledFrom(someTargets()), 1, 6, Target.String).Draw(t, "targets")
+	if rapid.Bool().Draw(t, "to all hosts") {
+		w.patterns = append(w.patterns, "*")
+	}
+	return w
 }
 
 func (w *world) do(c Command) {
 	// Indexes have holes: other entries of raft's lie between ours.
 	w.index += rapid.Uint64Range(1, 3).Draw(w.t, "index step")
-	decoded, err := Decode(Encode(c))
+	entry := Encode(c)
+	decoded, err := Decode(entry)
 	if err != nil {
 		w.t.Fatalf("%#v: %v", c, err)
 	}
 	before := w.a.Table()
 	beforeLimits := slices.Clone(before.Limits())
 	late := w.restored() // a server that starts from a snapshot taken just before
-	got, twin, want := w.a.Apply(w.index, w.term, c), w.b.Apply(w.index, w.term, decoded), w.m.apply(w.index, w.term, c)
+	want, got, twin := w.m.apply(w.index, w.term, c), w.a.Apply(w.index, w.term, c), w.b.Apply(w.index, w.term, decoded)
+	if !bytes.Equal(Encode(c), entry) {
+		w.t.Fatalf("applying %#v has changed it", decoded)
+	}
 	if !errors.Is(got.Err, want.Err) || (got.Err == nil) != (want.Err == nil) {
 		w.t.Fatalf("%#v: error %v, want %v", c, got.Err, want.Err)
 	}
@@ -403,9 +420,9 @@ func snapshotOf(t interface{ Fatal(...any) }, s *State) []byte {
 	return b.Bytes()
 }
 
-func drawLimit(t *rapid.T) Limit {
+func (w *world) drawLimit(t *rapid.T) Limit {
 	l := Limit{
-		Pattern:     pattern(rapid.SampledFrom(somePatterns).Draw(t, "pattern")),
+		Pattern:     pattern(rapid.SampledFrom(w.patterns).Draw(t, "pattern")),
 		Connections: rapid.Int64Range(-1, 6).Draw(t, "connections"),
 		Evict:       rapid.IntRange(0, 3).Draw(t, "evict") == 0,
 		Source:      rapid.SampledFrom([]Source{SourceAPI, SourceConfig}).Draw(t, "source"),
@@ -417,9 +434,8 @@ func drawLimit(t *rapid.T) Limit {
 	return l
 }
 
-func drawLimitSet(t *rapid.T) []Limit {
-	limits := rapid.SliceOfNDistinct(rapid.Custom(drawLimit), 0, 6, func(l Limit) Pattern { return l.Pattern }).Draw(t, "limits")
-	return limits
+func (w *world) drawLimitSet(t *rapid.T) []Limit {
+	return rapid.SliceOfNDistinct(rapid.Custom(w.drawLimit), 0, len(w.patterns), func(l Limit) Pattern { return l.Pattern }).Draw(t, "limits")
 }
 
 func (w *world) drawPrecondition(t *rapid.T, index uint64) Precondition {
@@ -437,9 +453,9 @@ func (w *world) drawPrecondition(t *rapid.T, index uint64) Precondition {
 	return Precondition{}
 }
 
-// drawTerm is the present one, mostly.
+// drawTerm is the present one, mostly: no other is good, be it past or to come.
 func (w *world) drawTerm(t *rapid.T) uint64 {
-	return max(1, w.term-min(w.term, rapid.SampledFrom([]uint64{0, 0, 0, 0, 0, 0, 1}).Draw(t, "stale")))
+	return w.term - 1 + rapid.SampledFrom([]uint64{1, 1, 1, 1, 1, 1, 1, 0, 2}).Draw(t, "term")
 }
 
 func (w *world) drawSession(t *rapid.T) uint64 {
@@ -456,12 +472,12 @@ func (w *world) drawAdjustments(t *rapid.T) []Adjustment {
 		name := "A..wrong"
 		switch rapid.IntRange(0, 9).Draw(t, "kind of key") {
 		case 0:
-			name = rapid.SampledFrom(somePatterns).Draw(t, "key")
+			name = rapid.SampledFrom(w.patterns).Draw(t, "key")
 		case 1:
 			name = rapid.SampledFrom(someTargets()).Draw(t, "key").String()
 		case 2:
 		default:
-			_, key := w.a.Table().Match(rapid.SampledFrom(someTargets()).Draw(t, "key"))
+			_, key := w.a.Table().Match(rapid.SampledFrom(w.targets).Draw(t, "key"))
 			name = key.Name
 		}
 		list = append(list, Adjustment{w.drawSession(t), HostConnections(name), rapid.Int64Range(-5, 7).Draw(t, "delta")})
@@ -471,10 +487,10 @@ func (w *world) drawAdjustments(t *rapid.T) []Adjustment {
 
 func TestStateAgainstTheModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		w := &world{t: t, a: NewState(), b: NewState(), m: newModel(), term: 1}
+		w := newWorld(t)
 		t.Repeat(map[string]func(*rapid.T){
 			"":      w.check,
-			"init":  func(t *rapid.T) { w.do(&Init{ClusterID: "c", TTL: time.Second, Limits: drawLimitSet(t)}) },
+			"init":  func(t *rapid.T) { w.do(&Init{ClusterID: "c", TTL: time.Second, Limits: w.drawLimitSet(t)}) },
 			"term":  func(*rapid.T) { w.term++; w.batch = 0 },
 			"open":  w.open,
 			"open2": w.open,
@@ -487,7 +503,7 @@ func TestStateAgainstTheModel(t *testing.T) {
 			"put":     w.put,
 			"put2":    w.put,
 			"delete": func(t *rapid.T) {
-				p := pattern(rapid.SampledFrom(somePatterns).Draw(t, "pattern"))
+				p := pattern(rapid.SampledFrom(w.patterns).Draw(t, "pattern"))
 				w.do(&DeleteLimit{p, w.drawPrecondition(t, w.m.effective[p.String()].ModifyIndex)})
 			},
 			"replace": w.replace,
@@ -510,12 +526,12 @@ func (w *world) adjust(t *rapid.T) {
 }
 
 func (w *world) put(t *rapid.T) {
-	l := drawLimit(t)
+	l := w.drawLimit(t)
 	w.do(&PutLimit{l, w.drawPrecondition(t, w.m.effective[l.Pattern.String()].ModifyIndex)})
 }
 
 func (w *world) replace(t *rapid.T) {
-	limits := drawLimitSet(t)
+	limits := w.drawLimitSet(t)
 	if rapid.Bool().Draw(t, "of what there is") {
 		// What GET answers, PUT accepts: with its sources, and perhaps one change.
 		limits = slices.Clone(w.a.Table().Limits())

@@ -77,6 +77,18 @@ func TestExtremeAdjustments(t *testing.T) {
 	}
 }
 
+// A log's terms never fall; should one, what was judged before is void.
+func TestAdjustOfAFormerTermIsVoid(t *testing.T) {
+	s := NewState()
+	run(t, s, put("a", 5, SourceAPI))
+	if r := s.Apply(2, 2, &Adjust{2, 1, nil}); r.Err != nil {
+		t.Fatal(r.Err)
+	}
+	if r := s.Apply(3, 1, &Adjust{1, 9, nil}); !errors.Is(r.Err, ErrStaleTerm) {
+		t.Error(r.Err)
+	}
+}
+
 func TestLoweredLimitGivesNothingUntilBelow(t *testing.T) {
 	s := NewState()
 	key := HostConnections("a")
