@@ -29,6 +29,9 @@ func CPU(pids ...int) (time.Duration, error) {
 	return sum, nil
 }
 
+// Self is the processor time that this process has used so far.
+func Self() (time.Duration, error) { return CPU(os.Getpid()) }
+
 // clockOf is the clock of a process's processor time: clock_getcpuclockid(3), as the kernel encodes it (the complement of
 // the process's number in the upper bits, and 2 for a clock of the scheduler's precision).
 func clockOf(pid int) int32 { return int32(^pid)<<3 | 2 }

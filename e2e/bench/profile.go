@@ -1,0 +1,56 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/weirproxy/weir/e2e/proc"
+)
+
+// profilers are the programs that can look at a contender while it is measured, by the name of the setting. Their arguments
+// end with the process, and begin with what names their output.
+var profilers = map[string]func(out string, pid int) []string{
+	"perf": func(out string, pid int) []string {
+		return []string{"record", "-q", "-F", "1999", "-g", "-o", out, "-p", strconv.Itoa(pid)}
+	},
+	"strace": func(out string, pid int) []string {
+		return []string{"-c", "-f", "-qq", "-o", out, "-p", strconv.Itoa(pid)}
+	},
+}
+
+// profile starts the profiler that the settings ask for, if c is what it is to look at. The returned function ends it.
+func (b *bench) profile(c *contender) (stop func(ops int64), err error) {
+	s := b.settings
+	if s.profiler == "" || c.name != s.profiled || len(c.pids) == 0 {
+		return func(int64) {}, nil
+	}
+	name := fmt.Sprintf("%s-%s-%s-%d", b.workload, c.name, s.profiler, b.round)
+	out, err := filepath.Abs(filepath.Join(s.profileDir, name))
+	if err != nil {
+		return nil, err
+	}
+	process, err := proc.Start(proc.Spec{Name: s.profiler, Path: s.profiler, Args: profilers[s.profiler](out, c.pids[0]), Output: os.Stderr})
+	if err != nil {
+		return nil, err
+	}
+	if err := sleep(context.Background(), attachTime); err != nil {
+		return nil, err
+	}
+	return func(ops int64) {
+		_ = process.Signal(syscall.SIGINT) // an error means that it has ended
+		ctx, cancel := context.WithTimeout(context.Background(), stopWithin)
+		defer cancel()
+		if _, err := process.Wait(ctx); err != nil {
+			process.Kill()
+		}
+		b.printf("profile of %d operations: %s\n", ops, out)
+	}, nil
+}
+
+// attachTime is what a profiler gets to attach itself.
+const attachTime = 500 * time.Millisecond
