@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -401,10 +400,6 @@ type upstream struct {
 	all  atomic.Int64
 	got  chan *peer // where there is no handler
 	wg   sync.WaitGroup
-
-	mu    sync.Mutex
-	conns []*net.TCPConn // of an HTTP upstream
-	alive int            // the most of them at once, for the kernel
 }
 
 // newUpstream serves each connection with handle; with nil they are handed to the test by accept.
@@ -487,26 +482,7 @@ func (l countingListener) Accept() (net.Conn, error) {
 		return nil, err
 	}
 	l.u.opened()
-	c := &countedConn{Conn: conn, u: l.u}
-	l.u.mu.Lock()
-	defer l.u.mu.Unlock()
-	l.u.conns = append(l.u.conns, conn.(*net.TCPConn))
-	l.u.alive = max(l.u.alive, l.u.countAlive())
-	return c, nil
-}
-
-// countAlive counts the connections that the kernel has not seen the end of, whether or not the server has
-// been scheduled since.
-func (u *upstream) countAlive() int {
-	u.conns = slices.DeleteFunc(u.conns, func(c *net.TCPConn) bool {
-		s, err := newSock(c, nil)
-		if err != nil {
-			return true
-		}
-		info, ok := s.tcpInfo()
-		return !ok || info.State == tcpClose
-	})
-	return len(u.conns)
+	return &countedConn{Conn: conn, u: l.u}, nil
 }
 
 type countedConn struct {
