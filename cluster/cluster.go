@@ -63,13 +63,13 @@ type Config struct {
 	Multiplier int
 
 	Log hclog.Logger
-	// Fatal is called, from a goroutine of its own and at most once, when the process must stop: the name is taken, or
-	// this server leads and can't write.
+	// Fatal is called, from a goroutine of its own and at most once, when the process must stop: the name is taken.
 	Fatal func(error)
 
 	// Tests set these.
 	wrapStore func(logStable) logStable
-	patience  time.Duration // of the watchdog
+	patience  time.Duration // of the watchdog: with commits
+	stall     time.Duration // and with the own disk
 }
 
 // Handlers is what a node does as part of the cluster. All are optional.
@@ -117,6 +117,7 @@ type Cluster struct {
 	bootstrap *bootstrapper
 	proposals *proposals
 	verifier  *verifier
+	muted     atomic.Bool // by the watchdog: followers are sent nothing
 
 	nameTaken atomic.Bool // by another node, which this one must not say goodbye for
 	fatalOnce sync.Once
@@ -147,6 +148,9 @@ func (cfg *Config) normalise() error {
 	cfg.Multiplier = max(cfg.Multiplier, 1)
 	if cfg.patience == 0 {
 		cfg.patience = watchdogLimit * time.Duration(cfg.Multiplier)
+	}
+	if cfg.stall == 0 {
+		cfg.stall = stallLimit * time.Duration(cfg.Multiplier)
 	}
 	if cfg.Label == "" {
 		cfg.Label = defaultLabel
@@ -352,7 +356,7 @@ func (c *Cluster) startRaft() error {
 	})
 	var node *raft.Raft
 	err := trapped(func() (err error) {
-		node, err = raft.NewRaft(c.raftConfig(), c.fsm, c.stores.log, c.stores.stable, c.stores.snapshots, verifyingTransport{c.netRaft, c.acks})
+		node, err = raft.NewRaft(c.raftConfig(), c.fsm, c.stores.log, c.stores.stable, c.stores.snapshots, verifyingTransport{c.netRaft, c.acks, &c.muted})
 		return err
 	})
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 
 func TestWatchdog(t *testing.T) {
 	t.Parallel()
-	const limit = 5 * time.Second
+	const limit, stall = 5 * time.Second, 2 * time.Second
 	type look struct {
 		at   int // seconds
 		v    vitals
@@ -25,21 +25,23 @@ func TestWatchdog(t *testing.T) {
 	}
 	idle := vitals{term: 1, commit: 9}
 	waits := vitals{term: 1, commit: 9, pending: true}
-	stuck := vitals{term: 1, commit: 9, pending: true, diskBusy: limit}
-	silent := vitals{term: 1, commit: 9, raftSilent: limit}
+	stuck := vitals{term: 1, commit: 9, pending: true, diskBusy: stall}
+	slow := vitals{term: 1, commit: 9, diskBusy: stall - 1, raftSilent: stall - 1}
+	silent := vitals{term: 1, commit: 9, raftSilent: stall}
 	for what, looks := range map[string][]look{
 		"an idle leader is left alone":     {{0, idle, remedyNone}, {60, idle, remedyNone}},
-		"so is a follower":                 {{0, vitals{pending: true}, remedyNone}, {60, vitals{pending: true, diskBusy: limit}, remedyNone}},
+		"so is a follower":                 {{0, vitals{pending: true}, remedyNone}, {60, vitals{pending: true, diskBusy: stall}, remedyNone}},
 		"a commit in time":                 {{0, waits, remedyNone}, {4, waits, remedyNone}, {6, vitals{term: 1, commit: 10, pending: true}, remedyNone}},
-		"the others' disks: never stop":    {{0, waits, remedyNone}, {5, waits, remedyHandOver}, {6, waits, remedyNone}, {10, waits, remedyHandOver}, {15, waits, remedyHandOver}},
-		"the own disk: hand over, stop":    {{0, idle, remedyNone}, {5, stuck, remedyHandOver}, {6, stuck, remedyNone}, {10, stuck, remedyStop}},
-		"raft is silent: hand over, stop":  {{0, idle, remedyNone}, {5, silent, remedyHandOver}, {10, silent, remedyStop}},
-		"it recovers after the hand-over":  {{0, idle, remedyNone}, {5, stuck, remedyHandOver}, {9, vitals{term: 1, commit: 10}, remedyNone}, {20, idle, remedyNone}},
-		"leadership ends in time":          {{0, idle, remedyNone}, {5, stuck, remedyHandOver}, {9, vitals{diskBusy: limit}, remedyNone}, {10, vitals{diskBusy: limit}, remedyNone}},
-		"a stall that began before a term": {{0, vitals{diskBusy: limit}, remedyNone}, {1, stuck, remedyHandOver}, {6, stuck, remedyStop}},
+		"the others' disks: never mute":    {{0, waits, remedyNone}, {5, waits, remedyHandOver}, {6, waits, remedyNone}, {10, waits, remedyHandOver}, {15, waits, remedyHandOver}},
+		"the own disk: mute":               {{0, idle, remedyNone}, {1, waits, remedyNone}, {2, stuck, remedyMute}, {60, stuck, remedyMute}},
+		"a write that ends in time":        {{0, idle, remedyNone}, {2, slow, remedyNone}, {4, slow, remedyNone}},
+		"raft is silent: mute":             {{0, idle, remedyNone}, {2, silent, remedyMute}, {10, silent, remedyMute}},
+		"it recovers":                      {{0, idle, remedyNone}, {2, stuck, remedyMute}, {6, waits, remedyNone}, {9, vitals{term: 1, commit: 10}, remedyNone}, {20, idle, remedyNone}},
+		"leadership ends":                  {{0, idle, remedyNone}, {2, stuck, remedyMute}, {3, vitals{diskBusy: stall}, remedyNone}, {10, vitals{diskBusy: stall}, remedyNone}},
+		"a stall that began before a term": {{0, vitals{diskBusy: stall}, remedyNone}, {1, stuck, remedyMute}},
 	} {
 		start := time.Now()
-		dog := &watchdog{limit: limit, since: start}
+		dog := &watchdog{limit: limit, stall: stall, since: start}
 		for _, l := range looks {
 			if got := dog.look(start.Add(time.Duration(l.at)*time.Second), l.v); got != l.want {
 				t.Errorf("%s: after %d s: %d, want %d", what, l.at, got, l.want)
@@ -201,13 +203,13 @@ func TestHintedLeaderIsTheLatestThatIsAlive(t *testing.T) {
 	lead := func(term uint64, h Health) func(*Member) {
 		return func(m *Member) { m.LeadsTerm, m.Health, m.RPCAddr = term, h, m.Name+":1" }
 	}
-	name, addr := hintedLeader([]Member{
+	name, addr, term := hintedLeader([]Member{
 		server("a", lead(3, HealthAlive)), server("b", lead(5, HealthSuspect)), server("c", lead(9, HealthDead)), server("d", lead(0, HealthAlive)),
 	})
-	if name != "b" || addr != "b:1" {
-		t.Errorf("%q at %q", name, addr)
+	if name != "b" || addr != "b:1" || term != 5 {
+		t.Errorf("%q at %q in term %d", name, addr, term)
 	}
-	if name, addr := hintedLeader([]Member{server("a", lead(0, HealthAlive))}); name != "" || addr != "" {
+	if name, addr, _ := hintedLeader([]Member{server("a", lead(0, HealthAlive))}); name != "" || addr != "" {
 		t.Errorf("%q at %q leads, though nobody says so", name, addr)
 	}
 }

@@ -44,7 +44,7 @@ type disk struct {
 	closed    chan struct{}
 	closeOnce sync.Once
 	full      atomic.Bool
-	writing   atomic.Int64 // when the oldest log write under way began, in nanoseconds; 0: none is
+	writing   atomic.Pointer[time.Time] // when the log write under way began; nil: none is
 
 	mu       sync.Mutex
 	reminded time.Time
@@ -58,16 +58,16 @@ func newDisk(store logStable, log hclog.Logger) *disk {
 // close ends every wait for room. It does not close the store.
 func (d *disk) close() { d.closeOnce.Do(func() { close(d.closed) }) }
 
-// isFull reports whether the last write found no room.
+// isFull reports whether the last write found no room, or a file system that takes none.
 func (d *disk) isFull() bool { return d.full.Load() }
 
 // busyFor is how long the write of entries now under way has taken.
 func (d *disk) busyFor() time.Duration {
 	began := d.writing.Load()
-	if began == 0 {
+	if began == nil {
 		return 0
 	}
-	return time.Since(time.Unix(0, began))
+	return time.Since(*began) // monotonic: a wall clock that is set makes no stall, and hides none
 }
 
 // FirstIndex implements [raft.LogStore].
@@ -108,9 +108,10 @@ func (d *disk) StoreLogs(entries []*raft.Log) error {
 		c.Data = binary.BigEndian.AppendUint32(c.Data, logChecksum(entry))
 		sealed[i] = &c
 	}
-	d.writing.Store(time.Now().UnixNano())
+	began := time.Now()
+	d.writing.Store(&began)
 	err := d.store.StoreLogs(sealed)
-	d.writing.Store(0)
+	d.writing.Store(nil)
 	return d.outcome("append to the Raft log", err)
 }
 
@@ -190,7 +191,11 @@ func (d *disk) outcome(what string, err error) error {
 	defer d.mu.Unlock()
 	if !d.full.Swap(true) || time.Since(d.reminded) >= diskFullReminders {
 		d.reminded = time.Now()
-		d.log.Error("disk full: this server takes no writes until there is room", "failed_to", what, "error", err)
+		msg := "disk full: this server takes no writes until there is room"
+		if errors.Is(err, syscall.EROFS) {
+			msg = "disk read-only: this server takes no writes; make its file system writable and start it again"
+		}
+		d.log.Error(msg, "failed_to", what, "error", err)
 	}
 	return err
 }

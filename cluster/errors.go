@@ -29,8 +29,6 @@ var (
 	ErrUnsafe = errors.New("the cluster would lose its quorum")
 	// ErrNameTaken says that another live process has this node's name.
 	ErrNameTaken = errors.New("the node name is taken")
-	// ErrStalled says that this server leads but can't write its log.
-	ErrStalled = errors.New("the leader's disk has stalled")
 )
 
 type outcomeError struct{ what string }

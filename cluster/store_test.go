@@ -275,11 +275,11 @@ func TestDiskDoesNotWriteWhatIsThere(t *testing.T) {
 	<-done
 }
 
-func TestAStalledLeaderStops(t *testing.T) {
+func TestAStalledLeaderIsReplaced(t *testing.T) {
 	t.Parallel()
 	stores := make(map[string]*faultyStore)
 	wrap := func(c *Config) {
-		c.patience = time.Second
+		c.stall = time.Second
 		name := c.Name
 		c.wrapStore = func(s logStable) logStable {
 			stores[name] = &faultyStore{logStable: s}
@@ -287,21 +287,34 @@ func TestAStalledLeaderStops(t *testing.T) {
 		}
 	}
 	nodes := startThree(t, wrap)
-	leader := waitLeader(t, nodes...)
+	stalled := waitLeader(t, nodes...)
 	gate := make(chan struct{})
-	stores[leader.cfg.Name].stall.Store(&gate)
-	p := leader.ProposeAsync(0, []byte("x"))
-	select {
-	case err := <-leader.fatal:
-		if !errors.Is(err, ErrStalled) {
-			t.Errorf("stopped with %v", err)
-		}
-	case <-time.After(20 * time.Second):
-		t.Error("a leader that writes nothing goes on")
+	stores[stalled.cfg.Name].stall.Store(&gate)
+	lost := stalled.ProposeAsync(0, []byte("x"))
+
+	next := waitLeader(t, others(stalled, nodes)...)
+	propose(t, next, "yy")
+	eventually(t, 5*time.Second, "the stalled server knows who leads", func() bool {
+		name, _ := stalled.Leader()
+		return name == next.cfg.Name && stalled.toldOf(next)
+	})
+	if s := stalled.RaftStatus(); !s.DiskStalled {
+		t.Errorf("its status is %+v", s)
 	}
-	stores[leader.cfg.Name].stall.Store(nil)
+
+	stores[stalled.cfg.Name].stall.Store(nil)
 	close(gate)
-	<-p.Done()
-	next := waitLeader(t, others(leader, nodes)...)
-	propose(t, next, "y")
+	if _, _, err := lost.Result(); !errors.Is(err, ErrUnknownOutcome) {
+		t.Errorf("the entry that was on its way: %v", err)
+	}
+	waitApplied(t, stalled, propose(t, next, "zzz"))
+	if got := stalled.fsm.total(); got != 5 {
+		t.Errorf("the entries applied have %d bytes; want those of the new leader, 5", got)
+	}
+	select {
+	case err := <-stalled.fatal:
+		t.Errorf("it stops: %v", err)
+	default:
+	}
+	eventually(t, 5*time.Second, "its status is well", func() bool { return !stalled.RaftStatus().DiskStalled && !stalled.muted.Load() })
 }

@@ -2,10 +2,12 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -54,20 +56,51 @@ func (b addressBook) ServerAddr(id raft.ServerID) (raft.ServerAddress, error) {
 	return composeAddress(id, addr), nil
 }
 
-// verifyingTransport notes, for each peer, when the last heartbeat was sent that it has agreed to.
+// verifyingTransport notes, for each peer, when the last heartbeat was sent that it has agreed to. While muted, it sends
+// followers nothing: to them the leader is gone.
 type verifyingTransport struct {
 	*raft.NetworkTransport
-	acks *ackBook
+	acks  *ackBook
+	muted *atomic.Bool
 }
+
+// errMuted is what Raft is told of a message that was not sent.
+var errMuted = errors.New("this leader's disk has stalled: it waits to be replaced")
 
 // AppendEntries implements [raft.Transport]. Heartbeats always come this way, entries sometimes.
 func (t verifyingTransport) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	if t.muted.Load() {
+		return errMuted
+	}
 	sent := time.Now()
 	err := t.NetworkTransport.AppendEntries(id, to, args, resp)
 	if err == nil && resp.Success {
 		t.acks.note(id, args.Term, sent)
 	}
 	return err
+}
+
+// AppendEntriesPipeline implements [raft.Transport].
+func (t verifyingTransport) AppendEntriesPipeline(id raft.ServerID, to raft.ServerAddress) (raft.AppendPipeline, error) {
+	pipeline, err := t.NetworkTransport.AppendEntriesPipeline(id, to)
+	if err != nil {
+		return nil, err
+	}
+	return mutablePipeline{pipeline, t.muted}, nil
+}
+
+// mutablePipeline sends nothing while muted.
+type mutablePipeline struct {
+	raft.AppendPipeline
+	muted *atomic.Bool
+}
+
+// AppendEntries implements [raft.AppendPipeline].
+func (p mutablePipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
+	if p.muted.Load() {
+		return nil, errMuted
+	}
+	return p.AppendPipeline.AppendEntries(args, resp)
 }
 
 // ackBook knows since when each follower must have followed this leader.

@@ -18,7 +18,8 @@ type RaftStatus struct {
 	LastIndex    uint64
 	CommitIndex  uint64
 	AppliedIndex uint64
-	DiskFull     bool
+	DiskFull     bool // it takes no more, or is read-only
+	DiskStalled  bool // the write under way takes too long
 }
 
 // Peer is a server of the Raft configuration.
@@ -55,10 +56,12 @@ func (c *Cluster) Servers() []Member {
 }
 
 // Leader returns the present leader's name and rpc address, or "" where none is known. A proxy goes by what the
-// leaders say of themselves in gossip, and believes the highest term.
+// leaders say of themselves in gossip, and believes the highest term. So does a server whose Raft is behind that term: it
+// may be waiting for its disk, and believe that it still leads.
 func (c *Cluster) Leader() (name, rpcAddr string) {
-	if c.raft == nil {
-		return hintedLeader(c.Members())
+	name, rpcAddr, term := hintedLeader(c.Members())
+	if c.raft == nil || term > c.raft.CurrentTerm() {
+		return name, rpcAddr
 	}
 	addr, id := c.raft.LeaderWithID()
 	if id == "" {
@@ -70,14 +73,13 @@ func (c *Cluster) Leader() (name, rpcAddr string) {
 	return NameOf(string(id)), plainAddress(addr)
 }
 
-func hintedLeader(members []Member) (name, rpcAddr string) {
-	var term uint64
+func hintedLeader(members []Member) (name, rpcAddr string, term uint64) {
 	for _, m := range members {
 		if m.server() && m.Alive() && m.LeadsTerm > term {
 			term, name, rpcAddr = m.LeadsTerm, m.Name, m.RPCAddr
 		}
 	}
-	return name, rpcAddr
+	return name, rpcAddr, term
 }
 
 // RaftStatus returns how this server's Raft is.
@@ -92,6 +94,7 @@ func (c *Cluster) RaftStatus() RaftStatus {
 		CommitIndex:  c.raft.CommitIndex(),
 		AppliedIndex: c.raft.AppliedIndex(),
 		DiskFull:     c.stores.disk.isFull(),
+		DiskStalled:  c.stores.disk.busyFor() >= c.cfg.stall,
 	}
 }
 

@@ -2,13 +2,16 @@ package cluster
 
 import (
 	"context"
-	"fmt"
 	"time"
 )
 
-// watchdogLimit is how long a leader may commit nothing before leadership is handed over, and half of how long before
-// the process stops.
-const watchdogLimit = 5 * time.Second
+const (
+	// watchdogLimit is how long a leader may commit nothing, because of the others, before leadership is handed over.
+	watchdogLimit = 5 * time.Second
+	// stallLimit is how long a leader's own write may take, or Raft be silent, before it stops to keep the others from electing
+	// another leader. At the default ttl they have one before a session runs out. Lower costs elections on slow disks.
+	stallLimit = 2 * time.Second
+)
 
 // vitals is what the watchdog looks at.
 type vitals struct {
@@ -26,68 +29,68 @@ const (
 	remedyNone remedy = iota
 	// remedyHandOver gives leadership to another server.
 	remedyHandOver
-	// remedyStop ends the process: this server leads, can't write, and can't give leadership away. Its heartbeats
-	// would keep the others from electing another leader.
-	remedyStop
+	// remedyMute sends the followers nothing any more, so that they elect another leader. A Raft that waits for the disk can't
+	// hand over, but its heartbeats go on. They may be heard again once it answers: it finds out by itself that it is deposed.
+	remedyMute
 )
 
 // watchdog notices a leader that keeps its followers while nothing is committed. Where entries wait for the
-// others' disks it only tries to hand over, again and again: stopping would leave no leader at all, while this
+// others' disks it only tries to hand over, again and again: muting would leave no leader at all, while this
 // one can still verify its leadership.
 type watchdog struct {
-	limit time.Duration
+	limit time.Duration // for commits
+	stall time.Duration // for the own disk, and Raft
 
 	term   uint64
 	commit uint64
 	since  time.Time // when commit was first seen, or the last remedy given
-	tried  bool      // a hand-over, since commit last moved
 }
 
 func (w *watchdog) look(now time.Time, v vitals) remedy {
-	wedged := v.diskBusy >= w.limit || v.raftSilent >= w.limit
 	moved := v.term != w.term || v.commit != w.commit
-	if v.term == 0 || moved || (!v.pending && !wedged) {
-		w.term, w.commit, w.since, w.tried = v.term, v.commit, now, false
-		// A write that was under way before the term began is counted all the same.
-		if v.term == 0 || !wedged {
-			return remedyNone
-		}
+	if v.term == 0 || moved || !v.pending {
+		w.term, w.commit, w.since = v.term, v.commit, now
 	}
 	switch {
-	case wedged && !w.tried:
-		w.since, w.tried = now, true
-		return remedyHandOver
+	case v.term == 0:
+		return remedyNone
+	case v.diskBusy >= w.stall || v.raftSilent >= w.stall:
+		w.since = now
+		return remedyMute // as long as it lasts, also where it began before the term
 	case now.Sub(w.since) < w.limit:
 		return remedyNone
-	case wedged:
-		return remedyStop
-	default:
-		w.since, w.tried = now, true
-		return remedyHandOver
 	}
+	w.since = now
+	return remedyHandOver
 }
 
 // watch runs the watchdog until the context ends.
 func (c *Cluster) watch(ctx context.Context) {
-	limit := c.cfg.patience
-	dog := &watchdog{limit: limit, since: time.Now()}
-	for sleep(ctx, limit/5) {
+	dog := &watchdog{limit: c.cfg.patience, stall: c.cfg.stall, since: time.Now()}
+	for sleep(ctx, dog.stall/4) {
 		v := c.vitals()
-		switch dog.look(time.Now(), v) {
-		case remedyHandOver:
-			c.log.Error("this server leads, but nothing is committed: handing leadership over",
-				"commit_index", v.commit, "last_index", c.raft.LastIndex(), "disk_busy", v.diskBusy.Round(time.Millisecond))
+		what := dog.look(time.Now(), v)
+		if mute := what == remedyMute; c.muted.Swap(mute) != mute {
+			c.logMute(mute, v)
+		}
+		if what == remedyHandOver {
+			c.log.Error("this server leads, but nothing is committed: handing leadership over", "commit_index", v.commit, "last_index", c.raft.LastIndex())
 			c.background(func() {
 				if err := c.handOver(ctx, ""); err != nil {
 					c.log.Error("leadership could not be handed over", "error", err)
 				}
 			})
-		case remedyStop:
-			c.fatal(fmt.Errorf("%w: it has written nothing for %s, and leadership could not be handed over: "+
-				"the process stops, so that the other servers can elect a leader", ErrStalled, max(v.diskBusy, v.raftSilent).Round(time.Second)))
-			return
 		}
 	}
+}
+
+func (c *Cluster) logMute(mute bool, v vitals) {
+	if mute {
+		c.log.Error("this server leads, but its disk has stalled: it falls silent, so that the others elect another leader",
+			"term", v.term, "disk_busy", v.diskBusy.Round(time.Millisecond), "raft_silent", v.raftSilent.Round(time.Millisecond))
+		return
+	}
+	c.log.Info("this server is no longer silent", "term", v.term)
 }
 
 func (c *Cluster) vitals() vitals {
