@@ -27,7 +27,7 @@ type settings struct {
 	logLevel    string // of weir
 	rounds      int
 	window      time.Duration
-	workloads   []string // names, or beginnings of names; none is all
+	workloads   []string // names, or what is before their number; none is all
 	peers       []string
 	others      []other
 	json, base  string
@@ -72,7 +72,7 @@ func parse(args []string) (*settings, error) {
 	f.StringVar(&s.logLevel, "log", "info", "weir's log level; info, the default of a node, writes a line for each connection")
 	f.IntVar(&s.rounds, "rounds", 5, "rounds; fewer than 5 are for a quick look")
 	f.DurationVar(&s.window, "window", 1500*time.Millisecond, "what is measured of each contender in a round")
-	workloads := f.String("workloads", "", "workloads, by name or a name's beginning, with commas between; all by default")
+	workloads := f.String("workloads", "", "workloads, with commas between: churn is all of churn-1, churn-16 and churn-64; all by default")
 	peers := f.String("peers", "squid,tinyproxy", "peers to start, where they are installed")
 	f.Func("peer", "another peer, already running: name=host:port,pid; may be repeated", func(text string) error {
 		o, err := parseOther(text)
@@ -113,7 +113,7 @@ func (s *settings) chosen() ([]workload, error) {
 	}
 	var some []workload
 	for _, w := range all {
-		if slices.ContainsFunc(s.workloads, func(name string) bool { return strings.HasPrefix(w.name, name) }) {
+		if slices.ContainsFunc(s.workloads, func(name string) bool { return w.name == name || strings.HasPrefix(w.name, name+"-") }) {
 			some = append(some, w)
 		}
 	}

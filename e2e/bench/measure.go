@@ -19,10 +19,11 @@ type reading struct {
 	cpu, beside time.Duration
 	machine     usage.Machine
 	driver      time.Duration // processor time of this process: driver and upstream
+	ops         int64
 }
 
-func read(c *contender) (r reading, err error) {
-	r.at = time.Now()
+func read(c *contender, driver *wire.Driver) (r reading, err error) {
+	r.at, r.ops = time.Now(), driver.Ops()
 	if r.cpu, err = usage.CPU(c.pids...); err != nil {
 		return r, err
 	}
@@ -67,27 +68,27 @@ func (b *bench) watch(ctx context.Context, c *contender, driver *wire.Driver) (s
 	if err := sleep(ctx, warmUp); err != nil {
 		return nil, err
 	}
-	stopProfile, err := b.profile(c)
-	if err != nil {
-		return nil, err
-	}
-	before, err := read(c)
-	if err != nil {
-		return nil, err
-	}
 	driver.Measure()
+	stopProfile, err := b.profile(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	before, err := read(c, driver)
+	if err != nil {
+		stopProfile(0)
+		return nil, err
+	}
 	select {
 	case <-ctx.Done():
-		return nil, context.Cause(ctx)
 	case <-driver.Done():
 	case <-time.After(b.settings.window):
 	}
-	ops := float64(driver.Ops())
-	after, err := read(c)
-	stopProfile(int64(ops))
-	if err != nil {
+	after, err := read(c, driver)
+	stopProfile(after.ops)
+	if err = firstOf(context.Cause(ctx), err); err != nil {
 		return nil, err
 	}
+	ops := float64(after.ops - before.ops)
 	wall := after.at.Sub(before.at)
 	s := sample{
 		"ops_per_s": ops / wall.Seconds(),

@@ -23,8 +23,9 @@ var profilers = map[string]func(out string, pid int) []string{
 	},
 }
 
-// profile starts the profiler that the settings ask for, if c is what it is to look at. The returned function ends it.
-func (b *bench) profile(c *contender) (stop func(ops int64), err error) {
+// profile starts the profiler that the settings ask for, if c is what it is to look at. The returned function ends it, and
+// is told how many operations it has seen.
+func (b *bench) profile(ctx context.Context, c *contender) (stop func(ops int64), err error) {
 	s := b.settings
 	if s.profiler == "" || c.name != s.profiled || len(c.pids) == 0 {
 		return func(int64) {}, nil
@@ -38,10 +39,7 @@ func (b *bench) profile(c *contender) (stop func(ops int64), err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := sleep(context.Background(), attachTime); err != nil {
-		return nil, err
-	}
-	return func(ops int64) {
+	stop = func(ops int64) {
 		_ = process.Signal(syscall.SIGINT) // an error means that it has ended
 		ctx, cancel := context.WithTimeout(context.Background(), stopWithin)
 		defer cancel()
@@ -49,7 +47,12 @@ func (b *bench) profile(c *contender) (stop func(ops int64), err error) {
 			process.Kill()
 		}
 		b.printf("profile of %d operations: %s\n", ops, out)
-	}, nil
+	}
+	if err := sleep(ctx, attachTime); err != nil {
+		stop(0)
+		return nil, err
+	}
+	return stop, nil
 }
 
 // attachTime is what a profiler gets to attach itself.

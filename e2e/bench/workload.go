@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/weirproxy/weir/e2e/bench/usage"
@@ -81,13 +80,14 @@ func runBulk(ctx context.Context, b *bench, c *contender) (sample, error) {
 	}
 	// The operations are bytes.
 	const gib = 1 << 30
-	out := sample{"gib_per_s": s["ops_per_s"] / gib, "busy": s["busy"], "failures": s["failures"]}
-	for _, metric := range []string{"cpu_us", "beside_cpu_us"} {
-		if us, ok := s[metric]; ok {
-			out[strings.TrimSuffix(metric, "us")+"s_per_gib"] = us * gib / 1e6
-		}
+	s["gib_per_s"] = s["ops_per_s"] / gib
+	if us, ok := s["cpu_us"]; ok {
+		s["cpu_s_per_gib"] = us * gib / 1e6
 	}
-	return out, nil
+	for _, perByte := range []string{"ops_per_s", "cpu_us", "beside_cpu_us"} {
+		delete(s, perByte)
+	}
+	return s, nil
 }
 
 // wideMost bounds the hosts of one round; it is more than can be reached in the time.

@@ -53,8 +53,9 @@ func (r *relay) client(c *net.TCPConn) {
 			break
 		}
 		if target, ok := connectTarget(buf[:head]); ok && n == head {
+			addr := string(target) // the buffer is another client's from now on
 			r.buffers.Put(buf)
-			tunnel(c, string(target))
+			tunnel(c, addr)
 			return
 		}
 		if r.forward(c, buf, n) != nil {

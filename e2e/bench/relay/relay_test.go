@@ -128,3 +128,48 @@ func TestWhatCanNotBeRelayedEndsTheConnection(t *testing.T) {
 		}
 	}
 }
+
+// TestTunnelsAtOnce: heads in pooled buffers must not mix.
+func TestTunnelsAtOnce(t *testing.T) {
+	const clients, times = 16, 20
+	ups := []string{startUpstream(t, 1), startUpstream(t, 2)}
+	proxy := startRelay(t)
+	var wg sync.WaitGroup
+	for i := range clients {
+		up, want := ups[i%2], strings.Repeat("/x", i%2+1)
+		wg.Go(func() {
+			for range times {
+				if got, err := throughTunnel(proxy, up); err != nil || got != want {
+					t.Errorf("through the tunnel to %s: %q, %v; want %q", up, got, err, want)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// throughTunnel opens a tunnel, asks for /x in it, and returns the answer's body.
+func throughTunnel(proxy, up string) (string, error) {
+	c, err := net.Dial("tcp", proxy)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = c.Close() }()
+	r := bufio.NewReader(c)
+	if _, err := fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\n\r\n", up); err != nil {
+		return "", err
+	}
+	if _, err := http.ReadResponse(r, &http.Request{Method: http.MethodConnect}); err != nil {
+		return "", err
+	}
+	if _, err := io.WriteString(c, "GET /x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"); err != nil {
+		return "", err
+	}
+	resp, err := http.ReadResponse(r, nil)
+	if err != nil {
+		return "", err
+	}
+	body, err := io.ReadAll(resp.Body)
+	return string(body), err
+}
