@@ -199,6 +199,26 @@ func (t *Table) Governing(key Key) *Limit {
 	return l
 }
 
+// Direct reports whether a key counts all connections to the host that it names, whatever the port.
+func (t *Table) Direct(key Key) bool {
+	target, err := ParseHost(key.Name)
+	if err != nil || target.Host != key.Name || len(t.exact[target.Host].ports) > 0 {
+		return false
+	}
+	for rest := target.Host; !target.Addr.IsValid() && len(t.suffix) > 0; {
+		dot := strings.IndexByte(rest, '.')
+		if dot < 0 {
+			break
+		}
+		rest = rest[dot+1:]
+		if len(t.suffix[rest].ports) > 0 {
+			return false
+		}
+	}
+	_, counted := t.Match(target)
+	return counted == key
+}
+
 // keyTarget reads the name of a key that is no pattern. A name without a port gives
 // port 0, which no limit with a port matches.
 func keyTarget(name string) (Target, bool) {

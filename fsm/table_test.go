@@ -396,3 +396,24 @@ func BenchmarkNewTable(b *testing.B) {
 		NewTable(1, 1, table.Limits())
 	}
 }
+
+// A key is direct where it counts every connection to its host, whatever the port: then the host's name alone finds it.
+func TestDirect(t *testing.T) {
+	table := NewTable(1, 1, []Limit{
+		{Pattern: pattern("plain.org"), Connections: 1},
+		{Pattern: pattern("port.org"), Connections: 1},
+		{Pattern: pattern("port.org:443"), Connections: 1},
+		{Pattern: pattern("*.wild.org"), Connections: 1},
+		{Pattern: pattern("*.shared.org"), Connections: 1, Shared: true},
+		{Pattern: pattern("*.ports.org:443"), Connections: 1},
+		{Pattern: pattern("10.0.0.0/8"), Connections: 1},
+	})
+	for name, want := range map[string]bool{
+		"plain.org": true, "port.org": false, "port.org:443": false, "a.wild.org": true, "a.shared.org": false, "*.shared.org": false,
+		"a.b.ports.org": false, "10.1.2.3": true, "2001:db8::1": true, "free.org": true, "PLAIN.org": false, "10.0.0.0/8": false,
+	} {
+		if got := table.Direct(HostConnections(name)); got != want {
+			t.Errorf("%s: direct %v, want %v", name, got, want)
+		}
+	}
+}

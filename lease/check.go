@@ -27,14 +27,14 @@ func (n *Node) Check() error {
 }
 
 func (n *Node) checkPool(index int, p *pool) error {
-	p.mu.Lock()
+	p.lock()
 	defer p.mu.Unlock()
 	if p.index != index || n.lookup(p.key) != p {
 		return fmt.Errorf("it is not where it says to be")
 	}
 	var uses [slotReleased + 1]int64
 	for s := p.head; s != nil; s = s.next {
-		if s.pool.Load() != p {
+		if s.part.Load() != &p.part {
 			return fmt.Errorf("a slot that is counted elsewhere is in its list")
 		}
 		uses[s.use]++
@@ -67,7 +67,7 @@ func (n *Node) checkPool(index int, p *pool) error {
 // AtRest returns an error where the node holds, wants or has yet to say anything.
 func (n *Node) AtRest() error {
 	for _, p := range n.all {
-		p.mu.Lock()
+		p.lock()
 		open, granted, waiting, busy := p.open, p.granted, p.waiters.len(), p.releasing != 0 || p.parked != 0 || p.taken != 0 || p.dirty
 		p.mu.Unlock()
 		if open != 0 || granted != 0 || waiting != 0 || busy {

@@ -11,31 +11,40 @@ func (n *Node) TryAcquire(s *Slot, clock Clock) (ok bool, err error) {
 	if table == nil {
 		return false, ErrNoLease
 	}
+	now := clock.Now()
+	if p, found := n.hosts.Load(s.target.Host); found {
+		if v := p.(*pool).try(now, s, table, true, &n.gate); v != verdictStale {
+			return v == verdictAdmitted, v.err()
+		}
+	}
 	_, key := table.Match(s.target)
 	p := n.lookup(key)
 	if p == nil {
 		return false, nil
 	}
-	switch p.try(s, table, &n.gate, clock) {
-	case verdictAdmitted:
-		return true, nil
-	case verdictBlocked:
-		return false, ErrOverLimit
+	v := p.try(now, s, table, false, &n.gate)
+	return v == verdictAdmitted, v.err()
+}
+
+// err is the answer that needs nobody else's word.
+func (v verdict) err() error {
+	if v == verdictBlocked {
+		return ErrOverLimit
 	}
-	return false, nil // no slot in hand, no lease, or limits that have just changed
+	return nil
 }
 
 // TryRelease is the fast path of a release. Where it reports false, the core must hear of it: Release.
 func (n *Node) TryRelease(s *Slot) bool {
-	p := lockOf(s)
-	defer p.mu.Unlock()
+	q := lockPart(s)
+	defer q.mu.Unlock()
 	if s.use == slotReleased {
 		return true
 	}
-	if p.slow {
+	if q.pool.slow {
 		return false
 	}
-	p.unlink(s)
+	q.unlink(s)
 	s.use = slotReleased
 	return true
 }
@@ -48,13 +57,13 @@ func (n *Node) Park(s *Slot) (wanted bool) { return n.use(s, slotParked) }
 func (n *Node) Closing(s *Slot) (wanted bool) { return n.use(s, slotTaken) }
 
 func (n *Node) use(s *Slot, use slotUse) (wanted bool) {
-	p := lockOf(s)
-	defer p.mu.Unlock()
+	q := lockPart(s)
+	defer q.mu.Unlock()
 	if s.use != slotBusy {
 		return false
 	}
-	p.setUse(s, use)
-	return p.slow
+	q.setUse(s, use)
+	return q.pool.slow
 }
 
 // Unpark takes a parked slot back into use, as [Slot.Unpark] says.
@@ -62,12 +71,12 @@ func (n *Node) Unpark(s *Slot, clock Clock) bool {
 	if s.severed.Load() || s.guarded.Load() && !n.gate.admits(clock) {
 		return false // reuse is new work, also where an expired lease lets connections end by themselves
 	}
-	p := lockOf(s)
-	defer p.mu.Unlock()
+	q := lockPart(s)
+	defer q.mu.Unlock()
 	if s.use != slotParked {
 		return false
 	}
-	p.setUse(s, slotBusy)
+	q.setUse(s, slotBusy)
 	return true
 }
 

@@ -42,7 +42,6 @@ func FuzzLeaderMessage(f *testing.F) {
 			return
 		}
 		for _, live := range []bool{false, true} {
-			clock := &manualClock{}
 			n := NewNode("a", "1", ExpiryClose, nil)
 			n.setLimits(0, fsm.NewTable(1, 1, []fsm.Limit{limit(t, "up", 3, fsm.Queue{Timeout: time.Second, Size: 5})}))
 			n.StreamUp(0)
@@ -53,7 +52,7 @@ func FuzzLeaderMessage(f *testing.F) {
 			var slots []*Slot
 			for range 3 {
 				s := &Slot{target: fsm.Target{Host: "up", Port: 443}, holder: newHolder()}
-				if w, err := n.Acquire(0, s, clock, func(error) {}); err == nil && w == nil {
+				if w, err := n.Acquire(0, s, func(error) {}); err == nil && w == nil {
 					slots = append(slots, s)
 				}
 			}

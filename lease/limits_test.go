@@ -54,7 +54,7 @@ func (w *world) ask(x *wnode, host string, answered func(served bool)) *wconn {
 			answered(err == nil)
 		})
 	}
-	waiter, err := x.n.Acquire(x.Now(), c.slot, x, answer)
+	waiter, err := x.n.Acquire(x.Now(), c.slot, answer)
 	if waiter == nil {
 		answer(err)
 	} else {

@@ -73,34 +73,31 @@ func NewManager(cfg ManagerConfig) *Manager {
 	return m
 }
 
-// Acquire returns a slot for one connection to target, which h will use. Where the node holds a free one, or the host has
+// Acquire makes s the right to one connection to target, which h will use. Where the node holds a free slot, or the host has
 // no limit, it returns at once. Otherwise it waits: in the limit's queue, or for the leader's word that nothing is free.
 // It ends early when ctx does.
-func (m *Manager) Acquire(ctx context.Context, target fsm.Target, h Holder) (*Slot, error) {
-	s := &Slot{manager: m, target: target, holder: h}
+//
+// The memory is the caller's, so that admitting costs no allocation: s is new, or released, and must not be copied afterwards. On an error it may
+// be used again at once.
+func (m *Manager) Acquire(ctx context.Context, s *Slot, target fsm.Target, h Holder) error {
+	s.manager, s.target, s.holder, s.waited = m, target, h, 0
 	ok, err := m.node.TryAcquire(s, m.cfg.Clock)
-	switch {
-	case ok:
-		return s, nil
-	case err != nil:
-		return nil, err
+	if ok || err != nil {
+		return err
 	}
 	return m.wait(ctx, s)
 }
 
 // wait is Acquire's slow path.
-func (m *Manager) wait(ctx context.Context, s *Slot) (*Slot, error) {
+func (m *Manager) wait(ctx context.Context, s *Slot) error {
 	answer := make(chan error, 1)
 	var w *Waiter
 	var err error
 	m.do(func(now time.Duration) {
-		w, err = m.node.Acquire(now, s, m.cfg.Clock, func(err error) { answer <- err })
+		w, err = m.node.Acquire(now, s, func(err error) { answer <- err })
 	})
 	if w == nil {
-		if err != nil {
-			return nil, err
-		}
-		return s, nil
+		return err
 	}
 	timer := time.NewTimer(w.patience)
 	defer timer.Stop()
@@ -115,12 +112,9 @@ func (m *Manager) wait(ctx context.Context, s *Slot) (*Slot, error) {
 		if !cancelled && <-answer == nil {
 			s.Release()
 		}
-		return nil, ctx.Err()
+		err = ctx.Err()
 	}
-	if err != nil {
-		return nil, err
-	}
-	return s, nil
+	return err
 }
 
 // do runs f under the core's lock and carries out what it decided.

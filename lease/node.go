@@ -1,6 +1,7 @@
 package lease
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -55,12 +56,15 @@ type Node struct {
 
 	gate  gate
 	table atomic.Pointer[fsm.Table] // nil until the limits are known
-	pools sync.Map                  // fsm.Key → *pool, for the fast path; all has the order
+	pools sync.Map                  // fsm.Key → *pool; all has the order
+	hosts sync.Map                  // host → *pool, where that counts all connections to the host
 
 	all   []*pool
 	dirty []*pool
 	hot   []*pool // refused lately
 	later []*pool // with requests that wait to be asked for
+	// regoverning is what the core has yet to let follow the newest limits.
+	regoverning []*pool
 
 	sess     session
 	attached bool          // a stream is up
@@ -119,16 +123,28 @@ func (n *Node) pool(key fsm.Key) *pool {
 		return p
 	}
 	table := n.table.Load()
-	p := &pool{key: key, table: table, target: noTarget, index: len(n.all), slow: n.leaving}
+	p := newPool(key)
+	p.index, p.slow = len(n.all), n.leaving
 	if table != nil {
-		p.limit = table.Governing(key)
+		n.govern(p, table)
 	}
 	n.all = append(n.all, p)
 	n.pools.Store(key, p)
 	return p
 }
 
+// govern lets a pool go by a table. Needs the pool's lock.
+func (n *Node) govern(p *pool, table *fsm.Table) {
+	p.table, p.limit, p.direct = table, table.Governing(p.key), table.Direct(p.key)
+	if p.direct {
+		n.hosts.Store(p.key.Name, p)
+	} else {
+		n.hosts.Delete(p.key.Name)
+	}
+}
+
 func (n *Node) forget(p *pool) {
+	n.hosts.Delete(p.key.Name)
 	last := n.all[len(n.all)-1]
 	n.all[p.index] = last
 	last.index = p.index
@@ -165,16 +181,16 @@ func (n *Node) Pending(now time.Duration) bool {
 
 // Acquire is the slow path: the request waits, unless a slot has come free since the fast path
 // looked. It returns the waiter, or, where the answer is known at once, nil and the answer.
-func (n *Node) Acquire(now time.Duration, s *Slot, clock Clock, done func(error)) (*Waiter, error) {
+func (n *Node) Acquire(now time.Duration, s *Slot, done func(error)) (*Waiter, error) {
 	table := n.table.Load()
 	if table == nil {
 		return nil, ErrNoLease
 	}
 	_, key := table.Match(s.target)
 	p := n.pool(key)
-	p.mu.Lock()
+	p.lock()
 	defer p.mu.Unlock()
-	switch p.tryLocked(s, table, &n.gate, clock) {
+	switch p.tryLocked(now, s, table, &n.gate) {
 	case verdictAdmitted:
 		return nil, nil
 	case verdictBlocked:
@@ -223,7 +239,7 @@ func (n *Node) Cancel(w *Waiter) bool {
 	if p == nil {
 		return false
 	}
-	p.mu.Lock()
+	p.lock()
 	defer p.mu.Unlock()
 	p.waiters.remove(w)
 	w.pool = nil
@@ -238,7 +254,7 @@ func (n *Node) Expire(now time.Duration, w *Waiter) {
 	if p == nil {
 		return
 	}
-	p.mu.Lock()
+	p.lock()
 	defer p.mu.Unlock()
 	err := ErrOverLimit
 	switch {
@@ -267,7 +283,7 @@ func (n *Node) noteRefused(now time.Duration, p *pool) {
 
 // Release gives a slot back.
 func (n *Node) Release(now time.Duration, s *Slot) {
-	p := lockOf(s)
+	p := lockPool(s)
 	defer p.mu.Unlock()
 	if s.use == slotReleased {
 		return
@@ -283,7 +299,7 @@ func (n *Node) Release(now time.Duration, s *Slot) {
 
 // Parked is called when a connection was parked, or comes to its end, while somebody waits.
 func (n *Node) Parked(now time.Duration, s *Slot) {
-	p := lockOf(s)
+	p := lockPool(s)
 	defer p.mu.Unlock()
 	n.settle(now, p)
 	n.mark(p)
@@ -326,8 +342,7 @@ func (n *Node) mayAdmit(now time.Duration, p *pool) bool {
 func (n *Node) admit(now time.Duration, p *pool) {
 	w := p.waiters.head
 	w.slot.waited = now - w.since
-	p.link(w.slot)
-	p.admitted++
+	p.begin(now, w.slot)
 	n.answer(p, w, nil)
 	n.mark(p)
 }
@@ -364,8 +379,18 @@ func (n *Node) closeParked(p *pool) {
 
 // setLimits goes by new limits: connections that are counted elsewhere now are moved there. Every pool has the new limits
 // before anything moves: a request must not be let through by a limit that its new count no longer has.
+//
+// Where only numbers have changed, nothing moves: the fast path follows by itself, and the core follows some pools at a time (regovernSome),
+// so that nobody waits for a hundred thousand of them.
 func (n *Node) setLimits(now time.Duration, table *fsm.Table) {
+	old := n.table.Load()
 	n.table.Store(table)
+	if old != nil && old.ShapeIndex == table.ShapeIndex && old.Index < table.Index {
+		n.regoverning = slices.Clone(n.all)
+		n.regovernSome(now)
+		return
+	}
+	n.regoverning = nil
 	all := slices.Clone(n.all) // moving may add more, which have the new limits already
 	moved := make([]moving, len(all))
 	for i, p := range all {
@@ -378,9 +403,32 @@ func (n *Node) setLimits(now time.Duration, table *fsm.Table) {
 		n.moveWaiters(now, m.waiters, table)
 	}
 	for _, p := range all {
+		p.lock()
 		n.regovern(now, p)
+		p.mu.Unlock()
 	}
 	n.ackDue = true
+}
+
+// regovernAtOnce bounds the pools that the core lets follow new limits before others have their turn.
+const regovernAtOnce = 512
+
+// regovernSome lets the next pools follow the limits. The limits are acknowledged when all have.
+func (n *Node) regovernSome(now time.Duration) {
+	table := n.table.Load()
+	k := min(len(n.regoverning), regovernAtOnce)
+	for _, p := range n.regoverning[:k] {
+		p.lock()
+		if p.table != nil && p.table != table {
+			p.follow(table)
+		}
+		n.regovern(now, p)
+		p.mu.Unlock()
+	}
+	if n.regoverning = n.regoverning[k:]; len(n.regoverning) == 0 {
+		n.regoverning = nil
+		n.ackDue = true
+	}
 }
 
 // moving is what new limits count elsewhere.
@@ -394,12 +442,12 @@ func (n *Node) moveSlots(p *pool, slots []*Slot, table *fsm.Table) {
 	for _, s := range slots {
 		_, key := table.Match(s.target)
 		q := n.pool(key)
-		p.mu.Lock()
+		p.lock()
 		if s.use == slotReleased {
 			p.mu.Unlock()
 			continue
 		}
-		q.mu.Lock()
+		q.lock()
 		p.unlink(s)
 		q.link(s)
 		n.noteSlow(q)
@@ -414,7 +462,7 @@ func (n *Node) moveWaiters(now time.Duration, waiters []*Waiter, table *fsm.Tabl
 	for _, w := range waiters {
 		_, key := table.Match(w.slot.target)
 		q := n.pool(key)
-		q.mu.Lock()
+		q.lock()
 		w.ask = 0
 		n.enqueue(q, w)
 		n.settle(now, q)
@@ -422,10 +470,8 @@ func (n *Node) moveWaiters(now time.Duration, waiters []*Waiter, table *fsm.Tabl
 	}
 }
 
-// regovern makes a pool follow from its new limit.
+// regovern draws the consequences of a pool's new limit. Needs the pool's lock.
 func (n *Node) regovern(now time.Duration, p *pool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	if !p.limit.Capped() {
 		n.giveBack(p, p.granted)
 		p.target, p.contended, p.evict = noTarget, false, false
@@ -444,9 +490,9 @@ func (n *Node) regovern(now time.Duration, p *pool) {
 
 // applyTable installs a table in a pool and returns what has to move to another.
 func (n *Node) applyTable(p *pool, table *fsm.Table) (m moving) {
-	p.mu.Lock()
+	p.lock()
 	defer p.mu.Unlock()
-	p.table, p.limit = table, table.Governing(p.key)
+	n.govern(p, table)
 	for s := p.head; s != nil; s = s.next {
 		if _, key := table.Match(s.target); key != p.key {
 			m.slots = append(m.slots, s)
@@ -469,7 +515,7 @@ func (n *Node) applyTable(p *pool, table *fsm.Table) (m moving) {
 // StreamUp notes a new stream to the leader.
 func (n *Node) StreamUp(now time.Duration) {
 	n.attached, n.said, n.welcomed, n.stale = true, false, false, false
-	n.ackDue = n.table.Load() != nil
+	n.ackDue = n.table.Load() != nil && len(n.regoverning) == 0
 }
 
 // StreamDown notes its end. What was to be said on it is void; the next hello states what is held.
@@ -478,7 +524,7 @@ func (n *Node) StreamDown(now time.Duration) {
 	n.sess.interrupted()
 	n.dirty = n.dirty[:0]
 	for _, p := range n.all {
-		p.mu.Lock()
+		p.lock()
 		p.dirty, p.releasing, p.reported = false, 0, false
 		p.target, p.targetSeq, p.contended, p.evict = noTarget, 0, false, false
 		p.ask, p.asking, p.denied = 0, false, false
@@ -498,6 +544,9 @@ func (n *Node) Tick(now, wall time.Duration) {
 	if n.sess.live() && (jumped || now >= n.sess.fenceAt()) {
 		n.fence(now)
 	}
+	if len(n.regoverning) > 0 {
+		n.regovernSome(now)
+	}
 	if len(n.hot) > 0 && now >= n.nextQuarter {
 		n.quarter(now)
 	}
@@ -516,6 +565,9 @@ func (n *Node) Stale() bool { return n.stale && n.attached }
 // NextWake is when tick must be called at the latest.
 func (n *Node) NextWake(now time.Duration) time.Duration {
 	at := n.nextSecond
+	if len(n.regoverning) > 0 {
+		return now
+	}
 	if n.sess.live() {
 		at = min(at, n.sess.fenceAt())
 		// One that is due is with the stream's sender: it may be stuck there, and waking more often does not help.
@@ -537,7 +589,7 @@ func (n *Node) quarter(now time.Duration) {
 	n.nextQuarter = now + refusedWindow
 	keep := n.hot[:0]
 	for _, p := range n.hot {
-		p.mu.Lock()
+		p.lock()
 		p.refused[0], p.refused[1] = 0, p.refused[0]
 		if p.refused[1] > 0 {
 			keep = append(keep, p)
@@ -554,7 +606,7 @@ func (n *Node) quarter(now time.Duration) {
 func (n *Node) second(now time.Duration) {
 	for i := len(n.all) - 1; i >= 0; i-- {
 		p := n.all[i]
-		p.mu.Lock()
+		p.lock()
 		p.lows[p.lowAt] = p.low
 		p.lowAt = (p.lowAt + 1) % idleBuckets
 		p.low = p.free()
@@ -585,7 +637,7 @@ func (n *Node) fence(now time.Duration) {
 	}
 	n.gate.close()
 	for _, p := range n.all {
-		p.mu.Lock()
+		p.lock()
 		if p.limit.Capped() {
 			n.fencePool(now, p)
 		}
@@ -615,11 +667,18 @@ func (n *Node) severSlot(s *Slot, why Reason) {
 
 // severNewest resets the k newest connections that have not been yet. Needs the pool's lock.
 func (n *Node) severNewest(p *pool, k int64, why Reason) {
-	for s := p.tail; s != nil && k > 0; s = s.prev {
+	if k <= 0 {
+		return
+	}
+	var newest []*Slot
+	for s := p.tail; s != nil; s = s.prev {
+		newest = append(newest, s)
+	}
+	slices.SortStableFunc(newest, func(x, y *Slot) int { return cmp.Compare(y.since, x.since) })
+	for _, s := range newest[:min(k, int64(len(newest)))] {
 		if !s.severed.Load() {
 			n.severSlot(s, why)
 		}
-		k--
 	}
 }
 
@@ -659,7 +718,7 @@ func (n *Node) hello(now time.Duration) []*leasepb.NodeMessage {
 	n.helloAt = now
 	h := &leasepb.Hello{Protocol: protocolVersion, Node: n.name, Identity: n.identity, Session: n.sess.id, Fresh: n.fresh}
 	for _, p := range n.all {
-		p.mu.Lock()
+		p.lock()
 		p.releasing = 0
 		if n.sess.live() && p.granted > 0 {
 			h.Holdings = append(h.Holdings, &leasepb.Holding{Key: fsm.KeyToProto(p.key), Slots: p.granted})
@@ -675,7 +734,7 @@ func (n *Node) update(now time.Duration) *leasepb.NodeMessage {
 	k := min(len(n.dirty), maxBatch)
 	u := &leasepb.Update{}
 	for _, p := range n.dirty[:k] {
-		p.mu.Lock()
+		p.lock()
 		p.dirty = false
 		if p.releasing > 0 {
 			u.Releases = append(u.Releases, &leasepb.Holding{Key: fsm.KeyToProto(p.key), Slots: p.releasing})
@@ -804,7 +863,7 @@ func (n *Node) Receive(now time.Duration, m *leasepb.LeaderMessage) error {
 		if old := n.table.Load(); old == nil || old.Index != table.Index {
 			n.setLimits(now, table)
 		}
-		n.ackDue = true
+		n.ackDue = len(n.regoverning) == 0
 	case *leasepb.LeaderMessage_Assign:
 		return n.assigned(now, m.Assign)
 	case *leasepb.LeaderMessage_Closed:
@@ -834,7 +893,7 @@ func (n *Node) Part(now time.Duration) {
 	n.leaving, n.parting, n.bye = true, true, true
 	n.gate.close()
 	for _, p := range n.all {
-		p.mu.Lock()
+		p.lock()
 		if p.limit.Capped() {
 			for w := p.waiters.head; w != nil; w = p.waiters.head {
 				p.rejected++
@@ -849,7 +908,7 @@ func (n *Node) Part(now time.Duration) {
 // InUse counts the connections that the session allows.
 func (n *Node) InUse() (open int64) {
 	for _, p := range n.all {
-		p.mu.Lock()
+		p.lock()
 		if p.limit.Capped() {
 			open += p.open
 		}
@@ -883,14 +942,14 @@ func (n *Node) welcome(now time.Duration, w *leasepb.Welcome) {
 		n.sess.begin(w.Session, w.Term, time.Duration(w.TtlNs), n.helloAt)
 		n.openGate()
 		for _, p := range n.all {
-			p.mu.Lock()
+			p.lock()
 			p.granted, p.releasing = 0, 0
 			n.noteSlow(p)
 			p.mu.Unlock()
 		}
 	}
 	for _, p := range n.all {
-		p.mu.Lock()
+		p.lock()
 		if p.limit.Capped() && (p.open > 0 || p.granted > 0 || p.waiters.len() > 0) {
 			n.mark(p)
 		}
@@ -909,7 +968,7 @@ func (n *Node) correct(now time.Duration, granted []*leasepb.Holding) {
 		if p == nil {
 			continue
 		}
-		p.mu.Lock()
+		p.lock()
 		before := max(0, p.open-p.granted)
 		p.granted = min(p.granted, h.Slots)
 		n.severNewest(p, max(0, p.open-p.granted)-before, SeverFenced)
@@ -935,7 +994,7 @@ func (n *Node) assigned(now time.Duration, a *leasepb.Assign) error {
 			return err
 		}
 		p := each(&key)
-		p.mu.Lock()
+		p.lock()
 		p.target, p.targetSeq, p.contended, p.evict = t.Slots, t.Seq, t.Contended, t.Evict
 		if t.Evict && t.Slots >= 0 {
 			n.severNewest(p, p.open-t.Slots, SeverEvicted)
@@ -944,7 +1003,7 @@ func (n *Node) assigned(now time.Duration, a *leasepb.Assign) error {
 		p.mu.Unlock()
 	}
 	for _, p := range sortedPools(touched) {
-		p.mu.Lock()
+		p.lock()
 		n.settle(now, p)
 		p.mu.Unlock()
 	}
@@ -968,7 +1027,7 @@ func (n *Node) takeGrants(grants []*leasepb.Holding, each func(*fsm.Key) *pool) 
 			continue
 		}
 		p := each(&key)
-		p.mu.Lock()
+		p.lock()
 		p.granted += g.Slots
 		p.reported = true
 		n.mark(p)
@@ -982,7 +1041,7 @@ func (n *Node) takeGrants(grants []*leasepb.Holding, each func(*fsm.Key) *pool) 
 
 // answered refuses those who waited for an ask and got nothing.
 func (n *Node) answered(now time.Duration, p *pool, ask uint64) {
-	p.mu.Lock()
+	p.lock()
 	defer p.mu.Unlock()
 	if !p.asking || ask != p.ask {
 		return
@@ -1023,7 +1082,7 @@ func sortedPools(set map[*pool]struct{}) []*pool {
 func (n *Node) Drain(now time.Duration) {
 	n.leaving = true
 	for _, p := range n.all {
-		p.mu.Lock()
+		p.lock()
 		n.settle(now, p)
 		p.mu.Unlock()
 	}

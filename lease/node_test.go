@@ -46,7 +46,7 @@ func hear(t *testing.T, m *Manager, msg *leasepb.LeaderMessage) {
 
 func mustAcquire(t *testing.T, m *Manager, host string) *Slot {
 	t.Helper()
-	s, err := m.Acquire(t.Context(), to(t, host), newHolder())
+	s, err := acquire(m, t.Context(), to(t, host), newHolder())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +73,7 @@ func said(m *Manager) (releases int64, hello *leasepb.Hello, bye bool) {
 func TestClosedSessionAllowsNothing(t *testing.T) {
 	m, _ := liveManager(t, ExpiryClose, 2, limit(t, "up", 5, fsm.Queue{}))
 	h := newHolder()
-	if _, err := m.Acquire(t.Context(), to(t, "up"), h); err != nil {
+	if _, err := acquire(m, t.Context(), to(t, "up"), h); err != nil {
 		t.Fatal(err)
 	}
 	m.do(func(now time.Duration) {
@@ -145,7 +145,7 @@ func TestWaitersMoveOnlyUnderNewLimits(t *testing.T) {
 	})
 	var w *Waiter
 	m.do(func(now time.Duration) {
-		w, _ = m.node.Acquire(now, &Slot{manager: m, target: to(t, "a.x.org"), holder: newHolder()}, m.cfg.Clock, func(error) {})
+		w, _ = m.node.Acquire(now, &Slot{manager: m, target: to(t, "a.x.org"), holder: newHolder()}, func(error) {})
 	})
 	if w == nil {
 		t.Fatal("let in without a slot")
@@ -163,7 +163,7 @@ func TestGrantPastTheLeaseAdmitsNobody(t *testing.T) {
 	m, clock := liveManager(t, ExpiryClose, 0, limit(t, "up", 5, fsm.Queue{Timeout: time.Minute, Size: 9}))
 	var w *Waiter
 	m.do(func(now time.Duration) {
-		w, _ = m.node.Acquire(now, &Slot{manager: m, target: to(t, "up"), holder: newHolder()}, clock, func(error) {})
+		w, _ = m.node.Acquire(now, &Slot{manager: m, target: to(t, "up"), holder: newHolder()}, func(error) {})
 	})
 	clock.now.Store(int64(11 * time.Second))
 	hear(t, m, granted(1))
@@ -177,7 +177,7 @@ func TestDrainLetsConnectionsEnd(t *testing.T) {
 	for expiry, live := range map[Expiry]bool{ExpiryClose: false, ExpiryDrain: true, ExpiryKeep: true} {
 		m, clock := liveManager(t, expiry, 3, limit(t, "up", 5, fsm.Queue{}))
 		h := newHolder()
-		s, err := m.Acquire(t.Context(), to(t, "up"), h)
+		s, err := acquire(m, t.Context(), to(t, "up"), h)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -188,7 +188,7 @@ func TestDrainLetsConnectionsEnd(t *testing.T) {
 		if s.Live() != live || (h.severed() != 0) == live {
 			t.Errorf("%s: live %v, severed %v past the lease", expiry, s.Live(), h.severed())
 		}
-		_, err = m.Acquire(t.Context(), to(t, "up"), newHolder())
+		_, err = acquire(m, t.Context(), to(t, "up"), newHolder())
 		if new := expiry == ExpiryKeep; (err == nil) != new || parked.Unpark() != new {
 			t.Errorf("%s: a new connection past the lease: %v", expiry, err)
 		}
@@ -199,7 +199,7 @@ func TestDrainLetsConnectionsEnd(t *testing.T) {
 func TestDrainClosesWhatIsParkedLater(t *testing.T) {
 	m, _ := liveManager(t, ExpiryClose, 2, limit(t, "up", 5, fsm.Queue{}))
 	h := newHolder()
-	s, err := m.Acquire(t.Context(), to(t, "up"), h)
+	s, err := acquire(m, t.Context(), to(t, "up"), h)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -226,7 +226,7 @@ func TestGoodbyeWaitsForTheLastRelease(t *testing.T) {
 	if id, err := m.Goodbye(ctx); id != 0 || err == nil {
 		t.Errorf("session %d was given back while a connection uses it: %v", id, err)
 	}
-	if _, err := m.Acquire(t.Context(), to(t, "up"), newHolder()); !errors.Is(err, ErrDraining) {
+	if _, err := acquire(m, t.Context(), to(t, "up"), newHolder()); !errors.Is(err, ErrDraining) {
 		t.Errorf("admitted after the goodbye: %v", err)
 	}
 	if _, _, bye := said(m); bye {
@@ -248,7 +248,7 @@ func TestCorrectionFencesTheDifference(t *testing.T) {
 	var holders []*holder
 	for range 3 {
 		h := newHolder()
-		if _, err := m.Acquire(t.Context(), to(t, "up"), h); err != nil {
+		if _, err := acquire(m, t.Context(), to(t, "up"), h); err != nil {
 			t.Fatal(err)
 		}
 		holders = append(holders, h)
@@ -288,7 +288,7 @@ func TestRefusedHostIsNotForgotten(t *testing.T) {
 	m.do(func(now time.Duration) {
 		p := m.node.pool(fsm.HostConnections("up"))
 		p.idleFor = forgetAfter
-		p.mu.Lock()
+		p.lock()
 		m.node.noteRefused(now, p)
 		p.mu.Unlock()
 		m.node.Outgoing(now)

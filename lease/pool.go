@@ -1,7 +1,10 @@
 package lease
 
 import (
+	"math/rand/v2"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/weirproxy/weir/fsm"
@@ -17,25 +20,23 @@ const (
 
 // pool is what one node holds of one key.
 //
-// Its first half is shared with the fast path and guarded by its own lock, so that admissions to
-// different hosts share nothing. Its second half belongs to the node's deciding core and its
-// lock. Where both locks are needed, the core's comes first.
+// Its first half is shared with the fast path and guarded by its part's lock, so that admissions to different hosts share nothing.
+// Its second half belongs to the node's deciding core and its lock. Where both locks are needed, the core's comes first.
 type pool struct {
-	key fsm.Key
+	key  fsm.Key
+	part // what is not spread
 
-	mu       sync.Mutex
-	table    *fsm.Table // by which limit was found; another one means: look the key up again
-	limit    *fsm.Limit // nil: no limit
-	slow     bool       // somebody waits for what comes free: releases go through the core
-	granted  int64      // written under both locks
-	open     int64      // slots in use: the length of the list. Above granted where a limit was set on open connections
-	parked   int64      // of these, kept alive without use
-	taken    int64      // of these, closing
-	low      int64      // the least that was free since the last second began
-	head     *Slot      // oldest
-	tail     *Slot      // newest
-	admitted uint64
+	table  *fsm.Table // by which limit was found; another one means: look the key up again
+	limit  *fsm.Limit // nil: no limit
+	direct bool       // counts all connections to the host of its name, whatever the port
+	slow   bool       // somebody waits for what comes free: releases go through the core
+
 	rejected uint64
+	crowded  int // how often the lock was waited for
+	// spread is what admissions go to while many processors admit to this key at once: free slots in parts, each with a lock of its
+	// own. It is gathered whenever the core takes the lock, so that the core never sees it.
+	spread    atomic.Pointer[[]part]
+	lowBefore int64 // low, before it was spread
 
 	// The core's half.
 	dirty     bool  // the leader has yet to be told
@@ -58,8 +59,41 @@ type pool struct {
 	index     int // in the node's list
 }
 
-// free is what may be admitted at once. Needs the pool's lock.
-func (p *pool) free() int64 { return p.granted - p.open }
+// part is some of a pool's slots, with a lock. Where a pool is not spread, it is all of them.
+type part struct {
+	mu       sync.Mutex
+	pool     *pool
+	index    int   // among the parts
+	live     bool  // takes admissions: false once it has been gathered
+	granted  int64 // the pool's is written under the core's lock too
+	open     int64 // slots in use: the length of the list. Above granted where a limit was set on open connections
+	parked   int64 // of these, kept alive without use
+	taken    int64 // of these, closing
+	low      int64 // the least that was free since the last second began
+	head     *Slot
+	tail     *Slot
+	admitted uint64
+
+	_ [24]byte // no two parts share a cache line
+}
+
+// newPool returns an empty pool.
+func newPool(key fsm.Key) *pool {
+	p := &pool{key: key, target: noTarget}
+	p.pool, p.live = p, true
+	return p
+}
+
+// lock takes the pool's lock, with all that it has in one place.
+func (p *pool) lock() {
+	p.mu.Lock()
+	if parts := p.spread.Load(); parts != nil {
+		p.gather(*parts)
+	}
+}
+
+// free is what may be admitted at once. Needs the part's lock.
+func (q *part) free() int64 { return q.granted - q.open }
 
 type verdict uint8
 
@@ -71,98 +105,241 @@ const (
 	verdictShort   // no slot in hand
 )
 
-// try is the fast path: it admits s if a slot is free, or none is needed.
+// try is the fast path: it admits s if a slot is free, or none is needed. byHost says that the pool was found by the host's name alone.
 //
-// The gate is read under the pool's lock. A fence closes the gate first and passes through every
-// pool's lock after it, so a slot is either refused here or found by the fence.
-func (p *pool) try(s *Slot, table *fsm.Table, gate *gate, clock Clock) verdict {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.tryLocked(s, table, gate, clock)
-}
-
-func (p *pool) tryLocked(s *Slot, table *fsm.Table, gate *gate, clock Clock) verdict {
-	if p.table != table {
-		return verdictStale
-	}
-	if !p.limit.Capped() {
-		p.link(s)
-		p.admitted++
+// now was read before. The gate is read under the pool's lock: a fence closes the gate first and passes through every pool's
+// lock after it, so a slot is either refused here or found by the fence.
+func (p *pool) try(now time.Duration, s *Slot, table *fsm.Table, byHost bool, gate *gate) verdict {
+	if parts := p.spread.Load(); parts != nil && trySpread(*parts, now, s, table, byHost, gate) {
 		return verdictAdmitted
 	}
-	if p.limit.Connections == 0 {
+	if !p.mu.TryLock() {
+		p.mu.Lock()
+		p.noteCrowd()
+	}
+	defer p.mu.Unlock()
+	if byHost && !p.direct {
+		return verdictStale
+	}
+	return p.tryLocked(now, s, table, gate)
+}
+
+// tryLocked needs the pool's lock.
+func (p *pool) tryLocked(now time.Duration, s *Slot, table *fsm.Table, gate *gate) verdict {
+	switch {
+	case p.table != table && !p.follow(table):
+		return verdictStale
+	case !p.limit.Capped():
+	case p.limit.Connections == 0:
 		p.rejected++
 		return verdictBlocked
-	}
-	if !gate.admits(clock) {
+	case !gate.admitsAt(now):
 		return verdictNoLease
+	case p.free() <= 0 || p.waiters.len() > 0 || p.target >= 0 && p.granted > p.target:
+		return verdictShort // whoever waits goes first; and above a target nothing new starts
 	}
-	// Whoever waits goes first; and above a target nothing new starts.
-	if p.free() <= 0 || p.waiters.len() > 0 || (p.target >= 0 && p.granted > p.target) {
-		return verdictShort
-	}
-	p.link(s)
-	p.admitted++
+	p.begin(now, s)
 	return verdictAdmitted
 }
 
-// link takes a slot into use. Needs the pool's lock.
-func (p *pool) link(s *Slot) {
-	s.pool.Store(p)
-	s.guarded.Store(p.limit.Capped())
-	s.prev, s.next = p.tail, nil
-	if p.tail != nil {
-		p.tail.next = s
-	} else {
-		p.head = s
+// follow goes by newer limits of the same shape: only numbers have changed, and what counts where has not. The core
+// follows. Needs the pool's lock.
+func (p *pool) follow(table *fsm.Table) bool {
+	if p.table == nil || p.table.ShapeIndex != table.ShapeIndex || p.table.Index > table.Index {
+		return false
 	}
-	p.tail = s
-	p.open++
-	p.count(s.use, 1)
-	if f := p.free(); f < p.low {
-		p.low = f
+	if parts := p.spread.Load(); parts != nil {
+		p.gather(*parts)
+	}
+	p.table, p.limit = table, table.Governing(p.key)
+	return true
+}
+
+const (
+	// crowdedAfter is how often the lock must have been waited for before a pool is spread.
+	crowdedAfter = 64
+	// maxParts bounds the parts.
+	maxParts = 16
+	// sharePerPart is how many free slots each part must get at least: with fewer they run short one by one.
+	sharePerPart = 4
+)
+
+// noteCrowd counts a wait for the lock, and spreads the pool where they are many. Needs the pool's lock.
+func (p *pool) noteCrowd() {
+	p.crowded++
+	if p.crowded < crowdedAfter || p.slow || p.spread.Load() != nil {
+		return
+	}
+	p.crowded = 0
+	n := int64(min(2*runtime.GOMAXPROCS(0), maxParts))
+	share := int64(0)
+	if p.limit.Capped() {
+		if share = p.free() / n; share < sharePerPart {
+			return
+		}
+	}
+	parts := make([]part, n)
+	for i := range parts {
+		q := &parts[i]
+		q.pool, q.index, q.live, q.granted, q.low = p, i, true, share, share
+		p.granted -= share
+	}
+	p.lowBefore, p.low = p.low, p.free()
+	p.spread.Store(&parts)
+}
+
+// gather takes back what was spread. Needs the pool's lock.
+func (p *pool) gather(parts []part) {
+	p.spread.Store(nil)
+	low := p.low
+	for i := range parts {
+		q := &parts[i]
+		q.mu.Lock()
+		q.live = false
+		for s := q.head; s != nil; s = s.next {
+			s.part.Store(&p.part)
+		}
+		p.append(q.head, q.tail)
+		p.granted += q.granted
+		p.open += q.open
+		p.parked += q.parked
+		p.taken += q.taken
+		p.admitted += q.admitted
+		low += q.low
+		q.mu.Unlock()
+	}
+	p.low = min(p.lowBefore, low)
+}
+
+// trySpread admits s to one of the parts: the one where it was last, or any other whose lock is free.
+func trySpread(parts []part, now time.Duration, s *Slot, table *fsm.Table, byHost bool, gate *gate) bool {
+	var at int
+	if last := s.part.Load(); last != nil {
+		at = last.index
+	} else {
+		at = rand.IntN(len(parts))
+	}
+	for range parts {
+		q := &parts[at%len(parts)]
+		at++
+		if !q.mu.TryLock() {
+			continue
+		}
+		live, ok := q.live, q.admit(now, s, table, byHost, gate)
+		q.mu.Unlock()
+		if ok || !live {
+			return ok
+		}
+	}
+	return false
+}
+
+// admit is tryLocked for a part. What it reads of the pool is written only when no part is live. Needs the part's lock.
+func (q *part) admit(now time.Duration, s *Slot, table *fsm.Table, byHost bool, gate *gate) bool {
+	p := q.pool
+	if !q.live || p.table != table || byHost && !p.direct || p.limit.Capped() && (q.free() <= 0 || !gate.admitsAt(now)) {
+		return false
+	}
+	q.begin(now, s)
+	return true
+}
+
+// begin admits a slot. Needs the part's lock.
+func (q *part) begin(now time.Duration, s *Slot) {
+	s.since, s.use = now, slotBusy
+	if s.severed.Load() { // in a former use
+		s.severed.Store(false)
+	}
+	q.link(s)
+	q.admitted++
+}
+
+// link counts a slot here. Needs the part's lock.
+func (q *part) link(s *Slot) {
+	if s.part.Load() != q { // storing costs more than looking
+		s.part.Store(q)
+	}
+	if capped := q.pool.limit.Capped(); s.guarded.Load() != capped {
+		s.guarded.Store(capped)
+	}
+	s.prev, s.next = q.tail, nil
+	if q.tail != nil {
+		q.tail.next = s
+	} else {
+		q.head = s
+	}
+	q.tail = s
+	q.open++
+	q.count(s.use, 1)
+	if f := q.free(); f < q.low {
+		q.low = f
 	}
 }
 
-// unlink takes it out of use. Needs the pool's lock.
-func (p *pool) unlink(s *Slot) {
+// unlink counts it here no more. Needs the part's lock.
+func (q *part) unlink(s *Slot) {
 	if s.prev != nil {
 		s.prev.next = s.next
 	} else {
-		p.head = s.next
+		q.head = s.next
 	}
 	if s.next != nil {
 		s.next.prev = s.prev
 	} else {
-		p.tail = s.prev
+		q.tail = s.prev
 	}
 	s.prev, s.next = nil, nil
-	p.open--
-	p.count(s.use, -1)
+	q.open--
+	q.count(s.use, -1)
 }
 
-// setUse changes what a linked slot is used for. Needs the pool's lock.
-func (p *pool) setUse(s *Slot, use slotUse) {
-	p.count(s.use, -1)
+// append takes over another list.
+func (q *part) append(head, tail *Slot) {
+	switch {
+	case head == nil:
+		return
+	case q.tail == nil:
+		q.head = head
+	default:
+		q.tail.next, head.prev = head, q.tail
+	}
+	q.tail = tail
+}
+
+// setUse changes what a linked slot is used for. Needs the part's lock.
+func (q *part) setUse(s *Slot, use slotUse) {
+	q.count(s.use, -1)
 	s.use = use
-	p.count(use, 1)
+	q.count(use, 1)
 }
 
-func (p *pool) count(use slotUse, by int64) {
+func (q *part) count(use slotUse, by int64) {
 	switch use {
 	case slotParked:
-		p.parked += by
+		q.parked += by
 	case slotTaken:
-		p.taken += by
+		q.taken += by
 	}
 }
 
-// lockOf locks the pool that a slot is in, which may change until it is locked.
-func lockOf(s *Slot) *pool {
+// lockPart locks the part that a slot is in, which may change until it is locked.
+func lockPart(s *Slot) *part {
 	for {
-		p := s.pool.Load()
-		p.mu.Lock()
-		if s.pool.Load() == p {
+		q := s.part.Load()
+		q.mu.Lock()
+		if s.part.Load() == q {
+			return q
+		}
+		q.mu.Unlock()
+	}
+}
+
+// lockPool locks the pool that a slot is in.
+func lockPool(s *Slot) *pool {
+	for {
+		p := s.part.Load().pool
+		p.lock()
+		if s.part.Load() == &p.part {
 			return p
 		}
 		p.mu.Unlock()

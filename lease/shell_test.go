@@ -256,7 +256,16 @@ func (h *holder) severed() Reason {
 	return h.why
 }
 
-func to(t *testing.T, s string) fsm.Target {
+// acquire acquires a new slot.
+func acquire(m *Manager, ctx context.Context, target fsm.Target, h Holder) (*Slot, error) {
+	s := new(Slot)
+	if err := m.Acquire(ctx, s, target, h); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func to(t testing.TB, s string) fsm.Target {
 	t.Helper()
 	tg, err := fsm.ParseTarget(s, 443)
 	if err != nil {
@@ -273,29 +282,29 @@ func TestManagerAcquiresAndReleases(t *testing.T) {
 			t.Fatal(err)
 		}
 		up := to(t, "up")
-		s1, err := m.Acquire(t.Context(), up, newHolder())
+		s1, err := acquire(m, t.Context(), up, newHolder())
 		if err != nil {
 			t.Fatal(err)
 		}
-		s2, err := m.Acquire(t.Context(), up, newHolder())
+		s2, err := acquire(m, t.Context(), up, newHolder())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := m.Acquire(t.Context(), up, newHolder()); !errors.Is(err, ErrOverLimit) {
+		if _, err := acquire(m, t.Context(), up, newHolder()); !errors.Is(err, ErrOverLimit) {
 			t.Fatalf("a third of 2 connections: %v, want ErrOverLimit", err)
 		}
 		s1.Release()
 		s1.Release() // a second time must not free a second slot
-		s3, err := m.Acquire(t.Context(), up, newHolder())
+		s3, err := acquire(m, t.Context(), up, newHolder())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := m.Acquire(t.Context(), up, newHolder()); !errors.Is(err, ErrOverLimit) {
+		if _, err := acquire(m, t.Context(), up, newHolder()); !errors.Is(err, ErrOverLimit) {
 			t.Fatalf("releasing twice freed two slots: %v", err)
 		}
 		s2.Release()
 		s3.Release()
-		if _, err := m.Acquire(t.Context(), to(t, "free.example"), newHolder()); err != nil {
+		if _, err := acquire(m, t.Context(), to(t, "free.example"), newHolder()); err != nil {
 			t.Fatalf("a host without a limit: %v", err)
 		}
 	})
@@ -309,7 +318,7 @@ func TestQueueIsFirstComeFirstServed(t *testing.T) {
 			t.Fatal(err)
 		}
 		up := to(t, "up")
-		first, err := m.Acquire(t.Context(), up, newHolder())
+		first, err := acquire(m, t.Context(), up, newHolder())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -317,7 +326,7 @@ func TestQueueIsFirstComeFirstServed(t *testing.T) {
 		var waiters sync.WaitGroup
 		for i := range 3 {
 			waiters.Go(func() {
-				s, err := m.Acquire(t.Context(), up, newHolder())
+				s, err := acquire(m, t.Context(), up, newHolder())
 				if err != nil {
 					t.Errorf("waiter %d: %v", i, err)
 					return
@@ -327,7 +336,7 @@ func TestQueueIsFirstComeFirstServed(t *testing.T) {
 			})
 			synctest.Wait()
 		}
-		if _, err := m.Acquire(t.Context(), up, newHolder()); !errors.Is(err, ErrQueueFull) {
+		if _, err := acquire(m, t.Context(), up, newHolder()); !errors.Is(err, ErrQueueFull) {
 			t.Fatalf("a fourth waiter in a queue of 3: %v", err)
 		}
 		first.Release()
@@ -348,12 +357,12 @@ func TestQueueTimesOutAndCancels(t *testing.T) {
 			t.Fatal(err)
 		}
 		up := to(t, "up")
-		s, err := m.Acquire(t.Context(), up, newHolder())
+		s, err := acquire(m, t.Context(), up, newHolder())
 		if err != nil {
 			t.Fatal(err)
 		}
 		began := time.Now()
-		if _, err := m.Acquire(t.Context(), up, newHolder()); !errors.Is(err, ErrQueueTimeout) {
+		if _, err := acquire(m, t.Context(), up, newHolder()); !errors.Is(err, ErrQueueTimeout) {
 			t.Fatalf("waiting too long: %v", err)
 		}
 		if took := time.Since(began); took != 2*time.Second {
@@ -361,7 +370,7 @@ func TestQueueTimesOutAndCancels(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if _, err := m.Acquire(ctx, up, newHolder()); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := acquire(m, ctx, up, newHolder()); !errors.Is(err, context.DeadlineExceeded) {
 			t.Fatalf("a client that went away: %v", err)
 		}
 		for _, h := range m.Hosts() {
@@ -383,7 +392,7 @@ func TestCutOffNodeFencesBeforeReclaim(t *testing.T) {
 			t.Fatal(err)
 		}
 		h := newHolder()
-		s, err := a.Acquire(t.Context(), to(t, "up"), h)
+		s, err := acquire(a, t.Context(), to(t, "up"), h)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -398,7 +407,7 @@ func TestCutOffNodeFencesBeforeReclaim(t *testing.T) {
 			}
 			s.Release()
 		}()
-		s2, err := b.Acquire(t.Context(), to(t, "up"), newHolder())
+		s2, err := acquire(b, t.Context(), to(t, "up"), newHolder())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -410,13 +419,13 @@ func TestCutOffNodeFencesBeforeReclaim(t *testing.T) {
 		if reused < fencedAfter || reused > 4*time.Second {
 			t.Errorf("reused after %v: want after the fence, within ttl + 1 s", reused)
 		}
-		if _, err := a.Acquire(t.Context(), to(t, "up"), newHolder()); !errors.Is(err, ErrNoLease) {
+		if _, err := acquire(a, t.Context(), to(t, "up"), newHolder()); !errors.Is(err, ErrNoLease) {
 			t.Errorf("a fenced node admitted: %v", err)
 		}
 		if got := a.Session().State; got != "fenced" {
 			t.Errorf("session %s, want fenced", got)
 		}
-		free, err := a.Acquire(t.Context(), to(t, "free.example"), newHolder())
+		free, err := acquire(a, t.Context(), to(t, "free.example"), newHolder())
 		if err != nil || !free.Live() {
 			t.Errorf("a fenced node refused a host without a limit: %v", err)
 		}
@@ -464,7 +473,7 @@ func TestGoodbyeFreesAtOnce(t *testing.T) {
 		if err := errors.Join(a.WaitLive(t.Context()), b.WaitLive(t.Context())); err != nil {
 			t.Fatal(err)
 		}
-		s, err := a.Acquire(t.Context(), to(t, "up"), newHolder())
+		s, err := acquire(a, t.Context(), to(t, "up"), newHolder())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -475,7 +484,7 @@ func TestGoodbyeFreesAtOnce(t *testing.T) {
 			t.Fatalf("goodbye of session %d: %v", id, err)
 		}
 		began := time.Now()
-		if _, err := b.Acquire(t.Context(), to(t, "up"), newHolder()); err != nil {
+		if _, err := acquire(b, t.Context(), to(t, "up"), newHolder()); err != nil {
 			t.Fatal(err)
 		}
 		if took := time.Since(began); took > 50*time.Millisecond {
@@ -493,7 +502,7 @@ func TestSessionsSurviveALeaderChange(t *testing.T) {
 			t.Fatal(err)
 		}
 		h := newHolder()
-		s, err := m.Acquire(t.Context(), to(t, "up"), h)
+		s, err := acquire(m, t.Context(), to(t, "up"), h)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -503,7 +512,7 @@ func TestSessionsSurviveALeaderChange(t *testing.T) {
 			t.Fatal("the stream outlived its leader")
 		}
 		c.lead(t, 2)
-		if _, err := m.Acquire(t.Context(), to(t, "up"), newHolder()); err != nil {
+		if _, err := acquire(m, t.Context(), to(t, "up"), newHolder()); err != nil {
 			t.Fatal(err)
 		}
 		if got := m.Session().ID; got != id || h.severed() != 0 {
@@ -522,7 +531,7 @@ func TestUnverifiedLeaderAnswersNobody(t *testing.T) {
 			t.Fatal(err)
 		}
 		h := newHolder()
-		s, err := a.Acquire(t.Context(), to(t, "up"), h)
+		s, err := acquire(a, t.Context(), to(t, "up"), h)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -602,7 +611,7 @@ func TestFullDiskDelaysGrants(t *testing.T) {
 		c.setFull(true)
 		time.AfterFunc(5*time.Second, func() { c.setFull(false) })
 		began := time.Now()
-		s, err := m.Acquire(t.Context(), to(t, "up"), newHolder())
+		s, err := acquire(m, t.Context(), to(t, "up"), newHolder())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -624,7 +633,7 @@ func TestParkedConnectionsAreGivenUp(t *testing.T) {
 		}
 		for i, m := range []*Manager{a, b} {
 			h := newHolder()
-			s, err := a.Acquire(t.Context(), to(t, "up"), h)
+			s, err := acquire(a, t.Context(), to(t, "up"), h)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -641,7 +650,7 @@ func TestParkedConnectionsAreGivenUp(t *testing.T) {
 				s.Release()
 			}()
 			synctest.Wait() // for the leader to hear that it is parked: the other node's request must not overtake that
-			next, err := m.Acquire(t.Context(), to(t, "up"), newHolder())
+			next, err := acquire(m, t.Context(), to(t, "up"), newHolder())
 			if err != nil {
 				t.Fatalf("node %d: a parked connection was not given up: %v", i, err)
 			}
@@ -664,16 +673,16 @@ func TestClosingSlotIsWaitedFor(t *testing.T) {
 		}
 		for i, m := range []*Manager{a, b, b, a} {
 			holder := []*Manager{a, a, b, b}[i]
-			s, err := holder.Acquire(t.Context(), to(t, "up"), newHolder())
+			s, err := acquire(holder, t.Context(), to(t, "up"), newHolder())
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := m.Acquire(t.Context(), to(t, "up"), newHolder()); !errors.Is(err, ErrOverLimit) {
+			if _, err := acquire(m, t.Context(), to(t, "up"), newHolder()); !errors.Is(err, ErrOverLimit) {
 				t.Fatalf("case %d: over the limit: %v", i, err)
 			}
 			s.Closing()
 			time.AfterFunc(30*time.Millisecond, s.Release)
-			next, err := m.Acquire(t.Context(), to(t, "up"), newHolder())
+			next, err := acquire(m, t.Context(), to(t, "up"), newHolder())
 			if err != nil {
 				t.Fatalf("case %d: a closing slot was not waited for: %v", i, err)
 			}
@@ -699,7 +708,7 @@ func TestFrozenProcess(t *testing.T) {
 	if err := m.node.Receive(0, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Assign{Assign: grant}}); err != nil {
 		t.Fatal(err)
 	}
-	s, err := m.Acquire(t.Context(), to(t, "up"), newHolder())
+	s, err := acquire(m, t.Context(), to(t, "up"), newHolder())
 	if err != nil || !s.Live() {
 		t.Fatalf("acquire: %v", err)
 	}
@@ -707,7 +716,7 @@ func TestFrozenProcess(t *testing.T) {
 	if s.Live() {
 		t.Error("a slot is live past its lease")
 	}
-	if _, err := m.Acquire(t.Context(), to(t, "up"), newHolder()); !errors.Is(err, ErrNoLease) {
+	if _, err := acquire(m, t.Context(), to(t, "up"), newHolder()); !errors.Is(err, ErrNoLease) {
 		t.Errorf("admitted past the lease: %v", err)
 	}
 	s.Park()
@@ -739,27 +748,3 @@ type manualClock struct{ now atomic.Int64 }
 
 func (c *manualClock) Now() time.Duration  { return time.Duration(c.now.Load()) }
 func (c *manualClock) Wall() time.Duration { return time.Duration(c.now.Load()) }
-
-func BenchmarkAcquireHeldSlot(b *testing.B) {
-	clock := SystemClock{}
-	m := NewManager(ManagerConfig{Name: "a", Identity: "1", Clock: clock, Log: hclog.NewNullLogger()})
-	p, _ := fsm.ParsePattern("up.example.com")
-	m.node.setLimits(0, fsm.NewTable(1, 1, []fsm.Limit{{Pattern: p, Connections: 100}}))
-	m.node.sess.begin(1, 1, time.Hour, clock.Now())
-	m.node.welcomed = true
-	m.node.openGate()
-	tg, _ := fsm.ParseTarget("up.example.com:443", 0)
-	m.node.pool(fsm.HostConnections("up.example.com")).granted = 100
-	h := newHolder()
-	b.ReportAllocs()
-	b.RunParallel(func(pb *testing.PB) {
-		for pb.Next() {
-			s, err := m.Acquire(context.Background(), tg, h)
-			if err != nil {
-				b.Error(err)
-				return
-			}
-			s.Release()
-		}
-	})
-}

@@ -56,16 +56,17 @@ type Slot struct {
 	holder  Holder
 	waited  time.Duration
 
-	// pool changes where a change of limits moves the connection to another count; it is written
-	// under both pools' locks.
-	pool atomic.Pointer[pool]
+	// part changes where a change of limits moves the connection to another count, and where a pool is gathered. It is written
+	// under both parts' locks.
+	part atomic.Pointer[part]
 	// guarded is set while the lease's deadline applies to the connection.
 	guarded atomic.Bool
 	// severed is set once the slot was fenced or evicted.
 	severed atomic.Bool
 
-	// The rest is guarded by the pool's lock.
+	// The rest is guarded by the part's lock.
 	prev, next *Slot
+	since      time.Duration // when it was admitted last
 	use        slotUse
 }
 
@@ -111,4 +112,4 @@ func (s *Slot) Limited() bool { return s.guarded.Load() }
 func (s *Slot) Waited() time.Duration { return s.waited }
 
 // Key is what the connection is counted under.
-func (s *Slot) Key() fsm.Key { return s.pool.Load().key }
+func (s *Slot) Key() fsm.Key { return s.part.Load().pool.key }

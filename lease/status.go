@@ -61,7 +61,7 @@ func (n *Node) Host(key fsm.Key) (use HostUse, ok bool) {
 
 // use describes the pool. Needs the core's lock.
 func (p *pool) use() HostUse {
-	p.mu.Lock()
+	p.lock()
 	defer p.mu.Unlock()
 	return HostUse{
 		Key: p.key, Limit: p.limit, Granted: p.granted, InUse: p.open,

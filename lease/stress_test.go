@@ -67,7 +67,7 @@ func (s *stress) work(rng *rand.Rand, m *Manager, host string) {
 	for s.stop.Err() == nil {
 		ctx, cancel := context.WithTimeout(s.stop, time.Duration(1+rng.Int64N(int64(400*time.Millisecond))))
 		h := newHolder()
-		slot, err := m.Acquire(ctx, to(s.t, host), h)
+		slot, err := acquire(m, ctx, to(s.t, host), h)
 		cancel()
 		if err != nil {
 			nap(20 * time.Millisecond)

@@ -653,7 +653,7 @@ func (x *wnode) request(host string, hold time.Duration, next func(served bool))
 			next(false)
 		})
 	}
-	waiter, err := x.n.Acquire(x.Now(), c.slot, x, answered)
+	waiter, err := x.n.Acquire(x.Now(), c.slot, answered)
 	switch {
 	case waiter != nil:
 		x.at(waiter.patience, true, func() {

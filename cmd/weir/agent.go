@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
@@ -77,6 +78,7 @@ type agent struct {
 	proxy   *proxy.Server
 	api     *api.Server
 	streams leaseStreams
+	keeper  *limitsKeeper // nil without a data directory
 
 	proxyListener, apiListener net.Listener
 
@@ -120,6 +122,9 @@ func (a *agent) build() (err error) {
 	if a.data, err = openData(cfg); err != nil {
 		return err
 	}
+	if a.data.Path() != "" {
+		a.keeper = &limitsKeeper{path: filepath.Join(a.data.Path(), limitsFile), log: a.log}
+	}
 	clusterConfig := a.clusterConfig()
 	if cfg.Role == config.RoleServer {
 		a.store = fsm.NewStore(a.log.Named("fsm"), a.stop)
@@ -134,7 +139,7 @@ func (a *agent) build() (err error) {
 	}
 	a.manager = lease.NewManager(lease.ManagerConfig{
 		Name: cfg.Name, Identity: a.data.Identity(), OnExpiry: expiries[cfg.Lease.OnExpiry],
-		Connect: a.connect, Clock: lease.SystemClock{}, Log: a.log.Named("lease"),
+		Connect: a.connect, Clock: lease.NewSystemClock(), Log: a.log.Named("lease"),
 		Limits: a.lastLimits(), OnLimits: a.keepLimits,
 	})
 	a.proxy, err = proxy.New(proxy.Config{Node: cfg.Name, Policy: policy(cfg)}, admitter{a.manager}, nil, a.log.Named("proxy"))
@@ -257,6 +262,9 @@ func (a *agent) shutdown(graceful, leave bool) error {
 	defer cancel()
 	errs = append(errs, a.members.Shutdown(ctx), a.api.Shutdown(ctx))
 	a.proxy.Close()
+	if a.keeper != nil {
+		a.keeper.wait(ctx)
+	}
 	return errors.Join(append(errs, a.data.Close())...)
 }
 

@@ -159,8 +159,8 @@ type admitter struct{ manager *lease.Manager }
 
 // Acquire implements [proxy.Admitter].
 func (a admitter) Acquire(ctx context.Context, t fsm.Target, h lease.Holder) (proxy.Slot, error) {
-	s, err := a.manager.Acquire(ctx, t, h)
-	if err != nil {
+	s := new(lease.Slot)
+	if err := a.manager.Acquire(ctx, s, t, h); err != nil {
 		return nil, err // a nil *lease.Slot in the interface would not be nil
 	}
 	return s, nil
@@ -224,22 +224,7 @@ func (a *agent) lastLimits() *fsm.Table {
 
 func (a *agent) keepLimits(t *fsm.Table) {
 	a.checkAgreement()
-	if a.data.Path() == "" {
-		return
+	if a.keeper != nil {
+		a.keeper.keep(t)
 	}
-	if err := writeLimits(filepath.Join(a.data.Path(), limitsFile), t); err != nil {
-		a.log.Warn("the limits can't be kept for the next start", "error", err)
-	}
-}
-
-// writeLimits replaces the file at once or not at all.
-func writeLimits(path string, t *fsm.Table) error {
-	b, err := lease.MarshalTable(t)
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(path+".new", path)
 }
