@@ -5,6 +5,7 @@
 
 GO       ?= go
 FUZZTIME ?= 20s
+COUNT    ?= 1
 BENCH    ?= .
 BENCHPKG ?= ./...
 
@@ -15,7 +16,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 # The end-to-end tests measure, so they have the machine to themselves: all other packages first.
 UNIT = $$($(GO) list ./... | grep -v '/e2e$$')
 
-.PHONY: build cluster demo test unit e2e check format vet lint tidy arrows bench fuzz proto needs clean help
+.PHONY: build cluster demo test unit e2e partitions check format vet lint tidy arrows bench fuzz proto needs clean help
 .DEFAULT_GOAL := build
 
 build: ## build bin/weir
@@ -35,7 +36,12 @@ unit: # all tests but the end-to-end ones
 	$(GO) test -race $(UNIT)
 
 e2e: # the built binary, as real processes; -v prints what was measured
+	@[ "$$(id -u)" = 0 ] || echo "*** NOT TESTED: partitions need root ***" >&2
 	$(GO) test -race -v ./e2e
+
+partitions: needs ## cut real nodes off from each other, as root (COUNT=10: ten times)
+	@[ "$$(id -u)" = 0 ] || { echo "*** NOT TESTED: partitions need root ***" >&2; exit 1; }
+	$(GO) test -race -v -run '^TestPartition' -parallel 3 -count $(COUNT) -timeout $$(($(COUNT) * 5 + 5))m ./e2e
 
 check: format vet lint tidy arrows test ## format, vet, lint, dependencies, who may import whom, and all tests
 
@@ -84,4 +90,4 @@ clean: ## remove what was built and the example cluster's data
 	rm -rf bin examples/three-nodes/data
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

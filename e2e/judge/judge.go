@@ -15,8 +15,8 @@ import (
 	"github.com/weirproxy/weir/e2e/upstream"
 )
 
-// maxBreaches bounds a verdict: one breach tends to bring its like.
-const maxBreaches = 8
+// maxOfAKind bounds a verdict: one breach tends to bring its like.
+const maxOfAKind = 4
 
 // Case is one scenario as its test has run it.
 type Case struct {
@@ -25,7 +25,13 @@ type Case struct {
 	Begin    time.Time         // breaches are told in time since then
 	Nodes    map[string]string // the nodes' names, by the address that they come from
 	Cuts     []Cut
+	// Blind are the times in which the observer itself got no processor. An end that it saw in one may have come as early as
+	// the beginning of that.
+	Blind []Interval
 }
+
+// Interval is a stretch of time.
+type Interval struct{ From, To time.Time }
 
 // Cut is the time in which a node couldn't renew its lease.
 type Cut struct {
@@ -54,6 +60,7 @@ type Life struct {
 
 // Breach is a promise that was not kept.
 type Breach struct {
+	Kind     Kind
 	Scenario string
 	At       time.Duration // since the scenario's beginning
 	What     string
@@ -80,7 +87,7 @@ func since(begin, at time.Time) string {
 
 // Verdict is what a time line shows.
 type Verdict struct {
-	Breaches []Breach
+	Breaches []Breach // at most a few of each kind
 	Peak     int
 	// LastEnd is when the last connection ended that a cut node had opened before its lease ran out; zero if there was none.
 	LastEnd time.Time
@@ -92,7 +99,7 @@ type Verdict struct {
 // Try judges a complete time line.
 func Try(c Case, events []upstream.Event) Verdict {
 	lives := c.lives(events)
-	v := Verdict{}
+	var v Verdict
 	c.checkPeak(&v, lives)
 	for _, cut := range c.Cuts {
 		c.checkCut(&v, cut, lives)
@@ -117,7 +124,7 @@ func (c Case) lives(events []upstream.Event) []Life {
 		if e.Opened {
 			l.Opened = e.At
 		} else {
-			l.Ended, l.Heard = e.At, e.Heard
+			l.Ended, l.Heard = latest(l.Opened, c.earliest(e.At)), c.earliest(e.Heard)
 		}
 	}
 	lives := make([]Life, len(order))
@@ -127,12 +134,50 @@ func (c Case) lives(events []upstream.Event) []Life {
 	return lives
 }
 
-func (v *Verdict) add(c Case, at time.Time, conns []Life, format string, args ...any) {
-	if len(v.Breaches) < maxBreaches {
+// earliest is when what was seen at a time may have happened.
+func (c Case) earliest(at time.Time) time.Time {
+	for _, b := range c.Blind {
+		if !at.Before(b.From) && !at.After(b.To) {
+			return b.From
+		}
+	}
+	return at
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// Kind is which promise a breach breaks.
+type Kind uint8
+
+// The kinds.
+const (
+	OverLimit   Kind = iota + 1 // more connections than the limit
+	OpenLate                    // a connection of a node whose lease has run out
+	HeardLate                   // a byte on one
+	OpenedLate                  // a new one
+	ReusedEarly                 // others have the whole limit while a node that was cut off has something left
+)
+
+func (v *Verdict) add(c Case, k Kind, at time.Time, conns []Life, format string, args ...any) {
+	if v.count(k) < maxOfAKind {
 		v.Breaches = append(v.Breaches, Breach{
-			Scenario: c.Scenario, At: at.Sub(c.Begin), What: fmt.Sprintf(format, args...), Conns: conns, begin: c.Begin,
+			Kind: k, Scenario: c.Scenario, At: at.Sub(c.Begin), What: fmt.Sprintf(format, args...), Conns: conns, begin: c.Begin,
 		})
 	}
+}
+
+func (v *Verdict) count(k Kind) (n int) {
+	for _, b := range v.Breaches {
+		if b.Kind == k {
+			n++
+		}
+	}
+	return n
 }
 
 // step is a change in what is open.
@@ -146,8 +191,12 @@ type step struct {
 func (c Case) steps(lives []Life) []step {
 	var steps []step
 	for _, l := range lives {
+		end := c.endOf(l)
+		if end.Equal(l.Opened) {
+			continue // for all that is known, it was open for no time
+		}
 		steps = append(steps, step{at: l.Opened, life: l, by: 1})
-		if end := c.endOf(l); !end.IsZero() {
+		if !end.IsZero() {
 			steps = append(steps, step{at: end, life: l, by: -1})
 		}
 	}
@@ -180,7 +229,7 @@ func (c Case) checkPeak(v *Verdict, lives []Life) {
 		}
 		v.Peak = max(v.Peak, len(open))
 		if len(open) > c.Limit && !over {
-			v.add(c, s.at, sorted(open), "%d connections are open; the limit is %d", len(open), c.Limit)
+			v.add(c, OverLimit, s.at, sorted(open), "%d connections are open; the limit is %d", len(open), c.Limit)
 		}
 		over = len(open) > c.Limit
 	}
@@ -195,28 +244,40 @@ func sorted(open map[uint64]Life) []Life {
 	return lives
 }
 
-// checkCut holds the node to its deadline: from then until the heal it has nothing open, says nothing and opens nothing.
+// checkCut holds the node to its deadline: from then until the heal it has nothing open, says nothing and opens nothing. A heal
+// before the deadline leaves nothing to check, because the lease may have been renewed.
 func (c Case) checkCut(v *Verdict, cut Cut, lives []Life) {
 	deadline := cut.deadline()
+	inTime := cut.Healed.IsZero() || cut.Healed.After(deadline)
 	for _, l := range lives {
-		if l.Node != cut.Node {
+		if l.Node != cut.Node || !cut.Healed.IsZero() && l.Opened.After(cut.Healed) {
 			continue
 		}
-		switch {
-		case l.Opened.After(deadline) && l.Opened.Before(cut.Healed):
-			v.add(c, l.Opened, []Life{l}, "node %s, cut off %v ago, opens a connection; its lease is %v", cut.Node,
-				l.Opened.Sub(cut.At).Round(time.Millisecond), cut.TTL)
-		case l.Opened.After(deadline) || cut.Unseen:
-		case c.endsAfter(l, deadline):
-			v.add(c, deadline, []Life{l}, "node %s, cut off %v ago, has a connection open; its lease is %v", cut.Node, cut.TTL, cut.TTL)
-		}
-		if l.Heard.After(deadline) && l.Opened.Before(deadline) {
-			v.add(c, l.Heard, []Life{l}, "node %s, cut off %v ago, sends on an old connection; its lease is %v", cut.Node,
-				l.Heard.Sub(cut.At).Round(time.Millisecond), cut.TTL)
+		if inTime {
+			c.checkLife(v, cut, l)
 		}
 		if end := c.endOf(l); l.Opened.Before(deadline) && c.endsAfter(l, cut.At) && end.After(v.LastEnd) {
 			v.LastEnd = end
 		}
+	}
+}
+
+// checkLife is checkCut for one connection, opened before the heal.
+func (c Case) checkLife(v *Verdict, cut Cut, l Life) {
+	deadline, conns := cut.deadline(), []Life{l}
+	late := func(at time.Time) time.Duration { return at.Sub(cut.At).Round(time.Millisecond) }
+	switch {
+	case l.Opened.After(deadline):
+		v.add(c, OpenedLate, l.Opened, conns, "node %s, cut off %v ago, opens a connection; its lease is %v",
+			cut.Node, late(l.Opened), cut.TTL)
+		return
+	case !cut.Unseen && c.endsAfter(l, deadline):
+		v.add(c, OpenLate, deadline, conns, "node %s, cut off %v ago, has a connection open; its lease is %v",
+			cut.Node, cut.TTL, cut.TTL)
+	}
+	if l.Heard.After(deadline) {
+		v.add(c, HeardLate, l.Heard, conns, "node %s, cut off %v ago, sends on an old connection; its lease is %v",
+			cut.Node, late(l.Heard), cut.TTL)
 	}
 }
 
@@ -238,7 +299,7 @@ func (c Case) checkReuse(v *Verdict, lives []Life) {
 		}
 		v.Full = s.at
 		if !v.LastEnd.IsZero() && v.LastEnd.After(v.Full) {
-			v.add(c, v.Full, sorted(open), "the others hold the whole limit %v before the last connection of a node that was cut off has ended",
+			v.add(c, ReusedEarly, v.Full, sorted(open), "the others hold the whole limit %v before the last connection of a node that was cut off has ended",
 				v.LastEnd.Sub(v.Full).Round(time.Millisecond))
 		}
 		return

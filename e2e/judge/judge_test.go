@@ -36,6 +36,10 @@ func TestVerdicts(t *testing.T) {
 	unseen.Cuts[0].Unseen = true
 	early := cut()
 	early.Cuts[0].TTL = 200 * time.Millisecond
+	soon := cut()
+	soon.Cuts[0].Healed = at(2000)
+	blind := cut()
+	blind.Blind = []Interval{{at(2900), at(3100)}, {at(4000), at(4100)}}
 	for _, test := range []struct {
 		name   string
 		c      Case
@@ -68,6 +72,13 @@ func TestVerdicts(t *testing.T) {
 		{"unseen, too soon", unseen, []upstream.Event{
 			open(0, 1, "A"), open(10, 2, "B"), open(2900, 3, "A"), end(5100, 2, "B", 1000),
 		}, []string{"trial: at 2.9s: 3 connections are open", "100ms before the last connection"}},
+		{"seen late, by an observer that stood still", blind, []upstream.Event{open(0, 1, "B"), end(3050, 1, "B", 2800)}, nil},
+		{"opened and ended while the observer stood still", blind, []upstream.Event{
+			open(4010, 1, "A"), end(4090, 1, "A", 4020), open(4200, 2, "A"), open(4300, 3, "A"),
+		}, nil},
+		{"late, though the observer stood still", blind, []upstream.Event{open(0, 1, "B"), end(4050, 1, "B", 2800)},
+			[]string{"has a connection open"}},
+		{"healed before the deadline", soon, []upstream.Event{open(0, 1, "B"), open(2200, 2, "B")}, nil},
 		{"ended before the cut", early, []upstream.Event{open(0, 1, "B"), end(900, 1, "B", 800)}, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -109,7 +120,7 @@ func TestVerdictIsBounded(t *testing.T) {
 	for i := range 100 {
 		events = append(events, open(10*i, uint64(i+1), "A"), end(10*i+5, uint64(i+1), "A", 10*i))
 	}
-	if v := Try(Case{Limit: 0, Begin: begin}, events); len(v.Breaches) != maxBreaches || v.Peak != 1 {
-		t.Errorf("%d breaches, peak %d; want %d and 1", len(v.Breaches), v.Peak, maxBreaches)
+	if v := Try(Case{Limit: 0, Begin: begin}, events); len(v.Breaches) != maxOfAKind || v.Peak != 1 {
+		t.Errorf("%d breaches, peak %d; want %d and 1", len(v.Breaches), v.Peak, maxOfAKind)
 	}
 }
