@@ -68,6 +68,7 @@ type Allocator struct {
 
 	notBefore time.Duration // a new leader grants nothing before this
 	waking    []*contest
+	sheet     sheet
 	limits    *leasepb.LeaderMessage
 	out       []Outbound
 }
@@ -667,7 +668,8 @@ func (a *Allocator) adjust(now time.Duration, st *fsm.State) fsm.Command {
 
 // tidy forgets demands that say nothing.
 func (a *Allocator) tidy(c *contest) {
-	for _, d := range slices.Clone(c.demands) {
+	for i := len(c.demands) - 1; i >= 0; i-- {
+		d := c.demands[i]
 		if d.held+d.inUse+d.parked+d.waiting+d.refused == 0 && d.ask == 0 && d.sent == (target{slots: noTarget}) && d.shortSince == 0 {
 			a.drop(d)
 		}

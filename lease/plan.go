@@ -40,6 +40,27 @@ func (r *row) give(k, free int64) int64 {
 	return k
 }
 
+// sheet is the memory of one plan, which the next one uses again.
+type sheet struct {
+	all  []row
+	list []*row
+}
+
+// rows starts a plan of up to n rows.
+func (s *sheet) rows(n int) []*row {
+	if cap(s.all) < n {
+		s.all, s.list = make([]row, 0, 2*n), make([]*row, 0, 2*n)
+	}
+	s.all = s.all[:0]
+	return s.list[:0]
+}
+
+// row is the next one's memory.
+func (s *sheet) row() *row {
+	s.all = s.all[:len(s.all)+1]
+	return &s.all[len(s.all)-1]
+}
+
 // keyPlan is the work sheet for one key.
 type keyPlan struct {
 	a     *Allocator
@@ -64,7 +85,7 @@ func (a *Allocator) plan(now time.Duration, st *fsm.State, c *contest) []fsm.Adj
 		}
 		return nil
 	}
-	p := &keyPlan{a: a, c: c, now: now, limit: limit}
+	p := &keyPlan{a: a, c: c, now: now, limit: limit, rows: a.sheet.rows(len(c.demands))}
 	p.gather(st)
 	p.grant()
 	p.keepTurns()
@@ -93,10 +114,9 @@ func (p *keyPlan) gather(st *fsm.State) {
 		held -= min(d.releasing, held)
 		if d.reported && p.a.eligible(p.now, d.peer) {
 			p.fixed -= held
-			p.rows = append(p.rows, &row{
-				d: d, held: held, target: noTarget,
-				overhang: max(0, d.inUse+d.parked-held),
-			})
+			r := p.a.sheet.row()
+			*r = row{d: d, held: held, target: noTarget, overhang: max(0, d.inUse+d.parked-held)}
+			p.rows = append(p.rows, r)
 		}
 	}
 	capacity := p.limit.Connections - p.fixed
