@@ -278,9 +278,13 @@ type world struct {
 func newWorld(t *rapid.T) *world {
 	w := &world{t: t, a: NewState(), b: NewState(), m: newModel(), term: 1}
 	w.patterns = rapid.SliceOfNDistinct(rapid.SampledFrom(somePatterns), 1, 6, rapid.ID[string]).Draw(t, "patterns")
-	w.targets = rapid.SliceOfNDistinct(rapid.SampledFrom(someTargets()), 1, 6, Target.String).Draw(t, "targets")
-	if rapid.Bool().Draw(t, "to all hosts") {
-		w.patterns = append(w.patterns, "*")
+	w.targets = rapid.SliceOfNDistinct(rapid.SampledFrom(someTargets()), 2, 7, Target.String).Draw(t, "targets")
+	if rapid.IntRange(0, 3).Draw(t, "begun") > 0 {
+		// Something to hold, and somebody to hold it.
+		w.do(&Init{ClusterID: "c", TTL: time.Second, Limits: []Limit{{Pattern: pattern("*"), Connections: 4}}})
+		for _, node := range []string{"n1", "n2"} {
+			w.do(&OpenSession{w.term, node, "i"})
+		}
 	}
 	return w
 }
@@ -527,6 +531,18 @@ func (w *world) adjust(t *rapid.T) {
 
 func (w *world) put(t *rapid.T) {
 	l := w.drawLimit(t)
+	if old, ok := w.m.effective[l.Pattern.String()]; ok && old.Connections >= 0 && rapid.Bool().Draw(t, "like the one there") {
+		drawn := l
+		l = Limit{Pattern: old.Pattern, Connections: old.Connections, Queue: old.Queue, Shared: old.Shared, Source: drawn.Source}
+		switch rapid.IntRange(0, 3).Draw(t, "but for") {
+		case 0:
+			l.Queue = Queue{Timeout: time.Minute, Size: 5}
+		case 1:
+			l.Shared = drawn.Shared
+		case 2:
+			l.Connections = max(0, l.Connections-2)
+		}
+	}
 	w.do(&PutLimit{l, w.drawPrecondition(t, w.m.effective[l.Pattern.String()].ModifyIndex)})
 }
 
