@@ -9,6 +9,16 @@ COUNT    ?= 1
 BENCH    ?= .
 BENCHPKG ?= ./...
 
+# Of make bench; what is empty is bench's own default.
+WORKLOADS ?=
+ROUNDS    ?= 5
+PEERS     ?= squid,tinyproxy
+LOG       ?= info
+BASE      ?=
+PROFILE   ?=
+PROFILED  ?= weir
+JSON      ?= bin/bench.json
+
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 COMMIT  := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
@@ -16,7 +26,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 # The end-to-end tests measure, so they have the machine to themselves: all other packages first.
 UNIT = $$($(GO) list ./... | grep -v '/e2e$$')
 
-.PHONY: build cluster demo test unit e2e partitions check format vet lint tidy arrows bench fuzz proto needs clean help
+.PHONY: build cluster demo test unit e2e partitions check format vet lint tidy arrows bench gobench fuzz proto needs clean help
 .DEFAULT_GOAL := build
 
 build: ## build bin/weir
@@ -61,7 +71,15 @@ tidy:
 arrows:
 	$(GO) test ./e2e/arrows
 
-bench: ## run the benchmarks (BENCH=regexp BENCHPKG=./fsm)
+# The binary that is measured keeps its symbols, for perf; they cost it nothing.
+bench: ## measure weir beside the smallest relay and other proxies (WORKLOADS=churn,http ROUNDS=3 PEERS= LOG=warn BASE=old.json PROFILE=perf|strace)
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/bench-weir ./cmd/weir
+	$(GO) build -o bin/bench-relay ./e2e/bench/relay
+	$(GO) build -o bin/bench ./e2e/bench
+	@bin/bench -weir bin/bench-weir -relay bin/bench-relay -workloads '$(WORKLOADS)' -rounds $(ROUNDS) -peers '$(PEERS)' \
+		-log $(LOG) -json '$(JSON)' -base '$(BASE)' -profile '$(PROFILE)' -profiled '$(PROFILED)' -profiles bin
+
+gobench: ## run the Go benchmarks (BENCH=regexp BENCHPKG=./fsm)
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem $(BENCHPKG)
 
 fuzz: ## run each fuzz target for FUZZTIME

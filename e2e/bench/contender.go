@@ -88,8 +88,8 @@ func makers(s *settings) []maker {
 			m.skip = "not known: name another proxy by -peer name=host:port,pid"
 		default:
 			m.start = start
-			if _, err := exec.LookPath(name); err != nil {
-				m.skip = "not installed"
+			if _, err := installed(name); err != nil {
+				m.skip = "not installed; Debian has it: apt-get install --no-install-recommends " + name
 			}
 		}
 		list = append(list, m)
@@ -98,6 +98,14 @@ func makers(s *settings) []maker {
 		list = append(list, maker{name: p.name, peer: true, start: p.start})
 	}
 	return list
+}
+
+// installed finds a program, also where only root's PATH looks.
+func installed(name string) (path string, err error) {
+	if path, err = exec.LookPath(name); err != nil {
+		path, err = exec.LookPath(filepath.Join("/usr/sbin", name))
+	}
+	return path, err
 }
 
 func startDirect(context.Context, *settings) (*contender, error) {
@@ -146,7 +154,11 @@ func startSquid(ctx context.Context, _ *settings) (*contender, error) {
 			"cache_log %s\ncoredump_dir %s\nshutdown_lifetime 0 seconds\nmax_filedescriptors 16384\npinger_enable off\n",
 			addr, filepath.Join(dir, "cache.log"), dir)
 		path := filepath.Join(dir, "squid.conf")
-		return "squid", []string{"-N", "-f", path}, os.WriteFile(path, []byte(text), 0o644)
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			return "", nil, err
+		}
+		program, err := installed("squid")
+		return program, []string{"-N", "-f", path}, err
 	})
 }
 
@@ -158,7 +170,11 @@ func startTinyproxy(ctx context.Context, _ *settings) (*contender, error) {
 		}
 		text := fmt.Sprintf("Listen %s\nPort %s\nTimeout 600\nMaxClients 8192\nLogLevel Critical\nAllow 127.0.0.0/8\n", host, port)
 		path := filepath.Join(dir, "tinyproxy.conf")
-		return "tinyproxy", []string{"-d", "-c", path}, os.WriteFile(path, []byte(text), 0o644)
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			return "", nil, err
+		}
+		program, err := installed("tinyproxy")
+		return program, []string{"-d", "-c", path}, err
 	})
 }
 

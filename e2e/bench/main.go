@@ -47,7 +47,7 @@ type bench struct {
 }
 
 func main() {
-	s, err := parse(os.Args[1:])
+	s, err := parse(os.Args[1:], os.Stderr)
 	if errors.Is(err, flag.ErrHelp) {
 		os.Exit(0)
 	}
@@ -63,10 +63,12 @@ func main() {
 	}
 }
 
-// parse reads the command line. It has told of mistakes that it returns as flag.ErrHelp.
-func parse(args []string) (*settings, error) {
+// parse reads the command line. If that asks for help, help is where it goes, and the error is flag.ErrHelp.
+func parse(args []string, help io.Writer) (*settings, error) {
 	s := &settings{}
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
+	f.SetOutput(io.Discard) // mistakes are told once, by the caller
+	f.Usage = func() {}
 	f.StringVar(&s.weir, "weir", "bin/weir", "the weir binary")
 	f.StringVar(&s.relay, "relay", "bin/bench-relay", "the relay binary")
 	f.StringVar(&s.logLevel, "log", "info", "weir's log level; info, the default of a node, writes a line for each connection")
@@ -85,6 +87,10 @@ func parse(args []string) (*settings, error) {
 	f.StringVar(&s.profiled, "profiled", weir, "the contender to look at")
 	f.StringVar(&s.profileDir, "profiles", ".", "the directory for what perf or strace write")
 	if err := f.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			f.SetOutput(help)
+			f.PrintDefaults()
+		}
 		return nil, err
 	}
 	s.workloads, s.peers = list(*workloads), list(*peers)

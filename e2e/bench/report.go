@@ -200,6 +200,8 @@ func digits(v float64) string {
 	switch {
 	case math.IsNaN(v) || math.IsInf(v, 0):
 		return ""
+	case v == 0:
+		return "0"
 	case math.Abs(v) >= 100:
 		return strconv.FormatFloat(v, 'f', 0, 64)
 	case math.Abs(v) >= 10:
@@ -235,7 +237,7 @@ func besides(out io.Writer, rounds map[string][]round, contenders []string, name
 				continue
 			}
 			line(w, []string{name, c, percent(at("busy")), digits(at("cores")), digits(at("driver")), digits(at("beside_cpu_us")),
-				digits(at("p50_us")), digits(at("p99_us")), strconv.FormatFloat(at("failures"), 'f', 0, 64)})
+				digits(at("p50_us")), digits(at("p99_us")), digits(at("failures"))})
 		}
 	}
 	return w.Flush()

@@ -127,7 +127,7 @@ func (r *relay) forward(c *net.TCPConn, buf *[headSize]byte, n int) error {
 	// "GET " moves up to the path, over the scheme and the host, so that one write sends the origin form.
 	request := buf[path-len("GET ") : n]
 	copy(request, "GET ")
-	if _, err := up.Write(request); err == nil {
+	if _, err = up.Write(request); err == nil {
 		err = answer(c, up, buf[:])
 	}
 	if err != nil {
