@@ -8,9 +8,12 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/weirproxy/weir/cluster/clusterpb"
 )
 
 func FuzzReadPreface(f *testing.F) {
@@ -23,12 +26,24 @@ func FuzzReadPreface(f *testing.F) {
 	}
 	f.Add([]byte("GET / HTTP/1.1\r\n\r\n"))
 	f.Add([]byte{0x16, 3, 1, 0, 200})
+	f.Add([]byte("weir\x01\x02\xff"))
+	f.Add([]byte("weir\x02\x01\x00"))
+	f.Add([]byte("weir\x01\x04\x00"))
+	f.Add([]byte("wei"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r := bytes.NewReader(b)
 		p, err := readPreface(r)
+		// Four bytes of magic, a version, a kind, a length, and so many bytes more.
+		whole := len(b) >= 7 && string(b[:4]) == "weir" && b[4] == 1 && b[5] >= 1 && b[5] <= 3 && len(b) >= 7+int(b[6])
+		if whole != (err == nil) {
+			t.Fatalf("%q: %v", b, err)
+		}
 		if err != nil {
 			if strings.Contains(err.Error(), "\n") {
 				t.Errorf("the error has several lines: %q", err)
+			}
+			if p != (preface{}) || len(b)-r.Len() > 7+255 || len(b) >= 4 && string(b[:4]) != "weir" && len(b)-r.Len() > 4 {
+				t.Errorf("%q: refused after %d bytes with %+v", b, len(b)-r.Len(), p)
 			}
 			return
 		}
@@ -38,6 +53,54 @@ func FuzzReadPreface(f *testing.F) {
 		}
 		if r.Len() != len(b)-len(again) {
 			t.Errorf("reading took %d bytes of a preface of %d", len(b)-r.Len(), len(again))
+		}
+		if slow, err := readPreface(iotest.OneByteReader(bytes.NewReader(b))); err != nil || slow != p {
+			t.Errorf("byte by byte it is %+v, %v, want %+v", slow, err, p)
+		}
+	})
+}
+
+// FuzzMeta: whatever gossip carries as a node's metadata is refused, or describes a member that a node can use, and
+// survives being sent on.
+func FuzzMeta(f *testing.F) {
+	for _, m := range []*clusterpb.Meta{
+		{Identity: make([]byte, identityBytes)},
+		{
+			Identity: bytes.Repeat([]byte{0xab}, identityBytes), Role: clusterpb.Role_ROLE_SERVER, RpcAddr: "127.0.0.1:8082", Version: "v1", ConfigDigest: "d",
+			LeadsTerm: 3, SessionLeft: 9, Cluster: "c", BootstrapExpect: 3, HasState: true, Detached: true,
+		},
+		{Identity: []byte("short")},
+	} {
+		b, err := encodeMeta(m)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		meta, err := decodeMeta(b)
+		if err != nil {
+			if meta != nil {
+				t.Fatalf("% x: %v and %v", b, meta, err)
+			}
+			return
+		}
+		m := Member{Name: "n"}
+		m.describe(meta)
+		if len(m.Identity) != 2*identityBytes || m.Role != RoleServer && m.Role != RoleProxy || m.server() != (m.Role == RoleServer) || m.expect < 0 {
+			t.Fatalf("% x describes %+v", b, m)
+		}
+		again, err := encodeMeta(meta)
+		if err != nil {
+			return // too long: it was not a node of ours that sent it
+		}
+		back, err := decodeMeta(again)
+		if err != nil {
+			t.Fatal(err)
+		}
+		other := Member{Name: "n"}
+		if other.describe(back); other != m {
+			t.Fatalf("% x describes %+v, and sent on %+v", b, m, other)
 		}
 	})
 }
