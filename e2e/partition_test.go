@@ -57,7 +57,7 @@ func TestPartitionFollower(t *testing.T) {
 
 func TestPartitionLeader(t *testing.T) {
 	t.Parallel()
-	runAll(t, startLab(t, labPlan{ttl: 3 * time.Second}), []isolation{
+	runAll(t, startLab(t, labPlan{ttl: 4 * time.Second}), []isolation{
 		{name: "cut off from the nodes", choose: theLeader, faults: netns.Cut},
 		{name: "cut off from everything", choose: theLeader, faults: fromAll, unseen: true},
 		{name: "not heard", choose: theLeader, faults: unheard},
@@ -113,7 +113,7 @@ func (s isolation) run(t *testing.T, l *lab) {
 	t.Logf("reclaimed after %v, %v after the last old connection's end; peak %d of %d", took.Round(time.Millisecond),
 		v.Full.Sub(v.LastEnd).Round(time.Millisecond), v.Peak, tr.limit)
 	if took > within {
-		t.Errorf("%s: nodes %v use all slots only %v after the cut; want %v", tr.name, names(tr.rest), took, within)
+		tr.errorf(t, "%s: nodes %v use all slots only %v after the cut; want %v", tr.name, names(tr.rest), took, within)
 	}
 	l.calm(t)
 }
@@ -146,7 +146,7 @@ func TestPartitionOfGossip(t *testing.T) {
 	}{{"follower", aFollower}, {"leader", theLeader}} {
 		t.Run(s.name, func(t *testing.T) { gossipCut(t, l, s.choose) })
 	}
-	t.Run("flapping", func(t *testing.T) { flap(t, l) })
+	t.Run("flapping follower", func(t *testing.T) { flap(t, l, aFollower) })
 }
 
 func gossipCut(t *testing.T, l *lab, choose func(*node, []*node) []*node) {
@@ -178,7 +178,7 @@ func gossipCut(t *testing.T, l *lab, choose func(*node, []*node) []*node) {
 	tr.awaitFull(t, 5*time.Second, l.nodes)
 	for _, n := range l.nodes {
 		if err := n.ready(); err != nil {
-			t.Errorf("%s: node %s: %v", tr.name, n.name, err)
+			tr.errorf(t, "%s: node %s: %v", tr.name, n.name, err)
 		}
 	}
 	tr.heal(t)
@@ -188,51 +188,80 @@ func gossipCut(t *testing.T, l *lab, choose func(*node, []*node) []*node) {
 
 // How the flapping link flaps.
 const (
-	flapFor   = 12 * time.Second
-	flapUp    = 250 * time.Millisecond
-	flapDown  = 350 * time.Millisecond
-	flapLoses = 30 // percent of the packets, in the lossy scenario
-	lossFor   = 8 * time.Second
+	flapFor  = 15 * time.Second
+	flapUp   = 250 * time.Millisecond
+	flapDown = 350 * time.Millisecond
 )
 
-// flap takes a follower's link to the other nodes down and up.
-func flap(t *testing.T, l *lab) {
-	_, followers := l.leader(t)
-	tr := startTrial(t, l)
-	tr.unsettled = true
-	victim, others := names(followers[:1]), []string{}
+// flap takes a node's link to the other nodes down and up.
+func flap(t *testing.T, l *lab, choose func(*node, []*node) []*node) {
+	leader, followers := l.leader(t)
+	tr := startStorm(t, l)
+	victim, others := names(choose(leader, followers)), []string{}
 	for _, name := range names(l.nodes) {
 		if name != victim[0] {
 			others = append(others, name)
 		}
 	}
+	before := tr.limited.Stats().Accepted
 	for begun := time.Now(); time.Since(begun) < flapFor; {
 		tr.fault(t, nil, false, netns.Cut(victim, others)...)
 		measure(flapDown)
 		tr.set(t)
 		measure(flapUp)
 	}
+	t.Logf("%d connections while the link of node %s flapped", tr.limited.Stats().Accepted-before, victim[0])
 	tr.heal(t)
 	acquit(t, tr.finish(t))
 	l.calm(t)
 }
 
-// TestPartitionByLoss: every node loses packets of every other.
-func TestPartitionByLoss(t *testing.T) {
+// TestPartitionByWeather: all links between nodes lose packets; all links to nodes are slow.
+func TestPartitionByWeather(t *testing.T) {
 	t.Parallel()
 	l := startLab(t, labPlan{})
+	all := names(l.nodes)
 	t.Run("loss", func(t *testing.T) {
-		tr := startTrial(t, l)
-		tr.unsettled = true
-		all := names(l.nodes)
-		tr.fault(t, nil, false, netns.Fault{From: all, To: all, KeepARP: true, Percent: flapLoses})
-		before := tr.limited.Stats().Accepted
-		measure(lossFor)
-		t.Logf("%d connections while %d %% of the packets were lost", tr.limited.Stats().Accepted-before, flapLoses)
-		tr.heal(t)
-		acquit(t, tr.finish(t))
-		l.calm(t)
+		tr := startStorm(t, l)
+		tr.fault(t, nil, false, netns.Fault{From: all, To: all, KeepARP: true, Percent: stormLoses})
+		tr.sitOut(t, fmt.Sprintf("%d %% of the packets between nodes lost", stormLoses), func() error { return nil })
 	})
+	t.Run("slow", func(t *testing.T) {
+		tr := startStorm(t, l)
+		how, err := l.net.Slow(stormDelay, all...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tr.sitOut(t, how, func() error { return l.net.Fast(all...) })
+	})
+	t.Run("flapping leader", func(t *testing.T) { flap(t, l, theLeader) })
+}
+
+// What a storm does.
+const (
+	stormFor   = 6 * time.Second
+	stormLoses = 30 // percent
+	stormDelay = 300 * time.Millisecond
+)
+
+// startStorm is startTrial where anybody may lose its lease.
+func startStorm(t *testing.T, l *lab) *trial {
+	tr := startTrial(t, l)
+	tr.unsettled = true
+	return tr
+}
+
+// sitOut lets the storm blow, ends it, and sees all well again.
+func (tr *trial) sitOut(t *testing.T, storm string, end func() error) {
+	before := tr.limited.Stats().Accepted
+	measure(stormFor)
+	t.Logf("%d connections in %v of %s", tr.limited.Stats().Accepted-before, stormFor, storm)
+	if err := end(); err != nil {
+		t.Fatal(err)
+	}
+	tr.heal(t)
+	acquit(t, tr.finish(t))
+	tr.calm(t)
 }
 
 // TestPartitionJudgeCanFail: nodes that keep their connections when their lease has run out exceed the limit, and the judge

@@ -5,5 +5,5 @@
 // leaves nothing behind once its children are gone, and tests can't meet each other's. Nothing of the machine's own
 // network is touched: an interface is made and configured where nobody else is.
 //
-// It needs Linux, root (CAP_SYS_ADMIN and CAP_NET_ADMIN), ip, nft and nsenter: see [Missing].
+// It needs Linux, root (CAP_SYS_ADMIN and CAP_NET_ADMIN), ip, tc, nft and nsenter: see [Missing].
 package netns

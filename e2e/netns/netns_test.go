@@ -146,6 +146,50 @@ func TestLossIsPartial(t *testing.T) {
 	}
 }
 
+// TestSlow: what is sent over a slow link at once arrives late, and not after it is fast again.
+func TestSlow(t *testing.T) {
+	n := network(t, "a", "b")
+	a, b := listenUDP(t, n.Member("a"), 70), listenUDP(t, n.Member("b"), 70)
+	last := func() time.Duration {
+		begun, packet := time.Now(), make([]byte, 1000)
+		for range 5 {
+			if _, err := a.WriteTo(packet, b.addr); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got, took := 0, time.Duration(0)
+		for ; got < 5; got++ {
+			if err := b.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := b.ReadFrom(packet); err != nil {
+				break
+			}
+			took = time.Since(begun)
+		}
+		if got == 0 {
+			t.Fatal("nothing arrives")
+		}
+		return took
+	}
+	if took := last(); took > 100*time.Millisecond {
+		t.Errorf("over a fast link: %v", took)
+	}
+	how, err := n.Slow(300*time.Millisecond, "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if took := last(); took < 100*time.Millisecond {
+		t.Errorf("over a slow link (%s): %v", how, took)
+	}
+	if err := n.Fast("b"); err != nil {
+		t.Fatal(err)
+	}
+	if took := last(); took > 100*time.Millisecond {
+		t.Errorf("over a link that is fast again: %v", took)
+	}
+}
+
 func TestSetNamesWhoIsNoMember(t *testing.T) {
 	n := network(t, "a")
 	if err := n.Set(Cut([]string{"a"}, []string{"z"})...); err == nil || !strings.Contains(err.Error(), `"z"`) {

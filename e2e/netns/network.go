@@ -181,3 +181,42 @@ func (n *Network) Set(faults ...Fault) error {
 	}
 	return n.hub.nft(script...)
 }
+
+// Slow makes the links to some members slow, and tells how: by delay where the kernel has netem, else by a narrow link, whose
+// queue holds packets up for as long as delay, and drops what does not fit.
+func (n *Network) Slow(delay time.Duration, members ...string) (how string, err error) {
+	netem := fmt.Sprintf("netem delay %dms %dms", delay.Milliseconds(), delay.Milliseconds()/2)
+	narrow := fmt.Sprintf("tbf rate %s burst 2k latency %dms", narrowRate, delay.Milliseconds())
+	for _, name := range members {
+		if n.members[name] == nil {
+			return "", fmt.Errorf("%q, to be slow, is no member", name)
+		}
+		how = netem
+		if n.shape(name, netem) == nil {
+			continue
+		}
+		how = narrow
+		if err := n.shape(name, narrow); err != nil {
+			return "", err
+		}
+	}
+	return how, nil
+}
+
+// narrowRate is what gets through a narrow link: less than a node of a busy cluster is sent, at times.
+const narrowRate = "96kbit"
+
+func (n *Network) shape(member, how string) error {
+	_, err := n.hub.run("", "tc", append([]string{"qdisc", "replace", "dev", port(member), "root"}, strings.Fields(how)...)...)
+	return err
+}
+
+// Fast undoes Slow.
+func (n *Network) Fast(members ...string) error {
+	for _, name := range members {
+		if _, err := n.hub.run("", "tc", "qdisc", "del", "dev", port(name), "root"); err != nil {
+			return err
+		}
+	}
+	return nil
+}

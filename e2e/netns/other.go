@@ -6,6 +6,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"time"
 )
 
 // Space, Network and Member can't be made but on Linux.
@@ -49,6 +50,12 @@ func (*Network) Member(string) *Member { return nil }
 
 // Set fails.
 func (*Network) Set(...Fault) error { return ErrUnavailable }
+
+// Slow fails.
+func (*Network) Slow(time.Duration, ...string) (how string, err error) { return "", ErrUnavailable }
+
+// Fast fails.
+func (*Network) Fast(...string) error { return ErrUnavailable }
 
 // Addr is the zero address.
 func (*Member) Addr() netip.Addr { return netip.Addr{} }

@@ -36,7 +36,7 @@ func Missing() error {
 	if err := s.Close(); err != nil {
 		return err
 	}
-	for program, pkg := range map[string]string{"ip": "iproute2", "nft": "nftables", "nsenter": "util-linux"} {
+	for program, pkg := range map[string]string{"ip": "iproute2", "tc": "iproute2", "nft": "nftables", "nsenter": "util-linux"} {
 		if _, err := exec.LookPath(program); err != nil {
 			return fmt.Errorf("%w: install %s", err, pkg)
 		}
