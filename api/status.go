@@ -26,8 +26,10 @@ type Status struct {
 	// ProxyAddr and APIAddr are where this node listens, "host:port".
 	ProxyAddr string `json:"proxy_addr"`
 	APIAddr   string `json:"api_addr"`
-	// DiskFull: the node can't write its log until there is room.
+	// DiskFull: the node can't write its log until there is room, or its file system is writable again.
 	DiskFull bool `json:"disk_full"`
+	// DiskStalled: the node's log is being written to, and that takes too long.
+	DiskStalled bool `json:"disk_stalled"`
 }
 
 // SessionStatus is the node's lease with the cluster.

@@ -141,7 +141,20 @@ Session      none
 Raft         none: the node's role is proxy
 Connections  0
 State        draining
-Disk         full: the node writes again when there is room in its data directory
+Disk         full or read-only, as the log says: the node writes again when its data directory takes it
+`,
+		},
+		{
+			"status of a server with a stalled disk", "GET /v1/status",
+			`{"node":"a","version":"v1","role":"proxy","ready":true,"session":{"state":"none","expires_in":"0s"},"raft":{"state":"none"},"disk_stalled":true}`,
+			[]string{"status"}, `
+Node         a (proxy, v1)
+Leader       nobody
+Ready        yes
+Session      none
+Raft         none: the node's role is proxy
+Connections  0
+Disk         stalled: a write takes too long; the node votes and leads again when it ends
 `,
 		},
 		{"nodes", "GET /v1/nodes", `{"view":"a","nodes":[

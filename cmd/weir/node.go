@@ -112,7 +112,7 @@ func (a *agent) Status() api.Status {
 		Draining:            leaving || a.proxy.Draining(), Leaving: leaving,
 		Connections: a.proxy.Open(),
 		ProxyAddr:   a.proxyListener.Addr().String(), APIAddr: a.apiListener.Addr().String(),
-		DiskFull: r.DiskFull,
+		DiskFull: r.DiskFull, DiskStalled: r.DiskStalled,
 	}
 }
 

@@ -57,8 +57,11 @@ func showStatus(w io.Writer, st api.Status) error {
 	case st.Draining:
 		t.add("State", "draining")
 	}
-	if st.DiskFull {
-		t.add("Disk", "full: the node writes again when there is room in its data directory")
+	switch {
+	case st.DiskFull:
+		t.add("Disk", "full or read-only, as the log says: the node writes again when its data directory takes it")
+	case st.DiskStalled:
+		t.add("Disk", "stalled: a write takes too long; the node votes and leads again when it ends")
 	}
 	if len(st.ConfigDisagreements) > 0 {
 		t.add("Config", "lease.ttl or limits differ on "+strings.Join(st.ConfigDisagreements, ", "))
