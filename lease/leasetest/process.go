@@ -1,0 +1,570 @@
+package leasetest
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/lease/leasepb"
+)
+
+// process is one node's process, its machine and its clocks. The shell around the core is here; the core is the real one.
+type process struct {
+	w        *world
+	index    int
+	name     string
+	identity string
+	twin     bool // uses the name of another
+	dice     dice
+
+	node    *lease.Node
+	running bool
+	life    uint32 // rises with every start and end
+	stream  *stream
+	parting bool
+	idle    bool // its workers have stopped
+	conns   []*conn
+	lag     time.Duration // of what comes from leaders
+	greeted int           // welcomes, for who waits for the next
+	losing  bool          // a grant was taken from it, and it has not been told: its connections are excused
+	served  map[int]int   // by host
+
+	// Clocks: their rate, and what they have stood still.
+	ppm      int64
+	bootLost time.Duration
+	monoLost time.Duration
+	wallSet  time.Duration
+	back     time.Duration // rule 1, broken
+	looked   time.Duration // the clock at the last tick
+
+	pausedAt    time.Duration
+	pausedUntil time.Duration
+	frozen      bool          // all its clocks stand still meanwhile
+	fenceAt     time.Duration // when the node must have fenced, by a clock that always runs, as it knew when it was stopped
+
+	alarmAt  time.Duration // when the core is woken next, in the world's time; 0: not at all
+	alarmNum int64
+	sentAt   [16]time.Duration // keep-alives, by number
+
+	// A server's replica of the log.
+	state   *fsm.State
+	applied int
+	batches batches
+}
+
+// The events of a process.
+const (
+	evTick uint8 = iota
+	evDial
+	evStart
+	evPart
+	evEnd
+	evWake
+)
+
+func (x *process) act(kind uint8, n int64) {
+	switch kind {
+	case evTick:
+		if n == x.alarmNum {
+			x.alarmAt = 0
+			x.tick()
+		}
+	case evDial:
+		x.dial()
+	case evStart:
+		if !x.running {
+			x.boot()
+		}
+	case evPart:
+		x.part()
+	case evEnd:
+		x.crash()
+		x.w.at(time.Duration(n), x, evStart, 0)
+	case evWake:
+		x.wake()
+	}
+}
+
+// at plans something in the process: it does not happen while it is stopped, nor once it has ended. Timers come last when it wakes.
+func (x *process) at(d time.Duration, timer bool, who actor, kind uint8, n int64) {
+	x.w.q.push(x.w.now+d, event{who: who, proc: x, life: x.life, kind: kind, timer: timer, n: n})
+}
+
+// postpone puts an event off until the process goes on.
+func (x *process) postpone(e event) {
+	at := x.pausedUntil
+	if e.timer {
+		at += wakeLate
+	}
+	x.w.q.push(at, e)
+}
+
+func drifted(d time.Duration, ppm int64) time.Duration {
+	return d + time.Duration(int64(d)/1000*ppm/1000)
+}
+
+// real is a clock that always runs, at the machine's rate.
+func (x *process) real() time.Duration {
+	return seatOf*time.Duration(x.index+1) + drifted(x.w.now, x.ppm)
+}
+
+// clock is what the core is told: it runs while the machine is suspended.
+func (x *process) clock() time.Duration { return x.real() - x.bootLost - x.back }
+
+// Now implements [lease.Clock].
+func (x *process) Now() time.Duration {
+	if x.w.rule == RuleTimerOnly {
+		return x.looked
+	}
+	return x.clock()
+}
+
+// Wall implements [lease.Clock].
+func (x *process) Wall() time.Duration {
+	if x.w.rule == RuleWallIgnored {
+		return x.clock()
+	}
+	return x.real() - x.back + x.wallSet
+}
+
+// mono stands still while the machine is suspended. Leaders read it.
+func (x *process) mono() time.Duration { return x.real() - x.monoLost }
+
+// realWait is how long the world's clock takes for a while on the machine's.
+func (x *process) realWait(d time.Duration) time.Duration {
+	return time.Duration(int64(d)/1000*1_000_000_000/(1_000_000+x.ppm)) + time.Microsecond
+}
+
+func (x *process) boot() {
+	w := x.w
+	if x.identity == "" {
+		x.identity = fmt.Sprintf("%s-%x", x.name, x.dice.next())
+	}
+	expiry := w.expiry
+	if w.rule == RuleNoFence {
+		expiry = lease.ExpiryKeep
+	}
+	x.node = lease.NewNode(x.name, x.identity, expiry, nil)
+	x.life++
+	x.running, x.parting, x.idle = true, false, false
+	x.alarmAt, x.back, x.losing = 0, 0, false
+	x.greeted = 0
+	if x.served == nil {
+		x.served = map[int]int{}
+	}
+	x.pausedUntil = 0
+	w.trace.note(w.now, x.name, "starts", x.identity)
+	w.gossip(x.name, false)
+	w.raft.evaluate()
+	x.tick()
+	x.redial(0)
+	x.startWorkers()
+}
+
+func (x *process) tick() {
+	x.looked = x.clock()
+	x.node.Tick(x.looked, x.Wall())
+	x.after()
+}
+
+// after carries out what the core has decided.
+func (x *process) after() {
+	for _, s := range x.node.TakeSevers() {
+		s.Slot.Holder().Sever(s.Reason)
+	}
+	if s := x.stream; s != nil {
+		if x.node.Stale() {
+			x.w.trace.note(x.w.now, x.name, "fenced")
+			s.hangUp()
+			return
+		}
+		if now := x.clock(); x.node.Pending(now) {
+			for _, m := range x.node.Outgoing(now) {
+				s.toLeader(m)
+			}
+		}
+	}
+	if x.parting && x.node.InUse() == 0 {
+		x.sayLeft()
+	}
+	x.alarm()
+}
+
+// alarm wakes the core when it asks for it, or earlier.
+func (x *process) alarm() {
+	now := x.clock()
+	wait := min(max(x.node.NextWake(now)-now, ms), tickEvery)
+	at := x.w.now + x.realWait(wait)
+	if x.alarmAt != 0 && x.alarmAt <= at {
+		return
+	}
+	x.alarmAt = at
+	x.alarmNum++
+	x.at(at-x.w.now, true, x, evTick, x.alarmNum)
+}
+
+// redial looks for a leader after a while, at least as long as it said.
+func (x *process) redial(least time.Duration) {
+	x.at(max(least, 10*ms+x.dice.upTo(60*ms)), false, x, evDial, 0)
+}
+
+func (x *process) dial() {
+	w := x.w
+	if x.stream != nil || x.parting {
+		return
+	}
+	l := w.raft.someLeader(&x.dice)
+	switch {
+	case l == nil:
+		x.redial(50 * ms)
+		return
+	case !w.canStream(x, l.p) || !w.canStream(l.p, x) || !l.p.awake():
+		x.redial(x.dice.between(200*ms, 800*ms)) // nobody answers
+		return
+	}
+	w.seat++
+	s := &stream{x: x, lead: l, id: w.seat, late: x.dice.one(2)}
+	x.stream = s
+	l.streams = append(l.streams, s)
+	x.node.StreamUp(x.clock())
+	x.after()
+	x.at(500*ms, true, s, evImpatient, 0)
+}
+
+func (x *process) awake() bool { return x.running && x.pausedUntil <= x.w.now }
+
+// crash ends the process: the upstream sees its connections end a moment later.
+func (x *process) crash() {
+	if !x.running {
+		return
+	}
+	w := x.w
+	w.trace.note(w.now, x.name, "is killed")
+	excused := x.excusedSince()
+	x.life++
+	x.running = false
+	if s := x.stream; s != nil {
+		s.ended = true
+		x.stream = nil
+		s.leave(w.jitter(&x.dice))
+	}
+	w.raft.killed(x)
+	for _, c := range x.conns {
+		c.die(excused)
+	}
+	x.conns = x.conns[:0]
+	x.pausedUntil = 0
+	if !x.twin {
+		w.at(x.dice.between(second, 2*second), w, evBuried, int64(x.index))
+	}
+}
+
+// pause stops the process: what comes for it waits. lost is what its clocks stand still.
+func (x *process) pause(d, bootLost, monoLost time.Duration) {
+	w := x.w
+	if !x.running {
+		return
+	}
+	if x.pausedUntil <= w.now {
+		x.pausedAt = w.now
+		left := x.node.Session(x.clock()).ExpiresIn
+		if x.node.Session(x.clock()).State != lease.SessionLive {
+			left = time.Hour
+		}
+		x.fenceAt = w.now + x.realWait(max(0, left-guard(w.plan.TTL.D())))
+	}
+	x.pausedUntil = max(x.pausedUntil, w.now+d)
+	if w.rule == RuleClockStops {
+		bootLost = d
+	}
+	x.frozen = bootLost > 0 && w.rule != RuleClockStops
+	x.bootLost += drifted(bootLost, x.ppm)
+	x.monoLost += drifted(monoLost, x.ppm)
+	w.trace.note(w.now, x.name, "stops for", d)
+	x.w.q.push(x.pausedUntil, event{who: x, kind: evWake, n: int64(x.life)})
+	w.q.push(x.pausedUntil+x.wakeTime(), event{who: &w.up, kind: evJudge})
+	w.raft.evaluate()
+}
+
+// wakeTime is how long after it goes on a process may take until the upstream has seen that it fenced.
+func (x *process) wakeTime() time.Duration {
+	late := wakeLate
+	return late + x.w.plan.Upstream.D() + 2*ms
+}
+
+// wake is what a process does first when it goes on: those who move bytes go on.
+func (x *process) wake() {
+	w := x.w
+	if !x.awake() {
+		return
+	}
+	w.trace.note(w.now, x.name, "goes on")
+	if x.frozen {
+		x.frozen = false
+		x.tick() // what is lost shows only there; until then, up to a tick's time, nothing tells
+	}
+	for _, c := range x.conns {
+		c.moveBytes()
+	}
+	w.raft.evaluate()
+}
+
+// guard is the time before the deadline that a node keeps for the fence's own work.
+func guard(ttl time.Duration) time.Duration { return min(max(ttl/10, 50*ms), 500*ms) }
+
+// excusedSince is up to when a connection must have been made to be one that the stopped process could not close: in a
+// process that is stopped, or was a moment ago, past its lease. A negative time excuses nothing.
+func (x *process) excusedSince() time.Duration {
+	now := x.w.now
+	if x.pausedUntil == 0 || now >= x.pausedUntil+x.wakeTime() || now < x.fenceAt {
+		return -1
+	}
+	return x.pausedAt
+}
+
+// drain starts the end by consent.
+func (x *process) drain() {
+	x.idle = true
+	x.w.trace.note(x.w.now, x.name, "drains")
+	x.node.Drain(x.clock())
+	x.after()
+}
+
+func (x *process) part() {
+	x.w.trace.note(x.w.now, x.name, "parts")
+	x.parting = true
+	x.node.Part(x.clock())
+	x.after()
+}
+
+// sayLeft lets gossip tell that the session is not used any more.
+func (x *process) sayLeft() {
+	w := x.w
+	id := x.node.Session(x.clock()).ID
+	if id == 0 {
+		return
+	}
+	for _, said := range w.left {
+		if said == id {
+			return
+		}
+	}
+	w.left = append(w.left, id)
+	w.at(x.dice.scale(10*ms, 5*second), w, evLeft, int64(id))
+}
+
+// stream is one stream between a node and a leader. In each direction nothing overtakes; what is on its way when it breaks is
+// lost, or arrives late, also after what a newer stream brought.
+type stream struct {
+	x        *process
+	lead     *leadership
+	id       uint64
+	late     bool // what is on its way when it breaks still arrives
+	ended    bool // at the node
+	gone     bool // at the leader
+	broken   bool // something was lost on it: nothing else arrives
+	welcomed bool
+	session  uint64
+	upward   fifo[*leasepb.NodeMessage]
+	downward fifo[lease.Outbound]
+	lastUp   time.Duration
+	lastDown time.Duration
+}
+
+// fifo is a queue.
+type fifo[T any] struct {
+	items []T
+	head  int
+}
+
+func (f *fifo[T]) push(v T) { f.items = append(f.items, v) }
+
+func (f *fifo[T]) pop() (v T) {
+	v = f.items[f.head]
+	f.head++
+	if f.head == len(f.items) {
+		f.items, f.head = f.items[:0], 0
+	}
+	return v
+}
+
+// The events of a stream.
+const (
+	evUp uint8 = iota
+	evDown
+	evImpatient
+	evHang
+	evGone
+)
+
+func (s *stream) act(kind uint8, _ int64) {
+	switch kind {
+	case evUp:
+		s.arriveUp()
+	case evDown:
+		s.arriveDown()
+	case evImpatient:
+		if !s.welcomed {
+			s.hangUp()
+		}
+	case evHang:
+		s.hangUp()
+	case evGone:
+		if !s.gone {
+			s.gone = true
+			s.lead.lose(s)
+		}
+	}
+}
+
+// own reports whether node and leader are one process: nothing is lost or late between them.
+func (s *stream) own() bool { return s.x == s.lead.p }
+
+func (s *stream) delay(last time.Duration, lag time.Duration) time.Duration {
+	w := s.x.w
+	at := w.now + 10*time.Microsecond
+	if !s.own() {
+		at = w.now + w.jitter(&s.x.dice) + lag
+	}
+	return max(at, last)
+}
+
+func (s *stream) toLeader(m *leasepb.NodeMessage) {
+	w := s.x.w
+	if k := m.GetKeepAlive(); k != nil {
+		s.x.sentAt[k.Seq%uint64(len(s.x.sentAt))] = s.x.clock()
+	}
+	m = w.spoilUp(s, m)
+	s.upward.push(m)
+	s.lastUp = s.delay(s.lastUp, 0)
+	p := s.lead.p
+	w.q.push(s.lastUp, event{who: s, proc: p, life: p.life, kind: evUp})
+}
+
+func (s *stream) arriveUp() {
+	w, l := s.x.w, s.lead
+	if !s.own() && !w.canStream(s.x, l.p) {
+		if s.late && !s.broken { // sent again until it gets through
+			s.lastUp = w.now + s.x.dice.between(20*ms, second)
+			p := l.p
+			w.q.push(s.lastUp, event{who: s, proc: p, life: p.life, kind: evUp})
+			return
+		}
+		s.broken = true
+		s.x.at(s.x.dice.upTo(2*second), true, s, evHang, 0)
+	}
+	m := s.upward.pop()
+	if s.gone || l.dead || s.broken || s.ended && !s.late {
+		return
+	}
+	l.receive(s, m)
+}
+
+func (s *stream) fromLeader(o lease.Outbound) {
+	w := s.x.w
+	s.downward.push(o)
+	s.lastDown = s.delay(s.lastDown, s.x.dice.upTo(s.x.lag))
+	w.q.push(s.lastDown, event{who: s, proc: s.x, life: s.x.life, kind: evDown})
+}
+
+func (s *stream) arriveDown() {
+	x, w := s.x, s.x.w
+	if !s.own() && !w.canStream(s.lead.p, x) {
+		if s.late && !s.broken {
+			s.lastDown = w.now + x.dice.between(20*ms, second)
+			x.at(s.lastDown-w.now, false, s, evDown, 0)
+			return
+		}
+		s.broken = true
+		x.at(x.dice.upTo(2*second), true, s, evHang, 0)
+	}
+	o := s.downward.pop()
+	if s.ended || s.broken {
+		return
+	}
+	if o.Msg != nil && !s.take(o.Msg) {
+		return
+	}
+	if o.End {
+		s.hangUp()
+		return
+	}
+	x.after()
+}
+
+// take hands one message to the core; false: the stream has ended.
+func (s *stream) take(m *leasepb.LeaderMessage) bool {
+	x, w := s.x, s.x.w
+	m = w.spoilDown(s, m)
+	if wl := m.GetWelcome(); wl != nil {
+		s.welcomed, s.session = true, wl.Session
+		x.greeted++
+		w.trace.note(w.now, x.name, "is welcome: session", wl.Session, "resumed", wl.Resumed, "corrected", len(wl.Corrected))
+	}
+	if t := m.GetAssign(); t != nil && w.trace != nil {
+		w.trace.assign(w.now, x.name, t)
+	}
+	if m.GetWelcome() != nil && x.losing {
+		w.at(x.wakeTime(), w, evFound, int64(x.index))
+		w.q.push(w.now+x.wakeTime(), event{who: &w.up, kind: evJudge})
+	}
+	err := x.node.Receive(x.Now(), m)
+	if ack := m.GetKeepAliveAck(); ack != nil && w.rule == RuleFromAnswer {
+		x.back = 0
+		x.back = max(0, x.clock()-x.sentAt[ack.Seq%uint64(len(x.sentAt))])
+		x.alarmAt = 0
+	}
+	if r := m.GetRefused(); r != nil {
+		w.trace.note(w.now, x.name, "is refused:", r.Detail)
+		s.refused(r)
+		return false
+	}
+	if err != nil {
+		w.trace.note(w.now, x.name, "leaves the stream:", err)
+		s.hangUp()
+		return false
+	}
+	if w.expiry == lease.ExpiryClose && w.every == 1 {
+		w.up.agrees(x)
+	}
+	return true
+}
+
+// refused ends the stream, and the process where its name belongs to another.
+func (s *stream) refused(r *leasepb.Refused) {
+	x := s.x
+	s.hangUpFor(min(time.Duration(r.RetryAfterNs), second))
+	if r.Reason == leasepb.Refused_REASON_NAME_TAKEN && x.greeted == 0 && x.running {
+		x.crash()
+		if !x.twin {
+			x.w.at(x.dice.between(200*ms, second), x, evStart, 0)
+		}
+	}
+}
+
+// hangUp ends a stream at the node; the leader hears of it later.
+func (s *stream) hangUp() { s.hangUpFor(0) }
+
+func (s *stream) hangUpFor(wait time.Duration) {
+	x := s.x
+	if s.ended {
+		return
+	}
+	s.ended = true
+	x.stream = nil
+	x.node.StreamDown(x.clock())
+	x.after()
+	s.leave(x.w.jitter(&x.dice))
+	x.redial(wait)
+}
+
+// leave lets the leader hear of the stream's end.
+func (s *stream) leave(after time.Duration) {
+	w := s.x.w
+	if !s.own() && !w.canStream(s.x, s.lead.p) {
+		after += s.x.dice.upTo(2 * second)
+	}
+	p := s.lead.p
+	w.q.push(max(w.now+after, s.lastUp), event{who: s, proc: p, life: p.life, kind: evGone})
+}

@@ -1,0 +1,308 @@
+package leasetest
+
+import (
+	"bytes"
+	"slices"
+	"time"
+
+	"github.com/weirproxy/weir/fsm"
+)
+
+// raft is the log as the servers agree on it, and who leads. It promises what Raft does, and no more: an entry that is committed
+// stays; one leader at a time commits and can be verified; who was deposed need not know; its last entry may
+// be committed by its successor. Elections take a while, in which nobody leads.
+type raft struct {
+	w           *world
+	term        uint64
+	log         []logEntry
+	lead        *leadership   // whom the log listens to; nil during an election
+	leaderships []*leadership // all that still serve streams
+	head        *process      // whose replica is the newest
+	election    int64         // the number of the one that is due; what has another is called off
+	pending     bool          // one is due
+	forced      bool          // it comes though the leader has its quorum
+	linger      time.Duration // how long the leader that is to be deposed will not know
+	survivor    fsm.Command   // the entry that the deposed leader had on its way
+	survivorOf  uint64        // its term
+	judged      []judged      // the newest commands of leaders, to be replayed
+}
+
+type logEntry struct {
+	term uint64
+	cmd  fsm.Command
+}
+
+// judged is a command and the term in which a leader proposed it.
+type judged struct {
+	term uint64
+	cmd  fsm.Command
+}
+
+// indexStep is the distance of two entries' indexes: a broken state machine needs some in between.
+const indexStep = 16
+
+const (
+	evElect uint8 = iota
+)
+
+func (r *raft) act(_ uint8, n int64) {
+	if n == r.election && r.pending {
+		r.pending = false
+		r.elect()
+	}
+}
+
+// begin makes the first leader and the settings.
+func (r *raft) begin() {
+	w := r.w
+	r.term = 1
+	r.head = w.nodes[0]
+	var limits []fsm.Limit
+	for _, l := range w.plan.Limits {
+		limit, err := l.limit(fsm.SourceConfig)
+		if err != nil {
+			w.fail("the plan has a limit that can't be: %v", err)
+		}
+		limits = append(limits, limit)
+	}
+	r.commit(r.term, &fsm.Init{ClusterID: "seeded", TTL: w.plan.TTL.D(), Limits: limits})
+	w.nodes[0].running = true
+	r.install(w.nodes[0])
+	w.nodes[0].running = false
+}
+
+// someLeader is one that a node may find: who leads, or somebody who thinks so.
+func (r *raft) someLeader(d *dice) *leadership {
+	if len(r.leaderships) == 0 {
+		return nil
+	}
+	if r.lead != nil && !d.one(4) {
+		return r.lead
+	}
+	return r.leaderships[d.below(len(r.leaderships))]
+}
+
+// quorum reports whether a server reaches a majority, itself included, and is reached by it.
+func (r *raft) quorum(x *process) bool {
+	if !x.awake() || x.state == nil {
+		return false
+	}
+	n := 0
+	for _, y := range r.w.nodes[:r.w.plan.Servers] {
+		if y.awake() && r.w.links.raft[x.index][y.index] == 0 && r.w.links.raft[y.index][x.index] == 0 {
+			n++
+		}
+	}
+	return 2*n > r.w.plan.Servers
+}
+
+// evaluate looks whether the leader still has its quorum. What waited for that goes on; if it has none, there will be an election.
+func (r *raft) evaluate() {
+	w := r.w
+	switch {
+	case r.lead == nil:
+		if !r.pending {
+			r.callElection(w.dice.between(50*ms, 500*ms))
+		}
+	case r.quorum(r.lead.p):
+		if r.pending && !r.forced {
+			r.pending = false
+			r.election++
+		}
+		r.lead.unstick()
+	case !r.pending:
+		r.linger = w.dice.upTo(2*w.plan.TTL.D()) * time.Duration(w.dice.below(2))
+		r.callElection(w.dice.between(150*ms, 1500*ms))
+	}
+}
+
+func (r *raft) callElection(after time.Duration) {
+	r.election++
+	r.pending = true
+	r.w.at(after, r, evElect, r.election)
+}
+
+// depose takes the lead from whoever has it; another is elected later. It does not know for a while.
+func (r *raft) depose(after, linger time.Duration) {
+	if r.lead == nil {
+		return
+	}
+	r.linger = linger
+	r.dethrone()
+	r.callElection(after)
+}
+
+func (r *raft) dethrone() {
+	l := r.lead
+	if l == nil {
+		return
+	}
+	w := r.w
+	w.trace.note(w.now, l.p.name, "is deposed in term", l.term, "and does not know for", r.linger)
+	r.lead = nil
+	if l.inflight != nil {
+		r.survivor, r.survivorOf = l.inflight, l.term
+	}
+	if r.linger == 0 {
+		l.die()
+	} else {
+		w.at(r.linger, l, evDie, 0)
+	}
+}
+
+// elect makes somebody the leader who has a quorum, and not the former one where it can be avoided.
+func (r *raft) elect() {
+	w := r.w
+	var able []*process
+	for _, x := range w.nodes[:w.plan.Servers] {
+		if r.quorum(x) {
+			able = append(able, x)
+		}
+	}
+	if len(able) == 0 {
+		return // until a link or a process comes back
+	}
+	r.forced = false
+	x := able[w.dice.below(len(able))]
+	if r.lead != nil && x == r.lead.p {
+		return // it has its quorum back
+	}
+	r.dethrone()
+	x.catchUp()
+	if w.every == 1 && r.head != x {
+		w.sameState(r.head, x)
+	}
+	r.head = x
+	if r.survivor != nil && w.dice.one(2) {
+		w.trace.note(w.now, "log", "the deposed leader's entry survives:", r.survivor)
+		r.commit(r.survivorOf, r.survivor)
+	}
+	r.survivor = nil
+	r.install(x)
+}
+
+// install begins a term.
+func (r *raft) install(x *process) {
+	w := r.w
+	for _, l := range slices.Clone(r.leaderships) {
+		if l.p == x {
+			l.die()
+		}
+	}
+	r.term++
+	w.trace.note(w.now, x.name, "leads in term", r.term)
+	r.lead = newLeadership(x, r.term)
+	r.leaderships = append(r.leaderships, r.lead)
+	r.lead.pump()
+}
+
+// killed ends what a process led.
+func (r *raft) killed(x *process) {
+	for _, l := range slices.Clone(r.leaderships) {
+		if l.p == x {
+			if l == r.lead {
+				r.linger = 0
+				r.dethrone()
+			}
+			l.die()
+		}
+	}
+	r.evaluate()
+}
+
+// note keeps a command to be replayed.
+func (r *raft) note(term uint64, cmd fsm.Command) {
+	const kept = 16
+	if len(r.judged) < kept {
+		r.judged = append(r.judged, judged{term, cmd})
+		return
+	}
+	r.judged[r.w.dice.below(kept)] = judged{term, cmd}
+}
+
+// commit appends an entry, which is committed with that, and applies it where the log is led.
+func (r *raft) commit(term uint64, cmd fsm.Command) fsm.Result {
+	w := r.w
+	if w.plan.Codec {
+		decoded, err := fsm.Decode(fsm.Encode(cmd))
+		if err != nil {
+			w.fail("a command can't be decoded: %v", err)
+		} else {
+			cmd = decoded
+		}
+	}
+	r.log = append(r.log, logEntry{term, cmd})
+	w.out.Entries++
+	return r.head.catchUp()
+}
+
+// catchUp applies what a server's replica lacks, and returns the last result.
+func (x *process) catchUp() (res fsm.Result) {
+	r := &x.w.raft
+	for x.applied < len(r.log) {
+		e := r.log[x.applied]
+		x.applied++
+		if x == r.head && x.applied == len(r.log) {
+			return x.w.up.applied(e, func() fsm.Result { return x.apply(e) })
+		}
+		res = x.apply(e)
+	}
+	return res
+}
+
+func (x *process) apply(e logEntry) fsm.Result {
+	index := uint64(x.applied) * indexStep
+	if x.w.rule.ofState() {
+		return x.applyBroken(index, e)
+	}
+	return x.state.Apply(index, e.term, e.cmd)
+}
+
+// write commits a command of a client's, if there is a leader that can; followers that think they lead may learn of it.
+func (r *raft) write(cmd fsm.Command) (fsm.Result, bool) {
+	w := r.w
+	if r.lead == nil || !r.quorum(r.lead.p) {
+		return fsm.Result{}, false
+	}
+	res := r.commit(r.term, cmd)
+	w.trace.note(w.now, "log", "limits:", cmd, "error", res.Err)
+	for _, l := range slices.Clone(r.leaderships) {
+		if l != r.lead {
+			if w.links.raft[r.lead.p.index][l.p.index] != 0 || !l.p.awake() {
+				continue
+			}
+			l.p.catchUp()
+		}
+		l.alloc.LimitsChanged(l.p.state)
+		l.pump()
+	}
+	return res, true
+}
+
+// restore lets a server go on from a snapshot of the newest state.
+func (r *raft) restore(x *process) {
+	w := r.w
+	var b bytes.Buffer
+	if err := r.head.state.WriteSnapshot(&b); err != nil {
+		w.fail("the state can't be written: %v", err)
+		return
+	}
+	st, err := fsm.ReadSnapshot(&b)
+	if err != nil {
+		w.fail("the state's snapshot can't be read: %v", err)
+		return
+	}
+	x.state, x.applied, x.batches = st, r.head.applied, r.head.batches
+	w.trace.note(w.now, x.name, "goes on from a snapshot")
+}
+
+// sameState checks that two replicas that have applied the same hold the same.
+func (w *world) sameState(x, y *process) {
+	if x.applied != y.applied {
+		return
+	}
+	var a, b bytes.Buffer
+	if x.state.WriteSnapshot(&a) != nil || y.state.WriteSnapshot(&b) != nil || !bytes.Equal(a.Bytes(), b.Bytes()) {
+		w.fail("the replicas of %s and %s differ after %d entries", x.name, y.name, x.applied)
+	}
+}

@@ -1,0 +1,390 @@
+package leasetest
+
+import (
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/lease"
+)
+
+// upstream is all hosts. It counts what is open, and judges.
+//
+// A host's connections may be as many as the limit that is committed, or, after that was lowered, as many as were open or granted at
+// any moment since: a slot that was granted before is the node's until it has heard. Not counted are connections
+// that were admitted by other limits, by which the host was counted elsewhere or not at all (a first limit on open connections
+// closes none), and those of a process that is stopped past its lease, which can't close them. Where on_expiry is not close,
+// only those count whose session is open.
+type upstream struct {
+	w     *world
+	hosts []hostInfo
+	keys  []keyInfo
+	table *fsm.Table // by which hosts and keys are described
+	conns []*conn    // from the dial to the end at the upstream
+	asked []*conn    // waiting now
+	seen  []*conn    // in use by nodes: from the admission to the release. Kept only while nothing goes wrong
+}
+
+type hostInfo struct {
+	name   string
+	target fsm.Target
+	key    int
+	capped bool
+	since  uint64 // index of the limits since which it is counted like this
+	open   int
+	peak   int
+	area   time.Duration // of open over time
+	last   time.Duration
+}
+
+type keyInfo struct {
+	key      fsm.Key
+	limit    int64 // -1: none
+	high     int64 // what may be open or granted although the limit is lower
+	freeFrom time.Duration
+	full     bool
+}
+
+const evJudge uint8 = iota
+
+func (u *upstream) act(uint8, int64) { u.judgeAll() }
+
+// hostOf finds or makes a host.
+func (u *upstream) hostOf(name string) int {
+	for i := range u.hosts {
+		if u.hosts[i].name == name {
+			return i
+		}
+	}
+	t, err := fsm.ParseTarget(name, 443)
+	if err != nil {
+		u.w.fail("host %q: %v", name, err)
+	}
+	u.hosts = append(u.hosts, hostInfo{name: name, target: t, last: u.w.now})
+	h := &u.hosts[len(u.hosts)-1]
+	if u.table != nil {
+		l, key := u.table.Match(t)
+		h.key, h.capped = u.keyOf(key), l.Capped()
+	} else {
+		h.key = u.keyOf(fsm.HostConnections(t.Host))
+	}
+	return len(u.hosts) - 1
+}
+
+func (u *upstream) keyOf(key fsm.Key) int {
+	for i := range u.keys {
+		if u.keys[i].key == key {
+			return i
+		}
+	}
+	u.keys = append(u.keys, keyInfo{key: key, limit: -1})
+	k := &u.keys[len(u.keys)-1]
+	if u.table != nil {
+		k.limit = connections(u.table.Governing(key))
+	}
+	return len(u.keys) - 1
+}
+
+func connections(l *fsm.Limit) int64 {
+	if !l.Capped() {
+		return -1
+	}
+	return l.Connections
+}
+
+// limitsChanged describes hosts and keys by new limits.
+func (u *upstream) limitsChanged() {
+	st := u.w.raft.head.state
+	u.table = st.Table()
+	for i := range u.hosts {
+		h := &u.hosts[i]
+		l, key := u.table.Match(h.target)
+		if k := u.keyOf(key); k != h.key || l.Capped() != h.capped {
+			h.key, h.capped, h.since = k, l.Capped(), u.table.Index
+		}
+	}
+	for i := range u.keys {
+		k := &u.keys[i]
+		k.limit = connections(u.table.Governing(k.key))
+		k.high = max(st.Granted(k.key), u.open(i, true))
+	}
+}
+
+// applied lets an entry be applied, and checks the state machine's rules on it.
+func (u *upstream) applied(e logEntry, apply func() fsm.Result) fsm.Result {
+	st := u.w.raft.head.state
+	closes := false
+	switch e.cmd.(type) {
+	case *fsm.CloseSessions, *fsm.OpenSession:
+		closes = true
+	}
+	var before int64
+	if closes {
+		before = u.granted()
+	}
+	res := apply()
+	if closes {
+		for _, f := range res.Freed {
+			before -= f.Delta
+		}
+		if now := u.granted(); now != before {
+			u.w.fail("an entry that ends sessions leaves %d slots granted, want %d", now, before)
+		}
+	}
+	if _, ok := e.cmd.(*fsm.Adjust); ok {
+		u.adjusted(st, res)
+	}
+	if u.table != st.Table() && res.Changed {
+		u.limitsChanged()
+	}
+	u.settle()
+	return res
+}
+
+func (u *upstream) granted() (sum int64) {
+	u.w.raft.head.state.Keys(func(_ fsm.Key, n int64) bool {
+		sum += n
+		return true
+	})
+	return sum
+}
+
+// adjusted checks what an entry gave.
+func (u *upstream) adjusted(st *fsm.State, res fsm.Result) {
+	for _, a := range res.Adjusted {
+		if a.Delta <= 0 {
+			continue
+		}
+		if _, open := st.Session(a.Session); !open {
+			u.w.fail("session %d, which is not open, was granted %d slots of %s", a.Session, a.Delta, a.Key)
+		}
+		k := &u.keys[u.keyOf(a.Key)]
+		if n := st.Granted(a.Key); n > max(k.limit, 0) && n > k.high {
+			u.w.fail("%d slots of %s are granted, the limit is %d", n, a.Key, k.limit)
+		}
+	}
+}
+
+// settle lets the allowance above lowered limits fall with what is open and granted.
+func (u *upstream) settle() {
+	for i := range u.keys {
+		k := &u.keys[i]
+		if k.high > k.limit {
+			k.high = min(k.high, max(u.w.raft.head.state.Granted(k.key), u.open(i, true)))
+		}
+	}
+}
+
+// open counts a key's connections: those that the limit counts, or all that may become open.
+func (u *upstream) open(key int, all bool) (n int64) {
+	for _, c := range u.conns {
+		h := &u.hosts[c.host]
+		if h.key == key && c.table >= h.since && (all || c.visible && !u.excused(c)) {
+			n++
+		}
+	}
+	return n
+}
+
+// excused reports whether a connection is one that the promise leaves out.
+func (u *upstream) excused(c *conn) bool {
+	if c.excused || c.x.losing || c.since <= c.x.excusedSince() {
+		return true
+	}
+	if u.w.expiry == lease.ExpiryClose {
+		return false
+	}
+	_, open := u.w.raft.head.state.Session(c.session)
+	return !open
+}
+
+// dials notes a connection that will soon be seen.
+func (u *upstream) dials(c *conn) {
+	c.listed = true
+	u.conns = append(u.conns, c)
+	u.unwait(c)
+	if u.w.final {
+		u.seen = append(u.seen, c)
+		u.watch(c.host)
+	}
+}
+
+// forget takes one away that was never seen.
+func (u *upstream) forget(c *conn) {
+	if c.listed {
+		c.listed = false
+		u.conns = slices.DeleteFunc(u.conns, func(x *conn) bool { return x == c })
+	}
+}
+
+// opened is the moment at which the upstream accepts.
+func (u *upstream) opened(c *conn) {
+	if !c.listed {
+		return
+	}
+	c.visible = true
+	h := &u.hosts[c.host]
+	h.count(u.w.now, 1)
+	u.w.trace.conn(u.w.now, c, "opens", h)
+	u.judge(h.key, c)
+}
+
+func (h *hostInfo) count(now time.Duration, by int) {
+	h.area += time.Duration(h.open) * (now - h.last)
+	h.last = now
+	h.open += by
+	h.peak = max(h.peak, h.open)
+}
+
+// judge fails the run where more are open than may be.
+func (u *upstream) judge(key int, by *conn) {
+	k := &u.keys[key]
+	if k.limit < 0 {
+		return
+	}
+	allowed := max(k.limit, k.high)
+	if n := u.open(key, false); n > allowed {
+		if by != nil {
+			u.w.fail("%d connections to %s are open, the limit is %d (allowed: %d): node %s opened the last", n, k.key, k.limit, allowed, by.x.name)
+		} else {
+			u.w.fail("%d connections to %s are open, the limit is %d (allowed: %d)", n, k.key, k.limit, allowed)
+		}
+	}
+}
+
+func (u *upstream) judgeAll() {
+	for i := range u.keys {
+		u.judge(i, nil)
+	}
+}
+
+// ended is the moment at which the upstream sees the end.
+func (u *upstream) ended(c *conn) {
+	if !c.listed {
+		return
+	}
+	c.listed = false
+	at := slices.Index(u.conns, c)
+	last := len(u.conns) - 1
+	u.conns[at] = u.conns[last]
+	u.conns[last] = nil
+	u.conns = u.conns[:last]
+	if c.visible {
+		c.visible = false
+		h := &u.hosts[c.host]
+		h.count(u.w.now, -1)
+		u.w.trace.conn(u.w.now, c, "ends", h)
+	}
+	u.settle()
+}
+
+// byte is one on a connection that is open. A process that was stopped past its lease must not send one.
+func (u *upstream) byte(c *conn) {
+	if u.w.expiry != lease.ExpiryClose || !c.held || c.x.losing {
+		return
+	}
+	if _, open := u.w.raft.head.state.Session(c.session); !open {
+		u.w.fail("node %s moved a byte to %s on a connection of session %d, which has ended", c.x.name, u.hosts[c.host].name, c.session)
+	}
+}
+
+// agrees checks that a node believes to hold no more than the log grants it, and uses no more than it holds.
+func (u *upstream) agrees(x *process) {
+	w := u.w
+	if w.expiry != lease.ExpiryClose || x.losing || w.rule == RuleNoFence {
+		return
+	}
+	id := x.node.Session(x.clock()).ID
+	if id == 0 {
+		return
+	}
+	st := w.raft.head.state
+	if _, open := st.Session(id); !open {
+		return // it has yet to hear, and its time is short
+	}
+	for i := range u.keys {
+		k := &u.keys[i]
+		use, known := x.node.Host(k.key)
+		if !known {
+			continue
+		}
+		if g := st.GrantOf(id, k.key); use.Granted > g {
+			w.fail("node %s believes to hold %d slots of %s, the log grants %d", x.name, use.Granted, k.key, g)
+		}
+	}
+}
+
+// waits notes a request that waits; over one that does so no more.
+func (u *upstream) waits(c *conn) {
+	if u.w.final {
+		u.asked = append(u.asked, c)
+	}
+}
+
+func (u *upstream) unwait(c *conn) {
+	if i := slices.Index(u.asked, c); i >= 0 {
+		u.asked = slices.Delete(u.asked, i, i+1)
+	}
+}
+
+func (u *upstream) over(c *conn) {
+	u.unwait(c)
+	if i := slices.Index(u.seen, c); i >= 0 {
+		u.seen = slices.Delete(u.seen, i, i+1)
+	}
+	if u.w.final {
+		u.watch(c.host)
+	}
+}
+
+// watch notes since when a host has had a slot that nobody uses.
+func (u *upstream) watch(host int) {
+	key := u.hosts[host].key
+	k := &u.keys[key]
+	if k.limit < 0 {
+		return
+	}
+	var n int64
+	for _, c := range u.seen {
+		if u.hosts[c.host].key == key {
+			n++
+		}
+	}
+	full := n >= k.limit
+	if k.full && !full {
+		k.freeFrom = u.w.now
+	}
+	k.full = full
+}
+
+// patience is how long somebody may wait, or how long a slot must have been free for a refusal to be wrong, while nothing fails.
+func (w *world) patience() time.Duration {
+	return 1500*ms + 20*w.rtt + 6*w.commit + 6*w.plan.Upstream.D()
+}
+
+// refused judges a refusal: with slots free for long, there should be none.
+func (u *upstream) refused(c *conn) {
+	if !u.w.final {
+		return
+	}
+	k := &u.keys[u.hosts[c.host].key]
+	switch {
+	case k.limit == 0:
+	case errors.Is(c.err, lease.ErrNoLease):
+		u.w.fail("node %s has no lease long after the last fault", c.x.name)
+	case errors.Is(c.err, lease.ErrQueueFull):
+	case k.limit > 0 && !k.full && u.w.now-k.freeFrom > u.w.patience():
+		u.w.fail("node %s refused a request for %s (%v) while a slot has been free for %v", c.x.name, k.key, c.err, u.w.now-k.freeFrom)
+	}
+}
+
+// watchAll judges those who wait.
+func (u *upstream) watchAll() {
+	for _, c := range u.asked {
+		k := &u.keys[u.hosts[c.host].key]
+		if k.limit > 0 && !k.full && u.w.now-max(k.freeFrom, c.since) > u.w.patience() {
+			u.w.fail("node %s has had a request for %s waiting for %v while a slot was free", c.x.name, k.key, u.w.now-max(k.freeFrom, c.since))
+		}
+	}
+}
