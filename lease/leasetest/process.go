@@ -153,7 +153,7 @@ func (x *process) boot() {
 	if x.served == nil {
 		x.served = map[int]int{}
 	}
-	x.pausedUntil = 0
+	x.pausedUntil, x.frozen = 0, false
 	w.trace.note(w.now, x.name, "starts", x.identity)
 	w.gossip(x.name, false)
 	w.raft.evaluate()
@@ -274,13 +274,16 @@ func (x *process) pause(d, bootLost, monoLost time.Duration) {
 		}
 		x.fenceAt = w.now + x.realWait(max(0, left-guard(w.plan.TTL.D())))
 	}
-	x.pausedUntil = max(x.pausedUntil, w.now+d)
+	until := max(x.pausedUntil, w.now+d)
+	more := until - max(x.pausedUntil, w.now) // where it is stopped already, its clocks have stood still for that
+	x.pausedUntil = until
 	if w.rule == RuleClockStops {
 		bootLost = d
+	} else {
+		x.frozen = x.frozen || bootLost > 0
 	}
-	x.frozen = bootLost > 0 && w.rule != RuleClockStops
-	x.bootLost += drifted(bootLost, x.ppm)
-	x.monoLost += drifted(monoLost, x.ppm)
+	x.bootLost += drifted(min(bootLost, more), x.ppm)
+	x.monoLost += drifted(min(monoLost, more), x.ppm)
 	w.trace.note(w.now, x.name, "stops for", d)
 	x.w.q.push(x.pausedUntil, event{who: x, kind: evWake, n: int64(x.life)})
 	w.q.push(x.pausedUntil+x.wakeTime(), event{who: &w.up, kind: evJudge})
