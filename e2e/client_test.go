@@ -86,10 +86,12 @@ func (c *client) must(t testing.TB, want int, method, path, body string, header 
 // The parts of answers that the scenarios look at.
 type (
 	statusAnswer struct {
-		Node    string `json:"node"`
-		Leader  string `json:"leader"`
-		Ready   bool   `json:"ready"`
-		Session struct {
+		Node        string `json:"node"`
+		Leader      string `json:"leader"`
+		Ready       bool   `json:"ready"`
+		DiskFull    bool   `json:"disk_full"`
+		DiskStalled bool   `json:"disk_stalled"`
+		Session     struct {
 			ID        uint64 `json:"id"`
 			State     string `json:"state"`
 			ExpiresIn string `json:"expires_in"`
