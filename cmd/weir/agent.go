@@ -137,9 +137,13 @@ func (a *agent) build() (err error) {
 	if a.store != nil {
 		a.leases = lease.NewServer(leaseLog{a.members}, a.store, a.leaderAddr, a.log.Named("lease"))
 	}
+	clock, err := leaseClock()
+	if err != nil {
+		return err
+	}
 	a.manager = lease.NewManager(lease.ManagerConfig{
 		Name: cfg.Name, Identity: a.data.Identity(), OnExpiry: expiries[cfg.Lease.OnExpiry],
-		Connect: a.connect, Clock: lease.NewSystemClock(), Log: a.log.Named("lease"),
+		Connect: a.connect, Clock: clock, Log: a.log.Named("lease"),
 		Limits: a.lastLimits(), OnLimits: a.keepLimits,
 	})
 	a.proxy, err = proxy.New(proxy.Config{Node: cfg.Name, Policy: policy(cfg)}, admitter{a.manager}, nil, a.log.Named("proxy"))
