@@ -14,6 +14,9 @@ import (
 const (
 	dialTimeout    = 3 * time.Second
 	prefaceTimeout = 5 * time.Second
+	// silenceTimeout ends a connection whose peer acknowledges nothing for so long. Shorter, a busy network breaks more of
+	// them; longer, a node takes longer to be heard again after a partition.
+	silenceTimeout = 3 * time.Second
 	// maxGreeting bounds the connections that have not sent their preface.
 	maxGreeting      = 256
 	acceptRetryFirst = 5 * time.Millisecond
@@ -191,6 +194,9 @@ func (m *mux) classify(conn net.Conn) (*subListener, error) {
 
 // track registers a connection, or closes it where the mux is closed.
 func (m *mux) track(raw net.Conn) (*trackedConn, error) {
+	if err := endAfterSilence(raw, silenceTimeout); err != nil {
+		m.log.Debug("a connection may outlive its peer's silence", "peer", raw.RemoteAddr(), "error", err)
+	}
 	c := &trackedConn{Conn: raw, mux: m}
 	m.mu.Lock()
 	defer m.mu.Unlock()
