@@ -30,6 +30,9 @@ type cluster struct {
 	nodes []*node
 	used  *node // the one whose proxy the workers use, where they use one: not the leader
 	http  http.Client
+
+	// The units that some bars are in, as probe has found them.
+	commit, roundTrip time.Duration
 }
 
 // node is one of them.
@@ -78,6 +81,9 @@ func startCluster(ctx context.Context, binary, logLevel, limits string) (*cluste
 	}
 	if err == nil {
 		err = c.chooseUsed(ctx)
+	}
+	if err == nil {
+		err = c.probe(ctx)
 	}
 	if err != nil {
 		c.stop()
@@ -241,30 +247,32 @@ func (c *cluster) chooseUsed(ctx context.Context) error {
 	return nil
 }
 
-// probe measures the units that some bars are in, in an idle cluster: a commit (a write of a limit through the leader's API,
-// less a round trip), and a round trip (a read of the leader's API).
-func (c *cluster) probe(ctx context.Context) (commit, roundTrip time.Duration, err error) {
-	const times = 15
+// probe measures a commit (a write of a limit through the leader's API, less a round trip), and a round trip (a read of the
+// leader's API), in the idle cluster, before any load: what a limit's write costs beside the commit grows with the hosts that are
+// known.
+func (c *cluster) probe(ctx context.Context) error {
+	const times = 51
 	leader, err := c.leader(ctx)
 	if err != nil {
-		return 0, 0, err
+		return err
 	}
 	var writes, reads []time.Duration
 	for i := range times {
 		begun := time.Now()
 		body := fmt.Sprintf(`{"connections":%d}`, i+1)
 		if err := c.call(ctx, leader, http.MethodPut, "/v1/limits/host/commit.invalid", body, nil); err != nil {
-			return 0, 0, err
+			return err
 		}
 		writes = append(writes, time.Since(begun))
 		begun = time.Now()
 		if err := c.get(ctx, leader, "/healthz", nil); err != nil {
-			return 0, 0, err
+			return err
 		}
 		reads = append(reads, time.Since(begun))
 	}
-	roundTrip = median(reads)
-	return median(writes) - roundTrip, roundTrip, nil
+	c.roundTrip = median(reads)
+	c.commit = median(writes) - c.roundTrip
+	return nil
 }
 
 // stop ends the nodes and removes their files.
