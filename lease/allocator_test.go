@@ -143,7 +143,9 @@ func TestAskUnderNoLimitIsForgotten(t *testing.T) {
 	d.turn()
 	d.demand(1, &leasepb.Demand{})
 	d.turn()
-	d.alloc.empty(t)
+	if err := d.alloc.AtRest(); err != nil {
+		t.Error(err)
+	}
 }
 
 // One entry stays within bounds, however many keys change.

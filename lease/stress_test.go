@@ -185,7 +185,9 @@ func (s *stress) check() {
 	done := make(chan struct{})
 	lead.post(func(time.Duration, *fsm.State) {
 		defer close(done)
-		lead.alloc.empty(t)
+		if err := lead.alloc.AtRest(); err != nil {
+			t.Error(err)
+		}
 	})
 	<-done
 }

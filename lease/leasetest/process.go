@@ -47,6 +47,8 @@ type process struct {
 	alarmNum int64
 	sentAt   [16]time.Duration // keep-alives, by number
 
+	asked uint64 // the newest ask
+
 	// A server's replica of the log.
 	state   *fsm.State
 	applied int
@@ -437,6 +439,11 @@ func (s *stream) toLeader(m *leasepb.NodeMessage) {
 	w := s.x.w
 	if k := m.GetKeepAlive(); k != nil {
 		s.x.sentAt[k.Seq%uint64(len(s.x.sentAt))] = s.x.clock()
+	}
+	for _, d := range m.GetUpdate().GetDemands() {
+		if d.Ask > s.x.asked {
+			s.x.asked = d.Ask
+		}
 	}
 	m = w.spoilUp(s, m)
 	s.upward.push(m)

@@ -281,11 +281,12 @@ func (u *upstream) ended(c *conn) {
 
 // byte is one on a connection that is open. A process that was stopped past its lease must not send one.
 func (u *upstream) byte(c *conn) {
-	if u.w.expiry != lease.ExpiryClose || !c.held || c.x.losing {
+	h := &u.hosts[c.host]
+	if u.w.expiry != lease.ExpiryClose || !c.held || c.x.losing || !h.capped || c.table < h.since {
 		return
 	}
 	if _, open := u.w.raft.head.state.Session(c.session); !open {
-		u.w.fail("node %s moved a byte to %s on a connection of session %d, which has ended", c.x.name, u.hosts[c.host].name, c.session)
+		u.w.fail("node %s moved a byte to %s on a connection of session %d, which has ended", c.x.name, h.name, c.session)
 	}
 }
 

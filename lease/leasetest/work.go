@@ -64,6 +64,8 @@ type conn struct {
 	slot *lease.Slot
 	hold time.Duration
 	done func(c *conn, served bool)
+	// onDial, if not nil, is told when the slot is there.
+	onDial func(*conn)
 
 	waiter  *lease.Waiter
 	err     error // of the request
@@ -215,6 +217,9 @@ func (c *conn) dial() {
 	if c.state != connDials || !x.node.Live(c.slot, x) {
 		c.drop()
 		return
+	}
+	if c.onDial != nil {
+		c.onDial(c)
 	}
 	c.opensAt = c.w.now + x.dice.upTo(c.w.plan.Upstream.D())
 	c.w.at(c.opensAt-c.w.now, c, evOpens, 0)

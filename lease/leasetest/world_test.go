@@ -2,45 +2,143 @@ package leasetest
 
 import (
 	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
-	"time"
+
+	"go.uber.org/goleak"
 )
 
 var (
-	seedFlag  = flag.Uint64("seed", 0, "replay this seed's plan in TestWorld")
-	seedsFlag = flag.Int("seeds", 0, "how many seeds TestWorld runs")
+	seedFlag  = flag.Uint64("seed", 0, "the seed that TestWorld runs and tells of")
+	planFlag  = flag.String("plan", "", "the file of the plan that TestWorld runs and tells of")
+	breakFlag = flag.String("break", "", "the rule that is broken in it")
+	seedsFlag = flag.Int("seeds", worldSeeds, "how many seeds TestWorld runs")
 )
 
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// Whatever fails, the upstream never sees more than its limit, nobody contradicts anybody, and when the faults stop, all is well
+// again. With -seed or -plan, one run is told of.
 func TestWorld(t *testing.T) {
-	if *seedFlag != 0 {
-		p := Generate(*seedFlag)
-		out := RunTraced(p, 0)
-		t.Logf("%s\n%s\n%+v", p, out.Trace, out.Breach)
-		if out.Breach != "" {
-			t.Fatal(out.Breach)
+	if *seedFlag != 0 || *planFlag != "" {
+		replay(t)
+		return
+	}
+	var next atomic.Uint64
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			for seed := next.Add(1); seed <= uint64(*seedsFlag) && !t.Failed(); seed = next.Add(1) {
+				if out := Run(Generate(seed), 0); out.Breach != "" {
+					report(t, seed, out)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// report shrinks what failed, tells of it and keeps it.
+func report(t *testing.T, seed uint64, out Outcome) {
+	p := Shrink(Generate(seed), 0, 2000)
+	file := filepath.Join(os.TempDir(), "weir-"+t.Name()+".plan")
+	if err := os.WriteFile(file, []byte(p.String()), 0o600); err != nil {
+		t.Error(err)
+	}
+	small := RunTraced(p, 0)
+	t.Errorf("seed %d: %s\nshrunk to the plan below, which fails with: %s\nkept in %s, to be moved to lease/leasetest/testdata\n%s\n%s",
+		seed, out.Breach, small.Breach, file, p, small.Trace)
+}
+
+func replay(t *testing.T) {
+	rule := Rule(0)
+	if *breakFlag != "" {
+		var ok bool
+		if rule, ok = RuleByName(*breakFlag); !ok {
+			t.Fatalf("no rule is called %q", *breakFlag)
+		}
+	}
+	p := Generate(*seedFlag)
+	if *planFlag != "" {
+		p = readPlan(t, *planFlag)
+	}
+	out := RunTraced(p, rule)
+	t.Logf("%s\n%s", p, out.Trace)
+	if out.Breach != "" {
+		t.Fatal(out.Breach)
+	}
+}
+
+func readPlan(t *testing.T, file string) *Plan {
+	t.Helper()
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := ParsePlan(b)
+	if err != nil {
+		t.Fatalf("%s: %v", file, err)
+	}
+	return p
+}
+
+// Plans that once failed, or that show what one rule is for, fail no more.
+func TestKeptPlans(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.plan")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%d plans are kept: %v", len(files), err)
+	}
+	for _, file := range files {
+		name := strings.TrimSuffix(filepath.Base(file), ".plan")
+		t.Run(name, func(t *testing.T) {
+			p := readPlan(t, file)
+			if out := Run(p, 0); out.Breach != "" {
+				t.Error(out.Breach)
+			}
+			rule, breaks := RuleByName(strings.TrimPrefix(name, "break-"))
+			if !breaks {
+				return
+			}
+			if out := Run(p, rule); out.Breach == "" {
+				t.Error("the plan does not show any more what the rule is for")
+			}
+		})
+	}
+}
+
+// The same seed gives the same run, event by event, and a plan that was written and read is the same plan.
+func TestSameSeedSameRun(t *testing.T) {
+	for seed := uint64(1); seed <= 60; seed++ {
+		p := Generate(seed)
+		q, err := ParsePlan([]byte(p.String()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, b := Run(p, 0), Run(q, 0)
+		if a != b {
+			t.Errorf("seed %d: %+v, and then %+v", seed, a, b)
+		}
+	}
+}
+
+// What the shrinker leaves fails as the whole does, and is smaller.
+func TestShrink(t *testing.T) {
+	for seed := uint64(1); ; seed++ {
+		p := Generate(seed)
+		if len(p.Faults) < 5 || Run(p, RuleNoFence).Breach == "" {
+			continue
+		}
+		q := Shrink(p, RuleNoFence, 400)
+		if Run(q, RuleNoFence).Breach == "" {
+			t.Error("the smaller plan does not fail")
+		}
+		if len(q.Faults) > 3 || len(q.Faults) >= len(p.Faults) {
+			t.Errorf("%d of %d faults are left:\n%s", len(q.Faults), len(p.Faults), q)
 		}
 		return
 	}
-	n := *seedsFlag
-	if n == 0 {
-		n = 200
-	}
-	began := time.Now()
-	var steps, conns int
-	var at time.Duration
-	bad := 0
-	for seed := uint64(1); seed <= uint64(n); seed++ {
-		out := Run(Generate(seed), 0)
-		steps += out.Steps
-		conns += out.Connections
-		at += out.At
-		if out.Breach != "" {
-			t.Errorf("seed %d: %s", seed, out.Breach)
-			if bad++; bad > 25 {
-				break
-			}
-		}
-	}
-	d := time.Since(began)
-	t.Logf("%d seeds in %v: %v a seed, %d steps, %d connections, %v virtual", n, d, d/time.Duration(n), steps/n, conns/n, at/time.Duration(n))
 }
