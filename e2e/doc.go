@@ -5,6 +5,12 @@
 // detector. WEIR_E2E_LOGS names a directory that keeps the nodes' logs and configuration; without it the end of each
 // log is printed when a test fails.
 //
+// The partition scenarios put every node, and the upstream, into a network namespace of its own and break the network between them
+// (package netns); they need root. The upstream's time line is judged afterwards (package judge): what is open, from
+// whom, at each instant, and what a node still sends after its lease has run out. Clients reach a node from inside its
+// namespace, where no partition comes between. Times to recover are held to what is promised, unless the machine itself stood
+// still meanwhile; the limit is held to always.
+//
 // A scenario that breaks a cluster has one of its own; those that leave it as they found it share one, each with an
 // upstream address of its own, which makes it a host of its own to the limits. Nothing waits for a time to pass but
 // measurements: all else waits for a condition, with a deadline. Ratios are measured over some seconds and, on a machine
