@@ -46,12 +46,18 @@ var ErrCorrupt = errors.New("the snapshot is damaged: remove its directory under
 type image struct {
 	head     *fsmpb.Snapshot // without lists
 	limits   []Limit         // both layers
-	sessions []Session
-	grants   []Adjustment
+	sessions []Session       // by id
+	keys     []keyGrants
+}
+
+// keyGrants is who holds slots of one key, by session id.
+type keyGrants struct {
+	key   Key
+	slots []SessionSlots
 }
 
 // image copies what a snapshot needs, which takes some tens of nanoseconds a grant. The
-// sorting waits for sort, since raft applies nothing meanwhile.
+// sorting waits for write, since raft applies nothing meanwhile.
 func (s *State) image() *image {
 	grants := 0
 	for _, h := range s.grants {
@@ -69,14 +75,15 @@ func (s *State) image() *image {
 		},
 		limits:   make([]Limit, 0, len(s.layers.api)+len(s.layers.config)),
 		sessions: s.Sessions(),
-		grants:   make([]Adjustment, 0, grants),
+		keys:     make([]keyGrants, 0, len(s.grants)),
 	}
 	m.limits = slices.AppendSeq(m.limits, maps.Values(s.layers.api))
 	m.limits = slices.AppendSeq(m.limits, maps.Values(s.layers.config))
+	all := make([]SessionSlots, 0, grants)
 	for key, h := range s.grants {
-		for _, g := range h.slots {
-			m.grants = append(m.grants, Adjustment{Session: g.Session, Key: key, Delta: g.Slots})
-		}
+		from := len(all)
+		all = append(all, h.slots...)
+		m.keys = append(m.keys, keyGrants{key, all[from:]})
 	}
 	return m
 }
@@ -89,31 +96,27 @@ func (m *image) sort() {
 		}
 		return strings.Compare(a.Pattern.text, b.Pattern.text)
 	})
-	slices.SortFunc(m.grants, compareAdjustments)
+	slices.SortFunc(m.keys, func(a, b keyGrants) int { return a.key.Compare(b.key) })
 }
 
 // WriteSnapshot writes the state as a snapshot. Equal states give equal bytes.
 func (s *State) WriteSnapshot(w io.Writer) error { return s.image().write(w) }
 
-// write goes over the image twice, first for the length and the checksum, so that
-// it never holds more of the encoding in memory than one session's part.
+// write encodes the image twice, first for the checksum, so that it never holds the encoding in memory.
 func (m *image) write(w io.Writer) error {
 	m.sort()
-	var length counter
-	if err := m.body(&length); err != nil {
-		return fmt.Errorf("encode the snapshot: %w", err)
-	}
+	parts := m.bySession()
 	header := []byte(snapshotMagic)
 	header = binary.BigEndian.AppendUint32(header, snapshotVersion)
-	header = binary.BigEndian.AppendUint64(header, uint64(length))
+	header = binary.BigEndian.AppendUint64(header, uint64(m.size(parts)))
 	sum := sha256.New()
 	sum.Write(header)
-	if err := m.body(sum); err != nil {
+	if err := m.body(sum, parts); err != nil {
 		return fmt.Errorf("encode the snapshot: %w", err)
 	}
 	out := bufio.NewWriterSize(w, 64<<10)
 	out.Write(sum.Sum(header)) // an error stays until Flush
-	if err := m.body(out); err != nil {
+	if err := m.body(out, parts); err != nil {
 		return fmt.Errorf("write the snapshot: %w", err)
 	}
 	if err := out.Flush(); err != nil {
@@ -122,38 +125,105 @@ func (m *image) write(w io.Writer) error {
 	return nil
 }
 
-// counter counts what is written to it.
-type counter uint64
-
-func (c *counter) Write(b []byte) (int, error) {
-	*c += counter(len(b))
-	return len(b), nil
+// sessionPart is what one session's message holds, and its length.
+type sessionPart struct {
+	held []held
+	size int
 }
 
-// body writes the message: protobuf lets its fields be written one after the other.
-func (m *image) body(w io.Writer) error {
+// held is a grant of a key, which is named by its place among the image's.
+type held struct {
+	key   int
+	slots int64
+}
+
+// bySession lists each session's grants, in the order of the keys.
+func (m *image) bySession() []sessionPart {
+	parts := make([]sessionPart, len(m.sessions))
+	of := make(map[uint64]*sessionPart, len(m.sessions))
+	for i, s := range m.sessions {
+		of[s.ID] = &parts[i]
+		parts[i].size = sizeUint(s.ID) + sizeText(text(s.Node)) + sizeText(text(s.Identity))
+	}
+	for i, k := range m.keys {
+		for _, g := range k.slots {
+			p := of[g.Session] // of an open session: invariant 2
+			p.held = append(p.held, held{i, g.Slots})
+			p.size += sizeField(sizeGrant(k.key, g.Slots))
+		}
+	}
+	return parts
+}
+
+// size is the body's length.
+func (m *image) size(parts []sessionPart) int {
+	n := proto.Size(m.head)
+	for i := range m.limits {
+		n += sizeField(proto.Size(limitToPB(&m.limits[i])))
+	}
+	for _, p := range parts {
+		n += sizeField(p.size)
+	}
+	return n
+}
+
+// body writes the message: protobuf lets its fields be written one after the other. The grants, of which there may be millions, are encoded
+// here, and all else by the library.
+func (m *image) body(w io.Writer, parts []sessionPart) error {
 	e := encoder{w: w}
 	e.message(m.head)
 	for i := range m.limits {
-		e.field(snapshotLimits, limitToPB(&m.limits[i]))
+		l := limitToPB(&m.limits[i])
+		e.begin(snapshotLimits, proto.Size(l))
+		e.message(l)
 	}
-	rest := m.grants
-	for _, s := range m.sessions {
-		n := 0
-		for n < len(rest) && rest[n].Session == s.ID {
-			n++
+	for i, s := range m.sessions {
+		e.begin(snapshotSessions, parts[i].size)
+		e.message(&fsmpb.Session{Id: s.ID, Node: text(s.Node), Identity: text(s.Identity)})
+		for _, h := range parts[i].held {
+			e.grant(m.keys[h.key].key, h.slots)
 		}
-		e.field(snapshotSessions, sessionToPB(s, rest[:n]))
-		rest = rest[n:]
 	}
+	e.flush()
 	return e.err
 }
 
-// The numbers of Snapshot's lists in fsm.proto.
+// The numbers of the fields in fsm.proto that are encoded here. All have tags of one byte.
 const (
 	snapshotLimits   protowire.Number = 8
 	snapshotSessions protowire.Number = 9
+	sessionGrants    protowire.Number = 4
+	grantKey         protowire.Number = 1
+	grantSlots       protowire.Number = 2
+	keyScope         protowire.Number = 1
+	keyResource      protowire.Number = 2
+	keyName          protowire.Number = 3
 )
+
+// sizeField is the size of a message of n bytes as a field.
+func sizeField(n int) int { return 1 + protowire.SizeBytes(n) }
+
+// sizeUint is the size of a number as a field; zero is left out.
+func sizeUint(v uint64) int {
+	if v == 0 {
+		return 0
+	}
+	return 1 + protowire.SizeVarint(v)
+}
+
+// sizeText is the size of a text as a field; an empty one is left out.
+func sizeText(s string) int {
+	if s == "" {
+		return 0
+	}
+	return sizeField(len(s))
+}
+
+func sizeKey(k Key) int {
+	return sizeUint(uint64(k.Scope)) + sizeUint(uint64(k.Resource)) + sizeText(text(k.Name))
+}
+
+func sizeGrant(k Key, slots int64) int { return sizeField(sizeKey(k)) + sizeUint(uint64(slots)) }
 
 // encoder writes protobuf until the first error.
 type encoder struct {
@@ -162,32 +232,55 @@ type encoder struct {
 	err error
 }
 
+// encoderBuffer is how much is collected before it is written.
+const encoderBuffer = 32 << 10
+
+// begin starts a field that has a length.
+func (e *encoder) begin(n protowire.Number, size int) {
+	e.buf = protowire.AppendTag(e.buf, n, protowire.BytesType)
+	e.buf = protowire.AppendVarint(e.buf, uint64(size))
+}
+
 func (e *encoder) message(m proto.Message) {
-	if e.err != nil {
-		return
-	}
-	if e.buf, e.err = (proto.MarshalOptions{Deterministic: true}).MarshalAppend(e.buf[:0], m); e.err == nil {
-		_, e.err = e.w.Write(e.buf)
+	if e.err == nil {
+		e.buf, e.err = (proto.MarshalOptions{Deterministic: true}).MarshalAppend(e.buf, m)
+		e.drain()
 	}
 }
 
-func (e *encoder) field(n protowire.Number, m proto.Message) {
-	if e.err != nil {
-		return
+// grant writes a session's grant.
+func (e *encoder) grant(k Key, slots int64) {
+	e.begin(sessionGrants, sizeGrant(k, slots))
+	e.begin(grantKey, sizeKey(k))
+	e.number(keyScope, uint64(k.Scope))
+	e.number(keyResource, uint64(k.Resource))
+	if name := text(k.Name); name != "" {
+		e.begin(keyName, len(name))
+		e.buf = append(e.buf, name...)
 	}
-	e.buf = protowire.AppendTag(e.buf[:0], n, protowire.BytesType)
-	e.buf = protowire.AppendVarint(e.buf, uint64(proto.Size(m)))
-	if e.buf, e.err = (proto.MarshalOptions{Deterministic: true}).MarshalAppend(e.buf, m); e.err == nil {
-		_, e.err = e.w.Write(e.buf)
+	e.number(grantSlots, uint64(slots))
+	e.drain()
+}
+
+func (e *encoder) number(n protowire.Number, v uint64) {
+	if v != 0 {
+		e.buf = protowire.AppendTag(e.buf, n, protowire.VarintType)
+		e.buf = protowire.AppendVarint(e.buf, v)
 	}
 }
 
-func sessionToPB(s Session, grants []Adjustment) *fsmpb.Session {
-	m := &fsmpb.Session{Id: s.ID, Node: text(s.Node), Identity: text(s.Identity), Grants: make([]*fsmpb.Grant, len(grants))}
-	for i, g := range grants {
-		m.Grants[i] = &fsmpb.Grant{Key: keyToPB(g.Key), Slots: g.Delta}
+// drain writes what has been collected, once it is enough.
+func (e *encoder) drain() {
+	if len(e.buf) >= encoderBuffer {
+		e.flush()
 	}
-	return m
+}
+
+func (e *encoder) flush() {
+	if e.err == nil {
+		_, e.err = e.w.Write(e.buf)
+	}
+	e.buf = e.buf[:0]
 }
 
 // ReadSnapshot reads a snapshot to its end and verifies it: header, checksum, content and
