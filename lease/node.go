@@ -541,9 +541,10 @@ func (n *Node) StreamDown(now time.Duration) {
 func (n *Node) Tick(now, wall time.Duration) {
 	jumped := n.lastNow != 0 && (wall-n.lastWall)-(now-n.lastNow) > clockJump
 	n.lastNow, n.lastWall = now, wall
-	if n.sess.live() && (jumped || now >= n.sess.fenceAt()) {
+	if n.sess.live() && jumped {
 		n.fence(now)
 	}
+	n.lapse(now)
 	if len(n.regoverning) > 0 {
 		n.regovernSome(now)
 	}
@@ -684,7 +685,8 @@ func (n *Node) severNewest(p *pool, k int64, why Reason) {
 
 // Outgoing returns what is to be sent now, in order. A keep-alive's time is noted here: it must be sent afterwards.
 func (n *Node) Outgoing(now time.Duration) []*leasepb.NodeMessage {
-	if !n.attached {
+	n.lapse(now)
+	if !n.attached || n.stale {
 		return nil
 	}
 	if !n.said {
@@ -710,6 +712,14 @@ func (n *Node) Outgoing(now time.Duration) []*leasepb.NodeMessage {
 		out = append(out, &leasepb.NodeMessage{Message: &leasepb.NodeMessage_Bye{Bye: &leasepb.Bye{}}})
 	}
 	return out
+}
+
+// lapse fences a node whose deadline has passed, before it says or hears anything: where a machine wakes up, the stream may come
+// before the timer. A keep-alive that is sent after the deadline must not bring the session back.
+func (n *Node) lapse(now time.Duration) {
+	if n.sess.live() && now >= n.sess.fenceAt() {
+		n.fence(now)
+	}
 }
 
 // hello states, where the session goes on, all that is held. What was given back since the last stream broke is not in it:
@@ -843,6 +853,7 @@ func (e *refusedError) Error() string { return "session refused: " + e.detail }
 
 // Receive takes one message from the leader. An error ends the stream.
 func (n *Node) Receive(now time.Duration, m *leasepb.LeaderMessage) error {
+	n.lapse(now)
 	if n.stale {
 		return errSessionGone // fenced meanwhile: what comes on this stream is about a session that we gave up
 	}

@@ -91,6 +91,37 @@ func TestClosedSessionAllowsNothing(t *testing.T) {
 	}
 }
 
+// A node that wakes up past its deadline fences, also where its stream comes before its timer: neither what it sends then, nor what
+// it hears, brings the session back.
+func TestNothingIsSaidOrHeardPastTheDeadline(t *testing.T) {
+	ack := &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_KeepAliveAck{KeepAliveAck: &leasepb.KeepAliveAck{Seq: 1}}}
+	for name, wake := range map[string]func(*Manager, time.Duration){
+		"sends": func(m *Manager, now time.Duration) {
+			if out := m.node.Outgoing(now); len(out) != 0 {
+				t.Errorf("it says %v", out)
+			}
+		},
+		"hears": func(m *Manager, now time.Duration) {
+			if err := m.node.Receive(now, ack); !errors.Is(err, errSessionGone) {
+				t.Errorf("the stream goes on: %v", err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m, clock := liveManager(t, ExpiryClose, 1, limit(t, "up", 5, fsm.Queue{}))
+			h := newHolder()
+			if _, err := acquire(m, t.Context(), to(t, "up"), h); err != nil {
+				t.Fatal(err)
+			}
+			clock.now.Store(int64(time.Hour))
+			m.do(func(now time.Duration) { wake(m, now) })
+			if st := m.Session(); st.State != SessionFenced || h.severed() != SeverFenced {
+				t.Errorf("the session is %s, the connection severed as %q", st.State, h.severed())
+			}
+		})
+	}
+}
+
 // A new session runs from the hello, not from the welcome: the leader may have died long before that arrived.
 func TestLeaseRunsFromTheHello(t *testing.T) {
 	clock := &manualClock{}
@@ -161,14 +192,18 @@ func TestWaitersMoveOnlyUnderNewLimits(t *testing.T) {
 // A process that wakes past its lease lets nobody in, though a grant lies on its stream.
 func TestGrantPastTheLeaseAdmitsNobody(t *testing.T) {
 	m, clock := liveManager(t, ExpiryClose, 0, limit(t, "up", 5, fsm.Queue{Timeout: time.Minute, Size: 9}))
-	var w *Waiter
+	var told error
 	m.do(func(now time.Duration) {
-		w, _ = m.node.Acquire(now, &Slot{manager: m, target: to(t, "up"), holder: newHolder()}, func(error) {})
+		_, _ = m.node.Acquire(now, &Slot{manager: m, target: to(t, "up"), holder: newHolder()}, func(err error) { told = err })
 	})
 	clock.now.Store(int64(11 * time.Second))
-	hear(t, m, granted(1))
-	if w.pool == nil {
-		t.Error("a waiter was let in past the lease")
+	m.do(func(now time.Duration) {
+		if err := m.node.Receive(now, granted(1)); !errors.Is(err, errSessionGone) {
+			t.Errorf("a grant past the lease was taken: %v", err)
+		}
+	})
+	if !errors.Is(told, ErrNoLease) {
+		t.Errorf("who waited past the lease was told %v", told)
 	}
 }
 
