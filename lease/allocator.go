@@ -377,6 +377,13 @@ func (a *Allocator) keepAlive(conn, seq uint64, arrived time.Duration) {
 	a.send(conn, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_KeepAliveAck{KeepAliveAck: &leasepb.KeepAliveAck{Seq: seq}}})
 }
 
+// maxReported is the most that a node is believed to have, or to want, of one key: far above what it can, and far below
+// what could make a sum overflow.
+const maxReported = 1 << 30
+
+// reported bounds what a node says of itself. The log decides in any case; this is for the others' shares.
+func reported(n int64) int64 { return max(0, min(n, maxReported)) }
+
 // update takes a node's releases and demands.
 func (a *Allocator) update(now time.Duration, conn uint64, u *leasepb.Update) {
 	p := a.conns[conn]
@@ -389,7 +396,7 @@ func (a *Allocator) update(now time.Duration, conn uint64, u *leasepb.Update) {
 	for _, r := range u.Releases {
 		if key, err := fsm.KeyFromProto(r.Key); err == nil && r.Slots > 0 {
 			d := a.demandOf(p, key)
-			d.releasing += r.Slots
+			d.releasing = reported(d.releasing + reported(r.Slots))
 			a.mark(d.c)
 		}
 	}
@@ -400,8 +407,8 @@ func (a *Allocator) update(now time.Duration, conn uint64, u *leasepb.Update) {
 		}
 		d := a.demandOf(p, key)
 		d.reported = true
-		d.held, d.inUse, d.parked = m.Held, m.InUse, m.Parked
-		d.waiting, d.refused, d.headroom = m.Waiting, m.Refused, m.Headroom
+		d.held, d.inUse, d.parked = reported(m.Held), reported(m.InUse), reported(m.Parked)
+		d.waiting, d.refused, d.headroom = reported(m.Waiting), reported(m.Refused), reported(m.Headroom)
 		d.acked = m.TargetSeq
 		switch {
 		case d.held <= d.inUse+d.waiting:
