@@ -44,6 +44,7 @@ type bench struct {
 
 	workload string // under way
 	round    int
+	dropped  int // times that the relay or weir has failed
 }
 
 func main() {
@@ -163,7 +164,13 @@ func run(ctx context.Context, s *settings, out io.Writer) error {
 			return err
 		}
 	}
-	return b.report(rounds, chosen, team.names(), base)
+	if err := b.report(rounds, chosen, team.names(), base); err != nil {
+		return err
+	}
+	if b.dropped > 0 {
+		return fmt.Errorf("%d times a contender that is judged dropped out: its figures lack those rounds", b.dropped)
+	}
+	return nil
 }
 
 func (b *bench) printf(format string, args ...any) { _, _ = fmt.Fprintf(b.out, format, args...) }
@@ -303,11 +310,17 @@ func (t *team) round(ctx context.Context, b *bench, w workload) (round, error) {
 			turns = append(turns, f)
 		}
 		for _, c := range turns {
-			if r[c.name], err = w.run(ctx, b, c); err != nil && !m.peer {
+			if r[c.name], err = w.run(ctx, b, c); err == nil {
+				continue
+			}
+			delete(r, c.name)
+			if ctx.Err() != nil {
 				done()
-				return nil, fmt.Errorf("%s: %w", c.name, err)
-			} else if err != nil {
-				b.printf("%s: %s drops out of this round: %v\n", w.name, c.name, err)
+				return nil, context.Cause(ctx)
+			}
+			b.printf("%s: %s drops out of this round: %v\n", w.name, c.name, err)
+			if !m.peer {
+				b.dropped++
 			}
 		}
 		done()

@@ -213,9 +213,18 @@ func TestRoundsInterleave(t *testing.T) {
 	if !strings.Contains(out, "peer drops out of this round: a peer's own trouble") {
 		t.Errorf("nothing is said of the peer that failed:\n%s", out)
 	}
+	if b.dropped != 0 {
+		t.Errorf("a peer's failures count as %d", b.dropped)
+	}
 	w.run = func(context.Context, *bench, *contender) (sample, error) { return nil, errors.New("broken") }
-	if _, err := b.all(t.Context(), w, tm); err == nil || !strings.Contains(err.Error(), "broken") {
-		t.Errorf("error %v; want the contender's", err)
+	rounds, err = b.all(t.Context(), w, tm)
+	if err != nil || len(rounds[0]) > 0 || b.dropped != 2*len([]string{relay, weir, weirFree}) {
+		t.Errorf("rounds %v, %v, %d dropped; want none measured, and all but the peer counted", rounds, err, b.dropped)
+	}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	if _, err := b.all(ended, w, tm); !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v; want the context's end to end the run", err)
 	}
 }
 

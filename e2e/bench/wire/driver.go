@@ -69,6 +69,9 @@ type Driver struct {
 	over bool  // Once has come to its end
 }
 
+// maxQuote bounds what an error says of an answer, in bytes.
+const maxQuote = 300
+
 // stage is where a worker's operation stands.
 type stage uint8
 
@@ -302,6 +305,7 @@ func (d *Driver) sendInto(i int, w *worker) {
 
 // take goes through what was received; false says that this connection has nothing more to read now.
 func (d *Driver) take(i int, w *worker, b []byte) bool {
+	all := b
 	if w.stage == stageHead {
 		w.seen += copy(w.status[min(w.seen, len(w.status)):], b)
 		n, complete := w.scan.next(b)
@@ -310,7 +314,7 @@ func (d *Driver) take(i int, w *worker, b []byte) bool {
 			return true
 		}
 		if w.seen < len(w.status) || string(w.status[9:]) != "200" {
-			d.broken(i, w, fmt.Errorf("answered with %q", w.status[:w.seen]))
+			d.broken(i, w, fmt.Errorf("answered with %q", all[:min(len(all), maxQuote)]))
 			return false
 		}
 		w.stage = stageReply
