@@ -14,6 +14,7 @@ import (
 // These carry the programs' paths from TestMain to the tests.
 const (
 	binaryVariable = "WEIR_E2E_BIN"    // of weir
+	faultsVariable = "WEIR_E2E_FAULTS" // of weir with clocks that a test can set
 	hammerVariable = "WEIR_E2E_HAMMER" // of the measuring program
 )
 
@@ -43,6 +44,7 @@ func build(dir string) error {
 	}
 	return errors.Join(
 		buildOne(binaryVariable, filepath.Join(dir, "weir"), "../cmd/weir", race...),
+		buildOne(faultsVariable, filepath.Join(dir, "weir-faults"), "../cmd/weir", append(race, "-tags=faults")...),
 		buildOne(hammerVariable, filepath.Join(dir, "hammer"), "./hammer"),
 	)
 }
