@@ -70,7 +70,7 @@ func (s *Server) writing(u understand, peer bool, most int64) endpoint {
 		defer cancel()
 		var rep reply
 		if peer {
-			rep, err = s.asLeader(ctx, r, c)
+			rep, err = s.asLeader(repeatOf(ctx, r), r, c)
 		} else {
 			rep, err = s.deliver(ctx, r, body, c)
 		}
@@ -99,7 +99,7 @@ func (s *Server) asLeader(ctx context.Context, r *http.Request, c commit) (reply
 
 // deliver has a write carried out by whoever leads, and waits until this node sees it. While nobody leads, or the one
 // that led has stopped, it tries again until ctx ends. After an unknown outcome it does so only if the same write
-// again comes to the same: a PUT without a condition.
+// again comes to the same: a PUT without a condition, unless somebody else has written meanwhile (see repeat).
 func (s *Server) deliver(ctx context.Context, r *http.Request, body []byte, c commit) (reply, error) {
 	repeatable := r.Method == http.MethodPut && r.Header.Get("If-Match") == "" && r.Header.Get("If-None-Match") == ""
 	unknown := false
@@ -107,7 +107,11 @@ func (s *Server) deliver(ctx context.Context, r *http.Request, body []byte, c co
 	if repeatable {
 		each /= 2 // a leader that has frozen must not use up the time in which the next one could be asked
 	}
+	known := s.deps.View.Table().Index
 	for wait := retryFirst; ; wait = min(2*wait, retryMost) {
+		if unknown {
+			ctx = withRepeat(ctx, known)
+		}
 		once, cancel := context.WithTimeout(ctx, each)
 		rep, err := s.attempt(once, r, body, c)
 		cancel()
@@ -196,6 +200,9 @@ func (s *Server) forward(ctx context.Context, rt http.RoundTripper, r *http.Requ
 		}
 	}
 	req.Header.Set(headerForwarded, s.cfg.Node)
+	if known, ok := repeated(ctx); ok {
+		req.Header.Set(headerRepeat, strconv.FormatUint(known, 10))
+	}
 	res, err := roundTrip(rt, req)
 	if err != nil {
 		return reply{}, err

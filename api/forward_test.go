@@ -136,6 +136,7 @@ func TestTrouble(t *testing.T) {
 				b := newBench(t, Config{WriteTimeout: 5 * time.Second}, "a", "b", "c")
 				p, _ := fsm.ParsePattern("x.org")
 				b.apply(&fsm.PutLimit{Limit: fsm.Limit{Pattern: p, Connections: 9, Source: fsm.SourceAPI}})
+				b.see()
 				before := b.index
 				c.trouble(b.nodes)
 				go func() {
@@ -152,6 +153,50 @@ func TestTrouble(t *testing.T) {
 					t.Errorf("applied %d times, not %d", applied, c.applied)
 				}
 				time.Sleep(time.Second)
+			})
+		})
+	}
+}
+
+// A write is repeated after an unknown outcome only if that can't undo what others have written meanwhile.
+func TestARepeatedWriteUndoesNothing(t *testing.T) {
+	one := put("x.org", `{"connections":5}`)
+	all := try{method: "PUT", path: pathLimits, body: `{"limits":[{"pattern":"x.org","connections":5}]}`}
+	for name, c := range map[string]struct {
+		k         try
+		meanwhile func(*bench) // after the first attempt, whose answer is lost
+		status    int
+		want      int64 // connections in the end; -1: no limit
+	}{
+		"nothing":                       {one, func(*bench) {}, 200, 5},
+		"another value":                 {one, func(b *bench) { b.put("x.org", 7) }, 504, 7},
+		"the same value":                {one, func(b *bench) { b.put("x.org", 7); b.put("x.org", 5) }, 200, 5},
+		"a delete":                      {one, func(b *bench) { b.remove("x.org") }, 504, -1},
+		"another limit":                 {one, func(b *bench) { b.put("y.org", 7) }, 200, 5},
+		"nothing, to all":               {all, func(*bench) {}, 200, 5},
+		"another value, to all":         {all, func(b *bench) { b.put("x.org", 7) }, 504, 7},
+		"another value, and then again": {all, func(b *bench) { b.put("x.org", 7); b.put("x.org", 5) }, 200, 5},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t, Config{WriteTimeout: 5 * time.Second}, "a", "b", "c")
+				b.nodes["a"].lose = 1
+				go func() {
+					time.Sleep(retryFirst / 2) // virtual: between the attempts
+					c.meanwhile(b)
+				}()
+				if w := b.nodes["b"].do(c.k); w.Code != c.status {
+					t.Errorf("it answers %d: %s", w.Code, w.Body)
+				}
+				time.Sleep(time.Second)
+				p, _ := fsm.ParsePattern("x.org")
+				got := int64(-1)
+				if l, ok := b.tableNow().Get(p); ok {
+					got = l.Connections
+				}
+				if got != c.want {
+					t.Errorf("x.org has %d connections in the end; want %d", got, c.want)
+				}
 			})
 		})
 	}

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"net/http"
@@ -154,7 +155,15 @@ func (s *Server) putLimit(r *http.Request, body []byte) (commit, error) {
 }
 
 func (s *Server) commitPut(ctx context.Context, l fsm.Limit, cond condition) (answer, error) {
-	index, res, err := s.propose(ctx, &fsm.PutLimit{Limit: l, Precondition: cond.forLimit(s.deps.Log.Committed(), l.Pattern)})
+	before := s.deps.Log.Committed()
+	pre := cond.forLimit(before, l.Pattern)
+	if known, ok := repeated(ctx); ok {
+		var err error
+		if pre, err = repeatLimit(before, &l, known); err != nil {
+			return answer{}, err
+		}
+	}
+	index, res, err := s.propose(ctx, &fsm.PutLimit{Limit: l, Precondition: pre})
 	if err != nil {
 		return answer{}, err
 	}
@@ -243,6 +252,12 @@ func (s *Server) commitReplace(ctx context.Context, ls []fsm.Limit, cond conditi
 	if pre.MustNotExist {
 		return answer{}, fsm.ErrPrecondition // the list always exists
 	}
+	if known, ok := repeated(ctx); ok {
+		var err error
+		if pre, err = repeatLimits(before, ls, known); err != nil {
+			return answer{}, err
+		}
+	}
 	index, res, err := s.propose(ctx, &fsm.ReplaceLimits{Source: fsm.SourceAPI, Limits: ls, Precondition: pre})
 	if err != nil {
 		return answer{}, err
@@ -308,6 +323,9 @@ func (s *Server) propose(ctx context.Context, c fsm.Command) (uint64, fsm.Result
 	index, res, err := s.deps.Log.Propose(ctx, c)
 	if err == nil {
 		err = res.Err
+	}
+	if _, again := repeated(ctx); again && errors.Is(err, fsm.ErrPrecondition) {
+		err = ErrOutcomeUnknown // somebody has written meanwhile; it may have been the first attempt
 	}
 	return index, res, err
 }

@@ -85,6 +85,24 @@ func (b *bench) apply(c fsm.Command) (uint64, fsm.Result) {
 	return b.index, b.state.Apply(b.index, 1, c)
 }
 
+// put and remove write a limit, whoever leads.
+func (b *bench) put(pattern string, connections int64) {
+	p, _ := fsm.ParsePattern(pattern)
+	b.apply(&fsm.PutLimit{Limit: fsm.Limit{Pattern: p, Connections: connections, Source: fsm.SourceAPI}})
+}
+
+func (b *bench) remove(pattern string) {
+	p, _ := fsm.ParsePattern(pattern)
+	b.apply(&fsm.DeleteLimit{Pattern: p})
+}
+
+// see shows all nodes what is committed.
+func (b *bench) see() {
+	for _, n := range b.nodes {
+		n.set(func() { n.table = b.tableNow() })
+	}
+}
+
 func (b *bench) elect(name string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
