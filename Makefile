@@ -5,6 +5,7 @@
 
 GO       ?= go
 FUZZTIME ?= 20s
+LINEAR   ?= 10m
 COUNT    ?= 1
 BENCH    ?= .
 BENCHPKG ?= ./...
@@ -26,7 +27,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 # The end-to-end tests measure, so they have the machine to themselves: all other packages first.
 UNIT = $$($(GO) list ./... | grep -v '/e2e$$')
 
-.PHONY: build cluster demo test unit e2e partitions check format vet lint tidy arrows bench gobench fuzz proto needs clean help
+.PHONY: build cluster demo test unit e2e partitions linear check format vet lint tidy arrows bench gobench fuzz proto needs clean help
 .DEFAULT_GOAL := build
 
 build: ## build bin/weir
@@ -52,6 +53,9 @@ e2e: # the built binary, as real processes; -v prints what was measured
 partitions: needs ## cut real nodes off from each other, as root (COUNT=10: ten times)
 	@[ "$$(id -u)" = 0 ] || { echo "*** NOT TESTED: partitions need root ***" >&2; exit 1; }
 	$(GO) test -race -v -run '^TestPartition' -parallel 3 -count $(COUNT) -timeout $$(($(COUNT) * 5 + 5))m ./e2e
+
+linear: needs ## check for LINEAR (10m) under faults that limits are linearisable
+	WEIR_E2E_LINEAR=$(LINEAR) $(GO) test -race -v -run '^TestLimitsAreLinearisable' -timeout 0 ./e2e
 
 check: format vet lint tidy arrows test ## format, vet, lint, dependencies, who may import whom, and all tests
 

@@ -11,6 +11,11 @@
 // namespace, where no partition comes between. Times to recover are held to what is promised, unless the machine itself stood
 // still meanwhile; the limit is held to always.
 //
+// The disk scenarios mount a file system of its own for every node and fill it, make the kernel believe that it is damaged, or freeze
+// it; they, and that of clocks which have nothing in common, need root. Clocks that jump are those of a second binary, built with
+// -tags faults (WEIR_E2E_FAULTS names one to use instead). WEIR_E2E_LINEAR=10m makes the check of linearisability, whose judge is
+// package linear, that long.
+//
 // A scenario that breaks a cluster has one of its own; those that leave it as they found it share one, each with an
 // upstream address of its own, which makes it a host of its own to the limits. Nothing waits for a time to pass but
 // measurements: all else waits for a condition, with a deadline. Ratios are measured over some seconds and, on a machine

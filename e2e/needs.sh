@@ -11,6 +11,8 @@ command -v python3 >/dev/null 2>&1 || optional="$optional python3"
 if [ "$(id -u)" = 0 ] && [ "$(uname)" = Linux ]; then # nobody else may make the networks that these break
 	command -v nft >/dev/null 2>&1 || required="$required nftables"
 	command -v ip >/dev/null 2>&1 || required="$required iproute2"
+	command -v mkfs.ext4 >/dev/null 2>&1 || required="$required e2fsprogs" # and disks
+	command -v fsfreeze >/dev/null 2>&1 || required="$required util-linux"
 fi
 
 missing=$(echo $required $optional)
