@@ -50,6 +50,7 @@ func FuzzRequestHead(f *testing.F) {
 		"PUT http://a/ HTTP/1.1\r\nHost:\r\nTransfer-Encoding: chunked\r\nTE: trailers\r\nExpect: 100-continue\r\n\r\n",
 		"GET http://a/ HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nVia: 1.1 n1\r\n\r\n",
 		"GET http://a/ HTTP/1.1\r\nHost: x\r\n folded: y\r\n\r\n",
+		"GET http://a/ HTTP/1.1\r\nHost: x\r\nKeep-Alive: 5\r\nProxy-Connection: close\r\nProxy-Authorization: Basic eA==\r\nTE: gzip, trailers\r\nConnection: te\r\n\r\n",
 	} {
 		f.Add([]byte(seed))
 	}

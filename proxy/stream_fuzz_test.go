@@ -172,6 +172,11 @@ func contentOf(t *testing.T, b []byte, content body) (string, http.Header) {
 	if err != nil {
 		t.Fatalf("%q went out as a chunked body: %v", b, err)
 	}
+	for name := range m.Trailer {
+		if kindOf([]byte(name)) != fieldOther {
+			t.Fatalf("%q: %s goes out in the trailers", b, name)
+		}
+	}
 	return string(got), trailersOf(m.Trailer)
 }
 
@@ -406,9 +411,23 @@ func checkUpstream(t *testing.T, data []byte, sent relayed) {
 		if d := cmp.Diff(endToEnd(orig.Header, orig.Options), endToEnd(m.Header, orig.Options), cmpopts.EquateEmpty()); d != "" {
 			t.Fatalf("%q: fields (-in +out):\n%s", data, d)
 		}
+		checkHops(t, m.Header)
 		if via := m.Header.Values("Via"); len(via) == 0 || !strings.HasSuffix(via[len(via)-1], " n1") {
 			t.Fatalf("%q: goes out with Via %q", data, via)
 		}
+	}
+}
+
+// checkHops looks for what must not go out: fields that are for one connection alone.
+func checkHops(t *testing.T, h http.Header) {
+	t.Helper()
+	for _, name := range []string{"Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization", "Upgrade"} {
+		if h[name] != nil {
+			t.Fatalf("%s: %q goes out", name, h[name])
+		}
+	}
+	if te := h["Te"]; te != nil && !slices.Equal(te, []string{"trailers"}) {
+		t.Fatalf("TE: %q goes out", te)
 	}
 }
 
@@ -455,14 +474,14 @@ func relayResponse(t *testing.T, in *inbuf, method string, minor int) (out []byt
 	return nil, 0, false
 }
 
-// standardResponse reads the final response with net/http; an error is one of its head.
-func standardResponse(data []byte, method string) (m message, readErr, err error) {
+// standardResponse reads the final response with net/http; an error is one of its head. rest is what is left behind it.
+func standardResponse(data []byte, method string) (m message, rest int, readErr, err error) {
 	r := bufio.NewReader(bytes.NewReader(data))
 	for {
 		skipEmptyLines(r)
 		resp, err := http.ReadResponse(r, &http.Request{Method: method})
 		if err != nil {
-			return m, nil, err
+			return m, 0, nil, err
 		}
 		if resp.StatusCode < 200 {
 			continue
@@ -474,7 +493,8 @@ func standardResponse(data []byte, method string) (m message, readErr, err error
 				m.Options = append(m.Options, optionsOf(strings.TrimSuffix(value, "\r\n"))...)
 			}
 		}
-		return m, readErr, nil
+		left, _ := io.ReadAll(r)
+		return m, len(left), readErr, nil
 	}
 }
 
@@ -516,17 +536,18 @@ func FuzzResponseStream(f *testing.F) {
 		if status == 0 {
 			return
 		}
-		want, readErr, err := standardResponse(data, method)
+		want, _, readErr, err := standardResponse(data, method)
 		if err != nil {
 			if strings.Contains(err.Error(), "trailer key") {
 				return // the third rule of standardRefusal
 			}
 			t.Fatalf("%q is relayed, and net/http refuses it: %v", data, err)
 		}
-		got, gotErr, err := standardResponse(out, method)
-		if err != nil {
-			t.Fatalf("%q goes out as %q: %v", data, out, err)
+		got, rest, gotErr, err := standardResponse(out, method)
+		if err != nil || complete && rest > 0 {
+			t.Fatalf("%q goes out as %q: %v, and %d bytes behind it", data, out, err, rest)
 		}
+		checkHops(t, got.Header)
 		if complete != (readErr == nil) {
 			t.Fatalf("%q: complete: %v; for net/http: %v", data, complete, readErr)
 		}
