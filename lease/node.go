@@ -28,8 +28,9 @@ const (
 const (
 	protocolVersion = 1
 
-	// askTimeout bounds the wait for the leader's answer whether anything is free.
-	askTimeout = time.Second
+	// askTimeout bounds the wait for the leader's answer whether anything is free. It is long enough for another leader to be elected, and
+	// for a machine that is short of time: nobody is told that a limit is reached unless it is.
+	askTimeout = 3 * time.Second
 	// askEvery paces the asks for a key that has just been denied: requests that come meanwhile share the next one, and
 	// take a slot that comes free before. A storm of them costs the leader no more than a few.
 	askEvery = 5 * time.Millisecond
@@ -256,11 +257,8 @@ func (n *Node) Expire(now time.Duration, w *Waiter) {
 	}
 	p.lock()
 	defer p.mu.Unlock()
-	err := ErrOverLimit
-	switch {
-	case !n.welcomed:
-		err = ErrNoLease // nobody could be asked
-	case w.queued:
+	err := ErrNoLease // nobody could be asked, or nobody has answered: the limit need not be reached
+	if w.queued && n.welcomed {
 		err = ErrQueueTimeout
 	}
 	n.answer(p, w, err)

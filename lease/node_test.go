@@ -333,3 +333,27 @@ func TestRefusedHostIsNotForgotten(t *testing.T) {
 		}
 	})
 }
+
+// A request is refused as over the limit only where the leader has said so: one that is not answered has no lease.
+func TestUnansweredIsNotOverLimit(t *testing.T) {
+	for _, queue := range []fsm.Queue{{}, {Timeout: time.Second, Size: 3}} {
+		m, clock := liveManager(t, ExpiryClose, 0, limit(t, "up", 3, queue))
+		var got error
+		var w *Waiter
+		m.do(func(now time.Duration) {
+			w, _ = m.node.Acquire(now, NewSlot(to(t, "up"), newHolder()), func(err error) { got = err })
+		})
+		if w == nil {
+			t.Fatal("the request does not wait")
+		}
+		clock.now.Store(int64(w.Patience()))
+		m.do(func(now time.Duration) { m.node.Expire(now, w) })
+		want := ErrNoLease
+		if queue.Enabled() {
+			want = ErrQueueTimeout
+		}
+		if !errors.Is(got, want) {
+			t.Errorf("queue %v: answered %v, want %v", queue.Enabled(), got, want)
+		}
+	}
+}

@@ -41,7 +41,7 @@ type Holder interface{ Sever(Reason) }
 
 // Errors of Acquire. All but ErrNoLease and ErrDraining mean that the limit has been reached.
 var (
-	ErrNoLease      = errors.New("no lease: the node has no live session with the cluster")
+	ErrNoLease      = errors.New("no lease: the node has no live session with the cluster, or has no answer from it")
 	ErrOverLimit    = errors.New("the connection limit is reached")
 	ErrQueueFull    = errors.New("the connection limit is reached and its queue is full")
 	ErrQueueTimeout = errors.New("the connection limit is reached and no slot came free in time")
