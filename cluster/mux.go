@@ -17,6 +17,9 @@ const (
 	// silenceTimeout ends a connection whose peer acknowledges nothing for so long. Shorter, a busy network breaks more of
 	// them; longer, a node takes longer to be heard again after a partition.
 	silenceTimeout = 3 * time.Second
+	// probeEvery is how often an idle connection's peer is asked whether it is still there: one that has forgotten the connection
+	// says so at once.
+	probeEvery = time.Second
 	// maxGreeting bounds the connections that have not sent their preface.
 	maxGreeting      = 256
 	acceptRetryFirst = 5 * time.Millisecond

@@ -8,15 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// endAfterSilence lets the kernel end a TCP connection on which what was sent is not acknowledged for so long (RFC 5482). Without it
-// the kernel repeats itself at growing intervals, and after a partition a connection may be silent for as long again as
-// the partition was. gRPC would do this itself, but only on a connection that it finds to be a *net.TCPConn.
-func endAfterSilence(conn net.Conn, after time.Duration) error {
-	tcp, ok := conn.(*net.TCPConn)
-	if !ok {
-		return nil // in memory
-	}
-	raw, err := tcp.SyscallConn()
+// setUserTimeout bounds how long what was sent may wait for its acknowledgement.
+func setUserTimeout(conn *net.TCPConn, after time.Duration) error {
+	raw, err := conn.SyscallConn()
 	if err != nil {
 		return err
 	}

@@ -1,9 +1,9 @@
 package cluster
 
 import (
+	"maps"
 	"net"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,27 +23,30 @@ func TestSilentConnectionsEnd(t *testing.T) {
 		}
 		defer func() { _ = far.Close() }()
 		for name, conn := range map[string]net.Conn{"dialled": near, "accepted": far} {
-			if got := userTimeout(t, conn); got != silenceTimeout {
-				t.Errorf("kind %d, %s: given up after %v; want %v", k, name, got, silenceTimeout)
+			want := map[int]int{unix.TCP_USER_TIMEOUT: 3000, unix.TCP_KEEPIDLE: 1, unix.TCP_KEEPINTVL: 1, unix.TCP_KEEPCNT: 3}
+			if got := options(t, conn, want); !maps.Equal(got, want) {
+				t.Errorf("kind %d, %s: TCP's options are %v; want %v", k, name, got, want)
 			}
 		}
 	}
 }
 
-func userTimeout(t *testing.T, conn net.Conn) (timeout time.Duration) {
+// options reads the socket options that are named.
+func options(t *testing.T, conn net.Conn, named map[int]int) map[int]int {
 	t.Helper()
 	raw, err := conn.(*trackedConn).Conn.(*net.TCPConn).SyscallConn()
 	if err != nil {
 		t.Fatal(err)
 	}
+	got := map[int]int{}
 	if err := raw.Control(func(fd uintptr) {
-		ms, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT)
-		if err != nil {
-			t.Error(err)
+		for option := range named {
+			if got[option], err = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, option); err != nil {
+				t.Error(err)
+			}
 		}
-		timeout = time.Duration(ms) * time.Millisecond
 	}); err != nil {
 		t.Fatal(err)
 	}
-	return timeout
+	return got
 }

@@ -7,5 +7,5 @@ import (
 	"time"
 )
 
-// endAfterSilence does nothing here: a connection that a partition has silenced is found out later.
-func endAfterSilence(net.Conn, time.Duration) error { return nil }
+// setUserTimeout does nothing here: what was sent into a partition may wait longer.
+func setUserTimeout(*net.TCPConn, time.Duration) error { return nil }

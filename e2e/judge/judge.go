@@ -25,8 +25,9 @@ type Case struct {
 	Begin    time.Time         // breaches are told in time since then
 	Nodes    map[string]string // the nodes' names, by the address that they come from
 	Cuts     []Cut
-	// Blind are the times in which the observer itself got no processor. An end that it saw in one may have come as early as
-	// the beginning of that.
+	// Blind are the times in which the observer itself got no processor, in order. An end that it saw in one may have come as
+	// early as the beginning of that; and a node of the same machine, which stood still as well, gets them on top of the time
+	// that its lease leaves it for its fence. The limit is not relaxed by them.
 	Blind []Interval
 }
 
@@ -38,6 +39,7 @@ type Cut struct {
 	Node   string
 	At     time.Time // nothing gets through from here on
 	TTL    time.Duration
+	Guard  time.Duration // how long before its deadline a node begins to fence
 	Healed time.Time
 	// Unseen tells that the node was cut off from the upstream as well, which then can't see the node end its connections. The
 	// case's test must have seen on the node itself that they ended before the deadline; here they count as if they had ended
@@ -45,9 +47,18 @@ type Cut struct {
 	Unseen bool
 }
 
-// deadline is when the lease that the node had at the cut has run out for certain: its last answered keep-alive was sent
-// before.
-func (c Cut) deadline() time.Time { return c.At.Add(c.TTL) }
+// Deadline is when the lease that the node had at the cut has run out for certain, as its last answered keep-alive was sent
+// before. It is put off by the time in which the machine stood still since the node should have begun to fence.
+func (c Cut) Deadline(blind []Interval) time.Time {
+	deadline := c.At.Add(c.TTL)
+	begins := deadline.Add(-c.Guard)
+	for _, b := range blind {
+		if b.To.After(begins) && b.From.Before(deadline) {
+			deadline = deadline.Add(b.To.Sub(latest(b.From, begins)))
+		}
+	}
+	return deadline
+}
 
 // Life is one connection at the upstream.
 type Life struct {
@@ -207,9 +218,9 @@ func (c Case) steps(lives []Life) []step {
 // endOf is when a connection counts no more: at its end, or, where its node's end can't be seen, at the deadline.
 func (c Case) endOf(l Life) time.Time {
 	for _, cut := range c.Cuts {
-		late := l.Ended.IsZero() || l.Ended.After(cut.deadline())
-		if cut.Unseen && cut.Node == l.Node && l.Opened.Before(cut.deadline()) && late && c.endsAfter(l, cut.At) {
-			return cut.deadline()
+		late := l.Ended.IsZero() || l.Ended.After(cut.Deadline(c.Blind))
+		if cut.Unseen && cut.Node == l.Node && l.Opened.Before(cut.Deadline(c.Blind)) && late && c.endsAfter(l, cut.At) {
+			return cut.Deadline(c.Blind)
 		}
 	}
 	return l.Ended
@@ -247,7 +258,7 @@ func sorted(open map[uint64]Life) []Life {
 // checkCut holds the node to its deadline: from then until the heal it has nothing open, says nothing and opens nothing. A heal
 // before the deadline leaves nothing to check, because the lease may have been renewed.
 func (c Case) checkCut(v *Verdict, cut Cut, lives []Life) {
-	deadline := cut.deadline()
+	deadline := cut.Deadline(c.Blind)
 	inTime := cut.Healed.IsZero() || cut.Healed.After(deadline)
 	for _, l := range lives {
 		if l.Node != cut.Node || !cut.Healed.IsZero() && l.Opened.After(cut.Healed) {
@@ -264,7 +275,7 @@ func (c Case) checkCut(v *Verdict, cut Cut, lives []Life) {
 
 // checkLife is checkCut for one connection, opened before the heal.
 func (c Case) checkLife(v *Verdict, cut Cut, l Life) {
-	deadline, conns := cut.deadline(), []Life{l}
+	deadline, conns := cut.Deadline(c.Blind), []Life{l}
 	late := func(at time.Time) time.Duration { return at.Sub(cut.At).Round(time.Millisecond) }
 	switch {
 	case l.Opened.After(deadline):

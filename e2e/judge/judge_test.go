@@ -27,7 +27,7 @@ func end(ms int, conn uint64, peer string, heard int) upstream.Event {
 func cut() Case {
 	return Case{
 		Scenario: "trial", Limit: 2, Begin: begin, Nodes: map[string]string{"A": "a", "B": "b"},
-		Cuts: []Cut{{Node: "b", At: at(1000), TTL: 2 * time.Second, Healed: at(5000)}},
+		Cuts: []Cut{{Node: "b", At: at(1000), TTL: 2 * time.Second, Guard: 200 * time.Millisecond, Healed: at(5000)}},
 	}
 }
 
@@ -76,8 +76,11 @@ func TestVerdicts(t *testing.T) {
 		{"opened and ended while the observer stood still", blind, []upstream.Event{
 			open(4010, 1, "A"), end(4090, 1, "A", 4020), open(4200, 2, "A"), open(4300, 3, "A"),
 		}, nil},
-		{"late, though the observer stood still", blind, []upstream.Event{open(0, 1, "B"), end(4050, 1, "B", 2800)},
-			[]string{"has a connection open"}},
+		{"late, though the machine stood still", blind, []upstream.Event{open(0, 1, "B"), end(3650, 1, "B", 2800)},
+			[]string{"trial: at 3.2s: node b, cut off 2s ago, has a connection open"}},
+		{"late, as the machine stood still when it should have fenced", blind, []upstream.Event{open(0, 1, "B"), end(3150, 1, "B", 2800)}, nil},
+		{"late, as the machine stood still before", cut(), []upstream.Event{open(0, 1, "B"), end(3150, 1, "B", 2800)},
+			[]string{"trial: at 3s: node b, cut off 2s ago, has a connection open"}},
 		{"healed before the deadline", soon, []upstream.Event{open(0, 1, "B"), open(2200, 2, "B")}, nil},
 		{"ended before the cut", early, []upstream.Event{open(0, 1, "B"), end(900, 1, "B", 800)}, nil},
 	} {
@@ -92,6 +95,26 @@ func TestVerdicts(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestDeadlineIsPutOff(t *testing.T) {
+	c := Cut{At: at(1000), TTL: 2 * time.Second, Guard: 200 * time.Millisecond}
+	for _, test := range []struct {
+		name  string
+		blind []Interval
+		want  int
+	}{
+		{"never", nil, 3000},
+		{"before the fence", []Interval{{at(1000), at(2800)}}, 3000},
+		{"into the fence", []Interval{{at(2000), at(2900)}}, 3100},
+		{"over all", []Interval{{at(2000), at(5000)}}, 5200},
+		{"at the end, and again in the time put off", []Interval{{at(2950), at(3050)}, {at(3090), at(3290)}, {at(3400), at(3500)}}, 3300},
+		{"after it", []Interval{{at(3000), at(3500)}}, 3000},
+	} {
+		if got := c.Deadline(test.blind); !got.Equal(at(test.want)) {
+			t.Errorf("%s: %v; want %v", test.name, got.Sub(begin), at(test.want).Sub(begin))
+		}
 	}
 }
 
