@@ -102,7 +102,7 @@ func TestThrottle(t *testing.T) {
 		after      time.Duration
 		ok         bool
 		suppressed int64
-	}{{0, true, 0}, {time.Millisecond, false, 0}, {time.Millisecond, false, 0}, {time.Second, true, 2}, {time.Second, true, 0}} {
+	}{{0, true, 0}, {time.Millisecond, false, 0}, {time.Millisecond, false, 0}, {time.Second, true, 2}, {time.Second, true, 0}, {-time.Hour, true, 0}, {0, false, 0}} {
 		now = now.Add(c.after)
 		if suppressed, ok := th.allow(now); ok != c.ok || suppressed != c.suppressed {
 			t.Errorf("event %d: %d, %t", i, suppressed, ok)

@@ -206,7 +206,8 @@ type throttle struct {
 // allow reports whether this event may be shown, and how many were not since the last one.
 func (t *throttle) allow(now time.Time) (suppressed int64, ok bool) {
 	last := t.last.Load()
-	if now.UnixNano()-last < int64(time.Second) || !t.last.CompareAndSwap(last, now.UnixNano()) {
+	since := now.UnixNano() - last // below 0 where the wall clock was set back: that must not silence it
+	if since >= 0 && since < int64(time.Second) || !t.last.CompareAndSwap(last, now.UnixNano()) {
 		t.suppressed.Add(1)
 		return 0, false
 	}
