@@ -50,6 +50,7 @@ type Allocator struct {
 	conns  map[uint64]*peer // by stream
 	keys   map[fsm.Key]*contest
 	dirty  []*contest
+	review []*contest // to be decided anew when there is time, some at once
 	rests  map[fsm.Key]rest
 
 	batch    uint64
@@ -533,9 +534,7 @@ func (a *Allocator) LimitsChanged(st *fsm.State) {
 			a.send(p.conn, a.limits)
 		}
 	}
-	for _, c := range a.contests() {
-		a.mark(c)
-	}
+	a.review = a.contests()
 }
 
 // contests lists all, by key.
@@ -579,6 +578,9 @@ func (a *Allocator) Tick(now time.Duration) {
 // NextWake is when tick must be called at the latest.
 func (a *Allocator) NextWake(now time.Duration) time.Duration {
 	at := now + time.Second
+	if a.inflight == nil && len(a.dirty)+len(a.review) > 0 {
+		return now
+	}
 	for _, p := range a.order {
 		if !p.closing {
 			at = min(at, a.expiry(p)+1)
@@ -650,6 +652,7 @@ func (a *Allocator) refuseName(now time.Duration, conn uint64, holder *peer) {
 // adjust plans all dirty keys and returns the entry, or nil where nothing changes.
 func (a *Allocator) adjust(now time.Duration, st *fsm.State) fsm.Command {
 	var less, more []fsm.Adjustment
+	a.takeUp()
 	k := 0
 	for ; k < len(a.dirty) && len(less)+len(more) < maxBatch; k++ {
 		c := a.dirty[k]
@@ -671,6 +674,22 @@ func (a *Allocator) adjust(now time.Duration, st *fsm.State) fsm.Command {
 	}
 	a.batch++
 	return &fsm.Adjust{Term: a.term, Batch: a.batch, Adjustments: append(less, more...)}
+}
+
+// reviewAtOnce bounds the keys that are decided anew, after new limits, before whoever asks has their turn.
+const reviewAtOnce = 512
+
+// takeUp marks the next keys of the review.
+func (a *Allocator) takeUp() {
+	k := min(len(a.review), reviewAtOnce)
+	for _, c := range a.review[:k] {
+		if a.keys[c.key] == c {
+			a.mark(c)
+		}
+	}
+	if a.review = a.review[k:]; len(a.review) == 0 {
+		a.review = nil
+	}
 }
 
 // tidy forgets demands that say nothing.
@@ -825,9 +844,7 @@ func (a *Allocator) Health(node string, dead bool) (p *peer, news bool) {
 		return p, false
 	}
 	p.dead = dead
-	for _, c := range a.contests() {
-		a.mark(c)
-	}
+	a.review = a.contests()
 	return p, true
 }
 

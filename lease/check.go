@@ -118,7 +118,7 @@ func (a *Allocator) Check() error {
 
 // AtRest returns an error where the leader's side remembers anything but sessions, each with its stream.
 func (a *Allocator) AtRest() error {
-	if n := len(a.keys) + len(a.dirty) + len(a.waking) + len(a.rests); n != 0 {
+	if n := len(a.keys) + len(a.dirty) + len(a.review) + len(a.waking) + len(a.rests); n != 0 {
 		return fmt.Errorf("the leader remembers %d keys, %d changed, %d to be woken, %d at rest", len(a.keys), len(a.dirty), len(a.waking), len(a.rests))
 	}
 	if n := len(a.opens) + len(a.unproven) + len(a.closes) + len(a.leaves); n != 0 || a.inflight != nil {
