@@ -498,7 +498,8 @@ func parseCondition(r *http.Request) (condition, error) {
 		c.absent = true
 		return c, nil
 	}
-	for tag := range strings.SplitSeq(strings.Join(match, ","), ",") {
+	tags := strings.Split(strings.Join(match, ","), ",")
+	for _, tag := range tags {
 		tag = strings.TrimSpace(tag)
 		switch {
 		case len(match) == 0:
@@ -510,8 +511,8 @@ func parseCondition(r *http.Request) (condition, error) {
 			c.indexes = append(c.indexes, tagIndex(tag))
 		}
 	}
-	if c.exists && c.indexes != nil {
-		return c, malformed("If-Match takes * or tags, not both")
+	if c.exists && len(tags) > 1 {
+		return c, malformed("If-Match takes * alone, or tags")
 	}
 	return c, nil
 }

@@ -19,13 +19,27 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
-// fuzzedConfigs hold what the other seeds do not: values in every spelling.
-var fuzzedConfigs = []string{
+// acceptedConfigs hold what the other seeds do not: values in every spelling.
+var acceptedConfigs = []string{
 	"name = \"${env.NAME}\"\nrole = \"proxy\"\ncluster {\n  join = [\"Seed.example\", \"[2001:DB8::1]:80\"]\n  advertise_rpc = \"10.0.0.1\"\n  gossip_key = \"AAAAAAAAAAAAAAAAAAAAAA==\"\n}\n",
 	"role = \"proxy\"\nproxy {\n  listen = \":80\"\n  allow_clients = [\"${env.NET}\", \"::ffff:10.1.2.3\", \"::ffff:10.0.0.0/100\", \"fd00::1\"]\n  tunnel_idle_timeout = \"1h30m\"\n}\n",
 	"data_dir = \"a$${b}%%{c}\\u00e9\\\"\\n\"\nlimits {\n  host \"A.example.\" {}\n  host \"*.b\" {\n    connections = 1e3\n    shared = true\n  }\n}\n",
 	"role = \"proxy\"\napi {\n  listen = \"[::]:0\"\n  token_file = \"testdata/files/token\"\n  hosts = [\"Weir.Example.\"]\n}\nlimits {\n  host \"x\" {\n    connections = 0\n    queue {\n      timeout = \"1h\"\n      size = 1000000\n    }\n  }\n}\n",
 	"data_dir = <<E\nx\nE\nlease {\n  ttl = \"1.5s\"\n  on_expiry = \"keep\"\n}\nproxy {\n  listen = \"localhost:81\"\n  users_file = \"testdata/files/users\"\n}\n",
+}
+
+// refusedConfigs are wrong in one way each, which no attribute alone shows.
+var refusedConfigs = []string{
+	"",
+	"role = \"proxy\"\nproxy {\n  listen = \":80\"\n}\n",
+	"role = \"proxy\"\napi {\n  listen = \":80\"\n}\n",
+	"role = \"proxy\"\nrole = \"proxy\"\n",
+	"role = \"proxy\"\nlog {\n  level = \"info\"\n}\nlog {\n  level = \"warn\"\n}\n",
+	"role = \"proxy\"\ncluster {\n  join = [\"0.0.0.0:80\"]\n}\n",
+	"role = \"proxy\"\nlimits {\n  host \"a.b\" {}\n  host \"A.B.\" {}\n}\n",
+	"role = \"proxy\"\nlimits {\n  host \"a\" {\n    shared = true\n  }\n}\n",
+	"role = \"proxy\"\nlimits {\n  host \"a\" {\n    queue {\n      timeout = \"1s\"\n      size = 1\n    }\n  }\n}\n",
+	"role = \"proxy\"\napi {\n  token_file = \"testdata/files/token\"\n  read_token_file = \"testdata/files/same-token\"\n}\n",
 }
 
 // FuzzLoad feeds any bytes to Load and LoadLimits: neither panics; each answers a value or problems, never both; every
@@ -41,13 +55,13 @@ func FuzzLoad(f *testing.F) {
 		f.Add(src)
 	}
 	dir := f.TempDir()
-	for _, src := range fuzzedConfigs {
+	for i, src := range slices.Concat(acceptedConfigs, refusedConfigs) {
 		name := filepath.Join(dir, "seed.hcl")
 		if err := os.WriteFile(name, []byte(src), 0o600); err != nil {
 			f.Fatal(err)
 		}
-		if c, diags := Load([]string{name}, testOptions()); c == nil {
-			f.Fatalf("%s is refused, and so proves nothing: %v", src, diags)
+		if c, diags := Load([]string{name}, testOptions()); (c != nil) != (i < len(acceptedConfigs)) {
+			f.Fatalf("%s\nis accepted: %v; %v", src, c != nil, diags)
 		}
 		f.Add([]byte(src))
 	}
@@ -60,9 +74,12 @@ func FuzzAttribute(f *testing.F) {
 	for i, field := range fields {
 		f.Add(uint8(i), field.Default)
 	}
-	for i, v := range []string{`"${env.NET}"`, `"::ffff:1.2.3.4/97"`, `["::1", "10.1/8", "fe80::1%1"]`, `"a.${env.A}:0x50"`, "1e6", "-1", "0.5", "null", `"1h0.5m"`, `"[::FFFF:1.2.3.4]:080"`, "<<E\nx\nE", `"\u00e9$${%%{"`, "[\"a\", 1]", "((5))"} {
-		for j := range 4 {
-			f.Add(uint8(i*5+j*11), v)
+	for i := range fields {
+		for _, v := range []string{
+			`"${env.NET}"`, `"::ffff:1.2.3.4/97"`, `["::1", "10.0.0.0/8", "fe80::1%1"]`, `["0.0.0.0:80", "a"]`, `"a.${env.A}:0x50"`, `":80"`, `"[::FFFF:1.2.3.4]:080"`, `"LocalHost:0"`,
+			"1e6", "-1", "1000001", "600", "0.5", "0", "null", "true", "((5))", `"1h0.5m"`, `"9000h"`, `"9999999h"`, `"1ns"`, `"0s"`, `"-1s"`, `""`, "<<E\nx\nE", `"\u00e9$${%%{"`, `["a", 1]`, "[]",
+		} {
+			f.Add(uint8(i), v)
 		}
 	}
 	dir := f.TempDir()
@@ -145,6 +162,7 @@ func checkLoaded(t *testing.T, c *Config) {
 		"lease":     within(l.TTL, time.Second, 5*time.Minute) && slices.Contains([]OnExpiry{OnExpiryClose, OnExpiryDrain, OnExpiryKeep}, l.OnExpiry),
 		"status":    400 <= p.RejectStatus && p.RejectStatus <= 599,
 		"timeouts":  min(p.DialTimeout, p.HeaderTimeout, p.HalfCloseTimeout) > 0 && min(p.TunnelIdleTimeout, p.DrainTimeout) >= 0,
+		"waits":     max(p.DialTimeout, p.HeaderTimeout, p.HalfCloseTimeout, p.DrainTimeout) <= 24*time.Hour && p.TunnelIdleTimeout <= 365*24*time.Hour,
 		"exposed":   loopback(p.Listen) || c.Origins["proxy.allow_clients"] != Position{} || p.UsersFile != "",
 		"clients":   len(p.AllowClients) > 0,
 		"API token": loopback(c.API.Listen) || c.API.Token != "",
