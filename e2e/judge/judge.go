@@ -41,10 +41,9 @@ type Cut struct {
 	TTL    time.Duration
 	Guard  time.Duration // how long before its deadline a node begins to fence
 	Healed time.Time
-	// Unseen tells that the node was cut off from the upstream as well, which then can't see the node end its connections. The
-	// case's test must have seen on the node itself that they ended before the deadline; here they count as if they had ended
-	// then.
-	Unseen bool
+	// Gone is set where the node was cut off from the upstream as well, which then can't see the node end its connections: when
+	// the node itself was seen to have none left. Those that it had count until then.
+	Gone time.Time
 }
 
 // Deadline is when the lease that the node had at the cut has run out for certain, as its last answered keep-alive was sent
@@ -215,18 +214,24 @@ func (c Case) steps(lives []Life) []step {
 	return steps
 }
 
-// endOf is when a connection counts no more: at its end, or, where its node's end can't be seen, at the deadline.
+// endOf is when a connection counts no more: at its end, or, where its node's end can't be seen, when the node was found to have
+// none left.
 func (c Case) endOf(l Life) time.Time {
 	for _, cut := range c.Cuts {
-		late := l.Ended.IsZero() || l.Ended.After(cut.Deadline(c.Blind))
-		if cut.Unseen && cut.Node == l.Node && l.Opened.Before(cut.Deadline(c.Blind)) && late && c.endsAfter(l, cut.At) {
-			return cut.Deadline(c.Blind)
+		if !cut.Gone.IsZero() && cut.Node == l.Node && l.Opened.Before(cut.Gone) && c.endsAfter(l, cut.Gone) {
+			return cut.Gone
 		}
 	}
 	return l.Ended
 }
 
 func (c Case) endsAfter(l Life, at time.Time) bool { return l.Ended.IsZero() || l.Ended.After(at) }
+
+// stillOpen reports whether a connection opened before a time counts then.
+func (c Case) stillOpen(l Life, at time.Time) bool {
+	end := c.endOf(l)
+	return end.IsZero() || end.After(at)
+}
 
 // checkPeak walks through all instants.
 func (c Case) checkPeak(v *Verdict, lives []Life) {
@@ -282,7 +287,7 @@ func (c Case) checkLife(v *Verdict, cut Cut, l Life) {
 		v.add(c, OpenedLate, l.Opened, conns, "node %s, cut off %v ago, opens a connection; its lease is %v",
 			cut.Node, late(l.Opened), cut.TTL)
 		return
-	case !cut.Unseen && c.endsAfter(l, deadline):
+	case c.stillOpen(l, deadline):
 		v.add(c, OpenLate, deadline, conns, "node %s, cut off %v ago, has a connection open; its lease is %v",
 			cut.Node, cut.TTL, cut.TTL)
 	}

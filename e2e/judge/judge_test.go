@@ -33,7 +33,9 @@ func cut() Case {
 
 func TestVerdicts(t *testing.T) {
 	unseen := cut()
-	unseen.Cuts[0].Unseen = true
+	unseen.Cuts[0].Gone = at(2850)
+	goneLate := cut()
+	goneLate.Cuts[0].Gone = at(3050)
 	early := cut()
 	early.Cuts[0].TTL = 200 * time.Millisecond
 	soon := cut()
@@ -70,8 +72,10 @@ func TestVerdicts(t *testing.T) {
 			open(0, 1, "A"), open(10, 2, "B"), open(3500, 3, "A"), end(5100, 2, "B", 1000), open(5500, 4, "B"), end(5600, 3, "A", 5600),
 		}, []string{"trial: at 5.5s: 3 connections are open"}},
 		{"unseen, too soon", unseen, []upstream.Event{
-			open(0, 1, "A"), open(10, 2, "B"), open(2900, 3, "A"), end(5100, 2, "B", 1000),
-		}, []string{"trial: at 2.9s: 3 connections are open", "100ms before the last connection"}},
+			open(0, 1, "A"), open(10, 2, "B"), open(2800, 3, "A"), end(5100, 2, "B", 1000),
+		}, []string{"trial: at 2.8s: 3 connections are open", "50ms before the last connection"}},
+		{"unseen, gone late", goneLate, []upstream.Event{open(10, 2, "B"), end(5100, 2, "B", 1000)},
+			[]string{"trial: at 3s: node b, cut off 2s ago, has a connection open"}},
 		{"seen late, by an observer that stood still", blind, []upstream.Event{open(0, 1, "B"), end(3050, 1, "B", 2800)}, nil},
 		{"opened and ended while the observer stood still", blind, []upstream.Event{
 			open(4010, 1, "A"), end(4090, 1, "A", 4020), open(4200, 2, "A"), open(4300, 3, "A"),
