@@ -18,6 +18,8 @@ LOG       ?= info
 BASE      ?=
 PROFILE   ?=
 PROFILED  ?= weir
+SEEDS     ?= 1000000
+FIRST     ?= 1
 JSON      ?= bin/bench.json
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
@@ -27,7 +29,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 # The end-to-end tests measure, so they have the machine to themselves: all other packages first.
 UNIT = $$($(GO) list ./... | grep -v '/e2e$$')
 
-.PHONY: build cluster demo test unit e2e partitions linear check format vet lint tidy arrows bench gobench fuzz proto needs clean help
+.PHONY: build cluster demo test unit e2e partitions linear sim check format vet lint tidy arrows bench gobench fuzz proto needs clean help
 .DEFAULT_GOAL := build
 
 build: ## build bin/weir
@@ -45,6 +47,7 @@ test: needs unit e2e ## run all tests with the race detector
 
 unit: # all tests but the end-to-end ones
 	$(GO) test -race $(UNIT)
+	$(GO) test ./lease/leasetest # one goroutine: more seeds, and every rule broken, in the time that the race detector would take
 
 e2e: # the built binary, as real processes; -v prints what was measured
 	@[ "$$(id -u)" = 0 ] || echo "*** NOT TESTED: partitions need root ***" >&2
@@ -56,6 +59,9 @@ partitions: needs ## cut real nodes off from each other, as root (COUNT=10: ten 
 
 linear: needs ## check for LINEAR (10m) under faults that limits are linearisable
 	WEIR_E2E_LINEAR=$(LINEAR) $(GO) test -race -v -run '^TestLimitsAreLinearisable' -timeout 0 ./e2e
+
+sim: ## run SEEDS (1000000) seeds of the simulated cluster, from FIRST on
+	$(GO) run ./lease/leasetest/sim -seeds $(SEEDS) -first $(FIRST)
 
 check: format vet lint tidy arrows test ## format, vet, lint, dependencies, who may import whom, and all tests
 
@@ -87,7 +93,7 @@ gobench: ## run the Go benchmarks (BENCH=regexp BENCHPKG=./fsm)
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem $(BENCHPKG)
 
 # Minimising each new input, which may take a minute by default, would leave a short run no time to search.
-fuzz: ## run each fuzz target for FUZZTIME
+fuzz: ## run each fuzz target for FUZZTIME, such as 20s or 3000x
 	@grep -r --include='*_test.go' -H -o '^func Fuzz[A-Za-z0-9_]*' . | sort | \
 	while IFS=: read -r file target; do \
 		echo "fuzz $${file%/*} $${target#func } for $(FUZZTIME)"; \

@@ -43,7 +43,7 @@ const (
 	FaultSuspend
 	// FaultFreeze is a virtual machine that stands still for For: all clocks stop, and then the wall clock is set right.
 	FaultFreeze
-	// FaultLag delays by up to Late, for For, what leaders say to a node.
+	// FaultLag delays by up to Late, for For, what leaders say to a node, or (N = 1) what it says to them.
 	FaultLag
 	// FaultLeave drains a node and ends it; it comes back after For.
 	FaultLeave
@@ -144,7 +144,7 @@ func (g *generator) scenarios() []func(time.Duration) {
 	return []func(time.Duration){
 		g.crash, g.crash, g.lostData, g.cut, g.cut, g.otherCut, g.stream, g.depose, g.depose, g.stop, g.stop, g.suspend, g.lag,
 		g.leave, g.limitChange, g.limitChange, g.disk, g.gossip, g.twin, g.replay, g.wild, g.loss, g.snapshot, g.unknown, g.wall,
-		g.oldHello, g.pair, g.hopping,
+		g.oldHello, g.oldHello, g.pair, g.hopping, g.slowDisk, g.quickRestart,
 	}
 }
 
@@ -216,16 +216,18 @@ func (g *generator) suspend(at time.Duration) {
 	g.add(at, f)
 }
 
-// lag is a node that hears late, is then not heard any more, and then is cut off.
+// lag is a node that hears late and then is not heard any more: what it hears last is about a time long gone. Then it may be cut off
+// altogether.
 func (g *generator) lag(at time.Duration) {
 	ttl := g.p.TTL.D()
-	node := g.node()
-	late := g.between(ttl/4, ttl*4/5)
-	g.add(at, Fault{Kind: FaultLag, Node: node, For: Duration(2 * ttl), Late: Duration(late)})
-	at += g.upTo(ttl)
-	g.add(at, Fault{Kind: FaultCut, Node: node, N: 1, For: Duration(g.upTo(3 * ttl))})
-	at += g.upTo(ttl)
-	g.add(at, Fault{Kind: FaultCut, Node: node, For: Duration(g.between(ttl/2, 2*ttl))})
+	node := g.below(g.p.Nodes)
+	g.add(at, Fault{Kind: FaultLag, Node: node, For: Duration(3 * ttl), Late: Duration(g.between(ttl/2, ttl*3/2))})
+	at += ttl/4 + g.upTo(ttl)
+	g.add(at, Fault{Kind: FaultCut, Node: node, N: 1, For: Duration(g.between(ttl, 3*ttl))})
+	if g.one(2) {
+		at += g.upTo(ttl)
+		g.add(at, Fault{Kind: FaultCut, Node: node, For: Duration(g.between(ttl/2, 2*ttl))})
+	}
 }
 
 func (g *generator) leave(at time.Duration) {
@@ -313,18 +315,40 @@ func (g *generator) wall(at time.Duration) {
 	g.add(at, Fault{Kind: FaultWall, Node: g.node(), Late: Duration(g.scale(100*ms, time.Hour)), N: g.below(2)})
 }
 
-// oldHello breaks a stream on a bad link, so that the hello on the next is long on its way.
+// oldHello breaks a stream, or restarts a process, on a bad link: the hello on the next stream is so long on its way that it comes
+// after that of the one after.
 func (g *generator) oldHello(at time.Duration) {
 	node := g.below(g.p.Nodes)
-	g.add(at, Fault{Kind: FaultStream, Node: node})
-	at += g.between(15*ms, 60*ms)
-	g.add(at, Fault{Kind: FaultCut, Node: node, N: 1, For: Duration(g.between(50*ms, g.p.TTL.D()))})
-	at += g.upTo(300 * ms)
 	if g.one(2) {
 		g.add(at, Fault{Kind: FaultStream, Node: node})
 	} else {
-		g.add(at, Fault{Kind: FaultCrash, Node: node, For: Duration(g.upTo(100 * ms))})
+		g.add(at, Fault{Kind: FaultCrash, Node: node, For: Duration(g.upTo(10 * ms))})
 	}
+	g.add(at, Fault{Kind: FaultLag, Node: node, N: 1, For: Duration(g.between(60*ms, 200*ms)), Late: Duration(g.between(400*ms, 2*second))})
+	at += g.between(500*ms, 1200*ms)
+	switch g.below(4) {
+	case 0:
+		g.add(at, Fault{Kind: FaultCrash, Node: node, For: Duration(g.upTo(100 * ms))})
+	case 1: // it does not hear what the leader makes of that
+		g.add(at, Fault{Kind: FaultCut, Node: node, N: 2, For: Duration(g.between(500*ms, 2*second))})
+	case 2:
+		g.add(at, Fault{Kind: FaultLag, Node: node, For: Duration(second), Late: Duration(second)})
+	}
+}
+
+// slowDisk lets streams break while entries are long on their way.
+func (g *generator) slowDisk(at time.Duration) {
+	g.add(at, Fault{Kind: FaultDisk, Late: Duration(g.between(100*ms, 800*ms)), For: Duration(g.between(second, 3*second))})
+	for range 2 + g.below(4) {
+		at += g.upTo(600 * ms)
+		g.add(at, Fault{Kind: FaultStream, Node: g.below(g.p.Nodes)})
+	}
+}
+
+// quickRestart changes the leader just after a restarted process has taken its session over.
+func (g *generator) quickRestart(at time.Duration) {
+	g.add(at, Fault{Kind: FaultCrash, Node: g.node(), For: Duration(g.upTo(5 * ms))})
+	g.add(at+g.between(30*ms, 160*ms), Fault{Kind: FaultDepose, For: Duration(g.upTo(10 * ms)), Late: Duration(g.upTo(second))})
 }
 
 // pair lets a leader change while something else fails.

@@ -165,6 +165,9 @@ func (l *leadership) committed() {
 	if l.deaf && w.dice.one(2) {
 		return // it was not appended, after all
 	}
+	if l.lossFrom != nil {
+		l.lossFrom.losing = true
+	}
 	res := w.raft.commit(l.term, cmd)
 	w.trace.entry(w.now, l.term, cmd, res)
 	l.suffer(cmd, res)
@@ -339,7 +342,6 @@ func (l *leadership) suffer(cmd fsm.Command, res fsm.Result) {
 	}
 	if x := l.lossFrom; x != nil {
 		l.lossFrom = nil
-		x.losing = true
 		x.at(0, false, w, evHangAll, int64(x.index))
 	}
 	for _, a := range res.Adjusted[l.honest:] {

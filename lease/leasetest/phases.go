@@ -98,7 +98,11 @@ func (w *world) strike(i int) {
 	case FaultFreeze:
 		x.pause(f.For.D(), f.For.D(), f.For.D())
 	case FaultLag:
-		x.lag = f.Late.D()
+		if f.N == 1 {
+			x.lagUp = f.Late.D()
+		} else {
+			x.lag = f.Late.D()
+		}
 		w.at(f.For.D(), w, evFaultEnd, int64(i))
 	case FaultLeave:
 		if x.awake() && !x.parting {
@@ -151,7 +155,11 @@ func (w *world) mend(i int) {
 			w.cut(f, node, -1)
 		}
 	case FaultLag:
-		x.lag = 0
+		if f.N == 1 {
+			x.lagUp = 0
+		} else {
+			x.lag = 0
+		}
 	case FaultDisk:
 		w.commit = w.plan.Commit.D()
 	case FaultGossip:
@@ -232,7 +240,7 @@ func (w *world) recover() {
 		y.crash()
 	}
 	for _, x := range w.nodes {
-		x.lag = 0
+		x.lag, x.lagUp = 0, 0
 		if !x.running {
 			x.boot()
 		}

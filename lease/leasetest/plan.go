@@ -20,7 +20,7 @@ type Plan struct {
 	Commit   Duration `json:"commit"`   // the time of a commit, between a half of it and one and a half
 	RTT      Duration `json:"rtt"`      // between nodes
 	Upstream Duration `json:"upstream"` // the longest that the upstream takes to hear of a connection, or of its end
-	Limits   []Limit  `json:"limits"`
+	Limits   []Limit  `json:"limits,omitempty"`
 	Workers  []Worker `json:"workers,omitempty"`
 	Length   Duration `json:"length"` // of the time in which things go wrong
 	Faults   []Fault  `json:"faults,omitempty"`
@@ -91,7 +91,6 @@ func (p *Plan) String() string {
 		}
 		out += "]"
 	}
-	// The head has a "limits" too, which the later one overrides.
 	list("limits", len(p.Limits), func(i int) any { return p.Limits[i] })
 	list("workers", len(p.Workers), func(i int) any { return p.Workers[i] })
 	list("faults", len(p.Faults), func(i int) any { return p.Faults[i] })
@@ -149,8 +148,8 @@ func (p *Plan) Validate() error {
 		if f.Node >= p.Nodes || f.Node < -1 {
 			bad("a fault on node %d of %d", f.Node, p.Nodes)
 		}
-		if f.Kind >= kinds {
-			bad("a fault of kind %d", f.Kind)
+		if f.Kind >= kinds || f.At < 0 || f.For < 0 || f.Late < 0 || f.At+f.For > p.Length {
+			bad("a fault of kind %d from %v on for %v, in a plan of %v", f.Kind, f.At.D(), f.For.D(), p.Length.D())
 		}
 	}
 	return errors.Join(errs...)
@@ -186,7 +185,6 @@ type generator struct {
 	dice
 	p     *Plan
 	hosts []string
-	queue map[string]bool // by pattern
 }
 
 func (g *generator) cluster() {

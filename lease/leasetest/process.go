@@ -26,6 +26,7 @@ type process struct {
 	idle    bool // its workers have stopped
 	conns   []*conn
 	lag     time.Duration // of what comes from leaders
+	lagUp   time.Duration // of what goes to them
 	greeted int           // welcomes, for who waits for the next
 	losing  bool          // a grant was taken from it, and it has not been told: its connections are excused
 	served  map[int]int   // by host
@@ -426,6 +427,9 @@ func (s *stream) act(kind uint8, _ int64) {
 // own reports whether node and leader are one process: nothing is lost or late between them.
 func (s *stream) own() bool { return s.x == s.lead.p }
 
+// lateBy is a delay of the upper half of what a fault allows.
+func (x *process) lateBy(most time.Duration) time.Duration { return most/2 + x.dice.upTo(most/2) }
+
 func (s *stream) delay(last time.Duration, lag time.Duration) time.Duration {
 	w := s.x.w
 	at := w.now + 10*time.Microsecond
@@ -447,7 +451,7 @@ func (s *stream) toLeader(m *leasepb.NodeMessage) {
 	}
 	m = w.spoilUp(s, m)
 	s.upward.push(m)
-	s.lastUp = s.delay(s.lastUp, 0)
+	s.lastUp = s.delay(s.lastUp, s.x.lateBy(s.x.lagUp))
 	p := s.lead.p
 	w.q.push(s.lastUp, event{who: s, proc: p, life: p.life, kind: evUp})
 }
@@ -474,7 +478,7 @@ func (s *stream) arriveUp() {
 func (s *stream) fromLeader(o lease.Outbound) {
 	w := s.x.w
 	s.downward.push(o)
-	s.lastDown = s.delay(s.lastDown, s.x.dice.upTo(s.x.lag))
+	s.lastDown = s.delay(s.lastDown, s.x.lateBy(s.x.lag))
 	w.q.push(s.lastDown, event{who: s, proc: s.x, life: s.x.life, kind: evDown})
 }
 
@@ -575,6 +579,10 @@ func (s *stream) leave(after time.Duration) {
 	if !s.own() && !w.canStream(s.x, s.lead.p) {
 		after += s.x.dice.upTo(2 * second)
 	}
+	at := max(w.now+after, s.lastUp)
+	if s.late && s.x.dice.one(2) { // the end itself gets lost, and the leader's own patience ends the stream
+		at += s.x.dice.upTo(2 * second)
+	}
 	p := s.lead.p
-	w.q.push(max(w.now+after, s.lastUp), event{who: s, proc: p, life: p.life, kind: evGone})
+	w.q.push(at, event{who: s, proc: p, life: p.life, kind: evGone})
 }

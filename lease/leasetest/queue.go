@@ -94,12 +94,6 @@ func (q *queue) sink(it entry) {
 	q.heap[i] = it
 }
 
-// reset forgets everything and keeps the memory.
-func (q *queue) reset() {
-	clear(q.bodies)
-	q.heap, q.bodies, q.free, q.seq = q.heap[:0], q.bodies[:0], q.free[:0], 0
-}
-
 // dice is a splitmix64 generator (Steele, Lea and Flood, 2014): small enough for every worker and process to have its own, so
 // that leaving one out of a plan changes little for the others.
 type dice struct{ state uint64 }

@@ -24,6 +24,7 @@ type raft struct {
 	linger      time.Duration // how long the leader that is to be deposed will not know
 	survivor    fsm.Command   // the entry that the deposed leader had on its way
 	survivorOf  uint64        // its term
+	loser       *process      // whom it takes a grant from without a word
 	judged      []judged      // the newest commands of leaders, to be replayed
 }
 
@@ -141,7 +142,7 @@ func (r *raft) dethrone() {
 	w.trace.note(w.now, l.p.name, "is deposed in term", l.term, "and does not know for", r.linger)
 	r.lead = nil
 	if l.inflight != nil {
-		r.survivor, r.survivorOf = l.inflight, l.term
+		r.survivor, r.survivorOf, r.loser = l.inflight, l.term, l.lossFrom
 	}
 	if r.linger == 0 {
 		l.die()
@@ -175,6 +176,9 @@ func (r *raft) elect() {
 	r.head = x
 	if r.survivor != nil && w.dice.one(2) {
 		w.trace.note(w.now, "log", "the deposed leader's entry survives:", r.survivor)
+		if r.loser != nil {
+			r.loser.losing = true
+		}
 		r.commit(r.survivorOf, r.survivor)
 	}
 	r.survivor = nil

@@ -2,7 +2,4 @@
 
 package leasetest
 
-const (
-	worldSeeds  = 200
-	brokenSeeds = 20_000
-)
+const worldSeeds = 200

@@ -9,11 +9,9 @@ import (
 	"github.com/weirproxy/weir/lease/leasepb"
 )
 
-// kept is how many lines of a trace are kept, up to the breach. Faults are kept all.
-const kept = 400
-
-// trace is a readable account of a run. A nil trace notes nothing.
+// trace is a readable account of a run: its faults, and the last lines, up to the breach. A nil trace notes nothing.
 type trace struct {
+	kept   int
 	ring   []string
 	next   int
 	faults []string
@@ -21,12 +19,12 @@ type trace struct {
 
 func (t *trace) add(now time.Duration, who, what string) {
 	line := fmt.Sprintf("%12v  %-6s %s", now.Round(time.Microsecond), who, what)
-	if len(t.ring) < kept {
+	if len(t.ring) < t.kept {
 		t.ring = append(t.ring, line)
 		return
 	}
 	t.ring[t.next] = line
-	t.next = (t.next + 1) % kept
+	t.next = (t.next + 1) % t.kept
 }
 
 func (t *trace) note(now time.Duration, who string, what ...any) {
@@ -50,10 +48,10 @@ func (t *trace) fault(now time.Duration, f Fault, who string) {
 }
 
 func (t *trace) last() string {
-	if len(t.ring) < kept {
+	if len(t.ring) < t.kept {
 		return t.ring[len(t.ring)-1]
 	}
-	return t.ring[(t.next+kept-1)%kept]
+	return t.ring[(t.next+t.kept-1)%t.kept]
 }
 
 func (t *trace) conn(now time.Duration, c *conn, what string, h *hostInfo) {

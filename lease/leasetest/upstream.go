@@ -153,6 +153,9 @@ func (u *upstream) granted() (sum int64) {
 // adjusted checks what an entry gave.
 func (u *upstream) adjusted(st *fsm.State, res fsm.Result) {
 	for _, a := range res.Adjusted {
+		if a.Delta < 0 {
+			u.lost(a)
+		}
 		if a.Delta <= 0 {
 			continue
 		}
@@ -162,6 +165,15 @@ func (u *upstream) adjusted(st *fsm.State, res fsm.Result) {
 		k := &u.keys[u.keyOf(a.Key)]
 		if n := st.Granted(a.Key); n > max(k.limit, 0) && n > k.high {
 			u.w.fail("%d slots of %s are granted, the limit is %d", n, a.Key, k.limit)
+		}
+	}
+}
+
+// lost checks that who lost slots in the log had given them up before.
+func (u *upstream) lost(a fsm.Adjustment) {
+	for _, x := range u.w.everybody() {
+		if x.running && x.node.Session(x.clock()).ID == a.Session {
+			u.agrees(x)
 		}
 	}
 }

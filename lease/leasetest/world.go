@@ -50,7 +50,6 @@ type world struct {
 	every  int
 	hash   uint64
 	out    Outcome
-	err    error // the plan can't be
 }
 
 // Outcome is what a run came to.
@@ -69,9 +68,9 @@ type Outcome struct {
 // Run runs a plan with a rule broken (0: none).
 func Run(p *Plan, broken Rule) Outcome { return run(p, broken, nil) }
 
-// RunTraced is Run with a readable account of it.
-func RunTraced(p *Plan, broken Rule) Outcome {
-	t := &trace{}
+// RunTraced is Run with a readable account of it: the faults, and the last lines before its end.
+func RunTraced(p *Plan, broken Rule, lines int) Outcome {
+	t := &trace{kept: lines}
 	out := run(p, broken, t)
 	out.Trace = t.String()
 	return out
@@ -197,8 +196,6 @@ func (w *world) fail(format string, args ...any) {
 		w.trace.note(w.now, "world", "BREACH: "+w.breach)
 	}
 }
-
-func (w *world) broken(r Rule) bool { return w.rule == r }
 
 // jitter is a message's time on its way: around half a round trip.
 func (w *world) jitter(d *dice) time.Duration { return w.rtt/4 + d.upTo(w.rtt/2) }

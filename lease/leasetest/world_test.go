@@ -16,6 +16,7 @@ var (
 	seedFlag  = flag.Uint64("seed", 0, "the seed that TestWorld runs and tells of")
 	planFlag  = flag.String("plan", "", "the file of the plan that TestWorld runs and tells of")
 	breakFlag = flag.String("break", "", "the rule that is broken in it")
+	linesFlag = flag.Int("lines", 300, "how many lines of it, up to its end")
 	seedsFlag = flag.Int("seeds", worldSeeds, "how many seeds TestWorld runs")
 )
 
@@ -49,7 +50,7 @@ func report(t *testing.T, seed uint64, out Outcome) {
 	if err := os.WriteFile(file, []byte(p.String()), 0o600); err != nil {
 		t.Error(err)
 	}
-	small := RunTraced(p, 0)
+	small := RunTraced(p, 0, *linesFlag)
 	t.Errorf("seed %d: %s\nshrunk to the plan below, which fails with: %s\nkept in %s, to be moved to lease/leasetest/testdata\n%s\n%s",
 		seed, out.Breach, small.Breach, file, p, small.Trace)
 }
@@ -66,7 +67,7 @@ func replay(t *testing.T) {
 	if *planFlag != "" {
 		p = readPlan(t, *planFlag)
 	}
-	out := RunTraced(p, rule)
+	out := RunTraced(p, rule, *linesFlag)
 	t.Logf("%s\n%s", p, out.Trace)
 	if out.Breach != "" {
 		t.Fatal(out.Breach)

@@ -72,7 +72,7 @@ func run(ctx context.Context, o options) error {
 func tell(o options, rule leasetest.Rule, seed uint64, breach string) error {
 	fmt.Printf("seed %d: %s\nlooking for a smaller plan that fails\n", seed, breach)
 	p := leasetest.Shrink(leasetest.Generate(seed), rule, o.tries)
-	out := leasetest.RunTraced(p, rule)
+	out := leasetest.RunTraced(p, rule, 300)
 	fmt.Printf("%s\n%s\n%s\n", p, out.Trace, out.Breach)
 	err := fmt.Errorf("seed %d: %s: run `go test ./lease/leasetest -run World -seed %d -v`, and keep %s in lease/leasetest/testdata", seed, breach, seed, o.keep)
 	return errors.Join(err, os.WriteFile(o.keep, []byte(p.String()), 0o600))
