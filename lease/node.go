@@ -79,6 +79,10 @@ type Node struct {
 	bye      bool          // the leader has yet to be told, once nothing is in use
 	proveDue bool          // the leader asked whether the stream is still ours
 	ackDue   bool          // the leader has yet to be told which limits we go by
+	opened   bool          // this stream's leader has opened the session, in a log that is the cluster's
+	// older are limits older than our own, from a leader that has yet to prove that it leads: it may have been deposed long ago, and going
+	// by them would undo what has been acknowledged since. Where it opens a session, the log is another than the one we knew.
+	older *fsm.Table
 
 	nextSecond  time.Duration
 	nextQuarter time.Duration
@@ -513,6 +517,7 @@ func (n *Node) applyTable(p *pool, table *fsm.Table) (m moving) {
 // StreamUp notes a new stream to the leader.
 func (n *Node) StreamUp(now time.Duration) {
 	n.attached, n.said, n.welcomed, n.stale = true, false, false, false
+	n.opened, n.older = false, nil
 	n.ackDue = n.table.Load() != nil && len(n.regoverning) == 0
 }
 
@@ -869,7 +874,10 @@ func (n *Node) Receive(now time.Duration, m *leasepb.LeaderMessage) error {
 		if err != nil {
 			return err
 		}
-		if old := n.table.Load(); old == nil || old.Index != table.Index {
+		switch old := n.table.Load(); {
+		case old != nil && table.Index < old.Index && !n.opened:
+			n.older = table
+		case old == nil || old.Index != table.Index:
 			n.setLimits(now, table)
 		}
 		n.ackDue = len(n.regoverning) == 0
@@ -949,6 +957,10 @@ func (n *Node) welcome(now time.Duration, w *leasepb.Welcome) {
 	} else {
 		// The session was committed after the hello had arrived, so the hello counts as a keep-alive.
 		n.sess.begin(w.Session, w.Term, time.Duration(w.TtlNs), n.helloAt)
+		n.opened = true
+		if n.older != nil {
+			n.setLimits(now, n.older)
+		}
 		n.openGate()
 		for _, p := range n.all {
 			p.lock()

@@ -91,6 +91,41 @@ func TestClosedSessionAllowsNothing(t *testing.T) {
 	}
 }
 
+// A leader that was deposed without noticing may still tell its limits, which are older than those that the node goes by: they don't
+// count, unless it opens a session: then the log is a new one.
+func TestLimitsDoNotGoBack(t *testing.T) {
+	m, _ := liveManager(t, ExpiryClose, 0, limit(t, "up", 5, fsm.Queue{}))
+	tell := func(index uint64) { hear(t, m, limitsMessage(fsm.NewTable(index, 1, nil))) }
+	again := func() {
+		m.do(func(now time.Duration) {
+			m.node.StreamDown(now)
+			m.node.StreamUp(now)
+			m.node.Outgoing(now)
+		})
+	}
+	is := func(want uint64, what string) {
+		t.Helper()
+		if got := m.Table().Index; got != want {
+			t.Errorf("%s: the node goes by limits of index %d; want %d", what, got, want)
+		}
+	}
+	tell(9)
+	is(9, "newer ones")
+	again()
+	tell(7)
+	is(9, "older ones")
+	hear(t, m, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Welcome{Welcome: &leasepb.Welcome{Session: 7, Resumed: true}}})
+	is(9, "older ones, and the session goes on")
+	tell(10)
+	is(10, "newer ones again")
+	again()
+	tell(7)
+	hear(t, m, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Welcome{Welcome: &leasepb.Welcome{Session: 8, TtlNs: int64(10 * time.Second)}}})
+	is(7, "older ones, in a log where the session is new")
+	tell(6)
+	is(6, "and what follows there")
+}
+
 // A node that wakes up past its deadline fences, also where its stream comes before its timer: neither what it sends then, nor what
 // it hears, brings the session back.
 func TestNothingIsSaidOrHeardPastTheDeadline(t *testing.T) {
