@@ -65,6 +65,9 @@ func Check(path string, imports []string, tests bool) []string {
 
 func forbidden(within, area, target string, tests bool) string {
 	if inside, ok := strings.CutPrefix(target, module+"/"); ok {
+		if !tests && isHelper(inside) && !isHelper(within) {
+			return "only tests may"
+		}
 		to, _ := areaOf(inside)
 		if to == area || slices.Contains(areas[area], to) {
 			return ""
@@ -76,11 +79,14 @@ func forbidden(within, area, target string, tests bool) string {
 			return fmt.Sprintf("only %v may", allowed)
 		}
 	}
-	helper := slices.ContainsFunc(testHelpers, func(h string) bool { return covers(h, within) })
-	if !tests && !helper && slices.ContainsFunc(testOnly, func(m string) bool { return covers(m, target) }) {
+	if !tests && !isHelper(within) && slices.ContainsFunc(testOnly, func(m string) bool { return covers(m, target) }) {
 		return "only tests may"
 	}
 	return ""
+}
+
+func isHelper(within string) bool {
+	return slices.ContainsFunc(testHelpers, func(h string) bool { return covers(h, within) })
 }
 
 // areaOf finds the area that a path below the module belongs to.
