@@ -57,6 +57,8 @@ type Config struct {
 	// listener's backlog. Each may need two file descriptors and 70 KiB while it is busy.
 	// 0 takes half of what the process's file descriptor limit leaves.
 	MaxClients int
+	// Lines is where the line goes that each finished tunnel and request leaves, while the logger lets info through.
+	Lines LineOutput
 	// Policy is the first policy; SetPolicy replaces it.
 	Policy Policy
 }

@@ -371,14 +371,26 @@ func (x *exchange) log() {
 	in, out := f.in.Load()-x.in, f.out.Load()-x.out
 	s.counters.BytesIn.Add(int64(in))
 	s.counters.BytesOut.Add(int64(out))
-	if !s.log.IsInfo() {
+	if !s.lines.wanted() {
 		return
 	}
 	var wait, dial time.Duration
 	if !f.reused {
 		wait, dial = f.slot.Waited(), f.dialTime
 	}
-	s.log.Info("request ended", "client", c.addr, "method", c.method, "host", c.target.Host, "port", c.target.Port,
-		"status", f.head.status, "reused", f.reused, "slot_wait", wait.String(), "dial", dial.String(), "bytes_in", in,
-		"bytes_out", out, "duration", time.Since(x.begun).String(), "end", f.endName())
+	now := time.Now()
+	l := s.lines.begin(now, "request ended")
+	l.addr("client", c.addr)
+	l.text("method", c.method)
+	l.text("host", c.target.Host)
+	l.number("port", uint64(c.target.Port))
+	l.number("status", uint64(f.head.status))
+	l.flag("reused", f.reused)
+	l.duration("slot_wait", wait)
+	l.duration("dial", dial)
+	l.number("bytes_in", in)
+	l.number("bytes_out", out)
+	l.duration("duration", now.Sub(x.begun))
+	l.text("end", f.endName())
+	s.lines.end(l)
 }

@@ -260,6 +260,7 @@ func newWorld(t *testing.T, limit int, options ...option) *world {
 	for _, o := range options {
 		o(&cfg, &res, logs)
 	}
+	cfg.Lines = LineOutput{Writer: logs.Output, JSON: logs.JSONFormat}
 	adm := newAdmitter(limit)
 	s, err := New(cfg, adm, res, hclog.New(logs))
 	if err != nil {

@@ -38,6 +38,7 @@ type Server struct {
 	admitter  Admitter
 	resolver  Resolver
 	log       hclog.Logger
+	lines     *lines
 	counters  Counters
 	buffers   bufferPool
 	idle      idlePool
@@ -82,6 +83,7 @@ func New(cfg Config, admitter Admitter, resolver Resolver, log hclog.Logger) (*S
 		admitter:  admitter,
 		resolver:  resolver,
 		log:       log,
+		lines:     newLines(cfg.Lines, log),
 		hangups:   hangups,
 		places:    make(chan struct{}, cfg.MaxClients),
 		listeners: make(map[net.Listener]struct{}),
@@ -256,6 +258,7 @@ func (s *Server) Drain(ctx context.Context) error {
 	}
 	s.cancel(errShutdown)
 	s.hangups.close()
+	s.lines.close()
 	return err
 }
 

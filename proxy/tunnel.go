@@ -118,12 +118,21 @@ func (f *flow) logTunnel(c *client, now time.Time) {
 	in, out := f.in.Load(), f.out.Load()
 	f.srv.counters.BytesIn.Add(int64(in))
 	f.srv.counters.BytesOut.Add(int64(out))
-	if !f.srv.log.IsInfo() {
+	if !f.srv.lines.wanted() {
 		return
 	}
-	f.srv.log.Info("tunnel ended", "kind", Kind(f.kind.Load()).String(), "client", c.addr, "host", f.target.Host,
-		"port", f.target.Port, "slot_wait", f.slot.Waited().String(), "dial", f.dialTime.String(), "bytes_in", in, "bytes_out", out,
-		"duration", now.Sub(f.since).String(), "end", f.endName())
+	l := f.srv.lines.begin(now, "tunnel ended")
+	l.text("kind", Kind(f.kind.Load()).String())
+	l.addr("client", c.addr)
+	l.text("host", f.target.Host)
+	l.number("port", uint64(f.target.Port))
+	l.duration("slot_wait", f.slot.Waited())
+	l.duration("dial", f.dialTime)
+	l.number("bytes_in", in)
+	l.number("bytes_out", out)
+	l.duration("duration", now.Sub(f.since))
+	l.text("end", f.endName())
+	f.srv.lines.end(l)
 }
 
 // endName says how the flow ended.

@@ -146,7 +146,8 @@ func (a *agent) build() (err error) {
 		Connect: a.connect, Clock: clock, Log: a.log.Named("lease"),
 		Limits: a.lastLimits(), OnLimits: a.keepLimits,
 	})
-	a.proxy, err = proxy.New(proxy.Config{Node: cfg.Name, Policy: policy(cfg)}, admitter{a.manager}, nil, a.log.Named("proxy"))
+	proxyConfig := proxy.Config{Node: cfg.Name, Policy: policy(cfg), Lines: lineOutput(cfg.Log)}
+	a.proxy, err = proxy.New(proxyConfig, admitter{a.manager}, nil, a.log.Named("proxy"))
 	if err != nil {
 		return err
 	}
@@ -346,6 +347,11 @@ func openData(cfg *config.Config) (*cluster.DataDir, error) {
 		return cluster.MemoryDataDir(cfg.Name), nil
 	}
 	return cluster.OpenDataDir(cfg.DataDir, cfg.Name)
+}
+
+// lineOutput is where newLogger's lines go: those of tunnels and requests are written past it.
+func lineOutput(c config.Log) proxy.LineOutput {
+	return proxy.LineOutput{Writer: os.Stderr, JSON: c.Format == "json"}
 }
 
 func newLogger(c config.Log) hclog.InterceptLogger {
