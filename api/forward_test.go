@@ -213,6 +213,8 @@ func TestFrozenLeader(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			b := newBench(t, Config{}, "a", "b", "c")
+			b.put("x.org", 9)
+			b.see()
 			b.nodes["a"].hang = true
 			go func() {
 				time.Sleep(time.Second)

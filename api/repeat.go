@@ -40,14 +40,10 @@ func repeated(ctx context.Context) (known uint64, ok bool) {
 }
 
 // repeatLimit is the condition under which a repeated write of one limit can't undo another's: t is what is committed. A pattern
-// without a limit has no index of its own; there, no limit at all may have changed.
+// without a limit has no index that the log could compare: the first attempt may be about to be applied, and a delete after it.
 func repeatLimit(t *fsm.Table, l *fsm.Limit, known uint64) (fsm.Precondition, error) {
-	now, ok := t.Get(l.Pattern)
-	switch {
-	case ok && (now.ModifyIndex <= known || sameLimit(now, l)):
+	if now, ok := t.Get(l.Pattern); ok && (now.ModifyIndex <= known || sameLimit(now, l)) {
 		return fsm.Precondition{MatchIndex: &now.ModifyIndex}, nil
-	case !ok && t.Index <= known:
-		return fsm.Precondition{MustNotExist: true}, nil
 	}
 	return fsm.Precondition{}, ErrOutcomeUnknown
 }
