@@ -274,6 +274,7 @@ func TestPartitionJudgeCanFail(t *testing.T) {
 	tr := startTrial(t, l)
 	tr.isolate(t, followers[:1], isolation{faults: netns.Cut})
 	tr.awaitReclaimed(t)
+	tr.outlast()
 	tr.heal(t)
 	v := tr.finish(t)
 	for _, k := range []judge.Kind{judge.OverLimit, judge.OpenLate, judge.HeardLate, judge.ReusedEarly} {
