@@ -229,11 +229,13 @@ func (p *keyPlan) grant() {
 	}
 }
 
-// queue lists the rows in the order in which they are served: who is owed most slot-time first, then who has been short for longest.
+// queue lists the rows in the order in which they are served: who is owed most slot-time first, then who has been short for longest. Debts
+// that differ by less than half a turn are equal: who has just come must not pass, by a few milliseconds, who has waited for long.
 func (p *keyPlan) queue() []*row {
 	queue := slices.Clone(p.rows)
+	grain := p.a.turn / 2
 	slices.SortStableFunc(queue, func(x, y *row) int {
-		return cmp.Or(cmp.Compare(y.d.owed, x.d.owed), cmp.Compare(x.d.shortSince, y.d.shortSince))
+		return cmp.Or(cmp.Compare(y.d.owed/grain, x.d.owed/grain), cmp.Compare(x.d.shortSince, y.d.shortSince))
 	})
 	return queue
 }

@@ -166,7 +166,7 @@ func (l *leadership) committed() {
 		return // it was not appended, after all
 	}
 	if l.lossFrom != nil {
-		l.lossFrom.losing = true
+		l.lossFrom.lose()
 	}
 	res := w.raft.commit(l.term, cmd)
 	w.trace.entry(w.now, l.term, cmd, res)
@@ -332,6 +332,12 @@ func (l *leadership) wildly() (out []fsm.Adjustment) {
 		out = append(out, a)
 	}
 	return out
+}
+
+// lose notes that a grant is taken from it of which it will hear with its next welcome.
+func (x *process) lose() {
+	x.losing = true
+	x.losses++
 }
 
 // suffer carries out what follows from an entry's additions: who was granted what it does not know of finds out on its next stream.

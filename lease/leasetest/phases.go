@@ -39,7 +39,9 @@ func (w *world) act(kind uint8, n int64) {
 			}
 		}
 	case evFound:
-		w.nodes[n].losing = false
+		if x := w.nodes[n&0xff]; x.losses == n>>8 { // no other since
+			x.losing = false
+		}
 	case evTwinEnds:
 		w.twins[n].crash()
 	case evHangAll:
@@ -272,6 +274,9 @@ func (w *world) settle() {
 	for i := range u.hosts {
 		u.watch(i)
 	}
+	if key, n, found := u.overfull(); found && w.expiry == lease.ExpiryClose {
+		w.fail("%d connections to %s are open long after its limit was lowered and what is above it was to be closed", n, key)
+	}
 	hungry := w.hungry()
 	length := 2 * second
 	for _, h := range hungry {
@@ -282,7 +287,7 @@ func (w *world) settle() {
 		u.watchAll()
 	}
 	for _, h := range hungry {
-		if h.x.served[h.host] == h.from && w.breach == "" {
+		if h.x.served[h.host] == h.from && !h.x.uses(h.host) && w.breach == "" {
 			w.fail("node %s was not served a connection to %s in %v", h.x.name, u.hosts[h.host].name, length)
 		}
 	}
@@ -295,6 +300,11 @@ type hunger struct {
 	host   int
 	from   int
 	within time.Duration
+}
+
+// uses reports whether a process has a connection to a host: one may be used again and again.
+func (x *process) uses(host int) bool {
+	return slices.ContainsFunc(x.conns, func(c *conn) bool { return c.host == host })
 }
 
 // hungry lists who must be served in a while that can be waited for: where requests queue, all in turn.
@@ -314,14 +324,15 @@ func (w *world) hungry() (all []hunger) {
 			}
 		}
 		rounds := time.Duration(n)/time.Duration(l.Connections) + 2
-		within := rounds*(most+2*w.patience()) + 2*second
+		handing := max(100*ms, 60*w.commit) + 10*w.rtt + 4*w.plan.Upstream.D() // a turn, and what passing the slot on takes
+		within := rounds*(most+handing) + second
 		if within > longest {
 			continue
 		}
 		for _, p := range w.plan.Workers {
 			host := w.up.hostOf(p.Host)
 			x := w.nodes[p.Node]
-			if w.up.hosts[host].key == key && p.Leave == 0 && p.Pause.D() < l.Queue.Timeout && l.Queue.Size > n {
+			if w.up.hosts[host].key == key && p.Leave == 0 && p.Pause.D() < l.Queue.Timeout {
 				all = append(all, hunger{x, host, x.served[host], within})
 			}
 		}

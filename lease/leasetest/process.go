@@ -19,6 +19,7 @@ type process struct {
 	dice     dice
 
 	node    *lease.Node
+	known   *fsm.Table // the limits that it went by when it ended
 	running bool
 	life    uint32 // rises with every start and end
 	stream  *stream
@@ -28,6 +29,7 @@ type process struct {
 	lag     time.Duration // of what comes from leaders
 	lagUp   time.Duration // of what goes to them
 	greeted int           // welcomes, for who waits for the next
+	losses  int64
 	losing  bool          // a grant was taken from it, and it has not been told: its connections are excused
 	served  map[int]int   // by host
 
@@ -142,13 +144,14 @@ func (x *process) realWait(d time.Duration) time.Duration {
 func (x *process) boot() {
 	w := x.w
 	if x.identity == "" {
+		x.known = nil
 		x.identity = fmt.Sprintf("%s-%x", x.name, x.dice.next())
 	}
 	expiry := w.expiry
 	if w.rule == RuleNoFence {
 		expiry = lease.ExpiryKeep
 	}
-	x.node = lease.NewNode(x.name, x.identity, expiry, nil)
+	x.node = lease.NewNode(x.name, x.identity, expiry, x.known)
 	x.life++
 	x.running, x.parting, x.idle = true, false, false
 	x.alarmAt, x.back, x.losing = 0, 0, false
@@ -245,6 +248,7 @@ func (x *process) crash() {
 	w := x.w
 	w.trace.note(w.now, x.name, "is killed")
 	excused := x.excusedSince()
+	x.remember()
 	x.life++
 	x.running = false
 	if s := x.stream; s != nil {
@@ -260,6 +264,21 @@ func (x *process) crash() {
 	x.pausedUntil = 0
 	if !x.twin {
 		w.at(x.dice.between(second, 2*second), w, evBuried, int64(x.index))
+	}
+}
+
+// remember keeps the limits that the node goes by for its next start, if its data is there then.
+func (x *process) remember() {
+	x.known = x.node.Table()
+	if x.known == nil || !x.w.plan.Codec {
+		return
+	}
+	b, err := lease.MarshalTable(x.known)
+	if err == nil {
+		x.known, err = lease.UnmarshalTable(b)
+	}
+	if err != nil {
+		x.w.fail("node %s can't keep its limits: %v", x.name, err)
 	}
 }
 
@@ -444,6 +463,9 @@ func (s *stream) toLeader(m *leasepb.NodeMessage) {
 	if k := m.GetKeepAlive(); k != nil {
 		s.x.sentAt[k.Seq%uint64(len(s.x.sentAt))] = s.x.clock()
 	}
+	if u := m.GetUpdate(); u != nil {
+		w.trace.update(w.now, s.x.name, u)
+	}
 	for _, d := range m.GetUpdate().GetDemands() {
 		if d.Ask > s.x.asked {
 			s.x.asked = d.Ask
@@ -520,7 +542,7 @@ func (s *stream) take(m *leasepb.LeaderMessage) bool {
 		w.trace.assign(w.now, x.name, t)
 	}
 	if m.GetWelcome() != nil && x.losing {
-		w.at(x.wakeTime(), w, evFound, int64(x.index))
+		w.at(x.wakeTime(), w, evFound, int64(x.index)|x.losses<<8)
 		w.q.push(w.now+x.wakeTime(), event{who: &w.up, kind: evJudge})
 	}
 	err := x.node.Receive(x.Now(), m)

@@ -177,7 +177,7 @@ func (r *raft) elect() {
 	if r.survivor != nil && w.dice.one(2) {
 		w.trace.note(w.now, "log", "the deposed leader's entry survives:", r.survivor)
 		if r.loser != nil {
-			r.loser.losing = true
+			r.loser.lose()
 		}
 		r.commit(r.survivorOf, r.survivor)
 	}

@@ -61,6 +61,22 @@ func (t *trace) conn(now time.Duration, c *conn, what string, h *hostInfo) {
 	t.add(now, c.x.name, fmt.Sprintf("%s a connection to %s, of session %d: %d", what, h.name, c.session, h.open))
 }
 
+// update is what a node says of its demands.
+func (t *trace) update(now time.Duration, node string, u *leasepb.Update) {
+	if t == nil {
+		return
+	}
+	var b strings.Builder
+	b.WriteString("says:")
+	for _, r := range u.Releases {
+		fmt.Fprintf(&b, " %d of %s given back", r.Slots, r.Key.Name)
+	}
+	for _, d := range u.Demands {
+		fmt.Fprintf(&b, " %s held %d used %d parked %d waiting %d refused %d ask %d", d.Key.Name, d.Held, d.InUse, d.Parked, d.Waiting, d.Refused, d.Ask)
+	}
+	t.add(now, node, b.String())
+}
+
 func (t *trace) entry(now time.Duration, term uint64, cmd fsm.Command, res fsm.Result) {
 	if t == nil {
 		return

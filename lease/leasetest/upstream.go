@@ -14,7 +14,7 @@ import (
 // A host's connections may be as many as the limit that is committed, or, after that was lowered, as many as were open or granted at
 // any moment since: a slot that was granted before is the node's until it has heard. Not counted are connections
 // that were admitted by other limits, by which the host was counted elsewhere or not at all (a first limit on open connections
-// closes none), and those of a process that is stopped past its lease, which can't close them. Where on_expiry is not close,
+// closes none) until nothing has gone wrong for long; and those of a process that is stopped past its lease, which can't close them. Where on_expiry is not close,
 // only those count whose session is open.
 type upstream struct {
 	w     *world
@@ -178,6 +178,19 @@ func (u *upstream) lost(a fsm.Adjustment) {
 	}
 }
 
+// overfull names a key of which more is open than its limit, though that asks for what is above it to be closed.
+func (u *upstream) overfull() (key fsm.Key, n int64, found bool) {
+	for i := range u.keys {
+		k := &u.keys[i]
+		if l := u.table.Governing(k.key); l.Capped() && l.Evict {
+			if n := u.open(i, false); n > k.limit {
+				return k.key, n, true
+			}
+		}
+	}
+	return fsm.Key{}, 0, false
+}
+
 // settle lets the allowance above lowered limits fall with what is open and granted.
 func (u *upstream) settle() {
 	for i := range u.keys {
@@ -192,7 +205,9 @@ func (u *upstream) settle() {
 func (u *upstream) open(key int, all bool) (n int64) {
 	for _, c := range u.conns {
 		h := &u.hosts[c.host]
-		if h.key == key && c.table >= h.since && (all || c.visible && !u.excused(c)) {
+		switch {
+		case h.key != key, c.table < h.since && (!u.w.final || all):
+		case all || c.visible && !u.excused(c):
 			n++
 		}
 	}

@@ -178,6 +178,11 @@ func (w *world) checkAll() {
 		if err := l.alloc.Check(); err != nil {
 			w.fail("the leader of term %d: %v", l.term, err)
 		}
+		for _, s := range l.alloc.Sessions(l.p.mono()) {
+			if s.ReclaimedIn < 0 {
+				w.fail("session %d of %s is to be reclaimed in %v", s.ID, s.Node, s.ReclaimedIn)
+			}
+		}
 	}
 }
 
