@@ -30,8 +30,8 @@ type process struct {
 	lagUp   time.Duration // of what goes to them
 	greeted int           // welcomes, for who waits for the next
 	losses  int64
-	losing  bool          // a grant was taken from it, and it has not been told: its connections are excused
-	served  map[int]int   // by host
+	losing  bool        // a grant was taken from it, and it has not been told: its connections are excused
+	served  map[int]int // by host
 
 	// Clocks: their rate, and what they have stood still.
 	ppm      int64
