@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -225,13 +226,14 @@ func outcome(w *linear.Write, a *answer, err error) bool {
 		return !errors.As(err, &dial) || dial.Op != "dial"
 	}
 	var told struct {
-		Index uint64 `json:"index"`
-		Code  string `json:"code"`
+		Index       uint64 `json:"index"`
+		ModifyIndex uint64 `json:"modify_index"` // not of a delete
+		Code        string `json:"code"`
 	}
 	_ = json.Unmarshal(a.body, &told) // without a code, its outcome is unknown
 	switch {
 	case a.status == http.StatusOK:
-		w.Outcome, w.Index = linear.OK, told.Index
+		w.Outcome, w.Index, w.Visible = linear.OK, told.Index, cmp.Or(told.ModifyIndex, told.Index)
 	case a.status == http.StatusPreconditionFailed:
 		w.Outcome = linear.Refused
 	case a.status == http.StatusNotFound:

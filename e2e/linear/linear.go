@@ -57,6 +57,7 @@ type Write struct {
 	Seen         int64 // what Swap and Discard expect
 	Outcome      Outcome
 	Index        uint64 // of an OK: its log index
+	Visible      uint64 // of an OK: the index of the limits that show it; lower where it had been written by a first attempt
 	Call, Return time.Duration
 }
 

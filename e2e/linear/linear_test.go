@@ -10,7 +10,7 @@ import (
 
 // put is a write of a pattern through node a, from one second to another.
 func put(value int64, index uint64, from, to int) *Write {
-	return &Write{Node: "a", Pattern: "p", Kind: Put, Value: value, Outcome: OK, Index: index, Call: seconds(from), Return: seconds(to)}
+	return &Write{Node: "a", Pattern: "p", Kind: Put, Value: value, Outcome: OK, Index: index, Visible: index, Call: seconds(from), Return: seconds(to)}
 }
 
 func seconds(n int) time.Duration { return time.Duration(n) * time.Second }
@@ -79,6 +79,7 @@ func TestViews(t *testing.T) {
 		"it goes back":                     {two, []*View{view(7, 4, Shown{2, 7}), view(5, 6, Shown{1, 5})}, "it showed that index: 7"},
 		"not what it acknowledged":         {here, []*View{view(5, 4, Shown{1, 5})}, "a write through it was acknowledged: 7"},
 		"asked before it was acknowledged": {here, []*View{view(5, 3, Shown{1, 5})}, ""},
+		"written by a first attempt":       {[]*Write{with(put(1, 8, 0, 1), func(w *Write) { w.Visible = 5 })}, []*View{view(5, 4, Shown{1, 5})}, ""},
 		"another process":                  {here, []*View{{Node: "a", Life: 1, Index: 4, Call: seconds(4)}, {Node: "a", Life: NoLife, Index: 4, Call: seconds(4)}}, ""},
 		"a stale limit":                    {two, []*View{view(7, 4, Shown{1, 5})}, "2 was written at 7"},
 		"a lost limit":                     {two, []*View{view(7, 4)}, "p is missing"},

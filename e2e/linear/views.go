@@ -127,7 +127,7 @@ func forward(writes []*Write, views []*View) error {
 	for _, w := range writes {
 		if w.Outcome == OK && w.Life != NoLife {
 			of := life{w.Node, w.Life}
-			known[of] = append(known[of], event{w.Return, w.Index, "a write through it was acknowledged"})
+			known[of] = append(known[of], event{w.Return, w.Visible, "a write through it was acknowledged"})
 		}
 	}
 	views = slices.DeleteFunc(slices.Clone(views), func(v *View) bool { return v.Life == NoLife })
