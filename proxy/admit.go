@@ -40,15 +40,12 @@ type Slot interface {
 // f is fresh, and already known to c's hang-up handler.
 func (f *flow) open(c *client) (ok bool, _ *refusal) {
 	s := f.srv
-	ctx, cancel := context.WithCancelCause(s.ctx)
-	defer cancel(nil)
-	if !f.admitting(cancel) {
+	if !f.admitting() {
 		return false, refuseCause(f.endCause(), s.policy.Load())
 	}
-	timer := time.AfterFunc(watchDelay, c.watch)
-	defer timer.Stop()
+	defer f.waited()
 
-	slot, err := s.admitter.Acquire(ctx, f.target, f)
+	slot, err := s.admitter.Acquire((*waiting)(f), f.target, f)
 	if err != nil {
 		f.finish(endUnused)
 		if cause := f.endCause(); cause != nil {
@@ -57,15 +54,11 @@ func (f *flow) open(c *client) (ok bool, _ *refusal) {
 		return false, refuseAdmission(err, s.policy.Load().RejectStatus)
 	}
 	f.admitted(slot)
-	start := time.Now()
-	conn, err := s.dial(ctx, f.target)
-	f.dialTime = time.Since(start)
-	if err == nil {
-		err = f.connected(conn)
-	}
+	err = f.dial()
+	f.dialTime = time.Since(f.since)
 	if err != nil {
 		how := endUnconnected
-		if ctx.Err() != nil || isTimeout(err) || f.upstream != nil {
+		if f.endCause() != nil || isTimeout(err) {
 			how = endReset // a dial given up half-way may have reached the upstream
 		}
 		f.finish(how)
@@ -76,6 +69,68 @@ func (f *flow) open(c *client) (ok bool, _ *refusal) {
 		return false, refuseDial(err)
 	}
 	return true, nil
+}
+
+// wait is what only a flow that really has to wait for its slot or its connection needs; guarded by the flow's mu.
+type wait struct {
+	ctx    context.Context // nil until somebody waits by it
+	cancel context.CancelCauseFunc
+	timer  *time.Timer // until the client is watched for a hang-up
+}
+
+// waiting is a flow as the context of its own admission: most are admitted at once, and make none.
+type waiting flow
+
+// context is made when first asked for, which is when somebody begins to wait. It ends with the flow's abort, and with the server.
+func (w *waiting) context() context.Context {
+	f := (*flow)(w)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.wait.ctx == nil {
+		f.wait.ctx, f.wait.cancel = context.WithCancelCause(f.srv.ctx)
+		f.watchSoon()
+		if f.cause != nil {
+			f.wait.cancel(f.cause)
+		}
+	}
+	return f.wait.ctx
+}
+
+// Deadline implements [context.Context].
+func (w *waiting) Deadline() (time.Time, bool) { return time.Time{}, false }
+
+// Done implements [context.Context].
+func (w *waiting) Done() <-chan struct{} { return w.context().Done() }
+
+// Err implements [context.Context].
+func (w *waiting) Err() error { return w.context().Err() }
+
+// Value implements [context.Context].
+func (w *waiting) Value(key any) any { return w.context().Value(key) }
+
+// watchSoon makes the watcher tell of the client's hang-up, once the wait has lasted for a while. The caller holds mu.
+func (f *flow) watchSoon() {
+	if f.wait.timer == nil && f.client != nil {
+		f.wait.timer = time.AfterFunc(watchDelay, f.client.watch)
+	}
+}
+
+// waited says that there is nothing more to wait for.
+func (f *flow) waited() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.wait.end(nil)
+	f.wait = wait{}
+}
+
+// end ends the wait.
+func (w *wait) end(cause error) {
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+	if w.cancel != nil {
+		w.cancel(cause)
+	}
 }
 
 // refuseCause maps what ended a flow by force before it was connected.

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"errors"
-	"net"
 	"net/netip"
 	"os"
 	"sync"
@@ -33,18 +32,11 @@ type client struct {
 	gone hangup // what the watcher has told
 }
 
-func newClient(s *Server, conn *net.TCPConn) (*client, error) {
-	sock, err := newSock(conn, &s.buffers)
-	if err != nil {
-		return nil, err
-	}
-	c := &client{srv: s, sock: sock, first: true}
+func newClient(s *Server, fd int, addr netip.AddrPort) *client {
+	sock := newSock(fd, &s.buffers)
+	c := &client{srv: s, sock: sock, addr: addr, first: true}
 	c.in.sock, c.out.sock = sock, sock
-	if remote, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
-		addr := remote.AddrPort()
-		c.addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
-	}
-	return c, nil
+	return c
 }
 
 // serve answers requests until the connection ends.
@@ -152,7 +144,7 @@ func (c *client) closeIdle() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.idle {
-		c.sock.conn.CloseRead()
+		c.sock.closeRead()
 	}
 }
 

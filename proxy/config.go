@@ -43,6 +43,9 @@ const (
 	// watchDelay is how long admission and dialling, or a half-closed tunnel, may last before
 	// the sockets are watched for hang-ups: most are over sooner and never pay for it.
 	watchDelay = 5 * time.Millisecond
+	// lookEvery is how often connections are looked for that have lasted as long: the kernel then asks their silent
+	// upstreams whether they are still there.
+	lookEvery = 10 * time.Second
 	// retryAfterSeconds is the Retry-After of every refusal that has one.
 	retryAfterSeconds = 1
 )

@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"syscall"
+	"os"
+	"strconv"
 	"time"
 
-	"github.com/weirproxy/weir/fsm"
 	"golang.org/x/sys/unix"
 )
 
@@ -24,28 +24,30 @@ const minDialShare = 2 * time.Second
 // dial resolves the target and connects to the first of its addresses that is allowed and
 // answers. One address is tried at a time: two at once could both be connections that the upstream counts,
 // on one slot. All share the policy's DialTimeout.
-func (s *Server) dial(ctx context.Context, t fsm.Target) (*net.TCPConn, error) {
-	policy := s.policy.Load()
+func (f *flow) dial() error {
+	s, policy := f.srv, f.srv.policy.Load()
+	if f.target.Addr.IsValid() {
+		if !policy.allowsDestination(f.target.Addr) {
+			return errProhibited
+		}
+		return f.connect(netip.AddrPortFrom(f.target.Addr.Unmap(), f.target.Port), f.since.Add(policy.DialTimeout))
+	}
 	deadline := time.Now().Add(policy.DialTimeout)
-	addrs, err := s.resolve(ctx, t, deadline)
+	addrs, err := s.resolve((*waiting)(f), f.target.Host, deadline)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	err = errProhibited
 	for i, addr := range addrs {
 		if !policy.allowsDestination(addr) {
 			continue
 		}
-		var conn *net.TCPConn
-		conn, err = dialAddr(ctx, netip.AddrPortFrom(addr, t.Port), policy, shareOf(deadline, len(addrs)-i))
-		if err == nil {
-			return conn, nil
-		}
-		if ctx.Err() != nil || time.Now().After(deadline) {
+		err = f.connect(netip.AddrPortFrom(addr, f.target.Port), shareOf(deadline, len(addrs)-i))
+		if err == nil || f.endCause() != nil || time.Now().After(deadline) {
 			break
 		}
 	}
-	return nil, err
+	return err
 }
 
 // shareOf divides the time until deadline among n addresses, and returns when the first must be done.
@@ -58,23 +60,20 @@ func shareOf(deadline time.Time, n int) time.Time {
 	return deadline
 }
 
-// resolve lists the target's addresses in the resolver's order.
-func (s *Server) resolve(ctx context.Context, t fsm.Target, deadline time.Time) ([]netip.Addr, error) {
-	if t.Addr.IsValid() {
-		return []netip.Addr{t.Addr.Unmap()}, nil
-	}
+// resolve lists a name's addresses in the resolver's order.
+func (s *Server) resolve(ctx context.Context, host string, deadline time.Time) ([]netip.Addr, error) {
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
-	addrs, err := s.resolver.LookupNetIP(ctx, "ip", t.Host)
+	addrs, err := s.resolver.LookupNetIP(ctx, "ip", host)
 	var dns *net.DNSError
 	switch {
 	case err == nil && len(addrs) == 0:
-		return nil, &net.DNSError{Err: "no addresses", Name: t.Host, IsNotFound: true}
+		return nil, &net.DNSError{Err: "no addresses", Name: host, IsNotFound: true}
 	case err == nil:
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return nil, &net.DNSError{Err: err.Error(), Name: t.Host, IsTimeout: true}
+		return nil, &net.DNSError{Err: err.Error(), Name: host, IsTimeout: true}
 	case !errors.As(err, &dns):
-		return nil, &net.DNSError{Err: err.Error(), Name: t.Host}
+		return nil, &net.DNSError{Err: err.Error(), Name: host}
 	default:
 		return nil, err
 	}
@@ -84,44 +83,107 @@ func (s *Server) resolve(ctx context.Context, t fsm.Target, deadline time.Time) 
 	return addrs, nil
 }
 
-// dialAddr connects to one address. The policy is asked once more about the address that the
-// socket really connects to. A dial that is given up while the upstream has already accepted ends in a reset: after
-// a FIN the upstream might count the connection for as long as it likes.
-func dialAddr(ctx context.Context, addr netip.AddrPort, p *Policy, deadline time.Time) (*net.TCPConn, error) {
-	d := net.Dialer{
-		Deadline: deadline,
-		ControlContext: func(_ context.Context, _, address string, raw syscall.RawConn) error {
-			real, err := netip.ParseAddrPort(address)
-			if err != nil || !p.allowsDestination(real.Addr()) {
-				return errProhibited
-			}
-			return setLinger(raw, &unix.Linger{Onoff: 1})
-		},
+// connect connects to one address, which is allowed, and makes the connection the flow's. A dial that is given up resets: the
+// upstream may have accepted already, and after a FIN it might count the connection for as long as it likes.
+func (f *flow) connect(addr netip.AddrPort, deadline time.Time) error {
+	family, peer, err := sockaddr(addr)
+	var up *sock
+	connected := false
+	if err == nil {
+		up, connected, err = dialSock(family, peer, &f.srv.buffers)
 	}
-	d.SetMultipathTCP(false)
-	conn, err := d.DialContext(ctx, "tcp", addr.String())
-	if err != nil {
-		return nil, err
+	if err == nil && !connected {
+		err = f.awaitConnect(up, peer, deadline)
 	}
-	tcp, ok := conn.(*net.TCPConn)
-	if !ok {
-		conn.Close()
-		return nil, fmt.Errorf("dial %v: got a %T for a TCP connection", addr, conn)
+	switch {
+	case err == nil && isSelf(up, addr):
+		err = unix.ECONNREFUSED
+	case err == nil:
+		return f.connected(up, addr.Addr())
 	}
-	if err := tcp.SetLinger(-1); err != nil {
-		tcp.Close()
-		return nil, err
+	if up != nil {
+		up.reset()
 	}
-	return tcp, nil
+	return fmt.Errorf("connect to %v: %w", addr, err)
 }
 
-// setLinger sets SO_LINGER on a socket that is not connected yet.
-func setLinger(raw syscall.RawConn, l *unix.Linger) error {
-	var err error
-	if ctl := raw.Control(func(fd uintptr) {
-		err = unix.SetsockoptLinger(int(fd), unix.SOL_SOCKET, unix.SO_LINGER, l)
-	}); ctl != nil {
-		return ctl
+// awaitConnect waits until a connection has come about, the deadline, or an abort.
+func (f *flow) awaitConnect(up *sock, peer unix.Sockaddr, deadline time.Time) error {
+	f.mu.Lock()
+	if f.cause != nil {
+		defer f.mu.Unlock()
+		return f.cause
+	}
+	f.dialling = up
+	up.conn.SetWriteDeadline(deadline)
+	f.watchSoon()
+	f.mu.Unlock()
+
+	err := up.finishConnect(peer)
+
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.dialling = nil
+	switch {
+	case f.cause != nil:
+		return f.cause
+	case err == nil:
+		up.conn.SetWriteDeadline(time.Time{})
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return unix.ETIMEDOUT
 	}
 	return err
+}
+
+// dialSock begins to connect to peer.
+func dialSock(family int, peer unix.Sockaddr, pool *bufferPool) (s *sock, connected bool, err error) {
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+	if err != nil {
+		return nil, false, err
+	}
+	err = unix.Connect(fd, peer)
+	if err == unix.EINPROGRESS {
+		// Over a short way the answer is there by now: asking costs less than waiting to be told.
+		err = unix.Connect(fd, peer)
+	}
+	if err != nil && !isConnecting(err) {
+		unix.Close(fd)
+		return nil, false, err
+	}
+	s = newSock(fd, pool)
+	s.slowStart = true
+	return s, err == nil, nil
+}
+
+// isConnecting reports whether connect, on a socket that does not block, says that it is under way.
+func isConnecting(err error) bool {
+	return err == unix.EINPROGRESS || err == unix.EALREADY || err == unix.EINTR
+}
+
+// sockaddr is an address as the kernel takes it.
+func sockaddr(addr netip.AddrPort) (family int, sa unix.Sockaddr, err error) {
+	ip := addr.Addr()
+	if ip.Is4() {
+		return unix.AF_INET, &unix.SockaddrInet4{Port: int(addr.Port()), Addr: ip.As4()}, nil
+	}
+	six := &unix.SockaddrInet6{Port: int(addr.Port()), Addr: ip.As16()}
+	if zone := ip.Zone(); zone != "" {
+		if n, err := strconv.ParseUint(zone, 10, 32); err == nil {
+			six.ZoneId = uint32(n)
+		} else if ifi, err := net.InterfaceByName(zone); err == nil {
+			six.ZoneId = uint32(ifi.Index)
+		} else {
+			return 0, nil, unix.EHOSTUNREACH // there is no such interface
+		}
+	}
+	return unix.AF_INET6, six, nil
+}
+
+// lowestEphemeral is the lowest port that the kernel could be set to give to a connection that asks for none.
+const lowestEphemeral = 1024
+
+// isSelf reports whether a socket is connected to itself, which TCP allows: one that connects to a port of its own machine
+// where nobody listens may be given just that port.
+func isSelf(s *sock, peer netip.AddrPort) bool {
+	return peer.Port() >= lowestEphemeral && s.local() == peer
 }

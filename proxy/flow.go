@@ -1,10 +1,8 @@
 package proxy
 
 import (
-	"context"
 	"errors"
 	"io"
-	"net"
 	"net/netip"
 	"strconv"
 	"sync"
@@ -29,7 +27,7 @@ type phase uint8
 
 const (
 	phaseNew       phase = iota
-	phaseAdmitting       // in the queue or dialling: cancel ends it
+	phaseAdmitting       // in the queue or dialling: ending its wait ends it
 	phaseBusy            // a client uses the connection: resetting the sockets ends it
 	phaseParked          // kept for reuse: nobody runs, whoever changes the phase must end it
 	phaseEnding          // its owner waits for the upstream's end
@@ -64,6 +62,7 @@ type flow struct {
 
 	// Written by the owner before others know the flow, or under mu.
 	id       uint64
+	lasts    bool // guarded by the registry
 	since    time.Time
 	dialTime time.Duration
 	upstream *sock
@@ -76,7 +75,8 @@ type flow struct {
 	mu           sync.Mutex
 	phase        phase
 	slot         Slot
-	cancel       context.CancelCauseFunc
+	wait         wait  // of admission and dialling
+	dialling     *sock // that is being waited for
 	client       *client
 	early        bool // client bytes behind the request are in hand
 	upstreamGone bool
@@ -107,10 +107,10 @@ func (f *flow) Sever(r lease.Reason) {
 }
 
 // admitting enters the queue; false says that the flow was aborted before.
-func (f *flow) admitting(cancel context.CancelCauseFunc) bool {
+func (f *flow) admitting() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.phase, f.cancel = phaseAdmitting, cancel
+	f.phase = phaseAdmitting
 	return f.cause == nil
 }
 
@@ -122,17 +122,14 @@ func (f *flow) admitted(slot Slot) {
 	f.since = time.Now()
 	f.mu.Unlock()
 	f.srv.flows.add(f)
+	if f.srv.ctx.Err() != nil { // whoever aborts all flows may have looked before
+		f.abort(errShutdown)
+	}
 }
 
-// connected takes over the upstream connection; an error says that it came too late.
-func (f *flow) connected(conn *net.TCPConn) error {
-	up, err := newSock(conn, &f.srv.buffers)
-	if err != nil {
-		return err
-	}
-	if remote, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
-		f.addr = remote.AddrPort().Addr().Unmap()
-	}
+// connected takes over the upstream connection, to addr; an error says that it came too late.
+func (f *flow) connected(up *sock, addr netip.Addr) error {
+	f.addr = addr
 	f.reader.sock, f.writer.sock = up, up
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -144,8 +141,18 @@ func (f *flow) connected(conn *net.TCPConn) error {
 	if f.cause != nil {
 		return errSevered
 	}
-	f.phase, f.cancel = phaseBusy, nil
+	f.phase = phaseBusy
 	return nil
+}
+
+// keepAlive makes the kernel find out when the upstream goes away without a word.
+func (f *flow) keepAlive() {
+	f.mu.Lock()
+	up := f.upstream
+	f.mu.Unlock()
+	if up != nil {
+		up.keepAlive()
+	}
 }
 
 // endCause is why the flow was ended by force, or nil.
@@ -165,8 +172,9 @@ func (f *flow) abort(cause error) {
 	f.cause = cause
 	switch f.phase {
 	case phaseNew, phaseAdmitting:
-		if f.cancel != nil {
-			f.cancel(cause)
+		f.wait.end(cause)
+		if f.dialling != nil {
+			f.dialling.conn.SetWriteDeadline(time.Unix(1, 0))
 		}
 	case phaseParked:
 		f.phase = phaseEnding

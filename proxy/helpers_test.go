@@ -19,6 +19,7 @@ import (
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -266,7 +267,9 @@ func newWorld(t *testing.T, limit int, options ...option) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	lc := net.ListenConfig{Control: Control}
+	lc.SetMultipathTCP(false) // as in the agent
+	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -290,6 +293,27 @@ func newWorld(t *testing.T, limit int, options ...option) *world {
 		}
 	})
 	return w
+}
+
+// sockOf makes a sock of a connection, which it takes over.
+func sockOf(t *testing.T, conn net.Conn) *sock {
+	t.Helper()
+	defer conn.Close()
+	file, err := conn.(*net.TCPConn).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	fd, err := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err == nil {
+		err = unix.SetNonblock(fd, true)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newSock(fd, new(bufferPool))
+	t.Cleanup(s.close)
+	return s
 }
 
 // peer is a raw connection to the proxy.

@@ -482,10 +482,7 @@ func TestStalledWriteEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	s, err := newSock(conn.(*net.TCPConn), new(bufferPool))
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := sockOf(t, conn)
 	s.stall = 50 * time.Millisecond
 	if err := s.write(make([]byte, 64<<20), nil, nil); !isTimeout(err) {
 		t.Fatalf("a write that nobody reads: %v", err)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"net"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -127,14 +128,15 @@ func TestDialThatCompletesAfterASever(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		f.admitting(func(error) {})
+		f.admitting()
 		f.admitted(s)
 		conn, err := net.Dial("tcp", u.addr)
 		if err != nil {
 			t.Fatal(err)
 		}
+		up := sockOf(t, conn)
 		sever(f, s.(*slot))
-		if f.connected(conn.(*net.TCPConn)) == nil {
+		if f.connected(up, netip.AddrFrom4([4]byte{127, 0, 0, 1})) == nil {
 			t.Fatal("the connection was taken")
 		}
 		f.finish(endReset)

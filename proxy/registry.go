@@ -84,6 +84,23 @@ func (r *registry) get(id uint64) *flow {
 	return shard.flows[id]
 }
 
+// lasting returns, once for each, the flows that began before t.
+func (r *registry) lasting(t time.Time) []*flow {
+	var flows []*flow
+	for i := range r.shards {
+		shard := &r.shards[i]
+		shard.mu.Lock()
+		for _, f := range shard.flows {
+			if !f.lasts && f.since.Before(t) {
+				f.lasts = true
+				flows = append(flows, f)
+			}
+		}
+		shard.mu.Unlock()
+	}
+	return flows
+}
+
 func (r *registry) count() (n int) {
 	for i := range r.shards {
 		shard := &r.shards[i]

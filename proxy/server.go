@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -54,8 +55,9 @@ type Server struct {
 	work   sync.WaitGroup // clients and flows with a slot
 
 	mu        sync.Mutex
+	look      *time.Timer
 	closed    bool // no listener and no client is taken any more
-	listeners map[net.Listener]struct{}
+	listeners map[*listener]struct{}
 	clients   map[*client]struct{}
 }
 
@@ -86,12 +88,28 @@ func New(cfg Config, admitter Admitter, resolver Resolver, log hclog.Logger) (*S
 		lines:     newLines(cfg.Lines, log),
 		hangups:   hangups,
 		places:    make(chan struct{}, cfg.MaxClients),
-		listeners: make(map[net.Listener]struct{}),
+		listeners: make(map[*listener]struct{}),
 		clients:   make(map[*client]struct{}),
 	}
 	s.policy.Store(&cfg.Policy)
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.look = time.AfterFunc(lookEvery, s.lookAround)
 	return s, nil
+}
+
+// lookAround does, from time to time, what only connections need that have come to last: most are over before, and never
+// pay for it.
+func (s *Server) lookAround() {
+	for _, f := range s.flows.lasting(time.Now().Add(-lookEvery)) {
+		f.keepAlive()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		s.look.Reset(lookEvery)
+	}
 }
 
 // defaultMaxClients leaves the node 256 descriptors for itself: running out of them would take
@@ -121,16 +139,20 @@ func (s *Server) SetPolicy(p Policy) error {
 // Counters are live: read them whenever.
 func (s *Server) Counters() *Counters { return &s.counters }
 
-// Serve accepts clients from l, which must yield TCP connections, until Drain or Close closes it;
-// then it returns nil. It may run for several listeners at once.
+// Serve accepts clients from l, which must be a TCP listener, until Drain or Close closes it; then it
+// returns nil. It takes l over, also when it fails. It may run for several listeners at once.
 func (s *Server) Serve(l net.Listener) error {
+	ln, err := newListener(l)
+	if err != nil {
+		return fmt.Errorf("serve proxy clients on %v: %w", l.Addr(), err)
+	}
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
-		l.Close()
+		ln.close()
 		return nil
 	}
-	s.listeners[l] = struct{}{}
+	s.listeners[ln] = struct{}{}
 	s.mu.Unlock()
 	for {
 		select {
@@ -138,7 +160,7 @@ func (s *Server) Serve(l net.Listener) error {
 		case <-s.ctx.Done():
 			return nil
 		}
-		conn, err := s.accept(l)
+		fd, addr, err := s.accept(ln)
 		if err != nil {
 			<-s.places
 			if s.isClosed() {
@@ -146,24 +168,17 @@ func (s *Server) Serve(l net.Listener) error {
 			}
 			return fmt.Errorf("accept proxy clients on %v: %w", l.Addr(), err)
 		}
-		s.start(conn)
+		s.start(newClient(s, fd, addr))
 	}
 }
 
 // accept waits out errors that pass, such as too many open files.
-func (s *Server) accept(l net.Listener) (*net.TCPConn, error) {
+func (s *Server) accept(l *listener) (fd int, addr netip.AddrPort, err error) {
 	pause := time.Duration(0)
 	for {
-		conn, err := l.Accept()
-		if tcp, ok := conn.(*net.TCPConn); ok && err == nil {
-			return tcp, nil
-		}
-		if err == nil {
-			conn.Close()
-			return nil, fmt.Errorf("got a %T, not a TCP connection", conn)
-		}
-		if !isExhausted(err) && !isReset(err) && !errors.Is(err, unix.ECONNABORTED) {
-			return nil, err
+		fd, addr, err = l.accept()
+		if err == nil || !isExhausted(err) && !isReset(err) && !errors.Is(err, unix.ECONNABORTED) {
+			return fd, addr, err
 		}
 		pause = min(max(2*pause, 5*time.Millisecond), time.Second)
 		if _, ok := s.warnings.allow(time.Now()); ok {
@@ -172,18 +187,17 @@ func (s *Server) accept(l net.Listener) (*net.TCPConn, error) {
 		select {
 		case <-time.After(pause):
 		case <-s.ctx.Done():
-			return nil, err
+			return 0, addr, err
 		}
 	}
 }
 
 // start serves one client in a goroutine of its own.
-func (s *Server) start(conn *net.TCPConn) {
-	c, err := newClient(s, conn)
+func (s *Server) start(c *client) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err != nil || s.closed {
-		conn.Close()
+	if s.closed {
+		c.sock.close()
 		<-s.places
 		return
 	}
@@ -235,8 +249,9 @@ func (s *Server) closeIdle() {
 func (s *Server) Drain(ctx context.Context) error {
 	s.mu.Lock()
 	s.closed = true
+	s.look.Stop()
 	for l := range s.listeners {
-		l.Close()
+		l.close()
 	}
 	clear(s.listeners)
 	s.mu.Unlock()

@@ -3,7 +3,9 @@ package proxy
 import (
 	"errors"
 	"io"
-	"net"
+	"net/netip"
+	"os"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -41,7 +43,9 @@ func (p *bufferPool) put(b []byte) {
 // lease finds out before it touches another byte. One goroutine may read and one may write at a
 // time; reset and close may be called from anywhere.
 type sock struct {
-	conn *net.TCPConn
+	// conn is the descriptor in the runtime's poller. Unlike package net, it asks the kernel for no address and sets no
+	// option of its own accord.
+	conn *os.File
 	raw  syscall.RawConn
 	pool *bufferPool
 	// slot, where not nil, must be live for every read and write. It is changed only while
@@ -53,6 +57,9 @@ type sock struct {
 	stall time.Duration
 	// watch is the registration with the hang-up watcher.
 	watch watch
+	// slowStart is set until a second write turns off Nagle's algorithm, which holds back no first one. Many
+	// connections have no second. Accepted ones inherit the option from their listener.
+	slowStart, written bool
 
 	reading reading
 	writing writing
@@ -74,15 +81,25 @@ type writing struct {
 	armed bool // a write deadline is set
 }
 
-// newSock prepares a connection for use; it fails only where the connection is closed already.
-func newSock(conn *net.TCPConn, pool *bufferPool) (*sock, error) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	s := &sock{conn: conn, raw: raw, pool: pool}
+// newSock takes over a non-blocking TCP socket.
+func newSock(fd int, pool *bufferPool) *sock {
+	s := &sock{conn: os.NewFile(uintptr(fd), ""), pool: pool}
+	s.raw, _ = s.conn.SyscallConn() // fails for no file at all
 	s.tryReadFunc, s.tryWriteFunc = s.tryRead, s.tryWrite
-	return s, nil
+	return s
+}
+
+// finishConnect waits until the connection to peer, which was begun, has come about or failed, or the write deadline.
+func (s *sock) finishConnect(peer unix.Sockaddr) error {
+	var failure error
+	err := s.raw.Write(func(fd uintptr) bool {
+		failure = unix.Connect(int(fd), peer)
+		return !isConnecting(failure)
+	})
+	if err != nil {
+		return err
+	}
+	return failure
 }
 
 // read fills b with what one system call yields. A nil b is taken from the pool, once
@@ -166,6 +183,7 @@ func (s *sock) tryWrite(fd uintptr) bool {
 			w.err = errNotLive
 			return true
 		}
+		s.pushSmall(fd)
 		var n int
 		var err error
 		if rest {
@@ -185,6 +203,15 @@ func (s *sock) tryWrite(fd uintptr) bool {
 			s.wrote(n)
 		}
 	}
+}
+
+// pushSmall turns off Nagle's algorithm before a second write.
+func (s *sock) pushSmall(fd uintptr) {
+	if s.slowStart && s.written {
+		s.slowStart = false
+		unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	}
+	s.written = true
 }
 
 // first is the index of the first part with bytes left, or -1, and whether another one follows.
@@ -241,7 +268,9 @@ func (s *sock) unread() int {
 
 // reset ends the connection at once, with a RST, and wakes who reads or writes it.
 func (s *sock) reset() {
-	s.conn.SetLinger(0)
+	s.raw.Control(func(fd uintptr) {
+		unix.SetsockoptLinger(int(fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	})
 	s.close()
 }
 
@@ -252,7 +281,67 @@ func (s *sock) close() {
 }
 
 // closeWrite sends a FIN after what was written.
-func (s *sock) closeWrite() error { return s.conn.CloseWrite() }
+func (s *sock) closeWrite() error { return s.shutdown(unix.SHUT_WR) }
+
+// closeRead ends the reads, as a FIN would; it leaves the peer alone.
+func (s *sock) closeRead() error { return s.shutdown(unix.SHUT_RD) }
+
+func (s *sock) shutdown(how int) error {
+	var err error
+	if closed := s.raw.Control(func(fd uintptr) { err = unix.Shutdown(int(fd), how) }); closed != nil {
+		return closed
+	}
+	return err
+}
+
+// local is the address on this side; the zero value for a closed connection.
+func (s *sock) local() (addr netip.AddrPort) {
+	s.raw.Control(func(fd uintptr) {
+		if sa, err := unix.Getsockname(int(fd)); err == nil {
+			addr = addrPort(sa)
+		}
+	})
+	return addr
+}
+
+// addrPort is a socket's address, IPv4-mapped IPv6 as IPv4.
+func addrPort(sa unix.Sockaddr) netip.AddrPort {
+	switch a := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
+	case *unix.SockaddrInet6:
+		ip := netip.AddrFrom16(a.Addr).Unmap()
+		if a.ZoneId != 0 && ip.Is6() {
+			ip = ip.WithZone(strconv.FormatUint(uint64(a.ZoneId), 10))
+		}
+		return netip.AddrPortFrom(ip, uint16(a.Port))
+	}
+	return netip.AddrPort{}
+}
+
+// keepAlive options find out that a peer has gone without a word: after 15 s of silence it is asked, and has two
+// minutes to answer.
+var keepAliveOptions = [...]struct{ level, name, value int }{
+	{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+	{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 15},
+	{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 15},
+	{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 9},
+}
+
+// setKeepAlive sets the options on a socket; accepted ones inherit them from their listener.
+func setKeepAlive(fd uintptr) error {
+	for _, o := range keepAliveOptions {
+		if err := unix.SetsockoptInt(int(fd), o.level, o.name, o.value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keepAlive makes the kernel ask a silent peer whether it is still there.
+func (s *sock) keepAlive() {
+	s.raw.Control(func(fd uintptr) { _ = setKeepAlive(fd) })
+}
 
 // tcpInfo asks the kernel about the connection; it is the zero value for a closed one.
 func (s *sock) tcpInfo() (info unix.TCPInfo, ok bool) {
@@ -281,11 +370,11 @@ func (s *sock) acked() uint64 {
 func (s *sock) awaitClosed(timeout time.Duration) bool {
 	closed, armed := false, false
 	err := s.raw.Read(func(fd uintptr) bool {
-		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		state, err := unix.GetsockoptByte(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) // its first field
 		if err != nil {
 			return true
 		}
-		closed = info.State == tcpClose || info.State == tcpTimeWait
+		closed = state == tcpClose || state == tcpTimeWait
 		if !closed && !armed {
 			armed = true
 			s.conn.SetReadDeadline(time.Now().Add(timeout))

@@ -322,7 +322,7 @@ func (a *agent) stop(err error) {
 
 // listen binds a port that workers or operators connect to; a failure says which setting is meant.
 func listen(cfg *config.Config, setting, addr string) (net.Listener, error) {
-	var lc net.ListenConfig
+	lc := net.ListenConfig{Control: proxy.Control}
 	lc.SetMultipathTCP(false) // the proxy reads a connection's state from the kernel as plain TCP has it
 	l, err := lc.Listen(context.Background(), "tcp", addr)
 	if err == nil {
