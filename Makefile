@@ -55,7 +55,7 @@ e2e: # the built binary, as real processes; -v prints what was measured
 
 partitions: needs ## cut real nodes off from each other, as root (COUNT=10: ten times)
 	@[ "$$(id -u)" = 0 ] || { echo "*** NOT TESTED: partitions need root ***" >&2; exit 1; }
-	$(GO) test -race -v -run '^TestPartition' -parallel 3 -count $(COUNT) -timeout $$(($(COUNT) * 5 + 5))m ./e2e
+	$(GO) test -race -v -run '^TestPartition' -parallel 4 -count $(COUNT) -timeout $$(($(COUNT) * 5 + 5))m ./e2e
 
 linear: needs ## check for LINEAR (10m) under faults that limits are linearisable
 	WEIR_E2E_LINEAR=$(LINEAR) $(GO) test -race -v -run '^TestLimitsAreLinearisable' -timeout 0 ./e2e
