@@ -68,6 +68,7 @@ func (f *flow) open(c *client) (ok bool, _ *refusal) {
 		s.counters.DialErrors.Add(1)
 		return false, refuseDial(err)
 	}
+	f.noteOpened()
 	return true, nil
 }
 

@@ -24,6 +24,7 @@ type client struct {
 	target  fsm.Target // likewise, once it is known
 	headLen int        // bytes of its head still in hand
 	first   bool       // no request has been answered yet
+	moved   bool       // a tunnel has left the worker
 	clock   clock      // what the read deadline is set for
 
 	mu   sync.Mutex
@@ -39,16 +40,17 @@ func newClient(s *Server, fd int, addr netip.AddrPort) *client {
 	return c
 }
 
-// serve answers requests until the connection ends.
-func (c *client) serve() {
-	defer c.end()
+// serve answers requests until the connection is over; false says that it lives on as a tunnel, in a goroutine that sees to its
+// end.
+func (c *client) serve() (over bool) {
 	for c.next() {
 		c.sock.stall = stallTimeout
 		if !c.handle() {
-			return
+			break
 		}
 		c.first = false
 	}
+	return !c.moved
 }
 
 // end closes what serve has left open.
@@ -194,7 +196,7 @@ func (c *client) connect() {
 		if err := c.sock.write(established, nil, nil); err != nil {
 			f.abort(errClientReset)
 		}
-		f.tunnel(c, KindConnect)
+		c.moved = !f.tunnel(c, KindConnect)
 	case refusal == nil:
 		c.sock.reset()
 	default:
@@ -258,6 +260,7 @@ func (c *client) refuse(r *refusal, keep keepAlive) bool {
 		keep.on = false
 	}
 	c.srv.counters.Refused.Add(1)
+	c.srv.counters.Refusals[r.reason()].Add(1)
 	c.logRefusal(r)
 	c.consume()
 	c.sock.slot, c.sock.stall = nil, stallTimeout

@@ -62,7 +62,8 @@ type flow struct {
 
 	// Written by the owner before others know the flow, or under mu.
 	id       uint64
-	lasts    bool // guarded by the registry
+	lasts    bool  // guarded by the registry
+	noted    Bytes // so is this: what is in its sum
 	since    time.Time
 	dialTime time.Duration
 	upstream *sock
@@ -145,13 +146,16 @@ func (f *flow) connected(up *sock, addr netip.Addr) error {
 	return nil
 }
 
-// keepAlive makes the kernel find out when the upstream goes away without a word.
-func (f *flow) keepAlive() {
+// last fits the flow for a long life: the kernel finds out when the upstream goes away without a word, and a CONNECT's tunnel
+// is moved to a goroutine with a small stack.
+func (f *flow) last() {
 	f.mu.Lock()
-	up := f.upstream
-	f.mu.Unlock()
-	if up != nil {
-		up.keepAlive()
+	defer f.mu.Unlock()
+	if f.upstream != nil {
+		f.upstream.keepAlive()
+	}
+	if f.phase == phaseBusy && f.client != nil && Kind(f.kind.Load()) == KindConnect {
+		f.client.sock.conn.SetReadDeadline(time.Unix(1, 0)) // makes the worker's pump end with errMoved
 	}
 }
 

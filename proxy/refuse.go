@@ -51,6 +51,12 @@ var (
 	refuseBroken   = refusal{http.StatusBadGateway, "connection_terminated", "the upstream ended the connection before it answered", false}
 )
 
+// What is said of a queue that did not help.
+const (
+	detailsQueueFull    = "the host's connection limit is reached and the queue is full"
+	detailsQueueTimeout = "the host's connection limit is reached and no connection ended in time"
+)
+
 // refuseAdmission maps an error of Acquire.
 func refuseAdmission(err error, rejectStatus int) *refusal {
 	limit := func(details string) *refusal {
@@ -62,9 +68,9 @@ func refuseAdmission(err error, rejectStatus int) *refusal {
 	case errors.Is(err, lease.ErrDraining), errors.Is(err, errShutdown):
 		return &refuseDraining
 	case errors.Is(err, lease.ErrQueueFull):
-		return limit("the host's connection limit is reached and the queue is full")
+		return limit(detailsQueueFull)
 	case errors.Is(err, lease.ErrQueueTimeout):
-		return limit("the host's connection limit is reached and no connection ended in time")
+		return limit(detailsQueueTimeout)
 	case errors.Is(err, lease.ErrOverLimit), errors.Is(err, errEvicted), errors.Is(err, errClosed):
 		return limit("the host's connection limit is reached")
 	}

@@ -55,7 +55,9 @@ type registry struct {
 	shards [16]struct {
 		mu    sync.Mutex
 		flows map[uint64]*flow
-		_     [48]byte // one shard to a cache line
+		// carried is the sum of what the shard's flows have carried, those that have ended too.
+		carried Bytes
+		_       [32]byte // one shard to a cache line
 	}
 }
 
@@ -73,6 +75,7 @@ func (r *registry) add(f *flow) {
 func (r *registry) remove(f *flow) {
 	shard := &r.shards[f.id%uint64(len(r.shards))]
 	shard.mu.Lock()
+	shard.carried.note(f)
 	delete(shard.flows, f.id)
 	shard.mu.Unlock()
 }

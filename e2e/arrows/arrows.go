@@ -15,11 +15,12 @@ const module = "github.com/weirproxy/weir"
 var areas = map[string][]string{
 	"fsm":           nil,
 	"config":        nil,
-	"lease":         {"fsm"},
-	"cluster":       {"fsm"},
-	"proxy":         {"lease", "fsm"},
-	"api":           {"fsm"},
-	"cmd/weir":      {"config", "api", "proxy", "lease", "cluster", "fsm"},
+	"measure":       nil,
+	"lease":         {"fsm", "measure"},
+	"cluster":       {"fsm", "measure"},
+	"proxy":         {"lease", "fsm", "measure"},
+	"api":           {"fsm", "measure"},
+	"cmd/weir":      {"config", "api", "proxy", "lease", "cluster", "fsm", "measure"},
 	"e2e":           {"api"},
 	"examples/demo": {"e2e"},
 }
@@ -38,10 +39,11 @@ var libraries = map[string][]string{
 	"github.com/spf13/cobra":              {"cmd/weir"},
 	"google.golang.org/grpc":              {"lease", "cluster", "cmd/weir"},
 	"google.golang.org/protobuf":          {"fsm", "lease", "cluster"},
+	"github.com/prometheus":               {"api"},
 }
 
 // testOnly are the modules that no program may contain.
-var testOnly = []string{"pgregory.net/rapid", "go.uber.org/goleak", "github.com/google/go-cmp", "github.com/anishathalye/porcupine"}
+var testOnly = []string{"pgregory.net/rapid", "go.uber.org/goleak", "github.com/google/go-cmp", "github.com/anishathalye/porcupine", "github.com/pb33f"}
 
 // testHelpers are the areas whose packages exist for tests, though their files are not test files.
 var testHelpers = []string{"e2e", "examples/demo", "lease/leasetest"}

@@ -62,8 +62,8 @@ func TestCheck(t *testing.T) {
 		{"lease/leasetest/sim", module + "/lease/leasetest", false, ""},
 		{"lease", module + "/lease/leasetest", false, "only tests may"},
 		{"cmd/weir", module + "/lease/leasetest", false, "only tests may"},
-		{"lease", module + "/proxy", false, "lease may import [fsm]"},
-		{"lease", module + "/proxy", true, "lease may import [fsm]"},
+		{"lease", module + "/proxy", false, "lease may import [fsm measure]"},
+		{"lease", module + "/proxy", true, "lease may import [fsm measure]"},
 		{"config", module + "/fsm", false, "config may import []"},
 		{"api", "github.com/hashicorp/hcl/v2", false, "only [config] may"},
 		{"cmd/weir", "github.com/hashicorp/memberlist", false, "only [cluster] may"},
@@ -71,6 +71,8 @@ func TestCheck(t *testing.T) {
 		{"lease", "github.com/hashicorp/raft", true, ""},
 		{"fsm", "github.com/hashicorp/raft-boltdb/v2", false, "only [cluster] may"},
 		{"fsm", "pgregory.net/rapid", false, "only tests may"},
+		{"proxy", "github.com/prometheus/client_golang/prometheus", false, "only [api] may"},
+		{"api", "github.com/pb33f/libopenapi-validator", false, "only tests may"},
 		{"elsewhere", "net", false, "no area"},
 	} {
 		wrong := strings.Join(Check(module+"/"+test.from, []string{test.imports}, test.tests), "\n")

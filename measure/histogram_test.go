@@ -1,0 +1,76 @@
+package measure
+
+import (
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+)
+
+// TestReadAgainstModel compares with the plain definition: a bucket holds what is at most its bound.
+func TestReadAgainstModel(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	var h Histogram
+	var all []time.Duration
+	for _, d := range append(bounds[:], 0, -time.Second, time.Nanosecond, time.Hour) {
+		all = append(all, d, d+1)
+	}
+	for range 1000 {
+		all = append(all, time.Duration(r.Int64N(int64(10*time.Minute))))
+	}
+	for _, d := range all {
+		h.Observe(d)
+	}
+	got := h.Read()
+	var sum time.Duration
+	for _, d := range all {
+		sum += max(0, d)
+	}
+	if got.Count != uint64(len(all)) || got.Sum != sum {
+		t.Errorf("count %d, sum %v; want %d, %v", got.Count, got.Sum, len(all), sum)
+	}
+	if len(got.Buckets) != len(bounds) {
+		t.Fatalf("%d buckets, want %d", len(got.Buckets), len(bounds))
+	}
+	for i, b := range got.Buckets {
+		want := uint64(0)
+		for _, d := range all {
+			if d <= bounds[i] {
+				want++
+			}
+		}
+		if b.AtMost != bounds[i] || b.Count != want {
+			t.Errorf("bucket %v holds %d, want %v with %d", b.AtMost, b.Count, bounds[i], want)
+		}
+	}
+}
+
+func TestObserveTogether(t *testing.T) {
+	var h Histogram
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 1000 {
+				h.Observe(time.Millisecond)
+			}
+		})
+	}
+	for range 100 {
+		d := h.Read()
+		if last := d.Buckets[len(d.Buckets)-1].Count; last > d.Count {
+			t.Errorf("%d in the buckets, %d in all", last, d.Count)
+		}
+	}
+	wg.Wait()
+	if d := h.Read(); d.Count != 4000 || d.Sum != 4*time.Second || d.Buckets[1].Count != 4000 || d.Buckets[0].Count != 0 {
+		t.Errorf("%+v", d)
+	}
+}
+
+func BenchmarkObserve(b *testing.B) {
+	var h Histogram
+	b.ReportAllocs()
+	for b.Loop() {
+		h.Observe(3 * time.Millisecond)
+	}
+}

@@ -1,0 +1,127 @@
+package proxy
+
+import (
+	"github.com/weirproxy/weir/measure"
+)
+
+// Refusal is a reason for an answer of the proxy's own, as the metrics tell them apart: the error of RFC 9209, or what
+// is known beyond it.
+type Refusal uint8
+
+// The reasons. Their order is that of [Refusal.String].
+const (
+	RefusedOther Refusal = iota
+	RefusedLimit
+	RefusedQueueFull
+	RefusedQueueTimeout
+	RefusedNoLease
+	RefusedDraining
+	RefusedDNS
+	RefusedDNSTimeout
+	RefusedConnectionRefused
+	RefusedConnectionTimeout
+	RefusedConnectionTerminated
+	RefusedUnroutable
+	RefusedUnavailable
+	RefusedProhibited
+	RefusedDenied
+	RefusedMalformed
+	RefusedLoop
+
+	refusalCount
+)
+
+var refusalNames = [refusalCount]string{
+	"other", "connection_limit_reached", "queue_full", "queue_timeout", "no_lease", "draining",
+	"dns_error", "dns_timeout", "connection_refused", "connection_timeout", "connection_terminated",
+	"destination_ip_unroutable", "destination_unavailable", "destination_ip_prohibited",
+	"http_request_denied", "http_request_error", "proxy_loop_detected",
+}
+
+// String is the reason's name in the metrics.
+func (r Refusal) String() string { return refusalNames[r] }
+
+// Refusals lists all reasons.
+func Refusals() []Refusal {
+	all := make([]Refusal, refusalCount)
+	for i := range all {
+		all[i] = Refusal(i)
+	}
+	return all
+}
+
+// reason tells what a refusal is counted as.
+func (r *refusal) reason() Refusal {
+	switch r.code {
+	case "connection_limit_reached":
+		switch r.details {
+		case detailsQueueFull:
+			return RefusedQueueFull
+		case detailsQueueTimeout:
+			return RefusedQueueTimeout
+		}
+		return RefusedLimit
+	case "proxy_internal_error":
+		switch r.details {
+		case refuseNoLease.details:
+			return RefusedNoLease
+		case refuseDraining.details:
+			return RefusedDraining
+		}
+		return RefusedOther
+	}
+	for i := RefusedDNS; i < refusalCount; i++ {
+		if refusalNames[i] == r.code {
+			return i
+		}
+	}
+	return RefusedOther
+}
+
+// noteOpened measures what it took to open the flow's connection: the wait for the slot only where one was needed.
+func (f *flow) noteOpened() {
+	if f.slot.Limited() {
+		f.srv.counters.QueueWait.Observe(f.slot.Waited())
+	}
+	f.srv.counters.DialTime.Observe(f.dialTime)
+}
+
+// Bytes are what connections have carried so far, those that are open included. Neither number ever falls.
+type Bytes struct {
+	In  uint64 // from clients to upstreams
+	Out uint64 // from upstreams to clients
+}
+
+// Bytes returns how much has been carried.
+func (s *Server) Bytes() (sum Bytes) {
+	for i := range s.flows.shards {
+		shard := &s.flows.shards[i]
+		shard.mu.Lock()
+		for _, f := range shard.flows {
+			shard.carried.note(f)
+		}
+		sum.In += shard.carried.In
+		sum.Out += shard.carried.Out
+		shard.mu.Unlock()
+	}
+	return sum
+}
+
+// note adds what f has carried since it was noted last. It is called for all open flows at times, and for each once more at
+// its end, so that nothing is counted twice and nothing is missed. Needs the shard's lock.
+func (b *Bytes) note(f *flow) {
+	in, out := f.in.Load(), f.out.Load()
+	b.In += in - f.noted.In
+	b.Out += out - f.noted.Out
+	f.noted = Bytes{In: in, Out: out}
+}
+
+// measures are the counters beyond plain numbers; see [Counters].
+type measures struct {
+	// QueueWait is how long admissions to limited hosts waited for their slot; those that were refused are not in it.
+	QueueWait measure.Histogram
+	// DialTime is how long resolving and connecting took, where that succeeded.
+	DialTime measure.Histogram
+	// Refusals count the answers of the proxy's own by their reason; Refused is their sum.
+	Refusals [refusalCount]counter
+}

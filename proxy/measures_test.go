@@ -1,0 +1,96 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/weirproxy/weir/lease"
+)
+
+func TestRefusalReasons(t *testing.T) {
+	for _, test := range []struct {
+		r    *refusal
+		want string
+	}{
+		{refuseAdmission(lease.ErrOverLimit, 429), "connection_limit_reached"},
+		{refuseAdmission(errEvicted, 503), "connection_limit_reached"},
+		{refuseAdmission(lease.ErrQueueFull, 503), "queue_full"},
+		{refuseAdmission(lease.ErrQueueTimeout, 503), "queue_timeout"},
+		{refuseAdmission(lease.ErrNoLease, 503), "no_lease"},
+		{refuseAdmission(errFenced, 503), "no_lease"},
+		{refuseAdmission(lease.ErrDraining, 503), "draining"},
+		{refuseAdmission(errors.New("else"), 503), "other"},
+		{refuseDial(&net.DNSError{IsNotFound: true}), "dns_error"},
+		{refuseDial(&net.DNSError{IsTimeout: true}), "dns_timeout"},
+		{refuseDial(errProhibited), "destination_ip_prohibited"},
+		{refuseDial(unix.ECONNREFUSED), "connection_refused"},
+		{refuseDial(unix.ETIMEDOUT), "connection_timeout"},
+		{refuseDial(unix.ECONNRESET), "connection_terminated"},
+		{refuseDial(unix.EHOSTUNREACH), "destination_ip_unroutable"},
+		{refuseDial(unix.EMFILE), "other"},
+		{refuseDial(errors.New("else")), "destination_unavailable"},
+		{&refuseClient, "http_request_denied"},
+		{&refuseLoop, "proxy_loop_detected"},
+		{&refuseTimeout, "http_request_error"},
+		{badRequest("nonsense"), "http_request_error"},
+		{&refusal{code: "of another time"}, "other"},
+	} {
+		if got := test.r.reason().String(); got != test.want {
+			t.Errorf("%s (%s) counts as %s, want %s", test.r.code, test.r.details, got, test.want)
+		}
+	}
+	names := map[string]bool{}
+	for _, r := range Refusals() {
+		names[r.String()] = true
+	}
+	if len(names) != int(refusalCount) || names[""] {
+		t.Errorf("reasons need names of their own: %q", refusalNames)
+	}
+}
+
+// TestMeasures follows one tunnel and one refusal through the numbers.
+func TestMeasures(t *testing.T) {
+	w := newWorld(t, 1)
+	u := newUpstream(t, echo)
+	before := time.Now()
+	p := w.connect(u.addr)
+	p.send("hello")
+	p.expect("hello")
+	c := w.Counters()
+	wait, dial := c.QueueWait.Read(), c.DialTime.Read()
+	if wait.Count != 1 || dial.Count != 1 || dial.Sum <= 0 || dial.Sum > time.Since(before) {
+		t.Errorf("one tunnel: waits %+v, dials %+v", wait, dial)
+	}
+	// An open tunnel's bytes are told while it is open, and not a second time when it ends.
+	eventually(t, "the open tunnel's bytes", func() bool { return w.Bytes() == Bytes{In: 5, Out: 5} })
+	p.send("more")
+	p.expect("more")
+	p.reset()
+	eventually(t, "the tunnel's end", func() bool { return w.Open() == 0 })
+	if b := w.Bytes(); b != (Bytes{In: 9, Out: 9}) {
+		t.Errorf("after the end: %+v", b)
+	}
+
+	w.adm.refuseWith(lease.ErrQueueFull)
+	q := w.dial()
+	q.send(fmt.Sprintf("CONNECT %s HTTP/1.1\r\nHost: x\r\n\r\n", u.addr))
+	q.refused("CONNECT", 503, "connection_limit_reached")
+	counts := make([]int64, 0, refusalCount)
+	for i := range c.Refusals {
+		counts = append(counts, c.Refusals[i].Load())
+	}
+	want := make([]int64, refusalCount)
+	want[RefusedQueueFull] = 1
+	if !slices.Equal(counts, want) || c.Refused.Load() != 1 {
+		t.Errorf("refusals %v, in all %d; want %v", counts, c.Refused.Load(), want)
+	}
+	if again := c.QueueWait.Read(); again.Count != 1 {
+		t.Errorf("a refusal counts as an admission that waited: %+v", again)
+	}
+}
