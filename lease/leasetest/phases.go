@@ -312,27 +312,36 @@ func (w *world) hungry() (all []hunger) {
 	const longest = 12 * second
 	for key, k := range w.up.keys {
 		l := w.up.table.Governing(k.key)
-		if !l.Capped() || l.Connections == 0 || !l.Queue.Enabled() {
+		if !l.Capped() || l.Connections == 0 {
 			continue
 		}
-		var most time.Duration
+		var most, round time.Duration // the longest use, and that of all one after the other
 		n := 0
 		for _, p := range w.plan.Workers {
 			if w.up.hosts[w.up.hostOf(p.Host)].key == key {
 				n++
 				most = max(most, p.Hold.D()*3/2+p.Keep.D()+p.Hold.D())
+				round += (p.Hold.D() + p.Keep.D()) / time.Duration(l.Connections)
 			}
 		}
 		rounds := time.Duration(n)/time.Duration(l.Connections) + 2
 		handing := max(100*ms, 60*w.commit) + 10*w.rtt + 4*w.plan.Upstream.D() // a turn, and what passing the slot on takes
 		within := rounds*(most+handing) + second
+		patience := l.Queue.Timeout
+		if !l.Queue.Enabled() { // who is refused must come again soon, and be there when its turn is
+			within, patience = 2*within, 150*ms
+		}
 		if within > longest {
 			continue
 		}
 		for _, p := range w.plan.Workers {
 			host := w.up.hostOf(p.Host)
 			x := w.nodes[p.Node]
-			if w.up.hosts[host].key == key && p.Leave == 0 && p.Pause.D() < l.Queue.Timeout {
+			others := round - (p.Hold.D()+p.Keep.D())/time.Duration(l.Connections)
+			if l.Queue.Enabled() && l.Queue.Timeout < others*6/5 {
+				continue // who gives up before its turn can come loses it
+			}
+			if w.up.hosts[host].key == key && p.Leave == 0 && p.Pause.D() < patience {
 				all = append(all, hunger{x, host, x.served[host], within})
 			}
 		}

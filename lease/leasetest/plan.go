@@ -253,9 +253,12 @@ func (g *generator) anyLimit(pattern string, n int64) Limit {
 // workers makes few and slow ones in most worlds, so that many worlds can be run, and many quick ones in some.
 func (g *generator) workers() {
 	budget := 8.0 // connections a second
-	n := g.p.Nodes + g.below(2*g.p.Nodes)
-	if g.one(10) {
+	n, longest := g.p.Nodes+g.below(2*g.p.Nodes), 5*second
+	switch g.below(10) {
+	case 0:
 		budget, n = 60, 4*g.p.Nodes
+	case 1, 2, 3: // few and quick: who starves is soon seen
+		n, longest = g.p.Nodes+g.below(2), 400*ms
 	}
 	for i := range n {
 		w := Worker{Node: i % g.p.Nodes, Host: g.hosts[0]}
@@ -263,10 +266,10 @@ func (g *generator) workers() {
 			w.Node = g.below(g.p.Nodes)
 			w.Host = g.hosts[g.below(len(g.hosts))]
 		}
-		w.Hold = Duration(g.scale(20*ms, 5*second))
+		w.Hold = Duration(g.scale(20*ms, longest))
 		w.Pause = Duration(g.scale(60*ms, second))
 		if g.one(4) {
-			w.Keep = Duration(g.scale(50*ms, 3*second))
+			w.Keep = Duration(g.scale(50*ms, longest*3/5))
 		}
 		if g.one(6) {
 			w.Leave = Duration(g.scale(10*ms, second))

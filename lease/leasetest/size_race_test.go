@@ -2,4 +2,4 @@
 
 package leasetest
 
-const worldSeeds = 200
+const worldSeeds = 120
