@@ -24,7 +24,6 @@ type client struct {
 	target  fsm.Target // likewise, once it is known
 	headLen int        // bytes of its head still in hand
 	first   bool       // no request has been answered yet
-	moved   bool       // a tunnel has left the worker
 	clock   clock      // what the read deadline is set for
 
 	mu   sync.Mutex
@@ -40,17 +39,16 @@ func newClient(s *Server, fd int, addr netip.AddrPort) *client {
 	return c
 }
 
-// serve answers requests until the connection is over; false says that it lives on as a tunnel, in a goroutine that sees to its
-// end.
-func (c *client) serve() (over bool) {
+// serve answers requests until the connection ends.
+func (c *client) serve() {
+	defer c.end()
 	for c.next() {
 		c.sock.stall = stallTimeout
 		if !c.handle() {
-			break
+			return
 		}
 		c.first = false
 	}
-	return !c.moved
 }
 
 // end closes what serve has left open.
@@ -196,7 +194,7 @@ func (c *client) connect() {
 		if err := c.sock.write(established, nil, nil); err != nil {
 			f.abort(errClientReset)
 		}
-		c.moved = !f.tunnel(c, KindConnect)
+		f.tunnel(c, KindConnect)
 	case refusal == nil:
 		c.sock.reset()
 	default:

@@ -146,16 +146,13 @@ func (f *flow) connected(up *sock, addr netip.Addr) error {
 	return nil
 }
 
-// last fits the flow for a long life: the kernel finds out when the upstream goes away without a word, and a CONNECT's tunnel
-// is moved to a goroutine with a small stack.
-func (f *flow) last() {
+// keepAlive makes the kernel find out when the upstream goes away without a word.
+func (f *flow) keepAlive() {
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.upstream != nil {
-		f.upstream.keepAlive()
-	}
-	if f.phase == phaseBusy && f.client != nil && Kind(f.kind.Load()) == KindConnect {
-		f.client.sock.conn.SetReadDeadline(time.Unix(1, 0)) // makes the worker's pump end with errMoved
+	up := f.upstream
+	f.mu.Unlock()
+	if up != nil {
+		up.keepAlive()
 	}
 }
 
