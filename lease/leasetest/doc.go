@@ -31,8 +31,8 @@
 //
 // # What is checked
 //
-// Whenever a connection opens: no more are open than the limit, or, where it was lowered, than were open or granted at any moment since. A
-// slot that was granted before is the node's until it has heard, at most a second where it can hear. Connections that were open before the
+// Whenever a connection opens: no more are open than the limit, or, where it was lowered, than were open or granted at any moment since, those
+// included that a killed process's kernel has yet to close. A slot that was granted before is the node's until it has heard, at most a second where it can hear. Connections that were open before the
 // limit counted them are not counted; nor those of a process that is stopped past its lease, until it has had time
 // to reset them when it goes on (12 ms, and what the upstream needs to hear of it). Such a process must not move another byte on them.
 // With on_expiry drain or keep, only connections whose session is open count.

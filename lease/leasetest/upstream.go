@@ -107,7 +107,7 @@ func (u *upstream) limitsChanged() {
 	for i := range u.keys {
 		k := &u.keys[i]
 		k.limit = connections(u.table.Governing(k.key))
-		k.high = max(st.Granted(k.key), u.open(i, true))
+		k.high = u.taken(i)
 	}
 }
 
@@ -196,9 +196,23 @@ func (u *upstream) settle() {
 	for i := range u.keys {
 		k := &u.keys[i]
 		if k.high > k.limit {
-			k.high = min(k.high, max(u.w.raft.head.state.Granted(k.key), u.open(i, true)))
+			k.high = min(k.high, u.taken(i))
 		}
 	}
+}
+
+// taken counts what of a key is granted, and what is open besides: of sessions that have ended, until the upstream has seen that.
+func (u *upstream) taken(key int) int64 {
+	st := u.w.raft.head.state
+	n := st.Granted(u.keys[key].key)
+	for _, c := range u.conns {
+		if h := &u.hosts[c.host]; h.key == key && c.table >= h.since {
+			if _, open := st.Session(c.session); !open {
+				n++
+			}
+		}
+	}
+	return max(n, u.open(key, true))
 }
 
 // open counts a key's connections: those that the limit counts, or all that may become open.
