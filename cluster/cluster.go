@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/weirproxy/weir/cluster/clusterpb"
+	"github.com/weirproxy/weir/measure"
 )
 
 const (
@@ -118,6 +119,9 @@ type Cluster struct {
 	proposals *proposals
 	verifier  *verifier
 	muted     atomic.Bool // by the watchdog: followers are sent nothing
+
+	commits       measure.Histogram // of entries that this server proposed
+	leaderChanges atomic.Uint64
 
 	nameTaken atomic.Bool // by another node, which this one must not say goodbye for
 	fatalOnce sync.Once
@@ -418,16 +422,25 @@ func (c *Cluster) tellLeader(ctx context.Context) {
 	elected := make(chan raft.Observation, 1) // one that is dropped is told by the one that waits
 	if c.raft != nil {
 		observer := raft.NewObserver(elected, false, func(o *raft.Observation) bool {
-			_, ok := o.Data.(raft.LeaderObservation)
+			leader, ok := o.Data.(raft.LeaderObservation)
+			if ok && leader.LeaderID != "" {
+				c.leaderChanges.Add(1)
+			}
 			return ok
 		})
 		c.raft.RegisterObserver(observer)
 		defer c.raft.DeregisterObserver(observer)
+		if _, id := c.raft.LeaderWithID(); id != "" {
+			c.leaderChanges.CompareAndSwap(0, 1) // a leader that was there before the observer
+		}
 	}
 	told := ""
 	for {
 		if _, addr := c.Leader(); addr != "" && addr != told && c.handlers.LeaderChanged != nil {
 			told = addr
+			if c.raft == nil {
+				c.leaderChanges.Add(1)
+			}
 			c.handlers.LeaderChanged(addr)
 		}
 		select {

@@ -68,6 +68,7 @@ func (c *Cluster) ProposeAsync(term uint64, data []byte) *Proposal {
 	if err := c.proposals.enter(); err != nil {
 		return failed(err)
 	}
+	began := time.Now()
 	future := c.raft.Apply(data, enqueueTimeout)
 	p := &Proposal{done: make(chan struct{})}
 	go func() {
@@ -77,6 +78,7 @@ func (c *Cluster) ProposeAsync(term uint64, data []byte) *Proposal {
 			p.err = c.explain(err)
 			return
 		}
+		c.commits.Observe(time.Since(began))
 		p.index, p.response = future.Index(), future.Response()
 	}()
 	return p

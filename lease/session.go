@@ -51,6 +51,7 @@ type session struct {
 	id       uint64
 	term     uint64
 	ttl      time.Duration
+	begun    time.Duration // when it was asked for
 	deadline time.Duration // live before this
 
 	seq      uint64
@@ -75,7 +76,7 @@ func (s *session) fenceAt() time.Duration { return s.deadline - guard(s.ttl) }
 
 // begin notes a session that was asked for at t0.
 func (s *session) begin(id, term uint64, ttl, t0 time.Duration) {
-	*s = session{id: id, term: term, ttl: ttl, deadline: t0 + ttl, seq: s.seq, nextSend: t0 + ttl/keepAlives}
+	*s = session{id: id, term: term, ttl: ttl, begun: t0, deadline: t0 + ttl, seq: s.seq, nextSend: t0 + ttl/keepAlives}
 }
 
 // keepAlive notes one that is sent right after now, and returns its number.

@@ -14,15 +14,18 @@ type SessionStatus struct {
 	State     string        // live, fenced or none
 	ExpiresIn time.Duration // until the node must stop, unless the cluster answers
 	Connected bool          // to the leader
+	Age       time.Duration // since it was asked for; 0 unless live
+	Fences    uint64        // how often this process has fenced
 }
 
 // Session returns the node's own view of its session.
 func (n *Node) Session(now time.Duration) SessionStatus {
-	st := SessionStatus{ID: n.sess.id, State: SessionNone, Connected: n.welcomed}
+	st := SessionStatus{ID: n.sess.id, State: SessionNone, Connected: n.welcomed, Fences: n.fences}
 	switch {
 	case n.sess.live():
 		st.State = SessionLive
 		st.ExpiresIn = max(0, n.sess.deadline-now)
+		st.Age = max(0, now-n.sess.begun)
 	case !n.fresh && !n.parting:
 		st.State = SessionFenced
 	}
