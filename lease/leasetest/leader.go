@@ -352,7 +352,11 @@ func (l *leadership) suffer(cmd fsm.Command, res fsm.Result) {
 	}
 	for _, a := range res.Adjusted[l.honest:] {
 		for _, x := range w.everybody() {
-			if a.Delta > 0 && x.running && x.node.Session(x.clock()).ID == a.Session && x.stream != nil {
+			if a.Delta <= 0 || !x.running || x.stream == nil {
+				continue
+			}
+			// A session that has just been opened is one whose welcome is on its way.
+			if !x.stream.welcomed || x.node.Session(x.clock()).ID == a.Session {
 				x.at(x.dice.upTo(2*second), false, x.stream, evHang, 0)
 			}
 		}
