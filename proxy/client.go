@@ -26,6 +26,8 @@ type client struct {
 	first   bool       // no request has been answered yet
 	clock   clock      // what the read deadline is set for
 
+	tunnelled bool // a CONNECT's tunnel has taken over
+
 	mu   sync.Mutex
 	idle bool // waits for a request
 	flow *flow
@@ -39,16 +41,16 @@ func newClient(s *Server, fd int, addr netip.AddrPort) *client {
 	return c
 }
 
-// serve answers requests until the connection ends.
-func (c *client) serve() {
-	defer c.end()
+// serve answers requests until the connection is over; false says that it lives on as a tunnel, which sees to its end.
+func (c *client) serve() (over bool) {
 	for c.next() {
 		c.sock.stall = stallTimeout
 		if !c.handle() {
-			return
+			break
 		}
 		c.first = false
 	}
+	return !c.tunnelled
 }
 
 // end closes what serve has left open.
@@ -194,7 +196,8 @@ func (c *client) connect() {
 		if err := c.sock.write(established, nil, nil); err != nil {
 			f.abort(errClientReset)
 		}
-		f.tunnel(c, KindConnect)
+		c.tunnelled = true
+		f.tunnel(c, KindConnect, nil)
 	case refusal == nil:
 		c.sock.reset()
 	default:

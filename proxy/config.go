@@ -46,6 +46,8 @@ const (
 	// lookEvery is how often connections are looked for that have lasted as long: the kernel then asks their silent
 	// upstreams whether they are still there.
 	lookEvery = 10 * time.Second
+	// maxResting bounds the workers that wait for another client.
+	maxResting = 64
 	// retryAfterSeconds is the Retry-After of every refusal that has one.
 	retryAfterSeconds = 1
 )

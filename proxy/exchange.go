@@ -360,7 +360,9 @@ func (x *exchange) switchProtocols(headLen int) bool {
 	if c.out.flush() != nil {
 		f.abort(errClientReset)
 	}
-	f.tunnel(c, KindUpgrade)
+	done := make(chan struct{})
+	f.tunnel(c, KindUpgrade, done)
+	<-done
 	return false
 }
 

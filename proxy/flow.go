@@ -87,7 +87,7 @@ type flow struct {
 
 	resetOnce sync.Once
 	rtt       time.Duration // before the reset
-	pumps     sync.WaitGroup
+	pumps     atomic.Int32  // that run
 }
 
 const (

@@ -55,6 +55,10 @@ type Server struct {
 	places chan struct{}  // one for each client connection
 	work   sync.WaitGroup // clients and flows with a slot
 
+	rested  chan *client // to workers that rest; closed once no client comes any more
+	resting atomic.Int64
+	ended   sync.Once
+
 	mu        sync.Mutex
 	look      *time.Timer
 	closed    bool // no listener and no client is taken any more
@@ -89,6 +93,7 @@ func New(cfg Config, admitter Admitter, resolver Resolver, log hclog.Logger) (*S
 		lines:     newLines(cfg.Lines, log),
 		hangups:   hangups,
 		places:    make(chan struct{}, cfg.MaxClients),
+		rested:    make(chan *client),
 		listeners: make(map[*listener]struct{}),
 		clients:   make(map[*client]struct{}),
 	}
@@ -193,25 +198,50 @@ func (s *Server) accept(l *listener) (fd int, addr netip.AddrPort, err error) {
 	}
 }
 
-// start serves one client in a goroutine of its own.
+// start hands a client to a worker: one that has served before and rests, if there is any.
 func (s *Server) start(c *client) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.closed {
+		s.mu.Unlock()
 		c.sock.close()
 		<-s.places
 		return
 	}
 	s.clients[c] = struct{}{}
+	s.work.Add(1)
+	s.mu.Unlock()
 	s.counters.Clients.Add(1)
-	s.work.Go(func() {
-		c.serve()
-		s.mu.Lock()
-		delete(s.clients, c)
-		s.mu.Unlock()
-		s.counters.Clients.Add(-1)
-		<-s.places
-	})
+	select {
+	case s.rested <- c:
+	default:
+		go s.serveClients(c)
+	}
+}
+
+// serveClients serves one client after another. A worker that goes on spares the next client the growing of a stack.
+func (s *Server) serveClients(c *client) {
+	for c != nil {
+		if c.serve() {
+			s.left(c)
+		}
+		if s.resting.Add(1) > maxResting {
+			s.resting.Add(-1)
+			return
+		}
+		c = <-s.rested
+		s.resting.Add(-1)
+	}
+}
+
+// left forgets a client whose connection is over.
+func (s *Server) left(c *client) {
+	c.end()
+	s.mu.Lock()
+	delete(s.clients, c)
+	s.mu.Unlock()
+	s.counters.Clients.Add(-1)
+	<-s.places
+	s.work.Done()
 }
 
 func (s *Server) isClosed() bool {
@@ -273,6 +303,7 @@ func (s *Server) Drain(ctx context.Context) error {
 		<-done
 	}
 	s.cancel(errShutdown)
+	s.ended.Do(func() { close(s.rested) })
 	s.hangups.close()
 	s.lines.close()
 	return err

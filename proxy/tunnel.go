@@ -7,25 +7,43 @@ import (
 	"time"
 )
 
-// tunnel relays between c and the upstream until both have ended, and finishes the flow. Bytes
-// that were read behind the heads go first. It takes one goroutine beside the caller's, and no buffer
-// while nothing flows.
-func (f *flow) tunnel(c *client, kind Kind) {
-	f.kind.Store(uint32(kind))
+// tunnel begins to relay between c and the upstream, until both have ended; then it finishes the flow and closes done, or, without
+// one, ends c as well. Bytes that were read behind the heads go first. It takes two goroutines, of which nothing but small
+// stacks is left while nothing flows: the one that has read heads and dialled has grown, and is free for another client.
+func (f *flow) tunnel(c *client, kind Kind, done chan struct{}) {
 	down, up := c.sock, f.upstream
 	down.slot, down.stall, up.stall = f.slot, 0, 0
 	watch := func() { f.watchPeers(c) }
 	down.blocked, up.blocked = watch, watch
+	f.kind.Store(uint32(kind))
 	f.watchIdle(f.srv.policy.Load().TunnelIdleTimeout)
 
-	f.pumps.Add(1)
-	go func() {
-		defer f.pumps.Done()
-		f.pump(down, up, &f.reader, &f.out, finDown)
-	}()
-	f.pump(up, down, &c.in, &f.in, finUp)
-	f.pumps.Wait()
+	f.pumps.Store(2)
+	go f.pumpDown(c, done)
+	go f.pumpUp(c, done)
+}
+
+func (f *flow) pumpUp(c *client, done chan struct{}) {
+	f.pump(f.upstream, c.sock, &c.in, &f.in, finUp)
+	f.pumped(c, done)
+}
+
+func (f *flow) pumpDown(c *client, done chan struct{}) {
+	f.pump(c.sock, f.upstream, &f.reader, &f.out, finDown)
+	f.pumped(c, done)
+}
+
+// pumped is the end of either direction; the second one's is the tunnel's.
+func (f *flow) pumped(c *client, done chan struct{}) {
+	if f.pumps.Add(-1) > 0 {
+		return
+	}
 	f.endTunnel(c)
+	if done != nil {
+		close(done)
+		return
+	}
+	f.srv.left(c)
 }
 
 // pump copies from src to dst until src's FIN, which it passes on.
@@ -47,13 +65,7 @@ func (f *flow) pump(dst, src *sock, early *inbuf, moved *atomic.Uint64, fin uint
 	for {
 		buf, n, err := src.read(nil)
 		if err == io.EOF {
-			if before := f.fins.Or(fin); fin == finDown && before&finUp != 0 {
-				return // both have ended: the client sees it once the slot is free
-			}
-			f.halfClosed()
-			if err := dst.closeWrite(); err != nil {
-				f.pumpFailed(err, write, fin)
-			}
+			f.pumpEnded(dst, write, fin)
 			return
 		}
 		if err != nil {
@@ -67,6 +79,17 @@ func (f *flow) pump(dst, src *sock, early *inbuf, moved *atomic.Uint64, fin uint
 			return
 		}
 		moved.Add(uint64(n))
+	}
+}
+
+// pumpEnded passes a FIN on.
+func (f *flow) pumpEnded(dst *sock, write error, fin uint32) {
+	if before := f.fins.Or(fin); fin == finDown && before&finUp != 0 {
+		return // both have ended: the client sees it once the slot is free
+	}
+	f.halfClosed()
+	if err := dst.closeWrite(); err != nil {
+		f.pumpFailed(err, write, fin)
 	}
 }
 
