@@ -190,18 +190,20 @@ func (b *body) readTrailers() error {
 	}
 }
 
-// copyTo sends the body on, as chunks where chunked; piece is told of the bytes sent. The bytes of a message that is
-// over are flushed.
-func (b *body) copyTo(out *outbuf, chunked bool, sent func(int)) (readErr, writeErr error) {
-	b.in.beforeRead = func() error {
-		writeErr = out.flush()
-		return writeErr
-	}
-	defer func() { b.in.beforeRead = nil }()
+// copyTo sends the body on, as chunks where chunked, and counts the bytes sent. The bytes of a message that is
+// over are flushed. What is collected goes out before each read.
+func (b *body) copyTo(out *outbuf, chunked bool, sent *atomic.Uint64) (readErr, writeErr error) {
+	b.in.before, out.err = out, nil
+	readErr, writeErr = b.copyPieces(out, chunked, sent)
+	b.in.before = nil
+	return readErr, writeErr
+}
+
+func (b *body) copyPieces(out *outbuf, chunked bool, sent *atomic.Uint64) (readErr, writeErr error) {
 	for {
 		p, err := b.next()
-		if writeErr != nil {
-			return nil, writeErr
+		if out.err != nil {
+			return nil, out.err
 		}
 		if err == io.EOF {
 			b.in.skip(0)
@@ -218,7 +220,7 @@ func (b *body) copyTo(out *outbuf, chunked bool, sent func(int)) (readErr, write
 		if err := out.payload(p, chunked); err != nil {
 			return nil, err
 		}
-		sent(len(p))
+		sent.Add(uint64(len(p)))
 	}
 }
 

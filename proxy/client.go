@@ -25,6 +25,9 @@ type client struct {
 	headLen int        // bytes of its head still in hand
 	first   bool       // no request has been answered yet
 	clock   clock      // what the read deadline is set for
+	rested  time.Time  // since when the client has been idle, where clock is clockIdle
+
+	exchange *exchange // of plain requests, one after the other; nil before the first
 
 	tunnelled bool // a CONNECT's tunnel has taken over
 
@@ -66,23 +69,32 @@ func (c *client) next() bool {
 		return false
 	}
 	c.method, c.target = "", fsm.Target{}
-	c.in.beforeRead = c.beforeHead
+	c.in.before = c
 	b, err := c.in.head()
-	c.in.beforeRead = nil
+	for errors.Is(err, os.ErrDeadlineExceeded) && c.stillIdle() {
+		b, err = c.in.head()
+	}
+	c.in.before = nil
 	c.setIdle(false)
-	if c.clock != clockNone {
-		c.clock = clockNone
-		c.sock.conn.SetReadDeadline(time.Time{})
+	if c.clock == clockHead {
+		c.untimed()
 	}
 	c.headLen = len(b)
 	if err == nil {
 		err = c.head.parseRequest(b)
 	}
+	if err != nil {
+		c.refuseHead(err)
+		return false
+	}
+	c.method = methodName(c.head.method)
+	return true
+}
+
+// refuseHead answers what is not a request's head, where somebody waits for an answer.
+func (c *client) refuseHead(err error) {
 	var syntax syntaxError
 	switch {
-	case err == nil:
-		c.method = methodName(c.head.method)
-		return true
 	case errors.As(err, &syntax):
 		c.refuse(badRequest(string(syntax)), keepAlive{})
 	case err == errTooLong:
@@ -90,7 +102,6 @@ func (c *client) next() bool {
 	case errors.Is(err, os.ErrDeadlineExceeded) && c.in.len() > 0:
 		c.refuse(&refuseTimeout, keepAlive{})
 	}
-	return false
 }
 
 // clock is what a client's read deadline measures.
@@ -98,13 +109,13 @@ type clock uint8
 
 const (
 	clockNone clock = iota
-	clockIdle       // until the first byte of another request
+	clockIdle       // until the first byte of another request; not set anew for each
 	clockHead       // until a whole head is in hand; for the first one, from the connection's beginning
 )
 
-// beforeHead sets the read deadline, once for each clock: header_timeout is for a whole head, however many
-// reads it takes.
-func (c *client) beforeHead() error {
+// beforeRead implements [beforeReader] for a head. It sets the read deadline, once for each clock: header_timeout is for a
+// whole head, however many reads it takes.
+func (c *client) beforeRead() error {
 	clock, timeout := clockIdle, clientIdleTimeout
 	if c.first || c.in.len() > 0 {
 		clock, timeout = clockHead, c.srv.policy.Load().HeaderTimeout
@@ -112,9 +123,28 @@ func (c *client) beforeHead() error {
 	if c.clock == clock {
 		return nil
 	}
-	c.clock = clock
+	now := time.Now()
+	c.clock, c.rested = clock, now
 	c.setIdle(c.in.len() == 0)
-	return c.sock.conn.SetReadDeadline(time.Now().Add(timeout))
+	return c.sock.conn.SetReadDeadline(now.Add(timeout))
+}
+
+// stillIdle reports whether the read deadline that has passed was that of an earlier wait for a request, and sets the one of
+// this wait.
+func (c *client) stillIdle() bool {
+	if c.clock != clockIdle {
+		return false
+	}
+	left := clientIdleTimeout - time.Since(c.rested)
+	return left > 0 && c.sock.conn.SetReadDeadline(time.Now().Add(left)) == nil
+}
+
+// untimed ends the read deadline: what is read next is not a request's head.
+func (c *client) untimed() {
+	if c.clock != clockNone {
+		c.clock = clockNone
+		c.sock.conn.SetReadDeadline(time.Time{})
+	}
 }
 
 // consume drops the request's head, and with it what c.head points to.
@@ -184,6 +214,7 @@ func (c *client) connect() {
 	}
 	c.target = target
 	c.consume()
+	c.untimed()
 	f := &flow{srv: c.srv, target: target, client: c, early: c.in.len() > 0}
 	f.kind.Store(uint32(KindConnect))
 	c.use(f)
@@ -211,6 +242,9 @@ var established = []byte("HTTP/1.1 200 Connection established\r\n\r\n")
 
 // use makes f the flow that is told of the client's hang-ups, and reports one that was told before.
 func (c *client) use(f *flow) hangup {
+	if f == nil && c.flow == nil { // nobody else changes it
+		return 0
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.flow = f
@@ -218,7 +252,11 @@ func (c *client) use(f *flow) hangup {
 }
 
 // watch makes the hang-up watcher tell of the client's end.
-func (c *client) watch() { c.srv.hangups.add(c.sock, c.hungUp) }
+func (c *client) watch() {
+	if !c.sock.watch.on() {
+		c.srv.hangups.add(c.sock, c.hungUp)
+	}
+}
 
 func (c *client) hungUp(kind hangup) {
 	c.mu.Lock()
@@ -263,6 +301,7 @@ func (c *client) refuse(r *refusal, keep keepAlive) bool {
 	c.srv.counters.Refused.Add(1)
 	c.srv.counters.Refusals[r.reason()].Add(1)
 	c.logRefusal(r)
+	c.rested = time.Now()
 	c.consume()
 	c.sock.slot, c.sock.stall = nil, stallTimeout
 	c.out.set(r.render(c.out.writable(), c.srv.status, keep, c.method == "HEAD"))

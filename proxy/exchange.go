@@ -2,10 +2,13 @@ package proxy
 
 import (
 	"errors"
+	"net"
 	"net/http"
 	"os"
 	"sync/atomic"
 	"time"
+
+	"github.com/weirproxy/weir/fsm"
 )
 
 // exchange is one plain request and its response.
@@ -13,44 +16,115 @@ import (
 // The client's goroutine sends the head, and the body too where that is in hand; a longer body is sent
 // by a second goroutine, since the response may come before its end. The second one is
 // always waited for before the connections go on to something else.
+//
+// A client's exchanges use the same memory one after the other.
 type exchange struct {
-	c       *client
+	c         *client
+	authority []byte     // of the last request
+	target    fsm.Target // that it names
+
 	keep    keepAlive // what the client asked for
 	upgrade bool      // the client asked for another protocol
 	head    []byte    // the request's, as it goes to the upstream
 	body    body
 
 	flow  *flow
-	begun time.Time
+	begun time.Time // once there was a connection
+	over  time.Time
 	in    uint64 // the flow's counts when the exchange began
 	out   uint64
+	sent  bool // something, at least
 
 	done     chan struct{} // closed when the second goroutine has ended; nil without one
 	read     atomic.Bool   // all of the request has been read; set before its last byte is sent
 	readErr  error         // of reading the request's body, once done
 	writeErr error         // of sending the request, once done
 	informed bool          // the client has been sent a 1xx
+	asking   asking
+	vigil    vigil
+}
+
+// vigil finds out that an exchange lasts, without setting a timer for each: one that runs out every watchDelay, as long as there are
+// exchanges, and twice in the same one, makes the hang-up watcher tell of the client's end, for good.
+type vigil struct {
+	timer *time.Timer
+	turn  atomic.Uint32 // odd while an exchange is under way
+	armed atomic.Bool   // the timer runs, or is not needed any more
+	seen  uint32        // the turn when the timer ran out last
+}
+
+func newExchange(c *client) *exchange {
+	x := &exchange{c: c}
+	x.vigil.timer = time.AfterFunc(time.Hour, x.look)
+	x.vigil.timer.Stop()
+	return x
+}
+
+func (v *vigil) begin() {
+	v.turn.Add(1)
+	if !v.armed.Load() && !v.armed.Swap(true) {
+		v.timer.Reset(watchDelay)
+	}
+}
+
+func (v *vigil) end() { v.turn.Add(1) }
+
+// look is called when the timer has run out.
+func (x *exchange) look() {
+	v := &x.vigil
+	turn := v.turn.Load()
+	switch {
+	case turn%2 == 0:
+		v.armed.Store(false)
+		if v.turn.Load() != turn && !v.armed.Swap(true) { // begun just now, and found the timer armed
+			v.timer.Reset(watchDelay)
+		}
+	case turn == v.seen:
+		x.c.watch()
+	default:
+		v.seen = turn
+		v.timer.Reset(watchDelay)
+	}
 }
 
 // run answers the request; false ends the client's connection. A request that met a kept-alive connection which the
 // upstream was just closing is sent again, once, on a fresh one.
 func (x *exchange) run() (keep bool) {
-	c := x.c
-	defer func() {
-		c.srv.buffers.put(x.head)
-		c.sock.slot = nil
-		c.use(nil)
-	}()
-	for fresh := false; ; fresh = true {
+	x.informed, x.begun = false, time.Now()
+	x.vigil.begin()
+	keep = x.attempt()
+	x.settle()
+	x.c.sock.slot = nil
+	x.c.use(nil)
+	return keep
+}
+
+func (x *exchange) attempt() (keep bool) {
+	counters := &x.c.srv.counters
+	for fresh := false; ; {
 		ok, refusal := x.connect(fresh)
 		if !ok {
 			return x.refuse(refusal)
+		}
+		if x.flow.reused {
+			counters.Reused.Add(1)
 		}
 		again, keep := x.once()
 		if !again {
 			return keep
 		}
-		c.srv.counters.Retries.Add(1)
+		if fresh = x.sent; x.sent {
+			counters.Retries.Add(1)
+		}
+	}
+}
+
+// settle gives back what only an exchange under way holds.
+func (x *exchange) settle() {
+	if x.head != nil {
+		x.c.srv.buffers.put(x.head)
+		x.head = nil
+		x.vigil.end()
 	}
 }
 
@@ -72,8 +146,11 @@ func (x *exchange) connect(fresh bool) (ok bool, _ *refusal) {
 		if f == nil {
 			break
 		}
-		if f.unpark(c, x.repeatable()) {
-			s.counters.Reused.Add(1)
+		if f.unpark(c, x.repeatable(), x.begun) {
+			if !x.body.done && !f.upstream.quiet() {
+				f.closeNow() // its slot is needed for the next attempt
+				continue
+			}
 			x.flow = f
 			switch c.use(f) {
 			case hangupReset:
@@ -85,6 +162,7 @@ func (x *exchange) connect(fresh bool) (ok bool, _ *refusal) {
 		}
 	}
 	f := &flow{srv: s, target: c.target, client: c, early: !x.body.done || c.in.len() > 0}
+	defer func() { x.begun = time.Now() }()
 	f.kind.Store(uint32(KindHTTP))
 	x.flow = f
 	gone := c.use(f)
@@ -102,13 +180,19 @@ func (x *exchange) connect(fresh bool) (ok bool, _ *refusal) {
 // repeated, else keep whether the client's connection goes on. The flow is parked or finished, or will be.
 func (x *exchange) once() (again, keep bool) {
 	c, f := x.c, x.flow
-	x.begun, x.in, x.out = time.Now(), f.in.Load(), f.out.Load()
-	x.done, x.readErr, x.writeErr = nil, nil, nil
+	x.in, x.out = f.in.Load(), f.out.Load()
+	x.done, x.readErr, x.writeErr, x.sent = nil, nil, nil, true
 	c.sock.slot, c.sock.stall, f.upstream.stall = f.slot, stallTimeout, stallTimeout
-	timer := time.AfterFunc(watchDelay, c.watch)
-	defer timer.Stop()
 
-	x.send()
+	if !f.reused || !x.body.done {
+		x.send()
+	} else if err := x.ask(); err != nil {
+		return x.failed(err)
+	}
+	if !x.sent {
+		f.closeNow() // its slot is needed for the next attempt
+		return true, false
+	}
 	for {
 		b, err := f.reader.head()
 		if err == nil {
@@ -119,7 +203,6 @@ func (x *exchange) once() (again, keep bool) {
 		}
 		switch status := f.head.status; {
 		case status == http.StatusSwitchingProtocols:
-			timer.Stop()
 			return false, x.switchProtocols(len(b))
 		case status >= 200:
 			return false, x.respond(len(b))
@@ -128,6 +211,25 @@ func (x *exchange) once() (again, keep bool) {
 			return x.failed(err)
 		}
 	}
+}
+
+// ask sends a request without content on a kept-alive connection, and reads what comes first. It leaves x.sent false where
+// the connection has become useless.
+func (x *exchange) ask() error {
+	f := x.flow
+	buf, n, asked, readErr, writeErr := x.asking.ask(f.upstream, x.head)
+	switch {
+	case asked && readErr == nil:
+		f.reader.take(buf, n)
+		x.writeErr = writeErr
+	case asked:
+		return readErr
+	case f.endCause() != nil:
+		return net.ErrClosed // by force, and not for the connection's sake
+	default:
+		x.sent = false
+	}
+	return nil
 }
 
 // send sends the request. Its errors are looked at when no response comes: an upstream may answer, and then close,
@@ -140,7 +242,9 @@ func (x *exchange) send() {
 		return
 	}
 	x.done = make(chan struct{})
+	x.read.Store(false)
 	x.body.complete = &x.read
+	x.c.untimed()
 	go func() {
 		defer close(x.done)
 		x.copyBody()
@@ -152,7 +256,7 @@ func (x *exchange) send() {
 
 func (x *exchange) copyBody() {
 	f := x.flow
-	x.readErr, x.writeErr = x.body.copyTo(&f.writer, x.body.framing == framedChunked, func(n int) { f.in.Add(uint64(n)) })
+	x.readErr, x.writeErr = x.body.copyTo(&f.writer, x.body.framing == framedChunked, &f.in)
 }
 
 // received reports whether the client has nothing of its request left to send.
@@ -168,6 +272,7 @@ func (x *exchange) stopSending() (sent bool) {
 		x.flow.resetUpstream()
 		x.c.sock.conn.SetReadDeadline(time.Unix(1, 0))
 		<-x.done
+		x.c.clock = clockNone
 		x.c.sock.conn.SetReadDeadline(time.Time{})
 		return false
 	}
@@ -227,7 +332,7 @@ func (x *exchange) respond(headLen int) bool {
 	}
 	c.out.set(h.appendResponse(c.out.writable(), chunked, length, keep, c.srv.pseudonym))
 	f.reader.skip(headLen)
-	readErr, writeErr := content.copyTo(&c.out, chunked, func(n int) { f.out.Add(uint64(n)) })
+	readErr, writeErr := content.copyTo(&c.out, chunked, &f.out)
 	switch {
 	case writeErr != nil:
 		x.drop(errClientReset)
@@ -242,12 +347,13 @@ func (x *exchange) respond(headLen int) bool {
 	received, sent := x.received(), x.stopSending()
 	c.srv.counters.Exchanges.Add(1)
 	x.log() // while the flow is still ours
+	c.rested = x.over
 	c.use(nil)
 	switch {
 	case !sent:
 		f.finish(endReset)
 		keep.on = keep.on && received
-	case !reuse || content.framing == framedClose || f.reader.len() > 0 || !f.park():
+	case !reuse || content.framing == framedClose || f.reader.len() > 0 || !f.park(x.over):
 		f.closeSoon()
 	}
 	if !keep.on {
@@ -360,6 +466,8 @@ func (x *exchange) switchProtocols(headLen int) bool {
 	if c.out.flush() != nil {
 		f.abort(errClientReset)
 	}
+	x.settle() // a tunnel may be long and quiet
+	c.untimed()
 	done := make(chan struct{})
 	f.tunnel(c, KindUpgrade, done)
 	<-done
@@ -370,6 +478,7 @@ func (x *exchange) switchProtocols(headLen int) bool {
 func (x *exchange) log() {
 	c, f := x.c, x.flow
 	s := c.srv
+	x.over = time.Now()
 	in, out := f.in.Load()-x.in, f.out.Load()-x.out
 	s.counters.BytesIn.Add(int64(in))
 	s.counters.BytesOut.Add(int64(out))
@@ -380,8 +489,7 @@ func (x *exchange) log() {
 	if !f.reused {
 		wait, dial = f.slot.Waited(), f.dialTime
 	}
-	now := time.Now()
-	l := s.lines.begin(now, "request ended")
+	l := s.lines.begin(x.over, "request ended")
 	l.addr("client", c.addr)
 	l.text("method", c.method)
 	l.text("host", c.target.Host)
@@ -392,7 +500,7 @@ func (x *exchange) log() {
 	l.duration("dial", dial)
 	l.number("bytes_in", in)
 	l.number("bytes_out", out)
-	l.duration("duration", now.Sub(x.begun))
+	l.duration("duration", x.over.Sub(x.begun))
 	l.text("end", f.endName())
 	s.lines.end(l)
 }

@@ -72,6 +72,7 @@ type flow struct {
 	head     head   // of the response
 	reader   inbuf  // the upstream's bytes, read but not relayed
 	writer   outbuf // what waits to be written to the upstream
+	idle     idleLinks
 
 	mu           sync.Mutex
 	phase        phase
@@ -366,8 +367,8 @@ func drained(s *sock, timeout time.Duration) bool {
 	}
 }
 
-// park keeps the connection for reuse; false says that it can't be, and is still the caller's.
-func (f *flow) park() bool {
+// park keeps the connection for reuse, from now on; false says that it can't be, and is still the caller's.
+func (f *flow) park(now time.Time) bool {
 	s := f.srv
 	f.mu.Lock()
 	if f.cause != nil || f.upstreamGone || s.draining.Load() {
@@ -376,16 +377,20 @@ func (f *flow) park() bool {
 	}
 	f.phase, f.client = phaseParked, nil
 	f.kind.Store(uint32(KindIdle))
-	f.idleUntil = time.Now().Add(upstreamIdleTimeout)
-	f.stall.stop()
-	f.stall.reset(upstreamIdleTimeout, f.tick)
+	f.idleUntil = now.Add(upstreamIdleTimeout)
+	f.stall.rest()
+	if !f.stall.armed {
+		f.stall.reset(upstreamIdleTimeout, f.tick)
+	}
 	f.mu.Unlock()
 
 	// First the lease may want it, then others may take it: not the other way round, or a
 	// connection in use would be parked. It may be gone before it is in the pool.
 	f.slot.Park()
 	kept := s.idle.put(f)
-	s.hangups.add(f.upstream, f.upstreamHungUp)
+	if !f.upstream.watch.on() {
+		s.hangups.add(f.upstream, f.upstreamHungUp)
+	}
 	switch {
 	case !kept || s.draining.Load() || !s.policy.Load().allowsDestination(f.addr):
 		f.retire() // also what was decided before the connection could be found in the pool
@@ -402,22 +407,21 @@ func (f *flow) isParked() bool {
 }
 
 // unpark takes the connection into use for c; false says that it is of no use any more. A request that
-// can't be repeated takes none that has been idle for long.
-func (f *flow) unpark(c *client, repeatable bool) bool {
+// can't be repeated takes none that has been idle for long. Whether the upstream is quiet is for the caller to find out.
+func (f *flow) unpark(c *client, repeatable bool, now time.Time) bool {
 	f.mu.Lock()
 	if f.phase != phaseParked {
 		f.mu.Unlock()
 		return false
 	}
 	f.phase, f.client = phaseBusy, c
-	f.stall.stop()
 	f.reused = true
-	gone := f.upstreamGone || !repeatable && time.Until(f.idleUntil) < upstreamIdleTimeout-unsafeIdle
+	gone := f.upstreamGone || !repeatable && f.idleUntil.Sub(now) < upstreamIdleTimeout-unsafeIdle
 	f.mu.Unlock()
 	switch {
 	case !f.slot.Unpark() || !f.srv.policy.Load().allowsDestination(f.addr):
 		f.closeSoon()
-	case gone || !f.slot.Live() || !f.upstream.quiet():
+	case gone || !f.slot.Live():
 		f.closeNow() // its slot is what the caller needs next
 	default:
 		f.kind.Store(uint32(KindHTTP))

@@ -15,9 +15,14 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
+// ended has nothing more to read.
+type ended struct{}
+
+func (ended) beforeRead() error { return io.EOF }
+
 // offline is an inbuf that holds data and gets no more.
 func offline(data []byte) *inbuf {
-	in := &inbuf{sock: &sock{pool: new(bufferPool)}, beforeRead: func() error { return io.EOF }}
+	in := &inbuf{sock: &sock{pool: new(bufferPool)}, before: ended{}}
 	in.buf, in.w = slices.Clone(data), len(data)
 	return in
 }

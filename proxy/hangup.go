@@ -106,6 +106,9 @@ func (h *hangups) add(s *sock, tell func(hangup)) {
 	}
 }
 
+// on reports whether the socket is, or was, in a set.
+func (w *watch) on() bool { return w.set.Load() != nil }
+
 // forget drops the registration; closing the socket takes it out of the kernel's set.
 func (w *watch) forget() {
 	h := w.set.Load()

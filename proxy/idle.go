@@ -8,23 +8,39 @@ import (
 
 // idlePool holds the upstream connections that are kept for reuse, by target. Each still holds its slot.
 type idlePool struct {
-	mu    sync.Mutex
-	total int
-	flows map[fsm.Target][]*flow
+	mu      sync.Mutex
+	total   int
+	targets map[fsm.Target]idleList
+}
+
+// idleList is one target's connections.
+type idleList struct {
+	newest *flow
+	n      int
+}
+
+// idleLinks is a flow's place in its list. Guarded by the pool.
+type idleLinks struct {
+	kept         bool
+	older, newer *flow
 }
 
 // put offers a connection; false says that enough are kept.
 func (p *idlePool) put(f *flow) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	list := p.flows[f.target]
-	if p.total >= maxIdle || len(list) >= maxIdlePerTarget {
+	list := p.targets[f.target]
+	if p.total >= maxIdle || list.n >= maxIdlePerTarget {
 		return false
 	}
-	if p.flows == nil {
-		p.flows = make(map[fsm.Target][]*flow)
+	if p.targets == nil {
+		p.targets = make(map[fsm.Target]idleList)
 	}
-	p.flows[f.target] = append(list, f)
+	f.idle = idleLinks{kept: true, older: list.newest}
+	if list.newest != nil {
+		list.newest.idle.newer = f
+	}
+	p.targets[f.target] = idleList{f, list.n + 1}
 	p.total++
 	return true
 }
@@ -33,38 +49,40 @@ func (p *idlePool) put(f *flow) bool {
 func (p *idlePool) take(t fsm.Target) *flow {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	list := p.flows[t]
-	if len(list) == 0 {
-		return nil
+	list := p.targets[t]
+	if list.n > 0 {
+		p.drop(list.newest, list)
 	}
-	f := list[len(list)-1]
-	p.drop(t, len(list)-1)
-	return f
+	return list.newest
 }
 
 // remove takes f out, if it is in.
 func (p *idlePool) remove(f *flow) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for i, g := range p.flows[f.target] {
-		if g == f {
-			p.drop(f.target, i)
-			return
-		}
+	if f.idle.kept {
+		p.drop(f, p.targets[f.target])
 	}
 }
 
-// drop takes out the i-th flow of a target, keeping the order.
-func (p *idlePool) drop(t fsm.Target, i int) {
-	list := p.flows[t]
-	copy(list[i:], list[i+1:])
-	list[len(list)-1] = nil
+// drop takes a flow out of its list.
+func (p *idlePool) drop(f *flow, list idleList) {
+	links := f.idle
+	f.idle = idleLinks{}
+	if links.older != nil {
+		links.older.idle.newer = links.newer
+	}
+	if links.newer != nil {
+		links.newer.idle.older = links.older
+	} else {
+		list.newest = links.older
+	}
 	p.total--
-	if len(list) == 1 {
-		delete(p.flows, t)
+	if list.n--; list.n == 0 {
+		delete(p.targets, f.target)
 		return
 	}
-	p.flows[t] = list[:len(list)-1]
+	p.targets[f.target] = list
 }
 
 // all copies what is kept.
@@ -72,8 +90,10 @@ func (p *idlePool) all() []*flow {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	flows := make([]*flow, 0, p.total)
-	for _, list := range p.flows {
-		flows = append(flows, list...)
+	for _, list := range p.targets {
+		for f := list.newest; f != nil; f = f.idle.older {
+			flows = append(flows, f)
+		}
 	}
 	return flows
 }

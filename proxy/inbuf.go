@@ -15,10 +15,13 @@ type inbuf struct {
 	sock *sock
 	buf  []byte
 	r, w int // unread bytes are buf[r:w]
-	// beforeRead, where not nil, is called before the socket is read: what hangs on the bytes in hand, such as
+	// before, where not nil, is told before the socket is read: what hangs on the bytes in hand, such as
 	// a head to be sent with the first of its body, must not wait for the next ones.
-	beforeRead func() error
+	before beforeReader
 }
+
+// beforeReader is told of a read that may wait; its error takes the read's place.
+type beforeReader interface{ beforeRead() error }
 
 // bytes are those in hand, valid until the next fill.
 func (in *inbuf) bytes() []byte { return in.buf[in.r:in.w] }
@@ -43,8 +46,8 @@ func (in *inbuf) release() {
 
 // fill reads more. It grows beyond the pooled size up to maxHead, and then fails with errTooLong.
 func (in *inbuf) fill() error {
-	if in.beforeRead != nil {
-		if err := in.beforeRead(); err != nil {
+	if in.before != nil {
+		if err := in.before.beforeRead(); err != nil {
 			return err
 		}
 	}
@@ -74,6 +77,15 @@ func (in *inbuf) fill() error {
 	_, n, err := in.sock.read(in.buf[in.w:])
 	in.w += n
 	return err
+}
+
+// take puts bytes of a pooled buffer in hand, where there are none.
+func (in *inbuf) take(buf []byte, n int) {
+	if n == 0 {
+		in.sock.pool.put(buf)
+		return
+	}
+	in.buf, in.r, in.w = buf, 0, n
 }
 
 // head reads until a whole message head is in hand and returns it, its empty line included. The
@@ -154,6 +166,7 @@ func unexpected(err error) error {
 type outbuf struct {
 	sock *sock
 	buf  []byte
+	err  error // of the flush before a read
 }
 
 // writable is the buffer to append to; the result goes back with set.
@@ -174,6 +187,12 @@ func (o *outbuf) flush() error {
 	err := o.sock.write(o.buf, nil, nil)
 	o.release()
 	return err
+}
+
+// beforeRead implements [beforeReader].
+func (o *outbuf) beforeRead() error {
+	o.err = o.flush()
+	return o.err
 }
 
 // release gives the buffer back and drops what is in it.

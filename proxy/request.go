@@ -52,25 +52,36 @@ func (c *client) plain(keep keepAlive) bool {
 	if refusal != nil {
 		return c.refuse(refusal, keep)
 	}
-	target, err := fsm.ParseTarget(string(authority), 80)
-	if err != nil || !isHost(authority) {
+	if c.exchange == nil {
+		c.exchange = newExchange(c)
+	}
+	x := c.exchange
+	if !x.address(authority) {
 		return c.refuse(badRequest("the target's host is malformed"), keep)
 	}
-	c.target = target
 	forwards, refusal := c.maxForwards()
 	if refusal != nil {
 		return c.refuse(refusal, keep)
 	}
-	x := &exchange{
-		c:       c,
-		keep:    keep,
-		upgrade: h.upgrade != nil && !hasItem(h.upgrade, "h2c"),
-		head:    c.srv.buffers.get()[:0],
-	}
-	x.head = h.appendRequest(x.head, authority, path, forwards, x.upgrade, c.srv.pseudonym)
+	x.keep, x.upgrade = keep, h.upgrade != nil && !hasItem(h.upgrade, "h2c")
+	x.head = h.appendRequest(c.srv.buffers.get()[:0], authority, path, forwards, x.upgrade, c.srv.pseudonym)
 	c.consume()
 	x.body = requestBody(&c.in, h)
 	return x.run()
+}
+
+// address makes the authority's host the client's target; false says that it is malformed. Most clients ask for one host again
+// and again: it is parsed once.
+func (x *exchange) address(authority []byte) bool {
+	if len(authority) == 0 || !bytes.Equal(authority, x.authority) {
+		target, err := fsm.ParseTarget(string(authority), 80)
+		if err != nil || !isHost(authority) {
+			return false
+		}
+		x.authority, x.target = append(x.authority[:0], authority...), target
+	}
+	x.c.target = x.target
+	return true
 }
 
 // maxForwards is the hops left to an OPTIONS or TRACE request (RFC 9110 §7.6.2), or -1 where it doesn't say. This

@@ -104,10 +104,13 @@ func (s *sock) finishConnect(peer unix.Sockaddr) error {
 
 // read fills b with what one system call yields. A nil b is taken from the pool, once
 // there is something to read; it belongs to the caller, unless err is not nil.
-func (s *sock) read(b []byte) ([]byte, int, error) {
+func (s *sock) read(b []byte) ([]byte, int, error) { return s.readBy(b, s.tryReadFunc) }
+
+// readBy reads with try, which is tryRead or calls it.
+func (s *sock) readBy(b []byte, try func(fd uintptr) bool) ([]byte, int, error) {
 	r := &s.reading
 	r.buf, r.n, r.err = b, 0, nil
-	err := s.raw.Read(s.tryReadFunc)
+	err := s.raw.Read(try)
 	if r.err != nil {
 		err = r.err
 	}

@@ -7,6 +7,7 @@ import "time"
 // doesn't pay for it; a stall is noticed up to an eighth of the limit late. Guarded by the flow's mu.
 type stallTimer struct {
 	timer    *time.Timer
+	armed    bool // it runs
 	limit    time.Duration
 	half     bool // after a FIN: limit is half_close_timeout
 	watching bool
@@ -15,6 +16,7 @@ type stallTimer struct {
 }
 
 func (t *stallTimer) reset(d time.Duration, tick func()) {
+	t.armed = true
 	if t.timer == nil {
 		t.timer = time.AfterFunc(d, tick)
 		return
@@ -27,8 +29,13 @@ func (t *stallTimer) stop() {
 	if t.timer != nil {
 		t.timer.Stop()
 	}
-	t.limit, t.half, t.watching = 0, false, false
+	t.armed = false
+	t.rest()
 }
+
+// rest forgets what was seen, and leaves the timer alone: a kept-alive connection is used and parked thousands of times
+// before it runs out, and tick then finds that there is nothing to do, or what is left of the idle time.
+func (t *stallTimer) rest() { t.limit, t.half, t.watching = 0, false, false }
 
 // interval is the time between two samples.
 func (t *stallTimer) interval() time.Duration { return max(t.limit/8, time.Millisecond) }
@@ -63,6 +70,7 @@ func (f *flow) halfClosed() {
 func (f *flow) tick() {
 	f.mu.Lock()
 	phase, t := f.phase, &f.stall
+	t.armed = false
 	if phase == phaseBusy && t.half && !t.watching {
 		t.watching = true
 		f.watchPeers(f.client)

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -146,7 +147,7 @@ func relayRequests(t *testing.T, in *inbuf) (r relayed) {
 		content := requestBody(in, &h)
 		before := len(out.written(t))
 		out.set(append(out.writable(), forward...))
-		if readErr, writeErr := content.copyTo(&out.outbuf, content.framing == framedChunked, func(int) {}); readErr != nil || writeErr != nil {
+		if readErr, writeErr := content.copyTo(&out.outbuf, content.framing == framedChunked, new(atomic.Uint64)); readErr != nil || writeErr != nil {
 			r.end = fmt.Sprint(readErr, writeErr)
 			break
 		}
@@ -468,7 +469,7 @@ func relayResponse(t *testing.T, in *inbuf, method string, minor int) (out []byt
 		chunked := minor > 0 && (content.framing == framedChunked || content.framing == framedClose)
 		to.set(h.appendResponse(to.writable(), chunked, length, keepAlive{false, minor}, "n1"))
 		in.skip(len(b))
-		readErr, writeErr := content.copyTo(&to.outbuf, chunked, func(int) {})
+		readErr, writeErr := content.copyTo(&to.outbuf, chunked, new(atomic.Uint64))
 		return to.written(t), h.status, readErr == nil && writeErr == nil
 	}
 	return nil, 0, false
