@@ -45,6 +45,8 @@ type ManagerConfig struct {
 	Limits *fsm.Table
 	// OnLimits, if not nil, is told of each table that the cluster sends.
 	OnLimits func(*fsm.Table)
+	// OnFence, if not nil, is told when the node fences, and how many connections it severs for that. It must not block.
+	OnFence func(severed int)
 }
 
 // Manager is the node's side of the lease: it admits connections from the slots that the node holds.
@@ -134,12 +136,16 @@ func (m *Manager) do(f func(now time.Duration)) {
 	if fences != m.node.fences || m.node.parting {
 		m.notify() // who parts waits for the last release, too
 	}
-	if fences != m.node.fences && !m.node.parting {
+	fenced := fences != m.node.fences && !m.node.parting
+	if fenced {
 		m.cfg.Log.Warn("fenced: the session with the cluster can't be proven any more", "severed", len(severs), "on_expiry", m.cfg.OnExpiry.String())
 	}
 	m.mu.Unlock()
 	for _, sv := range severs {
 		sv.Slot.holder.Sever(sv.Reason)
+	}
+	if fenced && m.cfg.OnFence != nil {
+		m.cfg.OnFence(len(severs))
 	}
 	if stale && stream != nil {
 		stream.Close()

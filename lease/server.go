@@ -41,9 +41,22 @@ type Server struct {
 	leader func() string
 	logger hclog.Logger
 
+	// OnEnd, if not nil, is told of each session that ended while this server leads, once that is committed. It must not
+	// block, and is set before Lead is called.
+	OnEnd func(SessionEnd)
+
 	mu   sync.Mutex
 	lead *leadership
 	dead map[string]bool // nodes that gossip calls dead
+}
+
+// SessionEnd is one session's end.
+type SessionEnd struct {
+	Node    string
+	Session uint64
+	Why     string        // "expired", "left" or "taken over"
+	Slots   int64         // that came back
+	Silent  time.Duration // since the node was last heard
 }
 
 // NewServer returns a Server. leader names the leader's rpc address as far as it is known, for nodes that ask the wrong server.
@@ -180,7 +193,7 @@ func (l *leadership) propose(cmd fsm.Command) {
 			if err == nil {
 				took := time.Since(began)
 				l.post(func(now time.Duration, st *fsm.State) {
-					l.logEnds(cmd, res)
+					l.noteEnds(now, cmd, res)
 					l.alloc.NoteCommit(took)
 					l.alloc.Applied(now, st, res)
 				})
@@ -200,24 +213,46 @@ func (l *leadership) propose(cmd fsm.Command) {
 	})
 }
 
-// logEnds says whose slots came back, and why.
-func (l *leadership) logEnds(cmd fsm.Command, res fsm.Result) {
-	slots := int64(0)
-	for _, f := range res.Freed {
-		slots += f.Delta
-	}
+// noteEnds says whose slots came back, and why. It is called before the allocator forgets who they were.
+func (l *leadership) noteEnds(now time.Duration, cmd fsm.Command, res fsm.Result) {
 	switch cmd := cmd.(type) {
 	case *fsm.CloseSessions:
 		for _, id := range cmd.Sessions {
-			if p := l.alloc.peers[id]; p != nil {
-				l.logger.Info("session closed", "node", p.Node, "session", id, "why", closeText(cmd.Reason), "slots_reclaimed", slots)
-			}
+			l.noteEnd(now, id, endWord(cmd.Reason), res.Freed)
 		}
 	case *fsm.OpenSession:
-		if res.Err == nil {
-			l.logger.Info("session opened", "node", cmd.Node, "session", res.Session, "took_over", res.TookOver, "slots_reclaimed", slots)
+		if res.Err != nil {
+			return
+		}
+		if res.TookOver != 0 {
+			l.noteEnd(now, res.TookOver, "taken over", res.Freed)
+		}
+		l.logger.Info("session opened", "node", cmd.Node, "session", res.Session)
+	}
+}
+
+func (l *leadership) noteEnd(now time.Duration, id uint64, why string, freed []fsm.Adjustment) {
+	p := l.alloc.peers[id]
+	if p == nil {
+		return // it had ended before
+	}
+	end := SessionEnd{Node: p.Node, Session: id, Why: why, Silent: max(0, now-p.seen)}
+	for _, f := range freed {
+		if f.Session == id {
+			end.Slots += f.Delta
 		}
 	}
+	l.logger.Info("session ended", "node", end.Node, "session", id, "why", why, "slots_reclaimed", end.Slots, "silent", end.Silent)
+	if l.server.OnEnd != nil {
+		l.server.OnEnd(end)
+	}
+}
+
+func endWord(r fsm.CloseReason) string {
+	if r == fsm.CloseLeft {
+		return "left"
+	}
+	return "expired"
 }
 
 // verify proves, once for all that wait, that this server still leads; only then are they answered.

@@ -3,7 +3,9 @@ package lease
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -32,6 +34,7 @@ type testCluster struct {
 	streams map[string]*memStream // the newest of each node
 	verify  error                 // what verifying the leadership ends in
 	depose  func()                // ends the first leadership
+	told    []string              // what the hooks were told
 }
 
 func (c *testCluster) Propose(ctx context.Context, term uint64, cmd fsm.Command) (fsm.Result, error) {
@@ -81,6 +84,18 @@ func (c *testCluster) setFull(full bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.full = full
+}
+
+func (c *testCluster) tell(format string, args ...any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.told = append(c.told, fmt.Sprintf(format, args...))
+}
+
+func (c *testCluster) hasTold() []string {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return slices.Clone(c.told)
 }
 
 func (c *testCluster) setCut(node string, cut bool) {
@@ -186,6 +201,7 @@ func startCluster(t *testing.T, limits ...fsm.Limit) *testCluster {
 	t.Helper()
 	c := &testCluster{cut: map[string]bool{}, streams: map[string]*memStream{}, state: fsm.NewState(), changed: make(chan struct{})}
 	c.server = NewServer(c, c, func() string { return "" }, hclog.NewNullLogger())
+	c.server.OnEnd = func(e SessionEnd) { c.tell("%s %s: %d slots", e.Node, e.Why, e.Slots) }
 	if _, err := c.Propose(t.Context(), 1, &fsm.Init{ClusterID: "test", TTL: 3 * time.Second, Limits: limits}); err != nil {
 		t.Fatal(err)
 	}
@@ -215,6 +231,7 @@ func (c *testCluster) start(t *testing.T, name, identity string) (*Manager, func
 	m := NewManager(ManagerConfig{
 		Name: name, Identity: identity, Connect: c.connect(name),
 		Clock: bubbleClock{time.Now()}, Log: hclog.NewNullLogger(),
+		OnFence: func(severed int) { c.tell("%s fenced: %d severed", name, severed) },
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -428,6 +445,9 @@ func TestCutOffNodeFencesBeforeReclaim(t *testing.T) {
 		free, err := acquire(a, t.Context(), to(t, "free.example"), newHolder())
 		if err != nil || !free.Live() {
 			t.Errorf("a fenced node refused a host without a limit: %v", err)
+		}
+		if want, got := []string{"a fenced: 1 severed", "a expired: 1 slots"}, c.hasTold(); !slices.Equal(got, want) {
+			t.Errorf("the hooks were told %q, want %q", got, want)
 		}
 		c.setCut("a", false)
 		if err := a.WaitLive(t.Context()); err != nil {
