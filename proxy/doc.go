@@ -2,7 +2,7 @@
 // on a slot that it asks an [Admitter] for and gives back only when the upstream has seen the connection's end.
 //
 // A connection's way, in the order of the files: listen.go and server.go accept, client.go reads request heads and answers them, admit.go
-// asks for the slot, dial.go connects, tunnel.go relays; request.go and exchange.go do the same for plain requests,
+// asks for the slot, dial.go connects, tunnel.go and splice.go relay; request.go and exchange.go do the same for plain requests,
 // idle.go keeps their upstream connections. flow.go is the slot and its connection, whoever uses it. refuse.go is every answer
 // of the proxy's own.
 //

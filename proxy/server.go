@@ -43,6 +43,7 @@ type Server struct {
 	lines     *lines
 	counters  Counters
 	buffers   bufferPool
+	pipes     pipePool
 	idle      idlePool
 	flows     registry
 	hangups   *hangups
@@ -111,6 +112,7 @@ func (s *Server) lookAround() {
 	for _, f := range s.flows.lasting(time.Now().Add(-lookEvery)) {
 		f.keepAlive()
 	}
+	s.pipes.close()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.closed {
@@ -118,14 +120,14 @@ func (s *Server) lookAround() {
 	}
 }
 
-// defaultMaxClients leaves the node 256 descriptors for itself: running out of them would take
+// defaultMaxClients leaves the node 256 descriptors for itself, beside those of the pipes: running out of them would take
 // consensus down with the proxy.
 func defaultMaxClients() int {
 	var limit unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
 		return 512
 	}
-	return int(max(min(limit.Cur, 1<<22), 512)-256) / 2
+	return int(max(min(limit.Cur, 1<<22), 512)-256-2*maxPipes) / 2
 }
 
 // SetPolicy replaces the policy. Requests that wait or dial already keep theirs.
@@ -304,6 +306,7 @@ func (s *Server) Drain(ctx context.Context) error {
 	}
 	s.cancel(errShutdown)
 	s.ended.Do(func() { close(s.rested) })
+	s.pipes.close()
 	s.hangups.close()
 	s.lines.close()
 	return err

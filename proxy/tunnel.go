@@ -46,51 +46,57 @@ func (f *flow) pumped(c *client, done chan struct{}) {
 	f.srv.left(c)
 }
 
-// pump copies from src to dst until src's FIN, which it passes on.
+// pump relays from src to dst until src's FIN, which it passes on. What comes in small pieces is copied, for which a buffer
+// is held only between a read and its write; what comes in full buffers is spliced.
 func (f *flow) pump(dst, src *sock, early *inbuf, moved *atomic.Uint64, fin uint32) {
+	var readErr, writeErr error
+	if b := early.bytes(); len(b) > 0 {
+		n := len(b)
+		writeErr = dst.write(b, nil, nil)
+		early.skip(n)
+		if writeErr == nil {
+			moved.Add(uint64(n))
+		}
+	}
+	for readErr == nil && writeErr == nil {
+		buf, n, err := src.read(nil)
+		if err != nil {
+			readErr = err
+			break
+		}
+		writeErr = dst.write(buf[:n], nil, nil)
+		src.pool.put(buf)
+		if writeErr != nil {
+			break
+		}
+		moved.Add(uint64(n))
+		if n == bufSize {
+			readErr, writeErr = splice(dst, src, &f.srv.pipes, moved)
+		}
+	}
+	if readErr == io.EOF {
+		writeErr = f.passOn(dst, fin)
+		readErr = nil
+	}
 	read, write := errClientReset, errUpstreamReset
 	if fin == finDown {
 		read, write = write, read
 	}
-	if b := early.bytes(); len(b) > 0 {
-		n := len(b)
-		err := dst.write(b, nil, nil)
-		early.skip(n)
-		if err != nil {
-			f.pumpFailed(err, write, fin)
-			return
-		}
-		moved.Add(uint64(n))
-	}
-	for {
-		buf, n, err := src.read(nil)
-		if err == io.EOF {
-			f.pumpEnded(dst, write, fin)
-			return
-		}
-		if err != nil {
-			f.pumpFailed(err, read, 0)
-			return
-		}
-		err = dst.write(buf[:n], nil, nil)
-		src.pool.put(buf)
-		if err != nil {
-			f.pumpFailed(err, write, fin)
-			return
-		}
-		moved.Add(uint64(n))
+	switch {
+	case readErr != nil:
+		f.pumpFailed(readErr, read, 0)
+	case writeErr != nil:
+		f.pumpFailed(writeErr, write, fin)
 	}
 }
 
-// pumpEnded passes a FIN on.
-func (f *flow) pumpEnded(dst *sock, write error, fin uint32) {
+// passOn passes a FIN on.
+func (f *flow) passOn(dst *sock, fin uint32) error {
 	if before := f.fins.Or(fin); fin == finDown && before&finUp != 0 {
-		return // both have ended: the client sees it once the slot is free
+		return nil // both have ended: the client sees it once the slot is free
 	}
 	f.halfClosed()
-	if err := dst.closeWrite(); err != nil {
-		f.pumpFailed(err, write, fin)
-	}
+	return dst.closeWrite()
 }
 
 // pumpFailed ends the tunnel after an error; cause is whose it is. An upstream that takes no more

@@ -1,0 +1,182 @@
+package proxy
+
+import (
+	"io"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// pipeSize is a pipe's capacity: the most that one call moves. A process without privileges may have maxPipes of
+	// this size (pipe-max-size, pipe-user-pages-soft).
+	pipeSize = 1 << 20
+	maxPipes = 64
+	// bulkPiece is the least piece that is worth a pipe; smaller ones are copied.
+	bulkPiece = 16 << 10
+)
+
+// pipe is what bytes go through from one socket to another without being copied.
+type pipe struct{ r, w int }
+
+// pipePool holds empty pipes between uses, and bounds how many there are.
+type pipePool struct {
+	mu   sync.Mutex
+	made int
+	free []*pipe
+}
+
+// get returns an empty pipe, or nil where enough are in use, or the process is out of descriptors.
+func (p *pipePool) get() *pipe {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n := len(p.free); n > 0 {
+		pp := p.free[n-1]
+		p.free = p.free[:n-1]
+		return pp
+	}
+	if p.made >= maxPipes {
+		return nil
+	}
+	var fds [2]int
+	if unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK) != nil {
+		return nil
+	}
+	_, _ = unix.FcntlInt(uintptr(fds[1]), unix.F_SETPIPE_SZ, pipeSize) // a smaller one does too
+	p.made++
+	return &pipe{fds[0], fds[1]}
+}
+
+// put takes back an empty pipe.
+func (p *pipePool) put(pp *pipe) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.free = append(p.free, pp)
+}
+
+// drop closes a pipe with bytes in it.
+func (p *pipePool) drop(pp *pipe) {
+	unix.Close(pp.r)
+	unix.Close(pp.w)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.made--
+}
+
+// close closes the pipes that nobody uses.
+func (p *pipePool) close() {
+	p.mu.Lock()
+	free := p.free
+	p.free = nil
+	p.mu.Unlock()
+	for _, pp := range free {
+		p.drop(pp)
+	}
+}
+
+// splicing moves bytes from one socket to another in the kernel. It keeps the rules of a sock's reads and writes: readiness first,
+// then the slot, then one call that does not block.
+type splicing struct {
+	src, dst *sock
+	pipes    *pipePool
+	pipe     *pipe // nil while the source has nothing, and where none is to be had
+	n        int   // bytes in it
+	err      error // of the call under way
+}
+
+// splice relays from src to dst for as long as it comes in pieces that are worth it. Neither error says that the rest is to be copied.
+func splice(dst, src *sock, pipes *pipePool, moved *atomic.Uint64) (readErr, writeErr error) {
+	s := &splicing{src: src, dst: dst, pipes: pipes}
+	fill, drain := s.fill, s.drain // a method value is an allocation
+	defer s.release()
+	for {
+		if err := src.raw.Read(fill); err != nil || s.err != nil {
+			return firstError(s.err, err), nil
+		}
+		n := s.n
+		if n > 0 {
+			if err := dst.raw.Write(drain); err != nil || s.err != nil {
+				return nil, firstError(s.err, err)
+			}
+			moved.Add(uint64(n))
+		}
+		if n < bulkPiece {
+			return nil, nil
+		}
+	}
+}
+
+// fill reports false where there is nothing to read yet, and keeps no pipe waiting for it.
+func (s *splicing) fill(fd uintptr) bool {
+	if s.src.slot != nil && !s.src.slot.Live() {
+		s.err = errNotLive
+		return true
+	}
+	if s.pipe == nil {
+		if s.pipe = s.pipes.get(); s.pipe == nil {
+			return true
+		}
+	}
+	for {
+		n, err := unix.Splice(int(fd), nil, s.pipe.w, nil, pipeSize, unix.SPLICE_F_NONBLOCK)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err == unix.EAGAIN:
+			s.release()
+			return false
+		case err != nil:
+			s.err = err
+		case n == 0:
+			s.err = io.EOF
+		default:
+			s.n = int(n)
+		}
+		return true
+	}
+}
+
+// drain reports false where the peer's window is closed.
+func (s *splicing) drain(fd uintptr) bool {
+	for s.n > 0 {
+		if s.dst.slot != nil && !s.dst.slot.Live() {
+			s.err = errNotLive
+			return true
+		}
+		s.dst.pushSmall(fd)
+		n, err := unix.Splice(s.pipe.r, nil, int(fd), nil, s.n, unix.SPLICE_F_NONBLOCK)
+		switch {
+		case err == unix.EINTR:
+		case err == unix.EAGAIN:
+			s.dst.writeBlocked()
+			return false
+		case err != nil:
+			s.err = err
+			return true
+		default:
+			s.n -= int(n)
+		}
+	}
+	return true
+}
+
+// release gives the pipe back.
+func (s *splicing) release() {
+	switch {
+	case s.pipe == nil:
+	case s.n > 0:
+		s.pipes.drop(s.pipe)
+	default:
+		s.pipes.put(s.pipe)
+	}
+	s.pipe = nil
+}
+
+// firstError is a where that is one, else b.
+func firstError(a, b error) error {
+	if a != nil {
+		return a
+	}
+	return b
+}
