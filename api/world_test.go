@@ -69,7 +69,7 @@ func newBench(t testing.TB, cfg Config, names ...string) *bench {
 		c := cfg
 		c.Node = name
 		n.server = New(c, Deps{
-			Log: n, Leader: n, View: n, Status: n, Nodes: n, Uses: n, Peers: n, Connections: n, Lifecycle: n, Raft: n,
+			Log: n, Leader: n, View: n, Status: n, Nodes: n, Uses: n, Peers: n, Connections: n, Lifecycle: n, Raft: n, Metrics: n,
 			Logger: hclog.NewNullLogger(),
 		})
 		b.nodes[name] = n

@@ -68,17 +68,18 @@ func (s source) load() (*config.Config, error) {
 
 // agent is one node: the parts, wired. Requests go proxy → manager → (stream) → leases → members → store.
 type agent struct {
-	source  source
-	log     hclog.InterceptLogger
-	data    *cluster.DataDir
-	store   *fsm.Store // nil on role proxy
-	members *cluster.Cluster
-	manager *lease.Manager
-	leases  *lease.Server // nil on role proxy
-	proxy   *proxy.Server
-	api     *api.Server
-	streams leaseStreams
-	keeper  *limitsKeeper // nil without a data directory
+	source   source
+	log      hclog.InterceptLogger
+	data     *cluster.DataDir
+	store    *fsm.Store // nil on role proxy
+	members  *cluster.Cluster
+	manager  *lease.Manager
+	leases   *lease.Server // nil on role proxy
+	proxy    *proxy.Server
+	api      *api.Server
+	streams  leaseStreams
+	reclaims reclaims
+	keeper   *limitsKeeper // nil without a data directory
 
 	proxyListener, apiListener net.Listener
 
@@ -136,6 +137,7 @@ func (a *agent) build() (err error) {
 	}
 	if a.store != nil {
 		a.leases = lease.NewServer(leaseLog{a.members}, a.store, a.leaderAddr, a.log.Named("lease"))
+		a.leases.OnEnd = a.sessionEnded
 	}
 	clock, err := leaseClock()
 	if err != nil {

@@ -24,8 +24,9 @@ func (a *agent) newAPI() *api.Server {
 	c := a.cfg
 	return api.New(api.Config{
 		Node: c.Name, Hosts: c.API.Hosts, Token: string(c.API.Token), ReadToken: string(c.API.ReadToken),
+		MetricsHosts: metricsHosts,
 	}, api.Deps{
-		Log: a, Leader: a, View: a, Status: a, Nodes: a, Uses: a, Peers: a, Connections: a, Lifecycle: a, Raft: a,
+		Log: a, Leader: a, View: a, Status: a, Nodes: a, Uses: a, Peers: a, Connections: a, Lifecycle: a, Raft: a, Metrics: a,
 		Logger: a.log.Named("api"),
 	})
 }

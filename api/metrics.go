@@ -1,0 +1,162 @@
+package api
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/weirproxy/weir/measure"
+)
+
+// Measures are the node's numbers that only /metrics tells. Counters begin with the process.
+type Measures struct {
+	GoVersion string
+	// Members counts the nodes that gossip knows by their health.
+	Members map[string]int
+
+	Proxy   ProxyMeasures
+	Session SessionMeasures
+	Cluster ClusterMeasures
+}
+
+// ProxyMeasures are what the proxy has done.
+type ProxyMeasures struct {
+	Clients                                       int64 // connections of workers, now
+	Requests, Tunnels, Exchanges, Reused, Retries int64
+	DialErrors                                    int64
+	Refusals                                      map[string]int64 // by reason; every reason is in it
+	BytesOut                                      uint64           // to upstreams
+	BytesIn                                       uint64           // from upstreams
+	QueueWait                                     measure.Distribution
+	DialTime                                      measure.Distribution
+}
+
+// SessionMeasures are about the node's lease with the cluster.
+type SessionMeasures struct {
+	Age    time.Duration // 0 unless it is live
+	Fences uint64
+}
+
+// ClusterMeasures are about the servers' common work.
+type ClusterMeasures struct {
+	// Reclaims are sessions whose slots came back while this node led, by why ("expired", "left", "taken_over"): how long
+	// each took from the node's last sign of life on. Every why is in it, on a server.
+	Reclaims map[string]measure.Distribution
+	// ReclaimedSlots are the slots, by the same.
+	ReclaimedSlots map[string]int64
+
+	Commits              measure.Distribution
+	LeaderChanges        uint64
+	LogEntries, LogBytes uint64
+	Voters               int
+	GossipScore          int
+}
+
+// MetricSource tells the node's numbers.
+type MetricSource interface {
+	// Measures returns them as they are now. It must not wait for other nodes or for the disk.
+	Measures() Measures
+}
+
+// newMetrics makes the handler of /metrics. The registry is the server's own: nothing that a library registers for all
+// of the process appears in it.
+func newMetrics(s *Server) http.Handler {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(
+		newCollector(s),
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{
+		ErrorLog: metricsLog{s.log}, ErrorHandling: promhttp.ContinueOnError, EnableOpenMetrics: true,
+	})
+}
+
+// metricsLog is where what can't be collected or written is told.
+type metricsLog struct{ log hclog.Logger }
+
+// Println implements [promhttp.Logger].
+func (l metricsLog) Println(v ...any) {
+	l.log.Warn("metrics are incomplete", "why", strings.TrimSpace(fmt.Sprintln(v...)))
+}
+
+// serveMetrics answers GET /metrics.
+func (s *Server) serveMetrics(w http.ResponseWriter, r *http.Request) error {
+	if _, err := query(r); err != nil {
+		return err
+	}
+	s.metrics.ServeHTTP(w, r)
+	return nil
+}
+
+// collector turns one look at the node into samples.
+type collector struct {
+	server   *Server
+	hosts    *hostPlaces
+	families []family
+}
+
+func newCollector(s *Server) *collector {
+	c := &collector{server: s, hosts: newHostPlaces(s.cfg.MetricsHosts), families: families()}
+	for i := range c.families {
+		f := &c.families[i]
+		f.desc = prometheus.NewDesc(f.name, f.help, f.labels, nil)
+	}
+	return c
+}
+
+// Describe implements [prometheus.Collector].
+func (c *collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, f := range c.families {
+		ch <- f.desc
+	}
+}
+
+// Collect implements [prometheus.Collector].
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	s := c.server
+	m := &moment{Measures: s.deps.Metrics.Measures(), status: s.deps.Status.Status(), known: s.deps.Uses.HostUses()}
+	m.hosts = c.hosts.update(m.known, s.deps.View.Table())
+	for _, f := range c.families {
+		f.read(m, samples{f, ch})
+	}
+}
+
+// samples takes what a family has to tell.
+type samples struct {
+	family family
+	ch     chan<- prometheus.Metric
+}
+
+// value takes a gauge's or counter's value, with the family's labels in their order.
+func (s samples) value(v float64, labels ...string) {
+	kind := prometheus.GaugeValue
+	if s.family.kind == counter {
+		kind = prometheus.CounterValue
+	}
+	s.ch <- prometheus.MustNewConstMetric(s.family.desc, kind, v, labels...)
+}
+
+// truth takes a gauge that is 1 or 0.
+func (s samples) truth(yes bool) {
+	if yes {
+		s.value(1)
+		return
+	}
+	s.value(0)
+}
+
+// distribution takes a histogram.
+func (s samples) distribution(d measure.Distribution, labels ...string) {
+	buckets := make(map[float64]uint64, len(d.Buckets))
+	for _, b := range d.Buckets {
+		buckets[b.AtMost.Seconds()] = b.Count
+	}
+	s.ch <- prometheus.MustNewConstHistogram(s.family.desc, d.Count, d.Sum.Seconds(), buckets, labels...)
+}

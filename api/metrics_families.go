@@ -1,0 +1,214 @@
+package api
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// kind is a metric's type, as Prometheus calls it.
+type kind string
+
+const (
+	gauge     kind = "gauge"
+	counter   kind = "counter"
+	histogram kind = "histogram"
+)
+
+// family is one metric: its name, which is never changed, and how it is read.
+type family struct {
+	name   string
+	kind   kind
+	labels []string
+	help   string
+	read   func(*moment, samples)
+
+	desc *prometheus.Desc
+}
+
+// moment is the node at one moment.
+type moment struct {
+	Measures
+	status Status
+	known  []HostUse
+	hosts  []hostSeries
+}
+
+// server reports whether the node holds Raft state.
+func (m *moment) server() bool { return m.status.Raft.State != "none" }
+
+// families lists every metric of weir's own. docs/metrics.md has the same list, which a test compares.
+func families() []family {
+	return slices.Concat(nodeFamilies(), hostFamilies(), proxyFamilies(), sessionFamilies(), raftFamilies(), memberFamilies())
+}
+
+func nodeFamilies() []family {
+	return []family{
+		{name: "weir_node_info", kind: gauge, labels: []string{"node", "role", "version", "go_version"}, help: "Always 1: who this node is and what it runs.",
+			read: func(m *moment, s samples) {
+				s.value(1, m.status.Node, m.status.Role, m.status.Version, m.GoVersion)
+			}},
+		{name: "weir_ready", kind: gauge, help: "1 while the node can admit connections to limited hosts, as /readyz says.",
+			read: func(m *moment, s samples) { s.truth(m.status.Ready) }},
+		{name: "weir_draining", kind: gauge, help: "1 while the node takes no new work because it was told to drain or leave.",
+			read: func(m *moment, s samples) { s.truth(m.status.Draining) }},
+	}
+}
+
+func hostFamilies() []family {
+	host := []string{"host"}
+	each := func(f func(hostSeries) float64) func(*moment, samples) {
+		return func(m *moment, s samples) {
+			for _, h := range m.hosts {
+				s.value(f(h), h.name)
+			}
+		}
+	}
+	return []family{
+		{name: "weir_hosts", kind: gauge, help: "Hosts that the node has used in the last ten minutes. Where they are more than a hundred, the rest is told as host=\"other\".",
+			read: func(m *moment, s samples) { s.value(float64(len(m.known))) }},
+		{name: "weir_slots_limit", kind: gauge, labels: host, help: "The limit that a host goes by, for the whole cluster; absent where there is none.",
+			read: func(m *moment, s samples) {
+				for _, h := range m.hosts {
+					if h.limit != nil {
+						s.value(float64(*h.limit), h.name)
+					}
+				}
+			}},
+		{name: "weir_slots_granted", kind: gauge, labels: host, help: "Slots that the cluster has granted to this node.",
+			read: each(func(h hostSeries) float64 { return float64(h.granted) })},
+		{name: "weir_slots_in_use", kind: gauge, labels: host, help: "Upstream connections of this node, those kept alive for reuse included; also to hosts without a limit.",
+			read: each(func(h hostSeries) float64 { return float64(h.inUse) })},
+		{name: "weir_slots_waiting", kind: gauge, labels: host, help: "Requests that wait on this node for a slot.",
+			read: each(func(h hostSeries) float64 { return float64(h.waiting) })},
+		{name: "weir_admissions_total", kind: counter, labels: host, help: "Upstream connections that were admitted.",
+			read: each(func(h hostSeries) float64 { return float64(h.admitted) })},
+		{name: "weir_rejections_total", kind: counter, labels: host, help: "Requests that got no slot.",
+			read: each(func(h hostSeries) float64 { return float64(h.rejected) })},
+	}
+}
+
+func proxyFamilies() []family {
+	number := func(f func(ProxyMeasures) int64) func(*moment, samples) {
+		return func(m *moment, s samples) { s.value(float64(f(m.Proxy))) }
+	}
+	return []family{
+		{name: "weir_clients", kind: gauge, help: "Connections of workers that are open.",
+			read: number(func(p ProxyMeasures) int64 { return p.Clients })},
+		{name: "weir_connections", kind: gauge, help: "Upstream connections that are open, limited or not.",
+			read: func(m *moment, s samples) { s.value(float64(m.status.Connections)) }},
+		{name: "weir_requests_total", kind: counter, help: "Requests with a well-formed head.",
+			read: number(func(p ProxyMeasures) int64 { return p.Requests })},
+		{name: "weir_tunnels_total", kind: counter, help: "CONNECT and upgrade tunnels begun.",
+			read: number(func(p ProxyMeasures) int64 { return p.Tunnels })},
+		{name: "weir_exchanges_total", kind: counter, help: "Plain requests that an upstream answered.",
+			read: number(func(p ProxyMeasures) int64 { return p.Exchanges })},
+		{name: "weir_exchanges_reused_total", kind: counter, help: "Plain requests on an upstream connection that was kept alive.",
+			read: number(func(p ProxyMeasures) int64 { return p.Reused })},
+		{name: "weir_retries_total", kind: counter, help: "Plain requests sent again because a connection kept alive had ended.",
+			read: number(func(p ProxyMeasures) int64 { return p.Retries })},
+		{name: "weir_refusals_total", kind: counter, labels: []string{"reason"}, help: "Requests that the proxy refused, by the error in Proxy-Status, or what is known beyond it.",
+			read: func(m *moment, s samples) {
+				for _, reason := range slices.Sorted(maps.Keys(m.Proxy.Refusals)) {
+					s.value(float64(m.Proxy.Refusals[reason]), reason)
+				}
+			}},
+		{name: "weir_queue_wait_seconds", kind: histogram, help: "How long admissions to limited hosts waited for their slot; refused ones are not in it.",
+			read: func(m *moment, s samples) { s.distribution(m.Proxy.QueueWait) }},
+		{name: "weir_dial_seconds", kind: histogram, help: "How long resolving the name and connecting to the upstream took, where it succeeded.",
+			read: func(m *moment, s samples) { s.distribution(m.Proxy.DialTime) }},
+		{name: "weir_dial_errors_total", kind: counter, help: "Upstreams that could not be resolved or connected to.",
+			read: number(func(p ProxyMeasures) int64 { return p.DialErrors })},
+		{name: "weir_bytes_total", kind: counter, labels: []string{"direction"}, help: "Bytes of tunnels and requests, those under way included.",
+			read: func(m *moment, s samples) {
+				s.value(float64(m.Proxy.BytesOut), "to_upstream")
+				s.value(float64(m.Proxy.BytesIn), "from_upstream")
+			}},
+	}
+}
+
+func sessionFamilies() []family {
+	return []family{
+		{name: "weir_session_live", kind: gauge, help: "1 while the node's session with the cluster is live.",
+			read: func(m *moment, s samples) { s.truth(m.status.Session.State == "live") }},
+		{name: "weir_session_age_seconds", kind: gauge, help: "How long the node has had its session; 0 without a live one.",
+			read: func(m *moment, s samples) { s.value(m.Session.Age.Seconds()) }},
+		{name: "weir_session_expires_in_seconds", kind: gauge, help: "The time until the node must stop using its slots, unless the cluster answers.",
+			read: func(m *moment, s samples) { s.value(seconds(m.status.Session.ExpiresIn)) }},
+		{name: "weir_fences_total", kind: counter, help: "How often the node had to stop using limited hosts because it could not prove its session.",
+			read: func(m *moment, s samples) { s.value(float64(m.Session.Fences)) }},
+		{name: "weir_reclaim_seconds", kind: histogram, labels: []string{"why"}, help: "Sessions whose slots came back while this node led, and how long each took from the last sign of life that this leader had; why is expired, left or taken_over.",
+			read: func(m *moment, s samples) {
+				for _, why := range slices.Sorted(maps.Keys(m.Cluster.Reclaims)) {
+					s.distribution(m.Cluster.Reclaims[why], why)
+				}
+			}},
+		{name: "weir_reclaimed_slots_total", kind: counter, labels: []string{"why"}, help: "Slots of those sessions.",
+			read: func(m *moment, s samples) {
+				for _, why := range slices.Sorted(maps.Keys(m.Cluster.ReclaimedSlots)) {
+					s.value(float64(m.Cluster.ReclaimedSlots[why]), why)
+				}
+			}},
+	}
+}
+
+// raftFamilies are told by servers alone.
+func raftFamilies() []family {
+	onServers := func(f func(*moment, samples)) func(*moment, samples) {
+		return func(m *moment, s samples) {
+			if m.server() {
+				f(m, s)
+			}
+		}
+	}
+	number := func(f func(*moment) uint64) func(*moment, samples) {
+		return onServers(func(m *moment, s samples) { s.value(float64(f(m))) })
+	}
+	return []family{
+		{name: "weir_raft_leader", kind: gauge, help: "1 on the server that leads.",
+			read: onServers(func(m *moment, s samples) { s.truth(m.status.Raft.State == "leader") })},
+		{name: "weir_raft_term", kind: gauge, help: "The Raft term; it rises with each election.",
+			read: number(func(m *moment) uint64 { return m.status.Raft.Term })},
+		{name: "weir_raft_last_index", kind: gauge, help: "The last entry in this server's log.",
+			read: number(func(m *moment) uint64 { return m.status.Raft.LastIndex })},
+		{name: "weir_raft_commit_index", kind: gauge, help: "The last entry that this server knows to be committed.",
+			read: number(func(m *moment) uint64 { return m.status.Raft.CommitIndex })},
+		{name: "weir_raft_applied_index", kind: gauge, help: "The last entry that this server has applied.",
+			read: number(func(m *moment) uint64 { return m.status.Raft.AppliedIndex })},
+		{name: "weir_raft_commit_seconds", kind: histogram, help: "How long entries took that this server proposed as the leader, until they were applied.",
+			read: onServers(func(m *moment, s samples) { s.distribution(m.Cluster.Commits) })},
+		{name: "weir_raft_log_entries", kind: gauge, help: "Entries in this server's log; 0 while its disk has stalled.",
+			read: number(func(m *moment) uint64 { return m.Cluster.LogEntries })},
+		{name: "weir_raft_log_bytes", kind: gauge, help: "Size of the log's file, which keeps the room of entries that are gone; 0 in memory and while the disk has stalled.",
+			read: number(func(m *moment) uint64 { return m.Cluster.LogBytes })},
+		{name: "weir_raft_voters", kind: gauge, help: "Voters in the Raft configuration.",
+			read: number(func(m *moment) uint64 { return uint64(m.Cluster.Voters) })},
+		{name: "weir_disk_full", kind: gauge, help: "1 while the server can't write its log: no room, or a file system that has turned read-only.",
+			read: onServers(func(m *moment, s samples) { s.truth(m.status.DiskFull) })},
+		{name: "weir_disk_stalled", kind: gauge, help: "1 while a write of the log takes too long.",
+			read: onServers(func(m *moment, s samples) { s.truth(m.status.DiskStalled) })},
+	}
+}
+
+func memberFamilies() []family {
+	return []family{
+		{name: "weir_leader_known", kind: gauge, help: "1 while the node knows who leads.",
+			read: func(m *moment, s samples) { s.truth(m.status.Leader != "") }},
+		{name: "weir_leader_changes_total", kind: counter, help: "How often the node has heard of a leader: another one, or the same again after an interruption.",
+			read: func(m *moment, s samples) { s.value(float64(m.Cluster.LeaderChanges)) }},
+		{name: "weir_members", kind: gauge, labels: []string{"health"}, help: "Nodes that gossip knows, this one too: alive, suspect, dead or left.",
+			read: func(m *moment, s samples) {
+				for _, health := range []string{"alive", "dead", "left", "suspect"} {
+					s.value(float64(m.Members[health]), health)
+				}
+			}},
+		{name: "weir_gossip_score", kind: gauge, help: "Gossip's own account of this node's health: 0 is best, more means that answers fail to come in time.",
+			read: func(m *moment, s samples) { s.value(float64(m.Cluster.GossipScore)) }},
+		{name: "weir_config_disagreements", kind: gauge, help: "Nodes whose configuration of lease.ttl or limits differs from the cluster's.",
+			read: func(m *moment, s samples) { s.value(float64(len(m.status.ConfigDisagreements))) }},
+	}
+}
+
+func seconds(d Duration) float64 { return time.Duration(d).Seconds() }

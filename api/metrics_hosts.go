@@ -1,0 +1,143 @@
+package api
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+
+	"github.com/weirproxy/weir/fsm"
+)
+
+// otherHosts is the label of all hosts that have no place of their own.
+const otherHosts = "other"
+
+// hostPlaces bounds the hosts that metrics name: a proxy may see hundreds of thousands, and each would be a time series
+// of its own. So many have a place; the others are told as one, "other".
+//
+// A place is kept for as long as the node knows the host, so that a series does not come and go with every reading. Hosts
+// with a limit go first, and take the places of those without. No counter ever falls: what is counted stays under the
+// name that the host had then.
+type hostPlaces struct {
+	most int
+
+	mu    sync.Mutex
+	named map[string]*hostTotals
+	other hostTotals
+	seen  map[string]hostTotals // as the node last told them, of every host that it knows
+}
+
+// hostTotals are the counters of one name.
+type hostTotals struct{ admitted, rejected uint64 }
+
+func (t *hostTotals) add(o hostTotals) {
+	t.admitted += o.admitted
+	t.rejected += o.rejected
+}
+
+// since is what has been added after before. A host that was forgotten meanwhile has begun anew.
+func (t hostTotals) since(before hostTotals) hostTotals {
+	if t.admitted < before.admitted || t.rejected < before.rejected {
+		return t
+	}
+	return hostTotals{t.admitted - before.admitted, t.rejected - before.rejected}
+}
+
+// hostSeries is what is told under one name.
+type hostSeries struct {
+	name                    string
+	limit                   *int64 // nil: no cap, or many
+	granted, inUse, waiting int64
+	hostTotals
+}
+
+// newHostPlaces makes room for so many names beside "other"; 0 tells all as one.
+func newHostPlaces(most int) *hostPlaces {
+	return &hostPlaces{most: most, named: map[string]*hostTotals{}, seen: map[string]hostTotals{}}
+}
+
+// update takes what the node tells of its hosts and returns what is told of them, "other" last.
+func (h *hostPlaces) update(uses []HostUse, table *fsm.Table) []hostSeries {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.forget(uses)
+	h.place(uses, table)
+	series := make([]hostSeries, 0, len(h.named)+1)
+	other := hostSeries{name: otherHosts}
+	for _, u := range uses {
+		now := hostTotals{u.Admitted, u.Rejected}
+		news := now.since(h.seen[u.Key.Name])
+		h.seen[u.Key.Name] = now
+		totals, ok := h.named[u.Key.Name]
+		if !ok {
+			h.other.add(news)
+			other.granted += u.Granted
+			other.inUse += u.InUse
+			other.waiting += u.Waiting
+			continue
+		}
+		totals.add(news)
+		s := hostSeries{name: u.Key.Name, granted: u.Granted, inUse: u.InUse, waiting: u.Waiting, hostTotals: *totals}
+		if l := table.Governing(u.Key); l.Capped() {
+			n := l.Connections
+			s.limit = &n
+		}
+		series = append(series, s)
+	}
+	other.hostTotals = h.other
+	return append(series, other)
+}
+
+// forget drops what the node knows no longer.
+func (h *hostPlaces) forget(uses []HostUse) {
+	known := make(map[string]bool, len(uses))
+	for _, u := range uses {
+		known[u.Key.Name] = true
+	}
+	for name := range h.seen {
+		if !known[name] {
+			delete(h.seen, name)
+			delete(h.named, name)
+		}
+	}
+}
+
+// place gives names to those who need them most.
+func (h *hostPlaces) place(uses []HostUse, table *fsm.Table) {
+	var without []HostUse // with a name and without a limit
+	var waiting []HostUse
+	for _, u := range uses {
+		_, named := h.named[u.Key.Name]
+		switch capped := table.Governing(u.Key).Capped(); {
+		case u.Key.Name == otherHosts: // a host of that name would be taken for all others
+		case !named:
+			waiting = append(waiting, u)
+		case !capped:
+			without = append(without, u)
+		}
+	}
+	if len(h.named) >= h.most && len(without) == 0 {
+		return
+	}
+	capped := func(u HostUse) int {
+		if table.Governing(u.Key).Capped() {
+			return 1
+		}
+		return 0
+	}
+	more := func(a, b HostUse) int {
+		return cmp.Or(cmp.Compare(capped(b), capped(a)), cmp.Compare(b.Waiting+b.InUse, a.Waiting+a.InUse),
+			cmp.Compare(b.Admitted, a.Admitted), a.Key.Compare(b.Key))
+	}
+	slices.SortFunc(waiting, more)
+	slices.SortFunc(without, more)
+	for _, u := range waiting {
+		if len(h.named) >= h.most {
+			if capped(u) == 0 || len(without) == 0 {
+				return
+			}
+			delete(h.named, without[len(without)-1].Key.Name)
+			without = without[:len(without)-1]
+		}
+		h.named[u.Key.Name] = &hostTotals{}
+	}
+}

@@ -1,0 +1,110 @@
+package api
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/weirproxy/weir/fsm"
+)
+
+func tableOf(t testing.TB, patterns ...string) *fsm.Table {
+	t.Helper()
+	var limits []fsm.Limit
+	for _, text := range patterns {
+		p, err := fsm.ParsePattern(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		limits = append(limits, fsm.Limit{Pattern: p, Connections: 3, Source: fsm.SourceAPI})
+	}
+	return fsm.NewTable(1, 1, limits)
+}
+
+func usedBy(host string, admitted uint64) HostUse {
+	return HostUse{Key: fsm.HostConnections(host), InUse: 1, Admitted: admitted}
+}
+
+// told are the admissions by name.
+func told(series []hostSeries) map[string]uint64 {
+	out := map[string]uint64{}
+	for _, s := range series {
+		out[s.name] = s.admitted
+	}
+	return out
+}
+
+func TestHostPlaces(t *testing.T) {
+	none := tableOf(t)
+	h := newHostPlaces(2)
+	for _, step := range []struct {
+		what  string
+		uses  []HostUse
+		table *fsm.Table
+		want  map[string]uint64
+	}{
+		{"the busiest have places", []HostUse{usedBy("a", 1), usedBy("b", 5), usedBy("c", 3)}, none, map[string]uint64{"b": 5, "c": 3, "other": 1}},
+		{"a place is kept", []HostUse{usedBy("a", 90), usedBy("b", 6), usedBy("c", 3)}, none, map[string]uint64{"b": 6, "c": 3, "other": 90}},
+		{"what was counted under other stays there", []HostUse{usedBy("a", 95), usedBy("b", 6)}, none, map[string]uint64{"a": 5, "b": 6, "other": 90}},
+		{"a host that was forgotten begins anew", []HostUse{usedBy("a", 2), usedBy("b", 6)}, none, map[string]uint64{"a": 7, "b": 6, "other": 90}},
+		{"one with a limit takes the place of the least without", []HostUse{usedBy("a", 2), usedBy("b", 7), usedBy("l", 4)}, tableOf(t, "l"),
+			map[string]uint64{"b": 7, "l": 4, "other": 90}},
+		{"and what comes after is other's", []HostUse{usedBy("a", 3), usedBy("b", 7), usedBy("l", 4)}, tableOf(t, "l"),
+			map[string]uint64{"b": 7, "l": 4, "other": 91}},
+		{"nobody takes a limited host's place", []HostUse{usedBy("l", 4), usedBy("m", 9), usedBy("n", 99)}, tableOf(t, "l", "m", "n"),
+			map[string]uint64{"l": 4, "n": 99, "other": 100}},
+		{"a host of that name is told with the others", []HostUse{usedBy("other", 10)}, tableOf(t, "other"), map[string]uint64{"other": 110}},
+	} {
+		if diff := cmp.Diff(step.want, told(h.update(step.uses, step.table))); diff != "" {
+			t.Fatalf("%s: %s", step.what, diff)
+		}
+	}
+	if got := told(newHostPlaces(0).update([]HostUse{usedBy("a", 1)}, none)); !maps.Equal(got, map[string]uint64{"other": 1}) {
+		t.Errorf("without places: %v", got)
+	}
+}
+
+// TestHostPlacesProperties: never more names than places, what is in use is told once and in full, and no series falls while it is there.
+func TestHostPlacesProperties(t *testing.T) {
+	tables := []*fsm.Table{tableOf(t), tableOf(t, "h1", "h2", "h3"), tableOf(t, "*")}
+	rapid.Check(t, func(t *rapid.T) {
+		most := rapid.IntRange(0, 4).Draw(t, "most")
+		h := newHostPlaces(most)
+		count := map[string]uint64{}
+		last := map[string]uint64{}
+		for range rapid.IntRange(1, 20).Draw(t, "steps") {
+			for i := range 8 {
+				name := fmt.Sprintf("h%d", i)
+				switch rapid.IntRange(0, 3).Draw(t, name) {
+				case 0:
+					delete(count, name)
+				case 1:
+					count[name] += rapid.Uint64Range(0, 9).Draw(t, "more")
+				}
+			}
+			var uses []HostUse
+			for _, name := range slices.Sorted(maps.Keys(count)) {
+				uses = append(uses, usedBy(name, count[name]))
+			}
+			series := h.update(uses, rapid.SampledFrom(tables).Draw(t, "table"))
+			if len(series) > most+1 || series[len(series)-1].name != "other" {
+				t.Fatalf("%d places: %+v", most, series)
+			}
+			inUse := int64(0)
+			for _, s := range series {
+				inUse += s.inUse
+				if s.admitted < last[s.name] {
+					t.Fatalf("%s fell from %d to %d", s.name, last[s.name], s.admitted)
+				}
+			}
+			if inUse != int64(len(uses)) {
+				t.Fatalf("%d in use are told as %d", len(uses), inUse)
+			}
+			last = told(series)
+		}
+	})
+}

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"runtime"
+	"sync/atomic"
+
+	"github.com/weirproxy/weir/api"
+	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/measure"
+	"github.com/weirproxy/weir/proxy"
+)
+
+// metricsHosts is how many hosts the metrics name: at six series each, a fleet of a hundred nodes is told in 60,000.
+const metricsHosts = 100
+
+// Measures implements [api.MetricSource].
+func (a *agent) Measures() api.Measures {
+	m := api.Measures{GoVersion: runtime.Version(), Members: map[string]int{}, Proxy: proxyMeasures(a.proxy)}
+	for _, member := range a.members.Members() {
+		m.Members[string(member.Health)]++
+	}
+	s := a.manager.Session()
+	m.Session = api.SessionMeasures{Age: s.Age, Fences: s.Fences}
+	c := a.members.Measures()
+	m.Cluster = api.ClusterMeasures{
+		Commits: c.Commits, LeaderChanges: c.LeaderChanges, LogEntries: c.LogEntries, LogBytes: c.LogBytes,
+		Voters: c.Voters, GossipScore: c.GossipScore,
+	}
+	if a.leases != nil {
+		m.Cluster.Reclaims, m.Cluster.ReclaimedSlots = a.reclaims.read()
+	}
+	return m
+}
+
+func proxyMeasures(p *proxy.Server) api.ProxyMeasures {
+	c, bytes := p.Counters(), p.Bytes()
+	m := api.ProxyMeasures{
+		Clients: c.Clients.Load(), Requests: c.Requests.Load(), Tunnels: c.Tunnels.Load(), Exchanges: c.Exchanges.Load(),
+		Reused: c.Reused.Load(), Retries: c.Retries.Load(), DialErrors: c.DialErrors.Load(),
+		Refusals: map[string]int64{},
+		BytesOut: bytes.In, BytesIn: bytes.Out, // the proxy counts from the client's side
+		QueueWait: c.QueueWait.Read(), DialTime: c.DialTime.Read(),
+	}
+	for _, r := range proxy.Refusals() {
+		m.Refusals[r.String()] = c.Refusals[r].Load()
+	}
+	return m
+}
+
+// reclaims counts the sessions that ended while this node led. The zero value is ready.
+type reclaims struct{ expired, left, takenOver reclaimed }
+
+// reclaimed are the sessions that ended for one reason.
+type reclaimed struct {
+	took  measure.Histogram
+	slots atomic.Int64
+}
+
+// sessionEnded is told of each session that ends while this node leads.
+func (a *agent) sessionEnded(end lease.SessionEnd) { a.reclaims.note(end) }
+
+func (r *reclaims) note(end lease.SessionEnd) {
+	var by *reclaimed
+	switch end.Why {
+	case "expired":
+		by = &r.expired
+	case "left":
+		by = &r.left
+	default:
+		by = &r.takenOver
+	}
+	by.took.Observe(end.Silent)
+	by.slots.Add(end.Slots)
+}
+
+// read returns how long they took, and how many slots came back, by why the sessions ended.
+func (r *reclaims) read() (took map[string]measure.Distribution, slots map[string]int64) {
+	took, slots = map[string]measure.Distribution{}, map[string]int64{}
+	for why, by := range map[string]*reclaimed{"expired": &r.expired, "left": &r.left, "taken_over": &r.takenOver} {
+		took[why], slots[why] = by.took.Read(), by.slots.Load()
+	}
+	return took, slots
+}
