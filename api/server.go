@@ -174,6 +174,8 @@ func (s *Server) publicRoutes() router {
 		{"/v1/drain", map[string]endpoint{"POST": reading(s.drain)}},
 		{"/v1/leave", map[string]endpoint{"POST": reading(s.leave)}},
 		{"/v1/reload", map[string]endpoint{"POST": reading(s.reload)}},
+		{pathProfiles, map[string]endpoint{"GET": s.confidential(s.profiles)}},
+		{pathProfiles + "{name}", map[string]endpoint{"GET": s.confidential(s.profile)}},
 		{"/metrics", map[string]endpoint{"GET": s.serveMetrics}},
 		{pathHealthz, map[string]endpoint{"GET": reading(s.healthz)}},
 		{pathReadyz, map[string]endpoint{"GET": reading(s.readyz)}},
