@@ -29,7 +29,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 # The end-to-end tests measure, so they have the machine to themselves: all other packages first.
 UNIT = $$($(GO) list ./... | grep -v '/e2e$$')
 
-.PHONY: build cluster demo test unit e2e partitions linear sim check format vet lint tidy arrows bench gobench fuzz proto needs clean help
+.PHONY: build cluster demo test unit e2e partitions linear sim check format vet lint tidy arrows bench pgo gobench fuzz proto needs clean help
 .DEFAULT_GOAL := build
 
 build: ## build bin/weir
@@ -82,12 +82,19 @@ arrows:
 	$(GO) test ./e2e/arrows
 
 # The binary that is measured keeps its symbols, for perf; they cost it nothing.
-bench: ## measure weir beside the smallest relay and other proxies (WORKLOADS=churn,http ROUNDS=3 PEERS= LOG=warn BASE=old.json PROFILE=perf|strace)
+bench: ## measure weir beside the smallest relay and other proxies (WORKLOADS=churn,http ROUNDS=3 PEERS= LOG=warn BASE=old.json PROFILE=perf|strace|pprof)
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/bench-weir ./cmd/weir
 	$(GO) build -o bin/bench-relay ./e2e/bench/relay
 	$(GO) build -o bin/bench ./e2e/bench
 	@bin/bench -weir bin/bench-weir -relay bin/bench-relay -workloads '$(WORKLOADS)' -rounds $(ROUNDS) -peers '$(PEERS)' \
 		-log $(LOG) -json '$(JSON)' -base '$(BASE)' -profile '$(PROFILE)' -profiled '$(PROFILED)' -profiles bin
+
+# The profile that the compiler then uses by itself: it lies beside the main package.
+pgo: ## record cmd/weir/default.pgo from make bench, for a faster binary
+	rm -f bin/*-weir-pprof-*
+	$(MAKE) bench WORKLOADS=churn-16,churn-64,http ROUNDS=3 PEERS= PROFILE=pprof
+	$(GO) tool pprof -proto bin/*-weir-pprof-* > bin/default.pgo
+	mv bin/default.pgo cmd/weir/default.pgo
 
 gobench: ## run the Go benchmarks (BENCH=regexp BENCHPKG=./fsm)
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem $(BENCHPKG)

@@ -2,11 +2,12 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
+	mrand "math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
@@ -27,6 +28,7 @@ const (
 // cluster is three nodes of weir on this machine.
 type cluster struct {
 	dir   string
+	token string // of the API
 	nodes []*node
 	used  *node // the one whose proxy the workers use, where they use one: not the leader
 	http  http.Client
@@ -62,7 +64,8 @@ proxy {
 }
 
 api {
-  listen = %[9]q
+  listen     = %[9]q
+  token_file = %[11]q
 }
 
 limits {
@@ -75,7 +78,7 @@ func startCluster(ctx context.Context, binary, logLevel, limits string) (*cluste
 	if err != nil {
 		return nil, err
 	}
-	c := &cluster{dir: dir}
+	c := &cluster{dir: dir, token: rand.Text()}
 	if err = c.start(binary, logLevel, limits); err == nil {
 		err = c.awaitReady(ctx)
 	}
@@ -103,9 +106,13 @@ func (c *cluster) start(binary, logLevel, limits string) error {
 		c.nodes = append(c.nodes, n)
 		join = append(join, fmt.Sprintf("%q", n.gossip))
 	}
+	token := filepath.Join(c.dir, "token")
+	if err := os.WriteFile(token, []byte(c.token), 0o600); err != nil {
+		return err
+	}
 	for _, n := range c.nodes {
 		path := filepath.Join(c.dir, n.name)
-		text := fmt.Sprintf(nodeFile, n.name, path, logLevel, n.rpc, n.gossip, strings.Join(join, ", "), nodes, n.proxy, n.api, limits)
+		text := fmt.Sprintf(nodeFile, n.name, path, logLevel, n.rpc, n.gossip, strings.Join(join, ", "), nodes, n.proxy, n.api, limits, token)
 		if err := os.WriteFile(path+".hcl", []byte(text), 0o600); err != nil {
 			return err
 		}
@@ -173,27 +180,31 @@ func (c *cluster) get(ctx context.Context, n *node, path string, answer any) err
 }
 
 func (c *cluster) call(ctx context.Context, n *node, method, path, body string, answer any) error {
-	req, err := http.NewRequestWithContext(ctx, method, "http://"+n.api+path, strings.NewReader(body))
-	if err != nil {
+	text, err := c.send(ctx, n, method, path, body)
+	if err != nil || answer == nil {
 		return err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	resp, err := c.http.Do(req)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = resp.Body.Close() }()
-	text, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return err
-	}
-	if resp.StatusCode/100 != 2 {
-		return fmt.Errorf("node %s: %s %s is answered with %s: %s", n.name, method, path, resp.Status, text)
-	}
-	if answer == nil {
-		return nil
 	}
 	return json.Unmarshal(text, answer)
+}
+
+// send asks a node's API and returns what it answers.
+func (c *cluster) send(ctx context.Context, n *node, method, path, body string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+n.api+path, strings.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Authorization", "Bearer "+c.token)
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	answer, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode/100 != 2 {
+		err = fmt.Errorf("node %s: %s %s is answered with %s: %s", n.name, method, path, resp.Status, answer)
+	}
+	return answer, err
 }
 
 // status is what is needed of GET /v1/status.
@@ -298,7 +309,7 @@ func freePorts(n int) ([]string, error) {
 		if len(addrs) == n {
 			return addrs, nil
 		}
-		addr := fmt.Sprintf("127.0.0.1:%d", first+rand.IntN(last-first))
+		addr := fmt.Sprintf("127.0.0.1:%d", first+mrand.IntN(last-first))
 		tcp, err := net.Listen("tcp", addr)
 		if err != nil {
 			continue

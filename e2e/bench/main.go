@@ -84,9 +84,9 @@ func parse(args []string, help io.Writer) (*settings, error) {
 	})
 	f.StringVar(&s.json, "json", "", "write all rounds to this file")
 	f.StringVar(&s.base, "base", "", "compare with this file, of an earlier run")
-	f.StringVar(&s.profiler, "profile", "", "perf or strace: look at a contender while it is measured, which spoils its figures")
+	f.StringVar(&s.profiler, "profile", "", "perf, strace or pprof (weir alone): look at a contender while it is measured, which spoils its figures")
 	f.StringVar(&s.profiled, "profiled", weir, "the contender to look at")
-	f.StringVar(&s.profileDir, "profiles", ".", "the directory for what perf or strace write")
+	f.StringVar(&s.profileDir, "profiles", ".", "the directory for what profilers write")
 	if err := f.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			f.SetOutput(help)
@@ -100,8 +100,8 @@ func parse(args []string, help io.Writer) (*settings, error) {
 		return nil, fmt.Errorf("%q is not understood: all settings are flags", f.Arg(0))
 	case s.rounds < 1 || s.window <= 0:
 		return nil, errors.New("rounds and window must be above 0")
-	case s.profiler != "" && profilers[s.profiler] == nil:
-		return nil, fmt.Errorf("profile %q: want perf or strace", s.profiler)
+	case s.profiler != "" && s.profiler != pprof && profilers[s.profiler] == nil:
+		return nil, fmt.Errorf("profile %q: want perf, strace or pprof", s.profiler)
 	}
 	_, err := s.chosen()
 	return s, err

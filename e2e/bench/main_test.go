@@ -21,7 +21,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestParse(t *testing.T) {
-	s, err := parse([]string{"-workloads", "churn,http", "-rounds", "3", "-peers", "", "-peer", "x=127.0.0.1:3128,17", "-log", "warn"}, nil)
+	s, err := parse([]string{"-workloads", "churn,http", "-rounds", "3", "-peers", "", "-peer", "x=127.0.0.1:3128,17", "-log", "warn", "-profile", "pprof"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
