@@ -18,7 +18,7 @@ type client struct {
 	addr netip.AddrPort
 	in   inbuf
 	out  outbuf
-	head head
+	head *head // the worker's
 
 	method  string     // of the request being answered
 	target  fsm.Target // likewise, once it is known
@@ -44,8 +44,10 @@ func newClient(s *Server, fd int, addr netip.AddrPort) *client {
 	return c
 }
 
-// serve answers requests until the connection is over; false says that it lives on as a tunnel, which sees to its end.
-func (c *client) serve() (over bool) {
+// serve answers requests, whose heads it reads into h, until the connection is over; false says that it lives on as a tunnel, which sees
+// to its end.
+func (c *client) serve(h *head) (over bool) {
+	c.head = h
 	for c.next() {
 		c.sock.stall = stallTimeout
 		if !c.handle() {
@@ -53,6 +55,7 @@ func (c *client) serve() (over bool) {
 		}
 		c.first = false
 	}
+	c.head = nil
 	return !c.tunnelled
 }
 
@@ -184,7 +187,7 @@ func (c *client) closeIdle() {
 func (c *client) handle() bool {
 	s := c.srv
 	s.counters.Requests.Add(1)
-	h := &c.head
+	h := c.head
 	keep := c.keepAlive()
 	switch {
 	case !s.policy.Load().allowsClient(c.addr.Addr()):
@@ -202,7 +205,7 @@ func (c *client) handle() bool {
 
 // connect opens a tunnel.
 func (c *client) connect() {
-	h := &c.head
+	h := c.head
 	target, err := fsm.ParseTarget(string(h.target), 0)
 	switch {
 	case err != nil:
@@ -222,7 +225,6 @@ func (c *client) connect() {
 	switch {
 	case ok:
 		c.srv.counters.Tunnels.Add(1)
-		c.head = head{} // a tunnel may be long and quiet
 		c.sock.slot = f.slot
 		if err := c.sock.write(established, nil, nil); err != nil {
 			f.abort(errClientReset)
@@ -294,7 +296,7 @@ func (c *client) keepAlive() keepAlive {
 // content: what follows a refused CONNECT may be bytes that were meant for the tunnel, and must not be read as
 // requests.
 func (c *client) refuse(r *refusal, keep keepAlive) bool {
-	h := &c.head
+	h := c.head
 	if h.chunked || h.length > 0 || c.method == "CONNECT" {
 		keep.on = false
 	}

@@ -90,15 +90,12 @@ func (f *flow) connect(addr netip.AddrPort, deadline time.Time) error {
 	var up *sock
 	connected := false
 	if err == nil {
-		up, connected, err = dialSock(family, peer, &f.srv.buffers)
+		up, connected, err = dialSock(family, peer, addr, &f.srv.buffers)
 	}
 	if err == nil && !connected {
-		err = f.awaitConnect(up, peer, deadline)
+		err = f.awaitConnect(up, peer, addr, deadline)
 	}
-	switch {
-	case err == nil && isSelf(up, addr):
-		err = unix.ECONNREFUSED
-	case err == nil:
+	if err == nil {
 		return f.connected(up, addr.Addr())
 	}
 	if up != nil {
@@ -108,7 +105,7 @@ func (f *flow) connect(addr netip.AddrPort, deadline time.Time) error {
 }
 
 // awaitConnect waits until a connection has come about, the deadline, or an abort.
-func (f *flow) awaitConnect(up *sock, peer unix.Sockaddr, deadline time.Time) error {
+func (f *flow) awaitConnect(up *sock, peer unix.Sockaddr, addr netip.AddrPort, deadline time.Time) error {
 	f.mu.Lock()
 	if f.cause != nil {
 		defer f.mu.Unlock()
@@ -119,7 +116,7 @@ func (f *flow) awaitConnect(up *sock, peer unix.Sockaddr, deadline time.Time) er
 	f.watchSoon()
 	f.mu.Unlock()
 
-	err := up.finishConnect(peer)
+	err := up.finishConnect(peer, addr)
 
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -135,16 +132,16 @@ func (f *flow) awaitConnect(up *sock, peer unix.Sockaddr, deadline time.Time) er
 	return err
 }
 
-// dialSock begins to connect to peer.
-func dialSock(family int, peer unix.Sockaddr, pool *bufferPool) (s *sock, connected bool, err error) {
+// dialSock begins to connect to peer, which is addr.
+func dialSock(family int, peer unix.Sockaddr, addr netip.AddrPort, pool *bufferPool) (s *sock, connected bool, err error) {
 	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
 	if err != nil {
 		return nil, false, err
 	}
-	err = unix.Connect(fd, peer)
+	err = connect(fd, peer, addr)
 	if err == unix.EINPROGRESS {
 		// Over a short way the answer is there by now: asking costs less than waiting to be told.
-		err = unix.Connect(fd, peer)
+		err = connect(fd, peer, addr)
 	}
 	if err != nil && !isConnecting(err) {
 		unix.Close(fd)
@@ -153,6 +150,19 @@ func dialSock(family int, peer unix.Sockaddr, pool *bufferPool) (s *sock, connec
 	s = newSock(fd, pool)
 	s.slowStart = true
 	return s, err == nil, nil
+}
+
+// lowestEphemeral is the lowest port that the kernel could be set to give to a connection that asks for none.
+const lowestEphemeral = 1024
+
+// connect connects to peer, which is addr, without waiting. A connection to itself counts as refused. TCP allows it: a socket that
+// connects to a port of its own machine where nobody listens may be given just that port.
+func connect(fd int, peer unix.Sockaddr, addr netip.AddrPort) error {
+	err := unix.Connect(fd, peer)
+	if err == nil && addr.Port() >= lowestEphemeral && localAddr(fd) == addr {
+		return unix.ECONNREFUSED
+	}
+	return err
 }
 
 // isConnecting reports whether connect, on a socket that does not block, says that it is under way.
@@ -177,13 +187,4 @@ func sockaddr(addr netip.AddrPort) (family int, sa unix.Sockaddr, err error) {
 		}
 	}
 	return unix.AF_INET6, six, nil
-}
-
-// lowestEphemeral is the lowest port that the kernel could be set to give to a connection that asks for none.
-const lowestEphemeral = 1024
-
-// isSelf reports whether a socket is connected to itself, which TCP allows: one that connects to a port of its own machine
-// where nobody listens may be given just that port.
-func isSelf(s *sock, peer netip.AddrPort) bool {
-	return peer.Port() >= lowestEphemeral && s.local() == peer
 }

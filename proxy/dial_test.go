@@ -1,7 +1,9 @@
 package proxy
 
 import (
+	"net"
 	"net/netip"
+	"strconv"
 	"testing"
 	"time"
 
@@ -82,39 +84,82 @@ func TestConnectionToItself(t *testing.T) {
 	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
 		t.Fatal(err)
 	}
-	addr := s.local()
+	addr := localAddr(fd)
 	_, peer, err := sockaddr(addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.finishConnect(peer); err != nil {
-		t.Fatal(err)
-	}
-	if !isSelf(s, addr) {
-		t.Errorf("%v is connected to itself", addr)
-	}
-	if other := netip.AddrPortFrom(addr.Addr(), addr.Port()^1); isSelf(s, other) {
-		t.Errorf("%v is not %v", addr, other)
+	if err := s.finishConnect(peer, addr); err != unix.ECONNREFUSED {
+		t.Errorf("%v is connected to itself: %v", addr, err)
 	}
 }
 
 func TestSockaddr(t *testing.T) {
-	four := netip.MustParseAddrPort("192.0.2.7:443")
 	for _, text := range []string{"192.0.2.7:443", "[2001:db8::7]:443", "[fe80::7%1]:443"} {
 		addr := netip.MustParseAddrPort(text)
 		family, sa, err := sockaddr(addr)
-		if err != nil || (family == unix.AF_INET) != addr.Addr().Is4() || addrPort(sa) != addr {
+		if err != nil || (family == unix.AF_INET) != addr.Addr().Is4() || read(sa) != addr {
 			t.Errorf("%s: family %d, %v, %v", text, family, sa, err)
 		}
 	}
-	if _, sa, err := sockaddr(netip.MustParseAddrPort("[fe80::7%lo]:443")); err != nil || addrPort(sa).Addr().Zone() == "" {
+	if _, sa, err := sockaddr(netip.MustParseAddrPort("[fe80::7%lo]:443")); err != nil || sa.(*unix.SockaddrInet6).ZoneId == 0 {
 		t.Errorf("the interface lo: %v, %v", sa, err)
 	}
 	if _, _, err := sockaddr(netip.MustParseAddrPort("[fe80::7%none]:443")); err != unix.EHOSTUNREACH {
 		t.Errorf("an interface that does not exist: %v", err)
 	}
-	mapped := unix.SockaddrInet6{Port: 443, Addr: netip.MustParseAddr("::ffff:192.0.2.7").As16()}
-	if got := addrPort(&mapped); got != four {
-		t.Errorf("a mapped address is %v", got)
+}
+
+// read is an address of package unix as package netip has it.
+func read(sa unix.Sockaddr) netip.AddrPort {
+	switch a := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
+	case *unix.SockaddrInet6:
+		ip := netip.AddrFrom16(a.Addr)
+		if a.ZoneId != 0 {
+			ip = ip.WithZone(strconv.Itoa(int(a.ZoneId)))
+		}
+		return netip.AddrPortFrom(ip, uint16(a.Port))
+	}
+	return netip.AddrPort{}
+}
+
+// What the kernel says of an address is what package net says.
+func TestRawAddr(t *testing.T) {
+	for _, listen := range []string{"127.0.0.1:0", "[::1]:0", "[::]:0"} {
+		l, err := net.Listen("tcp", listen)
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr := l.Addr().(*net.TCPAddr).AddrPort()
+		ln, err := newListener(l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.close()
+		to := netip.AddrPortFrom(addr.Addr(), addr.Port())
+		if addr.Addr().IsUnspecified() {
+			to = netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), addr.Port()) // seen as IPv4-mapped
+		}
+		client, err := net.Dial("tcp", to.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		fd, peer, err := ln.accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := client.LocalAddr().(*net.TCPAddr).AddrPort(); peer != want {
+			t.Errorf("on %s: accepted from %v, want %v", listen, peer, want)
+		}
+		if local := localAddr(fd); local != to {
+			t.Errorf("on %s: the accepted socket is at %v, want %v", listen, local, to)
+		}
+		unix.Close(fd)
+	}
+	if local := localAddr(-1); local.IsValid() {
+		t.Errorf("no socket is at %v", local)
 	}
 }

@@ -1,7 +1,7 @@
 // Package proxy is weir's forward proxy: CONNECT tunnels and absolute-form HTTP/1.x requests, each upstream connection
 // on a slot that it asks an [Admitter] for and gives back only when the upstream has seen the connection's end.
 //
-// A connection's way, in the order of the files: listen.go and server.go accept, client.go reads request heads and answers them, admit.go
+// A connection's way, in the order of the files: listen.go (with rawaddr.go) and server.go accept, client.go reads request heads and answers them, admit.go
 // asks for the slot, dial.go connects, tunnel.go and splice.go relay; request.go and exchange.go do the same for plain requests,
 // idle.go keeps their upstream connections. flow.go is the slot and its connection, whoever uses it. refuse.go is every answer
 // of the proxy's own.

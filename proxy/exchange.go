@@ -161,7 +161,7 @@ func (x *exchange) connect(fresh bool) (ok bool, _ *refusal) {
 			return true, nil
 		}
 	}
-	f := &flow{srv: s, target: c.target, client: c, early: !x.body.done || c.in.len() > 0}
+	f := &flow{srv: s, target: c.target, client: c, head: new(head), early: !x.body.done || c.in.len() > 0}
 	defer func() { x.begun = time.Now() }()
 	f.kind.Store(uint32(KindHTTP))
 	x.flow = f
@@ -315,7 +315,7 @@ func (x *exchange) inform(headLen int) error {
 // respond relays the final response, and parks or ends the flow.
 func (x *exchange) respond(headLen int) bool {
 	c, f := x.c, x.flow
-	h := &f.head
+	h := f.head
 	keep, reuse := x.keep, h.persists()
 	if !x.received() || c.srv.draining.Load() {
 		keep.on = false // the client may still be sending what nobody will read

@@ -69,7 +69,7 @@ type flow struct {
 	upstream *sock
 	addr     netip.Addr // that the upstream was found at
 	reused   bool
-	head     head   // of the response
+	head     *head  // of the response; nil in a CONNECT's flow
 	reader   inbuf  // the upstream's bytes, read but not relayed
 	writer   outbuf // what waits to be written to the upstream
 	idle     idleLinks

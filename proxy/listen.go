@@ -15,6 +15,11 @@ import (
 type listener struct {
 	file *os.File
 	raw  syscall.RawConn
+
+	fd      int // what try has accepted
+	peer    rawAddr
+	err     error
+	tryFunc func(uintptr) bool
 }
 
 // newListener takes l over.
@@ -29,6 +34,7 @@ func newListener(l net.Listener) (*listener, error) {
 		return nil, err
 	}
 	ln := &listener{file: file}
+	ln.tryFunc = ln.try
 	if ln.raw, err = file.SyscallConn(); err == nil {
 		err = Control("", "", ln.raw)
 	}
@@ -53,20 +59,26 @@ func Control(_, _ string, raw syscall.RawConn) (err error) {
 	return err
 }
 
-// accept waits for the next connection.
+// accept waits for the next connection. One goroutine at a time may call it.
 func (l *listener) accept() (fd int, addr netip.AddrPort, err error) {
-	closed := l.raw.Read(func(listening uintptr) bool {
-		var peer unix.Sockaddr
-		fd, peer, err = unix.Accept4(int(listening), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
-		if err == nil {
-			addr = addrPort(peer)
-		}
-		return err != unix.EAGAIN && err != unix.EINTR
-	})
-	if closed != nil {
+	l.fd, l.err = -1, nil
+	if closed := l.raw.Read(l.tryFunc); closed != nil {
 		return 0, addr, closed
 	}
-	return fd, addr, err
+	if l.err != nil {
+		return 0, addr, l.err
+	}
+	return l.fd, l.peer.addrPort(), nil
+}
+
+// try reports false where nobody waits to be accepted.
+func (l *listener) try(listening uintptr) bool {
+	fd, err := accept4(int(listening), &l.peer)
+	if err == unix.EAGAIN || err == unix.EINTR {
+		return false
+	}
+	l.fd, l.err = fd, err
+	return true
 }
 
 func (l *listener) close() { l.file.Close() }

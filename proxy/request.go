@@ -47,7 +47,7 @@ func hasPrefixFold(b []byte, lower string) bool {
 
 // plain answers a request for an http:// URL; false ends the connection.
 func (c *client) plain(keep keepAlive) bool {
-	h := &c.head
+	h := c.head
 	authority, path, refusal := h.absolute(c.method)
 	if refusal != nil {
 		return c.refuse(refusal, keep)

@@ -222,8 +222,9 @@ func (s *Server) start(c *client) {
 
 // serveClients serves one client after another. A worker that goes on spares the next client the growing of a stack.
 func (s *Server) serveClients(c *client) {
+	h := new(head)
 	for c != nil {
-		if c.serve() {
+		if c.serve(h) {
 			s.left(c)
 		}
 		if s.resting.Add(1) > maxResting {

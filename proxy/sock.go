@@ -1,11 +1,11 @@
 package proxy
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"net/netip"
 	"os"
-	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -51,8 +51,8 @@ type sock struct {
 	// slot, where not nil, must be live for every read and write. It is changed only while
 	// nobody reads or writes.
 	slot Slot
-	// blocked, where not nil, is called when a write finds the peer's window closed.
-	blocked func()
+	// tunnel, where not nil, is told when a write finds the peer's window closed.
+	tunnel *flow
 	// stall bounds a write without progress; 0 does not.
 	stall time.Duration
 	// watch is the registration with the hang-up watcher.
@@ -90,16 +90,13 @@ func newSock(fd int, pool *bufferPool) *sock {
 }
 
 // finishConnect waits until the connection to peer, which was begun, has come about or failed, or the write deadline.
-func (s *sock) finishConnect(peer unix.Sockaddr) error {
+func (s *sock) finishConnect(peer unix.Sockaddr, addr netip.AddrPort) error {
 	var failure error
 	err := s.raw.Write(func(fd uintptr) bool {
-		failure = unix.Connect(int(fd), peer)
+		failure = connect(int(fd), peer, addr)
 		return !isConnecting(failure)
 	})
-	if err != nil {
-		return err
-	}
-	return failure
+	return cmp.Or(err, failure)
 }
 
 // read fills b with what one system call yields. A nil b is taken from the pool, once
@@ -246,8 +243,8 @@ func (s *sock) writeBlocked() {
 		s.writing.armed = true
 		s.conn.SetWriteDeadline(time.Now().Add(s.stall))
 	}
-	if s.blocked != nil {
-		s.blocked()
+	if s.tunnel != nil {
+		s.tunnel.blocked()
 	}
 }
 
@@ -295,31 +292,6 @@ func (s *sock) shutdown(how int) error {
 		return closed
 	}
 	return err
-}
-
-// local is the address on this side; the zero value for a closed connection.
-func (s *sock) local() (addr netip.AddrPort) {
-	s.raw.Control(func(fd uintptr) {
-		if sa, err := unix.Getsockname(int(fd)); err == nil {
-			addr = addrPort(sa)
-		}
-	})
-	return addr
-}
-
-// addrPort is a socket's address, IPv4-mapped IPv6 as IPv4.
-func addrPort(sa unix.Sockaddr) netip.AddrPort {
-	switch a := sa.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
-	case *unix.SockaddrInet6:
-		ip := netip.AddrFrom16(a.Addr).Unmap()
-		if a.ZoneId != 0 && ip.Is6() {
-			ip = ip.WithZone(strconv.FormatUint(uint64(a.ZoneId), 10))
-		}
-		return netip.AddrPortFrom(ip, uint16(a.Port))
-	}
-	return netip.AddrPort{}
 }
 
 // keepAlive options find out that a peer has gone without a word: after 15 s of silence it is asked, and has two

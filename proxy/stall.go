@@ -118,6 +118,14 @@ func (f *flow) moved() uint64 {
 	return sum
 }
 
+// blocked is called where a write has to wait: nobody reads the other side meanwhile.
+func (f *flow) blocked() {
+	f.mu.Lock()
+	c := f.client
+	f.mu.Unlock()
+	f.watchPeers(c)
+}
+
 // watchPeers makes the hang-up watcher tell of both ends; a second call does nothing.
 func (f *flow) watchPeers(c *client) {
 	if c != nil {

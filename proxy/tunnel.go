@@ -13,8 +13,7 @@ import (
 func (f *flow) tunnel(c *client, kind Kind, done chan struct{}) {
 	down, up := c.sock, f.upstream
 	down.slot, down.stall, up.stall = f.slot, 0, 0
-	watch := func() { f.watchPeers(c) }
-	down.blocked, up.blocked = watch, watch
+	down.tunnel, up.tunnel = f, f
 	f.kind.Store(uint32(kind))
 	f.watchIdle(f.srv.policy.Load().TunnelIdleTimeout)
 

@@ -1,0 +1,54 @@
+package proxy
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"strconv"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// rawAddr is a socket's address as the kernel writes it, for the calls that each connection makes: those of package unix
+// allocate it anew each time.
+type rawAddr struct{ sa unix.RawSockaddrInet6 } // the longer one of the two families
+
+// accept4 accepts a connection and says who it is from.
+func accept4(listening int, peer *rawAddr) (fd int, err error) {
+	size := uint32(unsafe.Sizeof(peer.sa))
+	r, _, errno := unix.Syscall6(unix.SYS_ACCEPT4, uintptr(listening), uintptr(unsafe.Pointer(&peer.sa)), uintptr(unsafe.Pointer(&size)),
+		unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
+	if errno != 0 {
+		return -1, errno
+	}
+	return int(r), nil
+}
+
+// localAddr is a socket's address on this side; the zero value where it has none.
+func localAddr(fd int) netip.AddrPort {
+	var a rawAddr
+	size := uint32(unsafe.Sizeof(a.sa))
+	_, _, errno := unix.Syscall(unix.SYS_GETSOCKNAME, uintptr(fd), uintptr(unsafe.Pointer(&a.sa)), uintptr(unsafe.Pointer(&size)))
+	if errno != 0 {
+		return netip.AddrPort{}
+	}
+	return a.addrPort()
+}
+
+// addrPort is the address, IPv4-mapped IPv6 as IPv4.
+func (a *rawAddr) addrPort() netip.AddrPort {
+	// The port is in network order, whatever the machine's.
+	port := binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(&a.sa.Port))[:])
+	switch a.sa.Family {
+	case unix.AF_INET:
+		four := (*unix.RawSockaddrInet4)(unsafe.Pointer(&a.sa))
+		return netip.AddrPortFrom(netip.AddrFrom4(four.Addr), port)
+	case unix.AF_INET6:
+		ip := netip.AddrFrom16(a.sa.Addr).Unmap()
+		if a.sa.Scope_id != 0 && ip.Is6() {
+			ip = ip.WithZone(strconv.FormatUint(uint64(a.sa.Scope_id), 10))
+		}
+		return netip.AddrPortFrom(ip, port)
+	}
+	return netip.AddrPort{}
+}
