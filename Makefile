@@ -29,7 +29,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 # The end-to-end tests measure, so they have the machine to themselves: all other packages first.
 UNIT = $$($(GO) list ./... | grep -v '/e2e$$')
 
-.PHONY: build cluster demo test unit e2e partitions linear sim check format vet lint tidy arrows bench pgo gobench fuzz proto needs clean help
+.PHONY: build cluster demo test unit e2e partitions linear sim check format vet lint tidy alerts arrows bench pgo gobench fuzz proto needs clean help
 .DEFAULT_GOAL := build
 
 build: ## build bin/weir
@@ -63,7 +63,7 @@ linear: needs ## check for LINEAR (10m) under faults that limits are linearisabl
 sim: ## run SEEDS (1000000) seeds of the simulated cluster, from FIRST on
 	$(GO) run ./lease/leasetest/sim -seeds $(SEEDS) -first $(FIRST)
 
-check: format vet lint tidy arrows test ## format, vet, lint, dependencies, who may import whom, and all tests
+check: format vet lint tidy arrows alerts test ## format, vet, lint, dependencies, who may import whom, and all tests
 
 format:
 	@bad=$$(gofmt -l $$(git ls-files '*.go')); \
@@ -77,6 +77,9 @@ lint:
 
 tidy:
 	$(GO) mod tidy -diff
+
+alerts: ## check the alerts and the dashboard in deploy/ with Prometheus's own parser
+	cd deploy/check && $(GO) vet . && $(GO) test .
 
 arrows:
 	$(GO) test ./e2e/arrows

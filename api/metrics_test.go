@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 
@@ -120,8 +121,9 @@ func TestMetricsTellTheNumbers(t *testing.T) {
 func TestMetricsFormat(t *testing.T) {
 	a := metricsBench(t, Config{MetricsHosts: 10})
 	w := a.do(try{method: "GET", path: "/metrics"})
+	text := w.Body.String()
 	parser := expfmt.NewTextParser(model.LegacyValidation)
-	told, err := parser.TextToMetricFamilies(w.Body)
+	told, err := parser.TextToMetricFamilies(strings.NewReader(text))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,6 +149,16 @@ func TestMetricsFormat(t *testing.T) {
 			t.Errorf("two families are called %s", f.name)
 		}
 		names[f.name] = true
+	}
+
+	problems, err := promlint.New(strings.NewReader(text)).Lint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		if strings.HasPrefix(p.Metric, "weir_") {
+			t.Errorf("%s: %s", p.Metric, p.Text)
+		}
 	}
 
 	open := a.do(try{method: "GET", path: "/metrics", header: map[string]string{"Accept": "application/openmetrics-text;version=1.0.0"}})

@@ -1,11 +1,32 @@
 package main
 
 import (
+	"os"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/proxy"
 )
+
+// docs/metrics.md names every reason for a refusal; the test of package api sees to the metrics themselves.
+func TestRefusalReasonsAreDocumented(t *testing.T) {
+	b, err := os.ReadFile("../../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, reasons, found := strings.Cut(string(b), "The values of `reason`")
+	reasons, _, _ = strings.Cut(reasons, "\n\n")
+	for _, r := range proxy.Refusals() {
+		if !found || !strings.Contains(reasons, "`"+r.String()+"`") {
+			t.Errorf("docs/metrics.md does not name the reason %s", r)
+		}
+	}
+	if named, known := strings.Count(reasons, "`")/2, len(proxy.Refusals()); named != known+1 { // and Proxy-Status
+		t.Errorf("docs/metrics.md names %d reasons, there are %d", named-1, known)
+	}
+}
 
 func TestReclaims(t *testing.T) {
 	var r reclaims
