@@ -46,6 +46,8 @@ const (
 	// lookEvery is how often connections are looked for that have lasted as long: the kernel then asks their silent
 	// upstreams whether they are still there.
 	lookEvery = 10 * time.Second
+	// dozeAfter is how often tunnels are looked at; one that has carried nothing since the last time may doze.
+	dozeAfter = 100 * time.Millisecond
 	// maxResting bounds the workers that wait for another client.
 	maxResting = 64
 	// retryAfterSeconds is the Retry-After of every refusal that has one.

@@ -88,7 +88,14 @@ type flow struct {
 
 	resetOnce sync.Once
 	rtt       time.Duration // before the reset
-	pumps     atomic.Int32  // that run
+
+	// Of a tunnel.
+	pumps   atomic.Int32  // directions that have not ended
+	done    chan struct{} // closed at its end; nil where nobody waits
+	asleep  uint32        // directions that doze; guarded by mu, as are
+	dozed   uint32        // those that ever have, and
+	drowsed bool          // that either was told to
+	rest    rest          // guarded by the registry
 }
 
 const (
@@ -203,6 +210,7 @@ func (f *flow) followUpstream(c *client) {
 	if f.upstream.closeWrite() != nil {
 		f.resetUpstream()
 	}
+	f.wake(finUp | finDown)
 }
 
 // fail ends the flow by force, but leaves the client's connection, and its answer, to the owner.
@@ -222,6 +230,7 @@ func (f *flow) reset(c *client) {
 	if c != nil {
 		c.sock.reset()
 	}
+	f.wake(finUp | finDown)
 }
 
 func (f *flow) resetUpstream() {

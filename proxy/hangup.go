@@ -1,11 +1,8 @@
 package proxy
 
 import (
-	"fmt"
-	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,9 +19,7 @@ const (
 // whose tunnel is stuck in a write, a kept-alive upstream connection. It is one edge-triggered epoll set, which
 // hears of the end also behind unread bytes, and costs no goroutine per connection.
 type hangups struct {
-	file *os.File // the epoll set, itself watched by the Go runtime's poller
-	raw  syscall.RawConn
-	done chan struct{}
+	set *epollSet
 
 	mu      sync.Mutex
 	last    uint64
@@ -40,40 +35,14 @@ type watch struct {
 
 // newHangups starts the watcher; close ends it.
 func newHangups() (*hangups, error) {
-	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("create the epoll set that watches for hang-ups: %w", err)
-	}
-	if err := unix.SetNonblock(fd, true); err != nil {
-		unix.Close(fd)
-		return nil, fmt.Errorf("prepare the epoll set that watches for hang-ups: %w", err)
-	}
-	h := &hangups{
-		file:    os.NewFile(uintptr(fd), "hangups"),
-		done:    make(chan struct{}),
-		watched: make(map[uint64]*watch),
-	}
-	if h.raw, err = h.file.SyscallConn(); err != nil {
-		h.file.Close()
-		return nil, fmt.Errorf("watch the epoll set for hang-ups: %w", err)
-	}
-	go func() {
-		defer close(h.done)
-		events := make([]unix.EpollEvent, 128)
-		// The error is that of close: the callback never asks to stop.
-		_ = h.raw.Read(func(fd uintptr) bool {
-			h.poll(int(fd), events)
-			return false
-		})
-	}()
-	return h, nil
+	h := &hangups{watched: make(map[uint64]*watch)}
+	set, err := newEpollSet("hang-ups", h.tell)
+	h.set = set
+	return h, err
 }
 
 // close stops the watcher and waits for it.
-func (h *hangups) close() {
-	h.file.Close()
-	<-h.done
-}
+func (h *hangups) close() { h.set.close() }
 
 // add starts watching s, once; tell is called from the watcher's goroutine and must not block. An end
 // that has come already is told too.
@@ -90,18 +59,7 @@ func (h *hangups) add(s *sock, tell func(hangup)) {
 	h.watched[token] = &s.watch
 	h.mu.Unlock()
 
-	event := unix.EpollEvent{
-		Events: unix.EPOLLRDHUP | unix.EPOLLET,
-		Fd:     int32(uint32(token)),
-		Pad:    int32(uint32(token >> 32)),
-	}
-	added := false
-	s.raw.Control(func(fd uintptr) {
-		h.raw.Control(func(set uintptr) {
-			added = unix.EpollCtl(int(set), unix.EPOLL_CTL_ADD, int(fd), &event) == nil
-		})
-	})
-	if !added { // closed meanwhile
+	if !h.set.control(unix.EPOLL_CTL_ADD, s, unix.EPOLLRDHUP|unix.EPOLLET, token) { // closed meanwhile
 		s.watch.forget()
 	}
 }
@@ -120,30 +78,18 @@ func (w *watch) forget() {
 	h.mu.Unlock()
 }
 
-// poll tells of all that has happened.
-func (h *hangups) poll(fd int, events []unix.EpollEvent) {
-	for {
-		n, err := unix.EpollWait(fd, events, 0)
-		if err == unix.EINTR {
-			continue
-		}
-		for _, e := range events[:max(n, 0)] {
-			token := uint64(uint32(e.Fd)) | uint64(uint32(e.Pad))<<32
-			h.mu.Lock()
-			w := h.watched[token]
-			h.mu.Unlock()
-			if w == nil {
-				continue
-			}
-			// HUP without ERR may also be the ordinary end of both directions: who is told knows.
-			kind := hangupFIN
-			if e.Events&(unix.EPOLLERR|unix.EPOLLHUP) != 0 {
-				kind = hangupReset
-			}
-			w.tell(kind)
-		}
-		if n < len(events) {
-			return
-		}
+// tell passes an event on.
+func (h *hangups) tell(token uint64, events uint32) {
+	h.mu.Lock()
+	w := h.watched[token]
+	h.mu.Unlock()
+	if w == nil {
+		return
 	}
+	// HUP without ERR may also be the ordinary end of both directions: who is told knows.
+	kind := hangupFIN
+	if events&(unix.EPOLLERR|unix.EPOLLHUP) != 0 {
+		kind = hangupReset
+	}
+	w.tell(kind)
 }

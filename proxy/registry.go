@@ -57,7 +57,8 @@ type registry struct {
 		flows map[uint64]*flow
 		// carried is the sum of what the shard's flows have carried, those that have ended too.
 		carried Bytes
-		_       [32]byte // one shard to a cache line
+		awake   *flow    // the tunnels that do not doze
+		_       [24]byte // one shard to a cache line
 	}
 }
 
@@ -75,9 +76,75 @@ func (r *registry) add(f *flow) {
 func (r *registry) remove(f *flow) {
 	shard := &r.shards[f.id%uint64(len(r.shards))]
 	shard.mu.Lock()
+	defer shard.mu.Unlock()
 	shard.carried.note(f)
 	delete(shard.flows, f.id)
-	shard.mu.Unlock()
+	if f.rest.awake {
+		f.rest.unlink(&shard.awake)
+	}
+}
+
+// rest is a tunnel's place among those that are awake.
+type rest struct {
+	awake      bool
+	patience   uint8 // looks at a quiet tunnel before it dozes, less one; doubles each time that it has woken
+	looks      uint8 // since it has been quiet
+	moved      uint64
+	prev, next *flow
+}
+
+// maxPatience is that of a tunnel that is quiet again and again for a short time.
+const maxPatience = 63
+
+// awaken says that a tunnel does not doze.
+func (r *registry) awaken(f *flow) {
+	shard := &r.shards[f.id%uint64(len(r.shards))]
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	t := &f.rest
+	if t.awake || shard.flows[f.id] != f {
+		return
+	}
+	t.awake, t.looks, t.prev, t.next = true, 0, nil, shard.awake
+	if t.next != nil {
+		t.next.rest.prev = f
+	}
+	shard.awake = f
+}
+
+// unlink takes the tunnel out of its shard's list.
+func (t *rest) unlink(first **flow) {
+	if t.next != nil {
+		t.next.rest.prev = t.prev
+	}
+	if t.prev != nil {
+		t.prev.rest.next = t.next
+	} else {
+		*first = t.next
+	}
+	t.awake, t.prev, t.next = false, nil, nil
+}
+
+// quiet looks at the tunnels that are awake, takes those out that have been quiet for long enough to doze, and returns them.
+func (r *registry) quiet() []*flow {
+	var flows []*flow
+	for i := range r.shards {
+		shard := &r.shards[i]
+		shard.mu.Lock()
+		for f := shard.awake; f != nil; {
+			t, next := &f.rest, f.rest.next
+			if moved := f.in.Load() + f.out.Load(); moved != t.moved {
+				t.moved, t.looks = moved, 0
+			} else if t.looks++; t.looks > t.patience {
+				t.patience = min(2*t.patience+1, maxPatience)
+				t.unlink(&shard.awake)
+				flows = append(flows, f)
+			}
+			f = next
+		}
+		shard.mu.Unlock()
+	}
+	return flows
 }
 
 func (r *registry) get(id uint64) *flow {

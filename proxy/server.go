@@ -47,6 +47,7 @@ type Server struct {
 	idle      idlePool
 	flows     registry
 	hangups   *hangups
+	dozing    *dozeSet
 	warnings  throttle
 	draining  atomic.Bool // new requests are refused
 	stopping  atomic.Bool // and clients that wait for nothing are not waited for
@@ -61,8 +62,9 @@ type Server struct {
 	ended   sync.Once
 
 	mu        sync.Mutex
-	look      *time.Timer
-	closed    bool // no listener and no client is taken any more
+	look      *time.Timer // runs lookAround
+	lull      *time.Timer // runs lullQuiet
+	closed    bool        // no listener and no client is taken any more
 	listeners map[*listener]struct{}
 	clients   map[*client]struct{}
 }
@@ -99,11 +101,29 @@ func New(cfg Config, admitter Admitter, resolver Resolver, log hclog.Logger) (*S
 		clients:   make(map[*client]struct{}),
 	}
 	s.policy.Store(&cfg.Policy)
+	if s.dozing, err = newDozeSet(&s.flows); err != nil {
+		hangups.close()
+		s.lines.close()
+		return nil, fmt.Errorf("proxy: %w", err)
+	}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.look = time.AfterFunc(lookEvery, s.lookAround)
+	s.lull = time.AfterFunc(dozeAfter, s.lullQuiet)
 	return s, nil
+}
+
+// lullQuiet lets tunnels doze that have been quiet.
+func (s *Server) lullQuiet() {
+	for _, f := range s.flows.quiet() {
+		f.drowse()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		s.lull.Reset(dozeAfter)
+	}
 }
 
 // lookAround does, from time to time, what only connections need that have come to last: most are over before, and never
@@ -284,6 +304,7 @@ func (s *Server) Drain(ctx context.Context) error {
 	s.mu.Lock()
 	s.closed = true
 	s.look.Stop()
+	s.lull.Stop()
 	for l := range s.listeners {
 		l.close()
 	}
@@ -309,6 +330,7 @@ func (s *Server) Drain(ctx context.Context) error {
 	s.ended.Do(func() { close(s.rested) })
 	s.pipes.close()
 	s.hangups.close()
+	s.dozing.close()
 	s.lines.close()
 	return err
 }

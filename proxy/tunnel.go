@@ -3,13 +3,14 @@ package proxy
 import (
 	"errors"
 	"io"
+	"os"
 	"sync/atomic"
 	"time"
 )
 
 // tunnel begins to relay between c and the upstream, until both have ended; then it finishes the flow and closes done, or, without
-// one, ends c as well. Bytes that were read behind the heads go first. It takes two goroutines, of which nothing but small
-// stacks is left while nothing flows: the one that has read heads and dialled has grown, and is free for another client.
+// one, ends c as well. Bytes that were read behind the heads go first. It takes two goroutines with the smallest stacks, and not even
+// them when it dozes: the one that has read heads and dialled has grown, and is free for another client.
 func (f *flow) tunnel(c *client, kind Kind, done chan struct{}) {
 	down, up := c.sock, f.upstream
 	down.slot, down.stall, up.stall = f.slot, 0, 0
@@ -17,37 +18,41 @@ func (f *flow) tunnel(c *client, kind Kind, done chan struct{}) {
 	f.kind.Store(uint32(kind))
 	f.watchIdle(f.srv.policy.Load().TunnelIdleTimeout)
 
+	f.done = done
 	f.pumps.Store(2)
-	go f.pumpDown(c, done)
-	go f.pumpUp(c, done)
+	f.srv.flows.awaken(f)
+	go f.pumpDown(c)
+	go f.pumpUp(c)
 }
 
-func (f *flow) pumpUp(c *client, done chan struct{}) {
-	f.pump(f.upstream, c.sock, &c.in, &f.in, finUp)
-	f.pumped(c, done)
+func (f *flow) pumpUp(c *client) {
+	if f.pump(f.upstream, c.sock, &c.in, &f.in, finUp) {
+		f.pumped(c)
+	}
 }
 
-func (f *flow) pumpDown(c *client, done chan struct{}) {
-	f.pump(c.sock, f.upstream, &f.reader, &f.out, finDown)
-	f.pumped(c, done)
+func (f *flow) pumpDown(c *client) {
+	if f.pump(c.sock, f.upstream, &f.reader, &f.out, finDown) {
+		f.pumped(c)
+	}
 }
 
 // pumped is the end of either direction; the second one's is the tunnel's.
-func (f *flow) pumped(c *client, done chan struct{}) {
+func (f *flow) pumped(c *client) {
 	if f.pumps.Add(-1) > 0 {
 		return
 	}
 	f.endTunnel(c)
-	if done != nil {
-		close(done)
+	if f.done != nil {
+		close(f.done)
 		return
 	}
 	f.srv.left(c)
 }
 
 // pump relays from src to dst until src's FIN, which it passes on. What comes in small pieces is copied, for which a buffer
-// is held only between a read and its write; what comes in full buffers is spliced.
-func (f *flow) pump(dst, src *sock, early *inbuf, moved *atomic.Uint64, fin uint32) {
+// is held only between a read and its write; what comes in full buffers is spliced. over is false where the direction dozes.
+func (f *flow) pump(dst, src *sock, early *inbuf, moved *atomic.Uint64, fin uint32) (over bool) {
 	var readErr, writeErr error
 	if b := early.bytes(); len(b) > 0 {
 		n := len(b)
@@ -58,19 +63,23 @@ func (f *flow) pump(dst, src *sock, early *inbuf, moved *atomic.Uint64, fin uint
 		}
 	}
 	for readErr == nil && writeErr == nil {
-		buf, n, err := src.read(nil)
-		if err != nil {
-			readErr = err
-			break
+		var buf []byte
+		var n int
+		if buf, n, readErr = src.read(nil); readErr == nil {
+			writeErr = dst.write(buf[:n], nil, nil)
+			src.pool.put(buf)
+			if writeErr == nil {
+				moved.Add(uint64(n))
+			}
+			if writeErr == nil && n == bufSize {
+				readErr, writeErr = splice(dst, src, &f.srv.pipes, moved)
+			}
 		}
-		writeErr = dst.write(buf[:n], nil, nil)
-		src.pool.put(buf)
-		if writeErr != nil {
-			break
-		}
-		moved.Add(uint64(n))
-		if n == bufSize {
-			readErr, writeErr = splice(dst, src, &f.srv.pipes, moved)
+		if readErr != nil && errors.Is(readErr, os.ErrDeadlineExceeded) {
+			if f.doze(src, fin) {
+				return false
+			}
+			readErr = nil
 		}
 	}
 	if readErr == io.EOF {
@@ -87,6 +96,7 @@ func (f *flow) pump(dst, src *sock, early *inbuf, moved *atomic.Uint64, fin uint
 	case writeErr != nil:
 		f.pumpFailed(writeErr, write, fin)
 	}
+	return true
 }
 
 // passOn passes a FIN on.
@@ -122,7 +132,11 @@ func (f *flow) endTunnel(c *client) {
 		f.phase = phaseEnding
 	}
 	f.stall.stop()
+	drowsed := f.drowsed
 	f.mu.Unlock()
+	if drowsed {
+		f.upstream.conn.SetReadDeadline(time.Time{})
+	}
 
 	switch {
 	case cause == nil && f.upstream.awaitClosed(f.srv.policy.Load().HalfCloseTimeout):

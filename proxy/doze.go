@@ -1,0 +1,97 @@
+package proxy
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A tunnel that has been quiet for a while dozes: its goroutines end, and an epoll set, one for all, tells when either direction
+// is to go on. What is left meanwhile is the flow, its sockets and its slot. The directions doze and wake each for
+// itself, since one may be stuck in a write.
+
+// dozeSet is where the directions that doze are waited for.
+type dozeSet struct {
+	flows *registry
+	set   *epollSet
+}
+
+func newDozeSet(flows *registry) (*dozeSet, error) {
+	d := &dozeSet{flows: flows}
+	set, err := newEpollSet("tunnels that doze", d.tell)
+	d.set = set
+	return d, err
+}
+
+func (d *dozeSet) close() { d.set.close() }
+
+// A token names a direction: the flow's id, and a last bit for upstream to client.
+func dozeToken(f *flow, fin uint32) uint64 { return f.id<<1 | uint64(fin>>1) }
+
+// tell wakes the direction that can go on.
+func (d *dozeSet) tell(token uint64, _ uint32) {
+	if f := d.flows.get(token >> 1); f != nil {
+		f.wake(finUp << (token & 1))
+	}
+}
+
+// drowse makes the pumps that wait for something to read end, to doze.
+func (f *flow) drowse() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.phase != phaseBusy || f.cause != nil || f.client == nil {
+		return
+	}
+	f.drowsed = true
+	awake := ^(f.asleep | f.fins.Load())
+	if awake&finUp != 0 {
+		f.client.sock.conn.SetReadDeadline(longAgo)
+	}
+	if awake&finDown != 0 {
+		f.upstream.conn.SetReadDeadline(longAgo)
+	}
+}
+
+// longAgo is a deadline that has passed.
+var longAgo = time.Unix(1, 0)
+
+// doze puts a direction to sleep, whose pump has found nothing to read and must end where doze says so: from now on it may be
+// running again in another goroutine.
+func (f *flow) doze(src *sock, fin uint32) bool {
+	src.conn.SetReadDeadline(time.Time{})
+	f.mu.Lock()
+	if f.phase != phaseBusy || f.cause != nil {
+		f.mu.Unlock()
+		return false // the sockets are about to be closed, which ends the pump
+	}
+	op := unix.EPOLL_CTL_MOD
+	if f.dozed&fin == 0 {
+		op = unix.EPOLL_CTL_ADD
+	}
+	f.dozed |= fin
+	f.asleep |= fin
+	f.mu.Unlock()
+	// What has come since is told at once.
+	if !f.srv.dozing.set.control(op, src, unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLONESHOT, dozeToken(f, fin)) {
+		f.wake(fin) // to find the socket closed
+	}
+	return true
+}
+
+// wake makes those of the directions go on that doze. It doesn't block.
+func (f *flow) wake(fins uint32) {
+	f.mu.Lock()
+	woken, c := f.asleep&fins, f.client
+	f.asleep &^= woken
+	f.mu.Unlock()
+	if woken == 0 {
+		return
+	}
+	f.srv.flows.awaken(f)
+	if woken&finUp != 0 {
+		go f.pumpUp(c)
+	}
+	if woken&finDown != 0 {
+		go f.pumpDown(c)
+	}
+}

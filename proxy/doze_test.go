@@ -1,0 +1,208 @@
+package proxy
+
+import (
+	"io"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+)
+
+// lulled opens a tunnel, uses it once, and waits until both directions doze.
+func (w *world) lulled(u *upstream) (p, q *peer, f *flow) {
+	w.t.Helper()
+	p = w.connect(u.addr)
+	q = u.accept()
+	p.send("ping")
+	q.expect("ping")
+	q.send("pong")
+	p.expect("pong")
+	f = w.flows.all()[0]
+	w.lull(f)
+	return p, q, f
+}
+
+// lull makes what is awake of a tunnel doze.
+func (w *world) lull(f *flow) {
+	w.t.Helper()
+	f.drowse()
+	eventually(w.t, "both directions doze", func() bool { return f.dozing()|f.fins.Load() == finUp|finDown })
+}
+
+func (f *flow) dozing() uint32 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.asleep
+}
+
+// pumps counts the goroutines that relay.
+func pumps() int {
+	stacks := make([]byte, 1<<20)
+	return strings.Count(string(stacks[:runtime.Stack(stacks, true)]), "proxy.(*flow).pump(")
+}
+
+// A tunnel that dozes holds no goroutine, and goes on as if nothing had been.
+func TestTunnelDozes(t *testing.T) {
+	w := newWorld(t, 1)
+	u := newUpstream(t, nil)
+	p, q, f := w.lulled(u)
+	eventually(t, "no goroutine relays", func() bool { return pumps() == 0 })
+	for range 3 {
+		p.send("up")
+		q.expect("up")
+		q.send("down")
+		p.expect("down")
+		w.lull(f)
+	}
+	const much = 1 << 20
+	go io.Copy(q, noise(1, much))
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		io.Copy(p, noise(2, much))
+	}()
+	sameBytes(t, "down", io.LimitReader(p.r, much), noise(1, much))
+	sameBytes(t, "up", io.LimitReader(q.r, much), noise(2, much))
+	<-sent
+	w.lull(f)
+	p.CloseWrite()
+	q.expectEOF()
+	w.lull(f)
+	q.send("last")
+	p.expect("last")
+	w.lull(f)
+	q.CloseWrite()
+	p.expectEOF()
+	eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
+}
+
+// Whatever ends a tunnel ends one that dozes.
+func TestDozingTunnelEnds(t *testing.T) {
+	for name, c := range map[string]struct {
+		do         func(w *world, p, q *peer, f *flow)
+		end        error
+		p, q       func(*peer) // what the peers see, where they have not done it
+		idle, half time.Duration
+	}{
+		"upstream closes": {do: func(_ *world, p, q *peer, _ *flow) { q.CloseWrite(); p.expectEOF(); p.CloseWrite() }, q: (*peer).expectEOF},
+		"client resets":   {do: func(_ *world, p, _ *peer, _ *flow) { p.reset() }, q: (*peer).expectReset, end: errClientReset},
+		"upstream resets": {do: func(_ *world, _, q *peer, _ *flow) { q.reset() }, p: (*peer).expectReset, end: errUpstreamReset},
+		"operator": {do: func(w *world, _, _ *peer, _ *flow) { w.CloseConnection(w.Connections("")[0].ID) },
+			p: (*peer).expectReset, q: (*peer).expectReset, end: errClosed},
+		"fence": {do: func(_ *world, _, _ *peer, f *flow) { f.abort(errFenced) }, p: (*peer).expectReset, q: (*peer).expectReset, end: errFenced},
+		"lease": {do: func(w *world, p, _ *peer, _ *flow) { w.adm.slots()[0].live.Store(false); p.send("too late") },
+			p: (*peer).expectReset, q: (*peer).expectReset, end: errFenced},
+		"idle timeout": {do: func(*world, *peer, *peer, *flow) {}, p: (*peer).expectReset, q: (*peer).expectReset, end: errIdle,
+			idle: 50 * time.Millisecond},
+		"half-close timeout": {do: func(w *world, p, _ *peer, f *flow) {
+			p.CloseWrite()
+			eventually(w.t, "the FIN is passed on", func() bool { return f.fins.Load() == finUp })
+			w.lull(f)
+		}, p: (*peer).expectReset, end: errHalfClose, half: 50 * time.Millisecond},
+		"shutdown": {do: func(w *world, _, _ *peer, _ *flow) { w.Close() }, p: (*peer).expectReset, q: (*peer).expectReset, end: errShutdown},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, 1, policy(func(p *Policy) {
+				p.TunnelIdleTimeout = c.idle
+				if c.half > 0 {
+					p.HalfCloseTimeout = c.half
+				}
+			}))
+			u := newUpstream(t, nil)
+			p, q, f := w.lulled(u)
+			c.do(w, p, q, f)
+			if c.p != nil {
+				c.p(p)
+			}
+			if c.q != nil {
+				c.q(q)
+			}
+			eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
+			if cause := f.endCause(); cause != c.end {
+				t.Errorf("ended by %v, want %v", cause, c.end)
+			}
+		})
+	}
+}
+
+// One direction dozes while the other is stuck in a write, and is woken alone.
+func TestDirectionsDozeApart(t *testing.T) {
+	w := newWorld(t, 0)
+	u := newUpstream(t, nil)
+	p, q, f := w.lulled(u)
+	const much = 64 << 20
+	poured := make(chan struct{})
+	go func() {
+		defer close(poured)
+		io.Copy(q, noise(1, much))
+	}()
+	last, unchanged := uint64(0), 0
+	eventually(t, "the client's window is closed", func() bool {
+		unchanged++
+		if out := f.out.Load(); out != last {
+			last, unchanged = out, 0
+		}
+		return last > 0 && unchanged > 50
+	})
+	f.drowse()
+	for range 2 {
+		eventually(t, "the client's direction dozes", func() bool { return f.dozing() == finUp })
+		p.send("still here")
+		q.expect("still here")
+		f.drowse()
+	}
+	p.reset()
+	<-poured
+	eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
+}
+
+// The registry lets a tunnel rest once it has been quiet between two looks, and later each time that it has woken.
+func TestPatience(t *testing.T) {
+	var r registry
+	f := &flow{}
+	r.add(f)
+	if len(r.quiet()) != 0 {
+		t.Fatal("a flow that is no tunnel dozes")
+	}
+	looks := func() (n int) {
+		for n = 1; len(r.quiet()) == 0; n++ {
+			if n > 1000 {
+				t.Fatal("it never dozes")
+			}
+		}
+		return n
+	}
+	want := 1
+	for range 10 {
+		f.in.Add(1)
+		r.awaken(f)
+		r.awaken(f)
+		// The first look sees that it has moved.
+		if n := looks(); n != want+1 {
+			t.Errorf("dozes after %d looks, want %d", n, want+1)
+		}
+		want = min(2*want, maxPatience+1)
+	}
+	for range 3 { // in the middle, first and last
+		others := []*flow{{}, {}, {}}
+		for _, o := range others {
+			o.id = f.id
+			r.add(o)
+			for o.id%16 != f.id%16 { // of the same shard
+				r.remove(o)
+				r.add(o)
+			}
+			r.awaken(o)
+		}
+		for _, i := range []int{1, 0, 2} {
+			r.remove(others[i])
+		}
+	}
+	if n := len(r.quiet()); n != 0 {
+		t.Errorf("%d flows doze that are gone", n)
+	}
+	r.remove(f)
+	if r.awaken(f); f.rest.awake {
+		t.Error("a flow that is gone is awake")
+	}
+}
