@@ -57,9 +57,14 @@ func (s *Server) clusterHost(ctx context.Context, own Host) Host {
 	return h
 }
 
-// fanOut asks every other node for the same, each in its own goroutine, and waits for all or the timeout. got is called
-// with one answer at a time.
+// fanOut asks every other node for the same. got is called with one answer at a time.
 func fanOut[T any](s *Server, ctx context.Context, u *url.URL, got func(T)) []Unreachable {
+	return fanOutEach(s, ctx, func(Peer) *url.URL { return u }, func(_ string, a T) { got(a) })
+}
+
+// fanOutEach asks every other node, each in its own goroutine, and waits for all or the timeout. got is called with one
+// node's answer at a time.
+func fanOutEach[T any](s *Server, ctx context.Context, question func(Peer) *url.URL, got func(node string, a T)) []Unreachable {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.PeerTimeout)
 	defer cancel()
 	var (
@@ -69,6 +74,7 @@ func fanOut[T any](s *Server, ctx context.Context, u *url.URL, got func(T)) []Un
 		places  = make(chan struct{}, fanWidth)
 	)
 	for _, p := range s.deps.Peers.Peers() {
+		u := question(p)
 		wg.Go(func() {
 			var a T
 			var err error
@@ -86,7 +92,7 @@ func fanOut[T any](s *Server, ctx context.Context, u *url.URL, got func(T)) []Un
 				missing = append(missing, Unreachable{Node: p.Name, Error: reason(err)})
 				return
 			}
-			got(a)
+			got(p.Name, a)
 		})
 	}
 	wg.Wait()

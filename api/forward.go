@@ -66,7 +66,7 @@ func (s *Server) writing(u understand, peer bool, most int64) endpoint {
 		if err != nil {
 			return err
 		}
-		ctx, cancel := context.WithTimeout(r.Context(), s.cfg.WriteTimeout)
+		ctx, cancel := context.WithTimeout(s.withAuthor(r.Context(), r, peer), s.cfg.WriteTimeout)
 		defer cancel()
 		var rep reply
 		if peer {
@@ -200,6 +200,9 @@ func (s *Server) forward(ctx context.Context, rt http.RoundTripper, r *http.Requ
 		}
 	}
 	req.Header.Set(headerForwarded, s.cfg.Node)
+	if by := s.authorOf(ctx); by.Client != "" {
+		req.Header.Set(headerClient, by.Client)
+	}
 	if known, ok := repeated(ctx); ok {
 		req.Header.Set(headerRepeat, strconv.FormatUint(known, 10))
 	}

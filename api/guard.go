@@ -47,7 +47,7 @@ func (g guard) check(r *http.Request) error {
 		return problemf(http.StatusForbidden, "host_not_allowed",
 			"the Host %q is not one of this node's: use its address, its name or localhost, or add the name to api.hosts", r.Host)
 	}
-	if r.URL.Path == pathHealthz || r.URL.Path == pathReadyz {
+	if r.URL.Path == pathHealthz || r.URL.Path == pathReadyz || isPage(r.URL.Path) {
 		return nil
 	}
 	return g.authorize(r)

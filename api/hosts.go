@@ -37,6 +37,8 @@ type Host struct {
 	Host string `json:"host"`
 	Use
 	Nodes map[string]Use `json:"nodes"`
+	// Pattern is that of the limit which governs the host; "" without one.
+	Pattern string `json:"pattern,omitempty"`
 	// Unreachable is set in the answer for one host; a list has one of its own.
 	Unreachable []Unreachable `json:"unreachable,omitempty"`
 }
@@ -270,9 +272,15 @@ func (s *Server) localHosts() []Host {
 
 func (s *Server) hostEntry(t *fsm.Table, u HostUse) Host {
 	use := Use{Granted: u.Granted, InUse: u.InUse, Waiting: u.Waiting, Admitted: u.Admitted, Rejected: u.Rejected}
-	if l := t.Governing(u.Key); l.Capped() {
+	h := Host{Host: u.Key.Name}
+	l := t.Governing(u.Key)
+	if l != nil {
+		h.Pattern = l.Pattern.String()
+	}
+	if l.Capped() {
 		n := l.Connections
 		use.Limit = &n
 	}
-	return Host{Host: u.Key.Name, Use: use, Nodes: map[string]Use{s.cfg.Node: use}}
+	h.Use, h.Nodes = use, map[string]Use{s.cfg.Node: use}
+	return h
 }

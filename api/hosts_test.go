@@ -31,7 +31,7 @@ func TestHostsAddUp(t *testing.T) {
 	nine := int64(9)
 	want := Hosts{
 		Hosts: []Host{
-			{Host: "api.org", Use: Use{Limit: &nine, Granted: 5, InUse: 3, Waiting: 6, Admitted: 30, Rejected: 3}, Nodes: map[string]Use{
+			{Host: "api.org", Pattern: "api.org", Use: Use{Limit: &nine, Granted: 5, InUse: 3, Waiting: 6, Admitted: 30, Rejected: 3}, Nodes: map[string]Use{
 				"a": {Limit: &nine, Granted: 2, InUse: 1, Waiting: 2, Admitted: 10, Rejected: 1},
 				"b": {Limit: &nine, Granted: 3, InUse: 2, Waiting: 4, Admitted: 20, Rejected: 2},
 			}},

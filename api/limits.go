@@ -173,6 +173,9 @@ func (s *Server) commitPut(ctx context.Context, l fsm.Limit, cond condition) (an
 		l.ModifyIndex, l.Source = now.ModifyIndex, now.Source
 	}
 	s.log.Info("limit set", "pattern", l.Pattern, "connections", l.Connections, "evict", l.Evict, "index", index)
+	if res.Changed {
+		s.noteLimits(ctx, l.Source, index, []Change{changeOf(before, l.Pattern, &l)})
+	}
 	return answer{
 		body: LimitWritten{Index: index, Limit: wireLimit(&l)}, etag: etag(l.ModifyIndex),
 		index: index, table: visibleAt(index, res, t),
@@ -196,16 +199,21 @@ func (s *Server) deleteLimit(r *http.Request, _ []byte) (commit, error) {
 }
 
 func (s *Server) commitDelete(ctx context.Context, p fsm.Pattern, cond condition) (answer, error) {
-	index, res, err := s.propose(ctx, &fsm.DeleteLimit{Pattern: p, Precondition: cond.forLimit(s.deps.Log.Committed(), p)})
+	before := s.deps.Log.Committed()
+	index, res, err := s.propose(ctx, &fsm.DeleteLimit{Pattern: p, Precondition: cond.forLimit(before, p)})
 	if err != nil {
 		return answer{}, fmt.Errorf("%w (%s)", err, p)
 	}
 	t := s.deps.Log.Committed()
 	body := LimitDeleted{Index: index, Pattern: p.String()}
-	if l, ok := t.Get(p); ok && l.Source == fsm.SourceConfig {
-		w := wireLimit(l)
+	uncovered, ok := t.Get(p)
+	if ok && uncovered.Source == fsm.SourceConfig {
+		w := wireLimit(uncovered)
 		body.Uncovered = &w
+	} else {
+		uncovered = nil
 	}
+	s.noteLimits(ctx, fsm.SourceAPI, index, []Change{changeOf(before, p, uncovered)})
 	s.log.Info("limit deleted", "pattern", p, "index", index)
 	return answer{body: body, index: index, table: visibleAt(index, res, t)}, nil
 }
@@ -263,6 +271,7 @@ func (s *Server) commitReplace(ctx context.Context, ls []fsm.Limit, cond conditi
 		return answer{}, err
 	}
 	changes := difference(before, ls)
+	s.noteLimits(ctx, fsm.SourceAPI, index, changes)
 	s.log.Info("limits replaced", "limits", len(ls), "changes", len(changes), "index", index)
 	t := s.deps.Log.Committed()
 	at := visibleAt(index, res, t)
@@ -276,11 +285,14 @@ func (s *Server) replaceConfigLimits(_ *http.Request, body []byte) (commit, erro
 		return nil, err
 	}
 	return func(ctx context.Context) (answer, error) {
+		before := s.deps.Log.Committed()
 		index, res, err := s.propose(ctx, &fsm.ReplaceLimits{Source: fsm.SourceConfig, Limits: ls})
 		if err != nil {
 			return answer{}, err
 		}
-		at := visibleAt(index, res, s.deps.Log.Committed())
+		after := s.deps.Log.Committed()
+		s.noteLimits(ctx, fsm.SourceConfig, index, difference(before, after.Limits()))
+		at := visibleAt(index, res, after)
 		return answer{body: LimitsReplaced{Index: index, Changes: []Change{}}, index: index, table: at}, nil
 	}, nil
 }
@@ -364,6 +376,24 @@ func difference(t *fsm.Table, ls []fsm.Limit) []Change {
 	}
 	slices.SortFunc(changes, func(a, b Change) int { return strings.Compare(a.Pattern, b.Pattern) })
 	return changes
+}
+
+// changeOf is the difference that one limit makes to t; nil: there is none any more.
+func changeOf(t *fsm.Table, p fsm.Pattern, after *fsm.Limit) Change {
+	c := Change{Action: "change", Pattern: p.String()}
+	if l, ok := t.Get(p); ok {
+		w := wireLimit(l)
+		c.Before = &w
+	} else {
+		c.Action = "add"
+	}
+	if after == nil {
+		c.Action = "remove"
+		return c
+	}
+	w := wireLimit(after)
+	c.After = &w
+	return c
 }
 
 // parseLimits reads the body that replaces all limits. The list must be there: an empty object must not delete all.

@@ -7,9 +7,12 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/weirproxy/weir/api/ui"
 )
 
 // Paths that are named in more than one place.
@@ -20,6 +23,8 @@ const (
 	pathLimit        = "/v1/limits/host/"
 	pathConfigLimits = "/v1/config-limits" // between nodes only
 	pathHosts        = "/v1/hosts"
+	pathNodes        = "/v1/nodes"
+	pathConnections  = "/v1/connections"
 )
 
 // Bounds that nobody needs to set.
@@ -67,8 +72,10 @@ type Deps struct {
 	Connections Connections
 	Lifecycle   Lifecycle
 	Raft        Raft
-	Metrics     MetricSource
-	Logger      hclog.Logger
+	// Events is what the node remembers of events; nil: a log of the server's own.
+	Events  *EventLog
+	Metrics MetricSource
+	Logger  hclog.Logger
 }
 
 // Server answers the API.
@@ -82,6 +89,10 @@ type Server struct {
 	metrics http.Handler
 	http    *http.Server
 	cancel  context.CancelFunc // ends the waits of requests that Shutdown cuts short
+	ctx     context.Context    // that they run in
+	events  *EventLog
+	ui      *ui.Page
+	watcher *watcher // runs while the server serves
 }
 
 // New makes a server; it starts nothing.
@@ -93,7 +104,11 @@ func New(cfg Config, deps Deps) *Server {
 		cfg.PeerTimeout = 2 * time.Second
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &Server{cfg: cfg, deps: deps, log: deps.Logger, guard: newGuard(cfg), cancel: cancel}
+	s := &Server{cfg: cfg, deps: deps, log: deps.Logger, guard: newGuard(cfg), cancel: cancel, ctx: ctx, events: deps.Events}
+	if s.events == nil {
+		s.events = NewEventLog(cfg.Node)
+	}
+	s.watcher, s.ui = newWatcher(s), ui.New()
 	s.metrics = newMetrics(s)
 	s.public = append(s.sharedRoutes(false), s.publicRoutes()...)
 	s.peer = append(s.sharedRoutes(true), s.peerRoutes()...)
@@ -132,6 +147,11 @@ func (s *Server) PeerHandler() http.Handler {
 
 // Serve answers on l until Shutdown, and then returns nil.
 func (s *Server) Serve(l net.Listener) error {
+	ctx, stop := context.WithCancel(s.ctx)
+	var watching sync.WaitGroup
+	watching.Go(func() { s.watcher.run(ctx) })
+	defer watching.Wait()
+	defer stop()
 	if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve the API on %s: %w", l.Addr(), err)
 	}
@@ -142,6 +162,7 @@ func (s *Server) Serve(l net.Listener) error {
 // returned.
 func (s *Server) Shutdown(ctx context.Context) error {
 	defer s.cancel()
+	s.watcher.close() // or the streams would never end
 	if err := s.http.Shutdown(ctx); err != nil {
 		s.cancel()
 		return errors.Join(fmt.Errorf("requests to the API were cut off: %w", err), s.http.Close())
@@ -156,9 +177,11 @@ func (s *Server) sharedRoutes(peer bool) router {
 		{pathLimit + "{pattern}", map[string]endpoint{
 			"GET": reading(s.limit), "PUT": s.writing(s.putLimit, peer, maxBody), "DELETE": s.writing(s.deleteLimit, peer, maxBody),
 		}},
-		{"/v1/nodes", map[string]endpoint{"GET": s.asking(s.nodes, peer)}},
+		{pathNodes, map[string]endpoint{"GET": s.asking(s.nodes, peer)}},
 		{pathHosts, map[string]endpoint{"GET": readingFor(peer, s.hosts)}},
 		{pathHosts + "/{host}", map[string]endpoint{"GET": readingFor(peer, s.host)}},
+		{pathConnections, map[string]endpoint{"GET": readingFor(peer, s.connections)}},
+		{pathConnections + "/{id}", map[string]endpoint{"DELETE": readingFor(peer, s.closeConnection)}},
 		{"/v1/raft/peers", map[string]endpoint{"GET": s.asking(s.raftPeers, peer)}},
 		{"/v1/raft/peers/{name}", map[string]endpoint{"DELETE": s.writing(s.removeRaftPeer, peer, maxBody)}},
 		{"/v1/raft/transfer", map[string]endpoint{"POST": s.writing(s.transferLeadership, peer, maxBody)}},
@@ -169,8 +192,11 @@ func (s *Server) sharedRoutes(peer bool) router {
 func (s *Server) publicRoutes() router {
 	return router{
 		{"/v1/status", map[string]endpoint{"GET": reading(s.status)}},
-		{"/v1/connections", map[string]endpoint{"GET": reading(s.connections)}},
-		{"/v1/connections/{id}", map[string]endpoint{"DELETE": reading(s.closeConnection)}},
+		{"/v1/events", map[string]endpoint{"GET": s.eventStream}},
+		{pathUI, map[string]endpoint{"GET": s.page}},
+		{pathUI + "{file}", map[string]endpoint{"GET": s.page}},
+		{"/ui", map[string]endpoint{"GET": s.toPage}},
+		{"/", map[string]endpoint{"GET": s.toPage}},
 		{"/v1/drain", map[string]endpoint{"POST": reading(s.drain)}},
 		{"/v1/leave", map[string]endpoint{"POST": reading(s.leave)}},
 		{"/v1/reload", map[string]endpoint{"POST": reading(s.reload)}},
@@ -185,6 +211,7 @@ func (s *Server) publicRoutes() router {
 // peerRoutes are for nodes alone.
 func (s *Server) peerRoutes() router {
 	return router{
+		{pathWatch, map[string]endpoint{"GET": reading(s.watchPeer)}},
 		{pathConfigLimits, map[string]endpoint{"PUT": s.writing(s.replaceConfigLimits, true, maxPeerBody)}},
 	}
 }

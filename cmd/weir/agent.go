@@ -77,6 +77,7 @@ type agent struct {
 	leases   *lease.Server // nil on role proxy
 	proxy    *proxy.Server
 	api      *api.Server
+	events   *api.EventLog
 	streams  leaseStreams
 	reclaims reclaims
 	keeper   *limitsKeeper // nil without a data directory
@@ -102,7 +103,7 @@ func runAgent(ctx context.Context, src source) error {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	defer signal.Stop(signals)
-	a := &agent{source: src, cfg: cfg, log: newLogger(cfg.Log), fatal: make(chan error, 8)}
+	a := &agent{source: src, cfg: cfg, log: newLogger(cfg.Log), fatal: make(chan error, 8), events: api.NewEventLog(cfg.Name)}
 	a.asked, a.leave = context.WithCancel(context.Background())
 	defer a.leave()
 	if err := a.build(); err != nil {
@@ -146,7 +147,7 @@ func (a *agent) build() (err error) {
 	a.manager = lease.NewManager(lease.ManagerConfig{
 		Name: cfg.Name, Identity: a.data.Identity(), OnExpiry: expiries[cfg.Lease.OnExpiry],
 		Connect: a.connect, Clock: clock, Log: a.log.Named("lease"),
-		Limits: a.lastLimits(), OnLimits: a.keepLimits,
+		Limits: a.lastLimits(), OnLimits: a.keepLimits, OnFence: a.events.Fenced,
 	})
 	proxyConfig := proxy.Config{Node: cfg.Name, Policy: policy(cfg), Lines: lineOutput(cfg.Log)}
 	a.proxy, err = proxy.New(proxyConfig, admitter{a.manager}, nil, a.log.Named("proxy"))

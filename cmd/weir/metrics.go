@@ -57,7 +57,10 @@ type reclaimed struct {
 }
 
 // sessionEnded is told of each session that ends while this node leads.
-func (a *agent) sessionEnded(end lease.SessionEnd) { a.reclaims.note(end) }
+func (a *agent) sessionEnded(end lease.SessionEnd) {
+	a.reclaims.note(end)
+	a.events.Reclaimed(end.Node, end.Session, end.Why, end.Slots, end.Silent)
+}
 
 func (r *reclaims) note(end lease.SessionEnd) {
 	var by *reclaimed

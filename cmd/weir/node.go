@@ -26,7 +26,7 @@ func (a *agent) newAPI() *api.Server {
 		Node: c.Name, Hosts: c.API.Hosts, Token: string(c.API.Token), ReadToken: string(c.API.ReadToken),
 		MetricsHosts: metricsHosts,
 	}, api.Deps{
-		Log: a, Leader: a, View: a, Status: a, Nodes: a, Uses: a, Peers: a, Connections: a, Lifecycle: a, Raft: a, Metrics: a,
+		Log: a, Leader: a, Events: a.events, View: a, Status: a, Nodes: a, Uses: a, Peers: a, Connections: a, Lifecycle: a, Raft: a, Metrics: a,
 		Logger: a.log.Named("api"),
 	})
 }
@@ -310,8 +310,17 @@ func (a *agent) TransferLeadership(ctx context.Context, to string) error {
 	return apiError(a.members.Transfer(ctx, to))
 }
 
+// leaderChanged is told when this node has heard of another leader.
+func (a *agent) leaderChanged(addr string) {
+	a.streams.leaderChanged(addr)
+	if name, now := a.members.Leader(); now == addr {
+		a.events.Leader(name, a.members.RaftStatus().Term)
+	}
+}
+
 // memberChanged follows gossip: a node may be dead, one that has left gave its session back, and a config may disagree.
 func (a *agent) memberChanged(m cluster.Member) {
+	a.events.Member(m.Name, string(m.Role), string(m.Health))
 	if a.leases != nil {
 		a.leases.Health(m.Name, m.Health == cluster.HealthDead)
 		if m.Health == cluster.HealthLeft {

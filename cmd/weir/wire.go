@@ -53,7 +53,7 @@ func (a *agent) handlers() cluster.Handlers {
 	h := cluster.Handlers{
 		HTTP:          a.api.PeerHandler(),
 		MemberChanged: a.memberChanged,
-		LeaderChanged: a.streams.leaderChanged,
+		LeaderChanged: a.leaderChanged,
 		Services:      func(grpc.ServiceRegistrar) {},
 	}
 	if a.leases != nil {

@@ -1,0 +1,294 @@
+package api
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/weirproxy/weir/fsm"
+)
+
+// Event is something that an operator wants to know of afterwards. GET /v1/events sends each as a server-sent event
+// named after its Type; which fields beside the first five are set depends on it.
+type Event struct {
+	// Time is by the clock of the node that noted the event.
+	Time time.Time `json:"time"`
+	// Type is "leader" (who leads), "member" (a node came, died or left), "limit" (one was changed), "reclaim" (slots of a
+	// session that has ended came back) or "fence" (a node stopped using its slots).
+	Type string `json:"type"`
+	// Node is whom it is about; of a limit, the node that took the write.
+	Node string `json:"node"`
+	// SeenBy is the node that noted it.
+	SeenBy string `json:"seen_by"`
+	Text   string `json:"text"` // a sentence
+
+	Term   uint64 `json:"term,omitempty"`   // leader
+	Role   string `json:"role,omitempty"`   // member
+	Health string `json:"health,omitempty"` // member: as in GET /v1/nodes
+
+	Session uint64   `json:"session,omitempty"` // reclaim
+	Why     string   `json:"why,omitempty"`     // reclaim: "expired", "left" or "taken over"
+	Slots   int64    `json:"slots,omitempty"`   // reclaim
+	Silent  Duration `json:"silent,omitempty"`  // reclaim: since the node was last heard
+	Severed int      `json:"severed,omitempty"` // fence: connections
+
+	Change *Change `json:"change,omitempty"` // limit
+	Index  uint64  `json:"index,omitempty"`  // limit: the write's log index
+	By     *Author `json:"by,omitempty"`     // limit
+}
+
+// Author is who changed a limit.
+type Author struct {
+	Source string `json:"source"`           // "api", or "config" for a reload
+	Node   string `json:"node"`             // that took the call, or reloaded
+	Client string `json:"client,omitempty"` // the caller's address
+}
+
+// Bounds of what a node remembers.
+const (
+	eventsKept   = 1000
+	changesNoted = 100 // events of one write; a last one counts the others
+)
+
+// EventLog is what a node remembers of events: its own, and those that other nodes have noted and that it has fetched from them.
+// The oldest fall out. What every node sees by itself (who leads, who is there) is not fetched, so that it stands there once.
+type EventLog struct {
+	node  string
+	epoch string // tells one process's numbers from another's
+	now   func() time.Time
+
+	mu      sync.Mutex
+	last    uint64 // the newest entry's number
+	entries []logEntry
+	changed chan struct{} // closed and made anew with each entry
+	health  map[string]string
+	leader  string
+}
+
+// logEntry is one event in a node's log.
+type logEntry struct {
+	number uint64
+	shared bool // it was noted here, and other nodes can't know of it but from here
+	event  Event
+}
+
+// NewEventLog makes the log of the node named.
+func NewEventLog(node string) *EventLog {
+	return &EventLog{
+		node: node, epoch: strconv.FormatInt(time.Now().UnixNano(), 36), now: time.Now,
+		changed: make(chan struct{}), health: make(map[string]string),
+	}
+}
+
+// Leader notes who leads, as far as this node knows; "" is nobody. The same as before is noted once.
+func (l *EventLog) Leader(name string, term uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if name == l.leader {
+		return
+	}
+	text := name + " leads"
+	if name == "" {
+		text = "nobody leads"
+	}
+	l.leader = name
+	l.add(false, Event{Type: "leader", Node: name, Term: term, Text: text})
+}
+
+// Member notes a node's health, as this node sees it. The same as before is noted once.
+func (l *EventLog) Member(name, role, health string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	before, known := l.health[name]
+	if before == health {
+		return
+	}
+	text := name + " is " + health
+	switch {
+	case health == "alive" && !known:
+		text = name + " joined"
+	case health == "alive":
+		text = name + " is back"
+	case health == "left":
+		text = name + " left"
+	}
+	l.health[name] = health
+	l.add(false, Event{Type: "member", Node: name, Role: role, Health: health, Text: text})
+}
+
+// Fenced notes that this node can't prove its session any more, and has severed so many connections for that.
+func (l *EventLog) Fenced(severed int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	text := fmt.Sprintf("%s fenced: no proof of its session, %s severed", l.node, plural(severed, "connection"))
+	l.add(true, Event{Type: "fence", Node: l.node, Severed: severed, Text: text})
+}
+
+// Reclaimed notes, on the leader, that a node's session has ended and its slots are the cluster's again.
+func (l *EventLog) Reclaimed(node string, session uint64, why string, slots int64, silent time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	text := fmt.Sprintf("%s gave back %s", node, plural(int(slots), "slot"))
+	switch why {
+	case "expired":
+		text = fmt.Sprintf("%s reclaimed from %s, silent for %s", plural(int(slots), "slot"), node, silent.Round(100*time.Millisecond))
+	case "taken over":
+		text = fmt.Sprintf("%s of %s's former process came back", plural(int(slots), "slot"), node)
+	}
+	l.add(true, Event{
+		Type: "reclaim", Node: node, Session: session, Why: why, Slots: slots,
+		Silent: Duration(silent.Round(time.Millisecond)), Text: text,
+	})
+}
+
+func plural(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+// limits notes, on the leader, what one write has changed.
+func (l *EventLog) limits(by Author, index uint64, changes []Change) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i, c := range changes {
+		e := Event{Type: "limit", Node: by.Node, Index: index, By: &by, Change: &c, Text: changeText(c)}
+		if more := len(changes) - i; i == changesNoted && more > 1 {
+			e.Change, e.Text = nil, fmt.Sprintf("%s more changed by the same write", plural(more, "limit"))
+			l.add(true, e)
+			return
+		}
+		l.add(true, e)
+	}
+}
+
+func changeText(c Change) string {
+	switch c.Action {
+	case "add":
+		return fmt.Sprintf("limit on %s set: %s", c.Pattern, c.After.words())
+	case "remove":
+		return fmt.Sprintf("limit on %s deleted: it was %s", c.Pattern, c.Before.words())
+	}
+	return fmt.Sprintf("limit on %s changed: %s, was %s", c.Pattern, c.After.words(), c.Before.words())
+}
+
+// words is what a limit allows.
+func (l *Limit) words() string {
+	text := "no cap"
+	if l.Connections != nil {
+		text = plural(int(*l.Connections), "connection")
+	}
+	if l.Queue != nil {
+		text += fmt.Sprintf(", queue of %d for %s", l.Queue.Size, l.Queue.Timeout)
+	}
+	if l.Shared {
+		text += ", shared"
+	}
+	return text
+}
+
+// add appends an event of this node. Needs the lock.
+func (l *EventLog) add(shared bool, e Event) {
+	e.Time, e.SeenBy = l.now().UTC().Round(time.Millisecond), l.node
+	l.append(logEntry{shared: shared, event: e})
+}
+
+// append numbers an entry and lets the oldest fall out. Needs the lock.
+func (l *EventLog) append(e logEntry) {
+	l.last++
+	e.number = l.last
+	if len(l.entries) == eventsKept {
+		l.entries = slices.Delete(l.entries, 0, 1)
+	}
+	l.entries = append(l.entries, e)
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
+
+// take adds what another node has noted.
+func (l *EventLog) take(events []Event) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, e := range events {
+		l.append(logEntry{event: e})
+	}
+}
+
+// since returns the entries behind a cursor, and a channel that is closed when there are more. A cursor that is not one of this
+// process's stands before the first entry.
+func (l *EventLog) since(cursor string) ([]logEntry, <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	after := l.position(cursor)
+	i, _ := slices.BinarySearchFunc(l.entries, after+1, func(e logEntry, n uint64) int { return cmp.Compare(e.number, n) })
+	return slices.Clone(l.entries[i:]), l.changed
+}
+
+// cursor is a place in the log, as others may keep it.
+func (l *EventLog) cursor(number uint64) string {
+	return l.epoch + "-" + strconv.FormatUint(number, 10)
+}
+
+func (l *EventLog) position(cursor string) uint64 {
+	epoch, number, _ := strings.Cut(cursor, "-")
+	n, err := strconv.ParseUint(number, 10, 64)
+	if err != nil || epoch != l.epoch || n > l.last {
+		return 0
+	}
+	return n
+}
+
+// own are the events behind a cursor that other nodes must be told, and the cursor behind them.
+func (l *EventLog) own(cursor string) ([]Event, string) {
+	entries, _ := l.since(cursor)
+	events := []Event{}
+	for _, e := range entries {
+		if e.shared {
+			events = append(events, e.event)
+		}
+	}
+	if n := len(entries); n > 0 {
+		cursor = l.cursor(entries[n-1].number)
+	}
+	return events, cursor
+}
+
+type authorKey struct{}
+
+// headerClient carries, between nodes, the address of the caller whose write is sent on.
+const headerClient = "Weir-Client"
+
+// withAuthor notes who makes a write: what the node that has sent it on says, or the caller.
+func (s *Server) withAuthor(ctx context.Context, r *http.Request, peer bool) context.Context {
+	a := Author{Source: "api", Node: s.cfg.Node, Client: r.RemoteAddr}
+	if peer {
+		a.Node, a.Client = r.Header.Get(headerForwarded), r.Header.Get(headerClient)
+	}
+	return context.WithValue(ctx, authorKey{}, a)
+}
+
+// authorOf is who makes the write; without a caller it is this node's config.
+func (s *Server) authorOf(ctx context.Context) Author {
+	a, ok := ctx.Value(authorKey{}).(Author)
+	if !ok {
+		return Author{Source: "config", Node: s.cfg.Node}
+	}
+	return a
+}
+
+// noteLimits tells the log, and the events, what a write has changed.
+func (s *Server) noteLimits(ctx context.Context, source fsm.Source, index uint64, changes []Change) {
+	by := s.authorOf(ctx)
+	by.Source = source.String()
+	for _, c := range changes {
+		s.log.Debug("limit changed", "pattern", c.Pattern, "action", c.Action, "index", index)
+	}
+	s.events.limits(by, index, changes)
+}

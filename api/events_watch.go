@@ -1,0 +1,290 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Watched answers GET /v1/watch, which nodes ask each other: this node's use, and what it alone has noted.
+type Watched struct {
+	// Cursor is what to send as after the next time.
+	Cursor string  `json:"cursor"`
+	Events []Event `json:"events"`
+	Hosts  []Host  `json:"hosts"` // unless hosts=false
+}
+
+// UseFrame is the data of the server-sent event "use": what has changed since the last.
+type UseFrame struct {
+	Time time.Time `json:"time"`
+	// Full says that Hosts are all there are; otherwise only those that have changed, and Gone are no more.
+	Full  bool     `json:"full"`
+	Hosts []Host   `json:"hosts"`
+	Gone  []string `json:"gone,omitempty"`
+	// More counts the hosts that are left out because there are too many: those with the least use.
+	More int `json:"more,omitempty"`
+	// Limits is the index of the limits that this node goes by: another than before says to read them again.
+	Limits      uint64        `json:"limits_index"`
+	Unreachable []Unreachable `json:"unreachable,omitempty"`
+}
+
+const (
+	pathWatch   = "/v1/watch"
+	watchEvery  = time.Second
+	watchSoon   = 200 * time.Millisecond // the least between two looks: who begins to watch doesn't wait for the next
+	watchIdle   = 5 * time.Second        // between two looks for events that the leader might take with it
+	mostWatcher = 256
+	frameQueue  = 4 // seconds that a reader may be late
+)
+
+// watcher looks at the whole cluster once a second while somebody watches, and sends what it sees to all who do. While nobody does,
+// a server goes on to fetch what other nodes have noted, now and then: what only a leader knows should outlive it.
+type watcher struct {
+	s *Server
+
+	mu       sync.Mutex
+	watching map[*watch]struct{}
+	closed   bool
+	began    chan struct{} // of capacity 1: somebody has begun to watch
+
+	// Owned by run.
+	cursors map[string]string // of other nodes
+	hosts   map[string]Host   // as they were sent last
+	more    int
+}
+
+// watch is one reader's place. Its frames end when it was too slow, or the node stops.
+type watch struct {
+	frames chan []byte
+	fresh  bool // it has got no frame yet
+}
+
+func newWatcher(s *Server) *watcher {
+	return &watcher{
+		s: s, watching: make(map[*watch]struct{}), began: make(chan struct{}, 1),
+		cursors: make(map[string]string), hosts: make(map[string]Host),
+	}
+}
+
+// begin lets a reader watch until end.
+func (wr *watcher) begin() (*watch, error) {
+	wr.mu.Lock()
+	defer wr.mu.Unlock()
+	if wr.closed || len(wr.watching) == mostWatcher {
+		return nil, problemf(http.StatusServiceUnavailable, "too_many_watchers", "%d clients follow this node's events already, or it is stopping", len(wr.watching))
+	}
+	w := &watch{frames: make(chan []byte, frameQueue), fresh: true}
+	wr.watching[w] = struct{}{}
+	select {
+	case wr.began <- struct{}{}:
+	default:
+	}
+	return w, nil
+}
+
+func (wr *watcher) end(w *watch) {
+	wr.mu.Lock()
+	defer wr.mu.Unlock()
+	if _, ok := wr.watching[w]; ok {
+		delete(wr.watching, w)
+		close(w.frames)
+	}
+}
+
+// close ends all watches, and lets none begin.
+func (wr *watcher) close() {
+	wr.mu.Lock()
+	defer wr.mu.Unlock()
+	wr.closed = true
+	for w := range wr.watching {
+		delete(wr.watching, w)
+		close(w.frames)
+	}
+}
+
+func (wr *watcher) watched() bool {
+	wr.mu.Lock()
+	defer wr.mu.Unlock()
+	return len(wr.watching) > 0
+}
+
+// run looks until ctx ends.
+func (wr *watcher) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		server := wr.s.deps.Status.Status().Role == "server"
+		watched := wr.watched()
+		if watched || server {
+			wr.look(ctx, watched)
+		}
+		if !sleep(ctx, watchSoon) {
+			return
+		}
+		pause := watchIdle
+		if watched {
+			pause = watchEvery
+		}
+		t := time.NewTimer(pause - watchSoon)
+		select {
+		case <-t.C:
+		case <-wr.began:
+		case <-ctx.Done():
+		}
+		t.Stop()
+	}
+}
+
+// look asks the other nodes, and sends what has changed to all who watch.
+func (wr *watcher) look(ctx context.Context, hosts bool) {
+	ctx, cancel := context.WithTimeout(ctx, watchEvery-watchSoon/2)
+	defer cancel()
+	sum := make(hostSum)
+	if hosts {
+		sum = newHostSum(wr.s.localHosts())
+	}
+	missing := wr.gather(ctx, hosts, sum)
+	if !hosts {
+		return
+	}
+	now := time.Now().UTC().Round(time.Millisecond)
+	seen, more := wr.most(sum.hosts())
+	changed := UseFrame{Time: now, Hosts: []Host{}, More: more, Limits: wr.s.deps.View.Table().Index, Unreachable: missing}
+	full := changed
+	full.Full, full.Hosts = true, seen
+	next := make(map[string]Host, len(seen))
+	for _, h := range seen {
+		next[h.Host] = h
+		if before, ok := wr.hosts[h.Host]; !ok || !sameUse(before, h) {
+			changed.Hosts = append(changed.Hosts, h)
+		}
+	}
+	for name := range wr.hosts {
+		if _, ok := next[name]; !ok {
+			changed.Gone = append(changed.Gone, name)
+		}
+	}
+	slices.Sort(changed.Gone)
+	wr.hosts = next
+	state := append(wr.status(), wr.nodes(ctx)...)
+	wr.send(slices.Concat(state, frame("", "use", full)), slices.Concat(state, frame("", "use", changed)))
+}
+
+// gather fetches from each other node what it alone has noted and, into sum, its hosts.
+func (wr *watcher) gather(ctx context.Context, hosts bool, sum hostSum) []Unreachable {
+	var mu sync.Mutex
+	type told struct {
+		node string
+		Watched
+	}
+	var all []told
+	missing := fanOutEach(wr.s, ctx, func(p Peer) *url.URL {
+		q := url.Values{"after": {wr.cursors[p.Name]}}
+		if !hosts {
+			q.Set("hosts", "false")
+		}
+		return &url.URL{Path: pathWatch, RawQuery: q.Encode()}
+	}, func(node string, w Watched) {
+		mu.Lock()
+		defer mu.Unlock()
+		all = append(all, told{node, w})
+	})
+	var events []Event
+	for _, t := range all {
+		wr.cursors[t.node] = t.Cursor
+		events = append(events, t.Events...)
+		sum.add(t.Hosts)
+	}
+	if len(events) > 0 {
+		slices.SortStableFunc(events, func(a, b Event) int { return a.Time.Compare(b.Time) })
+		wr.s.events.take(events)
+	}
+	return missing
+}
+
+// most cuts the hosts to as many as are sent: those with the most use.
+func (wr *watcher) most(hosts []Host) (kept []Host, more int) {
+	if len(hosts) > hostsMost {
+		slices.SortFunc(hosts, func(a, b Host) int {
+			if d := (b.InUse + b.Waiting) - (a.InUse + a.Waiting); d != 0 {
+				return int(d)
+			}
+			return strings.Compare(a.Host, b.Host)
+		})
+		hosts, more = hosts[:hostsMost], len(hosts)-hostsMost
+	}
+	slices.SortFunc(hosts, func(a, b Host) int { return strings.Compare(a.Host, b.Host) })
+	return hosts, more
+}
+
+func sameUse(a, b Host) bool {
+	return a.Pattern == b.Pattern && sameNumbers(a.Use, b.Use) && maps.EqualFunc(a.Nodes, b.Nodes, sameNumbers)
+}
+
+func sameNumbers(a, b Use) bool {
+	if (a.Limit == nil) != (b.Limit == nil) || a.Limit != nil && *a.Limit != *b.Limit {
+		return false
+	}
+	a.Limit, b.Limit = nil, nil
+	return a == b
+}
+
+// status and nodes are the frames of GET /v1/status and /v1/nodes.
+func (wr *watcher) status() []byte {
+	a, err := wr.s.status(&http.Request{URL: &url.URL{}})
+	if err != nil {
+		return nil
+	}
+	return frame("", "status", a.body)
+}
+
+func (wr *watcher) nodes(ctx context.Context) []byte {
+	r := (&http.Request{Method: http.MethodGet, URL: &url.URL{Path: pathNodes}, Header: http.Header{}}).WithContext(ctx)
+	if rep, ok := wr.s.askLeader(r); ok {
+		return frame("", "nodes", json.RawMessage(bytes.TrimSpace(rep.body)))
+	}
+	a, err := wr.s.nodes(r, true)
+	if err != nil {
+		return nil
+	}
+	return frame("", "nodes", a.body)
+}
+
+// send hands a frame to all who watch: everything to who has just begun, what has changed to the others. Who has not
+// read for some seconds is let go, and comes back with a new request.
+func (wr *watcher) send(full, changed []byte) {
+	wr.mu.Lock()
+	defer wr.mu.Unlock()
+	for w := range wr.watching {
+		data := changed
+		if w.fresh {
+			data, w.fresh = full, false
+		}
+		select {
+		case w.frames <- data:
+		default:
+			wr.s.log.Debug("a client that follows the events does not read them; it is let go")
+			delete(wr.watching, w)
+			close(w.frames)
+		}
+	}
+}
+
+// watchPeer answers GET /v1/watch[?after=&hosts=false].
+func (s *Server) watchPeer(r *http.Request) (answer, error) {
+	q, err := query(r, "after", "hosts")
+	if err != nil {
+		return answer{}, err
+	}
+	body := Watched{Hosts: []Host{}}
+	if q.Get("hosts") != "false" {
+		body.Hosts = s.localHosts()
+	}
+	body.Events, body.Cursor = s.events.own(q.Get("after"))
+	return answer{body: body}, nil
+}

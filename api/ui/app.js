@@ -1,0 +1,186 @@
+// The page: joins the stream to the views.
+
+import { $, set, text, number, rate, h } from './dom.js';
+import { call, follow, hasToken, newToken, onToken } from './net.js';
+import { model, takeEvent, takeLimits, takeNodes, takeUse, totals } from './model.js';
+import { drawNodes, tickNodes } from './nodes.js';
+import { drawHosts, setUpHosts } from './hosts.js';
+import { drawLimits, setUpLimits } from './limits.js';
+import { drawEvents, setUpEvents } from './events.js';
+
+let waiting = false;
+
+/** Draws all that is shown, once before the next frame; a tab in the background is drawn when it is looked at. */
+function draw() {
+  if (waiting) return;
+  waiting = true;
+  requestAnimationFrame(() => {
+    waiting = false;
+    const sum = totals();
+    drawTop(sum);
+    drawAlerts();
+    drawNodes(sum);
+    drawHosts();
+    drawLimits();
+    drawEvents();
+  });
+}
+
+function drawTop(sum) {
+  const s = model.status;
+  text($('self'), s ? `on ${s.node} · ${s.version}` : '');
+  text($('link'), model.live ? 'live' : 'reconnecting');
+  set($('link'), 'class', `pill ${model.live ? 'good' : 'warn'}`);
+  document.body.classList.toggle('stale', !model.live);
+  text($('count-hosts'), model.hosts.size ? number(model.hosts.size) : '');
+  text($('count-limits'), model.limits.size ? number(model.limits.size) : '');
+  const alive = model.nodes.filter((n) => n.health === 'alive').length;
+  const there = model.nodes.filter((n) => n.health !== 'left').length;
+  const cells = [
+    ['Nodes', `${alive}/${there}`, alive < there ? 'bad' : ''],
+    ['Leader', s?.leader || 'none', s && !s.leader ? 'bad' : ''],
+    ['In use', number(sum.inUse), ''],
+    ['Granted', number(sum.granted), ''],
+    ['Waiting', number(sum.waiting), sum.waiting ? 'warn' : ''],
+    ['Refused/s', rate(sum.refusals), sum.refusals ? 'bad' : ''],
+  ];
+  const list = $('totals');
+  if (!list.cells) {
+    list.cells = cells.map(([name]) => {
+      const value = h('dd', { id: `total-${name.toLowerCase().replace(/\W/g, '-')}` });
+      list.append(h('div', {}, h('dt', {}, name), value));
+      return value;
+    });
+  }
+  cells.forEach(([, value, tone], i) => {
+    text(list.cells[i], value);
+    set(list.cells[i], 'class', tone);
+  });
+  document.title = `${sum.refusals ? '● ' : ''}weir${s ? ` · ${s.node}` : ''}`;
+}
+
+/** What an operator must know of, in words that say what to do. */
+function drawAlerts() {
+  const s = model.status;
+  const all = [];
+  if (s) {
+    if (!s.leader) all.push('No leader: limits can’t be changed, and leases run out. A majority of the servers must be up and reach each other.');
+    if (s.disk_full) all.push(`The disk of ${s.node} is full: make room in its data directory; it goes on by itself.`);
+    if (s.disk_stalled) all.push(`The disk of ${s.node} has stalled: another server leads meanwhile.`);
+    if (s.draining) all.push(`${s.node} is draining: it takes no new connections.`);
+    else if (s.session.state !== 'live') all.push(`${s.node} has no live session with the cluster: it admits to hosts without a limit alone.`);
+    if (s.config_disagreements.length) all.push(`The configs of ${s.config_disagreements.join(', ')} disagree with the cluster: make them equal and reload one.`);
+  }
+  const silent = model.unreachable.map((u) => u.node);
+  if (silent.length) all.push(`The use of ${silent.join(', ')} is not counted here: no answer.`);
+  if (model.more) all.push(`${number(model.more)} hosts with the least use are not shown.`);
+  const el = $('alerts');
+  const key = all.join('\n');
+  if (el.key !== key) {
+    el.key = key;
+    el.replaceChildren(...all.map((a) => h('p', {}, a)));
+  }
+}
+
+let reading = false;
+
+/** Reads the limits again when the node goes by others than those known here. */
+async function readLimits() {
+  if (reading || model.limitsIndex === model.wantedIndex) return;
+  reading = true;
+  const wanted = model.wantedIndex;
+  try {
+    const { body } = await call('GET', '/v1/limits');
+    takeLimits(body);
+    if (body.index < wanted) model.limitsIndex = 0; // again with the next frame
+    draw();
+  } catch (error) {
+    console.warn(error.message);
+  } finally {
+    reading = false;
+  }
+}
+
+function take(name, data) {
+  switch (name) {
+    case 'status': model.status = data; break;
+    case 'nodes': takeNodes(data); break;
+    case 'use':
+      takeUse(data);
+      readLimits();
+      break;
+    default: takeEvent(data);
+  }
+  draw();
+}
+
+function askToken(problem) {
+  const dialog = $('token-dialog');
+  const input = $('token-input');
+  text($('token-error'), problem ? problem.message : '');
+  input.value = '';
+  if (!dialog.open) dialog.showModal();
+  input.focus();
+  return new Promise((resolve) => {
+    $('token-form').onsubmit = () => {
+      set($('token-button'), 'hidden', false);
+      resolve(input.value.trim());
+    };
+    // A token is needed: Escape doesn't make it otherwise.
+    dialog.oncancel = (event) => { if (!hasToken()) event.preventDefault(); };
+  });
+}
+
+/** Tabs as in https://www.w3.org/WAI/ARIA/apg/patterns/tabs/; on a wide screen the events stand beside the others. */
+function setUpTabs() {
+  const wide = matchMedia('(min-width: 1240px)');
+  const tabs = ['hosts', 'limits', 'events'];
+  let current = 'hosts';
+  const show = (name, focus) => {
+    if (name === 'events' && wide.matches) name = 'hosts';
+    current = name;
+    for (const t of tabs) {
+      const tab = $(`tab-${t}`);
+      set(tab, 'aria-selected', t === name ? 'true' : 'false');
+      set(tab, 'tabindex', t === name ? 0 : -1);
+      $(t).hidden = t !== name && !(t === 'events' && wide.matches);
+    }
+    $('tab-events').hidden = wide.matches;
+    if (focus) $(`tab-${name}`).focus();
+    draw();
+  };
+  for (const t of tabs) $(`tab-${t}`).addEventListener('click', () => { show(t); history.replaceState(null, '', `#${t}`); });
+  document.querySelector('.tabs').addEventListener('keydown', (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (!step) return;
+    const shown = tabs.filter((t) => !$(`tab-${t}`).hidden);
+    show(shown[(shown.indexOf(current) + step + shown.length) % shown.length], true);
+  });
+  wide.addEventListener('change', () => show(current));
+  show(tabs.includes(location.hash.slice(1)) ? location.hash.slice(1) : 'hosts');
+}
+
+/** "/" goes to the filter, as in many programs for operators. */
+function setUpKeys() {
+  document.addEventListener('keydown', (event) => {
+    if (event.key !== '/' || event.ctrlKey || event.metaKey || /^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement.tagName)) return;
+    event.preventDefault();
+    (($('limits').hidden) ? $('host-filter') : $('limit-filter')).focus();
+  });
+}
+
+onToken(askToken);
+set($('token-button'), 'hidden', !hasToken());
+$('token-button').addEventListener('click', () => newToken(null));
+setUpHosts(draw);
+setUpLimits(draw);
+setUpEvents(draw);
+setUpTabs();
+setUpKeys();
+setInterval(tickNodes, 100);
+follow('/v1/events', take, (live) => {
+  if (model.live !== live) {
+    model.live = live;
+    draw();
+  }
+});

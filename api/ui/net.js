@@ -1,0 +1,111 @@
+// Calls to the node's API, and its stream of events. The token is kept for this tab alone.
+
+const KEY = 'weir-token';
+
+export class Refused extends Error {
+  constructor(status, problem) {
+    super(problem.detail || problem.title || `status ${status}`);
+    this.status = status;
+    this.code = problem.code ?? '';
+  }
+}
+
+let asking = null;
+let askToken = () => Promise.resolve('');
+
+/** Says how the user is asked for a token: ask(problem) resolves to one. */
+export function onToken(ask) { askToken = ask; }
+
+export const hasToken = () => sessionStorage.getItem(KEY) !== null;
+
+/** Asks for another token, once for all calls that wait. */
+export function newToken(problem) {
+  asking ??= askToken(problem).then((token) => {
+    sessionStorage.setItem(KEY, token);
+    asking = null;
+  });
+  return asking;
+}
+
+async function send(path, options = {}) {
+  for (;;) {
+    const headers = new Headers(options.headers);
+    const token = sessionStorage.getItem(KEY);
+    if (token) headers.set('Authorization', `Bearer ${token}`);
+    const response = await fetch(path, { ...options, headers, cache: 'no-store', credentials: 'omit', redirect: 'error' });
+    if (response.ok) return response;
+    const refused = new Refused(response.status, await response.json().catch(() => ({})));
+    if (response.status !== 401) throw refused;
+    // Meanwhile another call may have brought one.
+    if (sessionStorage.getItem(KEY) === token) await newToken(token ? refused : null);
+  }
+}
+
+/** Makes a call; resolves to the answer's body and ETag. */
+export async function call(method, path, body, headers = {}) {
+  const options = { method, headers: { ...headers } };
+  if (method === 'PUT' || method === 'POST') {
+    options.headers['Content-Type'] = 'application/json';
+    if (body !== undefined) options.body = JSON.stringify(body);
+  }
+  const response = await send(path, options);
+  return { body: await response.json(), etag: response.headers.get('ETag') };
+}
+
+/** Follows a stream of server-sent events for ever: with fetch, because an EventSource can't send a token. */
+export async function follow(path, on, state) {
+  let last = '';
+  let pause = 500;
+  for (;;) {
+    let timer;
+    const control = new AbortController();
+    const alive = () => {
+      clearTimeout(timer);
+      timer = setTimeout(() => control.abort(), 10_000); // the stream speaks each second
+    };
+    try {
+      alive();
+      const response = await send(path, { signal: control.signal, headers: last ? { 'Last-Event-ID': last } : {} });
+      for await (const event of parse(response.body, alive)) {
+        if (event.id) last = event.id;
+        if (pause !== 500) pause = 500;
+        state(true);
+        on(event.name, JSON.parse(event.data));
+      }
+    } catch (error) {
+      if (error instanceof Refused && error.status !== 503) console.warn(error.message);
+    } finally {
+      clearTimeout(timer);
+      control.abort();
+    }
+    state(false);
+    await new Promise((resolve) => { setTimeout(resolve, pause); });
+    pause = Math.min(pause * 2, 5000);
+  }
+}
+
+/** Takes a stream apart into events: the fields of https://html.spec.whatwg.org/#parsing-an-event-stream that weir sends. */
+async function* parse(stream, alive) {
+  const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = '';
+  let event = { id: '', name: 'message', data: '' };
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      alive();
+      const lines = (rest + value).split('\n');
+      rest = lines.pop();
+      for (const line of lines) {
+        if (line === '') {
+          if (event.data) yield event;
+          event = { id: '', name: 'message', data: '' };
+        } else if (line.startsWith('id: ')) event.id = line.slice(4);
+        else if (line.startsWith('event: ')) event.name = line.slice(7);
+        else if (line.startsWith('data: ')) event.data += line.slice(6);
+      }
+    }
+  } finally {
+    reader.cancel().catch(() => {});
+  }
+}
