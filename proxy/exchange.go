@@ -106,10 +106,11 @@ func (x *exchange) attempt() (keep bool) {
 		if !ok {
 			return x.refuse(refusal)
 		}
-		if x.flow.reused {
+		reused := x.flow.reused // later it may be another client's
+		again, keep := x.once()
+		if reused && x.sent {
 			counters.Reused.Add(1)
 		}
-		again, keep := x.once()
 		if !again {
 			return keep
 		}
