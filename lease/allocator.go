@@ -148,6 +148,7 @@ type demand struct {
 	owed       time.Duration // slot-time that it had less (or, below 0, more) than its fair share of, while slots were short
 	idleSince  time.Duration // has held a slot without a use since
 	extraSince time.Duration // has held more than its share since; 0: does not
+	grantedAt  time.Duration // was granted a slot last
 }
 
 // target is what a node was last told.

@@ -299,7 +299,8 @@ func (p *keyPlan) overhang() (sum int64) {
 	return sum
 }
 
-// keepTurns notes since when each session has been short, or above its share.
+// keepTurns notes since when each session has been short, or above its share. Who had slots before there was a shortage has had that time
+// of its turn already: a request that waits for less than a turn would else never see the end of one.
 func (p *keyPlan) keepTurns() {
 	for _, r := range p.rows {
 		switch {
@@ -308,11 +309,14 @@ func (p *keyPlan) keepTurns() {
 		case r.d.shortSince == 0 || r.add > 0:
 			r.d.shortSince = p.now
 		}
+		if r.add > 0 {
+			r.d.grantedAt = p.now
+		}
 		switch {
 		case !p.tight || r.held <= r.share:
 			r.d.extraSince = 0
 		case r.d.extraSince == 0 || r.add > 0:
-			r.d.extraSince = p.now
+			r.d.extraSince = r.d.grantedAt
 		}
 	}
 }

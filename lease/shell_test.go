@@ -34,6 +34,7 @@ type testCluster struct {
 	streams map[string]*memStream // the newest of each node
 	verify  error                 // what verifying the leadership ends in
 	depose  func()                // ends the first leadership
+	toldMu  sync.Mutex            // a lock of its own: hooks are called while the state is read
 	told    []string              // what the hooks were told
 }
 
@@ -87,14 +88,14 @@ func (c *testCluster) setFull(full bool) {
 }
 
 func (c *testCluster) tell(format string, args ...any) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.toldMu.Lock()
+	defer c.toldMu.Unlock()
 	c.told = append(c.told, fmt.Sprintf(format, args...))
 }
 
 func (c *testCluster) hasTold() []string {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
+	c.toldMu.Lock()
+	defer c.toldMu.Unlock()
 	return slices.Clone(c.told)
 }
 
