@@ -385,7 +385,6 @@ func (f *flow) park(now time.Time) bool {
 		return false
 	}
 	f.phase, f.client = phaseParked, nil
-	f.kind.Store(uint32(KindIdle))
 	f.idleUntil = now.Add(upstreamIdleTimeout)
 	f.stall.rest()
 	if !f.stall.armed {
@@ -396,6 +395,7 @@ func (f *flow) park(now time.Time) bool {
 	// First the lease may want it, then others may take it: not the other way round, or a
 	// connection in use would be parked. It may be gone before it is in the pool.
 	f.slot.Park()
+	f.kind.Store(uint32(KindIdle)) // who sees it idle may count on its slot
 	kept := s.idle.put(f)
 	if !f.upstream.watch.on() {
 		s.hangups.add(f.upstream, f.upstreamHungUp)
