@@ -34,6 +34,8 @@ type benchNode struct {
 	b      *bench
 	name   string
 	server *Server
+	// transport leads to the server where it serves in memory.
+	transport *http.Transport
 
 	mu        sync.Mutex
 	table     *fsm.Table
@@ -190,7 +192,11 @@ func (n *benchNode) Ready() (bool, string) { return n.notReady == "", n.notReady
 
 func (n *benchNode) Nodes() []Node { return n.members }
 
-func (n *benchNode) HostUses() []HostUse { return slices.Clone(n.uses) }
+func (n *benchNode) HostUses() []HostUse {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.uses)
+}
 
 func (n *benchNode) HostUse(key fsm.Key) (HostUse, bool) {
 	for _, u := range n.uses {
