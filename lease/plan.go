@@ -235,9 +235,17 @@ func (p *keyPlan) queue() []*row {
 	queue := slices.Clone(p.rows)
 	grain := p.a.turn / 2
 	slices.SortStableFunc(queue, func(x, y *row) int {
-		return cmp.Or(cmp.Compare(y.d.owed/grain, x.d.owed/grain), cmp.Compare(x.d.shortSince, y.d.shortSince))
+		return cmp.Or(cmp.Compare(y.d.owed/grain, x.d.owed/grain), cmp.Compare(p.shortSince(x), p.shortSince(y)))
 	})
 	return queue
+}
+
+// shortSince is since when a row has had less than it wants; one that has just given a slot back comes last.
+func (p *keyPlan) shortSince(r *row) time.Duration {
+	if r.d.shortSince == 0 {
+		return p.now
+	}
+	return r.d.shortSince
 }
 
 // account settles, for the time since the last plan, who has had more or less than its fair share while slots were short. Turns alone don't
