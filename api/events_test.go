@@ -353,7 +353,9 @@ func TestStreamsAreBoundedAndEndWithTheServer(t *testing.T) {
 		}
 		res, cancel := a.stream(t, "", "")
 		defer cancel()
+		stopped := make(chan struct{})
 		go func() {
+			defer close(stopped)
 			time.Sleep(3 * time.Second) // fake
 			stop()
 		}()
@@ -364,6 +366,7 @@ func TestStreamsAreBoundedAndEndWithTheServer(t *testing.T) {
 		}
 		for range all[0].frames { // closed, or this would never end
 		}
+		<-stopped
 	})
 }
 

@@ -8,6 +8,8 @@ optional="" # without which some of them check less
 command -v cc >/dev/null 2>&1 || command -v gcc >/dev/null 2>&1 || required="gcc libc6-dev" # the race detector
 command -v curl >/dev/null 2>&1 || optional="$optional curl"
 command -v python3 >/dev/null 2>&1 || optional="$optional python3"
+command -v chromium >/dev/null 2>&1 || command -v chromium-browser >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1 ||
+	optional="$optional chromium" # the page
 if [ "$(id -u)" = 0 ] && [ "$(uname)" = Linux ]; then # nobody else may make the networks that these break
 	command -v nft >/dev/null 2>&1 || required="$required nftables"
 	command -v ip >/dev/null 2>&1 || required="$required iproute2"

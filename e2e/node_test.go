@@ -39,6 +39,7 @@ type node struct {
 	wrapper                  []string // a command, and its arguments, that becomes the process
 	env                      []string
 	onExpiry                 string    // "": close
+	token                    string    // the file that holds the API's; "": none
 	dial                     load.Dial // how its proxy is reached; nil: as the machine does
 }
 
@@ -63,7 +64,8 @@ proxy {
 }
 
 api {
-  listen = %q
+  listen     = %q
+  token_file = %q
 }
 
 limits {
@@ -82,7 +84,7 @@ func (n *node) writeConfig(t testing.TB) {
 		join[i] = fmt.Sprintf("%q", addr)
 	}
 	text := fmt.Sprintf(nodeTemplate, n.name, n.dataDir, n.role, n.rpc, n.gossip, strings.Join(join, ", "), expect,
-		n.ttl, cmp.Or(n.onExpiry, "close"), n.proxy, n.drain, n.api, n.limits)
+		n.ttl, cmp.Or(n.onExpiry, "close"), n.proxy, n.drain, n.api, n.token, n.limits)
 	if err := os.WriteFile(n.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,225 @@
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/chromedp/chromedp/kb"
+
+	"github.com/weirproxy/weir/e2e/load"
+)
+
+// TestPage drives the page in a real browser against three nodes under load, as an operator would.
+func TestPage(t *testing.T) {
+	t.Parallel()
+	c := startCluster(t, shape{ttl: 4 * time.Second, limits: "  host \"*\" {\n    connections = 25\n  }\n"})
+	page, others := c.leader(t)
+	busy, quiet := c.upstream(t), c.upstream(t)
+	c.setLimit(t, busy.name, connections(6))
+	run := load.Start(load.Plan{Proxies: c.proxies(), Target: busy.target, Workers: 9, Hold: 40 * time.Millisecond, Pause: 100 * time.Millisecond})
+	defer func() { run.Stop() }()
+	tunnel := others[0].open(t, quiet.target)
+	b := openBrowser(t, "http://"+page.api)
+	b.size(t, 1440, 900, false, false)
+
+	b.shows(t, 20*time.Second, "#link", "live")
+	b.shows(t, 10*time.Second, "#node-list", "leader")
+	for _, n := range c.nodes {
+		b.shows(t, 10*time.Second, fmt.Sprintf(`[data-node=%q]`, n.name), "alive")
+	}
+	pageMoves(t, b, busy.name)
+	pageEdits(t, b, page, busy.name)
+	pageAddsAndDeletes(t, b, page)
+	pageConflicts(t, b, page, busy.name)
+	pageCloses(t, b, quiet.name, tunnel)
+	pageKeys(t, b)
+	pageCountsDown(t, c, b, others[1])
+	b.silent(t, "412") // which the conflict was to bring
+}
+
+// pageMoves: the host's row is there, its numbers and its chart move, and refusals are counted.
+func pageMoves(t *testing.T, b *browser, host string) {
+	row := fmt.Sprintf(`tr[data-host=%q]`, host)
+	b.shows(t, 10*time.Second, row, "6")
+	bar := `document.querySelector(%s + ' .bar')?.getAttribute('aria-label') ?? ''`
+	chart := `document.querySelector(%s + ' .spark .line')?.getAttribute('d') ?? ''`
+	first, drawn := eval[string](t, b, bar, row), eval[string](t, b, chart, row)
+	eventually(t, 10*time.Second, "the bar and the chart move", func() error {
+		if now := eval[string](t, b, bar, row); now == first || !strings.Contains(now, "of 6 in use") {
+			return fmt.Errorf("the bar says %q", now)
+		}
+		if now := eval[string](t, b, chart, row); now == drawn || now == "" {
+			return fmt.Errorf("the chart is %q", now)
+		}
+		return nil
+	})
+	eventually(t, 10*time.Second, "refusals per second", func() error {
+		text, err := b.text(t, row+" .col-refused")
+		if err == nil {
+			var n float64
+			if n, err = strconv.ParseFloat(strings.ReplaceAll(text, ",", ""), 64); err == nil && n <= 0 {
+				err = fmt.Errorf("%v a second", n)
+			}
+		}
+		return err
+	})
+}
+
+// pageEdits: a limit is changed where it stands. The difference is shown, and nothing is written, before Apply is pressed.
+func pageEdits(t *testing.T, b *browser, n *node, pattern string) {
+	b.click(t, "#tab-limits")
+	b.click(t, fmt.Sprintf(`tr[data-limit=%q] button[aria-label^=Edit]`, pattern))
+	editor := fmt.Sprintf(`tr[data-below=%q] form`, pattern)
+	b.enter(t, editor+" [name=connections]", "9")
+	b.shows(t, 5*time.Second, editor+" .diff .minus", "connections: 6")
+	b.shows(t, 5*time.Second, editor+" .diff .plus", "connections: 9")
+	if err := n.http.limitIs(pattern, 6); err != nil {
+		t.Error("before it is applied: ", err)
+	}
+	b.click(t, editor+" [type=submit]")
+	b.gone(t, 5*time.Second, editor)
+	if err := n.http.limitIs(pattern, 9); err != nil {
+		t.Error(err)
+	}
+	b.shows(t, 5*time.Second, fmt.Sprintf(`tr[data-limit=%q] .num`, pattern), "9")
+	b.shows(t, 5*time.Second, "#event-rows", fmt.Sprintf("limit on %s changed: 9 connections, was 6 connections", pattern))
+	b.shows(t, 5*time.Second, "#event-rows", "by 127.0.0.1:")
+}
+
+func pageAddsAndDeletes(t *testing.T, b *browser, n *node) {
+	const pattern = "*.added.example"
+	b.click(t, "#limit-add")
+	b.enter(t, "#limit-new [name=pattern]", pattern)
+	b.enter(t, "#limit-new [name=connections]", "12")
+	b.enter(t, "#limit-new [name=timeout]", "2s")
+	b.shows(t, 5*time.Second, "#limit-new .diff", "queue: 100 per node, for 2s")
+	b.click(t, "#limit-new [type=submit]")
+	row := fmt.Sprintf(`tr[data-limit=%q]`, pattern)
+	b.shows(t, 5*time.Second, row, "100 for 2s")
+	if err := n.http.limitIs(pattern, 12); err != nil {
+		t.Error(err)
+	}
+	b.click(t, row+" button[aria-label^=Delete]")
+	below := fmt.Sprintf(`tr[data-below=%q] form`, pattern)
+	b.shows(t, 5*time.Second, below+" .diff .minus", "connections: 12")
+	b.click(t, below+" [type=submit]")
+	b.gone(t, 5*time.Second, row)
+	n.http.must(t, http.StatusNotFound, "GET", limitPath(pattern), "", nil)
+}
+
+// pageConflicts: what somebody else has written meanwhile is not written over unseen.
+func pageConflicts(t *testing.T, b *browser, n *node, pattern string) {
+	b.click(t, fmt.Sprintf(`tr[data-limit=%q] button[aria-label^=Edit]`, pattern))
+	editor := fmt.Sprintf(`tr[data-below=%q] form`, pattern)
+	b.enter(t, editor+" [name=connections]", "7")
+	n.http.setLimit(t, pattern, connections(8))
+	b.click(t, editor+" [type=submit]")
+	b.shows(t, 5*time.Second, editor, "Somebody has changed this limit meanwhile")
+	b.shows(t, 5*time.Second, editor+" .diff .minus", "connections: 8")
+	if err := n.http.limitIs(pattern, 8); err != nil {
+		t.Error(err)
+	}
+	b.click(t, editor+" [type=submit]")
+	b.gone(t, 5*time.Second, editor)
+	if err := n.http.limitIs(pattern, 7); err != nil {
+		t.Error(err)
+	}
+	b.click(t, "#tab-hosts")
+}
+
+// pageCloses: a connection on another node is closed, by a button pressed twice.
+func pageCloses(t *testing.T, b *browser, host string, tunnel *load.Tunnel) {
+	mustLive(t, "before it is closed", tunnel)
+	b.enter(t, "#host-filter", host)
+	b.click(t, fmt.Sprintf(`tr[data-host=%q] .open`, host))
+	button := fmt.Sprintf(`tr[data-detail=%q] tr[data-connection] button`, host)
+	b.shows(t, 10*time.Second, button, "Close")
+	b.click(t, button)
+	b.shows(t, 5*time.Second, button, "Really?")
+	b.click(t, button)
+	if err := tunnel.Broken(5 * time.Second); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error("the tunnel lives on")
+	}
+	b.shows(t, 10*time.Second, fmt.Sprintf(`tr[data-detail=%q] .connections`, host), "None is open.")
+}
+
+// pageKeys: the page can be used without a mouse.
+func pageKeys(t *testing.T, b *browser) {
+	eval[bool](t, b, `(document.activeElement.blur(), true)`)
+	b.press(t, "/")
+	if id := eval[string](t, b, `document.activeElement.id`); id != "host-filter" {
+		t.Errorf("after / the focus is on %q", id)
+	}
+	b.enter(t, "#host-filter", "nothing has this name")
+	b.shows(t, 5*time.Second, "#host-none", "No host matches")
+	eval[bool](t, b, `(document.querySelector('#host-filter').value = '', document.querySelector('#host-filter').dispatchEvent(new Event('input')), true)`)
+	eval[bool](t, b, `(document.querySelector('#tab-hosts').focus(), true)`)
+	b.press(t, kb.ArrowRight)
+	if selected := eval[string](t, b, `document.querySelector('[role=tab][aria-selected=true]').id`); selected != "tab-limits" {
+		t.Errorf("after → the view is %q", selected)
+	}
+	b.press(t, kb.ArrowLeft)
+}
+
+// pageCountsDown: of a dead node the time until its slots come back, counted down; then the log says that they have.
+func pageCountsDown(t *testing.T, c *cluster, b *browser, victim *node) {
+	up := c.upstream(t)
+	victim.openMany(t, up.target, 3)
+	victim.kill(t)
+	card := fmt.Sprintf(`[data-node=%q]`, victim.name)
+	left := func() (s float64, err error) {
+		text, err := b.text(t, card+" .countdown")
+		if err == nil {
+			_, err = fmt.Sscanf(text, "slots back in %g s", &s)
+		}
+		return s, err
+	}
+	var first float64
+	eventually(t, 10*time.Second, "a countdown", func() (err error) {
+		first, err = left()
+		return err
+	})
+	if first <= 0 || first > (c.shape.ttl+time.Second).Seconds() {
+		t.Errorf("the countdown begins at %v s", first)
+	}
+	eventually(t, 5*time.Second, "it counts down", func() error {
+		if now, err := left(); err == nil && now >= first {
+			return fmt.Errorf("it shows %v", now)
+		}
+		return nil
+	})
+	b.shows(t, 10*time.Second, card, "dead")
+	b.shows(t, 10*time.Second, "#event-rows", "reclaimed from "+victim.name)
+	b.shows(t, 10*time.Second, "#event-rows", victim.name+" is dead")
+}
+
+// TestPageAsksForAToken: without one there is nothing to see; a wrong one is refused; the right one stays until the tab is closed.
+func TestPageAsksForAToken(t *testing.T) {
+	t.Parallel()
+	c := startCluster(t, shape{names: []string{"a"}, prepare: func(n *node) {
+		n.token = filepath.Join(filepath.Dir(n.config), "token")
+		if err := os.WriteFile(n.token, []byte("open-sesame\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}})
+	b := openBrowser(t, "http://"+c.nodes[0].api)
+	b.shows(t, 20*time.Second, "#token-dialog[open]", "token")
+	b.enter(t, "#token-input", "wrong")
+	b.click(t, "#token-form [type=submit]")
+	b.shows(t, 10*time.Second, "#token-error", "not one of this node's")
+	b.enter(t, "#token-input", "open-sesame")
+	b.click(t, "#token-form [type=submit]")
+	b.shows(t, 10*time.Second, "#link", "live")
+	b.gone(t, 5*time.Second, "#token-dialog[open]")
+	b.reload(t)
+	b.shows(t, 10*time.Second, "#link", "live")
+	b.gone(t, 5*time.Second, "#token-dialog[open]")
+	b.silent(t, "401")
+}
