@@ -203,6 +203,7 @@ func (s *Server) publicRoutes() router {
 		{pathProfiles, map[string]endpoint{"GET": s.confidential(s.profiles)}},
 		{pathProfiles + "{name}", map[string]endpoint{"GET": s.confidential(s.profile)}},
 		{"/metrics", map[string]endpoint{"GET": s.serveMetrics}},
+		{pathOpenAPI, map[string]endpoint{"GET": s.description}},
 		{pathHealthz, map[string]endpoint{"GET": reading(s.healthz)}},
 		{pathReadyz, map[string]endpoint{"GET": reading(s.readyz)}},
 	}

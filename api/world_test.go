@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -23,6 +24,7 @@ import (
 // each other by function call. A node's view, the leader's too, moves only in WaitTable, so that a server which forgets to wait
 // shows stale limits.
 type bench struct {
+	t      testing.TB
 	mu     sync.Mutex
 	state  *fsm.State
 	index  uint64
@@ -63,11 +65,11 @@ type benchNode struct {
 
 func newBench(t testing.TB, cfg Config, names ...string) *bench {
 	t.Helper()
-	b := &bench{state: fsm.NewState(), nodes: make(map[string]*benchNode)}
+	b := &bench{t: t, state: fsm.NewState(), nodes: make(map[string]*benchNode)}
 	b.apply(&fsm.Init{ClusterID: "test", TTL: 1e10})
 	for _, name := range names {
 		n := &benchNode{b: b, name: name, table: b.state.Table()}
-		n.st = Status{Node: name, Version: "v1", Role: "server", Leader: names[0], Ready: true}
+		n.st = Status{Node: name, Version: "v1", Role: "server", Leader: names[0], Ready: true, Session: SessionStatus{State: "none"}, Raft: RaftStatus{State: "follower"}}
 		c := cfg
 		c.Node = name
 		n.server = New(c, Deps{
@@ -186,11 +188,22 @@ func (n *benchNode) WaitTable(ctx context.Context, index uint64) error {
 	return nil
 }
 
-func (n *benchNode) Status() Status { return n.st }
+func (n *benchNode) Status() Status {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.st
+}
 
 func (n *benchNode) Ready() (bool, string) { return n.notReady == "", n.notReady }
 
-func (n *benchNode) Nodes() []Node { return n.members }
+func (n *benchNode) Nodes() []Node {
+	var nodes []Node
+	for _, m := range n.members {
+		m.Role, m.Health, m.Session = cmp.Or(m.Role, "server"), cmp.Or(m.Health, "alive"), cmp.Or(m.Session, "none")
+		nodes = append(nodes, m)
+	}
+	return nodes
+}
 
 func (n *benchNode) HostUses() []HostUse {
 	n.mu.Lock()
@@ -218,7 +231,11 @@ func (n *benchNode) Peers() []Peer {
 }
 
 func (n *benchNode) Connections(host string) []Connection {
-	return slices.DeleteFunc(slices.Clone(n.list), func(c Connection) bool { return host != "" && c.Host != host })
+	list := slices.DeleteFunc(slices.Clone(n.list), func(c Connection) bool { return host != "" && c.Host != host })
+	for i := range list {
+		list[i].Kind = cmp.Or(list[i].Kind, "http")
+	}
+	return list
 }
 
 func (n *benchNode) CloseConnection(id string) bool {
@@ -227,12 +244,12 @@ func (n *benchNode) CloseConnection(id string) bool {
 }
 
 func (n *benchNode) Drain(context.Context) error {
-	n.began, n.st.Draining = append(n.began, "drain"), true
+	n.set(func() { n.began, n.st.Draining = append(n.began, "drain"), true })
 	return nil
 }
 
 func (n *benchNode) Leave(context.Context) error {
-	n.began, n.st.Leaving = append(n.began, "leave"), true
+	n.set(func() { n.began, n.st.Leaving = append(n.began, "leave"), true })
 	return nil
 }
 
@@ -307,9 +324,21 @@ type try struct {
 	host               string
 }
 
-func (n *benchNode) do(k try) *httptest.ResponseRecorder { return n.serve(n.server.Handler(), k) }
+func (n *benchNode) do(k try) *httptest.ResponseRecorder {
+	w := n.serve(n.server.Handler(), k)
+	if t, ok := n.b.t.(*testing.T); ok { // a fuzz target's own T is another
+		checkAnswer(t, n.server, k, w)
+	}
+	return w
+}
 
 func (n *benchNode) serve(h http.Handler, k try) *httptest.ResponseRecorder {
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, k.request())
+	return w
+}
+
+func (k try) request() *http.Request {
 	r := httptest.NewRequest(k.method, k.path, strings.NewReader(k.body))
 	r.Host = "127.0.0.1:8081"
 	if k.host != "" {
@@ -325,9 +354,7 @@ func (n *benchNode) serve(h http.Handler, k try) *httptest.ResponseRecorder {
 		}
 		r.Header.Set(name, v)
 	}
-	w := httptest.NewRecorder()
-	h.ServeHTTP(w, r)
-	return w
+	return r
 }
 
 // get decodes a successful answer.
