@@ -143,7 +143,7 @@ func eval[T any](t testing.TB, b *browser, format string, args ...any) T {
 	}
 	ctx, cancel := context.WithTimeout(b.ctx, stepTime)
 	defer cancel()
-	v, err := chromedp.Run(ctx, chromedp.Evaluate[T](fmt.Sprintf(format, quoted...)))
+	v, err := chromedp.Run(ctx, chromedp.Evaluate[T](fmt.Sprintf(format, quoted...), chromedp.EvalAwaitPromise))
 	if err != nil {
 		t.Fatal(err)
 	}

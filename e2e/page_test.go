@@ -200,6 +200,53 @@ func pageCountsDown(t *testing.T, c *cluster, b *browser, victim *node) {
 	b.shows(t, 10*time.Second, "#event-rows", victim.name+" is dead")
 }
 
+// TestPageWithThousandsOfHosts: the page sorts, filters and turns pages without standing still.
+func TestPageWithThousandsOfHosts(t *testing.T) {
+	t.Parallel()
+	const hosts = 3000
+	c := startCluster(t, shape{names: []string{"a"}})
+	n := c.nodes[0]
+	c.setLimit(t, "*.many.example", connections(0)) // each is counted, and none is dialled
+	for i := range hosts {
+		n.refuse(t, fmt.Sprintf("h%04d.many.example:443", i), "connection_limit_reached")
+	}
+	b := openBrowser(t, "http://"+n.api)
+	b.shows(t, stepTime, "#count-hosts", "3,000")
+	b.shows(t, stepTime, "#host-pages", "1–50 of 3,000")
+	b.click(t, "#host-pages button:last-child")
+	b.shows(t, stepTime, "#host-pages", "51–100 of 3,000")
+	// A frame is drawn behind each step: that is how long a person waits.
+	frames := eval[[]float64](t, b, `(async () => {
+		const took = [];
+		const step = async (act) => {
+			const begun = performance.now();
+			act();
+			await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+			took.push(performance.now() - begun);
+		};
+		const filter = document.querySelector('#host-filter');
+		for (const text of ['h', 'h2', 'h29', 'h299', '']) {
+			await step(() => { filter.value = text; filter.dispatchEvent(new Event('input')); });
+		}
+		for (const button of document.querySelectorAll('#host-head .sort')) await step(() => button.click());
+		return took;
+	})()`)
+	for _, ms := range frames {
+		if ms > 1000 {
+			t.Errorf("a step took %.0f ms to be drawn", ms)
+		}
+	}
+	t.Logf("steps took %.0f ms", frames)
+	b.enter(t, "#host-filter", "h299")
+	eventually(t, stepTime, "ten hosts are left", func() error {
+		if rows := eval[int](t, b, `document.querySelectorAll('#host-rows tr').length`); rows != 10 {
+			return fmt.Errorf("%d rows", rows)
+		}
+		return nil
+	})
+	b.silent(t)
+}
+
 // TestPageAsksForAToken: without one there is nothing to see; a wrong one is refused; the right one stays until the tab is closed.
 func TestPageAsksForAToken(t *testing.T) {
 	t.Parallel()

@@ -52,6 +52,7 @@ func TestScreenshots(t *testing.T) {
 	}
 	c := startCluster(t, shape{ttl: 12 * time.Second, limits: "  host \"*\" {\n    connections = 25\n  }\n", prepare: named(t)})
 	leader, others := c.leader(t)
+	var targets []string
 	for i, s := range scenes {
 		up, err := listen(sceneAddress(i))
 		if err != nil {
@@ -62,6 +63,7 @@ func TestScreenshots(t *testing.T) {
 			c.setLimit(t, s.name, s.limit)
 		}
 		target := strings.Replace(up.target, up.name, s.name, 1)
+		targets = append(targets, target)
 		run := load.Start(load.Plan{Proxies: c.proxies(), Target: target, Workers: s.workers, Hold: s.hold, Pause: 400 * time.Millisecond})
 		defer func() { run.Stop() }()
 	}
@@ -69,7 +71,7 @@ func TestScreenshots(t *testing.T) {
 	c.setLimit(t, "10.0.0.0/8", connections(50))
 	b := openBrowser(t, "http://"+leader.api)
 	b.shows(t, stepTime, `tr[data-host="payments.example.com"]`, "payments")
-	measure(75 * time.Second) // for charts with something in them
+	waves(c, targets)
 	shoot(t, b, dir, "load")
 	eval[bool](t, b, `(document.querySelector('tr[data-host="payments.example.com"] .open').click(), true)`)
 	b.shows(t, stepTime, `tr[data-detail="payments.example.com"] .governed`, "payments.example.com")
@@ -82,9 +84,19 @@ func TestScreenshots(t *testing.T) {
 	b.reload(t)
 	b.shows(t, stepTime, "#link", "live")
 	others[0].kill(t)
-	b.shows(t, stepTime, ".countdown", "slots back in")
+	b.shows(t, stepTime, ".reclaiming .countdown", "slots back in")
 	shoot(t, b, dir, "dead")
 	b.silent(t)
+}
+
+// waves puts some load on one host after the other, so that the charts have something to show.
+func waves(c *cluster, targets []string) {
+	for i := range 12 {
+		target := targets[(i*3)%len(targets)]
+		run := load.Start(load.Plan{Proxies: c.proxies(), Target: target, Workers: 4 + i%5, Hold: 300 * time.Millisecond, Pause: 400 * time.Millisecond})
+		measure(6 * time.Second)
+		run.Stop()
+	}
 }
 
 // shoot saves what the page shows now in four forms.

@@ -282,6 +282,6 @@ function drawGoverned(el, place, x) {
     return;
   }
   const words = limit.connections === null ? 'no cap' : plural(limit.connections, 'connection');
-  el.replaceChildren(h('code', {}, pattern), ` ${words}${limit.queue ? `, queue of ${limit.queue.size} for ${limit.queue.timeout}` : ''}${limit.shared ? ', shared' : ''} `,
+  el.replaceChildren(h('code', {}, pattern), `: ${words}${limit.queue ? `, queue of ${limit.queue.size} for ${limit.queue.timeout}` : ''}${limit.shared ? ', shared' : ''} `,
     button('Edit', { limit }), pattern !== x.name && !limit.shared ? button('Set one for this host alone', own) : '');
 }

@@ -33,7 +33,7 @@ const SESSION = { live: 'session live', fenced: 'fenced', expired: 'session expi
 
 function update(el, parts, n) {
   const use = uses[n.name] ?? { inUse: 0, granted: 0 };
-  text(parts.role, n.role);
+  text(parts.role, `${n.role} ·`);
   parts.leader.hidden = !n.leader;
   text(parts.health, n.health);
   set(parts.health, 'class', `pill ${TONE[n.health]}`);
