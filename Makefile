@@ -29,7 +29,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 # The end-to-end tests measure, so they have the machine to themselves: all other packages first.
 UNIT = $$($(GO) list ./... | grep -v '/e2e$$')
 
-.PHONY: build cluster demo test unit e2e partitions linear sim check format vet lint tidy alerts arrows bench pgo gobench fuzz proto needs clean help
+.PHONY: build cluster demo test unit e2e partitions linear screenshots sim check format vet lint tidy alerts arrows bench pgo gobench fuzz proto needs clean help
 .DEFAULT_GOAL := build
 
 build: ## build bin/weir
@@ -59,6 +59,10 @@ partitions: needs ## cut real nodes off from each other, as root (COUNT=10: ten 
 
 linear: needs ## check for LINEAR (10m) under faults that limits are linearisable
 	WEIR_E2E_LINEAR=$(LINEAR) $(GO) test -race -v -run '^TestLimitsAreLinearisable' -timeout 0 ./e2e
+
+screenshots: needs ## write docs/ui/*.png: the page in Chromium, over three nodes under load, as root
+	@[ "$$(id -u)" = 0 ] || { echo "screenshots need root: the nodes get an /etc/hosts of their own" >&2; exit 1; }
+	WEIR_E2E_SCREENSHOTS='$(CURDIR)/docs/ui' $(GO) test -v -run '^TestScreenshots$$' ./e2e
 
 sim: ## run SEEDS (1000000) seeds of the simulated cluster, from FIRST on
 	$(GO) run ./lease/leasetest/sim -seeds $(SEEDS) -first $(FIRST)

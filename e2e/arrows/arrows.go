@@ -43,7 +43,7 @@ var libraries = map[string][]string{
 }
 
 // testOnly are the modules that no program may contain.
-var testOnly = []string{"pgregory.net/rapid", "go.uber.org/goleak", "github.com/google/go-cmp", "github.com/anishathalye/porcupine", "github.com/pb33f"}
+var testOnly = []string{"pgregory.net/rapid", "go.uber.org/goleak", "github.com/google/go-cmp", "github.com/anishathalye/porcupine", "github.com/pb33f", "github.com/chromedp"}
 
 // testHelpers are the areas whose packages exist for tests, though their files are not test files.
 var testHelpers = []string{"e2e", "examples/demo", "lease/leasetest"}
