@@ -57,7 +57,6 @@ type watcher struct {
 	// Owned by run.
 	cursors map[string]string // of other nodes
 	hosts   map[string]Host   // as they were sent last
-	more    int
 }
 
 // watch is one reader's place. Its frames end when it was too slow, or the node stops.
