@@ -21,5 +21,8 @@
 // Unknown fields, unknown query parameters, duplicate keys and differently cased names are errors: a misspelt
 // dry_run must not become a write. The cost is that a newer client can't talk down to an older server.
 //
+// Who follows the events gets the state of the whole cluster once a second: its first frame whole, and after that what has changed. The
+// node asks the others once for all who follow. One that doesn't read for some seconds is let go, and comes back.
+//
 // Every successful answer has a JSON body, also to DELETE, and status 200; 202 says that something was started.
 package api

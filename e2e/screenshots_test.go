@@ -81,10 +81,11 @@ func TestScreenshots(t *testing.T) {
 	b.shows(t, stepTime, `tr[data-detail="payments.example.com"] .connections`, "Close")
 	b.size(t, 1440, 900, false, false)
 	save(t, b, filepath.Join(dir, "edit.png"))
-	b.reload(t)
-	b.shows(t, stepTime, "#link", "live")
+	eval[bool](t, b, `(document.querySelector('tr[data-host="payments.example.com"] .open').click(), true)`)
+	b.gone(t, stepTime, ".editor")
 	others[0].kill(t)
 	b.shows(t, stepTime, ".reclaiming .countdown", "slots back in")
+	b.shows(t, stepTime, ".node.down", "dead")
 	shoot(t, b, dir, "dead")
 	b.silent(t)
 }

@@ -119,7 +119,7 @@ function makeRow(host) {
 }
 
 /**
- * One bar: what each node uses, what it was granted and doesn't use, what is free, and behind the limit those who wait.
+ * One bar: what each node uses, what it was granted and doesn't use, what dead nodes hold, what is free, and behind the limit those who wait.
  * Who waits gets at most a third of it, so that the rest can still be read.
  */
 function bar() {
@@ -136,7 +136,9 @@ function bar() {
   };
   el.update = (x) => {
     const nodes = Object.keys(x.data.nodes).sort();
-    const size = Math.max(x.limit ?? 0, x.granted, x.inUse, 1);
+    const dead = Object.keys(x.held).filter((n) => x.heldBy(n) > 0).sort();
+    const lost = dead.reduce((sum, n) => sum + x.heldBy(n), 0);
+    const size = Math.max(x.limit ?? 0, x.granted + lost, x.inUse + lost, 1);
     const wait = x.waiting ? Math.min(1 / 3, x.waiting / (size + x.waiting)) : 0;
     for (const s of segments.values()) s.used = false;
     const order = [];
@@ -149,7 +151,8 @@ function bar() {
       const idle = Math.max(0, u.granted - u.in_use);
       if (idle) order.push(segment(`g${n}`, `c${colour(n)} idle`, (idle / size) * (1 - wait)));
     }
-    const taken = nodes.reduce((sum, n) => sum + Math.max(x.data.nodes[n].granted, x.data.nodes[n].in_use), 0);
+    for (const n of dead) order.push(segment(`d${n}`, `c${colour(n)} held`, (x.heldBy(n) / size) * (1 - wait)));
+    const taken = lost + nodes.reduce((sum, n) => sum + Math.max(x.data.nodes[n].granted, x.data.nodes[n].in_use), 0);
     order.push(segment('free', 'free', Math.max(0, 1 - taken / size) * (1 - wait)));
     for (const n of nodes) {
       const u = x.data.nodes[n];
@@ -164,7 +167,7 @@ function bar() {
     order.forEach((s, i) => { if (el.children[i] !== s) el.insertBefore(s, el.children[i] ?? null); });
     el.classList.toggle('nolimit', x.limit === null);
     const each = nodes.filter((n) => x.data.nodes[n].in_use).map((n) => `${n} ${x.data.nodes[n].in_use}`).join(', ');
-    const label = `${x.limit === null ? plural(x.inUse, 'connection') : `${x.inUse} of ${x.limit}`} in use${each ? ` (${each})` : ''}, ${x.granted} granted, ${x.waiting} waiting`;
+    const label = `${x.limit === null ? plural(x.inUse, 'connection') : `${x.inUse} of ${x.limit}`} in use${each ? ` (${each})` : ''}, ${x.granted} granted, ${x.waiting} waiting${dead.map((n) => `, ${x.heldBy(n)} held by ${n} until they are reclaimed`).join('')}`;
     set(el, 'aria-label', label);
     set(el, 'title', label);
   };

@@ -6,6 +6,7 @@ export const KEPT = 300;
 export const model = {
   status: null,
   nodes: [],
+  reclaiming: new Set(), // names of those whose slots will be given to others
   view: '',           // the node whose view the nodes are
   nodesAt: 0,         // when they came, in ms of performance.now()
   hosts: new Map(),   // by name: see Host
@@ -35,6 +36,7 @@ class Host {
     this.name = name;
     this.refusals = 0;
     this.rates = {};
+    this.held = {}; // by nodes that answer no more: what they were granted last
     this.series = new Float32Array(KEPT).fill(NaN);
     this.data = null;
   }
@@ -48,6 +50,8 @@ class Host {
       this.rates[node] = settle(this.rates[node] ?? 0, n);
       refused += n;
     }
+    for (const [node, use] of Object.entries(this.data?.nodes ?? {})) if (!data.nodes[node]) this.held[node] = use.granted;
+    for (const node of Object.keys(data.nodes)) delete this.held[node];
     this.refusals = settle(this.refusals, refused);
     this.data = data;
   }
@@ -56,6 +60,9 @@ class Host {
     this.refusals = settle(this.refusals, 0);
     for (const node of Object.keys(this.rates)) this.rates[node] = settle(this.rates[node], 0);
   }
+
+  /** The slots that a dead node still holds: nobody can use them until they are reclaimed. */
+  heldBy(node) { return model.reclaiming.has(node) ? this.held[node] ?? 0 : 0; }
 
   get inUse() { return this.data.in_use; }
   get granted() { return this.data.granted; }
@@ -110,6 +117,7 @@ function chart() {
 export function takeNodes(frame) {
   for (const node of frame.nodes) colour(node.name);
   model.nodes = frame.nodes;
+  model.reclaiming = new Set(frame.nodes.filter((n) => n.reclaim_in !== null).map((n) => n.name));
   model.view = frame.view;
   model.nodesAt = performance.now();
 }

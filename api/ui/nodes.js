@@ -67,11 +67,13 @@ function tick(el, name) {
 function drawLegend(nodes) {
   const legend = $('legend');
   const few = nodes.length <= 8 ? nodes : [];
-  const key = few.map((n) => n.name).join(' ');
+  const dead = model.reclaiming.size > 0;
+  const key = `${few.map((n) => n.name).join(' ')} ${dead}`;
   if (legend.key === key) return;
   legend.key = key;
-  legend.replaceChildren(
+  legend.replaceChildren(...[
     ...few.map((n) => h('span', { class: `c${colour(n.name)}` }, h('i', { class: 'swatch' }), n.name)),
-    h('span', {}, h('i', { class: 'swatch idle' }), 'granted, idle'), h('span', {}, h('i', { class: 'swatch wait' }), 'waiting'));
+    h('span', {}, h('i', { class: 'swatch idle' }), 'granted, idle'), dead && h('span', {}, h('i', { class: 'swatch held' }), 'held by a dead node'),
+    h('span', {}, h('i', { class: 'swatch wait' }), 'waiting')].filter(Boolean));
 }
 
