@@ -179,8 +179,11 @@ func changeText(c Change) string {
 	return fmt.Sprintf("limit on %s changed: %s, was %s", c.Pattern, c.After.words(), c.Before.words())
 }
 
-// words is what a limit allows.
+// words is what a limit allows; nil is none.
 func (l *Limit) words() string {
+	if l == nil {
+		return "none"
+	}
 	text := "no cap"
 	if l.Connections != nil {
 		text = plural(int(*l.Connections), "connection")
@@ -283,12 +286,13 @@ func (s *Server) authorOf(ctx context.Context) Author {
 	return a
 }
 
-// noteLimits tells the log, and the events, what a write has changed.
+// noteLimits tells the log, and the events, what a write has changed, who made it, and from where.
 func (s *Server) noteLimits(ctx context.Context, source fsm.Source, index uint64, changes []Change) {
 	by := s.authorOf(ctx)
 	by.Source = source.String()
-	for _, c := range changes {
-		s.log.Debug("limit changed", "pattern", c.Pattern, "action", c.Action, "index", index)
+	for _, c := range changes[:min(len(changes), changesNoted)] {
+		s.log.Info("limit changed", "pattern", c.Pattern, "action", c.Action, "before", c.Before.words(), "after", c.After.words(),
+			"source", by.Source, "through", by.Node, "client", by.Client, "index", index)
 	}
 	s.events.limits(by, index, changes)
 }

@@ -172,7 +172,6 @@ func (s *Server) commitPut(ctx context.Context, l fsm.Limit, cond condition) (an
 	if now, ok := t.Get(l.Pattern); ok && !res.Changed {
 		l.ModifyIndex, l.Source = now.ModifyIndex, now.Source
 	}
-	s.log.Info("limit set", "pattern", l.Pattern, "connections", l.Connections, "evict", l.Evict, "index", index)
 	if res.Changed {
 		s.noteLimits(ctx, l.Source, index, []Change{changeOf(before, l.Pattern, &l)})
 	}
@@ -214,7 +213,6 @@ func (s *Server) commitDelete(ctx context.Context, p fsm.Pattern, cond condition
 		uncovered = nil
 	}
 	s.noteLimits(ctx, fsm.SourceAPI, index, []Change{changeOf(before, p, uncovered)})
-	s.log.Info("limit deleted", "pattern", p, "index", index)
 	return answer{body: body, index: index, table: visibleAt(index, res, t)}, nil
 }
 

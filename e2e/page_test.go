@@ -16,9 +16,9 @@ import (
 	"github.com/weirproxy/weir/e2e/load"
 )
 
-// TestPage drives the page in a real browser against three nodes under load, as an operator would.
+// TestPage drives the page in a real browser against three nodes under load, as an operator would. Like the others here it is not
+// parallel: a browser would take the time of those that measure.
 func TestPage(t *testing.T) {
-	t.Parallel()
 	c := startCluster(t, shape{ttl: 4 * time.Second, limits: "  host \"*\" {\n    connections = 25\n  }\n"})
 	page, others := c.leader(t)
 	busy, quiet := c.upstream(t), c.upstream(t)
@@ -202,7 +202,6 @@ func pageCountsDown(t *testing.T, c *cluster, b *browser, victim *node) {
 
 // TestPageWithThousandsOfHosts: the page sorts, filters and turns pages without standing still.
 func TestPageWithThousandsOfHosts(t *testing.T) {
-	t.Parallel()
 	const hosts = 3000
 	c := startCluster(t, shape{names: []string{"a"}})
 	n := c.nodes[0]
@@ -249,7 +248,6 @@ func TestPageWithThousandsOfHosts(t *testing.T) {
 
 // TestPageAsksForAToken: without one there is nothing to see; a wrong one is refused; the right one stays until the tab is closed.
 func TestPageAsksForAToken(t *testing.T) {
-	t.Parallel()
 	c := startCluster(t, shape{names: []string{"a"}, prepare: func(n *node) {
 		n.token = filepath.Join(filepath.Dir(n.config), "token")
 		if err := os.WriteFile(n.token, []byte("open-sesame\n"), 0o600); err != nil {
