@@ -37,8 +37,8 @@ function drawTop(sum) {
   const alive = model.nodes.filter((n) => n.health === 'alive').length;
   const there = model.nodes.filter((n) => n.health !== 'left').length;
   const cells = [
-    ['Nodes', `${alive}/${there}`, alive < there ? 'bad' : ''],
-    ['Leader', s?.leader || 'none', s && !s.leader ? 'bad' : ''],
+    ['Nodes', there ? `${alive}/${there}` : '–', alive < there ? 'bad' : ''],
+    ['Leader', s ? s.leader || 'none' : '–', s && !s.leader ? 'bad' : ''],
     ['In use', number(sum.inUse), ''],
     ['Granted', number(sum.granted), ''],
     ['Waiting', number(sum.waiting), sum.waiting ? 'warn' : ''],

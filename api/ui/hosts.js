@@ -88,7 +88,7 @@ export function drawHosts() {
   keyed($('host-rows'), rows, (r) => (r.detail ? `+${r.host.name}` : r.host.name), (r) => (r.detail ? makeDetail(r.host) : makeRow(r.host)));
   const none = $('host-none');
   none.hidden = hosts.length > 0;
-  text(none, model.hosts.size ? 'No host matches the filter.' : 'No host is used yet. Point a worker’s HTTPS_PROXY at any node.');
+  text(none, !model.first ? 'Asking the nodes…' : model.hosts.size ? 'No host matches the filter.' : 'No host is used yet. Point a worker’s HTTPS_PROXY at any node.');
 }
 
 function toggle(name) {

@@ -20,7 +20,7 @@ export function drawLimits() {
   keyed($('limit-rows'), rows, (r) => (r.below ? `+${r.limit.pattern}` : r.limit.pattern), (r) => (r.below ? makeBelow(r.limit) : make(r.limit)));
   for (const pattern of places.keys()) if (!model.limits.has(pattern)) places.delete(pattern);
   $('limit-none').hidden = limits.length > 0;
-  text($('limit-none'), model.limits.size ? 'No limit matches the filter.' : 'There are no limits: every host is counted, none is refused.');
+  text($('limit-none'), !model.first || model.limitsIndex !== model.wantedIndex ? 'Asking the node…' : model.limits.size ? 'No limit matches the filter.' : 'There are no limits: every host is counted, none is refused.');
 }
 
 function place({ pattern }) {
