@@ -183,6 +183,17 @@ func (b *browser) gone(t testing.TB, within time.Duration, selector string) {
 	})
 }
 
+// rows waits until the table of hosts has so many.
+func (b *browser) rows(t testing.TB, want int) {
+	t.Helper()
+	eventually(t, stepTime, fmt.Sprintf("%d rows", want), func() error {
+		if got := eval[int](t, b, `document.querySelectorAll('#host-rows > tr').length`); got != want {
+			return fmt.Errorf("there are %d", got)
+		}
+		return nil
+	})
+}
+
 // click presses the mouse on an element.
 func (b *browser) click(t testing.TB, selector string) {
 	t.Helper()

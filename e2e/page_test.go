@@ -34,7 +34,7 @@ func TestPage(t *testing.T) {
 	for _, n := range c.nodes {
 		b.shows(t, 10*time.Second, fmt.Sprintf(`[data-node=%q]`, n.name), "alive")
 	}
-	pageMoves(t, b, busy.name)
+	pageMoves(t, c, b, busy.name)
 	pageEdits(t, b, page, busy.name)
 	pageAddsAndDeletes(t, b, page)
 	pageConflicts(t, b, page, busy.name)
@@ -44,22 +44,25 @@ func TestPage(t *testing.T) {
 	b.silent(t, "412") // which the conflict was to bring
 }
 
-// pageMoves: the host's row is there, its numbers and its chart move, and refusals are counted.
-func pageMoves(t *testing.T, b *browser, host string) {
+// pageMoves: the host's row is there, its bar and its chart follow what happens, and refusals are counted.
+func pageMoves(t *testing.T, c *cluster, b *browser, host string) {
 	row := fmt.Sprintf(`tr[data-host=%q]`, host)
 	b.shows(t, 10*time.Second, row, "6")
-	bar := `document.querySelector(%s + ' .bar')?.getAttribute('aria-label') ?? ''`
 	chart := `document.querySelector(%s + ' .spark .line')?.getAttribute('d') ?? ''`
-	first, drawn := eval[string](t, b, bar, row), eval[string](t, b, chart, row)
-	eventually(t, 10*time.Second, "the bar and the chart move", func() error {
-		if now := eval[string](t, b, bar, row); now == first || !strings.Contains(now, "of 6 in use") {
-			return fmt.Errorf("the bar says %q", now)
-		}
-		if now := eval[string](t, b, chart, row); now == drawn || now == "" {
-			return fmt.Errorf("the chart is %q", now)
-		}
-		return nil
-	})
+	drawn := eval[string](t, b, chart, row)
+	for _, limit := range []int{4, 6} {
+		c.setLimit(t, host, connections(limit))
+		eventually(t, 10*time.Second, "the bar follows the limit", func() error {
+			label := eval[string](t, b, `document.querySelector(%s + ' .bar')?.getAttribute('aria-label') ?? ''`, row)
+			if !strings.HasPrefix(label, fmt.Sprintf("%d of %d in use", limit, limit)) {
+				return fmt.Errorf("it says %q", label)
+			}
+			return nil
+		})
+	}
+	if now := eval[string](t, b, chart, row); now == drawn || now == "" {
+		t.Errorf("the chart has not moved: %q", now)
+	}
 	eventually(t, 10*time.Second, "refusals per second", func() error {
 		text, err := b.text(t, row+" .col-refused")
 		if err == nil {
@@ -138,6 +141,7 @@ func pageConflicts(t *testing.T, b *browser, n *node, pattern string) {
 func pageCloses(t *testing.T, b *browser, host string, tunnel *load.Tunnel) {
 	mustLive(t, "before it is closed", tunnel)
 	b.enter(t, "#host-filter", host)
+	b.rows(t, 1) // or the mouse might hit another, that is about to go
 	b.click(t, fmt.Sprintf(`tr[data-host=%q] .open`, host))
 	button := fmt.Sprintf(`tr[data-detail=%q] tr[data-connection] button`, host)
 	b.shows(t, 10*time.Second, button, "Close")
@@ -237,12 +241,7 @@ func TestPageWithThousandsOfHosts(t *testing.T) {
 	}
 	t.Logf("steps took %.0f ms", frames)
 	b.enter(t, "#host-filter", "h299")
-	eventually(t, stepTime, "ten hosts are left", func() error {
-		if rows := eval[int](t, b, `document.querySelectorAll('#host-rows tr').length`); rows != 10 {
-			return fmt.Errorf("%d rows", rows)
-		}
-		return nil
-	})
+	b.rows(t, 10)
 	b.silent(t)
 }
 
