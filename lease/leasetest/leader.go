@@ -338,6 +338,12 @@ func (l *leadership) wildly() (out []fsm.Adjustment) {
 func (x *process) lose() {
 	x.losing = true
 	x.losses++
+	session := x.node.Session(x.clock()).ID
+	for _, c := range x.w.up.conns {
+		if c.x == x && (c.session != session || !x.running) {
+			c.excused = true // killed meanwhile: nobody is left to be told
+		}
+	}
 }
 
 // suffer carries out what follows from an entry's additions: who was granted what it does not know of finds out on its next stream.

@@ -248,6 +248,9 @@ func (x *process) crash() {
 	w := x.w
 	w.trace.note(w.now, x.name, "is killed")
 	excused := x.excusedSince()
+	if x.losing {
+		excused = w.now // nobody was left to be told of the grant that it lost
+	}
 	x.remember()
 	x.life++
 	x.running = false
