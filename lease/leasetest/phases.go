@@ -249,6 +249,11 @@ func (w *world) recover() {
 		w.gossip(x.name, false)
 	}
 	w.raft.evaluate()
+	for _, f := range w.plan.Faults {
+		if f.Kind == FaultLeave { // a node that was leaving is not back yet
+			w.run(max(0, f.At.D()+f.For.D()+f.Late.D()+second-w.now))
+		}
+	}
 	ttl := w.plan.TTL.D() + leaseMargin
 	w.run(ttl + ttl/10 + 4*second)
 }
