@@ -291,7 +291,8 @@ func (x *process) pause(d, bootLost, monoLost time.Duration) {
 	if !x.running {
 		return
 	}
-	if x.pausedUntil <= w.now {
+	// What it could not close in a former stop, a moment ago, it has still not closed.
+	if x.pausedUntil <= w.now && x.excusedSince() < 0 {
 		x.pausedAt = w.now
 		left := x.node.Session(x.clock()).ExpiresIn
 		if x.node.Session(x.clock()).State != lease.SessionLive {
