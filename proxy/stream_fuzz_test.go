@@ -475,6 +475,19 @@ func relayResponse(t *testing.T, in *inbuf, method string, minor int) (out []byt
 	return nil, 0, false
 }
 
+// laxChunks reports whether a line is folded, or has behind a semicolon what may not stand in a field value. In chunked content weir refuses
+// both (RFC 9112 §5.2, §7.1.1); net/http unfolds the one in trailers, and passes over the other in extensions.
+func laxChunks(data []byte) bool {
+	for line := range bytes.Lines(data) {
+		line = bytes.TrimRight(line, "\r\n")
+		semicolon := bytes.IndexByte(line, ';')
+		if len(line) > 0 && (line[0] == ' ' || line[0] == '\t') || semicolon >= 0 && !isFieldValue(line[semicolon:]) {
+			return true
+		}
+	}
+	return false
+}
+
 // standardResponse reads the final response with net/http; an error is one of its head. rest is what is left behind it.
 func standardResponse(data []byte, method string) (m message, rest int, readErr, err error) {
 	r := bufio.NewReader(bytes.NewReader(data))
@@ -549,9 +562,7 @@ func FuzzResponseStream(f *testing.F) {
 			t.Fatalf("%q goes out as %q: %v, and %d bytes behind it", data, out, err, rest)
 		}
 		checkHops(t, got.Header)
-		// In chunks weir may be the stricter one: net/http passes over control characters in extensions, and unfolds lines
-		// (RFC 9112 §5.2, §7.1.1). What is cut short then looks so to the client, below.
-		if complete != (readErr == nil) && (complete || !strings.Contains(strings.ToLower(string(data)), "chunked")) {
+		if complete != (readErr == nil) && (complete || !laxChunks(data)) {
 			t.Fatalf("%q: complete: %v; for net/http: %v", data, complete, readErr)
 		}
 		// A response that breaks off looks so to the client: by its framing, or by a reset where there is none.
