@@ -10,8 +10,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-
-	"github.com/weirproxy/weir/measure"
 )
 
 // Measures are the node's numbers that only /metrics tells. Counters begin with the process.
@@ -33,8 +31,8 @@ type ProxyMeasures struct {
 	Refusals                                      map[string]int64 // by reason; every reason is in it
 	BytesOut                                      uint64           // to upstreams
 	BytesIn                                       uint64           // from upstreams
-	QueueWait                                     measure.Distribution
-	DialTime                                      measure.Distribution
+	QueueWait                                     Distribution
+	DialTime                                      Distribution
 }
 
 // SessionMeasures are about the node's lease with the cluster.
@@ -47,11 +45,11 @@ type SessionMeasures struct {
 type ClusterMeasures struct {
 	// Reclaims are sessions whose slots came back while this node led, by why ("expired", "left", "taken_over"): how long
 	// each took from the node's last sign of life on. Every why is in it, on a server.
-	Reclaims map[string]measure.Distribution
+	Reclaims map[string]Distribution
 	// ReclaimedSlots are the slots, by the same.
 	ReclaimedSlots map[string]int64
 
-	Commits              measure.Distribution
+	Commits              Distribution
 	LeaderChanges        uint64
 	LogEntries, LogBytes uint64
 	Voters               int
@@ -153,7 +151,7 @@ func (s samples) truth(yes bool) {
 }
 
 // distribution takes a histogram.
-func (s samples) distribution(d measure.Distribution, labels ...string) {
+func (s samples) distribution(d Distribution, labels ...string) {
 	buckets := make(map[float64]uint64, len(d.Buckets))
 	for _, b := range d.Buckets {
 		buckets[b.AtMost.Seconds()] = b.Count

@@ -13,12 +13,11 @@ import (
 	"github.com/prometheus/common/model"
 
 	"github.com/weirproxy/weir/fsm"
-	"github.com/weirproxy/weir/measure"
 )
 
 // Measures makes the bench's node a [MetricSource] with something in every family.
 func (n *benchNode) Measures() Measures {
-	var h measure.Histogram
+	var h Histogram
 	h.Observe(3 * time.Millisecond)
 	h.Observe(time.Hour)
 	d := h.Read()
@@ -30,7 +29,7 @@ func (n *benchNode) Measures() Measures {
 		},
 		Session: SessionMeasures{Age: time.Minute, Fences: 11},
 		Cluster: ClusterMeasures{
-			Reclaims: map[string]measure.Distribution{"expired": d}, ReclaimedSlots: map[string]int64{"expired": 12},
+			Reclaims: map[string]Distribution{"expired": d}, ReclaimedSlots: map[string]int64{"expired": 12},
 			Commits: d, LeaderChanges: 13, LogEntries: 14, LogBytes: 15, Voters: 3, GossipScore: 1,
 		},
 	}

@@ -20,7 +20,6 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/weirproxy/weir/cluster/clusterpb"
-	"github.com/weirproxy/weir/measure"
 )
 
 const (
@@ -66,6 +65,10 @@ type Config struct {
 	Log hclog.Logger
 	// Fatal is called, from a goroutine of its own and at most once, when the process must stop: the name is taken.
 	Fatal func(error)
+
+	// OnCommit is told how long each entry took that this server proposed as the leader, from being handed to Raft until
+	// it was applied here; those that failed are not told. Many may call at once; it must not block. nil tells nobody.
+	OnCommit func(time.Duration)
 
 	// Tests set these.
 	wrapStore func(logStable) logStable
@@ -120,7 +123,6 @@ type Cluster struct {
 	verifier  *verifier
 	muted     atomic.Bool // by the watchdog: followers are sent nothing
 
-	commits       measure.Histogram // of entries that this server proposed
 	leaderChanges atomic.Uint64
 
 	nameTaken atomic.Bool // by another node, which this one must not say goodbye for
@@ -161,6 +163,9 @@ func (cfg *Config) normalise() error {
 	}
 	if cfg.Log == nil {
 		cfg.Log = hclog.NewNullLogger()
+	}
+	if cfg.OnCommit == nil {
+		cfg.OnCommit = func(time.Duration) {}
 	}
 	switch {
 	case cfg.Data == nil:

@@ -3,15 +3,10 @@ package cluster
 import (
 	"os"
 	"path/filepath"
-
-	"github.com/weirproxy/weir/measure"
 )
 
 // Measures are numbers of this node's part in the cluster, for those who watch it. What only servers have is zero on a proxy.
 type Measures struct {
-	// Commits are how long entries took that this server proposed as the leader, from being handed to Raft until they
-	// were applied here; those that failed are not in it.
-	Commits measure.Distribution
 	// LeaderChanges is how often this node has heard of a leader: another one than before, or the same once more after
 	// an interruption. The first counts too.
 	LeaderChanges uint64
@@ -27,9 +22,7 @@ type Measures struct {
 
 // Measures returns the numbers as they are now.
 func (c *Cluster) Measures() Measures {
-	m := Measures{
-		Commits: c.commits.Read(), LeaderChanges: c.leaderChanges.Load(), GossipScore: c.gossip.list.GetHealthScore(),
-	}
+	m := Measures{LeaderChanges: c.leaderChanges.Load(), GossipScore: c.gossip.list.GetHealthScore()}
 	if c.raft == nil {
 		return m
 	}

@@ -7,15 +7,27 @@ import (
 )
 
 func TestMeasures(t *testing.T) {
-	nodes := startThree(t)
+	commits := make(map[string]chan time.Duration)
+	nodes := startThree(t, func(c *Config) {
+		told := make(chan time.Duration, 64)
+		commits[c.Name] = told
+		c.OnCommit = func(d time.Duration) { told <- d }
+	})
 	leader := waitLeader(t, nodes...)
 	for range 5 {
 		propose(t, leader, "12345678")
 	}
-	m := leader.Measures()
-	if m.Commits.Count != 5 || m.Commits.Sum <= 0 {
-		t.Errorf("five entries were committed, counted are %+v", m.Commits)
+	for range 5 { // told before Propose returns
+		select {
+		case d := <-commits[leader.dir.Name()]:
+			if d <= 0 {
+				t.Errorf("an entry was committed in %v", d)
+			}
+		default:
+			t.Error("five entries were committed, and fewer told")
+		}
 	}
+	m := leader.Measures()
 	if m.Voters != 3 || m.LogEntries < 5 || m.LogEntries != leader.RaftStatus().LastIndex || m.LogBytes == 0 {
 		t.Errorf("%d voters, %d entries of %d, %d bytes", m.Voters, m.LogEntries, leader.RaftStatus().LastIndex, m.LogBytes)
 	}
@@ -23,8 +35,8 @@ func TestMeasures(t *testing.T) {
 		t.Error("a leader that was elected does not count")
 	}
 	follower := others(leader, nodes)[0]
-	if f := follower.Measures(); f.Commits.Count != 0 || f.LogBytes == 0 {
-		t.Errorf("a follower has no commits of its own, but a log: %+v", f)
+	if f := follower.Measures(); len(commits[follower.dir.Name()]) != 0 || f.LogBytes == 0 {
+		t.Errorf("a follower has no commits of its own, but a log: %+v, %d commits", f, len(commits[follower.dir.Name()]))
 	}
 
 	p := startNode(t, "p", filepath.Join(t.TempDir(), "p"), asProxy, joining(nodes...))

@@ -78,7 +78,7 @@ func (c *Cluster) ProposeAsync(term uint64, data []byte) *Proposal {
 			p.err = c.explain(err)
 			return
 		}
-		c.commits.Observe(time.Since(began))
+		c.cfg.OnCommit(time.Since(began))
 		p.index, p.response = future.Index(), future.Response()
 	}()
 	return p

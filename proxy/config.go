@@ -66,6 +66,10 @@ type Config struct {
 	MaxClients int
 	// Lines is where the line goes that each finished tunnel and request leaves, while the logger lets info through.
 	Lines LineOutput
+	// OnQueueWait is told how long each admission to a limited host waited for its slot; those that were refused are not
+	// told. OnDial is told how long resolving and connecting took, where that succeeded. Both are called on every
+	// connection's way, many at once: they must take no lock. nil tells nobody.
+	OnQueueWait, OnDial func(time.Duration)
 	// Policy is the first policy; SetPolicy replaces it.
 	Policy Policy
 }

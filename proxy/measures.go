@@ -1,9 +1,5 @@
 package proxy
 
-import (
-	"github.com/weirproxy/weir/measure"
-)
-
 // Refusal is a reason for an answer of the proxy's own, as the metrics tell them apart: the error of RFC 9209, or what
 // is known beyond it.
 type Refusal uint8
@@ -78,12 +74,12 @@ func (r *refusal) reason() Refusal {
 	return RefusedOther
 }
 
-// noteOpened measures what it took to open the flow's connection: the wait for the slot only where one was needed.
+// noteOpened tells what it took to open the flow's connection: the wait for the slot only where one was needed.
 func (f *flow) noteOpened() {
 	if f.slot.Limited() {
-		f.srv.counters.QueueWait.Observe(f.slot.Waited())
+		f.srv.onWait(f.slot.Waited())
 	}
-	f.srv.counters.DialTime.Observe(f.dialTime)
+	f.srv.onDial(f.dialTime)
 }
 
 // Bytes are what connections have carried so far, those that are open included. Neither number ever falls.
@@ -114,14 +110,4 @@ func (b *Bytes) note(f *flow) {
 	b.In += in - f.noted.In
 	b.Out += out - f.noted.Out
 	f.noted = Bytes{In: in, Out: out}
-}
-
-// measures are the counters beyond plain numbers; see [Counters].
-type measures struct {
-	// QueueWait is how long admissions to limited hosts waited for their slot; those that were refused are not in it.
-	QueueWait measure.Histogram
-	// DialTime is how long resolving and connecting took, where that succeeded.
-	DialTime measure.Histogram
-	// Refusals count the answers of the proxy's own by their reason; Refused is their sum.
-	Refusals [refusalCount]counter
 }

@@ -29,7 +29,9 @@ type Counters struct {
 	DialErrors counter
 	BytesIn    counter // from clients to upstreams, of finished tunnels and requests: [Server.Bytes] has all
 	BytesOut   counter
-	measures
+
+	// Refusals are the answers of the proxy's own by their reason; Refused is their sum.
+	Refusals [refusalCount]counter
 }
 
 // Server is the proxy of one node. Make one with [New].
@@ -42,6 +44,8 @@ type Server struct {
 	log       hclog.Logger
 	lines     *lines
 	counters  Counters
+	onWait    func(time.Duration)
+	onDial    func(time.Duration)
 	buffers   bufferPool
 	pipes     pipePool
 	idle      idlePool
@@ -87,6 +91,13 @@ func New(cfg Config, admitter Admitter, resolver Resolver, log hclog.Logger) (*S
 	if cfg.MaxClients <= 0 {
 		cfg.MaxClients = defaultMaxClients()
 	}
+	nobody := func(time.Duration) {}
+	if cfg.OnQueueWait == nil {
+		cfg.OnQueueWait = nobody
+	}
+	if cfg.OnDial == nil {
+		cfg.OnDial = nobody
+	}
 	s := &Server{
 		status:    statusName(cfg.Node),
 		pseudonym: pseudonym(cfg.Node),
@@ -94,6 +105,8 @@ func New(cfg Config, admitter Admitter, resolver Resolver, log hclog.Logger) (*S
 		resolver:  resolver,
 		log:       log,
 		lines:     newLines(cfg.Lines, log),
+		onWait:    cfg.OnQueueWait,
+		onDial:    cfg.OnDial,
 		hangups:   hangups,
 		places:    make(chan struct{}, cfg.MaxClients),
 		rested:    make(chan *client),

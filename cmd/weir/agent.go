@@ -80,6 +80,7 @@ type agent struct {
 	events   *api.EventLog
 	streams  leaseStreams
 	reclaims reclaims
+	timings  timings
 	keeper   *limitsKeeper // nil without a data directory
 
 	proxyListener, apiListener net.Listener
@@ -149,7 +150,10 @@ func (a *agent) build() (err error) {
 		Connect: a.connect, Clock: clock, Log: a.log.Named("lease"),
 		Limits: a.lastLimits(), OnLimits: a.keepLimits, OnFence: a.events.Fenced,
 	})
-	proxyConfig := proxy.Config{Node: cfg.Name, Policy: policy(cfg), Lines: lineOutput(cfg.Log)}
+	proxyConfig := proxy.Config{
+		Node: cfg.Name, Policy: policy(cfg), Lines: lineOutput(cfg.Log),
+		OnQueueWait: a.timings.queueWait.Observe, OnDial: a.timings.dial.Observe,
+	}
 	a.proxy, err = proxy.New(proxyConfig, admitter{a.manager}, nil, a.log.Named("proxy"))
 	if err != nil {
 		return err

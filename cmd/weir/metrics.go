@@ -6,7 +6,6 @@ import (
 
 	"github.com/weirproxy/weir/api"
 	"github.com/weirproxy/weir/lease"
-	"github.com/weirproxy/weir/measure"
 	"github.com/weirproxy/weir/proxy"
 )
 
@@ -16,6 +15,7 @@ const metricsHosts = 100
 // Measures implements [api.MetricSource].
 func (a *agent) Measures() api.Measures {
 	m := api.Measures{GoVersion: runtime.Version(), Members: map[string]int{}, Proxy: proxyMeasures(a.proxy)}
+	m.Proxy.QueueWait, m.Proxy.DialTime = a.timings.queueWait.Read(), a.timings.dial.Read()
 	for _, member := range a.members.Members() {
 		m.Members[string(member.Health)]++
 	}
@@ -23,7 +23,7 @@ func (a *agent) Measures() api.Measures {
 	m.Session = api.SessionMeasures{Age: s.Age, Fences: s.Fences}
 	c := a.members.Measures()
 	m.Cluster = api.ClusterMeasures{
-		Commits: c.Commits, LeaderChanges: c.LeaderChanges, LogEntries: c.LogEntries, LogBytes: c.LogBytes,
+		Commits: a.timings.commits.Read(), LeaderChanges: c.LeaderChanges, LogEntries: c.LogEntries, LogBytes: c.LogBytes,
 		Voters: c.Voters, GossipScore: c.GossipScore,
 	}
 	if a.leases != nil {
@@ -39,7 +39,6 @@ func proxyMeasures(p *proxy.Server) api.ProxyMeasures {
 		Reused: c.Reused.Load(), Retries: c.Retries.Load(), DialErrors: c.DialErrors.Load(),
 		Refusals: map[string]int64{},
 		BytesOut: bytes.In, BytesIn: bytes.Out, // the proxy counts from the client's side
-		QueueWait: c.QueueWait.Read(), DialTime: c.DialTime.Read(),
 	}
 	for _, r := range proxy.Refusals() {
 		m.Refusals[r.String()] = c.Refusals[r].Load()
@@ -47,12 +46,15 @@ func proxyMeasures(p *proxy.Server) api.ProxyMeasures {
 	return m
 }
 
+// timings are how long things took. The zero value is ready.
+type timings struct{ queueWait, dial, commits api.Histogram }
+
 // reclaims counts the sessions that ended while this node led. The zero value is ready.
 type reclaims struct{ expired, left, takenOver reclaimed }
 
 // reclaimed are the sessions that ended for one reason.
 type reclaimed struct {
-	took  measure.Histogram
+	took  api.Histogram
 	slots atomic.Int64
 }
 
@@ -77,8 +79,8 @@ func (r *reclaims) note(end lease.SessionEnd) {
 }
 
 // read returns how long they took, and how many slots came back, by why the sessions ended.
-func (r *reclaims) read() (took map[string]measure.Distribution, slots map[string]int64) {
-	took, slots = map[string]measure.Distribution{}, map[string]int64{}
+func (r *reclaims) read() (took map[string]api.Distribution, slots map[string]int64) {
+	took, slots = map[string]api.Distribution{}, map[string]int64{}
 	for why, by := range map[string]*reclaimed{"expired": &r.expired, "left": &r.left, "taken_over": &r.takenOver} {
 		took[why], slots[why] = by.took.Read(), by.slots.Load()
 	}

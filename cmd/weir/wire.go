@@ -45,7 +45,7 @@ func (a *agent) clusterConfig() cluster.Config {
 		RPC: c.Cluster.RPC, AdvertiseRPC: c.Cluster.AdvertiseRPC,
 		Gossip: c.Cluster.Gossip, AdvertiseGossip: c.Cluster.AdvertiseGossip,
 		Join: c.Cluster.Join, BootstrapExpect: c.Cluster.BootstrapExpect, GossipKey: []byte(c.Cluster.GossipKey),
-		ConfigDigest: config.Digest(c), Log: a.log.Named("cluster"), Fatal: a.stop,
+		ConfigDigest: config.Digest(c), OnCommit: a.timings.commits.Observe, Log: a.log.Named("cluster"), Fatal: a.stop,
 	}
 }
 

@@ -15,12 +15,11 @@ const module = "github.com/weirproxy/weir"
 var areas = map[string][]string{
 	"fsm":           nil,
 	"config":        nil,
-	"measure":       nil,
-	"lease":         {"fsm", "measure"},
-	"cluster":       {"fsm", "measure"},
-	"proxy":         {"lease", "fsm", "measure"},
-	"api":           {"fsm", "measure"},
-	"cmd/weir":      {"config", "api", "proxy", "lease", "cluster", "fsm", "measure"},
+	"lease":         {"fsm"},
+	"cluster":       {"fsm"},
+	"proxy":         {"lease", "fsm"},
+	"api":           {"fsm"},
+	"cmd/weir":      {"config", "api", "proxy", "lease", "cluster", "fsm"},
 	"e2e":           {"api"},
 	"examples/demo": {"e2e"},
 }

@@ -1,14 +1,16 @@
-package measure
+package api
 
 import (
 	"math/rand/v2"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
-// TestReadAgainstModel compares with the plain definition: a bucket holds what is at most its bound.
-func TestReadAgainstModel(t *testing.T) {
+// TestHistogramAgainstModel compares with the plain definition: a bucket holds what is at most its bound.
+func TestHistogramAgainstModel(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	var h Histogram
 	var all []time.Duration
@@ -45,7 +47,7 @@ func TestReadAgainstModel(t *testing.T) {
 	}
 }
 
-func TestObserveTogether(t *testing.T) {
+func TestHistogramTogether(t *testing.T) {
 	var h Histogram
 	var wg sync.WaitGroup
 	for range 4 {
@@ -67,10 +69,27 @@ func TestObserveTogether(t *testing.T) {
 	}
 }
 
-func BenchmarkObserve(b *testing.B) {
-	var h Histogram
-	b.ReportAllocs()
-	for b.Loop() {
-		h.Observe(3 * time.Millisecond)
+// BenchmarkHistogram compares with Prometheus' own, on one goroutine and on all.
+func BenchmarkHistogram(b *testing.B) {
+	var own Histogram
+	theirs := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "x", Buckets: prometheus.ExponentialBuckets(0.0005, 2, buckets)})
+	for name, observe := range map[string]func(time.Duration){
+		"own":        own.Observe,
+		"prometheus": func(d time.Duration) { theirs.Observe(d.Seconds()) },
+	} {
+		b.Run(name+"/alone", func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				observe(3 * time.Millisecond)
+			}
+		})
+		b.Run(name+"/together", func(b *testing.B) {
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					observe(3 * time.Millisecond)
+				}
+			})
+		})
 	}
 }
