@@ -37,16 +37,14 @@ func (v verdict) err() error {
 // TryRelease is the fast path of a release. Where it reports false, the core must hear of it: Release.
 func (n *Node) TryRelease(s *Slot) bool {
 	q := lockPart(s)
-	defer q.mu.Unlock()
-	if s.use == slotReleased {
-		return true
+	done := s.use == slotReleased
+	if !done && !q.pool.slow {
+		q.unlink(s)
+		s.use = slotReleased
+		done = true
 	}
-	if q.pool.slow {
-		return false
-	}
-	q.unlink(s)
-	s.use = slotReleased
-	return true
+	q.mu.Unlock()
+	return done
 }
 
 // Park marks a slot's connection as kept alive without use. Where it reports true, somebody waits, and the core must hear of

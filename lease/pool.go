@@ -117,11 +117,12 @@ func (p *pool) try(now time.Duration, s *Slot, table *fsm.Table, byHost bool, ga
 		p.mu.Lock()
 		p.noteCrowd()
 	}
-	defer p.mu.Unlock()
-	if byHost && !p.direct {
-		return verdictStale
+	v := verdictStale
+	if !byHost || p.direct {
+		v = p.tryLocked(now, s, table, gate)
 	}
-	return p.tryLocked(now, s, table, gate)
+	p.mu.Unlock()
+	return v
 }
 
 // tryLocked needs the pool's lock.
