@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -15,7 +17,10 @@ import (
 // DefaultAddr is where a node's API listens unless its config says otherwise.
 const DefaultAddr = "http://127.0.0.1:8081"
 
-// Client calls one node's API. Its methods return a *[Problem] when the node refuses, and another error when it
+// maxRetryAfter bounds, in seconds, what a client believes of a Retry-After.
+const maxRetryAfter = 3600
+
+// Client calls one node's API. Its methods return an *[Error] when the node refuses, and another error when it
 // couldn't be asked. It is safe for concurrent use.
 type Client struct {
 	base  url.URL
@@ -62,6 +67,17 @@ func (c *Client) Tee(w io.Writer) *Client {
 // CloseIdle closes connections that are kept for reuse.
 func (c *Client) CloseIdle() { c.http.CloseIdleConnections() }
 
+// Error is a node's refusal: its status, title, detail and code, and when to try again. The [Problem] in it is found by
+// errors.As too.
+type Error struct {
+	Problem
+	// RetryAfter is how long the node asks to be left alone; 0: it doesn't say.
+	RetryAfter time.Duration
+}
+
+// Unwrap is the problem as the node sent it.
+func (e *Error) Unwrap() error { return &e.Problem }
+
 // call is one request; the zero value of each field leaves it out.
 type call struct {
 	method string
@@ -73,23 +89,9 @@ type call struct {
 
 // do makes a call and decodes its answer.
 func do[T any](ctx context.Context, c *Client, k call) (a T, err error) {
-	req, err := c.request(ctx, k)
+	b, err := c.send(ctx, k)
 	if err != nil {
 		return a, err
-	}
-	res, err := c.http.Do(req)
-	if err != nil {
-		return a, err
-	}
-	defer res.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(res.Body, maxPeerAnswer+1))
-	switch {
-	case err != nil:
-		return a, fmt.Errorf("read the answer of %s: %w", c.base.String(), err)
-	case len(b) > maxPeerAnswer:
-		return a, fmt.Errorf("the answer of %s is longer than %d bytes", c.base.String(), maxPeerAnswer)
-	case res.StatusCode < 200 || res.StatusCode > 299:
-		return a, decodeProblem(res.StatusCode, res.Header, b)
 	}
 	if err := json.Unmarshal(b, &a); err != nil {
 		return a, fmt.Errorf("%s does not answer as weir does: is it the API's address? (%w)", c.base.String(), err)
@@ -100,6 +102,29 @@ func do[T any](ctx context.Context, c *Client, k call) (a T, err error) {
 		}
 	}
 	return a, nil
+}
+
+// send makes a call and returns the body of a successful answer.
+func (c *Client) send(ctx context.Context, k call) ([]byte, error) {
+	req, err := c.request(ctx, k)
+	if err != nil {
+		return nil, err
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(res.Body, maxPeerAnswer+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("read the answer of %s: %w", c.base.String(), err)
+	case len(b) > maxPeerAnswer:
+		return nil, fmt.Errorf("the answer of %s is longer than %d bytes", c.base.String(), maxPeerAnswer)
+	case res.StatusCode < 200 || res.StatusCode > 299:
+		return nil, refusal(res.StatusCode, res.Header, b)
+	}
+	return b, nil
 }
 
 func (c *Client) request(ctx context.Context, k call) (*http.Request, error) {
@@ -131,6 +156,20 @@ func (c *Client) request(ctx context.Context, k call) (*http.Request, error) {
 	return req, nil
 }
 
+// refusal makes of an error answer the error that the client returns.
+func refusal(status int, h http.Header, body []byte) error {
+	e := new(Error)
+	var p *Problem
+	if errors.As(decodeProblem(status, h, body), &p) {
+		e.Problem = *p
+	}
+	// Seconds, RFC 9110, section 10.2.3; weir sends no dates.
+	if n, err := strconv.Atoi(h.Get("Retry-After")); err == nil && n > 0 {
+		e.RetryAfter = time.Duration(min(n, maxRetryAfter)) * time.Second
+	}
+	return e
+}
+
 // decodeProblem reads an error answer; one that isn't a problem (a proxy's in between, perhaps) becomes one.
 func decodeProblem(status int, h http.Header, body []byte) error {
 	p := new(Problem)
@@ -157,6 +196,16 @@ func (c *Client) Healthy(ctx context.Context) error {
 	return err
 }
 
+// Metrics are the node's, in Prometheus's text format.
+func (c *Client) Metrics(ctx context.Context) ([]byte, error) {
+	return c.send(ctx, call{method: "GET", path: "/metrics"})
+}
+
+// OpenAPI is the description of the API, OpenAPI 3.1, that the node serves.
+func (c *Client) OpenAPI(ctx context.Context) (json.RawMessage, error) {
+	return do[json.RawMessage](ctx, c, call{method: "GET", path: "/v1/openapi.json"})
+}
+
 // Nodes lists the members.
 func (c *Client) Nodes(ctx context.Context) (Nodes, error) {
 	return do[Nodes](ctx, c, call{method: "GET", path: "/v1/nodes"})
@@ -177,18 +226,34 @@ func (c *Client) Reload(ctx context.Context) (Reloaded, error) {
 	return do[Reloaded](ctx, c, call{method: "POST", path: "/v1/reload"})
 }
 
-// Connections lists the node's open upstream connections, to one host or with "" to all.
-func (c *Client) Connections(ctx context.Context, host string) (ConnectionList, error) {
-	k := call{method: "GET", path: "/v1/connections"}
-	if host != "" {
-		k.query = url.Values{"host": {host}}
-	}
-	return do[ConnectionList](ctx, c, k)
+// ConnectionQuery chooses connections. The zero value asks for all of the node that is called.
+type ConnectionQuery struct {
+	Host string // only those to this host
+	Key  string // only those that are counted under this name, which is one of [Client.Hosts]
+	Node string // those of another node; "*": of all
 }
 
-// CloseConnection closes one.
-func (c *Client) CloseConnection(ctx context.Context, id string) (ConnectionClosed, error) {
-	return do[ConnectionClosed](ctx, c, call{method: "DELETE", path: "/v1/connections/" + url.PathEscape(id)})
+// Connections lists open upstream connections, the oldest first.
+func (c *Client) Connections(ctx context.Context, q ConnectionQuery) (ConnectionList, error) {
+	v := values("host", q.Host, "key", q.Key, "node", q.Node)
+	return do[ConnectionList](ctx, c, call{method: "GET", path: pathConnections, query: v})
+}
+
+// CloseConnection closes a connection of the node named, or with "" of the one that is called.
+func (c *Client) CloseConnection(ctx context.Context, node, id string) (ConnectionClosed, error) {
+	path := pathConnections + "/" + url.PathEscape(id)
+	return do[ConnectionClosed](ctx, c, call{method: "DELETE", path: path, query: values("node", node)})
+}
+
+// values makes a query of names and values in turn; empty values are left out.
+func values(pairs ...string) url.Values {
+	v := url.Values{}
+	for i := 0; i+1 < len(pairs); i += 2 {
+		if pairs[i+1] != "" {
+			v.Set(pairs[i], pairs[i+1])
+		}
+	}
+	return v
 }
 
 // RaftPeers lists the consensus group.

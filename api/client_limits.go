@@ -70,21 +70,16 @@ func (c *Client) CompareLimits(ctx context.Context, ls []Limit) (LimitsReplaced,
 
 // HostQuery chooses hosts; see [Hosts]. The zero value asks for the first page.
 type HostQuery struct {
-	Prefix string
-	Sort   string
-	Limit  int
-	After  string
-	Local  bool
+	Prefix string // only hosts that begin with it
+	Sort   string // a field's name: "host" (the default), or a number, the largest first: "in_use", "waiting", …
+	Limit  int    // the most that are answered, 1 to 10000; 0: 1000
+	After  string // an earlier answer's Next, to go on behind it
+	Local  bool   // only the use of the node that is called
 }
 
 // Hosts lists the use of hosts.
 func (c *Client) Hosts(ctx context.Context, q HostQuery) (Hosts, error) {
-	v := url.Values{}
-	for name, value := range map[string]string{"prefix": q.Prefix, "sort": q.Sort, "after": q.After} {
-		if value != "" {
-			v.Set(name, value)
-		}
-	}
+	v := values("prefix", q.Prefix, "sort", q.Sort, "after", q.After)
 	if q.Limit != 0 {
 		v.Set("limit", strconv.Itoa(q.Limit))
 	}

@@ -83,10 +83,10 @@ func TestClient(t *testing.T) {
 	if h, err := c.Host(ctx, "*.s.org"); err != nil || h.InUse != 2 {
 		t.Errorf("%+v %v", h, err)
 	}
-	if l, err := c.Connections(ctx, "x.org"); err != nil || len(l.Connections) != 1 {
+	if l, err := c.Connections(ctx, ConnectionQuery{Host: "x.org", Key: "x.org", Node: "*"}); err != nil || len(l.Connections) != 1 {
 		t.Errorf("%+v %v", l, err)
 	}
-	if _, err := c.CloseConnection(ctx, "a/1"); err != nil {
+	if _, err := c.CloseConnection(ctx, "a", "a/1"); err != nil {
 		t.Error(err)
 	}
 	for name, call := range map[string]func() error{
@@ -99,7 +99,21 @@ func TestClient(t *testing.T) {
 		"leave":    func() error { _, err := c.Leave(ctx); return err },
 		"reload":   func() error { _, err := c.Reload(ctx); return err },
 		"healthy":  func() error { return c.Healthy(ctx) },
-		"ready":    func() error { return c.Ready(ctx) },
+		"metrics": func() error {
+			b, err := c.Metrics(ctx)
+			if err == nil && !bytes.Contains(b, []byte("weir_node_info")) {
+				err = fmt.Errorf("%.100q", b)
+			}
+			return err
+		},
+		"openapi": func() error {
+			b, err := c.OpenAPI(ctx)
+			if err == nil && !bytes.Contains(b, []byte(`"openapi"`)) {
+				err = fmt.Errorf("%.100q", b)
+			}
+			return err
+		},
+		"ready": func() error { return c.Ready(ctx) },
 	} {
 		if err := call(); err != nil {
 			t.Errorf("%s: %v", name, err)

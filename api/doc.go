@@ -24,5 +24,8 @@
 // Who follows the events gets the state of the whole cluster once a second: its first frame whole, and after that what has changed. The
 // node asks the others once for all who follow. One that doesn't read for some seconds is let go, and comes back.
 //
+// The client follows the events as an iterator that doesn't reconnect: how long to wait, what to show meanwhile, and whether the
+// same node is still the one to ask, its caller knows better. Where to go on is a field of the last event.
+//
 // Every successful answer has a JSON body, also to DELETE, and status 200; 202 says that something was started.
 package api

@@ -32,7 +32,7 @@ var (
 	ErrNotVisible = errors.New("the write is committed, but this node has not seen it yet")
 )
 
-// Problem is an error answer, RFC 9457, and the error that [Client] returns for one.
+// Problem is an error answer, RFC 9457. [Client] returns an [Error] for one.
 type Problem struct {
 	Type   string `json:"type"` // always about:blank: Code tells problems apart
 	Title  string `json:"title"`

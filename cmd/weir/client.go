@@ -80,7 +80,7 @@ func ask1[T any](f *clientFlags, cmd *cobra.Command, c *api.Client, ask func(con
 
 // explain makes of a failed connection one line that says what to try.
 func explain(c *api.Client, err error) error {
-	var refused *api.Problem
+	var refused *api.Error
 	var conn *url.Error
 	switch {
 	case errors.As(err, &refused):

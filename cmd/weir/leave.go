@@ -50,7 +50,7 @@ that will not come back under its name; to restart one, stop it with SIGTERM.`,
 func waitLeft(f *clientFlags, cmd *cobra.Command, c *api.Client, node string, w waitFlags) error {
 	done, err := poll(cmd.Context(), f.p.tick, w.timeout, func(ctx context.Context) (bool, error) {
 		st, err := c.Status(ctx)
-		var refused *api.Problem
+		var refused *api.Error
 		switch {
 		case errors.As(err, &refused):
 			return false, nil // on its way out

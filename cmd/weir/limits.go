@@ -239,7 +239,7 @@ func applyLimits(f *clientFlags, cmd *cobra.Command, c *api.Client, limits []api
 		_, err := fmt.Fprintf(w, "Applied %s (index %d).\n", count(len(done.Changes), "change"), done.Index)
 		return err
 	})
-	var refused *api.Problem
+	var refused *api.Error
 	if errors.As(err, &refused) && refused.Status == http.StatusPreconditionFailed {
 		return errors.New("the limits were changed by somebody else meanwhile, and nothing was written: run it again to see the new difference")
 	}
