@@ -64,10 +64,10 @@ type MetricSource interface {
 
 // newMetrics makes the handler of /metrics. The registry is the server's own: nothing that a library registers for all
 // of the process appears in it.
-func newMetrics(s *Server) http.Handler {
+func newMetrics(s *Server, hosts *hostPlaces) http.Handler {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
-		newCollector(s),
+		newCollector(s, hosts),
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
@@ -83,6 +83,9 @@ type metricsLog struct{ log hclog.Logger }
 func (l metricsLog) Println(v ...any) {
 	l.log.Warn("metrics are incomplete", "why", strings.TrimSpace(fmt.Sprintln(v...)))
 }
+
+// SetMetricsHosts changes [Config.MetricsHosts] while the server runs.
+func (s *Server) SetMetricsHosts(most int) { s.places.setMost(most) }
 
 // serveMetrics answers GET /metrics.
 func (s *Server) serveMetrics(w http.ResponseWriter, r *http.Request) error {
@@ -100,8 +103,8 @@ type collector struct {
 	families []family
 }
 
-func newCollector(s *Server) *collector {
-	c := &collector{server: s, hosts: newHostPlaces(s.cfg.MetricsHosts), families: families()}
+func newCollector(s *Server, hosts *hostPlaces) *collector {
+	c := &collector{server: s, hosts: hosts, families: families()}
 	for i := range c.families {
 		f := &c.families[i]
 		f.desc = prometheus.NewDesc(f.name, f.help, f.labels, nil)

@@ -67,7 +67,7 @@ func hostFamilies() []family {
 		}
 	}
 	return []family{
-		{name: "weir_hosts", kind: gauge, help: "Hosts that the node has used in the last ten minutes. Where they are more than a hundred, the rest is told as host=\"other\".",
+		{name: "weir_hosts", kind: gauge, help: "Hosts that the node has used in the last ten minutes. Where they are more than api.metrics_hosts, the rest is told as host=\"other\".",
 			read: func(m *moment, s samples) { s.value(float64(len(m.known))) }},
 		{name: "weir_slots_limit", kind: gauge, labels: host, help: "The limit that a host goes by, for the whole cluster; absent where there is none.",
 			read: func(m *moment, s samples) {

@@ -18,9 +18,8 @@ const otherHosts = "other"
 // with a limit go first, and take the places of those without. No counter ever falls: what is counted stays under the
 // name that the host had then.
 type hostPlaces struct {
-	most int
-
 	mu    sync.Mutex
+	most  int
 	named map[string]*hostTotals
 	other hostTotals
 	seen  map[string]hostTotals // as the node last told them, of every host that it knows
@@ -53,6 +52,13 @@ type hostSeries struct {
 // newHostPlaces makes room for so many names beside "other"; 0 tells all as one.
 func newHostPlaces(most int) *hostPlaces {
 	return &hostPlaces{most: most, named: map[string]*hostTotals{}, seen: map[string]hostTotals{}}
+}
+
+// setMost changes how many names there is room for; who has one too many is told under "other" from the next reading on.
+func (h *hostPlaces) setMost(most int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.most = most
 }
 
 // update takes what the node tells of its hosts and returns what is told of them, "other" last.
@@ -101,43 +107,57 @@ func (h *hostPlaces) forget(uses []HostUse) {
 	}
 }
 
-// place gives names to those who need them most.
+// place gives names to those who need them most: hosts with a limit, then the busiest.
 func (h *hostPlaces) place(uses []HostUse, table *fsm.Table) {
-	var without []HostUse // with a name and without a limit
-	var waiting []HostUse
+	capped := func(u HostUse) bool { return table.Governing(u.Key).Capped() }
+	var placed, waiting []HostUse
+	settled := true // whoever has a name keeps it
 	for _, u := range uses {
 		_, named := h.named[u.Key.Name]
-		switch capped := table.Governing(u.Key).Capped(); {
+		switch {
 		case u.Key.Name == otherHosts: // a host of that name would be taken for all others
-		case !named:
+		case named:
+			placed = append(placed, u)
+			settled = settled && capped(u)
+		default:
 			waiting = append(waiting, u)
-		case !capped:
-			without = append(without, u)
 		}
 	}
-	if len(h.named) >= h.most && len(without) == 0 {
+	if len(placed) == h.most && settled {
 		return
 	}
-	capped := func(u HostUse) int {
-		if table.Governing(u.Key).Capped() {
-			return 1
-		}
-		return 0
-	}
 	more := func(a, b HostUse) int {
-		return cmp.Or(cmp.Compare(capped(b), capped(a)), cmp.Compare(b.Waiting+b.InUse, a.Waiting+a.InUse),
+		return cmp.Or(compareBool(capped(b), capped(a)), cmp.Compare(b.Waiting+b.InUse, a.Waiting+a.InUse),
 			cmp.Compare(b.Admitted, a.Admitted), a.Key.Compare(b.Key))
 	}
+	slices.SortFunc(placed, more)
 	slices.SortFunc(waiting, more)
-	slices.SortFunc(without, more)
+	drop := func() { // the last of those with a name
+		last := len(placed) - 1
+		delete(h.named, placed[last].Key.Name)
+		placed = placed[:last]
+	}
+	for len(placed) > h.most {
+		drop()
+	}
 	for _, u := range waiting {
-		if len(h.named) >= h.most {
-			if capped(u) == 0 || len(without) == 0 {
+		if len(h.named) == h.most {
+			if len(placed) == 0 || capped(placed[len(placed)-1]) || !capped(u) {
 				return
 			}
-			delete(h.named, without[len(without)-1].Key.Name)
-			without = without[:len(without)-1]
+			drop()
 		}
 		h.named[u.Key.Name] = &hostTotals{}
 	}
+}
+
+// compareBool puts false before true.
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
 }

@@ -68,6 +68,27 @@ func TestHostPlaces(t *testing.T) {
 	}
 }
 
+// TestHostPlacesFewerAndMore changes the room while the node runs, as a reload does.
+func TestHostPlacesFewerAndMore(t *testing.T) {
+	h := newHostPlaces(3)
+	table := tableOf(t, "l")
+	uses := []HostUse{usedBy("a", 1), usedBy("b", 5), usedBy("c", 3), usedBy("l", 2)}
+	for _, step := range []struct {
+		most int
+		want map[string]uint64
+	}{
+		{3, map[string]uint64{"l": 2, "b": 5, "c": 3, "other": 1}},
+		{1, map[string]uint64{"l": 2, "other": 1}}, // what b and c had was told, and is not told again
+		{0, map[string]uint64{"other": 1}},
+		{10, map[string]uint64{"l": 0, "a": 0, "b": 0, "c": 0, "other": 1}},
+	} {
+		h.setMost(step.most)
+		if diff := cmp.Diff(step.want, told(h.update(uses, table))); diff != "" {
+			t.Errorf("%d places: %s", step.most, diff)
+		}
+	}
+}
+
 // TestHostPlacesProperties: never more names than places, what is in use is told once and in full, and no series falls while it is there.
 func TestHostPlacesProperties(t *testing.T) {
 	tables := []*fsm.Table{tableOf(t), tableOf(t, "h1", "h2", "h3"), tableOf(t, "*")}
@@ -89,6 +110,10 @@ func TestHostPlacesProperties(t *testing.T) {
 			var uses []HostUse
 			for _, name := range slices.Sorted(maps.Keys(count)) {
 				uses = append(uses, usedBy(name, count[name]))
+			}
+			if rapid.IntRange(0, 4).Draw(t, "resize") == 0 {
+				most = rapid.IntRange(0, 4).Draw(t, "most")
+				h.setMost(most)
 			}
 			series := h.update(uses, rapid.SampledFrom(tables).Draw(t, "table"))
 			if len(series) > most+1 || series[len(series)-1].name != "other" {

@@ -56,7 +56,7 @@ type Config struct {
 	// sooner when nodes are down. 0: 2 s.
 	PeerTimeout time.Duration
 	// MetricsHosts is how many hosts /metrics names; all others are told as one. Each is six time series for every
-	// node. 0 names none.
+	// node. 0 names none. [Server.SetMetricsHosts] changes it.
 	MetricsHosts int
 }
 
@@ -87,6 +87,7 @@ type Server struct {
 	public  router
 	peer    router
 	metrics http.Handler
+	places  *hostPlaces
 	http    *http.Server
 	cancel  context.CancelFunc // ends the waits of requests that Shutdown cuts short
 	ctx     context.Context    // that they run in
@@ -109,7 +110,8 @@ func New(cfg Config, deps Deps) *Server {
 		s.events = NewEventLog(cfg.Node)
 	}
 	s.watcher, s.ui = newWatcher(s), ui.New()
-	s.metrics = newMetrics(s)
+	s.places = newHostPlaces(cfg.MetricsHosts)
+	s.metrics = newMetrics(s, s.places)
 	s.public = append(s.sharedRoutes(false), s.publicRoutes()...)
 	s.peer = append(s.sharedRoutes(true), s.peerRoutes()...)
 	s.http = &http.Server{

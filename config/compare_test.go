@@ -99,6 +99,7 @@ api {
   hosts           = ["c"]
   token_file      = "testdata/files/token"
   read_token_file = "testdata/files/read-token"
+  metrics_hosts   = 7
   tls {
     cert_file = "testdata/files/node.pem"
     key_file  = "testdata/files/node-key.pem"

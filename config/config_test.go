@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -94,8 +95,14 @@ func TestFull(t *testing.T) {
 	if diff := cmp.Diff(want, got, ignore); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
-	if at := got.Limits[2].At; at.String() != "testdata/full.hcl:69,8" || at.Text != `  host "api.example.com" {` {
-		t.Errorf("the limit is at %v: %q", at, at.Text)
+	file, err := os.ReadFile("testdata/full.hcl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const text = `  host "api.example.com" {`
+	line := 1 + slices.Index(strings.Split(string(file), "\n"), text)
+	if at := got.Limits[2].At; at.String() != fmt.Sprintf("testdata/full.hcl:%d,8", line) || at.Text != text {
+		t.Errorf("the limit is at %v: %q; want line %d", at, at.Text, line)
 	}
 }
 
@@ -124,6 +131,7 @@ func TestDefaultValues(t *testing.T) {
 		"proxy.deny_destinations": `["169.254.0.0/16", "fe80::/10"]`, "proxy.allow_destinations": `[]`,
 		"proxy.tls.cert_file": `""`, "proxy.tls.key_file": `""`,
 		"api.listen": `"127.0.0.1:8081"`, "api.hosts": `[]`, "api.token_file": `""`, "api.read_token_file": `""`,
+		"api.metrics_hosts": `100`,
 		"api.tls.cert_file": `""`, "api.tls.key_file": `""`,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

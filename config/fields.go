@@ -19,6 +19,7 @@ const (
 	maxConnections = 1_000_000
 	maxQueueSize   = 1_000_000
 	maxQueueWait   = time.Hour
+	maxMetricHosts = 10_000
 )
 
 // The ports of an address that is written without one.
@@ -212,6 +213,8 @@ func apiFields() []field[Config] {
 			"File with the bearer token; a final newline is trimmed."),
 		attr("api.read_token_file", text(), func(c *Config) *string { return &c.API.ReadTokenFile },
 			"File with a second token that can only read."),
+		attr("api.metrics_hosts", integer(0, maxMetricHosts), func(c *Config) *int { return &c.API.MetricsHosts },
+			"How many hosts /metrics names, those with a limit and the busiest first; all others are told as one, other. Each name is six time series on every node.").live(),
 		attr("api.tls.cert_file", text(), func(c *Config) *string { return &c.API.TLS.CertFile },
 			"The certificate (PEM) that the API shows."),
 		attr("api.tls.key_file", text(), func(c *Config) *string { return &c.API.TLS.KeyFile },

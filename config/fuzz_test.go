@@ -274,6 +274,7 @@ func writeHCL(c *Config) string {
 	set("hosts", c.API.Hosts)
 	set("token_file", c.API.TokenFile)
 	set("read_token_file", c.API.ReadTokenFile)
+	set("metrics_hosts", c.API.MetricsHosts)
 	tls(c.API.TLS)
 	end()
 	open("limits")

@@ -9,9 +9,6 @@ import (
 	"github.com/weirproxy/weir/proxy"
 )
 
-// metricsHosts is how many hosts the metrics name: at six series each, a fleet of a hundred nodes is told in 60,000.
-const metricsHosts = 100
-
 // Measures implements [api.MetricSource].
 func (a *agent) Measures() api.Measures {
 	m := api.Measures{GoVersion: runtime.Version(), Members: map[string]int{}, Proxy: proxyMeasures(a.proxy)}

@@ -24,7 +24,7 @@ func (a *agent) newAPI() *api.Server {
 	c := a.cfg
 	return api.New(api.Config{
 		Node: c.Name, Hosts: c.API.Hosts, Token: string(c.API.Token), ReadToken: string(c.API.ReadToken),
-		MetricsHosts: metricsHosts,
+		MetricsHosts: c.API.MetricsHosts,
 	}, api.Deps{
 		Log: a, Leader: a, Events: a.events, View: a, Status: a, Nodes: a, Uses: a, Peers: a, Connections: a, Lifecycle: a, Raft: a, Metrics: a,
 		Logger: a.log.Named("api"),
@@ -261,6 +261,7 @@ func (a *agent) Reload(ctx context.Context) (api.Reloaded, error) {
 	live, restart := config.Diff(a.cfg, next)
 	cfg := *a.cfg // what needs a restart stays as it runs
 	cfg.Log.Level, cfg.Limits, cfg.Origins = next.Log.Level, next.Limits, next.Origins
+	cfg.API.MetricsHosts = next.API.MetricsHosts
 	running := cfg.Proxy
 	cfg.Proxy = next.Proxy
 	cfg.Proxy.Listen, cfg.Proxy.UsersFile, cfg.Proxy.TLS = running.Listen, running.UsersFile, running.TLS
@@ -269,6 +270,7 @@ func (a *agent) Reload(ctx context.Context) (api.Reloaded, error) {
 		return api.Reloaded{}, fmt.Errorf("%w: %w", api.ErrInvalidConfig, err)
 	}
 	a.log.SetLevel(hclog.LevelFromString(cfg.Log.Level))
+	a.api.SetMetricsHosts(cfg.API.MetricsHosts)
 	a.mu.Lock()
 	a.cfg = &cfg
 	a.mu.Unlock()

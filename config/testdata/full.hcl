@@ -54,6 +54,7 @@ api {
   hosts           = []
   token_file      = ""
   read_token_file = ""
+  metrics_hosts   = 100
 
   tls {
     cert_file = "testdata/files/node.pem"

@@ -35,4 +35,6 @@ proxy {
 
 api {
   hosts = ["https://weir.example.com", "weir.example.com:8081"]
+
+  metrics_hosts = 10001
 }
