@@ -53,6 +53,9 @@ func Decode(b []byte) (Command, error) {
 	if err != nil {
 		return nil, fmt.Errorf("a log entry has %w: %w", err, ErrNewer)
 	}
+	if v := VersionOf(c); v > LogVersion {
+		return nil, fmt.Errorf("a log entry needs log version %d, known is %d: %w", v, LogVersion, ErrNewer)
+	}
 	return c, nil
 }
 
@@ -84,6 +87,10 @@ func commandToPB(c Command) *fsmpb.Command {
 		return &fsmpb.Command{Command: &fsmpb.Command_ReplaceLimits{ReplaceLimits: &fsmpb.ReplaceLimits{
 			Source: fsmpb.Source(c.Source), Limits: limitsToPB(c.Limits), Precondition: preconditionToPB(c.Precondition),
 		}}}
+	case *RestoreLimits:
+		return &fsmpb.Command{Command: &fsmpb.Command_RestoreLimits{RestoreLimits: &fsmpb.RestoreLimits{
+			Limits: limitsToPB(c.Limits), Precondition: preconditionToPB(c.Precondition),
+		}}}
 	}
 	panic(fmt.Sprintf("encode: %T is no command of this package", c))
 }
@@ -108,6 +115,8 @@ func commandFromPB(m *fsmpb.Command) (Command, error) {
 		return deleteLimitFromPB(m.DeleteLimit)
 	case *fsmpb.Command_ReplaceLimits:
 		return replaceLimitsFromPB(m.ReplaceLimits)
+	case *fsmpb.Command_RestoreLimits:
+		return restoreLimitsFromPB(m.RestoreLimits)
 	}
 	return nil, errors.New("no command that is known")
 }
@@ -180,6 +189,15 @@ func replaceLimitsFromPB(m *fsmpb.ReplaceLimits) (Command, error) {
 	}
 	p, err := preconditionFromPB(m.GetPrecondition())
 	return &ReplaceLimits{Source: source, Limits: limits, Precondition: p}, errors.Join(err, known(m))
+}
+
+func restoreLimitsFromPB(m *fsmpb.RestoreLimits) (Command, error) {
+	limits, err := limitsFromPB(m.GetLimits())
+	if err != nil {
+		return nil, err
+	}
+	p, err := preconditionFromPB(m.GetPrecondition())
+	return &RestoreLimits{Limits: limits, Precondition: p}, errors.Join(err, known(m))
 }
 
 func preconditionToPB(p Precondition) *fsmpb.Precondition {

@@ -36,6 +36,7 @@ func everyCommand() []Command {
 		}},
 		&PutLimit{Limit: full}, &PutLimit{Limit: zero, Precondition: all}, &PutLimit{Limit: Limit{Pattern: pattern("*"), Connections: -5}},
 		&DeleteLimit{Pattern: full.Pattern}, &DeleteLimit{Pattern: bare.Pattern, Precondition: all},
+		&RestoreLimits{}, &RestoreLimits{Limits: []Limit{full, bare, zero}, Precondition: all},
 		&ReplaceLimits{Source: SourceConfig}, &ReplaceLimits{Source: SourceAPI, Limits: []Limit{zero, full}, Precondition: all},
 	}
 }
@@ -196,7 +197,7 @@ func TestDecodeRefusesUnknownFields(t *testing.T) {
 			}
 		}
 	}
-	if len(tried) != 13 {
+	if len(tried) != 14 {
 		t.Errorf("%d messages were tried: %v", len(tried), tried)
 	}
 }

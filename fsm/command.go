@@ -3,7 +3,7 @@ package fsm
 import "time"
 
 // Command is one log entry's content: *Init, *OpenSession, *CloseSessions, *Adjust,
-// *PutLimit, *DeleteLimit or *ReplaceLimits.
+// *PutLimit, *DeleteLimit, *ReplaceLimits or *RestoreLimits.
 type Command interface{ isCommand() }
 
 // Init fixes what the whole cluster shares, once: a second one changes nothing.
@@ -80,6 +80,13 @@ type ReplaceLimits struct {
 	Precondition Precondition
 }
 
+// RestoreLimits makes both layers what a snapshot had. Each limit's Source is its layer; ModifyIndex is ignored. One whose
+// value stays the same keeps its index.
+type RestoreLimits struct {
+	Limits       []Limit
+	Precondition Precondition // of the table, as in ReplaceLimits
+}
+
 func (*Init) isCommand()          {}
 func (*OpenSession) isCommand()   {}
 func (*CloseSessions) isCommand() {}
@@ -87,3 +94,4 @@ func (*Adjust) isCommand()        {}
 func (*PutLimit) isCommand()      {}
 func (*DeleteLimit) isCommand()   {}
 func (*ReplaceLimits) isCommand() {}
+func (*RestoreLimits) isCommand() {}

@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 )
@@ -118,6 +119,50 @@ func (y *layers) replaceAPI(index uint64, limits []Limit) bool {
 	return changed
 }
 
+// restore makes both layers equal limits, each in the layer that its Source names.
+func (y *layers) restore(index uint64, limits []Limit) bool {
+	byLayer := splitLayers(limits)
+	named := patternsOf(byLayer.api)
+	changed := false
+	for pattern := range y.api {
+		if !named[pattern] {
+			y.uncover(index, pattern) // the config's limit may become effective
+			changed = true
+		}
+	}
+	changed = y.keepOnly(SourceConfig, patternsOf(byLayer.config)) || changed
+	for _, l := range byLayer.config {
+		changed = y.put(index, l) || changed
+	}
+	for _, l := range byLayer.api {
+		changed = y.put(index, l) || changed
+	}
+	return changed
+}
+
+// limitLists are limits by layer.
+type limitLists struct{ api, config []Limit }
+
+func splitLayers(limits []Limit) (lists limitLists) {
+	for _, l := range limits {
+		if l.Source == SourceAPI {
+			lists.api = append(lists.api, l)
+		} else {
+			lists.config = append(lists.config, l)
+		}
+	}
+	return lists
+}
+
+// Effective are the limits that hold of both layers', sorted by pattern: the API's over the config's.
+func Effective(limits []Limit) []Limit {
+	y := newLayers()
+	for _, l := range limits {
+		y.of(l.Source)[l.Pattern.text] = l
+	}
+	return y.all()
+}
+
 // keepOnly deletes all limits of a layer but those named.
 func (y *layers) keepOnly(s Source, named map[string]bool) bool {
 	layer := y.of(s)
@@ -152,6 +197,17 @@ func validateAll(limits []Limit) error {
 		seen[l.Pattern.text] = true
 	}
 	return nil
+}
+
+// validateLayers verifies limits of both layers.
+func validateLayers(limits []Limit) error {
+	for i := range limits {
+		if err := validateSource(limits[i].Source); err != nil {
+			return err
+		}
+	}
+	lists := splitLayers(limits)
+	return errors.Join(validateAll(lists.api), validateAll(lists.config))
 }
 
 // sameShape reports whether two sorted lists have the same patterns, each with the

@@ -96,6 +96,11 @@ func (m *model) apply(index, term uint64, c Command) Result {
 			return Result{Err: err}
 		}
 		return Result{Changed: m.write(c)}
+	case *RestoreLimits:
+		if err := modelPrecondition(c.Precondition, true, m.tableIndex); err != nil {
+			return Result{Err: err}
+		}
+		return Result{Changed: m.write(c)}
 	}
 	panic("no such command")
 }
@@ -210,6 +215,18 @@ func (m *model) write(c Command) bool {
 			delete(m.api, c.Pattern.String())
 		} else {
 			delete(m.config, c.Pattern.String())
+		}
+	case *RestoreLimits:
+		m.api, m.config = map[string]Limit{}, map[string]Limit{}
+		for _, l := range c.Limits {
+			if l.Source == SourceConfig {
+				put(m.config, SourceConfig, l)
+			}
+		}
+		for _, l := range c.Limits {
+			if l.Source == SourceAPI {
+				put(m.api, SourceAPI, l)
+			}
 		}
 	case *ReplaceLimits:
 		if c.Source == SourceConfig {
@@ -511,7 +528,8 @@ func TestStateAgainstTheModel(t *testing.T) {
 				w.do(&DeleteLimit{p, w.drawPrecondition(t, w.m.effective[p.String()].ModifyIndex)})
 			},
 			"replace": w.replace,
-			"restore": func(*rapid.T) { w.a = w.restored() },
+			"restore": w.restoreLimits,
+			"restart": func(*rapid.T) { w.a = w.restored() },
 		})
 	})
 }
@@ -560,4 +578,19 @@ func (w *world) replace(t *rapid.T) {
 	}
 	source := rapid.SampledFrom([]Source{SourceAPI, SourceConfig}).Draw(t, "source")
 	w.do(&ReplaceLimits{source, limits, w.drawPrecondition(t, w.m.tableIndex)})
+}
+
+// restoreLimits writes both layers: of what there is, or anything.
+func (w *world) restoreLimits(t *rapid.T) {
+	limits := rapid.SliceOfNDistinct(rapid.Custom(w.drawLimit), 0, len(w.patterns)+2, func(l Limit) string {
+		return l.Source.String() + l.Pattern.String()
+	}).Draw(t, "limits")
+	if rapid.Bool().Draw(t, "of what there was") {
+		s, err := ReadSummary(bytes.NewReader(snapshotOf(t, w.a)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		limits = s.Limits[rapid.IntRange(0, len(s.Limits)).Draw(t, "from"):]
+	}
+	w.do(&RestoreLimits{limits, w.drawPrecondition(t, w.m.tableIndex)})
 }

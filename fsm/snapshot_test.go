@@ -396,6 +396,51 @@ session 3 b id-b: 10.0.0.1=4 ::1=1 api.example.com=1
 	}
 }
 
+// TestFixturesOfVersion2 reads a log with what version 2 added.
+func TestFixturesOfVersion2(t *testing.T) {
+	path := filepath.Join("testdata", "log-v2.bin")
+	if *writeFixtures {
+		log, _ := sampleLog()
+		log = append(log, &RestoreLimits{Limits: []Limit{
+			{Pattern: pattern("*"), Connections: 25, Source: SourceConfig},
+			{Pattern: pattern("*"), Connections: 7, Source: SourceAPI, Queue: Queue{time.Second, 3}},
+			{Pattern: pattern("*.example.org"), Connections: Unlimited, Source: SourceAPI},
+		}})
+		if err := os.WriteFile(path, logOf(log...), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	log, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := NewState()
+	for index := uint64(1); len(log) > 0; index++ {
+		n, size := binary.Uvarint(log)
+		if size <= 0 || n > uint64(len(log)-size) {
+			t.Fatal("the fixture is torn")
+		}
+		c, err := Decode(log[size : size+int(n)])
+		if err != nil {
+			t.Fatalf("entry %d: %v", index, err)
+		}
+		s.Apply(index, 1, c)
+		log = log[size+int(n):]
+	}
+	const want = `index 13, cluster 0c1d, ttl 10s, table 13, shape 13
+* 7 {1s 3} shared=false evict=false api 13
+*.example.org -1 {0s 0} shared=false evict=false api 13
+session 2 a id-a: *.example.org=60 api.example.com=4
+session 3 b id-b: 10.0.0.1=4 ::1=1 api.example.com=1
+`
+	if got := describe(s); got != want {
+		t.Errorf("%s\nwant\n%s", got, want)
+	}
+	if below := s.ConfigLimits(); len(below) != 1 || below[0].Connections != 25 {
+		t.Errorf("the config's layer is %+v", below)
+	}
+}
+
 func writeFixture(t *testing.T, logPath, snapPath string) {
 	log, s := sampleLog()
 	if err := errors.Join(os.MkdirAll("testdata", 0o755), os.WriteFile(logPath, logOf(log...), 0o644), os.WriteFile(snapPath, snapshotOf(t, s), 0o644)); err != nil {

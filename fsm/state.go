@@ -101,6 +101,8 @@ func (s *State) Apply(index, term uint64, c Command) Result {
 		return s.deleteLimit(c)
 	case *ReplaceLimits:
 		return s.replaceLimits(c)
+	case *RestoreLimits:
+		return s.restoreLimits(c)
 	}
 	return Result{Err: fmt.Errorf("%w: command %T", ErrInvalid, c)}
 }
@@ -257,6 +259,16 @@ func (s *State) replaceLimits(c *ReplaceLimits) Result {
 		return s.limitsChanged(s.layers.replaceConfig(s.index, c.Limits))
 	}
 	return s.limitsChanged(s.layers.replaceAPI(s.index, c.Limits))
+}
+
+func (s *State) restoreLimits(c *RestoreLimits) Result {
+	if err := validateLayers(c.Limits); err != nil {
+		return Result{Err: err}
+	}
+	if err := c.Precondition.check(true, s.table.Index); err != nil {
+		return Result{Err: err}
+	}
+	return s.limitsChanged(s.layers.restore(s.index, c.Limits))
 }
 
 // limitsChanged builds the new table, if the last write changed anything.

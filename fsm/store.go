@@ -87,6 +87,25 @@ func (s *Store) Snapshot() (raft.FSMSnapshot, error) {
 	return s.state.image(), nil
 }
 
+// Frozen is the state as it was at one index.
+type Frozen struct{ image *image }
+
+// Freeze copies the state's lists, as Snapshot does for raft.
+func (s *Store) Freeze() (*Frozen, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.failed != nil {
+		return nil, s.failed
+	}
+	return &Frozen{s.state.image()}, nil
+}
+
+// Index is the index of the last entry that the frozen state includes.
+func (f *Frozen) Index() uint64 { return f.image.head.GetIndex() }
+
+// WriteSnapshot writes the frozen state as a snapshot.
+func (f *Frozen) WriteSnapshot(w io.Writer) error { return f.image.write(w) }
+
 // Restore implements [raft.FSM]. A snapshot that is damaged is an error that leaves the state as it was: raft tries an
 // older one, or asks for another. One that this version can't understand is fatal.
 func (s *Store) Restore(r io.ReadCloser) error {

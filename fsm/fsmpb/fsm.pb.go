@@ -431,6 +431,7 @@ type Command struct {
 	//	*Command_PutLimit
 	//	*Command_DeleteLimit
 	//	*Command_ReplaceLimits
+	//	*Command_RestoreLimits
 	Command       isCommand_Command `protobuf_oneof:"command"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -536,6 +537,15 @@ func (x *Command) GetReplaceLimits() *ReplaceLimits {
 	return nil
 }
 
+func (x *Command) GetRestoreLimits() *RestoreLimits {
+	if x != nil {
+		if x, ok := x.Command.(*Command_RestoreLimits); ok {
+			return x.RestoreLimits
+		}
+	}
+	return nil
+}
+
 type isCommand_Command interface {
 	isCommand_Command()
 }
@@ -568,6 +578,10 @@ type Command_ReplaceLimits struct {
 	ReplaceLimits *ReplaceLimits `protobuf:"bytes,7,opt,name=replace_limits,json=replaceLimits,proto3,oneof"`
 }
 
+type Command_RestoreLimits struct {
+	RestoreLimits *RestoreLimits `protobuf:"bytes,8,opt,name=restore_limits,json=restoreLimits,proto3,oneof"` // since log version 2
+}
+
 func (*Command_Init) isCommand_Command() {}
 
 func (*Command_OpenSession) isCommand_Command() {}
@@ -581,6 +595,8 @@ func (*Command_PutLimit) isCommand_Command() {}
 func (*Command_DeleteLimit) isCommand_Command() {}
 
 func (*Command_ReplaceLimits) isCommand_Command() {}
+
+func (*Command_RestoreLimits) isCommand_Command() {}
 
 // Init is the cluster's first entry of ours; a second one changes nothing.
 type Init struct {
@@ -1108,6 +1124,58 @@ func (x *ReplaceLimits) GetPrecondition() *Precondition {
 	return nil
 }
 
+type RestoreLimits struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Limits        []*Limit               `protobuf:"bytes,1,rep,name=limits,proto3" json:"limits,omitempty"` // both layers, each limit with its source
+	Precondition  *Precondition          `protobuf:"bytes,2,opt,name=precondition,proto3" json:"precondition,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreLimits) Reset() {
+	*x = RestoreLimits{}
+	mi := &file_fsm_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreLimits) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreLimits) ProtoMessage() {}
+
+func (x *RestoreLimits) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreLimits.ProtoReflect.Descriptor instead.
+func (*RestoreLimits) Descriptor() ([]byte, []int) {
+	return file_fsm_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *RestoreLimits) GetLimits() []*Limit {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+func (x *RestoreLimits) GetPrecondition() *Precondition {
+	if x != nil {
+		return x.Precondition
+	}
+	return nil
+}
+
 // Snapshot is everything, behind a header with magic, version, length and checksum.
 type Snapshot struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1126,7 +1194,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_fsm_proto_msgTypes[13]
+	mi := &file_fsm_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1138,7 +1206,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_proto_msgTypes[13]
+	mi := &file_fsm_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1151,7 +1219,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_fsm_proto_rawDescGZIP(), []int{13}
+	return file_fsm_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Snapshot) GetIndex() uint64 {
@@ -1229,7 +1297,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_fsm_proto_msgTypes[14]
+	mi := &file_fsm_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1241,7 +1309,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_proto_msgTypes[14]
+	mi := &file_fsm_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1254,7 +1322,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_fsm_proto_rawDescGZIP(), []int{14}
+	return file_fsm_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Session) GetId() uint64 {
@@ -1295,7 +1363,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_fsm_proto_msgTypes[15]
+	mi := &file_fsm_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1307,7 +1375,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_proto_msgTypes[15]
+	mi := &file_fsm_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1320,7 +1388,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_fsm_proto_rawDescGZIP(), []int{15}
+	return file_fsm_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Grant) GetKey() *Key {
@@ -1358,7 +1426,7 @@ const file_fsm_proto_rawDesc = "" +
 	"\x05evict\x18\x05 \x01(\bR\x05evict\x12+\n" +
 	"\x06source\x18\x06 \x01(\x0e2\x13.weir.fsm.v1.SourceR\x06source\x12!\n" +
 	"\fmodify_index\x18\a \x01(\x04R\vmodifyIndexB\x0e\n" +
-	"\f_connections\"\xaa\x03\n" +
+	"\f_connections\"\xef\x03\n" +
 	"\aCommand\x12'\n" +
 	"\x04init\x18\x01 \x01(\v2\x11.weir.fsm.v1.InitH\x00R\x04init\x12=\n" +
 	"\fopen_session\x18\x02 \x01(\v2\x18.weir.fsm.v1.OpenSessionH\x00R\vopenSession\x12C\n" +
@@ -1366,7 +1434,8 @@ const file_fsm_proto_rawDesc = "" +
 	"\x06adjust\x18\x04 \x01(\v2\x13.weir.fsm.v1.AdjustH\x00R\x06adjust\x124\n" +
 	"\tput_limit\x18\x05 \x01(\v2\x15.weir.fsm.v1.PutLimitH\x00R\bputLimit\x12=\n" +
 	"\fdelete_limit\x18\x06 \x01(\v2\x18.weir.fsm.v1.DeleteLimitH\x00R\vdeleteLimit\x12C\n" +
-	"\x0ereplace_limits\x18\a \x01(\v2\x1a.weir.fsm.v1.ReplaceLimitsH\x00R\rreplaceLimitsB\t\n" +
+	"\x0ereplace_limits\x18\a \x01(\v2\x1a.weir.fsm.v1.ReplaceLimitsH\x00R\rreplaceLimits\x12C\n" +
+	"\x0erestore_limits\x18\b \x01(\v2\x1a.weir.fsm.v1.RestoreLimitsH\x00R\rrestoreLimitsB\t\n" +
 	"\acommand\"h\n" +
 	"\x04Init\x12\x1d\n" +
 	"\n" +
@@ -1406,7 +1475,10 @@ const file_fsm_proto_rawDesc = "" +
 	"\rReplaceLimits\x12+\n" +
 	"\x06source\x18\x01 \x01(\x0e2\x13.weir.fsm.v1.SourceR\x06source\x12*\n" +
 	"\x06limits\x18\x02 \x03(\v2\x12.weir.fsm.v1.LimitR\x06limits\x12=\n" +
-	"\fprecondition\x18\x03 \x01(\v2\x19.weir.fsm.v1.PreconditionR\fprecondition\"\xad\x02\n" +
+	"\fprecondition\x18\x03 \x01(\v2\x19.weir.fsm.v1.PreconditionR\fprecondition\"z\n" +
+	"\rRestoreLimits\x12*\n" +
+	"\x06limits\x18\x01 \x03(\v2\x12.weir.fsm.v1.LimitR\x06limits\x12=\n" +
+	"\fprecondition\x18\x02 \x01(\v2\x19.weir.fsm.v1.PreconditionR\fprecondition\"\xad\x02\n" +
 	"\bSnapshot\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x1d\n" +
 	"\n" +
@@ -1458,7 +1530,7 @@ func file_fsm_proto_rawDescGZIP() []byte {
 }
 
 var file_fsm_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_fsm_proto_goTypes = []any{
 	(Scope)(0),            // 0: weir.fsm.v1.Scope
 	(Resource)(0),         // 1: weir.fsm.v1.Resource
@@ -1477,9 +1549,10 @@ var file_fsm_proto_goTypes = []any{
 	(*PutLimit)(nil),      // 14: weir.fsm.v1.PutLimit
 	(*DeleteLimit)(nil),   // 15: weir.fsm.v1.DeleteLimit
 	(*ReplaceLimits)(nil), // 16: weir.fsm.v1.ReplaceLimits
-	(*Snapshot)(nil),      // 17: weir.fsm.v1.Snapshot
-	(*Session)(nil),       // 18: weir.fsm.v1.Session
-	(*Grant)(nil),         // 19: weir.fsm.v1.Grant
+	(*RestoreLimits)(nil), // 17: weir.fsm.v1.RestoreLimits
+	(*Snapshot)(nil),      // 18: weir.fsm.v1.Snapshot
+	(*Session)(nil),       // 19: weir.fsm.v1.Session
+	(*Grant)(nil),         // 20: weir.fsm.v1.Grant
 }
 var file_fsm_proto_depIdxs = []int32{
 	0,  // 0: weir.fsm.v1.Key.scope:type_name -> weir.fsm.v1.Scope
@@ -1493,25 +1566,28 @@ var file_fsm_proto_depIdxs = []int32{
 	14, // 8: weir.fsm.v1.Command.put_limit:type_name -> weir.fsm.v1.PutLimit
 	15, // 9: weir.fsm.v1.Command.delete_limit:type_name -> weir.fsm.v1.DeleteLimit
 	16, // 10: weir.fsm.v1.Command.replace_limits:type_name -> weir.fsm.v1.ReplaceLimits
-	6,  // 11: weir.fsm.v1.Init.limits:type_name -> weir.fsm.v1.Limit
-	3,  // 12: weir.fsm.v1.CloseSessions.reason:type_name -> weir.fsm.v1.CloseReason
-	4,  // 13: weir.fsm.v1.Adjustment.key:type_name -> weir.fsm.v1.Key
-	11, // 14: weir.fsm.v1.Adjust.adjustments:type_name -> weir.fsm.v1.Adjustment
-	6,  // 15: weir.fsm.v1.PutLimit.limit:type_name -> weir.fsm.v1.Limit
-	13, // 16: weir.fsm.v1.PutLimit.precondition:type_name -> weir.fsm.v1.Precondition
-	13, // 17: weir.fsm.v1.DeleteLimit.precondition:type_name -> weir.fsm.v1.Precondition
-	2,  // 18: weir.fsm.v1.ReplaceLimits.source:type_name -> weir.fsm.v1.Source
-	6,  // 19: weir.fsm.v1.ReplaceLimits.limits:type_name -> weir.fsm.v1.Limit
-	13, // 20: weir.fsm.v1.ReplaceLimits.precondition:type_name -> weir.fsm.v1.Precondition
-	6,  // 21: weir.fsm.v1.Snapshot.limits:type_name -> weir.fsm.v1.Limit
-	18, // 22: weir.fsm.v1.Snapshot.sessions:type_name -> weir.fsm.v1.Session
-	19, // 23: weir.fsm.v1.Session.grants:type_name -> weir.fsm.v1.Grant
-	4,  // 24: weir.fsm.v1.Grant.key:type_name -> weir.fsm.v1.Key
-	25, // [25:25] is the sub-list for method output_type
-	25, // [25:25] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	17, // 11: weir.fsm.v1.Command.restore_limits:type_name -> weir.fsm.v1.RestoreLimits
+	6,  // 12: weir.fsm.v1.Init.limits:type_name -> weir.fsm.v1.Limit
+	3,  // 13: weir.fsm.v1.CloseSessions.reason:type_name -> weir.fsm.v1.CloseReason
+	4,  // 14: weir.fsm.v1.Adjustment.key:type_name -> weir.fsm.v1.Key
+	11, // 15: weir.fsm.v1.Adjust.adjustments:type_name -> weir.fsm.v1.Adjustment
+	6,  // 16: weir.fsm.v1.PutLimit.limit:type_name -> weir.fsm.v1.Limit
+	13, // 17: weir.fsm.v1.PutLimit.precondition:type_name -> weir.fsm.v1.Precondition
+	13, // 18: weir.fsm.v1.DeleteLimit.precondition:type_name -> weir.fsm.v1.Precondition
+	2,  // 19: weir.fsm.v1.ReplaceLimits.source:type_name -> weir.fsm.v1.Source
+	6,  // 20: weir.fsm.v1.ReplaceLimits.limits:type_name -> weir.fsm.v1.Limit
+	13, // 21: weir.fsm.v1.ReplaceLimits.precondition:type_name -> weir.fsm.v1.Precondition
+	6,  // 22: weir.fsm.v1.RestoreLimits.limits:type_name -> weir.fsm.v1.Limit
+	13, // 23: weir.fsm.v1.RestoreLimits.precondition:type_name -> weir.fsm.v1.Precondition
+	6,  // 24: weir.fsm.v1.Snapshot.limits:type_name -> weir.fsm.v1.Limit
+	19, // 25: weir.fsm.v1.Snapshot.sessions:type_name -> weir.fsm.v1.Session
+	20, // 26: weir.fsm.v1.Session.grants:type_name -> weir.fsm.v1.Grant
+	4,  // 27: weir.fsm.v1.Grant.key:type_name -> weir.fsm.v1.Key
+	28, // [28:28] is the sub-list for method output_type
+	28, // [28:28] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_fsm_proto_init() }
@@ -1528,6 +1604,7 @@ func file_fsm_proto_init() {
 		(*Command_PutLimit)(nil),
 		(*Command_DeleteLimit)(nil),
 		(*Command_ReplaceLimits)(nil),
+		(*Command_RestoreLimits)(nil),
 	}
 	file_fsm_proto_msgTypes[9].OneofWrappers = []any{}
 	type x struct{}
@@ -1536,7 +1613,7 @@ func file_fsm_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fsm_proto_rawDesc), len(file_fsm_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   16,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

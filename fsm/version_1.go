@@ -1,0 +1,6 @@
+//go:build logversion1
+
+package fsm
+
+// LogVersion is 1 in builds that stand for the version before, in tests of upgrades.
+const LogVersion uint32 = 1

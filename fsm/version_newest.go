@@ -1,0 +1,6 @@
+//go:build !logversion1
+
+package fsm
+
+// LogVersion is the newest version of the log that this build understands.
+const LogVersion uint32 = 2
