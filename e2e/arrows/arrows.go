@@ -14,12 +14,13 @@ const module = "github.com/weirproxy/weir"
 // program) with all that is below it.
 var areas = map[string][]string{
 	"fsm":           nil,
-	"config":        nil,
+	"certs":         nil,
+	"config":        {"certs"},
 	"lease":         {"fsm"},
-	"cluster":       {"fsm"},
+	"cluster":       {"fsm", "certs"},
 	"proxy":         {"lease", "fsm"},
 	"api":           {"fsm"},
-	"cmd/weir":      {"config", "api", "proxy", "lease", "cluster", "fsm"},
+	"cmd/weir":      {"config", "api", "proxy", "lease", "cluster", "fsm", "certs"},
 	"e2e":           {"api"},
 	"examples/demo": {"e2e"},
 }
