@@ -1,13 +1,16 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/weirproxy/weir/fsm"
@@ -16,6 +19,8 @@ import (
 // ConnectionList answers GET /v1/connections.
 type ConnectionList struct {
 	Connections []Connection `json:"connections"` // oldest first
+	// Next, when there are more, is what to send as after for them.
+	Next string `json:"next,omitempty"`
 	// Unreachable are nodes that were asked and didn't answer.
 	Unreachable []Unreachable `json:"unreachable,omitempty"`
 }
@@ -52,42 +57,104 @@ type Connections interface {
 // everyNode is, as a call's node, all there are.
 const everyNode = "*"
 
-// connections answers GET /v1/connections[?host=][&key=][&node=]. host keeps those to one host; key, which is a name that
-// GET /v1/hosts lists, those that are counted under it. node asks another node, or with "*" all.
-func (s *Server) connections(r *http.Request, peer bool) (answer, error) {
-	q, err := query(r, "host", "key", "node")
-	if err != nil {
-		return answer{}, err
+// connectionsMost is how many connections one answer holds, also where no limit is given.
+const connectionsMost = 10_000
+
+// connectionListing is a question for connections.
+type connectionListing struct {
+	host  string // normalised; "" is any
+	key   string // what they are counted under; "" is anything
+	limit int
+	after connectionCursor
+}
+
+// connectionCursor is where a page ended: its last connection's place in the order. The zero cursor stands before all.
+type connectionCursor struct {
+	since    int64 // unix time in nanoseconds
+	node, id string
+}
+
+func cursorAt(c Connection) connectionCursor {
+	return connectionCursor{since: c.Since.UnixNano(), node: c.Node, id: c.ID}
+}
+
+func (c connectionCursor) compare(o connectionCursor) int {
+	return cmp.Or(cmp.Compare(c.since, o.since), strings.Compare(c.node, o.node), strings.Compare(c.id, o.id))
+}
+
+func (c connectionCursor) String() string { return fmt.Sprintf("%d/%s/%s", c.since, c.node, c.id) }
+
+func parseConnectionCursor(text string) (c connectionCursor, err error) {
+	if text == "" {
+		return c, nil
 	}
-	var host string
+	parts := strings.SplitN(text, "/", 3)
+	if c.since, err = strconv.ParseInt(parts[0], 10, 64); err != nil || len(parts) < 3 {
+		return c, malformed("after is what an earlier answer gave as next, not %q", text)
+	}
+	c.node, c.id = parts[1], parts[2]
+	return c, nil
+}
+
+func parseConnectionListing(q url.Values) (l connectionListing, err error) {
+	l.key = q.Get("key")
 	if q.Has("host") {
 		t, err := fsm.ParseHost(q.Get("host"))
 		if err != nil {
-			return answer{}, invalid("host: %s", err)
+			return l, invalid("host: %s", err)
 		}
-		host = t.Host
+		l.host = t.Host
 	}
-	var body ConnectionList
-	node := q.Get("node")
-	if peer || node == "" || node == s.cfg.Node || node == everyNode {
-		body.Connections = s.localConnections(host, q.Get("key"))
+	if l.limit, err = queryNumber(q, "limit", connectionsMost, 1, connectionsMost); err != nil {
+		return l, err
 	}
-	if !peer && node != "" && node != s.cfg.Node {
-		if err := s.peerConnections(r, q, &body); err != nil {
-			return answer{}, err
-		}
-	}
-	slices.SortStableFunc(body.Connections, func(a, b Connection) int { return a.Since.Compare(b.Since) })
-	return answer{body: body}, nil
+	l.after, err = parseConnectionCursor(q.Get("after"))
+	return l, err
 }
 
-// localConnections are this node's, to a host or "", counted under a key or "".
-func (s *Server) localConnections(host, key string) []Connection {
+// page sorts connections, the oldest first, cuts the page out of them and says how to go on.
+func (l connectionListing) page(all []Connection) (page []Connection, next string) {
+	page = slices.DeleteFunc(all, func(c Connection) bool { return cursorAt(c).compare(l.after) <= 0 })
+	slices.SortFunc(page, func(a, b Connection) int { return cursorAt(a).compare(cursorAt(b)) })
+	if len(page) <= l.limit {
+		return page, ""
+	}
+	page = page[:l.limit]
+	return page, cursorAt(page[l.limit-1]).String()
+}
+
+// connections answers GET /v1/connections[?host=][&key=][&node=][&limit=][&after=]. host keeps those to one host; key, which is
+// a name that GET /v1/hosts lists, those that are counted under it. node asks another node, or with "*" all.
+func (s *Server) connections(r *http.Request, peer bool) (answer, error) {
+	q, err := query(r, "host", "key", "node", "limit", "after")
+	if err != nil {
+		return answer{}, err
+	}
+	l, err := parseConnectionListing(q)
+	if err != nil {
+		return answer{}, err
+	}
+	node := q.Get("node")
+	q.Del("node")
+	var body ConnectionList
+	switch {
+	case peer || node == "" || node == s.cfg.Node:
+		body.Connections, body.Next = l.page(s.localConnections(l))
+	case node == everyNode:
+		body = s.allConnections(r.Context(), q, l)
+	default:
+		body, err = s.connectionsOf(r.Context(), node, q)
+	}
+	return answer{body: body}, err
+}
+
+// localConnections are this node's.
+func (s *Server) localConnections(l connectionListing) []Connection {
 	now := time.Now()
 	table := s.deps.View.Table()
 	list := []Connection{}
-	for _, c := range s.deps.Connections.Connections(host) {
-		if key != "" && countedAs(table, c) != key {
+	for _, c := range s.deps.Connections.Connections(l.host) {
+		if l.key != "" && countedAs(table, c) != l.key {
 			continue
 		}
 		c.Node, c.Age = s.cfg.Node, Duration(max(0, now.Sub(c.Since)).Round(time.Millisecond))
@@ -106,25 +173,33 @@ func countedAs(t *fsm.Table, c Connection) string {
 	return key.Name
 }
 
-// peerConnections adds those of the node that q names, or of every other.
-func (s *Server) peerConnections(r *http.Request, q url.Values, body *ConnectionList) error {
-	node := q.Get("node")
-	q.Del("node")
-	u := &url.URL{Path: pathConnections, RawQuery: q.Encode()}
-	if node != everyNode {
-		p, err := s.peerNamed(node)
-		if err != nil {
-			return err
-		}
-		ctx, cancel := context.WithTimeout(r.Context(), s.cfg.PeerTimeout)
-		defer cancel()
-		*body, err = ask[ConnectionList](s, ctx, p, u)
-		return notReached(node, err)
-	}
-	body.Unreachable = fanOut(s, r.Context(), u, func(l ConnectionList) {
-		body.Connections = append(body.Connections, l.Connections...)
+// allConnections are those of every node. What is among the first of all is among the first on its own node, so that no more than
+// two pages are held at a time. (That a node has more than a page says that there is another.)
+func (s *Server) allConnections(ctx context.Context, q url.Values, l connectionListing) ConnectionList {
+	var body ConnectionList
+	page, next := l.page(s.localConnections(l))
+	more := next != ""
+	body.Unreachable = fanOut(s, ctx, &url.URL{Path: pathConnections, RawQuery: q.Encode()}, func(theirs ConnectionList) {
+		page, next = l.page(append(page, theirs.Connections...))
+		more = more || next != "" || theirs.Next != ""
 	})
-	return nil
+	if more {
+		next = cursorAt(page[len(page)-1]).String()
+	}
+	body.Connections, body.Next = page, next
+	return body
+}
+
+// connectionsOf are another node's.
+func (s *Server) connectionsOf(ctx context.Context, node string, q url.Values) (ConnectionList, error) {
+	p, err := s.peerNamed(node)
+	if err != nil {
+		return ConnectionList{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.PeerTimeout)
+	defer cancel()
+	list, err := ask[ConnectionList](s, ctx, p, &url.URL{Path: pathConnections, RawQuery: q.Encode()})
+	return list, notReached(node, err)
 }
 
 func (s *Server) peerNamed(node string) (Peer, error) {

@@ -1,13 +1,16 @@
 package api
 
 import (
+	"encoding/json"
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
 )
 
 func TestStatus(t *testing.T) {
@@ -59,6 +62,63 @@ func TestConnections(t *testing.T) {
 	refused(t, a.do(try{method: "DELETE", path: "/v1/connections/9"}), 404, `"9"`)
 	if want := []string{"1/ü", "9"}; !slices.Equal(a.closed, want) {
 		t.Errorf("%q", a.closed)
+	}
+}
+
+// TestConnectionPages: pages of any size, of one node or of all, are together what one answer without a limit is, in its order.
+func TestConnectionPages(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		b := newBench(t, Config{}, "a", "b", "c")
+		start := time.Now()
+		var want []string
+		for _, name := range []string{"a", "b", "c"} {
+			for i := range rapid.IntRange(0, 9).Draw(rt, name) {
+				id := fmt.Sprintf("%d/%d", rapid.IntRange(0, 1).Draw(rt, "prefix"), i)
+				since := start.Add(time.Duration(rapid.IntRange(0, 3).Draw(rt, "since"))) // many at the same time
+				b.nodes[name].list = append(b.nodes[name].list, Connection{ID: id, Host: "x.org", Port: 1, Since: since})
+				want = append(want, fmt.Sprintf("%d %s %s", since.UnixNano(), name, id))
+			}
+		}
+		slices.Sort(want) // the numbers have the same length
+		limit := rapid.IntRange(1, 12).Draw(rt, "limit")
+		var got []string
+		for after := ""; ; {
+			path := fmt.Sprintf("%s?node=*&limit=%d&after=%s", pathConnections, limit, url.QueryEscape(after))
+			var list ConnectionList
+			if err := json.Unmarshal(b.nodes["b"].serve(b.nodes["b"].server.Handler(), try{method: "GET", path: path}).Body.Bytes(), &list); err != nil {
+				rt.Fatal(err)
+			}
+			for _, c := range list.Connections {
+				got = append(got, fmt.Sprintf("%d %s %s", c.Since.UnixNano(), c.Node, c.ID))
+			}
+			if len(list.Connections) > limit || list.Next != "" && len(list.Connections) < limit {
+				rt.Fatalf("a page of %d, at most %d, and then %q", len(list.Connections), limit, list.Next)
+			}
+			if after = list.Next; after == "" {
+				break
+			}
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			rt.Fatal(diff)
+		}
+	})
+}
+
+func TestConnectionPageBounds(t *testing.T) {
+	a := newBench(t, Config{}, "a").nodes["a"]
+	for i := range connectionsMost + 5 {
+		a.list = append(a.list, Connection{ID: fmt.Sprint(i), Host: "x.org", Port: 1, Since: time.Unix(0, int64(i+1))})
+	}
+	first := get[ConnectionList](t, a.serve(a.server.Handler(), try{method: "GET", path: pathConnections}))
+	if len(first.Connections) != connectionsMost || first.Next == "" {
+		t.Errorf("without a limit %d are answered, and then %q", len(first.Connections), first.Next)
+	}
+	rest := get[ConnectionList](t, a.do(try{method: "GET", path: pathConnections + "?after=" + url.QueryEscape(first.Next)}))
+	if len(rest.Connections) != 5 || rest.Next != "" || rest.Connections[0].ID != fmt.Sprint(connectionsMost) {
+		t.Errorf("the rest: %+v", rest)
+	}
+	for _, query := range []string{"limit=0", "limit=10001", "limit=x", "limit=1&limit=2", "after=x", "after=1/a", "after=x/a/1"} {
+		refused(t, a.do(try{method: "GET", path: pathConnections + "?" + query}), 400, "")
 	}
 }
 

@@ -369,7 +369,7 @@ func TestOpenAPIAnswers(t *testing.T) {
 		{method: "DELETE", path: "/v1/limits/host/x.org"},
 		{method: "GET", path: "/v1/hosts?sort=in_use&limit=1&prefix="},
 		{method: "GET", path: "/v1/hosts/x.org"},
-		{method: "GET", path: "/v1/connections?host=x.org"},
+		{method: "GET", path: "/v1/connections?host=x.org&key=x.org&node=*&limit=1&after=1/a/1"},
 		{method: "DELETE", path: "/v1/connections/1"},
 		{method: "POST", path: "/v1/drain"},
 		{method: "POST", path: "/v1/leave"},

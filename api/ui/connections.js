@@ -1,10 +1,11 @@
 // The open connections of one host, on all nodes, each with a button to close it.
 
-import { bytes, h, keyed, paged, plural, seconds, set, span, text, toast } from './dom.js';
+import { bytes, h, keyed, number, paged, plural, seconds, set, span, text, toast } from './dom.js';
 import { call } from './net.js';
 import { colour } from './model.js';
 
 const EVERY = 2000; // ms between two looks at a host that is open
+const MOST = 500; // the oldest of them: more would be no list to read
 
 /** Makes the list of the connections that are counted under a name. Its update() looks again when it is time. */
 export function connections(name) {
@@ -19,20 +20,22 @@ export function connections(name) {
   const el = h('div', { class: 'connections' }, title, table, none, pages);
   const pager = { page: 0, size: 10 };
   let list = [];
+  let more = false;
   let asked = 0;
   let asking = false;
 
   const draw = () => {
     table.hidden = list.length === 0;
-    text(title, list.length ? plural(list.length, 'open connection') : 'Open connections');
+    text(title, more ? `The ${number(MOST)} oldest open connections` : list.length ? plural(list.length, 'open connection') : 'Open connections');
     keyed(rows, paged(pages, pager, list, draw), (c) => `${c.node}/${c.id}`, make);
   };
   const look = async () => {
     asking = true;
     asked = performance.now();
     try {
-      const { body } = await call('GET', `/v1/connections?node=*&key=${encodeURIComponent(name)}`);
+      const { body } = await call('GET', `/v1/connections?node=*&limit=${MOST}&key=${encodeURIComponent(name)}`);
       list = body.connections;
+      more = Boolean(body.next);
       const missing = (body.unreachable ?? []).map((u) => u.node).join(', ');
       text(none, missing ? `${missing} did not answer: its connections are not listed.` : list.length ? '' : 'None is open.');
     } catch (error) {
