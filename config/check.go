@@ -23,6 +23,7 @@ func (l *loader) resolve() {
 	}
 	c.Cluster.AdvertiseRPC = withPort(c.Cluster.AdvertiseRPC, portOf(c.Cluster.RPC))
 	c.Cluster.AdvertiseGossip = withPort(c.Cluster.AdvertiseGossip, portOf(c.Cluster.Gossip))
+	c.Proxy.Users = l.users("proxy.users_file", c.Proxy.UsersFile)
 	c.API.Token = l.token("api.token_file", c.API.TokenFile)
 	c.API.ReadToken = l.token("api.read_token_file", c.API.ReadTokenFile)
 }
@@ -60,7 +61,7 @@ func (l *loader) check() {
 	l.checkTLS("cluster.tls", l.cfg.Cluster.TLS, true)
 	l.checkTLS("proxy.tls", l.cfg.Proxy.TLS, false)
 	l.checkTLS("api.tls", l.cfg.API.TLS, false)
-	l.checkReadable("proxy.users_file", l.cfg.Proxy.UsersFile)
+	l.checkBalancers()
 }
 
 func (l *loader) checkNode() {
@@ -167,10 +168,21 @@ func (l *loader) checkTLS(path string, t TLS, withCA bool) {
 	}
 }
 
+// checkBalancers refuses to take everybody's word for who a client is.
+func (l *loader) checkBalancers() {
+	const path = "proxy.proxy_protocol_from"
+	for _, p := range l.cfg.Proxy.ProxyProtocolFrom {
+		if p.Bits() == 0 {
+			l.add(l.at(path), fmt.Sprintf("%s holds %s: any client could claim any address", path, p),
+				`Write the addresses of your load balancers, as in ["10.0.0.5/32"].`)
+		}
+	}
+}
+
 // checkReadable checks that a file, where one is named, can be read and has content.
-func (l *loader) checkReadable(path, name string) {
+func (l *loader) checkReadable(path, name string) (ok bool) {
 	if name == "" {
-		return
+		return false
 	}
 	src, err := readBounded(name, maxFileBytes)
 	switch {
@@ -178,7 +190,10 @@ func (l *loader) checkReadable(path, name string) {
 		l.add(l.at(path), fmt.Sprintf("%s: %q can't be read: %s", path, name, reason(err)), "Relative paths start at weir's working directory.")
 	case len(src) == 0:
 		l.add(l.at(path), fmt.Sprintf("%s: %q is empty", path, name), "")
+	default:
+		return true
 	}
+	return false
 }
 
 // token reads a token file. What it holds must be sendable in an Authorization header (RFC 6750, section 2.1).
@@ -212,7 +227,6 @@ func Unsupported(c *Config) Diagnostics {
 		}
 	}
 	refuse(c.Cluster.TLS.Enabled(), "cluster.tls")
-	refuse(c.Proxy.UsersFile != "", "proxy.users_file")
 	refuse(c.Proxy.TLS.Enabled(), "proxy.tls")
 	refuse(c.API.TLS.Enabled(), "api.tls")
 	return out

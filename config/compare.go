@@ -22,10 +22,10 @@ func Digest(c *Config) string {
 }
 
 // Diff names the settings that differ, by path, in the order of the reference: those that a reload applies, and those
-// that wait for a restart. The limits are one setting, "limits". A token file is changed where its content is.
+// that wait for a restart. The limits are one setting, "limits". A file of tokens or users is changed where its content is.
 func Diff(before, after *Config) (live, restart []string) {
 	for _, f := range configFields() {
-		if f.same(before, after) && !tokenChanged(f.Path, before, after) {
+		if f.same(before, after) && !contentChanged(f.Path, before, after) {
 			continue
 		}
 		if f.Reload {
@@ -40,8 +40,10 @@ func Diff(before, after *Config) (live, restart []string) {
 	return live, restart
 }
 
-func tokenChanged(path string, before, after *Config) bool {
+func contentChanged(path string, before, after *Config) bool {
 	switch path {
+	case "proxy.users_file":
+		return !slices.Equal(before.Proxy.Users, after.Proxy.Users)
 	case "api.token_file":
 		return before.API.Token != after.API.Token
 	case "api.read_token_file":

@@ -87,6 +87,9 @@ proxy {
   drain_timeout       = "1s"
   allow_clients       = ["10.0.0.0/8"]
   users_file          = "testdata/files/users"
+  proxy_protocol_from = ["10.0.0.5"]
+
+  allow_cluster_destinations = true
   deny_destinations   = ["10.0.0.0/8"]
   allow_destinations  = ["10.0.0.0/8"]
   tls {

@@ -28,6 +28,16 @@ const (
 	OnExpiryKeep  OnExpiry = "keep"  // go on as before: availability first, no cap while the cluster can't be reached
 )
 
+// Plaintext says what becomes of traffic between nodes that isn't encrypted, where this node could encrypt.
+type Plaintext string
+
+// The choices. All but PlainRefuse are for the time in which a running cluster is moved to encryption.
+const (
+	PlainRefuse Plaintext = "refuse" // refuse it
+	PlainAccept Plaintext = "accept" // send encrypted, hear also who doesn't
+	PlainSend   Plaintext = "send"   // send unencrypted, understand both
+)
+
 // Config is one node's configuration: resolved, checked, and with every default filled in. It is not to be
 // changed once it is in use; a reload makes a new one.
 type Config struct {
@@ -84,6 +94,11 @@ type Cluster struct {
 	BootstrapExpect int
 	// GossipKey encrypts gossip: 16, 24 or 32 bytes, the same on all nodes; empty sends it in the clear.
 	GossipKey Secret
+	// GossipAcceptKeys are further keys that gossip is understood with, while GossipKey is changed on one node after
+	// the other. Each is tried on every message that the ones before it can't decrypt.
+	GossipAcceptKeys []Secret
+	// Plaintext is what becomes of unencrypted traffic between nodes, where TLS or GossipKey is set.
+	Plaintext Plaintext
 	// TLS is mutual TLS on the rpc port.
 	TLS TLS
 }
@@ -122,12 +137,18 @@ type Proxy struct {
 	DrainTimeout time.Duration
 	// AllowClients are the networks that clients may come from. IPv4 networks are never written in their IPv6 form.
 	AllowClients []netip.Prefix
-	// UsersFile is a htpasswd file (bcrypt) that turns on Basic authentication; empty turns it off.
+	// UsersFile is a htpasswd file (bcrypt) that turns on Basic authentication; empty turns it off. Users is its content.
 	UsersFile string
+	Users     []User
+	// ProxyProtocolFrom are the load balancers that tell, in a PROXY protocol header, who their clients are. What they say
+	// is believed: each must be under the same control as the node.
+	ProxyProtocolFrom []netip.Prefix
 	// DenyDestinations are networks never connected to, judged on the resolved address.
 	DenyDestinations []netip.Prefix
 	// AllowDestinations, where not empty, are the only networks connected to. Deny wins.
 	AllowDestinations []netip.Prefix
+	// AllowClusterDestinations lets clients connect to the cluster's own ports and API through the proxy.
+	AllowClusterDestinations bool
 	// TLS makes the listener speak TLS to workers.
 	TLS TLS
 }
@@ -198,6 +219,7 @@ func Default(dev bool) *Config {
 			RPC:             "127.0.0.1:8082",
 			Gossip:          "127.0.0.1:8083",
 			BootstrapExpect: 1,
+			Plaintext:       PlainRefuse,
 		},
 		Lease: Lease{TTL: 10 * time.Second, OnExpiry: OnExpiryClose},
 		Proxy: Proxy{

@@ -128,6 +128,7 @@ func TestDefaultValues(t *testing.T) {
 		"proxy.dial_timeout": `"10s"`, "proxy.header_timeout": `"10s"`, "proxy.tunnel_idle_timeout": `"0s"`,
 		"proxy.half_close_timeout": `"10s"`, "proxy.drain_timeout": `"30s"`,
 		"proxy.allow_clients": `["127.0.0.0/8", "::1/128"]`, "proxy.users_file": `""`,
+		"proxy.proxy_protocol_from": `[]`, "proxy.allow_cluster_destinations": `false`,
 		"proxy.deny_destinations": `["169.254.0.0/16", "fe80::/10"]`, "proxy.allow_destinations": `[]`,
 		"proxy.tls.cert_file": `""`, "proxy.tls.key_file": `""`,
 		"api.listen": `"127.0.0.1:8081"`, "api.hosts": `[]`, "api.token_file": `""`, "api.read_token_file": `""`,
@@ -428,7 +429,7 @@ api {
 		got = append(got, fmt.Sprintf("%d,%d %s", d.At.Line, d.At.Column, d.Message))
 	}
 	want := []string{
-		"4,3 cluster.tls is not available in this build yet", "11,3 proxy.users_file is not available in this build yet",
+		"4,3 cluster.tls is not available in this build yet",
 		"12,3 proxy.tls is not available in this build yet", "18,3 api.tls is not available in this build yet",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -520,5 +521,36 @@ func TestEditDistance(t *testing.T) {
 				t.Errorf("%q to %q: %d, want %d", a, b, got, want)
 			}
 		}
+	}
+}
+
+func TestReadUsers(t *testing.T) {
+	users, problems := ReadUsers("testdata/files/users")
+	if err := problems.Err(); err != nil {
+		t.Fatal(err)
+	}
+	want := []User{
+		{"ada", "$2y$05$lHBWsGL2k6W1Hd3cdFMYmelwGPLva07JTgErALf1AGlVOu984qJ.m"},
+		{"grace", "$2y$04$/HvUdSbYf9zI5W0UPuq3v.G4J2d5pWm3.qbYNDvSHsLwm71qMHzhS"},
+	}
+	if diff := cmp.Diff(want, users); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	if c := load(t, "data_dir = \"d\"\nproxy {\n users_file = \"testdata/files/users\"\n}"); !slices.Equal(c.Proxy.Users, want) {
+		t.Errorf("the config has %v", c.Proxy.Users)
+	}
+	long := strings.Repeat("n", maxUserName)
+	hash := ":" + string(want[0].Hash)
+	for text, n := range map[string]int{
+		"ada" + hash: 1, "a" + hash + "\r\n\r\nb" + hash + "\r\n": 2, " a b" + hash: 1, long + hash: 1, "żółw" + hash: 1,
+		long + "n" + hash: 0, "a\x01" + hash: 0, "a\xff" + hash: 0, "#" + hash: 0, "": 0, "a" + hash + "\na" + hash: 0, "a" + hash + " ": 0,
+	} {
+		users, problems := parseUsers("f", []byte(text))
+		if len(users) != n || (n == 0) != (len(problems) > 0) {
+			t.Errorf("%q: %d users, %v; want %d", text, len(users), problems, n)
+		}
+	}
+	if users, problems := ReadUsers("testdata/files/none"); users != nil || len(problems) != 1 || problems[0].At.File != "testdata/files/none" {
+		t.Errorf("a file that is not there: %v, %v", users, problems)
 	}
 }

@@ -265,6 +265,8 @@ func writeHCL(c *Config) string {
 	set("drain_timeout", c.Proxy.DrainTimeout)
 	set("allow_clients", c.Proxy.AllowClients)
 	set("users_file", c.Proxy.UsersFile)
+	set("proxy_protocol_from", c.Proxy.ProxyProtocolFrom)
+	set("allow_cluster_destinations", c.Proxy.AllowClusterDestinations)
 	set("deny_destinations", c.Proxy.DenyDestinations)
 	set("allow_destinations", c.Proxy.AllowDestinations)
 	tls(c.Proxy.TLS)

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"errors"
+	"net/http"
 	"net/netip"
 	"os"
 	"sync"
@@ -22,6 +23,7 @@ type client struct {
 
 	method  string     // of the request being answered
 	target  fsm.Target // likewise, once it is known
+	user    string     // likewise; "" where none is asked for
 	headLen int        // bytes of its head still in hand
 	first   bool       // no request has been answered yet
 	clock   clock      // what the read deadline is set for
@@ -71,7 +73,7 @@ func (c *client) next() bool {
 	if !c.setIdle(true) {
 		return false
 	}
-	c.method, c.target = "", fsm.Target{}
+	c.method, c.target, c.user = "", fsm.Target{}, ""
 	c.in.before = c
 	b, err := c.in.head()
 	for errors.Is(err, os.ErrDeadlineExceeded) && c.stillIdle() {
@@ -187,16 +189,24 @@ func (c *client) closeIdle() {
 func (c *client) handle() bool {
 	s := c.srv
 	s.counters.Requests.Add(1)
-	h := c.head
+	h, policy := c.head, s.policy.Load()
 	keep := c.keepAlive()
 	switch {
-	case !s.policy.Load().allowsClient(c.addr.Addr()):
+	case !policy.allowsClient(c.addr.Addr()):
 		return c.refuse(&refuseClient, keep)
 	case h.passedThrough(s.pseudonym):
 		return c.refuse(&refuseLoop, keep)
 	case s.draining.Load():
 		return c.refuse(&refuseDraining, keepAlive{})
-	case c.method == "CONNECT":
+	}
+	if policy.roster != nil {
+		user, refusal := s.gate.user(s.ctx, policy.roster, h, c.addr.Addr())
+		if refusal != nil {
+			return c.refuse(refusal, keep)
+		}
+		c.user = user
+	}
+	if c.method == "CONNECT" {
 		c.connect()
 		return false
 	}
@@ -294,10 +304,12 @@ func (c *client) keepAlive() keepAlive {
 
 // refuse answers with a refusal. The connection goes on, reported by true, only after a request without
 // content: what follows a refused CONNECT may be bytes that were meant for the tunnel, and must not be read as
-// requests.
+// requests. One that lacks credentials is made again on the same connection, unless such bytes are in hand: those that are
+// still to come can't carry credentials either.
 func (c *client) refuse(r *refusal, keep keepAlive) bool {
 	h := c.head
-	if h.chunked || h.length > 0 || c.method == "CONNECT" {
+	again := r.status == http.StatusProxyAuthRequired && c.in.len() == c.headLen
+	if h.chunked || h.length > 0 || c.method == "CONNECT" && !again {
 		keep.on = false
 	}
 	c.srv.counters.Refused.Add(1)

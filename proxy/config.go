@@ -92,11 +92,16 @@ type Policy struct {
 	HalfCloseTimeout time.Duration
 	// AllowClients are who may use the proxy; empty is everybody.
 	AllowClients []netip.Prefix
+	// Users are who may use it by name and password, beside AllowClients; empty asks for neither. It must not be changed
+	// afterwards.
+	Users []User
 	// DenyDestinations and AllowDestinations are matched with the resolved address at dial time.
 	// A denied one is refused though it is also allowed; an empty AllowDestinations allows all.
 	// Unspecified addresses (0.0.0.0, ::) are refused always: they reach loopback.
 	DenyDestinations  []netip.Prefix
 	AllowDestinations []netip.Prefix
+
+	roster *roster // of Users; the server's
 }
 
 // DefaultPolicy is the policy of a configuration that says nothing.

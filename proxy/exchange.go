@@ -492,6 +492,10 @@ func (x *exchange) log() {
 	}
 	l := s.lines.begin(x.over, "request ended")
 	l.addr("client", c.addr)
+	if c.user != "" {
+		l.text("user", c.user)
+	}
+	l.text("node", s.node)
 	l.text("method", c.method)
 	l.text("host", c.target.Host)
 	l.number("port", uint64(c.target.Port))

@@ -454,7 +454,7 @@ func (f *flow) describe() Connection {
 		Limited:  f.slot != nil && f.slot.Limited(),
 	}
 	if f.client != nil {
-		d.Client = f.client.addr.String()
+		d.Client, d.User = f.client.addr.String(), f.client.user
 	}
 	return d
 }

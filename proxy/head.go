@@ -102,6 +102,9 @@ type head struct {
 	trailersOK bool   // TE: trailers
 	via        bool
 	nominated  [][]byte // other names in Connection
+
+	authorizations int
+	authorization  []byte // the last one's value
 }
 
 func (h *head) clear() {
@@ -244,6 +247,9 @@ func (h *head) note(f field) error {
 		})
 	case fieldVia:
 		h.via = true
+	case fieldProxyAuthorization:
+		h.authorizations++
+		h.authorization = f.value
 	}
 	return nil
 }

@@ -23,6 +23,7 @@ const (
 	RefusedDenied
 	RefusedMalformed
 	RefusedLoop
+	RefusedCredentials
 
 	refusalCount
 )
@@ -32,6 +33,7 @@ var refusalNames = [refusalCount]string{
 	"dns_error", "dns_timeout", "connection_refused", "connection_timeout", "connection_terminated",
 	"destination_ip_unroutable", "destination_unavailable", "destination_ip_prohibited",
 	"http_request_denied", "http_request_error", "proxy_loop_detected",
+	"bad_credentials",
 }
 
 // String is the reason's name in the metrics.
@@ -65,6 +67,11 @@ func (r *refusal) reason() Refusal {
 			return RefusedDraining
 		}
 		return RefusedOther
+	case refuseCredentials.code:
+		if r.status != refuseClient.status {
+			return RefusedCredentials
+		}
+		return RefusedDenied
 	}
 	for i := RefusedDNS; i < refusalCount; i++ {
 		if refusalNames[i] == r.code {

@@ -146,6 +146,9 @@ func (r *refusal) render(dst []byte, node string, keep keepAlive, head bool) []b
 		dst = strconv.AppendInt(dst, retryAfterSeconds, 10)
 	}
 	dst = append(dst, "\r\n"...)
+	if r.status == http.StatusProxyAuthRequired {
+		dst = append(dst, challenge...)
+	}
 	dst = keep.render(dst)
 	dst = append(dst, "\r\n"...)
 	if head {

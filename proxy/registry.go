@@ -39,6 +39,7 @@ func (k Kind) String() string {
 type Connection struct {
 	ID       string
 	Client   string // address and port; "" while idle
+	User     string // "" without authentication
 	Host     string
 	Port     uint16
 	Kind     Kind

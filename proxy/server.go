@@ -36,9 +36,11 @@ type Counters struct {
 
 // Server is the proxy of one node. Make one with [New].
 type Server struct {
+	node      string
 	status    string // the node in Proxy-Status
 	pseudonym string // the node in Via
 	policy    atomic.Pointer[Policy]
+	gate      *gate
 	admitter  Admitter
 	resolver  Resolver
 	log       hclog.Logger
@@ -99,8 +101,10 @@ func New(cfg Config, admitter Admitter, resolver Resolver, log hclog.Logger) (*S
 		cfg.OnDial = nobody
 	}
 	s := &Server{
+		node:      cfg.Node,
 		status:    statusName(cfg.Node),
 		pseudonym: pseudonym(cfg.Node),
+		gate:      newGate(),
 		admitter:  admitter,
 		resolver:  resolver,
 		log:       log,
@@ -113,6 +117,7 @@ func New(cfg Config, admitter Admitter, resolver Resolver, log hclog.Logger) (*S
 		listeners: make(map[*listener]struct{}),
 		clients:   make(map[*client]struct{}),
 	}
+	cfg.Policy.roster = newRoster(cfg.Policy.Users, nil)
 	s.policy.Store(&cfg.Policy)
 	if s.dozing, err = newDozeSet(&s.flows); err != nil {
 		hangups.close()
@@ -168,6 +173,7 @@ func (s *Server) SetPolicy(p Policy) error {
 	if err := p.Validate(); err != nil {
 		return fmt.Errorf("proxy: %w", err)
 	}
+	p.roster = newRoster(p.Users, s.policy.Load().roster)
 	s.policy.Store(&p)
 	for _, f := range s.idle.all() {
 		if !p.allowsDestination(f.addr) {

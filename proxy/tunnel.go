@@ -166,6 +166,10 @@ func (f *flow) logTunnel(c *client, now time.Time) {
 	l := f.srv.lines.begin(now, "tunnel ended")
 	l.text("kind", Kind(f.kind.Load()).String())
 	l.addr("client", c.addr)
+	if c.user != "" {
+		l.text("user", c.user)
+	}
+	l.text("node", f.srv.node)
 	l.text("host", f.target.Host)
 	l.number("port", uint64(f.target.Port))
 	l.duration("slot_wait", f.slot.Waited())

@@ -264,7 +264,7 @@ func (a *agent) Reload(ctx context.Context) (api.Reloaded, error) {
 	cfg.API.MetricsHosts = next.API.MetricsHosts
 	running := cfg.Proxy
 	cfg.Proxy = next.Proxy
-	cfg.Proxy.Listen, cfg.Proxy.UsersFile, cfg.Proxy.TLS = running.Listen, running.UsersFile, running.TLS
+	cfg.Proxy.Listen, cfg.Proxy.TLS = running.Listen, running.TLS
 	a.mu.Unlock()
 	if err := a.proxy.SetPolicy(policy(&cfg)); err != nil {
 		return api.Reloaded{}, fmt.Errorf("%w: %w", api.ErrInvalidConfig, err)

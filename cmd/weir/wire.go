@@ -35,7 +35,16 @@ func policy(c *config.Config) proxy.Policy {
 		RejectStatus: p.RejectStatus, DialTimeout: p.DialTimeout, HeaderTimeout: p.HeaderTimeout,
 		TunnelIdleTimeout: p.TunnelIdleTimeout, HalfCloseTimeout: p.HalfCloseTimeout,
 		AllowClients: p.AllowClients, DenyDestinations: p.DenyDestinations, AllowDestinations: p.AllowDestinations,
+		Users: users(p.Users),
 	}
+}
+
+func users(list []config.User) []proxy.User {
+	out := make([]proxy.User, len(list))
+	for i, u := range list {
+		out[i] = proxy.User{Name: u.Name, Hash: string(u.Hash)}
+	}
+	return out
 }
 
 func (a *agent) clusterConfig() cluster.Config {

@@ -40,8 +40,11 @@ proxy {
   drain_timeout       = "30s"
   allow_clients       = ["127.0.0.0/8", "::1/128"]
   users_file          = ""
+  proxy_protocol_from = []
   deny_destinations   = ["169.254.0.0/16", "fe80::/10"]
   allow_destinations  = []
+
+  allow_cluster_destinations = false
 
   tls {
     cert_file = "testdata/files/node.pem"
