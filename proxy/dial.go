@@ -134,15 +134,16 @@ func (f *flow) awaitConnect(up *sock, peer unix.Sockaddr, addr netip.AddrPort, d
 
 // dialSock begins to connect to peer, which is addr.
 func dialSock(family int, peer unix.Sockaddr, addr netip.AddrPort, pool *bufferPool) (s *sock, connected bool, err error) {
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+	fd, err := newSocket(family)
 	if err != nil {
 		return nil, false, err
 	}
-	err = connect(fd, peer, addr)
+	err = unix.Connect(fd, peer)
 	if err == unix.EINPROGRESS {
 		// Over a short way the answer is there by now: asking costs less than waiting to be told.
-		err = connect(fd, peer, addr)
+		err = connectOn(fd, peer)
 	}
+	err = notItself(fd, addr, err)
 	if err != nil && !isConnecting(err) {
 		unix.Close(fd)
 		return nil, false, err
@@ -155,10 +156,9 @@ func dialSock(family int, peer unix.Sockaddr, addr netip.AddrPort, pool *bufferP
 // lowestEphemeral is the lowest port that the kernel could be set to give to a connection that asks for none.
 const lowestEphemeral = 1024
 
-// connect connects to peer, which is addr, without waiting. A connection to itself counts as refused. TCP allows it: a socket that
+// notItself is what connecting to addr has come to: a connection to itself counts as refused. TCP allows it: a socket that
 // connects to a port of its own machine where nobody listens may be given just that port.
-func connect(fd int, peer unix.Sockaddr, addr netip.AddrPort) error {
-	err := unix.Connect(fd, peer)
+func notItself(fd int, addr netip.AddrPort, err error) error {
 	if err == nil && addr.Port() >= lowestEphemeral && localAddr(fd) == addr {
 		return unix.ECONNREFUSED
 	}

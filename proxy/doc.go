@@ -1,10 +1,14 @@
 // Package proxy is weir's forward proxy: CONNECT tunnels and absolute-form HTTP/1.x requests, each upstream connection
 // on a slot that it asks an [Admitter] for and gives back only when the upstream has seen the connection's end.
 //
-// A connection's way, in the order of the files: listen.go (with rawaddr.go) and server.go accept, client.go reads request heads and answers them, admit.go
+// A connection's way, in the order of the files: listen.go and server.go accept, client.go reads request heads and answers them, admit.go
 // asks for the slot, dial.go connects, tunnel.go, splice.go and doze.go relay; request.go and exchange.go do the same for plain requests,
 // idle.go keeps their upstream connections. flow.go is the slot and its connection, whoever uses it. refuse.go is every answer
 // of the proxy's own.
+//
+// What the kernel is asked in its own way is apart, by the files' names: events_linux.go and events_darwin.go hear of many sockets at once
+// (epoll, kqueue), tcp_linux.go and tcp_darwin.go ask about one connection, system_linux.go and splice_linux.go save system calls and copies.
+// system_portable.go and splice_portable.go do without, also on Linux with the build tag portable, which is how they are tested there.
 //
 // # Rules
 //
@@ -22,11 +26,11 @@
 // Proxy-Status. The cost is a parser to keep right; it is fuzzed against net/http's.
 //
 // A peer's hang-up while nobody reads its socket (a client in the queue, a tunnel stuck in a write, a kept-alive
-// upstream) is told by one epoll set, which costs no goroutine per connection and hears a FIN behind unread bytes.
-// Sockets join it only once a wait has lasted 5 ms, the client of a plain request within 10. It ties the package to Linux.
+// upstream) is told by one set of events, which costs no goroutine per connection and hears a FIN behind unread bytes.
+// Sockets join it only once a wait has lasted 5 ms, the client of a plain request within 10. It ties the package to Linux and macOS.
 //
 // A tunnel that has been quiet for 100 ms, longer where it has woken before, holds no goroutine: its two directions end theirs and wait
-// in a second epoll set. Waking costs some microseconds. What carries much is spliced through a pipe, which is held
+// in a second set of events. Waking costs some microseconds. On Linux, what carries much is spliced through a pipe, which is held
 // only while it does.
 //
 // Sockets are the runtime poller's, without package net: neither options nor addresses are asked for that most connections don't

@@ -1,24 +1,20 @@
 package proxy
 
-import (
-	"time"
+import "time"
 
-	"golang.org/x/sys/unix"
-)
-
-// A tunnel that has been quiet for a while dozes: its goroutines end, and an epoll set, one for all, tells when either direction
+// A tunnel that has been quiet for a while dozes: its goroutines end, and a set of events, one for all, tells when either direction
 // is to go on. What is left meanwhile is the flow, its sockets and its slot. The directions doze and wake each for
 // itself, since one may be stuck in a write.
 
 // dozeSet is where the directions that doze are waited for.
 type dozeSet struct {
 	flows *registry
-	set   *epollSet
+	set   *eventSet
 }
 
 func newDozeSet(flows *registry) (*dozeSet, error) {
 	d := &dozeSet{flows: flows}
-	set, err := newEpollSet("tunnels that doze", d.tell)
+	set, err := newEventSet("tunnels that doze", d.tell)
 	d.set = set
 	return d, err
 }
@@ -29,7 +25,7 @@ func (d *dozeSet) close() { d.set.close() }
 func dozeToken(f *flow, fin uint32) uint64 { return f.id<<1 | uint64(fin>>1) }
 
 // tell wakes the direction that can go on.
-func (d *dozeSet) tell(token uint64, _ uint32) {
+func (d *dozeSet) tell(token uint64, _ bool) {
 	if f := d.flows.get(token >> 1); f != nil {
 		f.wake(finUp << (token & 1))
 	}
@@ -64,15 +60,12 @@ func (f *flow) doze(src *sock, fin uint32) bool {
 		f.mu.Unlock()
 		return false // the sockets are about to be closed, which ends the pump
 	}
-	op := unix.EPOLL_CTL_MOD
-	if f.dozed&fin == 0 {
-		op = unix.EPOLL_CTL_ADD
-	}
+	again := f.dozed&fin != 0
 	f.dozed |= fin
 	f.asleep |= fin
 	f.mu.Unlock()
 	// What has come since is told at once.
-	if !f.srv.dozing.set.control(op, src, unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLONESHOT, dozeToken(f, fin)) {
+	if !f.srv.dozing.set.watchOnce(src, dozeToken(f, fin), again) {
 		f.wake(fin) // to find the socket closed
 	}
 	return true

@@ -3,8 +3,6 @@ package proxy
 import (
 	"sync"
 	"sync/atomic"
-
-	"golang.org/x/sys/unix"
 )
 
 // hangup is what a peer did to its connection.
@@ -16,10 +14,10 @@ const (
 )
 
 // hangups watches sockets that nobody reads for their peer's FIN or reset: a client in the queue, one
-// whose tunnel is stuck in a write, a kept-alive upstream connection. It is one edge-triggered epoll set, which
-// hears of the end also behind unread bytes, and costs no goroutine per connection.
+// whose tunnel is stuck in a write, a kept-alive upstream connection. It hears of the end also behind unread bytes, and costs no
+// goroutine per connection.
 type hangups struct {
-	set *epollSet
+	set *eventSet
 
 	mu      sync.Mutex
 	last    uint64
@@ -36,7 +34,7 @@ type watch struct {
 // newHangups starts the watcher; close ends it.
 func newHangups() (*hangups, error) {
 	h := &hangups{watched: make(map[uint64]*watch)}
-	set, err := newEpollSet("hang-ups", h.tell)
+	set, err := newEventSet("hang-ups", h.tell)
 	h.set = set
 	return h, err
 }
@@ -59,7 +57,7 @@ func (h *hangups) add(s *sock, tell func(hangup)) {
 	h.watched[token] = &s.watch
 	h.mu.Unlock()
 
-	if !h.set.control(unix.EPOLL_CTL_ADD, s, unix.EPOLLRDHUP|unix.EPOLLET, token) { // closed meanwhile
+	if !h.set.watchEnd(s, token) { // closed meanwhile
 		s.watch.forget()
 	}
 }
@@ -79,16 +77,15 @@ func (w *watch) forget() {
 }
 
 // tell passes an event on.
-func (h *hangups) tell(token uint64, events uint32) {
+func (h *hangups) tell(token uint64, gone bool) {
 	h.mu.Lock()
 	w := h.watched[token]
 	h.mu.Unlock()
 	if w == nil {
 		return
 	}
-	// HUP without ERR may also be the ordinary end of both directions: who is told knows.
 	kind := hangupFIN
-	if events&(unix.EPOLLERR|unix.EPOLLHUP) != 0 {
+	if gone {
 		kind = hangupReset
 	}
 	w.tell(kind)

@@ -49,14 +49,19 @@ func newListener(l net.Listener) (*listener, error) {
 // also those that come before.
 func Control(_, _ string, raw syscall.RawConn) (err error) {
 	control := raw.Control(func(fd uintptr) {
-		if err = setKeepAlive(fd); err == nil {
-			err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
-		}
+		err = setListenerOptions(fd)
 	})
 	if control != nil {
 		return control
 	}
 	return err
+}
+
+func setListenerOptions(fd uintptr) error {
+	if err := setKeepAlive(fd); err != nil {
+		return err
+	}
+	return unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 }
 
 // accept waits for the next connection. One goroutine at a time may call it.
@@ -73,7 +78,7 @@ func (l *listener) accept() (fd int, addr netip.AddrPort, err error) {
 
 // try reports false where nobody waits to be accepted.
 func (l *listener) try(listening uintptr) bool {
-	fd, err := accept4(int(listening), &l.peer)
+	fd, err := acceptFrom(int(listening), &l.peer)
 	if err == unix.EAGAIN || err == unix.EINTR {
 		return false
 	}

@@ -11,7 +11,7 @@ import (
 // fullListener is the address of a listener that answers no further SYN: its backlog is full.
 func fullListener(t *testing.T) string {
 	t.Helper()
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	fd, err := newSocket(unix.AF_INET)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -93,7 +93,7 @@ func newSock(fd int, pool *bufferPool) *sock {
 func (s *sock) finishConnect(peer unix.Sockaddr, addr netip.AddrPort) error {
 	var failure error
 	err := s.raw.Write(func(fd uintptr) bool {
-		failure = connect(int(fd), peer, addr)
+		failure = notItself(int(fd), addr, connectOn(int(fd), peer))
 		return !isConnecting(failure)
 	})
 	return cmp.Or(err, failure)
@@ -260,9 +260,8 @@ func (s *sock) quiet() bool {
 }
 
 // unread is the number of received bytes that nobody has read yet.
-func (s *sock) unread() int {
-	n := 0
-	s.raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.SIOCINQ) })
+func (s *sock) unread() (n int) {
+	s.raw.Control(func(fd uintptr) { n = received(int(fd)) })
 	return n
 }
 
@@ -298,7 +297,7 @@ func (s *sock) shutdown(how int) error {
 // minutes to answer.
 var keepAliveOptions = [...]struct{ level, name, value int }{
 	{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
-	{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 15},
+	{unix.IPPROTO_TCP, tcpKeepIdle, 15},
 	{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 15},
 	{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 9},
 }
@@ -318,52 +317,17 @@ func (s *sock) keepAlive() {
 	s.raw.Control(func(fd uintptr) { _ = setKeepAlive(fd) })
 }
 
-// tcpInfo asks the kernel about the connection; it is the zero value for a closed one.
-func (s *sock) tcpInfo() (info unix.TCPInfo, ok bool) {
-	s.raw.Control(func(fd uintptr) {
-		if i, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
-			info, ok = *i, true
-		}
-	})
-	return info, ok
-}
-
 // rtt is the kernel's smoothed round-trip time, 0 for a closed connection.
-func (s *sock) rtt() time.Duration {
-	info, _ := s.tcpInfo()
-	return time.Duration(info.Rtt) * time.Microsecond
+func (s *sock) rtt() (d time.Duration) {
+	s.raw.Control(func(fd uintptr) { d = roundTrip(int(fd)) })
+	return d
 }
 
-// acked is the number of bytes that the peer's kernel has acknowledged.
-func (s *sock) acked() uint64 {
-	info, _ := s.tcpInfo()
-	return info.Bytes_acked
+// acked changes with each byte that the peer's kernel acknowledges.
+func (s *sock) acked() (n uint64) {
+	s.raw.Control(func(fd uintptr) { n = taken(int(fd)) })
+	return n
 }
-
-// awaitClosed waits, after FINs have gone both ways, until the peer has acknowledged ours. It reports
-// false when that took longer than timeout, or the connection was reset.
-func (s *sock) awaitClosed(timeout time.Duration) bool {
-	closed, armed := false, false
-	err := s.raw.Read(func(fd uintptr) bool {
-		state, err := unix.GetsockoptByte(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) // its first field
-		if err != nil {
-			return true
-		}
-		closed = state == tcpClose || state == tcpTimeWait
-		if !closed && !armed {
-			armed = true
-			s.conn.SetReadDeadline(time.Now().Add(timeout))
-		}
-		return closed
-	})
-	return err == nil && closed
-}
-
-// States of TCP_INFO (include/net/tcp_states.h).
-const (
-	tcpTimeWait = 6
-	tcpClose    = 7
-)
 
 // isReset reports whether err says that the peer, or its network, has ended the connection.
 func isReset(err error) bool {

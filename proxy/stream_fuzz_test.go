@@ -73,10 +73,7 @@ type sink struct {
 }
 
 func newSink(t *testing.T) *sink {
-	fd, err := unix.MemfdCreate("sink", unix.MFD_CLOEXEC)
-	if err != nil {
-		t.Fatal(err)
-	}
+	fd := newMemoryFile(t)
 	t.Cleanup(func() { unix.Close(fd) })
 	return &sink{outbuf{sock: onDescriptor(&descriptor{fd: fd, feed: -1})}, fd}
 }

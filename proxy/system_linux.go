@@ -1,9 +1,12 @@
+//go:build !portable
+
 package proxy
 
 import (
 	"encoding/binary"
 	"net/netip"
 	"strconv"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -13,8 +16,8 @@ import (
 // allocate it anew each time.
 type rawAddr struct{ sa unix.RawSockaddrInet6 } // the longer one of the two families
 
-// accept4 accepts a connection and says who it is from.
-func accept4(listening int, peer *rawAddr) (fd int, err error) {
+// acceptFrom accepts a connection, which does not block, and says who it is from.
+func acceptFrom(listening int, peer *rawAddr) (fd int, err error) {
 	size := uint32(unsafe.Sizeof(peer.sa))
 	r, _, errno := unix.Syscall6(unix.SYS_ACCEPT4, uintptr(listening), uintptr(unsafe.Pointer(&peer.sa)), uintptr(unsafe.Pointer(&size)),
 		unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
@@ -23,6 +26,14 @@ func accept4(listening int, peer *rawAddr) (fd int, err error) {
 	}
 	return int(r), nil
 }
+
+// newSocket makes a TCP socket that does not block.
+func newSocket(family int) (fd int, err error) {
+	return unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+}
+
+// connectOn asks what has become of the connection to peer that was begun.
+func connectOn(fd int, peer unix.Sockaddr) error { return unix.Connect(fd, peer) }
 
 // localAddr is a socket's address on this side; the zero value where it has none.
 func localAddr(fd int) netip.AddrPort {
@@ -51,4 +62,23 @@ func (a *rawAddr) addrPort() netip.AddrPort {
 		return netip.AddrPortFrom(ip, port)
 	}
 	return netip.AddrPort{}
+}
+
+// awaitClosed waits, after FINs have gone both ways, until the peer has acknowledged ours. It reports
+// false when that took longer than timeout, or the connection was reset.
+func (s *sock) awaitClosed(timeout time.Duration) bool {
+	closed, armed := false, false
+	err := s.raw.Read(func(fd uintptr) bool {
+		over, err := isOver(int(fd))
+		if err != nil {
+			return true
+		}
+		closed = over
+		if !closed && !armed {
+			armed = true
+			s.conn.SetReadDeadline(time.Now().Add(timeout))
+		}
+		return closed
+	})
+	return err == nil && closed
 }

@@ -1,0 +1,132 @@
+package proxy
+
+import (
+	"fmt"
+	"sync"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// eventSet tells of many sockets at the cost of one goroutine and its thread: a kqueue, which the Go runtime's poller can't watch.
+type eventSet struct {
+	done chan struct{}
+
+	mu     sync.RWMutex // a reader may use fd
+	fd     int
+	closed bool
+}
+
+// kevent is unix.Kevent_t, with a number where that has a pointer: the tokens are none, and the collector must not take them for one.
+type kevent struct {
+	ident  uint64
+	filter int16
+	flags  uint16
+	fflags uint32
+	data   int64
+	token  uintptr
+}
+
+// These fail to compile where the two differ in size.
+var (
+	_ [unsafe.Sizeof(kevent{}) - unsafe.Sizeof(unix.Kevent_t{})]struct{}
+	_ [unsafe.Sizeof(unix.Kevent_t{}) - unsafe.Sizeof(kevent{})]struct{}
+)
+
+// asKevents is the events as package unix has them.
+func asKevents(events []kevent) []unix.Kevent_t {
+	return unsafe.Slice((*unix.Kevent_t)(unsafe.Pointer(unsafe.SliceData(events))), len(events))
+}
+
+// stopIdent is the event by which close wakes the goroutine.
+const stopIdent = 0
+
+// newEventSet starts a set that calls tell, which must not block, for each event: with the token of the socket, and whether its connection
+// was broken off. close ends it.
+func newEventSet(name string, tell func(token uint64, gone bool)) (*eventSet, error) {
+	fd, err := unix.Kqueue()
+	if err != nil {
+		return nil, fmt.Errorf("create the kqueue for %s: %w", name, err)
+	}
+	unix.CloseOnExec(fd) // a child would not inherit it anyway
+	e := &eventSet{fd: fd, done: make(chan struct{})}
+	if err := e.change(kevent{ident: stopIdent, filter: unix.EVFILT_USER, flags: unix.EV_ADD | unix.EV_CLEAR}); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("prepare the kqueue for %s: %w", name, err)
+	}
+	go func() {
+		defer close(e.done)
+		events := make([]kevent, 128)
+		for poll(fd, events, tell) {
+		}
+	}()
+	return e, nil
+}
+
+// close ends the set and waits for its goroutine.
+func (e *eventSet) close() {
+	e.mu.Lock()
+	first := !e.closed
+	e.closed = true
+	e.mu.Unlock()
+	if first {
+		_ = e.change(kevent{ident: stopIdent, filter: unix.EVFILT_USER, fflags: unix.NOTE_TRIGGER})
+	}
+	<-e.done
+	if first {
+		unix.Close(e.fd)
+	}
+}
+
+// watchEnd adds s to the set, to hear once of each end: the peer's FIN, also behind unread bytes, and a reset. It reports whether it could:
+// not where either is closed. Closing a socket takes it out.
+func (e *eventSet) watchEnd(s *sock, token uint64) bool {
+	// Bytes alone are told of only once the buffer is full: an end is, however many there are.
+	return e.add(s, kevent{flags: unix.EV_ADD | unix.EV_CLEAR, fflags: unix.NOTE_LOWAT, data: 1 << 30, token: uintptr(token)})
+}
+
+// watchOnce is to hear once that there is something to read, or an end, also one that has come already. again says that the set
+// has heard of s before: it has forgotten it.
+func (e *eventSet) watchOnce(s *sock, token uint64, _ bool) bool {
+	return e.add(s, kevent{flags: unix.EV_ADD | unix.EV_ONESHOT, token: uintptr(token)})
+}
+
+// add sets what is told of reading s.
+func (e *eventSet) add(s *sock, event kevent) (ok bool) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	if e.closed {
+		return false
+	}
+	event.filter = unix.EVFILT_READ
+	s.raw.Control(func(fd uintptr) {
+		event.ident = uint64(fd)
+		ok = e.change(event) == nil
+	})
+	return ok
+}
+
+// change makes one change to the set.
+func (e *eventSet) change(event kevent) error {
+	_, err := unix.Kevent(e.fd, asKevents([]kevent{event}), nil, nil)
+	return err
+}
+
+// poll waits and tells of all that has happened; false says that the set is to end.
+func poll(fd int, events []kevent, tell func(token uint64, gone bool)) bool {
+	n, err := unix.Kevent(fd, nil, asKevents(events), nil)
+	if err != nil {
+		return err == unix.EINTR
+	}
+	for _, e := range events[:n] {
+		ended := e.flags&unix.EV_EOF != 0
+		switch {
+		case e.filter == unix.EVFILT_USER:
+			return false
+		case e.flags&unix.EV_CLEAR != 0 && !ended: // of watchEnd: only bytes
+		default:
+			tell(uint64(e.token), ended && e.fflags != 0) // the error that the next read would have
+		}
+	}
+	return true
+}
