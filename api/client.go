@@ -85,6 +85,8 @@ type call struct {
 	query  url.Values
 	header http.Header
 	body   any
+	// stream is a body that is sent as it is, instead.
+	stream io.Reader
 }
 
 // do makes a call and decodes its answer.
@@ -129,7 +131,9 @@ func (c *Client) send(ctx context.Context, k call) ([]byte, error) {
 
 func (c *Client) request(ctx context.Context, k call) (*http.Request, error) {
 	var body io.Reader
-	if k.body != nil {
+	if k.stream != nil {
+		body = k.stream
+	} else if k.body != nil {
 		b, err := json.Marshal(k.body)
 		if err != nil {
 			return nil, err
@@ -149,6 +153,9 @@ func (c *Client) request(ctx context.Context, k call) (*http.Request, error) {
 	}
 	if k.method == http.MethodPut || k.method == http.MethodPost {
 		req.Header.Set("Content-Type", "application/json")
+	}
+	if k.stream != nil {
+		req.Header.Set("Content-Type", snapshotType)
 	}
 	if c.token != "" {
 		req.Header.Set("Authorization", "Bearer "+c.token)

@@ -20,6 +20,10 @@ var (
 	ErrOutcomeUnknown = errors.New("leadership or the connection to the leader was lost during the write: it may or may not have been applied; read it back before repeating it")
 	// ErrDiskFull: the disk of the node that must write has no room; nothing has been written.
 	ErrDiskFull = errors.New("the disk is full: make room on the leader's data directory")
+	// ErrTooLarge: the write makes an entry that the log does not take.
+	ErrTooLarge = errors.New("the write is too large for one log entry: write less at a time")
+	// ErrMixedVersions: not all servers understand the write yet; nothing has been written.
+	ErrMixedVersions = errors.New("not all servers understand this write")
 	// ErrNotFound: the peer named doesn't exist.
 	ErrNotFound = errors.New("not found")
 	// ErrConflict: the cluster's present state doesn't allow it.
@@ -91,6 +95,8 @@ func errorTable() []errorRow {
 		{ErrInvalidConfig, http.StatusUnprocessableEntity, "invalid_config"},
 		{ErrNotFound, http.StatusNotFound, "not_found"},
 		{ErrConflict, http.StatusConflict, "conflict"},
+		{ErrTooLarge, http.StatusRequestEntityTooLarge, "too_large"},
+		{ErrMixedVersions, http.StatusConflict, "mixed_versions"},
 		{ErrDiskFull, http.StatusInsufficientStorage, "disk_full"},
 		{ErrNoLeader, http.StatusServiceUnavailable, "no_leader"},
 		{ErrNotLeader, http.StatusServiceUnavailable, "no_leader"},

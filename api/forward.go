@@ -57,6 +57,11 @@ const (
 
 // writing serves what only the leader can do. A peer's request is never sent on again.
 func (s *Server) writing(u understand, peer bool, most int64) endpoint {
+	return s.writingWithin(s.cfg.WriteTimeout, u, peer, most)
+}
+
+// writingWithin is writing with a time of its own.
+func (s *Server) writingWithin(within time.Duration, u understand, peer bool, most int64) endpoint {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		body, err := readBody(w, r, most)
 		if err != nil {
@@ -66,7 +71,7 @@ func (s *Server) writing(u understand, peer bool, most int64) endpoint {
 		if err != nil {
 			return err
 		}
-		ctx, cancel := context.WithTimeout(s.withAuthor(r.Context(), r, peer), s.cfg.WriteTimeout)
+		ctx, cancel := context.WithTimeout(s.withAuthor(r.Context(), r, peer), within)
 		defer cancel()
 		var rep reply
 		if peer {
@@ -104,6 +109,9 @@ func (s *Server) deliver(ctx context.Context, r *http.Request, body []byte, c co
 	repeatable := r.Method == http.MethodPut && r.Header.Get("If-Match") == "" && r.Header.Get("If-None-Match") == ""
 	unknown := false
 	each := s.cfg.WriteTimeout
+	if deadline, ok := ctx.Deadline(); ok {
+		each = time.Until(deadline)
+	}
 	if repeatable {
 		each /= 2 // a leader that has frozen must not use up the time in which the next one could be asked
 	}

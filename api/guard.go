@@ -117,13 +117,20 @@ func checkMediaType(r *http.Request) error {
 	if r.Method != http.MethodPut && r.Method != http.MethodPost {
 		return nil
 	}
+	want := "application/json"
+	if path := r.URL.EscapedPath(); path == pathSnapshot || path == pathRestoredLimits {
+		want = snapshotType // which no page can send without permission either
+	}
 	got := r.Header.Values("Content-Type")
 	if len(got) == 1 {
 		// Parameters that are badly written don't change what the type is.
 		mt, _, err := mime.ParseMediaType(got[0])
-		if mt == "application/json" && (err == nil || errors.Is(err, mime.ErrInvalidMediaParameter)) {
+		if mt == want && (err == nil || errors.Is(err, mime.ErrInvalidMediaParameter)) {
 			return nil
 		}
+	}
+	if want == snapshotType {
+		return problemf(http.StatusUnsupportedMediaType, "media_type", "send the snapshot with Content-Type: %s", want)
 	}
 	return problemf(http.StatusUnsupportedMediaType, "media_type", "send Content-Type: application/json, also without a body")
 }

@@ -219,7 +219,7 @@ func TestOpenAPIHasEveryRoute(t *testing.T) {
 func bodies() []any {
 	return []any{
 		Problem{}, Health{}, Status{}, Nodes{}, Limits{}, Limit{}, LimitWritten{}, LimitDeleted{}, LimitsReplaced{}, Hosts{}, Host{},
-		ConnectionList{}, ConnectionClosed{}, Started{}, Reloaded{}, RaftPeers{}, RaftPeerRemoved{}, RaftTransfer{}, RaftTransferred{},
+		ConnectionList{}, ConnectionClosed{}, Started{}, Reloaded{}, RaftPeers{}, RaftPeerRemoved{}, RaftTransfer{}, RaftTransferred{}, SnapshotRestored{},
 		Event{}, UseFrame{}, // of the event stream
 	}
 }
@@ -378,6 +378,8 @@ func TestOpenAPIAnswers(t *testing.T) {
 		{method: "DELETE", path: "/v1/raft/peers/b"},
 		{method: "POST", path: "/v1/raft/transfer", body: `{"to":"b"}`},
 		{method: "POST", path: "/v1/raft/transfer"},
+		{method: "GET", path: pathSnapshot},
+		{method: "PUT", path: pathSnapshot, body: b.snapshot(), header: map[string]string{"Content-Type": snapshotType}},
 		{method: "GET", path: "/v1/openapi.json"},
 		{method: "GET", path: "/metrics"},
 		{method: "GET", path: "/healthz"},

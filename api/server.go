@@ -72,6 +72,7 @@ type Deps struct {
 	Connections Connections
 	Lifecycle   Lifecycle
 	Raft        Raft
+	Snapshots   Snapshots
 	// Events is what the node remembers of events; nil: a log of the server's own.
 	Events  *EventLog
 	Metrics MetricSource
@@ -184,6 +185,7 @@ func (s *Server) sharedRoutes(peer bool) router {
 		{pathHosts + "/{host}", map[string]endpoint{"GET": readingFor(peer, s.host)}},
 		{pathConnections, map[string]endpoint{"GET": readingFor(peer, s.connections)}},
 		{pathConnections + "/{id}", map[string]endpoint{"DELETE": readingFor(peer, s.closeConnection)}},
+		{pathSnapshot, s.snapshotEndpoints(peer)},
 		{"/v1/raft/peers", map[string]endpoint{"GET": s.asking(s.raftPeers, peer)}},
 		{"/v1/raft/peers/{name}", map[string]endpoint{"DELETE": s.writing(s.removeRaftPeer, peer, maxBody)}},
 		{"/v1/raft/transfer", map[string]endpoint{"POST": s.writing(s.transferLeadership, peer, maxBody)}},
@@ -215,6 +217,7 @@ func (s *Server) publicRoutes() router {
 func (s *Server) peerRoutes() router {
 	return router{
 		{pathWatch, map[string]endpoint{"GET": reading(s.watchPeer)}},
+		{pathRestoredLimits, map[string]endpoint{"PUT": s.writingWithin(restoreTimeout, s.restoreLimits, true, maxPeerBody)}},
 		{pathConfigLimits, map[string]endpoint{"PUT": s.writing(s.replaceConfigLimits, true, maxPeerBody)}},
 	}
 }

@@ -73,7 +73,7 @@ func newBench(t testing.TB, cfg Config, names ...string) *bench {
 		c := cfg
 		c.Node = name
 		n.server = New(c, Deps{
-			Log: n, Leader: n, View: n, Status: n, Nodes: n, Uses: n, Peers: n, Connections: n, Lifecycle: n, Raft: n, Metrics: n,
+			Log: n, Leader: n, View: n, Status: n, Nodes: n, Uses: n, Peers: n, Connections: n, Lifecycle: n, Raft: n, Snapshots: n, Metrics: n,
 			Logger: hclog.NewNullLogger(),
 		})
 		b.nodes[name] = n
@@ -262,6 +262,15 @@ func (n *benchNode) RaftPeers() ([]RaftPeer, error) {
 		return nil, ErrNoRaft
 	}
 	return []RaftPeer{{Name: "b"}, {Name: "a", Leader: true}}, nil
+}
+
+func (n *benchNode) Freeze() (*fsm.Frozen, error) {
+	if n.proxy {
+		return nil, ErrNoRaft
+	}
+	n.b.mu.Lock()
+	defer n.b.mu.Unlock()
+	return n.b.state.Freeze(), nil
 }
 
 func (n *benchNode) RemovePeer(_ context.Context, name string) error {

@@ -41,6 +41,8 @@ type Config struct {
 
 	// FSM is the replicated state of a server, nil for a proxy.
 	FSM raft.FSM
+	// LogVersion is the newest version of the log's commands that the FSM understands; 0 is 1.
+	LogVersion uint32
 	// AppliedIndex answers the index that the FSM has after a snapshot was restored; nil leaves WaitApplied waiting
 	// for the next entry then.
 	AppliedIndex func() uint64
@@ -325,6 +327,7 @@ func (c *Cluster) firstMeta() (*clusterpb.Meta, error) {
 			return nil, err
 		}
 		meta.Role = clusterpb.Role_ROLE_SERVER
+		meta.LogVersion = max(c.cfg.LogVersion, 1)
 		meta.BootstrapExpect, meta.HasState = uint32(max(c.cfg.BootstrapExpect, 0)), has
 		meta.Cluster = c.cfg.Data.state().Cluster
 	}

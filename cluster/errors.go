@@ -19,6 +19,8 @@ var (
 	ErrDiskFull = errors.New("the disk that holds data_dir is full: free some space; the server goes on by itself")
 	// ErrTooLarge says that the entry was not written, because it exceeds the largest entry.
 	ErrTooLarge = errors.New("the entry is too large for the Raft log")
+	// ErrMixedVersions says that the entry was not written, because not all servers understand it.
+	ErrMixedVersions = errors.New("not all servers understand the log entry")
 	// ErrClosed says that the node is shutting down.
 	ErrClosed = errors.New("the node is shutting down")
 	// ErrNoRaft says that the node's role holds no Raft state.

@@ -46,9 +46,10 @@ type Member struct {
 	SessionLeft  uint64 // the session that it gave back before it left
 	Cluster      string // the cluster's id, where it knows it
 
-	expect   int
-	hasState bool
-	detached bool
+	expect     int
+	hasState   bool
+	detached   bool
+	logVersion uint32 // of a server
 }
 
 // ServerID is the member's id in the Raft configuration, if it is a server.
@@ -99,4 +100,5 @@ func (m *Member) describe(meta *clusterpb.Meta) {
 	m.expect = int(meta.GetBootstrapExpect())
 	m.hasState = meta.GetHasState()
 	m.detached = meta.GetDetached()
+	m.logVersion = max(meta.GetLogVersion(), 1)
 }

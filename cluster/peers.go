@@ -26,7 +26,8 @@ const (
 	peerIdleConns     = 4
 	peerHeaderTimeout = 10 * time.Second
 	peerHeaderBytes   = 64 << 10
-	maxStreams        = 1024 // on one connection
+	maxStreams        = 1024     // on one connection
+	maxMessage        = 64 << 20 // of an answer, in bytes: all limits go to a node as one
 	serverStopTimeout = 2 * time.Second
 )
 
@@ -75,6 +76,7 @@ func (p *peers) grpcConn(addr string) (*grpc.ClientConn, error) {
 			MinConnectTimeout: connectTimeout,
 		}),
 		grpc.WithDisableServiceConfig(),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("no connection to %s can be made: %w", addr, err)

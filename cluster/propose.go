@@ -12,7 +12,7 @@ import (
 
 const (
 	// maxEntry bounds one log entry, in bytes.
-	maxEntry = 4 << 20
+	maxEntry = 16 << 20
 	// maxProposals bounds the entries under way.
 	maxProposals   = 1024
 	enqueueTimeout = 2 * time.Second

@@ -97,8 +97,11 @@ func (s *Store) Freeze() (*Frozen, error) {
 	if s.failed != nil {
 		return nil, s.failed
 	}
-	return &Frozen{s.state.image()}, nil
+	return s.state.Freeze(), nil
 }
+
+// Freeze copies what a snapshot needs.
+func (s *State) Freeze() *Frozen { return &Frozen{s.image()} }
 
 // Index is the index of the last entry that the frozen state includes.
 func (f *Frozen) Index() uint64 { return f.image.head.GetIndex() }

@@ -86,8 +86,9 @@ type Meta struct {
 	Leaving         bool                   `protobuf:"varint,8,opt,name=leaving,proto3" json:"leaving,omitempty"`                              // the node has said goodbye
 	Detached        bool                   `protobuf:"varint,9,opt,name=detached,proto3" json:"detached,omitempty"`                            // a server that must not be added to the Raft configuration
 	BootstrapExpect uint32                 `protobuf:"varint,10,opt,name=bootstrap_expect,json=bootstrapExpect,proto3" json:"bootstrap_expect,omitempty"`
-	HasState        bool                   `protobuf:"varint,11,opt,name=has_state,json=hasState,proto3" json:"has_state,omitempty"` // a server whose Raft log isn't empty
-	Cluster         string                 `protobuf:"bytes,12,opt,name=cluster,proto3" json:"cluster,omitempty"`                    // the cluster's id, once known
+	HasState        bool                   `protobuf:"varint,11,opt,name=has_state,json=hasState,proto3" json:"has_state,omitempty"`       // a server whose Raft log isn't empty
+	Cluster         string                 `protobuf:"bytes,12,opt,name=cluster,proto3" json:"cluster,omitempty"`                          // the cluster's id, once known
+	LogVersion      uint32                 `protobuf:"varint,13,opt,name=log_version,json=logVersion,proto3" json:"log_version,omitempty"` // up to which a server understands the Raft log; absent: 1
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -204,6 +205,13 @@ func (x *Meta) GetCluster() string {
 		return x.Cluster
 	}
 	return ""
+}
+
+func (x *Meta) GetLogVersion() uint32 {
+	if x != nil {
+		return x.LogVersion
+	}
+	return 0
 }
 
 // Goodbye is sent to the servers over TCP before the node leaves gossip, which is UDP.
@@ -935,7 +943,7 @@ var File_cluster_proto protoreflect.FileDescriptor
 
 const file_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\rcluster.proto\x12\x0fweir.cluster.v1\"\x81\x03\n" +
+	"\rcluster.proto\x12\x0fweir.cluster.v1\"\xa2\x03\n" +
 	"\x04Meta\x12\x1a\n" +
 	"\bidentity\x18\x01 \x01(\fR\bidentity\x12)\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x15.weir.cluster.v1.RoleR\x04role\x12\x19\n" +
@@ -950,7 +958,9 @@ const file_cluster_proto_rawDesc = "" +
 	"\x10bootstrap_expect\x18\n" +
 	" \x01(\rR\x0fbootstrapExpect\x12\x1b\n" +
 	"\thas_state\x18\v \x01(\bR\bhasState\x12\x18\n" +
-	"\acluster\x18\f \x01(\tR\acluster\"H\n" +
+	"\acluster\x18\f \x01(\tR\acluster\x12\x1f\n" +
+	"\vlog_version\x18\r \x01(\rR\n" +
+	"logVersion\"H\n" +
 	"\aGoodbye\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12)\n" +
 	"\x04meta\x18\x02 \x01(\v2\x15.weir.cluster.v1.MetaR\x04meta\"\x11\n" +

@@ -133,6 +133,7 @@ func (a *agent) build() (err error) {
 		a.store = fsm.NewStore(a.log.Named("fsm"), a.stop)
 		clusterConfig.FSM = a.store
 		clusterConfig.AppliedIndex = a.appliedIndex
+		clusterConfig.LogVersion = fsm.LogVersion
 	}
 	if a.members, err = cluster.New(clusterConfig); err != nil {
 		return err

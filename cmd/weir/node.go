@@ -26,7 +26,7 @@ func (a *agent) newAPI() *api.Server {
 		Node: c.Name, Hosts: c.API.Hosts, Token: string(c.API.Token), ReadToken: string(c.API.ReadToken),
 		MetricsHosts: c.API.MetricsHosts,
 	}, api.Deps{
-		Log: a, Leader: a, Events: a.events, View: a, Status: a, Nodes: a, Uses: a, Peers: a, Connections: a, Lifecycle: a, Raft: a, Metrics: a,
+		Log: a, Leader: a, Events: a.events, View: a, Status: a, Nodes: a, Uses: a, Peers: a, Connections: a, Lifecycle: a, Raft: a, Snapshots: a, Metrics: a,
 		Logger: a.log.Named("api"),
 	})
 }
@@ -54,6 +54,8 @@ func apiError(err error) error {
 		{cluster.ErrNotLeader, api.ErrNotLeader},
 		{cluster.ErrDiskFull, api.ErrDiskFull},
 		{cluster.ErrUnknownOutcome, api.ErrOutcomeUnknown},
+		{cluster.ErrTooLarge, api.ErrTooLarge},
+		{cluster.ErrMixedVersions, api.ErrMixedVersions},
 		{cluster.ErrBusy, api.ErrNotLeader},
 		{cluster.ErrClosed, api.ErrNotLeader},
 		{cluster.ErrUnknownPeer, api.ErrNotFound},
@@ -310,6 +312,14 @@ func (a *agent) RemovePeer(ctx context.Context, name string) error {
 // TransferLeadership implements [api.Raft].
 func (a *agent) TransferLeadership(ctx context.Context, to string) error {
 	return apiError(a.members.Transfer(ctx, to))
+}
+
+// Freeze implements [api.Snapshots].
+func (a *agent) Freeze() (*fsm.Frozen, error) {
+	if a.store == nil {
+		return nil, api.ErrNoRaft
+	}
+	return a.store.Freeze()
 }
 
 // leaderChanged is told when this node has heard of another leader.

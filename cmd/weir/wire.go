@@ -152,6 +152,9 @@ func (l leaseLog) Propose(ctx context.Context, term uint64, c fsm.Command) (fsm.
 func (l leaseLog) VerifyLeader(ctx context.Context) error { return l.members.VerifyLeader(ctx) }
 
 func propose(ctx context.Context, m *cluster.Cluster, term uint64, c fsm.Command) (uint64, fsm.Result, error) {
+	if err := m.CheckLogVersion(fsm.VersionOf(c)); err != nil {
+		return 0, fsm.Result{}, err
+	}
 	index, response, err := m.Propose(ctx, term, fsm.Encode(c))
 	if err != nil {
 		return 0, fsm.Result{}, err

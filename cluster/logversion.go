@@ -1,0 +1,61 @@
+package cluster
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/raft"
+)
+
+// A server stops at a log entry that it doesn't understand. While a cluster is upgraded, server after server, nothing may be
+// written that the older ones don't know. So each server tells in gossip up to which version it understands the log.
+
+// CheckLogVersion reports, as [ErrMixedVersions], which servers would stop at an entry that needs this version of the log. Version
+// 1 is understood by all. A server that this one has never heard of counts as one of version 1: it may come back as that.
+func (c *Cluster) CheckLogVersion(need uint32) error {
+	if need <= 1 || c.raft == nil {
+		return nil
+	}
+	behind := behindVersion(need, c.serverID(), max(c.cfg.LogVersion, 1), c.configuration().Servers, c.Members())
+	if len(behind) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: it needs log version %d, and %s: upgrade them (one that is gone for good: `weir raft remove NAME`)",
+		ErrMixedVersions, need, strings.Join(behind, ", "))
+}
+
+// behindVersion says which servers may not know a version of the log, and what is known of them. Those about to be added count too.
+func behindVersion(need uint32, self raft.ServerID, own uint32, servers []raft.Server, members []Member) []string {
+	byName := make(map[string]Member, len(members))
+	for _, m := range members {
+		byName[m.Name] = m
+	}
+	var behind []string
+	note := func(name string, knows uint32) {
+		if knows < need {
+			behind = append(behind, fmt.Sprintf("%s knows %d", name, knows))
+		}
+	}
+	for _, s := range servers {
+		name := NameOf(string(s.ID))
+		m, heard := byName[name]
+		switch {
+		case s.ID == self:
+			note(name, own)
+		case !heard:
+			behind = append(behind, name+" has not been heard of")
+		case m.ServerID() == string(s.ID):
+			note(name, m.logVersion)
+		case !m.Alive(): // another server had its name, and may not be the last
+			behind = append(behind, name+" has not been heard of")
+		}
+	}
+	for _, m := range members {
+		id := raft.ServerID(m.ServerID())
+		if m.server() && m.Alive() && !slices.ContainsFunc(servers, func(s raft.Server) bool { return s.ID == id }) {
+			note(m.Name, m.logVersion)
+		}
+	}
+	return behind
+}
