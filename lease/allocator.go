@@ -39,7 +39,8 @@ const (
 // (Next), a leadership to verify (Verify), messages to send (Take), a time to be called again (NextWake).
 //
 // One entry is on its way at a time (inflight). Whatever arrives meanwhile goes into the next, so that the log's cost
-// per connection falls as load rises.
+// per connection falls as load rises. After an entry that changed much, the next waits a moment for more (gather): who asks now is not
+// alone, and an entry costs all servers a write to their disks.
 type Allocator struct {
 	term   uint64
 	ttl    time.Duration
@@ -55,6 +56,7 @@ type Allocator struct {
 
 	batch    uint64
 	inflight fsm.Command
+	gather   time.Duration  // no slots are adjusted before this
 	opening  *openRequest   // the inflight OpenSession's
 	unproven []*openRequest // asked whether they are still meant
 	// What is answered only once this server has been verified to lead since it arrived. The verification that is on its way, if
@@ -580,7 +582,7 @@ func (a *Allocator) Tick(now time.Duration) {
 func (a *Allocator) NextWake(now time.Duration) time.Duration {
 	at := now + time.Second
 	if a.inflight == nil && len(a.dirty)+len(a.review) > 0 {
-		return now
+		at = max(now, a.gather)
 	}
 	for _, p := range a.order {
 		if !p.closing {
@@ -608,12 +610,22 @@ func (a *Allocator) Next(now time.Duration, st *fsm.State) fsm.Command {
 	default:
 		if cmd := a.nextOpen(now, st); cmd != nil {
 			a.inflight = cmd
+		} else if now < a.gather {
+			return nil
 		} else if cmd := a.adjust(now, st); cmd != nil {
 			a.inflight = cmd
 		}
 	}
 	return a.inflight
 }
+
+const (
+	// gatherFrom is how much an entry must have changed for the next to wait for more. Lower, a few nodes that hand slots of one host
+	// to each other would wait at each hand-over.
+	gatherFrom = 12
+	// maxGather bounds that wait, which is half a commit: where a commit takes long, much arrives meanwhile in any case.
+	maxGather = 2 * time.Millisecond
+)
 
 // nextOpen returns the next session to open, having refused those that can't be.
 func (a *Allocator) nextOpen(now time.Duration, st *fsm.State) fsm.Command {
@@ -721,6 +733,9 @@ func (a *Allocator) Applied(now time.Duration, st *fsm.State, res fsm.Result) {
 		a.freed(res.Freed)
 	case *fsm.Adjust:
 		a.adjusted(cmd, res)
+		if len(cmd.Adjustments) >= gatherFrom {
+			a.gather = now + min(a.commit/2, maxGather)
+		}
 	}
 	for _, p := range a.order {
 		if p.conn != 0 && p.hello != nil {

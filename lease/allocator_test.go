@@ -1,6 +1,7 @@
 package lease
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -235,5 +236,47 @@ func TestHelloWaitsForTheEntryOnItsWay(t *testing.T) {
 	}
 	if g := d.state.GrantOf(id, key); g != 2 {
 		t.Errorf("%d slots granted to a node that holds and uses 2", g)
+	}
+}
+
+// After an entry that changed much, the next one waits half a commit for more, and takes all that has come. After one that
+// changed little, as where a slot changes hands, it goes at once.
+func TestBusyLeaderGathers(t *testing.T) {
+	d := newDesk(t, limit(t, "*", 5, fsm.Queue{}))
+	d.join(1, "a", "1")
+	ask := func(from, hosts int) {
+		u := &leasepb.Update{LimitsIndex: d.state.Table().Index}
+		for i := range hosts {
+			key := fsm.KeyToProto(fsm.HostConnections(fmt.Sprintf("host-%d", from+i)))
+			u.Demands = append(u.Demands, &leasepb.Demand{Key: key, Waiting: 1})
+		}
+		d.alloc.update(d.now, 1, u)
+	}
+	commit := func() (adjustments int) {
+		t.Helper()
+		cmd, ok := d.alloc.Next(d.now, d.state).(*fsm.Adjust)
+		if !ok {
+			t.Fatal("no entry is proposed")
+		}
+		d.alloc.NoteCommit(800 * time.Microsecond)
+		d.alloc.Applied(d.now, d.state, d.apply(cmd))
+		return len(cmd.Adjustments)
+	}
+	ask(0, gatherFrom-1)
+	commit()
+	ask(100, gatherFrom)
+	commit() // the small one did not make it wait
+	ask(200, 1)
+	wake := d.alloc.NextWake(d.now)
+	if cmd := d.alloc.Next(d.now, d.state); cmd != nil || wake != d.now+d.alloc.commit/2 {
+		t.Fatalf("the next entry is %v, the next look in %v; want none, and half a commit: %v", cmd, wake-d.now, d.alloc.commit/2)
+	}
+	ask(300, 2)
+	d.now = wake
+	if n := commit(); n != 3 {
+		t.Errorf("the entry has %d adjustments; want what was asked before and during the wait, 3", n)
+	}
+	if ask(400, 1); commit() != 1 {
+		t.Error("the wait outlived its cause")
 	}
 }

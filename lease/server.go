@@ -154,9 +154,12 @@ func (l *leadership) loop() {
 		})
 		l.dispatch()
 		l.verify()
-		timer.Reset(max(wake, time.Millisecond))
+		timer.Reset(max(wake, minWake))
 	}
 }
+
+// minWake keeps a loop that has nothing to do yet from turning.
+const minWake = 200 * time.Microsecond
 
 // drain takes what else has arrived: the more at once, the fewer entries.
 func (l *leadership) drain(now time.Duration, st *fsm.State) {
