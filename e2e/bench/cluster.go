@@ -33,9 +33,12 @@ type cluster struct {
 	used  *node // the one whose proxy the workers use, where they use one: not the leader
 	http  http.Client
 
-	// The units that some bars are in, as probe has found them.
-	commit, roundTrip time.Duration
+	// The units that some bars are in: one after the other, and as rarely as a contended slot changes hands.
+	fast, paced units
 }
+
+// units are what a commit and a round trip take.
+type units struct{ commit, roundTrip time.Duration }
 
 // node is one of them.
 type node struct {
@@ -86,7 +89,7 @@ func startCluster(ctx context.Context, binary, logLevel, limits string) (*cluste
 		err = c.chooseUsed(ctx)
 	}
 	if err == nil {
-		err = c.probe(ctx)
+		err = c.probeUnits(ctx)
 	}
 	if err != nil {
 		c.stop()
@@ -260,30 +263,45 @@ func (c *cluster) chooseUsed(ctx context.Context) error {
 
 // probe measures a commit (a write of a limit through the leader's API, less a round trip), and a round trip (a read of the
 // leader's API), in the idle cluster, before any load: what a limit's write costs beside the commit grows with the hosts that are
-// known.
-func (c *cluster) probe(ctx context.Context) error {
-	const times = 51
+// known. With a pause before each, processors that have gone to sleep meanwhile take part in it.
+func (c *cluster) probe(ctx context.Context, times int, pause time.Duration) (units, error) {
 	leader, err := c.leader(ctx)
 	if err != nil {
-		return err
+		return units{}, err
+	}
+	timed := func(ask func() error) (time.Duration, error) {
+		if err := sleep(ctx, pause); err != nil {
+			return 0, err
+		}
+		begun := time.Now()
+		err := ask()
+		return time.Since(begun), err
 	}
 	var writes, reads []time.Duration
 	for i := range times {
-		begun := time.Now()
-		body := fmt.Sprintf(`{"connections":%d}`, i+1)
-		if err := c.call(ctx, leader, http.MethodPut, "/v1/limits/host/commit.invalid", body, nil); err != nil {
-			return err
+		write, err := timed(func() error {
+			body := fmt.Sprintf(`{"connections":%d}`, i+1)
+			return c.call(ctx, leader, http.MethodPut, "/v1/limits/host/commit.invalid", body, nil)
+		})
+		if err != nil {
+			return units{}, err
 		}
-		writes = append(writes, time.Since(begun))
-		begun = time.Now()
-		if err := c.get(ctx, leader, "/healthz", nil); err != nil {
-			return err
+		read, err := timed(func() error { return c.get(ctx, leader, "/healthz", nil) })
+		if err != nil {
+			return units{}, err
 		}
-		reads = append(reads, time.Since(begun))
+		writes, reads = append(writes, write), append(reads, read)
 	}
-	c.roundTrip = median(reads)
-	c.commit = median(writes) - c.roundTrip
-	return nil
+	roundTrip := median(reads)
+	return units{commit: median(writes) - roundTrip, roundTrip: roundTrip}, nil
+}
+
+// probeUnits measures the units that bars are in.
+func (c *cluster) probeUnits(ctx context.Context) (err error) {
+	if c.fast, err = c.probe(ctx, 51, 0); err == nil {
+		c.paced, err = c.probe(ctx, 21, 50*time.Millisecond)
+	}
+	return err
 }
 
 // stop ends the nodes and removes their files.

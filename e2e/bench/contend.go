@@ -72,7 +72,9 @@ func runContend(ctx context.Context, b *bench, c *contender, limit int) (sample,
 		return nil, fmt.Errorf("%d connections failed: %w", bad, tallies.LastFail)
 	}
 	out["cpu_us"] = microseconds(after-cpu) / float64(accepted)
-	out["commit_ms"], out["round_trip_ms"] = milliseconds(c.cluster.commit), milliseconds(c.cluster.roundTrip)
+	fast, paced := c.cluster.fast, c.cluster.paced
+	out["commit_ms"], out["round_trip_ms"] = milliseconds(fast.commit), milliseconds(fast.roundTrip)
+	out["paced_commit_ms"], out["paced_round_trip_ms"] = milliseconds(paced.commit), milliseconds(paced.roundTrip)
 	return out, nil
 }
 

@@ -60,12 +60,15 @@ func TestUnknownFiguresDoNotCount(t *testing.T) {
 }
 
 func TestDerivedFigures(t *testing.T) {
-	r := round{weir: {"p50_us": 9000, "commit_ms": 2, "handover_ms": 3, "round_trip_ms": 0.5}, weirFree: {"p50_us": 6000}}
+	r := round{weir: {"p50_us": 9000, "commit_ms": 2, "handover_ms": 3, "round_trip_ms": 0.5, "paced_round_trip_ms": 0.5, "paced_commit_ms": 5}, weirFree: {"p50_us": 6000}}
 	if got := addedCommits(r); got != 1.5 {
 		t.Errorf("added commits %v; want 1.5", got)
 	}
-	if got := handover(r); got != 1 {
+	if got := handoverFast(r); got != 1 {
 		t.Errorf("hand-over %v of its bar's unit; want 1", got)
+	}
+	if got := handover(r); got != 0.5 {
+		t.Errorf("hand-over %v of its bar's unit at its pace; want 0.5", got)
 	}
 }
 

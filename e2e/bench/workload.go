@@ -124,7 +124,7 @@ func runWide(ctx context.Context, b *bench, c *contender) (sample, error) {
 		return nil, err
 	}
 	conns := float64(b.upstream.Accepted() - accepted) // those of the warm-up too, whose entries are among the others
-	s["commit_ms"] = milliseconds(c.cluster.commit)
+	s["commit_ms"] = milliseconds(c.cluster.fast.commit)
 	s["entries_per_20"] = 20 * float64(all-before) / conns
 	s["grant_entries_per_20"] = 20 * float64(granted-before) / conns
 	return s, nil
