@@ -89,6 +89,8 @@ type agent struct {
 	leave context.CancelFunc // asks to leave
 	asked context.Context    // is done once somebody has
 
+	applying sync.Mutex // settings; held before mu
+
 	mu          sync.Mutex
 	cfg         *config.Config
 	leaving     bool
@@ -178,6 +180,7 @@ func (a *agent) run(ctx context.Context, signals <-chan os.Signal) error {
 			}
 		})
 	}
+	part("users", func() error { a.watchUsers(ctx); return nil })
 	part("lease", func() error { return a.manager.Run(ctx) })
 	part("proxy", func() error { return a.proxy.Serve(a.proxyListener) })
 	part("api", func() error { return a.api.Serve(a.apiListener) })

@@ -255,9 +255,26 @@ func (a *agent) Leave(context.Context) error {
 
 // Reload implements [api.Lifecycle].
 func (a *agent) Reload(ctx context.Context) (api.Reloaded, error) {
+	cfg, reloaded, err := a.reloadSettings()
+	if err != nil {
+		return api.Reloaded{}, err
+	}
+	a.members.SetConfigDigest(config.Digest(cfg))
+	if _, err := a.api.ReplaceConfigLimits(ctx, limitsOf(cfg)); err != nil {
+		return api.Reloaded{}, fmt.Errorf("the node's own settings are applied, the limits are not: %w", err)
+	}
+	a.checkAgreement()
+	a.log.Info("reloaded", "applied", reloaded.Applied, "need_restart", reloaded.NeedRestart)
+	return reloaded, nil
+}
+
+// reloadSettings applies the node's own settings.
+func (a *agent) reloadSettings() (*config.Config, api.Reloaded, error) {
+	a.applying.Lock()
+	defer a.applying.Unlock()
 	next, err := a.source.load()
 	if err != nil {
-		return api.Reloaded{}, fmt.Errorf("%w:\n%w", api.ErrInvalidConfig, err)
+		return nil, api.Reloaded{}, fmt.Errorf("%w:\n%w", api.ErrInvalidConfig, err)
 	}
 	a.mu.Lock()
 	live, restart := config.Diff(a.cfg, next)
@@ -269,20 +286,14 @@ func (a *agent) Reload(ctx context.Context) (api.Reloaded, error) {
 	cfg.Proxy.Listen, cfg.Proxy.TLS = running.Listen, running.TLS
 	a.mu.Unlock()
 	if err := a.proxy.SetPolicy(policy(&cfg)); err != nil {
-		return api.Reloaded{}, fmt.Errorf("%w: %w", api.ErrInvalidConfig, err)
+		return nil, api.Reloaded{}, fmt.Errorf("%w: %w", api.ErrInvalidConfig, err)
 	}
 	a.log.SetLevel(hclog.LevelFromString(cfg.Log.Level))
 	a.api.SetMetricsHosts(cfg.API.MetricsHosts)
 	a.mu.Lock()
 	a.cfg = &cfg
 	a.mu.Unlock()
-	a.members.SetConfigDigest(config.Digest(&cfg))
-	if _, err := a.api.ReplaceConfigLimits(ctx, limitsOf(&cfg)); err != nil {
-		return api.Reloaded{}, fmt.Errorf("the node's own settings are applied, the limits are not: %w", err)
-	}
-	a.checkAgreement()
-	a.log.Info("reloaded", "applied", live, "need_restart", restart)
-	return api.Reloaded{Applied: live, NeedRestart: restart}, nil
+	return &cfg, api.Reloaded{Applied: live, NeedRestart: restart}, nil
 }
 
 // reloadOnSignal reloads where nobody waits for the answer but the log.
