@@ -15,7 +15,7 @@ type Clock interface {
 	Wall() time.Duration
 }
 
-// SystemClock is the machine's clock that counts the time in which it was suspended (CLOCK_BOOTTIME): a lease must not outlive a
+// SystemClock is the machine's clock that counts the time in which it was suspended (CLOCK_BOOTTIME on Linux): a lease must not outlive a
 // closed lid.
 //
 // It is read for every connection and every piece of data, and asking the kernel for CLOCK_BOOTTIME is a system call. The

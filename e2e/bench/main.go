@@ -1,3 +1,5 @@
+//go:build linux
+
 // Command bench measures weir beside a floor (the smallest relay, and no proxy at all) and beside other proxies, on one machine,
 // in one run: each round gives every contender the same load for the same time, one after the other, and what is judged are ratios
 // within a round, by their median. docs/performance.md tells the method.
