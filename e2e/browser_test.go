@@ -33,7 +33,7 @@ type browser struct {
 
 // openBrowser shows the address in a Chromium of its own, which is closed when the test ends. Without one on the machine the test is
 // skipped, and says so.
-func openBrowser(t testing.TB, origin string) *browser {
+func openBrowser(t testing.TB, origin string, flags ...chromedp.ExecAllocatorOption) *browser {
 	t.Helper()
 	var path string
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
@@ -51,7 +51,7 @@ func openBrowser(t testing.TB, origin string) *browser {
 		chromedp.NoSandbox, // which root can't have; the page is ours
 		chromedp.Flag("no-proxy-server", true),
 	)
-	alloc, stop := chromedp.NewExecAllocator(context.Background(), options...)
+	alloc, stop := chromedp.NewExecAllocator(context.Background(), append(options, flags...)...)
 	ctx, cancel := chromedp.NewContext(alloc, chromedp.WithErrorf(t.Logf))
 	b := &browser{ctx: ctx, origin: origin}
 	var listening sync.WaitGroup

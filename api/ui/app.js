@@ -146,6 +146,8 @@ function setUpTabs() {
       $(t).hidden = t !== name && !(t === 'events' && wide.matches);
     }
     $('tab-events').hidden = wide.matches;
+    set($('events'), 'role', wide.matches ? false : 'tabpanel');
+    set($('events'), 'aria-labelledby', wide.matches ? 'events-title' : 'tab-events');
     if (focus) $(`tab-${name}`).focus();
     draw();
   };

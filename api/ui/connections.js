@@ -14,7 +14,7 @@ export function connections(name) {
   const none = h('p', { class: 'none' }, 'Asking the nodes…');
   const pages = h('nav', { class: 'pages', 'aria-label': `Pages of connections to ${name}` });
   const head = ['Node', 'Client', 'Port', 'Kind', 'Age', 'Out', 'In', ''];
-  const table = h('table', { class: 'mini conns' },
+  const table = h('table', { class: 'mini conns', hidden: true },
     h('caption', { class: 'hush' }, `Open connections to ${name}`),
     h('thead', {}, h('tr', {}, ...head.map((t, i) => h('th', { scope: 'col', class: i === 2 || (i > 3 && i < 7) ? 'num' : '' }, t || h('span', { class: 'hush' }, 'Close'))))), rows);
   const el = h('div', { class: 'connections' }, title, table, none, pages);

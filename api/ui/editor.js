@@ -61,7 +61,7 @@ export function edit(place, { limit = null, pattern = limit?.pattern ?? '' } = {
   const evict = h('input', { type: 'checkbox', id: `${id}-evict` });
   const sharedField = h('label', { class: 'check' }, shared, 'All hosts that match share one count');
   const evictField = h('label', { class: 'check' }, evict, 'Also close connections above it, the newest first');
-  const diff = h('div', { class: 'diff', 'aria-live': 'polite', 'aria-label': 'What changes' });
+  const diff = h('div', { class: 'diff', role: 'group', 'aria-live': 'polite', 'aria-label': 'What changes' });
   const note = h('p', { class: 'error', role: 'alert' });
   const apply = h('button', { type: 'submit', class: 'primary' }, 'Apply');
 
@@ -130,7 +130,7 @@ async function changed(name, note) {
 /** Asks, in place, before a limit is deleted. */
 export function remove(place, limit) {
   place.opener = document.activeElement;
-  const diff = h('div', { class: 'diff', 'aria-label': 'What changes' });
+  const diff = h('div', { class: 'diff', role: 'group', 'aria-label': 'What changes' });
   drawDifference(diff, limit.pattern, difference(limit, null));
   const note = h('p', { class: 'error', role: 'alert' });
   const gone = h('button', { type: 'submit', class: 'danger' }, 'Delete');

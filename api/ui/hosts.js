@@ -250,7 +250,7 @@ function makeDetail(host) {
       h('div', { class: 'pane' },
         h('h3', {}, 'Limit'), governed, place,
         h('h3', {}, 'By node'),
-        h('table', { class: 'mini' }, h('thead', {}, h('tr', {}, ...['Node', 'In use', 'Granted', 'Waiting', 'Admitted', 'Refused', 'Refused/s'].map((name, i) => h('th', { scope: 'col', class: i ? 'num' : '' }, name)))), nodes)),
+        h('table', { class: 'mini bynode' }, h('caption', { class: 'hush' }, `Use of ${host.name} by node`), h('thead', {}, h('tr', {}, ...['Node', 'In use', 'Granted', 'Waiting', 'Admitted', 'Refused', 'Refused/s'].map((name, i) => h('th', { scope: 'col', class: i ? 'num' : '' }, name)))), nodes)),
       h('div', { class: 'pane' }, list))));
   tr.update = ({ host: x }) => {
     keyed(nodes, Object.keys(x.data.nodes).sort().map((n) => ({ node: n, x })), (r) => r.node, makeNode);
