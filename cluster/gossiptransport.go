@@ -21,6 +21,7 @@ type gossipTransport struct {
 	*memberlist.NetTransport
 	life       context.Context
 	cancel     context.CancelFunc
+	bound      netip.AddrPort
 	everywhere bool // bound to every IPv6 address
 }
 
@@ -50,7 +51,8 @@ func listenGossip(addr string, logger *log.Logger) (*gossipTransport, error) {
 	for range tries {
 		if inner, err = memberlist.NewNetTransport(conf); err == nil {
 			life, cancel := context.WithCancel(context.Background())
-			return &gossipTransport{NetTransport: inner, life: life, cancel: cancel, everywhere: ip == netip.IPv6Unspecified()}, nil
+			bound := netip.AddrPortFrom(ip, uint16(inner.GetAutoBindPort()))
+			return &gossipTransport{NetTransport: inner, life: life, cancel: cancel, bound: bound, everywhere: ip == netip.IPv6Unspecified()}, nil
 		}
 	}
 	if probeBind(addr) {

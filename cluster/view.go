@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"net/http"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -34,6 +35,12 @@ type Peer struct {
 
 // RPCAddr is what others dial to reach this node's rpc port.
 func (c *Cluster) RPCAddr() string { return c.mux.self }
+
+// Listening is what the node's rpc and gossip ports are bound to; an unspecified address is every one of the machine's.
+func (c *Cluster) Listening() (rpc, gossip netip.AddrPort) {
+	rpc, _ = netip.ParseAddrPort(c.mux.listener.Addr().String()) // the zero value is no TCP listener, of which tests alone have any
+	return netip.AddrPortFrom(rpc.Addr().Unmap(), rpc.Port()), c.transport.bound
+}
 
 // GossipAddr is what others join, after Start.
 func (c *Cluster) GossipAddr() string { return c.gossip.gossipIP.String() }

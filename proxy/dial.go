@@ -27,10 +27,11 @@ const minDialShare = 2 * time.Second
 func (f *flow) dial() error {
 	s, policy := f.srv, f.srv.policy.Load()
 	if f.target.Addr.IsValid() {
-		if !policy.allowsDestination(f.target.Addr) {
+		addr := netip.AddrPortFrom(f.target.Addr.Unmap(), f.target.Port)
+		if !s.allows(policy, addr) {
 			return errProhibited
 		}
-		return f.connect(netip.AddrPortFrom(f.target.Addr.Unmap(), f.target.Port), f.since.Add(policy.DialTimeout))
+		return f.connect(addr, f.since.Add(policy.DialTimeout))
 	}
 	deadline := time.Now().Add(policy.DialTimeout)
 	addrs, err := s.resolve((*waiting)(f), f.target.Host, deadline)
@@ -38,11 +39,12 @@ func (f *flow) dial() error {
 		return err
 	}
 	err = errProhibited
-	for i, addr := range addrs {
-		if !policy.allowsDestination(addr) {
+	for i, ip := range addrs {
+		addr := netip.AddrPortFrom(ip, f.target.Port)
+		if !s.allows(policy, addr) {
 			continue
 		}
-		err = f.connect(netip.AddrPortFrom(addr, f.target.Port), shareOf(deadline, len(addrs)-i))
+		err = f.connect(addr, shareOf(deadline, len(addrs)-i))
 		if err == nil || f.endCause() != nil || time.Now().After(deadline) {
 			break
 		}

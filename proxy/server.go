@@ -40,6 +40,7 @@ type Server struct {
 	status    string // the node in Proxy-Status
 	pseudonym string // the node in Via
 	policy    atomic.Pointer[Policy]
+	forbidden atomic.Pointer[forbidden]
 	gate      *gate
 	admitter  Admitter
 	resolver  Resolver

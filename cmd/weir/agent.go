@@ -89,6 +89,8 @@ type agent struct {
 	leave context.CancelFunc // asks to leave
 	asked context.Context    // is done once somebody has
 
+	portsChanged chan struct{} // of capacity 1: for guardOwnPorts
+
 	applying sync.Mutex // settings; held before mu
 
 	mu          sync.Mutex
@@ -107,6 +109,7 @@ func runAgent(ctx context.Context, src source) error {
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	defer signal.Stop(signals)
 	a := &agent{source: src, cfg: cfg, log: newLogger(cfg.Log), fatal: make(chan error, 8), events: api.NewEventLog(cfg.Name)}
+	a.portsChanged = make(chan struct{}, 1)
 	a.asked, a.leave = context.WithCancel(context.Background())
 	defer a.leave()
 	if err := a.build(); err != nil {
@@ -180,6 +183,8 @@ func (a *agent) run(ctx context.Context, signals <-chan os.Signal) error {
 			}
 		})
 	}
+	a.forbidOwnPorts(ctx)
+	part("own ports", func() error { a.guardOwnPorts(ctx); return nil })
 	part("users", func() error { a.watchUsers(ctx); return nil })
 	part("lease", func() error { return a.manager.Run(ctx) })
 	part("proxy", func() error { return a.proxy.Serve(a.proxyListener) })

@@ -293,6 +293,7 @@ func (a *agent) reloadSettings() (*config.Config, api.Reloaded, error) {
 	a.mu.Lock()
 	a.cfg = &cfg
 	a.mu.Unlock()
+	a.checkOwnPorts()
 	return &cfg, api.Reloaded{Applied: live, NeedRestart: restart}, nil
 }
 
@@ -350,6 +351,7 @@ func (a *agent) memberChanged(m cluster.Member) {
 			a.leases.Left(m.SessionLeft)
 		}
 	}
+	a.checkOwnPorts()
 	a.checkAgreement()
 }
 
