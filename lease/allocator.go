@@ -42,17 +42,18 @@ const (
 // per connection falls as load rises. After an entry that changed much, the next waits a moment for more (gather): who asks now is not
 // alone, and an entry costs all servers a write to their disks.
 type Allocator struct {
-	term   uint64
-	ttl    time.Duration
-	turn   time.Duration
-	commit time.Duration    // moving average
-	peers  map[uint64]*peer // open sessions by id
-	order  []*peer          // the same, by id
-	conns  map[uint64]*peer // by stream
-	keys   map[fsm.Key]*contest
-	dirty  []*contest
-	review []*contest // to be decided anew when there is time, some at once
-	rests  map[fsm.Key]rest
+	term     uint64
+	ttl      time.Duration
+	turn     time.Duration
+	commit   time.Duration    // moving average
+	peers    map[uint64]*peer // open sessions by id
+	order    []*peer          // the same, by id
+	conns    map[uint64]*peer // by stream
+	keys     map[fsm.Key]*contest
+	contests []*contest // the same, in an order that depends on what came in alone
+	dirty    []*contest
+	review   []*contest // to be decided anew when there is time, some at once
+	rests    map[fsm.Key]rest
 
 	batch    uint64
 	inflight fsm.Command
@@ -122,6 +123,7 @@ type peer struct {
 // contest is what is known of a key that somebody wants or holds.
 type contest struct {
 	key            fsm.Key
+	index          int       // among the contests
 	demands        []*demand // by session id
 	dirty          bool
 	wake           time.Duration // to be planned again at this time; 0: only when something happens
@@ -489,10 +491,20 @@ func sortedDemands(m map[fsm.Key]*demand) []*demand {
 func (a *Allocator) contest(key fsm.Key) *contest {
 	c := a.keys[key]
 	if c == nil {
-		c = &contest{key: key}
+		c = &contest{key: key, index: len(a.contests)}
 		a.keys[key] = c
+		a.contests = append(a.contests, c)
 	}
 	return c
+}
+
+func (a *Allocator) forget(c *contest) {
+	delete(a.keys, c.key)
+	last := len(a.contests) - 1
+	a.contests[c.index] = a.contests[last]
+	a.contests[c.index].index = c.index
+	a.contests[last] = nil
+	a.contests = a.contests[:last]
 }
 
 func (a *Allocator) demandOf(p *peer, key fsm.Key) *demand {
@@ -537,17 +549,7 @@ func (a *Allocator) LimitsChanged(st *fsm.State) {
 			a.send(p.conn, a.limits)
 		}
 	}
-	a.review = a.contests()
-}
-
-// contests lists all, by key.
-func (a *Allocator) contests() []*contest {
-	all := make([]*contest, 0, len(a.keys))
-	for _, c := range a.keys {
-		all = append(all, c)
-	}
-	slices.SortFunc(all, func(x, y *contest) int { return x.key.Compare(y.key) })
-	return all
+	a.review = slices.Clone(a.contests)
 }
 
 // expiry is the earliest moment at which a session may be ended without its consent.
@@ -714,7 +716,7 @@ func (a *Allocator) tidy(c *contest) {
 		}
 	}
 	if len(c.demands) == 0 && !c.dirty && c.wake == 0 {
-		delete(a.keys, c.key)
+		a.forget(c)
 	}
 }
 
@@ -860,7 +862,7 @@ func (a *Allocator) Health(node string, dead bool) (p *peer, news bool) {
 		return p, false
 	}
 	p.dead = dead
-	a.review = a.contests()
+	a.review = slices.Clone(a.contests)
 	return p, true
 }
 

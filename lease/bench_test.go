@@ -3,11 +3,14 @@ package lease
 import (
 	"context"
 	"fmt"
+	"runtime"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sys/unix"
 
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease/leasepb"
@@ -89,17 +92,17 @@ func BenchmarkAdmitAmongHosts(b *testing.B) {
 
 // busyLeader is a leader with some nodes, each of which has connections to some of the hosts, up to a limit that leaves
 // room for more.
-func busyLeader(b *testing.B, nodes, hosts, holders int) (a *Allocator, st *fsm.State, commit func()) {
+func busyLeader(b *testing.B, nodes, hosts, holders int) (a *Allocator, st *fsm.State, apply func(fsm.Command) fsm.Result) {
 	st = fsm.NewState()
 	index := uint64(0)
-	apply := func(c fsm.Command) fsm.Result {
+	apply = func(c fsm.Command) fsm.Result {
 		index++
 		return st.Apply(index, 2, c)
 	}
 	apply(&fsm.Init{ClusterID: "test", TTL: 10 * time.Second, Limits: []fsm.Limit{limit(b, "*.example.com", 100, fsm.Queue{})}})
 	a = NewAllocator(0, 2, st)
 	now := time.Second
-	commit = func() {
+	commit := func() {
 		a.Tick(now)
 		for cmd := a.Next(now, st); cmd != nil; cmd = a.Next(now, st) {
 			a.Applied(now, st, apply(cmd))
@@ -116,7 +119,7 @@ func busyLeader(b *testing.B, nodes, hosts, holders int) (a *Allocator, st *fsm.
 		a.update(now, uint64(i+1), &leasepb.Update{Demands: useOf(nodes, hosts, holders, i, 1), LimitsIndex: st.Table().Index})
 		commit()
 	}
-	return a, st, commit
+	return a, st, apply
 }
 
 // useOf is what node i reports: each host is in use on some nodes.
@@ -155,4 +158,72 @@ func BenchmarkAllocatorRound(b *testing.B) {
 			a.adjust(now, st)
 		}
 	}
+}
+
+// A wildcard's limit is lowered and raised over 100,000 hosts with slots. Admissions of held slots follow by themselves; all else waits
+// for the longest time for which the core of the node, or of the leader of three nodes, is busy with it without a pause: µs-stall, the
+// median over the changes.
+func BenchmarkWildcardChange(b *testing.B) {
+	const hosts, nodes = 100_000, 3
+	table := func(index uint64) *fsm.Table {
+		n := 1000 + int64(index%2)*500
+		return fsm.NewTable(index, 1, []fsm.Limit{limit(b, "*.example.com", n, fsm.Queue{})})
+	}
+	b.Run("node", func(b *testing.B) {
+		m, _ := heldSlots(b, hosts)
+		index, stalls := uint64(1), []time.Duration{}
+		for b.Loop() {
+			index++
+			next := table(index)
+			longest := busy(func() { m.do(func(now time.Duration) { m.node.setLimits(now, next) }) })
+			for len(m.node.regoverning) > 0 {
+				longest = max(longest, busy(func() { m.do(func(now time.Duration) { m.node.Tick(now, m.cfg.Clock.Wall()) }) }))
+			}
+			stalls = append(stalls, longest)
+		}
+		reportStall(b, stalls)
+	})
+	b.Run("leader", func(b *testing.B) {
+		a, st, apply := busyLeader(b, nodes, hosts, nodes)
+		stalls, n := []time.Duration{}, int64(0)
+		now := 2 * time.Second
+		for b.Loop() {
+			n++
+			apply(&fsm.PutLimit{Limit: limit(b, "*.example.com", 1000+n%2*500, fsm.Queue{})})
+			longest := busy(func() { a.LimitsChanged(st) })
+			for more := true; more; {
+				now += time.Millisecond
+				var cmd fsm.Command
+				longest = max(longest, busy(func() { a.Tick(now); cmd = a.Next(now, st); a.Take() }))
+				if more = cmd != nil || len(a.review)+len(a.dirty) > 0; cmd != nil {
+					res := apply(cmd)
+					longest = max(longest, busy(func() { a.Applied(now, st, res) }))
+				}
+			}
+			stalls = append(stalls, longest)
+		}
+		reportStall(b, stalls)
+	})
+}
+
+// busy is the processor time that f takes: what others do on the machine meanwhile does not stall it for long, and is not meant.
+func busy(f func()) time.Duration {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	began := threadTime()
+	f()
+	return threadTime() - began
+}
+
+func threadTime() time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts); err != nil {
+		panic(err)
+	}
+	return time.Duration(ts.Nano())
+}
+
+func reportStall(b *testing.B, stalls []time.Duration) {
+	slices.Sort(stalls)
+	b.ReportMetric(float64(stalls[len(stalls)/2].Microseconds()), "µs-stall")
 }

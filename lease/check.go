@@ -103,7 +103,13 @@ func (a *Allocator) Check() error {
 			return fmt.Errorf("stream %d and its session disagree", conn)
 		}
 	}
+	if len(a.contests) != len(a.keys) {
+		return fmt.Errorf("%d keys are listed, and %d known", len(a.contests), len(a.keys))
+	}
 	for key, c := range a.keys {
+		if a.contests[c.index] != c {
+			return fmt.Errorf("%s is not where the list has it", key)
+		}
 		for i, d := range c.demands {
 			if d.peer.demands[key] != d || i > 0 && c.demands[i-1].peer.ID >= d.peer.ID {
 				return fmt.Errorf("a demand for %s is not in its place", key)

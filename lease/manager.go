@@ -60,6 +60,7 @@ type Manager struct {
 	kick    chan struct{} // something is to be sent
 	alarm   chan struct{} // the time must be looked at earlier than planned
 	wakeAt  time.Duration // when it is planned
+	ticked  time.Duration // when it was looked at last
 	hint    string
 }
 
@@ -71,6 +72,7 @@ func NewManager(cfg ManagerConfig) *Manager {
 		changed: make(chan struct{}),
 		kick:    make(chan struct{}, 1),
 		alarm:   make(chan struct{}, 1),
+		ticked:  cfg.Clock.Now(),
 	}
 	return m
 }
@@ -279,7 +281,7 @@ func (m *Manager) keepTime(ctx context.Context) {
 		m.do(func(now time.Duration) {
 			m.node.Tick(now, m.cfg.Clock.Wall())
 			wait = min(max(m.node.NextWake(now)-now, minTick), tickEvery)
-			m.wakeAt = now + wait
+			m.wakeAt, m.ticked = now+wait, now
 		})
 		timer.Reset(wait)
 	}
@@ -409,6 +411,14 @@ func (m *Manager) Session() SessionStatus {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.node.Session(m.cfg.Clock.Now())
+}
+
+// Late is for how long the Manager has not looked at the clock. While it runs, that is a quarter of a second at most on a machine
+// that is not overloaded: more says that it is stuck.
+func (m *Manager) Late() time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.cfg.Clock.Now() - m.ticked
 }
 
 // Hosts lists the use of every host that this node knows, by name.
