@@ -82,6 +82,7 @@ type agent struct {
 	reclaims reclaims
 	timings  timings
 	keeper   *limitsKeeper // nil without a data directory
+	notify   *notifier
 
 	proxyListener, apiListener net.Listener
 
@@ -112,6 +113,8 @@ func runAgent(ctx context.Context, src source) error {
 	a.portsChanged = make(chan struct{}, 1)
 	a.asked, a.leave = context.WithCancel(context.Background())
 	defer a.leave()
+	a.notify = newNotifier(os.Getenv, os.Getpid(), a.log)
+	defer a.notify.close()
 	if err := a.build(); err != nil {
 		return errors.Join(err, a.abandon())
 	}
@@ -193,7 +196,9 @@ func (a *agent) run(ctx context.Context, signals <-chan os.Signal) error {
 		"proxy", a.proxyListener.Addr().String(), "api", a.apiListener.Addr().String(),
 		"rpc", a.members.RPCAddr(), "gossip", a.members.GossipAddr())
 
+	a.notify.ready()
 	why := a.wait(ctx, signals)
+	a.notify.stopping(a.drainTimeout())
 	stopped := make(chan error, 1)
 	go func() {
 		stopped <- a.shutdown(why == nil || errors.Is(why, errLeave), errors.Is(why, errLeave))
@@ -222,7 +227,11 @@ func (a *agent) wait(ctx context.Context, signals <-chan os.Signal) error {
 				a.log.Info("stopping: draining first; a second signal stops at once", "signal", s.String())
 				return nil
 			}
+			a.notify.reloading()
 			a.reloadOnSignal(ctx)
+			a.notify.ready()
+		case <-a.notify.due():
+			a.pulse()
 		}
 	}
 }
@@ -248,6 +257,8 @@ func (a *agent) finish(why error, signals <-chan os.Signal, stopped <-chan error
 			if s != syscall.SIGHUP {
 				return fmt.Errorf("stopped at once by a second signal (%v): connections were cut", s)
 			}
+		case <-a.notify.due():
+			a.notify.alive(0, "stopping") // how long it may take is bounded, here and by the service manager
 		}
 	}
 }
@@ -263,8 +274,8 @@ const (
 func (a *agent) shutdown(graceful, leave bool) error {
 	a.mu.Lock()
 	a.leaving = true
-	drain := a.cfg.Proxy.DrainTimeout
 	a.mu.Unlock()
+	drain := a.drainTimeout()
 	if !graceful {
 		drain = 0
 	}
@@ -287,6 +298,12 @@ func (a *agent) shutdown(graceful, leave bool) error {
 		a.keeper.wait(ctx)
 	}
 	return errors.Join(append(errs, a.data.Close())...)
+}
+
+func (a *agent) drainTimeout() time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.cfg.Proxy.DrainTimeout
 }
 
 // goodbye gives the session back and, where asked to, takes the server out of the Raft configuration.
