@@ -62,7 +62,14 @@ func call[T any](f *clientFlags, cmd *cobra.Command, ask func(context.Context, *
 }
 
 func ask1[T any](f *clientFlags, cmd *cobra.Command, c *api.Client, ask func(context.Context, *api.Client) (T, error), show func(T) error) error {
-	ctx, cancel := context.WithTimeout(cmd.Context(), callTimeout)
+	return askWithin(callTimeout, f, cmd, c, ask, show)
+}
+
+// askWithin is ask1 for what may take longer than other calls.
+func askWithin[T any](most time.Duration, f *clientFlags, cmd *cobra.Command, c *api.Client,
+	ask func(context.Context, *api.Client) (T, error), show func(T) error,
+) error {
+	ctx, cancel := context.WithTimeout(cmd.Context(), most)
 	defer cancel()
 	asked := c
 	if f.json {

@@ -1,0 +1,227 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/weirproxy/weir/api"
+	"github.com/weirproxy/weir/fsm"
+)
+
+// snapshotTimeout bounds a snapshot's way over the network: a gigabyte at some 2 MB/s.
+const snapshotTimeout = 10 * time.Minute
+
+func newSnapshotCommand(p *process) *cobra.Command {
+	cmd := newGroup("snapshot", "Save, restore and look into the cluster's state")
+	cmd.Example = `  weir snapshot save weir.snap
+  weir snapshot inspect weir.snap
+  weir snapshot restore weir.snap`
+	f := addClientFlags(p, cmd)
+	cmd.AddCommand(newSnapshotSaveCommand(f), newSnapshotRestoreCommand(f), newSnapshotInspectCommand(f))
+	return cmd
+}
+
+func newSnapshotSaveCommand(f *clientFlags) *cobra.Command {
+	return &cobra.Command{
+		Use:   "save FILE",
+		Short: "Save the cluster's state to a file",
+		Long: `Save the cluster's limits, sessions and grants to FILE, from any node. FILE takes its place once the snapshot is there
+as a whole and its checksum is verified; one that was there is replaced then, and left alone if anything fails. Only its
+owner may read it.`,
+		Example: `  weir snapshot save /var/backups/weir.snap`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := f.client(cmd)
+			if err != nil {
+				return err
+			}
+			defer c.CloseIdle()
+			ctx, cancel := context.WithTimeout(cmd.Context(), snapshotTimeout)
+			defer cancel()
+			var s *fsm.Summary
+			err = replaceFile(args[0], func(file *os.File) (err error) {
+				if _, err = c.SaveSnapshot(ctx, file); err != nil {
+					return explain(c, err)
+				}
+				s, err = readSummary(file)
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			if f.json {
+				return writeJSON(cmd.OutOrStdout(), describeSnapshot(s))
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "Saved to %s: %s up to index %d, %d bytes.\n", printable(args[0]), count(len(s.Limits), "limit"), s.Index, s.Bytes)
+			return err
+		},
+	}
+}
+
+func newSnapshotRestoreCommand(f *clientFlags) *cobra.Command {
+	return &cobra.Command{
+		Use:   "restore FILE",
+		Short: "Make the cluster's limits those of a snapshot",
+		Long: `Make the cluster's limits those of the snapshot in FILE: those that were set through the API, and those of the config until
+the next reload. Nothing else changes: who holds which slots is the running cluster's, and so are settings such as the ttl.`,
+		Example: `  weir snapshot restore /var/backups/weir.snap`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			file, err := os.Open(args[0])
+			if err != nil {
+				return err
+			}
+			defer file.Close()
+			if _, err := readSummary(file); err != nil {
+				return fmt.Errorf("%s: %w", args[0], err)
+			}
+			c, err := f.client(cmd)
+			if err != nil {
+				return err
+			}
+			defer c.CloseIdle()
+			ask := func(ctx context.Context, c *api.Client) (api.SnapshotRestored, error) { return c.RestoreSnapshot(ctx, file) }
+			return askWithin(snapshotTimeout, f, cmd, c, ask, func(r api.SnapshotRestored) error {
+				_, err := fmt.Fprintf(cmd.OutOrStdout(), "Restored %s at index %d: %d added, %d changed, %d removed.\n",
+					count(r.Limits, "limit"), r.Index, r.Added, r.Changed, r.Removed)
+				return err
+			})
+		},
+	}
+}
+
+func newSnapshotInspectCommand(f *clientFlags) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "inspect FILE",
+		Short:   "Verify a snapshot and show what it holds, without a cluster",
+		Example: `  weir snapshot inspect /var/backups/weir.snap`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			file, err := os.Open(args[0])
+			if err != nil {
+				return err
+			}
+			defer file.Close()
+			s, err := readSummary(file)
+			if err != nil {
+				return fmt.Errorf("%s: %w", args[0], err)
+			}
+			if f.json {
+				return writeJSON(cmd.OutOrStdout(), describeSnapshot(s))
+			}
+			return showSnapshot(cmd.OutOrStdout(), describeSnapshot(s))
+		},
+	}
+	return cmd
+}
+
+// snapshotInfo is what inspect tells.
+type snapshotInfo struct {
+	Version   int               `json:"version"`
+	Bytes     int64             `json:"bytes"`
+	Index     uint64            `json:"index"`
+	Term      uint64            `json:"term"` // in which grants were last changed
+	ClusterID string            `json:"cluster_id"`
+	TTL       api.Duration      `json:"ttl"`
+	Limits    []api.Limit       `json:"limits"` // both layers
+	Sessions  []snapshotSession `json:"sessions"`
+}
+
+type snapshotSession struct {
+	ID    uint64 `json:"id"`
+	Node  string `json:"node"`
+	Hosts int    `json:"hosts"` // of which it holds slots
+	Slots int64  `json:"slots"`
+}
+
+func describeSnapshot(s *fsm.Summary) snapshotInfo {
+	info := snapshotInfo{
+		Version: s.Version, Bytes: s.Bytes, Index: s.Index, Term: s.GrantTerm, ClusterID: s.ClusterID, TTL: api.Duration(s.TTL),
+		Limits: []api.Limit{}, Sessions: []snapshotSession{},
+	}
+	for i := range s.Limits {
+		info.Limits = append(info.Limits, api.LimitOf(&s.Limits[i]))
+	}
+	for _, one := range s.Sessions {
+		info.Sessions = append(info.Sessions, snapshotSession{ID: one.ID, Node: one.Node, Hosts: one.Keys, Slots: one.Slots})
+	}
+	return info
+}
+
+func showSnapshot(w io.Writer, s snapshotInfo) error {
+	facts := table{}
+	facts.add("Version", strconv.Itoa(s.Version))
+	facts.add("Bytes", strconv.FormatInt(s.Bytes, 10))
+	facts.add("Index", strconv.FormatUint(s.Index, 10))
+	facts.add("Term", strconv.FormatUint(s.Term, 10))
+	facts.add("Cluster", orDash(s.ClusterID))
+	facts.add("TTL", s.TTL.String())
+	facts.add("Limits", strconv.Itoa(len(s.Limits)))
+	facts.add("Sessions", strconv.Itoa(len(s.Sessions)))
+	if err := facts.write(w); err != nil {
+		return err
+	}
+	if len(s.Limits) > 0 {
+		fmt.Fprintln(w) // what can't be written is told by the next write
+		if err := showLimits(w, s.Limits); err != nil {
+			return err
+		}
+	}
+	if len(s.Sessions) == 0 {
+		return nil
+	}
+	fmt.Fprintln(w)
+	sessions := table{header: []string{"NODE", "-SESSION", "-HOSTS", "-SLOTS"}}
+	for _, one := range s.Sessions {
+		sessions.add(one.Node, strconv.FormatUint(one.ID, 10), strconv.Itoa(one.Hosts), strconv.FormatInt(one.Slots, 10))
+	}
+	return sessions.write(w)
+}
+
+// readSummary reads a snapshot from the file's beginning, and leaves the file there.
+func readSummary(file *os.File) (*fsm.Summary, error) {
+	if _, err := file.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	s, err := fsm.ReadSummary(file)
+	if err != nil {
+		return nil, err
+	}
+	_, err = file.Seek(0, io.SeekStart)
+	return s, err
+}
+
+// replaceFile has fill write a file, which only its owner may read, and puts it at path once it is on disk.
+func replaceFile(path string, fill func(*os.File) error) (err error) {
+	file, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // with mode 0600
+	if err != nil {
+		return err
+	}
+	err = errors.Join(fill(file), file.Sync(), file.Close())
+	if err == nil {
+		err = os.Rename(file.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(file.Name()))
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+func writeJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}
