@@ -1,0 +1,115 @@
+package e2e
+
+import (
+	"fmt"
+	"net"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// serviceManager hears what a node tells systemd.
+type serviceManager struct {
+	socket string
+
+	mu   sync.Mutex
+	told []string
+}
+
+func newServiceManager(t *testing.T) *serviceManager {
+	t.Helper()
+	m := &serviceManager{socket: filepath.Join(t.TempDir(), "notify")}
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: m.socket, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		b := make([]byte, 4096)
+		for {
+			n, err := conn.Read(b)
+			if err != nil {
+				return
+			}
+			m.mu.Lock()
+			m.told = append(m.told, string(b[:n]))
+			m.mu.Unlock()
+		}
+	}()
+	t.Cleanup(func() { _ = conn.Close(); <-done })
+	return m
+}
+
+// count is how many messages have begun with what.
+func (m *serviceManager) count(what string) (n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, message := range m.told {
+		if strings.HasPrefix(message, what) {
+			n++
+		}
+	}
+	return n
+}
+
+// order are the messages' first lines, signs of life left out.
+func (m *serviceManager) order() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var firsts []string
+	for _, message := range m.told {
+		first, _, _ := strings.Cut(message, "\n")
+		if first != "WATCHDOG=1" {
+			firsts = append(firsts, first)
+		}
+	}
+	return strings.Join(firsts, " ")
+}
+
+// await waits until n messages have begun with what.
+func (m *serviceManager) await(t *testing.T, what string, n int) {
+	t.Helper()
+	eventually(t, 10*time.Second, what, func() error {
+		if got := m.count(what); got < n {
+			return fmt.Errorf("told %d times, want %d", got, n)
+		}
+		return nil
+	})
+}
+
+// TestServiceManagerIsTold: systemd hears of the start, of signs of life, of reloads, and of the end; a frozen node gives no signs.
+func TestServiceManagerIsTold(t *testing.T) {
+	t.Parallel()
+	m := newServiceManager(t)
+	c := startCluster(t, shape{names: []string{"a"}, prepare: func(n *node) {
+		n.env = []string{"NOTIFY_SOCKET=" + m.socket, "WATCHDOG_USEC=100000"}
+	}})
+	n := c.nodes[0]
+	m.await(t, "READY=1", 1)
+	m.await(t, "WATCHDOG=1\nSTATUS=session live", 3)
+
+	n.signal(t, syscall.SIGSTOP)
+	quiet := -1
+	eventually(t, 10*time.Second, "a frozen node is silent", func() error {
+		before := quiet
+		measure(500 * time.Millisecond) // five signs would be due
+		if quiet = m.count("WATCHDOG=1"); quiet != before {
+			return fmt.Errorf("%d signs of life, then %d", before, quiet)
+		}
+		return nil
+	})
+	n.signal(t, syscall.SIGCONT)
+	m.await(t, "WATCHDOG=1", quiet+2)
+
+	n.signal(t, syscall.SIGHUP)
+	m.await(t, "RELOADING=1\nMONOTONIC_USEC=", 1)
+	m.await(t, "READY=1", 2)
+	n.terminate(t)
+	if got, want := m.order(), "READY=1 RELOADING=1 READY=1 STOPPING=1"; got != want {
+		t.Errorf("the service manager was told %s; want %s", got, want)
+	}
+}
