@@ -209,6 +209,11 @@ bb    10.0.0.2:8082  no     -       bb.34cd
 		{"raft remove", "DELETE /v1/raft/peers/c", `{"removed":"c"}`, []string{"raft", "remove", "c"}, "\nc is removed\n"},
 		{"raft transfer", "POST /v1/raft/transfer", `{"from":"a"}`, []string{"raft", "transfer"}, "\na has handed leadership to another server\n"},
 		{"raft transfer to", "POST /v1/raft/transfer", `{"from":"a","to":"b"}`, []string{"raft", "transfer", "b"}, "\na has handed leadership to b\n"},
+		{"names of wide and of turning characters", "GET /v1/raft/peers", `{"peers":[{"name":"世界","address":"x:1"},{"name":"a\u202e","address":"y:1"}]}`, []string{"raft", "peers"}, `
+NAME  ADDRESS  VOTER  LEADER  ID
+世界  x:1      no     -
+a?    y:1      no     -
+`},
 		{"a name that steers the terminal", "DELETE /v1/raft/peers/c", `{"removed":"c\u001b[2J"}`, []string{"raft", "remove", "c"}, "\nc?[2J is removed\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -365,6 +370,11 @@ func TestExitCodes(t *testing.T) {
 		{"limits apply /no/such/file.hcl", 1, "/no/such/file.hcl"},
 		{"hosts --sort size", 2, "--sort is one of"},
 		{"hosts --limit -5", 2, "--limit"},
+		{"hosts --watch --interval 1ms", 2, "--interval is from 100ms to 1h"},
+		{"top --sort size", 2, "--sort is one of"},
+		{"top --interval 2h", 2, "--interval is from 100ms to 1h"},
+		{"top --json", 2, "weir nodes --json"},
+		{"top --addr http://127.0.0.1:1", 1, "no node answers at http://127.0.0.1:1 "},
 		{"raft remove", 2, "1 arg"},
 		{"exec", 2, "missing"},
 		{"exec --proxy ftp://x -- true", 2, "not a proxy's URL"},
@@ -449,11 +459,10 @@ func TestWatch(t *testing.T) {
 	if strings.Count(plain, "HOST") != 2 || !strings.Contains(plain, "Error: busy") || strings.Contains(plain, "\x1b") {
 		t.Errorf("%q", plain)
 	}
-	terminal := testProcess()
-	terminal.rows = func() (int, bool) { return 2, true }
-	drawn := watch(terminal, []string{one, two})
-	if !strings.HasPrefix(drawn, "\x1b[2J\x1b[HHOST") || strings.Count(drawn, "\x1b[H") != 2 || strings.Contains(drawn, "free.org") {
-		t.Errorf("%q", drawn)
+	dumb := testProcess("TERM=dumb")
+	dumb.rows = func() (int, bool) { return 24, true }
+	if plain := watch(dumb, []string{one, two}, "--interval", "100ms"); strings.Count(plain, "HOST") != 2 || strings.Contains(plain, "\x1b") {
+		t.Errorf("%q", plain)
 	}
 	if raw := watch(testProcess(), []string{one, two}, "--json"); raw != one+"\n"+two+"\n" {
 		t.Errorf("%q", raw)
@@ -561,6 +570,7 @@ func TestCompletion(t *testing.T) {
 		"hosts --sort ":     "waiting",
 		"limits get done ":  ":4", // nothing, and no files
 		"limits ":           "apply",
+		"top --sort ":       "granted",
 		"hosts --addr ftp ": ":4",
 	} {
 		_, stdout, _ := f.weir(testProcess(), append([]string{"__complete"}, strings.Split(args, " ")...)...)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -16,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/weirproxy/weir/api"
+	"github.com/weirproxy/weir/cmd/weir/top"
 )
 
 func newHostsCommand(p *process) *cobra.Command {
@@ -25,8 +27,8 @@ func newHostsCommand(p *process) *cobra.Command {
 		Long: `Show how many connections to each host are open, granted to nodes and waited for, over the whole cluster.
 With a HOST, show it for each node, and the limit that applies, also when nobody uses the host yet.
 
-With --watch the table is refreshed in place every second; where standard output is no terminal, each one is
-printed below the last. Ctrl-C ends it.`,
+With --watch it is shown on the terminal, as weir top shows it, until a key ends it. Where standard output is no
+terminal, or TERM is dumb, one table after the other is printed; Ctrl-C ends it.`,
 		Example: `  weir hosts
   weir hosts api.example.com
   weir hosts --watch --sort in_use --limit 20
@@ -37,20 +39,29 @@ printed below the last. Ctrl-C ends it.`,
 	cmd.ValidArgsFunction = f.complete(hostNames)
 	var q api.HostQuery
 	var watch bool
-	cmd.Flags().BoolVar(&watch, "watch", false, "go on showing it, once a second")
+	var interval time.Duration
+	cmd.Flags().BoolVar(&watch, "watch", false, "go on showing it")
+	addIntervalFlag(p, cmd, &interval)
 	cmd.Flags().StringVar(&q.Prefix, "prefix", "", "only hosts that begin with this `text`")
 	cmd.Flags().StringVar(&q.Sort, "sort", "", "by `field`: host, in_use, granted, waiting, admitted_total or rejected_total (default host)")
 	cmd.Flags().IntVar(&q.Limit, "limit", 0, "show at most this `number` (default 1000)")
 	cmd.Flags().StringVar(&q.After, "after", "", "go on behind the `host` that an earlier list ended with")
-	orders := []string{"host", "in_use", "granted", "waiting", "admitted_total", "rejected_total"}
 	// Fails only for a flag that isn't there.
-	_ = cmd.RegisterFlagCompletionFunc("sort", cobra.FixedCompletions(orders, cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("sort", cobra.FixedCompletions(top.Sorts(), cobra.ShellCompDirectiveNoFileComp))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if q.Sort != "" && !slices.Contains(orders, q.Sort) {
-			return usagef(cmd, "--sort is one of %s, not %q", strings.Join(orders, ", "), q.Sort)
+		o := top.Options{HostList: true, Prefix: q.Prefix, Sort: cmp.Or(q.Sort, "host"), Limit: q.Limit, Interval: interval}
+		if err := checkView(cmd, o); err != nil {
+			return err
 		}
 		if q.Limit < 0 {
 			return usagef(cmd, "--limit is above 0, not %d", q.Limit)
+		}
+		if watch && !f.json && p.draws() {
+			if q.After != "" {
+				return usagef(cmd, "--after is for one table: what --watch shows scrolls")
+			}
+			o.Host = strings.Join(args, "")
+			return showTop(f, cmd, o)
 		}
 		c, err := f.client(cmd)
 		if err != nil {
@@ -64,7 +75,11 @@ printed below the last. Ctrl-C ends it.`,
 		ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt)
 		defer stop()
 		cmd.SetContext(ctx)
-		return watchHosts(ctx, p, cmd.OutOrStdout(), f.json, show)
+		errs := cmd.OutOrStdout()
+		if f.json {
+			errs = cmd.ErrOrStderr()
+		}
+		return watchHosts(ctx, interval, cmd.OutOrStdout(), errs, f.json, show)
 	}
 	return cmd
 }
@@ -91,10 +106,8 @@ func showHosts(f *clientFlags, cmd *cobra.Command, c *api.Client, q api.HostQuer
 	return writeHosts(w, hosts)
 }
 
-// watchHosts shows again and again until ctx ends. A node that doesn't answer may come back, so that is shown too.
-func watchHosts(ctx context.Context, p *process, w io.Writer, raw bool, show func(io.Writer) error) error {
-	rows, inPlace := p.rows()
-	inPlace = inPlace && !raw
+// watchHosts prints again and again until ctx ends. A node that doesn't answer may come back, so that is printed too.
+func watchHosts(ctx context.Context, interval time.Duration, w, errs io.Writer, raw bool, show func(io.Writer) error) error {
 	for first := true; ; first = false {
 		var b bytes.Buffer
 		err := show(&b)
@@ -104,12 +117,9 @@ func watchHosts(ctx context.Context, p *process, w io.Writer, raw bool, show fun
 		if err != nil && first {
 			return err
 		}
-		if err != nil {
-			fmt.Fprintf(&b, "Error: %s\n", printable(err.Error()))
-		}
 		switch {
-		case inPlace:
-			err = redraw(w, b.String(), rows, first)
+		case err != nil:
+			_, err = fmt.Fprintf(errs, "%s Error: %s\n", time.Now().Format(time.TimeOnly), printable(err.Error()))
 		case raw:
 			_, err = w.Write(b.Bytes())
 		default:
@@ -118,7 +128,7 @@ func watchHosts(ctx context.Context, p *process, w io.Writer, raw bool, show fun
 		if err != nil {
 			return err
 		}
-		t := time.NewTimer(p.tick)
+		t := time.NewTimer(interval)
 		select {
 		case <-t.C:
 		case <-ctx.Done():
@@ -126,26 +136,6 @@ func watchHosts(ctx context.Context, p *process, w io.Writer, raw bool, show fun
 			return nil
 		}
 	}
-}
-
-// redraw writes text over the screen, line by line, so that nothing flickers; what doesn't fit is left out.
-func redraw(w io.Writer, text string, rows int, first bool) error {
-	const home, clear, clearLine, clearBelow = "\x1b[H", "\x1b[2J", "\x1b[K", "\x1b[J"
-	var b strings.Builder
-	if first {
-		b.WriteString(clear)
-	}
-	b.WriteString(home)
-	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
-	if rows > 1 && len(lines) > rows-1 {
-		lines = lines[:rows-1]
-	}
-	for _, line := range lines {
-		b.WriteString(line + clearLine + "\n")
-	}
-	b.WriteString(clearBelow)
-	_, err := io.WriteString(w, b.String())
-	return err
 }
 
 func useHeader(first string) []string {

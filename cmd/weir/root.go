@@ -41,6 +41,8 @@ type process struct {
 	environ func() []string
 	// exec replaces the process, and returns only when it can't.
 	exec func(path string, argv, env []string) error
+	// stdin is where keys come from; nil: from standard input, or, where that is no terminal, from the one that controls the process.
+	stdin io.Reader
 	// rows is the height of the terminal on standard output; not ok where that is none.
 	rows func() (n int, ok bool)
 	// tick is the pause between two looks at something that is awaited or watched.
@@ -109,7 +111,7 @@ Exit codes: 0 done, 1 failed, 2 the command line can't be understood.`
 		cmd.GroupID = groupNode
 	}
 	cluster := []*cobra.Command{
-		newStatusCommand(p), newNodesCommand(p), newHostsCommand(p), newLimitsCommand(p), newDrainCommand(p),
+		newStatusCommand(p), newNodesCommand(p), newHostsCommand(p), newTopCommand(p), newLimitsCommand(p), newDrainCommand(p),
 		newLeaveCommand(p), newRaftCommand(p), newSnapshotCommand(p), newExecCommand(p),
 	}
 	for _, cmd := range cluster {

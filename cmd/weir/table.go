@@ -4,7 +4,8 @@ import (
 	"io"
 	"strings"
 	"unicode"
-	"unicode/utf8"
+
+	"github.com/weirproxy/weir/cmd/weir/top"
 )
 
 // table prints aligned columns. A header that begins with a hyphen ("-IN USE") makes its column flush right.
@@ -25,25 +26,31 @@ func (t *table) write(w io.Writer) error {
 		}
 		rows = append(rows, head)
 	}
-	rows = append(rows, t.rows...)
+	for _, row := range t.rows {
+		shown := make([]string, len(row))
+		for i, cell := range row {
+			shown[i] = top.Clean(cell)
+		}
+		rows = append(rows, shown)
+	}
 	var widths []int
 	for _, row := range rows {
 		for i, cell := range row {
 			if i == len(widths) {
 				widths = append(widths, 0)
 			}
-			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+			widths[i] = max(widths[i], top.Width(cell))
 		}
 	}
 	var b strings.Builder
 	for _, row := range rows {
 		var line strings.Builder
 		for i, cell := range row {
-			pad := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell))
+			pad := strings.Repeat(" ", widths[i]-top.Width(cell))
 			if i < len(right) && right[i] {
-				line.WriteString(pad + printable(cell) + "  ")
+				line.WriteString(pad + cell + "  ")
 			} else {
-				line.WriteString(printable(cell) + pad + "  ")
+				line.WriteString(cell + pad + "  ")
 			}
 		}
 		b.WriteString(strings.TrimRight(line.String(), " ") + "\n")
@@ -52,10 +59,10 @@ func (t *table) write(w io.Writer) error {
 	return err
 }
 
-// printable keeps what others sent from steering the terminal.
+// printable keeps what others sent from steering the terminal, or from turning the direction of its text; lines stay lines.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) && r != '\n' && r != '\t' {
+		if !unicode.IsPrint(r) && r != '\n' && r != '\t' {
 			return '?'
 		}
 		return r

@@ -37,6 +37,7 @@ var libraries = map[string][]string{
 	"go.etcd.io/bbolt":                    {"cluster"},
 	"github.com/gofrs/flock":              {"cluster"},
 	"github.com/spf13/cobra":              {"cmd/weir"},
+	"charm.land/bubbletea":                {"cmd/weir"},
 	"google.golang.org/grpc":              {"lease", "cluster", "cmd/weir"},
 	"google.golang.org/protobuf":          {"fsm", "lease", "cluster"},
 	"github.com/prometheus":               {"api"},

@@ -1,0 +1,39 @@
+package top
+
+import "time"
+
+// Tables are the picture without a terminal: the rows of the nodes' table and of the hosts', each with its header first.
+// Columns of numbers have a header that begins with a hyphen.
+func (m *Model) Tables(now time.Time) (nodes, hosts [][]string) {
+	if m.picture == nil {
+		return nil, nil
+	}
+	nodes = [][]string{{"NODE", "ROLE", "LEADER", "HEALTH", "SESSION", "-RECLAIM IN", "-IN USE", "-GRANTED", "-WAITING", "-ADMITTED/S", "-REFUSED/S"}}
+	for _, n := range m.picture.nodes {
+		leader, reclaim := "-", "-"
+		if n.Leader {
+			leader = "leader"
+		}
+		if n.ReclaimIn != nil {
+			reclaim = m.reclaim(now, n)
+		}
+		row := []string{n.Name, n.Role, leader, n.Health, n.Session, reclaim, "-", "-", "-", "-", "-"}
+		if n.open {
+			copy(row[6:], numbers(n.inUse, n.granted, n.waiting, n.rate))
+		}
+		nodes = append(nodes, row)
+	}
+	hosts = [][]string{{"HOST", "-LIMIT", "-IN USE", "-GRANTED", "-WAITING", "-ADMITTED/S", "-REFUSED/S"}}
+	for _, h := range m.shown {
+		limit := "none"
+		if h.Limit != nil {
+			limit = count(*h.Limit)
+		}
+		hosts = append(hosts, append([]string{h.Host.Host, limit}, numbers(h.InUse, h.Granted, h.Waiting, h.rate)...))
+	}
+	return nodes, hosts
+}
+
+func numbers(inUse, granted, waiting int64, r rate) []string {
+	return []string{count(inUse), count(granted), count(waiting), perSecond(r.admitted), perSecond(r.refused)}
+}
