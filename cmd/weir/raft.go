@@ -15,7 +15,7 @@ func newRaftCommand(p *process) *cobra.Command {
 	cmd.Example = `  weir raft peers
   weir raft transfer b`
 	f := addClientFlags(p, cmd)
-	cmd.AddCommand(newRaftPeersCommand(f), newRaftRemoveCommand(f), newRaftTransferCommand(f))
+	cmd.AddCommand(newRaftPeersCommand(f), newRaftRemoveCommand(f), newRaftTransferCommand(f), newRaftRecoverCommand())
 	return cmd
 }
 
