@@ -123,7 +123,11 @@ func New(cfg Config, deps Deps) *Server {
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ConnContext:       connContext,
+		ConnState:         connState,
 		ErrorLog:          quietLog(deps.Logger),
+
+		DisableGeneralOptionsHandler: true, // OPTIONS * is answered as other paths are
 	}
 	return s
 }
@@ -135,6 +139,7 @@ func quietLog(l hclog.Logger) *log.Logger {
 // Handler is the API as clients see it.
 func (s *Server) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		handling(r)
 		s.serve(w, r, s.guard.check, s.public)
 	})
 }
@@ -155,7 +160,7 @@ func (s *Server) Serve(l net.Listener) error {
 	watching.Go(func() { s.watcher.run(ctx) })
 	defer watching.Wait()
 	defer stop()
-	if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+	if err := s.http.Serve(problemListener{l}); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve the API on %s: %w", l.Addr(), err)
 	}
 	return nil
