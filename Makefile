@@ -22,6 +22,10 @@ SEEDS     ?= 1000000
 FIRST     ?= 1
 JSON      ?= bin/bench.json
 
+# Of make release.
+PLATFORMS ?= linux/amd64,linux/arm64,darwin/amd64,darwin/arm64
+VULN      ?=
+
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 COMMIT  := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
@@ -29,7 +33,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 # The end-to-end tests measure, so they have the machine to themselves: all other packages first.
 UNIT = $$($(GO) list ./... | grep -v '/e2e$$')
 
-.PHONY: build cluster demo test unit e2e partitions linear screenshots sim check format vet lint tidy alerts arrows bench pgo gobench fuzz proto needs clean help
+.PHONY: build cluster demo test unit e2e partitions linear screenshots sim check format vet lint tidy deploy arrows release reproducible bench pgo gobench fuzz proto needs clean help
 .DEFAULT_GOAL := build
 
 build: ## build bin/weir
@@ -47,6 +51,7 @@ test: needs unit e2e ## run all tests with the race detector
 
 unit: # all tests but the end-to-end ones
 	$(GO) test -race $(UNIT)
+	$(GO) test -race -tags portable ./proxy # what other systems have instead of some of Linux's calls
 	$(GO) test ./lease/leasetest # one goroutine: more seeds, and every rule broken, in the time that the race detector would take
 
 e2e: # the built binary, as real processes; -v prints what was measured
@@ -67,7 +72,7 @@ screenshots: needs ## write docs/ui/*.png: the page in Chromium, over three node
 sim: ## run SEEDS (1000000) seeds of the simulated cluster, from FIRST on
 	$(GO) run ./lease/leasetest/sim -seeds $(SEEDS) -first $(FIRST)
 
-check: format vet lint tidy arrows alerts test ## format, vet, lint, dependencies, who may import whom, and all tests
+check: format vet lint tidy arrows deploy test ## format, vet, lint, dependencies, who may import whom, and all tests
 
 format:
 	@bad=$$(gofmt -l $$(git ls-files '*.go')); \
@@ -75,6 +80,8 @@ format:
 
 vet:
 	$(GO) vet ./...
+	$(GO) vet -tags portable ./proxy
+	GOOS=darwin GOARCH=arm64 $(GO) vet ./...
 
 lint:
 	$(GO) tool staticcheck ./...
@@ -82,11 +89,27 @@ lint:
 tidy:
 	$(GO) mod tidy -diff
 
-alerts: ## check the alerts and the dashboard in deploy/ with Prometheus's own parser
+deploy: ## check what is in deploy/ with the parsers and schemas of those who read it
 	cd deploy/check && $(GO) vet . && $(GO) test .
+	cd deploy/release && $(GO) vet . && $(GO) test .
 
 arrows:
 	$(GO) test ./e2e/arrows
+
+# VULN=skip builds without having looked for known vulnerabilities, where their database can't be reached.
+release: ## build bin/release: archives for PLATFORMS, SHA256SUMS and bills of materials, from a commit (VULN=skip)
+	@if [ '$(VULN)' = skip ]; then echo '*** NOT CHECKED for known vulnerabilities (VULN=skip): do not publish this ***' >&2; \
+	else $(MAKE) --no-print-directory vuln; fi
+	cd deploy/release && $(GO) run . -root '$(CURDIR)' -out '$(CURDIR)/bin/release' -platforms '$(PLATFORMS)'
+
+# Two clones of the commit, each with a build cache of its own.
+reproducible: ## prove that two builds of a release, in two places, have the same bytes
+	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
+	for place in one two/deeper; do \
+		git clone -q --no-local . "$$dir/$$place" && \
+		(cd "$$dir/$$place/deploy/release" && GOCACHE="$$dir/cache-$${place%%/*}" $(GO) run . -root ../.. -out ../../bin/release -platforms '$(PLATFORMS)') || exit 1; \
+	done && \
+	diff "$$dir/one/bin/release/SHA256SUMS" "$$dir/two/deeper/bin/release/SHA256SUMS" && cat "$$dir/one/bin/release/SHA256SUMS" && echo 'both builds have the same bytes'
 
 # The binary that is measured keeps its symbols, for perf; they cost it nothing.
 bench: ## measure weir beside the smallest relay and other proxies (WORKLOADS=churn,http ROUNDS=3 PEERS= LOG=warn BASE=old.json PROFILE=perf|strace|pprof)
