@@ -10,6 +10,7 @@ command -v curl >/dev/null 2>&1 || optional="$optional curl"
 command -v python3 >/dev/null 2>&1 || optional="$optional python3"
 command -v chromium >/dev/null 2>&1 || command -v chromium-browser >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1 ||
 	optional="$optional chromium" # the page
+command -v tmux >/dev/null 2>&1 || optional="$optional tmux" # weir top
 if [ "$(id -u)" = 0 ] && [ "$(uname)" = Linux ]; then # nobody else may make the networks that these break
 	command -v nft >/dev/null 2>&1 || required="$required nftables"
 	command -v ip >/dev/null 2>&1 || required="$required iproute2"

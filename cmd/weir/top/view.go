@@ -77,7 +77,7 @@ func (m *Model) head(now time.Time) []string {
 			len(p.nodes), number(uint64(len(p.hosts)+m.cluster.use.More)), count(p.total.InUse), count(p.total.Granted),
 			m.alarm(p.total.Waiting > 0, warn, count(p.total.Waiting)), perSecond(p.rate.admitted), m.alarm(p.rate.refused > 0, bad, perSecond(p.rate.refused))))
 	}
-	return append(lines, m.news(now))
+	return append(lines, m.news(now)...)
 }
 
 func (m *Model) alarm(when bool, l look, text string) string {
@@ -108,22 +108,26 @@ func (m *Model) ends(left, right string) string {
 	return fit(left, room, false, m.opt.more()) + " " + right
 }
 
-// news is one line: what is wrong, or else the last event.
-func (m *Model) news(now time.Time) string {
+// roomForBoth is the least height of a terminal that shows the last event beside what is wrong.
+const roomForBoth = 20
+
+// news is what is wrong, and the last event; one of them where there is little room.
+func (m *Model) news(now time.Time) []string {
+	var lines []string
 	if m.lost != "" {
 		wait := max(0, m.retryAt.Sub(now)).Round(time.Second)
-		return m.opt.paint(bad, fmt.Sprintf("No answer: %s. Trying again in %s.", Clean(m.lost), short(wait)))
+		lines = append(lines, m.opt.paint(bad, fmt.Sprintf("No answer: %s. Trying again in %s.", Clean(m.lost), short(wait))))
+	} else if wrong := m.troubles(); m.picture != nil && len(wrong) > 0 {
+		lines = append(lines, m.opt.paint(warn, strings.Join(wrong, "; ")))
 	}
-	if m.picture == nil {
-		return ""
+	if m.picture != nil && m.picture.event != nil && (len(lines) == 0 || m.height >= roomForBoth) {
+		e := m.picture.event
+		lines = append(lines, m.opt.paint(faint, e.Time.In(now.Location()).Format(time.TimeOnly)+"  "+Clean(e.Text)))
 	}
-	if wrong := m.troubles(); len(wrong) > 0 {
-		return m.opt.paint(warn, strings.Join(wrong, "; "))
+	if len(lines) == 0 {
+		lines = append(lines, "")
 	}
-	if e := m.picture.event; e != nil {
-		return m.opt.paint(faint, e.Time.In(now.Location()).Format(time.TimeOnly)+"  "+Clean(e.Text))
-	}
-	return ""
+	return lines
 }
 
 // troubles are what an operator should know of the node, and of the view.
@@ -254,7 +258,7 @@ func (m *Model) nodeRows() int {
 
 // hostRows is how many hosts are on the screen.
 func (m *Model) hostRows() int {
-	rows := m.height - 3 - 1 - 1 // the head, the foot, the table's header
+	rows := m.height - 2 - len(m.news(time.Time{})) - 1 - 1 // the head, the foot, the table's header
 	if !m.opt.HostList {
 		rows -= m.nodeRows() + 2
 	}
