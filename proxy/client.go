@@ -312,9 +312,7 @@ func (c *client) refuse(r *refusal, keep keepAlive) bool {
 	if h.chunked || h.length > 0 || c.method == "CONNECT" && !again {
 		keep.on = false
 	}
-	c.srv.counters.Refused.Add(1)
-	c.srv.counters.Refusals[r.reason()].Add(1)
-	c.logRefusal(r)
+	c.noteRefusal(r)
 	c.rested = time.Now()
 	c.consume()
 	c.sock.slot, c.sock.stall = nil, stallTimeout
@@ -328,6 +326,13 @@ func (c *client) refuse(r *refusal, keep keepAlive) bool {
 	return keep.on
 }
 
+// noteRefusal counts and logs a refusal.
+func (c *client) noteRefusal(r *refusal) {
+	c.srv.counters.Refused.Add(1)
+	c.srv.counters.Refusals[r.reason()].Add(1)
+	c.logRefusal(r)
+}
+
 // linger ends the connection so that the last answer arrives: closing with bytes unread would
 // reset it under the client's eyes (RFC 9112 §9.6).
 func (c *client) linger() {
@@ -336,16 +341,21 @@ func (c *client) linger() {
 	}
 }
 
-// logRefusal writes a refusal: each at debug, one a second as a warning.
+// logRefusal writes a refusal: each at debug, else a sample as a warning.
 func (c *client) logRefusal(r *refusal) {
 	s := c.srv
-	if s.log.IsDebug() {
-		s.log.Debug("request refused", "client", c.addr, "method", c.method, "host", c.target.Host, "port", c.target.Port, "status", r.status,
-			"error", r.code, "details", r.details)
-		return
+	log := s.log.Debug
+	if !s.log.IsDebug() {
+		if log = s.log.Warn; !s.refusals[r.reason()].show() {
+			return
+		}
 	}
-	if suppressed, ok := s.warnings.allow(time.Now()); ok {
-		s.log.Warn("request refused", "client", c.addr, "status", r.status, "error", r.code, "details", r.details,
-			"not_shown", suppressed)
+	fields := make([]any, 0, 18)
+	fields = append(fields, "client", c.addr)
+	if c.user != "" {
+		fields = append(fields, "user", c.user)
 	}
+	fields = append(fields, "node", s.node, "method", c.method, "host", c.target.Host, "port", c.target.Port, "status", r.status,
+		"error", r.code, "details", r.details)
+	log("request refused", fields...)
 }

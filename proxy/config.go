@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -61,9 +62,11 @@ type Config struct {
 	// first sends it as a loop.
 	Node string
 	// MaxClients bounds the client connections open at a time; further ones wait in the
-	// listener's backlog. Each may need two file descriptors and 70 KiB while it is busy.
+	// listener's backlog. Each may need two file descriptors and 70 KiB while it is busy, with TLS four and 150 KiB.
 	// 0 takes half of what the process's file descriptor limit leaves.
 	MaxClients int
+	// TLS is what clients speak; nil is plain HTTP. Its ALPN is set by [New].
+	TLS *tls.Config
 	// Lines is where the line goes that each finished tunnel and request leaves, while the logger lets info through.
 	Lines LineOutput
 	// OnQueueWait is told how long each admission to a limited host waited for its slot; those that were refused are not

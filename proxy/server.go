@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -42,6 +43,7 @@ type Server struct {
 	policy    atomic.Pointer[Policy]
 	forbidden atomic.Pointer[forbidden]
 	gate      *gate
+	tls       *tls.Config // nil: clients speak plain HTTP
 	admitter  Admitter
 	resolver  Resolver
 	log       hclog.Logger
@@ -56,8 +58,12 @@ type Server struct {
 	hangups   *hangups
 	dozing    *dozeSet
 	warnings  throttle
-	draining  atomic.Bool // new requests are refused
-	stopping  atomic.Bool // and clients that wait for nothing are not waited for
+	refusals  [refusalCount]*sampler
+
+	handshakes *sampler
+
+	draining atomic.Bool // new requests are refused
+	stopping atomic.Bool // and clients that wait for nothing are not waited for
 
 	ctx    context.Context // ends when the remaining work is to be dropped
 	cancel context.CancelCauseFunc
@@ -74,6 +80,7 @@ type Server struct {
 	closed    bool        // no listener and no client is taken any more
 	listeners map[*listener]struct{}
 	clients   map[*client]struct{}
+	fronts    map[*front]struct{} // those that have not come to a request yet
 }
 
 // New makes a server. A nil resolver is the system's. Close it also where Serve was never called.
@@ -92,7 +99,7 @@ func New(cfg Config, admitter Admitter, resolver Resolver, log hclog.Logger) (*S
 		resolver = net.DefaultResolver
 	}
 	if cfg.MaxClients <= 0 {
-		cfg.MaxClients = defaultMaxClients()
+		cfg.MaxClients = defaultMaxClients(cfg.TLS != nil)
 	}
 	nobody := func(time.Duration) {}
 	if cfg.OnQueueWait == nil {
@@ -117,7 +124,10 @@ func New(cfg Config, admitter Admitter, resolver Resolver, log hclog.Logger) (*S
 		rested:    make(chan *client),
 		listeners: make(map[*listener]struct{}),
 		clients:   make(map[*client]struct{}),
+		fronts:    make(map[*front]struct{}),
+		tls:       clientTLS(cfg.TLS),
 	}
+	s.newSamplers()
 	cfg.Policy.roster = newRoster(cfg.Policy.Users, nil)
 	s.policy.Store(&cfg.Policy)
 	if s.dozing, err = newDozeSet(&s.flows); err != nil {
@@ -161,12 +171,26 @@ func (s *Server) lookAround() {
 
 // defaultMaxClients leaves the node 256 descriptors for itself, beside those of the pipes: running out of them would take
 // consensus down with the proxy.
-func defaultMaxClients() int {
+func defaultMaxClients(tls bool) int {
 	var limit unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
 		return 512
 	}
-	return int(max(min(limit.Cur, 1<<22), 512)-256-2*maxPipes) / 2
+	free := int(max(min(limit.Cur, 1<<22), 512) - 256 - 2*maxPipes)
+	if tls {
+		return free / 4
+	}
+	return free / 2
+}
+
+// clientTLS is cfg for proxy clients: HTTP/1.1 is all that they are spoken to in.
+func clientTLS(cfg *tls.Config) *tls.Config {
+	if cfg == nil {
+		return nil
+	}
+	cfg = cfg.Clone()
+	cfg.NextProtos = []string{"http/1.1"}
+	return cfg
 }
 
 // SetPolicy replaces the policy. Requests that wait or dial already keep theirs.
@@ -215,6 +239,10 @@ func (s *Server) Serve(l net.Listener) error {
 				return nil
 			}
 			return fmt.Errorf("accept proxy clients on %v: %w", l.Addr(), err)
+		}
+		if s.tls != nil {
+			s.greet(fd, addr)
+			continue
 		}
 		s.start(newClient(s, fd, addr))
 	}
@@ -332,6 +360,7 @@ func (s *Server) Drain(ctx context.Context) error {
 	s.mu.Unlock()
 	s.stopping.Store(true)
 	s.SetDraining(true)
+	s.dropGreetings()
 
 	done := make(chan struct{})
 	go func() {
@@ -351,6 +380,7 @@ func (s *Server) Drain(ctx context.Context) error {
 	s.pipes.close()
 	s.hangups.close()
 	s.dozing.close()
+	s.closeSamplers()
 	s.lines.close()
 	return err
 }

@@ -51,6 +51,8 @@ type sock struct {
 	// slot, where not nil, must be live for every read and write. It is changed only while
 	// nobody reads or writes.
 	slot Slot
+	// front, where not nil, is the client's TLS, at the other end of the pair that this socket is of.
+	front *front
 	// tunnel, where not nil, is told when a write finds the peer's window closed.
 	tunnel *flow
 	// stall bounds a write without progress; 0 does not.
@@ -147,12 +149,20 @@ func (s *sock) tryRead(fd uintptr) bool {
 		case err != nil:
 			r.err = err
 		case n == 0:
-			r.err = io.EOF
+			r.err = s.end()
 		default:
 			r.n = n
 		}
 		return true
 	}
+}
+
+// end is what there is at the end of what can be read: the peer's FIN, or its front's reset.
+func (s *sock) end() error {
+	if s.front != nil && s.front.broken.Load() {
+		return unix.ECONNRESET
+	}
+	return io.EOF
 }
 
 // write writes all of a, then b, then c, in one system call where the window lets it.
@@ -267,6 +277,9 @@ func (s *sock) unread() (n int) {
 
 // reset ends the connection at once, with a RST, and wakes who reads or writes it.
 func (s *sock) reset() {
+	if s.front != nil {
+		s.front.clientReset()
+	}
 	s.raw.Control(func(fd uintptr) {
 		unix.SetsockoptLinger(int(fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 	})
@@ -277,6 +290,9 @@ func (s *sock) reset() {
 func (s *sock) close() {
 	s.conn.Close()
 	s.watch.forget() // after: a registration under way finds the connection closed, or is found here
+	if s.front != nil {
+		s.front.clientClosed()
+	}
 }
 
 // closeWrite sends a FIN after what was written.
@@ -325,6 +341,9 @@ func (s *sock) rtt() (d time.Duration) {
 
 // acked changes with each byte that the peer's kernel acknowledges.
 func (s *sock) acked() (n uint64) {
+	if s.front != nil {
+		return s.front.wire.acked()
+	}
 	s.raw.Control(func(fd uintptr) { n = taken(int(fd)) })
 	return n
 }

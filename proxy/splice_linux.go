@@ -3,7 +3,6 @@
 package proxy
 
 import (
-	"io"
 	"sync"
 	"sync/atomic"
 
@@ -131,7 +130,7 @@ func (s *splicing) fill(fd uintptr) bool {
 		case err != nil:
 			s.err = err
 		case n == 0:
-			s.err = io.EOF
+			s.err = s.src.end()
 		default:
 			s.n = int(n)
 		}

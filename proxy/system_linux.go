@@ -32,6 +32,12 @@ func newSocket(family int) (fd int, err error) {
 	return unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
 }
 
+// newPair makes two connected sockets that do not block.
+func newPair() (a, b int, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	return fds[0], fds[1], err
+}
+
 // connectOn asks what has become of the connection to peer that was begun.
 func connectOn(fd int, peer unix.Sockaddr) error { return unix.Connect(fd, peer) }
 

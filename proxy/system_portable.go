@@ -3,6 +3,7 @@
 package proxy
 
 import (
+	"errors"
 	"net/netip"
 	"strconv"
 	"syscall"
@@ -53,6 +54,26 @@ func newSocket(family int) (fd int, err error) {
 		return -1, err
 	}
 	return fd, nil
+}
+
+// newPair makes two connected sockets that do not block.
+func newPair() (a, b int, err error) {
+	syscall.ForkLock.RLock()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	if err == nil {
+		unix.CloseOnExec(fds[0])
+		unix.CloseOnExec(fds[1])
+	}
+	syscall.ForkLock.RUnlock()
+	if err != nil {
+		return -1, -1, err
+	}
+	if err := errors.Join(prepare(fds[0]), prepare(fds[1])); err != nil {
+		unix.Close(fds[0])
+		unix.Close(fds[1])
+		return -1, -1, err
+	}
+	return fds[0], fds[1], nil
 }
 
 // prepare makes a new socket ready for use.

@@ -1,0 +1,345 @@
+package proxy
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Clients that speak TLS.
+//
+// A front ends a client's TLS, and carries its bytes to and from one end of a pair of sockets. The other end is the client's socket
+// to all the rest of the package, which goes by the same rules as without TLS. What a connection says beyond bytes is
+// carried too: close_notify is a FIN on the pair, and the other way round; a connection that breaks off, or whose TLS does, is a
+// reset. A client that closes without close_notify, as many do, has closed.
+//
+// The cost is two goroutines and three descriptors for each client, and that its bytes are copied once more.
+
+const (
+	// frontBuffer is what a front waits with for the client's bytes, and frontPiece what it takes them with while they come
+	// in large pieces.
+	frontBuffer = 1 << 10
+	// frontGrace is how long, after the package is done with a client, its last bytes may take to be sent.
+	frontGrace = 60 * time.Second
+	// stuckEvery is how often a front whose client has sent its FIN looks whether the bytes before it still move.
+	stuckEvery = 100 * time.Millisecond
+)
+
+// refusePlain answers who speaks HTTP where TLS is expected.
+var refusePlain = badRequest("this port speaks TLS: use https:// in the proxy's URL")
+
+// front is one client's TLS.
+type front struct {
+	srv    *Server
+	addr   netip.AddrPort // the client's
+	wire   *sock          // to the client
+	in     inbuf          // what has been read of wire but not by tls
+	tls    *tls.Conn
+	inner  *sock // our end of the pair
+	client *client
+
+	broken atomic.Bool   // the client's connection is no more
+	moved  atomic.Uint64 // bytes from the client
+	pumps  atomic.Int32  // directions that have not ended
+
+	mu     sync.Mutex
+	done   bool // the client has been sent all there was
+	closed bool // the other end of the pair is closed
+	stuck  *time.Timer
+	seen   uint64
+}
+
+// greet makes a client of a connection to a listener that speaks TLS.
+func (s *Server) greet(fd int, addr netip.AddrPort) {
+	f := &front{srv: s, addr: addr, wire: newSock(fd, &s.buffers)}
+	f.in.sock = f.wire
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		f.wire.close()
+		<-s.places
+		return
+	}
+	s.fronts[f] = struct{}{}
+	s.work.Add(1)
+	s.mu.Unlock()
+	go f.run()
+}
+
+// dropGreetings ends the connections that have not come to a request yet.
+func (s *Server) dropGreetings() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for f := range s.fronts {
+		f.wire.reset()
+	}
+}
+
+// greeted says that the connection is a client, or over.
+func (s *Server) greeted(f *front) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.fronts, f)
+}
+
+// run is the front's life.
+func (f *front) run() {
+	s := f.srv
+	defer s.work.Done()
+	c, err := f.open()
+	s.greeted(f)
+	if err != nil {
+		f.refuse(err)
+		f.in.release()
+		f.wire.close()
+		<-s.places
+		return
+	}
+	f.pumps.Store(2)
+	s.work.Add(1)
+	go f.pumpDown()
+	s.hangups.add(f.wire, f.hungUp)
+	s.start(c)
+	f.pumpUp()
+}
+
+// open does what comes before the first request, within header_timeout.
+func (f *front) open() (*client, error) {
+	s := f.srv
+	policy := s.policy.Load()
+	if err := f.wire.conn.SetDeadline(time.Now().Add(policy.HeaderTimeout)); err != nil {
+		return nil, err
+	}
+	f.tls = tls.Server(wireConn{f}, s.tls)
+	if err := f.tls.Handshake(); err != nil {
+		return nil, err
+	}
+	if err := f.wire.conn.SetDeadline(time.Time{}); err != nil {
+		return nil, err
+	}
+	ours, theirs, err := newPair()
+	if err != nil {
+		return nil, err
+	}
+	f.inner = newSock(ours, &s.buffers)
+	f.client = newClient(s, theirs, f.addr)
+	f.client.sock.front = f
+	return f.client, nil
+}
+
+// refuse answers a greeting that has failed, where somebody understands the answer.
+func (f *front) refuse(err error) {
+	s := f.srv
+	var header tls.RecordHeaderError
+	switch {
+	case errors.As(err, &header) && header.Conn != nil && looksLikeHTTP(header.RecordHeader):
+		c := &client{srv: s, addr: f.addr}
+		c.noteRefusal(refusePlain)
+		if f.wire.write(refusePlain.render(nil, s.status, keepAlive{}, false), nil, nil) == nil && f.wire.closeWrite() == nil {
+			drained(f.wire, lingerTimeout)
+		}
+	case err == io.EOF, isReset(err), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, os.ErrClosed):
+		// A health check, a scan, or the end of the server.
+	default:
+		if s.handshakes.show() {
+			s.log.Warn("a client's TLS handshake failed", "client", f.addr, "error", err)
+		}
+	}
+}
+
+// looksLikeHTTP reports whether a first record's header is the beginning of a request.
+func looksLikeHTTP(header [5]byte) bool {
+	method, _, _ := bytes.Cut(header[:], []byte(" "))
+	return isToken(method)
+}
+
+// pumpUp carries the client's bytes to the pair.
+func (f *front) pumpUp() {
+	defer f.pumped()
+	small := make([]byte, frontBuffer)
+	buf := small
+	for {
+		n, err := f.tls.Read(buf)
+		if n > 0 {
+			if f.inner.write(buf[:n], nil, nil) != nil {
+				break // nobody reads any more: whoever has closed the pair sees to the client
+			}
+			f.moved.Add(uint64(n))
+		}
+		switch {
+		case err == io.EOF:
+			_ = f.inner.closeWrite() // fails where the other end is closed
+		case err != nil:
+			f.breakOff()
+		case n == len(small) && len(buf) == len(small):
+			buf = f.srv.buffers.get()
+			continue
+		case n < len(small) && len(buf) > len(small):
+			f.srv.buffers.put(buf)
+			buf = small
+			continue
+		default:
+			continue
+		}
+		break
+	}
+	if len(buf) > len(small) {
+		f.srv.buffers.put(buf)
+	}
+}
+
+// pumpDown carries the pair's bytes to the client.
+func (f *front) pumpDown() {
+	defer f.srv.work.Done()
+	defer f.pumped()
+	for {
+		buf, n, err := f.inner.read(nil)
+		if err == nil {
+			_, err = f.tls.Write(buf[:n])
+			f.srv.buffers.put(buf)
+		} else if err == io.EOF {
+			if err = f.tls.CloseWrite(); err == nil {
+				err = f.wire.closeWrite()
+			}
+			if err == nil {
+				f.sent()
+				return
+			}
+		}
+		if err != nil {
+			f.breakOff()
+			return
+		}
+	}
+}
+
+// pumped is the end of either direction.
+func (f *front) pumped() {
+	if f.pumps.Add(-1) > 0 {
+		return
+	}
+	f.mu.Lock()
+	if f.stuck != nil {
+		f.stuck.Stop()
+	}
+	f.mu.Unlock()
+	f.in.release()
+	f.wire.close()
+	f.inner.close()
+}
+
+// sent notes that the client has been sent its last byte, and closed that the other end of the pair is closed: after both, there is
+// nothing to wait for.
+func (f *front) sent() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.done = true
+	if f.closed {
+		f.wire.close()
+	}
+}
+
+// clientClosed is told of the close of the client's socket.
+func (f *front) clientClosed() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.closed = true
+	if f.done {
+		f.wire.close()
+		return
+	}
+	_ = f.wire.conn.SetWriteDeadline(time.Now().Add(frontGrace)) // fails where it is closed
+}
+
+// clientReset is told of the reset of the client's socket.
+func (f *front) clientReset() { f.wire.reset() }
+
+// breakOff makes the client's socket one that was reset.
+func (f *front) breakOff() {
+	if f.broken.Swap(true) {
+		return
+	}
+	f.wire.reset()
+	_ = f.inner.closeWrite() // these fail where it is closed
+	_ = f.inner.closeRead()
+	f.client.hungUp(hangupReset)
+}
+
+// hungUp is told of the end of the client's connection.
+func (f *front) hungUp(kind hangup) {
+	if kind == hangupReset {
+		f.breakOff()
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.stuck == nil {
+		f.seen = f.moved.Load()
+		f.stuck = time.AfterFunc(stuckEvery, f.lookStuck)
+	}
+}
+
+// lookStuck tells of a FIN behind bytes that nobody takes, which can't be passed on before them. While the bytes move, it will be.
+func (f *front) lookStuck() {
+	moved, unread := f.moved.Load(), f.client.sock.unread()
+	f.mu.Lock()
+	stuck := moved == f.seen && unread > 0
+	if f.seen = moved; !stuck && f.pumps.Load() == 2 {
+		f.stuck.Reset(stuckEvery)
+	}
+	f.mu.Unlock()
+	if stuck {
+		f.client.hungUp(hangupFIN)
+	}
+}
+
+// wireConn is the client's connection as crypto/tls reads and writes it. Its deadlines are the front's alone: those that
+// crypto/tls would set are too short for a slow client.
+type wireConn struct{ f *front }
+
+// Read implements [net.Conn].
+func (w wireConn) Read(b []byte) (int, error) {
+	if in := &w.f.in; in.len() > 0 {
+		n := copy(b, in.bytes())
+		in.skip(n)
+		return n, nil
+	}
+	_, n, err := w.f.wire.read(b)
+	return n, err
+}
+
+// Write implements [net.Conn].
+func (w wireConn) Write(b []byte) (int, error) {
+	if err := w.f.wire.write(b, nil, nil); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
+// Close implements [net.Conn].
+func (w wireConn) Close() error {
+	w.f.wire.close()
+	return nil
+}
+
+// LocalAddr implements [net.Conn]; nobody asks.
+func (w wireConn) LocalAddr() net.Addr { return &net.TCPAddr{} }
+
+// RemoteAddr implements [net.Conn].
+func (w wireConn) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(w.f.addr) }
+
+// SetDeadline implements [net.Conn] and does nothing, as do the other two.
+func (wireConn) SetDeadline(time.Time) error { return nil }
+
+// SetReadDeadline implements [net.Conn].
+func (wireConn) SetReadDeadline(time.Time) error { return nil }
+
+// SetWriteDeadline implements [net.Conn].
+func (wireConn) SetWriteDeadline(time.Time) error { return nil }

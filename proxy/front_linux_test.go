@@ -1,0 +1,39 @@
+package proxy
+
+import (
+	"io"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A client that has gone behind bytes that nobody takes is found out, as without TLS.
+func TestTLSClientGoesBehindUnreadBytes(t *testing.T) {
+	u := newUpstream(t, nil)
+	cert := newCertificate(t)
+	w := newWorld(t, 1, speakTLS(cert), policy(func(p *Policy) { p.HalfCloseTimeout = 200 * time.Millisecond }))
+	p := w.dialTLS(cert)
+	p.connect(u.addr)
+	q := u.accept()
+	for stuck := false; !stuck; { // all buffers on the way are full
+		p.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
+		_, err := p.Write(make([]byte, 64<<10))
+		stuck = err != nil
+	}
+	raw, err := p.tcp.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	unsent := func() (n int) {
+		raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) })
+		return n
+	}
+	for unsent() > 0 { // the last of them is in the proxy's hands, so that the FIN can follow
+		if _, err := io.CopyN(io.Discard, q, 64<<10); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.tcp.Close()
+	eventually(t, "the slot is back", func() bool { return w.adm.inUse() == 0 })
+}
