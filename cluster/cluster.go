@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -19,6 +20,7 @@ import (
 	"github.com/hashicorp/raft"
 	"google.golang.org/grpc"
 
+	"github.com/weirproxy/weir/certs"
 	"github.com/weirproxy/weir/cluster/clusterpb"
 )
 
@@ -55,7 +57,12 @@ type Config struct {
 	// BootstrapExpect is the number of servers that form the cluster together; 0 never forms one, and waits to be
 	// added. Every server of a cluster must have the same.
 	BootstrapExpect int
-	GossipKey       []byte // 16, 24 or 32 bytes; nil: gossip is not encrypted
+	// TLS tells the node's certificate and CA as they are now, for mutual TLS on the rpc port; nil: it is not encrypted.
+	TLS func() *certs.Set
+	// GossipKeys encrypt gossip with the first, and decrypt it with any; nil: gossip is not encrypted.
+	GossipKeys GossipKeys
+	// Plaintext is what becomes of what isn't encrypted; "" is PlainRefuse. It is nothing to a node without TLS and keys.
+	Plaintext Plaintext
 	// Label keeps gossip of other systems apart that use the same addresses; "" is "weir".
 	Label        string
 	ConfigDigest string // spread by gossip, at most 64 bytes
@@ -166,6 +173,7 @@ func (cfg *Config) normalise() error {
 	if cfg.Log == nil {
 		cfg.Log = hclog.NewNullLogger()
 	}
+	cfg.Plaintext = cmp.Or(cfg.Plaintext, PlainRefuse)
 	if cfg.OnCommit == nil {
 		cfg.OnCommit = func(time.Duration) {}
 	}
@@ -178,12 +186,12 @@ func (cfg *Config) normalise() error {
 		return fmt.Errorf("unknown role %q: it is \"server\" or \"proxy\"", cfg.Role)
 	case cfg.Role == RoleServer && cfg.FSM == nil:
 		return errors.New("a server needs an FSM")
-	case len(cfg.GossipKey) != 0 && len(cfg.GossipKey) != 16 && len(cfg.GossipKey) != 24 && len(cfg.GossipKey) != 32:
-		return fmt.Errorf("cluster.gossip_key has %d bytes: it must have 16, 24 or 32; `weir keygen` makes one", len(cfg.GossipKey))
+	case cfg.Plaintext != PlainRefuse && cfg.Plaintext != PlainAccept && cfg.Plaintext != PlainSend:
+		return fmt.Errorf("cluster.plaintext: %q is not refuse, accept or send", cfg.Plaintext)
 	case len(cfg.Version) > maxMetaText || len(cfg.ConfigDigest) > maxMetaText:
 		return fmt.Errorf("the version and the config digest may have %d bytes", maxMetaText)
 	}
-	return nil
+	return cfg.GossipKeys.check()
 }
 
 // open takes the ports and files; on an error it gives back what it has taken.
@@ -223,7 +231,7 @@ func (c *Cluster) open() (err error) {
 	if c.cfg.Role == RoleServer {
 		id = c.cfg.Data.ServerID()
 	}
-	c.mux = newMux(c.log.Named("rpc"), listener, self, id)
+	c.mux = newMux(c.log.Named("rpc"), listener, self, id, newSecurity(&c.cfg))
 	c.peers = newPeers(c.mux)
 	return nil
 }
@@ -282,7 +290,7 @@ func (c *Cluster) start(h Handlers) error {
 		return err
 	}
 	if c.gossip, err = newGossip(gossipConfig{
-		name: c.cfg.Name, advertise: c.cfg.AdvertiseGossip, everywhere: c.transport.everywhere, join: c.cfg.Join, key: c.cfg.GossipKey, label: c.cfg.Label,
+		name: c.cfg.Name, advertise: c.cfg.AdvertiseGossip, everywhere: c.transport.everywhere, join: c.cfg.Join, keys: c.cfg.GossipKeys, plaintext: c.cfg.Plaintext, label: c.cfg.Label,
 		mult: c.cfg.Multiplier, log: c.log.Named("gossip"), conflict: c.settleConflict,
 	}, c.transport, meta); err != nil {
 		return err

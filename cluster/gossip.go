@@ -43,7 +43,8 @@ type gossipConfig struct {
 	advertise  string // host:port, or "" for what is bound
 	everywhere bool   // bound to every IPv6 address: nothing to advertise follows from that
 	join       []string
-	key        []byte
+	keys       GossipKeys
+	plaintext  Plaintext
 	label      string
 	mult       int
 	log        hclog.Logger
@@ -55,6 +56,7 @@ type gossipConfig struct {
 type gossip struct {
 	cfg       gossipConfig
 	transport *gossipTransport
+	ring      *keyRing // nil: not encrypted
 	list      *memberlist.Memberlist
 	members   *members
 	born      time.Time
@@ -82,6 +84,9 @@ func newGossip(cfg gossipConfig, transport *gossipTransport, meta *clusterpb.Met
 		dirty:     make(chan struct{}, 1),
 		conflicts: make(chan Member, conflictsPending),
 	}
+	if g.ring, err = newKeyRing(cfg.keys); err != nil {
+		return nil, err
+	}
 	conf := g.config()
 	g.members = newMembers(cfg.name, func(alive int) time.Duration {
 		// Each probe interval one of the others is probed in turn.
@@ -106,7 +111,11 @@ func (g *gossip) config() *memberlist.Config {
 	conf.Name = g.cfg.name
 	conf.Transport = g.transport
 	conf.Label = g.cfg.label
-	conf.SecretKey = g.cfg.key
+	if g.ring != nil {
+		conf.Keyring = g.ring.Keyring
+		conf.GossipVerifyIncoming = g.cfg.plaintext == PlainRefuse
+		conf.GossipVerifyOutgoing = g.cfg.plaintext != PlainSend
+	}
 	conf.ProbeInterval = 500 * time.Millisecond * mult
 	conf.ProbeTimeout = 300 * time.Millisecond * mult
 	conf.TCPTimeout = 3 * time.Second * mult
@@ -252,9 +261,15 @@ func (g *gossip) close() {
 // halves that have lost each other find together again, also when both have forgotten the other.
 func (g *gossip) joinForever(ctx context.Context) {
 	reminder := reminder{every: joinRemind}
+	foreign := reminder
 	wait := joinFirst
 	for {
 		missing, err := g.joinMissing(ctx, g.insists())
+		if err != nil {
+			if wrong := unreadable(err.Error()); wrong != nil && foreign.due(wrong.what) {
+				g.cfg.log.Warn("a node can't be joined", "reason", wrong, "error", oneLine(err))
+			}
+		}
 		switch {
 		case g.insists() && !g.alone():
 			wait = time.Second

@@ -504,7 +504,7 @@ func TestJoinAddressesAreResolved(t *testing.T) {
 func TestGossipIsEncryptedAndKeysMustAgree(t *testing.T) {
 	t.Parallel()
 	key := func(b byte) option {
-		return func(c *Config) { c.GossipKey = bytes.Repeat([]byte{b}, 32) }
+		return func(c *Config) { c.GossipKeys = GossipKeys{bytes.Repeat([]byte{b}, 32)} }
 	}
 	a := startNode(t, "a", "", asProxy, key(1))
 	b := startNode(t, "b", "", asProxy, key(1), joining(a))
@@ -516,7 +516,7 @@ func TestGossipIsEncryptedAndKeysMustAgree(t *testing.T) {
 	if _, ok := b.Member("c"); ok {
 		t.Error("a node with another key is a member")
 	}
-	if _, err := tryNode(t, "d", "", asProxy, func(c *Config) { c.GossipKey = []byte("short") }); err == nil {
+	if _, err := tryNode(t, "d", "", asProxy, func(c *Config) { c.GossipKeys = GossipKeys{[]byte("short")} }); err == nil {
 		t.Error("a key of 5 bytes was taken")
 	}
 }

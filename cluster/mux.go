@@ -2,8 +2,10 @@ package cluster
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"time"
@@ -33,6 +35,8 @@ type mux struct {
 	listener net.Listener
 	serverID string // "" takes any target
 	self     string // the address that others dial this node at
+	security *security
+	said     *saidBefore
 	subs     map[kind]*subListener
 	greeting chan struct{} // a token for each connection without a preface
 	closed   chan struct{}
@@ -42,10 +46,12 @@ type mux struct {
 	conns map[*trackedConn]struct{}
 }
 
-// newMux takes over an open listener. self is what others dial, and becomes the listeners' address.
-func newMux(log hclog.Logger, listener net.Listener, self, serverID string) *mux {
+// newMux takes over an open listener. self is what others dial, and becomes the listeners' address. Without security nothing is
+// encrypted.
+func newMux(log hclog.Logger, listener net.Listener, self, serverID string, s *security) *mux {
 	m := &mux{
-		log: log, listener: listener, self: self, serverID: serverID,
+		log: log, listener: listener, self: self, serverID: serverID, security: s,
+		said:     &saidBefore{last: make(map[string]time.Time)},
 		subs:     make(map[kind]*subListener),
 		greeting: make(chan struct{}, maxGreeting),
 		closed:   make(chan struct{}),
@@ -80,11 +86,36 @@ func (m *mux) dial(ctx context.Context, addr string, k kind, target string) (net
 	if err != nil {
 		return nil, err
 	}
-	if err := writeWithin(ctx, raw, hello); err != nil {
-		_ = raw.Close()
+	held, err := m.track(raw)
+	if err != nil {
+		return nil, err
+	}
+	if m.security.encrypts() {
+		conn, err := m.security.open(ctx, held, hello, target)
+		if err != nil {
+			m.tell("a node can't be connected to", addr, addr, err)
+			return nil, fmt.Errorf("the connection to %s can't be opened: %w", addr, err)
+		}
+		return conn, nil
+	}
+	if err := writeWithin(ctx, held, hello); err != nil {
+		_ = held.Close()
 		return nil, fmt.Errorf("the connection to %s can't be opened: %w", addr, err)
 	}
-	return m.track(raw)
+	return &suspiciousConn{trackedConn: held, refused: func(err error) {
+		m.tell("a node can't be connected to", addr, addr, err)
+	}}, nil
+}
+
+// tell logs why a connection was not made. What a person has to deal with is a warning, once in half a minute for each peer: it
+// comes back with every attempt.
+func (m *mux) tell(msg, peer, host string, err error) {
+	var wrong *misfit
+	if errors.As(err, &wrong) && m.said.due(host+" "+wrong.what, time.Now()) {
+		m.log.Warn(msg, "peer", peer, "reason", wrong)
+		return
+	}
+	m.log.Debug(msg, "peer", peer, "reason", err)
 }
 
 func (m *mux) dialSelf(ctx context.Context, k kind) (net.Conn, error) {
@@ -169,30 +200,67 @@ func (m *mux) greet(raw net.Conn) {
 		return
 	}
 	m.wg.Go(func() {
-		sub, err := m.classify(conn)
+		taken, sub, err := m.classify(conn)
 		<-m.greeting
 		if err == nil {
-			err = sub.hand(context.Background(), conn)
+			err = sub.hand(context.Background(), taken)
 		}
 		if err != nil {
-			m.log.Debug("closed a connection on the rpc port", "from", raw.RemoteAddr(), "reason", err)
+			m.tell("closed a connection on the rpc port", raw.RemoteAddr().String(), hostOf(raw.RemoteAddr()), err)
 			_ = conn.Close()
 		}
 	})
 }
 
-func (m *mux) classify(conn net.Conn) (*subListener, error) {
-	if err := conn.SetReadDeadline(time.Now().Add(prefaceTimeout)); err != nil {
-		return nil, err
-	}
-	p, err := readPreface(conn)
+func hostOf(addr net.Addr) string {
+	host, _, err := net.SplitHostPort(addr.String())
 	if err != nil {
-		return nil, err
+		return addr.String()
+	}
+	return host
+}
+
+// classify reads the preface, from within TLS where the connection begins with it, and answers what is to be used.
+func (m *mux) classify(conn *trackedConn) (net.Conn, *subListener, error) {
+	if err := conn.SetDeadline(time.Now().Add(prefaceTimeout)); err != nil {
+		return nil, nil, err
+	}
+	first := make([]byte, 1)
+	if _, err := io.ReadFull(conn, first); err != nil {
+		return nil, nil, fmt.Errorf("it has sent nothing: %w", err)
+	}
+	begun := &rewound{trackedConn: conn, first: first}
+	var taken net.Conn = begun
+	secure := first[0] == handshakeRecord
+	if secure {
+		if m.security == nil {
+			_, _ = conn.Write(mismatch[:]) // it is closed in any case
+			return nil, nil, errPeerHasTLS
+		}
+		server := tls.Server(begun, m.security.server())
+		if err := server.Handshake(); err != nil {
+			return nil, nil, explainTLS(err)
+		}
+		taken = &secureConn{Conn: server, held: conn}
+	}
+	p, err := readPreface(taken)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !secure && !m.security.hearsPlain() {
+		_, _ = conn.Write(mismatch[:])
+		return nil, nil, errPeerWantsPlain
 	}
 	if err := p.checkTarget(m.serverID); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return m.subs[p.kind], conn.SetReadDeadline(time.Time{})
+	if !secure {
+		return conn, m.subs[p.kind], conn.SetDeadline(time.Time{}) // the byte looked at was the preface's
+	}
+	if _, err := taken.Write([]byte{accepted}); err != nil {
+		return nil, nil, err
+	}
+	return taken, m.subs[p.kind], conn.SetDeadline(time.Time{})
 }
 
 // track registers a connection, or closes it where the mux is closed.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -104,15 +105,17 @@ func (s *saidBefore) due(key string, now time.Time) bool {
 }
 
 // quietWriter is under memberlist's logger. What we act on ourselves, and say in our own words, shows at debug only: a
-// conflict of names, and sockets that we closed.
+// conflict of names, and sockets that we closed. That another node's gossip can't be read, which comes with every packet, is
+// said once in half a minute for each machine.
 type quietWriter struct {
-	log hclog.Logger
-	out io.Writer
+	log  hclog.Logger
+	out  io.Writer
+	said *saidBefore
 }
 
 func newQuietStandardLogger(logger hclog.Logger) *log.Logger {
 	out := logger.StandardWriter(&hclog.StandardLoggerOptions{InferLevels: true})
-	return log.New(quietWriter{log: logger, out: out}, "", 0)
+	return log.New(quietWriter{log: logger, out: out, said: &saidBefore{last: make(map[string]time.Time)}}, "", 0)
 }
 
 // Write implements [io.Writer].
@@ -123,5 +126,43 @@ func (w quietWriter) Write(line []byte) (int, error) {
 			return len(line), nil
 		}
 	}
+	if wrong := unreadable(string(line)); wrong != nil {
+		from := sender(string(line))
+		host, _, err := net.SplitHostPort(from)
+		if err != nil {
+			host = from
+		}
+		if w.said.due(host+wrong.what, time.Now()) {
+			w.log.Warn("a node's gossip is refused", "from", from, "reason", wrong)
+			return len(line), nil
+		}
+		w.log.Debug(string(bytes.TrimSpace(line)))
+		return len(line), nil
+	}
 	return w.out.Write(line)
+}
+
+// unreadable explains what memberlist says of gossip that it can't decrypt; nil where a line says something else.
+func unreadable(line string) *misfit {
+	for _, known := range []struct {
+		text string
+		why  misfit
+	}{
+		{"no installed keys could decrypt", misfit{what: "the gossip keys differ", do: "give both nodes the same cluster.gossip_key, or, while it is changed, the other's in cluster.gossip_accept_keys"}},
+		{"remote state is encrypted and encryption is not configured", misfit{what: "one node encrypts gossip, and the other has no key", do: "give both the same cluster.gossip_key, and restart the one without"}},
+		{"encryption is configured but remote state is not encrypted", misfit{what: "one node encrypts gossip, and the other doesn't", do: "give both the same cluster.gossip_key, and restart the one without"}},
+		{"Decrypt packet failed", misfit{what: "a packet on the gossip port is not encrypted, or is not gossip", do: "give all nodes the same cluster.gossip_key, and let only nodes reach the port"}},
+	} {
+		if strings.Contains(line, known.text) {
+			return &known.why
+		}
+	}
+	return nil
+}
+
+// sender is the address that memberlist puts at a line's end.
+func sender(line string) string {
+	_, from, _ := strings.Cut(line, "from=")
+	from, _, _ = strings.Cut(strings.TrimSpace(from), " ")
+	return from
 }

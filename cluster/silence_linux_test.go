@@ -10,7 +10,13 @@ import (
 
 // TestSilentConnectionsEnd: both ends of every connection between rpc ports give up on a peer that acknowledges nothing.
 func TestSilentConnectionsEnd(t *testing.T) {
-	from, to := newTestMux(t, "a.1"), newTestMux(t, "b.1")
+	plain, secure := newTestMux(t, "a.1"), newTestLab(t)
+	checkSilence(t, plain, newTestMux(t, "b.1"))
+	checkSilence(t, secure.mux("a", PlainRefuse), secure.mux("b", PlainRefuse))
+}
+
+func checkSilence(t *testing.T, from, to *mux) {
+	t.Helper()
 	for _, k := range []kind{kindRaft, kindGRPC, kindHTTP} {
 		near, err := from.dial(t.Context(), to.self, k, "")
 		if err != nil {
@@ -34,7 +40,7 @@ func TestSilentConnectionsEnd(t *testing.T) {
 // options reads the socket options that are named.
 func options(t *testing.T, conn net.Conn, named map[int]int) map[int]int {
 	t.Helper()
-	raw, err := conn.(*trackedConn).Conn.(*net.TCPConn).SyscallConn()
+	raw, err := trackedUnder(t, conn).Conn.(*net.TCPConn).SyscallConn()
 	if err != nil {
 		t.Fatal(err)
 	}

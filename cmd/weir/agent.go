@@ -85,6 +85,7 @@ type agent struct {
 	notify   *notifier
 
 	proxyListener, apiListener net.Listener
+	certs    certificates
 
 	fatal chan error         // why the process must stop
 	leave context.CancelFunc // asks to leave
@@ -134,6 +135,9 @@ func (a *agent) build() (err error) {
 		return err
 	}
 	if a.data.Path() != "" {
+	if a.certs, err = openCertificates(cfg, a.log); err != nil {
+		return err
+	}
 		a.keeper = &limitsKeeper{path: filepath.Join(a.data.Path(), limitsFile), log: a.log}
 	}
 	clusterConfig := a.clusterConfig()
@@ -190,6 +194,7 @@ func (a *agent) run(ctx context.Context, signals <-chan os.Signal) error {
 	part("own ports", func() error { a.guardOwnPorts(ctx); return nil })
 	part("users", func() error { a.watchUsers(ctx); return nil })
 	part("lease", func() error { return a.manager.Run(ctx) })
+	part("certificates", func() error { a.certs.run(ctx); return nil })
 	part("proxy", func() error { return a.proxy.Serve(a.proxyListener) })
 	part("api", func() error { return a.api.Serve(a.apiListener) })
 	a.log.Info("node started", "node", a.cfg.Name, "role", string(a.cfg.Role), "version", thisBuild().Version,

@@ -1,0 +1,274 @@
+package cluster
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/weirproxy/weir/certs"
+)
+
+// Plaintext says what becomes of what isn't encrypted, on the rpc port and in gossip, where there is a certificate or a key to
+// encrypt with. All but PlainRefuse are for the time in which a running cluster is moved from one to the other.
+type Plaintext string
+
+const (
+	PlainRefuse Plaintext = "refuse" // nothing passes that isn't encrypted
+	PlainAccept Plaintext = "accept" // this node encrypts, and hears others that don't
+	PlainSend   Plaintext = "send"   // this node does not encrypt either; it understands others that do
+)
+
+const (
+	// rpcProtocol tells, in ALPN (RFC 7301), the rpc port from other ports that speak TLS.
+	rpcProtocol = "weir/1"
+	// accepted answers a preface that came over TLS. Without it the one that dials would take a connection for open
+	// that the other end is about to refuse: in TLS 1.3 a client is done before its certificate has been judged.
+	accepted           byte = 1
+	handshakeRecord    byte = 0x16 // the first byte of a connection that begins with TLS
+	alertRecord        byte = 0x15
+	closeNotifyTimeout      = 250 * time.Millisecond
+)
+
+// mismatch is a TLS record (RFC 8446, section 6) with the fatal alert access_denied, which no TLS library sends by itself. It tells the one
+// that has dialled that this end speaks TLS and it doesn't, or the other way round.
+var mismatch = [...]byte{alertRecord, 3, 3, 0, 2, 2, 49}
+
+// security is how the rpc port is encrypted. A nil *security is not.
+type security struct {
+	current   func() *certs.Set
+	plaintext Plaintext
+}
+
+func newSecurity(cfg *Config) *security {
+	if cfg.TLS == nil {
+		return nil
+	}
+	return &security{current: cfg.TLS, plaintext: cfg.Plaintext}
+}
+
+// encrypts reports whether this node dials with TLS.
+func (s *security) encrypts() bool { return s != nil && s.plaintext != PlainSend }
+
+// hearsPlain reports whether connections without TLS are taken.
+func (s *security) hearsPlain() bool { return s == nil || s.plaintext != PlainRefuse }
+
+// base is what both ends have in common. Tickets are off: every connection is judged by the CA of its own time.
+func (s *security) base() (*tls.Config, *certs.Set) {
+	set := s.current()
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13, NextProtos: []string{rpcProtocol}, SessionTicketsDisabled: true,
+		Certificates: []tls.Certificate{set.Certificate},
+	}, set
+}
+
+func (s *security) server() *tls.Config {
+	conf, set := s.base()
+	conf.ClientAuth, conf.ClientCAs = tls.RequireAndVerifyClientCert, set.Roots
+	conf.VerifyConnection = func(state tls.ConnectionState) error {
+		if state.NegotiatedProtocol != rpcProtocol {
+			return errNoRPC
+		}
+		return state.PeerCertificates[0].VerifyHostname(certs.ClusterName)
+	}
+	return conf
+}
+
+func (s *security) client() *tls.Config {
+	conf, set := s.base()
+	conf.RootCAs, conf.ServerName = set.Roots, certs.ClusterName
+	conf.VerifyConnection = func(state tls.ConnectionState) error {
+		if state.NegotiatedProtocol != rpcProtocol {
+			return errNoRPC
+		}
+		return nil
+	}
+	return conf
+}
+
+// errNoRPC: TLS, but for something else.
+var errNoRPC = errors.New("the other end speaks TLS for something else than weir's rpc port")
+
+// open makes a connection that has just been dialled one that the other end has accepted: as a node's, and for what the preface
+// says. held is closed on an error.
+func (s *security) open(ctx context.Context, held *trackedConn, hello []byte, target string) (net.Conn, error) {
+	conn := &secureConn{Conn: tls.Client(held, s.client()), held: held}
+	stop := context.AfterFunc(ctx, func() { _ = held.Close() })
+	err := conn.begin(ctx, hello, target)
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		_ = held.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+func (c *secureConn) begin(ctx context.Context, hello []byte, target string) error {
+	if err := c.SetDeadline(deadlineOf(ctx)); err != nil {
+		return err
+	}
+	if err := c.HandshakeContext(ctx); err != nil {
+		return explainTLS(err)
+	}
+	if err := isServer(c.ConnectionState(), target); err != nil {
+		return err
+	}
+	if _, err := c.Write(hello); err != nil {
+		return explainTLS(err)
+	}
+	answer := make([]byte, 1)
+	if _, err := io.ReadFull(c, answer); err != nil {
+		return explainTLS(err)
+	}
+	if answer[0] != accepted {
+		return fmt.Errorf("the other end answers the preface with %d: upgrade the older of the two", answer[0])
+	}
+	return c.SetDeadline(time.Time{})
+}
+
+// isServer checks that a Raft server's certificate is the one of the node that is meant.
+func isServer(state tls.ConnectionState, target string) error {
+	if target == "" {
+		return nil
+	}
+	name := certs.NodeName(NameOf(target))
+	if err := state.PeerCertificates[0].VerifyHostname(name); err != nil {
+		return fmt.Errorf("%w: it is meant for %s, and the certificate does not name it", errWrongServer, name)
+	}
+	return nil
+}
+
+// deadlineOf is the context's, and prefaceTimeout at most.
+func deadlineOf(ctx context.Context) time.Time {
+	most := time.Now().Add(prefaceTimeout)
+	if deadline, ok := ctx.Deadline(); ok && deadline.Before(most) {
+		return deadline
+	}
+	return most
+}
+
+// secureConn is a TLS connection whose end is bounded.
+type secureConn struct {
+	*tls.Conn
+	held *trackedConn
+}
+
+// Close says goodbye as TLS has it, and waits little for a peer that takes nothing more.
+func (c *secureConn) Close() error {
+	stop := time.AfterFunc(closeNotifyTimeout, func() { _ = c.held.Close() })
+	defer stop.Stop()
+	return c.Conn.Close()
+}
+
+// rewound is a connection whose first byte has been looked at.
+type rewound struct {
+	*trackedConn
+	first []byte
+}
+
+func (c *rewound) Read(b []byte) (int, error) {
+	if len(c.first) > 0 && len(b) > 0 {
+		n := copy(b, c.first)
+		c.first = c.first[n:]
+		return n, nil
+	}
+	return c.trackedConn.Read(b)
+}
+
+// suspiciousConn looks at the first bytes that come back on a connection that was dialled without TLS: they may say that it
+// takes TLS.
+type suspiciousConn struct {
+	*trackedConn
+	refused func(error)
+	looked  bool
+}
+
+func (c *suspiciousConn) Read(b []byte) (int, error) {
+	n, err := c.trackedConn.Read(b)
+	if c.looked || n == 0 {
+		return n, err
+	}
+	c.looked = true
+	if b[0] == alertRecord { // nothing that is spoken here starts like this
+		c.refused(errPeerWantsTLS)
+		return 0, errPeerWantsTLS
+	}
+	return n, err
+}
+
+// misfit is why two nodes can't talk, and what to do about it: somebody has to change a file.
+type misfit struct {
+	what, do string
+	cause    error
+}
+
+func (m *misfit) Error() string {
+	text := m.what
+	if m.cause != nil {
+		text += " (" + oneLine(m.cause) + ")"
+	}
+	return text + ": " + m.do
+}
+
+func (m *misfit) Unwrap() error { return m.cause }
+
+var (
+	errPeerWantsTLS = &misfit{
+		what: "the other node takes only TLS, and this one has none",
+		do:   "set cluster.tls here, with a certificate of the same CA",
+	}
+	errPeerHasTLS = &misfit{
+		what: "the other node speaks TLS, and this one has none",
+		do:   "set cluster.tls here, with a certificate of the same CA",
+	}
+	errPeerWantsPlain = &misfit{
+		what: "the other node has no TLS, and this one takes nothing else",
+		do:   "set cluster.tls there, with a certificate of the same CA",
+	}
+)
+
+// Alerts of the other end, as crypto/tls calls them, and what they say about this node.
+var alerts = map[string]*misfit{
+	"tls: unknown certificate authority": {what: "the other node does not know the CA of this node's certificate", do: "give all nodes certificates of one CA, and its certificate as cluster.tls.ca_file"},
+	"tls: expired certificate":           {what: "the other node finds this node's certificate expired", do: "make a new one with weir tls cert, and check the clocks of both machines"},
+	"tls: bad certificate":               {what: "the other node refuses this node's certificate", do: "make one with weir tls cert; the other node's log says why"},
+	"tls: certificate required":          {what: "the other node has got no certificate from this one", do: "set cluster.tls.cert_file"},
+	"tls: no application protocol":       {what: "the other end speaks TLS for something else than weir's rpc port", do: "check what listens at that address"},
+	"tls: access denied":                 errPeerWantsPlain,
+}
+
+// explainTLS says why a handshake has failed, where the reason is one that a person has to deal with.
+func explainTLS(err error) error {
+	var op *net.OpError
+	var unknown x509.UnknownAuthorityError
+	var invalid x509.CertificateInvalidError
+	var name x509.HostnameError
+	switch {
+	case errors.As(err, &op) && op.Op == "remote error":
+		if known, ok := alerts[op.Err.Error()]; ok {
+			return known
+		}
+	case errors.As(err, &unknown):
+		return &misfit{"the other node's certificate is of a CA that this one does not know", "give all nodes certificates of one CA, and its certificate as cluster.tls.ca_file", nil}
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return &misfit{"the other node's certificate has expired", "make a new one for it with weir tls cert, and check the clocks of both machines", err}
+	case errors.As(err, &invalid):
+		return &misfit{"the other node's certificate is not valid here", "make one for it with weir tls cert", err}
+	case errors.As(err, &name):
+		return &misfit{"the other end's certificate is not a node's", "it must have the DNS name " + certs.ClusterName + ", as those of weir tls cert", nil}
+	case errors.Is(err, errNoRPC):
+		return &misfit{errNoRPC.Error(), "check what listens at that address", nil}
+	case strings.Contains(err.Error(), "client didn't provide a certificate"):
+		return &misfit{"the other end shows no certificate", "only nodes may connect to the rpc port; a node needs cluster.tls", nil}
+	case strings.Contains(err.Error(), "unsupported application protocols"), strings.Contains(err.Error(), "unsupported versions"):
+		return &misfit{"the other end is no node", "only nodes may connect to the rpc port", err}
+	}
+	return err
+}

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/weirproxy/weir/certs"
+	"github.com/weirproxy/weir/cluster"
+	"github.com/weirproxy/weir/config"
+)
+
+// certificates are those of the listeners that speak TLS; nil where one doesn't.
+type certificates struct{ rpc, api, proxy *certs.Source }
+
+// openCertificates reads the files that the config names.
+func openCertificates(c *config.Config, log hclog.Logger) (out certificates, err error) {
+	for _, l := range []struct {
+		name string
+		node string
+		tls  config.TLS
+		to   **certs.Source
+	}{
+		{"rpc", c.Name, c.Cluster.TLS, &out.rpc},
+		{"api", "", c.API.TLS, &out.api},
+		{"proxy", "", c.Proxy.TLS, &out.proxy},
+	} {
+		if !l.tls.Enabled() {
+			continue
+		}
+		*l.to, err = certs.Open(certs.SourceConfig{
+			Listener: l.name, Node: l.node, Log: log.Named("tls"),
+			Files: certs.Files{CA: l.tls.CAFile, Cert: l.tls.CertFile, Key: l.tls.KeyFile},
+		})
+		if err != nil {
+			return certificates{}, err
+		}
+	}
+	return out, nil
+}
+
+// each calls f with every listener's source.
+func (c certificates) each(f func(listener string, s *certs.Source)) {
+	for _, l := range []struct {
+		name   string
+		source *certs.Source
+	}{{"rpc", c.rpc}, {"api", c.api}, {"proxy", c.proxy}} {
+		if l.source != nil {
+			f(l.name, l.source)
+		}
+	}
+}
+
+// run follows the files until the context ends.
+func (c certificates) run(ctx context.Context) {
+	var wg sync.WaitGroup
+	c.each(func(_ string, s *certs.Source) { wg.Go(func() { s.Run(ctx) }) })
+	wg.Wait()
+}
+
+// reload reads the files at once. The error names every listener that keeps its old certificate.
+func (c certificates) reload() error {
+	var errs []error
+	c.each(func(_ string, s *certs.Source) { errs = append(errs, s.Reload()) })
+	return errors.Join(errs...)
+}
+
+// ends tells when each listener's certificate ends.
+func (c certificates) ends() map[string]time.Time {
+	ends := map[string]time.Time{}
+	c.each(func(listener string, s *certs.Source) { ends[listener] = s.Current().NotAfter })
+	return ends
+}
+
+// rpcTLS is what the cluster needs; nil without TLS.
+func (c certificates) rpcTLS() func() *certs.Set {
+	if c.rpc == nil {
+		return nil
+	}
+	return c.rpc.Current
+}
+
+// apiTLS is the API listener's; nil without TLS.
+func (c certificates) apiTLS() *tls.Config {
+	if c.api == nil {
+		return nil
+	}
+	return c.api.ServerConfig()
+}
+
+// gossipKeys are a config's, the one that encrypts first.
+func gossipKeys(c *config.Config) cluster.GossipKeys {
+	if c.Cluster.GossipKey == "" {
+		return nil
+	}
+	keys := cluster.GossipKeys{[]byte(c.Cluster.GossipKey)}
+	for _, key := range c.Cluster.GossipAcceptKeys {
+		keys = append(keys, []byte(key))
+	}
+	return keys
+}
