@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"reflect"
@@ -219,7 +220,7 @@ func TestOpenAPIHasEveryRoute(t *testing.T) {
 func bodies() []any {
 	return []any{
 		Problem{}, Health{}, Status{}, Nodes{}, Limits{}, Limit{}, LimitWritten{}, LimitDeleted{}, LimitsReplaced{}, Hosts{}, Host{},
-		ConnectionList{}, ConnectionClosed{}, Started{}, Reloaded{}, RaftPeers{}, RaftPeerRemoved{}, RaftTransfer{}, RaftTransferred{}, SnapshotRestored{},
+		ConnectionList{}, ConnectionClosed{}, Started{}, Reloaded{}, RaftPeers{}, RaftPeerRemoved{}, RaftTransfer{}, RaftTransferred{}, SnapshotRestored{}, NodeConfig{}, Logs{}, System{},
 		Event{}, UseFrame{}, // of the event stream
 	}
 }
@@ -345,7 +346,7 @@ func (s *schema) types() []string {
 
 // TestOpenAPIAnswers gets a success out of every operation that openapi.json describes; do compares the answers with it.
 func TestOpenAPIAnswers(t *testing.T) {
-	b := newBench(t, Config{MetricsHosts: 2}, "a", "b")
+	b := newBench(t, Config{MetricsHosts: 2, Token: "secret"}, "a", "b")
 	a := b.nodes["a"]
 	soon := Duration(3 * time.Second)
 	a.st.Session = SessionStatus{ID: 7, State: "live", ExpiresIn: Duration(8123456789)}
@@ -378,6 +379,11 @@ func TestOpenAPIAnswers(t *testing.T) {
 		{method: "DELETE", path: "/v1/raft/peers/b"},
 		{method: "POST", path: "/v1/raft/transfer", body: `{"to":"b"}`},
 		{method: "POST", path: "/v1/raft/transfer"},
+		{method: "GET", path: "/v1/status?node=b"},
+		{method: "GET", path: "/metrics?node=b"},
+		{method: "GET", path: pathConfig + "?node=b"},
+		{method: "GET", path: pathLogs + "?lines=2"},
+		{method: "GET", path: pathSystem},
 		{method: "GET", path: pathSnapshot},
 		{method: "PUT", path: pathSnapshot, body: b.snapshot(), header: map[string]string{"Content-Type": snapshotType}},
 		{method: "GET", path: "/v1/openapi.json"},
@@ -386,6 +392,11 @@ func TestOpenAPIAnswers(t *testing.T) {
 		{method: "GET", path: "/readyz"},
 		{method: "HEAD", path: "/v1/events"}, // which ends; the stream's own tests read it
 	} {
+		k.header = maps.Clone(k.header)
+		if k.header == nil {
+			k.header = map[string]string{}
+		}
+		k.header["Authorization"] = secret
 		if w := a.do(k); w.Code > 299 {
 			t.Errorf("%s %s: %d %s", k.method, k.path, w.Code, w.Body)
 		}

@@ -27,20 +27,6 @@ const (
 	profileContentType = "application/octet-stream"
 )
 
-// confidential lets an endpoint answer only who has shown the token that may do everything, and nobody where there is none: a
-// profile slows the node down, and tells more of its memory than its limits and hosts.
-func (s *Server) confidential(serve endpoint) endpoint {
-	return func(w http.ResponseWriter, r *http.Request) error {
-		switch {
-		case s.guard.write == nil:
-			return problemf(http.StatusForbidden, "token_not_configured", "profiles are only for who has a token, and this node knows none: set api.token_file")
-		case !s.guard.mayWrite(r):
-			return problemf(http.StatusForbidden, "read_only_token", "this token can only read: use the one in api.token_file")
-		}
-		return serve(w, r)
-	}
-}
-
 // profiles lists the profiles.
 func (s *Server) profiles(w http.ResponseWriter, r *http.Request) error {
 	if _, err := query(r); err != nil {

@@ -7,6 +7,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -73,6 +74,7 @@ type Deps struct {
 	Lifecycle   Lifecycle
 	Raft        Raft
 	Snapshots   Snapshots
+	Diagnostics Diagnostics
 	// Events is what the node remembers of events; nil: a log of the server's own.
 	Events  *EventLog
 	Metrics MetricSource
@@ -113,8 +115,8 @@ func New(cfg Config, deps Deps) *Server {
 	s.watcher, s.ui = newWatcher(s), ui.New()
 	s.places = newHostPlaces(cfg.MetricsHosts)
 	s.metrics = newMetrics(s, s.places)
-	s.public = append(s.sharedRoutes(false), s.publicRoutes()...)
-	s.peer = append(s.sharedRoutes(true), s.peerRoutes()...)
+	s.public = slices.Concat(s.sharedRoutes(false), s.debugRoutes(false), s.publicRoutes())
+	s.peer = slices.Concat(s.sharedRoutes(true), s.debugRoutes(true), s.peerRoutes())
 	s.http = &http.Server{
 		Handler:           s.Handler(),
 		ReadHeaderTimeout: headTimeout,
@@ -200,7 +202,7 @@ func (s *Server) sharedRoutes(peer bool) router {
 // publicRoutes concern this node alone.
 func (s *Server) publicRoutes() router {
 	return router{
-		{"/v1/status", map[string]endpoint{"GET": reading(s.status)}},
+		{"/v1/status", map[string]endpoint{"GET": s.atNode(false, reading(s.status))}},
 		{"/v1/events", map[string]endpoint{"GET": s.eventStream}},
 		{pathUI, map[string]endpoint{"GET": s.page}},
 		{pathUI + "{file}", map[string]endpoint{"GET": s.page}},
@@ -209,9 +211,7 @@ func (s *Server) publicRoutes() router {
 		{"/v1/drain", map[string]endpoint{"POST": reading(s.drain)}},
 		{"/v1/leave", map[string]endpoint{"POST": reading(s.leave)}},
 		{"/v1/reload", map[string]endpoint{"POST": reading(s.reload)}},
-		{pathProfiles, map[string]endpoint{"GET": s.confidential(s.profiles)}},
-		{pathProfiles + "{name}", map[string]endpoint{"GET": s.confidential(s.profile)}},
-		{"/metrics", map[string]endpoint{"GET": s.serveMetrics}},
+		{"/metrics", map[string]endpoint{"GET": s.atNode(false, s.serveMetrics)}},
 		{pathOpenAPI, map[string]endpoint{"GET": s.description}},
 		{pathHealthz, map[string]endpoint{"GET": reading(s.healthz)}},
 		{pathReadyz, map[string]endpoint{"GET": reading(s.readyz)}},
@@ -221,6 +221,8 @@ func (s *Server) publicRoutes() router {
 // peerRoutes are for nodes alone.
 func (s *Server) peerRoutes() router {
 	return router{
+		{"/v1/status", map[string]endpoint{"GET": reading(s.status)}},
+		{"/metrics", map[string]endpoint{"GET": s.serveMetrics}},
 		{pathWatch, map[string]endpoint{"GET": reading(s.watchPeer)}},
 		{pathRestoredLimits, map[string]endpoint{"PUT": s.writingWithin(restoreTimeout, s.restoreLimits, true, maxPeerBody)}},
 		{pathConfigLimits, map[string]endpoint{"PUT": s.writing(s.replaceConfigLimits, true, maxPeerBody)}},

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 
@@ -73,7 +74,7 @@ func newBench(t testing.TB, cfg Config, names ...string) *bench {
 		c := cfg
 		c.Node = name
 		n.server = New(c, Deps{
-			Log: n, Leader: n, View: n, Status: n, Nodes: n, Uses: n, Peers: n, Connections: n, Lifecycle: n, Raft: n, Snapshots: n, Metrics: n,
+			Log: n, Leader: n, View: n, Status: n, Nodes: n, Uses: n, Peers: n, Connections: n, Lifecycle: n, Raft: n, Snapshots: n, Diagnostics: n, Metrics: n,
 			Logger: hclog.NewNullLogger(),
 		})
 		b.nodes[name] = n
@@ -262,6 +263,19 @@ func (n *benchNode) RaftPeers() ([]RaftPeer, error) {
 		return nil, ErrNoRaft
 	}
 	return []RaftPeer{{Name: "b"}, {Name: "a", Leader: true}}, nil
+}
+
+func (n *benchNode) Settings() []Setting {
+	return []Setting{{Path: "name", Value: `"` + n.name + `"`, At: "weir.hcl:1"}, {Path: "role", Value: `"server"`}}
+}
+
+func (n *benchNode) RecentLog(most int) []string {
+	lines := []string{"the first line of " + n.name, "the second", "the third"}
+	return lines[max(0, len(lines)-most):]
+}
+
+func (n *benchNode) System() System {
+	return System{Node: n.name, Version: "v1", OS: "linux", CPUs: 2, PID: 1, Started: time.Unix(1e9, 0).UTC(), Now: time.Unix(2e9, 0).UTC()}
 }
 
 func (n *benchNode) Freeze() (*fsm.Frozen, error) {

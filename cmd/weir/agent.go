@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/signal"
@@ -78,6 +79,8 @@ type agent struct {
 	proxy    *proxy.Server
 	api      *api.Server
 	events   *api.EventLog
+	recent   logRing
+	started  time.Time
 	streams  leaseStreams
 	reclaims reclaims
 	timings  timings
@@ -110,7 +113,8 @@ func runAgent(ctx context.Context, src source) error {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	defer signal.Stop(signals)
-	a := &agent{source: src, cfg: cfg, log: newLogger(cfg.Log), fatal: make(chan error, 8), events: api.NewEventLog(cfg.Name)}
+	a := &agent{source: src, cfg: cfg, started: time.Now(), fatal: make(chan error, 8), events: api.NewEventLog(cfg.Name)}
+	a.log = newLogger(cfg.Log, &a.recent)
 	a.portsChanged = make(chan struct{}, 1)
 	a.asked, a.leave = context.WithCancel(context.Background())
 	defer a.leave()
@@ -392,8 +396,8 @@ func lineOutput(c config.Log) proxy.LineOutput {
 	return proxy.LineOutput{Writer: os.Stderr, JSON: c.Format == "json"}
 }
 
-func newLogger(c config.Log) hclog.InterceptLogger {
+func newLogger(c config.Log, also io.Writer) hclog.InterceptLogger {
 	return hclog.NewInterceptLogger(&hclog.LoggerOptions{
-		Name: "weir", Level: hclog.LevelFromString(c.Level), JSONFormat: c.Format == "json", Output: os.Stderr,
+		Name: "weir", Level: hclog.LevelFromString(c.Level), JSONFormat: c.Format == "json", Output: io.MultiWriter(also, os.Stderr),
 	})
 }

@@ -112,7 +112,7 @@ Exit codes: 0 done, 1 failed, 2 the command line can't be understood.`
 	}
 	cluster := []*cobra.Command{
 		newStatusCommand(p), newNodesCommand(p), newHostsCommand(p), newTopCommand(p), newLimitsCommand(p), newDrainCommand(p),
-		newLeaveCommand(p), newRaftCommand(p), newSnapshotCommand(p), newExecCommand(p),
+		newLeaveCommand(p), newRaftCommand(p), newSnapshotCommand(p), newDebugCommand(p), newExecCommand(p),
 	}
 	for _, cmd := range cluster {
 		cmd.GroupID = groupCluster

@@ -89,7 +89,9 @@ the next reload. Nothing else changes: who holds which slots is the running clus
 				return err
 			}
 			defer c.CloseIdle()
-			ask := func(ctx context.Context, c *api.Client) (api.SnapshotRestored, error) { return c.RestoreSnapshot(ctx, file) }
+			ask := func(ctx context.Context, c *api.Client) (api.SnapshotRestored, error) {
+				return c.RestoreSnapshot(ctx, file)
+			}
 			return askWithin(snapshotTimeout, f, cmd, c, ask, func(r api.SnapshotRestored) error {
 				_, err := fmt.Fprintf(cmd.OutOrStdout(), "Restored %s at index %d: %d added, %d changed, %d removed.\n",
 					count(r.Limits, "limit"), r.Index, r.Added, r.Changed, r.Removed)

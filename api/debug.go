@@ -1,0 +1,230 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"time"
+)
+
+const (
+	pathConfig = "/v1/config"
+	pathLogs   = "/v1/logs"
+	pathSystem = "/v1/system"
+
+	logLines    = 200  // of GET /v1/logs, unless it asks for another number
+	maxLogLines = 1000 // that a node remembers
+)
+
+// NodeConfig answers GET /v1/config.
+type NodeConfig struct {
+	Node     string    `json:"node"`
+	Settings []Setting `json:"settings"` // in the order of the reference
+}
+
+// Setting is one attribute of a node's configuration.
+type Setting struct {
+	Path  string `json:"path"`  // "proxy.listen"
+	Value string `json:"value"` // as the file would have it; a secret is "(hidden)"
+	// At is file:line where the config sets it; absent: it is the default, or follows from others.
+	At string `json:"at,omitempty"`
+}
+
+// Logs answers GET /v1/logs.
+type Logs struct {
+	Node  string   `json:"node"`
+	Lines []string `json:"lines"` // oldest first
+}
+
+// System answers GET /v1/system.
+type System struct {
+	Node    string    `json:"node"`
+	Version string    `json:"version"`
+	Commit  string    `json:"commit"`
+	Go      string    `json:"go"`
+	OS      string    `json:"os"`
+	Arch    string    `json:"arch"`
+	Kernel  string    `json:"kernel"`
+	CPUs    int       `json:"cpus"` // that the process uses
+	PID     int       `json:"pid"`
+	Started time.Time `json:"started"`
+	Now     time.Time `json:"now"` // by the node's clock
+	// OpenFiles are the process's open descriptors; -1 where the system does not tell.
+	OpenFiles int    `json:"open_files"`
+	MaxFiles  uint64 `json:"max_files"`
+	// DataFree and DataTotal are bytes on the file system of data_dir; 0 without one.
+	DataFree  uint64 `json:"data_free"`
+	DataTotal uint64 `json:"data_total"`
+}
+
+// Diagnostics is what a support bundle holds of a node beyond what it shows anyway.
+type Diagnostics interface {
+	// Settings lists the configuration that runs, without secrets.
+	Settings() []Setting
+	// RecentLog returns the newest lines of the node's log, at most n, oldest first.
+	RecentLog(n int) []string
+	// System describes the process and its machine.
+	System() System
+}
+
+// debugRoutes tell of this node, or of another that ?node= names. They are for who may do everything: logs name clients, and a
+// profile slows the node down.
+func (s *Server) debugRoutes(peer bool) router {
+	own := func(f func(*http.Request) (answer, error)) map[string]endpoint {
+		return map[string]endpoint{"GET": s.confidential(peer, s.atNode(peer, reading(f)))}
+	}
+	return router{
+		{pathConfig, own(s.settings)},
+		{pathLogs, own(s.recentLog)},
+		{pathSystem, own(s.system)},
+		{pathProfiles, map[string]endpoint{"GET": s.confidential(peer, s.profiles)}},
+		{pathProfiles + "{name}", map[string]endpoint{"GET": s.confidential(peer, s.atNode(peer, s.profile))}},
+	}
+}
+
+func (s *Server) settings(r *http.Request) (answer, error) {
+	if _, err := query(r); err != nil {
+		return answer{}, err
+	}
+	return answer{body: NodeConfig{Node: s.cfg.Node, Settings: append([]Setting{}, s.deps.Diagnostics.Settings()...)}}, nil
+}
+
+// recentLog answers GET /v1/logs[?lines=].
+func (s *Server) recentLog(r *http.Request) (answer, error) {
+	q, err := query(r, "lines")
+	if err != nil {
+		return answer{}, err
+	}
+	n, err := queryNumber(q, "lines", logLines, 1, maxLogLines)
+	if err != nil {
+		return answer{}, err
+	}
+	return answer{body: Logs{Node: s.cfg.Node, Lines: append([]string{}, s.deps.Diagnostics.RecentLog(n)...)}}, nil
+}
+
+func (s *Server) system(r *http.Request) (answer, error) {
+	if _, err := query(r); err != nil {
+		return answer{}, err
+	}
+	return answer{body: s.deps.Diagnostics.System()}, nil
+}
+
+// confidential lets an endpoint answer only who may do everything: who has shown the token for that or, where none is set at all and
+// so nobody but this machine is listened to, a process on it. A page in a browser there is none.
+func (s *Server) confidential(peer bool, serve endpoint) endpoint {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		switch {
+		case peer:
+		case s.guard.write == nil && (s.guard.read != nil || !fromLoopback(r)):
+			return problemf(http.StatusForbidden, "token_not_configured", "this is only for who has a token, and this node knows none: set api.token_file")
+		case s.guard.write == nil && r.Header.Get("Sec-Fetch-Site") != "":
+			return problemf(http.StatusForbidden, "token_not_configured", "without a token this is not for browsers: set api.token_file")
+		case s.guard.write != nil && !s.guard.mayWrite(r):
+			return problemf(http.StatusForbidden, "read_only_token", "this token can only read: use the one in api.token_file")
+		}
+		return serve(w, r)
+	}
+}
+
+func fromLoopback(r *http.Request) bool {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return false
+	}
+	addr, err := netip.ParseAddr(host)
+	return err == nil && addr.Unmap().IsLoopback()
+}
+
+// atNode lets the node that ?node= names answer in place of this one.
+func (s *Server) atNode(peer bool, serve endpoint) endpoint {
+	if peer {
+		return serve
+	}
+	return func(w http.ResponseWriter, r *http.Request) error {
+		q := r.URL.Query()
+		if !q.Has("node") {
+			return serve(w, r)
+		}
+		if len(q["node"]) > 1 {
+			return malformed("the query parameter %q is given more than once", "node")
+		}
+		node := q.Get("node")
+		q.Del("node")
+		u := *r.URL
+		u.RawQuery = q.Encode()
+		if node == s.cfg.Node {
+			r.URL = &u
+			return serve(w, r)
+		}
+		p, err := s.peerNamed(node)
+		if err != nil {
+			return err
+		}
+		seconds, _ := strconv.Atoi(q.Get("seconds")) // a wrong one is the node's to refuse
+		most := s.cfg.PeerTimeout + time.Duration(min(max(seconds, 0), maxProfileSeconds))*time.Second
+		ctx, cancel := context.WithTimeout(r.Context(), most)
+		defer cancel()
+		rep, err := s.forward(ctx, p.RT, &http.Request{Method: http.MethodGet, URL: &u, Header: http.Header{}}, nil)
+		if err != nil {
+			return notReached(node, err)
+		}
+		rep.write(w)
+		return nil
+	}
+}
+
+// Config tells the configuration that a node runs, without secrets; "" is the client's own node.
+func (c *Client) Config(ctx context.Context, node string) (NodeConfig, error) {
+	return do[NodeConfig](ctx, c, call{method: http.MethodGet, path: pathConfig, query: atNode(node)})
+}
+
+// Logs tells the newest lines of a node's log, at most 1000.
+func (c *Client) Logs(ctx context.Context, node string, lines int) (Logs, error) {
+	q := atNode(node)
+	q.Set("lines", strconv.Itoa(lines))
+	return do[Logs](ctx, c, call{method: http.MethodGet, path: pathLogs, query: q})
+}
+
+// System describes a node's process and machine.
+func (c *Client) System(ctx context.Context, node string) (System, error) {
+	return do[System](ctx, c, call{method: http.MethodGet, path: pathSystem, query: atNode(node)})
+}
+
+func atNode(node string) url.Values {
+	q := url.Values{}
+	if node != "" {
+		q.Set("node", node)
+	}
+	return q
+}
+
+// Fetch writes to w what a GET of path (with its query) answers, whatever that is: at most 64 MiB of it. Where ctx ends
+// before the answer does, what has come is written, and the error is the context's.
+func (c *Client) Fetch(ctx context.Context, path string, w io.Writer) error {
+	req, err := c.request(ctx, call{method: http.MethodGet, path: path})
+	if err != nil {
+		return err
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		b, err := io.ReadAll(io.LimitReader(res.Body, maxPeerAnswer))
+		if err != nil {
+			return fmt.Errorf("read the answer of %s: %w", c.base.String(), err)
+		}
+		return decodeProblem(res.StatusCode, res.Header, b)
+	}
+	n, err := io.Copy(w, io.LimitReader(res.Body, maxPeerAnswer))
+	if err == nil && n == maxPeerAnswer {
+		err = fmt.Errorf("the answer of %s was cut after %d bytes", c.base.String(), n)
+	}
+	return err
+}
