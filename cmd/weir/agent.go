@@ -85,10 +85,10 @@ type agent struct {
 	reclaims reclaims
 	timings  timings
 	keeper   *limitsKeeper // nil without a data directory
+	certs    certificates
 	notify   *notifier
 
 	proxyListener, apiListener net.Listener
-	certs    certificates
 
 	fatal chan error         // why the process must stop
 	leave context.CancelFunc // asks to leave
@@ -135,13 +135,13 @@ func (a *agent) build() (err error) {
 	if a.apiListener, err = listen(cfg, "api.listen", cfg.API.Listen); err != nil {
 		return err
 	}
+	if a.certs, err = openCertificates(cfg, a.log); err != nil {
+		return err
+	}
 	if a.data, err = openData(cfg); err != nil {
 		return err
 	}
 	if a.data.Path() != "" {
-	if a.certs, err = openCertificates(cfg, a.log); err != nil {
-		return err
-	}
 		a.keeper = &limitsKeeper{path: filepath.Join(a.data.Path(), limitsFile), log: a.log}
 	}
 	clusterConfig := a.clusterConfig()
@@ -194,11 +194,11 @@ func (a *agent) run(ctx context.Context, signals <-chan os.Signal) error {
 			}
 		})
 	}
+	part("certificates", func() error { a.certs.run(ctx); return nil })
 	a.forbidOwnPorts(ctx)
 	part("own ports", func() error { a.guardOwnPorts(ctx); return nil })
 	part("users", func() error { a.watchUsers(ctx); return nil })
 	part("lease", func() error { return a.manager.Run(ctx) })
-	part("certificates", func() error { a.certs.run(ctx); return nil })
 	part("proxy", func() error { return a.proxy.Serve(a.proxyListener) })
 	part("api", func() error { return a.api.Serve(a.apiListener) })
 	a.log.Info("node started", "node", a.cfg.Name, "role", string(a.cfg.Role), "version", thisBuild().Version,
