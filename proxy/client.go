@@ -26,8 +26,10 @@ type client struct {
 	user    string     // likewise; "" where none is asked for
 	headLen int        // bytes of its head still in hand
 	first   bool       // no request has been answered yet
-	clock   clock      // what the read deadline is set for
-	rested  time.Time  // since when the client has been idle, where clock is clockIdle
+
+	balanced bool      // the connection begins with who the client is
+	clock    clock     // what the read deadline is set for
+	rested   time.Time // since when the client has been idle, where clock is clockIdle
 
 	exchange *exchange // of plain requests, one after the other; nil before the first
 
@@ -50,6 +52,9 @@ func newClient(s *Server, fd int, addr netip.AddrPort) *client {
 // to its end.
 func (c *client) serve(h *head) (over bool) {
 	c.head = h
+	if c.balanced && !c.identify() {
+		return true
+	}
 	for c.next() {
 		c.sock.stall = stallTimeout
 		if !c.handle() {
@@ -59,6 +64,26 @@ func (c *client) serve(h *head) (over bool) {
 	}
 	c.head = nil
 	return !c.tunnelled
+}
+
+// identify reads who the client is from what its load balancer says first; false says that the connection is over, answered where
+// needed.
+func (c *client) identify() bool {
+	if !c.setIdle(true) {
+		return false
+	}
+	c.in.before = c
+	client, err := readProxyHeader(&c.in)
+	c.in.before = nil
+	c.setIdle(false)
+	if err != nil {
+		c.refuseHead(err)
+		return false
+	}
+	if client.IsValid() {
+		c.addr = client
+	}
+	return true
 }
 
 // end closes what serve has left open.

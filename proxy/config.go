@@ -98,6 +98,9 @@ type Policy struct {
 	// Users are who may use it by name and password, beside AllowClients; empty asks for neither. It must not be changed
 	// afterwards.
 	Users []User
+	// ProxyProtocolFrom are the load balancers whose word for a client's address is taken: their connections must begin with
+	// a PROXY protocol header, others must not.
+	ProxyProtocolFrom []netip.Prefix
 	// DenyDestinations and AllowDestinations are matched with the resolved address at dial time.
 	// A denied one is refused though it is also allowed; an empty AllowDestinations allows all.
 	// Unspecified addresses (0.0.0.0, ::) are refused always: they reach loopback.
@@ -137,7 +140,7 @@ func (p *Policy) Validate() error {
 		errs = append(errs, fmt.Errorf("tunnel_idle_timeout %v is below zero: use \"0s\" for never", p.TunnelIdleTimeout))
 	}
 	for name, prefixes := range map[string][]netip.Prefix{
-		"allow_clients": p.AllowClients, "deny_destinations": p.DenyDestinations, "allow_destinations": p.AllowDestinations,
+		"allow_clients": p.AllowClients, "proxy_protocol_from": p.ProxyProtocolFrom, "deny_destinations": p.DenyDestinations, "allow_destinations": p.AllowDestinations,
 	} {
 		for _, prefix := range prefixes {
 			if !prefix.IsValid() {

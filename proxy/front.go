@@ -45,6 +45,8 @@ type front struct {
 	inner  *sock // our end of the pair
 	client *client
 
+	balanced bool // the connection begins with who the client is
+
 	broken atomic.Bool   // the client's connection is no more
 	moved  atomic.Uint64 // bytes from the client
 	pumps  atomic.Int32  // directions that have not ended
@@ -57,8 +59,8 @@ type front struct {
 }
 
 // greet makes a client of a connection to a listener that speaks TLS.
-func (s *Server) greet(fd int, addr netip.AddrPort) {
-	f := &front{srv: s, addr: addr, wire: newSock(fd, &s.buffers)}
+func (s *Server) greet(fd int, addr netip.AddrPort, balanced bool) {
+	f := &front{srv: s, addr: addr, balanced: balanced, wire: newSock(fd, &s.buffers)}
 	f.in.sock = f.wire
 	s.mu.Lock()
 	if s.closed {
@@ -117,6 +119,15 @@ func (f *front) open() (*client, error) {
 	if err := f.wire.conn.SetDeadline(time.Now().Add(policy.HeaderTimeout)); err != nil {
 		return nil, err
 	}
+	if f.balanced {
+		client, err := readProxyHeader(&f.in)
+		if err != nil {
+			return nil, err
+		}
+		if client.IsValid() {
+			f.addr = client
+		}
+	}
 	f.tls = tls.Server(wireConn{f}, s.tls)
 	if err := f.tls.Handshake(); err != nil {
 		return nil, err
@@ -138,7 +149,10 @@ func (f *front) open() (*client, error) {
 func (f *front) refuse(err error) {
 	s := f.srv
 	var header tls.RecordHeaderError
+	var syntax syntaxError
 	switch {
+	case errors.As(err, &syntax):
+		(&client{srv: s, addr: f.addr}).noteRefusal(badRequest(string(syntax)))
 	case errors.As(err, &header) && header.Conn != nil && looksLikeHTTP(header.RecordHeader):
 		c := &client{srv: s, addr: f.addr}
 		c.noteRefusal(refusePlain)

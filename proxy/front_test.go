@@ -63,7 +63,14 @@ type tlsPeer struct {
 
 func (w *world) dialTLS(cert *tls.Certificate) *tlsPeer {
 	w.t.Helper()
+	return w.dialTLSAfter("", cert)
+}
+
+// dialTLSAfter sends something before TLS begins.
+func (w *world) dialTLSAfter(start string, cert *tls.Certificate) *tlsPeer {
+	w.t.Helper()
 	p := w.dial()
+	p.send(start)
 	roots := x509.NewCertPool()
 	roots.AddCert(cert.Leaf)
 	conn := tls.Client(p.TCPConn, &tls.Config{RootCAs: roots, ServerName: "127.0.0.1", NextProtos: []string{"h2", "http/1.1"}})

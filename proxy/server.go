@@ -240,11 +240,14 @@ func (s *Server) Serve(l net.Listener) error {
 			}
 			return fmt.Errorf("accept proxy clients on %v: %w", l.Addr(), err)
 		}
+		balanced := contains(s.policy.Load().ProxyProtocolFrom, addr.Addr())
 		if s.tls != nil {
-			s.greet(fd, addr)
+			s.greet(fd, addr, balanced)
 			continue
 		}
-		s.start(newClient(s, fd, addr))
+		c := newClient(s, fd, addr)
+		c.balanced = balanced
+		s.start(c)
 	}
 }
 

@@ -35,7 +35,7 @@ func policy(c *config.Config) proxy.Policy {
 		RejectStatus: p.RejectStatus, DialTimeout: p.DialTimeout, HeaderTimeout: p.HeaderTimeout,
 		TunnelIdleTimeout: p.TunnelIdleTimeout, HalfCloseTimeout: p.HalfCloseTimeout,
 		AllowClients: p.AllowClients, DenyDestinations: p.DenyDestinations, AllowDestinations: p.AllowDestinations,
-		Users: users(p.Users),
+		Users: users(p.Users), ProxyProtocolFrom: p.ProxyProtocolFrom,
 	}
 }
 
