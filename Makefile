@@ -33,7 +33,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 # The end-to-end tests measure, so they have the machine to themselves: all other packages first.
 UNIT = $$($(GO) list ./... | grep -v '/e2e$$')
 
-.PHONY: build cluster demo test unit e2e partitions linear screenshots sim check format vet lint tidy deploy arrows release reproducible bench pgo gobench fuzz proto needs clean help
+.PHONY: build cluster demo test unit e2e partitions linear screenshots docs sim check format vet lint tidy deploy arrows release reproducible bench pgo gobench fuzz proto needs clean help
 .DEFAULT_GOAL := build
 
 build: ## build bin/weir
@@ -71,6 +71,9 @@ screenshots: needs ## write docs/ui/*.png: the page in Chromium, over three node
 
 sim: ## run SEEDS (1000000) seeds of the simulated cluster, from FIRST on
 	$(GO) run ./lease/leasetest/sim -seeds $(SEEDS) -first $(FIRST)
+
+docs: ## write anew what docs/ says of the code: configuration, API, metrics, man pages
+	$(GO) test ./api ./config ./cmd/weir -run 'Document$$' -write-docs
 
 check: format vet lint tidy arrows deploy test ## format, vet, lint, dependencies, who may import whom, and all tests
 

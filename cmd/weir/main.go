@@ -4,9 +4,15 @@ package main
 import (
 	"context"
 	"os"
+
+	"github.com/spf13/cobra"
 )
 
 func main() {
-	os.Exit(run(context.Background(), thisProcess(), os.Args[1:], os.Stdout, os.Stderr,
-		newAgentCommand(), newValidateCommand(), newKeygenCommand()))
+	os.Exit(run(context.Background(), thisProcess(), os.Args[1:], os.Stdout, os.Stderr, nodeCommands()...))
+}
+
+// nodeCommands are those that run or prepare a node.
+func nodeCommands() []*cobra.Command {
+	return []*cobra.Command{newAgentCommand(), newValidateCommand(), newKeygenCommand()}
 }
