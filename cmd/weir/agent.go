@@ -57,7 +57,7 @@ type source struct {
 
 // load reads the config; the error holds every problem, as weir validate prints them.
 func (s source) load() (*config.Config, error) {
-	c, problems := config.Load(s.paths, config.Options{Dev: s.dev, CheckPattern: checkPattern})
+	c, problems := config.Load(s.paths, config.Options{Dev: s.dev, Running: true, CheckPattern: checkPattern})
 	if c != nil {
 		problems = config.Unsupported(c)
 	}
@@ -120,6 +120,9 @@ func runAgent(ctx context.Context, src source) error {
 	defer a.leave()
 	a.notify = newNotifier(os.Getenv, os.Getpid(), a.log)
 	defer a.notify.close()
+	for _, w := range config.Warnings(cfg) {
+		a.log.Warn(w.Message, "at", w.At.String(), "hint", w.Hint)
+	}
 	if err := a.build(); err != nil {
 		return errors.Join(err, a.abandon())
 	}
@@ -168,7 +171,7 @@ func (a *agent) build() (err error) {
 		Limits: a.lastLimits(), OnLimits: a.keepLimits, OnFence: a.events.Fenced,
 	})
 	proxyConfig := proxy.Config{
-		Node: cfg.Name, Policy: policy(cfg), Lines: lineOutput(cfg.Log),
+		Node: cfg.Name, Policy: policy(cfg), Lines: lineOutput(cfg.Log), TLS: a.certs.proxyTLS(),
 		OnQueueWait: a.timings.queueWait.Observe, OnDial: a.timings.dial.Observe,
 	}
 	a.proxy, err = proxy.New(proxyConfig, admitter{a.manager}, nil, a.log.Named("proxy"))

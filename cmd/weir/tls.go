@@ -92,6 +92,14 @@ func (c certificates) apiTLS() *tls.Config {
 	return c.api.ServerConfig()
 }
 
+// proxyTLS is the workers' listener's; nil without TLS.
+func (c certificates) proxyTLS() *tls.Config {
+	if c.proxy == nil {
+		return nil
+	}
+	return c.proxy.ServerConfig()
+}
+
 // gossipKeys are a config's, the one that encrypts first.
 func gossipKeys(c *config.Config) cluster.GossipKeys {
 	if c.Cluster.GossipKey == "" {
