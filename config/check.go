@@ -55,6 +55,7 @@ func (l *loader) at(path string) Position {
 func (l *loader) check() {
 	l.checkNode()
 	l.checkExposure()
+	l.checkGossip()
 	l.checkAddresses()
 	l.checkAdvertised("cluster.advertise_rpc", l.cfg.Cluster.AdvertiseRPC)
 	l.checkAdvertised("cluster.advertise_gossip", l.cfg.Cluster.AdvertiseGossip)
@@ -147,27 +148,6 @@ func (l *loader) checkAdvertised(path, address string) {
 	}
 }
 
-// checkTLS checks a tls block: complete, and its files readable.
-func (l *loader) checkTLS(path string, t TLS, withCA bool) {
-	if !l.isSet(path) {
-		return
-	}
-	files := map[string]string{"cert_file": t.CertFile, "key_file": t.KeyFile}
-	names := []string{"cert_file", "key_file"}
-	if withCA {
-		files["ca_file"] = t.CAFile
-		names = append([]string{"ca_file"}, names...)
-	}
-	for _, name := range names {
-		p := join(path, name)
-		if files[name] == "" && !l.faulty[p] {
-			l.add(l.at(p), fmt.Sprintf("%s is not set", p), fmt.Sprintf(`Write %s = "….pem", or remove the tls block.`, name))
-			continue
-		}
-		l.checkReadable(p, files[name])
-	}
-}
-
 // checkBalancers refuses to take everybody's word for who a client is.
 func (l *loader) checkBalancers() {
 	const path = "proxy.proxy_protocol_from"
@@ -226,8 +206,6 @@ func Unsupported(c *Config) Diagnostics {
 			out = append(out, Diagnostic{At: c.Origins[path], Message: path + " is not available in this build yet", Hint: "Remove it."})
 		}
 	}
-	refuse(c.Cluster.TLS.Enabled(), "cluster.tls")
 	refuse(c.Proxy.TLS.Enabled(), "proxy.tls")
-	refuse(c.API.TLS.Enabled(), "api.tls")
 	return out
 }

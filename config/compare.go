@@ -28,7 +28,7 @@ func Diff(before, after *Config) (live, restart []string) {
 		if f.same(before, after) && !contentChanged(f.Path, before, after) {
 			continue
 		}
-		if f.Reload {
+		if f.Reload && !turnsEncryption(f.Path, before, after) {
 			live = append(live, f.Path)
 		} else {
 			restart = append(restart, f.Path)
@@ -50,6 +50,12 @@ func contentChanged(path string, before, after *Config) bool {
 		return before.API.ReadToken != after.API.ReadToken
 	}
 	return false
+}
+
+// turnsEncryption reports whether a change of keys turns the encryption of gossip on or off, which takes a restart.
+func turnsEncryption(path string, before, after *Config) bool {
+	keys := path == "cluster.gossip_key" || path == "cluster.gossip_accept_keys"
+	return keys && (before.Cluster.GossipKey == "") != (after.Cluster.GossipKey == "")
 }
 
 // sameLimit ignores where a limit is written.

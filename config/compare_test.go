@@ -67,6 +67,8 @@ cluster {
   join             = ["c"]
   bootstrap_expect = 7
   gossip_key       = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+  gossip_accept_keys = ["c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"]
+  plaintext          = "accept"
   tls {
     ca_file   = "testdata/files/ca.pem"
     cert_file = "testdata/files/node.pem"
@@ -112,7 +114,7 @@ limits {
   host "a" {}
 }
 `)
-	live, restart := Diff(load(t, `data_dir = "d"`), changed)
+	live, restart := Diff(load(t, "data_dir = \"d\"\ncluster {\n gossip_key = \"AAAAAAAAAAAAAAAAAAAAAA==\"\n}"), changed)
 	var wantLive, wantRestart []string
 	for _, f := range configFields() {
 		if f.Reload {
@@ -137,6 +139,7 @@ func TestDiff(t *testing.T) {
 		{"a default written out", base + "proxy {\n listen = \"127.0.0.1:8080\"\n deny_destinations = [\"169.254.0.0/16\", \"fe80::/10\"]\n}", "[]", "[]"},
 		{"a limit", strings.Replace(base, "5", "6", 1), "[limits]", "[]"},
 		{"both kinds", base + "proxy {\n listen = \"127.0.0.1:1\"\n reject_status = 429\n}\nlog {\n level = \"warn\"\n}", "[log.level proxy.reject_status]", "[proxy.listen]"},
+		{"encryption of gossip", base + "cluster {\n gossip_key = \"AAAAAAAAAAAAAAAAAAAAAA==\"\n}", "[]", "[cluster.gossip_key]"},
 	} {
 		live, restart := Diff(load(t, base), load(t, test.content))
 		if fmt.Sprint(live) != test.live || fmt.Sprint(restart) != test.restart {

@@ -19,7 +19,8 @@ const (
 
 	maxNameCompared = 64 // bytes: comparing costs the product of both lengths
 
-	secretAttribute = "gossip_key" // what follows it on its line isn't shown: diagnostics end up in logs
+	secretAttribute = "gossip_key"         // what follows it on its line isn't shown: diagnostics end up in logs
+	secretList      = "gossip_accept_keys" // nor what follows it, as far as its list goes
 )
 
 // Format implements fmt.Formatter.
@@ -47,6 +48,7 @@ type Diagnostic struct {
 	At      Position
 	Message string // what is wrong
 	Hint    string // what to write or do instead; may be empty
+	Warning bool   // a node may run with it
 }
 
 // String is the problem on one line, for a log.
@@ -88,7 +90,7 @@ func WriteDiagnostics(w io.Writer, ds []Diagnostic) error {
 			fmt.Fprintf(&b, "… and %d more\n", len(ds)-i)
 			break
 		}
-		b.WriteString("Error: ")
+		b.WriteString(map[bool]string{false: "Error: ", true: "Warning: "}[d.Warning])
 		if at := d.At.String(); at != "" {
 			b.WriteString(at + ": ")
 		}
@@ -163,8 +165,13 @@ func (p *problems) line(name string, offset int) string {
 	if len(line) > 4*maxLineText {
 		line = line[:4*maxLineText] // a rune has at most four bytes
 	}
-	if before, _, found := bytes.Cut(line, []byte(secretAttribute)); found {
-		line = append(slices.Clone(before), secretAttribute+" = (hidden)"...)
+	for _, secret := range []string{secretAttribute, secretList} {
+		if before, _, found := bytes.Cut(line, []byte(secret)); found {
+			line = append(slices.Clone(before), secret+" = (hidden)"...)
+		}
+	}
+	if begun := bytes.LastIndex(src[:start], []byte(secretList)); begun >= 0 && !bytes.Contains(src[begun:start], []byte("]")) {
+		line = []byte("(hidden)")
 	}
 	text := []rune(strings.TrimRight(printable(string(line)), " "))
 	if len(text) > maxLineText {

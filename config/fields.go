@@ -16,6 +16,7 @@ const (
 	maxTimeout     = 24 * time.Hour
 	maxIdle        = 365 * 24 * time.Hour
 	maxExpect      = 99
+	maxGossipKeys  = 8
 	maxConnections = 1_000_000
 	maxQueueSize   = 1_000_000
 	maxQueueWait   = time.Hour
@@ -103,6 +104,8 @@ func render(v any) string {
 	case time.Duration:
 		return fmt.Sprintf("%q", durationText(v))
 	case []string:
+		return "[" + renderAll(v) + "]"
+	case []Secret:
 		return "[" + renderAll(v) + "]"
 	case []netip.Prefix:
 		return "[" + renderAll(v) + "]"

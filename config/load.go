@@ -19,6 +19,8 @@ const maxFileBytes = 16 << 20 // of one config file: some hundred thousand limit
 type Options struct {
 	// Dev is `weir agent --dev`: no data directory is required, and one that is set is not used.
 	Dev bool
+	// Running is a node's own: it takes a certificate that has expired, and warns.
+	Running bool
 	// CheckPattern judges a limit's pattern and answers its canonical form; the error, which is all that is said,
 	// names the pattern and what to write instead.
 	// Nil takes any pattern that is not empty.

@@ -16,7 +16,8 @@ func newValidateCommand() *cobra.Command {
 		Short: "Check config files",
 		Long: `Check config as weir agent would read it with the same paths: each PATH is a file or a directory
 of *.hcl, and all of them together are one node's config. Every problem is written to standard error with
-its file:line,col, the source line and what to write instead.`,
+its file:line,col, the source line and what to write instead. So is what a node runs with, but its operator should know: the exit
+code is 0 then.`,
 		Example: `  weir validate /etc/weir
   weir validate a.hcl limits.hcl`,
 		Args: cobra.MinimumNArgs(1),
@@ -26,6 +27,9 @@ its file:line,col, the source line and what to write instead.`,
 				problems = config.Unsupported(c)
 			}
 			if len(problems) == 0 {
+				if err := config.WriteDiagnostics(cmd.ErrOrStderr(), config.Warnings(c)); err != nil {
+					return err
+				}
 				_, err := fmt.Fprintf(cmd.OutOrStdout(), "The config of node %q is valid: %s.\n", c.Name, count(len(c.Limits), "limit"))
 				return err
 			}

@@ -18,6 +18,9 @@ cluster {
   bootstrap_expect = 3
   gossip_key       = ""
 
+  gossip_accept_keys = []
+  plaintext          = "refuse"
+
   tls {
     ca_file   = "testdata/files/ca.pem"
     cert_file = "testdata/files/node.pem"

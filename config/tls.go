@@ -1,0 +1,119 @@
+package config
+
+import (
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/weirproxy/weir/certs"
+)
+
+// checkTLS checks a tls block: complete, its files readable, what they hold of one piece, and, for the rpc port, this
+// node's. A certificate that has expired is a problem to weir validate alone: a node that starts with it can do more than one that
+// doesn't.
+func (l *loader) checkTLS(path string, t TLS, withCA bool) {
+	if !l.isSet(path) {
+		return
+	}
+	files := certs.Files{CA: t.CAFile, Cert: t.CertFile, Key: t.KeyFile}
+	if !l.checkComplete(path, files, withCA) {
+		return
+	}
+	set, problems := certs.Read(files, time.Now())
+	if set != nil && withCA && l.cfg.Name != "" && !l.faulty["name"] {
+		problems = append(problems, set.CheckNode(files, l.cfg.Name)...)
+	}
+	for _, p := range problems {
+		if p.Expired && l.opts.Running {
+			continue
+		}
+		at := join(path, p.File)
+		l.add(l.at(at), fmt.Sprintf("%s: %q %s", at, p.Path, p.What), p.Hint)
+	}
+}
+
+// checkComplete reports whether all files of a tls block are named; where not, those that are must still be readable.
+func (l *loader) checkComplete(path string, files certs.Files, withCA bool) bool {
+	complete := true
+	names := []struct{ name, file string }{{certs.CAFile, files.CA}, {certs.CertFile, files.Cert}, {certs.KeyFile, files.Key}}
+	if !withCA {
+		names = names[1:]
+	}
+	for _, f := range names {
+		p := join(path, f.name)
+		if f.file != "" && !l.faulty[p] {
+			continue
+		}
+		complete = false
+		if !l.faulty[p] {
+			l.add(l.at(p), fmt.Sprintf("%s is not set", p), fmt.Sprintf(`Write %s = "….pem", or remove the tls block.`, f.name))
+		}
+	}
+	if !complete {
+		for _, f := range names {
+			l.checkReadable(join(path, f.name), f.file)
+		}
+	}
+	return complete
+}
+
+// checkGossip checks the keys that gossip is understood with.
+func (l *loader) checkGossip() {
+	const path = "cluster.gossip_accept_keys"
+	c := l.cfg.Cluster
+	if l.faulty[path] || l.faulty["cluster.gossip_key"] {
+		return
+	}
+	if len(c.GossipAcceptKeys) > 0 && c.GossipKey == "" {
+		l.add(l.at(path), path+" is set, and gossip_key is not: gossip is not encrypted", "Set gossip_key too; to turn encryption on in a running cluster, see plaintext.")
+	}
+	if len(c.GossipAcceptKeys) > maxGossipKeys {
+		l.add(l.at(path), fmt.Sprintf("%s holds %d keys, and may hold %d", path, len(c.GossipAcceptKeys), maxGossipKeys), "Remove those that no node uses any more.")
+	}
+	for _, key := range c.GossipAcceptKeys {
+		if key == "" {
+			l.add(l.at(path), path+" holds an empty key", "Remove it.")
+		}
+	}
+	if c.Plaintext != PlainRefuse && c.GossipKey == "" && !c.TLS.Enabled() && !l.isSet("cluster.tls") {
+		l.add(l.at("cluster.plaintext"), "cluster.plaintext is set, and nothing is encrypted that could be sent without", "Set gossip_key or tls, or remove the line.")
+	}
+}
+
+// Warnings lists what a node may run with, and its operator should know: what is open to the network, and secrets that every user
+// of the machine can read.
+func Warnings(c *Config) Diagnostics {
+	var out Diagnostics
+	warn := func(path, message, hint string) {
+		at := c.Origins[path]
+		for p := path; at == (Position{}) && p != ""; p = parent(p) {
+			at = c.Origins[p]
+		}
+		out = append(out, Diagnostic{At: at, Message: message, Hint: hint, Warning: true})
+	}
+	if !loopback(c.Cluster.RPC) && !c.Cluster.TLS.Enabled() {
+		warn("cluster.rpc", fmt.Sprintf("cluster.rpc is %s without TLS: whoever reaches that port is trusted like a node, and can change limits and read all traffic between nodes", c.Cluster.RPC),
+			"Set cluster { tls { … } } (weir tls ca, weir tls cert NAME), or let only nodes reach the port.")
+	}
+	if !loopback(c.Cluster.Gossip) && c.Cluster.GossipKey == "" {
+		warn("cluster.gossip", fmt.Sprintf("cluster.gossip is %s without a key: whoever reaches that port can join, and take nodes for dead", c.Cluster.Gossip),
+			"Set gossip_key (weir keygen), or let only nodes reach the port.")
+	}
+	if c.Cluster.Plaintext != PlainRefuse {
+		warn("cluster.plaintext", fmt.Sprintf("cluster.plaintext is %q: traffic between nodes may be unencrypted", c.Cluster.Plaintext),
+			"Remove the line once all nodes have cluster.tls and gossip_key.")
+	}
+	if !loopback(c.API.Listen) && !c.API.TLS.Enabled() {
+		warn("api.listen", fmt.Sprintf("api.listen is %s without TLS: the token goes over the network in the clear", c.API.Listen),
+			"Set api { tls { … } }, or reach the API through something that encrypts.")
+	}
+	for _, f := range []struct{ path, file string }{
+		{"cluster.tls.key_file", c.Cluster.TLS.KeyFile}, {"proxy.tls.key_file", c.Proxy.TLS.KeyFile}, {"api.tls.key_file", c.API.TLS.KeyFile},
+		{"api.token_file", c.API.TokenFile}, {"api.read_token_file", c.API.ReadTokenFile},
+	} {
+		if info, err := os.Stat(f.file); f.file != "" && err == nil && info.Mode().IsRegular() && info.Mode()&0o004 != 0 {
+			warn(f.path, fmt.Sprintf("%s: every user of this machine can read %q", f.path, f.file), "chmod 600 it, as the user that weir runs as.")
+		}
+	}
+	return out
+}
