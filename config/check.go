@@ -196,16 +196,3 @@ func (l *loader) token(path, name string) Secret {
 	}
 	return Secret(token)
 }
-
-// Unsupported lists what a config asks for and this build does not have yet. A node must refuse to start with it rather
-// than run without: a listener that should speak TLS would not.
-func Unsupported(c *Config) Diagnostics {
-	var out Diagnostics
-	refuse := func(asked bool, path string) {
-		if asked {
-			out = append(out, Diagnostic{At: c.Origins[path], Message: path + " is not available in this build yet", Hint: "Remove it."})
-		}
-	}
-	refuse(c.Proxy.TLS.Enabled(), "proxy.tls")
-	return out
-}

@@ -401,46 +401,6 @@ func TestFileTooLong(t *testing.T) {
 	}
 }
 
-func TestUnsupported(t *testing.T) {
-	c := load(t, `
-name = "a"
-data_dir = "d"
-cluster {
-  tls {
-    ca_file   = "testdata/files/ca.pem"
-    cert_file = "testdata/files/node.pem"
-    key_file  = "testdata/files/node-key.pem"
-  }
-}
-proxy {
-  users_file = "testdata/files/users"
-  tls {
-    cert_file = "testdata/files/node.pem"
-    key_file  = "testdata/files/node-key.pem"
-  }
-}
-api {
-  tls {
-    cert_file = "testdata/files/node.pem"
-    key_file  = "testdata/files/node-key.pem"
-  }
-}
-`)
-	var got []string
-	for _, d := range Unsupported(c) {
-		got = append(got, fmt.Sprintf("%d,%d %s", d.At.Line, d.At.Column, d.Message))
-	}
-	want := []string{
-		"13,3 proxy.tls is not available in this build yet",
-	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("(-want +got)\n%s", diff)
-	}
-	if ds := Unsupported(Default(false)); len(ds) != 0 {
-		t.Errorf("the defaults: %v", ds)
-	}
-}
-
 func TestExamples(t *testing.T) {
 	var digests []string
 	for _, name := range []string{"three-nodes/a.hcl", "three-nodes/b.hcl", "three-nodes/c.hcl", "single.hcl"} {
@@ -448,7 +408,7 @@ func TestExamples(t *testing.T) {
 		if err := diags.Err(); err != nil {
 			t.Fatal(err)
 		}
-		if ds := Unsupported(c); len(ds) > 0 {
+		if ds := Warnings(c); len(ds) > 0 {
 			t.Errorf("%s: %v", name, ds)
 		}
 		digests = append(digests, Digest(c))

@@ -58,9 +58,6 @@ type source struct {
 // load reads the config; the error holds every problem, as weir validate prints them.
 func (s source) load() (*config.Config, error) {
 	c, problems := config.Load(s.paths, config.Options{Dev: s.dev, Running: true, CheckPattern: checkPattern})
-	if c != nil {
-		problems = config.Unsupported(c)
-	}
 	if len(problems) > 0 {
 		return nil, problemsError(problems)
 	}

@@ -23,9 +23,6 @@ code is 0 then.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, paths []string) error {
 			c, problems := config.Load(paths, config.Options{CheckPattern: checkPattern})
-			if c != nil {
-				problems = config.Unsupported(c)
-			}
 			if len(problems) == 0 {
 				if err := config.WriteDiagnostics(cmd.ErrOrStderr(), config.Warnings(c)); err != nil {
 					return err
