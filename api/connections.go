@@ -114,7 +114,9 @@ func parseConnectionListing(q url.Values) (l connectionListing, err error) {
 
 // page sorts connections, the oldest first, cuts the page out of them and says how to go on.
 func (l connectionListing) page(all []Connection) (page []Connection, next string) {
-	page = slices.DeleteFunc(all, func(c Connection) bool { return cursorAt(c).compare(l.after) <= 0 })
+	page = slices.DeleteFunc(all, func(c Connection) bool {
+		return l.after != connectionCursor{} && cursorAt(c).compare(l.after) <= 0
+	})
 	slices.SortFunc(page, func(a, b Connection) int { return cursorAt(a).compare(cursorAt(b)) })
 	if len(page) <= l.limit {
 		return page, ""
@@ -233,7 +235,7 @@ func (s *Server) closeConnection(r *http.Request, peer bool) (answer, error) {
 	if !s.deps.Connections.CloseConnection(id) {
 		return answer{}, problemf(http.StatusNotFound, "not_found", "node %s has no open connection %q", s.cfg.Node, id)
 	}
-	s.log.Info("connection closed by the API", "id", id)
+	s.note(s.withAuthor(r.Context(), r, peer), "connection closed", "id", id)
 	return answer{body: ConnectionClosed{Closed: id}}, nil
 }
 
@@ -243,7 +245,7 @@ func (s *Server) closeAt(r *http.Request, node, id string) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), s.cfg.PeerTimeout)
+	ctx, cancel := context.WithTimeout(s.withAuthor(r.Context(), r, false), s.cfg.PeerTimeout)
 	defer cancel()
 	u := &url.URL{Path: pathConnections + "/" + id, RawPath: pathConnections + "/" + url.PathEscape(id)}
 	rep, err := s.forward(ctx, p.RT, &http.Request{Method: http.MethodDelete, URL: u, Header: http.Header{}}, nil)

@@ -2,16 +2,12 @@ package api
 
 import (
 	"cmp"
-	"context"
 	"fmt"
-	"net/http"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/weirproxy/weir/fsm"
 )
 
 // Event is something that an operator wants to know of afterwards. GET /v1/events sends each as a server-sent event
@@ -47,7 +43,9 @@ type Event struct {
 type Author struct {
 	Source string `json:"source"`           // "api", or "config" for a reload
 	Node   string `json:"node"`             // that took the call, or reloaded
-	Client string `json:"client,omitempty"` // the caller's address
+	Client string `json:"client,omitempty"` // the caller's address; "" where a signal or the start did it
+	// Auth is what the caller has shown: "token", the one in api.token_file, or "none", where the API asks for none.
+	Auth string `json:"auth,omitempty"`
 }
 
 // Bounds of what a node remembers.
@@ -261,38 +259,4 @@ func (l *EventLog) own(cursor string) ([]Event, string) {
 		cursor = l.cursor(entries[n-1].number)
 	}
 	return events, cursor
-}
-
-type authorKey struct{}
-
-// headerClient carries, between nodes, the address of the caller whose write is sent on.
-const headerClient = "Weir-Client"
-
-// withAuthor notes who makes a write: what the node that has sent it on says, or the caller.
-func (s *Server) withAuthor(ctx context.Context, r *http.Request, peer bool) context.Context {
-	a := Author{Source: "api", Node: s.cfg.Node, Client: r.RemoteAddr}
-	if peer {
-		a.Node, a.Client = r.Header.Get(headerForwarded), r.Header.Get(headerClient)
-	}
-	return context.WithValue(ctx, authorKey{}, a)
-}
-
-// authorOf is who makes the write; without a caller it is this node's config.
-func (s *Server) authorOf(ctx context.Context) Author {
-	a, ok := ctx.Value(authorKey{}).(Author)
-	if !ok {
-		return Author{Source: "config", Node: s.cfg.Node}
-	}
-	return a
-}
-
-// noteLimits tells the log, and the events, what a write has changed, who made it, and from where.
-func (s *Server) noteLimits(ctx context.Context, source fsm.Source, index uint64, changes []Change) {
-	by := s.authorOf(ctx)
-	by.Source = source.String()
-	for _, c := range changes[:min(len(changes), changesNoted)] {
-		s.log.Info("limit changed", "pattern", c.Pattern, "action", c.Action, "before", c.Before.words(), "after", c.After.words(),
-			"source", by.Source, "through", by.Node, "client", by.Client, "index", index)
-	}
-	s.events.limits(by, index, changes)
 }

@@ -208,9 +208,7 @@ func (s *Server) forward(ctx context.Context, rt http.RoundTripper, r *http.Requ
 		}
 	}
 	req.Header.Set(headerForwarded, s.cfg.Node)
-	if by := s.authorOf(ctx); by.Client != "" {
-		req.Header.Set(headerClient, by.Client)
-	}
+	s.authorOf(ctx).passOn(req.Header)
 	if known, ok := repeated(ctx); ok {
 		req.Header.Set(headerRepeat, strconv.FormatUint(known, 10))
 	}

@@ -106,7 +106,7 @@ func TestRoutes(t *testing.T) {
 	a := newBench(t, Config{}, "a").nodes["a"]
 	for _, path := range []string{
 		"/v1", "/v1/", "/v1/status/", "//v1/status", "/v1/../v1/status", "/v1/%73tatus/x", "/v1/limits/", "/v1/hosts/",
-		"/v1/limits/host", "/metrics/", "/v1/events/", "/v1/watch", "/v1/snapshot", "/ui/nothing", "/ui/../ui.go", "/v1/raft/peers/",
+		"/v1/limits/host", "/metrics/", "/v1/events/", "/v1/watch", "/ui/nothing", "/ui/../ui.go", "/v1/raft/peers/",
 	} {
 		refused(t, a.do(try{method: "GET", path: path}), 404, "nothing at")
 	}

@@ -32,15 +32,21 @@ type Lifecycle interface {
 	Reload(ctx context.Context) (Reloaded, error)
 }
 
-func (s *Server) drain(r *http.Request) (answer, error) { return s.start(r, s.deps.Lifecycle.Drain) }
+func (s *Server) drain(r *http.Request) (answer, error) {
+	return s.start(r, "draining", s.deps.Lifecycle.Drain)
+}
 
-func (s *Server) leave(r *http.Request) (answer, error) { return s.start(r, s.deps.Lifecycle.Leave) }
+func (s *Server) leave(r *http.Request) (answer, error) {
+	return s.start(r, "leaving", s.deps.Lifecycle.Leave)
+}
 
-func (s *Server) start(r *http.Request, begin func(context.Context) error) (answer, error) {
+func (s *Server) start(r *http.Request, what string, begin func(context.Context) error) (answer, error) {
 	if _, err := query(r); err != nil {
 		return answer{}, err
 	}
-	if err := begin(r.Context()); err != nil {
+	ctx := s.withAuthor(r.Context(), r, false)
+	s.note(ctx, what)
+	if err := begin(ctx); err != nil {
 		return answer{}, err
 	}
 	st := s.deps.Status.Status()
@@ -53,11 +59,14 @@ func (s *Server) reload(r *http.Request) (answer, error) {
 	if _, err := query(r); err != nil {
 		return answer{}, err
 	}
-	done, err := s.deps.Lifecycle.Reload(r.Context())
+	ctx := s.withAuthor(r.Context(), r, false)
+	done, err := s.deps.Lifecycle.Reload(ctx)
 	if err != nil {
+		s.note(ctx, "configuration not reloaded", "error", err)
 		return answer{}, err
 	}
 	done.Applied = append([]string{}, done.Applied...)
 	done.NeedRestart = append([]string{}, done.NeedRestart...)
+	s.note(ctx, "configuration reloaded", "applied", done.Applied, "need_restart", done.NeedRestart)
 	return answer{body: done}, nil
 }

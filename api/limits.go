@@ -175,6 +175,9 @@ func (s *Server) commitPut(ctx context.Context, l fsm.Limit, cond condition) (an
 	if res.Changed {
 		s.noteLimits(ctx, l.Source, index, []Change{changeOf(before, l.Pattern, &l)})
 	}
+	if l.Evict {
+		s.note(ctx, "connections above the limit are being closed", "pattern", l.Pattern.String(), "index", index)
+	}
 	return answer{
 		body: LimitWritten{Index: index, Limit: wireLimit(&l)}, etag: etag(l.ModifyIndex),
 		index: index, table: visibleAt(index, res, t),
@@ -270,7 +273,9 @@ func (s *Server) commitReplace(ctx context.Context, ls []fsm.Limit, cond conditi
 	}
 	changes := difference(before, ls)
 	s.noteLimits(ctx, fsm.SourceAPI, index, changes)
-	s.log.Info("limits replaced", "limits", len(ls), "changes", len(changes), "index", index)
+	if len(ls) > 0 && ls[0].Evict { // one is as all
+		s.note(ctx, "connections above the limits are being closed", "limits", len(ls), "index", index)
+	}
 	t := s.deps.Log.Committed()
 	at := visibleAt(index, res, t)
 	return answer{body: LimitsReplaced{Index: index, Changes: changes}, etag: etag(at), index: index, table: at}, nil

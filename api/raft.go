@@ -78,7 +78,7 @@ func (s *Server) removeRaftPeer(r *http.Request, _ []byte) (commit, error) {
 		if err := s.deps.Raft.RemovePeer(ctx, name); err != nil {
 			return answer{}, err
 		}
-		s.log.Info("raft peer removed", "peer", name)
+		s.note(ctx, "raft peer removed", "peer", name)
 		return answer{body: RaftPeerRemoved{Removed: name}}, nil
 	}, nil
 }
@@ -105,7 +105,7 @@ func (s *Server) transferLeadership(r *http.Request, body []byte) (commit, error
 		if err := s.deps.Raft.TransferLeadership(ctx, to); err != nil {
 			return answer{}, err
 		}
-		s.log.Info("leadership handed over", "to", to)
+		s.note(ctx, "leadership handed over", "to", to)
 		return answer{body: RaftTransferred{From: s.cfg.Node, To: to}}, nil
 	}, nil
 }

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log"
@@ -50,6 +51,8 @@ type Config struct {
 	// Token may do everything, ReadToken may only read. Both empty: everybody may do everything, which is for
 	// loopback alone.
 	Token, ReadToken string
+	// TLS, where set, is what the listener speaks: HTTP/2 and HTTP/1.1, as the client likes. nil: plain HTTP.
+	TLS *tls.Config
 	// WriteTimeout bounds a write from its arrival until it is visible here, searching for a leader included. Raising
 	// it outlasts longer elections; lowering it gives clients their 503 sooner. 0: 5 s.
 	WriteTimeout time.Duration
@@ -86,6 +89,7 @@ type Server struct {
 	cfg     Config
 	deps    Deps
 	log     hclog.Logger
+	audit   hclog.Logger
 	guard   guard
 	public  router
 	peer    router
@@ -109,6 +113,7 @@ func New(cfg Config, deps Deps) *Server {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &Server{cfg: cfg, deps: deps, log: deps.Logger, guard: newGuard(cfg), cancel: cancel, ctx: ctx, events: deps.Events}
+	s.audit = deps.Logger.Named("audit")
 	if s.events == nil {
 		s.events = NewEventLog(cfg.Node)
 	}
@@ -162,10 +167,20 @@ func (s *Server) Serve(l net.Listener) error {
 	watching.Go(func() { s.watcher.run(ctx) })
 	defer watching.Wait()
 	defer stop()
+	if s.cfg.TLS != nil {
+		l = tls.NewListener(l, withProtocols(s.cfg.TLS))
+	}
 	if err := s.http.Serve(problemListener{l}); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve the API on %s: %w", l.Addr(), err)
 	}
 	return nil
+}
+
+// withProtocols offers what net/http speaks over TLS (RFC 7301).
+func withProtocols(c *tls.Config) *tls.Config {
+	c = c.Clone()
+	c.NextProtos = []string{"h2", "http/1.1"}
+	return c
 }
 
 // Shutdown closes the listener and waits for requests under way; when ctx ends they are cut off, and its error is

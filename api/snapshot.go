@@ -254,9 +254,8 @@ func (s *Server) commitRestore(ctx context.Context, cmd fsm.RestoreLimits) (answ
 			body.Removed++
 		}
 	}
-	by := s.authorOf(ctx)
-	s.log.Info("limits restored from a snapshot", "limits", body.Limits, "added", body.Added, "changed", body.Changed,
-		"removed", body.Removed, "through", by.Node, "client", by.Client, "index", index)
+	s.note(ctx, "limits restored from a snapshot", "limits", body.Limits, "added", body.Added, "changed", body.Changed,
+		"removed", body.Removed, "index", index)
 	return answer{body: body, index: index, table: visibleAt(index, res, s.deps.Log.Committed())}, nil
 }
 

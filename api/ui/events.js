@@ -35,6 +35,6 @@ function make(e) {
 function whence(e) {
   if (e.type === 'leader' && e.term) return `term ${e.term}`;
   if (!e.by) return '';
-  if (e.by.source === 'config') return `by the config of ${e.by.node}`;
+  if (e.by.source === 'config') return `by the config of ${e.by.node}${e.by.client ? `, reloaded by ${e.by.client}` : ''}`;
   return `by ${e.by.client || 'the API'} through ${e.by.node}`;
 }
