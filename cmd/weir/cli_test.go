@@ -130,6 +130,7 @@ Proxy        127.0.0.1:8080
 Connections  3
 Config       lease.ttl or limits differ on c
 `},
+		{"whether it is ready", "GET /readyz", `{"status":"ok"}`, []string{"status", "--ready"}, "ready\n"},
 		{
 			"status of a proxy in trouble", "GET /v1/status",
 			`{"node":"p","version":"v1","role":"proxy","session":{"state":"none","expires_in":"0s"},"raft":{"state":"none"},"draining":true,"disk_full":true}`,
@@ -340,6 +341,7 @@ func TestExitCodes(t *testing.T) {
 		stderr string
 	}{
 		{"status", 0, ""},
+		{"status --ready", 1, "Error: nothing at GET /readyz\n"},
 		{"--help", 0, ""},
 		{"limits set --help", 0, ""},
 		{"version", 0, ""},

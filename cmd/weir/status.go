@@ -12,19 +12,34 @@ import (
 )
 
 func newStatusCommand(p *process) *cobra.Command {
+	var ready bool
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show a node, and the cluster as it sees it",
 		Example: `  weir status
-  weir status --addr http://127.0.0.1:8181 --json`,
+  weir status --addr http://127.0.0.1:8181 --json
+  weir status --ready`,
 		Args: cobra.NoArgs,
 	}
 	f := addClientFlags(p, cmd)
+	cmd.Flags().BoolVar(&ready, "ready", false, "only ask whether the node can admit connections, which needs no token: exit code 1 says no, and why")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if ready {
+			return askReady(f, cmd)
+		}
 		ask := func(ctx context.Context, c *api.Client) (api.Status, error) { return c.Status(ctx) }
 		return call(f, cmd, ask, func(st api.Status) error { return showStatus(cmd.OutOrStdout(), st) })
 	}
 	return cmd
+}
+
+// askReady asks what a load balancer or a container's health check would.
+func askReady(f *clientFlags, cmd *cobra.Command) error {
+	ask := func(ctx context.Context, c *api.Client) (struct{}, error) { return struct{}{}, c.Ready(ctx) }
+	return call(f, cmd, ask, func(struct{}) error {
+		_, err := fmt.Fprintln(cmd.OutOrStdout(), "ready")
+		return err
+	})
 }
 
 func showStatus(w io.Writer, st api.Status) error {
