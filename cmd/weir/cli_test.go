@@ -179,7 +179,7 @@ Not included: node c (no answer in time)
 HOST  LIMIT  IN USE  GRANTED  WAITING  ADMITTED  REJECTED
 `},
 		{"one host", "GET /v1/hosts/api.example.com", hostJSON, []string{"hosts", "api.example.com"}, `
-api.example.com
+api.example.com (no limit)
 NODE  LIMIT  IN USE  GRANTED  WAITING  ADMITTED  REJECTED
 a         5       0        0        0         0         0
 b         5       3        4        2      1000         1
@@ -209,6 +209,12 @@ bb    10.0.0.2:8082  no     -       bb.34cd
 `},
 		{"raft remove", "DELETE /v1/raft/peers/c", `{"removed":"c"}`, []string{"raft", "remove", "c"}, "\nc is removed\n"},
 		{"raft transfer", "POST /v1/raft/transfer", `{"from":"a"}`, []string{"raft", "transfer"}, "\na has handed leadership to another server\n"},
+		{"raft transfer to the leader", "POST /v1/raft/transfer", `{"from":"b","to":"b"}`, []string{"raft", "transfer", "b"}, "\nb leads already\n"},
+		{"a host under a pattern", "GET /v1/hosts/x.org", `{"host":"x.org","pattern":"*.org",` + useJSON + `,"nodes":{}}`, []string{"hosts", "x.org"}, `
+x.org (limit of *.org)
+NODE  LIMIT  IN USE  GRANTED  WAITING  ADMITTED  REJECTED
+all       5       3        4        2      1000         1
+`},
 		{"raft transfer to", "POST /v1/raft/transfer", `{"from":"a","to":"b"}`, []string{"raft", "transfer", "b"}, "\na has handed leadership to b\n"},
 		{"names of wide and of turning characters", "GET /v1/raft/peers", `{"peers":[{"name":"世界","address":"x:1"},{"name":"a\u202e","address":"y:1"}]}`, []string{"raft", "peers"}, `
 NAME  ADDRESS  VOTER  LEADER  ID
@@ -357,7 +363,9 @@ func TestExitCodes(t *testing.T) {
 		{"stauts", 2, "did you mean status"},
 		{"limits lst", 2, "list"},
 		{"raft frobnicate", 2, "no command"},
-		{"status extra", 2, "extra"},
+		{"status extra", 2, "weir status takes no arguments, and not \"extra\": write weir status"},
+		{"completion nosh", 2, "bash, zsh, fish and powershell"},
+		{"completion", 2, "bash, zsh, fish and powershell"},
 		{"status --nope", 2, "--nope"},
 		{"--nope", 2, "--nope"},
 		{"status --addr ftp://x", 2, "not an API address"},
@@ -377,7 +385,7 @@ func TestExitCodes(t *testing.T) {
 		{"top --interval 2h", 2, "--interval is from 100ms to 1h"},
 		{"top --json", 2, "weir nodes --json"},
 		{"top --addr http://127.0.0.1:1", 1, "no node answers at http://127.0.0.1:1 "},
-		{"raft remove", 2, "1 arg"},
+		{"raft remove", 2, "write weir raft remove NAME"},
 		{"exec", 2, "missing"},
 		{"exec --proxy ftp://x -- true", 2, "not a proxy's URL"},
 		{"exec -- /no/such/program", 1, "/no/such/program"},

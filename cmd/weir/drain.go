@@ -31,7 +31,7 @@ func newDrainCommand(p *process) *cobra.Command {
 The node stays in the cluster; stop or restart it afterwards.`,
 		Example: `  weir drain
   weir drain --detach --addr http://127.0.0.1:8181`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 	}
 	f := addClientFlags(p, cmd)
 	var w waitFlags

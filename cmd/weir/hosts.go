@@ -94,14 +94,20 @@ func showHosts(f *clientFlags, cmd *cobra.Command, c *api.Client, q api.HostQuer
 	}
 	if len(args) == 1 {
 		h, err := asked.Host(ctx, args[0])
-		if err != nil || f.json {
+		if err != nil {
 			return explain(c, err)
+		}
+		if f.json {
+			return nil
 		}
 		return writeHost(w, h)
 	}
 	hosts, err := asked.Hosts(ctx, q)
-	if err != nil || f.json {
+	if err != nil {
 		return explain(c, err)
+	}
+	if f.json {
+		return nil
 	}
 	return writeHosts(w, hosts)
 }
@@ -169,7 +175,11 @@ func writeHost(w io.Writer, h api.Host) error {
 		t.add(useRow(node, h.Nodes[node])...)
 	}
 	t.add(useRow("all", h.Use)...)
-	fmt.Fprintf(w, "%s\n", printable(h.Host))
+	governs := "no limit"
+	if h.Pattern != "" {
+		governs = "limit of " + h.Pattern
+	}
+	fmt.Fprintf(w, "%s (%s)\n", printable(h.Host), printable(governs))
 	if err := t.write(w); err != nil {
 		return err
 	}

@@ -18,7 +18,7 @@ func newKeygenCommand() *cobra.Command {
 All nodes of a cluster have the same key. It serves as an API token too.`,
 		Example: `  weir keygen
   weir keygen > /etc/weir/token`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			key := make([]byte, gossipKeyBytes)
 			_, _ = rand.Read(key) // never fails: it stops the program instead

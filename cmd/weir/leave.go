@@ -17,7 +17,7 @@ func newLeaveCommand(p *process) *cobra.Command {
 		Long: `Drain a node, give every slot back, take it out of the Raft configuration and end its process. Use it for a node
 that will not come back under its name; to restart one, stop it with SIGTERM.`,
 		Example: `  weir leave --addr http://127.0.0.1:8281`,
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 	}
 	f := addClientFlags(p, cmd)
 	var w waitFlags

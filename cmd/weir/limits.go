@@ -33,7 +33,7 @@ func newLimitsListCommand(f *clientFlags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "list",
 		Short: "List all limits",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ask := func(ctx context.Context, c *api.Client) (api.Limits, error) { return c.Limits(ctx) }
 			return call(f, cmd, ask, func(l api.Limits) error { return showLimits(cmd.OutOrStdout(), l.Limits) })

@@ -16,7 +16,7 @@ func newNodesCommand(p *process) *cobra.Command {
 		Long: `List every node: its role, whether it leads, its health as gossip sees it, its session with the cluster,
 and, for one whose slots are being taken back, the time until others can have them.`,
 		Example: `  weir nodes`,
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 	}
 	f := addClientFlags(p, cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

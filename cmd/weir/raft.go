@@ -23,7 +23,7 @@ func newRaftPeersCommand(f *clientFlags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "peers",
 		Short: "List the members of the consensus group",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ask := func(ctx context.Context, c *api.Client) (api.RaftPeers, error) { return c.RaftPeers(ctx) }
 			return call(f, cmd, ask, func(ps api.RaftPeers) error { return showPeers(cmd.OutOrStdout(), ps.Peers) })
@@ -81,6 +81,10 @@ func newRaftTransferCommand(f *clientFlags) *cobra.Command {
 				return c.TransferLeadership(ctx, to)
 			}
 			return call(f, cmd, ask, func(t api.RaftTransferred) error {
+				if t.From == t.To {
+					_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s leads already\n", printable(t.From))
+					return err
+				}
 				whom := "another server"
 				if t.To != "" {
 					whom = printable(t.To)

@@ -71,6 +71,7 @@ func run(ctx context.Context, p *process, args []string, stdout, stderr io.Write
 	root.InitDefaultCompletionCmd() // after SetOut, which it keeps
 	root.InitDefaultHelpCmd()
 	checkHelpTopics(root)
+	checkShells(root)
 	markUsage(root)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
@@ -161,13 +162,34 @@ func checkHelpTopics(root *cobra.Command) {
 	}
 }
 
+// checkShells makes completion for a shell that isn't known an error.
+func checkShells(root *cobra.Command) {
+	for _, cmd := range root.Commands() {
+		if cmd.Name() != "completion" {
+			continue
+		}
+		cmd.Args = cobra.ArbitraryArgs
+		cmd.RunE = func(cmd *cobra.Command, args []string) error {
+			return usagef(cmd, "completion is for one of bash, zsh, fish and powershell, not %q", strings.Join(args, " "))
+		}
+	}
+}
+
+// noArgs refuses arguments, for commands that take none.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("%s takes no arguments, and not %q", cmd.CommandPath(), args[0])
+	}
+	return nil
+}
+
 // markUsage makes every complaint about flags and arguments, of all commands under cmd, a usage error.
 func markUsage(cmd *cobra.Command) {
 	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return &usageError{command: c.CommandPath(), err: err} })
 	if check := cmd.Args; check != nil {
 		cmd.Args = func(c *cobra.Command, args []string) error {
 			if err := check(c, args); err != nil {
-				return &usageError{command: c.CommandPath(), err: err}
+				return &usageError{command: c.CommandPath(), err: fmt.Errorf("%w: write %s", err, c.UseLine())}
 			}
 			return nil
 		}

@@ -19,7 +19,7 @@ func newStatusCommand(p *process) *cobra.Command {
 		Example: `  weir status
   weir status --addr http://127.0.0.1:8181 --json
   weir status --ready`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 	}
 	f := addClientFlags(p, cmd)
 	cmd.Flags().BoolVar(&ready, "ready", false, "only ask whether the node can admit connections, which needs no token: exit code 1 says no, and why")

@@ -33,7 +33,7 @@ NO_COLOR turns colours off.`,
 		Example: `  weir top
   weir top --sort waiting --interval 5s
   weir top --addr http://127.0.0.1:8181`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 	}
 	f := addClientFlags(p, cmd)
 	_ = cmd.PersistentFlags().MarkHidden("json") // there is no one answer to print; fails only for a flag that isn't there

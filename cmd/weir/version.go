@@ -47,7 +47,7 @@ func newVersionCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "Show version, commit and Go version",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print it as JSON")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
