@@ -27,10 +27,11 @@ type ConnectionList struct {
 
 // Connection is one open upstream connection.
 type Connection struct {
-	ID     string    `json:"id"`     // unique on its node
-	Node   string    `json:"node"`   // whose it is
-	Client string    `json:"client"` // the worker's address; "" for one that is kept for reuse
-	Host   string    `json:"host"`   // normalised
+	ID     string    `json:"id"`             // unique on its node
+	Node   string    `json:"node"`           // whose it is
+	Client string    `json:"client"`         // the worker's address; "" for one that is kept for reuse
+	User   string    `json:"user,omitempty"` // who has opened it; "" where the proxy asks nobody
+	Host   string    `json:"host"`           // normalised
 	Port   uint16    `json:"port"`
 	Kind   string    `json:"kind"` // "connect", "http", "upgrade" or "idle"
 	Since  time.Time `json:"since"`

@@ -38,6 +38,7 @@ type node struct {
 	binary                   string   // in place of the one that WEIR_E2E_BIN names
 	wrapper                  []string // a command, and its arguments, that becomes the process
 	env                      []string
+	more                     string    // HCL behind the rest of its config
 	onExpiry                 string    // "": close
 	token                    string    // the file that holds the API's; "": none
 	dial                     load.Dial // how its proxy is reached; nil: as the machine does
@@ -84,7 +85,7 @@ func (n *node) writeConfig(t testing.TB) {
 		join[i] = fmt.Sprintf("%q", addr)
 	}
 	text := fmt.Sprintf(nodeTemplate, n.name, n.dataDir, n.role, n.rpc, n.gossip, strings.Join(join, ", "), expect,
-		n.ttl, cmp.Or(n.onExpiry, "close"), n.proxy, n.drain, n.api, n.token, n.limits)
+		n.ttl, cmp.Or(n.onExpiry, "close"), n.proxy, n.drain, n.api, n.token, n.limits) + n.more
 	if err := os.WriteFile(n.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
