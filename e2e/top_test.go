@@ -86,7 +86,13 @@ func TestTop(t *testing.T) {
 	topComesBack(t, s, asked)
 
 	s.keys(t, "q")
-	s.shows(t, 10*time.Second, "^code 0$")
+	s.isGivenBack(t)
+}
+
+// isGivenBack: the command has ended, exit code 0, and the terminal is as it was before.
+func (s *screen) isGivenBack(t *testing.T) {
+	t.Helper()
+	s.shows(t, 20*time.Second, "^code 0$")
 	s.shows(t, 10*time.Second, "isig icanon.* echo ")
 	if text := s.text(t); strings.Contains(text, "NODE") {
 		t.Errorf("what was on the screen before is not back:\n%s", text)
@@ -147,6 +153,14 @@ func topComesBack(t *testing.T, s *screen, asked *node) {
 	})
 	s.shows(t, 30*time.Second, "leader [a-z]+, term ([3-9]|[0-9]{2,})")
 	s.shows(t, 30*time.Second, asked.name+" +server .*alive +live ")
+}
+
+// TestTopEndsBySignal: as by a key.
+func TestTopEndsBySignal(t *testing.T) {
+	c := startCluster(t, shape{names: []string{"a"}})
+	env := []string{"LANG=C.UTF-8", "TERM=screen-256color", "WEIR_ADDR=" + c.nodes[0].api}
+	s := openScreen(t, env, "timeout --foreground --preserve-status -s TERM 4 "+os.Getenv(binaryVariable)+" top")
+	s.isGivenBack(t)
 }
 
 // TestTopIsPlainElsewhere: into a pipe, and on a terminal that can't draw, one picture is printed.
