@@ -118,13 +118,14 @@ func (s *Server) system(r *http.Request) (answer, error) {
 // so nobody but this machine is listened to, a process on it. A page in a browser there is none.
 func (s *Server) confidential(peer bool, serve endpoint) endpoint {
 	return func(w http.ResponseWriter, r *http.Request) error {
+		known := s.guard.tokens.Load()
 		switch {
 		case peer:
-		case s.guard.write == nil && (s.guard.read != nil || !fromLoopback(r)):
+		case known.write == nil && (known.read != nil || !fromLoopback(r)):
 			return problemf(http.StatusForbidden, "token_not_configured", "this is only for who has a token, and this node knows none: set api.token_file")
-		case s.guard.write == nil && r.Header.Get("Sec-Fetch-Site") != "":
+		case known.write == nil && r.Header.Get("Sec-Fetch-Site") != "":
 			return problemf(http.StatusForbidden, "token_not_configured", "without a token this is not for browsers: set api.token_file")
-		case s.guard.write != nil && !s.guard.mayWrite(r):
+		case known.write != nil && !s.guard.mayWrite(r):
 			return problemf(http.StatusForbidden, "read_only_token", "this token can only read: use the one in api.token_file")
 		}
 		return serve(w, r)

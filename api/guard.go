@@ -14,24 +14,36 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 )
 
 // guard lets through what comes from somebody who may call.
 type guard struct {
-	names map[string]bool // lower-case host names that Host may carry
-	write *[sha256.Size]byte
+	names  map[string]bool // lower-case host names that Host may carry
+	tokens atomic.Pointer[tokens]
+}
+
+// tokens are hashed, so that comparing them takes the same time whatever is compared.
+type tokens struct {
+	write *[sha256.Size]byte // nil: there is none
 	read  *[sha256.Size]byte
 }
 
-func newGuard(cfg Config) guard {
-	g := guard{names: map[string]bool{"localhost": true}}
+func newGuard(cfg Config) *guard {
+	g := &guard{names: map[string]bool{"localhost": true}}
 	for _, name := range append([]string{cfg.Node}, cfg.Hosts...) {
 		g.names[strings.TrimSuffix(strings.ToLower(name), ".")] = true
 	}
-	g.write = digest(cfg.Token)
-	g.read = digest(cfg.ReadToken)
+	g.setTokens(cfg.Token, cfg.ReadToken)
 	return g
 }
+
+func (g *guard) setTokens(write, read string) {
+	g.tokens.Store(&tokens{write: digest(write), read: digest(read)})
+}
+
+// SetTokens changes [Config.Token] and [Config.ReadToken] while the server runs. A stream that has begun goes on.
+func (s *Server) SetTokens(write, read string) { s.guard.setTokens(write, read) }
 
 func digest(token string) *[sha256.Size]byte {
 	if token == "" {
@@ -42,7 +54,7 @@ func digest(token string) *[sha256.Size]byte {
 }
 
 // check refuses a request whose Host or token is wrong.
-func (g guard) check(r *http.Request) error {
+func (g *guard) check(r *http.Request) error {
 	if !g.hostAllowed(r.Host) {
 		return problemf(http.StatusForbidden, "host_not_allowed",
 			"the Host %q is not one of this node's: use its address, its name or localhost, or add the name to api.hosts", r.Host)
@@ -55,7 +67,7 @@ func (g guard) check(r *http.Request) error {
 
 // hostAllowed protects against DNS rebinding: a page whose name was pointed at this node carries that name in Host.
 // Address literals are safe, because a name is needed to rebind.
-func (g guard) hostAllowed(host string) bool {
+func (g *guard) hostAllowed(host string) bool {
 	if h, port, err := net.SplitHostPort(host); err == nil {
 		if _, err := strconv.ParseUint(port, 10, 16); err != nil && port != "" {
 			return false
@@ -71,8 +83,9 @@ func (g guard) hostAllowed(host string) bool {
 }
 
 // authorize checks the bearer token, RFC 6750, in constant time.
-func (g guard) authorize(r *http.Request) error {
-	if g.write == nil && g.read == nil {
+func (g *guard) authorize(r *http.Request) error {
+	known := g.tokens.Load()
+	if known.write == nil && known.read == nil {
 		return nil
 	}
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
@@ -84,7 +97,7 @@ func (g guard) authorize(r *http.Request) error {
 	}
 	sum := sha256.Sum256([]byte(token))
 	// Both comparisons always run.
-	writes, reads := equal(&sum, g.write), equal(&sum, g.read)
+	writes, reads := equal(&sum, known.write), equal(&sum, known.read)
 	switch {
 	case writes:
 		return nil
@@ -101,10 +114,10 @@ func (g guard) authorize(r *http.Request) error {
 }
 
 // mayWrite reports whether the request carries the token that may do everything.
-func (g guard) mayWrite(r *http.Request) bool {
+func (g *guard) mayWrite(r *http.Request) bool {
 	_, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	sum := sha256.Sum256([]byte(strings.TrimSpace(token)))
-	return equal(&sum, g.write)
+	return equal(&sum, g.tokens.Load().write)
 }
 
 func equal(a, b *[sha256.Size]byte) bool {

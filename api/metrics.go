@@ -17,6 +17,8 @@ type Measures struct {
 	GoVersion string
 	// Members counts the nodes that gossip knows by their health.
 	Members map[string]int
+	// Certificates tells, for each listener that speaks TLS ("rpc", "api", "proxy"), when the certificate in use ends.
+	Certificates map[string]time.Time
 
 	Proxy   ProxyMeasures
 	Session SessionMeasures

@@ -54,6 +54,12 @@ func nodeFamilies() []family {
 			read: func(m *moment, s samples) { s.truth(m.status.Ready) }},
 		{name: "weir_draining", kind: gauge, help: "1 while the node takes no new work because it was told to drain or leave.",
 			read: func(m *moment, s samples) { s.truth(m.status.Draining) }},
+		{name: "weir_tls_certificate_expiry_timestamp_seconds", kind: gauge, labels: []string{"listener"}, help: "When the certificate that a listener shows ends, in seconds since 1970: rpc, api or proxy, where it speaks TLS. For rpc, the CA's end if that comes first.",
+			read: func(m *moment, s samples) {
+				for _, listener := range slices.Sorted(maps.Keys(m.Certificates)) {
+					s.value(float64(m.Certificates[listener].Unix()), listener)
+				}
+			}},
 	}
 }
 

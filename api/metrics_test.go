@@ -22,7 +22,7 @@ func (n *benchNode) Measures() Measures {
 	h.Observe(time.Hour)
 	d := h.Read()
 	return Measures{
-		GoVersion: "go1.26", Members: map[string]int{"alive": 2, "dead": 1},
+		GoVersion: "go1.26", Members: map[string]int{"alive": 2, "dead": 1}, Certificates: map[string]time.Time{"rpc": time.Unix(2_000_000_000, 0)},
 		Proxy: ProxyMeasures{
 			Clients: 1, Requests: 2, Tunnels: 3, Exchanges: 4, Reused: 5, Retries: 6, DialErrors: 7,
 			Refusals: map[string]int64{"queue_full": 8, "no_lease": 0}, BytesOut: 9, BytesIn: 10, QueueWait: d, DialTime: d,

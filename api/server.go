@@ -49,7 +49,7 @@ type Config struct {
 	// Hosts are the names, beyond localhost, Node and address literals, that Host may carry.
 	Hosts []string
 	// Token may do everything, ReadToken may only read. Both empty: everybody may do everything, which is for
-	// loopback alone.
+	// loopback alone. [Server.SetTokens] changes them.
 	Token, ReadToken string
 	// TLS, where set, is what the listener speaks: HTTP/2 and HTTP/1.1, as the client likes. nil: plain HTTP.
 	TLS *tls.Config
@@ -90,7 +90,7 @@ type Server struct {
 	deps    Deps
 	log     hclog.Logger
 	audit   hclog.Logger
-	guard   guard
+	guard   *guard
 	public  router
 	peer    router
 	metrics http.Handler

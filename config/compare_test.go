@@ -154,7 +154,7 @@ func TestDiffOfTokens(t *testing.T) {
 	before.API.Token, after.API.Token = "a", "b"
 	before.API.ReadToken, after.API.ReadToken = "c", "d"
 	live, restart := Diff(before, after)
-	if got := fmt.Sprint(live, restart); got != "[] [api.token_file api.read_token_file]" {
+	if got := fmt.Sprint(live, restart); got != "[api.token_file api.read_token_file] []" {
 		t.Error(got)
 	}
 }

@@ -22,6 +22,7 @@ type clientFlags struct {
 	p     *process
 	addr  string
 	token string
+	ca    string
 	json  bool
 }
 
@@ -31,6 +32,7 @@ func addClientFlags(p *process, cmd *cobra.Command) *clientFlags {
 	flags := cmd.PersistentFlags()
 	flags.StringVar(&f.addr, "addr", "", "the node's API `URL` (WEIR_ADDR; default "+api.DefaultAddr+")")
 	flags.StringVar(&f.token, "token", "", "the API's `token` (WEIR_TOKEN)")
+	flags.StringVar(&f.ca, "ca-file", "", "the CA (PEM `file`) that has signed the certificate of an https API (WEIR_CA_FILE; default the system's CAs)")
 	flags.BoolVar(&f.json, "json", false, "print exactly what the API returns")
 	return f
 }
@@ -44,7 +46,11 @@ func (f *clientFlags) client(cmd *cobra.Command) (*api.Client, error) {
 	if token == "" {
 		token = f.p.getenv("WEIR_TOKEN")
 	}
-	c, err := api.NewClient(addr, token, nil)
+	transport, err := f.transport()
+	if err != nil {
+		return nil, err
+	}
+	c, err := api.NewClient(addr, token, transport)
 	if err != nil {
 		return nil, &usageError{command: cmd.CommandPath(), err: err}
 	}
@@ -89,6 +95,9 @@ func askWithin[T any](most time.Duration, f *clientFlags, cmd *cobra.Command, c 
 func explain(c *api.Client, err error) error {
 	var refused *api.Error
 	var conn *url.Error
+	if wrong := explainTLS(c.Addr(), err); wrong != nil {
+		return wrong
+	}
 	switch {
 	case errors.As(err, &refused):
 		return err

@@ -14,5 +14,5 @@ func main() {
 
 // nodeCommands are those that run or prepare a node.
 func nodeCommands() []*cobra.Command {
-	return []*cobra.Command{newAgentCommand(), newValidateCommand(), newKeygenCommand()}
+	return []*cobra.Command{newAgentCommand(), newValidateCommand(), newKeygenCommand(), newTLSCommand()}
 }

@@ -11,7 +11,7 @@ import (
 
 // Measures implements [api.MetricSource].
 func (a *agent) Measures() api.Measures {
-	m := api.Measures{GoVersion: runtime.Version(), Members: map[string]int{}, Proxy: proxyMeasures(a.proxy)}
+	m := api.Measures{GoVersion: runtime.Version(), Members: map[string]int{}, Certificates: a.certs.ends(), Proxy: proxyMeasures(a.proxy)}
 	m.Proxy.QueueWait, m.Proxy.DialTime = a.timings.queueWait.Read(), a.timings.dial.Read()
 	for _, member := range a.members.Members() {
 		m.Members[string(member.Health)]++

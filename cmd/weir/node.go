@@ -23,7 +23,7 @@ import (
 func (a *agent) newAPI() *api.Server {
 	c := a.cfg
 	return api.New(api.Config{
-		Node: c.Name, Hosts: c.API.Hosts, Token: string(c.API.Token), ReadToken: string(c.API.ReadToken),
+		Node: c.Name, Hosts: c.API.Hosts, Token: string(c.API.Token), ReadToken: string(c.API.ReadToken), TLS: a.certs.apiTLS(),
 		MetricsHosts: c.API.MetricsHosts,
 	}, api.Deps{
 		Log: a, Leader: a, Events: a.events, View: a, Status: a, Nodes: a, Uses: a, Peers: a, Connections: a, Lifecycle: a, Raft: a, Snapshots: a, Diagnostics: a, Metrics: a,
@@ -281,20 +281,40 @@ func (a *agent) reloadSettings() (*config.Config, api.Reloaded, error) {
 	cfg := *a.cfg // what needs a restart stays as it runs
 	cfg.Log.Level, cfg.Limits, cfg.Origins = next.Log.Level, next.Limits, next.Origins
 	cfg.API.MetricsHosts = next.API.MetricsHosts
+	cfg.API.TokenFile, cfg.API.Token = next.API.TokenFile, next.API.Token
+	cfg.API.ReadTokenFile, cfg.API.ReadToken = next.API.ReadTokenFile, next.API.ReadToken
+	if (cfg.Cluster.GossipKey == "") == (next.Cluster.GossipKey == "") {
+		cfg.Cluster.GossipKey, cfg.Cluster.GossipAcceptKeys = next.Cluster.GossipKey, next.Cluster.GossipAcceptKeys
+	}
 	running := cfg.Proxy
 	cfg.Proxy = next.Proxy
 	cfg.Proxy.Listen, cfg.Proxy.TLS = running.Listen, running.TLS
 	a.mu.Unlock()
+	if err := a.reloadSecrets(&cfg); err != nil {
+		return nil, api.Reloaded{}, err
+	}
 	if err := a.proxy.SetPolicy(policy(&cfg)); err != nil {
 		return nil, api.Reloaded{}, fmt.Errorf("%w: %w", api.ErrInvalidConfig, err)
 	}
 	a.log.SetLevel(hclog.LevelFromString(cfg.Log.Level))
 	a.api.SetMetricsHosts(cfg.API.MetricsHosts)
+	a.api.SetTokens(string(cfg.API.Token), string(cfg.API.ReadToken))
 	a.mu.Lock()
 	a.cfg = &cfg
 	a.mu.Unlock()
 	a.checkOwnPorts()
 	return &cfg, api.Reloaded{Applied: live, NeedRestart: restart}, nil
+}
+
+// reloadSecrets takes certificates and gossip keys as they are now.
+func (a *agent) reloadSecrets(cfg *config.Config) error {
+	if err := a.certs.reload(); err != nil {
+		return fmt.Errorf("%w: %w", api.ErrInvalidConfig, err)
+	}
+	if keys := gossipKeys(cfg); keys != nil {
+		return a.members.SetGossipKeys(keys)
+	}
+	return nil
 }
 
 // reloadOnSignal reloads where nobody waits for the answer but the log.
