@@ -179,6 +179,9 @@ func (s *Server) restoreSnapshot(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if rep.status == http.StatusNotFound {
+		return fmt.Errorf("%w: the leader is of a version that can't restore: upgrade it", ErrMixedVersions)
+	}
 	rep.header.Del(headerTable)
 	rep.write(w)
 	return nil
@@ -218,6 +221,9 @@ func snapshotProblem(err error) error {
 // restoreLimits understands what restoreSnapshot sends to the leader: the entry itself.
 func (s *Server) restoreLimits(_ *http.Request, entry []byte) (commit, error) {
 	c, err := fsm.Decode(entry)
+	if errors.Is(err, fsm.ErrNewer) {
+		return nil, fmt.Errorf("%w: %s, which leads, knows log version %d: upgrade it", ErrMixedVersions, s.cfg.Node, fsm.LogVersion)
+	}
 	if err != nil {
 		return nil, malformed("%s", err)
 	}

@@ -25,7 +25,9 @@ type Status struct {
 	Connections int `json:"connections"`
 	// ProxyAddr and APIAddr are where this node listens, "host:port".
 	ProxyAddr string `json:"proxy_addr"`
-	APIAddr   string `json:"api_addr"`
+	// ProxyTLS: the proxy speaks TLS to workers.
+	ProxyTLS bool   `json:"proxy_tls,omitempty"`
+	APIAddr  string `json:"api_addr"`
 	// DiskFull: the node can't write its log until there is room, or its file system is writable again.
 	DiskFull bool `json:"disk_full"`
 	// DiskStalled: the node's log is being written to, and that takes too long.

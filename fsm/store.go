@@ -64,7 +64,7 @@ func (s *Store) fail(err error) error {
 	err = s.failed
 	s.mu.Unlock()
 	if first {
-		s.log.Error("the replicated state can't go on", "error", err)
+		s.log.Info("the replicated state can't go on", "error", err) // whoever is told prints it as the process's last word
 		s.fatal(err)
 	}
 	return err

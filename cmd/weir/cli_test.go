@@ -519,10 +519,14 @@ func TestExec(t *testing.T) {
 		{"any address, v6", "[::]:8080", nil, nil, "http://127.0.0.1:8080", host},
 		{"environment", "", []string{"WEIR_PROXY=10.0.0.1:3128"}, nil, "http://10.0.0.1:3128", host},
 		{"flag", "", []string{"WEIR_PROXY=10.0.0.1:3128"}, []string{"--proxy", "https://p.example"}, "https://p.example", host},
+		{"TLS", "127.0.0.1:8080\",\"proxy_tls\":true,\"x\":\"", nil, nil, "https://127.0.0.1:8080", host},
+		{"user", "127.0.0.1:8080", []string{"WEIR_PROXY_USER=me:p@ss/word"}, nil, "http://me:p%40ss%2Fword@127.0.0.1:8080", host},
+		{"user by flag", "127.0.0.1:8080", []string{"WEIR_PROXY_USER=you:x"}, []string{"--user", "me:secret"}, "http://me:secret@127.0.0.1:8080", host},
+		{"user in the URL", "", []string{"WEIR_PROXY=https://me:secret@p.example:1"}, nil, "https://me:secret@p.example:1", host},
 		{"replaces", "", []string{"WEIR_PROXY=p:1", "HTTP_PROXY=old", "https_proxy=old", "All_Proxy=old", "NO_PROXY=internal", "no_proxy=x"}, nil, "http://p:1", "internal," + host},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			f.answers["GET /v1/status"] = []string{fmt.Sprintf(`{"node":"a","proxy_addr":%q}`, c.addr)}
+			f.answers["GET /v1/status"] = []string{`{"node":"a","proxy_addr":"` + c.addr + `"}`}
 			p := testProcess(append([]string{"KEEP=me"}, c.env...)...)
 			var path string
 			var argv, env []string
@@ -541,6 +545,12 @@ func TestExec(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+	for _, args := range [][]string{{"--user", "secret"}, {"--user", ":secret"}, {"--proxy", "ftp://me:secret@p"}} {
+		code, _, stderr := f.weir(testProcess(), append(append([]string{"exec"}, args...), prog)...)
+		if code != 2 || strings.Contains(stderr, "secret") {
+			t.Errorf("%q: exit %d %q", args, code, stderr)
+		}
 	}
 	f.answers["GET /v1/status"] = []string{`{"node":"a"}`}
 	if code, _, stderr := f.weir(testProcess(), "exec", prog); code != 1 || !strings.Contains(stderr, "WEIR_PROXY") {

@@ -16,16 +16,18 @@ import (
 )
 
 func newExecCommand(p *process) *cobra.Command {
-	var proxy string
+	var proxy, user string
 	cmd := &cobra.Command{
 		Use:   "exec -- CMD [ARG…]",
 		Short: "Run a command whose connections go through a node",
 		Long: `Run a command with HTTP_PROXY, HTTPS_PROXY and ALL_PROXY (in both cases) set to the node's proxy, and the node's
 API added to NO_PROXY. The command takes this process's place, so signals and the exit code are its own.
 
-The proxy's address is asked of the node's API, unless --proxy or WEIR_PROXY gives it.`,
+The proxy's address is asked of the node's API, unless --proxy or WEIR_PROXY gives it. Where the proxy has users, WEIR_PROXY_USER
+is NAME:PASSWORD; --user does the same, and shows the password to who lists processes.`,
 		Example: `  weir exec -- curl https://api.example.com/
-  weir exec --proxy http://127.0.0.1:8180 -- ./worker --all`,
+  weir exec --proxy http://127.0.0.1:8180 -- ./worker --all
+  WEIR_PROXY_USER=crawler:secret weir exec -- ./worker`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return errors.New("the command to run is missing: weir exec -- CMD")
@@ -39,6 +41,7 @@ The proxy's address is asked of the node's API, unless --proxy or WEIR_PROXY giv
 	f := addClientFlags(p, cmd)
 	_ = cmd.PersistentFlags().MarkHidden("json") // there is nothing to print; Fails only for a flag that isn't there.
 	cmd.Flags().StringVar(&proxy, "proxy", "", "the proxy's `URL` (WEIR_PROXY; default: what the node's API tells)")
+	cmd.Flags().StringVar(&user, "user", "", "the proxy's user, as `NAME:PASSWORD` (WEIR_PROXY_USER)")
 	cmd.Flags().SetInterspersed(false) // what follows CMD is CMD's
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		path, err := exec.LookPath(args[0])
@@ -52,12 +55,22 @@ The proxy's address is asked of the node's API, unless --proxy or WEIR_PROXY giv
 		if proxy == "" {
 			proxy = p.getenv("WEIR_PROXY")
 		}
+		if user == "" {
+			user = p.getenv("WEIR_PROXY_USER")
+		}
+		credentials, err := proxyUser(cmd, user)
+		if err != nil {
+			return err
+		}
 		target, err := proxyURL(cmd, c, proxy)
 		if err != nil {
 			return err
 		}
+		if credentials != nil {
+			target.User = credentials
+		}
 		c.CloseIdle()
-		if err := p.exec(path, args, proxyEnv(p.environ(), target, c.Addr())); err != nil {
+		if err := p.exec(path, args, proxyEnv(p.environ(), target.String(), c.Addr())); err != nil {
 			return fmt.Errorf("can't run %s: %w", path, err)
 		}
 		return nil
@@ -66,26 +79,26 @@ The proxy's address is asked of the node's API, unless --proxy or WEIR_PROXY giv
 }
 
 // proxyURL is the proxy given, or the one that the node's API tells.
-func proxyURL(cmd *cobra.Command, c *api.Client, given string) (string, error) {
+func proxyURL(cmd *cobra.Command, c *api.Client, given string) (*url.URL, error) {
 	if given != "" {
 		if !strings.Contains(given, "://") {
 			given = "http://" + given
 		}
 		u, err := url.Parse(given)
 		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-			return "", usagef(cmd, "%q is not a proxy's URL: write it as http://127.0.0.1:8080", given)
+			return nil, usagef(cmd, "this is not a proxy's URL: write it as http://127.0.0.1:8080") // it may hold a password
 		}
-		return u.Scheme + "://" + u.Host, nil
+		return &url.URL{Scheme: u.Scheme, User: u.User, Host: u.Host}, nil
 	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), callTimeout)
 	defer cancel()
 	st, err := c.Status(ctx)
 	if err != nil {
-		return "", explain(c, err)
+		return nil, explain(c, err)
 	}
 	host, port, err := net.SplitHostPort(st.ProxyAddr)
 	if err != nil {
-		return "", fmt.Errorf("the node at %s does not tell its proxy's address: set --proxy or WEIR_PROXY", c.Addr())
+		return nil, fmt.Errorf("the node at %s does not tell its proxy's address: set --proxy or WEIR_PROXY", c.Addr())
 	}
 	if addr, err := netip.ParseAddr(host); host == "" || err == nil && addr.IsUnspecified() {
 		// It listens on every address; the one that its API was reached at is one of them.
@@ -93,7 +106,23 @@ func proxyURL(cmd *cobra.Command, c *api.Client, given string) (string, error) {
 			host = u.Hostname()
 		}
 	}
-	return "http://" + net.JoinHostPort(host, port), nil
+	scheme := "http"
+	if st.ProxyTLS {
+		scheme = "https"
+	}
+	return &url.URL{Scheme: scheme, Host: net.JoinHostPort(host, port)}, nil
+}
+
+// proxyUser reads NAME:PASSWORD; "" is nobody. What is wrong with it is told without it.
+func proxyUser(cmd *cobra.Command, given string) (*url.Userinfo, error) {
+	if given == "" {
+		return nil, nil
+	}
+	name, password, ok := strings.Cut(given, ":")
+	if !ok || name == "" {
+		return nil, usagef(cmd, "the proxy's user is not written as NAME:PASSWORD")
+	}
+	return url.UserPassword(name, password), nil
 }
 
 // proxyEnv is env with the proxy's variables in place of those it has. The node's API is reached directly; no other

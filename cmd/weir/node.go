@@ -102,7 +102,7 @@ func (a *agent) WaitTable(ctx context.Context, index uint64) error {
 // Status implements [api.StatusSource].
 func (a *agent) Status() api.Status {
 	a.mu.Lock()
-	role, leaving := a.cfg.Role, a.leaving
+	role, leaving, proxyTLS := a.cfg.Role, a.leaving, a.cfg.Proxy.TLS.Enabled()
 	a.mu.Unlock()
 	leader, _ := a.members.Leader()
 	ready, _ := a.Ready()
@@ -114,7 +114,7 @@ func (a *agent) Status() api.Status {
 		ConfigDisagreements: a.disagreements(),
 		Draining:            leaving || a.proxy.Draining(), Leaving: leaving,
 		Connections: a.proxy.Open(),
-		ProxyAddr:   a.proxyListener.Addr().String(), APIAddr: a.apiListener.Addr().String(),
+		ProxyAddr:   a.proxyListener.Addr().String(), ProxyTLS: proxyTLS, APIAddr: a.apiListener.Addr().String(),
 		DiskFull: r.DiskFull, DiskStalled: r.DiskStalled,
 	}
 }
