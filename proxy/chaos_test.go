@@ -2,6 +2,8 @@ package proxy
 
 import (
 	"bufio"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -21,6 +23,44 @@ import (
 // Slots are severed for every reason, and connections end in every way, in every phase: the upstream never sees more
 // than the limit, and at the end every slot has come back. WEIR_SEED repeats a run's choices.
 func TestChaos(t *testing.T) {
+	chaos(t, func(addr string) (halfCloser, error) {
+		conn, err := net.Dial("tcp", addr)
+		if err != nil {
+			return nil, err
+		}
+		return conn.(*net.TCPConn), nil
+	})
+}
+
+// The same with TLS before each client.
+func TestChaosTLS(t *testing.T) {
+	cert := newCertificate(t)
+	roots := x509.NewCertPool()
+	roots.AddCert(cert.Leaf)
+	chaos(t, func(addr string) (halfCloser, error) {
+		conn, err := tls.Dial("tcp", addr, &tls.Config{RootCAs: roots, ServerName: "127.0.0.1"})
+		if err != nil {
+			return nil, err
+		}
+		return tlsChaos{conn}, nil
+	}, speakTLS(cert))
+}
+
+// halfCloser is a client's connection.
+type halfCloser interface {
+	net.Conn
+	CloseWrite() error
+	SetLinger(int) error
+}
+
+// tlsChaos is one with TLS. Its Close says nothing, as that of many clients.
+type tlsChaos struct{ *tls.Conn }
+
+func (c tlsChaos) SetLinger(n int) error { return c.NetConn().(*net.TCPConn).SetLinger(n) }
+
+func (c tlsChaos) Close() error { return c.NetConn().Close() }
+
+func chaos(t *testing.T, dial func(addr string) (halfCloser, error), options ...option) {
 	seed := uint64(time.Now().UnixNano())
 	if s := os.Getenv("WEIR_SEED"); s != "" {
 		var err error
@@ -31,7 +71,7 @@ func TestChaos(t *testing.T) {
 	t.Logf("WEIR_SEED=%d", seed)
 	const limit, workers, rounds = 4, 12, 40
 	u := newWitness(t, limit, 1<<(seed%20))
-	w := newWorld(t, limit, policy(func(p *Policy) { p.HalfCloseTimeout = 50 * time.Millisecond }))
+	w := newWorld(t, limit, append(options, policy(func(p *Policy) { p.HalfCloseTimeout = 50 * time.Millisecond }))...)
 
 	done := make(chan struct{})
 	var severing, working sync.WaitGroup
@@ -59,7 +99,12 @@ func TestChaos(t *testing.T) {
 		working.Go(func() {
 			rng := rand.New(rand.NewPCG(seed, uint64(i+1)))
 			for range rounds {
-				visit(t, w.addr, u.addr, rng)
+				conn, err := dial(w.addr)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				visit(t, conn, u.addr, rng)
 			}
 		})
 	}
@@ -86,12 +131,7 @@ func (a *admitter) sever(s *slot, r lease.Reason) {
 }
 
 // visit sends a few requests, in one of the ways there are, and leaves in another.
-func visit(t *testing.T, proxy, up string, rng *rand.Rand) {
-	conn, err := net.Dial("tcp", proxy)
-	if err != nil {
-		t.Error(err)
-		return
-	}
+func visit(t *testing.T, conn halfCloser, up string, rng *rand.Rand) {
 	defer conn.Close()
 	conn.SetDeadline(time.Now().Add(patience))
 	switch rng.IntN(3) {
@@ -112,9 +152,9 @@ func visit(t *testing.T, proxy, up string, rng *rand.Rand) {
 	conn.Read(buf)
 	switch rng.IntN(3) {
 	case 0:
-		conn.(*net.TCPConn).SetLinger(0)
+		conn.SetLinger(0)
 	case 1:
-		conn.(*net.TCPConn).CloseWrite()
+		conn.CloseWrite()
 		if _, err := io.Copy(io.Discard, conn); isTimeout(err) {
 			t.Errorf("a half-closed connection never ended")
 		}

@@ -1,8 +1,9 @@
 // Package proxy is weir's forward proxy: CONNECT tunnels and absolute-form HTTP/1.x requests, each upstream connection
 // on a slot that it asks an [Admitter] for and gives back only when the upstream has seen the connection's end.
 //
-// A connection's way, in the order of the files: listen.go and server.go accept, client.go reads request heads and answers them, admit.go
-// asks for the slot, dial.go connects, tunnel.go, splice.go and doze.go relay; request.go and exchange.go do the same for plain requests,
+// A connection's way, in the order of the files: listen.go and server.go accept, front.go ends TLS and balancer.go reads who a load
+// balancer's client is, client.go reads request heads and answers them, users.go knows who may, admit.go
+// asks for the slot, dial.go connects, but not to what own.go has, tunnel.go, splice.go and doze.go relay; request.go and exchange.go do the same for plain requests,
 // idle.go keeps their upstream connections. flow.go is the slot and its connection, whoever uses it. refuse.go is every answer
 // of the proxy's own.
 //
@@ -41,7 +42,21 @@
 // starts half_close_timeout, as in a tunnel.
 //
 // A refused CONNECT ends the client's connection: bytes that the client sent early, for the tunnel, must
-// never be read as a request. Other refused requests leave it open, unless they have content.
+// never be read as a request. Other refused requests leave it open, unless they have content; so does a 407, whatever was asked for, unless
+// bytes lie behind the CONNECT: what is still to come can't carry the credentials without which it is refused too.
+//
+// Credentials that have passed are remembered, as a MAC, since a bcrypt check costs a core tens of milliseconds. So a password that is
+// changed or withdrawn in the file counts from the next request on, and open tunnels are left alone. Checks are few at a time and
+// an address that fails often is answered 429 unchecked, which hits who shares it with somebody that guesses, until his own password
+// has passed once.
+//
+// TLS ends in front of a pair of sockets, whose other end is the client's to all the rest: one implementation of ends, resets and hang-ups.
+// The cost is two goroutines and three descriptors for each client, no splicing towards it, and one more copy.
+//
+// The cluster's own ports are told apart by address and port when dialling. The proxies' ports are not among them: a request that comes
+// back to this node is told as a loop.
+//
+// Refusals are sampled in the log, ten a second for each reason; what is left out is counted there, and all are in the metrics.
 //
 // A sever while dialling is answered with 503 (fenced) or reject_status (evicted): there is nothing to reset yet, and
 // the client learns why. From then on both sides are reset.

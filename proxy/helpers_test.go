@@ -173,8 +173,12 @@ func (s *slot) Release() {
 
 func (s *slot) Park() {
 	s.a.mu.Lock()
-	if s.parked || s.released {
-		s.a.misuse = append(s.a.misuse, fmt.Sprintf("Park: parked %t, released %t", s.parked, s.released))
+	if s.released { // by who aborted the flow just as it was parked
+		s.a.mu.Unlock()
+		return
+	}
+	if s.parked {
+		s.a.misuse = append(s.a.misuse, "Park of a parked slot")
 	}
 	s.parked = true
 	s.wanted = len(s.a.waiting) > 0
