@@ -238,11 +238,17 @@ type ConnectionQuery struct {
 	Host string // only those to this host
 	Key  string // only those that are counted under this name, which is one of [Client.Hosts]
 	Node string // those of another node; "*": of all
+	// Limit is the most that are answered; 0: as many as a node answers at once.
+	Limit int
+	After string // an earlier answer's Next, to go on behind it
 }
 
 // Connections lists open upstream connections, the oldest first.
 func (c *Client) Connections(ctx context.Context, q ConnectionQuery) (ConnectionList, error) {
-	v := values("host", q.Host, "key", q.Key, "node", q.Node)
+	v := values("host", q.Host, "key", q.Key, "node", q.Node, "after", q.After)
+	if q.Limit != 0 {
+		v.Set("limit", strconv.Itoa(q.Limit))
+	}
 	return do[ConnectionList](ctx, c, call{method: "GET", path: pathConnections, query: v})
 }
 

@@ -19,6 +19,8 @@ const (
 	retryMost  = 8 * time.Second
 	clockTick  = time.Second // the longest between two frames: what counts down moves
 	askTimeout = 5 * time.Second
+
+	connectionsShown = 500 // of a host, the oldest
 )
 
 // What the screen is told beside what the terminal tells.
@@ -133,7 +135,7 @@ func cause(err error) string {
 func askConnections(ctx context.Context, c *api.Client, host string) tea.Msg {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	list, err := c.Connections(ctx, api.ConnectionQuery{Key: host, Node: "*"})
+	list, err := c.Connections(ctx, api.ConnectionQuery{Key: host, Node: "*", Limit: connectionsShown})
 	msg := connectionsMsg{host: host, list: list}
 	if err != nil {
 		msg.err = cause(err)

@@ -77,7 +77,7 @@ func (m *Model) useTable(h *hostRow) []string {
 		}))
 	}
 	if more := len(names) - len(shown); more > 0 {
-		lines = append(lines, m.opt.paint(faint, fmt.Sprintf("and %d nodes that use it less", more)))
+		lines = append(lines, m.opt.paint(faint, fmt.Sprintf("and %d more, with less use", more)))
 	}
 	return lines
 }
@@ -97,6 +97,9 @@ func (m *Model) connTable(room int) []string {
 		return append(lines, m.opt.paint(faint, "asking for its connections"))
 	case len(m.connections) == 0:
 		return append(lines, m.opt.paint(faint, "no connection is open"))
+	}
+	if m.moreConns {
+		lines = append(lines, m.opt.paint(faint, fmt.Sprintf("the oldest %d; there are more", len(m.connections))))
 	}
 	from, to := m.conns.window(max(1, room-len(lines)))
 	for i, c := range m.connections[from:to] {

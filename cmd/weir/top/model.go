@@ -66,6 +66,7 @@ type Model struct {
 	connections []api.Connection
 	connsErr    string // why there are none, or not all
 	asked       bool   // connections have been told
+	moreConns   bool   // there are more than were told
 
 	lost    string // why the node can't be followed; "": it is
 	retryAt time.Time
@@ -122,7 +123,7 @@ func (m *Model) TakeConnections(host string, l api.ConnectionList, err string) {
 	if err != "" {
 		return
 	}
-	m.connections = l.Connections
+	m.connections, m.moreConns = l.Connections, l.Next != ""
 	for _, u := range l.Unreachable {
 		m.connsErr = "not included: node " + u.Node + " (" + u.Error + ")"
 	}

@@ -145,6 +145,15 @@ func TestFrames(t *testing.T) {
 				{ID: "4", Node: "b", Host: "api.example.com", Port: 80, Kind: "idle", Age: api.Duration(1500 * time.Millisecond)},
 			}, Unreachable: []api.Unreachable{{Node: "c", Error: "no answer in time"}}}, "")
 		}},
+		{"many-connections", Options{Unicode: true}, 80, 14, func(m *Model) {
+			keys(m, "enter")
+			l := api.ConnectionList{Next: "x"}
+			for i := range 40 {
+				l.Connections = append(l.Connections, api.Connection{ID: fmt.Sprint(i), Node: "a", Client: fmt.Sprintf("10.0.0.%d:1", i), Kind: "connect"})
+			}
+			m.TakeConnections("api.example.com", l, "")
+			keys(m, "end", "up")
+		}},
 		{"dead-node", Options{Unicode: true}, 100, 20, func(m *Model) {
 			m.Take(start, api.Notice{Event: &api.Event{Time: start.Add(time.Second), Text: "a is dead"}})
 			m.Take(start, api.Notice{Nodes: &api.Nodes{Nodes: []api.Node{node("a", "dead", "live", false, 9*time.Second), node("b", "alive", "live", true, 0), node("c", "suspect", "fenced", false, 0)}}})
