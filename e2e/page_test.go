@@ -205,6 +205,7 @@ func pageCountsDown(t *testing.T, c *cluster, b *browser, victim *node) {
 		}
 		return nil
 	})
+	b.shows(t, 5*time.Second, card, "holds ")
 	b.shows(t, 10*time.Second, card, "dead")
 	b.shows(t, 10*time.Second, "#event-rows", "reclaimed from "+victim.name)
 	b.shows(t, 10*time.Second, "#event-rows", victim.name+" is dead")

@@ -143,13 +143,15 @@ export function takeEvent(event) {
 /** Sums over all hosts. */
 export function totals() {
   const sum = { inUse: 0, granted: 0, waiting: 0, refusals: 0, nodes: {} };
+  const of = (node) => sum.nodes[node] ??= { inUse: 0, granted: 0, waiting: 0, refusals: 0, held: 0 };
   for (const host of model.hosts.values()) {
     sum.inUse += host.inUse;
     sum.granted += host.granted;
     sum.waiting += host.waiting;
     sum.refusals += host.refusals;
+    for (const node of Object.keys(host.held)) of(node).held += host.heldBy(node);
     for (const [node, use] of Object.entries(host.data.nodes)) {
-      const n = sum.nodes[node] ??= { inUse: 0, granted: 0, waiting: 0, refusals: 0 };
+      const n = of(node);
       n.inUse += use.in_use;
       n.granted += use.granted;
       n.waiting += use.waiting;

@@ -1,6 +1,6 @@
 // The nodes: role, leader, health, session, and of a dead one the time until its slots come back.
 
-import { $, h, keyed, number, seconds, set, text } from './dom.js';
+import { $, h, keyed, number, plural, seconds, set, text } from './dom.js';
 import { colour, model } from './model.js';
 
 const longest = new Map(); // of each node that is being reclaimed, the time that it took from the first look, in s
@@ -32,14 +32,14 @@ const TONE = { alive: 'good', suspect: 'warn', dead: 'bad', left: 'quiet' };
 const SESSION = { live: 'session live', fenced: 'fenced', expired: 'session expired', none: 'no session' };
 
 function update(el, parts, n) {
-  const use = uses[n.name] ?? { inUse: 0, granted: 0 };
+  const use = uses[n.name] ?? { inUse: 0, granted: 0, held: 0 };
   text(parts.role, `${n.role} ·`);
   parts.leader.hidden = !n.leader;
   text(parts.health, n.health);
   set(parts.health, 'class', `pill ${TONE[n.health]}`);
   text(parts.session, SESSION[n.session]);
   set(parts.session, 'class', n.session === 'live' ? 'dim' : 'warn');
-  text(parts.use, `${number(use.inUse)} in use · ${number(use.granted)} granted`);
+  text(parts.use, use.held ? `holds ${plural(use.held, 'slot')}` : `${number(use.inUse)} in use · ${number(use.granted)} granted`);
   set(el, 'title', `${n.version} · rpc ${n.addresses.rpc} · gossip ${n.addresses.gossip}`);
   el.classList.toggle('down', n.health === 'dead' || n.health === 'left');
   el.reclaim = n.reclaim_in === null ? null : { until: model.nodesAt + 1000 * seconds(n.reclaim_in) };
