@@ -28,7 +28,7 @@ func Diff(before, after *Config) (live, restart []string) {
 		if f.same(before, after) && !contentChanged(f.Path, before, after) {
 			continue
 		}
-		if f.Reload && !turnsEncryption(f.Path, before, after) {
+		if f.Reload && !needsRestart(f.Path, before, after) {
 			live = append(live, f.Path)
 		} else {
 			restart = append(restart, f.Path)
@@ -52,10 +52,21 @@ func contentChanged(path string, before, after *Config) bool {
 	return false
 }
 
-// turnsEncryption reports whether a change of keys turns the encryption of gossip on or off, which takes a restart.
-func turnsEncryption(path string, before, after *Config) bool {
-	keys := path == "cluster.gossip_key" || path == "cluster.gossip_accept_keys"
-	return keys && (before.Cluster.GossipKey == "") != (after.Cluster.GossipKey == "")
+// needsRestart names the changes that a reload must leave although it applies others of the same setting: the encryption of gossip
+// can't be turned on or off, and the token must not go while the listener that it guards stays.
+func needsRestart(path string, before, after *Config) bool {
+	switch path {
+	case "cluster.gossip_key", "cluster.gossip_accept_keys":
+		return (before.Cluster.GossipKey == "") != (after.Cluster.GossipKey == "")
+	case "api.token_file", "api.read_token_file":
+		return !TokensCanChange(before, after)
+	}
+	return false
+}
+
+// TokensCanChange reports whether a reload may take the API's tokens: a config without any was judged by its own api.listen.
+func TokensCanChange(before, after *Config) bool {
+	return after.API.Token != "" || before.API.Listen == after.API.Listen
 }
 
 // sameLimit ignores where a limit is written.

@@ -157,6 +157,12 @@ func TestDiffOfTokens(t *testing.T) {
 	if got := fmt.Sprint(live, restart); got != "[api.token_file api.read_token_file] []" {
 		t.Error(got)
 	}
+	// What is listened on stays until the restart, and so does its token.
+	before.API.Listen, after.API.Token, after.API.ReadToken = "10.0.0.1:8081", "", ""
+	live, restart = Diff(before, after)
+	if got := fmt.Sprint(live, restart); got != "[] [api.listen api.token_file api.read_token_file]" {
+		t.Error(got)
+	}
 }
 
 func TestLoadLimits(t *testing.T) {

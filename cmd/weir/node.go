@@ -281,8 +281,10 @@ func (a *agent) reloadSettings() (*config.Config, api.Reloaded, error) {
 	cfg := *a.cfg // what needs a restart stays as it runs
 	cfg.Log.Level, cfg.Limits, cfg.Origins = next.Log.Level, next.Limits, next.Origins
 	cfg.API.MetricsHosts = next.API.MetricsHosts
-	cfg.API.TokenFile, cfg.API.Token = next.API.TokenFile, next.API.Token
-	cfg.API.ReadTokenFile, cfg.API.ReadToken = next.API.ReadTokenFile, next.API.ReadToken
+	if config.TokensCanChange(a.cfg, next) {
+		cfg.API.TokenFile, cfg.API.Token = next.API.TokenFile, next.API.Token
+		cfg.API.ReadTokenFile, cfg.API.ReadToken = next.API.ReadTokenFile, next.API.ReadToken
+	}
 	if (cfg.Cluster.GossipKey == "") == (next.Cluster.GossipKey == "") {
 		cfg.Cluster.GossipKey, cfg.Cluster.GossipAcceptKeys = next.Cluster.GossipKey, next.Cluster.GossipAcceptKeys
 	}
