@@ -27,5 +27,9 @@
 // The client follows the events as an iterator that doesn't reconnect: how long to wait, what to show meanwhile, and whether the
 // same node is still the one to ask, its caller knows better. Where to go on is a field of the last event.
 //
-// Every successful answer has a JSON body, also to DELETE, and status 200; 202 says that something was started.
+// A snapshot is no JSON and may be large, so it goes through as a stream, and what is sent is checked as it comes. The node that takes
+// one to restore sends the leader its limits alone, as the log entry that they become: a gigabyte crosses the network once, and
+// no node holds it. Its one content type can't be sent by a page either.
+//
+// Every other successful answer has a JSON body, also to DELETE, and status 200; 202 says that something was started.
 package api

@@ -56,7 +56,7 @@ func TestLogVersionIsGossiped(t *testing.T) {
 		}
 	}
 	b.halt()
-	b = startNode(t, "b", filepath.Join(base, "b"), expecting(2), joining(a), knows(3))
+	startNode(t, "b", filepath.Join(base, "b"), expecting(2), joining(a), knows(3))
 	eventually(t, 10*time.Second, "b has been upgraded", func() bool { return a.CheckLogVersion(3) == nil })
 	if a.CheckLogVersion(4) == nil {
 		t.Error("version 4 is known to nobody")

@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"crypto/sha256"
 	"encoding/base64"
+	"encoding/binary"
 	"fmt"
 	"net/http"
 	"os"
@@ -450,5 +452,76 @@ func TestDebugHoldsNoSecrets(t *testing.T) {
 	}
 	if text, _ = exec.Command("tar", "-xzOf", file).Output(); !strings.Contains(string(text), "a/log.txt: this token can only read") {
 		t.Error("the read token gets the log")
+	}
+}
+
+// manyLimits is a snapshot with so many limits of the API, made as docs and fsm.proto have it and not by weir.
+func manyLimits(n int) []byte {
+	field := func(b []byte, number byte, content []byte) []byte {
+		b = binary.AppendUvarint(append(b, number<<3|2), uint64(len(content)))
+		return append(b, content...)
+	}
+	number := func(b []byte, number byte, v uint64) []byte { return binary.AppendUvarint(append(b, number<<3), v) }
+	body := number(field(number(nil, 1, 9), 2, []byte("elsewhere")), 3, uint64(10*time.Second))
+	for i := range n {
+		limit := number(field(nil, 1, fmt.Appendf(nil, "host-%06d.api.example.com", i)), 2, uint64(i%50))
+		limit = field(limit, 3, number(number(nil, 1, uint64(2*time.Second)), 2, 100)) // its queue
+		body = field(body, 8, number(number(limit, 6, 1), 7, 8))
+	}
+	file := binary.BigEndian.AppendUint64([]byte("WEIRSNAP\x00\x00\x00\x01"), uint64(len(body)))
+	sum := sha256.Sum256(append(slices.Clone(file), body...))
+	return append(append(file, sum[:]...), body...)
+}
+
+// TestManyLimitsAreRestored: a hundred thousand, through a node without Raft state; all nodes go by them, and go on.
+func TestManyLimitsAreRestored(t *testing.T) {
+	const many = 100_000
+	c := startCluster(t, shape{ttl: 10 * time.Second})
+	p := c.add(t, "p", "proxy")
+	p.awaitReady(t, 15*time.Second)
+	up := c.upstream(t)
+	c.setLimit(t, up.name, connections(2))
+	file := filepath.Join(t.TempDir(), "many.snap")
+	if err := os.WriteFile(file, manyLimits(many), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if stdout, stderr, code := p.weir(t, "snapshot", "restore", file); code != 0 || !strings.Contains(stdout, "100000 added, 0 changed, 1 removed") {
+		t.Fatalf("restore: %d %s%s", code, stdout, stderr)
+	}
+	pattern := fmt.Sprintf("host-%06d.api.example.com", many-1)
+	for _, n := range append(c.nodes, p) {
+		eventually(t, 20*time.Second, "node "+n.name+" sees the last of them", func() error { return n.http.limitIs(pattern, (many-1)%50) })
+		n.awaitReady(t, 10*time.Second)
+	}
+	c.setLimit(t, up.name, connections(2))
+	end(t, p.open(t, up.target))
+	if _, stderr, code := c.nodes[1].weir(t, "snapshot", "save", file); code != 0 {
+		t.Fatalf("save: %d %s", code, stderr)
+	}
+	if stdout, _, _ := p.weir(t, "snapshot", "inspect", file, "--json"); strings.Count(stdout, `"pattern"`) != many+1 {
+		t.Errorf("saved again, it has %d limits", strings.Count(stdout, `"pattern"`))
+	}
+}
+
+// TestExec: the command gets the variables, goes through the node, and its exit code and signals are its own.
+func TestExec(t *testing.T) {
+	t.Parallel()
+	c := startCluster(t, shape{names: []string{"a"}})
+	n := c.nodes[0]
+	up := c.upstream(t)
+	stdout, stderr, code := n.weir(t, "exec", "--", "sh", "-c", "echo $HTTP_PROXY $https_proxy $ALL_PROXY $no_proxy; exit 7")
+	url := "http://" + n.proxy
+	if want := strings.Join([]string{url, url, url, n.api}, " ") + "\n"; code != 7 || stdout != want {
+		t.Errorf("exit code %d, %q %s; want %q", code, stdout, stderr, want)
+	}
+	before := up.Stats().Accepted
+	if _, stderr, code = n.weir(t, "exec", "--", "curl", "-s", "-o", os.DevNull, "http://"+up.target+"/"); code != 0 {
+		t.Errorf("curl: %d %s", code, stderr)
+	}
+	if up.Stats().Accepted == before {
+		t.Error("curl did not reach the upstream")
+	}
+	if _, _, code = n.weir(t, "exec", "--", "sh", "-c", "trap 'exit 9' TERM; kill -TERM $$; sleep 10"); code != 9 {
+		t.Errorf("exit code %d after a signal, want the command's own", code)
 	}
 }
