@@ -25,6 +25,7 @@ JSON      ?= bin/bench.json
 # Of make release.
 PLATFORMS ?= linux/amd64,linux/arm64,darwin/amd64,darwin/arm64
 VULN      ?=
+VULNDB    ?=
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 COMMIT  := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
@@ -33,7 +34,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 # The end-to-end tests measure, so they have the machine to themselves: all other packages first.
 UNIT = $$($(GO) list ./... | grep -v '/e2e$$')
 
-.PHONY: build cluster demo test unit e2e partitions linear screenshots docs sim check format vet lint tidy deploy arrows release reproducible bench pgo gobench fuzz proto needs clean help
+.PHONY: build cluster demo test unit e2e partitions linear screenshots docs sim check format vet lint tidy deploy arrows vuln release reproducible bench pgo gobench fuzz proto needs clean help
 .DEFAULT_GOAL := build
 
 build: ## build bin/weir
@@ -98,6 +99,15 @@ deploy: ## check what is in deploy/ with the parsers and schemas of those who re
 
 arrows:
 	$(GO) test ./e2e/arrows
+
+# Exit code 3 of govulncheck is a finding; any other failure says that nothing was looked for.
+vuln: ## look for known vulnerabilities that weir's code reaches; needs the network, or a copy of the database (VULNDB=file:///…)
+	@$(GO) tool govulncheck $(if $(VULNDB),-db '$(VULNDB)') ./...; code=$$?; \
+	case $$code in \
+	0) ;; \
+	3) echo "*** VULNERABLE: upgrade the modules named above, or Go itself ***" >&2; exit 1 ;; \
+	*) echo "*** NOT CHECKED, because of the error above; the check needs $(or $(VULNDB),https://vuln.go.dev), or VULNDB= names a copy ***" >&2; exit 1 ;; \
+	esac
 
 # VULN=skip builds without having looked for known vulnerabilities, where their database can't be reached.
 release: ## build bin/release: archives for PLATFORMS, SHA256SUMS and bills of materials, from a commit (VULN=skip)
