@@ -441,4 +441,11 @@ func TestOpenAPICheckNotices(t *testing.T) {
 			t.Errorf("%d %s: %v %s", test.status, test.body, ok, reasons(errs))
 		}
 	}
+	for name, ok := range map[string]bool{"Retry-After": true, "Location": false} {
+		res := &http.Response{StatusCode: 503, Header: http.Header{"Content-Type": {"application/problem+json"}, name: {"1"}},
+			Body: io.NopCloser(strings.NewReader(`{"type":"about:blank","title":"t","status":503,"detail":"d","code":"not_ready"}`))}
+		if got, errs := v.ValidateHttpResponse(httptest.NewRequest("GET", "/readyz", nil), res); got != ok {
+			t.Errorf("an answer with the header %s is as described: %t, want %t: %s", name, got, ok, reasons(errs))
+		}
+	}
 }
