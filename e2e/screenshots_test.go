@@ -50,7 +50,7 @@ func TestScreenshots(t *testing.T) {
 	if dir == "" {
 		t.Skip("make screenshots writes them")
 	}
-	c := startCluster(t, shape{ttl: 12 * time.Second, limits: "  host \"*\" {\n    connections = 25\n  }\n", prepare: named(t)})
+	c := startCluster(t, shape{ttl: 25 * time.Second, limits: "  host \"*\" {\n    connections = 25\n  }\n", prepare: named(t)})
 	leader, others := c.leader(t)
 	var targets []string
 	for i, s := range scenes {
