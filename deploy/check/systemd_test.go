@@ -40,6 +40,9 @@ func TestSystemdUnit(t *testing.T) {
 			t.Errorf("%s=%s, want %s", name, got, want)
 		}
 	}
+	if got := settings["RestartPreventExitStatus"]; got != nil {
+		t.Errorf("a node that ends with %s stays down, and 2 is also how the Go runtime ends, after a panic or the watchdog's signal", got)
+	}
 	for name, least := range map[string]time.Duration{
 		"TimeoutStopSec": drainTimeout(t, "../systemd/weir.hcl") + stopReserve,
 		"WatchdogSec":    10 * time.Second, // twice what the node takes for stuck
