@@ -395,6 +395,7 @@ type stream struct {
 	broken   bool // something was lost on it: nothing else arrives
 	welcomed bool
 	session  uint64
+	told     int64 // the losses of its node that the welcome on it takes in
 	upward   fifo[*leasepb.NodeMessage]
 	downward fifo[lease.Outbound]
 	lastUp   time.Duration
@@ -503,6 +504,9 @@ func (s *stream) arriveUp() {
 
 func (s *stream) fromLeader(o lease.Outbound) {
 	w := s.x.w
+	if o.Msg.GetWelcome() != nil {
+		s.told = s.x.losses
+	}
 	s.downward.push(o)
 	s.lastDown = s.delay(s.lastDown, s.x.lateBy(s.x.lag))
 	w.q.push(s.lastDown, event{who: s, proc: s.x, life: s.x.life, kind: evDown})
@@ -545,7 +549,7 @@ func (s *stream) take(m *leasepb.LeaderMessage) bool {
 	if t := m.GetAssign(); t != nil && w.trace != nil {
 		w.trace.assign(w.now, x.name, t)
 	}
-	if m.GetWelcome() != nil && x.losing {
+	if m.GetWelcome() != nil && x.losing && s.told == x.losses { // an older one was on its way while the node stood still
 		w.at(x.wakeTime(), w, evFound, int64(x.index)|x.losses<<8)
 		w.q.push(w.now+x.wakeTime(), event{who: &w.up, kind: evJudge})
 	}
