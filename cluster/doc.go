@@ -13,6 +13,12 @@
 // server that was wiped and listens on its old address is thus never taken for the one whose votes and log it
 // has lost, at the cost of some forty bytes a connection.
 //
+// Over TLS, the certificate says that its holder is a node, and for Raft which one; nothing below that is distinguished, because a
+// node is trusted with everything. The preface is then answered, and a connection that was dialled is open only with the answer: in
+// TLS 1.3 a client is done before its certificate has been judged. This costs a round trip for each connection. Whoever can't be talked to for
+// want of a certificate or a key is told why, at both ends, in a line that says what to change; so a plain end answers TLS, and a TLS end
+// plain, with an alert that no library sends by itself.
+//
 // A server's Raft id carries the identity made with its data directory: a wiped server is a new
 // server, and autopilot retires the old one.
 //

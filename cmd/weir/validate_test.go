@@ -40,7 +40,6 @@ func TestValidateExamples(t *testing.T) {
 }
 
 func TestValidateRefuses(t *testing.T) {
-	const pem = "validate_test.go" // any file that can be read
 	for name, test := range map[string]struct{ content, stderr, err string }{
 		"an unknown attribute": {
 			"data_dir = \"d\"\nlissen = 1",
@@ -54,9 +53,9 @@ func TestValidateRefuses(t *testing.T) {
 			"data_dir = \"d\"\nlimits {\n  host \"a.*.example.com\" {\n    connections = -1\n  }\n}",
 			":3,8: not a pattern: \"a.*.example.com\" has ", "the config has 2 problems",
 		},
-		"what this build lacks": {
-			"data_dir = \"d\"\napi {\n  tls {\n    cert_file = \"" + pem + "\"\n    key_file = \"" + pem + "\"\n  }\n}",
-			":3,3: api.tls is not available in this build yet\n", "the config has 1 problem",
+		"files that are no certificate and key": {
+			"data_dir = \"d\"\napi {\n  tls {\n    cert_file = \"validate_test.go\"\n    key_file = \"validate_test.go\"\n  }\n}",
+			":4,5: api.tls.cert_file: \"validate_test.go\" holds no certificate\n", "the config has 1 problem",
 		},
 	} {
 		file := filepath.Join(t.TempDir(), "a.hcl")
@@ -67,6 +66,14 @@ func TestValidateRefuses(t *testing.T) {
 		if err == nil || err.Error() != test.err || stdout != "" || !strings.HasPrefix(stderr, "Error: "+file+":") || !strings.Contains(stderr, file+test.stderr) {
 			t.Errorf("%s: %v\n%s%s", name, err, stdout, stderr)
 		}
+	}
+	open := filepath.Join(t.TempDir(), "a.hcl")
+	if err := os.WriteFile(open, []byte("name = \"a\"\nrole = \"proxy\"\ncluster {\n  rpc = \"10.0.0.1:8082\"\n}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	stdout, stderr, err := runOne(t, newValidateCommand(), open)
+	if err != nil || !strings.Contains(stdout, "is valid") || !strings.HasPrefix(stderr, "Warning: "+open+":4,3: cluster.rpc is 10.0.0.1:8082 without TLS") {
+		t.Errorf("what is open: %v\n%s%s", err, stdout, stderr)
 	}
 	if _, _, err := runOne(t, newValidateCommand()); err == nil {
 		t.Error("validate without a path is accepted")
