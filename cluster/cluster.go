@@ -54,6 +54,8 @@ type Config struct {
 	Gossip          string // TCP and UDP
 	AdvertiseGossip string
 	Join            []string // gossip addresses or names, tried for ever
+	// APIAddr is what the node's HTTP API listens on, for the others to know; its host may be unspecified.
+	APIAddr string
 	// BootstrapExpect is the number of servers that form the cluster together; 0 never forms one, and waits to be
 	// added. Every server of a cluster must have the same.
 	BootstrapExpect int
@@ -328,6 +330,7 @@ func (c *Cluster) firstMeta() (*clusterpb.Meta, error) {
 	}
 	meta := &clusterpb.Meta{
 		Identity: identity, Role: clusterpb.Role_ROLE_PROXY, RpcAddr: c.mux.self, Version: c.cfg.Version, ConfigDigest: c.cfg.ConfigDigest,
+		ApiAddr: c.cfg.APIAddr,
 	}
 	if c.cfg.Role == RoleServer {
 		has, err := c.stores.hasState()

@@ -38,6 +38,7 @@ type Member struct {
 	Role         Role
 	RPCAddr      string // what others dial
 	GossipAddr   string
+	APIAddr      string // what its HTTP API listens on; the host may be unspecified
 	Health       Health
 	Since        time.Time // when Health last changed, by this node's clock
 	Version      string
@@ -92,6 +93,7 @@ func (m *Member) describe(meta *clusterpb.Meta) {
 		m.Role = RoleServer
 	}
 	m.RPCAddr = meta.GetRpcAddr()
+	m.APIAddr = meta.GetApiAddr()
 	m.Version = meta.GetVersion()
 	m.ConfigDigest = meta.GetConfigDigest()
 	m.LeadsTerm = meta.GetLeadsTerm()

@@ -254,7 +254,7 @@ func usersReloaded(t *testing.T, n *node, up *site, file *usersFile) {
 	n.loginWire(t, up.target, "ada", "love lace:1815")
 }
 
-// TestOwnPorts: no client reaches a node's own ports through a proxy, nor another node's rpc and gossip; other ports of the
+// TestOwnPorts: no client reaches a node's own ports through a proxy, nor another node's; other ports of the
 // same address are as ever.
 func TestOwnPorts(t *testing.T) {
 	c := startCluster(t, shape{})
@@ -270,7 +270,7 @@ func TestOwnPorts(t *testing.T) {
 		n.refuse(t, "[::ffff:127.0.0.1]:"+port, "destination_ip_prohibited")
 		for _, other := range c.nodes {
 			eventually(t, 5*time.Second, "node "+n.name+" knows node "+other.name, func() error {
-				for _, at := range []string{other.rpc, other.gossip} {
+				for _, at := range []string{other.rpc, other.gossip, other.api} {
 					tunnel, err := n.try(at)
 					if err == nil {
 						_ = tunnel.Close()

@@ -89,6 +89,7 @@ type Meta struct {
 	HasState        bool                   `protobuf:"varint,11,opt,name=has_state,json=hasState,proto3" json:"has_state,omitempty"`       // a server whose Raft log isn't empty
 	Cluster         string                 `protobuf:"bytes,12,opt,name=cluster,proto3" json:"cluster,omitempty"`                          // the cluster's id, once known
 	LogVersion      uint32                 `protobuf:"varint,13,opt,name=log_version,json=logVersion,proto3" json:"log_version,omitempty"` // up to which a server understands the Raft log; absent: 1
+	ApiAddr         string                 `protobuf:"bytes,14,opt,name=api_addr,json=apiAddr,proto3" json:"api_addr,omitempty"`           // what the HTTP API listens on; its host may be unspecified
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -212,6 +213,13 @@ func (x *Meta) GetLogVersion() uint32 {
 		return x.LogVersion
 	}
 	return 0
+}
+
+func (x *Meta) GetApiAddr() string {
+	if x != nil {
+		return x.ApiAddr
+	}
+	return ""
 }
 
 // Goodbye is sent to the servers over TCP before the node leaves gossip, which is UDP.
@@ -943,7 +951,7 @@ var File_cluster_proto protoreflect.FileDescriptor
 
 const file_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\rcluster.proto\x12\x0fweir.cluster.v1\"\xa2\x03\n" +
+	"\rcluster.proto\x12\x0fweir.cluster.v1\"\xbd\x03\n" +
 	"\x04Meta\x12\x1a\n" +
 	"\bidentity\x18\x01 \x01(\fR\bidentity\x12)\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x15.weir.cluster.v1.RoleR\x04role\x12\x19\n" +
@@ -960,7 +968,8 @@ const file_cluster_proto_rawDesc = "" +
 	"\thas_state\x18\v \x01(\bR\bhasState\x12\x18\n" +
 	"\acluster\x18\f \x01(\tR\acluster\x12\x1f\n" +
 	"\vlog_version\x18\r \x01(\rR\n" +
-	"logVersion\"H\n" +
+	"logVersion\x12\x19\n" +
+	"\bapi_addr\x18\x0e \x01(\tR\aapiAddr\"H\n" +
 	"\aGoodbye\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12)\n" +
 	"\x04meta\x18\x02 \x01(\v2\x15.weir.cluster.v1.MetaR\x04meta\"\x11\n" +

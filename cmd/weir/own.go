@@ -59,8 +59,8 @@ func addrPort(addr net.Addr) netip.AddrPort {
 	return at
 }
 
-// ownPorts are what the members advertise, and what this node listens on. The API of other nodes is not known: beyond loopback, it
-// has a token.
+// ownPorts are what the members advertise, and what this node listens on. The API of another node may be on loopback, too: nodes
+// that share a machine share that.
 func ownPorts(ctx context.Context, members []cluster.Member, bound ...netip.AddrPort) (ports proxy.Ports) {
 	for _, at := range bound {
 		switch {
@@ -77,8 +77,22 @@ func ownPorts(ctx context.Context, members []cluster.Member, bound ...netip.Addr
 		}
 		ports.At = append(ports.At, lookupAddrPort(ctx, m.RPCAddr)...)
 		ports.At = append(ports.At, lookupAddrPort(ctx, m.GossipAddr)...)
+		ports.At = append(ports.At, lookupAddrPort(ctx, apiOf(m))...)
 	}
 	return ports
+}
+
+// apiOf is where others reach a member's API: where it listens on all of its addresses, the one that it advertises for rpc.
+func apiOf(m cluster.Member) string {
+	at, err := netip.ParseAddrPort(m.APIAddr)
+	if err != nil || !at.Addr().IsUnspecified() {
+		return m.APIAddr
+	}
+	host, _, err := net.SplitHostPort(m.RPCAddr)
+	if err != nil {
+		return ""
+	}
+	return net.JoinHostPort(host, strconv.Itoa(int(at.Port())))
 }
 
 // lookupAddrPort lists the addresses of host:port; none where they can't be found, and then nobody can dial it by name either.
