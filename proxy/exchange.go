@@ -21,6 +21,7 @@ import (
 type exchange struct {
 	c         *client
 	authority []byte     // of the last request
+	host      []byte     // what the upstream is told for it, in Host
 	target    fsm.Target // that it names
 
 	keep    keepAlive // what the client asked for

@@ -1,6 +1,9 @@
 package proxy
 
-import "bytes"
+import (
+	"bytes"
+	"unicode/utf8"
+)
 
 // syntaxError says why a message isn't HTTP/1.x as RFC 9112 has it; it is shown to clients.
 type syntaxError string
@@ -133,7 +136,7 @@ func (h *head) parseRequest(b []byte) error {
 	// RFC 9112 §3.2: exactly one Host. A CONNECT names its authority in the target, and many
 	// clients write no Host beside it.
 	missing := h.hosts == 0 && h.minor > 0 && string(h.method) != "CONNECT"
-	if missing || h.hosts > 1 || !isHost(h.host) {
+	if missing || h.hosts > 1 || !isHostField(h.host) {
 		return errHost
 	}
 	return nil
@@ -425,6 +428,23 @@ func isTarget(b []byte) bool {
 		}
 	}
 	return len(b) > 0
+}
+
+// isHostField allows what isHost does, and names in UTF-8, which some clients write beside a target that names the same: the target
+// counts, and no upstream sees this one.
+func isHostField(b []byte) bool {
+	for len(b) > 0 {
+		end := bytes.IndexFunc(b, func(r rune) bool { return r >= utf8.RuneSelf })
+		if end < 0 {
+			return isHost(b)
+		}
+		r, size := utf8.DecodeRune(b[end:])
+		if r == utf8.RuneError || !isHost(b[:end]) {
+			return false
+		}
+		b = b[end+size:]
+	}
+	return true
 }
 
 // isHost allows what a Host field may carry (RFC 3986 §3.2.2), the empty one included.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"os/exec"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease"
 )
 
@@ -137,6 +139,8 @@ func TestMalformedRequests(t *testing.T) {
 		"GET http://UP/ HTTP/1.1\r\n\r\n",
 		"GET http://UP/ HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n",
 		"GET http://UP/ HTTP/1.1\r\nHost: x y\r\n\r\n",
+		"GET http://UP/ HTTP/1.1\r\nHost: b\xfccher.test\r\n\r\n",
+		"GET http://b\xfccher.test/ HTTP/1.1\r\nHost: x\r\n\r\n",
 		"GET  http://UP/ HTTP/1.1\r\nHost: x\r\n\r\n",
 		"GET http://UP/ HTTP/1.2\r\nHost: x\r\n\r\n",
 		"GET http://UP/\r\nHost: x\r\n\r\n",
@@ -169,6 +173,45 @@ func TestMalformedRequests(t *testing.T) {
 	}
 	if n := u.all.Load(); n != 0 {
 		t.Errorf("%d connections reached the upstream", n)
+	}
+}
+
+// TestNamesInUTF8: clients that don't know IDNA write a name as they got it; its ASCII form is what is counted, and what the upstream
+// is told.
+func TestNamesInUTF8(t *testing.T) {
+	u := newUpstream(t, nil)
+	_, port, err := net.SplitHostPort(u.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	local := func(_ *Config, r *resolver, _ *hclogOptions) {
+		*r = resolver{"xn--bcher-kva.test": []netip.Addr{netip.MustParseAddr("127.0.0.1")}}
+	}
+	for written, ascii := range map[string]string{"Bücher.test": "xn--bcher-kva.test", "１２７.0.0.1": "127.0.0.1"} {
+		w := newWorld(t, 2, local)
+		p := w.dial()
+		p.send("GET http://" + written + ":" + port + "/ü HTTP/1.1\r\nHost: " + written + ":" + port + "\r\n\r\n")
+		q := u.accept()
+		if head, want := q.readHead(), "GET /ü HTTP/1.1\r\nHost: "+ascii+":"+port+"\r\nVia: 1.1 n1\r\n\r\n"; head != want {
+			t.Errorf("%s: the upstream is sent %q, not %q", written, head, want)
+		}
+		q.send("HTTP/1.1 204 No Content\r\n\r\n")
+		p.response("GET")
+		c := w.dial()
+		c.send("CONNECT " + written + ":" + port + " HTTP/1.1\r\nHost: " + written + ":" + port + "\r\n\r\n")
+		c.expect("HTTP/1.1 200 Connection established\r\n\r\n")
+		u.accept()
+		for _, conn := range w.Connections("") {
+			if conn.Host != ascii {
+				t.Errorf("%s: counted as %s", written, conn.Host)
+			}
+		}
+	}
+	for target, want := range map[string]string{"bücher.test": "xn--bcher-kva.test", "bücher.test:80": "xn--bcher-kva.test", "bücher.test:81": "xn--bcher-kva.test:81", "A.test:080": "A.test:080"} {
+		parsed, err := fsm.ParseTarget(target, 80)
+		if got := string(hostField([]byte(target), parsed)); err != nil || got != want {
+			t.Errorf("Host of %s: %s, %v; want %s", target, got, err, want)
+		}
 	}
 }
 

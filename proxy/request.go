@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"strconv"
+	"unicode/utf8"
 
 	"github.com/weirproxy/weir/fsm"
 )
@@ -64,7 +65,7 @@ func (c *client) plain(keep keepAlive) bool {
 		return c.refuse(refusal, keep)
 	}
 	x.keep, x.upgrade = keep, h.upgrade != nil && !hasItem(h.upgrade, "h2c")
-	x.head = h.appendRequest(c.srv.buffers.get()[:0], authority, path, forwards, x.upgrade, c.srv.pseudonym)
+	x.head = h.appendRequest(c.srv.buffers.get()[:0], x.host, path, forwards, x.upgrade, c.srv.pseudonym)
 	c.consume()
 	x.body = requestBody(&c.in, h)
 	return x.run()
@@ -75,13 +76,29 @@ func (c *client) plain(keep keepAlive) bool {
 func (x *exchange) address(authority []byte) bool {
 	if len(authority) == 0 || !bytes.Equal(authority, x.authority) {
 		target, err := fsm.ParseTarget(string(authority), 80)
-		if err != nil || !isHost(authority) {
+		if err != nil {
 			return false
 		}
-		x.authority, x.target = append(x.authority[:0], authority...), target
+		host := hostField(authority, target)
+		if !isHost(host) {
+			return false
+		}
+		x.authority, x.host, x.target = append(x.authority[:0], authority...), append(x.host[:0], host...), target
 	}
 	x.c.target = x.target
 	return true
+}
+
+// hostField is what Host says of a target: its authority as it was written, but a name that some clients write in UTF-8, which no
+// URI has, in ASCII (RFC 3986 §3.2.2).
+func hostField(authority []byte, target fsm.Target) []byte {
+	switch {
+	case !bytes.ContainsFunc(authority, func(r rune) bool { return r >= utf8.RuneSelf }):
+		return authority
+	case target.Port == 80:
+		return []byte(target.Host)
+	}
+	return []byte(target.String())
 }
 
 // maxForwards is the hops left to an OPTIONS or TRACE request (RFC 9110 §7.6.2), or -1 where it doesn't say. This
