@@ -115,11 +115,11 @@ release: ## build bin/release: archives for PLATFORMS, SHA256SUMS and bills of m
 	else $(MAKE) --no-print-directory vuln; fi
 	cd deploy/release && $(GO) run . -root '$(CURDIR)' -out '$(CURDIR)/bin/release' -platforms '$(PLATFORMS)'
 
-# Two clones of the commit, each with a build cache of its own.
+# Two clones of the same commit, each with a build cache of its own.
 reproducible: ## prove that two builds of a release, in two places, have the same bytes
 	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
+	git clone -q --no-local . "$$dir/one" && git clone -q --no-local "$$dir/one" "$$dir/two/deeper" && \
 	for place in one two/deeper; do \
-		git clone -q --no-local . "$$dir/$$place" && \
 		(cd "$$dir/$$place/deploy/release" && GOCACHE="$$dir/cache-$${place%%/*}" $(GO) run . -root ../.. -out ../../bin/release -platforms '$(PLATFORMS)') || exit 1; \
 	done && \
 	diff "$$dir/one/bin/release/SHA256SUMS" "$$dir/two/deeper/bin/release/SHA256SUMS" && cat "$$dir/one/bin/release/SHA256SUMS" && echo 'both builds have the same bytes'

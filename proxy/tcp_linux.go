@@ -44,6 +44,3 @@ func received(fd int) int {
 	n, _ := unix.IoctlGetInt(fd, unix.SIOCINQ) // 0 for a closed one
 	return n
 }
-
-// allowLateOptions is for systems that refuse to set options at a connection's end.
-func allowLateOptions(int) {}
