@@ -20,8 +20,8 @@ import (
 	"github.com/hashicorp/raft"
 	"google.golang.org/grpc"
 
-	"github.com/weirproxy/weir/certs"
 	"github.com/weirproxy/weir/cluster/clusterpb"
+	"github.com/weirproxy/weir/config/certs"
 )
 
 const (

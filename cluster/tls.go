@@ -11,7 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/weirproxy/weir/certs"
+	"github.com/weirproxy/weir/config/certs"
 )
 
 // Plaintext says what becomes of what isn't encrypted, on the rpc port and in gossip, where there is a certificate or a key to

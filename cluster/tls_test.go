@@ -21,7 +21,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
-	"github.com/weirproxy/weir/certs"
+	"github.com/weirproxy/weir/config/certs"
 )
 
 // testLab makes certificates, and muxes that have them.

@@ -5,7 +5,7 @@ import (
 	"os"
 	"time"
 
-	"github.com/weirproxy/weir/certs"
+	"github.com/weirproxy/weir/config/certs"
 )
 
 // checkTLS checks a tls block: complete, its files readable, what they hold of one piece, and, for the rpc port, this

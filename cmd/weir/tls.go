@@ -9,9 +9,9 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
-	"github.com/weirproxy/weir/certs"
 	"github.com/weirproxy/weir/cluster"
 	"github.com/weirproxy/weir/config"
+	"github.com/weirproxy/weir/config/certs"
 )
 
 // certificates are those of the listeners that speak TLS; nil where one doesn't.

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/weirproxy/weir/api"
-	"github.com/weirproxy/weir/certs"
+	"github.com/weirproxy/weir/config/certs"
 )
 
 // transport is what --ca-file asks for; nil where it asks for nothing.

@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/weirproxy/weir/certs"
+	"github.com/weirproxy/weir/config/certs"
 )
 
 const (

@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/weirproxy/weir/certs"
+	"github.com/weirproxy/weir/config/certs"
 )
 
 // weirTLS runs weir tls … and returns what it says.

@@ -11,16 +11,16 @@ import (
 const module = "github.com/weirproxy/weir"
 
 // areas says which areas of the tree an area may import beside itself. An area is a package of the top level (or a
-// program) with all that is below it.
+// program) with all that is below it, but what is an area of its own.
 var areas = map[string][]string{
 	"fsm":           nil,
-	"certs":         nil,
-	"config":        {"certs"},
+	"config/certs":  nil,
+	"config":        {"config/certs"},
 	"lease":         {"fsm"},
-	"cluster":       {"fsm", "certs"},
+	"cluster":       {"fsm", "config/certs"},
 	"proxy":         {"lease", "fsm"},
 	"api":           {"fsm"},
-	"cmd/weir":      {"config", "api", "proxy", "lease", "cluster", "fsm", "certs"},
+	"cmd/weir":      {"config", "api", "proxy", "lease", "cluster", "fsm", "config/certs"},
 	"e2e":           {"api"},
 	"examples/demo": {"e2e"},
 }
@@ -94,12 +94,12 @@ func isHelper(within string) bool {
 
 // areaOf finds the area that a path below the module belongs to.
 func areaOf(within string) (area string, known bool) {
-	for area := range areas {
-		if covers(area, within) {
-			return area, true
+	for a := range areas {
+		if covers(a, within) && len(a) > len(area) {
+			area = a
 		}
 	}
-	return "", false
+	return area, area != ""
 }
 
 // covers reports whether path is root or below it.
