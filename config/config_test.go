@@ -235,9 +235,17 @@ cluster {
   bootstrap_expect = (2)
 }
 proxy { allow_clients = ["${env.NET}"] }
+limits {
+  host "${env.A}.example.com" { connections = 3 }
+  host "${env["NET"]}" {}
+}
 `)
 	got := []string{c.Name, c.DataDir, c.Cluster.Join[0], c.Cluster.Join[1], c.Cluster.AdvertiseRPC, c.Proxy.AllowClients[0].String()}
 	want := []string{"n1", "data/a/x${env.A}", "a.example.com:1", "a:8083", "", "10.0.0.0/8"}
+	for _, l := range c.Limits {
+		got = append(got, l.Pattern)
+	}
+	want = append(want, "10.0.0.0/8", "a.example.com")
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}

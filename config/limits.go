@@ -105,14 +105,17 @@ func (l *loader) pattern(b *hclsyntax.Block) (canonical string, at Position, ok 
 		l.add(l.position(b.LabelRanges[1]), "a host block has one pattern", "Write a block for each.")
 		return b.Labels[0], at, false
 	}
-	written := b.Labels[0]
+	written, ok := l.label(b, 0)
+	if !ok {
+		return written, at, false
+	}
 	if written == "" {
 		l.add(at, "the pattern is empty", hint)
 		return "", at, false
 	}
 	canonical, err := l.opts.CheckPattern(written)
 	if err != nil {
-		l.add(at, err.Error(), "")
+		l.add(at, err.Error(), `A pattern is a host, host:port, *.suffix, *.suffix:port, an address, a CIDR or *.`)
 		return written, at, false
 	}
 	if first, twice := l.patterns[canonical]; twice {

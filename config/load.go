@@ -63,6 +63,7 @@ type loader struct {
 	// faulty are the attributes whose value was refused; what depends on them isn't judged.
 	faulty   map[string]bool
 	patterns map[string]Position
+	hidden   map[labelAt]bool // labels that hideTemplates has hidden
 }
 
 func newLoader(opts Options) *loader {
@@ -80,6 +81,7 @@ func newLoader(opts Options) *loader {
 		cfg:      Default(opts.Dev),
 		faulty:   map[string]bool{},
 		patterns: map[string]Position{},
+		hidden:   map[labelAt]bool{},
 	}
 }
 
@@ -170,7 +172,11 @@ func (l *loader) parse() {
 			l.add(l.position(at), "this nests too deeply for a config", "Check the brackets and quotes before it.")
 			continue
 		}
-		file, diags := hclsyntax.ParseConfig(l.files[name], name, hcl.InitialPos)
+		source, hidden := hideTemplates(l.files[name], name)
+		for _, at := range hidden {
+			l.hidden[labelAt{name, at.Start.Byte}] = true
+		}
+		file, diags := hclsyntax.ParseConfig(source, name, hcl.InitialPos)
 		if diags.HasErrors() {
 			l.broken = true
 			l.parser(diags)
