@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -111,5 +112,37 @@ func TestServiceManagerIsTold(t *testing.T) {
 	n.terminate(t)
 	if got, want := m.order(), "READY=1 RELOADING=1 READY=1 STOPPING=1"; got != want {
 		t.Errorf("the service manager was told %s; want %s", got, want)
+	}
+}
+
+// TestDeployedConfigs: weir accepts the configs that systemd and Compose give it, with their environment, and without it says what is missing.
+func TestDeployedConfigs(t *testing.T) {
+	t.Parallel()
+	key, _, _ := run(t, nil, os.Getenv(binaryVariable), "keygen")
+	dir := t.TempDir()
+	token := filepath.Join(dir, "token")
+	if err := os.WriteFile(token, []byte("the-token\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, env := range map[string][]string{
+		"systemd/weir.hcl": {"STATE_DIRECTORY=" + dir, "CREDENTIALS_DIRECTORY=" + dir},
+		"compose/weir.hcl": {"WEIR_NAME=a"},
+	} {
+		text, err := os.ReadFile(filepath.Join("../deploy", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(dir, filepath.Base(filepath.Dir(name))+".hcl")
+		mounted := strings.ReplaceAll(string(text), `"/run/secrets/token"`, fmt.Sprintf("%q", token))
+		if err := os.WriteFile(path, []byte(mounted), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		env = append(env, "WEIR_GOSSIP_KEY="+strings.TrimSpace(key))
+		if stdout, stderr, code := run(t, env, os.Getenv(binaryVariable), "validate", path); code != 0 || !strings.Contains(stdout, `node "a" is valid`) {
+			t.Errorf("%s: exit code %d: %s%s", name, code, stdout, stderr)
+		}
+		if _, stderr, code := run(t, nil, os.Getenv(binaryVariable), "validate", path); code != 1 || !strings.Contains(stderr, "WEIR_GOSSIP_KEY") {
+			t.Errorf("%s without its environment: exit code %d: %s", name, code, stderr)
+		}
 	}
 }
