@@ -196,6 +196,9 @@ func TestConditions(t *testing.T) {
 				get[map[string]any](t, w)
 			} else {
 				refused(t, w, c.status, "")
+				if strings.Contains(w.Body.String(), "1844674407") {
+					t.Errorf("an index that nobody has written is told: %s", w.Body)
+				}
 			}
 			if changed := b.tableNow().Index != before; changed != (c.status == 200) {
 				t.Errorf("changed: %v", changed)

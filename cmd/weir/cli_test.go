@@ -427,6 +427,7 @@ func TestLeave(t *testing.T) {
 	const post, get = "POST /v1/leave", "GET /v1/status"
 	started := `{"node":"a","draining":true,"leaving":true,"connections":0}`
 	leaving, staying, other := `{"node":"a","leaving":true}`, `{"node":"a","leaving":false}`, `{"node":"z","leaving":false}`
+	leaderless, led := `{"node":"a","role":"server","leader":"","leaving":true}`, `{"node":"a","role":"server","leader":"b","leaving":true}`
 	for _, c := range []struct {
 		answers []string
 		code    int
@@ -436,6 +437,8 @@ func TestLeave(t *testing.T) {
 		{[]string{leaving, other}, 0, "a has left"},
 		{[]string{leaving, staying}, 1, "its log says why"},
 		{[]string{leaving}, 1, "still runs after"},
+		{[]string{leaderless, leaderless, "gone"}, 1, "weir raft remove a"},
+		{[]string{led, leaderless, "gone"}, 0, "a has left"},
 	} {
 		f := newFakeAPI(t, map[string][]string{post: {started}, get: c.answers})
 		code, stdout, stderr := f.weir(testProcess(), "leave", "--timeout", "300ms")

@@ -48,6 +48,8 @@ that will not come back under its name; to restart one, stop it with SIGTERM.`,
 
 // waitLeft looks at the node until nothing, or another node, answers in its place.
 func waitLeft(f *clientFlags, cmd *cobra.Command, c *api.Client, node string, w waitFlags) error {
+	stranded := false // a server that has never known of a leader, who alone could take it out
+	led := false
 	done, err := poll(cmd.Context(), f.p.tick, w.timeout, func(ctx context.Context) (bool, error) {
 		st, err := c.Status(ctx)
 		var refused *api.Error
@@ -61,6 +63,8 @@ func waitLeft(f *clientFlags, cmd *cobra.Command, c *api.Client, node string, w 
 		case !st.Leaving:
 			return false, fmt.Errorf("%s is not leaving any more; its log says why", node)
 		}
+		led = led || st.Leader != ""
+		stranded = st.Role == "server" && !led
 		return false, nil
 	})
 	switch {
@@ -68,6 +72,8 @@ func waitLeft(f *clientFlags, cmd *cobra.Command, c *api.Client, node string, w 
 		return err
 	case !done:
 		return fmt.Errorf("%s still runs after %s; it goes on leaving", node, w.timeout)
+	case stranded:
+		return fmt.Errorf("%s has stopped, but there was no leader to take it out of the Raft configuration: when there is one, weir raft remove %s", node, node)
 	case !f.json:
 		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s has left\n", printable(node))
 	}
