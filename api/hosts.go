@@ -16,7 +16,7 @@ import (
 //
 // prefix keeps the hosts that begin with it. sort is a field's name: "host" (the default, ascending), or "in_use",
 // "granted", "waiting", "admitted_total", "rejected_total" (the largest first). limit is the most that are answered,
-// 1 to 10000, 1000 unless given. after continues behind an earlier answer's Next. local asks this node alone.
+// 1 to 10000, 1000 unless given. after continues behind an earlier answer's Next, or behind a host. local asks this node alone.
 type Hosts struct {
 	Hosts []Host `json:"hosts"`
 	// Next, when there are more, is what to send as after for them.
@@ -98,6 +98,8 @@ type cursor struct {
 	set   bool
 	count uint64
 	host  string
+	// now: the number is the host's as it is by now. The client sent the host alone, as from the list that it was shown.
+	now bool
 }
 
 // hostCounts are what hosts can be sorted by beside their names.
@@ -149,11 +151,14 @@ func parseCursor(q url.Values, order string) (cursor, error) {
 		return cursor{set: true, host: strings.ToLower(after)}, nil
 	}
 	count, host, ok := strings.Cut(after, "/")
-	n, err := strconv.ParseUint(count, 10, 64)
-	if !ok || err != nil {
-		return cursor{}, malformed("after is what an answer with the same sort gave as next, not %q", after)
+	if n, err := strconv.ParseUint(count, 10, 64); ok && err == nil {
+		return cursor{set: true, count: n, host: host}, nil
 	}
-	return cursor{set: true, count: n, host: host}, nil
+	p, err := fsm.ParsePattern(after)
+	if err != nil {
+		return cursor{}, malformed("after is a host, or what an answer with the same sort gave as next, not %q", after)
+	}
+	return cursor{set: true, host: p.String(), now: true}, nil
 }
 
 // page sorts hosts, cuts the page out of them and says how to go on.
@@ -172,6 +177,9 @@ func (l listing) page(hosts []Host) (page []Host, next string) {
 			return count(h.Use)
 		}
 		return 0
+	}
+	if i := slices.IndexFunc(hosts, func(h Host) bool { return h.Host == l.after.host }); l.after.now && i >= 0 {
+		l.after.count = of(hosts[i]) // one that isn't listed has no use: 0
 	}
 	page = slices.DeleteFunc(hosts, func(h Host) bool {
 		return !strings.HasPrefix(h.Host, l.prefix) || l.after.set && compare(l.after.count, l.after.host, h) >= 0
