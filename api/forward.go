@@ -95,6 +95,11 @@ func (s *Server) asLeader(ctx context.Context, r *http.Request, c commit) (reply
 	if _, _, self, _ := s.deps.Leader.Leader(); !self {
 		return reply{}, ErrNotLeader
 	}
+	end, err := s.attempts.begin(ctx, r)
+	if err != nil {
+		return reply{}, err
+	}
+	defer end()
 	rep, err := s.commitHere(ctx, c)
 	if err == nil {
 		s.log.Info("write for another node", "from", r.Header.Get(headerForwarded), "method", r.Method, "path", r.URL.Path)
@@ -113,6 +118,7 @@ func (s *Server) deliver(ctx context.Context, r *http.Request, body []byte, c co
 		each = time.Until(deadline)
 	}
 	if repeatable {
+		ctx = withWrite(ctx)
 		each /= 2 // a leader that has frozen must not use up the time in which the next one could be asked
 	}
 	known := s.deps.View.Table().Index
@@ -209,6 +215,9 @@ func (s *Server) forward(ctx context.Context, rt http.RoundTripper, r *http.Requ
 	}
 	req.Header.Set(headerForwarded, s.cfg.Node)
 	s.authorOf(ctx).passOn(req.Header)
+	if name := writeName(ctx); name != "" {
+		req.Header.Set(headerWrite, name)
+	}
 	if known, ok := repeated(ctx); ok {
 		req.Header.Set(headerRepeat, strconv.FormatUint(known, 10))
 	}

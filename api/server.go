@@ -101,6 +101,8 @@ type Server struct {
 	events  *EventLog
 	ui      *ui.Page
 	watcher *watcher // runs while the server serves
+
+	attempts attempts
 }
 
 // New makes a server; it starts nothing.
