@@ -90,7 +90,7 @@ func (r *release) identify() error {
 		return err
 	}
 	r.root = root
-	changed, err := r.git("status", "--porcelain", "--untracked-files=no")
+	changed, err := r.git("status", "--porcelain") // files that git does not know would be in the binary, too
 	if err != nil {
 		return err
 	}
