@@ -2,12 +2,14 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"strconv"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -24,6 +26,8 @@ type wire struct {
 	mu  sync.Mutex
 	got []byte
 	err error // how it ended: io.EOF, or the error of the read
+	// reset is what a write found: the kernel tells of a reset once, and then of an end.
+	reset error
 }
 
 // newWire takes a connection over. It is closed when the test ends.
@@ -81,6 +85,17 @@ func (w *wire) awaitText(t testing.TB, text string) {
 	})
 }
 
+// Write is the connection's, and remembers a reset.
+func (w *wire) Write(b []byte) (int, error) {
+	n, err := w.Conn.Write(b)
+	if errors.Is(err, syscall.ECONNRESET) {
+		w.mu.Lock()
+		w.reset = err
+		w.mu.Unlock()
+	}
+	return n, err
+}
+
 // awaitEnd waits until the other side has ended, and tells how: io.EOF, or an error.
 func (w *wire) awaitEnd(t testing.TB) error {
 	t.Helper()
@@ -94,7 +109,7 @@ func (w *wire) awaitEnd(t testing.TB) error {
 	})
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.err
+	return cmp.Or(w.reset, w.err)
 }
 
 // wireHost is an upstream that says what the test says, at an address of its own, where a counting one listens too: one
