@@ -220,9 +220,14 @@ func (a *Allocator) Take() []Outbound {
 	return out
 }
 
-// NoteCommit adapts the length of a turn to what handing over costs: a moving average of the time of a commit.
+// NoteCommit adapts the length of a turn to what handing over costs: a moving average of the time of a commit. It falls faster than it
+// rises: after a disk has been slow for a while, turns would else stay too long for requests to wait for, while few commits are made.
 func (a *Allocator) NoteCommit(took time.Duration) {
-	a.commit += (took - a.commit) / 8
+	if took < a.commit {
+		a.commit += (took - a.commit) / 2
+	} else {
+		a.commit += (took - a.commit) / 8
+	}
 	a.turn = min(max(minTurn, turnCommits*a.commit), maxTurn)
 }
 

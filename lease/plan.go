@@ -186,7 +186,7 @@ func (p *keyPlan) gateClosed(st *fsm.State) (until time.Duration, closed bool) {
 
 // grant gives out what is free: first to connections that are open without a slot; then to requests that wait, up to their
 // nodes' shares before anybody has more; then to nodes whose requests were refused lately and may come again. Such a node goes
-// before requests that wait elsewhere only where it is owed slot-time. What nobody wants is headroom.
+// before requests that wait elsewhere only where requests can't wait for long, and it is owed slot-time. What nobody wants is headroom.
 func (p *keyPlan) grant() {
 	if p.overhang() > 0 {
 		p.cover()
@@ -413,9 +413,12 @@ func (p *keyPlan) aimAtShares(over int64) {
 	}
 }
 
-// claims reports whether a row may have slots taken from others: requests wait there, or it is owed. Refusals alone are no
-// reason to take a slot from a request that is about to use it.
-func (p *keyPlan) claims(r *row) bool { return r.present() || r.d.owed >= p.a.turn/2 }
+// claims reports whether a row may have slots taken from others: requests wait there, or, where none can wait, it is owed. Refusals alone
+// are no reason to take a slot from a request that is about to use it. With a queue, who comes back waits, and goes first if it is owed:
+// a slot kept for it meanwhile would lie idle, be fetched for who waits elsewhere, and be kept again.
+func (p *keyPlan) claims(r *row) bool {
+	return r.present() || !p.limit.Queue.Enabled() && r.d.owed >= p.a.turn/2
+}
 
 // aimAtTurns brings holders down to their share and at most one extra, and passes the extras on: who has held
 // one for a turn gives it to who has none.
