@@ -57,7 +57,7 @@ unit: # all tests but the end-to-end ones
 
 e2e: # the built binary, as real processes; -v prints what was measured
 	@[ "$$(id -u)" = 0 ] || echo "*** NOT TESTED: partitions need root ***" >&2
-	$(GO) test -race -v ./e2e
+	$(GO) test -race -v -timeout 20m ./e2e
 
 partitions: needs ## cut real nodes off from each other, as root (COUNT=10: ten times)
 	@[ "$$(id -u)" = 0 ] || { echo "*** NOT TESTED: partitions need root ***" >&2; exit 1; }
