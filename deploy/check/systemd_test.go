@@ -33,7 +33,7 @@ func TestSystemdUnit(t *testing.T) {
 	_, settings := unit(t)
 	for name, want := range map[string]string{
 		"Type": "notify", "NotifyAccess": "main", "ExecReload": "/bin/kill -HUP $MAINPID", "Restart": "on-failure",
-		"ExecStart": "/usr/local/bin/weir agent --config /etc/weir/weir.hcl",
+		"ExecStart":      "/usr/local/bin/weir agent --config /etc/weir/weir.hcl",
 		"StateDirectory": "weir", "LoadCredential": "token:/etc/weir/token", "LimitNOFILE": "1048576",
 	} {
 		if got := strings.Join(settings[name], " & "); got != want {
