@@ -25,6 +25,7 @@ const (
 	linearClients  = 6
 	linearPatterns = 3  // in use at a time
 	patternWrites  = 40 // then another takes its place: the longer a history, the longer it takes to judge
+	faultWrites    = 10 // that take effect after a fault, before the next: a slow machine makes fewer faults, not fewer writes to each
 )
 
 // TestLimitsAreLinearisable: clients write limits through all nodes, with and without conditions, and read them, while nodes are
@@ -57,6 +58,7 @@ func TestLimitsAreLinearisable(t *testing.T) {
 			victim = leader
 		}
 		h.fault(t, rng, victim)
+		h.awaitWrites(t, faultWrites)
 	}
 	close(h.stop)
 	h.clients.Wait()
@@ -74,6 +76,7 @@ type historian struct {
 	mu     sync.Mutex
 	lives  map[*node]int
 	writes []*linear.Write
+	done   int // of the writes, those that took effect
 	views  []*linear.View
 	values int64 // given out
 	counts map[string]int
@@ -97,6 +100,24 @@ func (h *historian) fault(t *testing.T, rng *rand.Rand, n *node) {
 	life := h.setLife(n, noLife)
 	fault(t, rng, n)
 	h.setLife(n, life+1)
+}
+
+// awaitWrites returns once so many more writes have taken effect.
+func (h *historian) awaitWrites(t *testing.T, more int) {
+	t.Helper()
+	want := h.effective() + more
+	eventually(t, 15*time.Second, "clients write again", func() error {
+		if done := h.effective(); done < want {
+			return fmt.Errorf("%d of %d writes have taken effect", more-(want-done), more)
+		}
+		return nil
+	})
+}
+
+func (h *historian) effective() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.done
 }
 
 // noLife is that of a node that is being killed and started: nobody knows which of two processes answers.
@@ -185,6 +206,9 @@ func (h *historian) write(id int, rng *rand.Rand, n *node, seen *linear.View) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.writes = append(h.writes, w)
+	if w.Outcome == linear.OK {
+		h.done++
+	}
 }
 
 // plan chooses what to write.
@@ -277,9 +301,6 @@ func (h *historian) judge(t *testing.T, faults int, took time.Duration) {
 	t.Logf("%d writes in %v (%d took effect, %d refused, %d found nothing, %d of unknown outcome), %d reads of all limits, %d faults",
 		len(h.writes), took.Round(time.Second), counts[linear.OK], counts[linear.Refused], counts[linear.NotFound], counts[linear.Unknown],
 		len(h.views), faults)
-	if counts[linear.OK] < 10*faults {
-		t.Errorf("only %d writes took effect", counts[linear.OK])
-	}
 	if err := linear.Writes(h.writes, filepath.Join(h.c.dir, "writes.html"), 30*time.Second); err != nil {
 		t.Error(err)
 	}
