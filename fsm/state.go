@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math"
 	"slices"
 	"time"
 )
@@ -299,10 +298,8 @@ func (p Precondition) check(exists bool, index uint64) error {
 		return fmt.Errorf("%w: %w", ErrPrecondition, ErrNotFound)
 	case exists && p.MustNotExist:
 		return fmt.Errorf("%w: %w", ErrPrecondition, ErrExists)
-	case p.MatchIndex != nil && *p.MatchIndex == math.MaxUint64: // what a caller writes who was shown something else than an index
-		return fmt.Errorf("%w: it is index %d", ErrPrecondition, index)
 	case p.MatchIndex != nil && *p.MatchIndex != index:
-		return fmt.Errorf("%w: it was index %d, and is %d", ErrPrecondition, *p.MatchIndex, index)
+		return fmt.Errorf("%w: it is index %d", ErrPrecondition, index)
 	}
 	return nil
 }
