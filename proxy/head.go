@@ -433,18 +433,16 @@ func isTarget(b []byte) bool {
 // isHostField allows what isHost does, and names in UTF-8, which some clients write beside a target that names the same: the target
 // counts, and no upstream sees this one.
 func isHostField(b []byte) bool {
-	for len(b) > 0 {
-		end := bytes.IndexFunc(b, func(r rune) bool { return r >= utf8.RuneSelf })
-		if end < 0 {
-			return isHost(b)
-		}
-		r, size := utf8.DecodeRune(b[end:])
-		if r == utf8.RuneError || !isHost(b[:end]) {
-			return false
-		}
-		b = b[end+size:]
+	if isHost(b) {
+		return true
 	}
-	return true
+	ascii := bytes.Map(func(r rune) rune {
+		if r >= utf8.RuneSelf {
+			return -1
+		}
+		return r
+	}, b)
+	return !bytes.ContainsRune(b, utf8.RuneError) && isHost(ascii) // which finds what is no UTF-8, too
 }
 
 // isHost allows what a Host field may carry (RFC 3986 §3.2.2), the empty one included.
