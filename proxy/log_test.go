@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/weirproxy/weir/fsm"
@@ -93,21 +92,6 @@ func TestOneLinePerTunnelAndRequest(t *testing.T) {
 	}
 	if n := len(j.lines(t, "request refused")); n < 1 || n > 10 {
 		t.Errorf("%d lines for 20 refusals", n)
-	}
-}
-
-func TestThrottle(t *testing.T) {
-	var th throttle
-	now := time.Unix(1000, 0)
-	for i, c := range []struct {
-		after      time.Duration
-		ok         bool
-		suppressed int64
-	}{{0, true, 0}, {time.Millisecond, false, 0}, {time.Millisecond, false, 0}, {time.Second, true, 2}, {time.Second, true, 0}, {-time.Hour, true, 0}, {0, false, 0}} {
-		now = now.Add(c.after)
-		if suppressed, ok := th.allow(now); ok != c.ok || suppressed != c.suppressed {
-			t.Errorf("event %d: %d, %t", i, suppressed, ok)
-		}
 	}
 }
 

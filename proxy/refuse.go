@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/weirproxy/weir/lease"
 	"golang.org/x/sys/unix"
@@ -205,20 +204,4 @@ func pseudonym(node string) string {
 		return "weir"
 	}
 	return clean
-}
-
-// throttle lets one event a second through and counts the others.
-type throttle struct {
-	last, suppressed counter
-}
-
-// allow reports whether this event may be shown, and how many were not since the last one.
-func (t *throttle) allow(now time.Time) (suppressed int64, ok bool) {
-	last := t.last.Load()
-	since := now.UnixNano() - last // below 0 where the wall clock was set back: that must not silence it
-	if since >= 0 && since < int64(time.Second) || !t.last.CompareAndSwap(last, now.UnixNano()) {
-		t.suppressed.Add(1)
-		return 0, false
-	}
-	return t.suppressed.Swap(0), true
 }

@@ -49,13 +49,16 @@ func (s *sampler) close() {
 	s.flush()
 }
 
-// newSamplers makes those of a server: one for each reason to refuse, and one for TLS handshakes.
+// newSamplers makes those of a server: one for each reason to refuse, one for clients that can't be accepted, and one for TLS handshakes.
 func (s *Server) newSamplers() {
 	for reason := range s.refusals {
 		s.refusals[reason] = newSampler(func(left int64) {
 			s.log.Warn("more requests refused, not shown", "reason", Refusal(reason).String(), "requests", left)
 		})
 	}
+	s.accepts = newSampler(func(left int64) {
+		s.log.Warn("more clients could not be accepted, not shown", "times", left)
+	})
 	s.handshakes = newSampler(func(left int64) {
 		s.log.Warn("more TLS handshakes failed, not shown", "clients", left)
 	})
@@ -65,5 +68,6 @@ func (s *Server) closeSamplers() {
 	for _, r := range s.refusals {
 		r.close()
 	}
+	s.accepts.close()
 	s.handshakes.close()
 }

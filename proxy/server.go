@@ -57,10 +57,9 @@ type Server struct {
 	flows     registry
 	hangups   *hangups
 	dozing    *dozeSet
-	warnings  throttle
 	refusals  [refusalCount]*sampler
 
-	handshakes *sampler
+	accepts, handshakes *sampler
 
 	draining atomic.Bool // new requests are refused
 	stopping atomic.Bool // and clients that wait for nothing are not waited for
@@ -260,7 +259,7 @@ func (s *Server) accept(l *listener) (fd int, addr netip.AddrPort, err error) {
 			return fd, addr, err
 		}
 		pause = min(max(2*pause, 5*time.Millisecond), time.Second)
-		if _, ok := s.warnings.allow(time.Now()); ok {
+		if s.accepts.show() {
 			s.log.Warn("a client could not be accepted", "error", err, "retry_in", pause)
 		}
 		select {
