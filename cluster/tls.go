@@ -71,8 +71,8 @@ func (s *security) server() *tls.Config {
 	conf, set := s.base()
 	conf.ClientAuth, conf.ClientCAs = tls.RequireAndVerifyClientCert, set.Roots
 	conf.VerifyConnection = func(state tls.ConnectionState) error {
-		if state.NegotiatedProtocol != rpcProtocol {
-			return errNoRPC
+		if err := speaksRPC(state); err != nil {
+			return err
 		}
 		return state.PeerCertificates[0].VerifyHostname(certs.ClusterName)
 	}
@@ -82,13 +82,15 @@ func (s *security) server() *tls.Config {
 func (s *security) client() *tls.Config {
 	conf, set := s.base()
 	conf.RootCAs, conf.ServerName = set.Roots, certs.ClusterName
-	conf.VerifyConnection = func(state tls.ConnectionState) error {
-		if state.NegotiatedProtocol != rpcProtocol {
-			return errNoRPC
-		}
-		return nil
-	}
+	conf.VerifyConnection = speaksRPC
 	return conf
+}
+
+func speaksRPC(state tls.ConnectionState) error {
+	if state.NegotiatedProtocol != rpcProtocol {
+		return errNoRPC
+	}
+	return nil
 }
 
 // errNoRPC: TLS, but for something else.

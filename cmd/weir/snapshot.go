@@ -76,14 +76,11 @@ the next reload. Nothing else changes: who holds which slots is the running clus
 		Example: `  weir snapshot restore /var/backups/weir.snap`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			file, err := os.Open(args[0])
+			file, _, err := openSnapshot(args[0])
 			if err != nil {
 				return err
 			}
 			defer file.Close()
-			if _, err := readSummary(file); err != nil {
-				return fmt.Errorf("%s: %w", args[0], err)
-			}
 			c, err := f.client(cmd)
 			if err != nil {
 				return err
@@ -108,15 +105,11 @@ func newSnapshotInspectCommand(f *clientFlags) *cobra.Command {
 		Example: `  weir snapshot inspect /var/backups/weir.snap`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			file, err := os.Open(args[0])
+			file, s, err := openSnapshot(args[0])
 			if err != nil {
 				return err
 			}
 			defer file.Close()
-			s, err := readSummary(file)
-			if err != nil {
-				return fmt.Errorf("%s: %w", args[0], err)
-			}
 			if f.json {
 				return writeJSON(cmd.OutOrStdout(), describeSnapshot(s))
 			}
@@ -187,6 +180,20 @@ func showSnapshot(w io.Writer, s snapshotInfo) error {
 		sessions.add(one.Node, strconv.FormatUint(one.ID, 10), strconv.Itoa(one.Hosts), strconv.FormatInt(one.Slots, 10))
 	}
 	return sessions.write(w)
+}
+
+// openSnapshot opens a snapshot and verifies it; it is read from its beginning then.
+func openSnapshot(path string) (*os.File, *fsm.Summary, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := readSummary(file)
+	if err != nil {
+		_ = file.Close()
+		return nil, nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return file, s, nil
 }
 
 // readSummary reads a snapshot from the file's beginning, and leaves the file there.
