@@ -1,6 +1,7 @@
 package lease
 
 import (
+	"container/heap"
 	"fmt"
 	"slices"
 	"time"
@@ -71,7 +72,7 @@ type Allocator struct {
 	ended map[string]uint64 // by node: the session that ran out, until the node has another
 
 	notBefore time.Duration // a new leader grants nothing before this
-	waking    []*contest
+	waking    wakes
 	sheet     sheet
 	limits    *leasepb.LeaderMessage
 	out       []Outbound
@@ -127,6 +128,7 @@ type contest struct {
 	demands        []*demand // by session id
 	dirty          bool
 	wake           time.Duration // to be planned again at this time; 0: only when something happens
+	wakeIndex      int           // among the wakes
 	shape          uint64        // the table shape for which the key has passed the gate
 	shapeSince     time.Duration
 	contendedUntil time.Duration
@@ -538,12 +540,39 @@ func (a *Allocator) mark(c *contest) {
 
 // wakeAt asks for another plan at a time, the earliest of those asked for.
 func (a *Allocator) wakeAt(c *contest, at time.Duration) {
-	if c.wake == 0 {
-		a.waking = append(a.waking, c)
+	switch {
+	case c.wake == 0:
 		c.wake = at
-		return
+		heap.Push(&a.waking, c)
+	case at < c.wake:
+		c.wake = at
+		heap.Fix(&a.waking, c.wakeIndex)
 	}
-	c.wake = min(c.wake, at)
+}
+
+// wakes is a heap (container/heap) of the keys that are to be planned again at some time, the next one first: each request that waits
+// adds one for a moment, and none may cost more for all the others.
+type wakes []*contest
+
+func (w wakes) Len() int           { return len(w) }
+func (w wakes) Less(i, j int) bool { return w[i].wake < w[j].wake }
+
+func (w wakes) Swap(i, j int) {
+	w[i], w[j] = w[j], w[i]
+	w[i].wakeIndex, w[j].wakeIndex = i, j
+}
+
+func (w *wakes) Push(c any) {
+	c.(*contest).wakeIndex = len(*w)
+	*w = append(*w, c.(*contest))
+}
+
+func (w *wakes) Pop() any {
+	last := len(*w) - 1
+	c := (*w)[last]
+	(*w)[last] = nil
+	*w = (*w)[:last]
+	return c
 }
 
 // LimitsChanged goes by new limits.
@@ -568,16 +597,11 @@ func (a *Allocator) Tick(now time.Duration) {
 			a.closes = append(a.closes, p.ID)
 		}
 	}
-	waking := a.waking[:0]
-	for _, c := range a.waking {
-		if now >= c.wake {
-			c.wake = 0
-			a.mark(c)
-		} else {
-			waking = append(waking, c)
-		}
+	for len(a.waking) > 0 && a.waking[0].wake <= now {
+		c := heap.Pop(&a.waking).(*contest)
+		c.wake = 0
+		a.mark(c)
 	}
-	a.waking = waking
 	for key, r := range a.rests {
 		if now >= r.until {
 			delete(a.rests, key)
@@ -596,8 +620,8 @@ func (a *Allocator) NextWake(now time.Duration) time.Duration {
 			at = min(at, a.expiry(p)+1)
 		}
 	}
-	for _, c := range a.waking {
-		at = min(at, c.wake)
+	if len(a.waking) > 0 {
+		at = min(at, a.waking[0].wake)
 	}
 	return at
 }
@@ -630,7 +654,7 @@ const (
 	// gatherFrom is how much an entry must have changed for the next to wait for more. Lower, a few nodes that hand slots of one host
 	// to each other would wait at each hand-over.
 	gatherFrom = 12
-	// maxGather bounds that wait, which is half a commit: where a commit takes long, much arrives meanwhile in any case.
+	// maxGather bounds that wait, which is a commit: where that takes long, much arrives meanwhile in any case.
 	maxGather = 2 * time.Millisecond
 )
 
@@ -741,7 +765,7 @@ func (a *Allocator) Applied(now time.Duration, st *fsm.State, res fsm.Result) {
 	case *fsm.Adjust:
 		a.adjusted(cmd, res)
 		if len(cmd.Adjustments) >= gatherFrom {
-			a.gather = now + min(a.commit/2, maxGather)
+			a.gather = now + min(a.commit, maxGather)
 		}
 	}
 	for _, p := range a.order {

@@ -239,7 +239,7 @@ func TestHelloWaitsForTheEntryOnItsWay(t *testing.T) {
 	}
 }
 
-// After an entry that changed much, the next one waits half a commit for more, and takes all that has come. After one that
+// After an entry that changed much, the next one waits a commit for more, and takes all that has come. After one that
 // changed little, as where a slot changes hands, it goes at once.
 func TestBusyLeaderGathers(t *testing.T) {
 	d := newDesk(t, limit(t, "*", 5, fsm.Queue{}))
@@ -268,8 +268,8 @@ func TestBusyLeaderGathers(t *testing.T) {
 	commit() // the small one did not make it wait
 	ask(200, 1)
 	wake := d.alloc.NextWake(d.now)
-	if cmd := d.alloc.Next(d.now, d.state); cmd != nil || wake != d.now+d.alloc.commit/2 {
-		t.Fatalf("the next entry is %v, the next look in %v; want none, and half a commit: %v", cmd, wake-d.now, d.alloc.commit/2)
+	if cmd := d.alloc.Next(d.now, d.state); cmd != nil || wake != d.now+d.alloc.commit {
+		t.Fatalf("the next entry is %v, the next look in %v; want none, and a commit: %v", cmd, wake-d.now, d.alloc.commit)
 	}
 	ask(300, 2)
 	d.now = wake

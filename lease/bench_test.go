@@ -160,6 +160,22 @@ func BenchmarkAllocatorRound(b *testing.B) {
 	}
 }
 
+// What the leader spends on time alone at each message, while some keys are to be planned again at a later moment.
+func BenchmarkTickWhileKeysWait(b *testing.B) {
+	for _, keys := range []int{1, 10_000} {
+		b.Run(fmt.Sprintf("keys=%d", keys), func(b *testing.B) {
+			a, _, _ := busyLeader(b, 3, keys, 3)
+			for i, c := range a.contests {
+				a.wakeAt(c, time.Hour+time.Duration(i))
+			}
+			for b.Loop() {
+				a.Tick(0)
+				a.NextWake(0)
+			}
+		})
+	}
+}
+
 // A wildcard's limit is lowered and raised over 100,000 hosts with slots. Admissions of held slots follow by themselves; all else waits
 // for the longest time for which the core of the node, or of the leader of three nodes, is busy with it without a pause: µs-stall, the
 // median over the changes.

@@ -115,7 +115,8 @@ func (a *Allocator) Check() error {
 				return fmt.Errorf("a demand for %s is not in its place", key)
 			}
 		}
-		if c.dirty != slices.Contains(a.dirty, c) || (c.wake != 0) != slices.Contains(a.waking, c) {
+		if c.dirty != slices.Contains(a.dirty, c) || (c.wake != 0) != slices.Contains(a.waking, c) ||
+			c.wake != 0 && a.waking[c.wakeIndex] != c {
 			return fmt.Errorf("%s is not in the lists that it should be in", key)
 		}
 	}

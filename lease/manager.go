@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"time"
 
@@ -334,6 +335,7 @@ func (m *Manager) sendAll(ctx context.Context, stream Stream) {
 		case <-ctx.Done():
 			return
 		case <-m.kick:
+			runtime.Gosched() // whoever is about to ask, too, comes first: the busier the machine, the more goes into one message
 		}
 	}
 }

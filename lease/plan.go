@@ -462,7 +462,9 @@ func (p *keyPlan) answer() {
 			continue
 		}
 		if p.now < d.askSince+askPatience && r.d.waiting > 0 && (r.add > 0 || p.wait || d.parked > 0 || !p.othersBusy(r)) {
-			p.a.wakeAt(p.c, d.askSince+askPatience)
+			if r.add < r.d.waiting { // otherwise all who wait are served, which the node will say
+				p.a.wakeAt(p.c, d.askSince+askPatience)
+			}
 			continue
 		}
 		as := d.peer.assigning()

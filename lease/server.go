@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"runtime"
 	"sync"
 	"time"
 
@@ -136,6 +137,7 @@ func (l *leadership) loop() {
 		case <-l.ctx.Done():
 			return
 		case first = <-l.in:
+			runtime.Gosched() // what is about to arrive goes into the same entry
 		case <-l.changed:
 			l.changed = l.server.store.Changed()
 			first = func(_ time.Duration, st *fsm.State) { l.alloc.LimitsChanged(st) }
