@@ -121,7 +121,7 @@ func runWide(ctx context.Context, b *bench, c *contender) (sample, error) {
 	if err != nil {
 		return nil, err
 	}
-	all, err := c.cluster.settledIndex(ctx)
+	all, err := settled(ctx, func() (uint64, error) { return c.cluster.lastIndex(ctx) })
 	if err != nil {
 		return nil, err
 	}
@@ -132,24 +132,24 @@ func runWide(ctx context.Context, b *bench, c *contender) (sample, error) {
 	return s, nil
 }
 
-// settledIndex is the leader's last log index once it has stood still for a second, in at most 15 s: idle slots go back
-// within 5 s.
-func (c *cluster) settledIndex(ctx context.Context) (uint64, error) {
+// settled is what read returns once it has stayed the same for some time, which is longer than idle slots are kept (5 s), and than a
+// young cluster's nodes take to open all their connections to each other; after at most 15 s, whatever it is then.
+func settled[T comparable](ctx context.Context, read func() (T, error)) (last T, err error) {
 	const still, atMost, step = 7 * time.Second, 15 * time.Second, 500 * time.Millisecond
-	begun, since, last := time.Now(), time.Now(), uint64(0)
+	begun, since := time.Now(), time.Now()
 	for {
-		index, err := c.lastIndex(ctx)
+		value, err := read()
 		if err != nil {
-			return 0, err
+			return last, err
 		}
-		if index != last {
-			last, since = index, time.Now()
+		if value != last {
+			last, since = value, time.Now()
 		}
 		if time.Since(since) >= still || time.Since(begun) >= atMost {
 			return last, nil
 		}
 		if err := sleep(ctx, step); err != nil {
-			return 0, err
+			return last, err
 		}
 	}
 }
@@ -164,7 +164,7 @@ func runIdle(ctx context.Context, b *bench, c *contender) (sample, error) {
 	if err := park(ctx, plan, func() error { return nil }); err != nil {
 		return nil, err
 	}
-	if err := sleep(ctx, settle/3); err != nil {
+	if _, err := settled(ctx, func() (int, error) { return usage.Files(c.pids...) }); err != nil {
 		return nil, err
 	}
 	before, err := holdings(c.pids)
