@@ -37,8 +37,7 @@ func workloads() []workload {
 	list = append(list,
 		workload{name: "http", about: "16 kept-alive clients, absolute-form GET", peers: true, only: []string{direct, relay, weir}, run: runHTTP},
 		workload{name: "bulk", about: "one tunnel, downloading", peers: true, only: []string{direct, relay, weir}, run: runBulk},
-		workload{name: "wide", about: "64 workers, each connection to another host", peers: true,
-			only: []string{relay, weir, weirFree}, run: runWide},
+		wide("wide", 64), wide("wide-4", 4),
 		workload{name: "idle", about: "3,000 tunnels that have been used once and are quiet", peers: true, fresh: true,
 			only: []string{relay, weir}, run: runIdle},
 	)
@@ -95,8 +94,16 @@ func runBulk(ctx context.Context, b *bench, c *contender) (sample, error) {
 // wideMost bounds the hosts of one round; it is more than can be reached in the time.
 const wideMost = 60_000
 
+// wide is: each connection to a host that no node has met before.
+func wide(name string, workers int) workload {
+	return workload{
+		name: name, about: fmt.Sprintf("%d workers, each connection to another host", workers), peers: true, only: []string{relay, weir, weirFree},
+		run: func(ctx context.Context, b *bench, c *contender) (sample, error) { return runWide(ctx, b, c, workers) },
+	}
+}
+
 // runWide counts also what weir writes into its log: grants, and, once the load is over, what is given back.
-func runWide(ctx context.Context, b *bench, c *contender) (sample, error) {
+func runWide(ctx context.Context, b *bench, c *contender, workers int) (sample, error) {
 	hosts := addrsFrom(later(c.wide, b.wideUsed), wideMost)
 	b.wideUsed += wideMost
 	targets := make([]netip.AddrPort, len(hosts))
@@ -104,7 +111,7 @@ func runWide(ctx context.Context, b *bench, c *contender) (sample, error) {
 		targets[i] = netip.AddrPortFrom(h, b.upstream.Ports()[i%len(b.upstream.Ports())])
 	}
 	plan := b.tunnels(c, targets)
-	plan.Workers, plan.Send, plan.Reply, plan.Once = 64, wire.Ping(), wire.PingSize, true
+	plan.Workers, plan.Send, plan.Reply, plan.Once = workers, wire.Ping(), wire.PingSize, true
 	if c.name != weir {
 		return b.measure(ctx, c, plan)
 	}
@@ -164,8 +171,13 @@ func runIdle(ctx context.Context, b *bench, c *contender) (sample, error) {
 	if err := park(ctx, plan, func() error { return nil }); err != nil {
 		return nil, err
 	}
-	if _, err := settled(ctx, func() (int, error) { return usage.Files(c.pids...) }); err != nil {
+	if err := sleep(ctx, settle/3); err != nil {
 		return nil, err
+	}
+	if c.cluster != nil {
+		if _, err := settled(ctx, func() (int, error) { return usage.Files(c.pids...) }); err != nil {
+			return nil, err
+		}
 	}
 	before, err := holdings(c.pids)
 	if err != nil {
