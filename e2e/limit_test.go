@@ -20,6 +20,7 @@ const (
 	leastUse     = 0.95
 	leastJain    = 0.95
 	warmUpWithin = 5 * time.Second
+	measureFor   = 2 * time.Second
 )
 
 // peakUseFairness: whatever the limit, the upstream never sees more, the slots are in use, and nodes get equal shares.
@@ -44,7 +45,7 @@ func hammer(t *testing.T, c *cluster, limit int, queue, plain bool) {
 	args := []string{
 		"-upstream", name + ":0", "-proxies", strings.Join(c.proxies(), ","), "-limit", strconv.Itoa(limit),
 		"-workers", strconv.Itoa(workers), "-hold", holdFor.String(), "-pause", retryPause.String(),
-		"-use", fmt.Sprint(leastUse), "-jain", fmt.Sprint(leastJain), fmt.Sprintf("-plain=%v", plain),
+		"-window", measureFor.String(), "-use", fmt.Sprint(leastUse), "-jain", fmt.Sprint(leastJain), fmt.Sprintf("-plain=%v", plain),
 	}
 	if !plain { // plain HTTP leaves connections that are kept for reuse
 		args = append(args, "-let-drain", "5s")

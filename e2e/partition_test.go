@@ -189,7 +189,7 @@ func gossipCut(t *testing.T, l *lab, choose func(*node, []*node) []*node) {
 
 // How the flapping link flaps.
 const (
-	flapFor  = 15 * time.Second
+	flapFor  = 10 * time.Second
 	flapUp   = 250 * time.Millisecond
 	flapDown = 350 * time.Millisecond
 )
