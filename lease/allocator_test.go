@@ -280,3 +280,66 @@ func TestBusyLeaderGathers(t *testing.T) {
 		t.Error("the wait outlived its cause")
 	}
 }
+
+// Who asks whether anything is free is told no in time, though a node that holds a slot says nothing of what it does with it. Who is
+// granted what it waits for leaves nothing to be looked at later.
+func TestAskIsAnsweredInTime(t *testing.T) {
+	d := newDesk(t, limit(t, "up", 1, fsm.Queue{}))
+	d.join(1, "a", "1")
+	d.join(2, "b", "2")
+	d.demand(1, &leasepb.Demand{Waiting: 1, Ask: 1})
+	if d.turn(); d.granted(1) != 1 || len(d.alloc.waking) != 0 {
+		t.Fatalf("node a has %d slots; %d keys are to be looked at later; want 1, and none", d.granted(1), len(d.alloc.waking))
+	}
+	begun := d.now
+	d.demand(2, &leasepb.Demand{Waiting: 1, Ask: 1})
+	answered := func() bool {
+		for _, o := range d.turn() {
+			if o.Conn == 2 && len(o.Msg.GetAssign().GetAnswers()) > 0 {
+				return true
+			}
+		}
+		return false
+	}
+	for !answered() {
+		if d.now > begun+askPatience {
+			t.Fatalf("node b has no answer after %v", d.now-begun)
+		}
+		d.now = max(d.alloc.NextWake(d.now), d.now+time.Microsecond)
+	}
+	if d.now != begun+askPatience {
+		t.Errorf("node b was answered after %v; want %v", d.now-begun, askPatience)
+	}
+}
+
+// Keys are looked at when they asked to be, each at the earliest moment that it asked for.
+func TestWakes(t *testing.T) {
+	d := newDesk(t, limit(t, "*", 1, fsm.Queue{}))
+	a := d.alloc
+	key := func(i int) *contest { return a.contest(fsm.HostConnections(fmt.Sprintf("host-%d", i))) }
+	for i, at := range []time.Duration{50, 20, 90, 40, 70} {
+		a.wakeAt(key(i), at)
+	}
+	a.wakeAt(key(2), 10) // earlier
+	a.wakeAt(key(1), 80) // later: not so
+	for i, want := range []struct {
+		at  time.Duration
+		key int
+	}{{10, 2}, {20, 1}, {40, 3}, {50, 0}, {70, 4}} {
+		if err := a.Check(); err != nil {
+			t.Fatal(err)
+		}
+		if at := a.NextWake(0); at != want.at {
+			t.Fatalf("wake %d is at %v; want %v", i, at, want.at)
+		}
+		a.Tick(want.at - 1)
+		if len(a.dirty) != 0 {
+			t.Fatalf("%s is looked at before %v", a.dirty[0].key, want.at)
+		}
+		a.Tick(want.at)
+		if len(a.dirty) != 1 || a.dirty[0] != key(want.key) {
+			t.Fatalf("at %v %d keys are looked at; want host-%d", want.at, len(a.dirty), want.key)
+		}
+		a.dirty[0].dirty, a.dirty = false, a.dirty[:0]
+	}
+}
