@@ -312,6 +312,34 @@ func TestAskIsAnsweredInTime(t *testing.T) {
 	}
 }
 
+// While a new leader grants nothing, what is asked for is no shortage: nodes would give their slots back as soon as they have
+// no use for them, and ask again, for a second.
+func TestHeldBackIsNoShortage(t *testing.T) {
+	d := newDesk(t, limit(t, "up", 4, fsm.Queue{}))
+	d.join(1, "a", "1")
+	d.join(2, "b", "2")
+	d.now = d.alloc.notBefore - 1
+	d.demand(1, &leasepb.Demand{Waiting: 2, Ask: 1})
+	contended := func() (contended bool) {
+		for _, o := range d.turn() {
+			for _, target := range o.Msg.GetAssign().GetTargets() {
+				contended = contended || target.Contended
+			}
+		}
+		return contended
+	}
+	if contended() || d.granted(1) != 0 {
+		t.Errorf("%d slots are granted, or the key counts as contended", d.granted(1))
+	}
+	d.demand(2, &leasepb.Demand{Waiting: 3, Ask: 1})
+	if !contended() {
+		t.Error("five requests for four slots are no contention")
+	}
+	if d.now = d.alloc.notBefore; contended() || d.granted(1)+d.granted(2) != 4 {
+		t.Errorf("afterwards %d and %d slots of 4 are granted", d.granted(1), d.granted(2))
+	}
+}
+
 // Keys are looked at when they asked to be, each at the earliest moment that it asked for.
 func TestWakes(t *testing.T) {
 	d := newDesk(t, limit(t, "*", 1, fsm.Queue{}))

@@ -70,6 +70,7 @@ type keyPlan struct {
 	rows  []*row
 	fixed int64 // held by sessions that can't be asked: they are dead, cut off, or have not reported yet
 	free  int64 // may be granted now
+	back  int64 // free, but held back for a moment
 	extra int64 // slots above everybody's share, for turns
 	tight bool  // more is wanted than there is
 	wait  bool  // grants are held back for a moment: slots rest, or nodes have yet to say what they have open
@@ -143,20 +144,21 @@ func (p *keyPlan) gather(st *fsm.State) {
 // hold keeps free slots back where they may not be given out yet.
 func (p *keyPlan) hold(st *fsm.State) {
 	if r, ok := p.a.rests[p.c.key]; ok && p.now < r.until {
-		p.free -= r.slots
-		p.holdUntil(r.until)
+		p.holdUntil(r.until, r.slots)
 	}
 	if p.now < p.a.notBefore {
-		p.free = 0
-		p.holdUntil(p.a.notBefore)
+		p.holdUntil(p.a.notBefore, p.free)
 	}
 	if until, closed := p.gateClosed(st); closed {
-		p.free = 0
-		p.holdUntil(until)
+		p.holdUntil(until, p.free)
 	}
 }
 
-func (p *keyPlan) holdUntil(at time.Duration) {
+// holdUntil keeps up to so many free slots back.
+func (p *keyPlan) holdUntil(at time.Duration, slots int64) {
+	slots = max(0, min(slots, p.free))
+	p.free -= slots
+	p.back += slots
 	p.wait = true
 	p.a.wakeAt(p.c, at)
 }
@@ -338,6 +340,9 @@ func (p *keyPlan) aim() {
 		waiting += r.unserved()
 		asked = asked || r.d.ask != 0 && r.short() > 0
 	}
+	// What is held back will be granted in a moment: nobody need give anything up for it.
+	shortage, waiting = max(0, shortage-p.back), max(0, waiting-p.back)
+	asked = asked && shortage > 0
 	over := p.fixed - p.limit.Connections
 	for _, r := range p.rows {
 		over += r.held
