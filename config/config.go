@@ -240,7 +240,7 @@ func Default(dev bool) *Config {
 // hostName is the machine's name where it can be a node's, else "".
 func hostName() string {
 	name, err := os.Hostname()
-	if err != nil || !usableName(name) {
+	if err != nil || !UsableName(name) {
 		return ""
 	}
 	return name

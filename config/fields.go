@@ -102,7 +102,7 @@ func (f field[T]) byDefault(s string) field[T] {
 func render(v any) string {
 	switch v := v.(type) {
 	case time.Duration:
-		return fmt.Sprintf("%q", durationText(v))
+		return fmt.Sprintf("%q", FormatDuration(v))
 	case []string:
 		return "[" + renderAll(v) + "]"
 	case []Secret:

@@ -90,12 +90,12 @@ func choice[V ~string](words ...V) valueType[V] {
 
 var namePattern = regexp.MustCompile(`^[A-Za-z0-9._-]{1,63}$`)
 
-// usableName reports whether s can be a node's name. It stands in URLs, headers and Raft ids, so the alphabet is small.
-func usableName(s string) bool { return namePattern.MatchString(s) }
+// UsableName reports whether s can be a node's name: 1 to 63 letters, digits, dots, underscores and hyphens. It stands in URLs, headers and Raft ids, so the alphabet is small.
+func UsableName(s string) bool { return namePattern.MatchString(s) }
 
 func nodeName() valueType[string] {
 	return parseString("node name", func(s string) (string, string, string) {
-		if !usableName(s) {
+		if !UsableName(s) {
 			return "", fmt.Sprintf("%q can't be a node's name", s), "Use 1 to 63 letters, digits, dots, underscores and hyphens."
 		}
 		return s, "", ""
@@ -135,7 +135,7 @@ func boolean() valueType[bool] {
 
 // duration is a string such as "10s", from low to high.
 func duration(low, high time.Duration) valueType[time.Duration] {
-	span := fmt.Sprintf("%s to %s", durationText(low), durationText(high))
+	span := fmt.Sprintf("%s to %s", FormatDuration(low), FormatDuration(high))
 	return valueType[time.Duration]{"duration, " + span, func(v value) (time.Duration, []fault) {
 		if v.kind != kindString {
 			hint := `Write a number and a unit in quotes, as in "10s".`
@@ -165,8 +165,8 @@ func durationHint(s string) string {
 	return `Write a number and a unit (ms, s, m, h), as in "500ms", "10s" or "1m30s".`
 }
 
-// durationText is the short form: "5m", not "5m0s".
-func durationText(d time.Duration) string {
+// FormatDuration is the short form: "5m", not "5m0s".
+func FormatDuration(d time.Duration) string {
 	s := d.String()
 	if strings.HasSuffix(s, "m0s") {
 		s = strings.TrimSuffix(s, "0s")

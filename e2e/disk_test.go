@@ -151,7 +151,7 @@ const wardLimit = 6
 // startWard starts three nodes on disks that newDisk makes, and a load that all three share.
 func startWard(t *testing.T, newDisk func() *disk) *ward {
 	t.Helper()
-	w := &ward{disks: map[string]*disk{}, runs: map[*node]*load.Run{}}
+	w := &ward{disks: map[string]*disk{}}
 	for _, name := range []string{"a", "b", "c"} {
 		w.disks[name] = newDisk()
 	}
@@ -163,15 +163,7 @@ func startWard(t *testing.T, newDisk func() *disk) *ward {
 	}})
 	w.up = w.upstream(t)
 	w.setLimit(t, w.up.name, connections(wardLimit))
-	for _, n := range w.nodes {
-		w.runs[n] = load.Start(load.Plan{
-			Proxies: []string{n.proxy}, Target: w.up.target, Workers: 6, Hold: holdFor, Pause: 20 * time.Millisecond, Timeout: 5 * time.Second,
-		})
-		t.Cleanup(func() { w.runs[n].Stop() })
-	}
-	for _, n := range w.nodes {
-		eventually(t, warmUpWithin, "load on node "+n.name, progress(w.runs[n]))
-	}
+	w.runs = w.loadEach(t, load.Plan{Target: w.up.target, Workers: 6, Hold: holdFor, Pause: retryPause, Timeout: 5 * time.Second})
 	return w
 }
 

@@ -299,16 +299,7 @@ func TestRollingUpgrade(t *testing.T) {
 	if _, stderr, code := c.nodes[0].weir(t, "snapshot", "save", file); code != 0 {
 		t.Fatalf("save: %d %s", code, stderr)
 	}
-	runs := map[*node]*load.Run{}
-	for _, n := range c.nodes {
-		runs[n] = load.Start(load.Plan{
-			Proxies: []string{n.proxy}, Target: up.target, Workers: 6, Hold: holdFor, Pause: 20 * time.Millisecond,
-		})
-		defer runs[n].Stop()
-	}
-	for _, n := range c.nodes {
-		eventually(t, warmUpWithin, "load on node "+n.name, progress(runs[n]))
-	}
+	runs := c.loadEach(t, load.Plan{Target: up.target, Workers: 6, Hold: holdFor, Pause: retryPause})
 	for i, victim := range c.nodes {
 		victim.binary = ""
 		restartUnderLoad(t, victim, runs)

@@ -25,13 +25,8 @@ import (
 // TestPage drives the page in a real browser against three nodes under load, as an operator would. Like the others here it is not
 // parallel: a browser would take the time of those that measure.
 func TestPage(t *testing.T) {
-	c := startCluster(t, shape{ttl: 4 * time.Second, limits: "  host \"*\" {\n    connections = 25\n  }\n"})
-	page, others := c.leader(t)
-	busy, quiet := c.upstream(t), c.upstream(t)
-	c.setLimit(t, busy.name, connections(6))
-	run := load.Start(load.Plan{Proxies: c.proxies(), Target: busy.target, Workers: 9, Hold: 40 * time.Millisecond, Pause: 100 * time.Millisecond})
-	defer func() { run.Stop() }()
-	tunnel := others[0].open(t, quiet.target)
+	c := startWatched(t)
+	busy, quiet, page := c.busy, c.quiet, c.leads
 	b := openBrowser(t, "http://"+page.api)
 	b.size(t, 1440, 900, false, false)
 
@@ -40,13 +35,13 @@ func TestPage(t *testing.T) {
 	for _, n := range c.nodes {
 		b.shows(t, 10*time.Second, fmt.Sprintf(`[data-node=%q]`, n.name), "alive")
 	}
-	pageMoves(t, c, b, busy.name)
+	pageMoves(t, c.cluster, b, busy.name)
 	pageEdits(t, b, page, busy.name)
 	pageAddsAndDeletes(t, b, page)
 	pageConflicts(t, b, page, busy.name)
-	pageCloses(t, b, quiet.name, tunnel)
+	pageCloses(t, b, quiet.name, c.tunnel)
 	pageKeys(t, b)
-	pageCountsDown(t, c, b, others[1])
+	pageCountsDown(t, c.cluster, b, c.idle)
 	b.silent(t, "412") // which the conflict was to bring
 }
 

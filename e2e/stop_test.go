@@ -126,16 +126,7 @@ func TestRollingRestart(t *testing.T) {
 	up := c.upstream(t)
 	const limit = 10
 	c.setLimit(t, up.name, queued(limit, 20*time.Second, 100))
-	runs := map[*node]*load.Run{}
-	for _, n := range c.nodes {
-		runs[n] = load.Start(load.Plan{
-			Proxies: []string{n.proxy}, Target: up.target, Workers: 8, Hold: holdFor, Pause: 20 * time.Millisecond,
-		})
-		defer runs[n].Stop()
-	}
-	for _, n := range c.nodes {
-		eventually(t, warmUpWithin, "load on node "+n.name, progress(runs[n]))
-	}
+	runs := c.loadEach(t, load.Plan{Target: up.target, Workers: 8, Hold: holdFor, Pause: retryPause})
 	for _, victim := range c.nodes {
 		restartUnderLoad(t, victim, runs)
 	}

@@ -247,18 +247,25 @@ func plainOnRPC(t *testing.T, s *secured) {
 	s.nodes[0].logs(t, 1, "[WARN]", "the other node has no TLS", "set cluster.tls there")
 }
 
+// intrude starts a node with these files and keys that is to join another's cluster.
+func (s *secured) intrude(t *testing.T, into *secured, name string) *node {
+	t.Helper()
+	n := into.newNode(t, name, "proxy", freePorts(t, 4))
+	n.join = into.gossip()
+	s.configure(t, n)
+	n.writeConfig(t)
+	n.start(t)
+	t.Cleanup(func() { n.process.Kill(); n.checkLog(t) })
+	return n
+}
+
 // foreignCA: a node with a certificate of another CA stays out, and both sides say why.
 func foreignCA(t *testing.T, s *secured) {
 	foreign := *s
 	foreign.files = t.TempDir()
 	s.weirTLS(t, "ca", "--out", foreign.files)
 	s.weirTLS(t, "cert", "x", "--out", foreign.files)
-	n := s.newNode(t, "x", "proxy", freePorts(t, 4))
-	n.join = s.gossip()
-	foreign.configure(t, n)
-	n.writeConfig(t)
-	n.start(t)
-	t.Cleanup(func() { n.process.Kill(); n.checkLog(t) })
+	n := foreign.intrude(t, s, "x")
 	n.logs(t, 1, "[WARN]", "a node can't be connected to", "of a CA that this one does not know")
 	n.http = foreign.client(t, n)
 	eventually(t, 10*time.Second, "its API answers", func() error { _, err := n.http.status(); return err })
@@ -280,12 +287,7 @@ func foreignKey(t *testing.T, s *secured) {
 	foreign := *s
 	foreign.keys = []string{newGossipKey(t)}
 	s.weirTLS(t, "cert", "y", "--out", s.files)
-	n := s.newNode(t, "y", "proxy", freePorts(t, 4))
-	n.join = s.gossip()
-	foreign.configure(t, n)
-	n.writeConfig(t)
-	n.start(t)
-	t.Cleanup(func() { n.process.Kill(); n.checkLog(t) })
+	n := foreign.intrude(t, s, "y")
 	n.logs(t, 1, "[WARN]", "a node can't be joined", "the gossip keys differ", "cluster.gossip_key")
 	eventually(t, 10*time.Second, "the cluster says it", func() error {
 		for _, m := range s.nodes {

@@ -11,8 +11,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/weirproxy/weir/e2e/load"
 )
 
 // screen is a terminal of tmux's, in which a command runs.
@@ -66,13 +64,8 @@ func (s *screen) shows(t *testing.T, within time.Duration, pattern string) {
 
 // TestTop drives weir top in a real terminal, against three nodes under load, as an operator would.
 func TestTop(t *testing.T) {
-	c := startCluster(t, shape{ttl: 4 * time.Second, limits: "  host \"*\" {\n    connections = 25\n  }\n"})
-	asked, others := c.leader(t)
-	busy, quiet := c.upstream(t), c.upstream(t)
-	c.setLimit(t, busy.name, connections(6))
-	run := load.Start(load.Plan{Proxies: c.proxies(), Target: busy.target, Workers: 9, Hold: 40 * time.Millisecond, Pause: 100 * time.Millisecond})
-	defer func() { run.Stop() }()
-	tunnel := others[0].open(t, quiet.target)
+	c := startWatched(t)
+	busy, quiet, asked := c.busy, c.quiet, c.leads
 	s := openScreen(t, []string{"LANG=C.UTF-8", "TERM=screen-256color", "WEIR_ADDR=" + asked.api}, os.Getenv(binaryVariable)+" top --sort host")
 
 	s.shows(t, 20*time.Second, "leader "+asked.name+", term [0-9]+ .*every 1s$")
@@ -81,8 +74,8 @@ func TestTop(t *testing.T) {
 	}
 	s.shows(t, 10*time.Second, regexp.QuoteMeta(busy.name)+" +6 +[0-9]+ .*█.* [0-9.]*[1-9][0-9.]* +[0-9.]*[1-9][0-9.]*$")
 	topResizes(t, s)
-	topFiltersAndOpens(t, s, quiet, tunnel.LocalAddr().String())
-	topShowsADeadNode(t, c, s, others[1])
+	topFiltersAndOpens(t, s, quiet, c.tunnel.LocalAddr().String())
+	topShowsADeadNode(t, c.cluster, s, c.idle)
 	topComesBack(t, s, asked)
 
 	s.keys(t, "q")

@@ -347,25 +347,7 @@ func TestFixturesOfVersion1(t *testing.T) {
 	if *writeFixtures {
 		writeFixture(t, logPath, snapPath)
 	}
-	log, err := os.ReadFile(logPath)
-	if err != nil {
-		t.Fatal(err)
-	}
-	replayed := NewState()
-	for index := uint64(1); len(log) > 0; index++ {
-		n, size := binary.Uvarint(log)
-		if size <= 0 || n > uint64(len(log)-size) {
-			t.Fatal("the fixture is torn")
-		}
-		c, err := Decode(log[size : size+int(n)])
-		if err != nil {
-			t.Fatalf("entry %d: %v", index, err)
-		}
-		if r := replayed.Apply(index, 1, c); r.Err != nil {
-			t.Fatalf("entry %d: %v", index, r.Err)
-		}
-		log = log[size+int(n):]
-	}
+	replayed := replay(t, logPath)
 	f, err := os.Open(snapPath)
 	if err != nil {
 		t.Fatal(err)
@@ -410,6 +392,24 @@ func TestFixturesOfVersion2(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	s := replay(t, path)
+	const want = `index 13, cluster 0c1d, ttl 10s, table 13, shape 13
+* 7 {1s 3} shared=false evict=false api 13
+*.example.org -1 {0s 0} shared=false evict=false api 13
+session 2 a id-a: *.example.org=60 api.example.com=4
+session 3 b id-b: 10.0.0.1=4 ::1=1 api.example.com=1
+`
+	if got := describe(s); got != want {
+		t.Errorf("%s\nwant\n%s", got, want)
+	}
+	if below := s.ConfigLimits(); len(below) != 1 || below[0].Connections != 25 {
+		t.Errorf("the config's layer is %+v", below)
+	}
+}
+
+// replay applies the entries in a file to a new state.
+func replay(t *testing.T, path string) *State {
+	t.Helper()
 	log, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -424,21 +424,12 @@ func TestFixturesOfVersion2(t *testing.T) {
 		if err != nil {
 			t.Fatalf("entry %d: %v", index, err)
 		}
-		s.Apply(index, 1, c)
+		if r := s.Apply(index, 1, c); r.Err != nil {
+			t.Fatalf("entry %d: %v", index, r.Err)
+		}
 		log = log[size+int(n):]
 	}
-	const want = `index 13, cluster 0c1d, ttl 10s, table 13, shape 13
-* 7 {1s 3} shared=false evict=false api 13
-*.example.org -1 {0s 0} shared=false evict=false api 13
-session 2 a id-a: *.example.org=60 api.example.com=4
-session 3 b id-b: 10.0.0.1=4 ::1=1 api.example.com=1
-`
-	if got := describe(s); got != want {
-		t.Errorf("%s\nwant\n%s", got, want)
-	}
-	if below := s.ConfigLimits(); len(below) != 1 || below[0].Connections != 25 {
-		t.Errorf("the config's layer is %+v", below)
-	}
+	return s
 }
 
 func writeFixture(t *testing.T, logPath, snapPath string) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/weirproxy/weir/config"
 	"github.com/weirproxy/weir/config/certs"
 )
 
@@ -106,7 +107,7 @@ valid for localhost, 127.0.0.1 and ::1, and for what --dns and --ip add. A node 
 				return err
 			}
 			q.Node, q.Days = args[0], m.days
-			if !nodeNamed(q.Node) {
+			if !config.UsableName(q.Node) {
 				return usagef(cmd, "%q can't be a node's name: it has 1 to 63 letters, digits, dots, underscores and hyphens", q.Node)
 			}
 			return makeCert(cmd, &m, q, ca, caKey)
@@ -162,19 +163,6 @@ api {
 }
 `, cert, key, absolute(ca), q.Node, out.NotAfter.UTC().Format(time.DateOnly))
 	return err
-}
-
-// nodeNamed reports whether a node can have the name, as the config has it.
-func nodeNamed(name string) bool {
-	if name == "" || len(name) > 63 {
-		return false
-	}
-	for _, r := range name {
-		if !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '.' || r == '_' || r == '-') {
-			return false
-		}
-	}
-	return true
 }
 
 // write writes a certificate and its key, and answers where. Neither is touched where one is there already, unless forced to.

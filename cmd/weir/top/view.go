@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/weirproxy/weir/config"
 )
 
 // Frame is the screen's text at a moment: exactly as many lines as the terminal has, none longer than it is wide.
@@ -61,7 +63,7 @@ func (m *Model) head(now time.Time) []string {
 		}
 		left += fmt.Sprintf("  node %s (%s)  %s", Clean(st.Node), Clean(st.Version), leader)
 	}
-	right := "every " + short(m.opt.Interval)
+	right := "every " + config.FormatDuration(m.opt.Interval)
 	if m.paused {
 		right = m.opt.paint(inverse, " paused ")
 	}
@@ -85,18 +87,6 @@ func (m *Model) alarm(when bool, l look, text string) string {
 	return text
 }
 
-// short is a duration as people write it.
-func short(d time.Duration) string {
-	s := d.String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return s
-}
-
 // ends sets two texts at the ends of a line; the left one is cut first.
 func (m *Model) ends(left, right string) string {
 	room := m.width - Width(right) - 1
@@ -114,7 +104,7 @@ func (m *Model) news(now time.Time) []string {
 	var lines []string
 	if m.lost != "" {
 		wait := max(0, m.retryAt.Sub(now)).Round(time.Second)
-		lines = append(lines, m.opt.paint(bad, fmt.Sprintf("No answer: %s. Trying again in %s.", Clean(m.lost), short(wait))))
+		lines = append(lines, m.opt.paint(bad, fmt.Sprintf("No answer: %s. Trying again in %s.", Clean(m.lost), config.FormatDuration(wait))))
 	} else if wrong := m.troubles(); m.picture != nil && len(wrong) > 0 {
 		lines = append(lines, m.opt.paint(warn, strings.Join(wrong, "; ")))
 	}
