@@ -146,7 +146,7 @@ func (l *leadership) propose(cmd fsm.Command) {
 		l.tellEarly(adj)
 	}
 	l.inflight = cmd
-	w.raft.note(l.term, cmd)
+	w.raft.note(judged{l.term, cmd, l.lossFrom != nil})
 	w.at(w.commit/2+w.dice.upTo(w.commit), l, evCommit, l.proposal)
 }
 

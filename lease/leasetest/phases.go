@@ -209,7 +209,8 @@ func (w *world) writeLimit(l Limit, i int) {
 }
 
 // replay puts into the log again what a leader has proposed in this term, or what one proposed in an earlier one as if it were of this.
-// Raft does neither; an opened session is not repeated in its own term, since nobody proposes an entry twice.
+// Raft does neither; an opened session is not repeated in its own term, since nobody proposes an entry twice. Nor is an entry that takes a
+// grant from who does not hear of it: it may not have been committed before, and this time nobody would count the loss.
 func (w *world) replay(former bool) {
 	r := &w.raft
 	if r.lead == nil || !r.quorum(r.lead.p) {
@@ -217,7 +218,7 @@ func (w *world) replay(former bool) {
 	}
 	for range 2 * len(r.judged) {
 		j := r.judged[w.dice.below(len(r.judged))]
-		if _, opens := j.cmd.(*fsm.OpenSession); former != (j.term < r.term) || opens && !former || j.cmd == r.lead.inflight {
+		if _, opens := j.cmd.(*fsm.OpenSession); former != (j.term < r.term) || (opens || j.takes) && !former || j.cmd == r.lead.inflight {
 			continue
 		}
 		res := r.commit(r.term, j.cmd)

@@ -35,8 +35,9 @@ type logEntry struct {
 
 // judged is a command and the term in which a leader proposed it.
 type judged struct {
-	term uint64
-	cmd  fsm.Command
+	term  uint64
+	cmd   fsm.Command
+	takes bool // a grant, without a word to whom it is taken from
 }
 
 // indexStep is the distance of two entries' indexes: a broken state machine needs some in between.
@@ -215,13 +216,13 @@ func (r *raft) killed(x *process) {
 }
 
 // note keeps a command to be replayed.
-func (r *raft) note(term uint64, cmd fsm.Command) {
+func (r *raft) note(j judged) {
 	const kept = 16
 	if len(r.judged) < kept {
-		r.judged = append(r.judged, judged{term, cmd})
+		r.judged = append(r.judged, j)
 		return
 	}
-	r.judged[r.w.dice.below(kept)] = judged{term, cmd}
+	r.judged[r.w.dice.below(kept)] = j
 }
 
 // commit appends an entry, which is committed with that, and applies it where the log is led.
