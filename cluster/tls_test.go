@@ -369,3 +369,43 @@ func TestClusterOverTLS(t *testing.T) {
 		t.Errorf("a client without TLS is answered %q", answer)
 	}
 }
+
+// TestOnlyForRPC: a connection between two nodes that have certificates, but which one of them takes for something else, such as its
+// API's, is refused by the other.
+func TestOnlyForRPC(t *testing.T) {
+	t.Parallel()
+	l := newTestLab(t)
+	set := l.set("a", 0, 30)
+	s := &security{current: func() *certs.Set { return set }}
+	without := func(conf *tls.Config) *tls.Config {
+		conf.NextProtos, conf.VerifyConnection = nil, nil
+		return conf
+	}
+	for _, test := range []struct {
+		name            string
+		client, server  *tls.Config
+		dials, isDialed error
+	}{
+		{"both for rpc", s.client(), s.server(), nil, nil},
+		{"the one that dials for something else", without(s.client()), s.server(), nil, errNoRPC},
+		{"the other for something else", s.client(), without(s.server()), errNoRPC, nil},
+	} {
+		near, far := net.Pipe()
+		accepted := make(chan error, 1)
+		must(t, errors.Join(near.SetDeadline(time.Now().Add(5*time.Second)), far.SetDeadline(time.Now().Add(5*time.Second))))
+		go func() {
+			err := tls.Server(far, test.server).Handshake()
+			_ = far.Close()
+			accepted <- err
+		}()
+		err := tls.Client(near, test.client).Handshake()
+		_, _ = io.Copy(io.Discard, near) // a refusal
+		_ = near.Close()
+		if !errors.Is(err, test.dials) {
+			t.Errorf("%s: %v", test.name, err)
+		}
+		if err := <-accepted; test.dials == nil && !errors.Is(err, test.isDialed) {
+			t.Errorf("%s: at the other end: %v", test.name, err)
+		}
+	}
+}
