@@ -334,15 +334,12 @@ func (p *keyPlan) keepTurns() {
 // aim decides who must come down, and to what, and tells those for whom that changes.
 func (p *keyPlan) aim() {
 	var shortage, waiting int64
-	asked := false
 	for _, r := range p.rows {
 		shortage += r.short()
 		waiting += r.unserved()
-		asked = asked || r.d.ask != 0 && r.short() > 0
 	}
 	// What is held back will be granted in a moment: nobody need give anything up for it.
 	shortage, waiting = max(0, shortage-p.back), max(0, waiting-p.back)
-	asked = asked && shortage > 0
 	over := p.fixed - p.limit.Connections
 	for _, r := range p.rows {
 		over += r.held
@@ -361,7 +358,7 @@ func (p *keyPlan) aim() {
 	if p.tight {
 		p.aimAtIdle(waiting)
 	}
-	if over > 0 || shortage > 0 || overhang > 0 || asked {
+	if over > 0 || shortage > 0 || overhang > 0 {
 		p.c.contendedUntil = p.now + contendedFor
 	}
 	contended := p.now < p.c.contendedUntil
