@@ -22,6 +22,10 @@ const (
 	pledgeTimeout    = 2 * time.Second
 	bootstrapRemind  = 15 * time.Second
 	maxPledgeServers = 64
+	// listenFirst is how long a server that would form a cluster alone listens first. A leader, or a server that would be one,
+	// dials each voter at least every 1.5 s: whoever is alive of a cluster that counts on this server is heard in that time.
+	// Longer makes the first start of a lone server slower.
+	listenFirst = 2 * time.Second
 )
 
 // pledge is a promise to take part in one candidate's bootstrap and in no other.
@@ -74,6 +78,9 @@ type bootstrapPlan struct {
 
 // planBootstrap decides, from gossip alone, whether this server should try to write the first configuration.
 func planBootstrap(self Member, all []Member, expect int) bootstrapPlan {
+	if self.Cluster != "" {
+		return bootstrapPlan{wait: fmt.Sprintf("this node is of cluster %s: waiting to be added to it", self.Cluster)}
+	}
 	var servers []Member
 	for _, m := range all {
 		if !m.Alive() {
@@ -113,11 +120,15 @@ type bootstrapper struct {
 
 // run returns once this server has Raft state.
 func (b *bootstrapper) run(ctx context.Context) {
-	expect := b.c.cfg.BootstrapExpect
+	expect, began := b.c.cfg.BootstrapExpect, time.Now()
 	reminder := reminder{every: bootstrapRemind}
 	for b.c.raftIsEmpty() {
 		plan := planBootstrap(b.c.self(), b.c.Members(), expect)
 		pause := bootstrapTick
+		if left := b.c.cfg.listen - time.Since(began); plan.lead && len(plan.servers) == 1 && left > 0 {
+			plan = bootstrapPlan{wait: "listening first for a cluster that knows this server"}
+			pause = min(pause, left)
+		}
 		if plan.lead {
 			err := b.attempt(ctx, plan.servers)
 			if err == nil {
@@ -199,8 +210,11 @@ func (b *bootstrapper) collect(ctx context.Context, p pledge, servers []Member) 
 func (b *bootstrapper) write(servers []Member) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.c.raftIsEmpty() {
+	if !b.c.raftIsEmpty() || b.c.ClusterID() != "" {
 		return errHasState
+	}
+	if err := b.c.cfg.Data.update(func(id *identity) { id.FormedAlone = len(servers) == 1 }); err != nil {
+		return err
 	}
 	var conf raft.Configuration
 	for _, s := range servers {
@@ -243,7 +257,7 @@ func (b *bootstrapper) pledgeTo(r *clusterpb.PledgeRequest) *clusterpb.PledgeRep
 	refuse := func(reason string) *clusterpb.PledgeReply { return &clusterpb.PledgeReply{Reason: reason} }
 	self := b.c.cfg.Data.ServerID()
 	switch {
-	case !b.c.raftIsEmpty():
+	case !b.c.raftIsEmpty(), b.c.ClusterID() != "":
 		return &clusterpb.PledgeReply{Reason: errHasState.Error(), HasState: true}
 	case int(r.GetBootstrapExpect()) != b.c.cfg.BootstrapExpect:
 		return refuse(fmt.Sprintf("bootstrap_expect is %d here and %d there", b.c.cfg.BootstrapExpect, r.GetBootstrapExpect()))

@@ -85,6 +85,7 @@ type Config struct {
 	wrapStore func(logStable) logStable
 	patience  time.Duration // of the watchdog: with commits
 	stall     time.Duration // and with the own disk
+	listen    time.Duration // before a cluster is formed alone; negative: not at all
 }
 
 // Handlers is what a node does as part of the cluster. All are optional.
@@ -102,6 +103,9 @@ type Handlers struct {
 	// LeaderChanged is told the rpc address of a leader that this node has heard of, when it is another one than before.
 	// It must not block.
 	LeaderChanged func(rpcAddr string)
+	// Superseded is told, once, that this server must not lead the cluster that it has formed, nor use what that cluster has
+	// granted: an older cluster names it as a voter. It must not block.
+	Superseded func(error)
 }
 
 // Cluster is a node's part in its cluster.
@@ -114,6 +118,8 @@ type Cluster struct {
 	stop context.CancelFunc
 	wg   sync.WaitGroup
 
+	of        *affiliation
+	said      saidBefore // of gossip that is refused
 	mux       *mux
 	peers     *peers
 	servers   *servers
@@ -133,6 +139,8 @@ type Cluster struct {
 	proposals *proposals
 	verifier  *verifier
 	muted     atomic.Bool // by the watchdog: followers are sent nothing
+	// superseded says that an older cluster counts on this server, which has formed another one alone: it leads nobody.
+	superseded atomic.Bool
 
 	leaderChanges atomic.Uint64
 
@@ -140,6 +148,7 @@ type Cluster struct {
 	fatalOnce sync.Once
 	downOnce  sync.Once
 	down      chan struct{}
+	started   chan struct{} // closed once gossip and Raft are set, before anybody else can reach them
 
 	leaderKick chan struct{} // gossip may tell of another leader
 }
@@ -150,7 +159,7 @@ func New(cfg Config) (*Cluster, error) {
 		return nil, err
 	}
 	c := &Cluster{
-		cfg: cfg, log: cfg.Log, born: time.Now(), proposals: newProposals(), raftReady: make(chan struct{}), down: make(chan struct{}),
+		cfg: cfg, log: cfg.Log, born: time.Now(), proposals: newProposals(), raftReady: make(chan struct{}), down: make(chan struct{}), started: make(chan struct{}),
 		leaderKick: make(chan struct{}, 1),
 	}
 	c.life, c.stop = context.WithCancel(context.Background())
@@ -168,6 +177,12 @@ func (cfg *Config) normalise() error {
 	}
 	if cfg.stall == 0 {
 		cfg.stall = stallLimit * time.Duration(cfg.Multiplier)
+	}
+	switch {
+	case cfg.listen == 0 && (cfg.Data == nil || cfg.Data.Path() == ""):
+		cfg.listen = -1 // nothing that is kept in memory can have been lost
+	case cfg.listen == 0:
+		cfg.listen = listenFirst * time.Duration(cfg.Multiplier)
 	}
 	if cfg.Label == "" {
 		cfg.Label = defaultLabel
@@ -220,8 +235,9 @@ func (c *Cluster) open() (err error) {
 			}
 		}()
 	}
+	door := c.doorkeeper()
 	logger := newQuietStandardLogger(c.log.Named("gossip"))
-	if c.transport, err = listenGossip(c.cfg.Gossip, logger); err != nil {
+	if c.transport, err = listenGossip(c.cfg.Gossip, logger, door, c.gossipRefused); err != nil {
 		return err
 	}
 	self, err := c.advertisedRPC(listener)
@@ -229,13 +245,59 @@ func (c *Cluster) open() (err error) {
 		c.transport.discard()
 		return err
 	}
-	id := ""
-	if c.cfg.Role == RoleServer {
-		id = c.cfg.Data.ServerID()
-	}
-	c.mux = newMux(c.log.Named("rpc"), listener, self, id, newSecurity(&c.cfg))
+	c.mux = newMux(c.log.Named("rpc"), listener, self, door, newSecurity(&c.cfg))
 	c.peers = newPeers(c.mux)
 	return nil
+}
+
+// doorkeeper speaks for this node on both of its ports.
+func (c *Cluster) doorkeeper() *doorkeeper {
+	saved := c.cfg.Data.state().Cluster
+	c.of = &affiliation{seed: len(c.cfg.Join) == 0, id: saved, settled: saved != "", keep: c.keepClusterID, decided: c.clusterDecided}
+	d := &doorkeeper{name: c.cfg.Name, of: c.of, introduction: c.introduce, heard: c.heardPreface}
+	if c.cfg.Role == RoleServer {
+		d.serverID = c.cfg.Data.ServerID()
+	}
+	return d
+}
+
+// introduce says what others need to know of this node where a connection begins.
+func (c *Cluster) introduce(i *clusterpb.Introduction) {
+	select {
+	case <-c.started:
+		i.GossipAddr, i.LeadsTerm = c.gossip.gossipIP.String(), c.leadingTerm()
+	default: // neither is known yet
+	}
+}
+
+// gossipRefused logs why there is no gossip with an address: at most once in a while for each machine.
+func (c *Cluster) gossipRefused(peer string, err error) {
+	log := c.log.Named("gossip")
+	host, _, splitErr := net.SplitHostPort(peer)
+	if splitErr != nil {
+		host = peer
+	}
+	var wrong *misfit
+	if errors.As(err, &wrong) && c.said.due(host+" "+wrong.kind(), time.Now()) || errors.Is(err, errUnmarked) && c.said.due(host+" unmarked", time.Now()) {
+		log.Warn("no gossip with a node", "peer", peer, "reason", err)
+		return
+	}
+	log.Debug("no gossip with a node", "peer", peer, "reason", err)
+}
+
+// keepClusterID writes down, for good, of which cluster this node is.
+func (c *Cluster) keepClusterID(id string) error {
+	return c.cfg.Data.update(func(saved *identity) { saved.Cluster = id })
+}
+
+// clusterDecided follows the moment at which this node knows its cluster: from then on it has nothing to do with members of
+// others that it met before.
+func (c *Cluster) clusterDecided(id string) {
+	c.log.Info("this node's cluster is known", "cluster", id)
+	c.mux.dropOthers(id)
+	if err := c.gossip.decide(id); err != nil {
+		c.log.Error("the gossip metadata can't be changed", "error", err)
+	}
 }
 
 // advertisedRPC is what others dial: as configured, or where the port is bound to every address, the one that gossip
@@ -293,7 +355,7 @@ func (c *Cluster) start(h Handlers) error {
 	}
 	if c.gossip, err = newGossip(gossipConfig{
 		name: c.cfg.Name, advertise: c.cfg.AdvertiseGossip, everywhere: c.transport.everywhere, join: c.cfg.Join, keys: c.cfg.GossipKeys, plaintext: c.cfg.Plaintext, label: c.cfg.Label,
-		mult: c.cfg.Multiplier, log: c.log.Named("gossip"), conflict: c.settleConflict,
+		mult: c.cfg.Multiplier, log: c.log.Named("gossip"), conflict: c.settleConflict, fatal: c.fatal,
 	}, c.transport, meta); err != nil {
 		return err
 	}
@@ -308,6 +370,8 @@ func (c *Cluster) start(h Handlers) error {
 		h.Services(c.servers.grpc)
 	}
 	c.servers.start(c.mux, c.fatal)
+	close(c.started)
+	c.transport.start()
 	c.mux.start()
 	c.background(func() { c.gossip.run(c.life) })
 	c.background(func() { c.tellMembers(c.life) })
@@ -330,7 +394,7 @@ func (c *Cluster) firstMeta() (*clusterpb.Meta, error) {
 	}
 	meta := &clusterpb.Meta{
 		Identity: identity, Role: clusterpb.Role_ROLE_PROXY, RpcAddr: c.mux.self, Version: c.cfg.Version, ConfigDigest: c.cfg.ConfigDigest,
-		ApiAddr: c.cfg.APIAddr,
+		ApiAddr: c.cfg.APIAddr, Cluster: c.of.cluster(),
 	}
 	if c.cfg.Role == RoleServer {
 		has, err := c.stores.hasState()
@@ -340,7 +404,6 @@ func (c *Cluster) firstMeta() (*clusterpb.Meta, error) {
 		meta.Role = clusterpb.Role_ROLE_SERVER
 		meta.LogVersion = max(c.cfg.LogVersion, 1)
 		meta.BootstrapExpect, meta.HasState = uint32(max(c.cfg.BootstrapExpect, 0)), has
-		meta.Cluster = c.cfg.Data.state().Cluster
 	}
 	return meta, nil
 }
@@ -557,7 +620,8 @@ func (c *Cluster) self() Member {
 	return m
 }
 
-func (c *Cluster) clusterID() string { return c.cfg.Data.state().Cluster }
+// ClusterID is the id of the cluster that this node is of; "" until it is known.
+func (c *Cluster) ClusterID() string { return c.of.cluster() }
 
 // plainAddress is an address without the id that Raft's transport may have put before it.
 func plainAddress(addr raft.ServerAddress) string {

@@ -43,8 +43,10 @@ type identity struct {
 	Format   int    `json:"format"`
 	Name     string `json:"name"`
 	Identity string `json:"identity"`
-	Cluster  string `json:"cluster,omitempty"`  // the cluster's id, once known
-	HasRaft  bool   `json:"has_raft,omitempty"` // a Raft log was made here: it must not be missing
+	Cluster  string `json:"cluster,omitempty"` // the cluster's id, once known
+	// FormedAlone says that this server wrote the first configuration of its cluster as the only server of it.
+	FormedAlone bool `json:"formed_alone,omitempty"`
+	HasRaft     bool `json:"has_raft,omitempty"` // a Raft log was made here: it must not be missing
 	// Pledge is the bootstrap that this server has promised to take part in, and in no other.
 	Pledge pledge `json:"pledge,omitzero"`
 }

@@ -92,7 +92,7 @@ func (p *pilot) addServers(ctx context.Context) {
 
 // mayAdd keeps out a server that carries the Raft log of another cluster.
 func (p *pilot) mayAdd(m Member) bool {
-	mine := p.c.clusterID()
+	mine := p.c.ClusterID()
 	if !m.hasState || mine == "" || m.Cluster == mine {
 		return true
 	}

@@ -175,7 +175,7 @@ func NewAllocator(now time.Duration, term uint64, st *fsm.State) *Allocator {
 	for _, s := range st.Sessions() {
 		a.addPeer(s, now)
 	}
-	a.limits = limitsMessage(st.Table())
+	a.limits = limitsMessage(st.ClusterID(), st.Table())
 	return a
 }
 
@@ -282,6 +282,10 @@ func (a *Allocator) hello(now time.Duration, st *fsm.State, conn uint64, h *leas
 			fmt.Sprintf("this server speaks version %d of the lease protocol, the node %d: upgrade the older one", protocolVersion, h.Protocol), 0))
 		return
 	}
+	if refused := mayServe(h, st.ClusterID()); refused != nil {
+		a.sendLast(conn, refused)
+		return
+	}
 	if h.Session == 0 {
 		a.supersede(h)
 		a.unproven = append(a.unproven, &openRequest{conn, h})
@@ -360,6 +364,7 @@ func (a *Allocator) resume(st *fsm.State, p *peer) {
 }
 
 func (a *Allocator) greet(p *peer, w *leasepb.Welcome) {
+	w.Cluster = a.limits.GetLimits().Cluster
 	a.send(p.conn, a.limits)
 	a.send(p.conn, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Welcome{Welcome: w}})
 }
@@ -577,7 +582,7 @@ func (w *wakes) Pop() any {
 
 // LimitsChanged goes by new limits.
 func (a *Allocator) LimitsChanged(st *fsm.State) {
-	a.limits = limitsMessage(st.Table())
+	a.limits = limitsMessage(st.ClusterID(), st.Table())
 	for _, p := range a.order {
 		if p.conn != 0 && p.hello == nil {
 			a.send(p.conn, a.limits)
@@ -904,8 +909,8 @@ func keepAliveMessage(seq uint64) *leasepb.NodeMessage {
 	return &leasepb.NodeMessage{Message: &leasepb.NodeMessage_KeepAlive{KeepAlive: &leasepb.KeepAlive{Seq: seq}}}
 }
 
-func limitsMessage(t *fsm.Table) *leasepb.LeaderMessage {
-	m := &leasepb.Limits{Index: t.Index, ShapeIndex: t.ShapeIndex}
+func limitsMessage(cluster string, t *fsm.Table) *leasepb.LeaderMessage {
+	m := &leasepb.Limits{Cluster: cluster, Index: t.Index, ShapeIndex: t.ShapeIndex}
 	all := t.Limits()
 	m.Limits = make([]*fsmpb.Limit, len(all))
 	for i := range all {

@@ -164,7 +164,7 @@ func (a *agent) build() (err error) {
 	}
 	a.manager = lease.NewManager(lease.ManagerConfig{
 		Name: cfg.Name, Identity: a.data.Identity(), OnExpiry: expiries[cfg.Lease.OnExpiry],
-		Connect: a.connect, Clock: clock, Log: a.log.Named("lease"),
+		Affiliation: a.members, Connect: a.connect, Clock: clock, Log: a.log.Named("lease"),
 		Limits: a.lastLimits(), OnLimits: a.keepLimits, OnFence: a.events.Fenced,
 	})
 	proxyConfig := proxy.Config{
@@ -198,6 +198,9 @@ func (a *agent) run(ctx context.Context, signals <-chan os.Signal) error {
 	a.forbidOwnPorts(ctx)
 	part("own ports", func() error { a.guardOwnPorts(ctx); return nil })
 	part("users", func() error { a.watchUsers(ctx); return nil })
+	if a.store != nil {
+		part("cluster id", func() error { return a.followClusterID(ctx) })
+	}
 	part("lease", func() error { return a.manager.Run(ctx) })
 	part("proxy", func() error { return a.proxy.Serve(a.proxyListener) })
 	part("api", func() error { return a.api.Serve(a.apiListener) })

@@ -108,7 +108,7 @@ func (a *agent) Status() api.Status {
 	ready, _ := a.Ready()
 	r := a.members.RaftStatus()
 	return api.Status{
-		Node: a.name(), Version: thisBuild().Version, Role: string(role), Leader: leader, Ready: ready,
+		Node: a.name(), Cluster: a.members.ClusterID(), Version: thisBuild().Version, Role: string(role), Leader: leader, Ready: ready,
 		Session:             a.sessionStatus(),
 		Raft:                api.RaftStatus{State: r.State, Term: r.Term, LastIndex: r.LastIndex, CommitIndex: r.CommitIndex, AppliedIndex: r.AppliedIndex},
 		ConfigDisagreements: a.disagreements(),

@@ -65,6 +65,7 @@ func (a *agent) handlers() cluster.Handlers {
 		HTTP:          a.api.PeerHandler(),
 		MemberChanged: a.memberChanged,
 		LeaderChanged: a.leaderChanged,
+		Superseded:    func(error) { a.manager.GiveUp() },
 		Services:      func(grpc.ServiceRegistrar) {},
 	}
 	if a.leases != nil {
@@ -89,7 +90,7 @@ func (a *agent) lead(ctx context.Context, term uint64) {
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
-	if err := a.members.SetClusterID(a.clusterID()); err != nil {
+	if err := a.members.SetClusterID(a.clusterID()); err != nil { // before anybody is let in
 		a.stop(err)
 		return
 	}
@@ -109,6 +110,21 @@ func (a *agent) initial() *fsm.Init {
 	id := make([]byte, 16)
 	_, _ = rand.Read(id) // never fails: it stops the program instead
 	return &fsm.Init{ClusterID: hex.EncodeToString(id), TTL: a.cfg.Lease.TTL, Limits: limitsOf(a.cfg)}
+}
+
+// followClusterID makes a server a member of the cluster that its log names, from the moment that the log does.
+func (a *agent) followClusterID(ctx context.Context) error {
+	for {
+		changed := a.store.Changed()
+		if id := a.clusterID(); id != "" {
+			return a.members.SetClusterID(id)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }
 
 func (a *agent) clusterID() (id string) {
