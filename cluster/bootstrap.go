@@ -26,6 +26,8 @@ const (
 	// dials each voter at least every 1.5 s: whoever is alive of a cluster that counts on this server is heard in that time.
 	// Longer makes the first start of a lone server slower.
 	listenFirst = 2 * time.Second
+	// heardFor is how long a member of another cluster that has dialled a server keeps it from forming its own.
+	heardFor = 15 * time.Second
 )
 
 // pledge is a promise to take part in one candidate's bootstrap and in no other.
@@ -116,6 +118,30 @@ type bootstrapper struct {
 	round uint64 // under way, in which pledges bind; 0: none
 
 	checking sync.Mutex // one question about a foreign pledge at a time
+
+	heardMu sync.Mutex
+	heard   string // which member of a cluster has dialled this server last
+	heardAt time.Time
+}
+
+// hear notes that a member of a cluster has dialled this server, which that member knows by its name or its address.
+func (b *bootstrapper) hear(member string, now time.Time) {
+	b.heardMu.Lock()
+	defer b.heardMu.Unlock()
+	b.heard, b.heardAt = member, now
+}
+
+// mayFormAlone returns why this server, which sees no other that has no cluster, should not form one by itself yet; "": it may.
+func (b *bootstrapper) mayFormAlone(began, now time.Time) (wait string) {
+	b.heardMu.Lock()
+	defer b.heardMu.Unlock()
+	switch {
+	case b.heard != "" && now.Sub(b.heardAt) < heardFor:
+		return b.heard + ", looks for this server: not forming another cluster; if it is to join that one, put an address of it into cluster.join"
+	case now.Sub(began) < b.c.cfg.listen:
+		return "listening first for a cluster that knows this server"
+	}
+	return ""
 }
 
 // run returns once this server has Raft state.
@@ -125,9 +151,10 @@ func (b *bootstrapper) run(ctx context.Context) {
 	for b.c.raftIsEmpty() {
 		plan := planBootstrap(b.c.self(), b.c.Members(), expect)
 		pause := bootstrapTick
-		if left := b.c.cfg.listen - time.Since(began); plan.lead && len(plan.servers) == 1 && left > 0 {
-			plan = bootstrapPlan{wait: "listening first for a cluster that knows this server"}
-			pause = min(pause, left)
+		if plan.lead && len(plan.servers) == 1 {
+			if wait := b.mayFormAlone(began, time.Now()); wait != "" {
+				plan = bootstrapPlan{wait: wait}
+			}
 		}
 		if plan.lead {
 			err := b.attempt(ctx, plan.servers)

@@ -253,12 +253,17 @@ func (c *Cluster) open() (err error) {
 // doorkeeper speaks for this node on both of its ports.
 func (c *Cluster) doorkeeper() *doorkeeper {
 	saved := c.cfg.Data.state().Cluster
-	c.of = &affiliation{seed: len(c.cfg.Join) == 0, id: saved, settled: saved != "", keep: c.keepClusterID, decided: c.clusterDecided}
+	c.of = &affiliation{id: saved, settled: saved != "", keep: c.keepClusterID, decided: c.clusterDecided}
 	d := &doorkeeper{name: c.cfg.Name, of: c.of, introduction: c.introduce, heard: c.heardPreface}
 	if c.cfg.Role == RoleServer {
 		d.serverID = c.cfg.Data.ServerID()
 	}
 	return d
+}
+
+// joinsNobody reports whether cluster.join names no other node.
+func joinsNobody(join []string, own ...string) bool {
+	return !slices.ContainsFunc(join, func(addr string) bool { return !slices.Contains(own, addr) })
 }
 
 // introduce says what others need to know of this node where a connection begins.
@@ -359,6 +364,7 @@ func (c *Cluster) start(h Handlers) error {
 	}, c.transport, meta); err != nil {
 		return err
 	}
+	c.of.seed = joinsNobody(c.cfg.Join, c.gossip.gossipIP.String(), c.cfg.Gossip, c.cfg.AdvertiseGossip)
 	if c.cfg.Role == RoleServer {
 		if err := c.startRaft(); err != nil {
 			return err

@@ -287,7 +287,7 @@ func (g *gossip) joinForever(ctx context.Context) {
 		switch {
 		case g.insists() && !g.alone():
 			wait = time.Second
-		case g.undecided() && len(g.cfg.join) > 0 && !g.alone():
+		case g.undecided() && !g.transport.door.of.seed && !g.alone():
 			wait = joinFirst // the others may form a cluster at any moment
 		case missing == 0:
 			wait = joinCheck
@@ -405,7 +405,7 @@ func (g *gossip) findCluster(ctx context.Context) error {
 
 // hear notes a member that has dialled this node: one that has nobody to join joins through it.
 func (g *gossip) hear(addr string) {
-	if len(g.cfg.join) > 0 || addr == "" {
+	if !g.transport.door.of.seed || addr == "" {
 		return
 	}
 	g.heardMu.Lock()

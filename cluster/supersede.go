@@ -20,6 +20,9 @@ func (c *Cluster) heardPreface(p *clusterpb.Preface, from net.Addr) {
 		return
 	}
 	c.gossip.hear(other.GetGossipAddr())
+	if c.bootstrap != nil {
+		c.bootstrap.hear(fmt.Sprintf("node %s at %s, of cluster %s", other.GetNode(), from, other.GetCluster()), time.Now())
+	}
 	saved := c.cfg.Data.state()
 	if !namesAsVoter(p, saved) {
 		return

@@ -60,13 +60,14 @@ func mayServe(h *leasepb.Hello, cluster string) *leasepb.LeaderMessage {
 		fmt.Sprintf("this server leads cluster %s, and node %s is of cluster %s", cluster, h.Node, h.Cluster), time.Second)
 }
 
-// affiliate keeps the id of the cluster that a node without one is let into, before anything that its leader says is used.
+// affiliate keeps the id of the cluster that the node is let into, before anything that its leader says is used. Once it is
+// kept, that costs nothing; a leader of another cluster is for the core to refuse.
 func (m *Manager) affiliate(msg *leasepb.LeaderMessage) error {
 	theirs, states := clusterOf(msg)
 	m.mu.Lock()
 	mine := m.node.cluster
 	m.mu.Unlock()
-	if !states || theirs == "" || mine != "" || m.cfg.Affiliation == nil {
+	if !states || theirs == "" || mine != "" && mine != theirs || m.cfg.Affiliation == nil {
 		return nil
 	}
 	return m.cfg.Affiliation.SetClusterID(theirs)

@@ -2,6 +2,7 @@ package lease
 
 import (
 	"errors"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -70,4 +71,58 @@ func TestLeaderServesItsOwnCluster(t *testing.T) {
 			}
 		}
 	}
+}
+
+// keeper is an Affiliation that notes what is kept.
+type keeper struct {
+	lean string
+	kept []string
+	err  error
+}
+
+func (k *keeper) ClusterID() string { return k.lean }
+
+func (k *keeper) SetClusterID(id string) error {
+	k.kept = append(k.kept, id)
+	return k.err
+}
+
+// TestClusterIsKeptBeforeItsGrantsAreUsed: whatever a node knew of its cluster before, the id is kept when its first leader states it, and
+// what that leader says counts only then.
+func TestClusterIsKeptBeforeItsGrantsAreUsed(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		lean string
+		err  error
+		used bool
+	}{{"", nil, true}, {"one", nil, true}, {"", errors.New("no room"), false}, {"two", nil, false}} {
+		k := &keeper{lean: test.lean, err: test.err}
+		m := NewManager(ManagerConfig{Name: "a", Identity: "1", Clock: &manualClock{}, Affiliation: k})
+		m.node.SetCluster(k.ClusterID())
+		m.node.StreamUp(0)
+		err := m.receiveAll(&scripted{messages: []*leasepb.LeaderMessage{statesLimits("one", 3)}})
+		if used := m.Table() != nil; used != test.used {
+			t.Errorf("%+v: the limits are used: %v (%v)", test, used, err)
+		}
+		if wants := test.lean != "two"; (len(k.kept) == 1 && k.kept[0] == "one") != wants {
+			t.Errorf("%+v: kept %q", test, k.kept)
+		}
+		if !test.used && !errors.Is(err, ErrOtherCluster) {
+			t.Errorf("%+v: %v", test, err)
+		}
+	}
+}
+
+// scripted is a stream that says what it is given, and ends.
+type scripted struct{ messages []*leasepb.LeaderMessage }
+
+func (s *scripted) Send(*leasepb.NodeMessage) error { return nil }
+func (s *scripted) Close()                          {}
+func (s *scripted) Recv() (*leasepb.LeaderMessage, error) {
+	if len(s.messages) == 0 {
+		return nil, io.EOF
+	}
+	m := s.messages[0]
+	s.messages = s.messages[1:]
+	return m, nil
 }
