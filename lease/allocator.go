@@ -179,6 +179,11 @@ func NewAllocator(now time.Duration, term uint64, st *fsm.State) *Allocator {
 	return a
 }
 
+// Hold keeps every free slot back until a moment: the log may be an older copy, and sessions that it has forgotten may use
+// them. Sessions may be opened and go on meanwhile, since a node never uses more than the log grants it: what it has was its own
+// when the log was longer, too.
+func (a *Allocator) Hold(until time.Duration) { a.notBefore = max(a.notBefore, until) }
+
 func (a *Allocator) addPeer(s fsm.Session, seen time.Duration) *peer {
 	p := &peer{Session: s, seen: seen, demands: map[fsm.Key]*demand{}}
 	a.peers[s.ID] = p

@@ -93,8 +93,9 @@ type conn struct {
 }
 
 // Lead serves as the leader of a term until ctx ends. Everything in the log up to the term's beginning must have been applied.
-// left are sessions of which nodes said in gossip, before they went, that nothing is in use.
-func (s *Server) Lead(ctx context.Context, term uint64, left ...uint64) {
+// For hold it grants nothing: the log may have forgotten sessions that are alive until then. left are sessions of which nodes
+// said in gossip, before they went, that nothing is in use.
+func (s *Server) Lead(ctx context.Context, term uint64, hold time.Duration, left ...uint64) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	l := &leadership{
@@ -104,6 +105,10 @@ func (s *Server) Lead(ctx context.Context, term uint64, left ...uint64) {
 		conns:   map[uint64]*conn{},
 	}
 	s.store.Read(func(st *fsm.State) { l.alloc = NewAllocator(l.now(), term, st) })
+	if hold > 0 {
+		s.logger.Warn("leading, but granting nothing yet: the log may be an older copy", "term", term, "for", hold.Round(time.Millisecond))
+		l.alloc.Hold(l.now() + hold)
+	}
 	for _, session := range left {
 		l.alloc.Left(session)
 	}
