@@ -458,9 +458,16 @@ func (a *Allocator) bye(conn uint64) {
 	}
 }
 
-// Left ends a session whose node said in gossip that it had given everything back.
-func (a *Allocator) Left(session uint64) {
-	if p := a.peers[session]; p != nil && !p.closing {
+// Farewell is what a node said in gossip before it went: that it had given everything back.
+type Farewell struct {
+	Node    string
+	Session uint64
+}
+
+// Left ends a session by what its node said. The id alone is not enough: where the log was put back to an older copy, an id that it
+// has forgotten is given out again.
+func (a *Allocator) Left(f Farewell) {
+	if p := a.peers[f.Session]; p != nil && p.Node == f.Node && !p.closing {
 		p.closing = true
 		a.leaves = append(a.leaves, p.ID)
 	}

@@ -112,10 +112,10 @@ func (a *agent) lead(ctx context.Context, term uint64) {
 		a.stop(err)
 		return
 	}
-	var left []uint64
+	var left []lease.Farewell
 	for _, m := range a.members.Members() {
 		if m.Health == cluster.HealthLeft && m.SessionLeft != 0 {
-			left = append(left, m.SessionLeft)
+			left = append(left, lease.Farewell{Node: m.Name, Session: m.SessionLeft})
 		}
 	}
 	a.leases.Lead(ctx, term, a.members.GrantHold(), left...)
