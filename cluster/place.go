@@ -20,9 +20,9 @@ const (
 // place is where a data directory lies: evidence that a server finds its own disk again, and not a copy of it that was
 // put back. It is recorded once the server is sure of its past, and compared at the next start.
 //
-// A copy has files of its own (Log, Witness), or the witness was written over, which changes its time; a directory that
-// was renamed in between was changed later than its content (see undisturbed); a machine that was put back as a whole has
-// booted since. A file system that is rolled back below a running machine shows nothing of all that.
+// A copy has files of its own (Log, Witness), or the witness was written over, which changes its time; what was renamed in
+// between, or written over with the copy's times, was changed later than its content (see undisturbed); a machine that was
+// put back as a whole has booted since. A file system that is rolled back below a running machine shows nothing of all that.
 type place struct {
 	Boot    string `json:"boot"`    // of the machine
 	Log     fileID `json:"log"`     // of the Raft log; it is written to all the time, so Changed is not recorded
@@ -72,13 +72,13 @@ func (d *DataDir) checkPlace() error {
 	if err := before.sameAs(now); err != nil {
 		return err
 	}
-	for _, dir := range []string{d.path, filepath.Join(d.path, raftDirectory)} {
-		still, err := undisturbed(dir)
+	for _, path := range []string{d.path, filepath.Join(d.path, raftDirectory), filepath.Join(d.path, raftDirectory, raftDBFile)} {
+		still, err := undisturbed(path)
 		if err != nil {
-			return fmt.Errorf("%s can't be examined: %w", dir, err)
+			return fmt.Errorf("%s can't be examined: %w", path, err)
 		}
 		if !still {
-			return fmt.Errorf("%s was moved, or its owner or mode was changed", dir)
+			return fmt.Errorf("%s was moved or written over, or its owner, mode or times were changed", path)
 		}
 	}
 	return nil

@@ -25,10 +25,10 @@ func identify(path string) (fileID, error) {
 	return id, nil
 }
 
-// undisturbed reports whether the last change of a directory was one of its entries. To rename the directory itself, or to
-// copy it with its times, makes its inode's time the later one.
-func undisturbed(dir string) (bool, error) {
-	st, err := statx(dir)
+// undisturbed reports whether the last change of a file or directory was one of its content. To rename a directory, or to
+// give a file back the times of what was copied into it, makes the inode's time the later one.
+func undisturbed(path string) (bool, error) {
+	st, err := statx(path)
 	if err != nil {
 		return false, err
 	}

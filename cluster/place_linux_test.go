@@ -47,6 +47,9 @@ func TestACopyThatIsPutBackIsNotTakenForTheOriginal(t *testing.T) {
 			must(t, os.Remove(raftDB(dir)))
 			runCommand(t, "cp", "-a", raftDB(backup), raftDB(dir))
 		}},
+		"only the log, over the file": {put: func(t *testing.T, dir, backup string) {
+			runCommand(t, "cp", "-a", raftDB(backup), raftDB(dir))
+		}},
 		"only the raft directory": {put: func(t *testing.T, dir, backup string) {
 			must(t, os.RemoveAll(filepath.Join(dir, raftDirectory)))
 			runCommand(t, "cp", "-a", filepath.Join(backup, raftDirectory), dir)
