@@ -81,6 +81,11 @@ type Config struct {
 	// it was applied here; those that failed are not told. Many may call at once; it must not block. nil tells nobody.
 	OnCommit func(time.Duration)
 
+	// SessionLife says for how long a session may be alive after its leader was last confirmed (the ttl, and the margin), and
+	// whether that is certain for the cluster. A server whose disk may be an older copy waits for so long. nil: it is not known,
+	// and the longest that there can be counts.
+	SessionLife func() (life time.Duration, certain bool)
+
 	// Tests set these.
 	wrapStore func(logStable) logStable
 	patience  time.Duration // of the watchdog: with commits
@@ -131,6 +136,7 @@ type Cluster struct {
 	stores    *stores
 	fsm       *appliedFSM
 	acks      *ackBook
+	past      *pastGuard
 	netRaft   *raft.NetworkTransport
 	raft      *raft.Raft
 	raftReady chan struct{} // closed once raft is set: Raft's own goroutines come back before
@@ -419,9 +425,12 @@ func (c *Cluster) raftConfig() *raft.Config {
 	mult := time.Duration(c.cfg.Multiplier)
 	conf := raft.DefaultConfig()
 	conf.LocalID = c.serverID()
-	conf.HeartbeatTimeout = 700 * time.Millisecond * mult
-	conf.ElectionTimeout = 700 * time.Millisecond * mult
+	conf.HeartbeatTimeout, conf.ElectionTimeout = c.raftTimeouts(), c.raftTimeouts()
 	conf.LeaderLeaseTimeout = 500 * time.Millisecond * mult
+	if c.past.doubt != nil {
+		// The only voter of a configuration asks nobody before it leads. It has to listen first, until it is released.
+		conf.HeartbeatTimeout, conf.ElectionTimeout = longestLife, longestLife
+	}
 	// A follower that is told of commits within half a second is soon enough: what is committed is acted upon on the
 	// leader, and this is what an idle cluster mostly does.
 	conf.CommitTimeout = 250 * time.Millisecond
@@ -439,6 +448,10 @@ func (c *Cluster) startRaft() error {
 	c.fsm = newAppliedFSM(c.cfg.FSM, c.cfg.AppliedIndex)
 	c.acks = &ackBook{}
 	c.verifier = &verifier{check: c.verifySince}
+	var err error
+	if c.past, err = newPastGuard(c); err != nil {
+		return damaged(c.cfg.Data, "in "+c.cfg.Data.Path(), err)
+	}
 	c.netRaft = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		ServerAddressProvider: addressBook{self: c.serverID(), selfAddr: c.mux.self, lookup: c.dialAddress},
 		Logger:                newQuietLogger(c.log.Named("raft-net")),
@@ -446,9 +459,11 @@ func (c *Cluster) startRaft() error {
 		MaxPool:               3,
 		Timeout:               3 * time.Second * time.Duration(c.cfg.Multiplier),
 	})
+	transport := newGuardedTransport(verifyingTransport{c.netRaft, c.acks, &c.muted}, c.past)
+	c.background(func() { transport.run(c.life) })
 	var node *raft.Raft
-	err := trapped(func() (err error) {
-		node, err = raft.NewRaft(c.raftConfig(), c.fsm, c.stores.log, c.stores.stable, c.stores.snapshots, verifyingTransport{c.netRaft, c.acks, &c.muted})
+	err = trapped(func() (err error) {
+		node, err = raft.NewRaft(c.raftConfig(), c.fsm, c.stores.log, c.stores.stable, c.stores.snapshots, transport)
 		return err
 	})
 	if err != nil {
@@ -456,15 +471,40 @@ func (c *Cluster) startRaft() error {
 	}
 	c.raft = node
 	close(c.raftReady)
+	c.background(func() { c.past.run(c.life) })
 	c.pilot = newPilot(c)
 	if c.cfg.BootstrapExpect > 0 && c.raftIsEmpty() {
 		c.bootstrap = &bootstrapper{c: c, ballot: &ballot{dir: c.cfg.Data}}
 		return nil
 	}
-	if servers := c.configuration().Servers; len(servers) == 1 && servers[0].ID == c.serverID() {
+	switch alone := c.alone(); {
+	case alone && c.past.doubt == nil:
 		c.campaign()
+	case !alone && c.past.doubt != nil:
+		c.restoreTimeouts()
 	}
 	return nil
+}
+
+// alone reports whether this server is the only one of its configuration.
+func (c *Cluster) alone() bool {
+	servers := c.configuration().Servers
+	return len(servers) == 1 && servers[0].ID == c.serverID()
+}
+
+// restoreTimeouts lets a server that had to listen first stand for election. The only one of a cluster does so at once.
+func (c *Cluster) restoreTimeouts() {
+	normal := c.raftTimeouts()
+	conf := c.raft.ReloadableConfig()
+	conf.HeartbeatTimeout, conf.ElectionTimeout = normal, normal
+	if err := c.raft.ReloadConfig(conf); err != nil {
+		c.fatal(fmt.Errorf("this server can't stand for election: %w", err))
+	}
+}
+
+// raftTimeouts is how long a leader may be silent, and an election take.
+func (c *Cluster) raftTimeouts() time.Duration {
+	return 700 * time.Millisecond * time.Duration(c.cfg.Multiplier)
 }
 
 // noteState tells the others when this server has Raft state.

@@ -179,6 +179,11 @@ func NewAllocator(now time.Duration, term uint64, st *fsm.State) *Allocator {
 	return a
 }
 
+// Hold keeps every free slot back until a moment: the log may be an older copy, and sessions that it has forgotten may use
+// them. Sessions may be opened and go on meanwhile, since a node never uses more than the log grants it: what it has was its own
+// when the log was longer, too.
+func (a *Allocator) Hold(until time.Duration) { a.notBefore = max(a.notBefore, until) }
+
 func (a *Allocator) addPeer(s fsm.Session, seen time.Duration) *peer {
 	p := &peer{Session: s, seen: seen, demands: map[fsm.Key]*demand{}}
 	a.peers[s.ID] = p
@@ -458,9 +463,16 @@ func (a *Allocator) bye(conn uint64) {
 	}
 }
 
-// Left ends a session whose node said in gossip that it had given everything back.
-func (a *Allocator) Left(session uint64) {
-	if p := a.peers[session]; p != nil && !p.closing {
+// Farewell is what a node said in gossip before it went: that it had given everything back.
+type Farewell struct {
+	Node    string
+	Session uint64
+}
+
+// Left ends a session by what its node said. The id alone is not enough: where the log was put back to an older copy, an id that it
+// has forgotten is given out again.
+func (a *Allocator) Left(f Farewell) {
+	if p := a.peers[f.Session]; p != nil && p.Node == f.Node && !p.closing {
 		p.closing = true
 		a.leaves = append(a.leaves, p.ID)
 	}

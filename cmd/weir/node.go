@@ -370,7 +370,7 @@ func (a *agent) memberChanged(m cluster.Member) {
 	if a.leases != nil {
 		a.leases.Health(m.Name, m.Health == cluster.HealthDead)
 		if m.Health == cluster.HealthLeft {
-			a.leases.Left(m.SessionLeft)
+			a.leases.Left(lease.Farewell{Node: m.Name, Session: m.SessionLeft})
 		}
 	}
 	a.checkOwnPorts()

@@ -57,7 +57,26 @@ func (a *agent) clusterConfig() cluster.Config {
 		Join:    c.Cluster.Join, BootstrapExpect: c.Cluster.BootstrapExpect,
 		GossipKeys: gossipKeys(c), TLS: a.certs.rpcTLS(), Plaintext: cluster.Plaintext(c.Cluster.Plaintext),
 		ConfigDigest: config.Digest(c), OnCommit: a.timings.commits.Observe, Log: a.log.Named("cluster"), Fatal: a.stop,
+		SessionLife: a.sessionLife,
 	}
+}
+
+// sessionLife is how long a session may be alive after its leader was last confirmed. The file's ttl counts until the cluster's
+// is known.
+func (a *agent) sessionLife() (life time.Duration, certain bool) {
+	if a.store != nil {
+		a.store.Read(func(st *fsm.State) {
+			if st.ClusterID() != "" {
+				life, certain = st.TTL()+lease.Margin, true
+			}
+		})
+	}
+	if !certain {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		life = a.cfg.Lease.TTL + lease.Margin
+	}
+	return life, certain
 }
 
 func (a *agent) handlers() cluster.Handlers {
@@ -94,13 +113,13 @@ func (a *agent) lead(ctx context.Context, term uint64) {
 		a.stop(err)
 		return
 	}
-	var left []uint64
+	var left []lease.Farewell
 	for _, m := range a.members.Members() {
 		if m.Health == cluster.HealthLeft && m.SessionLeft != 0 {
-			left = append(left, m.SessionLeft)
+			left = append(left, lease.Farewell{Node: m.Name, Session: m.SessionLeft})
 		}
 	}
-	a.leases.Lead(ctx, term, left...)
+	a.leases.Lead(ctx, term, a.members.GrantHold(), left...)
 }
 
 // initial is the cluster's first entry: its id, its ttl, and the limits in this node's config.

@@ -52,10 +52,13 @@ func newLeadership(x *process, term uint64) *leadership {
 		now -= rest
 	}
 	l.alloc = lease.NewAllocator(now, term, x.state)
-	for _, id := range w.left {
+	for _, f := range w.left {
 		if w.dice.one(2) { // gossip may not have told it
-			l.alloc.Left(id)
+			l.alloc.Left(f)
 		}
+	}
+	if x.doubted && w.rule != RulePutBackGrants {
+		l.alloc.Hold(x.born + w.plan.TTL.D() + leaseMargin)
 	}
 	for _, y := range w.nodes {
 		if w.dead[y.name] {

@@ -32,9 +32,14 @@ func (w *world) act(kind uint8, n int64) {
 			w.gossip(x.name, true)
 		}
 	case evLeft:
+		i := slices.IndexFunc(w.left, func(f lease.Farewell) bool { return f.Session == uint64(n) })
+		if i < 0 {
+			return // the node is back, and gossip says so
+		}
+		said := w.left[i]
 		for _, l := range slices.Clone(w.raft.leaderships) {
 			if l.p.awake() {
-				l.alloc.Left(uint64(n))
+				l.alloc.Left(said)
 				l.pump()
 			}
 		}
@@ -138,6 +143,8 @@ func (w *world) strike(i int) {
 			w.raft.linger = x.dice.upTo(second)
 			w.at(f.For.D(), l, evDeaf, 0)
 		}
+	case FaultPutBack:
+		w.raft.putBack(w.nodes[0], f)
 	case FaultWall:
 		x.wallSet += f.Late.D() * time.Duration(1-2*min(f.N, 1))
 	}

@@ -2,6 +2,7 @@ package leasetest
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/weirproxy/weir/fsm"
@@ -52,7 +53,11 @@ type process struct {
 
 	asked uint64 // the newest ask
 
+	outlived bool // the log has forgotten what it holds, and it has not been told
+
 	// A server's replica of the log.
+	doubted bool          // the log was put back to an older copy
+	born    time.Duration // the leader's clock when the process started
 	state   *fsm.State
 	applied int
 	batches batches
@@ -160,6 +165,8 @@ func (x *process) boot() {
 		x.served = map[int]int{}
 	}
 	x.pausedUntil, x.frozen = 0, false
+	x.born, x.outlived = x.mono(), false
+	w.left = slices.DeleteFunc(w.left, func(f lease.Farewell) bool { return f.Node == x.name })
 	w.trace.note(w.now, x.name, "starts", x.identity)
 	w.gossip(x.name, false)
 	w.raft.evaluate()
@@ -375,11 +382,11 @@ func (x *process) sayLeft() {
 		return
 	}
 	for _, said := range w.left {
-		if said == id {
+		if said.Session == id {
 			return
 		}
 	}
-	w.left = append(w.left, id)
+	w.left = append(w.left, lease.Farewell{Node: x.name, Session: id})
 	w.at(x.dice.scale(10*ms, 5*second), w, evLeft, int64(id))
 }
 
@@ -544,6 +551,7 @@ func (s *stream) take(m *leasepb.LeaderMessage) bool {
 	if wl := m.GetWelcome(); wl != nil {
 		s.welcomed, s.session = true, wl.Session
 		x.greeted++
+		x.outlived = false
 		w.trace.note(w.now, x.name, "is welcome: session", wl.Session, "resumed", wl.Resumed, "corrected", len(wl.Corrected))
 	}
 	if t := m.GetAssign(); t != nil && w.trace != nil {

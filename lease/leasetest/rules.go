@@ -41,6 +41,7 @@ const (
 	RuleKeepDifference        // 8: what the log does not grant stays in use
 	RuleBeforeExchange        // 8: a node is granted slots before the exchange
 	RuleReleaseEarly          // the slot is released before the upstream has seen the end
+	RulePutBackGrants         // a lone server whose log is an older copy grants at once
 	RuleUncut                 // fsm 1: an increase is not cut to what is free
 	RuleClosedIncrease        // fsm 2: an increase for a session that is not open counts
 	RuleBelowZero             // fsm 3: a decrease takes more than the session has
@@ -55,6 +56,7 @@ var ruleNames = [rules]string{
 	"", "lease-from-answer", "unverified", "stale-proof", "close-early", "no-margin", "new-leader-forgets", "no-fence", "fence-late",
 	"timer-only", "sever-ignored", "bytes-after", "clock-stops", "wall-ignored", "uncommitted", "release-in-use", "other-identity",
 	"no-rest", "new-leader-no-rest", "unproven", "stale-statement", "keep-missing", "keep-difference", "before-exchange", "release-early",
+	"put-back-grants",
 	"fsm-uncut", "fsm-closed-increase", "fsm-below-zero", "fsm-close-keeps", "fsm-stale-term", "fsm-repeated",
 }
 

@@ -39,7 +39,7 @@ type world struct {
 	wild   time.Duration // until then the leader is buggy
 	loss   *process      // is to lose a grant with the next entry
 	dead   map[string]bool
-	left   []uint64
+	left   []lease.Farewell
 	expiry lease.Expiry
 	struck map[int]int // by the fault's place: who led when it struck
 	healed bool        // nothing goes wrong any more
