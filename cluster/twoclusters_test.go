@@ -31,8 +31,8 @@ func logged(log *muxLog) option {
 	}
 }
 
-// at gives a node the addresses of one that has ended.
-func at(rpc, gossip string) option { return func(c *Config) { c.RPC, c.Gossip = rpc, gossip } }
+// onAddresses gives a node the addresses of one that has ended.
+func onAddresses(rpc, gossip string) option { return func(c *Config) { c.RPC, c.Gossip = rpc, gossip } }
 
 func knows(n *testNode, name string) bool { _, ok := n.Member(name); return ok }
 
@@ -90,7 +90,7 @@ func TestAnAddressChangesClusters(t *testing.T) {
 	former.kill()
 	x := startNode(t, "a", "", asProxy).of(idX)
 	var log muxLog
-	stray := startNode(t, "p", "", asProxy, at(rpc, gossip), joining(x), logged(&log))
+	stray := startNode(t, "p", "", asProxy, onAddresses(rpc, gossip), joining(x), logged(&log))
 	eventually(t, 10*time.Second, "p is a member of the cluster that it joins", func() bool { return knows(x, "p") && stray.ClusterID() == idX })
 	eventually(t, 15*time.Second, "f is dead to its own cluster", func() bool { m, _ := y.Member("f"); return m.Health == HealthDead })
 	if knows(y, "p") || knows(stray, "d") || knows(x, "d") || knows(y, "a") {
@@ -166,7 +166,7 @@ func TestAWipedSeedComesBack(t *testing.T) {
 			}
 			a.kill()
 			must(t, os.RemoveAll(path))
-			back := startNode(t, "a", path, expecting(1), at(rpc, gossip))
+			back := startNode(t, "a", path, expecting(1), onAddresses(rpc, gossip))
 			eventually(t, 10*time.Second, "it is found", func() bool { return back.ClusterID() == idX && knows(b, "a") && knows(back, "b") })
 			if !rejoin.leaderless {
 				leader := waitLeader(t, back, b, c)
@@ -208,7 +208,7 @@ func TestASecondClusterFences(t *testing.T) {
 	}
 	apart.kill()
 	var log muxLog
-	again := startNode(t, "a", path, expecting(1), at(rpc, gossip), logged(&log))
+	again := startNode(t, "a", path, expecting(1), onAddresses(rpc, gossip), logged(&log))
 	select {
 	case err := <-again.superseded:
 		if !errors.Is(err, ErrOtherCluster) || !strings.Contains(err.Error(), idX) || !strings.Contains(err.Error(), idY) {

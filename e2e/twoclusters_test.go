@@ -279,7 +279,7 @@ func TestTwoClustersUnderFaults(t *testing.T) {
 	t.Logf("%s=%d", seedVariable, seed)
 	rng := rand.New(rand.NewPCG(seed, 0))
 	p := startPair(t, 3*time.Second, "a", "b", "c")
-	upY := p.y.upstream(t)
+	upY := p.x.upstream(t) // at an address of its own
 	const smallY = 4
 	p.y.setLimit(t, upY.name, queued(smallY, 5*time.Second, 100))
 	p.x.setLimit(t, upY.name, connections(limitY))

@@ -70,13 +70,17 @@ const (
 	FaultWall
 	// FaultPutBack kills the only server, takes its log back to an older copy, which lacks N entries, and starts it again For later.
 	FaultPutBack
+	// FaultStray leads a node's next N dials to the leader of another cluster, and breaks its stream.
+	FaultStray
+	// FaultLostSeed kills a server that has nobody to join; For later it starts again without its disk.
+	FaultLostSeed
 
 	kinds
 )
 
 var kindNames = [kinds]string{
 	"crash", "cut", "raft-cut", "stream-cut", "stream", "depose", "stop", "suspend", "freeze", "lag", "leave", "limit",
-	"disk", "gossip", "twin", "replay", "wild", "loss", "snapshot", "unknown", "wall", "put-back",
+	"disk", "gossip", "twin", "replay", "wild", "loss", "snapshot", "unknown", "wall", "put-back", "stray", "lost-seed",
 }
 
 // String is the kind's name.
@@ -398,4 +402,20 @@ func (g *generator) putBack(d *dice) {
 		g.add(at, Fault{Kind: FaultPutBack, N: 1 + d.below(40), For: Duration(d.upTo(ttl / 2))})
 	}
 	slices.SortStableFunc(p.Faults, func(x, y Fault) int { return int(x.At - y.At) })
+}
+
+// strays leads nodes to another cluster's leader, at times when they look for their own, and takes disks from servers.
+func (g *generator) strays(d *dice) {
+	for range 1 + d.below(3) {
+		at, node := d.upTo(g.p.Length.D()), d.below(g.p.Nodes)
+		if d.one(3) {
+			g.add(at, Fault{Kind: FaultLostSeed, Node: d.below(g.p.Servers), N: 1, For: Duration(d.upTo(200 * ms))})
+			continue
+		}
+		if d.one(2) {
+			g.add(at, Fault{Kind: FaultCrash, Node: node, For: Duration(d.upTo(100 * ms))})
+		}
+		g.add(at+d.upTo(50*ms), Fault{Kind: FaultStray, Node: node, N: 1 + d.below(4)})
+	}
+	slices.SortStableFunc(g.p.Faults, func(x, y Fault) int { return int(x.At - y.At) })
 }

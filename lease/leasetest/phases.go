@@ -89,6 +89,13 @@ func (w *world) strike(i int) {
 	switch f.Kind {
 	case FaultCrash:
 		w.crash(x, f)
+	case FaultLostSeed:
+		w.loseSeed(x, f)
+	case FaultStray:
+		x.stray = f.N
+		if x.stream != nil && x.awake() {
+			x.stream.hangUp()
+		}
 	case FaultCut, FaultRaftCut, FaultStreamCut:
 		w.cut(f, node, 1)
 		w.at(f.For.D(), w, evFaultEnd, int64(i))

@@ -183,6 +183,8 @@ func Generate(seed uint64) *Plan {
 	g.faults()
 	if alone := newDice(seed, 8); alone.one(12) {
 		g.putBack(&alone)
+	} else if two := newDice(seed, 10); two.one(6) {
+		g.strays(&two)
 	}
 	return g.p
 }

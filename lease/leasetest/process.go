@@ -16,7 +16,10 @@ type process struct {
 	index    int
 	name     string
 	identity string
-	twin     bool // uses the name of another
+	cluster  string // as its data has it
+	stray    int    // so many of its next dials lead to another cluster
+	second   bool   // it has formed a cluster of its own
+	twin     bool   // uses the name of another
 	dice     dice
 
 	node    *lease.Node
@@ -149,7 +152,7 @@ func (x *process) realWait(d time.Duration) time.Duration {
 func (x *process) boot() {
 	w := x.w
 	if x.identity == "" {
-		x.known = nil
+		x.known, x.cluster = nil, ""
 		x.identity = fmt.Sprintf("%s-%x", x.name, x.dice.next())
 	}
 	expiry := w.expiry
@@ -157,6 +160,7 @@ func (x *process) boot() {
 		expiry = lease.ExpiryKeep
 	}
 	x.node = lease.NewNode(x.name, x.identity, expiry, x.known)
+	x.node.SetCluster(x.cluster)
 	x.life++
 	x.running, x.parting, x.idle = true, false, false
 	x.alarmAt, x.back, x.losing = 0, 0, false
@@ -228,6 +232,9 @@ func (x *process) dial() {
 		return
 	}
 	l := w.raft.someLeader(&x.dice)
+	if other := x.astray(); other != nil {
+		l = other
+	}
 	switch {
 	case l == nil:
 		x.redial(50 * ms)
@@ -552,6 +559,9 @@ func (s *stream) take(m *leasepb.LeaderMessage) bool {
 		s.welcomed, s.session = true, wl.Session
 		x.greeted++
 		x.outlived = false
+		if !s.lead.foreign {
+			x.cluster = wl.Cluster
+		}
 		w.trace.note(w.now, x.name, "is welcome: session", wl.Session, "resumed", wl.Resumed, "corrected", len(wl.Corrected))
 	}
 	if t := m.GetAssign(); t != nil && w.trace != nil {

@@ -67,7 +67,7 @@ func (r *raft) begin() {
 		}
 		limits = append(limits, limit)
 	}
-	r.commit(r.term, &fsm.Init{ClusterID: "seeded", TTL: w.plan.TTL.D(), Limits: limits})
+	r.commit(r.term, &fsm.Init{ClusterID: clusterID, TTL: w.plan.TTL.D(), Limits: limits})
 	w.nodes[0].running = true
 	r.install(w.nodes[0])
 	w.nodes[0].running = false
