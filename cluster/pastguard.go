@@ -25,6 +25,8 @@ const (
 	// longestLife is assumed where nobody knows how long sessions live: the longest ttl, and the margin.
 	longestLife = 5*time.Minute + 500*time.Millisecond
 	doubtRemind = 5 * time.Second
+	// olderCopyHelp is where an operator reads on.
+	olderCopyHelp = "docs/operations.md: a disk put back to an older copy"
 )
 
 // pastGuard keeps a server whose disk may have been put back to an older copy from what needs its past (judgePast), and
@@ -119,8 +121,8 @@ func (g *pastGuard) settle(ctx context.Context) {
 	}
 	log := g.c.log
 	if g.doubt != nil {
-		log.Warn("this server's disk may have been put back to an older copy: it takes no part in elections until that is settled",
-			"reason", g.doubt)
+		log.Warn("this server's disk may have been put back to an older copy: it takes no part in elections yet",
+			"reason", g.doubt, "see", olderCopyHelp)
 	}
 	remind := reminder{every: doubtRemind}
 	var lost position
@@ -132,17 +134,16 @@ func (g *pastGuard) settle(ctx context.Context) {
 		v := g.look()
 		if v.lost != lost && v.lost != (position{}) {
 			lost = v.lost
-			log.Error("this server's disk has been put back to an older copy: its log lacks what it had acknowledged. It takes no part in "+
-				"elections until a leader has brought it up to date; leave it running "+
-				`(docs/operations.md, "A disk put back to an older copy")`, "log_ends_at", g.c.logEnd(), "had", lost)
+			log.Error("this server's disk has been put back to an older copy: leave it running, a leader brings it up to date",
+				"log_ends_at", g.c.logEnd(), "had", lost, "see", olderCopyHelp)
 		}
 		if v.released {
 			g.release(v)
 			return
 		}
 		if missing := g.missing(); missing != "" && g.doubt != nil && remind.due(missing) {
-			log.Warn("this server waits, since its disk may be an older copy: for the servers that may remember more, or until no session "+
-				"of before can be alive", "not_heard", missing, "in", max(0, g.wait()-g.silence()).Round(100*time.Millisecond))
+			log.Warn("this server waits for servers that may remember more than its log holds",
+				"not_heard", missing, "sessions_end_in", max(0, g.wait()-g.silence()).Round(100*time.Millisecond), "see", olderCopyHelp)
 		}
 		if !sleep(ctx, recallEvery) {
 			return
@@ -160,12 +161,13 @@ func (g *pastGuard) release(v pastVerdict) {
 	if v.voted > 0 {
 		g.mem.learn(g.c.serverID(), remembered{Voted: v.voted})
 	}
-	if g.doubt == nil {
+	switch {
+	case g.doubt == nil:
 		g.c.log.Debug("this server is sure of its past", "reason", v.why)
-	} else if v.alone {
-		g.c.log.Warn("this server is the only one, and its disk may be an older copy: it leads, but grants nothing until no session of before "+
-			`can be alive (docs/operations.md, "A disk put back to an older copy")`, "reason", g.doubt, "grants_in", g.holdLeft().Round(100*time.Millisecond))
-	} else {
+	case v.alone:
+		g.c.log.Warn("this server may be an older copy of itself, and is the only one: it leads, but grants nothing yet",
+			"reason", g.doubt, "grants_in", g.holdLeft().Round(100*time.Millisecond), "see", olderCopyHelp)
+	default:
 		g.c.log.Info("this server takes part in elections again", "reason", v.why, "log_ends_at", g.c.logEnd())
 	}
 	if g.doubt != nil {
@@ -342,8 +344,8 @@ func (g *pastGuard) promise(ctx context.Context, term uint64) bool {
 	g.mu.Lock()
 	g.cleared = term
 	g.mu.Unlock()
-	g.c.log.Warn("this server votes though its log may lack entries: no leader was heard of for so long that no session of before is alive",
-		"term", term, "silent", g.silence().Round(100*time.Millisecond))
+	g.c.log.Warn("this server votes although its log may lack entries: no session of before can be alive",
+		"term", term, "silent", g.silence().Round(100*time.Millisecond), "see", olderCopyHelp)
 	return true
 }
 

@@ -160,7 +160,7 @@ func TestTheOnlyServerIsPutBack(t *testing.T) {
 				startElsewhere(t, a)
 			}
 			fill(t, up, a)
-			a.mustSay(t, "its disk may be an older copy")
+			a.mustSay(t, "may be an older copy of itself")
 		})
 	}
 }
