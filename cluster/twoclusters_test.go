@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/weirproxy/weir/cluster/clusterpb"
+	"github.com/weirproxy/weir/config/certs"
 )
 
 // Two clusters, of which no node of the one ever counts on a node of the other.
@@ -39,9 +40,26 @@ func knows(n *testNode, name string) bool { _, ok := n.Member(name); return ok }
 // TestClustersAreKeptApart: whatever leads a node to a member of another cluster, neither takes the other for a member, on no port.
 func TestClustersAreKeptApart(t *testing.T) {
 	t.Parallel()
+	l := newTestLab(t)
+	for name, set := range map[string]option{
+		"plain": func(*Config) {},
+		// A CA and a key that both clusters have say nothing about which one a node is of.
+		"encrypted": func(c *Config) {
+			certificate := l.set(c.Name, 1, 30)
+			c.TLS, c.GossipKeys = func() *certs.Set { return certificate }, GossipKeys{make([]byte, 32)}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			testKeptApart(t, set)
+		})
+	}
+}
+
+func testKeptApart(t *testing.T, set option) {
 	var aLog, bLog muxLog
-	a := startNode(t, "a", "", asProxy, logged(&aLog)).of(idX)
-	b := startNode(t, "b", "", asProxy, logged(&bLog), joining(a), func(c *Config) { c.Data = dirOf(t, c.Name, idY) })
+	a := startNode(t, "a", "", asProxy, set, logged(&aLog)).of(idX)
+	b := startNode(t, "b", "", asProxy, set, logged(&bLog), joining(a), func(c *Config) { c.Data = dirOf(t, c.Name, idY) })
 	eventually(t, 10*time.Second, "both log it", func() bool {
 		return strings.Contains(aLog.String(), "cluster "+idY) && strings.Contains(bLog.String(), "cluster "+idX)
 	})
