@@ -313,6 +313,14 @@ func (s *State) ClusterID() string { return s.clusterID }
 // TTL is the lease length, 0 before Init.
 func (s *State) TTL() time.Duration { return s.ttl }
 
+// Batch is the number of a term's last Adjust that was not void; 0 where there was none. The next one's is higher.
+func (s *State) Batch(term uint64) uint64 {
+	if s.batchTerm != term {
+		return 0
+	}
+	return s.batch
+}
+
 // Table is the effective limits.
 func (s *State) Table() *Table { return s.table }
 

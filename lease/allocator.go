@@ -58,9 +58,10 @@ type Allocator struct {
 
 	batch    uint64
 	inflight fsm.Command
-	gather   time.Duration  // no slots are adjusted before this
-	opening  *openRequest   // the inflight OpenSession's
-	unproven []*openRequest // asked whether they are still meant
+	gather   time.Duration             // no slots are adjusted before this
+	opening  *openRequest              // the inflight OpenSession's
+	unproven []*openRequest            // asked whether they are still meant
+	partial  map[uint64]*leasepb.Hello // by stream: those of which more is to come
 	// What is answered only once this server has been verified to lead since it arrived. The verification that is on its way, if
 	// there is one, covers verifying.
 	unverified, verifying []unverified
@@ -169,8 +170,9 @@ func NewAllocator(now time.Duration, term uint64, st *fsm.State) *Allocator {
 	a := &Allocator{
 		term: term, ttl: st.TTL(), turn: minTurn,
 		peers: map[uint64]*peer{}, conns: map[uint64]*peer{}, keys: map[fsm.Key]*contest{}, rests: map[fsm.Key]rest{},
-		ended:     map[string]uint64{},
+		ended: map[string]uint64{}, partial: map[uint64]*leasepb.Hello{},
 		notBefore: now + takeOverRest,
+		batch:     st.Batch(term), // in a term that is led for the second time, lower ones would be void
 	}
 	for _, s := range st.Sessions() {
 		a.addPeer(s, now)
@@ -242,7 +244,9 @@ func (a *Allocator) NoteCommit(took time.Duration) {
 func (a *Allocator) Receive(now time.Duration, conn uint64, m *leasepb.NodeMessage, arrived time.Duration) {
 	switch m := m.Message.(type) {
 	case *leasepb.NodeMessage_Hello:
-		a.unverified = append(a.unverified, unverified{conn: conn, hello: m.Hello})
+		a.state(conn, m.Hello, m.Hello.More)
+	case *leasepb.NodeMessage_Holdings:
+		a.stateMore(conn, m.Holdings)
 	case *leasepb.NodeMessage_KeepAlive:
 		a.unverified = append(a.unverified, unverified{conn: conn, seq: m.KeepAlive.Seq, arrived: arrived})
 	case *leasepb.NodeMessage_Proof:
@@ -252,6 +256,38 @@ func (a *Allocator) Receive(now time.Duration, conn uint64, m *leasepb.NodeMessa
 	case *leasepb.NodeMessage_Bye:
 		a.bye(conn)
 	}
+}
+
+// maxHoldings bounds what a node may state in one hello: far above the keys that it can use at once. Without a bound, a
+// node could fill the leader's memory.
+const maxHoldings = 1 << 22
+
+// state takes a hello, or what there is of it. It counts once all that the node holds is stated: until then the stream
+// serves no session, and nothing is granted on it.
+func (a *Allocator) state(conn uint64, h *leasepb.Hello, more bool) {
+	if !more {
+		delete(a.partial, conn)
+		a.unverified = append(a.unverified, unverified{conn: conn, hello: h})
+		return
+	}
+	a.partial[conn] = h
+}
+
+// stateMore takes the next part of a hello.
+func (a *Allocator) stateMore(conn uint64, m *leasepb.Holdings) {
+	h := a.partial[conn]
+	if h == nil || len(h.Holdings)+len(m.Holdings) > maxHoldings {
+		a.cut(conn)
+		return
+	}
+	h.Holdings = append(h.Holdings, m.Holdings...)
+	a.state(conn, h, m.More)
+}
+
+// cut ends a stream whose node broke the protocol. The node comes again, and states what it holds.
+func (a *Allocator) cut(conn uint64) {
+	a.out = append(a.out, Outbound{Conn: conn, End: true})
+	a.Gone(conn)
 }
 
 // Verify reports whether the shell must now verify that this server leads, once for all that wait for it.
@@ -282,9 +318,9 @@ func (a *Allocator) Verified(now time.Duration, st *fsm.State, leads bool) {
 
 // hello takes a stream's first message. The leader has been verified since it arrived.
 func (a *Allocator) hello(now time.Duration, st *fsm.State, conn uint64, h *leasepb.Hello) {
-	if h.Protocol != protocolVersion {
+	if h.Protocol != protocolVersion && h.Protocol != protocolPaged {
 		a.sendLast(conn, refusal(leasepb.Refused_REASON_PROTOCOL,
-			fmt.Sprintf("this server speaks version %d of the lease protocol, the node %d: upgrade the older one", protocolVersion, h.Protocol), 0))
+			fmt.Sprintf("this server speaks version %d of the lease protocol, the node %d: upgrade the older one", protocolPaged, h.Protocol), 0))
 		return
 	}
 	if refused := mayServe(h, st.ClusterID()); refused != nil {
@@ -480,6 +516,7 @@ func (a *Allocator) Left(f Farewell) {
 
 // Gone notes that a stream has ended.
 func (a *Allocator) Gone(conn uint64) {
+	delete(a.partial, conn)
 	ofStream := func(u unverified) bool { return u.conn == conn }
 	a.unverified = slices.DeleteFunc(a.unverified, ofStream)
 	a.verifying = slices.DeleteFunc(a.verifying, ofStream)

@@ -27,7 +27,7 @@ func heldSlots(b *testing.B, hosts int) (*Manager, []fsm.Target) {
 	targets := make([]fsm.Target, hosts)
 	for i := range targets {
 		targets[i] = to(b, fmt.Sprintf("host-%d.example.com:443", i))
-		m.node.pool(fsm.HostConnections(targets[i].Host)).granted = 1000
+		m.node.grant(fsm.HostConnections(targets[i].Host), 1000)
 	}
 	return m, targets
 }

@@ -13,6 +13,9 @@ func (n *Node) Check() error {
 			return fmt.Errorf("node %s, %s: %w", n.name, p.key, err)
 		}
 	}
+	if err := n.checkBook(); err != nil {
+		return fmt.Errorf("node %s: %w", n.name, err)
+	}
 	for _, list := range [][]*pool{n.dirty, n.hot, n.later} {
 		for i, p := range list {
 			if slices.Index(list, p) != i {
@@ -27,7 +30,7 @@ func (n *Node) Check() error {
 }
 
 func (n *Node) checkPool(index int, p *pool) error {
-	p.lock()
+	n.lock(p)
 	defer p.mu.Unlock()
 	if p.index != index || n.lookup(p.key) != p {
 		return fmt.Errorf("it is not where it says to be")
@@ -56,10 +59,28 @@ func (n *Node) checkPool(index int, p *pool) error {
 	switch {
 	case p.granted < 0 || p.releasing < 0:
 		return fmt.Errorf("%d slots granted, %d being released", p.granted, p.releasing)
-	case p.dirty != slices.Contains(n.dirty, p):
-		return fmt.Errorf("it is marked as changed %v, and in the list %v", p.dirty, !p.dirty)
+	case n.isDirty(p) != slices.Contains(n.dirty, p):
+		return fmt.Errorf("it is marked as changed %v, and in the list %v", n.isDirty(p), !n.isDirty(p))
+	case p.granted > 0 && !p.isHeld || p.isHeld && n.held[p.heldIndex] != p:
+		return fmt.Errorf("it has %d slots, and its place among the held is wrong", p.granted)
+	case p.busy != (n.parting && p.limit.Capped() && p.open > 0):
+		return fmt.Errorf("it has %d connections, and is counted as one to wait for: %v", p.open, p.busy)
 	case !p.limit.Capped() && p.granted != 0:
 		return fmt.Errorf("%d slots are held without a limit", p.granted)
+	}
+	return nil
+}
+
+// checkBook looks whether each pool is in one list.
+func (n *Node) checkBook() error {
+	bare := 0
+	for p := n.bare.head; p != nil; p = p.newer {
+		if bare++; p.isHeld || n.lookup(p.key) != p {
+			return fmt.Errorf("%s is listed as bare, and is not", p.key)
+		}
+	}
+	if bare != n.bare.len || bare+len(n.held) != len(n.all) {
+		return fmt.Errorf("of %d pools %d are held and %d bare, counted as %d", len(n.all), len(n.held), bare, n.bare.len)
 	}
 	return nil
 }
@@ -67,8 +88,8 @@ func (n *Node) checkPool(index int, p *pool) error {
 // AtRest returns an error where the node holds, wants or has yet to say anything.
 func (n *Node) AtRest() error {
 	for _, p := range n.all {
-		p.lock()
-		open, granted, waiting, busy := p.open, p.granted, p.waiters.len(), p.releasing != 0 || p.parked != 0 || p.taken != 0 || p.dirty
+		n.lock(p)
+		open, granted, waiting, busy := p.open, p.granted, p.waiters.len(), p.releasing != 0 || p.parked != 0 || p.taken != 0 || n.isDirty(p)
 		p.mu.Unlock()
 		if open != 0 || granted != 0 || waiting != 0 || busy {
 			return fmt.Errorf("node %s, %s: %d open, %d granted, %d waiting, something to say: %v", n.name, p.key, open, granted, waiting, busy)
@@ -128,7 +149,7 @@ func (a *Allocator) AtRest() error {
 	if n := len(a.keys) + len(a.dirty) + len(a.review) + len(a.waking) + len(a.rests); n != 0 {
 		return fmt.Errorf("the leader remembers %d keys, %d changed, %d to be woken, %d at rest", len(a.keys), len(a.dirty), len(a.waking), len(a.rests))
 	}
-	if n := len(a.opens) + len(a.unproven) + len(a.closes) + len(a.leaves); n != 0 || a.inflight != nil {
+	if n := len(a.opens) + len(a.unproven) + len(a.partial) + len(a.closes) + len(a.leaves); n != 0 || a.inflight != nil {
 		return fmt.Errorf("the leader has %d requests in hand, and %v on its way", n, a.inflight)
 	}
 	for _, p := range a.order {

@@ -6,6 +6,27 @@ import (
 	"github.com/weirproxy/weir/fsm"
 )
 
+// grant gives a node slots without a leader.
+func (n *Node) grant(key fsm.Key, slots int64) {
+	p := n.pool(0, key)
+	n.lock(p)
+	defer p.mu.Unlock()
+	n.hold(p)
+	p.granted += slots
+}
+
+// inUse counts the connections that the session allows.
+func (n *Node) inUse() (open int64) {
+	for _, p := range n.all {
+		n.lock(p)
+		if p.limit.Capped() {
+			open += p.open
+		}
+		p.mu.Unlock()
+	}
+	return open
+}
+
 // limit is a limit of the config's.
 func limit(t testing.TB, pattern string, n int64, q fsm.Queue) fsm.Limit {
 	t.Helper()

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -126,11 +127,29 @@ func (m *Manager) wait(ctx context.Context, s *Slot) error {
 	return err
 }
 
-// do runs f under the core's lock and carries out what it decided.
+// do runs f under the core's lock and carries out what it decided. Where that began a walk, it ends before do returns: a
+// fence has severed all that it must sever. The lock is free between its pages.
 func (m *Manager) do(f func(now time.Duration)) {
+	if m.step(f) {
+		for m.walkOn() {
+		}
+	}
+}
+
+// walkOn visits the next page of a walk, and reports whether more are left.
+func (m *Manager) walkOn() (more bool) {
+	m.step(func(now time.Duration) {
+		m.node.Walk(now)
+		more = m.node.Walking()
+	})
+	return more
+}
+
+// step is one turn under the core's lock. It reports whether a walk began in it that goes on.
+func (m *Manager) step(f func(now time.Duration)) (walking bool) {
 	m.mu.Lock()
 	now := m.cfg.Clock.Now()
-	fences := m.node.fences
+	fences, fenced, walks := m.node.fences, m.node.fenced, m.node.walks
 	f(now)
 	severs := m.node.TakeSevers()
 	pending := m.node.Pending(now)
@@ -143,16 +162,17 @@ func (m *Manager) do(f func(now time.Duration)) {
 	if fences != m.node.fences || m.node.parting {
 		m.notify() // who parts waits for the last release, too
 	}
-	fenced := fences != m.node.fences && !m.node.parting
-	if fenced {
-		m.cfg.Log.Warn("fenced: the session with the cluster can't be proven any more", "severed", len(severs), "on_expiry", m.cfg.OnExpiry.String())
+	hasFenced, severed := fenced != m.node.fenced && !m.node.parting, m.node.fenceSevered
+	if hasFenced {
+		m.cfg.Log.Warn("fenced: the session with the cluster can't be proven any more", "severed", severed, "on_expiry", m.cfg.OnExpiry.String())
 	}
+	walking = m.node.Walking() && walks != m.node.walks
 	m.mu.Unlock()
 	for _, sv := range severs {
 		sv.Slot.holder.Sever(sv.Reason)
 	}
-	if fenced && m.cfg.OnFence != nil {
-		m.cfg.OnFence(len(severs))
+	if hasFenced && m.cfg.OnFence != nil {
+		m.cfg.OnFence(severed)
 	}
 	if stale && stream != nil {
 		stream.Close()
@@ -163,6 +183,7 @@ func (m *Manager) do(f func(now time.Duration)) {
 	if early {
 		poke(m.alarm)
 	}
+	return walking
 }
 
 // poke leaves a note, unless one is there.
@@ -440,8 +461,15 @@ func (m *Manager) Late() time.Duration {
 // Hosts lists the use of every host that this node knows, by name.
 func (m *Manager) Hosts() []HostUse {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.node.Hosts()
+	pools := slices.Clone(m.node.all)
+	m.mu.Unlock()
+	out := make([]HostUse, 0, len(pools))
+	for page := range slices.Chunk(pools, pageSize) {
+		m.mu.Lock()
+		out = m.node.uses(out, page)
+		m.mu.Unlock()
+	}
+	return sortedUses(out)
 }
 
 // Host returns the use of one; ok is false where this node knows nothing of it.
@@ -472,7 +500,7 @@ func (m *Manager) Goodbye(ctx context.Context) (uint64, error) {
 	if id == 0 {
 		return 0, nil
 	}
-	if err := m.await(ctx, func() bool { return m.node.InUse() == 0 }); err != nil {
+	if err := m.await(ctx, func() bool { return m.node.AllEnded() }); err != nil {
 		return 0, fmt.Errorf("connections that use slots are still open: %w", err)
 	}
 	if err := m.await(ctx, func() bool { return !m.node.sess.live() || !m.node.welcomed }); err != nil {

@@ -27,6 +27,9 @@ const (
 
 const (
 	protocolVersion = 2
+	// protocolPaged is the version of a hello that states holdings in several messages. A leader that does not know it must
+	// not take the first message for the whole: it would release slots that are in use.
+	protocolPaged = 3
 
 	// askTimeout bounds the wait for the leader's answer whether anything is free. It is long enough for another leader to be elected, and
 	// for a machine that is short of time: nobody is told that a limit is reached unless it is.
@@ -36,8 +39,6 @@ const (
 	askEvery = 5 * time.Millisecond
 	// refusedWindow is how long a refusal counts as demand: whoever was refused tends to come again.
 	refusedWindow = 250 * time.Millisecond
-	// forgetAfter is how many seconds without use make a node forget a host and its totals.
-	forgetAfter = 600
 	// maxBatch bounds the keys of one Update.
 	maxBatch = 2048
 	// clockJump is how far the wall clock may move ahead of the other before that counts as lost time.
@@ -58,13 +59,15 @@ type Node struct {
 
 	gate  gate
 	table atomic.Pointer[fsm.Table] // nil until the limits are known
-	pools sync.Map                  // fsm.Key → *pool; all has the order
+	pools sync.Map                  // fsm.Key → *pool; the book has the order
 	hosts sync.Map                  // host → *pool, where that counts all connections to the host
 
-	all   []*pool
-	dirty []*pool
-	hot   []*pool // refused lately
-	later []*pool // with requests that wait to be asked for
+	book
+	walk
+	statement statement
+	dirty     []*pool // of which the leader has yet to hear, on this stream
+	hot       []*pool // refused lately
+	later     []*pool // with requests that wait to be asked for
 	// regoverning is what the core has yet to let follow the newest limits.
 	regoverning []*pool
 
@@ -104,6 +107,8 @@ type Severance struct {
 // NewNode returns a node without a stream or a session. limits, if not nil, are those to go by until it hears from the cluster.
 func NewNode(name, identity string, expiry Expiry, limits *fsm.Table) *Node {
 	n := &Node{name: name, identity: identity, expiry: expiry, fresh: true}
+	n.SetBounds(Bounds{Page: pageSize, Stated: maxStated, Bare: maxBare})
+	n.era.streams = 1
 	n.table.Store(limits)
 	return n
 }
@@ -115,61 +120,31 @@ func (n *Node) TakeSevers() []Severance {
 	return s
 }
 
-// lookup finds a key's pool without any lock; nil where there is none yet.
-func (n *Node) lookup(key fsm.Key) *pool {
-	if p, ok := n.pools.Load(key); ok {
-		return p.(*pool)
-	}
-	return nil
-}
-
-// pool finds or makes a key's pool.
-func (n *Node) pool(key fsm.Key) *pool {
-	if p := n.lookup(key); p != nil {
-		return p
-	}
-	table := n.table.Load()
-	p := newPool(key)
-	p.index, p.slow = len(n.all), n.leaving
-	if table != nil {
-		n.govern(p, table)
-	}
-	n.all = append(n.all, p)
-	n.pools.Store(key, p)
-	return p
-}
-
-// govern lets a pool go by a table. Needs the pool's lock.
-func (n *Node) govern(p *pool, table *fsm.Table) {
-	p.table, p.limit, p.direct = table, table.Governing(p.key), table.Direct(p.key)
-	if p.direct {
-		n.hosts.Store(p.key.Name, p)
-	} else {
-		n.hosts.Delete(p.key.Name)
-	}
-}
-
-func (n *Node) forget(p *pool) {
-	n.hosts.Delete(p.key.Name)
-	last := n.all[len(n.all)-1]
-	n.all[p.index] = last
-	last.index = p.index
-	n.all = n.all[:len(n.all)-1]
-	n.pools.Delete(p.key)
-}
-
 // noteSlow decides whether releases and parked connections must go through the core. Needs the pool's lock.
 func (n *Node) noteSlow(p *pool) {
 	p.slow = n.leaving || p.waiters.len() > 0 || p.target >= 0 || p.contended ||
 		(p.limit.Capped() && p.open > p.granted)
+	if busy := n.parting && p.limit.Capped() && p.open > 0; busy != p.busy {
+		p.busy = busy
+		if busy {
+			n.busy++
+		} else {
+			n.busy--
+		}
+	}
 }
 
+// mark notes that the leader has yet to hear of a pool. Before the leader's welcome it does nothing: the welcome
+// marks all that the leader must hear of.
 func (n *Node) mark(p *pool) {
-	if !p.dirty {
-		p.dirty = true
+	if n.welcomed && !n.isDirty(p) {
+		p.marked = n.era.streams
 		n.dirty = append(n.dirty, p)
 	}
 }
+
+// isDirty reports whether a pool is among the dirty ones. A mark made on an earlier stream is void.
+func (n *Node) isDirty(p *pool) bool { return p.marked == n.era.streams }
 
 // Pending reports whether there is something to send.
 func (n *Node) Pending(now time.Duration) bool {
@@ -177,12 +152,12 @@ func (n *Node) Pending(now time.Duration) bool {
 		return false
 	}
 	if !n.said {
+		return !n.fencing
+	}
+	if n.proveDue || n.statement.hello != nil {
 		return true
 	}
-	if n.proveDue {
-		return true
-	}
-	return n.welcomed && (len(n.dirty) > 0 || n.ackDue || n.byeDue() || now >= n.sess.nextSend)
+	return n.welcomed && (len(n.dirty) > 0 || n.acks() || n.byeDue() || now >= n.sess.nextSend)
 }
 
 // Acquire is the slow path: the request waits, unless a slot has come free since the fast path
@@ -193,8 +168,8 @@ func (n *Node) Acquire(now time.Duration, s *Slot, done func(error)) (*Waiter, e
 		return nil, ErrNoLease
 	}
 	_, key := table.Match(s.target)
-	p := n.pool(key)
-	p.lock()
+	p := n.pool(now, key)
+	n.lock(p)
 	defer p.mu.Unlock()
 	switch p.tryLocked(now, s, table, &n.gate) {
 	case verdictAdmitted:
@@ -245,8 +220,11 @@ func (n *Node) Cancel(w *Waiter) bool {
 	if p == nil {
 		return false
 	}
-	p.lock()
+	n.lock(p)
 	defer p.mu.Unlock()
+	if w.pool == nil {
+		return false // a fence or the end answered it just now
+	}
 	p.waiters.remove(w)
 	w.pool = nil
 	n.noteSlow(p)
@@ -260,8 +238,11 @@ func (n *Node) Expire(now time.Duration, w *Waiter) {
 	if p == nil {
 		return
 	}
-	p.lock()
+	n.lock(p)
 	defer p.mu.Unlock()
+	if w.pool == nil {
+		return
+	}
 	err := ErrNoLease // nobody could be asked, or nobody has answered: the limit need not be reached
 	if w.queued && n.welcomed {
 		err = ErrQueueTimeout
@@ -286,7 +267,7 @@ func (n *Node) noteRefused(now time.Duration, p *pool) {
 
 // Release gives a slot back.
 func (n *Node) Release(now time.Duration, s *Slot) {
-	p := lockPool(s)
+	p := n.lockPool(s)
 	defer p.mu.Unlock()
 	if s.use == slotReleased {
 		return
@@ -302,7 +283,7 @@ func (n *Node) Release(now time.Duration, s *Slot) {
 
 // Parked is called when a connection was parked, or comes to its end, while somebody waits.
 func (n *Node) Parked(now time.Duration, s *Slot) {
-	p := lockPool(s)
+	p := n.lockPool(s)
 	defer p.mu.Unlock()
 	n.settle(now, p)
 	n.mark(p)
@@ -370,7 +351,7 @@ func (n *Node) closeParked(p *pool) {
 	if n.leaving {
 		need = p.parked + p.taken
 	}
-	need -= p.taken + max(0, p.free())
+	need = min(need-p.taken-max(0, p.free()), p.parked)
 	for s := p.head; s != nil && need > 0; s = s.next {
 		if s.use == slotParked {
 			p.setUse(s, slotTaken)
@@ -400,13 +381,13 @@ func (n *Node) setLimits(now time.Duration, table *fsm.Table) {
 		moved[i] = n.applyTable(p, table)
 	}
 	for i, p := range all {
-		n.moveSlots(p, moved[i].slots, table)
+		n.moveSlots(now, p, moved[i].slots, table)
 	}
 	for _, m := range moved {
 		n.moveWaiters(now, m.waiters, table)
 	}
 	for _, p := range all {
-		p.lock()
+		n.lock(p)
 		n.regovern(now, p)
 		p.mu.Unlock()
 	}
@@ -421,7 +402,7 @@ func (n *Node) regovernSome(now time.Duration) {
 	table := n.table.Load()
 	k := min(len(n.regoverning), regovernAtOnce)
 	for _, p := range n.regoverning[:k] {
-		p.lock()
+		n.lock(p)
 		if p.table != nil && p.table != table {
 			p.follow(table)
 		}
@@ -441,16 +422,16 @@ type moving struct {
 }
 
 // moveSlots moves connections to the pools that count them now.
-func (n *Node) moveSlots(p *pool, slots []*Slot, table *fsm.Table) {
+func (n *Node) moveSlots(now time.Duration, p *pool, slots []*Slot, table *fsm.Table) {
 	for _, s := range slots {
 		_, key := table.Match(s.target)
-		q := n.pool(key)
-		p.lock()
+		q := n.pool(now, key)
+		n.lock(p)
 		if s.use == slotReleased {
 			p.mu.Unlock()
 			continue
 		}
-		q.lock()
+		n.lock(q)
 		p.unlink(s)
 		q.link(s)
 		n.noteSlow(q)
@@ -464,8 +445,8 @@ func (n *Node) moveSlots(p *pool, slots []*Slot, table *fsm.Table) {
 func (n *Node) moveWaiters(now time.Duration, waiters []*Waiter, table *fsm.Table) {
 	for _, w := range waiters {
 		_, key := table.Match(w.slot.target)
-		q := n.pool(key)
-		q.lock()
+		q := n.pool(now, key)
+		n.lock(q)
 		w.ask = 0
 		n.enqueue(q, w)
 		n.settle(now, q)
@@ -493,7 +474,7 @@ func (n *Node) regovern(now time.Duration, p *pool) {
 
 // applyTable installs a table in a pool and returns what has to move to another.
 func (n *Node) applyTable(p *pool, table *fsm.Table) (m moving) {
-	p.lock()
+	n.lock(p)
 	defer p.mu.Unlock()
 	n.govern(p, table)
 	for s := p.head; s != nil; s = s.next {
@@ -525,20 +506,11 @@ func (n *Node) StreamUp(now time.Duration) {
 // StreamDown notes its end. What was to be said on it is void; the next hello states what is held.
 func (n *Node) StreamDown(now time.Duration) {
 	n.attached, n.said, n.welcomed, n.proveDue = false, false, false, false
+	n.statement = statement{}
 	n.sess.interrupted()
-	n.dirty = n.dirty[:0]
-	for _, p := range n.all {
-		p.lock()
-		p.dirty, p.releasing, p.reported = false, 0, false
-		p.target, p.targetSeq, p.contended, p.evict = noTarget, 0, false, false
-		p.ask, p.asking, p.denied = 0, false, false
-		for w := p.waiters.head; w != nil; w = w.next {
-			w.ask = 0
-		}
-		n.noteSlow(p)
-		n.settle(now, p)
-		p.mu.Unlock()
-	}
+	n.dirty = nil
+	n.era.streams++
+	n.beginWalk(now)
 }
 
 // Tick lets time pass: the lease runs out, idle slots go back.
@@ -549,6 +521,7 @@ func (n *Node) Tick(now, wall time.Duration) {
 		n.fence(now)
 	}
 	n.lapse(now)
+	n.Walk(now)
 	if len(n.regoverning) > 0 {
 		n.regovernSome(now)
 	}
@@ -562,6 +535,7 @@ func (n *Node) Tick(now, wall time.Duration) {
 		n.nextSecond = now + time.Second
 		n.second(now)
 	}
+	n.sweepSome(now)
 }
 
 // Stale reports whether the stream must be given up: the session that it served has ended.
@@ -570,7 +544,7 @@ func (n *Node) Stale() bool { return n.stale && n.attached }
 // NextWake is when tick must be called at the latest.
 func (n *Node) NextWake(now time.Duration) time.Duration {
 	at := n.nextSecond
-	if len(n.regoverning) > 0 {
+	if len(n.regoverning)+n.unswept > 0 || n.Walking() {
 		return now
 	}
 	if n.sess.live() {
@@ -594,7 +568,7 @@ func (n *Node) quarter(now time.Duration) {
 	n.nextQuarter = now + refusedWindow
 	keep := n.hot[:0]
 	for _, p := range n.hot {
-		p.lock()
+		n.lock(p)
 		p.refused[0], p.refused[1] = 0, p.refused[0]
 		if p.refused[1] > 0 {
 			keep = append(keep, p)
@@ -607,61 +581,34 @@ func (n *Node) quarter(now time.Duration) {
 	n.hot = keep
 }
 
-// second returns slots that have been idle throughout the window and forgets hosts that nobody uses.
-func (n *Node) second(now time.Duration) {
-	for i := len(n.all) - 1; i >= 0; i-- {
-		p := n.all[i]
-		p.lock()
-		p.lows[p.lowAt] = p.low
-		p.lowAt = (p.lowAt + 1) % idleBuckets
-		p.low = p.free()
-		if p.limit.Capped() && n.welcomed {
-			least := p.free()
-			for _, l := range p.lows {
-				least = min(least, l)
-			}
-			n.giveBack(p, least)
-		}
-		if p.open > 0 || p.granted > 0 || p.waiters.len() > 0 || p.dirty || p.refused != [2]int64{} {
-			p.idleFor = 0
-		} else if p.idleFor++; p.idleFor > forgetAfter {
-			p.table = nil // whoever has it in hand looks again
-			n.forget(p)
-		}
-		p.mu.Unlock()
-	}
-}
-
-// fence stops everything that the lease allowed.
+// fence stops everything that the lease allowed. From here on the closed gate refuses all that asks; connections are
+// severed by the walk, which the caller's shell carries on at once.
 func (n *Node) fence(now time.Duration) {
 	n.sess.end()
 	n.welcomed, n.stale = false, true
 	n.fences++
-	if n.expiry == ExpiryKeep {
-		return
+	n.fencing, n.fenceSevered = true, 0
+	if n.expiry != ExpiryKeep {
+		n.gate.close()
+		n.era.fences++
 	}
-	n.gate.close()
-	for _, p := range n.all {
-		p.lock()
-		if p.limit.Capped() {
-			n.fencePool(now, p)
-		}
-		p.mu.Unlock()
-	}
+	n.beginWalk(now)
 }
 
-func (n *Node) fencePool(now time.Duration, p *pool) {
+// fencePool takes away what the lease allowed of one key. Needs the pool's lock.
+func (n *Node) fencePool(p *pool) {
 	p.granted, p.releasing = 0, 0
 	for w := p.waiters.head; w != nil; w = p.waiters.head {
 		p.rejected++
 		n.answer(p, w, ErrNoLease)
 	}
 	if n.expiry == ExpiryClose {
+		before := len(n.severs)
 		for s := p.head; s != nil; s = s.next {
 			n.severSlot(s, SeverFenced)
 		}
+		n.fenceSevered += len(n.severs) - before
 	}
-	n.noteSlow(p)
 }
 
 func (n *Node) severSlot(s *Slot, why Reason) {
@@ -694,8 +641,14 @@ func (n *Node) Outgoing(now time.Duration) []*leasepb.NodeMessage {
 		return nil
 	}
 	if !n.said {
+		if n.fencing {
+			return nil // what the former session allowed is out of use before the next is asked for
+		}
 		n.said = true
-		return n.hello(now)
+		n.beginHello(now)
+	}
+	if n.statement.hello != nil {
+		return n.stateSome()
 	}
 	if n.proveDue {
 		n.proveDue = false
@@ -708,10 +661,10 @@ func (n *Node) Outgoing(now time.Duration) []*leasepb.NodeMessage {
 	if now >= n.sess.nextSend {
 		out = append(out, keepAliveMessage(n.sess.keepAlive(now)))
 	}
-	for len(n.dirty) > 0 || n.ackDue {
+	if len(n.dirty) > 0 || n.acks() {
 		out = append(out, n.update(now))
 	}
-	if n.byeDue() {
+	if n.byeDue() && len(n.dirty) == 0 {
 		n.bye = false
 		out = append(out, &leasepb.NodeMessage{Message: &leasepb.NodeMessage_Bye{Bye: &leasepb.Bye{}}})
 	}
@@ -726,30 +679,14 @@ func (n *Node) lapse(now time.Duration) {
 	}
 }
 
-// hello states, where the session goes on, all that is held. What was given back since the last stream broke is not in it:
-// the leader finds that in the difference to the log, so it must not be said again.
-func (n *Node) hello(now time.Duration) []*leasepb.NodeMessage {
-	n.helloAt = now
-	h := &leasepb.Hello{Protocol: protocolVersion, Node: n.name, Identity: n.identity, Session: n.sess.id, Fresh: n.fresh, Cluster: n.cluster}
-	for _, p := range n.all {
-		p.lock()
-		p.releasing = 0
-		if n.sess.live() && p.granted > 0 {
-			h.Holdings = append(h.Holdings, &leasepb.Holding{Key: fsm.KeyToProto(p.key), Slots: p.granted})
-		}
-		p.mu.Unlock()
-	}
-	return []*leasepb.NodeMessage{{Message: &leasepb.NodeMessage_Hello{Hello: h}}}
-}
-
 // update takes up to maxBatch dirty keys. The limits are acknowledged with the last of them, so that the
 // leader knows our demands under these limits when it hears that we go by them.
 func (n *Node) update(now time.Duration) *leasepb.NodeMessage {
 	k := min(len(n.dirty), maxBatch)
 	u := &leasepb.Update{}
 	for _, p := range n.dirty[:k] {
-		p.lock()
-		p.dirty = false
+		n.lock(p)
+		p.marked = 0
 		if p.releasing > 0 {
 			u.Releases = append(u.Releases, &leasepb.Holding{Key: fsm.KeyToProto(p.key), Slots: p.releasing})
 			p.releasing = 0
@@ -760,12 +697,15 @@ func (n *Node) update(now time.Duration) *leasepb.NodeMessage {
 		p.mu.Unlock()
 	}
 	n.dirty = append(n.dirty[:0], n.dirty[k:]...)
-	if len(n.dirty) == 0 && n.ackDue {
+	if len(n.dirty) == 0 && n.acks() {
 		n.ackDue = false
 		u.LimitsIndex = n.table.Load().Index
 	}
 	return &leasepb.NodeMessage{Message: &leasepb.NodeMessage_Update{Update: u}}
 }
+
+// acks reports whether the leader can be told which limits the node goes by: not while the walk has yet to mark demands.
+func (n *Node) acks() bool { return n.ackDue && !n.Walking() }
 
 // demand says what a pool wants; nil where the leader need not know. Needs the pool's lock.
 func (n *Node) demand(now time.Duration, p *pool) *leasepb.Demand {
@@ -913,33 +853,15 @@ func (n *Node) Lose(now time.Duration) {
 func (n *Node) Part(now time.Duration) {
 	n.leaving, n.parting, n.bye = true, true, true
 	n.gate.close()
-	for _, p := range n.all {
-		p.lock()
-		if p.limit.Capped() {
-			for w := p.waiters.head; w != nil; w = p.waiters.head {
-				p.rejected++
-				n.answer(p, w, ErrDraining)
-			}
-		}
-		n.settle(now, p)
-		p.mu.Unlock()
-	}
+	n.era.parts++
+	n.beginWalk(now)
 }
 
-// InUse counts the connections that the session allows.
-func (n *Node) InUse() (open int64) {
-	for _, p := range n.all {
-		p.lock()
-		if p.limit.Capped() {
-			open += p.open
-		}
-		p.mu.Unlock()
-	}
-	return open
-}
+// AllEnded reports whether a node that parts has no connection left that its session allowed.
+func (n *Node) AllEnded() bool { return n.parting && !n.Walking() && n.busy == 0 }
 
 // byeDue reports whether the leader can be told that the session has ended.
-func (n *Node) byeDue() bool { return n.bye && n.InUse() == 0 }
+func (n *Node) byeDue() bool { return n.bye && n.AllEnded() }
 
 // openGate lets the fast path admit until the lease's end.
 func (n *Node) openGate() {
@@ -966,20 +888,9 @@ func (n *Node) welcome(now time.Duration, w *leasepb.Welcome) {
 			n.setLimits(now, n.older)
 		}
 		n.openGate()
-		for _, p := range n.all {
-			p.lock()
-			p.granted, p.releasing = 0, 0
-			n.noteSlow(p)
-			p.mu.Unlock()
-		}
+		n.era.sessions++
 	}
-	for _, p := range n.all {
-		p.lock()
-		if p.limit.Capped() && (p.open > 0 || p.granted > 0 || p.waiters.len() > 0) {
-			n.mark(p)
-		}
-		p.mu.Unlock()
-	}
+	n.beginWalk(now)
 }
 
 // correct gives up what the log does not grant us, connections included.
@@ -993,7 +904,7 @@ func (n *Node) correct(now time.Duration, granted []*leasepb.Holding) {
 		if p == nil {
 			continue
 		}
-		p.lock()
+		n.lock(p)
 		before := max(0, p.open-p.granted)
 		p.granted = min(p.granted, h.Slots)
 		n.severNewest(p, max(0, p.open-p.granted)-before, SeverFenced)
@@ -1006,7 +917,7 @@ func (n *Node) correct(now time.Duration, granted []*leasepb.Holding) {
 func (n *Node) assigned(now time.Duration, a *leasepb.Assign) error {
 	touched := map[*pool]struct{}{}
 	each := func(k *fsm.Key) *pool {
-		p := n.pool(*k)
+		p := n.pool(now, *k)
 		touched[p] = struct{}{}
 		return p
 	}
@@ -1019,7 +930,7 @@ func (n *Node) assigned(now time.Duration, a *leasepb.Assign) error {
 			return err
 		}
 		p := each(&key)
-		p.lock()
+		n.lock(p)
 		p.target, p.targetSeq, p.contended, p.evict = t.Slots, t.Seq, t.Contended, t.Evict
 		if t.Evict && t.Slots >= 0 {
 			n.severNewest(p, p.open-t.Slots, SeverEvicted)
@@ -1028,7 +939,7 @@ func (n *Node) assigned(now time.Duration, a *leasepb.Assign) error {
 		p.mu.Unlock()
 	}
 	for _, p := range sortedPools(touched) {
-		p.lock()
+		n.lock(p)
 		n.settle(now, p)
 		p.mu.Unlock()
 	}
@@ -1037,7 +948,7 @@ func (n *Node) assigned(now time.Duration, a *leasepb.Assign) error {
 		if err != nil {
 			return err
 		}
-		n.answered(now, n.pool(key), ans.Ask)
+		n.answered(now, n.pool(now, key), ans.Ask)
 	}
 	return nil
 }
@@ -1052,7 +963,8 @@ func (n *Node) takeGrants(grants []*leasepb.Holding, each func(*fsm.Key) *pool) 
 			continue
 		}
 		p := each(&key)
-		p.lock()
+		n.lock(p)
+		n.hold(p)
 		p.granted += g.Slots
 		p.reported = true
 		n.mark(p)
@@ -1066,7 +978,7 @@ func (n *Node) takeGrants(grants []*leasepb.Holding, each func(*fsm.Key) *pool) 
 
 // answered refuses those who waited for an ask and got nothing.
 func (n *Node) answered(now time.Duration, p *pool, ask uint64) {
-	p.lock()
+	n.lock(p)
 	defer p.mu.Unlock()
 	if !p.asking || ask != p.ask {
 		return
@@ -1106,9 +1018,5 @@ func sortedPools(set map[*pool]struct{}) []*pool {
 // Drain makes the node keep nothing idle from now on.
 func (n *Node) Drain(now time.Duration) {
 	n.leaving = true
-	for _, p := range n.all {
-		p.lock()
-		n.settle(now, p)
-		p.mu.Unlock()
-	}
+	n.beginWalk(now)
 }

@@ -206,8 +206,8 @@ func TestWaitersMoveOnlyUnderNewLimits(t *testing.T) {
 	shared.Shared = true
 	m, _ := liveManager(t, ExpiryClose, 0, shared)
 	m.do(func(time.Duration) {
-		m.node.pool(fsm.HostConnections("*.x.org")) // the first to hear of new limits
-		m.node.pool(fsm.HostConnections("a.x.org")) // known from former days
+		m.node.pool(0, fsm.HostConnections("*.x.org")) // the first to hear of new limits
+		m.node.pool(0, fsm.HostConnections("a.x.org")) // known from former days
 	})
 	var w *Waiter
 	m.do(func(now time.Duration) {
@@ -356,13 +356,12 @@ func TestDueKeepAliveDoesNotSpin(t *testing.T) {
 func TestRefusedHostIsNotForgotten(t *testing.T) {
 	m, _ := liveManager(t, ExpiryClose, 0, limit(t, "up", 5, fsm.Queue{}))
 	m.do(func(now time.Duration) {
-		p := m.node.pool(fsm.HostConnections("up"))
-		p.idleFor = forgetAfter
+		p := m.node.pool(now, fsm.HostConnections("up"))
 		p.lock()
 		m.node.noteRefused(now, p)
 		p.mu.Unlock()
 		m.node.Outgoing(now)
-		m.node.second(now)
+		m.node.second(now + 2*forgetAfter)
 		if m.node.lookup(p.key) != p {
 			t.Error("forgotten with a refusal in hand")
 		}

@@ -39,9 +39,11 @@ type pool struct {
 	lowBefore int64 // low, before it was spread
 
 	// The core's half.
-	dirty     bool  // the leader has yet to be told
-	releasing int64 // out of use, to be said with the next Update
-	reported  bool  // the leader knows of a demand
+	era       era    // of the events that concern every pool, those that this one has taken
+	marked    uint64 // the stream on which it was marked as dirty last
+	busy      bool   // has connections that a parting node waits for
+	releasing int64  // out of use, to be said with the next Update
+	reported  bool   // the leader knows of a demand
 	waiters   waiterList
 	target    int64 // come down to this as connections end
 	targetSeq uint64
@@ -55,8 +57,8 @@ type pool struct {
 	refused   [2]int64
 	lows      [idleBuckets]int64
 	lowAt     int
-	idleFor   int // seconds without any use
-	index     int // in the node's list
+	index     int // among all
+	entry         // in the node's book
 }
 
 // part is some of a pool's slots, with a lock. Where a pool is not spread, it is all of them.
@@ -73,8 +75,9 @@ type part struct {
 	head     *Slot
 	tail     *Slot
 	admitted uint64
+	usedAt   time.Duration // when it admitted last
 
-	_ [24]byte // no two parts share a cache line
+	_ [16]byte // no two parts share a cache line
 }
 
 // newPool returns an empty pool.
@@ -206,6 +209,7 @@ func (p *pool) gather(parts []part) {
 		p.parked += q.parked
 		p.taken += q.taken
 		p.admitted += q.admitted
+		p.usedAt = max(p.usedAt, q.usedAt)
 		low += q.low
 		q.mu.Unlock()
 	}
@@ -253,6 +257,7 @@ func (q *part) begin(now time.Duration, s *Slot) {
 	}
 	q.link(s)
 	q.admitted++
+	q.usedAt = now
 }
 
 // link counts a slot here. Needs the part's lock.
@@ -332,18 +337,6 @@ func lockPart(s *Slot) *part {
 			return q
 		}
 		q.mu.Unlock()
-	}
-}
-
-// lockPool locks the pool that a slot is in.
-func lockPool(s *Slot) *pool {
-	for {
-		p := s.part.Load().pool
-		p.lock()
-		if s.part.Load() == &p.part {
-			return p
-		}
-		p.mu.Unlock()
 	}
 }
 

@@ -175,7 +175,7 @@ func TestNumbersAreFollowedInTurns(t *testing.T) {
 	for i := range hosts {
 		host := to(t, string(rune('a'+i%26))+string(rune('a'+i/26%26))+string(rune('a'+i/676))+".x.org").Host
 		keys = append(keys, fsm.HostConnections(host))
-		m.node.pool(keys[i]).granted = 1
+		m.node.grant(keys[i], 1)
 	}
 	m.do(func(now time.Duration) {
 		m.node.setLimits(now, fsm.NewTable(2, 1, []fsm.Limit{limit(t, "*.x.org", 0, fsm.Queue{})}))

@@ -45,12 +45,21 @@ type HostUse struct {
 
 // Hosts lists the use of every host that this node knows, by name.
 func (n *Node) Hosts() []HostUse {
-	out := make([]HostUse, 0, len(n.all))
-	for _, p := range n.all {
-		out = append(out, p.use())
+	return sortedUses(n.uses(make([]HostUse, 0, len(n.all)), n.all))
+}
+
+// uses appends the use of some pools.
+func (n *Node) uses(to []HostUse, pools []*pool) []HostUse {
+	for _, p := range pools {
+		to = append(to, n.usage(p))
 	}
-	slices.SortFunc(out, func(x, y HostUse) int { return cmp.Compare(x.Key.Name, y.Key.Name) })
-	return out
+	return to
+}
+
+// sortedUses sorts by name, in place.
+func sortedUses(all []HostUse) []HostUse {
+	slices.SortFunc(all, func(x, y HostUse) int { return cmp.Compare(x.Key.Name, y.Key.Name) })
+	return all
 }
 
 // Host returns the use of one; ok is false where this node knows nothing of it.
@@ -59,12 +68,12 @@ func (n *Node) Host(key fsm.Key) (use HostUse, ok bool) {
 	if p == nil {
 		return HostUse{}, false
 	}
-	return p.use(), true
+	return n.usage(p), true
 }
 
-// use describes the pool. Needs the core's lock.
-func (p *pool) use() HostUse {
-	p.lock()
+// usage describes a pool.
+func (n *Node) usage(p *pool) HostUse {
+	n.lock(p)
 	defer p.mu.Unlock()
 	return HostUse{
 		Key: p.key, Limit: p.limit, Granted: p.granted, InUse: p.open,

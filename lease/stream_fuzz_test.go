@@ -239,7 +239,7 @@ func (p *nodeScript) finish() {
 		p.release(0)
 		p.sever()
 	}
-	if open := p.n.InUse(); open != 0 {
+	if open := p.n.inUse(); open != 0 {
 		p.t.Fatalf("%d connections are left", open)
 	}
 	if err := p.n.Check(); err != nil {

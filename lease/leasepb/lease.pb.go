@@ -82,7 +82,7 @@ func (x Refused_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Refused_Reason.Descriptor instead.
 func (Refused_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_lease_proto_rawDescGZIP(), []int{11, 0}
+	return file_lease_proto_rawDescGZIP(), []int{12, 0}
 }
 
 type NodeMessage struct {
@@ -94,6 +94,7 @@ type NodeMessage struct {
 	//	*NodeMessage_Update
 	//	*NodeMessage_Bye
 	//	*NodeMessage_Proof
+	//	*NodeMessage_Holdings
 	Message       isNodeMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -181,6 +182,15 @@ func (x *NodeMessage) GetProof() *Proof {
 	return nil
 }
 
+func (x *NodeMessage) GetHoldings() *Holdings {
+	if x != nil {
+		if x, ok := x.Message.(*NodeMessage_Holdings); ok {
+			return x.Holdings
+		}
+	}
+	return nil
+}
+
 type isNodeMessage_Message interface {
 	isNodeMessage_Message()
 }
@@ -205,6 +215,10 @@ type NodeMessage_Proof struct {
 	Proof *Proof `protobuf:"bytes,5,opt,name=proof,proto3,oneof"`
 }
 
+type NodeMessage_Holdings struct {
+	Holdings *Holdings `protobuf:"bytes,6,opt,name=holdings,proto3,oneof"` // after a Hello with more: the rest of what is held
+}
+
 func (*NodeMessage_Hello) isNodeMessage_Message() {}
 
 func (*NodeMessage_KeepAlive) isNodeMessage_Message() {}
@@ -215,15 +229,18 @@ func (*NodeMessage_Bye) isNodeMessage_Message() {}
 
 func (*NodeMessage_Proof) isNodeMessage_Message() {}
 
+func (*NodeMessage_Holdings) isNodeMessage_Message() {}
+
 type Hello struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Protocol      uint32                 `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
 	Identity      string                 `protobuf:"bytes,3,opt,name=identity,proto3" json:"identity,omitempty"`
 	Session       uint64                 `protobuf:"varint,4,opt,name=session,proto3" json:"session,omitempty"`  // 0: open one; otherwise go on with it
-	Holdings      []*Holding             `protobuf:"bytes,5,rep,name=holdings,proto3" json:"holdings,omitempty"` // all that the node holds, where it goes on
+	Holdings      []*Holding             `protobuf:"bytes,5,rep,name=holdings,proto3" json:"holdings,omitempty"` // all that the node holds, where it goes on; with more, some of it
 	Fresh         bool                   `protobuf:"varint,6,opt,name=fresh,proto3" json:"fresh,omitempty"`      // the process has held no session yet: it stops where its name is taken
 	Cluster       string                 `protobuf:"bytes,7,opt,name=cluster,proto3" json:"cluster,omitempty"`   // the id of the node's cluster; "": it is of none yet
+	More          bool                   `protobuf:"varint,8,opt,name=more,proto3" json:"more,omitempty"`        // Holdings follow: the hello counts once the last of them is there
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -307,6 +324,66 @@ func (x *Hello) GetCluster() string {
 	return ""
 }
 
+func (x *Hello) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+// Holdings goes on with the Hello's statement.
+type Holdings struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Holdings      []*Holding             `protobuf:"bytes,1,rep,name=holdings,proto3" json:"holdings,omitempty"`
+	More          bool                   `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Holdings) Reset() {
+	*x = Holdings{}
+	mi := &file_lease_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Holdings) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Holdings) ProtoMessage() {}
+
+func (x *Holdings) ProtoReflect() protoreflect.Message {
+	mi := &file_lease_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Holdings.ProtoReflect.Descriptor instead.
+func (*Holdings) Descriptor() ([]byte, []int) {
+	return file_lease_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Holdings) GetHoldings() []*Holding {
+	if x != nil {
+		return x.Holdings
+	}
+	return nil
+}
+
+func (x *Holdings) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
 type Holding struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           *fsmpb.Key             `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
@@ -317,7 +394,7 @@ type Holding struct {
 
 func (x *Holding) Reset() {
 	*x = Holding{}
-	mi := &file_lease_proto_msgTypes[2]
+	mi := &file_lease_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -329,7 +406,7 @@ func (x *Holding) String() string {
 func (*Holding) ProtoMessage() {}
 
 func (x *Holding) ProtoReflect() protoreflect.Message {
-	mi := &file_lease_proto_msgTypes[2]
+	mi := &file_lease_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -342,7 +419,7 @@ func (x *Holding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Holding.ProtoReflect.Descriptor instead.
 func (*Holding) Descriptor() ([]byte, []int) {
-	return file_lease_proto_rawDescGZIP(), []int{2}
+	return file_lease_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Holding) GetKey() *fsmpb.Key {
@@ -368,7 +445,7 @@ type KeepAlive struct {
 
 func (x *KeepAlive) Reset() {
 	*x = KeepAlive{}
-	mi := &file_lease_proto_msgTypes[3]
+	mi := &file_lease_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -380,7 +457,7 @@ func (x *KeepAlive) String() string {
 func (*KeepAlive) ProtoMessage() {}
 
 func (x *KeepAlive) ProtoReflect() protoreflect.Message {
-	mi := &file_lease_proto_msgTypes[3]
+	mi := &file_lease_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -393,7 +470,7 @@ func (x *KeepAlive) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeepAlive.ProtoReflect.Descriptor instead.
 func (*KeepAlive) Descriptor() ([]byte, []int) {
-	return file_lease_proto_rawDescGZIP(), []int{3}
+	return file_lease_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *KeepAlive) GetSeq() uint64 {
@@ -415,7 +492,7 @@ type Update struct {
 
 func (x *Update) Reset() {
 	*x = Update{}
-	mi := &file_lease_proto_msgTypes[4]
+	mi := &file_lease_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -427,7 +504,7 @@ func (x *Update) String() string {
 func (*Update) ProtoMessage() {}
 
 func (x *Update) ProtoReflect() protoreflect.Message {
-	mi := &file_lease_proto_msgTypes[4]
+	mi := &file_lease_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -440,7 +517,7 @@ func (x *Update) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Update.ProtoReflect.Descriptor instead.
 func (*Update) Descriptor() ([]byte, []int) {
-	return file_lease_proto_rawDescGZIP(), []int{4}
+	return file_lease_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Update) GetReleases() []*Holding {
@@ -482,7 +559,7 @@ type Demand struct {
 
 func (x *Demand) Reset() {
 	*x = Demand{}
-	mi := &file_lease_proto_msgTypes[5]
+	mi := &file_lease_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -494,7 +571,7 @@ func (x *Demand) String() string {
 func (*Demand) ProtoMessage() {}
 
 func (x *Demand) ProtoReflect() protoreflect.Message {
-	mi := &file_lease_proto_msgTypes[5]
+	mi := &file_lease_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -507,7 +584,7 @@ func (x *Demand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Demand.ProtoReflect.Descriptor instead.
 func (*Demand) Descriptor() ([]byte, []int) {
-	return file_lease_proto_rawDescGZIP(), []int{5}
+	return file_lease_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Demand) GetKey() *fsmpb.Key {
@@ -582,7 +659,7 @@ type Bye struct {
 
 func (x *Bye) Reset() {
 	*x = Bye{}
-	mi := &file_lease_proto_msgTypes[6]
+	mi := &file_lease_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -594,7 +671,7 @@ func (x *Bye) String() string {
 func (*Bye) ProtoMessage() {}
 
 func (x *Bye) ProtoReflect() protoreflect.Message {
-	mi := &file_lease_proto_msgTypes[6]
+	mi := &file_lease_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -607,7 +684,7 @@ func (x *Bye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bye.ProtoReflect.Descriptor instead.
 func (*Bye) Descriptor() ([]byte, []int) {
-	return file_lease_proto_rawDescGZIP(), []int{6}
+	return file_lease_proto_rawDescGZIP(), []int{7}
 }
 
 // Proof answers Prove.
@@ -619,7 +696,7 @@ type Proof struct {
 
 func (x *Proof) Reset() {
 	*x = Proof{}
-	mi := &file_lease_proto_msgTypes[7]
+	mi := &file_lease_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -631,7 +708,7 @@ func (x *Proof) String() string {
 func (*Proof) ProtoMessage() {}
 
 func (x *Proof) ProtoReflect() protoreflect.Message {
-	mi := &file_lease_proto_msgTypes[7]
+	mi := &file_lease_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -644,7 +721,7 @@ func (x *Proof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proof.ProtoReflect.Descriptor instead.
 func (*Proof) Descriptor() ([]byte, []int) {
-	return file_lease_proto_rawDescGZIP(), []int{7}
+	return file_lease_proto_rawDescGZIP(), []int{8}
 }
 
 type LeaderMessage struct {
@@ -666,7 +743,7 @@ type LeaderMessage struct {
 
 func (x *LeaderMessage) Reset() {
 	*x = LeaderMessage{}
-	mi := &file_lease_proto_msgTypes[8]
+	mi := &file_lease_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -678,7 +755,7 @@ func (x *LeaderMessage) String() string {
 func (*LeaderMessage) ProtoMessage() {}
 
 func (x *LeaderMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_lease_proto_msgTypes[8]
+	mi := &file_lease_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -691,7 +768,7 @@ func (x *LeaderMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderMessage.ProtoReflect.Descriptor instead.
 func (*LeaderMessage) Descriptor() ([]byte, []int) {
-	return file_lease_proto_rawDescGZIP(), []int{8}
+	return file_lease_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *LeaderMessage) GetMessage() isLeaderMessage_Message {
@@ -839,7 +916,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_lease_proto_msgTypes[9]
+	mi := &file_lease_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -851,7 +928,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_lease_proto_msgTypes[9]
+	mi := &file_lease_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -864,7 +941,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_lease_proto_rawDescGZIP(), []int{9}
+	return file_lease_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Welcome) GetSession() uint64 {
@@ -918,7 +995,7 @@ type NotLeader struct {
 
 func (x *NotLeader) Reset() {
 	*x = NotLeader{}
-	mi := &file_lease_proto_msgTypes[10]
+	mi := &file_lease_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -930,7 +1007,7 @@ func (x *NotLeader) String() string {
 func (*NotLeader) ProtoMessage() {}
 
 func (x *NotLeader) ProtoReflect() protoreflect.Message {
-	mi := &file_lease_proto_msgTypes[10]
+	mi := &file_lease_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -943,7 +1020,7 @@ func (x *NotLeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotLeader.ProtoReflect.Descriptor instead.
 func (*NotLeader) Descriptor() ([]byte, []int) {
-	return file_lease_proto_rawDescGZIP(), []int{10}
+	return file_lease_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *NotLeader) GetLeaderAddr() string {
@@ -964,7 +1041,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_lease_proto_msgTypes[11]
+	mi := &file_lease_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -976,7 +1053,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_lease_proto_msgTypes[11]
+	mi := &file_lease_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -989,7 +1066,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_lease_proto_rawDescGZIP(), []int{11}
+	return file_lease_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Refused) GetReason() Refused_Reason {
@@ -1022,7 +1099,7 @@ type KeepAliveAck struct {
 
 func (x *KeepAliveAck) Reset() {
 	*x = KeepAliveAck{}
-	mi := &file_lease_proto_msgTypes[12]
+	mi := &file_lease_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1034,7 +1111,7 @@ func (x *KeepAliveAck) String() string {
 func (*KeepAliveAck) ProtoMessage() {}
 
 func (x *KeepAliveAck) ProtoReflect() protoreflect.Message {
-	mi := &file_lease_proto_msgTypes[12]
+	mi := &file_lease_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1047,7 +1124,7 @@ func (x *KeepAliveAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeepAliveAck.ProtoReflect.Descriptor instead.
 func (*KeepAliveAck) Descriptor() ([]byte, []int) {
-	return file_lease_proto_rawDescGZIP(), []int{12}
+	return file_lease_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *KeepAliveAck) GetSeq() uint64 {
@@ -1069,7 +1146,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_lease_proto_msgTypes[13]
+	mi := &file_lease_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1081,7 +1158,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_lease_proto_msgTypes[13]
+	mi := &file_lease_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1094,7 +1171,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_lease_proto_rawDescGZIP(), []int{13}
+	return file_lease_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Limits) GetIndex() uint64 {
@@ -1137,7 +1214,7 @@ type Assign struct {
 
 func (x *Assign) Reset() {
 	*x = Assign{}
-	mi := &file_lease_proto_msgTypes[14]
+	mi := &file_lease_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1149,7 +1226,7 @@ func (x *Assign) String() string {
 func (*Assign) ProtoMessage() {}
 
 func (x *Assign) ProtoReflect() protoreflect.Message {
-	mi := &file_lease_proto_msgTypes[14]
+	mi := &file_lease_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1162,7 +1239,7 @@ func (x *Assign) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assign.ProtoReflect.Descriptor instead.
 func (*Assign) Descriptor() ([]byte, []int) {
-	return file_lease_proto_rawDescGZIP(), []int{14}
+	return file_lease_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Assign) GetGrants() []*Holding {
@@ -1199,7 +1276,7 @@ type Target struct {
 
 func (x *Target) Reset() {
 	*x = Target{}
-	mi := &file_lease_proto_msgTypes[15]
+	mi := &file_lease_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1211,7 +1288,7 @@ func (x *Target) String() string {
 func (*Target) ProtoMessage() {}
 
 func (x *Target) ProtoReflect() protoreflect.Message {
-	mi := &file_lease_proto_msgTypes[15]
+	mi := &file_lease_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1224,7 +1301,7 @@ func (x *Target) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Target.ProtoReflect.Descriptor instead.
 func (*Target) Descriptor() ([]byte, []int) {
-	return file_lease_proto_rawDescGZIP(), []int{15}
+	return file_lease_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Target) GetKey() *fsmpb.Key {
@@ -1272,7 +1349,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_lease_proto_msgTypes[16]
+	mi := &file_lease_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1284,7 +1361,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_lease_proto_msgTypes[16]
+	mi := &file_lease_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1297,7 +1374,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_lease_proto_rawDescGZIP(), []int{16}
+	return file_lease_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Answer) GetKey() *fsmpb.Key {
@@ -1324,7 +1401,7 @@ type Prove struct {
 
 func (x *Prove) Reset() {
 	*x = Prove{}
-	mi := &file_lease_proto_msgTypes[17]
+	mi := &file_lease_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1336,7 +1413,7 @@ func (x *Prove) String() string {
 func (*Prove) ProtoMessage() {}
 
 func (x *Prove) ProtoReflect() protoreflect.Message {
-	mi := &file_lease_proto_msgTypes[17]
+	mi := &file_lease_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1349,7 +1426,7 @@ func (x *Prove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Prove.ProtoReflect.Descriptor instead.
 func (*Prove) Descriptor() ([]byte, []int) {
-	return file_lease_proto_rawDescGZIP(), []int{17}
+	return file_lease_proto_rawDescGZIP(), []int{18}
 }
 
 type Closed struct {
@@ -1361,7 +1438,7 @@ type Closed struct {
 
 func (x *Closed) Reset() {
 	*x = Closed{}
-	mi := &file_lease_proto_msgTypes[18]
+	mi := &file_lease_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1373,7 +1450,7 @@ func (x *Closed) String() string {
 func (*Closed) ProtoMessage() {}
 
 func (x *Closed) ProtoReflect() protoreflect.Message {
-	mi := &file_lease_proto_msgTypes[18]
+	mi := &file_lease_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1386,7 +1463,7 @@ func (x *Closed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Closed.ProtoReflect.Descriptor instead.
 func (*Closed) Descriptor() ([]byte, []int) {
-	return file_lease_proto_rawDescGZIP(), []int{18}
+	return file_lease_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Closed) GetDetail() string {
@@ -1400,15 +1477,16 @@ var File_lease_proto protoreflect.FileDescriptor
 
 const file_lease_proto_rawDesc = "" +
 	"\n" +
-	"\vlease.proto\x12\rweir.lease.v1\x1a\tfsm.proto\"\x88\x02\n" +
+	"\vlease.proto\x12\rweir.lease.v1\x1a\tfsm.proto\"\xbf\x02\n" +
 	"\vNodeMessage\x12,\n" +
 	"\x05hello\x18\x01 \x01(\v2\x14.weir.lease.v1.HelloH\x00R\x05hello\x129\n" +
 	"\n" +
 	"keep_alive\x18\x02 \x01(\v2\x18.weir.lease.v1.KeepAliveH\x00R\tkeepAlive\x12/\n" +
 	"\x06update\x18\x03 \x01(\v2\x15.weir.lease.v1.UpdateH\x00R\x06update\x12&\n" +
 	"\x03bye\x18\x04 \x01(\v2\x12.weir.lease.v1.ByeH\x00R\x03bye\x12,\n" +
-	"\x05proof\x18\x05 \x01(\v2\x14.weir.lease.v1.ProofH\x00R\x05proofB\t\n" +
-	"\amessage\"\xd1\x01\n" +
+	"\x05proof\x18\x05 \x01(\v2\x14.weir.lease.v1.ProofH\x00R\x05proof\x125\n" +
+	"\bholdings\x18\x06 \x01(\v2\x17.weir.lease.v1.HoldingsH\x00R\bholdingsB\t\n" +
+	"\amessage\"\xe5\x01\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1a\n" +
@@ -1416,7 +1494,11 @@ const file_lease_proto_rawDesc = "" +
 	"\asession\x18\x04 \x01(\x04R\asession\x122\n" +
 	"\bholdings\x18\x05 \x03(\v2\x16.weir.lease.v1.HoldingR\bholdings\x12\x14\n" +
 	"\x05fresh\x18\x06 \x01(\bR\x05fresh\x12\x18\n" +
-	"\acluster\x18\a \x01(\tR\acluster\"C\n" +
+	"\acluster\x18\a \x01(\tR\acluster\x12\x12\n" +
+	"\x04more\x18\b \x01(\bR\x04more\"R\n" +
+	"\bHoldings\x122\n" +
+	"\bholdings\x18\x01 \x03(\v2\x16.weir.lease.v1.HoldingR\bholdings\x12\x12\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\"C\n" +
 	"\aHolding\x12\"\n" +
 	"\x03key\x18\x01 \x01(\v2\x10.weir.fsm.v1.KeyR\x03key\x12\x14\n" +
 	"\x05slots\x18\x02 \x01(\x03R\x05slots\"\x1d\n" +
@@ -1512,65 +1594,68 @@ func file_lease_proto_rawDescGZIP() []byte {
 }
 
 var file_lease_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_lease_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_lease_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_lease_proto_goTypes = []any{
 	(Refused_Reason)(0),   // 0: weir.lease.v1.Refused.Reason
 	(*NodeMessage)(nil),   // 1: weir.lease.v1.NodeMessage
 	(*Hello)(nil),         // 2: weir.lease.v1.Hello
-	(*Holding)(nil),       // 3: weir.lease.v1.Holding
-	(*KeepAlive)(nil),     // 4: weir.lease.v1.KeepAlive
-	(*Update)(nil),        // 5: weir.lease.v1.Update
-	(*Demand)(nil),        // 6: weir.lease.v1.Demand
-	(*Bye)(nil),           // 7: weir.lease.v1.Bye
-	(*Proof)(nil),         // 8: weir.lease.v1.Proof
-	(*LeaderMessage)(nil), // 9: weir.lease.v1.LeaderMessage
-	(*Welcome)(nil),       // 10: weir.lease.v1.Welcome
-	(*NotLeader)(nil),     // 11: weir.lease.v1.NotLeader
-	(*Refused)(nil),       // 12: weir.lease.v1.Refused
-	(*KeepAliveAck)(nil),  // 13: weir.lease.v1.KeepAliveAck
-	(*Limits)(nil),        // 14: weir.lease.v1.Limits
-	(*Assign)(nil),        // 15: weir.lease.v1.Assign
-	(*Target)(nil),        // 16: weir.lease.v1.Target
-	(*Answer)(nil),        // 17: weir.lease.v1.Answer
-	(*Prove)(nil),         // 18: weir.lease.v1.Prove
-	(*Closed)(nil),        // 19: weir.lease.v1.Closed
-	(*fsmpb.Key)(nil),     // 20: weir.fsm.v1.Key
-	(*fsmpb.Limit)(nil),   // 21: weir.fsm.v1.Limit
+	(*Holdings)(nil),      // 3: weir.lease.v1.Holdings
+	(*Holding)(nil),       // 4: weir.lease.v1.Holding
+	(*KeepAlive)(nil),     // 5: weir.lease.v1.KeepAlive
+	(*Update)(nil),        // 6: weir.lease.v1.Update
+	(*Demand)(nil),        // 7: weir.lease.v1.Demand
+	(*Bye)(nil),           // 8: weir.lease.v1.Bye
+	(*Proof)(nil),         // 9: weir.lease.v1.Proof
+	(*LeaderMessage)(nil), // 10: weir.lease.v1.LeaderMessage
+	(*Welcome)(nil),       // 11: weir.lease.v1.Welcome
+	(*NotLeader)(nil),     // 12: weir.lease.v1.NotLeader
+	(*Refused)(nil),       // 13: weir.lease.v1.Refused
+	(*KeepAliveAck)(nil),  // 14: weir.lease.v1.KeepAliveAck
+	(*Limits)(nil),        // 15: weir.lease.v1.Limits
+	(*Assign)(nil),        // 16: weir.lease.v1.Assign
+	(*Target)(nil),        // 17: weir.lease.v1.Target
+	(*Answer)(nil),        // 18: weir.lease.v1.Answer
+	(*Prove)(nil),         // 19: weir.lease.v1.Prove
+	(*Closed)(nil),        // 20: weir.lease.v1.Closed
+	(*fsmpb.Key)(nil),     // 21: weir.fsm.v1.Key
+	(*fsmpb.Limit)(nil),   // 22: weir.fsm.v1.Limit
 }
 var file_lease_proto_depIdxs = []int32{
 	2,  // 0: weir.lease.v1.NodeMessage.hello:type_name -> weir.lease.v1.Hello
-	4,  // 1: weir.lease.v1.NodeMessage.keep_alive:type_name -> weir.lease.v1.KeepAlive
-	5,  // 2: weir.lease.v1.NodeMessage.update:type_name -> weir.lease.v1.Update
-	7,  // 3: weir.lease.v1.NodeMessage.bye:type_name -> weir.lease.v1.Bye
-	8,  // 4: weir.lease.v1.NodeMessage.proof:type_name -> weir.lease.v1.Proof
-	3,  // 5: weir.lease.v1.Hello.holdings:type_name -> weir.lease.v1.Holding
-	20, // 6: weir.lease.v1.Holding.key:type_name -> weir.fsm.v1.Key
-	3,  // 7: weir.lease.v1.Update.releases:type_name -> weir.lease.v1.Holding
-	6,  // 8: weir.lease.v1.Update.demands:type_name -> weir.lease.v1.Demand
-	20, // 9: weir.lease.v1.Demand.key:type_name -> weir.fsm.v1.Key
-	10, // 10: weir.lease.v1.LeaderMessage.welcome:type_name -> weir.lease.v1.Welcome
-	11, // 11: weir.lease.v1.LeaderMessage.not_leader:type_name -> weir.lease.v1.NotLeader
-	12, // 12: weir.lease.v1.LeaderMessage.refused:type_name -> weir.lease.v1.Refused
-	13, // 13: weir.lease.v1.LeaderMessage.keep_alive_ack:type_name -> weir.lease.v1.KeepAliveAck
-	14, // 14: weir.lease.v1.LeaderMessage.limits:type_name -> weir.lease.v1.Limits
-	15, // 15: weir.lease.v1.LeaderMessage.assign:type_name -> weir.lease.v1.Assign
-	19, // 16: weir.lease.v1.LeaderMessage.closed:type_name -> weir.lease.v1.Closed
-	18, // 17: weir.lease.v1.LeaderMessage.prove:type_name -> weir.lease.v1.Prove
-	3,  // 18: weir.lease.v1.Welcome.corrected:type_name -> weir.lease.v1.Holding
-	0,  // 19: weir.lease.v1.Refused.reason:type_name -> weir.lease.v1.Refused.Reason
-	21, // 20: weir.lease.v1.Limits.limits:type_name -> weir.fsm.v1.Limit
-	3,  // 21: weir.lease.v1.Assign.grants:type_name -> weir.lease.v1.Holding
-	16, // 22: weir.lease.v1.Assign.targets:type_name -> weir.lease.v1.Target
-	17, // 23: weir.lease.v1.Assign.answers:type_name -> weir.lease.v1.Answer
-	20, // 24: weir.lease.v1.Target.key:type_name -> weir.fsm.v1.Key
-	20, // 25: weir.lease.v1.Answer.key:type_name -> weir.fsm.v1.Key
-	1,  // 26: weir.lease.v1.Lease.Session:input_type -> weir.lease.v1.NodeMessage
-	9,  // 27: weir.lease.v1.Lease.Session:output_type -> weir.lease.v1.LeaderMessage
-	27, // [27:28] is the sub-list for method output_type
-	26, // [26:27] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	5,  // 1: weir.lease.v1.NodeMessage.keep_alive:type_name -> weir.lease.v1.KeepAlive
+	6,  // 2: weir.lease.v1.NodeMessage.update:type_name -> weir.lease.v1.Update
+	8,  // 3: weir.lease.v1.NodeMessage.bye:type_name -> weir.lease.v1.Bye
+	9,  // 4: weir.lease.v1.NodeMessage.proof:type_name -> weir.lease.v1.Proof
+	3,  // 5: weir.lease.v1.NodeMessage.holdings:type_name -> weir.lease.v1.Holdings
+	4,  // 6: weir.lease.v1.Hello.holdings:type_name -> weir.lease.v1.Holding
+	4,  // 7: weir.lease.v1.Holdings.holdings:type_name -> weir.lease.v1.Holding
+	21, // 8: weir.lease.v1.Holding.key:type_name -> weir.fsm.v1.Key
+	4,  // 9: weir.lease.v1.Update.releases:type_name -> weir.lease.v1.Holding
+	7,  // 10: weir.lease.v1.Update.demands:type_name -> weir.lease.v1.Demand
+	21, // 11: weir.lease.v1.Demand.key:type_name -> weir.fsm.v1.Key
+	11, // 12: weir.lease.v1.LeaderMessage.welcome:type_name -> weir.lease.v1.Welcome
+	12, // 13: weir.lease.v1.LeaderMessage.not_leader:type_name -> weir.lease.v1.NotLeader
+	13, // 14: weir.lease.v1.LeaderMessage.refused:type_name -> weir.lease.v1.Refused
+	14, // 15: weir.lease.v1.LeaderMessage.keep_alive_ack:type_name -> weir.lease.v1.KeepAliveAck
+	15, // 16: weir.lease.v1.LeaderMessage.limits:type_name -> weir.lease.v1.Limits
+	16, // 17: weir.lease.v1.LeaderMessage.assign:type_name -> weir.lease.v1.Assign
+	20, // 18: weir.lease.v1.LeaderMessage.closed:type_name -> weir.lease.v1.Closed
+	19, // 19: weir.lease.v1.LeaderMessage.prove:type_name -> weir.lease.v1.Prove
+	4,  // 20: weir.lease.v1.Welcome.corrected:type_name -> weir.lease.v1.Holding
+	0,  // 21: weir.lease.v1.Refused.reason:type_name -> weir.lease.v1.Refused.Reason
+	22, // 22: weir.lease.v1.Limits.limits:type_name -> weir.fsm.v1.Limit
+	4,  // 23: weir.lease.v1.Assign.grants:type_name -> weir.lease.v1.Holding
+	17, // 24: weir.lease.v1.Assign.targets:type_name -> weir.lease.v1.Target
+	18, // 25: weir.lease.v1.Assign.answers:type_name -> weir.lease.v1.Answer
+	21, // 26: weir.lease.v1.Target.key:type_name -> weir.fsm.v1.Key
+	21, // 27: weir.lease.v1.Answer.key:type_name -> weir.fsm.v1.Key
+	1,  // 28: weir.lease.v1.Lease.Session:input_type -> weir.lease.v1.NodeMessage
+	10, // 29: weir.lease.v1.Lease.Session:output_type -> weir.lease.v1.LeaderMessage
+	29, // [29:30] is the sub-list for method output_type
+	28, // [28:29] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_lease_proto_init() }
@@ -1584,8 +1669,9 @@ func file_lease_proto_init() {
 		(*NodeMessage_Update)(nil),
 		(*NodeMessage_Bye)(nil),
 		(*NodeMessage_Proof)(nil),
+		(*NodeMessage_Holdings)(nil),
 	}
-	file_lease_proto_msgTypes[8].OneofWrappers = []any{
+	file_lease_proto_msgTypes[9].OneofWrappers = []any{
 		(*LeaderMessage_Welcome)(nil),
 		(*LeaderMessage_NotLeader)(nil),
 		(*LeaderMessage_Refused)(nil),
@@ -1601,7 +1687,7 @@ func file_lease_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lease_proto_rawDesc), len(file_lease_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   19,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

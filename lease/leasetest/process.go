@@ -161,6 +161,7 @@ func (x *process) boot() {
 	}
 	x.node = lease.NewNode(x.name, x.identity, expiry, x.known)
 	x.node.SetCluster(x.cluster)
+	x.node.SetBounds(lease.Bounds{Page: w.page, Stated: w.page, Bare: w.page})
 	x.life++
 	x.running, x.parting, x.idle = true, false, false
 	x.alarmAt, x.back, x.losing = 0, 0, false
@@ -202,7 +203,7 @@ func (x *process) after() {
 			}
 		}
 	}
-	if x.parting && x.node.InUse() == 0 {
+	if x.parting && x.node.AllEnded() {
 		x.sayLeft()
 	}
 	x.alarm()
@@ -212,6 +213,9 @@ func (x *process) after() {
 func (x *process) alarm() {
 	now := x.clock()
 	wait := min(max(x.node.NextWake(now)-now, ms), tickEvery)
+	if x.node.Walking() {
+		wait = pageGap
+	}
 	at := x.w.now + x.realWait(wait)
 	if x.alarmAt != 0 && x.alarmAt <= at {
 		return

@@ -100,6 +100,10 @@ func (w *world) spoilUp(s *stream, m *leasepb.NodeMessage) *leasepb.NodeMessage 
 			m.GetHello().Cluster = ""
 		}
 	case RuleKeepMissing:
+		if p := m.GetHoldings(); p != nil {
+			m = proto.CloneOf(m)
+			m.GetHoldings().Holdings = nil
+		}
 		if h := m.GetHello(); h.GetSession() != 0 {
 			m = proto.CloneOf(m)
 			h = m.GetHello()

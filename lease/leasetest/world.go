@@ -14,6 +14,8 @@ const (
 	rest = 250 * time.Millisecond
 	// tickEvery is the longest between a process's looks at its clock.
 	tickEvery = 250 * time.Millisecond
+	// pageGap is the time between two pages of a node's walk: something may happen in it.
+	pageGap = 100 * time.Microsecond
 	// wakeLate is how much later than what lies ready the timers of a stopped process fire when it goes on.
 	wakeLate = 10 * time.Millisecond
 	// seatOf is the distance of two nodes' clocks: nothing may compare them.
@@ -36,6 +38,7 @@ type world struct {
 	links           links
 	rtt             time.Duration
 	commit          time.Duration
+	page            int           // pools that a node visits, and states, in one go
 	wild            time.Duration // until then the leader is buggy
 	loss            *process      // is to lose a grant with the next entry
 	dead            map[string]bool
@@ -100,6 +103,7 @@ func newWorld(p *Plan, broken Rule, t *trace) *world {
 		plan: p, rule: broken, dice: newDice(p.Seed, 2), trace: t, every: p.Every,
 		rtt: p.RTT.D(), commit: p.Commit.D(), dead: map[string]bool{}, struck: map[int]int{}, hash: 14695981039346656037,
 	}
+	w.page = 1 + int(p.Seed%3)
 	w.expiry, _ = p.expiry()
 	w.up.w = w
 	w.raft.w = w
