@@ -290,6 +290,29 @@ func (a *Allocator) cut(conn uint64) {
 	a.Gone(conn)
 }
 
+// readable reports whether this server knows every key that a node names.
+func readable(holdings []*leasepb.Holding, demands []*leasepb.Demand) bool {
+	for _, h := range holdings {
+		if _, err := fsm.KeyFromProto(h.GetKey()); err != nil {
+			return false
+		}
+	}
+	for _, d := range demands {
+		if _, err := fsm.KeyFromProto(d.GetKey()); err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// misread ends a stream on which a node named a key that this server does not know. Passed over, a release would never
+// come back, and a slot that the log does not grant would stay in use.
+func (a *Allocator) misread(conn uint64) {
+	a.sendLast(conn, refusal(leasepb.Refused_REASON_PROTOCOL,
+		"the node names a key that this server can't read: is the server older? Upgrade it", 0))
+	a.Gone(conn)
+}
+
 // Verify reports whether the shell must now verify that this server leads, once for all that wait for it.
 func (a *Allocator) Verify() bool {
 	if a.verification || len(a.unverified) == 0 {
@@ -331,6 +354,10 @@ func (a *Allocator) hello(now time.Duration, st *fsm.State, conn uint64, h *leas
 		a.supersede(h)
 		a.unproven = append(a.unproven, &openRequest{conn, h})
 		a.send(conn, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Prove{Prove: &leasepb.Prove{}}})
+		return
+	}
+	if !readable(h.Holdings, nil) {
+		a.misread(conn)
 		return
 	}
 	p := a.peers[h.Session]
@@ -382,7 +409,7 @@ func (a *Allocator) resume(st *fsm.State, p *peer) {
 	for _, h := range p.hello.Holdings {
 		key, err := fsm.KeyFromProto(h.Key)
 		if err != nil {
-			continue
+			panic("a hello was let in with a key that can't be read: " + err.Error())
 		}
 		if _, twice := stated[key]; !twice {
 			order = append(order, key)
@@ -449,11 +476,15 @@ func (a *Allocator) update(now time.Duration, conn uint64, u *leasepb.Update) {
 	if p == nil || p.closing || p.hello != nil {
 		return
 	}
+	if !readable(u.Releases, u.Demands) {
+		a.misread(conn)
+		return
+	}
 	if !p.proven {
 		a.prove(p)
 	}
 	for _, r := range u.Releases {
-		if key, err := fsm.KeyFromProto(r.Key); err == nil && r.Slots > 0 {
+		if key, err := fsm.KeyFromProto(r.Key); err == nil && r.Slots > 0 { // none is unknown
 			d := a.demandOf(p, key)
 			d.releasing = reported(d.releasing + reported(r.Slots))
 			a.mark(d.c)
@@ -462,7 +493,7 @@ func (a *Allocator) update(now time.Duration, conn uint64, u *leasepb.Update) {
 	for _, m := range u.Demands {
 		key, err := fsm.KeyFromProto(m.Key)
 		if err != nil {
-			continue
+			panic("an update was let in with a key that can't be read: " + err.Error())
 		}
 		d := a.demandOf(p, key)
 		d.reported = true
@@ -811,6 +842,10 @@ func (a *Allocator) Applied(now time.Duration, st *fsm.State, res fsm.Result) {
 	case *fsm.OpenSession:
 		a.opened(now, st, res)
 	case *fsm.CloseSessions:
+		if res.Err != nil {
+			a.reopen(cmd.Sessions)
+			break
+		}
 		for _, id := range cmd.Sessions {
 			a.noteEnd(id, cmd.Reason)
 			a.closed(id, "the session has ended: "+closeText(cmd.Reason))
@@ -825,6 +860,15 @@ func (a *Allocator) Applied(now time.Duration, st *fsm.State, res fsm.Result) {
 	for _, p := range a.order {
 		if p.conn != 0 && p.hello != nil {
 			a.resume(st, p)
+		}
+	}
+}
+
+// reopen takes back that sessions are closing: the entry was void, and they are open in the log. They are judged anew.
+func (a *Allocator) reopen(ids []uint64) {
+	for _, id := range ids {
+		if p := a.peers[id]; p != nil {
+			p.closing = false
 		}
 	}
 }
@@ -902,6 +946,10 @@ func (a *Allocator) freed(adjustments []fsm.Adjustment) {
 
 // adjusted tells nodes of their new slots, which are theirs only now that they are committed.
 func (a *Allocator) adjusted(cmd *fsm.Adjust, res fsm.Result) {
+	if res.Err != nil {
+		a.restore(cmd)
+		return
+	}
 	for _, adj := range res.Adjusted {
 		c := a.keys[adj.Key]
 		if c != nil {
@@ -913,6 +961,20 @@ func (a *Allocator) adjusted(cmd *fsm.Adjust, res fsm.Result) {
 		}
 		as := p.assigning()
 		as.Grants = append(as.Grants, &leasepb.Holding{Key: fsm.KeyToProto(adj.Key), Slots: adj.Delta})
+	}
+}
+
+// restore keeps what a void entry was to release: it had no effect, so the slots are still granted, and out of use at
+// their nodes. A node whose stream has ended meanwhile states what it holds on the next.
+func (a *Allocator) restore(cmd *fsm.Adjust) {
+	for _, adj := range cmd.Adjustments {
+		p := a.peers[adj.Session]
+		if p == nil || p.conn == 0 || !p.proven {
+			continue
+		}
+		d := a.demandOf(p, adj.Key)
+		d.releasing += max(0, -adj.Delta)
+		a.mark(d.c)
 	}
 }
 

@@ -806,7 +806,7 @@ func (n *Node) Receive(now time.Duration, m *leasepb.LeaderMessage) error {
 	}
 	switch m := m.Message.(type) {
 	case *leasepb.LeaderMessage_Welcome:
-		n.welcome(now, m.Welcome)
+		return n.welcome(now, m.Welcome)
 	case *leasepb.LeaderMessage_Prove:
 		n.proveDue = true
 	case *leasepb.LeaderMessage_KeepAliveAck:
@@ -875,7 +875,10 @@ func (n *Node) openGate() {
 	n.gate.open(n.sess.fenceAt())
 }
 
-func (n *Node) welcome(now time.Duration, w *leasepb.Welcome) {
+func (n *Node) welcome(now time.Duration, w *leasepb.Welcome) error {
+	if !readable(w.Corrected, nil) {
+		return errors.New("the leader corrects a key that this node can't read: is the node older? Upgrade it")
+	}
 	n.welcomed, n.fresh = true, false
 	if w.Resumed {
 		n.sess.term = w.Term
@@ -891,6 +894,7 @@ func (n *Node) welcome(now time.Duration, w *leasepb.Welcome) {
 		n.era.sessions++
 	}
 	n.beginWalk(now)
+	return nil
 }
 
 // correct gives up what the log does not grant us, connections included.
@@ -898,7 +902,7 @@ func (n *Node) correct(now time.Duration, granted []*leasepb.Holding) {
 	for _, h := range granted {
 		key, err := fsm.KeyFromProto(h.Key)
 		if err != nil {
-			continue
+			panic("a welcome was let in with a key that can't be read: " + err.Error())
 		}
 		p := n.lookup(key)
 		if p == nil {

@@ -225,15 +225,18 @@ func (l *leadership) propose(cmd fsm.Command) {
 
 // noteEnds says whose slots came back, and why. It is called before the allocator forgets who they were.
 func (l *leadership) noteEnds(now time.Duration, cmd fsm.Command, res fsm.Result) {
+	if res.Err != nil {
+		if _, opens := cmd.(*fsm.OpenSession); !opens { // the node of that is told
+			l.logger.Warn("an entry had no effect", "term", l.term, "reason", res.Err)
+		}
+		return
+	}
 	switch cmd := cmd.(type) {
 	case *fsm.CloseSessions:
 		for _, id := range cmd.Sessions {
 			l.noteEnd(now, id, endWord(cmd.Reason), res.Freed)
 		}
 	case *fsm.OpenSession:
-		if res.Err != nil {
-			return
-		}
 		if res.TookOver != 0 {
 			l.noteEnd(now, res.TookOver, "taken over", res.Freed)
 		}

@@ -30,6 +30,7 @@ type testCluster struct {
 	index   uint64
 	mu      sync.RWMutex
 	full    bool // the log takes nothing
+	void    bool // entries that end sessions have no effect
 	cut     map[string]bool
 	streams map[string]*memStream // the newest of each node
 	verify  error                 // what verifying the leadership ends in
@@ -50,6 +51,9 @@ func (c *testCluster) Propose(ctx context.Context, term uint64, cmd fsm.Command)
 		return fsm.Result{}, ErrNotProposed
 	}
 	c.index++
+	if _, ends := cmd.(*fsm.CloseSessions); ends && c.void {
+		return fsm.Result{Err: fsm.ErrStaleTerm}, nil
+	}
 	res := c.state.Apply(c.index, term, cmd)
 	if res.Changed {
 		close(c.changed)

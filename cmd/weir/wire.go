@@ -98,7 +98,7 @@ func (a *agent) handlers() cluster.Handlers {
 func (a *agent) lead(ctx context.Context, term uint64) {
 	log := leaseLog{a.members}
 	for a.clusterID() == "" {
-		_, err := log.Propose(ctx, term, a.initial())
+		err := proposeEntry(ctx, log, term, a.initial())
 		if err == nil {
 			continue
 		}
@@ -120,6 +120,15 @@ func (a *agent) lead(ctx context.Context, term uint64) {
 		}
 	}
 	a.leases.Lead(ctx, term, a.members.GrantHold(), left...)
+}
+
+// proposeEntry puts an entry into the log. An entry that the state machine refuses is an error, too.
+func proposeEntry(ctx context.Context, log lease.Log, term uint64, c fsm.Command) error {
+	res, err := log.Propose(ctx, term, c)
+	if err != nil {
+		return err
+	}
+	return res.Err
 }
 
 // initial is the cluster's first entry: its id, its ttl, and the limits in this node's config.
