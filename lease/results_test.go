@@ -2,6 +2,7 @@ package lease
 
 import (
 	"fmt"
+	"io"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -309,4 +310,89 @@ func TestHelloInParts(t *testing.T) {
 			t.Error("the part of another stream is taken")
 		}
 	})
+}
+
+// A farewell that comes between two leaders ends the session once this server leads again, at once and not after a ttl.
+func TestFarewellBetweenLeaders(t *testing.T) {
+	for _, late := range []time.Duration{0, 500 * time.Millisecond, 2 * farewellFor} {
+		synctest.Test(t, func(t *testing.T) {
+			c := startCluster(t, limit(t, "up", 3, fsm.Queue{}))
+			m, stop := c.start(t, "a", "1")
+			if err := m.WaitLive(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			id := m.Session().ID
+			c.depose()
+			if err := stop(); err != nil {
+				t.Fatal(err)
+			}
+			c.server.Left(Farewell{Node: "a", Session: id})
+			c.server.Left(Farewell{Node: "a"}) // says nothing
+			time.Sleep(late)
+			c.lead(t, 2)
+			time.Sleep(100 * time.Millisecond)
+			told := c.hasTold()
+			if ended := slices.Contains(told, "a left: 0 slots"); ended != (late < farewellFor) {
+				t.Errorf("a leader %v after the farewell reports %q", late, told)
+			}
+		})
+	}
+}
+
+// The server forgets farewells and dead nodes beyond a bound.
+func TestServerMemoryIsBounded(t *testing.T) {
+	s := NewServer(nil, nil, nil, nil)
+	for i := range 3 * maxDead {
+		s.Health(fmt.Sprint("node-", i), true)
+		s.Left(Farewell{Node: fmt.Sprint("node-", i), Session: uint64(i + 1)})
+	}
+	if len(s.dead) != maxDead || !s.dead[fmt.Sprint("node-", 3*maxDead-1)] {
+		t.Errorf("%d dead nodes are remembered", len(s.dead))
+	}
+	if n := len(s.left); n != maxFarewells || s.left[n-1].Session != 3*maxDead {
+		t.Errorf("%d farewells are remembered", n)
+	}
+}
+
+// A message that is handed over after its stream's end has been noted does nothing: a hello would wait for ever.
+func TestMessageAfterEndOfStream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := startCluster(t, limit(t, "up", 3, fsm.Queue{}))
+		synctest.Wait()
+		c.server.mu.Lock()
+		l := c.server.lead
+		c.server.mu.Unlock()
+		gone := &conn{id: 99}
+		done := make(chan struct{})
+		go l.receive(&lateReader{memStream: memStream{ctx: t.Context()}, msgs: []*leasepb.NodeMessage{
+			{Message: &leasepb.NodeMessage_Hello{Hello: &leasepb.Hello{Protocol: protocolVersion, Node: "a", Identity: "1"}}},
+		}, done: done}, gone)
+		<-done
+		time.Sleep(time.Second)
+		l.post(func(time.Duration, *fsm.State) {
+			if n := len(l.alloc.unproven) + len(l.alloc.unverified) + len(l.alloc.verifying); n != 0 {
+				t.Errorf("%d hellos of a stream that has ended wait", n)
+			}
+		})
+		time.Sleep(time.Second)
+	})
+}
+
+// lateReader is a stream that still reads some messages.
+type lateReader struct {
+	memStream
+	msgs []*leasepb.NodeMessage
+	done chan struct{}
+}
+
+func (r *lateReader) Send(*leasepb.LeaderMessage) error { return nil }
+
+func (r *lateReader) Recv() (*leasepb.NodeMessage, error) {
+	if len(r.msgs) == 0 {
+		close(r.done)
+		return nil, io.EOF
+	}
+	m := r.msgs[0]
+	r.msgs = r.msgs[1:]
+	return m, nil
 }

@@ -49,6 +49,23 @@ type Server struct {
 	mu   sync.Mutex
 	lead *leadership
 	dead map[string]bool // nodes that gossip calls dead
+	left []lateFarewell  // those that came while nobody led here, the newest last
+}
+
+// maxDead bounds the memory of nodes that gossip calls dead: names may be new with each start of a process.
+const maxDead = 4096
+
+const (
+	// maxFarewells bounds the farewells that wait for this server to lead.
+	maxFarewells = 4096
+	// farewellFor is how long they wait: longer than it takes from a look at the members to the first entry.
+	farewellFor = time.Minute
+)
+
+// lateFarewell is one that came after the next leader here had looked who left, or is about to.
+type lateFarewell struct {
+	Farewell
+	at time.Time
 }
 
 // SessionEnd is one session's end.
@@ -109,10 +126,16 @@ func (s *Server) Lead(ctx context.Context, term uint64, hold time.Duration, left
 		s.logger.Warn("leading, but granting nothing yet: the log may be an older copy", "term", term, "for", hold.Round(time.Millisecond))
 		l.alloc.Hold(l.now() + hold)
 	}
+	s.mu.Lock()
 	for _, f := range left {
 		l.alloc.Left(f)
 	}
-	s.mu.Lock()
+	for _, f := range s.left {
+		if time.Since(f.at) < farewellFor {
+			l.alloc.Left(f.Farewell)
+		}
+	}
+	s.left = nil
 	s.lead = l
 	for node := range s.dead {
 		l.alloc.Health(node, true)
@@ -375,19 +398,29 @@ func (l *leadership) receive(stream leasepb.Lease_SessionServer, c *conn) {
 			return
 		}
 		said = true
-		if !l.post(func(now time.Duration, _ *fsm.State) { l.alloc.Receive(now, c.id, m, arrived) }) {
+		if !l.post(func(now time.Duration, _ *fsm.State) {
+			if l.conns[c.id] == c { // its end may have been posted first: the stream's two ends don't wait for each other
+				l.alloc.Receive(now, c.id, m, arrived)
+			}
+		}) {
 			return
 		}
 	}
 }
 
-// Left ends a session whose node said in gossip, before it went, that nothing of it is in use. It does nothing where this
-// server does not lead.
+// Left ends a session whose node said in gossip, before it went, that nothing of it is in use. Where this server does not
+// lead, the farewell waits a while: this server may be about to.
 func (s *Server) Left(f Farewell) {
+	if f.Session == 0 {
+		return
+	}
 	s.mu.Lock()
 	l := s.lead
+	if l == nil {
+		s.left = append(s.left[max(0, len(s.left)-maxFarewells+1):], lateFarewell{f, time.Now()})
+	}
 	s.mu.Unlock()
-	if l != nil && f.Session != 0 {
+	if l != nil {
 		l.post(func(time.Duration, *fsm.State) { l.alloc.Left(f) })
 	}
 }
@@ -403,6 +436,12 @@ func (s *Server) Health(node string, dead bool) {
 	if dead {
 		if s.dead == nil {
 			s.dead = map[string]bool{}
+		}
+		if len(s.dead) >= maxDead {
+			for other := range s.dead { // any: at worst its slots come back after its silence instead of before
+				delete(s.dead, other)
+				break
+			}
 		}
 		s.dead[node] = true
 	} else {
