@@ -52,7 +52,7 @@
 //
 // [Rules] can be broken, one at a time, at the boundary of the real code: in the times, messages and results that it is handed and in
 // the commands that the state machine is handed. No production code knows of it. For each rule a test finds a breach within a bounded
-// number of seeds of the ordinary mix, and a kept plan shows it. The clause that a slot counts as free only once its release is committed
+// number of seeds of the ordinary mix, of a kind that the rule is there to prevent, and a kept plan shows it. The clause that a slot counts as free only once its release is committed
 // has no switch: the leader's opinion of what is free does not count, since the state machine cuts each increase to what is free in the log,
 // so that breaking the clause alone can only make it propose in vain. That switch would be the one that breaks the cutting.
 //

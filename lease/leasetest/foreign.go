@@ -22,7 +22,7 @@ func (w *world) otherCluster(id string) *leadership {
 	for _, l := range w.plan.Limits {
 		limit, err := l.limit(fsm.SourceConfig)
 		if err != nil {
-			w.fail("the plan has a limit that can't be: %v", err)
+			w.fail(BreachPlan, "the plan has a limit that can't be: %v", err)
 		}
 		limit.Connections += 3
 		limits = append(limits, limit)

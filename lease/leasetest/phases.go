@@ -209,7 +209,7 @@ func (w *world) twin(x *process, f Fault) {
 func (w *world) writeLimit(l Limit, i int) {
 	limit, err := l.limit(fsm.SourceAPI)
 	if err != nil {
-		w.fail("the plan has a limit that can't be: %v", err)
+		w.fail(BreachPlan, "the plan has a limit that can't be: %v", err)
 		return
 	}
 	var cmd fsm.Command = &fsm.PutLimit{Limit: limit}
@@ -283,7 +283,7 @@ func (w *world) settle() {
 	u.seen = u.seen[:0]
 	for _, x := range w.nodes {
 		if x.node.Session(x.clock()).State != lease.SessionLive {
-			w.fail("node %s has no session long after the last fault", x.name)
+			w.fail(BreachNoSession, "node %s has no session long after the last fault", x.name)
 		}
 		u.seen = append(u.seen, x.conns...)
 	}
@@ -295,7 +295,7 @@ func (w *world) settle() {
 		u.watch(i)
 	}
 	if key, n, found := u.overfull(); found && w.expiry == lease.ExpiryClose {
-		w.fail("%d connections to %s are open long after its limit was lowered and what is above it was to be closed", n, key)
+		w.fail(BreachNotEvicted, "%d connections to %s are open long after its limit was lowered and what is above it was to be closed", n, key)
 	}
 	hungry := w.hungry()
 	length := 2 * second
@@ -308,7 +308,7 @@ func (w *world) settle() {
 	}
 	for _, h := range hungry {
 		if h.x.served[h.host] == h.from && !h.x.uses(h.host) && w.breach == "" {
-			w.fail("node %s was not served a connection to %s in %v", h.x.name, u.hosts[h.host].name, length)
+			w.fail(BreachStarved, "node %s was not served a connection to %s in %v", h.x.name, u.hosts[h.host].name, length)
 		}
 	}
 	w.checkAll()
@@ -391,7 +391,7 @@ func (w *world) rest() {
 		}
 	}
 	if err != nil {
-		w.fail("nobody works any more, and yet: %v", err)
+		w.fail(BreachUnrest, "nobody works any more, and yet: %v", err)
 	}
 	w.checkAll()
 }

@@ -299,7 +299,7 @@ func (x *process) remember() {
 		x.known, err = lease.UnmarshalTable(b)
 	}
 	if err != nil {
-		x.w.fail("node %s can't keep its limits: %v", x.name, err)
+		x.w.fail(BreachEncoding, "node %s can't keep its limits: %v", x.name, err)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/lease"
 )
 
 // raft is the log as the servers agree on it, and who leads. It promises what Raft does, and no more: an entry that is committed
@@ -63,7 +64,7 @@ func (r *raft) begin() {
 	for _, l := range w.plan.Limits {
 		limit, err := l.limit(fsm.SourceConfig)
 		if err != nil {
-			w.fail("the plan has a limit that can't be: %v", err)
+			w.fail(BreachPlan, "the plan has a limit that can't be: %v", err)
 		}
 		limits = append(limits, limit)
 	}
@@ -231,7 +232,7 @@ func (r *raft) commit(term uint64, cmd fsm.Command) fsm.Result {
 	if w.plan.Codec {
 		decoded, err := fsm.Decode(fsm.Encode(cmd))
 		if err != nil {
-			w.fail("a command can't be decoded: %v", err)
+			w.fail(BreachEncoding, "a command can't be decoded: %v", err)
 		} else {
 			cmd = decoded
 		}
@@ -289,12 +290,12 @@ func (r *raft) restore(x *process) {
 	w := r.w
 	var b bytes.Buffer
 	if err := r.head.state.WriteSnapshot(&b); err != nil {
-		w.fail("the state can't be written: %v", err)
+		w.fail(BreachEncoding, "the state can't be written: %v", err)
 		return
 	}
 	st, err := fsm.ReadSnapshot(&b)
 	if err != nil {
-		w.fail("the state's snapshot can't be read: %v", err)
+		w.fail(BreachEncoding, "the state's snapshot can't be read: %v", err)
 		return
 	}
 	x.state, x.applied, x.batches = st, r.head.applied, r.head.batches
@@ -323,6 +324,9 @@ func (r *raft) putBack(x *process, f Fault) {
 	for _, y := range w.everybody() {
 		y.outlived = y.running
 	}
+	if w.expiry != lease.ExpiryClose {
+		w.up.forgetSessions()
+	}
 	w.up.limitsChanged()
 }
 
@@ -333,6 +337,6 @@ func (w *world) sameState(x, y *process) {
 	}
 	var a, b bytes.Buffer
 	if x.state.WriteSnapshot(&a) != nil || y.state.WriteSnapshot(&b) != nil || !bytes.Equal(a.Bytes(), b.Bytes()) {
-		w.fail("the replicas of %s and %s differ after %d entries", x.name, y.name, x.applied)
+		w.fail(BreachReplicas, "the replicas of %s and %s differ after %d entries", x.name, y.name, x.applied)
 	}
 }

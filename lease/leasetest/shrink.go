@@ -6,7 +6,8 @@ import (
 )
 
 // Shrink looks for a smaller plan that fails too: with fewer faults, fewer workers, fewer nodes, shorter faults and less time. It
-// runs at most tries plans. With a rule broken, the plan is one that fails for that alone. What fails need not fail with the same words: the smallest failure is the best to read.
+// runs at most tries plans. With a rule broken, the plan is one that fails for that alone, in a way that the rule is there to
+// prevent. It need not fail with the same words: the smallest failure is the best to read.
 func Shrink(p *Plan, broken Rule, tries int) *Plan {
 	s := &shrinker{best: p.clone(), broken: broken, tries: tries}
 	for {
@@ -47,7 +48,7 @@ func (s *shrinker) try(change func(*Plan)) bool {
 		return false
 	}
 	s.tries--
-	if Run(q, s.broken).Breach == "" || s.broken != 0 && Run(q, 0).Breach != "" {
+	if !s.broken.Finds(Run(q, s.broken).Kind) || s.broken != 0 && Run(q, 0).Breach != "" {
 		return false
 	}
 	s.best = q

@@ -2,6 +2,7 @@ package leasetest
 
 import (
 	"errors"
+	"math"
 	"slices"
 	"time"
 
@@ -59,7 +60,7 @@ func (u *upstream) hostOf(name string) int {
 	}
 	t, err := fsm.ParseTarget(name, 443)
 	if err != nil {
-		u.w.fail("host %q: %v", name, err)
+		u.w.fail(BreachPlan, "host %q: %v", name, err)
 	}
 	u.hosts = append(u.hosts, hostInfo{name: name, target: t, last: u.w.now})
 	h := &u.hosts[len(u.hosts)-1]
@@ -129,7 +130,7 @@ func (u *upstream) applied(e logEntry, apply func() fsm.Result) fsm.Result {
 			before -= f.Delta
 		}
 		if now := u.granted(); now != before {
-			u.w.fail("an entry that ends sessions leaves %d slots granted, want %d", now, before)
+			u.w.fail(BreachFreed, "an entry that ends sessions leaves %d slots granted, want %d", now, before)
 		}
 	}
 	if _, ok := e.cmd.(*fsm.Adjust); ok {
@@ -160,11 +161,11 @@ func (u *upstream) adjusted(st *fsm.State, res fsm.Result) {
 			continue
 		}
 		if _, open := st.Session(a.Session); !open {
-			u.w.fail("session %d, which is not open, was granted %d slots of %s", a.Session, a.Delta, a.Key)
+			u.w.fail(BreachClosedGrant, "session %d, which is not open, was granted %d slots of %s", a.Session, a.Delta, a.Key)
 		}
 		k := &u.keys[u.keyOf(a.Key)]
 		if n := st.Granted(a.Key); n > max(k.limit, 0) && n > k.high {
-			u.w.fail("%d slots of %s are granted, the limit is %d", n, a.Key, k.limit)
+			u.w.fail(BreachOverGranted, "%d slots of %s are granted, the limit is %d", n, a.Key, k.limit)
 		}
 	}
 }
@@ -240,6 +241,19 @@ func (u *upstream) excused(c *conn) bool {
 	return !open
 }
 
+// forgotten stands for a session that the log knows no more.
+const forgotten = math.MaxUint64
+
+// forgetSessions detaches connections from sessions that the log has just forgotten: their ids are given out again, to
+// sessions that had nothing to do with the connections.
+func (u *upstream) forgetSessions() {
+	for _, c := range u.conns {
+		if _, open := u.w.raft.head.state.Session(c.session); !open {
+			c.session = forgotten
+		}
+	}
+}
+
 // dials notes a connection that will soon be seen.
 func (u *upstream) dials(c *conn) {
 	c.listed = true
@@ -287,9 +301,9 @@ func (u *upstream) judge(key int, by *conn) {
 	allowed := max(k.limit, k.high)
 	if n := u.open(key, false); n > allowed {
 		if by != nil {
-			u.w.fail("%d connections to %s are open, the limit is %d (allowed: %d): node %s opened the last", n, k.key, k.limit, allowed, by.x.name)
+			u.w.fail(BreachOverLimit, "%d connections to %s are open, the limit is %d (allowed: %d): node %s opened the last", n, k.key, k.limit, allowed, by.x.name)
 		} else {
-			u.w.fail("%d connections to %s are open, the limit is %d (allowed: %d)", n, k.key, k.limit, allowed)
+			u.w.fail(BreachOverLimit, "%d connections to %s are open, the limit is %d (allowed: %d)", n, k.key, k.limit, allowed)
 		}
 	}
 }
@@ -327,7 +341,7 @@ func (u *upstream) byte(c *conn) {
 		return
 	}
 	if _, open := u.w.raft.head.state.Session(c.session); !open {
-		u.w.fail("node %s moved a byte to %s on a connection of session %d, which has ended", c.x.name, h.name, c.session)
+		u.w.fail(BreachByte, "node %s moved a byte to %s on a connection of session %d, which has ended", c.x.name, h.name, c.session)
 	}
 }
 
@@ -352,7 +366,7 @@ func (u *upstream) agrees(x *process) {
 			continue
 		}
 		if g := st.GrantOf(id, k.key); use.Granted > g {
-			w.fail("node %s believes to hold %d slots of %s, the log grants %d", x.name, use.Granted, k.key, g)
+			w.fail(BreachBelief, "node %s believes to hold %d slots of %s, the log grants %d", x.name, use.Granted, k.key, g)
 		}
 	}
 }
@@ -414,10 +428,10 @@ func (u *upstream) refused(c *conn) {
 	switch {
 	case k.limit == 0:
 	case errors.Is(c.err, lease.ErrNoLease):
-		u.w.fail("node %s has no lease long after the last fault", c.x.name)
+		u.w.fail(BreachNoSession, "node %s has no lease long after the last fault", c.x.name)
 	case errors.Is(c.err, lease.ErrQueueFull):
 	case k.limit > 0 && !k.full && u.w.now-k.freeFrom > u.w.patience():
-		u.w.fail("node %s refused a request for %s (%v) while a slot has been free for %v", c.x.name, k.key, c.err, u.w.now-k.freeFrom)
+		u.w.fail(BreachStarved, "node %s refused a request for %s (%v) while a slot has been free for %v", c.x.name, k.key, c.err, u.w.now-k.freeFrom)
 	}
 }
 
@@ -426,7 +440,7 @@ func (u *upstream) watchAll() {
 	for _, c := range u.asked {
 		k := &u.keys[u.hosts[c.host].key]
 		if k.limit > 0 && !k.full && u.w.now-max(k.freeFrom, c.since) > u.w.patience() {
-			u.w.fail("node %s has had a request for %s waiting for %v while a slot was free", c.x.name, k.key, u.w.now-max(k.freeFrom, c.since))
+			u.w.fail(BreachStarved, "node %s has had a request for %s waiting for %v while a slot was free", c.x.name, k.key, u.w.now-max(k.freeFrom, c.since))
 		}
 	}
 }

@@ -59,6 +59,7 @@ type world struct {
 // Outcome is what a run came to.
 type Outcome struct {
 	Breach      string        // the first; "": none
+	Kind        Breach        // which invariant it is of
 	At          time.Duration // when it came, or how long the run was
 	Steps       int
 	Entries     int
@@ -82,7 +83,7 @@ func RunTraced(p *Plan, broken Rule, lines int) Outcome {
 
 func run(p *Plan, broken Rule, t *trace) Outcome {
 	if err := p.Validate(); err != nil {
-		return Outcome{Breach: "the plan can't be run: " + err.Error()}
+		return Outcome{Kind: BreachPlan, Breach: "the plan can't be run: " + err.Error()}
 	}
 	w := newWorld(p, broken, t)
 	for i := range p.Faults {
@@ -168,24 +169,24 @@ func (w *world) run(d time.Duration) {
 // checkAll walks everything.
 func (w *world) checkAll() {
 	if err := w.raft.head.state.Check(); err != nil {
-		w.fail("the replicated state breaks an invariant: %v", err)
+		w.fail(BreachState, "the replicated state breaks an invariant: %v", err)
 	}
 	for _, x := range w.everybody() {
 		if !x.running {
 			continue
 		}
 		if err := x.node.Check(); err != nil {
-			w.fail("%v", err)
+			w.fail(BreachNode, "%v", err)
 		}
 		w.up.agrees(x)
 	}
 	for _, l := range w.raft.leaderships {
 		if err := l.alloc.Check(); err != nil {
-			w.fail("the leader of term %d: %v", l.term, err)
+			w.fail(BreachLeader, "the leader of term %d: %v", l.term, err)
 		}
 		for _, s := range l.alloc.Sessions(l.p.mono()) {
 			if s.ReclaimedIn < 0 {
-				w.fail("session %d of %s is to be reclaimed in %v", s.ID, s.Node, s.ReclaimedIn)
+				w.fail(BreachLeader, "session %d of %s is to be reclaimed in %v", s.ID, s.Node, s.ReclaimedIn)
 			}
 		}
 	}
@@ -200,8 +201,9 @@ func (w *world) everybody() []*process {
 }
 
 // fail notes the first breach, which ends the run.
-func (w *world) fail(format string, args ...any) {
+func (w *world) fail(kind Breach, format string, args ...any) {
 	if w.breach == "" {
+		w.out.Kind = kind
 		w.breach = fmt.Sprintf("t=%v: ", w.now) + fmt.Sprintf(format, args...)
 		w.trace.note(w.now, "world", "BREACH: "+w.breach)
 	}

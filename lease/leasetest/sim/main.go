@@ -124,10 +124,11 @@ func (b *batch) take(ctx context.Context) (uint64, bool) {
 }
 
 func (b *batch) note(seed uint64, out leasetest.Outcome) {
+	found := out.Breach != "" && (b.rule == 0 || b.rule.Finds(out.Kind))
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.totals.Add(out)
-	if out.Breach != "" && (b.breach == "" || seed < b.seed) {
+	if found && (b.breach == "" || seed < b.seed) {
 		b.seed, b.breach = seed, out.Breach
 	}
 }

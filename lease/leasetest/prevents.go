@@ -1,0 +1,63 @@
+package leasetest
+
+import "slices"
+
+// The invariants that several rules keep together.
+var (
+	capHolds = []Breach{BreachOverLimit, BreachByte}               // no connection outlives its session, so none is above the limit
+	beliefs  = []Breach{BreachBelief, BreachOverLimit}             // no node holds more than the log grants
+	leaks    = []Breach{BreachStarved, BreachUnrest}               // no slot stays granted to a node that does not have it
+	clusters = []Breach{BreachOverLimit, BreachByte, BreachBelief} // no grant of another log is used
+)
+
+// prevents is what each rule is there to prevent: the kinds of breach that count as finding that it is broken.
+var prevents = map[Rule][]Breach{
+	RuleFromAnswer:       capHolds,
+	RuleUnverified:       capHolds,
+	RuleStaleProof:       capHolds,
+	RuleCloseEarly:       capHolds,
+	RuleNoMargin:         capHolds,
+	RuleNewLeaderForgets: capHolds,
+	RuleNoFence:          capHolds,
+	RuleFenceLate:        capHolds,
+	RuleTimerOnly:        capHolds,
+	RuleSeverIgnored:     {BreachOverLimit},
+	RuleBytesAfter:       {BreachByte},
+	RuleClockStops:       capHolds,
+	RuleWallIgnored:      capHolds,
+	RuleUncommitted:      beliefs,
+	RuleReleaseInUse:     beliefs,
+	RuleOtherIdentity:    capHolds,
+	RuleNoRest:           {BreachOverLimit},
+	RuleNewLeaderNoRest:  {BreachOverLimit},
+	RuleUnproven:         capHolds,
+	RuleStaleStatement:   beliefs,
+	RuleKeepMissing:      leaks,
+	RuleKeepDifference:   beliefs,
+	RuleBeforeExchange:   beliefs,
+	RuleReleaseEarly:     {BreachOverLimit},
+	RulePutBackGrants:    clusters,
+	RuleOtherCluster:     clusters,
+	RuleSecondCluster:    clusters,
+	RuleUncut:            {BreachOverGranted},
+	RuleClosedIncrease:   leaks,
+	RuleBelowZero:        beliefs,
+	RuleCloseKeeps:       {BreachFreed},
+	RuleStaleTerm:        clusters,
+	RuleRepeated:         beliefs,
+}
+
+// besides is what a rule's switch brings about as well, by the way in which it breaks the rule: such a run is passed over.
+var besides = map[Rule][]Breach{
+	RuleFromAnswer: {BreachUnrest},    // the node's clock is set back, and with it the time at which it gives slots back
+	RuleCloseEarly: {BreachNoSession}, // a session may be closed before its node has sent a keep-alive
+	RuleUnproven:   {BreachUnrest},    // the session that a late hello opened stays, and holds what was granted to it
+}
+
+// Finds reports whether a breach shows that the rule is broken. Without a rule (0), every breach counts.
+func (r Rule) Finds(b Breach) bool {
+	if r == 0 {
+		return b != BreachNone
+	}
+	return slices.Contains(prevents[r], b)
+}
