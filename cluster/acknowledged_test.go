@@ -21,8 +21,8 @@ func memoryIn(t testing.TB, path string) *memory {
 	return m
 }
 
-// What a process that ended in good order knew is known for certain; one that was killed may have known more than it saved, but
-// never of more than its own log.
+// What a process that ended in good order knew is known for certain; one that was killed may have
+// known more than it saved, but never of more than its own log.
 func TestMemoryOutlivesTheProcess(t *testing.T) {
 	t.Parallel()
 	path := t.TempDir()
@@ -103,8 +103,8 @@ func FuzzMemory(f *testing.F) {
 	})
 }
 
-// A promise is given after a silence only, outlives the process, and shuts out leaders and candidates of that term and before, and
-// answers to this server as such a leader.
+// A promise is given after a silence only, outlives the process, and shuts out leaders and
+// candidates of that term and before, and answers to this server as such a leader.
 func TestAPromiseIsKept(t *testing.T) {
 	t.Parallel()
 	path := t.TempDir()
@@ -141,8 +141,8 @@ func TestAPromiseIsKept(t *testing.T) {
 	}
 }
 
-// Nobody who follows a leader promises anything, whoever asks, and the cluster is not disturbed. Once a server is alone, it does, and
-// the others come back in a later term.
+// Nobody who follows a leader promises anything, whoever asks, and the cluster is not disturbed.
+// Once a server is alone, it does, and the others come back in a later term.
 func TestOnlyASilentServerPromises(t *testing.T) {
 	t.Parallel()
 	nodes := startThree(t)
