@@ -81,9 +81,10 @@ type Config struct {
 	// it was applied here; those that failed are not told. Many may call at once; it must not block. nil tells nobody.
 	OnCommit func(time.Duration)
 
-	// SessionLife says for how long a session may be alive after its leader was last confirmed (the ttl, and the margin), and
-	// whether that is certain for the cluster. A server whose disk may be an older copy waits for so long. nil: it is not known,
-	// and the longest that there can be counts.
+	// SessionLife says for how long a session may be alive after its leader was last confirmed (the
+	// ttl, and the margin), and whether that is certain for the cluster. A server whose disk may be
+	// an older copy waits for so long. nil: it is not known, and the longest that there can be
+	// counts.
 	SessionLife func() (life time.Duration, certain bool)
 
 	// Tests set these.
@@ -428,7 +429,8 @@ func (c *Cluster) raftConfig() *raft.Config {
 	conf.HeartbeatTimeout, conf.ElectionTimeout = c.raftTimeouts(), c.raftTimeouts()
 	conf.LeaderLeaseTimeout = 500 * time.Millisecond * mult
 	if c.past.doubt != nil {
-		// The only voter of a configuration asks nobody before it leads. It has to listen first, until it is released.
+		// The only voter of a configuration asks nobody before it leads. It has to listen first,
+		// until it is released.
 		conf.HeartbeatTimeout, conf.ElectionTimeout = longestLife, longestLife
 	}
 	// A follower that is told of commits within half a second is soon enough: what is committed is acted upon on the
@@ -492,7 +494,8 @@ func (c *Cluster) alone() bool {
 	return len(servers) == 1 && servers[0].ID == c.serverID()
 }
 
-// restoreTimeouts lets a server that had to listen first stand for election. The only one of a cluster does so at once.
+// restoreTimeouts lets a server that had to listen first stand for election. The only one of a
+// cluster does so at once.
 func (c *Cluster) restoreTimeouts() {
 	normal := c.raftTimeouts()
 	conf := c.raft.ReloadableConfig()

@@ -179,9 +179,9 @@ func NewAllocator(now time.Duration, term uint64, st *fsm.State) *Allocator {
 	return a
 }
 
-// Hold keeps every free slot back until a moment: the log may be an older copy, and sessions that it has forgotten may use
-// them. Sessions may be opened and go on meanwhile, since a node never uses more than the log grants it: what it has was its own
-// when the log was longer, too.
+// Hold keeps every free slot back until a moment: the log may be an older copy, and sessions that
+// it has forgotten may use them. Sessions may be opened and go on meanwhile, since a node never
+// uses more than the log grants it: what it has was its own when the log was longer, too.
 func (a *Allocator) Hold(until time.Duration) { a.notBefore = max(a.notBefore, until) }
 
 func (a *Allocator) addPeer(s fsm.Session, seen time.Duration) *peer {
@@ -469,8 +469,8 @@ type Farewell struct {
 	Session uint64
 }
 
-// Left ends a session by what its node said. The id alone is not enough: where the log was put back to an older copy, an id that it
-// has forgotten is given out again.
+// Left ends a session by what its node said. The id alone is not enough: where the log was put back
+// to an older copy, an id that it has forgotten is given out again.
 func (a *Allocator) Left(f Farewell) {
 	if p := a.peers[f.Session]; p != nil && p.Node == f.Node && !p.closing {
 		p.closing = true

@@ -61,8 +61,8 @@ func (a *agent) clusterConfig() cluster.Config {
 	}
 }
 
-// sessionLife is how long a session may be alive after its leader was last confirmed. The file's ttl counts until the cluster's
-// is known.
+// sessionLife is how long a session may be alive after its leader was last confirmed. The file's
+// ttl counts until the cluster's is known.
 func (a *agent) sessionLife() (life time.Duration, certain bool) {
 	if a.store != nil {
 		a.store.Read(func(st *fsm.State) {
