@@ -53,8 +53,8 @@ func (a *agent) clusterConfig() cluster.Config {
 		Name: c.Name, Role: cluster.Role(c.Role), Version: thisBuild().Version, Data: a.data,
 		RPC: c.Cluster.RPC, AdvertiseRPC: c.Cluster.AdvertiseRPC,
 		Gossip: c.Cluster.Gossip, AdvertiseGossip: c.Cluster.AdvertiseGossip,
-		APIAddr: a.apiListener.Addr().String(),
-		Join:    c.Cluster.Join, BootstrapExpect: c.Cluster.BootstrapExpect,
+		APIAddr: a.apiListener.Addr().String(), ProxyAddrs: []string{a.proxyListener.Addr().String()},
+		Join: c.Cluster.Join, BootstrapExpect: c.Cluster.BootstrapExpect,
 		GossipKeys: gossipKeys(c), TLS: a.certs.rpcTLS(), Plaintext: cluster.Plaintext(c.Cluster.Plaintext),
 		ConfigDigest: config.Digest(c), OnCommit: a.timings.commits.Observe, Log: a.log.Named("cluster"), Fatal: a.stop,
 	}
