@@ -56,6 +56,8 @@ type Config struct {
 	Join            []string // gossip addresses or names, tried for ever
 	// APIAddr is what the node's HTTP API listens on, for the others to know; its host may be unspecified.
 	APIAddr string
+	// ProxyAddrs are what the node's proxy listens on, likewise.
+	ProxyAddrs []string
 	// BootstrapExpect is the number of servers that form the cluster together; 0 never forms one, and waits to be
 	// added. Every server of a cluster must have the same.
 	BootstrapExpect int
@@ -88,10 +90,12 @@ type Config struct {
 	SessionLife func() (life time.Duration, certain bool)
 
 	// Tests set these.
-	wrapStore func(logStable) logStable
-	patience  time.Duration // of the watchdog: with commits
-	stall     time.Duration // and with the own disk
-	listen    time.Duration // before a cluster is formed alone; negative: not at all
+	interfaceAddrs func() ([]net.Addr, error)
+	addressesEvery time.Duration
+	wrapStore      func(logStable) logStable
+	patience       time.Duration // of the watchdog: with commits
+	stall          time.Duration // and with the own disk
+	listen         time.Duration // before a cluster is formed alone; negative: not at all
 }
 
 // Handlers is what a node does as part of the cluster. All are optional.
@@ -191,6 +195,10 @@ func (cfg *Config) normalise() error {
 	case cfg.listen == 0:
 		cfg.listen = listenFirst * time.Duration(cfg.Multiplier)
 	}
+	if cfg.interfaceAddrs == nil {
+		cfg.interfaceAddrs = net.InterfaceAddrs
+	}
+	cfg.addressesEvery = cmp.Or(cfg.addressesEvery, addressesEvery)
 	if cfg.Label == "" {
 		cfg.Label = defaultLabel
 	}
@@ -387,6 +395,7 @@ func (c *Cluster) start(h Handlers) error {
 	c.transport.start()
 	c.mux.start()
 	c.background(func() { c.gossip.run(c.life) })
+	c.background(func() { c.followAddresses(c.life) })
 	c.background(func() { c.tellMembers(c.life) })
 	c.background(func() { c.tellLeader(c.life) })
 	if c.raft != nil {
@@ -409,6 +418,12 @@ func (c *Cluster) firstMeta() (*clusterpb.Meta, error) {
 		Identity: identity, Role: clusterpb.Role_ROLE_PROXY, RpcAddr: c.mux.self, Version: c.cfg.Version, ConfigDigest: c.cfg.ConfigDigest,
 		ApiAddr: c.cfg.APIAddr, Cluster: c.of.cluster(),
 	}
+	machine, err := c.cfg.interfaceAddrs()
+	if err != nil {
+		c.log.Warn("this machine's addresses can't be listed: other nodes' proxies know its advertised ones only", "error", err)
+	}
+	l := c.listening()
+	meta.Listening = l.encode(machine)
 	if c.cfg.Role == RoleServer {
 		has, err := c.stores.hasState()
 		if err != nil {

@@ -147,7 +147,8 @@ type Proxy struct {
 	DenyDestinations []netip.Prefix
 	// AllowDestinations, where not empty, are the only networks connected to. Deny wins.
 	AllowDestinations []netip.Prefix
-	// AllowClusterDestinations lets clients connect to the cluster's own ports and API through the proxy.
+	// AllowClusterDestinations lets clients connect to the nodes' APIs, rpc and gossip ports through the proxy, but not to
+	// proxies.
 	AllowClusterDestinations bool
 	// TLS makes the listener speak TLS to workers.
 	TLS TLS

@@ -206,7 +206,7 @@ func proxyFields() []field[Config] {
 		attr("proxy.allow_destinations", listOf(network()), func(c *Config) *[]netip.Prefix { return &c.Proxy.AllowDestinations },
 			"When not empty, the only networks connected to; deny_destinations wins.").live(),
 		attr("proxy.allow_cluster_destinations", boolean(), func(c *Config) *bool { return &c.Proxy.AllowClusterDestinations },
-			"Whether clients may connect through the proxy to the nodes' own rpc and gossip ports and to this node's API.").live(),
+			"Whether clients may connect through the proxy to the nodes' APIs, and to their rpc and gossip ports, where no client is taken for a node all the same. The proxies' own ports stay out of reach.").live(),
 		attr("proxy.tls.cert_file", text(), func(c *Config) *string { return &c.Proxy.TLS.CertFile },
 			"The certificate (PEM) that the proxy shows workers."),
 		attr("proxy.tls.key_file", text(), func(c *Config) *string { return &c.Proxy.TLS.KeyFile },

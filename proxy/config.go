@@ -67,6 +67,9 @@ type Config struct {
 	MaxClients int
 	// TLS is what clients speak; nil is plain HTTP. Its ALPN is set by [New].
 	TLS *tls.Config
+	// NodeGreeting is what the ports begin with that only nodes dial: a tunnel whose upstream's first bytes are these is
+	// reset before the client has seen them all. "" looks for nothing.
+	NodeGreeting string
 	// Lines is where the line goes that each finished tunnel and request leaves, while the logger lets info through.
 	Lines LineOutput
 	// OnQueueWait is told how long each admission to a limited host waited for its slot; those that were refused are not

@@ -28,8 +28,8 @@ func (f *flow) dial() error {
 	s, policy := f.srv, f.srv.policy.Load()
 	if f.target.Addr.IsValid() {
 		addr := netip.AddrPortFrom(f.target.Addr.Unmap(), f.target.Port)
-		if !s.allows(policy, addr) {
-			return errProhibited
+		if err := s.forbids(policy, addr); err != nil {
+			return err
 		}
 		return f.connect(addr, f.since.Add(policy.DialTimeout))
 	}
@@ -41,7 +41,10 @@ func (f *flow) dial() error {
 	err = errProhibited
 	for i, ip := range addrs {
 		addr := netip.AddrPortFrom(ip, f.target.Port)
-		if !s.allows(policy, addr) {
+		if why := s.forbids(policy, addr); why != nil {
+			if err == errProhibited {
+				err = why // a loop rather than a refusal without a reason
+			}
 			continue
 		}
 		err = f.connect(addr, shareOf(deadline, len(addrs)-i))
@@ -172,6 +175,18 @@ func isConnecting(err error) bool {
 	return err == unix.EINPROGRESS || err == unix.EALREADY || err == unix.EINTR
 }
 
+// zoneIndex is the number of a zone's interface.
+func zoneIndex(zone string) (index uint32, ok bool) {
+	if n, err := strconv.ParseUint(zone, 10, 32); err == nil {
+		return uint32(n), true
+	}
+	ifi, err := net.InterfaceByName(zone)
+	if err != nil {
+		return 0, false
+	}
+	return uint32(ifi.Index), true
+}
+
 // sockaddr is an address as the kernel takes it.
 func sockaddr(addr netip.AddrPort) (family int, sa unix.Sockaddr, err error) {
 	ip := addr.Addr()
@@ -180,13 +195,11 @@ func sockaddr(addr netip.AddrPort) (family int, sa unix.Sockaddr, err error) {
 	}
 	six := &unix.SockaddrInet6{Port: int(addr.Port()), Addr: ip.As16()}
 	if zone := ip.Zone(); zone != "" {
-		if n, err := strconv.ParseUint(zone, 10, 32); err == nil {
-			six.ZoneId = uint32(n)
-		} else if ifi, err := net.InterfaceByName(zone); err == nil {
-			six.ZoneId = uint32(ifi.Index)
-		} else {
+		index, ok := zoneIndex(zone)
+		if !ok {
 			return 0, nil, unix.EHOSTUNREACH // there is no such interface
 		}
+		six.ZoneId = index
 	}
 	return unix.AF_INET6, six, nil
 }

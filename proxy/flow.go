@@ -92,6 +92,7 @@ type flow struct {
 	// Of a tunnel.
 	pumps   atomic.Int32  // directions that have not ended
 	done    chan struct{} // closed at its end; nil where nobody waits
+	opening opening       // of the upstream's bytes
 	asleep  uint32        // directions that doze; guarded by mu, as are
 	dozed   uint32        // those that ever have, and
 	drowsed bool          // that either was told to

@@ -42,6 +42,9 @@ type Server struct {
 	pseudonym string // the node in Via
 	policy    atomic.Pointer[Policy]
 	forbidden atomic.Pointer[forbidden]
+	local     *localCache
+	greeting  string // that no tunnel's upstream may begin with
+	loop      atomic.Pointer[loopMark]
 	gate      *gate
 	tls       *tls.Config // nil: clients speak plain HTTP
 	admitter  Admitter
@@ -111,6 +114,8 @@ func New(cfg Config, admitter Admitter, resolver Resolver, log hclog.Logger) (*S
 		node:      cfg.Node,
 		status:    statusName(cfg.Node),
 		pseudonym: pseudonym(cfg.Node),
+		local:     newLocalCache(isLocal),
+		greeting:  cfg.NodeGreeting,
 		gate:      newGate(),
 		admitter:  admitter,
 		resolver:  resolver,

@@ -18,7 +18,7 @@ func (f *flow) tunnel(c *client, kind Kind, done chan struct{}) {
 	f.kind.Store(uint32(kind))
 	f.watchIdle(f.srv.policy.Load().TunnelIdleTimeout)
 
-	f.done = done
+	f.done, f.opening = done, f.srv.newOpening()
 	f.pumps.Store(2)
 	f.srv.flows.awaken(f)
 	go f.pumpDown(c)
@@ -54,11 +54,18 @@ func (f *flow) pumped(c *client) {
 // is held only between a read and its write; what comes in full buffers is spliced. over is false where the direction dozes.
 func (f *flow) pump(dst, src *sock, early *inbuf, moved *atomic.Uint64, fin uint32) (over bool) {
 	var readErr, writeErr error
+	var upward opening // the client may begin with anything
+	first := &upward
+	if fin == finDown {
+		first = &f.opening
+	}
 	if b := early.bytes(); len(b) > 0 {
 		n := len(b)
-		writeErr = dst.write(b, nil, nil)
+		if readErr = first.check(b); readErr == nil {
+			writeErr = dst.write(b, nil, nil)
+		}
 		early.skip(n)
-		if writeErr == nil {
+		if readErr == nil && writeErr == nil {
 			moved.Add(uint64(n))
 		}
 	}
@@ -66,12 +73,14 @@ func (f *flow) pump(dst, src *sock, early *inbuf, moved *atomic.Uint64, fin uint
 		var buf []byte
 		var n int
 		if buf, n, readErr = src.read(nil); readErr == nil {
-			writeErr = dst.write(buf[:n], nil, nil)
+			if readErr = first.check(buf[:n]); readErr == nil {
+				writeErr = dst.write(buf[:n], nil, nil)
+			}
 			src.pool.put(buf)
-			if writeErr == nil {
+			if readErr == nil && writeErr == nil {
 				moved.Add(uint64(n))
 			}
-			if writeErr == nil && n == bufSize {
+			if readErr == nil && writeErr == nil && n == bufSize { // more than an opening has
 				readErr, writeErr = splice(dst, src, &f.srv.pipes, moved)
 			}
 		}
@@ -91,12 +100,31 @@ func (f *flow) pump(dst, src *sock, early *inbuf, moved *atomic.Uint64, fin uint
 		read, write = write, read
 	}
 	switch {
+	case readErr == errNodeGreeted, readErr == errProxyGreeted:
+		f.cutNested(readErr)
 	case readErr != nil:
 		f.pumpFailed(readErr, read, 0)
 	case writeErr != nil:
 		f.pumpFailed(writeErr, write, fin)
 	}
 	return true
+}
+
+// cutNested ends a tunnel that has turned out to lead to a node of the cluster.
+func (f *flow) cutNested(cause error) {
+	f.mu.Lock()
+	c, ended := f.client, f.cause != nil
+	f.mu.Unlock()
+	if c != nil && !ended {
+		r := &cutNode
+		if cause == errProxyGreeted {
+			r = &cutNested
+		}
+		c.srv.counters.Refused.Add(1)
+		c.srv.counters.Refusals[r.reason()].Add(1)
+		c.logRefusal("tunnel cut", r)
+	}
+	f.abort(cause)
 }
 
 // passOn passes a FIN on.

@@ -91,6 +91,7 @@ type agent struct {
 	leave context.CancelFunc // asks to leave
 	asked context.Context    // is done once somebody has
 
+	ports        *portBook     // of forbidOwnPorts
 	portsChanged chan struct{} // of capacity 1: for guardOwnPorts
 
 	applying sync.Mutex // settings; held before mu
@@ -112,7 +113,7 @@ func runAgent(ctx context.Context, src source) error {
 	defer signal.Stop(signals)
 	a := &agent{source: src, cfg: cfg, started: time.Now(), fatal: make(chan error, 8), events: api.NewEventLog(cfg.Name)}
 	a.log = newLogger(cfg.Log, &a.recent)
-	a.portsChanged = make(chan struct{}, 1)
+	a.ports, a.portsChanged = newPortBook(), make(chan struct{}, 1)
 	a.asked, a.leave = context.WithCancel(context.Background())
 	defer a.leave()
 	a.notify = newNotifier(os.Getenv, os.Getpid(), a.log)
@@ -169,7 +170,8 @@ func (a *agent) build() (err error) {
 	})
 	proxyConfig := proxy.Config{
 		Node: cfg.Name, Policy: policy(cfg), Lines: lineOutput(cfg.Log), TLS: a.certs.proxyTLS(),
-		OnQueueWait: a.timings.queueWait.Observe, OnDial: a.timings.dial.Observe,
+		NodeGreeting: cluster.Greeting,
+		OnQueueWait:  a.timings.queueWait.Observe, OnDial: a.timings.dial.Observe,
 	}
 	a.proxy, err = proxy.New(proxyConfig, admitter{a.manager}, nil, a.log.Named("proxy"))
 	if err != nil {

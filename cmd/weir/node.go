@@ -362,6 +362,7 @@ func (a *agent) leaderChanged(addr string) {
 	if name, now := a.members.Leader(); now == addr {
 		a.events.Leader(name, a.members.RaftStatus().Term)
 	}
+	a.checkOwnPorts() // a node without Raft state knows its cluster by the leader
 }
 
 // memberChanged follows gossip: a node may be dead, one that has left gave its session back, and a config may disagree.
