@@ -27,7 +27,7 @@ func benchServer(b *testing.B) (proxyAddr, upstreamAddr string) {
 			}()
 		}
 	}()
-	s, err := New(Config{Node: "n1", Policy: DefaultPolicy()}, newAdmitter(0), nil, hclog.NewNullLogger())
+	s, err := New(Config{Node: "n1", Policy: DefaultPolicy()}, newAdmitter(0), resolver{}, hclog.NewNullLogger())
 	if err != nil {
 		b.Fatal(err)
 	}
