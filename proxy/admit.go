@@ -13,6 +13,8 @@ type Admitter interface {
 	// Acquire waits for a slot as long as the limit's queue allows, or until ctx ends. The
 	// holder may be severed from the moment it has the slot, before Acquire returns.
 	Acquire(ctx context.Context, t fsm.Target, h lease.Holder) (Slot, error)
+	// Blocks reports whether Acquire refuses the target whatever happens: its limit is 0.
+	Blocks(t fsm.Target) bool
 }
 
 // Slot is the right to one upstream connection.
@@ -59,6 +61,10 @@ func (f *flow) open(c *client) (ok bool, _ *refusal) {
 		return false, refuseAdmission(err, s.policy.Load().RejectStatus)
 	}
 	f.admitted(slot)
+	if addrs.Len() == 0 && !f.target.Addr.IsValid() {
+		f.finish(endUnconnected) // it was blocked a moment ago, and so not resolved
+		return false, refuseAdmission(lease.ErrOverLimit, s.policy.Load().RejectStatus)
+	}
 	err = f.dial(addrs)
 	f.dialTime = time.Since(f.since)
 	if err != nil {

@@ -27,14 +27,15 @@ type Resolver interface {
 // second. Raising it gives slow upstreams more time; lowering it reaches the living one of many addresses sooner.
 const firstAttempt = 1200 * time.Millisecond
 
-// resolve finds the target's addresses. It has a DialTimeout of its own.
+// resolve finds the target's addresses. It has a DialTimeout of its own. Name servers are not asked for a name that is
+// blocked: it has no addresses, and will get no slot.
 func (f *flow) resolve() (addrs resolve.Addrs, err error) {
 	s := f.srv
 	if f.target.Addr.IsValid() {
 		return addrs, nil
 	}
 	addrs, known := s.resolver.Remembered(f.target.Host)
-	if !known {
+	if !known && !s.admitter.Blocks(f.target) {
 		began := time.Now()
 		addrs, err = s.lookup((*waiting)(f), f.target.Host)
 		f.lookupTime = time.Since(began)

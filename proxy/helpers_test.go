@@ -54,7 +54,10 @@ type admitter struct {
 	acquired int
 	released int
 	misuse   []string
+	blocked  atomic.Bool
 }
+
+func (a *admitter) Blocks(fsm.Target) bool { return a.blocked.Load() }
 
 func newAdmitter(limit int) *admitter {
 	return &admitter{limit: limit, held: make(map[*slot]struct{})}

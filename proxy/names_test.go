@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weirproxy/weir/lease"
 	"github.com/weirproxy/weir/proxy/resolve"
 )
 
@@ -49,6 +50,23 @@ func TestNameIsResolvedBeforeASlotIsAskedFor(t *testing.T) {
 	p := w.dial()
 	p.send("CONNECT nowhere.test:443 HTTP/1.1\r\n\r\n")
 	p.refused("CONNECT", 502, "dns_error")
+}
+
+// A name that is blocked is not asked for: what is forbidden must not leave by the name servers either.
+func TestBlockedNameIsNotResolved(t *testing.T) {
+	res, asked, _ := slowName(netip.Addr{})
+	w := newWorld(t, 1, names(res))
+	w.adm.blocked.Store(true)
+	w.adm.refuseWith(lease.ErrOverLimit)
+	for range 2 {
+		p := w.dial()
+		p.send("CONNECT slow.test:443 HTTP/1.1\r\n\r\n")
+		p.refused("CONNECT", 503, "connection_limit_reached")
+		w.adm.refuseWith(nil) // the limit is lifted just then
+	}
+	if len(asked) != 0 {
+		t.Error("a blocked name was asked for")
+	}
 }
 
 func TestClientThatLeavesWhileItsNameIsResolved(t *testing.T) {
