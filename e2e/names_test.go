@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"net/http"
 	"os"
 	"strings"
 	"sync"
@@ -9,9 +10,11 @@ import (
 	"time"
 
 	"github.com/weirproxy/weir/e2e/load"
+	"github.com/weirproxy/weir/e2e/upstream"
 )
 
-// TestNames: what a name server says, or fails to say, neither breaks a limit nor takes time from connections to others.
+// TestNames: what a name server says, or fails to say, neither breaks a limit nor takes time from
+// connections to others.
 func TestNames(t *testing.T) {
 	needRoot(t)
 	t.Parallel()
@@ -32,6 +35,8 @@ func TestNames(t *testing.T) {
 		{"many connections share a lookup", sharedLookup},
 		{"a slow name holds no slot", slowNameHoldsNoSlot},
 		{"a name without addresses", noSuchName},
+		{"a name with IPv6 alone", onlyIPv6},
+		{"dns_ttl_max is reloaded", ttlMaxReloaded},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, c, names) })
 	}
@@ -145,7 +150,8 @@ func sharedLookup(t *testing.T, c *cluster, names *nameServer) {
 	}
 }
 
-// slowNameHoldsNoSlot: of two names under one limit of 1, the one that resolves is connected while the other still waits.
+// slowNameHoldsNoSlot: of two names under one limit of 1, the one that resolves is connected while
+// the other still waits.
 func slowNameHoldsNoSlot(t *testing.T, c *cluster, names *nameServer) {
 	n, up := c.nodes[0], c.upstream(t)
 	names.set("slow.one.test", nameAnswer{addrs: []string{up.name}, patience: 1500 * time.Millisecond})
@@ -175,7 +181,8 @@ func slowNameHoldsNoSlot(t *testing.T, c *cluster, names *nameServer) {
 	}
 }
 
-// noSuchName: a name that can't be resolved is refused as such, whatever the limit, and without a slot.
+// noSuchName: a name that can't be resolved is refused as such, whatever the limit, and without a
+// slot.
 func noSuchName(t *testing.T, c *cluster, names *nameServer) {
 	n, up := c.nodes[0], c.upstream(t)
 	names.set("x.full.test", nameAnswer{addrs: []string{up.name}})
@@ -188,7 +195,46 @@ func noSuchName(t *testing.T, c *cluster, names *nameServer) {
 	end(t, held)
 }
 
-// TestDeadNameServer: a dead first name server costs little the first time and nothing from then on, and the log names it once.
+// onlyIPv6: a name that has IPv6 addresses alone is reached, and counts as any other.
+func onlyIPv6(t *testing.T, c *cluster, names *nameServer) {
+	n := c.nodes[0]
+	up, err := upstream.Start("[::1]:0", nil)
+	if err != nil {
+		t.Skip("this machine has no IPv6:", err)
+	}
+	t.Cleanup(func() { _ = up.Close() })
+	names.set("six.only.test", nameAnswer{addrs: []string{"::1"}})
+	c.setLimit(t, "six.only.test", connections(1))
+	target := fmt.Sprintf("six.only.test:%d", up.Port())
+	held := n.open(t, target)
+	n.refuse(t, target, "connection_limit_reached")
+	end(t, held)
+	if peak := up.Stats().Peak; peak != 1 {
+		t.Errorf("the upstream saw %d connections at once; the limit is 1", peak)
+	}
+}
+
+// ttlMaxReloaded: dns_ttl_max = "0s" makes every connection ask, from the reload on.
+func ttlMaxReloaded(t *testing.T, c *cluster, names *nameServer) {
+	n, up := c.nodes[0], c.upstream(t)
+	names.set("ttl.test", nameAnswer{addrs: []string{up.name}})
+	open := func() int {
+		end(t, n.open(t, fmt.Sprintf("ttl.test:%d", up.Port())))
+		return names.asked("ttl.test")
+	}
+	if first, second := open(), open(); first != 2 || second != 2 {
+		t.Errorf("%d queries for the first connection, %d for two; want 2 and 2", first, second)
+	}
+	n.more = strings.Replace(n.more, "proxy {\n", "proxy {\n  dns_ttl_max = \"0s\"\n", 1)
+	n.writeConfig(t)
+	n.http.must(t, http.StatusOK, "POST", "/v1/reload", "", nil)
+	if third, fourth := open(), open(); third != 4 || fourth != 6 {
+		t.Errorf("%d queries, then %d; want 4 and 6", third, fourth)
+	}
+}
+
+// TestDeadNameServer: a dead first name server costs little the first time and nothing from then
+// on, and the log names it once.
 func TestDeadNameServer(t *testing.T) {
 	needRoot(t)
 	t.Parallel()

@@ -17,8 +17,8 @@ import (
 	"github.com/miekg/dns"
 )
 
-// nameServer is a name server at port 53 of a loopback address of its own. It says that there is no such name where it has
-// not been told of one.
+// nameServer is a name server at port 53 of a loopback address of its own. It says that there is no
+// such name where it has not been told of one.
 type nameServer struct {
 	addr string
 
@@ -118,7 +118,8 @@ func (s *nameServer) answer(w dns.ResponseWriter, asked *dns.Msg) {
 	_ = w.WriteMsg(m) // the asker may have gone
 }
 
-// resolvingBy makes a node resolve by name servers of its own, and by a hosts file with no name but localhost.
+// resolvingBy makes a node resolve by name servers of its own, and by a hosts file with no name but
+// localhost.
 func resolvingBy(t *testing.T, resolvConf string) func(*node) {
 	t.Helper()
 	dir := t.TempDir()
@@ -132,7 +133,8 @@ func resolvingBy(t *testing.T, resolvConf string) func(*node) {
 	}
 }
 
-// silentAddress makes a loopback address that answers nothing on a port: the backlog of its listener is full.
+// silentAddress makes a loopback address that answers nothing on a port: the backlog of its
+// listener is full.
 func silentAddress(t *testing.T, addr string, port int) {
 	t.Helper()
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)

@@ -37,10 +37,10 @@ type Slot interface {
 	Key() fsm.Key
 }
 
-// open resolves the target's name, admits one upstream connection for c and dials it. No slot is held while the name is resolved.
-// On failure the slot is given back
-// and the refusal says what to answer; it is nil where the client has gone, and nobody is left to be told.
-// f is fresh, and already known to c's hang-up handler.
+// open resolves the target's name, admits one upstream connection for c and dials it. No slot is
+// held while the name is resolved. On failure the slot is given back and the refusal says what to
+// answer; it is nil where the client has gone, and nobody is left to be told. f is fresh, and
+// already known to c's hang-up handler.
 func (f *flow) open(c *client) (ok bool, _ *refusal) {
 	s := f.srv
 	if !f.admitting() {

@@ -83,8 +83,8 @@ type Config struct {
 type Policy struct {
 	// RejectStatus answers requests over the limit: 400 to 599.
 	RejectStatus int
-	// DialTimeout bounds connecting, over all addresses, from when the slot is granted. Resolving the name, before that,
-	// has as much time of its own; > 0.
+	// DialTimeout bounds connecting, over all addresses, from when the slot is granted. Resolving
+	// the name, before that, has as much time of its own; > 0.
 	DialTimeout time.Duration
 	// HeaderTimeout bounds the arrival of a whole request head; > 0. Raising it lets slow
 	// clients hold connections longer.

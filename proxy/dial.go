@@ -23,12 +23,13 @@ type Resolver interface {
 	Lookup(ctx context.Context, name string) (resolve.Addrs, error)
 }
 
-// firstAttempt is how long an address is tried at first, where there are others: a lost packet is sent again after a
-// second. Raising it gives slow upstreams more time; lowering it reaches the living one of many addresses sooner.
+// firstAttempt is how long an address is tried at first, where there are others: a lost packet is
+// sent again after a second. Raising it gives slow upstreams more time; lowering it reaches the
+// living one of many addresses sooner.
 const firstAttempt = 1200 * time.Millisecond
 
-// resolve finds the target's addresses. It has a DialTimeout of its own. Name servers are not asked for a name that is
-// blocked: it has no addresses, and will get no slot.
+// resolve finds the target's addresses. It has a DialTimeout of its own. Name servers are not asked
+// for a name that is blocked: it has no addresses, and will get no slot.
 func (f *flow) resolve() (addrs resolve.Addrs, err error) {
 	s := f.srv
 	if f.target.Addr.IsValid() {
@@ -57,9 +58,10 @@ func (s *Server) lookup(ctx context.Context, host string) (resolve.Addrs, error)
 	return addrs, &net.DNSError{Err: err.Error(), Name: host}
 }
 
-// dial connects to the first of the target's addresses that is allowed and answers. One address is tried at a time: two
-// at once could both be connections that the upstream counts, on one slot. All share the policy's DialTimeout: each has a
-// short time at first, and those that did not answer divide what is left.
+// dial connects to the first of the target's addresses that is allowed and answers. One address is
+// tried at a time: two at once could both be connections that the upstream counts, on one slot. All
+// share the policy's DialTimeout: each has a short time at first, and those that did not answer
+// divide what is left.
 func (f *flow) dial(addrs resolve.Addrs) error {
 	s, policy := f.srv, f.srv.policy.Load()
 	deadline := f.since.Add(policy.DialTimeout)
@@ -127,8 +129,8 @@ func (s *Server) candidates(dst []netip.AddrPort, p *Policy, addrs *resolve.Addr
 	return dst
 }
 
-// attemptEnd is when the next of n addresses must have answered: each has an equal share of the time until deadline, and
-// in a brief round at most firstAttempt.
+// attemptEnd is when the next of n addresses must have answered: each has an equal share of the
+// time until deadline, and in a brief round at most firstAttempt.
 func attemptEnd(now, deadline time.Time, n int, brief bool) time.Time {
 	share := deadline.Sub(now) / time.Duration(n)
 	if brief {

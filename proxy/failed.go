@@ -8,14 +8,16 @@ import (
 )
 
 const (
-	// failedFor is how long an address that could not be connected to is tried after the others of its name. Raising it
-	// leaves one that has recovered unused for longer; lowering it makes connections wait for a dead one more often.
+	// failedFor is how long an address that could not be connected to is tried after the others of
+	// its name. Raising it leaves one that has recovered unused for longer; lowering it makes
+	// connections wait for a dead one more often.
 	failedFor = 30 * time.Second
 	// maxFailed bounds the addresses that are remembered as failed.
 	maxFailed = 1024
 )
 
-// failedAddrs remembers which addresses could not be connected to, port by port. While there are none, asking costs one atomic load.
+// failedAddrs remembers which addresses could not be connected to, port by port. While there are
+// none, asking costs one atomic load.
 type failedAddrs struct {
 	n atomic.Int32 // of until
 

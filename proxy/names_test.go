@@ -12,8 +12,8 @@ import (
 	"github.com/weirproxy/weir/proxy/resolve"
 )
 
-// slowName is a resolver that knows api.test and never answers for slow.test. asked has a value for each question, and
-// ended one for each that was given up.
+// slowName is a resolver that knows api.test and never answers for slow.test. asked has a value for
+// each question, and ended one for each that was given up.
 func slowName(addr netip.Addr) (r resolver, asked, ended chan error) {
 	asked, ended = make(chan error, 16), make(chan error, 16)
 	return resolver{
@@ -52,7 +52,8 @@ func TestNameIsResolvedBeforeASlotIsAskedFor(t *testing.T) {
 	p.refused("CONNECT", 502, "dns_error")
 }
 
-// A name that is blocked is not asked for: what is forbidden must not leave by the name servers either.
+// A name that is blocked is not asked for: what is forbidden must not leave by the name servers
+// either.
 func TestBlockedNameIsNotResolved(t *testing.T) {
 	res, asked, _ := slowName(netip.Addr{})
 	w := newWorld(t, 1, names(res))

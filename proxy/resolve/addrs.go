@@ -8,8 +8,8 @@ import (
 // maxAddrs bounds the addresses that are kept of one family of one name. Further ones are dropped.
 const maxAddrs = 32
 
-// Addrs are a name's addresses in the order in which to try them. The zero value has none. It is cheap to copy, and the
-// addresses behind it never change.
+// Addrs are a name's addresses in the order in which to try them. The zero value has none. It is
+// cheap to copy, and the addresses behind it never change.
 type Addrs struct {
 	groups *groups
 	turn   uint32
@@ -50,11 +50,13 @@ const (
 	groupCount
 )
 
-// groups are a name's addresses by how well they suit this machine. Native IPv6 and IPv4 take turns (RFC 8305, section
-// 4), so that a family that is broken somewhere on the way costs one attempt and not all the time.
+// groups are a name's addresses by how well they suit this machine. Native IPv6 and IPv4 take turns
+// (RFC 8305, section 4), so that a family that is broken somewhere on the way costs one attempt and
+// not all the time.
 type groups [groupCount][]netip.Addr
 
-// group sorts addresses into groups, each in the given order. routed reports whether there is a route to an address.
+// group sorts addresses into groups, each in the given order. routed reports whether there is a
+// route to an address.
 func group(list []netip.Addr, routed func(netip.Addr) bool) *groups {
 	g := new(groups)
 	for _, addr := range list {
@@ -96,8 +98,8 @@ func (g *groups) len() (n int) {
 	return n
 }
 
-// at is the i-th address in turn's rotation: each group but the last begins with another address at each turn, as with a
-// name server that rotates its answers.
+// at is the i-th address in turn's rotation: each group but the last begins with another address at
+// each turn, as with a name server that rotates its answers.
 func (g *groups) at(i, turn int) netip.Addr {
 	six, four := g[native], g[v4]
 	both, paired := len(six)+len(four), 2*min(len(six), len(four))

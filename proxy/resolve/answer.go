@@ -11,7 +11,7 @@ import (
 // maxChain bounds the aliases (CNAME) that are followed within one answer.
 const maxChain = 16
 
-// kind is what became of one question.
+// kind is the outcome of one question.
 type kind uint8
 
 const (
@@ -32,8 +32,9 @@ type result struct {
 // conclusive reports whether another server need not be asked.
 func (r result) conclusive() bool { return r.kind >= kindNoName }
 
-// read takes a question's result from the message that answers it. Records that do not belong to the name, or to an alias that leads
-// away from it, are ignored. The TTL is the least of all records on the way.
+// read takes a question's result from the message that answers it. Records that do not belong to
+// the name, or to an alias that leads away from it, are ignored. The TTL is the least of all
+// records on the way.
 func read(m *dns.Msg, q dns.Question) result {
 	switch m.Rcode {
 	case dns.RcodeSuccess:
@@ -84,12 +85,14 @@ func (r *result) take(ip []byte, wanted bool, ttl uint32) {
 	r.addrs = append(r.addrs, addr.Unmap())
 }
 
-// isReferral reports an answer that says nothing of the name: the server does not recurse and only names others that may know.
+// isReferral reports an answer that says nothing of the name: the server does not recurse and only
+// names others that may know.
 func isReferral(m *dns.Msg) bool {
 	return !m.Authoritative && !m.RecursionAvailable && len(m.Answer) == 0
 }
 
-// negativeTTL is how long the absence of a name or of its addresses lasts (RFC 2308, section 5); 0 where the answer does not say.
+// negativeTTL is how long the absence of a name or of its addresses lasts (RFC 2308, section 5); 0
+// where the answer does not say.
 func negativeTTL(m *dns.Msg) time.Duration {
 	for _, record := range m.Ns {
 		if soa, ok := record.(*dns.SOA); ok {

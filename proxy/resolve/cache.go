@@ -9,18 +9,20 @@ import (
 	"time"
 )
 
-// The bounds of the cache. It is divided into shards, so that connections to different names rarely share a lock.
+// The bounds of the cache. It is divided into shards, so that connections to different names rarely
+// share a lock.
 const (
 	shardCount    = 64
 	maxNames      = 8192    // remembered, in all shards
 	maxCacheBytes = 4 << 20 // of their addresses
-	// usedStep is how exactly a name's latest use is known. A finer one writes to memory that all processors read.
+	// usedStep is how exactly a name's latest use is known. A finer one writes to memory that all
+	// processors read.
 	usedStep = time.Second
 	// entryBytes and addrBytes are about what an entry and each of its addresses take.
 	entryBytes, addrBytes = 320, 24
 )
 
-// entry is what is known of a name. It does not change but for the atomics.
+// entry is the knowledge of one name. It does not change but for the atomics.
 type entry struct {
 	groups groups
 	err    *net.DNSError // in place of addresses
@@ -51,7 +53,7 @@ type shard struct {
 	remembered atomic.Int64 // lookups answered from it
 }
 
-// get is what is known of a name, expired or not.
+// get returns a name's entry, expired or not; nil where there is none.
 func (s *shard) get(name string) *entry {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -71,8 +73,8 @@ func (s *shard) put(name string, e *entry) {
 	}
 }
 
-// evict drops the least recently used entry but keep. A shard is small, so that looking at all costs less than keeping a
-// list in order would at each use.
+// evict drops the least recently used entry but keep. A shard is small, so that looking at all
+// costs less than keeping a list in order would at each use.
 func (s *shard) evict(keep *entry) {
 	var oldest string
 	var found *entry

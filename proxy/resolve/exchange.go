@@ -12,9 +12,10 @@ import (
 )
 
 const (
-	// udpSize is the largest answer that is asked for over UDP: what fits into one packet on every usual path.
+	// udpSize is the largest answer that is asked for over UDP: what fits into one packet on every
+	// usual path.
 	udpSize = 1232
-	// readSize is room for what a server sends though it was asked for less.
+	// readSize is room for a server that sends more than it was asked for.
 	readSize = 4096
 )
 
@@ -29,8 +30,9 @@ type query struct {
 	edns bool
 }
 
-// ask sends a query and returns the answer: over UDP from a fresh port, and over TCP where the answer does not fit. A
-// truncated message is returned only where TCP has failed. ctx must have a deadline.
+// ask sends a query and returns the answer: over UDP from a fresh port, and over TCP where the
+// answer does not fit. A truncated message is returned only where TCP has failed. ctx must have a
+// deadline.
 func ask(ctx context.Context, query query) (*dns.Msg, error) {
 	if query.tcp {
 		return query.over(ctx, "tcp")
@@ -47,8 +49,8 @@ func ask(ctx context.Context, query query) (*dns.Msg, error) {
 
 func (query query) over(ctx context.Context, network string) (*dns.Msg, error) {
 	var dialer net.Dialer
-	// A connected socket takes datagrams from the server's address and port alone, and the kernel gives each query a
-	// random port.
+	// A connected socket takes datagrams from the server's address and port alone, and the kernel
+	// gives each query a random port.
 	conn, err := dialer.DialContext(ctx, network, query.to.String())
 	if err != nil {
 		return nil, err
@@ -82,7 +84,8 @@ func (query query) message() *dns.Msg {
 	return m
 }
 
-// readDatagram waits for the answer and ignores everything else: whoever guesses wrong must not end the wait.
+// readDatagram waits for the answer and ignores everything else: a wrong guess must not end the
+// wait.
 func readDatagram(conn net.Conn, asked *dns.Msg) (*dns.Msg, error) {
 	buf := make([]byte, readSize)
 	for {
@@ -91,7 +94,7 @@ func readDatagram(conn net.Conn, asked *dns.Msg) (*dns.Msg, error) {
 			return nil, err
 		}
 		m := new(dns.Msg)
-		// What could be read of a truncated message is enough to know that it is truncated.
+		// The part of a truncated message that can be read shows that it is truncated.
 		if err := m.Unpack(buf[:n]); err != nil && !m.Truncated {
 			continue
 		}
@@ -101,7 +104,8 @@ func readDatagram(conn net.Conn, asked *dns.Msg) (*dns.Msg, error) {
 	}
 }
 
-// answers reports whether m answers asked. A server that understood nothing of the message can't repeat the question.
+// answers reports whether m answers asked. A server that understood nothing of the message can't
+// repeat the question.
 func answers(m, asked *dns.Msg) bool {
 	if !m.Response || m.Id != asked.Id || m.Opcode != dns.OpcodeQuery {
 		return false

@@ -25,7 +25,8 @@ type dnsServer struct {
 	sizes []int // for which answers were asked
 }
 
-// serve answers over UDP with what udp sends, and over TCP with what tcp returns. Nil is a plain address.
+// serve answers over UDP with what udp sends, and over TCP with what tcp returns. Nil is a plain
+// address.
 func serve(t *testing.T, udp func(send func(*dns.Msg), asked *dns.Msg), tcp func(*dns.Msg) *dns.Msg) *dnsServer {
 	t.Helper()
 	s := &dnsServer{}
@@ -160,7 +161,8 @@ func TestLiesAreIgnored(t *testing.T) {
 	}
 }
 
-// A datagram from another address or port never reaches the query, and nonsense from the right one is ignored.
+// A datagram from another address or port never reaches the query, and nonsense from the right one
+// is ignored.
 func TestStrangersAreIgnored(t *testing.T) {
 	made := make(chan *dnsServer, 1)
 	server := serve(t, func(send func(*dns.Msg), asked *dns.Msg) {

@@ -6,17 +6,20 @@ import (
 )
 
 const (
-	// resolutionDelay is how long the first family's addresses wait for the other's (RFC 8305, section 3).
+	// resolutionDelay is how long the first family's addresses wait for the other's (RFC 8305,
+	// section 3).
 	resolutionDelay = 50 * time.Millisecond
-	// noNameDelay is how long a family may still take after the other's answer was that the name does not exist, which is
-	// true of both (RFC 8020), except from servers that are wrong about IPv6.
+	// noNameDelay is how long a family may still take after the other's answer was that the name
+	// does not exist, which is true of both (RFC 8020), except from servers that are wrong about
+	// IPv6.
 	noNameDelay = 500 * time.Millisecond
 	// errorTTL is how long a failure is remembered.
 	errorTTL = time.Second
-	// sharedTTL is how long an answer with a TTL of 0 is remembered where several connections waited for it.
+	// sharedTTL is how long an answer with a TTL of 0 is remembered where several connections
+	// waited for it.
 	sharedTTL = time.Second
-	// maxNegativeTTL bounds the TTL of a name, or of an address, that does not exist. Raising it makes a new name
-	// usable later.
+	// maxNegativeTTL bounds the TTL of a name, or of an address, that does not exist. Raising it
+	// makes a new name usable later.
 	maxNegativeTTL = 5 * time.Second
 )
 
@@ -32,12 +35,13 @@ const (
 // other is the other family.
 func (f family) other() family { return 1 - f }
 
-// gathering collects what has been answered for both families of a name and decides when that is enough. It is pure: time
-// is an argument.
+// gathering collects what has been answered for both families of a name and decides when that is
+// enough. It is pure: time is an argument.
 type gathering struct {
 	results [families]*result
 	since   time.Time // the first result
-	// eager families are not waited for once the other has addresses: they were withheld before, or are of no use here.
+	// eager families are not waited for once the other has addresses: they were withheld before, or
+	// are of no use here.
 	eager [families]bool
 }
 
@@ -49,8 +53,8 @@ func (g *gathering) add(f family, r result, now time.Time) {
 	g.results[f] = &r
 }
 
-// enough reports whether there is nothing more to wait for. Otherwise until is when there will be, whatever comes; it is zero where only
-// a result can end the wait.
+// enough reports whether there is nothing more to wait for. Otherwise until is when there will be,
+// whatever comes; it is zero where only a result can end the wait.
 func (g *gathering) enough(now time.Time) (done bool, until time.Time) {
 	a, b := g.results[four], g.results[six]
 	if a != nil && b != nil {
@@ -85,9 +89,9 @@ type outcome struct {
 	ttl   time.Duration
 }
 
-// outcome sums up what has come so far. Where one family has addresses, what became of the other does not matter, its
-// TTL included: a name without IPv6 is not asked for every few seconds. Where none has, a failure outweighs the absence of
-// the other family: the missing addresses may be what failed to come.
+// outcome sums up the results so far. Where one family has addresses, the other's absence does not
+// count, nor does its short TTL: a name without IPv6 is not asked for every few seconds. Where none
+// has addresses, a failure outweighs an absence: the failed family may have addresses.
 func (g *gathering) outcome(shared bool) outcome {
 	o := outcome{ttl: 1<<63 - 1}
 	for _, f := range [...]family{six, four} {

@@ -14,7 +14,8 @@ import (
 )
 
 const (
-	// lookEvery is how often the files are looked at for changes, at most; as often as other resolvers do.
+	// lookEvery is how often the files are looked at for changes, at most; as often as other
+	// resolvers do.
 	lookEvery = 5 * time.Second
 	// maxHostsFile and maxResolvConf bound what is read. Block lists have some megabytes.
 	maxHostsFile  = 32 << 20
@@ -57,8 +58,9 @@ type file struct {
 	failed bool        // the last time
 }
 
-// changed returns the file's text where it has changed since it was read, and reports whether it has. The text of a file that
-// is not there is nil. An error is returned once, and not again before a success.
+// changed returns the file's text where it has changed since it was read, and reports whether it
+// has. The text of a file that is not there is nil. An error is returned once, and not again before
+// a success.
 func (f *file) changed() (text []byte, changed bool, err error) {
 	text, changed, err = f.readChanged()
 	if failed := f.failed; err != nil {
@@ -110,14 +112,16 @@ type files struct {
 	resolvConf file
 }
 
-// due reports whether it is time to look at the files; of all that ask at once, one is the caller to do so.
+// due reports whether it is time to look at the files; of all that ask at once, one is the caller
+// to do so.
 func (f *files) due(since time.Duration) bool {
 	last := f.lookedAt.Load()
 	return since-time.Duration(last) >= lookEvery && f.lookedAt.CompareAndSwap(last, int64(since))
 }
 
-// lookAtFiles reads the files that have changed. Where one can't be read, what it said before still holds. One that is gone says
-// nothing, but the name servers stay the same: the file may just be being replaced.
+// lookAtFiles reads the files that have changed. Where one can't be read, what it said before still
+// holds. One that is gone says nothing, but the name servers stay the same: the file may just be
+// being replaced.
 func (r *Resolver) lookAtFiles() {
 	f := &r.files
 	f.looking.Lock()

@@ -35,7 +35,7 @@ func (f *flight) leave(s *shard) {
 	}
 }
 
-// takeOff reports whether somebody still waits; from here on the flight goes on by itself.
+// takeOff reports whether a connection still waits; from here on the flight goes on by itself.
 func (f *flight) takeOff(s *shard) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -50,7 +50,8 @@ func (f *flight) isShared(s *shard) bool {
 	return f.shared
 }
 
-// fly runs a flight: it waits for a place, asks, answers all that wait, and then waits a little for a family that is late.
+// fly runs a flight: it waits for a place, asks, answers all that wait, and then waits a little for
+// a family that is late.
 func (r *Resolver) fly(s *shard, f *flight) {
 	defer r.work.Done()
 	select {
@@ -109,8 +110,8 @@ func (r *Resolver) inquire(ctx context.Context, name string) <-chan answered {
 	return results
 }
 
-// gathering begins one for a flight. IPv6 is not waited for where there is no way to it, nor is a family that was
-// withheld the last time, or with every name lately.
+// gathering begins one for a flight. IPv6 is not waited for where there is no way to it, nor is a
+// family that was withheld the last time, or with every name lately.
 func (r *Resolver) gathering(f *flight) *gathering {
 	g := new(gathering)
 	for i := range g.eager {
@@ -147,7 +148,7 @@ func (g *gathering) collect(ctx context.Context, results <-chan answered) {
 	}
 }
 
-// newEntry is what is remembered of a flight.
+// newEntry makes the entry that a flight leaves.
 func (r *Resolver) newEntry(f *flight, g *gathering, shared bool) *entry {
 	now := time.Now()
 	o := g.outcome(shared)

@@ -42,8 +42,8 @@ func (h hosts) add(name string, addr netip.Addr) {
 	h[name] = append(list, addr)
 }
 
-// grouped sorts every name's addresses. routed is asked once for each address: a block list has one address for
-// thousands of names.
+// grouped sorts every name's addresses. routed is asked once for each address: a block list has one
+// address for thousands of names.
 func (h hosts) grouped(routed func(netip.Addr) bool) map[string]*groups {
 	known := map[netip.Addr]bool{}
 	once := func(addr netip.Addr) bool {

@@ -9,14 +9,15 @@ import (
 )
 
 const (
-	// patience is how long a server may take before the next one is asked too. Raising it makes a dead server cost more, the first time;
-	// lowering it asks two servers about names that take long to find.
+	// patience is how long a server may take before the next one is asked too. Raising it makes a
+	// dead server cost more, the first time; lowering it asks two servers about names that take
+	// long to find.
 	patience = 400 * time.Millisecond
 	// roundPause is how long a server that was asked is left alone before it is asked again.
 	roundPause = time.Second
 )
 
-// reply is what came of one query.
+// reply is the outcome of one query.
 type reply struct {
 	*asked
 	result result
@@ -29,8 +30,9 @@ type asked struct {
 	done   bool
 }
 
-// question asks the servers for one family of a name and returns the first conclusive result. One server is asked at first. Another is
-// asked as soon as one fails, or when none has answered for a while; those asked before may still answer.
+// question asks the servers for one family of a name and returns the first conclusive result. One
+// server is asked at first. Another is asked as soon as one fails, or when none has answered for a
+// while; those asked before may still answer.
 func (r *Resolver) question(ctx context.Context, s *settings, offset int, q dns.Question) result {
 	servers, probes := order(s.servers, offset, time.Now())
 	replies := make(chan reply, len(probes)+len(servers)*s.attempts) // no query waits for its reader
@@ -81,8 +83,8 @@ func (r *Resolver) question(ctx context.Context, s *settings, offset int, q dns.
 	}
 }
 
-// judge sends servers to the end of the order that a later one has outdone: they failed where another server could
-// answer, or have been silent for longer than patience.
+// judge sends servers to the end of the order that a later one has outdone: they failed where
+// another server could answer, or have been silent for longer than patience.
 func judge(queries []*asked, failed []*server, now time.Time) {
 	for _, s := range failed {
 		s.outdone(now)
@@ -139,7 +141,8 @@ func (p *plan) drop(s *server) {
 	}
 }
 
-// query asks one server once. It may outlive its question: a late answer still says that the server lives.
+// query asks one server once. It may outlive its question: a late answer still says that the server
+// lives.
 func (r *Resolver) query(s *settings, to *server, q dns.Question, at time.Time) result {
 	select {
 	case r.sockets <- struct{}{}:

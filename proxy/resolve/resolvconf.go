@@ -15,7 +15,8 @@ const (
 	maxAttempts = 5
 )
 
-// resolvConf is the part of resolv.conf(5) that matters for absolute names: search, domain and ndots don't.
+// resolvConf is the part of resolv.conf(5) that matters for absolute names: search, domain and
+// ndots don't.
 type resolvConf struct {
 	nameservers []netip.Addr
 	timeout     time.Duration // of one query to one server
@@ -25,8 +26,8 @@ type resolvConf struct {
 	noAAAA      bool
 }
 
-// parseResolvConf reads a resolv.conf. Unknown options and lines that make no sense are skipped. Without a server it names those of the
-// machine itself.
+// parseResolvConf reads a resolv.conf. Unknown options and lines that make no sense are skipped.
+// Without a server it names those of the machine itself.
 func parseResolvConf(text []byte) resolvConf {
 	c := resolvConf{timeout: 5 * time.Second, attempts: 2}
 	for line := range bytes.Lines(text) {

@@ -22,9 +22,11 @@ const (
 	lateFor = 2 * time.Second
 	// withheldFor is how long it is remembered that a family was withheld.
 	withheldFor = 10 * time.Minute
-	// withheldInRow is how many names in a row a family must be withheld for before it is not waited for with any.
+	// withheldInRow is how many names in a row a family must be withheld for before it is not
+	// waited for with any.
 	withheldInRow = 3
-	// The bounds of lookups under way. Further ones wait until one has ended, or their client gives up.
+	// The bounds of lookups under way. Further ones wait until one has ended, or their client gives
+	// up.
 	minLookups = 32
 	maxLookups = 1024
 )
@@ -34,11 +36,12 @@ var errClosed = errors.New("the resolver is closed")
 
 // Config is what a [Resolver] is made of.
 type Config struct {
-	// TTLMax is how long an answer is used at most, whatever its TTL. Raising it spares the name servers queries about names with long
-	// TTLs, and keeps to a former address for longer after a name has moved. 0 remembers nothing. See [Resolver.SetTTLMax].
+	// TTLMax is how long an answer is used at most, whatever its TTL. Raising it spares the name
+	// servers queries about names with long TTLs, and keeps to a former address for longer after a
+	// name has moved. 0 remembers nothing. See [Resolver.SetTTLMax].
 	TTLMax time.Duration
-	// OnLookup is called with the time that each lookup took which was not answered from memory. It must take no lock. Nil is
-	// not called.
+	// OnLookup is called with the time that each lookup took which was not answered from memory. It
+	// must take no lock. Nil is not called.
 	OnLookup func(time.Duration)
 	Log      hclog.Logger
 
@@ -155,8 +158,9 @@ func (r *Resolver) begin() bool {
 	return true
 }
 
-// Remembered returns the addresses of a name where they are known without asking: from the hosts file or an answer that
-// has not expired. The name is absolute, in lower case, without the final dot. It never waits and makes no garbage.
+// Remembered returns the addresses of a name where they are known without asking: from the hosts
+// file or an answer that has not expired. The name is absolute, in lower case, without the final
+// dot. It never waits and makes no garbage.
 func (r *Resolver) Remembered(name string) (Addrs, bool) {
 	now := time.Now()
 	if r.files.due(now.Sub(r.began)) {
@@ -191,7 +195,8 @@ func (r *Resolver) use(e *entry, until, now time.Time) Addrs {
 	return a
 }
 
-// localhost are the addresses of localhost where the hosts file does not name it (RFC 6761, section 6.3).
+// localhost are the addresses of localhost where the hosts file does not name it (RFC 6761, section
+// 6.3).
 var localhost = &groups{
 	native: {netip.IPv6Loopback()},
 	v4:     {netip.AddrFrom4([4]byte{127, 0, 0, 1})},
@@ -208,8 +213,9 @@ func (r *Resolver) fixed(name string) *groups {
 	return nil
 }
 
-// Lookup returns the addresses of a name, which is as for [Resolver.Remembered]. It asks the name servers where they are not
-// remembered. All that want the same name wait for one lookup. The error is a [*net.DNSError], or the context's.
+// Lookup returns the addresses of a name, which is as for [Resolver.Remembered]. It asks the name
+// servers where they are not remembered. All that want the same name wait for one lookup. The error
+// is a [*net.DNSError], or the context's.
 func (r *Resolver) Lookup(ctx context.Context, name string) (Addrs, error) {
 	if a, ok := r.Remembered(name); ok {
 		return a, nil

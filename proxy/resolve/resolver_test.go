@@ -1,160 +1,21 @@
 package resolve
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/miekg/dns"
 )
 
-// never is a delay for an answer that does not come.
-const never = time.Hour
-
-// wire is a fake network: what each server answers, and after how long.
-type wire struct {
-	t testing.TB
-
-	mu      sync.Mutex
-	answers map[string]step // by "server name type", or less: "name type", "type", ""
-	queries []string        // all, in the order in which they came
-	started time.Time
-	at      []time.Duration // when each came
-}
-
-type step struct {
-	after time.Duration
-	rcode int
-	lines []string
-	err   error
-}
-
-func (w *wire) set(key string, after time.Duration, rcode int, lines ...string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.answers[key] = step{after: after, rcode: rcode, lines: lines}
-}
-
-func (w *wire) count() int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return len(w.queries)
-}
-
-// to counts the queries to one server.
-func (w *wire) to(server string) (n int) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, q := range w.queries {
-		if strings.HasPrefix(q, server+" ") {
-			n++
-		}
-	}
-	return n
-}
-
-func (w *wire) ask(ctx context.Context, query query) (*dns.Msg, error) {
-	server, name, qtype := query.to.Addr().String(), query.q.Name, dns.TypeToString[query.q.Qtype]
-	w.mu.Lock()
-	w.queries = append(w.queries, server+" "+name+" "+qtype)
-	w.at = append(w.at, time.Since(w.started))
-	var s step
-	for _, key := range []string{server + " " + name + " " + qtype, server + " " + qtype, server, name + " " + qtype, qtype, ""} {
-		found := false
-		if s, found = w.answers[key]; found {
-			break
-		}
-	}
-	w.mu.Unlock()
-	timer := time.NewTimer(s.after)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	if s.err != nil {
-		return nil, s.err
-	}
-	lines := append([]string(nil), s.lines...)
-	for i := range lines {
-		lines[i] = strings.ReplaceAll(lines[i], "NAME", name)
-	}
-	return message(w.t, s.rcode, lines...), nil
-}
-
-// bubble runs a test in virtual time with a resolver that asks the given servers over a fake network. IPv4 has addresses and
-// IPv6 has none unless the test says otherwise.
-func bubble(t *testing.T, conf string, f func(*testing.T, *Resolver, *wire)) {
-	dir := t.TempDir()
-	hosts, resolvConf := filepath.Join(dir, "hosts"), filepath.Join(dir, "resolv.conf")
-	write(t, hosts, "10.9.9.9 fixed.test short\n")
-	write(t, resolvConf, conf)
-	synctest.Test(t, func(t *testing.T) {
-		w := &wire{t: t, started: time.Now(), answers: map[string]step{
-			"A": {lines: []string{"NAME 60 IN A 10.0.0.1"}}, "AAAA": {lines: []string{soa}},
-		}}
-		r := newResolver(Config{TTLMax: time.Minute, Hosts: hosts, ResolvConf: resolvConf})
-		r.ask, r.routed = w.ask, everywhere
-		r.lookAtFiles()
-		f(t, r, w)
-		r.Close()
-	})
-}
-
-func write(t *testing.T, path, text string) {
-	t.Helper()
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-}
-
-const oneServer, twoServers = "nameserver 10.0.0.53\n", "nameserver 10.0.0.53\nnameserver 10.0.0.54\n"
-
-// lookup resolves a name and says what came, and after how long.
-func lookup(t *testing.T, r *Resolver, name string) (string, time.Duration) {
-	t.Helper()
-	began := time.Now()
-	a, err := r.Lookup(t.Context(), name)
-	return show(a, err), time.Since(began)
-}
-
-func show(a Addrs, err error) string {
-	var dns *net.DNSError
-	switch {
-	case err == nil:
-		return strings.Join(listed(a), " ")
-	case !errors.As(err, &dns):
-		return err.Error()
-	case dns.IsNotFound:
-		return "not found"
-	case dns.IsTimeout:
-		return "timeout"
-	}
-	return "failed"
-}
-
-// expect resolves a name and checks what came, and that it took as long.
-func expect(t *testing.T, r *Resolver, name, want string, within time.Duration) {
-	t.Helper()
-	if got, took := lookup(t, r, name); got != want || took != within {
-		t.Errorf("%s is %q after %v, want %q after %v", name, got, took, want, within)
-	}
-}
-
-// All that want a name share one lookup, whose answer is kept for its TTL.
+// Connections to one name share one lookup, whose answer is kept for its TTL.
 func TestLookupsAreShared(t *testing.T) {
 	bubble(t, oneServer, func(t *testing.T, r *Resolver, w *wire) {
 		w.set("A", 20*time.Millisecond, 0, "NAME 60 IN A 10.0.0.1")
@@ -375,7 +236,7 @@ func TestFamilyWithinTheDelay(t *testing.T) {
 	})
 }
 
-// Without a way to IPv6 nobody waits for it, and its addresses come last.
+// Without a way to IPv6 no lookup waits for it, and its addresses come last.
 func TestNoWayToIPv6(t *testing.T) {
 	bubble(t, oneServer, func(t *testing.T, r *Resolver, w *wire) {
 		r.routed = func(addr netip.Addr) bool { return addr.Is4() }
@@ -386,109 +247,6 @@ func TestNoWayToIPv6(t *testing.T) {
 		expect(t, r, "api.test", "10.0.0.1 2a00::1", 0)
 		w.set("A", 0, 0, soa)
 		expect(t, r, "six.test", "2a00::1", 20*time.Millisecond)
-	})
-}
-
-func TestDeadServer(t *testing.T) {
-	bubble(t, twoServers, func(t *testing.T, r *Resolver, w *wire) {
-		var logged bytes.Buffer
-		r.log = hclog.New(&hclog.LoggerOptions{Output: &logged, Level: hclog.Info})
-		w.set("10.0.0.53", never, 0)
-		expect(t, r, "one.test", "10.0.0.1", patience)
-		before := w.to("10.0.0.53")
-		expect(t, r, "two.test", "10.0.0.1", 0)
-		time.Sleep(6 * time.Second)
-		expect(t, r, "three.test", "10.0.0.1", 0)
-		if n := w.to("10.0.0.53"); n != before {
-			t.Errorf("the dead server was asked %d times more", n-before)
-		}
-		if n := strings.Count(logged.String(), "name server does not answer"); n != 1 || !strings.Contains(logged.String(), "server=10.0.0.53:53") {
-			t.Errorf("%d reports in %s", n, &logged)
-		}
-		// Whether it is back is found out beside another one.
-		for i := range 4 {
-			time.Sleep(lastFor + time.Second)
-			expect(t, r, fmt.Sprintf("probe-%d.test", i), "10.0.0.1", 0)
-		}
-		if n := w.to("10.0.0.53"); n == before {
-			t.Error("the dead server is never asked again")
-		}
-		if n := strings.Count(logged.String(), "name server does not answer"); n != 1 {
-			t.Errorf("%d reports", n)
-		}
-		w.set("10.0.0.53", 0, 0, "NAME 60 IN A 10.0.0.2")
-		time.Sleep(lastFor + time.Second)
-		lookup(t, r, "back.test")
-		synctest.Wait()
-		if n := strings.Count(logged.String(), "name server answers again"); n != 1 {
-			t.Errorf("%d reports of its return in %s", n, &logged)
-		}
-		expect(t, r, "after.test", "10.0.0.2", 0)
-	})
-}
-
-// A server that fails at once costs nothing, and is asked last from then on.
-func TestFailingServer(t *testing.T) {
-	for name, s := range map[string]step{
-		"refused by the kernel": {err: &net.OpError{Op: "read", Err: errors.New("connection refused")}},
-		"SERVFAIL":              {rcode: dns.RcodeServerFailure},
-		"REFUSED":               {rcode: dns.RcodeRefused},
-		"a referral":            {lines: []string{}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			bubble(t, twoServers, func(t *testing.T, r *Resolver, w *wire) {
-				w.answers["10.0.0.53"] = s
-				if name == "a referral" {
-					r.ask = func(ctx context.Context, q query) (*dns.Msg, error) {
-						m, err := w.ask(ctx, q)
-						if m != nil && len(m.Answer)+len(m.Ns) == 0 {
-							m.RecursionAvailable = false
-						}
-						return m, err
-					}
-				}
-				expect(t, r, "one.test", "10.0.0.1", 0)
-				before := w.to("10.0.0.53")
-				expect(t, r, "two.test", "10.0.0.1", 0)
-				if n := w.to("10.0.0.53"); n != before {
-					t.Errorf("it was asked %d times more", n-before)
-				}
-			})
-		})
-	}
-}
-
-func TestAllServersDead(t *testing.T) {
-	bubble(t, twoServers+"options timeout:1 attempts:1\n", func(t *testing.T, r *Resolver, w *wire) {
-		w.set("10.0.0.53", never, 0)
-		w.set("10.0.0.54", never, 0)
-		expect(t, r, "one.test", "timeout", patience+time.Second)
-		if n := w.count(); n != 4 {
-			t.Errorf("%d queries, want 4", n)
-		}
-		time.Sleep(errorTTL)
-		w.set("10.0.0.54", 0, 0, "NAME 60 IN A 10.0.0.1")
-		w.set("10.0.0.53", 0, 0, "NAME 60 IN A 10.0.0.1")
-		expect(t, r, "one.test", "10.0.0.1", 0)
-	})
-}
-
-func TestLostPacket(t *testing.T) {
-	bubble(t, oneServer, func(t *testing.T, r *Resolver, w *wire) {
-		w.set("A", never, 0)
-		time.AfterFunc(500*time.Millisecond, func() { w.set("A", 0, 0, "NAME 60 IN A 10.0.0.1") })
-		expect(t, r, "api.test", "10.0.0.1", roundPause)
-	})
-}
-
-func TestRotateOption(t *testing.T) {
-	bubble(t, twoServers+"options rotate\n", func(t *testing.T, r *Resolver, w *wire) {
-		for i := range 10 {
-			lookup(t, r, fmt.Sprintf("name-%d.test", i))
-		}
-		if a, b := w.to("10.0.0.53"), w.to("10.0.0.54"); a != 10 || b != 10 {
-			t.Errorf("%d and %d queries, want 10 each", a, b)
-		}
 	})
 }
 
@@ -580,7 +338,8 @@ func TestWaitersThatLeave(t *testing.T) {
 	})
 }
 
-// Lookups under way are bounded. Those beyond the bound wait, and one that nobody waits for any more is never begun.
+// Lookups under way are bounded. Further ones wait, and one that has lost its waiters is never
+// begun.
 func TestLookupsAreBounded(t *testing.T) {
 	bubble(t, oneServer, func(t *testing.T, r *Resolver, w *wire) {
 		r.places = make(chan struct{}, 1)
@@ -611,27 +370,7 @@ func TestCloseEndsLookups(t *testing.T) {
 	})
 }
 
-// A server that does not understand EDNS is asked without, and from then on.
-func TestServerWithoutEDNS(t *testing.T) {
-	bubble(t, oneServer, func(t *testing.T, r *Resolver, w *wire) {
-		var withEDNS atomic.Int32
-		r.ask = func(ctx context.Context, q query) (*dns.Msg, error) {
-			if q.edns {
-				withEDNS.Add(1)
-				return message(t, dns.RcodeFormatError), nil
-			}
-			return w.ask(ctx, q)
-		}
-		expect(t, r, "one.test", "10.0.0.1", 0)
-		before := withEDNS.Load()
-		expect(t, r, "two.test", "10.0.0.1", 0)
-		if n := withEDNS.Load(); n != before || n == 0 {
-			t.Errorf("%d queries with EDNS, then %d", before, n-before)
-		}
-	})
-}
-
-// What is remembered is found without a trace.
+// A remembered name costs no allocation.
 func TestRememberedMakesNoGarbage(t *testing.T) {
 	r := newResolver(Config{TTLMax: time.Minute})
 	w := &wire{t: t, answers: map[string]step{"A": {lines: []string{"NAME 60 IN A 10.0.0.1", "NAME 60 IN A 10.0.0.2"}}, "AAAA": {lines: []string{soa}}}}

@@ -7,12 +7,12 @@ import (
 )
 
 const (
-	// lastFor is how long a server that failed is asked last. Raising it asks a server that has recovered later again;
-	// no lookup waits for a server that is still dead, because the first question after this time goes to another server
-	// too.
+	// lastFor is how long a server that failed is asked last. Raising it asks a server that has
+	// recovered later again; no lookup waits for a server that is still dead, because the first
+	// question after this time goes to another server too.
 	lastFor = 30 * time.Second
-	// unansweredBeforeLog is how many questions in a row a server leaves unanswered before the log reports it: a
-	// single lost packet is no news.
+	// unansweredBeforeLog is how many questions in a row a server leaves unanswered before the log
+	// reports it: a single lost packet is no news.
 	unansweredBeforeLog = 2
 )
 
@@ -37,8 +37,8 @@ const (
 	newsBack
 )
 
-// answered notes an answer, whatever it says, to a question that was asked at a time. One that took longer than patience leaves the
-// server where it is in the order.
+// answered notes an answer, whatever it says, to a question that was asked at a time. One that took
+// longer than patience leaves the server where it is in the order.
 func (s *server) answered(asked, now time.Time) news {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -53,8 +53,8 @@ func (s *server) answered(asked, now time.Time) news {
 	return newsBack
 }
 
-// silent notes a question that got no answer. A server that has answered others since is not dead: it
-// withholds this one.
+// silent notes a question that got no answer. A server that has answered others since is not dead:
+// it withholds this one.
 func (s *server) silent(asked, now time.Time) news {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -111,8 +111,9 @@ func (s *server) take(now time.Time) turn {
 	return turnProbe
 }
 
-// order is the order in which a question goes to servers, beginning at offset: those that failed come last. probes are
-// asked along with the first, so that nobody waits for them. Where all have failed, the order is as given.
+// order is the order in which a question goes to servers, beginning at offset: those that failed
+// come last. probes are asked along with the first, so that nobody waits for them. Where all have
+// failed, the order is as given.
 func order(servers []*server, offset int, now time.Time) (list, probes []*server) {
 	var last []*server
 	for i := range servers {
