@@ -298,6 +298,7 @@ func (a *agent) reloadSettings() (*config.Config, api.Reloaded, error) {
 	if err := a.proxy.SetPolicy(policy(&cfg)); err != nil {
 		return nil, api.Reloaded{}, fmt.Errorf("%w: %w", api.ErrInvalidConfig, err)
 	}
+	a.resolver.SetTTLMax(cfg.Proxy.DNSTTLMax)
 	a.log.SetLevel(hclog.LevelFromString(cfg.Log.Level))
 	a.api.SetMetricsHosts(cfg.API.MetricsHosts)
 	a.api.SetTokens(string(cfg.API.Token), string(cfg.API.ReadToken))

@@ -215,6 +215,16 @@ func (a admitter) Acquire(ctx context.Context, t fsm.Target, h lease.Holder) (pr
 	return s, nil
 }
 
+// Blocks implements [proxy.Admitter].
+func (a admitter) Blocks(t fsm.Target) bool {
+	table := a.manager.Table()
+	if table == nil {
+		return false
+	}
+	limit, _ := table.Match(t)
+	return limit != nil && limit.Connections == 0
+}
+
 func (a *agent) leaderAddr() string {
 	_, addr := a.members.Leader()
 	return addr
