@@ -135,7 +135,7 @@ func TestOnlyTheLastAddressLives(t *testing.T) {
 	eventually(t, "the upstream has seen two connections", func() bool { return u.all.Load() == 2 })
 }
 
-// An address that answers late, but in time, is found in the second round.
+// Addresses that did not answer at first have the rest of the time, and no more.
 func TestAddressesShareTheTimeThatIsLeft(t *testing.T) {
 	u := newUpstream(t, echo)
 	list, port := fewAlive(t, u, 3)
