@@ -307,24 +307,25 @@ func TestTwoClustersUnderFaults(t *testing.T) {
 		}
 		check("two nodes exchange addresses")
 
-		xi, yj = p.x.nodes[i], p.y.nodes[i] // of one name, so that a disk could be taken for the other's
-		xi.kill(t)
-		yj.kill(t)
-		xi.dataDir, yj.dataDir = yj.dataDir, xi.dataDir
-		for _, n := range []*node{xi, yj} {
-			n.writeConfig(t)
-			n.start(t)
+		// Of one name, so that a disk could be taken for the other's. A node is where its disk is: the workers of its
+		// cluster go through it.
+		xi, yj = p.x.nodes[i], p.y.nodes[i]
+		exchange := func() {
+			t.Helper()
+			xi.kill(t)
+			yj.kill(t)
+			xi.dataDir, yj.dataDir = yj.dataDir, xi.dataDir
+			xi.proxy, yj.proxy = yj.proxy, xi.proxy
+			for _, n := range []*node{xi, yj} {
+				n.writeConfig(t)
+				n.start(t)
+			}
 		}
+		exchange()
 		measure(p.x.shape.ttl) // for as long as their former sessions live
 		p.up.peakAtMost(t, limitX)
 		upY.peakAtMost(t, smallY)
-		xi.kill(t)
-		yj.kill(t)
-		xi.dataDir, yj.dataDir = yj.dataDir, xi.dataDir
-		for _, n := range []*node{xi, yj} {
-			n.writeConfig(t)
-			n.start(t)
-		}
+		exchange()
 		check("two disks are exchanged, and back")
 
 		lost := clusters[rng.IntN(2)].nodes[rng.IntN(3)]
