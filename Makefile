@@ -19,6 +19,8 @@ BASE      ?=
 PROFILE   ?=
 PROFILED  ?= weir
 SEEDS     ?= 1000000
+ROUNDS_LONG ?= 10
+SEEDS_LONG  ?= 50000
 FIRST     ?= 1
 JSON      ?= bin/bench.json
 
@@ -34,7 +36,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 # The end-to-end tests measure, so they have the machine to themselves: all other packages first.
 UNIT = $$($(GO) list ./... | grep -v '/e2e$$')
 
-.PHONY: build cluster demo test unit e2e partitions linear screenshots docs sim check format vet lint tidy deploy arrows vuln release reproducible bench pgo gobench fuzz proto needs clean help
+.PHONY: build cluster demo test unit e2e partitions long linear screenshots docs sim check format vet lint tidy deploy arrows vuln release reproducible bench pgo gobench fuzz proto needs clean help
 .DEFAULT_GOAL := build
 
 build: ## build bin/weir
@@ -62,6 +64,10 @@ e2e: # the built binary, as real processes; -v prints what was measured
 partitions: needs ## cut real nodes off from each other, as root (COUNT=10: ten times)
 	@[ "$$(id -u)" = 0 ] || { echo "*** NOT TESTED: partitions need root ***" >&2; exit 1; }
 	$(GO) test -race -v -run '^TestPartition' -parallel 4 -count $(COUNT) -timeout $$(($(COUNT) * 5 + 5))m ./e2e
+
+long: needs ## run what takes longer than make test: ROUNDS_LONG (10) rounds of two clusters under faults, and SEEDS_LONG (50000) new seeds of the simulation
+	WEIR_E2E_ROUNDS=$(ROUNDS_LONG) $(GO) test -race -v -run '^TestTwoClustersUnderFaults$$' -timeout 20m ./e2e
+	$(GO) run ./lease/leasetest/sim -seeds $(SEEDS_LONG) -first $$(date +%s)
 
 linear: needs ## check for LINEAR (10m) under faults that limits are linearisable
 	WEIR_E2E_LINEAR=$(LINEAR) $(GO) test -race -v -run '^TestLimitsAreLinearisable' -timeout 0 ./e2e

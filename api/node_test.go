@@ -15,10 +15,11 @@ import (
 
 func TestStatus(t *testing.T) {
 	a := newBench(t, Config{}, "a").nodes["a"]
+	a.st.Cluster = "1f3a"
 	a.st.Session = SessionStatus{ID: 7, State: "live", ExpiresIn: Duration(8123456789)}
 	a.st.Raft = RaftStatus{State: "leader", Term: 2, LastIndex: 9, CommitIndex: 8, AppliedIndex: 7}
 	w := a.do(try{method: "GET", path: "/v1/status"})
-	want := `{"node":"a","version":"v1","role":"server","leader":"a","ready":true,` +
+	want := `{"node":"a","cluster":"1f3a","version":"v1","role":"server","leader":"a","ready":true,` +
 		`"session":{"id":7,"state":"live","expires_in":"8.123s"},` +
 		`"raft":{"state":"leader","term":2,"last_index":9,"commit_index":8,"applied_index":7},` +
 		`"config_disagreements":[],"draining":false,"leaving":false,"connections":0,"proxy_addr":"","api_addr":"","disk_full":false,"disk_stalled":false}` + "\n"

@@ -8,6 +8,7 @@ import (
 // Status answers GET /v1/status: this node, and the cluster as it sees it.
 type Status struct {
 	Node    string        `json:"node"`
+	Cluster string        `json:"cluster"` // its id; "" while the node is of none yet
 	Version string        `json:"version"`
 	Role    string        `json:"role"`   // "server" or "proxy"
 	Leader  string        `json:"leader"` // "" when nobody leads

@@ -22,6 +22,12 @@ const (
 	pledgeTimeout    = 2 * time.Second
 	bootstrapRemind  = 15 * time.Second
 	maxPledgeServers = 64
+	// listenFirst is how long a server that would form a cluster alone listens first. A leader, or a server that would be one,
+	// dials each voter at least every 1.5 s: whoever is alive of a cluster that counts on this server is heard in that time.
+	// Longer makes the first start of a lone server slower.
+	listenFirst = 2 * time.Second
+	// heardFor is how long a member of another cluster that has dialled a server keeps it from forming its own.
+	heardFor = 15 * time.Second
 )
 
 // pledge is a promise to take part in one candidate's bootstrap and in no other.
@@ -74,6 +80,9 @@ type bootstrapPlan struct {
 
 // planBootstrap decides, from gossip alone, whether this server should try to write the first configuration.
 func planBootstrap(self Member, all []Member, expect int) bootstrapPlan {
+	if self.Cluster != "" {
+		return bootstrapPlan{wait: fmt.Sprintf("this node is of cluster %s: waiting to be added to it", self.Cluster)}
+	}
 	var servers []Member
 	for _, m := range all {
 		if !m.Alive() {
@@ -109,15 +118,44 @@ type bootstrapper struct {
 	round uint64 // under way, in which pledges bind; 0: none
 
 	checking sync.Mutex // one question about a foreign pledge at a time
+
+	heardMu sync.Mutex
+	heard   string // which member of a cluster has dialled this server last
+	heardAt time.Time
+}
+
+// hear notes that a member of a cluster has dialled this server, which that member knows by its name or its address.
+func (b *bootstrapper) hear(member string, now time.Time) {
+	b.heardMu.Lock()
+	defer b.heardMu.Unlock()
+	b.heard, b.heardAt = member, now
+}
+
+// mayFormAlone returns why this server, which sees no other that has no cluster, should not form one by itself yet; "": it may.
+func (b *bootstrapper) mayFormAlone(began, now time.Time) (wait string) {
+	b.heardMu.Lock()
+	defer b.heardMu.Unlock()
+	switch {
+	case b.heard != "" && now.Sub(b.heardAt) < heardFor:
+		return b.heard + ", looks for this server: not forming another cluster; if it is to join that one, put an address of it into cluster.join"
+	case now.Sub(began) < b.c.cfg.listen:
+		return "listening first for a cluster that knows this server"
+	}
+	return ""
 }
 
 // run returns once this server has Raft state.
 func (b *bootstrapper) run(ctx context.Context) {
-	expect := b.c.cfg.BootstrapExpect
+	expect, began := b.c.cfg.BootstrapExpect, time.Now()
 	reminder := reminder{every: bootstrapRemind}
 	for b.c.raftIsEmpty() {
 		plan := planBootstrap(b.c.self(), b.c.Members(), expect)
 		pause := bootstrapTick
+		if plan.lead && len(plan.servers) == 1 {
+			if wait := b.mayFormAlone(began, time.Now()); wait != "" {
+				plan = bootstrapPlan{wait: wait}
+			}
+		}
 		if plan.lead {
 			err := b.attempt(ctx, plan.servers)
 			if err == nil {
@@ -199,8 +237,11 @@ func (b *bootstrapper) collect(ctx context.Context, p pledge, servers []Member) 
 func (b *bootstrapper) write(servers []Member) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.c.raftIsEmpty() {
+	if !b.c.raftIsEmpty() || b.c.ClusterID() != "" {
 		return errHasState
+	}
+	if err := b.c.cfg.Data.update(func(id *identity) { id.FormedAlone = len(servers) == 1 }); err != nil {
+		return err
 	}
 	var conf raft.Configuration
 	for _, s := range servers {
@@ -243,7 +284,7 @@ func (b *bootstrapper) pledgeTo(r *clusterpb.PledgeRequest) *clusterpb.PledgeRep
 	refuse := func(reason string) *clusterpb.PledgeReply { return &clusterpb.PledgeReply{Reason: reason} }
 	self := b.c.cfg.Data.ServerID()
 	switch {
-	case !b.c.raftIsEmpty():
+	case !b.c.raftIsEmpty(), b.c.ClusterID() != "":
 		return &clusterpb.PledgeReply{Reason: errHasState.Error(), HasState: true}
 	case int(r.GetBootstrapExpect()) != b.c.cfg.BootstrapExpect:
 		return refuse(fmt.Sprintf("bootstrap_expect is %d here and %d there", b.c.cfg.BootstrapExpect, r.GetBootstrapExpect()))

@@ -83,12 +83,19 @@ type Config struct {
 	// it was applied here; those that failed are not told. Many may call at once; it must not block. nil tells nobody.
 	OnCommit func(time.Duration)
 
+	// SessionLife says for how long a session may be alive after its leader was last confirmed (the
+	// ttl, and the margin), and whether that is certain for the cluster. A server whose disk may be
+	// an older copy waits for so long. nil: it is not known, and the longest that there can be
+	// counts.
+	SessionLife func() (life time.Duration, certain bool)
+
 	// Tests set these.
 	interfaceAddrs func() ([]net.Addr, error)
 	addressesEvery time.Duration
 	wrapStore      func(logStable) logStable
 	patience       time.Duration // of the watchdog: with commits
 	stall          time.Duration // and with the own disk
+	listen         time.Duration // before a cluster is formed alone; negative: not at all
 }
 
 // Handlers is what a node does as part of the cluster. All are optional.
@@ -106,6 +113,9 @@ type Handlers struct {
 	// LeaderChanged is told the rpc address of a leader that this node has heard of, when it is another one than before.
 	// It must not block.
 	LeaderChanged func(rpcAddr string)
+	// Superseded is told, once, that this server must not lead the cluster that it has formed, nor use what that cluster has
+	// granted: an older cluster names it as a voter. It must not block.
+	Superseded func(error)
 }
 
 // Cluster is a node's part in its cluster.
@@ -118,6 +128,8 @@ type Cluster struct {
 	stop context.CancelFunc
 	wg   sync.WaitGroup
 
+	of        *affiliation
+	said      saidBefore // of gossip that is refused
 	mux       *mux
 	peers     *peers
 	servers   *servers
@@ -129,6 +141,7 @@ type Cluster struct {
 	stores    *stores
 	fsm       *appliedFSM
 	acks      *ackBook
+	past      *pastGuard
 	netRaft   *raft.NetworkTransport
 	raft      *raft.Raft
 	raftReady chan struct{} // closed once raft is set: Raft's own goroutines come back before
@@ -137,6 +150,8 @@ type Cluster struct {
 	proposals *proposals
 	verifier  *verifier
 	muted     atomic.Bool // by the watchdog: followers are sent nothing
+	// superseded says that an older cluster counts on this server, which has formed another one alone: it leads nobody.
+	superseded atomic.Bool
 
 	leaderChanges atomic.Uint64
 
@@ -144,6 +159,7 @@ type Cluster struct {
 	fatalOnce sync.Once
 	downOnce  sync.Once
 	down      chan struct{}
+	started   chan struct{} // closed once gossip and Raft are set, before anybody else can reach them
 
 	leaderKick chan struct{} // gossip may tell of another leader
 }
@@ -154,7 +170,7 @@ func New(cfg Config) (*Cluster, error) {
 		return nil, err
 	}
 	c := &Cluster{
-		cfg: cfg, log: cfg.Log, born: time.Now(), proposals: newProposals(), raftReady: make(chan struct{}), down: make(chan struct{}),
+		cfg: cfg, log: cfg.Log, born: time.Now(), proposals: newProposals(), raftReady: make(chan struct{}), down: make(chan struct{}), started: make(chan struct{}),
 		leaderKick: make(chan struct{}, 1),
 	}
 	c.life, c.stop = context.WithCancel(context.Background())
@@ -172,6 +188,12 @@ func (cfg *Config) normalise() error {
 	}
 	if cfg.stall == 0 {
 		cfg.stall = stallLimit * time.Duration(cfg.Multiplier)
+	}
+	switch {
+	case cfg.listen == 0 && (cfg.Data == nil || cfg.Data.Path() == ""):
+		cfg.listen = -1 // nothing that is kept in memory can have been lost
+	case cfg.listen == 0:
+		cfg.listen = listenFirst * time.Duration(cfg.Multiplier)
 	}
 	if cfg.interfaceAddrs == nil {
 		cfg.interfaceAddrs = net.InterfaceAddrs
@@ -228,8 +250,9 @@ func (c *Cluster) open() (err error) {
 			}
 		}()
 	}
+	door := c.doorkeeper()
 	logger := newQuietStandardLogger(c.log.Named("gossip"))
-	if c.transport, err = listenGossip(c.cfg.Gossip, logger); err != nil {
+	if c.transport, err = listenGossip(c.cfg.Gossip, logger, door, c.gossipRefused); err != nil {
 		return err
 	}
 	self, err := c.advertisedRPC(listener)
@@ -237,13 +260,64 @@ func (c *Cluster) open() (err error) {
 		c.transport.discard()
 		return err
 	}
-	id := ""
-	if c.cfg.Role == RoleServer {
-		id = c.cfg.Data.ServerID()
-	}
-	c.mux = newMux(c.log.Named("rpc"), listener, self, id, newSecurity(&c.cfg))
+	c.mux = newMux(c.log.Named("rpc"), listener, self, door, newSecurity(&c.cfg))
 	c.peers = newPeers(c.mux)
 	return nil
+}
+
+// doorkeeper speaks for this node on both of its ports.
+func (c *Cluster) doorkeeper() *doorkeeper {
+	saved := c.cfg.Data.state().Cluster
+	c.of = &affiliation{id: saved, settled: saved != "", keep: c.keepClusterID, decided: c.clusterDecided}
+	d := &doorkeeper{name: c.cfg.Name, of: c.of, introduction: c.introduce, heard: c.heardPreface}
+	if c.cfg.Role == RoleServer {
+		d.serverID = c.cfg.Data.ServerID()
+	}
+	return d
+}
+
+// joinsNobody reports whether cluster.join names no other node.
+func joinsNobody(join []string, own ...string) bool {
+	return !slices.ContainsFunc(join, func(addr string) bool { return !slices.Contains(own, addr) })
+}
+
+// introduce says what others need to know of this node where a connection begins.
+func (c *Cluster) introduce(i *clusterpb.Introduction) {
+	select {
+	case <-c.started:
+		i.GossipAddr, i.LeadsTerm = c.gossip.gossipIP.String(), c.leadingTerm()
+	default: // neither is known yet
+	}
+}
+
+// gossipRefused logs why there is no gossip with an address: at most once in a while for each machine.
+func (c *Cluster) gossipRefused(peer string, err error) {
+	log := c.log.Named("gossip")
+	host, _, splitErr := net.SplitHostPort(peer)
+	if splitErr != nil {
+		host = peer
+	}
+	var wrong *misfit
+	if errors.As(err, &wrong) && c.said.due(host+" "+wrong.kind(), time.Now()) || errors.Is(err, errUnmarked) && c.said.due(host+" unmarked", time.Now()) {
+		log.Warn("no gossip with a node", "peer", peer, "reason", err)
+		return
+	}
+	log.Debug("no gossip with a node", "peer", peer, "reason", err)
+}
+
+// keepClusterID writes down, for good, of which cluster this node is.
+func (c *Cluster) keepClusterID(id string) error {
+	return c.cfg.Data.update(func(saved *identity) { saved.Cluster = id })
+}
+
+// clusterDecided follows the moment at which this node knows its cluster: from then on it has nothing to do with members of
+// others that it met before.
+func (c *Cluster) clusterDecided(id string) {
+	c.log.Info("this node's cluster is known", "cluster", id)
+	c.mux.dropOthers(id)
+	if err := c.gossip.decide(id); err != nil {
+		c.log.Error("the gossip metadata can't be changed", "error", err)
+	}
 }
 
 // advertisedRPC is what others dial: as configured, or where the port is bound to every address, the one that gossip
@@ -301,10 +375,11 @@ func (c *Cluster) start(h Handlers) error {
 	}
 	if c.gossip, err = newGossip(gossipConfig{
 		name: c.cfg.Name, advertise: c.cfg.AdvertiseGossip, everywhere: c.transport.everywhere, join: c.cfg.Join, keys: c.cfg.GossipKeys, plaintext: c.cfg.Plaintext, label: c.cfg.Label,
-		mult: c.cfg.Multiplier, log: c.log.Named("gossip"), conflict: c.settleConflict,
+		mult: c.cfg.Multiplier, log: c.log.Named("gossip"), conflict: c.settleConflict, fatal: c.fatal,
 	}, c.transport, meta); err != nil {
 		return err
 	}
+	c.of.seed = joinsNobody(c.cfg.Join, c.gossip.gossipIP.String(), c.cfg.Gossip, c.cfg.AdvertiseGossip)
 	if c.cfg.Role == RoleServer {
 		if err := c.startRaft(); err != nil {
 			return err
@@ -316,6 +391,8 @@ func (c *Cluster) start(h Handlers) error {
 		h.Services(c.servers.grpc)
 	}
 	c.servers.start(c.mux, c.fatal)
+	close(c.started)
+	c.transport.start()
 	c.mux.start()
 	c.background(func() { c.gossip.run(c.life) })
 	c.background(func() { c.followAddresses(c.life) })
@@ -339,7 +416,7 @@ func (c *Cluster) firstMeta() (*clusterpb.Meta, error) {
 	}
 	meta := &clusterpb.Meta{
 		Identity: identity, Role: clusterpb.Role_ROLE_PROXY, RpcAddr: c.mux.self, Version: c.cfg.Version, ConfigDigest: c.cfg.ConfigDigest,
-		ApiAddr: c.cfg.APIAddr,
+		ApiAddr: c.cfg.APIAddr, Cluster: c.of.cluster(),
 	}
 	machine, err := c.cfg.interfaceAddrs()
 	if err != nil {
@@ -355,7 +432,6 @@ func (c *Cluster) firstMeta() (*clusterpb.Meta, error) {
 		meta.Role = clusterpb.Role_ROLE_SERVER
 		meta.LogVersion = max(c.cfg.LogVersion, 1)
 		meta.BootstrapExpect, meta.HasState = uint32(max(c.cfg.BootstrapExpect, 0)), has
-		meta.Cluster = c.cfg.Data.state().Cluster
 	}
 	return meta, nil
 }
@@ -365,9 +441,13 @@ func (c *Cluster) raftConfig() *raft.Config {
 	mult := time.Duration(c.cfg.Multiplier)
 	conf := raft.DefaultConfig()
 	conf.LocalID = c.serverID()
-	conf.HeartbeatTimeout = 700 * time.Millisecond * mult
-	conf.ElectionTimeout = 700 * time.Millisecond * mult
+	conf.HeartbeatTimeout, conf.ElectionTimeout = c.raftTimeouts(), c.raftTimeouts()
 	conf.LeaderLeaseTimeout = 500 * time.Millisecond * mult
+	if c.past.doubt != nil {
+		// The only voter of a configuration asks nobody before it leads. It has to listen first,
+		// until it is released.
+		conf.HeartbeatTimeout, conf.ElectionTimeout = longestLife, longestLife
+	}
 	// A follower that is told of commits within half a second is soon enough: what is committed is acted upon on the
 	// leader, and this is what an idle cluster mostly does.
 	conf.CommitTimeout = 250 * time.Millisecond
@@ -385,6 +465,10 @@ func (c *Cluster) startRaft() error {
 	c.fsm = newAppliedFSM(c.cfg.FSM, c.cfg.AppliedIndex)
 	c.acks = &ackBook{}
 	c.verifier = &verifier{check: c.verifySince}
+	var err error
+	if c.past, err = newPastGuard(c); err != nil {
+		return damaged(c.cfg.Data, "in "+c.cfg.Data.Path(), err)
+	}
 	c.netRaft = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		ServerAddressProvider: addressBook{self: c.serverID(), selfAddr: c.mux.self, lookup: c.dialAddress},
 		Logger:                newQuietLogger(c.log.Named("raft-net")),
@@ -392,9 +476,11 @@ func (c *Cluster) startRaft() error {
 		MaxPool:               3,
 		Timeout:               3 * time.Second * time.Duration(c.cfg.Multiplier),
 	})
+	transport := newGuardedTransport(verifyingTransport{c.netRaft, c.acks, &c.muted}, c.past)
+	c.background(func() { transport.run(c.life) })
 	var node *raft.Raft
-	err := trapped(func() (err error) {
-		node, err = raft.NewRaft(c.raftConfig(), c.fsm, c.stores.log, c.stores.stable, c.stores.snapshots, verifyingTransport{c.netRaft, c.acks, &c.muted})
+	err = trapped(func() (err error) {
+		node, err = raft.NewRaft(c.raftConfig(), c.fsm, c.stores.log, c.stores.stable, c.stores.snapshots, transport)
 		return err
 	})
 	if err != nil {
@@ -402,15 +488,41 @@ func (c *Cluster) startRaft() error {
 	}
 	c.raft = node
 	close(c.raftReady)
+	c.background(func() { c.past.run(c.life) })
 	c.pilot = newPilot(c)
 	if c.cfg.BootstrapExpect > 0 && c.raftIsEmpty() {
 		c.bootstrap = &bootstrapper{c: c, ballot: &ballot{dir: c.cfg.Data}}
 		return nil
 	}
-	if servers := c.configuration().Servers; len(servers) == 1 && servers[0].ID == c.serverID() {
+	switch alone := c.alone(); {
+	case alone && c.past.doubt == nil:
 		c.campaign()
+	case !alone && c.past.doubt != nil:
+		c.restoreTimeouts()
 	}
 	return nil
+}
+
+// alone reports whether this server is the only one of its configuration.
+func (c *Cluster) alone() bool {
+	servers := c.configuration().Servers
+	return len(servers) == 1 && servers[0].ID == c.serverID()
+}
+
+// restoreTimeouts lets a server that had to listen first stand for election. The only one of a
+// cluster does so at once.
+func (c *Cluster) restoreTimeouts() {
+	normal := c.raftTimeouts()
+	conf := c.raft.ReloadableConfig()
+	conf.HeartbeatTimeout, conf.ElectionTimeout = normal, normal
+	if err := c.raft.ReloadConfig(conf); err != nil {
+		c.fatal(fmt.Errorf("this server can't stand for election: %w", err))
+	}
+}
+
+// raftTimeouts is how long a leader may be silent, and an election take.
+func (c *Cluster) raftTimeouts() time.Duration {
+	return 700 * time.Millisecond * time.Duration(c.cfg.Multiplier)
 }
 
 // noteState tells the others when this server has Raft state.
@@ -572,7 +684,8 @@ func (c *Cluster) self() Member {
 	return m
 }
 
-func (c *Cluster) clusterID() string { return c.cfg.Data.state().Cluster }
+// ClusterID is the id of the cluster that this node is of; "" until it is known.
+func (c *Cluster) ClusterID() string { return c.of.cluster() }
 
 // plainAddress is an address without the id that Raft's transport may have put before it.
 func plainAddress(addr raft.ServerAddress) string {

@@ -107,8 +107,9 @@ type testNode struct {
 	fsm   *testFSM
 	fatal chan error
 	reigns
-	members chan Member
-	told    atomic.Value // string: the leader's address, as the node's own work was told of it
+	members    chan Member
+	told       atomic.Value // string: the leader's address, as the node's own work was told of it
+	superseded chan error
 }
 
 // toldOf reports whether the node was told that leader leads.
@@ -207,7 +208,7 @@ func startNode(t *testing.T, name, path string, opts ...option) *testNode {
 }
 
 func tryNode(t *testing.T, name, path string, opts ...option) (*testNode, error) {
-	n := &testNode{t: t, path: path, fsm: &testFSM{}, fatal: make(chan error, 1), members: make(chan Member, 256)}
+	n := &testNode{t: t, path: path, fsm: &testFSM{}, fatal: make(chan error, 1), superseded: make(chan error, 1), members: make(chan Member, 256)}
 	var err error
 	n.dir = MemoryDataDir(name)
 	if path != "" {
@@ -223,13 +224,14 @@ func tryNode(t *testing.T, name, path string, opts ...option) (*testNode, error)
 	for _, o := range opts {
 		o(&cfg)
 	}
+	n.dir = cfg.Data
 	if n.Cluster, err = New(cfg); err == nil {
 		err = n.Start(Handlers{Lead: n.lead, HTTP: echo(name), MemberChanged: func(m Member) {
 			select {
 			case n.members <- m:
 			default:
 			}
-		}, LeaderChanged: func(addr string) { n.told.Store(addr) }})
+		}, LeaderChanged: func(addr string) { n.told.Store(addr) }, Superseded: func(err error) { n.superseded <- err }})
 	}
 	if err != nil {
 		_ = n.dir.Close()

@@ -101,6 +101,23 @@ func (s control) Detach(_ context.Context, r *clusterpb.DetachRequest) (*cluster
 	return &clusterpb.DetachReply{}, nil
 }
 
+// Recall implements the control service.
+func (s control) Recall(_ context.Context, r *clusterpb.RecallRequest) (*clusterpb.RecallReply, error) {
+	if s.c.past == nil {
+		return nil, status.Error(codes.FailedPrecondition, ErrNoRaft.Error())
+	}
+	return s.c.past.recallFor(r), nil
+}
+
+// Remember implements the control service.
+func (s control) Remember(_ context.Context, r *clusterpb.RememberRequest) (*clusterpb.RememberReply, error) {
+	if s.c.past == nil {
+		return nil, status.Error(codes.FailedPrecondition, ErrNoRaft.Error())
+	}
+	s.c.past.rememberAll(r)
+	return &clusterpb.RememberReply{}, nil
+}
+
 // raftStats is how far this server's log is.
 func (c *Cluster) raftStats() *clusterpb.RaftStatsReply {
 	stats := c.raft.Stats()

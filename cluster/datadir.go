@@ -33,6 +33,9 @@ type DataDir struct {
 	// name and identity never change.
 	name     string
 	identity string
+	// moved is why the directory may be an older copy that was put back; nil: it is not. It is
+	// found out first of all, since what is written later hides some of it.
+	moved error
 
 	mu    sync.Mutex
 	saved identity
@@ -43,8 +46,10 @@ type identity struct {
 	Format   int    `json:"format"`
 	Name     string `json:"name"`
 	Identity string `json:"identity"`
-	Cluster  string `json:"cluster,omitempty"`  // the cluster's id, once known
-	HasRaft  bool   `json:"has_raft,omitempty"` // a Raft log was made here: it must not be missing
+	Cluster  string `json:"cluster,omitempty"` // the cluster's id, once known
+	// FormedAlone says that this server wrote the first configuration of its cluster as the only server of it.
+	FormedAlone bool `json:"formed_alone,omitempty"`
+	HasRaft     bool `json:"has_raft,omitempty"` // a Raft log was made here: it must not be missing
 	// Pledge is the bootstrap that this server has promised to take part in, and in no other.
 	Pledge pledge `json:"pledge,omitzero"`
 }
@@ -55,6 +60,7 @@ func OpenDataDir(path, name string) (*DataDir, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, fmt.Errorf("data_dir %q can't be made: %w", path, err)
 	}
+	moved := (&DataDir{path: path}).checkPlace()
 	lock := flock.New(filepath.Join(path, lockFile), flock.SetFlag(os.O_CREATE|os.O_RDWR), flock.SetPermissions(0o600))
 	locked, err := lock.TryLock()
 	if err != nil {
@@ -64,7 +70,7 @@ func OpenDataDir(path, name string) (*DataDir, error) {
 		return nil, fmt.Errorf("data_dir %q is in use by another process%s: stop that one, or give this node a data_dir of its own",
 			path, lockHolder(path))
 	}
-	d := &DataDir{path: path, lock: lock}
+	d := &DataDir{path: path, lock: lock, moved: moved}
 	if err := d.load(name); err != nil {
 		_ = lock.Close()
 		return nil, err

@@ -9,15 +9,21 @@
 //
 // # Decisions
 //
-// A connection starts with a preface that names its kind and, for Raft, the server it is meant for. A
-// server that was wiped and listens on its old address is thus never taken for the one whose votes and log it
-// has lost, at the cost of some forty bytes a connection.
+// A connection to the rpc port or the gossip port starts with a handshake. The preface names its
+// kind, who opens it, of which cluster, and, for Raft, the server it is meant for. A server that was
+// wiped and listens on its old address is thus never taken for the one whose votes and log it has
+// lost, and two clusters whose addresses meet refuse each other. The answer carries a nonce that is
+// to be sent back: a client of a proxy that stops at the [Greeting] never has it. This costs a round
+// trip for each connection.
 //
-// Over TLS, the certificate says that its holder is a node, and for Raft which one; nothing below that is distinguished, because a
-// node is trusted with everything. The preface is then answered, and a connection that was dialled is open only with the answer: in
-// TLS 1.3 a client is done before its certificate has been judged. This costs a round trip for each connection. Whoever can't be talked to for
-// want of a certificate or a key is told why, at both ends, in a line that says what to change; so a plain end answers TLS, and a TLS end
-// plain, with an alert that no library sends by itself.
+// A node is of one cluster for good. It trusts its own configuration, the log and its first session
+// to say which; gossip, an address and a name are hints. A node that has reached no member yet
+// refuses members who dial it, at the cost of a start that waits for its own join to succeed.
+//
+// Over TLS, the certificate says that its holder is a node, and for Raft which one. Every node is
+// fully trusted, so nothing more is checked. If one end lacks a certificate or key, both ends log the
+// cause and the setting to change: a plain end answers TLS, and a TLS end plain, with an alert that no
+// library sends by itself.
 //
 // A server's Raft id carries the identity made with its data directory: a wiped server is a new
 // server, and autopilot retires the old one.
@@ -32,6 +38,9 @@
 // milliseconds at the very first start, and buys that two clusters are never formed.
 //
 // Log entries and votes carry a checksum on disk, checked when they are read: bbolt has none for its pages.
+//
+// A server that would form a cluster alone listens first: it may have lost the directory of a server
+// that its cluster still counts on. The first start of a lone server takes two seconds longer for it.
 //
 // A full disk is waited out: Raft would stop the process where a vote can't be written.
 package cluster

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/memberlist"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/weirproxy/weir/cluster/clusterpb"
@@ -23,10 +25,13 @@ import (
 const (
 	resolveTimeout   = 3 * time.Second
 	joinFirst        = 250 * time.Millisecond // between attempts, growing
-	joinLast         = 5 * time.Second
+	joinLast         = 2 * time.Second
+	probeTimeout     = time.Second
+	maxHeardOf       = 8
 	joinCheck        = 10 * time.Second // once every configured address is a member
 	joinRemind       = time.Minute
 	joinRepeats      = 3
+	joinsAtOnce      = 16
 	joinSettle       = 5 * time.Second
 	conflictHold     = 10 * time.Second // how long after a name conflict joining is repeated
 	metaTimeout      = time.Second
@@ -50,6 +55,8 @@ type gossipConfig struct {
 	log        hclog.Logger
 	// conflict is called, in a goroutine of its own, with another live node of the same name.
 	conflict func(other Member)
+	// fatal is called when the node must stop: its cluster.join names members of two clusters.
+	fatal func(error)
 }
 
 // gossip is this node's place in memberlist.
@@ -68,6 +75,9 @@ type gossip struct {
 	dirty   chan struct{} // of capacity 1
 
 	spreading sync.Mutex // memberlist takes one new metadata at a time
+
+	heardMu sync.Mutex
+	heardOf []string // gossip addresses of members that have dialled this node, for one without cluster.join
 
 	conflicts  chan Member
 	conflicted atomic.Int64 // when the last one was seen, in unix nanoseconds
@@ -264,6 +274,10 @@ func (g *gossip) joinForever(ctx context.Context) {
 	foreign := reminder
 	wait := joinFirst
 	for {
+		if err := g.findCluster(ctx); err != nil {
+			g.cfg.fatal(err)
+			return
+		}
 		missing, err := g.joinMissing(ctx, g.insists())
 		if err != nil {
 			if wrong := unreadable(err.Error()); wrong != nil && foreign.due(wrong.what) {
@@ -273,6 +287,8 @@ func (g *gossip) joinForever(ctx context.Context) {
 		switch {
 		case g.insists() && !g.alone():
 			wait = time.Second
+		case g.undecided() && !g.transport.door.of.seed && !g.alone():
+			wait = joinFirst // the others may form a cluster at any moment
 		case missing == 0:
 			wait = joinCheck
 		default:
@@ -318,17 +334,91 @@ func (g *gossip) joinMissing(ctx context.Context, force bool) (missing int, err 
 		}
 		targets = append(targets, addrs...)
 	}
+	g.heardMu.Lock()
+	targets = append(targets, g.heardOf...)
+	g.heardMu.Unlock()
+	var mu sync.Mutex
+	var group errgroup.Group
+	group.SetLimit(joinsAtOnce)
 	for _, addr := range targets {
 		if present[addr] || ctx.Err() != nil {
 			continue
 		}
 		present[addr] = true
-		if _, joinErr := g.list.Join([]string{addr}); joinErr != nil {
-			missing++
-			err = errors.Join(err, joinErr)
+		group.Go(func() error {
+			if _, joinErr := g.list.Join([]string{addr}); joinErr != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				missing++
+				err = errors.Join(err, joinErr)
+			}
+			return nil
+		})
+	}
+	_ = group.Wait() // none returns an error
+	return missing, err
+}
+
+func (g *gossip) undecided() bool { return g.transport.door.of.cluster() == "" }
+
+// findCluster asks who listens at the addresses of cluster.join, while this node is of no cluster: the first members that it
+// finds there decide which cluster it is of. It returns an error where they are members of two.
+func (g *gossip) findCluster(ctx context.Context) error {
+	if !g.undecided() {
+		return nil
+	}
+	var addrs []string
+	for _, name := range g.cfg.join {
+		found, _ := resolveJoin(ctx, name) // joining reports what can't be resolved
+		addrs = append(addrs, found...)
+	}
+	answers := make([]*clusterpb.Introduction, len(addrs))
+	var group errgroup.Group
+	group.SetLimit(joinsAtOnce)
+	for i, addr := range addrs {
+		group.Go(func() error {
+			answers[i], _ = g.transport.probe(ctx, addr, probeTimeout) // nor what can't be reached
+			return nil
+		})
+	}
+	_ = group.Wait()
+	first := -1
+	for i, a := range answers {
+		switch {
+		case a.GetCluster() == "":
+		case first < 0:
+			first = i
+		case a.GetCluster() != answers[first].GetCluster():
+			return fmt.Errorf("cluster.join names members of two clusters: %s (node %s) is of cluster %s, and %s (node %s) of cluster %s: "+
+				"leave the addresses of the one that this node is to join", addrs[first], answers[first].GetNode(), answers[first].GetCluster(),
+				addrs[i], a.GetNode(), a.GetCluster())
 		}
 	}
-	return missing, err
+	if first < 0 {
+		return nil
+	}
+	if err := g.transport.door.of.lean(answers[first].GetCluster()); err != nil {
+		g.cfg.log.Warn("the cluster that cluster.join leads to is not this node's", "reason", err)
+	}
+	return nil
+}
+
+// hear notes a member that has dialled this node: one that has nobody to join joins through it.
+func (g *gossip) hear(addr string) {
+	if !g.transport.door.of.seed || addr == "" {
+		return
+	}
+	g.heardMu.Lock()
+	defer g.heardMu.Unlock()
+	if !slices.Contains(g.heardOf, addr) && len(g.heardOf) < maxHeardOf {
+		g.heardOf = append(g.heardOf, addr)
+	}
+}
+
+// decide spreads the id of the cluster that this node is of, and forgets members of others.
+func (g *gossip) decide(cluster string) error {
+	g.members.keepCluster(cluster)
+	return g.update(func(m *clusterpb.Meta) { m.Cluster = cluster })
 }
 
 // resolveJoin resolves a join address anew.
@@ -409,19 +499,16 @@ func (g *gossip) LocalState(bool) []byte { return nil }
 // MergeRemoteState implements [memberlist.Delegate].
 func (g *gossip) MergeRemoteState([]byte, bool) {}
 
-// NotifyAlive implements [memberlist.AliveDelegate]: it keeps out what can't be understood, and nodes of another
-// cluster that has found this one because addresses were used again.
+// NotifyAlive implements [memberlist.AliveDelegate]: it keeps out what can't be understood, and the members of other
+// clusters. Those can be named only by a node that has yet to find its own cluster, or is of an older version.
 func (g *gossip) NotifyAlive(n *memberlist.Node) error {
 	meta, err := decodeMeta(n.Meta)
 	if err != nil {
 		return err
 	}
-	g.metaMu.Lock()
-	mine := g.meta.GetCluster()
-	g.metaMu.Unlock()
+	mine := g.transport.door.of.cluster()
 	if mine != "" && meta.GetCluster() != "" && meta.GetCluster() != mine {
-		return fmt.Errorf("%s at %s belongs to another cluster (%s, not %s): remove its address from cluster.join, or this one's there",
-			n.Name, n.Address(), meta.GetCluster(), mine)
+		return otherCluster(&clusterpb.Introduction{Node: n.Name, Cluster: meta.GetCluster()}, n.Address(), mine)
 	}
 	return nil
 }

@@ -8,21 +8,34 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
 	"github.com/hashicorp/memberlist"
+
+	"github.com/weirproxy/weir/cluster/clusterpb"
 )
 
 const gossipPortTries = 10
 
-// gossipTransport is memberlist's own transport, with dials and dialled connections that end when the node stops.
+// gossipTransport is memberlist's own transport, with dials and dialled connections that end when the node stops, and with a
+// handshake on each stream and a mark on each packet that keep other clusters out.
 type gossipTransport struct {
 	*memberlist.NetTransport
 	life       context.Context
 	cancel     context.CancelFunc
 	bound      netip.AddrPort
 	everywhere bool // bound to every IPv6 address
+	door       *doorkeeper
+	refused    func(peer string, err error) // logs why there is no gossip with an address
+
+	packets  chan *memberlist.Packet
+	streams  chan net.Conn
+	greeting chan struct{} // a token for each stream without a preface
+	wg       sync.WaitGroup
+	ended    chan struct{} // closed once the inner transport has stopped
+	endOnce  sync.Once
 }
 
 // dialled is a connection that is closed when the node stops: memberlist waits for an answer on it.
@@ -37,7 +50,7 @@ func (c dialled) Close() error {
 }
 
 // listenGossip binds TCP and UDP on one port; 0 takes a free one.
-func listenGossip(addr string, logger *log.Logger) (*gossipTransport, error) {
+func listenGossip(addr string, logger *log.Logger, door *doorkeeper, refused func(peer string, err error)) (*gossipTransport, error) {
 	ip, port, err := resolveBind(addr)
 	if err != nil {
 		return nil, fmt.Errorf("cluster.gossip: %w", err)
@@ -52,7 +65,12 @@ func listenGossip(addr string, logger *log.Logger) (*gossipTransport, error) {
 		if inner, err = memberlist.NewNetTransport(conf); err == nil {
 			life, cancel := context.WithCancel(context.Background())
 			bound := netip.AddrPortFrom(ip, uint16(inner.GetAutoBindPort()))
-			return &gossipTransport{NetTransport: inner, life: life, cancel: cancel, bound: bound, everywhere: ip == netip.IPv6Unspecified()}, nil
+			return &gossipTransport{
+				NetTransport: inner, life: life, cancel: cancel, bound: bound, everywhere: ip == netip.IPv6Unspecified(),
+				door: door, refused: refused,
+				packets: make(chan *memberlist.Packet), streams: make(chan net.Conn), greeting: make(chan struct{}, maxGreeting),
+				ended: make(chan struct{}),
+			}, nil
 		}
 	}
 	if probeBind(addr) {
@@ -76,16 +94,16 @@ func probeBind(addr string) bool {
 	return false
 }
 
+// start begins to hand on what arrives. memberlist must read it.
+func (t *gossipTransport) start() {
+	t.wg.Go(t.takePackets)
+	t.wg.Go(t.takeStreams)
+}
+
 // DialTimeout implements [memberlist.Transport].
 func (t *gossipTransport) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(t.life, timeout)
-	defer cancel()
-	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, "tcp", addr)
-	if err != nil {
-		return nil, err
-	}
-	return dialled{Conn: conn, forget: context.AfterFunc(t.life, func() { _ = conn.Close() })}, nil
+	conn, _, err := t.open(t.life, addr, timeout, kindGossip, metDialled)
+	return conn, err
 }
 
 // DialAddressTimeout implements [memberlist.NodeAwareTransport].
@@ -93,10 +111,149 @@ func (t *gossipTransport) DialAddressTimeout(a memberlist.Address, timeout time.
 	return t.DialTimeout(a.Addr, timeout)
 }
 
+// probe learns who listens at an address of cluster.join.
+func (t *gossipTransport) probe(ctx context.Context, addr string, timeout time.Duration) (*clusterpb.Introduction, error) {
+	conn, other, err := t.open(ctx, addr, timeout, kindProbe, metProbed)
+	if conn != nil {
+		_ = conn.Close()
+	}
+	return other, err
+}
+
+// open connects to another node's gossip port, up to where that node has accepted the connection.
+func (t *gossipTransport) open(ctx context.Context, addr string, timeout time.Duration, k kind, how meeting) (net.Conn, *clusterpb.Introduction, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	var dialer net.Dialer
+	raw, err := dialer.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, nil, err
+	}
+	conn := dialled{Conn: raw, forget: context.AfterFunc(t.life, func() { _ = raw.Close() })}
+	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
+	var other *clusterpb.Introduction
+	if err = raw.SetDeadline(deadlineOf(ctx)); err == nil {
+		other, err = t.door.open(raw, k, "", addr, how)
+	}
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err == nil {
+		err = raw.SetDeadline(time.Time{})
+	}
+	if err != nil {
+		_ = conn.Close()
+		t.refused(addr, err)
+		return nil, other, fmt.Errorf("gossip with %s can't begin: %w", addr, err)
+	}
+	return conn, other, nil
+}
+
+// takeStreams admits streams.
+func (t *gossipTransport) takeStreams() {
+	for {
+		select {
+		case raw := <-t.NetTransport.StreamCh():
+			t.admit(raw)
+		case <-t.ended:
+			return
+		}
+	}
+}
+
+// admit does the handshake in a goroutine of its own, unless too many streams owe theirs.
+func (t *gossipTransport) admit(raw net.Conn) {
+	select {
+	case t.greeting <- struct{}{}:
+	default:
+		t.refused(raw.RemoteAddr().String(), errCrowded)
+		_ = raw.Close()
+		return
+	}
+	t.wg.Go(func() {
+		err := t.greet(raw)
+		<-t.greeting
+		if err == nil {
+			select {
+			case t.streams <- raw:
+				return
+			case <-t.life.Done():
+				err = net.ErrClosed
+			}
+		}
+		_ = raw.Close()
+		if !errors.Is(err, errProbed) {
+			t.refused(raw.RemoteAddr().String(), err)
+		}
+	})
+}
+
+// errCrowded refuses a connection while too many others have not said yet who they are.
+var errCrowded = errors.New("too many connections have yet to say who they are")
+
+func (t *gossipTransport) greet(raw net.Conn) error {
+	stop := context.AfterFunc(t.life, func() { _ = raw.Close() })
+	defer stop()
+	if err := raw.SetDeadline(time.Now().Add(prefaceTimeout)); err != nil {
+		return err
+	}
+	p, err := readPreface(raw)
+	if err != nil {
+		return err
+	}
+	if err := t.door.answer(raw, p, func(k kind) bool { return k == kindGossip }); err != nil {
+		return err
+	}
+	if p.GetKind() == kindProbe {
+		return errProbed
+	}
+	return raw.SetDeadline(time.Time{})
+}
+
+// StreamCh implements [memberlist.Transport].
+func (t *gossipTransport) StreamCh() <-chan net.Conn { return t.streams }
+
+// PacketCh implements [memberlist.Transport].
+func (t *gossipTransport) PacketCh() <-chan *memberlist.Packet { return t.packets }
+
+// takePackets hands on the packets of this cluster, and of nodes that have yet to find theirs.
+func (t *gossipTransport) takePackets() {
+	for {
+		select {
+		case p := <-t.NetTransport.PacketCh():
+			body, err := unmark(p.Buf, t.door.of.cluster())
+			if err != nil {
+				t.refused(p.From.String(), err)
+				continue
+			}
+			p.Buf = body
+			select {
+			case t.packets <- p:
+			case <-t.life.Done(): // memberlist may read no more; the inner transport still has to be emptied
+			}
+		case <-t.ended:
+			return
+		}
+	}
+}
+
+// WriteTo implements [memberlist.Transport].
+func (t *gossipTransport) WriteTo(b []byte, addr string) (time.Time, error) {
+	return t.NetTransport.WriteTo(mark(b, t.door.of.cluster()), addr)
+}
+
+// WriteToAddress implements [memberlist.NodeAwareTransport].
+func (t *gossipTransport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, error) {
+	return t.NetTransport.WriteToAddress(mark(b, t.door.of.cluster()), a)
+}
+
 // Shutdown implements [memberlist.Transport].
 func (t *gossipTransport) Shutdown() error {
 	t.cancel()
-	return t.NetTransport.Shutdown()
+	err := t.NetTransport.Shutdown()
+	t.endOnce.Do(func() { close(t.ended) })
+	t.wg.Wait()
+	return err
 }
 
 // discard closes a transport that no memberlist reads from: its goroutines block on what has arrived.
@@ -108,8 +265,8 @@ func (t *gossipTransport) discard() {
 	}()
 	for {
 		select {
-		case <-t.PacketCh():
-		case conn := <-t.StreamCh():
+		case <-t.NetTransport.PacketCh():
+		case conn := <-t.NetTransport.StreamCh():
 			_ = conn.Close()
 		case <-done:
 			return

@@ -1,6 +1,6 @@
 package cluster
 
-// Greeting is the first thing that a node sends on each connection that it accepts on its rpc port, and on its gossip port
-// over TCP. No other server begins like this. A proxy that sees it as an upstream's first bytes has connected a client to
-// a node, and cuts the connection before the client can answer.
+// Greeting is how every answer on a node's rpc and gossip port begins. A node's proxy ends a tunnel
+// whose upstream begins with it: so a client of a proxy never sees the nonce that follows, and can't
+// take part as a node, whatever address, route or translation led it there.
 const Greeting = "\x00weir\x02\r\n"

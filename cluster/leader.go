@@ -23,7 +23,7 @@ const (
 // leadingTerm is the term in which this server leads now, or 0. Raft sets the term before the state when it wins,
 // and the state before the term when it loses: a term that is the same before and after belongs to the state.
 func (c *Cluster) leadingTerm() uint64 {
-	if c.raft == nil {
+	if c.raft == nil || c.superseded.Load() {
 		return 0
 	}
 	term := c.raft.CurrentTerm()

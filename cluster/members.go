@@ -115,6 +115,18 @@ func (ms *members) detach(serverID string) {
 	}
 }
 
+// keepCluster forgets the members of other clusters.
+func (ms *members) keepCluster(cluster string) {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	for name, e := range ms.byName {
+		if e.Cluster != "" && e.Cluster != cluster {
+			delete(ms.byName, name)
+			ms.tell(name)
+		}
+	}
+}
+
 // list returns all members, by name.
 func (ms *members) list(now time.Time) []Member {
 	ms.mu.Lock()

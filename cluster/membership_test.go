@@ -319,30 +319,6 @@ func TestANameTakenByALiveNodeStopsTheNewcomer(t *testing.T) {
 	}
 }
 
-func TestClustersAreKeptApart(t *testing.T) {
-	t.Parallel()
-	a := startNode(t, "a", "", expecting(1))
-	if err := a.SetClusterID("one"); err != nil {
-		t.Fatal(err)
-	}
-	b := startNode(t, "b", "", expecting(1))
-	if err := b.SetClusterID("two"); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, 5*time.Second, "both say which cluster they are of", func() bool {
-		return a.self().Cluster == "one" && b.self().Cluster == "two"
-	})
-	if _, err := b.gossip.list.Join([]string{a.GossipAddr()}); err != nil {
-		t.Fatalf("the connection itself: %v", err)
-	}
-	if _, ok := b.Member("a"); ok {
-		t.Error("b takes a node of another cluster for a member")
-	}
-	if _, ok := a.Member("b"); ok {
-		t.Error("a takes a node of another cluster for a member")
-	}
-}
-
 func TestSplitGossipHealsByItself(t *testing.T) {
 	t.Parallel()
 	a := startNode(t, "a", "", asProxy)

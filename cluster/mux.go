@@ -33,7 +33,7 @@ const (
 type mux struct {
 	log      hclog.Logger
 	listener net.Listener
-	serverID string // "" takes any target
+	door     *doorkeeper
 	self     string // the address that others dial this node at
 	security *security
 	said     *saidBefore
@@ -48,10 +48,10 @@ type mux struct {
 
 // newMux takes over an open listener. self is what others dial, and becomes the listeners' address. Without security nothing is
 // encrypted.
-func newMux(log hclog.Logger, listener net.Listener, self, serverID string, s *security) *mux {
+func newMux(log hclog.Logger, listener net.Listener, self string, door *doorkeeper, s *security) *mux {
 	m := &mux{
-		log: log, listener: listener, self: self, serverID: serverID, security: s,
-		said:     &saidBefore{last: make(map[string]time.Time)},
+		log: log, listener: listener, self: self, door: door, security: s,
+		said:     &saidBefore{},
 		subs:     make(map[kind]*subListener),
 		greeting: make(chan struct{}, maxGreeting),
 		closed:   make(chan struct{}),
@@ -71,15 +71,11 @@ func (m *mux) start() {
 // sub returns the listener of one kind of connection.
 func (m *mux) sub(k kind) net.Listener { return m.subs[k] }
 
-// dial opens a connection of a kind to a node, and sends the preface. target is the Raft id of the
-// server that must answer, or "". The node's own address leads there without a socket.
+// dial opens a connection of a kind to a node. target is the Raft id of the server that must answer, or "". The connection
+// is open once the other node has accepted it. The node's own address leads there without a socket.
 func (m *mux) dial(ctx context.Context, addr string, k kind, target string) (net.Conn, error) {
 	if addr == m.self {
 		return m.dialSelf(ctx, k)
-	}
-	hello, err := preface{kind: k, target: target}.append(nil)
-	if err != nil {
-		return nil, err
 	}
 	dialer := net.Dialer{Timeout: dialTimeout} // an HTTP client detaches its dials from their requests
 	raw, err := dialer.DialContext(ctx, "tcp", addr)
@@ -90,28 +86,68 @@ func (m *mux) dial(ctx context.Context, addr string, k kind, target string) (net
 	if err != nil {
 		return nil, err
 	}
-	if m.security.encrypts() {
-		conn, err := m.security.open(ctx, held, hello, target)
-		if err != nil {
-			m.tell("a node can't be connected to", addr, addr, err)
-			return nil, fmt.Errorf("the connection to %s can't be opened: %w", addr, err)
-		}
-		return conn, nil
-	}
-	if err := writeWithin(ctx, held, hello); err != nil {
+	conn, err := m.open(ctx, held, k, target, addr)
+	if err != nil {
 		_ = held.Close()
+		m.tell("a node can't be connected to", addr, addr, err)
 		return nil, fmt.Errorf("the connection to %s can't be opened: %w", addr, err)
 	}
-	return &suspiciousConn{trackedConn: held, refused: func(err error) {
-		m.tell("a node can't be connected to", addr, addr, err)
-	}}, nil
+	return conn, nil
+}
+
+// open makes a connection that has just been dialled one that the other node has accepted: as a node's, over TLS where this
+// node encrypts.
+func (m *mux) open(ctx context.Context, held *trackedConn, k kind, target, addr string) (conn net.Conn, err error) {
+	stop := context.AfterFunc(ctx, func() { _ = held.Close() })
+	defer func() {
+		if !stop() && err == nil {
+			err = ctx.Err()
+		}
+	}()
+	if err := held.SetDeadline(deadlineOf(ctx)); err != nil {
+		return nil, err
+	}
+	conn = held
+	if m.security.encrypts() {
+		if conn, err = m.security.open(ctx, held, target); err != nil {
+			return nil, err
+		}
+	}
+	other, err := m.door.open(conn, k, target, addr, metDialled)
+	if err != nil {
+		return nil, explainTLS(err)
+	}
+	m.mark(held, other.GetCluster())
+	return conn, held.SetDeadline(time.Time{})
+}
+
+// mark notes of which cluster a connection's other end is.
+func (m *mux) mark(c *trackedConn, cluster string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c.cluster = cluster
+}
+
+// dropOthers closes the connections to members of other clusters than this one.
+func (m *mux) dropOthers(cluster string) {
+	m.mu.Lock()
+	var others []*trackedConn
+	for c := range m.conns {
+		if c.cluster != "" && c.cluster != cluster {
+			others = append(others, c)
+		}
+	}
+	m.mu.Unlock()
+	for _, c := range others {
+		_ = c.Close()
+	}
 }
 
 // tell logs why a connection was not made. What a person has to deal with is a warning, once in half a minute for each peer: it
 // comes back with every attempt.
 func (m *mux) tell(msg, peer, host string, err error) {
 	var wrong *misfit
-	if errors.As(err, &wrong) && m.said.due(host+" "+wrong.what, time.Now()) {
+	if errors.As(err, &wrong) && m.said.due(host+" "+wrong.kind(), time.Now()) {
 		m.log.Warn(msg, "peer", peer, "reason", wrong)
 		return
 	}
@@ -251,17 +287,21 @@ func (m *mux) classify(conn *trackedConn) (net.Conn, *subListener, error) {
 		_, _ = conn.Write(mismatch[:])
 		return nil, nil, errPeerWantsPlain
 	}
-	if err := p.checkTarget(m.serverID); err != nil {
+	if err := m.door.answer(taken, p, func(k kind) bool { return m.subs[k] != nil }); err != nil {
 		return nil, nil, err
 	}
+	if p.GetKind() == kindProbe {
+		return nil, nil, errProbed
+	}
+	m.mark(conn, p.GetFrom().GetCluster())
 	if !secure {
-		return conn, m.subs[p.kind], conn.SetDeadline(time.Time{}) // the byte looked at was the preface's
+		taken = conn // the byte looked at was the preface's
 	}
-	if _, err := taken.Write([]byte{accepted}); err != nil {
-		return nil, nil, err
-	}
-	return taken, m.subs[p.kind], conn.SetDeadline(time.Time{})
+	return taken, m.subs[p.GetKind()], conn.SetDeadline(time.Time{})
 }
+
+// errProbed ends a connection that was opened only to learn who listens.
+var errProbed = errors.New("it only asked who listens")
 
 // track registers a connection, or closes it where the mux is closed.
 func (m *mux) track(raw net.Conn) (*trackedConn, error) {
@@ -284,9 +324,10 @@ func (m *mux) track(raw net.Conn) (*trackedConn, error) {
 // trackedConn is forgotten by its mux when it is closed.
 type trackedConn struct {
 	net.Conn
-	mux  *mux
-	once sync.Once
-	err  error
+	mux     *mux
+	cluster string // of the other end, as far as it is known; guarded by the mux
+	once    sync.Once
+	err     error
 }
 
 func (c *trackedConn) Close() error {
@@ -343,18 +384,3 @@ type address string
 
 func (a address) Network() string { return "tcp" }
 func (a address) String() string  { return string(a) }
-
-// writeWithin writes what fits a socket's buffer, until the context's deadline at most.
-func writeWithin(ctx context.Context, conn net.Conn, b []byte) error {
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		deadline = time.Now().Add(prefaceTimeout)
-	}
-	if err := conn.SetWriteDeadline(deadline); err != nil {
-		return err
-	}
-	if _, err := conn.Write(b); err != nil {
-		return err
-	}
-	return conn.SetWriteDeadline(time.Time{})
-}

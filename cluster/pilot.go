@@ -70,6 +70,9 @@ func (p *pilot) membersChanged() {
 
 // addServers adds every live server that is missing, and follows changed addresses.
 func (p *pilot) addServers(ctx context.Context) {
+	if p.c.GrantHold() > 0 {
+		return // a server that is added might lead, and knows nothing of the wait
+	}
 	configured := make(map[raft.ServerID]raft.ServerAddress)
 	for _, s := range p.c.configuration().Servers {
 		configured[s.ID] = s.Address
@@ -92,7 +95,7 @@ func (p *pilot) addServers(ctx context.Context) {
 
 // mayAdd keeps out a server that carries the Raft log of another cluster.
 func (p *pilot) mayAdd(m Member) bool {
-	mine := p.c.clusterID()
+	mine := p.c.ClusterID()
 	if !m.hasState || mine == "" || m.Cluster == mine {
 		return true
 	}

@@ -2,70 +2,162 @@ package cluster
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"unicode"
+	"unicode/utf8"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/weirproxy/weir/cluster/clusterpb"
 )
 
-// kind says what a connection to the rpc port carries. Numbers are on the wire: they are only appended to.
-type kind byte
+// kind says what a connection carries. Numbers are on the wire: they are only appended to.
+type kind = clusterpb.Kind
 
 const (
-	kindRaft kind = 1
-	kindGRPC kind = 2
-	kindHTTP kind = 3
+	kindRaft   = clusterpb.Kind_KIND_RAFT
+	kindGRPC   = clusterpb.Kind_KIND_GRPC
+	kindHTTP   = clusterpb.Kind_KIND_HTTP
+	kindGossip = clusterpb.Kind_KIND_GOSSIP
+	kindProbe  = clusterpb.Kind_KIND_PROBE
 )
 
 const (
 	prefaceMagic   = "weir"
-	prefaceVersion = 1
-	prefaceHead    = 3 // version, kind, length of the target
+	prefaceVersion = 2
+	maxPreface     = 2048 // bytes of a preface or an answer, without what frames it
 	maxTarget      = 255
+	maxIntroduced  = 255 // bytes of one text in an introduction
+	nonceBytes     = 16
 )
 
-// preface is the first thing on every connection.
-type preface struct {
-	kind kind
-	// target is the Raft id of the server that the connection is meant for; "" for whoever listens.
-	target string
-}
-
-// append appends the preface as it goes on the wire.
-func (p preface) append(b []byte) ([]byte, error) {
-	if len(p.target) > maxTarget {
-		return nil, fmt.Errorf("the server id %q is longer than %d bytes", p.target, maxTarget)
+// appendPreface appends a preface as it goes on the wire.
+func appendPreface(b []byte, p *clusterpb.Preface) ([]byte, error) {
+	if len(p.GetTarget()) > maxTarget {
+		return nil, fmt.Errorf("the server id %q is longer than %d bytes", p.GetTarget(), maxTarget)
 	}
-	b = append(b, prefaceMagic...)
-	b = append(b, prefaceVersion, byte(p.kind), byte(len(p.target)))
-	return append(b, p.target...), nil
+	return appendFrame(append(b, prefaceMagic+string(rune(prefaceVersion))...), p)
 }
 
 // readPreface reads a preface and not a byte beyond it. Four bytes that are not weir's are enough to refuse.
-func readPreface(r io.Reader) (preface, error) {
+func readPreface(r io.Reader) (*clusterpb.Preface, error) {
 	magic := make([]byte, len(prefaceMagic))
 	n, err := io.ReadFull(r, magic)
 	if string(magic[:n]) != prefaceMagic[:n] {
-		return preface{}, fmt.Errorf("not a weir node: the connection starts like %s", resembles(magic[:n]))
+		return nil, fmt.Errorf("not a weir node: the connection starts like %s", resembles(magic[:n]))
 	}
 	if err != nil {
-		return preface{}, fmt.Errorf("the preface is cut short: %w", err)
+		return nil, fmt.Errorf("the preface is cut short: %w", err)
 	}
-	head := make([]byte, prefaceHead)
+	version := make([]byte, 1)
+	if _, err := io.ReadFull(r, version); err != nil {
+		return nil, fmt.Errorf("the preface is cut short: %w", err)
+	}
+	if version[0] != prefaceVersion {
+		return nil, oldPreface(version[0])
+	}
+	p := &clusterpb.Preface{}
+	if err := readFrame(r, p); err != nil {
+		return nil, fmt.Errorf("the preface %w", err)
+	}
+	if p.GetKind() < kindRaft || p.GetKind() > kindProbe {
+		return nil, fmt.Errorf("unknown kind of connection %d: upgrade this node", p.GetKind())
+	}
+	if len(p.GetTarget()) > maxTarget || !plainText(p.GetTarget()) {
+		return nil, errors.New("the preface names an impossible server id")
+	}
+	return p, introduces(p.GetFrom())
+}
+
+// oldPreface refuses a node of another version.
+func oldPreface(version byte) error {
+	return &misfit{
+		what: fmt.Sprintf("the other node opens connections as version %d has it, and this one knows version %d only", version, prefaceVersion),
+		do:   "stop both, upgrade the older one and start them again",
+	}
+}
+
+// appendAnswer appends an answer as it goes on the wire, behind the greeting.
+func appendAnswer(b []byte, a *clusterpb.Answer) ([]byte, error) {
+	return appendFrame(append(b, Greeting...), a)
+}
+
+// readAnswer reads an answer and not a byte beyond it.
+func readAnswer(r io.Reader) (*clusterpb.Answer, error) {
+	first := make([]byte, 1)
+	if _, err := io.ReadFull(r, first); err != nil {
+		return nil, fmt.Errorf("the connection has ended without an answer: %w", err)
+	}
+	if first[0] == alertRecord { // nothing that is spoken here starts like this
+		return nil, errPeerWantsTLS
+	}
+	greeting := make([]byte, len(Greeting))
+	greeting[0] = first[0]
+	if _, err := io.ReadFull(r, greeting[1:]); err != nil || string(greeting) != Greeting {
+		return nil, errors.New("the other end does not answer as a weir node of this version: check the address, and upgrade the older of the two")
+	}
+	a := &clusterpb.Answer{}
+	if err := readFrame(r, a); err != nil {
+		return nil, fmt.Errorf("the answer %w", err)
+	}
+	if len(a.GetNonce()) != nonceBytes {
+		return nil, fmt.Errorf("the answer carries a nonce of %d bytes instead of %d", len(a.GetNonce()), nonceBytes)
+	}
+	return a, introduces(a.GetFrom())
+}
+
+// appendFrame appends a message with its length before it.
+func appendFrame(b []byte, m proto.Message) ([]byte, error) {
+	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+	if err != nil {
+		return nil, err
+	}
+	if len(raw) > maxPreface {
+		return nil, fmt.Errorf("%d bytes to open a connection with, more than %d", len(raw), maxPreface)
+	}
+	return append(binary.BigEndian.AppendUint16(b, uint16(len(raw))), raw...), nil
+}
+
+// readFrame reads a message that appendFrame wrote. Its errors go on a sentence that names the message.
+func readFrame(r io.Reader, m proto.Message) error {
+	head := make([]byte, 2)
 	if _, err := io.ReadFull(r, head); err != nil {
-		return preface{}, fmt.Errorf("the preface is cut short: %w", err)
+		return fmt.Errorf("is cut short: %w", err)
 	}
-	version, k, length := head[0], kind(head[1]), head[2]
-	if version != prefaceVersion {
-		return preface{}, fmt.Errorf("preface version %d: this node knows %d only: upgrade the older of the two", version, prefaceVersion)
+	n := binary.BigEndian.Uint16(head)
+	if n > maxPreface {
+		return fmt.Errorf("has %d bytes, more than %d", n, maxPreface)
 	}
-	if k < kindRaft || k > kindHTTP {
-		return preface{}, fmt.Errorf("unknown kind of connection %d: upgrade this node", k)
+	raw := make([]byte, n)
+	if _, err := io.ReadFull(r, raw); err != nil {
+		return fmt.Errorf("is cut short: %w", err)
 	}
-	target := make([]byte, length)
-	if _, err := io.ReadFull(r, target); err != nil {
-		return preface{}, fmt.Errorf("the preface is cut short: %w", err)
+	if err := proto.Unmarshal(raw, m); err != nil {
+		return fmt.Errorf("can't be read: %w", err)
 	}
-	return preface{kind: k, target: string(target)}, nil
+	return nil
+}
+
+// introduces checks texts of another node, which go to the log.
+func introduces(i *clusterpb.Introduction) error {
+	for _, text := range []string{i.GetNode(), i.GetCluster(), i.GetGossipAddr()} {
+		if len(text) > maxIntroduced || !plainText(text) {
+			return errors.New("the other node introduces itself with a text that is too long, or can't be printed")
+		}
+	}
+	return nil
+}
+
+func plainText(s string) bool {
+	for _, r := range s {
+		if !unicode.IsPrint(r) || r == utf8.RuneError {
+			return false
+		}
+	}
+	return true
 }
 
 // resembles names the protocol that starts like this, for the log.
@@ -73,7 +165,7 @@ func resembles(b []byte) string {
 	switch {
 	case len(b) == 0:
 		return "nothing: it was closed"
-	case b[0] == 0x16:
+	case b[0] == handshakeRecord:
 		return "a TLS handshake"
 	case bytes.HasPrefix(b, []byte("GET ")), bytes.HasPrefix(b, []byte("POST")), bytes.HasPrefix(b, []byte("HEAD")),
 		bytes.HasPrefix(b, []byte("CONN")), bytes.HasPrefix(b, []byte("PUT ")), bytes.HasPrefix(b, []byte("DELE")):
@@ -87,11 +179,3 @@ func resembles(b []byte) string {
 
 // errWrongServer says that a connection was meant for another server.
 var errWrongServer = errors.New("the connection is meant for another server")
-
-// checkTarget refuses what is meant for a server that has been replaced by this one.
-func (p preface) checkTarget(self string) error {
-	if p.target == "" || p.target == self {
-		return nil
-	}
-	return fmt.Errorf("%w: %s, not %s", errWrongServer, p.target, self)
-}

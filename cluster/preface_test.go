@@ -3,6 +3,7 @@ package cluster
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -20,8 +21,11 @@ import (
 )
 
 func FuzzReadPreface(f *testing.F) {
-	for _, p := range []preface{{kind: kindRaft, target: "a.0123456789abcdef"}, {kind: kindGRPC}, {kind: kindHTTP}} {
-		b, err := p.append(nil)
+	for _, p := range []*clusterpb.Preface{
+		{Kind: kindRaft, Target: "a.0123456789abcdef", From: &clusterpb.Introduction{Node: "b", Cluster: "c1", GossipAddr: "127.0.0.1:1", LeadsTerm: 3}},
+		{Kind: kindGRPC}, {Kind: kindProbe, From: &clusterpb.Introduction{Node: "b"}},
+	} {
+		b, err := appendPreface(nil, p)
 		if err != nil {
 			f.Fatal(err)
 		}
@@ -30,35 +34,56 @@ func FuzzReadPreface(f *testing.F) {
 	f.Add([]byte("GET / HTTP/1.1\r\n\r\n"))
 	f.Add([]byte{0x16, 3, 1, 0, 200})
 	f.Add([]byte("weir\x01\x02\xff"))
-	f.Add([]byte("weir\x02\x01\x00"))
-	f.Add([]byte("weir\x01\x04\x00"))
+	f.Add([]byte("weir\x02\x00\x02\x08\x09"))
 	f.Add([]byte("wei"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r := bytes.NewReader(b)
 		p, err := readPreface(r)
-		// Four bytes of magic, a version, a kind, a length, and so many bytes more.
-		whole := len(b) >= 7 && string(b[:4]) == "weir" && b[4] == 1 && b[5] >= 1 && b[5] <= 3 && len(b) >= 7+int(b[6])
-		if whole != (err == nil) {
-			t.Fatalf("%q: %v", b, err)
-		}
+		taken := len(b) - r.Len()
 		if err != nil {
 			if strings.Contains(err.Error(), "\n") {
 				t.Errorf("the error has several lines: %q", err)
 			}
-			if p != (preface{}) || len(b)-r.Len() > 7+255 || len(b) >= 4 && string(b[:4]) != "weir" && len(b)-r.Len() > 4 {
-				t.Errorf("%q: refused after %d bytes with %+v", b, len(b)-r.Len(), p)
+			if taken > 7+maxPreface || len(b) >= 4 && string(b[:4]) != "weir" && taken > 4 {
+				t.Errorf("%q: refused after %d bytes", b, taken)
 			}
 			return
 		}
-		again, err := p.append(nil)
-		if err != nil || !bytes.HasPrefix(b, again) {
-			t.Fatalf("%q was read as %+v, which is written %q, %v", b, p, again, err)
+		if string(b[:5]) != "weir\x02" || taken != 7+int(binary.BigEndian.Uint16(b[5:7])) {
+			t.Fatalf("%q is taken for a preface of %d bytes", b, taken)
 		}
-		if r.Len() != len(b)-len(again) {
-			t.Errorf("reading took %d bytes of a preface of %d", len(b)-r.Len(), len(again))
+		again, err := appendPreface(nil, p)
+		if err != nil {
+			t.Fatalf("%q was read as %+v, which can't be written: %v", b, p, err)
 		}
-		if slow, err := readPreface(iotest.OneByteReader(bytes.NewReader(b))); err != nil || slow != p {
+		if back, err := readPreface(bytes.NewReader(again)); err != nil || !proto.Equal(back, p) {
+			t.Fatalf("%+v was written and read as %+v, %v", p, back, err)
+		}
+		if slow, err := readPreface(iotest.OneByteReader(bytes.NewReader(b))); err != nil || !proto.Equal(slow, p) {
 			t.Errorf("byte by byte it is %+v, %v, want %+v", slow, err, p)
+		}
+	})
+}
+
+func FuzzReadAnswer(f *testing.F) {
+	good, err := appendAnswer(nil, &clusterpb.Answer{Verdict: clusterpb.Verdict_VERDICT_ACCEPTED, Nonce: make([]byte, nonceBytes), From: &clusterpb.Introduction{Node: "a", Cluster: "c1"}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add(mismatch[:])
+	f.Add([]byte("HTTP/1.1 400 Bad Request\r\n\r\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r := bytes.NewReader(b)
+		a, err := readAnswer(r)
+		if err != nil {
+			if strings.Contains(err.Error(), "\n") {
+				t.Errorf("the error has several lines: %q", err)
+			}
+			return
+		}
+		if !bytes.HasPrefix(b, []byte(Greeting)) || len(a.GetNonce()) != nonceBytes || !plainText(a.GetFrom().GetNode()+a.GetFrom().GetCluster()) {
+			t.Errorf("%q is taken for the answer %+v", b, a)
 		}
 	})
 }
@@ -121,7 +146,7 @@ func newTestMux(t *testing.T, id string) *mux {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := newMux(hclog.NewNullLogger(), l, l.Addr().String(), id, nil)
+	m := newMux(hclog.NewNullLogger(), l, l.Addr().String(), doorOf(id, ""), nil)
 	m.start()
 	t.Cleanup(m.close)
 	return m
@@ -154,13 +179,8 @@ func TestMuxSeparatesKindsAndServers(t *testing.T) {
 			}
 		}
 	}
-	conn, err := from.dial(ctx, m.self, kindRaft, "a.former")
-	if err != nil {
-		t.Fatal(err)
-	}
-	must(t, conn.SetReadDeadline(time.Now().Add(5*time.Second)))
-	if _, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, context.DeadlineExceeded) || isTimeout(err) {
-		t.Errorf("a connection for a former server was not closed: %v", err)
+	if _, err := from.dial(ctx, m.self, kindRaft, "a.former"); !errors.Is(err, errWrongServer) {
+		t.Errorf("a connection for a former server: %v", err)
 	}
 }
 
@@ -182,7 +202,7 @@ func isTimeout(err error) bool {
 func TestMuxClosesWhatIsNotOurs(t *testing.T) {
 	t.Parallel()
 	m := newTestMux(t, "a.1")
-	for _, hello := range []string{"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "\x16\x03\x01\x00\xc8\x01", "weir\x02\x01\x00", "weir\x01\x09\x00"} {
+	for _, hello := range []string{"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "\x16\x03\x01\x00\xc8\x01", "weir\x01\x02\x00", "weir\x02\x00\x02\x08\x09"} {
 		conn, err := net.Dial("tcp", m.self)
 		if err != nil {
 			t.Fatal(err)

@@ -17,6 +17,8 @@ import (
 const (
 	quietEvery   = 30 * time.Second
 	maxQuietKeys = 1024
+	// maxQuietLines bounds what all peers together, strangers among them, put into the log in quietEvery.
+	maxQuietLines = 64
 )
 
 // quietLogger is Raft's logger. Raft reports an unreachable peer many times a second, as an error: here each such
@@ -27,7 +29,7 @@ type quietLogger struct {
 }
 
 func newQuietLogger(log hclog.Logger) hclog.Logger {
-	return &quietLogger{Logger: log, said: &saidBefore{last: make(map[string]time.Time)}}
+	return &quietLogger{Logger: log, said: &saidBefore{}}
 }
 
 // Error implements [hclog.Logger].
@@ -87,8 +89,10 @@ func closedByUs(args []any) bool {
 
 // saidBefore remembers when each line was last said.
 type saidBefore struct {
-	mu   sync.Mutex
-	last map[string]time.Time
+	mu    sync.Mutex
+	last  map[string]time.Time
+	since time.Time // the lines are counted since then
+	lines int
 }
 
 func (s *saidBefore) due(key string, now time.Time) bool {
@@ -97,8 +101,15 @@ func (s *saidBefore) due(key string, now time.Time) bool {
 	if last, ok := s.last[key]; ok && now.Sub(last) < quietEvery {
 		return false
 	}
-	if len(s.last) >= maxQuietKeys {
-		clear(s.last)
+	if now.Sub(s.since) >= quietEvery {
+		s.since, s.lines = now, 0
+	}
+	if s.lines >= maxQuietLines {
+		return false
+	}
+	s.lines++
+	if s.last == nil || len(s.last) >= maxQuietKeys {
+		s.last = make(map[string]time.Time)
 	}
 	s.last[key] = now
 	return true
@@ -115,7 +126,7 @@ type quietWriter struct {
 
 func newQuietStandardLogger(logger hclog.Logger) *log.Logger {
 	out := logger.StandardWriter(&hclog.StandardLoggerOptions{InferLevels: true})
-	return log.New(quietWriter{log: logger, out: out, said: &saidBefore{last: make(map[string]time.Time)}}, "", 0)
+	return log.New(quietWriter{log: logger, out: out, said: &saidBefore{}}, "", 0)
 }
 
 // Write implements [io.Writer].

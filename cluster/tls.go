@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"strings"
 	"time"
@@ -26,10 +25,7 @@ const (
 
 const (
 	// rpcProtocol tells, in ALPN (RFC 7301), the rpc port from other ports that speak TLS.
-	rpcProtocol = "weir/1"
-	// accepted answers a preface that came over TLS. Without it the one that dials would take a connection for open
-	// that the other end is about to refuse: in TLS 1.3 a client is done before its certificate has been judged.
-	accepted           byte = 1
+	rpcProtocol             = "weir/1"
 	handshakeRecord    byte = 0x16 // the first byte of a connection that begins with TLS
 	alertRecord        byte = 0x15
 	closeNotifyTimeout      = 250 * time.Millisecond
@@ -96,43 +92,14 @@ func speaksRPC(state tls.ConnectionState) error {
 // errNoRPC: TLS, but for something else.
 var errNoRPC = errors.New("the other end speaks TLS for something else than weir's rpc port")
 
-// open makes a connection that has just been dialled one that the other end has accepted: as a node's, and for what the preface
-// says. held is closed on an error.
-func (s *security) open(ctx context.Context, held *trackedConn, hello []byte, target string) (net.Conn, error) {
+// open does TLS on a connection that has just been dialled; the caller has set its deadline. In TLS 1.3 the one that dials is
+// done before its certificate has been judged: the answer to the preface shows that it was accepted.
+func (s *security) open(ctx context.Context, held *trackedConn, target string) (net.Conn, error) {
 	conn := &secureConn{Conn: tls.Client(held, s.client()), held: held}
-	stop := context.AfterFunc(ctx, func() { _ = held.Close() })
-	err := conn.begin(ctx, hello, target)
-	if !stop() && err == nil {
-		err = ctx.Err()
+	if err := conn.HandshakeContext(ctx); err != nil {
+		return nil, explainTLS(err)
 	}
-	if err != nil {
-		_ = held.Close()
-		return nil, err
-	}
-	return conn, nil
-}
-
-func (c *secureConn) begin(ctx context.Context, hello []byte, target string) error {
-	if err := c.SetDeadline(deadlineOf(ctx)); err != nil {
-		return err
-	}
-	if err := c.HandshakeContext(ctx); err != nil {
-		return explainTLS(err)
-	}
-	if err := isServer(c.ConnectionState(), target); err != nil {
-		return err
-	}
-	if _, err := c.Write(hello); err != nil {
-		return explainTLS(err)
-	}
-	answer := make([]byte, 1)
-	if _, err := io.ReadFull(c, answer); err != nil {
-		return explainTLS(err)
-	}
-	if answer[0] != accepted {
-		return fmt.Errorf("the other end answers the preface with %d: upgrade the older of the two", answer[0])
-	}
-	return c.SetDeadline(time.Time{})
+	return conn, isServer(conn.ConnectionState(), target)
 }
 
 // isServer checks that a Raft server's certificate is the one of the node that is meant.
@@ -145,15 +112,6 @@ func isServer(state tls.ConnectionState, target string) error {
 		return fmt.Errorf("%w: it is meant for %s, and the certificate does not name it", errWrongServer, name)
 	}
 	return nil
-}
-
-// deadlineOf is the context's, and prefaceTimeout at most.
-func deadlineOf(ctx context.Context) time.Time {
-	most := time.Now().Add(prefaceTimeout)
-	if deadline, ok := ctx.Deadline(); ok && deadline.Before(most) {
-		return deadline
-	}
-	return most
 }
 
 // secureConn is a TLS connection whose end is bounded.
@@ -184,32 +142,15 @@ func (c *rewound) Read(b []byte) (int, error) {
 	return c.trackedConn.Read(b)
 }
 
-// suspiciousConn looks at the first bytes that come back on a connection that was dialled without TLS: they may say that it
-// takes TLS.
-type suspiciousConn struct {
-	*trackedConn
-	refused func(error)
-	looked  bool
-}
-
-func (c *suspiciousConn) Read(b []byte) (int, error) {
-	n, err := c.trackedConn.Read(b)
-	if c.looked || n == 0 {
-		return n, err
-	}
-	c.looked = true
-	if b[0] == alertRecord { // nothing that is spoken here starts like this
-		c.refused(errPeerWantsTLS)
-		return 0, errPeerWantsTLS
-	}
-	return n, err
-}
-
 // misfit is why two nodes can't talk, and what to do about it: somebody has to change a file.
 type misfit struct {
 	what, do string
 	cause    error
+	is       error // what it is to errors.Is, beside the cause
 }
+
+// Is implements the interface of [errors.Is].
+func (m *misfit) Is(target error) bool { return m.is != nil && target == m.is }
 
 func (m *misfit) Error() string {
 	text := m.what
@@ -220,6 +161,14 @@ func (m *misfit) Error() string {
 }
 
 func (m *misfit) Unwrap() error { return m.cause }
+
+// kind is the same for all misfits of one reason, whichever nodes they are about.
+func (m *misfit) kind() string {
+	if m.is != nil {
+		return m.is.Error()
+	}
+	return m.what
+}
 
 var (
 	errPeerWantsTLS = &misfit{
@@ -258,19 +207,19 @@ func explainTLS(err error) error {
 			return known
 		}
 	case errors.As(err, &unknown):
-		return &misfit{"the other node's certificate is of a CA that this one does not know", "give all nodes certificates of one CA, and its certificate as cluster.tls.ca_file", nil}
+		return &misfit{what: "the other node's certificate is of a CA that this one does not know", do: "give all nodes certificates of one CA, and its certificate as cluster.tls.ca_file"}
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		return &misfit{"the other node's certificate has expired", "make a new one for it with weir tls cert, and check the clocks of both machines", err}
+		return &misfit{what: "the other node's certificate has expired", do: "make a new one for it with weir tls cert, and check the clocks of both machines", cause: err}
 	case errors.As(err, &invalid):
-		return &misfit{"the other node's certificate is not valid here", "make one for it with weir tls cert", err}
+		return &misfit{what: "the other node's certificate is not valid here", do: "make one for it with weir tls cert", cause: err}
 	case errors.As(err, &name):
-		return &misfit{"the other end's certificate is not a node's", "it must have the DNS name " + certs.ClusterName + ", as those of weir tls cert", nil}
+		return &misfit{what: "the other end's certificate is not a node's", do: "it must have the DNS name " + certs.ClusterName + ", as those of weir tls cert"}
 	case errors.Is(err, errNoRPC):
-		return &misfit{errNoRPC.Error(), "check what listens at that address", nil}
+		return &misfit{what: errNoRPC.Error(), do: "check what listens at that address"}
 	case strings.Contains(err.Error(), "client didn't provide a certificate"):
-		return &misfit{"the other end shows no certificate", "only nodes may connect to the rpc port; a node needs cluster.tls", nil}
+		return &misfit{what: "the other end shows no certificate", do: "only nodes may connect to the rpc port; a node needs cluster.tls"}
 	case strings.Contains(err.Error(), "unsupported application protocols"), strings.Contains(err.Error(), "unsupported versions"):
-		return &misfit{"the other end is no node", "only nodes may connect to the rpc port", err}
+		return &misfit{what: "the other end is no node", do: "only nodes may connect to the rpc port", cause: err}
 	}
 	return err
 }

@@ -21,6 +21,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/weirproxy/weir/cluster/clusterpb"
 	"github.com/weirproxy/weir/config/certs"
 )
 
@@ -94,7 +95,7 @@ func startMux(t *testing.T, id string, s *security, log *muxLog) *mux {
 	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
-	m := newMux(logger, listener, listener.Addr().String(), id, s)
+	m := newMux(logger, listener, listener.Addr().String(), doorOf(id, ""), s)
 	m.start()
 	t.Cleanup(m.close)
 	return m
@@ -108,8 +109,6 @@ func trackedUnder(t *testing.T, conn net.Conn) *trackedConn {
 		return c
 	case *secureConn:
 		return c.held
-	case *suspiciousConn:
-		return c.trackedConn
 	}
 	t.Fatalf("a %T", conn)
 	return nil
@@ -360,7 +359,7 @@ func TestClusterOverTLS(t *testing.T) {
 	conn, err := net.Dial("tcp", leader.RPCAddr())
 	must(t, err)
 	defer func() { _ = conn.Close() }()
-	hello, err := preface{kind: kindHTTP}.append(nil)
+	hello, err := appendPreface(nil, &clusterpb.Preface{Kind: kindHTTP})
 	must(t, err)
 	_, err = conn.Write(append(hello, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"...))
 	must(t, err)

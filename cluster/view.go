@@ -134,17 +134,9 @@ func (c *Cluster) SetSessionLeft(session uint64) {
 	c.setMeta(func(m *clusterpb.Meta) { m.SessionLeft = session })
 }
 
-// SetClusterID notes the cluster's id, once it is known, for good: from then on nodes and servers of other
-// clusters are kept out.
-func (c *Cluster) SetClusterID(id string) error {
-	id = id[:min(len(id), maxMetaText)]
-	if c.cfg.Role == RoleServer {
-		if err := c.cfg.Data.update(func(saved *identity) { saved.Cluster = id }); err != nil {
-			return err
-		}
-	}
-	return c.gossip.update(func(m *clusterpb.Meta) { m.Cluster = id })
-}
+// SetClusterID takes the id of this node's cluster, as the log or the node's first session has it, and keeps it in the data
+// directory before it returns. A node is of one cluster for good: another id is an error that wraps [ErrOtherCluster].
+func (c *Cluster) SetClusterID(id string) error { return c.of.settle(id) }
 
 // GRPCConn returns this node's connection to the gRPC services at an rpc address. It is shared, connects and reconnects
 // by itself, and must not be closed; it closes when no member has the address any more.

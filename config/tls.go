@@ -99,6 +99,10 @@ func Warnings(c *Config) Diagnostics {
 		warn("cluster.gossip", fmt.Sprintf("cluster.gossip is %s without a key: whoever reaches that port can join, and take nodes for dead", c.Cluster.Gossip),
 			"Set gossip_key (weir keygen), or let only nodes reach the port.")
 	}
+	if c.Role == RoleServer && len(c.Cluster.Join) == 0 && c.DataDir != "" {
+		warn("cluster.join", "cluster.join is empty on a server: where it loses its data_dir, it forms a cluster of its own unless the others reach it within its first seconds",
+			"Set it to the gossip addresses of the other servers; where this is the only server, let it be.")
+	}
 	if c.Cluster.Plaintext != PlainRefuse {
 		warn("cluster.plaintext", fmt.Sprintf("cluster.plaintext is %q: traffic between nodes may be unencrypted", c.Cluster.Plaintext),
 			"Remove the line once all nodes have cluster.tls and gossip_key.")

@@ -87,6 +87,7 @@ func (c *client) must(t testing.TB, want int, method, path, body string, header 
 type (
 	statusAnswer struct {
 		Node        string `json:"node"`
+		Cluster     string `json:"cluster"`
 		Leader      string `json:"leader"`
 		Ready       bool   `json:"ready"`
 		DiskFull    bool   `json:"disk_full"`
@@ -130,6 +131,10 @@ type (
 		Leader  bool   `json:"leader"`
 		Health  string `json:"health"`
 		Session string `json:"session"`
+
+		Addresses struct {
+			RPC string `json:"rpc"`
+		} `json:"addresses"`
 	}
 	peersAnswer struct {
 		Peers []struct {

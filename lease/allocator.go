@@ -175,9 +175,14 @@ func NewAllocator(now time.Duration, term uint64, st *fsm.State) *Allocator {
 	for _, s := range st.Sessions() {
 		a.addPeer(s, now)
 	}
-	a.limits = limitsMessage(st.Table())
+	a.limits = limitsMessage(st.ClusterID(), st.Table())
 	return a
 }
+
+// Hold keeps every free slot back until a moment: the log may be an older copy, and sessions that
+// it has forgotten may use them. Sessions may be opened and go on meanwhile, since a node never
+// uses more than the log grants it: what it has was its own when the log was longer, too.
+func (a *Allocator) Hold(until time.Duration) { a.notBefore = max(a.notBefore, until) }
 
 func (a *Allocator) addPeer(s fsm.Session, seen time.Duration) *peer {
 	p := &peer{Session: s, seen: seen, demands: map[fsm.Key]*demand{}}
@@ -282,6 +287,10 @@ func (a *Allocator) hello(now time.Duration, st *fsm.State, conn uint64, h *leas
 			fmt.Sprintf("this server speaks version %d of the lease protocol, the node %d: upgrade the older one", protocolVersion, h.Protocol), 0))
 		return
 	}
+	if refused := mayServe(h, st.ClusterID()); refused != nil {
+		a.sendLast(conn, refused)
+		return
+	}
 	if h.Session == 0 {
 		a.supersede(h)
 		a.unproven = append(a.unproven, &openRequest{conn, h})
@@ -360,6 +369,7 @@ func (a *Allocator) resume(st *fsm.State, p *peer) {
 }
 
 func (a *Allocator) greet(p *peer, w *leasepb.Welcome) {
+	w.Cluster = a.limits.GetLimits().Cluster
 	a.send(p.conn, a.limits)
 	a.send(p.conn, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Welcome{Welcome: w}})
 }
@@ -453,9 +463,16 @@ func (a *Allocator) bye(conn uint64) {
 	}
 }
 
-// Left ends a session whose node said in gossip that it had given everything back.
-func (a *Allocator) Left(session uint64) {
-	if p := a.peers[session]; p != nil && !p.closing {
+// Farewell is what a node said in gossip before it went: that it had given everything back.
+type Farewell struct {
+	Node    string
+	Session uint64
+}
+
+// Left ends a session by what its node said. The id alone is not enough: where the log was put back
+// to an older copy, an id that it has forgotten is given out again.
+func (a *Allocator) Left(f Farewell) {
+	if p := a.peers[f.Session]; p != nil && p.Node == f.Node && !p.closing {
 		p.closing = true
 		a.leaves = append(a.leaves, p.ID)
 	}
@@ -577,7 +594,7 @@ func (w *wakes) Pop() any {
 
 // LimitsChanged goes by new limits.
 func (a *Allocator) LimitsChanged(st *fsm.State) {
-	a.limits = limitsMessage(st.Table())
+	a.limits = limitsMessage(st.ClusterID(), st.Table())
 	for _, p := range a.order {
 		if p.conn != 0 && p.hello == nil {
 			a.send(p.conn, a.limits)
@@ -904,8 +921,8 @@ func keepAliveMessage(seq uint64) *leasepb.NodeMessage {
 	return &leasepb.NodeMessage{Message: &leasepb.NodeMessage_KeepAlive{KeepAlive: &leasepb.KeepAlive{Seq: seq}}}
 }
 
-func limitsMessage(t *fsm.Table) *leasepb.LeaderMessage {
-	m := &leasepb.Limits{Index: t.Index, ShapeIndex: t.ShapeIndex}
+func limitsMessage(cluster string, t *fsm.Table) *leasepb.LeaderMessage {
+	m := &leasepb.Limits{Cluster: cluster, Index: t.Index, ShapeIndex: t.ShapeIndex}
 	all := t.Limits()
 	m.Limits = make([]*fsmpb.Limit, len(all))
 	for i := range all {

@@ -121,7 +121,11 @@ func TestSilentNodeIsServedWhenHeardAgain(t *testing.T) {
 	d.turn()
 	d.now += 2500 * time.Millisecond // neither is heard
 	d.alloc.Gone(2)
-	d.alloc.Left(d.alloc.order[1].ID)
+	d.alloc.Left(Farewell{Node: "someone else", Session: d.alloc.order[1].ID})
+	if d.alloc.order[1].closing {
+		t.Error("another node's farewell ends a session")
+	}
+	d.alloc.Left(Farewell{Node: d.alloc.order[1].Node, Session: d.alloc.order[1].ID})
 	d.turn()
 	if g := d.granted(1); g != 0 {
 		t.Fatalf("%d slots were granted to a silent node", g)

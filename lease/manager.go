@@ -37,6 +37,8 @@ type ManagerConfig struct {
 	// Identity is random and made with the data directory, whose lock proves that the former process is gone. A
 	// process that states it takes the former's session over at once.
 	Identity string
+	// Affiliation, if not nil, keeps of which cluster the node is.
+	Affiliation Affiliation
 	// OnExpiry says what becomes of open connections when the lease has run out.
 	OnExpiry Expiry
 	Connect  Connector
@@ -63,6 +65,8 @@ type Manager struct {
 	wakeAt  time.Duration // when it is planned
 	ticked  time.Duration // when it was looked at last
 	hint    string
+
+	metOther time.Duration // when a leader of another cluster was logged last; Run's alone
 }
 
 // NewManager returns a Manager; Run makes it live.
@@ -234,6 +238,8 @@ func (m *Manager) Run(ctx context.Context) error {
 		case ctx.Err() != nil:
 		case errors.As(err, &refused) && refused.reason == leasepb.Refused_REASON_NAME_TAKEN && m.isFresh():
 			return fmt.Errorf("%w: %s", ErrNameTaken, refused.detail)
+		case errors.Is(err, ErrOtherCluster), refused != nil && refused.reason == leasepb.Refused_REASON_OTHER_CLUSTER:
+			m.meetsOther(err)
 		default:
 			m.cfg.Log.Debug("lease stream ended", "reason", err)
 		}
@@ -242,7 +248,9 @@ func (m *Manager) Run(ctx context.Context) error {
 		}
 		wait := backoff/2 + rand.N(backoff)
 		if refused != nil && refused.retryAfter > 0 {
-			m.cfg.Log.Info("the cluster does not open a session yet", "reason", refused.detail)
+			if refused.reason != leasepb.Refused_REASON_OTHER_CLUSTER {
+				m.cfg.Log.Info("the cluster does not open a session yet", "reason", refused.detail)
+			}
 			wait = max(wait, min(refused.retryAfter, time.Second))
 		}
 		select {
@@ -308,6 +316,9 @@ func (m *Manager) converse(ctx context.Context) error {
 
 	m.do(func(now time.Duration) {
 		m.stream = stream
+		if m.cfg.Affiliation != nil {
+			m.node.SetCluster(m.cfg.Affiliation.ClusterID())
+		}
 		m.node.StreamUp(now)
 	})
 	defer m.do(func(now time.Duration) {
@@ -348,6 +359,9 @@ func (m *Manager) receiveAll(stream Stream) error {
 				return errNotLeader
 			}
 			return err
+		}
+		if err := m.affiliate(msg); err != nil {
+			return fmt.Errorf("%w: %w", ErrOtherCluster, err)
 		}
 		var table *fsm.Table
 		m.do(func(now time.Duration) {
@@ -436,6 +450,10 @@ func (m *Manager) Host(key fsm.Key) (use HostUse, ok bool) {
 	defer m.mu.Unlock()
 	return m.node.Host(key)
 }
+
+// GiveUp ends the session at the node, as if it could not be proven any more: nothing that it allowed is used from now on.
+// Run goes on looking for a leader that opens another.
+func (m *Manager) GiveUp() { m.do(m.node.Lose) }
 
 // Drain makes the node keep nothing idle: free slots go back at once, kept-alive connections are closed.
 func (m *Manager) Drain() {

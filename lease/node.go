@@ -26,7 +26,7 @@ const (
 )
 
 const (
-	protocolVersion = 1
+	protocolVersion = 2
 
 	// askTimeout bounds the wait for the leader's answer whether anything is free. It is long enough for another leader to be elected, and
 	// for a machine that is short of time: nobody is told that a limit is reached unless it is.
@@ -53,6 +53,7 @@ const (
 type Node struct {
 	name     string
 	identity string
+	cluster  string // the id of the node's cluster; "" until its first session
 	expiry   Expiry
 
 	gate  gate
@@ -729,7 +730,7 @@ func (n *Node) lapse(now time.Duration) {
 // the leader finds that in the difference to the log, so it must not be said again.
 func (n *Node) hello(now time.Duration) []*leasepb.NodeMessage {
 	n.helloAt = now
-	h := &leasepb.Hello{Protocol: protocolVersion, Node: n.name, Identity: n.identity, Session: n.sess.id, Fresh: n.fresh}
+	h := &leasepb.Hello{Protocol: protocolVersion, Node: n.name, Identity: n.identity, Session: n.sess.id, Fresh: n.fresh, Cluster: n.cluster}
 	for _, p := range n.all {
 		p.lock()
 		p.releasing = 0
@@ -859,6 +860,9 @@ func (n *Node) Receive(now time.Duration, m *leasepb.LeaderMessage) error {
 	n.lapse(now)
 	if n.stale {
 		return errSessionGone // fenced meanwhile: what comes on this stream is about a session that we gave up
+	}
+	if err := n.checkCluster(m); err != nil {
+		return err
 	}
 	switch m := m.Message.(type) {
 	case *leasepb.LeaderMessage_Welcome:

@@ -95,7 +95,7 @@ func TestClosedSessionAllowsNothing(t *testing.T) {
 // count, unless it opens a session: then the log is a new one.
 func TestLimitsDoNotGoBack(t *testing.T) {
 	m, _ := liveManager(t, ExpiryClose, 0, limit(t, "up", 5, fsm.Queue{}))
-	tell := func(index uint64) { hear(t, m, limitsMessage(fsm.NewTable(index, 1, nil))) }
+	tell := func(index uint64) { hear(t, m, limitsMessage("", fsm.NewTable(index, 1, nil))) }
 	again := func() {
 		m.do(func(now time.Duration) {
 			m.node.StreamDown(now)

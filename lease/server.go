@@ -92,9 +92,10 @@ type conn struct {
 	cancel context.CancelFunc
 }
 
-// Lead serves as the leader of a term until ctx ends. Everything in the log up to the term's beginning must have been applied.
-// left are sessions of which nodes said in gossip, before they went, that nothing is in use.
-func (s *Server) Lead(ctx context.Context, term uint64, left ...uint64) {
+// Lead serves as the leader of a term until ctx ends. Everything in the log up to the term's
+// beginning must have been applied. For hold it grants nothing: the log may have forgotten sessions
+// that are alive until then. left is what nodes said in gossip before they went.
+func (s *Server) Lead(ctx context.Context, term uint64, hold time.Duration, left ...Farewell) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	l := &leadership{
@@ -104,8 +105,12 @@ func (s *Server) Lead(ctx context.Context, term uint64, left ...uint64) {
 		conns:   map[uint64]*conn{},
 	}
 	s.store.Read(func(st *fsm.State) { l.alloc = NewAllocator(l.now(), term, st) })
-	for _, session := range left {
-		l.alloc.Left(session)
+	if hold > 0 {
+		s.logger.Warn("leading, but granting nothing yet: the log may be an older copy", "term", term, "for", hold.Round(time.Millisecond))
+		l.alloc.Hold(l.now() + hold)
+	}
+	for _, f := range left {
+		l.alloc.Left(f)
 	}
 	s.mu.Lock()
 	s.lead = l
@@ -375,12 +380,12 @@ func (l *leadership) receive(stream leasepb.Lease_SessionServer, c *conn) {
 
 // Left ends a session whose node said in gossip, before it went, that nothing of it is in use. It does nothing where this
 // server does not lead.
-func (s *Server) Left(session uint64) {
+func (s *Server) Left(f Farewell) {
 	s.mu.Lock()
 	l := s.lead
 	s.mu.Unlock()
-	if l != nil && session != 0 {
-		l.post(func(time.Duration, *fsm.State) { l.alloc.Left(session) })
+	if l != nil && f.Session != 0 {
+		l.post(func(time.Duration, *fsm.State) { l.alloc.Left(f) })
 	}
 }
 

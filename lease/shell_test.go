@@ -216,7 +216,7 @@ func (c *testCluster) lead(t *testing.T, term uint64) (stop func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		c.server.Lead(ctx, term)
+		c.server.Lead(ctx, term, 0)
 	}()
 	stop = func() {
 		cancel()

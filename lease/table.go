@@ -11,7 +11,7 @@ import (
 
 // MarshalTable encodes limits, for a node to go by at its next start until it hears from the cluster.
 func MarshalTable(t *fsm.Table) ([]byte, error) {
-	return proto.MarshalOptions{Deterministic: true}.Marshal(limitsMessage(t))
+	return proto.MarshalOptions{Deterministic: true}.Marshal(limitsMessage("", t))
 }
 
 // UnmarshalTable is the inverse.

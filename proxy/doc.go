@@ -3,8 +3,9 @@
 //
 // A connection's way, in the order of the files: listen.go and server.go accept, front.go ends TLS and balancer.go reads who a load
 // balancer's client is, client.go reads request heads and answers them, users.go knows who may, admit.go
-// asks for the slot, dial.go connects, but not to what own.go has, tunnel.go, splice.go and doze.go relay, opening.go looks at a
-// tunnel's first bytes; request.go and exchange.go do the same for plain requests,
+// has the name resolved (package resolve) and asks for the slot, dial.go connects, but not to what own.go has, failed.go
+// remembers which addresses failed, tunnel.go, splice.go and doze.go relay, opening.go looks at a tunnel's first bytes;
+// request.go and exchange.go do the same for plain requests,
 // idle.go keeps their upstream connections. flow.go is the slot and its connection, whoever uses it. refuse.go is every answer
 // of the proxy's own.
 //
@@ -53,6 +54,10 @@
 //
 // TLS ends in front of a pair of sockets, whose other end is the client's to all the rest: one implementation of ends, resets and hang-ups.
 // The cost is two goroutines and three descriptors for each client, no splicing towards it, and one more copy.
+//
+// A name is resolved before its slot is asked for, so that a slow name server holds no slot. The answer in hand is dialled, or a fresher one where
+// it has expired in the queue. Addresses that failed in the last 30 s are tried last. Each has a short time at first, and those that
+// did not answer divide the rest: a living address is found behind several dead ones, and a slow one is still found.
 //
 // The cluster's own ports are known by address and port when dialling. Ports that listen on all addresses of this machine
 // cost a question to the kernel, which alone knows what is local; other destinations don't. A proxy port is a loop: nested

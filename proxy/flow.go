@@ -61,18 +61,19 @@ type flow struct {
 	fins atomic.Uint32
 
 	// Written by the owner before others know the flow, or under mu.
-	id       uint64
-	lasts    bool  // guarded by the registry
-	noted    Bytes // so is this: what is in its sum
-	since    time.Time
-	dialTime time.Duration
-	upstream *sock
-	addr     netip.Addr // that the upstream was found at
-	reused   bool
-	head     *head  // of the response; nil in a CONNECT's flow
-	reader   inbuf  // the upstream's bytes, read but not relayed
-	writer   outbuf // what waits to be written to the upstream
-	idle     idleLinks
+	id         uint64
+	lasts      bool  // guarded by the registry
+	noted      Bytes // so is this: what is in its sum
+	since      time.Time
+	dialTime   time.Duration
+	lookupTime time.Duration // of a name that was not remembered
+	upstream   *sock
+	addr       netip.Addr // that the upstream was found at
+	reused     bool
+	head       *head  // of the response; nil in a CONNECT's flow
+	reader     inbuf  // the upstream's bytes, read but not relayed
+	writer     outbuf // what waits to be written to the upstream
+	idle       idleLinks
 
 	mu           sync.Mutex
 	phase        phase

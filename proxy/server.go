@@ -49,6 +49,7 @@ type Server struct {
 	tls       *tls.Config // nil: clients speak plain HTTP
 	admitter  Admitter
 	resolver  Resolver
+	failed    failedAddrs
 	log       hclog.Logger
 	lines     *lines
 	counters  Counters
@@ -85,7 +86,7 @@ type Server struct {
 	fronts    map[*front]struct{} // those that have not come to a request yet
 }
 
-// New makes a server. A nil resolver is the system's. Close it also where Serve was never called.
+// New makes a server. Close it also where Serve was never called.
 func New(cfg Config, admitter Admitter, resolver Resolver, log hclog.Logger) (*Server, error) {
 	if cfg.Node == "" {
 		return nil, errors.New("proxy: the node has no name: set name in the configuration")
@@ -96,9 +97,6 @@ func New(cfg Config, admitter Admitter, resolver Resolver, log hclog.Logger) (*S
 	hangups, err := newHangups()
 	if err != nil {
 		return nil, fmt.Errorf("proxy: %w", err)
-	}
-	if resolver == nil {
-		resolver = net.DefaultResolver
 	}
 	if cfg.MaxClients <= 0 {
 		cfg.MaxClients = defaultMaxClients(cfg.TLS != nil)

@@ -183,6 +183,13 @@ func (f *flow) endTunnel(c *client) {
 	f.logTunnel(c, time.Now())
 }
 
+// logLookup adds how long the name servers took, where they were asked for this connection.
+func (f *flow) logLookup(l *line) {
+	if f.lookupTime > 0 {
+		l.duration("lookup", f.lookupTime)
+	}
+}
+
 // logTunnel writes the canonical line of a tunnel that is over.
 func (f *flow) logTunnel(c *client, now time.Time) {
 	in, out := f.in.Load(), f.out.Load()
@@ -200,6 +207,7 @@ func (f *flow) logTunnel(c *client, now time.Time) {
 	l.text("node", f.srv.node)
 	l.text("host", f.target.Host)
 	l.number("port", uint64(f.target.Port))
+	f.logLookup(l)
 	l.duration("slot_wait", f.slot.Waited())
 	l.duration("dial", f.dialTime)
 	l.number("bytes_in", in)

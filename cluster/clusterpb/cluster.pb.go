@@ -1077,6 +1077,364 @@ func (*DetachReply) Descriptor() ([]byte, []int) {
 	return file_cluster_proto_rawDescGZIP(), []int{17}
 }
 
+// Position is a place in the Raft log.
+type Position struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Term          uint64                 `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"` // of the entry
+	Index         uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Position) Reset() {
+	*x = Position{}
+	mi := &file_cluster_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Position) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Position) ProtoMessage() {}
+
+func (x *Position) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Position.ProtoReflect.Descriptor instead.
+func (*Position) Descriptor() ([]byte, []int) {
+	return file_cluster_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Position) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *Position) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+// Remembered is what one server knows of another.
+type Remembered struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Server        string                 `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`
+	Acknowledged  *Position              `protobuf:"bytes,2,opt,name=acknowledged,proto3" json:"acknowledged,omitempty"` // the last entry that the server is known to have had
+	Voted         uint64                 `protobuf:"varint,3,opt,name=voted,proto3" json:"voted,omitempty"`              // the newest term in which it is known to have voted, followed or led
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Remembered) Reset() {
+	*x = Remembered{}
+	mi := &file_cluster_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Remembered) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Remembered) ProtoMessage() {}
+
+func (x *Remembered) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Remembered.ProtoReflect.Descriptor instead.
+func (*Remembered) Descriptor() ([]byte, []int) {
+	return file_cluster_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Remembered) GetServer() string {
+	if x != nil {
+		return x.Server
+	}
+	return ""
+}
+
+func (x *Remembered) GetAcknowledged() *Position {
+	if x != nil {
+		return x.Acknowledged
+	}
+	return nil
+}
+
+func (x *Remembered) GetVoted() uint64 {
+	if x != nil {
+		return x.Voted
+	}
+	return 0
+}
+
+type RecallRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Server string                 `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"` // who asks, by its server id
+	// A promise to follow no leader of this term or an earlier one, and to vote in none of them; 0: none is asked for.
+	Promise       uint64 `protobuf:"varint,2,opt,name=promise,proto3" json:"promise,omitempty"`
+	SilenceNs     int64  `protobuf:"varint,3,opt,name=silence_ns,json=silenceNs,proto3" json:"silence_ns,omitempty"` // the promise is given only if no leader was heard of for so long
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecallRequest) Reset() {
+	*x = RecallRequest{}
+	mi := &file_cluster_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecallRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecallRequest) ProtoMessage() {}
+
+func (x *RecallRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecallRequest.ProtoReflect.Descriptor instead.
+func (*RecallRequest) Descriptor() ([]byte, []int) {
+	return file_cluster_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *RecallRequest) GetServer() string {
+	if x != nil {
+		return x.Server
+	}
+	return ""
+}
+
+func (x *RecallRequest) GetPromise() uint64 {
+	if x != nil {
+		return x.Promise
+	}
+	return 0
+}
+
+func (x *RecallRequest) GetSilenceNs() int64 {
+	if x != nil {
+		return x.SilenceNs
+	}
+	return 0
+}
+
+type RecallReply struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Server string                 `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"` // who answers
+	// The answering server's own disk is not in doubt: it has forgotten nothing but what gap covers.
+	Sure       bool        `protobuf:"varint,2,opt,name=sure,proto3" json:"sure,omitempty"`
+	Remembered *Remembered `protobuf:"bytes,3,opt,name=remembered,proto3" json:"remembered,omitempty"` // of the server that asks
+	// What the server that asks may have acknowledged, and voted, besides: the answering server was killed before it had saved
+	// that. Absent: nothing.
+	Gap           *Remembered `protobuf:"bytes,4,opt,name=gap,proto3" json:"gap,omitempty"`
+	SilentNs      int64       `protobuf:"varint,5,opt,name=silent_ns,json=silentNs,proto3" json:"silent_ns,omitempty"` // since a leader was heard of, or a follower heard this leader, or since the process began
+	Promised      bool        `protobuf:"varint,6,opt,name=promised,proto3" json:"promised,omitempty"`
+	LeadsTerm     uint64      `protobuf:"varint,7,opt,name=leads_term,json=leadsTerm,proto3" json:"leads_term,omitempty"`       // > 0: it leads in that term
+	CommitIndex   uint64      `protobuf:"varint,8,opt,name=commit_index,json=commitIndex,proto3" json:"commit_index,omitempty"` // as it knows it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecallReply) Reset() {
+	*x = RecallReply{}
+	mi := &file_cluster_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecallReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecallReply) ProtoMessage() {}
+
+func (x *RecallReply) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecallReply.ProtoReflect.Descriptor instead.
+func (*RecallReply) Descriptor() ([]byte, []int) {
+	return file_cluster_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *RecallReply) GetServer() string {
+	if x != nil {
+		return x.Server
+	}
+	return ""
+}
+
+func (x *RecallReply) GetSure() bool {
+	if x != nil {
+		return x.Sure
+	}
+	return false
+}
+
+func (x *RecallReply) GetRemembered() *Remembered {
+	if x != nil {
+		return x.Remembered
+	}
+	return nil
+}
+
+func (x *RecallReply) GetGap() *Remembered {
+	if x != nil {
+		return x.Gap
+	}
+	return nil
+}
+
+func (x *RecallReply) GetSilentNs() int64 {
+	if x != nil {
+		return x.SilentNs
+	}
+	return 0
+}
+
+func (x *RecallReply) GetPromised() bool {
+	if x != nil {
+		return x.Promised
+	}
+	return false
+}
+
+func (x *RecallReply) GetLeadsTerm() uint64 {
+	if x != nil {
+		return x.LeadsTerm
+	}
+	return 0
+}
+
+func (x *RecallReply) GetCommitIndex() uint64 {
+	if x != nil {
+		return x.CommitIndex
+	}
+	return 0
+}
+
+type RememberRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Servers       []*Remembered          `protobuf:"bytes,1,rep,name=servers,proto3" json:"servers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RememberRequest) Reset() {
+	*x = RememberRequest{}
+	mi := &file_cluster_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RememberRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RememberRequest) ProtoMessage() {}
+
+func (x *RememberRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RememberRequest.ProtoReflect.Descriptor instead.
+func (*RememberRequest) Descriptor() ([]byte, []int) {
+	return file_cluster_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *RememberRequest) GetServers() []*Remembered {
+	if x != nil {
+		return x.Servers
+	}
+	return nil
+}
+
+type RememberReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RememberReply) Reset() {
+	*x = RememberReply{}
+	mi := &file_cluster_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RememberReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RememberReply) ProtoMessage() {}
+
+func (x *RememberReply) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RememberReply.ProtoReflect.Descriptor instead.
+func (*RememberReply) Descriptor() ([]byte, []int) {
+	return file_cluster_proto_rawDescGZIP(), []int{23}
+}
+
 var File_cluster_proto protoreflect.FileDescriptor
 
 const file_cluster_proto_rawDesc = "" +
@@ -1148,12 +1506,40 @@ const file_cluster_proto_rawDesc = "" +
 	"\vRemoveReply\"'\n" +
 	"\rDetachRequest\x12\x16\n" +
 	"\x06server\x18\x01 \x01(\tR\x06server\"\r\n" +
-	"\vDetachReply*=\n" +
+	"\vDetachReply\"4\n" +
+	"\bPosition\x12\x12\n" +
+	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\"y\n" +
+	"\n" +
+	"Remembered\x12\x16\n" +
+	"\x06server\x18\x01 \x01(\tR\x06server\x12=\n" +
+	"\facknowledged\x18\x02 \x01(\v2\x19.weir.cluster.v1.PositionR\facknowledged\x12\x14\n" +
+	"\x05voted\x18\x03 \x01(\x04R\x05voted\"`\n" +
+	"\rRecallRequest\x12\x16\n" +
+	"\x06server\x18\x01 \x01(\tR\x06server\x12\x18\n" +
+	"\apromise\x18\x02 \x01(\x04R\apromise\x12\x1d\n" +
+	"\n" +
+	"silence_ns\x18\x03 \x01(\x03R\tsilenceNs\"\xa0\x02\n" +
+	"\vRecallReply\x12\x16\n" +
+	"\x06server\x18\x01 \x01(\tR\x06server\x12\x12\n" +
+	"\x04sure\x18\x02 \x01(\bR\x04sure\x12;\n" +
+	"\n" +
+	"remembered\x18\x03 \x01(\v2\x1b.weir.cluster.v1.RememberedR\n" +
+	"remembered\x12-\n" +
+	"\x03gap\x18\x04 \x01(\v2\x1b.weir.cluster.v1.RememberedR\x03gap\x12\x1b\n" +
+	"\tsilent_ns\x18\x05 \x01(\x03R\bsilentNs\x12\x1a\n" +
+	"\bpromised\x18\x06 \x01(\bR\bpromised\x12\x1d\n" +
+	"\n" +
+	"leads_term\x18\a \x01(\x04R\tleadsTerm\x12!\n" +
+	"\fcommit_index\x18\b \x01(\x04R\vcommitIndex\"H\n" +
+	"\x0fRememberRequest\x125\n" +
+	"\aservers\x18\x01 \x03(\v2\x1b.weir.cluster.v1.RememberedR\aservers\"\x0f\n" +
+	"\rRememberReply*=\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vROLE_SERVER\x10\x01\x12\x0e\n" +
 	"\n" +
-	"ROLE_PROXY\x10\x022\x90\x04\n" +
+	"ROLE_PROXY\x10\x022\xa6\x05\n" +
 	"\aControl\x12L\n" +
 	"\bIdentify\x12 .weir.cluster.v1.IdentifyRequest\x1a\x1e.weir.cluster.v1.IdentifyReply\x12F\n" +
 	"\x06Pledge\x12\x1e.weir.cluster.v1.PledgeRequest\x1a\x1c.weir.cluster.v1.PledgeReply\x12I\n" +
@@ -1161,7 +1547,9 @@ const file_cluster_proto_rawDesc = "" +
 	"\x05Round\x12\x1d.weir.cluster.v1.RoundRequest\x1a\x1b.weir.cluster.v1.RoundReply\x12O\n" +
 	"\tRaftStats\x12!.weir.cluster.v1.RaftStatsRequest\x1a\x1f.weir.cluster.v1.RaftStatsReply\x12F\n" +
 	"\x06Remove\x12\x1e.weir.cluster.v1.RemoveRequest\x1a\x1c.weir.cluster.v1.RemoveReply\x12F\n" +
-	"\x06Detach\x12\x1e.weir.cluster.v1.DetachRequest\x1a\x1c.weir.cluster.v1.DetachReplyB-Z+github.com/weirproxy/weir/cluster/clusterpbb\x06proto3"
+	"\x06Detach\x12\x1e.weir.cluster.v1.DetachRequest\x1a\x1c.weir.cluster.v1.DetachReply\x12F\n" +
+	"\x06Recall\x12\x1e.weir.cluster.v1.RecallRequest\x1a\x1c.weir.cluster.v1.RecallReply\x12L\n" +
+	"\bRemember\x12 .weir.cluster.v1.RememberRequest\x1a\x1e.weir.cluster.v1.RememberReplyB-Z+github.com/weirproxy/weir/cluster/clusterpbb\x06proto3"
 
 var (
 	file_cluster_proto_rawDescOnce sync.Once
@@ -1176,7 +1564,7 @@ func file_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_cluster_proto_goTypes = []any{
 	(Role)(0),                // 0: weir.cluster.v1.Role
 	(*Meta)(nil),             // 1: weir.cluster.v1.Meta
@@ -1197,6 +1585,12 @@ var file_cluster_proto_goTypes = []any{
 	(*RemoveReply)(nil),      // 16: weir.cluster.v1.RemoveReply
 	(*DetachRequest)(nil),    // 17: weir.cluster.v1.DetachRequest
 	(*DetachReply)(nil),      // 18: weir.cluster.v1.DetachReply
+	(*Position)(nil),         // 19: weir.cluster.v1.Position
+	(*Remembered)(nil),       // 20: weir.cluster.v1.Remembered
+	(*RecallRequest)(nil),    // 21: weir.cluster.v1.RecallRequest
+	(*RecallReply)(nil),      // 22: weir.cluster.v1.RecallReply
+	(*RememberRequest)(nil),  // 23: weir.cluster.v1.RememberRequest
+	(*RememberReply)(nil),    // 24: weir.cluster.v1.RememberReply
 }
 var file_cluster_proto_depIdxs = []int32{
 	0,  // 0: weir.cluster.v1.Meta.role:type_name -> weir.cluster.v1.Role
@@ -1204,25 +1598,33 @@ var file_cluster_proto_depIdxs = []int32{
 	3,  // 2: weir.cluster.v1.Listening.nodes:type_name -> weir.cluster.v1.Listener
 	3,  // 3: weir.cluster.v1.Listening.proxies:type_name -> weir.cluster.v1.Listener
 	1,  // 4: weir.cluster.v1.Goodbye.meta:type_name -> weir.cluster.v1.Meta
-	5,  // 5: weir.cluster.v1.Control.Identify:input_type -> weir.cluster.v1.IdentifyRequest
-	7,  // 6: weir.cluster.v1.Control.Pledge:input_type -> weir.cluster.v1.PledgeRequest
-	9,  // 7: weir.cluster.v1.Control.Release:input_type -> weir.cluster.v1.ReleaseRequest
-	11, // 8: weir.cluster.v1.Control.Round:input_type -> weir.cluster.v1.RoundRequest
-	13, // 9: weir.cluster.v1.Control.RaftStats:input_type -> weir.cluster.v1.RaftStatsRequest
-	15, // 10: weir.cluster.v1.Control.Remove:input_type -> weir.cluster.v1.RemoveRequest
-	17, // 11: weir.cluster.v1.Control.Detach:input_type -> weir.cluster.v1.DetachRequest
-	6,  // 12: weir.cluster.v1.Control.Identify:output_type -> weir.cluster.v1.IdentifyReply
-	8,  // 13: weir.cluster.v1.Control.Pledge:output_type -> weir.cluster.v1.PledgeReply
-	10, // 14: weir.cluster.v1.Control.Release:output_type -> weir.cluster.v1.ReleaseReply
-	12, // 15: weir.cluster.v1.Control.Round:output_type -> weir.cluster.v1.RoundReply
-	14, // 16: weir.cluster.v1.Control.RaftStats:output_type -> weir.cluster.v1.RaftStatsReply
-	16, // 17: weir.cluster.v1.Control.Remove:output_type -> weir.cluster.v1.RemoveReply
-	18, // 18: weir.cluster.v1.Control.Detach:output_type -> weir.cluster.v1.DetachReply
-	12, // [12:19] is the sub-list for method output_type
-	5,  // [5:12] is the sub-list for method input_type
-	5,  // [5:5] is the sub-list for extension type_name
-	5,  // [5:5] is the sub-list for extension extendee
-	0,  // [0:5] is the sub-list for field type_name
+	19, // 5: weir.cluster.v1.Remembered.acknowledged:type_name -> weir.cluster.v1.Position
+	20, // 6: weir.cluster.v1.RecallReply.remembered:type_name -> weir.cluster.v1.Remembered
+	20, // 7: weir.cluster.v1.RecallReply.gap:type_name -> weir.cluster.v1.Remembered
+	20, // 8: weir.cluster.v1.RememberRequest.servers:type_name -> weir.cluster.v1.Remembered
+	5,  // 9: weir.cluster.v1.Control.Identify:input_type -> weir.cluster.v1.IdentifyRequest
+	7,  // 10: weir.cluster.v1.Control.Pledge:input_type -> weir.cluster.v1.PledgeRequest
+	9,  // 11: weir.cluster.v1.Control.Release:input_type -> weir.cluster.v1.ReleaseRequest
+	11, // 12: weir.cluster.v1.Control.Round:input_type -> weir.cluster.v1.RoundRequest
+	13, // 13: weir.cluster.v1.Control.RaftStats:input_type -> weir.cluster.v1.RaftStatsRequest
+	15, // 14: weir.cluster.v1.Control.Remove:input_type -> weir.cluster.v1.RemoveRequest
+	17, // 15: weir.cluster.v1.Control.Detach:input_type -> weir.cluster.v1.DetachRequest
+	21, // 16: weir.cluster.v1.Control.Recall:input_type -> weir.cluster.v1.RecallRequest
+	23, // 17: weir.cluster.v1.Control.Remember:input_type -> weir.cluster.v1.RememberRequest
+	6,  // 18: weir.cluster.v1.Control.Identify:output_type -> weir.cluster.v1.IdentifyReply
+	8,  // 19: weir.cluster.v1.Control.Pledge:output_type -> weir.cluster.v1.PledgeReply
+	10, // 20: weir.cluster.v1.Control.Release:output_type -> weir.cluster.v1.ReleaseReply
+	12, // 21: weir.cluster.v1.Control.Round:output_type -> weir.cluster.v1.RoundReply
+	14, // 22: weir.cluster.v1.Control.RaftStats:output_type -> weir.cluster.v1.RaftStatsReply
+	16, // 23: weir.cluster.v1.Control.Remove:output_type -> weir.cluster.v1.RemoveReply
+	18, // 24: weir.cluster.v1.Control.Detach:output_type -> weir.cluster.v1.DetachReply
+	22, // 25: weir.cluster.v1.Control.Recall:output_type -> weir.cluster.v1.RecallReply
+	24, // 26: weir.cluster.v1.Control.Remember:output_type -> weir.cluster.v1.RememberReply
+	18, // [18:27] is the sub-list for method output_type
+	9,  // [9:18] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_cluster_proto_init() }
@@ -1236,7 +1638,7 @@ func file_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cluster_proto_rawDesc), len(file_cluster_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   18,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

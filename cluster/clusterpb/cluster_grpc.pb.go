@@ -29,6 +29,8 @@ const (
 	Control_RaftStats_FullMethodName = "/weir.cluster.v1.Control/RaftStats"
 	Control_Remove_FullMethodName    = "/weir.cluster.v1.Control/Remove"
 	Control_Detach_FullMethodName    = "/weir.cluster.v1.Control/Detach"
+	Control_Recall_FullMethodName    = "/weir.cluster.v1.Control/Recall"
+	Control_Remember_FullMethodName  = "/weir.cluster.v1.Control/Remember"
 )
 
 // ControlClient is the client API for Control service.
@@ -51,6 +53,10 @@ type ControlClient interface {
 	Remove(ctx context.Context, in *RemoveRequest, opts ...grpc.CallOption) (*RemoveReply, error)
 	// Detach tells a live server that an operator has removed it.
 	Detach(ctx context.Context, in *DetachRequest, opts ...grpc.CallOption) (*DetachReply, error)
+	// Recall asks a server what it remembers of the one that asks, and, where it has heard of no leader for long, for a promise.
+	Recall(ctx context.Context, in *RecallRequest, opts ...grpc.CallOption) (*RecallReply, error)
+	// Remember spreads what a leader knows of the servers' logs.
+	Remember(ctx context.Context, in *RememberRequest, opts ...grpc.CallOption) (*RememberReply, error)
 }
 
 type controlClient struct {
@@ -131,6 +137,26 @@ func (c *controlClient) Detach(ctx context.Context, in *DetachRequest, opts ...g
 	return out, nil
 }
 
+func (c *controlClient) Recall(ctx context.Context, in *RecallRequest, opts ...grpc.CallOption) (*RecallReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RecallReply)
+	err := c.cc.Invoke(ctx, Control_Recall_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) Remember(ctx context.Context, in *RememberRequest, opts ...grpc.CallOption) (*RememberReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RememberReply)
+	err := c.cc.Invoke(ctx, Control_Remember_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ControlServer is the server API for Control service.
 // All implementations must embed UnimplementedControlServer
 // for forward compatibility.
@@ -151,6 +177,10 @@ type ControlServer interface {
 	Remove(context.Context, *RemoveRequest) (*RemoveReply, error)
 	// Detach tells a live server that an operator has removed it.
 	Detach(context.Context, *DetachRequest) (*DetachReply, error)
+	// Recall asks a server what it remembers of the one that asks, and, where it has heard of no leader for long, for a promise.
+	Recall(context.Context, *RecallRequest) (*RecallReply, error)
+	// Remember spreads what a leader knows of the servers' logs.
+	Remember(context.Context, *RememberRequest) (*RememberReply, error)
 	mustEmbedUnimplementedControlServer()
 }
 
@@ -181,6 +211,12 @@ func (UnimplementedControlServer) Remove(context.Context, *RemoveRequest) (*Remo
 }
 func (UnimplementedControlServer) Detach(context.Context, *DetachRequest) (*DetachReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Detach not implemented")
+}
+func (UnimplementedControlServer) Recall(context.Context, *RecallRequest) (*RecallReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Recall not implemented")
+}
+func (UnimplementedControlServer) Remember(context.Context, *RememberRequest) (*RememberReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Remember not implemented")
 }
 func (UnimplementedControlServer) mustEmbedUnimplementedControlServer() {}
 func (UnimplementedControlServer) testEmbeddedByValue()                 {}
@@ -329,6 +365,42 @@ func _Control_Detach_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Control_Recall_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RecallRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).Recall(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_Recall_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).Recall(ctx, req.(*RecallRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_Remember_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RememberRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).Remember(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_Remember_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).Remember(ctx, req.(*RememberRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Control_ServiceDesc is the grpc.ServiceDesc for Control service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -363,6 +435,14 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Detach",
 			Handler:    _Control_Detach_Handler,
+		},
+		{
+			MethodName: "Recall",
+			Handler:    _Control_Recall_Handler,
+		},
+		{
+			MethodName: "Remember",
+			Handler:    _Control_Remember_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

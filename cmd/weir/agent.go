@@ -22,6 +22,7 @@ import (
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease"
 	"github.com/weirproxy/weir/proxy"
+	"github.com/weirproxy/weir/proxy/resolve"
 )
 
 func newAgentCommand() *cobra.Command {
@@ -73,6 +74,7 @@ type agent struct {
 	members  *cluster.Cluster
 	manager  *lease.Manager
 	leases   *lease.Server // nil on role proxy
+	resolver *resolve.Resolver
 	proxy    *proxy.Server
 	api      *api.Server
 	events   *api.EventLog
@@ -165,15 +167,16 @@ func (a *agent) build() (err error) {
 	}
 	a.manager = lease.NewManager(lease.ManagerConfig{
 		Name: cfg.Name, Identity: a.data.Identity(), OnExpiry: expiries[cfg.Lease.OnExpiry],
-		Connect: a.connect, Clock: clock, Log: a.log.Named("lease"),
+		Affiliation: a.members, Connect: a.connect, Clock: clock, Log: a.log.Named("lease"),
 		Limits: a.lastLimits(), OnLimits: a.keepLimits, OnFence: a.events.Fenced,
 	})
+	a.resolver = resolve.New(resolve.Config{TTLMax: cfg.Proxy.DNSTTLMax, OnLookup: a.timings.lookup.Observe, Log: a.log.Named("dns")})
 	proxyConfig := proxy.Config{
 		Node: cfg.Name, Policy: policy(cfg), Lines: lineOutput(cfg.Log), TLS: a.certs.proxyTLS(),
 		NodeGreeting: cluster.Greeting,
 		OnQueueWait:  a.timings.queueWait.Observe, OnDial: a.timings.dial.Observe,
 	}
-	a.proxy, err = proxy.New(proxyConfig, admitter{a.manager}, nil, a.log.Named("proxy"))
+	a.proxy, err = proxy.New(proxyConfig, admitter{a.manager}, a.resolver, a.log.Named("proxy"))
 	if err != nil {
 		return err
 	}
@@ -200,6 +203,9 @@ func (a *agent) run(ctx context.Context, signals <-chan os.Signal) error {
 	a.forbidOwnPorts(ctx)
 	part("own ports", func() error { a.guardOwnPorts(ctx); return nil })
 	part("users", func() error { a.watchUsers(ctx); return nil })
+	if a.store != nil {
+		part("cluster id", func() error { return a.followClusterID(ctx) })
+	}
 	part("lease", func() error { return a.manager.Run(ctx) })
 	part("proxy", func() error { return a.proxy.Serve(a.proxyListener) })
 	part("api", func() error { return a.api.Serve(a.apiListener) })
@@ -305,6 +311,7 @@ func (a *agent) shutdown(graceful, leave bool) error {
 	defer cancel()
 	errs = append(errs, a.members.Shutdown(ctx), a.api.Shutdown(ctx))
 	a.proxy.Close()
+	a.resolver.Close()
 	if a.keeper != nil {
 		a.keeper.wait(ctx)
 	}
@@ -349,6 +356,9 @@ func (a *agent) abandon() error {
 	}
 	if a.proxy != nil {
 		a.proxy.Close()
+	}
+	if a.resolver != nil {
+		a.resolver.Close()
 	}
 	if a.data != nil {
 		errs = append(errs, a.data.Close())

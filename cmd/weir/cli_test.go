@@ -104,7 +104,7 @@ func (f *fakeAPI) weir(p *process, args ...string) (code int, stdout, stderr str
 }
 
 const (
-	statusJSON = `{"node":"a","version":"v1.2.3","role":"server","leader":"b","ready":true,` +
+	statusJSON = `{"node":"a","cluster":"1f3a9c5c0b7d4e2f8a6b5c4d3e2f1a0b","version":"v1.2.3","role":"server","leader":"b","ready":true,` +
 		`"session":{"id":7,"state":"live","expires_in":"8.1s"},"raft":{"state":"follower","term":2,"last_index":9,"commit_index":8,"applied_index":8},` +
 		`"config_disagreements":["c"],"connections":3,"proxy_addr":"127.0.0.1:8080"}`
 	limitJSON = `{"pattern":"api.example.com","connections":5,"queue":{"timeout":"2s","size":100},"shared":false,"source":"api","modify_index":12}`
@@ -122,6 +122,7 @@ func TestTables(t *testing.T) {
 	}{
 		{"status", "GET /v1/status", statusJSON, []string{"status"}, `
 Node         a (server, v1.2.3)
+Cluster      1f3a9c5c0b7d4e2f8a6b5c4d3e2f1a0b
 Leader       b
 Ready        yes
 Session      live, 7, expires in 8.1s

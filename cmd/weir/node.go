@@ -108,7 +108,7 @@ func (a *agent) Status() api.Status {
 	ready, _ := a.Ready()
 	r := a.members.RaftStatus()
 	return api.Status{
-		Node: a.name(), Version: thisBuild().Version, Role: string(role), Leader: leader, Ready: ready,
+		Node: a.name(), Cluster: a.members.ClusterID(), Version: thisBuild().Version, Role: string(role), Leader: leader, Ready: ready,
 		Session:             a.sessionStatus(),
 		Raft:                api.RaftStatus{State: r.State, Term: r.Term, LastIndex: r.LastIndex, CommitIndex: r.CommitIndex, AppliedIndex: r.AppliedIndex},
 		ConfigDisagreements: a.disagreements(),
@@ -298,6 +298,7 @@ func (a *agent) reloadSettings() (*config.Config, api.Reloaded, error) {
 	if err := a.proxy.SetPolicy(policy(&cfg)); err != nil {
 		return nil, api.Reloaded{}, fmt.Errorf("%w: %w", api.ErrInvalidConfig, err)
 	}
+	a.resolver.SetTTLMax(cfg.Proxy.DNSTTLMax)
 	a.log.SetLevel(hclog.LevelFromString(cfg.Log.Level))
 	a.api.SetMetricsHosts(cfg.API.MetricsHosts)
 	a.api.SetTokens(string(cfg.API.Token), string(cfg.API.ReadToken))
@@ -371,7 +372,7 @@ func (a *agent) memberChanged(m cluster.Member) {
 	if a.leases != nil {
 		a.leases.Health(m.Name, m.Health == cluster.HealthDead)
 		if m.Health == cluster.HealthLeft {
-			a.leases.Left(m.SessionLeft)
+			a.leases.Left(lease.Farewell{Node: m.Name, Session: m.SessionLeft})
 		}
 	}
 	a.checkOwnPorts()

@@ -56,19 +56,9 @@ func (a *agent) forbidOwnPorts(ctx context.Context) {
 		ports.Nodes = proxy.Listeners{}
 	}
 	a.proxy.SetForbidden(ports)
-	if id := a.knownCluster(); id != "" {
+	if id := a.members.ClusterID(); id != "" {
 		a.proxy.SetLoopMark(loopMark(id))
 	}
-}
-
-// knownCluster is the cluster's id, "" while it is not known. A node without Raft state believes the leader.
-func (a *agent) knownCluster() string {
-	if a.store != nil {
-		return a.clusterID()
-	}
-	leader, _ := a.members.Leader()
-	m, _ := a.members.Member(leader)
-	return m.Cluster
 }
 
 // loopMark is what the cluster's proxies know each other's answers by. Workers see it, so it does not give the id away.

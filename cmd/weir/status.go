@@ -45,6 +45,9 @@ func askReady(f *clientFlags, cmd *cobra.Command) error {
 func showStatus(w io.Writer, st api.Status) error {
 	var t table
 	t.add("Node", fmt.Sprintf("%s (%s, %s)", st.Node, st.Role, st.Version))
+	if st.Cluster != "" {
+		t.add("Cluster", st.Cluster)
+	}
 	leader := st.Leader
 	if leader == "" {
 		leader = "nobody"

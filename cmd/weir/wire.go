@@ -57,7 +57,26 @@ func (a *agent) clusterConfig() cluster.Config {
 		Join: c.Cluster.Join, BootstrapExpect: c.Cluster.BootstrapExpect,
 		GossipKeys: gossipKeys(c), TLS: a.certs.rpcTLS(), Plaintext: cluster.Plaintext(c.Cluster.Plaintext),
 		ConfigDigest: config.Digest(c), OnCommit: a.timings.commits.Observe, Log: a.log.Named("cluster"), Fatal: a.stop,
+		SessionLife: a.sessionLife,
 	}
+}
+
+// sessionLife is how long a session may be alive after its leader was last confirmed. The file's
+// ttl counts until the cluster's is known.
+func (a *agent) sessionLife() (life time.Duration, certain bool) {
+	if a.store != nil {
+		a.store.Read(func(st *fsm.State) {
+			if st.ClusterID() != "" {
+				life, certain = st.TTL()+lease.Margin, true
+			}
+		})
+	}
+	if !certain {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		life = a.cfg.Lease.TTL + lease.Margin
+	}
+	return life, certain
 }
 
 func (a *agent) handlers() cluster.Handlers {
@@ -65,6 +84,7 @@ func (a *agent) handlers() cluster.Handlers {
 		HTTP:          a.api.PeerHandler(),
 		MemberChanged: a.memberChanged,
 		LeaderChanged: a.leaderChanged,
+		Superseded:    func(error) { a.manager.GiveUp() },
 		Services:      func(grpc.ServiceRegistrar) {},
 	}
 	if a.leases != nil {
@@ -89,17 +109,17 @@ func (a *agent) lead(ctx context.Context, term uint64) {
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
-	if err := a.members.SetClusterID(a.clusterID()); err != nil {
+	if err := a.members.SetClusterID(a.clusterID()); err != nil { // before anybody is let in
 		a.stop(err)
 		return
 	}
-	var left []uint64
+	var left []lease.Farewell
 	for _, m := range a.members.Members() {
 		if m.Health == cluster.HealthLeft && m.SessionLeft != 0 {
-			left = append(left, m.SessionLeft)
+			left = append(left, lease.Farewell{Node: m.Name, Session: m.SessionLeft})
 		}
 	}
-	a.leases.Lead(ctx, term, left...)
+	a.leases.Lead(ctx, term, a.members.GrantHold(), left...)
 }
 
 // initial is the cluster's first entry: its id, its ttl, and the limits in this node's config.
@@ -109,6 +129,21 @@ func (a *agent) initial() *fsm.Init {
 	id := make([]byte, 16)
 	_, _ = rand.Read(id) // never fails: it stops the program instead
 	return &fsm.Init{ClusterID: hex.EncodeToString(id), TTL: a.cfg.Lease.TTL, Limits: limitsOf(a.cfg)}
+}
+
+// followClusterID makes a server a member of the cluster that its log names, from the moment that the log does.
+func (a *agent) followClusterID(ctx context.Context) error {
+	for {
+		changed := a.store.Changed()
+		if id := a.clusterID(); id != "" {
+			return a.members.SetClusterID(id)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }
 
 func (a *agent) clusterID() (id string) {
@@ -178,6 +213,16 @@ func (a admitter) Acquire(ctx context.Context, t fsm.Target, h lease.Holder) (pr
 		return nil, err // a nil *lease.Slot in the interface would not be nil
 	}
 	return s, nil
+}
+
+// Blocks implements [proxy.Admitter].
+func (a admitter) Blocks(t fsm.Target) bool {
+	table := a.manager.Table()
+	if table == nil {
+		return false
+	}
+	limit, _ := table.Match(t)
+	return limit != nil && limit.Connections == 0
 }
 
 func (a *agent) leaderAddr() string {

@@ -27,12 +27,13 @@ const (
 type Refused_Reason int32
 
 const (
-	Refused_REASON_UNSPECIFIED  Refused_Reason = 0
-	Refused_REASON_NAME_TAKEN   Refused_Reason = 1 // another live process has the name
-	Refused_REASON_NAME_HELD    Refused_Reason = 2 // a former process's session has yet to expire
-	Refused_REASON_SESSION_GONE Refused_Reason = 3 // the session that was to go on has ended
-	Refused_REASON_PROTOCOL     Refused_Reason = 4
-	Refused_REASON_NOT_READY    Refused_Reason = 5 // the leader is not established yet
+	Refused_REASON_UNSPECIFIED   Refused_Reason = 0
+	Refused_REASON_NAME_TAKEN    Refused_Reason = 1 // another live process has the name
+	Refused_REASON_NAME_HELD     Refused_Reason = 2 // a former process's session has yet to expire
+	Refused_REASON_SESSION_GONE  Refused_Reason = 3 // the session that was to go on has ended
+	Refused_REASON_PROTOCOL      Refused_Reason = 4
+	Refused_REASON_NOT_READY     Refused_Reason = 5 // the leader is not established yet
+	Refused_REASON_OTHER_CLUSTER Refused_Reason = 6 // the node is of another cluster
 )
 
 // Enum value maps for Refused_Reason.
@@ -44,14 +45,16 @@ var (
 		3: "REASON_SESSION_GONE",
 		4: "REASON_PROTOCOL",
 		5: "REASON_NOT_READY",
+		6: "REASON_OTHER_CLUSTER",
 	}
 	Refused_Reason_value = map[string]int32{
-		"REASON_UNSPECIFIED":  0,
-		"REASON_NAME_TAKEN":   1,
-		"REASON_NAME_HELD":    2,
-		"REASON_SESSION_GONE": 3,
-		"REASON_PROTOCOL":     4,
-		"REASON_NOT_READY":    5,
+		"REASON_UNSPECIFIED":   0,
+		"REASON_NAME_TAKEN":    1,
+		"REASON_NAME_HELD":     2,
+		"REASON_SESSION_GONE":  3,
+		"REASON_PROTOCOL":      4,
+		"REASON_NOT_READY":     5,
+		"REASON_OTHER_CLUSTER": 6,
 	}
 )
 
@@ -220,6 +223,7 @@ type Hello struct {
 	Session       uint64                 `protobuf:"varint,4,opt,name=session,proto3" json:"session,omitempty"`  // 0: open one; otherwise go on with it
 	Holdings      []*Holding             `protobuf:"bytes,5,rep,name=holdings,proto3" json:"holdings,omitempty"` // all that the node holds, where it goes on
 	Fresh         bool                   `protobuf:"varint,6,opt,name=fresh,proto3" json:"fresh,omitempty"`      // the process has held no session yet: it stops where its name is taken
+	Cluster       string                 `protobuf:"bytes,7,opt,name=cluster,proto3" json:"cluster,omitempty"`   // the id of the node's cluster; "": it is of none yet
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -294,6 +298,13 @@ func (x *Hello) GetFresh() bool {
 		return x.Fresh
 	}
 	return false
+}
+
+func (x *Hello) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
 }
 
 type Holding struct {
@@ -821,6 +832,7 @@ type Welcome struct {
 	TtlNs         int64                  `protobuf:"varint,3,opt,name=ttl_ns,json=ttlNs,proto3" json:"ttl_ns,omitempty"`
 	Resumed       bool                   `protobuf:"varint,4,opt,name=resumed,proto3" json:"resumed,omitempty"`
 	Corrected     []*Holding             `protobuf:"bytes,5,rep,name=corrected,proto3" json:"corrected,omitempty"` // where the log grants less than the node stated: what it grants
+	Cluster       string                 `protobuf:"bytes,6,opt,name=cluster,proto3" json:"cluster,omitempty"`     // the id of the leader's cluster
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -888,6 +900,13 @@ func (x *Welcome) GetCorrected() []*Holding {
 		return x.Corrected
 	}
 	return nil
+}
+
+func (x *Welcome) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
 }
 
 type NotLeader struct {
@@ -1043,6 +1062,7 @@ type Limits struct {
 	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
 	ShapeIndex    uint64                 `protobuf:"varint,2,opt,name=shape_index,json=shapeIndex,proto3" json:"shape_index,omitempty"`
 	Limits        []*fsmpb.Limit         `protobuf:"bytes,3,rep,name=limits,proto3" json:"limits,omitempty"`
+	Cluster       string                 `protobuf:"bytes,4,opt,name=cluster,proto3" json:"cluster,omitempty"` // the id of the leader's cluster
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1096,6 +1116,13 @@ func (x *Limits) GetLimits() []*fsmpb.Limit {
 		return x.Limits
 	}
 	return nil
+}
+
+func (x *Limits) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
 }
 
 // Assign is what the leader decided for the node, in this order: grants, targets, answers.
@@ -1381,14 +1408,15 @@ const file_lease_proto_rawDesc = "" +
 	"\x06update\x18\x03 \x01(\v2\x15.weir.lease.v1.UpdateH\x00R\x06update\x12&\n" +
 	"\x03bye\x18\x04 \x01(\v2\x12.weir.lease.v1.ByeH\x00R\x03bye\x12,\n" +
 	"\x05proof\x18\x05 \x01(\v2\x14.weir.lease.v1.ProofH\x00R\x05proofB\t\n" +
-	"\amessage\"\xb7\x01\n" +
+	"\amessage\"\xd1\x01\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1a\n" +
 	"\bidentity\x18\x03 \x01(\tR\bidentity\x12\x18\n" +
 	"\asession\x18\x04 \x01(\x04R\asession\x122\n" +
 	"\bholdings\x18\x05 \x03(\v2\x16.weir.lease.v1.HoldingR\bholdings\x12\x14\n" +
-	"\x05fresh\x18\x06 \x01(\bR\x05fresh\"C\n" +
+	"\x05fresh\x18\x06 \x01(\bR\x05fresh\x12\x18\n" +
+	"\acluster\x18\a \x01(\tR\acluster\"C\n" +
 	"\aHolding\x12\"\n" +
 	"\x03key\x18\x01 \x01(\v2\x10.weir.fsm.v1.KeyR\x03key\x12\x14\n" +
 	"\x05slots\x18\x02 \x01(\x03R\x05slots\"\x1d\n" +
@@ -1421,34 +1449,37 @@ const file_lease_proto_rawDesc = "" +
 	"\x06assign\x18\x06 \x01(\v2\x15.weir.lease.v1.AssignH\x00R\x06assign\x12/\n" +
 	"\x06closed\x18\a \x01(\v2\x15.weir.lease.v1.ClosedH\x00R\x06closed\x12,\n" +
 	"\x05prove\x18\b \x01(\v2\x14.weir.lease.v1.ProveH\x00R\x05proveB\t\n" +
-	"\amessage\"\x9e\x01\n" +
+	"\amessage\"\xb8\x01\n" +
 	"\aWelcome\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x15\n" +
 	"\x06ttl_ns\x18\x03 \x01(\x03R\x05ttlNs\x12\x18\n" +
 	"\aresumed\x18\x04 \x01(\bR\aresumed\x124\n" +
-	"\tcorrected\x18\x05 \x03(\v2\x16.weir.lease.v1.HoldingR\tcorrected\",\n" +
+	"\tcorrected\x18\x05 \x03(\v2\x16.weir.lease.v1.HoldingR\tcorrected\x12\x18\n" +
+	"\acluster\x18\x06 \x01(\tR\acluster\",\n" +
 	"\tNotLeader\x12\x1f\n" +
 	"\vleader_addr\x18\x01 \x01(\tR\n" +
-	"leaderAddr\"\x92\x02\n" +
+	"leaderAddr\"\xac\x02\n" +
 	"\aRefused\x125\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\x1d.weir.lease.v1.Refused.ReasonR\x06reason\x12\x16\n" +
 	"\x06detail\x18\x02 \x01(\tR\x06detail\x12$\n" +
-	"\x0eretry_after_ns\x18\x03 \x01(\x03R\fretryAfterNs\"\x91\x01\n" +
+	"\x0eretry_after_ns\x18\x03 \x01(\x03R\fretryAfterNs\"\xab\x01\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11REASON_NAME_TAKEN\x10\x01\x12\x14\n" +
 	"\x10REASON_NAME_HELD\x10\x02\x12\x17\n" +
 	"\x13REASON_SESSION_GONE\x10\x03\x12\x13\n" +
 	"\x0fREASON_PROTOCOL\x10\x04\x12\x14\n" +
-	"\x10REASON_NOT_READY\x10\x05\" \n" +
+	"\x10REASON_NOT_READY\x10\x05\x12\x18\n" +
+	"\x14REASON_OTHER_CLUSTER\x10\x06\" \n" +
 	"\fKeepAliveAck\x12\x10\n" +
-	"\x03seq\x18\x01 \x01(\x04R\x03seq\"k\n" +
+	"\x03seq\x18\x01 \x01(\x04R\x03seq\"\x85\x01\n" +
 	"\x06Limits\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x1f\n" +
 	"\vshape_index\x18\x02 \x01(\x04R\n" +
 	"shapeIndex\x12*\n" +
-	"\x06limits\x18\x03 \x03(\v2\x12.weir.fsm.v1.LimitR\x06limits\"\x9a\x01\n" +
+	"\x06limits\x18\x03 \x03(\v2\x12.weir.fsm.v1.LimitR\x06limits\x12\x18\n" +
+	"\acluster\x18\x04 \x01(\tR\acluster\"\x9a\x01\n" +
 	"\x06Assign\x12.\n" +
 	"\x06grants\x18\x01 \x03(\v2\x16.weir.lease.v1.HoldingR\x06grants\x12/\n" +
 	"\atargets\x18\x02 \x03(\v2\x15.weir.lease.v1.TargetR\atargets\x12/\n" +

@@ -68,13 +68,20 @@ const (
 	FaultUnknown
 	// FaultWall sets a node's wall clock by Late, backwards if N = 1.
 	FaultWall
+	// FaultPutBack kills the only server, takes its log back to an older copy, which lacks N
+	// entries, and starts it again For later.
+	FaultPutBack
+	// FaultStray leads a node's next N dials to the leader of another cluster, and breaks its stream.
+	FaultStray
+	// FaultLostSeed kills a server that has nobody to join; For later it starts again without its disk.
+	FaultLostSeed
 
 	kinds
 )
 
 var kindNames = [kinds]string{
 	"crash", "cut", "raft-cut", "stream-cut", "stream", "depose", "stop", "suspend", "freeze", "lag", "leave", "limit",
-	"disk", "gossip", "twin", "replay", "wild", "loss", "snapshot", "unknown", "wall",
+	"disk", "gossip", "twin", "replay", "wild", "loss", "snapshot", "unknown", "wall", "put-back", "stray", "lost-seed",
 }
 
 // String is the kind's name.
@@ -373,4 +380,44 @@ func (g *generator) hopping(at time.Duration) {
 		g.add(at, Fault{Kind: FaultDepose, For: Duration(g.upTo(50 * ms)), Late: Duration(g.upTo(3 * second))})
 		at += g.between(50*ms, second)
 	}
+}
+
+// putBack leaves one server, and puts its log back to an older copy while nodes hold slots; some of
+// them are cut off then. What changes limits, or bends the log in other ways, is left out: the
+// judge goes by the limits that are committed.
+func (g *generator) putBack(d *dice) {
+	p := g.p
+	p.Servers = 1
+	p.Faults = slices.DeleteFunc(p.Faults, func(f Fault) bool {
+		switch f.Kind {
+		case FaultLimit, FaultLoss, FaultWild, FaultReplay, FaultUnknown, FaultSnapshot, FaultTwin:
+			return true
+		}
+		return f.Kind == FaultCrash && f.N == 1
+	})
+	ttl := p.TTL.D()
+	for range 1 + d.below(2) {
+		at := d.between(second, p.Length.D()-second)
+		if d.one(2) {
+			g.add(max(0, at-d.upTo(ttl/2)), Fault{Kind: FaultStreamCut, Set: uint16(1 + d.below(1<<p.Nodes-1)), For: Duration(d.between(ttl/2, ttl))})
+		}
+		g.add(at, Fault{Kind: FaultPutBack, N: 1 + d.below(40), For: Duration(d.upTo(ttl / 2))})
+	}
+	slices.SortStableFunc(p.Faults, func(x, y Fault) int { return int(x.At - y.At) })
+}
+
+// strays leads nodes to another cluster's leader, at times when they look for their own, and takes disks from servers.
+func (g *generator) strays(d *dice) {
+	for range 1 + d.below(3) {
+		at, node := d.upTo(g.p.Length.D()), d.below(g.p.Nodes)
+		if d.one(3) {
+			g.add(at, Fault{Kind: FaultLostSeed, Node: d.below(g.p.Servers), N: 1, For: Duration(d.upTo(200 * ms))})
+			continue
+		}
+		if d.one(2) {
+			g.add(at, Fault{Kind: FaultCrash, Node: node, For: Duration(d.upTo(100 * ms))})
+		}
+		g.add(at+d.upTo(50*ms), Fault{Kind: FaultStray, Node: node, N: 1 + d.below(4)})
+	}
+	slices.SortStableFunc(g.p.Faults, func(x, y Fault) int { return int(x.At - y.At) })
 }

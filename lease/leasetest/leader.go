@@ -17,6 +17,7 @@ type leadership struct {
 	alloc   *lease.Allocator
 	streams []*stream
 	dead    bool
+	foreign bool // it leads another cluster
 
 	inflight fsm.Command // what was proposed, wild additions included
 	honest   int         // so many of an Adjust's are the core's own
@@ -52,10 +53,13 @@ func newLeadership(x *process, term uint64) *leadership {
 		now -= rest
 	}
 	l.alloc = lease.NewAllocator(now, term, x.state)
-	for _, id := range w.left {
+	for _, f := range w.left {
 		if w.dice.one(2) { // gossip may not have told it
-			l.alloc.Left(id)
+			l.alloc.Left(f)
 		}
+	}
+	if x.doubted && w.rule != RulePutBackGrants {
+		l.alloc.Hold(x.born + w.plan.TTL.D() + leaseMargin)
 	}
 	for _, y := range w.nodes {
 		if w.dead[y.name] {
@@ -146,6 +150,10 @@ func (l *leadership) propose(cmd fsm.Command) {
 		l.tellEarly(adj)
 	}
 	l.inflight = cmd
+	if l.foreign {
+		w.at(w.commit, l, evCommit, l.proposal)
+		return
+	}
 	w.raft.note(judged{l.term, cmd, l.lossFrom != nil})
 	w.at(w.commit/2+w.dice.upTo(w.commit), l, evCommit, l.proposal)
 }
@@ -153,6 +161,10 @@ func (l *leadership) propose(cmd fsm.Command) {
 // committed is the moment of the commit, if it comes: the fate of a deposed leader's entry is for its successor to decide.
 func (l *leadership) committed() {
 	w := l.w
+	if l.foreign {
+		l.commitForeign()
+		return
+	}
 	if l != w.raft.lead || l.inflight == nil {
 		return
 	}
@@ -208,6 +220,8 @@ func (l *leadership) prove() {
 	switch {
 	case w.rule == RuleUnverified:
 		l.p.at(w.jitter(&w.dice), false, l, evProven, 1)
+	case l.foreign:
+		l.p.at(w.jitter(&l.p.dice), false, l, evProven, 1)
 	case l != w.raft.lead:
 		if w.dice.one(2) {
 			l.p.at(w.jitter(&w.dice), false, l, evProven, 0)

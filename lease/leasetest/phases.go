@@ -32,9 +32,14 @@ func (w *world) act(kind uint8, n int64) {
 			w.gossip(x.name, true)
 		}
 	case evLeft:
+		i := slices.IndexFunc(w.left, func(f lease.Farewell) bool { return f.Session == uint64(n) })
+		if i < 0 {
+			return // the node is back, and gossip says so
+		}
+		said := w.left[i]
 		for _, l := range slices.Clone(w.raft.leaderships) {
 			if l.p.awake() {
-				l.alloc.Left(uint64(n))
+				l.alloc.Left(said)
 				l.pump()
 			}
 		}
@@ -84,6 +89,13 @@ func (w *world) strike(i int) {
 	switch f.Kind {
 	case FaultCrash:
 		w.crash(x, f)
+	case FaultLostSeed:
+		w.loseSeed(x, f)
+	case FaultStray:
+		x.stray = f.N
+		if x.stream != nil && x.awake() {
+			x.stream.hangUp()
+		}
 	case FaultCut, FaultRaftCut, FaultStreamCut:
 		w.cut(f, node, 1)
 		w.at(f.For.D(), w, evFaultEnd, int64(i))
@@ -138,6 +150,8 @@ func (w *world) strike(i int) {
 			w.raft.linger = x.dice.upTo(second)
 			w.at(f.For.D(), l, evDeaf, 0)
 		}
+	case FaultPutBack:
+		w.raft.putBack(w.nodes[0], f)
 	case FaultWall:
 		x.wallSet += f.Late.D() * time.Duration(1-2*min(f.N, 1))
 	}

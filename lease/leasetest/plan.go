@@ -148,6 +148,9 @@ func (p *Plan) Validate() error {
 		if f.Node >= p.Nodes || f.Node < -1 {
 			bad("a fault on node %d of %d", f.Node, p.Nodes)
 		}
+		if f.Kind == FaultPutBack && p.Servers != 1 {
+			bad("the log of %d servers is put back: want one", p.Servers)
+		}
 		if f.Kind >= kinds || f.At < 0 || f.For < 0 || f.Late < 0 || f.At+f.For > p.Length {
 			bad("a fault of kind %d from %v on for %v, in a plan of %v", f.Kind, f.At.D(), f.For.D(), p.Length.D())
 		}
@@ -178,6 +181,11 @@ func Generate(seed uint64) *Plan {
 	g.limits()
 	g.workers()
 	g.faults()
+	if alone := newDice(seed, 8); alone.one(12) {
+		g.putBack(&alone)
+	} else if two := newDice(seed, 10); two.one(6) {
+		g.strays(&two)
+	}
 	return g.p
 }
 

@@ -2,6 +2,7 @@ package leasetest
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/weirproxy/weir/fsm"
@@ -15,7 +16,10 @@ type process struct {
 	index    int
 	name     string
 	identity string
-	twin     bool // uses the name of another
+	cluster  string // as its data has it
+	stray    int    // so many of its next dials lead to another cluster
+	second   bool   // it has formed a cluster of its own
+	twin     bool   // uses the name of another
 	dice     dice
 
 	node    *lease.Node
@@ -52,7 +56,11 @@ type process struct {
 
 	asked uint64 // the newest ask
 
+	outlived bool // the log has forgotten what it holds, and it has not been told
+
 	// A server's replica of the log.
+	doubted bool          // the log was put back to an older copy
+	born    time.Duration // the leader's clock when the process started
 	state   *fsm.State
 	applied int
 	batches batches
@@ -144,7 +152,7 @@ func (x *process) realWait(d time.Duration) time.Duration {
 func (x *process) boot() {
 	w := x.w
 	if x.identity == "" {
-		x.known = nil
+		x.known, x.cluster = nil, ""
 		x.identity = fmt.Sprintf("%s-%x", x.name, x.dice.next())
 	}
 	expiry := w.expiry
@@ -152,6 +160,7 @@ func (x *process) boot() {
 		expiry = lease.ExpiryKeep
 	}
 	x.node = lease.NewNode(x.name, x.identity, expiry, x.known)
+	x.node.SetCluster(x.cluster)
 	x.life++
 	x.running, x.parting, x.idle = true, false, false
 	x.alarmAt, x.back, x.losing = 0, 0, false
@@ -160,6 +169,8 @@ func (x *process) boot() {
 		x.served = map[int]int{}
 	}
 	x.pausedUntil, x.frozen = 0, false
+	x.born, x.outlived = x.mono(), false
+	w.left = slices.DeleteFunc(w.left, func(f lease.Farewell) bool { return f.Node == x.name })
 	w.trace.note(w.now, x.name, "starts", x.identity)
 	w.gossip(x.name, false)
 	w.raft.evaluate()
@@ -221,6 +232,9 @@ func (x *process) dial() {
 		return
 	}
 	l := w.raft.someLeader(&x.dice)
+	if other := x.astray(); other != nil {
+		l = other
+	}
 	switch {
 	case l == nil:
 		x.redial(50 * ms)
@@ -375,11 +389,11 @@ func (x *process) sayLeft() {
 		return
 	}
 	for _, said := range w.left {
-		if said == id {
+		if said.Session == id {
 			return
 		}
 	}
-	w.left = append(w.left, id)
+	w.left = append(w.left, lease.Farewell{Node: x.name, Session: id})
 	w.at(x.dice.scale(10*ms, 5*second), w, evLeft, int64(id))
 }
 
@@ -544,6 +558,10 @@ func (s *stream) take(m *leasepb.LeaderMessage) bool {
 	if wl := m.GetWelcome(); wl != nil {
 		s.welcomed, s.session = true, wl.Session
 		x.greeted++
+		x.outlived = false
+		if !s.lead.foreign {
+			x.cluster = wl.Cluster
+		}
 		w.trace.note(w.now, x.name, "is welcome: session", wl.Session, "resumed", wl.Resumed, "corrected", len(wl.Corrected))
 	}
 	if t := m.GetAssign(); t != nil && w.trace != nil {

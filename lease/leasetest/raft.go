@@ -67,7 +67,7 @@ func (r *raft) begin() {
 		}
 		limits = append(limits, limit)
 	}
-	r.commit(r.term, &fsm.Init{ClusterID: "seeded", TTL: w.plan.TTL.D(), Limits: limits})
+	r.commit(r.term, &fsm.Init{ClusterID: clusterID, TTL: w.plan.TTL.D(), Limits: limits})
 	w.nodes[0].running = true
 	r.install(w.nodes[0])
 	w.nodes[0].running = false
@@ -299,6 +299,32 @@ func (r *raft) restore(x *process) {
 	}
 	x.state, x.applied, x.batches = st, r.head.applied, r.head.batches
 	w.trace.note(w.now, x.name, "goes on from a snapshot")
+}
+
+// putBack takes the only server's log back to an older copy: the last entries are forgotten, the
+// terms that they were in, and the indexes, which are given out again. What nodes hold of them they
+// hold until they are told, or their time has run out.
+func (r *raft) putBack(x *process, f Fault) {
+	w := r.w
+	if x.running {
+		x.crash()
+		w.at(f.For.D(), x, evStart, 0)
+	}
+	keep := max(1, len(r.log)-f.N)
+	w.trace.note(w.now, x.name, "is put back from", len(r.log), "entries to", keep)
+	r.log = r.log[:keep]
+	r.term = r.log[keep-1].term
+	r.survivor, r.loser, r.judged = nil, nil, nil
+	x.state, x.applied, x.batches, x.doubted = fsm.NewState(), 0, batches{}, true
+	for x.applied < keep {
+		e := r.log[x.applied]
+		x.applied++
+		x.apply(e)
+	}
+	for _, y := range w.everybody() {
+		y.outlived = y.running
+	}
+	w.up.limitsChanged()
 }
 
 // sameState checks that two replicas that have applied the same hold the same.

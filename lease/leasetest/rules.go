@@ -41,6 +41,9 @@ const (
 	RuleKeepDifference        // 8: what the log does not grant stays in use
 	RuleBeforeExchange        // 8: a node is granted slots before the exchange
 	RuleReleaseEarly          // the slot is released before the upstream has seen the end
+	RulePutBackGrants         // a lone server whose log is an older copy grants at once
+	RuleOtherCluster          // 9: node and leader don't look which cluster the other is of
+	RuleSecondCluster         // 9: a server that has lost its disk forms a cluster without listening first
 	RuleUncut                 // fsm 1: an increase is not cut to what is free
 	RuleClosedIncrease        // fsm 2: an increase for a session that is not open counts
 	RuleBelowZero             // fsm 3: a decrease takes more than the session has
@@ -55,6 +58,7 @@ var ruleNames = [rules]string{
 	"", "lease-from-answer", "unverified", "stale-proof", "close-early", "no-margin", "new-leader-forgets", "no-fence", "fence-late",
 	"timer-only", "sever-ignored", "bytes-after", "clock-stops", "wall-ignored", "uncommitted", "release-in-use", "other-identity",
 	"no-rest", "new-leader-no-rest", "unproven", "stale-statement", "keep-missing", "keep-difference", "before-exchange", "release-early",
+	"put-back-grants", "other-cluster", "second-cluster",
 	"fsm-uncut", "fsm-closed-increase", "fsm-below-zero", "fsm-close-keeps", "fsm-stale-term", "fsm-repeated",
 }
 
@@ -90,6 +94,11 @@ func (w *world) spoilUp(s *stream, m *leasepb.NodeMessage) *leasepb.NodeMessage 
 			m = proto.CloneOf(m)
 			m.GetHello().Identity = s.x.name
 		}
+	case RuleOtherCluster:
+		if m.GetHello() != nil {
+			m = proto.CloneOf(m)
+			m.GetHello().Cluster = ""
+		}
 	case RuleKeepMissing:
 		if h := m.GetHello(); h.GetSession() != 0 {
 			m = proto.CloneOf(m)
@@ -120,6 +129,15 @@ func (w *world) spoilDown(_ *stream, m *leasepb.LeaderMessage) *leasepb.LeaderMe
 		if wl := m.GetWelcome(); wl != nil && !wl.Resumed {
 			m = proto.CloneOf(m)
 			m.GetWelcome().TtlNs += int64(1500 * time.Millisecond)
+		}
+	case RuleOtherCluster:
+		switch {
+		case m.GetWelcome() != nil:
+			m = proto.CloneOf(m)
+			m.GetWelcome().Cluster = clusterID
+		case m.GetLimits() != nil:
+			m = proto.CloneOf(m)
+			m.GetLimits().Cluster = clusterID
 		}
 	case RuleKeepDifference:
 		if len(m.GetWelcome().GetCorrected()) > 0 {

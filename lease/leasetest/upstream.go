@@ -323,7 +323,7 @@ func (u *upstream) ended(c *conn) {
 // byte is one on a connection that is open. A process that was stopped past its lease must not send one.
 func (u *upstream) byte(c *conn) {
 	h := &u.hosts[c.host]
-	if u.w.expiry != lease.ExpiryClose || !c.held || c.x.losing || !h.capped || c.table < h.since {
+	if u.w.expiry != lease.ExpiryClose || !c.held || c.x.losing || c.x.outlived || !h.capped || c.table < h.since {
 		return
 	}
 	if _, open := u.w.raft.head.state.Session(c.session); !open {
@@ -334,7 +334,7 @@ func (u *upstream) byte(c *conn) {
 // agrees checks that a node believes to hold no more than the log grants it, and uses no more than it holds.
 func (u *upstream) agrees(x *process) {
 	w := u.w
-	if w.expiry != lease.ExpiryClose || x.losing || w.rule == RuleNoFence {
+	if w.expiry != lease.ExpiryClose || x.losing || x.outlived || w.rule == RuleNoFence {
 		return
 	}
 	id := x.node.Session(x.clock()).ID

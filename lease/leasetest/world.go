@@ -28,22 +28,23 @@ type world struct {
 	now  time.Duration
 	q    queue
 
-	nodes  []*process // by their place
-	twins  []*process // others that use a node's name
-	seat   uint64     // of the last stream
-	raft   raft
-	up     upstream
-	links  links
-	rtt    time.Duration
-	commit time.Duration
-	wild   time.Duration // until then the leader is buggy
-	loss   *process      // is to lose a grant with the next entry
-	dead   map[string]bool
-	left   []uint64
-	expiry lease.Expiry
-	struck map[int]int // by the fault's place: who led when it struck
-	healed bool        // nothing goes wrong any more
-	final  bool        // and the cluster must be whole again
+	nodes           []*process // by their place
+	twins           []*process // others that use a node's name
+	seat            uint64     // of the last stream
+	raft            raft
+	up              upstream
+	links           links
+	rtt             time.Duration
+	commit          time.Duration
+	wild            time.Duration // until then the leader is buggy
+	loss            *process      // is to lose a grant with the next entry
+	dead            map[string]bool
+	left            []lease.Farewell
+	expiry          lease.Expiry
+	struck          map[int]int // by the fault's place: who led when it struck
+	foreign, second *leadership // of other clusters; nil: nobody has come to one
+	healed          bool        // nothing goes wrong any more
+	final           bool        // and the cluster must be whole again
 
 	breach string
 	trace  *trace
@@ -207,7 +208,7 @@ func (w *world) jitter(d *dice) time.Duration { return w.rtt/4 + d.upTo(w.rtt/2)
 
 // links are who can't send to whom: counts, since cuts overlap.
 type links struct {
-	stream, raft [maxNodes][maxNodes]int8
+	stream, raft [maxNodes + 1][maxNodes + 1]int8 // the last is another cluster
 }
 
 func (w *world) canStream(from, to *process) bool {

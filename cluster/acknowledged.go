@@ -1,0 +1,258 @@
+package cluster
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+const (
+	acknowledgedFile = "acknowledged.json"
+	maxAcknowledged  = 256 << 10
+	// maxRemembered bounds the servers that are remembered; the ids of a former life of a server
+	// count too.
+	maxRemembered = 256
+	// rememberEvery is how often what is remembered is saved and spread: so much may be missing
+	// after a kill.
+	rememberEvery = time.Second
+)
+
+// position is an entry's place in the Raft log. Positions order as Raft orders logs: by term, then
+// by index.
+type position struct {
+	Term  uint64 `json:"term"`
+	Index uint64 `json:"index"`
+}
+
+func (p position) before(q position) bool {
+	return p.Term < q.Term || (p.Term == q.Term && p.Index < q.Index)
+}
+
+func later(p, q position) position {
+	if p.before(q) {
+		return q
+	}
+	return p
+}
+
+// remembered is what one server knows of another: what it is certain to have had on its disk.
+type remembered struct {
+	Acknowledged position `json:"acknowledged"`
+	Voted        uint64   `json:"voted"` // the newest term in which it voted, followed or led
+}
+
+func (r remembered) merge(other remembered) remembered {
+	return remembered{Acknowledged: later(r.Acknowledged, other.Acknowledged), Voted: max(r.Voted, other.Voted)}
+}
+
+// memory is what a server remembers of the others, so that one whose disk was put back to an older
+// copy can be found out. It is saved in the background, never on the way of a commit. After a kill,
+// what was learnt since is missing; gap covers it.
+type memory struct {
+	dir *DataDir
+
+	mu      sync.Mutex
+	servers map[raft.ServerID]remembered
+	// gap bounds what may be missing. A follower can't have acknowledged to this server what this
+	// server did not have, nor can it have voted for it in a term that it had not reached.
+	gap     remembered
+	own     position // the end of this server's own log
+	wait    time.Duration
+	promise uint64 // see pastGuard.promise
+	durable uint64 // the promise that is on the disk
+	changed bool   // since it was saved
+	news    bool   // since it was spread
+	saving  sync.Mutex
+}
+
+// memoryContent is the file.
+type memoryContent struct {
+	Format  int                          `json:"format"`
+	Clean   bool                         `json:"clean"` // it was written by a process that then ended in an orderly way
+	Own     position                     `json:"own"`
+	WaitNS  int64                        `json:"wait_ns"`
+	Promise uint64                       `json:"promise,omitempty"`
+	Servers map[raft.ServerID]remembered `json:"servers"`
+}
+
+// openMemory reads what the server remembers. end and term are its log's end and its term now. A
+// file that is damaged is an error; the memory is as good as it can be without it.
+func openMemory(dir *DataDir, end position, term uint64) (*memory, error) {
+	m := &memory{dir: dir, servers: make(map[raft.ServerID]remembered), own: end}
+	whole := remembered{Acknowledged: end, Voted: term}
+	if dir.Path() == "" {
+		return m, nil // nothing of it outlives the process
+	}
+	raw, err := readBounded(filepath.Join(dir.Path(), acknowledgedFile), maxAcknowledged)
+	if errors.Is(err, fs.ErrNotExist) {
+		m.gap = whole
+		return m, nil
+	}
+	var content memoryContent
+	if err == nil {
+		err = json.Unmarshal(raw, &content)
+	}
+	if err == nil && content.Format != identityFormat {
+		err = fmt.Errorf("its format is %d, not %d", content.Format, identityFormat)
+	}
+	if err != nil {
+		m.gap = whole
+		return m, fmt.Errorf("what this server remembers of the others can't be read: %w", err)
+	}
+	if !content.Clean {
+		m.gap = whole
+	}
+	m.own, m.wait = content.Own, max(0, time.Duration(content.WaitNS))
+	m.promise, m.durable = content.Promise, content.Promise
+	for id, r := range content.Servers {
+		if len(m.servers) < maxRemembered {
+			m.servers[id] = r
+		}
+	}
+	m.changed = content.Clean // it must no longer say so
+	return m, nil
+}
+
+// learn adds what is known of a server.
+func (m *memory) learn(id raft.ServerID, r remembered) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	had, known := m.servers[id]
+	now := had.merge(r)
+	if now == had || id == "" || (!known && len(m.servers) >= maxRemembered) {
+		return
+	}
+	m.servers[id] = now
+	m.changed, m.news = true, true
+}
+
+// recall returns what is known of a server, and what may be missing of that.
+func (m *memory) recall(id raft.ServerID) (known, gap remembered) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.servers[id], m.gap
+}
+
+// lastOwn is where the own log ended when that was saved last.
+func (m *memory) lastOwn() position {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.own
+}
+
+// note keeps where the own log ends, and how long a session may live unseen (0: not known).
+func (m *memory) note(end position, wait time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if end != m.own {
+		m.own, m.changed = end, true
+	}
+	if wait > 0 && wait != m.wait {
+		m.wait, m.changed = wait, true
+	}
+}
+
+func (m *memory) savedWait() time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.wait
+}
+
+func (m *memory) promised() uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.promise
+}
+
+func (m *memory) setPromise(term uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if term > m.promise {
+		m.promise, m.changed = term, true
+	}
+}
+
+// takeNews returns what has been learnt since the last call, or nil where that is nothing.
+func (m *memory) takeNews() map[raft.ServerID]remembered {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.news {
+		return nil
+	}
+	m.news = false
+	return m.copied()
+}
+
+func (m *memory) copied() map[raft.ServerID]remembered {
+	all := make(map[raft.ServerID]remembered, len(m.servers))
+	for id, r := range m.servers {
+		all[id] = r
+	}
+	return all
+}
+
+// save writes what has changed. clean says that nothing can change any more.
+//
+// It does not wait for the disk, which the Raft log needs: after a kill the file is there all the
+// same, and where the machine went down, the gap covers what it lacks. A promise must be durable,
+// and waits.
+func (m *memory) save(clean bool) error {
+	if m.dir.Path() == "" {
+		return nil
+	}
+	m.saving.Lock()
+	defer m.saving.Unlock()
+	m.mu.Lock()
+	if !m.changed && !clean {
+		m.mu.Unlock()
+		return nil
+	}
+	m.changed = false
+	durable := m.promise > m.durable
+	content := memoryContent{
+		Format: identityFormat, Clean: clean, Own: m.own, WaitNS: int64(m.wait), Promise: m.promise, Servers: m.copied(),
+	}
+	m.mu.Unlock()
+	raw, err := json.MarshalIndent(content, "", "  ")
+	replace := replaceFileSoon
+	if durable {
+		replace = replaceFile
+	}
+	if err == nil {
+		err = replace(filepath.Join(m.dir.Path(), acknowledgedFile), append(raw, '\n'))
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err != nil {
+		m.changed = true
+		return fmt.Errorf("what this server remembers of the others can't be saved: %w", err)
+	}
+	m.durable = content.Promise
+	return nil
+}
+
+// replaceFileSoon is replaceFile without waiting for the disk: after the machine went down, the
+// file may be the old one, or damaged.
+func replaceFileSoon(path string, content []byte) error {
+	tmp := path + ".tmp"
+	if err := os.WriteFile(tmp, content, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
+}
+
+// forget removes what a server remembers of the others, which will never run again.
+func forget(dir *DataDir) error {
+	err := os.Remove(filepath.Join(dir.Path(), acknowledgedFile))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("what this server remembers of the others can't be removed: %w", err)
+	}
+	return nil
+}

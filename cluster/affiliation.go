@@ -1,0 +1,127 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/weirproxy/weir/cluster/clusterpb"
+)
+
+// meeting is how two nodes have met.
+type meeting uint8
+
+const (
+	metDialled  meeting = iota // this node dialled an address that it has from gossip, Raft or a leader
+	metProbed                  // this node asks, while it is undecided, who listens at its addresses of cluster.join
+	metAccepted                // the other node dialled this one
+	metMeant                   // likewise, and it named this server by its Raft id
+)
+
+// affiliation is which cluster this node is of. A node is of one cluster for good: it is undecided
+// until it has reached a member through its own configuration, or has the id from the log or from its
+// first session. From then on it has nothing to do with members of any other cluster.
+//
+// The id is settled once the log or a session has confirmed it, and then kept in the data directory.
+// Before, it is what the node's cluster.join led to, for the life of the process.
+type affiliation struct {
+	// seed says that cluster.join is empty: such a node is found by others, and follows the first
+	// cluster that dials it.
+	seed bool
+	// keep writes a settled id down, durably.
+	keep func(id string) error
+	// decided, if not nil, is called once the id is known, in the goroutine that learned it.
+	decided func(id string)
+
+	mu      sync.Mutex
+	id      string
+	settled bool
+}
+
+// errUndecided refuses a cluster's member while one of the two nodes has yet to find its own cluster.
+var errUndecided = errors.New("one of the two nodes is of no cluster yet: it has reached no member through its own cluster.join")
+
+// cluster is the id; "" while undecided.
+func (a *affiliation) cluster() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.id
+}
+
+// judge returns nil where this node may deal with the other one, and the reason to log where it may
+// not. Where that other node's word is enough to decide by, it decides.
+func (a *affiliation) judge(other *clusterpb.Introduction, at string, how meeting) error {
+	theirs := other.GetCluster()
+	if theirs == "" {
+		return nil
+	}
+	mine := a.cluster()
+	switch {
+	case mine == theirs:
+		return nil
+	case mine == "" && how == metMeant: // it is in that cluster's Raft configuration: the log will say which cluster it is
+		return nil
+	case mine == "" && how == metProbed: // judged once all have answered
+		return nil
+	case mine != "":
+		return otherCluster(other, at, mine)
+	case how == metAccepted && a.seed:
+		return a.lean(theirs)
+	default:
+		return errUndecided
+	}
+}
+
+// lean takes an id for the life of the process.
+func (a *affiliation) lean(id string) error {
+	a.mu.Lock()
+	if a.id != "" {
+		mine := a.id
+		a.mu.Unlock()
+		if mine != id {
+			return fmt.Errorf("%w: %s, not %s", ErrOtherCluster, mine, id)
+		}
+		return nil
+	}
+	a.id = id
+	a.mu.Unlock()
+	if a.decided != nil {
+		a.decided(id)
+	}
+	return nil
+}
+
+// settle takes an id for good. Where it can't be written down, nothing has changed.
+func (a *affiliation) settle(id string) error {
+	a.mu.Lock()
+	mine, settled := a.id, a.settled
+	a.mu.Unlock()
+	if mine != "" && mine != id {
+		return fmt.Errorf("%w: this node is of cluster %s, but the log or the session that it uses is of cluster %s", ErrOtherCluster, mine, id)
+	}
+	if settled {
+		return nil
+	}
+	if err := a.keep(id); err != nil {
+		return err
+	}
+	if err := a.lean(id); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	a.settled = true
+	a.mu.Unlock()
+	return nil
+}
+
+// ErrOtherCluster says that two nodes are of two clusters.
+var ErrOtherCluster = errors.New("two clusters meet")
+
+// otherCluster is the reason that both nodes log.
+func otherCluster(other *clusterpb.Introduction, at, mine string) error {
+	return &misfit{
+		what: fmt.Sprintf("node %s at %s is of cluster %s, and this node of cluster %s", other.GetNode(), at, other.GetCluster(), mine),
+		do:   "take the addresses of the one cluster out of cluster.join in the other, and give each node an address of its own",
+		is:   ErrOtherCluster,
+	}
+}

@@ -1,0 +1,53 @@
+package cluster
+
+import (
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/weirproxy/weir/cluster/clusterpb"
+)
+
+// heardPreface takes what another node says of itself when it dials this one, whether or not it is admitted.
+func (c *Cluster) heardPreface(p *clusterpb.Preface, from net.Addr) {
+	select {
+	case <-c.started:
+	default:
+		return
+	}
+	other := p.GetFrom()
+	if other.GetCluster() == "" {
+		return
+	}
+	c.gossip.hear(other.GetGossipAddr())
+	if c.bootstrap != nil {
+		c.bootstrap.hear(fmt.Sprintf("node %s at %s, of cluster %s", other.GetNode(), from, other.GetCluster()), time.Now())
+	}
+	saved := c.cfg.Data.state()
+	if !namesAsVoter(p, saved) {
+		return
+	}
+	err := fmt.Errorf("%w: node %s at %s leads cluster %s, in which this server's name is a voter; this server has lost its data_dir since, and has formed "+
+		"cluster %s alone: stop it, set cluster.join to the other servers' gossip addresses, remove its data_dir, and start it again", ErrOtherCluster,
+		other.GetNode(), from, other.GetCluster(), saved.Cluster)
+	if c.superseded.CompareAndSwap(false, true) {
+		c.log.Error("fenced: an older cluster names this server as a voter", "reason", err)
+		if c.handlers.Superseded != nil {
+			c.handlers.Superseded(err)
+		}
+		return
+	}
+	if c.said.due("superseded", time.Now()) {
+		c.log.Error("still fenced: an older cluster names this server as a voter", "reason", err)
+	}
+}
+
+// namesAsVoter reports whether a preface shows that this server forms a second cluster: a leader of another cluster looks, at this
+// address, for a voter of this server's name that had another data directory, and this server has formed its own cluster alone.
+// A server that has joined its cluster was sent there by its configuration: that it is still a voter elsewhere is a remnant.
+func namesAsVoter(p *clusterpb.Preface, self identity) bool {
+	target, other := p.GetTarget(), p.GetFrom()
+	return p.GetKind() == kindRaft && other.GetLeadsTerm() > 0 &&
+		self.FormedAlone && self.Cluster != "" && other.GetCluster() != self.Cluster &&
+		NameOf(target) == self.Name && target != serverID(self.Name, self.Identity)
+}
