@@ -177,13 +177,7 @@ func TestClusterPorts(t *testing.T) {
 	t.Run("PROXY header", func(t *testing.T) {
 		l.b.more = strings.Replace(l.more("b", false), "proxy {\n", fmt.Sprintf("proxy {\n  proxy_protocol_from = [%q]\n", a.Addr()), 1)
 		l.reload(t, l.b)
-		ctx, cancel := context.WithTimeout(t.Context(), wireWithin)
-		defer cancel()
-		direct, err := a.DialContext(ctx, "tcp", fmt.Sprintf("%v:%d", b.Addr(), labProxy))
-		if err != nil {
-			t.Fatal(err)
-		}
-		w := newWire(t, direct)
+		w := newWire(t, l.dial(t, a, fmt.Sprintf("%v:%d", b.Addr(), labProxy)))
 		w.say(t, "PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nCONNECT "+up.target+" HTTP/1.1\r\nHost: x\r\n\r\n")
 		w.awaitText(t, "HTTP/1.1 200 ") // what a load balancer on a's machine may do
 		for _, host := range []string{b.Addr().String(), "10.2.0.2"} {
@@ -229,9 +223,7 @@ func TestUnlistedPorts(t *testing.T) {
 	elsewhere := l.net.Member(upstreamMember)
 	forward := func(port int, to string) string {
 		return l.serve(t, fmt.Sprintf("%v:%d", elsewhere.Addr(), port), func(c net.Conn) {
-			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-			defer cancel()
-			inner, err := elsewhere.DialContext(ctx, "tcp", to)
+			inner, err := elsewhere.DialContext(t.Context(), "tcp", to)
 			if err != nil {
 				return
 			}
@@ -241,21 +233,54 @@ func TestUnlistedPorts(t *testing.T) {
 		})
 	}
 
-	t.Run("node", func(t *testing.T) {
+	// A connection for peers' HTTP requests, as a node opens it: version 2, two bytes of a message, kind 3; on the gossip
+	// port kind 4.
+	for port, preface := range map[int]string{labRPC: "weir\x02\x00\x02\x08\x03", labGossip: "weir\x02\x00\x02\x08\x04"} {
+		t.Run(fmt.Sprintf("node port %d", port), func(t *testing.T) {
+			to := fmt.Sprintf("10.2.0.2:%d", port)
+			w := newWire(t, l.dial(t, elsewhere, to)) // without a proxy, the node answers
+			w.say(t, preface)
+			w.awaitText(t, "\x00weir\x02\r\n")
+			before := l.refusals(t, l.a, "node_detected")
+			address := forward(port, to)
+			for i, pieces := range [][]string{{preface}, strings.SplitAfter(preface, "")} {
+				w := l.wire(t, l.a)
+				w.say(t, "CONNECT "+address+" HTTP/1.1\r\nHost: x\r\n\r\n")
+				w.awaitText(t, "\r\n\r\n")
+				head := len(w.heard())
+				for _, piece := range pieces {
+					w.say(t, piece)
+				}
+				if err := w.awaitEnd(t); !errors.Is(err, syscall.ECONNRESET) {
+					t.Errorf("the tunnel ends with %v", err)
+				}
+				if got := w.heard()[head:]; len(got) > 7 {
+					t.Errorf("the worker heard %q", got)
+				}
+				l.counted(t, l.a, "node_detected", before+i+1)
+			}
+		})
+	}
+
+	t.Run("greeting in pieces", func(t *testing.T) {
+		before := l.refusals(t, l.a, "node_detected")
 		greeter := l.serve(t, fmt.Sprintf("%v:7001", elsewhere.Addr()), func(c net.Conn) {
 			_, _ = io.WriteString(c, "\x00weir")
+			_, _ = io.ReadFull(c, make([]byte, 1)) // once the worker has those
 			_, _ = io.WriteString(c, "\x02\r\nnonce")
 			_, _ = io.Copy(io.Discard, c)
 		})
 		w := l.wire(t, l.a)
 		w.say(t, "CONNECT "+greeter+" HTTP/1.1\r\nHost: x\r\n\r\n")
+		w.awaitText(t, "\x00weir")
+		w.say(t, "x")
 		if err := w.awaitEnd(t); !errors.Is(err, syscall.ECONNRESET) {
 			t.Errorf("the tunnel ends with %v", err)
 		}
-		if got := string(w.heard()); strings.Contains(got, "\r\nnonce") || strings.HasSuffix(got, "\x02\r\n") {
+		if got := string(w.heard()); !strings.HasSuffix(got, "\x00weir") {
 			t.Errorf("the worker heard %q", got)
 		}
-		l.counted(t, l.a, "node_detected", 1)
+		l.counted(t, l.a, "node_detected", before+1)
 	})
 
 	for name, to := range map[string]string{
@@ -351,16 +376,22 @@ func (l *portsLab) serve(t *testing.T, addr string, handle func(net.Conn)) strin
 	return addr
 }
 
-// wire is a raw connection to a node's proxy.
-func (l *portsLab) wire(t *testing.T, n *node) *wire {
+// dial connects from one of the machines.
+func (l *portsLab) dial(t *testing.T, from *netns.Member, addr string) net.Conn {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), wireWithin)
 	defer cancel()
-	conn, err := n.dial(ctx, n.proxy)
+	conn, err := from.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return newWire(t, conn)
+	return conn
+}
+
+// wire is a raw connection to a node's proxy.
+func (l *portsLab) wire(t *testing.T, n *node) *wire {
+	t.Helper()
+	return newWire(t, l.dial(t, l.net.Member(n.name), fmt.Sprintf("127.0.0.1:%d", labProxy)))
 }
 
 // reload makes a node go by its fields as they are now.
