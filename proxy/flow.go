@@ -403,12 +403,37 @@ func (f *flow) park(now time.Time) bool {
 		s.hangups.add(f.upstream, f.upstreamHungUp)
 	}
 	switch {
-	case !kept || s.draining.Load() || !s.policy.Load().allowsDestination(f.addr):
+	case !kept || s.draining.Load() || f.forbidden() != nil:
 		f.retire() // also what was decided before the connection could be found in the pool
 	case !f.isParked():
 		s.idle.remove(f)
 	}
 	return true
+}
+
+// forbidden returns why the connection would not be made any more, or nil.
+func (f *flow) forbidden() error {
+	return f.srv.forbids(f.srv.policy.Load(), netip.AddrPortFrom(f.addr, f.target.Port))
+}
+
+// avoid ends the connection if it leads to one of the ports. It doesn't block.
+func (f *flow) avoid(ports *forbidden) {
+	f.mu.Lock()
+	phase := f.phase
+	if phase != phaseBusy && phase != phaseParked {
+		f.mu.Unlock()
+		return
+	}
+	addr := netip.AddrPortFrom(f.addr, f.target.Port) // of an upstream connection, in these phases
+	f.mu.Unlock()
+	why := ports.check(addr)
+	switch {
+	case why == nil:
+	case phase == phaseParked:
+		f.retire()
+	default:
+		f.abort(why)
+	}
 }
 
 func (f *flow) isParked() bool {
@@ -430,7 +455,7 @@ func (f *flow) unpark(c *client, repeatable bool, now time.Time) bool {
 	gone := f.upstreamGone || !repeatable && f.idleUntil.Sub(now) < upstreamIdleTimeout-unsafeIdle
 	f.mu.Unlock()
 	switch {
-	case !f.slot.Unpark() || !f.srv.policy.Load().allowsDestination(f.addr):
+	case !f.slot.Unpark() || f.forbidden() != nil:
 		f.closeSoon()
 	case gone || !f.slot.Live():
 		f.closeNow() // its slot is what the caller needs next

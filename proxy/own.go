@@ -23,18 +23,17 @@ type Ports struct {
 	Proxies Listeners
 }
 
-// SetForbidden replaces the ports that no client is connected to, whatever the policy says. Connections to them
-// that are kept for reuse are closed. Setting the same ports again costs no more than comparing them.
+// SetForbidden replaces the ports that no client is connected to, whatever the policy says. Connections to them that are
+// open are reset, those that are kept for reuse closed: a client may have come before the port was known. Setting the
+// same ports again costs no more than comparing them.
 func (s *Server) SetForbidden(p Ports) {
 	f := newForbidden(p, func(addr netip.AddrPort) bool { return s.local.isLocal(addr, time.Now()) })
 	if f.equal(s.forbidden.Load()) {
 		return
 	}
 	s.forbidden.Store(f)
-	for _, kept := range s.idle.all() {
-		if f.check(netip.AddrPortFrom(kept.addr, kept.target.Port)) != nil {
-			kept.retire()
-		}
+	for _, open := range s.flows.all() {
+		open.avoid(f)
 	}
 }
 

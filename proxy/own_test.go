@@ -140,3 +140,24 @@ func TestProxyPortsAreLoops(t *testing.T) {
 	}
 	w.connect("mixed.test:" + otherPort)
 }
+
+// What was connected before its port turned out to be the cluster's own ends: tunnels and requests at once, and nothing is
+// kept for reuse. Other connections go on.
+func TestOpenConnectionsToForbiddenPortsEnd(t *testing.T) {
+	own, other := newUpstream(t, nil), newUpstream(t, echo)
+	w := newWorld(t, 0)
+	tunnel, bystander := w.connect(own.addr), w.connect(other.addr)
+	far := own.accept()
+	slow := w.dial()
+	slow.send(get(own, "/", ""))
+	asked := own.accept()
+	asked.readHead()
+	w.SetForbidden(Ports{Proxies: Listeners{At: addrPorts(own.addr)}})
+	for _, p := range []*peer{tunnel, far, slow, asked} {
+		p.expectReset()
+	}
+	bystander.send("hello")
+	bystander.expect("hello")
+	bystander.Close()
+	eventually(t, "the slots are back", func() bool { return w.adm.inUse() == 0 })
+}

@@ -120,6 +120,9 @@ func (s *Space) ip(lines ...string) error {
 	return err
 }
 
+// Configure makes changes to the namespace's interfaces, addresses and routes, one command of ip a line.
+func (s *Space) Configure(lines ...string) error { return s.ip(lines...) }
+
 // nft changes what the namespace lets through, all at once.
 func (s *Space) nft(lines ...string) error {
 	_, err := s.run(strings.Join(lines, "\n")+"\n", "nft", "-f", "-")
