@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -92,6 +93,8 @@ type agent struct {
 	asked context.Context    // is done once somebody has
 
 	portsChanged chan struct{} // of capacity 1: for guardOwnPorts
+
+	leadingTerm atomic.Uint64 // whose leader this node is, everything before it applied; 0: none
 
 	applying sync.Mutex // settings; held before mu
 
