@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -95,6 +96,8 @@ type agent struct {
 
 	ports        *portBook     // of forbidOwnPorts
 	portsChanged chan struct{} // of capacity 1: for guardOwnPorts
+
+	leadingTerm atomic.Uint64 // whose leader this node is, everything before it applied; 0: none
 
 	applying sync.Mutex // settings; held before mu
 

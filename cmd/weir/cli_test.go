@@ -509,7 +509,7 @@ func TestExec(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := newFakeAPI(t, map[string][]string{"GET /v1/status": {statusJSON}})
-	host := strings.TrimPrefix(f.URL, "http://")
+	const host = "localhost,127.0.0.1,::1,[::1]" // the node's API among them
 	for _, c := range []struct {
 		name  string
 		addr  string
@@ -527,7 +527,7 @@ func TestExec(t *testing.T) {
 		{"user", "127.0.0.1:8080", []string{"WEIR_PROXY_USER=me:p@ss/word"}, nil, "http://me:p%40ss%2Fword@127.0.0.1:8080", host},
 		{"user by flag", "127.0.0.1:8080", []string{"WEIR_PROXY_USER=you:x"}, []string{"--user", "me:secret"}, "http://me:secret@127.0.0.1:8080", host},
 		{"user in the URL", "", []string{"WEIR_PROXY=https://me:secret@p.example:1"}, nil, "https://me:secret@p.example:1", host},
-		{"replaces", "", []string{"WEIR_PROXY=p:1", "HTTP_PROXY=old", "https_proxy=old", "All_Proxy=old", "NO_PROXY=internal", "no_proxy=x"}, nil, "http://p:1", "internal," + host},
+		{"replaces", "", []string{"WEIR_PROXY=p:1", "HTTP_PROXY=old", "https_proxy=old", "All_Proxy=old", "NO_PROXY=internal, .lan", "no_proxy=x,internal,127.0.0.1"}, nil, "http://p:1", "internal,.lan,x,127.0.0.1,localhost,::1,[::1]"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f.answers["GET /v1/status"] = []string{`{"node":"a","proxy_addr":"` + c.addr + `"}`}
@@ -542,6 +542,9 @@ func TestExec(t *testing.T) {
 			want := []string{
 				"ALL_PROXY=" + c.proxy, "HTTPS_PROXY=" + c.proxy, "HTTP_PROXY=" + c.proxy, "KEEP=me", "NO_PROXY=" + c.no,
 				"all_proxy=" + c.proxy, "http_proxy=" + c.proxy, "https_proxy=" + c.proxy, "no_proxy=" + c.no,
+			}
+			if addr := slices.DeleteFunc(slices.Clone(env), func(kv string) bool { return !strings.HasPrefix(kv, "WEIR_ADDR=") }); !slices.Equal(addr, []string{"WEIR_ADDR=" + f.URL}) {
+				t.Errorf("the node's API is handed on as %q", addr)
 			}
 			env = slices.DeleteFunc(env, func(kv string) bool { return strings.HasPrefix(kv, "WEIR_") })
 			slices.Sort(env)

@@ -48,6 +48,21 @@ func (a *agent) Committed() *fsm.Table {
 	return a.store.Table()
 }
 
+// ConfigLimits implements [api.Log]. The limits are read before leadership is confirmed: another leader could have
+// changed them only in a later term, which the confirmation would have met. A leader's own term begins with all entries
+// before it applied, which is when lead is called.
+func (a *agent) ConfigLimits(ctx context.Context) (limits []fsm.Limit, ok bool) {
+	term := a.leadingTerm.Load()
+	if term == 0 {
+		return nil, false
+	}
+	a.store.Read(func(st *fsm.State) { limits = st.ConfigLimits() })
+	if err := a.members.VerifyLeader(ctx); err != nil {
+		return nil, false
+	}
+	return limits, a.members.RaftStatus().Term == term
+}
+
 // apiError says in the API's words what went wrong in the cluster's.
 func apiError(err error) error {
 	for _, e := range []struct{ from, to error }{
@@ -260,8 +275,12 @@ func (a *agent) Reload(ctx context.Context) (api.Reloaded, error) {
 		return api.Reloaded{}, err
 	}
 	a.members.SetConfigDigest(config.Digest(cfg))
-	if _, err := a.api.ReplaceConfigLimits(ctx, limitsOf(cfg)); err != nil {
+	changed, err := a.api.ReplaceConfigLimits(ctx, limitsOf(cfg))
+	if err != nil {
 		return api.Reloaded{}, fmt.Errorf("the node's own settings are applied, the limits are not: %w", err)
+	}
+	if changed && !slices.Contains(reloaded.Applied, "limits") { // the cluster had another node's
+		reloaded.Applied = append(reloaded.Applied, "limits")
 	}
 	a.checkAgreement()
 	a.log.Info("reloaded", "applied", reloaded.Applied, "need_restart", reloaded.NeedRestart)

@@ -113,6 +113,8 @@ func (a *agent) lead(ctx context.Context, term uint64) {
 		a.stop(err)
 		return
 	}
+	a.leadingTerm.Store(term)
+	defer a.leadingTerm.Store(0)
 	var left []lease.Farewell
 	for _, m := range a.members.Members() {
 		if m.Health == cluster.HealthLeft && m.SessionLeft != 0 {
