@@ -509,7 +509,7 @@ func TestExec(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := newFakeAPI(t, map[string][]string{"GET /v1/status": {statusJSON}})
-	const host = "localhost,127.0.0.1,::1,[::1]" // the node's API among them
+	const host = "127.0.0.1" // the node's API among them
 	for _, c := range []struct {
 		name  string
 		addr  string
@@ -527,7 +527,7 @@ func TestExec(t *testing.T) {
 		{"user", "127.0.0.1:8080", []string{"WEIR_PROXY_USER=me:p@ss/word"}, nil, "http://me:p%40ss%2Fword@127.0.0.1:8080", host},
 		{"user by flag", "127.0.0.1:8080", []string{"WEIR_PROXY_USER=you:x"}, []string{"--user", "me:secret"}, "http://me:secret@127.0.0.1:8080", host},
 		{"user in the URL", "", []string{"WEIR_PROXY=https://me:secret@p.example:1"}, nil, "https://me:secret@p.example:1", host},
-		{"replaces", "", []string{"WEIR_PROXY=p:1", "HTTP_PROXY=old", "https_proxy=old", "All_Proxy=old", "NO_PROXY=internal, .lan", "no_proxy=x,internal,127.0.0.1"}, nil, "http://p:1", "internal,.lan,x,127.0.0.1,localhost,::1,[::1]"},
+		{"replaces", "", []string{"WEIR_PROXY=p:1", "HTTP_PROXY=old", "https_proxy=old", "All_Proxy=old", "NO_PROXY=internal, .lan", "no_proxy=x,internal,127.0.0.1"}, nil, "http://p:1", "internal,.lan,x,127.0.0.1"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f.answers["GET /v1/status"] = []string{`{"node":"a","proxy_addr":"` + c.addr + `"}`}

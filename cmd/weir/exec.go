@@ -24,9 +24,8 @@ func newExecCommand(p *process) *cobra.Command {
 		Long: `Run a command with HTTP_PROXY, HTTPS_PROXY and ALL_PROXY (in both cases) set to the node's proxy. The command
 replaces this process, so signals and the exit code are its own.
 
-localhost, 127.0.0.1, ::1 and the host of the node's API are added to what NO_PROXY and no_proxy list:
-the command connects to them directly, and weir does not count those connections. WEIR_ADDR is set to the
-node's API.
+The host of the node's API is added to what NO_PROXY and no_proxy list: the command connects to it
+directly, whatever the port, and weir does not count those connections. WEIR_ADDR is set to the node's API.
 
 The proxy's address comes from the node's API, unless --proxy or WEIR_PROXY gives it. Where the proxy has
 users, set WEIR_PROXY_USER to NAME:PASSWORD. The flag --user does the same, but makes the password visible
@@ -161,18 +160,16 @@ func proxyEnv(env []string, proxy, apiAddr string) []string {
 	return append(out, "WEIR_ADDR="+apiAddr)
 }
 
-// directHosts are reached without the proxy: this machine's own loopback, which a node elsewhere can't reach, and the node's
-// API. They stand without a port, since most clients (curl, wget, requests, aiohttp) ignore an entry that has one. Of an IPv6
-// address some take the form with brackets and others the one without.
+// directHosts are the forms of the API's host. They stand without a port, since most clients (curl,
+// wget, requests, aiohttp) ignore an entry that has one. Of an IPv6 address some take the form with
+// brackets and others the one without. No other host is excepted: its limits count here too.
 func directHosts(apiAddr string) []string {
-	hosts := []string{"localhost", "127.0.0.1", "::1", "[::1]"}
 	u, err := url.Parse(apiAddr)
 	if err != nil || u.Hostname() == "" {
-		return hosts
+		return nil
 	}
-	hosts = append(hosts, u.Hostname())
 	if strings.Contains(u.Hostname(), ":") {
-		hosts = append(hosts, "["+u.Hostname()+"]")
+		return []string{u.Hostname(), "[" + u.Hostname() + "]"}
 	}
-	return hosts
+	return []string{u.Hostname()}
 }
