@@ -54,7 +54,7 @@ type connKey struct{}
 
 // connContext lets handlers find their connection.
 func connContext(ctx context.Context, c net.Conn) context.Context {
-	return context.WithValue(ctx, connKey{}, c)
+	return withOrigin(context.WithValue(ctx, connKey{}, c), c)
 }
 
 // handling notes that a handler answers from here on.

@@ -81,6 +81,8 @@ type Deps struct {
 	// Events is what the node remembers of events; nil: a log of the server's own.
 	Events  *EventLog
 	Metrics MetricSource
+	// Proxies tells what has come through the cluster's proxies; nil: nothing has.
+	Proxies ProxySource
 	Logger  hclog.Logger
 }
 
@@ -149,8 +151,16 @@ func quietLog(l hclog.Logger) *log.Logger {
 func (s *Server) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		handling(r)
-		s.serve(w, r, s.guard.check, s.public)
+		s.serve(w, r, s.check, s.public)
 	})
+}
+
+// check refuses what does not come from a client that may call.
+func (s *Server) check(r *http.Request) error {
+	if err := s.checkDirect(r); err != nil {
+		return err
+	}
+	return s.guard.check(r)
 }
 
 // PeerHandler is the part of the API that nodes ask of each other. It knows no token and no Host: it belongs on a port

@@ -309,6 +309,44 @@ func TestUnlistedPorts(t *testing.T) {
 		})
 	}
 
+	// A rule that translates addresses hides this node's own ports from its proxy.
+	t.Run("redirected", func(t *testing.T) {
+		a := l.net.Member("a")
+		for from, to := range map[int]int{7081: labAPI, 7082: labRPC, 7080: labProxy} {
+			if err := a.Redirect(from, to); err != nil {
+				t.Fatal(err)
+			}
+		}
+		const request = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+		w := newWire(t, l.dial(t, a, "10.2.0.77:7081")) // without a proxy, the rule leads to the API
+		w.say(t, request)
+		w.awaitText(t, "HTTP/1.1 200 ")
+		for _, again := range []bool{false, true} {
+			w = l.wire(t, l.a)
+			w.say(t, "CONNECT 10.2.0.77:7081 HTTP/1.1\r\nHost: x\r\n\r\n")
+			if !again {
+				w.awaitText(t, "\r\n\r\n")
+			}
+			w.say(t, request+request)
+			w.awaitText(t, "through_proxy")
+			if got := string(w.heard()); strings.Count(got, " 200 ") != 1 {
+				t.Errorf("the worker heard %q", got)
+			}
+		}
+		w = l.wire(t, l.a)
+		w.say(t, "GET http://10.2.0.77:7081/healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+		w.awaitText(t, "through_proxy")
+		for target, sent := range map[string]string{"10.2.0.77:7082": "weir\x02\x00\x02\x08\x03", "10.2.0.77:7080": "CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n"} {
+			w := l.wire(t, l.a)
+			w.say(t, "CONNECT "+target+" HTTP/1.1\r\nHost: x\r\n\r\n")
+			w.awaitText(t, "\r\n\r\n")
+			w.say(t, sent)
+			if err := w.awaitEnd(t); !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("%s: the tunnel ends with %v", target, err)
+			}
+		}
+	})
+
 	t.Run("another product", func(t *testing.T) {
 		other := l.serve(t, fmt.Sprintf("%v:7003", elsewhere.Addr()), func(c net.Conn) {
 			_, _ = io.WriteString(c, "HTTP/1.1 200 Connection established\r\nWeir-Loop: 0000000000000000\r\n\r\n")

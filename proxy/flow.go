@@ -239,6 +239,7 @@ func (f *flow) resetUpstream() {
 	f.resetOnce.Do(func() {
 		if f.upstream != nil {
 			f.rtt = f.upstream.rtt()
+			f.srv.resets.add(f.upstream.local(), time.Now())
 			f.upstream.reset()
 		}
 	})

@@ -204,8 +204,8 @@ func statusName(node string) string {
 	return string(appendString(nil, node))
 }
 
-// pseudonym is the node's name as Via has it (RFC 9110 §7.6.3): a token.
-func pseudonym(node string) string {
+// Pseudonym is a node's name as its Via has it (RFC 9110 §7.6.3): a token.
+func Pseudonym(node string) string {
 	clean := strings.Map(func(r rune) rune {
 		if r < 0x80 && isTokenChar(byte(r)) {
 			return r

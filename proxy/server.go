@@ -59,6 +59,7 @@ type Server struct {
 	pipes     pipePool
 	idle      idlePool
 	flows     registry
+	resets    resetLog
 	hangups   *hangups
 	dozing    *dozeSet
 	refusals  [refusalCount]*sampler
@@ -111,7 +112,7 @@ func New(cfg Config, admitter Admitter, resolver Resolver, log hclog.Logger) (*S
 	s := &Server{
 		node:      cfg.Node,
 		status:    statusName(cfg.Node),
-		pseudonym: pseudonym(cfg.Node),
+		pseudonym: Pseudonym(cfg.Node),
 		local:     newLocalCache(isLocal),
 		greeting:  cfg.NodeGreeting,
 		gate:      newGate(),

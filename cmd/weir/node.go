@@ -26,7 +26,7 @@ func (a *agent) newAPI() *api.Server {
 		Node: c.Name, Hosts: c.API.Hosts, Token: string(c.API.Token), ReadToken: string(c.API.ReadToken), TLS: a.certs.apiTLS(),
 		MetricsHosts: c.API.MetricsHosts,
 	}, api.Deps{
-		Log: a, Leader: a, Events: a.events, View: a, Status: a, Nodes: a, Uses: a, Peers: a, Connections: a, Lifecycle: a, Raft: a, Snapshots: a, Diagnostics: a, Metrics: a,
+		Log: a, Leader: a, Events: a.events, View: a, Status: a, Nodes: a, Uses: a, Peers: a, Connections: a, Lifecycle: a, Raft: a, Snapshots: a, Diagnostics: a, Metrics: a, Proxies: a,
 		Logger: a.log.Named("api"),
 	})
 }

@@ -6,7 +6,9 @@ import (
 	"encoding/hex"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/weirproxy/weir/cluster"
@@ -65,6 +67,23 @@ func (a *agent) forbidOwnPorts(ctx context.Context) {
 func loopMark(clusterID string) string {
 	sum := sha256.Sum256([]byte("weir proxy loop\x00" + clusterID))
 	return hex.EncodeToString(sum[:8])
+}
+
+// Proxied implements [api.ProxySource].
+func (a *agent) Proxied() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return !a.cfg.Proxy.AllowClusterDestinations
+}
+
+// Dialled implements [api.ProxySource].
+func (a *agent) Dialled(client netip.AddrPort) bool { return a.proxy.Dialled(client) }
+
+// NamesProxy implements [api.ProxySource].
+func (a *agent) NamesProxy(pseudonym string) bool {
+	return slices.ContainsFunc(a.members.Members(), func(m cluster.Member) bool {
+		return m.Health != cluster.HealthLeft && strings.EqualFold(proxy.Pseudonym(m.Name), pseudonym)
+	})
 }
 
 // guardOwnPorts does so again whoever joins or moves.
