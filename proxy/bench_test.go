@@ -37,7 +37,7 @@ func benchServer(b *testing.B) (proxyAddr, upstreamAddr string) {
 		b.Fatal(err)
 	}
 	names := resolve.New(resolve.Config{Hosts: hosts})
-	s, err := New(Config{Node: "n1", Policy: DefaultPolicy()}, newAdmitter(0), names, hclog.NewNullLogger())
+	s, err := New(Config{Node: "n1", NodeGreeting: testGreeting, Policy: DefaultPolicy()}, newAdmitter(0), names, hclog.NewNullLogger())
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -83,6 +83,55 @@ func churn(b *testing.B, proxy, up string) {
 		c.Read(buf)
 		c.Close()
 	}
+}
+
+// A few bytes to the upstream and back, in a tunnel that is open.
+func BenchmarkTunnelEcho(b *testing.B) {
+	c := benchTunnel(b)
+	buf := make([]byte, 8)
+	b.ReportAllocs()
+	for b.Loop() {
+		c.Write(buf)
+		if _, err := io.ReadFull(c, buf); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// Much to the upstream and back.
+func BenchmarkTunnelBulk(b *testing.B) {
+	c := benchTunnel(b)
+	buf := make([]byte, 1<<20)
+	b.SetBytes(int64(len(buf)))
+	go func() {
+		out := make([]byte, 1<<20)
+		for {
+			if _, err := c.Write(out); err != nil {
+				return
+			}
+		}
+	}()
+	for b.Loop() {
+		if _, err := io.ReadFull(c, buf); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// benchTunnel opens a tunnel to an upstream that echoes.
+func benchTunnel(b *testing.B) net.Conn {
+	b.Helper()
+	proxy, up := benchServer(b)
+	c, err := net.Dial("tcp", proxy)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { c.Close() })
+	io.WriteString(c, "CONNECT "+up+" HTTP/1.1\r\nHost: x\r\n\r\n")
+	if _, err := io.ReadFull(c, make([]byte, len(established))); err != nil {
+		b.Fatal(err)
+	}
+	return c
 }
 
 // One request on a kept-alive connection, answered on a kept-alive one.
