@@ -79,7 +79,7 @@ screenshots: needs ## write docs/ui/*.png: the page in Chromium, over three node
 sim: ## run SEEDS (1000000) seeds of the simulated cluster, from FIRST on
 	$(GO) run ./lease/leasetest/sim -seeds $(SEEDS) -first $(FIRST)
 
-docs: ## write anew what docs/ says of the code: configuration, API, metrics, man pages
+docs: ## regenerate the parts of docs/ that come from the code: configuration, API, metrics, man pages
 	$(GO) test ./api ./config ./cmd/weir -run 'Document$$' -write-docs
 
 check: format vet lint tidy arrows deploy test ## format, vet, lint, dependencies, who may import whom, and all tests
@@ -175,4 +175,4 @@ clean: ## remove what was built and the example cluster's data
 	rm -rf bin examples/three-nodes/data
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

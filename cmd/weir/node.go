@@ -360,7 +360,17 @@ func (a *agent) RaftPeers() ([]api.RaftPeer, error) {
 
 // RemovePeer implements [api.Raft].
 func (a *agent) RemovePeer(ctx context.Context, name string) error {
-	return apiError(a.members.RemovePeer(ctx, name))
+	err := a.members.RemovePeer(ctx, name)
+	if errors.Is(err, cluster.ErrUnsafe) && leads(a.members.Peers(), name) {
+		return fmt.Errorf("%w: %s leads the cluster: hand leadership to another server first (weir raft transfer), then remove it", api.ErrConflict, name)
+	}
+	return apiError(err)
+}
+
+// leads reports whether the only peer that a name means is the leader.
+func leads(peers []cluster.Peer, name string) bool {
+	means := slices.DeleteFunc(slices.Clone(peers), func(p cluster.Peer) bool { return p.Name != name && p.ID != name })
+	return len(means) == 1 && means[0].Leader
 }
 
 // TransferLeadership implements [api.Raft].
