@@ -28,6 +28,7 @@ const (
 	peerHeaderBytes   = 64 << 10
 	maxStreams        = 1024     // on one connection
 	maxMessage        = 64 << 20 // of an answer, in bytes: all limits go to a node as one
+	maxRequest        = 16 << 20 // what a server takes in one message: an older node states all that it holds in one
 	serverStopTimeout = 2 * time.Second
 )
 
@@ -142,6 +143,7 @@ func newServers(handler http.Handler) *servers {
 			grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
 			grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveMinimum, PermitWithoutStream: true}),
 			grpc.MaxConcurrentStreams(maxStreams),
+			grpc.MaxRecvMsgSize(maxRequest),
 			grpc.ConnectionTimeout(connectTimeout),
 			grpc.WaitForHandlers(true),
 		),
