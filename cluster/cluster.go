@@ -358,7 +358,7 @@ func (c *Cluster) tellMembers(ctx context.Context) {
 		changed := c.gossip.members.takeChanged()
 		all := c.Members()
 		for _, m := range all {
-			if slices.Contains(changed, m.Name) && c.handlers.MemberChanged != nil {
+			if _, has := slices.BinarySearch(changed, m.Name); has && c.handlers.MemberChanged != nil {
 				c.handlers.MemberChanged(m)
 			}
 		}
@@ -423,6 +423,14 @@ func (c *Cluster) dropDeparted(had map[string]string, all []Member) {
 			gone = append(gone, m.RPCAddr)
 		} else {
 			keep[m.RPCAddr] = true
+		}
+	}
+	if len(had) > len(all) {
+		for name, addr := range had { // of members that are forgotten
+			if !slices.ContainsFunc(all, func(m Member) bool { return m.Name == name }) {
+				delete(had, name)
+				gone = append(gone, addr)
+			}
 		}
 	}
 	for _, addr := range gone {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -261,9 +262,18 @@ func (c *Cluster) removeServer(ctx context.Context, id string) error {
 	c.gossip.members.detach(id)
 	err := await(ctx, c.raft.RemoveServer(raft.ServerID(id), 0, enqueueTimeout))
 	if err != nil {
+		if c.isConfigured(raft.ServerID(id)) {
+			c.gossip.members.reattach(id)
+		}
 		return fmt.Errorf("%s could not be removed from the Raft configuration: %w", NameOf(id), c.explain(err))
 	}
 	return nil
+}
+
+// isConfigured reports whether the newest Raft configuration known here has a server. Where a removal's outcome is not
+// known, it is in the log, and the newest configuration is the one without the server.
+func (c *Cluster) isConfigured(id raft.ServerID) bool {
+	return slices.ContainsFunc(c.configuration().Servers, func(s raft.Server) bool { return s.ID == id })
 }
 
 // checkRemoval makes sure that a quorum of those that remain is alive.

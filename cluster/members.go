@@ -23,6 +23,8 @@ type members struct {
 
 	mu      sync.Mutex
 	byName  map[string]*memberEntry
+	sorted  []*memberEntry // the same by name, and alive those of them that are not gone; nil: to be made anew
+	alive   int
 	changed map[string]struct{} // names to be told about
 	kick    chan struct{}       // of capacity 1
 }
@@ -115,6 +117,16 @@ func (ms *members) detach(serverID string) {
 	}
 }
 
+// reattach undoes detach: the server stays in the Raft configuration, so its address must be followed.
+func (ms *members) reattach(serverID string) {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	if e := ms.byName[NameOf(serverID)]; e != nil && e.ServerID() == serverID && e.pinned {
+		e.pinned = false
+		ms.tell(e.Name)
+	}
+}
+
 // keepCluster forgets the members of other clusters.
 func (ms *members) keepCluster(cluster string) {
 	ms.mu.Lock()
@@ -131,33 +143,49 @@ func (ms *members) keepCluster(cluster string) {
 func (ms *members) list(now time.Time) []Member {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
-	alive := 0
-	for _, e := range ms.byName {
-		if !e.departed {
-			alive++
-		}
+	ms.index()
+	patience := ms.suspectAfter(ms.alive)
+	all := make([]Member, len(ms.sorted))
+	for i, e := range ms.sorted {
+		all[i] = ms.view(e, now, patience)
 	}
-	patience := ms.suspectAfter(alive)
-	all := make([]Member, 0, len(ms.byName))
-	for _, e := range ms.byName {
-		m := e.view(now, patience)
-		if m.Name == ms.self && m.Health == HealthSuspect {
-			m.Health = HealthAlive
-		}
-		all = append(all, m)
-	}
-	slices.SortFunc(all, func(a, b Member) int { return strings.Compare(a.Name, b.Name) })
 	return all
 }
 
-// get returns one member.
-func (ms *members) get(name string, now time.Time) (Member, bool) {
-	for _, m := range ms.list(now) {
-		if m.Name == name {
-			return m, true
+// index sorts the members where they have changed since it was last called. Needs the lock.
+func (ms *members) index() {
+	if ms.sorted != nil {
+		return
+	}
+	ms.sorted, ms.alive = make([]*memberEntry, 0, len(ms.byName)), 0
+	for _, e := range ms.byName {
+		ms.sorted = append(ms.sorted, e)
+		if !e.departed {
+			ms.alive++
 		}
 	}
-	return Member{}, false
+	slices.SortFunc(ms.sorted, func(a, b *memberEntry) int { return strings.Compare(a.Name, b.Name) })
+}
+
+// view is one member as this node sees it: never itself as a suspect. Needs the lock.
+func (ms *members) view(e *memberEntry, now time.Time, patience time.Duration) Member {
+	m := e.view(now, patience)
+	if m.Name == ms.self && m.Health == HealthSuspect {
+		m.Health = HealthAlive
+	}
+	return m
+}
+
+// get returns one member, at a cost that does not grow with their number.
+func (ms *members) get(name string, now time.Time) (Member, bool) {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	e := ms.byName[name]
+	if e == nil {
+		return Member{}, false
+	}
+	ms.index()
+	return ms.view(e, now, ms.suspectAfter(ms.alive)), true
 }
 
 // takeChanged returns the names that have changed since it was last called.
@@ -173,7 +201,9 @@ func (ms *members) takeChanged() []string {
 	return names
 }
 
+// tell notes that a member has come, changed or gone. Needs the lock.
 func (ms *members) tell(name string) {
+	ms.sorted = nil
 	ms.changed[name] = struct{}{}
 	select {
 	case ms.kick <- struct{}{}:

@@ -102,6 +102,9 @@ func (p *pilot) mayAdd(m Member) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.refused[m.Identity] {
+		if len(p.refused) >= maxMembers {
+			clear(p.refused) // each is named once more
+		}
 		p.refused[m.Identity] = true
 		p.c.log.Error("a server is not added, because it holds the Raft log of another cluster: stop it, remove its data_dir and start it again",
 			"server", m.Name, "address", m.RPCAddr)
