@@ -116,8 +116,26 @@ func (l *EventLog) Member(name, role, health string) {
 	case health == "left":
 		text = name + " left"
 	}
+	if !known && len(l.health) >= maxHealth {
+		l.forgetHealth()
+	}
 	l.health[name] = health
 	l.add(false, Event{Type: "member", Node: name, Role: role, Health: health, Text: text})
+}
+
+// maxHealth bounds the members whose health is remembered: a proxy may have a new name at each start.
+const maxHealth = 8192
+
+// forgetHealth makes room, those first that are there no more. Where one is back all the same, it is noted as having joined.
+func (l *EventLog) forgetHealth() {
+	for name, health := range l.health {
+		if health == "left" || health == "dead" {
+			delete(l.health, name)
+		}
+	}
+	if len(l.health) >= maxHealth {
+		clear(l.health)
+	}
 }
 
 // Fenced notes that this node can't prove its session any more, and has severed so many connections for that.

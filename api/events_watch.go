@@ -199,11 +199,30 @@ func (wr *watcher) gather(ctx context.Context, hosts bool, sum hostSum) []Unreac
 		events = append(events, t.Events...)
 		sum.add(t.Hosts)
 	}
+	wr.forgetCursors(func(node string) bool {
+		return slices.ContainsFunc(all, func(t told) bool { return t.node == node }) ||
+			slices.ContainsFunc(missing, func(u Unreachable) bool { return u.Node == node })
+	})
 	if len(events) > 0 {
 		slices.SortStableFunc(events, func(a, b Event) int { return a.Time.Compare(b.Time) })
 		wr.s.events.take(events)
 	}
 	return missing
+}
+
+// maxCursors bounds the nodes whose place in the events is remembered, beyond those there are.
+const maxCursors = 1024
+
+// forgetCursors forgets nodes that are gone, once they are many: one that comes back within a while goes on where it was.
+func (wr *watcher) forgetCursors(there func(node string) bool) {
+	if len(wr.cursors) < maxCursors {
+		return
+	}
+	for node := range wr.cursors {
+		if !there(node) {
+			delete(wr.cursors, node)
+		}
+	}
 }
 
 // most cuts the hosts to as many as are sent: those with the most use.
