@@ -97,6 +97,7 @@ type Server struct {
 	peer    router
 	metrics http.Handler
 	places  *hostPlaces
+	conns   *places // of the listener
 	http    *http.Server
 	cancel  context.CancelFunc // ends the waits of requests that Shutdown cuts short
 	ctx     context.Context    // that they run in
@@ -123,6 +124,7 @@ func New(cfg Config, deps Deps) *Server {
 	}
 	s.watcher, s.ui = newWatcher(s), ui.New()
 	s.places = newHostPlaces(cfg.MetricsHosts)
+	s.conns = newPlaces(maxConns, maxConnsPerAddr, deps.Logger)
 	s.metrics = newMetrics(s, s.places)
 	s.public = slices.Concat(s.sharedRoutes(false), s.debugRoutes(false), s.publicRoutes())
 	s.peer = slices.Concat(s.sharedRoutes(true), s.debugRoutes(true), s.peerRoutes())
@@ -135,7 +137,7 @@ func New(cfg Config, deps Deps) *Server {
 		MaxHeaderBytes:    maxHeader,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ConnContext:       connContext,
-		ConnState:         connState,
+		ConnState:         s.connState,
 		ErrorLog:          quietLog(deps.Logger),
 
 		DisableGeneralOptionsHandler: true, // OPTIONS * is answered as other paths are
@@ -179,6 +181,7 @@ func (s *Server) Serve(l net.Listener) error {
 	watching.Go(func() { s.watcher.run(ctx) })
 	defer watching.Wait()
 	defer stop()
+	l = placedListener{l, s.conns}
 	if s.cfg.TLS != nil {
 		l = tls.NewListener(l, withProtocols(s.cfg.TLS))
 	}
