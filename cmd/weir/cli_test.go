@@ -123,11 +123,11 @@ func TestTables(t *testing.T) {
 	}{
 		{"status", "GET /v1/status", statusJSON, []string{"status"}, `
 Node         a (server, v1.2.3)
-Cluster      1f3a9c5c0b7d4e2f8a6b5c4d3e2f1a0b
 Leader       b
 Ready        yes
 Session      live, 7, expires in 8.1s
 Raft         follower in term 2; last entry 9, committed 8, applied 8
+Cluster      1f3a9c5c0b7d4e2f8a6b5c4d3e2f1a0b
 Proxy        127.0.0.1:8080
 Connections  3
 Config       lease.ttl or limits differ on c

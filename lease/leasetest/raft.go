@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/lease"
 )
 
 // raft is the log as the servers agree on it, and who leads. It promises what Raft does, and no more: an entry that is committed
@@ -323,6 +324,9 @@ func (r *raft) putBack(x *process, f Fault) {
 	}
 	for _, y := range w.everybody() {
 		y.outlived = y.running
+	}
+	if w.expiry != lease.ExpiryClose {
+		w.up.forgetSessions()
 	}
 	w.up.limitsChanged()
 }

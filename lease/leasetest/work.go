@@ -193,6 +193,9 @@ func (c *conn) note() {
 		c.table = t.Index
 	}
 	c.session = x.node.Session(x.clock()).ID
+	if x.outlived && c.w.expiry != lease.ExpiryClose {
+		c.session = forgotten
+	}
 	c.held = c.slot.Limited()
 	c.state = connDials
 	c.since = c.w.now
