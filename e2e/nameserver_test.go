@@ -137,10 +137,11 @@ func resolvingBy(t *testing.T, resolvConf string) func(*node) {
 // listener is full.
 func silentAddress(t *testing.T, addr string, port int) {
 	t.Helper()
-	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
+	syscall.CloseOnExec(fd)
 	t.Cleanup(func() { _ = syscall.Close(fd) })
 	at := &syscall.SockaddrInet4{Port: port, Addr: netip.MustParseAddr(addr).As4()}
 	if err := errors.Join(syscall.Bind(fd, at), syscall.Listen(fd, 0)); err != nil {
