@@ -17,7 +17,7 @@ const (
 	workers      = 64
 	holdFor      = 30 * time.Millisecond
 	retryPause   = 20 * time.Millisecond // of a worker that was refused; at 5 ms refusals alone fill two cores
-	leastUse     = 0.90                  // the promise is 95 %, measured by the benchmark; a slow machine's commits take longer to hand a slot over
+	leastUse     = 0.95
 	leastJain    = 0.95
 	warmUpWithin = 5 * time.Second
 	measureFor   = 2 * time.Second
