@@ -15,6 +15,7 @@ WORKLOADS ?=
 ROUNDS    ?= 5
 PEERS     ?= squid,tinyproxy
 LOG       ?= info
+BEFORE    ?=
 BASE      ?=
 PROFILE   ?=
 PROFILED  ?= weir
@@ -56,6 +57,7 @@ test: needs unit e2e ## run all tests with the race detector
 unit: # all tests but the end-to-end ones
 	$(GO) test -race $(UNIT)
 	$(GO) test -race -tags portable ./proxy # what other systems have instead of some of Linux's calls
+	$(GO) test -run '^TestStackOfATunnel$$' ./proxy # whose frames are larger under the race detector
 	$(GO) test ./lease/leasetest # one goroutine: more seeds, and every rule broken, in the time that the race detector would take
 
 e2e: # the built binary, as real processes; -v prints what was measured
@@ -137,7 +139,7 @@ bench: ## measure weir beside the smallest relay and other proxies (WORKLOADS=ch
 	$(GO) build -o bin/bench-relay ./e2e/bench/relay
 	$(GO) build -o bin/bench ./e2e/bench
 	@bin/bench -weir bin/bench-weir -relay bin/bench-relay -workloads '$(WORKLOADS)' -rounds $(ROUNDS) -peers '$(PEERS)' \
-		-log $(LOG) -json '$(JSON)' -base '$(BASE)' -profile '$(PROFILE)' -profiled '$(PROFILED)' -profiles bin
+		-log $(LOG) -json '$(JSON)' -base '$(BASE)' -before '$(BEFORE)' -profile '$(PROFILE)' -profiled '$(PROFILED)' -profiles bin
 
 # The profile that the compiler then uses by itself: it lies beside the main package.
 pgo: ## record cmd/weir/default.pgo from make bench, for a faster binary
