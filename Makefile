@@ -15,12 +15,14 @@ WORKLOADS ?=
 ROUNDS    ?= 5
 PEERS     ?= squid,tinyproxy
 LOG       ?= info
+BEFORE    ?=
 BASE      ?=
 PROFILE   ?=
 PROFILED  ?= weir
 SEEDS     ?= 1000000
 ROUNDS_LONG ?= 10
-SEEDS_LONG  ?= 50000
+SEEDS_LONG  ?= 20000
+FIRST_LONG  ?= 3001
 FIRST     ?= 1
 JSON      ?= bin/bench.json
 
@@ -55,6 +57,7 @@ test: needs unit e2e ## run all tests with the race detector
 unit: # all tests but the end-to-end ones
 	$(GO) test -race $(UNIT)
 	$(GO) test -race -tags portable ./proxy # what other systems have instead of some of Linux's calls
+	$(GO) test -run '^TestStackOfATunnel$$' ./proxy # whose frames are larger under the race detector
 	$(GO) test ./lease/leasetest # one goroutine: more seeds, and every rule broken, in the time that the race detector would take
 
 e2e: # the built binary, as real processes; -v prints what was measured
@@ -65,9 +68,9 @@ partitions: needs ## cut real nodes off from each other, as root (COUNT=10: ten 
 	@[ "$$(id -u)" = 0 ] || { echo "*** NOT TESTED: partitions need root ***" >&2; exit 1; }
 	$(GO) test -race -v -run '^TestPartition' -parallel 4 -count $(COUNT) -timeout $$(($(COUNT) * 5 + 5))m ./e2e
 
-long: needs ## run what takes longer than make test: ROUNDS_LONG (10) rounds of two clusters under faults, and SEEDS_LONG (50000) new seeds of the simulation
+long: needs ## run what takes longer than make test: ROUNDS_LONG (10) rounds of two clusters under faults, and SEEDS_LONG seeds of the simulation
 	WEIR_E2E_ROUNDS=$(ROUNDS_LONG) $(GO) test -race -v -run '^TestTwoClustersUnderFaults$$' -timeout 20m ./e2e
-	$(GO) run ./lease/leasetest/sim -seeds $(SEEDS_LONG) -first $$(date +%s)
+	$(GO) run ./lease/leasetest/sim -seeds $(SEEDS_LONG) -first $(FIRST_LONG)
 
 linear: needs ## check for LINEAR (10m) under faults that limits are linearisable
 	WEIR_E2E_LINEAR=$(LINEAR) $(GO) test -race -v -run '^TestLimitsAreLinearisable' -timeout 0 ./e2e
@@ -79,7 +82,7 @@ screenshots: needs ## write docs/ui/*.png: the page in Chromium, over three node
 sim: ## run SEEDS (1000000) seeds of the simulated cluster, from FIRST on
 	$(GO) run ./lease/leasetest/sim -seeds $(SEEDS) -first $(FIRST)
 
-docs: ## write anew what docs/ says of the code: configuration, API, metrics, man pages
+docs: ## regenerate the parts of docs/ that come from the code: configuration, API, metrics, man pages
 	$(GO) test ./api ./config ./cmd/weir -run 'Document$$' -write-docs
 
 check: format vet lint tidy arrows deploy test ## format, vet, lint, dependencies, who may import whom, and all tests
@@ -136,7 +139,7 @@ bench: ## measure weir beside the smallest relay and other proxies (WORKLOADS=ch
 	$(GO) build -o bin/bench-relay ./e2e/bench/relay
 	$(GO) build -o bin/bench ./e2e/bench
 	@bin/bench -weir bin/bench-weir -relay bin/bench-relay -workloads '$(WORKLOADS)' -rounds $(ROUNDS) -peers '$(PEERS)' \
-		-log $(LOG) -json '$(JSON)' -base '$(BASE)' -profile '$(PROFILE)' -profiled '$(PROFILED)' -profiles bin
+		-log $(LOG) -json '$(JSON)' -base '$(BASE)' -before '$(BEFORE)' -profile '$(PROFILE)' -profiled '$(PROFILED)' -profiles bin
 
 # The profile that the compiler then uses by itself: it lies beside the main package.
 pgo: ## record cmd/weir/default.pgo from make bench, for a faster binary
@@ -175,4 +178,4 @@ clean: ## remove what was built and the example cluster's data
 	rm -rf bin examples/three-nodes/data
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -54,7 +54,7 @@ type connKey struct{}
 
 // connContext lets handlers find their connection.
 func connContext(ctx context.Context, c net.Conn) context.Context {
-	return context.WithValue(ctx, connKey{}, c)
+	return withOrigin(context.WithValue(ctx, connKey{}, c), c)
 }
 
 // handling notes that a handler answers from here on.
@@ -64,8 +64,9 @@ func handling(r *http.Request) {
 	}
 }
 
-// connState notes that an answer has been sent.
-func connState(conn net.Conn, state http.ConnState) {
+// connState notes that an answer has been sent, and whether a request is under way.
+func (s *Server) connState(conn net.Conn, state http.ConnState) {
+	s.conns.noteState(conn, state)
 	if c, ok := conn.(*problemConn); ok && state == http.StateIdle {
 		c.begun.Store(false)
 		c.phase.Store(phaseReading)

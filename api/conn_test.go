@@ -76,6 +76,72 @@ func TestRefusalsOfTheLibrary(t *testing.T) {
 	}
 }
 
+// TestProbes asks as load balancers do: by HTTP/1.0 without a Host, by HEAD, by OPTIONS, and for a host that is none of the
+// node's. They get the node's state, never a refusal, and without a token.
+func TestProbes(t *testing.T) {
+	node := newBench(t, Config{Token: "secret"}, "a").nodes["a"]
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- node.server.Serve(l) }()
+	defer func() {
+		if err := node.server.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	}()
+	ask := func(method, path, rest string) *http.Response {
+		t.Helper()
+		conn, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = conn.Close() }()
+		if _, err := io.WriteString(conn, method+" "+path+rest); err != nil {
+			t.Fatal(err)
+		}
+		res, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: method})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+		return res
+	}
+	ways := []string{
+		" HTTP/1.0\r\n\r\n",
+		" HTTP/1.0\r\nHost:\r\n\r\n",
+		" HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n",
+		" HTTP/1.1\r\nHost: 10.0.0.7\r\nConnection: close\r\n\r\n",
+		" HTTP/1.1\r\nHost: backend.example:8081\r\nConnection: close\r\n\r\n",
+		" HTTP/1.1\r\nHost: localhost\r\nOrigin: https://evil.example\r\nConnection: close\r\n\r\n",
+		"?check=1 HTTP/1.0\r\nUser-Agent: ELB-HealthChecker/2.0\r\n\r\n",
+	}
+	for ready, want := range map[string]map[string]int{
+		"":                {pathHealthz: 200, pathReadyz: 200},
+		"no live session": {pathHealthz: 200, pathReadyz: 503},
+	} {
+		node.notReady = ready
+		for path, status := range want {
+			for _, method := range []string{"GET", "HEAD", "OPTIONS"} {
+				for _, way := range ways {
+					if got := ask(method, path, way).StatusCode; got != status {
+						t.Errorf("%s %s%q answers %d, want %d", method, path, way, got, status)
+					}
+				}
+			}
+		}
+	}
+	for _, path := range []string{"/v1/status", "/healthz/", "/v1/healthz", "/metrics", "/ui/"} {
+		if got := ask("GET", path, ways[0]).StatusCode; got != 403 {
+			t.Errorf("%s without a Host answers %d, want 403", path, got)
+		}
+	}
+}
+
 // readAnswer reads one response with its body.
 func readAnswer(t *testing.T, r *bufio.Reader) *http.Response {
 	t.Helper()

@@ -40,8 +40,8 @@ const (
 	watchEvery  = time.Second
 	watchSoon   = 200 * time.Millisecond // the least between two looks: who begins to watch doesn't wait for the next
 	watchIdle   = 5 * time.Second        // between two looks for events that the leader might take with it
-	mostWatcher = 256
-	frameQueue  = 4 // seconds that a reader may be late
+	mostWatcher = maxConns / 2           // streams last: calls and probes keep the other places
+	frameQueue  = 4                      // seconds that a reader may be late
 )
 
 // watcher looks at the whole cluster once a second while somebody watches, and sends what it sees to all who do. While nobody does,

@@ -25,6 +25,9 @@ type Log interface {
 	// Committed returns the limits as the log has them: on the leader, with every write that Propose has answered.
 	// It may be ahead of View's.
 	Committed() *fsm.Table
+	// ConfigLimits returns the config's limits as the log has them, sorted by pattern, once it is certain that this node
+	// leads and has applied all that was committed before the call. Otherwise ok is false.
+	ConfigLimits(ctx context.Context) (limits []fsm.Limit, ok bool)
 }
 
 // Leader finds the node that writes.

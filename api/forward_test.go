@@ -278,9 +278,10 @@ func TestReplaceConfigLimits(t *testing.T) {
 	star, _ := fsm.ParsePattern("*")
 	ls := []fsm.Limit{{Pattern: star, Connections: 25, Queue: fsm.Queue{Timeout: time.Second, Size: 3}}}
 	for _, name := range []string{"b", "a"} {
-		index, err := b.nodes[name].server.ReplaceConfigLimits(t.Context(), ls)
-		if err != nil || index != b.index {
-			t.Fatal(index, err)
+		ls[0].Queue.Size++
+		changed, err := b.nodes[name].server.ReplaceConfigLimits(t.Context(), ls)
+		if err != nil || !changed {
+			t.Fatal(changed, err)
 		}
 		got, ok := b.nodes[name].Table().Get(star)
 		if !ok || got.Source != fsm.SourceConfig || got.Queue != ls[0].Queue || got.Connections != 25 {
@@ -298,6 +299,58 @@ func TestReplaceConfigLimits(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestSameConfigLimitsAreNotWritten: a reload that changes nothing leaves the log as it is, unless the leader can't be sure
+// that it compares with the newest limits.
+func TestSameConfigLimitsAreNotWritten(t *testing.T) {
+	limits := func(connections int64, patterns ...string) (ls []fsm.Limit) {
+		for _, p := range patterns {
+			ls = append(ls, fsm.Limit{Pattern: mustPattern(t, p), Connections: connections})
+		}
+		return ls
+	}
+	b := newBench(t, Config{}, "a", "b")
+	replace := func(node string, ls []fsm.Limit) (changed bool, entries uint64) {
+		t.Helper()
+		before := b.index
+		changed, err := b.nodes[node].server.ReplaceConfigLimits(t.Context(), ls)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return changed, b.index - before
+	}
+	for _, step := range []struct {
+		what    string
+		node    string
+		limits  []fsm.Limit
+		changed bool
+		entries uint64
+	}{
+		{"none, and there are none", "a", nil, false, 0},
+		{"the first", "b", limits(5, "x.org", "y.org"), true, 1},
+		{"the same through a follower", "b", limits(5, "x.org", "y.org"), false, 0},
+		{"the same through the leader", "a", limits(5, "x.org", "y.org"), false, 0},
+		{"the same in another order", "a", limits(5, "y.org", "x.org"), false, 0},
+		{"another value", "a", limits(6, "x.org", "y.org"), true, 1},
+		{"one less", "a", limits(6, "x.org"), true, 1},
+		{"another pattern", "b", limits(6, "z.org"), true, 1},
+		{"no more", "b", nil, true, 1},
+	} {
+		if changed, entries := replace(step.node, step.limits); changed != step.changed || entries != step.entries {
+			t.Errorf("%s: changed %v with %d entries, want %v with %d", step.what, changed, entries, step.changed, step.entries)
+		}
+	}
+	replace("a", limits(5, "x.org"))
+	b.nodes["a"].set(func() { b.nodes["a"].unsure = true })
+	if changed, entries := replace("b", limits(5, "x.org")); changed || entries != 1 {
+		t.Errorf("a leader that is not sure: changed %v with %d entries, want one entry that changes nothing", changed, entries)
+	}
+	b.put("x.org", 9) // covers the config's
+	b.nodes["a"].set(func() { b.nodes["a"].unsure = false })
+	if changed, entries := replace("b", limits(5, "x.org")); changed || entries != 0 {
+		t.Errorf("a limit of the API's covers it: changed %v with %d entries", changed, entries)
+	}
 }
 
 func TestNodesAreTheLeadersView(t *testing.T) {

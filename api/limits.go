@@ -288,6 +288,11 @@ func (s *Server) replaceConfigLimits(_ *http.Request, body []byte) (commit, erro
 		return nil, err
 	}
 	return func(ctx context.Context) (answer, error) {
+		// An entry that changes nothing would still be sent to every server, and cost the size of the whole list.
+		if now, ok := s.deps.Log.ConfigLimits(ctx); ok && sameLimits(now, ls) {
+			t := s.deps.Log.Committed()
+			return answer{body: configReplaced{Index: t.Index}, index: t.Index, table: t.Index}, nil
+		}
 		before := s.deps.Log.Committed()
 		index, res, err := s.propose(ctx, &fsm.ReplaceLimits{Source: fsm.SourceConfig, Limits: ls})
 		if err != nil {
@@ -296,14 +301,37 @@ func (s *Server) replaceConfigLimits(_ *http.Request, body []byte) (commit, erro
 		after := s.deps.Log.Committed()
 		s.noteLimits(ctx, fsm.SourceConfig, index, difference(before, after.Limits()))
 		at := visibleAt(index, res, after)
-		return answer{body: LimitsReplaced{Index: index, Changes: []Change{}}, index: index, table: at}, nil
+		return answer{body: configReplaced{Index: index, Changed: res.Changed}, index: index, table: at}, nil
 	}, nil
 }
 
-// ReplaceConfigLimits makes limits the cluster's config limits, through the leader, and returns the log index of the
-// write. Its errors are those of [Log], [ErrNoLeader], [ErrNotVisible] as a *[Problem], the leader's *[Problem], or
-// [fsm.ErrInvalid].
-func (s *Server) ReplaceConfigLimits(ctx context.Context, limits []fsm.Limit) (uint64, error) {
+// configReplaced is the leader's answer to a node that has its config's limits written.
+type configReplaced struct {
+	Index   uint64 `json:"index"` // of the write, or of the limits that were the same already
+	Changed bool   `json:"changed"`
+}
+
+// sameLimits compares two lists of the same source, whatever their order.
+func sameLimits(a, b []fsm.Limit) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	byPattern := make(map[fsm.Pattern]*fsm.Limit, len(a))
+	for i := range a {
+		byPattern[a[i].Pattern] = &a[i]
+	}
+	for i := range b {
+		if l, ok := byPattern[b[i].Pattern]; !ok || l.Connections != b[i].Connections || l.Queue != b[i].Queue || l.Shared != b[i].Shared {
+			return false
+		}
+	}
+	return true
+}
+
+// ReplaceConfigLimits makes limits the cluster's config limits, through the leader, and reports whether that changed
+// any. Limits that the cluster has already are not written again. Its errors are those of [Log], [ErrNoLeader],
+// [ErrNotVisible] as a *[Problem], the leader's *[Problem], or [fsm.ErrInvalid].
+func (s *Server) ReplaceConfigLimits(ctx context.Context, limits []fsm.Limit) (changed bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.WriteTimeout)
 	defer cancel()
 	wire := Limits{Limits: []Limit{}}
@@ -312,25 +340,29 @@ func (s *Server) ReplaceConfigLimits(ctx context.Context, limits []fsm.Limit) (u
 	}
 	body, err := json.Marshal(wire)
 	if err != nil {
-		return 0, fmt.Errorf("encode the config's limits: %w", err)
+		return false, fmt.Errorf("encode the config's limits: %w", err)
 	}
 	r, err := http.NewRequestWithContext(ctx, http.MethodPut, pathConfigLimits, nil)
 	if err != nil {
-		return 0, err
+		return false, err
 	}
 	r.Header.Set("Content-Type", "application/json")
 	c, err := s.replaceConfigLimits(r, body)
 	if err != nil {
-		return 0, err
+		return false, err
 	}
 	rep, err := s.deliver(ctx, r, body, c)
 	if err != nil {
-		return 0, err
+		return false, err
 	}
 	if rep.status >= 300 {
-		return 0, decodeProblem(rep.status, rep.header, rep.body)
+		return false, decodeProblem(rep.status, rep.header, rep.body)
 	}
-	return strconv.ParseUint(rep.header.Get(HeaderIndex), 10, 64)
+	var done configReplaced
+	if err := json.Unmarshal(rep.body, &done); err != nil {
+		return false, fmt.Errorf("read the leader's answer: %w", err)
+	}
+	return done.Changed, nil
 }
 
 // propose commits one command and turns a refusal into an error.

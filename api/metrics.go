@@ -34,7 +34,17 @@ type ProxyMeasures struct {
 	BytesOut                                      uint64           // to upstreams
 	BytesIn                                       uint64           // from upstreams
 	QueueWait                                     Distribution
+	DNS                                           DNSMeasures
 	DialTime                                      Distribution
+}
+
+// DNSMeasures are about the names that the proxy resolves.
+type DNSMeasures struct {
+	Lookups       map[string]int64 // by result; every result is in it
+	Queries       int64
+	InFlight      int // lookups, now
+	Names         int // remembered
+	LookupSeconds Distribution
 }
 
 // SessionMeasures are about the node's lease with the cluster.

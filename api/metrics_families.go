@@ -41,7 +41,7 @@ func (m *moment) server() bool { return m.status.Raft.State != "none" }
 
 // families lists every metric of weir's own. docs/metrics.md has the same list, which a test compares.
 func families() []family {
-	return slices.Concat(nodeFamilies(), hostFamilies(), proxyFamilies(), sessionFamilies(), raftFamilies(), memberFamilies())
+	return slices.Concat(nodeFamilies(), hostFamilies(), proxyFamilies(), dnsFamilies(), sessionFamilies(), raftFamilies(), memberFamilies())
 }
 
 func nodeFamilies() []family {
@@ -123,7 +123,7 @@ func proxyFamilies() []family {
 			}},
 		{name: "weir_queue_wait_seconds", kind: histogram, help: "How long admissions to limited hosts waited for their slot; refused ones are not in it.",
 			read: func(m *moment, s samples) { s.distribution(m.Proxy.QueueWait) }},
-		{name: "weir_dial_seconds", kind: histogram, help: "How long resolving the name and connecting to the upstream took, where it succeeded.",
+		{name: "weir_dial_seconds", kind: histogram, help: "How long connecting to the upstream took, where it succeeded.",
 			read: func(m *moment, s samples) { s.distribution(m.Proxy.DialTime) }},
 		{name: "weir_dial_errors_total", kind: counter, help: "Upstreams that could not be resolved or connected to.",
 			read: number(func(p ProxyMeasures) int64 { return p.DialErrors })},
@@ -132,6 +132,25 @@ func proxyFamilies() []family {
 				s.value(float64(m.Proxy.BytesOut), "to_upstream")
 				s.value(float64(m.Proxy.BytesIn), "from_upstream")
 			}},
+	}
+}
+
+func dnsFamilies() []family {
+	return []family{
+		{name: "weir_dns_lookups_total", kind: counter, labels: []string{"result"}, help: "Names that were resolved for connections, by how: remembered, hosts, ok, not_found, timeout, error or abandoned.",
+			read: func(m *moment, s samples) {
+				for _, result := range slices.Sorted(maps.Keys(m.Proxy.DNS.Lookups)) {
+					s.value(float64(m.Proxy.DNS.Lookups[result]), result)
+				}
+			}},
+		{name: "weir_dns_lookup_seconds", kind: histogram, help: "How long lookups took that asked name servers, whatever came of them; connections that wait for the same name share one.",
+			read: func(m *moment, s samples) { s.distribution(m.Proxy.DNS.LookupSeconds) }},
+		{name: "weir_dns_lookups_in_flight", kind: gauge, help: "Lookups that wait for name servers.",
+			read: func(m *moment, s samples) { s.value(float64(m.Proxy.DNS.InFlight)) }},
+		{name: "weir_dns_queries_total", kind: counter, help: "Queries that were sent to name servers.",
+			read: func(m *moment, s samples) { s.value(float64(m.Proxy.DNS.Queries)) }},
+		{name: "weir_dns_names", kind: gauge, help: "Names whose answers are in memory, expired ones included.",
+			read: func(m *moment, s samples) { s.value(float64(m.Proxy.DNS.Names)) }},
 	}
 }
 

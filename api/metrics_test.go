@@ -26,6 +26,7 @@ func (n *benchNode) Measures() Measures {
 		Proxy: ProxyMeasures{
 			Clients: 1, Requests: 2, Tunnels: 3, Exchanges: 4, Reused: 5, Retries: 6, DialErrors: 7,
 			Refusals: map[string]int64{"queue_full": 8, "no_lease": 0}, BytesOut: 9, BytesIn: 10, QueueWait: d, DialTime: d,
+			DNS: DNSMeasures{Lookups: map[string]int64{"ok": 16, "timeout": 0}, Queries: 17, InFlight: 18, Names: 19, LookupSeconds: d},
 		},
 		Session: SessionMeasures{Age: time.Minute, Fences: 11},
 		Cluster: ClusterMeasures{
@@ -90,6 +91,8 @@ func TestMetricsTellTheNumbers(t *testing.T) {
 		`weir_raft_leader`: 1, `weir_raft_term`: 2, `weir_raft_last_index`: 9, `weir_raft_commit_index`: 8, `weir_raft_applied_index`: 7,
 		`weir_raft_commit_seconds_count`: 2, `weir_raft_log_entries`: 14, `weir_raft_log_bytes`: 15, `weir_raft_voters`: 3,
 		`weir_leader_known`: 1, `weir_leader_changes_total`: 13, `weir_members{health="alive"}`: 2, `weir_members{health="left"}`: 0,
+		`weir_dns_lookups_total{result="ok"}`: 16, `weir_dns_lookups_total{result="timeout"}`: 0, `weir_dns_queries_total`: 17,
+		`weir_dns_lookups_in_flight`: 18, `weir_dns_names`: 19, `weir_dns_lookup_seconds_count`: 2,
 		`weir_gossip_score`: 1, `weir_config_disagreements`: 0,
 	} {
 		if v, ok := got[name]; !ok || v != want {

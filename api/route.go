@@ -47,7 +47,7 @@ func (rs router) find(r *http.Request) (endpoint, error) {
 
 func (rt route) endpoint(r *http.Request) (endpoint, error) {
 	method := r.Method
-	if method == http.MethodHead {
+	if method == http.MethodHead || method == http.MethodOptions && isProbe(rt.path) {
 		method = http.MethodGet
 	}
 	if e, ok := rt.methods[method]; ok {
@@ -58,6 +58,9 @@ func (rt route) endpoint(r *http.Request) (endpoint, error) {
 	return nil, p
 }
 
+// isProbe reports whether a path is one that load balancers ask, in their own ways: OPTIONS is a common one.
+func isProbe(path string) bool { return path == pathHealthz || path == pathReadyz }
+
 func (rt route) allow() string {
 	var names []string
 	for m := range rt.methods {
@@ -65,6 +68,9 @@ func (rt route) allow() string {
 		if m == http.MethodGet {
 			names = append(names, http.MethodHead)
 		}
+	}
+	if isProbe(rt.path) {
+		names = append(names, http.MethodOptions)
 	}
 	slices.Sort(names)
 	return strings.Join(names, ", ")

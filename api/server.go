@@ -81,6 +81,8 @@ type Deps struct {
 	// Events is what the node remembers of events; nil: a log of the server's own.
 	Events  *EventLog
 	Metrics MetricSource
+	// Proxies tells what has come through the cluster's proxies; nil: nothing has.
+	Proxies ProxySource
 	Logger  hclog.Logger
 }
 
@@ -95,6 +97,7 @@ type Server struct {
 	peer    router
 	metrics http.Handler
 	places  *hostPlaces
+	conns   *places // of the listener
 	http    *http.Server
 	cancel  context.CancelFunc // ends the waits of requests that Shutdown cuts short
 	ctx     context.Context    // that they run in
@@ -121,6 +124,7 @@ func New(cfg Config, deps Deps) *Server {
 	}
 	s.watcher, s.ui = newWatcher(s), ui.New()
 	s.places = newHostPlaces(cfg.MetricsHosts)
+	s.conns = newPlaces(maxConns, maxConnsPerAddr, deps.Logger)
 	s.metrics = newMetrics(s, s.places)
 	s.public = slices.Concat(s.sharedRoutes(false), s.debugRoutes(false), s.publicRoutes())
 	s.peer = slices.Concat(s.sharedRoutes(true), s.debugRoutes(true), s.peerRoutes())
@@ -133,7 +137,7 @@ func New(cfg Config, deps Deps) *Server {
 		MaxHeaderBytes:    maxHeader,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ConnContext:       connContext,
-		ConnState:         connState,
+		ConnState:         s.connState,
 		ErrorLog:          quietLog(deps.Logger),
 
 		DisableGeneralOptionsHandler: true, // OPTIONS * is answered as other paths are
@@ -149,8 +153,16 @@ func quietLog(l hclog.Logger) *log.Logger {
 func (s *Server) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		handling(r)
-		s.serve(w, r, s.guard.check, s.public)
+		s.serve(w, r, s.check, s.public)
 	})
+}
+
+// check refuses what does not come from a client that may call.
+func (s *Server) check(r *http.Request) error {
+	if err := s.checkDirect(r); err != nil {
+		return err
+	}
+	return s.guard.check(r)
 }
 
 // PeerHandler is the part of the API that nodes ask of each other. It knows no token and no Host: it belongs on a port
@@ -169,6 +181,7 @@ func (s *Server) Serve(l net.Listener) error {
 	watching.Go(func() { s.watcher.run(ctx) })
 	defer watching.Wait()
 	defer stop()
+	l = placedListener{l, s.conns}
 	if s.cfg.TLS != nil {
 		l = tls.NewListener(l, withProtocols(s.cfg.TLS))
 	}

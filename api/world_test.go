@@ -46,6 +46,7 @@ type benchNode struct {
 	down      bool // can't be dialled
 	proxy     bool // holds no Raft state
 	deposed   bool // believes that it leads, but can't commit
+	unsure    bool // can't say whether it has applied all that is committed
 	hang      bool // accepts and never answers
 	lose      int  // so many answers to forwarded requests are lost
 	lostRoute bool // … before the request got there
@@ -147,6 +148,18 @@ func (n *benchNode) Propose(_ context.Context, c fsm.Command) (uint64, fsm.Resul
 }
 
 func (n *benchNode) Committed() *fsm.Table { return n.b.tableNow() }
+
+func (n *benchNode) ConfigLimits(context.Context) ([]fsm.Limit, bool) {
+	n.mu.Lock()
+	unsure := n.deposed || n.unsure
+	n.mu.Unlock()
+	if unsure || n.b.leading() != n.name {
+		return nil, false
+	}
+	n.b.mu.Lock()
+	defer n.b.mu.Unlock()
+	return n.b.state.ConfigLimits(), true
+}
 
 func (n *benchNode) Leader() (string, http.RoundTripper, bool, bool) {
 	n.mu.Lock()

@@ -16,13 +16,16 @@ import (
 const (
 	acknowledgedFile = "acknowledged.json"
 	maxAcknowledged  = 256 << 10
-	// maxRemembered bounds the servers that are remembered; the ids of a former life of a server count too.
+	// maxRemembered bounds the servers that are remembered; the ids of a former life of a server
+	// count too.
 	maxRemembered = 256
-	// rememberEvery is how often what is remembered is saved and spread: so much may be missing after a kill.
+	// rememberEvery is how often what is remembered is saved and spread: so much may be missing
+	// after a kill.
 	rememberEvery = time.Second
 )
 
-// position is an entry's place in the Raft log. Positions order as Raft orders logs: by term, then by index.
+// position is an entry's place in the Raft log. Positions order as Raft orders logs: by term, then
+// by index.
 type position struct {
 	Term  uint64 `json:"term"`
 	Index uint64 `json:"index"`
@@ -49,15 +52,16 @@ func (r remembered) merge(other remembered) remembered {
 	return remembered{Acknowledged: later(r.Acknowledged, other.Acknowledged), Voted: max(r.Voted, other.Voted)}
 }
 
-// memory is what a server remembers of the others, so that one whose disk was put back to an older copy can be found out.
-// It is saved in the background, never on the way of a commit. After a kill, what was learnt since is missing; gap covers it.
+// memory is what a server remembers of the others, so that one whose disk was put back to an older
+// copy can be found out. It is saved in the background, never on the way of a commit. After a kill,
+// what was learnt since is missing; gap covers it.
 type memory struct {
 	dir *DataDir
 
 	mu      sync.Mutex
 	servers map[raft.ServerID]remembered
-	// gap bounds what may be missing. A follower can't have acknowledged to this server what this server did not have, nor
-	// can it have voted for it in a term that it had not reached.
+	// gap bounds what may be missing. A follower can't have acknowledged to this server what this
+	// server did not have, nor can it have voted for it in a term that it had not reached.
 	gap     remembered
 	own     position // the end of this server's own log
 	wait    time.Duration
@@ -78,8 +82,8 @@ type memoryContent struct {
 	Servers map[raft.ServerID]remembered `json:"servers"`
 }
 
-// openMemory reads what the server remembers. end and term are its log's end and its term now. A file that is damaged is an
-// error; the memory is as good as it can be without it.
+// openMemory reads what the server remembers. end and term are its log's end and its term now. A
+// file that is damaged is an error; the memory is as good as it can be without it.
 func openMemory(dir *DataDir, end position, term uint64) (*memory, error) {
 	m := &memory{dir: dir, servers: make(map[raft.ServerID]remembered), own: end}
 	whole := remembered{Acknowledged: end, Voted: term}
@@ -196,8 +200,9 @@ func (m *memory) copied() map[raft.ServerID]remembered {
 
 // save writes what has changed. clean says that nothing can change any more.
 //
-// It does not wait for the disk, which the Raft log needs: after a kill the file is there all the same, and where the machine
-// went down, the gap covers what it lacks. A promise must be durable, and waits.
+// It does not wait for the disk, which the Raft log needs: after a kill the file is there all the
+// same, and where the machine went down, the gap covers what it lacks. A promise must be durable,
+// and waits.
 func (m *memory) save(clean bool) error {
 	if m.dir.Path() == "" {
 		return nil
@@ -233,8 +238,8 @@ func (m *memory) save(clean bool) error {
 	return nil
 }
 
-// replaceFileSoon is replaceFile without waiting for the disk: after the machine went down, the file may be the old one, or
-// damaged.
+// replaceFileSoon is replaceFile without waiting for the disk: after the machine went down, the
+// file may be the old one, or damaged.
 func replaceFileSoon(path string, content []byte) error {
 	tmp := path + ".tmp"
 	if err := os.WriteFile(tmp, content, 0o600); err != nil {

@@ -49,7 +49,7 @@ func (a *affiliation) cluster() string {
 }
 
 // judge returns nil where this node may deal with the other one, and the reason to log where it may
-// not. Where that other node's word is enough to decide by, it decides.
+// not.
 func (a *affiliation) judge(other *clusterpb.Introduction, at string, how meeting) error {
 	theirs := other.GetCluster()
 	if theirs == "" {
@@ -65,11 +65,19 @@ func (a *affiliation) judge(other *clusterpb.Introduction, at string, how meetin
 		return nil
 	case mine != "":
 		return otherCluster(other, at, mine)
-	case how == metAccepted && a.seed:
-		return a.lean(theirs)
+	case how == metAccepted && a.seed: // it follows, once that is confirmed to be a node
+		return nil
 	default:
 		return errUndecided
 	}
+}
+
+// follow lets a seed be of the cluster of the node that has dialled it.
+func (a *affiliation) follow(other *clusterpb.Introduction, how meeting) error {
+	if other.GetCluster() == "" || how != metAccepted || !a.seed || a.cluster() != "" {
+		return nil
+	}
+	return a.lean(other.GetCluster())
 }
 
 // lean takes an id for the life of the process.

@@ -1,13 +1,11 @@
 package cluster
 
 import (
-	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
@@ -18,10 +16,8 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
-	"google.golang.org/grpc"
 
 	"github.com/weirproxy/weir/cluster/clusterpb"
-	"github.com/weirproxy/weir/config/certs"
 )
 
 const (
@@ -32,86 +28,6 @@ const (
 	leaveRetry       = 300 * time.Millisecond
 	maxMetaText      = 64
 )
-
-// Config says how a node takes part. Every address is "host:port"; port 0 takes a free one.
-type Config struct {
-	Name    string
-	Role    Role
-	Version string // spread by gossip, at most 64 bytes
-	// Data is the node's open directory, or what stands for one. The caller closes it, after Shutdown.
-	Data *DataDir
-
-	// FSM is the replicated state of a server, nil for a proxy.
-	FSM raft.FSM
-	// LogVersion is the newest version of the log's commands that the FSM understands; 0 is 1.
-	LogVersion uint32
-	// AppliedIndex answers the index that the FSM has after a snapshot was restored; nil leaves WaitApplied waiting
-	// for the next entry then.
-	AppliedIndex func() uint64
-
-	RPC             string // the TCP port that Raft, gRPC and the peers' HTTP share
-	AdvertiseRPC    string // what others dial, where it differs
-	Gossip          string // TCP and UDP
-	AdvertiseGossip string
-	Join            []string // gossip addresses or names, tried for ever
-	// APIAddr is what the node's HTTP API listens on, for the others to know; its host may be unspecified.
-	APIAddr string
-	// BootstrapExpect is the number of servers that form the cluster together; 0 never forms one, and waits to be
-	// added. Every server of a cluster must have the same.
-	BootstrapExpect int
-	// TLS tells the node's certificate and CA as they are now, for mutual TLS on the rpc port; nil: it is not encrypted.
-	TLS func() *certs.Set
-	// GossipKeys encrypt gossip with the first, and decrypt it with any; nil: gossip is not encrypted.
-	GossipKeys GossipKeys
-	// Plaintext is what becomes of what isn't encrypted; "" is PlainRefuse. It is nothing to a node without TLS and keys.
-	Plaintext Plaintext
-	// Label keeps gossip of other systems apart that use the same addresses; "" is "weir".
-	Label        string
-	ConfigDigest string // spread by gossip, at most 64 bytes
-
-	// Multiplier stretches the timings of Raft and gossip, for slow networks and starved machines: 1 (or 0) notices a dead
-	// leader within about a second, 2 takes twice as long and bears pauses twice as long.
-	Multiplier int
-
-	Log hclog.Logger
-	// Fatal is called, from a goroutine of its own and at most once, when the process must stop: the name is taken.
-	Fatal func(error)
-
-	// OnCommit is told how long each entry took that this server proposed as the leader, from being handed to Raft until
-	// it was applied here; those that failed are not told. Many may call at once; it must not block. nil tells nobody.
-	OnCommit func(time.Duration)
-
-	// SessionLife says for how long a session may be alive after its leader was last confirmed (the ttl, and the margin), and
-	// whether that is certain for the cluster. A server whose disk may be an older copy waits for so long. nil: it is not known,
-	// and the longest that there can be counts.
-	SessionLife func() (life time.Duration, certain bool)
-
-	// Tests set these.
-	wrapStore func(logStable) logStable
-	patience  time.Duration // of the watchdog: with commits
-	stall     time.Duration // and with the own disk
-	listen    time.Duration // before a cluster is formed alone; negative: not at all
-}
-
-// Handlers is what a node does as part of the cluster. All are optional.
-type Handlers struct {
-	// Services registers gRPC services on the rpc port.
-	Services func(grpc.ServiceRegistrar)
-	// HTTP answers the peers' requests on the rpc port.
-	HTTP http.Handler
-	// Lead does the leader's work in one term, from the moment that the FSM holds everything committed before. It
-	// returns soon after its context has ended, which says that the term is over; until then no other Lead begins.
-	Lead func(ctx context.Context, term uint64)
-	// MemberChanged is told of a member that is new or has changed, except that it became a suspect, which is told by
-	// nobody. Changes in quick succession may be told as one; calls come one at a time.
-	MemberChanged func(Member)
-	// LeaderChanged is told the rpc address of a leader that this node has heard of, when it is another one than before.
-	// It must not block.
-	LeaderChanged func(rpcAddr string)
-	// Superseded is told, once, that this server must not lead the cluster that it has formed, nor use what that cluster has
-	// granted: an older cluster names it as a voter. It must not block.
-	Superseded func(error)
-}
 
 // Cluster is a node's part in its cluster.
 type Cluster struct {
@@ -176,47 +92,6 @@ func New(cfg Config) (*Cluster, error) {
 	return c, nil
 }
 
-func (cfg *Config) normalise() error {
-	cfg.Multiplier = max(cfg.Multiplier, 1)
-	if cfg.patience == 0 {
-		cfg.patience = watchdogLimit * time.Duration(cfg.Multiplier)
-	}
-	if cfg.stall == 0 {
-		cfg.stall = stallLimit * time.Duration(cfg.Multiplier)
-	}
-	switch {
-	case cfg.listen == 0 && (cfg.Data == nil || cfg.Data.Path() == ""):
-		cfg.listen = -1 // nothing that is kept in memory can have been lost
-	case cfg.listen == 0:
-		cfg.listen = listenFirst * time.Duration(cfg.Multiplier)
-	}
-	if cfg.Label == "" {
-		cfg.Label = defaultLabel
-	}
-	if cfg.Log == nil {
-		cfg.Log = hclog.NewNullLogger()
-	}
-	cfg.Plaintext = cmp.Or(cfg.Plaintext, PlainRefuse)
-	if cfg.OnCommit == nil {
-		cfg.OnCommit = func(time.Duration) {}
-	}
-	switch {
-	case cfg.Data == nil:
-		return errors.New("a node needs a data directory, or MemoryDataDir")
-	case cfg.Data.Name() != cfg.Name:
-		return fmt.Errorf("the data directory belongs to node %q, not %q", cfg.Data.Name(), cfg.Name)
-	case cfg.Role != RoleServer && cfg.Role != RoleProxy:
-		return fmt.Errorf("unknown role %q: it is \"server\" or \"proxy\"", cfg.Role)
-	case cfg.Role == RoleServer && cfg.FSM == nil:
-		return errors.New("a server needs an FSM")
-	case cfg.Plaintext != PlainRefuse && cfg.Plaintext != PlainAccept && cfg.Plaintext != PlainSend:
-		return fmt.Errorf("cluster.plaintext: %q is not refuse, accept or send", cfg.Plaintext)
-	case len(cfg.Version) > maxMetaText || len(cfg.ConfigDigest) > maxMetaText:
-		return fmt.Errorf("the version and the config digest may have %d bytes", maxMetaText)
-	}
-	return cfg.GossipKeys.check()
-}
-
 // open takes the ports and files; on an error it gives back what it has taken.
 func (c *Cluster) open() (err error) {
 	listener, err := net.Listen("tcp", c.cfg.RPC)
@@ -254,61 +129,6 @@ func (c *Cluster) open() (err error) {
 	c.mux = newMux(c.log.Named("rpc"), listener, self, door, newSecurity(&c.cfg))
 	c.peers = newPeers(c.mux)
 	return nil
-}
-
-// doorkeeper speaks for this node on both of its ports.
-func (c *Cluster) doorkeeper() *doorkeeper {
-	saved := c.cfg.Data.state().Cluster
-	c.of = &affiliation{id: saved, settled: saved != "", keep: c.keepClusterID, decided: c.clusterDecided}
-	d := &doorkeeper{name: c.cfg.Name, of: c.of, introduction: c.introduce, heard: c.heardPreface}
-	if c.cfg.Role == RoleServer {
-		d.serverID = c.cfg.Data.ServerID()
-	}
-	return d
-}
-
-// joinsNobody reports whether cluster.join names no other node.
-func joinsNobody(join []string, own ...string) bool {
-	return !slices.ContainsFunc(join, func(addr string) bool { return !slices.Contains(own, addr) })
-}
-
-// introduce says what others need to know of this node where a connection begins.
-func (c *Cluster) introduce(i *clusterpb.Introduction) {
-	select {
-	case <-c.started:
-		i.GossipAddr, i.LeadsTerm = c.gossip.gossipIP.String(), c.leadingTerm()
-	default: // neither is known yet
-	}
-}
-
-// gossipRefused logs why there is no gossip with an address: at most once in a while for each machine.
-func (c *Cluster) gossipRefused(peer string, err error) {
-	log := c.log.Named("gossip")
-	host, _, splitErr := net.SplitHostPort(peer)
-	if splitErr != nil {
-		host = peer
-	}
-	var wrong *misfit
-	if errors.As(err, &wrong) && c.said.due(host+" "+wrong.kind(), time.Now()) || errors.Is(err, errUnmarked) && c.said.due(host+" unmarked", time.Now()) {
-		log.Warn("no gossip with a node", "peer", peer, "reason", err)
-		return
-	}
-	log.Debug("no gossip with a node", "peer", peer, "reason", err)
-}
-
-// keepClusterID writes down, for good, of which cluster this node is.
-func (c *Cluster) keepClusterID(id string) error {
-	return c.cfg.Data.update(func(saved *identity) { saved.Cluster = id })
-}
-
-// clusterDecided follows the moment at which this node knows its cluster: from then on it has nothing to do with members of
-// others that it met before.
-func (c *Cluster) clusterDecided(id string) {
-	c.log.Info("this node's cluster is known", "cluster", id)
-	c.mux.dropOthers(id)
-	if err := c.gossip.decide(id); err != nil {
-		c.log.Error("the gossip metadata can't be changed", "error", err)
-	}
 }
 
 // advertisedRPC is what others dial: as configured, or where the port is bound to every address, the one that gossip
@@ -386,6 +206,7 @@ func (c *Cluster) start(h Handlers) error {
 	c.transport.start()
 	c.mux.start()
 	c.background(func() { c.gossip.run(c.life) })
+	c.background(func() { c.followAddresses(c.life) })
 	c.background(func() { c.tellMembers(c.life) })
 	c.background(func() { c.tellLeader(c.life) })
 	if c.raft != nil {
@@ -408,6 +229,12 @@ func (c *Cluster) firstMeta() (*clusterpb.Meta, error) {
 		Identity: identity, Role: clusterpb.Role_ROLE_PROXY, RpcAddr: c.mux.self, Version: c.cfg.Version, ConfigDigest: c.cfg.ConfigDigest,
 		ApiAddr: c.cfg.APIAddr, Cluster: c.of.cluster(),
 	}
+	machine, err := c.cfg.interfaceAddrs()
+	if err != nil {
+		c.log.Warn("this machine's addresses can't be listed: other nodes' proxies know its advertised ones only", "error", err)
+	}
+	l := c.listening()
+	meta.Listening = l.encode(machine)
 	if c.cfg.Role == RoleServer {
 		has, err := c.stores.hasState()
 		if err != nil {
@@ -428,7 +255,8 @@ func (c *Cluster) raftConfig() *raft.Config {
 	conf.HeartbeatTimeout, conf.ElectionTimeout = c.raftTimeouts(), c.raftTimeouts()
 	conf.LeaderLeaseTimeout = 500 * time.Millisecond * mult
 	if c.past.doubt != nil {
-		// The only voter of a configuration asks nobody before it leads. It has to listen first, until it is released.
+		// The only voter of a configuration asks nobody before it leads. It has to listen first,
+		// until it is released.
 		conf.HeartbeatTimeout, conf.ElectionTimeout = longestLife, longestLife
 	}
 	// A follower that is told of commits within half a second is soon enough: what is committed is acted upon on the
@@ -492,7 +320,8 @@ func (c *Cluster) alone() bool {
 	return len(servers) == 1 && servers[0].ID == c.serverID()
 }
 
-// restoreTimeouts lets a server that had to listen first stand for election. The only one of a cluster does so at once.
+// restoreTimeouts lets a server that had to listen first stand for election. The only one of a
+// cluster does so at once.
 func (c *Cluster) restoreTimeouts() {
 	normal := c.raftTimeouts()
 	conf := c.raft.ReloadableConfig()

@@ -33,8 +33,8 @@ type DataDir struct {
 	// name and identity never change.
 	name     string
 	identity string
-	// moved is why the directory may be an older copy that was put back; nil: it is not. It is found out first of all, since
-	// what is written later hides some of it.
+	// moved is why the directory may be an older copy that was put back; nil: it is not. It is
+	// found out first of all, since what is written later hides some of it.
 	moved error
 
 	mu    sync.Mutex

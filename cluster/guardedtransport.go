@@ -14,8 +14,8 @@ var (
 	errPromised = errors.New("this server has promised to have nothing to do with leaders of this term any more")
 )
 
-// guardedTransport lets a [pastGuard] see and refuse what Raft says and hears. One goroutine passes on what comes in; Raft
-// takes it one at a time anyway.
+// guardedTransport lets a [pastGuard] see and refuse what Raft says and hears. One goroutine passes
+// on what comes in; Raft takes it one at a time anyway.
 type guardedTransport struct {
 	verifyingTransport
 	guard   *pastGuard
@@ -29,7 +29,8 @@ func newGuardedTransport(t verifyingTransport, g *pastGuard) *guardedTransport {
 // Consumer implements [raft.Transport].
 func (t *guardedTransport) Consumer() <-chan raft.RPC { return t.inbound }
 
-// run passes requests on until the context ends. What waits for an answer then gets none, as when the process ends.
+// run passes requests on until the context ends. What waits for an answer then gets none, as when
+// the process ends.
 func (t *guardedTransport) run(ctx context.Context) {
 	for {
 		select {
@@ -112,8 +113,8 @@ func (t *guardedTransport) watch(ctx context.Context, rpc *raft.RPC, answered fu
 	})
 }
 
-// takeVote lets Raft vote, or refuses. Where the vote needs a majority's promise first, it is asked for beside the requests that
-// follow: the candidate waits for longer than that takes.
+// takeVote lets Raft vote, or refuses. Where the vote needs a majority's promise first, it is asked
+// for beside the requests that follow: the candidate waits for longer than that takes.
 func (t *guardedTransport) takeVote(ctx context.Context, rpc raft.RPC, r *raft.RequestVoteRequest) {
 	g := t.guard
 	g.mem.learn(raft.ServerID(r.ID), remembered{Voted: r.Term}) // it has voted for itself
@@ -263,7 +264,8 @@ func (p *guardedPipeline) Close() error {
 	return err
 }
 
-// hearLeader decides whether Raft may hear a leader, and notes what that says of the leader's own log.
+// hearLeader decides whether Raft may hear a leader, and notes what that says of the leader's own
+// log.
 func (g *pastGuard) hearLeader(r *raft.AppendEntriesRequest) error {
 	if err := g.admitLeader(r.Term); err != nil {
 		return err
@@ -295,7 +297,8 @@ func (g *pastGuard) admitLeader(term uint64) error {
 	return nil
 }
 
-// noteAnswer takes a follower's answer to this server as the leader. The error says that it must not count.
+// noteAnswer takes a follower's answer to this server as the leader. The error says that it must
+// not count.
 func (g *pastGuard) noteAnswer(id raft.ServerID, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	if !resp.Success {
 		return nil
@@ -331,7 +334,8 @@ func (g *pastGuard) hasPromised(term uint64) bool {
 	return term <= g.promised
 }
 
-// voteFloor is the newest term in which this server votes for nobody: it has promised that, or may have voted in it before.
+// voteFloor is the newest term in which this server votes for nobody: it has promised that, or may
+// have voted in it before.
 func (g *pastGuard) voteFloor() uint64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()

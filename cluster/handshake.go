@@ -29,7 +29,8 @@ type doorkeeper struct {
 	of       *affiliation
 	// introduction, if not nil, adds what changes to what the node says of itself.
 	introduction func(*clusterpb.Introduction)
-	// heard, if not nil, is told of each preface of another node, also of those that are refused.
+	// heard, if not nil, is told of each preface of another node that has read the answer, also of
+	// those that are refused.
 	heard func(p *clusterpb.Preface, from net.Addr)
 }
 
@@ -56,6 +57,11 @@ func (d *doorkeeper) open(conn net.Conn, k kind, target string, at string, how m
 		return nil, err
 	}
 	other := answer.GetFrom()
+	if k != kindProbe { // also where nothing comes of it: the other node believes what was said only then
+		if _, err := conn.Write(answer.GetNonce()); err != nil {
+			return other, err
+		}
+	}
 	if err := d.of.judge(other, at, how); err != nil {
 		return other, err
 	}
@@ -70,17 +76,17 @@ func (d *doorkeeper) open(conn net.Conn, k kind, target string, at string, how m
 	default:
 		return other, fmt.Errorf("node %s at %s refuses the connection (%s)", other.GetNode(), at, answer.GetVerdict())
 	}
-	_, err = conn.Write(answer.GetNonce())
-	return other, err
+	return other, nil
 }
 
 // answer admits or refuses a connection that has just been accepted and begins with preface, on a port that takes the kinds
 // that fit. The caller has set a deadline and closes the connection on an error.
 func (d *doorkeeper) answer(conn net.Conn, preface *clusterpb.Preface, fits func(kind) bool) error {
-	if d.heard != nil {
-		d.heard(preface, conn.RemoteAddr())
+	how := metAccepted
+	if preface.GetTarget() != "" && preface.GetTarget() == d.serverID {
+		how = metMeant
 	}
-	verdict, refused := d.judge(preface, conn.RemoteAddr(), fits)
+	verdict, refused := d.judge(preface, conn.RemoteAddr(), how, fits)
 	nonce := make([]byte, nonceBytes)
 	_, _ = rand.Read(nonce) // never fails
 	answer, err := appendAnswer(nil, &clusterpb.Answer{Verdict: verdict, Nonce: nonce, From: d.introduce()})
@@ -90,10 +96,24 @@ func (d *doorkeeper) answer(conn net.Conn, preface *clusterpb.Preface, fits func
 	if _, err := conn.Write(answer); err != nil {
 		return cmp.Or(refused, err)
 	}
-	if refused != nil || preface.GetKind() == kindProbe {
+	if preface.GetKind() == kindProbe {
 		return refused
 	}
-	back := make([]byte, nonceBytes)
+	if err := confirm(conn, nonce); err != nil {
+		return cmp.Or(refused, err)
+	}
+	if d.heard != nil {
+		d.heard(preface, conn.RemoteAddr())
+	}
+	if refused != nil {
+		return refused
+	}
+	return d.of.follow(preface.GetFrom(), how)
+}
+
+// confirm waits for the nonce. Nothing that a preface says counts before: it may come from the client of a proxy.
+func confirm(conn net.Conn, nonce []byte) error {
+	back := make([]byte, len(nonce))
 	if _, err := io.ReadFull(conn, back); err != nil {
 		return fmt.Errorf("the answer to the preface was not confirmed: %w", err)
 	}
@@ -103,11 +123,7 @@ func (d *doorkeeper) answer(conn net.Conn, preface *clusterpb.Preface, fits func
 	return nil
 }
 
-func (d *doorkeeper) judge(p *clusterpb.Preface, from net.Addr, fits func(kind) bool) (clusterpb.Verdict, error) {
-	how := metAccepted
-	if p.GetTarget() != "" && p.GetTarget() == d.serverID {
-		how = metMeant
-	}
+func (d *doorkeeper) judge(p *clusterpb.Preface, from net.Addr, how meeting, fits func(kind) bool) (clusterpb.Verdict, error) {
 	at := from.String()
 	if addr := p.GetFrom().GetGossipAddr(); addr != "" {
 		at = fmt.Sprintf("%s (gossip %s)", at, addr)

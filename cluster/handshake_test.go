@@ -48,8 +48,16 @@ func TestAffiliationJudges(t *testing.T) {
 		{"cluster.join is asked first", "", false, other, metProbed, nil, ""},
 	} {
 		a := &affiliation{id: test.have, settled: test.have != "", seed: test.seed, keep: func(string) error { return nil }}
-		if err := a.judge(&clusterpb.Introduction{Node: "n", Cluster: test.theirs}, "1.2.3.4:5", test.how); !errors.Is(err, test.want) {
+		other := &clusterpb.Introduction{Node: "n", Cluster: test.theirs}
+		err := a.judge(other, "1.2.3.4:5", test.how)
+		if !errors.Is(err, test.want) {
 			t.Errorf("%s: %v, want %v", test.name, err, test.want)
+		}
+		if a.cluster() != test.have {
+			t.Errorf("%s: decided before it is confirmed", test.name)
+		}
+		if err == nil {
+			must(t, a.follow(other, test.how))
 		}
 		if a.cluster() != test.then {
 			t.Errorf("%s: then of cluster %q, want %q", test.name, a.cluster(), test.then)
@@ -131,12 +139,14 @@ func TestMuxDropsOthersOnceDecided(t *testing.T) {
 func TestNothingPassesWithoutTheNonce(t *testing.T) {
 	t.Parallel()
 	m := newTestMux(t, "a.1")
+	m.door.of.seed = true
+	m.door.heard = func(p *clusterpb.Preface, _ net.Addr) { t.Errorf("%v counts without the nonce", p) }
 	for name, follows := range map[string][]byte{
 		"nothing": nil, "a request": []byte("GET /v1/status HTTP/1.1\r\nHost: x\r\n\r\n"), "zeros": make([]byte, nonceBytes),
 	} {
 		conn, err := net.Dial("tcp", m.self)
 		must(t, err)
-		hello, err := appendPreface(nil, &clusterpb.Preface{Kind: kindHTTP, From: &clusterpb.Introduction{Node: "x"}})
+		hello, err := appendPreface(nil, &clusterpb.Preface{Kind: kindHTTP, From: &clusterpb.Introduction{Node: "x", Cluster: "2222"}})
 		must(t, err)
 		_, err = conn.Write(append(hello, follows...))
 		must(t, err)
@@ -146,8 +156,8 @@ func TestNothingPassesWithoutTheNonce(t *testing.T) {
 			t.Errorf("%s: answered %q, %v", name, answer, err)
 		}
 		_ = conn.Close()
-		if _, ok := acceptNow(m, kindHTTP); ok {
-			t.Errorf("%s: the connection was accepted", name)
+		if _, ok := acceptNow(m, kindHTTP); ok || m.door.of.cluster() != "" {
+			t.Errorf("%s: the connection was accepted, or counts: %q", name, m.door.of.cluster())
 		}
 	}
 }

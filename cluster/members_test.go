@@ -3,6 +3,7 @@ package cluster
 import (
 	"fmt"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -56,7 +57,7 @@ func TestMembersIndex(t *testing.T) {
 			t.Fatal("the list is not sorted")
 		}
 		for _, m := range all {
-			if one, ok := ms.get(m.Name, now); !ok || one != m {
+			if one, ok := ms.get(m.Name, now); !ok || !reflect.DeepEqual(one, m) {
 				t.Fatalf("looked up %+v, listed %+v", one, m)
 			}
 		}

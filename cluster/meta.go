@@ -46,6 +46,7 @@ type Member struct {
 	LeadsTerm    uint64 // > 0: it says that it leads in this term
 	SessionLeft  uint64 // the session that it gave back before it left
 	Cluster      string // the cluster's id, where it knows it
+	Listening    Listening
 
 	expect     int
 	hasState   bool
@@ -73,9 +74,10 @@ func decodeMeta(raw []byte) (*clusterpb.Meta, error) {
 	return meta, nil
 }
 
-// encodeMeta writes gossip metadata; a bound on each text keeps it within memberlist's limit.
+// encodeMeta writes gossip metadata; a bound on each text keeps it within memberlist's limit, and addresses take what room
+// is left.
 func encodeMeta(meta *clusterpb.Meta) ([]byte, error) {
-	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(meta)
+	raw, err := fit(meta, memberlist.MetaMaxSize)
 	if err != nil {
 		return nil, err
 	}
@@ -99,6 +101,7 @@ func (m *Member) describe(meta *clusterpb.Meta) {
 	m.LeadsTerm = meta.GetLeadsTerm()
 	m.SessionLeft = meta.GetSessionLeft()
 	m.Cluster = meta.GetCluster()
+	m.Listening = decodeListening(meta.GetListening())
 	m.expect = int(meta.GetBootstrapExpect())
 	m.hasState = meta.GetHasState()
 	m.detached = meta.GetDetached()

@@ -280,12 +280,13 @@ func (m *mux) classify(conn *trackedConn) (net.Conn, *subListener, error) {
 		taken = &secureConn{Conn: server, held: conn}
 	}
 	p, err := readPreface(taken)
-	if err != nil {
-		return nil, nil, err
-	}
-	if !secure && !m.security.hearsPlain() {
+	var other *misfit // it is a node, of another version
+	if (err == nil || errors.As(err, &other)) && !secure && !m.security.hearsPlain() {
 		_, _ = conn.Write(mismatch[:])
 		return nil, nil, errPeerWantsPlain
+	}
+	if err != nil {
+		return nil, nil, err
 	}
 	if err := m.door.answer(taken, p, func(k kind) bool { return m.subs[k] != nil }); err != nil {
 		return nil, nil, err

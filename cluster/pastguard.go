@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/weirproxy/weir/cluster/clusterpb"
 )
@@ -19,18 +17,20 @@ import (
 const (
 	recallEvery   = 100 * time.Millisecond
 	recallTimeout = 500 * time.Millisecond
-	// aloneListen is how long the only voter of a configuration listens before it leads, where its disk is in doubt: a cluster
-	// that has grown since the copy was made calls it well within that.
+	// aloneListen is how long the only voter of a configuration listens before it leads, where its
+	// disk is in doubt: a cluster that has grown since the copy was made calls it well within that.
 	aloneListen = 3 * time.Second
-	// longestLife is assumed where nobody knows how long sessions live: the longest ttl, and the margin.
+	// longestLife is assumed where nobody knows how long sessions live: the longest ttl, and the
+	// margin.
 	longestLife = 5*time.Minute + 500*time.Millisecond
 	doubtRemind = 5 * time.Second
 	// olderCopyHelp is where an operator reads on.
 	olderCopyHelp = "docs/operations.md: a disk put back to an older copy"
 )
 
-// pastGuard keeps a server whose disk may have been put back to an older copy from what needs its past (judgePast), and
-// answers for the pasts of the others. It stands between Raft and the transport (guardedTransport).
+// pastGuard keeps a server whose disk may have been put back to an older copy from what needs its
+// past (judgePast), and answers for the pasts of the others. It stands between Raft and the
+// transport (guardedTransport).
 type pastGuard struct {
 	c     *Cluster
 	mem   *memory
@@ -181,8 +181,8 @@ func (g *pastGuard) recordPlace() {
 	}
 }
 
-// holdLeft is for how long this server must still grant nothing. Nobody remembers what the only server has forgotten, so
-// it lets every session that there may be run out.
+// holdLeft is for how long this server must still grant nothing. Nobody remembers what the only
+// server has forgotten, so it lets every session that there may be run out.
 func (g *pastGuard) holdLeft() time.Duration {
 	g.mu.Lock()
 	alone := g.alone
@@ -260,58 +260,11 @@ func (g *pastGuard) look() pastVerdict {
 	return g.verdict
 }
 
-// askAll asks every other voter what it remembers, once.
-func (g *pastGuard) askAll(ctx context.Context) {
-	g.askEach(ctx, &clusterpb.RecallRequest{Server: string(g.c.serverID())}, func(id raft.ServerID, t testimony) {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		if had := g.answers[id]; had.answered && !t.answered {
-			return // what it said stays true
-		}
-		g.answers[id] = t
-	})
-}
-
-// askEach sends a request to every other voter, and hands each answer on, or that there is none.
-func (g *pastGuard) askEach(ctx context.Context, r *clusterpb.RecallRequest, heard func(raft.ServerID, testimony)) {
-	ctx, cancel := context.WithTimeout(ctx, recallTimeout*time.Duration(g.c.cfg.Multiplier))
-	defer cancel()
-	var wg sync.WaitGroup
-	for _, id := range g.voters() {
-		wg.Go(func() {
-			addr, _ := g.c.addressOf(id)
-			reply, err := ask(ctx, g.c, addr, func(ctx context.Context, cc clusterpb.ControlClient) (*clusterpb.RecallReply, error) {
-				return cc.Recall(ctx, r)
-			})
-			if err == nil && reply.GetServer() != string(id) {
-				err = errors.New("another server has its address")
-			}
-			if err != nil {
-				g.c.log.Debug("a server was not heard on what it remembers", "server", id, "error", err)
-			}
-			heard(id, testimonyOf(reply, err))
-		})
-	}
-	wg.Wait()
-}
-
-func testimonyOf(r *clusterpb.RecallReply, err error) testimony {
-	if forgets(err) {
-		return testimony{answered: true, sure: true} // an older version remembers nothing, and never will
-	}
-	if err != nil {
-		return testimony{}
-	}
-	return testimony{
-		answered: true, sure: r.GetSure(), known: rememberedOf(r.GetRemembered()), gap: rememberedOf(r.GetGap()),
-		silent: time.Duration(r.GetSilentNs()), promised: r.GetPromised(), leads: r.GetLeadsTerm(), commit: r.GetCommitIndex(),
-	}
-}
-
-// promise makes sure that no leader of a term before this one can confirm a session any more, and that all that were
-// confirmed have run out: a majority, this server included, has followed nobody for long enough, and promises to follow, and
-// to vote for, nobody in an earlier term. Any majority that confirmed a session meets that one in a server that has been
-// silent since. Only then may this server vote in the term, whatever it has forgotten.
+// promise makes sure that no leader of a term before this one can confirm a session any more, and
+// that all that were confirmed have run out: a majority, this server included, has followed nobody
+// for long enough, and promises to follow, and to vote for, nobody in an earlier term. Any majority
+// that confirmed a session meets that one in a server that has been silent since. Only then may
+// this server vote in the term, whatever it has forgotten.
 func (g *pastGuard) promise(ctx context.Context, term uint64) bool {
 	if term == 0 {
 		return false
@@ -445,60 +398,12 @@ func (c *Cluster) logEnd() position {
 	return log
 }
 
-// GrantHold is for how long this server must grant nothing, though it leads: it is the only one, and its disk may have been put
-// back to an older copy. What it grants once that time is over is nobody else's.
+// GrantHold is for how long this server must grant nothing, though it leads: it is the only one,
+// and its disk may have been put back to an older copy. What it grants once that time is over is
+// nobody else's.
 func (c *Cluster) GrantHold() time.Duration {
 	if c.past == nil {
 		return 0
 	}
 	return c.past.holdLeft()
 }
-
-// recallFor answers another server.
-func (g *pastGuard) recallFor(r *clusterpb.RecallRequest) *clusterpb.RecallReply {
-	asker := raft.ServerID(r.GetServer())
-	known, gap := g.mem.recall(asker)
-	g.mu.Lock()
-	sure := g.verdict.released || g.verdict.kept
-	g.mu.Unlock()
-	reply := &clusterpb.RecallReply{
-		Server: string(g.c.serverID()), Sure: sure, Remembered: rememberedProto(asker, known), Gap: rememberedProto(asker, gap),
-	}
-	select {
-	case <-g.c.raftReady:
-		reply.LeadsTerm, reply.CommitIndex = g.c.leadingTerm(), g.c.raft.CommitIndex()
-	default:
-	}
-	if r.GetPromise() > 0 {
-		reply.Promised = g.tryPromise(r.GetPromise(), time.Duration(r.GetSilenceNs()))
-	}
-	reply.SilentNs = int64(g.silence())
-	return reply
-}
-
-// rememberAll takes what a leader knows of the servers. What it says of this one, this one knows better.
-func (g *pastGuard) rememberAll(r *clusterpb.RememberRequest) {
-	for i, s := range r.GetServers() {
-		if i >= maxRemembered {
-			return
-		}
-		if id := raft.ServerID(s.GetServer()); id != g.c.serverID() {
-			g.mem.learn(id, rememberedOf(s))
-		}
-	}
-}
-
-func rememberedOf(r *clusterpb.Remembered) remembered {
-	at := r.GetAcknowledged()
-	return remembered{Acknowledged: position{Term: at.GetTerm(), Index: at.GetIndex()}, Voted: r.GetVoted()}
-}
-
-func rememberedProto(id raft.ServerID, r remembered) *clusterpb.Remembered {
-	return &clusterpb.Remembered{
-		Server: string(id), Voted: r.Voted,
-		Acknowledged: &clusterpb.Position{Term: r.Acknowledged.Term, Index: r.Acknowledged.Index},
-	}
-}
-
-// forgets reports whether a server said that it is of a version without a memory.
-func forgets(err error) bool { return status.Code(err) == codes.Unimplemented }

@@ -20,5 +20,6 @@ func identify(path string) (fileID, error) {
 	}, nil
 }
 
-// undisturbed knows nothing here: what a rename does to a directory's times is the file system's affair.
+// undisturbed knows nothing here: what a rename does to a directory's times is the file system's
+// affair.
 func undisturbed(string) (bool, error) { return true, nil }

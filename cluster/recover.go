@@ -108,8 +108,9 @@ func (r *Recovery) replay(state raft.FSM) error {
 	return nil
 }
 
-// Run makes this server the only one. The caller has waited until no session can be alive that the log has forgotten: it may be an
-// older copy, and the server need not wait again when it starts. state must be new. A failure leaves what was there, or what is wanted: it may be run again.
+// Run makes this server the only one. The caller has waited until no session can be alive that the
+// log has forgotten: it may be an older copy, and the server need not wait again when it starts.
+// state must be new. A failure leaves what was there, or what is wanted: it may be run again.
 func (r *Recovery) Run(state raft.FSM) error {
 	alone := raft.Configuration{Servers: []raft.Server{{Suffrage: raft.Voter, ID: raft.ServerID(r.data.ServerID()), Address: r.address}}}
 	err := trapped(func() error {

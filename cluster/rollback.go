@@ -7,19 +7,23 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// A server's disk may have been put back to an older copy. It then lacks entries that it had acknowledged, and votes that it
-// had given, both of which Raft takes to be there for good: with such a server, a majority may elect a leader without what a
-// majority had committed. So a server that starts with Raft state is in doubt until the decision here says otherwise. Until
-// then it doesn't stand for election, and it takes part only as far as that is safe.
+// A server's disk may have been put back to an older copy. It then lacks entries that it had
+// acknowledged, and votes that it had given, both of which Raft takes to be there for good: with
+// such a server, a majority may elect a leader without what a majority had committed. So a server
+// that starts with Raft state is in doubt until the decision here says otherwise. Until then it
+// doesn't stand for election, and it takes part only as far as that is safe.
 //
-//   - It is released where its files are the ones that it wrote to last (kept) and nobody remembers more than its log holds;
-//     where all other voters are sure of their memory and remember no more (complete); or where the leader has brought it up
-//     to all that anybody remembers, and to what is committed.
-//   - Once all that it can have forgotten is known, it follows leaders of the terms that it may have voted in last or later,
-//     and votes for candidates whose log reaches what it had acknowledged.
-//   - Where a voter that may remember more is gone, it waits until every session that hangs on forgotten entries has run out:
-//     a session lives for a ttl after a majority last confirmed its leader, and a majority has then promised to confirm none
-//     of those leaders any more (see pastGuard.promise).
+//   - It is released where its files are the ones that it wrote to last (kept) and nobody remembers
+//     more than its log holds; where all other voters are sure of their memory and remember no more
+//     (complete); or where the leader has brought it up to all that anybody remembers, and to what
+//     is committed.
+//   - Once all that it can have forgotten is known, it follows leaders of the terms that it may
+//     have voted in last or later, and votes for candidates whose log reaches what it had
+//     acknowledged.
+//   - Where a voter that may remember more is gone, it waits until every session that hangs on
+//     forgotten entries has run out: a session lives for a ttl after a majority last confirmed its
+//     leader, and a majority has then promised to confirm none of those leaders any more (see
+//     pastGuard.promise).
 
 // testimony is what another voter has said.
 type testimony struct {
@@ -60,8 +64,8 @@ type pastVerdict struct {
 	voted    uint64
 	// lost is how far the log is known to have reached, where it does not any more.
 	lost position
-	// waited says that this server has followed nobody for so long that no session hangs on what it did before; quiet, that
-	// the same held of a majority when it was asked last.
+	// waited says that this server has followed nobody for so long that no session hangs on what it
+	// did before; quiet, that the same held of a majority when it was asked last.
 	waited, quiet bool
 }
 
@@ -123,7 +127,8 @@ func (v pastVerdict) mayFollow(term uint64) bool {
 	return v.released || v.kept || term >= v.voted && (v.complete || v.waited)
 }
 
-// mayVote reports whether a server in doubt may vote, without any promise, for a candidate whose log ends there.
+// mayVote reports whether a server in doubt may vote, without any promise, for a candidate whose
+// log ends there.
 func (v pastVerdict) mayVote(term uint64, end position) bool {
 	return v.released || v.complete && term > v.voted && !end.before(v.had)
 }

@@ -47,8 +47,9 @@ func lead(t *testing.T, n *testNode, nodes ...*testNode) {
 	}
 }
 
-// The three servers of the case: b is put back to a copy without the entry that a and b have committed, c never had it, and a
-// is gone. b and c are a majority, and must not go on without the entry before every session that hangs on it has run out.
+// The three servers of the case: b is put back to a copy without the entry that a and b have
+// committed, c never had it, and a is gone. b and c are a majority, and must not go on without the
+// entry before every session that hangs on it has run out.
 func TestAPutBackServerDoesNotElectALeaderWithoutWhatItAcknowledged(t *testing.T) {
 	t.Parallel()
 	const life = 4 * time.Second
@@ -75,7 +76,8 @@ func TestAPutBackServerDoesNotElectALeaderWithoutWhatItAcknowledged(t *testing.T
 	waitApplied(t, a, propose(t, next, "after"))
 }
 
-// As before, but the server with the entry returns in time: it is elected, nothing is lost, and nobody waits.
+// As before, but the server with the entry returns in time: it is elected, nothing is lost, and
+// nobody waits.
 func TestAPutBackServerElectsTheOneThatHasWhatItAcknowledged(t *testing.T) {
 	t.Parallel()
 	const life = time.Minute
@@ -102,7 +104,8 @@ func TestAPutBackServerElectsTheOneThatHasWhatItAcknowledged(t *testing.T) {
 	eventually(t, 5*time.Second, "b is sure of its past", func() bool { return b.past.free() })
 }
 
-// Where a leader lives, a server that was put back is brought up to date, and then takes part as any other.
+// Where a leader lives, a server that was put back is brought up to date, and then takes part as
+// any other.
 func TestAPutBackServerIsReleasedOnceItHasCaughtUp(t *testing.T) {
 	t.Parallel()
 	const life = time.Minute
@@ -167,7 +170,8 @@ func TestADoubtOutlivesTheProcess(t *testing.T) {
 	}
 }
 
-// All servers are put back, each to its own copy, which no memory shows: they wait until no session can be alive.
+// All servers are put back, each to its own copy, which no memory shows: they wait until no session
+// can be alive.
 func TestAllServersPutBackWait(t *testing.T) {
 	t.Parallel()
 	const life = 3 * time.Second
@@ -196,8 +200,9 @@ func TestAllServersPutBackWait(t *testing.T) {
 	}
 }
 
-// The only server that was put back leads soon, since it has to serve who has a session, and says for how long it must grant
-// nothing. It does so again if it is stopped meanwhile, and no more once that time is over.
+// The only server that was put back leads soon, since it has to serve who has a session, and says
+// for how long it must grant nothing. It does so again if it is stopped meanwhile, and no more once
+// that time is over.
 func TestTheOnlyServerThatWasPutBackHoldsItsGrants(t *testing.T) {
 	t.Parallel()
 	const life = 6 * time.Second

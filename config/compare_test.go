@@ -83,6 +83,7 @@ proxy {
   listen              = "127.0.0.1:11"
   reject_status       = 429
   dial_timeout        = "1s"
+  dns_ttl_max         = "1s"
   header_timeout      = "1s"
   tunnel_idle_timeout = "1s"
   half_close_timeout  = "1s"

@@ -121,9 +121,14 @@ type Proxy struct {
 	// RejectStatus answers a request over the limit: 400 to 599. 503 makes most clients retry; 429 tells those that
 	// know it to slow down.
 	RejectStatus int
-	// DialTimeout bounds name resolution and connecting. Raising it waits longer for slow upstreams, and holds a slot
-	// for as long.
+	// DialTimeout bounds connecting, and before that, on its own, resolving the name. Raising it
+	// waits longer for slow upstreams, and holds a slot for as long; no slot is held while the name
+	// is resolved.
 	DialTimeout time.Duration
+	// DNSTTLMax is how long a name server's answer is used at most, whatever its TTL; 0 uses it
+	// only for those that wait for it. Raising it spares the name servers queries, and connects to
+	// a former address for longer after a name has moved.
+	DNSTTLMax time.Duration
 	// HeaderTimeout bounds the arrival of a whole request head. Raising it lets slow clients hold a connection longer.
 	HeaderTimeout time.Duration
 	// TunnelIdleTimeout resets a tunnel in which nothing has moved for so long; 0 never does. Lowering it frees slots
@@ -147,7 +152,8 @@ type Proxy struct {
 	DenyDestinations []netip.Prefix
 	// AllowDestinations, where not empty, are the only networks connected to. Deny wins.
 	AllowDestinations []netip.Prefix
-	// AllowClusterDestinations lets clients connect to the cluster's own ports and API through the proxy.
+	// AllowClusterDestinations lets clients connect to the nodes' APIs, rpc and gossip ports through the proxy, but not to
+	// proxies.
 	AllowClusterDestinations bool
 	// TLS makes the listener speak TLS to workers.
 	TLS TLS
@@ -226,6 +232,7 @@ func Default(dev bool) *Config {
 			Listen:           "127.0.0.1:8080",
 			RejectStatus:     503,
 			DialTimeout:      10 * time.Second,
+			DNSTTLMax:        60 * time.Second,
 			HeaderTimeout:    10 * time.Second,
 			HalfCloseTimeout: 10 * time.Second,
 			DrainTimeout:     30 * time.Second,

@@ -126,7 +126,7 @@ func TestDefaultValues(t *testing.T) {
 		"cluster.tls.ca_file": `""`, "cluster.tls.cert_file": `""`, "cluster.tls.key_file": `""`,
 		"lease.ttl": `"10s"`, "lease.on_expiry": `"close"`,
 		"proxy.listen": `"127.0.0.1:8080"`, "proxy.reject_status": `503`,
-		"proxy.dial_timeout": `"10s"`, "proxy.header_timeout": `"10s"`, "proxy.tunnel_idle_timeout": `"0s"`,
+		"proxy.dial_timeout": `"10s"`, "proxy.dns_ttl_max": `"1m"`, "proxy.header_timeout": `"10s"`, "proxy.tunnel_idle_timeout": `"0s"`,
 		"proxy.half_close_timeout": `"10s"`, "proxy.drain_timeout": `"30s"`,
 		"proxy.allow_clients": `["127.0.0.0/8", "::1/128"]`, "proxy.users_file": `""`,
 		"proxy.proxy_protocol_from": `[]`, "proxy.allow_cluster_destinations": `false`,

@@ -109,6 +109,7 @@ func WriteDiagnostics(w io.Writer, ds []Diagnostic) error {
 // problems collects diagnostics and knows the files that they point into.
 type problems struct {
 	files map[string][]byte
+	lines map[string]*lineIndex // of files, made when a position in one is first asked for
 	found Diagnostics
 }
 
@@ -135,9 +136,13 @@ func (p *problems) parser(diags hcl.Diagnostics) {
 
 // sorted orders by file as first seen, then line and column.
 func (p *problems) sorted(order []string) Diagnostics {
+	place := make(map[string]int, len(order)) // from 1, so that a file that was not read comes first
+	for i, name := range order {
+		place[name] = i + 1
+	}
 	slices.SortStableFunc(p.found, func(a, b Diagnostic) int {
 		return cmp.Or(
-			cmp.Compare(slices.Index(order, a.At.File), slices.Index(order, b.At.File)),
+			cmp.Compare(place[a.At.File], place[b.At.File]),
 			cmp.Compare(a.At.Line, b.At.Line),
 			cmp.Compare(a.At.Column, b.At.Column),
 		)
@@ -155,22 +160,28 @@ func (p *problems) fileStart(name string) Position {
 	return Position{File: name, Line: 1, Column: 1, Text: p.line(name, 0)}
 }
 
+// line is the text of the line that holds the byte at offset, as far as it may be shown.
 func (p *problems) line(name string, offset int) string {
 	src := p.files[name]
 	if offset < 0 || offset > len(src) {
 		return ""
 	}
-	start := bytes.LastIndexByte(src[:offset], '\n') + 1
-	line, _, _ := bytes.Cut(src[start:], []byte("\n"))
-	if len(line) > 4*maxLineText {
-		line = line[:4*maxLineText] // a rune has at most four bytes
+	lines := p.lines[name]
+	if lines == nil {
+		lines = newLineIndex(src)
+		if p.lines == nil {
+			p.lines = map[string]*lineIndex{}
+		}
+		p.lines[name] = lines
 	}
+	start, end, hidden := lines.at(offset)
+	line := src[start:min(end, start+4*maxLineText)] // a rune has at most four bytes
 	for _, secret := range []string{secretAttribute, secretList} {
 		if before, _, found := bytes.Cut(line, []byte(secret)); found {
 			line = append(slices.Clone(before), secret+" = (hidden)"...)
 		}
 	}
-	if begun := bytes.LastIndex(src[:start], []byte(secretList)); begun >= 0 && !bytes.Contains(src[begun:start], []byte("]")) {
+	if hidden {
 		line = []byte("(hidden)")
 	}
 	text := []rune(strings.TrimRight(printable(string(line)), " "))

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"fmt"
 	"math/big"
 	"strings"
@@ -196,8 +197,7 @@ func (e evaluator) negated(x *hclsyntax.UnaryOpExpr) (value, []fault) {
 
 // tooDeep finds where a file nests so deeply that parsing it could exhaust the stack: the HCL parser is recursive
 // and has no bound of its own.
-func tooDeep(src []byte, name string) (hcl.Range, bool) {
-	tokens, _ := hclsyntax.LexConfig(src, name, hcl.InitialPos)
+func tooDeep(tokens hclsyntax.Tokens) (hcl.Range, bool) {
 	depth, operators := 0, 0
 	for _, t := range tokens {
 		switch t.Type {
@@ -216,4 +216,63 @@ func tooDeep(src []byte, name string) (hcl.Range, bool) {
 		}
 	}
 	return hcl.Range{}, false
+}
+
+// shallow reports whether a file certainly does not nest too deeply and holds no template. It judges
+// files of plain strings and line comments only: of any other it reports false, and tooDeep decides.
+func shallow(src []byte) bool {
+	for _, beyond := range []string{"${", "%{", "<<", "/*"} {
+		if bytes.Contains(src, []byte(beyond)) {
+			return false
+		}
+	}
+	depth, operators := 0, 0
+	for i := 0; i < len(src); i++ {
+		switch src[i] {
+		case '{', '[', '(':
+			depth++
+		case '}', ']', ')':
+			depth = max(0, depth-1)
+		case '!', '-', '?', '*':
+			operators++
+		case '#':
+			i = lineEnd(src, i)
+		case '/':
+			if i+1 < len(src) && src[i+1] == '/' {
+				i = lineEnd(src, i)
+			}
+		case '"':
+			if i = stringEnd(src, i); i == len(src) {
+				return false
+			}
+		}
+		if depth >= maxNesting || operators > maxOperators { // a string may be one level more
+			return false
+		}
+	}
+	return true
+}
+
+// lineEnd is the offset of the next line end, or of the source's end.
+func lineEnd(src []byte, from int) int {
+	if n := bytes.IndexByte(src[from:], '\n'); n >= 0 {
+		return from + n
+	}
+	return len(src)
+}
+
+// stringEnd is the offset of the quote that closes the string opened at from, and len(src) where none
+// does on its line.
+func stringEnd(src []byte, from int) int {
+	for i := from + 1; i < len(src); i++ {
+		switch src[i] {
+		case '"':
+			return i
+		case '\\':
+			i++
+		case '\n', '\r':
+			return len(src)
+		}
+	}
+	return len(src)
 }

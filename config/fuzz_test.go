@@ -161,8 +161,8 @@ func checkLoaded(t *testing.T, c *Config) {
 		"log":       slices.Contains([]string{"trace", "debug", "info", "warn", "error"}, c.Log.Level) && (c.Log.Format == "text" || c.Log.Format == "json"),
 		"lease":     within(l.TTL, time.Second, 5*time.Minute) && slices.Contains([]OnExpiry{OnExpiryClose, OnExpiryDrain, OnExpiryKeep}, l.OnExpiry),
 		"status":    400 <= p.RejectStatus && p.RejectStatus <= 599,
-		"timeouts":  min(p.DialTimeout, p.HeaderTimeout, p.HalfCloseTimeout) > 0 && min(p.TunnelIdleTimeout, p.DrainTimeout) >= 0,
-		"waits":     max(p.DialTimeout, p.HeaderTimeout, p.HalfCloseTimeout, p.DrainTimeout) <= 24*time.Hour && p.TunnelIdleTimeout <= 365*24*time.Hour,
+		"timeouts":  min(p.DialTimeout, p.HeaderTimeout, p.HalfCloseTimeout) > 0 && min(p.TunnelIdleTimeout, p.DrainTimeout, p.DNSTTLMax) >= 0,
+		"waits":     max(p.DialTimeout, p.HeaderTimeout, p.HalfCloseTimeout, p.DrainTimeout, p.DNSTTLMax) <= 24*time.Hour && p.TunnelIdleTimeout <= 365*24*time.Hour,
 		"exposed":   loopback(p.Listen) || c.Origins["proxy.allow_clients"] != Position{} || p.UsersFile != "",
 		"clients":   len(p.AllowClients) > 0,
 		"API token": loopback(c.API.Listen) || c.API.Token != "",
@@ -259,6 +259,7 @@ func writeHCL(c *Config) string {
 	set("listen", c.Proxy.Listen)
 	set("reject_status", c.Proxy.RejectStatus)
 	set("dial_timeout", c.Proxy.DialTimeout)
+	set("dns_ttl_max", c.Proxy.DNSTTLMax)
 	set("header_timeout", c.Proxy.HeaderTimeout)
 	set("tunnel_idle_timeout", c.Proxy.TunnelIdleTimeout)
 	set("half_close_timeout", c.Proxy.HalfCloseTimeout)

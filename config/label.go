@@ -16,13 +16,10 @@ type labelAt struct {
 	byte int
 }
 
-// hideTemplates answers the source with letters in place of labels that hold templates, at the same positions, and where those
-// labels stand. The source itself is not changed.
-func hideTemplates(source []byte, file string) ([]byte, []hcl.Range) {
-	if !bytes.Contains(source, []byte("{")) {
-		return source, nil
-	}
-	tokens, _ := hclsyntax.LexConfig(source, file, hcl.InitialPos) // the parser tells its errors
+// hideTemplates answers the source, whose tokens are given, with letters in place of labels that
+// hold templates, at the same positions, and where those labels stand. The source itself is not
+// changed.
+func hideTemplates(source []byte, tokens hclsyntax.Tokens) ([]byte, []hcl.Range) {
 	var hidden []hcl.Range
 	for i := 0; i < len(tokens); i++ {
 		if tokens[i].Type != hclsyntax.TokenOQuote {

@@ -167,14 +167,11 @@ func reason(err error) string {
 // parse parses every file that was read; of a file with syntax errors, what could be understood is still judged.
 func (l *loader) parse() {
 	for _, name := range l.order {
-		if at, deep := tooDeep(l.files[name], name); deep {
+		source, at, deep := l.prepare(name)
+		if deep {
 			l.broken = true
 			l.add(l.position(at), "this nests too deeply for a config", "Check the brackets and quotes before it.")
 			continue
-		}
-		source, hidden := hideTemplates(l.files[name], name)
-		for _, at := range hidden {
-			l.hidden[labelAt{name, at.Start.Byte}] = true
 		}
 		file, diags := hclsyntax.ParseConfig(source, name, hcl.InitialPos)
 		if diags.HasErrors() {
@@ -188,6 +185,26 @@ func (l *loader) parse() {
 			l.bodies = append(l.bodies, body)
 		}
 	}
+}
+
+// prepare returns a file's source as the parser takes it, with the labels that hold templates hidden,
+// or the place where the file nests too deeply. Lexing costs more than everything else that is done
+// with a file, so a file that can be judged without is not lexed here. The parser reports the lexer's
+// errors.
+func (l *loader) prepare(name string) (source []byte, at hcl.Range, deep bool) {
+	source = l.files[name]
+	if shallow(source) {
+		return source, at, false
+	}
+	tokens, _ := hclsyntax.LexConfig(source, name, hcl.InitialPos)
+	if at, deep = tooDeep(tokens); deep {
+		return nil, at, true
+	}
+	source, hidden := hideTemplates(source, tokens)
+	for _, at := range hidden {
+		l.hidden[labelAt{name, at.Start.Byte}] = true
+	}
+	return source, at, false
 }
 
 // block reads the body of the block at path ("" for a whole file) into the config.

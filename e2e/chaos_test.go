@@ -11,13 +11,12 @@ import (
 	"github.com/weirproxy/weir/e2e/load"
 )
 
-// seedVariable replays a run of TestFaultsUnderLoad, as far as real processes can be replayed.
+// seedVariable replays a run of faults, as far as real processes can be replayed.
 const seedVariable = "WEIR_E2E_SEED"
 
-// TestFaultsUnderLoad kills, stops and freezes nodes at random under load: the upstream never sees more than the limit, and
-// every node admits again afterwards. Freezes stay below the ttl: a process that is frozen for longer can't close its
-// sockets, and is not covered.
-func TestFaultsUnderLoad(t *testing.T) {
+// seeded is chance that the log can replay.
+func seeded(t *testing.T) *rand.Rand {
+	t.Helper()
 	seed := uint64(time.Now().UnixNano())
 	if s := os.Getenv(seedVariable); s != "" {
 		var err error
@@ -26,7 +25,14 @@ func TestFaultsUnderLoad(t *testing.T) {
 		}
 	}
 	t.Logf("%s=%d", seedVariable, seed)
-	rng := rand.New(rand.NewPCG(seed, 0))
+	return rand.New(rand.NewPCG(seed, 0))
+}
+
+// TestFaultsUnderLoad kills, stops and freezes nodes at random under load: the upstream never sees more than the limit, and
+// every node admits again afterwards. Freezes stay below the ttl: a process that is frozen for longer can't close its
+// sockets, and is not covered.
+func TestFaultsUnderLoad(t *testing.T) {
+	rng := seeded(t)
 	c := startCluster(t, shape{ttl: 2 * time.Second})
 	up := c.upstream(t)
 	const limit = 4

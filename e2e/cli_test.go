@@ -35,6 +35,8 @@ func TestCommandLine(t *testing.T) {
 		{"limits get one.example", 1, ``, "no such limit"},
 		{"limits set One.Example --connections 5 --queue-timeout 2s --queue-size 7", 0, `one\.example: 5 connections, queue of 7 for 2s` + index, ""},
 		{"limits get ONE.example.", 0, `PATTERN .*\none\.example +5 +2s +7 +no +api +[0-9]+\n`, ""},
+		{"limits set one.example --connections 6", 0, `one\.example: 5 connections, queue of 7 for 2s → 6 connections, queue of 7 for 2s` + index, ""},
+		{"limits set one.example --connections 5", 0, `one\.example: 6 connections, .* → 5 connections, queue of 7 for 2s` + index, ""},
 		{"limits set one.example", 2, ``, "--connections is missing"},
 		{"limits set one.example --connections 1000001", 1, ``, "write 0 to 1000000"},
 		{"limits set a.*.example --connections 1", 1, ``, "only the first label can be one"},

@@ -18,7 +18,8 @@ const (
 	raftLog   = "raft/raft.db"
 )
 
-// rollbackLimit is what the upstream may see at most. A node that is cut off has it all when servers are put back, and still may.
+// rollbackLimit is what the upstream may see at most. A node that is cut off has it all when
+// servers are put back, and still may.
 const rollbackLimit = 5
 
 func shell(t testing.TB, command string, args ...string) {
@@ -63,7 +64,8 @@ func copyLogOver(t testing.TB, dir, backup string) {
 	shell(t, "cp", "-a", filepath.Join(backup, raftLog), filepath.Join(dir, raftLog))
 }
 
-// startElsewhere starts stopped servers at addresses that no other node knows: who was there before is cut off from them.
+// startElsewhere starts stopped servers at addresses that no other node knows: who was there before
+// is cut off from them.
 func startElsewhere(t testing.TB, servers ...*node) {
 	t.Helper()
 	ports := freePorts(t, 2*len(servers))
@@ -112,8 +114,9 @@ func (n *node) mustSay(t testing.TB, text string) {
 	}
 }
 
-// TestTheOnlyServerIsPutBack: a node holds all slots of a host, by grants that the only server's disk, which is put back to an older
-// copy, does not hold. However that is done, the server gives them to nobody else until the node's time is over.
+// TestTheOnlyServerIsPutBack: a node holds all slots of a host, by grants that the only server's
+// disk, which is put back to an older copy, does not hold. However that is done, the server gives
+// them to nobody else until the node's time is over.
 func TestTheOnlyServerIsPutBack(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -165,8 +168,9 @@ func TestTheOnlyServerIsPutBack(t *testing.T) {
 	}
 }
 
-// TestAServerOfThreeIsPutBack: a and b have committed a node's grants while c was down; b is put back to an older copy, and a is gone. b
-// and c are a majority, and give the node's slots to nobody else until its time is over.
+// TestAServerOfThreeIsPutBack: a and b have committed a node's grants while c was down; b is put
+// back to an older copy, and a is gone. b and c are a majority, and give the node's slots to nobody
+// else until its time is over.
 func TestAServerOfThreeIsPutBack(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -174,6 +178,7 @@ func TestAServerOfThreeIsPutBack(t *testing.T) {
 		put   func(t testing.TB, dir, backup string)
 		twice bool
 		both  bool // a is put back too, and runs
+		wiped bool // b's directory is removed after all, and a comes back
 	}{
 		{name: "cp -a", put: copyAnew},
 		{name: "cp -a over the files", put: copyOver},
@@ -181,6 +186,7 @@ func TestAServerOfThreeIsPutBack(t *testing.T) {
 		{name: "the raft directory alone", put: copyRaftOnly},
 		{name: "twice", put: copyAnew, twice: true},
 		{name: "two servers", put: copyAnew, both: true},
+		{name: "then wiped", put: copyAnew, wiped: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -225,6 +231,17 @@ func TestAServerOfThreeIsPutBack(t *testing.T) {
 					n.kill(t)
 				}
 				restore()
+				startElsewhere(t, servers...)
+			}
+			if c.wiped {
+				eventually(t, 15*time.Second, "the server answers", func() error { _, err := b.http.status(); return err })
+				for _, n := range servers {
+					n.kill(t)
+				}
+				if err := os.RemoveAll(b.dataDir); err != nil {
+					t.Fatal(err)
+				}
+				servers = []*node{a, b, absent}
 				startElsewhere(t, servers...)
 			}
 			fill(t, up, servers...)

@@ -3,7 +3,6 @@ package e2e
 import (
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"slices"
 	"strconv"
@@ -172,6 +171,15 @@ func startSeeded(t *testing.T, ttl time.Duration) *cluster {
 	}})
 }
 
+// loseDisk kills a node and removes its data directory.
+func (n *node) loseDisk(t *testing.T) {
+	t.Helper()
+	n.kill(t)
+	if err := os.RemoveAll(n.dataDir); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestSeedLosesItsDisk: the server that the others join, and that has nobody to join itself, comes back without its data directory. It
 // forms no second cluster, is found by the first, and becomes a voter again.
 func TestSeedLosesItsDisk(t *testing.T) {
@@ -191,10 +199,7 @@ func TestSeedLosesItsDisk(t *testing.T) {
 		}
 		c.leader(t)
 		held := c.nodes[1].openMany(t, up.target, limitX)
-		seed.kill(t)
-		if err := os.RemoveAll(seed.dataDir); err != nil {
-			t.Fatal(err)
-		}
+		seed.loseDisk(t)
 		seed.start(t)
 		seed.awaitReady(t, 20*time.Second)
 		for range 2 * limitX {
@@ -221,10 +226,7 @@ func TestSecondClusterIsFenced(t *testing.T) {
 	c.setLimit(t, up.name, connections(limitX))
 	first := c.id(t)
 	seed, others := c.nodes[0], c.nodes[1:]
-	seed.kill(t)
-	if err := os.RemoveAll(seed.dataDir); err != nil {
-		t.Fatal(err)
-	}
+	seed.loseDisk(t)
 	for _, n := range others {
 		n.signal(t, syscall.SIGSTOP)
 	}
@@ -269,15 +271,7 @@ func TestTwoClustersUnderFaults(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	seed := uint64(time.Now().UnixNano())
-	if s := os.Getenv(seedVariable); s != "" {
-		var err error
-		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Logf("%s=%d", seedVariable, seed)
-	rng := rand.New(rand.NewPCG(seed, 0))
+	rng := seeded(t)
 	p := startPair(t, 3*time.Second, "a", "b", "c")
 	upY := p.x.upstream(t) // at an address of its own
 	const smallY = 4
@@ -313,31 +307,29 @@ func TestTwoClustersUnderFaults(t *testing.T) {
 		}
 		check("two nodes exchange addresses")
 
-		xi, yj = p.x.nodes[i], p.y.nodes[i] // of one name, so that a disk could be taken for the other's
-		xi.kill(t)
-		yj.kill(t)
-		xi.dataDir, yj.dataDir = yj.dataDir, xi.dataDir
-		for _, n := range []*node{xi, yj} {
-			n.writeConfig(t)
-			n.start(t)
+		// Of one name, so that a disk could be taken for the other's. A node is where its disk is: the workers of its
+		// cluster go through it.
+		xi, yj = p.x.nodes[i], p.y.nodes[i]
+		exchange := func() {
+			t.Helper()
+			xi.kill(t)
+			yj.kill(t)
+			xi.dataDir, yj.dataDir = yj.dataDir, xi.dataDir
+			xi.proxy, yj.proxy = yj.proxy, xi.proxy
+			for _, n := range []*node{xi, yj} {
+				n.writeConfig(t)
+				n.start(t)
+			}
 		}
+		exchange()
 		measure(p.x.shape.ttl) // for as long as their former sessions live
 		p.up.peakAtMost(t, limitX)
 		upY.peakAtMost(t, smallY)
-		xi.kill(t)
-		yj.kill(t)
-		xi.dataDir, yj.dataDir = yj.dataDir, xi.dataDir
-		for _, n := range []*node{xi, yj} {
-			n.writeConfig(t)
-			n.start(t)
-		}
+		exchange()
 		check("two disks are exchanged, and back")
 
 		lost := clusters[rng.IntN(2)].nodes[rng.IntN(3)]
-		lost.kill(t)
-		if err := os.RemoveAll(lost.dataDir); err != nil {
-			t.Fatal(err)
-		}
+		lost.loseDisk(t)
 		lost.join = p.of(lost).gossip() // as they are now: a new node does not choose between two clusters
 		lost.writeConfig(t)
 		lost.start(t)

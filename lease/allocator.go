@@ -181,9 +181,9 @@ func NewAllocator(now time.Duration, term uint64, st *fsm.State) *Allocator {
 	return a
 }
 
-// Hold keeps every free slot back until a moment: the log may be an older copy, and sessions that it has forgotten may use
-// them. Sessions may be opened and go on meanwhile, since a node never uses more than the log grants it: what it has was its own
-// when the log was longer, too.
+// Hold keeps every free slot back until a moment: the log may be an older copy, and sessions that
+// it has forgotten may use them. Sessions may be opened and go on meanwhile, since a node never
+// uses more than the log grants it: what it has was its own when the log was longer, too.
 func (a *Allocator) Hold(until time.Duration) { a.notBefore = max(a.notBefore, until) }
 
 func (a *Allocator) addPeer(s fsm.Session, seen time.Duration) *peer {
@@ -248,7 +248,7 @@ func (a *Allocator) Receive(now time.Duration, conn uint64, m *leasepb.NodeMessa
 	case *leasepb.NodeMessage_Holdings:
 		a.stateMore(conn, m.Holdings)
 	case *leasepb.NodeMessage_KeepAlive:
-		a.unverified = append(a.unverified, unverified{conn: conn, seq: m.KeepAlive.Seq, arrived: arrived})
+		a.noteKeepAlive(unverified{conn: conn, seq: m.KeepAlive.Seq, arrived: arrived})
 	case *leasepb.NodeMessage_Proof:
 		a.proof(conn)
 	case *leasepb.NodeMessage_Update:
@@ -256,6 +256,18 @@ func (a *Allocator) Receive(now time.Duration, conn uint64, m *leasepb.NodeMessa
 	case *leasepb.NodeMessage_Bye:
 		a.bye(conn)
 	}
+}
+
+// noteKeepAlive lets a keep-alive wait for the next verification. Of one stream only the newest waits: its answer makes the
+// others' answers worthless, and while no verification comes back, they would become ever more.
+func (a *Allocator) noteKeepAlive(k unverified) {
+	for i, u := range a.unverified {
+		if u.conn == k.conn && u.hello == nil {
+			a.unverified[i] = k
+			return
+		}
+	}
+	a.unverified = append(a.unverified, k)
 }
 
 // maxHoldings bounds what a node may state in one hello: far above the keys that it can use at once. Without a bound, a
@@ -536,8 +548,8 @@ type Farewell struct {
 	Session uint64
 }
 
-// Left ends a session by what its node said. The id alone is not enough: where the log was put back to an older copy, an id that it
-// has forgotten is given out again.
+// Left ends a session by what its node said. The id alone is not enough: where the log was put back
+// to an older copy, an id that it has forgotten is given out again.
 func (a *Allocator) Left(f Farewell) {
 	if p := a.peers[f.Session]; p != nil && p.Node == f.Node && !p.closing {
 		p.closing = true

@@ -39,6 +39,9 @@ const (
 	askEvery = 5 * time.Millisecond
 	// refusedWindow is how long a refusal counts as demand: whoever was refused tends to come again.
 	refusedWindow = 250 * time.Millisecond
+	// maxAsking bounds the requests that wait for the leader's answer about one key. More are refused at once, as without an
+	// answer: a leader that is silent for askTimeout must not let them fill the memory.
+	maxAsking = 4096
 	// maxBatch bounds the keys of one Update.
 	maxBatch = 2048
 	// clockJump is how far the wall clock may move ahead of the other before that counts as lost time.
@@ -190,6 +193,10 @@ func (n *Node) Acquire(now time.Duration, s *Slot, done func(error)) (*Waiter, e
 	if w.queued && p.waiters.queued >= int64(p.limit.Queue.Size) {
 		n.noteRefused(now, p)
 		return nil, ErrQueueFull
+	}
+	if !w.queued && p.waiters.len()-p.waiters.queued >= maxAsking {
+		p.rejected++
+		return nil, ErrNoLease
 	}
 	n.enqueue(p, w)
 	n.settle(now, p)

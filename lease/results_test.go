@@ -396,3 +396,61 @@ func (r *lateReader) Recv() (*leasepb.NodeMessage, error) {
 	r.msgs = r.msgs[1:]
 	return m, nil
 }
+
+// While no verification comes back, one keep-alive of each stream waits, the newest, and its hello is not displaced.
+func TestOneKeepAliveWaits(t *testing.T) {
+	d := newDesk(t, limit(t, "up", 3, fsm.Queue{}))
+	d.join(1, "a", "1")
+	d.join(2, "b", "2")
+	say := func(conn, seq uint64) {
+		d.alloc.Receive(d.now, conn, keepAliveMessage(seq), d.now)
+	}
+	d.alloc.Receive(d.now, 3, &leasepb.NodeMessage{Message: &leasepb.NodeMessage_Hello{Hello: &leasepb.Hello{Protocol: protocolVersion, Node: "c", Identity: "3"}}}, d.now)
+	say(1, 1)
+	d.alloc.Verify() // hangs
+	for seq := uint64(2); seq < 100; seq++ {
+		d.now += time.Millisecond
+		say(1, seq)
+		say(2, seq)
+	}
+	if n := len(d.alloc.unverified) + len(d.alloc.verifying); n != 4 {
+		t.Fatalf("%d messages wait, want 4", n)
+	}
+	acks := map[uint64]uint64{}
+	for range 2 {
+		d.alloc.Verified(d.now, d.state, true)
+		for _, o := range d.turn() {
+			if k := o.Msg.GetKeepAliveAck(); k != nil {
+				acks[o.Conn] = k.Seq
+			}
+		}
+		d.alloc.Verify()
+	}
+	if acks[1] != 99 || acks[2] != 99 {
+		t.Errorf("answered: %v", acks)
+	}
+	if p := d.alloc.conns[1]; p.seen != d.now {
+		t.Errorf("the node counts as heard at %v, want %v", p.seen, d.now)
+	}
+}
+
+// Requests that wait for the leader's answer are bounded, for each key alone, and do not count against its queue.
+func TestAskingIsBounded(t *testing.T) {
+	x := newManyNames(t, limit(t, "*", 1, fsm.Queue{}))
+	x.mute = true
+	ask := func(host string) error {
+		_, err := x.n.Acquire(x.now, NewSlot(fsm.Target{Host: host, Port: 443}, newHolder()), func(error) {})
+		return err
+	}
+	for i := range maxAsking {
+		if err := ask("up"); err != nil {
+			t.Fatalf("request %d is refused: %v", i, err)
+		}
+	}
+	if err := ask("up"); err != ErrNoLease {
+		t.Errorf("beyond the bound the answer is %v, want %v", err, ErrNoLease)
+	}
+	if err := ask("other"); err != nil {
+		t.Errorf("another key's request is refused: %v", err)
+	}
+}

@@ -109,9 +109,9 @@ type conn struct {
 	cancel context.CancelFunc
 }
 
-// Lead serves as the leader of a term until ctx ends. Everything in the log up to the term's beginning must have been applied.
-// For hold it grants nothing: the log may have forgotten sessions that are alive until then. left is what
-// nodes said in gossip before they went.
+// Lead serves as the leader of a term until ctx ends. Everything in the log up to the term's
+// beginning must have been applied. For hold it grants nothing: the log may have forgotten sessions
+// that are alive until then. left is what nodes said in gossip before they went.
 func (s *Server) Lead(ctx context.Context, term uint64, hold time.Duration, left ...Farewell) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

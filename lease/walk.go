@@ -103,7 +103,7 @@ func (n *Node) Walk(now time.Duration) {
 		p := n.all[n.unvisited]
 		n.lock(p)
 		n.settle(now, p)
-		if p.limit.Capped() && (p.open > 0 || p.granted > 0 || p.waiters.len() > 0 || p.releasing > 0 || p.refused != [2]int64{}) {
+		if n.concernsLeader(p) {
 			n.mark(p)
 		}
 		p.mu.Unlock()
@@ -112,6 +112,15 @@ func (n *Node) Walk(now time.Duration) {
 		n.fencing = false
 		n.fenced = n.fences
 	}
+}
+
+// concernsLeader reports whether a pool has something to say on a new stream. What a key without a
+// limit gives back is left from a limit that it had. Needs the pool's lock.
+func (n *Node) concernsLeader(p *pool) bool {
+	if !p.limit.Capped() {
+		return p.releasing > 0
+	}
+	return p.open > 0 || p.granted > 0 || p.waiters.len() > 0 || p.releasing > 0 || p.refused != [2]int64{}
 }
 
 // maxStated bounds the holdings that one message states, to the next page. With the longest names that is well below the

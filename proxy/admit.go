@@ -13,6 +13,8 @@ type Admitter interface {
 	// Acquire waits for a slot as long as the limit's queue allows, or until ctx ends. The
 	// holder may be severed from the moment it has the slot, before Acquire returns.
 	Acquire(ctx context.Context, t fsm.Target, h lease.Holder) (Slot, error)
+	// Blocks reports whether Acquire refuses the target whatever happens: its limit is 0.
+	Blocks(t fsm.Target) bool
 }
 
 // Slot is the right to one upstream connection.
@@ -35,9 +37,10 @@ type Slot interface {
 	Key() fsm.Key
 }
 
-// open admits one upstream connection for c and dials it. On failure the slot is given back
-// and the refusal says what to answer; it is nil where the client has gone, and nobody is left to be told.
-// f is fresh, and already known to c's hang-up handler.
+// open resolves the target's name, admits one upstream connection for c and dials it. No slot is
+// held while the name is resolved. On failure the slot is given back and the refusal says what to
+// answer; it is nil where the client has gone, and nobody is left to be told. f is fresh, and
+// already known to c's hang-up handler.
 func (f *flow) open(c *client) (ok bool, _ *refusal) {
 	s := f.srv
 	if !f.admitting() {
@@ -45,6 +48,10 @@ func (f *flow) open(c *client) (ok bool, _ *refusal) {
 	}
 	defer f.waited()
 
+	addrs, err := f.resolve()
+	if err != nil {
+		return false, f.unreachable(err, endUnused)
+	}
 	slot, err := s.admitter.Acquire((*waiting)(f), f.target, f)
 	if err != nil {
 		f.finish(endUnused)
@@ -54,22 +61,31 @@ func (f *flow) open(c *client) (ok bool, _ *refusal) {
 		return false, refuseAdmission(err, s.policy.Load().RejectStatus)
 	}
 	f.admitted(slot)
-	err = f.dial()
+	if addrs.Len() == 0 && !f.target.Addr.IsValid() {
+		f.finish(endUnconnected) // it was blocked a moment ago, and so not resolved
+		return false, refuseAdmission(lease.ErrOverLimit, s.policy.Load().RejectStatus)
+	}
+	err = f.dial(addrs)
 	f.dialTime = time.Since(f.since)
 	if err != nil {
 		how := endUnconnected
 		if f.endCause() != nil || isTimeout(err) {
 			how = endReset // a dial given up half-way may have reached the upstream
 		}
-		f.finish(how)
-		if cause := f.endCause(); cause != nil {
-			return false, refuseCause(cause, s.policy.Load())
-		}
-		s.counters.DialErrors.Add(1)
-		return false, refuseDial(err)
+		return false, f.unreachable(err, how)
 	}
 	f.noteOpened()
 	return true, nil
+}
+
+// unreachable finishes a flow that could not be resolved or connected, unless something else has ended it.
+func (f *flow) unreachable(err error, how ending) *refusal {
+	f.finish(how)
+	if cause := f.endCause(); cause != nil {
+		return refuseCause(cause, f.srv.policy.Load())
+	}
+	f.srv.counters.DialErrors.Add(1)
+	return refuseDial(err)
 }
 
 // wait is what only a flow that really has to wait for its slot or its connection needs; guarded by the flow's mu.

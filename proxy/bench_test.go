@@ -3,9 +3,14 @@ package proxy
 import (
 	"io"
 	"net"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/weirproxy/weir/proxy/resolve"
 )
 
 // benchServer is a proxy in front of an admitter without a limit, and an upstream that echoes.
@@ -27,7 +32,12 @@ func benchServer(b *testing.B) (proxyAddr, upstreamAddr string) {
 			}()
 		}
 	}()
-	s, err := New(Config{Node: "n1", Policy: DefaultPolicy()}, newAdmitter(0), nil, hclog.NewNullLogger())
+	hosts := filepath.Join(b.TempDir(), "hosts")
+	if err := os.WriteFile(hosts, []byte("127.0.0.1 localhost\n"), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	names := resolve.New(resolve.Config{Hosts: hosts})
+	s, err := New(Config{Node: "n1", NodeGreeting: testGreeting, Policy: DefaultPolicy()}, newAdmitter(0), names, hclog.NewNullLogger())
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -38,6 +48,7 @@ func benchServer(b *testing.B) (proxyAddr, upstreamAddr string) {
 	go s.Serve(l)
 	b.Cleanup(func() {
 		s.Close()
+		names.Close()
 		up.Close()
 	})
 	return l.Addr().String(), up.Addr().String()
@@ -46,6 +57,16 @@ func benchServer(b *testing.B) (proxyAddr, upstreamAddr string) {
 // One connection: dial, CONNECT, a small round trip, close. The figures include the client's and the upstream's part.
 func BenchmarkChurn(b *testing.B) {
 	proxy, up := benchServer(b)
+	churn(b, proxy, up)
+}
+
+// The same, by a name that is remembered.
+func BenchmarkChurnByName(b *testing.B) {
+	proxy, up := benchServer(b)
+	churn(b, proxy, "localhost"+up[strings.LastIndexByte(up, ':'):])
+}
+
+func churn(b *testing.B, proxy, up string) {
 	head := []byte("CONNECT " + up + " HTTP/1.1\r\nHost: " + up + "\r\n\r\n")
 	buf := make([]byte, len(established))
 	b.ReportAllocs()
@@ -62,6 +83,55 @@ func BenchmarkChurn(b *testing.B) {
 		c.Read(buf)
 		c.Close()
 	}
+}
+
+// A few bytes to the upstream and back, in a tunnel that is open.
+func BenchmarkTunnelEcho(b *testing.B) {
+	c := benchTunnel(b)
+	buf := make([]byte, 8)
+	b.ReportAllocs()
+	for b.Loop() {
+		c.Write(buf)
+		if _, err := io.ReadFull(c, buf); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// Much to the upstream and back.
+func BenchmarkTunnelBulk(b *testing.B) {
+	c := benchTunnel(b)
+	buf := make([]byte, 1<<20)
+	b.SetBytes(int64(len(buf)))
+	go func() {
+		out := make([]byte, 1<<20)
+		for {
+			if _, err := c.Write(out); err != nil {
+				return
+			}
+		}
+	}()
+	for b.Loop() {
+		if _, err := io.ReadFull(c, buf); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// benchTunnel opens a tunnel to an upstream that echoes.
+func benchTunnel(b *testing.B) net.Conn {
+	b.Helper()
+	proxy, up := benchServer(b)
+	c, err := net.Dial("tcp", proxy)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { c.Close() })
+	io.WriteString(c, "CONNECT "+up+" HTTP/1.1\r\nHost: x\r\n\r\n")
+	if _, err := io.ReadFull(c, make([]byte, len(established))); err != nil {
+		b.Fatal(err)
+	}
+	return c
 }
 
 // One request on a kept-alive connection, answered on a kept-alive one.

@@ -261,7 +261,7 @@ func (c *client) connect() {
 	case ok:
 		c.srv.counters.Tunnels.Add(1)
 		c.sock.slot = f.slot
-		if err := c.sock.write(established, nil, nil); err != nil {
+		if err := c.sock.write(c.srv.loop.Load().answer(), nil, nil); err != nil {
 			f.abort(errClientReset)
 		}
 		c.tunnelled = true
@@ -274,8 +274,10 @@ func (c *client) connect() {
 	}
 }
 
-// established answers a CONNECT (RFC 9110 §9.3.6).
-var established = []byte("HTTP/1.1 200 Connection established\r\n\r\n")
+// established answers a CONNECT (RFC 9110 §9.3.6), where there is no loop mark to put into it.
+var established = []byte(establishedLine + "\r\n\r\n")
+
+const establishedLine = statusPrefix + "200 Connection established"
 
 // use makes f the flow that is told of the client's hang-ups, and reports one that was told before.
 func (c *client) use(f *flow) hangup {
@@ -341,7 +343,7 @@ func (c *client) refuse(r *refusal, keep keepAlive) bool {
 	c.rested = time.Now()
 	c.consume()
 	c.sock.slot, c.sock.stall = nil, stallTimeout
-	c.out.set(r.render(c.out.writable(), c.srv.status, keep, c.method == "HEAD"))
+	c.out.set(r.render(c.out.writable(), c.srv.loop.Load().field(), c.srv.status, keep, c.method == "HEAD"))
 	if c.out.flush() != nil {
 		return false
 	}
@@ -355,7 +357,7 @@ func (c *client) refuse(r *refusal, keep keepAlive) bool {
 func (c *client) noteRefusal(r *refusal) {
 	c.srv.counters.Refused.Add(1)
 	c.srv.counters.Refusals[r.reason()].Add(1)
-	c.logRefusal(r)
+	c.logRefusal("request refused", r)
 }
 
 // linger ends the connection so that the last answer arrives: closing with bytes unread would
@@ -367,7 +369,7 @@ func (c *client) linger() {
 }
 
 // logRefusal writes a refusal: each at debug, else a sample as a warning.
-func (c *client) logRefusal(r *refusal) {
+func (c *client) logRefusal(message string, r *refusal) {
 	s := c.srv
 	log := s.log.Debug
 	if !s.log.IsDebug() {
@@ -380,7 +382,10 @@ func (c *client) logRefusal(r *refusal) {
 	if c.user != "" {
 		fields = append(fields, "user", c.user)
 	}
-	fields = append(fields, "node", s.node, "method", c.method, "host", c.target.Host, "port", c.target.Port, "status", r.status,
-		"error", r.code, "details", r.details)
-	log("request refused", fields...)
+	fields = append(fields, "node", s.node, "method", c.method, "host", c.target.Host, "port", c.target.Port)
+	if r.status > 0 {
+		fields = append(fields, "status", r.status)
+	}
+	fields = append(fields, "error", r.code, "details", r.details)
+	log(message, fields...)
 }

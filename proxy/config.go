@@ -67,10 +67,13 @@ type Config struct {
 	MaxClients int
 	// TLS is what clients speak; nil is plain HTTP. Its ALPN is set by [New].
 	TLS *tls.Config
+	// NodeGreeting is what the ports begin with that only nodes dial: a tunnel whose upstream's first bytes are these is
+	// reset before the client has seen them all. "" looks for nothing.
+	NodeGreeting string
 	// Lines is where the line goes that each finished tunnel and request leaves, while the logger lets info through.
 	Lines LineOutput
 	// OnQueueWait is told how long each admission to a limited host waited for its slot; those that were refused are not
-	// told. OnDial is told how long resolving and connecting took, where that succeeded. Both are called on every
+	// told. OnDial is told how long connecting took, where that succeeded. Both are called on every
 	// connection's way, many at once: they must take no lock. nil tells nobody.
 	OnQueueWait, OnDial func(time.Duration)
 	// Policy is the first policy; SetPolicy replaces it.
@@ -83,7 +86,8 @@ type Config struct {
 type Policy struct {
 	// RejectStatus answers requests over the limit: 400 to 599.
 	RejectStatus int
-	// DialTimeout bounds name resolution and connecting together, over all addresses; > 0.
+	// DialTimeout bounds connecting, over all addresses, from when the slot is granted. Resolving
+	// the name, before that, has as much time of its own; > 0.
 	DialTimeout time.Duration
 	// HeaderTimeout bounds the arrival of a whole request head; > 0. Raising it lets slow
 	// clients hold connections longer.

@@ -319,18 +319,10 @@ func TestClientThatLeavesTheQueueGivesItsPlaceBack(t *testing.T) {
 }
 
 func TestClientThatLeavesDuringTheDialGivesItsSlotBack(t *testing.T) {
-	dialling := make(chan struct{})
-	w := newWorld(t, 1, names(resolver{"slow.test": func(ctx context.Context) error {
-		close(dialling)
-		<-ctx.Done()
-		return ctx.Err()
-	}}))
+	w := newWorld(t, 1)
 	p := w.dial()
-	p.send("CONNECT slow.test:443 HTTP/1.1\r\n\r\n")
-	<-dialling
-	if w.adm.inUse() != 1 {
-		t.Fatal("dialling without a slot")
-	}
+	p.send("CONNECT " + fullListener(t) + " HTTP/1.1\r\n\r\n")
+	eventually(t, "the dial has begun", func() bool { return w.adm.inUse() == 1 })
 	p.Close()
 	eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
 }
@@ -378,15 +370,10 @@ func TestSeverWhileDialling(t *testing.T) {
 		{lease.SeverFenced, 503, "proxy_internal_error"},
 		{lease.SeverEvicted, 429, "connection_limit_reached"},
 	} {
-		dialling := make(chan struct{})
-		w := newWorld(t, 1, policy(func(p *Policy) { p.RejectStatus = 429 }), names(resolver{"slow.test": func(ctx context.Context) error {
-			close(dialling)
-			<-ctx.Done()
-			return ctx.Err()
-		}}))
+		w := newWorld(t, 1, policy(func(p *Policy) { p.RejectStatus = 429 }))
 		p := w.dial()
-		p.send("CONNECT slow.test:443 HTTP/1.1\r\n\r\n")
-		<-dialling
+		p.send("CONNECT " + fullListener(t) + " HTTP/1.1\r\n\r\n")
+		eventually(t, "the dial has begun", func() bool { return len(w.flows.all()) == 1 && isDialling(w.flows.all()[0]) })
 		w.adm.slots()[0].holder.Sever(c.reason)
 		p.refused("CONNECT", c.status, c.code)
 		eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
@@ -405,10 +392,16 @@ func TestNothingIsRelayedPastTheDeadline(t *testing.T) {
 		if !fromClient {
 			from, to = q, p
 		}
-		from.send("too late")
+		_, _ = from.Write([]byte("too late")) // a look at the quiet tunnel may have come first, and have reset it
 		to.expectReset()
 		eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
 	}
+}
+
+func isDialling(f *flow) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.dialling != nil
 }
 
 func TestCloseConnection(t *testing.T) {

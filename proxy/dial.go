@@ -11,78 +11,137 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/weirproxy/weir/proxy/resolve"
 )
 
-// Resolver finds a name's addresses; [net.Resolver] is one.
+// Resolver finds the addresses of names, which are absolute, in lower case and without the final dot.
 type Resolver interface {
-	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
+	// Remembered returns a name's addresses where they are known without waiting.
+	Remembered(name string) (resolve.Addrs, bool)
+	// Lookup asks for them where they are not known. Its error is a [*net.DNSError], or that of ctx.
+	Lookup(ctx context.Context, name string) (resolve.Addrs, error)
 }
 
-// minDialShare is the least time that one address gets while others wait their turn.
-const minDialShare = 2 * time.Second
+// firstAttempt is how long an address is tried at first, where there are others: a lost packet is
+// sent again after a second. Raising it gives slow upstreams more time; lowering it reaches the
+// living one of many addresses sooner.
+const firstAttempt = 1200 * time.Millisecond
 
-// dial resolves the target and connects to the first of its addresses that is allowed and
-// answers. One address is tried at a time: two at once could both be connections that the upstream counts,
-// on one slot. All share the policy's DialTimeout.
-func (f *flow) dial() error {
+// resolve finds the target's addresses. It has a DialTimeout of its own. Name servers are not asked
+// for a name that is blocked: it has no addresses, and will get no slot.
+func (f *flow) resolve() (addrs resolve.Addrs, err error) {
+	s := f.srv
+	if f.target.Addr.IsValid() {
+		return addrs, nil
+	}
+	addrs, known := s.resolver.Remembered(f.target.Host)
+	if !known && !s.admitter.Blocks(f.target) {
+		began := time.Now()
+		addrs, err = s.lookup((*waiting)(f), f.target.Host)
+		f.lookupTime = time.Since(began)
+	}
+	return addrs, err
+}
+
+func (s *Server) lookup(ctx context.Context, host string) (resolve.Addrs, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.policy.Load().DialTimeout)
+	defer cancel()
+	addrs, err := s.resolver.Lookup(ctx, host)
+	var dns *net.DNSError
+	switch {
+	case err == nil || errors.As(err, &dns):
+		return addrs, err
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return addrs, &net.DNSError{Err: err.Error(), Name: host, IsTimeout: true}
+	}
+	return addrs, &net.DNSError{Err: err.Error(), Name: host}
+}
+
+// dial connects to the first of the target's addresses that is allowed and answers. One address is
+// tried at a time: two at once could both be connections that the upstream counts, on one slot. All
+// share the policy's DialTimeout: each has a short time at first, and those that did not answer
+// divide what is left.
+func (f *flow) dial(addrs resolve.Addrs) error {
 	s, policy := f.srv, f.srv.policy.Load()
+	deadline := f.since.Add(policy.DialTimeout)
 	if f.target.Addr.IsValid() {
 		addr := netip.AddrPortFrom(f.target.Addr.Unmap(), f.target.Port)
-		if !s.allows(policy, addr) {
-			return errProhibited
+		if err := s.forbids(policy, addr); err != nil {
+			return err
 		}
-		return f.connect(addr, f.since.Add(policy.DialTimeout))
+		return f.connect(addr, deadline)
 	}
-	deadline := time.Now().Add(policy.DialTimeout)
-	addrs, err := s.resolve((*waiting)(f), f.target.Host, deadline)
-	if err != nil {
-		return err
+	if addrs.Expired(f.since) { // while waiting for the slot
+		if fresh, known := s.resolver.Remembered(f.target.Host); known {
+			addrs = fresh
+		}
 	}
-	err = errProhibited
-	for i, ip := range addrs {
-		addr := netip.AddrPortFrom(ip, f.target.Port)
-		if !s.allows(policy, addr) {
-			continue
+	var space [8]netip.AddrPort
+	list, err := s.candidates(space[:0], policy, &addrs, f.target.Port, f.since)
+	for first := true; len(list) > 0; first = false {
+		silent := list[:0]
+		for i, addr := range list {
+			left := len(list) - i
+			err = f.connect(addr, attemptEnd(time.Now(), deadline, left, first && left+len(silent) > 1))
+			if err == nil {
+				s.failed.forget(addr)
+				return nil
+			}
+			if f.endCause() != nil {
+				return err
+			}
+			now := time.Now()
+			if !isExhausted(err) {
+				s.failed.add(addr, now)
+			}
+			if !now.Before(deadline) {
+				return err
+			}
+			if isTimeout(err) {
+				silent = append(silent, addr)
+			}
 		}
-		err = f.connect(addr, shareOf(deadline, len(addrs)-i))
-		if err == nil || f.endCause() != nil || time.Now().After(deadline) {
-			break
-		}
+		list = silent
 	}
 	return err
 }
 
-// shareOf divides the time until deadline among n addresses, and returns when the first must be done.
-func shareOf(deadline time.Time, n int) time.Time {
-	now := time.Now()
-	share := max(deadline.Sub(now)/time.Duration(n), minDialShare)
-	if end := now.Add(share); end.Before(deadline) {
-		return end
+// candidates appends the addresses that may be dialled to dst: those that have failed lately last.
+// The error is why none may, where none may: that they lead in a loop, if any does.
+func (s *Server) candidates(dst []netip.AddrPort, p *Policy, addrs *resolve.Addrs, port uint16, now time.Time) ([]netip.AddrPort, error) {
+	failed, none := 0, errProhibited
+	take := func(addr netip.AddrPort) {
+		switch why := s.forbids(p, addr); why {
+		case nil:
+			dst = append(dst, addr)
+		case errLoop:
+			none = why
+		}
 	}
-	return deadline
+	for i := range addrs.Len() {
+		if addr := netip.AddrPortFrom(addrs.At(i), port); s.failed.has(addr, now) {
+			failed++
+		} else {
+			take(addr)
+		}
+	}
+	for i := 0; failed > 0 && i < addrs.Len(); i++ {
+		if addr := netip.AddrPortFrom(addrs.At(i), port); s.failed.has(addr, now) {
+			take(addr)
+		}
+	}
+	return dst, none
 }
 
-// resolve lists a name's addresses in the resolver's order.
-func (s *Server) resolve(ctx context.Context, host string, deadline time.Time) ([]netip.Addr, error) {
-	ctx, cancel := context.WithDeadline(ctx, deadline)
-	defer cancel()
-	addrs, err := s.resolver.LookupNetIP(ctx, "ip", host)
-	var dns *net.DNSError
-	switch {
-	case err == nil && len(addrs) == 0:
-		return nil, &net.DNSError{Err: "no addresses", Name: host, IsNotFound: true}
-	case err == nil:
-	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return nil, &net.DNSError{Err: err.Error(), Name: host, IsTimeout: true}
-	case !errors.As(err, &dns):
-		return nil, &net.DNSError{Err: err.Error(), Name: host}
-	default:
-		return nil, err
+// attemptEnd is when the next of n addresses must have answered: each has an equal share of the
+// time until deadline, and in a brief round at most firstAttempt.
+func attemptEnd(now, deadline time.Time, n int, brief bool) time.Time {
+	share := deadline.Sub(now) / time.Duration(n)
+	if brief {
+		share = min(share, firstAttempt)
 	}
-	for i := range addrs {
-		addrs[i] = addrs[i].Unmap()
-	}
-	return addrs, nil
+	return now.Add(share)
 }
 
 // connect connects to one address, which is allowed, and makes the connection the flow's. A dial that is given up resets: the
@@ -172,6 +231,18 @@ func isConnecting(err error) bool {
 	return err == unix.EINPROGRESS || err == unix.EALREADY || err == unix.EINTR
 }
 
+// zoneIndex is the number of a zone's interface.
+func zoneIndex(zone string) (index uint32, ok bool) {
+	if n, err := strconv.ParseUint(zone, 10, 32); err == nil {
+		return uint32(n), true
+	}
+	ifi, err := net.InterfaceByName(zone)
+	if err != nil {
+		return 0, false
+	}
+	return uint32(ifi.Index), true
+}
+
 // sockaddr is an address as the kernel takes it.
 func sockaddr(addr netip.AddrPort) (family int, sa unix.Sockaddr, err error) {
 	ip := addr.Addr()
@@ -180,13 +251,11 @@ func sockaddr(addr netip.AddrPort) (family int, sa unix.Sockaddr, err error) {
 	}
 	six := &unix.SockaddrInet6{Port: int(addr.Port()), Addr: ip.As16()}
 	if zone := ip.Zone(); zone != "" {
-		if n, err := strconv.ParseUint(zone, 10, 32); err == nil {
-			six.ZoneId = uint32(n)
-		} else if ifi, err := net.InterfaceByName(zone); err == nil {
-			six.ZoneId = uint32(ifi.Index)
-		} else {
+		index, ok := zoneIndex(zone)
+		if !ok {
 			return 0, nil, unix.EHOSTUNREACH // there is no such interface
 		}
+		six.ZoneId = index
 	}
 	return unix.AF_INET6, six, nil
 }

@@ -3,7 +3,9 @@
 //
 // A connection's way, in the order of the files: listen.go and server.go accept, front.go ends TLS and balancer.go reads who a load
 // balancer's client is, client.go reads request heads and answers them, users.go knows who may, admit.go
-// asks for the slot, dial.go connects, but not to what own.go has, tunnel.go, splice.go and doze.go relay; request.go and exchange.go do the same for plain requests,
+// has the name resolved (package resolve) and asks for the slot, dial.go connects, but not to what own.go has, failed.go
+// remembers which addresses failed, tunnel.go, splice.go and doze.go relay, opening.go looks at a tunnel's first bytes;
+// request.go and exchange.go do the same for plain requests,
 // idle.go keeps their upstream connections. flow.go is the slot and its connection, whoever uses it. refuse.go is every answer
 // of the proxy's own.
 //
@@ -53,8 +55,17 @@
 // TLS ends in front of a pair of sockets, whose other end is the client's to all the rest: one implementation of ends, resets and hang-ups.
 // The cost is two goroutines and three descriptors for each client, no splicing towards it, and one more copy.
 //
-// The cluster's own ports are told apart by address and port when dialling. The proxies' ports are not among them: a request that comes
-// back to this node is told as a loop.
+// A name is resolved before its slot is asked for, so that a slow name server holds no slot. The answer in hand is dialled, or a fresher one where
+// it has expired in the queue. Addresses that failed in the last 30 s are tried last. Each has a short time at first, and those that
+// did not answer divide the rest: a living address is found behind several dead ones, and a slow one is still found.
+//
+// The cluster's own ports are known by address and port when dialling. Ports that listen on all addresses of this machine
+// cost a question to the kernel, which alone knows what is local; other destinations don't. A proxy port is a loop: nested
+// tunnels would multiply one client's descriptors, and a client could write a PROXY header to a node that trusts this one.
+//
+// No list is complete, so a tunnel's first bytes are looked at too. A node's own ports begin with a greeting that the client
+// would have to answer, and never sees whole. A proxy's own answers carry a mark of the cluster. The mark is not put
+// into upstreams' responses, so a client that nests a plain request before its CONNECT is not found by it.
 //
 // Refusals are sampled in the log, ten a second for each reason; what is left out is counted there, and all are in the metrics.
 //

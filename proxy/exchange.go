@@ -502,6 +502,9 @@ func (x *exchange) log() {
 	l.number("port", uint64(c.target.Port))
 	l.number("status", uint64(f.head.status))
 	l.flag("reused", f.reused)
+	if !f.reused {
+		f.logLookup(l)
+	}
 	l.duration("slot_wait", wait)
 	l.duration("dial", dial)
 	l.number("bytes_in", in)

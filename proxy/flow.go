@@ -61,18 +61,19 @@ type flow struct {
 	fins atomic.Uint32
 
 	// Written by the owner before others know the flow, or under mu.
-	id       uint64
-	lasts    bool  // guarded by the registry
-	noted    Bytes // so is this: what is in its sum
-	since    time.Time
-	dialTime time.Duration
-	upstream *sock
-	addr     netip.Addr // that the upstream was found at
-	reused   bool
-	head     *head  // of the response; nil in a CONNECT's flow
-	reader   inbuf  // the upstream's bytes, read but not relayed
-	writer   outbuf // what waits to be written to the upstream
-	idle     idleLinks
+	id         uint64
+	lasts      bool  // guarded by the registry
+	noted      Bytes // so is this: what is in its sum
+	since      time.Time
+	dialTime   time.Duration
+	lookupTime time.Duration // of a name that was not remembered
+	upstream   *sock
+	addr       netip.Addr // that the upstream was found at
+	reused     bool
+	head       *head  // of the response; nil in a CONNECT's flow
+	reader     inbuf  // the upstream's bytes, read but not relayed
+	writer     outbuf // what waits to be written to the upstream
+	idle       idleLinks
 
 	mu           sync.Mutex
 	phase        phase
@@ -92,6 +93,7 @@ type flow struct {
 	// Of a tunnel.
 	pumps   atomic.Int32  // directions that have not ended
 	done    chan struct{} // closed at its end; nil where nobody waits
+	opening opening       // of the upstream's bytes
 	asleep  uint32        // directions that doze; guarded by mu, as are
 	dozed   uint32        // those that ever have, and
 	drowsed bool          // that either was told to
@@ -237,6 +239,7 @@ func (f *flow) resetUpstream() {
 	f.resetOnce.Do(func() {
 		if f.upstream != nil {
 			f.rtt = f.upstream.rtt()
+			f.srv.resets.add(f.upstream.local(), time.Now())
 			f.upstream.reset()
 		}
 	})
@@ -401,12 +404,37 @@ func (f *flow) park(now time.Time) bool {
 		s.hangups.add(f.upstream, f.upstreamHungUp)
 	}
 	switch {
-	case !kept || s.draining.Load() || !s.policy.Load().allowsDestination(f.addr):
+	case !kept || s.draining.Load() || f.forbidden() != nil:
 		f.retire() // also what was decided before the connection could be found in the pool
 	case !f.isParked():
 		s.idle.remove(f)
 	}
 	return true
+}
+
+// forbidden returns why the connection would not be made any more, or nil.
+func (f *flow) forbidden() error {
+	return f.srv.forbids(f.srv.policy.Load(), netip.AddrPortFrom(f.addr, f.target.Port))
+}
+
+// avoid ends the connection if it leads to one of the ports. It doesn't block.
+func (f *flow) avoid(ports *forbidden) {
+	f.mu.Lock()
+	phase := f.phase
+	if phase != phaseBusy && phase != phaseParked {
+		f.mu.Unlock()
+		return
+	}
+	addr := netip.AddrPortFrom(f.addr, f.target.Port) // of an upstream connection, in these phases
+	f.mu.Unlock()
+	why := ports.check(addr)
+	switch {
+	case why == nil:
+	case phase == phaseParked:
+		f.retire()
+	default:
+		f.abort(why)
+	}
 }
 
 func (f *flow) isParked() bool {
@@ -428,7 +456,7 @@ func (f *flow) unpark(c *client, repeatable bool, now time.Time) bool {
 	gone := f.upstreamGone || !repeatable && f.idleUntil.Sub(now) < upstreamIdleTimeout-unsafeIdle
 	f.mu.Unlock()
 	switch {
-	case !f.slot.Unpark() || !f.srv.policy.Load().allowsDestination(f.addr):
+	case !f.slot.Unpark() || f.forbidden() != nil:
 		f.closeSoon()
 	case gone || !f.slot.Live():
 		f.closeNow() // its slot is what the caller needs next

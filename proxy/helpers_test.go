@@ -18,6 +18,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/proxy/resolve"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 )
@@ -53,7 +54,10 @@ type admitter struct {
 	acquired int
 	released int
 	misuse   []string
+	blocked  atomic.Bool
 }
+
+func (a *admitter) Blocks(fsm.Target) bool { return a.blocked.Load() }
 
 func newAdmitter(limit int) *admitter {
 	return &admitter{limit: limit, held: make(map[*slot]struct{})}
@@ -221,19 +225,33 @@ func (s *slot) Limited() bool         { return s.a.limit > 0 }
 func (s *slot) Waited() time.Duration { return s.waited }
 func (s *slot) Key() fsm.Key          { return s.key }
 
-// resolver is a fake DNS.
-type resolver map[string]any // []netip.Addr or error
+// resolver is a fake DNS: a list of addresses is remembered, everything else is asked for.
+type resolver map[string]any // []netip.Addr, error, resolve.Addrs, or a function
 
-func (r resolver) LookupNetIP(ctx context.Context, _, host string) ([]netip.Addr, error) {
+func (r resolver) Remembered(host string) (resolve.Addrs, bool) {
+	list, ok := r[host].([]netip.Addr)
+	if !ok {
+		return resolve.Addrs{}, false
+	}
+	plain := make([]netip.Addr, len(list))
+	for i, addr := range list {
+		plain[i] = addr.Unmap()
+	}
+	return resolve.InOrder(plain...), true
+}
+
+func (r resolver) Lookup(ctx context.Context, host string) (resolve.Addrs, error) {
 	switch v := r[host].(type) {
-	case []netip.Addr:
+	case resolve.Addrs:
 		return v, nil
 	case error:
-		return nil, v
+		return resolve.Addrs{}, v
 	case func(context.Context) error:
-		return nil, v(ctx)
+		return resolve.Addrs{}, v(ctx)
+	case func(context.Context) (resolve.Addrs, error):
+		return v(ctx)
 	}
-	return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
+	return resolve.Addrs{}, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
 }
 
 // world is a proxy in front of a fake admitter.

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"net"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -11,12 +12,18 @@ import (
 // fullListener is the address of a listener that answers no further SYN: its backlog is full.
 func fullListener(t *testing.T) string {
 	t.Helper()
+	return fullListenerAt(t, netip.MustParseAddrPort("127.0.0.1:0"))
+}
+
+// fullListenerAt is a full listener at a given address.
+func fullListenerAt(t *testing.T, at netip.AddrPort) string {
+	t.Helper()
 	fd, err := newSocket(unix.AF_INET)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { unix.Close(fd) })
-	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: at.Addr().As4(), Port: int(at.Port())}); err != nil {
 		t.Fatal(err)
 	}
 	if err := unix.Listen(fd, 0); err != nil {
@@ -26,7 +33,7 @@ func fullListener(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := (&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: name.(*unix.SockaddrInet4).Port}).String()
+	addr := netip.AddrPortFrom(at.Addr(), uint16(name.(*unix.SockaddrInet4).Port)).String()
 	for range 16 {
 		c, err := net.DialTimeout("tcp", addr, 50*time.Millisecond)
 		if err != nil {

@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"net"
 	"net/netip"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/proxy/resolve"
 )
 
 // journal collects log lines.
@@ -92,6 +94,30 @@ func TestOneLinePerTunnelAndRequest(t *testing.T) {
 	}
 	if n := len(j.lines(t, "request refused")); n < 1 || n > 10 {
 		t.Errorf("%d lines for 20 refusals", n)
+	}
+}
+
+// The time that name servers took is on the line of the connection that waited for them, and on no
+// other.
+func TestLookupTimeIsLogged(t *testing.T) {
+	u := newUpstream(t, nil)
+	at := netip.MustParseAddrPort(u.addr)
+	var j journal
+	w := newWorld(t, 1, names(resolver{"asked.test": resolve.InOrder(at.Addr()), "known.test": []netip.Addr{at.Addr()}}),
+		func(_ *Config, _ *resolver, o *hclogOptions) { o.Output, o.Level, o.JSONFormat = &j, hclog.Info, true })
+	for i, c := range []struct {
+		host   string
+		looked bool
+	}{{"asked.test", true}, {"known.test", false}, {"127.0.0.1", false}} {
+		p := w.connect(fmt.Sprintf("%s:%d", c.host, at.Port()))
+		q := u.accept()
+		p.reset()
+		q.expectReset()
+		eventually(t, "the tunnel's line", func() bool { return len(j.lines(t, "tunnel ended")) == i+1 })
+		line := j.lines(t, "tunnel ended")[i]
+		if _, has := line["lookup"]; has != c.looked || line["dial"] == nil {
+			t.Errorf("%s: %v", c.host, line)
+		}
 	}
 }
 

@@ -23,6 +23,7 @@ const (
 	RefusedDenied
 	RefusedMalformed
 	RefusedLoop
+	RefusedNode
 	RefusedCredentials
 
 	refusalCount
@@ -32,7 +33,7 @@ var refusalNames = [refusalCount]string{
 	"other", "connection_limit_reached", "queue_full", "queue_timeout", "no_lease", "draining",
 	"dns_error", "dns_timeout", "connection_refused", "connection_timeout", "connection_terminated",
 	"destination_ip_unroutable", "destination_unavailable", "destination_ip_prohibited",
-	"http_request_denied", "http_request_error", "proxy_loop_detected",
+	"http_request_denied", "http_request_error", "proxy_loop_detected", "node_detected",
 	"bad_credentials",
 }
 

@@ -1,60 +1,85 @@
 package proxy
 
 import (
-	"net"
+	"maps"
 	"net/netip"
-	"sync"
 	"time"
 )
 
-// ownAddrsFor is how long the machine's addresses are taken to stay as they were.
-const ownAddrsFor = time.Second
-
-// Ports are the cluster's own listeners. No client is connected to them.
-type Ports struct {
+// Listeners are ports by where they are reached.
+type Listeners struct {
 	// At are addresses of any node's.
 	At []netip.AddrPort
-	// Everywhere are those of this node that listen on all of the machine's addresses.
+	// Everywhere are those that listen on all addresses of this machine: every destination that the kernel would deliver
+	// here is one of theirs.
 	Everywhere []uint16
 }
 
-// SetForbidden replaces the ports that no client is connected to, whatever the policy says. Connections to them
-// that are kept for reuse are closed.
+// Ports are the cluster's own listeners. No client is connected to them.
+type Ports struct {
+	// Nodes are dialled by nodes and operators: rpc, gossip, API.
+	Nodes Listeners
+	// Proxies are dialled by workers. A connection to one is a loop.
+	Proxies Listeners
+}
+
+// SetForbidden replaces the ports that no client is connected to, whatever the policy says. Connections to them that are
+// open are reset, those that are kept for reuse closed: a client may have come before the port was known. Setting the
+// same ports again costs no more than comparing them.
 func (s *Server) SetForbidden(p Ports) {
-	f := newForbidden(p)
+	f := newForbidden(p, func(addr netip.AddrPort) bool { return s.local.isLocal(addr, time.Now()) })
+	if f.equal(s.forbidden.Load()) {
+		return
+	}
 	s.forbidden.Store(f)
-	for _, kept := range s.idle.all() {
-		if f.has(netip.AddrPortFrom(kept.addr, kept.target.Port)) {
-			kept.retire()
-		}
+	for _, open := range s.flows.all() {
+		open.avoid(f)
 	}
 }
 
-// allows reports whether a client may be connected to addr.
-func (s *Server) allows(p *Policy, addr netip.AddrPort) bool {
-	return p.allowsDestination(addr.Addr()) && !s.forbidden.Load().has(addr)
+// forbids returns why a client may not be connected to addr: errProhibited or errLoop. Nil lets it.
+func (s *Server) forbids(p *Policy, addr netip.AddrPort) error {
+	if !p.allowsDestination(addr.Addr()) {
+		return errProhibited
+	}
+	return s.forbidden.Load().check(addr)
 }
 
 // forbidden is what Ports say. Nil is none.
 type forbidden struct {
-	at         map[netip.AddrPort]struct{}
-	everywhere []uint16
-	addrs      func() ([]net.Addr, error) // the machine's
-
-	mu    sync.Mutex
-	own   map[netip.Addr]struct{}
-	until time.Time // own is to be asked for again
+	at         map[netip.AddrPort]error
+	everywhere map[uint16]error
+	// isLocal reports whether the kernel delivers connections to an address to this machine. Where it can't say, they may
+	// be.
+	isLocal func(netip.AddrPort) bool
 }
 
-func newForbidden(p Ports) *forbidden {
-	if len(p.At)+len(p.Everywhere) == 0 {
+func newForbidden(p Ports, isLocal func(netip.AddrPort) bool) *forbidden {
+	size := len(p.Nodes.At) + len(p.Proxies.At)
+	if size+len(p.Nodes.Everywhere)+len(p.Proxies.Everywhere) == 0 {
 		return nil
 	}
-	f := &forbidden{at: make(map[netip.AddrPort]struct{}, len(p.At)), everywhere: p.Everywhere, addrs: net.InterfaceAddrs}
-	for _, addr := range p.At {
-		f.at[plain(addr)] = struct{}{}
-	}
+	f := &forbidden{at: make(map[netip.AddrPort]error, size), everywhere: make(map[uint16]error), isLocal: isLocal}
+	// What is both is a node's: that is the worse of the two.
+	f.add(p.Proxies, errLoop)
+	f.add(p.Nodes, errProhibited)
 	return f
+}
+
+func (f *forbidden) add(l Listeners, why error) {
+	for _, addr := range l.At {
+		f.at[plain(addr)] = why
+	}
+	for _, port := range l.Everywhere {
+		f.everywhere[port] = why
+	}
+}
+
+func (f *forbidden) equal(g *forbidden) bool {
+	if f == nil || g == nil {
+		return f == g
+	}
+	return maps.Equal(f.at, g.at) && maps.Equal(f.everywhere, g.everywhere)
 }
 
 // plain is the address without its zone, IPv4-mapped IPv6 as IPv4.
@@ -62,43 +87,17 @@ func plain(addr netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(addr.Addr().Unmap().WithZone(""), addr.Port())
 }
 
-func (f *forbidden) has(addr netip.AddrPort) bool {
+// check returns why addr is forbidden, or nil.
+func (f *forbidden) check(addr netip.AddrPort) error {
 	if f == nil {
-		return false
+		return nil
 	}
-	addr = plain(addr)
-	if _, ok := f.at[addr]; ok {
-		return true
+	if why := f.at[plain(addr)]; why != nil {
+		return why
 	}
-	for _, port := range f.everywhere {
-		if port == addr.Port() {
-			return f.isOwn(addr.Addr(), time.Now())
-		}
+	why := f.everywhere[addr.Port()]
+	if why == nil || !f.isLocal(netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())) {
+		return nil
 	}
-	return false
-}
-
-// isOwn reports whether addr is one of the machine's. Where they can't be told, it may be.
-func (f *forbidden) isOwn(addr netip.Addr, now time.Time) bool {
-	if addr.IsLoopback() {
-		return true
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if now.After(f.until) {
-		list, err := f.addrs()
-		if err != nil {
-			return true
-		}
-		f.own, f.until = make(map[netip.Addr]struct{}, len(list)), now.Add(ownAddrsFor)
-		for _, a := range list {
-			if n, ok := a.(*net.IPNet); ok {
-				if ip, ok := netip.AddrFromSlice(n.IP); ok {
-					f.own[ip.Unmap()] = struct{}{}
-				}
-			}
-		}
-	}
-	_, ok := f.own[addr]
-	return ok
+	return why
 }

@@ -28,6 +28,7 @@ const usage = `This is a forward proxy: set HTTP_PROXY and HTTPS_PROXY to its ad
 var (
 	errClientGone = errors.New("the client went away")
 	errProhibited = errors.New("the destination's address is not allowed")
+	errLoop       = errors.New("the destination is a proxy port of this cluster")
 	errSevered    = errors.New("the slot was withdrawn")
 	errFenced     = errors.New("the node can't prove its session any more")
 	errEvicted    = errors.New("the limit was lowered and its connections evicted")
@@ -45,9 +46,16 @@ var (
 	refuseNoLease  = refusal{http.StatusServiceUnavailable, "proxy_internal_error", "no lease", true}
 	refuseClient   = refusal{http.StatusForbidden, "http_request_denied", "client address not allowed", false}
 	refuseLoop     = refusal{http.StatusBadGateway, "proxy_loop_detected", "the request came through this node already", false}
+	refuseNested   = refusal{http.StatusBadGateway, "proxy_loop_detected", "the destination is a proxy of this cluster", false}
 	refuseTimeout  = refusal{http.StatusRequestTimeout, "http_request_error", "the request head took too long", false}
 	refuseTooLarge = refusal{http.StatusRequestHeaderFieldsTooLarge, "http_request_error", "the request head is longer than 64 KiB", false}
 	refuseBroken   = refusal{http.StatusBadGateway, "connection_terminated", "the upstream ended the connection before it answered", false}
+)
+
+// Reasons to cut a tunnel that was answered 200 before: nobody is sent these.
+var (
+	cutNode   = refusal{code: "node_detected", details: "the upstream answered as a node's own port"}
+	cutNested = refusal{code: refuseNested.code, details: "the upstream answered as a proxy of this cluster"}
 )
 
 // What is said of a queue that did not help.
@@ -88,6 +96,8 @@ func refuseDial(err error) *refusal {
 	switch {
 	case errors.Is(err, errProhibited):
 		return bad("destination_ip_prohibited", "the destination's address is not allowed")
+	case errors.Is(err, errLoop):
+		return &refuseNested
 	case errors.As(err, &dns) && dns.IsNotFound:
 		return bad("dns_error", "no such host")
 	case errors.As(err, &dns) && dns.IsTimeout:
@@ -124,15 +134,17 @@ func isExhausted(err error) bool {
 	return false
 }
 
-// render appends the whole answer. keep says that the client's connection goes on, keep10 that an
-// HTTP/1.0 client must be told so; a HEAD request gets no body.
-func (r *refusal) render(dst []byte, node string, keep keepAlive, head bool) []byte {
+// render appends the whole answer, with loop, a whole field or nil, in front of the others. keep says whether the client's
+// connection goes on; a HEAD request gets no body.
+func (r *refusal) render(dst, loop []byte, node string, keep keepAlive, head bool) []byte {
 	body := r.text()
-	dst = append(dst, "HTTP/1.1 "...)
+	dst = append(dst, statusPrefix...)
 	dst = strconv.AppendInt(dst, int64(r.status), 10)
 	dst = append(dst, ' ')
 	dst = append(dst, http.StatusText(r.status)...)
-	dst = append(dst, "\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: "...)
+	dst = append(dst, "\r\n"...)
+	dst = append(dst, loop...)
+	dst = append(dst, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: "...)
 	dst = strconv.AppendInt(dst, int64(len(body)), 10)
 	dst = append(dst, "\r\nCache-Control: no-store\r\nProxy-Status: "...)
 	dst = append(dst, node...)
@@ -192,8 +204,8 @@ func statusName(node string) string {
 	return string(appendString(nil, node))
 }
 
-// pseudonym is the node's name as Via has it (RFC 9110 §7.6.3): a token.
-func pseudonym(node string) string {
+// Pseudonym is a node's name as its Via has it (RFC 9110 §7.6.3): a token.
+func Pseudonym(node string) string {
 	clean := strings.Map(func(r rune) rune {
 		if r < 0x80 && isTokenChar(byte(r)) {
 			return r

@@ -42,10 +42,14 @@ type Server struct {
 	pseudonym string // the node in Via
 	policy    atomic.Pointer[Policy]
 	forbidden atomic.Pointer[forbidden]
+	local     *localCache
+	greeting  string // that no tunnel's upstream may begin with
+	loop      atomic.Pointer[loopMark]
 	gate      *gate
 	tls       *tls.Config // nil: clients speak plain HTTP
 	admitter  Admitter
 	resolver  Resolver
+	failed    failedAddrs
 	log       hclog.Logger
 	lines     *lines
 	counters  Counters
@@ -55,6 +59,7 @@ type Server struct {
 	pipes     pipePool
 	idle      idlePool
 	flows     registry
+	resets    resetLog
 	hangups   *hangups
 	dozing    *dozeSet
 	refusals  [refusalCount]*sampler
@@ -82,7 +87,7 @@ type Server struct {
 	fronts    map[*front]struct{} // those that have not come to a request yet
 }
 
-// New makes a server. A nil resolver is the system's. Close it also where Serve was never called.
+// New makes a server. Close it also where Serve was never called.
 func New(cfg Config, admitter Admitter, resolver Resolver, log hclog.Logger) (*Server, error) {
 	if cfg.Node == "" {
 		return nil, errors.New("proxy: the node has no name: set name in the configuration")
@@ -93,9 +98,6 @@ func New(cfg Config, admitter Admitter, resolver Resolver, log hclog.Logger) (*S
 	hangups, err := newHangups()
 	if err != nil {
 		return nil, fmt.Errorf("proxy: %w", err)
-	}
-	if resolver == nil {
-		resolver = net.DefaultResolver
 	}
 	if cfg.MaxClients <= 0 {
 		cfg.MaxClients = defaultMaxClients(cfg.TLS != nil)
@@ -110,7 +112,9 @@ func New(cfg Config, admitter Admitter, resolver Resolver, log hclog.Logger) (*S
 	s := &Server{
 		node:      cfg.Node,
 		status:    statusName(cfg.Node),
-		pseudonym: pseudonym(cfg.Node),
+		pseudonym: Pseudonym(cfg.Node),
+		local:     newLocalCache(isLocal),
+		greeting:  cfg.NodeGreeting,
 		gate:      newGate(),
 		admitter:  admitter,
 		resolver:  resolver,

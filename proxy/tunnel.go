@@ -18,7 +18,7 @@ func (f *flow) tunnel(c *client, kind Kind, done chan struct{}) {
 	f.kind.Store(uint32(kind))
 	f.watchIdle(f.srv.policy.Load().TunnelIdleTimeout)
 
-	f.done = done
+	f.done, f.opening = done, f.srv.newOpening()
 	f.pumps.Store(2)
 	f.srv.flows.awaken(f)
 	go f.pumpDown(c)
@@ -52,27 +52,33 @@ func (f *flow) pumped(c *client) {
 
 // pump relays from src to dst until src's FIN, which it passes on. What comes in small pieces is copied, for which a buffer
 // is held only between a read and its write; what comes in full buffers is spliced. over is false where the direction dozes.
+//
+// Its frame and those below it fit into the smallest stack that a goroutine has. One that outgrows it is copied for each
+// tunnel, which costs 3 % of a short one; TestStackOfATunnel looks.
 func (f *flow) pump(dst, src *sock, early *inbuf, moved *atomic.Uint64, fin uint32) (over bool) {
 	var readErr, writeErr error
 	if b := early.bytes(); len(b) > 0 {
-		n := len(b)
-		writeErr = dst.write(b, nil, nil)
-		early.skip(n)
-		if writeErr == nil {
-			moved.Add(uint64(n))
+		if readErr = f.checkOpening(b, fin); readErr == nil {
+			writeErr = dst.write(b, nil, nil)
 		}
+		if readErr == nil && writeErr == nil {
+			moved.Add(uint64(len(b)))
+		}
+		early.skip(len(b))
 	}
 	for readErr == nil && writeErr == nil {
 		var buf []byte
 		var n int
 		if buf, n, readErr = src.read(nil); readErr == nil {
-			writeErr = dst.write(buf[:n], nil, nil)
-			src.pool.put(buf)
-			if writeErr == nil {
-				moved.Add(uint64(n))
+			if readErr = f.checkOpening(buf[:n], fin); readErr == nil {
+				writeErr = dst.write(buf[:n], nil, nil)
 			}
-			if writeErr == nil && n == bufSize {
-				readErr, writeErr = splice(dst, src, &f.srv.pipes, moved)
+			src.pool.put(buf)
+			if readErr == nil && writeErr == nil {
+				moved.Add(uint64(n))
+				if n == bufSize { // more than an opening has
+					readErr, writeErr = splice(dst, src, &f.srv.pipes, moved)
+				}
 			}
 		}
 		if readErr != nil && errors.Is(readErr, os.ErrDeadlineExceeded) {
@@ -82,6 +88,20 @@ func (f *flow) pump(dst, src *sock, early *inbuf, moved *atomic.Uint64, fin uint
 			readErr = nil
 		}
 	}
+	f.pumpEnded(dst, readErr, writeErr, fin)
+	return true
+}
+
+// checkOpening looks at what the upstream sends first. A client may begin with anything.
+func (f *flow) checkOpening(b []byte, fin uint32) error {
+	if fin == finUp {
+		return nil
+	}
+	return f.opening.check(b)
+}
+
+// pumpEnded passes a FIN on, or ends the tunnel after an error.
+func (f *flow) pumpEnded(dst *sock, readErr, writeErr error, fin uint32) {
 	if readErr == io.EOF {
 		writeErr = f.passOn(dst, fin)
 		readErr = nil
@@ -91,12 +111,30 @@ func (f *flow) pump(dst, src *sock, early *inbuf, moved *atomic.Uint64, fin uint
 		read, write = write, read
 	}
 	switch {
+	case readErr == errNodeGreeted, readErr == errProxyGreeted:
+		f.cutNested(readErr)
 	case readErr != nil:
 		f.pumpFailed(readErr, read, 0)
 	case writeErr != nil:
 		f.pumpFailed(writeErr, write, fin)
 	}
-	return true
+}
+
+// cutNested ends a tunnel that has turned out to lead to a node of the cluster.
+func (f *flow) cutNested(cause error) {
+	f.mu.Lock()
+	c, ended := f.client, f.cause != nil
+	f.mu.Unlock()
+	if c != nil && !ended {
+		r := &cutNode
+		if cause == errProxyGreeted {
+			r = &cutNested
+		}
+		c.srv.counters.Refused.Add(1)
+		c.srv.counters.Refusals[r.reason()].Add(1)
+		c.logRefusal("tunnel cut", r)
+	}
+	f.abort(cause)
 }
 
 // passOn passes a FIN on.
@@ -155,6 +193,13 @@ func (f *flow) endTunnel(c *client) {
 	f.logTunnel(c, time.Now())
 }
 
+// logLookup adds how long the name servers took, where they were asked for this connection.
+func (f *flow) logLookup(l *line) {
+	if f.lookupTime > 0 {
+		l.duration("lookup", f.lookupTime)
+	}
+}
+
 // logTunnel writes the canonical line of a tunnel that is over.
 func (f *flow) logTunnel(c *client, now time.Time) {
 	in, out := f.in.Load(), f.out.Load()
@@ -172,6 +217,7 @@ func (f *flow) logTunnel(c *client, now time.Time) {
 	l.text("node", f.srv.node)
 	l.text("host", f.target.Host)
 	l.number("port", uint64(f.target.Port))
+	f.logLookup(l)
 	l.duration("slot_wait", f.slot.Waited())
 	l.duration("dial", f.dialTime)
 	l.number("bytes_in", in)

@@ -90,6 +90,7 @@ type Meta struct {
 	Cluster         string                 `protobuf:"bytes,12,opt,name=cluster,proto3" json:"cluster,omitempty"`                          // the cluster's id, once known
 	LogVersion      uint32                 `protobuf:"varint,13,opt,name=log_version,json=logVersion,proto3" json:"log_version,omitempty"` // up to which a server understands the Raft log; absent: 1
 	ApiAddr         string                 `protobuf:"bytes,14,opt,name=api_addr,json=apiAddr,proto3" json:"api_addr,omitempty"`           // what the HTTP API listens on; its host may be unspecified
+	Listening       *Listening             `protobuf:"bytes,15,opt,name=listening,proto3" json:"listening,omitempty"`                      // absent from older versions
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -222,6 +223,135 @@ func (x *Meta) GetApiAddr() string {
 	return ""
 }
 
+func (x *Meta) GetListening() *Listening {
+	if x != nil {
+		return x.Listening
+	}
+	return nil
+}
+
+// Listening is where a node's ports are reached, for the others to keep workers away from them.
+type Listening struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Nodes   []*Listener            `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"` // rpc, gossip and API, as they are bound
+	Proxies []*Listener            `protobuf:"bytes,2,rep,name=proxies,proto3" json:"proxies,omitempty"`
+	// The machine's addresses, where a listener is bound to all of them: 4 and 16 bytes each, as many as fit.
+	Ipv4          []byte `protobuf:"bytes,3,opt,name=ipv4,proto3" json:"ipv4,omitempty"`
+	Ipv6          []byte `protobuf:"bytes,4,opt,name=ipv6,proto3" json:"ipv6,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Listening) Reset() {
+	*x = Listening{}
+	mi := &file_cluster_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Listening) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Listening) ProtoMessage() {}
+
+func (x *Listening) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Listening.ProtoReflect.Descriptor instead.
+func (*Listening) Descriptor() ([]byte, []int) {
+	return file_cluster_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Listening) GetNodes() []*Listener {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *Listening) GetProxies() []*Listener {
+	if x != nil {
+		return x.Proxies
+	}
+	return nil
+}
+
+func (x *Listening) GetIpv4() []byte {
+	if x != nil {
+		return x.Ipv4
+	}
+	return nil
+}
+
+func (x *Listening) GetIpv6() []byte {
+	if x != nil {
+		return x.Ipv6
+	}
+	return nil
+}
+
+type Listener struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ip            []byte                 `protobuf:"bytes,1,opt,name=ip,proto3" json:"ip,omitempty"` // 4 or 16 bytes; absent: every address of the machine
+	Port          uint32                 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Listener) Reset() {
+	*x = Listener{}
+	mi := &file_cluster_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Listener) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Listener) ProtoMessage() {}
+
+func (x *Listener) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Listener.ProtoReflect.Descriptor instead.
+func (*Listener) Descriptor() ([]byte, []int) {
+	return file_cluster_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Listener) GetIp() []byte {
+	if x != nil {
+		return x.Ip
+	}
+	return nil
+}
+
+func (x *Listener) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
 // Goodbye is sent to the servers over TCP before the node leaves gossip, which is UDP.
 type Goodbye struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -233,7 +363,7 @@ type Goodbye struct {
 
 func (x *Goodbye) Reset() {
 	*x = Goodbye{}
-	mi := &file_cluster_proto_msgTypes[1]
+	mi := &file_cluster_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -245,7 +375,7 @@ func (x *Goodbye) String() string {
 func (*Goodbye) ProtoMessage() {}
 
 func (x *Goodbye) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[1]
+	mi := &file_cluster_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -258,7 +388,7 @@ func (x *Goodbye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Goodbye.ProtoReflect.Descriptor instead.
 func (*Goodbye) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{1}
+	return file_cluster_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Goodbye) GetName() string {
@@ -283,7 +413,7 @@ type IdentifyRequest struct {
 
 func (x *IdentifyRequest) Reset() {
 	*x = IdentifyRequest{}
-	mi := &file_cluster_proto_msgTypes[2]
+	mi := &file_cluster_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -295,7 +425,7 @@ func (x *IdentifyRequest) String() string {
 func (*IdentifyRequest) ProtoMessage() {}
 
 func (x *IdentifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[2]
+	mi := &file_cluster_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -308,7 +438,7 @@ func (x *IdentifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentifyRequest.ProtoReflect.Descriptor instead.
 func (*IdentifyRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{2}
+	return file_cluster_proto_rawDescGZIP(), []int{4}
 }
 
 type IdentifyReply struct {
@@ -322,7 +452,7 @@ type IdentifyReply struct {
 
 func (x *IdentifyReply) Reset() {
 	*x = IdentifyReply{}
-	mi := &file_cluster_proto_msgTypes[3]
+	mi := &file_cluster_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -334,7 +464,7 @@ func (x *IdentifyReply) String() string {
 func (*IdentifyReply) ProtoMessage() {}
 
 func (x *IdentifyReply) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[3]
+	mi := &file_cluster_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -347,7 +477,7 @@ func (x *IdentifyReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentifyReply.ProtoReflect.Descriptor instead.
 func (*IdentifyReply) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{3}
+	return file_cluster_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *IdentifyReply) GetName() string {
@@ -384,7 +514,7 @@ type PledgeRequest struct {
 
 func (x *PledgeRequest) Reset() {
 	*x = PledgeRequest{}
-	mi := &file_cluster_proto_msgTypes[4]
+	mi := &file_cluster_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -396,7 +526,7 @@ func (x *PledgeRequest) String() string {
 func (*PledgeRequest) ProtoMessage() {}
 
 func (x *PledgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[4]
+	mi := &file_cluster_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -409,7 +539,7 @@ func (x *PledgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PledgeRequest.ProtoReflect.Descriptor instead.
 func (*PledgeRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{4}
+	return file_cluster_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *PledgeRequest) GetCandidate() string {
@@ -458,7 +588,7 @@ type PledgeReply struct {
 
 func (x *PledgeReply) Reset() {
 	*x = PledgeReply{}
-	mi := &file_cluster_proto_msgTypes[5]
+	mi := &file_cluster_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -470,7 +600,7 @@ func (x *PledgeReply) String() string {
 func (*PledgeReply) ProtoMessage() {}
 
 func (x *PledgeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[5]
+	mi := &file_cluster_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -483,7 +613,7 @@ func (x *PledgeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PledgeReply.ProtoReflect.Descriptor instead.
 func (*PledgeReply) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{5}
+	return file_cluster_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *PledgeReply) GetGranted() bool {
@@ -517,7 +647,7 @@ type ReleaseRequest struct {
 
 func (x *ReleaseRequest) Reset() {
 	*x = ReleaseRequest{}
-	mi := &file_cluster_proto_msgTypes[6]
+	mi := &file_cluster_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -529,7 +659,7 @@ func (x *ReleaseRequest) String() string {
 func (*ReleaseRequest) ProtoMessage() {}
 
 func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[6]
+	mi := &file_cluster_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -542,7 +672,7 @@ func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{6}
+	return file_cluster_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ReleaseRequest) GetCandidate() string {
@@ -567,7 +697,7 @@ type ReleaseReply struct {
 
 func (x *ReleaseReply) Reset() {
 	*x = ReleaseReply{}
-	mi := &file_cluster_proto_msgTypes[7]
+	mi := &file_cluster_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -579,7 +709,7 @@ func (x *ReleaseReply) String() string {
 func (*ReleaseReply) ProtoMessage() {}
 
 func (x *ReleaseReply) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[7]
+	mi := &file_cluster_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -592,7 +722,7 @@ func (x *ReleaseReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseReply.ProtoReflect.Descriptor instead.
 func (*ReleaseReply) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{7}
+	return file_cluster_proto_rawDescGZIP(), []int{9}
 }
 
 type RoundRequest struct {
@@ -605,7 +735,7 @@ type RoundRequest struct {
 
 func (x *RoundRequest) Reset() {
 	*x = RoundRequest{}
-	mi := &file_cluster_proto_msgTypes[8]
+	mi := &file_cluster_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -617,7 +747,7 @@ func (x *RoundRequest) String() string {
 func (*RoundRequest) ProtoMessage() {}
 
 func (x *RoundRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[8]
+	mi := &file_cluster_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -630,7 +760,7 @@ func (x *RoundRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoundRequest.ProtoReflect.Descriptor instead.
 func (*RoundRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{8}
+	return file_cluster_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RoundRequest) GetCandidate() string {
@@ -656,7 +786,7 @@ type RoundReply struct {
 
 func (x *RoundReply) Reset() {
 	*x = RoundReply{}
-	mi := &file_cluster_proto_msgTypes[9]
+	mi := &file_cluster_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -668,7 +798,7 @@ func (x *RoundReply) String() string {
 func (*RoundReply) ProtoMessage() {}
 
 func (x *RoundReply) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[9]
+	mi := &file_cluster_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -681,7 +811,7 @@ func (x *RoundReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoundReply.ProtoReflect.Descriptor instead.
 func (*RoundReply) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{9}
+	return file_cluster_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RoundReply) GetBinding() bool {
@@ -699,7 +829,7 @@ type RaftStatsRequest struct {
 
 func (x *RaftStatsRequest) Reset() {
 	*x = RaftStatsRequest{}
-	mi := &file_cluster_proto_msgTypes[10]
+	mi := &file_cluster_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -711,7 +841,7 @@ func (x *RaftStatsRequest) String() string {
 func (*RaftStatsRequest) ProtoMessage() {}
 
 func (x *RaftStatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[10]
+	mi := &file_cluster_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -724,7 +854,7 @@ func (x *RaftStatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftStatsRequest.ProtoReflect.Descriptor instead.
 func (*RaftStatsRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{10}
+	return file_cluster_proto_rawDescGZIP(), []int{12}
 }
 
 type RaftStatsReply struct {
@@ -738,7 +868,7 @@ type RaftStatsReply struct {
 
 func (x *RaftStatsReply) Reset() {
 	*x = RaftStatsReply{}
-	mi := &file_cluster_proto_msgTypes[11]
+	mi := &file_cluster_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -750,7 +880,7 @@ func (x *RaftStatsReply) String() string {
 func (*RaftStatsReply) ProtoMessage() {}
 
 func (x *RaftStatsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[11]
+	mi := &file_cluster_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -763,7 +893,7 @@ func (x *RaftStatsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftStatsReply.ProtoReflect.Descriptor instead.
 func (*RaftStatsReply) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{11}
+	return file_cluster_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RaftStatsReply) GetLastContactNs() int64 {
@@ -796,7 +926,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_cluster_proto_msgTypes[12]
+	mi := &file_cluster_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -808,7 +938,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[12]
+	mi := &file_cluster_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -821,7 +951,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{12}
+	return file_cluster_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RemoveRequest) GetServer() string {
@@ -839,7 +969,7 @@ type RemoveReply struct {
 
 func (x *RemoveReply) Reset() {
 	*x = RemoveReply{}
-	mi := &file_cluster_proto_msgTypes[13]
+	mi := &file_cluster_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -851,7 +981,7 @@ func (x *RemoveReply) String() string {
 func (*RemoveReply) ProtoMessage() {}
 
 func (x *RemoveReply) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[13]
+	mi := &file_cluster_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -864,7 +994,7 @@ func (x *RemoveReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveReply.ProtoReflect.Descriptor instead.
 func (*RemoveReply) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{13}
+	return file_cluster_proto_rawDescGZIP(), []int{15}
 }
 
 type DetachRequest struct {
@@ -876,7 +1006,7 @@ type DetachRequest struct {
 
 func (x *DetachRequest) Reset() {
 	*x = DetachRequest{}
-	mi := &file_cluster_proto_msgTypes[14]
+	mi := &file_cluster_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -888,7 +1018,7 @@ func (x *DetachRequest) String() string {
 func (*DetachRequest) ProtoMessage() {}
 
 func (x *DetachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[14]
+	mi := &file_cluster_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -901,7 +1031,7 @@ func (x *DetachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachRequest.ProtoReflect.Descriptor instead.
 func (*DetachRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{14}
+	return file_cluster_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DetachRequest) GetServer() string {
@@ -919,7 +1049,7 @@ type DetachReply struct {
 
 func (x *DetachReply) Reset() {
 	*x = DetachReply{}
-	mi := &file_cluster_proto_msgTypes[15]
+	mi := &file_cluster_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -931,7 +1061,7 @@ func (x *DetachReply) String() string {
 func (*DetachReply) ProtoMessage() {}
 
 func (x *DetachReply) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[15]
+	mi := &file_cluster_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -944,7 +1074,7 @@ func (x *DetachReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachReply.ProtoReflect.Descriptor instead.
 func (*DetachReply) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{15}
+	return file_cluster_proto_rawDescGZIP(), []int{17}
 }
 
 // Position is a place in the Raft log.
@@ -958,7 +1088,7 @@ type Position struct {
 
 func (x *Position) Reset() {
 	*x = Position{}
-	mi := &file_cluster_proto_msgTypes[16]
+	mi := &file_cluster_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -970,7 +1100,7 @@ func (x *Position) String() string {
 func (*Position) ProtoMessage() {}
 
 func (x *Position) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[16]
+	mi := &file_cluster_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -983,7 +1113,7 @@ func (x *Position) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Position.ProtoReflect.Descriptor instead.
 func (*Position) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{16}
+	return file_cluster_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Position) GetTerm() uint64 {
@@ -1012,7 +1142,7 @@ type Remembered struct {
 
 func (x *Remembered) Reset() {
 	*x = Remembered{}
-	mi := &file_cluster_proto_msgTypes[17]
+	mi := &file_cluster_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1024,7 +1154,7 @@ func (x *Remembered) String() string {
 func (*Remembered) ProtoMessage() {}
 
 func (x *Remembered) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[17]
+	mi := &file_cluster_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1037,7 +1167,7 @@ func (x *Remembered) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Remembered.ProtoReflect.Descriptor instead.
 func (*Remembered) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{17}
+	return file_cluster_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Remembered) GetServer() string {
@@ -1073,7 +1203,7 @@ type RecallRequest struct {
 
 func (x *RecallRequest) Reset() {
 	*x = RecallRequest{}
-	mi := &file_cluster_proto_msgTypes[18]
+	mi := &file_cluster_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1085,7 +1215,7 @@ func (x *RecallRequest) String() string {
 func (*RecallRequest) ProtoMessage() {}
 
 func (x *RecallRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[18]
+	mi := &file_cluster_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1098,7 +1228,7 @@ func (x *RecallRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecallRequest.ProtoReflect.Descriptor instead.
 func (*RecallRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{18}
+	return file_cluster_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RecallRequest) GetServer() string {
@@ -1141,7 +1271,7 @@ type RecallReply struct {
 
 func (x *RecallReply) Reset() {
 	*x = RecallReply{}
-	mi := &file_cluster_proto_msgTypes[19]
+	mi := &file_cluster_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1153,7 +1283,7 @@ func (x *RecallReply) String() string {
 func (*RecallReply) ProtoMessage() {}
 
 func (x *RecallReply) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[19]
+	mi := &file_cluster_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1166,7 +1296,7 @@ func (x *RecallReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecallReply.ProtoReflect.Descriptor instead.
 func (*RecallReply) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{19}
+	return file_cluster_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RecallReply) GetServer() string {
@@ -1234,7 +1364,7 @@ type RememberRequest struct {
 
 func (x *RememberRequest) Reset() {
 	*x = RememberRequest{}
-	mi := &file_cluster_proto_msgTypes[20]
+	mi := &file_cluster_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1246,7 +1376,7 @@ func (x *RememberRequest) String() string {
 func (*RememberRequest) ProtoMessage() {}
 
 func (x *RememberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[20]
+	mi := &file_cluster_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1259,7 +1389,7 @@ func (x *RememberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RememberRequest.ProtoReflect.Descriptor instead.
 func (*RememberRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{20}
+	return file_cluster_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RememberRequest) GetServers() []*Remembered {
@@ -1277,7 +1407,7 @@ type RememberReply struct {
 
 func (x *RememberReply) Reset() {
 	*x = RememberReply{}
-	mi := &file_cluster_proto_msgTypes[21]
+	mi := &file_cluster_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1289,7 +1419,7 @@ func (x *RememberReply) String() string {
 func (*RememberReply) ProtoMessage() {}
 
 func (x *RememberReply) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[21]
+	mi := &file_cluster_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1302,14 +1432,14 @@ func (x *RememberReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RememberReply.ProtoReflect.Descriptor instead.
 func (*RememberReply) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{21}
+	return file_cluster_proto_rawDescGZIP(), []int{23}
 }
 
 var File_cluster_proto protoreflect.FileDescriptor
 
 const file_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\rcluster.proto\x12\x0fweir.cluster.v1\"\xbd\x03\n" +
+	"\rcluster.proto\x12\x0fweir.cluster.v1\"\xf7\x03\n" +
 	"\x04Meta\x12\x1a\n" +
 	"\bidentity\x18\x01 \x01(\fR\bidentity\x12)\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x15.weir.cluster.v1.RoleR\x04role\x12\x19\n" +
@@ -1327,7 +1457,16 @@ const file_cluster_proto_rawDesc = "" +
 	"\acluster\x18\f \x01(\tR\acluster\x12\x1f\n" +
 	"\vlog_version\x18\r \x01(\rR\n" +
 	"logVersion\x12\x19\n" +
-	"\bapi_addr\x18\x0e \x01(\tR\aapiAddr\"H\n" +
+	"\bapi_addr\x18\x0e \x01(\tR\aapiAddr\x128\n" +
+	"\tlistening\x18\x0f \x01(\v2\x1a.weir.cluster.v1.ListeningR\tlistening\"\x99\x01\n" +
+	"\tListening\x12/\n" +
+	"\x05nodes\x18\x01 \x03(\v2\x19.weir.cluster.v1.ListenerR\x05nodes\x123\n" +
+	"\aproxies\x18\x02 \x03(\v2\x19.weir.cluster.v1.ListenerR\aproxies\x12\x12\n" +
+	"\x04ipv4\x18\x03 \x01(\fR\x04ipv4\x12\x12\n" +
+	"\x04ipv6\x18\x04 \x01(\fR\x04ipv6\".\n" +
+	"\bListener\x12\x0e\n" +
+	"\x02ip\x18\x01 \x01(\fR\x02ip\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\"H\n" +
 	"\aGoodbye\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12)\n" +
 	"\x04meta\x18\x02 \x01(\v2\x15.weir.cluster.v1.MetaR\x04meta\"\x11\n" +
@@ -1425,62 +1564,67 @@ func file_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_cluster_proto_goTypes = []any{
 	(Role)(0),                // 0: weir.cluster.v1.Role
 	(*Meta)(nil),             // 1: weir.cluster.v1.Meta
-	(*Goodbye)(nil),          // 2: weir.cluster.v1.Goodbye
-	(*IdentifyRequest)(nil),  // 3: weir.cluster.v1.IdentifyRequest
-	(*IdentifyReply)(nil),    // 4: weir.cluster.v1.IdentifyReply
-	(*PledgeRequest)(nil),    // 5: weir.cluster.v1.PledgeRequest
-	(*PledgeReply)(nil),      // 6: weir.cluster.v1.PledgeReply
-	(*ReleaseRequest)(nil),   // 7: weir.cluster.v1.ReleaseRequest
-	(*ReleaseReply)(nil),     // 8: weir.cluster.v1.ReleaseReply
-	(*RoundRequest)(nil),     // 9: weir.cluster.v1.RoundRequest
-	(*RoundReply)(nil),       // 10: weir.cluster.v1.RoundReply
-	(*RaftStatsRequest)(nil), // 11: weir.cluster.v1.RaftStatsRequest
-	(*RaftStatsReply)(nil),   // 12: weir.cluster.v1.RaftStatsReply
-	(*RemoveRequest)(nil),    // 13: weir.cluster.v1.RemoveRequest
-	(*RemoveReply)(nil),      // 14: weir.cluster.v1.RemoveReply
-	(*DetachRequest)(nil),    // 15: weir.cluster.v1.DetachRequest
-	(*DetachReply)(nil),      // 16: weir.cluster.v1.DetachReply
-	(*Position)(nil),         // 17: weir.cluster.v1.Position
-	(*Remembered)(nil),       // 18: weir.cluster.v1.Remembered
-	(*RecallRequest)(nil),    // 19: weir.cluster.v1.RecallRequest
-	(*RecallReply)(nil),      // 20: weir.cluster.v1.RecallReply
-	(*RememberRequest)(nil),  // 21: weir.cluster.v1.RememberRequest
-	(*RememberReply)(nil),    // 22: weir.cluster.v1.RememberReply
+	(*Listening)(nil),        // 2: weir.cluster.v1.Listening
+	(*Listener)(nil),         // 3: weir.cluster.v1.Listener
+	(*Goodbye)(nil),          // 4: weir.cluster.v1.Goodbye
+	(*IdentifyRequest)(nil),  // 5: weir.cluster.v1.IdentifyRequest
+	(*IdentifyReply)(nil),    // 6: weir.cluster.v1.IdentifyReply
+	(*PledgeRequest)(nil),    // 7: weir.cluster.v1.PledgeRequest
+	(*PledgeReply)(nil),      // 8: weir.cluster.v1.PledgeReply
+	(*ReleaseRequest)(nil),   // 9: weir.cluster.v1.ReleaseRequest
+	(*ReleaseReply)(nil),     // 10: weir.cluster.v1.ReleaseReply
+	(*RoundRequest)(nil),     // 11: weir.cluster.v1.RoundRequest
+	(*RoundReply)(nil),       // 12: weir.cluster.v1.RoundReply
+	(*RaftStatsRequest)(nil), // 13: weir.cluster.v1.RaftStatsRequest
+	(*RaftStatsReply)(nil),   // 14: weir.cluster.v1.RaftStatsReply
+	(*RemoveRequest)(nil),    // 15: weir.cluster.v1.RemoveRequest
+	(*RemoveReply)(nil),      // 16: weir.cluster.v1.RemoveReply
+	(*DetachRequest)(nil),    // 17: weir.cluster.v1.DetachRequest
+	(*DetachReply)(nil),      // 18: weir.cluster.v1.DetachReply
+	(*Position)(nil),         // 19: weir.cluster.v1.Position
+	(*Remembered)(nil),       // 20: weir.cluster.v1.Remembered
+	(*RecallRequest)(nil),    // 21: weir.cluster.v1.RecallRequest
+	(*RecallReply)(nil),      // 22: weir.cluster.v1.RecallReply
+	(*RememberRequest)(nil),  // 23: weir.cluster.v1.RememberRequest
+	(*RememberReply)(nil),    // 24: weir.cluster.v1.RememberReply
 }
 var file_cluster_proto_depIdxs = []int32{
 	0,  // 0: weir.cluster.v1.Meta.role:type_name -> weir.cluster.v1.Role
-	1,  // 1: weir.cluster.v1.Goodbye.meta:type_name -> weir.cluster.v1.Meta
-	17, // 2: weir.cluster.v1.Remembered.acknowledged:type_name -> weir.cluster.v1.Position
-	18, // 3: weir.cluster.v1.RecallReply.remembered:type_name -> weir.cluster.v1.Remembered
-	18, // 4: weir.cluster.v1.RecallReply.gap:type_name -> weir.cluster.v1.Remembered
-	18, // 5: weir.cluster.v1.RememberRequest.servers:type_name -> weir.cluster.v1.Remembered
-	3,  // 6: weir.cluster.v1.Control.Identify:input_type -> weir.cluster.v1.IdentifyRequest
-	5,  // 7: weir.cluster.v1.Control.Pledge:input_type -> weir.cluster.v1.PledgeRequest
-	7,  // 8: weir.cluster.v1.Control.Release:input_type -> weir.cluster.v1.ReleaseRequest
-	9,  // 9: weir.cluster.v1.Control.Round:input_type -> weir.cluster.v1.RoundRequest
-	11, // 10: weir.cluster.v1.Control.RaftStats:input_type -> weir.cluster.v1.RaftStatsRequest
-	13, // 11: weir.cluster.v1.Control.Remove:input_type -> weir.cluster.v1.RemoveRequest
-	15, // 12: weir.cluster.v1.Control.Detach:input_type -> weir.cluster.v1.DetachRequest
-	19, // 13: weir.cluster.v1.Control.Recall:input_type -> weir.cluster.v1.RecallRequest
-	21, // 14: weir.cluster.v1.Control.Remember:input_type -> weir.cluster.v1.RememberRequest
-	4,  // 15: weir.cluster.v1.Control.Identify:output_type -> weir.cluster.v1.IdentifyReply
-	6,  // 16: weir.cluster.v1.Control.Pledge:output_type -> weir.cluster.v1.PledgeReply
-	8,  // 17: weir.cluster.v1.Control.Release:output_type -> weir.cluster.v1.ReleaseReply
-	10, // 18: weir.cluster.v1.Control.Round:output_type -> weir.cluster.v1.RoundReply
-	12, // 19: weir.cluster.v1.Control.RaftStats:output_type -> weir.cluster.v1.RaftStatsReply
-	14, // 20: weir.cluster.v1.Control.Remove:output_type -> weir.cluster.v1.RemoveReply
-	16, // 21: weir.cluster.v1.Control.Detach:output_type -> weir.cluster.v1.DetachReply
-	20, // 22: weir.cluster.v1.Control.Recall:output_type -> weir.cluster.v1.RecallReply
-	22, // 23: weir.cluster.v1.Control.Remember:output_type -> weir.cluster.v1.RememberReply
-	15, // [15:24] is the sub-list for method output_type
-	6,  // [6:15] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	2,  // 1: weir.cluster.v1.Meta.listening:type_name -> weir.cluster.v1.Listening
+	3,  // 2: weir.cluster.v1.Listening.nodes:type_name -> weir.cluster.v1.Listener
+	3,  // 3: weir.cluster.v1.Listening.proxies:type_name -> weir.cluster.v1.Listener
+	1,  // 4: weir.cluster.v1.Goodbye.meta:type_name -> weir.cluster.v1.Meta
+	19, // 5: weir.cluster.v1.Remembered.acknowledged:type_name -> weir.cluster.v1.Position
+	20, // 6: weir.cluster.v1.RecallReply.remembered:type_name -> weir.cluster.v1.Remembered
+	20, // 7: weir.cluster.v1.RecallReply.gap:type_name -> weir.cluster.v1.Remembered
+	20, // 8: weir.cluster.v1.RememberRequest.servers:type_name -> weir.cluster.v1.Remembered
+	5,  // 9: weir.cluster.v1.Control.Identify:input_type -> weir.cluster.v1.IdentifyRequest
+	7,  // 10: weir.cluster.v1.Control.Pledge:input_type -> weir.cluster.v1.PledgeRequest
+	9,  // 11: weir.cluster.v1.Control.Release:input_type -> weir.cluster.v1.ReleaseRequest
+	11, // 12: weir.cluster.v1.Control.Round:input_type -> weir.cluster.v1.RoundRequest
+	13, // 13: weir.cluster.v1.Control.RaftStats:input_type -> weir.cluster.v1.RaftStatsRequest
+	15, // 14: weir.cluster.v1.Control.Remove:input_type -> weir.cluster.v1.RemoveRequest
+	17, // 15: weir.cluster.v1.Control.Detach:input_type -> weir.cluster.v1.DetachRequest
+	21, // 16: weir.cluster.v1.Control.Recall:input_type -> weir.cluster.v1.RecallRequest
+	23, // 17: weir.cluster.v1.Control.Remember:input_type -> weir.cluster.v1.RememberRequest
+	6,  // 18: weir.cluster.v1.Control.Identify:output_type -> weir.cluster.v1.IdentifyReply
+	8,  // 19: weir.cluster.v1.Control.Pledge:output_type -> weir.cluster.v1.PledgeReply
+	10, // 20: weir.cluster.v1.Control.Release:output_type -> weir.cluster.v1.ReleaseReply
+	12, // 21: weir.cluster.v1.Control.Round:output_type -> weir.cluster.v1.RoundReply
+	14, // 22: weir.cluster.v1.Control.RaftStats:output_type -> weir.cluster.v1.RaftStatsReply
+	16, // 23: weir.cluster.v1.Control.Remove:output_type -> weir.cluster.v1.RemoveReply
+	18, // 24: weir.cluster.v1.Control.Detach:output_type -> weir.cluster.v1.DetachReply
+	22, // 25: weir.cluster.v1.Control.Recall:output_type -> weir.cluster.v1.RecallReply
+	24, // 26: weir.cluster.v1.Control.Remember:output_type -> weir.cluster.v1.RememberReply
+	18, // [18:27] is the sub-list for method output_type
+	9,  // [9:18] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_cluster_proto_init() }
@@ -1494,7 +1638,7 @@ func file_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cluster_proto_rawDesc), len(file_cluster_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   22,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -22,6 +23,7 @@ import (
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease"
 	"github.com/weirproxy/weir/proxy"
+	"github.com/weirproxy/weir/proxy/resolve"
 )
 
 func newAgentCommand() *cobra.Command {
@@ -73,6 +75,7 @@ type agent struct {
 	members  *cluster.Cluster
 	manager  *lease.Manager
 	leases   *lease.Server // nil on role proxy
+	resolver *resolve.Resolver
 	proxy    *proxy.Server
 	api      *api.Server
 	events   *api.EventLog
@@ -91,7 +94,10 @@ type agent struct {
 	leave context.CancelFunc // asks to leave
 	asked context.Context    // is done once somebody has
 
+	ports        *portBook     // of forbidOwnPorts
 	portsChanged chan struct{} // of capacity 1: for guardOwnPorts
+
+	leadingTerm atomic.Uint64 // whose leader this node is, everything before it applied; 0: none
 
 	applying sync.Mutex // settings; held before mu
 
@@ -112,7 +118,7 @@ func runAgent(ctx context.Context, src source) error {
 	defer signal.Stop(signals)
 	a := &agent{source: src, cfg: cfg, started: time.Now(), fatal: make(chan error, 8), events: api.NewEventLog(cfg.Name)}
 	a.log = newLogger(cfg.Log, &a.recent)
-	a.portsChanged = make(chan struct{}, 1)
+	a.ports, a.portsChanged = newPortBook(), make(chan struct{}, 1)
 	a.asked, a.leave = context.WithCancel(context.Background())
 	defer a.leave()
 	a.notify = newNotifier(os.Getenv, os.Getpid(), a.log)
@@ -167,11 +173,13 @@ func (a *agent) build() (err error) {
 		Affiliation: a.members, Connect: a.connect, Clock: clock, Log: a.log.Named("lease"),
 		Limits: a.lastLimits(), OnLimits: a.keepLimits, OnFence: a.events.Fenced,
 	})
+	a.resolver = resolve.New(resolve.Config{TTLMax: cfg.Proxy.DNSTTLMax, OnLookup: a.timings.lookup.Observe, Log: a.log.Named("dns")})
 	proxyConfig := proxy.Config{
 		Node: cfg.Name, Policy: policy(cfg), Lines: lineOutput(cfg.Log), TLS: a.certs.proxyTLS(),
-		OnQueueWait: a.timings.queueWait.Observe, OnDial: a.timings.dial.Observe,
+		NodeGreeting: cluster.Greeting,
+		OnQueueWait:  a.timings.queueWait.Observe, OnDial: a.timings.dial.Observe,
 	}
-	a.proxy, err = proxy.New(proxyConfig, admitter{a.manager}, nil, a.log.Named("proxy"))
+	a.proxy, err = proxy.New(proxyConfig, admitter{a.manager}, a.resolver, a.log.Named("proxy"))
 	if err != nil {
 		return err
 	}
@@ -306,6 +314,7 @@ func (a *agent) shutdown(graceful, leave bool) error {
 	defer cancel()
 	errs = append(errs, a.members.Shutdown(ctx), a.api.Shutdown(ctx))
 	a.proxy.Close()
+	a.resolver.Close()
 	if a.keeper != nil {
 		a.keeper.wait(ctx)
 	}
@@ -350,6 +359,9 @@ func (a *agent) abandon() error {
 	}
 	if a.proxy != nil {
 		a.proxy.Close()
+	}
+	if a.resolver != nil {
+		a.resolver.Close()
 	}
 	if a.data != nil {
 		errs = append(errs, a.data.Close())

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -122,11 +123,11 @@ func TestTables(t *testing.T) {
 	}{
 		{"status", "GET /v1/status", statusJSON, []string{"status"}, `
 Node         a (server, v1.2.3)
-Cluster      1f3a9c5c0b7d4e2f8a6b5c4d3e2f1a0b
 Leader       b
 Ready        yes
 Session      live, 7, expires in 8.1s
 Raft         follower in term 2; last entry 9, committed 8, applied 8
+Cluster      1f3a9c5c0b7d4e2f8a6b5c4d3e2f1a0b
 Proxy        127.0.0.1:8080
 Connections  3
 Config       lease.ttl or limits differ on c
@@ -238,28 +239,146 @@ a?    y:1      no     -
 	}
 }
 
+// TestLimitsSet: what no flag names stays as it is, and the answer shows what was and what is.
 func TestLimitsSet(t *testing.T) {
-	const call = "PUT /v1/limits/host/x.org"
+	const (
+		read   = "GET /v1/limits/host/x.org"
+		write  = "PUT /v1/limits/host/x.org"
+		queued = `{"pattern":"x.org","connections":5,"queue":{"timeout":"2s","size":100},"shared":true,"source":"config","modify_index":7}`
+		plain  = `{"pattern":"x.org","connections":5,"queue":null,"shared":false,"source":"api","modify_index":7}`
+		q      = `"queue":{"timeout":"2s","size":100}`
+		now    = "5 connections, queue of 100 for 2s (index 12)\n"
+	)
+	written := `{"index":12,` + limitJSON[1:]
 	for _, c := range []struct {
-		args []string
-		call string
-		body string
+		before string // "": there is none
+		args   []string
+		call   string
+		body   string
+		was    string
 	}{
-		{[]string{"--connections", "5"}, call, `{"pattern":"x.org","connections":5,"queue":null,"shared":false}`},
-		{[]string{"--connections", "0", "--evict"}, call + "?evict=true", `{"pattern":"x.org","connections":0,"queue":null,"shared":false}`},
-		{[]string{"--connections", "none", "--shared"}, call, `{"pattern":"x.org","connections":null,"queue":null,"shared":true}`},
+		{"", []string{"--connections", "5"}, write, `{"pattern":"x.org","connections":5,"queue":null,"shared":false}`, ""},
+		{"", []string{"--connections", "0", "--evict"}, write + "?evict=true", `{"pattern":"x.org","connections":0,"queue":null,"shared":false}`, ""},
+		{"", []string{"--connections", "none", "--shared"}, write, `{"pattern":"x.org","connections":null,"queue":null,"shared":true}`, ""},
 		{
-			[]string{"--connections=9", "--queue-timeout=1500ms", "--queue-size=7"}, call,
-			`{"pattern":"x.org","connections":9,"queue":{"timeout":"1.5s","size":7},"shared":false}`,
+			"", []string{"--connections=9", "--queue-timeout=1500ms", "--queue-size=7"}, write,
+			`{"pattern":"x.org","connections":9,"queue":{"timeout":"1.5s","size":7},"shared":false}`, "",
 		},
+		{queued, []string{"--connections", "8"}, write, `{"pattern":"x.org","connections":8,` + q + `,"shared":true}`, "5 connections, queue of 100 for 2s, shared → "},
+		{queued, []string{"--connections", "8", "--no-queue"}, write, `{"pattern":"x.org","connections":8,"queue":null,"shared":true}`, "5 connections, queue of 100 for 2s, shared → "},
+		{queued, []string{"--no-queue"}, write, `{"pattern":"x.org","connections":5,"queue":null,"shared":true}`, "5 connections, queue of 100 for 2s, shared → "},
+		{queued, []string{"--shared=false"}, write, `{"pattern":"x.org","connections":5,` + q + `,"shared":false}`, "5 connections, queue of 100 for 2s, shared → "},
+		{queued, []string{"--queue-size", "3"}, write, `{"pattern":"x.org","connections":5,"queue":{"timeout":"2s","size":3},"shared":true}`, "5 connections, queue of 100 for 2s, shared → "},
+		{queued, []string{"--queue-timeout", "9s"}, write, `{"pattern":"x.org","connections":5,"queue":{"timeout":"9s","size":100},"shared":true}`, "5 connections, queue of 100 for 2s, shared → "},
+		{queued, []string{"--connections", "none", "--no-queue"}, write, `{"pattern":"x.org","connections":null,"queue":null,"shared":true}`, "5 connections, queue of 100 for 2s, shared → "},
+		{plain, []string{"--queue-timeout", "2s", "--queue-size", "100"}, write, `{"pattern":"x.org","connections":5,` + q + `,"shared":false}`, "5 connections → "},
+		{plain, []string{"--no-queue"}, write, `{"pattern":"x.org","connections":5,"queue":null,"shared":false}`, "5 connections → "},
 	} {
-		f := newFakeAPI(t, map[string][]string{c.call: {`{"index":12,` + limitJSON[1:]}})
-		code, stdout, stderr := f.weir(testProcess("WEIR_TOKEN=secret"), append([]string{"limits", "set", "x.org"}, c.args...)...)
-		if code != 0 || stdout != "api.example.com: 5 connections, queue of 100 for 2s (index 12)\n" {
-			t.Errorf("%q: exit %d %q %q", c.args, code, stdout, stderr)
+		answers := map[string][]string{c.call: {written}}
+		if c.before != "" {
+			answers[read] = []string{c.before}
 		}
-		if f.bodies[0] != c.body || f.headers[0].Get("Authorization") != "Bearer secret" || f.headers[0].Get("Content-Type") != "application/json" {
-			t.Errorf("%q: sent %s %v", c.args, f.bodies[0], f.headers[0])
+		f := newFakeAPI(t, answers)
+		code, stdout, stderr := f.weir(testProcess("WEIR_TOKEN=secret"), append([]string{"limits", "set", "x.org"}, c.args...)...)
+		if code != 0 || stdout != "api.example.com: "+c.was+now {
+			t.Errorf("%q: exit %d %q %q", c.args, code, stdout, stderr)
+			continue
+		}
+		if f.bodies[1] != c.body || f.headers[1].Get("Authorization") != "Bearer secret" || f.headers[1].Get("Content-Type") != "application/json" {
+			t.Errorf("%q: sent %s %v", c.args, f.bodies[1], f.headers[1])
+		}
+		match, none := f.headers[1].Get("If-Match"), f.headers[1].Get("If-None-Match")
+		if c.before == "" && (match != "" || none != "*") || c.before != "" && (match != `"7"` || none != "") {
+			t.Errorf("%q: sent If-Match %s, If-None-Match %s", c.args, match, none)
+		}
+	}
+	f := newFakeAPI(t, map[string][]string{read: {plain}, write: {written}})
+	if code, stdout, stderr := f.weir(testProcess(), "limits", "set", "x.org", "--connections", "5", "--json"); code != 0 || stdout != written+"\n" {
+		t.Errorf("--json: exit %d %q %q", code, stdout, stderr)
+	}
+	for _, c := range []struct {
+		before string
+		args   []string
+		code   int
+		says   string
+	}{
+		{"404|no such limit", []string{"--no-queue"}, 2, "no limit for x.org yet"},
+		{"404|no such limit", []string{"--connections", "5", "--queue-size", "3"}, 2, "go together"},
+		{plain, []string{"--queue-size", "3"}, 2, "go together"},
+		{queued, []string{"--connections", "none"}, 2, "--no-queue"},
+		{"503|no leader", []string{"--connections", "5"}, 1, "no leader"},
+	} {
+		f := newFakeAPI(t, map[string][]string{read: {c.before}, write: {written}})
+		code, _, stderr := f.weir(testProcess(), append([]string{"limits", "set", "x.org"}, c.args...)...)
+		if code != c.code || !strings.Contains(stderr, c.says) || len(f.asked) != 1 {
+			t.Errorf("%q: exit %d, %q, calls %q", c.args, code, stderr, f.asked)
+		}
+	}
+}
+
+// TestLimitsSetAgain: a limit that somebody else has changed in between is read again, once.
+func TestLimitsSetAgain(t *testing.T) {
+	const (
+		read  = "GET /v1/limits/host/x.org"
+		write = "PUT /v1/limits/host/x.org"
+		first = `{"pattern":"x.org","connections":5,"queue":null,"shared":false,"source":"api","modify_index":7}`
+		then  = `{"pattern":"x.org","connections":5,"queue":{"timeout":"2s","size":9},"shared":false,"source":"api","modify_index":8}`
+	)
+	f := newFakeAPI(t, map[string][]string{read: {first, then}, write: {"412|changed", `{"index":12,` + limitJSON[1:]}})
+	code, stdout, stderr := f.weir(testProcess(), "limits", "set", "x.org", "--connections", "6")
+	if code != 0 || !strings.Contains(stdout, "5 connections, queue of 9 for 2s → ") || len(f.asked) != 4 {
+		t.Errorf("exit %d %q %q, calls %q", code, stdout, stderr, f.asked)
+	} else if f.headers[3].Get("If-Match") != `"8"` || !strings.Contains(f.bodies[3], `"size":9`) {
+		t.Errorf("the second write: %v %s", f.headers[3], f.bodies[3])
+	}
+	f = newFakeAPI(t, map[string][]string{read: {first}, write: {"412|changed"}})
+	if code, _, stderr := f.weir(testProcess(), "limits", "set", "x.org", "--connections", "6"); code != 1 || len(f.asked) != 4 || !strings.Contains(stderr, "nothing was written") {
+		t.Errorf("exit %d %q, calls %q", code, stderr, f.asked)
+	}
+	f = newFakeAPI(t, map[string][]string{read: {"404|no such limit", first}, write: {"412|exists", `{"index":12,` + limitJSON[1:]}})
+	if code, _, stderr := f.weir(testProcess(), "limits", "set", "x.org", "--connections", "6"); code != 0 || f.headers[3].Get("If-Match") != `"7"` {
+		t.Errorf("one that is created meanwhile: exit %d %q, calls %q", code, stderr, f.asked)
+	}
+}
+
+// TestLimitsDeleteNamesFreedHosts: the hosts that have lost their cap are named, the busiest first.
+func TestLimitsDeleteNamesFreedHosts(t *testing.T) {
+	const hosts = "GET /v1/hosts?sort=in_use"
+	list := func(limit string, names ...string) string {
+		var b strings.Builder
+		for _, n := range append(names, "own.org") {
+			l := limit
+			if n == "own.org" {
+				l = "9"
+			}
+			fmt.Fprintf(&b, `,{"host":%q,"limit":%s,"in_use":1,"nodes":{}}`, n, l)
+		}
+		return `{"hosts":[` + b.String()[1:] + `,{"host":"free.org","limit":null,"nodes":{}}]}`
+	}
+	var many []string
+	for i := range 12 {
+		many = append(many, fmt.Sprintf("h%d.org", i))
+	}
+	for _, c := range []struct {
+		pattern, deleted string
+		hosts            []string
+		want             string
+	}{
+		{"*", `{"index":13,"pattern":"*"}`, []string{list("25", "b.org", "a.org"), list("null", "b.org", "a.org")},
+			"*: deleted (index 13)\nHosts without a limit of their own have no cap now.\nNo cap any more: b.org, a.org\n"},
+		{"*", `{"index":13,"pattern":"*"}`, []string{list("25", many...), list("null", many...)},
+			"*: deleted (index 13)\nHosts without a limit of their own have no cap now.\nNo cap any more: h0.org, h1.org, h2.org, h3.org, h4.org, h5.org, h6.org, h7.org, h8.org, h9.org, and 2 more\n"},
+		{"*", `{"index":13,"pattern":"*"}`, []string{list("25"), list("25")}, "*: deleted (index 13)\nHosts without a limit of their own have no cap now.\n"},
+		{"*", `{"index":13,"pattern":"*","uncovered":` + capless + `}`, []string{list("25", "a.org"), list("null", "a.org")},
+			"*: the config's limit holds again: no cap, shared\nNo cap any more: a.org\n"},
+		{"a.org", `{"index":13,"pattern":"a.org"}`, []string{list("5", "a.org"), list("null", "a.org")}, "a.org: deleted (index 13)\nNo cap any more: a.org\n"},
+		{"a.org", `{"index":13,"pattern":"a.org"}`, []string{list("5", "a.org"), list("25", "a.org")}, "a.org: deleted (index 13)\n"},
+		{"a.org", `{"index":13,"pattern":"a.org"}`, []string{"500|broken"}, "a.org: deleted (index 13)\n"},
+		{"a.org", `{"index":13,"pattern":"a.org"}`, []string{list("5", "a.org"), "gone"}, "a.org: deleted (index 13)\n"},
+	} {
+		f := newFakeAPI(t, map[string][]string{hosts: c.hosts, "DELETE /v1/limits/host/" + url.PathEscape(c.pattern): {c.deleted}})
+		if code, stdout, stderr := f.weir(testProcess(), "limits", "delete", c.pattern); code != 0 || stdout != c.want {
+			t.Errorf("%s: exit %d %q %q", c.pattern, code, stdout, stderr)
 		}
 	}
 }
@@ -375,7 +494,7 @@ func TestExitCodes(t *testing.T) {
 		{"limits set x.org", 2, "--connections is missing"},
 		{"limits set x.org --connections -1", 2, "from 0 on"},
 		{"limits set x.org --connections five", 2, "from 0 on"},
-		{"limits set x.org --connections 5 --queue-size 3", 2, "go together"},
+		{"limits set x.org --connections 5 --queue-size 3 --no-queue", 2, "one or the other"},
 		{"limits set x.org --connections 5 --queue-timeout soon --queue-size 3", 2, "soon"},
 		{"limits apply", 2, "1 arg"},
 		{"limits apply /no/such/file.hcl", 1, "/no/such/file.hcl"},
@@ -509,7 +628,7 @@ func TestExec(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := newFakeAPI(t, map[string][]string{"GET /v1/status": {statusJSON}})
-	host := strings.TrimPrefix(f.URL, "http://")
+	const host = "127.0.0.1" // the node's API among them
 	for _, c := range []struct {
 		name  string
 		addr  string
@@ -527,7 +646,7 @@ func TestExec(t *testing.T) {
 		{"user", "127.0.0.1:8080", []string{"WEIR_PROXY_USER=me:p@ss/word"}, nil, "http://me:p%40ss%2Fword@127.0.0.1:8080", host},
 		{"user by flag", "127.0.0.1:8080", []string{"WEIR_PROXY_USER=you:x"}, []string{"--user", "me:secret"}, "http://me:secret@127.0.0.1:8080", host},
 		{"user in the URL", "", []string{"WEIR_PROXY=https://me:secret@p.example:1"}, nil, "https://me:secret@p.example:1", host},
-		{"replaces", "", []string{"WEIR_PROXY=p:1", "HTTP_PROXY=old", "https_proxy=old", "All_Proxy=old", "NO_PROXY=internal", "no_proxy=x"}, nil, "http://p:1", "internal," + host},
+		{"replaces", "", []string{"WEIR_PROXY=p:1", "HTTP_PROXY=old", "https_proxy=old", "All_Proxy=old", "NO_PROXY=internal, .lan", "no_proxy=x,internal,127.0.0.1"}, nil, "http://p:1", "internal,.lan,x,127.0.0.1"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f.answers["GET /v1/status"] = []string{`{"node":"a","proxy_addr":"` + c.addr + `"}`}
@@ -542,6 +661,9 @@ func TestExec(t *testing.T) {
 			want := []string{
 				"ALL_PROXY=" + c.proxy, "HTTPS_PROXY=" + c.proxy, "HTTP_PROXY=" + c.proxy, "KEEP=me", "NO_PROXY=" + c.no,
 				"all_proxy=" + c.proxy, "http_proxy=" + c.proxy, "https_proxy=" + c.proxy, "no_proxy=" + c.no,
+			}
+			if addr := slices.DeleteFunc(slices.Clone(env), func(kv string) bool { return !strings.HasPrefix(kv, "WEIR_ADDR=") }); !slices.Equal(addr, []string{"WEIR_ADDR=" + f.URL}) {
+				t.Errorf("the node's API is handed on as %q", addr)
 			}
 			env = slices.DeleteFunc(env, func(kv string) bool { return strings.HasPrefix(kv, "WEIR_") })
 			slices.Sort(env)

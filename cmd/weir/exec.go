@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os/exec"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -20,11 +21,15 @@ func newExecCommand(p *process) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "exec -- CMD [ARG…]",
 		Short: "Run a command whose connections go through a node",
-		Long: `Run a command with HTTP_PROXY, HTTPS_PROXY and ALL_PROXY (in both cases) set to the node's proxy, and the node's
-API added to NO_PROXY. The command takes this process's place, so signals and the exit code are its own.
+		Long: `Run a command with HTTP_PROXY, HTTPS_PROXY and ALL_PROXY (in both cases) set to the node's proxy. The command
+replaces this process, so signals and the exit code are its own.
 
-The proxy's address is asked of the node's API, unless --proxy or WEIR_PROXY gives it. Where the proxy has users, WEIR_PROXY_USER
-is NAME:PASSWORD; --user does the same, and shows the password to who lists processes.`,
+The host of the node's API is added to what NO_PROXY and no_proxy list: the command connects to it
+directly, whatever the port, and weir does not count those connections. WEIR_ADDR is set to the node's API.
+
+The proxy's address comes from the node's API, unless --proxy or WEIR_PROXY gives it. Where the proxy has
+users, set WEIR_PROXY_USER to NAME:PASSWORD. The flag --user does the same, but makes the password visible
+in process listings.`,
 		Example: `  weir exec -- curl https://api.example.com/
   weir exec --proxy http://127.0.0.1:8180 -- ./worker --all
   WEIR_PROXY_USER=crawler:secret weir exec -- ./worker`,
@@ -40,7 +45,7 @@ is NAME:PASSWORD; --user does the same, and shows the password to who lists proc
 	}
 	f := addClientFlags(p, cmd)
 	_ = cmd.PersistentFlags().MarkHidden("json") // there is nothing to print; Fails only for a flag that isn't there.
-	cmd.Flags().StringVar(&proxy, "proxy", "", "the proxy's `URL` (WEIR_PROXY; default: what the node's API tells)")
+	cmd.Flags().StringVar(&proxy, "proxy", "", "the proxy's `URL` (WEIR_PROXY; default: what the node's API reports)")
 	cmd.Flags().StringVar(&user, "user", "", "the proxy's user, as `NAME:PASSWORD` (WEIR_PROXY_USER)")
 	cmd.Flags().SetInterspersed(false) // what follows CMD is CMD's
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -98,7 +103,7 @@ func proxyURL(cmd *cobra.Command, c *api.Client, given string) (*url.URL, error)
 	}
 	host, port, err := net.SplitHostPort(st.ProxyAddr)
 	if err != nil {
-		return nil, fmt.Errorf("the node at %s does not tell its proxy's address: set --proxy or WEIR_PROXY", c.Addr())
+		return nil, fmt.Errorf("the node at %s does not report its proxy's address: set --proxy or WEIR_PROXY", c.Addr())
 	}
 	if addr, err := netip.ParseAddr(host); host == "" || err == nil && addr.IsUnspecified() {
 		// It listens on every address; the one that its API was reached at is one of them.
@@ -125,30 +130,46 @@ func proxyUser(cmd *cobra.Command, given string) (*url.Userinfo, error) {
 	return url.UserPassword(name, password), nil
 }
 
-// proxyEnv is env with the proxy's variables in place of those it has. The node's API is reached directly; no other
-// address is excepted, local ones neither, because the limits count for them as well.
+// proxyEnv is env with the proxy's variables in place of those it has, and with the node's API as WEIR_ADDR. Addresses that
+// env excepts already, in either case of the name, stay excepted.
 func proxyEnv(env []string, proxy, apiAddr string) []string {
-	direct := []string{}
-	var out []string
+	var out, direct []string
+	except := func(hosts ...string) {
+		for _, h := range hosts {
+			if h = strings.TrimSpace(h); h != "" && !slices.Contains(direct, h) {
+				direct = append(direct, h)
+			}
+		}
+	}
 	for _, kv := range env {
 		name, value, _ := strings.Cut(kv, "=")
 		switch strings.ToLower(name) {
-		case "http_proxy", "https_proxy", "all_proxy":
+		case "http_proxy", "https_proxy", "all_proxy", "weir_addr":
 		case "no_proxy":
-			if value != "" && len(direct) == 0 {
-				direct = append(direct, value)
-			}
+			except(strings.Split(value, ",")...)
 		default:
 			out = append(out, kv)
 		}
 	}
-	if u, err := url.Parse(apiAddr); err == nil {
-		direct = append(direct, u.Host)
-	}
+	except(directHosts(apiAddr)...)
 	set := func(name, value string) { out = append(out, name+"="+value, strings.ToLower(name)+"="+value) }
 	set("HTTP_PROXY", proxy)
 	set("HTTPS_PROXY", proxy)
 	set("ALL_PROXY", proxy)
 	set("NO_PROXY", strings.Join(direct, ","))
-	return out
+	return append(out, "WEIR_ADDR="+apiAddr)
+}
+
+// directHosts are the forms of the API's host. They stand without a port, since most clients (curl,
+// wget, requests, aiohttp) ignore an entry that has one. Of an IPv6 address some take the form with
+// brackets and others the one without. No other host is excepted: its limits count here too.
+func directHosts(apiAddr string) []string {
+	u, err := url.Parse(apiAddr)
+	if err != nil || u.Hostname() == "" {
+		return nil
+	}
+	if strings.Contains(u.Hostname(), ":") {
+		return []string{u.Hostname(), "[" + u.Hostname() + "]"}
+	}
+	return []string{u.Hostname()}
 }

@@ -68,14 +68,31 @@ func (k *limitsKeeper) wait(ctx context.Context) {
 	}
 }
 
-// writeLimits replaces the file at once or not at all.
+// writeLimits replaces the file at once or not at all. The content is on the disk before the name points to it: after a
+// power cut an empty file would stand there.
 func writeLimits(path string, t *fsm.Table) error {
 	b, err := lease.MarshalTable(t)
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
+	if err := writeSynced(path+".new", b); err != nil {
 		return err
 	}
 	return os.Rename(path+".new", path)
+}
+
+// writeSynced writes a file and waits until its content is on the disk.
+func writeSynced(path string, b []byte) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	if closed := f.Close(); err == nil {
+		err = closed
+	}
+	return err
 }

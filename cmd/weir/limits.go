@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -53,104 +52,6 @@ func newLimitsGetCommand(f *clientFlags) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ask := func(ctx context.Context, c *api.Client) (api.Limit, error) { return c.Limit(ctx, args[0]) }
 			return call(f, cmd, ask, func(l api.Limit) error { return showLimits(cmd.OutOrStdout(), []api.Limit{l}) })
-		},
-	}
-}
-
-// limitFlags are what limits set takes.
-type limitFlags struct {
-	connections  string
-	queueTimeout time.Duration
-	queueSize    int
-	shared       bool
-	evict        bool
-}
-
-func newLimitsSetCommand(f *clientFlags) *cobra.Command {
-	var l limitFlags
-	cmd := &cobra.Command{
-		Use:   "set HOST --connections N",
-		Short: "Set one limit, as a whole",
-		Long: `Set one limit. It replaces an earlier one with the same pattern as a whole: a queue or --shared that is not
-given again is gone. Lowering a limit closes nothing unless --evict is given.`,
-		Example: `  weir limits set api.example.com --connections 5
-  weir limits set api.example.com --connections 5 --queue-timeout 2s --queue-size 100
-  weir limits set '*.example.org' --connections 100 --shared
-  weir limits set internal.example.com --connections none
-  weir limits set api.example.com --connections 0 --evict`,
-		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: f.complete(limitPatterns),
-	}
-	flags := cmd.Flags()
-	flags.StringVar(&l.connections, "connections", "", "the most concurrent connections, `N`; 0 blocks the host, none sets no cap (required)")
-	flags.DurationVar(&l.queueTimeout, "queue-timeout", 0, "let requests over the limit wait, at most this `time`; needs --queue-size")
-	flags.IntVar(&l.queueSize, "queue-size", 0, "at most this `number` of requests wait on each node; needs --queue-timeout")
-	flags.BoolVar(&l.shared, "shared", false, "all hosts that match share one count")
-	flags.BoolVar(&l.evict, "evict", false, "close connections above the new limit, on each node its newest")
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		limit, err := l.limit(cmd, args[0])
-		if err != nil {
-			return err
-		}
-		var opts []api.WriteOption
-		if l.evict {
-			opts = append(opts, api.Evict())
-		}
-		ask := func(ctx context.Context, c *api.Client) (api.LimitWritten, error) {
-			return c.PutLimit(ctx, limit, opts...)
-		}
-		return call(f, cmd, ask, func(done api.LimitWritten) error {
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: %s (index %d)\n", printable(done.Pattern), describe(done.Limit), done.Index)
-			return err
-		})
-	}
-	return cmd
-}
-
-// limit is what the flags ask for.
-func (l limitFlags) limit(cmd *cobra.Command, pattern string) (api.Limit, error) {
-	limit := api.Limit{Pattern: pattern, Shared: l.shared}
-	switch l.connections {
-	case "":
-		return limit, usagef(cmd, "--connections is missing: give a number, or none for no cap")
-	case "none":
-	default:
-		n, err := strconv.ParseInt(l.connections, 10, 64)
-		if err != nil || n < 0 {
-			return limit, usagef(cmd, "--connections is a number from 0 on, or none for no cap, not %q", l.connections)
-		}
-		limit.Connections = &n
-	}
-	flags := cmd.Flags()
-	if flags.Changed("queue-timeout") != flags.Changed("queue-size") {
-		return limit, usagef(cmd, "--queue-timeout and --queue-size go together")
-	}
-	if flags.Changed("queue-size") {
-		limit.Queue = &api.Queue{Timeout: api.Duration(l.queueTimeout), Size: l.queueSize}
-	}
-	return limit, nil
-}
-
-func newLimitsDeleteCommand(f *clientFlags) *cobra.Command {
-	return &cobra.Command{
-		Use:   "delete HOST",
-		Short: "Delete one limit",
-		Long: `Delete the limit with exactly this pattern. Where the nodes' config has one with the same pattern, that holds
-again; where the config's is all there is, it is gone until the next reload.`,
-		Example:           `  weir limits delete api.example.com`,
-		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: f.complete(limitPatterns),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ask := func(ctx context.Context, c *api.Client) (api.LimitDeleted, error) { return c.DeleteLimit(ctx, args[0]) }
-			return call(f, cmd, ask, func(done api.LimitDeleted) error {
-				w := cmd.OutOrStdout()
-				if done.Uncovered != nil {
-					fmt.Fprintf(w, "%s: the config's limit holds again: %s\n", printable(done.Pattern), describe(*done.Uncovered))
-					return nil
-				}
-				_, err := fmt.Fprintf(w, "%s: deleted (index %d)\n", printable(done.Pattern), done.Index)
-				return err
-			})
 		},
 	}
 }

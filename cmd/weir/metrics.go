@@ -7,11 +7,14 @@ import (
 	"github.com/weirproxy/weir/api"
 	"github.com/weirproxy/weir/lease"
 	"github.com/weirproxy/weir/proxy"
+	"github.com/weirproxy/weir/proxy/resolve"
 )
 
 // Measures implements [api.MetricSource].
 func (a *agent) Measures() api.Measures {
 	m := api.Measures{GoVersion: runtime.Version(), Members: map[string]int{}, Certificates: a.certs.ends(), Proxy: proxyMeasures(a.proxy)}
+	m.Proxy.DNS = dnsMeasures(a.resolver)
+	m.Proxy.DNS.LookupSeconds = a.timings.lookup.Read()
 	m.Proxy.QueueWait, m.Proxy.DialTime = a.timings.queueWait.Read(), a.timings.dial.Read()
 	for _, member := range a.members.Members() {
 		m.Members[string(member.Health)]++
@@ -43,8 +46,13 @@ func proxyMeasures(p *proxy.Server) api.ProxyMeasures {
 	return m
 }
 
+func dnsMeasures(r *resolve.Resolver) api.DNSMeasures {
+	s := r.Stats()
+	return api.DNSMeasures{Lookups: s.Lookups, Queries: s.Queries, InFlight: s.InFlight, Names: s.Names}
+}
+
 // timings are how long things took. The zero value is ready.
-type timings struct{ queueWait, dial, commits api.Histogram }
+type timings struct{ queueWait, lookup, dial, commits api.Histogram }
 
 // reclaims counts the sessions that ended while this node led. The zero value is ready.
 type reclaims struct{ expired, left, takenOver reclaimed }

@@ -26,7 +26,7 @@ func (a *agent) newAPI() *api.Server {
 		Node: c.Name, Hosts: c.API.Hosts, Token: string(c.API.Token), ReadToken: string(c.API.ReadToken), TLS: a.certs.apiTLS(),
 		MetricsHosts: c.API.MetricsHosts,
 	}, api.Deps{
-		Log: a, Leader: a, Events: a.events, View: a, Status: a, Nodes: a, Uses: a, Peers: a, Connections: a, Lifecycle: a, Raft: a, Snapshots: a, Diagnostics: a, Metrics: a,
+		Log: a, Leader: a, Events: a.events, View: a, Status: a, Nodes: a, Uses: a, Peers: a, Connections: a, Lifecycle: a, Raft: a, Snapshots: a, Diagnostics: a, Metrics: a, Proxies: a,
 		Logger: a.log.Named("api"),
 	})
 }
@@ -46,6 +46,21 @@ func (a *agent) Committed() *fsm.Table {
 		return fsm.NewTable(0, 0, nil)
 	}
 	return a.store.Table()
+}
+
+// ConfigLimits implements [api.Log]. The limits are read before leadership is confirmed: another leader could have
+// changed them only in a later term, which the confirmation would have met. A leader's own term begins with all entries
+// before it applied, which is when lead is called.
+func (a *agent) ConfigLimits(ctx context.Context) (limits []fsm.Limit, ok bool) {
+	term := a.leadingTerm.Load()
+	if term == 0 {
+		return nil, false
+	}
+	a.store.Read(func(st *fsm.State) { limits = st.ConfigLimits() })
+	if err := a.members.VerifyLeader(ctx); err != nil {
+		return nil, false
+	}
+	return limits, a.members.RaftStatus().Term == term
 }
 
 // apiError says in the API's words what went wrong in the cluster's.
@@ -260,8 +275,12 @@ func (a *agent) Reload(ctx context.Context) (api.Reloaded, error) {
 		return api.Reloaded{}, err
 	}
 	a.members.SetConfigDigest(config.Digest(cfg))
-	if _, err := a.api.ReplaceConfigLimits(ctx, limitsOf(cfg)); err != nil {
+	changed, err := a.api.ReplaceConfigLimits(ctx, limitsOf(cfg))
+	if err != nil {
 		return api.Reloaded{}, fmt.Errorf("the node's own settings are applied, the limits are not: %w", err)
+	}
+	if changed && !slices.Contains(reloaded.Applied, "limits") { // the cluster had another node's
+		reloaded.Applied = append(reloaded.Applied, "limits")
 	}
 	a.checkAgreement()
 	a.log.Info("reloaded", "applied", reloaded.Applied, "need_restart", reloaded.NeedRestart)
@@ -298,6 +317,7 @@ func (a *agent) reloadSettings() (*config.Config, api.Reloaded, error) {
 	if err := a.proxy.SetPolicy(policy(&cfg)); err != nil {
 		return nil, api.Reloaded{}, fmt.Errorf("%w: %w", api.ErrInvalidConfig, err)
 	}
+	a.resolver.SetTTLMax(cfg.Proxy.DNSTTLMax)
 	a.log.SetLevel(hclog.LevelFromString(cfg.Log.Level))
 	a.api.SetMetricsHosts(cfg.API.MetricsHosts)
 	a.api.SetTokens(string(cfg.API.Token), string(cfg.API.ReadToken))
@@ -340,7 +360,17 @@ func (a *agent) RaftPeers() ([]api.RaftPeer, error) {
 
 // RemovePeer implements [api.Raft].
 func (a *agent) RemovePeer(ctx context.Context, name string) error {
-	return apiError(a.members.RemovePeer(ctx, name))
+	err := a.members.RemovePeer(ctx, name)
+	if errors.Is(err, cluster.ErrUnsafe) && leads(a.members.Peers(), name) {
+		return fmt.Errorf("%w: %s leads the cluster: hand leadership to another server first (weir raft transfer), then remove it", api.ErrConflict, name)
+	}
+	return apiError(err)
+}
+
+// leads reports whether the only peer that a name means is the leader.
+func leads(peers []cluster.Peer, name string) bool {
+	means := slices.DeleteFunc(slices.Clone(peers), func(p cluster.Peer) bool { return p.Name != name && p.ID != name })
+	return len(means) == 1 && means[0].Leader
 }
 
 // TransferLeadership implements [api.Raft].
@@ -362,6 +392,7 @@ func (a *agent) leaderChanged(addr string) {
 	if name, now := a.members.Leader(); now == addr {
 		a.events.Leader(name, a.members.RaftStatus().Term)
 	}
+	a.checkOwnPorts() // a node without Raft state knows its cluster by the leader
 }
 
 // memberChanged follows gossip: a node may be dead, one that has left gave its session back, and a config may disagree.

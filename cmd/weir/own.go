@@ -2,9 +2,13 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/weirproxy/weir/cluster"
@@ -15,20 +19,71 @@ const (
 	// ownPortsEvery is how often the cluster's own ports are looked up without a cause: a node may advertise a name, whose
 	// address changes.
 	ownPortsEvery = time.Minute
+	// ownPortsPause is the least time between two rounds: a cluster of hundreds that starts changes hundreds of times.
+	ownPortsPause = 50 * time.Millisecond
 	ownPortsWait  = 2 * time.Second // for looking up one name
 )
+
+// portBook knows where the nodes' ports are. It belongs to one goroutine at a time.
+type portBook struct {
+	lookup  func(ctx context.Context, host string) ([]netip.Addr, error)
+	machine func() ([]net.Addr, error) // this machine's addresses
+	names   map[string]foundName
+}
+
+// foundName is what a name that a node advertises has led to.
+type foundName struct {
+	addrs []netip.Addr
+	until time.Time
+}
+
+func newPortBook() *portBook {
+	return &portBook{
+		lookup: func(ctx context.Context, host string) ([]netip.Addr, error) {
+			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+		},
+		machine: net.InterfaceAddrs, names: make(map[string]foundName),
+	}
+}
 
 // forbidOwnPorts keeps the proxy from connecting clients to the cluster's own ports as they are now.
 func (a *agent) forbidOwnPorts(ctx context.Context) {
 	a.mu.Lock()
 	allowed := a.cfg.Proxy.AllowClusterDestinations
 	a.mu.Unlock()
-	var ports proxy.Ports
-	if !allowed {
-		rpc, gossip := a.members.Listening()
-		ports = ownPorts(ctx, a.members.Members(), rpc, gossip, addrPort(a.apiListener.Addr()))
+	rpc, gossip := a.members.Listening()
+	ports := a.ports.list(ctx, a.members.Members(),
+		[]netip.AddrPort{rpc, gossip, addrPort(a.apiListener.Addr())}, []netip.AddrPort{addrPort(a.proxyListener.Addr())}, time.Now())
+	if allowed {
+		ports.Nodes = proxy.Listeners{}
 	}
 	a.proxy.SetForbidden(ports)
+	if id := a.members.ClusterID(); id != "" {
+		a.proxy.SetLoopMark(loopMark(id))
+	}
+}
+
+// loopMark is what the cluster's proxies know each other's answers by. Workers see it, so it does not give the id away.
+func loopMark(clusterID string) string {
+	sum := sha256.Sum256([]byte("weir proxy loop\x00" + clusterID))
+	return hex.EncodeToString(sum[:8])
+}
+
+// Proxied implements [api.ProxySource].
+func (a *agent) Proxied() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return !a.cfg.Proxy.AllowClusterDestinations
+}
+
+// Dialled implements [api.ProxySource].
+func (a *agent) Dialled(client netip.AddrPort) bool { return a.proxy.Dialled(client) }
+
+// NamesProxy implements [api.ProxySource].
+func (a *agent) NamesProxy(pseudonym string) bool {
+	return slices.ContainsFunc(a.members.Members(), func(m cluster.Member) bool {
+		return m.Health != cluster.HealthLeft && strings.EqualFold(proxy.Pseudonym(m.Name), pseudonym)
+	})
 }
 
 // guardOwnPorts does so again whoever joins or moves.
@@ -43,6 +98,11 @@ func (a *agent) guardOwnPorts(ctx context.Context) {
 			return
 		}
 		a.forbidOwnPorts(ctx)
+		select {
+		case <-time.After(ownPortsPause):
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 
@@ -59,27 +119,84 @@ func addrPort(addr net.Addr) netip.AddrPort {
 	return at
 }
 
-// ownPorts are what the members advertise, and what this node listens on. The API of another node may be on loopback, too: nodes
-// that share a machine share that.
-func ownPorts(ctx context.Context, members []cluster.Member, bound ...netip.AddrPort) (ports proxy.Ports) {
-	for _, at := range bound {
-		switch {
-		case !at.IsValid():
-		case at.Addr().IsUnspecified():
-			ports.Everywhere = append(ports.Everywhere, at.Port())
-		default:
-			ports.At = append(ports.At, at)
-		}
-	}
+// list lists the ports of all members, and what this node itself is bound to.
+func (b *portBook) list(ctx context.Context, members []cluster.Member, nodes, proxies []netip.AddrPort, now time.Time) proxy.Ports {
+	var ports proxy.Ports
+	bind(&ports.Nodes, nodes, nil, true)
+	bind(&ports.Proxies, proxies, nil, true)
+	own := b.ownAddrs()
 	for _, m := range members {
 		if m.Health == cluster.HealthLeft {
 			continue // its address may be anybody's by now
 		}
-		ports.At = append(ports.At, lookupAddrPort(ctx, m.RPCAddr)...)
-		ports.At = append(ports.At, lookupAddrPort(ctx, m.GossipAddr)...)
-		ports.At = append(ports.At, lookupAddrPort(ctx, apiOf(m))...)
+		b.listMember(ctx, &ports, m, own, now)
 	}
 	return ports
+}
+
+// listMember adds one member's ports: where it says that others reach it, and wherever else its listeners answer.
+func (b *portBook) listMember(ctx context.Context, ports *proxy.Ports, m cluster.Member, own map[netip.Addr]bool, now time.Time) {
+	var addrs []netip.Addr // the member's
+	for _, text := range []string{m.RPCAddr, m.GossipAddr} {
+		at := b.resolve(ctx, text, now)
+		ports.Nodes.At = append(ports.Nodes.At, at...)
+		for _, one := range at {
+			addrs = append(addrs, one.Addr())
+		}
+	}
+	// The API may be on loopback: nodes that share a machine share that.
+	ports.Nodes.At = append(ports.Nodes.At, b.resolve(ctx, apiOf(m), now)...)
+
+	here := false // it runs on this machine
+	for _, addr := range addrs {
+		here = here || own[addr] || addr.IsLoopback()
+	}
+	for _, addr := range m.Listening.Addrs {
+		// An address that this machine has as well, such as that of a container bridge, leads here and not there.
+		if here || !own[addr] {
+			addrs = append(addrs, addr)
+		}
+	}
+	bind(&ports.Nodes, m.Listening.Nodes, addrs, here)
+	bind(&ports.Proxies, m.Listening.Proxies, addrs, here)
+}
+
+// bind adds listeners: those on every address of a machine by all its addresses, and where that is this machine, by
+// whatever the kernel delivers to it.
+func bind(to *proxy.Listeners, bound []netip.AddrPort, addrs []netip.Addr, here bool) {
+	for _, at := range bound {
+		switch {
+		case !at.IsValid():
+		case !at.Addr().IsUnspecified():
+			if here || !at.Addr().IsLoopback() { // another machine's loopback can't be reached
+				to.At = append(to.At, at)
+			}
+		default:
+			if here {
+				to.Everywhere = append(to.Everywhere, at.Port())
+			}
+			for _, addr := range addrs {
+				to.At = append(to.At, netip.AddrPortFrom(addr, at.Port()))
+			}
+		}
+	}
+}
+
+// ownAddrs are this machine's addresses.
+func (b *portBook) ownAddrs() map[netip.Addr]bool {
+	list, err := b.machine()
+	if err != nil {
+		return nil // then members' addresses are all taken for theirs
+	}
+	own := make(map[netip.Addr]bool, len(list))
+	for _, a := range list {
+		if n, ok := a.(*net.IPNet); ok {
+			if ip, ok := netip.AddrFromSlice(n.IP); ok {
+				own[ip.Unmap()] = true
+			}
+		}
+	}
+	return own
 }
 
 // apiOf is where others reach a member's API: where it listens on all of its addresses, the one that it advertises for rpc.
@@ -95,11 +212,8 @@ func apiOf(m cluster.Member) string {
 	return net.JoinHostPort(host, strconv.Itoa(int(at.Port())))
 }
 
-// lookupAddrPort lists the addresses of host:port; none where they can't be found, and then nobody can dial it by name either.
-func lookupAddrPort(ctx context.Context, hostPort string) (list []netip.AddrPort) {
-	if at, err := netip.ParseAddrPort(hostPort); err == nil {
-		return []netip.AddrPort{at}
-	}
+// resolve lists the addresses of host:port; none where they can't be found, and then nobody can dial it by name either.
+func (b *portBook) resolve(ctx context.Context, hostPort string, now time.Time) (list []netip.AddrPort) {
 	host, text, err := net.SplitHostPort(hostPort)
 	if err != nil {
 		return nil
@@ -108,14 +222,27 @@ func lookupAddrPort(ctx context.Context, hostPort string) (list []netip.AddrPort
 	if err != nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, ownPortsWait)
-	defer cancel()
-	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-	if err != nil {
-		return nil
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return []netip.AddrPort{netip.AddrPortFrom(addr.Unmap(), uint16(port))}
 	}
-	for _, addr := range addrs {
+	for _, addr := range b.name(ctx, host, now) {
 		list = append(list, netip.AddrPortFrom(addr.Unmap(), uint16(port)))
 	}
 	return list
+}
+
+// name looks a name up, at most once a minute. Where it can't be found any more, the last answer stays.
+func (b *portBook) name(ctx context.Context, host string, now time.Time) []netip.Addr {
+	found, known := b.names[host]
+	if known && now.Before(found.until) {
+		return found.addrs
+	}
+	ctx, cancel := context.WithTimeout(ctx, ownPortsWait)
+	defer cancel()
+	if addrs, err := b.lookup(ctx, host); err == nil {
+		found.addrs = addrs
+	}
+	found.until = now.Add(ownPortsEvery / 2) // the next round without a cause asks again
+	b.names[host] = found
+	return found.addrs
 }

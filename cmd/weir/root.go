@@ -43,6 +43,8 @@ type process struct {
 	exec func(path string, argv, env []string) error
 	// stdin is where keys come from; nil: from standard input, or, where that is no terminal, from the one that controls the process.
 	stdin io.Reader
+	// asks reports whether somebody can answer a question: standard input is a terminal. nil: nobody can.
+	asks func() bool
 	// rows is the height of the terminal on standard output; not ok where that is none.
 	rows func() (n int, ok bool)
 	// tick is the pause between two looks at something that is awaited or watched.
@@ -54,6 +56,7 @@ func thisProcess() *process {
 		getenv:  os.Getenv,
 		environ: os.Environ,
 		exec:    syscall.Exec,
+		asks:    func() bool { return term.IsTerminal(int(os.Stdin.Fd())) },
 		rows: func() (int, bool) {
 			_, rows, err := term.GetSize(int(os.Stdout.Fd()))
 			return rows, err == nil
@@ -112,7 +115,7 @@ Exit codes: 0 done, 1 failed, 2 the command line can't be understood.`
 		cmd.GroupID = groupNode
 	}
 	cluster := []*cobra.Command{
-		newStatusCommand(p), newNodesCommand(p), newHostsCommand(p), newTopCommand(p), newLimitsCommand(p), newDrainCommand(p),
+		newStatusCommand(p), newNodesCommand(p), newHostsCommand(p), newTopCommand(p), newConnectionsCommand(p), newEventsCommand(p), newLimitsCommand(p), newReloadCommand(p), newDrainCommand(p),
 		newLeaveCommand(p), newRaftCommand(p), newSnapshotCommand(p), newDebugCommand(p), newExecCommand(p),
 	}
 	for _, cmd := range cluster {

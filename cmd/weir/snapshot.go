@@ -67,37 +67,6 @@ owner may read it.`,
 	}
 }
 
-func newSnapshotRestoreCommand(f *clientFlags) *cobra.Command {
-	return &cobra.Command{
-		Use:   "restore FILE",
-		Short: "Make the cluster's limits those of a snapshot",
-		Long: `Make the cluster's limits those of the snapshot in FILE: those that were set through the API, and those of the config until
-the next reload. Nothing else changes: who holds which slots is the running cluster's, and so are settings such as the ttl.`,
-		Example: `  weir snapshot restore /var/backups/weir.snap`,
-		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			file, _, err := openSnapshot(args[0])
-			if err != nil {
-				return err
-			}
-			defer file.Close()
-			c, err := f.client(cmd)
-			if err != nil {
-				return err
-			}
-			defer c.CloseIdle()
-			ask := func(ctx context.Context, c *api.Client) (api.SnapshotRestored, error) {
-				return c.RestoreSnapshot(ctx, file)
-			}
-			return askWithin(snapshotTimeout, f, cmd, c, ask, func(r api.SnapshotRestored) error {
-				_, err := fmt.Fprintf(cmd.OutOrStdout(), "Restored %s at index %d: %d added, %d changed, %d removed.\n",
-					count(r.Limits, "limit"), r.Index, r.Added, r.Changed, r.Removed)
-				return err
-			})
-		},
-	}
-}
-
 func newSnapshotInspectCommand(f *clientFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "inspect FILE",

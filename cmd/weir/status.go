@@ -45,9 +45,6 @@ func askReady(f *clientFlags, cmd *cobra.Command) error {
 func showStatus(w io.Writer, st api.Status) error {
 	var t table
 	t.add("Node", fmt.Sprintf("%s (%s, %s)", st.Node, st.Role, st.Version))
-	if st.Cluster != "" {
-		t.add("Cluster", st.Cluster)
-	}
 	leader := st.Leader
 	if leader == "" {
 		leader = "nobody"
@@ -64,6 +61,9 @@ func showStatus(w io.Writer, st api.Status) error {
 	} else {
 		t.add("Raft", fmt.Sprintf("%s in term %d; last entry %d, committed %d, applied %d",
 			st.Raft.State, st.Raft.Term, st.Raft.LastIndex, st.Raft.CommitIndex, st.Raft.AppliedIndex))
+	}
+	if st.Cluster != "" {
+		t.add("Cluster", st.Cluster)
 	}
 	if st.ProxyAddr != "" {
 		t.add("Proxy", st.ProxyAddr)

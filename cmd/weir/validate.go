@@ -3,6 +3,9 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -16,26 +19,75 @@ func newValidateCommand() *cobra.Command {
 		Short: "Check config files",
 		Long: `Check config as weir agent would read it with the same paths: each PATH is a file or a directory
 of *.hcl, and all of them together are one node's config. Every problem is written to standard error with
-its file:line,col, the source line and what to write instead. So is what a node runs with, but its operator should know: the exit
-code is 0 then.`,
+its file:line,col, the source line and what to write instead. Warnings are written there too; they leave the exit
+code at 0.
+
+A directory in which several files set name holds several nodes' files. Each of them is then checked by itself,
+together with the files that set none; weir agent must be given one of them, not the directory.`,
 		Example: `  weir validate /etc/weir
-  weir validate a.hcl limits.hcl`,
+  weir validate a.hcl limits.hcl
+  weir validate examples/three-nodes`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, paths []string) error {
-			c, problems := config.Load(paths, config.Options{CheckPattern: checkPattern})
-			if len(problems) == 0 {
-				if err := config.WriteDiagnostics(cmd.ErrOrStderr(), config.Warnings(c)); err != nil {
-					return err
-				}
-				_, err := fmt.Fprintf(cmd.OutOrStdout(), "The config of node %q is valid: %s.\n", c.Name, count(len(c.Limits), "limit"))
-				return err
+			if named, shared := severalNodes(paths); named != nil {
+				return validateEach(cmd, paths[0], named, shared)
 			}
-			if err := config.WriteDiagnostics(cmd.ErrOrStderr(), problems); err != nil {
-				return err
-			}
-			return errors.New("the config has " + count(len(problems), "problem"))
+			return validate(cmd, paths)
 		},
 	}
+}
+
+// validate checks paths as one node's config.
+func validate(cmd *cobra.Command, paths []string) error {
+	c, problems := config.Load(paths, config.Options{CheckPattern: checkPattern})
+	if len(problems) == 0 {
+		if err := config.WriteDiagnostics(cmd.ErrOrStderr(), config.Warnings(c)); err != nil {
+			return err
+		}
+		_, err := fmt.Fprintf(cmd.OutOrStdout(), "The config of node %q is valid: %s.\n", c.Name, count(len(c.Limits), "limit"))
+		return err
+	}
+	if err := config.WriteDiagnostics(cmd.ErrOrStderr(), problems); err != nil {
+		return err
+	}
+	return errors.New("the config has " + count(len(problems), "problem"))
+}
+
+// severalNodes finds out whether paths is one directory in which several files name a node: then they can't be one config.
+func severalNodes(paths []string) (named, shared []string) {
+	if len(paths) != 1 {
+		return nil, nil
+	}
+	if info, err := os.Stat(paths[0]); err != nil || !info.IsDir() {
+		return nil, nil
+	}
+	if named, shared = config.NodeFiles(paths); len(named) < 2 {
+		return nil, nil
+	}
+	return named, shared
+}
+
+// validateEach checks each node's file by itself, together with the files that name no node.
+func validateEach(cmd *cobra.Command, dir string, named, shared []string) error {
+	with := ""
+	if len(shared) > 0 {
+		with = " together with " + strings.Join(shared, ", ")
+	}
+	if _, err := fmt.Fprintf(cmd.OutOrStdout(), "%s holds the files of %s; each is checked by itself%s. Start an agent with one of them, not with the directory.\n",
+		printable(dir), count(len(named), "node"), printable(with)); err != nil {
+		return err
+	}
+	bad := 0
+	for _, file := range named {
+		if err := validate(cmd, append(slices.Clone(shared), file)); err != nil {
+			fmt.Fprintf(cmd.ErrOrStderr(), "%s: %v\n", printable(file), err)
+			bad++
+		}
+	}
+	if bad > 0 {
+		return fmt.Errorf("%d of %s have problems", bad, count(len(named), "node file"))
+	}
+	return nil
 }
 
 // checkPattern is how the config package judges limit patterns, here and in the agent.

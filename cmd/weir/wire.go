@@ -53,16 +53,16 @@ func (a *agent) clusterConfig() cluster.Config {
 		Name: c.Name, Role: cluster.Role(c.Role), Version: thisBuild().Version, Data: a.data,
 		RPC: c.Cluster.RPC, AdvertiseRPC: c.Cluster.AdvertiseRPC,
 		Gossip: c.Cluster.Gossip, AdvertiseGossip: c.Cluster.AdvertiseGossip,
-		APIAddr: a.apiListener.Addr().String(),
-		Join:    c.Cluster.Join, BootstrapExpect: c.Cluster.BootstrapExpect,
+		APIAddr: a.apiListener.Addr().String(), ProxyAddrs: []string{a.proxyListener.Addr().String()},
+		Join: c.Cluster.Join, BootstrapExpect: c.Cluster.BootstrapExpect,
 		GossipKeys: gossipKeys(c), TLS: a.certs.rpcTLS(), Plaintext: cluster.Plaintext(c.Cluster.Plaintext),
 		ConfigDigest: config.Digest(c), OnCommit: a.timings.commits.Observe, Log: a.log.Named("cluster"), Fatal: a.stop,
 		SessionLife: a.sessionLife,
 	}
 }
 
-// sessionLife is how long a session may be alive after its leader was last confirmed. The file's ttl counts until the cluster's
-// is known.
+// sessionLife is how long a session may be alive after its leader was last confirmed. The file's
+// ttl counts until the cluster's is known.
 func (a *agent) sessionLife() (life time.Duration, certain bool) {
 	if a.store != nil {
 		a.store.Read(func(st *fsm.State) {
@@ -113,6 +113,8 @@ func (a *agent) lead(ctx context.Context, term uint64) {
 		a.stop(err)
 		return
 	}
+	a.leadingTerm.Store(term)
+	defer a.leadingTerm.Store(0)
 	var left []lease.Farewell
 	for _, m := range a.members.Members() {
 		if m.Health == cluster.HealthLeft && m.SessionLeft != 0 {
@@ -222,6 +224,16 @@ func (a admitter) Acquire(ctx context.Context, t fsm.Target, h lease.Holder) (pr
 		return nil, err // a nil *lease.Slot in the interface would not be nil
 	}
 	return s, nil
+}
+
+// Blocks implements [proxy.Admitter].
+func (a admitter) Blocks(t fsm.Target) bool {
+	table := a.manager.Table()
+	if table == nil {
+		return false
+	}
+	limit, _ := table.Match(t)
+	return limit != nil && limit.Connections == 0
 }
 
 func (a *agent) leaderAddr() string {

@@ -37,6 +37,7 @@ proxy {
   listen              = "127.0.0.1:8080"
   reject_status       = 503
   dial_timeout        = "10s"
+  dns_ttl_max         = "60s"
   header_timeout      = "10s"
   tunnel_idle_timeout = "0s"
   half_close_timeout  = "10s"

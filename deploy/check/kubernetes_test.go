@@ -82,11 +82,16 @@ type schemas struct {
 
 func newSchemas(t *testing.T, version string) *schemas {
 	t.Helper()
-	module, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/kubectl-validate").Output()
+	// Nothing here imports the module, so that building alone does not fetch it.
+	raw, err := exec.Command("go", "mod", "download", "-json", "sigs.k8s.io/kubectl-validate").Output()
 	if err != nil {
+		t.Fatalf("the module with the schemas can't be fetched: %v: %s", err, raw)
+	}
+	var module struct{ Dir string }
+	if err := json.Unmarshal(raw, &module); err != nil {
 		t.Fatal(err)
 	}
-	dir := filepath.Join(strings.TrimSpace(string(module)), "pkg/openapiclient/builtins", version)
+	dir := filepath.Join(module.Dir, "pkg/openapiclient/builtins", version)
 	return &schemas{dir: dir, known: map[string]*jsonschema.Schema{}}
 }
 

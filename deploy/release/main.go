@@ -122,7 +122,7 @@ func (r *release) git(args ...string) (string, error) {
 // commonFiles are those of every archive: what people read, the service unit, manual pages, and shell completion.
 func (r *release) commonFiles() ([]file, error) {
 	var files []file
-	for _, pattern := range []string{"README.md", "LICENSE", "docs/*.md", "docs/man/*.1", "deploy/systemd/*", "examples/single.hcl"} {
+	for _, pattern := range []string{"README.md", "LICENSE", "docs/*.md", "docs/*.svg", "docs/ui/*.png", "docs/man/*.1", "deploy/systemd/*", "examples/single.hcl"} {
 		paths, err := filepath.Glob(filepath.Join(r.root, filepath.FromSlash(pattern)))
 		if err != nil {
 			return nil, err

@@ -18,9 +18,10 @@ var areas = map[string][]string{
 	"config":        {"config/certs"},
 	"lease":         {"fsm"},
 	"cluster":       {"fsm", "config/certs"},
-	"proxy":         {"lease", "fsm"},
+	"proxy":         {"lease", "fsm", "proxy/resolve"},
+	"proxy/resolve": nil,
 	"api":           {"fsm"},
-	"cmd/weir":      {"config", "api", "proxy", "lease", "cluster", "fsm", "config/certs"},
+	"cmd/weir":      {"config", "api", "proxy", "proxy/resolve", "lease", "cluster", "fsm", "config/certs"},
 	"e2e":           {"api"},
 	"examples/demo": {"e2e"},
 }
@@ -40,6 +41,7 @@ var libraries = map[string][]string{
 	"charm.land/bubbletea":                {"cmd/weir"},
 	"google.golang.org/grpc":              {"lease", "cluster", "cmd/weir"},
 	"google.golang.org/protobuf":          {"fsm", "lease", "cluster"},
+	"github.com/miekg/dns":                {"proxy/resolve"},
 	"github.com/prometheus":               {"api"},
 }
 

@@ -24,6 +24,7 @@ const (
 	relay    = "relay"     // the floor
 	weir     = "weir"      // with limits set, above the load
 	weirFree = "weir-free" // the same nodes, with hosts that have no limit
+	before   = "before"    // nodes of another binary: weir before a change
 )
 
 // Where the upstream is, to whom. Each address is a host of its own to weir's limits.
@@ -35,13 +36,18 @@ var (
 	contendHost = netip.MustParseAddr("127.78.0.0") // its last byte is the limit
 )
 
+// namedHost is found in the hosts file.
+const namedHost = "localhost"
+
 // contendLimits are the limits of the workload contend.
 var contendLimits = []int{1, 2, 10}
 
 // limitsBlock is the inside of weir's limits block: above the load but for contend's hosts.
 func limitsBlock() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "  host %q {\n    connections = 20000\n  }\n", limitedHost)
+	for _, host := range []string{limitedHost.String(), namedHost} {
+		fmt.Fprintf(&b, "  host %q {\n    connections = 20000\n  }\n", host)
+	}
 	fmt.Fprintf(&b, "  host %q {\n    connections = 25\n  }\n", netip.PrefixFrom(limitedWide, 10))
 	for _, limit := range contendLimits {
 		fmt.Fprintf(&b, "  host %q {\n    connections = %d\n    queue {\n      timeout = \"60s\"\n      size    = 1000\n    }\n  }\n",
@@ -83,6 +89,9 @@ func makers(s *settings) []maker {
 		{name: relay, start: startRelay},
 		{name: weir, start: startWeir},
 	}
+	if s.before != "" {
+		list = append(list, maker{name: before, start: startBefore})
+	}
 	for _, name := range s.peers {
 		m := maker{name: name, peer: true}
 		switch start := packaged[name]; {
@@ -121,12 +130,21 @@ func startRelay(ctx context.Context, s *settings) (*contender, error) {
 }
 
 func startWeir(ctx context.Context, s *settings) (*contender, error) {
-	cl, err := startCluster(ctx, s.weir, s.logLevel, limitsBlock())
+	return startNodes(ctx, weir, s.weir, s.logLevel)
+}
+
+func startBefore(ctx context.Context, s *settings) (*contender, error) {
+	return startNodes(ctx, before, s.before, s.logLevel)
+}
+
+// startNodes starts a cluster of the binary.
+func startNodes(ctx context.Context, name, binary, logLevel string) (*contender, error) {
+	cl, err := startCluster(ctx, binary, logLevel, limitsBlock())
 	if err != nil {
 		return nil, err
 	}
 	c := &contender{
-		name: weir, proxy: cl.used.addrPort(), pids: []int{cl.used.process.Pid()}, cluster: cl,
+		name: name, proxy: cl.used.addrPort(), pids: []int{cl.used.process.Pid()}, cluster: cl,
 		host: limitedHost, wide: limitedWide, stop: cl.stop,
 	}
 	for _, n := range cl.nodes {

@@ -26,6 +26,7 @@ import (
 // settings are the command line's.
 type settings struct {
 	weir, relay string // programs
+	before      string // another weir to measure in turns with it; "" for none
 	logLevel    string // of weir
 	rounds      int
 	window      time.Duration
@@ -73,11 +74,12 @@ func parse(args []string, help io.Writer) (*settings, error) {
 	f.SetOutput(io.Discard) // mistakes are told once, by the caller
 	f.Usage = func() {}
 	f.StringVar(&s.weir, "weir", "bin/weir", "the weir binary")
+	f.StringVar(&s.before, "before", "", "another weir binary, from before a change, to measure in turns with it")
 	f.StringVar(&s.relay, "relay", "bin/bench-relay", "the relay binary")
 	f.StringVar(&s.logLevel, "log", "info", "weir's log level; info, the default of a node, writes a line for each connection")
 	f.IntVar(&s.rounds, "rounds", 5, "rounds; fewer than 5 are for a quick look")
 	f.DurationVar(&s.window, "window", 1500*time.Millisecond, "what is measured of each contender in a round")
-	workloads := f.String("workloads", "", "workloads, with commas between: churn is all of churn-1, churn-16 and churn-64; all by default")
+	workloads := f.String("workloads", "", "workloads, with commas between: churn is all of churn-1, churn-16, churn-64 and churn-name; all by default")
 	peers := f.String("peers", "squid,tinyproxy", "peers to start, where they are installed")
 	f.Func("peer", "another peer, already running: name=host:port,pid; may be repeated", func(text string) error {
 		o, err := parseOther(text)
@@ -347,7 +349,11 @@ func (t *team) get(ctx context.Context, s *settings, m maker, fresh bool) (c *co
 
 // missing says what is not there of the programs to measure.
 func (s *settings) missing() error {
-	for _, path := range []string{s.weir, s.relay} {
+	programs := []string{s.weir, s.relay}
+	if s.before != "" {
+		programs = append(programs, s.before)
+	}
+	for _, path := range programs {
 		if _, err := exec.LookPath(path); err != nil {
 			return fmt.Errorf("%w: make bench builds it", err)
 		}

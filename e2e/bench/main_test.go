@@ -49,7 +49,7 @@ func TestParse(t *testing.T) {
 
 func TestChosen(t *testing.T) {
 	for names, want := range map[string][]string{
-		"churn":         {"churn-1", "churn-16", "churn-64"},
+		"churn":         {"churn-1", "churn-16", "churn-64", "churn-name"},
 		"churn-1":       {"churn-1"}, // and not churn-16
 		"bulk,contend":  {"bulk", "contend-1", "contend-2", "contend-10"},
 		"http,nothing,": {"http"},

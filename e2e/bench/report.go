@@ -26,6 +26,9 @@ type row struct {
 	least    bool                // value must be at least bar, not at most
 }
 
+// overBefore is what is judged where another weir binary takes part.
+const overBefore = "weir/before"
+
 func (r *row) key() string { return r.workload + ": " + r.figure + ", " + r.of }
 
 // met reports whether a value passes the bar.
@@ -72,6 +75,17 @@ func rows() []row {
 		absolute("contend-1", "round trip ms, ten a second", "paced_round_trip_ms", none, false),
 		absolute("contend-1", "commit ms, one after the other", "commit_ms", none, false),
 		absolute("contend-1", "round trip ms, one after the other", "round_trip_ms", none, false),
+	}
+	for _, r := range []struct{ workload, figure, metric string }{
+		{"churn-64", "CPU µs/connection", "cpu_us"},
+		{"churn-16", "CPU µs/connection", "cpu_us"},
+		{"churn-1", "CPU µs/connection", "cpu_us"},
+		{"churn-1", "median latency µs", "p50_us"},
+		{"churn-name", "CPU µs/connection", "cpu_us"},
+		{"http", "CPU µs/request", "cpu_us"},
+		{"bulk", "CPU s/GiB", "cpu_s_per_gib"},
+	} {
+		list = append(list, row{r.workload, r.figure, r.metric, func(in round) float64 { return in.ratio(r.metric, weir, before) }, overBefore, 1.03, false})
 	}
 	for _, limit := range contendLimits {
 		list = append(list, absolute("contend-"+strconv.Itoa(limit), "share of time in use", "use", 0.95, true))
@@ -163,7 +177,7 @@ func table(out io.Writer, rounds map[string][]round, contenders []string, base *
 	line(w, head)
 	for _, row := range rows() {
 		list := rounds[row.workload]
-		if len(list) == 0 {
+		if len(list) == 0 || row.of == overBefore && !slices.Contains(contenders, before) {
 			continue
 		}
 		cells := []string{row.workload, row.figure}

@@ -33,10 +33,10 @@ var sources = addrsFrom(netip.MustParseAddr("127.0.2.1"), 16)
 
 // workloads are all, in the order of their running.
 func workloads() []workload {
-	list := []workload{churn(1), churn(16), churn(64)}
+	list := []workload{churn(1), churn(16), churn(64), churnByName()}
 	list = append(list,
-		workload{name: "http", about: "16 kept-alive clients, absolute-form GET", peers: true, only: []string{direct, relay, weir}, run: runHTTP},
-		workload{name: "bulk", about: "one tunnel, downloading", peers: true, only: []string{direct, relay, weir}, run: runBulk},
+		workload{name: "http", about: "16 kept-alive clients, absolute-form GET", peers: true, only: []string{direct, relay, weir, before}, run: runHTTP},
+		workload{name: "bulk", about: "one tunnel, downloading", peers: true, only: []string{direct, relay, weir, before}, run: runBulk},
 		wide("wide", 64), wide("wide-4", 4),
 		workload{name: "idle", about: "3,000 tunnels that have been used once and are quiet", peers: true, fresh: true,
 			only: []string{relay, weir}, run: runIdle},
@@ -56,6 +56,20 @@ func churn(workers int) workload {
 	}
 	return workload{
 		name: "churn-" + strconv.Itoa(workers), about: fmt.Sprintf("%d workers: dial, CONNECT, one round trip, close", workers), peers: true, run: run,
+	}
+}
+
+// churnByName is churn with 16 workers who know the upstream by its name.
+func churnByName() workload {
+	run := func(ctx context.Context, b *bench, c *contender) (sample, error) {
+		plan := wire.Plan{Sources: sources, Dials: []netip.AddrPort{c.proxy}, Workers: 16, Send: wire.Ping(), Reply: wire.PingSize}
+		for _, port := range b.upstream.Ports() {
+			plan.Heads = append(plan.Heads, fmt.Appendf(nil, "CONNECT %[1]s:%[2]d HTTP/1.1\r\nHost: %[1]s:%[2]d\r\n\r\n", namedHost, port))
+		}
+		return b.measure(ctx, c, plan)
+	}
+	return workload{
+		name: "churn-name", about: "16 workers, the upstream by a name of the hosts file", peers: true, only: []string{relay, weir, before}, run: run,
 	}
 }
 

@@ -34,11 +34,12 @@ type Report struct {
 	LastFail string            `json:"last_fail,omitempty"`
 	WaitP50  time.Duration     `json:"wait_p50_ns"`
 	WaitP99  time.Duration     `json:"wait_p99_ns"`
+	Slowness float64           `json:"slowness"` // of the machine: the plan's times were as many times longer
 }
 
 func (r Report) String() string {
-	return fmt.Sprintf("peak %d, use %.3f, Jain %.3f over %.1fs, per proxy %d, refused %d, wait p50 %v p99 %v", r.Peak, r.Use, r.Jain,
-		r.Seconds, r.OK, r.Refused, r.WaitP50.Round(100*time.Microsecond), r.WaitP99.Round(100*time.Microsecond))
+	return fmt.Sprintf("peak %d, use %.3f, Jain %.3f over %.1fs, per proxy %d, refused %d, wait p50 %v p99 %v, slowness %.1f", r.Peak, r.Use, r.Jain,
+		r.Seconds, r.OK, r.Refused, r.WaitP50.Round(100*time.Microsecond), r.WaitP99.Round(100*time.Microsecond), r.Slowness)
 }
 
 // Measure runs a plan against up, whose connections are all the plan's, and reports. It stops as soon as the goal's

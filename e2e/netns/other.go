@@ -37,6 +37,12 @@ func (*Space) Enter() []string { return nil }
 // Do fails.
 func (*Space) Do(func() error) error { return ErrUnavailable }
 
+// Configure fails.
+func (*Space) Configure(...string) error { return ErrUnavailable }
+
+// Redirect fails.
+func (*Space) Redirect(int, int) error { return ErrUnavailable }
+
 // DialContext fails.
 func (*Space) DialContext(context.Context, string, string) (net.Conn, error) {
 	return nil, ErrUnavailable

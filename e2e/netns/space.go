@@ -120,6 +120,15 @@ func (s *Space) ip(lines ...string) error {
 	return err
 }
 
+// Configure makes changes to the namespace's interfaces, addresses and routes, one command of ip a line.
+func (s *Space) Configure(lines ...string) error { return s.ip(lines...) }
+
+// Redirect makes the namespace's own connections to one TCP port, at whatever address, lead to another port here.
+func (s *Space) Redirect(from, to int) error {
+	return s.nft("add table inet ports", "add chain inet ports output { type nat hook output priority -100; }",
+		fmt.Sprintf("add rule inet ports output tcp dport %d redirect to :%d", from, to))
+}
+
 // nft changes what the namespace lets through, all at once.
 func (s *Space) nft(lines ...string) error {
 	_, err := s.run(strings.Join(lines, "\n")+"\n", "nft", "-f", "-")

@@ -60,6 +60,7 @@ func playNode(args []string) int {
 	go passAll(ln)
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /readyz", func(http.ResponseWriter, *http.Request) {})
+	mux.HandleFunc("POST /die", func(http.ResponseWriter, *http.Request) { os.Exit(7) })
 	mux.HandleFunc("PUT /v1/limits/host/127.0.0.1", func(http.ResponseWriter, *http.Request) {})
 	mux.HandleFunc("GET /v1/hosts/127.0.0.1", func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, `{"limit":4,"waiting":2,"nodes":{"b":{"in_use":3},"a":{"in_use":1}}}`)
@@ -101,6 +102,7 @@ type scene struct {
 	done    chan error
 	out     string // path of what it wrote
 	dir     string
+	members []member
 }
 
 // play runs the demo with two fake nodes. fail makes the second one end at its start, saying that.
@@ -124,6 +126,7 @@ func play(t *testing.T, o options, fail string) *scene {
 		}
 		members = append(members, m)
 	}
+	s.members = members
 	s.out = filepath.Join(s.dir, "out")
 	out, err := os.Create(s.out)
 	if err != nil {
@@ -169,6 +172,23 @@ func TestClusterPrefixesLogsAndStopsAll(t *testing.T) {
 	}
 	for _, line := range []string{"a | starting a\n", "b | starting b\n", "a | stopped a\n", "b | stopped b\n"} {
 		s.awaitText(t, line)
+	}
+}
+
+// TestClusterSaysWhereItIsAndWhoDies: the addresses stand on the screen, and so does the end of each node.
+func TestClusterSaysWhereItIsAndWhoDies(t *testing.T) {
+	s := play(t, options{}, "")
+	s.awaitText(t, "all 2 nodes are ready\n")
+	for i, left := range []string{"1 of 2 nodes are left\n", "0 of 2 nodes are left\n"} {
+		m := s.members[1-i] // the second first
+		s.awaitText(t, "  "+m.name+": proxy http://"+m.proxy+", page http://"+m.api+"/ui/\n")
+		if res, err := http.Post("http://"+m.api+"/die", "", nil); err == nil {
+			_ = res.Body.Close()
+		}
+		s.awaitText(t, "node "+m.name+" has ended with exit code 7; "+left)
+	}
+	if err := <-s.done; err == nil || !strings.Contains(err.Error(), "all nodes have ended") {
+		t.Errorf("it ends with %v", err)
 	}
 }
 

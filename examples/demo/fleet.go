@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -78,7 +79,12 @@ func (f *fleet) awaitReady(ctx context.Context) error {
 			}
 		}
 	}
-	_, err := fmt.Fprintf(f.lines, "all %d nodes are ready\n", len(f.running))
+	var b strings.Builder
+	fmt.Fprintf(&b, "all %d nodes are ready\n", len(f.running))
+	for _, n := range f.running {
+		fmt.Fprintf(&b, "  %s: proxy http://%s, page http://%s/ui/\n", n.name, n.proxy, n.api)
+	}
+	_, err := io.WriteString(f.lines, b.String())
 	return err
 }
 
@@ -97,9 +103,28 @@ func isReady(ctx context.Context, client *http.Client, api string) bool {
 
 // awaitEnd waits for ctx, or until no node runs any more.
 func (f *fleet) awaitEnd(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan running, len(f.running))
 	for _, n := range f.running {
+		go func() {
+			select {
+			case <-n.Done():
+				ended <- n
+			case <-ctx.Done():
+			}
+		}()
+	}
+	for left := len(f.running); left > 0; left-- {
 		select {
-		case <-n.Done():
+		case n := <-ended:
+			how := fmt.Sprintf("with exit code %d", n.ExitCode())
+			if n.ExitCode() < 0 {
+				how = "by a signal"
+			}
+			if _, err := fmt.Fprintf(f.lines, "node %s has ended %s; %d of %d nodes are left\n", n.name, how, left-1, len(f.running)); err != nil {
+				return err
+			}
 		case <-ctx.Done():
 			return nil
 		}

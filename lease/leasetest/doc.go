@@ -26,8 +26,9 @@
 // out and give up; connections that are kept alive and used again. The upstream accepts and sees ends after a delay: 60 ms
 // at most, and up to 250 ms after a process was killed.
 //
-// In a twelfth of the plans, one server, whose log is put back to an older copy, under nodes that use what it has forgotten and are cut off or not;
-// its indexes and terms come again. Limits don't change in those, since the judge goes by the limits that are committed.
+// In a twelfth of the plans, one server, whose log is put back to an older copy, under nodes that
+// use what it has forgotten and are cut off or not; its indexes and terms come again. Limits don't
+// change in those, since the judge goes by the limits that are committed.
 //
 // More hostile than Raft: entries that were judged in a former term come again as of this one, and entries of this term come twice; a
 // buggy leader adds adjustments that nobody asked for; the log takes a grant from a session without telling anybody.

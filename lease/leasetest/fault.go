@@ -68,7 +68,8 @@ const (
 	FaultUnknown
 	// FaultWall sets a node's wall clock by Late, backwards if N = 1.
 	FaultWall
-	// FaultPutBack kills the only server, takes its log back to an older copy, which lacks N entries, and starts it again For later.
+	// FaultPutBack kills the only server, takes its log back to an older copy, which lacks N
+	// entries, and starts it again For later.
 	FaultPutBack
 	// FaultStray leads a node's next N dials to the leader of another cluster, and breaks its stream.
 	FaultStray
@@ -381,8 +382,9 @@ func (g *generator) hopping(at time.Duration) {
 	}
 }
 
-// putBack leaves one server, and puts its log back to an older copy while nodes hold slots; some of them are cut off then. What changes
-// limits, or bends the log in other ways, is left out: the judge goes by the limits that are committed.
+// putBack leaves one server, and puts its log back to an older copy while nodes hold slots; some of
+// them are cut off then. What changes limits, or bends the log in other ways, is left out: the
+// judge goes by the limits that are committed.
 func (g *generator) putBack(d *dice) {
 	p := g.p
 	p.Servers = 1

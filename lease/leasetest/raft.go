@@ -302,8 +302,9 @@ func (r *raft) restore(x *process) {
 	w.trace.note(w.now, x.name, "goes on from a snapshot")
 }
 
-// putBack takes the only server's log back to an older copy: the last entries are forgotten, the terms that they were in, and the
-// indexes, which are given out again. What nodes hold of them they hold until they are told, or their time has run out.
+// putBack takes the only server's log back to an older copy: the last entries are forgotten, the
+// terms that they were in, and the indexes, which are given out again. What nodes hold of them they
+// hold until they are told, or their time has run out.
 func (r *raft) putBack(x *process, f Fault) {
 	w := r.w
 	if x.running {

@@ -241,19 +241,6 @@ func (u *upstream) excused(c *conn) bool {
 	return !open
 }
 
-// forgotten stands for a session that the log knows no more.
-const forgotten = math.MaxUint64
-
-// forgetSessions detaches connections from sessions that the log has just forgotten: their ids are given out again, to
-// sessions that had nothing to do with the connections.
-func (u *upstream) forgetSessions() {
-	for _, c := range u.conns {
-		if _, open := u.w.raft.head.state.Session(c.session); !open {
-			c.session = forgotten
-		}
-	}
-}
-
 // dials notes a connection that will soon be seen.
 func (u *upstream) dials(c *conn) {
 	c.listed = true
@@ -367,6 +354,19 @@ func (u *upstream) agrees(x *process) {
 		}
 		if g := st.GrantOf(id, k.key); use.Granted > g {
 			w.fail(BreachBelief, "node %s believes to hold %d slots of %s, the log grants %d", x.name, use.Granted, k.key, g)
+		}
+	}
+}
+
+// forgotten stands for a session that the log knows no more.
+const forgotten = math.MaxUint64
+
+// forgetSessions detaches connections from sessions that the log has just forgotten: their ids are
+// given out again, to sessions that had nothing to do with the connections.
+func (u *upstream) forgetSessions() {
+	for _, c := range u.conns {
+		if _, open := u.w.raft.head.state.Session(c.session); !open {
+			c.session = forgotten
 		}
 	}
 }

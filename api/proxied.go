@@ -1,0 +1,73 @@
+package api
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+)
+
+// A worker that reaches the API through a proxy of the cluster comes from a node's address, and with a listener on loopback
+// needs no token. The proxies don't connect workers to the API, but an address translation on the way can hide that it is
+// the API. So it refuses what it can tell to have come through a proxy.
+
+// ProxySource knows the cluster's proxies.
+type ProxySource interface {
+	// Proxied reports whether requests that come through the cluster's proxies are to be refused.
+	Proxied() bool
+	// Dialled reports whether this node's proxy has made the connection that comes from client.
+	Dialled(client netip.AddrPort) bool
+	// NamesProxy reports whether a name in Via is that of one of the cluster's proxies.
+	NamesProxy(pseudonym string) bool
+}
+
+// proxied refuses a request that has come through a proxy.
+func proxied() error {
+	return problemf(http.StatusForbidden, "through_proxy",
+		"this request came through a proxy of this cluster: send it to the API directly (NO_PROXY), or set proxy.allow_cluster_destinations on all nodes")
+}
+
+// checkDirect refuses a request that has come through a proxy of the cluster.
+func (s *Server) checkDirect(r *http.Request) error {
+	p := s.deps.Proxies
+	if p == nil || !p.Proxied() {
+		return nil
+	}
+	for _, value := range r.Header.Values("Via") {
+		for _, item := range strings.Split(value, ",") {
+			if words := strings.Fields(item); len(words) >= 2 && p.NamesProxy(words[1]) {
+				return proxied()
+			}
+		}
+	}
+	if o, ok := r.Context().Value(originKey{}).(*origin); ok && o.dialled(p) {
+		return proxied()
+	}
+	return nil
+}
+
+type originKey struct{}
+
+// origin is where a connection comes from, which is found out at its first request: a proxy knows its own connections
+// before it sends anything over them.
+type origin struct {
+	client net.Addr
+
+	once sync.Once
+	ours bool
+}
+
+func withOrigin(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(ctx, originKey{}, &origin{client: c.RemoteAddr()})
+}
+
+func (o *origin) dialled(p ProxySource) bool {
+	o.once.Do(func() {
+		if at, err := netip.ParseAddrPort(o.client.String()); err == nil {
+			o.ours = p.Dialled(at)
+		}
+	})
+	return o.ours
+}

@@ -1,0 +1,65 @@
+package cluster
+
+import (
+	"errors"
+	"net"
+	"slices"
+	"time"
+
+	"github.com/weirproxy/weir/cluster/clusterpb"
+)
+
+// doorkeeper speaks for this node on both of its ports.
+func (c *Cluster) doorkeeper() *doorkeeper {
+	saved := c.cfg.Data.state().Cluster
+	c.of = &affiliation{id: saved, settled: saved != "", keep: c.keepClusterID, decided: c.clusterDecided}
+	d := &doorkeeper{name: c.cfg.Name, of: c.of, introduction: c.introduce, heard: c.heardPreface}
+	if c.cfg.Role == RoleServer {
+		d.serverID = c.cfg.Data.ServerID()
+	}
+	return d
+}
+
+// joinsNobody reports whether cluster.join names no other node.
+func joinsNobody(join []string, own ...string) bool {
+	return !slices.ContainsFunc(join, func(addr string) bool { return !slices.Contains(own, addr) })
+}
+
+// introduce says what others need to know of this node where a connection begins.
+func (c *Cluster) introduce(i *clusterpb.Introduction) {
+	select {
+	case <-c.started:
+		i.GossipAddr, i.LeadsTerm = c.gossip.gossipIP.String(), c.leadingTerm()
+	default: // neither is known yet
+	}
+}
+
+// gossipRefused logs why there is no gossip with an address: at most once in a while for each machine.
+func (c *Cluster) gossipRefused(peer string, err error) {
+	log := c.log.Named("gossip")
+	host, _, splitErr := net.SplitHostPort(peer)
+	if splitErr != nil {
+		host = peer
+	}
+	var wrong *misfit
+	if errors.As(err, &wrong) && c.said.due(host+" "+wrong.kind(), time.Now()) || errors.Is(err, errUnmarked) && c.said.due(host+" unmarked", time.Now()) {
+		log.Warn("no gossip with a node", "peer", peer, "reason", err)
+		return
+	}
+	log.Debug("no gossip with a node", "peer", peer, "reason", err)
+}
+
+// keepClusterID writes down, for good, of which cluster this node is.
+func (c *Cluster) keepClusterID(id string) error {
+	return c.cfg.Data.update(func(saved *identity) { saved.Cluster = id })
+}
+
+// clusterDecided follows the moment at which this node knows its cluster: from then on it has nothing to do with members of
+// others that it met before.
+func (c *Cluster) clusterDecided(id string) {
+	c.log.Info("this node's cluster is known", "cluster", id)
+	c.mux.dropOthers(id)
+	if err := c.gossip.decide(id); err != nil {
+		c.log.Error("the gossip metadata can't be changed", "error", err)
+	}
+}

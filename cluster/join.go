@@ -1,0 +1,224 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/weirproxy/weir/cluster/clusterpb"
+)
+
+// joinForever contacts every configured address that is not a member yet, for as long as there is one: so two
+// halves that have lost each other find together again, also when both have forgotten the other.
+func (g *gossip) joinForever(ctx context.Context) {
+	reminder := reminder{every: joinRemind}
+	foreign := reminder
+	wait := joinFirst
+	for {
+		if err := g.findCluster(ctx); err != nil {
+			g.cfg.fatal(err)
+			return
+		}
+		missing, err := g.joinMissing(ctx, g.insists())
+		if err != nil {
+			if wrong := unreadable(err.Error()); wrong != nil && foreign.due(wrong.what) {
+				g.cfg.log.Warn("a node can't be joined", "reason", wrong, "error", oneLine(err))
+			}
+		}
+		switch {
+		case g.insists() && !g.alone():
+			wait = time.Second
+		case g.undecided() && !g.transport.door.of.seed && !g.alone():
+			wait = joinFirst // the others may form a cluster at any moment
+		case missing == 0:
+			wait = joinCheck
+		default:
+			if err != nil && g.alone() && reminder.due(err.Error()) {
+				g.cfg.log.Info("nobody to join yet: trying again for ever", "error", oneLine(err))
+			}
+			wait = min(max(wait, joinFirst)*8/5, joinLast)
+		}
+		if !g.alone() && !g.udpChecked {
+			g.udpChecked = true
+			g.checkUDP(ctx)
+		}
+		if !sleep(ctx, wait+rand.N(wait/4)) {
+			return
+		}
+	}
+}
+
+// insists reports whether joining is repeated with those who are members already: after a name conflict, until it is
+// settled, and in the first seconds, because one who is just then suspected is not seen to conflict.
+func (g *gossip) insists() bool {
+	return time.Since(time.Unix(0, g.conflicted.Load())) < conflictHold || time.Since(g.born) < joinSettle
+}
+
+// joinMissing tries the addresses that no live member has, and returns how many stay missing. With force, it also tries
+// all that are configured, and some members.
+func (g *gossip) joinMissing(ctx context.Context, force bool) (missing int, err error) {
+	present := map[string]bool{g.gossipIP.String(): true}
+	var targets []string
+	for _, m := range g.members.list(time.Now()) {
+		if m.Alive() && m.Name != g.cfg.name {
+			present[m.GossipAddr] = !force
+			if force && len(targets) < joinRepeats {
+				targets = append(targets, m.GossipAddr)
+			}
+		}
+	}
+	for _, name := range g.cfg.join {
+		addrs, resolveErr := resolveJoin(ctx, name)
+		if resolveErr != nil {
+			missing++
+			err = errors.Join(err, resolveErr)
+		}
+		targets = append(targets, addrs...)
+	}
+	g.heardMu.Lock()
+	targets = append(targets, g.heardOf...)
+	g.heardMu.Unlock()
+	var mu sync.Mutex
+	var group errgroup.Group
+	group.SetLimit(joinsAtOnce)
+	for _, addr := range targets {
+		if present[addr] || ctx.Err() != nil {
+			continue
+		}
+		present[addr] = true
+		group.Go(func() error {
+			if _, joinErr := g.list.Join([]string{addr}); joinErr != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				missing++
+				err = errors.Join(err, joinErr)
+			}
+			return nil
+		})
+	}
+	_ = group.Wait() // none returns an error
+	return missing, err
+}
+
+func (g *gossip) undecided() bool { return g.transport.door.of.cluster() == "" }
+
+// findCluster asks who listens at the addresses of cluster.join, while this node is of no cluster: the first members that it
+// finds there decide which cluster it is of. It returns an error where they are members of two.
+func (g *gossip) findCluster(ctx context.Context) error {
+	if !g.undecided() {
+		return nil
+	}
+	var addrs []string
+	for _, name := range g.cfg.join {
+		found, _ := resolveJoin(ctx, name) // joining reports what can't be resolved
+		addrs = append(addrs, found...)
+	}
+	answers := make([]*clusterpb.Introduction, len(addrs))
+	var group errgroup.Group
+	group.SetLimit(joinsAtOnce)
+	for i, addr := range addrs {
+		group.Go(func() error {
+			answers[i], _ = g.transport.probe(ctx, addr, probeTimeout) // nor what can't be reached
+			return nil
+		})
+	}
+	_ = group.Wait()
+	first := -1
+	for i, a := range answers {
+		switch {
+		case a.GetCluster() == "":
+		case first < 0:
+			first = i
+		case a.GetCluster() != answers[first].GetCluster():
+			return fmt.Errorf("cluster.join names members of two clusters: %s (node %s) is of cluster %s, and %s (node %s) of cluster %s: "+
+				"leave the addresses of the one that this node is to join", addrs[first], answers[first].GetNode(), answers[first].GetCluster(),
+				addrs[i], a.GetNode(), a.GetCluster())
+		}
+	}
+	if first < 0 {
+		return nil
+	}
+	if err := g.transport.door.of.lean(answers[first].GetCluster()); err != nil {
+		g.cfg.log.Warn("the cluster that cluster.join leads to is not this node's", "reason", err)
+	}
+	return nil
+}
+
+// hear notes a member that has dialled this node: one that has nobody to join joins through it.
+func (g *gossip) hear(addr string) {
+	if !g.transport.door.of.seed || addr == "" {
+		return
+	}
+	g.heardMu.Lock()
+	defer g.heardMu.Unlock()
+	if !slices.Contains(g.heardOf, addr) && len(g.heardOf) < maxHeardOf {
+		g.heardOf = append(g.heardOf, addr)
+	}
+}
+
+// decide spreads the id of the cluster that this node is of, and forgets members of others.
+func (g *gossip) decide(cluster string) error {
+	g.members.keepCluster(cluster)
+	return g.update(func(m *clusterpb.Meta) { m.Cluster = cluster })
+}
+
+// resolveJoin resolves a join address anew.
+func resolveJoin(ctx context.Context, name string) ([]string, error) {
+	host, portText, err := net.SplitHostPort(name)
+	if err != nil {
+		return nil, fmt.Errorf("cluster.join: %q is not an address with a port", name)
+	}
+	port, err := strconv.ParseUint(portText, 10, 16)
+	if err != nil {
+		return nil, fmt.Errorf("cluster.join: %q has no port from 1 to 65535", name)
+	}
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return []string{netip.AddrPortFrom(ip.Unmap(), uint16(port)).String()}, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
+	defer cancel()
+	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return nil, fmt.Errorf("cluster.join: %q can't be resolved: %w", name, err)
+	}
+	addrs := make([]string, 0, len(ips))
+	for _, ip := range ips {
+		addrs = append(addrs, netip.AddrPortFrom(ip.Unmap(), uint16(port)).String())
+	}
+	return addrs, nil
+}
+
+func (g *gossip) alone() bool { return g.list.NumMembers() <= 1 }
+
+// checkUDP says in the log where TCP got through and UDP does not: it looks like nodes that flap.
+func (g *gossip) checkUDP(ctx context.Context) {
+	checked := 0
+	for _, m := range g.members.list(time.Now()) {
+		to, err := netip.ParseAddrPort(m.GossipAddr)
+		if err != nil || m.Name == g.cfg.name || !m.Alive() || checked == udpPeers {
+			continue
+		}
+		checked++
+		for try := range udpTries {
+			if ctx.Err() != nil {
+				return
+			}
+			if _, err = g.list.Ping(m.Name, net.UDPAddrFromAddrPort(to)); err == nil {
+				break
+			}
+			if try == udpTries-1 {
+				g.cfg.log.Warn("gossip gets no answers over UDP, though TCP works: open the gossip port for UDP both ways, or nodes will seem to come and go",
+					"node", m.Name, "address", m.GossipAddr)
+			}
+		}
+	}
+}

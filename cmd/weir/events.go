@@ -1,0 +1,110 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/weirproxy/weir/api"
+)
+
+// eventTypes are what weir events follows unless --types says otherwise: what happens, not the state that the stream repeats
+// once a second.
+var eventTypes = []string{"leader", "member", "limit", "reclaim", "fence"}
+
+func newEventsCommand(p *process) *cobra.Command {
+	var types []string
+	cmd := &cobra.Command{
+		Use:   "events",
+		Short: "Follow what happens in the cluster",
+		Long: `Print the events that the node remembers, oldest first, and then each new one as it happens: changes of the
+leader, the members and the limits, slots that came back from a node that is gone, and fences. Ctrl-C ends it.
+
+With --json each event is one line, as the API sends it. If the connection is lost, the command connects again
+and goes on behind the last event that it has printed.`,
+		Example: `  weir events
+  weir events --types limit,fence
+  weir events --json`,
+		Args: noArgs,
+	}
+	f := addClientFlags(p, cmd)
+	cmd.Flags().StringSliceVar(&types, "types", eventTypes, "only events of these `types`")
+	// Fails only for a flag that isn't there.
+	_ = cmd.RegisterFlagCompletionFunc("types", cobra.FixedCompletions(eventTypes, cobra.ShellCompDirectiveNoFileComp))
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		for _, t := range types {
+			if !slices.Contains(eventTypes, t) {
+				return usagef(cmd, "there are no events of type %q: write some of %s", t, strings.Join(eventTypes, ", "))
+			}
+		}
+		c, err := f.client(cmd)
+		if err != nil {
+			return err
+		}
+		defer c.CloseIdle()
+		ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt)
+		defer stop()
+		return followEvents(ctx, f, cmd, c, api.EventQuery{Types: types})
+	}
+	return cmd
+}
+
+// followEvents prints events until ctx ends. The first connection must succeed; a later one that is lost is made again.
+func followEvents(ctx context.Context, f *clientFlags, cmd *cobra.Command, c *api.Client, q api.EventQuery) error {
+	printed := false
+	for {
+		var lost error
+		for n, err := range c.Events(ctx, q) {
+			if err != nil {
+				lost = err
+				break
+			}
+			if n.Event == nil {
+				continue
+			}
+			if err := showEvent(cmd.OutOrStdout(), *n.Event, f.json); err != nil {
+				return err
+			}
+			q.After, printed = n.ID, true
+		}
+		var refused *api.Error
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case !printed, errors.As(lost, &refused):
+			return explain(c, lost)
+		}
+		fmt.Fprintf(cmd.ErrOrStderr(), "The connection is lost (%s); connecting again.\n", printable(lost.Error()))
+		if !pause(ctx, f.p.tick) {
+			return nil
+		}
+	}
+}
+
+// pause waits, and reports false if ctx ends before.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func showEvent(w io.Writer, e api.Event, asJSON bool) error {
+	if asJSON {
+		return writeJSON(w, e)
+	}
+	_, err := fmt.Fprintf(w, "%s  %-7s  %s\n", e.Time.Local().Format("2006-01-02 15:04:05"), printable(e.Type), printable(e.Text))
+	return err
+}

@@ -1,0 +1,25 @@
+//go:build !linux || portable
+
+package proxy
+
+import (
+	"net"
+	"net/netip"
+)
+
+// isLocal reports whether addr is one of the machine's. Where they can't be listed, it counts as one. Addresses that are
+// local by a route alone are not found.
+func isLocal(addr netip.AddrPort) bool {
+	list, err := net.InterfaceAddrs()
+	if err != nil {
+		return true
+	}
+	for _, a := range list {
+		if n, ok := a.(*net.IPNet); ok {
+			if ip, ok := netip.AddrFromSlice(n.IP); ok && ip.Unmap() == addr.Addr().WithZone("") {
+				return true
+			}
+		}
+	}
+	return addr.Addr().IsLoopback()
+}
