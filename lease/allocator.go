@@ -20,13 +20,13 @@ const (
 	gatePatience = time.Second
 	// contendedFor is how long nodes go on reporting at once after the last shortage.
 	contendedFor = time.Second
-	// minTurn is the shortest time that a slot stays with a node while another waits for it; it grows with the time
-	// of a commit, so that handing over costs a few percent at most.
+	// minTurn is the shortest time that a slot stays with a node while another waits for it. It
+	// grows with the time of a commit, so that handing over costs a few percent at most.
 	minTurn = 100 * time.Millisecond
 	maxTurn = 2 * time.Second
 	// maxLinger bounds how long an idle slot stays with a node that expects requests while others wait for one.
 	maxLinger = 20 * time.Millisecond
-	// maxOwed bounds what a node that was served less is made up for.
+	// maxOwed bounds the slot-time that a node is owed.
 	maxOwed = time.Second
 	// turnCommits is how many commits' time a turn lasts at least.
 	turnCommits = 40
@@ -62,8 +62,8 @@ type Allocator struct {
 	opening  *openRequest              // the inflight OpenSession's
 	unproven []*openRequest            // asked whether they are still meant
 	partial  map[uint64]*leasepb.Hello // by stream: those of which more is to come
-	// What is answered only once this server has been verified to lead since it arrived. The verification that is on its way, if
-	// there is one, covers verifying.
+	// Messages that need a VerifyLeader that began after they arrived: `verifying` waits for the
+	// check under way, `unverified` for the next.
 	unverified, verifying []unverified
 	verification          bool
 	opens                 []*openRequest
@@ -109,9 +109,9 @@ type peer struct {
 	fsm.Session
 	conn  uint64 // 0: no stream
 	hello *leasepb.Hello
-	// proven is set once the node has spoken after its welcome: the stream is the one that it lives by, so what it stated
-	// there is still true. A hello that was on its way for long may be older than slots granted since, on a stream
-	// that it made us cut.
+	// proven is set once the node has sent a message after its welcome. Then this is the stream
+	// that it lives by, and what it stated there is still true. A delayed hello may be older than
+	// slots granted since, on a stream that it made us cut.
 	proven  bool
 	missing []fsm.Adjustment // what the log has and the hello did not state, to be released once it is proven
 	seen    time.Duration    // arrival of the newest keep-alive that was verified
@@ -229,8 +229,9 @@ func (a *Allocator) Take() []Outbound {
 	return out
 }
 
-// NoteCommit adapts the length of a turn to what handing over costs: a moving average of the time of a commit. It falls faster than it
-// rises: after a disk has been slow for a while, turns would else stay too long for requests to wait for, while few commits are made.
+// NoteCommit adapts the length of a turn to the cost of handing over: a moving average of the time
+// of a commit. It falls faster than it rises. Otherwise turns would stay too long after a disk has
+// been slow for a while, because few commits are made meanwhile.
 func (a *Allocator) NoteCommit(took time.Duration) {
 	if took < a.commit {
 		a.commit += (took - a.commit) / 2
@@ -388,8 +389,9 @@ func (a *Allocator) hello(now time.Duration, st *fsm.State, conn uint64, h *leas
 	}
 }
 
-// supersede ends other streams on which the same process, or an earlier one of the same identity, wants a session: one of
-// them is the newest, and whoever is still there comes again.
+// supersede ends other streams on which the same process, or an earlier one of the same identity,
+// wants a session. At most one of them belongs to a live process; if that is not the newest, the
+// process reconnects.
 func (a *Allocator) supersede(h *leasepb.Hello) {
 	former := func(o *openRequest) bool {
 		if o.hello.Node != h.Node || o.hello.Identity != h.Identity {
@@ -647,8 +649,9 @@ func (a *Allocator) wakeAt(c *contest, at time.Duration) {
 	}
 }
 
-// wakes is a heap (container/heap) of the keys that are to be planned again at some time, the next one first: each request that waits
-// adds one for a moment, and none may cost more for all the others.
+// wakes is a heap (container/heap) of the keys that are to be planned again at some time, the next
+// one first. Each waiting request adds one for a moment, so adding one must not cost time for all
+// the others.
 type wakes []*contest
 
 func (w wakes) Len() int           { return len(w) }
@@ -748,8 +751,8 @@ func (a *Allocator) Next(now time.Duration, st *fsm.State) fsm.Command {
 }
 
 const (
-	// gatherFrom is how much an entry must have changed for the next to wait for more. Lower, a few nodes that hand slots of one host
-	// to each other would wait at each hand-over.
+	// gatherFrom is how many changes an entry must have for the next one to wait for more. Lowering
+	// it would make a few nodes that hand slots of one host to each other wait at each hand-over.
 	gatherFrom = 12
 	// maxGather bounds that wait, which is a commit: where that takes long, much arrives meanwhile in any case.
 	maxGather = 2 * time.Millisecond
@@ -1003,8 +1006,9 @@ func (a *Allocator) eligible(now time.Duration, p *peer) bool {
 	return p.conn != 0 && p.proven && !p.closing && now-p.seen <= a.silence(p)
 }
 
-// silence is how long a node may be silent before it is granted nothing more: two keep-alives and some, or, where gossip
-// says that it is dead, one. As long as its keep-alives arrive, gossip is wrong.
+// silence is how long a node may be silent before it is granted nothing more: a little over two
+// keep-alives, or one if gossip says that it is dead. As long as its keep-alives arrive, gossip is
+// wrong.
 func (a *Allocator) silence(p *peer) time.Duration {
 	if p.dead {
 		return a.ttl / keepAlives * 3 / 2

@@ -31,11 +31,13 @@ const (
 	// not take the first message for the whole: it would release slots that are in use.
 	protocolPaged = 3
 
-	// askTimeout bounds the wait for the leader's answer whether anything is free. It is long enough for another leader to be elected, and
-	// for a machine that is short of time: nobody is told that a limit is reached unless it is.
+	// askTimeout bounds the wait for the leader's answer whether anything is free. It is long
+	// enough for the election of another leader, and for a busy machine: no request is refused with
+	// "limit reached" unless it is.
 	askTimeout = 3 * time.Second
-	// askEvery paces the asks for a key that has just been denied: requests that come meanwhile share the next one, and
-	// take a slot that comes free before. A storm of them costs the leader no more than a few.
+	// askEvery is the pause between asks for a key that has just been denied. Requests that come
+	// meanwhile share the next ask, and take a slot that comes free before it. So a storm of
+	// requests costs the leader a few answers.
 	askEvery = 5 * time.Millisecond
 	// refusedWindow is how long a refusal counts as demand: whoever was refused tends to come again.
 	refusedWindow = 250 * time.Millisecond
@@ -87,8 +89,10 @@ type Node struct {
 	proveDue bool          // the leader asked whether the stream is still ours
 	ackDue   bool          // the leader has yet to be told which limits we go by
 	opened   bool          // this stream's leader has opened the session, in a log that is the cluster's
-	// older are limits older than our own, from a leader that has yet to prove that it leads: it may have been deposed long ago, and going
-	// by them would undo what has been acknowledged since. Where it opens a session, the log is another than the one we knew.
+	// older is a limits table with a lower index than ours, from a leader that has not proved its
+	// leadership. It may have been deposed long ago, and its table would undo acknowledged changes.
+	// We adopt it only if that leader opens a session: then its log is the cluster's, and ours
+	// belonged to another.
 	older *fsm.Table
 
 	nextSecond  time.Duration
@@ -296,9 +300,9 @@ func (n *Node) Parked(now time.Duration, s *Slot) {
 	n.mark(p)
 }
 
-// settle gives what is free to whoever has a right to it: first the leader, where the node holds more than
-// its target, then those who wait here, then, where somebody elsewhere is short and nobody here, the leader again.
-// Needs the pool's lock.
+// settle gives free slots back or out: first to the leader, where the node holds more than its
+// target; then to requests that wait here; then, where another node is short and nobody waits here,
+// to the leader again. Needs the pool's lock.
 func (n *Node) settle(now time.Duration, p *pool) {
 	if !p.limit.Capped() {
 		for p.waiters.head != nil {
@@ -324,8 +328,9 @@ func (n *Node) settle(now time.Duration, p *pool) {
 	n.noteSlow(p)
 }
 
-// mayAdmit reports whether those who wait may be let in. The time counts, not only the fence: a process that was stopped
-// may find a grant on its stream before its timer says that the lease is over. Needs the pool's lock.
+// mayAdmit reports whether waiting requests may be admitted. It looks at the time, not only at the
+// fence: a process that was stopped may find a grant on its stream before its timer says that the
+// lease is over. Needs the pool's lock.
 func (n *Node) mayAdmit(now time.Duration, p *pool) bool {
 	return n.gate.admitsAt(now) && p.limit.Connections > 0 && (p.target < 0 || p.granted <= p.target)
 }
@@ -368,11 +373,13 @@ func (n *Node) closeParked(p *pool) {
 	}
 }
 
-// setLimits goes by new limits: connections that are counted elsewhere now are moved there. Every pool has the new limits
-// before anything moves: a request must not be let through by a limit that its new count no longer has.
+// setLimits installs new limits, and moves the connections that are counted elsewhere now. Every
+// pool has the new limits before anything moves: no request may be admitted by a limit that its new
+// count no longer has.
 //
-// Where only numbers have changed, nothing moves: the fast path follows by itself, and the core follows some pools at a time (regovernSome),
-// so that nobody waits for a hundred thousand of them.
+// Where only numbers have changed, nothing moves: the fast path follows by itself, and the core
+// follows some pools at a time (regovernSome), so that nothing waits for a hundred thousand of
+// them.
 func (n *Node) setLimits(now time.Duration, table *fsm.Table) {
 	old := n.table.Load()
 	n.table.Store(table)
@@ -588,8 +595,8 @@ func (n *Node) quarter(now time.Duration) {
 	n.hot = keep
 }
 
-// fence stops everything that the lease allowed. From here on the closed gate refuses all that asks; connections are
-// severed by the walk, which the caller's shell carries on at once.
+// fence ends everything that the lease allowed. From here on the closed gate refuses all requests.
+// The walk severs the connections; the shell carries it on at once.
 func (n *Node) fence(now time.Duration) {
 	n.sess.end()
 	n.welcomed, n.stale = false, true
@@ -678,8 +685,9 @@ func (n *Node) Outgoing(now time.Duration) []*leasepb.NodeMessage {
 	return out
 }
 
-// lapse fences a node whose deadline has passed, before it says or hears anything: where a machine wakes up, the stream may come
-// before the timer. A keep-alive that is sent after the deadline must not bring the session back.
+// lapse fences a node whose deadline has passed, before it sends or takes a message. Where a
+// machine wakes up, the stream may be read before the timer fires, and a keep-alive sent after the
+// deadline must not bring the session back.
 func (n *Node) lapse(now time.Duration) {
 	if n.sess.live() && now >= n.sess.fenceAt() {
 		n.fence(now)
@@ -711,7 +719,8 @@ func (n *Node) update(now time.Duration) *leasepb.NodeMessage {
 	return &leasepb.NodeMessage{Message: &leasepb.NodeMessage_Update{Update: u}}
 }
 
-// acks reports whether the leader can be told which limits the node goes by: not while the walk has yet to mark demands.
+// acks reports whether the node may acknowledge its limits: not while the walk has yet to mark
+// demands.
 func (n *Node) acks() bool { return n.ackDue && !n.Walking() }
 
 // demand says what a pool wants; nil where the leader need not know. Needs the pool's lock.
@@ -855,8 +864,8 @@ func (n *Node) Lose(now time.Duration) {
 	}
 }
 
-// Part asks to end the session by consent: nothing is admitted from now on, and the leader is told once nothing that
-// the session allowed is in use.
+// Part asks to end the session by consent. From now on nothing is admitted; the leader hears of it
+// once nothing that the session allowed is in use.
 func (n *Node) Part(now time.Duration) {
 	n.leaving, n.parting, n.bye = true, true, true
 	n.gate.close()

@@ -186,9 +186,11 @@ func (p *keyPlan) gateClosed(st *fsm.State) (until time.Duration, closed bool) {
 	return c.shapeSince + gatePatience, true
 }
 
-// grant gives out what is free: first to connections that are open without a slot; then to requests that wait, up to their
-// nodes' shares before anybody has more; then to nodes whose requests were refused lately and may come again. Such a node goes
-// before requests that wait elsewhere only where requests can't wait for long, and it is owed slot-time. What nobody wants is headroom.
+// grant gives out the free slots: first to connections that are open without one, then to waiting
+// requests up to their node's share, then to waiting requests beyond it, then to nodes whose
+// requests were refused lately and may come back. Where requests can't wait for long, such a node
+// goes before requests that wait elsewhere, if it is owed slot-time. Slots that nobody wants become
+// headroom.
 func (p *keyPlan) grant() {
 	if p.overhang() > 0 {
 		p.cover()
@@ -231,8 +233,9 @@ func (p *keyPlan) grant() {
 	}
 }
 
-// queue lists the rows in the order in which they are served: who is owed most slot-time first, then who has been short for longest. Debts
-// that differ by less than half a turn are equal: who has just come must not pass, by a few milliseconds, who has waited for long.
+// queue lists the rows in the order in which they are served: by slot-time owed, then by how long
+// they have been short. What is owed is compared in steps of half a turn, so that a newcomer does
+// not overtake a long waiter by a few milliseconds.
 func (p *keyPlan) queue() []*row {
 	queue := slices.Clone(p.rows)
 	grain := p.a.turn / 2
@@ -250,8 +253,9 @@ func (p *keyPlan) shortSince(r *row) time.Duration {
 	return r.d.shortSince
 }
 
-// account settles, for the time since the last plan, who has had more or less than its fair share while slots were short. Turns alone don't
-// make shares equal: a slot that falls idle for a moment goes to whoever has a request waiting.
+// account updates what each node is owed: the slot-time it got below (+) or above (−) its fair
+// share since the last plan, while the key was contended. Turns alone don't make shares equal: a
+// slot that falls idle for a moment goes to any node with a waiting request.
 func (p *keyPlan) account() {
 	c := p.c
 	passed := p.now - c.planned
@@ -309,8 +313,9 @@ func (p *keyPlan) overhang() (sum int64) {
 	return sum
 }
 
-// keepTurns notes since when each session has been short, or above its share. Who had slots before there was a shortage has had that time
-// of its turn already: a request that waits for less than a turn would else never see the end of one.
+// keepTurns notes since when each session has been short, or above its share. A turn counts from
+// when the slot was granted, not from when the shortage began. Otherwise a request whose patience
+// is shorter than a turn would never be served.
 func (p *keyPlan) keepTurns() {
 	for _, r := range p.rows {
 		switch {
@@ -338,7 +343,7 @@ func (p *keyPlan) aim() {
 		shortage += r.short()
 		waiting += r.unserved()
 	}
-	// What is held back will be granted in a moment: nobody need give anything up for it.
+	// Slots that are held back will be granted in a moment: nobody need give any up.
 	shortage, waiting = max(0, shortage-p.back), max(0, waiting-p.back)
 	over := p.fixed - p.limit.Connections
 	for _, r := range p.rows {
@@ -415,15 +420,17 @@ func (p *keyPlan) aimAtShares(over int64) {
 	}
 }
 
-// claims reports whether a row may have slots taken from others: requests wait there, or, where none can wait, it is owed. Refusals alone
-// are no reason to take a slot from a request that is about to use it. With a queue, who comes back waits, and goes first if it is owed:
-// a slot kept for it meanwhile would lie idle, be fetched for who waits elsewhere, and be kept again.
+// claims reports whether slots may be taken from other nodes for a row: requests wait there, or,
+// where none can wait, it is owed slot-time. Refusals alone are no reason to take a slot that
+// another request is about to use. With a queue, a request that comes back waits, and goes first if
+// its node is owed: a slot kept for it meanwhile would lie idle, be fetched for a request
+// elsewhere, and be kept again.
 func (p *keyPlan) claims(r *row) bool {
 	return r.present() || !p.limit.Queue.Enabled() && r.d.owed >= p.a.turn/2
 }
 
-// aimAtTurns brings holders down to their share and at most one extra, and passes the extras on: who has held
-// one for a turn gives it to who has none.
+// aimAtTurns brings holders down to their share and at most one extra slot, and passes the extra
+// ones on: a node that has held one for a turn gives it to a node that has none.
 func (p *keyPlan) aimAtTurns(holders []*row, claims int64) {
 	surplus := int64(len(holders)) - p.extra
 	for i, r := range holders {
@@ -455,8 +462,9 @@ func (p *keyPlan) aimAtIdle(waiting int64) {
 	}
 }
 
-// answer lets nodes refuse those who asked whether anything is free, once nothing is: nothing can be granted,
-// nothing idle is about to come back on the node itself, and every other holder has said that it has nothing idle.
+// answer lets a node refuse the requests that asked whether anything is free, once nothing is:
+// nothing can be granted, no idle slot is about to come back on the node itself, and every other
+// holder has reported that it has none idle.
 func (p *keyPlan) answer() {
 	for _, r := range p.rows {
 		d := r.d

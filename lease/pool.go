@@ -33,8 +33,8 @@ type pool struct {
 
 	rejected uint64
 	crowded  int // how often the lock was waited for
-	// spread is what admissions go to while many processors admit to this key at once: free slots in parts, each with a lock of its
-	// own. It is gathered whenever the core takes the lock, so that the core never sees it.
+	// spread is set while many CPUs contend for this pool: its free slots are divided into parts
+	// with a lock each. Taking the pool's lock merges the parts, so code under it sees one count.
 	spread    atomic.Pointer[[]part]
 	lowBefore int64 // low, before it was spread
 

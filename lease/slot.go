@@ -96,8 +96,8 @@ func (s *Slot) Park() { s.manager.park(s) }
 // ([SeverWanted] has come, or is on its way) or the lease has ended: the connection must then not be used.
 func (s *Slot) Unpark() bool { return s.manager.unpark(s) }
 
-// Closing says that the connection is coming to its end: the slot is not free yet, but nobody is refused who can have it in a
-// moment. Release follows.
+// Closing says that the connection is about to end. The slot still counts, but requests that could
+// use it are kept waiting instead of refused. Release follows.
 func (s *Slot) Closing() { s.manager.closing(s) }
 
 // Live reports whether the connection may be used at this moment. Where an expired lease closes connections, it is false
