@@ -19,6 +19,8 @@ type leadership struct {
 	dead    bool
 	foreign bool // it leads another cluster
 
+	putBacks int // of the log, when it began
+
 	inflight fsm.Command // what was proposed, wild additions included
 	honest   int         // so many of an Adjust's are the core's own
 	proposal int64
@@ -44,7 +46,7 @@ const (
 
 func newLeadership(x *process, term uint64) *leadership {
 	w := x.w
-	l := &leadership{w: w, p: x, term: term, proven: w.now}
+	l := &leadership{w: w, p: x, term: term, putBacks: w.raft.putBacks, proven: w.now}
 	now := x.mono()
 	switch w.rule {
 	case RuleNewLeaderForgets:

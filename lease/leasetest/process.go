@@ -562,7 +562,9 @@ func (s *stream) take(m *leasepb.LeaderMessage) bool {
 	if wl := m.GetWelcome(); wl != nil {
 		s.welcomed, s.session = true, wl.Session
 		x.greeted++
-		x.outlived = false
+		if s.lead.putBacks == w.raft.putBacks { // else it was on its way since before
+			x.outlived = false
+		}
 		if !s.lead.foreign {
 			x.cluster = wl.Cluster
 		}

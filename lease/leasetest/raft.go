@@ -16,6 +16,7 @@ type raft struct {
 	w           *world
 	term        uint64
 	log         []logEntry
+	putBacks    int           // of the only server's log, to an older copy
 	lead        *leadership   // whom the log listens to; nil during an election
 	leaderships []*leadership // all that still serve streams
 	head        *process      // whose replica is the newest
@@ -311,6 +312,7 @@ func (r *raft) putBack(x *process, f Fault) {
 		x.crash()
 		w.at(f.For.D(), x, evStart, 0)
 	}
+	r.putBacks++
 	keep := max(1, len(r.log)-f.N)
 	w.trace.note(w.now, x.name, "is put back from", len(r.log), "entries to", keep)
 	r.log = r.log[:keep]
