@@ -55,14 +55,14 @@ demo: build ## the same, with a counting upstream, workers on all nodes and a li
 test: needs unit e2e ## run all tests with the race detector
 
 unit: # all tests but the end-to-end ones
-	$(GO) test -race $(UNIT)
+	$(GO) test -race -parallel 4 $(UNIT) # most of them wait
 	$(GO) test -race -tags portable ./proxy # what other systems have instead of some of Linux's calls
 	$(GO) test -run '^TestStackOfATunnel$$' ./proxy # whose frames are larger under the race detector
 	$(GO) test ./lease/leasetest # one goroutine: more seeds, and every rule broken, in the time that the race detector would take
 
 e2e: # the built binary, as real processes; -v prints what was measured
 	@[ "$$(id -u)" = 0 ] || echo "*** NOT TESTED: partitions need root ***" >&2
-	$(GO) test -race -v -timeout 20m ./e2e
+	$(GO) test -race -v -parallel 4 -timeout 20m ./e2e
 
 partitions: needs ## cut real nodes off from each other, as root (COUNT=10: ten times)
 	@[ "$$(id -u)" = 0 ] || { echo "*** NOT TESTED: partitions need root ***" >&2; exit 1; }

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/weirproxy/weir/fsm"
@@ -76,26 +77,28 @@ func inWords(l Limits) string {
 
 // TestSnapshotIsRelayedWhereTheLeaderIsGone: a server answers from its own state, a proxy asks a server that lives.
 func TestSnapshotIsRelayedWhereTheLeaderIsGone(t *testing.T) {
-	b := newBench(t, Config{}, "a", "b", "c", "p")
-	b.put("x.org", 5)
-	p := b.nodes["p"]
-	p.proxy = true
-	p.members = []Node{{Name: "a", Health: "dead"}, {Name: "b"}, {Name: "c"}, {Name: "p", Role: "proxy"}}
-	for _, name := range []string{"a", "b"} {
-		b.nodes[name].down = true
-	}
-	for _, leader := range []string{"a", ""} {
-		b.elect(leader)
-		for _, n := range []*benchNode{p, b.nodes["c"]} {
-			if w := n.do(try{method: "GET", path: pathSnapshot}); w.Code != 200 || w.Body.String() != b.snapshot() {
-				t.Errorf("leader %q, through %s: %d %s", leader, n.name, w.Code, w.Body)
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, Config{}, "a", "b", "c", "p")
+		b.put("x.org", 5)
+		p := b.nodes["p"]
+		p.proxy = true
+		p.members = []Node{{Name: "a", Health: "dead"}, {Name: "b"}, {Name: "c"}, {Name: "p", Role: "proxy"}}
+		for _, name := range []string{"a", "b"} {
+			b.nodes[name].down = true
+		}
+		for _, leader := range []string{"a", ""} {
+			b.elect(leader)
+			for _, n := range []*benchNode{p, b.nodes["c"]} {
+				if w := n.do(try{method: "GET", path: pathSnapshot}); w.Code != 200 || w.Body.String() != b.snapshot() {
+					t.Errorf("leader %q, through %s: %d %s", leader, n.name, w.Code, w.Body)
+				}
 			}
 		}
-	}
-	b.nodes["c"].down = true
-	refused(t, p.do(try{method: "GET", path: pathSnapshot}), 503, "call a server")
-	b.nodes["c"].down = false
-	refused(t, p.restore(b.snapshot()), 503, "no leader")
+		b.nodes["c"].down = true
+		refused(t, p.do(try{method: "GET", path: pathSnapshot}), 503, "call a server")
+		b.nodes["c"].down = false
+		refused(t, p.restore(b.snapshot()), 503, "no leader")
+	})
 }
 
 func TestSnapshotThatIsRefused(t *testing.T) {
