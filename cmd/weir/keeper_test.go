@@ -40,7 +40,11 @@ func TestKeepingTheLimitsHoldsUpNobody(t *testing.T) {
 	if k.wait(ctx); ctx.Err() == nil {
 		t.Fatal("it has written to a pipe that nobody reads")
 	}
-	stalled, err := os.Open(path + ".new") // the first write goes on, into the pipe, which then takes the file's place
+	// The first write goes on, into the pipe, and fails: a pipe can't be synced. The next finds no pipe.
+	if err := os.Rename(path+".new", path+".pipe"); err != nil {
+		t.Fatal(err)
+	}
+	stalled, err := os.Open(path + ".pipe")
 	if err != nil {
 		t.Fatal(err)
 	}
