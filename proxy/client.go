@@ -343,7 +343,7 @@ func (c *client) refuse(r *refusal, keep keepAlive) bool {
 	c.rested = time.Now()
 	c.consume()
 	c.sock.slot, c.sock.stall = nil, stallTimeout
-	c.out.set(r.render(c.out.writable(), c.srv.loop.Load().field(), c.srv.status, keep, c.method == "HEAD"))
+	c.out.set(r.render(c.out.writable(), c.srv.loop.Load().field(), c.srv.status, c.grounds(r), keep, c.method == "HEAD"))
 	if c.out.flush() != nil {
 		return false
 	}

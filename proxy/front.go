@@ -156,7 +156,7 @@ func (f *front) refuse(err error) {
 	case errors.As(err, &header) && header.Conn != nil && looksLikeHTTP(header.RecordHeader):
 		c := &client{srv: s, addr: f.addr}
 		c.noteRefusal(refusePlain)
-		if f.wire.write(refusePlain.render(nil, s.loop.Load().field(), s.status, keepAlive{}, false), nil, nil) == nil && f.wire.closeWrite() == nil {
+		if f.wire.write(refusePlain.render(nil, s.loop.Load().field(), s.status, grounds{}, keepAlive{}, false), nil, nil) == nil && f.wire.closeWrite() == nil {
 			drained(f.wire, lingerTimeout)
 		}
 	case err == io.EOF, isReset(err), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, os.ErrClosed):
