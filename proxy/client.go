@@ -125,6 +125,8 @@ func (c *client) next() bool {
 func (c *client) refuseHead(err error) {
 	var syntax syntaxError
 	switch {
+	case err == errNotHTTP && c.in.len() > 0:
+		c.refuseForeign(c.in.bytes()[0])
 	case errors.As(err, &syntax):
 		c.refuse(badRequest(string(syntax)), keepAlive{})
 	case err == errTooLong:

@@ -458,9 +458,9 @@ func (x *exchange) repeatable() bool {
 // switchProtocols passes a 101 on and relays what follows (RFC 9110 §7.8).
 func (x *exchange) switchProtocols(headLen int) bool {
 	c, f := x.c, x.flow
-	if sent := x.stopSending(); !sent || !x.upgrade || f.head.upgrade == nil {
+	if why := f.head.badSwitch(x.stopSending(), x.upgrade); why != "" {
 		f.finish(endReset)
-		return x.refuse(&refusal{http.StatusBadGateway, "http_protocol_error", "the upstream switched protocols without being asked to", false})
+		return x.refuse(&refusal{http.StatusBadGateway, "http_protocol_error", why, false})
 	}
 	c.out.set(f.head.appendResponse(c.out.writable(), false, -1, x.keep, c.srv.pseudonym))
 	f.reader.skip(headLen)
