@@ -221,7 +221,7 @@ func (c *client) handle() bool {
 	switch {
 	case !policy.allowsClient(c.addr.Addr()):
 		return c.refuse(&refuseClient, keep)
-	case h.passedThrough(s.pseudonym):
+	case h.passedThrough(s.via()):
 		return c.refuse(&refuseLoop, keep)
 	case s.draining.Load():
 		return c.refuse(&refuseDraining, keepAlive{})

@@ -57,10 +57,11 @@ const (
 
 // Config is what a [Server] is made of. All but Policy is fixed for its life.
 type Config struct {
-	// Node is the node's name: the pseudonym in Via and the speaker in Proxy-Status. Two nodes
-	// that may stand behind each other need different names, or the second refuses what the
-	// first sends it as a loop.
+	// Node is the node's name: the speaker in Proxy-Status.
 	Node string
+	// Pseudonym is what the node is called in Via, until SetPseudonym changes it; "" is Node. Two nodes that may stand behind
+	// each other need different ones, or the second refuses what the first sends it as a loop.
+	Pseudonym string
 	// MaxClients bounds the client connections open at a time; further ones wait in the
 	// listener's backlog. Each may need two file descriptors and 70 KiB while it is busy, with TLS four and 150 KiB.
 	// 0 takes half of what the process's file descriptor limit leaves.

@@ -718,6 +718,19 @@ func TestVia(t *testing.T) {
 	p.send("CONNECT " + u.addr + " HTTP/1.1\r\nHost: x\r\nVia: 1.1 a\r\nVia: 1.1 n1\r\n\r\n")
 	p.refused("CONNECT", 502, "proxy_loop_detected")
 
+	// A node of another cluster has the same name, and another pseudonym.
+	w.SetPseudonym("n1-c0ffee")
+	p = w.dial()
+	p.send(get(u, "/", "Via: 1.1 n1\r\nVia: 1.1 n1-decaf\r\n"))
+	q := u.accept()
+	if got := q.readHead(); !strings.HasSuffix(got, "Via: 1.1 n1\r\nVia: 1.1 n1-decaf\r\nVia: 1.1 n1-c0ffee\r\n\r\n") {
+		t.Errorf("the upstream sees %q", got)
+	}
+	q.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+	if resp, _ := p.response("GET"); resp.Header.Get("Via") != "1.1 n1-c0ffee" {
+		t.Errorf("Via %q", resp.Header.Values("Via"))
+	}
+
 	// Through the proxy to itself: the second pass finds the first one's entry.
 	p = w.dial()
 	p.send("GET http://" + w.addr + "/ HTTP/1.1\r\nHost: x\r\n\r\n")

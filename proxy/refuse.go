@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/http"
 	"strconv"
-	"strings"
 
 	"github.com/weirproxy/weir/lease"
 	"golang.org/x/sys/unix"
@@ -205,18 +204,4 @@ func statusName(node string) string {
 		return node
 	}
 	return string(appendString(nil, node))
-}
-
-// Pseudonym is a node's name as its Via has it (RFC 9110 §7.6.3): a token.
-func Pseudonym(node string) string {
-	clean := strings.Map(func(r rune) rune {
-		if r < 0x80 && isTokenChar(byte(r)) {
-			return r
-		}
-		return '-'
-	}, node)
-	if clean == "" {
-		return "weir"
-	}
-	return clean
 }

@@ -80,7 +80,7 @@ func (c *client) plain(keep keepAlive) bool {
 		return c.refuse(refusal, keep)
 	}
 	x.keep, x.upgrade = keep, h.upgrade != nil && !hasItem(h.upgrade, "h2c")
-	x.head = h.appendRequest(c.srv.buffers.get()[:0], x.host, path, forwards, x.upgrade, c.srv.pseudonym)
+	x.head = h.appendRequest(c.srv.buffers.get()[:0], x.host, path, forwards, x.upgrade, c.srv.via())
 	c.consume()
 	x.body = requestBody(&c.in, h)
 	return x.run()
