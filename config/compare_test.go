@@ -137,7 +137,7 @@ func TestDiff(t *testing.T) {
 	for _, test := range []struct{ name, content, live, restart string }{
 		{"nothing", base, "[]", "[]"},
 		{"the order and place of limits", "\n\ndata_dir = \"d\"\nlimits {\n host \"B\" {}\n host \"a\" {\n connections = 5\n }\n}", "[]", "[]"},
-		{"a default written out", base + "proxy {\n listen = \"127.0.0.1:8080\"\n deny_destinations = [\"169.254.0.0/16\", \"fe80::/10\"]\n}", "[]", "[]"},
+		{"a default written out", base + "proxy {\n listen = \"127.0.0.1:8080\"\n deny_destinations = [\"169.254.0.0/16\", \"fe80::/10\", \"fd00:ec2::/32\", \"fd20:ce::254/128\"]\n}", "[]", "[]"},
 		{"a limit", strings.Replace(base, "5", "6", 1), "[limits]", "[]"},
 		{"both kinds", base + "proxy {\n listen = \"127.0.0.1:1\"\n reject_status = 429\n}\nlog {\n level = \"warn\"\n}", "[log.level proxy.reject_status]", "[proxy.listen]"},
 		{"encryption of gossip", base + "cluster {\n gossip_key = \"AAAAAAAAAAAAAAAAAAAAAA==\"\n}", "[]", "[cluster.gossip_key]"},

@@ -237,7 +237,10 @@ func Default(dev bool) *Config {
 			HalfCloseTimeout: 10 * time.Second,
 			DrainTimeout:     30 * time.Second,
 			AllowClients:     []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
-			DenyDestinations: []netip.Prefix{netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("fe80::/10")},
+			DenyDestinations: []netip.Prefix{
+				netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("fe80::/10"), // link-local
+				netip.MustParsePrefix("fd00:ec2::/32"), netip.MustParsePrefix("fd20:ce::254/128"), // metadata of AWS and Google Cloud
+			},
 		},
 		API:     API{Listen: "127.0.0.1:8081", MetricsHosts: 100},
 		Origins: map[string]Position{},
