@@ -95,6 +95,7 @@ proxy {
   allow_cluster_destinations = true
   deny_destinations   = ["10.0.0.0/8"]
   allow_destinations  = ["10.0.0.0/8"]
+  access_log          = "off"
   tls {
     cert_file = "testdata/files/node.pem"
     key_file  = "testdata/files/node-key.pem"

@@ -90,11 +90,11 @@ func refuseAdmission(err error, rejectStatus int) *refusal {
 	}
 	return &refusal{http.StatusServiceUnavailable, "proxy_internal_error", "the connection could not be admitted", true}
 }
+
 // refuseBlocked is for a limit of 0.
 func refuseBlocked(rejectStatus int) *refusal {
 	return &refusal{rejectStatus, codeLimit, detailsBlocked, false}
 }
-
 
 // refuseDial maps an error of resolving or connecting.
 func refuseDial(err error) *refusal {

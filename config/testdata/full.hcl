@@ -47,6 +47,7 @@ proxy {
   proxy_protocol_from = []
   deny_destinations   = ["169.254.0.0/16", "fe80::/10", "fd00:ec2::/32", "fd20:ce::254/128"]
   allow_destinations  = []
+  access_log          = "log"
 
   allow_cluster_destinations = false
 
