@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 )
 
@@ -63,6 +65,26 @@ func (l *loader) check() {
 	l.checkTLS("proxy.tls", l.cfg.Proxy.TLS, false)
 	l.checkTLS("api.tls", l.cfg.API.TLS, false)
 	l.checkBalancers()
+	l.checkAccessLog()
+}
+
+// checkAccessLog refuses a file that could not be made.
+func (l *loader) checkAccessLog() {
+	path := l.cfg.Proxy.AccessLog
+	if path == AccessLogHere || path == AccessLogOff || l.faulty["proxy.access_log"] {
+		return
+	}
+	const hint = `Write "log", "off", or the path of a file in a directory that exists.`
+	switch info, err := os.Stat(path); {
+	case path == "":
+		l.add(l.at("proxy.access_log"), "proxy.access_log is empty", hint)
+	case err == nil && info.IsDir():
+		l.add(l.at("proxy.access_log"), fmt.Sprintf("proxy.access_log is a directory: %s", path), hint)
+	case err != nil:
+		if info, err := os.Stat(filepath.Dir(path)); err != nil || !info.IsDir() {
+			l.add(l.at("proxy.access_log"), fmt.Sprintf("proxy.access_log is in a directory that does not exist: %s", path), hint)
+		}
+	}
 }
 
 func (l *loader) checkNode() {

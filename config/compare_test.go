@@ -95,6 +95,7 @@ proxy {
   allow_cluster_destinations = true
   deny_destinations   = ["10.0.0.0/8"]
   allow_destinations  = ["10.0.0.0/8"]
+  access_log          = "off"
   tls {
     cert_file = "testdata/files/node.pem"
     key_file  = "testdata/files/node-key.pem"
@@ -137,7 +138,7 @@ func TestDiff(t *testing.T) {
 	for _, test := range []struct{ name, content, live, restart string }{
 		{"nothing", base, "[]", "[]"},
 		{"the order and place of limits", "\n\ndata_dir = \"d\"\nlimits {\n host \"B\" {}\n host \"a\" {\n connections = 5\n }\n}", "[]", "[]"},
-		{"a default written out", base + "proxy {\n listen = \"127.0.0.1:8080\"\n deny_destinations = [\"169.254.0.0/16\", \"fe80::/10\"]\n}", "[]", "[]"},
+		{"a default written out", base + "proxy {\n listen = \"127.0.0.1:8080\"\n deny_destinations = [\"169.254.0.0/16\", \"fe80::/10\", \"fd00:ec2::/32\", \"fd20:ce::254/128\"]\n}", "[]", "[]"},
 		{"a limit", strings.Replace(base, "5", "6", 1), "[limits]", "[]"},
 		{"both kinds", base + "proxy {\n listen = \"127.0.0.1:1\"\n reject_status = 429\n}\nlog {\n level = \"warn\"\n}", "[log.level proxy.reject_status]", "[proxy.listen]"},
 		{"encryption of gossip", base + "cluster {\n gossip_key = \"AAAAAAAAAAAAAAAAAAAAAA==\"\n}", "[]", "[cluster.gossip_key]"},

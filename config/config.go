@@ -152,12 +152,21 @@ type Proxy struct {
 	DenyDestinations []netip.Prefix
 	// AllowDestinations, where not empty, are the only networks connected to. Deny wins.
 	AllowDestinations []netip.Prefix
+	// AccessLog is where the line of each finished tunnel and request goes: AccessLogHere, AccessLogOff, or the path of a
+	// file. A file gets them whatever the log's level.
+	AccessLog string
 	// AllowClusterDestinations lets clients connect to the nodes' APIs, rpc and gossip ports through the proxy, but not to
 	// proxies.
 	AllowClusterDestinations bool
 	// TLS makes the listener speak TLS to workers.
 	TLS TLS
 }
+
+// The access logs that are no file.
+const (
+	AccessLogHere = "log" // among the node's own lines, at level info
+	AccessLogOff  = "off"
+)
 
 // API is the listener for operators.
 type API struct {
@@ -236,8 +245,12 @@ func Default(dev bool) *Config {
 			HeaderTimeout:    10 * time.Second,
 			HalfCloseTimeout: 10 * time.Second,
 			DrainTimeout:     30 * time.Second,
+			AccessLog:        AccessLogHere,
 			AllowClients:     []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
-			DenyDestinations: []netip.Prefix{netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("fe80::/10")},
+			DenyDestinations: []netip.Prefix{
+				netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("fe80::/10"), // link-local
+				netip.MustParsePrefix("fd00:ec2::/32"), netip.MustParsePrefix("fd20:ce::254/128"), // metadata of AWS and Google Cloud
+			},
 		},
 		API:     API{Listen: "127.0.0.1:8081", MetricsHosts: 100},
 		Origins: map[string]Position{},

@@ -209,6 +209,8 @@ func proxyFields() []field[Config] {
 			"When not empty, the only networks connected to; deny_destinations wins.").live(),
 		attr("proxy.allow_cluster_destinations", boolean(), func(c *Config) *bool { return &c.Proxy.AllowClusterDestinations },
 			"Whether clients may connect through the proxy to the nodes' APIs, and to their rpc and gossip ports, where no client is taken for a node all the same. The proxies' own ports stay out of reach.").live(),
+		attr("proxy.access_log", text(), func(c *Config) *string { return &c.Proxy.AccessLog },
+			"Where the line of each finished tunnel and request goes: log, among the node's own lines (at level info); off; or a file of its own, whatever log.level is. A reload (SIGHUP) opens the file again, so that it can be rotated.").live(),
 		attr("proxy.tls.cert_file", text(), func(c *Config) *string { return &c.Proxy.TLS.CertFile },
 			"The certificate (PEM) that the proxy shows workers."),
 		attr("proxy.tls.key_file", text(), func(c *Config) *string { return &c.Proxy.TLS.KeyFile },

@@ -270,6 +270,7 @@ func writeHCL(c *Config) string {
 	set("allow_cluster_destinations", c.Proxy.AllowClusterDestinations)
 	set("deny_destinations", c.Proxy.DenyDestinations)
 	set("allow_destinations", c.Proxy.AllowDestinations)
+	set("access_log", c.Proxy.AccessLog)
 	tls(c.Proxy.TLS)
 	end()
 	open("api")

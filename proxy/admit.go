@@ -13,8 +13,8 @@ type Admitter interface {
 	// Acquire waits for a slot as long as the limit's queue allows, or until ctx ends. The
 	// holder may be severed from the moment it has the slot, before Acquire returns.
 	Acquire(ctx context.Context, t fsm.Target, h lease.Holder) (Slot, error)
-	// Blocks reports whether Acquire refuses the target whatever happens: its limit is 0.
-	Blocks(t fsm.Target) bool
+	// Limit returns the limit that governs the target, as this node knows it; false says that it has none.
+	Limit(t fsm.Target) (Limit, bool)
 }
 
 // Slot is the right to one upstream connection.
@@ -44,7 +44,7 @@ type Slot interface {
 func (f *flow) open(c *client) (ok bool, _ *refusal) {
 	s := f.srv
 	if !f.admitting() {
-		return false, refuseCause(f.endCause(), s.policy.Load())
+		return false, f.refuseCause(f.endCause())
 	}
 	defer f.waited()
 
@@ -56,14 +56,14 @@ func (f *flow) open(c *client) (ok bool, _ *refusal) {
 	if err != nil {
 		f.finish(endUnused)
 		if cause := f.endCause(); cause != nil {
-			return false, refuseCause(cause, s.policy.Load())
+			return false, f.refuseCause(cause)
 		}
-		return false, refuseAdmission(err, s.policy.Load().RejectStatus)
+		return false, f.refuseAdmission(err)
 	}
 	f.admitted(slot)
 	if addrs.Len() == 0 && !f.target.Addr.IsValid() {
 		f.finish(endUnconnected) // it was blocked a moment ago, and so not resolved
-		return false, refuseAdmission(lease.ErrOverLimit, s.policy.Load().RejectStatus)
+		return false, refuseBlocked(s.policy.Load().RejectStatus)
 	}
 	err = f.dial(addrs)
 	f.dialTime = time.Since(f.since)
@@ -82,7 +82,7 @@ func (f *flow) open(c *client) (ok bool, _ *refusal) {
 func (f *flow) unreachable(err error, how ending) *refusal {
 	f.finish(how)
 	if cause := f.endCause(); cause != nil {
-		return refuseCause(cause, f.srv.policy.Load())
+		return f.refuseCause(cause)
 	}
 	f.srv.counters.DialErrors.Add(1)
 	return refuseDial(err)
@@ -151,9 +151,25 @@ func (w *wait) end(cause error) {
 }
 
 // refuseCause maps what ended a flow by force before it was connected.
-func refuseCause(cause error, p *Policy) *refusal {
+func (f *flow) refuseCause(cause error) *refusal {
 	if cause == errClientGone {
 		return nil
 	}
-	return refuseAdmission(cause, p.RejectStatus)
+	return f.refuseAdmission(cause)
+}
+
+// refuseAdmission maps why a flow was not admitted. Behind a limit of 0 it is not told to come again.
+func (f *flow) refuseAdmission(err error) *refusal {
+	status := f.srv.policy.Load().RejectStatus
+	r := refuseAdmission(err, status)
+	if r.code == codeLimit && f.srv.blocks(f.target) {
+		return refuseBlocked(status)
+	}
+	return r
+}
+
+// blocks reports whether the target's limit is 0.
+func (s *Server) blocks(t fsm.Target) bool {
+	limit, limited := s.admitter.Limit(t)
+	return limited && limit.Connections == 0
 }

@@ -180,7 +180,7 @@ func (b *body) readTrailers() error {
 		}
 		total += len(line) + 2
 		f, err := parseField(line)
-		if err != nil || total > maxTrailers {
+		if err != nil || total > maxTrailers || isSpace(line[0]) {
 			return errTrailer
 		}
 		// RFC 9110 §6.5.1: no framing, routing or hop-by-hop fields in trailers.

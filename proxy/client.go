@@ -125,6 +125,8 @@ func (c *client) next() bool {
 func (c *client) refuseHead(err error) {
 	var syntax syntaxError
 	switch {
+	case err == errNotHTTP && c.in.len() > 0:
+		c.refuseForeign(c.in.bytes()[0])
 	case errors.As(err, &syntax):
 		c.refuse(badRequest(string(syntax)), keepAlive{})
 	case err == errTooLong:
@@ -219,7 +221,7 @@ func (c *client) handle() bool {
 	switch {
 	case !policy.allowsClient(c.addr.Addr()):
 		return c.refuse(&refuseClient, keep)
-	case h.passedThrough(s.pseudonym):
+	case h.passedThrough(s.via()):
 		return c.refuse(&refuseLoop, keep)
 	case s.draining.Load():
 		return c.refuse(&refuseDraining, keepAlive{})
@@ -343,7 +345,7 @@ func (c *client) refuse(r *refusal, keep keepAlive) bool {
 	c.rested = time.Now()
 	c.consume()
 	c.sock.slot, c.sock.stall = nil, stallTimeout
-	c.out.set(r.render(c.out.writable(), c.srv.loop.Load().field(), c.srv.status, keep, c.method == "HEAD"))
+	c.out.set(r.render(c.out.writable(), c.srv.loop.Load().field(), c.srv.status, c.grounds(r), keep, c.method == "HEAD"))
 	if c.out.flush() != nil {
 		return false
 	}

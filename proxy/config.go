@@ -57,10 +57,11 @@ const (
 
 // Config is what a [Server] is made of. All but Policy is fixed for its life.
 type Config struct {
-	// Node is the node's name: the pseudonym in Via and the speaker in Proxy-Status. Two nodes
-	// that may stand behind each other need different names, or the second refuses what the
-	// first sends it as a loop.
+	// Node is the node's name: the speaker in Proxy-Status.
 	Node string
+	// Pseudonym is what the node is called in Via, until SetPseudonym changes it; "" is Node. Two nodes that may stand behind
+	// each other need different ones, or the second refuses what the first sends it as a loop.
+	Pseudonym string
 	// MaxClients bounds the client connections open at a time; further ones wait in the
 	// listener's backlog. Each may need two file descriptors and 70 KiB while it is busy, with TLS four and 150 KiB.
 	// 0 takes half of what the process's file descriptor limit leaves.
@@ -107,7 +108,8 @@ type Policy struct {
 	ProxyProtocolFrom []netip.Prefix
 	// DenyDestinations and AllowDestinations are matched with the resolved address at dial time.
 	// A denied one is refused though it is also allowed; an empty AllowDestinations allows all.
-	// Unspecified addresses (0.0.0.0, ::) are refused always: they reach loopback.
+	// Unspecified addresses (0.0.0.0, ::) are refused always: they reach loopback. An IPv6 address that a translator or a
+	// tunnel turns into an IPv4 address is denied where that is.
 	DenyDestinations  []netip.Prefix
 	AllowDestinations []netip.Prefix
 
@@ -122,7 +124,10 @@ func DefaultPolicy() Policy {
 		HeaderTimeout:    10 * time.Second,
 		HalfCloseTimeout: 10 * time.Second,
 		AllowClients:     []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
-		DenyDestinations: []netip.Prefix{netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("fe80::/10")},
+		DenyDestinations: []netip.Prefix{
+			netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("fe80::/10"),
+			netip.MustParsePrefix("fd00:ec2::/32"), netip.MustParsePrefix("fd20:ce::254/128"),
+		},
 	}
 }
 
@@ -163,13 +168,15 @@ func (p *Policy) allowsClient(addr netip.Addr) bool {
 // allowsDestination reports whether addr may be dialled.
 func (p *Policy) allowsDestination(addr netip.Addr) bool {
 	addr = addr.Unmap()
-	switch {
-	case !addr.IsValid() || addr.IsUnspecified():
-		return false
-	case contains(p.DenyDestinations, addr):
+	if !addr.IsValid() || p.denies(addr) || addr.Is6() && p.deniesEmbedded(addr) {
 		return false
 	}
 	return len(p.AllowDestinations) == 0 || contains(p.AllowDestinations, addr)
+}
+
+// denies reports whether addr itself is denied.
+func (p *Policy) denies(addr netip.Addr) bool {
+	return addr.IsUnspecified() || contains(p.DenyDestinations, addr)
 }
 
 // contains matches addr without its zone, IPv4-mapped IPv6 as IPv4; a prefix may be written

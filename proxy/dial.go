@@ -3,7 +3,6 @@ package proxy
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -36,7 +35,7 @@ func (f *flow) resolve() (addrs resolve.Addrs, err error) {
 		return addrs, nil
 	}
 	addrs, known := s.resolver.Remembered(f.target.Host)
-	if !known && !s.admitter.Blocks(f.target) {
+	if !known && !s.blocks(f.target) {
 		began := time.Now()
 		addrs, err = s.lookup((*waiting)(f), f.target.Host)
 		f.lookupTime = time.Since(began)
@@ -162,7 +161,7 @@ func (f *flow) connect(addr netip.AddrPort, deadline time.Time) error {
 	if up != nil {
 		up.reset()
 	}
-	return fmt.Errorf("connect to %v: %w", addr, err)
+	return newDialError(addr, err)
 }
 
 // awaitConnect waits until a connection has come about, the deadline, or an abort.

@@ -309,7 +309,7 @@ func (x *exchange) inform(headLen int) error {
 		return nil
 	}
 	x.informed = true
-	c.out.set(f.head.appendResponse(c.out.writable(), false, -1, x.keep, c.srv.pseudonym))
+	c.out.set(f.head.appendResponse(c.out.writable(), false, -1, x.keep, c.srv.via()))
 	f.reader.skip(headLen)
 	return c.out.flush()
 }
@@ -332,7 +332,7 @@ func (x *exchange) respond(headLen int) bool {
 	if h.status == http.StatusNoContent {
 		length = -1 // RFC 9110 §8.6
 	}
-	c.out.set(h.appendResponse(c.out.writable(), chunked, length, keep, c.srv.pseudonym))
+	c.out.set(h.appendResponse(c.out.writable(), chunked, length, keep, c.srv.via()))
 	f.reader.skip(headLen)
 	readErr, writeErr := content.copyTo(&c.out, chunked, &f.out)
 	switch {
@@ -458,11 +458,11 @@ func (x *exchange) repeatable() bool {
 // switchProtocols passes a 101 on and relays what follows (RFC 9110 §7.8).
 func (x *exchange) switchProtocols(headLen int) bool {
 	c, f := x.c, x.flow
-	if sent := x.stopSending(); !sent || !x.upgrade || f.head.upgrade == nil {
+	if why := f.head.badSwitch(x.stopSending(), x.upgrade); why != "" {
 		f.finish(endReset)
-		return x.refuse(&refusal{http.StatusBadGateway, "http_protocol_error", "the upstream switched protocols without being asked to", false})
+		return x.refuse(&refusal{http.StatusBadGateway, "http_protocol_error", why, false})
 	}
-	c.out.set(f.head.appendResponse(c.out.writable(), false, -1, x.keep, c.srv.pseudonym))
+	c.out.set(f.head.appendResponse(c.out.writable(), false, -1, x.keep, c.srv.via()))
 	f.reader.skip(headLen)
 	c.srv.counters.Tunnels.Add(1)
 	if c.out.flush() != nil {

@@ -32,8 +32,16 @@ const (
 	stuckEvery = 100 * time.Millisecond
 )
 
-// refusePlain answers who speaks HTTP where TLS is expected.
-var refusePlain = badRequest("this port speaks TLS: use https:// in the proxy's URL")
+// What answers clients that speak HTTP or SOCKS where TLS is expected.
+var (
+	refusePlain = badRequest("the client began with plain HTTP, and this port speaks TLS: use https:// in the proxy's URL")
+	refuseSOCKS = badRequest("the client began with SOCKS, and this port speaks HTTP over TLS: use https:// in the proxy's URL")
+)
+
+const (
+	errSOCKS4 = syntaxError("a SOCKS4 client")
+	errSOCKS5 = syntaxError("a SOCKS5 client")
+)
 
 // front is one client's TLS.
 type front struct {
@@ -128,6 +136,9 @@ func (f *front) open() (*client, error) {
 			f.addr = client
 		}
 	}
+	if err := f.checkFirst(); err != nil {
+		return nil, err
+	}
 	f.tls = tls.Server(wireConn{f}, s.tls)
 	if err := f.tls.Handshake(); err != nil {
 		return nil, err
@@ -145,26 +156,51 @@ func (f *front) open() (*client, error) {
 	return f.client, nil
 }
 
+// checkFirst looks at the first byte: SOCKS begins with fewer bytes than the TLS handshake waits for.
+func (f *front) checkFirst() error {
+	if f.in.len() == 0 {
+		if err := f.in.fill(); err != nil {
+			return err
+		}
+	}
+	switch f.in.bytes()[0] {
+	case firstSOCKS4:
+		return errSOCKS4
+	case firstSOCKS5:
+		return errSOCKS5
+	}
+	return nil
+}
+
 // refuse answers a greeting that has failed, where somebody understands the answer.
 func (f *front) refuse(err error) {
 	s := f.srv
 	var header tls.RecordHeaderError
 	var syntax syntaxError
 	switch {
+	case err == errSOCKS4:
+		f.answer(refuseSOCKS, socks4Rejected)
+	case err == errSOCKS5:
+		f.answer(refuseSOCKS, socks5Rejected)
 	case errors.As(err, &syntax):
 		(&client{srv: s, addr: f.addr}).noteRefusal(badRequest(string(syntax)))
 	case errors.As(err, &header) && header.Conn != nil && looksLikeHTTP(header.RecordHeader):
-		c := &client{srv: s, addr: f.addr}
-		c.noteRefusal(refusePlain)
-		if f.wire.write(refusePlain.render(nil, s.loop.Load().field(), s.status, keepAlive{}, false), nil, nil) == nil && f.wire.closeWrite() == nil {
-			drained(f.wire, lingerTimeout)
-		}
+		f.answer(refusePlain, refusePlain.render(nil, s.loop.Load().field(), s.status, grounds{}, keepAlive{}, false))
 	case err == io.EOF, isReset(err), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, os.ErrClosed):
 		// A health check, a scan, or the end of the server.
 	default:
 		if s.handshakes.show() {
 			s.log.Warn("a client's TLS handshake failed", "client", f.addr, "error", err)
 		}
+	}
+}
+
+// answer sends a client that does not speak TLS its refusal, without TLS.
+func (f *front) answer(r *refusal, b []byte) {
+	(&client{srv: f.srv, addr: f.addr}).noteRefusal(r)
+	f.in.release()
+	if f.wire.write(b, nil, nil) == nil && f.wire.closeWrite() == nil {
+		drained(f.wire, lingerTimeout)
 	}
 }
 

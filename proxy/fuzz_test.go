@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/textproto"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -55,6 +56,8 @@ func FuzzRequestHead(f *testing.F) {
 		"PUT http://a/ HTTP/1.1\r\nHost:\r\nTransfer-Encoding: chunked\r\nTE: trailers\r\nExpect: 100-continue\r\n\r\n",
 		"GET http://a/ HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nVia: 1.1 n1\r\n\r\n",
 		"GET http://a/ HTTP/1.1\r\nHost: x\r\n folded: y\r\n\r\n",
+		"GET ws://a/ HTTP/1.1\nHost: x\r\nUpgrade: a\nConnection: upgrade\nUpgrade: b\n\n",
+		"PUT http://a/ HTTP/1.1\r\nHost: x\r\nContent-Length: 3, 3\r\n\r\nabc",
 		"GET http://a/ HTTP/1.1\r\nHost: x\r\nKeep-Alive: 5\r\nProxy-Connection: close\r\nProxy-Authorization: Basic eA==\r\nTE: gzip, trailers\r\nConnection: te\r\n\r\n",
 	} {
 		f.Add([]byte(seed))
@@ -128,11 +131,25 @@ func checkForwarded(t *testing.T, h *head) {
 	}
 }
 
+// spaced is a field with space before its colon, which net/http takes for a part of the name.
+var spaced = regexp.MustCompile("(?m)^([0-9A-Za-z!#$%&'*+.^_`|~-]+)[ \t]+:")
+
+// evened makes every run of space in values one: an unfolded line has more or less of it.
+func evened(h http.Header) http.Header {
+	for _, values := range h {
+		for i, v := range values {
+			values[i] = strings.Join(strings.FieldsFunc(v, func(r rune) bool { return r == ' ' || r == '\t' }), " ")
+		}
+	}
+	return h
+}
+
 // Whatever is accepted as a response, net/http reads as the same one.
 func FuzzResponseHead(f *testing.F) {
 	for _, seed := range []string{
 		"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", "HTTP/1.0 404\r\nServer: x\r\n\r\n", "HTTP/1.1 304 \r\n\r\n",
 		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\nTrailer: X\r\n\r\n",
+		"HTTP/1.1 200 OK\nA : b\n c\r\n\td\nContent-Length\t: 5\n\n", "HTTP/1.1 200 OK\r\nA\r\n : b\r\n\r\n", "HTTP/1.1 200 OK\r\nA: b\r\n \r\n\r\n",
 	} {
 		f.Add([]byte(seed))
 	}
@@ -142,12 +159,14 @@ func FuzzResponseHead(f *testing.F) {
 			return
 		}
 		var h head
+		given := spaced.ReplaceAll(b, []byte("$1:")) // before it is tidied in place
 		if h.parseResponse(b) != nil {
 			return
 		}
+		b = given
 		want, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(b)), &http.Request{Method: "GET"})
 		if err != nil {
-			if strings.Contains(err.Error(), "trailer key") {
+			if strings.Contains(err.Error(), "trailer key") || relengthened(b) {
 				return
 			}
 			t.Fatalf("net/http refuses %q: %v", b, err)
@@ -155,7 +174,7 @@ func FuzzResponseHead(f *testing.F) {
 		if h.status != want.StatusCode || h.minor != want.ProtoMinor {
 			t.Fatalf("%q: read as %d 1.%d, by net/http as %d %s", b, h.status, h.minor, want.StatusCode, want.Proto)
 		}
-		if d := cmp.Diff(comparable(want.Header), headerOf(&h)); d != "" {
+		if d := cmp.Diff(evened(comparable(want.Header)), evened(headerOf(&h))); d != "" {
 			t.Fatalf("%q: fields differ from net/http's: %s", b, d)
 		}
 		content := responseBody(nil, &h, "GET")

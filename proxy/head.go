@@ -2,7 +2,7 @@ package proxy
 
 import (
 	"bytes"
-	"unicode/utf8"
+	"slices"
 )
 
 // syntaxError says why a message isn't HTTP/1.x as RFC 9112 has it; it is shown to clients.
@@ -10,14 +10,14 @@ type syntaxError string
 
 func (e syntaxError) Error() string { return string(e) }
 
-// What may be wrong with a message. Whatever two parsers could read in two ways is refused (RFC 9112 §11.2).
+// What may be wrong with a message. What RFC 9112 lets a recipient read is read, and written anew; what two parsers could
+// read in two ways all the same is refused (§11.2). docs/workers.md has the list.
 const (
 	errNotHTTP     = syntaxError("not an HTTP/1.1 message")
-	errBareLF      = syntaxError("a line ends without CR LF")
+	errBareLF      = syntaxError("a line of chunked content ends without CR LF")
 	errStartLine   = syntaxError("malformed first line")
 	errVersion     = syntaxError("the HTTP version is not 1.0 or 1.1")
-	errField       = syntaxError("malformed header field")
-	errFold        = syntaxError("folded header field")
+	errFirstFold   = syntaxError("the first header field begins with a space")
 	errHost        = syntaxError("missing, repeated or malformed Host")
 	errLength      = syntaxError("malformed or contradictory Content-Length")
 	errCoding      = syntaxError("unsupported Transfer-Encoding")
@@ -130,7 +130,7 @@ func (h *head) parseRequest(b []byte) error {
 	if err := h.parseVersion(line[sp2+1:]); err != nil {
 		return err
 	}
-	if err := h.parseFields(rest); err != nil {
+	if err := h.parseFields(rest, false); err != nil {
 		return err
 	}
 	// RFC 9112 §3.2: exactly one Host. A CONNECT names its authority in the target, and many
@@ -142,7 +142,7 @@ func (h *head) parseRequest(b []byte) error {
 	return nil
 }
 
-// parseResponse reads a whole response head, empty line included.
+// parseResponse reads a whole response head, empty line included. It writes into b what it tidies.
 func (h *head) parseResponse(b []byte) error {
 	h.clear()
 	line, rest := cutLine(b)
@@ -167,7 +167,7 @@ func (h *head) parseResponse(b []byte) error {
 		}
 		h.reason = reason[1:]
 	}
-	return h.parseFields(rest)
+	return h.parseFields(rest, true)
 }
 
 func (h *head) parseVersion(v []byte) error {
@@ -182,14 +182,24 @@ func (h *head) parseVersion(v []byte) error {
 	return nil
 }
 
-// parseFields reads the lines up to the empty one.
-func (h *head) parseFields(b []byte) error {
+// parseFields reads the lines up to the empty one. A response's are tidied first: nothing that a recipient may read in its
+// fields has a second meaning, since the upstream chooses its whole answer anyway.
+func (h *head) parseFields(b []byte, tidy bool) error {
+	if tidy {
+		unfold(b)
+	}
 	for {
 		line, rest := cutLine(b)
 		if len(line) == 0 {
 			return h.checkFraming()
 		}
 		b = rest
+		if isSpace(line[0]) {
+			return h.errFold()
+		}
+		if tidy {
+			line = closeUp(line)
+		}
 		f, err := parseField(line)
 		if err != nil {
 			return err
@@ -201,22 +211,6 @@ func (h *head) parseFields(b []byte) error {
 	}
 }
 
-// parseField reads one line (RFC 9112 §5): no fold, no space before the colon, no control characters.
-func parseField(line []byte) (field, error) {
-	if line[0] == ' ' || line[0] == '\t' {
-		return field{}, errFold
-	}
-	colon := bytes.IndexByte(line, ':')
-	if colon <= 0 || !isToken(line[:colon]) {
-		return field{}, errField
-	}
-	value := bytes.Trim(line[colon+1:], " \t")
-	if !isFieldValue(value) {
-		return field{}, errField
-	}
-	return field{line[:colon], value, kindOf(line[:colon])}, nil
-}
-
 // note keeps what a field says about the message or the connection.
 func (h *head) note(f field) error {
 	switch f.kind {
@@ -224,7 +218,7 @@ func (h *head) note(f field) error {
 		h.hosts++
 		h.host = f.value
 	case fieldContentLength:
-		n, ok := parseLength(f.value)
+		n, ok := parseLengths(f.value)
 		if !ok || h.length >= 0 && h.length != n {
 			return errLength
 		}
@@ -238,12 +232,13 @@ func (h *head) note(f field) error {
 	case fieldConnection, fieldProxyConnection:
 		h.noteConnection(f)
 	case fieldUpgrade:
-		if h.upgrade != nil {
-			return errField // a list over two lines: no client writes it
+		if h.upgrade != nil { // a list over several lines (RFC 9110 §5.3)
+			h.upgrade = slices.Concat(h.upgrade, []byte(", "), f.value)
+		} else {
+			h.upgrade = f.value
 		}
-		h.upgrade = f.value
 	case fieldExpect:
-		h.expect = h.expect || equalFold(f.value, "100-continue")
+		h.expect = h.expect || hasItem(f.value, "100-continue")
 	case fieldTE:
 		eachItem(f.value, func(item []byte) {
 			h.trailersOK = h.trailersOK || equalFold(item, "trailers")
@@ -280,7 +275,7 @@ func (h *head) checkFraming() error {
 	if h.chunked && h.minor == 0 {
 		return errCoding
 	}
-	if h.upgrade != nil && (h.minor == 0 || !h.nominates("upgrade")) {
+	if h.upgrade != nil && (len(h.upgrade) == 0 || h.minor == 0 || !h.nominates("upgrade")) {
 		h.upgrade = nil
 	}
 	return nil
@@ -335,122 +330,20 @@ func (h *head) passedThrough(pseudonym string) bool {
 	return found
 }
 
-// parseLength reads a Content-Length: digits alone, within an int64. A list of equal values, which RFC 9112 §6.3 would
-// allow, is not worth the doubt.
-func parseLength(b []byte) (int64, bool) {
-	if len(b) == 0 || len(b) > 18 {
-		return 0, false
+// badSwitch says what is wrong with a 101 to a request of which sent is whether all of it had been sent, and asked whether it
+// asked for another protocol (RFC 9110 §7.8); "" where nothing is.
+func (h *head) badSwitch(sent, asked bool) string {
+	switch {
+	case !asked:
+		return "the upstream switched protocols without being asked to"
+	case !sent:
+		return "the upstream switched protocols before it had read the whole request"
+	case h.minor == 0:
+		return "the upstream's 101 is of HTTP/1.0, which can't switch protocols"
+	case h.upgrade != nil:
+		return ""
+	case !slices.ContainsFunc(h.fields, func(f field) bool { return f.kind == fieldUpgrade && len(f.value) > 0 }):
+		return "the upstream's 101 has no Upgrade field: it does not say to which protocol it switched"
 	}
-	var n int64
-	for _, c := range b {
-		if c < '0' || c > '9' {
-			return 0, false
-		}
-		n = n*10 + int64(c-'0')
-	}
-	return n, true
-}
-
-// cutLine splits at the first CR LF. The caller knows that there is one.
-func cutLine(b []byte) (line, rest []byte) {
-	line, rest, _ = bytes.Cut(b, crlf)
-	return line, rest
-}
-
-// eachItem calls f for each element of a comma-separated list (RFC 9110 §5.6.1), empty ones left out.
-func eachItem(list []byte, f func([]byte)) {
-	for len(list) > 0 {
-		var item []byte
-		item, list, _ = bytes.Cut(list, comma)
-		if item = bytes.Trim(item, " \t"); len(item) > 0 {
-			f(item)
-		}
-	}
-}
-
-var (
-	crlf  = []byte("\r\n")
-	comma = []byte(",")
-)
-
-// equalFold compares with a lower-case ASCII string.
-func equalFold(b []byte, lower string) bool {
-	if len(b) != len(lower) {
-		return false
-	}
-	for i := range b {
-		c := b[i]
-		if 'A' <= c && c <= 'Z' {
-			c += 'a' - 'A'
-		}
-		if d := lower[i]; c != d && !('A' <= d && d <= 'Z' && c == d+('a'-'A')) {
-			return false
-		}
-	}
-	return true
-}
-
-func isAlpha(c byte) bool { return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' }
-
-// isTokenChar is tchar of RFC 9110 §5.6.2.
-func isTokenChar(c byte) bool {
-	switch c {
-	case '!', '#', '$', '%', '&', '\'', '*', '+', '-', '.', '^', '_', '`', '|', '~':
-		return true
-	}
-	return isAlpha(c) || '0' <= c && c <= '9'
-}
-
-func isToken(b []byte) bool {
-	for _, c := range b {
-		if !isTokenChar(c) {
-			return false
-		}
-	}
-	return len(b) > 0
-}
-
-// isFieldValue allows visible characters, spaces, tabs and bytes from 0x80 on.
-func isFieldValue(b []byte) bool {
-	for _, c := range b {
-		if c < ' ' && c != '\t' || c == 0x7f {
-			return false
-		}
-	}
-	return true
-}
-
-// isTarget allows what a request target may carry: no control characters, no spaces.
-func isTarget(b []byte) bool {
-	for _, c := range b {
-		if c <= ' ' || c == 0x7f {
-			return false
-		}
-	}
-	return len(b) > 0
-}
-
-// isHostField allows what isHost does, and names in UTF-8, which some clients write beside a target that names the same: the target
-// counts, and no upstream sees this one.
-func isHostField(b []byte) bool {
-	if isHost(b) {
-		return true
-	}
-	ascii := bytes.Map(func(r rune) rune {
-		if r >= utf8.RuneSelf {
-			return -1
-		}
-		return r
-	}, b)
-	return !bytes.ContainsRune(b, utf8.RuneError) && isHost(ascii) // which finds what is no UTF-8, too
-}
-
-// isHost allows what a Host field may carry (RFC 3986 §3.2.2), the empty one included.
-func isHost(b []byte) bool {
-	for _, c := range b {
-		if !isAlpha(c) && !('0' <= c && c <= '9') && bytes.IndexByte([]byte("-._~!$&'()*+,;=:%[]"), c) < 0 {
-			return false
-		}
-	}
-	return true
+	return "the upstream's 101 has no \"Connection: upgrade\" beside its Upgrade field"
 }

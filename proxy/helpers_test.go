@@ -57,7 +57,13 @@ type admitter struct {
 	blocked  atomic.Bool
 }
 
-func (a *admitter) Blocks(fsm.Target) bool { return a.blocked.Load() }
+func (a *admitter) Limit(t fsm.Target) (Limit, bool) {
+	n := int64(a.limit)
+	if a.blocked.Load() {
+		n = 0
+	}
+	return Limit{Name: t.Host, Connections: n}, a.limit > 0 || a.blocked.Load()
+}
 
 func newAdmitter(limit int) *admitter {
 	return &admitter{limit: limit, held: make(map[*slot]struct{})}

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/hashicorp/go-hclog"
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease"
 )
@@ -88,6 +89,18 @@ func TestPlainRewritesHeads(t *testing.T) {
 			"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nVia: 1.1 n1\r\n\r\nd\r\nuntil the end\r\n0\r\n\r\n",
 		},
 		{
+			"what a recipient may read", "GET ws://UP/x HTTP/1.1\nHost: x\nConnection: upgrade,,\r\nConnection: , X-Y\nUpgrade: a\nX-Y: 1\nUpgrade: b/1\n\n",
+			"GET /x HTTP/1.1\r\nHost: UP\r\nConnection: upgrade\r\nUpgrade: a, b/1\r\nVia: 1.1 n1\r\n\r\n",
+			"HTTP/1.1 200 OK\nServer \t: a\n b\r\n\tc\r\nContent-Length : 2, 2\nConnection: X-Z\nX-Z : 1\n\nok",
+			"HTTP/1.1 200 OK\r\nServer: a  b  \tc\r\nContent-Length: 2\r\nVia: 1.1 n1\r\n\r\nok",
+		},
+		{
+			"one length, twice", "PUT ws://UP/ HTTP/1.1\r\nHost: x\r\nContent-Length: 4, 4\r\nExpect: x, 100-continue\r\n\r\nbody",
+			"PUT / HTTP/1.1\r\nHost: UP\r\nExpect: x, 100-continue\r\nContent-Length: 4\r\nVia: 1.1 n1\r\n\r\nbody",
+			"HTTP/1.1 200 OK\r\nTransfer-Encoding : chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+			"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nVia: 1.1 n1\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+		},
+		{
 			"until the end, to HTTP/1.0", "GET http://UP/ HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
 			"GET / HTTP/1.1\r\nHost: UP\r\nVia: 1.0 n1\r\n\r\n",
 			"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n",
@@ -128,7 +141,7 @@ func TestMalformedRequests(t *testing.T) {
 		"GET http://UP/#frag HTTP/1.1\r\nHost: x\r\n\r\n",
 		"GET http://a b/ HTTP/1.1\r\nHost: x\r\n\r\n",
 		"GET http://UP/ HTTP/1.1\n\n",
-		"GET http://UP/ HTTP/1.1\r\nHost: x\n\r\n",
+		"GET wss://UP/ HTTP/1.1\r\nHost: x\r\n\r\n",
 		"GET http://UP/ HTTP/1.1\r\nHost: x\r\nA: b\rc\r\n\r\n",
 		"GET http://UP/ HTTP/1.1\r\nHost: x\r\nA: b\x00c\r\n\r\n",
 		"GET http://UP/ HTTP/1.1\r\nHost: x\r\nA : b\r\n\r\n",
@@ -148,7 +161,7 @@ func TestMalformedRequests(t *testing.T) {
 		"POST http://UP/ HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
 		"POST http://UP/ HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
 		"POST http://UP/ HTTP/1.1\r\nHost: x\r\nContent-Length: +1\r\n\r\n",
-		"POST http://UP/ HTTP/1.1\r\nHost: x\r\nContent-Length: 1, 1\r\n\r\n",
+		"POST http://UP/ HTTP/1.1\r\nHost: x\r\nContent-Length: 1, 2\r\n\r\n",
 		"POST http://UP/ HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\n",
 		"POST http://UP/ HTTP/1.1\r\nHost: x\r\nContent-Length:\r\n\r\n",
 		"POST http://UP/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
@@ -240,12 +253,12 @@ func TestMalformedResponses(t *testing.T) {
 	u := newUpstream(t, nil)
 	w := newWorld(t, 1)
 	for _, c := range []struct{ answer, code string }{
-		{"HTTP/1.1 200 OK\n\n", "http_protocol_error"},
 		{"SSH-2.0-OpenSSH\r\n\r\n", "http_protocol_error"},
 		{"HTTP/1.1 20 OK\r\n\r\n", "http_protocol_error"},
 		{"HTTP/1.1 099 OK\r\n\r\n", "http_protocol_error"},
 		{"HTTP/2.0 200 OK\r\n\r\n", "http_protocol_error"},
-		{"HTTP/1.1 200 OK\r\nA : b\r\n\r\n", "http_protocol_error"},
+		{"HTTP/1.1 200 OK\r\nA b: c\r\n\r\n", "http_protocol_error"},
+		{"HTTP/1.1 200 OK\r\n A: b\r\n\r\n", "http_protocol_error"},
 		{"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", "http_protocol_error"},
 		{"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", "http_protocol_error"},
 		{"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n", "http_protocol_error"},
@@ -260,6 +273,68 @@ func TestMalformedResponses(t *testing.T) {
 		q.send(c.answer)
 		q.CloseWrite()
 		p.refused("GET", 502, c.code)
+		q.Close()
+		p.Close()
+	}
+}
+
+// A field that is refused is named, and its value is not.
+func TestRefusedFieldsAreNamed(t *testing.T) {
+	const secret = "s3cret\x01"
+	for line, want := range map[string]string{
+		"X-Key: " + secret:             `a control character in the header field "X-Key"`,
+		"X-Key : " + secret:            `a space before the colon of the header field "X-Key"`,
+		"X Key: " + secret:             `malformed name of the header field "X"`,
+		"X-Key " + secret:              `no colon behind the header field "X-Key"`,
+		": " + secret:                  `malformed name of the header field ""`,
+		strings.Repeat("x", 60) + " y": `no colon behind the header field "` + strings.Repeat("x", maxNamedField) + `"`,
+		"X-Key: a\r\n " + secret:       `a second line of the header field "X-Key"`,
+	} {
+		var h head
+		err := h.parseRequest([]byte("GET http://a/ HTTP/1.1\r\nHost: a\r\n" + line + "\r\n\r\n"))
+		if err == nil || err.Error() != want {
+			t.Errorf("%q: %v, want %s", line, err, want)
+		}
+	}
+	u := newUpstream(t, nil)
+	var j journal
+	w := newWorld(t, 1, func(_ *Config, _ *resolver, o *hclogOptions) { o.Output, o.Level, o.JSONFormat = &j, hclog.Info, true })
+	p := w.dial()
+	p.send(get(u, "/", ""))
+	q := u.accept()
+	q.readHead()
+	q.send("HTTP/1.1 200 OK\r\nX-Bad: a\x01b\r\n\r\n")
+	resp := p.refused("GET", 502, "http_protocol_error")
+	if got := resp.Header.Get("Proxy-Status"); !strings.Contains(got, `in the header field \"X-Bad\"`) {
+		t.Errorf("Proxy-Status %s", got)
+	}
+	line := j.lines(t, "request refused")
+	if len(line) != 1 || !strings.HasSuffix(fmt.Sprint(line[0]["details"]), `in the header field "X-Bad"`) {
+		t.Errorf("the log says %v", line)
+	}
+}
+
+// An upstream that switches protocols must say to which: what it left out is named.
+func TestBadSwitch(t *testing.T) {
+	u := newUpstream(t, nil)
+	w := newWorld(t, 1)
+	const asks = "Connection: Upgrade\r\nUpgrade: websocket\r\n"
+	for _, c := range []struct{ fields, answer, want string }{
+		{"", "HTTP/1.1 101 X\r\n" + asks + "\r\n", "without being asked to"},
+		{asks, "HTTP/1.1 101 X\r\nUpgrade: websocket\r\n\r\n", `no \"Connection: upgrade\"`},
+		{asks, "HTTP/1.1 101 X\r\nConnection: upgrade\r\n\r\n", "no Upgrade field"},
+		{asks, "HTTP/1.1 101 X\r\nConnection: upgrade\r\nUpgrade:\r\n\r\n", "no Upgrade field"},
+		{asks, "HTTP/1.0 101 X\r\n" + asks + "\r\n", "HTTP/1.0"},
+	} {
+		p := w.dial()
+		p.send(get(u, "/", c.fields))
+		q := u.accept()
+		q.readHead()
+		q.send(c.answer)
+		resp := p.refused("GET", 502, "http_protocol_error")
+		if got := resp.Header.Get("Proxy-Status"); !strings.Contains(got, c.want) {
+			t.Errorf("%q: %s, want %s", c.answer, got, c.want)
+		}
 		q.Close()
 		p.Close()
 	}
@@ -642,6 +717,19 @@ func TestVia(t *testing.T) {
 	}
 	p.send("CONNECT " + u.addr + " HTTP/1.1\r\nHost: x\r\nVia: 1.1 a\r\nVia: 1.1 n1\r\n\r\n")
 	p.refused("CONNECT", 502, "proxy_loop_detected")
+
+	// A node of another cluster has the same name, and another pseudonym.
+	w.SetPseudonym("n1-c0ffee")
+	p = w.dial()
+	p.send(get(u, "/", "Via: 1.1 n1\r\nVia: 1.1 n1-decaf\r\n"))
+	q := u.accept()
+	if got := q.readHead(); !strings.HasSuffix(got, "Via: 1.1 n1\r\nVia: 1.1 n1-decaf\r\nVia: 1.1 n1-c0ffee\r\n\r\n") {
+		t.Errorf("the upstream sees %q", got)
+	}
+	q.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+	if resp, _ := p.response("GET"); resp.Header.Get("Via") != "1.1 n1-c0ffee" {
+		t.Errorf("Via %q", resp.Header.Values("Via"))
+	}
 
 	// Through the proxy to itself: the second pass finds the first one's entry.
 	p = w.dial()

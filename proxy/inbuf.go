@@ -89,7 +89,7 @@ func (in *inbuf) take(buf []byte, n int) {
 }
 
 // head reads until a whole message head is in hand and returns it, its empty line included. The
-// bytes stay in hand. io.EOF says that the peer ended before a first byte; a *syntaxError that it isn't HTTP.
+// bytes stay in hand. io.EOF says that the peer ended before a first byte; a syntaxError that it isn't HTTP.
 func (in *inbuf) head() ([]byte, error) {
 	line := 0 // where the line begins that isn't complete yet
 	for {
@@ -99,15 +99,15 @@ func (in *inbuf) head() ([]byte, error) {
 			if i < 0 {
 				break
 			}
+			// RFC 9112 §2.2: a line may end with LF alone, and an empty line before the first one is ignored.
+			empty := i == 0 || i == 1 && b[line] == '\r'
 			switch {
-			case i == 0 || b[line+i-1] != '\r':
-				return nil, errBareLF
-			case i == 1 && line == 0: // RFC 9112 §2.2: an empty line before the first one is ignored
-				in.skip(2)
+			case empty && line == 0:
+				in.skip(i + 1)
 				b = in.bytes()
 				continue
-			case i == 1:
-				return b[:line+2], nil
+			case empty:
+				return b[:line+i+1], nil
 			}
 			line += i + 1
 		}

@@ -32,6 +32,8 @@ type LineOutput struct {
 	Writer io.Writer
 	// JSON is hclog's JSON format, else it is its text.
 	JSON bool
+	// Always writes them whatever the logger's level; else they are of level info.
+	Always bool
 }
 
 // lines writes the one line that a finished tunnel or request leaves: what hclog would write for the same message and
@@ -39,7 +41,7 @@ type LineOutput struct {
 // request appends its line to a list; one writer takes the list every lineDelay. Where that can't keep up,
 // lines are dropped, and the log says how many.
 type lines struct {
-	to   LineOutput
+	to   atomic.Pointer[LineOutput]
 	log  hclog.Logger // says whether lines are wanted, and is told of those that were dropped
 	name string
 	pool sync.Pool // of *line
@@ -64,32 +66,39 @@ type line struct {
 // newLines starts the writer; close ends it.
 func newLines(to LineOutput, log hclog.Logger) *lines {
 	ls := &lines{
-		to: to, log: log, name: log.Name(),
+		log: log, name: log.Name(),
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
 	}
+	ls.to.Store(&to)
 	go ls.run()
 	return ls
 }
 
+// SetLines changes where the lines of finished tunnels and requests go. Those that are not written yet may go to either.
+func (s *Server) SetLines(to LineOutput) { s.lines.to.Store(&to) }
+
 // wanted reports whether a line would be written.
-func (ls *lines) wanted() bool { return ls.to.Writer != nil && ls.log.IsInfo() }
+func (ls *lines) wanted() bool {
+	to := ls.to.Load()
+	return to.Writer != nil && (to.Always || ls.log.IsInfo())
+}
 
 // begin starts a line of level info, which end takes.
 func (ls *lines) begin(now time.Time, message string) *line {
 	l, ok := ls.pool.Get().(*line)
 	if !ok {
-		l = &line{buf: make([]byte, 0, 384), json: ls.to.JSON}
+		l = &line{buf: make([]byte, 0, 384)}
 	}
 	b := l.buf[:0]
-	if l.json {
+	if l.json = ls.to.Load().JSON; l.json {
 		b = append(b, `{"@level":"info","@message":"`...)
 		b = append(b, message...)
 		b = append(b, `","@module":`...)
 		b = appendJSON(b, ls.name)
 		b = append(b, `,"@timestamp":"`...)
-		b = append(ls.appendTime(b, now), '"')
+		b = append(ls.appendTime(b, now, true), '"')
 	} else {
-		b = ls.appendTime(b, now)
+		b = ls.appendTime(b, now, false)
 		b = append(b, " [INFO]  "...)
 		b = append(b, ls.name...)
 		b = append(b, ": "...)
@@ -178,8 +187,10 @@ func (ls *lines) flush() {
 }
 
 func (ls *lines) write() {
-	// An output that fails leaves nowhere to say so, as for the logger.
-	_, _ = ls.to.Writer.Write(ls.batch)
+	if to := ls.to.Load().Writer; to != nil { // it may have been switched off meanwhile
+		// An output that can fail says so itself: here is nowhere to, as for the logger.
+		_, _ = to.Write(ls.batch)
+	}
 	ls.pending.Add(-int64(len(ls.batch)))
 	if ls.batch = ls.batch[:0]; cap(ls.batch) > 2*maxLineBatch {
 		ls.batch = nil
@@ -200,22 +211,23 @@ func (ls *lines) close() {
 // second is how a second is written.
 type second struct {
 	unix       int64
+	json       bool
 	time, zone string // before and behind the fraction
 }
 
 // appendTime appends the time as hclog does, in ms or, in JSON, in µs: a second's text is made once.
-func (ls *lines) appendTime(dst []byte, t time.Time) []byte {
+func (ls *lines) appendTime(dst []byte, t time.Time, json bool) []byte {
 	s := ls.second.Load()
-	if s == nil || s.unix != t.Unix() {
-		s = &second{t.Unix(), t.Format("2006-01-02T15:04:05."), t.Format("Z0700")}
-		if ls.to.JSON {
+	if s == nil || s.unix != t.Unix() || s.json != json {
+		s = &second{t.Unix(), json, t.Format("2006-01-02T15:04:05."), t.Format("Z0700")}
+		if json {
 			s.zone = t.Format("Z07:00")
 		}
 		ls.second.Store(s)
 	}
 	dst = append(dst, s.time...)
 	fraction, digit := t.Nanosecond()/1e6, 100
-	if ls.to.JSON {
+	if json {
 		fraction, digit = t.Nanosecond()/1e3, 100_000
 	}
 	for ; digit > 0; digit /= 10 {

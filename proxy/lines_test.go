@@ -169,6 +169,30 @@ func TestLinesFollowTheLoggersLevel(t *testing.T) {
 	}
 }
 
+// The lines can be switched off, sent elsewhere, and taken whatever the logger's level, at any time.
+func TestLinesGoElsewhere(t *testing.T) {
+	log := hclog.New(&hclog.LoggerOptions{Output: io.Discard, Level: hclog.Warn})
+	var first, second journal
+	s := &Server{lines: newLines(LineOutput{Writer: &first, JSON: true, Always: true}, log)}
+	write := func(text string) {
+		if s.lines.wanted() {
+			values{text: text}.line(s.lines, time.Now())
+		}
+	}
+	write("one")
+	eventually(t, "the first line", func() bool { return len(first.lines(t, "request ended")) == 1 })
+	s.SetLines(LineOutput{})
+	write("lost")
+	s.SetLines(LineOutput{Writer: &second, JSON: true})
+	write("below the level")
+	log.SetLevel(hclog.Info)
+	write("two")
+	s.lines.close()
+	if got := second.lines(t, "request ended"); len(got) != 1 || got[0]["text"] != "two" || len(first.lines(t, "request ended")) != 1 {
+		t.Errorf("%v, then %v", first.lines(t, "request ended"), got)
+	}
+}
+
 func BenchmarkLine(b *testing.B) {
 	ls := newLines(LineOutput{Writer: io.Discard}, hclog.New(&hclog.LoggerOptions{Output: io.Discard}))
 	defer ls.close()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -62,7 +63,13 @@ func TestBlockedNameIsNotResolved(t *testing.T) {
 	for range 2 {
 		p := w.dial()
 		p.send("CONNECT slow.test:443 HTTP/1.1\r\n\r\n")
-		p.refused("CONNECT", 503, "connection_limit_reached")
+		resp := p.refused("CONNECT", 503, "connection_limit_reached")
+		if got := resp.Header.Get("Proxy-Status"); !strings.HasSuffix(got, "; details=\"blocked\"") || resp.Header.Get("Retry-After") != "" {
+			t.Errorf("Proxy-Status %q, Retry-After %q", got, resp.Header.Get("Retry-After"))
+		}
+		if want := "503 weir: slow.test is blocked by a limit of 0 connections"; resp.Status != want {
+			t.Errorf("%q, want %q", resp.Status, want)
+		}
 		w.adm.refuseWith(nil) // the limit is lifted just then
 	}
 	if len(asked) != 0 {

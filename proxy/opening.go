@@ -14,8 +14,8 @@ const (
 	// loopField is the header field that carries the loop mark, as CDN-Loop (RFC 8586) does between CDNs. It is the first
 	// field of every answer of the proxy's own.
 	loopField = "Weir-Loop"
-	// maxStatusLine bounds the status lines that are looked at; those of the proxy's own answers are shorter.
-	maxStatusLine = 64
+	// maxStatusLine bounds the status lines that are looked at: those of the proxy's own answers are no longer.
+	maxStatusLine = len(statusPrefix) + len("503 ") + maxPhrase
 	// maxLoopMark bounds the mark itself.
 	maxLoopMark = 64
 )

@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/http"
 	"strconv"
-	"strings"
 
 	"github.com/weirproxy/weir/lease"
 	"golang.org/x/sys/unix"
@@ -58,16 +57,22 @@ var (
 	cutNested = refusal{code: refuseNested.code, details: "the upstream answered as a proxy of this cluster"}
 )
 
-// What is said of a queue that did not help.
+// codeLimit is the error of every refusal for the sake of a limit.
+const codeLimit = "connection_limit_reached"
+
+// What is said of a limit, and of a queue that did not help.
 const (
-	detailsQueueFull    = "the host's connection limit is reached and the queue is full"
-	detailsQueueTimeout = "the host's connection limit is reached and no connection ended in time"
+	detailsOverLimit    = "the host is at its connection limit"
+	detailsQueueFull    = "the host is at its connection limit, and the queue is full"
+	detailsQueueTimeout = "the host is at its connection limit, and no slot came free within the queue's timeout"
+	// detailsBlocked is for a limit of 0, which no waiting helps against.
+	detailsBlocked = "blocked"
 )
 
 // refuseAdmission maps an error of Acquire.
 func refuseAdmission(err error, rejectStatus int) *refusal {
 	limit := func(details string) *refusal {
-		return &refusal{rejectStatus, "connection_limit_reached", details, true}
+		return &refusal{rejectStatus, codeLimit, details, true}
 	}
 	switch {
 	case errors.Is(err, lease.ErrNoLease), errors.Is(err, errFenced):
@@ -78,10 +83,17 @@ func refuseAdmission(err error, rejectStatus int) *refusal {
 		return limit(detailsQueueFull)
 	case errors.Is(err, lease.ErrQueueTimeout):
 		return limit(detailsQueueTimeout)
-	case errors.Is(err, lease.ErrOverLimit), errors.Is(err, errEvicted), errors.Is(err, errClosed):
-		return limit("the host's connection limit is reached")
+	case errors.Is(err, lease.ErrOverLimit), errors.Is(err, errEvicted):
+		return limit(detailsOverLimit)
+	case errors.Is(err, errClosed):
+		return &refusal{http.StatusBadGateway, "connection_terminated", errClosed.Error() + " of the proxy", false}
 	}
 	return &refusal{http.StatusServiceUnavailable, "proxy_internal_error", "the connection could not be admitted", true}
+}
+
+// refuseBlocked is for a limit of 0.
+func refuseBlocked(rejectStatus int) *refusal {
+	return &refusal{rejectStatus, codeLimit, detailsBlocked, false}
 }
 
 // refuseDial maps an error of resolving or connecting.
@@ -113,7 +125,7 @@ func refuseDial(err error) *refusal {
 	case errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.EINVAL):
 		return bad("destination_ip_unroutable", "there is no route to the destination")
 	case isExhausted(err):
-		return &refusal{http.StatusServiceUnavailable, "proxy_internal_error", "the proxy is out of sockets", true}
+		return refuseExhausted(exhausted(err))
 	}
 	return bad("destination_unavailable", "the destination could not be connected to")
 }
@@ -124,24 +136,14 @@ func isTimeout(err error) bool {
 		errors.As(err, &timeout) && timeout.Timeout()
 }
 
-// isExhausted reports whether err is about this machine, not about the peer.
-func isExhausted(err error) bool {
-	for _, e := range []error{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.EADDRNOTAVAIL} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
-}
-
 // render appends the whole answer, with loop, a whole field or nil, in front of the others. keep says whether the client's
 // connection goes on; a HEAD request gets no body.
-func (r *refusal) render(dst, loop []byte, node string, keep keepAlive, head bool) []byte {
+func (r *refusal) render(dst, loop []byte, node string, g grounds, keep keepAlive, head bool) []byte {
 	body := r.text()
 	dst = append(dst, statusPrefix...)
 	dst = strconv.AppendInt(dst, int64(r.status), 10)
 	dst = append(dst, ' ')
-	dst = append(dst, http.StatusText(r.status)...)
+	dst = r.appendPhrase(dst, g)
 	dst = append(dst, "\r\n"...)
 	dst = append(dst, loop...)
 	dst = append(dst, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: "...)
@@ -202,18 +204,4 @@ func statusName(node string) string {
 		return node
 	}
 	return string(appendString(nil, node))
-}
-
-// Pseudonym is a node's name as its Via has it (RFC 9110 §7.6.3): a token.
-func Pseudonym(node string) string {
-	clean := strings.Map(func(r rune) rune {
-		if r < 0x80 && isTokenChar(byte(r)) {
-			return r
-		}
-		return '-'
-	}, node)
-	if clean == "" {
-		return "weir"
-	}
-	return clean
 }

@@ -15,14 +15,13 @@ func (h *head) absolute(method string) (authority, path []byte, _ *refusal) {
 	switch {
 	case target[0] == '/' || string(target) == "*":
 		return nil, nil, badRequest("not a proxy request: the target is a path, not a URL")
-	case hasPrefixFold(target, "https://"):
-		return nil, nil, badRequest("https:// can't be requested in plain text: use CONNECT host:443")
-	case !hasPrefixFold(target, "http://"):
-		return nil, nil, badRequest("the target is not an http:// URL")
 	case bytes.IndexByte(target, '#') >= 0:
 		return nil, nil, badRequest("the target has a fragment")
 	}
-	rest := target[len("http://"):]
+	rest, refusal := cutScheme(target)
+	if refusal != nil {
+		return nil, nil, refusal
+	}
 	end := bytes.IndexAny(rest, "/?")
 	if end < 0 {
 		end = len(rest)
@@ -40,6 +39,22 @@ func (h *head) absolute(method string) (authority, path []byte, _ *refusal) {
 		path = append([]byte("/"), path...)
 	}
 	return authority, path, nil
+}
+
+// cutScheme takes the scheme off a URL. Some clients ask for a WebSocket by its own, ws://, in place of the http:// of its
+// handshake (RFC 6455 §4.1): that is the same request. What TLS protects can't be asked for in plain text.
+func cutScheme(target []byte) ([]byte, *refusal) {
+	for _, scheme := range [...]string{"http://", "ws://"} {
+		if hasPrefixFold(target, scheme) {
+			return target[len(scheme):], nil
+		}
+	}
+	for _, scheme := range [...]string{"https://", "wss://"} {
+		if hasPrefixFold(target, scheme) {
+			return nil, badRequest(scheme + ` URLs need a tunnel: send "CONNECT host:443 HTTP/1.1", and speak TLS through it`)
+		}
+	}
+	return nil, badRequest("the target is neither an http:// nor a ws:// URL")
 }
 
 func hasPrefixFold(b []byte, lower string) bool {
@@ -65,7 +80,7 @@ func (c *client) plain(keep keepAlive) bool {
 		return c.refuse(refusal, keep)
 	}
 	x.keep, x.upgrade = keep, h.upgrade != nil && !hasItem(h.upgrade, "h2c")
-	x.head = h.appendRequest(c.srv.buffers.get()[:0], x.host, path, forwards, x.upgrade, c.srv.pseudonym)
+	x.head = h.appendRequest(c.srv.buffers.get()[:0], x.host, path, forwards, x.upgrade, c.srv.via())
 	c.consume()
 	x.body = requestBody(&c.in, h)
 	return x.run()

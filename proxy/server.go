@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -38,8 +39,8 @@ type Counters struct {
 // Server is the proxy of one node. Make one with [New].
 type Server struct {
 	node      string
-	status    string // the node in Proxy-Status
-	pseudonym string // the node in Via
+	status    string                 // the node in Proxy-Status
+	pseudonym atomic.Pointer[string] // the node in Via
 	policy    atomic.Pointer[Policy]
 	forbidden atomic.Pointer[forbidden]
 	local     *localCache
@@ -112,7 +113,6 @@ func New(cfg Config, admitter Admitter, resolver Resolver, log hclog.Logger) (*S
 	s := &Server{
 		node:      cfg.Node,
 		status:    statusName(cfg.Node),
-		pseudonym: Pseudonym(cfg.Node),
 		local:     newLocalCache(isLocal),
 		greeting:  cfg.NodeGreeting,
 		gate:      newGate(),
@@ -130,6 +130,7 @@ func New(cfg Config, admitter Admitter, resolver Resolver, log hclog.Logger) (*S
 		fronts:    make(map[*front]struct{}),
 		tls:       clientTLS(cfg.TLS),
 	}
+	s.SetPseudonym(cmp.Or(cfg.Pseudonym, cfg.Node))
 	s.newSamplers()
 	cfg.Policy.roster = newRoster(cfg.Policy.Users, nil)
 	s.policy.Store(&cfg.Policy)

@@ -80,6 +80,7 @@ type agent struct {
 	api      *api.Server
 	events   *api.EventLog
 	recent   logRing
+	access   accessLog
 	started  time.Time
 	streams  leaseStreams
 	reclaims reclaims
@@ -118,6 +119,7 @@ func runAgent(ctx context.Context, src source) error {
 	defer signal.Stop(signals)
 	a := &agent{source: src, cfg: cfg, started: time.Now(), fatal: make(chan error, 8), events: api.NewEventLog(cfg.Name)}
 	a.log = newLogger(cfg.Log, &a.recent)
+	a.access.log = a.log
 	a.ports, a.portsChanged = newPortBook(), make(chan struct{}, 1)
 	a.asked, a.leave = context.WithCancel(context.Background())
 	defer a.leave()
@@ -175,9 +177,12 @@ func (a *agent) build() (err error) {
 	})
 	a.resolver = resolve.New(resolve.Config{TTLMax: cfg.Proxy.DNSTTLMax, OnLookup: a.timings.lookup.Observe, Log: a.log.Named("dns")})
 	proxyConfig := proxy.Config{
-		Node: cfg.Name, Policy: policy(cfg), Lines: lineOutput(cfg.Log), TLS: a.certs.proxyTLS(),
+		Node: cfg.Name, Pseudonym: viaName(cfg.Name, a.data.Identity()), Policy: policy(cfg), TLS: a.certs.proxyTLS(),
 		NodeGreeting: cluster.Greeting,
 		OnQueueWait:  a.timings.queueWait.Observe, OnDial: a.timings.dial.Observe,
+	}
+	if err := a.access.open(cfg, func(to proxy.LineOutput) { proxyConfig.Lines = to }); err != nil {
+		return err
 	}
 	a.proxy, err = proxy.New(proxyConfig, admitter{a.manager}, a.resolver, a.log.Named("proxy"))
 	if err != nil {
@@ -318,7 +323,7 @@ func (a *agent) shutdown(graceful, leave bool) error {
 	if a.keeper != nil {
 		a.keeper.wait(ctx)
 	}
-	return errors.Join(append(errs, a.data.Close())...)
+	return errors.Join(append(errs, a.access.close(), a.data.Close())...)
 }
 
 func (a *agent) drainTimeout() time.Duration {
@@ -363,6 +368,7 @@ func (a *agent) abandon() error {
 	if a.resolver != nil {
 		a.resolver.Close()
 	}
+	errs = append(errs, a.access.close())
 	if a.data != nil {
 		errs = append(errs, a.data.Close())
 	}
@@ -404,11 +410,6 @@ func openData(cfg *config.Config) (*cluster.DataDir, error) {
 		return cluster.MemoryDataDir(cfg.Name), nil
 	}
 	return cluster.OpenDataDir(cfg.DataDir, cfg.Name)
-}
-
-// lineOutput is where newLogger's lines go: those of tunnels and requests are written past it.
-func lineOutput(c config.Log) proxy.LineOutput {
-	return proxy.LineOutput{Writer: os.Stderr, JSON: c.Format == "json"}
 }
 
 func newLogger(c config.Log, also io.Writer) hclog.InterceptLogger {

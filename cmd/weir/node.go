@@ -314,6 +314,9 @@ func (a *agent) reloadSettings() (*config.Config, api.Reloaded, error) {
 	if err := a.reloadSecrets(&cfg); err != nil {
 		return nil, api.Reloaded{}, err
 	}
+	if err := a.access.open(&cfg, a.proxy.SetLines); err != nil {
+		return nil, api.Reloaded{}, fmt.Errorf("%w: %w", api.ErrInvalidConfig, err)
+	}
 	if err := a.proxy.SetPolicy(policy(&cfg)); err != nil {
 		return nil, api.Reloaded{}, fmt.Errorf("%w: %w", api.ErrInvalidConfig, err)
 	}

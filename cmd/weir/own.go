@@ -60,6 +60,7 @@ func (a *agent) forbidOwnPorts(ctx context.Context) {
 	a.proxy.SetForbidden(ports)
 	if id := a.members.ClusterID(); id != "" {
 		a.proxy.SetLoopMark(loopMark(id))
+		a.proxy.SetPseudonym(viaName(a.cfg.Name, id))
 	}
 }
 
@@ -67,6 +68,13 @@ func (a *agent) forbidOwnPorts(ctx context.Context) {
 func loopMark(clusterID string) string {
 	sum := sha256.Sum256([]byte("weir proxy loop\x00" + clusterID))
 	return hex.EncodeToString(sum[:8])
+}
+
+// viaName is what a node of a cluster is called in Via: nodes of two clusters may have one name. Upstreams see it. Until a
+// node knows its cluster, its own identity is in the cluster's place.
+func viaName(node, clusterID string) string {
+	sum := sha256.Sum256([]byte("weir via\x00" + clusterID))
+	return proxy.Pseudonym(node + "-" + hex.EncodeToString(sum[:6]))
 }
 
 // Proxied implements [api.ProxySource].
@@ -81,8 +89,12 @@ func (a *agent) Dialled(client netip.AddrPort) bool { return a.proxy.Dialled(cli
 
 // NamesProxy implements [api.ProxySource].
 func (a *agent) NamesProxy(pseudonym string) bool {
-	return slices.ContainsFunc(a.members.Members(), func(m cluster.Member) bool {
-		return m.Health != cluster.HealthLeft && strings.EqualFold(proxy.Pseudonym(m.Name), pseudonym)
+	return namesProxy(a.members.Members(), a.members.ClusterID(), pseudonym)
+}
+
+func namesProxy(members []cluster.Member, clusterID, pseudonym string) bool {
+	return slices.ContainsFunc(members, func(m cluster.Member) bool {
+		return m.Health != cluster.HealthLeft && strings.EqualFold(viaName(m.Name, clusterID), pseudonym)
 	})
 }
 

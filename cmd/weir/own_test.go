@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -156,5 +157,25 @@ func BenchmarkOwnPorts(b *testing.B) {
 	book := testPortBook("10.0.0.1")
 	for b.Loop() {
 		book.list(b.Context(), members, nil, nil, time.Time{})
+	}
+}
+
+// Nodes of two clusters may have one name, and stand behind each other: in Via each is its own.
+func TestViaNames(t *testing.T) {
+	members := []cluster.Member{{Name: "a", Health: cluster.HealthAlive}, {Name: "b ü", Health: cluster.HealthDead}, {Name: "c", Health: cluster.HealthLeft}}
+	mine, other := viaName("a", "cluster 1"), viaName("a", "cluster 2")
+	if mine == other || mine == "a" || mine != viaName("a", "cluster 1") {
+		t.Errorf("one name in two clusters is %q and %q", mine, other)
+	}
+	for name, want := range map[string]bool{
+		mine: true, strings.ToUpper(mine): true, viaName("b ü", "cluster 1"): true,
+		other: false, "a": false, viaName("c", "cluster 1"): false, "": false,
+	} {
+		if namesProxy(members, "cluster 1", name) != want {
+			t.Errorf("%q names a proxy of the cluster: %t", name, !want)
+		}
+	}
+	if strings.ContainsAny(viaName("b ü", "x"), " ü") {
+		t.Errorf("%q is no token", viaName("b ü", "x"))
 	}
 }

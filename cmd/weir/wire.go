@@ -226,14 +226,17 @@ func (a admitter) Acquire(ctx context.Context, t fsm.Target, h lease.Holder) (pr
 	return s, nil
 }
 
-// Blocks implements [proxy.Admitter].
-func (a admitter) Blocks(t fsm.Target) bool {
+// Limit implements [proxy.Admitter].
+func (a admitter) Limit(t fsm.Target) (proxy.Limit, bool) {
 	table := a.manager.Table()
 	if table == nil {
-		return false
+		return proxy.Limit{}, false
 	}
-	limit, _ := table.Match(t)
-	return limit != nil && limit.Connections == 0
+	limit, key := table.Match(t)
+	if !limit.Capped() {
+		return proxy.Limit{}, false
+	}
+	return proxy.Limit{Name: key.Name, Connections: limit.Connections}, true
 }
 
 func (a *agent) leaderAddr() string {

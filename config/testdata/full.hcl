@@ -45,8 +45,9 @@ proxy {
   allow_clients       = ["127.0.0.0/8", "::1/128"]
   users_file          = ""
   proxy_protocol_from = []
-  deny_destinations   = ["169.254.0.0/16", "fe80::/10"]
+  deny_destinations   = ["169.254.0.0/16", "fe80::/10", "fd00:ec2::/32", "fd20:ce::254/128"]
   allow_destinations  = []
+  access_log          = "log"
 
   allow_cluster_destinations = false
 

@@ -1,0 +1,60 @@
+package proxy
+
+// Clients that speak another protocol than HTTP are known by their first byte, which no HTTP message begins with. They are
+// told so in a way that they understand.
+
+var (
+	refuseTLS    = *badRequest("the client began with TLS, and this port speaks plain HTTP: use http:// in the proxy's URL")
+	refuseSOCKS4 = *badRequest("the client began with SOCKS4, and this port speaks HTTP: use http:// in the proxy's URL")
+	refuseSOCKS5 = *badRequest("the client began with SOCKS5, and this port speaks HTTP: use http:// in the proxy's URL")
+
+	socks4Rejected = []byte{0, 0x5b, 0, 0, 0, 0, 0, 0}
+	socks5Rejected = []byte{5, 0xff} // no method of authentication is acceptable (RFC 1928 §3)
+)
+
+// The first bytes of other protocols.
+const (
+	firstTLS    = 0x16 // a handshake record
+	firstSOCKS4 = 0x04
+	firstSOCKS5 = 0x05
+)
+
+// foreign names what begins with a byte that no HTTP message begins with.
+func foreign(first byte) *refusal {
+	switch first {
+	case firstTLS:
+		return &refuseTLS
+	case firstSOCKS4:
+		return &refuseSOCKS4
+	case firstSOCKS5:
+		return &refuseSOCKS5
+	}
+	return badRequest(string(errNotHTTP))
+}
+
+// foreignAnswer is what a client of SOCKS understands. TLS clients need none: they look for an HTTP answer, and say so.
+func (r *refusal) foreignAnswer() []byte {
+	switch r {
+	case &refuseSOCKS4:
+		return socks4Rejected
+	case &refuseSOCKS5:
+		return socks5Rejected
+	}
+	return nil
+}
+
+// refuseForeign ends the connection of a client that began with a byte which no HTTP message begins with.
+func (c *client) refuseForeign(first byte) {
+	r := foreign(first)
+	answer := r.foreignAnswer()
+	if answer == nil {
+		c.refuse(r, keepAlive{})
+		return
+	}
+	c.noteRefusal(r)
+	c.in.release()
+	c.sock.slot, c.sock.stall = nil, stallTimeout
+	if c.sock.write(answer, nil, nil) == nil {
+		c.linger()
+	}
+}

@@ -1,0 +1,49 @@
+package proxy
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+// A client of another protocol is told so in its own terms, the log names it, and the connection ends with a FIN.
+func TestForeignProtocols(t *testing.T) {
+	cert := newCertificate(t)
+	for _, c := range []struct {
+		name, send, answer, details string
+		tls                         bool
+	}{
+		{"TLS", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "HTTP/1.1 400 weir: the client began with TLS", "the client began with TLS", false},
+		{"SOCKS5", "\x05\x01\x00", "\x05\xff", "the client began with SOCKS5", false},
+		{"SOCKS4", "\x04\x01\x01\xbb\x00\x00\x00\x01u\x00a.test\x00", "\x00\x5b\x00\x00\x00\x00\x00\x00", "the client began with SOCKS4", false},
+		{"else", "\x00\x01", "HTTP/1.1 400 weir: not an HTTP/1.1 message", "not an HTTP/1.1 message", false},
+		{"SOCKS5 where TLS is spoken", "\x05\x01\x00", "\x05\xff", "the client began with SOCKS", true},
+		{"SOCKS4 where TLS is spoken", "\x04\x01", "\x00\x5b\x00\x00\x00\x00\x00\x00", "the client began with SOCKS", true},
+		{"HTTP where TLS is spoken", "GET / HTTP/1.1\r\n\r\n", "HTTP/1.1 400 weir: the client began with plain HTTP", "the client began with plain HTTP", true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var j journal
+			options := []option{func(_ *Config, _ *resolver, o *hclogOptions) { o.Output, o.Level, o.JSONFormat = &j, hclog.Info, true }}
+			if c.tls {
+				options = append(options, speakTLS(cert))
+			}
+			w := newWorld(t, 1, options...)
+			p := w.dial()
+			p.send(c.send)
+			p.expect(c.answer)
+			p.CloseWrite()
+			if _, err := p.r.WriteTo(new(strings.Builder)); err != nil {
+				t.Errorf("the connection ends with %v", err)
+			}
+			lines := j.lines(t, "request refused")
+			if len(lines) != 1 || !strings.HasPrefix(fmt.Sprint(lines[0]["details"]), c.details) {
+				t.Errorf("the log says %v", lines)
+			}
+			if n := w.Counters().Refusals[RefusedMalformed].Load(); n != 1 {
+				t.Errorf("%d refusals", n)
+			}
+		})
+	}
+}
