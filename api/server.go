@@ -238,7 +238,7 @@ func (s *Server) publicRoutes() router {
 		{pathUI + "{file}", map[string]endpoint{"GET": s.page}},
 		{"/ui", map[string]endpoint{"GET": s.toPage}},
 		{"/", map[string]endpoint{"GET": s.toPage}},
-		{"/v1/drain", map[string]endpoint{"POST": reading(s.drain)}},
+		{"/v1/drain", map[string]endpoint{"POST": reading(s.drain), "DELETE": reading(s.undrain)}},
 		{"/v1/leave", map[string]endpoint{"POST": reading(s.leave)}},
 		{"/v1/reload", map[string]endpoint{"POST": reading(s.reload)}},
 		{"/metrics", map[string]endpoint{"GET": s.atNode(false, s.serveMetrics)}},
