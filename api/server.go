@@ -32,6 +32,7 @@ const (
 // Bounds that nobody needs to set.
 const (
 	maxBody       = 1 << 20  // of a client's request, in bytes
+	maxLimitsBody = 15 << 20 // of all limits at once: as one entry they must fit into the log, which takes 16 MiB
 	maxPeerBody   = 16 << 20 // of a config's limits, between nodes
 	maxPeerAnswer = 64 << 20 // of what is read from another node
 	maxHeader     = 64 << 10
@@ -213,7 +214,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 // sharedRoutes are answered to clients and to nodes alike.
 func (s *Server) sharedRoutes(peer bool) router {
 	return router{
-		{pathLimits, map[string]endpoint{"GET": reading(s.limits), "PUT": s.writing(s.replaceLimits, peer, maxBody)}},
+		{pathLimits, map[string]endpoint{"GET": reading(s.limits), "PUT": s.writing(s.replaceLimits, peer, maxLimitsBody)}},
 		{pathLimit + "{pattern}", map[string]endpoint{
 			"GET": reading(s.limit), "PUT": s.writing(s.putLimit, peer, maxBody), "DELETE": s.writing(s.deleteLimit, peer, maxBody),
 		}},
