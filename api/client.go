@@ -223,6 +223,11 @@ func (c *Client) Drain(ctx context.Context) (Started, error) {
 	return do[Started](ctx, c, call{method: "POST", path: "/v1/drain"})
 }
 
+// Undrain makes a draining node take new work again.
+func (c *Client) Undrain(ctx context.Context) (Started, error) {
+	return do[Started](ctx, c, call{method: "DELETE", path: "/v1/drain"})
+}
+
 // Leave starts taking the node out of the cluster.
 func (c *Client) Leave(ctx context.Context) (Started, error) {
 	return do[Started](ctx, c, call{method: "POST", path: "/v1/leave"})

@@ -22,7 +22,7 @@ var errSilent = fmt.Errorf("nothing has come for %s", streamSilence)
 
 // EventQuery chooses what [Client.Events] tells. The zero value asks for everything that is remembered and happens.
 type EventQuery struct {
-	// Types are "leader", "member", "limit", "reclaim" and "fence", which are events, and "status", "nodes" and "use", which
+	// Types are "leader", "member", "limit", "reclaim", "fence" and "drain", which are events, and "status", "nodes" and "use", which
 	// tell the cluster's state once a second; none are all.
 	Types []string
 	// After is the last Notice's ID of an earlier stream: its events are not told again.
@@ -143,7 +143,7 @@ func decodeNotice(id, name string, data []byte) (n Notice, known bool, err error
 	case "use":
 		n.Use = new(UseFrame)
 		into = n.Use
-	case "leader", "member", "limit", "reclaim", "fence":
+	case "leader", "member", "limit", "reclaim", "fence", "drain":
 		n.Event = new(Event)
 		into = n.Event
 	default:

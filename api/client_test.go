@@ -96,6 +96,7 @@ func TestClient(t *testing.T) {
 		"remove":   func() error { _, err := c.RemoveRaftPeer(ctx, "b"); return err },
 		"transfer": func() error { _, err := c.TransferLeadership(ctx, "b"); return err },
 		"drain":    func() error { _, err := c.Drain(ctx); return err },
+		"undrain":  func() error { _, err := c.Undrain(ctx); return err },
 		"leave":    func() error { _, err := c.Leave(ctx); return err },
 		"reload":   func() error { _, err := c.Reload(ctx); return err },
 		"healthy":  func() error { return c.Healthy(ctx) },

@@ -16,7 +16,8 @@ type Event struct {
 	// Time is by the clock of the node that noted the event.
 	Time time.Time `json:"time"`
 	// Type is "leader" (who leads), "member" (a node came, died or left), "limit" (one was changed), "reclaim" (slots of a
-	// session that has ended came back) or "fence" (a node stopped using its slots).
+	// session that has ended came back), "fence" (a node stopped using its slots) or "drain" (a node takes no new work, or takes
+	// it again).
 	Type string `json:"type"`
 	// Node is whom it is about; of a limit, the node that took the write.
 	Node string `json:"node"`
@@ -146,6 +147,17 @@ func (l *EventLog) Fenced(severed int) {
 	l.add(true, Event{Type: "fence", Node: l.node, Severed: severed, Text: text})
 }
 
+// Drain notes that this node has begun to drain, or takes new work again.
+func (l *EventLog) Drain(draining bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	text := l.node + " takes new work again"
+	if draining {
+		text = l.node + " is draining: it takes no new work"
+	}
+	l.add(true, Event{Type: "drain", Node: l.node, Text: text})
+}
+
 // Reclaimed notes, on the leader, that a node's session has ended and its slots are the cluster's again.
 func (l *EventLog) Reclaimed(node string, session uint64, why string, slots int64, silent time.Duration) {
 	l.mu.Lock()
@@ -190,7 +202,7 @@ func changeText(c Change) string {
 	case "add":
 		return fmt.Sprintf("limit on %s set: %s", c.Pattern, c.After.words())
 	case "remove":
-		return fmt.Sprintf("limit on %s deleted: it was %s", c.Pattern, c.Before.words())
+		return fmt.Sprintf("limit on %s deleted (was: %s)", c.Pattern, c.Before.words())
 	}
 	return fmt.Sprintf("limit on %s changed: %s, was %s", c.Pattern, c.After.words(), c.Before.words())
 }
@@ -201,7 +213,11 @@ func (l *Limit) words() string {
 		return "none"
 	}
 	text := "no cap"
-	if l.Connections != nil {
+	switch {
+	case l.Connections == nil:
+	case *l.Connections == 0:
+		text = "blocked"
+	default:
 		text = plural(int(*l.Connections), "connection")
 	}
 	if l.Queue != nil {

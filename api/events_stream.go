@@ -17,7 +17,7 @@ const (
 
 // eventTypes are what GET /v1/events sends: those of Event, and the state of the cluster, once a second.
 func eventTypes() (noted, state []string) {
-	return []string{"leader", "member", "limit", "reclaim", "fence"}, []string{"status", "nodes", "use"}
+	return []string{"leader", "member", "limit", "reclaim", "fence", "drain"}, []string{"status", "nodes", "use"}
 }
 
 // eventStream answers GET /v1/events[?types=leader,limit] with server-sent events, until the client goes or is too slow.

@@ -104,7 +104,7 @@ func TestLimitEventsNameTheirAuthor(t *testing.T) {
 	want := []string{
 		"limit on api.org set: 5 connections | api b 192.0.2.1:1234",
 		"limit on api.org changed: 7 connections, queue of 9 for 2s, was 5 connections | api a 192.0.2.1:1234",
-		"limit on api.org deleted: it was 7 connections, queue of 9 for 2s | api b 192.0.2.1:1234",
+		"limit on api.org deleted (was: 7 connections, queue of 9 for 2s) | api b 192.0.2.1:1234",
 		"limit on * set: 1 connection | config b ",
 	}
 	if !slices.Equal(got, want) {

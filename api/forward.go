@@ -70,6 +70,10 @@ func (s *Server) writingWithin(within time.Duration, u understand, peer bool, mo
 		if err != nil {
 			return err
 		}
+		within := within
+		if len(body) > maxBody {
+			within = max(within, restoreTimeout) // an entry of this size takes longer than others
+		}
 		c, err := u(r, body)
 		if err != nil {
 			return err

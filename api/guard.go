@@ -160,7 +160,8 @@ func readBody(w http.ResponseWriter, r *http.Request, most int64) ([]byte, error
 	var tooLong *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLong):
-		return nil, problemf(http.StatusRequestEntityTooLarge, "body_too_large", "the body is longer than %d bytes", most)
+		return nil, problemf(http.StatusRequestEntityTooLarge, "body_too_large", "the body is longer than %d bytes (%d MiB), the most that %s %s takes",
+			most, most>>20, r.Method, r.URL.Path)
 	case err != nil:
 		return nil, malformed("the body could not be read to its end: %v", err)
 	}

@@ -115,7 +115,7 @@ func TestRoutes(t *testing.T) {
 	for _, c := range []struct{ method, path, allow string }{
 		{"DELETE", "/v1/status", "GET, HEAD"},
 		{"POST", pathLimit + "x.org", "DELETE, GET, HEAD, PUT"},
-		{"GET", "/v1/drain", "POST"},
+		{"GET", "/v1/drain", "DELETE, POST"},
 		{"OPTIONS", pathLimits, "GET, HEAD, PUT"},
 		{"PATCH", pathLimits, "GET, HEAD, PUT"},
 		{"POST", pathHealthz, "GET, HEAD, OPTIONS"},

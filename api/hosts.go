@@ -48,6 +48,7 @@ type Use struct {
 	Limit    *int64 `json:"limit"` // null: no cap
 	Granted  int64  `json:"granted"`
 	InUse    int64  `json:"in_use"`
+	Idle     int64  `json:"idle"` // of those in use: upstream connections kept for reuse, without a request
 	Waiting  int64  `json:"waiting"`
 	Admitted uint64 `json:"admitted_total"`
 	Rejected uint64 `json:"rejected_total"`
@@ -56,6 +57,7 @@ type Use struct {
 func (u *Use) add(o Use) {
 	u.Granted += o.Granted
 	u.InUse += o.InUse
+	u.Idle += o.Idle
 	u.Waiting += o.Waiting
 	u.Admitted += o.Admitted
 	u.Rejected += o.Rejected
@@ -66,6 +68,7 @@ type HostUse struct {
 	Key      fsm.Key
 	Granted  int64
 	InUse    int64
+	Idle     int64
 	Waiting  int64
 	Admitted uint64
 	Rejected uint64
@@ -279,7 +282,7 @@ func (s *Server) localHosts() []Host {
 }
 
 func (s *Server) hostEntry(t *fsm.Table, u HostUse) Host {
-	use := Use{Granted: u.Granted, InUse: u.InUse, Waiting: u.Waiting, Admitted: u.Admitted, Rejected: u.Rejected}
+	use := Use{Granted: u.Granted, InUse: u.InUse, Idle: u.Idle, Waiting: u.Waiting, Admitted: u.Admitted, Rejected: u.Rejected}
 	h := Host{Host: u.Key.Name}
 	l := t.Governing(u.Key)
 	if l != nil {

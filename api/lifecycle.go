@@ -5,8 +5,8 @@ import (
 	"net/http"
 )
 
-// Started answers POST /v1/drain and POST /v1/leave, with 202: they have begun. GET /v1/status tells how far they are;
-// a node that has left stops answering.
+// Started answers POST /v1/drain and POST /v1/leave, with 202: they have begun. GET /v1/status shows their progress; a node
+// that has left stops answering. It also answers DELETE /v1/drain, with 200: draining has ended.
 type Started struct {
 	Node     string `json:"node"`
 	Draining bool   `json:"draining"`
@@ -26,6 +26,9 @@ type Reloaded struct {
 type Lifecycle interface {
 	// Drain makes the node refuse new work and lets its connections end.
 	Drain(ctx context.Context) error
+	// Undrain makes a node that drains take new work again, and does nothing to any other. One that leaves or stops can't: that
+	// is ErrConflict.
+	Undrain(ctx context.Context) error
 	// Leave takes the node out of the cluster for good, after draining, and then ends the process.
 	Leave(ctx context.Context) error
 	// Reload reads the configuration again; one that is wrong changes nothing and is ErrInvalidConfig, with the positions.
@@ -33,24 +36,30 @@ type Lifecycle interface {
 }
 
 func (s *Server) drain(r *http.Request) (answer, error) {
-	return s.start(r, "draining", s.deps.Lifecycle.Drain)
+	return s.start(r, "draining", http.StatusAccepted, s.deps.Lifecycle.Drain)
+}
+
+// undrain answers DELETE /v1/drain, also where the node does not drain.
+func (s *Server) undrain(r *http.Request) (answer, error) {
+	return s.start(r, "draining ended", http.StatusOK, s.deps.Lifecycle.Undrain)
 }
 
 func (s *Server) leave(r *http.Request) (answer, error) {
-	return s.start(r, "leaving", s.deps.Lifecycle.Leave)
+	return s.start(r, "leaving", http.StatusAccepted, s.deps.Lifecycle.Leave)
 }
 
-func (s *Server) start(r *http.Request, what string, begin func(context.Context) error) (answer, error) {
+func (s *Server) start(r *http.Request, what string, status int, begin func(context.Context) error) (answer, error) {
 	if _, err := query(r); err != nil {
 		return answer{}, err
 	}
 	ctx := s.withAuthor(r.Context(), r, false)
-	s.note(ctx, what)
 	if err := begin(ctx); err != nil {
+		s.note(ctx, what+" refused", "error", err)
 		return answer{}, err
 	}
+	s.note(ctx, what)
 	st := s.deps.Status.Status()
-	return answer{status: http.StatusAccepted, body: Started{
+	return answer{status: status, body: Started{
 		Node: s.cfg.Node, Draining: st.Draining, Leaving: st.Leaving, Connections: st.Connections,
 	}}, nil
 }

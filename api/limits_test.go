@@ -145,7 +145,8 @@ func TestLimitRefusals(t *testing.T) {
 		{try{method: "PUT", path: pathLimits, body: `{"limits":[{"pattern":"x.org"},{"pattern":"X.ORG."}]}`}, 422, "limits[0] and limits[1] are both for x.org"},
 		{try{method: "PUT", path: pathLimits, body: `{"limits":[],"extra":1}`}, 400, "extra: no such field"},
 		{try{method: "PUT", path: pathLimits + "?dryrun=true", body: `{"limits":[]}`}, 400, "dry_run"},
-		{try{method: "PUT", path: pathLimits, body: strings.Repeat(" ", maxBody+1)}, 413, "longer than"},
+		{try{method: "PUT", path: pathLimits, body: strings.Repeat(" ", maxLimitsBody+1)}, 413, "(15 MiB), the most that PUT /v1/limits takes"},
+		{put("x.org", strings.Repeat(" ", maxBody+1)), 413, "(1 MiB)"},
 		{try{method: "GET", path: pathLimits + "?x=1"}, 400, "takes no query parameters"},
 	} {
 		t.Run(c.k.path+" "+c.k.body[:min(30, len(c.k.body))], func(t *testing.T) {
@@ -156,6 +157,27 @@ func TestLimitRefusals(t *testing.T) {
 				t.Error("it was written all the same")
 			}
 		})
+	}
+}
+
+// All limits at once may be up to 15 MiB, whichever node takes them: 100,000 of them and their queues are.
+func TestReplaceManyLimits(t *testing.T) {
+	var body strings.Builder
+	body.WriteString(`{"limits":[`)
+	for i := range 100_000 {
+		if i > 0 {
+			body.WriteByte(',')
+		}
+		fmt.Fprintf(&body, `{"pattern":"host-%d.api.example.com","connections":5,"queue":{"timeout":"2s","size":100}}`, i)
+	}
+	body.WriteString("]}")
+	if body.Len() < 8*maxBody || body.Len() > maxLimitsBody {
+		t.Fatalf("the body has %d bytes", body.Len())
+	}
+	b := newBench(t, Config{}, "a", "b")
+	w := b.nodes["b"].do(try{method: "PUT", path: pathLimits, body: body.String()})
+	if got := get[LimitsReplaced](t, w); w.Code != 200 || len(got.Changes) != 100_000 {
+		t.Errorf("%d, %d changes", w.Code, len(got.Changes))
 	}
 }
 

@@ -130,10 +130,15 @@ func TestLifecycle(t *testing.T) {
 	if got := get[Started](t, w); w.Code != 202 || got != (Started{Node: "a", Draining: true, Connections: 3}) {
 		t.Errorf("%d %+v", w.Code, got)
 	}
+	w = a.do(try{method: "DELETE", path: "/v1/drain"})
+	if got := get[Started](t, w); w.Code != 200 || got != (Started{Node: "a", Connections: 3}) {
+		t.Errorf("draining ended: %d %+v", w.Code, got)
+	}
 	if got := get[Started](t, a.do(try{method: "POST", path: "/v1/leave"})); !got.Leaving {
 		t.Errorf("%+v", got)
 	}
-	if want := []string{"drain", "leave"}; !slices.Equal(a.began, want) {
+	refused(t, a.do(try{method: "DELETE", path: "/v1/drain"}), 409, "leaving")
+	if want := []string{"drain", "undrain", "leave"}; !slices.Equal(a.began, want) {
 		t.Errorf("%q", a.began)
 	}
 	w = a.do(try{method: "POST", path: "/v1/reload"})

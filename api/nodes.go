@@ -21,6 +21,8 @@ type Node struct {
 	Leader  bool   `json:"leader"`
 	Health  string `json:"health"`  // "alive", "suspect", "dead" or "left"
 	Session string `json:"session"` // "live", "fenced", "expired" or "none"
+	// Draining: its proxy takes no new work.
+	Draining bool `json:"draining"`
 	// ReclaimIn is the time until the node's slots are given to others; null while nothing is reclaimed.
 	ReclaimIn *Duration `json:"reclaim_in"`
 	Version   string    `json:"version"`

@@ -373,6 +373,7 @@ func TestOpenAPIAnswers(t *testing.T) {
 		{method: "GET", path: "/v1/connections?host=x.org&key=x.org&node=*&limit=1&after=1/a/1"},
 		{method: "DELETE", path: "/v1/connections/1"},
 		{method: "POST", path: "/v1/drain"},
+		{method: "DELETE", path: "/v1/drain"},
 		{method: "POST", path: "/v1/leave"},
 		{method: "POST", path: "/v1/reload"},
 		{method: "GET", path: "/v1/raft/peers"},

@@ -32,6 +32,7 @@ const (
 // Bounds that nobody needs to set.
 const (
 	maxBody       = 1 << 20  // of a client's request, in bytes
+	maxLimitsBody = 15 << 20 // of all limits at once: as one entry they must fit into the log, which takes 16 MiB
 	maxPeerBody   = 16 << 20 // of a config's limits, between nodes
 	maxPeerAnswer = 64 << 20 // of what is read from another node
 	maxHeader     = 64 << 10
@@ -213,7 +214,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 // sharedRoutes are answered to clients and to nodes alike.
 func (s *Server) sharedRoutes(peer bool) router {
 	return router{
-		{pathLimits, map[string]endpoint{"GET": reading(s.limits), "PUT": s.writing(s.replaceLimits, peer, maxBody)}},
+		{pathLimits, map[string]endpoint{"GET": reading(s.limits), "PUT": s.writing(s.replaceLimits, peer, maxLimitsBody)}},
 		{pathLimit + "{pattern}", map[string]endpoint{
 			"GET": reading(s.limit), "PUT": s.writing(s.putLimit, peer, maxBody), "DELETE": s.writing(s.deleteLimit, peer, maxBody),
 		}},
@@ -238,7 +239,7 @@ func (s *Server) publicRoutes() router {
 		{pathUI + "{file}", map[string]endpoint{"GET": s.page}},
 		{"/ui", map[string]endpoint{"GET": s.toPage}},
 		{"/", map[string]endpoint{"GET": s.toPage}},
-		{"/v1/drain", map[string]endpoint{"POST": reading(s.drain)}},
+		{"/v1/drain", map[string]endpoint{"POST": reading(s.drain), "DELETE": reading(s.undrain)}},
 		{"/v1/leave", map[string]endpoint{"POST": reading(s.leave)}},
 		{"/v1/reload", map[string]endpoint{"POST": reading(s.reload)}},
 		{"/metrics", map[string]endpoint{"GET": s.atNode(false, s.serveMetrics)}},

@@ -262,6 +262,14 @@ func (n *benchNode) Drain(context.Context) error {
 	return nil
 }
 
+func (n *benchNode) Undrain(context.Context) error {
+	if n.st.Leaving {
+		return fmt.Errorf("%w: %s is leaving", ErrConflict, n.name)
+	}
+	n.set(func() { n.began, n.st.Draining = append(n.began, "undrain"), false })
+	return nil
+}
+
 func (n *benchNode) Leave(context.Context) error {
 	n.set(func() { n.began, n.st.Leaving = append(n.began, "leave"), true })
 	return nil

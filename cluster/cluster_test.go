@@ -399,6 +399,30 @@ func TestThreeServersFormOneCluster(t *testing.T) {
 	}
 }
 
+// The question that Raft's main loop is asked is answered in every state, and changes nothing.
+func TestRaftAnswersAndIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	blank := startNode(t, "z", t.TempDir(), expecting(3))
+	blank.askRaft()
+	if !blank.raftIsEmpty() {
+		t.Error("a server without state has some now")
+	}
+	nodes := startThree(t)
+	leader := waitLeader(t, nodes...)
+	index := propose(t, leader, "hello")
+	for _, n := range nodes {
+		waitApplied(t, n, index)
+		before := n.raft.LastIndex()
+		n.askRaft()
+		if n.raft.LastIndex() != before || len(n.Peers()) != 3 {
+			t.Errorf("%s has %d entries, had %d, and knows %d peers", n.cfg.Name, n.raft.LastIndex(), before, len(n.Peers()))
+		}
+	}
+	if leader.leads() == 0 {
+		t.Error("the leader leads no more")
+	}
+}
+
 func TestKilledLeaderIsReplaced(t *testing.T) {
 	t.Parallel()
 	nodes := startThree(t)

@@ -28,6 +28,7 @@ func TestWatchdog(t *testing.T) {
 	stuck := vitals{term: 1, commit: 9, pending: true, diskBusy: stall}
 	slow := vitals{term: 1, commit: 9, diskBusy: stall - 1, raftSilent: stall - 1}
 	silent := vitals{term: 1, commit: 9, raftSilent: stall}
+	unproven := vitals{term: 1, commit: 9, unproven: limit}
 	for what, looks := range map[string][]look{
 		"an idle leader is left alone":     {{0, idle, remedyNone}, {60, idle, remedyNone}},
 		"so is a follower":                 {{0, vitals{pending: true}, remedyNone}, {60, vitals{pending: true, diskBusy: stall}, remedyNone}},
@@ -36,6 +37,7 @@ func TestWatchdog(t *testing.T) {
 		"the own disk: mute":               {{0, idle, remedyNone}, {1, waits, remedyNone}, {2, stuck, remedyMute}, {60, stuck, remedyMute}},
 		"a write that ends in time":        {{0, idle, remedyNone}, {2, slow, remedyNone}, {4, slow, remedyNone}},
 		"raft is silent: mute":             {{0, idle, remedyNone}, {2, silent, remedyMute}, {10, silent, remedyMute}},
+		"the others do not confirm it":     {{0, vitals{term: 1, commit: 9, unproven: limit - 1}, remedyNone}, {5, unproven, remedyHandOver}, {6, unproven, remedyNone}, {10, unproven, remedyHandOver}},
 		"it recovers":                      {{0, idle, remedyNone}, {2, stuck, remedyMute}, {6, waits, remedyNone}, {9, vitals{term: 1, commit: 10}, remedyNone}, {20, idle, remedyNone}},
 		"leadership ends":                  {{0, idle, remedyNone}, {2, stuck, remedyMute}, {3, vitals{diskBusy: stall}, remedyNone}, {10, vitals{diskBusy: stall}, remedyNone}},
 		"a stall that began before a term": {{0, vitals{diskBusy: stall}, remedyNone}, {1, stuck, remedyMute}},
@@ -48,6 +50,61 @@ func TestWatchdog(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A leader that stood still is not judged by the time in which it did: its own write and its questions waited with it. What lasts
+// after that counts.
+func TestWatchdogAllowsForAStandstill(t *testing.T) {
+	t.Parallel()
+	const limit, stall = 5 * time.Second, 2 * time.Second
+	for name, waits := range map[string]vitals{
+		"a write": {diskBusy: time.Hour}, "Raft's answer": {raftSilent: time.Hour}, "the others' answer": {unproven: time.Hour},
+	} {
+		start := time.Now()
+		dog, pace := &watchdog{limit: limit, stall: stall, since: start}, &pace{most: stall / 2}
+		waits.term, waits.commit = 1, 9
+		at := func(after time.Duration, v vitals) remedy {
+			now := start.Add(after)
+			return dog.look(now, v.within(pace.ran(now)))
+		}
+		for after := time.Duration(0); after <= 10*time.Second; after += stall / 4 {
+			at(after, vitals{term: 1, commit: 9})
+		}
+		const woke = 12280 * time.Millisecond
+		for after := woke; after < woke+stall; after += stall / 4 {
+			if got := at(after, waits); got != remedyNone {
+				t.Errorf("%s, %v after a standstill of 2.28 s: remedy %d", name, after-woke, got)
+			}
+		}
+		got := remedyNone
+		for after := woke + stall; after <= woke+limit; after += stall / 4 {
+			got = max(got, at(after, waits))
+		}
+		if got == remedyNone {
+			t.Errorf("%s that goes on after the standstill has no remedy", name)
+		}
+	}
+}
+
+// Raft's silence is that of its main loop. A question that waits is not asked again.
+func TestPulse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked, answer := 0, make(chan struct{})
+		p := &pulse{ask: func() { asked++; <-answer }}
+		for range 4 {
+			p.silentFor(time.Now())
+			time.Sleep(time.Second)
+		}
+		if silent := p.silentFor(time.Now()); silent != 4*time.Second || asked != 1 {
+			t.Errorf("silent for %v after %d questions, want 4s and 1", silent, asked)
+		}
+		answer <- struct{}{}
+		synctest.Wait()
+		if silent := p.silentFor(time.Now()); silent != 0 {
+			t.Errorf("silent for %v after an answer", silent)
+		}
+		answer <- struct{}{}
+	})
 }
 
 // An answer to a heartbeat that was sent before the question proves nothing about the time after it.

@@ -46,6 +46,7 @@ type Member struct {
 	LeadsTerm    uint64 // > 0: it says that it leads in this term
 	SessionLeft  uint64 // the session that it gave back before it left
 	Cluster      string // the cluster's id, where it knows it
+	Draining     bool   // its proxy takes no new work
 	Listening    Listening
 
 	expect     int
@@ -101,6 +102,7 @@ func (m *Member) describe(meta *clusterpb.Meta) {
 	m.LeadsTerm = meta.GetLeadsTerm()
 	m.SessionLeft = meta.GetSessionLeft()
 	m.Cluster = meta.GetCluster()
+	m.Draining = meta.GetDraining()
 	m.Listening = decodeListening(meta.GetListening())
 	m.expect = int(meta.GetBootstrapExpect())
 	m.hasState = meta.GetHasState()

@@ -128,6 +128,11 @@ func (c *Cluster) SetConfigDigest(digest string) {
 	c.setMeta(func(m *clusterpb.Meta) { m.ConfigDigest = digest[:min(len(digest), maxMetaText)] })
 }
 
+// SetDraining says in gossip whether this node's proxy takes no new work.
+func (c *Cluster) SetDraining(draining bool) {
+	c.setMeta(func(m *clusterpb.Meta) { m.Draining = draining })
+}
+
 // SetSessionLeft says in gossip which session this node has given back. It is called before Shutdown, once the node
 // uses none of its slots.
 func (c *Cluster) SetSessionLeft(session uint64) {

@@ -2,14 +2,19 @@ package cluster
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
+
+	"github.com/hashicorp/raft"
 )
 
 const (
-	// watchdogLimit is how long a leader may commit nothing, because of the others, before leadership is handed over.
+	// watchdogLimit is how long a leader may commit nothing, or not prove that it leads, because of the others, before
+	// leadership is handed over.
 	watchdogLimit = 5 * time.Second
-	// stallLimit is how long a leader's own write may take, or Raft be silent, before it stops to keep the others from electing
-	// another leader. At the default ttl they have one before a session runs out. Lower costs elections on slow disks.
+	// stallLimit is how long a leader's own write may take, or Raft's main loop not run, before the leader stops to keep the
+	// others from electing another one. At the default ttl they have one before a session runs out. Lower costs elections on
+	// slow disks.
 	stallLimit = 2 * time.Second
 )
 
@@ -19,7 +24,16 @@ type vitals struct {
 	commit     uint64
 	pending    bool          // entries wait to be committed
 	diskBusy   time.Duration // how long the write under way has taken
-	raftSilent time.Duration // how long Raft has not answered a question
+	raftSilent time.Duration // how long Raft's main loop has not answered a question
+	unproven   time.Duration // how long the others have not confirmed that this server leads
+}
+
+// within cuts the durations down to the time for which the process is known to have run. While it stands still (a frozen virtual
+// machine, a container without CPU time) its writes and questions stand still too, and another leader would not help: the
+// others have elected one by then, or stand still themselves.
+func (v vitals) within(ran time.Duration) vitals {
+	v.diskBusy, v.raftSilent, v.unproven = min(v.diskBusy, ran), min(v.raftSilent, ran), min(v.unproven, ran)
+	return v
 }
 
 // remedy is what the watchdog prescribes.
@@ -34,9 +48,9 @@ const (
 	remedyMute
 )
 
-// watchdog notices a leader that keeps its followers while nothing is committed. Where entries wait for the
-// others' disks it only tries to hand over, again and again: muting would leave no leader at all, while this
-// one can still verify its leadership.
+// watchdog notices a leader that keeps its followers while nothing is committed or proven. Where that is up to the others it
+// only tries to hand over, again and again: muting would leave no leader at all, while this one may yet be confirmed. That it
+// has lost its followers is none of its business: Raft's own lease ends such a leadership.
 type watchdog struct {
 	limit time.Duration // for commits
 	stall time.Duration // for the own disk, and Raft
@@ -44,6 +58,7 @@ type watchdog struct {
 	term   uint64
 	commit uint64
 	since  time.Time // when commit was first seen, or the last remedy given
+	given  time.Time // when the last remedy was given
 }
 
 func (w *watchdog) look(now time.Time, v vitals) remedy {
@@ -55,26 +70,72 @@ func (w *watchdog) look(now time.Time, v vitals) remedy {
 	case v.term == 0:
 		return remedyNone
 	case v.diskBusy >= w.stall || v.raftSilent >= w.stall:
-		w.since = now
+		w.since, w.given = now, now
 		return remedyMute // as long as it lasts, also where it began before the term
-	case now.Sub(w.since) < w.limit:
+	case v.unproven >= w.limit && now.Sub(w.given) >= w.limit:
+	case now.Sub(w.since) >= w.limit:
+	default:
 		return remedyNone
 	}
-	w.since = now
+	w.since, w.given = now, now
 	return remedyHandOver
+}
+
+// pace tells for how long the process has run without standing still.
+type pace struct {
+	most  time.Duration // between two looks: more, and it stood still
+	last  time.Time
+	since time.Time // the end of the last standstill
+}
+
+// ran notes a look, and returns the time since the last standstill.
+func (p *pace) ran(now time.Time) time.Duration {
+	if now.Sub(p.last) > p.most {
+		p.since = now
+	}
+	p.last = now
+	return now.Sub(p.since)
+}
+
+// pulse asks Raft's main loop for a sign of life, one question at a time.
+type pulse struct {
+	ask   func() // returns once the loop has answered, or Raft is shut down
+	asked atomic.Pointer[time.Time]
+}
+
+// silentFor asks, unless the last question waits still, and returns how long that has waited.
+func (p *pulse) silentFor(now time.Time) time.Duration {
+	if asked := p.asked.Load(); asked != nil {
+		return now.Sub(*asked)
+	}
+	p.asked.Store(&now)
+	go func() {
+		p.ask()
+		p.asked.Store(nil)
+	}()
+	return 0
+}
+
+// askRaft returns once Raft's main loop has run. Of what only the loop answers, to bootstrap with no servers is the one
+// request that is refused in every state and changes nothing. A verification would not do: it waits for the others too.
+func (c *Cluster) askRaft() {
+	_ = c.raft.BootstrapCluster(raft.Configuration{}).Error() // the refusal is the answer
 }
 
 // watch runs the watchdog until the context ends.
 func (c *Cluster) watch(ctx context.Context) {
 	dog := &watchdog{limit: c.cfg.patience, stall: c.cfg.stall, since: time.Now()}
+	pace := &pace{most: dog.stall / 2}
+	main := &pulse{ask: c.askRaft}
 	for sleep(ctx, dog.stall/4) {
-		v := c.vitals()
-		what := dog.look(time.Now(), v)
+		now := time.Now()
+		v := c.vitals(now, main).within(pace.ran(now))
+		what := dog.look(now, v)
 		if mute := what == remedyMute; c.muted.Swap(mute) != mute {
 			c.logMute(mute, v)
 		}
 		if what == remedyHandOver {
-			c.log.Error("this server leads, but nothing is committed: handing leadership over", "commit_index", v.commit, "last_index", c.raft.LastIndex())
+			c.logHandOver(dog.limit, v)
 			c.background(func() {
 				if err := c.handOver(ctx, ""); err != nil {
 					c.log.Error("leadership could not be handed over", "error", err)
@@ -84,22 +145,35 @@ func (c *Cluster) watch(ctx context.Context) {
 	}
 }
 
-func (c *Cluster) logMute(mute bool, v vitals) {
-	if mute {
-		c.log.Error("this server leads, but its disk has stalled: it falls silent, so that the others elect another leader",
-			"term", v.term, "disk_busy", v.diskBusy.Round(time.Millisecond), "raft_silent", v.raftSilent.Round(time.Millisecond))
+func (c *Cluster) logHandOver(limit time.Duration, v vitals) {
+	if v.unproven >= limit {
+		c.log.Error("this server leads, but the others do not confirm it: handing leadership over", "term", v.term, "for", v.unproven.Round(time.Millisecond))
 		return
 	}
-	c.log.Info("this server is no longer silent", "term", v.term)
+	c.log.Error("this server leads, but nothing is committed: handing leadership over", "commit_index", v.commit, "last_index", c.raft.LastIndex())
 }
 
-func (c *Cluster) vitals() vitals {
+func (c *Cluster) logMute(mute bool, v vitals) {
+	switch {
+	case !mute:
+		c.log.Info("this server is no longer silent", "term", v.term)
+	case v.diskBusy >= c.cfg.stall:
+		c.log.Error("this server leads, but its disk has stalled: it falls silent, so that the others elect another leader",
+			"term", v.term, "disk_busy", v.diskBusy.Round(time.Millisecond))
+	default:
+		c.log.Error("this server leads, but its Raft has stopped: it falls silent, so that the others elect another leader",
+			"term", v.term, "raft_silent", v.raftSilent.Round(time.Millisecond), "disk_busy", v.diskBusy.Round(time.Millisecond))
+	}
+}
+
+func (c *Cluster) vitals(now time.Time, main *pulse) vitals {
 	commit := c.raft.CommitIndex()
 	return vitals{
 		term:       c.leadingTerm(),
 		commit:     commit,
 		pending:    c.raft.LastIndex() > commit || c.proposals.underWay() > 0,
 		diskBusy:   c.stores.disk.busyFor(),
-		raftSilent: c.verifier.stuckFor(time.Now()),
+		raftSilent: main.silentFor(now),
+		unproven:   c.verifier.stuckFor(now),
 	}
 }

@@ -20,7 +20,8 @@ import (
 // nameServer is a name server at port 53 of a loopback address of its own. It says that there is no
 // such name where it has not been told of one.
 type nameServer struct {
-	addr string
+	addr  string
+	ended chan struct{} // closed when the test ends: nobody waits for an answer any more
 
 	mu      sync.Mutex
 	names   map[string]nameAnswer
@@ -37,15 +38,16 @@ type nameAnswer struct {
 // newNameServer starts a name server. It ends with the test.
 func newNameServer(t *testing.T) *nameServer {
 	t.Helper()
-	s := &nameServer{names: map[string]nameAnswer{}, queries: map[string]int{}}
+	s := &nameServer{ended: make(chan struct{}), names: map[string]nameAnswer{}, queries: map[string]int{}}
 	packets := listenOnPort53(t)
 	s.addr = packets.LocalAddr().(*net.UDPAddr).IP.String()
-	started, ended := make(chan struct{}), make(chan error, 1)
+	started, served := make(chan struct{}), make(chan error, 1)
 	server := &dns.Server{PacketConn: packets, Handler: dns.HandlerFunc(s.answer), NotifyStartedFunc: func() { close(started) }}
-	go func() { ended <- server.ActivateAndServe() }()
+	go func() { served <- server.ActivateAndServe() }()
 	<-started
 	t.Cleanup(func() {
-		if err := errors.Join(server.Shutdown(), <-ended); err != nil {
+		close(s.ended)
+		if err := errors.Join(server.Shutdown(), <-served); err != nil {
 			t.Error(err)
 		}
 	})
@@ -98,7 +100,13 @@ func (s *nameServer) answer(w dns.ResponseWriter, asked *dns.Msg) {
 	if n.noAAAA && q.Qtype == dns.TypeAAAA {
 		return
 	}
-	time.Sleep(n.patience)
+	late := time.NewTimer(n.patience)
+	defer late.Stop()
+	select {
+	case <-late.C:
+	case <-s.ended:
+		return
+	}
 	m := new(dns.Msg)
 	m.SetReply(asked)
 	m.RecursionAvailable = true

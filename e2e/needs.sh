@@ -7,7 +7,9 @@ required="" # Debian packages without which the tests can't run
 optional="" # without which some of them check less
 command -v cc >/dev/null 2>&1 || command -v gcc >/dev/null 2>&1 || required="gcc libc6-dev" # the race detector
 command -v curl >/dev/null 2>&1 || optional="$optional curl"
+command -v wget >/dev/null 2>&1 || optional="$optional wget"
 command -v python3 >/dev/null 2>&1 || optional="$optional python3"
+python3 -c 'import requests' >/dev/null 2>&1 || optional="$optional python3-requests"
 command -v chromium >/dev/null 2>&1 || command -v chromium-browser >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1 ||
 	optional="$optional chromium" # the page
 command -v tmux >/dev/null 2>&1 || optional="$optional tmux" # weir top

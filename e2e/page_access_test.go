@@ -70,7 +70,7 @@ func pageByKeyboard(t *testing.T, b *browser, host string) {
 	}
 	b.press(t, kb.Enter)
 	// From there on: the views, what narrows the table down, its columns, and its rows.
-	for _, want := range []string{"Hosts", "Filter hosts", "Show", "Host", "Use", "In use", "Limit", "Granted", "Waiting", "Refused/s", host} {
+	for _, want := range []string{"Hosts", "Filter hosts", "Show", "Host", "Use", "In use", "Idle", "Limit", "Granted", "Waiting", "Refused/s", host} {
 		if got := b.tab(t); !strings.HasPrefix(got, want) {
 			t.Fatalf("the next stop is %q, want %q", got, want)
 		}

@@ -81,6 +81,17 @@ func pageEdits(t *testing.T, b *browser, n *node, pattern string) {
 	b.click(t, "#tab-limits")
 	b.click(t, fmt.Sprintf(`tr[data-limit=%q] button[aria-label^=Edit]`, pattern))
 	editor := fmt.Sprintf(`tr[data-below=%q] form`, pattern)
+	b.shows(t, 5*time.Second, editor+" .diff", "nothing changes")
+	if at := eval[string](t, b, `document.activeElement.name ?? ''`); at != "connections" {
+		t.Errorf("in an editor that opens, the focus is on %q", at)
+	}
+	eval[bool](t, b, `(document.activeElement.blur(), true)`) // as a click beside the fields does
+	b.press(t, kb.Escape)
+	b.gone(t, 5*time.Second, editor)
+	if at := b.focus(t); at != "Edit the limit on "+pattern {
+		t.Errorf("behind an editor that was left, the focus is on %q", at)
+	}
+	b.click(t, fmt.Sprintf(`tr[data-limit=%q] button[aria-label^=Edit]`, pattern))
 	b.enter(t, editor+" [name=connections]", "9")
 	b.shows(t, 5*time.Second, editor+" .diff .minus", "connections: 6")
 	b.shows(t, 5*time.Second, editor+" .diff .plus", "connections: 9")
@@ -113,8 +124,14 @@ func pageAddsAndDeletes(t *testing.T, b *browser, n *node) {
 	b.click(t, row+" button[aria-label^=Delete]")
 	below := fmt.Sprintf(`tr[data-below=%q] form`, pattern)
 	b.shows(t, 5*time.Second, below+" .diff .minus", "connections: 12")
+	b.press(t, kb.Escape)
+	b.gone(t, 5*time.Second, below)
+	b.click(t, row+" button[aria-label^=Delete]")
 	b.click(t, below+" [type=submit]")
 	b.gone(t, 5*time.Second, row)
+	if at := b.focus(t); at != "Add a limit" {
+		t.Errorf("behind a limit that was deleted, the focus is on %q", at)
+	}
 	n.http.must(t, http.StatusNotFound, "GET", limitPath(pattern), "", nil)
 }
 

@@ -488,6 +488,9 @@ func (m *Manager) Drain() {
 	m.do(m.node.Drain)
 }
 
+// Undrain ends what Drain began. It does nothing after Goodbye.
+func (m *Manager) Undrain() { m.do(m.node.Undrain) }
+
 // Goodbye ends the session by consent. It admits nothing to limited hosts from now on, waits until all connections that use
 // slots have ended, and tells the leader. It returns the id of the session of which nothing is in use any more, also
 // where the cluster could not be told before ctx ended; 0 where there is none, or connections still use it.

@@ -1036,7 +1036,19 @@ func sortedPools(set map[*pool]struct{}) []*pool {
 }
 
 // Drain makes the node keep nothing idle from now on.
-func (n *Node) Drain(now time.Duration) {
-	n.leaving = true
+func (n *Node) Drain(now time.Duration) { n.setLeaving(now, true) }
+
+// Undrain ends what Drain began: free slots and kept-alive connections stay again. After Part it
+// does nothing, because a session that is being given back must not grow.
+func (n *Node) Undrain(now time.Duration) {
+	if !n.parting {
+		n.setLeaving(now, false)
+	}
+}
+
+// setLeaving visits every pool: the demand of a key that requests wait for has headroom, or has none,
+// from now on.
+func (n *Node) setLeaving(now time.Duration, leaving bool) {
+	n.leaving = leaving
 	n.beginWalk(now)
 }

@@ -285,6 +285,36 @@ func TestDrainClosesWhatIsParkedLater(t *testing.T) {
 	}
 }
 
+// A node that drains no more keeps slots and idle connections again; one that has said goodbye does not.
+func TestUndrainKeepsSlotsAgain(t *testing.T) {
+	m, _ := liveManager(t, ExpiryClose, 2, limit(t, "up", 5, fsm.Queue{}))
+	h := newHolder()
+	s, err := acquire(m, t.Context(), to(t, "up"), h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := mustAcquire(t, m, "up")
+	m.Drain()
+	m.Undrain()
+	s.Park()
+	if reason := h.severed(); reason != 0 {
+		t.Errorf("severed %v, want the idle connection kept", reason)
+	}
+	other.Release()
+	if releases, _, _ := said(m); releases != 0 {
+		t.Errorf("%d slots released, want the free one kept", releases)
+	}
+	mustAcquire(t, m, "up").Release()
+	m.do(m.node.Part)
+	m.Undrain()
+	if h.severed() != SeverWanted {
+		t.Errorf("severed %v after the goodbye, want the slot wanted", h.severed())
+	}
+	if releases, _, _ := said(m); releases != 1 {
+		t.Errorf("%d slots released after the goodbye, want the free one", releases)
+	}
+}
+
 // The session is not ended by consent while something still uses it, and nothing starts once it is to end.
 func TestGoodbyeWaitsForTheLastRelease(t *testing.T) {
 	m, clock := liveManager(t, ExpiryClose, 2, limit(t, "up", 5, fsm.Queue{}))

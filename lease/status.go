@@ -38,6 +38,7 @@ type HostUse struct {
 	Limit    *fsm.Limit // nil: none
 	Granted  int64
 	InUse    int64
+	Idle     int64 // of those in use: kept for reuse, or being closed, without a request
 	Waiting  int64
 	Admitted uint64
 	Rejected uint64
@@ -76,7 +77,7 @@ func (n *Node) usage(p *pool) HostUse {
 	n.lock(p)
 	defer p.mu.Unlock()
 	return HostUse{
-		Key: p.key, Limit: p.limit, Granted: p.granted, InUse: p.open,
+		Key: p.key, Limit: p.limit, Granted: p.granted, InUse: p.open, Idle: p.parked + p.taken,
 		Waiting: p.waiters.len(), Admitted: p.admitted, Rejected: p.rejected,
 	}
 }

@@ -1,6 +1,6 @@
 // Changing a limit, where it stands. What a change would do is shown as it is typed; it is written only over the limit that was shown.
 
-import { h, set, text, toast } from './dom.js';
+import { $, h, set, text, toast } from './dom.js';
 import { call } from './net.js';
 import { model } from './model.js';
 
@@ -36,15 +36,40 @@ function drawDifference(el, pattern, rows) {
     ...(rows.length ? rows.map(([sign, line]) => h('div', { class: sign === '+' ? 'plus' : 'minus' }, `${sign === '+' ? '+' : '−'} ${line}`)) : [h('div', { class: 'dim' }, 'nothing changes')]));
 }
 
-function close(place) {
-  place.replaceChildren();
-  place.editing = null;
-  place.opener?.focus();
+const forms = []; // the places in which one is open, the newest last
+
+/** Shows a form in its place. back() is the element that gets the focus when the form closes. */
+function open(place, form, back) {
+  close(place, false);
+  place.replaceChildren(form);
+  place.back = back;
+  place.shown?.();
+  forms.push(place);
 }
 
-/** Opens the editor in place: for a limit, or for a new one of a pattern, or (nothing given) of one to be typed. */
-export function edit(place, { limit = null, pattern = limit?.pattern ?? '' } = {}) {
-  place.opener = document.activeElement;
+function close(place, focus = true) {
+  const at = forms.indexOf(place);
+  if (at < 0) return;
+  forms.splice(at, 1);
+  place.replaceChildren();
+  place.shown?.();
+  if (focus) place.back()?.focus();
+}
+
+/** Escape closes the form that was opened last, wherever the focus is: a click beside a field has taken it from the form. */
+document.addEventListener('keydown', (event) => {
+  if (event.key !== 'Escape' || event.defaultPrevented || document.querySelector('dialog[open]')) return;
+  const place = forms.findLast((p) => p.isConnected && p.checkVisibility());
+  if (!place) return;
+  event.preventDefault();
+  close(place);
+});
+
+/**
+ * Opens the editor in place: for a limit, or for a new one of a pattern, or (nothing given) of one to be typed. back() finds the
+ * button that has opened it.
+ */
+export function edit(place, { limit = null, pattern = limit?.pattern ?? '' }, back) {
   const id = `edit-${++ids}`;
   const field = (name, label, attributes, hint) => {
     const input = h('input', { id: `${id}-${name}`, name, autocomplete: 'off', ...attributes });
@@ -86,7 +111,6 @@ export function edit(place, { limit = null, pattern = limit?.pattern ?? '' } = {
   };
 
   const form = h('form', { class: 'editor', 'aria-label': fresh ? 'Add a limit' : `Edit the limit on ${limit.pattern}`, oninput: redraw,
-    onkeydown: (e) => { if (e.key === 'Escape') { e.preventDefault(); close(place); } },
     onsubmit: async (event) => {
       event.preventDefault();
       apply.disabled = true;
@@ -109,8 +133,7 @@ export function edit(place, { limit = null, pattern = limit?.pattern ?? '' } = {
   limit?.source === 'config' ? h('p', { class: 'dim' }, 'This limit comes from the config. What is set here wins over it until it is deleted here.') : null,
   diff, note,
   h('div', { class: 'row end' }, h('button', { type: 'button', onclick: () => close(place) }, 'Cancel'), apply));
-  place.replaceChildren(form);
-  place.editing = 'edit';
+  open(place, form, back);
   redraw();
   (fresh && !pattern ? f.pattern.input : f.connections.input).focus();
 }
@@ -128,8 +151,7 @@ async function changed(name, note) {
 }
 
 /** Asks, in place, before a limit is deleted. */
-export function remove(place, limit) {
-  place.opener = document.activeElement;
+export function remove(place, limit, back) {
   const diff = h('div', { class: 'diff', role: 'group', 'aria-label': 'What changes' });
   drawDifference(diff, limit.pattern, difference(limit, null));
   const note = h('p', { class: 'error', role: 'alert' });
@@ -138,21 +160,20 @@ export function remove(place, limit) {
     ? 'This limit comes from the config: it is back with the next reload of a config that names it.'
     : 'A config’s limit with this pattern holds again, if there is one; otherwise the next less specific limit does.';
   const form = h('form', { class: 'editor', 'aria-label': `Delete the limit on ${limit.pattern}`,
-    onkeydown: (e) => { if (e.key === 'Escape') close(place); },
     onsubmit: async (event) => {
       event.preventDefault();
       gone.disabled = true;
       try {
         await call('DELETE', path(limit.pattern), undefined, { 'If-Match': `"${limit.modify_index}"` });
         toast(`The limit on ${limit.pattern} is deleted`);
-        close(place);
+        close(place, false);
+        $('limit-add').focus(); // the limit's own buttons go with it
       } catch (error) {
         set(gone, 'disabled', error.status === 412);
         text(note, error.status === 412 ? 'Somebody has changed this limit meanwhile. Cancel, and look at it first.' : error.message);
       }
     } }, diff, h('p', { class: 'dim' }, what), note,
   h('div', { class: 'row end' }, h('button', { type: 'button', onclick: () => close(place) }, 'Cancel'), gone));
-  place.replaceChildren(form);
-  place.editing = 'remove';
+  open(place, form, back);
   gone.focus();
 }

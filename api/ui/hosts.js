@@ -9,6 +9,7 @@ const COLUMNS = [
   { id: 'host', name: 'Host', value: (x) => x.name, first: 1 },
   { id: 'use', name: 'Use', value: (x) => (x.limit ? x.inUse / x.limit : x.inUse / 1e9), first: -1 },
   { id: 'in_use', name: 'In use', value: (x) => x.inUse, first: -1, num: true },
+  { id: 'idle', name: 'Idle', value: (x) => x.idle, first: -1, num: true },
   { id: 'limit', name: 'Limit', value: (x) => x.limit ?? Infinity, first: 1, num: true },
   { id: 'granted', name: 'Granted', value: (x) => x.granted, first: -1, num: true },
   { id: 'waiting', name: 'Waiting', value: (x) => x.waiting, first: -1, num: true },
@@ -99,12 +100,13 @@ function toggle(name) {
 function makeRow(host) {
   const cell = (id, ...children) => h('td', { class: `col-${id} ${COLUMNS.find((c) => c.id === id).num ? 'num' : ''}` }, ...children);
   const open = h('button', { type: 'button', class: 'open', onclick: () => toggle(host.name) }, h('span', { class: 'twist', 'aria-hidden': 'true' }), h('span', { class: 'name' }, host.name));
-  const p = { open, bar: bar(), inUse: cell('in_use'), limit: cell('limit'), granted: cell('granted'), waiting: cell('waiting'), refused: cell('refused'), chart: spark() };
-  const tr = h('tr', { 'data-host': host.name }, h('th', { scope: 'row', class: 'col-host' }, open), cell('use', p.bar), p.inUse, p.limit, p.granted, p.waiting, p.refused, cell('chart', p.chart));
+  const p = { open, bar: bar(), inUse: cell('in_use'), idle: cell('idle'), limit: cell('limit'), granted: cell('granted'), waiting: cell('waiting'), refused: cell('refused'), chart: spark() };
+  const tr = h('tr', { 'data-host': host.name }, h('th', { scope: 'row', class: 'col-host' }, open), cell('use', p.bar), p.inUse, p.idle, p.limit, p.granted, p.waiting, p.refused, cell('chart', p.chart));
   tr.update = ({ host: x }) => {
     set(open, 'aria-expanded', opened.has(x.name) ? 'true' : 'false');
     p.bar.update(x);
     text(p.inUse, number(x.inUse));
+    text(p.idle, number(x.idle));
     text(p.limit, x.limit === null ? '–' : number(x.limit));
     text(p.granted, number(x.granted));
     text(p.waiting, number(x.waiting));
@@ -148,8 +150,8 @@ function bar() {
     }
     for (const n of nodes) {
       const u = x.data.nodes[n];
-      const idle = Math.max(0, u.granted - u.in_use);
-      if (idle) order.push(segment(`g${n}`, `c${colour(n)} idle`, (idle / size) * (1 - wait)));
+      const unused = Math.max(0, u.granted - u.in_use);
+      if (unused) order.push(segment(`g${n}`, `c${colour(n)} unused`, (unused / size) * (1 - wait)));
     }
     for (const n of dead) order.push(segment(`d${n}`, `c${colour(n)} held`, (x.heldBy(n) / size) * (1 - wait)));
     const taken = lost + nodes.reduce((sum, n) => sum + Math.max(x.data.nodes[n].granted, x.data.nodes[n].in_use), 0);
@@ -167,7 +169,7 @@ function bar() {
     order.forEach((s, i) => { if (el.children[i] !== s) el.insertBefore(s, el.children[i] ?? null); });
     el.classList.toggle('nolimit', x.limit === null);
     const each = nodes.filter((n) => x.data.nodes[n].in_use).map((n) => `${n} ${x.data.nodes[n].in_use}`).join(', ');
-    const label = `${x.limit === null ? plural(x.inUse, 'connection') : `${x.inUse} of ${x.limit}`} in use${each ? ` (${each})` : ''}, ${x.granted} granted, ${x.waiting} waiting${dead.map((n) => `, ${x.heldBy(n)} held by ${n} until they are reclaimed`).join('')}`;
+    const label = `${x.limit === null ? plural(x.inUse, 'connection') : `${x.inUse} of ${x.limit}`} in use${each ? ` (${each})` : ''}${x.idle ? `, ${x.idle} of them idle` : ''}, ${x.granted} granted, ${x.waiting} waiting${dead.map((n) => `, ${x.heldBy(n)} held by ${n} until they are reclaimed`).join('')}`;
     set(el, 'aria-label', label);
     set(el, 'title', label);
   };
@@ -250,7 +252,7 @@ function makeDetail(host) {
       h('div', { class: 'pane' },
         h('h3', {}, 'Limit'), governed, place,
         h('h3', {}, 'By node'),
-        h('table', { class: 'mini bynode' }, h('caption', { class: 'hush' }, `Use of ${host.name} by node`), h('thead', {}, h('tr', {}, ...['Node', 'In use', 'Granted', 'Waiting', 'Admitted', 'Refused', 'Refused/s'].map((name, i) => h('th', { scope: 'col', class: i ? 'num' : '' }, name)))), nodes)),
+        h('table', { class: 'mini bynode' }, h('caption', { class: 'hush' }, `Use of ${host.name} by node`), h('thead', {}, h('tr', {}, ...['Node', 'In use', 'Idle', 'Granted', 'Waiting', 'Admitted', 'Refused', 'Refused/s'].map((name, i) => h('th', { scope: 'col', class: i ? 'num' : '' }, name)))), nodes)),
       h('div', { class: 'pane' }, list))));
   tr.update = ({ host: x }) => {
     keyed(nodes, Object.keys(x.data.nodes).sort().map((n) => ({ node: n, x })), (r) => r.node, makeNode);
@@ -261,12 +263,12 @@ function makeDetail(host) {
 }
 
 function makeNode({ node }) {
-  const cells = Array.from({ length: 6 }, () => h('td', { class: 'num' }));
+  const cells = Array.from({ length: 7 }, () => h('td', { class: 'num' }));
   const tr = h('tr', {}, h('th', { scope: 'row' }, h('i', { class: `swatch c${colour(node)}` }), node), ...cells);
   tr.update = ({ x }) => {
     const u = x.data.nodes[node];
-    [u.in_use, u.granted, u.waiting, u.admitted_total, u.rejected_total].forEach((n, i) => text(cells[i], number(n)));
-    text(cells[5], rate(x.rates[node] ?? 0));
+    [u.in_use, u.idle, u.granted, u.waiting, u.admitted_total, u.rejected_total].forEach((n, i) => text(cells[i], number(n)));
+    text(cells[6], rate(x.rates[node] ?? 0));
   };
   return tr;
 }
@@ -278,13 +280,14 @@ function drawGoverned(el, place, x) {
   const key = JSON.stringify([pattern, limit ?? null]);
   if (el.key === key) return;
   el.key = key;
-  const button = (label, what) => h('button', { type: 'button', class: 'small', onclick: () => edit(place, what) }, label);
+  const focused = el.contains(document.activeElement);
+  const first = () => el.querySelector('button'); // its place is taken by another when the limit changes
+  const button = (label, what) => h('button', { type: 'button', class: 'small', onclick: () => edit(place, what, first) }, label);
   const own = { limit: null, pattern: x.name };
-  if (!limit) {
-    el.replaceChildren('None: connections are counted and never refused. ', button('Set a limit', own));
-    return;
-  }
-  const words = limit.connections === null ? 'no cap' : plural(limit.connections, 'connection');
-  el.replaceChildren(h('code', {}, pattern), `: ${words}${limit.queue ? `, queue of ${limit.queue.size} for ${limit.queue.timeout}` : ''}${limit.shared ? ', shared' : ''} `,
-    button('Edit', { limit }), pattern !== x.name && !limit.shared ? button('Set one for this host alone', own) : '');
+  if (limit) {
+    const words = limit.connections === null ? 'no cap' : plural(limit.connections, 'connection');
+    el.replaceChildren(h('code', {}, pattern), `: ${words}${limit.queue ? `, queue of ${limit.queue.size} for ${limit.queue.timeout}` : ''}${limit.shared ? ', shared' : ''} `,
+      button('Edit', { limit }), pattern !== x.name && !limit.shared ? button('Set one for this host alone', own) : '');
+  } else el.replaceChildren('None: connections are counted and never refused. ', button('Set a limit', own));
+  if (focused) first().focus();
 }

@@ -9,7 +9,7 @@ const places = new Map(); // by pattern: where a limit is edited, below its row
 
 export function setUpLimits(draw) {
   $('limit-filter').addEventListener('input', (e) => { view.filter = e.target.value.trim().toLowerCase(); view.pager.page = 0; draw(); });
-  $('limit-add').addEventListener('click', () => edit($('limit-new')));
+  $('limit-add').addEventListener('click', () => edit($('limit-new'), {}, () => $('limit-add')));
 }
 
 export function drawLimits() {
@@ -31,10 +31,11 @@ function place({ pattern }) {
 function make(limit) {
   let now = limit;
   const cells = { connections: h('td', { class: 'num' }), queue: h('td', { class: 'wide' }), counts: h('td', { class: 'wide' }), source: h('td', { class: 'wide' }) };
-  const button = (label, act) => h('button', { type: 'button', class: 'small', 'aria-label': `${label} the limit on ${limit.pattern}`, onclick: act }, label);
+  const button = (label, act) => h('button', { type: 'button', class: 'small', 'aria-label': `${label} the limit on ${limit.pattern}`,
+    onclick: (event) => { const el = event.currentTarget; act(() => (model.limits.has(limit.pattern) ? el : $('limit-add'))); } }, label);
   const tr = h('tr', { 'data-limit': limit.pattern },
     h('th', { scope: 'row' }, h('code', {}, limit.pattern)), cells.connections, cells.queue, cells.counts, cells.source,
-    h('td', { class: 'end' }, button('Edit', () => edit(place(now), { limit: now })), button('Delete', () => remove(place(now), now))));
+    h('td', { class: 'end' }, button('Edit', (back) => edit(place(now), { limit: now }, back)), button('Delete', (back) => remove(place(now), now, back))));
   tr.update = ({ limit: l }) => {
     now = l;
     text(cells.connections, l.connections === null ? 'no cap' : l.connections === 0 ? 'blocked' : number(l.connections));
@@ -49,7 +50,7 @@ function make(limit) {
 function makeBelow(limit) {
   const inside = place(limit);
   const tr = h('tr', { class: 'detail', hidden: true, 'data-below': limit.pattern }, h('td', { colspan: 6 }, inside));
-  new MutationObserver(() => { tr.hidden = inside.childElementCount === 0; }).observe(inside, { childList: true });
-  tr.update = () => { tr.hidden = inside.childElementCount === 0; };
+  inside.shown = () => { tr.hidden = inside.childElementCount === 0; }; // at once: what is hidden can't have the focus
+  tr.update = inside.shown;
   return tr;
 }

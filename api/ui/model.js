@@ -65,6 +65,7 @@ class Host {
   heldBy(node) { return model.reclaiming.has(node) ? this.held[node] ?? 0 : 0; }
 
   get inUse() { return this.data.in_use; }
+  get idle() { return this.data.idle ?? 0; }
   get granted() { return this.data.granted; }
   get waiting() { return this.data.waiting; }
   get limit() { return this.data.limit; }

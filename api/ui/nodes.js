@@ -35,8 +35,9 @@ function update(el, parts, n) {
   const use = uses[n.name] ?? { inUse: 0, granted: 0, held: 0 };
   text(parts.role, `${n.role} ·`);
   parts.leader.hidden = !n.leader;
-  text(parts.health, n.health);
-  set(parts.health, 'class', `pill ${TONE[n.health]}`);
+  const draining = n.draining && n.health === 'alive';
+  text(parts.health, draining ? 'draining' : n.health);
+  set(parts.health, 'class', `pill ${draining ? 'warn' : TONE[n.health]}`);
   text(parts.session, SESSION[n.session]);
   set(parts.session, 'class', n.session === 'live' ? 'dim' : 'warn');
   text(parts.use, use.held ? `holds ${plural(use.held, 'slot')}` : `${number(use.inUse)} in use · ${number(use.granted)} granted`);
@@ -73,7 +74,7 @@ function drawLegend(nodes) {
   legend.key = key;
   legend.replaceChildren(...[
     ...few.map((n) => h('span', { class: `c${colour(n.name)}` }, h('i', { class: 'swatch' }), n.name)),
-    h('span', {}, h('i', { class: 'swatch idle' }), 'granted, idle'), dead && h('span', {}, h('i', { class: 'swatch held' }), 'held by a dead node'),
+    h('span', {}, h('i', { class: 'swatch unused' }), 'granted, unused'), dead && h('span', {}, h('i', { class: 'swatch held' }), 'held by a dead node'),
     h('span', {}, h('i', { class: 'swatch wait' }), 'waiting')].filter(Boolean));
 }
 

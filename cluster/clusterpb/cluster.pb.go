@@ -91,6 +91,7 @@ type Meta struct {
 	LogVersion      uint32                 `protobuf:"varint,13,opt,name=log_version,json=logVersion,proto3" json:"log_version,omitempty"` // up to which a server understands the Raft log; absent: 1
 	ApiAddr         string                 `protobuf:"bytes,14,opt,name=api_addr,json=apiAddr,proto3" json:"api_addr,omitempty"`           // what the HTTP API listens on; its host may be unspecified
 	Listening       *Listening             `protobuf:"bytes,15,opt,name=listening,proto3" json:"listening,omitempty"`                      // absent from older versions
+	Draining        bool                   `protobuf:"varint,16,opt,name=draining,proto3" json:"draining,omitempty"`                       // the node's proxy takes no new work
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -228,6 +229,13 @@ func (x *Meta) GetListening() *Listening {
 		return x.Listening
 	}
 	return nil
+}
+
+func (x *Meta) GetDraining() bool {
+	if x != nil {
+		return x.Draining
+	}
+	return false
 }
 
 // Listening is where a node's ports are reached, for the others to keep workers away from them.
@@ -1439,7 +1447,7 @@ var File_cluster_proto protoreflect.FileDescriptor
 
 const file_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\rcluster.proto\x12\x0fweir.cluster.v1\"\xf7\x03\n" +
+	"\rcluster.proto\x12\x0fweir.cluster.v1\"\x93\x04\n" +
 	"\x04Meta\x12\x1a\n" +
 	"\bidentity\x18\x01 \x01(\fR\bidentity\x12)\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x15.weir.cluster.v1.RoleR\x04role\x12\x19\n" +
@@ -1458,7 +1466,8 @@ const file_cluster_proto_rawDesc = "" +
 	"\vlog_version\x18\r \x01(\rR\n" +
 	"logVersion\x12\x19\n" +
 	"\bapi_addr\x18\x0e \x01(\tR\aapiAddr\x128\n" +
-	"\tlistening\x18\x0f \x01(\v2\x1a.weir.cluster.v1.ListeningR\tlistening\"\x99\x01\n" +
+	"\tlistening\x18\x0f \x01(\v2\x1a.weir.cluster.v1.ListeningR\tlistening\x12\x1a\n" +
+	"\bdraining\x18\x10 \x01(\bR\bdraining\"\x99\x01\n" +
 	"\tListening\x12/\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x19.weir.cluster.v1.ListenerR\x05nodes\x123\n" +
 	"\aproxies\x18\x02 \x03(\v2\x19.weir.cluster.v1.ListenerR\aproxies\x12\x12\n" +

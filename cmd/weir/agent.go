@@ -102,6 +102,8 @@ type agent struct {
 
 	applying sync.Mutex // settings; held before mu
 
+	turning sync.Mutex // the begin and end of draining; held before mu
+
 	mu          sync.Mutex
 	cfg         *config.Config
 	leaving     bool
@@ -297,9 +299,8 @@ const (
 
 // shutdown ends connections (gracefully, or at once), gives back every slot, says goodbye, and stops the parts.
 func (a *agent) shutdown(graceful, leave bool) error {
-	a.mu.Lock()
-	a.leaving = true
-	a.mu.Unlock()
+	a.setLeaving()
+	a.members.SetDraining(true)
 	drain := a.drainTimeout()
 	if !graceful {
 		drain = 0

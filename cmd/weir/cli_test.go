@@ -110,9 +110,9 @@ const (
 		`"config_disagreements":["c"],"connections":3,"proxy_addr":"127.0.0.1:8080"}`
 	limitJSON = `{"pattern":"api.example.com","connections":5,"queue":{"timeout":"2s","size":100},"shared":false,"source":"api","modify_index":12}`
 	capless   = `{"pattern":"*.open.org","connections":null,"queue":null,"shared":true,"source":"config","modify_index":3}`
-	useJSON   = `"limit":5,"granted":4,"in_use":3,"waiting":2,"admitted_total":1000,"rejected_total":1`
-	hostJSON  = `{"host":"api.example.com",` + useJSON + `,"nodes":{"b":{` + useJSON + `},"a":{"limit":5,"granted":0,"in_use":0,"waiting":0,"admitted_total":0,"rejected_total":0}}}`
-	freeJSON  = `{"host":"free.org","limit":null,"granted":0,"in_use":12,"waiting":0,"admitted_total":7,"rejected_total":0,"nodes":{}}`
+	useJSON   = `"limit":5,"granted":4,"in_use":3,"idle":1,"waiting":2,"admitted_total":1000,"rejected_total":1`
+	hostJSON  = `{"host":"api.example.com",` + useJSON + `,"nodes":{"b":{` + useJSON + `},"a":{"limit":5,"granted":0,"in_use":0,"idle":0,"waiting":0,"admitted_total":0,"rejected_total":0}}}`
+	freeJSON  = `{"host":"free.org","limit":null,"granted":0,"in_use":12,"idle":12,"waiting":0,"admitted_total":7,"rejected_total":0,"nodes":{}}`
 )
 
 func TestTables(t *testing.T) {
@@ -161,31 +161,31 @@ Disk         stalled: a write takes too long; the node votes and leads again whe
 `,
 		},
 		{"nodes", "GET /v1/nodes", `{"view":"a","nodes":[
-			{"name":"a","role":"server","leader":true,"health":"alive","session":"live","reclaim_in":null,"version":"v1","addresses":{"rpc":"10.0.0.1:8082","gossip":"10.0.0.1:8083"}},
+			{"name":"a","role":"server","leader":true,"health":"alive","session":"live","draining":true,"reclaim_in":null,"version":"v1","addresses":{"rpc":"10.0.0.1:8082","gossip":"10.0.0.1:8083"}},
 			{"name":"edge-1","role":"proxy","leader":false,"health":"dead","session":"expired","reclaim_in":"9.5s","version":"","addresses":{"rpc":"","gossip":""}}]}`,
 			[]string{"nodes"}, `
-NODE    ROLE    LEADER  HEALTH  SESSION  RECLAIM IN  VERSION  RPC            GOSSIP
-a       server  leader  alive   live              -  v1       10.0.0.1:8082  10.0.0.1:8083
-edge-1  proxy   -       dead    expired        9.5s  -        -              -
+NODE    ROLE    LEADER  HEALTH  DRAINING  SESSION  RECLAIM IN  VERSION  RPC            GOSSIP
+a       server  leader  alive   draining  live              -  v1       10.0.0.1:8082  10.0.0.1:8083
+edge-1  proxy   -       dead    -         expired        9.5s  -        -              -
 `},
 		{"hosts", "GET /v1/hosts", `{"hosts":[` + hostJSON + `,` + freeJSON + `],"next":"free.org","unreachable":[{"node":"c","error":"no answer in time"}]}`,
 			[]string{"hosts"}, `
-HOST             LIMIT  IN USE  GRANTED  WAITING  ADMITTED  REJECTED
-api.example.com      5       3        4        2      1000         1
-free.org          none      12        0        0         7         0
+HOST             LIMIT  IN USE  IDLE  GRANTED  WAITING  ADMITTED  REFUSED
+api.example.com      5       3     1        4        2      1000        1
+free.org          none      12    12        0        0         7        0
 There are more: go on with --after free.org
 Not included: node c (no answer in time)
 `},
 		{"hosts with a choice", "GET /v1/hosts?limit=2&prefix=x&sort=in_use", `{"hosts":[]}`,
 			[]string{"hosts", "--prefix", "x", "--sort", "in_use", "--limit", "2"}, `
-HOST  LIMIT  IN USE  GRANTED  WAITING  ADMITTED  REJECTED
+HOST  LIMIT  IN USE  IDLE  GRANTED  WAITING  ADMITTED  REFUSED
 `},
 		{"one host", "GET /v1/hosts/api.example.com", hostJSON, []string{"hosts", "api.example.com"}, `
 api.example.com (no limit)
-NODE  LIMIT  IN USE  GRANTED  WAITING  ADMITTED  REJECTED
-a         5       0        0        0         0         0
-b         5       3        4        2      1000         1
-all       5       3        4        2      1000         1
+NODE  LIMIT  IN USE  IDLE  GRANTED  WAITING  ADMITTED  REFUSED
+a         5       0     0        0        0         0        0
+b         5       3     1        4        2      1000        1
+all       5       3     1        4        2      1000        1
 `},
 		{"limits list", "GET /v1/limits", `{"index":12,"limits":[` + capless + `,` + limitJSON + `]}`, []string{"limits", "list"}, `
 PATTERN          CONNECTIONS  QUEUE TIMEOUT  QUEUE SIZE  SHARED  SOURCE  INDEX
@@ -214,8 +214,8 @@ bb    10.0.0.2:8082  no     -       bb.34cd
 		{"raft transfer to the leader", "POST /v1/raft/transfer", `{"from":"b","to":"b"}`, []string{"raft", "transfer", "b"}, "\nb leads already\n"},
 		{"a host under a pattern", "GET /v1/hosts/x.org", `{"host":"x.org","pattern":"*.org",` + useJSON + `,"nodes":{}}`, []string{"hosts", "x.org"}, `
 x.org (limit of *.org)
-NODE  LIMIT  IN USE  GRANTED  WAITING  ADMITTED  REJECTED
-all       5       3        4        2      1000         1
+NODE  LIMIT  IN USE  IDLE  GRANTED  WAITING  ADMITTED  REFUSED
+all       5       3     1        4        2      1000        1
 `},
 		{"raft transfer to", "POST /v1/raft/transfer", `{"from":"a","to":"b"}`, []string{"raft", "transfer", "b"}, "\na has handed leadership to b\n"},
 		{"names of wide and of turning characters", "GET /v1/raft/peers", `{"peers":[{"name":"世界","address":"x:1"},{"name":"a\u202e","address":"y:1"}]}`, []string{"raft", "peers"}, `
@@ -540,6 +540,29 @@ func TestDrain(t *testing.T) {
 	f = newFakeAPI(t, map[string][]string{post: {started}, get: {st(2)}})
 	if code, _, stderr := f.weir(testProcess(), "drain", "--timeout", "50ms"); code != 1 || !strings.Contains(stderr, "2 connections still open after 50ms") {
 		t.Errorf("exit %d %q", code, stderr)
+	}
+}
+
+func TestDrainUndo(t *testing.T) {
+	const undo = "DELETE /v1/drain"
+	f := newFakeAPI(t, map[string][]string{undo: {`{"node":"a","draining":false,"leaving":false,"connections":2}`}})
+	if code, stdout, stderr := f.weir(testProcess(), "drain", "--undo"); code != 0 || stdout != "a takes new work: 2 connections open\n" {
+		t.Errorf("exit %d %q %q", code, stdout, stderr)
+	}
+	f = newFakeAPI(t, map[string][]string{undo: {"409|a is leaving"}})
+	if code, _, stderr := f.weir(testProcess(), "drain", "--undo"); code != 1 || !strings.Contains(stderr, "a is leaving") {
+		t.Errorf("exit %d %q", code, stderr)
+	}
+	if code, _, stderr := f.weir(testProcess(), "drain", "--undo", "--detach"); code != 2 || !strings.Contains(stderr, "undo") {
+		t.Errorf("with --detach: exit %d %q", code, stderr)
+	}
+	// A command that waits sees that somebody else has ended it.
+	f = newFakeAPI(t, map[string][]string{
+		"POST /v1/drain": {`{"node":"a","draining":true,"leaving":false,"connections":2}`},
+		"GET /v1/status": {`{"node":"a","draining":true,"connections":2}`, `{"node":"a","draining":false,"connections":2}`},
+	})
+	if code, _, stderr := f.weir(testProcess(), "drain"); code != 1 || !strings.Contains(stderr, "drains no more") {
+		t.Errorf("ended by somebody else: exit %d %q", code, stderr)
 	}
 }
 

@@ -37,6 +37,23 @@ func TestLogRing(t *testing.T) {
 	}
 }
 
+// What weir debug and a broken simulation leave behind is no part of the source, in whatever directory of a clone they ran: a
+// release is only made of a tree without files that git does not know.
+func TestOutputIsIgnoredByGit(t *testing.T) {
+	ignored, err := os.ReadFile("../../.gitignore")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{"weir-debug-a-20260102T030405Z.tar.gz", "weir-sim.plan"} {
+		if !slices.ContainsFunc(strings.Fields(string(ignored)), func(pattern string) bool {
+			match, err := path.Match(pattern, file) // one without a slash holds in every directory
+			return match && err == nil
+		}) {
+			t.Errorf("%s is not ignored in every directory", file)
+		}
+	}
+}
+
 // unpack reads an archive into a map from name to content.
 func unpack(t *testing.T, file string) map[string]string {
 	t.Helper()

@@ -27,16 +27,24 @@ func newDrainCommand(p *process) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "drain",
 		Short: "Make a node refuse new work, and wait until its connections have ended",
-		Long: `Make a node refuse new work and let the connections that it has end. The command waits for the last one.
-The node stays in the cluster; stop or restart it afterwards.`,
+		Long: `Make a node refuse new work and let its open connections end. The command waits for the last one.
+The node stays in the cluster. Stop or restart it afterwards, or make it take new work again with --undo.`,
 		Example: `  weir drain
-  weir drain --detach --addr http://127.0.0.1:8181`,
+  weir drain --detach --addr http://127.0.0.1:8181
+  weir drain --undo`,
 		Args: noArgs,
 	}
 	f := addClientFlags(p, cmd)
 	var w waitFlags
 	w.add(cmd)
+	undo := cmd.Flags().Bool("undo", false, "take new work again")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		switch waits := cmd.Flags().Changed("detach") || cmd.Flags().Changed("timeout"); {
+		case *undo && waits:
+			return usagef(cmd, "--undo waits for nothing: leave out --detach and --timeout")
+		case *undo:
+			return undrain(f, cmd)
+		}
 		c, err := f.client(cmd)
 		if err != nil {
 			return err
@@ -55,6 +63,14 @@ The node stays in the cluster; stop or restart it afterwards.`,
 	return cmd
 }
 
+func undrain(f *clientFlags, cmd *cobra.Command) error {
+	ask := func(ctx context.Context, c *api.Client) (api.Started, error) { return c.Undrain(ctx) }
+	return call(f, cmd, ask, func(s api.Started) error {
+		_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s takes new work: %s open\n", printable(s.Node), count(s.Connections, "connection"))
+		return err
+	})
+}
+
 // waitDrained looks at the node until its last connection has ended, and tells when their number changes.
 func waitDrained(f *clientFlags, cmd *cobra.Command, c *api.Client, timeout time.Duration) error {
 	last := -1
@@ -66,6 +82,9 @@ func waitDrained(f *clientFlags, cmd *cobra.Command, c *api.Client, timeout time
 		if !f.json && st.Connections != last && last >= 0 {
 			fmt.Fprintf(cmd.OutOrStdout(), "%s open\n", count(st.Connections, "connection"))
 		}
+		if !st.Draining {
+			return false, fmt.Errorf("%s drains no more: somebody made it take new work again", printable(st.Node))
+		}
 		last = st.Connections
 		return st.Connections == 0, nil
 	})
@@ -73,7 +92,7 @@ func waitDrained(f *clientFlags, cmd *cobra.Command, c *api.Client, timeout time
 	case err != nil:
 		return err
 	case !done:
-		return fmt.Errorf("%s still open after %s; the node goes on draining", count(last, "connection"), timeout)
+		return fmt.Errorf("%s still open after %s; the node goes on draining (weir drain --undo ends that)", count(last, "connection"), timeout)
 	case !f.json:
 		_, err = fmt.Fprintln(cmd.OutOrStdout(), "drained")
 	}

@@ -18,7 +18,7 @@ import (
 
 // eventTypes are what weir events follows unless --types says otherwise: what happens, not the state that the stream repeats
 // once a second.
-var eventTypes = []string{"leader", "member", "limit", "reclaim", "fence"}
+var eventTypes = []string{"leader", "member", "limit", "reclaim", "fence", "drain"}
 
 func newEventsCommand(p *process) *cobra.Command {
 	var types []string
@@ -26,7 +26,7 @@ func newEventsCommand(p *process) *cobra.Command {
 		Use:   "events",
 		Short: "Follow what happens in the cluster",
 		Long: `Print the events that the node remembers, oldest first, and then each new one as it happens: changes of the
-leader, the members and the limits, slots that came back from a node that is gone, and fences. Ctrl-C ends it.
+leader, the members and the limits, slots reclaimed from a node that is gone, fences, and draining. Ctrl-C ends it.
 
 With --json each event is one line, as the API sends it. If the connection is lost, the command connects again
 and goes on behind the last event that it has printed.`,

@@ -145,12 +145,12 @@ func watchHosts(ctx context.Context, interval time.Duration, w, errs io.Writer, 
 }
 
 func useHeader(first string) []string {
-	return []string{first, "-LIMIT", "-IN USE", "-GRANTED", "-WAITING", "-ADMITTED", "-REJECTED"}
+	return []string{first, "-LIMIT", "-IN USE", "-IDLE", "-GRANTED", "-WAITING", "-ADMITTED", "-REFUSED"}
 }
 
 func useRow(first string, u api.Use) []string {
 	return []string{
-		first, connections(u.Limit), strconv.FormatInt(u.InUse, 10), strconv.FormatInt(u.Granted, 10),
+		first, connections(u.Limit), strconv.FormatInt(u.InUse, 10), strconv.FormatInt(u.Idle, 10), strconv.FormatInt(u.Granted, 10),
 		strconv.FormatInt(u.Waiting, 10), strconv.FormatUint(u.Admitted, 10), strconv.FormatUint(u.Rejected, 10),
 	}
 }

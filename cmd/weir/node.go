@@ -160,7 +160,7 @@ func (a *agent) Nodes() []api.Node {
 	var nodes []api.Node
 	for _, m := range a.members.Members() {
 		n := api.Node{
-			Name: m.Name, Role: string(m.Role), Leader: m.Name == leader, Health: string(m.Health), Session: lease.SessionNone,
+			Name: m.Name, Role: string(m.Role), Leader: m.Name == leader, Health: string(m.Health), Session: lease.SessionNone, Draining: m.Draining,
 			Version: m.Version, Addresses: api.Addresses{RPC: m.RPCAddr, Gossip: m.GossipAddr},
 		}
 		if s, ok := sessions[m.Name]; ok {
@@ -222,7 +222,7 @@ func (a *agent) HostUse(key fsm.Key) (api.HostUse, bool) {
 }
 
 func hostUse(h lease.HostUse) api.HostUse {
-	return api.HostUse{Key: h.Key, Granted: h.Granted, InUse: h.InUse, Waiting: h.Waiting, Admitted: h.Admitted, Rejected: h.Rejected}
+	return api.HostUse{Key: h.Key, Granted: h.Granted, InUse: h.InUse, Idle: h.Idle, Waiting: h.Waiting, Admitted: h.Admitted, Rejected: h.Rejected}
 }
 
 // Peers implements [api.PeerSource].
@@ -253,17 +253,55 @@ func (a *agent) CloseConnection(id string) bool { return a.proxy.CloseConnection
 
 // Drain implements [api.Lifecycle].
 func (a *agent) Drain(context.Context) error {
+	a.turning.Lock()
+	defer a.turning.Unlock()
+	if a.isLeaving() || a.proxy.Draining() {
+		return nil
+	}
 	a.log.Info("draining: no new connections; those that are open may end")
 	a.proxy.SetDraining(true)
 	a.manager.Drain()
+	a.members.SetDraining(true)
+	a.events.Drain(true)
 	return nil
+}
+
+// Undrain implements [api.Lifecycle].
+func (a *agent) Undrain(context.Context) error {
+	a.turning.Lock()
+	defer a.turning.Unlock()
+	if a.isLeaving() {
+		return fmt.Errorf("%w: %s is stopping or leaving the cluster, which can't be taken back: start it again instead", api.ErrConflict, a.name())
+	}
+	if !a.proxy.Draining() {
+		return nil
+	}
+	a.log.Info("no longer draining: new connections are taken again")
+	a.manager.Undrain()
+	a.proxy.SetDraining(false)
+	a.members.SetDraining(false)
+	a.events.Drain(false)
+	return nil
+}
+
+func (a *agent) isLeaving() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.leaving
+}
+
+// setLeaving notes that the node stops. From then on draining can't be ended.
+func (a *agent) setLeaving() {
+	a.turning.Lock()
+	defer a.turning.Unlock()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.leaving = true
 }
 
 // Leave implements [api.Lifecycle].
 func (a *agent) Leave(context.Context) error {
-	a.mu.Lock()
-	a.leaving = true
-	a.mu.Unlock()
+	a.setLeaving()
 	a.leave()
 	return nil
 }

@@ -13,8 +13,8 @@ func newNodesCommand(p *process) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "nodes",
 		Short: "List the cluster's nodes",
-		Long: `List every node: its role, whether it leads, its health as gossip sees it, its session with the cluster,
-and, for one whose slots are being taken back, the time until others can have them.`,
+		Long: `List every node: its role, whether it leads, its health as gossip sees it, whether it is draining, its
+session with the cluster and, if its slots are being reclaimed, the time until other nodes can have them.`,
 		Example: `  weir nodes`,
 		Args:    noArgs,
 	}
@@ -27,7 +27,7 @@ and, for one whose slots are being taken back, the time until others can have th
 }
 
 func showNodes(w io.Writer, nodes api.Nodes) error {
-	t := table{header: []string{"NODE", "ROLE", "LEADER", "HEALTH", "SESSION", "-RECLAIM IN", "VERSION", "RPC", "GOSSIP"}}
+	t := table{header: []string{"NODE", "ROLE", "LEADER", "HEALTH", "DRAINING", "SESSION", "-RECLAIM IN", "VERSION", "RPC", "GOSSIP"}}
 	for _, n := range nodes.Nodes {
 		reclaim := "-"
 		if n.ReclaimIn != nil {
@@ -37,7 +37,11 @@ func showNodes(w io.Writer, nodes api.Nodes) error {
 		if n.Leader {
 			leader = "leader"
 		}
-		t.add(n.Name, n.Role, leader, n.Health, n.Session, reclaim, orDash(n.Version), orDash(n.Addresses.RPC), orDash(n.Addresses.Gossip))
+		draining := "-"
+		if n.Draining {
+			draining = "draining"
+		}
+		t.add(n.Name, n.Role, leader, n.Health, draining, n.Session, reclaim, orDash(n.Version), orDash(n.Addresses.RPC), orDash(n.Addresses.Gossip))
 	}
 	return t.write(w)
 }

@@ -141,8 +141,8 @@ func (h *hostRow) note(node string, r rate) {
 type nodeRow struct {
 	api.Node
 	rate
-	inUse, granted, waiting int64
-	open                    bool // it is in the sums
+	inUse, idle, granted, waiting int64
+	open                          bool // it is in the sums
 }
 
 // picture is the cluster at one moment, against an earlier one.
@@ -192,12 +192,13 @@ func (c *cluster) picture(last *picture) *picture {
 }
 
 func (n *nodeRow) sum(u api.Use, r rate) {
-	n.inUse, n.granted, n.waiting, n.open = n.inUse+u.InUse, n.granted+u.Granted, n.waiting+u.Waiting, true
+	n.inUse, n.idle, n.granted, n.waiting, n.open = n.inUse+u.InUse, n.idle+u.Idle, n.granted+u.Granted, n.waiting+u.Waiting, true
 	n.rate = n.rate.add(r)
 }
 
 func (p *picture) sum(h *hostRow) {
 	p.total.InUse += h.InUse
+	p.total.Idle += h.Idle
 	p.total.Granted += h.Granted
 	p.total.Waiting += h.Waiting
 	p.rate = p.rate.add(h.rate)

@@ -12,6 +12,7 @@ func useColumns() []column {
 		{title: " ", width: 1, rank: 0},
 		{title: "NODE", least: 10, part: 1, rank: 0},
 		{title: "IN USE", width: 7, right: true, rank: 1},
+		{title: "IDLE", width: 6, right: true, rank: 8},
 		{title: "GRANTED", width: 8, right: true, rank: 2},
 		{title: "WAITING", width: 8, right: true, rank: 3},
 		{title: "ADMITTED", width: 9, right: true, rank: 6},
@@ -71,7 +72,7 @@ func (m *Model) useTable(h *hostRow) []string {
 	for _, name := range shown {
 		u, r := h.Nodes[name], h.rates[name]
 		lines = append(lines, m.row(columns, widths, []styled{
-			{text: m.opt.key(m.cluster.numberOf(name)), raw: true}, {text: Clean(name)}, {text: count(u.InUse)}, {text: count(u.Granted)},
+			{text: m.opt.key(m.cluster.numberOf(name)), raw: true}, {text: Clean(name)}, {text: count(u.InUse)}, {text: count(u.Idle)}, {text: count(u.Granted)},
 			{text: count(u.Waiting), look: when(u.Waiting > 0, warn)}, {text: number(u.Admitted)}, {text: number(u.Rejected)},
 			{text: perSecond(r.admitted)}, {text: perSecond(r.refused), look: when(r.refused > 0, bad)},
 		}))

@@ -32,10 +32,11 @@ func nodeColumns() []column {
 		{title: "NODE", least: 10, part: 1, rank: 0},
 		{title: "ROLE", width: 6, rank: 4},
 		{title: "LEADER", width: 6, rank: 3},
-		{title: "HEALTH", width: 7, rank: 1},
+		{title: "HEALTH", width: 8, rank: 1},
 		{title: "SESSION", width: 7, rank: 2},
 		{title: "RECLAIM", width: 7, right: true, rank: 2},
 		{title: "IN USE", width: 7, right: true, rank: 2},
+		{title: "IDLE", width: 6, right: true, rank: 9},
 		{title: "GRANTED", width: 7, right: true, rank: 5},
 		{title: "WAIT", width: 6, right: true, rank: 5},
 		{title: "ADM/S", width: 6, right: true, rank: 7},
@@ -59,16 +60,16 @@ func (m *Model) nodeTable(now time.Time) []string {
 		if n.Leader {
 			leader = "leader"
 		}
-		numbers := [...]string{count(n.inUse), count(n.granted), count(n.waiting), perSecond(n.admitted), perSecond(n.refused)}
+		numbers := [...]string{count(n.inUse), count(n.idle), count(n.granted), count(n.waiting), perSecond(n.admitted), perSecond(n.refused)}
 		if !n.open {
-			numbers = [...]string{"-", "-", "-", "-", "-"}
+			numbers = [...]string{"-", "-", "-", "-", "-", "-"}
 		}
 		lines = append(lines, m.row(columns, widths, []styled{
 			{text: m.opt.key(m.cluster.numberOf(n.Name)), raw: true}, name, {text: n.Role}, {text: leader, look: good},
-			{text: n.Health, look: healthLook(n.Health)}, {text: n.Session, look: sessionLook(n.Session)},
+			healthCell(n), {text: n.Session, look: sessionLook(n.Session)},
 			{text: m.reclaim(now, n), look: warn},
-			{text: numbers[0]}, {text: numbers[1]}, {text: numbers[2], look: when(n.waiting > 0, warn)},
-			{text: numbers[3]}, {text: numbers[4], look: when(n.refused > 0, bad)}, {text: Clean(n.Version)},
+			{text: numbers[0]}, {text: numbers[1]}, {text: numbers[2]}, {text: numbers[3], look: when(n.waiting > 0, warn)},
+			{text: numbers[4]}, {text: numbers[5], look: when(n.refused > 0, bad)}, {text: Clean(n.Version)},
 		}))
 	}
 	return lines
@@ -91,6 +92,14 @@ func when(v bool, l look) look {
 		return l
 	}
 	return plain
+}
+
+// healthCell is a node's health; of one that is well, also whether it is draining.
+func healthCell(n nodeRow) styled {
+	if n.Draining && n.Health == "alive" {
+		return styled{text: "draining", look: warn}
+	}
+	return styled{text: n.Health, look: healthLook(n.Health)}
 }
 
 func healthLook(health string) look {
@@ -120,6 +129,7 @@ func hostColumns() []column {
 		{title: "HOST", least: 20, part: 2, rank: 0, order: "host"},
 		{title: "LIMIT", width: 6, right: true, rank: 2},
 		{title: "IN USE", width: 7, right: true, rank: 1, order: "in_use"},
+		{title: "IDLE", width: 6, right: true, rank: 8},
 		{title: "GRANTED", width: 8, right: true, rank: 7, order: "granted"},
 		{title: "WAITING", width: 8, right: true, rank: 3, order: "waiting"},
 		{title: "USE", least: 10, part: 3, rank: 4},
@@ -148,9 +158,9 @@ func (m *Model) hostTable() []string {
 			name.look = inverse
 		}
 		lines = append(lines, m.row(columns, widths, []styled{
-			name, limitCell(h.Limit), {text: count(h.InUse), look: when(atLimit(h), warn)}, {text: count(h.Granted)},
+			name, limitCell(h.Limit), {text: count(h.InUse), look: when(atLimit(h), warn)}, {text: count(h.Idle)}, {text: count(h.Granted)},
 			{text: count(h.Waiting), look: when(h.Waiting > 0, warn)},
-			{text: m.opt.drawn(bar(widths[5], h.Limit, m.shares(h), h.Waiting, full)), raw: true},
+			{text: m.opt.drawn(bar(widths[6], h.Limit, m.shares(h), h.Waiting, full)), raw: true},
 			{text: perSecond(h.admitted)}, {text: perSecond(h.refused), look: when(h.refused > 0, bad)},
 		}))
 	}

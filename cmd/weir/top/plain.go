@@ -8,32 +8,35 @@ func (m *Model) Tables(now time.Time) (nodes, hosts [][]string) {
 	if m.picture == nil {
 		return nil, nil
 	}
-	nodes = [][]string{{"NODE", "ROLE", "LEADER", "HEALTH", "SESSION", "-RECLAIM IN", "-IN USE", "-GRANTED", "-WAITING", "-ADMITTED/S", "-REFUSED/S"}}
+	nodes = [][]string{{"NODE", "ROLE", "LEADER", "HEALTH", "DRAINING", "SESSION", "-RECLAIM IN", "-IN USE", "-IDLE", "-GRANTED", "-WAITING", "-ADMITTED/S", "-REFUSED/S"}}
 	for _, n := range m.picture.nodes {
-		leader, reclaim := "-", "-"
+		leader, draining, reclaim := "-", "-", "-"
 		if n.Leader {
 			leader = "leader"
+		}
+		if n.Draining {
+			draining = "draining"
 		}
 		if n.ReclaimIn != nil {
 			reclaim = m.reclaim(now, n)
 		}
-		row := []string{n.Name, n.Role, leader, n.Health, n.Session, reclaim, "-", "-", "-", "-", "-"}
+		row := []string{n.Name, n.Role, leader, n.Health, draining, n.Session, reclaim, "-", "-", "-", "-", "-", "-"}
 		if n.open {
-			copy(row[6:], numbers(n.inUse, n.granted, n.waiting, n.rate))
+			copy(row[7:], numbers(n.inUse, n.idle, n.granted, n.waiting, n.rate))
 		}
 		nodes = append(nodes, row)
 	}
-	hosts = [][]string{{"HOST", "-LIMIT", "-IN USE", "-GRANTED", "-WAITING", "-ADMITTED/S", "-REFUSED/S"}}
+	hosts = [][]string{{"HOST", "-LIMIT", "-IN USE", "-IDLE", "-GRANTED", "-WAITING", "-ADMITTED/S", "-REFUSED/S"}}
 	for _, h := range m.shown {
 		limit := "none"
 		if h.Limit != nil {
 			limit = count(*h.Limit)
 		}
-		hosts = append(hosts, append([]string{h.Host.Host, limit}, numbers(h.InUse, h.Granted, h.Waiting, h.rate)...))
+		hosts = append(hosts, append([]string{h.Host.Host, limit}, numbers(h.InUse, h.Idle, h.Granted, h.Waiting, h.rate)...))
 	}
 	return nodes, hosts
 }
 
-func numbers(inUse, granted, waiting int64, r rate) []string {
-	return []string{count(inUse), count(granted), count(waiting), perSecond(r.admitted), perSecond(r.refused)}
+func numbers(inUse, idle, granted, waiting int64, r rate) []string {
+	return []string{count(inUse), count(idle), count(granted), count(waiting), perSecond(r.admitted), perSecond(r.refused)}
 }

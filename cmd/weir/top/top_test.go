@@ -30,6 +30,12 @@ func use(inUse, granted, waiting int64, admitted, rejected uint64) api.Use {
 	return api.Use{InUse: inUse, Granted: granted, Waiting: waiting, Admitted: admitted, Rejected: rejected}
 }
 
+// idle is use of which so many connections are kept for reuse.
+func idle(n int64, u api.Use) api.Use {
+	u.Idle = n
+	return u
+}
+
 // host makes an entry whose sums are those of its nodes.
 func host(name string, limit *int64, nodes map[string]api.Use) api.Host {
 	h := api.Host{Host: name, Nodes: nodes, Pattern: "*"}
@@ -38,6 +44,7 @@ func host(name string, limit *int64, nodes map[string]api.Use) api.Host {
 		u.Limit = limit
 		nodes[node] = u
 		h.InUse, h.Granted, h.Waiting = h.InUse+u.InUse, h.Granted+u.Granted, h.Waiting+u.Waiting
+		h.Idle += u.Idle
 		h.Admitted, h.Rejected = h.Admitted+u.Admitted, h.Rejected+u.Rejected
 	}
 	return h
@@ -75,7 +82,7 @@ func world(o Options) *Model {
 	))
 	m.Take(start, frame(2, false,
 		host("api.example.com", capped(20), map[string]api.Use{"a": use(6, 8, 0, 130, 0), "b": use(5, 5, 2, 51, 34), "c": use(1, 2, 0, 10, 0)}),
-		host("free.example.org", nil, map[string]api.Use{"a": use(3, 0, 0, 2500, 0), "b": use(1, 0, 0, 4, 0)}), // b has started again
+		host("free.example.org", nil, map[string]api.Use{"a": idle(2, use(3, 0, 0, 2500, 0)), "b": use(1, 0, 0, 4, 0)}), // b has started again
 	))
 	m.Refresh()
 	return m
@@ -388,10 +395,10 @@ func TestTables(t *testing.T) {
 	if len(nodes) != 4 || len(hosts) != 5 {
 		t.Fatalf("%d nodes, %d hosts", len(nodes), len(hosts))
 	}
-	if want := "b server leader alive live - 6 5 2 0.5 12"; strings.Join(nodes[2], " ") != want {
+	if want := "b server leader alive - live - 6 0 5 2 0.5 12"; strings.Join(nodes[2], " ") != want {
 		t.Errorf("%q, want %q", nodes[2], want)
 	}
-	if want := "api.example.com 20 12 15 2 16 12"; strings.Join(hosts[1], " ") != want {
+	if want := "api.example.com 20 12 0 15 2 16 12"; strings.Join(hosts[1], " ") != want {
 		t.Errorf("%q, want %q", hosts[1], want)
 	}
 }
@@ -408,5 +415,24 @@ func BenchmarkThousands(b *testing.B) {
 		m.Take(start, frame(i, true, hosts...))
 		m.Refresh()
 		_ = m.Frame(start)
+	}
+}
+
+// A draining node says so in place of its health, unless that is worse, and in a column of its own without a terminal.
+func TestDrainingNodes(t *testing.T) {
+	m := New(Options{Interval: time.Second})
+	m.Resize(100, 20)
+	draining, dead := node("a", "alive", "live", true, 0), node("b", "dead", "expired", false, 0)
+	draining.Draining, dead.Draining = true, true
+	m.Take(start, api.Notice{Nodes: &api.Nodes{View: "a", Nodes: []api.Node{draining, dead}}})
+	m.Take(start, frame(0, true))
+	m.Refresh()
+	text := m.Frame(start)
+	if strings.Count(text, "draining") != 1 || !strings.Contains(text, "dead") {
+		t.Errorf("want a draining and b dead:\n%s", text)
+	}
+	nodes, _ := m.Tables(start)
+	if nodes[1][4] != "draining" || nodes[2][4] != "draining" {
+		t.Errorf("%q", nodes)
 	}
 }
