@@ -97,7 +97,6 @@ func TestClient(t *testing.T) {
 		"transfer": func() error { _, err := c.TransferLeadership(ctx, "b"); return err },
 		"drain":    func() error { _, err := c.Drain(ctx); return err },
 		"undrain":  func() error { _, err := c.Undrain(ctx); return err },
-		"leave":    func() error { _, err := c.Leave(ctx); return err },
 		"reload":   func() error { _, err := c.Reload(ctx); return err },
 		"healthy":  func() error { return c.Healthy(ctx) },
 		"metrics": func() error {
@@ -119,6 +118,9 @@ func TestClient(t *testing.T) {
 		if err := call(); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+	if _, err := c.Leave(ctx); err != nil { // last: after it there is no way back
+		t.Errorf("leave: %v", err)
 	}
 	if _, err := connect(t, a, "wrong").Status(ctx); status(err) != 401 {
 		t.Error(err)

@@ -114,7 +114,7 @@ func TestEvents(t *testing.T) {
 		}
 		mu.Unlock()
 	}
-	f := newFakeAPI(t, map[string][]string{"GET /v1/events?types=leader%2Cmember%2Climit%2Creclaim%2Cfence": {"401|send the token"}})
+	f := newFakeAPI(t, map[string][]string{"GET /v1/events?types=leader%2Cmember%2Climit%2Creclaim%2Cfence%2Cdrain": {"401|send the token"}})
 	if code, _, stderr := f.weir(testProcess(), "events"); code != 1 || !strings.Contains(stderr, "send the token") {
 		t.Errorf("without a token: exit %d %q", code, stderr)
 	}
