@@ -76,7 +76,7 @@ func TestRefusedConnectSaysWhy(t *testing.T) {
 	w := newWorld(t, 2)
 	w.connect(u.addr)
 	w.connect(u.addr)
-	w.adm.queue = -1
+	w.adm.refuseWith(lease.ErrOverLimit)
 	for _, c := range []struct {
 		blocked bool
 		want    string
