@@ -214,6 +214,7 @@ func (c *Cluster) start(h Handlers) error {
 		c.background(func() { c.followLeadership(c.life) })
 		c.background(func() { c.watch(c.life) })
 		c.background(func() { c.noteState(c.life) })
+		c.background(func() { c.watchDataDir(c.life) })
 		if c.bootstrap != nil {
 			c.background(func() { c.bootstrap.run(c.life) })
 		}
