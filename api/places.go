@@ -11,7 +11,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// The bounds of the API's listener. The proxy leaves the node 256 descriptors; these take half of them, so that Raft, gossip and the
+// The bounds of the API's listener. They fit into what the proxy leaves the node (proxy/descriptors.go), so that Raft, gossip and the
 // log's files always have the rest, whatever strangers do before they have shown a token.
 const (
 	maxConns        = 128

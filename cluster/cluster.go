@@ -40,7 +40,7 @@ type Cluster struct {
 	wg   sync.WaitGroup
 
 	of        *affiliation
-	said      saidBefore // of gossip that is refused
+	said      *saidBefore // of gossip that is refused
 	mux       *mux
 	peers     *peers
 	servers   *servers
@@ -81,7 +81,7 @@ func New(cfg Config) (*Cluster, error) {
 		return nil, err
 	}
 	c := &Cluster{
-		cfg: cfg, log: cfg.Log, born: time.Now(), proposals: newProposals(), raftReady: make(chan struct{}), down: make(chan struct{}), started: make(chan struct{}),
+		cfg: cfg, log: cfg.Log, born: time.Now(), said: newStrangersSaid(), proposals: newProposals(), raftReady: make(chan struct{}), down: make(chan struct{}), started: make(chan struct{}),
 		leaderKick: make(chan struct{}, 1),
 	}
 	c.life, c.stop = context.WithCancel(context.Background())
@@ -118,7 +118,7 @@ func (c *Cluster) open() (err error) {
 	}
 	door := c.doorkeeper()
 	logger := newQuietStandardLogger(c.log.Named("gossip"))
-	if c.transport, err = listenGossip(c.cfg.Gossip, logger, door, c.gossipRefused); err != nil {
+	if c.transport, err = listenGossip(c.cfg.Gossip, logger, c.log.Named("gossip"), door, c.gossipRefused); err != nil {
 		return err
 	}
 	self, err := c.advertisedRPC(listener)
@@ -127,6 +127,7 @@ func (c *Cluster) open() (err error) {
 		return err
 	}
 	c.mux = newMux(c.log.Named("rpc"), listener, self, door, newSecurity(&c.cfg))
+	c.mux.greeting.members, c.mux.settled.members, c.transport.places.members = c.machines, c.machines, c.machines
 	c.peers = newPeers(c.mux)
 	return nil
 }
@@ -213,6 +214,7 @@ func (c *Cluster) start(h Handlers) error {
 		c.background(func() { c.followLeadership(c.life) })
 		c.background(func() { c.watch(c.life) })
 		c.background(func() { c.noteState(c.life) })
+		c.background(func() { c.watchDataDir(c.life) })
 		if c.bootstrap != nil {
 			c.background(func() { c.bootstrap.run(c.life) })
 		}

@@ -75,6 +75,7 @@ type Config struct {
 	// Tests set these.
 	interfaceAddrs func() ([]net.Addr, error)
 	addressesEvery time.Duration
+	goneEvery      time.Duration
 	wrapStore      func(logStable) logStable
 	patience       time.Duration // of the watchdog: with commits
 	stall          time.Duration // and with the own disk
@@ -119,6 +120,7 @@ func (cfg *Config) normalise() error {
 		cfg.interfaceAddrs = net.InterfaceAddrs
 	}
 	cfg.addressesEvery = cmp.Or(cfg.addressesEvery, addressesEvery)
+	cfg.goneEvery = cmp.Or(cfg.goneEvery, goneEvery)
 	if cfg.Label == "" {
 		cfg.Label = defaultLabel
 	}

@@ -44,6 +44,7 @@ type disk struct {
 	closed    chan struct{}
 	closeOnce sync.Once
 	full      atomic.Bool
+	gone      atomic.Bool               // the file has no name any more: nothing is written to it
 	writing   atomic.Pointer[time.Time] // when the log write under way began; nil: none is
 
 	mu       sync.Mutex
@@ -60,6 +61,25 @@ func (d *disk) close() { d.closeOnce.Do(func() { close(d.closed) }) }
 
 // isFull reports whether the last write found no room, or a file system that takes none.
 func (d *disk) isFull() bool { return d.full.Load() }
+
+// setGone says whether the store's file is gone, and reports whether that is news.
+func (d *disk) setGone(gone bool) bool { return d.gone.Swap(gone) != gone }
+
+// unwritable is why nothing can be written.
+func (d *disk) unwritable() error {
+	if d.gone.Load() {
+		return errGone
+	}
+	return ErrDiskFull
+}
+
+// write writes to the store, unless its file is gone.
+func (d *disk) write(f func() error) error {
+	if d.gone.Load() {
+		return errGone
+	}
+	return f()
+}
 
 // busyFor is how long the write of entries now under way has taken.
 func (d *disk) busyFor() time.Duration {
@@ -110,14 +130,14 @@ func (d *disk) StoreLogs(entries []*raft.Log) error {
 	}
 	began := time.Now()
 	d.writing.Store(&began)
-	err := d.store.StoreLogs(sealed)
+	err := d.write(func() error { return d.store.StoreLogs(sealed) })
 	d.writing.Store(nil)
 	return d.outcome("append to the Raft log", err)
 }
 
 // DeleteRange implements [raft.LogStore].
 func (d *disk) DeleteRange(first, last uint64) error {
-	return d.outcome("shorten the Raft log", d.store.DeleteRange(first, last))
+	return d.outcome("shorten the Raft log", d.write(func() error { return d.store.DeleteRange(first, last) }))
 }
 
 // Set implements [raft.StableStore]. It returns once the value is durable. Where it can't be because the disk is
@@ -129,7 +149,7 @@ func (d *disk) Set(key, value []byte) error {
 	}
 	sealed := binary.BigEndian.AppendUint32(bytes.Clone(value), valueChecksum(key, value))
 	for wait := diskRetryFirst; ; wait = min(2*wait, diskRetryLast) {
-		err := d.outcome("save the Raft term or vote", d.store.Set(key, sealed))
+		err := d.outcome("save the Raft term or vote", d.write(func() error { return d.store.Set(key, sealed) }))
 		if err == nil {
 			d.remember(key, value)
 			return nil
@@ -192,7 +212,10 @@ func (d *disk) outcome(what string, err error) error {
 	if !d.full.Swap(true) || time.Since(d.reminded) >= diskFullReminders {
 		d.reminded = time.Now()
 		msg := "disk full: this server takes no writes until there is room"
-		if errors.Is(err, syscall.EROFS) {
+		switch {
+		case errors.Is(err, errGone):
+			msg = "data directory removed: this server takes no writes"
+		case errors.Is(err, syscall.EROFS):
 			msg = "disk read-only: this server takes no writes; make its file system writable and start it again"
 		}
 		d.log.Error(msg, "failed_to", what, "error", err)
@@ -213,9 +236,9 @@ func (d *disk) remember(key, value []byte) {
 	d.values[string(key)] = bytes.Clone(value)
 }
 
-// noRoom reports whether an error says that the disk takes no more.
+// noRoom reports whether an error says that the disk takes no more, or that there is none.
 func noRoom(err error) bool {
-	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EROFS)
+	return errors.Is(err, errGone) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EROFS)
 }
 
 func logChecksum(l *raft.Log) uint32 {

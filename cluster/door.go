@@ -42,7 +42,14 @@ func (c *Cluster) gossipRefused(peer string, err error) {
 		host = peer
 	}
 	var wrong *misfit
-	if errors.As(err, &wrong) && c.said.due(host+" "+wrong.kind(), time.Now()) || errors.Is(err, errUnmarked) && c.said.due(host+" unmarked", time.Now()) {
+	why := ""
+	switch {
+	case errors.As(err, &wrong):
+		why = wrong.kind()
+	case errors.Is(err, errUnmarked), errors.Is(err, errOverpacked), errors.Is(err, errNoGossip):
+		why = err.Error()
+	}
+	if why != "" && c.said.due(host+" "+why, time.Now()) {
 		log.Warn("no gossip with a node", "peer", peer, "reason", err)
 		return
 	}

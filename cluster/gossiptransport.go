@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/memberlist"
 
 	"github.com/weirproxy/weir/cluster/clusterpb"
@@ -30,12 +31,12 @@ type gossipTransport struct {
 	door       *doorkeeper
 	refused    func(peer string, err error) // logs why there is no gossip with an address
 
-	packets  chan *memberlist.Packet
-	streams  chan net.Conn
-	greeting chan struct{} // a token for each stream without a preface
-	wg       sync.WaitGroup
-	ended    chan struct{} // closed once the inner transport has stopped
-	endOnce  sync.Once
+	packets chan *memberlist.Packet
+	streams chan net.Conn
+	places  *places // streams, to their end
+	wg      sync.WaitGroup
+	ended   chan struct{} // closed once the inner transport has stopped
+	endOnce sync.Once
 }
 
 // dialled is a connection that is closed when the node stops: memberlist waits for an answer on it.
@@ -50,7 +51,7 @@ func (c dialled) Close() error {
 }
 
 // listenGossip binds TCP and UDP on one port; 0 takes a free one.
-func listenGossip(addr string, logger *log.Logger, door *doorkeeper, refused func(peer string, err error)) (*gossipTransport, error) {
+func listenGossip(addr string, logger *log.Logger, strangers hclog.Logger, door *doorkeeper, refused func(peer string, err error)) (*gossipTransport, error) {
 	ip, port, err := resolveBind(addr)
 	if err != nil {
 		return nil, fmt.Errorf("cluster.gossip: %w", err)
@@ -68,8 +69,9 @@ func listenGossip(addr string, logger *log.Logger, door *doorkeeper, refused fun
 			return &gossipTransport{
 				NetTransport: inner, life: life, cancel: cancel, bound: bound, everywhere: ip == netip.IPv6Unspecified(),
 				door: door, refused: refused,
-				packets: make(chan *memberlist.Packet), streams: make(chan net.Conn), greeting: make(chan struct{}, maxGreeting),
-				ended: make(chan struct{}),
+				packets: make(chan *memberlist.Packet), streams: make(chan net.Conn),
+				places: newPlaces("connections to the gossip port", strangers, gossipPlaces()),
+				ended:  make(chan struct{}),
 			}, nil
 		}
 	}
@@ -103,7 +105,10 @@ func (t *gossipTransport) start() {
 // DialTimeout implements [memberlist.Transport].
 func (t *gossipTransport) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
 	conn, _, err := t.open(t.life, addr, timeout, kindGossip, metDialled)
-	return conn, err
+	if err != nil {
+		return nil, err
+	}
+	return &checkedStream{Conn: conn}, nil
 }
 
 // DialAddressTimeout implements [memberlist.NodeAwareTransport].
@@ -161,53 +166,50 @@ func (t *gossipTransport) takeStreams() {
 	}
 }
 
-// admit does the handshake in a goroutine of its own, unless too many streams owe theirs.
+// admit does the handshake in a goroutine of its own, as long as the stream keeps its place.
 func (t *gossipTransport) admit(raw net.Conn) {
-	select {
-	case t.greeting <- struct{}{}:
-	default:
-		t.refused(raw.RemoteAddr().String(), errCrowded)
+	place := t.places.take(raw, t.life.Done())
+	if place == nil {
 		_ = raw.Close()
 		return
 	}
+	conn := &placedStream{Conn: raw, place: place}
 	t.wg.Go(func() {
-		err := t.greet(raw)
-		<-t.greeting
+		taken, err := t.greet(conn)
 		if err == nil {
 			select {
-			case t.streams <- raw:
+			case t.streams <- taken:
 				return
 			case <-t.life.Done():
 				err = net.ErrClosed
 			}
 		}
-		_ = raw.Close()
+		_ = conn.Close()
 		if !errors.Is(err, errProbed) {
 			t.refused(raw.RemoteAddr().String(), err)
 		}
 	})
 }
 
-// errCrowded refuses a connection while too many others have not said yet who they are.
-var errCrowded = errors.New("too many connections have yet to say who they are")
-
-func (t *gossipTransport) greet(raw net.Conn) error {
-	stop := context.AfterFunc(t.life, func() { _ = raw.Close() })
+// greet answers the preface and returns what memberlist may read.
+func (t *gossipTransport) greet(conn *placedStream) (net.Conn, error) {
+	stop := context.AfterFunc(t.life, func() { _ = conn.Close() })
 	defer stop()
-	if err := raw.SetDeadline(time.Now().Add(prefaceTimeout)); err != nil {
-		return err
+	if err := conn.SetDeadline(time.Now().Add(prefaceTimeout)); err != nil {
+		return nil, err
 	}
-	p, err := readPreface(raw)
+	p, err := readPreface(conn)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := t.door.answer(raw, p, func(k kind) bool { return k == kindGossip }); err != nil {
-		return err
+	conn.place.spoke()
+	if err := t.door.answer(conn, p, func(k kind) bool { return k == kindGossip }); err != nil {
+		return nil, err
 	}
 	if p.GetKind() == kindProbe {
-		return errProbed
+		return nil, errProbed
 	}
-	return raw.SetDeadline(time.Time{})
+	return &checkedStream{Conn: conn}, conn.SetDeadline(time.Time{})
 }
 
 // StreamCh implements [memberlist.Transport].
@@ -222,6 +224,9 @@ func (t *gossipTransport) takePackets() {
 		select {
 		case p := <-t.NetTransport.PacketCh():
 			body, err := unmark(p.Buf, t.door.of.cluster())
+			if err == nil {
+				body, err = checkPacket(body)
+			}
 			if err != nil {
 				t.refused(p.From.String(), err)
 				continue

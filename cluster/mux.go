@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -21,9 +22,7 @@ const (
 	silenceTimeout = 3 * time.Second
 	// probeEvery is how often an idle connection's peer is asked whether it is still there: one that has forgotten the connection
 	// says so at once.
-	probeEvery = time.Second
-	// maxGreeting bounds the connections that have not sent their preface.
-	maxGreeting      = 256
+	probeEvery       = time.Second
 	acceptRetryFirst = 5 * time.Millisecond
 	acceptRetryLast  = time.Second
 )
@@ -38,7 +37,8 @@ type mux struct {
 	security *security
 	said     *saidBefore
 	subs     map[kind]*subListener
-	greeting chan struct{} // a token for each connection without a preface
+	greeting *places // connections that have not shown yet that they come from a node
+	settled  *places // and those that have, but without a certificate
 	closed   chan struct{}
 	wg       sync.WaitGroup
 
@@ -51,12 +51,14 @@ type mux struct {
 func newMux(log hclog.Logger, listener net.Listener, self string, door *doorkeeper, s *security) *mux {
 	m := &mux{
 		log: log, listener: listener, self: self, door: door, security: s,
-		said:     &saidBefore{},
+		said:     newStrangersSaid(),
 		subs:     make(map[kind]*subListener),
-		greeting: make(chan struct{}, maxGreeting),
+		greeting: newPlaces("connections to the rpc port that have yet to open with a node's handshake", log, greetingPlaces()),
+		settled:  newPlaces("connections to the rpc port without TLS", log, settledPlaces()),
 		closed:   make(chan struct{}),
 		conns:    make(map[*trackedConn]struct{}),
 	}
+	m.settled.beyond = true
 	for _, k := range []kind{kindRaft, kindGRPC, kindHTTP} {
 		m.subs[k] = &subListener{addr: address(self), accepted: make(chan net.Conn), closed: make(chan struct{})}
 	}
@@ -211,7 +213,9 @@ func (m *mux) accept() {
 			return
 		}
 		// Typically the process is out of file descriptors.
-		m.log.Error("can't accept a connection on the rpc port", "error", err, "retry_in", retry)
+		if m.said.due("accept", time.Now()) {
+			m.log.Error("can't accept a connection on the rpc port", "error", err, "retry_in", retry)
+		}
 		select {
 		case <-time.After(retry):
 			retry = min(2*retry, acceptRetryLast)
@@ -221,23 +225,21 @@ func (m *mux) accept() {
 	}
 }
 
-// greet reads the preface in a goroutine of its own, unless too many connections owe theirs.
+// greet reads the preface in a goroutine of its own, as long as the connection keeps its place.
 func (m *mux) greet(raw net.Conn) {
-	select {
-	case m.greeting <- struct{}{}:
-	default:
-		m.log.Warn("too many connections without a preface: closed one", "from", raw.RemoteAddr())
+	place := m.greeting.take(raw, m.closed)
+	if place == nil {
 		_ = raw.Close()
 		return
 	}
 	conn, err := m.track(raw)
 	if err != nil {
-		<-m.greeting
+		place.free()
 		return
 	}
 	m.wg.Go(func() {
-		taken, sub, err := m.classify(conn)
-		<-m.greeting
+		taken, sub, err := m.classify(conn, place)
+		place.free()
 		if err == nil {
 			err = sub.hand(context.Background(), taken)
 		}
@@ -257,7 +259,7 @@ func hostOf(addr net.Addr) string {
 }
 
 // classify reads the preface, from within TLS where the connection begins with it, and answers what is to be used.
-func (m *mux) classify(conn *trackedConn) (net.Conn, *subListener, error) {
+func (m *mux) classify(conn *trackedConn, place *placed) (net.Conn, *subListener, error) {
 	if err := conn.SetDeadline(time.Now().Add(prefaceTimeout)); err != nil {
 		return nil, nil, err
 	}
@@ -265,6 +267,7 @@ func (m *mux) classify(conn *trackedConn) (net.Conn, *subListener, error) {
 	if _, err := io.ReadFull(conn, first); err != nil {
 		return nil, nil, fmt.Errorf("it has sent nothing: %w", err)
 	}
+	place.spoke()
 	begun := &rewound{trackedConn: conn, first: first}
 	var taken net.Conn = begun
 	secure := first[0] == handshakeRecord
@@ -297,8 +300,51 @@ func (m *mux) classify(conn *trackedConn) (net.Conn, *subListener, error) {
 	m.mark(conn, p.GetFrom().GetCluster())
 	if !secure {
 		taken = conn // the byte looked at was the preface's
+		if !m.settle(conn) {
+			return nil, nil, errNoPlace
+		}
+	}
+	if p.GetKind() == kindRaft {
+		// gRPC and HTTP have timeouts of their own; a Raft peer dials when it has something to say.
+		return &firstWord{Conn: taken}, m.subs[kindRaft], conn.SetDeadline(time.Now().Add(prefaceTimeout))
 	}
 	return taken, m.subs[p.GetKind()], conn.SetDeadline(time.Time{})
+}
+
+// firstWord is a connection on which something has to come before its deadline, which is over then.
+type firstWord struct {
+	net.Conn
+	heard bool // by the one reader
+}
+
+// Read implements [net.Conn].
+func (c *firstWord) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if n > 0 && !c.heard {
+		c.heard = true
+		err = cmp.Or(err, c.SetDeadline(time.Time{}))
+	}
+	return n, err
+}
+
+// errNoPlace closes a connection without TLS, which anybody can open, while those of members have all places.
+var errNoPlace = errors.New("there is no place for another connection without TLS")
+
+// settle gives a connection the place of one that is not encrypted, until it is closed.
+func (m *mux) settle(c *trackedConn) bool {
+	place := m.settled.take(c, m.closed)
+	if place == nil {
+		return false
+	}
+	place.spoke()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, open := m.conns[c]; !open {
+		place.free()
+		return true // who has closed it is told by the next read
+	}
+	c.place = place
+	return true
 }
 
 // errProbed ends a connection that was opened only to learn who listens.
@@ -326,7 +372,8 @@ func (m *mux) track(raw net.Conn) (*trackedConn, error) {
 type trackedConn struct {
 	net.Conn
 	mux     *mux
-	cluster string // of the other end, as far as it is known; guarded by the mux
+	cluster string  // of the other end, as far as it is known; guarded by the mux
+	place   *placed // likewise; nil: it needs none
 	once    sync.Once
 	err     error
 }
@@ -335,7 +382,11 @@ func (c *trackedConn) Close() error {
 	c.once.Do(func() {
 		c.mux.mu.Lock()
 		delete(c.mux.conns, c)
+		place := c.place
 		c.mux.mu.Unlock()
+		if place != nil {
+			place.free()
+		}
 		c.err = c.Conn.Close()
 	})
 	return c.err

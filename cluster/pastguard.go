@@ -312,7 +312,7 @@ func (g *pastGuard) tryPromise(term uint64, silence time.Duration) bool {
 	g.promised = max(g.promised, term) // from here on, whatever comes of the disk
 	g.mu.Unlock()
 	g.mem.setPromise(term)
-	if err := g.mem.save(false); err != nil {
+	if err := g.mem.save(false); err != nil && g.c.said.due("memory", time.Now()) {
 		g.c.log.Warn("no promise can be given", "error", err)
 		return false
 	}
@@ -328,7 +328,7 @@ func (g *pastGuard) remember(ctx context.Context) {
 		}
 	}
 	g.mem.note(g.c.logEnd(), life)
-	if err := g.mem.save(false); err != nil {
+	if err := g.mem.save(false); err != nil && g.c.said.due("memory", time.Now()) {
 		g.c.log.Warn("this server may forget what it knows of the others", "error", err)
 	}
 	if g.c.leadingTerm() == 0 {

@@ -99,7 +99,7 @@ func (c *Cluster) mayPropose(term uint64) error {
 func (c *Cluster) notLeading() error {
 	_, leader := c.raft.LeaderWithID()
 	if c.stores.disk.isFull() && (leader == "" || leader == c.serverID()) {
-		return ErrDiskFull
+		return c.stores.disk.unwritable()
 	}
 	return ErrNotLeader
 }
@@ -114,7 +114,7 @@ func (c *Cluster) explain(err error) error {
 	case errors.Is(err, raft.ErrEnqueueTimeout):
 		return ErrBusy
 	case c.stores.disk.isFull():
-		return ErrDiskFull // the leader could not append it, and sent it to nobody
+		return c.stores.disk.unwritable() // the leader could not append it, and sent it to nobody
 	default:
 		return fmt.Errorf("%w: %w", ErrUnknownOutcome, err) // a write may reach the disk though it is reported as failed
 	}

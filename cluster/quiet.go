@@ -2,11 +2,13 @@ package cluster
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"log"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -17,8 +19,12 @@ import (
 const (
 	quietEvery   = 30 * time.Second
 	maxQuietKeys = 1024
-	// maxQuietLines bounds what all peers together, strangers among them, put into the log in quietEvery.
-	maxQuietLines = 64
+	// maxQuietLines bounds what all peers together put into the log in quietEvery, and maxStrangersLines what strangers do, on
+	// each port.
+	maxQuietLines     = 64
+	maxStrangersLines = 8
+	// maxGossipLines bounds what memberlist says beyond that: without a key, strangers can make it speak of members too.
+	maxGossipLines = 24
 )
 
 // quietLogger is Raft's logger. Raft reports an unreachable peer many times a second, as an error: here each such
@@ -74,8 +80,12 @@ func peerOf(msg string, args []any) (key string, ok bool) {
 			return msg + " " + fmt.Sprint(args[i+1]), true
 		}
 	}
-	return "", false
+	return msg, slices.Contains(strangersLines, msg)
 }
+
+// strangersLines are those that Raft's transport writes about a connection without saying whose: whoever reaches the port can
+// cause them, where it is not encrypted.
+var strangersLines = []string{"failed to decode incoming command", "failed to flush response", "failed to accept connection"}
 
 // closedByUs reports whether a line only says that this node has closed its own connections.
 func closedByUs(args []any) bool {
@@ -93,7 +103,11 @@ type saidBefore struct {
 	last  map[string]time.Time
 	since time.Time // the lines are counted since then
 	lines int
+	most  int // in quietEvery; 0: maxQuietLines
 }
+
+// newStrangersSaid is for lines that anybody can cause who reaches a port.
+func newStrangersSaid() *saidBefore { return &saidBefore{most: maxStrangersLines} }
 
 func (s *saidBefore) due(key string, now time.Time) bool {
 	s.mu.Lock()
@@ -104,7 +118,7 @@ func (s *saidBefore) due(key string, now time.Time) bool {
 	if now.Sub(s.since) >= quietEvery {
 		s.since, s.lines = now, 0
 	}
-	if s.lines >= maxQuietLines {
+	if s.lines >= cmp.Or(s.most, maxQuietLines) {
 		return false
 	}
 	s.lines++
@@ -116,41 +130,75 @@ func (s *saidBefore) due(key string, now time.Time) bool {
 }
 
 // quietWriter is under memberlist's logger. What we act on ourselves, and say in our own words, shows at debug only: a
-// conflict of names, and sockets that we closed. That another node's gossip can't be read, which comes with every packet, is
-// said once in half a minute for each machine.
+// conflict of names, and sockets that we closed. Whatever else memberlist says of an address comes with every packet, and
+// strangers can cause it: each such line is said once in half a minute for each machine, and few in all.
 type quietWriter struct {
 	log  hclog.Logger
 	out  io.Writer
-	said *saidBefore
+	said *saidBefore // of strangers
+	rest *saidBefore
 }
 
 func newQuietStandardLogger(logger hclog.Logger) *log.Logger {
 	out := logger.StandardWriter(&hclog.StandardLoggerOptions{InferLevels: true})
-	return log.New(quietWriter{log: logger, out: out, said: &saidBefore{}}, "", 0)
+	return log.New(quietWriter{log: logger, out: out, said: newStrangersSaid(), rest: &saidBefore{most: maxGossipLines}}, "", 0)
 }
 
 // Write implements [io.Writer].
 func (w quietWriter) Write(line []byte) (int, error) {
+	text := string(bytes.TrimSpace(line))
 	for _, ours := range []string{"Conflicting address for", "use of closed network connection"} {
-		if bytes.Contains(line, []byte(ours)) {
-			w.log.Debug(string(bytes.TrimSpace(line)))
+		if strings.Contains(text, ours) {
+			w.log.Debug(text)
 			return len(line), nil
 		}
 	}
-	if wrong := unreadable(string(line)); wrong != nil {
-		from := sender(string(line))
+	if strings.HasPrefix(text, "[DEBUG]") {
+		return w.out.Write(line)
+	}
+	about, strangers := aboutStrangers(text)
+	said := w.rest
+	if strangers {
+		said = w.said
+	}
+	wrong := unreadable(text)
+	switch {
+	case wrong != nil && w.said.due(about+wrong.what, time.Now()):
+		w.log.Warn("a node's gossip is refused", "from", sender(text), "reason", wrong)
+	case wrong == nil && said.due(about, time.Now()):
+		return w.out.Write(line)
+	default:
+		w.log.Debug(text)
+	}
+	return len(line), nil
+}
+
+// aboutStrangers is what to remember of a line by, and whether anybody can cause it who reaches the port, whatever they send.
+func aboutStrangers(line string) (about string, ok bool) {
+	_, what, _ := strings.Cut(line, "] memberlist: ")
+	what, _, _ = strings.Cut(what, ":")
+	if strings.Contains(line, "from=") {
+		from := sender(line)
 		host, _, err := net.SplitHostPort(from)
 		if err != nil {
 			host = from
 		}
-		if w.said.due(host+wrong.what, time.Now()) {
-			w.log.Warn("a node's gossip is refused", "from", from, "reason", wrong)
-			return len(line), nil
-		}
-		w.log.Debug(string(bytes.TrimSpace(line)))
-		return len(line), nil
+		return host + " " + strings.Map(withoutDigits, what), true
 	}
-	return w.out.Write(line)
+	for _, known := range []string{"invalid checksum", "Too many pending push/pull", "Error accepting TCP", "Error reading UDP", "handler queue full"} {
+		if strings.Contains(line, known) {
+			return known, true
+		}
+	}
+	return line, false
+}
+
+// withoutDigits drops numbers, in which lines of one kind differ.
+func withoutDigits(r rune) rune {
+	if r >= '0' && r <= '9' {
+		return -1
+	}
+	return r
 }
 
 // unreadable explains what memberlist says of gossip that it can't decrypt; nil where a line says something else.

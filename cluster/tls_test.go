@@ -109,6 +109,8 @@ func trackedUnder(t *testing.T, conn net.Conn) *trackedConn {
 		return c
 	case *secureConn:
 		return c.held
+	case *firstWord:
+		return trackedUnder(t, c.Conn)
 	}
 	t.Fatalf("a %T", conn)
 	return nil

@@ -40,6 +40,7 @@ type node struct {
 	env                      []string
 	more                     string    // HCL behind the rest of its config
 	onExpiry                 string    // "": close
+	clients                  string    // a network that clients may come from; "": the default
 	token                    string    // the file that holds the API's; "": none
 	dial                     load.Dial // how its proxy is reached; nil: as the machine does
 }
@@ -62,7 +63,7 @@ lease {
 proxy {
   listen        = %q
   drain_timeout = %q
-}
+%s}
 
 api {
   listen     = %q
@@ -80,12 +81,16 @@ func (n *node) writeConfig(t testing.TB) {
 	if n.expect > 0 {
 		expect = fmt.Sprintf("  bootstrap_expect = %d\n", n.expect)
 	}
+	clients := ""
+	if n.clients != "" {
+		clients = fmt.Sprintf("  allow_clients = [%q]\n", n.clients)
+	}
 	join := make([]string, len(n.join))
 	for i, addr := range n.join {
 		join[i] = fmt.Sprintf("%q", addr)
 	}
 	text := fmt.Sprintf(nodeTemplate, n.name, n.dataDir, n.role, n.rpc, n.gossip, strings.Join(join, ", "), expect,
-		n.ttl, cmp.Or(n.onExpiry, "close"), n.proxy, n.drain, n.api, n.token, n.limits) + n.more
+		n.ttl, cmp.Or(n.onExpiry, "close"), n.proxy, n.drain, clients, n.api, n.token, n.limits) + n.more
 	if err := os.WriteFile(n.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

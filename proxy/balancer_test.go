@@ -203,7 +203,8 @@ func TestProxyProtocol(t *testing.T) {
 			p.send(get(u, "/", ""))
 			if want == "" {
 				p.refused("GET", 403, "http_request_denied")
-				continue
+				p.expectEOF() // a refused client's connection ends with the answer
+				break
 			}
 			if resp, body := p.response("GET"); resp.StatusCode != 200 || body != "ok" {
 				t.Fatalf("%q: %s %q", header, resp.Status, body)

@@ -27,9 +27,11 @@ type client struct {
 	headLen int        // bytes of its head still in hand
 	first   bool       // no request has been answered yet
 
-	balanced bool      // the connection begins with who the client is
-	clock    clock     // what the read deadline is set for
-	rested   time.Time // since when the client has been idle, where clock is clockIdle
+	balanced bool          // the connection begins with who the client is
+	stranger bool          // it may not use the proxy: it is answered once
+	places   chan struct{} // has the client's place; nil where its front has it
+	clock    clock         // what the read deadline is set for
+	rested   time.Time     // since when the client has been idle, where clock is clockIdle
 
 	exchange *exchange // of plain requests, one after the other; nil before the first
 
@@ -37,8 +39,10 @@ type client struct {
 
 	mu   sync.Mutex
 	idle bool // waits for a request
-	flow *flow
-	gone hangup // what the watcher has told
+	// since is when that wait began; zero before the client has been read from.
+	since time.Time
+	flow  *flow
+	gone  hangup // what the watcher has told
 }
 
 func newClient(s *Server, fd int, addr netip.AddrPort) *client {
@@ -133,6 +137,8 @@ func (c *client) refuseHead(err error) {
 		c.refuse(&refuseTooLarge, keepAlive{})
 	case errors.Is(err, os.ErrDeadlineExceeded) && c.in.len() > 0:
 		c.refuse(&refuseTimeout, keepAlive{})
+	case c.stranger:
+		c.noteRefusal(&refuseClient)
 	}
 }
 
@@ -150,7 +156,7 @@ const (
 func (c *client) beforeRead() error {
 	clock, timeout := clockIdle, clientIdleTimeout
 	if c.first || c.in.len() > 0 {
-		clock, timeout = clockHead, c.srv.policy.Load().HeaderTimeout
+		clock, timeout = clockHead, c.headTimeout()
 	}
 	if c.clock == clock {
 		return nil
@@ -159,6 +165,15 @@ func (c *client) beforeRead() error {
 	c.clock, c.rested = clock, now
 	c.setIdle(c.in.len() == 0)
 	return c.sock.conn.SetReadDeadline(now.Add(timeout))
+}
+
+// headTimeout is the time for a whole head.
+func (c *client) headTimeout() time.Duration {
+	timeout := c.srv.policy.Load().HeaderTimeout
+	if c.stranger {
+		return min(timeout, strangerTimeout)
+	}
+	return timeout
 }
 
 // stillIdle reports whether the read deadline that has passed was that of an earlier wait for a request, and sets the one of
@@ -199,8 +214,18 @@ func methodName(b []byte) string {
 func (c *client) setIdle(idle bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.idle = idle
+	c.idle, c.since = idle, c.rested
 	return !idle || !c.srv.stopping.Load() && (c.first || !c.srv.draining.Load())
+}
+
+// idleSince is since when the client waits for a request; zero where it doesn't.
+func (c *client) idleSince() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.idle {
+		return time.Time{}
+	}
+	return c.since
 }
 
 // closeIdle wakes the client's goroutine, if it waits for a request, to end the connection.
@@ -219,8 +244,8 @@ func (c *client) handle() bool {
 	h, policy := c.head, s.policy.Load()
 	keep := c.keepAlive()
 	switch {
-	case !policy.allowsClient(c.addr.Addr()):
-		return c.refuse(&refuseClient, keep)
+	case c.stranger || !policy.allowsClient(c.addr.Addr()):
+		return c.refuse(&refuseClient, keepAlive{})
 	case h.passedThrough(s.via()):
 		return c.refuse(&refuseLoop, keep)
 	case s.draining.Load():

@@ -59,12 +59,15 @@ const (
 type Config struct {
 	// Node is the node's name: the speaker in Proxy-Status.
 	Node string
-	// Pseudonym is what the node is called in Via, until SetPseudonym changes it; "" is Node. Two nodes that may stand behind
-	// each other need different ones, or the second refuses what the first sends it as a loop.
+	// Pseudonym is what the node is called in Via, until SetPseudonym changes it; "" is Node. Two
+	// nodes that may stand behind each other need different ones, or the second refuses what the
+	// first sends it as a loop.
 	Pseudonym string
-	// MaxClients bounds the client connections open at a time; further ones wait in the
-	// listener's backlog. Each may need two file descriptors and 70 KiB while it is busy, with TLS four and 150 KiB.
-	// 0 takes half of what the process's file descriptor limit leaves.
+	// MaxClients bounds the connections of allowed clients open at a time, and upstream connections
+	// likewise. Where all places are taken, idle clients give way; where none is idle, further ones
+	// wait in the listener's backlog. Each may need two file descriptors and 70 KiB while it is busy,
+	// with TLS four and 150 KiB. 0 takes what the process's file descriptor limit leaves; see
+	// defaultMaxClients.
 	MaxClients int
 	// TLS is what clients speak; nil is plain HTTP. Its ALPN is set by [New].
 	TLS *tls.Config

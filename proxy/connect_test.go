@@ -490,7 +490,11 @@ func TestRefusals(t *testing.T) {
 			if resp.Header.Get("Content-Type") != "text/plain; charset=utf-8" {
 				t.Errorf("Content-Type %q", resp.Header.Get("Content-Type"))
 			}
-			// The same connection goes on after a refused GET; a refused CONNECT ends it.
+			// The same connection goes on after a refused GET, unless the client is refused; a refused CONNECT ends it.
+			if c.code == "http_request_denied" {
+				p.expectEOF()
+				p = w.dial()
+			}
 			p.send("CONNECT " + c.host + ":" + port + " HTTP/1.1\r\nHost: x\r\n\r\n")
 			if resp := p.refused("CONNECT", c.status, c.code); !resp.Close {
 				t.Error("the connection goes on after a refused CONNECT")

@@ -85,7 +85,9 @@
 //
 // A request head has header_timeout, the first from the connection's beginning: 408 where bytes have come, else the
 // connection is closed without a word. An idle client is closed after 60 s. A write of a plain message that makes no progress for
-// 60 s ends the exchange. Client connections are bounded by [Config].MaxClients; the others wait in the backlog.
+// 60 s ends the exchange. Client connections are bounded by [Config].MaxClients: where all
+// places are taken, clients that have been idle for a second give way, and where none is, the others wait in the backlog.
+// Those that allow_clients refuses have a few places of their own, and are closed once answered.
 // Unsupported transfer codings and versions are answered 400 like other malformed messages; Max-Forwards 0 too.
 // h2c is not upgraded to.
 package proxy

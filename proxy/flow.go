@@ -133,6 +133,9 @@ func (f *flow) admitted(slot Slot) {
 	f.since = time.Now()
 	f.mu.Unlock()
 	f.srv.flows.add(f)
+	if f.srv.upstreams.Add(1) > int64(cap(f.srv.places)) {
+		f.srv.idle.giveWay(1) // there is an upstream connection for each place, kept ones included
+	}
 	if f.srv.ctx.Err() != nil { // whoever aborts all flows may have looked before
 		f.abort(errShutdown)
 	}
@@ -282,6 +285,7 @@ func (f *flow) finish(how ending) {
 
 func (f *flow) release(slot Slot) {
 	f.srv.flows.remove(f)
+	f.srv.upstreams.Add(-1)
 	slot.Release()
 	f.srv.work.Done()
 }
@@ -356,8 +360,15 @@ func (f *flow) leave() {
 	f.slot.Closing()
 }
 
-// closeIdle sends a FIN and finishes once the upstream has answered with its own. The flow is in phaseEnding.
+// closeIdle sends a FIN and finishes once the upstream has answered with its own. Where too many do so, it resets: an upstream
+// that takes its time must not cost the descriptors that clients need. The flow is in phaseEnding.
 func (f *flow) closeIdle() {
+	closings := &f.srv.closings
+	defer closings.Add(-1)
+	if closings.Add(1) > int64(cap(f.srv.places)/closingShare+1) {
+		f.finish(endReset)
+		return
+	}
 	up := f.upstream
 	timeout := min(f.srv.policy.Load().HalfCloseTimeout, lingerTimeout)
 	if up.closeWrite() != nil || !drained(up, timeout) || !up.awaitClosed(timeout) {

@@ -54,6 +54,8 @@ type front struct {
 	client *client
 
 	balanced bool // the connection begins with who the client is
+	since    time.Time
+	places   chan struct{} // has the client's place, until the front has given back its descriptors
 
 	broken atomic.Bool   // the client's connection is no more
 	moved  atomic.Uint64 // bytes from the client
@@ -67,14 +69,14 @@ type front struct {
 }
 
 // greet makes a client of a connection to a listener that speaks TLS.
-func (s *Server) greet(fd int, addr netip.AddrPort, balanced bool) {
-	f := &front{srv: s, addr: addr, balanced: balanced, wire: newSock(fd, &s.buffers)}
+func (s *Server) greet(fd int, addr netip.AddrPort, balanced bool, places chan struct{}) {
+	f := &front{srv: s, addr: addr, balanced: balanced, since: time.Now(), places: places, wire: newSock(fd, &s.buffers)}
 	f.in.sock = f.wire
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
 		f.wire.close()
-		<-s.places
+		<-places
 		return
 	}
 	s.fronts[f] = struct{}{}
@@ -109,7 +111,7 @@ func (f *front) run() {
 		f.refuse(err)
 		f.in.release()
 		f.wire.close()
-		<-s.places
+		<-f.places
 		return
 	}
 	f.pumps.Store(2)
@@ -123,8 +125,12 @@ func (f *front) run() {
 // open does what comes before the first request, within header_timeout.
 func (f *front) open() (*client, error) {
 	s := f.srv
-	policy := s.policy.Load()
-	if err := f.wire.conn.SetDeadline(time.Now().Add(policy.HeaderTimeout)); err != nil {
+	timeout := s.policy.Load().HeaderTimeout
+	stranger := f.places == s.strangers
+	if stranger {
+		timeout = min(timeout, strangerTimeout)
+	}
+	if err := f.wire.conn.SetDeadline(f.since.Add(timeout)); err != nil {
 		return nil, err
 	}
 	if f.balanced {
@@ -152,6 +158,7 @@ func (f *front) open() (*client, error) {
 	}
 	f.inner = newSock(ours, &s.buffers)
 	f.client = newClient(s, theirs, f.addr)
+	f.client.stranger = stranger
 	f.client.sock.front = f
 	return f.client, nil
 }
@@ -283,6 +290,7 @@ func (f *front) pumped() {
 	f.in.release()
 	f.wire.close()
 	f.inner.close()
+	<-f.places
 }
 
 // sent notes that the client has been sent its last byte, and closed that the other end of the pair is closed: after both, there is

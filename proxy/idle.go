@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"cmp"
+	"slices"
 	"sync"
 
 	"github.com/weirproxy/weir/fsm"
@@ -10,6 +12,7 @@ import (
 type idlePool struct {
 	mu      sync.Mutex
 	total   int
+	puts    uint64
 	targets map[fsm.Target]idleList
 }
 
@@ -22,6 +25,7 @@ type idleList struct {
 // idleLinks is a flow's place in its list. Guarded by the pool.
 type idleLinks struct {
 	kept         bool
+	put          uint64 // in the order in which the pool was given its connections
 	older, newer *flow
 }
 
@@ -36,7 +40,8 @@ func (p *idlePool) put(f *flow) bool {
 	if p.targets == nil {
 		p.targets = make(map[fsm.Target]idleList)
 	}
-	f.idle = idleLinks{kept: true, older: list.newest}
+	p.puts++
+	f.idle = idleLinks{kept: true, put: p.puts, older: list.newest}
 	if list.newest != nil {
 		list.newest.idle.newer = f
 	}
@@ -89,6 +94,11 @@ func (p *idlePool) drop(f *flow, list idleList) {
 func (p *idlePool) all() []*flow {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return p.list()
+}
+
+// list is all with the lock held.
+func (p *idlePool) list() []*flow {
 	flows := make([]*flow, 0, p.total)
 	for _, list := range p.targets {
 		for f := list.newest; f != nil; f = f.idle.older {
@@ -96,4 +106,16 @@ func (p *idlePool) all() []*flow {
 		}
 	}
 	return flows
+}
+
+// giveWay closes the n connections that have been idle for longest. It is for a server that is short of descriptors: all
+// connections are looked at.
+func (p *idlePool) giveWay(n int) {
+	p.mu.Lock()
+	flows := p.list()
+	slices.SortFunc(flows, func(a, b *flow) int { return cmp.Compare(a.idle.put, b.idle.put) })
+	p.mu.Unlock()
+	for _, f := range flows[:min(n, len(flows))] {
+		f.retire()
+	}
 }

@@ -9,19 +9,23 @@ const (
 	// sampleLines is how many lines of one kind are logged in a sampleEvery; one more says how many were not.
 	sampleLines = 10
 	sampleEvery = time.Second
+	// strangerEvery is the sampleEvery of lines that anybody can cause who reaches the port: what they write must not fill a disk
+	// in a month either.
+	strangerEvery = time.Minute
 )
 
 // sampler bounds the lines of one kind, so that a storm of refusals fills no disk. It costs whoever is not shown one atomic
 // addition.
 type sampler struct {
-	events atomic.Int64 // since the second began, with the first of them
-	timer  *time.Timer  // to the second's end
+	every  time.Duration
+	events atomic.Int64 // since the period began, with the first of them
+	timer  *time.Timer  // to the period's end
 	report func(left int64)
 }
 
-// newSampler makes one that tells report, once a second, how many lines were left out, if any.
-func newSampler(report func(left int64)) *sampler {
-	s := &sampler{report: report}
+// newSampler makes one that tells report, once in each period, how many lines were left out, if any.
+func newSampler(every time.Duration, report func(left int64)) *sampler {
+	s := &sampler{every: every, report: report}
 	s.timer = time.AfterFunc(time.Hour, s.flush)
 	s.timer.Stop()
 	return s
@@ -31,12 +35,12 @@ func newSampler(report func(left int64)) *sampler {
 func (s *sampler) show() bool {
 	n := s.events.Add(1)
 	if n == 1 {
-		s.timer.Reset(sampleEvery)
+		s.timer.Reset(s.every)
 	}
 	return n <= sampleLines
 }
 
-// flush ends the second.
+// flush ends the period.
 func (s *sampler) flush() {
 	if n := s.events.Swap(0); n > sampleLines {
 		s.report(n - sampleLines)
@@ -49,17 +53,25 @@ func (s *sampler) close() {
 	s.flush()
 }
 
-// newSamplers makes those of a server: one for each reason to refuse, one for clients that can't be accepted, and one for TLS handshakes.
+// newSamplers makes those of a server: one for each reason to refuse, and one for each other line that a client can cause.
 func (s *Server) newSamplers() {
 	for reason := range s.refusals {
-		s.refusals[reason] = newSampler(func(left int64) {
+		every := sampleEvery
+		switch Refusal(reason) {
+		case RefusedDenied, RefusedCredentials, RefusedMalformed:
+			every = strangerEvery
+		}
+		s.refusals[reason] = newSampler(every, func(left int64) {
 			s.log.Warn("more requests refused, not shown", "reason", Refusal(reason).String(), "requests", left)
 		})
 	}
-	s.accepts = newSampler(func(left int64) {
+	s.accepts = newSampler(strangerEvery, func(left int64) {
 		s.log.Warn("more clients could not be accepted, not shown", "times", left)
 	})
-	s.handshakes = newSampler(func(left int64) {
+	s.crowded = newSampler(strangerEvery, func(left int64) {
+		s.log.Warn("idle clients gave way more often, not shown", "times", left)
+	})
+	s.handshakes = newSampler(strangerEvery, func(left int64) {
 		s.log.Warn("more TLS handshakes failed, not shown", "clients", left)
 	})
 }
@@ -69,5 +81,6 @@ func (s *Server) closeSamplers() {
 		r.close()
 	}
 	s.accepts.close()
+	s.crowded.close()
 	s.handshakes.close()
 }

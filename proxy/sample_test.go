@@ -15,7 +15,7 @@ func TestSampler(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var told []int64
 		var mu sync.Mutex // for the race detector: the timer's calls come one after the other
-		s := newSampler(func(left int64) {
+		s := newSampler(sampleEvery, func(left int64) {
 			mu.Lock()
 			defer mu.Unlock()
 			told = append(told, left)

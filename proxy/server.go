@@ -6,14 +6,11 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	"golang.org/x/sys/unix"
 )
 
 // counter is a number that only the owner of what it counts resets.
@@ -65,15 +62,19 @@ type Server struct {
 	dozing    *dozeSet
 	refusals  [refusalCount]*sampler
 
-	accepts, handshakes *sampler
+	accepts, handshakes, crowded *sampler
 
 	draining atomic.Bool // new requests are refused
 	stopping atomic.Bool // and clients that wait for nothing are not waited for
 
 	ctx    context.Context // ends when the remaining work is to be dropped
 	cancel context.CancelCauseFunc
-	places chan struct{}  // one for each client connection
-	work   sync.WaitGroup // clients and flows with a slot
+	places chan struct{} // one for each connection of an allowed client
+	// strangers has a place for each connection that allow_clients refuses, until it has been answered.
+	strangers chan struct{}
+	upstreams atomic.Int64   // flows with a slot: each has an upstream connection, or makes one
+	closings  atomic.Int64   // of them, those that wait for the upstream's end after a FIN
+	work      sync.WaitGroup // clients and flows with a slot
 
 	rested  chan *client // to workers that rest; closed once no client comes any more
 	resting atomic.Int64
@@ -124,6 +125,7 @@ func New(cfg Config, admitter Admitter, resolver Resolver, log hclog.Logger) (*S
 		onDial:    cfg.OnDial,
 		hangups:   hangups,
 		places:    make(chan struct{}, cfg.MaxClients),
+		strangers: make(chan struct{}, maxStrangers),
 		rested:    make(chan *client),
 		listeners: make(map[*listener]struct{}),
 		clients:   make(map[*client]struct{}),
@@ -173,20 +175,6 @@ func (s *Server) lookAround() {
 	}
 }
 
-// defaultMaxClients leaves the node 256 descriptors for itself, beside those of the pipes: running out of them would take
-// consensus down with the proxy.
-func defaultMaxClients(tls bool) int {
-	var limit unix.Rlimit
-	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
-		return 512
-	}
-	free := int(max(min(limit.Cur, 1<<22), 512) - 256 - 2*maxPipes)
-	if tls {
-		return free / 4
-	}
-	return free / 2
-}
-
 // clientTLS is cfg for proxy clients: HTTP/1.1 is all that they are spoken to in.
 func clientTLS(cfg *tls.Config) *tls.Config {
 	if cfg == nil {
@@ -214,113 +202,6 @@ func (s *Server) SetPolicy(p Policy) error {
 
 // Counters are live: read them whenever.
 func (s *Server) Counters() *Counters { return &s.counters }
-
-// Serve accepts clients from l, which must be a TCP listener, until Drain or Close closes it; then it
-// returns nil. It takes l over, also when it fails. It may run for several listeners at once.
-func (s *Server) Serve(l net.Listener) error {
-	ln, err := newListener(l)
-	if err != nil {
-		return fmt.Errorf("serve proxy clients on %v: %w", l.Addr(), err)
-	}
-	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
-		ln.close()
-		return nil
-	}
-	s.listeners[ln] = struct{}{}
-	s.mu.Unlock()
-	for {
-		select {
-		case s.places <- struct{}{}:
-		case <-s.ctx.Done():
-			return nil
-		}
-		fd, addr, err := s.accept(ln)
-		if err != nil {
-			<-s.places
-			if s.isClosed() {
-				return nil
-			}
-			return fmt.Errorf("accept proxy clients on %v: %w", l.Addr(), err)
-		}
-		balanced := contains(s.policy.Load().ProxyProtocolFrom, addr.Addr())
-		if s.tls != nil {
-			s.greet(fd, addr, balanced)
-			continue
-		}
-		c := newClient(s, fd, addr)
-		c.balanced = balanced
-		s.start(c)
-	}
-}
-
-// accept waits out errors that pass, such as too many open files.
-func (s *Server) accept(l *listener) (fd int, addr netip.AddrPort, err error) {
-	pause := time.Duration(0)
-	for {
-		fd, addr, err = l.accept()
-		if err == nil || !isExhausted(err) && !isReset(err) && !errors.Is(err, unix.ECONNABORTED) {
-			return fd, addr, err
-		}
-		pause = min(max(2*pause, 5*time.Millisecond), time.Second)
-		if s.accepts.show() {
-			s.log.Warn("a client could not be accepted", "error", err, "retry_in", pause)
-		}
-		select {
-		case <-time.After(pause):
-		case <-s.ctx.Done():
-			return 0, addr, err
-		}
-	}
-}
-
-// start hands a client to a worker: one that has served before and rests, if there is any.
-func (s *Server) start(c *client) {
-	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
-		c.sock.close()
-		<-s.places
-		return
-	}
-	s.clients[c] = struct{}{}
-	s.work.Add(1)
-	s.mu.Unlock()
-	s.counters.Clients.Add(1)
-	select {
-	case s.rested <- c:
-	default:
-		go s.serveClients(c)
-	}
-}
-
-// serveClients serves one client after another. A worker that goes on spares the next client the growing of a stack.
-func (s *Server) serveClients(c *client) {
-	h := new(head)
-	for c != nil {
-		if c.serve(h) {
-			s.left(c)
-		}
-		if s.resting.Add(1) > maxResting {
-			s.resting.Add(-1)
-			return
-		}
-		c = <-s.rested
-		s.resting.Add(-1)
-	}
-}
-
-// left forgets a client whose connection is over.
-func (s *Server) left(c *client) {
-	c.end()
-	s.mu.Lock()
-	delete(s.clients, c)
-	s.mu.Unlock()
-	s.counters.Clients.Add(-1)
-	<-s.places
-	s.work.Done()
-}
 
 func (s *Server) isClosed() bool {
 	s.mu.Lock()

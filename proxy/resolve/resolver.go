@@ -27,8 +27,10 @@ const (
 	withheldInRow = 3
 	// The bounds of lookups under way. Further ones wait until one has ended, or their client gives
 	// up.
-	minLookups = 32
+	minLookups = 16
 	maxLookups = 1024
+	// socketsPerLookup is what a lookup needs to ask every server for both families. Each query has one, also over TCP.
+	socketsPerLookup = 2 * maxServers
 )
 
 // errClosed answers lookups of a resolver that is closed.
@@ -102,7 +104,7 @@ func newResolver(cfg Config) *Resolver {
 	r.files.resolvConf = file{path: or(cfg.ResolvConf, systemResolvConf), limit: maxResolvConf}
 	r.SetTTLMax(cfg.TTLMax)
 	n := lookupsAtOnce()
-	r.places, r.sockets = make(chan struct{}, n), make(chan struct{}, 2*maxServers*n)
+	r.places, r.sockets = make(chan struct{}, n), make(chan struct{}, n*socketsPerLookup)
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r
 }
@@ -114,14 +116,21 @@ func or(path, system string) string {
 	return path
 }
 
-// lookupsAtOnce leaves most of the process's descriptors to connections.
+// lookupsAtOnce is lookupsWithin the process's limit.
 func lookupsAtOnce() int {
 	var limit unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
 		return minLookups
 	}
-	return int(min(max(limit.Cur/64, minLookups), maxLookups))
+	return lookupsWithin(int(min(limit.Cur, 1<<22)))
 }
+
+// lookupsWithin leaves most of a limit's descriptors to connections.
+func lookupsWithin(limit int) int { return min(max(limit/64, minLookups), maxLookups) }
+
+// Descriptors is how many a resolver may have open at a time, where the process may have limit. Connections that wait for
+// a lookup have none beside their own: they share it, and queries wait for one another.
+func Descriptors(limit int) int { return lookupsWithin(limit) * socketsPerLookup }
 
 // routed reports whether this machine has a route to an address. Nothing is sent.
 func routed(addr netip.Addr) bool {

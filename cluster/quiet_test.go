@@ -1,0 +1,51 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+// What strangers can make memberlist and Raft's transport say is said a few times in half a minute, however many they are.
+func TestStrangersCauseFewLines(t *testing.T) {
+	const times = 5000
+	for _, line := range []string{
+		"[ERR] memberlist: msg type (%d) not supported from=192.0.2.1:%[1]d",
+		"[ERR] memberlist: discarding packet with unacceptable label \"x%d\": from=192.0.2.1:%[1]d",
+		"[ERR] memberlist: Decrypt packet failed: no installed keys could decrypt the message from=10.9.%[1]d:5",
+		"[ERR] memberlist: Failed to decode compound request: truncated len slice from=[2001:db8::%x]:5",
+		"[WARN] memberlist: Got invalid checksum for UDP packet: %x, 0",
+		"[WARN] memberlist: Refuting a suspect message (from: stranger%d)",
+		"[ERR] memberlist: Failed to decode ping request: EOF from=192.0.2.1:%d",
+	} {
+		var log muxLog
+		out := newQuietStandardLogger(hclog.New(&hclog.LoggerOptions{Output: &log, Level: hclog.Info}))
+		for i := range times {
+			out.Printf(line, i)
+		}
+		if n := strings.Count(log.String(), "\n"); n < 1 || n > maxGossipLines {
+			t.Errorf("%d lines of %d like %q", n, times, line)
+		}
+	}
+	var log muxLog
+	raft := newQuietLogger(hclog.New(&hclog.LoggerOptions{Output: &log, Level: hclog.Info}))
+	for range times {
+		raft.Error("failed to decode incoming command", "error", errors.New("unknown rpc type 71"))
+	}
+	if n := strings.Count(log.String(), "\n"); n != 1 {
+		t.Errorf("%d lines about commands that can't be decoded", n)
+	}
+	said, shown, now := newStrangersSaid(), 0, time.Now()
+	for i := range times {
+		if said.due(fmt.Sprint("host ", i), now) {
+			shown++
+		}
+	}
+	if shown != maxStrangersLines {
+		t.Errorf("%d lines about %d strangers", shown, times)
+	}
+}

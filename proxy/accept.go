@@ -1,0 +1,225 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// giveWayAfter is how long a client must have been idle before it may lose its place to another one. Lower, clients
+	// lose it whose request is on its way.
+	giveWayAfter = time.Second
+	// giveWayShare is the part of the places that idle clients give up at a time, so that a full server does not look at
+	// all of its clients for each new one.
+	giveWayShare = 64
+	// lookForIdle is how often a server that is full looks for idle clients, while a new one waits.
+	lookForIdle = 100 * time.Millisecond
+	// strangerTimeout bounds a refused client's TLS handshake, and then its request's head.
+	strangerTimeout = 2 * time.Second
+)
+
+// Serve accepts clients from l, which must be a TCP listener, until Drain or Close closes it; then it
+// returns nil. It takes l over, also when it fails. It may run for several listeners at once.
+//
+// A client is judged by its address before it gets a place. When all places are taken, clients that have been idle for
+// longest give theirs up; where none is idle, new ones wait in the listener's backlog.
+func (s *Server) Serve(l net.Listener) error {
+	ln, err := newListener(l)
+	if err != nil {
+		return fmt.Errorf("serve proxy clients on %v: %w", l.Addr(), err)
+	}
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		ln.close()
+		return nil
+	}
+	s.listeners[ln] = struct{}{}
+	s.mu.Unlock()
+	for {
+		fd, addr, err := s.accept(ln)
+		if err != nil {
+			if s.isClosed() {
+				return nil
+			}
+			return fmt.Errorf("accept proxy clients on %v: %w", l.Addr(), err)
+		}
+		policy := s.policy.Load()
+		balanced := contains(policy.ProxyProtocolFrom, addr.Addr())
+		if !balanced && !policy.allowsClient(addr.Addr()) {
+			s.turnAway(fd, addr)
+			continue
+		}
+		if !s.takePlace() {
+			unix.Close(fd)
+			return nil
+		}
+		s.receive(fd, addr, balanced, s.places)
+	}
+}
+
+// receive makes a client of a connection that has one of the places given.
+func (s *Server) receive(fd int, addr netip.AddrPort, balanced bool, places chan struct{}) {
+	if s.tls != nil {
+		s.greet(fd, addr, balanced, places)
+		return
+	}
+	c := newClient(s, fd, addr)
+	c.balanced, c.places, c.stranger = balanced, places, places == s.strangers
+	s.start(c)
+}
+
+// turnAway answers a client that may not use the proxy, and closes its connection; it never takes an allowed client's place.
+// While too many others are being answered, its connection is closed at once.
+func (s *Server) turnAway(fd int, addr netip.AddrPort) {
+	select {
+	case s.strangers <- struct{}{}:
+		s.receive(fd, addr, false, s.strangers)
+	default:
+		unix.Close(fd)
+		(&client{srv: s, addr: addr}).noteRefusal(&refuseClient)
+	}
+}
+
+// takePlace waits for a place; false says that the server has been stopped.
+func (s *Server) takePlace() bool {
+	select {
+	case s.places <- struct{}{}:
+		return true
+	default:
+	}
+	look := time.NewTicker(lookForIdle)
+	defer look.Stop()
+	for {
+		s.makePlace(time.Now())
+		select {
+		case s.places <- struct{}{}:
+			return true
+		case <-look.C:
+		case <-s.ctx.Done():
+			return false
+		}
+	}
+}
+
+// idler is a connection that may lose its place.
+type idler struct {
+	since time.Time
+	end   func()
+}
+
+// makePlace ends the connections that have been idle for longest, a few at a time.
+func (s *Server) makePlace(now time.Time) {
+	idlers := s.idlers(now.Add(-giveWayAfter))
+	slices.SortFunc(idlers, func(a, b idler) int { return a.since.Compare(b.since) })
+	idlers = idlers[:min(len(idlers), max(cap(s.places)/giveWayShare, 1))]
+	for _, i := range idlers {
+		i.end()
+	}
+	if s.crowded.show() {
+		s.log.Warn("every place for a client is taken: idle clients give way to new ones, which wait where none is idle",
+			"places", cap(s.places), "gave_way", len(idlers), "hint", "raise the limit of open files, or run more nodes")
+	}
+}
+
+// idlers are the clients that have been idle since before a moment, and the connections whose TLS handshake has been due
+// since then.
+func (s *Server) idlers(before time.Time) (idlers []idler) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.clients {
+		if since := c.idleSince(); !since.IsZero() && since.Before(before) && !c.stranger {
+			idlers = append(idlers, idler{since, c.closeIdle})
+		}
+	}
+	for f := range s.fronts {
+		if f.since.Before(before) && f.places == s.places {
+			idlers = append(idlers, idler{f.since, f.wire.reset})
+		}
+	}
+	return idlers
+}
+
+// accept waits out errors that pass, such as too many open files.
+func (s *Server) accept(l *listener) (fd int, addr netip.AddrPort, err error) {
+	pause := time.Duration(0)
+	for {
+		fd, addr, err = l.accept()
+		if err == nil || !isExhausted(err) && !isReset(err) && !errors.Is(err, unix.ECONNABORTED) {
+			return fd, addr, err
+		}
+		if isExhausted(err) {
+			s.idle.giveWay(1 + maxIdle/giveWayShare)
+		}
+		pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+		if s.accepts.show() {
+			s.log.Warn("a client could not be accepted", "error", err, "retry_in", pause)
+		}
+		select {
+		case <-time.After(pause):
+		case <-s.ctx.Done():
+			return 0, addr, err
+		}
+	}
+}
+
+// start hands a client to a worker: one that has served before and rests, if there is any.
+func (s *Server) start(c *client) {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		c.sock.close()
+		c.freePlace()
+		return
+	}
+	s.clients[c] = struct{}{}
+	s.work.Add(1)
+	s.mu.Unlock()
+	s.counters.Clients.Add(1)
+	select {
+	case s.rested <- c:
+	default:
+		go s.serveClients(c)
+	}
+}
+
+// serveClients serves one client after another. A worker that goes on spares the next client the growing of a stack.
+func (s *Server) serveClients(c *client) {
+	h := new(head)
+	for c != nil {
+		if c.serve(h) {
+			s.left(c)
+		}
+		if s.resting.Add(1) > maxResting {
+			s.resting.Add(-1)
+			return
+		}
+		c = <-s.rested
+		s.resting.Add(-1)
+	}
+}
+
+// left forgets a client whose connection is over.
+func (s *Server) left(c *client) {
+	c.end()
+	s.mu.Lock()
+	delete(s.clients, c)
+	s.mu.Unlock()
+	s.counters.Clients.Add(-1)
+	c.freePlace()
+	s.work.Done()
+}
+
+// freePlace gives back the client's place. Where the client speaks TLS, its front has the place, for as long as it has
+// descriptors.
+func (c *client) freePlace() {
+	if c.places != nil {
+		<-c.places
+	}
+}
