@@ -152,8 +152,11 @@ func (w *wait) end(cause error) {
 
 // refuseCause maps what ended a flow by force before it was connected.
 func refuseCause(cause error, p *Policy) *refusal {
-	if cause == errClientGone {
+	switch cause {
+	case errClientGone:
 		return nil
+	case errClosed:
+		return &refuseClosed
 	}
 	return refuseAdmission(cause, p.RejectStatus)
 }
