@@ -36,6 +36,14 @@ func (j *journal) ended(t *testing.T, want string) {
 	}
 }
 
+// only are the two sides of the only flow.
+func (w *world) only() (*client, *sock) {
+	f := w.flows.all()[0]
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.client, f.upstream
+}
+
 func TestUpstreamThatDoesNotAnswerIsGivenUp(t *testing.T) {
 	u := newUpstream(t, nil)
 	w, _ := impatient(t, shortStall)
@@ -175,7 +183,7 @@ func TestHeldUpUploadGoesOn(t *testing.T) {
 	go io.Copy(p.TCPConn, io.LimitReader(zeros{}, size))
 	q := u.accept()
 	q.readHead()
-	up := w.flows.all()[0].upstream
+	_, up := w.only()
 	eventually(t, "the upload is stuck", up.stuck.Load)
 	if up.stall != 0 {
 		t.Errorf("the write is bounded by %v", up.stall)
@@ -245,7 +253,7 @@ func TestOperatorClosesPlainExchanges(t *testing.T) {
 		q.readHead()
 		q.send("HTTP/1.1 200 OK\r\n\r\n")
 		go io.Copy(q.TCPConn, zeros{})
-		c := w.flows.all()[0].client
+		c, _ := w.only()
 		eventually(t, "the client is stuck", c.sock.stuck.Load)
 		closeOnly()
 		w.freed()
