@@ -87,11 +87,13 @@ proxy {
   header_timeout      = "1s"
   tunnel_idle_timeout = "1s"
   half_close_timeout  = "1s"
+  response_timeout    = "1s"
   drain_timeout       = "1s"
   allow_clients       = ["10.0.0.0/8"]
   users_file          = "testdata/files/users"
   proxy_protocol_from = ["10.0.0.5"]
 
+  share_kept_connections     = false
   allow_cluster_destinations = true
   deny_destinations   = ["10.0.0.0/8"]
   allow_destinations  = ["10.0.0.0/8"]

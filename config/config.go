@@ -137,6 +137,10 @@ type Proxy struct {
 	// HalfCloseTimeout resets a tunnel in which nothing has moved for so long after either side's FIN. Raising it
 	// tolerates upstreams that think long after the end of a request; the slot is held meanwhile.
 	HalfCloseTimeout time.Duration
+	// ResponseTimeout gives up a plain exchange in which no byte has come from either side, or been
+	// taken by it, for so long; 0 never does. Lowering it frees slots of dead exchanges sooner, and
+	// cuts answers that take long.
+	ResponseTimeout time.Duration
 	// DrainTimeout is how long a stopping node lets connections end by themselves; 0 resets them at once. Keep a
 	// service manager's own stop timeout above it.
 	DrainTimeout time.Duration
@@ -155,6 +159,10 @@ type Proxy struct {
 	// AccessLog is where the line of each finished tunnel and request goes: AccessLogHere, AccessLogOff, or the path of a
 	// file. A file gets them whatever the log's level.
 	AccessLog string
+	// ShareKeptConnections lets an upstream connection that is kept for reuse serve anybody;
+	// otherwise it serves the same user from the same address alone. Turning it off costs
+	// connections, and slots, at the upstream.
+	ShareKeptConnections bool
 	// AllowClusterDestinations lets clients connect to the nodes' APIs, rpc and gossip ports through the proxy, but not to
 	// proxies.
 	AllowClusterDestinations bool
@@ -238,15 +246,17 @@ func Default(dev bool) *Config {
 		},
 		Lease: Lease{TTL: 10 * time.Second, OnExpiry: OnExpiryClose},
 		Proxy: Proxy{
-			Listen:           "127.0.0.1:8080",
-			RejectStatus:     503,
-			DialTimeout:      10 * time.Second,
-			DNSTTLMax:        60 * time.Second,
-			HeaderTimeout:    10 * time.Second,
-			HalfCloseTimeout: 10 * time.Second,
-			DrainTimeout:     30 * time.Second,
-			AccessLog:        AccessLogHere,
-			AllowClients:     []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
+			Listen:               "127.0.0.1:8080",
+			RejectStatus:         503,
+			DialTimeout:          10 * time.Second,
+			DNSTTLMax:            60 * time.Second,
+			HeaderTimeout:        10 * time.Second,
+			HalfCloseTimeout:     10 * time.Second,
+			ResponseTimeout:      15 * time.Minute,
+			ShareKeptConnections: true,
+			DrainTimeout:         30 * time.Second,
+			AccessLog:            AccessLogHere,
+			AllowClients:         []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
 			DenyDestinations: []netip.Prefix{
 				netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("fe80::/10"), // link-local
 				netip.MustParsePrefix("fd00:ec2::/32"), netip.MustParsePrefix("fd20:ce::254/128"), // metadata of AWS and Google Cloud

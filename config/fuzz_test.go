@@ -161,8 +161,8 @@ func checkLoaded(t *testing.T, c *Config) {
 		"log":       slices.Contains([]string{"trace", "debug", "info", "warn", "error"}, c.Log.Level) && (c.Log.Format == "text" || c.Log.Format == "json"),
 		"lease":     within(l.TTL, time.Second, 5*time.Minute) && slices.Contains([]OnExpiry{OnExpiryClose, OnExpiryDrain, OnExpiryKeep}, l.OnExpiry),
 		"status":    400 <= p.RejectStatus && p.RejectStatus <= 599,
-		"timeouts":  min(p.DialTimeout, p.HeaderTimeout, p.HalfCloseTimeout) > 0 && min(p.TunnelIdleTimeout, p.DrainTimeout, p.DNSTTLMax) >= 0,
-		"waits":     max(p.DialTimeout, p.HeaderTimeout, p.HalfCloseTimeout, p.DrainTimeout, p.DNSTTLMax) <= 24*time.Hour && p.TunnelIdleTimeout <= 365*24*time.Hour,
+		"timeouts":  min(p.DialTimeout, p.HeaderTimeout, p.HalfCloseTimeout) > 0 && min(p.TunnelIdleTimeout, p.ResponseTimeout, p.DrainTimeout, p.DNSTTLMax) >= 0,
+		"waits":     max(p.DialTimeout, p.HeaderTimeout, p.HalfCloseTimeout, p.DrainTimeout, p.DNSTTLMax) <= 24*time.Hour && max(p.TunnelIdleTimeout, p.ResponseTimeout) <= 365*24*time.Hour,
 		"exposed":   loopback(p.Listen) || c.Origins["proxy.allow_clients"] != Position{} || p.UsersFile != "",
 		"clients":   len(p.AllowClients) > 0,
 		"API token": loopback(c.API.Listen) || c.API.Token != "",
@@ -263,10 +263,12 @@ func writeHCL(c *Config) string {
 	set("header_timeout", c.Proxy.HeaderTimeout)
 	set("tunnel_idle_timeout", c.Proxy.TunnelIdleTimeout)
 	set("half_close_timeout", c.Proxy.HalfCloseTimeout)
+	set("response_timeout", c.Proxy.ResponseTimeout)
 	set("drain_timeout", c.Proxy.DrainTimeout)
 	set("allow_clients", c.Proxy.AllowClients)
 	set("users_file", c.Proxy.UsersFile)
 	set("proxy_protocol_from", c.Proxy.ProxyProtocolFrom)
+	set("share_kept_connections", c.Proxy.ShareKeptConnections)
 	set("allow_cluster_destinations", c.Proxy.AllowClusterDestinations)
 	set("deny_destinations", c.Proxy.DenyDestinations)
 	set("allow_destinations", c.Proxy.AllowDestinations)

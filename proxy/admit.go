@@ -152,8 +152,11 @@ func (w *wait) end(cause error) {
 
 // refuseCause maps what ended a flow by force before it was connected.
 func (f *flow) refuseCause(cause error) *refusal {
-	if cause == errClientGone {
+	switch cause {
+	case errClientGone:
 		return nil
+	case errClosed:
+		return &refuseClosed
 	}
 	return f.refuseAdmission(cause)
 }

@@ -55,7 +55,8 @@ func TestUnaskedAnswerIsNotTaken(t *testing.T) {
 	}
 }
 
-// An operator who closes a kept-alive connection in use ends the exchange, and it is not tried again.
+// An operator who closes a kept-alive connection in use ends the exchange with an answer, and it is
+// not tried again.
 func TestClosedWhileAsking(t *testing.T) {
 	u := newUpstream(t, nil)
 	w := newWorld(t, 2)
@@ -66,7 +67,7 @@ func TestClosedWhileAsking(t *testing.T) {
 		t.Fatal("there is no connection")
 	}
 	q.expectReset()
-	p.expectReset()
+	p.refused("GET", 502, "connection_terminated")
 	if n := u.all.Load(); n != 1 {
 		t.Errorf("%d connections to the upstream", n)
 	}

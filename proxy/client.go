@@ -37,6 +37,8 @@ type client struct {
 
 	tunnelled bool // a CONNECT's tunnel has taken over
 
+	ahead ahead // of the answer to the request in hand
+
 	mu   sync.Mutex
 	idle bool // waits for a request
 	// since is when that wait began; zero before the client has been read from.
@@ -92,6 +94,9 @@ func (c *client) identify() bool {
 
 // end closes what serve has left open.
 func (c *client) end() {
+	if c.exchange != nil {
+		c.exchange.vigil.timer.Stop()
+	}
 	c.in.release()
 	c.out.release()
 	c.sock.close()
@@ -241,6 +246,7 @@ func (c *client) closeIdle() {
 func (c *client) handle() bool {
 	s := c.srv
 	s.counters.Requests.Add(1)
+	c.ahead.state.Store(answerOpen)
 	h, policy := c.head, s.policy.Load()
 	keep := c.keepAlive()
 	switch {
@@ -280,7 +286,7 @@ func (c *client) connect() {
 	c.target = target
 	c.consume()
 	c.untimed()
-	f := &flow{srv: c.srv, target: target, client: c, early: c.in.len() > 0}
+	f := &flow{srv: c.srv, target: target, client: c}
 	f.kind.Store(uint32(KindConnect))
 	c.use(f)
 	ok, refusal := f.open(c)
@@ -288,7 +294,7 @@ func (c *client) connect() {
 	case ok:
 		c.srv.counters.Tunnels.Add(1)
 		c.sock.slot = f.slot
-		if err := c.sock.write(c.srv.loop.Load().answer(), nil, nil); err != nil {
+		if err := c.sock.write(c.unsent(c.srv.loop.Load().answer()), nil, nil); err != nil {
 			f.abort(errClientReset)
 		}
 		c.tunnelled = true
@@ -306,15 +312,19 @@ var established = []byte(establishedLine + "\r\n\r\n")
 
 const establishedLine = statusPrefix + "200 Connection established"
 
-// use makes f the flow that is told of the client's hang-ups, and reports one that was told before.
-func (c *client) use(f *flow) hangup {
+// use makes f the flow that is told of the client's hang-ups, also of one that has been told
+// before.
+func (c *client) use(f *flow) {
 	if f == nil && c.flow == nil { // nobody else changes it
-		return 0
+		return
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.flow = f
-	return c.gone
+	gone := c.gone
+	c.mu.Unlock()
+	if f != nil && gone != 0 {
+		f.clientHungUp(gone)
+	}
 }
 
 // watch makes the hang-up watcher tell of the client's end.
@@ -370,12 +380,13 @@ func (c *client) refuse(r *refusal, keep keepAlive) bool {
 	c.rested = time.Now()
 	c.consume()
 	c.sock.slot, c.sock.stall = nil, stallTimeout
-	c.out.set(r.render(c.out.writable(), c.srv.loop.Load().field(), c.srv.status, c.grounds(r), keep, c.method == "HEAD"))
+	c.out.set(c.unsent(r.render(c.out.writable(), c.srv.loop.Load().field(), c.srv.status, c.grounds(r), keep, c.method == "HEAD")))
 	if c.out.flush() != nil {
 		return false
 	}
 	if !keep.on {
-		c.linger()
+		unread := c.method == "" && r != &refuseTimeout // a head that can't be read: content may follow
+		c.linger(unread || h.chunked || h.length > int64(c.in.len()))
 	}
 	return keep.on
 }
@@ -387,10 +398,15 @@ func (c *client) noteRefusal(r *refusal) {
 	c.logRefusal("request refused", r)
 }
 
-// linger ends the connection so that the last answer arrives: closing with bytes unread would
-// reset it under the client's eyes (RFC 9112 §9.6).
-func (c *client) linger() {
-	if c.sock.closeWrite() == nil {
+// linger ends the connection so that the last answer arrives: closing with bytes unread, or before
+// they come, would reset it under the client's eyes (RFC 9112 §9.6). A client that may be sending
+// content, and reads only then, has more time.
+func (c *client) linger(sending bool) {
+	switch {
+	case c.sock.closeWrite() != nil:
+	case sending:
+		drainedWhile(c.sock, contentQuiet, contentLinger)
+	default:
 		drained(c.sock, lingerTimeout)
 	}
 }

@@ -30,14 +30,17 @@ const (
 	// port, and to all.
 	maxIdlePerTarget = 32
 	maxIdle          = 1024
-	// stallTimeout is how long one write of a plain HTTP message may make no progress at all: a
-	// reader slower than that would hold a slot for nothing. Tunnels are not subject to it.
+	// stallTimeout is how long writing an answer of the proxy's own may make no progress at all.
 	stallTimeout = 60 * time.Second
 	// sendGrace is how long, after the response, the last bytes of a request may take to be sent: an
 	// upstream that answers without reading them is reset.
 	sendGrace = 10 * time.Millisecond
 	// lingerTimeout bounds the wait for the client's end after our last response.
 	lingerTimeout = time.Second
+	// contentQuiet and contentLinger bound it where the client may be sending content that nobody
+	// will use: without a byte, and in all.
+	contentQuiet  = 5 * time.Second
+	contentLinger = 30 * time.Second
 	// minResetHold is how long, at least, a slot is kept after a reset: the RST is on its way, and
 	// a busy upstream takes a moment to notice it.
 	minResetHold = 10 * time.Millisecond
@@ -101,6 +104,10 @@ type Policy struct {
 	// HalfCloseTimeout resets both sides when nothing has moved for so long (up to an eighth
 	// longer) after either side's FIN; > 0. Raising it keeps slots of half-dead tunnels longer.
 	HalfCloseTimeout time.Duration
+	// ResponseTimeout ends a plain exchange in which no byte has come from either side, or been
+	// taken by it, for so long (up to a quarter longer); 0 never does. Raising it keeps slots of
+	// dead exchanges longer; lowering it cuts answers that take long.
+	ResponseTimeout time.Duration
 	// AllowClients are who may use the proxy; empty is everybody.
 	AllowClients []netip.Prefix
 	// Users are who may use it by name and password, beside AllowClients; empty asks for neither. It must not be changed
@@ -116,6 +123,10 @@ type Policy struct {
 	DenyDestinations  []netip.Prefix
 	AllowDestinations []netip.Prefix
 
+	// PrivateConnections keeps upstream connections for reuse by the same user from the same
+	// address alone. It costs an upstream connection, and a slot, for each of them.
+	PrivateConnections bool
+
 	roster *roster // of Users; the server's
 }
 
@@ -126,6 +137,7 @@ func DefaultPolicy() Policy {
 		DialTimeout:      10 * time.Second,
 		HeaderTimeout:    10 * time.Second,
 		HalfCloseTimeout: 10 * time.Second,
+		ResponseTimeout:  15 * time.Minute,
 		AllowClients:     []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
 		DenyDestinations: []netip.Prefix{
 			netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("fe80::/10"),
@@ -150,6 +162,9 @@ func (p *Policy) Validate() error {
 	positive("half_close_timeout", p.HalfCloseTimeout)
 	if p.TunnelIdleTimeout < 0 {
 		errs = append(errs, fmt.Errorf("tunnel_idle_timeout %v is below zero: use \"0s\" for never", p.TunnelIdleTimeout))
+	}
+	if p.ResponseTimeout < 0 {
+		errs = append(errs, fmt.Errorf("response_timeout %v is below zero: use \"0s\" for never", p.ResponseTimeout))
 	}
 	for name, prefixes := range map[string][]netip.Prefix{
 		"allow_clients": p.AllowClients, "proxy_protocol_from": p.ProxyProtocolFrom, "deny_destinations": p.DenyDestinations, "allow_destinations": p.AllowDestinations,

@@ -304,6 +304,11 @@ func TestClientThatLeavesTheQueueGivesItsPlaceBack(t *testing.T) {
 		"RST":              {head, (*peer).reset},
 		"plain, FIN":       {plain, func(p *peer) { p.Close() }},
 		"RST behind bytes": {head + "bytes for the tunnel", (*peer).reset},
+		"FIN behind bytes": {head + "bytes for the tunnel", func(p *peer) { p.Close() }},
+		"a body":           {"POST http://" + u.addr + "/ HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody", func(p *peer) { p.Close() }},
+		"HTTP/1.0, a body": {"POST http://" + u.addr + "/ HTTP/1.0\r\nContent-Length: 4\r\n\r\nbody", func(p *peer) { p.Close() }},
+		"half a body":      {"POST http://" + u.addr + "/ HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nbody", func(p *peer) { p.Close() }},
+		"another request":  {plain + plain, func(p *peer) { p.Close() }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := w.dial()

@@ -1,13 +1,14 @@
 // Package proxy is weir's forward proxy: CONNECT tunnels and absolute-form HTTP/1.x requests, each upstream connection
 // on a slot that it asks an [Admitter] for and gives back only when the upstream has seen the connection's end.
 //
-// A connection's way, in the order of the files: listen.go and server.go accept, front.go ends TLS and balancer.go reads who a load
-// balancer's client is, client.go reads request heads and answers them, users.go knows who may, admit.go
-// has the name resolved (package resolve) and asks for the slot, dial.go connects, but not to what own.go has, failed.go
-// remembers which addresses failed, tunnel.go, splice.go and doze.go relay, opening.go looks at a tunnel's first bytes;
-// request.go and exchange.go do the same for plain requests,
-// idle.go keeps their upstream connections. flow.go is the slot and its connection, whoever uses it. refuse.go is every answer
-// of the proxy's own.
+// A connection's way, in the order of the files: listen.go and server.go accept, front.go ends TLS
+// and balancer.go reads who a load balancer's client is, client.go reads request heads and answers
+// them, users.go knows who may, admit.go has the name resolved (package resolve) and asks for the
+// slot, dial.go connects, but not to what own.go has, failed.go remembers which addresses failed,
+// tunnel.go, splice.go and doze.go relay, opening.go looks at a tunnel's first bytes; request.go
+// and exchange.go do the same for plain requests, vigil.go looks after those that last, ahead.go
+// asks clients whether they are still there, idle.go keeps upstream connections. flow.go is the
+// slot and its connection, whoever uses it. refuse.go is every answer of the proxy's own.
 //
 // What the kernel is asked in its own way is apart, by the files' names: events_linux.go and events_darwin.go hear of many sockets at once
 // (epoll, kqueue), tcp_linux.go and tcp_darwin.go ask about one connection, system_linux.go and splice_linux.go save system calls and copies.
@@ -39,9 +40,19 @@
 // Sockets are the runtime poller's, without package net: neither options nor addresses are asked for that most connections don't
 // need. The cost is connecting by hand.
 //
-// While a client waits for its slot or for the dial, its FIN means that it has gone, unless bytes for the tunnel, a body
-// or another request lie before the FIN: then it has only said all it had to say. While a response is under way, a FIN
-// starts half_close_timeout, as in a tunnel.
+// A client's FIN is the same whether it has closed its connection or only ended its sending side.
+// Before an answer has begun, the answer's first bytes tell: "HTTP/1.1 " is sent at once. A closed
+// connection answers it with a reset, and the request is given up; otherwise the answer goes on
+// behind it. The cost: a client that gets no answer may get a part of a status line. Once an answer
+// has begun, its own bytes do the same. Until the upstream sends some, the slot of a client that
+// has closed is held until the client's kernel answers a keep-alive with a reset (75 s on Linux),
+// or for response_timeout: cutting answers that are waited for would lose more. A FIN behind
+// content that nobody reads yet can't be seen at all. In a tunnel, a FIN is passed on and starts
+// half_close_timeout.
+//
+// A plain exchange has one bound, response_timeout without a byte in either direction;
+// docs/architecture.md lists its states and how each ends. Reads and writes don't pay for it: the
+// kernel's byte counts are looked at now and then, of exchanges that last.
 //
 // A refused CONNECT ends the client's connection: bytes that the client sent early, for the tunnel, must
 // never be read as a request. Other refused requests leave it open, unless they have content; so does a 407, whatever was asked for, unless
@@ -72,22 +83,30 @@
 // A sever while dialling is answered with 503 (fenced) or reject_status (evicted): there is nothing to reset yet, and
 // the client learns why. From then on both sides are reset.
 //
-// A kept-alive upstream connection serves one target (host and port) again within 30 s, most recently used first, at most 32
-// to a target and 1024 in all. A request without content and with an idempotent method is sent again, once, on a fresh
-// connection when a kept-alive one ends without a byte. Others take no connection that has been idle for over 2 s.
+// A kept-alive upstream connection serves one target (host and port) again within 30 s, most
+// recently used first, at most 32 to a target and 1024 in all. A request without content and with
+// an idempotent method is sent again, once, on a fresh connection when a kept-alive one ends
+// without an answer, yields a 408, or sends what is no answer. Others take no connection that has
+// been idle for over 2 s. A connection whose upstream has announced content where there can be none
+// is not kept.
 //
-// Before a request without content goes out on a kept-alive connection, the read that would wait for the answer is tried: an upstream that
-// has closed, or has sent something unasked, is found without a further system call, and the request goes on another connection.
+// Before a request without content goes out on a kept-alive connection, the read that would wait
+// for the answer is tried: an upstream that has closed, or has sent something unasked, is found
+// without a further system call, and the request goes on another connection. A whole response that
+// is sent unasked and crosses with the request can't be told from its answer. Where one client of
+// an upstream could cause that to another, share_kept_connections = false keeps them apart, at a
+// connection for each.
 //
 // The line that a finished tunnel or request leaves goes past the logger, in the logger's format, up to 5 ms late: it may stand behind a
 // later line of the logger's, and a process that is killed loses the last ones. A reader of the log that is too slow loses lines, beyond
 // 4 MiB of them, rather than holding clients up; the log counts them.
 //
-// A request head has header_timeout, the first from the connection's beginning: 408 where bytes have come, else the
-// connection is closed without a word. An idle client is closed after 60 s. A write of a plain message that makes no progress for
-// 60 s ends the exchange. Client connections are bounded by [Config].MaxClients: where all
-// places are taken, clients that have been idle for a second give way, and where none is, the others wait in the backlog.
-// Those that allow_clients refuses have a few places of their own, and are closed once answered.
-// Unsupported transfer codings and versions are answered 400 like other malformed messages; Max-Forwards 0 too.
-// h2c is not upgraded to.
+// A request head has header_timeout, the first from the connection's beginning: 408 where bytes
+// have come, else the connection is closed without a word. An idle client is closed after 60 s. A
+// client that is answered while it may still be sending content is read for up to 30 s more, 5 s
+// without a byte, so that the answer reaches it. Client connections are bounded by
+// [Config].MaxClients: where all places are taken, clients that have been idle for a second give way,
+// and where none is, the others wait in the backlog. Clients that allow_clients refuses have a few
+// places of their own, and are closed once answered. Unsupported transfer codings and versions are
+// answered 400 like other malformed messages; Max-Forwards 0 too. h2c is not upgraded to.
 package proxy

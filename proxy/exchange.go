@@ -4,7 +4,6 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"os"
 	"sync/atomic"
 	"time"
 
@@ -45,15 +44,6 @@ type exchange struct {
 	vigil    vigil
 }
 
-// vigil finds out that an exchange lasts, without setting a timer for each: one that runs out every watchDelay, as long as there are
-// exchanges, and twice in the same one, makes the hang-up watcher tell of the client's end, for good.
-type vigil struct {
-	timer *time.Timer
-	turn  atomic.Uint32 // odd while an exchange is under way
-	armed atomic.Bool   // the timer runs, or is not needed any more
-	seen  uint32        // the turn when the timer ran out last
-}
-
 func newExchange(c *client) *exchange {
 	x := &exchange{c: c}
 	x.vigil.timer = time.AfterFunc(time.Hour, x.look)
@@ -61,38 +51,11 @@ func newExchange(c *client) *exchange {
 	return x
 }
 
-func (v *vigil) begin() {
-	v.turn.Add(1)
-	if !v.armed.Load() && !v.armed.Swap(true) {
-		v.timer.Reset(watchDelay)
-	}
-}
-
-func (v *vigil) end() { v.turn.Add(1) }
-
-// look is called when the timer has run out.
-func (x *exchange) look() {
-	v := &x.vigil
-	turn := v.turn.Load()
-	switch {
-	case turn%2 == 0:
-		v.armed.Store(false)
-		if v.turn.Load() != turn && !v.armed.Swap(true) { // begun just now, and found the timer armed
-			v.timer.Reset(watchDelay)
-		}
-	case turn == v.seen:
-		x.c.watch()
-	default:
-		v.seen = turn
-		v.timer.Reset(watchDelay)
-	}
-}
-
 // run answers the request; false ends the client's connection. A request that met a kept-alive connection which the
 // upstream was just closing is sent again, once, on a fresh one.
 func (x *exchange) run() (keep bool) {
 	x.informed, x.begun = false, time.Now()
-	x.vigil.begin()
+	x.beginVigil()
 	keep = x.attempt()
 	x.settle()
 	x.c.sock.slot = nil
@@ -144,7 +107,7 @@ func (x *exchange) refuse(r *refusal) bool {
 func (x *exchange) connect(fresh bool) (ok bool, _ *refusal) {
 	c, s := x.c, x.c.srv
 	for !fresh {
-		f := s.idle.take(c.target)
+		f := s.idle.take(c.target, c.owner(), s.policy.Load().PrivateConnections)
 		if f == nil {
 			break
 		}
@@ -154,28 +117,16 @@ func (x *exchange) connect(fresh bool) (ok bool, _ *refusal) {
 				continue
 			}
 			x.flow = f
-			switch c.use(f) {
-			case hangupReset:
-				f.abort(errClientReset)
-			case hangupFIN:
-				f.halfClosed()
-			}
+			c.use(f)
 			return true, nil
 		}
 	}
-	f := &flow{srv: s, target: c.target, client: c, head: new(head), early: !x.body.done || c.in.len() > 0}
+	f := &flow{srv: s, target: c.target, client: c, head: new(head), owner: c.owner()}
 	defer func() { x.begun = time.Now() }()
 	f.kind.Store(uint32(KindHTTP))
 	x.flow = f
-	gone := c.use(f)
-	if gone == hangupReset {
-		f.abort(errClientGone)
-	}
-	ok, refusal := f.open(c)
-	if ok && gone == hangupFIN {
-		f.halfClosed()
-	}
-	return ok, refusal
+	c.use(f)
+	return f.open(c)
 }
 
 // once sends the request on x.flow and relays the response. again says that the request is to be
@@ -184,7 +135,10 @@ func (x *exchange) once() (again, keep bool) {
 	c, f := x.c, x.flow
 	x.in, x.out = f.in.Load(), f.out.Load()
 	x.done, x.readErr, x.writeErr, x.sent = nil, nil, nil, true
-	c.sock.slot, c.sock.stall, f.upstream.stall = f.slot, stallTimeout, stallTimeout
+	c.sock.slot, c.sock.stall, f.upstream.stall = f.slot, 0, 0 // the vigil bounds both
+	if !x.read.Load() {
+		x.read.Store(true)
+	}
 
 	if !f.reused || !x.body.done {
 		x.send()
@@ -206,9 +160,15 @@ func (x *exchange) once() (again, keep bool) {
 		switch status := f.head.status; {
 		case status == http.StatusSwitchingProtocols:
 			return false, x.switchProtocols(len(b))
+		case status == http.StatusRequestTimeout && f.reused && !x.informed && x.repeatable():
+			// It was on its way before the request: the connection was idle for too long (RFC 9110
+			// §15.5.9).
+			f.closeNow() // its slot is needed for the next attempt
+			return true, false
 		case status >= 200:
 			return false, x.respond(len(b))
 		}
+		f.spoilt = f.spoilt || f.head.announcesContent()
 		if err := x.inform(len(b)); err != nil {
 			return x.failed(err)
 		}
@@ -262,7 +222,7 @@ func (x *exchange) copyBody() {
 }
 
 // received reports whether the client has nothing of its request left to send.
-func (x *exchange) received() bool { return x.done == nil || x.read.Load() }
+func (x *exchange) received() bool { return x.read.Load() }
 
 // stopSending makes the second goroutine end, waits for it, and reports whether the whole request has been sent. One
 // that has read the last byte gets a moment for writing it: the upstream may have answered already.
@@ -309,7 +269,7 @@ func (x *exchange) inform(headLen int) error {
 		return nil
 	}
 	x.informed = true
-	c.out.set(f.head.appendResponse(c.out.writable(), false, -1, x.keep, c.srv.via()))
+	c.out.set(c.unsent(f.head.appendResponse(c.out.writable(), false, -1, x.keep, c.srv.via())))
 	f.reader.skip(headLen)
 	return c.out.flush()
 }
@@ -318,7 +278,8 @@ func (x *exchange) inform(headLen int) error {
 func (x *exchange) respond(headLen int) bool {
 	c, f := x.c, x.flow
 	h := f.head
-	keep, reuse := x.keep, h.persists()
+	keep := x.keep
+	reuse := h.persists() && !f.spoilt && (h.status != http.StatusNoContent || !h.announcesContent())
 	if !x.received() || c.srv.draining.Load() {
 		keep.on = false // the client may still be sending what nobody will read
 	}
@@ -332,7 +293,7 @@ func (x *exchange) respond(headLen int) bool {
 	if h.status == http.StatusNoContent {
 		length = -1 // RFC 9110 §8.6
 	}
-	c.out.set(h.appendResponse(c.out.writable(), chunked, length, keep, c.srv.via()))
+	c.out.set(c.unsent(h.appendResponse(c.out.writable(), chunked, length, keep, c.srv.via())))
 	f.reader.skip(headLen)
 	readErr, writeErr := content.copyTo(&c.out, chunked, &f.out)
 	switch {
@@ -360,7 +321,7 @@ func (x *exchange) respond(headLen int) bool {
 	}
 	if !keep.on {
 		c.sock.slot = nil
-		c.linger()
+		c.linger(!received)
 	}
 	return keep.on
 }
@@ -386,9 +347,9 @@ func (x *exchange) truncate(framed bool) {
 	x.stopSending()
 	x.log()
 	x.flow.finish(endReset)
-	c.sock.slot = nil
+	c.sock.slot, c.sock.stall = nil, stallTimeout
 	if c.out.flush() == nil {
-		c.linger()
+		c.linger(!x.received())
 	}
 }
 
@@ -397,12 +358,12 @@ func (x *exchange) failed(err error) (again, keep bool) {
 	c, f := x.c, x.flow
 	x.stopSending()
 	cause := f.endCause()
-	// Nothing has come back on a connection that had been idle: the upstream closed it before it saw the
-	// request, which may be repeated if that can do no harm (RFC 9110 §9.2.2).
+	// On a connection that had been idle, the upstream has closed before it saw the request, or
+	// what it sent is not about the request, which may be repeated if that can do no harm (RFC 9110
+	// §9.2.2).
 	var syntax syntaxError
 	broken := !errors.As(err, &syntax) && err != errTooLong
-	again = cause == nil && broken && f.reused && !x.informed && f.reader.len() == 0 &&
-		x.repeatable()
+	again = cause == nil && f.reused && !x.informed && x.repeatable()
 	switch {
 	case broken && isReset(err):
 		f.finish(endUpstreamReset)
@@ -426,14 +387,20 @@ func (x *exchange) failed(err error) (again, keep bool) {
 func (x *exchange) reason(err, cause error) *refusal {
 	var syntax syntaxError
 	switch {
+	case cause == errClosed:
+		return &refuseClosed
+	case cause == errClientStalled:
+		return &refuseStalled
+	case cause == errUpstreamStalled && !x.received():
+		return &refuseWriteTimeout
+	case cause == errUpstreamStalled:
+		return &refuseNoResponse
 	case cause != nil, errors.Is(err, errNotLive):
 		return nil
 	case errors.As(x.readErr, &syntax):
 		return badRequest(string(syntax))
 	case x.readErr != nil:
 		return nil
-	case errors.Is(x.writeErr, os.ErrDeadlineExceeded):
-		return &refusal{http.StatusGatewayTimeout, "connection_write_timeout", "the upstream took none of the request", false}
 	case errors.As(err, &syntax):
 		return &refusal{http.StatusBadGateway, "http_protocol_error", "the upstream's answer: " + string(syntax), false}
 	case err == errTooLong:
@@ -462,7 +429,7 @@ func (x *exchange) switchProtocols(headLen int) bool {
 		f.finish(endReset)
 		return x.refuse(&refusal{http.StatusBadGateway, "http_protocol_error", why, false})
 	}
-	c.out.set(f.head.appendResponse(c.out.writable(), false, -1, x.keep, c.srv.via()))
+	c.out.set(c.unsent(f.head.appendResponse(c.out.writable(), false, -1, x.keep, c.srv.via())))
 	f.reader.skip(headLen)
 	c.srv.counters.Tunnels.Add(1)
 	if c.out.flush() != nil {

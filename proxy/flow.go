@@ -20,6 +20,9 @@ var (
 	errHalfClose     = errors.New("nothing moved after a half-close")
 	errIdle          = errors.New("idle for too long")
 	errMessage       = errors.New("the message could not be completed")
+
+	errClientStalled   = errors.New("stalled by the client")
+	errUpstreamStalled = errors.New("stalled by the upstream")
 )
 
 // phase is where a flow stands. It only ever goes forward, but for busy and parked, which alternate.
@@ -70,6 +73,8 @@ type flow struct {
 	upstream   *sock
 	addr       netip.Addr // that the upstream was found at
 	reused     bool
+	spoilt     bool   // what the upstream has sent may be followed by bytes that belong to no answer: it is not kept
+	owner      owner  // whose requests it has carried
 	head       *head  // of the response; nil in a CONNECT's flow
 	reader     inbuf  // the upstream's bytes, read but not relayed
 	writer     outbuf // what waits to be written to the upstream
@@ -81,7 +86,6 @@ type flow struct {
 	wait         wait  // of admission and dialling
 	dialling     *sock // that is being waited for
 	client       *client
-	early        bool // client bytes behind the request are in hand
 	upstreamGone bool
 	cause        error // the first reason to end by force
 	idleUntil    time.Time
@@ -293,16 +297,15 @@ func (f *flow) release(slot Slot) {
 // clientHungUp is told of the client's end while something else than a read of the client is waited for.
 func (f *flow) clientHungUp(kind hangup) {
 	f.mu.Lock()
-	phase, client, early := f.phase, f.client, f.early
+	phase, client := f.phase, f.client
 	f.mu.Unlock()
+	waits := phase == phaseAdmitting || phase == phaseNew
 	switch {
 	case client == nil:
-	case phase == phaseAdmitting || phase == phaseNew:
-		// A FIN behind bytes for the tunnel is that of a client which has said all it had to
-		// say; without any it has gone.
-		if kind == hangupReset || !early && client.sock.unread() == 0 {
-			f.abort(errClientGone)
-		}
+	case kind == hangupFIN && (waits || phase == phaseBusy && Kind(f.kind.Load()) == KindHTTP):
+		client.ask()
+	case waits:
+		f.abort(errClientGone)
 	case phase == phaseBusy && kind == hangupFIN:
 		f.halfClosed()
 	case phase == phaseBusy && f.fins.Load() != finUp|finDown:
@@ -379,9 +382,17 @@ func (f *flow) closeIdle() {
 }
 
 // drained reads and drops what still comes, and reports whether the peer's FIN came in time.
-func drained(s *sock, timeout time.Duration) bool {
-	s.conn.SetReadDeadline(time.Now().Add(timeout))
+func drained(s *sock, timeout time.Duration) bool { return drainedWhile(s, timeout, timeout) }
+
+// drainedWhile is drained for as long as bytes come, quiet apart at most, up to a whole time.
+func drainedWhile(s *sock, quiet, whole time.Duration) bool {
+	end := time.Now().Add(whole)
 	for {
+		next := time.Now().Add(quiet)
+		if next.After(end) {
+			next = end
+		}
+		s.conn.SetReadDeadline(next)
 		buf, _, err := s.read(nil)
 		if err != nil {
 			return err == io.EOF

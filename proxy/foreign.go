@@ -55,6 +55,6 @@ func (c *client) refuseForeign(first byte) {
 	c.in.release()
 	c.sock.slot, c.sock.stall = nil, stallTimeout
 	if c.sock.write(answer, nil, nil) == nil {
-		c.linger()
+		c.linger(false)
 	}
 }

@@ -281,6 +281,9 @@ func (h *head) checkFraming() error {
 	return nil
 }
 
+// announcesContent reports whether the message says that content follows.
+func (h *head) announcesContent() bool { return h.chunked || h.length > 0 }
+
 // persists reports whether the sender lets its connection be used again (RFC 9112 §9.3).
 func (h *head) persists() bool {
 	return !h.close && (h.minor > 0 || h.keepAlive)

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"cmp"
+	"net/netip"
 	"slices"
 	"sync"
 
@@ -50,15 +51,34 @@ func (p *idlePool) put(f *flow) bool {
 	return true
 }
 
-// take returns the connection that was used last: it is the likeliest to be still open.
-func (p *idlePool) take(t fsm.Target) *flow {
+// owner is whose requests a connection has carried: those of one user from one address, or
+// several's.
+type owner struct {
+	addr    netip.Addr
+	user    string
+	several bool
+}
+
+func (c *client) owner() owner { return owner{addr: c.addr.Addr(), user: c.user} }
+
+// take returns the connection that was used last, as it is the likeliest to be still open; where
+// private, of those that have carried nobody else's requests.
+func (p *idlePool) take(t fsm.Target, o owner, private bool) *flow {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	list := p.targets[t]
-	if list.n > 0 {
-		p.drop(list.newest, list)
+	f := list.newest
+	for private && f != nil && f.owner != o {
+		f = f.idle.older
 	}
-	return list.newest
+	if f == nil {
+		return nil
+	}
+	p.drop(f, list)
+	if f.owner != o {
+		f.owner.several = true
+	}
+	return f
 }
 
 // remove takes f out, if it is in.

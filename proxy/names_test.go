@@ -79,7 +79,7 @@ func TestBlockedNameIsNotResolved(t *testing.T) {
 
 func TestClientThatLeavesWhileItsNameIsResolved(t *testing.T) {
 	for name, leave := range map[string]func(*peer){
-		"FIN": func(p *peer) { p.CloseWrite() },
+		"FIN": func(p *peer) { p.Close() },
 		"RST": func(p *peer) { p.SetLinger(0); p.Close() },
 	} {
 		t.Run(name, func(t *testing.T) {

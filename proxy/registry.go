@@ -213,7 +213,8 @@ func (s *Server) Connections(host string) []Connection {
 	return list
 }
 
-// CloseConnection resets one connection, both sides; false says that there is none with this id.
+// CloseConnection ends one connection: a plain exchange that no answer has come to yet is answered
+// 502, all else is reset on both sides. False says that there is none with this id.
 func (s *Server) CloseConnection(id string) bool {
 	n, err := strconv.ParseUint(id, 10, 64)
 	if err != nil {
@@ -223,6 +224,16 @@ func (s *Server) CloseConnection(id string) bool {
 	if f == nil {
 		return false
 	}
-	f.abort(errClosed)
+	f.close()
 	return true
+}
+
+// close ends the connection for an operator.
+func (f *flow) close() {
+	f.mu.Lock()
+	c := f.client
+	f.mu.Unlock()
+	if c == nil || c.sock.stuck.Load() || !f.giveUp(c, errClosed) {
+		f.abort(errClosed)
+	}
 }

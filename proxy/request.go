@@ -181,7 +181,7 @@ func (h *head) appendRequest(dst, authority, path []byte, forwards int64, upgrad
 
 // appendResponse appends the response as it goes to the client.
 func (h *head) appendResponse(dst []byte, chunked bool, length int64, keep keepAlive, pseudonym string) []byte {
-	dst = append(dst, "HTTP/1.1 "...)
+	dst = append(dst, statusPrefix...)
 	dst = strconv.AppendInt(dst, int64(h.status), 10)
 	dst = append(dst, ' ')
 	dst = append(dst, h.reason...)

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -57,6 +58,8 @@ type sock struct {
 	tunnel *flow
 	// stall bounds a write without progress; 0 does not.
 	stall time.Duration
+	// stuck says that a write waits for the peer's window.
+	stuck atomic.Bool
 	// watch is the registration with the hang-up watcher.
 	watch watch
 	// slowStart is set until a second write turns off Nagle's algorithm, which holds back no first one. Many
@@ -175,6 +178,9 @@ func (s *sock) write(a, b, c []byte) error {
 		w.armed = false
 		s.conn.SetWriteDeadline(time.Time{})
 	}
+	if s.stuck.Load() {
+		s.stuck.Store(false)
+	}
 	if w.err != nil {
 		return w.err
 	}
@@ -249,6 +255,7 @@ func (s *sock) wrote(n int) {
 }
 
 func (s *sock) writeBlocked() {
+	s.stuck.Store(true)
 	if s.stall > 0 {
 		s.writing.armed = true
 		s.conn.SetWriteDeadline(time.Now().Add(s.stall))
@@ -256,6 +263,16 @@ func (s *sock) writeBlocked() {
 	if s.tunnel != nil {
 		s.tunnel.blocked()
 	}
+}
+
+// offer writes what the window lets it of b, beside whoever writes, and returns how much that was.
+func (s *sock) offer(b string) (n int) {
+	s.raw.Control(func(fd uintptr) {
+		if wrote, err := unix.Write(int(fd), []byte(b)); err == nil {
+			n = wrote
+		}
+	})
+	return n
 }
 
 // quiet reports whether the connection has neither bytes to read nor an end.
@@ -345,6 +362,15 @@ func (s *sock) acked() (n uint64) {
 		return s.front.wire.acked()
 	}
 	s.raw.Control(func(fd uintptr) { n = taken(int(fd)) })
+	return n
+}
+
+// carried changes with each byte that comes, and with each that the peer's kernel acknowledges.
+func (s *sock) carried() (n uint64) {
+	if s.front != nil {
+		return s.front.wire.carried()
+	}
+	s.raw.Control(func(fd uintptr) { n = carried(int(fd)) })
 	return n
 }
 

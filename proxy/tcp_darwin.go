@@ -44,6 +44,16 @@ func taken(fd int) uint64 {
 	return -uint64(info.Snd_sbbytes) << 32
 }
 
+// carried changes with each byte that comes or that the peer's kernel acknowledges, as [taken]
+// does.
+func carried(fd int) uint64 {
+	info, err := unix.GetsockoptTCPConnectionInfo(fd, unix.IPPROTO_TCP, unix.TCP_CONNECTION_INFO)
+	if err != nil {
+		return 0
+	}
+	return info.Rxbytes - uint64(info.Snd_sbbytes)<<32
+}
+
 // received is the number of bytes that have come and that nobody has read yet.
 func received(fd int) int {
 	n, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_NREAD) // 0 for a closed one

@@ -39,6 +39,16 @@ func taken(fd int) uint64 {
 	return info.Bytes_acked
 }
 
+// carried changes with each byte that comes or that the peer's kernel acknowledges: here it is
+// their number.
+func carried(fd int) uint64 {
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		return 0
+	}
+	return info.Bytes_acked + info.Bytes_received
+}
+
 // received is the number of bytes that have come and that nobody has read yet.
 func received(fd int) int {
 	n, _ := unix.IoctlGetInt(fd, unix.SIOCINQ) // 0 for a closed one

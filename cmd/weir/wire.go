@@ -34,6 +34,7 @@ func policy(c *config.Config) proxy.Policy {
 	return proxy.Policy{
 		RejectStatus: p.RejectStatus, DialTimeout: p.DialTimeout, HeaderTimeout: p.HeaderTimeout,
 		TunnelIdleTimeout: p.TunnelIdleTimeout, HalfCloseTimeout: p.HalfCloseTimeout,
+		ResponseTimeout: p.ResponseTimeout, PrivateConnections: !p.ShareKeptConnections,
 		AllowClients: p.AllowClients, DenyDestinations: p.DenyDestinations, AllowDestinations: p.AllowDestinations,
 		Users: users(p.Users), ProxyProtocolFrom: p.ProxyProtocolFrom,
 	}

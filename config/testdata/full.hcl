@@ -41,6 +41,7 @@ proxy {
   header_timeout      = "10s"
   tunnel_idle_timeout = "0s"
   half_close_timeout  = "10s"
+  response_timeout    = "15m"
   drain_timeout       = "30s"
   allow_clients       = ["127.0.0.0/8", "::1/128"]
   users_file          = ""
@@ -49,6 +50,7 @@ proxy {
   allow_destinations  = []
   access_log          = "log"
 
+  share_kept_connections     = true
   allow_cluster_destinations = false
 
   tls {

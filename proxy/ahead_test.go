@@ -1,0 +1,169 @@
+package proxy
+
+import (
+	"context"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/weirproxy/weir/proxy/resolve"
+)
+
+// halfClosed are whole requests to u, behind which the client only ends its sending side, and what
+// the upstream reads of them.
+func halfClosed(u *upstream) map[string]struct{ request, content string } {
+	return map[string]struct{ request, content string }{
+		"GET":           {"GET http://" + u.addr + "/ HTTP/1.1\r\nHost: x\r\n\r\n", ""},
+		"GET, HTTP/1.0": {"GET http://" + u.addr + "/ HTTP/1.0\r\n\r\n", ""},
+		"POST":          {"POST http://" + u.addr + "/ HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody", "body"},
+	}
+}
+
+// answer answers the request that q is sent, and checks that p reads the answer whole.
+func answer(p, q *peer, content string) {
+	p.t.Helper()
+	q.readHead()
+	q.expect(content)
+	q.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+	if resp, body := p.response("GET"); resp.StatusCode != 200 || body != "ok" {
+		p.t.Errorf("got %s %q", resp.Status, body)
+	}
+	p.expectEOF()
+}
+
+// asked waits until the client has been sent the first bytes of its answer.
+func (p *peer) asked() {
+	p.t.Helper()
+	if b, err := p.r.Peek(len(statusPrefix)); err != nil || string(b) != statusPrefix {
+		p.t.Fatalf("peeked at %q, %v", b, err)
+	}
+}
+
+func TestHalfClosedClientIsServedFromTheQueue(t *testing.T) {
+	u := newUpstream(t, nil)
+	for name, c := range halfClosed(u) {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, 1)
+			first := w.connect(u.addr)
+			held := u.accept()
+			p := w.dial()
+			p.send(c.request)
+			eventually(t, "the client waits", func() bool { return w.adm.queued() == 1 })
+			p.CloseWrite()
+			p.asked()
+			if w.adm.queued() != 1 {
+				t.Fatal("it has lost its place")
+			}
+			first.Close()
+			held.Close()
+			answer(p, u.accept(), c.content)
+		})
+	}
+}
+
+// A CONNECT is a whole request too, with bytes for the tunnel and without.
+func TestHalfClosedConnectIsServedFromTheQueue(t *testing.T) {
+	u := newUpstream(t, nil)
+	w := newWorld(t, 1)
+	for _, early := range []string{"", "question"} {
+		first := w.connect(u.addr)
+		held := u.accept()
+		p := w.dial()
+		p.send("CONNECT " + u.addr + " HTTP/1.1\r\n\r\n" + early)
+		eventually(t, "the client waits", func() bool { return w.adm.queued() == 1 })
+		p.CloseWrite()
+		p.asked()
+		first.Close()
+		held.Close()
+		p.expect("HTTP/1.1 200 Connection established\r\n\r\n")
+		q := u.accept()
+		q.expect(early)
+		q.expectEOF()
+		q.send("answer")
+		q.Close()
+		p.expect("answer")
+		p.expectEOF()
+		eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
+	}
+}
+
+// A refusal, too, goes on where the first bytes have left off.
+func TestHalfClosedClientIsRefused(t *testing.T) {
+	res, asked, _ := slowName(netip.Addr{})
+	w := newWorld(t, 1, names(res), policy(func(p *Policy) { p.DialTimeout = 200 * time.Millisecond }))
+	p := w.dial()
+	p.send("GET http://slow.test/ HTTP/1.1\r\nHost: x\r\n\r\n")
+	<-asked
+	p.CloseWrite()
+	p.asked()
+	p.refused("GET", 504, "dns_timeout")
+}
+
+func TestHalfClosedClientIsServedWhileConnecting(t *testing.T) {
+	u := newUpstream(t, nil)
+	at := netip.MustParseAddrPort(u.addr)
+	for name, c := range halfClosed(u) {
+		t.Run(name, func(t *testing.T) {
+			asked, found := make(chan struct{}), make(chan struct{})
+			w := newWorld(t, 1, names(resolver{"slow.test": func(context.Context) (resolve.Addrs, error) {
+				close(asked)
+				<-found
+				return resolve.InOrder(at.Addr()), nil
+			}}))
+			p := w.dial()
+			p.send(strings.Replace(c.request, at.Addr().String(), "slow.test", 1))
+			<-asked
+			p.CloseWrite()
+			p.asked()
+			close(found)
+			answer(p, u.accept(), c.content)
+		})
+	}
+}
+
+// An upstream may take longer than half_close_timeout to answer, and the answer longer than that to
+// come.
+func TestHalfClosedClientIsServedBySlowUpstreams(t *testing.T) {
+	const timeout = 20 * time.Millisecond
+	u := newUpstream(t, nil)
+	for name, c := range halfClosed(u) {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, 1, policy(func(p *Policy) { p.HalfCloseTimeout = timeout }))
+			p := w.dial()
+			p.send(c.request)
+			p.CloseWrite()
+			p.asked()
+			q := u.accept()
+			q.readHead()
+			q.expect(c.content)
+			<-time.After(5 * timeout) // the upstream's pace
+			q.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no")
+			p.readHead()
+			p.expect("o")
+			<-time.After(5 * timeout)
+			q.send("k")
+			p.expect("k")
+			p.expectEOF()
+		})
+	}
+}
+
+// Of several requests sent at once, all are answered behind a half-close.
+func TestHalfClosedClientsPipelineIsServed(t *testing.T) {
+	u := newUpstream(t, nil)
+	w := newWorld(t, 1)
+	p := w.dial()
+	p.send(get(u, "/1", "") + get(u, "/2", ""))
+	p.CloseWrite()
+	p.asked()
+	q := u.accept()
+	for range 2 {
+		q.readHead()
+		q.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+		if resp, body := p.response("GET"); resp.StatusCode != 200 || body != "ok" {
+			t.Fatalf("got %s %q", resp.Status, body)
+		}
+	}
+	p.expectEOF()
+}

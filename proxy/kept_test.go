@@ -1,0 +1,159 @@
+package proxy
+
+import (
+	"fmt"
+	"io"
+	"net/netip"
+	"strings"
+	"testing"
+)
+
+// What the upstream sends unasked may cross with the next request, past every look before it. Where
+// it can be told from an answer, an idempotent request goes out again, and the connection is not
+// used again.
+func TestUnaskedBytesThatCrossARequest(t *testing.T) {
+	u := newUpstream(t, nil)
+	for name, unasked := range map[string]string{
+		"a 408":             "HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+		"a last chunk":      "0\r\n\r\n",
+		"content of no one": "{}\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, 1)
+			p, q := park(t, w, u)
+			p.send(get(u, "/", ""))
+			q.readHead()
+			q.send(unasked)
+			go func() { // the upstream ends when asked to
+				io.Copy(io.Discard, q.r)
+				q.Close()
+			}()
+			fresh := u.accept()
+			fresh.readHead()
+			fresh.send("HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n")
+			if resp, _ := p.response("GET"); resp.StatusCode != 201 {
+				t.Error(resp.Status)
+			}
+			if n := w.Counters().Retries.Load(); n != 1 {
+				t.Errorf("%d retries", n)
+			}
+		})
+	}
+}
+
+// A 408 to a request that can't be repeated, or on a fresh connection, is the client's.
+func TestAskedTimeoutIsPassedOn(t *testing.T) {
+	u := newUpstream(t, nil)
+	const timeout = "HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+	w := newWorld(t, 1)
+	p, q := park(t, w, u)
+	p.send("POST http://" + u.addr + "/ HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+	q.readHead()
+	q.send(timeout)
+	q.Close()
+	if resp, _ := p.response("POST"); resp.StatusCode != 408 {
+		t.Error(resp.Status)
+	}
+	p.send(get(u, "/", ""))
+	q = u.accept()
+	q.readHead()
+	q.send(timeout)
+	q.Close()
+	if resp, _ := p.response("GET"); resp.StatusCode != 408 {
+		t.Error(resp.Status)
+	}
+}
+
+// A response that can have no content and announces some may be followed by it: its connection is
+// not kept.
+func TestConnectionBehindAnnouncedContentIsNotKept(t *testing.T) {
+	u := newUpstream(t, nil)
+	for _, answer := range []string{
+		"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n",
+		"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n",
+		"HTTP/1.1 103 Early Hints\r\nContent-Length: 5\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n",
+	} {
+		w := newWorld(t, 1)
+		p := w.dial()
+		p.send(get(u, "/", ""))
+		q := u.accept()
+		q.readHead()
+		q.send(answer)
+		if strings.Contains(answer, " 103 ") {
+			p.readHead()
+		}
+		if resp, _ := p.response("GET"); resp.StatusCode != 204 {
+			t.Errorf("%q: %s", answer, resp.Status)
+		}
+		q.expectEOF()
+		q.Close()
+		w.freed()
+	}
+}
+
+// With kept connections shared, whoever comes next takes them; otherwise the same user from the
+// same address alone.
+func TestPrivateConnections(t *testing.T) {
+	u := newUpstream(t, nil)
+	private := func(p *Policy) { p.PrivateConnections = true }
+	for _, c := range []struct {
+		name   string
+		option option
+		fresh  bool
+	}{{"shared", policy(func(*Policy) {}), false}, {"private", policy(private), true}} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t, 0, policy(balanced), policy(func(p *Policy) {
+				p.AllowClients = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+			}), c.option)
+			ask := func(client, path string) *peer {
+				p := w.dial()
+				p.send(fmt.Sprintf("PROXY TCP4 %s 192.0.2.99 258 443\r\n", client) + get(u, path, ""))
+				return p
+			}
+			answer := func(p, q *peer, path string) {
+				t.Helper()
+				if head := q.readHead(); !strings.HasPrefix(head, "GET "+path+" ") {
+					t.Fatalf("the upstream reads %q", head)
+				}
+				q.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+				p.response("GET")
+			}
+			idle := func(n int) {
+				t.Helper()
+				eventually(t, "the connections are kept", func() bool { return len(w.idle.all()) == n })
+			}
+			p := ask("192.0.2.1", "/1")
+			q := u.accept()
+			answer(p, q, "/1")
+			idle(1)
+			p = ask("192.0.2.2", "/2")
+			second := q
+			if c.fresh {
+				second = u.accept()
+			}
+			answer(p, second, "/2")
+			if !c.fresh {
+				idle(1)
+				return
+			}
+			idle(2)
+			answer(ask("192.0.2.1", "/3"), q, "/3") // another connection of the first client
+		})
+	}
+	t.Run("reloaded", func(t *testing.T) { // what has served several is nobody's
+		f, o, other := &flow{}, owner{user: "a"}, owner{user: "b"}
+		f.owner = o
+		var pool idlePool
+		for _, c := range []struct {
+			by      owner
+			private bool
+			want    *flow
+		}{{o, true, f}, {other, true, nil}, {other, false, f}, {o, true, nil}, {other, true, nil}, {o, false, f}} {
+			pool = idlePool{}
+			pool.put(f)
+			if got := pool.take(f.target, c.by, c.private); got != c.want {
+				t.Errorf("%+v: took %v", c, got)
+			}
+		}
+	})
+}
