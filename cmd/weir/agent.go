@@ -99,7 +99,8 @@ type agent struct {
 
 	leadingTerm atomic.Uint64 // whose leader this node is, everything before it applied; 0: none
 
-	applying sync.Mutex // settings; held before mu
+	reloading sync.Mutex // from the files to the cluster's limits; held before applying
+	applying  sync.Mutex // settings; held before mu
 
 	turning sync.Mutex // the begin and end of draining; held before mu
 

@@ -68,7 +68,8 @@ func (k *limitsKeeper) wait(ctx context.Context) {
 	}
 }
 
-// writeLimits replaces the file at once or not at all.
+// writeLimits replaces the file at once or not at all. It does not wait for the disk: what a loss of power leaves is no whole
+// table, which is noticed when it is read, and then every host counts as limited until the cluster is reached.
 func writeLimits(path string, t *fsm.Table) error {
 	b, err := lease.MarshalTable(t)
 	if err != nil {
