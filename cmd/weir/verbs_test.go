@@ -41,7 +41,7 @@ func TestConnections(t *testing.T) {
 	const table = "ID  NODE  KIND     CLIENT         USER     UPSTREAM      AGE  BYTES OUT  BYTES IN\n" +
 		"7   a     connect  10.0.0.9:4000  nightly  x.org:443    3.5s         10      2000\n" +
 		"9   b     idle     -              -        [fd00::1]:80   1s          0         0\n" +
-		"There are more: go on with --after 1/a/9\nNot included: node c (no answer in time)\n"
+		"There are more: continue with --after 1/a/9\nNot included: node c (no answer in time)\n"
 	for _, c := range []struct {
 		args []string
 		call string
@@ -114,7 +114,7 @@ func TestEvents(t *testing.T) {
 		}
 		mu.Unlock()
 	}
-	f := newFakeAPI(t, map[string][]string{"GET /v1/events?types=leader%2Cmember%2Climit%2Creclaim%2Cfence": {"401|send the token"}})
+	f := newFakeAPI(t, map[string][]string{"GET /v1/events?types=leader%2Cmember%2Climit%2Creclaim%2Cfence%2Cdrain": {"401|send the token"}})
 	if code, _, stderr := f.weir(testProcess(), "events"); code != 1 || !strings.Contains(stderr, "send the token") {
 		t.Errorf("without a token: exit %d %q", code, stderr)
 	}
