@@ -58,6 +58,20 @@ func reading(f func(*http.Request) (answer, error)) endpoint {
 	}
 }
 
+// bodiless serves what acts, and takes no fields.
+func bodiless(e endpoint) endpoint {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		body, err := readBody(w, r, maxBody)
+		if err != nil {
+			return err
+		}
+		if err := takesNothing(body); err != nil {
+			return err
+		}
+		return e(w, r)
+	}
+}
+
 func (a answer) reply() (reply, error) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)

@@ -105,9 +105,24 @@ func (o *object) path(key string) string {
 	return o.at + "." + key
 }
 
+// takesNothing refuses a body that asks for something where there is nothing to ask for. None, or an empty object, is fine.
+func takesNothing(body []byte) error {
+	if len(bytes.TrimSpace(body)) == 0 {
+		return nil
+	}
+	o, err := parseBody(body)
+	if err != nil {
+		return err
+	}
+	return o.only()
+}
+
 // only refuses fields that are not among names.
 func (o *object) only(names ...string) error {
 	for key := range o.fields {
+		if len(names) == 0 {
+			return malformed("%s: no such field; this call takes none", o.path(key))
+		}
 		if !slices.Contains(names, key) {
 			return malformed("%s: no such field; there are %s", o.path(key), strings.Join(names, ", "))
 		}

@@ -185,8 +185,11 @@ func (s *Server) commitPut(ctx context.Context, l fsm.Limit, cond condition) (an
 }
 
 // deleteLimit understands DELETE /v1/limits/host/{pattern}.
-func (s *Server) deleteLimit(r *http.Request, _ []byte) (commit, error) {
+func (s *Server) deleteLimit(r *http.Request, body []byte) (commit, error) {
 	if _, err := query(r); err != nil {
+		return nil, err
+	}
+	if err := takesNothing(body); err != nil {
 		return nil, err
 	}
 	cond, err := parseCondition(r)

@@ -123,6 +123,31 @@ func TestConnectionPageBounds(t *testing.T) {
 	}
 }
 
+// A field that a call does not know is refused, not swallowed: who sends it expects something of it.
+func TestCallsWithoutFieldsRefuseThem(t *testing.T) {
+	for _, k := range []try{
+		{method: "POST", path: "/v1/drain"}, {method: "DELETE", path: "/v1/drain"}, {method: "POST", path: "/v1/leave"},
+		{method: "POST", path: "/v1/reload"}, {method: "DELETE", path: pathConnections + "/1"},
+		{method: "DELETE", path: pathLimit + "x.org"}, {method: "DELETE", path: "/v1/raft/peers/b"},
+	} {
+		b := newBench(t, Config{}, "a")
+		b.put("x.org", 1)
+		a := b.nodes["a"]
+		a.list = []Connection{{ID: "1", Host: "x.org"}}
+		k.body = `{"evict":true}`
+		refused(t, a.do(k), 400, "evict: no such field")
+		k.body = `evict`
+		refused(t, a.do(k), 400, "not JSON")
+		if len(a.began)+len(a.closed) > 0 {
+			t.Errorf("%s %s has begun %q, closed %q", k.method, k.path, a.began, a.closed)
+		}
+		k.body = `{}`
+		if w := a.do(k); w.Code > 299 {
+			t.Errorf("%s %s with an empty object: %d %s", k.method, k.path, w.Code, w.Body)
+		}
+	}
+}
+
 func TestLifecycle(t *testing.T) {
 	a := newBench(t, Config{}, "a").nodes["a"]
 	a.st.Connections = 3

@@ -69,8 +69,11 @@ func (s *Server) raftPeers(r *http.Request, own bool) (answer, error) {
 }
 
 // removeRaftPeer understands DELETE /v1/raft/peers/{name}.
-func (s *Server) removeRaftPeer(r *http.Request, _ []byte) (commit, error) {
+func (s *Server) removeRaftPeer(r *http.Request, body []byte) (commit, error) {
 	if _, err := query(r); err != nil {
+		return nil, err
+	}
+	if err := takesNothing(body); err != nil {
 		return nil, err
 	}
 	name := r.PathValue("name")

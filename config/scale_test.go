@@ -90,11 +90,15 @@ func TestLoadIsLinear(t *testing.T) {
 	const n, times, allowed = 250, 16, 80
 	for name, content := range bigConfigs {
 		t.Run(name, func(t *testing.T) {
-			small, big := loadTime(t, content(n), 3), loadTime(t, content(times*n), 1)
-			t.Logf("%d: %v, %d: %v", n, small, times*n, big)
-			if big > allowed*max(small, time.Millisecond) {
-				t.Errorf("a file %d times as long took %.0f times as long: %v and %v", times, float64(big)/float64(small), small, big)
+			var small, big time.Duration
+			for range 3 { // once, unless something else took the processor's caches or time
+				small, big = loadTime(t, content(n), 3), loadTime(t, content(times*n), 1)
+				t.Logf("%d: %v, %d: %v", n, small, times*n, big)
+				if big <= allowed*max(small, time.Millisecond) {
+					return
+				}
 			}
+			t.Errorf("a file %d times as long took %.0f times as long: %v and %v", times, float64(big)/float64(small), small, big)
 		})
 	}
 }

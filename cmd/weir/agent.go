@@ -34,7 +34,7 @@ func newAgentCommand() *cobra.Command {
 		Short: "Run a node",
 		Long: `Run one node: a forward proxy that shares its connection limits with the other nodes of its cluster.
 
-SIGTERM or SIGINT drains it, gives back every slot and exits 0; a second one stops it at once. SIGHUP reloads.`,
+On SIGTERM or SIGINT the node drains, gives back every slot and exits 0; a second signal stops it at once. SIGHUP reloads.`,
 		Example: `  weir agent --dev
   weir agent --config /etc/weir/weir.hcl
   weir agent --config /etc/weir/conf.d`,
@@ -46,7 +46,7 @@ SIGTERM or SIGINT drains it, gives back every slot and exits 0; a second one sto
 			return runAgent(cmd.Context(), source{paths: paths, dev: dev})
 		},
 	}
-	cmd.Flags().StringArrayVar(&paths, "config", nil, "a config file, or a directory of *.hcl; may be given again")
+	cmd.Flags().StringArrayVar(&paths, "config", nil, "a config file, or a directory of *.hcl; may be repeated")
 	cmd.Flags().BoolVar(&dev, "dev", false, "one node, in memory, on loopback: proxy 127.0.0.1:8080, API 127.0.0.1:8081")
 	return cmd
 }
@@ -100,7 +100,8 @@ type agent struct {
 
 	leadingTerm atomic.Uint64 // whose leader this node is, everything before it applied; 0: none
 
-	applying sync.Mutex // settings; held before mu
+	reloading sync.Mutex // from the files to the cluster's limits; held before applying
+	applying  sync.Mutex // settings; held before mu
 
 	turning sync.Mutex // the begin and end of draining; held before mu
 

@@ -173,7 +173,7 @@ edge-1  proxy   -       dead    -         expired        9.5s  -        -       
 HOST             LIMIT  IN USE  IDLE  GRANTED  WAITING  ADMITTED  REFUSED
 api.example.com      5       3     1        4        2      1000        1
 free.org          none      12    12        0        0         7        0
-There are more: go on with --after free.org
+There are more: continue with --after free.org
 Not included: node c (no answer in time)
 `},
 		{"hosts with a choice", "GET /v1/hosts?limit=2&prefix=x&sort=in_use", `{"hosts":[]}`,

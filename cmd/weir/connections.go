@@ -18,8 +18,8 @@ func newConnectionsCommand(p *process) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "connections [HOST]",
 		Short: "List open upstream connections, or close one",
-		Long: `List the open upstream connections of all nodes, or of one with --node, the oldest first. With a HOST, only
-those to it. A connection that is kept for reuse is of kind idle and has no client.`,
+		Long: `List the open upstream connections of all nodes, or of one with --node, the oldest first. With a HOST, list only
+the connections to it. A connection that is kept for reuse is of kind idle and has no client.`,
 		Example: `  weir connections
   weir connections api.example.com --node b
   weir connections close 17 --node b`,
@@ -29,7 +29,7 @@ those to it. A connection that is kept for reuse is of kind idle and has no clie
 	cmd.ValidArgsFunction = f.complete(hostNames)
 	cmd.Flags().StringVar(&q.Node, "node", "*", "only those of the node with this `name`")
 	cmd.Flags().IntVar(&q.Limit, "limit", 0, "show at most this `number` (default 10000)")
-	cmd.Flags().StringVar(&q.After, "after", "", "go on behind the `place` that an earlier list ended with")
+	cmd.Flags().StringVar(&q.After, "after", "", "continue after the `place` that an earlier list ended with")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if q.Limit < 0 {
 			return usagef(cmd, "--limit is above 0, not %d", q.Limit)
@@ -48,11 +48,11 @@ func newConnectionsCloseCommand(f *clientFlags) *cobra.Command {
 		Use:   "close ID",
 		Short: "Close one connection",
 		Long: `Close one connection: both sides are reset, and its slot is free once they are. IDs are unique on one node,
-so name the node that weir connections lists beside it; without --node it is the one that is called.`,
+so give --node the node that weir connections shows beside it; the default is the node at --addr.`,
 		Example: `  weir connections close 17 --node b`,
 		Args:    cobra.ExactArgs(1),
 	}
-	cmd.Flags().StringVar(&node, "node", "", "the `name` of the node that has it")
+	cmd.Flags().StringVar(&node, "node", "", "the `name` of the node that has the connection")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ask := func(ctx context.Context, c *api.Client) (api.ConnectionClosed, error) {
 			return c.CloseConnection(ctx, node, args[0])
@@ -76,7 +76,7 @@ func showConnections(w io.Writer, l api.ConnectionList) error {
 	}
 	var b strings.Builder
 	if l.Next != "" {
-		fmt.Fprintf(&b, "There are more: go on with --after %s\n", printable(l.Next))
+		fmt.Fprintf(&b, "There are more: continue with --after %s\n", printable(l.Next))
 	}
 	for _, u := range l.Unreachable {
 		fmt.Fprintf(&b, "Not included: node %s (%s)\n", printable(u.Node), printable(u.Error))

@@ -34,12 +34,12 @@ func newDebugCommand(p *process) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "debug",
 		Short: "Collect what support needs into one archive",
-		Long: `Collect what is needed to understand a node from afar into weir-debug-NODE-TIME.tar.gz in the present directory: status, nodes,
+		Long: `Collect what is needed to analyse a node elsewhere into weir-debug-NODE-TIME.tar.gz in the current directory: status, nodes,
 limits, hosts, connections, Raft peers, events and metrics; the node's configuration without secrets; the newest lines of its log;
-its goroutines, heap, and some seconds of its processor; with --all the same of every node that can be reached.
+its goroutines, heap, and a few seconds of its processor profile; with --all, the same of every node that can be reached.
 
-The archive holds no token, key or password. It names hosts, clients and users, and only its owner may read it. What could not
-be had stands in missing.txt in it.`,
+The archive holds no token, key or password. It names hosts, clients and users, and only its owner may read it. missing.txt
+lists whatever could not be collected.`,
 		Example: `  weir debug
   weir debug --all --seconds 10`,
 		Args: cobra.NoArgs,
@@ -50,7 +50,7 @@ be had stands in missing.txt in it.`,
 	var seconds int
 	var out string
 	cmd.Flags().BoolVar(&all, "all", false, "from every node, not only from the one asked")
-	cmd.Flags().IntVar(&seconds, "seconds", profileSecondsDefault, "how long the processor's profile is; 0: none")
+	cmd.Flags().IntVar(&seconds, "seconds", profileSecondsDefault, "length of the processor profile; 0: none")
 	cmd.Flags().StringVar(&out, "out", "", "the archive's `file`")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if seconds < 0 || seconds > profileSecondsMost {

@@ -19,8 +19,8 @@ type waitFlags struct {
 }
 
 func (w *waitFlags) add(cmd *cobra.Command) {
-	cmd.Flags().BoolVar(&w.detach, "detach", false, "start it and don't wait for its end")
-	cmd.Flags().DurationVar(&w.timeout, "timeout", waitDefault, "wait at most this `time`; it goes on all the same")
+	cmd.Flags().BoolVar(&w.detach, "detach", false, "start it, and do not wait until it has ended")
+	cmd.Flags().DurationVar(&w.timeout, "timeout", waitDefault, "wait at most this `time`; the node goes on afterwards")
 }
 
 func newDrainCommand(p *process) *cobra.Command {

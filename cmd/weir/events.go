@@ -29,7 +29,7 @@ func newEventsCommand(p *process) *cobra.Command {
 leader, the members and the limits, slots reclaimed from a node that is gone, fences, and draining. Ctrl-C ends it.
 
 With --json each event is one line, as the API sends it. If the connection is lost, the command connects again
-and goes on behind the last event that it has printed.`,
+and continues after the last event that it printed.`,
 		Example: `  weir events
   weir events --types limit,fence
   weir events --json`,

@@ -27,7 +27,7 @@ replaces this process, so signals and the exit code are its own.
 The host of the node's API is added to what NO_PROXY and no_proxy list: the command connects to it
 directly, whatever the port, and weir does not count those connections. WEIR_ADDR is set to the node's API.
 
-The proxy's address comes from the node's API, unless --proxy or WEIR_PROXY gives it. Where the proxy has
+The proxy's address comes from the node's API, unless --proxy or WEIR_PROXY gives it. If the proxy has
 users, set WEIR_PROXY_USER to NAME:PASSWORD. The flag --user does the same, but makes the password visible
 in process listings.`,
 		Example: `  weir exec -- curl https://api.example.com/

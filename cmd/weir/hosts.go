@@ -24,11 +24,12 @@ func newHostsCommand(p *process) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "hosts [HOST]",
 		Short: "Show the live use of hosts",
-		Long: `Show how many connections to each host are open, granted to nodes and waited for, over the whole cluster.
-With a HOST, show it for each node, and the limit that applies, also when nobody uses the host yet.
+		Long: `Show, for each host and over the whole cluster, the connections in use and how many of them are idle (kept for
+reuse), the slots granted to nodes, and the requests that wait. With a HOST, show them for each node, and the limit
+that applies, even if the host has not been used yet.
 
-With --watch it is shown on the terminal, as weir top shows it, until a key ends it. Where standard output is no
-terminal, or TERM is dumb, one table after the other is printed; Ctrl-C ends it.`,
+With --watch the terminal shows the list as weir top does, until q is pressed. If standard output is no terminal,
+or TERM is dumb, one table after the other is printed until Ctrl-C.`,
 		Example: `  weir hosts
   weir hosts api.example.com
   weir hosts --watch --sort in_use --limit 20
@@ -45,7 +46,7 @@ terminal, or TERM is dumb, one table after the other is printed; Ctrl-C ends it.
 	cmd.Flags().StringVar(&q.Prefix, "prefix", "", "only hosts that begin with this `text`")
 	cmd.Flags().StringVar(&q.Sort, "sort", "", "by `field`: host, in_use, granted, waiting, admitted_total or rejected_total (default host)")
 	cmd.Flags().IntVar(&q.Limit, "limit", 0, "show at most this `number` (default 1000)")
-	cmd.Flags().StringVar(&q.After, "after", "", "go on behind the `host` that an earlier list ended with")
+	cmd.Flags().StringVar(&q.After, "after", "", "continue after the `host` that an earlier list ended with")
 	// Fails only for a flag that isn't there.
 	_ = cmd.RegisterFlagCompletionFunc("sort", cobra.FixedCompletions(top.Sorts(), cobra.ShellCompDirectiveNoFileComp))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -164,7 +165,7 @@ func writeHosts(w io.Writer, hosts api.Hosts) error {
 		return err
 	}
 	if hosts.Next != "" {
-		fmt.Fprintf(w, "There are more: go on with --after %s\n", printable(hosts.Next))
+		fmt.Fprintf(w, "There are more: continue with --after %s\n", printable(hosts.Next))
 	}
 	return writeUnreachable(w, hosts.Unreachable)
 }

@@ -15,7 +15,7 @@ func newKeygenCommand() *cobra.Command {
 		Use:   "keygen",
 		Short: "Make a gossip key",
 		Long: `Print a new random key of 32 bytes, in base64, for gossip_key in the cluster block.
-All nodes of a cluster have the same key. It serves as an API token too.`,
+All nodes of a cluster need the same key. Such a key can also be used as an API token.`,
 		Example: `  weir keygen
   weir keygen > /etc/weir/token`,
 		Args: noArgs,

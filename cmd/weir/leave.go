@@ -15,7 +15,7 @@ func newLeaveCommand(p *process) *cobra.Command {
 		Use:   "leave",
 		Short: "Take a node out of the cluster, and wait until its process has ended",
 		Long: `Drain a node, give every slot back, take it out of the Raft configuration and end its process. Use it for a node
-that will not come back under its name; to restart one, stop it with SIGTERM.`,
+that will not come back under its name. To restart a node, stop it with SIGTERM.`,
 		Example: `  weir leave --addr http://127.0.0.1:8281`,
 		Args:    noArgs,
 	}

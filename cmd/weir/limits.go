@@ -62,7 +62,7 @@ func newLimitsApplyCommand(f *clientFlags) *cobra.Command {
 		Use:   "apply FILE.hcl",
 		Short: "Make the cluster's limits equal a file's",
 		Long: `Make the cluster's limits equal the limits block of a file, and print the difference first. Limits that the file
-does not name are deleted. A node's whole config will do; its other blocks are passed over.
+does not name are deleted. FILE may be a node's whole config; its other blocks are ignored.
 
 If somebody else changes a limit between the comparison and the write, nothing is written.`,
 		Example: `  weir limits apply limits.hcl --dry-run

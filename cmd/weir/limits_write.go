@@ -33,7 +33,7 @@ func newLimitsSetCommand(f *clientFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "set HOST --connections N",
 		Short: "Set one limit, or change part of one",
-		Long: `Set one limit. Where there is one with the same pattern, only what is named changes: its queue stays unless
+		Long: `Set one limit. If the pattern has one already, only the given settings change: its queue stays unless
 --no-queue removes it, and --shared=false ends a shared count. The answer shows the limit before and after.
 Lowering a limit closes nothing unless --evict is given.
 

@@ -308,6 +308,8 @@ func (a *agent) Leave(context.Context) error {
 
 // Reload implements [api.Lifecycle].
 func (a *agent) Reload(ctx context.Context) (api.Reloaded, error) {
+	a.reloading.Lock() // or gossip could tell the digest of one file while the cluster has the limits of another
+	defer a.reloading.Unlock()
 	cfg, reloaded, err := a.reloadSettings()
 	if err != nil {
 		return api.Reloaded{}, err

@@ -47,8 +47,8 @@ func newRaftRemoveCommand(f *clientFlags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "remove NAME",
 		Short: "Remove a server that will not come back",
-		Long: `Remove a server from the consensus group, when it is lost and will not come back: it counts for the majority until
-then. For one that runs, use weir leave on it.`,
+		Long: `Remove a server that is lost and will not come back from the consensus group: it counts towards the majority until
+then. For a server that still runs, use weir leave on it.`,
 		Example:           `  weir raft remove c`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: f.complete(peerNames),

@@ -27,14 +27,14 @@ func newRaftRecoverCommand() *cobra.Command {
 		Use:   "recover --config PATH",
 		Short: "Make a stopped server the only one, after a majority is lost for good",
 		Long: `Make this server the only one of its cluster, when so many servers are lost for good that the others can't elect a leader.
-Run it on a server that is stopped, on one alone; where several are left, on the one whose log ends last. All other servers
-must start with an empty data_dir afterwards; they join by themselves, and the cluster keeps its limits.
+Run it on one stopped server only; if several are left, on the one with the longest log. Afterwards all other servers must
+start with an empty data_dir; they join by themselves, and the cluster keeps its limits.
 
-What only the lost servers had is lost. Should they ever run again with the data that they had, there would be two clusters,
-and twice the connections.
+Entries that only the lost servers had are gone. If those servers ever ran again with their old data, there would be two
+clusters, and twice the connections.
 
-The command waits for as long as a silent node may keep its slots, so that nobody still uses one that this server would
-give away.`,
+The command waits for as long as a silent node may keep its slots, so that no node still uses a slot that this server
+might grant to another.`,
 		Example: `  weir raft recover --config /etc/weir/weir.hcl`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -48,7 +48,7 @@ give away.`,
 			return recoverServer(cmd, cfg, yes)
 		},
 	}
-	cmd.Flags().StringArrayVar(&paths, "config", nil, "the node's config file, or directory of *.hcl; may be given again")
+	cmd.Flags().StringArrayVar(&paths, "config", nil, "the node's config file, or directory of *.hcl; may be repeated")
 	cmd.Flags().BoolVar(&yes, "yes", false, "don't ask")
 	return cmd
 }

@@ -100,7 +100,7 @@ func newRootCommand(p *process, node ...*cobra.Command) *cobra.Command {
 	root.Long = `weir is a cluster of forward proxies. However many nodes there are, and whichever of them a worker goes
 through, an upstream host never sees more concurrent connections than its limit.
 
-Exit codes: 0 done, 1 failed, 2 the command line can't be understood.`
+Exit codes: 0 done, 1 failed, 2 wrong usage.`
 	root.Example = `  weir agent --dev
   weir limits set api.example.com --connections 5
   weir exec -- curl https://api.example.com/

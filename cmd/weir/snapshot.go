@@ -34,9 +34,8 @@ func newSnapshotSaveCommand(f *clientFlags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "save FILE",
 		Short: "Save the cluster's state to a file",
-		Long: `Save the cluster's limits, sessions and grants to FILE, from any node. FILE takes its place once the snapshot is there
-as a whole and its checksum is verified; one that was there is replaced then, and left alone if anything fails. Only its
-owner may read it.`,
+		Long: `Save the cluster's limits, sessions and grants to FILE, from any node. An existing FILE is replaced only once the whole
+snapshot has arrived and its checksum is verified; if anything fails, it stays as it was. Only the owner may read it.`,
 		Example: `  weir snapshot save /var/backups/weir.snap`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -25,7 +25,7 @@ func newSnapshotRestoreCommand(f *clientFlags) *cobra.Command {
 		Long: `Make the cluster's limits those of the snapshot in FILE: those that were set through the API, and those of the
 config until the next reload. Nothing else changes: sessions, grants and settings such as the ttl stay as they are.
 
-On a terminal the command shows the difference and asks first; --yes answers for you. Where standard input is no
+On a terminal the command shows the difference and asks first; --yes skips the question. If standard input is no
 terminal, as in a script, it does not ask. --dry-run shows the difference and changes nothing.`,
 		Example: `  weir snapshot restore /var/backups/weir.snap --dry-run
   weir snapshot restore /var/backups/weir.snap`,

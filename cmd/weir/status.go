@@ -22,7 +22,7 @@ func newStatusCommand(p *process) *cobra.Command {
 		Args: noArgs,
 	}
 	f := addClientFlags(p, cmd)
-	cmd.Flags().BoolVar(&ready, "ready", false, "only ask whether the node can admit connections, which needs no token: exit code 1 says no, and why")
+	cmd.Flags().BoolVar(&ready, "ready", false, "only check whether the node can admit connections; needs no token. If not: exit code 1 and the reason")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if ready {
 			return askReady(f, cmd)

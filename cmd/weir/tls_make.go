@@ -27,7 +27,7 @@ func newTLSCommand() *cobra.Command {
 	cmd := newGroup("tls", "Make a private CA and node certificates")
 	cmd.Long = `Make a private CA for a cluster, and the certificates of its nodes, as PEM files.
 
-Keep ca-key.pem away from the nodes: whoever has it can make a node. A node needs ca.pem, NAME.pem and NAME-key.pem.`
+Keep ca-key.pem away from the nodes: anyone who has it can create a node. A node needs ca.pem, NAME.pem and NAME-key.pem.`
 	cmd.AddCommand(newTLSCACommand(), newTLSCertCommand())
 	return cmd
 }
@@ -41,7 +41,7 @@ type made struct {
 
 func (m *made) flags(cmd *cobra.Command, days int) {
 	cmd.Flags().StringVar(&m.dir, "out", ".", "the `directory` to write to")
-	cmd.Flags().IntVar(&m.days, "days", days, "for how many days it is valid")
+	cmd.Flags().IntVar(&m.days, "days", days, "days until it expires")
 	cmd.Flags().BoolVar(&m.force, "force", false, "replace files that are there")
 }
 
@@ -58,11 +58,11 @@ func newTLSCACommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ca",
 		Short: "Make a private CA",
-		Long: `Make a private CA for a cluster: ca.pem, which every node and client needs, and ca-key.pem, which signs and which
-nobody needs but who makes certificates. A cluster has a CA of its own: whatever it has signed for a node is one of the cluster's.
+		Long: `Make a private CA for a cluster: ca.pem, which every node and client needs, and ca-key.pem, which is needed only to sign
+certificates. Use a CA for one cluster only: every node certificate that it has signed is accepted as one of the cluster's.
 
-With --domain, nothing else than names in the domains given (and nodes' own, and localhost) is believed of it, so that a browser can
-trust it without trusting it with every site.`,
+With --domain, its certificates are valid only for names in the given domains, nodes' own names and localhost, so that a
+browser can trust it without trusting it for every site.`,
 		Example: `  weir tls ca
   weir tls ca --out /root/weir-ca --domain example.com`,
 		Args: cobra.NoArgs,
@@ -84,7 +84,7 @@ trust it without trusting it with every site.`,
 		},
 	}
 	m.flags(cmd, caDays)
-	cmd.Flags().StringArrayVar(&domains, "domain", nil, "restrict the CA to names in a `domain`; may be given again")
+	cmd.Flags().StringArrayVar(&domains, "domain", nil, "restrict the CA to names in a `domain`; may be repeated")
 	return cmd
 }
 
@@ -98,7 +98,7 @@ func newTLSCertCommand() *cobra.Command {
 		Long: `Make the certificate of the node NAME, signed by the CA of weir tls ca: NAME.pem and NAME-key.pem.
 
 It is for the node's rpc port (DNS names NAME.node.weir and node.weir), and serves its API and proxy listeners too: it is
-valid for localhost, 127.0.0.1 and ::1, and for what --dns and --ip add. A node takes a new one without a restart.`,
+valid for localhost, 127.0.0.1 and ::1, and for the names and addresses of --dns and --ip. A node loads a new one without a restart.`,
 		Example: `  weir tls cert a --ip 10.0.0.1
   weir tls cert b --dns weir-b.example.com --ip 10.0.0.2 --days 90 --out certs --ca certs/ca.pem --ca-key certs/ca-key.pem`,
 		Args: cobra.ExactArgs(1),
@@ -116,8 +116,8 @@ valid for localhost, 127.0.0.1 and ::1, and for what --dns and --ip add. A node 
 	m.flags(cmd, certDays)
 	cmd.Flags().StringVar(&ca, "ca", "", "the CA's certificate `file` (default ca.pem in --out)")
 	cmd.Flags().StringVar(&caKey, "ca-key", "", "the CA's key `file` (default ca-key.pem beside --ca)")
-	cmd.Flags().StringArrayVar(&q.DNS, "dns", nil, "a further DNS `name`, for the API and proxy listeners; may be given again")
-	cmd.Flags().IPSliceVar(&q.IPs, "ip", nil, "a further `address`; may be given again")
+	cmd.Flags().StringArrayVar(&q.DNS, "dns", nil, "a further DNS `name`, for the API and proxy listeners; may be repeated")
+	cmd.Flags().IPSliceVar(&q.IPs, "ip", nil, "a further `address`; may be repeated")
 	return cmd
 }
 

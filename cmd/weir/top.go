@@ -26,9 +26,10 @@ func newTopCommand(p *process) *cobra.Command {
 		Use:   "top",
 		Short: "Watch the cluster: nodes, hosts and their use",
 		Long: `Watch the cluster on the terminal: its nodes, and its hosts with their use as bars, coloured by node. Enter shows a
-host's nodes and connections; ? shows all keys. When the node goes away, what it told last stays, and it is asked again.
+host's nodes and connections; ? shows all keys. If the node becomes unreachable, the last picture stays on screen while
+top retries.
 
-Where standard output is no terminal, or TERM is dumb, one picture is printed, with the rates of one interval.
+If standard output is no terminal, or TERM is dumb, one picture is printed, with the rates of one interval.
 NO_COLOR turns colours off.`,
 		Example: `  weir top
   weir top --sort waiting --interval 5s

@@ -19,11 +19,10 @@ func newValidateCommand() *cobra.Command {
 		Short: "Check config files",
 		Long: `Check config as weir agent would read it with the same paths: each PATH is a file or a directory
 of *.hcl, and all of them together are one node's config. Every problem is written to standard error with
-its file:line,col, the source line and what to write instead. Warnings are written there too; they leave the exit
-code at 0.
+its file:line,col, the source line and what to write instead. Warnings go there too, and leave the exit code 0.
 
-A directory in which several files set name holds several nodes' files. Each of them is then checked by itself,
-together with the files that set none; weir agent must be given one of them, not the directory.`,
+If several files in a directory set name, they are the files of several nodes. Each is then checked by itself,
+together with the files that set none. Give weir agent one of them, not the directory.`,
 		Example: `  weir validate /etc/weir
   weir validate a.hcl limits.hcl
   weir validate examples/three-nodes`,

@@ -41,7 +41,7 @@ func TestConnections(t *testing.T) {
 	const table = "ID  NODE  KIND     CLIENT         USER     UPSTREAM      AGE  BYTES OUT  BYTES IN\n" +
 		"7   a     connect  10.0.0.9:4000  nightly  x.org:443    3.5s         10      2000\n" +
 		"9   b     idle     -              -        [fd00::1]:80   1s          0         0\n" +
-		"There are more: go on with --after 1/a/9\nNot included: node c (no answer in time)\n"
+		"There are more: continue with --after 1/a/9\nNot included: node c (no answer in time)\n"
 	for _, c := range []struct {
 		args []string
 		call string

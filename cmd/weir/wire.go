@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"google.golang.org/grpc"
 
 	"github.com/weirproxy/weir/cluster"
@@ -98,17 +100,12 @@ func (a *agent) handlers() cluster.Handlers {
 // lead does the leader's work of one term: the very first leader fixes what the cluster shares.
 func (a *agent) lead(ctx context.Context, term uint64) {
 	log := leaseLog{a.members}
-	for a.clusterID() == "" {
-		err := proposeEntry(ctx, log, term, a.initial())
-		if err == nil {
-			continue
-		}
-		a.log.Warn("the cluster's settings can't be written yet", "error", err)
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(200 * time.Millisecond):
-		}
+	found := func() error {
+		res, err := log.Propose(ctx, term, a.initial())
+		return cmp.Or(err, res.Err)
+	}
+	if !foundCluster(ctx, found, func() bool { return a.clusterID() != "" }, a.log) {
+		return
 	}
 	if err := a.members.SetClusterID(a.clusterID()); err != nil { // before anybody is let in
 		a.stop(err)
@@ -125,13 +122,23 @@ func (a *agent) lead(ctx context.Context, term uint64) {
 	a.leases.Lead(ctx, term, a.members.GrantHold(), left...)
 }
 
-// proposeEntry puts an entry into the log. An entry that the state machine refuses is an error, too.
-func proposeEntry(ctx context.Context, log lease.Log, term uint64, c fsm.Command) error {
-	res, err := log.Propose(ctx, term, c)
-	if err != nil {
-		return err
+// foundPause is the time between two tries to write the cluster's settings. What the state machine refuses is in the log
+// all the same: without a pause, refusals would fill it.
+const foundPause = 200 * time.Millisecond
+
+// foundCluster writes the cluster's settings unless it has some, and reports false if ctx ends before.
+func foundCluster(ctx context.Context, found func() error, founded func() bool, log hclog.Logger) bool {
+	for !founded() {
+		err := found()
+		if err == nil {
+			continue
+		}
+		log.Warn("the cluster's settings can't be written yet", "error", err)
+		if !pause(ctx, foundPause) {
+			return false
+		}
 	}
-	return res.Err
+	return true
 }
 
 // initial is the cluster's first entry: its id, its ttl, and the limits in this node's config.

@@ -4,36 +4,29 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"testing/synctest"
+	"time"
 
-	"github.com/weirproxy/weir/fsm"
+	"github.com/hashicorp/go-hclog"
 )
 
-// fixedLog answers every proposal alike.
-type fixedLog struct {
-	res fsm.Result
-	err error
-}
-
-func (l fixedLog) Propose(context.Context, uint64, fsm.Command) (fsm.Result, error) {
-	return l.res, l.err
-}
-func (l fixedLog) VerifyLeader(context.Context) error { return nil }
-
-// An entry that the state machine refuses counts as a failure, like one that the log did not take: who proposes it in a loop
-// must pause.
-func TestRefusedEntryIsAnError(t *testing.T) {
-	failed := errors.New("failed")
-	for _, c := range []struct {
-		log  fixedLog
-		want error
-	}{
-		{fixedLog{}, nil},
-		{fixedLog{err: failed}, failed},
-		{fixedLog{res: fsm.Result{Err: fsm.ErrInvalid}}, fsm.ErrInvalid},
-		{fixedLog{res: fsm.Result{Err: fsm.ErrStaleTerm}}, fsm.ErrStaleTerm},
-	} {
-		if err := proposeEntry(t.Context(), c.log, 1, &fsm.Init{}); !errors.Is(err, c.want) {
-			t.Errorf("%+v: %v, want %v", c.log, err, c.want)
+// What the state machine refuses is in the log all the same: a leader that tries again at once would fill it.
+func TestFoundingPausesAfterARefusal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		tries := 0
+		refuse := func() error { tries++; return errors.New("refused") }
+		if foundCluster(ctx, refuse, func() bool { return false }, hclog.NewNullLogger()) {
+			t.Error("a cluster was founded that was refused")
 		}
-	}
+		if most := int(time.Minute/foundPause) + 1; tries > most {
+			t.Errorf("%d tries in a minute, want at most %d", tries, most)
+		}
+		founded := false
+		found := func() error { founded = true; return nil }
+		if !foundCluster(t.Context(), found, func() bool { return founded }, hclog.NewNullLogger()) {
+			t.Error("no cluster was founded")
+		}
+	})
 }

@@ -169,9 +169,9 @@ func (m *Model) helpLines() []string {
 		{"tab", "move among nodes, or among hosts"},
 		{"/", "only hosts whose names contain what follows"},
 		{"h u g w", "sort by host, in use, granted, waiting"},
-		{"a r", "sort by admitted/s, refused/s; the same key again: reversed"},
-		{"< >", "sort by the column before, behind"},
-		{"space", "hold the picture still"},
+		{"a r", "sort by admitted/s, refused/s; the same key again reverses"},
+		{"< >", "sort by the column before, after"},
+		{"space", "pause, and go on"},
 		{"q", "quit"},
 	}
 	lines := []string{m.opt.paint(bold, "Keys"), ""}
@@ -186,7 +186,7 @@ func (m *Model) helpLines() []string {
 		{cell{kind: cellUsed}, "a connection, in its node's colour (without colours: its letter)"},
 		{cell{kind: cellIdle}, "a slot granted to a node, without a connection"},
 		{cell{kind: cellHeld}, "a slot of a node that is gone: usable again when it is reclaimed"},
-		{cell{kind: cellFree}, "a slot that nobody has"},
+		{cell{kind: cellFree}, "a free slot"},
 		{cell{kind: cellWaiting}, "a request that waits"},
 	}
 	for _, l := range legend {
