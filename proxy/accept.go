@@ -96,8 +96,11 @@ func (s *Server) takePlace() bool {
 	}
 	look := time.NewTicker(lookForIdle)
 	defer look.Stop()
-	for {
-		s.makePlace(time.Now())
+	for first := true; ; first = false {
+		if gaveWay := s.makePlace(time.Now()); (first || gaveWay > 0) && s.crowded.show() {
+			s.log.Warn("every place for a client is taken: idle clients give way to new ones, which wait where none is idle",
+				"places", cap(s.places), "gave_way", gaveWay, "hint", "raise the limit of open files, or run more nodes")
+		}
 		select {
 		case s.places <- struct{}{}:
 			return true
@@ -114,18 +117,15 @@ type idler struct {
 	end   func()
 }
 
-// makePlace ends the connections that have been idle for longest, a few at a time.
-func (s *Server) makePlace(now time.Time) {
+// makePlace ends the connections that have been idle for longest, a few at a time, and tells how many.
+func (s *Server) makePlace(now time.Time) (gaveWay int) {
 	idlers := s.idlers(now.Add(-giveWayAfter))
 	slices.SortFunc(idlers, func(a, b idler) int { return a.since.Compare(b.since) })
 	idlers = idlers[:min(len(idlers), max(cap(s.places)/giveWayShare, 1))]
 	for _, i := range idlers {
 		i.end()
 	}
-	if s.crowded.show() {
-		s.log.Warn("every place for a client is taken: idle clients give way to new ones, which wait where none is idle",
-			"places", cap(s.places), "gave_way", len(idlers), "hint", "raise the limit of open files, or run more nodes")
-	}
+	return len(idlers)
 }
 
 // idlers are the clients that have been idle since before a moment, and the connections whose TLS handshake has been due
