@@ -47,8 +47,9 @@ func newConnectionsCloseCommand(f *clientFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "close ID",
 		Short: "Close one connection",
-		Long: `Close one connection: both sides are reset, and its slot is free once they are. IDs are unique on one node,
-so name the node that weir connections lists beside it; without --node it is the one that is called.`,
+		Long: `Close one connection: both sides are reset, or a plain request that no answer has come to
+is answered 502. Its slot is free then. IDs are unique on one node, so name the node that weir
+connections lists beside it; without --node it is the one that is called.`,
 		Example: `  weir connections close 17 --node b`,
 		Args:    cobra.ExactArgs(1),
 	}
