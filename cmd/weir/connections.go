@@ -47,8 +47,9 @@ func newConnectionsCloseCommand(f *clientFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "close ID",
 		Short: "Close one connection",
-		Long: `Close one connection: both sides are reset, and its slot is free once they are. IDs are unique on one node,
-so give --node the node that weir connections shows beside it; the default is the node at --addr.`,
+		Long: `Close one connection: both sides are reset, or a plain request that has no answer yet is
+answered 502. Its slot is free then. IDs are unique on one node, so give --node the node that weir
+connections shows beside it; the default is the node at --addr.`,
 		Example: `  weir connections close 17 --node b`,
 		Args:    cobra.ExactArgs(1),
 	}
