@@ -17,7 +17,8 @@ const (
 	headerTable = "Weir-Table-Index"
 	// headerForwarded names the node that has forwarded a request.
 	headerForwarded = "Weir-Forwarded"
-	// headerNotLeader marks the answer of a node that was asked as the leader and isn't: nothing was written.
+	// headerNotLeader marks the answer of a node that was asked as the leader and isn't: nothing
+	// was written.
 	headerNotLeader = "Weir-Not-Leader"
 )
 
@@ -107,7 +108,8 @@ func (rep reply) write(w http.ResponseWriter) {
 // etag is the entity tag of what was last changed at a log index.
 func etag(index uint64) string { return `"` + strconv.FormatUint(index, 10) + `"` }
 
-// noneMatch reports whether a read's If-None-Match names the tag, by the weak comparison of RFC 9110, section 13.1.2.
+// noneMatch reports whether a read's If-None-Match names the tag, by the weak comparison of RFC
+// 9110, section 13.1.2.
 func noneMatch(values []string, tag string) bool {
 	for _, v := range values {
 		for t := range strings.SplitSeq(v, ",") {

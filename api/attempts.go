@@ -7,12 +7,14 @@ import (
 	"sync"
 )
 
-// A write that is repeated (see repeat.go) may overtake its own first attempt: the leader's process stands still with it unread,
-// its sender gives up and tries again, and when the leader goes on it reads both. The first has no condition, so it must
-// not be carried out after the second. So both carry one name, by which the leader knows them: a first attempt that comes late is
-// dropped, and a second one waits until the first, if that is under way, has ended.
+// A write that is repeated (see repeat.go) may overtake its own first attempt: the leader's process
+// stands still with it unread, its sender gives up and tries again, and when the leader goes on it
+// reads both. The first has no condition, so it must not be carried out after the second. So both
+// carry one name, by which the leader knows them: a first attempt that comes late is dropped, and a
+// second one waits until the first, if that is under way, has ended.
 //
-// One leader's memory is enough. The entries of another one, of a former term, the log does not take any more.
+// One leader's memory is enough. The entries of another one, of a former term, the log does not
+// take any more.
 
 const (
 	// headerWrite names a write between nodes: the same for all attempts at it.
@@ -48,8 +50,8 @@ type attempt struct {
 	ended    chan struct{} // closed when the attempt that is under way has ended
 }
 
-// begin waits until an attempt at the write may be made; end must be called after it. It returns ErrOutcomeUnknown for one that
-// comes after its own repetition.
+// begin waits until an attempt at the write may be made; end must be called after it. It returns
+// ErrOutcomeUnknown for one that comes after its own repetition.
 func (a *attempts) begin(ctx context.Context, r *http.Request) (end func(), err error) {
 	name := r.Header.Get(headerWrite)
 	if name == "" || len(name) > maxWriteName {
@@ -72,7 +74,8 @@ func (a *attempts) begin(ctx context.Context, r *http.Request) (end func(), err 
 	}
 }
 
-// enter returns what ends this attempt, or what the end of another is awaited by, or neither: it comes too late.
+// enter returns what ends this attempt, or what the end of another is awaited by, or neither: it
+// comes too late.
 func (a *attempts) enter(name string, repeats bool) (before <-chan struct{}, mine chan struct{}) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -75,7 +75,8 @@ func TestAttempts(t *testing.T) {
 	})
 }
 
-// A first attempt that a leader reads only after the second, having stood still meanwhile, undoes nothing.
+// A first attempt that a leader reads only after the second, having stood still meanwhile, undoes
+// nothing.
 func TestLateFirstAttemptIsDropped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, Config{}, "a", "b", "c")

@@ -7,8 +7,9 @@ import (
 	"github.com/weirproxy/weir/fsm"
 )
 
-// The audit is those lines of the log, at level info and named audit, that say who has changed something, from where, through which
-// node, and how it was before. A change of the cluster is told by the leader, which carries it out; what concerns one node, by that.
+// The audit is those lines of the log, at level info and named audit, that say who has changed
+// something, from where, through which node, and how it was before. A change of the cluster is told
+// by the leader, which carries it out; what concerns one node, by that.
 
 // Headers that carry, between nodes, who the caller of a write is that is sent on.
 const (
@@ -57,7 +58,8 @@ func (s *Server) note(ctx context.Context, what string, args ...any) {
 	s.audit.Info(what, append(args, "client", by.Client, "auth", by.Auth, "through", by.Node)...)
 }
 
-// noteLimits tells the audit, and the events, what a write has changed, who made it, and from where.
+// noteLimits tells the audit, and the events, what a write has changed, who made it, and from
+// where.
 func (s *Server) noteLimits(ctx context.Context, source fsm.Source, index uint64, changes []Change) {
 	by := s.authorOf(ctx)
 	by.Source = source.String()

@@ -15,7 +15,8 @@ import (
 	"github.com/weirproxy/weir/fsm"
 )
 
-// audited are the lines of a node's audit since they were asked for last: the message, and then the keys in alphabetical order.
+// audited are the lines of a node's audit since they were asked for last: the message, and then the
+// keys in alphabetical order.
 func (n *benchNode) audited(t *testing.T) func() []string {
 	t.Helper()
 	var out bytes.Buffer
@@ -40,7 +41,8 @@ func (n *benchNode) audited(t *testing.T) func() []string {
 	}
 }
 
-// TestAudit makes each change that the API can make, through a node that does not lead, and reads what is told of it, and where.
+// TestAudit makes each change that the API can make, through a node that does not lead, and reads
+// what is told of it, and where.
 func TestAudit(t *testing.T) {
 	b := newBench(t, Config{Token: "secret"}, "a", "b")
 	leader, other := b.nodes["a"].audited(t), b.nodes["b"].audited(t)

@@ -30,8 +30,8 @@ func (d *Duration) UnmarshalText(b []byte) error {
 	return nil
 }
 
-// object is a JSON object that is taken apart strictly. encoding/json alone would match names in any case and let the
-// last of two equal keys win.
+// object is a JSON object that is taken apart strictly. encoding/json alone would match names in
+// any case and let the last of two equal keys win.
 type object struct {
 	at     string // where it stands in the body, for messages: "" or "limits[3]"
 	fields map[string]json.RawMessage
@@ -105,7 +105,8 @@ func (o *object) path(key string) string {
 	return o.at + "." + key
 }
 
-// takesNothing refuses a body that asks for something where there is nothing to ask for. None, or an empty object, is fine.
+// takesNothing refuses a body that asks for something where there is nothing to ask for. None, or
+// an empty object, is fine.
 func takesNothing(body []byte) error {
 	if len(bytes.TrimSpace(body)) == 0 {
 		return nil

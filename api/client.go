@@ -20,8 +20,8 @@ const DefaultAddr = "http://127.0.0.1:8081"
 // maxRetryAfter bounds, in seconds, what a client believes of a Retry-After.
 const maxRetryAfter = 3600
 
-// Client calls one node's API. Its methods return an *[Error] when the node refuses, and another error when it
-// couldn't be asked. It is safe for concurrent use.
+// Client calls one node's API. Its methods return an *[Error] when the node refuses, and another
+// error when it couldn't be asked. It is safe for concurrent use.
 type Client struct {
 	base  url.URL
 	token string
@@ -29,9 +29,9 @@ type Client struct {
 	tee   io.Writer
 }
 
-// NewClient makes a client for the node at addr ("http://host:port", or "host:port"; "" is [DefaultAddr]). token may
-// be empty. transport may be nil: then the client has its own, which heeds no proxy settings, because weir's workers
-// have them set to weir itself.
+// NewClient makes a client for the node at addr ("http://host:port", or "host:port"; "" is
+// [DefaultAddr]). token may be empty. transport may be nil: then the client has its own, which
+// heeds no proxy settings, because weir's workers have them set to weir itself.
 func NewClient(addr, token string, transport http.RoundTripper) (*Client, error) {
 	if addr == "" {
 		addr = DefaultAddr
@@ -67,8 +67,8 @@ func (c *Client) Tee(w io.Writer) *Client {
 // CloseIdle closes connections that are kept for reuse.
 func (c *Client) CloseIdle() { c.http.CloseIdleConnections() }
 
-// Error is a node's refusal: its status, title, detail and code, and when to try again. The [Problem] in it is found by
-// errors.As too.
+// Error is a node's refusal: its status, title, detail and code, and when to try again. The
+// [Problem] in it is found by errors.As too.
 type Error struct {
 	Problem
 	// RetryAfter is how long the node asks to be left alone; 0: it doesn't say.
@@ -177,7 +177,8 @@ func refusal(status int, h http.Header, body []byte) error {
 	return e
 }
 
-// decodeProblem reads an error answer; one that isn't a problem (a proxy's in between, perhaps) becomes one.
+// decodeProblem reads an error answer; one that isn't a problem (a proxy's in between, perhaps)
+// becomes one.
 func decodeProblem(status int, h http.Header, body []byte) error {
 	p := new(Problem)
 	if strings.HasPrefix(h.Get("Content-Type"), "application/problem+json") && json.Unmarshal(body, p) == nil && p.Status != 0 {

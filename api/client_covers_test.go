@@ -11,7 +11,8 @@ import (
 	"testing"
 )
 
-// TestClientCoversTheAPI: there is a method of the client for each call that /v1/openapi.json describes.
+// TestClientCoversTheAPI: there is a method of the client for each call that /v1/openapi.json
+// describes.
 func TestClientCoversTheAPI(t *testing.T) {
 	var called []string
 	c, err := NewClient("", "", tripper(func(r *http.Request) (*http.Response, error) {
@@ -47,7 +48,8 @@ func TestClientCoversTheAPI(t *testing.T) {
 	}
 }
 
-// callWithAnything calls a method that takes a context first, with some value for each argument, and follows what it yields.
+// callWithAnything calls a method that takes a context first, with some value for each argument,
+// and follows what it yields.
 func callWithAnything(t *testing.T, method reflect.Value) {
 	typ := method.Type()
 	if typ.NumIn() == 0 || typ.In(0) != reflect.TypeFor[context.Context]() {

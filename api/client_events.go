@@ -14,16 +14,18 @@ import (
 	"time"
 )
 
-// streamSilence is how long a stream may be silent before the client takes it for dead: three times as long as a node is.
+// streamSilence is how long a stream may be silent before the client takes it for dead: three times
+// as long as a node is.
 const streamSilence = 3 * streamQuiet
 
 // errSilent ends a stream whose node says nothing any more, not even that it lives.
 var errSilent = fmt.Errorf("nothing has come for %s", streamSilence)
 
-// EventQuery chooses what [Client.Events] tells. The zero value asks for everything that is remembered and happens.
+// EventQuery chooses what [Client.Events] tells. The zero value asks for everything that is
+// remembered and happens.
 type EventQuery struct {
-	// Types are "leader", "member", "limit", "reclaim", "fence" and "drain", which are events, and "status", "nodes" and "use", which
-	// tell the cluster's state once a second; none are all.
+	// Types are "leader", "member", "limit", "reclaim", "fence" and "drain", which are events, and
+	// "status", "nodes" and "use", which tell the cluster's state once a second; none are all.
 	Types []string
 	// After is the last Notice's ID of an earlier stream: its events are not told again.
 	After string
@@ -40,9 +42,10 @@ type Notice struct {
 	Use *UseFrame
 }
 
-// Events follows the cluster: first come the events that the node remembers, and then everything as it happens. It
-// doesn't end but with an error, which is the last thing it yields: of the context, of the node (an *[Error]), or of
-// the connection. Going on after a lost connection is the caller's: with After, and after a pause.
+// Events follows the cluster: first come the events that the node remembers, and then everything as
+// it happens. It doesn't end but with an error, which is the last thing it yields: of the context,
+// of the node (an *[Error]), or of the connection. Going on after a lost connection is the
+// caller's: with After, and after a pause.
 func (c *Client) Events(ctx context.Context, q EventQuery) iter.Seq2[Notice, error] {
 	return func(yield func(Notice, error) bool) {
 		ctx, cancel := context.WithCancelCause(ctx)
@@ -91,8 +94,8 @@ func (c *Client) follow(ctx context.Context, cancel context.CancelCauseFunc, q E
 	return readNotices(res.Body, func() { silent.Reset(streamSilence) }, yield)
 }
 
-// readNotices reads server-sent events, as the HTML standard writes them (section 9.2.6), as far as weir sends them: one data
-// line each. heard is called for every line.
+// readNotices reads server-sent events, as the HTML standard writes them (section 9.2.6), as far as
+// weir sends them: one data line each. heard is called for every line.
 func readNotices(r io.Reader, heard func(), yield func(Notice) bool) error {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(make([]byte, 0, 64<<10), maxPeerAnswer)

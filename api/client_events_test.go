@@ -23,7 +23,8 @@ func (n *benchNode) client(t *testing.T) *Client {
 	return c
 }
 
-// TestClientEvents: what is remembered, then the state, then what happens; a second stream goes on behind the first one's events.
+// TestClientEvents: what is remembered, then the state, then what happens; a second stream goes on
+// behind the first one's events.
 func TestClientEvents(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newBench(t, Config{}, "a").nodes["a"]
@@ -108,7 +109,8 @@ func TestClientEventsEnd(t *testing.T) {
 	}
 }
 
-// TestSilentStreamIsGivenUp: a node that is frozen keeps its connections open, and would be waited for for ever.
+// TestSilentStreamIsGivenUp: a node that is frozen keeps its connections open, and would be waited
+// for for ever.
 func TestSilentStreamIsGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		body, frozen := io.Pipe()

@@ -13,8 +13,9 @@ type WriteOption func(*call)
 // Evict also closes connections above a lowered limit, on each node its newest.
 func Evict() WriteOption { return func(k *call) { k.query.Set("evict", "true") } }
 
-// IfIndex writes only if what is written over was last changed at this index: a Limit's ModifyIndex, or for all limits
-// the Index of Limits or of a dry run. Otherwise the write fails with status 412.
+// IfIndex writes only if what is written over was last changed at this index: a Limit's
+// ModifyIndex, or for all limits the Index of Limits or of a dry run. Otherwise the write fails
+// with status 412.
 func IfIndex(index uint64) WriteOption {
 	return func(k *call) { k.header.Set("If-Match", etag(index)) }
 }

@@ -16,11 +16,13 @@ import (
 	"time"
 )
 
-// What net/http refuses by itself, a request that it can't read above all, never reaches a handler, and it answers in plain
-// text, or not at all to one that does not arrive in time. These connections make problems of such answers: what is written while
-// no handler answers is one of them, whole, as net/http writes it.
+// What net/http refuses by itself, a request that it can't read above all, never reaches a handler,
+// and it answers in plain text, or not at all to one that does not arrive in time. These
+// connections make problems of such answers: what is written while no handler answers is one of
+// them, whole, as net/http writes it.
 //
-// On a listener that speaks TLS net/http must see the TLS connection itself, so there its own answers stay as they are.
+// On a listener that speaks TLS net/http must see the TLS connection itself, so there its own
+// answers stay as they are.
 
 // problemListener accepts connections on which all refusals are problems.
 type problemListener struct{ net.Listener }
@@ -73,7 +75,8 @@ func (s *Server) connState(conn net.Conn, state http.ConnState) {
 	}
 }
 
-// Read implements [net.Conn]. A request that has begun and does not arrive in time is answered with 408, which net/http leaves out.
+// Read implements [net.Conn]. A request that has begun and does not arrive in time is answered with
+// 408, which net/http leaves out.
 func (c *problemConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	if n > 0 {
@@ -114,8 +117,8 @@ func (c *problemConn) CloseWrite() error {
 	return nil
 }
 
-// ownAnswer makes a problem of a refusal that net/http has written: its status line is "HTTP/1.1 400 Bad Request", or that with
-// a colon and the reason.
+// ownAnswer makes a problem of a refusal that net/http has written: its status line is "HTTP/1.1
+// 400 Bad Request", or that with a colon and the reason.
 func ownAnswer(b []byte) (*Problem, bool) {
 	line, _, _ := bytes.Cut(b, []byte("\r\n"))
 	version, rest, _ := strings.Cut(string(line), " ")

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// TestRefusalsOfTheLibrary: what net/http answers by itself is a problem too, as a whole request on a connection of its own and
-// behind one that was answered well.
+// TestRefusalsOfTheLibrary: what net/http answers by itself is a problem too, as a whole request on
+// a connection of its own and behind one that was answered well.
 func TestRefusalsOfTheLibrary(t *testing.T) {
 	a := newBench(t, Config{}, "a").nodes["a"]
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -76,8 +76,8 @@ func TestRefusalsOfTheLibrary(t *testing.T) {
 	}
 }
 
-// TestProbes asks as load balancers do: by HTTP/1.0 without a Host, by HEAD, by OPTIONS, and for a host that is none of the
-// node's. They get the node's state, never a refusal, and without a token.
+// TestProbes asks as load balancers do: by HTTP/1.0 without a Host, by HEAD, by OPTIONS, and for a
+// host that is none of the node's. They get the node's state, never a refusal, and without a token.
 func TestProbes(t *testing.T) {
 	node := newBench(t, Config{Token: "secret"}, "a").nodes["a"]
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -170,8 +170,8 @@ func problemIs(t *testing.T, res *http.Response, status int, code, detail string
 	}
 }
 
-// TestSlowRequest: a request that has begun and does not come in time is told so; a connection on which nothing was asked is closed
-// without a word, as one that was kept for the next request is.
+// TestSlowRequest: a request that has begun and does not come in time is told so; a connection on
+// which nothing was asked is closed without a word, as one that was kept for the next request is.
 func TestSlowRequest(t *testing.T) {
 	for name, c := range map[string]struct {
 		before, sent string

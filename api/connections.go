@@ -69,7 +69,8 @@ type connectionListing struct {
 	after connectionCursor
 }
 
-// connectionCursor is where a page ended: its last connection's place in the order. The zero cursor stands before all.
+// connectionCursor is where a page ended: its last connection's place in the order. The zero cursor
+// stands before all.
 type connectionCursor struct {
 	since    int64 // unix time in nanoseconds
 	node, id string
@@ -126,8 +127,9 @@ func (l connectionListing) page(all []Connection) (page []Connection, next strin
 	return page, cursorAt(page[l.limit-1]).String()
 }
 
-// connections answers GET /v1/connections[?host=][&key=][&node=][&limit=][&after=]. host keeps those to one host; key, which is
-// a name that GET /v1/hosts lists, those that are counted under it. node asks another node, or with "*" all.
+// connections answers GET /v1/connections[?host=][&key=][&node=][&limit=][&after=]. host keeps
+// those to one host; key, which is a name that GET /v1/hosts lists, those that are counted under
+// it. node asks another node, or with "*" all.
 func (s *Server) connections(r *http.Request, peer bool) (answer, error) {
 	q, err := query(r, "host", "key", "node", "limit", "after")
 	if err != nil {
@@ -176,8 +178,9 @@ func countedAs(t *fsm.Table, c Connection) string {
 	return key.Name
 }
 
-// allConnections are those of every node. What is among the first of all is among the first on its own node, so that no more than
-// two pages are held at a time. (That a node has more than a page says that there is another.)
+// allConnections are those of every node. What is among the first of all is among the first on its
+// own node, so that no more than two pages are held at a time. (That a node has more than a page
+// says that there is another.)
 func (s *Server) allConnections(ctx context.Context, q url.Values, l connectionListing) ConnectionList {
 	var body ConnectionList
 	page, next := l.page(s.localConnections(l))
@@ -214,7 +217,8 @@ func (s *Server) peerNamed(node string) (Peer, error) {
 	return peers[i], nil
 }
 
-// notReached is what a caller is told of a node that could not be asked; a problem of the node's own goes through.
+// notReached is what a caller is told of a node that could not be asked; a problem of the node's
+// own goes through.
 func notReached(node string, err error) error {
 	var p *Problem
 	if err == nil || errors.As(err, &p) {

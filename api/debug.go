@@ -72,8 +72,8 @@ type Diagnostics interface {
 	System() System
 }
 
-// debugRoutes tell of this node, or of another that ?node= names. They are for who may do everything: logs name clients, and a
-// profile slows the node down.
+// debugRoutes tell of this node, or of another that ?node= names. They are for who may do
+// everything: logs name clients, and a profile slows the node down.
 func (s *Server) debugRoutes(peer bool) router {
 	own := func(f func(*http.Request) (answer, error)) map[string]endpoint {
 		return map[string]endpoint{"GET": s.confidential(peer, s.atNode(peer, reading(f)))}
@@ -114,8 +114,9 @@ func (s *Server) system(r *http.Request) (answer, error) {
 	return answer{body: s.deps.Diagnostics.System()}, nil
 }
 
-// confidential lets an endpoint answer only who may do everything: who has shown the token for that or, where none is set at all and
-// so nobody but this machine is listened to, a process on it. A page in a browser there is none.
+// confidential lets an endpoint answer only who may do everything: who has shown the token for that
+// or, where none is set at all and so nobody but this machine is listened to, a process on it. A
+// page in a browser there is none.
 func (s *Server) confidential(peer bool, serve endpoint) endpoint {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		known := s.guard.tokens.Load()
@@ -204,8 +205,9 @@ func atNode(node string) url.Values {
 	return q
 }
 
-// Fetch writes to w what a GET of path (with its query) answers, whatever that is: at most 64 MiB of it. Where ctx ends
-// before the answer does, what has come is written, and the error is the context's.
+// Fetch writes to w what a GET of path (with its query) answers, whatever that is: at most 64 MiB
+// of it. Where ctx ends before the answer does, what has come is written, and the error is the
+// context's.
 func (c *Client) Fetch(ctx context.Context, path string, w io.Writer) error {
 	req, err := c.request(ctx, call{method: http.MethodGet, path: path})
 	if err != nil {

@@ -49,7 +49,8 @@ func TestDebugTellsOfAnyNode(t *testing.T) {
 	refused(t, ask(pathSystem+"?node=b"), 503, "does not answer")
 }
 
-// TestDebugIsForWhoMayDoEverything: with a token set, that one; without any, a process on this machine that is no browser.
+// TestDebugIsForWhoMayDoEverything: with a token set, that one; without any, a process on this
+// machine that is no browser.
 func TestDebugIsForWhoMayDoEverything(t *testing.T) {
 	for name, test := range map[string]struct {
 		cfg    Config

@@ -31,7 +31,8 @@ func document(t *testing.T, path string, want func(have string) string) {
 	}
 }
 
-// withTable returns a Markdown text in which the table below a heading, which may yet be missing, is this one.
+// withTable returns a Markdown text in which the table below a heading, which may yet be missing,
+// is this one.
 func withTable(t *testing.T, text, heading, table string) string {
 	t.Helper()
 	before, section, ok := strings.Cut(text, "\n"+heading+"\n")

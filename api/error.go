@@ -108,8 +108,8 @@ func errorTable() []errorRow {
 	}
 }
 
-// problemOf turns any error into the problem that is answered. One that isn't in the table is the server's fault, and
-// its text, which may name files or addresses, stays out of the answer.
+// problemOf turns any error into the problem that is answered. One that isn't in the table is the
+// server's fault, and its text, which may name files or addresses, stays out of the answer.
 func problemOf(err error) *Problem {
 	var p *Problem
 	if errors.As(err, &p) {

@@ -10,14 +10,14 @@ import (
 	"time"
 )
 
-// Event is something that an operator wants to know of afterwards. GET /v1/events sends each as a server-sent event
-// named after its Type; which fields beside the first five are set depends on it.
+// Event is something that an operator wants to know of afterwards. GET /v1/events sends each as a
+// server-sent event named after its Type; which fields beside the first five are set depends on it.
 type Event struct {
 	// Time is by the clock of the node that noted the event.
 	Time time.Time `json:"time"`
-	// Type is "leader" (who leads), "member" (a node came, died or left), "limit" (one was changed), "reclaim" (slots of a
-	// session that has ended came back), "fence" (a node stopped using its slots) or "drain" (a node takes no new work, or takes
-	// it again).
+	// Type is "leader" (who leads), "member" (a node came, died or left), "limit" (one was
+	// changed), "reclaim" (slots of a session that has ended came back), "fence" (a node stopped
+	// using its slots) or "drain" (a node takes no new work, or takes it again).
 	Type string `json:"type"`
 	// Node is whom it is about; of a limit, the node that took the write.
 	Node string `json:"node"`
@@ -45,7 +45,8 @@ type Author struct {
 	Source string `json:"source"`           // "api", or "config" for a reload
 	Node   string `json:"node"`             // that took the call, or reloaded
 	Client string `json:"client,omitempty"` // the caller's address; "" where a signal or the start did it
-	// Auth is what the caller has shown: "token", the one in api.token_file, or "none", where the API asks for none.
+	// Auth is what the caller has shown: "token", the one in api.token_file, or "none", where the
+	// API asks for none.
 	Auth string `json:"auth,omitempty"`
 }
 
@@ -55,8 +56,9 @@ const (
 	changesNoted = 100 // events of one write; a last one counts the others
 )
 
-// EventLog is what a node remembers of events: its own, and those that other nodes have noted and that it has fetched from them.
-// The oldest fall out. What every node sees by itself (who leads, who is there) is not fetched, so that it stands there once.
+// EventLog is what a node remembers of events: its own, and those that other nodes have noted and
+// that it has fetched from them. The oldest fall out. What every node sees by itself (who leads,
+// who is there) is not fetched, so that it stands there once.
 type EventLog struct {
 	node  string
 	epoch string // tells one process's numbers from another's
@@ -85,7 +87,8 @@ func NewEventLog(node string) *EventLog {
 	}
 }
 
-// Leader notes who leads, as far as this node knows; "" is nobody. The same as before is noted once.
+// Leader notes who leads, as far as this node knows; "" is nobody. The same as before is noted
+// once.
 func (l *EventLog) Leader(name string, term uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -124,10 +127,12 @@ func (l *EventLog) Member(name, role, health string) {
 	l.add(false, Event{Type: "member", Node: name, Role: role, Health: health, Text: text})
 }
 
-// maxHealth bounds the members whose health is remembered: a proxy may have a new name at each start.
+// maxHealth bounds the members whose health is remembered: a proxy may have a new name at each
+// start.
 const maxHealth = 8192
 
-// forgetHealth makes room, those first that are there no more. Where one is back all the same, it is noted as having joined.
+// forgetHealth makes room, those first that are there no more. Where one is back all the same, it
+// is noted as having joined.
 func (l *EventLog) forgetHealth() {
 	for name, health := range l.health {
 		if health == "left" || health == "dead" {
@@ -139,7 +144,8 @@ func (l *EventLog) forgetHealth() {
 	}
 }
 
-// Fenced notes that this node can't prove its session any more, and has severed so many connections for that.
+// Fenced notes that this node can't prove its session any more, and has severed so many connections
+// for that.
 func (l *EventLog) Fenced(severed int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -158,7 +164,8 @@ func (l *EventLog) Drain(draining bool) {
 	l.add(true, Event{Type: "drain", Node: l.node, Text: text})
 }
 
-// Reclaimed notes, on the leader, that a node's session has ended and its slots are the cluster's again.
+// Reclaimed notes, on the leader, that a node's session has ended and its slots are the cluster's
+// again.
 func (l *EventLog) Reclaimed(node string, session uint64, why string, slots int64, silent time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -256,8 +263,8 @@ func (l *EventLog) take(events []Event) {
 	}
 }
 
-// since returns the entries behind a cursor, and a channel that is closed when there are more. A cursor that is not one of this
-// process's stands before the first entry.
+// since returns the entries behind a cursor, and a channel that is closed when there are more. A
+// cursor that is not one of this process's stands before the first entry.
 func (l *EventLog) since(cursor string) ([]logEntry, <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

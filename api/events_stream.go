@@ -15,15 +15,18 @@ const (
 	streamQuiet = 15 * time.Second // after which a comment shows that the stream lives
 )
 
-// eventTypes are what GET /v1/events sends: those of Event, and the state of the cluster, once a second.
+// eventTypes are what GET /v1/events sends: those of Event, and the state of the cluster, once a
+// second.
 func eventTypes() (noted, state []string) {
 	return []string{"leader", "member", "limit", "reclaim", "fence", "drain"}, []string{"status", "nodes", "use"}
 }
 
-// eventStream answers GET /v1/events[?types=leader,limit] with server-sent events, until the client goes or is too slow.
+// eventStream answers GET /v1/events[?types=leader,limit] with server-sent events, until the client
+// goes or is too slow.
 //
-// It begins with the events that the node remembers; with a Last-Event-ID, with those behind it. Then come, once a second,
-// "status" ([Status]), "nodes" ([Nodes]) and "use" ([UseFrame], the first of which holds all hosts), and each [Event] as it happens.
+// It begins with the events that the node remembers; with a Last-Event-ID, with those behind it.
+// Then come, once a second, "status" ([Status]), "nodes" ([Nodes]) and "use" ([UseFrame], the first
+// of which holds all hosts), and each [Event] as it happens.
 func (s *Server) eventStream(w http.ResponseWriter, r *http.Request) error {
 	types, err := parseEventTypes(r)
 	if err != nil {
@@ -124,8 +127,8 @@ type eventWriter struct {
 	rc *http.ResponseController
 }
 
-// begin frees the stream from the bounds of ordinary requests, and tells how soon to come back after its end. Errors are of writers
-// that know no deadlines.
+// begin frees the stream from the bounds of ordinary requests, and tells how soon to come back
+// after its end. Errors are of writers that know no deadlines.
 func (e *eventWriter) begin() {
 	_ = e.rc.SetReadDeadline(time.Time{})
 	e.write([]byte("retry: 1000\n\n"))

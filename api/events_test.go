@@ -82,7 +82,8 @@ func TestEventsSayOnceWhatHappened(t *testing.T) {
 	}
 }
 
-// TestLimitEventsNameTheirAuthor: also where the write was sent on to the leader, and whatever the caller claims.
+// TestLimitEventsNameTheirAuthor: also where the write was sent on to the leader, and whatever the
+// caller claims.
 func TestLimitEventsNameTheirAuthor(t *testing.T) {
 	b := newBench(t, Config{}, "a", "b")
 	leader, other := b.nodes["a"].server, b.nodes["b"]
@@ -121,7 +122,8 @@ func mustPattern(t *testing.T, s string) fsm.Pattern {
 	return p
 }
 
-// TestManyChangesAtOnce: a write that replaces thousands of limits doesn't push all else out of the log.
+// TestManyChangesAtOnce: a write that replaces thousands of limits doesn't push all else out of the
+// log.
 func TestManyChangesAtOnce(t *testing.T) {
 	a := newBench(t, Config{}, "a").nodes["a"]
 	var many []string
@@ -186,7 +188,8 @@ func (n *benchNode) stream(t *testing.T, query, last string) (*http.Response, co
 	}
 }
 
-// serveOnPipes makes the node's server serve connections in memory until the function returned is called.
+// serveOnPipes makes the node's server serve connections in memory until the function returned is
+// called.
 func (n *benchNode) serveOnPipes(t *testing.T) (stop func()) {
 	t.Helper()
 	l := &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
@@ -239,8 +242,8 @@ func (l *pipeListener) dial(ctx context.Context, _, _ string) (net.Conn, error) 
 	}
 }
 
-// TestStream: history first, then the state, all of it once and after that what has changed, and events as they happen, also those of
-// another node; a client that comes back gets what it missed.
+// TestStream: history first, then the state, all of it once and after that what has changed, and
+// events as they happen, also those of another node; a client that comes back gets what it missed.
 func TestStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, Config{}, "a", "b")
@@ -304,7 +307,8 @@ func TestStream(t *testing.T) {
 	})
 }
 
-// TestSlowReaderIsDropped: a client that takes nothing loses its stream; the others, and the server, go on.
+// TestSlowReaderIsDropped: a client that takes nothing loses its stream; the others, and the
+// server, go on.
 func TestSlowReaderIsDropped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newBench(t, Config{}, "a").nodes["a"]
@@ -334,7 +338,8 @@ func TestSlowReaderIsDropped(t *testing.T) {
 	})
 }
 
-// TestStreamsAreBoundedAndEndWithTheServer: nobody can take all places for ever, and a shutdown waits for nobody's stream.
+// TestStreamsAreBoundedAndEndWithTheServer: nobody can take all places for ever, and a shutdown
+// waits for nobody's stream.
 func TestStreamsAreBoundedAndEndWithTheServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newBench(t, Config{}, "a").nodes["a"]

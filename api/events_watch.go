@@ -13,7 +13,8 @@ import (
 	"time"
 )
 
-// Watched answers GET /v1/watch, which nodes ask each other: this node's use, and what it alone has noted.
+// Watched answers GET /v1/watch, which nodes ask each other: this node's use, and what it alone has
+// noted.
 type Watched struct {
 	// Cursor is what to send as after the next time.
 	Cursor string  `json:"cursor"`
@@ -24,13 +25,15 @@ type Watched struct {
 // UseFrame is the data of the server-sent event "use": what has changed since the last.
 type UseFrame struct {
 	Time time.Time `json:"time"`
-	// Full says that Hosts are all there are; otherwise only those that have changed, and Gone are no more.
+	// Full says that Hosts are all there are; otherwise only those that have changed, and Gone are
+	// no more.
 	Full  bool     `json:"full"`
 	Hosts []Host   `json:"hosts"`
 	Gone  []string `json:"gone,omitempty"`
 	// More counts the hosts that are left out because there are too many: those with the least use.
 	More int `json:"more,omitempty"`
-	// Limits is the index of the limits that this node goes by: another than before says to read them again.
+	// Limits is the index of the limits that this node goes by: another than before says to read
+	// them again.
 	Limits      uint64        `json:"limits_index"`
 	Unreachable []Unreachable `json:"unreachable,omitempty"`
 }
@@ -44,8 +47,9 @@ const (
 	frameQueue  = 4                      // seconds that a reader may be late
 )
 
-// watcher looks at the whole cluster once a second while somebody watches, and sends what it sees to all who do. While nobody does,
-// a server goes on to fetch what other nodes have noted, now and then: what only a leader knows should outlive it.
+// watcher looks at the whole cluster once a second while somebody watches, and sends what it sees
+// to all who do. While nobody does, a server goes on to fetch what other nodes have noted, now and
+// then: what only a leader knows should outlive it.
 type watcher struct {
 	s *Server
 
@@ -213,7 +217,8 @@ func (wr *watcher) gather(ctx context.Context, hosts bool, sum hostSum) []Unreac
 // maxCursors bounds the nodes whose place in the events is remembered, beyond those there are.
 const maxCursors = 1024
 
-// forgetCursors forgets nodes that are gone, once they are many: one that comes back within a while goes on where it was.
+// forgetCursors forgets nodes that are gone, once they are many: one that comes back within a while
+// goes on where it was.
 func (wr *watcher) forgetCursors(there func(node string) bool) {
 	if len(wr.cursors) < maxCursors {
 		return
@@ -273,8 +278,8 @@ func (wr *watcher) nodes(ctx context.Context) []byte {
 	return frame("", "nodes", a.body)
 }
 
-// send hands a frame to all who watch: everything to who has just begun, what has changed to the others. Who has not
-// read for some seconds is let go, and comes back with a new request.
+// send hands a frame to all who watch: everything to who has just begun, what has changed to the
+// others. Who has not read for some seconds is let go, and comes back with a new request.
 func (wr *watcher) send(full, changed []byte) {
 	wr.mu.Lock()
 	defer wr.mu.Unlock()

@@ -15,7 +15,8 @@ import (
 
 // PeerSource finds the other nodes.
 type PeerSource interface {
-	// Peers lists every other node that hasn't left, those that seem dead too: what is missing must be told.
+	// Peers lists every other node that hasn't left, those that seem dead too: what is missing must
+	// be told.
 	Peers() []Peer
 }
 
@@ -32,7 +33,8 @@ const fanWidth = 32
 func (s *Server) clusterHosts(ctx context.Context, l listing, own []Host) ([]Host, []Unreachable) {
 	q := url.Values{"local": {"true"}, "prefix": {l.prefix}}
 	if l.order == "host" {
-		// What is among the first of the union is among the first on each node. (One more tells whether to go on.)
+		// What is among the first of the union is among the first on each node. (One more tells
+		// whether to go on.)
 		q.Set("limit", strconv.Itoa(l.limit+1))
 		if l.after.set {
 			q.Set("after", l.after.host)
@@ -62,8 +64,8 @@ func fanOut[T any](s *Server, ctx context.Context, u *url.URL, got func(T)) []Un
 	return fanOutEach(s, ctx, func(Peer) *url.URL { return u }, func(_ string, a T) { got(a) })
 }
 
-// fanOutEach asks every other node, each in its own goroutine, and waits for all or the timeout. got is called with one
-// node's answer at a time.
+// fanOutEach asks every other node, each in its own goroutine, and waits for all or the timeout.
+// got is called with one node's answer at a time.
 func fanOutEach[T any](s *Server, ctx context.Context, question func(Peer) *url.URL, got func(node string, a T)) []Unreachable {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.PeerTimeout)
 	defer cancel()

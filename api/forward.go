@@ -18,24 +18,25 @@ import (
 
 // Log commits commands to the replicated log.
 type Log interface {
-	// Propose commits c and returns its log index and what applying it answered. It works on the leader alone.
-	// Errors: ErrNotLeader and ErrDiskFull, when nothing was written; ErrOutcomeUnknown, also when ctx ended before
-	// the answer was there.
+	// Propose commits c and returns its log index and what applying it answered. It works on the
+	// leader alone. Errors: ErrNotLeader and ErrDiskFull, when nothing was written;
+	// ErrOutcomeUnknown, also when ctx ended before the answer was there.
 	Propose(ctx context.Context, c fsm.Command) (index uint64, r fsm.Result, err error)
-	// Committed returns the limits as the log has them: on the leader, with every write that Propose has answered.
-	// It may be ahead of View's.
+	// Committed returns the limits as the log has them: on the leader, with every write that
+	// Propose has answered. It may be ahead of View's.
 	Committed() *fsm.Table
-	// ConfigLimits returns the config's limits as the log has them, sorted by pattern, once it is certain that this node
-	// leads and has applied all that was committed before the call. Otherwise ok is false.
+	// ConfigLimits returns the config's limits as the log has them, sorted by pattern, once it is
+	// certain that this node leads and has applied all that was committed before the call.
+	// Otherwise ok is false.
 	ConfigLimits(ctx context.Context) (limits []fsm.Limit, ok bool)
 }
 
 // Leader finds the node that writes.
 type Leader interface {
-	// Leader returns the leader's name and a way to its peer handler, for which the host of a URL means nothing;
-	// self, without a way, when it is this node; and not ok when nobody is known to lead. A request that could not be
-	// sent at all is repeated if the way shows that: by heeding httptrace, as [http.Transport] does, or by failing with a
-	// *net.OpError of Op "dial".
+	// Leader returns the leader's name and a way to its peer handler, for which the host of a URL
+	// means nothing; self, without a way, when it is this node; and not ok when nobody is known to
+	// lead. A request that could not be sent at all is repeated if the way shows that: by heeding
+	// httptrace, as [http.Transport] does, or by failing with a *net.OpError of Op "dial".
 	Leader() (name string, rt http.RoundTripper, self, ok bool)
 }
 
@@ -47,7 +48,8 @@ type View interface {
 	WaitTable(ctx context.Context, index uint64) error
 }
 
-// understand reads a write before it goes anywhere, so that what is wrong with it is told by any node, at once.
+// understand reads a write before it goes anywhere, so that what is wrong with it is told by any
+// node, at once.
 type understand func(r *http.Request, body []byte) (commit, error)
 
 // commit carries a write out, on the leader.
@@ -97,7 +99,8 @@ func (s *Server) writingWithin(within time.Duration, u understand, peer bool, mo
 	}
 }
 
-// asLeader serves a request that another node has sent here because it takes this one for the leader.
+// asLeader serves a request that another node has sent here because it takes this one for the
+// leader.
 func (s *Server) asLeader(ctx context.Context, r *http.Request, c commit) (reply, error) {
 	if _, _, self, _ := s.deps.Leader.Leader(); !self {
 		return reply{}, ErrNotLeader
@@ -114,9 +117,10 @@ func (s *Server) asLeader(ctx context.Context, r *http.Request, c commit) (reply
 	return rep, err
 }
 
-// deliver has a write carried out by whoever leads, and waits until this node sees it. While nobody leads, or the one
-// that led has stopped, it tries again until ctx ends. After an unknown outcome it does so only if the same write
-// again comes to the same: a PUT without a condition, unless somebody else has written meanwhile (see repeat).
+// deliver has a write carried out by whoever leads, and waits until this node sees it. While nobody
+// leads, or the one that led has stopped, it tries again until ctx ends. After an unknown outcome
+// it does so only if the same write again comes to the same: a PUT without a condition, unless
+// somebody else has written meanwhile (see repeat).
 func (s *Server) deliver(ctx context.Context, r *http.Request, body []byte, c commit) (reply, error) {
 	repeatable := r.Method == http.MethodPut && r.Header.Get("If-Match") == "" && r.Header.Get("If-None-Match") == ""
 	unknown := false
@@ -249,8 +253,9 @@ func (s *Server) forward(ctx context.Context, rt http.RoundTripper, r *http.Requ
 	return reply{status: res.StatusCode, header: h, body: b}, nil
 }
 
-// roundTrip tells a request that was never sent, which is always safe to repeat, from one that may have arrived. A
-// transport that traces proves it by having asked for a connection and got none; any other by a dial error.
+// roundTrip tells a request that was never sent, which is always safe to repeat, from one that may
+// have arrived. A transport that traces proves it by having asked for a connection and got none;
+// any other by a dial error.
 func roundTrip(rt http.RoundTripper, r *http.Request) (*http.Response, error) {
 	var asked, got atomic.Bool
 	ctx := httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{
@@ -271,8 +276,8 @@ func roundTrip(rt http.RoundTripper, r *http.Request) (*http.Response, error) {
 // errAskLeader makes asking go to the leader.
 var errAskLeader = errors.New("the leader knows")
 
-// asking serves a read that the leader answers better: f tells, by errAskLeader, that this node would rather ask. When
-// the leader can't be asked, fallback is what this node knows by itself.
+// asking serves a read that the leader answers better: f tells, by errAskLeader, that this node
+// would rather ask. When the leader can't be asked, fallback is what this node knows by itself.
 func (s *Server) asking(f func(r *http.Request, own bool) (answer, error), peer bool) endpoint {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		a, err := f(r, peer)
@@ -295,7 +300,8 @@ func (s *Server) asking(f func(r *http.Request, own bool) (answer, error), peer 
 	}
 }
 
-// askLeader sends a read to the leader; false when there is none to ask or it doesn't answer well in time.
+// askLeader sends a read to the leader; false when there is none to ask or it doesn't answer well
+// in time.
 func (s *Server) askLeader(r *http.Request) (reply, bool) {
 	_, rt, self, ok := s.deps.Leader.Leader()
 	if !ok || self {

@@ -158,7 +158,8 @@ func TestTrouble(t *testing.T) {
 	}
 }
 
-// A write is repeated after an unknown outcome only if that can't undo what others have written meanwhile.
+// A write is repeated after an unknown outcome only if that can't undo what others have written
+// meanwhile.
 func TestARepeatedWriteUndoesNothing(t *testing.T) {
 	one := put("x.org", `{"connections":5}`)
 	all := try{method: "PUT", path: pathLimits, body: `{"limits":[{"pattern":"x.org","connections":5}]}`}
@@ -227,7 +228,8 @@ func TestFrozenLeader(t *testing.T) {
 	}
 }
 
-// Over a real transport, what never got a connection was not sent, also when the time for dialling ran out.
+// Over a real transport, what never got a connection was not sent, also when the time for dialling
+// ran out.
 func TestNeverSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		over := make(chan struct{})
@@ -301,8 +303,8 @@ func TestReplaceConfigLimits(t *testing.T) {
 	})
 }
 
-// TestSameConfigLimitsAreNotWritten: a reload that changes nothing leaves the log as it is, unless the leader can't be sure
-// that it compares with the newest limits.
+// TestSameConfigLimitsAreNotWritten: a reload that changes nothing leaves the log as it is, unless
+// the leader can't be sure that it compares with the newest limits.
 func TestSameConfigLimitsAreNotWritten(t *testing.T) {
 	limits := func(connections int64, patterns ...string) (ls []fsm.Limit) {
 		for _, p := range patterns {

@@ -14,7 +14,8 @@ import (
 	"github.com/weirproxy/weir/fsm"
 )
 
-// membersOf takes a JSON object apart, and reports whether it is one, whole, with no key twice, of those allowed.
+// membersOf takes a JSON object apart, and reports whether it is one, whole, with no key twice, of
+// those allowed.
 func membersOf(raw []byte, allowed ...string) (map[string]json.RawMessage, bool) {
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
@@ -57,7 +58,8 @@ func textOf(raw json.RawMessage) (s string, ok bool) {
 	return s, json.Unmarshal(raw, &s) == nil && raw[0] == '"'
 }
 
-// wantedLimit is the limit that a body means by the documentation alone. The pattern is the path's, or "".
+// wantedLimit is the limit that a body means by the documentation alone. The pattern is the path's,
+// or "".
 func wantedLimit(raw []byte, path string) (l fsm.Limit, ok bool) {
 	m, ok := membersOf(raw, "pattern", "connections", "queue", "shared", "source", "modify_index", "index")
 	if !ok {
@@ -126,8 +128,9 @@ func sameRule(a, b fsm.Limit) bool {
 	return a.Pattern == b.Pattern && a.Connections == b.Connections && a.Queue == b.Queue && a.Shared == b.Shared
 }
 
-// FuzzLimitBodies: a body is accepted exactly where the documentation gives it a meaning, and then the cluster has that
-// limit, which reads back and is accepted again, as no change. What is refused is told as a problem and changes nothing.
+// FuzzLimitBodies: a body is accepted exactly where the documentation gives it a meaning, and then
+// the cluster has that limit, which reads back and is accepted again, as no change. What is refused
+// is told as a problem and changes nothing.
 func FuzzLimitBodies(f *testing.F) {
 	for _, s := range []string{
 		five, `{}`, `null`, `[]`, `{"connections":5}{}`, `{"connections":-0}`, `{"connections":-1}`, `{"connections":5.0}`, `{"connections":1000001}`, `{"connections":5,"connections":6}`,
@@ -186,7 +189,8 @@ func FuzzLimitBodies(f *testing.F) {
 	})
 }
 
-// FuzzPatternsInPaths: a pattern in a path is percent-decoded once, and is the limit's in every call.
+// FuzzPatternsInPaths: a pattern in a path is percent-decoded once, and is the limit's in every
+// call.
 func FuzzPatternsInPaths(f *testing.F) {
 	for _, s := range []string{"x.org", "X.ORG.:080", "10.0.0.0/8", "[::1]:443", "::1", "*", "*.x.org", "..", ".", "a%2Fb", "a/../b", "/", "a//b", "\x00", "a?b", "a#b", "bücher.example", "a;b", "%", "a+b", "10.0.0.0/8/"} {
 		f.Add(s)

@@ -42,7 +42,8 @@ func (g *guard) setTokens(write, read string) {
 	g.tokens.Store(&tokens{write: digest(write), read: digest(read)})
 }
 
-// SetTokens changes [Config.Token] and [Config.ReadToken] while the server runs. A stream that has begun goes on.
+// SetTokens changes [Config.Token] and [Config.ReadToken] while the server runs. A stream that has
+// begun goes on.
 func (s *Server) SetTokens(write, read string) { s.guard.setTokens(write, read) }
 
 func digest(token string) *[sha256.Size]byte {
@@ -68,8 +69,8 @@ func (g *guard) check(r *http.Request) error {
 	return g.authorize(r)
 }
 
-// hostAllowed protects against DNS rebinding: a page whose name was pointed at this node carries that name in Host.
-// Address literals are safe, because a name is needed to rebind.
+// hostAllowed protects against DNS rebinding: a page whose name was pointed at this node carries
+// that name in Host. Address literals are safe, because a name is needed to rebind.
 func (g *guard) hostAllowed(host string) bool {
 	if h, port, err := net.SplitHostPort(host); err == nil {
 		if _, err := strconv.ParseUint(port, 10, 16); err != nil && port != "" {
@@ -127,8 +128,9 @@ func equal(a, b *[sha256.Size]byte) bool {
 	return b != nil && subtle.ConstantTimeCompare(a[:], b[:]) == 1
 }
 
-// checkMediaType makes a PUT or POST one that a page from elsewhere can't send without asking first: a form can't carry
-// application/json, and a script's request with it needs the CORS permission that is never given.
+// checkMediaType makes a PUT or POST one that a page from elsewhere can't send without asking
+// first: a form can't carry application/json, and a script's request with it needs the CORS
+// permission that is never given.
 func checkMediaType(r *http.Request) error {
 	if r.Method != http.MethodPut && r.Method != http.MethodPost {
 		return nil
@@ -203,7 +205,8 @@ func queryBool(q url.Values, name string) (bool, error) {
 	}
 }
 
-// serve runs a request through check, the router and the endpoint. Nothing that panics takes the node with it.
+// serve runs a request through check, the router and the endpoint. Nothing that panics takes the
+// node with it.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request, check func(*http.Request) error, routes router) {
 	defer func() {
 		v := recover()

@@ -164,7 +164,8 @@ func TestUnknownErrorsStayInside(t *testing.T) {
 	}
 }
 
-// TestServe runs the real server: requests as they come over the wire, and the end. What net/http refuses by itself: conn_test.go.
+// TestServe runs the real server: requests as they come over the wire, and the end. What net/http
+// refuses by itself: conn_test.go.
 func TestServe(t *testing.T) {
 	b := newBench(t, Config{}, "a", "b")
 	b.nodes["b"].stuck = true

@@ -9,7 +9,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// TestHistogramAgainstModel compares with the plain definition: a bucket holds what is at most its bound.
+// TestHistogramAgainstModel compares with the plain definition: a bucket holds what is at most its
+// bound.
 func TestHistogramAgainstModel(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	var h Histogram

@@ -14,9 +14,10 @@ import (
 
 // Hosts answers GET /v1/hosts[?prefix=&sort=&limit=&after=&local=true].
 //
-// prefix keeps the hosts that begin with it. sort is a field's name: "host" (the default, ascending), or "in_use",
-// "granted", "waiting", "admitted_total", "rejected_total" (the largest first). limit is the most that are answered,
-// 1 to 10000, 1000 unless given. after continues behind an earlier answer's Next, or behind a host. local asks this node alone.
+// prefix keeps the hosts that begin with it. sort is a field's name: "host" (the default,
+// ascending), or "in_use", "granted", "waiting", "admitted_total", "rejected_total" (the largest
+// first). limit is the most that are answered, 1 to 10000, 1000 unless given. after continues
+// behind an earlier answer's Next, or behind a host. local asks this node alone.
 type Hosts struct {
 	Hosts []Host `json:"hosts"`
 	// Next, when there are more, is what to send as after for them.
@@ -31,8 +32,8 @@ type Unreachable struct {
 	Error string `json:"error"`
 }
 
-// Host is what is counted under one name: a host, a host with a port where a limit names it, or the pattern of a
-// shared limit. The numbers beside Nodes are the sums over them.
+// Host is what is counted under one name: a host, a host with a port where a limit names it, or the
+// pattern of a shared limit. The numbers beside Nodes are the sums over them.
 type Host struct {
 	Host string `json:"host"`
 	Use
@@ -96,12 +97,14 @@ type listing struct {
 	local  bool
 }
 
-// cursor is where a page ended: the last host and, unless hosts are sorted by name, the number it was sorted by.
+// cursor is where a page ended: the last host and, unless hosts are sorted by name, the number it
+// was sorted by.
 type cursor struct {
 	set   bool
 	count uint64
 	host  string
-	// now: the number is the host's as it is by now. The client sent the host alone, as from the list that it was shown.
+	// now: the number is the host's as it is by now. The client sent the host alone, as from the
+	// list that it was shown.
 	now bool
 }
 
@@ -218,7 +221,8 @@ func (s *Server) hosts(r *http.Request, peer bool) (answer, error) {
 	return answer{body: body}, nil
 }
 
-// host answers GET /v1/hosts/{host}[?local=true]. A host that nobody has used is shown with the limit that would apply.
+// host answers GET /v1/hosts/{host}[?local=true]. A host that nobody has used is shown with the
+// limit that would apply.
 func (s *Server) host(r *http.Request, peer bool) (answer, error) {
 	q, err := query(r, "local")
 	if err != nil {
@@ -240,8 +244,8 @@ func (s *Server) host(r *http.Request, peer bool) (answer, error) {
 	return answer{body: h}, nil
 }
 
-// hostUse finds this node's use of what counts a host, a host with a port, or the pattern of a limit that is shared (or
-// was, and is still in use). Without any use it is zero.
+// hostUse finds this node's use of what counts a host, a host with a port, or the pattern of a
+// limit that is shared (or was, and is still in use). Without any use it is zero.
 func (s *Server) hostUse(t *fsm.Table, name string) (HostUse, error) {
 	target, err := fsm.ParseHost(name)
 	if err != nil {

@@ -114,7 +114,8 @@ func TestOneHost(t *testing.T) {
 	refused(t, a.do(try{method: "GET", path: pathHosts + "/x.org?local=perhaps"}), 400, "local")
 }
 
-// Whatever the order and the page's size, the pages together are all hosts, once each, in that order.
+// Whatever the order and the page's size, the pages together are all hosts, once each, in that
+// order.
 func TestHostPages(t *testing.T) {
 	b := newBench(t, Config{}, "a", "b", "c")
 	for i := range 24 {

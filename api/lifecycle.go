@@ -5,8 +5,9 @@ import (
 	"net/http"
 )
 
-// Started answers POST /v1/drain and POST /v1/leave, with 202: they have begun. GET /v1/status shows their progress; a node
-// that has left stops answering. It also answers DELETE /v1/drain, with 200: draining has ended.
+// Started answers POST /v1/drain and POST /v1/leave, with 202: they have begun. GET /v1/status
+// shows their progress; a node that has left stops answering. It also answers DELETE /v1/drain,
+// with 200: draining has ended.
 type Started struct {
 	Node     string `json:"node"`
 	Draining bool   `json:"draining"`
@@ -17,21 +18,24 @@ type Started struct {
 
 // Reloaded answers POST /v1/reload.
 type Reloaded struct {
-	// Applied and NeedRestart name the settings that differ from the running ones, such as "proxy.listen".
+	// Applied and NeedRestart name the settings that differ from the running ones, such as
+	// "proxy.listen".
 	Applied     []string `json:"applied"`
 	NeedRestart []string `json:"need_restart"`
 }
 
-// Lifecycle acts on the node as a whole. Drain and Leave return when they have started, and do nothing when they had.
+// Lifecycle acts on the node as a whole. Drain and Leave return when they have started, and do
+// nothing when they had.
 type Lifecycle interface {
 	// Drain makes the node refuse new work and lets its connections end.
 	Drain(ctx context.Context) error
-	// Undrain makes a node that drains take new work again, and does nothing to any other. One that leaves or stops can't: that
-	// is ErrConflict.
+	// Undrain makes a node that drains take new work again, and does nothing to any other. One that
+	// leaves or stops can't: that is ErrConflict.
 	Undrain(ctx context.Context) error
 	// Leave takes the node out of the cluster for good, after draining, and then ends the process.
 	Leave(ctx context.Context) error
-	// Reload reads the configuration again; one that is wrong changes nothing and is ErrInvalidConfig, with the positions.
+	// Reload reads the configuration again; one that is wrong changes nothing and is
+	// ErrInvalidConfig, with the positions.
 	Reload(ctx context.Context) (Reloaded, error)
 }
 

@@ -17,8 +17,9 @@ import (
 
 // Limit is one limit, in answers and in the bodies of writes.
 //
-// In the body of PUT /v1/limits/host/{pattern} no field is required; Pattern, when given, must be the path's. Source
-// and ModifyIndex are ignored in bodies, so that what was read can be written back.
+// In the body of PUT /v1/limits/host/{pattern} no field is required; Pattern, when given, must be
+// the path's. Source and ModifyIndex are ignored in bodies, so that what was read can be written
+// back.
 type Limit struct {
 	Pattern string `json:"pattern"` // canonical in answers
 	// Connections is the most concurrent upstream connections: 0 blocks; null or absent, no cap.
@@ -56,14 +57,15 @@ type LimitWritten struct {
 type LimitDeleted struct {
 	Index   uint64 `json:"index"`
 	Pattern string `json:"pattern"`
-	// Uncovered is the config's limit with this pattern, which holds again; null when there is none.
+	// Uncovered is the config's limit with this pattern, which holds again; null when there is
+	// none.
 	Uncovered *Limit `json:"uncovered"`
 }
 
 // LimitsReplaced answers PUT /v1/limits.
 type LimitsReplaced struct {
-	// Index is the write's log index; of a dry run, that of the table compared with: its ETag in an If-Match makes sure
-	// that the write which follows does what was shown.
+	// Index is the write's log index; of a dry run, that of the table compared with: its ETag in an
+	// If-Match makes sure that the write which follows does what was shown.
 	Index   uint64   `json:"index"`
 	DryRun  bool     `json:"dry_run"`
 	Changes []Change `json:"changes"` // sorted by pattern; empty, not null
@@ -291,7 +293,8 @@ func (s *Server) replaceConfigLimits(_ *http.Request, body []byte) (commit, erro
 		return nil, err
 	}
 	return func(ctx context.Context) (answer, error) {
-		// An entry that changes nothing would still be sent to every server, and cost the size of the whole list.
+		// An entry that changes nothing would still be sent to every server, and cost the size of
+		// the whole list.
 		if now, ok := s.deps.Log.ConfigLimits(ctx); ok && sameLimits(now, ls) {
 			t := s.deps.Log.Committed()
 			return answer{body: configReplaced{Index: t.Index}, index: t.Index, table: t.Index}, nil
@@ -331,9 +334,10 @@ func sameLimits(a, b []fsm.Limit) bool {
 	return true
 }
 
-// ReplaceConfigLimits makes limits the cluster's config limits, through the leader, and reports whether that changed
-// any. Limits that the cluster has already are not written again. Its errors are those of [Log], [ErrNoLeader],
-// [ErrNotVisible] as a *[Problem], the leader's *[Problem], or [fsm.ErrInvalid].
+// ReplaceConfigLimits makes limits the cluster's config limits, through the leader, and reports
+// whether that changed any. Limits that the cluster has already are not written again. Its errors
+// are those of [Log], [ErrNoLeader], [ErrNotVisible] as a *[Problem], the leader's *[Problem], or
+// [fsm.ErrInvalid].
 func (s *Server) ReplaceConfigLimits(ctx context.Context, limits []fsm.Limit) (changed bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.WriteTimeout)
 	defer cancel()
@@ -380,8 +384,8 @@ func (s *Server) propose(ctx context.Context, c fsm.Command) (uint64, fsm.Result
 	return index, res, err
 }
 
-// visibleAt is the table index from which on a write is visible. One that changed nothing is visible with whatever it
-// was compared with, which the committed table t, read after it, includes.
+// visibleAt is the table index from which on a write is visible. One that changed nothing is
+// visible with whatever it was compared with, which the committed table t, read after it, includes.
 func visibleAt(index uint64, res fsm.Result, t *fsm.Table) uint64 {
 	if res.Changed {
 		return index
@@ -434,7 +438,8 @@ func changeOf(t *fsm.Table, p fsm.Pattern, after *fsm.Limit) Change {
 	return c
 }
 
-// parseLimits reads the body that replaces all limits. The list must be there: an empty object must not delete all.
+// parseLimits reads the body that replaces all limits. The list must be there: an empty object must
+// not delete all.
 func parseLimits(body []byte, source fsm.Source, evict bool) ([]fsm.Limit, error) {
 	o, err := parseBody(body)
 	if err != nil {
@@ -471,7 +476,8 @@ func parseLimits(body []byte, source fsm.Source, evict bool) ([]fsm.Limit, error
 	return ls, nil
 }
 
-// parseLimit reads one limit. The pattern is the one given, which the body may repeat, or else the body's.
+// parseLimit reads one limit. The pattern is the one given, which the body may repeat, or else the
+// body's.
 func parseLimit(o *object, given *fsm.Pattern) (fsm.Limit, error) {
 	l := fsm.Limit{Connections: fsm.Unlimited}
 	if err := o.only("pattern", "connections", "queue", "shared", "source", "modify_index", "index"); err != nil {
@@ -585,7 +591,8 @@ func parseCondition(r *http.Request) (condition, error) {
 	return c, nil
 }
 
-// tagIndex is the index in a tag of ours. Others, weak ones too (If-Match compares strongly), match nothing.
+// tagIndex is the index in a tag of ours. Others, weak ones too (If-Match compares strongly), match
+// nothing.
 func tagIndex(tag string) uint64 {
 	n, err := strconv.ParseUint(strings.Trim(tag, `"`), 10, 64)
 	if err != nil || etag(n) != tag {
@@ -594,7 +601,8 @@ func tagIndex(tag string) uint64 {
 	return n
 }
 
-// forLimit is the condition as the log takes it. Of several tags the current one counts; the log checks it again.
+// forLimit is the condition as the log takes it. Of several tags the current one counts; the log
+// checks it again.
 func (c condition) forLimit(t *fsm.Table, p fsm.Pattern) fsm.Precondition {
 	pre := fsm.Precondition{MustExist: c.exists, MustNotExist: c.absent}
 	if l, ok := t.Get(p); ok {

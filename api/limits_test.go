@@ -160,7 +160,8 @@ func TestLimitRefusals(t *testing.T) {
 	}
 }
 
-// All limits at once may be up to 15 MiB, whichever node takes them: 100,000 of them and their queues are.
+// All limits at once may be up to 15 MiB, whichever node takes them: 100,000 of them and their
+// queues are.
 func TestReplaceManyLimits(t *testing.T) {
 	var body strings.Builder
 	body.WriteString(`{"limits":[`)

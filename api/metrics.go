@@ -17,7 +17,8 @@ type Measures struct {
 	GoVersion string
 	// Members counts the nodes that gossip knows by their health.
 	Members map[string]int
-	// Certificates tells, for each listener that speaks TLS ("rpc", "api", "proxy"), when the certificate in use ends.
+	// Certificates tells, for each listener that speaks TLS ("rpc", "api", "proxy"), when the
+	// certificate in use ends.
 	Certificates map[string]time.Time
 
 	Proxy   ProxyMeasures
@@ -55,8 +56,9 @@ type SessionMeasures struct {
 
 // ClusterMeasures are about the servers' common work.
 type ClusterMeasures struct {
-	// Reclaims are sessions whose slots came back while this node led, by why ("expired", "left", "taken_over"): how long
-	// each took from the node's last sign of life on. Every why is in it, on a server.
+	// Reclaims are sessions whose slots came back while this node led, by why ("expired", "left",
+	// "taken_over"): how long each took from the node's last sign of life on. Every why is in it,
+	// on a server.
 	Reclaims map[string]Distribution
 	// ReclaimedSlots are the slots, by the same.
 	ReclaimedSlots map[string]int64
@@ -74,8 +76,8 @@ type MetricSource interface {
 	Measures() Measures
 }
 
-// newMetrics makes the handler of /metrics. The registry is the server's own: nothing that a library registers for all
-// of the process appears in it.
+// newMetrics makes the handler of /metrics. The registry is the server's own: nothing that a
+// library registers for all of the process appears in it.
 func newMetrics(s *Server, hosts *hostPlaces) http.Handler {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(

@@ -39,7 +39,8 @@ type moment struct {
 // server reports whether the node holds Raft state.
 func (m *moment) server() bool { return m.status.Raft.State != "none" }
 
-// families lists every metric of weir's own. docs/metrics.md has the same list, which a test compares.
+// families lists every metric of weir's own. docs/metrics.md has the same list, which a test
+// compares.
 func families() []family {
 	return slices.Concat(nodeFamilies(), hostFamilies(), proxyFamilies(), dnsFamilies(), sessionFamilies(), raftFamilies(), memberFamilies())
 }

@@ -11,12 +11,12 @@ import (
 // otherHosts is the label of all hosts that have no place of their own.
 const otherHosts = "other"
 
-// hostPlaces bounds the hosts that metrics name: a proxy may see hundreds of thousands, and each would be a time series
-// of its own. So many have a place; the others are told as one, "other".
+// hostPlaces bounds the hosts that metrics name: a proxy may see hundreds of thousands, and each
+// would be a time series of its own. So many have a place; the others are told as one, "other".
 //
-// A place is kept for as long as the node knows the host, so that a series does not come and go with every reading. Hosts
-// with a limit go first, and take the places of those without. No counter ever falls: what is counted stays under the
-// name that the host had then.
+// A place is kept for as long as the node knows the host, so that a series does not come and go
+// with every reading. Hosts with a limit go first, and take the places of those without. No counter
+// ever falls: what is counted stays under the name that the host had then.
 type hostPlaces struct {
 	mu    sync.Mutex
 	most  int
@@ -54,7 +54,8 @@ func newHostPlaces(most int) *hostPlaces {
 	return &hostPlaces{most: most, named: map[string]*hostTotals{}, seen: map[string]hostTotals{}}
 }
 
-// setMost changes how many names there is room for; who has one too many is told under "other" from the next reading on.
+// setMost changes how many names there is room for; who has one too many is told under "other" from
+// the next reading on.
 func (h *hostPlaces) setMost(most int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

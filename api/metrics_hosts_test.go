@@ -89,7 +89,8 @@ func TestHostPlacesFewerAndMore(t *testing.T) {
 	}
 }
 
-// TestHostPlacesProperties: never more names than places, what is in use is told once and in full, and no series falls while it is there.
+// TestHostPlacesProperties: never more names than places, what is in use is told once and in full,
+// and no series falls while it is there.
 func TestHostPlacesProperties(t *testing.T) {
 	tables := []*fsm.Table{tableOf(t), tableOf(t, "h1", "h2", "h3"), tableOf(t, "*")}
 	rapid.Check(t, func(t *rapid.T) {

@@ -36,7 +36,8 @@ func (n *benchNode) Measures() Measures {
 	}
 }
 
-// metricsOf reads /metrics of a node: each sample's value by its name and labels, as they are written.
+// metricsOf reads /metrics of a node: each sample's value by its name and labels, as they are
+// written.
 func metricsOf(t *testing.T, n *benchNode) map[string]float64 {
 	t.Helper()
 	w := n.do(try{method: "GET", path: "/metrics"})
@@ -119,7 +120,8 @@ func TestMetricsTellTheNumbers(t *testing.T) {
 	}
 }
 
-// TestMetricsFormat has the official parser read the answer, and looks at the names and help as promtool does.
+// TestMetricsFormat has the official parser read the answer, and looks at the names and help as
+// promtool does.
 func TestMetricsFormat(t *testing.T) {
 	a := metricsBench(t, Config{MetricsHosts: 10})
 	w := a.do(try{method: "GET", path: "/metrics"})

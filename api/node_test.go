@@ -66,7 +66,8 @@ func TestConnections(t *testing.T) {
 	}
 }
 
-// TestConnectionPages: pages of any size, of one node or of all, are together what one answer without a limit is, in its order.
+// TestConnectionPages: pages of any size, of one node or of all, are together what one answer
+// without a limit is, in its order.
 func TestConnectionPages(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		b := newBench(t, Config{}, "a", "b", "c")
@@ -123,7 +124,8 @@ func TestConnectionPageBounds(t *testing.T) {
 	}
 }
 
-// A field that a call does not know is refused, not swallowed: who sends it expects something of it.
+// A field that a call does not know is refused, not swallowed: who sends it expects something of
+// it.
 func TestCallsWithoutFieldsRefuseThem(t *testing.T) {
 	for _, k := range []try{
 		{method: "POST", path: "/v1/drain"}, {method: "DELETE", path: "/v1/drain"}, {method: "POST", path: "/v1/leave"},

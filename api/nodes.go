@@ -9,7 +9,8 @@ import (
 
 // Nodes answers GET /v1/nodes.
 type Nodes struct {
-	// View names the node whose view this is: the leader's, where it answers, because it alone knows the sessions.
+	// View names the node whose view this is: the leader's, where it answers, because it alone
+	// knows the sessions.
 	View  string `json:"view"`
 	Nodes []Node `json:"nodes"` // sorted by name
 }
@@ -23,7 +24,8 @@ type Node struct {
 	Session string `json:"session"` // "live", "fenced", "expired" or "none"
 	// Draining: its proxy takes no new work.
 	Draining bool `json:"draining"`
-	// ReclaimIn is the time until the node's slots are given to others; null while nothing is reclaimed.
+	// ReclaimIn is the time until the node's slots are given to others; null while nothing is
+	// reclaimed.
 	ReclaimIn *Duration `json:"reclaim_in"`
 	Version   string    `json:"version"`
 	Addresses Addresses `json:"addresses"`

@@ -22,14 +22,16 @@ import (
 	validation "github.com/pb33f/libopenapi-validator/errors"
 )
 
-// contract checks requests and answers against openapi.json. Building it is costly, so the tests share one.
+// contract checks requests and answers against openapi.json. Building it is costly, so the tests
+// share one.
 var contract = sync.OnceValues(func() (validator.Validator, error) {
 	doc, err := libopenapi.NewDocument(openAPI)
 	if err != nil {
 		return nil, err
 	}
 	v, errs := validator.NewValidator(doc, config.WithStrictMode(), config.WithFormatAssertions(), config.WithoutSecurityValidation(),
-		// Strict mode takes no account of schemas without named properties; what is there is validated all the same.
+		// Strict mode takes no account of schemas without named properties; what is there is
+		// validated all the same.
 		config.WithStrictIgnorePaths("$.body.hosts[*].nodes.*", "$.body.nodes.*", "$.body.source.*"),
 		config.WithStrictIgnoredHeadersExtra("X-Content-Type-Options", "Access-Control-Request-Method", "Weir-Forwarded", "Weir-Client"))
 	if len(errs) > 0 {
@@ -64,7 +66,8 @@ func reasons(errs []*validation.ValidationError) string {
 	return b.String()
 }
 
-// checkAnswer reports how an answer differs from what openapi.json says; also, where the answer is a success, the request.
+// checkAnswer reports how an answer differs from what openapi.json says; also, where the answer is
+// a success, the request.
 func checkAnswer(t testing.TB, s *Server, k try, w *httptest.ResponseRecorder) {
 	t.Helper()
 	r := k.request()
@@ -97,7 +100,8 @@ func checkAnswer(t testing.TB, s *Server, k try, w *httptest.ResponseRecorder) {
 	}
 }
 
-// described is the path of a request's route, with a stand-in for its parameter; false where no route takes the method.
+// described is the path of a request's route, with a stand-in for its parameter; false where no
+// route takes the method.
 func described(s *Server, r *http.Request) (path string, ok bool) {
 	if r.Method == http.MethodHead || isTool(r.URL.Path) {
 		return "", false
@@ -180,7 +184,8 @@ func readSpec(t *testing.T) spec {
 	return s
 }
 
-// isTool reports whether a path is for browsers and Go's tools, whose answers are theirs and not the contract's.
+// isTool reports whether a path is for browsers and Go's tools, whose answers are theirs and not
+// the contract's.
 func isTool(path string) bool {
 	return path == "/" || path == "/ui" || strings.HasPrefix(path, "/ui/") || strings.HasPrefix(path, "/debug/")
 }
@@ -228,7 +233,8 @@ func bodies() []any {
 // requests are the schemas of what is read by hand, and so have no type.
 var requests = []string{"LimitInput", "LimitsInput"}
 
-// TestOpenAPIHasEveryField compares the schemas with the Go types: names, types, and whether a field may be missing or null.
+// TestOpenAPIHasEveryField compares the schemas with the Go types: names, types, and whether a
+// field may be missing or null.
 func TestOpenAPIHasEveryField(t *testing.T) {
 	s := readSpec(t)
 	want := map[string]string{"Duration": "string"}
@@ -344,7 +350,8 @@ func (s *schema) types() []string {
 	return append(many, "")[:max(1, len(many))]
 }
 
-// TestOpenAPIAnswers gets a success out of every operation that openapi.json describes; do compares the answers with it.
+// TestOpenAPIAnswers gets a success out of every operation that openapi.json describes; do compares
+// the answers with it.
 func TestOpenAPIAnswers(t *testing.T) {
 	b := newBench(t, Config{MetricsHosts: 2, Token: "secret"}, "a", "b")
 	a := b.nodes["a"]

@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// TestPageNeedsNoToken: a browser can't send one with an address that was typed; what the page then calls needs it.
+// TestPageNeedsNoToken: a browser can't send one with an address that was typed; what the page then
+// calls needs it.
 func TestPageNeedsNoToken(t *testing.T) {
 	a := newBench(t, Config{Token: "secret"}, "a").nodes["a"]
 	for _, path := range []string{"/ui/", "/ui/app.js", "/ui/style.css"} {

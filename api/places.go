@@ -11,16 +11,17 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// The bounds of the API's listener. They fit into what the proxy leaves the node (proxy/descriptors.go), so that Raft, gossip and the
-// log's files always have the rest, whatever strangers do before they have shown a token.
+// The bounds of the API's listener. They fit into what the proxy leaves the node
+// (proxy/descriptors.go), so that Raft, gossip and the log's files always have the rest, whatever
+// strangers do before they have shown a token.
 const (
 	maxConns        = 128
 	maxConnsPerAddr = 96          // of one address: the others keep some
 	placesLogEvery  = time.Minute // between two lines about connections that were turned away
 )
 
-// places are the listener's connections. When they run out, one that has no request under way gives way: the oldest of the address
-// that has the most. Where all are busy, the new one is closed.
+// places are the listener's connections. When they run out, one that has no request under way gives
+// way: the oldest of the address that has the most. Where all are busy, the new one is closed.
 type places struct {
 	total, perAddr int
 	log            hclog.Logger
@@ -116,7 +117,8 @@ func (p *places) take(c net.Conn, now time.Time) (*placedConn, bool) {
 	return placed, true
 }
 
-// busiest is the address with the most connections of which one has no request under way. The caller holds mu.
+// busiest is the address with the most connections of which one has no request under way. The
+// caller holds mu.
 func (p *places) busiest() (most netip.Addr) {
 	n := 0
 	for addr, conns := range p.of {

@@ -24,8 +24,9 @@ type sourceConn struct {
 func (c *sourceConn) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.ParseIP(c.from), Port: 9} }
 func (c *sourceConn) Close() error         { c.closed = true; return nil }
 
-// TestPlaces opens connections, written as their addresses, some of them with a request under way ("+"), and says which are closed
-// to make room. The bounds are six in all and four for each address.
+// TestPlaces opens connections, written as their addresses, some of them with a request under way
+// ("+"), and says which are closed to make room. The bounds are six in all and four for each
+// address.
 func TestPlaces(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -74,7 +75,8 @@ func TestPlaces(t *testing.T) {
 	}
 }
 
-// TestPlacesAreGivenBack: closing twice frees one place, and nothing is kept of addresses that are gone.
+// TestPlacesAreGivenBack: closing twice frees one place, and nothing is kept of addresses that are
+// gone.
 func TestPlacesAreGivenBack(t *testing.T) {
 	p := newPlaces(2, 2, hclog.NewNullLogger())
 	for range 100 {
@@ -94,8 +96,8 @@ func TestPlacesAreGivenBack(t *testing.T) {
 	}
 }
 
-// TestIdleConnectionsDontShutTheAPI: a stranger's idle connections are bounded, cost one log line, and leave the API to those that ask,
-// from other addresses and from its own.
+// TestIdleConnectionsDontShutTheAPI: a stranger's idle connections are bounded, cost one log line,
+// and leave the API to those that ask, from other addresses and from its own.
 func TestIdleConnectionsDontShutTheAPI(t *testing.T) {
 	b := newBench(t, Config{Token: "secret"}, "a")
 	server := b.nodes["a"].server

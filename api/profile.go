@@ -14,11 +14,13 @@ import (
 	"time"
 )
 
-// pathProfiles lists what can be profiled; the names are those of net/http/pprof, which isn't used because it puts itself
-// into http.DefaultServeMux, asks for no token, and answers errors in plain text.
+// pathProfiles lists what can be profiled; the names are those of net/http/pprof, which isn't used
+// because it puts itself into http.DefaultServeMux, asks for no token, and answers errors in plain
+// text.
 const pathProfiles = "/debug/pprof/"
 
-// Profiles that take time are taken for so many seconds; WriteTimeout ends an answer after a minute.
+// Profiles that take time are taken for so many seconds; WriteTimeout ends an answer after a
+// minute.
 const (
 	profileSeconds     = 30
 	maxProfileSeconds  = 50

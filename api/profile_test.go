@@ -10,7 +10,8 @@ import (
 	"testing"
 )
 
-// Profiles are for who has shown the token that may do everything, and for nobody where there is none.
+// Profiles are for who has shown the token that may do everything, and for nobody where there is
+// none.
 func TestProfilesNeedTheToken(t *testing.T) {
 	for _, c := range []struct {
 		cfg    Config

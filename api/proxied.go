@@ -9,9 +9,10 @@ import (
 	"sync"
 )
 
-// A worker that reaches the API through a proxy of the cluster comes from a node's address, and with a listener on loopback
-// needs no token. The proxies don't connect workers to the API, but an address translation on the way can hide that it is
-// the API. So it refuses what it can tell to have come through a proxy.
+// A worker that reaches the API through a proxy of the cluster comes from a node's address, and
+// with a listener on loopback needs no token. The proxies don't connect workers to the API, but an
+// address translation on the way can hide that it is the API. So it refuses what it can tell to
+// have come through a proxy.
 
 // ProxySource knows the cluster's proxies.
 type ProxySource interface {
@@ -50,8 +51,8 @@ func (s *Server) checkDirect(r *http.Request) error {
 
 type originKey struct{}
 
-// origin is where a connection comes from, which is found out at its first request: a proxy knows its own connections
-// before it sends anything over them.
+// origin is where a connection comes from, which is found out at its first request: a proxy knows
+// its own connections before it sends anything over them.
 type origin struct {
 	client net.Addr
 

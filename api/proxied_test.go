@@ -51,7 +51,8 @@ func TestRequestsThroughProxies(t *testing.T) {
 	}
 }
 
-// A connection that the node's own proxy has made is refused at each request, and the proxy is asked once.
+// A connection that the node's own proxy has made is refused at each request, and the proxy is
+// asked once.
 func TestConnectionsOfTheProxy(t *testing.T) {
 	a := newBench(t, Config{}, "a").nodes["a"]
 	proxies := new(someProxies)

@@ -38,18 +38,21 @@ type RaftTransferred struct {
 	To   string `json:"to,omitempty"` // as asked
 }
 
-// Raft operates the consensus group. RemovePeer and Transfer are called on the leader; elsewhere they answer
-// ErrNotLeader. An unknown name is ErrNotFound; what would cost the quorum is ErrConflict.
+// Raft operates the consensus group. RemovePeer and Transfer are called on the leader; elsewhere
+// they answer ErrNotLeader. An unknown name is ErrNotFound; what would cost the quorum is
+// ErrConflict.
 type Raft interface {
 	// RaftPeers lists the group as this node knows it; ErrNoRaft on a proxy.
 	RaftPeers() ([]RaftPeer, error)
 	// RemovePeer takes a peer out of the group, dead or alive.
 	RemovePeer(ctx context.Context, name string) error
-	// TransferLeadership hands over to the peer named, or with "" to the one that is furthest, and returns when it leads.
+	// TransferLeadership hands over to the peer named, or with "" to the one that is furthest, and
+	// returns when it leads.
 	TransferLeadership(ctx context.Context, to string) error
 }
 
-// raftPeers is answered by any server from its own state, so that it works without a leader; a proxy asks the leader.
+// raftPeers is answered by any server from its own state, so that it works without a leader; a
+// proxy asks the leader.
 func (s *Server) raftPeers(r *http.Request, own bool) (answer, error) {
 	if _, err := query(r); err != nil {
 		return answer{}, err

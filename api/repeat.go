@@ -8,18 +8,23 @@ import (
 	"github.com/weirproxy/weir/fsm"
 )
 
-// A write that is repeated because nobody knows what became of it must not take effect twice: between the two, others may have
-// seen it, and written something else, which the second would undo. So the leader carries a repeated write out only if nobody
-// has written since the node that took it first tried, or if what is there is what it asks for. Otherwise the outcome stays unknown.
+// A write that is repeated because nobody knows what became of it must not take effect twice:
+// between the two, others may have seen it, and written something else, which the second would
+// undo. So the leader carries a repeated write out only if nobody has written since the node that
+// took it first tried, or if what is there is what it asks for. Otherwise the outcome stays
+// unknown.
 //
-// The node says how new the limits were that it knew then; that it may have been behind only makes it say unknown more often.
+// The node says how new the limits were that it knew then; that it may have been behind only makes
+// it say unknown more often.
 
-// headerRepeat marks, between nodes, a write that is repeated. Its value is an index of the table of limits.
+// headerRepeat marks, between nodes, a write that is repeated. Its value is an index of the table
+// of limits.
 const headerRepeat = "Weir-Repeat"
 
 type repeatKey struct{}
 
-// withRepeat marks the writes made with the context as repeated, by a node that knew the limits up to an index.
+// withRepeat marks the writes made with the context as repeated, by a node that knew the limits up
+// to an index.
 func withRepeat(ctx context.Context, known uint64) context.Context {
 	return context.WithValue(ctx, repeatKey{}, known)
 }
@@ -39,8 +44,9 @@ func repeated(ctx context.Context) (known uint64, ok bool) {
 	return known, ok
 }
 
-// repeatLimit is the condition under which a repeated write of one limit can't undo another's: t is what is committed. A pattern
-// without a limit has no index that the log could compare: the first attempt may be about to be applied, and a delete after it.
+// repeatLimit is the condition under which a repeated write of one limit can't undo another's: t is
+// what is committed. A pattern without a limit has no index that the log could compare: the first
+// attempt may be about to be applied, and a delete after it.
 func repeatLimit(t *fsm.Table, l *fsm.Limit, known uint64) (fsm.Precondition, error) {
 	if now, ok := t.Get(l.Pattern); ok && (now.ModifyIndex <= known || sameLimit(now, l)) {
 		return fsm.Precondition{MatchIndex: &now.ModifyIndex}, nil

@@ -49,19 +49,21 @@ type Config struct {
 	Node string
 	// Hosts are the names, beyond localhost, Node and address literals, that Host may carry.
 	Hosts []string
-	// Token may do everything, ReadToken may only read. Both empty: everybody may do everything, which is for
-	// loopback alone. [Server.SetTokens] changes them.
+	// Token may do everything, ReadToken may only read. Both empty: everybody may do everything,
+	// which is for loopback alone. [Server.SetTokens] changes them.
 	Token, ReadToken string
-	// TLS, where set, is what the listener speaks: HTTP/2 and HTTP/1.1, as the client likes. nil: plain HTTP.
+	// TLS, where set, is what the listener speaks: HTTP/2 and HTTP/1.1, as the client likes. nil:
+	// plain HTTP.
 	TLS *tls.Config
-	// WriteTimeout bounds a write from its arrival until it is visible here, searching for a leader included. Raising
-	// it outlasts longer elections; lowering it gives clients their 503 sooner. 0: 5 s.
+	// WriteTimeout bounds a write from its arrival until it is visible here, searching for a leader
+	// included. Raising it outlasts longer elections; lowering it gives clients their 503 sooner.
+	// 0: 5 s.
 	WriteTimeout time.Duration
-	// PeerTimeout bounds what a read waits for other nodes. Raising it shows slow nodes' use; lowering it answers
-	// sooner when nodes are down. 0: 2 s.
+	// PeerTimeout bounds what a read waits for other nodes. Raising it shows slow nodes' use;
+	// lowering it answers sooner when nodes are down. 0: 2 s.
 	PeerTimeout time.Duration
-	// MetricsHosts is how many hosts /metrics names; all others are told as one. Each is six time series for every
-	// node. 0 names none. [Server.SetMetricsHosts] changes it.
+	// MetricsHosts is how many hosts /metrics names; all others are told as one. Each is six time
+	// series for every node. 0 names none. [Server.SetMetricsHosts] changes it.
 	MetricsHosts int
 }
 
@@ -166,8 +168,8 @@ func (s *Server) check(r *http.Request) error {
 	return s.guard.check(r)
 }
 
-// PeerHandler is the part of the API that nodes ask of each other. It knows no token and no Host: it belongs on a port
-// that only nodes reach.
+// PeerHandler is the part of the API that nodes ask of each other. It knows no token and no Host:
+// it belongs on a port that only nodes reach.
 func (s *Server) PeerHandler() http.Handler {
 	open := func(*http.Request) error { return nil }
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -199,8 +201,8 @@ func withProtocols(c *tls.Config) *tls.Config {
 	return c
 }
 
-// Shutdown closes the listener and waits for requests under way; when ctx ends they are cut off, and its error is
-// returned.
+// Shutdown closes the listener and waits for requests under way; when ctx ends they are cut off,
+// and its error is returned.
 func (s *Server) Shutdown(ctx context.Context) error {
 	defer s.cancel()
 	s.watcher.close() // or the streams would never end

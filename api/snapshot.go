@@ -26,7 +26,8 @@ const (
 	maxRestored = 15 << 20
 	// snapshotPatience is how long either side of a snapshot may stand still.
 	snapshotPatience = 30 * time.Second
-	// restoreTimeout bounds a restore once its snapshot is here. An entry of this size takes longer than others.
+	// restoreTimeout bounds a restore once its snapshot is here. An entry of this size takes longer
+	// than others.
 	restoreTimeout = 30 * time.Second
 )
 
@@ -35,7 +36,8 @@ type SnapshotRestored struct {
 	Index uint64 `json:"index"` // the write's log index
 	// Limits are those that the snapshot has, in both layers.
 	Limits int `json:"limits"`
-	// Added, Changed and Removed count the limits that hold now, and did not before, or otherwise, or hold no more.
+	// Added, Changed and Removed count the limits that hold now, and did not before, or otherwise,
+	// or hold no more.
 	Added   int `json:"added"`
 	Changed int `json:"changed"`
 	Removed int `json:"removed"`
@@ -50,7 +52,8 @@ type Snapshots interface {
 // LimitOf is a limit as the API tells it.
 func LimitOf(l *fsm.Limit) Limit { return wireLimit(l) }
 
-// snapshotEndpoints: nodes restore through restored-limits, so that a whole snapshot goes over the network once.
+// snapshotEndpoints: nodes restore through restored-limits, so that a whole snapshot goes over the
+// network once.
 func (s *Server) snapshotEndpoints(peer bool) map[string]endpoint {
 	e := map[string]endpoint{"GET": s.saveSnapshot(peer)}
 	if !peer {
@@ -59,7 +62,8 @@ func (s *Server) snapshotEndpoints(peer bool) map[string]endpoint {
 	return e
 }
 
-// saveSnapshot answers GET /v1/snapshot: the leader's state, or while nobody leads, that of a server which can be reached.
+// saveSnapshot answers GET /v1/snapshot: the leader's state, or while nobody leads, that of a
+// server which can be reached.
 func (s *Server) saveSnapshot(peer bool) endpoint {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		if _, err := query(r); err != nil {
@@ -116,7 +120,8 @@ func snapshotHeaders(h http.Header, index string) {
 	h.Set(HeaderIndex, index)
 }
 
-// relaySnapshot passes on another node's, as it comes; false where nothing came, and another may be tried.
+// relaySnapshot passes on another node's, as it comes; false where nothing came, and another may be
+// tried.
 func (s *Server) relaySnapshot(w http.ResponseWriter, r *http.Request, rt http.RoundTripper) (bool, error) {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
@@ -145,8 +150,8 @@ func (s *Server) relaySnapshot(w http.ResponseWriter, r *http.Request, rt http.R
 	return true, nil
 }
 
-// restoreSnapshot answers PUT /v1/snapshot: it makes the limits of both layers the snapshot's, in one entry of the log.
-// Sessions and grants stay as they are, and so do the settings.
+// restoreSnapshot answers PUT /v1/snapshot: it makes the limits of both layers the snapshot's, in
+// one entry of the log. Sessions and grants stay as they are, and so do the settings.
 func (s *Server) restoreSnapshot(w http.ResponseWriter, r *http.Request) error {
 	if _, err := query(r); err != nil {
 		return err
@@ -187,7 +192,8 @@ func (s *Server) restoreSnapshot(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// restoring is the command for a snapshot's limits. That one once asked for an eviction is no reason to evict again.
+// restoring is the command for a snapshot's limits. That one once asked for an eviction is no
+// reason to evict again.
 func restoring(limits []fsm.Limit) *fsm.RestoreLimits {
 	limits = slices.Clone(limits)
 	for i := range limits {
@@ -287,8 +293,8 @@ func (p progress) Read(b []byte) (int, error) {
 	return p.r.Read(b)
 }
 
-// SaveSnapshot writes the cluster's state to w, as it comes: check it with [fsm.ReadSummary] before relying on it. It returns
-// the log index that the state has.
+// SaveSnapshot writes the cluster's state to w, as it comes: check it with [fsm.ReadSummary] before
+// relying on it. It returns the log index that the state has.
 func (c *Client) SaveSnapshot(ctx context.Context, w io.Writer) (index uint64, err error) {
 	req, err := c.request(ctx, call{method: http.MethodGet, path: pathSnapshot})
 	if err != nil {

@@ -32,7 +32,8 @@ func (n *benchNode) restore(file string) *httptest.ResponseRecorder {
 	return n.do(try{method: "PUT", path: pathSnapshot, body: file, header: map[string]string{"Content-Type": snapshotType}})
 }
 
-// TestSnapshotRestore: whichever node takes it, both layers become what they were, and sessions and grants stay.
+// TestSnapshotRestore: whichever node takes it, both layers become what they were, and sessions and
+// grants stay.
 func TestSnapshotRestore(t *testing.T) {
 	for _, through := range []string{"a", "b", "p"} {
 		t.Run(through, func(t *testing.T) {
@@ -75,7 +76,8 @@ func inWords(l Limits) string {
 	return "[" + strings.Join(words, ", ") + "]"
 }
 
-// TestSnapshotIsRelayedWhereTheLeaderIsGone: a server answers from its own state, a proxy asks a server that lives.
+// TestSnapshotIsRelayedWhereTheLeaderIsGone: a server answers from its own state, a proxy asks a
+// server that lives.
 func TestSnapshotIsRelayedWhereTheLeaderIsGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, Config{}, "a", "b", "c", "p")
@@ -130,7 +132,8 @@ func TestSnapshotThatIsRefused(t *testing.T) {
 	refused(t, w, 413, "longer than")
 }
 
-// TestSnapshotWithTooManyLimits: more than one log entry takes is refused before anything is written.
+// TestSnapshotWithTooManyLimits: more than one log entry takes is refused before anything is
+// written.
 func TestSnapshotWithTooManyLimits(t *testing.T) {
 	long := strings.Repeat(strings.Repeat("x", 60)+".", 3) + "example.com"
 	limits := make([]fsm.Limit, 70_000)
@@ -150,7 +153,8 @@ func TestSnapshotWithTooManyLimits(t *testing.T) {
 	}
 }
 
-// TestSnapshotRestoreIsRepeatedOnce: the answer to the first attempt is lost, and the second finds that all is done.
+// TestSnapshotRestoreIsRepeatedOnce: the answer to the first attempt is lost, and the second finds
+// that all is done.
 func TestSnapshotRestoreIsRepeatedOnce(t *testing.T) {
 	b := newBench(t, Config{}, "a", "b")
 	b.put("x.org", 5)
@@ -194,7 +198,8 @@ func TestClientSnapshot(t *testing.T) {
 	}
 }
 
-// TestClientNoticesASnapshotThatBreaksOff: a connection that ends in the middle is an error, not a short snapshot.
+// TestClientNoticesASnapshotThatBreaksOff: a connection that ends in the middle is an error, not a
+// short snapshot.
 func TestClientNoticesASnapshotThatBreaksOff(t *testing.T) {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		snapshotHeaders(w.Header(), "3")

@@ -15,7 +15,8 @@ type Status struct {
 	Ready   bool          `json:"ready"`  // able to admit: see /readyz
 	Session SessionStatus `json:"session"`
 	Raft    RaftStatus    `json:"raft"`
-	// ConfigDisagreements names the nodes whose lease.ttl or limits differ in config from what the cluster has.
+	// ConfigDisagreements names the nodes whose lease.ttl or limits differ in config from what the
+	// cluster has.
 	ConfigDisagreements []string `json:"config_disagreements"`
 
 	// Beyond the contract's minimum, for the command line.
@@ -29,7 +30,8 @@ type Status struct {
 	// ProxyTLS: the proxy speaks TLS to workers.
 	ProxyTLS bool   `json:"proxy_tls,omitempty"`
 	APIAddr  string `json:"api_addr"`
-	// DiskFull: the node can't write its log until there is room, or its file system is writable again.
+	// DiskFull: the node can't write its log until there is room, or its file system is writable
+	// again.
 	DiskFull bool `json:"disk_full"`
 	// DiskStalled: the node's log is being written to, and that takes too long.
 	DiskStalled bool `json:"disk_stalled"`

@@ -40,7 +40,8 @@ func loopbackTLS(t *testing.T) (tls.Certificate, *x509.CertPool) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, roots
 }
 
-// TestServeTLS: everything is answered over TLS as it is without, in HTTP/2 and HTTP/1.1, streams and profiles too; and nothing without.
+// TestServeTLS: everything is answered over TLS as it is without, in HTTP/2 and HTTP/1.1, streams
+// and profiles too; and nothing without.
 func TestServeTLS(t *testing.T) {
 	pair, roots := loopbackTLS(t)
 	n := newBench(t, Config{Token: "w", TLS: &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}}}, "a").nodes["a"]

@@ -21,9 +21,9 @@ import (
 	"github.com/weirproxy/weir/fsm"
 )
 
-// bench is a cluster in memory: the real state machine, a log that is one counter, and nodes whose peer handlers reach
-// each other by function call. A node's view, the leader's too, moves only in WaitTable, so that a server which forgets to wait
-// shows stale limits.
+// bench is a cluster in memory: the real state machine, a log that is one counter, and nodes whose
+// peer handlers reach each other by function call. A node's view, the leader's too, moves only in
+// WaitTable, so that a server which forgets to wait shows stale limits.
 type bench struct {
 	t      testing.TB
 	mu     sync.Mutex

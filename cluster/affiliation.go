@@ -19,11 +19,11 @@ const (
 )
 
 // affiliation is which cluster this node is of. A node is of one cluster for good: it is undecided
-// until it has reached a member through its own configuration, or has the id from the log or from its
-// first session. From then on it has nothing to do with members of any other cluster.
+// until it has reached a member through its own configuration, or has the id from the log or from
+// its first session. From then on it has nothing to do with members of any other cluster.
 //
-// The id is settled once the log or a session has confirmed it, and then kept in the data directory.
-// Before, it is what the node's cluster.join led to, for the life of the process.
+// The id is settled once the log or a session has confirmed it, and then kept in the data
+// directory. Before, it is what the node's cluster.join led to, for the life of the process.
 type affiliation struct {
 	// seed says that cluster.join is empty: such a node is found by others, and follows the first
 	// cluster that dials it.
@@ -38,7 +38,8 @@ type affiliation struct {
 	settled bool
 }
 
-// errUndecided refuses a cluster's member while one of the two nodes has yet to find its own cluster.
+// errUndecided refuses a cluster's member while one of the two nodes has yet to find its own
+// cluster.
 var errUndecided = errors.New("one of the two nodes is of no cluster yet: it has reached no member through its own cluster.join")
 
 // cluster is the id; "" while undecided.

@@ -68,7 +68,8 @@ func (f *appliedFSM) wait(ctx context.Context, index uint64) error {
 	}
 }
 
-// WaitApplied returns once this server's FSM has applied the proposed entry at index, and all before it.
+// WaitApplied returns once this server's FSM has applied the proposed entry at index, and all
+// before it.
 func (c *Cluster) WaitApplied(ctx context.Context, index uint64) error {
 	if c.raft == nil {
 		return ErrNoRaft

@@ -22,11 +22,13 @@ const (
 	pledgeTimeout    = 2 * time.Second
 	bootstrapRemind  = 15 * time.Second
 	maxPledgeServers = 64
-	// listenFirst is how long a server that would form a cluster alone listens first. A leader, or a server that would be one,
-	// dials each voter at least every 1.5 s: whoever is alive of a cluster that counts on this server is heard in that time.
-	// Longer makes the first start of a lone server slower.
+	// listenFirst is how long a server that would form a cluster alone listens first. A leader, or
+	// a server that would be one, dials each voter at least every 1.5 s: whoever is alive of a
+	// cluster that counts on this server is heard in that time. Longer makes the first start of a
+	// lone server slower.
 	listenFirst = 2 * time.Second
-	// heardFor is how long a member of another cluster that has dialled a server keeps it from forming its own.
+	// heardFor is how long a member of another cluster that has dialled a server keeps it from
+	// forming its own.
 	heardFor = 15 * time.Second
 )
 
@@ -48,8 +50,8 @@ type ballot struct {
 	mu  sync.Mutex
 }
 
-// give pledges to a candidate, or returns the pledge that stands in the way. A candidate's newer round
-// replaces its older one.
+// give pledges to a candidate, or returns the pledge that stands in the way. A candidate's newer
+// round replaces its older one.
 func (b *ballot) give(p pledge) (held pledge, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -78,7 +80,8 @@ type bootstrapPlan struct {
 	wait    string   // why nothing happens yet
 }
 
-// planBootstrap decides, from gossip alone, whether this server should try to write the first configuration.
+// planBootstrap decides, from gossip alone, whether this server should try to write the first
+// configuration.
 func planBootstrap(self Member, all []Member, expect int) bootstrapPlan {
 	if self.Cluster != "" {
 		return bootstrapPlan{wait: fmt.Sprintf("this node is of cluster %s: waiting to be added to it", self.Cluster)}
@@ -124,14 +127,16 @@ type bootstrapper struct {
 	heardAt time.Time
 }
 
-// hear notes that a member of a cluster has dialled this server, which that member knows by its name or its address.
+// hear notes that a member of a cluster has dialled this server, which that member knows by its
+// name or its address.
 func (b *bootstrapper) hear(member string, now time.Time) {
 	b.heardMu.Lock()
 	defer b.heardMu.Unlock()
 	b.heard, b.heardAt = member, now
 }
 
-// mayFormAlone returns why this server, which sees no other that has no cluster, should not form one by itself yet; "": it may.
+// mayFormAlone returns why this server, which sees no other that has no cluster, should not form
+// one by itself yet; "": it may.
 func (b *bootstrapper) mayFormAlone(began, now time.Time) (wait string) {
 	b.heardMu.Lock()
 	defer b.heardMu.Unlock()
@@ -174,7 +179,8 @@ func (b *bootstrapper) run(ctx context.Context) {
 	b.c.log.Debug("this server has Raft state: nothing to bootstrap")
 }
 
-// attempt collects every server's pledge and then writes the configuration; otherwise it gives the pledges back.
+// attempt collects every server's pledge and then writes the configuration; otherwise it gives the
+// pledges back.
 func (b *bootstrapper) attempt(ctx context.Context, servers []Member) error {
 	p := pledge{Candidate: b.c.cfg.Data.ServerID(), Addr: b.c.RPCAddr(), Round: rand.Uint64() | 1}
 	b.setRound(p.Round)
@@ -232,8 +238,8 @@ func (b *bootstrapper) collect(ctx context.Context, p pledge, servers []Member) 
 	return group.Wait()
 }
 
-// write makes the configuration durable here, where nothing has arrived from elsewhere in the meantime. The lock
-// makes a question whether the round still binds wait for the outcome.
+// write makes the configuration durable here, where nothing has arrived from elsewhere in the
+// meantime. The lock makes a question whether the round still binds wait for the outcome.
 func (b *bootstrapper) write(servers []Member) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -255,7 +261,8 @@ func (b *bootstrapper) write(servers []Member) error {
 	return nil
 }
 
-// releaseAll gives the pledges back. One that can't be given back now is found to be void by its giver.
+// releaseAll gives the pledges back. One that can't be given back now is found to be void by its
+// giver.
 func (b *bootstrapper) releaseAll(ctx context.Context, p pledge, servers []Member) {
 	ctx, cancel := context.WithTimeout(ctx, pledgeTimeout)
 	defer cancel()
@@ -304,13 +311,14 @@ func (b *bootstrapper) pledgeTo(r *clusterpb.PledgeRequest) *clusterpb.PledgeRep
 	return &clusterpb.PledgeReply{Granted: true}
 }
 
-// binding reports whether pledges of a round still bind their givers: unless the round is over and no
-// configuration was written.
+// binding reports whether pledges of a round still bind their givers: unless the round is over and
+// no configuration was written.
 func (b *bootstrapper) binding(candidate string, round uint64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if candidate != b.c.cfg.Data.ServerID() {
-		// Under the same name, this server has been wiped since: what it had written is gone with it.
+		// Under the same name, this server has been wiped since: what it had written is gone with
+		// it.
 		return NameOf(candidate) != b.c.cfg.Name
 	}
 	return round == b.round || !b.c.raftIsEmpty()

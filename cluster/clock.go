@@ -36,7 +36,8 @@ func (r *reminder) due(text string) bool {
 // waiter is what Raft's futures have in common.
 type waiter interface{ Error() error }
 
-// await waits for a future, but not longer than the context. The future's own goroutine ends with Raft.
+// await waits for a future, but not longer than the context. The future's own goroutine ends with
+// Raft.
 func await(ctx context.Context, f waiter) error {
 	done := make(chan error, 1)
 	go func() { done <- f.Error() }()

@@ -61,7 +61,8 @@ type Cluster struct {
 	proposals *proposals
 	verifier  *verifier
 	muted     atomic.Bool // by the watchdog: followers are sent nothing
-	// superseded says that an older cluster counts on this server, which has formed another one alone: it leads nobody.
+	// superseded says that an older cluster counts on this server, which has formed another one
+	// alone: it leads nobody.
 	superseded atomic.Bool
 
 	leaderChanges atomic.Uint64
@@ -75,7 +76,8 @@ type Cluster struct {
 	leaderKick chan struct{} // gossip may tell of another leader
 }
 
-// New checks the configuration, binds both ports and opens the stores. Errors are one line that names the setting.
+// New checks the configuration, binds both ports and opens the stores. Errors are one line that
+// names the setting.
 func New(cfg Config) (*Cluster, error) {
 	if err := cfg.normalise(); err != nil {
 		return nil, err
@@ -132,8 +134,8 @@ func (c *Cluster) open() (err error) {
 	return nil
 }
 
-// advertisedRPC is what others dial: as configured, or where the port is bound to every address, the one that gossip
-// advertises.
+// advertisedRPC is what others dial: as configured, or where the port is bound to every address,
+// the one that gossip advertises.
 func (c *Cluster) advertisedRPC(listener net.Listener) (string, error) {
 	_, bound, err := net.SplitHostPort(listener.Addr().String())
 	if err != nil {
@@ -261,8 +263,8 @@ func (c *Cluster) raftConfig() *raft.Config {
 		// until it is released.
 		conf.HeartbeatTimeout, conf.ElectionTimeout = longestLife, longestLife
 	}
-	// A follower that is told of commits within half a second is soon enough: what is committed is acted upon on the
-	// leader, and this is what an idle cluster mostly does.
+	// A follower that is told of commits within half a second is soon enough: what is committed is
+	// acted upon on the leader, and this is what an idle cluster mostly does.
 	conf.CommitTimeout = 250 * time.Millisecond
 	conf.SnapshotInterval = 2 * time.Minute
 	conf.SnapshotThreshold = 8192
@@ -375,8 +377,9 @@ func (c *Cluster) tellMembers(ctx context.Context) {
 	}
 }
 
-// tellLeader passes on who leads: as Raft knows it, or on a proxy as gossip tells. Who waits for a leader that has frozen, or is
-// cut off, would otherwise learn of the next one only when its connection fails.
+// tellLeader passes on who leads: as Raft knows it, or on a proxy as gossip tells. Who waits for a
+// leader that has frozen, or is cut off, would otherwise learn of the next one only when its
+// connection fails.
 func (c *Cluster) tellLeader(ctx context.Context) {
 	elected := make(chan raft.Observation, 1) // one that is dropped is told by the one that waits
 	if c.raft != nil {
@@ -411,8 +414,8 @@ func (c *Cluster) tellLeader(ctx context.Context) {
 	}
 }
 
-// dropDeparted closes connections to addresses that a member had, and nobody has any more. A dead node's stay: it may
-// not be dead. had holds each member's address, from one call to the next.
+// dropDeparted closes connections to addresses that a member had, and nobody has any more. A dead
+// node's stay: it may not be dead. had holds each member's address, from one call to the next.
 func (c *Cluster) dropDeparted(had map[string]string, all []Member) {
 	keep := make(map[string]bool)
 	var gone []string

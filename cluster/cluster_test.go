@@ -18,8 +18,9 @@ import (
 	"go.uber.org/goleak"
 )
 
-// TestMain looks for goroutines that are left behind. memberlist does not wait for the probe that is under way when
-// it is shut down: it ends by itself once its interval has passed, so the search goes on for a few seconds.
+// TestMain looks for goroutines that are left behind. memberlist does not wait for the probe that
+// is under way when it is shut down: it ends by itself once its interval has passed, so the search
+// goes on for a few seconds.
 func TestMain(m *testing.M) {
 	code := m.Run()
 	if code == 0 {

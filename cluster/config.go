@@ -21,15 +21,16 @@ type Config struct {
 	Name    string
 	Role    Role
 	Version string // spread by gossip, at most 64 bytes
-	// Data is the node's open directory, or what stands for one. The caller closes it, after Shutdown.
+	// Data is the node's open directory, or what stands for one. The caller closes it, after
+	// Shutdown.
 	Data *DataDir
 
 	// FSM is the replicated state of a server, nil for a proxy.
 	FSM raft.FSM
 	// LogVersion is the newest version of the log's commands that the FSM understands; 0 is 1.
 	LogVersion uint32
-	// AppliedIndex answers the index that the FSM has after a snapshot was restored; nil leaves WaitApplied waiting
-	// for the next entry then.
+	// AppliedIndex answers the index that the FSM has after a snapshot was restored; nil leaves
+	// WaitApplied waiting for the next entry then.
 	AppliedIndex func() uint64
 
 	RPC             string // the TCP port that Raft, gRPC and the peers' HTTP share
@@ -37,33 +38,40 @@ type Config struct {
 	Gossip          string // TCP and UDP
 	AdvertiseGossip string
 	Join            []string // gossip addresses or names, tried for ever
-	// APIAddr is what the node's HTTP API listens on, for the others to know; its host may be unspecified.
+	// APIAddr is what the node's HTTP API listens on, for the others to know; its host may be
+	// unspecified.
 	APIAddr string
 	// ProxyAddrs are what the node's proxy listens on, likewise.
 	ProxyAddrs []string
-	// BootstrapExpect is the number of servers that form the cluster together; 0 never forms one, and waits to be
-	// added. Every server of a cluster must have the same.
+	// BootstrapExpect is the number of servers that form the cluster together; 0 never forms one,
+	// and waits to be added. Every server of a cluster must have the same.
 	BootstrapExpect int
-	// TLS tells the node's certificate and CA as they are now, for mutual TLS on the rpc port; nil: it is not encrypted.
+	// TLS tells the node's certificate and CA as they are now, for mutual TLS on the rpc port; nil:
+	// it is not encrypted.
 	TLS func() *certs.Set
-	// GossipKeys encrypt gossip with the first, and decrypt it with any; nil: gossip is not encrypted.
+	// GossipKeys encrypt gossip with the first, and decrypt it with any; nil: gossip is not
+	// encrypted.
 	GossipKeys GossipKeys
-	// Plaintext is what becomes of what isn't encrypted; "" is PlainRefuse. It is nothing to a node without TLS and keys.
+	// Plaintext is what becomes of what isn't encrypted; "" is PlainRefuse. It is nothing to a node
+	// without TLS and keys.
 	Plaintext Plaintext
 	// Label keeps gossip of other systems apart that use the same addresses; "" is "weir".
 	Label        string
 	ConfigDigest string // spread by gossip, at most 64 bytes
 
-	// Multiplier stretches the timings of Raft and gossip, for slow networks and starved machines: 1 (or 0) notices a dead
-	// leader within about a second, 2 takes twice as long and bears pauses twice as long.
+	// Multiplier stretches the timings of Raft and gossip, for slow networks and starved machines:
+	// 1 (or 0) notices a dead leader within about a second, 2 takes twice as long and bears pauses
+	// twice as long.
 	Multiplier int
 
 	Log hclog.Logger
-	// Fatal is called, from a goroutine of its own and at most once, when the process must stop: the name is taken.
+	// Fatal is called, from a goroutine of its own and at most once, when the process must stop:
+	// the name is taken.
 	Fatal func(error)
 
-	// OnCommit is told how long each entry took that this server proposed as the leader, from being handed to Raft until
-	// it was applied here; those that failed are not told. Many may call at once; it must not block. nil tells nobody.
+	// OnCommit is told how long each entry took that this server proposed as the leader, from being
+	// handed to Raft until it was applied here; those that failed are not told. Many may call at
+	// once; it must not block. nil tells nobody.
 	OnCommit func(time.Duration)
 
 	// SessionLife says for how long a session may be alive after its leader was last confirmed (the
@@ -88,17 +96,19 @@ type Handlers struct {
 	Services func(grpc.ServiceRegistrar)
 	// HTTP answers the peers' requests on the rpc port.
 	HTTP http.Handler
-	// Lead does the leader's work in one term, from the moment that the FSM holds everything committed before. It
-	// returns soon after its context has ended, which says that the term is over; until then no other Lead begins.
+	// Lead does the leader's work in one term, from the moment that the FSM holds everything
+	// committed before. It returns soon after its context has ended, which says that the term is
+	// over; until then no other Lead begins.
 	Lead func(ctx context.Context, term uint64)
-	// MemberChanged is told of a member that is new or has changed, except that it became a suspect, which is told by
-	// nobody. Changes in quick succession may be told as one; calls come one at a time.
+	// MemberChanged is told of a member that is new or has changed, except that it became a
+	// suspect, which is told by nobody. Changes in quick succession may be told as one; calls come
+	// one at a time.
 	MemberChanged func(Member)
-	// LeaderChanged is told the rpc address of a leader that this node has heard of, when it is another one than before.
-	// It must not block.
+	// LeaderChanged is told the rpc address of a leader that this node has heard of, when it is
+	// another one than before. It must not block.
 	LeaderChanged func(rpcAddr string)
-	// Superseded is told, once, that this server must not lead the cluster that it has formed, nor use what that cluster has
-	// granted: an older cluster names it as a voter. It must not block.
+	// Superseded is told, once, that this server must not lead the cluster that it has formed, nor
+	// use what that cluster has granted: an older cluster names it as a voter. It must not block.
 	Superseded func(error)
 }
 

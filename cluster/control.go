@@ -132,8 +132,8 @@ func (c *Cluster) raftStats() *clusterpb.RaftStatsReply {
 	return reply
 }
 
-// settleConflict finds out who of two live nodes of one name has to go: the one that has run for less long. The
-// other may also just be this node's former process, or be gone.
+// settleConflict finds out who of two live nodes of one name has to go: the one that has run for
+// less long. The other may also just be this node's former process, or be gone.
 func (c *Cluster) settleConflict(other Member) {
 	if other.Identity == c.cfg.Data.Identity() {
 		return

@@ -25,8 +25,8 @@ const (
 	maxIdentity    = 64 << 10
 )
 
-// DataDir is a node's directory, locked while the process runs, and the identity that was made with it.
-// One made by [MemoryDataDir] keeps nothing.
+// DataDir is a node's directory, locked while the process runs, and the identity that was made with
+// it. One made by [MemoryDataDir] keeps nothing.
 type DataDir struct {
 	path string
 	lock *flock.Flock
@@ -47,15 +47,16 @@ type identity struct {
 	Name     string `json:"name"`
 	Identity string `json:"identity"`
 	Cluster  string `json:"cluster,omitempty"` // the cluster's id, once known
-	// FormedAlone says that this server wrote the first configuration of its cluster as the only server of it.
+	// FormedAlone says that this server wrote the first configuration of its cluster as the only
+	// server of it.
 	FormedAlone bool `json:"formed_alone,omitempty"`
 	HasRaft     bool `json:"has_raft,omitempty"` // a Raft log was made here: it must not be missing
 	// Pledge is the bootstrap that this server has promised to take part in, and in no other.
 	Pledge pledge `json:"pledge,omitzero"`
 }
 
-// OpenDataDir makes the directory where it is missing, locks it, and reads its identity, or makes one.
-// Errors are one line that says what to do.
+// OpenDataDir makes the directory where it is missing, locks it, and reads its identity, or makes
+// one. Errors are one line that says what to do.
 func OpenDataDir(path, name string) (*DataDir, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, fmt.Errorf("data_dir %q can't be made: %w", path, err)

@@ -52,8 +52,8 @@ func TestWatchdog(t *testing.T) {
 	}
 }
 
-// A leader that stood still is not judged by the time in which it did: its own write and its questions waited with it. What lasts
-// after that counts.
+// A leader that stood still is not judged by the time in which it did: its own write and its
+// questions waited with it. What lasts after that counts.
 func TestWatchdogAllowsForAStandstill(t *testing.T) {
 	t.Parallel()
 	const limit, stall = 5 * time.Second, 2 * time.Second
@@ -107,7 +107,8 @@ func TestPulse(t *testing.T) {
 	})
 }
 
-// An answer to a heartbeat that was sent before the question proves nothing about the time after it.
+// An answer to a heartbeat that was sent before the question proves nothing about the time after
+// it.
 func TestVerificationNeedsFreshAnswers(t *testing.T) {
 	t.Parallel()
 	asked := time.Now()

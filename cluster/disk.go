@@ -32,11 +32,13 @@ type logStable interface {
 	raft.StableStore
 }
 
-// disk stands between Raft and its store. It adds a checksum to every entry and value, waits out a full disk
-// where Raft would stop the process, and tells the watchdog how long a write has been under way.
+// disk stands between Raft and its store. It adds a checksum to every entry and value, waits out a
+// full disk where Raft would stop the process, and tells the watchdog how long a write has been
+// under way.
 //
-// A log entry that finds no room fails at once: a leader then steps down, a follower is sent the entry
-// again. A vote or term that finds none is tried again until it is written or the disk is closed.
+// A log entry that finds no room fails at once: a leader then steps down, a follower is sent the
+// entry again. A vote or term that finds none is tried again until it is written or the disk is
+// closed.
 type disk struct {
 	store logStable
 	log   hclog.Logger
@@ -140,9 +142,9 @@ func (d *disk) DeleteRange(first, last uint64) error {
 	return d.outcome("shorten the Raft log", d.write(func() error { return d.store.DeleteRange(first, last) }))
 }
 
-// Set implements [raft.StableStore]. It returns once the value is durable. Where it can't be because the disk is
-// closed, it ends the calling goroutine, which is Raft's: to Raft a term that can't be written is a reason
-// to stop the process, and this one is shutting down.
+// Set implements [raft.StableStore]. It returns once the value is durable. Where it can't be
+// because the disk is closed, it ends the calling goroutine, which is Raft's: to Raft a term that
+// can't be written is a reason to stop the process, and this one is shutting down.
 func (d *disk) Set(key, value []byte) error {
 	if d.unchanged(key, value) {
 		return nil
@@ -196,7 +198,8 @@ func (d *disk) GetUint64(key []byte) (uint64, error) {
 	return binary.BigEndian.Uint64(value), nil
 }
 
-// outcome notes whether the disk has room, and says so in the log when that changes and once in a while.
+// outcome notes whether the disk has room, and says so in the log when that changes and once in a
+// while.
 func (d *disk) outcome(what string, err error) error {
 	if err == nil {
 		if d.full.CompareAndSwap(true, false) {

@@ -34,7 +34,8 @@ func (c *Cluster) introduce(i *clusterpb.Introduction) {
 	}
 }
 
-// gossipRefused logs why there is no gossip with an address: at most once in a while for each machine.
+// gossipRefused logs why there is no gossip with an address: at most once in a while for each
+// machine.
 func (c *Cluster) gossipRefused(peer string, err error) {
 	log := c.log.Named("gossip")
 	host, _, splitErr := net.SplitHostPort(peer)
@@ -61,8 +62,8 @@ func (c *Cluster) keepClusterID(id string) error {
 	return c.cfg.Data.update(func(saved *identity) { saved.Cluster = id })
 }
 
-// clusterDecided follows the moment at which this node knows its cluster: from then on it has nothing to do with members of
-// others that it met before.
+// clusterDecided follows the moment at which this node knows its cluster: from then on it has
+// nothing to do with members of others that it met before.
 func (c *Cluster) clusterDecided(id string) {
 	c.log.Info("this node's cluster is known", "cluster", id)
 	c.mux.dropOthers(id)

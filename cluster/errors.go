@@ -2,14 +2,16 @@ package cluster
 
 import "errors"
 
-// What a proposal or a leader's action may fail with. Only after [ErrUnknownOutcome] may the entry have
-// been applied, or still be.
+// What a proposal or a leader's action may fail with. Only after [ErrUnknownOutcome] may the entry
+// have been applied, or still be.
 var (
-	// ErrNotLeader says that the entry was not written, because this node does not lead, or not in the given term.
+	// ErrNotLeader says that the entry was not written, because this node does not lead, or not in
+	// the given term.
 	ErrNotLeader = errors.New("this node does not lead the cluster")
 	// ErrUnknownOutcome is wrapped by every error after which the entry may or may not be applied.
 	ErrUnknownOutcome = errors.New("the write may or may not take effect")
-	// ErrLeadershipLost says that leadership ended while the entry was on its way. It wraps ErrUnknownOutcome.
+	// ErrLeadershipLost says that leadership ended while the entry was on its way. It wraps
+	// ErrUnknownOutcome.
 	ErrLeadershipLost = &outcomeError{"leadership was lost while writing"}
 	// ErrTimeout says that no quorum of servers took the entry in time. It wraps ErrUnknownOutcome.
 	ErrTimeout = &outcomeError{"no quorum of servers answered in time"}

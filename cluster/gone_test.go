@@ -10,7 +10,8 @@ import (
 
 func watchful(c *Config) { c.goneEvery = 10 * time.Millisecond }
 
-// A leader whose data directory is removed makes room for another one, and says so; it goes on as a node.
+// A leader whose data directory is removed makes room for another one, and says so; it goes on as a
+// node.
 func TestALeaderWithoutItsDirectoryStepsDown(t *testing.T) {
 	t.Parallel()
 	logs := map[string]*muxLog{}

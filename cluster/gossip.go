@@ -125,8 +125,8 @@ func (g *gossip) config() *memberlist.Config {
 	conf.ProbeTimeout = 300 * time.Millisecond * mult
 	conf.TCPTimeout = 3 * time.Second * mult
 	conf.PushPullInterval = 15 * time.Second
-	// A dead node's name may come back under a new address at once: whether the old one is really gone
-	// is found out by asking it.
+	// A dead node's name may come back under a new address at once: whether the old one is really
+	// gone is found out by asking it.
 	conf.DeadNodeReclaimTime = time.Second
 	conf.Logger = newQuietStandardLogger(g.cfg.log)
 	conf.Delegate, conf.Events, conf.Conflict, conf.Alive, conf.Ping = g, g, g, g, g
@@ -207,8 +207,8 @@ func (g *gossip) spread() {
 	}
 }
 
-// leave says goodbye, with the metadata as it then is: to the servers over TCP, to all by gossip. It takes about
-// a second, and some more where others don't answer.
+// leave says goodbye, with the metadata as it then is: to the servers over TCP, to all by gossip.
+// It takes about a second, and some more where others don't answer.
 func (g *gossip) leave(ctx context.Context, final func(*clusterpb.Meta)) {
 	if err := g.update(func(m *clusterpb.Meta) { final(m); m.Leaving = true }); err != nil {
 		g.cfg.log.Error("the last metadata can't be set", "error", err)
@@ -288,8 +288,9 @@ func (g *gossip) LocalState(bool) []byte { return nil }
 // MergeRemoteState implements [memberlist.Delegate].
 func (g *gossip) MergeRemoteState([]byte, bool) {}
 
-// NotifyAlive implements [memberlist.AliveDelegate]: it keeps out what can't be understood, and the members of other
-// clusters. Those can be named only by a node that has yet to find its own cluster, or is of an older version.
+// NotifyAlive implements [memberlist.AliveDelegate]: it keeps out what can't be understood, and the
+// members of other clusters. Those can be named only by a node that has yet to find its own
+// cluster, or is of an older version.
 func (g *gossip) NotifyAlive(n *memberlist.Node) error {
 	meta, err := decodeMeta(n.Meta)
 	if err != nil {
@@ -319,7 +320,8 @@ func (g *gossip) NotifyPingComplete(n *memberlist.Node, _ time.Duration, _ []byt
 // AckPayload implements [memberlist.PingDelegate].
 func (g *gossip) AckPayload() []byte { return nil }
 
-// NotifyConflict implements [memberlist.ConflictDelegate]. It must not block: memberlist holds its lock.
+// NotifyConflict implements [memberlist.ConflictDelegate]. It must not block: memberlist holds its
+// lock.
 func (g *gossip) NotifyConflict(existing, other *memberlist.Node) {
 	if existing.Name != g.cfg.name {
 		return

@@ -20,8 +20,9 @@ import (
 
 const gossipPortTries = 10
 
-// gossipTransport is memberlist's own transport, with dials and dialled connections that end when the node stops, and with a
-// handshake on each stream and a mark on each packet that keep other clusters out.
+// gossipTransport is memberlist's own transport, with dials and dialled connections that end when
+// the node stops, and with a handshake on each stream and a mark on each packet that keep other
+// clusters out.
 type gossipTransport struct {
 	*memberlist.NetTransport
 	life       context.Context
@@ -261,7 +262,8 @@ func (t *gossipTransport) Shutdown() error {
 	return err
 }
 
-// discard closes a transport that no memberlist reads from: its goroutines block on what has arrived.
+// discard closes a transport that no memberlist reads from: its goroutines block on what has
+// arrived.
 func (t *gossipTransport) discard() {
 	done := make(chan struct{})
 	go func() {

@@ -20,9 +20,9 @@ import (
 //	        ← greeting, answer   who listens, a verdict, and a nonce
 //	nonce →              before anything else
 //
-// The nonce costs a round trip for each connection, and shows that the one who dialled has read the answer: a
-// client of a proxy has not (see [Greeting]). Both ends judge whether the other is of their cluster, and
-// both have what they need to log the reason.
+// The nonce costs a round trip for each connection, and shows that the one who dialled has read the
+// answer: a client of a proxy has not (see [Greeting]). Both ends judge whether the other is of
+// their cluster, and both have what they need to log the reason.
 type doorkeeper struct {
 	name     string
 	serverID string // "" takes any target
@@ -42,8 +42,8 @@ func (d *doorkeeper) introduce() *clusterpb.Introduction {
 	return i
 }
 
-// open asks for admission on a connection that has just been dialled, and returns who answered. The caller has set a
-// deadline and closes the connection on an error.
+// open asks for admission on a connection that has just been dialled, and returns who answered. The
+// caller has set a deadline and closes the connection on an error.
 func (d *doorkeeper) open(conn net.Conn, k kind, target string, at string, how meeting) (*clusterpb.Introduction, error) {
 	preface, err := appendPreface(nil, &clusterpb.Preface{Kind: k, Target: target, From: d.introduce()})
 	if err != nil {
@@ -79,8 +79,9 @@ func (d *doorkeeper) open(conn net.Conn, k kind, target string, at string, how m
 	return other, nil
 }
 
-// answer admits or refuses a connection that has just been accepted and begins with preface, on a port that takes the kinds
-// that fit. The caller has set a deadline and closes the connection on an error.
+// answer admits or refuses a connection that has just been accepted and begins with preface, on a
+// port that takes the kinds that fit. The caller has set a deadline and closes the connection on an
+// error.
 func (d *doorkeeper) answer(conn net.Conn, preface *clusterpb.Preface, fits func(kind) bool) error {
 	how := metAccepted
 	if preface.GetTarget() != "" && preface.GetTarget() == d.serverID {
@@ -111,7 +112,8 @@ func (d *doorkeeper) answer(conn net.Conn, preface *clusterpb.Preface, fits func
 	return d.of.follow(preface.GetFrom(), how)
 }
 
-// confirm waits for the nonce. Nothing that a preface says counts before: it may come from the client of a proxy.
+// confirm waits for the nonce. Nothing that a preface says counts before: it may come from the
+// client of a proxy.
 func confirm(conn net.Conn, nonce []byte) error {
 	back := make([]byte, len(nonce))
 	if _, err := io.ReadFull(conn, back); err != nil {

@@ -92,7 +92,8 @@ func TestAffiliationIsForGood(t *testing.T) {
 	}
 }
 
-// TestMuxRefusesOtherClusters: whatever a connection is for, no member of another cluster gets it, and both ends log which clusters met.
+// TestMuxRefusesOtherClusters: whatever a connection is for, no member of another cluster gets it,
+// and both ends log which clusters met.
 func TestMuxRefusesOtherClusters(t *testing.T) {
 	t.Parallel()
 	var near, far muxLog
@@ -115,7 +116,8 @@ func TestMuxRefusesOtherClusters(t *testing.T) {
 	}
 }
 
-// TestMuxDropsOthersOnceDecided: connections that a young node opened to members of a cluster that turns out to be another one end.
+// TestMuxDropsOthersOnceDecided: connections that a young node opened to members of a cluster that
+// turns out to be another one end.
 func TestMuxDropsOthersOnceDecided(t *testing.T) {
 	t.Parallel()
 	young, member := newTestMux(t, "a.1"), newTestMux(t, "b.2")
@@ -134,8 +136,8 @@ func TestMuxDropsOthersOnceDecided(t *testing.T) {
 	}
 }
 
-// TestNothingPassesWithoutTheNonce: one that can't read the answer, such as a client of a proxy that stops at the greeting, is
-// not taken for a node.
+// TestNothingPassesWithoutTheNonce: one that can't read the answer, such as a client of a proxy
+// that stops at the greeting, is not taken for a node.
 func TestNothingPassesWithoutTheNonce(t *testing.T) {
 	t.Parallel()
 	m := newTestMux(t, "a.1")

@@ -17,8 +17,9 @@ import (
 	"github.com/weirproxy/weir/cluster/clusterpb"
 )
 
-// joinForever contacts every configured address that is not a member yet, for as long as there is one: so two
-// halves that have lost each other find together again, also when both have forgotten the other.
+// joinForever contacts every configured address that is not a member yet, for as long as there is
+// one: so two halves that have lost each other find together again, also when both have forgotten
+// the other.
 func (g *gossip) joinForever(ctx context.Context) {
 	reminder := reminder{every: joinRemind}
 	foreign := reminder
@@ -57,14 +58,15 @@ func (g *gossip) joinForever(ctx context.Context) {
 	}
 }
 
-// insists reports whether joining is repeated with those who are members already: after a name conflict, until it is
-// settled, and in the first seconds, because one who is just then suspected is not seen to conflict.
+// insists reports whether joining is repeated with those who are members already: after a name
+// conflict, until it is settled, and in the first seconds, because one who is just then suspected
+// is not seen to conflict.
 func (g *gossip) insists() bool {
 	return time.Since(time.Unix(0, g.conflicted.Load())) < conflictHold || time.Since(g.born) < joinSettle
 }
 
-// joinMissing tries the addresses that no live member has, and returns how many stay missing. With force, it also tries
-// all that are configured, and some members.
+// joinMissing tries the addresses that no live member has, and returns how many stay missing. With
+// force, it also tries all that are configured, and some members.
 func (g *gossip) joinMissing(ctx context.Context, force bool) (missing int, err error) {
 	present := map[string]bool{g.gossipIP.String(): true}
 	var targets []string
@@ -111,8 +113,9 @@ func (g *gossip) joinMissing(ctx context.Context, force bool) (missing int, err 
 
 func (g *gossip) undecided() bool { return g.transport.door.of.cluster() == "" }
 
-// findCluster asks who listens at the addresses of cluster.join, while this node is of no cluster: the first members that it
-// finds there decide which cluster it is of. It returns an error where they are members of two.
+// findCluster asks who listens at the addresses of cluster.join, while this node is of no cluster:
+// the first members that it finds there decide which cluster it is of. It returns an error where
+// they are members of two.
 func (g *gossip) findCluster(ctx context.Context) error {
 	if !g.undecided() {
 		return nil

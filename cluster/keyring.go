@@ -47,11 +47,13 @@ func newKeyRing(keys GossipKeys) (*keyRing, error) {
 // errUnencrypted: a ring can't be put into, or taken from, a running memberlist.
 var errUnencrypted = errors.New("gossip can't be encrypted, or cease to be, without a restart")
 
-// set makes the ring hold the keys given, the first of them in use. New keys come in before the one in use changes, and old ones go
-// after it: no message in between is encrypted with a key that this node does not know.
+// set makes the ring hold the keys given, the first of them in use. New keys come in before the one
+// in use changes, and old ones go after it: no message in between is encrypted with a key that this
+// node does not know.
 //
-// A key is only ever taken from the ring's end. The ring closes a gap in place, under the eyes of who is decrypting; what stood behind it is
-// therefore taken out, and put back: what arrives within that moment is lost, and gossip repeats it.
+// A key is only ever taken from the ring's end. The ring closes a gap in place, under the eyes of
+// who is decrypting; what stood behind it is therefore taken out, and put back: what arrives within
+// that moment is lost, and gossip repeats it.
 func (r *keyRing) set(keys GossipKeys) error {
 	if r == nil || len(keys) == 0 {
 		return errUnencrypted
@@ -93,7 +95,8 @@ func (r *keyRing) set(keys GossipKeys) error {
 	return nil
 }
 
-// SetGossipKeys changes the keys of gossip while it runs. It fails where gossip was not encrypted at the start, or would not be any more.
+// SetGossipKeys changes the keys of gossip while it runs. It fails where gossip was not encrypted
+// at the start, or would not be any more.
 func (c *Cluster) SetGossipKeys(keys GossipKeys) error {
 	if err := c.gossip.ring.set(keys); err != nil {
 		return fmt.Errorf("the gossip keys are not changed: %w", err)

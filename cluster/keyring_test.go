@@ -20,7 +20,8 @@ func keyed(bs ...byte) GossipKeys {
 	return keys
 }
 
-// TestKeyRingIsSet compares the ring with what it was told, whatever it held before, while others read it.
+// TestKeyRingIsSet compares the ring with what it was told, whatever it held before, while others
+// read it.
 func TestKeyRingIsSet(t *testing.T) {
 	t.Parallel()
 	r, err := newKeyRing(keyed(1))

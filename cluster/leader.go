@@ -21,8 +21,9 @@ const (
 	handOverTimeout = 3 * time.Second
 )
 
-// leadingTerm is the term in which this server leads now, or 0. Raft sets the term before the state when it wins,
-// and the state before the term when it loses: a term that is the same before and after belongs to the state.
+// leadingTerm is the term in which this server leads now, or 0. Raft sets the term before the state
+// when it wins, and the state before the term when it loses: a term that is the same before and
+// after belongs to the state.
 func (c *Cluster) leadingTerm() uint64 {
 	if c.raft == nil || c.superseded.Load() {
 		return 0
@@ -93,7 +94,8 @@ func (c *Cluster) end(r *reign) {
 	}
 }
 
-// reign does what a leader does: first a barrier, so that the FSM holds all that former leaders have committed.
+// reign does what a leader does: first a barrier, so that the FSM holds all that former leaders
+// have committed.
 func (c *Cluster) reign(ctx context.Context, term uint64) {
 	for {
 		err := await(ctx, c.raft.Barrier(enqueueTimeout))
@@ -133,8 +135,8 @@ func (c *Cluster) reign(ctx context.Context, term uint64) {
 	<-ctx.Done()
 }
 
-// campaign makes this server stand for election at once. It is called where nobody else can lead: Raft notices a
-// shorter heartbeat timeout, and that nobody has been heard.
+// campaign makes this server stand for election at once. It is called where nobody else can lead:
+// Raft notices a shorter heartbeat timeout, and that nobody has been heard.
 func (c *Cluster) campaign() {
 	conf := c.raft.ReloadableConfig()
 	conf.HeartbeatTimeout -= time.Millisecond
@@ -143,7 +145,8 @@ func (c *Cluster) campaign() {
 	}
 }
 
-// Transfer hands leadership to the named server, or, with "", to the one that is most up to date of those alive.
+// Transfer hands leadership to the named server, or, with "", to the one that is most up to date of
+// those alive.
 func (c *Cluster) Transfer(ctx context.Context, name string) error {
 	if c.raft == nil {
 		return ErrNoRaft
@@ -203,8 +206,9 @@ func (c *Cluster) successors(name string) ([]raft.Server, error) {
 	return alive, nil
 }
 
-// RemovePeer takes a server out of the Raft configuration, on the leader only. One that is alive stays out until its
-// process starts again. It refuses where the servers that remain would have no quorum alive.
+// RemovePeer takes a server out of the Raft configuration, on the leader only. One that is alive
+// stays out until its process starts again. It refuses where the servers that remain would have no
+// quorum alive.
 func (c *Cluster) RemovePeer(ctx context.Context, name string) error {
 	if c.raft == nil {
 		return ErrNoRaft
@@ -270,8 +274,9 @@ func (c *Cluster) removeServer(ctx context.Context, id string) error {
 	return nil
 }
 
-// isConfigured reports whether the newest Raft configuration known here has a server. Where a removal's outcome is not
-// known, it is in the log, and the newest configuration is the one without the server.
+// isConfigured reports whether the newest Raft configuration known here has a server. Where a
+// removal's outcome is not known, it is in the log, and the newest configuration is the one without
+// the server.
 func (c *Cluster) isConfigured(id raft.ServerID) bool {
 	return slices.ContainsFunc(c.configuration().Servers, func(s raft.Server) bool { return s.ID == id })
 }

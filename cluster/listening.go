@@ -12,16 +12,17 @@ import (
 )
 
 const (
-	// addressesEvery is how often the machine's addresses are listed. Longer, the others learn later of a new one; shorter
-	// costs an idle node more.
+	// addressesEvery is how often the machine's addresses are listed. Longer, the others learn
+	// later of a new one; shorter costs an idle node more.
 	addressesEvery = 5 * time.Second
-	// maxListeners and maxAddresses bound what is told and believed. Gossip metadata has room for fewer addresses yet.
+	// maxListeners and maxAddresses bound what is told and believed. Gossip metadata has room for
+	// fewer addresses yet.
 	maxListeners = 32
 	maxAddresses = 64
 )
 
-// Listening is where a node's ports are reached, as far as the node can tell: its proxies keep clients away from them. An
-// unspecified address is every one in Addrs.
+// Listening is where a node's ports are reached, as far as the node can tell: its proxies keep
+// clients away from them. An unspecified address is every one in Addrs.
 type Listening struct {
 	Nodes   []netip.AddrPort // rpc, gossip and API
 	Proxies []netip.AddrPort
@@ -94,7 +95,8 @@ func encodeListeners(list []netip.AddrPort) (listeners []*clusterpb.Listener) {
 	return listeners
 }
 
-// packAddrs packs the addresses that others may reach. Loopback and link-local addresses are every machine's own.
+// packAddrs packs the addresses that others may reach. Loopback and link-local addresses are every
+// machine's own.
 func packAddrs(list []net.Addr) (v4, v6 []byte) {
 	count := 0
 	for _, a := range list {
@@ -117,7 +119,8 @@ func packAddrs(list []net.Addr) (v4, v6 []byte) {
 	return v4, v6
 }
 
-// shorten drops one address, the last of the family that takes more room; false says that there is none left.
+// shorten drops one address, the last of the family that takes more room; false says that there is
+// none left.
 func shorten(l *clusterpb.Listening) bool {
 	v4, v6 := len(l.GetIpv4()), len(l.GetIpv6())
 	switch {
@@ -131,8 +134,8 @@ func shorten(l *clusterpb.Listening) bool {
 	return true
 }
 
-// fit encodes metadata in at most limit bytes, at the cost of addresses where it must be; what remains too long is
-// returned as it is.
+// fit encodes metadata in at most limit bytes, at the cost of addresses where it must be; what
+// remains too long is returned as it is.
 func fit(meta *clusterpb.Meta, limit int) ([]byte, error) {
 	options := proto.MarshalOptions{Deterministic: true}
 	raw, err := options.Marshal(meta)

@@ -103,7 +103,8 @@ func TestListeningThatCantBe(t *testing.T) {
 	}
 }
 
-// The others learn of an address that a machine is given while its node runs, and of one that it loses.
+// The others learn of an address that a machine is given while its node runs, and of one that it
+// loses.
 func TestNewAddressesAreTold(t *testing.T) {
 	t.Parallel()
 	var machine atomic.Pointer[[]net.Addr]

@@ -5,18 +5,21 @@ import (
 	"path/filepath"
 )
 
-// Measures are numbers of this node's part in the cluster, for those who watch it. What only servers have is zero on a proxy.
+// Measures are numbers of this node's part in the cluster, for those who watch it. What only
+// servers have is zero on a proxy.
 type Measures struct {
-	// LeaderChanges is how often this node has heard of a leader: another one than before, or the same once more after
-	// an interruption. The first counts too.
+	// LeaderChanges is how often this node has heard of a leader: another one than before, or the
+	// same once more after an interruption. The first counts too.
 	LeaderChanges uint64
-	// LogEntries are those in the Raft log, and LogBytes the size of its file, which keeps the room of entries that are gone
-	// for new ones. Both are zero while the disk has stalled: asking would wait for it. In memory there is no file.
+	// LogEntries are those in the Raft log, and LogBytes the size of its file, which keeps the room
+	// of entries that are gone for new ones. Both are zero while the disk has stalled: asking would
+	// wait for it. In memory there is no file.
 	LogEntries, LogBytes uint64
 	// Voters are those in the Raft configuration.
 	Voters int
-	// GossipScore is memberlist's own account of this node's health, 0 being the best: it rises while answers to
-	// this node's probes fail to come, which a node that is short of time or network sees from everybody.
+	// GossipScore is memberlist's own account of this node's health, 0 being the best: it rises
+	// while answers to this node's probes fail to come, which a node that is short of time or
+	// network sees from everybody.
 	GossipScore int
 }
 

@@ -10,13 +10,14 @@ import (
 )
 
 const (
-	// forgetAfter is how long a dead or departed node is remembered. Consul's reconnect timeout is the same.
+	// forgetAfter is how long a dead or departed node is remembered. Consul's reconnect timeout is
+	// the same.
 	forgetAfter = 72 * time.Hour
 	maxMembers  = 4096
 )
 
-// members is what this node knows of the others: memberlist forgets the dead after half a minute and does not
-// tell suspects or reasons.
+// members is what this node knows of the others: memberlist forgets the dead after half a minute
+// and does not tell suspects or reasons.
 type members struct {
 	self         string                        // never a suspect to itself
 	suspectAfter func(alive int) time.Duration // without an answer to a probe
@@ -117,7 +118,8 @@ func (ms *members) detach(serverID string) {
 	}
 }
 
-// reattach undoes detach: the server stays in the Raft configuration, so its address must be followed.
+// reattach undoes detach: the server stays in the Raft configuration, so its address must be
+// followed.
 func (ms *members) reattach(serverID string) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()

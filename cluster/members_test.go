@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// Whatever happens to the members, one that is looked up is as it stands in the list, which is sorted, and the number of
-// those alive is counted right.
+// Whatever happens to the members, one that is looked up is as it stands in the list, which is
+// sorted, and the number of those alive is counted right.
 func TestMembersIndex(t *testing.T) {
 	t.Parallel()
 	r := rand.New(rand.NewPCG(1, 2))
@@ -84,7 +84,8 @@ func BenchmarkMemberLookup(b *testing.B) {
 	}
 }
 
-// A server whose removal has failed is followed again: its address is taken to the Raft configuration as before.
+// A server whose removal has failed is followed again: its address is taken to the Raft
+// configuration as before.
 func TestReattach(t *testing.T) {
 	t.Parallel()
 	now := time.Now()

@@ -19,7 +19,8 @@ import (
 	"github.com/weirproxy/weir/cluster/clusterpb"
 )
 
-// again restarts a node with its directory, on the ports that it had unless an option says otherwise.
+// again restarts a node with its directory, on the ports that it had unless an option says
+// otherwise.
 func (n *testNode) again(opts ...option) *testNode {
 	n.t.Helper()
 	same := func(c *Config) {

@@ -23,7 +23,8 @@ const (
 // Health is what gossip thinks of a node.
 type Health string
 
-// The healths. Suspect is this node's own impression: its probes go unanswered, but gossip has not judged yet.
+// The healths. Suspect is this node's own impression: its probes go unanswered, but gossip has not
+// judged yet.
 const (
 	HealthAlive   Health = "alive"
 	HealthSuspect Health = "suspect"
@@ -75,8 +76,8 @@ func decodeMeta(raw []byte) (*clusterpb.Meta, error) {
 	return meta, nil
 }
 
-// encodeMeta writes gossip metadata; a bound on each text keeps it within memberlist's limit, and addresses take what room
-// is left.
+// encodeMeta writes gossip metadata; a bound on each text keeps it within memberlist's limit, and
+// addresses take what room is left.
 func encodeMeta(meta *clusterpb.Meta) ([]byte, error) {
 	raw, err := fit(meta, memberlist.MetaMaxSize)
 	if err != nil {

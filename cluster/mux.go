@@ -17,18 +17,18 @@ import (
 const (
 	dialTimeout    = 3 * time.Second
 	prefaceTimeout = 5 * time.Second
-	// silenceTimeout ends a connection whose peer acknowledges nothing for so long. Shorter, a busy network breaks more of
-	// them; longer, a node takes longer to be heard again after a partition.
+	// silenceTimeout ends a connection whose peer acknowledges nothing for so long. Shorter, a busy
+	// network breaks more of them; longer, a node takes longer to be heard again after a partition.
 	silenceTimeout = 3 * time.Second
-	// probeEvery is how often an idle connection's peer is asked whether it is still there: one that has forgotten the connection
-	// says so at once.
+	// probeEvery is how often an idle connection's peer is asked whether it is still there: one
+	// that has forgotten the connection says so at once.
 	probeEvery       = time.Second
 	acceptRetryFirst = 5 * time.Millisecond
 	acceptRetryLast  = time.Second
 )
 
-// mux shares one TCP listener between the kinds of connection, and dials in the same way. It knows every
-// connection that it has accepted or dialled, and closes them all in the end.
+// mux shares one TCP listener between the kinds of connection, and dials in the same way. It knows
+// every connection that it has accepted or dialled, and closes them all in the end.
 type mux struct {
 	log      hclog.Logger
 	listener net.Listener
@@ -46,8 +46,8 @@ type mux struct {
 	conns map[*trackedConn]struct{}
 }
 
-// newMux takes over an open listener. self is what others dial, and becomes the listeners' address. Without security nothing is
-// encrypted.
+// newMux takes over an open listener. self is what others dial, and becomes the listeners' address.
+// Without security nothing is encrypted.
 func newMux(log hclog.Logger, listener net.Listener, self string, door *doorkeeper, s *security) *mux {
 	m := &mux{
 		log: log, listener: listener, self: self, door: door, security: s,
@@ -73,8 +73,9 @@ func (m *mux) start() {
 // sub returns the listener of one kind of connection.
 func (m *mux) sub(k kind) net.Listener { return m.subs[k] }
 
-// dial opens a connection of a kind to a node. target is the Raft id of the server that must answer, or "". The connection
-// is open once the other node has accepted it. The node's own address leads there without a socket.
+// dial opens a connection of a kind to a node. target is the Raft id of the server that must
+// answer, or "". The connection is open once the other node has accepted it. The node's own address
+// leads there without a socket.
 func (m *mux) dial(ctx context.Context, addr string, k kind, target string) (net.Conn, error) {
 	if addr == m.self {
 		return m.dialSelf(ctx, k)
@@ -97,8 +98,8 @@ func (m *mux) dial(ctx context.Context, addr string, k kind, target string) (net
 	return conn, nil
 }
 
-// open makes a connection that has just been dialled one that the other node has accepted: as a node's, over TLS where this
-// node encrypts.
+// open makes a connection that has just been dialled one that the other node has accepted: as a
+// node's, over TLS where this node encrypts.
 func (m *mux) open(ctx context.Context, held *trackedConn, k kind, target, addr string) (conn net.Conn, err error) {
 	stop := context.AfterFunc(ctx, func() { _ = held.Close() })
 	defer func() {
@@ -145,8 +146,8 @@ func (m *mux) dropOthers(cluster string) {
 	}
 }
 
-// tell logs why a connection was not made. What a person has to deal with is a warning, once in half a minute for each peer: it
-// comes back with every attempt.
+// tell logs why a connection was not made. What a person has to deal with is a warning, once in
+// half a minute for each peer: it comes back with every attempt.
 func (m *mux) tell(msg, peer, host string, err error) {
 	var wrong *misfit
 	if errors.As(err, &wrong) && m.said.due(host+" "+wrong.kind(), time.Now()) {
@@ -258,7 +259,8 @@ func hostOf(addr net.Addr) string {
 	return host
 }
 
-// classify reads the preface, from within TLS where the connection begins with it, and answers what is to be used.
+// classify reads the preface, from within TLS where the connection begins with it, and answers what
+// is to be used.
 func (m *mux) classify(conn *trackedConn, place *placed) (net.Conn, *subListener, error) {
 	if err := conn.SetDeadline(time.Now().Add(prefaceTimeout)); err != nil {
 		return nil, nil, err
@@ -327,7 +329,8 @@ func (c *firstWord) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// errNoPlace closes a connection without TLS, which anybody can open, while those of members have all places.
+// errNoPlace closes a connection without TLS, which anybody can open, while those of members have
+// all places.
 var errNoPlace = errors.New("there is no place for another connection without TLS")
 
 // settle gives a connection the place of one that is not encrypted, until it is closed.

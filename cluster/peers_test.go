@@ -13,8 +13,8 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
-// A server takes messages up to its bound, and no longer ones: gRPC's own bound of 4 MiB would end the stream of a node
-// with much to say at each of its attempts.
+// A server takes messages up to its bound, and no longer ones: gRPC's own bound of 4 MiB would end
+// the stream of a node with much to say at each of its attempts.
 func TestServerTakesLongMessages(t *testing.T) {
 	s := newServers(nil)
 	s.grpc.RegisterService(&grpc.ServiceDesc{ServiceName: "test.Length", HandlerType: (*any)(nil), Methods: []grpc.MethodDesc{{

@@ -16,13 +16,13 @@ const (
 	pilotReconcile  = time.Second
 	stabilization   = 2 * time.Second
 	maxTrailingLogs = 250
-	// deadServerTime is how long a server must be dead before it is removed without being asked: machines are
-	// repaired in less, and `weir raft remove` is there for those that are not.
+	// deadServerTime is how long a server must be dead before it is removed without being asked:
+	// machines are repaired in less, and `weir raft remove` is there for those that are not.
 	deadServerTime = 72 * time.Hour
 )
 
-// pilot adds servers to the Raft configuration and removes those that are gone for good, through raft-autopilot. It
-// works on the leader.
+// pilot adds servers to the Raft configuration and removes those that are gone for good, through
+// raft-autopilot. It works on the leader.
 type pilot struct {
 	c         *Cluster
 	autopilot *autopilot.Autopilot
@@ -126,8 +126,9 @@ func (p *pilot) AutopilotConfig() *autopilot.Config {
 // NotifyState implements [autopilot.ApplicationIntegration].
 func (p *pilot) NotifyState(*autopilot.State) {}
 
-// KnownServers implements [autopilot.ApplicationIntegration]. It names every server of the configuration, also those
-// that gossip has not seen since this process began: autopilot removes what it is not told of.
+// KnownServers implements [autopilot.ApplicationIntegration]. It names every server of the
+// configuration, also those that gossip has not seen since this process began: autopilot removes
+// what it is not told of.
 func (p *pilot) KnownServers() map[raft.ServerID]*autopilot.Server {
 	known := make(map[raft.ServerID]*autopilot.Server)
 	now := time.Now()
@@ -194,8 +195,9 @@ func (p *pilot) statsOf(ctx context.Context, id raft.ServerID, s *autopilot.Serv
 	})
 }
 
-// RemoveFailedServer implements [autopilot.ApplicationIntegration]. Autopilot has made sure that the quorum is not at
-// risk; it knows nothing of how long a server has been dead, or that another has taken its place.
+// RemoveFailedServer implements [autopilot.ApplicationIntegration]. Autopilot has made sure that
+// the quorum is not at risk; it knows nothing of how long a server has been dead, or that another
+// has taken its place.
 func (p *pilot) RemoveFailedServer(s *autopilot.Server) {
 	m, ok := p.c.Member(s.Name)
 	replaced := ok && m.Alive() && m.ServerID() != string(s.ID) && p.isVoter(raft.ServerID(m.ServerID()))

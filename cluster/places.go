@@ -12,21 +12,23 @@ import (
 )
 
 const (
-	// placesLogEvery is how often the log says that connections to a port had to be closed for want of places.
+	// placesLogEvery is how often the log says that connections to a port had to be closed for want
+	// of places.
 	placesLogEvery = time.Minute
 	// membersEvery is how long a list of the members' machines is used, where places run out.
 	membersEvery = time.Second
 	// perSourceShare is the part of the places that one address may have, unless it is a member's.
 	perSourceShare = 2
 	fewOpenFiles   = 512
-	// grace is how long a connection keeps its place in any case: a node's first bytes are on their way. Longer, more of them
-	// arrive; shorter, a flood holds up the next connection for less.
+	// grace is how long a connection keeps its place in any case: a node's first bytes are on their
+	// way. Longer, more of them arrive; shorter, a flood holds up the next connection for less.
 	grace = 25 * time.Millisecond
 )
 
-// places are the connections of one kind to a port of this node. Strangers can open any number; when places run out, what goes
-// is, of the address that has the most and is no member's, the oldest connection that has not said a word, or else the
-// oldest. So whoever opens many closes their own, and a member's machine keeps its connections.
+// places are the connections of one kind to a port of this node. Strangers can open any number;
+// when places run out, what goes is, of the address that has the most and is no member's, the
+// oldest connection that has not said a word, or else the oldest. So whoever opens many closes
+// their own, and a member's machine keeps its connections.
 type places struct {
 	what             string
 	log              hclog.Logger
@@ -62,8 +64,9 @@ func newPlaces(what string, log hclog.Logger, total int) *places {
 	return &places{what: what, log: log, total: total, perSource: max(total/perSourceShare, 1), of: make(map[netip.Addr]map[*placed]struct{})}
 }
 
-// openFiles is the process's limit. The proxy leaves two fifths of it to the node, of which the API takes 128; the bounds below
-// take half of what is left, and members' connections and files have the rest.
+// openFiles is the process's limit. The proxy leaves two fifths of it to the node, of which the API
+// takes 128; the bounds below take half of what is left, and members' connections and files have
+// the rest.
 func openFiles() int {
 	var limit unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
@@ -77,8 +80,8 @@ func greetingPlaces() int { return min(openFiles()/12, 256) }
 func settledPlaces() int  { return min(openFiles()/16, 4096) }
 func gossipPlaces() int   { return min(openFiles()/32, 128) }
 
-// take gives a connection a place, if need be another's, which is closed. It returns nil where there is none for it, or
-// where the node has stopped: then stopped is closed.
+// take gives a connection a place, if need be another's, which is closed. It returns nil where
+// there is none for it, or where the node has stopped: then stopped is closed.
 func (p *places) take(conn net.Conn, stopped <-chan struct{}) *placed {
 	for {
 		c, wait := p.try(conn, time.Now())
@@ -126,7 +129,8 @@ func (p *places) try(conn net.Conn, now time.Time) (c *placed, wait time.Duratio
 	return c, 0
 }
 
-// makeRoom finds out whether a connection from an address gets a place, and which one gives way to it. The caller holds mu.
+// makeRoom finds out whether a connection from an address gets a place, and which one gives way to
+// it. The caller holds mu.
 func (p *places) makeRoom(source netip.Addr, now time.Time) (old *placed, ok bool) {
 	crowd := len(p.of[source]) >= p.perSource
 	if !crowd && p.count < p.total {
@@ -156,8 +160,8 @@ func (p *places) isMember(source netip.Addr, now time.Time) bool {
 	return ok
 }
 
-// busiest are the connections of the address that has the most, among members' machines or others. The caller holds mu and
-// has asked isMember.
+// busiest are the connections of the address that has the most, among members' machines or others.
+// The caller holds mu and has asked isMember.
 func (p *places) busiest(members bool) (most map[*placed]struct{}) {
 	for source, conns := range p.of {
 		if _, member := p.known[source]; member == members && len(conns) > len(most) {

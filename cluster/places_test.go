@@ -23,7 +23,8 @@ func (c *fakeConn) RemoteAddr() net.Addr {
 
 func (c *fakeConn) Close() error { c.closed = true; return nil }
 
-// When places run out, strangers lose theirs: of the busiest address first those that are silent, then the oldest.
+// When places run out, strangers lose theirs: of the busiest address first those that are silent,
+// then the oldest.
 func TestPlacesGoToMembersFirst(t *testing.T) {
 	var log muxLog
 	p := newPlaces("test connections", hclog.New(&hclog.LoggerOptions{Output: &log}), 8)
@@ -158,7 +159,8 @@ func TestSilentConnectionsKeepNoNodeOut(t *testing.T) {
 	}
 }
 
-// A connection that passes the handshake as a Raft peer's and then says nothing is closed, and it holds one of few places.
+// A connection that passes the handshake as a Raft peer's and then says nothing is closed, and it
+// holds one of few places.
 func TestSilentRaftConnectionIsClosed(t *testing.T) {
 	from, to := newTestMux(t, "a"), newTestMux(t, "b")
 	conn, err := from.dial(ctxWithin(t, false, to, kindRaft), to.self, kindRaft, "")

@@ -42,7 +42,8 @@ func appendPreface(b []byte, p *clusterpb.Preface) ([]byte, error) {
 	return appendFrame(append(b, prefaceMagic+string(rune(prefaceVersion))...), p)
 }
 
-// readPreface reads a preface and not a byte beyond it. Four bytes that are not weir's are enough to refuse.
+// readPreface reads a preface and not a byte beyond it. Four bytes that are not weir's are enough
+// to refuse.
 func readPreface(r io.Reader) (*clusterpb.Preface, error) {
 	magic := make([]byte, len(prefaceMagic))
 	n, err := io.ReadFull(r, magic)
@@ -121,7 +122,8 @@ func appendFrame(b []byte, m proto.Message) ([]byte, error) {
 	return append(binary.BigEndian.AppendUint16(b, uint16(len(raw))), raw...), nil
 }
 
-// readFrame reads a message that appendFrame wrote. Its errors go on a sentence that names the message.
+// readFrame reads a message that appendFrame wrote. Its errors go on a sentence that names the
+// message.
 func readFrame(r io.Reader, m proto.Message) error {
 	head := make([]byte, 2)
 	if _, err := io.ReadFull(r, head); err != nil {

@@ -88,8 +88,8 @@ func FuzzReadAnswer(f *testing.F) {
 	})
 }
 
-// FuzzMeta: whatever gossip carries as a node's metadata is refused, or describes a member that a node can use, and
-// survives being sent on.
+// FuzzMeta: whatever gossip carries as a node's metadata is refused, or describes a member that a
+// node can use, and survives being sent on.
 func FuzzMeta(f *testing.F) {
 	for _, m := range []*clusterpb.Meta{
 		{Identity: make([]byte, identityBytes)},

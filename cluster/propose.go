@@ -41,8 +41,9 @@ func failed(err error) *Proposal {
 	return p
 }
 
-// Propose writes an entry and waits until it is applied here. term is the one in which the caller judged, or 0 for
-// any. Unless the error wraps [ErrUnknownOutcome], a failed entry has no effect, also not later.
+// Propose writes an entry and waits until it is applied here. term is the one in which the caller
+// judged, or 0 for any. Unless the error wraps [ErrUnknownOutcome], a failed entry has no effect,
+// also not later.
 func (c *Cluster) Propose(ctx context.Context, term uint64, data []byte) (index uint64, response any, err error) {
 	p := c.ProposeAsync(term, data)
 	select {
@@ -53,8 +54,9 @@ func (c *Cluster) Propose(ctx context.Context, term uint64, data []byte) (index 
 	}
 }
 
-// ProposeAsync hands an entry to Raft, in order with the caller's other entries, and returns while it is under way.
-// It blocks until Raft has taken the entry: while Raft syncs the ones before, and at most two seconds.
+// ProposeAsync hands an entry to Raft, in order with the caller's other entries, and returns while
+// it is under way. It blocks until Raft has taken the entry: while Raft syncs the ones before, and
+// at most two seconds.
 func (c *Cluster) ProposeAsync(term uint64, data []byte) *Proposal {
 	switch {
 	case c.raft == nil:

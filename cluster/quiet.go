@@ -19,16 +19,18 @@ import (
 const (
 	quietEvery   = 30 * time.Second
 	maxQuietKeys = 1024
-	// maxQuietLines bounds what all peers together put into the log in quietEvery, and maxStrangersLines what strangers do, on
-	// each port.
+	// maxQuietLines bounds what all peers together put into the log in quietEvery, and
+	// maxStrangersLines what strangers do, on each port.
 	maxQuietLines     = 64
 	maxStrangersLines = 8
-	// maxGossipLines bounds what memberlist says beyond that: without a key, strangers can make it speak of members too.
+	// maxGossipLines bounds what memberlist says beyond that: without a key, strangers can make it
+	// speak of members too.
 	maxGossipLines = 24
 )
 
-// quietLogger is Raft's logger. Raft reports an unreachable peer many times a second, as an error: here each such
-// line is a warning, said once, and again half a minute later; what lies between shows at debug.
+// quietLogger is Raft's logger. Raft reports an unreachable peer many times a second, as an error:
+// here each such line is a warning, said once, and again half a minute later; what lies between
+// shows at debug.
 type quietLogger struct {
 	hclog.Logger
 	said *saidBefore
@@ -83,8 +85,8 @@ func peerOf(msg string, args []any) (key string, ok bool) {
 	return msg, slices.Contains(strangersLines, msg)
 }
 
-// strangersLines are those that Raft's transport writes about a connection without saying whose: whoever reaches the port can
-// cause them, where it is not encrypted.
+// strangersLines are those that Raft's transport writes about a connection without saying whose:
+// whoever reaches the port can cause them, where it is not encrypted.
 var strangersLines = []string{"failed to decode incoming command", "failed to flush response", "failed to accept connection"}
 
 // closedByUs reports whether a line only says that this node has closed its own connections.
@@ -129,9 +131,10 @@ func (s *saidBefore) due(key string, now time.Time) bool {
 	return true
 }
 
-// quietWriter is under memberlist's logger. What we act on ourselves, and say in our own words, shows at debug only: a
-// conflict of names, and sockets that we closed. Whatever else memberlist says of an address comes with every packet, and
-// strangers can cause it: each such line is said once in half a minute for each machine, and few in all.
+// quietWriter is under memberlist's logger. What we act on ourselves, and say in our own words,
+// shows at debug only: a conflict of names, and sockets that we closed. Whatever else memberlist
+// says of an address comes with every packet, and strangers can cause it: each such line is said
+// once in half a minute for each machine, and few in all.
 type quietWriter struct {
 	log  hclog.Logger
 	out  io.Writer
@@ -173,7 +176,8 @@ func (w quietWriter) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// aboutStrangers is what to remember of a line by, and whether anybody can cause it who reaches the port, whatever they send.
+// aboutStrangers is what to remember of a line by, and whether anybody can cause it who reaches the
+// port, whatever they send.
 func aboutStrangers(line string) (about string, ok bool) {
 	_, what, _ := strings.Cut(line, "] memberlist: ")
 	what, _, _ = strings.Cut(what, ":")
@@ -201,7 +205,8 @@ func withoutDigits(r rune) rune {
 	return r
 }
 
-// unreadable explains what memberlist says of gossip that it can't decrypt; nil where a line says something else.
+// unreadable explains what memberlist says of gossip that it can't decrypt; nil where a line says
+// something else.
 func unreadable(line string) *misfit {
 	for _, known := range []struct {
 		text string

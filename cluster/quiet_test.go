@@ -10,7 +10,8 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// What strangers can make memberlist and Raft's transport say is said a few times in half a minute, however many they are.
+// What strangers can make memberlist and Raft's transport say is said a few times in half a minute,
+// however many they are.
 func TestStrangersCauseFewLines(t *testing.T) {
 	const times = 5000
 	for _, line := range []string{

@@ -85,7 +85,8 @@ func (g *pastGuard) recallFor(r *clusterpb.RecallRequest) *clusterpb.RecallReply
 	return reply
 }
 
-// rememberAll takes what a leader knows of the servers. What it says of this one, this one knows better.
+// rememberAll takes what a leader knows of the servers. What it says of this one, this one knows
+// better.
 func (g *pastGuard) rememberAll(r *clusterpb.RememberRequest) {
 	for i, s := range r.GetServers() {
 		if i >= maxRemembered {

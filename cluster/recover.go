@@ -11,12 +11,13 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Recovery makes a stopped server, whose cluster has lost its quorum for good, the only server of its cluster. It works on
-// the data directory alone.
+// Recovery makes a stopped server, whose cluster has lost its quorum for good, the only server of
+// its cluster. It works on the data directory alone.
 type Recovery struct {
 	// Servers are the last Raft configuration that this server knows, itself included.
 	Servers []Peer
-	// LastIndex and LastTerm are where its log ends. Entries at the end may never have been committed; they will be.
+	// LastIndex and LastTerm are where its log ends. Entries at the end may never have been
+	// committed; they will be.
 	LastIndex, LastTerm uint64
 
 	data    *DataDir
@@ -25,7 +26,8 @@ type Recovery struct {
 	log     hclog.Logger
 }
 
-// OpenServerData opens the data directory of a server that has run before, and is stopped now. It makes none.
+// OpenServerData opens the data directory of a server that has run before, and is stopped now. It
+// makes none.
 func OpenServerData(path, name string) (*DataDir, error) {
 	if _, err := os.Stat(filepath.Join(path, identityFile)); errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("data_dir %q holds no node: there is nothing to recover", path)
@@ -33,7 +35,8 @@ func OpenServerData(path, name string) (*DataDir, error) {
 	return OpenDataDir(path, name)
 }
 
-// OpenRecovery reads what the server knows, and brings state up to the end of its log; it changes nothing. state must be new.
+// OpenRecovery reads what the server knows, and brings state up to the end of its log; it changes
+// nothing. state must be new.
 func OpenRecovery(data *DataDir, state raft.FSM, log hclog.Logger) (*Recovery, error) {
 	if !data.state().HasRaft {
 		return nil, fmt.Errorf("data_dir %q holds no Raft log: this node was no server, or never started", data.Path())

@@ -27,7 +27,8 @@ func recoverAlone(t *testing.T, path, name string) *Recovery {
 	return r
 }
 
-// TestRecoverAlone: with a log alone, and with a snapshot and a log behind it; run twice; and two newcomers are taken in.
+// TestRecoverAlone: with a log alone, and with a snapshot and a log behind it; run twice; and two
+// newcomers are taken in.
 func TestRecoverAlone(t *testing.T) {
 	t.Parallel()
 	for _, snapshot := range []bool{false, true} {

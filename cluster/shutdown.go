@@ -12,9 +12,9 @@ import (
 // workTimeout is how long the node's own work may take to end while Raft still runs.
 const workTimeout = 2 * time.Second
 
-// Leave takes a server out of the Raft configuration, handing leadership over first, and returns once that is
-// committed. The only server of a cluster stays: there is nobody to leave it to. It says nothing in gossip: that is
-// Shutdown's part, which comes next.
+// Leave takes a server out of the Raft configuration, handing leadership over first, and returns
+// once that is committed. The only server of a cluster stays: there is nobody to leave it to. It
+// says nothing in gossip: that is Shutdown's part, which comes next.
 func (c *Cluster) Leave(ctx context.Context) error {
 	if c.raft == nil {
 		return nil
@@ -66,8 +66,9 @@ func (c *Cluster) leaveOnce(ctx context.Context) error {
 	return err
 }
 
-// Shutdown hands leadership over where this node has it, says goodbye in gossip, and stops everything. It takes a few
-// seconds at most, also without a quorum, and less once the context has ended. It may be called again.
+// Shutdown hands leadership over where this node has it, says goodbye in gossip, and stops
+// everything. It takes a few seconds at most, also without a quorum, and less once the context has
+// ended. It may be called again.
 func (c *Cluster) Shutdown(ctx context.Context) error {
 	var err error
 	c.downOnce.Do(func() {

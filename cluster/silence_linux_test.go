@@ -8,7 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestSilentConnectionsEnd: both ends of every connection between rpc ports give up on a peer that acknowledges nothing.
+// TestSilentConnectionsEnd: both ends of every connection between rpc ports give up on a peer that
+// acknowledges nothing.
 func TestSilentConnectionsEnd(t *testing.T) {
 	plain, secure := newTestMux(t, "a.1"), newTestLab(t)
 	checkSilence(t, plain, newTestMux(t, "b.1"))

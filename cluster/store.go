@@ -31,8 +31,9 @@ type stores struct {
 	closer    func() error
 }
 
-// openStores opens what the data directory holds, or makes it, and reads it all once: damage shows here, in one
-// line that says what to do, and not as a panic later. wrap, where set, stands between the guard and the store.
+// openStores opens what the data directory holds, or makes it, and reads it all once: damage shows
+// here, in one line that says what to do, and not as a panic later. wrap, where set, stands between
+// the guard and the store.
 func openStores(dir *DataDir, log hclog.Logger, wrap func(logStable) logStable) (*stores, error) {
 	if wrap == nil {
 		wrap = func(s logStable) logStable { return s }
@@ -180,8 +181,8 @@ func latestIndex(snapshots raft.SnapshotStore) uint64 {
 	return list[0].Index
 }
 
-// trapped turns a panic of a store that was given garbage into an error. Reading a mapped file that has been
-// cut short faults, which is a panic only where it is asked for.
+// trapped turns a panic of a store that was given garbage into an error. Reading a mapped file that
+// has been cut short faults, which is a panic only where it is asked for.
 func trapped(f func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {

@@ -8,7 +8,8 @@ import (
 	"github.com/weirproxy/weir/cluster/clusterpb"
 )
 
-// heardPreface takes what another node says of itself when it dials this one, whether or not it is admitted.
+// heardPreface takes what another node says of itself when it dials this one, whether or not it is
+// admitted.
 func (c *Cluster) heardPreface(p *clusterpb.Preface, from net.Addr) {
 	select {
 	case <-c.started:
@@ -42,9 +43,10 @@ func (c *Cluster) heardPreface(p *clusterpb.Preface, from net.Addr) {
 	}
 }
 
-// namesAsVoter reports whether a preface shows that this server forms a second cluster: a leader of another cluster looks, at this
-// address, for a voter of this server's name that had another data directory, and this server has formed its own cluster alone.
-// A server that has joined its cluster was sent there by its configuration: that it is still a voter elsewhere is a remnant.
+// namesAsVoter reports whether a preface shows that this server forms a second cluster: a leader of
+// another cluster looks, at this address, for a voter of this server's name that had another data
+// directory, and this server has formed its own cluster alone. A server that has joined its cluster
+// was sent there by its configuration: that it is still a voter elsewhere is a remnant.
 func namesAsVoter(p *clusterpb.Preface, self identity) bool {
 	target, other := p.GetTarget(), p.GetFrom()
 	return p.GetKind() == kindRaft && other.GetLeadsTerm() > 0 &&

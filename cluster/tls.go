@@ -13,8 +13,9 @@ import (
 	"github.com/weirproxy/weir/config/certs"
 )
 
-// Plaintext says what becomes of what isn't encrypted, on the rpc port and in gossip, where there is a certificate or a key to
-// encrypt with. All but PlainRefuse are for the time in which a running cluster is moved from one to the other.
+// Plaintext says what becomes of what isn't encrypted, on the rpc port and in gossip, where there
+// is a certificate or a key to encrypt with. All but PlainRefuse are for the time in which a
+// running cluster is moved from one to the other.
 type Plaintext string
 
 const (
@@ -31,8 +32,9 @@ const (
 	closeNotifyTimeout      = 250 * time.Millisecond
 )
 
-// mismatch is a TLS record (RFC 8446, section 6) with the fatal alert access_denied, which no TLS library sends by itself. It tells the one
-// that has dialled that this end speaks TLS and it doesn't, or the other way round.
+// mismatch is a TLS record (RFC 8446, section 6) with the fatal alert access_denied, which no TLS
+// library sends by itself. It tells the one that has dialled that this end speaks TLS and it
+// doesn't, or the other way round.
 var mismatch = [...]byte{alertRecord, 3, 3, 0, 2, 2, 49}
 
 // security is how the rpc port is encrypted. A nil *security is not.
@@ -54,7 +56,8 @@ func (s *security) encrypts() bool { return s != nil && s.plaintext != PlainSend
 // hearsPlain reports whether connections without TLS are taken.
 func (s *security) hearsPlain() bool { return s == nil || s.plaintext != PlainRefuse }
 
-// base is what both ends have in common. Tickets are off: every connection is judged by the CA of its own time.
+// base is what both ends have in common. Tickets are off: every connection is judged by the CA of
+// its own time.
 func (s *security) base() (*tls.Config, *certs.Set) {
 	set := s.current()
 	return &tls.Config{
@@ -92,8 +95,9 @@ func speaksRPC(state tls.ConnectionState) error {
 // errNoRPC: TLS, but for something else.
 var errNoRPC = errors.New("the other end speaks TLS for something else than weir's rpc port")
 
-// open does TLS on a connection that has just been dialled; the caller has set its deadline. In TLS 1.3 the one that dials is
-// done before its certificate has been judged: the answer to the preface shows that it was accepted.
+// open does TLS on a connection that has just been dialled; the caller has set its deadline. In TLS
+// 1.3 the one that dials is done before its certificate has been judged: the answer to the preface
+// shows that it was accepted.
 func (s *security) open(ctx context.Context, held *trackedConn, target string) (net.Conn, error) {
 	conn := &secureConn{Conn: tls.Client(held, s.client()), held: held}
 	if err := conn.HandshakeContext(ctx); err != nil {
@@ -195,7 +199,8 @@ var alerts = map[string]*misfit{
 	"tls: access denied":                 errPeerWantsPlain,
 }
 
-// explainTLS says why a handshake has failed, where the reason is one that a person has to deal with.
+// explainTLS says why a handshake has failed, where the reason is one that a person has to deal
+// with.
 func explainTLS(err error) error {
 	var op *net.OpError
 	var unknown x509.UnknownAuthorityError

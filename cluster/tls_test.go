@@ -159,7 +159,8 @@ func acceptWithin(m *mux, k kind) (net.Conn, bool) {
 	}
 }
 
-// TestPlaintextIsMovedToTLS: of nodes that are one step apart, each reaches each other, so that a running cluster can be moved.
+// TestPlaintextIsMovedToTLS: of nodes that are one step apart, each reaches each other, so that a
+// running cluster can be moved.
 func TestPlaintextIsMovedToTLS(t *testing.T) {
 	t.Parallel()
 	l := newTestLab(t)
@@ -280,7 +281,8 @@ func TestRaftTargetIsInTheCertificate(t *testing.T) {
 	}
 }
 
-// TestNewCertificatesAreUsedAtOnce: connections that begin go by what the files hold now, those that live go on.
+// TestNewCertificatesAreUsedAtOnce: connections that begin go by what the files hold now, those
+// that live go on.
 func TestNewCertificatesAreUsedAtOnce(t *testing.T) {
 	t.Parallel()
 	l, next := newTestLab(t), newTestLab(t)
@@ -371,8 +373,8 @@ func TestClusterOverTLS(t *testing.T) {
 	}
 }
 
-// TestOnlyForRPC: a connection between two nodes that have certificates, but which one of them takes for something else, such as its
-// API's, is refused by the other.
+// TestOnlyForRPC: a connection between two nodes that have certificates, but which one of them
+// takes for something else, such as its API's, is refused by the other.
 func TestOnlyForRPC(t *testing.T) {
 	t.Parallel()
 	l := newTestLab(t)

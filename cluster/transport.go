@@ -36,15 +36,16 @@ func composeAddress(id raft.ServerID, addr string) raft.ServerAddress {
 	return raft.ServerAddress(string(id) + "@" + addr)
 }
 
-// addressBook finds a server's present address, which gossip may know better than the Raft configuration.
+// addressBook finds a server's present address, which gossip may know better than the Raft
+// configuration.
 type addressBook struct {
 	self     raft.ServerID
 	selfAddr string
 	lookup   func(id raft.ServerID) (addr string, ok bool)
 }
 
-// ServerAddr implements [raft.ServerAddressProvider]. The own address stays plain: it is what others
-// are told.
+// ServerAddr implements [raft.ServerAddressProvider]. The own address stays plain: it is what
+// others are told.
 func (b addressBook) ServerAddr(id raft.ServerID) (raft.ServerAddress, error) {
 	if id == b.self {
 		return raft.ServerAddress(b.selfAddr), nil
@@ -56,8 +57,8 @@ func (b addressBook) ServerAddr(id raft.ServerID) (raft.ServerAddress, error) {
 	return composeAddress(id, addr), nil
 }
 
-// verifyingTransport notes, for each peer, when the last heartbeat was sent that it has agreed to. While muted, it sends
-// followers nothing: to them the leader is gone.
+// verifyingTransport notes, for each peer, when the last heartbeat was sent that it has agreed to.
+// While muted, it sends followers nothing: to them the leader is gone.
 type verifyingTransport struct {
 	*raft.NetworkTransport
 	acks  *ackBook

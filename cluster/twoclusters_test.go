@@ -37,7 +37,8 @@ func onAddresses(rpc, gossip string) option { return func(c *Config) { c.RPC, c.
 
 func knows(n *testNode, name string) bool { _, ok := n.Member(name); return ok }
 
-// TestClustersAreKeptApart: whatever leads a node to a member of another cluster, neither takes the other for a member, on no port.
+// TestClustersAreKeptApart: whatever leads a node to a member of another cluster, neither takes the
+// other for a member, on no port.
 func TestClustersAreKeptApart(t *testing.T) {
 	t.Parallel()
 	l := newTestLab(t)
@@ -97,8 +98,8 @@ func dirOf(t *testing.T, name, id string) *DataDir {
 	return d
 }
 
-// TestAnAddressChangesClusters: a node that starts on the addresses of a former member of another cluster is not taken for it, by
-// nobody there, though they look for it.
+// TestAnAddressChangesClusters: a node that starts on the addresses of a former member of another
+// cluster is not taken for it, by nobody there, though they look for it.
 func TestAnAddressChangesClusters(t *testing.T) {
 	t.Parallel()
 	y := startNode(t, "d", "", asProxy).of(idY)
@@ -119,7 +120,8 @@ func TestAnAddressChangesClusters(t *testing.T) {
 	}
 }
 
-// TestJoinNamesTwoClusters: a new node does not choose between two clusters, and one that is a member of one ignores the other.
+// TestJoinNamesTwoClusters: a new node does not choose between two clusters, and one that is a
+// member of one ignores the other.
 func TestJoinNamesTwoClusters(t *testing.T) {
 	t.Parallel()
 	x, y := startNode(t, "a", "", asProxy).of(idX), startNode(t, "d", "", asProxy).of(idY)
@@ -144,7 +146,8 @@ func TestJoinNamesTwoClusters(t *testing.T) {
 	}
 }
 
-// TestYoungNodesLearnTheirCluster: nodes that meet before there is a cluster are of the one that they form.
+// TestYoungNodesLearnTheirCluster: nodes that meet before there is a cluster are of the one that
+// they form.
 func TestYoungNodesLearnTheirCluster(t *testing.T) {
 	t.Parallel()
 	nodes := startThree(t)
@@ -166,8 +169,8 @@ func TestYoungNodesLearnTheirCluster(t *testing.T) {
 	propose(t, waitLeader(t, nodes...), "still one cluster")
 }
 
-// TestAWipedSeedComesBack: a server that nobody is named to join, and that has lost its directory, listens first, is found by its
-// cluster, and becomes a member of it again.
+// TestAWipedSeedComesBack: a server that nobody is named to join, and that has lost its directory,
+// listens first, is found by its cluster, and becomes a member of it again.
 func TestAWipedSeedComesBack(t *testing.T) {
 	t.Parallel()
 	for name, rejoin := range map[string]struct{ leaderless bool }{"with a leader": {false}, "without a quorum": {true}} {
@@ -204,8 +207,9 @@ func TestAWipedSeedComesBack(t *testing.T) {
 	}
 }
 
-// TestASecondClusterFences: a seed that lost its directory while nobody could reach it has formed a second cluster. As soon as the
-// first one's leader finds it, it leads nobody any more, and says why.
+// TestASecondClusterFences: a seed that lost its directory while nobody could reach it has formed a
+// second cluster. As soon as the first one's leader finds it, it leads nobody any more, and says
+// why.
 func TestASecondClusterFences(t *testing.T) {
 	t.Parallel()
 	nodes := startThree(t)

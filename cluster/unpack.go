@@ -13,9 +13,10 @@ import (
 	"github.com/hashicorp/go-msgpack/v2/codec"
 )
 
-// memberlist unpacks whatever it is sent, as a whole and in memory: 47 kB make 60 MiB and two seconds of work. So everything that is
-// not encrypted is unpacked here, within bounds, and memberlist gets it plain. It also gets no header that makes it set aside
-// more memory than a cluster of maxMembers needs.
+// memberlist unpacks whatever it is sent, as a whole and in memory: 47 kB make 60 MiB and two
+// seconds of work. So everything that is not encrypted is unpacked here, within bounds, and
+// memberlist gets it plain. It also gets no header that makes it set aside more memory than a
+// cluster of maxMembers needs.
 
 // Message types of memberlist, as they are on the wire.
 const (
@@ -30,7 +31,8 @@ const (
 const (
 	// maxPacket is what a packet may unpack to: nodes put at most 1,400 bytes into one.
 	maxPacket = 64 << 10
-	// maxStream is what a stream's message may have or unpack to: each member in it takes at most 2 KiB.
+	// maxStream is what a stream's message may have or unpack to: each member in it takes at most 2
+	// KiB.
 	maxStream = maxMembers * 2 << 10
 	// maxStreamUser bounds what is said over a stream beyond the list of members: a goodbye.
 	maxStreamUser = 64 << 10
@@ -42,7 +44,8 @@ var (
 	errNoGossip   = errors.New("a message on the gossip port can't be read: let only nodes reach the port, or set cluster.gossip_key (`weir keygen` makes one)")
 )
 
-// checkPacket returns a packet as memberlist may have it: unpacked, where it is packed. One that is encrypted stays as it is.
+// checkPacket returns a packet as memberlist may have it: unpacked, where it is packed. One that is
+// encrypted stays as it is.
 func checkPacket(b []byte) ([]byte, error) {
 	label, message, err := cutLabel(b)
 	if err != nil {
@@ -67,7 +70,8 @@ func checkPacket(b []byte) ([]byte, error) {
 	return append(bytes.Clone(label), plain...), checkParts(plain)
 }
 
-// checkParts refuses what is packed within something else: nodes pack a message once, around all of it.
+// checkParts refuses what is packed within something else: nodes pack a message once, around all of
+// it.
 func checkParts(plain []byte) error {
 	switch plain[0] {
 	case gossipPacked:
@@ -128,7 +132,8 @@ func unpack(r io.Reader, limit int64) ([]byte, error) {
 	return plain, nil
 }
 
-// checkedStream is a stream, accepted or dialled, whose beginning is looked at before memberlist reads it.
+// checkedStream is a stream, accepted or dialled, whose beginning is looked at before memberlist
+// reads it.
 type checkedStream struct {
 	net.Conn
 	r   io.Reader // nil until the first read; there is one reader
@@ -146,8 +151,8 @@ func (c *checkedStream) Read(b []byte) (int, error) {
 	return c.r.Read(b)
 }
 
-// checkStream reads the beginning of a stream and returns the stream as memberlist may have it. The caller has set a
-// deadline.
+// checkStream reads the beginning of a stream and returns the stream as memberlist may have it. The
+// caller has set a deadline.
 func checkStream(conn io.Reader) (io.Reader, error) {
 	r := bufio.NewReader(conn)
 	start, kind, err := readStart(r)

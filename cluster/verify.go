@@ -69,8 +69,8 @@ func (v *verifier) stuckFor(now time.Time) time.Duration {
 	return now.Sub(v.began)
 }
 
-// VerifyLeader returns nil once it is certain that, at a moment after the call, this node led the cluster. All who
-// wait share one round of heartbeats.
+// VerifyLeader returns nil once it is certain that, at a moment after the call, this node led the
+// cluster. All who wait share one round of heartbeats.
 func (c *Cluster) VerifyLeader(ctx context.Context) error {
 	if c.raft == nil {
 		return ErrNoRaft
@@ -78,8 +78,8 @@ func (c *Cluster) VerifyLeader(ctx context.Context) error {
 	return c.verifier.verify(ctx)
 }
 
-// verifySince asks Raft, and then makes sure that those who agreed were asked at since or later: Raft also counts an
-// answer that was on its way before.
+// verifySince asks Raft, and then makes sure that those who agreed were asked at since or later:
+// Raft also counts an answer that was on its way before.
 func (c *Cluster) verifySince(since time.Time) error {
 	for {
 		term := c.leadingTerm()

@@ -36,7 +36,8 @@ type Peer struct {
 // RPCAddr is what others dial to reach this node's rpc port.
 func (c *Cluster) RPCAddr() string { return c.mux.self }
 
-// Listening is what the node's rpc and gossip ports are bound to; an unspecified address is every one of the machine's.
+// Listening is what the node's rpc and gossip ports are bound to; an unspecified address is every
+// one of the machine's.
 func (c *Cluster) Listening() (rpc, gossip netip.AddrPort) {
 	rpc, _ = netip.ParseAddrPort(c.mux.listener.Addr().String()) // the zero value is no TCP listener, of which tests alone have any
 	return netip.AddrPortFrom(rpc.Addr().Unmap(), rpc.Port()), c.transport.bound
@@ -62,9 +63,9 @@ func (c *Cluster) Servers() []Member {
 	return servers
 }
 
-// Leader returns the present leader's name and rpc address, or "" where none is known. A proxy goes by what the
-// leaders say of themselves in gossip, and believes the highest term. So does a server whose Raft is behind that term: it
-// may be waiting for its disk, and believe that it still leads.
+// Leader returns the present leader's name and rpc address, or "" where none is known. A proxy goes
+// by what the leaders say of themselves in gossip, and believes the highest term. So does a server
+// whose Raft is behind that term: it may be waiting for its disk, and believe that it still leads.
 func (c *Cluster) Leader() (name, rpcAddr string) {
 	name, rpcAddr, term := hintedLeader(c.Members())
 	if c.raft == nil || term > c.raft.CurrentTerm() {
@@ -133,19 +134,22 @@ func (c *Cluster) SetDraining(draining bool) {
 	c.setMeta(func(m *clusterpb.Meta) { m.Draining = draining })
 }
 
-// SetSessionLeft says in gossip which session this node has given back. It is called before Shutdown, once the node
-// uses none of its slots.
+// SetSessionLeft says in gossip which session this node has given back. It is called before
+// Shutdown, once the node uses none of its slots.
 func (c *Cluster) SetSessionLeft(session uint64) {
 	c.setMeta(func(m *clusterpb.Meta) { m.SessionLeft = session })
 }
 
-// SetClusterID takes the id of this node's cluster, as the log or the node's first session has it, and keeps it in the data
-// directory before it returns. A node is of one cluster for good: another id is an error that wraps [ErrOtherCluster].
+// SetClusterID takes the id of this node's cluster, as the log or the node's first session has it,
+// and keeps it in the data directory before it returns. A node is of one cluster for good: another
+// id is an error that wraps [ErrOtherCluster].
 func (c *Cluster) SetClusterID(id string) error { return c.of.settle(id) }
 
-// GRPCConn returns this node's connection to the gRPC services at an rpc address. It is shared, connects and reconnects
-// by itself, and must not be closed; it closes when no member has the address any more.
+// GRPCConn returns this node's connection to the gRPC services at an rpc address. It is shared,
+// connects and reconnects by itself, and must not be closed; it closes when no member has the
+// address any more.
 func (c *Cluster) GRPCConn(addr string) (*grpc.ClientConn, error) { return c.peers.grpcConn(addr) }
 
-// RoundTripper sends HTTP requests to the peers' handler at an rpc address, whatever host their URL names.
+// RoundTripper sends HTTP requests to the peers' handler at an rpc address, whatever host their URL
+// names.
 func (c *Cluster) RoundTripper(addr string) http.RoundTripper { return c.peers.roundTripper(addr) }

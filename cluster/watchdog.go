@@ -9,12 +9,12 @@ import (
 )
 
 const (
-	// watchdogLimit is how long a leader may commit nothing, or not prove that it leads, because of the others, before
-	// leadership is handed over.
+	// watchdogLimit is how long a leader may commit nothing, or not prove that it leads, because of
+	// the others, before leadership is handed over.
 	watchdogLimit = 5 * time.Second
-	// stallLimit is how long a leader's own write may take, or Raft's main loop not run, before the leader stops to keep the
-	// others from electing another one. At the default ttl they have one before a session runs out. Lower costs elections on
-	// slow disks.
+	// stallLimit is how long a leader's own write may take, or Raft's main loop not run, before the
+	// leader stops to keep the others from electing another one. At the default ttl they have one
+	// before a session runs out. Lower costs elections on slow disks.
 	stallLimit = 2 * time.Second
 )
 
@@ -28,9 +28,10 @@ type vitals struct {
 	unproven   time.Duration // how long the others have not confirmed that this server leads
 }
 
-// within cuts the durations down to the time for which the process is known to have run. While it stands still (a frozen virtual
-// machine, a container without CPU time) its writes and questions stand still too, and another leader would not help: the
-// others have elected one by then, or stand still themselves.
+// within cuts the durations down to the time for which the process is known to have run. While it
+// stands still (a frozen virtual machine, a container without CPU time) its writes and questions
+// stand still too, and another leader would not help: the others have elected one by then, or stand
+// still themselves.
 func (v vitals) within(ran time.Duration) vitals {
 	v.diskBusy, v.raftSilent, v.unproven = min(v.diskBusy, ran), min(v.raftSilent, ran), min(v.unproven, ran)
 	return v
@@ -43,14 +44,16 @@ const (
 	remedyNone remedy = iota
 	// remedyHandOver gives leadership to another server.
 	remedyHandOver
-	// remedyMute sends the followers nothing any more, so that they elect another leader. A Raft that waits for the disk can't
-	// hand over, but its heartbeats go on. They may be heard again once it answers: it finds out by itself that it is deposed.
+	// remedyMute sends the followers nothing any more, so that they elect another leader. A Raft
+	// that waits for the disk can't hand over, but its heartbeats go on. They may be heard again
+	// once it answers: it finds out by itself that it is deposed.
 	remedyMute
 )
 
-// watchdog notices a leader that keeps its followers while nothing is committed or proven. Where that is up to the others it
-// only tries to hand over, again and again: muting would leave no leader at all, while this one may yet be confirmed. That it
-// has lost its followers is none of its business: Raft's own lease ends such a leadership.
+// watchdog notices a leader that keeps its followers while nothing is committed or proven. Where
+// that is up to the others it only tries to hand over, again and again: muting would leave no
+// leader at all, while this one may yet be confirmed. That it has lost its followers is none of its
+// business: Raft's own lease ends such a leadership.
 type watchdog struct {
 	limit time.Duration // for commits
 	stall time.Duration // for the own disk, and Raft
@@ -116,8 +119,9 @@ func (p *pulse) silentFor(now time.Time) time.Duration {
 	return 0
 }
 
-// askRaft returns once Raft's main loop has run. Of what only the loop answers, to bootstrap with no servers is the one
-// request that is refused in every state and changes nothing. A verification would not do: it waits for the others too.
+// askRaft returns once Raft's main loop has run. Of what only the loop answers, to bootstrap with
+// no servers is the one request that is refused in every state and changes nothing. A verification
+// would not do: it waits for the others too.
 func (c *Cluster) askRaft() {
 	_ = c.raft.BootstrapCluster(raft.Configuration{}).Error() // the refusal is the answer
 }

@@ -40,7 +40,8 @@ func (l *loader) isSet(path string) bool {
 	return ok
 }
 
-// at is where a problem with path is shown: at the attribute, else at its block, else at the first file's start.
+// at is where a problem with path is shown: at the attribute, else at its block, else at the first
+// file's start.
 func (l *loader) at(path string) Position {
 	for p := path; p != ""; p = parent(p) {
 		if at, ok := l.cfg.Origins[p]; ok {
@@ -154,7 +155,8 @@ func collide(a, b string) bool {
 	return hostA == hostB || covers(hostA, hostB) || covers(hostB, hostA)
 }
 
-// covers reports whether listening on a includes b: "" and "::" are both families, "0.0.0.0" is IPv4 alone.
+// covers reports whether listening on a includes b: "" and "::" are both families, "0.0.0.0" is
+// IPv4 alone.
 func covers(a, b string) bool {
 	if a == "0.0.0.0" {
 		addr, err := netip.ParseAddr(b)
@@ -198,7 +200,8 @@ func (l *loader) checkReadable(path, name string) (ok bool) {
 	return false
 }
 
-// token reads a token file. What it holds must be sendable in an Authorization header (RFC 6750, section 2.1).
+// token reads a token file. What it holds must be sendable in an Authorization header (RFC 6750,
+// section 2.1).
 func (l *loader) token(path, name string) Secret {
 	const hint = "Make one with `weir keygen > FILE`."
 	if name == "" {

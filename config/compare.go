@@ -8,8 +8,9 @@ import (
 	"slices"
 )
 
-// Digest is a short hash, 16 hex digits, of what must be the same on all nodes: the lease's ttl and the limits. It doesn't
-// depend on the order or spelling in the files. Nodes gossip it, so that one whose config disagrees can be named.
+// Digest is a short hash, 16 hex digits, of what must be the same on all nodes: the lease's ttl and
+// the limits. It doesn't depend on the order or spelling in the files. Nodes gossip it, so that one
+// whose config disagrees can be named.
 func Digest(c *Config) string {
 	limits := slices.Clone(c.Limits)
 	slices.SortFunc(limits, func(a, b Limit) int { return cmp.Compare(a.Pattern, b.Pattern) })
@@ -21,8 +22,9 @@ func Digest(c *Config) string {
 	return hex.EncodeToString(h.Sum(nil)[:8])
 }
 
-// Diff names the settings that differ, by path, in the order of the reference: those that a reload applies, and those
-// that wait for a restart. The limits are one setting, "limits". A file of tokens or users is changed where its content is.
+// Diff names the settings that differ, by path, in the order of the reference: those that a reload
+// applies, and those that wait for a restart. The limits are one setting, "limits". A file of
+// tokens or users is changed where its content is.
 func Diff(before, after *Config) (live, restart []string) {
 	for _, f := range configFields() {
 		if f.same(before, after) && !contentChanged(f.Path, before, after) {
@@ -52,8 +54,9 @@ func contentChanged(path string, before, after *Config) bool {
 	return false
 }
 
-// needsRestart names the changes that a reload must leave although it applies others of the same setting: the encryption of gossip
-// can't be turned on or off, and the token must not go while the listener that it guards stays.
+// needsRestart names the changes that a reload must leave although it applies others of the same
+// setting: the encryption of gossip can't be turned on or off, and the token must not go while the
+// listener that it guards stays.
 func needsRestart(path string, before, after *Config) bool {
 	switch path {
 	case "cluster.gossip_key", "cluster.gossip_accept_keys":
@@ -64,7 +67,8 @@ func needsRestart(path string, before, after *Config) bool {
 	return false
 }
 
-// TokensCanChange reports whether a reload may take the API's tokens: a config without any was judged by its own api.listen.
+// TokensCanChange reports whether a reload may take the API's tokens: a config without any was
+// judged by its own api.listen.
 func TokensCanChange(before, after *Config) bool {
 	return after.API.Token != "" || before.API.Listen == after.API.Listen
 }

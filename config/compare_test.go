@@ -48,8 +48,8 @@ func TestDigest(t *testing.T) {
 	}
 }
 
-// TestDiffNamesEachField changes each field of the table alone, and expects it to be named, on the side that its
-// documentation says.
+// TestDiffNamesEachField changes each field of the table alone, and expects it to be named, on the
+// side that its documentation says.
 func TestDiffNamesEachField(t *testing.T) {
 	changed := load(t, `
 name     = "changed"

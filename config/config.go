@@ -28,26 +28,29 @@ const (
 	OnExpiryKeep  OnExpiry = "keep"  // go on as before: availability first, no cap while the cluster can't be reached
 )
 
-// Plaintext says what becomes of traffic between nodes that isn't encrypted, where this node could encrypt.
+// Plaintext says what becomes of traffic between nodes that isn't encrypted, where this node could
+// encrypt.
 type Plaintext string
 
-// The choices. All but PlainRefuse are for the time in which a running cluster is moved to encryption.
+// The choices. All but PlainRefuse are for the time in which a running cluster is moved to
+// encryption.
 const (
 	PlainRefuse Plaintext = "refuse" // refuse it
 	PlainAccept Plaintext = "accept" // send encrypted, hear also who doesn't
 	PlainSend   Plaintext = "send"   // send unencrypted, understand both
 )
 
-// Config is one node's configuration: resolved, checked, and with every default filled in. It is not to be
-// changed once it is in use; a reload makes a new one.
+// Config is one node's configuration: resolved, checked, and with every default filled in. It is
+// not to be changed once it is in use; a reload makes a new one.
 type Config struct {
 	// Name is the node's name, unique in the cluster: 1 to 63 of A-Z a-z 0-9 . _ -
 	Name string
-	// DataDir holds the Raft log, snapshots and the node's identity. Empty means in memory: right for a proxy
-	// node (which then waits its former session out when it restarts) and for Dev, refused for a server.
+	// DataDir holds the Raft log, snapshots and the node's identity. Empty means in memory: right
+	// for a proxy node (which then waits its former session out when it restarts) and for Dev,
+	// refused for a server.
 	DataDir string
-	// Role is what the node is to the cluster. Servers vote, and every write waits for a majority of them: run
-	// three or five.
+	// Role is what the node is to the cluster. Servers vote, and every write waits for a majority
+	// of them: run three or five.
 	Role Role
 	// Dev is a single node that keeps everything in memory; DataDir is then always empty.
 	Dev bool
@@ -61,15 +64,16 @@ type Config struct {
 	// Limits are the cluster-wide limits that this node's files carry, sorted by pattern.
 	Limits []Limit
 
-	// Origins says where each attribute that the files set is written, by its path ("proxy.listen"), and each
-	// block by its first opening ("proxy.tls"). Attributes left at their default are not in it.
+	// Origins says where each attribute that the files set is written, by its path
+	// ("proxy.listen"), and each block by its first opening ("proxy.tls"). Attributes left at their
+	// default are not in it.
 	Origins map[string]Position
 }
 
 // Log is where the node's log goes.
 type Log struct {
-	// Level is the least severe level that is written: trace, debug, info, warn, error. Below info, a busy proxy
-	// writes several lines for each connection.
+	// Level is the least severe level that is written: trace, debug, info, warn, error. Below info,
+	// a busy proxy writes several lines for each connection.
 	Level string
 	// Format is "text" for people or "json" for machines.
 	Format string
@@ -81,23 +85,29 @@ type Cluster struct {
 	RPC string
 	// Gossip is the TCP and UDP address to listen on for gossip. Port 0 picks a free one.
 	Gossip string
-	// AdvertiseRPC and AdvertiseGossip are what others dial, host:port; empty means the address listened on.
+	// AdvertiseRPC and AdvertiseGossip are what others dial, host:port; empty means the address
+	// listened on.
 	AdvertiseRPC    string
 	AdvertiseGossip string
-	// Join are gossip addresses, host:port, of nodes to look for, retried for ever. A node may list itself. More
-	// entries survive the loss of more nodes while this one starts; names are looked up at each attempt.
+	// Join are gossip addresses, host:port, of nodes to look for, retried for ever. A node may list
+	// itself. More entries survive the loss of more nodes while this one starts; names are looked
+	// up at each attempt.
 	Join []string
-	// BootstrapExpect is how many servers must have met before the first election, and must be the same on all of
-	// them. 1 makes a node a cluster of its own at once. 0 (join set, bootstrap_expect absent) never starts a
-	// cluster: the server waits until one that it joins takes it in. Set too low, two halves of a new fleet could
-	// each start a cluster; too high, none ever starts.
+	// BootstrapExpect is how many servers must have met before the first election, and must be the
+	// same on all of them. 1 makes a node a cluster of its own at once. 0 (join set,
+	// bootstrap_expect absent) never starts a cluster: the server waits until one that it joins
+	// takes it in. Set too low, two halves of a new fleet could each start a cluster; too high,
+	// none ever starts.
 	BootstrapExpect int
-	// GossipKey encrypts gossip: 16, 24 or 32 bytes, the same on all nodes; empty sends it in the clear.
+	// GossipKey encrypts gossip: 16, 24 or 32 bytes, the same on all nodes; empty sends it in the
+	// clear.
 	GossipKey Secret
-	// GossipAcceptKeys are further keys that gossip is understood with, while GossipKey is changed on one node after
-	// the other. Each is tried on every message that the ones before it can't decrypt.
+	// GossipAcceptKeys are further keys that gossip is understood with, while GossipKey is changed
+	// on one node after the other. Each is tried on every message that the ones before it can't
+	// decrypt.
 	GossipAcceptKeys []Secret
-	// Plaintext is what becomes of unencrypted traffic between nodes, where TLS or GossipKey is set.
+	// Plaintext is what becomes of unencrypted traffic between nodes, where TLS or GossipKey is
+	// set.
 	Plaintext Plaintext
 	// TLS is mutual TLS on the rpc port.
 	TLS TLS
@@ -105,9 +115,10 @@ type Cluster struct {
 
 // Lease is the node's session with the cluster.
 type Lease struct {
-	// TTL is how long a silent node keeps its slots, 1 s to 5 min. One value for the cluster, replicated at its first
-	// start. Raising it rides out longer partitions and leaves a dead node's slots unused for as long; lowering it
-	// frees them sooner and fences nodes at shorter interruptions.
+	// TTL is how long a silent node keeps its slots, 1 s to 5 min. One value for the cluster,
+	// replicated at its first start. Raising it rides out longer partitions and leaves a dead
+	// node's slots unused for as long; lowering it frees them sooner and fences nodes at shorter
+	// interruptions.
 	TTL time.Duration
 	// OnExpiry is what happens to limited connections at the session's end.
 	OnExpiry OnExpiry
@@ -115,11 +126,11 @@ type Lease struct {
 
 // Proxy is the listener for workers.
 type Proxy struct {
-	// Listen is the TCP address for workers. Beyond loopback, AllowClients must have been set in the file (or
-	// users_file).
+	// Listen is the TCP address for workers. Beyond loopback, AllowClients must have been set in
+	// the file (or users_file).
 	Listen string
-	// RejectStatus answers a request over the limit: 400 to 599. 503 makes most clients retry; 429 tells those that
-	// know it to slow down.
+	// RejectStatus answers a request over the limit: 400 to 599. 503 makes most clients retry; 429
+	// tells those that know it to slow down.
 	RejectStatus int
 	// DialTimeout bounds connecting, and before that, on its own, resolving the name. Raising it
 	// waits longer for slow upstreams, and holds a slot for as long; no slot is held while the name
@@ -129,42 +140,47 @@ type Proxy struct {
 	// only for those that wait for it. Raising it spares the name servers queries, and connects to
 	// a former address for longer after a name has moved.
 	DNSTTLMax time.Duration
-	// HeaderTimeout bounds the arrival of a whole request head. Raising it lets slow clients hold a connection longer.
+	// HeaderTimeout bounds the arrival of a whole request head. Raising it lets slow clients hold a
+	// connection longer.
 	HeaderTimeout time.Duration
-	// TunnelIdleTimeout resets a tunnel in which nothing has moved for so long; 0 never does. Lowering it frees slots
-	// that forgotten tunnels hold, and cuts those that are quiet on purpose.
+	// TunnelIdleTimeout resets a tunnel in which nothing has moved for so long; 0 never does.
+	// Lowering it frees slots that forgotten tunnels hold, and cuts those that are quiet on
+	// purpose.
 	TunnelIdleTimeout time.Duration
-	// HalfCloseTimeout resets a tunnel in which nothing has moved for so long after either side's FIN. Raising it
-	// tolerates upstreams that think long after the end of a request; the slot is held meanwhile.
+	// HalfCloseTimeout resets a tunnel in which nothing has moved for so long after either side's
+	// FIN. Raising it tolerates upstreams that think long after the end of a request; the slot is
+	// held meanwhile.
 	HalfCloseTimeout time.Duration
 	// ResponseTimeout gives up a plain exchange in which no byte has come from either side, or been
 	// taken by it, for so long; 0 never does. Lowering it frees slots of dead exchanges sooner, and
 	// cuts answers that take long.
 	ResponseTimeout time.Duration
-	// DrainTimeout is how long a stopping node lets connections end by themselves; 0 resets them at once. Keep a
-	// service manager's own stop timeout above it.
+	// DrainTimeout is how long a stopping node lets connections end by themselves; 0 resets them at
+	// once. Keep a service manager's own stop timeout above it.
 	DrainTimeout time.Duration
-	// AllowClients are the networks that clients may come from. IPv4 networks are never written in their IPv6 form.
+	// AllowClients are the networks that clients may come from. IPv4 networks are never written in
+	// their IPv6 form.
 	AllowClients []netip.Prefix
-	// UsersFile is a htpasswd file (bcrypt) that turns on Basic authentication; empty turns it off. Users is its content.
+	// UsersFile is a htpasswd file (bcrypt) that turns on Basic authentication; empty turns it off.
+	// Users is its content.
 	UsersFile string
 	Users     []User
-	// ProxyProtocolFrom are the load balancers that tell, in a PROXY protocol header, who their clients are. What they say
-	// is believed: each must be under the same control as the node.
+	// ProxyProtocolFrom are the load balancers that tell, in a PROXY protocol header, who their
+	// clients are. What they say is believed: each must be under the same control as the node.
 	ProxyProtocolFrom []netip.Prefix
 	// DenyDestinations are networks never connected to, judged on the resolved address.
 	DenyDestinations []netip.Prefix
 	// AllowDestinations, where not empty, are the only networks connected to. Deny wins.
 	AllowDestinations []netip.Prefix
-	// AccessLog is where the line of each finished tunnel and request goes: AccessLogHere, AccessLogOff, or the path of a
-	// file. A file gets them whatever the log's level.
+	// AccessLog is where the line of each finished tunnel and request goes: AccessLogHere,
+	// AccessLogOff, or the path of a file. A file gets them whatever the log's level.
 	AccessLog string
 	// ShareKeptConnections lets an upstream connection that is kept for reuse serve anybody;
 	// otherwise it serves the same user from the same address alone. Turning it off costs
 	// connections, and slots, at the upstream.
 	ShareKeptConnections bool
-	// AllowClusterDestinations lets clients connect to the nodes' APIs, rpc and gossip ports through the proxy, but not to
-	// proxies.
+	// AllowClusterDestinations lets clients connect to the nodes' APIs, rpc and gossip ports
+	// through the proxy, but not to proxies.
 	AllowClusterDestinations bool
 	// TLS makes the listener speak TLS to workers.
 	TLS TLS
@@ -180,17 +196,20 @@ const (
 type API struct {
 	// Listen is the TCP address of the API and its page. Beyond loopback, a token is required.
 	Listen string
-	// Hosts are names that a request's Host may carry beyond localhost, the node's name and addresses: lower case,
-	// without port. Each is a name that a hostile page could bind to this address.
+	// Hosts are names that a request's Host may carry beyond localhost, the node's name and
+	// addresses: lower case, without port. Each is a name that a hostile page could bind to this
+	// address.
 	Hosts []string
 	// TokenFile names the file with the bearer token; Token is its content.
 	TokenFile string
 	Token     Secret
-	// ReadTokenFile names the file with a second token that can only read; ReadToken is its content.
+	// ReadTokenFile names the file with a second token that can only read; ReadToken is its
+	// content.
 	ReadTokenFile string
 	ReadToken     Secret
-	// MetricsHosts is how many hosts /metrics names, 0 to 10,000; all others are told as one. Each name is six time series
-	// on every node: a fleet of a hundred nodes tells a hundred of them in 60,000.
+	// MetricsHosts is how many hosts /metrics names, 0 to 10,000; all others are told as one. Each
+	// name is six time series on every node: a fleet of a hundred nodes tells a hundred of them in
+	// 60,000.
 	MetricsHosts int
 	// TLS makes the listener speak TLS.
 	TLS TLS
@@ -210,7 +229,8 @@ func (t TLS) Enabled() bool { return t != TLS{} }
 type Limit struct {
 	// Pattern is canonical, as Options.CheckPattern answered it.
 	Pattern string
-	// Connections is the most concurrent upstream connections, 0 to 1,000,000: 0 blocks the host, Unlimited sets no cap.
+	// Connections is the most concurrent upstream connections, 0 to 1,000,000: 0 blocks the host,
+	// Unlimited sets no cap.
 	Connections int64
 	// Queue lets requests over the limit wait; the zero Queue rejects them at once.
 	Queue Queue
@@ -226,8 +246,9 @@ type Queue struct {
 	Size    int           // the most that wait on one node, 1 to 1,000,000: each waiting request holds a client connection
 }
 
-// Default is the config of a node whose files set nothing: the machine's host name where that can be a node's
-// name, else "". With dev it is the whole config of `weir agent --dev`, which has a name in any case.
+// Default is the config of a node whose files set nothing: the machine's host name where that can
+// be a node's name, else "". With dev it is the whole config of `weir agent --dev`, which has a
+// name in any case.
 func Default(dev bool) *Config {
 	name := hostName()
 	if name == "" && dev {
@@ -276,5 +297,6 @@ func hostName() string {
 	return name
 }
 
-// Secret is a key or token. It prints as "(hidden)" whatever the verb, so that it can't slip into a log.
+// Secret is a key or token. It prints as "(hidden)" whatever the verb, so that it can't slip into a
+// log.
 type Secret string

@@ -73,7 +73,8 @@ func refused(t *testing.T, content string) string {
 	return diags.Err().Error()
 }
 
-// TestFull loads the documented example, whose values are the documented defaults, and expects exactly them.
+// TestFull loads the documented example, whose values are the documented defaults, and expects
+// exactly them.
 func TestFull(t *testing.T) {
 	got, diags := Load([]string{"testdata/full.hcl"}, testOptions())
 	if err := diags.Err(); err != nil {
@@ -108,7 +109,8 @@ func TestFull(t *testing.T) {
 
 func samePrefix(a, b netip.Prefix) bool { return a == b }
 
-// TestDefaultValues writes the documented defaults out once more, apart from the code that has them.
+// TestDefaultValues writes the documented defaults out once more, apart from the code that has
+// them.
 func TestDefaultValues(t *testing.T) {
 	c := load(t, `data_dir = "d"`)
 	got := map[string]string{}
@@ -144,7 +146,8 @@ func TestDefaultValues(t *testing.T) {
 	}
 }
 
-// TestReference checks that the full example has every field of the reference, and that each is described.
+// TestReference checks that the full example has every field of the reference, and that each is
+// described.
 func TestReference(t *testing.T) {
 	l := newLoader(testOptions())
 	l.gather([]string{"testdata/full.hcl"})

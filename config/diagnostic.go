@@ -76,7 +76,8 @@ func (ds Diagnostics) Err() error {
 	return errors.New(strings.TrimSpace(b.String()))
 }
 
-// WriteDiagnostics writes problems for people, each as its position and message, the source line, and the hint:
+// WriteDiagnostics writes problems for people, each as its position and message, the source line,
+// and the hint:
 //
 //	Error: a.hcl:12,3: unknown attribute "conections"
 //	  12 |   conections = 5
@@ -117,8 +118,8 @@ func (p *problems) add(at Position, message, hint string) {
 	p.found = append(p.found, Diagnostic{At: at, Message: message, Hint: hint})
 }
 
-// parser takes over what the HCL parser found in a file. One missing quote makes it say the same of every line that
-// follows: the first is enough.
+// parser takes over what the HCL parser found in a file. One missing quote makes it say the same of
+// every line that follows: the first is enough.
 func (p *problems) parser(diags hcl.Diagnostics) {
 	said := map[string]bool{}
 	for _, d := range diags {
@@ -191,8 +192,8 @@ func (p *problems) line(name string, offset int) string {
 	return string(text)
 }
 
-// printable keeps a file's bytes from steering the terminal that shows them. Tabs become a space, as the column
-// counts them.
+// printable keeps a file's bytes from steering the terminal that shows them. Tabs become a space,
+// as the column counts them.
 func printable(s string) string {
 	s = strings.TrimSuffix(s, "\r")
 	return strings.Map(func(r rune) rune {
@@ -213,8 +214,8 @@ func lowerFirst(s string) string {
 	return strings.ToLower(s[:1]) + s[1:]
 }
 
-// nearest is the candidate that s was most likely meant to be, or "": the one that takes the fewest edits, else one
-// that s begins with or begins.
+// nearest is the candidate that s was most likely meant to be, or "": the one that takes the fewest
+// edits, else one that s begins with or begins.
 func nearest(s string, candidates []string) string {
 	if len(s) > maxNameCompared {
 		return ""

@@ -22,7 +22,8 @@ const (
 	examplePaths = "testdata/files/"
 )
 
-// TestDocument: docs/configuration.md has every attribute as the code has it, and an example that is valid.
+// TestDocument: docs/configuration.md has every attribute as the code has it, and an example that
+// is valid.
 func TestDocument(t *testing.T) {
 	b, err := os.ReadFile(documentPath)
 	if err != nil {

@@ -195,8 +195,8 @@ func (e evaluator) negated(x *hclsyntax.UnaryOpExpr) (value, []fault) {
 	return v, nil
 }
 
-// tooDeep finds where a file nests so deeply that parsing it could exhaust the stack: the HCL parser is recursive
-// and has no bound of its own.
+// tooDeep finds where a file nests so deeply that parsing it could exhaust the stack: the HCL
+// parser is recursive and has no bound of its own.
 func tooDeep(tokens hclsyntax.Tokens) (hcl.Range, bool) {
 	depth, operators := 0, 0
 	for _, t := range tokens {
@@ -218,8 +218,9 @@ func tooDeep(tokens hclsyntax.Tokens) (hcl.Range, bool) {
 	return hcl.Range{}, false
 }
 
-// shallow reports whether a file certainly does not nest too deeply and holds no template. It judges
-// files of plain strings and line comments only: of any other it reports false, and tooDeep decides.
+// shallow reports whether a file certainly does not nest too deeply and holds no template. It
+// judges files of plain strings and line comments only: of any other it reports false, and tooDeep
+// decides.
 func shallow(src []byte) bool {
 	for _, beyond := range []string{"${", "%{", "<<", "/*"} {
 		if bytes.Contains(src, []byte(beyond)) {
@@ -261,8 +262,8 @@ func lineEnd(src []byte, from int) int {
 	return len(src)
 }
 
-// stringEnd is the offset of the quote that closes the string opened at from, and len(src) where none
-// does on its line.
+// stringEnd is the offset of the quote that closes the string opened at from, and len(src) where
+// none does on its line.
 func stringEnd(src []byte, from int) int {
 	for i := from + 1; i < len(src); i++ {
 		switch src[i] {

@@ -42,9 +42,10 @@ var refusedConfigs = []string{
 	"role = \"proxy\"\napi {\n  token_file = \"testdata/files/token\"\n  read_token_file = \"testdata/files/same-token\"\n}\n",
 }
 
-// FuzzLoad feeds any bytes to Load and LoadLimits: neither panics; each answers a value or problems, never both; every
-// problem has a message, and a position inside the file; nothing written out can steer a terminal. What is loaded is
-// within the bounds that the documentation gives, and, written out as HCL and loaded again, the same.
+// FuzzLoad feeds any bytes to Load and LoadLimits: neither panics; each answers a value or
+// problems, never both; every problem has a message, and a position inside the file; nothing
+// written out can steer a terminal. What is loaded is within the bounds that the documentation
+// gives, and, written out as HCL and loaded again, the same.
 func FuzzLoad(f *testing.F) {
 	seeds, _ := filepath.Glob("testdata/bad/*.hcl")
 	for _, name := range append(seeds, "testdata/full.hcl", "../examples/single.hcl") {

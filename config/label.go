@@ -7,8 +7,9 @@ import (
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 )
 
-// A limit's pattern is a string too, so that it takes ${env.NAME}; but it is a block's label, in which HCL's parser takes no templates.
-// Such labels are hidden from the parser, and read as the expressions that they are.
+// A limit's pattern is a string too, so that it takes ${env.NAME}; but it is a block's label, in
+// which HCL's parser takes no templates. Such labels are hidden from the parser, and read as the
+// expressions that they are.
 
 // labelAt is where a label begins.
 type labelAt struct {
@@ -45,8 +46,8 @@ func hideTemplates(source []byte, tokens hclsyntax.Tokens) ([]byte, []hcl.Range)
 	return source, hidden
 }
 
-// closingQuote is the token that ends the string that begins at tokens[open], len(tokens) where none does, and whether the string
-// holds a template. Strings stand in templates, in turn.
+// closingQuote is the token that ends the string that begins at tokens[open], len(tokens) where
+// none does, and whether the string holds a template. Strings stand in templates, in turn.
 func closingQuote(tokens hclsyntax.Tokens, open int) (end int, template bool) {
 	depth := 0
 	for i := open; i < len(tokens); i++ {

@@ -9,9 +9,9 @@ import (
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 )
 
-// LoadLimits reads only the limits of a file or directory, for `weir limits apply`. A node's whole config will do: its
-// other blocks are passed over. Without a limits block it is an error, because applying it would delete every limit;
-// an empty one says that this is meant.
+// LoadLimits reads only the limits of a file or directory, for `weir limits apply`. A node's whole
+// config will do: its other blocks are passed over. Without a limits block it is an error, because
+// applying it would delete every limit; an empty one says that this is meant.
 func LoadLimits(path string, opts Options) ([]Limit, Diagnostics) {
 	l := newLoader(opts)
 	l.gather([]string{path})
@@ -30,8 +30,8 @@ func LoadLimits(path string, opts Options) ([]Limit, Diagnostics) {
 	return l.cfg.Limits, nil
 }
 
-// limitsOnly reads a file's limits blocks, and reports whether it has any. Names unknown to a config are still errors:
-// a misspelt limits block must not pass for none.
+// limitsOnly reads a file's limits blocks, and reports whether it has any. Names unknown to a
+// config are still errors: a misspelt limits block must not pass for none.
 func (l *loader) limitsOnly(body *hclsyntax.Body) (found bool) {
 	for _, a := range attributes(body) {
 		if !l.shape.isAttribute(a.Name) {

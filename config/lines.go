@@ -5,9 +5,9 @@ import (
 	"sort"
 )
 
-// lineIndex finds a file's lines, and those that belong to a list of secrets. It is made in one pass
-// over the file. Without it, each position would search the file anew: the time to read a config
-// with many blocks, or many problems, would grow with their square.
+// lineIndex finds a file's lines, and those that belong to a list of secrets. It is made in one
+// pass over the file. Without it, each position would search the file anew: the time to read a
+// config with many blocks, or many problems, would grow with their square.
 type lineIndex struct {
 	starts  []int // the offset of each line's first byte
 	size    int
@@ -47,8 +47,8 @@ func newLineIndex(src []byte) *lineIndex {
 	}
 }
 
-// at returns the bounds of the line that holds the byte at offset, its line end left out, and whether
-// the line begins inside a list of secrets.
+// at returns the bounds of the line that holds the byte at offset, its line end left out, and
+// whether the line begins inside a list of secrets.
 func (x *lineIndex) at(offset int) (start, end int, secret bool) {
 	n := sort.Search(len(x.starts), func(i int) bool { return x.starts[i] > offset })
 	start, end = x.starts[n-1], x.size

@@ -21,16 +21,16 @@ type Options struct {
 	Dev bool
 	// Running is a node's own: it takes a certificate that has expired, and warns.
 	Running bool
-	// CheckPattern judges a limit's pattern and answers its canonical form; the error, which is all that is said,
-	// names the pattern and what to write instead.
-	// Nil takes any pattern that is not empty.
+	// CheckPattern judges a limit's pattern and answers its canonical form; the error, which is all
+	// that is said, names the pattern and what to write instead. Nil takes any pattern that is not
+	// empty.
 	CheckPattern func(pattern string) (canonical string, err error)
 	// LookupEnv resolves ${env.NAME}; nil means os.LookupEnv.
 	LookupEnv func(name string) (string, bool)
 }
 
-// Load reads files, and directories of *.hcl in name order, as one config. It answers a complete config, or nil and
-// every problem found. Without paths it is the defaults that are checked.
+// Load reads files, and directories of *.hcl in name order, as one config. It answers a complete
+// config, or nil and every problem found. Without paths it is the defaults that are checked.
 func Load(paths []string, opts Options) (*Config, Diagnostics) {
 	l := newLoader(opts)
 	l.gather(paths)
@@ -164,7 +164,8 @@ func reason(err error) string {
 	return err.Error()
 }
 
-// parse parses every file that was read; of a file with syntax errors, what could be understood is still judged.
+// parse parses every file that was read; of a file with syntax errors, what could be understood is
+// still judged.
 func (l *loader) parse() {
 	for _, name := range l.order {
 		source, at, deep := l.prepare(name)
@@ -187,10 +188,10 @@ func (l *loader) parse() {
 	}
 }
 
-// prepare returns a file's source as the parser takes it, with the labels that hold templates hidden,
-// or the place where the file nests too deeply. Lexing costs more than everything else that is done
-// with a file, so a file that can be judged without is not lexed here. The parser reports the lexer's
-// errors.
+// prepare returns a file's source as the parser takes it, with the labels that hold templates
+// hidden, or the place where the file nests too deeply. Lexing costs more than everything else that
+// is done with a file, so a file that can be judged without is not lexed here. The parser reports
+// the lexer's errors.
 func (l *loader) prepare(name string) (source []byte, at hcl.Range, deep bool) {
 	source = l.files[name]
 	if shallow(source) {

@@ -1,7 +1,8 @@
 package config
 
-// NodeFiles parts the files under paths into those that set a node's name and those that don't, each in the order in which Load
-// reads them. A file that can't be read or parsed is in neither: Load reports it.
+// NodeFiles parts the files under paths into those that set a node's name and those that don't,
+// each in the order in which Load reads them. A file that can't be read or parsed is in neither:
+// Load reports it.
 func NodeFiles(paths []string) (named, shared []string) {
 	l := newLoader(Options{})
 	l.gather(paths)

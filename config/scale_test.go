@@ -84,8 +84,8 @@ func processorTime(t testing.TB) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// TestLoadIsLinear compares files of which one is sixteen times as long: sixteen times the work, and
-// 256 times where something searches the file anew for each of its lines.
+// TestLoadIsLinear compares files of which one is sixteen times as long: sixteen times the work,
+// and 256 times where something searches the file anew for each of its lines.
 func TestLoadIsLinear(t *testing.T) {
 	const n, times, allowed = 250, 16, 80
 	for name, content := range bigConfigs {

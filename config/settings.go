@@ -9,8 +9,8 @@ type Setting struct {
 	At    string // file:line where it is set; "" where it is not
 }
 
-// Settings lists every attribute outside limits, in the order of the reference. The log and the API may show it to who
-// administers the node: it holds no secret.
+// Settings lists every attribute outside limits, in the order of the reference. The log and the API
+// may show it to who administers the node: it holds no secret.
 func Settings(c *Config) []Setting {
 	var out []Setting
 	for _, f := range configFields() {

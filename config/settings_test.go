@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// TestSettingsHideSecrets sets every secret that a Config can hold, and looks for it in what Settings says.
+// TestSettingsHideSecrets sets every secret that a Config can hold, and looks for it in what
+// Settings says.
 func TestSettingsHideSecrets(t *testing.T) {
 	c := Default(false)
 	c.Origins["proxy.listen"] = Position{File: "weir.hcl", Line: 7}

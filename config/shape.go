@@ -36,8 +36,8 @@ func (s *shape) add(path string) {
 
 func (s *shape) isAttribute(path string) bool { return slices.Contains(s.paths, path) }
 
-// suggest says what somebody who wrote name in the block at path may have meant: a similar name there, or the same
-// name elsewhere.
+// suggest says what somebody who wrote name in the block at path may have meant: a similar name
+// there, or the same name elsewhere.
 func (s *shape) suggest(path, name string) string {
 	if near := nearest(name, s.names(path)); near != "" {
 		return fmt.Sprintf("Did you mean %q?", near)

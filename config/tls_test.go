@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// TestWarnings: what is open to the network or to other users is named, with its place; what stays on the machine is not.
+// TestWarnings: what is open to the network or to other users is named, with its place; what stays
+// on the machine is not.
 func TestWarnings(t *testing.T) {
 	if ds := Warnings(Default(true)); len(ds) != 0 {
 		t.Errorf("the defaults: %v", ds)

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// valueType describes one type of value: its name in the reference, and how a written value becomes a Go one. A faulty
-// value answers every fault in it.
+// valueType describes one type of value: its name in the reference, and how a written value becomes
+// a Go one. A faulty value answers every fault in it.
 type valueType[V any] struct {
 	name  string
 	parse func(value) (V, []fault)
@@ -27,7 +27,8 @@ func must(v value, what, hint string) []fault {
 	return v.fault(fmt.Sprintf("must be %s, not %s", what, v.kind), hint)
 }
 
-// parseString makes a type from a function over the text; an empty text is passed on like any other.
+// parseString makes a type from a function over the text; an empty text is passed on like any
+// other.
 func parseString[V any](name string, parse func(text string) (v V, message, hint string)) valueType[V] {
 	return valueType[V]{name, func(v value) (out V, faults []fault) {
 		if v.kind != kindString {
@@ -52,7 +53,8 @@ func parseString[V any](name string, parse func(text string) (v V, message, hint
 
 const absurdNumber = "the number"
 
-// numberText shows a number; one with an absurd exponent, which would take minutes to write out, as absurdNumber.
+// numberText shows a number; one with an absurd exponent, which would take minutes to write out, as
+// absurdNumber.
 func numberText(v value) string {
 	if e := v.number.MantExp(nil); v.number.IsInf() || e > 128 || e < -128 {
 		return absurdNumber
@@ -90,7 +92,8 @@ func choice[V ~string](words ...V) valueType[V] {
 
 var namePattern = regexp.MustCompile(`^[A-Za-z0-9._-]{1,63}$`)
 
-// UsableName reports whether s can be a node's name: 1 to 63 letters, digits, dots, underscores and hyphens. It stands in URLs, headers and Raft ids, so the alphabet is small.
+// UsableName reports whether s can be a node's name: 1 to 63 letters, digits, dots, underscores and
+// hyphens. It stands in URLs, headers and Raft ids, so the alphabet is small.
 func UsableName(s string) bool { return namePattern.MatchString(s) }
 
 func nodeName() valueType[string] {
@@ -241,14 +244,16 @@ func dnsName() valueType[string] {
 
 var hostPattern = regexp.MustCompile(`^[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*$`)
 
-// usableHost reports whether s is a name (in lower case) and not a badly written address: those end in a number.
+// usableHost reports whether s is a name (in lower case) and not a badly written address: those end
+// in a number.
 func usableHost(s string) bool {
 	last := s[strings.LastIndexByte(s, '.')+1:]
 	_, err := strconv.ParseUint(last, 0, 64)
 	return len(s) <= 253 && err != nil && hostPattern.MatchString(s)
 }
 
-// listenAddress is host:port to listen on; an empty host means all of the machine's addresses, port 0 any free port.
+// listenAddress is host:port to listen on; an empty host means all of the machine's addresses, port
+// 0 any free port.
 func listenAddress(port int) valueType[string] {
 	example := fmt.Sprintf("Write an address and a port, as in \"127.0.0.1:%d\".", port)
 	return parseString("address", func(s string) (string, string, string) {
@@ -304,7 +309,8 @@ func withPort(s, port string) string {
 	return net.JoinHostPort(s, port)
 }
 
-// splitAddress takes host:port apart, and a bare host, which has the port "". The host is canonical.
+// splitAddress takes host:port apart, and a bare host, which has the port "". The host is
+// canonical.
 func splitAddress(s string, lowestPort uint64) (host, port, message string) {
 	bad := fmt.Sprintf("%q is not an address", s)
 	host, port, err := net.SplitHostPort(s)

@@ -13,7 +13,8 @@ const (
 	maxUsers    = 100_000
 	maxUserName = 255 // bytes, as in htpasswd
 
-	// The costs of bcrypt that are taken. Each step up doubles the time of a check: 15 takes a second or two.
+	// The costs of bcrypt that are taken. Each step up doubles the time of a check: 15 takes a
+	// second or two.
 	minBcryptCost = 4
 	maxBcryptCost = 15
 )
@@ -24,9 +25,9 @@ type User struct {
 	Hash Secret // bcrypt: "$2y$10$…"
 }
 
-// ReadUsers reads a users file: lines of a name, a colon and a bcrypt hash, as `htpasswd -B` writes them. Empty lines and those
-// that begin with "#" are passed over. It answers the users in the file's order, or every problem; none shows what
-// stands in the file.
+// ReadUsers reads a users file: lines of a name, a colon and a bcrypt hash, as `htpasswd -B` writes
+// them. Empty lines and those that begin with "#" are passed over. It answers the users in the
+// file's order, or every problem; none shows what stands in the file.
 func ReadUsers(name string) ([]User, Diagnostics) {
 	src, err := readBounded(name, maxFileBytes)
 	if err != nil {
@@ -71,7 +72,8 @@ func parseUsers(name string, src []byte) (users []User, problems Diagnostics) {
 // makeUser says how a line is made.
 const makeUser = "Make a line with `htpasswd -nB NAME`."
 
-// parseUser reads one line. Otherwise message says what is wrong with it, without a word of it but the name.
+// parseUser reads one line. Otherwise message says what is wrong with it, without a word of it but
+// the name.
 func parseUser(line string) (u User, message, hint string) {
 	name, hash, found := strings.Cut(line, ":")
 	control := func(r rune) bool { return unicode.IsControl(r) }

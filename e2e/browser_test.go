@@ -31,8 +31,8 @@ type browser struct {
 	complaints []string
 }
 
-// openBrowser shows the address in a Chromium of its own, which is closed when the test ends. Without one on the machine the test is
-// skipped, and says so.
+// openBrowser shows the address in a Chromium of its own, which is closed when the test ends.
+// Without one on the machine the test is skipped, and says so.
 func openBrowser(t testing.TB, origin string, flags ...chromedp.ExecAllocatorOption) *browser {
 	t.Helper()
 	var path string
@@ -210,7 +210,8 @@ func (b *browser) enter(t testing.TB, selector, text string) {
 	b.do(t, stepTime, chromedp.SendKeys(at, text))
 }
 
-// size gives the window a size, and says which colours are preferred. A phone's pixels are two to a point.
+// size gives the window a size, and says which colours are preferred. A phone's pixels are two to a
+// point.
 func (b *browser) size(t testing.TB, width, height int64, phone, dark bool) {
 	t.Helper()
 	scheme, scale := "light", 1.0

@@ -28,9 +28,9 @@ func seeded(t *testing.T) *rand.Rand {
 	return rand.New(rand.NewPCG(seed, 0))
 }
 
-// TestFaultsUnderLoad kills, stops and freezes nodes at random under load: the upstream never sees more than the limit, and
-// every node admits again afterwards. Freezes stay below the ttl: a process that is frozen for longer can't close its
-// sockets, and is not covered.
+// TestFaultsUnderLoad kills, stops and freezes nodes at random under load: the upstream never sees
+// more than the limit, and every node admits again afterwards. Freezes stay below the ttl: a
+// process that is frozen for longer can't close its sockets, and is not covered.
 func TestFaultsUnderLoad(t *testing.T) {
 	rng := seeded(t)
 	c := startCluster(t, shape{ttl: 2 * time.Second})

@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// TestCommandLine walks through the commands that ask and change a cluster: what they print, on which stream, and how they end.
+// TestCommandLine walks through the commands that ask and change a cluster: what they print, on
+// which stream, and how they end.
 func TestCommandLine(t *testing.T) {
 	c := startCluster(t, shape{limits: "  host \"*\" {\n    connections = 25\n  }\n"})
 	leader, others := c.leader(t)

@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// client speaks a node's HTTP API as its documentation has it, and knows nothing of the program's own client.
+// client speaks a node's HTTP API as its documentation has it, and knows nothing of the program's
+// own client.
 type client struct {
 	base string
 	http *http.Client

@@ -35,7 +35,8 @@ func (c *cluster) secure(t testing.TB) host {
 	return host{Server: up, name: name, target: net.JoinHostPort(name, strconv.Itoa(up.Port()))}
 }
 
-// curl goes through a node by its environment alone, plain and with TLS, and is refused as a person can read.
+// curl goes through a node by its environment alone, plain and with TLS, and is refused as a person
+// can read.
 func curl(t *testing.T, c *cluster) {
 	path, err := exec.LookPath("curl")
 	if err != nil {
@@ -71,7 +72,8 @@ except requests.exceptions.ProxyError as e:
 `
 )
 
-// python goes through a node with the standard library's client and, where it is installed, with requests.
+// python goes through a node with the standard library's client and, where it is installed, with
+// requests.
 func python(t *testing.T, c *cluster) {
 	path, err := exec.LookPath("python3")
 	if err != nil {

@@ -13,7 +13,8 @@ import (
 	"github.com/weirproxy/weir/e2e/load"
 )
 
-// clocks are the files that tell the nodes of a cluster, which run a binary built for that, what to add to their clocks.
+// clocks are the files that tell the nodes of a cluster, which run a binary built for that, what to
+// add to their clocks.
 type clocks map[string]string // by the node's name
 
 // The places of the two clocks in a file.
@@ -93,7 +94,8 @@ func TestClockJumps(t *testing.T) {
 	}
 }
 
-// clockTrial is a cluster whose nodes' clocks can be set. What is set in one trial stays set in the next: clocks only jump once.
+// clockTrial is a cluster whose nodes' clocks can be set. What is set in one trial stays set in the
+// next: clocks only jump once.
 type clockTrial struct {
 	*cluster
 	clocks clocks
@@ -120,8 +122,8 @@ func (c *clockTrial) talking(t *testing.T, n *node) (session uint64, h *wireHost
 	return n.session(t), h, n.talks(t, h)
 }
 
-// fencedBy is a trial: after the jump the node has lost its session, at once, and comes back with a new one. Where the clock is
-// that of the lease, not a byte that is said after the jump moves.
+// fencedBy is a trial: after the jump the node has lost its session, at once, and comes back with a
+// new one. Where the clock is that of the lease, not a byte that is said after the jump moves.
 func (c *clockTrial) fencedBy(clock int64, d time.Duration) func(*testing.T, *node) {
 	return func(t *testing.T, n *node) {
 		former, h, talks := c.talking(t, n)
@@ -144,7 +146,8 @@ func (c *clockTrial) fencedBy(clock int64, d time.Duration) func(*testing.T, *no
 	}
 }
 
-// fencedWithin: the node looks at its clocks every quarter of a second, and the machine may be busy.
+// fencedWithin: the node looks at its clocks every quarter of a second, and the machine may be
+// busy.
 const fencedWithin = time.Second
 
 func (c *clockTrial) comesBack(t *testing.T, n *node, former uint64, h *wireHost) {
@@ -175,7 +178,8 @@ func (c *clockTrial) goesOn(t *testing.T, n *node, former uint64, talks []*talk)
 	}
 }
 
-// drift lets the wall clock gain a tenth, as one that is slewed does at the very most, for a second.
+// drift lets the wall clock gain a tenth, as one that is slewed does at the very most, for a
+// second.
 func (c *clockTrial) drift(t *testing.T, n *node) {
 	former, _, talks := c.talking(t, n)
 	tick := time.NewTicker(10 * time.Millisecond)
@@ -187,8 +191,8 @@ func (c *clockTrial) drift(t *testing.T, n *node) {
 	c.goesOn(t, n, former, talks)
 }
 
-// suspended plays a machine that sleeps: nothing runs, CLOCK_MONOTONIC stands still, CLOCK_BOOTTIME goes on. When it wakes, not a
-// byte moves on its old connections.
+// suspended plays a machine that sleeps: nothing runs, CLOCK_MONOTONIC stands still, CLOCK_BOOTTIME
+// goes on. When it wakes, not a byte moves on its old connections.
 func (c *clockTrial) suspended(t *testing.T, n *node) {
 	former, h, talks := c.talking(t, n)
 	n.freeze(t)
@@ -204,8 +208,8 @@ func (c *clockTrial) suspended(t *testing.T, n *node) {
 	c.comesBack(t, n, former, h)
 }
 
-// TestClocksWithNothingInCommon: nodes whose clocks began at different times, each in a time namespace of its own, hold the
-// limit together, and a dead one's slots come back when they should.
+// TestClocksWithNothingInCommon: nodes whose clocks began at different times, each in a time
+// namespace of its own, hold the limit together, and a dead one's slots come back when they should.
 func TestClocksWithNothingInCommon(t *testing.T) {
 	t.Parallel()
 	needRoot(t)

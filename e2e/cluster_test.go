@@ -35,7 +35,8 @@ type cluster struct {
 	hosts atomic.Uint32 // upstream addresses given out
 }
 
-// startCluster starts the nodes of a shape and waits until each is ready. They are killed when the test ends.
+// startCluster starts the nodes of a shape and waits until each is ready. They are killed when the
+// test ends.
 func startCluster(t testing.TB, s shape) *cluster {
 	t.Helper()
 	if s.ttl == 0 {
@@ -83,7 +84,8 @@ func (c *cluster) lay(t testing.TB) {
 	}
 }
 
-// newNode makes a node of the cluster on the first four addresses, neither started nor configured to join.
+// newNode makes a node of the cluster on the first four addresses, neither started nor configured
+// to join.
 func (c *cluster) newNode(t testing.TB, name, role string, p []string) *node {
 	t.Helper()
 	dir, err := os.MkdirTemp(c.dir, name+"-")
@@ -169,7 +171,8 @@ func (c *cluster) killAll() {
 	}
 }
 
-// leader waits until all running nodes name the same running leader, and returns it with the others.
+// leader waits until all running nodes name the same running leader, and returns it with the
+// others.
 func (c *cluster) leader(t testing.TB) (leader *node, others []*node) {
 	t.Helper()
 	eventually(t, 10*time.Second, "one leader", func() error {
@@ -278,8 +281,8 @@ func (h host) awaitOpen(t testing.TB, within time.Duration, want int) {
 	})
 }
 
-// awaitUse waits until the nodes have want connections to up, by their own account: a moment after a client has seen
-// its tunnel's end, the slot is free.
+// awaitUse waits until the nodes have want connections to up, by their own account: a moment after
+// a client has seen its tunnel's end, the slot is free.
 func (c *cluster) awaitUse(t testing.TB, up host, want int) {
 	t.Helper()
 	eventually(t, 2*time.Second, fmt.Sprintf("%d slots in use", want), func() error {
@@ -314,12 +317,12 @@ func (h host) peakAtMost(t testing.TB, limit int) {
 	}
 }
 
-// Ports for nodes are taken below the range that the kernel gives to outgoing connections, so that a node that is down
-// finds its ports free when it comes back.
+// Ports for nodes are taken below the range that the kernel gives to outgoing connections, so that
+// a node that is down finds its ports free when it comes back.
 const firstPort, lastPort = 15000, 32000
 
-// freePorts finds n loopback addresses whose port is free for TCP and UDP. Another process may still take one before
-// the node does.
+// freePorts finds n loopback addresses whose port is free for TCP and UDP. Another process may
+// still take one before the node does.
 func freePorts(t testing.TB, n int) []string {
 	t.Helper()
 	var addrs []string
@@ -344,7 +347,8 @@ func freePorts(t testing.TB, n int) []string {
 	return nil
 }
 
-// logDir is where a cluster keeps its files: among the test's temporary ones, or where WEIR_E2E_LOGS says.
+// logDir is where a cluster keeps its files: among the test's temporary ones, or where
+// WEIR_E2E_LOGS says.
 func logDir(t testing.TB) string {
 	t.Helper()
 	keep := os.Getenv(logsVariable)

@@ -14,8 +14,9 @@ import (
 	"github.com/pb33f/libopenapi-validator/config"
 )
 
-// TestAnswersAreAsDescribed holds what real nodes answer against the description that they serve: a server and a proxy, with use,
-// limits, a dead node and a refused request behind them, then drained, and then without a leader. Success and error alike.
+// TestAnswersAreAsDescribed holds what real nodes answer against the description that they serve: a
+// server and a proxy, with use, limits, a dead node and a refused request behind them, then
+// drained, and then without a leader. Success and error alike.
 func TestAnswersAreAsDescribed(t *testing.T) {
 	c := startCluster(t, shape{ttl: 5 * time.Second, limits: "  host \"*\" {\n    connections = 25\n  }\n"})
 	leader, others := c.leader(t)
@@ -60,7 +61,8 @@ func readContract(t *testing.T, n *node) contract {
 		t.Fatal(err)
 	}
 	v, errs := validator.NewValidator(doc, config.WithStrictMode(), config.WithFormatAssertions(), config.WithoutSecurityValidation(),
-		// Strict mode takes no account of schemas without named properties; what is there is validated all the same.
+		// Strict mode takes no account of schemas without named properties; what is there is
+		// validated all the same.
 		config.WithStrictIgnorePaths("$.body.hosts[*].nodes.*", "$.body.nodes.*", "$.body.source.*"),
 		config.WithStrictIgnoredHeadersExtra("X-Content-Type-Options"))
 	if len(errs) > 0 {
@@ -69,7 +71,8 @@ func readContract(t *testing.T, n *node) contract {
 	return contract{v}
 }
 
-// reads makes the calls that change nothing. What a node can't tell now it says in an answer of its own.
+// reads makes the calls that change nothing. What a node can't tell now it says in an answer of its
+// own.
 func (c contract) reads(t *testing.T, n *node, host string) {
 	t.Helper()
 	for _, path := range []string{

@@ -44,8 +44,8 @@ func logEntriesBelowLimit(t *testing.T, c *cluster) {
 	}
 }
 
-// idleCosts: a cluster that nobody uses costs under 2 % of a core per node, and its log stands still. On a slow machine the
-// same work is a larger share.
+// idleCosts: a cluster that nobody uses costs under 2 % of a core per node, and its log stands
+// still. On a slow machine the same work is a larger share.
 func idleCosts(t *testing.T, c *cluster) {
 	const over, most = 10 * time.Second, 0.02
 	leader, _ := c.leader(t)

@@ -29,7 +29,8 @@ func needRoot(t *testing.T) {
 	}
 }
 
-// newTmpfs mounts a file system in memory that holds size bytes. It is unmounted when the test ends.
+// newTmpfs mounts a file system in memory that holds size bytes. It is unmounted when the test
+// ends.
 func newTmpfs(t *testing.T, size int) *disk {
 	t.Helper()
 	d := &disk{dir: t.TempDir()}
@@ -38,7 +39,8 @@ func newTmpfs(t *testing.T, size int) *disk {
 	return d
 }
 
-// newExt4 mounts an ext4 that turns read-only on an error, as most do. It is unmounted when the test ends.
+// newExt4 mounts an ext4 that turns read-only on an error, as most do. It is unmounted when the
+// test ends.
 func newExt4(t *testing.T) *disk {
 	t.Helper()
 	d := &disk{dir: t.TempDir(), image: filepath.Join(t.TempDir(), "image")}
@@ -89,8 +91,8 @@ func (d *disk) fill(t *testing.T) (release func()) {
 	}
 }
 
-// freeze makes every write wait until thaw is called. It is, at the latest, when the test ends: a process that waits for a
-// write can't be killed.
+// freeze makes every write wait until thaw is called. It is, at the latest, when the test ends: a
+// process that waits for a write can't be killed.
 func (d *disk) freeze(t *testing.T) (thaw func()) {
 	t.Helper()
 	command(t, "fsfreeze", "--freeze", d.dir)
@@ -105,7 +107,8 @@ func (d *disk) freeze(t *testing.T) (thaw func()) {
 	return thaw
 }
 
-// turnReadOnly makes the kernel believe that it has found damage. Only another mount makes the file system writable again.
+// turnReadOnly makes the kernel believe that it has found damage. Only another mount makes the file
+// system writable again.
 func (d *disk) turnReadOnly(t *testing.T) {
 	t.Helper()
 	out := command(t, "findmnt", "--noheadings", "--output", "SOURCE", "--target", d.dir)
@@ -177,7 +180,8 @@ func (w *ward) patient(t *testing.T, role string) (sick *node, well []*node) {
 	return followers[0], []*node{leader, followers[1]}
 }
 
-// goesOn: the nodes that are well have a leader among them, take changes of limits, also of hosts that are new to them, and admit.
+// goesOn: the nodes that are well have a leader among them, take changes of limits, also of hosts
+// that are new to them, and admit.
 func (w *ward) goesOn(t *testing.T, within time.Duration, well []*node) {
 	t.Helper()
 	begun := time.Now()
@@ -240,7 +244,8 @@ func (n *node) says(text string) error {
 	return err
 }
 
-// push sets a limit through node n until check is content: what makes a disk ill only shows when something is written.
+// push sets a limit through node n until check is content: what makes a disk ill only shows when
+// something is written.
 func (w *ward) push(t *testing.T, n *node, within time.Duration, what string, check func() error) {
 	t.Helper()
 	eventually(t, within, what, func() error {
@@ -261,8 +266,8 @@ func (n *node) ails(symptom func(statusAnswer) bool) func() error {
 	}
 }
 
-// stillServes: a node whose disk is ill can admit, leasing from a leader that is well, for longer than a session lasts without
-// being renewed, though the limits change.
+// stillServes: a node whose disk is ill can admit, leasing from a leader that is well, for longer
+// than a session lasts without being renewed, though the limits change.
 func (w *ward) stillServes(t *testing.T, sick *node, well []*node) {
 	t.Helper()
 	begun := time.Now()
@@ -283,8 +288,8 @@ func (w *ward) stillServes(t *testing.T, sick *node, well []*node) {
 	w.up.peakAtMost(t, wardLimit)
 }
 
-// TestDiskFull: a server whose disk has no room says so, and takes no writes; the others go on. It recovers by itself once there
-// is room.
+// TestDiskFull: a server whose disk has no room says so, and takes no writes; the others go on. It
+// recovers by itself once there is room.
 func TestDiskFull(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
@@ -304,8 +309,9 @@ func TestDiskFull(t *testing.T) {
 	}
 }
 
-// TestDiskReadOnly: a server whose file system has turned read-only says so, like a full one. The kernel takes no writes any
-// more until it is mounted anew: the server is stopped for that, and started again.
+// TestDiskReadOnly: a server whose file system has turned read-only says so, like a full one. The
+// kernel takes no writes any more until it is mounted anew: the server is stopped for that, and
+// started again.
 func TestDiskReadOnly(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
@@ -327,8 +333,9 @@ func TestDiskReadOnly(t *testing.T) {
 	}
 }
 
-// TestDiskStalls: when a leader's writes neither succeed nor fail, another server leads within a few seconds; nobody waits for
-// a follower's. The server goes on as a node, and catches up when its writes end.
+// TestDiskStalls: when a leader's writes neither succeed nor fail, another server leads within a
+// few seconds; nobody waits for a follower's. The server goes on as a node, and catches up when its
+// writes end.
 func TestDiskStalls(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
@@ -350,6 +357,6 @@ func TestDiskStalls(t *testing.T) {
 	}
 }
 
-// stalledWithin is the time in which a leader's stalled disk is noticed, 2.5 s, another leader is elected, and writes that were
-// on their way to the former one are repeated.
+// stalledWithin is the time in which a leader's stalled disk is noticed, 2.5 s, another leader is
+// elected, and writes that were on their way to the former one are repeated.
 const stalledWithin = 2500*time.Millisecond + electionTime + 2*time.Second

@@ -13,7 +13,8 @@ import (
 	"time"
 )
 
-// TestErrorsAreProblems provokes each error that the contract lists on real nodes: all are problems with a sentence to act on.
+// TestErrorsAreProblems provokes each error that the contract lists on real nodes: all are problems
+// with a sentence to act on.
 func TestErrorsAreProblems(t *testing.T) {
 	c := startCluster(t, shape{prepare: func(n *node) {
 		n.token = filepath.Join(filepath.Dir(n.config), "token")

@@ -41,8 +41,9 @@ func TestLeaderKilled(t *testing.T) {
 	}
 }
 
-// killHolder kills a node that holds a third of a host's slots: tunnels elsewhere live on, slots that the others hold
-// are admitted from at once, and the dead node's are usable within the time promised, never sooner than is safe.
+// killHolder kills a node that holds a third of a host's slots: tunnels elsewhere live on, slots
+// that the others hold are admitted from at once, and the dead node's are usable within the time
+// promised, never sooner than is safe.
 func killHolder(t *testing.T, c *cluster, victim *node, within time.Duration) {
 	up := c.upstream(t)
 	c.setLimit(t, up.name, connections(6))
@@ -83,7 +84,8 @@ func killHolder(t *testing.T, c *cluster, victim *node, within time.Duration) {
 	up.peakAtMost(t, 6)
 }
 
-// freshHost is a condition: limits can be changed, and a host that nobody holds slots of is admitted to, on each node.
+// freshHost is a condition: limits can be changed, and a host that nobody holds slots of is
+// admitted to, on each node.
 func freshHost(t *testing.T, c *cluster, nodes []*node) func() error {
 	up := c.upstream(t)
 	return func() error {
@@ -103,7 +105,8 @@ func freshHost(t *testing.T, c *cluster, nodes []*node) func() error {
 	}
 }
 
-// TestRestartedNodeTakesItsSlotsBack: what a killed node held is free as soon as it is back with its data directory.
+// TestRestartedNodeTakesItsSlotsBack: what a killed node held is free as soon as it is back with
+// its data directory.
 func TestRestartedNodeTakesItsSlotsBack(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t, shape{ttl: 30 * time.Second})
@@ -139,8 +142,9 @@ func TestRestartedNodeTakesItsSlotsBack(t *testing.T) {
 	up.peakAtMost(t, 3)
 }
 
-// TestClusterDown: with two of three servers killed, hosts without a limit still work through the third, limited ones
-// are fenced before the lease ends, and all is well again when the others come back.
+// TestClusterDown: with two of three servers killed, hosts without a limit still work through the
+// third, limited ones are fenced before the lease ends, and all is well again when the others come
+// back.
 func TestClusterDown(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t, shape{})
@@ -188,8 +192,8 @@ func TestClusterDown(t *testing.T) {
 	limited.peakAtMost(t, 3)
 }
 
-// TestFrozenNode: a node that the kernel stopped loses its slots to the others; when it wakes it resets what it had and
-// reads nothing further from it.
+// TestFrozenNode: a node that the kernel stopped loses its slots to the others; when it wakes it
+// resets what it had and reads nothing further from it.
 func TestFrozenNode(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t, shape{})

@@ -44,7 +44,8 @@ func (f *flood) spread(n int, do func(i int)) {
 	}
 }
 
-// connect opens a connection, sends what is given, and waits until it is closed; false says that nobody listens.
+// connect opens a connection, sends what is given, and waits until it is closed; false says that
+// nobody listens.
 func (f *flood) connect(addr, say string) bool {
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(strangersAddress)}}
 	conn, err := d.DialContext(f.ctx, "tcp", addr)
@@ -59,7 +60,8 @@ func (f *flood) connect(addr, say string) bool {
 	return true
 }
 
-// conns opens floodConns connections to a port, each of which stays for as long as it may. Most are silent.
+// conns opens floodConns connections to a port, each of which stays for as long as it may. Most are
+// silent.
 func (f *flood) conns(addr string) {
 	says := []string{"", "", "GET / HTTP/1.1\r\nHost: x\r\n\r\n", "weir\x02", "\x16\x03\x01", "CONNECT x:1 HTTP/1.1\r\n"}
 	f.wg.Go(func() {
@@ -69,7 +71,8 @@ func (f *flood) conns(addr string) {
 	})
 }
 
-// datagrams sends floodDatagrams to a gossip port, of every kind that memberlist has a complaint about.
+// datagrams sends floodDatagrams to a gossip port, of every kind that memberlist has a complaint
+// about.
 func (f *flood) datagrams(t *testing.T, addr string) {
 	conn, err := net.DialUDP("udp", &net.UDPAddr{IP: net.ParseIP(strangersAddress)}, must(net.ResolveUDPAddr("udp", addr)))
 	if err != nil {
@@ -105,8 +108,8 @@ func withFewFiles(n *node) {
 	n.wrapper = []string{"sh", "-c", `ulimit -n 1024 && exec "$@"`, "sh"}
 }
 
-// TestFloods: strangers flood every port of three nodes, all at once. The sessions stay live, a tunnel goes on, a slot that a node
-// holds admits as fast as ever, and the log stays short.
+// TestFloods: strangers flood every port of three nodes, all at once. The sessions stay live, a
+// tunnel goes on, a slot that a node holds admits as fast as ever, and the log stays short.
 func TestFloods(t *testing.T) {
 	c := startCluster(t, shape{prepare: withFewFiles})
 	up := c.upstream(t)
@@ -194,8 +197,9 @@ func loggedLines(t *testing.T, n *node) (lines []string) {
 	return lines
 }
 
-// TestElectionUnderSilentConnections: strangers hold 300 silent connections to each rpc port, and make a new one for each that is
-// closed. A leader that is killed is replaced about as fast as without them.
+// TestElectionUnderSilentConnections: strangers hold 300 silent connections to each rpc port, and
+// make a new one for each that is closed. A leader that is killed is replaced about as fast as
+// without them.
 func TestElectionUnderSilentConnections(t *testing.T) {
 	const silent = 300
 	c := startCluster(t, shape{prepare: withFewFiles})

@@ -13,8 +13,9 @@ import (
 	"time"
 )
 
-// late is what both ends say while the node between them is frozen: it waits in the kernel, read by nobody. On a tunnel
-// that lives on it arrives; on one whose slot others have meanwhile, not a byte of it may move.
+// late is what both ends say while the node between them is frozen: it waits in the kernel, read by
+// nobody. On a tunnel that lives on it arrives; on one whose slot others have meanwhile, not a byte
+// of it may move.
 var late = strings.Repeat("said while the node was frozen; ", 512) // 16 KiB, which every socket buffer has room for
 
 // talk is one exchange through a node, in its middle.
@@ -120,8 +121,8 @@ func (x *talk) mustBeCut(t *testing.T, client, upstream int) {
 	}
 }
 
-// upstreamEnd waits until the upstream has seen how the connection ends. One that has had the client's FIN sees no more than that
-// its writes fail, with EPIPE.
+// upstreamEnd waits until the upstream has seen how the connection ends. One that has had the
+// client's FIN sees no more than that its writes fail, with EPIPE.
 func (x *talk) upstreamEnd(t *testing.T) (err error) {
 	t.Helper()
 	if x.what != "half-closed tunnel" {
@@ -147,7 +148,8 @@ func (x *talk) mustLiveOn(t *testing.T) {
 	}
 }
 
-// freeze stops the process and returns once none of its threads runs any more, which is a moment after the signal.
+// freeze stops the process and returns once none of its threads runs any more, which is a moment
+// after the signal.
 func (n *node) freeze(t testing.TB) {
 	t.Helper()
 	n.signal(t, syscall.SIGSTOP)
@@ -172,8 +174,8 @@ func (n *node) stopped() error {
 	return nil
 }
 
-// renewed is a condition: the node's session is still the former one, and will last for longer than it would
-// if nobody had answered it since it was frozen.
+// renewed is a condition: the node's session is still the former one, and will last for longer than
+// it would if nobody had answered it since it was frozen.
 func (n *node) renewed(former uint64, longer time.Duration) func() error {
 	return func() error {
 		s, err := n.http.status()
@@ -197,8 +199,9 @@ func (n *node) session(t testing.TB) uint64 {
 	return s.Session.ID
 }
 
-// TestFrozenPastItsLease: when a node wakes up whose slots others have got meanwhile, not a byte moves on its old
-// connections, in either direction, though both ends have been saying more. It resets them, gets a new session, and admits.
+// TestFrozenPastItsLease: when a node wakes up whose slots others have got meanwhile, not a byte
+// moves on its old connections, in either direction, though both ends have been saying more. It
+// resets them, gets a new session, and admits.
 func TestFrozenPastItsLease(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t, shape{ttl: 2 * time.Second})
@@ -236,7 +239,8 @@ func TestFrozenPastItsLease(t *testing.T) {
 	}
 }
 
-// TestFrozenWithinItsLease: a node that wakes up in time goes on where it was, also one that led until then.
+// TestFrozenWithinItsLease: a node that wakes up in time goes on where it was, also one that led
+// until then.
 func TestFrozenWithinItsLease(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t, shape{ttl: 5 * time.Second})
@@ -271,8 +275,8 @@ func TestFrozenWithinItsLease(t *testing.T) {
 	}
 }
 
-// TestFrozenLeaderCostsTheOthersNothing: nodes whose leader has frozen renew their sessions with the next one, before they run
-// out, though nothing ever comes on their streams to the old one.
+// TestFrozenLeaderCostsTheOthersNothing: nodes whose leader has frozen renew their sessions with
+// the next one, before they run out, though nothing ever comes on their streams to the old one.
 func TestFrozenLeaderCostsTheOthersNothing(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t, shape{ttl: 5 * time.Second})

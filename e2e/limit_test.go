@@ -23,7 +23,8 @@ const (
 	measureFor   = 2 * time.Second
 )
 
-// peakUseFairness: whatever the limit, the upstream never sees more, the slots are in use, and nodes get equal shares.
+// peakUseFairness: whatever the limit, the upstream never sees more, the slots are in use, and
+// nodes get equal shares.
 func peakUseFairness(t *testing.T, c *cluster) {
 	for _, limit := range []int{1, 2, 3, 10, 25} {
 		for _, queue := range []bool{true, false} {
@@ -85,7 +86,8 @@ func slotsMoveToDemand(t *testing.T, c *cluster) {
 	up.peakAtMost(t, 1)
 }
 
-// keptAliveGivesWay: an upstream connection kept for reuse on one node is closed for a request on another.
+// keptAliveGivesWay: an upstream connection kept for reuse on one node is closed for a request on
+// another.
 func keptAliveGivesWay(t *testing.T, c *cluster) {
 	up := c.upstream(t)
 	c.setLimit(t, up.name, connections(1))

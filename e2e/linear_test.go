@@ -28,9 +28,9 @@ const (
 	faultWrites    = 10 // that take effect after a fault, before the next: a slow machine makes fewer faults, not fewer writes to each
 )
 
-// TestLimitsAreLinearisable: clients write limits through all nodes, with and without conditions, and read them, while nodes are
-// killed, stopped and frozen, the leader above all. Every write takes effect at one moment, and every node shows the log's
-// states in their order.
+// TestLimitsAreLinearisable: clients write limits through all nodes, with and without conditions,
+// and read them, while nodes are killed, stopped and frozen, the leader above all. Every write
+// takes effect at one moment, and every node shows the log's states in their order.
 func TestLimitsAreLinearisable(t *testing.T) {
 	d, seed := linearDefault, uint64(time.Now().UnixNano())
 	var err error
@@ -86,7 +86,8 @@ func newHistorian(c *cluster) *historian {
 	return &historian{c: c, begun: time.Now(), stop: make(chan struct{}), lives: map[*node]int{}, counts: map[string]int{}}
 }
 
-// fault makes one fault: those of TestFaultsUnderLoad, or a freeze that others see as the node's death.
+// fault makes one fault: those of TestFaultsUnderLoad, or a freeze that others see as the node's
+// death.
 func (h *historian) fault(t *testing.T, rng *rand.Rand, n *node) {
 	t.Helper()
 	if rng.IntN(3) == 0 {
@@ -120,7 +121,8 @@ func (h *historian) effective() int {
 	return h.done
 }
 
-// noLife is that of a node that is being killed and started: nobody knows which of two processes answers.
+// noLife is that of a node that is being killed and started: nobody knows which of two processes
+// answers.
 const noLife = linear.NoLife
 
 // setLife says which process of a node's answers from now on, and returns which one did before.

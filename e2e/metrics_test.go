@@ -17,8 +17,9 @@ import (
 	"github.com/weirproxy/weir/e2e/load"
 )
 
-// TestMetricsOfRealNodes: what docs/metrics.md lists is told by real nodes, as promtool wants it, and tells what has happened: load on a
-// host with a queue, refusals, and a node that died and whose slots came back.
+// TestMetricsOfRealNodes: what docs/metrics.md lists is told by real nodes, as promtool wants it,
+// and tells what has happened: load on a host with a queue, refusals, and a node that died and
+// whose slots came back.
 func TestMetricsOfRealNodes(t *testing.T) {
 	c := startCluster(t, shape{ttl: 2 * time.Second})
 	leader, others := c.leader(t)
@@ -125,8 +126,8 @@ func (s samples) total(metric, label, value string) (sum sample) {
 
 var hostLabel = regexp.MustCompile(`(?m)^weir_rejections_total\{host="([^"]+)"\} (\d+)$`)
 
-// TestMetricsNameSoManyHosts: metrics_hosts bounds the hosts that /metrics names, and a reload changes it. Nothing is told twice,
-// nor lost while a host keeps its name.
+// TestMetricsNameSoManyHosts: metrics_hosts bounds the hosts that /metrics names, and a reload
+// changes it. Nothing is told twice, nor lost while a host keeps its name.
 func TestMetricsNameSoManyHosts(t *testing.T) {
 	c := startCluster(t, shape{names: []string{"a"}})
 	n := c.nodes[0]

@@ -20,7 +20,8 @@ import (
 	"github.com/weirproxy/weir/e2e/proc"
 )
 
-// stopPatience is how long a node may take to stop in good order: its drain_timeout and something for the rest.
+// stopPatience is how long a node may take to stop in good order: its drain_timeout and something
+// for the rest.
 const stopPatience = 15 * time.Second
 
 // node is one weir process and what is needed to start it again.
@@ -270,8 +271,8 @@ var (
 	crash   = regexp.MustCompile(`(?m)^(panic:|fatal error:|WARNING: DATA RACE).*`)
 )
 
-// complaint is what a process that ended with an error told its user: all that is not ordinary log, which must be
-// one line.
+// complaint is what a process that ended with an error told its user: all that is not ordinary log,
+// which must be one line.
 func complaint(t testing.TB, output string) string {
 	t.Helper()
 	var said []string

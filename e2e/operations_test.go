@@ -19,7 +19,8 @@ import (
 	"github.com/weirproxy/weir/e2e/load"
 )
 
-// TestSnapshotThroughAnyNode: saved through a proxy, restored through a follower; limits are back, and tunnels and slots stay.
+// TestSnapshotThroughAnyNode: saved through a proxy, restored through a follower; limits are back,
+// and tunnels and slots stay.
 func TestSnapshotThroughAnyNode(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t, shape{limits: "  host \"*\" {\n    connections = 50\n  }\n"})
@@ -54,9 +55,9 @@ func TestSnapshotThroughAnyNode(t *testing.T) {
 	up.peakAtMost(t, 3)
 }
 
-// TestQuorumLostForGood: two of three servers die and their disks with them. The third is recovered, keeps the limits, and takes
-// two fresh servers of the same names in. The upstream never sees more than its limit, though a node without Raft state, and all its
-// tunnels, live through it.
+// TestQuorumLostForGood: two of three servers die and their disks with them. The third is
+// recovered, keeps the limits, and takes two fresh servers of the same names in. The upstream never
+// sees more than its limit, though a node without Raft state, and all its tunnels, live through it.
 func TestQuorumLostForGood(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t, shape{ttl: 5 * time.Second})
@@ -128,7 +129,8 @@ func TestQuorumLostForGood(t *testing.T) {
 	up.peakAtMost(t, limit)
 }
 
-// awaitVoters waits until exactly these servers are in the Raft configuration of each running node, as voters.
+// awaitVoters waits until exactly these servers are in the Raft configuration of each running node,
+// as voters.
 func (c *cluster) awaitVoters(t *testing.T, names ...string) {
 	t.Helper()
 	for _, n := range c.running() {
@@ -176,7 +178,8 @@ func (c *cluster) awaitAddress(t *testing.T, n *node) {
 	})
 }
 
-// TestServerReplaced: a server that has lost its disk comes back under its name; then another takes a dead one's place under a new name.
+// TestServerReplaced: a server that has lost its disk comes back under its name; then another takes
+// a dead one's place under a new name.
 func TestServerReplaced(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t, shape{})
@@ -216,8 +219,9 @@ func TestServerReplaced(t *testing.T) {
 	up.peakAtMost(t, 3)
 }
 
-// TestServersMove: rpc and gossip get other ports, on one server after the other, stopped in good order or killed, until none has the
-// addresses that the cluster began with. Others' config is changed when they move themselves. All the while, work goes on.
+// TestServersMove: rpc and gossip get other ports, on one server after the other, stopped in good
+// order or killed, until none has the addresses that the cluster began with. Others' config is
+// changed when they move themselves. All the while, work goes on.
 func TestServersMove(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t, shape{})
@@ -277,7 +281,8 @@ func TestAllServersMoveAtOnce(t *testing.T) {
 	c.awaitVoters(t, "a", "b", "c")
 }
 
-// former builds weir with the version of the log before the present one: it stands for the release before.
+// former builds weir with the version of the log before the present one: it stands for the release
+// before.
 func former(t *testing.T) string {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "weir-former")
@@ -287,8 +292,9 @@ func former(t *testing.T) string {
 	return out
 }
 
-// TestRollingUpgrade: node after node is replaced by the next version, under load, and no request fails on those that are up. What only
-// the next version understands is refused until all have it, and taken then; a node of the former version stops at it, and says why.
+// TestRollingUpgrade: node after node is replaced by the next version, under load, and no request
+// fails on those that are up. What only the next version understands is refused until all have it,
+// and taken then; a node of the former version stops at it, and says why.
 func TestRollingUpgrade(t *testing.T) {
 	old := former(t)
 	c := startCluster(t, shape{prepare: func(n *node) { n.binary = old }})
@@ -339,7 +345,8 @@ func TestRollingUpgrade(t *testing.T) {
 	c.awaitVoters(t, "a", "b", "c")
 }
 
-// TestDataOfTheFormerVersion: a data directory that a released version has left, log, snapshot and all, is taken up as it is.
+// TestDataOfTheFormerVersion: a data directory that a released version has left, log, snapshot and
+// all, is taken up as it is.
 func TestDataOfTheFormerVersion(t *testing.T) {
 	t.Parallel()
 	archive, err := filepath.Abs(filepath.Join("testdata", "data-log1.tar.gz"))
@@ -371,7 +378,8 @@ func TestDataOfTheFormerVersion(t *testing.T) {
 	}
 }
 
-// TestDebugHoldsNoSecrets collects from all nodes of a cluster that has every secret there is, and looks for them, plain and as base64.
+// TestDebugHoldsNoSecrets collects from all nodes of a cluster that has every secret there is, and
+// looks for them, plain and as base64.
 func TestDebugHoldsNoSecrets(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -446,7 +454,8 @@ func TestDebugHoldsNoSecrets(t *testing.T) {
 	}
 }
 
-// manyLimits is a snapshot with so many limits of the API, made as docs and fsm.proto have it and not by weir.
+// manyLimits is a snapshot with so many limits of the API, made as docs and fsm.proto have it and
+// not by weir.
 func manyLimits(n int) []byte {
 	field := func(b []byte, number byte, content []byte) []byte {
 		b = binary.AppendUvarint(append(b, number<<3|2), uint64(len(content)))
@@ -464,7 +473,8 @@ func manyLimits(n int) []byte {
 	return append(append(file, sum[:]...), body...)
 }
 
-// TestManyLimitsAreRestored: a hundred thousand, through a node without Raft state; all nodes go by them, and go on.
+// TestManyLimitsAreRestored: a hundred thousand, through a node without Raft state; all nodes go by
+// them, and go on.
 func TestManyLimitsAreRestored(t *testing.T) {
 	const many = 100_000
 	c := startCluster(t, shape{ttl: 10 * time.Second})
@@ -494,7 +504,8 @@ func TestManyLimitsAreRestored(t *testing.T) {
 	}
 }
 
-// TestExec: the command gets the variables, goes through the node, and its exit code and signals are its own.
+// TestExec: the command gets the variables, goes through the node, and its exit code and signals
+// are its own.
 func TestExec(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t, shape{names: []string{"a"}})

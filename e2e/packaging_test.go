@@ -82,7 +82,8 @@ func (m *serviceManager) await(t *testing.T, what string, n int) {
 	})
 }
 
-// TestServiceManagerIsTold: systemd hears of the start, of signs of life, of reloads, and of the end; a frozen node gives no signs.
+// TestServiceManagerIsTold: systemd hears of the start, of signs of life, of reloads, and of the
+// end; a frozen node gives no signs.
 func TestServiceManagerIsTold(t *testing.T) {
 	t.Parallel()
 	m := newServiceManager(t)
@@ -115,7 +116,8 @@ func TestServiceManagerIsTold(t *testing.T) {
 	}
 }
 
-// TestDeployedConfigs: weir accepts the configs that systemd and Compose give it, with their environment, and without it says what is missing.
+// TestDeployedConfigs: weir accepts the configs that systemd and Compose give it, with their
+// environment, and without it says what is missing.
 func TestDeployedConfigs(t *testing.T) {
 	t.Parallel()
 	key, _, _ := run(t, nil, os.Getenv(binaryVariable), "keygen")

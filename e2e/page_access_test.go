@@ -12,7 +12,8 @@ import (
 	"github.com/chromedp/chromedp/kb"
 )
 
-// TestPageForEverybody: what the page has can be reached with the keyboard, is named for who hears it, and fits a phone.
+// TestPageForEverybody: what the page has can be reached with the keyboard, is named for who hears
+// it, and fits a phone.
 func TestPageForEverybody(t *testing.T) {
 	c := startCluster(t, shape{ttl: 5 * time.Second})
 	page, others := c.leader(t)
@@ -100,7 +101,8 @@ func pageByKeyboard(t *testing.T, b *browser, host string) {
 	eval[bool](t, b, `(document.querySelector('.open[aria-expanded=true]').click(), true)`)
 }
 
-// tab goes to the next stop of the keyboard, which must be seen to have the focus, and returns its name.
+// tab goes to the next stop of the keyboard, which must be seen to have the focus, and returns its
+// name.
 func (b *browser) tab(t testing.TB) string {
 	t.Helper()
 	b.press(t, kb.Tab)
@@ -161,7 +163,8 @@ func axText(t *testing.T, v *accessibility.Value) string {
 	return text
 }
 
-// fits checks that nothing stands out beyond the window's right edge, and that what is touched is large enough for it.
+// fits checks that nothing stands out beyond the window's right edge, and that what is touched is
+// large enough for it.
 func (b *browser) fits(t *testing.T, what string) {
 	t.Helper()
 	if over := eval[int](t, b, `document.documentElement.scrollWidth - window.innerWidth`); over > 0 {

@@ -22,8 +22,8 @@ import (
 	"github.com/weirproxy/weir/e2e/load"
 )
 
-// TestPage drives the page in a real browser against three nodes under load, as an operator would. Like the others here it is not
-// parallel: a browser would take the time of those that measure.
+// TestPage drives the page in a real browser against three nodes under load, as an operator would.
+// Like the others here it is not parallel: a browser would take the time of those that measure.
 func TestPage(t *testing.T) {
 	c := startWatched(t)
 	busy, quiet, page := c.busy, c.quiet, c.leads
@@ -45,7 +45,8 @@ func TestPage(t *testing.T) {
 	b.silent(t, "412") // which the conflict was to bring
 }
 
-// pageMoves: the host's row is there, its bar and its chart follow what happens, and refusals are counted.
+// pageMoves: the host's row is there, its bar and its chart follow what happens, and refusals are
+// counted.
 func pageMoves(t *testing.T, c *cluster, b *browser, host string) {
 	row := fmt.Sprintf(`tr[data-host=%q]`, host)
 	b.shows(t, 10*time.Second, row, "6")
@@ -76,7 +77,8 @@ func pageMoves(t *testing.T, c *cluster, b *browser, host string) {
 	})
 }
 
-// pageEdits: a limit is changed where it stands. The difference is shown, and nothing is written, before Apply is pressed.
+// pageEdits: a limit is changed where it stands. The difference is shown, and nothing is written,
+// before Apply is pressed.
 func pageEdits(t *testing.T, b *browser, n *node, pattern string) {
 	b.click(t, "#tab-limits")
 	b.click(t, fmt.Sprintf(`tr[data-limit=%q] button[aria-label^=Edit]`, pattern))
@@ -190,7 +192,8 @@ func pageKeys(t *testing.T, b *browser) {
 	b.press(t, kb.ArrowLeft)
 }
 
-// pageCountsDown: of a dead node the time until its slots come back, counted down; then the log says that they have.
+// pageCountsDown: of a dead node the time until its slots come back, counted down; then the log
+// says that they have.
 func pageCountsDown(t *testing.T, c *cluster, b *browser, victim *node) {
 	up := c.upstream(t)
 	victim.openMany(t, up.target, 3)
@@ -237,8 +240,9 @@ func TestPageWithThousandsOfHosts(t *testing.T) {
 	b.shows(t, stepTime, "#host-pages", "1–50 of 5,000")
 	b.click(t, "#host-pages button:last-child")
 	b.shows(t, stepTime, "#host-pages", "51–100 of 5,000")
-	// A frame is drawn behind each step: that is how long a person waits. The browser itself tells of everything that has kept it from
-	// drawing for more than 50 ms, also while nothing is touched and the numbers of all hosts come in.
+	// A frame is drawn behind each step: that is how long a person waits. The browser itself tells
+	// of everything that has kept it from drawing for more than 50 ms, also while nothing is
+	// touched and the numbers of all hosts come in.
 	frames := eval[[]float64](t, b, `(async () => {
 		const took = [];
 		window.long = [];
@@ -276,7 +280,8 @@ func TestPageWithThousandsOfHosts(t *testing.T) {
 	b.silent(t)
 }
 
-// TestPageAsksForAToken: without one there is nothing to see; a wrong one is refused; the right one stays until the tab is closed.
+// TestPageAsksForAToken: without one there is nothing to see; a wrong one is refused; the right one
+// stays until the tab is closed.
 func TestPageAsksForAToken(t *testing.T) {
 	c := startCluster(t, shape{names: []string{"a"}, prepare: func(n *node) {
 		n.token = filepath.Join(filepath.Dir(n.config), "token")
@@ -309,7 +314,8 @@ func TestPageAsksForAToken(t *testing.T) {
 	b.silent(t, "401", "ERR_CONNECTION", "ERR_INCOMPLETE", "ERR_EMPTY_RESPONSE")
 }
 
-// TestPageBehindTLS: a balancer that speaks TLS stands before the node, and the page and its stream work through it.
+// TestPageBehindTLS: a balancer that speaks TLS stands before the node, and the page and its stream
+// work through it.
 func TestPageBehindTLS(t *testing.T) {
 	c := startCluster(t, shape{names: []string{"a"}})
 	n := c.nodes[0]

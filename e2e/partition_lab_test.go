@@ -14,7 +14,8 @@ import (
 	"github.com/weirproxy/weir/e2e/upstream"
 )
 
-// A lab's nodes each have a machine's worth of network to themselves, and so all use the same ports.
+// A lab's nodes each have a machine's worth of network to themselves, and so all use the same
+// ports.
 const (
 	labRPC    = 8082
 	labGossip = 8083
@@ -23,8 +24,8 @@ const (
 // upstreamMember is the name of the upstream's member of a lab's network.
 const upstreamMember = "up"
 
-// lab is a cluster in a network that can be broken. Clients reach a node from inside its own namespace, over its
-// loopback, which no partition touches.
+// lab is a cluster in a network that can be broken. Clients reach a node from inside its own
+// namespace, over its loopback, which no partition touches.
 type lab struct {
 	*cluster
 	net  *netns.Network
@@ -39,8 +40,8 @@ type labPlan struct {
 	onExpiry string        // "": close
 }
 
-// nodePriority puts the nodes before what else the machine does. A node without a processor is as good as frozen, and
-// nothing is promised of that; here it is the network that fails.
+// nodePriority puts the nodes before what else the machine does. A node without a processor is as
+// good as frozen, and nothing is promised of that; here it is the network that fails.
 var nodePriority = []string{"nice", "-n", "-10"}
 
 // startLab starts a lab. It skips the test where networks may not be made.

@@ -43,8 +43,9 @@ func withoutGossip(victims, others []string) []netns.Fault {
 	return netns.CutPorts(victims, others, labGossip)
 }
 
-// The isolations are spread over labs of their own, so that they run side by side. Where a leader is cut off, the ttl leaves the
-// others the time to elect the next one before their own leases run out: of five, three must have missed the old one.
+// The isolations are spread over labs of their own, so that they run side by side. Where a leader
+// is cut off, the ttl leaves the others the time to elect the next one before their own leases run
+// out: of five, three must have missed the old one.
 func TestPartitionFollower(t *testing.T) {
 	t.Parallel()
 	runAll(t, startLab(t, labPlan{}), []isolation{
@@ -119,7 +120,8 @@ func (s isolation) run(t *testing.T, l *lab) {
 	l.calm(t)
 }
 
-// noMajority splits five nodes so that none can lead: all are fenced, and all is well after the heal.
+// noMajority splits five nodes so that none can lead: all are fenced, and all is well after the
+// heal.
 func noMajority(t *testing.T, l *lab) {
 	tr := startTrial(t, l)
 	all := names(l.nodes)
@@ -137,7 +139,8 @@ func noMajority(t *testing.T, l *lab) {
 	l.calm(t)
 }
 
-// TestPartitionOfGossip: where gossip fails and the rest works, nobody loses anything, and the leader says what it sees.
+// TestPartitionOfGossip: where gossip fails and the rest works, nobody loses anything, and the
+// leader says what it sees.
 func TestPartitionOfGossip(t *testing.T) {
 	t.Parallel()
 	l := startLab(t, labPlan{})
@@ -161,7 +164,8 @@ func gossipCut(t *testing.T, l *lab, choose func(*node, []*node) []*node) {
 	}
 	tr := startTrial(t, l)
 	tr.fault(t, nil, false, withoutGossip([]string{victim.name}, names(others))...)
-	// Whose view it is: the leader's, who hears all keep-alives, and finds dead whom its gossip does.
+	// Whose view it is: the leader's, who hears all keep-alives, and finds dead whom its gossip
+	// does.
 	blamed := []*node{victim}
 	if victim == leader {
 		blamed = others
@@ -265,8 +269,8 @@ func (tr *trial) sitOut(t *testing.T, storm string, end func() error) {
 	tr.calm(t)
 }
 
-// TestPartitionJudgeCanFail: nodes that keep their connections when their lease has run out exceed the limit, and the judge
-// says so.
+// TestPartitionJudgeCanFail: nodes that keep their connections when their lease has run out exceed
+// the limit, and the judge says so.
 func TestPartitionJudgeCanFail(t *testing.T) {
 	t.Parallel()
 	l := startLab(t, labPlan{onExpiry: "keep"})

@@ -62,8 +62,8 @@ func (s *stayer) broken() bool {
 	}
 }
 
-// trial is a lab under load: more demand than slots on every node for a limited host, whose slots are all in use, and a
-// little for a host without a limit.
+// trial is a lab under load: more demand than slots on every node for a limited host, whose slots
+// are all in use, and a little for a host without a limit.
 type trial struct {
 	*lab
 	name          string
@@ -168,7 +168,8 @@ func (tr *trial) fault(t *testing.T, victims []*node, unseen bool, faults ...net
 	}
 }
 
-// guardOf is how long before its deadline a node begins to fence: a tenth of the ttl, from 50 to 500 ms.
+// guardOf is how long before its deadline a node begins to fence: a tenth of the ttl, from 50 to
+// 500 ms.
 func guardOf(ttl time.Duration) time.Duration {
 	return min(max(ttl/10, 50*time.Millisecond), 500*time.Millisecond)
 }
@@ -180,8 +181,8 @@ func (tr *trial) deadline() time.Duration {
 	return c.Deadline(blind).Sub(tr.faulted)
 }
 
-// awaitFenced waits until a victim's clients have seen its tunnels' end, which must come before its lease has run out, and
-// then holds what it says of itself to the truth.
+// awaitFenced waits until a victim's clients have seen its tunnels' end, which must come before its
+// lease has run out, and then holds what it says of itself to the truth.
 func (tr *trial) awaitFenced(t *testing.T, n *node) {
 	t.Helper()
 	s := tr.stayers[n]
@@ -215,8 +216,9 @@ func (tr *trial) awaitFenced(t *testing.T, n *node) {
 	}
 }
 
-// awaitNoSocket waits until the node has no connection to the upstream left in its own kernel, which must be so before
-// its lease has run out. What is read from the kernel is true when the reading begins, or later.
+// awaitNoSocket waits until the node has no connection to the upstream left in its own kernel,
+// which must be so before its lease has run out. What is read from the kernel is true when the
+// reading begins, or later.
 func (tr *trial) awaitNoSocket(t *testing.T, n *node) {
 	t.Helper()
 	addr := netip.MustParseAddr(tr.limited.name)
@@ -240,13 +242,13 @@ func (tr *trial) awaitNoSocket(t *testing.T, n *node) {
 	}
 }
 
-// stalledFor is how long the machine may stand still before a healthy leader is taken for dead: somewhat less than Raft's leader
-// lease, 500 ms.
+// stalledFor is how long the machine may stand still before a healthy leader is taken for dead:
+// somewhat less than Raft's leader lease, 500 ms.
 const stalledFor = 350 * time.Millisecond
 
-// stalled reports whether this machine has stood still, in this trial, for so long that a cluster on it may have elected
-// another leader. Then the times to recover in, and the majority's tunnels, can't be held against the nodes; all that
-// is judged from the upstream's time line still is.
+// stalled reports whether this machine has stood still, in this trial, for so long that a cluster
+// on it may have elected another leader. Then the times to recover in, and the majority's tunnels,
+// can't be held against the nodes; all that is judged from the upstream's time line still is.
 func (tr *trial) stalled() bool {
 	_, longest := tr.pace.blind(tr.begin)
 	return longest >= stalledFor
@@ -262,8 +264,8 @@ func (tr *trial) errorf(t *testing.T, format string, args ...any) {
 	t.Errorf(format, args...)
 }
 
-// awaitReclaimed waits until the nodes that were not cut off use the whole limit, and say what is so. How long that took is found
-// out from the time line.
+// awaitReclaimed waits until the nodes that were not cut off use the whole limit, and say what is
+// so. How long that took is found out from the time line.
 func (tr *trial) awaitReclaimed(t *testing.T) {
 	t.Helper()
 	tr.awaitFull(t, tr.ttl+patience, tr.rest)
@@ -283,8 +285,8 @@ func (tr *trial) outlast() {
 	}
 }
 
-// awaitAlone waits until a node that reaches no majority names no leader but the one that the majority has, of whom it may
-// still hear by gossip.
+// awaitAlone waits until a node that reaches no majority names no leader but the one that the
+// majority has, of whom it may still hear by gossip.
 func (tr *trial) awaitAlone(t *testing.T, n *node) {
 	t.Helper()
 	eventually(t, patience, tr.name+": node "+n.name+" names no false leader", func() error {
@@ -301,7 +303,8 @@ func (tr *trial) awaitAlone(t *testing.T, n *node) {
 	})
 }
 
-// awaitTold waits until a node that others have found silent is known to be so, by those who can know it.
+// awaitTold waits until a node that others have found silent is known to be so, by those who can
+// know it.
 func (tr *trial) awaitTold(t *testing.T, n *node) {
 	t.Helper()
 	for _, witness := range tr.rest {
@@ -314,7 +317,8 @@ func (tr *trial) awaitTold(t *testing.T, n *node) {
 	}
 }
 
-// heal ends the faults and waits until every node is ready, has opened a connection since, and all slots are in use.
+// heal ends the faults and waits until every node is ready, has opened a connection since, and all
+// slots are in use.
 func (tr *trial) heal(t *testing.T) {
 	t.Helper()
 	before := tr.limited.Stats()

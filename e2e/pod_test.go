@@ -21,8 +21,9 @@ import (
 // containerUser is the one that the Dockerfile and the manifests name.
 const containerUser = 65532
 
-// pods are containers as the Dockerfile makes them, run as deploy/kubernetes says: each has a network address and a root of its own,
-// in which there is nothing but the binary and what is mounted, and no rights.
+// pods are containers as the Dockerfile makes them, run as deploy/kubernetes says: each has a
+// network address and a root of its own, in which there is nothing but the binary and what is
+// mounted, and no rights.
 type pods struct {
 	*cluster
 	net    *netns.Network
@@ -76,7 +77,8 @@ func startPods(t *testing.T, members ...string) *pods {
 // buildStep is the Dockerfile's step that makes the binary.
 var buildStep = regexp.MustCompile(`(?m)^RUN (?:.*\\\n)*.*go build(?:.*\\\n)*.*$`)
 
-// buildImage builds the binary as the Dockerfile does, in this machine's directories, and returns it.
+// buildImage builds the binary as the Dockerfile does, in this machine's directories, and returns
+// it.
 func buildImage(t *testing.T) []byte {
 	t.Helper()
 	text, err := os.ReadFile("../Dockerfile")
@@ -199,8 +201,8 @@ func (p *pods) inside(t *testing.T, n *node, args ...string) (stdout, stderr str
 	return run(t, n.env, command[0], append(command[1:], args...)...)
 }
 
-// TestKubernetes: the configs of deploy/kubernetes make a cluster, in containers without a shell or rights, and it lives on when every
-// server comes back under another address, as pods do.
+// TestKubernetes: the configs of deploy/kubernetes make a cluster, in containers without a shell or
+// rights, and it lives on when every server comes back under another address, as pods do.
 func TestKubernetes(t *testing.T) {
 	t.Parallel()
 	p := startPods(t, "m0", "m1", "m2", "m3", "m4", "m5", "m6")

@@ -34,9 +34,9 @@ type portsLab struct {
 	a, b *node
 }
 
-// startPortsLab gives each node, beside the address that it advertises, one more in a second IPv4 network, 10.2.0.0/16, and
-// one in an IPv6 network, fd02::/64, each ending in the node's number: 1 for a, 2 for b. The proxies trust a load balancer
-// at every address.
+// startPortsLab gives each node, beside the address that it advertises, one more in a second IPv4
+// network, 10.2.0.0/16, and one in an IPv6 network, fd02::/64, each ending in the node's number: 1
+// for a, 2 for b. The proxies trust a load balancer at every address.
 func startPortsLab(t *testing.T) *portsLab {
 	t.Helper()
 	if err := netns.Missing(); errors.Is(err, netns.ErrUnavailable) {
@@ -120,7 +120,8 @@ func forbidden(t *testing.T, n *node, host string) {
 	settled(t, n, net.JoinHostPort(host, fmt.Sprint(labProxy)), "proxy_loop_detected")
 }
 
-// TestClusterPorts: no worker reaches a port of the cluster's own through a proxy, by whatever address.
+// TestClusterPorts: no worker reaches a port of the cluster's own through a proxy, by whatever
+// address.
 func TestClusterPorts(t *testing.T) {
 	t.Parallel()
 	l := startPortsLab(t)
@@ -215,7 +216,8 @@ func TestClusterPorts(t *testing.T) {
 	})
 }
 
-// TestUnlistedPorts: a node that is reached by an address that no node has is known by its first bytes.
+// TestUnlistedPorts: a node that is reached by an address that no node has is known by its first
+// bytes.
 func TestUnlistedPorts(t *testing.T) {
 	t.Parallel()
 	l := startPortsLab(t)
@@ -233,8 +235,8 @@ func TestUnlistedPorts(t *testing.T) {
 		})
 	}
 
-	// A connection for peers' HTTP requests, as a node opens it: version 2, two bytes of a message, kind 3; on the gossip
-	// port kind 4.
+	// A connection for peers' HTTP requests, as a node opens it: version 2, two bytes of a message,
+	// kind 3; on the gossip port kind 4.
 	for port, preface := range map[int]string{labRPC: "weir\x02\x00\x02\x08\x03", labGossip: "weir\x02\x00\x02\x08\x04"} {
 		t.Run(fmt.Sprintf("node port %d", port), func(t *testing.T) {
 			to := fmt.Sprintf("10.2.0.2:%d", port)

@@ -86,7 +86,8 @@ func (n *node) dialTLS(t testing.TB, roots *x509.CertPool) *wire {
 	return newWire(t, conn)
 }
 
-// TestProxyTLS: workers speak TLS to the proxy, with users, limits and both ends of a tunnel as ever.
+// TestProxyTLS: workers speak TLS to the proxy, with users, limits and both ends of a tunnel as
+// ever.
 func TestProxyTLS(t *testing.T) {
 	id, file := newIdentity(t), newUsersFile(t)
 	file.add(t, "ada", "lovelace")
@@ -164,7 +165,8 @@ print(r.status_code, r.text)
 	}
 }
 
-// proxyTLSLimit: the slot of a tunnel is free once the upstream has seen its end, however the client ends.
+// proxyTLSLimit: the slot of a tunnel is free once the upstream has seen its end, however the
+// client ends.
 func proxyTLSLimit(t *testing.T, c *cluster, n *node, id identity) {
 	h := c.wireHost(t)
 	n.http.setLimit(t, h.name, connections(1))
@@ -201,7 +203,8 @@ func proxyTLSLimit(t *testing.T, c *cluster, n *node, id identity) {
 	}
 }
 
-// proxyTLSRenewal: a certificate that is replaced on the disk is shown to new connections; those that are open go on.
+// proxyTLSRenewal: a certificate that is replaced on the disk is shown to new connections; those
+// that are open go on.
 func proxyTLSRenewal(t *testing.T, c *cluster, n *node, id identity) {
 	h := c.wireHost(t)
 	w := n.dialTLS(t, id.roots(t))
@@ -221,7 +224,8 @@ func proxyTLSRenewal(t *testing.T, c *cluster, n *node, id identity) {
 	far.awaitText(t, "still here")
 }
 
-// TestProxyProtocol: load balancers that the config names say who the client is: that is who must be allowed, and who the log names.
+// TestProxyProtocol: load balancers that the config names say who the client is: that is who must
+// be allowed, and who the log names.
 func TestProxyProtocol(t *testing.T) {
 	c := startCluster(t, shape{names: []string{"a"}, prepare: func(n *node) {
 		n.more = "proxy {\n  proxy_protocol_from = [\"127.0.0.1/32\"]\n  allow_clients       = [\"192.0.2.0/24\", \"2001:db8::/32\"]\n}\n"

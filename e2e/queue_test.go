@@ -18,7 +18,8 @@ type arrival struct {
 	err    error
 }
 
-// enqueue sends a request that will have to wait, and returns once the node counts it as the number-th that waits.
+// enqueue sends a request that will have to wait, and returns once the node counts it as the
+// number-th that waits.
 func enqueue(ctx context.Context, t *testing.T, n *node, up host, number int, out chan<- arrival) {
 	t.Helper()
 	go func() {

@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// limitThroughEachNode: a limit set through any node is seen there at once, by the others soon, and holds everywhere.
+// limitThroughEachNode: a limit set through any node is seen there at once, by the others soon, and
+// holds everywhere.
 func limitThroughEachNode(t *testing.T, c *cluster) {
 	up := c.upstream(t)
 	for i, n := range c.nodes {
@@ -175,7 +176,8 @@ func reload(t *testing.T, c *cluster) {
 	c.nodes[0].http.must(t, 200, "DELETE", limitPath("by-api.example"), "", nil)
 }
 
-// proxyNode: a node without Raft state leases from the servers, is listed, and gives all back when it stops.
+// proxyNode: a node without Raft state leases from the servers, is listed, and gives all back when
+// it stops.
 func proxyNode(t *testing.T, c *cluster) {
 	up := c.upstream(t)
 	c.setLimit(t, up.name, connections(2))

@@ -43,8 +43,9 @@ var scenes = []scene{
 	{"weather.example.net", "", 3, 700 * time.Millisecond},
 }
 
-// TestScreenshots shows the page to those who read the documentation, at desk and phone size, light and dark, under load and with a
-// dead node. It needs root, for host names that only the nodes know.
+// TestScreenshots shows the page to those who read the documentation, at desk and phone size, light
+// and dark, under load and with a dead node. It needs root, for host names that only the nodes
+// know.
 func TestScreenshots(t *testing.T) {
 	dir := os.Getenv(screenshotsVariable)
 	if dir == "" {
@@ -116,7 +117,8 @@ const mostBytes = 150_000
 
 func save(t *testing.T, b *browser, path string) {
 	t.Helper()
-	// Two frames: the first after a change of size is drawn with the old sizes of what depends on it.
+	// Two frames: the first after a change of size is drawn with the old sizes of what depends on
+	// it.
 	eval[bool](t, b, `(window.scrollTo(0, 0), document.documentElement.offsetWidth > 0)`)
 	measure(1200 * time.Millisecond)
 	shot := call(t, b, page.CaptureScreenshot, page.CaptureScreenshotParams{})
@@ -139,7 +141,8 @@ func save(t *testing.T, b *browser, path string) {
 	}
 }
 
-// fewColours draws a picture in its 256 most frequent colours, which suffice for a page without photographs.
+// fewColours draws a picture in its 256 most frequent colours, which suffice for a page without
+// photographs.
 func fewColours(full image.Image) *image.Paletted {
 	bounds := full.Bounds()
 	count := map[color.RGBA]int{}

@@ -10,7 +10,8 @@ import (
 	"github.com/weirproxy/weir/e2e/load"
 )
 
-// TestGracefulStop: a node that is told to stop gives its slots back at once, and so does the last one.
+// TestGracefulStop: a node that is told to stop gives its slots back at once, and so does the last
+// one.
 func TestGracefulStop(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t, shape{ttl: 30 * time.Second}) // so that nothing comes back by expiry
@@ -85,7 +86,8 @@ func TestSecondSignal(t *testing.T) {
 	})
 }
 
-// TestLeave: the node is taken out of the consensus group, gives everything back, and its process ends.
+// TestLeave: the node is taken out of the consensus group, gives everything back, and its process
+// ends.
 func TestLeave(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t, shape{ttl: 30 * time.Second})
@@ -120,7 +122,8 @@ func peers(n *node) (names []string, err error) {
 	return names, nil
 }
 
-// TestRollingRestart: each node in turn stops and comes back under load, and no request fails on the nodes that are up.
+// TestRollingRestart: each node in turn stops and comes back under load, and no request fails on
+// the nodes that are up.
 func TestRollingRestart(t *testing.T) {
 	c := startCluster(t, shape{})
 	up := c.upstream(t)

@@ -303,7 +303,8 @@ func foreignKey(t *testing.T, s *secured) {
 	n.terminate(t)
 }
 
-// underLoad runs a change while workers use all nodes: none of their connections may fail or be cut, and no node may be lost.
+// underLoad runs a change while workers use all nodes: none of their connections may fail or be
+// cut, and no node may be lost.
 func (s *secured) underLoad(t *testing.T, change func()) {
 	t.Helper()
 	up := s.upstream(t)
@@ -326,8 +327,8 @@ func (s *secured) underLoad(t *testing.T, change func()) {
 	}
 }
 
-// replaceCertificates follows docs/security.md: both CAs, new certificates, the new CA alone. Then every node is restarted, so that all
-// connections begin anew.
+// replaceCertificates follows docs/security.md: both CAs, new certificates, the new CA alone. Then
+// every node is restarted, so that all connections begin anew.
 func replaceCertificates(t *testing.T, s *secured) {
 	ca, next := filepath.Join(s.files, "ca.pem"), t.TempDir()
 	old, err := os.ReadFile(ca)
@@ -491,8 +492,9 @@ func noSecretInLog(t *testing.T, s *secured) {
 	}
 }
 
-// TestMoveToEncryption moves a running cluster from plain to encrypted, as docs/security.md has it: three rounds, in each of which one node after
-// the other is restarted. Connections through a node that is up are never refused or cut.
+// TestMoveToEncryption moves a running cluster from plain to encrypted, as docs/security.md has it:
+// three rounds, in each of which one node after the other is restarted. Connections through a node
+// that is up are never refused or cut.
 func TestMoveToEncryption(t *testing.T) {
 	t.Parallel()
 	s := &secured{files: t.TempDir(), keys: []string{newGossipKey(t)}, tokens: map[string]string{"write": ""}}

@@ -16,7 +16,8 @@ import (
 // screen is a terminal of tmux's, in which a command runs.
 type screen struct{ socket string }
 
-// openScreen runs a command in a terminal of 80×24 that ends with the test. Without tmux the test is skipped, and says so.
+// openScreen runs a command in a terminal of 80×24 that ends with the test. Without tmux the test
+// is skipped, and says so.
 func openScreen(t *testing.T, env []string, command string) *screen {
 	t.Helper()
 	if _, err := exec.LookPath("tmux"); err != nil {
@@ -101,7 +102,8 @@ func topResizes(t *testing.T, s *screen) {
 	s.shows(t, 10*time.Second, "HOST▲ .*ADM/S +REF/S$")
 }
 
-// topFiltersAndOpens: a host is found by a part of its name, and shows the connection to it that another node holds.
+// topFiltersAndOpens: a host is found by a part of its name, and shows the connection to it that
+// another node holds.
 func topFiltersAndOpens(t *testing.T, s *screen, up host, client string) {
 	part := up.name[strings.LastIndex(up.name, "."):]
 	s.keys(t, "/", part)
@@ -130,7 +132,8 @@ func topShowsADeadNode(t *testing.T, c *cluster, s *screen, victim *node) {
 	s.shows(t, 15*time.Second, victim.name+" +server +dead +(expired|none) ")
 }
 
-// topComesBack: where the node that is asked goes away, what it told last stays, and a later one at its address is followed.
+// topComesBack: where the node that is asked goes away, what it told last stays, and a later one at
+// its address is followed.
 func topComesBack(t *testing.T, s *screen, asked *node) {
 	asked.kill(t)
 	s.shows(t, 10*time.Second, "^No answer: .*refused. Trying again in [0-9]+s")

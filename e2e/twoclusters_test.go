@@ -14,8 +14,8 @@ import (
 	"github.com/weirproxy/weir/e2e/load"
 )
 
-// pair is two clusters on one machine, and an upstream of which the one's limit is far above the other's: a node of the first that
-// leases from the second is seen there.
+// pair is two clusters on one machine, and an upstream of which the one's limit is far above the
+// other's: a node of the first that leases from the second is seen there.
 type pair struct {
 	x, y *cluster
 	up   host // for workers of x alone
@@ -44,7 +44,8 @@ func (p *pair) press(t *testing.T, nodes ...*node) {
 	eventually(t, warmUpWithin, "load", progress(run))
 }
 
-// restartLeader stops and starts the leader of a cluster, as an operator would: others lead afterwards.
+// restartLeader stops and starts the leader of a cluster, as an operator would: others lead
+// afterwards.
 func (c *cluster) restartLeader(t *testing.T) {
 	t.Helper()
 	leader, _ := c.leader(t)
@@ -64,7 +65,8 @@ func (c *cluster) id(t *testing.T) string {
 	return s.Cluster
 }
 
-// apart checks that no node of the one cluster counts on one of the other, and that the limits held.
+// apart checks that no node of the one cluster counts on one of the other, and that the limits
+// held.
 func (p *pair) apart(t *testing.T, what string, strays ...*node) {
 	t.Helper()
 	ids := map[*cluster]string{p.x: p.x.id(t), p.y: p.y.id(t)}
@@ -91,8 +93,9 @@ func (p *pair) apart(t *testing.T, what string, strays ...*node) {
 	p.up.peakAtMost(t, limitX)
 }
 
-// TestTwoClustersStayTwo: a join that names a member of another cluster, a restart with another cluster's join, and a node on the
-// addresses of another cluster's former member: none makes a node lease from the other cluster, whoever leads it.
+// TestTwoClustersStayTwo: a join that names a member of another cluster, a restart with another
+// cluster's join, and a node on the addresses of another cluster's former member: none makes a node
+// lease from the other cluster, whoever leads it.
 func TestTwoClustersStayTwo(t *testing.T) {
 	t.Parallel()
 	p := startPair(t, 3*time.Second, "d", "e", "f")
@@ -180,8 +183,9 @@ func (n *node) loseDisk(t *testing.T) {
 	}
 }
 
-// TestSeedLosesItsDisk: the server that the others join, and that has nobody to join itself, comes back without its data directory. It
-// forms no second cluster, is found by the first, and becomes a voter again.
+// TestSeedLosesItsDisk: the server that the others join, and that has nobody to join itself, comes
+// back without its data directory. It forms no second cluster, is found by the first, and becomes a
+// voter again.
 func TestSeedLosesItsDisk(t *testing.T) {
 	t.Parallel()
 	c := startSeeded(t, 3*time.Second)
@@ -216,8 +220,9 @@ func TestSeedLosesItsDisk(t *testing.T) {
 	}
 }
 
-// TestSecondClusterIsFenced: a seed that lost its disk while nobody could reach it has formed another cluster. As soon as it is reached, it
-// stops using it, resets what it had let through, and says what to do.
+// TestSecondClusterIsFenced: a seed that lost its disk while nobody could reach it has formed
+// another cluster. As soon as it is reached, it stops using it, resets what it had let through, and
+// says what to do.
 func TestSecondClusterIsFenced(t *testing.T) {
 	t.Parallel()
 	c := startSeeded(t, 20*time.Second)
@@ -260,8 +265,9 @@ func (p *pair) of(n *node) *cluster {
 // roundsVariable says how often TestTwoClustersUnderFaults does all that it does.
 const roundsVariable = "WEIR_E2E_ROUNDS"
 
-// TestTwoClustersUnderFaults: two clusters whose nodes have the same names, under load, exchange addresses and disks, lose disks, are given
-// each other's addresses to join and are restarted, all of them. No upstream ever sees more than its own cluster's limit.
+// TestTwoClustersUnderFaults: two clusters whose nodes have the same names, under load, exchange
+// addresses and disks, lose disks, are given each other's addresses to join and are restarted, all
+// of them. No upstream ever sees more than its own cluster's limit.
 func TestTwoClustersUnderFaults(t *testing.T) {
 	t.Parallel()
 	rounds := 1
@@ -307,8 +313,8 @@ func TestTwoClustersUnderFaults(t *testing.T) {
 		}
 		check("two nodes exchange addresses")
 
-		// Of one name, so that a disk could be taken for the other's. A node is where its disk is: the workers of its
-		// cluster go through it.
+		// Of one name, so that a disk could be taken for the other's. A node is where its disk is:
+		// the workers of its cluster go through it.
 		xi, yj = p.x.nodes[i], p.y.nodes[i]
 		exchange := func() {
 			t.Helper()

@@ -7,7 +7,8 @@ import (
 	"github.com/weirproxy/weir/e2e/load"
 )
 
-// loadEach lets a load of its own go through each node, by the plan but for whom it goes through, and waits until all are under way.
+// loadEach lets a load of its own go through each node, by the plan but for whom it goes through,
+// and waits until all are under way.
 func (c *cluster) loadEach(t testing.TB, plan load.Plan) map[*node]*load.Run {
 	t.Helper()
 	runs := map[*node]*load.Run{}

@@ -221,7 +221,8 @@ func usersOfAPI(t *testing.T, n *node) {
 	}
 }
 
-// usersReloaded: users come and go without a restart, by a reload, and by the file alone; one that is broken changes nothing.
+// usersReloaded: users come and go without a restart, by a reload, and by the file alone; one that
+// is broken changes nothing.
 func usersReloaded(t *testing.T, n *node, up *site, file *usersFile) {
 	head := map[string]string{"Content-Type": "application/json"}
 	file.add(t, "grace", "Hopper-1906")
@@ -254,8 +255,8 @@ func usersReloaded(t *testing.T, n *node, up *site, file *usersFile) {
 	n.loginWire(t, up.target, "ada", "love lace:1815")
 }
 
-// TestOwnPorts: no client reaches a node's own ports through a proxy, nor another node's; other ports of the
-// same address are as ever.
+// TestOwnPorts: no client reaches a node's own ports through a proxy, nor another node's; other
+// ports of the same address are as ever.
 func TestOwnPorts(t *testing.T) {
 	c := startCluster(t, shape{})
 	up, err := listen("127.0.0.1")

@@ -17,8 +17,8 @@ import (
 // wireWithin bounds every wait for something to come over a wire.
 const wireWithin = 5 * time.Second
 
-// wire is one end of a connection on which a test says every byte. It takes what comes as soon as it comes, and notes
-// how the other side ends.
+// wire is one end of a connection on which a test says every byte. It takes what comes as soon as
+// it comes, and notes how the other side ends.
 type wire struct {
 	net.Conn
 	done chan struct{} // closed after the end
@@ -112,8 +112,8 @@ func (w *wire) awaitEnd(t testing.TB) error {
 	return cmp.Or(w.reset, w.err)
 }
 
-// wireHost is an upstream that says what the test says, at an address of its own, where a counting one listens too: one
-// host to the limits.
+// wireHost is an upstream that says what the test says, at an address of its own, where a counting
+// one listens too: one host to the limits.
 type wireHost struct {
 	host
 	wires string // host:port where the test answers

@@ -220,7 +220,8 @@ func messagesIn(m protoreflect.Message) []protoreflect.Message {
 	return list
 }
 
-// FuzzDecode: no input panics or costs memory beyond its size, and what decodes survives encoding, and means the same.
+// FuzzDecode: no input panics or costs memory beyond its size, and what decodes survives encoding,
+// and means the same.
 func FuzzDecode(f *testing.F) {
 	for _, c := range everyCommand() {
 		f.Add(Encode(c))
@@ -263,8 +264,9 @@ func allocated(f func()) uint64 {
 	return sample[0].Value.Uint64() - before
 }
 
-// mostAllocated bounds what reading may cost: two bytes of protobuf can be an empty message of some hundred, held twice,
-// in lists that double as they grow. The constant is for what runs beside the test.
+// mostAllocated bounds what reading may cost: two bytes of protobuf can be an empty message of some
+// hundred, held twice, in lists that double as they grow. The constant is for what runs beside the
+// test.
 func mostAllocated(b []byte) uint64 { return 1<<20 + 1000*uint64(len(b)) }
 
 // The inputs that a decoder makes most of cost no more than the fuzz targets let pass.

@@ -65,23 +65,24 @@ type PutLimit struct {
 	Precondition Precondition
 }
 
-// DeleteLimit removes the API's limit with this pattern, which uncovers the config's, if there is one; where there is
-// only the config's, it removes that, until the next reload.
+// DeleteLimit removes the API's limit with this pattern, which uncovers the config's, if there is
+// one; where there is only the config's, it removes that, until the next reload.
 type DeleteLimit struct {
 	Pattern      Pattern
 	Precondition Precondition
 }
 
-// ReplaceLimits replaces limits. Source config: the config layer as a whole. Source api: makes the effective
-// limits equal Limits; one that equals the config's stays the config's, all others become the API's.
+// ReplaceLimits replaces limits. Source config: the config layer as a whole. Source api: makes the
+// effective limits equal Limits; one that equals the config's stays the config's, all others become
+// the API's.
 type ReplaceLimits struct {
 	Source       Source
 	Limits       []Limit
 	Precondition Precondition
 }
 
-// RestoreLimits makes both layers what a snapshot had. Each limit's Source is its layer; ModifyIndex is ignored. One whose
-// value stays the same keeps its index.
+// RestoreLimits makes both layers what a snapshot had. Each limit's Source is its layer;
+// ModifyIndex is ignored. One whose value stays the same keeps its index.
 type RestoreLimits struct {
 	Limits       []Limit
 	Precondition Precondition // of the table, as in ReplaceLimits

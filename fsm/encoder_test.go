@@ -12,7 +12,8 @@ import (
 	"github.com/weirproxy/weir/fsm/fsmpb"
 )
 
-// What is encoded by hand is what the library encodes: the same bytes, whatever the names and numbers.
+// What is encoded by hand is what the library encodes: the same bytes, whatever the names and
+// numbers.
 func TestSnapshotIsCanonicalProtobuf(t *testing.T) {
 	s := NewState()
 	run(t, s, &Init{ClusterID: "c", TTL: 3e9}, put("*", 1_000_000, SourceAPI), put("a.org:443", 900_000, SourceConfig))

@@ -154,7 +154,8 @@ func splitLayers(limits []Limit) (lists limitLists) {
 	return lists
 }
 
-// Effective are the limits that hold of both layers', sorted by pattern: the API's over the config's.
+// Effective are the limits that hold of both layers', sorted by pattern: the API's over the
+// config's.
 func Effective(limits []Limit) []Limit {
 	y := newLayers()
 	for _, l := range limits {

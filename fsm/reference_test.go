@@ -11,10 +11,11 @@ import (
 	"unicode/utf8"
 )
 
-// The reference reads hosts, destinations and patterns from the rules alone, with as little cleverness as can be: the
-// product's own page, RFC 1035 (lengths), RFC 3986 section 3.2.2 (brackets), RFC 4291 section 2.2 and RFC 5952 (IPv6),
-// RFC 3492 and RFC 5890 (names beyond ASCII), inet_aton(3) (IPv4 in every notation). Of Unicode it knows only letters
-// that need no table, and says so where it has no opinion.
+// The reference reads hosts, destinations and patterns from the rules alone, with as little
+// cleverness as can be: the product's own page, RFC 1035 (lengths), RFC 3986 section 3.2.2
+// (brackets), RFC 4291 section 2.2 and RFC 5952 (IPv6), RFC 3492 and RFC 5890 (names beyond ASCII),
+// inet_aton(3) (IPv4 in every notation). Of Unicode it knows only letters that need no table, and
+// says so where it has no opinion.
 type verdict int
 
 const (
@@ -47,7 +48,8 @@ func refHost(s string) (string, verdict) {
 			return "", refused
 		}
 	}
-	// A last label that is a number makes the whole an IPv4 address, or nothing: no top-level domain is one.
+	// A last label that is a number makes the whole an IPv4 address, or nothing: no top-level
+	// domain is one.
 	if _, number := refNumber(labels[len(labels)-1]); !number {
 		return name, accepted
 	}
@@ -176,8 +178,8 @@ func refPunycode(label []rune) string {
 	return string(out)
 }
 
-// refNumber reports whether a label is written as a number, and which; one that means nothing ("08"), or is too large
-// for an address, is -1.
+// refNumber reports whether a label is written as a number, and which; one that means nothing
+// ("08"), or is too large for an address, is -1.
 func refNumber(l string) (value int64, number bool) {
 	digits, base := l, int64(10)
 	if hex, ok := strings.CutPrefix(l, "0x"); ok {
@@ -223,7 +225,8 @@ func refIPv4(labels []string) (string, verdict) {
 	return fmt.Sprintf("%d.%d.%d.%d", address>>24, address>>16&255, address>>8&255, address&255), accepted
 }
 
-// refIPv6 reads the three forms of RFC 4291 section 2.2, and writes RFC 5952's; a mapped IPv4 address is that address.
+// refIPv6 reads the three forms of RFC 4291 section 2.2, and writes RFC 5952's; a mapped IPv4
+// address is that address.
 func refIPv6(s string) (string, verdict) {
 	words, ok := refWords(s)
 	if !ok {
@@ -272,7 +275,8 @@ func refWords(s string) ([]int, bool) {
 	return slices.Concat(head, make([]int, zeros), tail), true
 }
 
-// refWordList reads groups between colons; the last may be a dotted IPv4 address, where the list is the address's end.
+// refWordList reads groups between colons; the last may be a dotted IPv4 address, where the list is
+// the address's end.
 func refWordList(s string, end bool) (words []int, ok bool) {
 	if s == "" {
 		return nil, true
@@ -330,7 +334,8 @@ func refPort(s string) int {
 	return port
 }
 
-// refSplit cuts host and port (RFC 3986 section 3.2). Where nothing stands in brackets, one colon is the port's.
+// refSplit cuts host and port (RFC 3986 section 3.2). Where nothing stands in brackets, one colon
+// is the port's.
 func refSplit(s string) (host, port string, hasPort, ok bool) {
 	if strings.HasPrefix(s, "[") {
 		i := strings.Index(s, "]")
@@ -353,7 +358,8 @@ func refSplit(s string) (host, port string, hasPort, ok bool) {
 	return "", "", false, false
 }
 
-// refTarget is the canonical text of a destination; an empty port is none, and then the default counts.
+// refTarget is the canonical text of a destination; an empty port is none, and then the default
+// counts.
 func refTarget(s string, defaultPort uint16) (host string, port int, v verdict) {
 	host, text, _, ok := refSplit(s)
 	if !ok {
@@ -507,8 +513,8 @@ func (p refPattern) matches(host string, port int) bool {
 	return true
 }
 
-// compareSpecific orders by "the most specific wins": exact with port, exact, longest wildcard with port, longest
-// wildcard, longest CIDR, "*".
+// compareSpecific orders by "the most specific wins": exact with port, exact, longest wildcard with
+// port, longest wildcard, longest CIDR, "*".
 func compareSpecific(a, b refPattern) int {
 	rank := func(p refPattern) int {
 		n := map[string]int{"any": 0, "cidr": 1, "suffix": 2, "exact": 4}[p.kind]
@@ -538,8 +544,8 @@ func checkVerdict(t *testing.T, what, s string, err error, v verdict) (both bool
 	return err == nil
 }
 
-// FuzzHostReference: hosts and destinations are what the rules say, neither more nor less, and every spelling of one is
-// one.
+// FuzzHostReference: hosts and destinations are what the rules say, neither more nor less, and
+// every spelling of one is one.
 func FuzzHostReference(f *testing.F) {
 	for _, row := range spellings {
 		for _, s := range row {
@@ -590,8 +596,9 @@ func FuzzPatternReference(f *testing.F) {
 	})
 }
 
-// FuzzMatch: of any patterns, the one that the reference calls the most specific governs a destination, and it is
-// counted as the rules say. The first line is the destination; each other is a pattern, shared where it begins with '!'.
+// FuzzMatch: of any patterns, the one that the reference calls the most specific governs a
+// destination, and it is counted as the rules say. The first line is the destination; each other is
+// a pattern, shared where it begins with '!'.
 func FuzzMatch(f *testing.F) {
 	f.Add("a.b.example:443\n*\n!*.example\n*.b.example:443\na.b.example")
 	f.Add("10.1.2.3:80\n!0.0.0.0/0\n10.0.0.0/8\n10.1.2.3/32\n::/0\n10.1.2.3:81")
@@ -646,8 +653,8 @@ func FuzzMatch(f *testing.F) {
 	})
 }
 
-// TestReferenceItself: the reference is slow and naive, not wrong: it agrees with the tables of spellings, and with the
-// standard library on all IPv6 forms that it is shown.
+// TestReferenceItself: the reference is slow and naive, not wrong: it agrees with the tables of
+// spellings, and with the standard library on all IPv6 forms that it is shown.
 func TestReferenceItself(t *testing.T) {
 	for _, row := range spellings {
 		for _, s := range row {

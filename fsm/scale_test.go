@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// A snapshot of a million keys, each held by three sessions: what stops the log is taking it; writing and reading go beside it.
+// A snapshot of a million keys, each held by three sessions: what stops the log is taking it;
+// writing and reading go beside it.
 func BenchmarkSnapshotMillion(b *testing.B) {
 	s, _ := busyState(b, 1_000_000)
 	var buf bytes.Buffer

@@ -102,7 +102,8 @@ func (m *image) sort() {
 // WriteSnapshot writes the state as a snapshot. Equal states give equal bytes.
 func (s *State) WriteSnapshot(w io.Writer) error { return s.image().write(w) }
 
-// write encodes the image twice, first for the checksum, so that it never holds the encoding in memory.
+// write encodes the image twice, first for the checksum, so that it never holds the encoding in
+// memory.
 func (m *image) write(w io.Writer) error {
 	m.sort()
 	parts := m.bySession()
@@ -167,8 +168,8 @@ func (m *image) size(parts []sessionPart) int {
 	return n
 }
 
-// body writes the message: protobuf lets its fields be written one after the other. The grants, of which there may be millions, are encoded
-// here, and all else by the library.
+// body writes the message: protobuf lets its fields be written one after the other. The grants, of
+// which there may be millions, are encoded here, and all else by the library.
 func (m *image) body(w io.Writer, parts []sessionPart) error {
 	e := encoder{w: w}
 	e.message(m.head)

@@ -161,8 +161,9 @@ func TestSnapshotThatIsNewerOrWrong(t *testing.T) {
 	}
 }
 
-// FuzzReadSnapshot: a body with a right checksum never panics or costs memory beyond its size. What is accepted holds
-// the invariants, is written as it was read, and goes on like the state that wrote it.
+// FuzzReadSnapshot: a body with a right checksum never panics or costs memory beyond its size. What
+// is accepted holds the invariants, is written as it was read, and goes on like the state that
+// wrote it.
 func FuzzReadSnapshot(f *testing.F) {
 	_, s := sampleLog()
 	f.Add(snapshotOf(f, s)[snapshotHeader:])
@@ -206,7 +207,8 @@ func FuzzReadSnapshot(f *testing.F) {
 	})
 }
 
-// FuzzSnapshotFile: any file gives a state that is written as a snapshot again, or an error that says what to do.
+// FuzzSnapshotFile: any file gives a state that is written as a snapshot again, or an error that
+// says what to do.
 func FuzzSnapshotFile(f *testing.F) {
 	_, s := sampleLog()
 	full := snapshotOf(f, s)
@@ -232,9 +234,9 @@ func FuzzSnapshotFile(f *testing.F) {
 	})
 }
 
-// FuzzLog: whatever stands in a log, after each entry the invariants hold, what was refused has changed nothing, no key
-// is granted beyond its limit anew, and a server that restores a snapshot first ends up the same. The input is entries,
-// each behind its length.
+// FuzzLog: whatever stands in a log, after each entry the invariants hold, what was refused has
+// changed nothing, no key is granted beyond its limit anew, and a server that restores a snapshot
+// first ends up the same. The input is entries, each behind its length.
 func FuzzLog(f *testing.F) {
 	log, _ := sampleLog()
 	f.Add(logOf(log...))
@@ -274,7 +276,8 @@ func termOf(c Command) uint64 {
 	return 0
 }
 
-// applyWatched applies one entry to s and to a copy that goes through a snapshot, and returns the copy.
+// applyWatched applies one entry to s and to a copy that goes through a snapshot, and returns the
+// copy.
 func applyWatched(t *testing.T, s *State, term uint64, c Command) *State {
 	t.Helper()
 	before := snapshotOf(t, s)

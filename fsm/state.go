@@ -25,11 +25,13 @@ type Result struct {
 	// Err is one of the errors above, or wraps it. A precondition that failed because the limit
 	// is missing, or there, wraps ErrPrecondition and ErrNotFound, or ErrExists.
 	Err error
-	// Session is, for OpenSession, the session opened; with ErrNameTaken, the one that stands in the way.
+	// Session is, for OpenSession, the session opened; with ErrNameTaken, the one that stands in
+	// the way.
 	Session uint64
 	// TookOver is the session that an OpenSession closed, or 0.
 	TookOver uint64
-	// Freed are the grants that closing sessions (or a take-over) freed, sorted by session, then key.
+	// Freed are the grants that closing sessions (or a take-over) freed, sorted by session, then
+	// key.
 	Freed []Adjustment
 	// Adjusted answers Adjust: what was really applied, in the entry's order (Delta may be 0).
 	Adjusted []Adjustment
@@ -313,7 +315,8 @@ func (s *State) ClusterID() string { return s.clusterID }
 // TTL is the lease length, 0 before Init.
 func (s *State) TTL() time.Duration { return s.ttl }
 
-// Batch is the number of a term's last Adjust that was not void; 0 where there was none. The next one's is higher.
+// Batch is the number of a term's last Adjust that was not void; 0 where there was none. The next
+// one's is higher.
 func (s *State) Batch(term uint64) uint64 {
 	if s.batchTerm != term {
 		return 0
@@ -349,10 +352,12 @@ func (s *State) Grants(key Key) []SessionSlots {
 // GrantOf is one session's grant of a key.
 func (s *State) GrantOf(session uint64, key Key) int64 { return s.grants[key].of(session) }
 
-// SessionGrants lists all that a session holds, sorted by key (Delta is the slots held). It walks every key.
+// SessionGrants lists all that a session holds, sorted by key (Delta is the slots held). It walks
+// every key.
 func (s *State) SessionGrants(session uint64) []Adjustment { return s.grants.held(session) }
 
-// Keys calls f for each key with grants, sorted, until f returns false. It copies and sorts: not for hot paths.
+// Keys calls f for each key with grants, sorted, until f returns false. It copies and sorts: not
+// for hot paths.
 func (s *State) Keys(f func(Key, int64) bool) {
 	for _, key := range s.grants.keys() {
 		if !f(key, s.grants[key].sum()) {

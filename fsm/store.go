@@ -24,9 +24,10 @@ type Store struct {
 	failed  error         // once set, nothing is applied any more
 }
 
-// NewStore returns an empty store. fatal is called, once, when an entry or snapshot can't be understood:
-// the process must stop rather than let replicas drift apart. It is called without a lock held, from
-// raft's goroutine, and may return before the process ends: nothing is applied after it.
+// NewStore returns an empty store. fatal is called, once, when an entry or snapshot can't be
+// understood: the process must stop rather than let replicas drift apart. It is called without a
+// lock held, from raft's goroutine, and may return before the process ends: nothing is applied
+// after it.
 func NewStore(log hclog.Logger, fatal func(error)) *Store {
 	s := &Store{log: log, fatal: fatal, state: NewState(), changed: make(chan struct{})}
 	s.table.Store(s.state.Table())
@@ -109,8 +110,9 @@ func (f *Frozen) Index() uint64 { return f.image.head.GetIndex() }
 // WriteSnapshot writes the frozen state as a snapshot.
 func (f *Frozen) WriteSnapshot(w io.Writer) error { return f.image.write(w) }
 
-// Restore implements [raft.FSM]. A snapshot that is damaged is an error that leaves the state as it was: raft tries an
-// older one, or asks for another. One that this version can't understand is fatal.
+// Restore implements [raft.FSM]. A snapshot that is damaged is an error that leaves the state as it
+// was: raft tries an older one, or asks for another. One that this version can't understand is
+// fatal.
 func (s *Store) Restore(r io.ReadCloser) error {
 	defer r.Close()
 	state, err := ReadSnapshot(r)
@@ -141,8 +143,8 @@ func (s *Store) Read(f func(*State)) {
 // Table returns the effective limits without taking the lock.
 func (s *Store) Table() *Table { return s.table.Load() }
 
-// Changed returns a channel that is closed when the limits, or the settings, next change. Take it before
-// reading what is to be watched.
+// Changed returns a channel that is closed when the limits, or the settings, next change. Take it
+// before reading what is to be watched.
 func (s *Store) Changed() <-chan struct{} {
 	s.mu.RLock()
 	defer s.mu.RUnlock()

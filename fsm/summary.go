@@ -19,13 +19,15 @@ import (
 // ErrDamaged is wrapped by errors about a saved snapshot that is torn or altered, or is none.
 var ErrDamaged = errors.New("the snapshot is damaged, or is none: save it anew, or take another")
 
-// ErrTooMany is wrapped by errors about a saved snapshot with more limits or sessions than a cluster can have.
+// ErrTooMany is wrapped by errors about a saved snapshot with more limits or sessions than a
+// cluster can have.
 var ErrTooMany = errors.New("the snapshot holds more than a cluster can")
 
 const (
 	// maxSummarised bounds the limits, and the sessions, of which a summary is held in memory.
 	maxSummarised = 1_000_000
-	// maxSummaryField bounds what is held of one field: a limit, a grant or a name, none of which comes near it.
+	// maxSummaryField bounds what is held of one field: a limit, a grant or a name, none of which
+	// comes near it.
 	maxSummaryField = 64 << 10
 )
 
@@ -48,8 +50,9 @@ type SessionSummary struct {
 	Slots int64 // of all keys together
 }
 
-// ReadSummary reads a saved snapshot to its end, in memory that depends on the number of limits and sessions alone, and
-// verifies checksum and values. Errors wrap [ErrDamaged], [ErrNewer], [ErrTooMany] or [ErrInvalid], or are r's.
+// ReadSummary reads a saved snapshot to its end, in memory that depends on the number of limits and
+// sessions alone, and verifies checksum and values. Errors wrap [ErrDamaged], [ErrNewer],
+// [ErrTooMany] or [ErrInvalid], or are r's.
 func ReadSummary(r io.Reader) (*Summary, error) {
 	header := make([]byte, snapshotHeader)
 	if _, err := io.ReadFull(r, header); err != nil {
@@ -171,7 +174,8 @@ func unknownField(of string, n protowire.Number) error {
 	return fmt.Errorf("field %d of %s is unknown here: %w", n, of, ErrNewer)
 }
 
-// summaryReader reads protobuf from a stream: what has been read is in the checksum, and never more than one field in memory.
+// summaryReader reads protobuf from a stream: what has been read is in the checksum, and never more
+// than one field in memory.
 type summaryReader struct {
 	r    *bufio.Reader
 	sum  hash.Hash

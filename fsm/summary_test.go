@@ -120,8 +120,9 @@ func TestSummaryIsReadInLittleMemory(t *testing.T) {
 	}
 }
 
-// FuzzReadSummary compares it with what the servers themselves read: both understand a body, or neither does, and then
-// they agree on the limits. Only the rules between sessions and grants are not the summary's.
+// FuzzReadSummary compares it with what the servers themselves read: both understand a body, or
+// neither does, and then they agree on the limits. Only the rules between sessions and grants are
+// not the summary's.
 func FuzzReadSummary(f *testing.F) {
 	_, s := sampleLog()
 	f.Add(snapshotOf(f, s)[snapshotHeader:])

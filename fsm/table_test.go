@@ -397,7 +397,8 @@ func BenchmarkNewTable(b *testing.B) {
 	}
 }
 
-// A key is direct where it counts every connection to its host, whatever the port: then the host's name alone finds it.
+// A key is direct where it counts every connection to its host, whatever the port: then the host's
+// name alone finds it.
 func TestDirect(t *testing.T) {
 	table := NewTable(1, 1, []Limit{
 		{Pattern: pattern("plain.org"), Connections: 1},

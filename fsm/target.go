@@ -38,9 +38,10 @@ func ParseHost(s string) (Target, error) {
 	return parseHostSlow(s)
 }
 
-// ParseTarget normalises "host", "host:port", "[v6]", "[v6]:port"; defaultPort is used where none is given
-// (0: a port is required). An empty port ("host:", RFC 3986 section 3.2.3) is none. Leading zeros of a port
-// are dropped, so that two spellings give one target. Errors wrap ErrHost or ErrPort.
+// ParseTarget normalises "host", "host:port", "[v6]", "[v6]:port"; defaultPort is used where none
+// is given (0: a port is required). An empty port ("host:", RFC 3986 section 3.2.3) is none.
+// Leading zeros of a port are dropped, so that two spellings give one target. Errors wrap ErrHost
+// or ErrPort.
 func ParseTarget(s string, defaultPort uint16) (Target, error) {
 	host, port, err := splitPort(s)
 	if err != nil {

@@ -12,8 +12,8 @@ import (
 type Affiliation interface {
 	// ClusterID is the id of the node's cluster; "" while it is of none.
 	ClusterID() string
-	// SetClusterID makes the node a member of a cluster for good: the id is kept when it returns. It fails where the node
-	// is of another one.
+	// SetClusterID makes the node a member of a cluster for good: the id is kept when it returns.
+	// It fails where the node is of another one.
 	SetClusterID(id string) error
 }
 
@@ -26,8 +26,9 @@ const otherClusterEvery = 30 * time.Second
 // SetCluster says of which cluster the node is; "" is none yet.
 func (n *Node) SetCluster(id string) { n.cluster = id }
 
-// checkCluster holds the node to one cluster. A leader states its cluster with everything that begins: nothing of
-// another cluster's is taken, whatever led the node there. A node that is of no cluster yet is of that of its first session.
+// checkCluster holds the node to one cluster. A leader states its cluster with everything that
+// begins: nothing of another cluster's is taken, whatever led the node there. A node that is of no
+// cluster yet is of that of its first session.
 func (n *Node) checkCluster(m *leasepb.LeaderMessage) error {
 	theirs, states := clusterOf(m)
 	switch {
@@ -60,8 +61,9 @@ func mayServe(h *leasepb.Hello, cluster string) *leasepb.LeaderMessage {
 		fmt.Sprintf("this server leads cluster %s, and node %s is of cluster %s", cluster, h.Node, h.Cluster), time.Second)
 }
 
-// affiliate keeps the id of the cluster that the node is let into, before anything that its leader says is used. Once it is
-// kept, that costs nothing; a leader of another cluster is for the core to refuse.
+// affiliate keeps the id of the cluster that the node is let into, before anything that its leader
+// says is used. Once it is kept, that costs nothing; a leader of another cluster is for the core to
+// refuse.
 func (m *Manager) affiliate(msg *leasepb.LeaderMessage) error {
 	theirs, states := clusterOf(msg)
 	m.mu.Lock()

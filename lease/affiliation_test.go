@@ -19,7 +19,8 @@ func statesWelcome(cluster string, session uint64) *leasepb.LeaderMessage {
 	return &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Welcome{Welcome: &leasepb.Welcome{Cluster: cluster, Session: session, Term: 1, TtlNs: int64(10 * time.Second)}}}
 }
 
-// TestNodeIsOfOneCluster: a node takes nothing from a leader of another cluster than that of its first session: no limits, no session.
+// TestNodeIsOfOneCluster: a node takes nothing from a leader of another cluster than that of its
+// first session: no limits, no session.
 func TestNodeIsOfOneCluster(t *testing.T) {
 	t.Parallel()
 	for name, known := range map[string]string{"known from before": "one", "known from the first session": ""} {
@@ -50,7 +51,8 @@ func TestNodeIsOfOneCluster(t *testing.T) {
 	}
 }
 
-// TestLeaderServesItsOwnCluster: a leader opens no session, and goes on with none, for a node of another cluster.
+// TestLeaderServesItsOwnCluster: a leader opens no session, and goes on with none, for a node of
+// another cluster.
 func TestLeaderServesItsOwnCluster(t *testing.T) {
 	t.Parallel()
 	st := fsm.NewState()
@@ -87,8 +89,8 @@ func (k *keeper) SetClusterID(id string) error {
 	return k.err
 }
 
-// TestClusterIsKeptBeforeItsGrantsAreUsed: whatever a node knew of its cluster before, the id is kept when its first leader states it, and
-// what that leader says counts only then.
+// TestClusterIsKeptBeforeItsGrantsAreUsed: whatever a node knew of its cluster before, the id is
+// kept when its first leader states it, and what that leader says counts only then.
 func TestClusterIsKeptBeforeItsGrantsAreUsed(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {

@@ -12,11 +12,14 @@ import (
 )
 
 const (
-	// takeOverRest is how long slots freed by a take-over rest: the upstream has yet to see the old sockets close.
+	// takeOverRest is how long slots freed by a take-over rest: the upstream has yet to see the old
+	// sockets close.
 	takeOverRest = 250 * time.Millisecond
-	// askPatience bounds how long an ask is held back while other nodes are asked; below askTimeout.
+	// askPatience bounds how long an ask is held back while other nodes are asked; below
+	// askTimeout.
 	askPatience = 600 * time.Millisecond
-	// gatePatience bounds how long a newly counted key waits for all nodes to say what they have open.
+	// gatePatience bounds how long a newly counted key waits for all nodes to say what they have
+	// open.
 	gatePatience = time.Second
 	// contendedFor is how long nodes go on reporting at once after the last shortage.
 	contendedFor = time.Second
@@ -24,7 +27,8 @@ const (
 	// grows with the time of a commit, so that handing over costs a few percent at most.
 	minTurn = 100 * time.Millisecond
 	maxTurn = 2 * time.Second
-	// maxLinger bounds how long an idle slot stays with a node that expects requests while others wait for one.
+	// maxLinger bounds how long an idle slot stays with a node that expects requests while others
+	// wait for one.
 	maxLinger = 20 * time.Millisecond
 	// maxOwed bounds the slot-time that a node is owed.
 	maxOwed = time.Second
@@ -33,15 +37,17 @@ const (
 )
 
 // Allocator is the deciding half of the leader's side: who holds how many slots, and which sessions
-// have ended. It holds soft state only; the log has the grants. No goroutine, no clock, no I/O. [Server] is its shell in
-// production; a simulation has another.
+// have ended. It holds soft state only; the log has the grants. No goroutine, no clock, no I/O.
+// [Server] is its shell in production; a simulation has another.
 //
-// Messages and moments go in (Receive, Verified, Applied, Gone, Tick), and what the shell has to do comes out: an entry to propose
-// (Next), a leadership to verify (Verify), messages to send (Take), a time to be called again (NextWake).
+// Messages and moments go in (Receive, Verified, Applied, Gone, Tick), and what the shell has to do
+// comes out: an entry to propose (Next), a leadership to verify (Verify), messages to send (Take),
+// a time to be called again (NextWake).
 //
-// One entry is on its way at a time (inflight). Whatever arrives meanwhile goes into the next, so that the log's cost
-// per connection falls as load rises. After an entry that changed much, the next waits a moment for more (gather): who asks now is not
-// alone, and an entry costs all servers a write to their disks.
+// One entry is on its way at a time (inflight). Whatever arrives meanwhile goes into the next, so
+// that the log's cost per connection falls as load rises. After an entry that changed much, the
+// next waits a moment for more (gather): who asks now is not alone, and an entry costs all servers
+// a write to their disks.
 type Allocator struct {
 	term     uint64
 	ttl      time.Duration
@@ -165,7 +171,8 @@ type target struct {
 	evict     bool
 }
 
-// NewAllocator returns the leader's side for a term. Everything in the log up to the term's beginning must be in st.
+// NewAllocator returns the leader's side for a term. Everything in the log up to the term's
+// beginning must be in st.
 func NewAllocator(now time.Duration, term uint64, st *fsm.State) *Allocator {
 	a := &Allocator{
 		term: term, ttl: st.TTL(), turn: minTurn,
@@ -259,8 +266,9 @@ func (a *Allocator) Receive(now time.Duration, conn uint64, m *leasepb.NodeMessa
 	}
 }
 
-// noteKeepAlive lets a keep-alive wait for the next verification. Of one stream only the newest waits: its answer makes the
-// others' answers worthless, and while no verification comes back, they would become ever more.
+// noteKeepAlive lets a keep-alive wait for the next verification. Of one stream only the newest
+// waits: its answer makes the others' answers worthless, and while no verification comes back, they
+// would become ever more.
 func (a *Allocator) noteKeepAlive(k unverified) {
 	for i, u := range a.unverified {
 		if u.conn == k.conn && u.hello == nil {
@@ -271,12 +279,12 @@ func (a *Allocator) noteKeepAlive(k unverified) {
 	a.unverified = append(a.unverified, k)
 }
 
-// maxHoldings bounds what a node may state in one hello: far above the keys that it can use at once. Without a bound, a
-// node could fill the leader's memory.
+// maxHoldings bounds what a node may state in one hello: far above the keys that it can use at
+// once. Without a bound, a node could fill the leader's memory.
 const maxHoldings = 1 << 22
 
-// state takes a hello, or what there is of it. It counts once all that the node holds is stated: until then the stream
-// serves no session, and nothing is granted on it.
+// state takes a hello, or what there is of it. It counts once all that the node holds is stated:
+// until then the stream serves no session, and nothing is granted on it.
 func (a *Allocator) state(conn uint64, h *leasepb.Hello, more bool) {
 	if !more {
 		delete(a.partial, conn)
@@ -318,15 +326,16 @@ func readable(holdings []*leasepb.Holding, demands []*leasepb.Demand) bool {
 	return true
 }
 
-// misread ends a stream on which a node named a key that this server does not know. Passed over, a release would never
-// come back, and a slot that the log does not grant would stay in use.
+// misread ends a stream on which a node named a key that this server does not know. Passed over, a
+// release would never come back, and a slot that the log does not grant would stay in use.
 func (a *Allocator) misread(conn uint64) {
 	a.sendLast(conn, refusal(leasepb.Refused_REASON_PROTOCOL,
 		"the node names a key that this server can't read: is the server older? Upgrade it", 0))
 	a.Gone(conn)
 }
 
-// Verify reports whether the shell must now verify that this server leads, once for all that wait for it.
+// Verify reports whether the shell must now verify that this server leads, once for all that wait
+// for it.
 func (a *Allocator) Verify() bool {
 	if a.verification || len(a.unverified) == 0 {
 		return false
@@ -335,8 +344,8 @@ func (a *Allocator) Verify() bool {
 	return true
 }
 
-// Verified takes the outcome: whether this server led at some moment since Verify. If it did not, who waits is sent to find
-// who leads.
+// Verified takes the outcome: whether this server led at some moment since Verify. If it did not,
+// who waits is sent to find who leads.
 func (a *Allocator) Verified(now time.Duration, st *fsm.State, leads bool) {
 	batch := a.verifying
 	a.verification, a.verifying = false, nil
@@ -477,11 +486,12 @@ func (a *Allocator) keepAlive(conn, seq uint64, arrived time.Duration) {
 	a.send(conn, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_KeepAliveAck{KeepAliveAck: &leasepb.KeepAliveAck{Seq: seq}}})
 }
 
-// maxReported is the most that a node is believed to have, or to want, of one key: far above what it can, and far below
-// what could make a sum overflow.
+// maxReported is the most that a node is believed to have, or to want, of one key: far above what
+// it can, and far below what could make a sum overflow.
 const maxReported = 1 << 30
 
-// reported bounds what a node says of itself. The log decides in any case; this is for the others' shares.
+// reported bounds what a node says of itself. The log decides in any case; this is for the others'
+// shares.
 func reported(n int64) int64 { return max(0, min(n, maxReported)) }
 
 // update takes a node's releases and demands.
@@ -754,7 +764,8 @@ const (
 	// gatherFrom is how many changes an entry must have for the next one to wait for more. Lowering
 	// it would make a few nodes that hand slots of one host to each other wait at each hand-over.
 	gatherFrom = 12
-	// maxGather bounds that wait, which is a commit: where that takes long, much arrives meanwhile in any case.
+	// maxGather bounds that wait, which is a commit: where that takes long, much arrives meanwhile
+	// in any case.
 	maxGather = 2 * time.Millisecond
 )
 
@@ -820,7 +831,8 @@ func (a *Allocator) adjust(now time.Duration, st *fsm.State) fsm.Command {
 	return &fsm.Adjust{Term: a.term, Batch: a.batch, Adjustments: append(less, more...)}
 }
 
-// reviewAtOnce bounds the keys that are decided anew, after new limits, before whoever asks has their turn.
+// reviewAtOnce bounds the keys that are decided anew, after new limits, before whoever asks has
+// their turn.
 const reviewAtOnce = 512
 
 // takeUp marks the next keys of the review.
@@ -879,7 +891,8 @@ func (a *Allocator) Applied(now time.Duration, st *fsm.State, res fsm.Result) {
 	}
 }
 
-// reopen takes back that sessions are closing: the entry was void, and they are open in the log. They are judged anew.
+// reopen takes back that sessions are closing: the entry was void, and they are open in the log.
+// They are judged anew.
 func (a *Allocator) reopen(ids []uint64) {
 	for _, id := range ids {
 		if p := a.peers[id]; p != nil {
@@ -979,8 +992,9 @@ func (a *Allocator) adjusted(cmd *fsm.Adjust, res fsm.Result) {
 	}
 }
 
-// restore keeps what a void entry was to release: it had no effect, so the slots are still granted, and out of use at
-// their nodes. A node whose stream has ended meanwhile states what it holds on the next.
+// restore keeps what a void entry was to release: it had no effect, so the slots are still granted,
+// and out of use at their nodes. A node whose stream has ended meanwhile states what it holds on
+// the next.
 func (a *Allocator) restore(cmd *fsm.Adjust) {
 	for _, adj := range cmd.Adjustments {
 		p := a.peers[adj.Session]
@@ -1000,8 +1014,8 @@ func (p *peer) assigning() *leasepb.Assign {
 	return p.assign
 }
 
-// eligible reports whether a session may be granted more and can be asked to give back: it has a stream, on which it has
-// stated what it holds, and its keep-alives arrive.
+// eligible reports whether a session may be granted more and can be asked to give back: it has a
+// stream, on which it has stated what it holds, and its keep-alives arrive.
 func (a *Allocator) eligible(now time.Duration, p *peer) bool {
 	return p.conn != 0 && p.proven && !p.closing && now-p.seen <= a.silence(p)
 }
@@ -1016,7 +1030,8 @@ func (a *Allocator) silence(p *peer) time.Duration {
 	return a.ttl * 3 / 4
 }
 
-// Health notes what gossip says of a node, and reports whether it has an open session and that is news.
+// Health notes what gossip says of a node, and reports whether it has an open session and that is
+// news.
 func (a *Allocator) Health(node string, dead bool) (p *peer, news bool) {
 	p = a.holderOf(node)
 	if p == nil || p.dead == dead {

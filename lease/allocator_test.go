@@ -59,7 +59,8 @@ func (d *desk) granted(conn uint64) int64 {
 	return d.state.GrantOf(d.alloc.conns[conn].ID, fsm.HostConnections("up"))
 }
 
-// An old hello must not release what was granted since: only once the node speaks on the stream is it known to be the newest.
+// An old hello must not release what was granted since: only once the node speaks on the stream is
+// it known to be the newest.
 func TestOldHelloReleasesNothing(t *testing.T) {
 	d := newDesk(t, limit(t, "up", 5, fsm.Queue{}))
 	d.join(1, "a", "1")
@@ -79,7 +80,8 @@ func TestOldHelloReleasesNothing(t *testing.T) {
 	}
 }
 
-// An old hello must not take a session over: its sender must answer first. A newer hello of the same process voids it.
+// An old hello must not take a session over: its sender must answer first. A newer hello of the
+// same process voids it.
 func TestOldHelloTakesNothingOver(t *testing.T) {
 	d := newDesk(t)
 	d.join(1, "a", "1")
@@ -110,7 +112,8 @@ func TestOldHelloTakesNothingOver(t *testing.T) {
 	}
 }
 
-// A node that was silent for long is passed over; when it is heard again, it gets what it asked for, without asking again.
+// A node that was silent for long is passed over; when it is heard again, it gets what it asked
+// for, without asking again.
 func TestSilentNodeIsServedWhenHeardAgain(t *testing.T) {
 	d := newDesk(t, limit(t, "up", 1, fsm.Queue{Timeout: time.Minute, Size: 9}))
 	d.join(1, "a", "1")
@@ -214,8 +217,8 @@ func TestNodeIsToldWhatWasApplied(t *testing.T) {
 	}
 }
 
-// What a hello states is compared with the log only once the entry on its way has been applied: it may hold the very release
-// that makes the difference.
+// What a hello states is compared with the log only once the entry on its way has been applied: it
+// may hold the very release that makes the difference.
 func TestHelloWaitsForTheEntryOnItsWay(t *testing.T) {
 	d := newDesk(t, limit(t, "up", 5, fsm.Queue{}))
 	d.join(1, "a", "1")
@@ -243,8 +246,8 @@ func TestHelloWaitsForTheEntryOnItsWay(t *testing.T) {
 	}
 }
 
-// After an entry that changed much, the next one waits a commit for more, and takes all that has come. After one that
-// changed little, as where a slot changes hands, it goes at once.
+// After an entry that changed much, the next one waits a commit for more, and takes all that has
+// come. After one that changed little, as where a slot changes hands, it goes at once.
 func TestBusyLeaderGathers(t *testing.T) {
 	d := newDesk(t, limit(t, "*", 5, fsm.Queue{}))
 	d.join(1, "a", "1")
@@ -285,8 +288,9 @@ func TestBusyLeaderGathers(t *testing.T) {
 	}
 }
 
-// Who asks whether anything is free is told no in time, though a node that holds a slot says nothing of what it does with it. Who is
-// granted what it waits for leaves nothing to be looked at later.
+// Who asks whether anything is free is told no in time, though a node that holds a slot says
+// nothing of what it does with it. Who is granted what it waits for leaves nothing to be looked at
+// later.
 func TestAskIsAnsweredInTime(t *testing.T) {
 	d := newDesk(t, limit(t, "up", 1, fsm.Queue{}))
 	d.join(1, "a", "1")
@@ -316,8 +320,8 @@ func TestAskIsAnsweredInTime(t *testing.T) {
 	}
 }
 
-// While a new leader grants nothing, what is asked for is no shortage: nodes would give their slots back as soon as they have
-// no use for them, and ask again, for a second.
+// While a new leader grants nothing, what is asked for is no shortage: nodes would give their slots
+// back as soon as they have no use for them, and ask again, for a second.
 func TestHeldBackIsNoShortage(t *testing.T) {
 	d := newDesk(t, limit(t, "up", 4, fsm.Queue{}))
 	d.join(1, "a", "1")

@@ -75,8 +75,9 @@ func BenchmarkAdmitOwnHost(b *testing.B) {
 	})
 }
 
-// The same for a few busy hosts among many that the node holds slots for: the cost must not grow with their number. (Going through all of them at
-// random measures the processor's caches: each has its counts somewhere else in memory.)
+// The same for a few busy hosts among many that the node holds slots for: the cost must not grow
+// with their number. (Going through all of them at random measures the processor's caches: each has
+// its counts somewhere else in memory.)
 func BenchmarkAdmitAmongHosts(b *testing.B) {
 	for _, hosts := range []int{1, 100, 10_000, 100_000} {
 		b.Run(fmt.Sprint(hosts), func(b *testing.B) {
@@ -90,8 +91,8 @@ func BenchmarkAdmitAmongHosts(b *testing.B) {
 	}
 }
 
-// busyLeader is a leader with some nodes, each of which has connections to some of the hosts, up to a limit that leaves
-// room for more.
+// busyLeader is a leader with some nodes, each of which has connections to some of the hosts, up to
+// a limit that leaves room for more.
 func busyLeader(b *testing.B, nodes, hosts, holders int) (a *Allocator, st *fsm.State, apply func(fsm.Command) fsm.Result) {
 	st = fsm.NewState()
 	index := uint64(0)
@@ -133,8 +134,8 @@ func useOf(nodes, hosts, holders, i int, inUse int64) (all []*leasepb.Demand) {
 	return all
 }
 
-// One round of the leader's: every host's use has changed on every node that uses it, and all is decided anew. 100 nodes, 10,000 busy
-// hosts, each in use on 3 of them.
+// One round of the leader's: every host's use has changed on every node that uses it, and all is
+// decided anew. 100 nodes, 10,000 busy hosts, each in use on 3 of them.
 func BenchmarkAllocatorRound(b *testing.B) {
 	const nodes, hosts, holders = 100, 10_000, 3
 	a, st, _ := busyLeader(b, nodes, hosts, holders)
@@ -160,7 +161,8 @@ func BenchmarkAllocatorRound(b *testing.B) {
 	}
 }
 
-// What the leader spends on time alone at each message, while some keys are to be planned again at a later moment.
+// What the leader spends on time alone at each message, while some keys are to be planned again at
+// a later moment.
 func BenchmarkTickWhileKeysWait(b *testing.B) {
 	for _, keys := range []int{1, 10_000} {
 		b.Run(fmt.Sprintf("keys=%d", keys), func(b *testing.B) {
@@ -176,9 +178,10 @@ func BenchmarkTickWhileKeysWait(b *testing.B) {
 	}
 }
 
-// A wildcard's limit is lowered and raised over 100,000 hosts with slots. Admissions of held slots follow by themselves; all else waits
-// for the longest time for which the core of the node, or of the leader of three nodes, is busy with it without a pause: µs-stall, the
-// median over the changes.
+// A wildcard's limit is lowered and raised over 100,000 hosts with slots. Admissions of held slots
+// follow by themselves; all else waits for the longest time for which the core of the node, or of
+// the leader of three nodes, is busy with it without a pause: µs-stall, the median over the
+// changes.
 func BenchmarkWildcardChange(b *testing.B) {
 	const hosts, nodes = 100_000, 3
 	table := func(index uint64) *fsm.Table {
@@ -222,7 +225,8 @@ func BenchmarkWildcardChange(b *testing.B) {
 	})
 }
 
-// busy is the processor time that f takes: what others do on the machine meanwhile does not stall it for long, and is not meant.
+// busy is the processor time that f takes: what others do on the machine meanwhile does not stall
+// it for long, and is not meant.
 func busy(f func()) time.Duration {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

@@ -7,24 +7,26 @@ import (
 )
 
 const (
-	// maxBare bounds the pools that a node keeps without holding a slot in them, beyond those in use. A pool takes about
-	// 0.7 KB: raising it keeps the totals of more hosts, lowering it saves memory.
+	// maxBare bounds the pools that a node keeps without holding a slot in them, beyond those in
+	// use. A pool takes about 0.7 KB: raising it keeps the totals of more hosts, lowering it saves
+	// memory.
 	maxBare = 16_384
 	// forgetAfter is how long a host is remembered, with its totals, after its last use.
 	forgetAfter = 10 * time.Minute
 	// lookEvery is how often the book looks whether a bare pool is used.
 	lookEvery = 30 * time.Second
-	// looksPerPool bounds the looks for a pool to forget when another is made. Above one, the book comes back to its
-	// bound after a time in which most pools were in use.
+	// looksPerPool bounds the looks for a pool to forget when another is made. Above one, the book
+	// comes back to its bound after a time in which most pools were in use.
 	looksPerPool = 8
 )
 
-// book is a node's pools. A pool is held while the node holds a slot of its key, as far as the last sweep knows, and bare
-// otherwise. The held ones are bounded by what the leader grants, the bare ones by maxBare and by what is in use: the name
-// of a host comes from a client, who may make up as many as it likes.
+// book is a node's pools. A pool is held while the node holds a slot of its key, as far as the last
+// sweep knows, and bare otherwise. The held ones are bounded by what the leader grants, the bare
+// ones by maxBare and by what is in use: the name of a host comes from a client, who may make up as
+// many as it likes.
 //
-// The fast path does not touch the book. So the order of the bare pools is that of the last look at them, and a pool that
-// was used since gets a second chance (the CLOCK algorithm).
+// The fast path does not touch the book. So the order of the bare pools is that of the last look at
+// them, and a pool that was used since gets a second chance (the CLOCK algorithm).
 type book struct {
 	all     []*pool
 	held    []*pool
@@ -41,8 +43,8 @@ type entry struct {
 	looked       time.Duration // when the book looked at it last
 }
 
-// Bounds are how much a node does in one go, and keeps. Only tests and simulations set them: there a handful of pools must
-// make several pages.
+// Bounds are how much a node does in one go, and keeps. Only tests and simulations set them: there
+// a handful of pools must make several pages.
 type Bounds struct {
 	Page   int // pools that one page of a walk visits
 	Stated int // holdings in one message of the hello, to the next page
@@ -90,7 +92,8 @@ func (n *Node) govern(p *pool, table *fsm.Table) {
 	}
 }
 
-// hold notes that a bare pool is to get slots. Its time without use begins now. Needs the pool's lock.
+// hold notes that a bare pool is to get slots. Its time without use begins now. Needs the pool's
+// lock.
 func (n *Node) hold(p *pool) {
 	if p.isHeld {
 		return
@@ -156,7 +159,8 @@ func (n *Node) sweep(now time.Duration, p *pool) {
 	}
 }
 
-// look forgets the bare pool that comes first if it has not been used for long. Otherwise it goes to the end.
+// look forgets the bare pool that comes first if it has not been used for long. Otherwise it goes
+// to the end.
 func (n *Node) look(now time.Duration, p *pool) {
 	n.lock(p)
 	defer p.mu.Unlock()
@@ -190,7 +194,8 @@ func (n *Node) passOver(now time.Duration, p *pool) {
 	n.bare.push(p)
 }
 
-// isNeeded reports whether anything refers to a bare pool, or the leader has yet to hear of it. Needs the pool's lock.
+// isNeeded reports whether anything refers to a bare pool, or the leader has yet to hear of it.
+// Needs the pool's lock.
 func (n *Node) isNeeded(p *pool) bool {
 	return p.open > 0 || p.waiters.len() > 0 || p.putOff || p.releasing > 0 || p.reported && n.welcomed || p.refused != [2]int64{} || n.isDirty(p)
 }

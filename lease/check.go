@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// Check returns an error where the node contradicts itself. It is for tests, which call it after every step: it walks all
-// connections.
+// Check returns an error where the node contradicts itself. It is for tests, which call it after
+// every step: it walks all connections.
 func (n *Node) Check() error {
 	for i, p := range n.all {
 		if err := n.checkPool(i, p); err != nil {
@@ -101,7 +101,8 @@ func (n *Node) AtRest() error {
 	return nil
 }
 
-// Check returns an error where the leader's side contradicts itself. It is for tests, which call it after every step.
+// Check returns an error where the leader's side contradicts itself. It is for tests, which call it
+// after every step.
 func (a *Allocator) Check() error {
 	for i, p := range a.order {
 		if a.peers[p.ID] != p || i > 0 && a.order[i-1].ID >= p.ID {
@@ -144,7 +145,8 @@ func (a *Allocator) Check() error {
 	return nil
 }
 
-// AtRest returns an error where the leader's side remembers anything but sessions, each with its stream.
+// AtRest returns an error where the leader's side remembers anything but sessions, each with its
+// stream.
 func (a *Allocator) AtRest() error {
 	if n := len(a.keys) + len(a.dirty) + len(a.review) + len(a.waking) + len(a.rests); n != 0 {
 		return fmt.Errorf("the leader remembers %d keys, %d changed, %d to be woken, %d at rest", len(a.keys), len(a.dirty), len(a.waking), len(a.rests))

@@ -11,18 +11,21 @@ type Clock interface {
 	// Now is the time since some fixed moment, on a clock that never goes back and runs
 	// while the machine is suspended.
 	Now() time.Duration
-	// Wall is the wall clock, as a time since the epoch. It is compared with Now only, to notice jumps.
+	// Wall is the wall clock, as a time since the epoch. It is compared with Now only, to notice
+	// jumps.
 	Wall() time.Duration
 }
 
-// SystemClock is the machine's clock that counts the time in which it was suspended (CLOCK_BOOTTIME on Linux): a lease must not outlive a
-// closed lid.
+// SystemClock is the machine's clock that counts the time in which it was suspended (CLOCK_BOOTTIME
+// on Linux): a lease must not outlive a closed lid.
 //
-// It is read for every connection and every piece of data, and asking the kernel for CLOCK_BOOTTIME is a system call. The
-// runtime reads the monotonic clock, which stands still in a suspension, and the wall clock, which does not, without one.
-// CLOCK_BOOTTIME is the monotonic clock and an offset that changes when the machine wakes; the wall clock jumps against the monotonic one
-// by as much at the same moment. So the kernel is asked only where the two have moved apart, and ten times a second in any case: a wall
-// clock set back, in the moment of waking, by just what was slept is noticed no later than that.
+// It is read for every connection and every piece of data, and asking the kernel for CLOCK_BOOTTIME
+// is a system call. The runtime reads the monotonic clock, which stands still in a suspension, and
+// the wall clock, which does not, without one. CLOCK_BOOTTIME is the monotonic clock and an offset
+// that changes when the machine wakes; the wall clock jumps against the monotonic one by as much at
+// the same moment. So the kernel is asked only where the two have moved apart, and ten times a
+// second in any case: a wall clock set back, in the moment of waking, by just what was slept is
+// noticed no later than that.
 type SystemClock struct {
 	base    time.Time
 	ahead   atomic.Int64 // of the monotonic clock since base: CLOCK_BOOTTIME
@@ -32,12 +35,13 @@ type SystemClock struct {
 }
 
 const (
-	// clockTolerance is how far wall and monotonic clock may move apart before the kernel is asked: less than any guard, more than what
-	// slewing the wall clock makes of a checkEvery.
+	// clockTolerance is how far wall and monotonic clock may move apart before the kernel is asked:
+	// less than any guard, more than what slewing the wall clock makes of a checkEvery.
 	clockTolerance = 5 * time.Millisecond
 	// clockCheckEvery is how old the kernel's answer may be.
 	clockCheckEvery = 100 * time.Millisecond
-	// clockReadWithin is how long reading two clocks may take to count as one moment; a thread may be stopped in between.
+	// clockReadWithin is how long reading two clocks may take to count as one moment; a thread may
+	// be stopped in between.
 	clockReadWithin = 50 * time.Microsecond
 )
 
@@ -61,7 +65,8 @@ func (c *SystemClock) Now() time.Duration {
 // Wall implements [Clock].
 func (c *SystemClock) Wall() time.Duration { return time.Duration(time.Now().UnixNano()) }
 
-// sure reports whether the offset that was read last holds at a moment, of which both clocks are given.
+// sure reports whether the offset that was read last holds at a moment, of which both clocks are
+// given.
 func (c *SystemClock) sure(mono time.Duration, wall int64) bool {
 	moved := wall - int64(mono) - c.apart.Load()
 	return moved > -int64(clockTolerance) && moved < int64(clockTolerance) &&
@@ -85,7 +90,8 @@ func (c *SystemClock) check() time.Duration {
 	return c.note(mono, t.UnixNano(), boot)
 }
 
-// note takes an answer of the kernel's. The clock does not go back: an answer that came late leaves it ahead by as much.
+// note takes an answer of the kernel's. The clock does not go back: an answer that came late leaves
+// it ahead by as much.
 func (c *SystemClock) note(mono time.Duration, wall int64, boot time.Duration) time.Duration {
 	ahead := boot - mono
 	if before := time.Duration(c.ahead.Load()); c.checked.Load() != 0 && before > ahead {

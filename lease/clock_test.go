@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// The clock follows CLOCK_BOOTTIME: a machine that was suspended, whose monotonic clock stood still, is noticed at the next reading.
+// The clock follows CLOCK_BOOTTIME: a machine that was suspended, whose monotonic clock stood
+// still, is noticed at the next reading.
 func TestClockCountsSuspension(t *testing.T) {
 	const ms = time.Millisecond
 	wall := int64(1_700_000_000 * time.Second)

@@ -7,8 +7,9 @@ import (
 	"pgregory.net/rapid"
 )
 
-// fairest looks at every way to share capacity among demands, which are sorted, and returns the one that is max-min fair
-// by the definition: sorted, the least share is as large as it can be, then the next, and so on.
+// fairest looks at every way to share capacity among demands, which are sorted, and returns the one
+// that is max-min fair by the definition: sorted, the least share is as large as it can be, then
+// the next, and so on.
 func fairest(capacity int64, demands []int64) []int64 {
 	var best []int64
 	shares := make([]int64, len(demands))
@@ -29,8 +30,8 @@ func fairest(capacity int64, demands []int64) []int64 {
 	return best
 }
 
-// checkDivision verifies what divide promises: each share, and one more for any so many of those who lack something, is
-// within the demands, uses up what there is, and can't be made fairer.
+// checkDivision verifies what divide promises: each share, and one more for any so many of those
+// who lack something, is within the demands, uses up what there is, and can't be made fairer.
 func checkDivision(t interface{ Fatalf(string, ...any) }, capacity int64, demands []int64) (total []int64) {
 	shares, extra := divide(capacity, demands)
 	if len(shares) != len(demands) || extra < 0 {
@@ -73,7 +74,8 @@ func checkDivision(t interface{ Fatalf(string, ...any) }, capacity int64, demand
 	return total
 }
 
-// Every way to want up to 6 slots, for up to four nodes, and every capacity up to 12, against looking at all divisions.
+// Every way to want up to 6 slots, for up to four nodes, and every capacity up to 12, against
+// looking at all divisions.
 func TestDivideIsMaxMinFair(t *testing.T) {
 	cases := 0
 	for nodes := range 5 {

@@ -4,8 +4,8 @@ import (
 	"github.com/weirproxy/weir/fsm"
 )
 
-// TryAcquire is the fast path of an admission: it admits s where the node holds a free slot, or the host has no limit. Where
-// ok is false and err is nil, the core must be asked: Acquire.
+// TryAcquire is the fast path of an admission: it admits s where the node holds a free slot, or the
+// host has no limit. Where ok is false and err is nil, the core must be asked: Acquire.
 func (n *Node) TryAcquire(s *Slot, clock Clock) (ok bool, err error) {
 	table := n.table.Load()
 	if table == nil {
@@ -34,7 +34,8 @@ func (v verdict) err() error {
 	return nil
 }
 
-// TryRelease is the fast path of a release. Where it reports false, the core must hear of it: Release.
+// TryRelease is the fast path of a release. Where it reports false, the core must hear of it:
+// Release.
 func (n *Node) TryRelease(s *Slot) bool {
 	q := lockPart(s)
 	done := s.use == slotReleased
@@ -47,11 +48,12 @@ func (n *Node) TryRelease(s *Slot) bool {
 	return done
 }
 
-// Park marks a slot's connection as kept alive without use. Where it reports true, somebody waits, and the core must hear of
-// it: Parked.
+// Park marks a slot's connection as kept alive without use. Where it reports true, somebody waits,
+// and the core must hear of it: Parked.
 func (n *Node) Park(s *Slot) (wanted bool) { return n.use(s, slotParked) }
 
-// Closing marks a slot's connection as about to end. Where it reports true, the core must hear of it: Parked.
+// Closing marks a slot's connection as about to end. Where it reports true, the core must hear of
+// it: Parked.
 func (n *Node) Closing(s *Slot) (wanted bool) { return n.use(s, slotTaken) }
 
 func (n *Node) use(s *Slot, use slotUse) (wanted bool) {

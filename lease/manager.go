@@ -27,16 +27,16 @@ type Stream interface {
 	Close()
 }
 
-// Connector opens a stream to the leader. hint is the address that the last server asked named as the
-// leader's, or "".
+// Connector opens a stream to the leader. hint is the address that the last server asked named as
+// the leader's, or "".
 type Connector func(ctx context.Context, hint string) (Stream, error)
 
 // ManagerConfig is what a Manager needs.
 type ManagerConfig struct {
 	// Name is the node's, unique in the cluster.
 	Name string
-	// Identity is random and made with the data directory, whose lock proves that the former process is gone. A
-	// process that states it takes the former's session over at once.
+	// Identity is random and made with the data directory, whose lock proves that the former
+	// process is gone. A process that states it takes the former's session over at once.
 	Identity string
 	// Affiliation, if not nil, keeps of which cluster the node is.
 	Affiliation Affiliation
@@ -45,15 +45,18 @@ type ManagerConfig struct {
 	Connect  Connector
 	Clock    Clock
 	Log      hclog.Logger
-	// Limits, if not nil, are those that the node last knew, to go by until it hears from the cluster.
+	// Limits, if not nil, are those that the node last knew, to go by until it hears from the
+	// cluster.
 	Limits *fsm.Table
 	// OnLimits, if not nil, is told of each table that the cluster sends.
 	OnLimits func(*fsm.Table)
-	// OnFence, if not nil, is told when the node fences, and how many connections it severs for that. It must not block.
+	// OnFence, if not nil, is told when the node fences, and how many connections it severs for
+	// that. It must not block.
 	OnFence func(severed int)
 }
 
-// Manager is the node's side of the lease: it admits connections from the slots that the node holds.
+// Manager is the node's side of the lease: it admits connections from the slots that the node
+// holds.
 type Manager struct {
 	cfg  ManagerConfig
 	node *Node
@@ -83,12 +86,12 @@ func NewManager(cfg ManagerConfig) *Manager {
 	return m
 }
 
-// Acquire makes s the right to one connection to target, which h will use. Where the node holds a free slot, or the host has
-// no limit, it returns at once. Otherwise it waits: in the limit's queue, or for the leader's word that nothing is free.
-// It ends early when ctx does.
+// Acquire makes s the right to one connection to target, which h will use. Where the node holds a
+// free slot, or the host has no limit, it returns at once. Otherwise it waits: in the limit's
+// queue, or for the leader's word that nothing is free. It ends early when ctx does.
 //
-// The memory is the caller's, so that admitting costs no allocation: s is new, or released, and must not be copied afterwards. On an error it may
-// be used again at once.
+// The memory is the caller's, so that admitting costs no allocation: s is new, or released, and
+// must not be copied afterwards. On an error it may be used again at once.
 func (m *Manager) Acquire(ctx context.Context, s *Slot, target fsm.Target, h Holder) error {
 	s.manager, s.target, s.holder, s.waited = m, target, h, 0
 	ok, err := m.node.TryAcquire(s, m.cfg.Clock)
@@ -127,8 +130,9 @@ func (m *Manager) wait(ctx context.Context, s *Slot) error {
 	return err
 }
 
-// do runs f under the core's lock and carries out what it decided. Where that began a walk, it ends before do returns: a
-// fence has severed all that it must sever. The lock is free between its pages.
+// do runs f under the core's lock and carries out what it decided. Where that began a walk, it ends
+// before do returns: a fence has severed all that it must sever. The lock is free between its
+// pages.
 func (m *Manager) do(f func(now time.Duration)) {
 	if m.step(f) {
 		for m.walkOn() {
@@ -238,8 +242,9 @@ const (
 	maxBackoff = 100 * time.Millisecond // a lease may be about to run out, and a server knows by itself who leads
 )
 
-// Run keeps a session with the cluster until ctx ends. It returns nil then, or [ErrNameTaken] where the name belongs to
-// another live process. Connections that use slots are severed, unless they have ended.
+// Run keeps a session with the cluster until ctx ends. It returns nil then, or [ErrNameTaken] where
+// the name belongs to another live process. Connections that use slots are severed, unless they
+// have ended.
 func (m *Manager) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
@@ -450,8 +455,8 @@ func (m *Manager) Session() SessionStatus {
 	return m.node.Session(m.cfg.Clock.Now())
 }
 
-// Late is for how long the Manager has not looked at the clock. While it runs, that is a quarter of a second at most on a machine
-// that is not overloaded: more says that it is stuck.
+// Late is for how long the Manager has not looked at the clock. While it runs, that is a quarter of
+// a second at most on a machine that is not overloaded: more says that it is stuck.
 func (m *Manager) Late() time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -479,11 +484,12 @@ func (m *Manager) Host(key fsm.Key) (use HostUse, ok bool) {
 	return m.node.Host(key)
 }
 
-// GiveUp ends the session at the node, as if it could not be proven any more: nothing that it allowed is used from now on.
-// Run goes on looking for a leader that opens another.
+// GiveUp ends the session at the node, as if it could not be proven any more: nothing that it
+// allowed is used from now on. Run goes on looking for a leader that opens another.
 func (m *Manager) GiveUp() { m.do(m.node.Lose) }
 
-// Drain makes the node keep nothing idle: free slots go back at once, kept-alive connections are closed.
+// Drain makes the node keep nothing idle: free slots go back at once, kept-alive connections are
+// closed.
 func (m *Manager) Drain() {
 	m.do(m.node.Drain)
 }
@@ -491,9 +497,10 @@ func (m *Manager) Drain() {
 // Undrain ends what Drain began. It does nothing after Goodbye.
 func (m *Manager) Undrain() { m.do(m.node.Undrain) }
 
-// Goodbye ends the session by consent. It admits nothing to limited hosts from now on, waits until all connections that use
-// slots have ended, and tells the leader. It returns the id of the session of which nothing is in use any more, also
-// where the cluster could not be told before ctx ended; 0 where there is none, or connections still use it.
+// Goodbye ends the session by consent. It admits nothing to limited hosts from now on, waits until
+// all connections that use slots have ended, and tells the leader. It returns the id of the session
+// of which nothing is in use any more, also where the cluster could not be told before ctx ended; 0
+// where there is none, or connections still use it.
 func (m *Manager) Goodbye(ctx context.Context) (uint64, error) {
 	var id uint64
 	m.do(func(now time.Duration) {

@@ -27,8 +27,9 @@ const (
 
 const (
 	protocolVersion = 2
-	// protocolPaged is the version of a hello that states holdings in several messages. A leader that does not know it must
-	// not take the first message for the whole: it would release slots that are in use.
+	// protocolPaged is the version of a hello that states holdings in several messages. A leader
+	// that does not know it must not take the first message for the whole: it would release slots
+	// that are in use.
 	protocolPaged = 3
 
 	// askTimeout bounds the wait for the leader's answer whether anything is free. It is long
@@ -39,23 +40,27 @@ const (
 	// meanwhile share the next ask, and take a slot that comes free before it. So a storm of
 	// requests costs the leader a few answers.
 	askEvery = 5 * time.Millisecond
-	// refusedWindow is how long a refusal counts as demand: whoever was refused tends to come again.
+	// refusedWindow is how long a refusal counts as demand: whoever was refused tends to come
+	// again.
 	refusedWindow = 250 * time.Millisecond
-	// maxAsking bounds the requests that wait for the leader's answer about one key. More are refused at once, as without an
-	// answer: a leader that is silent for askTimeout must not let them fill the memory.
+	// maxAsking bounds the requests that wait for the leader's answer about one key. More are
+	// refused at once, as without an answer: a leader that is silent for askTimeout must not let
+	// them fill the memory.
 	maxAsking = 4096
 	// maxBatch bounds the keys of one Update.
 	maxBatch = 2048
-	// clockJump is how far the wall clock may move ahead of the other before that counts as lost time.
+	// clockJump is how far the wall clock may move ahead of the other before that counts as lost
+	// time.
 	clockJump = Margin
 )
 
-// Node is the deciding half of the node's side: no goroutine, no clock, no I/O. [Manager] is its shell in production; a
-// simulation has another.
+// Node is the deciding half of the node's side: no goroutine, no clock, no I/O. [Manager] is its
+// shell in production; a simulation has another.
 //
-// TryAcquire, TryRelease, Park, Closing, Unpark and Live are the fast path and may be called at any time. All other methods
-// need the core's lock, which is the shell's. Time is an argument, and what the shell has to do is a result: slots to
-// sever (TakeSevers), messages to send (Outgoing), a stream to give up (Stale), a time to be called again (NextWake).
+// TryAcquire, TryRelease, Park, Closing, Unpark and Live are the fast path and may be called at any
+// time. All other methods need the core's lock, which is the shell's. Time is an argument, and what
+// the shell has to do is a result: slots to sever (TakeSevers), messages to send (Outgoing), a
+// stream to give up (Stale), a time to be called again (NextWake).
 type Node struct {
 	name     string
 	identity string
@@ -111,7 +116,8 @@ type Severance struct {
 	Reason Reason
 }
 
-// NewNode returns a node without a stream or a session. limits, if not nil, are those to go by until it hears from the cluster.
+// NewNode returns a node without a stream or a session. limits, if not nil, are those to go by
+// until it hears from the cluster.
 func NewNode(name, identity string, expiry Expiry, limits *fsm.Table) *Node {
 	n := &Node{name: name, identity: identity, expiry: expiry, fresh: true}
 	n.SetBounds(Bounds{Page: pageSize, Stated: maxStated, Bare: maxBare})
@@ -127,7 +133,8 @@ func (n *Node) TakeSevers() []Severance {
 	return s
 }
 
-// noteSlow decides whether releases and parked connections must go through the core. Needs the pool's lock.
+// noteSlow decides whether releases and parked connections must go through the core. Needs the
+// pool's lock.
 func (n *Node) noteSlow(p *pool) {
 	p.slow = n.leaving || p.waiters.len() > 0 || p.target >= 0 || p.contended ||
 		(p.limit.Capped() && p.open > p.granted)
@@ -141,8 +148,8 @@ func (n *Node) noteSlow(p *pool) {
 	}
 }
 
-// mark notes that the leader has yet to hear of a pool. Before the leader's welcome it does nothing: the welcome
-// marks all that the leader must hear of.
+// mark notes that the leader has yet to hear of a pool. Before the leader's welcome it does
+// nothing: the welcome marks all that the leader must hear of.
 func (n *Node) mark(p *pool) {
 	if n.welcomed && !n.isDirty(p) {
 		p.marked = n.era.streams
@@ -225,7 +232,8 @@ func (n *Node) answer(p *pool, w *Waiter, err error) {
 	w.done(err)
 }
 
-// Cancel ends the wait of somebody who went away. It reports false where the answer has come already.
+// Cancel ends the wait of somebody who went away. It reports false where the answer has come
+// already.
 func (n *Node) Cancel(w *Waiter) bool {
 	p := w.pool
 	if p == nil {
@@ -343,7 +351,8 @@ func (n *Node) admit(now time.Duration, p *pool) {
 	n.mark(p)
 }
 
-// giveBack takes free slots out of use; the leader is told with the next Update. Needs the pool's lock.
+// giveBack takes free slots out of use; the leader is told with the next Update. Needs the pool's
+// lock.
 func (n *Node) giveBack(p *pool, k int64) {
 	if k <= 0 {
 		return
@@ -354,7 +363,8 @@ func (n *Node) giveBack(p *pool, k int64) {
 	n.mark(p)
 }
 
-// closeParked asks for the slots of kept-alive connections where they are needed, the oldest first. Needs the pool's lock.
+// closeParked asks for the slots of kept-alive connections where they are needed, the oldest first.
+// Needs the pool's lock.
 func (n *Node) closeParked(p *pool) {
 	need := p.waiters.len()
 	if p.target >= 0 {
@@ -408,7 +418,8 @@ func (n *Node) setLimits(now time.Duration, table *fsm.Table) {
 	n.ackDue = true
 }
 
-// regovernAtOnce bounds the pools that the core lets follow new limits before others have their turn.
+// regovernAtOnce bounds the pools that the core lets follow new limits before others have their
+// turn.
 const regovernAtOnce = 512
 
 // regovernSome lets the next pools follow the limits. The limits are acknowledged when all have.
@@ -563,7 +574,8 @@ func (n *Node) NextWake(now time.Duration) time.Duration {
 	}
 	if n.sess.live() {
 		at = min(at, n.sess.fenceAt())
-		// One that is due is with the stream's sender: it may be stuck there, and waking more often does not help.
+		// One that is due is with the stream's sender: it may be stuck there, and waking more often
+		// does not help.
 		if n.welcomed && n.sess.nextSend > now {
 			at = min(at, n.sess.nextSend)
 		}
@@ -648,7 +660,8 @@ func (n *Node) severNewest(p *pool, k int64, why Reason) {
 	}
 }
 
-// Outgoing returns what is to be sent now, in order. A keep-alive's time is noted here: it must be sent afterwards.
+// Outgoing returns what is to be sent now, in order. A keep-alive's time is noted here: it must be
+// sent afterwards.
 func (n *Node) Outgoing(now time.Duration) []*leasepb.NodeMessage {
 	n.lapse(now)
 	if !n.attached || n.stale {
@@ -694,8 +707,8 @@ func (n *Node) lapse(now time.Duration) {
 	}
 }
 
-// update takes up to maxBatch dirty keys. The limits are acknowledged with the last of them, so that the
-// leader knows our demands under these limits when it hears that we go by them.
+// update takes up to maxBatch dirty keys. The limits are acknowledged with the last of them, so
+// that the leader knows our demands under these limits when it hears that we go by them.
 func (n *Node) update(now time.Duration) *leasepb.NodeMessage {
 	k := min(len(n.dirty), maxBatch)
 	u := &leasepb.Update{}
@@ -743,7 +756,8 @@ func (n *Node) demand(now time.Duration, p *pool) *leasepb.Demand {
 	return d
 }
 
-// askFor numbers the waiters that are to be refused if nothing is free anywhere, one ask at a time. Needs the pool's lock.
+// askFor numbers the waiters that are to be refused if nothing is free anywhere, one ask at a time.
+// Needs the pool's lock.
 func (n *Node) askFor(now time.Duration, p *pool) uint64 {
 	if p.asking {
 		return p.ask
@@ -900,7 +914,8 @@ func (n *Node) welcome(now time.Duration, w *leasepb.Welcome) error {
 		n.sess.term = w.Term
 		n.correct(now, w.Corrected)
 	} else {
-		// The session was committed after the hello had arrived, so the hello counts as a keep-alive.
+		// The session was committed after the hello had arrived, so the hello counts as a
+		// keep-alive.
 		n.sess.begin(w.Session, w.Term, time.Duration(w.TtlNs), n.helloAt)
 		n.opened = true
 		if n.older != nil {
@@ -933,7 +948,8 @@ func (n *Node) correct(now time.Duration, granted []*leasepb.Holding) {
 	}
 }
 
-// assigned takes what the leader decided: grants first, then targets, then the answers that rest on both.
+// assigned takes what the leader decided: grants first, then targets, then the answers that rest on
+// both.
 func (n *Node) assigned(now time.Duration, a *leasepb.Assign) error {
 	touched := map[*pool]struct{}{}
 	each := func(k *fsm.Key) *pool {
@@ -1046,8 +1062,8 @@ func (n *Node) Undrain(now time.Duration) {
 	}
 }
 
-// setLeaving visits every pool: the demand of a key that requests wait for has headroom, or has none,
-// from now on.
+// setLeaving visits every pool: the demand of a key that requests wait for has headroom, or has
+// none, from now on.
 func (n *Node) setLeaving(now time.Duration, leaving bool) {
 	n.leaving = leaving
 	n.beginWalk(now)

@@ -12,7 +12,8 @@ import (
 	"github.com/weirproxy/weir/lease/leasepb"
 )
 
-// liveManager is a node in the middle of a session of 10 s, with slots of "up" in hand, on a clock that stands at 0.
+// liveManager is a node in the middle of a session of 10 s, with slots of "up" in hand, on a clock
+// that stands at 0.
 func liveManager(t *testing.T, expiry Expiry, slots int64, limits ...fsm.Limit) (*Manager, *manualClock) {
 	t.Helper()
 	clock := &manualClock{}
@@ -69,7 +70,8 @@ func said(m *Manager) (releases int64, hello *leasepb.Hello, bye bool) {
 	return releases, hello, bye
 }
 
-// A session that the leader has closed allows nothing from that moment on, however long it would have run.
+// A session that the leader has closed allows nothing from that moment on, however long it would
+// have run.
 func TestClosedSessionAllowsNothing(t *testing.T) {
 	m, _ := liveManager(t, ExpiryClose, 2, limit(t, "up", 5, fsm.Queue{}))
 	h := newHolder()
@@ -91,8 +93,8 @@ func TestClosedSessionAllowsNothing(t *testing.T) {
 	}
 }
 
-// A leader that was deposed without noticing may still tell its limits, which are older than those that the node goes by: they don't
-// count, unless it opens a session: then the log is a new one.
+// A leader that was deposed without noticing may still tell its limits, which are older than those
+// that the node goes by: they don't count, unless it opens a session: then the log is a new one.
 func TestLimitsDoNotGoBack(t *testing.T) {
 	m, _ := liveManager(t, ExpiryClose, 0, limit(t, "up", 5, fsm.Queue{}))
 	tell := func(index uint64) { hear(t, m, limitsMessage("", fsm.NewTable(index, 1, nil))) }
@@ -126,8 +128,8 @@ func TestLimitsDoNotGoBack(t *testing.T) {
 	is(6, "and what follows there")
 }
 
-// A node that wakes up past its deadline fences, also where its stream comes before its timer: neither what it sends then, nor what
-// it hears, brings the session back.
+// A node that wakes up past its deadline fences, also where its stream comes before its timer:
+// neither what it sends then, nor what it hears, brings the session back.
 func TestNothingIsSaidOrHeardPastTheDeadline(t *testing.T) {
 	ack := &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_KeepAliveAck{KeepAliveAck: &leasepb.KeepAliveAck{Seq: 1}}}
 	for name, wake := range map[string]func(*Manager, time.Duration){
@@ -157,7 +159,8 @@ func TestNothingIsSaidOrHeardPastTheDeadline(t *testing.T) {
 	}
 }
 
-// A new session runs from the hello, not from the welcome: the leader may have died long before that arrived.
+// A new session runs from the hello, not from the welcome: the leader may have died long before
+// that arrived.
 func TestLeaseRunsFromTheHello(t *testing.T) {
 	clock := &manualClock{}
 	m := NewManager(ManagerConfig{Name: "a", Identity: "1", Clock: clock, Log: hclog.NewNullLogger()})
@@ -180,8 +183,8 @@ func TestLeaseRunsFromTheHello(t *testing.T) {
 	}
 }
 
-// What a draining node gives back while it has no stream is in the difference between its hello and the log: said again, it
-// would free slots that are in use.
+// What a draining node gives back while it has no stream is in the difference between its hello and
+// the log: said again, it would free slots that are in use.
 func TestReleaseBetweenStreamsIsNotSaidTwice(t *testing.T) {
 	m, _ := liveManager(t, ExpiryClose, 2, limit(t, "up", 5, fsm.Queue{}))
 	s := mustAcquire(t, m, "up")
@@ -285,7 +288,8 @@ func TestDrainClosesWhatIsParkedLater(t *testing.T) {
 	}
 }
 
-// A node that drains no more keeps slots and idle connections again; one that has said goodbye does not.
+// A node that drains no more keeps slots and idle connections again; one that has said goodbye does
+// not.
 func TestUndrainKeepsSlotsAgain(t *testing.T) {
 	m, _ := liveManager(t, ExpiryClose, 2, limit(t, "up", 5, fsm.Queue{}))
 	h := newHolder()
@@ -315,7 +319,8 @@ func TestUndrainKeepsSlotsAgain(t *testing.T) {
 	}
 }
 
-// The session is not ended by consent while something still uses it, and nothing starts once it is to end.
+// The session is not ended by consent while something still uses it, and nothing starts once it is
+// to end.
 func TestGoodbyeWaitsForTheLastRelease(t *testing.T) {
 	m, clock := liveManager(t, ExpiryClose, 2, limit(t, "up", 5, fsm.Queue{}))
 	s := mustAcquire(t, m, "up")
@@ -342,7 +347,8 @@ func TestGoodbyeWaitsForTheLastRelease(t *testing.T) {
 	}
 }
 
-// Where the log grants less than the node states, the newest connections beyond it are fenced; adopted ones stay.
+// Where the log grants less than the node states, the newest connections beyond it are fenced;
+// adopted ones stay.
 func TestCorrectionFencesTheDifference(t *testing.T) {
 	m, _ := liveManager(t, ExpiryClose, 3, limit(t, "up", 5, fsm.Queue{}))
 	var holders []*holder
@@ -382,7 +388,8 @@ func TestDueKeepAliveDoesNotSpin(t *testing.T) {
 	})
 }
 
-// A host that is refused for long without ever being let in is not forgotten while its refusals are counted.
+// A host that is refused for long without ever being let in is not forgotten while its refusals are
+// counted.
 func TestRefusedHostIsNotForgotten(t *testing.T) {
 	m, _ := liveManager(t, ExpiryClose, 0, limit(t, "up", 5, fsm.Queue{}))
 	m.do(func(now time.Duration) {
@@ -398,7 +405,8 @@ func TestRefusedHostIsNotForgotten(t *testing.T) {
 	})
 }
 
-// A request is refused as over the limit only where the leader has said so: one that is not answered has no lease.
+// A request is refused as over the limit only where the leader has said so: one that is not
+// answered has no lease.
 func TestUnansweredIsNotOverLimit(t *testing.T) {
 	for _, queue := range []fsm.Queue{{}, {Timeout: time.Second, Size: 3}} {
 		m, clock := liveManager(t, ExpiryClose, 0, limit(t, "up", 3, queue))

@@ -163,8 +163,8 @@ func (p *keyPlan) holdUntil(at time.Duration, slots int64) {
 	p.a.wakeAt(p.c, at)
 }
 
-// gateClosed reports whether a key that is counted only since the patterns changed must wait for nodes to say what
-// they have open: those connections count from now on.
+// gateClosed reports whether a key that is counted only since the patterns changed must wait for
+// nodes to say what they have open: those connections count from now on.
 func (p *keyPlan) gateClosed(st *fsm.State) (until time.Duration, closed bool) {
 	c, shape := p.c, st.Table().ShapeIndex
 	if c.shape == shape {
@@ -245,7 +245,8 @@ func (p *keyPlan) queue() []*row {
 	return queue
 }
 
-// shortSince is since when a row has had less than it wants; one that has just given a slot back comes last.
+// shortSince is since when a row has had less than it wants; one that has just given a slot back
+// comes last.
 func (p *keyPlan) shortSince(r *row) time.Duration {
 	if r.d.shortSince == 0 {
 		return p.now
@@ -391,7 +392,8 @@ func (r *row) lower(to int64) {
 	}
 }
 
-// aimAtShares asks those above their share to come down while others are below theirs, or while the limit is exceeded.
+// aimAtShares asks those above their share to come down while others are below theirs, or while the
+// limit is exceeded.
 func (p *keyPlan) aimAtShares(over int64) {
 	var below, claims int64
 	var holders []*row
@@ -444,9 +446,10 @@ func (p *keyPlan) aimAtTurns(holders []*row, claims int64) {
 	}
 }
 
-// aimAtIdle asks for slots that nodes hold without a use, also within their share, while requests wait elsewhere. Where a node has
-// refused requests lately, the next is likely to come soon: the slot is fetched only once it has lain idle for
-// as long as fetching it takes, so that neither choice can cost much more than the other (the ski-rental rule).
+// aimAtIdle asks for slots that nodes hold without a use, also within their share, while requests
+// wait elsewhere. Where a node has refused requests lately, the next is likely to come soon: the
+// slot is fetched only once it has lain idle for as long as fetching it takes, so that neither
+// choice can cost much more than the other (the ski-rental rule).
 func (p *keyPlan) aimAtIdle(waiting int64) {
 	for _, r := range p.rows {
 		k := min(r.idle(), waiting)

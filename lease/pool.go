@@ -20,8 +20,9 @@ const (
 
 // pool is what one node holds of one key.
 //
-// Its first half is shared with the fast path and guarded by its part's lock, so that admissions to different hosts share nothing.
-// Its second half belongs to the node's deciding core and its lock. Where both locks are needed, the core's comes first.
+// Its first half is shared with the fast path and guarded by its part's lock, so that admissions to
+// different hosts share nothing. Its second half belongs to the node's deciding core and its lock.
+// Where both locks are needed, the core's comes first.
 type pool struct {
 	key  fsm.Key
 	part // what is not spread
@@ -108,10 +109,12 @@ const (
 	verdictShort   // no slot in hand
 )
 
-// try is the fast path: it admits s if a slot is free, or none is needed. byHost says that the pool was found by the host's name alone.
+// try is the fast path: it admits s if a slot is free, or none is needed. byHost says that the pool
+// was found by the host's name alone.
 //
-// now was read before. The gate is read under the pool's lock: a fence closes the gate first and passes through every pool's
-// lock after it, so a slot is either refused here or found by the fence.
+// now was read before. The gate is read under the pool's lock: a fence closes the gate first and
+// passes through every pool's lock after it, so a slot is either refused here or found by the
+// fence.
 func (p *pool) try(now time.Duration, s *Slot, table *fsm.Table, byHost bool, gate *gate) verdict {
 	if parts := p.spread.Load(); parts != nil && trySpread(*parts, now, s, table, byHost, gate) {
 		return verdictAdmitted
@@ -146,8 +149,8 @@ func (p *pool) tryLocked(now time.Duration, s *Slot, table *fsm.Table, gate *gat
 	return verdictAdmitted
 }
 
-// follow goes by newer limits of the same shape: only numbers have changed, and what counts where has not. The core
-// follows. Needs the pool's lock.
+// follow goes by newer limits of the same shape: only numbers have changed, and what counts where
+// has not. The core follows. Needs the pool's lock.
 func (p *pool) follow(table *fsm.Table) bool {
 	if p.table == nil || p.table.ShapeIndex != table.ShapeIndex || p.table.Index > table.Index {
 		return false
@@ -164,11 +167,13 @@ const (
 	crowdedAfter = 64
 	// maxParts bounds the parts.
 	maxParts = 16
-	// sharePerPart is how many free slots each part must get at least: with fewer they run short one by one.
+	// sharePerPart is how many free slots each part must get at least: with fewer they run short
+	// one by one.
 	sharePerPart = 4
 )
 
-// noteCrowd counts a wait for the lock, and spreads the pool where they are many. Needs the pool's lock.
+// noteCrowd counts a wait for the lock, and spreads the pool where they are many. Needs the pool's
+// lock.
 func (p *pool) noteCrowd() {
 	p.crowded++
 	if p.crowded < crowdedAfter || p.slow || p.spread.Load() != nil {
@@ -216,7 +221,8 @@ func (p *pool) gather(parts []part) {
 	p.low = min(p.lowBefore, low)
 }
 
-// trySpread admits s to one of the parts: the one where it was last, or any other whose lock is free.
+// trySpread admits s to one of the parts: the one where it was last, or any other whose lock is
+// free.
 func trySpread(parts []part, now time.Duration, s *Slot, table *fsm.Table, byHost bool, gate *gate) bool {
 	var at int
 	if last := s.part.Load(); last != nil {
@@ -239,7 +245,8 @@ func trySpread(parts []part, now time.Duration, s *Slot, table *fsm.Table, byHos
 	return false
 }
 
-// admit is tryLocked for a part. What it reads of the pool is written only when no part is live. Needs the part's lock.
+// admit is tryLocked for a part. What it reads of the pool is written only when no part is live.
+// Needs the part's lock.
 func (q *part) admit(now time.Duration, s *Slot, table *fsm.Table, byHost bool, gate *gate) bool {
 	p := q.pool
 	if !q.live || p.table != table || byHost && !p.direct || p.limit.Capped() && (q.free() <= 0 || !gate.admitsAt(now)) {

@@ -15,8 +15,8 @@ import (
 	"github.com/weirproxy/weir/lease/leasepb"
 )
 
-// A release in an entry that had no effect is proposed again, whatever made the entry void, also where the node's stream
-// has ended meanwhile.
+// A release in an entry that had no effect is proposed again, whatever made the entry void, also
+// where the node's stream has ended meanwhile.
 func TestVoidEntryKeepsRelease(t *testing.T) {
 	for _, void := range []error{fsm.ErrRepeated, fsm.ErrStaleTerm} {
 		for _, back := range []bool{false, true} {
@@ -115,7 +115,8 @@ func TestVoidEndIsNotReported(t *testing.T) {
 	})
 }
 
-// A leader's side that is started again in the same term goes on numbering its entries where the log is.
+// A leader's side that is started again in the same term goes on numbering its entries where the
+// log is.
 func TestSecondLeadershipOfTerm(t *testing.T) {
 	d := newDesk(t, limit(t, "up", 3, fsm.Queue{}))
 	d.join(1, "a", "1")
@@ -152,7 +153,8 @@ var unreadableKeys = map[string]*fsmpb.Key{
 	"unknown resource": {Scope: 1, Resource: 99, Name: "up"},
 }
 
-// A key that the other side can't read ends the stream in each direction, before anything else of the message counts.
+// A key that the other side can't read ends the stream in each direction, before anything else of
+// the message counts.
 func TestUnreadableKeyEndsStream(t *testing.T) {
 	up := fsm.KeyToProto(fsm.HostConnections("up"))
 	for name, bad := range unreadableKeys {
@@ -213,8 +215,8 @@ func TestUnreadableKeyEndsStream(t *testing.T) {
 	}
 }
 
-// A hello in parts counts once its last part is there: until then nothing is granted to the node, and nothing of what it
-// has yet to state is released. Parts out of place end the stream.
+// A hello in parts counts once its last part is there: until then nothing is granted to the node,
+// and nothing of what it has yet to state is released. Parts out of place end the stream.
 func TestHelloInParts(t *testing.T) {
 	keys := []*fsmpb.Key{fsm.KeyToProto(fsm.HostConnections("a.up")), fsm.KeyToProto(fsm.HostConnections("b.up")), fsm.KeyToProto(fsm.HostConnections("c.up"))}
 	start := func(t *testing.T) (d *desk, session uint64) {
@@ -312,7 +314,8 @@ func TestHelloInParts(t *testing.T) {
 	})
 }
 
-// A farewell that comes between two leaders ends the session once this server leads again, at once and not after a ttl.
+// A farewell that comes between two leaders ends the session once this server leads again, at once
+// and not after a ttl.
 func TestFarewellBetweenLeaders(t *testing.T) {
 	for _, late := range []time.Duration{0, 500 * time.Millisecond, 2 * farewellFor} {
 		synctest.Test(t, func(t *testing.T) {
@@ -354,7 +357,8 @@ func TestServerMemoryIsBounded(t *testing.T) {
 	}
 }
 
-// A message that is handed over after its stream's end has been noted does nothing: a hello would wait for ever.
+// A message that is handed over after its stream's end has been noted does nothing: a hello would
+// wait for ever.
 func TestMessageAfterEndOfStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := startCluster(t, limit(t, "up", 3, fsm.Queue{}))
@@ -397,7 +401,8 @@ func (r *lateReader) Recv() (*leasepb.NodeMessage, error) {
 	return m, nil
 }
 
-// While no verification comes back, one keep-alive of each stream waits, the newest, and its hello is not displaced.
+// While no verification comes back, one keep-alive of each stream waits, the newest, and its hello
+// is not displaced.
 func TestOneKeepAliveWaits(t *testing.T) {
 	d := newDesk(t, limit(t, "up", 3, fsm.Queue{}))
 	d.join(1, "a", "1")
@@ -434,7 +439,8 @@ func TestOneKeepAliveWaits(t *testing.T) {
 	}
 }
 
-// Requests that wait for the leader's answer are bounded, for each key alone, and do not count against its queue.
+// Requests that wait for the leader's answer are bounded, for each key alone, and do not count
+// against its queue.
 func TestAskingIsBounded(t *testing.T) {
 	x := newManyNames(t, limit(t, "*", 1, fsm.Queue{}))
 	x.mute = true

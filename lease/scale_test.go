@@ -18,8 +18,8 @@ import (
 	"github.com/weirproxy/weir/lease/leasepb"
 )
 
-// longestStall bounds the processor time that the core may take in one go in these tests, generously: the figures are
-// some milliseconds. A scan of all pools would take some hundred.
+// longestStall bounds the processor time that the core may take in one go in these tests,
+// generously: the figures are some milliseconds. A scan of all pools would take some hundred.
 const longestStall = 50 * time.Millisecond
 
 // stallMeter measures the longest turn of the core.
@@ -27,7 +27,8 @@ type stallMeter struct{ longest time.Duration }
 
 func (s *stallMeter) do(f func()) { s.longest = max(s.longest, busy(f)) }
 
-// manyNames is a node that one name after another is asked of, in virtual time, with a leader that grants what it asks.
+// manyNames is a node that one name after another is asked of, in virtual time, with a leader that
+// grants what it asks.
 type manyNames struct {
 	t     testing.TB
 	n     *Node
@@ -114,9 +115,9 @@ type fixedClock time.Duration
 func (c fixedClock) Now() time.Duration  { return time.Duration(c) }
 func (c fixedClock) Wall() time.Duration { return time.Duration(c) }
 
-// Clients ask for names at the rate of a million in ten minutes, with and without a limit. The node remembers as many as its bound says,
-// and those in use; a name that is used again and again keeps its totals; the core is never busy for long; and afterwards
-// all is forgotten.
+// Clients ask for names at the rate of a million in ten minutes, with and without a limit. The node
+// remembers as many as its bound says, and those in use; a name that is used again and again keeps
+// its totals; the core is never busy for long; and afterwards all is forgotten.
 func TestManyNames(t *testing.T) {
 	const seconds = names * 600 / 1_000_000
 	for _, c := range []struct {
@@ -209,7 +210,8 @@ func TestNeededPoolIsKept(t *testing.T) {
 	}
 }
 
-// A request that found a pool without the core's lock, just before that was forgotten, is counted in the next one.
+// A request that found a pool without the core's lock, just before that was forgotten, is counted
+// in the next one.
 func TestForgottenPoolAdmitsNothing(t *testing.T) {
 	x := newManyNames(t)
 	x.use("up")
@@ -226,8 +228,8 @@ func TestForgottenPoolAdmitsNothing(t *testing.T) {
 	}
 }
 
-// With a slot in use of each of many keys, no event that concerns all of them keeps the core busy for long; and a fence
-// severs them all without waiting for a timer.
+// With a slot in use of each of many keys, no event that concerns all of them keeps the core busy
+// for long; and a fence severs them all without waiting for a timer.
 func TestManyKeysInPages(t *testing.T) {
 	x := newManyNames(t, limit(t, "*", 25, fsm.Queue{}))
 	slots := make([]*Slot, 0, heldKeys)
@@ -283,8 +285,8 @@ func TestManyKeysInPages(t *testing.T) {
 	t.Logf("%d keys: the core is busy at most for %v", heldKeys, longest)
 }
 
-// A fence whose walk has pages left stops everything all the same: nothing is admitted, reused or written, and no hello
-// asks for the next session before the walk has ended.
+// A fence whose walk has pages left stops everything all the same: nothing is admitted, reused or
+// written, and no hello asks for the next session before the walk has ended.
 func TestFenceBetweenPages(t *testing.T) {
 	x := newManyNames(t, limit(t, "*", 25, fsm.Queue{}))
 	x.n.SetBounds(Bounds{Page: 1, Stated: 1, Bare: 100})
@@ -336,8 +338,8 @@ func TestFenceBetweenPages(t *testing.T) {
 	}
 }
 
-// Slots that are given back while the hello is on its way in parts are said once: before their part was composed by not
-// being stated, and after it with the first Update.
+// Slots that are given back while the hello is on its way in parts are said once: before their part
+// was composed by not being stated, and after it with the first Update.
 func TestGivenBackBetweenPartsOfHello(t *testing.T) {
 	x := newManyNames(t, limit(t, "*", 25, fsm.Queue{}))
 	x.n.SetBounds(Bounds{Page: 1, Stated: 1, Bare: 100})
@@ -396,8 +398,8 @@ func TestGivenBackBetweenPartsOfHello(t *testing.T) {
 	}
 }
 
-// holdMany lets a node hold a slot of each of many keys, in the log as at the node. The leader must be another afterwards: it
-// has not proposed this.
+// holdMany lets a node hold a slot of each of many keys, in the log as at the node. The leader must
+// be another afterwards: it has not proposed this.
 func holdMany(t *testing.T, c *testCluster, m *Manager, keys int) {
 	t.Helper()
 	session := m.Session().ID
@@ -429,7 +431,8 @@ func awaitResumed(t *testing.T, m *Manager) {
 	}
 }
 
-// A node that holds slots of more keys than one message states keeps its session, and all of them, over a reconnect.
+// A node that holds slots of more keys than one message states keeps its session, and all of them,
+// over a reconnect.
 func TestReconnectWithManyKeys(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const keys = 3*maxStated + 10
@@ -463,7 +466,8 @@ func TestReconnectWithManyKeys(t *testing.T) {
 	})
 }
 
-// The same with 200,000 keys over gRPC, whose messages are bounded by 4 MiB unless a server says otherwise.
+// The same with 200,000 keys over gRPC, whose messages are bounded by 4 MiB unless a server says
+// otherwise.
 func TestReconnectOverGRPC(t *testing.T) {
 	c := &testCluster{cut: map[string]bool{}, streams: map[string]*memStream{}, state: fsm.NewState(), changed: make(chan struct{})}
 	c.server = NewServer(c, c, func() string { return "" }, hclog.NewNullLogger())

@@ -16,13 +16,14 @@ import (
 	"github.com/weirproxy/weir/lease/leasepb"
 )
 
-// ErrNotProposed is wrapped by a Log where an entry certainly did not get into the log: it may be proposed again.
+// ErrNotProposed is wrapped by a Log where an entry certainly did not get into the log: it may be
+// proposed again.
 var ErrNotProposed = errors.New("the entry was not proposed")
 
 // Log is what the leader's side needs of Raft.
 type Log interface {
-	// Propose appends an entry and waits until it is applied here. An error that wraps ErrNotProposed says that it
-	// was not appended; any other leaves that open.
+	// Propose appends an entry and waits until it is applied here. An error that wraps
+	// ErrNotProposed says that it was not appended; any other leaves that open.
 	Propose(ctx context.Context, term uint64, c fsm.Command) (fsm.Result, error)
 	// VerifyLeader returns nil if this server led at some moment after the call.
 	VerifyLeader(ctx context.Context) error
@@ -42,8 +43,8 @@ type Server struct {
 	leader func() string
 	logger hclog.Logger
 
-	// OnEnd, if not nil, is told of each session that ended while this server leads, once that is committed. It must not
-	// block, and is set before Lead is called.
+	// OnEnd, if not nil, is told of each session that ended while this server leads, once that is
+	// committed. It must not block, and is set before Lead is called.
 	OnEnd func(SessionEnd)
 
 	mu   sync.Mutex
@@ -52,13 +53,15 @@ type Server struct {
 	left []lateFarewell  // those that came while nobody led here, the newest last
 }
 
-// maxDead bounds the memory of nodes that gossip calls dead: names may be new with each start of a process.
+// maxDead bounds the memory of nodes that gossip calls dead: names may be new with each start of a
+// process.
 const maxDead = 4096
 
 const (
 	// maxFarewells bounds the farewells that wait for this server to lead.
 	maxFarewells = 4096
-	// farewellFor is how long they wait: longer than it takes from a look at the members to the first entry.
+	// farewellFor is how long they wait: longer than it takes from a look at the members to the
+	// first entry.
 	farewellFor = time.Minute
 )
 
@@ -77,12 +80,14 @@ type SessionEnd struct {
 	Silent  time.Duration // since the node was last heard
 }
 
-// NewServer returns a Server. leader names the leader's rpc address as far as it is known, for nodes that ask the wrong server.
+// NewServer returns a Server. leader names the leader's rpc address as far as it is known, for
+// nodes that ask the wrong server.
 func NewServer(log Log, store Store, leader func() string, logger hclog.Logger) *Server {
 	return &Server{log: log, store: store, leader: leader, logger: logger}
 }
 
-// streamBuffer bounds the messages that wait for one node. A node that does not read loses its stream, not the leader's time.
+// streamBuffer bounds the messages that wait for one node. A node that does not read loses its
+// stream, not the leader's time.
 const streamBuffer = 512
 
 // leadership is one term of this server as the leader.
@@ -153,7 +158,8 @@ func (s *Server) Lead(ctx context.Context, term uint64, hold time.Duration, left
 	l.loop()
 }
 
-// now is on the runtime's monotonic clock. Where that stands still while the machine is suspended, sessions end later, never earlier.
+// now is on the runtime's monotonic clock. Where that stands still while the machine is suspended,
+// sessions end later, never earlier.
 func (l *leadership) now() time.Duration { return time.Since(l.start) }
 
 func (l *leadership) loop() {
@@ -213,8 +219,8 @@ func (l *leadership) post(f func(now time.Duration, st *fsm.State)) bool {
 	}
 }
 
-// propose puts an entry on its way. One that certainly was not appended is tried again; after any other error the
-// term is over, or the outcome is unknown: a new leadership finds out from the log.
+// propose puts an entry on its way. One that certainly was not appended is tried again; after any
+// other error the term is over, or the outcome is unknown: a new leadership finds out from the log.
 func (l *leadership) propose(cmd fsm.Command) {
 	if cmd == nil {
 		return
@@ -246,7 +252,8 @@ func (l *leadership) propose(cmd fsm.Command) {
 	})
 }
 
-// noteEnds says whose slots came back, and why. It is called before the allocator forgets who they were.
+// noteEnds says whose slots came back, and why. It is called before the allocator forgets who they
+// were.
 func (l *leadership) noteEnds(now time.Duration, cmd fsm.Command, res fsm.Result) {
 	if res.Err != nil {
 		if _, opens := cmd.(*fsm.OpenSession); !opens { // the node of that is told
@@ -408,8 +415,8 @@ func (l *leadership) receive(stream leasepb.Lease_SessionServer, c *conn) {
 	}
 }
 
-// Left ends a session whose node said in gossip, before it went, that nothing of it is in use. Where this server does not
-// lead, the farewell waits a while: this server may be about to.
+// Left ends a session whose node said in gossip, before it went, that nothing of it is in use.
+// Where this server does not lead, the farewell waits a while: this server may be about to.
 func (s *Server) Left(f Farewell) {
 	if f.Session == 0 {
 		return
@@ -425,8 +432,8 @@ func (s *Server) Left(f Farewell) {
 	}
 }
 
-// Health takes what gossip says of a node. A dead one is granted nothing more, unless its keep-alives go on
-// arriving; its session ends all the same no earlier than its silence allows.
+// Health takes what gossip says of a node. A dead one is granted nothing more, unless its
+// keep-alives go on arriving; its session ends all the same no earlier than its silence allows.
 func (s *Server) Health(node string, dead bool) {
 	s.mu.Lock()
 	if s.dead[node] == dead {
@@ -481,7 +488,8 @@ type SessionInfo struct {
 	ReclaimedIn time.Duration // > 0: until its slots are taken back, if it stays silent
 }
 
-// Sessions lists the open sessions, and those that ran out in this term, by id; ok is false where this server does not lead.
+// Sessions lists the open sessions, and those that ran out in this term, by id; ok is false where
+// this server does not lead.
 func (s *Server) Sessions(ctx context.Context) (infos []SessionInfo, ok bool) {
 	s.mu.Lock()
 	l := s.lead

@@ -7,15 +7,16 @@ import (
 )
 
 const (
-	// Margin is how much longer than the ttl the leader waits before it ends a silent session. It covers clocks
-	// that run apart, and the time that a reset takes to reach the upstream.
+	// Margin is how much longer than the ttl the leader waits before it ends a silent session. It
+	// covers clocks that run apart, and the time that a reset takes to reach the upstream.
 	Margin = 500 * time.Millisecond
 
-	// keepAlives is how many are sent in a ttl. The protocol asks for three; a fourth leaves a node whose leader has died a
-	// quarter of a second more, at a ttl of 3 s, to find the next one.
+	// keepAlives is how many are sent in a ttl. The protocol asks for three; a fourth leaves a node
+	// whose leader has died a quarter of a second more, at a ttl of 3 s, to find the next one.
 	keepAlives = 4
 
-	// maxOutstanding bounds the keep-alives that may be unanswered at once: more than a ttl's worth.
+	// maxOutstanding bounds the keep-alives that may be unanswered at once: more than a ttl's
+	// worth.
 	maxOutstanding = 8
 )
 
@@ -44,9 +45,9 @@ func (g *gate) open(to time.Duration) { g.until.Store(int64(to)) }
 
 // session is the node's own view of its lease: how long it may believe in it.
 //
-// Times are readings of one clock, the node's. A keep-alive extends the lease to the moment it was sent
-// plus the ttl, once it is answered: the answer proves that a leader, verified as such after the
-// keep-alive had arrived, had heard of us at a later moment than that.
+// Times are readings of one clock, the node's. A keep-alive extends the lease to the moment it was
+// sent plus the ttl, once it is answered: the answer proves that a leader, verified as such after
+// the keep-alive had arrived, had heard of us at a later moment than that.
 type session struct {
 	id       uint64
 	term     uint64

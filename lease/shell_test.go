@@ -404,7 +404,8 @@ func TestQueueTimesOutAndCancels(t *testing.T) {
 	})
 }
 
-// A node that is cut off resets its connections before its deadline, and its slots are used elsewhere only after it.
+// A node that is cut off resets its connections before its deadline, and its slots are used
+// elsewhere only after it.
 func TestCutOffNodeFencesBeforeReclaim(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := startCluster(t, limit(t, "up", 1, fsm.Queue{Timeout: time.Minute, Size: 3}))
@@ -547,7 +548,8 @@ func TestSessionsSurviveALeaderChange(t *testing.T) {
 	})
 }
 
-// Without a verified leadership nobody is answered: a stream that would wait for ever ends, and a lease runs out.
+// Without a verified leadership nobody is answered: a stream that would wait for ever ends, and a
+// lease runs out.
 func TestUnverifiedLeaderAnswersNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := startCluster(t, limit(t, "up", 2, fsm.Queue{}))
@@ -717,7 +719,8 @@ func TestClosingSlotIsWaitedFor(t *testing.T) {
 	})
 }
 
-// A process that was stopped past its lease admits nothing and reads nothing when it wakes, before any timer has run.
+// A process that was stopped past its lease admits nothing and reads nothing when it wakes, before
+// any timer has run.
 func TestFrozenProcess(t *testing.T) {
 	clock := &manualClock{}
 	m := NewManager(ManagerConfig{Name: "a", Identity: "1", Clock: clock, Log: hclog.NewNullLogger()})

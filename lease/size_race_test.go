@@ -2,7 +2,8 @@
 
 package lease
 
-// The race detector makes the cores, which are one goroutine, ten times slower, and finds nothing there.
+// The race detector makes the cores, which are one goroutine, ten times slower, and finds nothing
+// there.
 const (
 	names    = 60_000
 	heldKeys = 20_000

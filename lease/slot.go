@@ -17,7 +17,8 @@ const (
 	SeverFenced Reason = iota + 1
 	// SeverEvicted: the limit was lowered with evict. Reset both sides.
 	SeverEvicted
-	// SeverWanted: an idle, kept-alive connection's slot is wanted. Close it gracefully, then Release.
+	// SeverWanted: an idle, kept-alive connection's slot is wanted. Close it gracefully, then
+	// Release.
 	SeverWanted
 )
 
@@ -34,9 +35,10 @@ func (r Reason) String() string {
 	return "unknown"
 }
 
-// Holder is what uses a slot: the proxy's tunnel or upstream connection. Sever is called from another goroutine,
-// at any time between Acquire and Release, also before the dial has ended, and must not block: it starts the end,
-// and Release follows when the upstream has seen it. It may be called more than once.
+// Holder is what uses a slot: the proxy's tunnel or upstream connection. Sever is called from
+// another goroutine, at any time between Acquire and Release, also before the dial has ended, and
+// must not block: it starts the end, and Release follows when the upstream has seen it. It may be
+// called more than once.
 type Holder interface{ Sever(Reason) }
 
 // Errors of Acquire. All but ErrNoLease and ErrDraining mean that the limit has been reached.
@@ -48,16 +50,16 @@ var (
 	ErrDraining     = errors.New("the node is leaving and takes no new connections")
 )
 
-// Slot is the right to one open upstream connection. Its holder must Release it, once the upstream has
-// seen the end of the connection.
+// Slot is the right to one open upstream connection. Its holder must Release it, once the upstream
+// has seen the end of the connection.
 type Slot struct {
 	manager *Manager
 	target  fsm.Target
 	holder  Holder
 	waited  time.Duration
 
-	// part changes where a change of limits moves the connection to another count, and where a pool is gathered. It is written
-	// under both parts' locks.
+	// part changes where a change of limits moves the connection to another count, and where a pool
+	// is gathered. It is written under both parts' locks.
 	part atomic.Pointer[part]
 	// guarded is set while the lease's deadline applies to the connection.
 	guarded atomic.Bool
@@ -79,30 +81,34 @@ const (
 	slotReleased                // given back
 )
 
-// NewSlot returns a slot for one connection to target, for [Node.TryAcquire] and [Node.Acquire]. It has no [Manager]: its own methods
-// must not be called.
+// NewSlot returns a slot for one connection to target, for [Node.TryAcquire] and [Node.Acquire]. It
+// has no [Manager]: its own methods must not be called.
 func NewSlot(target fsm.Target, h Holder) *Slot { return &Slot{target: target, holder: h} }
 
 // Holder is who uses the slot.
 func (s *Slot) Holder() Holder { return s.holder }
 
-// Release gives the slot back. The upstream must have seen the end of the connection. A second call does nothing.
+// Release gives the slot back. The upstream must have seen the end of the connection. A second call
+// does nothing.
 func (s *Slot) Release() { s.manager.release(s) }
 
-// Park marks the connection as idle and kept for reuse: it still counts, and is the first to go when its slot is wanted.
+// Park marks the connection as idle and kept for reuse: it still counts, and is the first to go
+// when its slot is wanted.
 func (s *Slot) Park() { s.manager.park(s) }
 
-// Unpark takes a parked slot back into use. It reports false where the slot has been asked for meanwhile
-// ([SeverWanted] has come, or is on its way) or the lease has ended: the connection must then not be used.
+// Unpark takes a parked slot back into use. It reports false where the slot has been asked for
+// meanwhile ([SeverWanted] has come, or is on its way) or the lease has ended: the connection must
+// then not be used.
 func (s *Slot) Unpark() bool { return s.manager.unpark(s) }
 
 // Closing says that the connection is about to end. The slot still counts, but requests that could
 // use it are kept waiting instead of refused. Release follows.
 func (s *Slot) Closing() { s.manager.closing(s) }
 
-// Live reports whether the connection may be used at this moment. Where an expired lease closes connections, it is false
-// from the lease's deadline on, also where nobody has had the time yet to sever the connection, as in a process
-// that was stopped and has just been woken: neither read nor write another byte then.
+// Live reports whether the connection may be used at this moment. Where an expired lease closes
+// connections, it is false from the lease's deadline on, also where nobody has had the time yet to
+// sever the connection, as in a process that was stopped and has just been woken: neither read nor
+// write another byte then.
 func (s *Slot) Live() bool { return s.manager.node.Live(s, s.manager.cfg.Clock) }
 
 // Limited reports whether the connection counts against a limit.

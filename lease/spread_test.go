@@ -25,7 +25,8 @@ func spread(t *testing.T, p *pool) []part {
 	return *parts
 }
 
-// A spread pool admits no more than it holds, wherever the slots are; the core finds every connection, and the fence too.
+// A spread pool admits no more than it holds, wherever the slots are; the core finds every
+// connection, and the fence too.
 func TestSpreadPoolHoldsItsCount(t *testing.T) {
 	n := int64(sharePerPart * min(2*runtime.GOMAXPROCS(0), maxParts))
 	m, _ := liveManager(t, ExpiryClose, n+3, limit(t, "up", 1000, fsm.Queue{}))
@@ -87,8 +88,8 @@ func TestSpreadPoolHoldsItsCount(t *testing.T) {
 	}
 }
 
-// Many admit, release, park and are moved by new limits and by the core at once: the number in use never exceeds what is held, and
-// the counts agree in the end. Run with -race.
+// Many admit, release, park and are moved by new limits and by the core at once: the number in use
+// never exceeds what is held, and the counts agree in the end. Run with -race.
 func TestSpreadPoolUnderLoad(t *testing.T) {
 	const held = 200
 	m, _ := liveManager(t, ExpiryClose, held, limit(t, "up", held, fsm.Queue{}))
@@ -167,7 +168,8 @@ func fresh(s *Slot, m *Manager, t *testing.T) *Slot {
 	return s
 }
 
-// New numbers in the limits are followed at once by the fast path, without the core, and by the core some hosts at a time.
+// New numbers in the limits are followed at once by the fast path, without the core, and by the
+// core some hosts at a time.
 func TestNumbersAreFollowedInTurns(t *testing.T) {
 	const hosts = 3*regovernAtOnce + 10
 	m, _ := liveManager(t, ExpiryClose, 0, limit(t, "*.x.org", 5, fsm.Queue{}))

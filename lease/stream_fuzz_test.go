@@ -178,7 +178,8 @@ func (p *nodeScript) acquire(host string) {
 	}
 }
 
-// admitted is where a node could break its word: with a limit, no connection may be admitted beyond the grant, or without a lease.
+// admitted is where a node could break its word: with a limit, no connection may be admitted beyond
+// the grant, or without a lease.
 func (p *nodeScript) admitted(s *Slot) {
 	pool := s.part.Load().pool
 	if l := pool.limit; l.Capped() && (pool.open > pool.granted || !p.n.gate.admitsAt(p.now) || l.Connections == 0) {
@@ -247,8 +248,8 @@ func (p *nodeScript) finish() {
 	}
 }
 
-// FuzzNodeStream: whatever a leader says, and whatever happens meanwhile, the node does not contradict itself, and admits
-// nothing beyond what it was granted, or without a lease.
+// FuzzNodeStream: whatever a leader says, and whatever happens meanwhile, the node does not
+// contradict itself, and admits nothing beyond what it was granted, or without a lease.
 func FuzzNodeStream(f *testing.F) {
 	up := fsm.KeyToProto(fsm.HostConnections("up"))
 	leader := func(m *leasepb.LeaderMessage) *leasepb.LeaderMessage { return m }
@@ -409,8 +410,8 @@ func (p *leaderScript) lose(conn uint64) {
 	p.a.Gone(conn)
 }
 
-// commit is where a leader could break its word: it gives out nothing that the log would have to cut. (What nodes say that
-// they give back is theirs to know: there the log's word is final.)
+// commit is where a leader could break its word: it gives out nothing that the log would have to
+// cut. (What nodes say that they give back is theirs to know: there the log's word is final.)
 func (p *leaderScript) commit() {
 	cmd := p.inflight
 	if cmd == nil {
@@ -431,8 +432,8 @@ func (p *leaderScript) commit() {
 	}
 }
 
-// FuzzLeaderStream: whatever nodes say, in whatever order, the leader does not contradict itself, and gives out nothing that
-// the log would have to cut.
+// FuzzLeaderStream: whatever nodes say, in whatever order, the leader does not contradict itself,
+// and gives out nothing that the log would have to cut.
 func FuzzLeaderStream(f *testing.F) {
 	up := fsm.KeyToProto(fsm.HostConnections("up"))
 	hello := func(node, identity string, session uint64, held ...*leasepb.Holding) *leasepb.NodeMessage {

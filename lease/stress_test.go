@@ -13,7 +13,8 @@ import (
 	"github.com/weirproxy/weir/fsm"
 )
 
-// stress is two nodes whose workers acquire, park, reuse and release at random, and give up waiting.
+// stress is two nodes whose workers acquire, park, reuse and release at random, and give up
+// waiting.
 type stress struct {
 	t        *testing.T
 	c        *testCluster
@@ -28,8 +29,9 @@ type stress struct {
 
 var stressHosts = []string{"up", "down", "a.x.org", "b.x.org", "free"}
 
-// Goroutines that do everything at once, on nodes whose streams break, whose leader changes and which are cut off: the cap holds, and in
-// the end nothing is left of it. Then the same while limits change their numbers and their shapes.
+// Goroutines that do everything at once, on nodes whose streams break, whose leader changes and
+// which are cut off: the cap holds, and in the end nothing is left of it. Then the same while
+// limits change their numbers and their shapes.
 func TestManagersUnderStress(t *testing.T) {
 	for _, change := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {

@@ -9,7 +9,8 @@ import (
 	"github.com/weirproxy/weir/lease/leasepb"
 )
 
-// MarshalTable encodes limits, for a node to go by at its next start until it hears from the cluster.
+// MarshalTable encodes limits, for a node to go by at its next start until it hears from the
+// cluster.
 func MarshalTable(t *fsm.Table) ([]byte, error) {
 	return proto.MarshalOptions{Deterministic: true}.Marshal(limitsMessage("", t))
 }

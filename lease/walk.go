@@ -8,17 +8,18 @@ import (
 	"github.com/weirproxy/weir/lease/leasepb"
 )
 
-// pageSize is how many pools one page of a walk visits: some tenths of a millisecond, in which nothing else that needs
-// the core's lock can run, keep-alives included.
+// pageSize is how many pools one page of a walk visits: some tenths of a millisecond, in which
+// nothing else that needs the core's lock can run, keep-alives included.
 const pageSize = 1024
 
-// walk is a visit to every pool, a page at a time, after an event that concerns all of them: a fence, the end of a stream,
-// a welcome, a drain.
+// walk is a visit to every pool, a page at a time, after an event that concerns all of them: a
+// fence, the end of a stream, a welcome, a drain.
 //
-// The core never sees a pool that has not taken such an event: lock makes the pool catch up first. So a walk may be
-// interrupted by anything, and is there for promptness: what waits in the pools is answered, severed or given back. Only
-// the fast path can meet a pool before the walk does. For it the gate is what counts, which a fence closes at once, and
-// which no new session opens before the fence's walk has ended.
+// The core never sees a pool that has not taken such an event: lock makes the pool catch up first.
+// So a walk may be interrupted by anything, and is there for promptness: what waits in the pools is
+// answered, severed or given back. Only the fast path can meet a pool before the walk does. For it
+// the gate is what counts, which a fence closes at once, and which no new session opens before the
+// fence's walk has ended.
 type walk struct {
 	era          era
 	unvisited    int    // so many of the first of all the pools have yet to be visited
@@ -32,7 +33,8 @@ type walk struct {
 // era counts the events that concern every pool.
 type era struct{ fences, streams, hellos, sessions, parts uint64 }
 
-// lock takes a pool's lock, and lets the pool take all events that concern it. All of the core locks pools in this way.
+// lock takes a pool's lock, and lets the pool take all events that concern it. All of the core
+// locks pools in this way.
 func (n *Node) lock(p *pool) {
 	p.lock()
 	if p.era != n.era {
@@ -52,8 +54,9 @@ func (n *Node) lockPool(s *Slot) *pool {
 	}
 }
 
-// catchUp lets a pool take the events since it was last locked. The order among them does not matter: a fence leaves
-// nothing that the others could act on, and grants come only after all of them. Needs the pool's lock.
+// catchUp lets a pool take the events since it was last locked. The order among them does not
+// matter: a fence leaves nothing that the others could act on, and grants come only after all of
+// them. Needs the pool's lock.
 func (n *Node) catchUp(p *pool) {
 	had := p.era
 	p.era = n.era
@@ -93,8 +96,9 @@ func (n *Node) beginWalk(now time.Duration) {
 // Walking reports whether a walk has pages left.
 func (n *Node) Walking() bool { return n.unvisited > 0 }
 
-// Walk visits the next page, from the last pool to the first. A pool made meanwhile comes behind those to visit, and has
-// nothing to catch up with; where one is forgotten, another takes its place, and may be visited twice.
+// Walk visits the next page, from the last pool to the first. A pool made meanwhile comes behind
+// those to visit, and has nothing to catch up with; where one is forgotten, another takes its
+// place, and may be visited twice.
 func (n *Node) Walk(now time.Duration) {
 	n.unvisited = min(n.unvisited, len(n.all))
 	severs := len(n.severs)
@@ -123,13 +127,14 @@ func (n *Node) concernsLeader(p *pool) bool {
 	return p.open > 0 || p.granted > 0 || p.waiters.len() > 0 || p.releasing > 0 || p.refused != [2]int64{}
 }
 
-// maxStated bounds the holdings that one message states, to the next page. With the longest names that is well below the
-// 4 MiB that an older server takes in one message.
+// maxStated bounds the holdings that one message states, to the next page. With the longest names
+// that is well below the 4 MiB that an older server takes in one message.
 const maxStated = 8192
 
-// statement is the hello on its way out: where the session goes on, it states all that is held. What was given back since
-// the last stream broke is not in it: the leader finds that in the difference to the log, so it must not be said again.
-// What is given back after its page has been composed is said with the first Update.
+// statement is the hello on its way out: where the session goes on, it states all that is held.
+// What was given back since the last stream broke is not in it: the leader finds that in the
+// difference to the log, so it must not be said again. What is given back after its page has been
+// composed is said with the first Update.
 type statement struct {
 	hello    *leasepb.Hello // nil: all is said
 	begun    bool           // the hello is out, and messages of holdings follow
@@ -147,7 +152,8 @@ func (n *Node) beginHello(now time.Duration) {
 	}
 }
 
-// stateSome states the next page of what is held. It returns nothing while a message has room for the next page.
+// stateSome states the next page of what is held. It returns nothing while a message has room for
+// the next page.
 func (n *Node) stateSome() []*leasepb.NodeMessage {
 	st := &n.statement
 	k := min(len(st.unstated), n.bounds.Page)

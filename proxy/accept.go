@@ -12,11 +12,11 @@ import (
 )
 
 const (
-	// giveWayAfter is how long a client must have been idle before it may lose its place to another one. Lower, clients
-	// lose it whose request is on its way.
+	// giveWayAfter is how long a client must have been idle before it may lose its place to another
+	// one. Lower, clients lose it whose request is on its way.
 	giveWayAfter = time.Second
-	// giveWayShare is the part of the places that idle clients give up at a time, so that a full server does not look at
-	// all of its clients for each new one.
+	// giveWayShare is the part of the places that idle clients give up at a time, so that a full
+	// server does not look at all of its clients for each new one.
 	giveWayShare = 64
 	// lookForIdle is how often a server that is full looks for idle clients, while a new one waits.
 	lookForIdle = 100 * time.Millisecond
@@ -24,11 +24,12 @@ const (
 	strangerTimeout = 2 * time.Second
 )
 
-// Serve accepts clients from l, which must be a TCP listener, until Drain or Close closes it; then it
-// returns nil. It takes l over, also when it fails. It may run for several listeners at once.
+// Serve accepts clients from l, which must be a TCP listener, until Drain or Close closes it; then
+// it returns nil. It takes l over, also when it fails. It may run for several listeners at once.
 //
-// A client is judged by its address before it gets a place. When all places are taken, clients that have been idle for
-// longest give theirs up; where none is idle, new ones wait in the listener's backlog.
+// A client is judged by its address before it gets a place. When all places are taken, clients that
+// have been idle for longest give theirs up; where none is idle, new ones wait in the listener's
+// backlog.
 func (s *Server) Serve(l net.Listener) error {
 	ln, err := newListener(l)
 	if err != nil {
@@ -75,8 +76,9 @@ func (s *Server) receive(fd int, addr netip.AddrPort, balanced bool, places chan
 	s.start(c)
 }
 
-// turnAway answers a client that may not use the proxy, and closes its connection; it never takes an allowed client's place.
-// While too many others are being answered, its connection is closed at once.
+// turnAway answers a client that may not use the proxy, and closes its connection; it never takes
+// an allowed client's place. While too many others are being answered, its connection is closed at
+// once.
 func (s *Server) turnAway(fd int, addr netip.AddrPort) {
 	select {
 	case s.strangers <- struct{}{}:
@@ -117,7 +119,8 @@ type idler struct {
 	end   func()
 }
 
-// makePlace ends the connections that have been idle for longest, a few at a time, and tells how many.
+// makePlace ends the connections that have been idle for longest, a few at a time, and tells how
+// many.
 func (s *Server) makePlace(now time.Time) (gaveWay int) {
 	idlers := s.idlers(now.Add(-giveWayAfter))
 	slices.SortFunc(idlers, func(a, b idler) int { return a.since.Compare(b.since) })
@@ -128,8 +131,8 @@ func (s *Server) makePlace(now time.Time) (gaveWay int) {
 	return len(idlers)
 }
 
-// idlers are the clients that have been idle since before a moment, and the connections whose TLS handshake has been due
-// since then.
+// idlers are the clients that have been idle since before a moment, and the connections whose TLS
+// handshake has been due since then.
 func (s *Server) idlers(before time.Time) (idlers []idler) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -189,7 +192,8 @@ func (s *Server) start(c *client) {
 	}
 }
 
-// serveClients serves one client after another. A worker that goes on spares the next client the growing of a stack.
+// serveClients serves one client after another. A worker that goes on spares the next client the
+// growing of a stack.
 func (s *Server) serveClients(c *client) {
 	h := new(head)
 	for c != nil {
@@ -216,8 +220,8 @@ func (s *Server) left(c *client) {
 	s.work.Done()
 }
 
-// freePlace gives back the client's place. Where the client speaks TLS, its front has the place, for as long as it has
-// descriptors.
+// freePlace gives back the client's place. Where the client speaks TLS, its front has the place,
+// for as long as it has descriptors.
 func (c *client) freePlace() {
 	if c.places != nil {
 		<-c.places

@@ -25,7 +25,8 @@ func onlyLoopback1(p *Policy) {
 	p.AllowClients = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}
 }
 
-// Connections that allow_clients refuses take no place of those that it lets in, however many and however silent they are.
+// Connections that allow_clients refuses take no place of those that it lets in, however many and
+// however silent they are.
 func TestRefusedClientsTakeNoPlace(t *testing.T) {
 	var j journal
 	w := newWorld(t, 0, policy(onlyLoopback1), func(c *Config, _ *resolver, o *hclogOptions) {

@@ -10,7 +10,8 @@ import (
 	"github.com/weirproxy/weir/proxy/resolve"
 )
 
-// When all places are taken, the client that has been idle for longest gives way; one with a tunnel does not.
+// When all places are taken, the client that has been idle for longest gives way; one with a tunnel
+// does not.
 func TestIdleClientsGiveWay(t *testing.T) {
 	var j journal
 	u := newUpstream(t, nil)
@@ -48,8 +49,8 @@ func reuse(p *peer, u *upstream) *peer {
 	return q
 }
 
-// There are no more upstream connections than places: of those that are kept, the one that was used least lately is closed
-// for one that is needed.
+// There are no more upstream connections than places: of those that are kept, the one that was used
+// least lately is closed for one that is needed.
 func TestIdleUpstreamsGiveWay(t *testing.T) {
 	w := newWorld(t, 0, func(c *Config, _ *resolver, _ *hclogOptions) { c.MaxClients = 2 })
 	p := w.dial()
@@ -84,7 +85,8 @@ func TestSlowEndsAreBounded(t *testing.T) {
 	}
 }
 
-// All that clients can cause, at once, fits into the limit of open files, beside what is set aside for the node.
+// All that clients can cause, at once, fits into the limit of open files, beside what is set aside
+// for the node.
 func TestDescriptorsAreReckoned(t *testing.T) {
 	for _, limit := range []int{1024, 4096, 65536, 1 << 20} {
 		for _, tls := range []bool{false, true} {

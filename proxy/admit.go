@@ -13,7 +13,8 @@ type Admitter interface {
 	// Acquire waits for a slot as long as the limit's queue allows, or until ctx ends. The
 	// holder may be severed from the moment it has the slot, before Acquire returns.
 	Acquire(ctx context.Context, t fsm.Target, h lease.Holder) (Slot, error)
-	// Limit returns the limit that governs the target, as this node knows it; false says that it has none.
+	// Limit returns the limit that governs the target, as this node knows it; false says that it
+	// has none.
 	Limit(t fsm.Target) (Limit, bool)
 }
 
@@ -78,7 +79,8 @@ func (f *flow) open(c *client) (ok bool, _ *refusal) {
 	return true, nil
 }
 
-// unreachable finishes a flow that could not be resolved or connected, unless something else has ended it.
+// unreachable finishes a flow that could not be resolved or connected, unless something else has
+// ended it.
 func (f *flow) unreachable(err error, how ending) *refusal {
 	f.finish(how)
 	if cause := f.endCause(); cause != nil {
@@ -88,7 +90,8 @@ func (f *flow) unreachable(err error, how ending) *refusal {
 	return refuseDial(err)
 }
 
-// wait is what only a flow that really has to wait for its slot or its connection needs; guarded by the flow's mu.
+// wait is what only a flow that really has to wait for its slot or its connection needs; guarded by
+// the flow's mu.
 type wait struct {
 	ctx    context.Context // nil until somebody waits by it
 	cancel context.CancelCauseFunc
@@ -98,7 +101,8 @@ type wait struct {
 // waiting is a flow as the context of its own admission: most are admitted at once, and make none.
 type waiting flow
 
-// context is made when first asked for, which is when somebody begins to wait. It ends with the flow's abort, and with the server.
+// context is made when first asked for, which is when somebody begins to wait. It ends with the
+// flow's abort, and with the server.
 func (w *waiting) context() context.Context {
 	f := (*flow)(w)
 	f.mu.Lock()
@@ -125,7 +129,8 @@ func (w *waiting) Err() error { return w.context().Err() }
 // Value implements [context.Context].
 func (w *waiting) Value(key any) any { return w.context().Value(key) }
 
-// watchSoon makes the watcher tell of the client's hang-up, once the wait has lasted for a while. The caller holds mu.
+// watchSoon makes the watcher tell of the client's hang-up, once the wait has lasted for a while.
+// The caller holds mu.
 func (f *flow) watchSoon() {
 	if f.wait.timer == nil && f.client != nil {
 		f.wait.timer = time.AfterFunc(watchDelay, f.client.watch)
@@ -161,7 +166,8 @@ func (f *flow) refuseCause(cause error) *refusal {
 	return f.refuseAdmission(cause)
 }
 
-// refuseAdmission maps why a flow was not admitted. Behind a limit of 0 it is not told to come again.
+// refuseAdmission maps why a flow was not admitted. Behind a limit of 0 it is not told to come
+// again.
 func (f *flow) refuseAdmission(err error) *refusal {
 	status := f.srv.policy.Load().RejectStatus
 	r := refuseAdmission(err, status)

@@ -23,8 +23,8 @@ func park(t *testing.T, w *world, u *upstream) (p, q *peer) {
 	return p, q
 }
 
-// What an upstream says unasked, while its connection is idle, never becomes the answer to a request, with content or
-// without; and the request is not one that had to be sent twice.
+// What an upstream says unasked, while its connection is idle, never becomes the answer to a
+// request, with content or without; and the request is not one that had to be sent twice.
 func TestUnaskedAnswerIsNotTaken(t *testing.T) {
 	u := newUpstream(t, nil)
 	for _, request := range []string{
@@ -138,8 +138,8 @@ func TestAskNeedsALiveSlot(t *testing.T) {
 	}
 }
 
-// The read deadline of one wait for a request is left in place for the next ones: when it passes, only who has been
-// idle for the whole time is closed.
+// The read deadline of one wait for a request is left in place for the next ones: when it passes,
+// only who has been idle for the whole time is closed.
 func TestIdleClock(t *testing.T) {
 	u := newUpstream(t, nil)
 	w := newWorld(t, 1)

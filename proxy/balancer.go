@@ -7,15 +7,16 @@ import (
 	"strconv"
 )
 
-// Load balancers that say who their clients are, by the PROXY protocol: one header, of version 1 or 2, before the first byte of the
-// connection. (The sections are those of its specification.) Only connections from [Policy].ProxyProtocolFrom are read so: they
-// must have a header, and anybody else's is no HTTP.
+// Load balancers that say who their clients are, by the PROXY protocol: one header, of version 1 or
+// 2, before the first byte of the connection. (The sections are those of its specification.) Only
+// connections from [Policy].ProxyProtocolFrom are read so: they must have a header, and anybody
+// else's is no HTTP.
 
 const (
 	// maxProxyLine is the longest header of version 1 (§2.1), its end included.
 	maxProxyLine = 107
-	// maxProxyBlock is the longest that is taken of version 2, in bytes after the first 16: addresses take at most 216,
-	// and what may follow them is passed over.
+	// maxProxyBlock is the longest that is taken of version 2, in bytes after the first 16:
+	// addresses take at most 216, and what may follow them is passed over.
 	maxProxyBlock = 4 << 10
 )
 
@@ -28,8 +29,9 @@ const (
 // proxySignature begins a header of version 2 (§2.2).
 var proxySignature = []byte("\r\n\r\n\x00\r\nQUIT\n")
 
-// readProxyHeader reads a header and takes it out of hand. The address is the client's, or invalid where the header names none:
-// then the connection is the balancer's own, or of a kind that has no address here. io.EOF says that nothing came.
+// readProxyHeader reads a header and takes it out of hand. The address is the client's, or invalid
+// where the header names none: then the connection is the balancer's own, or of a kind that has no
+// address here. io.EOF says that nothing came.
 func readProxyHeader(in *inbuf) (netip.AddrPort, error) {
 	for {
 		client, n, err := parseProxyHeader(in.bytes())
@@ -49,7 +51,8 @@ func readProxyHeader(in *inbuf) (netip.AddrPort, error) {
 	}
 }
 
-// parseProxyHeader reads the header that b begins with; n is its length, or 0 where more bytes are needed to tell.
+// parseProxyHeader reads the header that b begins with; n is its length, or 0 where more bytes are
+// needed to tell.
 func parseProxyHeader(b []byte) (client netip.AddrPort, n int, err error) {
 	switch {
 	case begins(b, proxySignature):
@@ -104,7 +107,8 @@ func parseProxyAddr(addr, port []byte, four bool) (netip.AddrPort, bool) {
 	return netip.AddrPortFrom(ip.Unmap(), uint16(p)), true
 }
 
-// parseProxyBlock reads version 2 (§2.2): signature, version and command, family and transport, the length of what follows.
+// parseProxyBlock reads version 2 (§2.2): signature, version and command, family and transport, the
+// length of what follows.
 func parseProxyBlock(b []byte) (client netip.AddrPort, n int, err error) {
 	const fixed = 16
 	if len(b) < fixed {

@@ -147,7 +147,8 @@ func naiveProxyHeader(b []byte) (client string, n int) {
 	return "", 0
 }
 
-// The parser reads what a naive one does, takes no byte beyond the header, and asks for more as long as there may be one.
+// The parser reads what a naive one does, takes no byte beyond the header, and asks for more as
+// long as there may be one.
 func FuzzProxyHeader(f *testing.F) {
 	for _, seed := range []string{
 		"PROXY TCP4 192.0.2.1 192.0.2.2 258 443\r\nGET", "PROXY TCP6 2001:db8::1 ::2 258 443\r\n", "PROXY UNKNOWN\r\n", "PROXY UNKNOWN x\r\n",
@@ -218,7 +219,8 @@ func TestProxyProtocol(t *testing.T) {
 	}
 }
 
-// A connection without a header where there must be one is refused, and so is one with a header from anybody else.
+// A connection without a header where there must be one is refused, and so is one with a header
+// from anybody else.
 func TestProxyProtocolIsNotGuessed(t *testing.T) {
 	const request = "GET http://127.0.0.1:1/ HTTP/1.1\r\nHost: x\r\n\r\n"
 	w := newWorld(t, 0, policy(balanced))
@@ -237,7 +239,8 @@ func TestProxyProtocolIsNotGuessed(t *testing.T) {
 	}
 }
 
-// A load balancer that only looks whether somebody listens leaves no line, and one that says nothing is not waited for for long.
+// A load balancer that only looks whether somebody listens leaves no line, and one that says
+// nothing is not waited for for long.
 func TestProxyProtocolHealthChecks(t *testing.T) {
 	var j journal
 	w := newWorld(t, 0, policy(balanced), policy(func(p *Policy) { p.HeaderTimeout = 200 * time.Millisecond }), func(_ *Config, _ *resolver, o *hclogOptions) {

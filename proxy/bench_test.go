@@ -54,7 +54,8 @@ func benchServer(b *testing.B) (proxyAddr, upstreamAddr string) {
 	return l.Addr().String(), up.Addr().String()
 }
 
-// One connection: dial, CONNECT, a small round trip, close. The figures include the client's and the upstream's part.
+// One connection: dial, CONNECT, a small round trip, close. The figures include the client's and
+// the upstream's part.
 func BenchmarkChurn(b *testing.B) {
 	proxy, up := benchServer(b)
 	churn(b, proxy, up)

@@ -132,7 +132,8 @@ func chunkError(err error) error {
 	return err
 }
 
-// parseChunkSize reads 1 to 15 hex digits, and passes over extensions (RFC 9112 §7.1.1), which end here.
+// parseChunkSize reads 1 to 15 hex digits, and passes over extensions (RFC 9112 §7.1.1), which end
+// here.
 func parseChunkSize(line []byte) (int64, bool) {
 	var n int64
 	i := 0
@@ -190,8 +191,8 @@ func (b *body) readTrailers() error {
 	}
 }
 
-// copyTo sends the body on, as chunks where chunked, and counts the bytes sent. The bytes of a message that is
-// over are flushed. What is collected goes out before each read.
+// copyTo sends the body on, as chunks where chunked, and counts the bytes sent. The bytes of a
+// message that is over are flushed. What is collected goes out before each read.
 func (b *body) copyTo(out *outbuf, chunked bool, sent *atomic.Uint64) (readErr, writeErr error) {
 	b.in.before, out.err = out, nil
 	readErr, writeErr = b.copyPieces(out, chunked, sent)

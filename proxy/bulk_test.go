@@ -25,7 +25,8 @@ func sameBytes(t *testing.T, what string, r, want io.Reader) {
 	}
 }
 
-// carryBulk moves much in both directions at once, and checks what arrives and what is counted. Before the client reads, it calls begun.
+// carryBulk moves much in both directions at once, and checks what arrives and what is counted.
+// Before the client reads, it calls begun.
 func carryBulk(t *testing.T, w *world, begun func()) {
 	t.Helper()
 	const up, down = 8 << 20, 12 << 20
@@ -57,7 +58,8 @@ func TestBulk(t *testing.T) {
 	carryBulk(t, newWorld(t, 0), func() {})
 }
 
-// What a client has sent before its FIN arrives, also where the upstream has said before that it is done, and is slow.
+// What a client has sent before its FIN arrives, also where the upstream has said before that it is
+// done, and is slow.
 func TestLastBytesBehindBothFINs(t *testing.T) {
 	const size = 200 << 10
 	w := newWorld(t, 1)

@@ -20,8 +20,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Slots are severed for every reason, and connections end in every way, in every phase: the upstream never sees more
-// than the limit, and at the end every slot has come back. WEIR_SEED repeats a run's choices.
+// Slots are severed for every reason, and connections end in every way, in every phase: the
+// upstream never sees more than the limit, and at the end every slot has come back. WEIR_SEED
+// repeats a run's choices.
 func TestChaos(t *testing.T) {
 	chaos(t, func(addr string) (halfCloser, error) {
 		conn, err := net.Dial("tcp", addr)
@@ -161,8 +162,8 @@ func visit(t *testing.T, conn halfCloser, up string, rng *rand.Rand) {
 	}
 }
 
-// witness is an upstream whose own count decides. A connection counts from accept to the moment its goroutine, which is
-// always reading, sees a reset, or sees the end and closes.
+// witness is an upstream whose own count decides. A connection counts from accept to the moment its
+// goroutine, which is always reading, sees a reset, or sees the end and closes.
 type witness struct {
 	l      net.Listener
 	addr   string
@@ -180,7 +181,8 @@ type witnessed struct {
 	raw syscall.RawConn
 }
 
-// newWitness starts one, which answers each request with so many bytes. The test's end, when the proxy has been closed, waits for the last connection's and judges.
+// newWitness starts one, which answers each request with so many bytes. The test's end, when the
+// proxy has been closed, waits for the last connection's and judges.
 func newWitness(t *testing.T, limit, answer int) *witness {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -213,8 +215,9 @@ func newWitness(t *testing.T, limit, answer int) *witness {
 	return w
 }
 
-// opened counts a connection that was just accepted. The goroutine that accepted it may have been scheduled before
-// the one that is to be told of another's reset, which came first: so it looks itself, as that one would.
+// opened counts a connection that was just accepted. The goroutine that accepted it may have been
+// scheduled before the one that is to be told of another's reset, which came first: so it looks
+// itself, as that one would.
 func (w *witness) opened(c *witnessed) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -245,7 +248,8 @@ func (c *witnessed) isReset() bool {
 	return err == nil && reset
 }
 
-// serve answers requests. One goroutine reads, to the end, however long the other one takes to write.
+// serve answers requests. One goroutine reads, to the end, however long the other one takes to
+// write.
 func (w *witness) serve(c *witnessed) {
 	defer c.Close()
 	defer w.ended(c)

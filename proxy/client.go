@@ -54,8 +54,8 @@ func newClient(s *Server, fd int, addr netip.AddrPort) *client {
 	return c
 }
 
-// serve answers requests, whose heads it reads into h, until the connection is over; false says that it lives on as a tunnel, which sees
-// to its end.
+// serve answers requests, whose heads it reads into h, until the connection is over; false says
+// that it lives on as a tunnel, which sees to its end.
 func (c *client) serve(h *head) (over bool) {
 	c.head = h
 	if c.balanced && !c.identify() {
@@ -72,8 +72,8 @@ func (c *client) serve(h *head) (over bool) {
 	return !c.tunnelled
 }
 
-// identify reads who the client is from what its load balancer says first; false says that the connection is over, answered where
-// needed.
+// identify reads who the client is from what its load balancer says first; false says that the
+// connection is over, answered where needed.
 func (c *client) identify() bool {
 	if !c.setIdle(true) {
 		return false
@@ -102,7 +102,8 @@ func (c *client) end() {
 	c.sock.close()
 }
 
-// next reads a request's head into c.head; false says that the connection is over, answered where needed.
+// next reads a request's head into c.head; false says that the connection is over, answered where
+// needed.
 func (c *client) next() bool {
 	if !c.setIdle(true) {
 		return false
@@ -156,8 +157,8 @@ const (
 	clockHead       // until a whole head is in hand; for the first one, from the connection's beginning
 )
 
-// beforeRead implements [beforeReader] for a head. It sets the read deadline, once for each clock: header_timeout is for a
-// whole head, however many reads it takes.
+// beforeRead implements [beforeReader] for a head. It sets the read deadline, once for each clock:
+// header_timeout is for a whole head, however many reads it takes.
 func (c *client) beforeRead() error {
 	clock, timeout := clockIdle, clientIdleTimeout
 	if c.first || c.in.len() > 0 {
@@ -181,8 +182,8 @@ func (c *client) headTimeout() time.Duration {
 	return timeout
 }
 
-// stillIdle reports whether the read deadline that has passed was that of an earlier wait for a request, and sets the one of
-// this wait.
+// stillIdle reports whether the read deadline that has passed was that of an earlier wait for a
+// request, and sets the one of this wait.
 func (c *client) stillIdle() bool {
 	if c.clock != clockIdle {
 		return false
@@ -215,7 +216,8 @@ func methodName(b []byte) string {
 	return string(b)
 }
 
-// setIdle says whether the client waits for its next request; false says that the server wants none.
+// setIdle says whether the client waits for its next request; false says that the server wants
+// none.
 func (c *client) setIdle(idle bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -366,10 +368,10 @@ func (c *client) keepAlive() keepAlive {
 	return keepAlive{c.head.persists(), c.head.minor}
 }
 
-// refuse answers with a refusal. The connection goes on, reported by true, only after a request without
-// content: what follows a refused CONNECT may be bytes that were meant for the tunnel, and must not be read as
-// requests. One that lacks credentials is made again on the same connection, unless such bytes are in hand: those that are
-// still to come can't carry credentials either.
+// refuse answers with a refusal. The connection goes on, reported by true, only after a request
+// without content: what follows a refused CONNECT may be bytes that were meant for the tunnel, and
+// must not be read as requests. One that lacks credentials is made again on the same connection,
+// unless such bytes are in hand: those that are still to come can't carry credentials either.
 func (c *client) refuse(r *refusal, keep keepAlive) bool {
 	h := c.head
 	again := r.status == http.StatusProxyAuthRequired && c.in.len() == c.headLen

@@ -23,8 +23,8 @@ const (
 	// the 60 s or more after which most servers close theirs, so that few requests meet a
 	// connection that is just going away.
 	upstreamIdleTimeout = 30 * time.Second
-	// unsafeIdle is the idle time after which a kept-alive connection is not trusted with a request that can't be sent
-	// twice: the upstream may be closing it just now.
+	// unsafeIdle is the idle time after which a kept-alive connection is not trusted with a request
+	// that can't be sent twice: the upstream may be closing it just now.
 	unsafeIdle = 2 * time.Second
 	// maxIdlePerTarget and maxIdle bound the connections kept for reuse to one host and
 	// port, and to all.
@@ -32,8 +32,8 @@ const (
 	maxIdle          = 1024
 	// stallTimeout is how long writing an answer of the proxy's own may make no progress at all.
 	stallTimeout = 60 * time.Second
-	// sendGrace is how long, after the response, the last bytes of a request may take to be sent: an
-	// upstream that answers without reading them is reset.
+	// sendGrace is how long, after the response, the last bytes of a request may take to be sent:
+	// an upstream that answers without reading them is reset.
 	sendGrace = 10 * time.Millisecond
 	// lingerTimeout bounds the wait for the client's end after our last response.
 	lingerTimeout = time.Second
@@ -47,10 +47,11 @@ const (
 	// watchDelay is how long admission and dialling, or a half-closed tunnel, may last before
 	// the sockets are watched for hang-ups: most are over sooner and never pay for it.
 	watchDelay = 5 * time.Millisecond
-	// lookEvery is how often connections are looked for that have lasted as long: the kernel then asks their silent
-	// upstreams whether they are still there.
+	// lookEvery is how often connections are looked for that have lasted as long: the kernel then
+	// asks their silent upstreams whether they are still there.
 	lookEvery = 10 * time.Second
-	// dozeAfter is how often tunnels are looked at; one that has carried nothing since the last time may doze.
+	// dozeAfter is how often tunnels are looked at; one that has carried nothing since the last
+	// time may doze.
 	dozeAfter = 100 * time.Millisecond
 	// maxResting bounds the workers that wait for another client.
 	maxResting = 64
@@ -68,20 +69,22 @@ type Config struct {
 	Pseudonym string
 	// MaxClients bounds the connections of allowed clients open at a time, and upstream connections
 	// likewise. Where all places are taken, idle clients give way; where none is idle, further ones
-	// wait in the listener's backlog. Each may need two file descriptors and 70 KiB while it is busy,
-	// with TLS four and 150 KiB. 0 takes what the process's file descriptor limit leaves; see
+	// wait in the listener's backlog. Each may need two file descriptors and 70 KiB while it is
+	// busy, with TLS four and 150 KiB. 0 takes what the process's file descriptor limit leaves; see
 	// defaultMaxClients.
 	MaxClients int
 	// TLS is what clients speak; nil is plain HTTP. Its ALPN is set by [New].
 	TLS *tls.Config
-	// NodeGreeting is what the ports begin with that only nodes dial: a tunnel whose upstream's first bytes are these is
-	// reset before the client has seen them all. "" looks for nothing.
+	// NodeGreeting is what the ports begin with that only nodes dial: a tunnel whose upstream's
+	// first bytes are these is reset before the client has seen them all. "" looks for nothing.
 	NodeGreeting string
-	// Lines is where the line goes that each finished tunnel and request leaves, while the logger lets info through.
+	// Lines is where the line goes that each finished tunnel and request leaves, while the logger
+	// lets info through.
 	Lines LineOutput
-	// OnQueueWait is told how long each admission to a limited host waited for its slot; those that were refused are not
-	// told. OnDial is told how long connecting took, where that succeeded. Both are called on every
-	// connection's way, many at once: they must take no lock. nil tells nobody.
+	// OnQueueWait is told how long each admission to a limited host waited for its slot; those that
+	// were refused are not told. OnDial is told how long connecting took, where that succeeded.
+	// Both are called on every connection's way, many at once: they must take no lock. nil tells
+	// nobody.
 	OnQueueWait, OnDial func(time.Duration)
 	// Policy is the first policy; SetPolicy replaces it.
 	Policy Policy
@@ -110,16 +113,16 @@ type Policy struct {
 	ResponseTimeout time.Duration
 	// AllowClients are who may use the proxy; empty is everybody.
 	AllowClients []netip.Prefix
-	// Users are who may use it by name and password, beside AllowClients; empty asks for neither. It must not be changed
-	// afterwards.
+	// Users are who may use it by name and password, beside AllowClients; empty asks for neither.
+	// It must not be changed afterwards.
 	Users []User
-	// ProxyProtocolFrom are the load balancers whose word for a client's address is taken: their connections must begin with
-	// a PROXY protocol header, others must not.
+	// ProxyProtocolFrom are the load balancers whose word for a client's address is taken: their
+	// connections must begin with a PROXY protocol header, others must not.
 	ProxyProtocolFrom []netip.Prefix
-	// DenyDestinations and AllowDestinations are matched with the resolved address at dial time.
-	// A denied one is refused though it is also allowed; an empty AllowDestinations allows all.
-	// Unspecified addresses (0.0.0.0, ::) are refused always: they reach loopback. An IPv6 address that a translator or a
-	// tunnel turns into an IPv4 address is denied where that is.
+	// DenyDestinations and AllowDestinations are matched with the resolved address at dial time. A
+	// denied one is refused though it is also allowed; an empty AllowDestinations allows all.
+	// Unspecified addresses (0.0.0.0, ::) are refused always: they reach loopback. An IPv6 address
+	// that a translator or a tunnel turns into an IPv4 address is denied where that is.
 	DenyDestinations  []netip.Prefix
 	AllowDestinations []netip.Prefix
 

@@ -127,12 +127,14 @@ func TestHalfCloseTimeoutResetsBothSides(t *testing.T) {
 	}
 }
 
-// A reader that is slow, but reads, is not cut off, though the proxy itself has nothing left to relay.
+// A reader that is slow, but reads, is not cut off, though the proxy itself has nothing left to
+// relay.
 func TestHalfCloseTimeoutSparesSlowReaders(t *testing.T) {
 	const limit = 200 * time.Millisecond
 	u := newUpstream(t, nil)
 	w := newWorld(t, 1, policy(func(p *Policy) { p.HalfCloseTimeout = limit }))
-	// A small receive buffer, set before the connection: it is drained, and acknowledged, in small steps.
+	// A small receive buffer, set before the connection: it is drained, and acknowledged, in small
+	// steps.
 	small := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) error {
 		return raw.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 256<<10) })
 	}}
@@ -495,7 +497,8 @@ func TestRefusals(t *testing.T) {
 			if resp.Header.Get("Content-Type") != "text/plain; charset=utf-8" {
 				t.Errorf("Content-Type %q", resp.Header.Get("Content-Type"))
 			}
-			// The same connection goes on after a refused GET, unless the client is refused; a refused CONNECT ends it.
+			// The same connection goes on after a refused GET, unless the client is refused; a
+			// refused CONNECT ends it.
 			if c.code == "http_request_denied" {
 				p.expectEOF()
 				p = w.dial()

@@ -6,8 +6,9 @@ import (
 	"github.com/weirproxy/weir/proxy/resolve"
 )
 
-// The reckoning of file descriptors. A node that runs out of them loses its place in the cluster, so the proxy takes no more
-// clients than it can serve beside everything else that needs a descriptor, all of it at once:
+// The reckoning of file descriptors. A node that runs out of them loses its place in the cluster,
+// so the proxy takes no more clients than it can serve beside everything else that needs a
+// descriptor, all of it at once:
 //
 //	the node        Raft, gossip, the API and the log's files: each bounds what strangers can take of it
 //	pipes           of splice, maxPipes with two ends each
@@ -16,18 +17,21 @@ import (
 //	each client     its own connection and one to an upstream; over TLS also the pair between
 //	closings        upstream connections without a client that wait for the upstream's FIN: one for closingShare clients
 //
-// An upstream connection that is kept for reuse is in the place of the one that a client could open, and is closed for it.
+// An upstream connection that is kept for reuse is in the place of the one that a client could
+// open, and is closed for it.
 
 const (
 	// minDescriptors is reckoned with where the limit is lower, or unknown.
 	minDescriptors = 512
-	// mostOfNode bounds what is set aside for the node; below, it is nodeShare of the limit. Raising it lets a server
-	// serve more nodes, and fewer clients.
+	// mostOfNode bounds what is set aside for the node; below, it is nodeShare of the limit.
+	// Raising it lets a server serve more nodes, and fewer clients.
 	mostOfNode = 4096
 	nodeShare  = 0.4
-	// maxStrangers bounds the refused clients that are answered at a time. Further ones are closed unanswered.
+	// maxStrangers bounds the refused clients that are answered at a time. Further ones are closed
+	// unanswered.
 	maxStrangers = 32
-	// closingShare is how many clients there are for each upstream connection that may take its time to close.
+	// closingShare is how many clients there are for each upstream connection that may take its
+	// time to close.
 	closingShare = 8
 	// minClients are taken whatever the limit is.
 	minClients = 16

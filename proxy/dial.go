@@ -14,11 +14,13 @@ import (
 	"github.com/weirproxy/weir/proxy/resolve"
 )
 
-// Resolver finds the addresses of names, which are absolute, in lower case and without the final dot.
+// Resolver finds the addresses of names, which are absolute, in lower case and without the final
+// dot.
 type Resolver interface {
 	// Remembered returns a name's addresses where they are known without waiting.
 	Remembered(name string) (resolve.Addrs, bool)
-	// Lookup asks for them where they are not known. Its error is a [*net.DNSError], or that of ctx.
+	// Lookup asks for them where they are not known. Its error is a [*net.DNSError], or that of
+	// ctx.
 	Lookup(ctx context.Context, name string) (resolve.Addrs, error)
 }
 
@@ -143,8 +145,9 @@ func attemptEnd(now, deadline time.Time, n int, brief bool) time.Time {
 	return now.Add(share)
 }
 
-// connect connects to one address, which is allowed, and makes the connection the flow's. A dial that is given up resets: the
-// upstream may have accepted already, and after a FIN it might count the connection for as long as it likes.
+// connect connects to one address, which is allowed, and makes the connection the flow's. A dial
+// that is given up resets: the upstream may have accepted already, and after a FIN it might count
+// the connection for as long as it likes.
 func (f *flow) connect(addr netip.AddrPort, deadline time.Time) error {
 	family, peer, err := sockaddr(addr)
 	var up *sock
@@ -213,11 +216,13 @@ func dialSock(family int, peer unix.Sockaddr, addr netip.AddrPort, pool *bufferP
 	return s, err == nil, nil
 }
 
-// lowestEphemeral is the lowest port that the kernel could be set to give to a connection that asks for none.
+// lowestEphemeral is the lowest port that the kernel could be set to give to a connection that asks
+// for none.
 const lowestEphemeral = 1024
 
-// notItself is what connecting to addr has come to: a connection to itself counts as refused. TCP allows it: a socket that
-// connects to a port of its own machine where nobody listens may be given just that port.
+// notItself is what connecting to addr has come to: a connection to itself counts as refused. TCP
+// allows it: a socket that connects to a port of its own machine where nobody listens may be given
+// just that port.
 func notItself(fd int, addr netip.AddrPort, err error) error {
 	if err == nil && addr.Port() >= lowestEphemeral && localAddr(fd) == addr {
 		return unix.ECONNREFUSED

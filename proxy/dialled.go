@@ -7,18 +7,20 @@ import (
 )
 
 const (
-	// resetsFor is how long a connection that the proxy has reset is still known as the proxy's: what came over it before
-	// may not have been read yet.
+	// resetsFor is how long a connection that the proxy has reset is still known as the proxy's:
+	// what came over it before may not have been read yet.
 	resetsFor = 2 * time.Second
-	// maxResets bounds the connections that are remembered. While more are reset, any connection may be one of them.
+	// maxResets bounds the connections that are remembered. While more are reset, any connection
+	// may be one of them.
 	maxResets = 4096
 )
 
-// Dialled reports whether a connection that this machine has accepted from the address local comes from this server: whether
-// local is its end of a connection to an upstream. Destinations can be told by address only as long as nothing
-// translates them on the way; the other end of a connection can't be mistaken. It is for listeners that see few
-// connections: where local is an address of this machine, all of the server's are looked at. It must be asked once
-// something has come over the connection, not when it is accepted: the server may not know of it earlier.
+// Dialled reports whether a connection that this machine has accepted from the address local comes
+// from this server: whether local is its end of a connection to an upstream. Destinations can be
+// told by address only as long as nothing translates them on the way; the other end of a connection
+// can't be mistaken. It is for listeners that see few connections: where local is an address of
+// this machine, all of the server's are looked at. It must be asked once something has come over
+// the connection, not when it is accepted: the server may not know of it earlier.
 func (s *Server) Dialled(local netip.AddrPort) bool {
 	local = plain(local)
 	if !s.local.isLocal(netip.AddrPortFrom(local.Addr(), 0), time.Now()) {

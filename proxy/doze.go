@@ -2,9 +2,9 @@ package proxy
 
 import "time"
 
-// A tunnel that has been quiet for a while dozes: its goroutines end, and a set of events, one for all, tells when either direction
-// is to go on. What is left meanwhile is the flow, its sockets and its slot. The directions doze and wake each for
-// itself, since one may be stuck in a write.
+// A tunnel that has been quiet for a while dozes: its goroutines end, and a set of events, one for
+// all, tells when either direction is to go on. What is left meanwhile is the flow, its sockets and
+// its slot. The directions doze and wake each for itself, since one may be stuck in a write.
 
 // dozeSet is where the directions that doze are waited for.
 type dozeSet struct {
@@ -51,8 +51,8 @@ func (f *flow) drowse() {
 // longAgo is a deadline that has passed.
 var longAgo = time.Unix(1, 0)
 
-// doze puts a direction to sleep, whose pump has found nothing to read and must end where doze says so: from now on it may be
-// running again in another goroutine.
+// doze puts a direction to sleep, whose pump has found nothing to read and must end where doze says
+// so: from now on it may be running again in another goroutine.
 func (f *flow) doze(src *sock, fin uint32) bool {
 	src.conn.SetReadDeadline(time.Time{})
 	f.mu.Lock()

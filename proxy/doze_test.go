@@ -156,7 +156,8 @@ func TestDirectionsDozeApart(t *testing.T) {
 	eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
 }
 
-// The registry lets a tunnel rest once it has been quiet between two looks, and later each time that it has woken.
+// The registry lets a tunnel rest once it has been quiet between two looks, and later each time
+// that it has woken.
 func TestPatience(t *testing.T) {
 	var r registry
 	f := &flow{}

@@ -2,8 +2,8 @@ package proxy
 
 import "net/netip"
 
-// IPv6 addresses that lead to an IPv4 address, once a translator or a tunnel on the way has had them. Where the IPv4 address
-// is denied, they are too.
+// IPv6 addresses that lead to an IPv4 address, once a translator or a tunnel on the way has had
+// them. Where the IPv4 address is denied, they are too.
 var (
 	nat64      = netip.MustParsePrefix("64:ff9b::/96")   // RFC 6052 §2.1
 	nat64Local = netip.MustParsePrefix("64:ff9b:1::/48") // RFC 8215: an operator's own
@@ -23,8 +23,8 @@ func (p *Policy) deniesEmbedded(addr netip.Addr) bool {
 	case teredo.Contains(addr):
 		return p.denies(embeddedAt([16]byte{^b[12], ^b[13], ^b[14], ^b[15]}, 0, 1, 2, 3))
 	case nat64Local.Contains(addr):
-		// The operator's prefix has one of the lengths of RFC 6052 §2.2, and which is not known. Where a guess meets zeros it
-		// is wrong, or leads nowhere.
+		// The operator's prefix has one of the lengths of RFC 6052 §2.2, and which is not known.
+		// Where a guess meets zeros it is wrong, or leads nowhere.
 		for _, four := range [...]netip.Addr{
 			embeddedAt(b, 6, 7, 9, 10), embeddedAt(b, 7, 9, 10, 11), embeddedAt(b, 9, 10, 11, 12), embeddedAt(b, 12, 13, 14, 15),
 		} {

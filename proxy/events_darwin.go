@@ -8,7 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// eventSet tells of many sockets at the cost of one goroutine and its thread: a kqueue, which the Go runtime's poller can't watch.
+// eventSet tells of many sockets at the cost of one goroutine and its thread: a kqueue, which the
+// Go runtime's poller can't watch.
 type eventSet struct {
 	done chan struct{}
 
@@ -17,7 +18,8 @@ type eventSet struct {
 	closed bool
 }
 
-// kevent is unix.Kevent_t, with a number where that has a pointer: the tokens are none, and the collector must not take them for one.
+// kevent is unix.Kevent_t, with a number where that has a pointer: the tokens are none, and the
+// collector must not take them for one.
 type kevent struct {
 	ident  uint64
 	filter int16
@@ -41,8 +43,8 @@ func asKevents(events []kevent) []unix.Kevent_t {
 // stopIdent is the event by which close wakes the goroutine.
 const stopIdent = 0
 
-// newEventSet starts a set that calls tell, which must not block, for each event: with the token of the socket, and whether its connection
-// was broken off. close ends it.
+// newEventSet starts a set that calls tell, which must not block, for each event: with the token of
+// the socket, and whether its connection was broken off. close ends it.
 func newEventSet(name string, tell func(token uint64, gone bool)) (*eventSet, error) {
 	fd, err := unix.Kqueue()
 	if err != nil {
@@ -78,15 +80,16 @@ func (e *eventSet) close() {
 	}
 }
 
-// watchEnd adds s to the set, to hear once of each end: the peer's FIN, also behind unread bytes, and a reset. It reports whether it could:
-// not where either is closed. Closing a socket takes it out.
+// watchEnd adds s to the set, to hear once of each end: the peer's FIN, also behind unread bytes,
+// and a reset. It reports whether it could: not where either is closed. Closing a socket takes it
+// out.
 func (e *eventSet) watchEnd(s *sock, token uint64) bool {
 	// Bytes alone are told of only once the buffer is full: an end is, however many there are.
 	return e.add(s, kevent{flags: unix.EV_ADD | unix.EV_CLEAR, fflags: unix.NOTE_LOWAT, data: 1 << 30, token: uintptr(token)})
 }
 
-// watchOnce is to hear once that there is something to read, or an end, also one that has come already. again says that the set
-// has heard of s before: it has forgotten it.
+// watchOnce is to hear once that there is something to read, or an end, also one that has come
+// already. again says that the set has heard of s before: it has forgotten it.
 func (e *eventSet) watchOnce(s *sock, token uint64, _ bool) bool {
 	return e.add(s, kevent{flags: unix.EV_ADD | unix.EV_ONESHOT, token: uintptr(token)})
 }

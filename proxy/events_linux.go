@@ -8,15 +8,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// eventSet tells of many sockets at the cost of one goroutine: an epoll set that is itself watched by the Go runtime's poller.
+// eventSet tells of many sockets at the cost of one goroutine: an epoll set that is itself watched
+// by the Go runtime's poller.
 type eventSet struct {
 	file *os.File
 	raw  syscall.RawConn
 	done chan struct{}
 }
 
-// newEventSet starts a set that calls tell, which must not block, for each event: with the token of the socket, and whether its connection
-// was broken off. (EPOLLHUP alone says that both sides have sent their FIN, and there may be bytes to read before the peer's.) close ends it.
+// newEventSet starts a set that calls tell, which must not block, for each event: with the token of
+// the socket, and whether its connection was broken off. (EPOLLHUP alone says that both sides have
+// sent their FIN, and there may be bytes to read before the peer's.) close ends it.
 func newEventSet(name string, tell func(token uint64, gone bool)) (*eventSet, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
@@ -49,14 +51,15 @@ func (e *eventSet) close() {
 	<-e.done
 }
 
-// watchEnd adds s to the set, to hear once of each end: the peer's FIN, also behind unread bytes, and a reset. It reports whether it could:
-// not where either is closed. Closing a socket takes it out.
+// watchEnd adds s to the set, to hear once of each end: the peer's FIN, also behind unread bytes,
+// and a reset. It reports whether it could: not where either is closed. Closing a socket takes it
+// out.
 func (e *eventSet) watchEnd(s *sock, token uint64) bool {
 	return e.control(unix.EPOLL_CTL_ADD, s, unix.EPOLLRDHUP|unix.EPOLLET, token)
 }
 
-// watchOnce is to hear once that there is something to read, or an end, also one that has come already. again says that the set
-// has s from an earlier call.
+// watchOnce is to hear once that there is something to read, or an end, also one that has come
+// already. again says that the set has s from an earlier call.
 func (e *eventSet) watchOnce(s *sock, token uint64, again bool) bool {
 	op := unix.EPOLL_CTL_ADD
 	if again {

@@ -12,9 +12,9 @@ import (
 
 // exchange is one plain request and its response.
 //
-// The client's goroutine sends the head, and the body too where that is in hand; a longer body is sent
-// by a second goroutine, since the response may come before its end. The second one is
-// always waited for before the connections go on to something else.
+// The client's goroutine sends the head, and the body too where that is in hand; a longer body is
+// sent by a second goroutine, since the response may come before its end. The second one is always
+// waited for before the connections go on to something else.
 //
 // A client's exchanges use the same memory one after the other.
 type exchange struct {
@@ -51,8 +51,8 @@ func newExchange(c *client) *exchange {
 	return x
 }
 
-// run answers the request; false ends the client's connection. A request that met a kept-alive connection which the
-// upstream was just closing is sent again, once, on a fresh one.
+// run answers the request; false ends the client's connection. A request that met a kept-alive
+// connection which the upstream was just closing is sent again, once, on a fresh one.
 func (x *exchange) run() (keep bool) {
 	x.informed, x.begun = false, time.Now()
 	x.beginVigil()
@@ -130,7 +130,8 @@ func (x *exchange) connect(fresh bool) (ok bool, _ *refusal) {
 }
 
 // once sends the request on x.flow and relays the response. again says that the request is to be
-// repeated, else keep whether the client's connection goes on. The flow is parked or finished, or will be.
+// repeated, else keep whether the client's connection goes on. The flow is parked or finished, or
+// will be.
 func (x *exchange) once() (again, keep bool) {
 	c, f := x.c, x.flow
 	x.in, x.out = f.in.Load(), f.out.Load()
@@ -175,8 +176,8 @@ func (x *exchange) once() (again, keep bool) {
 	}
 }
 
-// ask sends a request without content on a kept-alive connection, and reads what comes first. It leaves x.sent false where
-// the connection has become useless.
+// ask sends a request without content on a kept-alive connection, and reads what comes first. It
+// leaves x.sent false where the connection has become useless.
 func (x *exchange) ask() error {
 	f := x.flow
 	buf, n, asked, readErr, writeErr := x.asking.ask(f.upstream, x.head)
@@ -194,8 +195,8 @@ func (x *exchange) ask() error {
 	return nil
 }
 
-// send sends the request. Its errors are looked at when no response comes: an upstream may answer, and then close,
-// without reading all.
+// send sends the request. Its errors are looked at when no response comes: an upstream may answer,
+// and then close, without reading all.
 func (x *exchange) send() {
 	f := x.flow
 	f.writer.set(append(f.writer.writable(), x.head...))
@@ -224,8 +225,9 @@ func (x *exchange) copyBody() {
 // received reports whether the client has nothing of its request left to send.
 func (x *exchange) received() bool { return x.read.Load() }
 
-// stopSending makes the second goroutine end, waits for it, and reports whether the whole request has been sent. One
-// that has read the last byte gets a moment for writing it: the upstream may have answered already.
+// stopSending makes the second goroutine end, waits for it, and reports whether the whole request
+// has been sent. One that has read the last byte gets a moment for writing it: the upstream may
+// have answered already.
 func (x *exchange) stopSending() (sent bool) {
 	if x.done == nil {
 		return x.readErr == nil && x.writeErr == nil
@@ -335,8 +337,8 @@ func (x *exchange) drop(cause error) {
 	x.flow.finish(endReset)
 }
 
-// truncate ends an exchange whose upstream broke off its response. framed says that the client sees by the framing
-// that something is missing; where it doesn't, a reset tells.
+// truncate ends an exchange whose upstream broke off its response. framed says that the client sees
+// by the framing that something is missing; where it doesn't, a reset tells.
 func (x *exchange) truncate(framed bool) {
 	c := x.c
 	if cause := x.flow.endCause(); cause != nil || !framed {
@@ -409,8 +411,8 @@ func (x *exchange) reason(err, cause error) *refusal {
 	return &refuseBroken
 }
 
-// repeatable reports whether sending the request twice does what sending it once does (RFC 9110 §9.2.2), and it is
-// still in hand.
+// repeatable reports whether sending the request twice does what sending it once does (RFC 9110
+// §9.2.2), and it is still in hand.
 func (x *exchange) repeatable() bool {
 	if x.body.framing != framedNone {
 		return false

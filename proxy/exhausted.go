@@ -21,8 +21,9 @@ func (e *dialError) Error() string { return fmt.Sprintf("connect to %v: %v", e.a
 
 func (e *dialError) Unwrap() error { return e.err }
 
-// newDialError tells apart the two things that EADDRNOTAVAIL means: that all local ports for connections to the address are
-// taken, and that the machine has no address of its own to reach it from, such as one of IPv6.
+// newDialError tells apart the two things that EADDRNOTAVAIL means: that all local ports for
+// connections to the address are taken, and that the machine has no address of its own to reach it
+// from, such as one of IPv6.
 func newDialError(addr netip.AddrPort, err error) error {
 	if errors.Is(err, unix.EADDRNOTAVAIL) && !hasSource(addr) {
 		err = unix.ENETUNREACH
@@ -30,8 +31,8 @@ func newDialError(addr netip.AddrPort, err error) error {
 	return &dialError{addr, err}
 }
 
-// hasSource reports whether the machine has an address to reach another one from. Connecting a UDP socket finds that out and
-// sends nothing; its ports are not those of TCP.
+// hasSource reports whether the machine has an address to reach another one from. Connecting a UDP
+// socket finds that out and sends nothing; its ports are not those of TCP.
 func hasSource(addr netip.AddrPort) bool {
 	family, peer, err := sockaddr(addr)
 	if err != nil {
@@ -48,7 +49,8 @@ func hasSource(addr netip.AddrPort) bool {
 // isExhausted reports whether err is about this machine, not about the peer.
 func isExhausted(err error) bool { return exhausted(err) != "" }
 
-// exhausted says what the machine has run out of, and what helps; "" where err is about something else.
+// exhausted says what the machine has run out of, and what helps; "" where err is about something
+// else.
 func exhausted(err error) string {
 	switch {
 	case errors.Is(err, unix.EADDRNOTAVAIL):

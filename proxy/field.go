@@ -7,8 +7,8 @@ import (
 
 // Lines, fields, lists and the characters that they may be made of (RFC 9110 §5, RFC 9112 §5).
 
-// unfold puts the continuations of folded lines on the lines before them, in place, with spaces for the line's end (RFC 9112
-// §5.2). A line that continues no field stays as it is.
+// unfold puts the continuations of folded lines on the lines before them, in place, with spaces for
+// the line's end (RFC 9112 §5.2). A line that continues no field stays as it is.
 func unfold(b []byte) {
 	for line, at := 0, 0; ; {
 		i := bytes.IndexByte(b[at:], '\n')
@@ -29,7 +29,8 @@ func unfold(b []byte) {
 	}
 }
 
-// closeUp removes the space between a field's name and its colon, in place: the name moves up to the colon (RFC 9112 §5.1).
+// closeUp removes the space between a field's name and its colon, in place: the name moves up to
+// the colon (RFC 9112 §5.1).
 func closeUp(line []byte) []byte {
 	colon := bytes.IndexByte(line, ':')
 	if colon <= 0 || !isSpace(line[colon-1]) {
@@ -79,8 +80,8 @@ func (h *head) errFold() error {
 	return errField("a second line of the header field", h.fields[len(h.fields)-1].name)
 }
 
-// parseLengths reads a Content-Length: a number, or a list of the same number, as whoever joins two lines makes of them (RFC
-// 9112 §6.3). It goes on as one number.
+// parseLengths reads a Content-Length: a number, or a list of the same number, as whoever joins two
+// lines makes of them (RFC 9112 §6.3). It goes on as one number.
 func parseLengths(b []byte) (int64, bool) {
 	first, rest, more := bytes.Cut(b, comma)
 	n, ok := parseLength(bytes.Trim(first, " \t"))
@@ -108,8 +109,8 @@ func parseLength(b []byte) (int64, bool) {
 	return n, true
 }
 
-// cutLine splits at the first LF, and drops the CR before it, where there is one (RFC 9112 §2.2). The caller knows that there
-// is an LF.
+// cutLine splits at the first LF, and drops the CR before it, where there is one (RFC 9112 §2.2).
+// The caller knows that there is an LF.
 func cutLine(b []byte) (line, rest []byte) {
 	i := bytes.IndexByte(b, '\n')
 	line, rest = b[:i], b[i+1:]
@@ -119,7 +120,8 @@ func cutLine(b []byte) (line, rest []byte) {
 	return line, rest
 }
 
-// eachItem calls f for each element of a comma-separated list (RFC 9110 §5.6.1), empty ones left out.
+// eachItem calls f for each element of a comma-separated list (RFC 9110 §5.6.1), empty ones left
+// out.
 func eachItem(list []byte, f func([]byte)) {
 	for len(list) > 0 {
 		var item []byte

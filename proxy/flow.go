@@ -25,7 +25,8 @@ var (
 	errUpstreamStalled = errors.New("stalled by the upstream")
 )
 
-// phase is where a flow stands. It only ever goes forward, but for busy and parked, which alternate.
+// phase is where a flow stands. It only ever goes forward, but for busy and parked, which
+// alternate.
 type phase uint8
 
 const (
@@ -50,10 +51,10 @@ const (
 
 // flow is one slot and the upstream connection that it allows: the slot's [lease.Holder].
 //
-// One goroutine owns it at a time: the client's that opened or reused it, or, once it leaves phaseParked for
-// phaseEnding, the one that closes it. The owner alone calls finish, which is where the slot is given back. All
-// others (the lease, the hang-up watcher, timers, the API) only push: abort and retire make what
-// the owner waits for fail or end.
+// One goroutine owns it at a time: the client's that opened or reused it, or, once it leaves
+// phaseParked for phaseEnding, the one that closes it. The owner alone calls finish, which is where
+// the slot is given back. All others (the lease, the hang-up watcher, timers, the API) only push:
+// abort and retire make what the owner waits for fail or end.
 type flow struct {
 	srv    *Server
 	target fsm.Target
@@ -209,9 +210,9 @@ func (f *flow) abort(cause error) {
 	}
 }
 
-// followUpstream ends a flow whose client has reset after the upstream had said that it was done: a FIN is all that the
-// upstream waits for, if anything, and unlike a RST it is acknowledged. (Clients that close with a last TLS alert
-// unread reset every connection like this.)
+// followUpstream ends a flow whose client has reset after the upstream had said that it was done: a
+// FIN is all that the upstream waits for, if anything, and unlike a RST it is acknowledged.
+// (Clients that close with a last TLS alert unread reset every connection like this.)
 func (f *flow) followUpstream(c *client) {
 	if c != nil {
 		c.sock.reset()
@@ -294,7 +295,8 @@ func (f *flow) release(slot Slot) {
 	f.srv.work.Done()
 }
 
-// clientHungUp is told of the client's end while something else than a read of the client is waited for.
+// clientHungUp is told of the client's end while something else than a read of the client is waited
+// for.
 func (f *flow) clientHungUp(kind hangup) {
 	f.mu.Lock()
 	phase, client := f.phase, f.client
@@ -342,7 +344,8 @@ func (f *flow) retire() {
 	}()
 }
 
-// closeSoon closes a connection that its owner, the caller, has no more use for, without keeping it waiting.
+// closeSoon closes a connection that its owner, the caller, has no more use for, without keeping it
+// waiting.
 func (f *flow) closeSoon() {
 	f.leave()
 	go f.closeIdle()
@@ -363,8 +366,9 @@ func (f *flow) leave() {
 	f.slot.Closing()
 }
 
-// closeIdle sends a FIN and finishes once the upstream has answered with its own. Where too many do so, it resets: an upstream
-// that takes its time must not cost the descriptors that clients need. The flow is in phaseEnding.
+// closeIdle sends a FIN and finishes once the upstream has answered with its own. Where too many do
+// so, it resets: an upstream that takes its time must not cost the descriptors that clients need.
+// The flow is in phaseEnding.
 func (f *flow) closeIdle() {
 	closings := &f.srv.closings
 	defer closings.Add(-1)
@@ -401,7 +405,8 @@ func drainedWhile(s *sock, quiet, whole time.Duration) bool {
 	}
 }
 
-// park keeps the connection for reuse, from now on; false says that it can't be, and is still the caller's.
+// park keeps the connection for reuse, from now on; false says that it can't be, and is still the
+// caller's.
 func (f *flow) park(now time.Time) bool {
 	s := f.srv
 	f.mu.Lock()
@@ -465,8 +470,9 @@ func (f *flow) isParked() bool {
 	return f.phase == phaseParked
 }
 
-// unpark takes the connection into use for c; false says that it is of no use any more. A request that
-// can't be repeated takes none that has been idle for long. Whether the upstream is quiet is for the caller to find out.
+// unpark takes the connection into use for c; false says that it is of no use any more. A request
+// that can't be repeated takes none that has been idle for long. Whether the upstream is quiet is
+// for the caller to find out.
 func (f *flow) unpark(c *client, repeatable bool, now time.Time) bool {
 	f.mu.Lock()
 	if f.phase != phaseParked {

@@ -1,7 +1,7 @@
 package proxy
 
-// Clients that speak another protocol than HTTP are known by their first byte, which no HTTP message begins with. They are
-// told so in a way that they understand.
+// Clients that speak another protocol than HTTP are known by their first byte, which no HTTP
+// message begins with. They are told so in a way that they understand.
 
 var (
 	refuseTLS    = *badRequest("the client began with TLS, and this port speaks plain HTTP: use http:// in the proxy's URL")
@@ -32,7 +32,8 @@ func foreign(first byte) *refusal {
 	return badRequest(string(errNotHTTP))
 }
 
-// foreignAnswer is what a client of SOCKS understands. TLS clients need none: they look for an HTTP answer, and say so.
+// foreignAnswer is what a client of SOCKS understands. TLS clients need none: they look for an HTTP
+// answer, and say so.
 func (r *refusal) foreignAnswer() []byte {
 	switch r {
 	case &refuseSOCKS4:
@@ -43,7 +44,8 @@ func (r *refusal) foreignAnswer() []byte {
 	return nil
 }
 
-// refuseForeign ends the connection of a client that began with a byte which no HTTP message begins with.
+// refuseForeign ends the connection of a client that began with a byte which no HTTP message begins
+// with.
 func (c *client) refuseForeign(first byte) {
 	r := foreign(first)
 	answer := r.foreignAnswer()

@@ -8,7 +8,8 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// A client of another protocol is told so in its own terms, the log names it, and the connection ends with a FIN.
+// A client of another protocol is told so in its own terms, the log names it, and the connection
+// ends with a FIN.
 func TestForeignProtocols(t *testing.T) {
 	cert := newCertificate(t)
 	for _, c := range []struct {

@@ -15,20 +15,24 @@ import (
 
 // Clients that speak TLS.
 //
-// A front ends a client's TLS, and carries its bytes to and from one end of a pair of sockets. The other end is the client's socket
-// to all the rest of the package, which goes by the same rules as without TLS. What a connection says beyond bytes is
-// carried too: close_notify is a FIN on the pair, and the other way round; a connection that breaks off, or whose TLS does, is a
-// reset. A client that closes without close_notify, as many do, has closed.
+// A front ends a client's TLS, and carries its bytes to and from one end of a pair of sockets. The
+// other end is the client's socket to all the rest of the package, which goes by the same rules as
+// without TLS. What a connection says beyond bytes is carried too: close_notify is a FIN on the
+// pair, and the other way round; a connection that breaks off, or whose TLS does, is a reset. A
+// client that closes without close_notify, as many do, has closed.
 //
-// The cost is two goroutines and three descriptors for each client, and that its bytes are copied once more.
+// The cost is two goroutines and three descriptors for each client, and that its bytes are copied
+// once more.
 
 const (
-	// frontBuffer is what a front waits with for the client's bytes, and frontPiece what it takes them with while they come
-	// in large pieces.
+	// frontBuffer is what a front waits with for the client's bytes, and frontPiece what it takes
+	// them with while they come in large pieces.
 	frontBuffer = 1 << 10
-	// frontGrace is how long, after the package is done with a client, its last bytes may take to be sent.
+	// frontGrace is how long, after the package is done with a client, its last bytes may take to
+	// be sent.
 	frontGrace = 60 * time.Second
-	// stuckEvery is how often a front whose client has sent its FIN looks whether the bytes before it still move.
+	// stuckEvery is how often a front whose client has sent its FIN looks whether the bytes before
+	// it still move.
 	stuckEvery = 100 * time.Millisecond
 )
 
@@ -163,7 +167,8 @@ func (f *front) open() (*client, error) {
 	return f.client, nil
 }
 
-// checkFirst looks at the first byte: SOCKS begins with fewer bytes than the TLS handshake waits for.
+// checkFirst looks at the first byte: SOCKS begins with fewer bytes than the TLS handshake waits
+// for.
 func (f *front) checkFirst() error {
 	if f.in.len() == 0 {
 		if err := f.in.fill(); err != nil {
@@ -293,8 +298,8 @@ func (f *front) pumped() {
 	<-f.places
 }
 
-// sent notes that the client has been sent its last byte, and closed that the other end of the pair is closed: after both, there is
-// nothing to wait for.
+// sent notes that the client has been sent its last byte, and closed that the other end of the pair
+// is closed: after both, there is nothing to wait for.
 func (f *front) sent() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -344,7 +349,8 @@ func (f *front) hungUp(kind hangup) {
 	}
 }
 
-// lookStuck tells of a FIN behind bytes that nobody takes, which can't be passed on before them. While the bytes move, it will be.
+// lookStuck tells of a FIN behind bytes that nobody takes, which can't be passed on before them.
+// While the bytes move, it will be.
 func (f *front) lookStuck() {
 	moved, unread := f.moved.Load(), f.client.sock.unread()
 	f.mu.Lock()
@@ -358,8 +364,8 @@ func (f *front) lookStuck() {
 	}
 }
 
-// wireConn is the client's connection as crypto/tls reads and writes it. Its deadlines are the front's alone: those that
-// crypto/tls would set are too short for a slow client.
+// wireConn is the client's connection as crypto/tls reads and writes it. Its deadlines are the
+// front's alone: those that crypto/tls would set are too short for a slow client.
 type wireConn struct{ f *front }
 
 // Read implements [net.Conn].

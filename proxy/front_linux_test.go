@@ -29,8 +29,8 @@ func TestTLSClientGoesBehindUnreadBytes(t *testing.T) {
 		raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) })
 		return n
 	}
-	// The last of them is to be in the proxy's hands, so that the FIN can follow, with others before it that nobody takes: no more
-	// is taken at a time than the proxy moves meanwhile.
+	// The last of them is to be in the proxy's hands, so that the FIN can follow, with others
+	// before it that nobody takes: no more is taken at a time than the proxy moves meanwhile.
 	pace := time.NewTicker(5 * time.Millisecond)
 	defer pace.Stop()
 	for taken := int64(0); unsent() > 0; <-pace.C {

@@ -297,7 +297,8 @@ func TestTLSBulk(t *testing.T) {
 	}
 }
 
-// A response that a slow client still reads when the proxy is done with the connection arrives whole, and its end is told.
+// A response that a slow client still reads when the proxy is done with the connection arrives
+// whole, and its end is told.
 func TestTLSLastBytes(t *testing.T) {
 	const size = 256 << 10
 	u := newUpstream(t, func(c *net.TCPConn) {
@@ -379,7 +380,8 @@ func TestTLSClientAddress(t *testing.T) {
 	}
 }
 
-// Closing the server ends connections in every state, and waits for them; newWorld's end checks for what is left.
+// Closing the server ends connections in every state, and waits for them; newWorld's end checks for
+// what is left.
 func TestTLSClose(t *testing.T) {
 	u := newUpstream(t, nil)
 	cert := newCertificate(t)

@@ -46,8 +46,8 @@ func comparable(h http.Header) http.Header {
 	return h
 }
 
-// Whatever is accepted as a request, net/http reads as the same one; and what is made of it for the upstream is
-// again a request, without hop-by-hop fields.
+// Whatever is accepted as a request, net/http reads as the same one; and what is made of it for the
+// upstream is again a request, without hop-by-hop fields.
 func FuzzRequestHead(f *testing.F) {
 	for _, seed := range []string{
 		"GET http://a.example/b?c HTTP/1.1\r\nHost: a\r\nAccept: */*\r\n\r\n",

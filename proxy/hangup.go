@@ -13,9 +13,9 @@ const (
 	hangupReset                   // the connection is gone
 )
 
-// hangups watches sockets that nobody reads for their peer's FIN or reset: a client in the queue, one
-// whose tunnel is stuck in a write, a kept-alive upstream connection. It hears of the end also behind unread bytes, and costs no
-// goroutine per connection.
+// hangups watches sockets that nobody reads for their peer's FIN or reset: a client in the queue,
+// one whose tunnel is stuck in a write, a kept-alive upstream connection. It hears of the end also
+// behind unread bytes, and costs no goroutine per connection.
 type hangups struct {
 	set *eventSet
 
@@ -42,8 +42,8 @@ func newHangups() (*hangups, error) {
 // close stops the watcher and waits for it.
 func (h *hangups) close() { h.set.close() }
 
-// add starts watching s, once; tell is called from the watcher's goroutine and must not block. An end
-// that has come already is told too.
+// add starts watching s, once; tell is called from the watcher's goroutine and must not block. An
+// end that has come already is told too.
 func (h *hangups) add(s *sock, tell func(hangup)) {
 	h.mu.Lock()
 	if s.watch.set.Load() != nil {

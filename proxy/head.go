@@ -10,8 +10,9 @@ type syntaxError string
 
 func (e syntaxError) Error() string { return string(e) }
 
-// What may be wrong with a message. What RFC 9112 lets a recipient read is read, and written anew; what two parsers could
-// read in two ways all the same is refused (§11.2). docs/workers.md has the list.
+// What may be wrong with a message. What RFC 9112 lets a recipient read is read, and written anew;
+// what two parsers could read in two ways all the same is refused (§11.2). docs/workers.md has the
+// list.
 const (
 	errNotHTTP     = syntaxError("not an HTTP/1.1 message")
 	errBareLF      = syntaxError("a line of chunked content ends without CR LF")
@@ -182,8 +183,9 @@ func (h *head) parseVersion(v []byte) error {
 	return nil
 }
 
-// parseFields reads the lines up to the empty one. A response's are tidied first: nothing that a recipient may read in its
-// fields has a second meaning, since the upstream chooses its whole answer anyway.
+// parseFields reads the lines up to the empty one. A response's are tidied first: nothing that a
+// recipient may read in its fields has a second meaning, since the upstream chooses its whole
+// answer anyway.
 func (h *head) parseFields(b []byte, tidy bool) error {
 	if tidy {
 		unfold(b)
@@ -252,7 +254,8 @@ func (h *head) note(f field) error {
 	return nil
 }
 
-// noteConnection keeps the options of Connection. Of its historical twin, Proxy-Connection, only "close" counts.
+// noteConnection keeps the options of Connection. Of its historical twin, Proxy-Connection, only
+// "close" counts.
 func (h *head) noteConnection(f field) {
 	eachItem(f.value, func(item []byte) {
 		switch {
@@ -299,8 +302,8 @@ func (h *head) nominates(name string) bool {
 	return false
 }
 
-// hopByHop reports whether a field ends here (RFC 9110 §7.6.1): those that Connection names, those that always do,
-// and those that are written anew.
+// hopByHop reports whether a field ends here (RFC 9110 §7.6.1): those that Connection names, those
+// that always do, and those that are written anew.
 func (h *head) hopByHop(f field) bool {
 	switch f.kind {
 	case fieldConnection, fieldKeepAlive, fieldProxyConnection, fieldProxyAuthenticate, fieldProxyAuthorization,
@@ -333,8 +336,8 @@ func (h *head) passedThrough(pseudonym string) bool {
 	return found
 }
 
-// badSwitch says what is wrong with a 101 to a request of which sent is whether all of it had been sent, and asked whether it
-// asked for another protocol (RFC 9110 §7.8); "" where nothing is.
+// badSwitch says what is wrong with a 101 to a request of which sent is whether all of it had been
+// sent, and asked whether it asked for another protocol (RFC 9110 §7.8); "" where nothing is.
 func (h *head) badSwitch(sent, asked bool) string {
 	switch {
 	case !asked:

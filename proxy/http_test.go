@@ -189,8 +189,8 @@ func TestMalformedRequests(t *testing.T) {
 	}
 }
 
-// TestNamesInUTF8: clients that don't know IDNA write a name as they got it; its ASCII form is what is counted, and what the upstream
-// is told.
+// TestNamesInUTF8: clients that don't know IDNA write a name as they got it; its ASCII form is what
+// is counted, and what the upstream is told.
 func TestNamesInUTF8(t *testing.T) {
 	u := newUpstream(t, nil)
 	_, port, err := net.SplitHostPort(u.addr)
@@ -635,7 +635,8 @@ func TestExpectContinue(t *testing.T) {
 	q.expectReset()
 }
 
-// An answer that comes before the body's end reaches the client, and both go on as long as both want to.
+// An answer that comes before the body's end reaches the client, and both go on as long as both
+// want to.
 func TestEarlyResponse(t *testing.T) {
 	u := newUpstream(t, nil)
 	w := newWorld(t, 1)
@@ -824,8 +825,8 @@ func TestSeverDuringAnExchange(t *testing.T) {
 	eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
 }
 
-// A response that is under way when the lease runs out is reset, fence or no fence, also where its framing would tell the client
-// that something is missing.
+// A response that is under way when the lease runs out is reset, fence or no fence, also where its
+// framing would tell the client that something is missing.
 func TestNoResponseIsRelayedPastTheDeadline(t *testing.T) {
 	u := newUpstream(t, nil)
 	w := newWorld(t, 1)

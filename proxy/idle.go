@@ -9,7 +9,8 @@ import (
 	"github.com/weirproxy/weir/fsm"
 )
 
-// idlePool holds the upstream connections that are kept for reuse, by target. Each still holds its slot.
+// idlePool holds the upstream connections that are kept for reuse, by target. Each still holds its
+// slot.
 type idlePool struct {
 	mu      sync.Mutex
 	total   int
@@ -128,8 +129,8 @@ func (p *idlePool) list() []*flow {
 	return flows
 }
 
-// giveWay closes the n connections that have been idle for longest. It is for a server that is short of descriptors: all
-// connections are looked at.
+// giveWay closes the n connections that have been idle for longest. It is for a server that is
+// short of descriptors: all connections are looked at.
 func (p *idlePool) giveWay(n int) {
 	p.mu.Lock()
 	flows := p.list()

@@ -15,8 +15,8 @@ type inbuf struct {
 	sock *sock
 	buf  []byte
 	r, w int // unread bytes are buf[r:w]
-	// before, where not nil, is told before the socket is read: what hangs on the bytes in hand, such as
-	// a head to be sent with the first of its body, must not wait for the next ones.
+	// before, where not nil, is told before the socket is read: what hangs on the bytes in hand,
+	// such as a head to be sent with the first of its body, must not wait for the next ones.
 	before beforeReader
 }
 
@@ -89,7 +89,8 @@ func (in *inbuf) take(buf []byte, n int) {
 }
 
 // head reads until a whole message head is in hand and returns it, its empty line included. The
-// bytes stay in hand. io.EOF says that the peer ended before a first byte; a syntaxError that it isn't HTTP.
+// bytes stay in hand. io.EOF says that the peer ended before a first byte; a syntaxError that it
+// isn't HTTP.
 func (in *inbuf) head() ([]byte, error) {
 	line := 0 // where the line begins that isn't complete yet
 	for {
@@ -99,7 +100,8 @@ func (in *inbuf) head() ([]byte, error) {
 			if i < 0 {
 				break
 			}
-			// RFC 9112 §2.2: a line may end with LF alone, and an empty line before the first one is ignored.
+			// RFC 9112 §2.2: a line may end with LF alone, and an empty line before the first one
+			// is ignored.
 			empty := i == 0 || i == 1 && b[line] == '\r'
 			switch {
 			case empty && line == 0:
@@ -126,8 +128,8 @@ func (in *inbuf) head() ([]byte, error) {
 	}
 }
 
-// line reads one line of at most limit bytes, its CR included, and returns it without its CRLF, valid until the next
-// fill. It takes the line out of hand.
+// line reads one line of at most limit bytes, its CR included, and returns it without its CRLF,
+// valid until the next fill. It takes the line out of hand.
 func (in *inbuf) line(limit int) ([]byte, error) {
 	from := 0
 	for {
@@ -162,7 +164,8 @@ func unexpected(err error) error {
 	return err
 }
 
-// outbuf collects small pieces for a socket, so that heads, chunk sizes and short bodies go out together.
+// outbuf collects small pieces for a socket, so that heads, chunk sizes and short bodies go out
+// together.
 type outbuf struct {
 	sock *sock
 	buf  []byte
@@ -206,7 +209,8 @@ func (o *outbuf) release() {
 // smallPiece is the size up to which a piece is copied to go out with its neighbours.
 const smallPiece = 4 << 10
 
-// payload sends a piece of a body, as one chunk where chunked. A small one waits for the next flush.
+// payload sends a piece of a body, as one chunk where chunked. A small one waits for the next
+// flush.
 func (o *outbuf) payload(p []byte, chunked bool) error {
 	b := o.writable()
 	if chunked {

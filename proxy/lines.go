@@ -15,7 +15,8 @@ import (
 const (
 	// lineDelay is how long a line may wait for others, to be written with them.
 	lineDelay = 5 * time.Millisecond
-	// maxPendingLines bounds the bytes of lines that are not written yet; what goes beyond is dropped and counted.
+	// maxPendingLines bounds the bytes of lines that are not written yet; what goes beyond is
+	// dropped and counted.
 	maxPendingLines = 4 << 20
 	// maxLineBatch is about the most bytes that one write gets.
 	maxLineBatch = 64 << 10
@@ -27,8 +28,8 @@ const (
 
 // LineOutput says where the lines go.
 type LineOutput struct {
-	// Writer gets whole lines, many in one call; it must be safe for use beside the logger, which may write to the
-	// same. Nil: no lines are written.
+	// Writer gets whole lines, many in one call; it must be safe for use beside the logger, which
+	// may write to the same. Nil: no lines are written.
 	Writer io.Writer
 	// JSON is hclog's JSON format, else it is its text.
 	JSON bool
@@ -36,10 +37,10 @@ type LineOutput struct {
 	Always bool
 }
 
-// lines writes the one line that a finished tunnel or request leaves: what hclog would write for the same message and
-// fields, without reflection, a lock, or a system call for each. The goroutine that ends the
-// request appends its line to a list; one writer takes the list every lineDelay. Where that can't keep up,
-// lines are dropped, and the log says how many.
+// lines writes the one line that a finished tunnel or request leaves: what hclog would write for
+// the same message and fields, without reflection, a lock, or a system call for each. The goroutine
+// that ends the request appends its line to a list; one writer takes the list every lineDelay.
+// Where that can't keep up, lines are dropped, and the log says how many.
 type lines struct {
 	to   atomic.Pointer[LineOutput]
 	log  hclog.Logger // says whether lines are wanted, and is told of those that were dropped
@@ -74,7 +75,8 @@ func newLines(to LineOutput, log hclog.Logger) *lines {
 	return ls
 }
 
-// SetLines changes where the lines of finished tunnels and requests go. Those that are not written yet may go to either.
+// SetLines changes where the lines of finished tunnels and requests go. Those that are not written
+// yet may go to either.
 func (s *Server) SetLines(to LineOutput) { s.lines.to.Store(&to) }
 
 // wanted reports whether a line would be written.
@@ -215,7 +217,8 @@ type second struct {
 	time, zone string // before and behind the fraction
 }
 
-// appendTime appends the time as hclog does, in ms or, in JSON, in µs: a second's text is made once.
+// appendTime appends the time as hclog does, in ms or, in JSON, in µs: a second's text is made
+// once.
 func (ls *lines) appendTime(dst []byte, t time.Time, json bool) []byte {
 	s := ls.second.Load()
 	if s == nil || s.unix != t.Unix() || s.json != json {
@@ -292,7 +295,8 @@ func (l *line) duration(key string, value time.Duration) {
 	l.buf = append(l.buf, value.String()...)
 }
 
-// appendText appends a value as hclog's text has it: in quotes where it is more than one plain word.
+// appendText appends a value as hclog's text has it: in quotes where it is more than one plain
+// word.
 func appendText(dst []byte, s string) []byte {
 	plain := s != ""
 	for i := range len(s) {

@@ -126,7 +126,8 @@ func (s *stuck) Write(b []byte) (int, error) {
 	return s.journal.Write(b)
 }
 
-// An output that is too slow costs lines, and not memory or the time of who writes them; the log says how many.
+// An output that is too slow costs lines, and not memory or the time of who writes them; the log
+// says how many.
 func TestLinesAreDroppedWhereTheOutputIsStuck(t *testing.T) {
 	out := &stuck{entered: make(chan struct{}), released: make(chan struct{})}
 	var log journal
@@ -169,7 +170,8 @@ func TestLinesFollowTheLoggersLevel(t *testing.T) {
 	}
 }
 
-// The lines can be switched off, sent elsewhere, and taken whatever the logger's level, at any time.
+// The lines can be switched off, sent elsewhere, and taken whatever the logger's level, at any
+// time.
 func TestLinesGoElsewhere(t *testing.T) {
 	log := hclog.New(&hclog.LoggerOptions{Output: io.Discard, Level: hclog.Warn})
 	var first, second journal

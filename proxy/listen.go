@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// listener accepts TCP connections without a question or an option for each: they inherit the options that they need, and
-// accept tells who they are from.
+// listener accepts TCP connections without a question or an option for each: they inherit the
+// options that they need, and accept tells who they are from.
 type listener struct {
 	file *os.File
 	raw  syscall.RawConn
@@ -45,8 +45,8 @@ func newListener(l net.Listener) (*listener, error) {
 	return ln, nil
 }
 
-// Control sets the options that accepted connections inherit. Serve does so too; as a [net.ListenConfig]'s Control it reaches
-// also those that come before.
+// Control sets the options that accepted connections inherit. Serve does so too; as a
+// [net.ListenConfig]'s Control it reaches also those that come before.
 func Control(_, _ string, raw syscall.RawConn) (err error) {
 	control := raw.Control(func(fd uintptr) {
 		err = setListenerOptions(fd)

@@ -7,14 +7,16 @@ import (
 )
 
 const (
-	// localFor is how long it is remembered whether an address is this machine's. Longer, an address that the machine is
-	// given meanwhile stays within reach for longer; shorter, the kernel is asked more often.
+	// localFor is how long it is remembered whether an address is this machine's. Longer, an
+	// address that the machine is given meanwhile stays within reach for longer; shorter, the
+	// kernel is asked more often.
 	localFor = time.Second
 	// maxLocal bounds the addresses that are remembered.
 	maxLocal = 1024
 )
 
-// localCache remembers for a moment what ask has said. It is asked only about ports on which this node listens itself.
+// localCache remembers for a moment what ask has said. It is asked only about ports on which this
+// node listens itself.
 type localCache struct {
 	ask func(netip.AddrPort) bool
 

@@ -12,7 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// routeWait bounds the wait for the kernel's answer, which is there when the question has been sent.
+// routeWait bounds the wait for the kernel's answer, which is there when the question has been
+// sent.
 const routeWait = time.Second
 
 // Attributes of a route request that package unix lacks (linux/rtnetlink.h).
@@ -21,16 +22,17 @@ const (
 	rtaDPort   = 0x1d
 )
 
-// isLocal asks the kernel's routing table whether a TCP connection to addr would end on this machine. It finds what no
-// list of the machine's addresses has: a route of type local (ip route add local 10.9.0.0/24 dev lo), and an address that
-// was added a moment ago. Where the kernel can't answer, the address counts as local.
+// isLocal asks the kernel's routing table whether a TCP connection to addr would end on this
+// machine. It finds what no list of the machine's addresses has: a route of type local (ip route
+// add local 10.9.0.0/24 dev lo), and an address that was added a moment ago. Where the kernel can't
+// answer, the address counts as local.
 func isLocal(addr netip.AddrPort) bool {
 	kind, err := routeType(addr)
 	return err != nil || kind != unix.RTN_UNICAST && kind != unix.RTN_UNREACHABLE
 }
 
-// routeType returns the type of the route that a connection to addr takes; unix.RTN_UNREACHABLE where there is none, as
-// connecting will then find out itself.
+// routeType returns the type of the route that a connection to addr takes; unix.RTN_UNREACHABLE
+// where there is none, as connecting will then find out itself.
 func routeType(addr netip.AddrPort) (kind uint8, err error) {
 	request, known := routeRequest(addr)
 	if !known {
@@ -64,8 +66,8 @@ func routeType(addr netip.AddrPort) (kind uint8, err error) {
 	}
 }
 
-// routeRequest asks for the route of one TCP connection: rules may tell ports apart. known is false where there is no
-// interface of the zone's name.
+// routeRequest asks for the route of one TCP connection: rules may tell ports apart. known is false
+// where there is no interface of the zone's name.
 func routeRequest(addr netip.AddrPort) (request []byte, known bool) {
 	ip := addr.Addr()
 	family := uint8(unix.AF_INET)

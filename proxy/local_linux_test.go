@@ -93,7 +93,8 @@ func ip(script string) error {
 	return nil
 }
 
-// What can't be read of the kernel's answer is an error, which counts as local, and never more than that.
+// What can't be read of the kernel's answer is an error, which counts as local, and never more than
+// that.
 func FuzzRouteAnswer(f *testing.F) {
 	message := func(kind uint16, data ...byte) []byte {
 		b := make([]byte, unix.SizeofNlMsghdr)

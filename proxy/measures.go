@@ -1,7 +1,7 @@
 package proxy
 
-// Refusal is a reason for an answer of the proxy's own, as the metrics tell them apart: the error of RFC 9209, or what
-// is known beyond it.
+// Refusal is a reason for an answer of the proxy's own, as the metrics tell them apart: the error
+// of RFC 9209, or what is known beyond it.
 type Refusal uint8
 
 // The reasons. Their order is that of [Refusal.String].
@@ -82,7 +82,8 @@ func (r *refusal) reason() Refusal {
 	return RefusedOther
 }
 
-// noteOpened tells what it took to open the flow's connection: the wait for the slot only where one was needed.
+// noteOpened tells what it took to open the flow's connection: the wait for the slot only where one
+// was needed.
 func (f *flow) noteOpened() {
 	if f.slot.Limited() {
 		f.srv.onWait(f.slot.Waited())
@@ -90,7 +91,8 @@ func (f *flow) noteOpened() {
 	f.srv.onDial(f.dialTime)
 }
 
-// Bytes are what connections have carried so far, those that are open included. Neither number ever falls.
+// Bytes are what connections have carried so far, those that are open included. Neither number ever
+// falls.
 type Bytes struct {
 	In  uint64 // from clients to upstreams
 	Out uint64 // from upstreams to clients
@@ -111,8 +113,9 @@ func (s *Server) Bytes() (sum Bytes) {
 	return sum
 }
 
-// note adds what f has carried since it was noted last. It is called for all open flows at times, and for each once more at
-// its end, so that nothing is counted twice and nothing is missed. Needs the shard's lock.
+// note adds what f has carried since it was noted last. It is called for all open flows at times,
+// and for each once more at its end, so that nothing is counted twice and nothing is missed. Needs
+// the shard's lock.
 func (b *Bytes) note(f *flow) {
 	in, out := f.in.Load(), f.out.Load()
 	b.In += in - f.noted.In

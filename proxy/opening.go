@@ -5,16 +5,18 @@ import (
 	"strings"
 )
 
-// A tunnel may lead to a node of the cluster by an address that nobody has listed: through a port forward, a NAT rule, or
-// an interface that did not fit into gossip. The node is then known by the first bytes that it sends: the greeting of a
-// port that only nodes dial, or an answer of a proxy with the cluster's loop mark. Both are looked for in the first bytes
-// alone, so that a tunnel costs no more once it has begun.
+// A tunnel may lead to a node of the cluster by an address that nobody has listed: through a port
+// forward, a NAT rule, or an interface that did not fit into gossip. The node is then known by the
+// first bytes that it sends: the greeting of a port that only nodes dial, or an answer of a proxy
+// with the cluster's loop mark. Both are looked for in the first bytes alone, so that a tunnel
+// costs no more once it has begun.
 
 const (
-	// loopField is the header field that carries the loop mark, as CDN-Loop (RFC 8586) does between CDNs. It is the first
-	// field of every answer of the proxy's own.
+	// loopField is the header field that carries the loop mark, as CDN-Loop (RFC 8586) does between
+	// CDNs. It is the first field of every answer of the proxy's own.
 	loopField = "Weir-Loop"
-	// maxStatusLine bounds the status lines that are looked at: those of the proxy's own answers are no longer.
+	// maxStatusLine bounds the status lines that are looked at: those of the proxy's own answers
+	// are no longer.
 	maxStatusLine = len(statusPrefix) + len("503 ") + maxPhrase
 	// maxLoopMark bounds the mark itself.
 	maxLoopMark = 64
@@ -32,9 +34,9 @@ type loopMark struct {
 	established []byte // answers a CONNECT
 }
 
-// SetLoopMark changes the mark that the proxies of one cluster have in common, and no other proxy has. It must be printable
-// ASCII without spaces, at most 64 bytes; other bytes are left out. "" is none: loops are then found by address alone.
-// Clients see the mark.
+// SetLoopMark changes the mark that the proxies of one cluster have in common, and no other proxy
+// has. It must be printable ASCII without spaces, at most 64 bytes; other bytes are left out. "" is
+// none: loops are then found by address alone. Clients see the mark.
 func (s *Server) SetLoopMark(mark string) { s.loop.Store(newLoopMark(mark)) }
 
 func newLoopMark(mark string) *loopMark {
@@ -71,9 +73,9 @@ func (m *loopMark) answer() []byte {
 // statusPrefix begins every answer of a proxy's own.
 const statusPrefix = "HTTP/1.1 "
 
-// opening matches the first bytes from a tunnel's upstream with what only a node of the cluster sends. Bytes that are no
-// more than the beginning of that are passed on; the bytes that complete it are not, nor is anything after them. It is
-// the tunnel's downward direction's alone.
+// opening matches the first bytes from a tunnel's upstream with what only a node of the cluster
+// sends. Bytes that are no more than the beginning of that are passed on; the bytes that complete
+// it are not, nor is anything after them. It is the tunnel's downward direction's alone.
 type opening struct {
 	greeting string // of ports that only nodes dial; "" once the upstream has sent something else
 	loop     []byte // what follows a status line; nil likewise
@@ -121,8 +123,8 @@ func (o *opening) matchGreeting(c byte) {
 	}
 }
 
-// matchAnswer matches a status line and what follows it. A status line holds no CR, so there is never more than one way to
-// go on.
+// matchAnswer matches a status line and what follows it. A status line holds no CR, so there is
+// never more than one way to go on.
 func (o *opening) matchAnswer(c byte) {
 	fits := false
 	switch {

@@ -40,7 +40,8 @@ func latin1(s string) string {
 	return string(r)
 }
 
-// The state machine sees what a look at all bytes sees, at the same piece, wherever the pieces are cut.
+// The state machine sees what a look at all bytes sees, at the same piece, wherever the pieces are
+// cut.
 func FuzzOpening(f *testing.F) {
 	loop := newLoopMark(testMark)
 	for _, seed := range []string{
@@ -169,8 +170,8 @@ func (n nested) cut(t *testing.T, reason Refusal, cause error) {
 	}
 }
 
-// A tunnel to a node's own port ends before the client has all of the greeting, wherever that is cut, and nothing that
-// follows comes through.
+// A tunnel to a node's own port ends before the client has all of the greeting, wherever that is
+// cut, and nothing that follows comes through.
 func TestGreetingEndsTunnel(t *testing.T) {
 	for _, way := range ways {
 		t.Run(way.name, func(t *testing.T) {
@@ -219,7 +220,8 @@ func asleep(w *world) bool {
 	return false
 }
 
-// More than a buffer, which would be spliced from then on, does not come through behind a greeting either.
+// More than a buffer, which would be spliced from then on, does not come through behind a greeting
+// either.
 func TestGreetingBeforeBulk(t *testing.T) {
 	for _, way := range ways {
 		t.Run(way.name, func(t *testing.T) {
@@ -230,7 +232,8 @@ func TestGreetingBeforeBulk(t *testing.T) {
 	}
 }
 
-// An upstream that only begins like a node, or says the same later, is none: everything comes through.
+// An upstream that only begins like a node, or says the same later, is none: everything comes
+// through.
 func TestAlmostGreetings(t *testing.T) {
 	mark := string(newLoopMark(testMark).field())
 	for _, way := range ways {
@@ -266,8 +269,8 @@ func TestClientMaySendGreeting(t *testing.T) {
 	p.expect("y")
 }
 
-// A tunnel through a proxy of the same cluster ends at the proxy's first answer, whatever that is; one through another
-// cluster's, or through this one's before it had a mark, goes on.
+// A tunnel through a proxy of the same cluster ends at the proxy's first answer, whatever that is;
+// one through another cluster's, or through this one's before it had a mark, goes on.
 func TestNestedTunnels(t *testing.T) {
 	end := newUpstream(t, echo)
 	for _, tt := range []struct {

@@ -10,8 +10,8 @@ import (
 type Listeners struct {
 	// At are addresses of any node's.
 	At []netip.AddrPort
-	// Everywhere are those that listen on all addresses of this machine: every destination that the kernel would deliver
-	// here is one of theirs.
+	// Everywhere are those that listen on all addresses of this machine: every destination that the
+	// kernel would deliver here is one of theirs.
 	Everywhere []uint16
 }
 
@@ -23,9 +23,10 @@ type Ports struct {
 	Proxies Listeners
 }
 
-// SetForbidden replaces the ports that no client is connected to, whatever the policy says. Connections to them that are
-// open are reset, those that are kept for reuse closed: a client may have come before the port was known. Setting the
-// same ports again costs no more than comparing them.
+// SetForbidden replaces the ports that no client is connected to, whatever the policy says.
+// Connections to them that are open are reset, those that are kept for reuse closed: a client may
+// have come before the port was known. Setting the same ports again costs no more than comparing
+// them.
 func (s *Server) SetForbidden(p Ports) {
 	f := newForbidden(p, func(addr netip.AddrPort) bool { return s.local.isLocal(addr, time.Now()) })
 	if f.equal(s.forbidden.Load()) {
@@ -49,8 +50,8 @@ func (s *Server) forbids(p *Policy, addr netip.AddrPort) error {
 type forbidden struct {
 	at         map[netip.AddrPort]error
 	everywhere map[uint16]error
-	// isLocal reports whether the kernel delivers connections to an address to this machine. Where it can't say, they may
-	// be.
+	// isLocal reports whether the kernel delivers connections to an address to this machine. Where
+	// it can't say, they may be.
 	isLocal func(netip.AddrPort) bool
 }
 

@@ -71,7 +71,8 @@ func TestForbiddenIsCompared(t *testing.T) {
 	}
 }
 
-// A port of the cluster's is out of reach by address and by name; others of the same machine are not.
+// A port of the cluster's is out of reach by address and by name; others of the same machine are
+// not.
 func TestForbiddenPortsAreNotDialled(t *testing.T) {
 	own, other := newUpstream(t, nil), newUpstream(t, echo)
 	at := netip.MustParseAddrPort(own.addr)
@@ -95,7 +96,8 @@ func TestForbiddenPortsAreNotDialled(t *testing.T) {
 	w.connect(own.addr)
 }
 
-// A connection that is kept for reuse ends when its upstream's address turns out to be the cluster's own.
+// A connection that is kept for reuse ends when its upstream's address turns out to be the
+// cluster's own.
 func TestForbiddenPortsAreNotKept(t *testing.T) {
 	u := newUpstream(t, nil)
 	w := newWorld(t, 1)
@@ -112,7 +114,8 @@ func TestForbiddenPortsAreNotKept(t *testing.T) {
 	eventually(t, "the slot is back", func() bool { return w.adm.inUse() == 0 })
 }
 
-// A proxy port of the cluster is a loop, by address and by name. A name with other addresses leads to those.
+// A proxy port of the cluster is a loop, by address and by name. A name with other addresses leads
+// to those.
 func TestProxyPortsAreLoops(t *testing.T) {
 	own, other := newUpstream(t, nil), newUpstream(t, echo)
 	at := netip.MustParseAddrPort(own.addr)
@@ -141,8 +144,8 @@ func TestProxyPortsAreLoops(t *testing.T) {
 	w.connect("mixed.test:" + otherPort)
 }
 
-// What was connected before its port turned out to be the cluster's own ends: tunnels and requests at once, and nothing is
-// kept for reuse. Other connections go on.
+// What was connected before its port turned out to be the cluster's own ends: tunnels and requests
+// at once, and nothing is kept for reuse. Other connections go on.
 func TestOpenConnectionsToForbiddenPortsEnd(t *testing.T) {
 	own, other := newUpstream(t, nil), newUpstream(t, echo)
 	w := newWorld(t, 0)

@@ -6,11 +6,13 @@ import (
 	"github.com/weirproxy/weir/fsm"
 )
 
-// Most clients show nothing of a refused CONNECT but its status line, so the reason phrase says why. What it says is
-// partly the client's own words, such as the name it has asked for: these are cleaned and cut.
+// Most clients show nothing of a refused CONNECT but its status line, so the reason phrase says
+// why. What it says is partly the client's own words, such as the name it has asked for: these are
+// cleaned and cut.
 
 const (
-	// maxPhrase bounds the reason phrase. Other proxies of the cluster know the answer by what follows the status line.
+	// maxPhrase bounds the reason phrase. Other proxies of the cluster know the answer by what
+	// follows the status line.
 	maxPhrase = 120
 	// maxPhraseName bounds a name within it, so that a long name leaves room for the reason.
 	maxPhraseName = 64

@@ -48,7 +48,8 @@ func TestReasonPhrases(t *testing.T) {
 	}
 }
 
-// Whatever a name holds, the answer begins with one status line of bounded length, and other proxies of the cluster know it.
+// Whatever a name holds, the answer begins with one status line of bounded length, and other
+// proxies of the cluster know it.
 func FuzzReasonPhrase(f *testing.F) {
 	f.Add("api.example.com", "details", true)
 	f.Add(strings.Repeat("x", 300), strings.Repeat("y", 300), true)

@@ -136,8 +136,8 @@ func isTimeout(err error) bool {
 		errors.As(err, &timeout) && timeout.Timeout()
 }
 
-// render appends the whole answer, with loop, a whole field or nil, in front of the others. keep says whether the client's
-// connection goes on; a HEAD request gets no body.
+// render appends the whole answer, with loop, a whole field or nil, in front of the others. keep
+// says whether the client's connection goes on; a HEAD request gets no body.
 func (r *refusal) render(dst, loop []byte, node string, g grounds, keep keepAlive, head bool) []byte {
 	body := r.text()
 	dst = append(dst, statusPrefix...)
@@ -178,7 +178,8 @@ func (r *refusal) text() string {
 	return r.code + ": " + r.details + "\n"
 }
 
-// appendString appends s as a structured field's string (RFC 8941 §3.3.3); what can't be in one becomes '?'.
+// appendString appends s as a structured field's string (RFC 8941 §3.3.3); what can't be in one
+// becomes '?'.
 func appendString(dst []byte, s string) []byte {
 	dst = append(dst, '"')
 	for i := range len(s) {

@@ -126,7 +126,8 @@ func (t *rest) unlink(first **flow) {
 	t.awake, t.prev, t.next = false, nil, nil
 }
 
-// quiet looks at the tunnels that are awake, takes those out that have been quiet for long enough to doze, and returns them.
+// quiet looks at the tunnels that are awake, takes those out that have been quiet for long enough
+// to doze, and returns them.
 func (r *registry) quiet() []*flow {
 	var flows []*flow
 	for i := range r.shards {
@@ -199,8 +200,8 @@ func (r *registry) all() []*flow {
 // Open counts the open upstream connections.
 func (s *Server) Open() int { return s.flows.count() }
 
-// Connections lists the open upstream connections, to host where it is not "" (normalised, without a
-// port), oldest first.
+// Connections lists the open upstream connections, to host where it is not "" (normalised, without
+// a port), oldest first.
 func (s *Server) Connections(host string) []Connection {
 	flows := s.flows.all()
 	slices.SortFunc(flows, func(a, b *flow) int { return cmp.Compare(a.id, b.id) })

@@ -8,8 +8,8 @@ import (
 	"github.com/weirproxy/weir/fsm"
 )
 
-// absolute splits an absolute-form target (RFC 9112 §3.2.2). The path is what goes to the origin; it
-// begins with "/", but for an OPTIONS about the server as a whole, where it is "*".
+// absolute splits an absolute-form target (RFC 9112 §3.2.2). The path is what goes to the origin;
+// it begins with "/", but for an OPTIONS about the server as a whole, where it is "*".
 func (h *head) absolute(method string) (authority, path []byte, _ *refusal) {
 	target := h.target
 	switch {
@@ -41,8 +41,9 @@ func (h *head) absolute(method string) (authority, path []byte, _ *refusal) {
 	return authority, path, nil
 }
 
-// cutScheme takes the scheme off a URL. Some clients ask for a WebSocket by its own, ws://, in place of the http:// of its
-// handshake (RFC 6455 §4.1): that is the same request. What TLS protects can't be asked for in plain text.
+// cutScheme takes the scheme off a URL. Some clients ask for a WebSocket by its own, ws://, in
+// place of the http:// of its handshake (RFC 6455 §4.1): that is the same request. What TLS
+// protects can't be asked for in plain text.
 func cutScheme(target []byte) ([]byte, *refusal) {
 	for _, scheme := range [...]string{"http://", "ws://"} {
 		if hasPrefixFold(target, scheme) {
@@ -86,8 +87,8 @@ func (c *client) plain(keep keepAlive) bool {
 	return x.run()
 }
 
-// address makes the authority's host the client's target; false says that it is malformed. Most clients ask for one host again
-// and again: it is parsed once.
+// address makes the authority's host the client's target; false says that it is malformed. Most
+// clients ask for one host again and again: it is parsed once.
 func (x *exchange) address(authority []byte) bool {
 	if len(authority) == 0 || !bytes.Equal(authority, x.authority) {
 		target, err := fsm.ParseTarget(string(authority), 80)
@@ -104,8 +105,8 @@ func (x *exchange) address(authority []byte) bool {
 	return true
 }
 
-// hostField is what Host says of a target: its authority as it was written, but a name that some clients write in UTF-8, which no
-// URI has, in ASCII (RFC 3986 §3.2.2).
+// hostField is what Host says of a target: its authority as it was written, but a name that some
+// clients write in UTF-8, which no URI has, in ASCII (RFC 3986 §3.2.2).
 func hostField(authority []byte, target fsm.Target) []byte {
 	switch {
 	case !bytes.ContainsFunc(authority, func(r rune) bool { return r >= utf8.RuneSelf }):
@@ -116,8 +117,9 @@ func hostField(authority []byte, target fsm.Target) []byte {
 	return []byte(target.String())
 }
 
-// maxForwards is the hops left to an OPTIONS or TRACE request (RFC 9110 §7.6.2), or -1 where it doesn't say. This
-// node is not to be asked about itself: a request that may go no further is refused.
+// maxForwards is the hops left to an OPTIONS or TRACE request (RFC 9110 §7.6.2), or -1 where it
+// doesn't say. This node is not to be asked about itself: a request that may go no further is
+// refused.
 func (c *client) maxForwards() (int64, *refusal) {
 	if c.method != "OPTIONS" && c.method != "TRACE" {
 		return -1, nil
@@ -217,7 +219,8 @@ func (h *head) appendFraming(dst []byte, chunked bool, length int64) []byte {
 	return dst
 }
 
-// appendVia appends this node's entry, with the version that the message came with (RFC 9110 §7.6.3).
+// appendVia appends this node's entry, with the version that the message came with (RFC 9110
+// §7.6.3).
 func (h *head) appendVia(dst []byte, pseudonym string) []byte {
 	if h.minor == 0 {
 		dst = append(dst, "Via: 1.0 "...)

@@ -6,16 +6,17 @@ import (
 )
 
 const (
-	// sampleLines is how many lines of one kind are logged in a sampleEvery; one more says how many were not.
+	// sampleLines is how many lines of one kind are logged in a sampleEvery; one more says how many
+	// were not.
 	sampleLines = 10
 	sampleEvery = time.Second
-	// strangerEvery is the sampleEvery of lines that anybody can cause who reaches the port: what they write must not fill a disk
-	// in a month either.
+	// strangerEvery is the sampleEvery of lines that anybody can cause who reaches the port: what
+	// they write must not fill a disk in a month either.
 	strangerEvery = time.Minute
 )
 
-// sampler bounds the lines of one kind, so that a storm of refusals fills no disk. It costs whoever is not shown one atomic
-// addition.
+// sampler bounds the lines of one kind, so that a storm of refusals fills no disk. It costs whoever
+// is not shown one atomic addition.
 type sampler struct {
 	every  time.Duration
 	events atomic.Int64 // since the period began, with the first of them
@@ -23,7 +24,8 @@ type sampler struct {
 	report func(left int64)
 }
 
-// newSampler makes one that tells report, once in each period, how many lines were left out, if any.
+// newSampler makes one that tells report, once in each period, how many lines were left out, if
+// any.
 func newSampler(every time.Duration, report func(left int64)) *sampler {
 	s := &sampler{every: every, report: report}
 	s.timer = time.AfterFunc(time.Hour, s.flush)
@@ -53,7 +55,8 @@ func (s *sampler) close() {
 	s.flush()
 }
 
-// newSamplers makes those of a server: one for each reason to refuse, and one for each other line that a client can cause.
+// newSamplers makes those of a server: one for each reason to refuse, and one for each other line
+// that a client can cause.
 func (s *Server) newSamplers() {
 	for reason := range s.refusals {
 		every := sampleEvery

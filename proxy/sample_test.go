@@ -10,7 +10,8 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// In each second the first few lines are shown, and then the number of the others is told: none is lost.
+// In each second the first few lines are shown, and then the number of the others is told: none is
+// lost.
 func TestSampler(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var told []int64

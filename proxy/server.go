@@ -70,7 +70,8 @@ type Server struct {
 	ctx    context.Context // ends when the remaining work is to be dropped
 	cancel context.CancelCauseFunc
 	places chan struct{} // one for each connection of an allowed client
-	// strangers has a place for each connection that allow_clients refuses, until it has been answered.
+	// strangers has a place for each connection that allow_clients refuses, until it has been
+	// answered.
 	strangers chan struct{}
 	upstreams atomic.Int64   // flows with a slot: each has an upstream connection, or makes one
 	closings  atomic.Int64   // of them, those that wait for the upstream's end after a FIN
@@ -161,8 +162,8 @@ func (s *Server) lullQuiet() {
 	}
 }
 
-// lookAround does, from time to time, what only connections need that have come to last: most are over before, and never
-// pay for it.
+// lookAround does, from time to time, what only connections need that have come to last: most are
+// over before, and never pay for it.
 func (s *Server) lookAround() {
 	for _, f := range s.flows.lasting(time.Now().Add(-lookEvery)) {
 		f.keepAlive()
@@ -209,8 +210,9 @@ func (s *Server) isClosed() bool {
 	return s.closed
 }
 
-// SetDraining starts or ends draining, with the listeners kept open: new requests are refused (503, "draining"), idle
-// connections of clients and to upstreams are closed, tunnels and requests in progress go on.
+// SetDraining starts or ends draining, with the listeners kept open: new requests are refused (503,
+// "draining"), idle connections of clients and to upstreams are closed, tunnels and requests in
+// progress go on.
 func (s *Server) SetDraining(draining bool) {
 	s.draining.Store(draining)
 	if draining {

@@ -44,15 +44,16 @@ func (p *bufferPool) put(b []byte) {
 // lease finds out before it touches another byte. One goroutine may read and one may write at a
 // time; reset and close may be called from anywhere.
 type sock struct {
-	// conn is the descriptor in the runtime's poller. Unlike package net, it asks the kernel for no address and sets no
-	// option of its own accord.
+	// conn is the descriptor in the runtime's poller. Unlike package net, it asks the kernel for no
+	// address and sets no option of its own accord.
 	conn *os.File
 	raw  syscall.RawConn
 	pool *bufferPool
 	// slot, where not nil, must be live for every read and write. It is changed only while
 	// nobody reads or writes.
 	slot Slot
-	// front, where not nil, is the client's TLS, at the other end of the pair that this socket is of.
+	// front, where not nil, is the client's TLS, at the other end of the pair that this socket is
+	// of.
 	front *front
 	// tunnel, where not nil, is told when a write finds the peer's window closed.
 	tunnel *flow
@@ -62,8 +63,8 @@ type sock struct {
 	stuck atomic.Bool
 	// watch is the registration with the hang-up watcher.
 	watch watch
-	// slowStart is set until a second write turns off Nagle's algorithm, which holds back no first one. Many
-	// connections have no second. Accepted ones inherit the option from their listener.
+	// slowStart is set until a second write turns off Nagle's algorithm, which holds back no first
+	// one. Many connections have no second. Accepted ones inherit the option from their listener.
 	slowStart, written bool
 
 	reading reading
@@ -94,7 +95,8 @@ func newSock(fd int, pool *bufferPool) *sock {
 	return s
 }
 
-// finishConnect waits until the connection to peer, which was begun, has come about or failed, or the write deadline.
+// finishConnect waits until the connection to peer, which was begun, has come about or failed, or
+// the write deadline.
 func (s *sock) finishConnect(peer unix.Sockaddr, addr netip.AddrPort) error {
 	var failure error
 	err := s.raw.Write(func(fd uintptr) bool {
@@ -326,8 +328,8 @@ func (s *sock) shutdown(how int) error {
 	return err
 }
 
-// keepAlive options find out that a peer has gone without a word: after 15 s of silence it is asked, and has two
-// minutes to answer.
+// keepAlive options find out that a peer has gone without a word: after 15 s of silence it is
+// asked, and has two minutes to answer.
 var keepAliveOptions = [...]struct{ level, name, value int }{
 	{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
 	{unix.IPPROTO_TCP, tcpKeepIdle, 15},

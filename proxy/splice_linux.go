@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	// pipeSize is a pipe's capacity: the most that one call moves. A process without privileges may have maxPipes of
-	// this size (pipe-max-size, pipe-user-pages-soft).
+	// pipeSize is a pipe's capacity: the most that one call moves. A process without privileges may
+	// have maxPipes of this size (pipe-max-size, pipe-user-pages-soft).
 	pipeSize = 1 << 20
 	maxPipes = 64
 	// bulkPiece is the least piece that is worth a pipe; smaller ones are copied.
@@ -76,8 +76,8 @@ func (p *pipePool) close() {
 	}
 }
 
-// splicing moves bytes from one socket to another in the kernel. It keeps the rules of a sock's reads and writes: readiness first,
-// then the slot, then one call that does not block.
+// splicing moves bytes from one socket to another in the kernel. It keeps the rules of a sock's
+// reads and writes: readiness first, then the slot, then one call that does not block.
 type splicing struct {
 	src, dst *sock
 	pipes    *pipePool
@@ -86,7 +86,8 @@ type splicing struct {
 	err      error // of the call under way
 }
 
-// splice relays from src to dst for as long as it comes in pieces that are worth it. Neither error says that the rest is to be copied.
+// splice relays from src to dst for as long as it comes in pieces that are worth it. Neither error
+// says that the rest is to be copied.
 func splice(dst, src *sock, pipes *pipePool, moved *atomic.Uint64) (readErr, writeErr error) {
 	s := &splicing{src: src, dst: dst, pipes: pipes}
 	fill, drain := s.fill, s.drain // a method value is an allocation

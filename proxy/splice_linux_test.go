@@ -64,7 +64,8 @@ func TestBulkWithoutPipes(t *testing.T) {
 	p.CloseWrite()
 }
 
-// A splice that is stuck moves nothing more once the slot is not live, and its pipe, with bytes in it, is not used again.
+// A splice that is stuck moves nothing more once the slot is not live, and its pipe, with bytes in
+// it, is not used again.
 func TestSpliceAsksTheSlot(t *testing.T) {
 	w := newWorld(t, 1)
 	u := newUpstream(t, nil)

@@ -45,8 +45,9 @@ func (s *clockSlot) started() bool {
 	return frame[0] <= 1
 }
 
-// The stacks of a tunnel's two goroutines stay the smallest there are (2 KiB): growing one costs each connection more than
-// admitting it does. The race detector's frames are larger, so this runs without it.
+// The stacks of a tunnel's two goroutines stay the smallest there are (2 KiB): growing one costs
+// each connection more than admitting it does. The race detector's frames are larger, so this runs
+// without it.
 func TestStackOfATunnel(t *testing.T) {
 	const tunnels, each, slack = 64, 2 * 2048, 64 << 10
 	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // which would give stacks back

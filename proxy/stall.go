@@ -3,8 +3,9 @@ package proxy
 import "time"
 
 // stallTimer finds out that nothing moves on a flow: for half_close_timeout after a FIN, or for
-// tunnel_idle_timeout before. It samples what has moved instead of being set anew with each byte, so relaying
-// doesn't pay for it; a stall is noticed up to an eighth of the limit late. Guarded by the flow's mu.
+// tunnel_idle_timeout before. It samples what has moved instead of being set anew with each byte,
+// so relaying doesn't pay for it; a stall is noticed up to an eighth of the limit late. Guarded by
+// the flow's mu.
 type stallTimer struct {
 	timer    *time.Timer
 	armed    bool // it runs
@@ -33,8 +34,9 @@ func (t *stallTimer) stop() {
 	t.rest()
 }
 
-// rest forgets what was seen, and leaves the timer alone: a kept-alive connection is used and parked thousands of times
-// before it runs out, and tick then finds that there is nothing to do, or what is left of the idle time.
+// rest forgets what was seen, and leaves the timer alone: a kept-alive connection is used and
+// parked thousands of times before it runs out, and tick then finds that there is nothing to do, or
+// what is left of the idle time.
 func (t *stallTimer) rest() { t.limit, t.half, t.watching = 0, false, false }
 
 // interval is the time between two samples.
@@ -54,7 +56,8 @@ func (f *flow) watchIdle(limit time.Duration) {
 	f.stall.reset(f.stall.interval(), f.tick)
 }
 
-// halfClosed starts the half-close timeout: one side has sent its FIN, or can't be written to any more.
+// halfClosed starts the half-close timeout: one side has sent its FIN, or can't be written to any
+// more.
 func (f *flow) halfClosed() {
 	f.mu.Lock()
 	defer f.mu.Unlock()

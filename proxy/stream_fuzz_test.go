@@ -19,8 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// descriptor is a syscall.RawConn over any file descriptor. Before each read it is fed one piece of what is to come,
-// and ends after the last.
+// descriptor is a syscall.RawConn over any file descriptor. Before each read it is fed one piece of
+// what is to come, and ends after the last.
 type descriptor struct {
 	fd     int
 	feed   int // the pipe's other end, -1 without one
@@ -106,7 +106,8 @@ type message struct {
 	Persist bool
 }
 
-// relayed are the requests that weir accepted from a connection, and what it sends to their upstreams.
+// relayed are the requests that weir accepted from a connection, and what it sends to their
+// upstreams.
 type relayed struct {
 	seen []message
 	out  []byte // of the complete ones
@@ -200,8 +201,8 @@ func trailersOf(h http.Header) http.Header {
 	return h
 }
 
-// standardRefusal names the rule by which net/http refuses a request that weir takes, or "". Three judge what weir passes on
-// as it is, for the origin to judge, and one what weir writes anew.
+// standardRefusal names the rule by which net/http refuses a request that weir takes, or "". Three
+// judge what weir passes on as it is, for the origin to judge, and one what weir writes anew.
 func standardRefusal(h *head) string {
 	target := string(h.target)
 	if string(h.method) == "CONNECT" && !strings.HasPrefix(target, "/") {
@@ -268,8 +269,8 @@ func skipEmptyLines(r *bufio.Reader) {
 	}
 }
 
-// smuggled are shapes that two parsers have been known to read in two ways: of each, weir takes as many requests as
-// the number says, counted from the start, and never the one hidden in it.
+// smuggled are shapes that two parsers have been known to read in two ways: of each, weir takes as
+// many requests as the number says, counted from the start, and never the one hidden in it.
 var smuggled = []struct {
 	in   string
 	want int
@@ -348,8 +349,9 @@ func TestSmugglingShapes(t *testing.T) {
 	}
 }
 
-// FuzzRequestStream: whoever sends what, in whatever pieces, weir reads the requests that net/http reads, with the same
-// content, ending at the same bytes; and the upstream reads these again out of what weir sends.
+// FuzzRequestStream: whoever sends what, in whatever pieces, weir reads the requests that net/http
+// reads, with the same content, ending at the same bytes; and the upstream reads these again out of
+// what weir sends.
 func FuzzRequestStream(f *testing.F) {
 	for i, c := range smuggled {
 		f.Add([]byte(c.in), uint8(i))
@@ -395,7 +397,8 @@ func checkRequests(t *testing.T, data []byte, piece int) {
 	checkUpstream(t, data, cut)
 }
 
-// justified reports whether one of the requests that weir takes is one that net/http refuses by a rule that is known.
+// justified reports whether one of the requests that weir takes is one that net/http refuses by a
+// rule that is known.
 func justified(data []byte, n int) bool {
 	in := offline(data)
 	for range n {
@@ -469,8 +472,8 @@ func endToEnd(h http.Header, options []string) http.Header {
 	return h
 }
 
-// relayResponse does what an exchange does with a response, but for the connections: it returns what the client is sent,
-// and whether that is all of it.
+// relayResponse does what an exchange does with a response, but for the connections: it returns
+// what the client is sent, and whether that is all of it.
 func relayResponse(t *testing.T, in *inbuf, method string, minor int) (out []byte, status int, complete bool) {
 	to := newSink(t)
 	defer in.release()
@@ -498,8 +501,9 @@ func relayResponse(t *testing.T, in *inbuf, method string, minor int) (out []byt
 	return nil, 0, false
 }
 
-// laxChunks reports whether a line is folded, or has behind a semicolon what may not stand in a field value. In chunked content weir refuses
-// both (RFC 9112 §5.2, §7.1.1); net/http unfolds the one in trailers, and passes over the other in extensions.
+// laxChunks reports whether a line is folded, or has behind a semicolon what may not stand in a
+// field value. In chunked content weir refuses both (RFC 9112 §5.2, §7.1.1); net/http unfolds the
+// one in trailers, and passes over the other in extensions.
 func laxChunks(data []byte) bool {
 	for line := range bytes.Lines(data) {
 		line = bytes.TrimRight(line, "\r\n")
@@ -524,7 +528,8 @@ var (
 	lengthList = regexp.MustCompile(`(?im)^content-length[ \t]*:[^\n]*,`)
 )
 
-// standardResponse reads the final response with net/http; an error is one of its head. rest is what is left behind it.
+// standardResponse reads the final response with net/http; an error is one of its head. rest is
+// what is left behind it.
 func standardResponse(data []byte, method string) (m message, rest int, readErr, err error) {
 	r := bufio.NewReader(bytes.NewReader(data))
 	for {
@@ -549,8 +554,8 @@ func standardResponse(data []byte, method string) (m message, rest int, readErr,
 	}
 }
 
-// FuzzResponseStream: whatever an upstream answers, in whatever pieces, the client reads the response that net/http
-// reads there, complete or not; over HTTP/1.0 too.
+// FuzzResponseStream: whatever an upstream answers, in whatever pieces, the client reads the
+// response that net/http reads there, complete or not; over HTTP/1.0 too.
 func FuzzResponseStream(f *testing.F) {
 	for i, s := range []string{
 		"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
@@ -610,7 +615,8 @@ func FuzzResponseStream(f *testing.F) {
 		if complete != (readErr == nil) && (complete || !laxChunks(data)) {
 			t.Fatalf("%q: complete: %v; for net/http: %v", data, complete, readErr)
 		}
-		// A response that breaks off looks so to the client: by its framing, or by a reset where there is none.
+		// A response that breaks off looks so to the client: by its framing, or by a reset where
+		// there is none.
 		framed := minor > 0 || strings.Contains(string(out), "\r\nContent-Length: ")
 		if complete != (gotErr == nil) && framed && !isHead {
 			t.Fatalf("%q goes out as %q: complete: %v; for the client: %v", data, out, complete, gotErr)

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// rawAddr is a socket's address as the kernel writes it, for the calls that each connection makes: those of package unix
-// allocate it anew each time.
+// rawAddr is a socket's address as the kernel writes it, for the calls that each connection makes:
+// those of package unix allocate it anew each time.
 type rawAddr struct{ sa unix.RawSockaddrInet6 } // the longer one of the two families
 
 // acceptFrom accepts a connection, which does not block, and says who it is from.
@@ -70,8 +70,8 @@ func (a *rawAddr) addrPort() netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// awaitClosed waits, after FINs have gone both ways, until the peer has acknowledged ours. It reports
-// false when that took longer than timeout, or the connection was reset.
+// awaitClosed waits, after FINs have gone both ways, until the peer has acknowledged ours. It
+// reports false when that took longer than timeout, or the connection was reset.
 func (s *sock) awaitClosed(timeout time.Duration) bool {
 	closed, armed := false, false
 	err := s.raw.Read(func(fd uintptr) bool {

@@ -15,8 +15,8 @@ import (
 // rawAddr is a socket's address.
 type rawAddr struct{ addr netip.AddrPort }
 
-// acceptFrom accepts a connection, which does not block, and says who it is from. It sets the options that accepted connections
-// inherit elsewhere.
+// acceptFrom accepts a connection, which does not block, and says who it is from. It sets the
+// options that accepted connections inherit elsewhere.
 func acceptFrom(listening int, peer *rawAddr) (fd int, err error) {
 	syscall.ForkLock.RLock() // no child inherits the descriptor
 	fd, sa, err := unix.Accept(listening)
@@ -82,8 +82,8 @@ func prepare(fd int) error {
 	return unix.SetNonblock(fd, true)
 }
 
-// connectOn asks what has become of the connection to peer that was begun. A second connect would begin another one where the first has
-// failed.
+// connectOn asks what has become of the connection to peer that was begun. A second connect would
+// begin another one where the first has failed.
 func connectOn(fd int, _ unix.Sockaddr) error {
 	failure, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
 	if err != nil {
@@ -129,9 +129,9 @@ const (
 	lastLook  = 10 * time.Millisecond
 )
 
-// awaitClosed waits, after FINs have gone both ways, until the peer has acknowledged ours. It reports
-// false when that took longer than timeout, or the connection was reset. It looks again and again: not every kernel tells of an
-// acknowledgement.
+// awaitClosed waits, after FINs have gone both ways, until the peer has acknowledged ours. It
+// reports false when that took longer than timeout, or the connection was reset. It looks again and
+// again: not every kernel tells of an acknowledgement.
 func (s *sock) awaitClosed(timeout time.Duration) bool {
 	closed, failed := false, false
 	look := func(fd uintptr) bool {
@@ -145,7 +145,8 @@ func (s *sock) awaitClosed(timeout time.Duration) bool {
 		if next.After(end) {
 			next = end
 		}
-		// The errors are that the deadline has passed, and that the socket is closed, where the next call fails at once.
+		// The errors are that the deadline has passed, and that the socket is closed, where the
+		// next call fails at once.
 		if s.conn.SetReadDeadline(next) != nil {
 			return false
 		}

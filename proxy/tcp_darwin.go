@@ -16,7 +16,8 @@ const (
 	tcpTimeWait = 10
 )
 
-// isOver reports whether the kernel is done with a connection: both FINs are acknowledged, or it was reset.
+// isOver reports whether the kernel is done with a connection: both FINs are acknowledged, or it
+// was reset.
 func isOver(fd int) (bool, error) {
 	info, err := unix.GetsockoptTCPConnectionInfo(fd, unix.IPPROTO_TCP, unix.TCP_CONNECTION_INFO)
 	if err != nil {
@@ -34,8 +35,9 @@ func roundTrip(fd int) time.Duration {
 	return time.Duration(info.Srtt) * time.Millisecond
 }
 
-// taken changes with each byte that the peer's kernel acknowledges: those that it has not are in the send buffer. They are counted in
-// the upper half, where what is written meanwhile, which the caller counts in the lower one, can't make up for them.
+// taken changes with each byte that the peer's kernel acknowledges: those that it has not are in
+// the send buffer. They are counted in the upper half, where what is written meanwhile, which the
+// caller counts in the lower one, can't make up for them.
 func taken(fd int) uint64 {
 	info, err := unix.GetsockoptTCPConnectionInfo(fd, unix.IPPROTO_TCP, unix.TCP_CONNECTION_INFO)
 	if err != nil {
@@ -63,8 +65,9 @@ func received(fd int) int {
 // setOptionsAfterShutdown is SONPX_SETOPTSHUT (sys/socket.h).
 const setOptionsAfterShutdown = 1
 
-// allowLateOptions lets options be set once both directions are shut down, without which a connection whose end the peer does not
-// acknowledge could not be reset any more. Failing, that connection ends when the kernel gives it up.
+// allowLateOptions lets options be set once both directions are shut down, without which a
+// connection whose end the peer does not acknowledge could not be reset any more. Failing, that
+// connection ends when the kernel gives it up.
 func allowLateOptions(fd int) {
 	var extensions [8]byte // struct so_np_extensions: flags, mask
 	binary.NativeEndian.PutUint32(extensions[0:], setOptionsAfterShutdown)

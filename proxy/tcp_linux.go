@@ -15,7 +15,8 @@ const (
 	tcpClose    = 7
 )
 
-// isOver reports whether the kernel is done with a connection: both FINs are acknowledged, or it was reset.
+// isOver reports whether the kernel is done with a connection: both FINs are acknowledged, or it
+// was reset.
 func isOver(fd int) (bool, error) {
 	state, err := unix.GetsockoptByte(fd, unix.IPPROTO_TCP, unix.TCP_INFO) // its first field
 	return state == tcpClose || state == tcpTimeWait, err

@@ -8,9 +8,10 @@ import (
 	"time"
 )
 
-// tunnel begins to relay between c and the upstream, until both have ended; then it finishes the flow and closes done, or, without
-// one, ends c as well. Bytes that were read behind the heads go first. It takes two goroutines with the smallest stacks, and not even
-// them when it dozes: the one that has read heads and dialled has grown, and is free for another client.
+// tunnel begins to relay between c and the upstream, until both have ended; then it finishes the
+// flow and closes done, or, without one, ends c as well. Bytes that were read behind the heads go
+// first. It takes two goroutines with the smallest stacks, and not even them when it dozes: the one
+// that has read heads and dialled has grown, and is free for another client.
 func (f *flow) tunnel(c *client, kind Kind, done chan struct{}) {
 	down, up := c.sock, f.upstream
 	down.slot, down.stall, up.stall = f.slot, 0, 0
@@ -50,11 +51,12 @@ func (f *flow) pumped(c *client) {
 	f.srv.left(c)
 }
 
-// pump relays from src to dst until src's FIN, which it passes on. What comes in small pieces is copied, for which a buffer
-// is held only between a read and its write; what comes in full buffers is spliced. over is false where the direction dozes.
+// pump relays from src to dst until src's FIN, which it passes on. What comes in small pieces is
+// copied, for which a buffer is held only between a read and its write; what comes in full buffers
+// is spliced. over is false where the direction dozes.
 //
-// Its frame and those below it fit into the smallest stack that a goroutine has. One that outgrows it is copied for each
-// tunnel, which costs 3 % of a short one; TestStackOfATunnel looks.
+// Its frame and those below it fit into the smallest stack that a goroutine has. One that outgrows
+// it is copied for each tunnel, which costs 3 % of a short one; TestStackOfATunnel looks.
 func (f *flow) pump(dst, src *sock, early *inbuf, moved *atomic.Uint64, fin uint32) (over bool) {
 	var readErr, writeErr error
 	if b := early.bytes(); len(b) > 0 {
@@ -159,7 +161,8 @@ func (f *flow) pumpFailed(err, cause error, fin uint32) {
 	}
 }
 
-// endTunnel closes both sides: after two FINs once the upstream has acknowledged ours, else at once.
+// endTunnel closes both sides: after two FINs once the upstream has acknowledged ours, else at
+// once.
 func (f *flow) endTunnel(c *client) {
 	f.mu.Lock()
 	if f.cause == nil && f.fins.Load() != finUp|finDown {

@@ -23,13 +23,14 @@ import (
 
 // Who a client is, by Basic authentication (RFC 9110 §11.7, RFC 7617).
 //
-// A bcrypt check costs a core tens of milliseconds on purpose. So one that has passed is remembered, by a MAC under a key that
-// the process has made for itself, and one that has failed too. What is not remembered waits its turn: few checks run at a time,
-// equal credentials share one, and an address from which wrong ones come often is answered without a check.
+// A bcrypt check costs a core tens of milliseconds on purpose. So one that has passed is
+// remembered, by a MAC under a key that the process has made for itself, and one that has failed
+// too. What is not remembered waits its turn: few checks run at a time, equal credentials share
+// one, and an address from which wrong ones come often is answered without a check.
 
 const (
-	// maxGood and maxBad bound the credentials that are remembered. A set of users has few good ones; they have a bound
-	// because one pair can be written in several ways.
+	// maxGood and maxBad bound the credentials that are remembered. A set of users has few good
+	// ones; they have a bound because one pair can be written in several ways.
 	maxGood = 16 << 10
 	maxBad  = 4 << 10
 	// maxCredentials is the longest Proxy-Authorization that is looked at, in bytes.
@@ -111,8 +112,8 @@ type roster struct {
 	checking map[mark]chan struct{} // closed when the check has ended
 }
 
-// newRoster makes a roster, or returns the former one where nothing has changed; nil is no authentication. What the former one
-// remembers of users whose hash is the same still holds.
+// newRoster makes a roster, or returns the former one where nothing has changed; nil is no
+// authentication. What the former one remembers of users whose hash is the same still holds.
 func newRoster(users []User, former *roster) *roster {
 	switch {
 	case len(users) == 0:
@@ -210,7 +211,8 @@ func (g *gate) examine(ctx context.Context, r *roster, m mark, token []byte, fro
 	}
 }
 
-// decodeCredentials splits them (RFC 7617 §2): base64 of a name, a colon and a password, without control characters.
+// decodeCredentials splits them (RFC 7617 §2): base64 of a name, a colon and a password, without
+// control characters.
 func decodeCredentials(token []byte) (name, password []byte, ok bool) {
 	text := make([]byte, base64.StdEncoding.DecodedLen(len(token)))
 	n, err := base64.StdEncoding.Strict().Decode(text, token)
@@ -235,7 +237,8 @@ const (
 	verdictBad
 )
 
-// begin says what is known, or begins a check, which is mine to end, or names the other one that is under way.
+// begin says what is known, or begins a check, which is mine to end, or names the other one that is
+// under way.
 func (r *roster) begin(m mark) (user string, v verdict, mine, other chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -280,7 +283,8 @@ func makeRoom[V any](known map[mark]V, limit int) {
 	}
 }
 
-// check waits for its turn and compares. An unknown user takes as long as a known one, whose hash stands in.
+// check waits for its turn and compares. An unknown user takes as long as a known one, whose hash
+// stands in.
 func (g *gate) check(ctx context.Context, r *roster, name, password []byte, from netip.Addr) (passed bool, _ *refusal) {
 	if g.failures.tooMany(from, time.Now()) {
 		return false, &refuseGuessing
@@ -306,8 +310,8 @@ func (g *gate) check(ctx context.Context, r *roster, name, password []byte, from
 	return false, nil
 }
 
-// failures counts the wrong credentials that come from an address. It keeps, for each, the time at which its failures will be
-// forgotten: every failure puts it off by failureEvery.
+// failures counts the wrong credentials that come from an address. It keeps, for each, the time at
+// which its failures will be forgotten: every failure puts it off by failureEvery.
 type failures struct {
 	mu     sync.Mutex
 	byAddr map[netip.Addr]time.Time
@@ -335,7 +339,8 @@ func (f *failures) note(from netip.Addr, now time.Time) {
 	f.byAddr[from] = forgotten.Add(failureEvery)
 }
 
-// makeRoom drops, among a few addresses, those whose failures are forgotten, and where there are too many of others, any.
+// makeRoom drops, among a few addresses, those whose failures are forgotten, and where there are
+// too many of others, any.
 func (f *failures) makeRoom(now time.Time) {
 	if f.byAddr == nil {
 		f.byAddr = make(map[netip.Addr]time.Time)
@@ -351,7 +356,8 @@ func (f *failures) makeRoom(now time.Time) {
 	}
 }
 
-// failingAs is the address that failures are counted under: all of an IPv6 /64 belong to one machine.
+// failingAs is the address that failures are counted under: all of an IPv6 /64 belong to one
+// machine.
 func failingAs(addr netip.Addr) netip.Addr {
 	addr = addr.Unmap().WithZone("")
 	if addr.Is6() {

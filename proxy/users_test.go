@@ -85,8 +85,8 @@ func TestUsers(t *testing.T) {
 	}
 }
 
-// A refused CONNECT that only lacks credentials is made again on the same connection, but not where bytes for the tunnel are in
-// hand: they would be read as a request.
+// A refused CONNECT that only lacks credentials is made again on the same connection, but not where
+// bytes for the tunnel are in hand: they would be read as a request.
 func TestUsersOfTunnels(t *testing.T) {
 	u := newUpstream(t, echo)
 	w := newWorld(t, 0, policy(func(p *Policy) { p.Users = testUsers(t) }))
@@ -130,7 +130,8 @@ func TestLoopComesBeforeUsers(t *testing.T) {
 	p.refused("GET", 502, "proxy_loop_detected")
 }
 
-// New users count from the next request on; tunnels go on, and so does what is remembered of users who stay as they are.
+// New users count from the next request on; tunnels go on, and so does what is remembered of users
+// who stay as they are.
 func TestUsersChange(t *testing.T) {
 	u := newUpstream(t, echo)
 	users := testUsers(t)
@@ -231,7 +232,8 @@ func TestEqualCredentialsShareOneCheck(t *testing.T) {
 	})
 }
 
-// Whoever guesses gets a burst of checks, and then one every few seconds; who is known already, and other addresses, don't suffer.
+// Whoever guesses gets a burst of checks, and then one every few seconds; who is known already, and
+// other addresses, don't suffer.
 func TestGuessing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, compared := testGate()

@@ -2,13 +2,14 @@
 //
 // # Decisions
 //
-// There is no framework and no build step: the scripts are modules that every browser of the last years runs, and what is served is
-// what is read here. The cost is that a few small things which a framework would bring (an element helper, keyed rows) are written
-// by hand.
+// There is no framework and no build step: the scripts are modules that every browser of the last
+// years runs, and what is served is what is read here. The cost is that a few small things which a
+// framework would bring (an element helper, keyed rows) are written by hand.
 //
-// The page needs no token to be loaded, since a browser can't send one with an address that was typed; it holds nothing but
-// itself, asks for the token, and sends it with each call. The policy sent with every file lets it load and call nothing
-// but the node it came from, and no script builds HTML out of text.
+// The page needs no token to be loaded, since a browser can't send one with an address that was
+// typed; it holds nothing but itself, asks for the token, and sends it with each call. The policy
+// sent with every file lets it load and call nothing but the node it came from, and no script
+// builds HTML out of text.
 package ui
 
 import (

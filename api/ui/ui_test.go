@@ -67,8 +67,9 @@ var (
 	textToHTML = regexp.MustCompile(`innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|DOMParser| style="`)
 )
 
-// TestNothingFromElsewhere: every address in the files is a namespace or a specification in a comment, and everything that they load
-// is among them. Nor is HTML made from text anywhere, or style that the policy forbids.
+// TestNothingFromElsewhere: every address in the files is a namespace or a specification in a
+// comment, and everything that they load is among them. Nor is HTML made from text anywhere, or
+// style that the policy forbids.
 func TestNothingFromElsewhere(t *testing.T) {
 	all := names(t)
 	for _, name := range all {

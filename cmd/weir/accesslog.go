@@ -21,8 +21,8 @@ type accessLog struct {
 	failed bool     // the last write did, and has been reported
 }
 
-// open gives set the output of a configuration. A file is opened anew: whoever rotates it has moved the former one away. On an
-// error everything stays as it was.
+// open gives set the output of a configuration. A file is opened anew: whoever rotates it has moved
+// the former one away. On an error everything stays as it was.
 func (a *accessLog) open(c *config.Config, set func(proxy.LineOutput)) error {
 	to := proxy.LineOutput{JSON: c.Log.Format == "json"}
 	switch path := c.Proxy.AccessLog; path {
@@ -54,7 +54,8 @@ func (a *accessLog) replace(file *os.File) error {
 	return former.Close()
 }
 
-// Write implements [io.Writer] for whole lines. A file that takes none, as on a full disk, is reported once.
+// Write implements [io.Writer] for whole lines. A file that takes none, as on a full disk, is
+// reported once.
 func (a *accessLog) Write(b []byte) (int, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

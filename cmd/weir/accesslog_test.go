@@ -12,7 +12,8 @@ import (
 	"github.com/weirproxy/weir/proxy"
 )
 
-// An access log can be moved, rotated and switched off; a name that can't be opened changes nothing.
+// An access log can be moved, rotated and switched off; a name that can't be opened changes
+// nothing.
 func TestAccessLog(t *testing.T) {
 	var log logRing
 	a := accessLog{log: hclog.New(&hclog.LoggerOptions{Output: &log})}

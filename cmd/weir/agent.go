@@ -66,7 +66,8 @@ func (s source) load() (*config.Config, error) {
 	return c, nil
 }
 
-// agent is one node: the parts, wired. Requests go proxy → manager → (stream) → leases → members → store.
+// agent is one node: the parts, wired. Requests go proxy → manager → (stream) → leases → members →
+// store.
 type agent struct {
 	source   source
 	log      hclog.InterceptLogger
@@ -298,7 +299,8 @@ const (
 	shutdownTimeout = 10 * time.Second
 )
 
-// shutdown ends connections (gracefully, or at once), gives back every slot, says goodbye, and stops the parts.
+// shutdown ends connections (gracefully, or at once), gives back every slot, says goodbye, and
+// stops the parts.
 func (a *agent) shutdown(graceful, leave bool) error {
 	a.setLeaving()
 	a.members.SetDraining(true)
@@ -334,7 +336,8 @@ func (a *agent) drainTimeout() time.Duration {
 	return a.cfg.Proxy.DrainTimeout
 }
 
-// goodbye gives the session back and, where asked to, takes the server out of the Raft configuration.
+// goodbye gives the session back and, where asked to, takes the server out of the Raft
+// configuration.
 func (a *agent) goodbye(leave bool) error {
 	ctx, cancel := context.WithTimeout(context.Background(), goodbyeTimeout)
 	defer cancel()

@@ -21,8 +21,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// fakeAPI answers with what is written down for a request, "METHOD /path?query", and notes what it was asked. The
-// last of several answers is repeated.
+// fakeAPI answers with what is written down for a request, "METHOD /path?query", and notes what it
+// was asked. The last of several answers is repeated.
 type fakeAPI struct {
 	*httptest.Server
 	mu      sync.Mutex

@@ -57,7 +57,8 @@ func (f *clientFlags) client(cmd *cobra.Command) (*api.Client, error) {
 	return c, nil
 }
 
-// call runs one command's calls: with --json their answers are printed as they are, and show is not called.
+// call runs one command's calls: with --json their answers are printed as they are, and show is not
+// called.
 func call[T any](f *clientFlags, cmd *cobra.Command, ask func(context.Context, *api.Client) (T, error), show func(T) error) error {
 	c, err := f.client(cmd)
 	if err != nil {
@@ -107,7 +108,8 @@ func explain(c *api.Client, err error) error {
 	return err
 }
 
-// complete makes the shell complete a command's first argument with names that the node tells, quickly or not at all.
+// complete makes the shell complete a command's first argument with names that the node tells,
+// quickly or not at all.
 func (f *clientFlags) complete(names func(context.Context, *api.Client, string) []string) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
 		c, err := f.client(cmd)

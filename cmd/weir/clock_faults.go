@@ -14,9 +14,10 @@ import (
 	"github.com/weirproxy/weir/lease"
 )
 
-// clockFaults names a file of two numbers, in nanoseconds and in this machine's byte order, that are added to what the clocks
-// read: CLOCK_BOOTTIME, and the wall clock. A test that writes to it plays a machine that was suspended, or whose clock was set. It
-// is read at each look at a clock, from memory, so that a jump is seen wherever a real one would be.
+// clockFaults names a file of two numbers, in nanoseconds and in this machine's byte order, that
+// are added to what the clocks read: CLOCK_BOOTTIME, and the wall clock. A test that writes to it
+// plays a machine that was suspended, or whose clock was set. It is read at each look at a clock,
+// from memory, so that a jump is seen wherever a real one would be.
 const clockFaults = "WEIR_CLOCK_FAULTS"
 
 // leaseClock is what the lease goes by.

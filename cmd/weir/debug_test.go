@@ -37,8 +37,9 @@ func TestLogRing(t *testing.T) {
 	}
 }
 
-// What weir debug and a broken simulation leave behind is no part of the source, in whatever directory of a clone they ran: a
-// release is only made of a tree without files that git does not know.
+// What weir debug and a broken simulation leave behind is no part of the source, in whatever
+// directory of a clone they ran: a release is only made of a tree without files that git does not
+// know.
 func TestOutputIsIgnoredByGit(t *testing.T) {
 	ignored, err := os.ReadFile("../../.gitignore")
 	if err != nil {

@@ -30,8 +30,8 @@ func documents(t *testing.T) []string {
 	return all
 }
 
-// TestDocumentedCommands: every weir, make and curl in the documents is one that there is: commands, flags and the number of
-// arguments, targets, and paths and methods of the API.
+// TestDocumentedCommands: every weir, make and curl in the documents is one that there is:
+// commands, flags and the number of arguments, targets, and paths and methods of the API.
 func TestDocumentedCommands(t *testing.T) {
 	targets, paths := makeTargets(t), apiPaths(t)
 	checked := map[string]int{}
@@ -63,7 +63,8 @@ func TestDocumentedCommands(t *testing.T) {
 	}
 }
 
-// documented is a command in a text. One in a sentence may lack arguments, and name several commands at once.
+// documented is a command in a text. One in a sentence may lack arguments, and name several
+// commands at once.
 type documented struct {
 	words  []string
 	inText bool

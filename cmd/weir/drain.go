@@ -71,7 +71,8 @@ func undrain(f *clientFlags, cmd *cobra.Command) error {
 	})
 }
 
-// waitDrained looks at the node until its last connection has ended, and tells when their number changes.
+// waitDrained looks at the node until its last connection has ended, and tells when their number
+// changes.
 func waitDrained(f *clientFlags, cmd *cobra.Command, c *api.Client, timeout time.Duration) error {
 	last := -1
 	done, err := poll(cmd.Context(), f.p.tick, timeout, func(ctx context.Context) (bool, error) {

@@ -130,8 +130,8 @@ func proxyUser(cmd *cobra.Command, given string) (*url.Userinfo, error) {
 	return url.UserPassword(name, password), nil
 }
 
-// proxyEnv is env with the proxy's variables in place of those it has, and with the node's API as WEIR_ADDR. Addresses that
-// env excepts already, in either case of the name, stay excepted.
+// proxyEnv is env with the proxy's variables in place of those it has, and with the node's API as
+// WEIR_ADDR. Addresses that env excepts already, in either case of the name, stay excepted.
 func proxyEnv(env []string, proxy, apiAddr string) []string {
 	var out, direct []string
 	except := func(hosts ...string) {

@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// TestExecSparesTheAPI runs real clients in the environment that weir exec makes: what they send to the node's own API must not
-// go through its proxy, in whatever way the API's address is written.
+// TestExecSparesTheAPI runs real clients in the environment that weir exec makes: what they send to
+// the node's own API must not go through its proxy, in whatever way the API's address is written.
 func TestExecSparesTheAPI(t *testing.T) {
 	clients := map[string][]string{
 		"curl": {"curl", "-sS", "-m", "10"},

@@ -113,7 +113,8 @@ func showHosts(f *clientFlags, cmd *cobra.Command, c *api.Client, q api.HostQuer
 	return writeHosts(w, hosts)
 }
 
-// watchHosts prints again and again until ctx ends. A node that doesn't answer may come back, so that is printed too.
+// watchHosts prints again and again until ctx ends. A node that doesn't answer may come back, so
+// that is printed too.
 func watchHosts(ctx context.Context, interval time.Duration, w, errs io.Writer, raw bool, show func(io.Writer) error) error {
 	for first := true; ; first = false {
 		var b bytes.Buffer

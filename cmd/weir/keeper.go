@@ -11,8 +11,9 @@ import (
 	"github.com/weirproxy/weir/lease"
 )
 
-// limitsKeeper writes the limits that the node last heard of to a file. It writes beside the lease's own work: a disk that has
-// stalled must not hold up the stream on which the limits came, or the session would run out.
+// limitsKeeper writes the limits that the node last heard of to a file. It writes beside the
+// lease's own work: a disk that has stalled must not hold up the stream on which the limits came,
+// or the session would run out.
 type limitsKeeper struct {
 	path string
 	log  hclog.Logger
@@ -68,8 +69,8 @@ func (k *limitsKeeper) wait(ctx context.Context) {
 	}
 }
 
-// writeLimits replaces the file at once or not at all. The content is on the disk before the name points to it: after a
-// power cut an empty file would stand there.
+// writeLimits replaces the file at once or not at all. The content is on the disk before the name
+// points to it: after a power cut an empty file would stand there.
 func writeLimits(path string, t *fsm.Table) error {
 	b, err := lease.MarshalTable(t)
 	if err != nil {

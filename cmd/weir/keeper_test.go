@@ -21,8 +21,8 @@ func (k *limitsKeeper) waits() bool {
 	return k.next != nil
 }
 
-// A disk that takes nothing, here a pipe without a reader in the place of the file, holds up nobody; what is written in the
-// end is the newest.
+// A disk that takes nothing, here a pipe without a reader in the place of the file, holds up
+// nobody; what is written in the end is the newest.
 func TestKeepingTheLimitsHoldsUpNobody(t *testing.T) {
 	path := filepath.Join(t.TempDir(), limitsFile)
 	if err := syscall.Mkfifo(path+".new", 0o600); err != nil {
@@ -40,7 +40,8 @@ func TestKeepingTheLimitsHoldsUpNobody(t *testing.T) {
 	if k.wait(ctx); ctx.Err() == nil {
 		t.Fatal("it has written to a pipe that nobody reads")
 	}
-	// The first write goes on, into the pipe, and fails: a pipe can't be synced. The next finds no pipe.
+	// The first write goes on, into the pipe, and fails: a pipe can't be synced. The next finds no
+	// pipe.
 	if err := os.Rename(path+".new", path+".pipe"); err != nil {
 		t.Fatal(err)
 	}

@@ -111,7 +111,8 @@ func readLimits(cmd *cobra.Command, path string) ([]api.Limit, error) {
 	return limits, nil
 }
 
-// applyLimits compares, shows, and writes exactly what it has shown. With --json the last answer is printed alone.
+// applyLimits compares, shows, and writes exactly what it has shown. With --json the last answer is
+// printed alone.
 func applyLimits(f *clientFlags, cmd *cobra.Command, c *api.Client, limits []api.Limit, dry bool) error {
 	ctx, cancel := context.WithTimeout(cmd.Context(), 2*callTimeout)
 	defer cancel()
@@ -147,7 +148,8 @@ func applyLimits(f *clientFlags, cmd *cobra.Command, c *api.Client, limits []api
 	return err
 }
 
-// colour reports whether standard output shows colours, and they are wanted (NO_COLOR, https://no-color.org).
+// colour reports whether standard output shows colours, and they are wanted (NO_COLOR,
+// https://no-color.org).
 func (p *process) colour() bool {
 	_, terminal := p.rows()
 	return terminal && p.getenv("NO_COLOR") == "" && p.getenv("TERM") != "dumb"

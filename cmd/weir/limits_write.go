@@ -101,8 +101,9 @@ func (l limitFlags) cap(cmd *cobra.Command) (*int64, error) {
 	return &n, nil
 }
 
-// change reads the limit, changes what the flags name, and writes it back if nobody else has written it meanwhile. If
-// somebody has, it starts again, once. before is nil where there was no limit.
+// change reads the limit, changes what the flags name, and writes it back if nobody else has
+// written it meanwhile. If somebody has, it starts again, once. before is nil where there was no
+// limit.
 func (l limitFlags) change(ctx context.Context, cmd *cobra.Command, c *api.Client, pattern string) (done api.LimitWritten, before *api.Limit, err error) {
 	for attempt := 1; ; attempt++ {
 		limit := api.Limit{Pattern: pattern}
@@ -231,7 +232,8 @@ func showDeleted(w io.Writer, done api.LimitDeleted, freed []string) error {
 // busiest asks for the hosts with the most connections: as many as one answer holds.
 var busiest = api.HostQuery{Sort: "in_use"}
 
-// cappedHosts are the hosts in use that have a cap; none where they can't be listed, which must not stop a deletion.
+// cappedHosts are the hosts in use that have a cap; none where they can't be listed, which must not
+// stop a deletion.
 func cappedHosts(ctx context.Context, c *api.Client) map[string]bool {
 	capped := map[string]bool{}
 	hosts, err := c.Hosts(ctx, busiest)

@@ -22,8 +22,8 @@ const manDir = "../../docs/man"
 
 // TestManDocument: docs/man has a page for each command, as the command explains itself.
 //
-// The pages are written here, and not by cobra's own generator: that takes the texts for Markdown, in which *.example.org is an
-// emphasis, and dates each page.
+// The pages are written here, and not by cobra's own generator: that takes the texts for Markdown,
+// in which *.example.org is an emphasis, and dates each page.
 func TestManDocument(t *testing.T) {
 	want := map[string]string{}
 	walkCommands(testRoot(), func(cmd *cobra.Command) { want[manName(cmd)+".1"] = manPage(cmd) })
@@ -78,7 +78,8 @@ func walkCommands(cmd *cobra.Command, visit func(*cobra.Command)) {
 
 func manName(cmd *cobra.Command) string { return strings.ReplaceAll(cmd.CommandPath(), " ", "-") }
 
-// manPage is a command's page, in the macros of man(7). It has no date: the same commands have the same pages.
+// manPage is a command's page, in the macros of man(7). It has no date: the same commands have the
+// same pages.
 func manPage(cmd *cobra.Command) string {
 	var b strings.Builder
 	name := manName(cmd)
@@ -143,7 +144,8 @@ func manFlags(b *strings.Builder, title string, flags *pflag.FlagSet) {
 	})
 }
 
-// manEnvironment names the variables that a command's flags name, in brackets, and those of all that draw.
+// manEnvironment names the variables that a command's flags name, in brackets, and those of all
+// that draw.
 func manEnvironment(b *strings.Builder, cmd *cobra.Command) {
 	variables := map[string]string{}
 	named := regexp.MustCompile(`\((WEIR_[A-Z_]+)`)

@@ -48,9 +48,9 @@ func (a *agent) Committed() *fsm.Table {
 	return a.store.Table()
 }
 
-// ConfigLimits implements [api.Log]. The limits are read before leadership is confirmed: another leader could have
-// changed them only in a later term, which the confirmation would have met. A leader's own term begins with all entries
-// before it applied, which is when lead is called.
+// ConfigLimits implements [api.Log]. The limits are read before leadership is confirmed: another
+// leader could have changed them only in a later term, which the confirmation would have met. A
+// leader's own term begins with all entries before it applied, which is when lead is called.
 func (a *agent) ConfigLimits(ctx context.Context) (limits []fsm.Limit, ok bool) {
 	term := a.leadingTerm.Load()
 	if term == 0 {
@@ -438,7 +438,8 @@ func (a *agent) leaderChanged(addr string) {
 	a.checkOwnPorts() // a node without Raft state knows its cluster by the leader
 }
 
-// memberChanged follows gossip: a node may be dead, one that has left gave its session back, and a config may disagree.
+// memberChanged follows gossip: a node may be dead, one that has left gave its session back, and a
+// config may disagree.
 func (a *agent) memberChanged(m cluster.Member) {
 	a.events.Member(m.Name, string(m.Role), string(m.Health))
 	if a.leases != nil {
@@ -464,8 +465,8 @@ func (a *agent) disagreements() []string {
 	return names
 }
 
-// clusterDigest is the digest of a config that agrees with the cluster; "" while nothing is known. A node without Raft
-// state takes the leader's config for it.
+// clusterDigest is the digest of a config that agrees with the cluster; "" while nothing is known.
+// A node without Raft state takes the leader's config for it.
 func (a *agent) clusterDigest() string {
 	if a.store == nil {
 		leader, _ := a.members.Leader()

@@ -14,23 +14,23 @@ import (
 const (
 	// notifyTimeout bounds one message: the service manager's queue may be full.
 	notifyTimeout = time.Second
-	// maxLate is how long the lease may go without a look at the clock, which it takes several times a second, before the node
-	// counts as stuck.
+	// maxLate is how long the lease may go without a look at the clock, which it takes several
+	// times a second, before the node counts as stuck.
 	maxLate = 5 * time.Second
 	// stopReserve is how long stopping may take beyond drain_timeout.
 	stopReserve = 30 * time.Second
 )
 
-// notifier tells the service manager how the node is, as sd_notify(3) describes. Where the environment names no socket it tells
-// nobody. Its methods are for one goroutine at a time.
+// notifier tells the service manager how the node is, as sd_notify(3) describes. Where the
+// environment names no socket it tells nobody. Its methods are for one goroutine at a time.
 type notifier struct {
 	socket string // "": nobody is told
 	beat   *time.Ticker
 	log    hclog.Logger
 }
 
-// newNotifier reads NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID; pid is this process's. A failure to tell is logged, and is no
-// reason not to run.
+// newNotifier reads NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID; pid is this process's. A failure
+// to tell is logged, and is no reason not to run.
 func newNotifier(getenv func(string) string, pid int, log hclog.Logger) *notifier {
 	n := &notifier{log: log}
 	switch socket := getenv("NOTIFY_SOCKET"); {
@@ -48,7 +48,8 @@ func newNotifier(getenv func(string) string, pid int, log hclog.Logger) *notifie
 	return n
 }
 
-// watchdogInterval is the time between two signs of life: half of what the service manager allows. 0: it expects none.
+// watchdogInterval is the time between two signs of life: half of what the service manager allows.
+// 0: it expects none.
 func watchdogInterval(getenv func(string) string, pid int) time.Duration {
 	if of := getenv("WATCHDOG_PID"); of != "" && of != strconv.Itoa(pid) {
 		return 0
@@ -88,8 +89,8 @@ func (n *notifier) stopping(drain time.Duration) {
 		"STATUS=draining: connections may end for "+drain.String())
 }
 
-// alive gives a sign of life, unless the lease is late: a node that has stopped looking at the clock must be restarted, and a
-// process that is stuck is restarted for want of signs.
+// alive gives a sign of life, unless the lease is late: a node that has stopped looking at the
+// clock must be restarted, and a process that is stuck is restarted for want of signs.
 func (n *notifier) alive(late time.Duration, status string) {
 	if late > maxLate {
 		n.log.Error("the lease has stopped looking at the clock: the service manager's watchdog gets no sign of life", "for", late)
@@ -131,7 +132,8 @@ func monotonic() time.Duration {
 	return time.Duration(ts.Nano())
 }
 
-// pulse gives a sign of life of the whole node: that of the goroutine which runs this, and the lease's.
+// pulse gives a sign of life of the whole node: that of the goroutine which runs this, and the
+// lease's.
 func (a *agent) pulse() {
 	a.notify.alive(a.manager.Late(), fmt.Sprintf("session %s, %s", a.manager.Session().State, count(a.proxy.Open(), "connection")))
 }

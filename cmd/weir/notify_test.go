@@ -12,7 +12,8 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// listenNotify is a service manager: what it is told comes out of the function, "" for nothing within a while.
+// listenNotify is a service manager: what it is told comes out of the function, "" for nothing
+// within a while.
 func listenNotify(t *testing.T, socket string) func() string {
 	t.Helper()
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})

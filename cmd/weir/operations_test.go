@@ -20,7 +20,8 @@ func runbook(t *testing.T) string {
 	return string(b)
 }
 
-// TestRunbookQuotesTheLog: what the runbook says that the log says stands in the code, word for word.
+// TestRunbookQuotesTheLog: what the runbook says that the log says stands in the code, word for
+// word.
 func TestRunbookQuotesTheLog(t *testing.T) {
 	code := sources(t)
 	rows := regexp.MustCompile("(?m)^\\| `([^`]+)` \\| .* \\|$").FindAllStringSubmatch(runbook(t), -1)

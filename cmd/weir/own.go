@@ -16,10 +16,11 @@ import (
 )
 
 const (
-	// ownPortsEvery is how often the cluster's own ports are looked up without a cause: a node may advertise a name, whose
-	// address changes.
+	// ownPortsEvery is how often the cluster's own ports are looked up without a cause: a node may
+	// advertise a name, whose address changes.
 	ownPortsEvery = time.Minute
-	// ownPortsPause is the least time between two rounds: a cluster of hundreds that starts changes hundreds of times.
+	// ownPortsPause is the least time between two rounds: a cluster of hundreds that starts changes
+	// hundreds of times.
 	ownPortsPause = 50 * time.Millisecond
 	ownPortsWait  = 2 * time.Second // for looking up one name
 )
@@ -46,7 +47,8 @@ func newPortBook() *portBook {
 	}
 }
 
-// forbidOwnPorts keeps the proxy from connecting clients to the cluster's own ports as they are now.
+// forbidOwnPorts keeps the proxy from connecting clients to the cluster's own ports as they are
+// now.
 func (a *agent) forbidOwnPorts(ctx context.Context) {
 	a.mu.Lock()
 	allowed := a.cfg.Proxy.AllowClusterDestinations
@@ -64,14 +66,15 @@ func (a *agent) forbidOwnPorts(ctx context.Context) {
 	}
 }
 
-// loopMark is what the cluster's proxies know each other's answers by. Workers see it, so it does not give the id away.
+// loopMark is what the cluster's proxies know each other's answers by. Workers see it, so it does
+// not give the id away.
 func loopMark(clusterID string) string {
 	sum := sha256.Sum256([]byte("weir proxy loop\x00" + clusterID))
 	return hex.EncodeToString(sum[:8])
 }
 
-// viaName is what a node of a cluster is called in Via: nodes of two clusters may have one name. Upstreams see it. Until a
-// node knows its cluster, its own identity is in the cluster's place.
+// viaName is what a node of a cluster is called in Via: nodes of two clusters may have one name.
+// Upstreams see it. Until a node knows its cluster, its own identity is in the cluster's place.
 func viaName(node, clusterID string) string {
 	sum := sha256.Sum256([]byte("weir via\x00" + clusterID))
 	return proxy.Pseudonym(node + "-" + hex.EncodeToString(sum[:6]))
@@ -146,7 +149,8 @@ func (b *portBook) list(ctx context.Context, members []cluster.Member, nodes, pr
 	return ports
 }
 
-// listMember adds one member's ports: where it says that others reach it, and wherever else its listeners answer.
+// listMember adds one member's ports: where it says that others reach it, and wherever else its
+// listeners answer.
 func (b *portBook) listMember(ctx context.Context, ports *proxy.Ports, m cluster.Member, own map[netip.Addr]bool, now time.Time) {
 	var addrs []netip.Addr // the member's
 	for _, text := range []string{m.RPCAddr, m.GossipAddr} {
@@ -164,7 +168,8 @@ func (b *portBook) listMember(ctx context.Context, ports *proxy.Ports, m cluster
 		here = here || own[addr] || addr.IsLoopback()
 	}
 	for _, addr := range m.Listening.Addrs {
-		// An address that this machine has as well, such as that of a container bridge, leads here and not there.
+		// An address that this machine has as well, such as that of a container bridge, leads here
+		// and not there.
 		if here || !own[addr] {
 			addrs = append(addrs, addr)
 		}
@@ -173,8 +178,8 @@ func (b *portBook) listMember(ctx context.Context, ports *proxy.Ports, m cluster
 	bind(&ports.Proxies, m.Listening.Proxies, addrs, here)
 }
 
-// bind adds listeners: those on every address of a machine by all its addresses, and where that is this machine, by
-// whatever the kernel delivers to it.
+// bind adds listeners: those on every address of a machine by all its addresses, and where that is
+// this machine, by whatever the kernel delivers to it.
 func bind(to *proxy.Listeners, bound []netip.AddrPort, addrs []netip.Addr, here bool) {
 	for _, at := range bound {
 		switch {
@@ -211,7 +216,8 @@ func (b *portBook) ownAddrs() map[netip.Addr]bool {
 	return own
 }
 
-// apiOf is where others reach a member's API: where it listens on all of its addresses, the one that it advertises for rpc.
+// apiOf is where others reach a member's API: where it listens on all of its addresses, the one
+// that it advertises for rpc.
 func apiOf(m cluster.Member) string {
 	at, err := netip.ParseAddrPort(m.APIAddr)
 	if err != nil || !at.Addr().IsUnspecified() {
@@ -224,7 +230,8 @@ func apiOf(m cluster.Member) string {
 	return net.JoinHostPort(host, strconv.Itoa(int(at.Port())))
 }
 
-// resolve lists the addresses of host:port; none where they can't be found, and then nobody can dial it by name either.
+// resolve lists the addresses of host:port; none where they can't be found, and then nobody can
+// dial it by name either.
 func (b *portBook) resolve(ctx context.Context, hostPort string, now time.Time) (list []netip.AddrPort) {
 	host, text, err := net.SplitHostPort(hostPort)
 	if err != nil {
@@ -243,7 +250,8 @@ func (b *portBook) resolve(ctx context.Context, hostPort string, now time.Time) 
 	return list
 }
 
-// name looks a name up, at most once a minute. Where it can't be found any more, the last answer stays.
+// name looks a name up, at most once a minute. Where it can't be found any more, the last answer
+// stays.
 func (b *portBook) name(ctx context.Context, host string, now time.Time) []netip.Addr {
 	found, known := b.names[host]
 	if known && now.Before(found.until) {

@@ -72,7 +72,8 @@ func TestOwnPorts(t *testing.T) {
 	checkListeners(t, "proxies", got.Proxies, proxy.Listeners{At: addrPorts("10.0.0.1:8080")})
 }
 
-// A member's ports are forbidden by all the addresses that it tells, unless they lead elsewhere from here.
+// A member's ports are forbidden by all the addresses that it tells, unless they lead elsewhere
+// from here.
 func TestOwnPortsOfOthers(t *testing.T) {
 	bound := cluster.Listening{
 		Nodes:   addrPorts("0.0.0.0:8082", "[::]:8083", "10.3.0.2:8081"),
@@ -105,7 +106,8 @@ func TestOwnPortsOfOthers(t *testing.T) {
 	}
 }
 
-// A name that a node advertises is looked up once in a while, and stays what it was where that fails.
+// A name that a node advertises is looked up once in a while, and stays what it was where that
+// fails.
 func TestOwnPortsByName(t *testing.T) {
 	book := testPortBook()
 	found, asked := addrs("10.0.0.5", "fd00::5"), 0

@@ -6,7 +6,8 @@ import (
 	"github.com/weirproxy/weir/cluster"
 )
 
-// TestLeads: the leader is meant by its name or id, but not where a former server of the same name could be meant.
+// TestLeads: the leader is meant by its name or id, but not where a former server of the same name
+// could be meant.
 func TestLeads(t *testing.T) {
 	peers := []cluster.Peer{{ID: "a.1", Name: "a", Leader: true}, {ID: "b.1", Name: "b"}, {ID: "b.0", Name: "b"}}
 	renewed := append(peers[:3:3], cluster.Peer{ID: "a.0", Name: "a"})

@@ -41,9 +41,11 @@ type process struct {
 	environ func() []string
 	// exec replaces the process, and returns only when it can't.
 	exec func(path string, argv, env []string) error
-	// stdin is where keys come from; nil: from standard input, or, where that is no terminal, from the one that controls the process.
+	// stdin is where keys come from; nil: from standard input, or, where that is no terminal, from
+	// the one that controls the process.
 	stdin io.Reader
-	// asks reports whether somebody can answer a question: standard input is a terminal. nil: nobody can.
+	// asks reports whether somebody can answer a question: standard input is a terminal. nil:
+	// nobody can.
 	asks func() bool
 	// rows is the height of the terminal on standard output; not ok where that is none.
 	rows func() (n int, ok bool)
@@ -127,7 +129,8 @@ Exit codes: 0 done, 1 failed, 2 wrong usage.`
 	return root
 }
 
-// newGroup makes a command that only has commands under it; without one of them it is a usage error.
+// newGroup makes a command that only has commands under it; without one of them it is a usage
+// error.
 func newGroup(use, short string) *cobra.Command {
 	return &cobra.Command{
 		Use:   use,
@@ -186,7 +189,8 @@ func noArgs(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
-// markUsage makes every complaint about flags and arguments, of all commands under cmd, a usage error.
+// markUsage makes every complaint about flags and arguments, of all commands under cmd, a usage
+// error.
 func markUsage(cmd *cobra.Command) {
 	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return &usageError{command: c.CommandPath(), err: err} })
 	if check := cmd.Args; check != nil {

@@ -47,7 +47,8 @@ type screen struct {
 	asking string // the host whose connections are being asked for
 }
 
-// draws reports whether standard output is a terminal that can be drawn on, and not only written to line by line.
+// draws reports whether standard output is a terminal that can be drawn on, and not only written to
+// line by line.
 func (p *process) draws() bool {
 	_, terminal := p.rows()
 	name := p.getenv("TERM")
@@ -65,7 +66,8 @@ func (p *process) unicode() bool {
 	return false
 }
 
-// runScreen shows the cluster until a key or a signal ends it. The terminal is as it was before, however it ends.
+// runScreen shows the cluster until a key or a signal ends it. The terminal is as it was before,
+// however it ends.
 func runScreen(ctx context.Context, p *process, c *api.Client, w io.Writer, o top.Options) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -98,7 +100,8 @@ func (s *screen) run(ctx context.Context, p *process, w io.Writer, feed func(con
 	return err
 }
 
-// follow hands on what the node tells, until ctx ends. A node that goes away is tried again for ever.
+// follow hands on what the node tells, until ctx ends. A node that goes away is tried again for
+// ever.
 func follow(ctx context.Context, c *api.Client, send func(tea.Msg)) {
 	var q api.EventQuery
 	pause := retryFirst

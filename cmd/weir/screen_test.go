@@ -125,7 +125,8 @@ func (v *terminal) process(env ...string) *process {
 	return p
 }
 
-// streamAPI is a node that tells its status and, as a stream, one host; then it is silent until it is closed.
+// streamAPI is a node that tells its status and, as a stream, one host; then it is silent until it
+// is closed.
 func streamAPI(t *testing.T) string {
 	t.Helper()
 	gone := make(chan struct{})
@@ -219,7 +220,8 @@ func TestScreenRefusals(t *testing.T) {
 	}
 }
 
-// TestScreenPanics: a fault of weir's own must not cost the user the terminal. It happens in a process of its own, which it ends.
+// TestScreenPanics: a fault of weir's own must not cost the user the terminal. It happens in a
+// process of its own, which it ends.
 func TestScreenPanics(t *testing.T) {
 	const inside = "WEIR_TEST_PANIC"
 	if os.Getenv(inside) != "" {
@@ -255,7 +257,8 @@ func TestScreenPanics(t *testing.T) {
 	v.restored(t, before)
 }
 
-// TestFollowComesBack: a stream that ends is begun again behind its last event, and what went wrong is told.
+// TestFollowComesBack: a stream that ends is begun again behind its last event, and what went wrong
+// is told.
 func TestFollowComesBack(t *testing.T) {
 	var mu sync.Mutex
 	var after []string

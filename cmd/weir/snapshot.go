@@ -177,7 +177,8 @@ func readSummary(file *os.File) (*fsm.Summary, error) {
 	return s, err
 }
 
-// replaceFile has fill write a file, which only its owner may read, and puts it at path once it is on disk.
+// replaceFile has fill write a file, which only its owner may read, and puts it at path once it is
+// on disk.
 func replaceFile(path string, fill func(*os.File) error) (err error) {
 	file, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // with mode 0600
 	if err != nil {

@@ -91,7 +91,8 @@ func restoreChanges(ctx context.Context, c *api.Client, s *fsm.Summary) ([]api.C
 	return limitChanges(now.Limits, then), nil
 }
 
-// limitChanges compares two lists of limits by what they allow, not by where they come from. The result is sorted by pattern.
+// limitChanges compares two lists of limits by what they allow, not by where they come from. The
+// result is sorted by pattern.
 func limitChanges(before, after []api.Limit) []api.Change {
 	changes := []api.Change{}
 	was := make(map[string]*api.Limit, len(before))

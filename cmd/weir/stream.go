@@ -11,9 +11,10 @@ import (
 	"github.com/weirproxy/weir/lease/leasepb"
 )
 
-// leaseStreams opens the node's lease streams, one at a time, and ends the one that leads to a server which has been replaced
-// as leader. That server may have frozen, or be cut off: then nothing on the stream would tell, and the session would run out
-// though the next leader could renew it. Its methods may be called from any goroutine.
+// leaseStreams opens the node's lease streams, one at a time, and ends the one that leads to a
+// server which has been replaced as leader. That server may have frozen, or be cut off: then
+// nothing on the stream would tell, and the session would run out though the next leader could
+// renew it. Its methods may be called from any goroutine.
 type leaseStreams struct {
 	mu      sync.Mutex
 	leader  string // the last one heard of
@@ -31,7 +32,8 @@ func (s *leaseStreams) seen() uint64 {
 	return s.changes
 }
 
-// open opens a stream over conn, which leads to addr, the leader's address when changes had been seen.
+// open opens a stream over conn, which leads to addr, the leader's address when changes had been
+// seen.
 func (s *leaseStreams) open(ctx context.Context, conn grpc.ClientConnInterface, addr string, changes uint64) (lease.Stream, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	opening := &leaseStream{addr: addr, cancel: cancel}

@@ -8,7 +8,8 @@ import (
 	"github.com/weirproxy/weir/cmd/weir/top"
 )
 
-// table prints aligned columns. A header that begins with a hyphen ("-IN USE") makes its column flush right.
+// table prints aligned columns. A header that begins with a hyphen ("-IN USE") makes its column
+// flush right.
 type table struct {
 	header []string
 	rows   [][]string
@@ -59,7 +60,8 @@ func (t *table) write(w io.Writer) error {
 	return err
 }
 
-// printable keeps what others sent from steering the terminal, or from turning the direction of its text; lines stay lines.
+// printable keeps what others sent from steering the terminal, or from turning the direction of its
+// text; lines stay lines.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) && r != '\n' && r != '\t' {

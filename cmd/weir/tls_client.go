@@ -30,7 +30,8 @@ func (f *clientFlags) transport() (http.RoundTripper, error) {
 	}, nil
 }
 
-// explainTLS says what to change where a node can't be talked to because of TLS; nil where it is something else.
+// explainTLS says what to change where a node can't be talked to because of TLS; nil where it is
+// something else.
 func explainTLS(addr string, err error) error {
 	var unknown x509.UnknownAuthorityError
 	var name x509.HostnameError

@@ -165,7 +165,8 @@ api {
 	return err
 }
 
-// write writes a certificate and its key, and answers where. Neither is touched where one is there already, unless forced to.
+// write writes a certificate and its key, and answers where. Neither is touched where one is there
+// already, unless forced to.
 func (m *made) write(name string, p certs.PEM) (cert, key string, err error) {
 	if err := os.MkdirAll(m.dir, 0o700); err != nil {
 		return "", "", fmt.Errorf("can't make the directory: %w", err)

@@ -95,7 +95,8 @@ func TestTLSCommands(t *testing.T) {
 	}
 }
 
-// TestClientTLS: what stands between a client and an API that speaks TLS, or doesn't, is said with its remedy.
+// TestClientTLS: what stands between a client and an API that speaks TLS, or doesn't, is said with
+// its remedy.
 func TestClientTLS(t *testing.T) {
 	dir := t.TempDir()
 	for _, args := range [][]string{{"ca", "--out", dir}, {"cert", "a", "--out", dir}} {

@@ -9,12 +9,12 @@ import (
 	"github.com/weirproxy/weir/config"
 )
 
-// usersEvery is how often the users file is looked at. What has changed counts at the second look: programs write such a file in
-// place, and half of it may name half of the users.
+// usersEvery is how often the users file is looked at. What has changed counts at the second look:
+// programs write such a file in place, and half of it may name half of the users.
 const usersEvery = time.Second
 
-// stamp tells one state of a file from another, as far as that can be seen without reading it. The zero stamp is that of a file
-// that can't be looked at.
+// stamp tells one state of a file from another, as far as that can be seen without reading it. The
+// zero stamp is that of a file that can't be looked at.
 type stamp struct {
 	modified time.Time
 	size     int64
@@ -49,7 +49,8 @@ func (s *settled) look(path string, now stamp) bool {
 	return true
 }
 
-// watchUsers gives the proxy the users file anew whenever it changes. One that is broken changes nothing.
+// watchUsers gives the proxy the users file anew whenever it changes. One that is broken changes
+// nothing.
 func (a *agent) watchUsers(ctx context.Context) {
 	ticker := time.NewTicker(usersEvery)
 	defer ticker.Stop()

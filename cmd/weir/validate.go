@@ -52,7 +52,8 @@ func validate(cmd *cobra.Command, paths []string) error {
 	return errors.New("the config has " + count(len(problems), "problem"))
 }
 
-// severalNodes finds out whether paths is one directory in which several files name a node: then they can't be one config.
+// severalNodes finds out whether paths is one directory in which several files name a node: then
+// they can't be one config.
 func severalNodes(paths []string) (named, shared []string) {
 	if len(paths) != 1 {
 		return nil, nil

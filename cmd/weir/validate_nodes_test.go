@@ -8,7 +8,8 @@ import (
 	"testing"
 )
 
-// TestValidateSeveralNodes: files that each name a node are checked one by one, with what they share.
+// TestValidateSeveralNodes: files that each name a node are checked one by one, with what they
+// share.
 func TestValidateSeveralNodes(t *testing.T) {
 	const server = "data_dir = \"d\"\n"
 	for _, c := range []struct {

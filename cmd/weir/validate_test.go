@@ -81,8 +81,8 @@ func TestValidateRefuses(t *testing.T) {
 	}
 }
 
-// TestLimitsAgree: a limit at the edge of what a file may hold is one that the cluster takes, and one beyond is refused
-// by both, so that a config that is accepted never fails in the log.
+// TestLimitsAgree: a limit at the edge of what a file may hold is one that the cluster takes, and
+// one beyond is refused by both, so that a config that is accepted never fails in the log.
 func TestLimitsAgree(t *testing.T) {
 	load := func(connections, size int64, timeout time.Duration) error {
 		file := filepath.Join(t.TempDir(), "a.hcl")

@@ -70,7 +70,8 @@ func TestConnections(t *testing.T) {
 	}
 }
 
-// TestEvents: a lost stream goes on behind the last event printed; Ctrl-C, here the context, ends it without an error.
+// TestEvents: a lost stream goes on behind the last event printed; Ctrl-C, here the context, ends
+// it without an error.
 func TestEvents(t *testing.T) {
 	var mu sync.Mutex
 	var asked []string
@@ -129,7 +130,8 @@ func TestEvents(t *testing.T) {
 	}
 }
 
-// TestRestoreAsks: on a terminal a restore shows what it would change and asks; nothing is sent unless the answer is yes.
+// TestRestoreAsks: on a terminal a restore shows what it would change and asks; nothing is sent
+// unless the answer is yes.
 func TestRestoreAsks(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "weir.snap")
 	if err := os.WriteFile(path, savedSnapshot(t), 0o600); err != nil {

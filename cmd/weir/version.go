@@ -9,7 +9,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// version and commit are set by the linker (-X); a plain go build leaves them to the build's own record.
+// version and commit are set by the linker (-X); a plain go build leaves them to the build's own
+// record.
 var version, commit string
 
 // build says what this binary was made from.

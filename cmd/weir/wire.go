@@ -122,11 +122,12 @@ func (a *agent) lead(ctx context.Context, term uint64) {
 	a.leases.Lead(ctx, term, a.members.GrantHold(), left...)
 }
 
-// foundPause is the time between two tries to write the cluster's settings. What the state machine refuses is in the log
-// all the same: without a pause, refusals would fill it.
+// foundPause is the time between two tries to write the cluster's settings. What the state machine
+// refuses is in the log all the same: without a pause, refusals would fill it.
 const foundPause = 200 * time.Millisecond
 
-// foundCluster writes the cluster's settings unless it has some, and reports false if ctx ends before.
+// foundCluster writes the cluster's settings unless it has some, and reports false if ctx ends
+// before.
 func foundCluster(ctx context.Context, found func() error, founded func() bool, log hclog.Logger) bool {
 	for !founded() {
 		err := found()
@@ -150,7 +151,8 @@ func (a *agent) initial() *fsm.Init {
 	return &fsm.Init{ClusterID: hex.EncodeToString(id), TTL: a.cfg.Lease.TTL, Limits: limitsOf(a.cfg)}
 }
 
-// followClusterID makes a server a member of the cluster that its log names, from the moment that the log does.
+// followClusterID makes a server a member of the cluster that its log names, from the moment that
+// the log does.
 func (a *agent) followClusterID(ctx context.Context) error {
 	for {
 		changed := a.store.Changed()
@@ -175,7 +177,8 @@ func (a *agent) appliedIndex() (index uint64) {
 	return index
 }
 
-// limitsOf are the config's limits as the log has them. The config's check has parsed the patterns before.
+// limitsOf are the config's limits as the log has them. The config's check has parsed the patterns
+// before.
 func limitsOf(c *config.Config) []fsm.Limit {
 	limits := make([]fsm.Limit, 0, len(c.Limits))
 	for _, l := range c.Limits {
@@ -281,8 +284,8 @@ func (a *agent) connect(ctx context.Context, hint string) (lease.Stream, error) 
 	return a.streams.open(ctx, conn, addr, changes)
 }
 
-// limitsFile keeps, in the data directory, the limits that the node last heard of: a node that starts while the cluster is
-// down lets through what had no limit.
+// limitsFile keeps, in the data directory, the limits that the node last heard of: a node that
+// starts while the cluster is down lets through what had no limit.
 const limitsFile = "limits.pb"
 
 func (a *agent) lastLimits() *fsm.Table {

@@ -10,7 +10,8 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// What the state machine refuses is in the log all the same: a leader that tries again at once would fill it.
+// What the state machine refuses is in the log all the same: a leader that tries again at once
+// would fill it.
 func TestFoundingPausesAfterARefusal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

@@ -31,9 +31,10 @@ type PEM struct {
 	NotAfter  time.Time
 }
 
-// NewAuthority makes a CA for a cluster: ECDSA P-256, which every client takes, and not allowed to sign other CAs. With domains, what it
-// signs is valid for names in them, nodes' own and localhost alone, so that it may be trusted by browsers without the power
-// over every other site. Addresses are not restricted.
+// NewAuthority makes a CA for a cluster: ECDSA P-256, which every client takes, and not allowed to
+// sign other CAs. With domains, what it signs is valid for names in them, nodes' own and localhost
+// alone, so that it may be trusted by browsers without the power over every other site. Addresses
+// are not restricted.
 func NewAuthority(now time.Time, days int, domains []string) (PEM, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -42,7 +43,8 @@ func NewAuthority(now time.Time, days int, domains []string) (PEM, error) {
 	serial := newSerial()
 	template := &x509.Certificate{
 		SerialNumber: serial,
-		// A name of its own, so that two CAs of one cluster can be told apart while one replaces the other.
+		// A name of its own, so that two CAs of one cluster can be told apart while one replaces
+		// the other.
 		Subject:               pkix.Name{CommonName: "weir CA " + serial.Text(16)[:8]},
 		NotBefore:             now.Add(-backdated),
 		NotAfter:              now.AddDate(0, 0, days),
@@ -100,7 +102,8 @@ type Request struct {
 	Days int      // how long it is valid; never longer than the CA
 }
 
-// Issue makes a node's certificate: for both ends of the rpc port, for localhost, and for the names and addresses asked for.
+// Issue makes a node's certificate: for both ends of the rpc port, for localhost, and for the names
+// and addresses asked for.
 func (a *Authority) Issue(q Request, now time.Time) (PEM, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -128,7 +131,8 @@ func (a *Authority) Issue(q Request, now time.Time) (PEM, error) {
 	return out, a.check(out, q, now)
 }
 
-// check refuses to hand out what a node would not take, such as a name that the CA may not sign or that no certificate can carry.
+// check refuses to hand out what a node would not take, such as a name that the CA may not sign or
+// that no certificate can carry.
 func (a *Authority) check(out PEM, q Request, now time.Time) error {
 	pair, err := tls.X509KeyPair(out.Cert, out.Key)
 	if err != nil {

@@ -53,8 +53,8 @@ func (p *Problem) Error() string { return fmt.Sprintf("%s %q %s: %s", p.File, p.
 type Set struct {
 	Certificate tls.Certificate // with its Leaf
 	Roots       *x509.CertPool  // nil without a CA file
-	// NotAfter is when the first certificate ends of those that the listener's depends on, the CA's included where it is
-	// known.
+	// NotAfter is when the first certificate ends of those that the listener's depends on, the CA's
+	// included where it is known.
 	NotAfter time.Time
 }
 
@@ -65,9 +65,10 @@ func (r raw) equal(o raw) bool {
 	return bytes.Equal(r.ca, o.ca) && bytes.Equal(r.cert, o.cert) && bytes.Equal(r.key, o.key)
 }
 
-// Read reads the files and checks all that can be judged without knowing whose they are: that key and certificate belong
-// together, and, where there is a CA file, that a CA in it has signed the certificate for both ends of a connection. The Set is nil
-// where there are problems other than Expired ones.
+// Read reads the files and checks all that can be judged without knowing whose they are: that key
+// and certificate belong together, and, where there is a CA file, that a CA in it has signed the
+// certificate for both ends of a connection. The Set is nil where there are problems other than
+// Expired ones.
 func Read(f Files, now time.Time) (*Set, []*Problem) {
 	r, problems := f.read()
 	if len(problems) > 0 {
@@ -223,7 +224,8 @@ func keyProblem(key []byte, err error) (what, hint string) {
 	return "can't be used: " + strings.TrimPrefix(err.Error(), "tls: "), "It is the key in PEM, such as weir tls cert makes."
 }
 
-// verify checks that a CA has signed the certificate, for servers and for clients, and notes until when that holds.
+// verify checks that a CA has signed the certificate, for servers and for clients, and notes until
+// when that holds.
 func (s *Set) verify(f Files, chain []*x509.Certificate, now time.Time) []*Problem {
 	between := x509.NewCertPool()
 	for _, c := range chain[1:] {

@@ -121,7 +121,8 @@ func TestRead(t *testing.T) {
 	}
 }
 
-// TestUsage: a certificate that is only a server's is none for a node, and fine for a listener without a CA.
+// TestUsage: a certificate that is only a server's is none for a node, and fine for a listener
+// without a CA.
 func TestUsage(t *testing.T) {
 	l := newLab(t, noon, 100)
 	key := l.node("a", noon, 10)
@@ -158,7 +159,8 @@ func TestCheckNode(t *testing.T) {
 	}
 }
 
-// TestIntermediate: a chain of a CA that others have made, where the certificate's file holds what is between.
+// TestIntermediate: a chain of a CA that others have made, where the certificate's file holds what
+// is between.
 func TestIntermediate(t *testing.T) {
 	l := newLab(t, noon, 3650)
 	root, rootKey := selfSigned(t, noon, 1)

@@ -30,8 +30,8 @@ type SourceConfig struct {
 	Log  hclog.Logger
 }
 
-// Source keeps what one listener's files hold, and takes it anew when they change. What is broken is never taken: the
-// last that was good stays. It is safe for concurrent use.
+// Source keeps what one listener's files hold, and takes it anew when they change. What is broken
+// is never taken: the last that was good stays. It is safe for concurrent use.
 type Source struct {
 	cfg     SourceConfig
 	current atomic.Pointer[Set]
@@ -142,7 +142,8 @@ func (s *Source) Run(ctx context.Context) {
 	}
 }
 
-// poll looks at the files once. What can't be read may be about to be replaced, so it is told at the second look.
+// poll looks at the files once. What can't be read may be about to be replaced, so it is told at
+// the second look.
 func (s *Source) poll(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -179,7 +180,8 @@ func (s *Source) remind(now time.Time) {
 		"listener", s.cfg.Listener, "file", s.cfg.Files.Cert, "not_after", date(end), "left", left.String())
 }
 
-// ServerConfig is a configuration for a listener whose clients show no certificate: TLS 1.2 and later.
+// ServerConfig is a configuration for a listener whose clients show no certificate: TLS 1.2 and
+// later.
 func (s *Source) ServerConfig() *tls.Config {
 	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: s.GetCertificate}
 }

@@ -47,7 +47,8 @@ func (n *notes) String() string {
 	return n.b.String()
 }
 
-// TestSourceFollowsFiles: a replaced pair is taken once both files are there, a broken one never, and each is told once.
+// TestSourceFollowsFiles: a replaced pair is taken once both files are there, a broken one never,
+// and each is told once.
 func TestSourceFollowsFiles(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, time.Now(), 1000)

@@ -72,8 +72,9 @@ func findObject(t *testing.T, objects []object, kind, name string) object {
 	return nil
 }
 
-// schemas validates objects with the OpenAPI schemas that the API server of a version publishes, as kubectl-validate carries them.
-// Fields that the schemas do not know are refused, as with kubectl apply --validate=strict.
+// schemas validates objects with the OpenAPI schemas that the API server of a version publishes, as
+// kubectl-validate carries them. Fields that the schemas do not know are refused, as with kubectl
+// apply --validate=strict.
 type schemas struct {
 	dir   string
 	mu    sync.Mutex

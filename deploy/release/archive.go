@@ -17,7 +17,8 @@ type file struct {
 	content []byte
 }
 
-// pack makes a compressed archive of files under one directory. It depends on nothing but its arguments.
+// pack makes a compressed archive of files under one directory. It depends on nothing but its
+// arguments.
 func pack(dir string, modified time.Time, files []file) ([]byte, error) {
 	slices.SortFunc(files, func(a, b file) int { return cmp.Compare(a.name, b.name) })
 	var out bytes.Buffer

@@ -13,7 +13,8 @@ import (
 	"github.com/CycloneDX/cyclonedx-go"
 )
 
-// billOfMaterials lists what a binary was made from, as the binary itself says: the modules and the standard library.
+// billOfMaterials lists what a binary was made from, as the binary itself says: the modules and the
+// standard library.
 func billOfMaterials(binary, archive string, r *release) ([]byte, error) {
 	info, err := buildinfo.ReadFile(binary)
 	if err != nil {

@@ -1,8 +1,9 @@
-// Command release builds what a release of weir consists of: for each platform an archive with the binary and what belongs to it, and
-// a bill of materials (CycloneDX) of what the binary was made from; and SHA256SUMS of them all.
+// Command release builds what a release of weir consists of: for each platform an archive with the
+// binary and what belongs to it, and a bill of materials (CycloneDX) of what the binary was made
+// from; and SHA256SUMS of them all.
 //
-// The same commit gives the same bytes, wherever and whenever it is built with the same Go: the binaries carry no paths, and the archives
-// the commit's time, one owner, and their files in order.
+// The same commit gives the same bytes, wherever and whenever it is built with the same Go: the
+// binaries carry no paths, and the archives the commit's time, one owner, and their files in order.
 package main
 
 import (
@@ -119,7 +120,8 @@ func (r *release) git(args ...string) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
-// commonFiles are those of every archive: what people read, the service unit, manual pages, and shell completion.
+// commonFiles are those of every archive: what people read, the service unit, manual pages, and
+// shell completion.
 func (r *release) commonFiles() ([]file, error) {
 	var files []file
 	for _, pattern := range []string{"README.md", "LICENSE", "docs/*.md", "docs/*.svg", "docs/ui/*.png", "docs/man/*.1", "deploy/systemd/*", "examples/single.hcl"} {

@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// TestReadmeIsWhole: the README in an archive shows its pictures, and its links lead to files that are there.
+// TestReadmeIsWhole: the README in an archive shows its pictures, and its links lead to files that
+// are there.
 func TestReadmeIsWhole(t *testing.T) {
 	r := &release{root: filepath.Join("..", "..")}
 	files, err := r.commonFiles()

@@ -79,7 +79,8 @@ func TestSums(t *testing.T) {
 	}
 }
 
-// The bill of materials is what the format's own schema allows, and names what is in the binary. This test's own will do.
+// The bill of materials is what the format's own schema allows, and names what is in the binary.
+// This test's own will do.
 func TestBillOfMaterials(t *testing.T) {
 	binary, err := os.Executable()
 	if err != nil {

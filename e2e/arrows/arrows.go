@@ -1,5 +1,6 @@
-// Package arrows holds the tree to its layout: which package may import which, and which third-party library may be
-// seen where. The rules are data, below; the test in this package applies them to every package of the module.
+// Package arrows holds the tree to its layout: which package may import which, and which
+// third-party library may be seen where. The rules are data, below; the test in this package
+// applies them to every package of the module.
 package arrows
 
 import (
@@ -10,8 +11,8 @@ import (
 
 const module = "github.com/weirproxy/weir"
 
-// areas says which areas of the tree an area may import beside itself. An area is a package of the top level (or a
-// program) with all that is below it, but what is an area of its own.
+// areas says which areas of the tree an area may import beside itself. An area is a package of the
+// top level (or a program) with all that is below it, but what is an area of its own.
 var areas = map[string][]string{
 	"fsm":           nil,
 	"config/certs":  nil,
@@ -26,8 +27,8 @@ var areas = map[string][]string{
 	"examples/demo": {"e2e"},
 }
 
-// libraries says in which areas a third-party module may be imported but by tests. What is not listed may be used
-// anywhere.
+// libraries says in which areas a third-party module may be imported but by tests. What is not
+// listed may be used anywhere.
 var libraries = map[string][]string{
 	"github.com/hashicorp/hcl":            {"config"},
 	"github.com/zclconf/go-cty":           {"config"},
@@ -51,8 +52,8 @@ var testOnly = []string{"pgregory.net/rapid", "go.uber.org/goleak", "github.com/
 // testHelpers are the areas whose packages exist for tests, though their files are not test files.
 var testHelpers = []string{"e2e", "examples/demo", "lease/leasetest"}
 
-// Check returns a sentence for each import of the package at path that no arrow allows. tests tells that the imports
-// are those of its tests.
+// Check returns a sentence for each import of the package at path that no arrow allows. tests tells
+// that the imports are those of its tests.
 func Check(path string, imports []string, tests bool) []string {
 	within := strings.TrimPrefix(strings.TrimPrefix(path, module), "/")
 	area, known := areaOf(within)

@@ -35,7 +35,8 @@ type cluster struct {
 	used  *node // the one whose proxy the workers use, where they use one: not the leader
 	http  http.Client
 
-	// The units that some bars are in: one after the other, and as rarely as a contended slot changes hands.
+	// The units that some bars are in: one after the other, and as rarely as a contended slot
+	// changes hands.
 	fast, paced units
 }
 
@@ -77,7 +78,8 @@ limits {
 %[10]s}
 `
 
-// startCluster starts the nodes of the binary with the limits (HCL, the inside of the block), and waits until they are ready.
+// startCluster starts the nodes of the binary with the limits (HCL, the inside of the block), and
+// waits until they are ready.
 func startCluster(ctx context.Context, binary, logLevel, limits string) (*cluster, error) {
 	dir, err := os.MkdirTemp("", "weir-bench-")
 	if err != nil {
@@ -263,9 +265,10 @@ func (c *cluster) chooseUsed(ctx context.Context) error {
 	return nil
 }
 
-// probe measures a commit (a write of a limit through the leader's API, less a round trip), and a round trip (a read of the
-// leader's API), in the idle cluster, before any load: what a limit's write costs beside the commit grows with the hosts that are
-// known. With a pause before each, processors that have gone to sleep meanwhile take part in it.
+// probe measures a commit (a write of a limit through the leader's API, less a round trip), and a
+// round trip (a read of the leader's API), in the idle cluster, before any load: what a limit's
+// write costs beside the commit grows with the hosts that are known. With a pause before each,
+// processors that have gone to sleep meanwhile take part in it.
 func (c *cluster) probe(ctx context.Context, times int, pause time.Duration) (units, error) {
 	leader, err := c.leader(ctx)
 	if err != nil {
@@ -320,8 +323,8 @@ func (c *cluster) stop() {
 // addrPort is the node's proxy.
 func (n *node) addrPort() netip.AddrPort { return netip.MustParseAddrPort(n.proxy) }
 
-// freePorts finds n loopback addresses whose port is free for TCP and UDP, below the range that the kernel gives to
-// outgoing connections.
+// freePorts finds n loopback addresses whose port is free for TCP and UDP, below the range that the
+// kernel gives to outgoing connections.
 func freePorts(n int) ([]string, error) {
 	const first, last, attempts = 15000, 32000, 1000
 	var addrs []string

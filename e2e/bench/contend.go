@@ -15,7 +15,8 @@ import (
 	"github.com/weirproxy/weir/e2e/upstream"
 )
 
-// contend is: 64 workers on three nodes, and too few slots for them. The upstream says how well they are used.
+// contend is: 64 workers on three nodes, and too few slots for them. The upstream says how well
+// they are used.
 func contend(limit int) workload {
 	run := func(ctx context.Context, b *bench, c *contender) (sample, error) { return runContend(ctx, b, c, limit) }
 	return workload{
@@ -24,8 +25,8 @@ func contend(limit int) workload {
 	}
 }
 
-// runContend gives each node's workers a port of their own at the one host, so that the upstream knows which node a
-// connection came through.
+// runContend gives each node's workers a port of their own at the one host, so that the upstream
+// knows which node a connection came through.
 func runContend(ctx context.Context, b *bench, c *contender, limit int) (sample, error) {
 	const workers, hold, warmUp = 64, 20 * time.Millisecond, time.Second
 	servers := make([]*upstream.Server, nodes)
@@ -121,8 +122,8 @@ type nodeEvent struct {
 	opened bool
 }
 
-// gaps are the times for which the only slot's host had no connection: from an end to the next begin through another
-// node, and through the same.
+// gaps are the times for which the only slot's host had no connection: from an end to the next
+// begin through another node, and through the same.
 func gaps(events []nodeEvent) (across, within []time.Duration) {
 	slices.SortStableFunc(events, func(a, b nodeEvent) int { return a.at.Compare(b.at) })
 	for i := 1; i < len(events); i++ {

@@ -162,7 +162,8 @@ func (c *contender) free() *contender {
 	return &f
 }
 
-// packaged are the peers that Debian has, with a configuration as lean as they let it be: no logs, no cache.
+// packaged are the peers that Debian has, with a configuration as lean as they let it be: no logs,
+// no cache.
 var packaged = map[string]func(context.Context, *settings) (*contender, error){
 	"squid":     startSquid,
 	"tinyproxy": startTinyproxy,
@@ -198,8 +199,8 @@ func startTinyproxy(ctx context.Context, _ *settings) (*contender, error) {
 	})
 }
 
-// startProgram runs a proxy that listens on an address given to it, and waits until it does. prepare writes what it needs into
-// dir, and returns the program with its arguments.
+// startProgram runs a proxy that listens on an address given to it, and waits until it does.
+// prepare writes what it needs into dir, and returns the program with its arguments.
 func startProgram(ctx context.Context, name string, prepare func(dir, addr string) (string, []string, error)) (*contender, error) {
 	addrs, err := freePorts(1)
 	if err != nil {

@@ -1,8 +1,9 @@
 //go:build linux
 
-// Command bench measures weir beside a floor (the smallest relay, and no proxy at all) and beside other proxies, on one machine,
-// in one run: each round gives every contender the same load for the same time, one after the other, and what is judged are ratios
-// within a round, by their median. docs/performance.md tells the method.
+// Command bench measures weir beside a floor (the smallest relay, and no proxy at all) and beside
+// other proxies, on one machine, in one run: each round gives every contender the same load for the
+// same time, one after the other, and what is judged are ratios within a round, by their median.
+// docs/performance.md tells the method.
 package main
 
 import (
@@ -67,7 +68,8 @@ func main() {
 	}
 }
 
-// parse reads the command line. If that asks for help, help is where it goes, and the error is flag.ErrHelp.
+// parse reads the command line. If that asks for help, help is where it goes, and the error is
+// flag.ErrHelp.
 func parse(args []string, help io.Writer) (*settings, error) {
 	s := &settings{}
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)

@@ -69,7 +69,8 @@ func TestChosen(t *testing.T) {
 	}
 }
 
-// TestRowsAreMeasured: each row names a workload that weir takes part in, and the relay where it is judged against.
+// TestRowsAreMeasured: each row names a workload that weir takes part in, and the relay where it is
+// judged against.
 func TestRowsAreMeasured(t *testing.T) {
 	all := workloads()
 	keys := map[string]bool{}

@@ -15,8 +15,8 @@ import (
 	"github.com/weirproxy/weir/e2e/proc"
 )
 
-// profilers are the programs that can look at a contender while it is measured, by the name of the setting. Their arguments
-// end with the process, and begin with what names their output.
+// profilers are the programs that can look at a contender while it is measured, by the name of the
+// setting. Their arguments end with the process, and begin with what names their output.
 var profilers = map[string]func(out string, pid int) []string{
 	"perf": func(out string, pid int) []string {
 		return []string{"record", "-q", "-F", "1999", "-g", "-o", out, "-p", strconv.Itoa(pid)}
@@ -52,8 +52,8 @@ func (b *bench) fetchProfile(ctx context.Context, c *contender, out string) (sto
 	}, nil
 }
 
-// profile starts the profiler that the settings ask for, if c is what it is to look at. The returned function ends it, and
-// is told how many operations it has seen.
+// profile starts the profiler that the settings ask for, if c is what it is to look at. The
+// returned function ends it, and is told how many operations it has seen.
 func (b *bench) profile(ctx context.Context, c *contender) (stop func(ops int64), err error) {
 	s := b.settings
 	if s.profiler == "" || c.name != s.profiled || len(c.pids) == 0 {

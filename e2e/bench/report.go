@@ -93,7 +93,8 @@ func rows() []row {
 	return list
 }
 
-// addedCommits is what a first connection to a host with a limit takes longer than one without, in commits.
+// addedCommits is what a first connection to a host with a limit takes longer than one without, in
+// commits.
 func addedCommits(r round) float64 {
 	return (r.of(weir, "p50_us") - r.of(weirFree, "p50_us")) / 1000 / r.of(weir, "commit_ms")
 }
@@ -103,7 +104,8 @@ func handover(r round) float64 {
 	return r.of(weir, "handover_ms") / (2*r.of(weir, "paced_round_trip_ms") + r.of(weir, "paced_commit_ms"))
 }
 
-// handoverFast is its time in units that were measured one after the other, on processors that are awake and with caches that are warm.
+// handoverFast is its time in units that were measured one after the other, on processors that are
+// awake and with caches that are warm.
 func handoverFast(r round) float64 {
 	return r.of(weir, "handover_ms") / (2*r.of(weir, "round_trip_ms") + r.of(weir, "commit_ms"))
 }
@@ -166,7 +168,8 @@ func (r *report) write(path string) error {
 	return os.WriteFile(path, append(text, '\n'), 0o644)
 }
 
-// table prints a line for each row that was measured. With a base it adds the change of what is judged.
+// table prints a line for each row that was measured. With a base it adds the change of what is
+// judged.
 func table(out io.Writer, rounds map[string][]round, contenders []string, base *report) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	head := []string{"workload", "figure"}
@@ -250,7 +253,8 @@ func signed(v float64) string {
 	return fmt.Sprintf("%+.1f %%", 100*v)
 }
 
-// besides prints what is not judged: how full the machine was, and what the cluster's other nodes used.
+// besides prints what is not judged: how full the machine was, and what the cluster's other nodes
+// used.
 func besides(out io.Writer, rounds map[string][]round, contenders []string, names []string) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	line(w, []string{"workload", "contender", "machine busy", "proxy's cores", "driver's cores", "other nodes' CPU µs/op", "p50 µs", "p99 µs", "failures"})
@@ -269,8 +273,8 @@ func besides(out io.Writer, rounds map[string][]round, contenders []string, name
 	return w.Flush()
 }
 
-// starved names the workloads in which neither the relay nor the machine was the bottleneck: there the load itself was, and
-// the figures say little. One worker leaves the machine idle on purpose.
+// starved names the workloads in which neither the relay nor the machine was the bottleneck: there
+// the load itself was, and the figures say little. One worker leaves the machine idle on purpose.
 func starved(rounds map[string][]round) []string {
 	const full, bottleneck = 0.9, 0.9
 	var names []string

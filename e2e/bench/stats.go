@@ -50,7 +50,8 @@ func middle(values []float64) float64 {
 	return median(values)
 }
 
-// spread is the distance between the lower and the upper quartile of what is known, as a share of the median.
+// spread is the distance between the lower and the upper quartile of what is known, as a share of
+// the median.
 func spread(values []float64) float64 {
 	values = known(values)
 	slices.Sort(values)

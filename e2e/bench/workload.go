@@ -116,7 +116,8 @@ func wide(name string, workers int) workload {
 	}
 }
 
-// runWide counts also what weir writes into its log: grants, and, once the load is over, what is given back.
+// runWide counts also what weir writes into its log: grants, and, once the load is over, what is
+// given back.
 func runWide(ctx context.Context, b *bench, c *contender, workers int) (sample, error) {
 	hosts := addrsFrom(later(c.wide, b.wideUsed), wideMost)
 	b.wideUsed += wideMost
@@ -153,8 +154,9 @@ func runWide(ctx context.Context, b *bench, c *contender, workers int) (sample, 
 	return s, nil
 }
 
-// settled is what read returns once it has stayed the same for some time, which is longer than idle slots are kept (5 s), and than a
-// young cluster's nodes take to open all their connections to each other; after at most 15 s, whatever it is then.
+// settled is what read returns once it has stayed the same for some time, which is longer than idle
+// slots are kept (5 s), and than a young cluster's nodes take to open all their connections to each
+// other; after at most 15 s, whatever it is then.
 func settled[T comparable](ctx context.Context, read func() (T, error)) (last T, err error) {
 	const still, atMost, step = 7 * time.Second, 15 * time.Second, 500 * time.Millisecond
 	begun, since := time.Now(), time.Now()

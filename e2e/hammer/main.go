@@ -1,6 +1,7 @@
-// Command hammer measures proxies from outside: it starts a counting upstream, sends workers to it through the proxies
-// for some seconds, and prints a report as JSON. It is a program of its own because the end-to-end tests run under the
-// race detector, which would make their own workers and upstream the slowest part of what they measure.
+// Command hammer measures proxies from outside: it starts a counting upstream, sends workers to it
+// through the proxies for some seconds, and prints a report as JSON. It is a program of its own
+// because the end-to-end tests run under the race detector, which would make their own workers and
+// upstream the slowest part of what they measure.
 package main
 
 import (

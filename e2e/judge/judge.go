@@ -1,8 +1,9 @@
-// Package judge holds a counting upstream's time line to what weir promises of a partition: never more connections than the
-// limit, and none of a node that was cut off, nor a byte from it, once its lease has run out.
+// Package judge holds a counting upstream's time line to what weir promises of a partition: never
+// more connections than the limit, and none of a node that was cut off, nor a byte from it, once
+// its lease has run out.
 //
-// It is pure: a case and a time line give the same verdict whenever it is asked, and the tests hand it time lines that
-// must be found guilty.
+// It is pure: a case and a time line give the same verdict whenever it is asked, and the tests hand
+// it time lines that must be found guilty.
 package judge
 
 import (
@@ -25,9 +26,10 @@ type Case struct {
 	Begin    time.Time         // breaches are told in time since then
 	Nodes    map[string]string // the nodes' names, by the address that they come from
 	Cuts     []Cut
-	// Blind are the times in which the observer itself got no processor, in order. An end that it saw in one may have come as
-	// early as the beginning of that; and a node of the same machine, which stood still as well, gets them on top of the time
-	// that its lease leaves it for its fence. The limit is not relaxed by them.
+	// Blind are the times in which the observer itself got no processor, in order. An end that it
+	// saw in one may have come as early as the beginning of that; and a node of the same machine,
+	// which stood still as well, gets them on top of the time that its lease leaves it for its
+	// fence. The limit is not relaxed by them.
 	Blind []Interval
 }
 
@@ -41,13 +43,15 @@ type Cut struct {
 	TTL    time.Duration
 	Guard  time.Duration // how long before its deadline a node begins to fence
 	Healed time.Time
-	// Gone is set where the node was cut off from the upstream as well, which then can't see the node end its connections: when
-	// the node itself was seen to have none left. Those that it had count until then.
+	// Gone is set where the node was cut off from the upstream as well, which then can't see the
+	// node end its connections: when the node itself was seen to have none left. Those that it had
+	// count until then.
 	Gone time.Time
 }
 
-// Deadline is when the lease that the node had at the cut has run out for certain, as its last answered keep-alive was sent
-// before. It is put off by the time in which the machine stood still since the node should have begun to fence.
+// Deadline is when the lease that the node had at the cut has run out for certain, as its last
+// answered keep-alive was sent before. It is put off by the time in which the machine stood still
+// since the node should have begun to fence.
 func (c Cut) Deadline(blind []Interval) time.Time {
 	deadline := c.At.Add(c.TTL)
 	begins := deadline.Add(-c.Guard)
@@ -99,10 +103,11 @@ func since(begin, at time.Time) string {
 type Verdict struct {
 	Breaches []Breach // at most a few of each kind
 	Peak     int
-	// LastEnd is when the last connection ended that a cut node had opened before its lease ran out; zero if there was none.
+	// LastEnd is when the last connection ended that a cut node had opened before its lease ran
+	// out; zero if there was none.
 	LastEnd time.Time
-	// Full is the first time after the first cut at which the nodes that were not cut off had the whole limit in use; zero
-	// if they never had.
+	// Full is the first time after the first cut at which the nodes that were not cut off had the
+	// whole limit in use; zero if they never had.
 	Full time.Time
 }
 
@@ -214,8 +219,8 @@ func (c Case) steps(lives []Life) []step {
 	return steps
 }
 
-// endOf is when a connection counts no more: at its end, or, where its node's end can't be seen, when the node was found to have
-// none left.
+// endOf is when a connection counts no more: at its end, or, where its node's end can't be seen,
+// when the node was found to have none left.
 func (c Case) endOf(l Life) time.Time {
 	for _, cut := range c.Cuts {
 		if !cut.Gone.IsZero() && cut.Node == l.Node && l.Opened.Before(cut.Gone) && c.endsAfter(l, cut.Gone) {
@@ -260,8 +265,9 @@ func sorted(open map[uint64]Life) []Life {
 	return lives
 }
 
-// checkCut holds the node to its deadline: from then until the heal it has nothing open, says nothing and opens nothing. A heal
-// before the deadline leaves nothing to check, because the lease may have been renewed.
+// checkCut holds the node to its deadline: from then until the heal it has nothing open, says
+// nothing and opens nothing. A heal before the deadline leaves nothing to check, because the lease
+// may have been renewed.
 func (c Case) checkCut(v *Verdict, cut Cut, lives []Life) {
 	deadline := cut.Deadline(c.Blind)
 	inTime := cut.Healed.IsZero() || cut.Healed.After(deadline)
@@ -297,7 +303,8 @@ func (c Case) checkLife(v *Verdict, cut Cut, l Life) {
 	}
 }
 
-// checkReuse finds when the others first had the whole limit, which must be after all that the cut nodes had.
+// checkReuse finds when the others first had the whole limit, which must be after all that the cut
+// nodes had.
 func (c Case) checkReuse(v *Verdict, lives []Life) {
 	first := c.Cuts[0].At
 	open := map[uint64]Life{}

@@ -23,7 +23,8 @@ func end(ms int, conn uint64, peer string, heard int) upstream.Event {
 	return upstream.Event{At: at(ms), Conn: conn, Peer: peer, Heard: at(heard)}
 }
 
-// cut is the case of two nodes, a limit of two, and node b cut off from 1 s to 5 s with a ttl of 2 s.
+// cut is the case of two nodes, a limit of two, and node b cut off from 1 s to 5 s with a ttl of 2
+// s.
 func cut() Case {
 	return Case{
 		Scenario: "trial", Limit: 2, Begin: begin, Nodes: map[string]string{"A": "a", "B": "b"},

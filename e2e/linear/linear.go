@@ -1,14 +1,17 @@
-// Package linear judges a history of limit writes and reads, made by many clients through many nodes.
+// Package linear judges a history of limit writes and reads, made by many clients through many
+// nodes.
 //
-// Writes are promised to be linearisable, conditional ones too: each takes effect at one moment between its call and its answer, in
-// the order of their log indexes. [Writes] checks that with porcupine. A write whose outcome nobody knows (no answer, or one that
-// says so) may take effect at any later moment, or never.
+// Writes are promised to be linearisable, conditional ones too: each takes effect at one moment
+// between its call and its answer, in the order of their log indexes. [Writes] checks that with
+// porcupine. A write whose outcome nobody knows (no answer, or one that says so) may take effect at
+// any later moment, or never.
 //
-// Reads are promised less: what a node shows is the state at some index of the log, which never goes back while its process lives,
-// and which includes every write that was acknowledged through that node. [Views] checks that.
+// Reads are promised less: what a node shows is the state at some index of the log, which never
+// goes back while its process lives, and which includes every write that was acknowledged through
+// that node. [Views] checks that.
 //
-// Every value is written once, so that it tells which write it comes from; a value that appears at two log indexes was written
-// twice.
+// Every value is written once, so that it tells which write it comes from; a value that appears at
+// two log indexes was written twice.
 package linear
 
 import (
@@ -102,8 +105,8 @@ func (w *Write) String() string {
 	return fmt.Sprintf("%s %d (seen %d) via %s: %s", name, w.Value, w.Seen, w.Node, outcome)
 }
 
-// Writes checks that the writes are linearisable. On a breach it draws those of the pattern into the file at picture,
-// an HTML page. The check gives up, which is an error too, after patience.
+// Writes checks that the writes are linearisable. On a breach it draws those of the pattern into
+// the file at picture, an HTML page. The check gives up, which is an error too, after patience.
 func Writes(history []*Write, picture string, patience time.Duration) error {
 	model := model()
 	operations := make([]porcupine.Operation, len(history))

@@ -25,8 +25,8 @@ type Shown struct {
 	Index uint64 // of the write that it comes from
 }
 
-// Views checks that each view is the log's state at its index, that a node's never go back, and that each has what was
-// acknowledged through the node before.
+// Views checks that each view is the log's state at its index, that a node's never go back, and
+// that each has what was acknowledged through the node before.
 func Views(writes []*Write, views []*View) error {
 	log := newLog(writes)
 	for _, v := range views {
@@ -37,7 +37,8 @@ func Views(writes []*Write, views []*View) error {
 	return forward(writes, views)
 }
 
-// log is what is known of the log: the writes that were acknowledged, in order, and those that may be anywhere in it.
+// log is what is known of the log: the writes that were acknowledged, in order, and those that may
+// be anywhere in it.
 type log struct {
 	of      map[string][]*Write // by pattern, in the order of their indexes
 	by      map[int64]*Write    // by value

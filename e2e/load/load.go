@@ -1,8 +1,9 @@
-// Package load plays the workers of a fleet: clients that open connections to one upstream through several proxies,
-// as fast as they are let, and tell what became of each.
+// Package load plays the workers of a fleet: clients that open connections to one upstream through
+// several proxies, as fast as they are let, and tell what became of each.
 //
-// A connection that is refused, could not be made, or broke after it was admitted is counted apart: the first is a
-// proxy doing its work, the second a proxy that is down, the third one that broke a promise.
+// A connection that is refused, could not be made, or broke after it was admitted is counted apart:
+// the first is a proxy doing its work, the second a proxy that is down, the third one that broke a
+// promise.
 package load
 
 import (
@@ -68,7 +69,8 @@ func Start(plan Plan) *Run {
 	return r
 }
 
-// Stop ends the load: attempts that wait for admission are given up uncounted, admitted ones end as planned.
+// Stop ends the load: attempts that wait for admission are given up uncounted, admitted ones end as
+// planned.
 func (r *Run) Stop() []Tally {
 	r.stop()
 	return r.Wait()

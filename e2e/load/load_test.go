@@ -20,7 +20,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// fakeProxy passes CONNECT and absolute-form requests on to the upstream, and does to each what its behave says first.
+// fakeProxy passes CONNECT and absolute-form requests on to the upstream, and does to each what its
+// behave says first.
 type fakeProxy struct {
 	ln net.Listener
 	wg sync.WaitGroup

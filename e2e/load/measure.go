@@ -18,7 +18,8 @@ type Goal struct {
 	LetDrain time.Duration // how long to wait, at the end, until none is open; 0: don't
 }
 
-// Report is what a measurement found. Use, Jain, Seconds and OK are of the time after the warm-up, the rest of all.
+// Report is what a measurement found. Use, Jain, Seconds and OK are of the time after the warm-up,
+// the rest of all.
 type Report struct {
 	Use     float64  `json:"use"`
 	Jain    float64  `json:"jain"`
@@ -42,9 +43,9 @@ func (r Report) String() string {
 		r.Seconds, r.OK, r.Refused, r.WaitP50.Round(100*time.Microsecond), r.WaitP99.Round(100*time.Microsecond), r.Slowness)
 }
 
-// Measure runs a plan against up, whose connections are all the plan's, and reports. It stops as soon as the goal's
-// ratios are reached after a whole window: a machine that is busy with other things gets more time, a peak above the
-// limit no second chance.
+// Measure runs a plan against up, whose connections are all the plan's, and reports. It stops as
+// soon as the goal's ratios are reached after a whole window: a machine that is busy with other
+// things gets more time, a peak above the limit no second chance.
 func Measure(up *upstream.Server, plan Plan, goal Goal) Report {
 	run := Start(plan)
 	warm := within(goal.WarmUp, func() bool { return up.Stats().Peak >= goal.Limit })

@@ -23,7 +23,8 @@ type keptConn struct {
 	r    *bufio.Reader
 }
 
-// get asks the upstream, in absolute form, to answer after hold. The error is a *Refusal for every status but 200.
+// get asks the upstream, in absolute form, to answer after hold. The error is a *Refusal for every
+// status but 200.
 func (k *keptConn) get(ctx context.Context, proxy, target string, hold time.Duration) error {
 	reused := k.conn != nil
 	err := k.exchange(ctx, proxy, target, hold)

@@ -11,15 +11,16 @@ import (
 const (
 	gaugeFor    = 200 * time.Millisecond
 	maxSlowness = 10
-	// gaugeUnit is what an exchange takes on the machine whose figures docs/performance.md shows: that of another machine,
-	// divided by how much longer its relay took in churn-1.
+	// gaugeUnit is what an exchange takes on the machine whose figures docs/performance.md shows:
+	// that of another machine, divided by how much longer its relay took in churn-1.
 	gaugeUnit = 40 * time.Microsecond
 )
 
-// Slowness tells how many times as long as on the machine of docs/performance.md a loopback connection takes here and now:
-// dial, a few bytes there and back, close. It is 1 on a machine that is as quick, or quicker, and at most 10. What is asked
-// of weir in processor time, or against a time that connections live, is asked in this measure, so that it says the same of
-// weir on every machine.
+// Slowness tells how many times as long as on the machine of docs/performance.md a loopback
+// connection takes here and now: dial, a few bytes there and back, close. It is 1 on a machine that
+// is as quick, or quicker, and at most 10. What is asked of weir in processor time, or against a
+// time that connections live, is asked in this measure, so that it says the same of weir on every
+// machine.
 func Slowness() (float64, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -5,7 +5,8 @@ import (
 	"time"
 )
 
-// Jain is Jain's fairness index of shares: 1 when all are equal, 1/n when one has everything. Of nothing it is 1.
+// Jain is Jain's fairness index of shares: 1 when all are equal, 1/n when one has everything. Of
+// nothing it is 1.
 func Jain(shares []float64) float64 {
 	var sum, squares float64
 	for _, x := range shares {

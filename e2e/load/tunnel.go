@@ -27,7 +27,8 @@ func (r *Refusal) Error() string {
 	return fmt.Sprintf("refused with %d (%s): %s", r.Status, r.ProxyStatus, strings.TrimSpace(r.Text))
 }
 
-// Reason is the error token of Proxy-Status (RFC 9209, section 2.1.1), or the status where there is none.
+// Reason is the error token of Proxy-Status (RFC 9209, section 2.1.1), or the status where there is
+// none.
 func (r *Refusal) Reason() string {
 	for param := range strings.SplitSeq(r.ProxyStatus, ";") {
 		if token, ok := strings.CutPrefix(strings.TrimSpace(param), "error="); ok {
@@ -43,8 +44,8 @@ type Tunnel struct {
 	r *bufio.Reader
 }
 
-// Connect opens a tunnel through proxy to target, both host:port. The error is a *Refusal if the proxy answered
-// anything but 200. A context that ends before the answer closes the connection.
+// Connect opens a tunnel through proxy to target, both host:port. The error is a *Refusal if the
+// proxy answered anything but 200. A context that ends before the answer closes the connection.
 func Connect(ctx context.Context, proxy, target string) (*Tunnel, error) {
 	return ConnectBy(ctx, nil, proxy, target)
 }
@@ -101,8 +102,8 @@ func (t *Tunnel) HoldAndEnd(d time.Duration) error {
 	return t.End()
 }
 
-// End ends this side and waits for the other's end: when it returns nil the upstream counts the connection no more,
-// unless it had ended its own side first.
+// End ends this side and waits for the other's end: when it returns nil the upstream counts the
+// connection no more, unless it had ended its own side first.
 func (t *Tunnel) End() error {
 	w, ok := t.Conn.(interface{ CloseWrite() error })
 	if !ok {
@@ -115,8 +116,8 @@ func (t *Tunnel) End() error {
 	return errors.Join(err, t.Close())
 }
 
-// Broken waits until the other side ends or resets the tunnel and reports how: nil for an orderly end. A tunnel that is
-// still alive when wait is over answers os.ErrDeadlineExceeded.
+// Broken waits until the other side ends or resets the tunnel and reports how: nil for an orderly
+// end. A tunnel that is still alive when wait is over answers os.ErrDeadlineExceeded.
 func (t *Tunnel) Broken(wait time.Duration) error {
 	if err := t.SetReadDeadline(time.Now().Add(wait)); err != nil {
 		return err

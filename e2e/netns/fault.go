@@ -13,11 +13,11 @@ var ErrUnavailable = errors.New("network namespaces need Linux and root (CAP_SYS
 type Fault struct {
 	From, To []string // members
 
-	// Ports limits the fault to TCP and UDP from or to these ports. Without them it takes every frame, ARP included, as
-	// a pulled cable does, or every packet but ARP where there is KeepARP.
+	// Ports limits the fault to TCP and UDP from or to these ports. Without them it takes every
+	// frame, ARP included, as a pulled cable does, or every packet but ARP where there is KeepARP.
 	Ports []int
-	// KeepARP lets ARP pass. A fault in one direction needs it, or the other would fail too: who never hears an answer
-	// can't address a frame.
+	// KeepARP lets ARP pass. A fault in one direction needs it, or the other would fail too: who
+	// never hears an answer can't address a frame.
 	KeepARP bool
 	// Percent drops this share of the packets at random; 0 means all.
 	Percent int

@@ -20,7 +20,8 @@ import (
 	"go.uber.org/goleak"
 )
 
-// helperVariable makes the test program the process that is killed: see TestKilledProcessLeavesNothing.
+// helperVariable makes the test program the process that is killed: see
+// TestKilledProcessLeavesNothing.
 const helperVariable = "WEIR_NETNS_HELPER"
 
 func TestMain(m *testing.M) {
@@ -70,7 +71,8 @@ func listenUDP(t *testing.T, m *Member, port int) ear {
 	return ear{PacketConn: conn, addr: conn.LocalAddr()}
 }
 
-// hears reports how many of count datagrams from one socket reach another, all sent before any is awaited.
+// hears reports how many of count datagrams from one socket reach another, all sent before any is
+// awaited.
 func hears(t *testing.T, from, to ear, count int) int {
 	t.Helper()
 	for range count {
@@ -197,7 +199,8 @@ func TestSetNamesWhoIsNoMember(t *testing.T) {
 	}
 }
 
-// TestOpenTo: a member counts its own connections, until it has ended them, whatever the other side knows.
+// TestOpenTo: a member counts its own connections, until it has ended them, whatever the other side
+// knows.
 func TestOpenTo(t *testing.T) {
 	n := network(t, "a", "b")
 	a, b := n.Member("a"), n.Member("b")
@@ -263,8 +266,9 @@ func TestCountTo(t *testing.T) {
 	}
 }
 
-// TestKilledProcessLeavesNothing: a network dies with its process. The proof is an interface of an observer's that is
-// paired with one inside it: the kernel removes both when it removes the network.
+// TestKilledProcessLeavesNothing: a network dies with its process. The proof is an interface of an
+// observer's that is paired with one inside it: the kernel removes both when it removes the
+// network.
 func TestKilledProcessLeavesNothing(t *testing.T) {
 	if err := Missing(); errors.Is(err, ErrUnavailable) {
 		t.Skip(err)
@@ -321,7 +325,8 @@ func interfaces(t *testing.T, s *Space) (names []string) {
 	return names
 }
 
-// holdNetwork is the helper: it makes a network, pairs it with the namespace that it runs in, and waits to be killed.
+// holdNetwork is the helper: it makes a network, pairs it with the namespace that it runs in, and
+// waits to be killed.
 func holdNetwork() (exitCode int) {
 	n, err := NewNetwork("a", "b")
 	if err == nil {

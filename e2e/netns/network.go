@@ -34,7 +34,8 @@ type Member struct {
 	addrs int // given so far
 }
 
-// NewNetwork makes a network of members, who all reach each other. Names are short: at most 12 bytes.
+// NewNetwork makes a network of members, who all reach each other. Names are short: at most 12
+// bytes.
 func NewNetwork(names ...string) (*Network, error) {
 	hub, err := NewSpace()
 	if err != nil {
@@ -85,7 +86,8 @@ func (n *Network) add(name string, index int) error {
 	return err
 }
 
-// awaitLinks waits until every link carries frames: the kernel notices that both ends are up within a second.
+// awaitLinks waits until every link carries frames: the kernel notices that both ends are up within
+// a second.
 func (n *Network) awaitLinks() error {
 	deadline := time.Now().Add(linksWithin)
 	for tick := time.Tick(linksPoll); ; <-tick {
@@ -154,7 +156,8 @@ func (m *Member) AddAddr() (netip.Addr, error) {
 	return addr, nil
 }
 
-// OpenTo counts the member's TCP sockets to addr whose connection has not ended on the member's side.
+// OpenTo counts the member's TCP sockets to addr whose connection has not ended on the member's
+// side.
 func (m *Member) OpenTo(addr netip.Addr) (count int, err error) {
 	err = m.Do(func() error {
 		table, err := os.ReadFile("/proc/thread-self/net/tcp")
@@ -182,8 +185,9 @@ func (n *Network) Set(faults ...Fault) error {
 	return n.hub.nft(script...)
 }
 
-// Slow makes the links to some members slow, and tells how: by delay where the kernel has netem, else by a narrow link, whose
-// queue holds packets up for as long as delay, and drops what does not fit.
+// Slow makes the links to some members slow, and tells how: by delay where the kernel has netem,
+// else by a narrow link, whose queue holds packets up for as long as delay, and drops what does not
+// fit.
 func (n *Network) Slow(delay time.Duration, members ...string) (how string, err error) {
 	netem := fmt.Sprintf("netem delay %dms %dms", delay.Milliseconds(), delay.Milliseconds()/2)
 	narrow := fmt.Sprintf("tbf rate %s burst 2k latency %dms", narrowRate, delay.Milliseconds())
@@ -203,7 +207,8 @@ func (n *Network) Slow(delay time.Duration, members ...string) (how string, err 
 	return how, nil
 }
 
-// narrowRate is what gets through a narrow link: less than a node of a busy cluster is sent, at times.
+// narrowRate is what gets through a narrow link: less than a node of a busy cluster is sent, at
+// times.
 const narrowRate = "96kbit"
 
 func (n *Network) shape(member, how string) error {

@@ -8,11 +8,13 @@ import (
 	"strings"
 )
 
-// The states of /proc/net/tcp in which a socket's connection has ended on this side: TIME_WAIT, CLOSE and LISTEN.
+// The states of /proc/net/tcp in which a socket's connection has ended on this side: TIME_WAIT,
+// CLOSE and LISTEN.
 var closedStates = []string{"06", "07", "0A"}
 
-// countTo counts the sockets of a /proc/net/tcp table whose connection to addr has not ended on this side. Addresses in it are
-// words in the machine's order, which is little-endian wherever the tests run.
+// countTo counts the sockets of a /proc/net/tcp table whose connection to addr has not ended on
+// this side. Addresses in it are words in the machine's order, which is little-endian wherever the
+// tests run.
 func countTo(table string, addr netip.Addr) (int, error) {
 	b := addr.As4()
 	slices.Reverse(b[:])

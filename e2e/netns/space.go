@@ -23,8 +23,8 @@ const commandTimeout = 10 * time.Second
 // Space is a network namespace, kept by an open file. Its methods may be called from any goroutine.
 type Space struct{ file *os.File }
 
-// Missing says what keeps this process from making networks, or returns nil. The error is ErrUnavailable where it lacks the
-// privilege, and names the missing program otherwise.
+// Missing says what keeps this process from making networks, or returns nil. The error is
+// ErrUnavailable where it lacks the privilege, and names the missing program otherwise.
 func Missing() error {
 	s, err := NewSpace()
 	if errors.Is(err, unix.EPERM) {
@@ -67,11 +67,12 @@ func (s *Space) Close() error { return s.file.Close() }
 // Path names the namespace, to programs that this process starts, for as long as it is open here.
 func (s *Space) Path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), s.file.Fd()) }
 
-// Enter is the beginning of a command line that runs a program in the namespace, as the process that it starts.
+// Enter is the beginning of a command line that runs a program in the namespace, as the process
+// that it starts.
 func (s *Space) Enter() []string { return []string{"nsenter", "--net=" + s.Path()} }
 
-// Do calls f on a thread in the namespace. What f opens or starts belongs to the namespace, also after f has returned. f
-// must not leave its goroutine to do so.
+// Do calls f on a thread in the namespace. What f opens or starts belongs to the namespace, also
+// after f has returned. f must not leave its goroutine to do so.
 func (s *Space) Do(f func() error) error {
 	return onThread(func() error {
 		if err := unix.Setns(int(s.file.Fd()), unix.CLONE_NEWNET); err != nil {
@@ -120,10 +121,12 @@ func (s *Space) ip(lines ...string) error {
 	return err
 }
 
-// Configure makes changes to the namespace's interfaces, addresses and routes, one command of ip a line.
+// Configure makes changes to the namespace's interfaces, addresses and routes, one command of ip a
+// line.
 func (s *Space) Configure(lines ...string) error { return s.ip(lines...) }
 
-// Redirect makes the namespace's own connections to one TCP port, at whatever address, lead to another port here.
+// Redirect makes the namespace's own connections to one TCP port, at whatever address, lead to
+// another port here.
 func (s *Space) Redirect(from, to int) error {
 	return s.nft("add table inet ports", "add chain inet ports output { type nat hook output priority -100; }",
 		fmt.Sprintf("add rule inet ports output tcp dport %d redirect to :%d", from, to))

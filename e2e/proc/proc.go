@@ -1,6 +1,6 @@
-// Package proc runs and watches other programs: it starts them in a process group of their own, so that a Ctrl-C on the
-// terminal reaches only the one that supervises, signals them, waits for their ends, and sees to it (on Linux) that they
-// do not outlive the supervisor, however it ends.
+// Package proc runs and watches other programs: it starts them in a process group of their own, so
+// that a Ctrl-C on the terminal reaches only the one that supervises, signals them, waits for their
+// ends, and sees to it (on Linux) that they do not outlive the supervisor, however it ends.
 package proc
 
 import (
@@ -14,7 +14,8 @@ import (
 	"time"
 )
 
-// outputDelay is how long a process that has ended may keep its output open through a child of its own.
+// outputDelay is how long a process that has ended may keep its output open through a child of its
+// own.
 const outputDelay = 2 * time.Second
 
 // Spec says what to run.
@@ -51,8 +52,8 @@ func Start(spec Spec) (*Process, error) {
 	return p, nil
 }
 
-// run owns the process from its start to its end, and keeps one thread for it: the kernel tells a child that its parent
-// has died when the thread that started it ends.
+// run owns the process from its start to its end, and keeps one thread for it: the kernel tells a
+// child that its parent has died when the thread that started it ends.
 func (p *Process) run(started chan<- error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -106,8 +107,8 @@ func (p *Process) Wait(ctx context.Context) (exitCode int, err error) {
 	}
 }
 
-// Stop asks the process to end (SIGTERM) and kills it once ctx is over. It returns the exit code, and an error
-// if it had to kill.
+// Stop asks the process to end (SIGTERM) and kills it once ctx is over. It returns the exit code,
+// and an error if it had to kill.
 func (p *Process) Stop(ctx context.Context) (exitCode int, err error) {
 	_ = p.Signal(syscall.SIGTERM) // an error means that it has ended
 	if exitCode, err = p.Wait(ctx); err != nil {

@@ -14,7 +14,8 @@ func attributes() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 }
 
-// clockTick is the unit of the times in /proc/PID/stat: USER_HZ, which is 100 on every Linux port of Go.
+// clockTick is the unit of the times in /proc/PID/stat: USER_HZ, which is 100 on every Linux port
+// of Go.
 const clockTick = 10 * time.Millisecond
 
 // CPU is the processor time that the process has used so far, in user and kernel mode, to 10 ms.
@@ -26,8 +27,8 @@ func (p *Process) CPU() (time.Duration, error) {
 	return parseCPU(string(b))
 }
 
-// parseCPU reads utime and stime, fields 14 and 15 of proc_pid_stat(5). The second field is the program's name in
-// parentheses and may itself hold spaces and parentheses.
+// parseCPU reads utime and stime, fields 14 and 15 of proc_pid_stat(5). The second field is the
+// program's name in parentheses and may itself hold spaces and parentheses.
 func parseCPU(stat string) (time.Duration, error) {
 	fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
 	if len(fields) < 13 {

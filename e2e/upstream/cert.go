@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// SelfSigned makes a TLS server configuration with a fresh certificate that nobody else vouches for, valid for an hour
-// for the given names and addresses.
+// SelfSigned makes a TLS server configuration with a fresh certificate that nobody else vouches
+// for, valid for an hour for the given names and addresses.
 func SelfSigned(hosts ...string) (*tls.Config, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

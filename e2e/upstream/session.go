@@ -31,8 +31,8 @@ type session struct {
 	r    *bufio.Reader
 }
 
-// converse talks until either side is done, passes the server's end on and returns what ended the peer's side:
-// io.EOF or the read error. It leaves the connection open.
+// converse talks until either side is done, passes the server's end on and returns what ended the
+// peer's side: io.EOF or the read error. It leaves the connection open.
 func converse(c *listened, config *tls.Config) error {
 	x := &session{conn: c}
 	if config != nil {
@@ -46,7 +46,8 @@ func converse(c *listened, config *tls.Config) error {
 	}
 }
 
-// awaitEnd returns once the peer's end has been seen on the TCP connection, whatever the layer above made of it.
+// awaitEnd returns once the peer's end has been seen on the TCP connection, whatever the layer
+// above made of it.
 func awaitEnd(c *listened, conn net.Conn, why error) error {
 	secure, isTLS := conn.(*tls.Conn)
 	if (why == io.EOF && !isTLS) || errors.Is(why, syscall.ECONNRESET) {

@@ -1,10 +1,10 @@
-// Package upstream is a server that judges a proxy in front of it: it counts the connections that are open at it,
-// now and at most.
+// Package upstream is a server that judges a proxy in front of it: it counts the connections that
+// are open at it, now and at most.
 //
-// A connection counts from its acceptance until the server has seen the peer's end, a FIN or a reset, and it stops
-// counting before the server closes its own side. So a peer that opens the next connection only once it has seen
-// this server's end never makes the count exceed its own, however the two are scheduled, and a peer that does not
-// wait is caught.
+// A connection counts from its acceptance until the server has seen the peer's end, a FIN or a
+// reset, and it stops counting before the server closes its own side. So a peer that opens the next
+// connection only once it has seen this server's end never makes the count exceed its own, however
+// the two are scheduled, and a peer that does not wait is caught.
 //
 // Two little protocols share the port, told apart by the first byte. Lines in lower case:
 //
@@ -12,7 +12,8 @@
 //	close 30ms   answers "closed" after that time and sends FIN; the connection counts until the peer's end
 //	echo         sends back all that follows
 //
-// And HTTP/1.1, with kept-alive connections: GET /hold?ms=30, GET /close?ms=30 (Connection: close), and POST /echo.
+// And HTTP/1.1, with kept-alive connections: GET /hold?ms=30, GET /close?ms=30 (Connection: close),
+// and POST /echo.
 package upstream
 
 import (
@@ -40,8 +41,8 @@ type Server struct {
 	wg sync.WaitGroup
 }
 
-// Start listens on addr ("127.0.0.1:0" for any free port) and serves until Close. With a TLS configuration
-// every connection begins with a handshake; it counts from acceptance all the same.
+// Start listens on addr ("127.0.0.1:0" for any free port) and serves until Close. With a TLS
+// configuration every connection begins with a handshake; it counts from acceptance all the same.
 func Start(addr string, config *tls.Config) (*Server, error) {
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
@@ -72,7 +73,8 @@ func (s *Server) Reset() {
 	s.meter.restart(time.Now())
 }
 
-// Timeline returns the openings and ends since the last Reset in order, and how many more did not fit.
+// Timeline returns the openings and ends since the last Reset in order, and how many more did not
+// fit.
 func (s *Server) Timeline() (events []Event, dropped uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -105,7 +107,8 @@ func (s *Server) accept() {
 	}
 }
 
-// admit counts a connection in the accepting goroutine, so that none is open uncounted while its own is scheduled.
+// admit counts a connection in the accepting goroutine, so that none is open uncounted while its
+// own is scheduled.
 func (s *Server) admit(c *net.TCPConn) {
 	peer := c.RemoteAddr().(*net.TCPAddr).IP.String()
 	s.mu.Lock()
@@ -129,7 +132,8 @@ func (s *Server) admit(c *net.TCPConn) {
 	})
 }
 
-// listened is a connection that notes when its peer was last heard. Only the goroutine that reads may look.
+// listened is a connection that notes when its peer was last heard. Only the goroutine that reads
+// may look.
 type listened struct {
 	*net.TCPConn
 	heard time.Time

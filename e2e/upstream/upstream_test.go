@@ -89,8 +89,8 @@ func awaitEOF(t *testing.T, c net.Conn) {
 	}
 }
 
-// By the time a peer sees the server's end its own connection counts no more: this is what makes a peak above the
-// limit the proxy's fault.
+// By the time a peer sees the server's end its own connection counts no more: this is what makes a
+// peak above the limit the proxy's fault.
 func TestStopsCountingBeforeItsOwnEnd(t *testing.T) {
 	s := start(t, nil)
 	for _, line := range []string{"hold 0s\n", "echo\n"} {

@@ -175,7 +175,8 @@ func TestClusterPrefixesLogsAndStopsAll(t *testing.T) {
 	}
 }
 
-// TestClusterSaysWhereItIsAndWhoDies: the addresses stand on the screen, and so does the end of each node.
+// TestClusterSaysWhereItIsAndWhoDies: the addresses stand on the screen, and so does the end of
+// each node.
 func TestClusterSaysWhereItIsAndWhoDies(t *testing.T) {
 	s := play(t, options{}, "")
 	s.awaitText(t, "all 2 nodes are ready\n")

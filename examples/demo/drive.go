@@ -105,7 +105,8 @@ func (v *viewer) follow(ctx context.Context, up *upstream.Server, out io.Writer,
 	}
 }
 
-// render is the line: what the upstream sees beside what the nodes say, and rates since the last look.
+// render is the line: what the upstream sees beside what the nodes say, and rates since the last
+// look.
 func render(s upstream.Stats, now, last host, since time.Duration) string {
 	limit := "none"
 	if now.Limit != nil {
@@ -149,7 +150,8 @@ func (v *viewer) setLimit(ctx context.Context, connections int) error {
 	return v.any(ctx, http.MethodPut, "/v1/limits/host/"+v.host, body, nil)
 }
 
-// any makes a call to the first node that answers it with 200, and decodes the answer into into unless it is nil.
+// any makes a call to the first node that answers it with 200, and decodes the answer into into
+// unless it is nil.
 func (v *viewer) any(ctx context.Context, method, path, body string, into any) (err error) {
 	for _, m := range v.members {
 		if err = v.call(ctx, method, "http://"+m.api+path, body, into); err == nil {

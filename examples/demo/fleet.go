@@ -40,7 +40,8 @@ func newFleet(out io.Writer, colour bool) *fleet {
 	return &fleet{lines: proc.NewScreen(out), colour: colour}
 }
 
-// screen is where the i-th node's log goes: to the common output, each line with the node's name before it.
+// screen is where the i-th node's log goes: to the common output, each line with the node's name
+// before it.
 func (f *fleet) screen(i int, name string) io.Writer {
 	prefix := name + " | "
 	if f.colour {
@@ -132,8 +133,9 @@ func (f *fleet) awaitEnd(ctx context.Context) error {
 	return errors.New("all nodes have ended")
 }
 
-// stop asks every node to stop, all at once, and a second time at the next signal. It returns failed if there is one,
-// or names the nodes that did not stop in good order; one that had ended before is not among them.
+// stop asks every node to stop, all at once, and a second time at the next signal. It returns
+// failed if there is one, or names the nodes that did not stop in good order; one that had ended
+// before is not among them.
 func (f *fleet) stop(signals <-chan os.Signal, failed error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), stopWithin)
 	defer cancel()

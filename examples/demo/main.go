@@ -1,13 +1,14 @@
-// Command demo runs the three nodes of examples/three-nodes in the foreground until Ctrl-C: `make cluster`. With -load
-// (`make demo`) it also starts an upstream that counts its connections and workers that go to it through all three
-// nodes, and shows in one line what the nodes and the upstream say of it.
+// Command demo runs the three nodes of examples/three-nodes in the foreground until Ctrl-C: `make
+// cluster`. With -load (`make demo`) it also starts an upstream that counts its connections and
+// workers that go to it through all three nodes, and shows in one line what the nodes and the
+// upstream say of it.
 //
 //	make demo
 //	bin/weir limits set 127.0.0.1 --connections 3 --addr http://127.0.0.1:8281    # in another terminal
 //	kill -9 $(pgrep -f three-nodes/b.hcl)                                         # see its slots move
 //
-// The nodes run in process groups of their own, so that Ctrl-C reaches only this program, which then asks each of them
-// to stop once. A second Ctrl-C stops them at once. They don't outlive it.
+// The nodes run in process groups of their own, so that Ctrl-C reaches only this program, which
+// then asks each of them to stop once. A second Ctrl-C stops them at once. They don't outlive it.
 package main
 
 import (
@@ -23,7 +24,8 @@ import (
 	"golang.org/x/term"
 )
 
-// examples are the nodes of examples/three-nodes; a test keeps their addresses the same as the files'.
+// examples are the nodes of examples/three-nodes; a test keeps their addresses the same as the
+// files'.
 var examples = []member{
 	{name: "a", proxy: "127.0.0.1:8080", api: "127.0.0.1:8081"},
 	{name: "b", proxy: "127.0.0.1:8180", api: "127.0.0.1:8181"},
@@ -61,7 +63,8 @@ func main() {
 	}
 }
 
-// run starts the nodes, shows what goes on until a signal comes or all nodes have ended, and stops them.
+// run starts the nodes, shows what goes on until a signal comes or all nodes have ended, and stops
+// them.
 func run(o options, members []member, out *os.File, colour bool, signals <-chan os.Signal) error {
 	f := newFleet(out, colour)
 	defer f.close()
@@ -95,7 +98,8 @@ func run(o options, members []member, out *os.File, colour bool, signals <-chan 
 	return f.stop(signals, failed)
 }
 
-// show waits until the nodes are ready and then, until ctx is over, shows the load or lets the logs speak.
+// show waits until the nodes are ready and then, until ctx is over, shows the load or lets the logs
+// speak.
 func (f *fleet) show(ctx context.Context, o options, members []member, out *os.File, inPlace bool) error {
 	err := f.awaitReady(ctx)
 	if err == nil && o.load {

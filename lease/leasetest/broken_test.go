@@ -11,8 +11,9 @@ import (
 	"time"
 )
 
-// The world can fail: whichever rule is broken, the ordinary mix of faults finds a breach, of a kind that the rule is there to
-// prevent. Another kind says that the switch breaks something else. The log says how many seeds it took.
+// The world can fail: whichever rule is broken, the ordinary mix of faults finds a breach, of a
+// kind that the rule is there to prevent. Another kind says that the switch breaks something else.
+// The log says how many seeds it took.
 func TestBrokenRulesAreFound(t *testing.T) {
 	type found struct {
 		seeds  uint64

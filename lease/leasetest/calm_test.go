@@ -9,7 +9,8 @@ import (
 	"github.com/weirproxy/weir/lease"
 )
 
-// calm is a world in which nothing goes wrong but what a test does, with a ttl of 3 s, commits of 2 ms and a round trip of 0.4 ms.
+// calm is a world in which nothing goes wrong but what a test does, with a ttl of 3 s, commits of 2
+// ms and a round trip of 0.4 ms.
 type calm struct {
 	*world
 	t       *testing.T
@@ -43,7 +44,8 @@ func (w *calm) pass(d time.Duration) {
 	}
 }
 
-// ask asks for one connection on a node, which holds it for a while, and tells of the answer and of the end.
+// ask asks for one connection on a node, which holds it for a while, and tells of the answer and of
+// the end.
 func (w *calm) ask(node int, host string, hold time.Duration, answered func(served bool), ended func()) *conn {
 	w.t.Helper()
 	x := w.nodes[node]
@@ -73,7 +75,8 @@ func (w *calm) ask(node int, host string, hold time.Duration, answered func(serv
 	return c
 }
 
-// hold opens one connection on a node and returns the means to end it, once it is open; nil where it is refused.
+// hold opens one connection on a node and returns the means to end it, once it is open; nil where
+// it is refused.
 func (w *calm) hold(node int, host string) (c *conn, end func()) {
 	w.t.Helper()
 	refused := false
@@ -88,7 +91,8 @@ func (w *calm) hold(node int, host string) (c *conn, end func()) {
 	}
 }
 
-// client is a worker of a fixed pace: it holds for so long, and after a refusal pauses for about so long.
+// client is a worker of a fixed pace: it holds for so long, and after a refusal pauses for about so
+// long.
 type client struct {
 	w     *calm
 	node  int

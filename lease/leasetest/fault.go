@@ -27,7 +27,8 @@ type Kind uint8
 const (
 	// FaultCrash kills a process; For later it starts again, with N = 1 without its data.
 	FaultCrash Kind = iota
-	// FaultCut parts Set from the rest for For. N says which messages are lost: both ways, out of Set, into Set.
+	// FaultCut parts Set from the rest for For. N says which messages are lost: both ways, out of
+	// Set, into Set.
 	FaultCut
 	// FaultRaftCut parts servers only from each other: streams go on.
 	FaultRaftCut
@@ -41,9 +42,11 @@ const (
 	FaultStop
 	// FaultSuspend suspends a machine for For: only some clocks run.
 	FaultSuspend
-	// FaultFreeze is a virtual machine that stands still for For: all clocks stop, and then the wall clock is set right.
+	// FaultFreeze is a virtual machine that stands still for For: all clocks stop, and then the
+	// wall clock is set right.
 	FaultFreeze
-	// FaultLag delays by up to Late, for For, what leaders say to a node, or (N = 1) what it says to them.
+	// FaultLag delays by up to Late, for For, what leaders say to a node, or (N = 1) what it says
+	// to them.
 	FaultLag
 	// FaultLeave drains a node and ends it; it comes back after For.
 	FaultLeave
@@ -55,25 +58,29 @@ const (
 	FaultGossip
 	// FaultTwin starts another process by a node's name for For.
 	FaultTwin
-	// FaultReplay puts into the log what is there already (N = 0: of the present term), or what was judged in an earlier term (N = 1).
+	// FaultReplay puts into the log what is there already (N = 0: of the present term), or what was
+	// judged in an earlier term (N = 1).
 	FaultReplay
 	// FaultWild adds to the leader's entries, for For, what it has no reason for.
 	FaultWild
-	// FaultLoss takes a grant from a session without telling anybody, as a log that was recovered from an older copy would, and breaks
-	// the stream.
+	// FaultLoss takes a grant from a session without telling anybody, as a log that was recovered
+	// from an older copy would, and breaks the stream.
 	FaultLoss
 	// FaultSnapshot lets a server go on from a snapshot of the state.
 	FaultSnapshot
-	// FaultUnknown leaves the leader without an answer to its next proposal, and deposes it after For.
+	// FaultUnknown leaves the leader without an answer to its next proposal, and deposes it after
+	// For.
 	FaultUnknown
 	// FaultWall sets a node's wall clock by Late, backwards if N = 1.
 	FaultWall
 	// FaultPutBack kills the only server, takes its log back to an older copy, which lacks N
 	// entries, and starts it again For later.
 	FaultPutBack
-	// FaultStray leads a node's next N dials to the leader of another cluster, and breaks its stream.
+	// FaultStray leads a node's next N dials to the leader of another cluster, and breaks its
+	// stream.
 	FaultStray
-	// FaultLostSeed kills a server that has nobody to join; For later it starts again without its disk.
+	// FaultLostSeed kills a server that has nobody to join; For later it starts again without its
+	// disk.
 	FaultLostSeed
 
 	kinds
@@ -211,7 +218,8 @@ func (g *generator) stop(at time.Duration) {
 
 func (g *generator) suspend(at time.Duration) {
 	f := Fault{Kind: FaultSuspend, Node: g.node(), For: Duration(g.long())}
-	// A frozen clock eats into the margin until the wall clock tells; where clocks also drift, there is none left.
+	// A frozen clock eats into the margin until the wall clock tells; where clocks also drift,
+	// there is none left.
 	if g.one(3) && len(g.p.Drift) == 0 {
 		f.Kind, f.Node = FaultFreeze, g.below(g.p.Nodes)
 		for _, other := range g.p.Faults {
@@ -223,8 +231,8 @@ func (g *generator) suspend(at time.Duration) {
 	g.add(at, f)
 }
 
-// lag is a node that hears late and then is not heard any more: what it hears last is about a time long gone. Then it may be cut off
-// altogether.
+// lag is a node that hears late and then is not heard any more: what it hears last is about a time
+// long gone. Then it may be cut off altogether.
 func (g *generator) lag(at time.Duration) {
 	ttl := g.p.TTL.D()
 	node := g.below(g.p.Nodes)
@@ -322,8 +330,8 @@ func (g *generator) wall(at time.Duration) {
 	g.add(at, Fault{Kind: FaultWall, Node: g.node(), Late: Duration(g.scale(100*ms, time.Hour)), N: g.below(2)})
 }
 
-// oldHello breaks a stream, or restarts a process, on a bad link: the hello on the next stream is so long on its way that it comes
-// after that of the one after.
+// oldHello breaks a stream, or restarts a process, on a bad link: the hello on the next stream is
+// so long on its way that it comes after that of the one after.
 func (g *generator) oldHello(at time.Duration) {
 	node := g.below(g.p.Nodes)
 	if g.one(2) {
@@ -406,7 +414,8 @@ func (g *generator) putBack(d *dice) {
 	slices.SortStableFunc(p.Faults, func(x, y Fault) int { return int(x.At - y.At) })
 }
 
-// strays leads nodes to another cluster's leader, at times when they look for their own, and takes disks from servers.
+// strays leads nodes to another cluster's leader, at times when they look for their own, and takes
+// disks from servers.
 func (g *generator) strays(d *dice) {
 	for range 1 + d.below(3) {
 		at, node := d.upTo(g.p.Length.D()), d.below(g.p.Nodes)

@@ -4,18 +4,21 @@ import (
 	"github.com/weirproxy/weir/fsm"
 )
 
-// The leaders of other clusters, whose limits are higher. A node comes to one by a stray join, or because an address has changed
-// hands; and a server that has lost its disk, and has nobody to join, would be one, were it not for its listening first.
+// The leaders of other clusters, whose limits are higher. A node comes to one by a stray join, or
+// because an address has changed hands; and a server that has lost its disk, and has nobody to
+// join, would be one, were it not for its listening first.
 
 const (
 	clusterID = "seeded"  // of the cluster under test
 	foreignID = "foreign" // of one that nodes stray to
 	secondID  = "second"  // of one that a server forms alone
-	// foreignTerm is far from the terms of the cluster under test, in which what is judged elsewhere must not count.
+	// foreignTerm is far from the terms of the cluster under test, in which what is judged
+	// elsewhere must not count.
 	foreignTerm = 1 << 20
 )
 
-// otherCluster makes a cluster of one server outside of the world's nodes, which allows more than the cluster under test.
+// otherCluster makes a cluster of one server outside of the world's nodes, which allows more than
+// the cluster under test.
 func (w *world) otherCluster(id string) *leadership {
 	p := &process{w: w, index: maxNodes, name: id, dice: newDice(w.plan.Seed, 9), running: true, state: fsm.NewState()}
 	var limits []fsm.Limit
@@ -34,8 +37,8 @@ func (w *world) otherCluster(id string) *leadership {
 	return l
 }
 
-// astray is the leader of another cluster that a node's next dial leads to; nil: none. One that has been in no cluster yet finds
-// its cluster through its own configuration, before it dials anybody.
+// astray is the leader of another cluster that a node's next dial leads to; nil: none. One that has
+// been in no cluster yet finds its cluster through its own configuration, before it dials anybody.
 func (x *process) astray() *leadership {
 	w := x.w
 	switch {
@@ -62,8 +65,8 @@ func (l *leadership) commitForeign() {
 	l.pump()
 }
 
-// loseSeed lets a server come back without its disk and with nobody to join. It listens first, is found by its cluster, and joins it
-// as any node without data does; unless that rule is broken.
+// loseSeed lets a server come back without its disk and with nobody to join. It listens first, is
+// found by its cluster, and joins it as any node without data does; unless that rule is broken.
 func (w *world) loseSeed(x *process, f Fault) {
 	x.second = false
 	w.crash(x, f)

@@ -9,7 +9,8 @@ import (
 	"github.com/weirproxy/weir/lease/leasepb"
 )
 
-// leadership is one term's leader as its process sees it, and the shell around the real core. It may outlive its term.
+// leadership is one term's leader as its process sees it, and the shell around the real core. It
+// may outlive its term.
 type leadership struct {
 	w       *world
 	p       *process
@@ -160,7 +161,8 @@ func (l *leadership) propose(cmd fsm.Command) {
 	w.at(w.commit/2+w.dice.upTo(w.commit), l, evCommit, l.proposal)
 }
 
-// committed is the moment of the commit, if it comes: the fate of a deposed leader's entry is for its successor to decide.
+// committed is the moment of the commit, if it comes: the fate of a deposed leader's entry is for
+// its successor to decide.
 func (l *leadership) committed() {
 	w := l.w
 	if l.foreign {
@@ -216,7 +218,8 @@ func (l *leadership) verify() {
 	w.at(w.rtt/2+w.jitter(&w.dice), l, evProve, 0)
 }
 
-// prove is the moment at which a majority confirms it, if it does. The word of that takes a while, in which the lead may be lost.
+// prove is the moment at which a majority confirms it, if it does. The word of that takes a while,
+// in which the lead may be lost.
 func (l *leadership) prove() {
 	w := l.w
 	switch {
@@ -305,7 +308,8 @@ func (l *leadership) die() {
 	}
 }
 
-// addWild adds to an entry what the core did not ask for: what a buggy leader might, and the grant that a fault takes.
+// addWild adds to an entry what the core did not ask for: what a buggy leader might, and the grant
+// that a fault takes.
 func (l *leadership) addWild(adj *fsm.Adjust) fsm.Command {
 	w, st := l.w, l.p.state
 	if l != w.raft.lead {
@@ -332,7 +336,8 @@ func (l *leadership) addWild(adj *fsm.Adjust) fsm.Command {
 	return &c
 }
 
-// wildly makes up a few adjustments, of sessions that are open or not. What somebody holds is not taken away: no rule would help.
+// wildly makes up a few adjustments, of sessions that are open or not. What somebody holds is not
+// taken away: no rule would help.
 func (l *leadership) wildly() (out []fsm.Adjustment) {
 	w, st := l.w, l.p.state
 	sessions := st.Sessions()
@@ -362,7 +367,8 @@ func (x *process) lose() {
 	}
 }
 
-// suffer carries out what follows from an entry's additions: who was granted what it does not know of finds out on its next stream.
+// suffer carries out what follows from an entry's additions: who was granted what it does not know
+// of finds out on its next stream.
 func (l *leadership) suffer(cmd fsm.Command, res fsm.Result) {
 	w := l.w
 	if _, ok := cmd.(*fsm.Adjust); !ok || len(res.Adjusted) <= l.honest {

@@ -194,7 +194,8 @@ func (w *world) crash(x *process, f Fault) {
 	w.at(f.For.D(), x, evStart, 0)
 }
 
-// twin starts another process by a node's name, on the same machine or not: it has another identity.
+// twin starts another process by a node's name, on the same machine or not: it has another
+// identity.
 func (w *world) twin(x *process, f Fault) {
 	y := &process{
 		w: w, index: x.index, name: x.name, twin: true, ppm: x.ppm,
@@ -222,9 +223,10 @@ func (w *world) writeLimit(l Limit, i int) {
 	}
 }
 
-// replay puts into the log again what a leader has proposed in this term, or what one proposed in an earlier one as if it were of this.
-// Raft does neither; an opened session is not repeated in its own term, since nobody proposes an entry twice. Nor is an entry that takes a
-// grant from who does not hear of it: it may not have been committed before, and this time nobody would count the loss.
+// replay puts into the log again what a leader has proposed in this term, or what one proposed in
+// an earlier one as if it were of this. Raft does neither; an opened session is not repeated in its
+// own term, since nobody proposes an entry twice. Nor is an entry that takes a grant from who does
+// not hear of it: it may not have been committed before, and this time nobody would count the loss.
 func (w *world) replay(former bool) {
 	r := &w.raft
 	if r.lead == nil || !r.quorum(r.lead.p) {
@@ -241,8 +243,8 @@ func (w *world) replay(former bool) {
 	}
 }
 
-// recover ends all faults and gives the cluster the time that it may take to be whole again: for sessions of the dead to end, for an
-// election, and for nodes to come back.
+// recover ends all faults and gives the cluster the time that it may take to be whole again: for
+// sessions of the dead to end, for an election, and for nodes to come back.
 func (w *world) recover() {
 	for _, x := range w.nodes {
 		if x.running && x.pausedUntil > w.now {
@@ -273,7 +275,8 @@ func (w *world) recover() {
 	w.run(ttl + ttl/10 + 4*second)
 }
 
-// settle checks that the cluster is whole: everybody is served, and no slot lies free while somebody waits.
+// settle checks that the cluster is whole: everybody is served, and no slot lies free while
+// somebody waits.
 func (w *world) settle() {
 	if w.breach != "" {
 		return
@@ -327,7 +330,8 @@ func (x *process) uses(host int) bool {
 	return slices.ContainsFunc(x.conns, func(c *conn) bool { return c.host == host })
 }
 
-// hungry lists who must be served in a while that can be waited for: where requests queue, all in turn.
+// hungry lists who must be served in a while that can be waited for: where requests queue, all in
+// turn.
 func (w *world) hungry() (all []hunger) {
 	const longest = 12 * second
 	for key, k := range w.up.keys {

@@ -9,7 +9,8 @@ import (
 	"github.com/weirproxy/weir/fsm"
 )
 
-// Plan is one run of the world: who is there, what they do, and what goes wrong when. The same plan gives the same run.
+// Plan is one run of the world: who is there, what they do, and what goes wrong when. The same plan
+// gives the same run.
 type Plan struct {
 	Seed     uint64   `json:"seed"` // of what the plan leaves to chance: each message's delay, and the like
 	Nodes    int      `json:"nodes"`
@@ -24,7 +25,8 @@ type Plan struct {
 	Workers  []Worker `json:"workers,omitempty"`
 	Length   Duration `json:"length"` // of the time in which things go wrong
 	Faults   []Fault  `json:"faults,omitempty"`
-	// Every says after how many events everything is walked and checked. The upstream is checked whenever a connection opens.
+	// Every says after how many events everything is walked and checked. The upstream is checked
+	// whenever a connection opens.
 	Every int  `json:"check_every"`
 	Codec bool `json:"codec,omitempty"` // every command is encoded and decoded on its way into the log
 }
@@ -166,8 +168,9 @@ const (
 	ms     = time.Millisecond
 )
 
-// maxDrift is how far, in parts per million, two clocks may go wrong in opposite directions and still be less than
-// the margin apart in a ttl; and for a short ttl, how far the rests, which don't grow with it, allow.
+// maxDrift is how far, in parts per million, two clocks may go wrong in opposite directions and
+// still be less than the margin apart in a ttl; and for a short ttl, how far the rests, which don't
+// grow with it, allow.
 func maxDrift(ttl time.Duration) int64 {
 	apart := int64(leaseMargin) * 1_000_000 / int64(2*ttl+leaseMargin)
 	return min(apart*95/100, 70_000)
@@ -258,7 +261,8 @@ func (g *generator) anyLimit(pattern string, n int64) Limit {
 	return l
 }
 
-// workers makes few and slow ones in most worlds, so that many worlds can be run, and many quick ones in some.
+// workers makes few and slow ones in most worlds, so that many worlds can be run, and many quick
+// ones in some.
 func (g *generator) workers() {
 	budget := 8.0 // connections a second
 	n, longest := g.p.Nodes+g.below(2*g.p.Nodes), 5*second

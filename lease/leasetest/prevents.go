@@ -10,7 +10,8 @@ var (
 	clusters = []Breach{BreachOverLimit, BreachByte, BreachBelief} // no grant of another log is used
 )
 
-// prevents is what each rule is there to prevent: the kinds of breach that count as finding that it is broken.
+// prevents is what each rule is there to prevent: the kinds of breach that count as finding that it
+// is broken.
 var prevents = map[Rule][]Breach{
 	RuleFromAnswer:       capHolds,
 	RuleUnverified:       capHolds,
@@ -47,14 +48,16 @@ var prevents = map[Rule][]Breach{
 	RuleRepeated:         beliefs,
 }
 
-// besides is what a rule's switch brings about as well, by the way in which it breaks the rule: such a run is passed over.
+// besides is what a rule's switch brings about as well, by the way in which it breaks the rule:
+// such a run is passed over.
 var besides = map[Rule][]Breach{
 	RuleFromAnswer: {BreachUnrest},    // the node's clock is set back, and with it the time at which it gives slots back
 	RuleCloseEarly: {BreachNoSession}, // a session may be closed before its node has sent a keep-alive
 	RuleUnproven:   {BreachUnrest},    // the session that a late hello opened stays, and holds what was granted to it
 }
 
-// Finds reports whether a breach shows that the rule is broken. Without a rule (0), every breach counts.
+// Finds reports whether a breach shows that the rule is broken. Without a rule (0), every breach
+// counts.
 func (r Rule) Finds(b Breach) bool {
 	if r == 0 {
 		return b != BreachNone

@@ -10,7 +10,8 @@ import (
 	"github.com/weirproxy/weir/lease/leasepb"
 )
 
-// process is one node's process, its machine and its clocks. The shell around the core is here; the core is the real one.
+// process is one node's process, its machine and its clocks. The shell around the core is here; the
+// core is the real one.
 type process struct {
 	w        *world
 	index    int
@@ -99,7 +100,8 @@ func (x *process) act(kind uint8, n int64) {
 	}
 }
 
-// at plans something in the process: it does not happen while it is stopped, nor once it has ended. Timers come last when it wakes.
+// at plans something in the process: it does not happen while it is stopped, nor once it has ended.
+// Timers come last when it wakes.
 func (x *process) at(d time.Duration, timer bool, who actor, kind uint8, n int64) {
 	x.w.q.push(x.w.now+d, event{who: who, proc: x, life: x.life, kind: kind, timer: timer, n: n})
 }
@@ -334,7 +336,8 @@ func (x *process) pause(d, bootLost, monoLost time.Duration) {
 	w.raft.evaluate()
 }
 
-// wakeTime is how long after it goes on a process may take until the upstream has seen that it fenced.
+// wakeTime is how long after it goes on a process may take until the upstream has seen that it
+// fenced.
 func (x *process) wakeTime() time.Duration {
 	late := wakeLate
 	return late + x.w.plan.Upstream.D() + 2*ms
@@ -360,8 +363,9 @@ func (x *process) wake() {
 // guard is the time before the deadline that a node keeps for the fence's own work.
 func guard(ttl time.Duration) time.Duration { return min(max(ttl/10, 50*ms), 500*ms) }
 
-// excusedSince is up to when a connection must have been made to be one that the stopped process could not close: in a
-// process that is stopped, or was a moment ago, past its lease. A negative time excuses nothing.
+// excusedSince is up to when a connection must have been made to be one that the stopped process
+// could not close: in a process that is stopped, or was a moment ago, past its lease. A negative
+// time excuses nothing.
 func (x *process) excusedSince() time.Duration {
 	now := x.w.now
 	if x.pausedUntil == 0 || now >= x.pausedUntil+x.wakeTime() || now < x.fenceAt {
@@ -401,8 +405,8 @@ func (x *process) sayLeft() {
 	w.at(x.dice.scale(10*ms, 5*second), w, evLeft, int64(id))
 }
 
-// stream is one stream between a node and a leader. In each direction nothing overtakes; what is on its way when it breaks is
-// lost, or arrives late, also after what a newer stream brought.
+// stream is one stream between a node and a leader. In each direction nothing overtakes; what is on
+// its way when it breaks is lost, or arrives late, also after what a newer stream brought.
 type stream struct {
 	x        *process
 	lead     *leadership

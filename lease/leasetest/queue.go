@@ -24,7 +24,8 @@ type entry struct {
 
 func (e entry) before(o entry) bool { return e.at < o.at || e.at == o.at && e.seq < o.seq }
 
-// queue holds the events to come: a heap of four children a node, whose bodies are kept apart and used again.
+// queue holds the events to come: a heap of four children a node, whose bodies are kept apart and
+// used again.
 type queue struct {
 	heap   []entry
 	bodies []event
@@ -94,8 +95,8 @@ func (q *queue) sink(it entry) {
 	q.heap[i] = it
 }
 
-// dice is a splitmix64 generator (Steele, Lea and Flood, 2014): small enough for every worker and process to have its own, so
-// that leaving one out of a plan changes little for the others.
+// dice is a splitmix64 generator (Steele, Lea and Flood, 2014): small enough for every worker and
+// process to have its own, so that leaving one out of a plan changes little for the others.
 type dice struct{ state uint64 }
 
 // newDice mixes a seed with what tells one generator of a world from another.

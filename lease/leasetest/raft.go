@@ -9,9 +9,10 @@ import (
 	"github.com/weirproxy/weir/lease"
 )
 
-// raft is the log as the servers agree on it, and who leads. It promises what Raft does, and no more: an entry that is committed
-// stays; one leader at a time commits and can be verified; who was deposed need not know; its last entry may
-// be committed by its successor. Elections take a while, in which nobody leads.
+// raft is the log as the servers agree on it, and who leads. It promises what Raft does, and no
+// more: an entry that is committed stays; one leader at a time commits and can be verified; who was
+// deposed need not know; its last entry may be committed by its successor. Elections take a while,
+// in which nobody leads.
 type raft struct {
 	w           *world
 	term        uint64
@@ -100,7 +101,8 @@ func (r *raft) quorum(x *process) bool {
 	return 2*n > r.w.plan.Servers
 }
 
-// evaluate looks whether the leader still has its quorum. What waited for that goes on; if it has none, there will be an election.
+// evaluate looks whether the leader still has its quorum. What waited for that goes on; if it has
+// none, there will be an election.
 func (r *raft) evaluate() {
 	w := r.w
 	switch {
@@ -126,7 +128,8 @@ func (r *raft) callElection(after time.Duration) {
 	r.w.at(after, r, evElect, r.election)
 }
 
-// depose takes the lead from whoever has it; another is elected later. It does not know for a while.
+// depose takes the lead from whoever has it; another is elected later. It does not know for a
+// while.
 func (r *raft) depose(after, linger time.Duration) {
 	if r.lead == nil {
 		return
@@ -265,7 +268,8 @@ func (x *process) apply(e logEntry) fsm.Result {
 	return x.state.Apply(index, e.term, e.cmd)
 }
 
-// write commits a command of a client's, if there is a leader that can; followers that think they lead may learn of it.
+// write commits a command of a client's, if there is a leader that can; followers that think they
+// lead may learn of it.
 func (r *raft) write(cmd fsm.Command) (fsm.Result, bool) {
 	w := r.w
 	if r.lead == nil || !r.quorum(r.lead.p) {

@@ -10,8 +10,9 @@ import (
 	"github.com/weirproxy/weir/lease/leasepb"
 )
 
-// Rule is a rule that a run can break, to show that the world finds the breach. The real code follows all of them: they are broken at
-// its boundary, in the times, messages and results that it is handed, and around the state machine.
+// Rule is a rule that a run can break, to show that the world finds the breach. The real code
+// follows all of them: they are broken at its boundary, in the times, messages and results that it
+// is handed, and around the state machine.
 type Rule uint8
 
 // The rules, and how each is broken.

@@ -8,7 +8,8 @@ import (
 	"github.com/weirproxy/weir/fsm"
 )
 
-// With more demand than slots, all slots are in use and nodes get equally, also where there are fewer slots than nodes.
+// With more demand than slots, all slots are in use and nodes get equally, also where there are
+// fewer slots than nodes.
 func TestContendedUseAndFairness(t *testing.T) {
 	for _, n := range []int64{1, 2, 3, 10, 25} {
 		for _, queue := range []bool{false, true} {
@@ -81,7 +82,8 @@ func TestIdleSlotsGoBack(t *testing.T) {
 	}
 }
 
-// A request over a limit without a queue is refused only once the other nodes have been asked for idle slots.
+// A request over a limit without a queue is refused only once the other nodes have been asked for
+// idle slots.
 func TestIdleSlotsElsewhereAreFetched(t *testing.T) {
 	w := newCalm(t, 5, 3, Limit{Pattern: "up", Connections: 3})
 	w.pass(second)
@@ -141,8 +143,8 @@ func TestReclaim(t *testing.T) {
 	}
 }
 
-// A slot that falls idle goes to the request that waits, not to a node whose requests were refused a moment ago, however
-// quickly things follow each other.
+// A slot that falls idle goes to the request that waits, not to a node whose requests were refused
+// a moment ago, however quickly things follow each other.
 func TestIdleSlotGoesToWhoWaits(t *testing.T) {
 	for seed := range uint64(200) {
 		w := newCalm(t, seed, 3)
@@ -189,7 +191,8 @@ func TestIdleSlotGoesToWhoWaits(t *testing.T) {
 	}
 }
 
-// Refusals come within a few milliseconds also in a storm, and the leader is asked a few hundred times a second at most.
+// Refusals come within a few milliseconds also in a storm, and the leader is asked a few hundred
+// times a second at most.
 func TestRefusalsInAStorm(t *testing.T) {
 	w := newCalm(t, 2, 2, Limit{Pattern: "up", Connections: 1})
 	w.pass(second)
@@ -224,7 +227,8 @@ func (s *storm) act(uint8, int64) {
 	})
 }
 
-// A node that gossip calls dead is granted nothing more once it is silent; one whose keep-alives arrive is served on.
+// A node that gossip calls dead is granted nothing more once it is silent; one whose keep-alives
+// arrive is served on.
 func TestDeadByGossip(t *testing.T) {
 	for _, silent := range []bool{false, true} {
 		w := newCalm(t, 3, 3, Limit{Pattern: "up", Connections: 2, Timeout: Duration(20 * second), Size: 10})

@@ -5,9 +5,10 @@ import (
 	"time"
 )
 
-// Shrink looks for a smaller plan that fails too: with fewer faults, fewer workers, fewer nodes, shorter faults and less time. It
-// runs at most tries plans. With a rule broken, the plan is one that fails for that alone, in a way that the rule is there to
-// prevent. It need not fail with the same words: the smallest failure is the best to read.
+// Shrink looks for a smaller plan that fails too: with fewer faults, fewer workers, fewer nodes,
+// shorter faults and less time. It runs at most tries plans. With a rule broken, the plan is one
+// that fails for that alone, in a way that the rule is there to prevent. It need not fail with the
+// same words: the smallest failure is the best to read.
 func Shrink(p *Plan, broken Rule, tries int) *Plan {
 	s := &shrinker{best: p.clone(), broken: broken, tries: tries}
 	for {
@@ -55,8 +56,8 @@ func (s *shrinker) try(change func(*Plan)) bool {
 	return true
 }
 
-// without leaves out parts of a list: halves of it, then quarters, down to single items (Zeller and Hildebrandt, Simplifying and
-// Isolating Failure-Inducing Input, 2002).
+// without leaves out parts of a list: halves of it, then quarters, down to single items (Zeller and
+// Hildebrandt, Simplifying and Isolating Failure-Inducing Input, 2002).
 func (s *shrinker) without(length func(*Plan) int, remove func(q *Plan, from, to int)) {
 	for size := max(1, length(s.best)/2); size >= 1; size /= 2 {
 		for from := 0; from < length(s.best); {

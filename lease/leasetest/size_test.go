@@ -2,7 +2,8 @@
 
 package leasetest
 
-// The world is one goroutine: the race detector would find nothing in it, and makes it ten times slower.
+// The world is one goroutine: the race detector would find nothing in it, and makes it ten times
+// slower.
 const (
 	worldSeeds = 3000
 	// brokenSeeds bounds the seeds until a broken rule must have been found.

@@ -9,7 +9,8 @@ import (
 	"github.com/weirproxy/weir/lease/leasepb"
 )
 
-// trace is a readable account of a run: its faults, and the last lines, up to the breach. A nil trace notes nothing.
+// trace is a readable account of a run: its faults, and the last lines, up to the breach. A nil
+// trace notes nothing.
 type trace struct {
 	kept   int
 	ring   []string

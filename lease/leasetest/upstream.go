@@ -12,11 +12,12 @@ import (
 
 // upstream is all hosts. It counts what is open, and judges.
 //
-// A host's connections may be as many as the limit that is committed, or, after that was lowered, as many as were open or granted at
-// any moment since: a slot that was granted before is the node's until it has heard. Not counted are connections
-// that were admitted by other limits, by which the host was counted elsewhere or not at all (a first limit on open connections
-// closes none) until nothing has gone wrong for long; and those of a process that is stopped past its lease, which can't close them. Where on_expiry is not close,
-// only those count whose session is open.
+// A host's connections may be as many as the limit that is committed, or, after that was lowered,
+// as many as were open or granted at any moment since: a slot that was granted before is the node's
+// until it has heard. Not counted are connections that were admitted by other limits, by which the
+// host was counted elsewhere or not at all (a first limit on open connections closes none) until
+// nothing has gone wrong for long; and those of a process that is stopped past its lease, which
+// can't close them. Where on_expiry is not close, only those count whose session is open.
 type upstream struct {
 	w     *world
 	hosts []hostInfo
@@ -179,7 +180,8 @@ func (u *upstream) lost(a fsm.Adjustment) {
 	}
 }
 
-// overfull names a key of which more is open than its limit, though that asks for what is above it to be closed.
+// overfull names a key of which more is open than its limit, though that asks for what is above it
+// to be closed.
 func (u *upstream) overfull() (key fsm.Key, n int64, found bool) {
 	for i := range u.keys {
 		k := &u.keys[i]
@@ -202,7 +204,8 @@ func (u *upstream) settle() {
 	}
 }
 
-// taken counts what of a key is granted, and what is open besides: of sessions that have ended, until the upstream has seen that.
+// taken counts what of a key is granted, and what is open besides: of sessions that have ended,
+// until the upstream has seen that.
 func (u *upstream) taken(key int) int64 {
 	st := u.w.raft.head.state
 	n := st.Granted(u.keys[key].key)
@@ -321,7 +324,8 @@ func (u *upstream) ended(c *conn) {
 	u.settle()
 }
 
-// byte is one on a connection that is open. A process that was stopped past its lease must not send one.
+// byte is one on a connection that is open. A process that was stopped past its lease must not send
+// one.
 func (u *upstream) byte(c *conn) {
 	h := &u.hosts[c.host]
 	if u.w.expiry != lease.ExpiryClose || !c.held || c.x.losing || c.x.outlived || !h.capped || c.table < h.since {
@@ -332,7 +336,8 @@ func (u *upstream) byte(c *conn) {
 	}
 }
 
-// agrees checks that a node believes to hold no more than the log grants it, and uses no more than it holds.
+// agrees checks that a node believes to hold no more than the log grants it, and uses no more than
+// it holds.
 func (u *upstream) agrees(x *process) {
 	w := u.w
 	if w.expiry != lease.ExpiryClose || x.losing || x.outlived || w.rule == RuleNoFence {
@@ -414,7 +419,8 @@ func (u *upstream) watch(host int) {
 	k.full = full
 }
 
-// patience is how long somebody may wait, or how long a slot must have been free for a refusal to be wrong, while nothing fails.
+// patience is how long somebody may wait, or how long a slot must have been free for a refusal to
+// be wrong, while nothing fails.
 func (w *world) patience() time.Duration {
 	return 1500*ms + 20*w.rtt + 6*w.commit + 6*w.plan.Upstream.D()
 }

@@ -338,8 +338,8 @@ func (c *conn) over(served bool) {
 	}
 }
 
-// die is the kernel closing a dead process's socket; the upstream may be busy for a moment. What was made up to excused could not be
-// closed in time.
+// die is the kernel closing a dead process's socket; the upstream may be busy for a moment. What
+// was made up to excused could not be closed in time.
 func (c *conn) die(excused time.Duration) {
 	w := c.w
 	c.excused = c.since <= excused

@@ -16,7 +16,8 @@ const (
 	tickEvery = 250 * time.Millisecond
 	// pageGap is the time between two pages of a node's walk: something may happen in it.
 	pageGap = 100 * time.Microsecond
-	// wakeLate is how much later than what lies ready the timers of a stopped process fire when it goes on.
+	// wakeLate is how much later than what lies ready the timers of a stopped process fire when it
+	// goes on.
 	wakeLate = 10 * time.Millisecond
 	// seatOf is the distance of two nodes' clocks: nothing may compare them.
 	seatOf = time.Hour

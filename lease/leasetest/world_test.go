@@ -24,8 +24,9 @@ var (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// Whatever fails, the upstream never sees more than its limit, no node contradicts the log, and when the faults stop, all is
-// well again. Each run of the test searches other seeds, from the one that it prints. With -seed or -plan it replays one run.
+// Whatever fails, the upstream never sees more than its limit, no node contradicts the log, and
+// when the faults stop, all is well again. Each run of the test searches other seeds, from the one
+// that it prints. With -seed or -plan it replays one run.
 func TestWorld(t *testing.T) {
 	if *seedFlag != 0 || *planFlag != "" {
 		replay(t)
@@ -118,8 +119,9 @@ func TestKeptPlans(t *testing.T) {
 	}
 }
 
-// shows reports whether a plan fails with the rule broken, in a way that the rule is there to prevent, by some of what it leaves to chance: a change of who gets which slot when, which is
-// no rule, must not make the plan worthless.
+// shows reports whether a plan fails with the rule broken, in a way that the rule is there to
+// prevent, by some of what it leaves to chance: a change of who gets which slot when, which is no
+// rule, must not make the plan worthless.
 func shows(p *Plan, rule Rule) bool {
 	q := *p
 	for range 100 {
@@ -131,7 +133,8 @@ func shows(p *Plan, rule Rule) bool {
 	return false
 }
 
-// The same seed gives the same run, event by event, and a plan that was written and read is the same plan.
+// The same seed gives the same run, event by event, and a plan that was written and read is the
+// same plan.
 func TestSameSeedSameRun(t *testing.T) {
 	for seed := uint64(1); seed <= 60; seed++ {
 		p := Generate(seed)

@@ -29,7 +29,8 @@ const (
 	// up.
 	minLookups = 16
 	maxLookups = 1024
-	// socketsPerLookup is what a lookup needs to ask every server for both families. Each query has one, also over TCP.
+	// socketsPerLookup is what a lookup needs to ask every server for both families. Each query has
+	// one, also over TCP.
 	socketsPerLookup = 2 * maxServers
 )
 
@@ -128,8 +129,9 @@ func lookupsAtOnce() int {
 // lookupsWithin leaves most of a limit's descriptors to connections.
 func lookupsWithin(limit int) int { return min(max(limit/64, minLookups), maxLookups) }
 
-// Descriptors is how many a resolver may have open at a time, where the process may have limit. Connections that wait for
-// a lookup have none beside their own: they share it, and queries wait for one another.
+// Descriptors is how many a resolver may have open at a time, where the process may have limit.
+// Connections that wait for a lookup have none beside their own: they share it, and queries wait
+// for one another.
 func Descriptors(limit int) int { return lookupsWithin(limit) * socketsPerLookup }
 
 // routed reports whether this machine has a route to an address. Nothing is sent.

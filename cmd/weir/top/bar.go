@@ -27,9 +27,10 @@ type share struct {
 	node, used, idle, held int64
 }
 
-// bar draws a host's use in so many cells: what is in use first, node by node, then what is granted beyond it, then
-// what nodes that are gone still hold, then what is free up to the limit, then who waits. full is what all cells stand
-// for where there is no limit. What is there has a cell at least, and only a bar that is full looks full.
+// bar draws a host's use in so many cells: what is in use first, node by node, then what is granted
+// beyond it, then what nodes that are gone still hold, then what is free up to the limit, then who
+// waits. full is what all cells stand for where there is no limit. What is there has a cell at
+// least, and only a bar that is full looks full.
 func bar(width int, limit *int64, shares []share, waiting, full int64) []cell {
 	var used, idle, held int64
 	for _, s := range shares {
@@ -108,7 +109,8 @@ func (o Options) key(node int) string {
 	return ansi.NewStyle().ForegroundColor(palette()[node%len(palette())]).Styled(sign)
 }
 
-// drawn is a bar as text. With colours, nodes are told apart by them; without, by letters: a connection is a capital one.
+// drawn is a bar as text. With colours, nodes are told apart by them; without, by letters: a
+// connection is a capital one.
 func (o Options) drawn(cells []cell) string {
 	var b strings.Builder
 	for from := 0; from < len(cells); {

@@ -28,7 +28,8 @@ func newCluster() cluster {
 	return cluster{hosts: map[string]api.Host{}, held: map[string]map[string]int64{}, number: map[string]int{}}
 }
 
-// take adds what the stream tells. It reports whether that was a use frame, which comes last of each second's.
+// take adds what the stream tells. It reports whether that was a use frame, which comes last of
+// each second's.
 func (c *cluster) take(now time.Time, n api.Notice) bool {
 	switch {
 	case n.Status != nil:
@@ -72,7 +73,8 @@ func (c *cluster) takeUse(u api.UseFrame) {
 	c.use = u
 }
 
-// hold remembers what nodes that a host's use no longer names were granted: nobody else has it before it is reclaimed.
+// hold remembers what nodes that a host's use no longer names were granted: nobody else has it
+// before it is reclaimed.
 func (c *cluster) hold(before, now api.Host) {
 	held := c.held[now.Host]
 	for node, use := range before.Nodes {
@@ -157,7 +159,8 @@ type picture struct {
 	rated  bool // there was an earlier one
 }
 
-// picture is what there is now. Rates are counted from the last picture; they are zero where time went backwards since.
+// picture is what there is now. Rates are counted from the last picture; they are zero where time
+// went backwards since.
 func (c *cluster) picture(last *picture) *picture {
 	p := &picture{at: c.use.Time, before: maps.Clone(c.hosts), event: c.event}
 	var passed time.Duration
@@ -204,8 +207,8 @@ func (p *picture) sum(h *hostRow) {
 	p.rate = p.rate.add(h.rate)
 }
 
-// ratesOf counts from what a node told before. Where it told nothing nothing is known; where it has fewer than before
-// it has started again.
+// ratesOf counts from what a node told before. Where it told nothing nothing is known; where it has
+// fewer than before it has started again.
 func ratesOf(before map[string]api.Use, node string, now api.Use, passed time.Duration) rate {
 	was, ok := before[node]
 	if !ok {
@@ -240,7 +243,8 @@ func orders() []order {
 	}
 }
 
-// arrange is the hosts that pass a filter, in order. Equal ones are by name, so that nothing flickers.
+// arrange is the hosts that pass a filter, in order. Equal ones are by name, so that nothing
+// flickers.
 func arrange(hosts []*hostRow, o order, reverse bool, passes func(string) bool) []*hostRow {
 	var out []*hostRow
 	for _, h := range hosts {

@@ -176,7 +176,8 @@ func limitCell(limit *int64) styled {
 	return styled{text: count(*limit), look: when(*limit == 0, bad)}
 }
 
-// fullBar is what a full bar of a host without a limit stands for: the most that one of them has in use.
+// fullBar is what a full bar of a host without a limit stands for: the most that one of them has in
+// use.
 func (m *Model) fullBar() int64 {
 	var most int64
 	for _, h := range m.shown {

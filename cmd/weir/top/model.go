@@ -83,7 +83,8 @@ func New(o Options) *Model {
 	return m
 }
 
-// Take adds what the node has told. The first use of hosts is shown at once; what comes later waits for [Model.Refresh].
+// Take adds what the node has told. The first use of hosts is shown at once; what comes later waits
+// for [Model.Refresh].
 func (m *Model) Take(now time.Time, n api.Notice) {
 	m.lost = ""
 	if m.cluster.take(now, n) && m.picture == nil {
@@ -91,7 +92,8 @@ func (m *Model) Take(now time.Time, n api.Notice) {
 	}
 }
 
-// Lost notes that the node can't be followed, why, and when it will be tried again. What was told last stays on the screen.
+// Lost notes that the node can't be followed, why, and when it will be tried again. What was told
+// last stays on the screen.
 func (m *Model) Lost(why string, retryAt time.Time) { m.lost, m.retryAt = why, retryAt }
 
 // Refresh shows what has been told since the last time, unless the screen is paused.
@@ -106,7 +108,8 @@ func (m *Model) Refresh() {
 // Rated reports whether there is something to show, with rates.
 func (m *Model) Rated() bool { return m.picture != nil && m.picture.rated }
 
-// Host is the host whose details are shown, and whose connections are wanted; "" while there is none.
+// Host is the host whose details are shown, and whose connections are wanted; "" while there is
+// none.
 func (m *Model) Host() string {
 	if m.paused {
 		return ""
@@ -154,7 +157,8 @@ func (m *Model) arrange() {
 	m.nodes.keep(len(m.picture.nodes), -1)
 }
 
-// Key acts on a key, by its name ("up", "enter", "space") or its character. It reports whether to quit.
+// Key acts on a key, by its name ("up", "enter", "space") or its character. It reports whether to
+// quit.
 func (m *Model) Key(key string) (quit bool) {
 	switch {
 	case key == "ctrl+c":
@@ -213,7 +217,8 @@ func (m *Model) listKey(key string) {
 	}
 }
 
-// sortBy sorts by the order given, or, where it is the one that holds, the other way round. The cursor goes to the top.
+// sortBy sorts by the order given, or, where it is the one that holds, the other way round. The
+// cursor goes to the top.
 func (m *Model) sortBy(i int) {
 	m.reverse = m.sort == i && !m.reverse
 	m.sort = i

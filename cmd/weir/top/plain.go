@@ -2,8 +2,8 @@ package top
 
 import "time"
 
-// Tables are the picture without a terminal: the rows of the nodes' table and of the hosts', each with its header first.
-// Columns of numbers have a header that begins with a hyphen.
+// Tables are the picture without a terminal: the rows of the nodes' table and of the hosts', each
+// with its header first. Columns of numbers have a header that begins with a hyphen.
 func (m *Model) Tables(now time.Time) (nodes, hosts [][]string) {
 	if m.picture == nil {
 		return nil, nil

@@ -9,8 +9,8 @@ import (
 	"github.com/charmbracelet/x/ansi"
 )
 
-// Clean replaces what could steer a terminal, or turn the direction of its text, by question marks: everything that is
-// not a letter, a mark, a number, a sign or a space.
+// Clean replaces what could steer a terminal, or turn the direction of its text, by question marks:
+// everything that is not a letter, a mark, a number, a sign or a space.
 func Clean(s string) string {
 	return strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {

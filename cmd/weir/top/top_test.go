@@ -213,7 +213,8 @@ func TestEverySizeFits(t *testing.T) {
 	}
 }
 
-// TestNamesDoNotSteer: what others have named reaches the terminal without a single control character.
+// TestNamesDoNotSteer: what others have named reaches the terminal without a single control
+// character.
 func TestNamesDoNotSteer(t *testing.T) {
 	evil := "x\x1b[2J\x1b]0;t\x07\u202e\u200b\n\x9b1m世界" + string([]byte{0xff})
 	for _, o := range []Options{{}, {Unicode: true}, {HostList: true}} {
@@ -403,7 +404,8 @@ func TestTables(t *testing.T) {
 	}
 }
 
-// BenchmarkThousands is one second of a terminal that shows ten thousand hosts: a whole frame is taken, pictured and drawn.
+// BenchmarkThousands is one second of a terminal that shows ten thousand hosts: a whole frame is
+// taken, pictured and drawn.
 func BenchmarkThousands(b *testing.B) {
 	hosts := make([]api.Host, 10_000)
 	for i := range hosts {
@@ -418,7 +420,8 @@ func BenchmarkThousands(b *testing.B) {
 	}
 }
 
-// A draining node says so in place of its health, unless that is worse, and in a column of its own without a terminal.
+// A draining node says so in place of its health, unless that is worse, and in a column of its own
+// without a terminal.
 func TestDrainingNodes(t *testing.T) {
 	m := New(Options{Interval: time.Second})
 	m.Resize(100, 20)

@@ -8,7 +8,8 @@ import (
 	"github.com/weirproxy/weir/config"
 )
 
-// Frame is the screen's text at a moment: exactly as many lines as the terminal has, none longer than it is wide.
+// Frame is the screen's text at a moment: exactly as many lines as the terminal has, none longer
+// than it is wide.
 func (m *Model) Frame(now time.Time) string {
 	if m.width < 20 || m.height < 6 {
 		return m.finish([]string{"too small"})

@@ -1,8 +1,10 @@
-// Command relay is the floor that weir is measured against: what a proxy in Go costs that does nothing but relay. It
-// parses heads by hand, and neither limits, checks, counts, times out nor logs anything.
+// Command relay is the floor that weir is measured against: what a proxy in Go costs that does
+// nothing but relay. It parses heads by hand, and neither limits, checks, counts, times out nor
+// logs anything.
 //
-// CONNECT tunnels are two io.Copy between TCP connections, which splice in the kernel. Absolute-form GET requests, without
-// a body and with a Content-Length in the answer, are forwarded over kept-alive connections.
+// CONNECT tunnels are two io.Copy between TCP connections, which splice in the kernel.
+// Absolute-form GET requests, without a body and with a Content-Length in the answer, are forwarded
+// over kept-alive connections.
 package main
 
 import (

@@ -124,7 +124,8 @@ func (r *relay) forward(c *net.TCPConn, buf *[headSize]byte, n int) error {
 	if err != nil {
 		return err
 	}
-	// "GET " moves up to the path, over the scheme and the host, so that one write sends the origin form.
+	// "GET " moves up to the path, over the scheme and the host, so that one write sends the origin
+	// form.
 	request := buf[path-len("GET ") : n]
 	copy(request, "GET ")
 	if _, err = up.Write(request); err == nil {
@@ -152,7 +153,8 @@ func absoluteForm(head []byte) (target []byte, path int, ok bool) {
 	return head[len(scheme):path], path, true
 }
 
-// answer relays one response: the head with what came behind it, and the rest of Content-Length bytes.
+// answer relays one response: the head with what came behind it, and the rest of Content-Length
+// bytes.
 func answer(c, up *net.TCPConn, buf []byte) error {
 	n, head, err := readHead(up, buf)
 	if err != nil {

@@ -1,4 +1,5 @@
-// Package usage reads what other processes use: processor time to the nanosecond, memory and descriptors.
+// Package usage reads what other processes use: processor time to the nanosecond, memory and
+// descriptors.
 package usage
 
 import (
@@ -14,9 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// CPU is the processor time, user and system, that all threads of the processes have used so far, those that have
-// ended included. It is the scheduler's own count, not one of clock ticks: /proc/PID/stat knows 10 ms only, and
-// /proc/PID/schedstat only the first thread.
+// CPU is the processor time, user and system, that all threads of the processes have used so far,
+// those that have ended included. It is the scheduler's own count, not one of clock ticks:
+// /proc/PID/stat knows 10 ms only, and /proc/PID/schedstat only the first thread.
 func CPU(pids ...int) (time.Duration, error) {
 	var sum time.Duration
 	for _, pid := range pids {
@@ -32,8 +33,9 @@ func CPU(pids ...int) (time.Duration, error) {
 // Self is the processor time that this process has used so far.
 func Self() (time.Duration, error) { return CPU(os.Getpid()) }
 
-// clockOf is the clock of a process's processor time: clock_getcpuclockid(3), as the kernel encodes it (the complement of
-// the process's number in the upper bits, and 2 for a clock of the scheduler's precision).
+// clockOf is the clock of a process's processor time: clock_getcpuclockid(3), as the kernel encodes
+// it (the complement of the process's number in the upper bits, and 2 for a clock of the
+// scheduler's precision).
 func clockOf(pid int) int32 { return int32(^pid)<<3 | 2 }
 
 // Memory is what of a process is in memory, in bytes.
@@ -140,8 +142,8 @@ func ReadMachine() (Machine, error) {
 	return parseMachine(string(text))
 }
 
-// parseMachine reads the line "cpu user nice system idle iowait irq softirq steal …" of proc_stat(5). A guest's time is
-// part of user's already.
+// parseMachine reads the line "cpu user nice system idle iowait irq softirq steal …" of
+// proc_stat(5). A guest's time is part of user's already.
 func parseMachine(stat string) (Machine, error) {
 	const tick, idle, iowait, steal = 10 * time.Millisecond, 3, 4, 7
 	line, _, _ := strings.Cut(stat, "\n")

@@ -22,8 +22,9 @@ type Plan struct {
 	Heads   [][]byte         // requests, in turn: CONNECT, or GET in any form; none where the upstream is dialled for tunnels
 	Once    bool             // end after the last of Heads, or of Dials where there are no Heads
 
-	// Send makes tunnels of the connections: it is sent once a head is answered with 200, and answered with Reply bytes.
-	// Without it the heads are requests whose answers have a body of Reply bytes, on kept-alive connections.
+	// Send makes tunnels of the connections: it is sent once a head is answered with 200, and
+	// answered with Reply bytes. Without it the heads are requests whose answers have a body of
+	// Reply bytes, on kept-alive connections.
 	Send  []byte
 	Reply int
 
@@ -137,10 +138,12 @@ func (d *Driver) Measure() {
 // Ops is the number of operations completed since Measure; bytes for a plan with Drain.
 func (d *Driver) Ops() int64 { return d.ops.Load() }
 
-// Done is closed when the driver has ended by itself: at the end of Once, or after too many failures.
+// Done is closed when the driver has ended by itself: at the end of Once, or after too many
+// failures.
 func (d *Driver) Done() <-chan struct{} { return d.done }
 
-// Close ends the driver, closes its connections, and tells what it has done. The error is the first failure's.
+// Close ends the driver, closes its connections, and tells what it has done. The error is the first
+// failure's.
 func (d *Driver) Close() (Tally, error) {
 	d.stop.Store(true)
 	<-d.done
@@ -230,7 +233,8 @@ func (d *Driver) connect(i int, w *worker) {
 	w.fd, w.stage, w.reused = fd, stageConnecting, false
 	w.generation++
 	if len(d.sources) > 0 {
-		// The port is chosen by connect, which may use one again that is in use towards another address.
+		// The port is chosen by connect, which may use one again that is in use towards another
+		// address.
 		if err = unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1); err == nil {
 			err = unix.Bind(fd, &d.sources[d.turn%len(d.sources)])
 		}
@@ -305,7 +309,8 @@ func (d *Driver) sendInto(i int, w *worker) {
 	}
 }
 
-// take goes through what was received; false says that this connection has nothing more to read now.
+// take goes through what was received; false says that this connection has nothing more to read
+// now.
 func (d *Driver) take(i int, w *worker, b []byte) bool {
 	all := b
 	if w.stage == stageHead {
@@ -361,8 +366,8 @@ func (d *Driver) complete(i int, w *worker) {
 	d.begin(i)
 }
 
-// broken deals with a connection that ended too early. One that was kept alive and ends before a byte of the answer, or between two
-// requests, is opened anew, as HTTP has it.
+// broken deals with a connection that ended too early. One that was kept alive and ends before a
+// byte of the answer, or between two requests, is opened anew, as HTTP has it.
 func (d *Driver) broken(i int, w *worker, err error) {
 	redial := w.reused && (w.stage == stageIdle || w.stage == stageHead && w.seen == 0)
 	if redial && !d.plan.Park {

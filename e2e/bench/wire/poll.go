@@ -54,7 +54,8 @@ func ended(e uint32) bool { return e&(unix.EPOLLHUP|unix.EPOLLERR|unix.EPOLLRDHU
 // headScan finds the empty line that ends a head, over any number of reads.
 type headScan uint8
 
-// next takes more bytes and returns how many of them belong to the head; done says that it is complete.
+// next takes more bytes and returns how many of them belong to the head; done says that it is
+// complete.
 func (s *headScan) next(b []byte) (n int, done bool) {
 	for i, c := range b {
 		switch {

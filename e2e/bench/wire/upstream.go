@@ -20,7 +20,8 @@ const (
 	// Anything else is HTTP/1.1: each head is answered with BodySize bytes.
 )
 
-// PingSize is the size of a small round trip's two messages, BodySize that of an HTTP answer's body, in bytes.
+// PingSize is the size of a small round trip's two messages, BodySize that of an HTTP answer's
+// body, in bytes.
 const (
 	PingSize = 64
 	BodySize = 256
@@ -53,8 +54,9 @@ type served struct {
 	scan headScan
 }
 
-// StartUpstream listens on the given number of ports of the loopback interface, at all its addresses: each of 127.0.0.0/8 is
-// a host of its own. Several ports spare the kernel the search for a free one on the client's side.
+// StartUpstream listens on the given number of ports of the loopback interface, at all its
+// addresses: each of 127.0.0.0/8 is a host of its own. Several ports spare the kernel the search
+// for a free one on the client's side.
 func StartUpstream(ports int) (*Upstream, error) {
 	poll, err := newPoller()
 	if err != nil {
@@ -172,8 +174,8 @@ func (u *Upstream) end(fd int) {
 	_ = unix.Close(fd)
 }
 
-// serve does what an event asks for. An event of a connection that ended earlier in the same batch finds either a closed
-// slot or a new connection, which has nothing to read.
+// serve does what an event asks for. An event of a connection that ended earlier in the same batch
+// finds either a closed slot or a new connection, which has nothing to read.
 func (u *Upstream) serve(fd int, events uint32) {
 	c := &u.conns[fd]
 	if c.open && readable(events) {
@@ -201,8 +203,8 @@ func (u *Upstream) read(fd int, c *served, ended bool) {
 	}
 }
 
-// answer takes bytes; false ends the connection. Answers are small, and the next request comes after them: they always
-// fit into the socket's buffer.
+// answer takes bytes; false ends the connection. Answers are small, and the next request comes
+// after them: they always fit into the socket's buffer.
 func (u *Upstream) answer(fd int, c *served, b []byte) bool {
 	if c.mode == 0 {
 		c.mode, c.left = b[0], PingSize

@@ -1,4 +1,5 @@
-// Command sim runs many seeds of the simulated cluster, and tells of the first that breaks a promise.
+// Command sim runs many seeds of the simulated cluster, and tells of the first that breaks a
+// promise.
 package main
 
 import (
