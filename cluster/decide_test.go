@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -89,14 +90,15 @@ func TestWatchdogAllowsForAStandstill(t *testing.T) {
 // Raft's silence is that of its main loop. A question that waits is not asked again.
 func TestPulse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		asked, answer := 0, make(chan struct{})
-		p := &pulse{ask: func() { asked++; <-answer }}
+		var asked atomic.Int64
+		answer := make(chan struct{})
+		p := &pulse{ask: func() { asked.Add(1); <-answer }}
 		for range 4 {
 			p.silentFor(time.Now())
 			time.Sleep(time.Second)
 		}
-		if silent := p.silentFor(time.Now()); silent != 4*time.Second || asked != 1 {
-			t.Errorf("silent for %v after %d questions, want 4s and 1", silent, asked)
+		if silent := p.silentFor(time.Now()); silent != 4*time.Second || asked.Load() != 1 {
+			t.Errorf("silent for %v after %d questions, want 4s and 1", silent, asked.Load())
 		}
 		answer <- struct{}{}
 		synctest.Wait()
