@@ -28,9 +28,9 @@ func TestCommandLine(t *testing.T) {
 		stderr string // a part of it; "": nothing
 	}{
 		{"status", 0, `Node +` + n.name + ` \(server, .+\)\nLeader +` + leader.name + `\nReady +yes\n(.*\n)+`, ""},
-		{"nodes", 0, `NODE +ROLE +LEADER +HEALTH +SESSION +RECLAIM IN +VERSION +RPC +GOSSIP\n([abc] +server +(leader|-) +alive +live +- .*\n){3}`, ""},
+		{"nodes", 0, `NODE +ROLE +LEADER +HEALTH +DRAINING +SESSION +RECLAIM IN +VERSION +RPC +GOSSIP\n([abc] +server +(leader|-) +alive +- +live +- .*\n){3}`, ""},
 		{"hosts", 0, `HOST +LIMIT +IN USE .*\n`, ""},
-		{"hosts some.example", 0, `some\.example \(limit of \*\)\nNODE .*\n(\w+ +25 +0 +0 +0 +0 +0\n){4}`, ""},
+		{"hosts some.example", 0, `some\.example \(limit of \*\)\nNODE .*\n(\w+ +25 +0 +0 +0 +0 +0 +0\n){4}`, ""},
 		{"hosts not/a/host", 1, ``, "not a host"},
 		{"limits list", 0, `PATTERN .*\n\* +25 +- +- +no +config +[0-9]+\n`, ""},
 		{"limits get one.example", 1, ``, "no such limit"},
