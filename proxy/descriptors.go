@@ -10,12 +10,13 @@ import (
 // so the proxy takes no more clients than it can serve beside everything else that needs a
 // descriptor, all of it at once:
 //
-//	the node        Raft, gossip, the API and the log's files: each bounds what strangers can take of it
+//	the node        Raft, gossip, the API and the log's files: each bounds what strangers can take
 //	pipes           of splice, maxPipes with two ends each
 //	strangers       connections that allow_clients refuses, maxStrangers
 //	name servers    every query that the resolver may have under way
 //	each client     its own connection and one to an upstream; over TLS also the pair between
-//	closings        upstream connections without a client that wait for the upstream's FIN: one for closingShare clients
+//	closings        upstream connections without a client, until the upstream's FIN: one for
+//	                closingShare clients
 //
 // An upstream connection that is kept for reuse is in the place of the one that a client could
 // open, and is closed for it.

@@ -196,8 +196,8 @@ func isTarget(b []byte) bool {
 	return len(b) > 0
 }
 
-// isHostField allows what isHost does, and names in UTF-8, which some clients write beside a target that names the same: the target
-// counts, and no upstream sees this one.
+// isHostField allows what isHost does, and names in UTF-8, which some clients write beside a target
+// that names the same: the target counts, and no upstream sees this one.
 func isHostField(b []byte) bool {
 	if isHost(b) {
 		return true

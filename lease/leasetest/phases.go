@@ -70,10 +70,9 @@ func (w *world) gossip(node string, dead bool) {
 	}
 }
 
-// strike begins a fault.
-func (w *world) strike(i int) {
-	f := w.plan.Faults[i]
-	node := f.Node
+// strikes is the node that a fault strikes: the one that leads, where the plan names none.
+func (w *world) strikes(i int) int {
+	node := w.plan.Faults[i].Node
 	if node < 0 {
 		node = 0
 		if w.raft.lead != nil {
@@ -81,6 +80,12 @@ func (w *world) strike(i int) {
 		}
 		w.struck[i] = node
 	}
+	return node
+}
+
+// strike begins a fault.
+func (w *world) strike(i int) {
+	f, node := w.plan.Faults[i], w.strikes(i)
 	x := w.nodes[node]
 	w.out.Faults[f.Kind]++
 	if w.trace != nil {
