@@ -223,7 +223,7 @@ func (m *memory) save(clean bool) error {
 	raw, err := json.MarshalIndent(content, "", "  ")
 	replace := replaceFileSoon
 	if durable {
-		replace = replaceFile
+		replace = ReplaceFile
 	}
 	if err == nil {
 		err = replace(filepath.Join(m.dir.Path(), acknowledgedFile), append(raw, '\n'))

@@ -205,7 +205,7 @@ func (d *DataDir) write(id identity) error {
 		return fmt.Errorf("the node's identity can't be encoded: %w", err)
 	}
 	path := filepath.Join(d.path, identityFile)
-	if err := replaceFile(path, append(raw, '\n')); err != nil {
+	if err := ReplaceFile(path, append(raw, '\n')); err != nil {
 		return fmt.Errorf("the node's identity can't be written: %w", err)
 	}
 	return nil
@@ -239,8 +239,9 @@ func readBounded(path string, limit int64) ([]byte, error) {
 	return os.ReadFile(path)
 }
 
-// replaceFile writes a file beside path, syncs it, and renames it over path.
-func replaceFile(path string, content []byte) (err error) {
+// ReplaceFile writes a file beside path, which only its owner may read, syncs it, and renames it over
+// path: after a loss of power either the old or the new content is there, whole.
+func ReplaceFile(path string, content []byte) (err error) {
 	tmp := path + ".tmp"
 	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {

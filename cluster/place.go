@@ -95,7 +95,7 @@ func (d *DataDir) recordPlace() error {
 	}
 	nonce := make([]byte, identityBytes)
 	_, _ = rand.Read(nonce) // never fails
-	if err := replaceFile(d.witnessPath(), []byte(hex.EncodeToString(nonce)+"\n")); err != nil {
+	if err := ReplaceFile(d.witnessPath(), []byte(hex.EncodeToString(nonce)+"\n")); err != nil {
 		return fmt.Errorf("where the data directory lies can't be recorded: %w", err)
 	}
 	now, err := d.findPlace()
@@ -106,7 +106,7 @@ func (d *DataDir) recordPlace() error {
 	if err != nil {
 		return fmt.Errorf("where the data directory lies can't be recorded: %w", err)
 	}
-	if err := replaceFile(filepath.Join(d.path, placeFile), append(raw, '\n')); err != nil {
+	if err := ReplaceFile(filepath.Join(d.path, placeFile), append(raw, '\n')); err != nil {
 		return fmt.Errorf("where the data directory lies can't be recorded: %w", err)
 	}
 	return nil

@@ -24,7 +24,7 @@ func TestACopyThatIsPutBackIsNotTakenForTheOriginal(t *testing.T) {
 	}{
 		"left alone":           {put: func(*testing.T, string, string) {}, same: true},
 		"read":                 {put: func(t *testing.T, dir, _ string) { runCommand(t, "cp", "-a", dir, dir+".new") }, same: true},
-		"other files replaced": {put: func(t *testing.T, dir, _ string) { must(t, replaceFile(filepath.Join(dir, "limits.pb"), nil)) }, same: true},
+		"other files replaced": {put: func(t *testing.T, dir, _ string) { must(t, ReplaceFile(filepath.Join(dir, "limits.pb"), nil)) }, same: true},
 		"the log written to":   {put: func(t *testing.T, dir, _ string) { overwrite(t, raftDB(dir), []byte("more")) }, same: true},
 		"cp -a after rm": {put: func(t *testing.T, dir, backup string) {
 			must(t, os.RemoveAll(dir))

@@ -2,11 +2,11 @@ package main
 
 import (
 	"context"
-	"os"
 	"sync"
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/weirproxy/weir/cluster"
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease"
 )
@@ -69,31 +69,11 @@ func (k *limitsKeeper) wait(ctx context.Context) {
 	}
 }
 
-// writeLimits replaces the file at once or not at all. The content is on the disk before the name
-// points to it: after a power cut an empty file would stand there.
+// writeLimits replaces the file at once or not at all.
 func writeLimits(path string, t *fsm.Table) error {
 	b, err := lease.MarshalTable(t)
 	if err != nil {
 		return err
 	}
-	if err := writeSynced(path+".new", b); err != nil {
-		return err
-	}
-	return os.Rename(path+".new", path)
-}
-
-// writeSynced writes a file and waits until its content is on the disk.
-func writeSynced(path string, b []byte) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Sync()
-	}
-	if closed := f.Close(); err == nil {
-		err = closed
-	}
-	return err
+	return cluster.ReplaceFile(path, b)
 }

@@ -25,7 +25,7 @@ func (k *limitsKeeper) waits() bool {
 // nobody; what is written in the end is the newest.
 func TestKeepingTheLimitsHoldsUpNobody(t *testing.T) {
 	path := filepath.Join(t.TempDir(), limitsFile)
-	if err := syscall.Mkfifo(path+".new", 0o600); err != nil {
+	if err := syscall.Mkfifo(path+".tmp", 0o600); err != nil {
 		t.Fatal(err)
 	}
 	k := &limitsKeeper{path: path, log: hclog.NewNullLogger()}
@@ -42,7 +42,7 @@ func TestKeepingTheLimitsHoldsUpNobody(t *testing.T) {
 	}
 	// The first write goes on, into the pipe, and fails: a pipe can't be synced. The next finds no
 	// pipe.
-	if err := os.Rename(path+".new", path+".pipe"); err != nil {
+	if err := os.Rename(path+".tmp", path+".pipe"); err != nil {
 		t.Fatal(err)
 	}
 	stalled, err := os.Open(path + ".pipe")
