@@ -83,11 +83,12 @@ func startElsewhere(t testing.TB, servers ...*node) {
 	}
 }
 
-// fill opens tunnels through nodes, in turns, until all that the limit allows are there.
+// fill opens tunnels through nodes, in turns, until all that the limit allows are there. A node that
+// has no lease yet, or not any more, is asked again.
 func fill(t testing.TB, up host, nodes ...*node) {
 	t.Helper()
 	var held []*load.Tunnel
-	eventually(t, 30*time.Second, "all slots are served by the servers that were put back", func() error {
+	eventually(t, 30*time.Second, "all slots are in use", func() error {
 		for _, n := range nodes {
 			tunnel, err := n.try(up.target)
 			if err != nil {
@@ -146,7 +147,7 @@ func TestTheOnlyServerIsPutBack(t *testing.T) {
 			a.start(t)
 			a.awaitReady(t, 15*time.Second)
 			p.awaitReady(t, 15*time.Second)
-			p.openMany(t, up.target, rollbackLimit)
+			fill(t, up, p)
 
 			a.kill(t)
 			c.put(t, a.dataDir, backup)
@@ -211,7 +212,7 @@ func TestAServerOfThreeIsPutBack(t *testing.T) {
 			}
 			absent.kill(t)
 			eventually(t, 15*time.Second, "the node is served by a and b", p.ready)
-			p.openMany(t, up.target, rollbackLimit)
+			fill(t, up, p)
 
 			a.kill(t)
 			b.kill(t)
