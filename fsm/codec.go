@@ -7,8 +7,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/weirproxy/weir/fsm/fsmpb"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/weirproxy/weir/fsm/fsmpb"
+	"github.com/weirproxy/weir/limit"
 )
 
 // encodingVersion is the first byte of every entry. It rises when an entry's
@@ -81,7 +83,7 @@ func commandToPB(c Command) *fsmpb.Command {
 		}}}
 	case *DeleteLimit:
 		return &fsmpb.Command{Command: &fsmpb.Command_DeleteLimit{DeleteLimit: &fsmpb.DeleteLimit{
-			Pattern: c.Pattern.text, Precondition: preconditionToPB(c.Precondition),
+			Pattern: c.Pattern.String(), Precondition: preconditionToPB(c.Precondition),
 		}}}
 	case *ReplaceLimits:
 		return &fsmpb.Command{Command: &fsmpb.Command_ReplaceLimits{ReplaceLimits: &fsmpb.ReplaceLimits{
@@ -214,7 +216,7 @@ func preconditionFromPB(m *fsmpb.Precondition) (Precondition, error) {
 	return Precondition{MatchIndex: m.MatchIndex, MustExist: m.GetMustExist(), MustNotExist: m.GetMustNotExist()}, known(m)
 }
 
-func limitsToPB(limits []Limit) []*fsmpb.Limit {
+func limitsToPB(limits []limit.Limit) []*fsmpb.Limit {
 	ms := make([]*fsmpb.Limit, len(limits))
 	for i := range limits {
 		ms[i] = limitToPB(&limits[i])
@@ -222,11 +224,11 @@ func limitsToPB(limits []Limit) []*fsmpb.Limit {
 	return ms
 }
 
-func limitsFromPB(ms []*fsmpb.Limit) ([]Limit, error) {
+func limitsFromPB(ms []*fsmpb.Limit) ([]limit.Limit, error) {
 	if len(ms) == 0 {
 		return nil, nil
 	}
-	limits := make([]Limit, len(ms))
+	limits := make([]limit.Limit, len(ms))
 	for i, m := range ms {
 		l, err := limitFromPB(m)
 		if err != nil {
@@ -237,18 +239,18 @@ func limitsFromPB(ms []*fsmpb.Limit) ([]Limit, error) {
 	return limits, nil
 }
 
-func limitToPB(l *Limit) *fsmpb.Limit {
+func limitToPB(l *limit.Limit) *fsmpb.Limit {
 	m := &fsmpb.Limit{
-		Pattern:     l.Pattern.text,
+		Pattern:     l.Pattern.String(),
 		Shared:      l.Shared,
 		Evict:       l.Evict,
 		Source:      fsmpb.Source(l.Source),
 		ModifyIndex: l.ModifyIndex,
 	}
-	if l.Connections != Unlimited {
+	if l.Connections != limit.Unlimited {
 		m.Connections = &l.Connections
 	}
-	if l.Queue != (Queue{}) {
+	if l.Queue != (limit.Queue{}) {
 		m.Queue = &fsmpb.Queue{TimeoutNs: int64(l.Queue.Timeout), Size: int64(l.Queue.Size)}
 	}
 	return m
@@ -256,14 +258,14 @@ func limitToPB(l *Limit) *fsmpb.Limit {
 
 // limitFromPB also takes a limit without a source, as a replacement's may be: the
 // command says which layer is meant.
-func limitFromPB(m *fsmpb.Limit) (Limit, error) {
+func limitFromPB(m *fsmpb.Limit) (limit.Limit, error) {
 	pattern, err := patternFromPB(m.GetPattern())
 	if err != nil {
-		return Limit{}, err
+		return limit.Limit{}, err
 	}
-	l := Limit{
+	l := limit.Limit{
 		Pattern:     pattern,
-		Connections: Unlimited,
+		Connections: limit.Unlimited,
 		Shared:      m.GetShared(),
 		Evict:       m.GetEvict(),
 		ModifyIndex: m.GetModifyIndex(),
@@ -273,53 +275,53 @@ func limitFromPB(m *fsmpb.Limit) (Limit, error) {
 	}
 	if q := m.GetQueue(); q != nil {
 		if err := known(q); err != nil {
-			return Limit{}, err
+			return limit.Limit{}, err
 		}
 		// The size must not depend on the machine's word. What is cut here is out of
 		// bounds, and stays so.
 		size := min(max(q.GetSize(), math.MinInt32), math.MaxInt32)
-		l.Queue = Queue{Timeout: time.Duration(q.GetTimeoutNs()), Size: int(size)}
+		l.Queue = limit.Queue{Timeout: time.Duration(q.GetTimeoutNs()), Size: int(size)}
 	}
 	if m.GetSource() != fsmpb.Source_SOURCE_UNSPECIFIED {
 		if l.Source, err = sourceFromPB(m.GetSource()); err != nil {
-			return Limit{}, err
+			return limit.Limit{}, err
 		}
 	}
 	return l, known(m)
 }
 
-func sourceFromPB(m fsmpb.Source) (Source, error) {
+func sourceFromPB(m fsmpb.Source) (limit.Source, error) {
 	if m != fsmpb.Source_SOURCE_API && m != fsmpb.Source_SOURCE_CONFIG {
 		return 0, fmt.Errorf("source %d", m)
 	}
-	return Source(m), nil
+	return limit.Source(m), nil
 }
 
 // patternFromPB takes canonical patterns only. They are ASCII, so that no table of
 // Unicode has a say in what the log means.
-func patternFromPB(s string) (Pattern, error) {
-	p, err := ParsePattern(s)
+func patternFromPB(s string) (limit.Pattern, error) {
+	p, err := limit.ParsePattern(s)
 	if err != nil {
-		return Pattern{}, err
+		return limit.Pattern{}, err
 	}
-	if p.text != s {
-		return Pattern{}, fmt.Errorf("pattern %s, which is %q here", shorten(s), p.text)
+	if p.String() != s {
+		return limit.Pattern{}, fmt.Errorf("pattern %.100q, which is %q here", s, p.String())
 	}
 	return p, nil
 }
 
-func keyToPB(k Key) *fsmpb.Key {
+func keyToPB(k limit.Key) *fsmpb.Key {
 	return &fsmpb.Key{Scope: fsmpb.Scope(k.Scope), Resource: fsmpb.Resource(k.Resource), Name: text(k.Name)}
 }
 
-func keyFromPB(m *fsmpb.Key) (Key, error) {
+func keyFromPB(m *fsmpb.Key) (limit.Key, error) {
 	if m.GetScope() != fsmpb.Scope_SCOPE_HOST {
-		return Key{}, fmt.Errorf("key scope %d", m.GetScope())
+		return limit.Key{}, fmt.Errorf("key scope %d", m.GetScope())
 	}
 	if m.GetResource() != fsmpb.Resource_RESOURCE_CONNECTIONS {
-		return Key{}, fmt.Errorf("key resource %d", m.GetResource())
+		return limit.Key{}, fmt.Errorf("key resource %d", m.GetResource())
 	}
-	return HostConnections(m.GetName()), known(m)
+	return limit.HostConnections(m.GetName()), known(m)
 }
 
 // known refuses fields that this version has no name for.

@@ -14,9 +14,11 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
-	"github.com/weirproxy/weir/fsm/fsmpb"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/weirproxy/weir/fsm/fsmpb"
+	"github.com/weirproxy/weir/limit"
 )
 
 // A snapshot is a header and a body. The header has the same layout in every
@@ -45,14 +47,14 @@ var ErrCorrupt = errors.New("the snapshot is damaged: remove its directory under
 // image is a state's content, frozen: it shares nothing with the state that may change.
 type image struct {
 	head     *fsmpb.Snapshot // without lists
-	limits   []Limit         // both layers
+	limits   []limit.Limit   // both layers
 	sessions []Session       // by id
 	keys     []keyGrants
 }
 
 // keyGrants is who holds slots of one key, by session id.
 type keyGrants struct {
-	key   Key
+	key   limit.Key
 	slots []SessionSlots
 }
 
@@ -73,7 +75,7 @@ func (s *State) image() *image {
 			BatchTerm:   s.batchTerm,
 			Batch:       s.batch,
 		},
-		limits:   make([]Limit, 0, len(s.layers.api)+len(s.layers.config)),
+		limits:   make([]limit.Limit, 0, len(s.layers.api)+len(s.layers.config)),
 		sessions: s.Sessions(),
 		keys:     make([]keyGrants, 0, len(s.grants)),
 	}
@@ -90,11 +92,11 @@ func (s *State) image() *image {
 
 // sort gives the lists the one order in which they are written.
 func (m *image) sort() {
-	slices.SortFunc(m.limits, func(a, b Limit) int {
+	slices.SortFunc(m.limits, func(a, b limit.Limit) int {
 		if a.Source != b.Source {
 			return int(a.Source) - int(b.Source)
 		}
-		return strings.Compare(a.Pattern.text, b.Pattern.text)
+		return strings.Compare(a.Pattern.String(), b.Pattern.String())
 	})
 	slices.SortFunc(m.keys, func(a, b keyGrants) int { return a.key.Compare(b.key) })
 }
@@ -220,11 +222,11 @@ func sizeText(s string) int {
 	return sizeField(len(s))
 }
 
-func sizeKey(k Key) int {
+func sizeKey(k limit.Key) int {
 	return sizeUint(uint64(k.Scope)) + sizeUint(uint64(k.Resource)) + sizeText(text(k.Name))
 }
 
-func sizeGrant(k Key, slots int64) int { return sizeField(sizeKey(k)) + sizeUint(uint64(slots)) }
+func sizeGrant(k limit.Key, slots int64) int { return sizeField(sizeKey(k)) + sizeUint(uint64(slots)) }
 
 // encoder writes protobuf until the first error.
 type encoder struct {
@@ -250,7 +252,7 @@ func (e *encoder) message(m proto.Message) {
 }
 
 // grant writes a session's grant.
-func (e *encoder) grant(k Key, slots int64) {
+func (e *encoder) grant(k limit.Key, slots int64) {
 	e.begin(sessionGrants, sizeGrant(k, slots))
 	e.begin(grantKey, sizeKey(k))
 	e.number(keyScope, uint64(k.Scope))
@@ -368,12 +370,12 @@ func stateFromPB(m *fsmpb.Snapshot) (*State, error) {
 			return nil, err
 		}
 		layer := s.layers.of(l.Source)
-		if _, twice := layer[l.Pattern.text]; twice {
-			return nil, fmt.Errorf("limit %q twice", l.Pattern.text)
+		if _, twice := layer[l.Pattern.String()]; twice {
+			return nil, fmt.Errorf("limit %q twice", l.Pattern.String())
 		}
-		layer[l.Pattern.text] = l
+		layer[l.Pattern.String()] = l
 	}
-	s.table = newSortedTable(m.GetLimitsIndex(), m.GetShapeIndex(), s.layers.all())
+	s.table = limit.NewSortedTable(m.GetLimitsIndex(), m.GetShapeIndex(), s.layers.all())
 	for _, sm := range m.GetSessions() {
 		if err := s.addSession(sm); err != nil {
 			return nil, err

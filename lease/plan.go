@@ -7,6 +7,7 @@ import (
 
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease/leasepb"
+	"github.com/weirproxy/weir/limit"
 )
 
 // row is one session in the plan for a key.
@@ -66,7 +67,7 @@ type keyPlan struct {
 	a     *Allocator
 	c     *contest
 	now   time.Duration
-	limit *fsm.Limit
+	limit *limit.Limit
 	rows  []*row
 	fixed int64 // held by sessions that can't be asked: they are dead, cut off, or have not reported yet
 	free  int64 // may be granted now

@@ -1,4 +1,4 @@
-package fsm
+package limit
 
 import (
 	"errors"
@@ -105,7 +105,7 @@ func (l *Limit) Validate() error {
 	return errors.Join(errs...)
 }
 
-// sameValue compares what a limit allows, not when or where it was written.
-func (l *Limit) sameValue(o *Limit) bool {
+// SameValue compares what a limit allows, not when or where it was written.
+func (l *Limit) SameValue(o *Limit) bool {
 	return l.Connections == o.Connections && l.Queue == o.Queue && l.Shared == o.Shared
 }

@@ -1,4 +1,4 @@
-package fsm
+package limit
 
 // Scope says what kind of thing a [Key] names. Numbers are written to the log:
 // they are only appended to.
@@ -47,4 +47,16 @@ func (k Key) Compare(o Key) int {
 		return 1
 	}
 	return 0
+}
+
+// Canonical reports whether a key is spelled as the one that a target or a shared pattern gives.
+func (k Key) Canonical() bool {
+	if k.Scope != ScopeHost || k.Resource != ResourceConnections {
+		return false
+	}
+	if p, err := ParsePattern(k.Name); err == nil && p.text == k.Name {
+		return true
+	}
+	_, ok := keyTarget(k.Name)
+	return ok
 }

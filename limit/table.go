@@ -1,4 +1,4 @@
-package fsm
+package limit
 
 import (
 	"net/netip"
@@ -34,11 +34,11 @@ type cidrs struct {
 func NewTable(index, shape uint64, limits []Limit) *Table {
 	limits = slices.Clone(limits)
 	slices.SortFunc(limits, func(a, b Limit) int { return strings.Compare(a.Pattern.text, b.Pattern.text) })
-	return newSortedTable(index, shape, limits)
+	return NewSortedTable(index, shape, limits)
 }
 
-// newSortedTable takes limits over; they are sorted by pattern.
-func newSortedTable(index, shape uint64, limits []Limit) *Table {
+// NewSortedTable is [NewTable] of limits that are sorted by pattern. It takes the slice over.
+func NewSortedTable(index, shape uint64, limits []Limit) *Table {
 	var kinds [patternAny + 1]int
 	for i := range limits {
 		kinds[limits[i].Pattern.kind]++
