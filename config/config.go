@@ -4,10 +4,9 @@ import (
 	"net/netip"
 	"os"
 	"time"
-)
 
-// Unlimited is the value of Limit.Connections that sets no cap.
-const Unlimited int64 = -1
+	"github.com/weirproxy/weir/limit"
+)
 
 // Role says what a node is to the cluster.
 type Role string
@@ -61,7 +60,8 @@ type Config struct {
 	Proxy   Proxy
 	API     API
 
-	// Limits are the cluster-wide limits that this node's files carry, sorted by pattern.
+	// Limits are the cluster-wide limits that this node's files carry, sorted by
+	// scope and pattern.
 	Limits []Limit
 
 	// Origins says where each attribute that the files set is written, by its path
@@ -225,25 +225,20 @@ type TLS struct {
 // Enabled reports whether the files have a tls block.
 func (t TLS) Enabled() bool { return t != TLS{} }
 
-// Limit is one host block of a limits block.
+// Limit is one block of a limits block. Its Source is always the config, and it has no index yet.
 type Limit struct {
-	// Pattern is canonical, as Options.CheckPattern answered it.
-	Pattern string
-	// Connections is the most concurrent upstream connections, 0 to 1,000,000: 0 blocks the host,
-	// Unlimited sets no cap.
-	Connections int64
-	// Queue lets requests over the limit wait; the zero Queue rejects them at once.
-	Queue Queue
-	// Shared makes all hosts that match a wildcard share one count.
-	Shared bool
-	// At is where the pattern is written.
+	limit.Limit
+	// At is where the pattern is written, or the block that has none.
 	At Position
 }
 
-// Queue bounds the wait for a slot. Both are set, or neither.
-type Queue struct {
-	Timeout time.Duration // the longest wait, up to 1 h: raising it trades refusals for latency
-	Size    int           // the most that wait on one node, 1 to 1,000,000: each waiting request holds a client connection
+// ClusterLimits are the limits without the places where they are written.
+func (c *Config) ClusterLimits() []limit.Limit {
+	all := make([]limit.Limit, len(c.Limits))
+	for i := range c.Limits {
+		all[i] = c.Limits[i].Limit
+	}
+	return all
 }
 
 // Default is the config of a node whose files set nothing: the machine's host name where that can

@@ -11,6 +11,8 @@ import (
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
+
+	"github.com/weirproxy/weir/limit"
 )
 
 const maxFileBytes = 16 << 20 // of one config file: some hundred thousand limits
@@ -21,10 +23,6 @@ type Options struct {
 	Dev bool
 	// Running is a node's own: it takes a certificate that has expired, and warns.
 	Running bool
-	// CheckPattern judges a limit's pattern and answers its canonical form; the error, which is all
-	// that is said, names the pattern and what to write instead. Nil takes any pattern that is not
-	// empty.
-	CheckPattern func(pattern string) (canonical string, err error)
 	// LookupEnv resolves ${env.NAME}; nil means os.LookupEnv.
 	LookupEnv func(name string) (string, bool)
 }
@@ -62,16 +60,13 @@ type loader struct {
 	broken bool
 	// faulty are the attributes whose value was refused; what depends on them isn't judged.
 	faulty   map[string]bool
-	patterns map[string]Position
+	patterns map[limit.Pattern]Position
 	hidden   map[labelAt]bool // labels that hideTemplates has hidden
 }
 
 func newLoader(opts Options) *loader {
 	if opts.LookupEnv == nil {
 		opts.LookupEnv = os.LookupEnv
-	}
-	if opts.CheckPattern == nil {
-		opts.CheckPattern = func(s string) (string, error) { return s, nil }
 	}
 	return &loader{
 		problems: problems{files: map[string][]byte{}},
@@ -80,7 +75,7 @@ func newLoader(opts Options) *loader {
 		shape:    newShape(),
 		cfg:      Default(opts.Dev),
 		faulty:   map[string]bool{},
-		patterns: map[string]Position{},
+		patterns: map[limit.Pattern]Position{},
 		hidden:   map[labelAt]bool{},
 	}
 }

@@ -90,7 +90,7 @@ If somebody else changes a limit between the comparison and the write, nothing i
 
 // readLimits reads a file's limits as the API takes them.
 func readLimits(cmd *cobra.Command, path string) ([]api.Limit, error) {
-	read, problems := config.LoadLimits(path, config.Options{CheckPattern: checkPattern})
+	read, problems := config.LoadLimits(path, config.Options{})
 	if len(problems) > 0 {
 		if err := config.WriteDiagnostics(cmd.ErrOrStderr(), problems); err != nil {
 			return nil, err
@@ -99,11 +99,11 @@ func readLimits(cmd *cobra.Command, path string) ([]api.Limit, error) {
 	}
 	limits := []api.Limit{}
 	for _, l := range read {
-		w := api.Limit{Pattern: l.Pattern, Shared: l.Shared}
-		if l.Connections != config.Unlimited {
+		w := api.Limit{Pattern: l.Pattern.String(), Shared: l.Shared}
+		if l.Capped() {
 			w.Connections = &l.Connections
 		}
-		if l.Queue != (config.Queue{}) {
+		if l.Queue.Enabled() {
 			w.Queue = &api.Queue{Timeout: api.Duration(l.Queue.Timeout), Size: l.Queue.Size}
 		}
 		limits = append(limits, w)

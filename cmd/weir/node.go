@@ -16,6 +16,7 @@ import (
 	"github.com/weirproxy/weir/config"
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/limit"
 )
 
 // What the API shows of the node, and does to it.
@@ -324,8 +325,8 @@ func (a *agent) Reload(ctx context.Context) (api.Reloaded, error) {
 	if err != nil {
 		return api.Reloaded{}, err
 	}
-	a.members.SetConfigDigest(config.Digest(cfg))
-	changed, err := a.api.ReplaceConfigLimits(ctx, limitsOf(cfg))
+	a.members.SetConfigDigest(config.Digest(cfg.Lease.TTL, cfg.ClusterLimits()))
+	changed, err := a.api.ReplaceConfigLimits(ctx, cfg.ClusterLimits())
 	if err != nil {
 		return api.Reloaded{}, fmt.Errorf("the node's own settings are applied, the limits are not: %w", err)
 	}
@@ -483,20 +484,13 @@ func (a *agent) clusterDigest() string {
 		m, _ := a.members.Member(leader)
 		return m.ConfigDigest
 	}
-	var c config.Config
-	a.store.Read(func(st *fsm.State) {
-		c.Lease.TTL = st.TTL()
-		for _, l := range st.ConfigLimits() {
-			c.Limits = append(c.Limits, config.Limit{
-				Pattern: l.Pattern.String(), Connections: l.Connections, Shared: l.Shared,
-				Queue: config.Queue{Timeout: l.Queue.Timeout, Size: l.Queue.Size},
-			})
-		}
-	})
-	if c.Lease.TTL == 0 {
+	var ttl time.Duration
+	var limits []limit.Limit
+	a.store.Read(func(st *fsm.State) { ttl, limits = st.TTL(), st.ConfigLimits() })
+	if ttl == 0 {
 		return ""
 	}
-	return config.Digest(&c)
+	return config.Digest(ttl, limits)
 }
 
 // checkAgreement logs when other nodes' configs begin or cease to disagree with the cluster's.
