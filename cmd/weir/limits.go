@@ -24,7 +24,7 @@ the same pattern in the nodes' config until it is deleted.`
   weir limits set api.example.com --connections 5
   weir limits apply limits.hcl --dry-run`
 	f := addClientFlags(p, cmd)
-	cmd.AddCommand(newLimitsListCommand(f), newLimitsGetCommand(f), newLimitsSetCommand(f), newLimitsDeleteCommand(f), newLimitsApplyCommand(f))
+	cmd.AddCommand(newLimitsListCommand(f), newLimitsGetCommand(f), newLimitsSetCommand(f), newLimitsDeleteCommand(f), newLimitsApplyCommand(f), newLimitsImportCommand())
 	return cmd
 }
 

@@ -41,6 +41,7 @@ var libraries = map[string][]string{
 	"github.com/gofrs/flock":              {"cluster"},
 	"github.com/spf13/cobra":              {"cmd/weir"},
 	"charm.land/bubbletea":                {"cmd/weir"},
+	"go.yaml.in/yaml":                     {"cmd/weir"},
 	"google.golang.org/grpc":              {"lease", "cluster", "cmd/weir"},
 	"google.golang.org/protobuf":          {"fsm", "lease", "cluster"},
 	"github.com/miekg/dns":                {"proxy/resolve"},
