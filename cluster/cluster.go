@@ -210,7 +210,7 @@ func (c *Cluster) start(h Handlers) error {
 	c.mux.start()
 	c.background(func() { c.gossip.run(c.life) })
 	c.background(func() { c.followAddresses(c.life) })
-	c.background(func() { c.tellMembers(c.life) })
+	c.background(func() { c.followMembers(c.life) })
 	c.background(func() { c.tellLeader(c.life) })
 	if c.raft != nil {
 		c.background(func() { c.followLeadership(c.life) })
@@ -350,8 +350,9 @@ func (c *Cluster) noteState(ctx context.Context) {
 	c.setMeta(func(m *clusterpb.Meta) { m.HasState = true })
 }
 
-// tellMembers passes membership on.
-func (c *Cluster) tellMembers(ctx context.Context) {
+// followMembers passes changes of the membership on, all that have come up meanwhile at once: in a
+// cluster of hundreds that starts, work for each would add up to a square.
+func (c *Cluster) followMembers(ctx context.Context) {
 	had := make(map[string]string)
 	for {
 		select {
@@ -359,12 +360,16 @@ func (c *Cluster) tellMembers(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		changed := c.gossip.members.takeChanged()
+		names := c.gossip.members.takeChanged()
 		all := c.Members()
+		var changed []Member
 		for _, m := range all {
-			if _, has := slices.BinarySearch(changed, m.Name); has && c.handlers.MemberChanged != nil {
-				c.handlers.MemberChanged(m)
+			if _, has := slices.BinarySearch(names, m.Name); has {
+				changed = append(changed, m)
 			}
+		}
+		if len(changed) > 0 && c.handlers.MembersChanged != nil {
+			c.handlers.MembersChanged(changed)
 		}
 		c.dropDeparted(had, all)
 		select {

@@ -100,10 +100,9 @@ type Handlers struct {
 	// committed before. It returns soon after its context has ended, which says that the term is
 	// over; until then no other Lead begins.
 	Lead func(ctx context.Context, term uint64)
-	// MemberChanged is told of a member that is new or has changed, except that it became a
-	// suspect, which is told by nobody. Changes in quick succession may be told as one; calls come
-	// one at a time.
-	MemberChanged func(Member)
+	// MembersChanged receives the members that are new or have changed, by name. A member that
+	// becomes a suspect is not reported. Calls come one at a time.
+	MembersChanged func([]Member)
 	// LeaderChanged is told the rpc address of a leader that this node has heard of, when it is
 	// another one than before. It must not block.
 	LeaderChanged func(rpcAddr string)

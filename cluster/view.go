@@ -46,7 +46,8 @@ func (c *Cluster) Listening() (rpc, gossip netip.AddrPort) {
 // GossipAddr is what others join, after Start.
 func (c *Cluster) GossipAddr() string { return c.gossip.gossipIP.String() }
 
-// Members lists every node that gossip knows, this one too, by name.
+// Members lists every node that gossip knows, this one too, by name. The slice is shared: callers
+// must not change it.
 func (c *Cluster) Members() []Member { return c.gossip.members.list(time.Now()) }
 
 // Member returns one node.
@@ -67,9 +68,8 @@ func (c *Cluster) Servers() []Member {
 // by what the leaders say of themselves in gossip, and believes the highest term. So does a server
 // whose Raft is behind that term: it may be waiting for its disk, and believe that it still leads.
 func (c *Cluster) Leader() (name, rpcAddr string) {
-	name, rpcAddr, term := hintedLeader(c.Members())
-	if c.raft == nil || term > c.raft.CurrentTerm() {
-		return name, rpcAddr
+	if m := c.gossip.members.look(time.Now()).leader; c.raft == nil || m.LeadsTerm > c.raft.CurrentTerm() {
+		return m.Name, m.RPCAddr
 	}
 	addr, id := c.raft.LeaderWithID()
 	if id == "" {
@@ -79,15 +79,6 @@ func (c *Cluster) Leader() (name, rpcAddr string) {
 		return NameOf(string(id)), known
 	}
 	return NameOf(string(id)), plainAddress(addr)
-}
-
-func hintedLeader(members []Member) (name, rpcAddr string, term uint64) {
-	for _, m := range members {
-		if m.server() && m.Alive() && m.LeadsTerm > term {
-			term, name, rpcAddr = m.LeadsTerm, m.Name, m.RPCAddr
-		}
-	}
-	return name, rpcAddr, term
 }
 
 // RaftStatus returns how this server's Raft is.

@@ -438,11 +438,14 @@ func (a *agent) leaderChanged(addr string) {
 	a.checkOwnPorts() // a node without Raft state knows its cluster by the leader
 }
 
-// memberChanged follows gossip: a node may be dead, one that has left gave its session back, and a
+// membersChanged follows gossip: a node may be dead, one that has left gave its session back, and a
 // config may disagree.
-func (a *agent) memberChanged(m cluster.Member) {
-	a.events.Member(m.Name, string(m.Role), string(m.Health))
-	if a.leases != nil {
+func (a *agent) membersChanged(changed []cluster.Member) {
+	for _, m := range changed {
+		a.events.Member(m.Name, string(m.Role), string(m.Health))
+		if a.leases == nil {
+			continue
+		}
 		a.leases.Health(m.Name, m.Health == cluster.HealthDead)
 		if m.Health == cluster.HealthLeft {
 			a.leases.Left(lease.Farewell{Node: m.Name, Session: m.SessionLeft})

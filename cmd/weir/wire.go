@@ -84,11 +84,11 @@ func (a *agent) sessionLife() (life time.Duration, certain bool) {
 
 func (a *agent) handlers() cluster.Handlers {
 	h := cluster.Handlers{
-		HTTP:          a.api.PeerHandler(),
-		MemberChanged: a.memberChanged,
-		LeaderChanged: a.leaderChanged,
-		Superseded:    func(error) { a.manager.GiveUp() },
-		Services:      func(grpc.ServiceRegistrar) {},
+		HTTP:           a.api.PeerHandler(),
+		MembersChanged: a.membersChanged,
+		LeaderChanged:  a.leaderChanged,
+		Superseded:     func(error) { a.manager.GiveUp() },
+		Services:       func(grpc.ServiceRegistrar) {},
 	}
 	if a.leases != nil {
 		h.Services = func(r grpc.ServiceRegistrar) { leasepb.RegisterLeaseServer(r, a.leases) }
