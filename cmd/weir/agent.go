@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -66,6 +67,13 @@ func (s source) load() (*config.Config, error) {
 	return c, nil
 }
 
+// problemsError is a config's problems as one error.
+func problemsError(problems config.Diagnostics) error {
+	var b strings.Builder
+	_ = config.WriteDiagnostics(&b, problems) // a Builder never fails
+	return errors.New("the config has " + count(len(problems), "problem") + ":\n" + strings.TrimSuffix(b.String(), "\n"))
+}
+
 // agent is one node: the parts, wired. Requests go proxy → manager → (stream) → leases → members →
 // store.
 type agent struct {
@@ -101,8 +109,8 @@ type agent struct {
 
 	leadingTerm atomic.Uint64 // whose leader this node is, everything before it applied; 0: none
 
-	reloading sync.Mutex // from the files to the cluster's limits; held before applying
-	applying  sync.Mutex // settings; held before mu
+	reloader reloader
+	applying sync.Mutex // settings; held before mu
 
 	turning sync.Mutex // the begin and end of draining; held before mu
 
@@ -193,6 +201,10 @@ func (a *agent) build() (err error) {
 		return err
 	}
 	a.api = a.newAPI()
+	a.reloader = reloader{
+		settings: a.reloadSettings, digest: a.members.SetConfigDigest, limits: a.api.ReplaceConfigLimits,
+		turn: make(chan struct{}, 1),
+	}
 	return nil
 }
 
