@@ -6,15 +6,15 @@ import (
 	"time"
 )
 
-// endAfterSilence lets the kernel end a TCP connection whose peer has not been heard for so long,
-// whether anything waits to be acknowledged (RFC 5482) or not (RFC 9293, section 3.8.4). Without
-// it, a partition leaves connections behind that nobody serves any more, or on which the kernel
-// repeats itself at intervals that have grown as long as the partition was: a node would be cut off
-// for as long again. gRPC probes too, but not within ten seconds.
+// endAfterSilence makes the kernel end a TCP connection whose peer has been silent for this long,
+// whether data waits for acknowledgement (RFC 5482) or not (RFC 9293, section 3.8.4). Otherwise
+// connections would survive a partition unserved, or with retransmissions as far apart as the
+// partition was long: a node would stay cut off for as long again. gRPC probes too, but not within
+// ten seconds.
 func endAfterSilence(conn net.Conn, after time.Duration) error {
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok {
-		return nil // in memory
+		return nil // a connection in memory
 	}
 	return errors.Join(
 		tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: probeEvery, Interval: probeEvery, Count: int(after / probeEvery)}),

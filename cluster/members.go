@@ -45,8 +45,8 @@ type roster struct {
 
 type memberEntry struct {
 	Member
-	leaving  bool // it has said goodbye
-	departed bool // gossip says that it is gone
+	leaving  bool // it has announced that it leaves
+	departed bool // gossip counts it as dead or gone
 	pinned   bool // detached here, before its metadata says so
 	heard    time.Time
 }
@@ -69,7 +69,7 @@ func (ms *members) find(name string) (e *memberEntry, at int) {
 	return e, at
 }
 
-// here notes a live node. joined says that gossip did not count it as live before.
+// here records a live node. joined says that gossip did not count it as live before.
 func (ms *members) here(name, gossipAddr string, meta *clusterpb.Meta, joined bool, now time.Time) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
@@ -98,7 +98,7 @@ func (ms *members) here(name, gossipAddr string, meta *clusterpb.Meta, joined bo
 	ms.note(name)
 }
 
-// gone notes that gossip takes a node for dead or departed.
+// gone records that gossip counts a node as dead or departed.
 func (ms *members) gone(name string, now time.Time) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
@@ -109,7 +109,7 @@ func (ms *members) gone(name string, now time.Time) {
 	}
 }
 
-// goodbye notes a node's own announcement that it leaves.
+// goodbye records a node's announcement that it leaves.
 func (ms *members) goodbye(name string, meta *clusterpb.Meta) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
@@ -124,7 +124,7 @@ func (ms *members) goodbye(name string, meta *clusterpb.Meta) {
 	ms.note(name)
 }
 
-// heard notes that a node has answered a probe.
+// heard records that a node has answered a probe.
 func (ms *members) heard(name string, now time.Time) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
