@@ -17,16 +17,17 @@ import (
 
 // Limit is one limit, in answers and in the bodies of writes.
 //
-// In the body of PUT /v1/limits/host/{pattern} no field is required; Pattern, when given, must be
-// the path's. Source and ModifyIndex are ignored in bodies, so that what was read can be written
-// back.
+// In the body of PUT /v1/limits/host/{pattern} no field is required; Pattern, if given, must be the
+// path's. Source and ModifyIndex are ignored in bodies, so that a limit can be written back as it
+// was read.
 type Limit struct {
 	Pattern string `json:"pattern"` // canonical in answers
-	// Connections is the most concurrent upstream connections: 0 blocks; null or absent, no cap.
+	// Connections is the maximum of concurrent upstream connections: 0 blocks; null or absent, no
+	// cap.
 	Connections *int64 `json:"connections"`
-	// Queue lets requests wait; null or absent: they are refused at once.
+	// Queue lets requests wait; if null or absent, they are refused at once.
 	Queue *Queue `json:"queue"`
-	// Shared makes all hosts that match share one count.
+	// Shared makes all matching hosts share one count.
 	Shared bool `json:"shared"`
 	// Source is "api" or "config".
 	Source string `json:"source,omitempty"`
@@ -34,13 +35,13 @@ type Limit struct {
 	ModifyIndex uint64 `json:"modify_index,omitempty"`
 }
 
-// Queue says how long, and how many per node, may wait for a slot.
+// Queue bounds how long, and how many per node, requests may wait for a slot.
 type Queue struct {
 	Timeout Duration `json:"timeout"`
 	Size    int      `json:"size"`
 }
 
-// Limits answers GET /v1/limits, and is accepted by PUT (Index is ignored there: use If-Match).
+// Limits answers GET /v1/limits. It is also the body of PUT, which ignores Index: use If-Match.
 type Limits struct {
 	// Index is the log index of the last change to any limit; in quotes, the list's ETag.
 	Index  uint64  `json:"index"`
@@ -57,15 +58,15 @@ type LimitWritten struct {
 type LimitDeleted struct {
 	Index   uint64 `json:"index"`
 	Pattern string `json:"pattern"`
-	// Uncovered is the config's limit with this pattern, which holds again; null when there is
+	// Uncovered is the config's limit with this pattern, which is in force again; null if there is
 	// none.
 	Uncovered *Limit `json:"uncovered"`
 }
 
 // LimitsReplaced answers PUT /v1/limits.
 type LimitsReplaced struct {
-	// Index is the write's log index; of a dry run, that of the table compared with: its ETag in an
-	// If-Match makes sure that the write which follows does what was shown.
+	// Index is the write's log index or, for a dry run, that of the compared table. Its ETag in an
+	// If-Match makes sure that the following write does what the dry run showed.
 	Index   uint64   `json:"index"`
 	DryRun  bool     `json:"dry_run"`
 	Changes []Change `json:"changes"` // sorted by pattern; empty, not null
@@ -126,7 +127,7 @@ func pattern(r *http.Request) (fsm.Pattern, error) {
 	return p, nil
 }
 
-// putLimit understands PUT /v1/limits/host/{pattern}[?evict=true].
+// putLimit parses PUT /v1/limits/host/{pattern}[?evict=true].
 func (s *Server) putLimit(r *http.Request, body []byte) (commit, error) {
 	q, err := query(r, "evict")
 	if err != nil {
@@ -186,7 +187,7 @@ func (s *Server) commitPut(ctx context.Context, l fsm.Limit, cond condition) (an
 	}, nil
 }
 
-// deleteLimit understands DELETE /v1/limits/host/{pattern}.
+// deleteLimit parses DELETE /v1/limits/host/{pattern}.
 func (s *Server) deleteLimit(r *http.Request, body []byte) (commit, error) {
 	if _, err := query(r); err != nil {
 		return nil, err
@@ -224,7 +225,7 @@ func (s *Server) commitDelete(ctx context.Context, p fsm.Pattern, cond condition
 	return answer{body: body, index: index, table: visibleAt(index, res, t)}, nil
 }
 
-// replaceLimits understands PUT /v1/limits[?dry_run=true][&evict=true].
+// replaceLimits parses PUT /v1/limits[?dry_run=true][&evict=true].
 func (s *Server) replaceLimits(r *http.Request, body []byte) (commit, error) {
 	q, err := query(r, "dry_run", "evict")
 	if err != nil {
@@ -278,7 +279,7 @@ func (s *Server) commitReplace(ctx context.Context, ls []fsm.Limit, cond conditi
 	}
 	changes := difference(before, ls)
 	s.noteLimits(ctx, fsm.SourceAPI, index, changes)
-	if len(ls) > 0 && ls[0].Evict { // one is as all
+	if len(ls) > 0 && ls[0].Evict { // all have the same Evict
 		s.note(ctx, "connections above the limits are being closed", "limits", len(ls), "index", index)
 	}
 	t := s.deps.Log.Committed()
@@ -286,15 +287,14 @@ func (s *Server) commitReplace(ctx context.Context, ls []fsm.Limit, cond conditi
 	return answer{body: LimitsReplaced{Index: index, Changes: changes}, etag: etag(at), index: index, table: at}, nil
 }
 
-// replaceConfigLimits understands what ReplaceConfigLimits sends to the leader.
+// replaceConfigLimits parses a write of ReplaceConfigLimits, on the leader.
 func (s *Server) replaceConfigLimits(_ *http.Request, body []byte) (commit, error) {
 	ls, err := parseLimits(body, fsm.SourceConfig, false)
 	if err != nil {
 		return nil, err
 	}
 	return func(ctx context.Context) (answer, error) {
-		// An entry that changes nothing would still be sent to every server, and cost the size of
-		// the whole list.
+		// An entry without changes would still be sent to every server, with the whole list.
 		if now, ok := s.deps.Log.ConfigLimits(ctx); ok && sameLimits(now, ls) {
 			t := s.deps.Log.Committed()
 			return answer{body: configReplaced{Index: t.Index}, index: t.Index, table: t.Index}, nil
@@ -311,9 +311,9 @@ func (s *Server) replaceConfigLimits(_ *http.Request, body []byte) (commit, erro
 	}, nil
 }
 
-// configReplaced is the leader's answer to a node that has its config's limits written.
+// configReplaced is the leader's answer to a node that sent its config's limits.
 type configReplaced struct {
-	Index   uint64 `json:"index"` // of the write, or of the limits that were the same already
+	Index   uint64 `json:"index"` // of the write, or of the equal limits that were there already
 	Changed bool   `json:"changed"`
 }
 
@@ -334,9 +334,9 @@ func sameLimits(a, b []fsm.Limit) bool {
 	return true
 }
 
-// ReplaceConfigLimits makes limits the cluster's config limits, through the leader, and reports
-// whether that changed any. Limits that the cluster has already are not written again. Its errors
-// are those of [Log], [ErrNoLeader], [ErrNotVisible] as a *[Problem], the leader's *[Problem], or
+// ReplaceConfigLimits replaces the cluster's config limits, through the leader, and reports whether
+// any changed. Limits that the cluster has already are not written again. Its errors are those of
+// [Log], [ErrNoLeader], [ErrNotVisible] as a *[Problem], the leader's *[Problem], or
 // [fsm.ErrInvalid].
 func (s *Server) ReplaceConfigLimits(ctx context.Context, limits []fsm.Limit) (changed bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.WriteTimeout)
@@ -379,13 +379,13 @@ func (s *Server) propose(ctx context.Context, c fsm.Command) (uint64, fsm.Result
 		err = res.Err
 	}
 	if _, again := repeated(ctx); again && errors.Is(err, fsm.ErrPrecondition) {
-		err = ErrOutcomeUnknown // somebody has written meanwhile; it may have been the first attempt
+		err = ErrOutcomeUnknown // somebody has written meanwhile: perhaps the first attempt
 	}
 	return index, res, err
 }
 
-// visibleAt is the table index from which on a write is visible. One that changed nothing is
-// visible with whatever it was compared with, which the committed table t, read after it, includes.
+// visibleAt returns the first table index at which a write is visible. A write without effect is
+// visible in the table that it was compared with, and so in t, the committed table read after it.
 func visibleAt(index uint64, res fsm.Result, t *fsm.Table) uint64 {
 	if res.Changed {
 		return index
@@ -393,7 +393,7 @@ func visibleAt(index uint64, res fsm.Result, t *fsm.Table) uint64 {
 	return t.Index
 }
 
-// difference lists what would change if the effective limits became ls.
+// difference lists the changes if ls became the effective limits.
 func difference(t *fsm.Table, ls []fsm.Limit) []Change {
 	changes := []Change{}
 	wanted := make(map[fsm.Pattern]bool, len(ls))
@@ -420,7 +420,7 @@ func difference(t *fsm.Table, ls []fsm.Limit) []Change {
 	return changes
 }
 
-// changeOf is the difference that one limit makes to t; nil: there is none any more.
+// changeOf returns the difference that one limit makes to t. after is nil if the limit is removed.
 func changeOf(t *fsm.Table, p fsm.Pattern, after *fsm.Limit) Change {
 	c := Change{Action: "change", Pattern: p.String()}
 	if l, ok := t.Get(p); ok {
@@ -438,8 +438,8 @@ func changeOf(t *fsm.Table, p fsm.Pattern, after *fsm.Limit) Change {
 	return c
 }
 
-// parseLimits reads the body that replaces all limits. The list must be there: an empty object must
-// not delete all.
+// parseLimits reads the body that replaces all limits. The list is required, so that an empty
+// object can't delete them all.
 func parseLimits(body []byte, source fsm.Source, evict bool) ([]fsm.Limit, error) {
 	o, err := parseBody(body)
 	if err != nil {
@@ -476,7 +476,7 @@ func parseLimits(body []byte, source fsm.Source, evict bool) ([]fsm.Limit, error
 	return ls, nil
 }
 
-// parseLimit reads one limit. The pattern is the one given, which the body may repeat, or else the
+// parseLimit reads one limit. Its pattern is the given one, which the body may repeat, or else the
 // body's.
 func parseLimit(o *object, given *fsm.Pattern) (fsm.Limit, error) {
 	l := fsm.Limit{Connections: fsm.Unlimited}
@@ -552,10 +552,10 @@ func parseQueue(o *object) (fsm.Queue, error) {
 	return q, nil
 }
 
-// condition is a write's If-Match or If-None-Match, RFC 9110, section 13.1.
+// condition holds a write's If-Match or If-None-Match, RFC 9110, section 13.1.
 type condition struct {
 	exists  bool     // If-Match: *
-	indexes []uint64 // If-Match: tags; one that is none of ours becomes an index that nothing has
+	indexes []uint64 // If-Match: tags; a foreign tag becomes an index that matches nothing
 	absent  bool     // If-None-Match: *
 }
 
@@ -591,8 +591,8 @@ func parseCondition(r *http.Request) (condition, error) {
 	return c, nil
 }
 
-// tagIndex is the index in a tag of ours. Others, weak ones too (If-Match compares strongly), match
-// nothing.
+// tagIndex returns the index in one of weir's tags. Other tags match nothing, nor do weak ones,
+// because If-Match compares strongly.
 func tagIndex(tag string) uint64 {
 	n, err := strconv.ParseUint(strings.Trim(tag, `"`), 10, 64)
 	if err != nil || etag(n) != tag {
@@ -601,7 +601,7 @@ func tagIndex(tag string) uint64 {
 	return n
 }
 
-// forLimit is the condition as the log takes it. Of several tags the current one counts; the log
+// forLimit returns the condition for the log. Of several tags, the current one counts; the log
 // checks it again.
 func (c condition) forLimit(t *fsm.Table, p fsm.Pattern) fsm.Precondition {
 	pre := fsm.Precondition{MustExist: c.exists, MustNotExist: c.absent}
@@ -613,7 +613,7 @@ func (c condition) forLimit(t *fsm.Table, p fsm.Pattern) fsm.Precondition {
 	return pre
 }
 
-// forTable is the condition on the list of all, which always exists.
+// forTable returns the condition on the list of all limits, which always exists.
 func (c condition) forTable(t *fsm.Table) fsm.Precondition {
 	return fsm.Precondition{MatchIndex: c.pick(t.Index), MustNotExist: c.absent}
 }

@@ -10,17 +10,15 @@ import (
 	"github.com/weirproxy/weir/fsm"
 )
 
-// A write that is repeated because nobody knows what became of it must not take effect twice:
-// between the two, others may have seen it, and written something else, which the second would
-// undo. So the leader carries a repeated write out only if nobody has written since the node that
-// took it first tried, or if what is there is what it asks for. Otherwise the outcome stays
-// unknown.
+// A write that is repeated after an unknown outcome must not take effect twice: in between, others
+// may have seen the first and written something else, which the second would undo. So the leader
+// executes a repeated write only if nobody has written since the first attempt, or if the limits
+// are already as the write wants them. Otherwise the outcome stays unknown.
 //
-// The node says how new the limits were that it knew then; that it may have been behind only makes
-// it say unknown more often.
+// The node that took the write sends the index of the limits that it knew at the first attempt. If
+// it was behind, the outcome is merely unknown more often.
 
-// headerRepeat marks, between nodes, a write that is repeated. Its value is an index of the table
-// of limits.
+// headerRepeat marks a repeated write, between nodes. Its value is an index of the table of limits.
 const headerRepeat = "Weir-Repeat"
 
 type repeatKey struct{}
@@ -31,7 +29,7 @@ func withRepeat(ctx context.Context, known uint64) context.Context {
 	return context.WithValue(ctx, repeatKey{}, known)
 }
 
-// repeatOf is withRepeat for a request that another node has sent.
+// repeatOf is withRepeat for a request from another node.
 func repeatOf(ctx context.Context, r *http.Request) context.Context {
 	known, err := strconv.ParseUint(r.Header.Get(headerRepeat), 10, 64)
 	if err != nil {
@@ -40,15 +38,16 @@ func repeatOf(ctx context.Context, r *http.Request) context.Context {
 	return withRepeat(ctx, known)
 }
 
-// repeated tells whether the write is, and up to which index the node knew the limits.
+// repeated reports whether the write is repeated, and up to which index the node knew the limits.
 func repeated(ctx context.Context) (known uint64, ok bool) {
 	known, ok = ctx.Value(repeatKey{}).(uint64)
 	return known, ok
 }
 
-// repeatLimit is the condition under which a repeated write of one limit can't undo another's: t is
-// what is committed. A pattern without a limit has no index that the log could compare: the first
-// attempt may be about to be applied, and a delete after it.
+// repeatLimit returns the condition under which a repeated write of one limit undoes nobody's
+// write; t is the committed table. A pattern without a limit has no index for the log to compare,
+// so there the outcome stays unknown: the first attempt, and somebody's delete after it, may be
+// about to be applied.
 func repeatLimit(t *fsm.Table, l *fsm.Limit, known uint64) (fsm.Precondition, error) {
 	if now, ok := t.Get(l.Pattern); ok && (now.ModifyIndex <= known || sameLimit(now, l)) {
 		return fsm.Precondition{MatchIndex: &now.ModifyIndex}, nil
@@ -69,17 +68,15 @@ func sameLimit(now, l *fsm.Limit) bool {
 	return now.Connections == l.Connections && now.Queue == l.Queue && now.Shared == l.Shared && now.Source == l.Source
 }
 
-// A write that is repeated may overtake its own first attempt: the leader's process
-// stands still with it unread, its sender gives up and tries again, and when the leader goes on it
-// reads both. The first has no condition, so it must not be carried out after the second. So both
-// carry one name, by which the leader knows them: a first attempt that comes late is dropped, and a
-// second one waits until the first, if that is under way, has ended.
+// A repeated write may overtake its own first attempt: if the leader freezes after receiving a
+// write, the sender retries, and the leader later reads both in any order. The first attempt has no
+// condition, so the leader must not execute it after the second. For that, both carry one name: a
+// first attempt that comes late is dropped, and a second one waits for a first that is under way.
 //
-// One leader's memory is enough. The entries of another one, of a former term, the log does not
-// take any more.
+// The memory of one leader is enough, because the log refuses entries of a leader of a former term.
 
 const (
-	// headerWrite names a write between nodes: the same for all attempts at it.
+	// headerWrite names a write between nodes. All attempts at it have the same name.
 	headerWrite = "Weir-Write"
 	// maxAttempts bounds the writes that are remembered, and maxWriteName their names, in bytes.
 	maxAttempts  = 4 << 10
@@ -88,32 +85,32 @@ const (
 
 type writeKey struct{}
 
-// withWrite gives the writes made with the context a name of their own.
+// withWrite names the writes made with the context.
 func withWrite(ctx context.Context) context.Context {
 	return context.WithValue(ctx, writeKey{}, rand.Text())
 }
 
-// writeName is the name that withWrite gave, or "".
+// writeName returns the name of withWrite, or "".
 func writeName(ctx context.Context) string {
 	name, _ := ctx.Value(writeKey{}).(string)
 	return name
 }
 
-// attempts remembers the newest writes that other nodes have sent.
+// attempts remembers the newest writes from other nodes.
 type attempts struct {
 	mu     sync.Mutex
 	byName map[string]*attempt
 	names  []string // the oldest first
 }
 
-// attempt is what is known of a write.
+// attempt is the state of one write.
 type attempt struct {
 	repeated bool
-	ended    chan struct{} // closed when the attempt that is under way has ended
+	ended    chan struct{} // closed when the attempt under way has ended
 }
 
-// begin waits until an attempt at the write may be made; end must be called after it. It returns
-// ErrOutcomeUnknown for one that comes after its own repetition.
+// begin waits until an attempt at the write may run; the caller must then call end. It returns
+// ErrOutcomeUnknown for an attempt that arrives after its own repetition.
 func (a *attempts) begin(ctx context.Context, r *http.Request) (end func(), err error) {
 	name := r.Header.Get(headerWrite)
 	if name == "" || len(name) > maxWriteName {
@@ -136,8 +133,8 @@ func (a *attempts) begin(ctx context.Context, r *http.Request) (end func(), err 
 	}
 }
 
-// enter returns what ends this attempt, or what the end of another is awaited by, or neither: it
-// comes too late.
+// enter returns mine, which ends this attempt, or before, which another attempt closes at its end.
+// If both are nil, this attempt comes too late.
 func (a *attempts) enter(name string, repeats bool) (before <-chan struct{}, mine chan struct{}) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -156,7 +153,7 @@ func (a *attempts) enter(name string, repeats bool) (before <-chan struct{}, min
 	return nil, w.ended
 }
 
-// remember makes room for a write, at the cost of the oldest.
+// remember adds a write, and drops the oldest if there are too many.
 func (a *attempts) remember(name string) *attempt {
 	if a.byName == nil {
 		a.byName = make(map[string]*attempt)

@@ -17,8 +17,7 @@ const (
 	placesLogEvery = time.Minute
 	// membersEvery is how long a list of the members' machines is reused while places are short.
 	membersEvery = time.Second
-	// perSourceShare is the divisor of the places that one address may have, unless it is a
-	// member's.
+	// perSourceShare: one address, unless it is a member's, may have one in this many places.
 	perSourceShare = 2
 	fewOpenFiles   = 512
 	// grace is how long a connection keeps its place in any case, because a node's first bytes are
