@@ -8,7 +8,7 @@ import (
 	"github.com/weirproxy/weir/fsm"
 )
 
-// disagreements names the nodes whose config differs from what the cluster has.
+// disagreements names the nodes whose config differs from the cluster's settings.
 func (a *agent) disagreements() []string {
 	digest := a.clusterDigest()
 	names := []string{}
@@ -21,8 +21,8 @@ func (a *agent) disagreements() []string {
 	return names
 }
 
-// clusterDigest is the digest of a config that agrees with the cluster; "" while nothing is known.
-// A node without Raft state takes the leader's config for it.
+// clusterDigest returns the digest of a config that agrees with the cluster, or "" if that is
+// unknown. A node without Raft state uses the leader's digest.
 func (a *agent) clusterDigest() string {
 	if a.store == nil {
 		leader, _ := a.members.Leader()
@@ -45,7 +45,7 @@ func (a *agent) clusterDigest() string {
 	return config.Digest(&c)
 }
 
-// checkAgreement logs when other nodes' configs begin or cease to disagree with the cluster's.
+// checkAgreement logs when other nodes' configs begin or cease to disagree with the cluster.
 func (a *agent) checkAgreement() {
 	names := strings.Join(a.disagreements(), ", ")
 	a.mu.Lock()

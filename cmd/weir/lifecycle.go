@@ -7,7 +7,7 @@ import (
 	"github.com/weirproxy/weir/api"
 )
 
-// How the API ends and resumes the node's work.
+// The API's actions on the node as a whole.
 
 // Drain implements [api.Lifecycle].
 func (a *agent) Drain(context.Context) error {
@@ -48,7 +48,7 @@ func (a *agent) isLeaving() bool {
 	return a.leaving
 }
 
-// setLeaving notes that the node stops. From then on draining can't be ended.
+// setLeaving records that the node stops. From then on draining can't be ended.
 func (a *agent) setLeaving() {
 	a.turning.Lock()
 	defer a.turning.Unlock()

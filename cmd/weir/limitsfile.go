@@ -11,19 +11,19 @@ import (
 	"github.com/weirproxy/weir/lease"
 )
 
-// limitsKeeper writes the limits that the node last heard of to a file. It writes beside the
-// lease's own work: a disk that has stalled must not hold up the stream on which the limits came,
-// or the session would run out.
+// limitsKeeper writes the newest known limits to a file. It does so in the background, because a
+// stalled disk must not hold up the stream on which limits and keep-alives arrive: the session
+// would expire.
 type limitsKeeper struct {
 	path string
 	log  hclog.Logger
 
 	mu   sync.Mutex
-	next *fsm.Table    // waits to be written; a newer one takes its place
-	idle chan struct{} // closed when nothing is left to write; nil: nothing is
+	next *fsm.Table    // the table to be written next; a newer one replaces it
+	idle chan struct{} // closed when nothing is left to write; nil: idle
 }
 
-// keep has t written, in the background.
+// keep writes t in the background.
 func (k *limitsKeeper) keep(t *fsm.Table) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -42,7 +42,7 @@ func (k *limitsKeeper) run() {
 	}
 }
 
-// take returns what is to be written next; nil ends the run.
+// take returns the next table to write; nil ends the run.
 func (k *limitsKeeper) take() *fsm.Table {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -55,7 +55,7 @@ func (k *limitsKeeper) take() *fsm.Table {
 	return t
 }
 
-// wait returns once all has been written that was to be kept, or ctx has ended.
+// wait returns once everything is written, or ctx has ended.
 func (k *limitsKeeper) wait(ctx context.Context) {
 	k.mu.Lock()
 	idle := k.idle
@@ -69,7 +69,7 @@ func (k *limitsKeeper) wait(ctx context.Context) {
 	}
 }
 
-// writeLimits replaces the file at once or not at all.
+// writeLimits replaces the file as a whole or not at all.
 func writeLimits(path string, t *fsm.Table) error {
 	b, err := lease.MarshalTable(t)
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 	"github.com/weirproxy/weir/lease"
 )
 
-// What the API shows of the node, and does to it.
+// The API's view of the node, and its actions on it.
 
 func (a *agent) newAPI() *api.Server {
 	c := a.cfg
@@ -45,9 +45,9 @@ func (a *agent) Committed() *fsm.Table {
 	return a.store.Table()
 }
 
-// ConfigLimits implements [api.Log]. The limits are read before leadership is confirmed: another
-// leader could have changed them only in a later term, which the confirmation would have met. A
-// leader's own term begins with all entries before it applied, which is when lead is called.
+// ConfigLimits implements [api.Log]. It reads the limits before it confirms leadership: another
+// leader could have changed them only in a later term, and the confirmation would fail then. In a
+// leader's own term all earlier entries are applied, because that comes before the call of lead.
 func (a *agent) ConfigLimits(ctx context.Context) (limits []fsm.Limit, ok bool) {
 	term := a.leadingTerm.Load()
 	if term == 0 {
@@ -60,7 +60,7 @@ func (a *agent) ConfigLimits(ctx context.Context) (limits []fsm.Limit, ok bool) 
 	return limits, a.members.RaftStatus().Term == term
 }
 
-// apiError says in the API's words what went wrong in the cluster's.
+// apiError translates the cluster's errors into the API's.
 func apiError(err error) error {
 	for _, e := range []struct{ from, to error }{
 		{cluster.ErrNotLeader, api.ErrNotLeader},
@@ -169,7 +169,7 @@ func (a *agent) Nodes() []api.Node {
 		}
 		nodes = append(nodes, n)
 	}
-	for name, s := range sessions { // gossip has forgotten them, or does not know them yet
+	for name, s := range sessions { // nodes that gossip has forgotten, or does not know yet
 		nodes = append(nodes, api.Node{Name: name, Role: string(config.RoleServer), Health: string(cluster.HealthDead), Session: s.State, ReclaimIn: reclaim(s)})
 	}
 	return nodes
@@ -183,7 +183,7 @@ func reclaim(s lease.SessionInfo) *api.Duration {
 	return &d
 }
 
-// sessions are the leader's view of the sessions; elsewhere, this node's own.
+// sessions returns the leader's view of the sessions or, on other nodes, the own session.
 func (a *agent) sessions() map[string]lease.SessionInfo {
 	out := map[string]lease.SessionInfo{}
 	if a.leases != nil {
@@ -269,7 +269,7 @@ func (a *agent) RemovePeer(ctx context.Context, name string) error {
 	return apiError(err)
 }
 
-// leads reports whether the only peer that a name means is the leader.
+// leads reports whether a name means one peer only, and that one leads.
 func leads(peers []cluster.Peer, name string) bool {
 	means := slices.DeleteFunc(slices.Clone(peers), func(p cluster.Peer) bool { return p.Name != name && p.ID != name })
 	return len(means) == 1 && means[0].Leader
@@ -288,7 +288,7 @@ func (a *agent) Freeze() (*fsm.Frozen, error) {
 	return a.store.Freeze()
 }
 
-// leaderChanged is told when this node has heard of another leader.
+// leaderChanged is called when this node learns of a new leader.
 func (a *agent) leaderChanged(addr string) {
 	a.streams.leaderChanged(addr)
 	if name, now := a.members.Leader(); now == addr {
@@ -297,8 +297,8 @@ func (a *agent) leaderChanged(addr string) {
 	a.checkOwnPorts() // a node without Raft state knows its cluster by the leader
 }
 
-// membersChanged follows gossip: a node may be dead, one that has left gave its session back, and a
-// config may disagree.
+// membersChanged passes changes in gossip on: a dead node to the lease, the session of a node that
+// has left, and changed ports and configs.
 func (a *agent) membersChanged(changed []cluster.Member) {
 	for _, m := range changed {
 		a.events.Member(m.Name, string(m.Role), string(m.Health))

@@ -41,7 +41,7 @@ func (r *reloader) reload(ctx context.Context) (api.Reloaded, error) {
 	if err != nil {
 		return api.Reloaded{}, fmt.Errorf("the node's own settings are applied, the limits are not: %w", err)
 	}
-	if changed && !slices.Contains(reloaded.Applied, "limits") { // the cluster had another node's
+	if changed && !slices.Contains(reloaded.Applied, "limits") { // the cluster had other limits, from another node
 		reloaded.Applied = append(reloaded.Applied, "limits")
 	}
 	return reloaded, nil
@@ -68,7 +68,7 @@ func (a *agent) reloadSettings() (*config.Config, api.Reloaded, error) {
 	}
 	a.mu.Lock()
 	live, restart := config.Diff(a.cfg, next)
-	cfg := *a.cfg // what needs a restart stays as it runs
+	cfg := *a.cfg // settings that need a restart keep their running values
 	cfg.Log.Level, cfg.Limits, cfg.Origins = next.Log.Level, next.Limits, next.Origins
 	cfg.API.MetricsHosts = next.API.MetricsHosts
 	if config.TokensCanChange(a.cfg, next) {
@@ -102,7 +102,7 @@ func (a *agent) reloadSettings() (*config.Config, api.Reloaded, error) {
 	return &cfg, api.Reloaded{Applied: live, NeedRestart: restart}, nil
 }
 
-// reloadSecrets takes certificates and gossip keys as they are now.
+// reloadSecrets reloads certificates and gossip keys.
 func (a *agent) reloadSecrets(cfg *config.Config) error {
 	if err := a.certs.reload(); err != nil {
 		return fmt.Errorf("%w: %w", api.ErrInvalidConfig, err)
@@ -113,7 +113,7 @@ func (a *agent) reloadSecrets(cfg *config.Config) error {
 	return nil
 }
 
-// reloadOnSignal reloads where nobody waits for the answer but the log.
+// reloadOnSignal reloads; failures go to the log only.
 func (a *agent) reloadOnSignal(ctx context.Context) {
 	if _, err := a.Reload(ctx); err != nil {
 		a.log.Error("reload failed", "error", err)
