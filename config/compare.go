@@ -10,12 +10,12 @@ import (
 	"github.com/weirproxy/weir/limit"
 )
 
-// Digest is a short hash, 16 hex digits, of what must be the same on all nodes: the lease's ttl and
-// the limits. It depends neither on the order or spelling in the files nor on where a limit came
-// from. Nodes gossip it, so that one whose config disagrees can be named.
+// Digest returns a short hash, 16 hex digits, of the settings that must be equal on all nodes: the
+// lease's ttl and the limits. It depends neither on their order or spelling in the files nor on a
+// limit's source. Nodes spread it in gossip, so that a node whose config disagrees can be named.
 //
-// A limit on connections to a host is hashed as in the versions that knew no other, so that nodes of
-// two versions agree where their files do.
+// A limit on connections to a host is hashed as in the versions that knew no other limits, so that
+// nodes of two versions agree if their files do.
 func Digest(ttl time.Duration, limits []limit.Limit) string {
 	limits = slices.Clone(limits)
 	slices.SortFunc(limits, func(a, b limit.Limit) int { return a.Pattern.Compare(b.Pattern) })
@@ -40,9 +40,9 @@ func Digest(ttl time.Duration, limits []limit.Limit) string {
 	return hex.EncodeToString(h.Sum(nil)[:8])
 }
 
-// Diff names the settings that differ, by path, in the order of the reference: those that a reload
-// applies, and those that wait for a restart. The limits are one setting, "limits". A file of
-// tokens or users is changed where its content is.
+// Diff returns the paths of the settings that differ, in the order of the reference: those that a
+// reload applies, and those that wait for a restart. The limits are one setting, "limits". A file
+// of tokens or users counts as changed if its content is.
 func Diff(before, after *Config) (live, restart []string) {
 	for _, f := range configFields() {
 		if f.same(before, after) && !contentChanged(f.Path, before, after) {
@@ -72,9 +72,9 @@ func contentChanged(path string, before, after *Config) bool {
 	return false
 }
 
-// needsRestart names the changes that a reload must leave although it applies others of the same
-// setting: the encryption of gossip can't be turned on or off, and the token must not go while the
-// listener that it guards stays.
+// needsRestart reports changes that need a restart although a reload applies others of the same
+// setting: gossip encryption can't be turned on or off, and a token must not go while the listener
+// that it guards stays.
 func needsRestart(path string, before, after *Config) bool {
 	switch path {
 	case "cluster.gossip_key", "cluster.gossip_accept_keys":
@@ -85,11 +85,11 @@ func needsRestart(path string, before, after *Config) bool {
 	return false
 }
 
-// TokensCanChange reports whether a reload may take the API's tokens: a config without any was
-// judged by its own api.listen.
+// TokensCanChange reports whether a reload may change the API's tokens. A config without tokens was
+// checked with its own api.listen, which a reload does not apply.
 func TokensCanChange(before, after *Config) bool {
 	return after.API.Token != "" || before.API.Listen == after.API.Listen
 }
 
-// sameLimit ignores where a limit is written.
+// sameLimit compares two limits, but not their positions.
 func sameLimit(a, b Limit) bool { return a.Limit == b.Limit }

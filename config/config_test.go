@@ -226,7 +226,7 @@ func TestEachScopeTakesItsAttributes(t *testing.T) {
 // described.
 func TestReference(t *testing.T) {
 	l := newLoader(testOptions())
-	l.gather([]string{"testdata/full.hcl"})
+	l.readAll([]string{"testdata/full.hcl"})
 	l.parse()
 	written := map[string]bool{}
 	var walk func(path string, body *hclsyntax.Body)

@@ -139,7 +139,7 @@ func exampleText(t *testing.T) string {
 	}
 	above := map[int]string{} // by line, from 0
 	l := newLoader(testOptions())
-	l.gather([]string{"testdata/full.hcl"})
+	l.readAll([]string{"testdata/full.hcl"})
 	l.parse()
 	said := map[string]bool{} // also what another scope's limit has said already
 	var walk func(path string, body *hclsyntax.Body)

@@ -10,12 +10,12 @@ import (
 	"github.com/weirproxy/weir/limit"
 )
 
-// LoadLimits reads only the limits of a file or directory, for `weir limits apply`. A node's whole
-// config will do: its other blocks are passed over. Without a limits block it is an error, because
-// applying it would delete every limit; an empty one says that this is meant.
+// LoadLimits reads only the limits of a file or directory, for `weir limits apply`, and skips the
+// other blocks of a node's config. A missing limits block is an error, because applying it would
+// delete every limit; an empty block shows that this is intended.
 func LoadLimits(path string, opts Options) ([]Limit, Diagnostics) {
 	l := newLoader(opts)
-	l.gather([]string{path})
+	l.readAll([]string{path})
 	l.parse()
 	found := false
 	for _, body := range l.bodies {
@@ -31,8 +31,8 @@ func LoadLimits(path string, opts Options) ([]Limit, Diagnostics) {
 	return l.cfg.Limits, nil
 }
 
-// limitsOnly reads a file's limits blocks, and reports whether it has any. Names unknown to a
-// config are still errors: a misspelt limits block must not pass for none.
+// limitsOnly reads a file's limits blocks, and reports whether there are any. Names that a config
+// does not have are still errors: otherwise a misspelt limits block would count as none.
 func (l *loader) limitsOnly(body *hclsyntax.Body) (found bool) {
 	for _, a := range attributes(body) {
 		if !l.shape.isAttribute(a.Name) {
@@ -67,7 +67,7 @@ func (l *loader) limits(body *hclsyntax.Body) {
 	}
 }
 
-// limit reads one limit. Its problems are reported also where its pattern is no good.
+// limit reads one limit. It reports a limit's problems even if its pattern is invalid.
 func (l *loader) limit(scope limit.Scope, b *hclsyntax.Block) {
 	path := "limits." + b.Type
 	before := len(l.found)
@@ -216,7 +216,7 @@ func (l *loader) limitAttributes(path string, body *hclsyntax.Body, d *draft) {
 	}
 }
 
-// capped refuses a queue where nothing caps connections or requests: nobody could ever wait in it.
+// capped refuses a queue without a cap on connections or requests: no request could ever wait in it.
 func (l *loader) capped(b *hclsyntax.Block) {
 	if _, ok := b.Body.Attributes["connections"]; ok {
 		return
@@ -235,7 +235,7 @@ func (l *loader) capped(b *hclsyntax.Block) {
 	}
 }
 
-// shared refuses a shared count where a pattern matches one thing only.
+// shared refuses a shared count for a pattern that matches only one thing.
 func (l *loader) shared(scope limit.Scope, b *hclsyntax.Block, d *draft) {
 	a, ok := b.Body.Attributes["shared"]
 	if ok && d.Shared && d.Pattern.IsValid() && !d.Pattern.Wildcard() {

@@ -51,8 +51,8 @@ func validate(cmd *cobra.Command, paths []string) error {
 	return errors.New("the config has " + count(len(problems), "problem"))
 }
 
-// severalNodes finds out whether paths is one directory in which several files name a node: then
-// they can't be one config.
+// severalNodes returns the files that name a node, and the other files, if paths is one directory
+// in which several files name a node: such files can't be one config. Otherwise it returns none.
 func severalNodes(paths []string) (named, shared []string) {
 	if len(paths) != 1 {
 		return nil, nil
@@ -89,7 +89,7 @@ func validateEach(cmd *cobra.Command, dir string, named, shared []string) error 
 	return nil
 }
 
-// count is "1 limit", "2 limits".
+// count returns "1 limit" or "2 limits".
 func count(n int, noun string) string {
 	if n == 1 {
 		return "1 " + noun

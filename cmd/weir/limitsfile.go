@@ -30,7 +30,7 @@ type limitsKeeper struct {
 	changed chan struct{} // closed and made anew at each write; nil: nobody waits for one
 }
 
-// keep has t written, in the background.
+// keep writes t in the background.
 func (k *limitsKeeper) keep(t *fsm.Table) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -50,7 +50,7 @@ func (k *limitsKeeper) run() {
 	}
 }
 
-// take returns what is to be written next; nil ends the run.
+// take returns the next table to write; nil ends the run.
 func (k *limitsKeeper) take() *fsm.Table {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -110,7 +110,7 @@ func (k *limitsKeeper) until(ctx context.Context, ok func() bool) {
 	}
 }
 
-// writeLimits replaces the file at once or not at all.
+// writeLimits replaces the file as a whole or not at all.
 func writeLimits(path string, t *fsm.Table) error {
 	b, err := lease.MarshalTable(t)
 	if err != nil {
