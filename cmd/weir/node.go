@@ -212,26 +212,6 @@ func (a *agent) sessions() map[string]lease.SessionInfo {
 	return out
 }
 
-// HostUses implements [api.UseSource].
-func (a *agent) HostUses() []api.HostUse {
-	hosts := a.manager.Hosts()
-	out := make([]api.HostUse, len(hosts))
-	for i, h := range hosts {
-		out[i] = hostUse(h)
-	}
-	return out
-}
-
-// HostUse implements [api.UseSource].
-func (a *agent) HostUse(key fsm.Key) (api.HostUse, bool) {
-	h, ok := a.manager.Host(key)
-	return hostUse(h), ok
-}
-
-func hostUse(h lease.HostUse) api.HostUse {
-	return api.HostUse{Key: h.Key, Granted: h.Granted, InUse: h.InUse, Idle: h.Idle, Waiting: h.Waiting, Admitted: h.Admitted, Rejected: h.Rejected}
-}
-
 // Peers implements [api.PeerSource].
 func (a *agent) Peers() []api.Peer {
 	var peers []api.Peer
