@@ -81,21 +81,21 @@ func TestWireFormsOfKeysAndLimits(t *testing.T) {
 			limits = c.Limits
 		case *Adjust:
 			for _, a := range c.Adjustments {
-				if got, err := KeyFromProto(KeyToProto(a.Key)); err != nil || got != a.Key {
+				if got, err := fsmpb.ParseKey(fsmpb.KeyOf(a.Key)); err != nil || got != a.Key {
 					t.Errorf("%#v: %#v, %v", a.Key, got, err)
 				}
 			}
 		}
 		for _, l := range limits {
-			if got, err := LimitFromProto(LimitToProto(l)); err != nil || got != l {
+			if got, err := fsmpb.ParseLimit(fsmpb.LimitOf(&l)); err != nil || got != l {
 				t.Errorf("%+v: %+v, %v", l, got, err)
 			}
 		}
 	}
-	if _, err := KeyFromProto(nil); err == nil {
+	if _, err := fsmpb.ParseKey(nil); err == nil {
 		t.Error("no key was read")
 	}
-	if _, err := LimitFromProto(nil); err == nil {
+	if _, err := fsmpb.ParseLimit(nil); err == nil {
 		t.Error("no limit was read")
 	}
 }

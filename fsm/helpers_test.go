@@ -13,9 +13,3 @@ func pattern(s string) limit.Pattern {
 func rule(p string, connections int64) limit.Limit {
 	return limit.Limit{Pattern: pattern(p), Connections: connections}
 }
-
-func sharedRule(p string, connections int64) limit.Limit {
-	l := rule(p, connections)
-	l.Shared = true
-	return l
-}

@@ -68,7 +68,7 @@ func (s *State) image() *image {
 	m := &image{
 		head: &fsmpb.Snapshot{
 			Index:       s.index,
-			ClusterId:   text(s.clusterID),
+			ClusterId:   fsmpb.Text(s.clusterID),
 			TtlNs:       int64(s.ttl),
 			LimitsIndex: s.table.Index,
 			ShapeIndex:  s.table.ShapeIndex,
@@ -146,7 +146,7 @@ func (m *image) bySession() []sessionPart {
 	of := make(map[uint64]*sessionPart, len(m.sessions))
 	for i, s := range m.sessions {
 		of[s.ID] = &parts[i]
-		parts[i].size = sizeUint(s.ID) + sizeText(text(s.Node)) + sizeText(text(s.Identity))
+		parts[i].size = sizeUint(s.ID) + sizeText(fsmpb.Text(s.Node)) + sizeText(fsmpb.Text(s.Identity))
 	}
 	for i, k := range m.keys {
 		for _, g := range k.slots {
@@ -162,7 +162,7 @@ func (m *image) bySession() []sessionPart {
 func (m *image) size(parts []sessionPart) int {
 	n := proto.Size(m.head)
 	for i := range m.limits {
-		n += sizeField(proto.Size(limitToPB(&m.limits[i])))
+		n += sizeField(proto.Size(fsmpb.LimitOf(&m.limits[i])))
 	}
 	for _, p := range parts {
 		n += sizeField(p.size)
@@ -176,13 +176,13 @@ func (m *image) body(w io.Writer, parts []sessionPart) error {
 	e := encoder{w: w}
 	e.message(m.head)
 	for i := range m.limits {
-		l := limitToPB(&m.limits[i])
+		l := fsmpb.LimitOf(&m.limits[i])
 		e.begin(snapshotLimits, proto.Size(l))
 		e.message(l)
 	}
 	for i, s := range m.sessions {
 		e.begin(snapshotSessions, parts[i].size)
-		e.message(&fsmpb.Session{Id: s.ID, Node: text(s.Node), Identity: text(s.Identity)})
+		e.message(&fsmpb.Session{Id: s.ID, Node: fsmpb.Text(s.Node), Identity: fsmpb.Text(s.Identity)})
 		for _, h := range parts[i].held {
 			e.grant(m.keys[h.key].key, h.slots)
 		}
@@ -223,7 +223,7 @@ func sizeText(s string) int {
 }
 
 func sizeKey(k limit.Key) int {
-	return sizeUint(uint64(k.Scope)) + sizeUint(uint64(k.Resource)) + sizeText(text(k.Name))
+	return sizeUint(uint64(k.Scope)) + sizeUint(uint64(k.Resource)) + sizeText(fsmpb.Text(k.Name))
 }
 
 func sizeGrant(k limit.Key, slots int64) int { return sizeField(sizeKey(k)) + sizeUint(uint64(slots)) }
@@ -257,7 +257,7 @@ func (e *encoder) grant(k limit.Key, slots int64) {
 	e.begin(grantKey, sizeKey(k))
 	e.number(keyScope, uint64(k.Scope))
 	e.number(keyResource, uint64(k.Resource))
-	if name := text(k.Name); name != "" {
+	if name := fsmpb.Text(k.Name); name != "" {
 		e.begin(keyName, len(name))
 		e.buf = append(e.buf, name...)
 	}
@@ -354,7 +354,7 @@ func readError(err error, format string, args ...any) error {
 }
 
 func stateFromPB(m *fsmpb.Snapshot) (*State, error) {
-	if err := known(m); err != nil {
+	if err := fsmpb.Known(m); err != nil {
 		return nil, err
 	}
 	s := NewState()
@@ -362,7 +362,7 @@ func stateFromPB(m *fsmpb.Snapshot) (*State, error) {
 	s.clusterID, s.ttl = m.GetClusterId(), time.Duration(m.GetTtlNs())
 	s.batchTerm, s.batch = m.GetBatchTerm(), m.GetBatch()
 	for _, lm := range m.GetLimits() {
-		l, err := limitFromPB(lm)
+		l, err := fsmpb.ParseLimit(lm)
 		if err != nil {
 			return nil, err
 		}
@@ -385,7 +385,7 @@ func stateFromPB(m *fsmpb.Snapshot) (*State, error) {
 }
 
 func (s *State) addSession(m *fsmpb.Session) error {
-	if err := known(m); err != nil {
+	if err := fsmpb.Known(m); err != nil {
 		return err
 	}
 	id := m.GetId()
@@ -395,8 +395,8 @@ func (s *State) addSession(m *fsmpb.Session) error {
 	s.sessions[id] = Session{ID: id, Node: m.GetNode(), Identity: m.GetIdentity()}
 	s.names[m.GetNode()] = id
 	for _, g := range m.GetGrants() {
-		key, err := keyFromPB(g.GetKey())
-		if err := errors.Join(err, known(g)); err != nil {
+		key, err := fsmpb.ParseKey(g.GetKey())
+		if err := errors.Join(err, fsmpb.Known(g)); err != nil {
 			return err
 		}
 		if s.grants[key].of(id) != 0 {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/weirproxy/weir/limit"
@@ -366,4 +367,14 @@ func (s *State) Keys(f func(limit.Key, int64) bool) {
 			return
 		}
 	}
+}
+
+// ConfigLimits lists the config layer, sorted by pattern: also what the API's limits cover.
+func (s *State) ConfigLimits() []limit.Limit {
+	all := make([]limit.Limit, 0, len(s.layers.config))
+	for _, l := range s.layers.config {
+		all = append(all, l)
+	}
+	slices.SortFunc(all, func(a, b limit.Limit) int { return strings.Compare(a.Pattern.String(), b.Pattern.String()) })
+	return all
 }

@@ -130,7 +130,7 @@ func (s *Summary) readLimit(v summaryValue) error {
 	if err := proto.Unmarshal(raw, &m); err != nil {
 		return fmt.Errorf("a limit can't be read (%v): %w", err, ErrNewer)
 	}
-	l, err := limitFromPB(&m)
+	l, err := fsmpb.ParseLimit(&m)
 	if err != nil {
 		return fmt.Errorf("it has %w: %w", err, ErrNewer)
 	}
@@ -278,8 +278,8 @@ func (v summaryValue) grant() (int64, error) {
 	if err := proto.Unmarshal(raw, &m); err != nil {
 		return 0, notProto()
 	}
-	_, err = keyFromPB(m.GetKey())
-	if err := errors.Join(err, known(&m)); err != nil {
+	_, err = fsmpb.ParseKey(m.GetKey())
+	if err := errors.Join(err, fsmpb.Known(&m)); err != nil {
 		return 0, fmt.Errorf("it has %w: %w", err, ErrNewer)
 	}
 	return m.GetSlots(), nil

@@ -105,7 +105,7 @@ func TestSummaryOfWhatCannotBe(t *testing.T) {
 func TestSummaryIsReadInLittleMemory(t *testing.T) {
 	session := &fsmpb.Session{Id: 1, Node: "a", Identity: "i"}
 	for i := range 100_000 {
-		session.Grants = append(session.Grants, &fsmpb.Grant{Key: keyToPB(limit.HostConnections(fmt.Sprintf("h%06d.example", i))), Slots: 2})
+		session.Grants = append(session.Grants, &fsmpb.Grant{Key: fsmpb.KeyOf(limit.HostConnections(fmt.Sprintf("h%06d.example", i))), Slots: 2})
 	}
 	body, err := proto.Marshal(&fsmpb.Snapshot{Index: 1, Sessions: []*fsmpb.Session{session}})
 	if err != nil {

@@ -315,12 +315,12 @@ func (a *Allocator) cut(conn uint64) {
 // readable reports whether this server knows every key that a node names.
 func readable(holdings []*leasepb.Holding, demands []*leasepb.Demand) bool {
 	for _, h := range holdings {
-		if _, err := fsm.KeyFromProto(h.GetKey()); err != nil {
+		if _, err := fsmpb.ParseKey(h.GetKey()); err != nil {
 			return false
 		}
 	}
 	for _, d := range demands {
-		if _, err := fsm.KeyFromProto(d.GetKey()); err != nil {
+		if _, err := fsmpb.ParseKey(d.GetKey()); err != nil {
 			return false
 		}
 	}
@@ -431,7 +431,7 @@ func (a *Allocator) resume(st *fsm.State, p *peer) {
 	stated := make(map[limit.Key]int64, len(p.hello.Holdings))
 	var order []limit.Key
 	for _, h := range p.hello.Holdings {
-		key, err := fsm.KeyFromProto(h.Key)
+		key, err := fsmpb.ParseKey(h.Key)
 		if err != nil {
 			panic("a hello was let in with a key that can't be read: " + err.Error())
 		}
@@ -449,7 +449,7 @@ func (a *Allocator) resume(st *fsm.State, p *peer) {
 	}
 	for _, key := range order {
 		if g := st.GrantOf(p.ID, key); g < stated[key] {
-			welcome.Corrected = append(welcome.Corrected, &leasepb.Holding{Key: fsm.KeyToProto(key), Slots: g})
+			welcome.Corrected = append(welcome.Corrected, &leasepb.Holding{Key: fsmpb.KeyOf(key), Slots: g})
 		}
 	}
 	a.greet(p, welcome)
@@ -509,14 +509,14 @@ func (a *Allocator) update(now time.Duration, conn uint64, u *leasepb.Update) {
 		a.prove(p)
 	}
 	for _, r := range u.Releases {
-		if key, err := fsm.KeyFromProto(r.Key); err == nil && r.Slots > 0 { // none is unknown
+		if key, err := fsmpb.ParseKey(r.Key); err == nil && r.Slots > 0 { // none is unknown
 			d := a.demandOf(p, key)
 			d.releasing = reported(d.releasing + reported(r.Slots))
 			a.mark(d.c)
 		}
 	}
 	for _, m := range u.Demands {
-		key, err := fsm.KeyFromProto(m.Key)
+		key, err := fsmpb.ParseKey(m.Key)
 		if err != nil {
 			panic("an update was let in with a key that can't be read: " + err.Error())
 		}
@@ -989,7 +989,7 @@ func (a *Allocator) adjusted(cmd *fsm.Adjust, res fsm.Result) {
 			continue
 		}
 		as := p.assigning()
-		as.Grants = append(as.Grants, &leasepb.Holding{Key: fsm.KeyToProto(adj.Key), Slots: adj.Delta})
+		as.Grants = append(as.Grants, &leasepb.Holding{Key: fsmpb.KeyOf(adj.Key), Slots: adj.Delta})
 	}
 }
 
@@ -1057,7 +1057,7 @@ func limitsMessage(cluster string, t *limit.Table) *leasepb.LeaderMessage {
 	all := t.Limits()
 	m.Limits = make([]*fsmpb.Limit, len(all))
 	for i := range all {
-		m.Limits[i] = fsm.LimitToProto(all[i])
+		m.Limits[i] = fsmpb.LimitOf(&all[i])
 	}
 	return &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Limits{Limits: m}}
 }
@@ -1065,7 +1065,7 @@ func limitsMessage(cluster string, t *limit.Table) *leasepb.LeaderMessage {
 func tableFromProto(m *leasepb.Limits) (*limit.Table, error) {
 	limits := make([]limit.Limit, len(m.Limits))
 	for i, pb := range m.Limits {
-		l, err := fsm.LimitFromProto(pb)
+		l, err := fsmpb.ParseLimit(pb)
 		if err != nil {
 			return nil, fmt.Errorf("the leader sent a limit that this node can't read (is the node older?): %w", err)
 		}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/fsm/fsmpb"
 	"github.com/weirproxy/weir/lease/leasepb"
 	"github.com/weirproxy/weir/limit"
 )
@@ -52,7 +53,7 @@ func (d *desk) join(conn uint64, node, identity string) {
 }
 
 func (d *desk) demand(conn uint64, m *leasepb.Demand) {
-	m.Key = fsm.KeyToProto(limit.HostConnections("up"))
+	m.Key = fsmpb.KeyOf(limit.HostConnections("up"))
 	d.alloc.update(d.now, conn, &leasepb.Update{Demands: []*leasepb.Demand{m}, LimitsIndex: d.state.Table().Index})
 }
 
@@ -165,7 +166,7 @@ func TestEntriesAreBounded(t *testing.T) {
 	for i := range 3 * maxBatch {
 		host := "h" + string(rune('a'+i%26)) + string(rune('a'+i/26%26)) + string(rune('a'+i/676))
 		for conn := range uint64(2) {
-			d.alloc.update(d.now, conn+1, &leasepb.Update{Demands: []*leasepb.Demand{{Key: fsm.KeyToProto(limit.HostConnections(host)), Waiting: 1}}})
+			d.alloc.update(d.now, conn+1, &leasepb.Update{Demands: []*leasepb.Demand{{Key: fsmpb.KeyOf(limit.HostConnections(host)), Waiting: 1}}})
 		}
 	}
 	entries := 0
@@ -229,14 +230,14 @@ func TestHelloWaitsForTheEntryOnItsWay(t *testing.T) {
 	if g := d.granted(1); g != 3 {
 		t.Fatalf("%d slots granted, want 3", g)
 	}
-	one := []*leasepb.Holding{{Key: fsm.KeyToProto(key), Slots: 1}}
-	d.alloc.update(d.now, 1, &leasepb.Update{Releases: one, Demands: []*leasepb.Demand{{Key: fsm.KeyToProto(key), Held: 2, InUse: 2}}})
+	one := []*leasepb.Holding{{Key: fsmpb.KeyOf(key), Slots: 1}}
+	d.alloc.update(d.now, 1, &leasepb.Update{Releases: one, Demands: []*leasepb.Demand{{Key: fsmpb.KeyOf(key), Held: 2, InUse: 2}}})
 	cmd := d.alloc.Next(d.now, d.state)
 	d.alloc.Gone(1)
-	two := []*leasepb.Holding{{Key: fsm.KeyToProto(key), Slots: 2}}
+	two := []*leasepb.Holding{{Key: fsmpb.KeyOf(key), Slots: 2}}
 	d.alloc.hello(d.now, d.state, 2, &leasepb.Hello{Protocol: protocolVersion, Node: "a", Identity: "1", Session: id, Holdings: two})
 	d.alloc.Applied(d.now, d.state, d.apply(cmd))
-	d.alloc.update(d.now, 2, &leasepb.Update{Demands: []*leasepb.Demand{{Key: fsm.KeyToProto(key), Held: 2, InUse: 2}}})
+	d.alloc.update(d.now, 2, &leasepb.Update{Demands: []*leasepb.Demand{{Key: fsmpb.KeyOf(key), Held: 2, InUse: 2}}})
 	for _, o := range d.turn() {
 		if g := o.Msg.GetAssign().GetGrants(); len(g) > 0 {
 			t.Errorf("granted anew: %v", g) // in place of what was released twice
@@ -255,7 +256,7 @@ func TestBusyLeaderGathers(t *testing.T) {
 	ask := func(from, hosts int) {
 		u := &leasepb.Update{LimitsIndex: d.state.Table().Index}
 		for i := range hosts {
-			key := fsm.KeyToProto(limit.HostConnections(fmt.Sprintf("host-%d", from+i)))
+			key := fsmpb.KeyOf(limit.HostConnections(fmt.Sprintf("host-%d", from+i)))
 			u.Demands = append(u.Demands, &leasepb.Demand{Key: key, Waiting: 1})
 		}
 		d.alloc.update(d.now, 1, u)

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/fsm/fsmpb"
 	"github.com/weirproxy/weir/lease/leasepb"
 	"github.com/weirproxy/weir/limit"
 )
@@ -128,7 +129,7 @@ func busyLeader(b *testing.B, nodes, hosts, holders int) (a *Allocator, st *fsm.
 func useOf(nodes, hosts, holders, i int, inUse int64) (all []*leasepb.Demand) {
 	for h := range hosts {
 		if (i+nodes-h%nodes)%nodes < holders {
-			key := fsm.KeyToProto(limit.HostConnections(fmt.Sprintf("host-%d.example.com", h)))
+			key := fsmpb.KeyOf(limit.HostConnections(fmt.Sprintf("host-%d.example.com", h)))
 			all = append(all, &leasepb.Demand{Key: key, Held: inUse, InUse: inUse, Waiting: 1})
 		}
 	}

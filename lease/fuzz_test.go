@@ -22,7 +22,7 @@ func encode(f *testing.F, m proto.Message) []byte {
 
 // Whatever a leader says, the node neither panics nor admits more than it was granted.
 func FuzzLeaderMessage(f *testing.F) {
-	key := fsm.KeyToProto(limit.HostConnections("up"))
+	key := fsmpb.KeyOf(limit.HostConnections("up"))
 	for _, m := range []*leasepb.LeaderMessage{
 		{Message: &leasepb.LeaderMessage_Welcome{Welcome: &leasepb.Welcome{Session: 1, TtlNs: 1e10, Resumed: true, Corrected: []*leasepb.Holding{{Key: key, Slots: 1}}}}},
 		{Message: &leasepb.LeaderMessage_KeepAliveAck{KeepAliveAck: &leasepb.KeepAliveAck{Seq: 1}}},
@@ -75,7 +75,7 @@ func FuzzLeaderMessage(f *testing.F) {
 
 // Whatever a node says, the leader neither panics nor proposes what the log would have to cut.
 func FuzzNodeMessage(f *testing.F) {
-	key := fsm.KeyToProto(limit.HostConnections("up"))
+	key := fsmpb.KeyOf(limit.HostConnections("up"))
 	for _, m := range []*leasepb.NodeMessage{
 		{Message: &leasepb.NodeMessage_Hello{Hello: &leasepb.Hello{Protocol: 1, Node: "b", Identity: "2"}}},
 		{Message: &leasepb.NodeMessage_Hello{Hello: &leasepb.Hello{Protocol: 1, Node: "a", Identity: "1", Session: 2, Holdings: []*leasepb.Holding{{Key: key, Slots: 9}, nil}}}},

@@ -11,7 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/fsm/fsmpb"
 	"github.com/weirproxy/weir/lease/leasepb"
 	"github.com/weirproxy/weir/limit"
 )
@@ -717,7 +717,7 @@ func (n *Node) update(now time.Duration) *leasepb.NodeMessage {
 		n.lock(p)
 		p.marked = 0
 		if p.releasing > 0 {
-			u.Releases = append(u.Releases, &leasepb.Holding{Key: fsm.KeyToProto(p.key), Slots: p.releasing})
+			u.Releases = append(u.Releases, &leasepb.Holding{Key: fsmpb.KeyOf(p.key), Slots: p.releasing})
 			p.releasing = 0
 		}
 		if d := n.demand(now, p); d != nil {
@@ -742,7 +742,7 @@ func (n *Node) demand(now time.Duration, p *pool) *leasepb.Demand {
 	if !p.limit.Capped() && !p.reported {
 		return nil
 	}
-	d := &leasepb.Demand{Key: fsm.KeyToProto(p.key), Held: p.granted, TargetSeq: p.targetSeq}
+	d := &leasepb.Demand{Key: fsmpb.KeyOf(p.key), Held: p.granted, TargetSeq: p.targetSeq}
 	if p.limit.Capped() {
 		d.InUse = p.open - p.parked - p.taken
 		d.Parked = p.parked + p.taken
@@ -932,7 +932,7 @@ func (n *Node) welcome(now time.Duration, w *leasepb.Welcome) error {
 // correct gives up what the log does not grant us, connections included.
 func (n *Node) correct(now time.Duration, granted []*leasepb.Holding) {
 	for _, h := range granted {
-		key, err := fsm.KeyFromProto(h.Key)
+		key, err := fsmpb.ParseKey(h.Key)
 		if err != nil {
 			panic("a welcome was let in with a key that can't be read: " + err.Error())
 		}
@@ -962,7 +962,7 @@ func (n *Node) assigned(now time.Duration, a *leasepb.Assign) error {
 		return err
 	}
 	for _, t := range a.Targets {
-		key, err := fsm.KeyFromProto(t.Key)
+		key, err := fsmpb.ParseKey(t.Key)
 		if err != nil {
 			return err
 		}
@@ -981,7 +981,7 @@ func (n *Node) assigned(now time.Duration, a *leasepb.Assign) error {
 		p.mu.Unlock()
 	}
 	for _, ans := range a.Answers {
-		key, err := fsm.KeyFromProto(ans.Key)
+		key, err := fsmpb.ParseKey(ans.Key)
 		if err != nil {
 			return err
 		}
@@ -992,7 +992,7 @@ func (n *Node) assigned(now time.Duration, a *leasepb.Assign) error {
 
 func (n *Node) takeGrants(grants []*leasepb.Holding, each func(*limit.Key) *pool) error {
 	for _, g := range grants {
-		key, err := fsm.KeyFromProto(g.Key)
+		key, err := fsmpb.ParseKey(g.Key)
 		if err != nil {
 			return err
 		}

@@ -8,7 +8,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
-	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/fsm/fsmpb"
 	"github.com/weirproxy/weir/lease/leasepb"
 	"github.com/weirproxy/weir/limit"
 )
@@ -33,7 +33,7 @@ func liveManager(t *testing.T, expiry Expiry, slots int64, limits ...limit.Limit
 
 func granted(slots int64) *leasepb.LeaderMessage {
 	return &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Assign{
-		Assign: &leasepb.Assign{Grants: []*leasepb.Holding{{Key: fsm.KeyToProto(limit.HostConnections("up")), Slots: slots}}}}}
+		Assign: &leasepb.Assign{Grants: []*leasepb.Holding{{Key: fsmpb.KeyOf(limit.HostConnections("up")), Slots: slots}}}}}
 }
 
 // hear lets the leader say something, at the time that the clock shows.
@@ -366,7 +366,7 @@ func TestCorrectionFencesTheDifference(t *testing.T) {
 		m.node.Outgoing(now)
 	})
 	hear(t, m, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Welcome{Welcome: &leasepb.Welcome{Session: 7, Resumed: true,
-		Corrected: []*leasepb.Holding{{Key: fsm.KeyToProto(limit.HostConnections("up")), Slots: 1}}}}})
+		Corrected: []*leasepb.Holding{{Key: fsmpb.KeyOf(limit.HostConnections("up")), Slots: 1}}}}})
 	for i, h := range holders {
 		if fenced := i > 0; (h.severed() == SeverFenced) != fenced {
 			t.Errorf("connection %d severed %v", i, h.severed())

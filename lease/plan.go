@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/fsm/fsmpb"
 	"github.com/weirproxy/weir/lease/leasepb"
 	"github.com/weirproxy/weir/limit"
 )
@@ -482,7 +483,7 @@ func (p *keyPlan) answer() {
 			continue
 		}
 		as := d.peer.assigning()
-		as.Answers = append(as.Answers, &leasepb.Answer{Key: fsm.KeyToProto(p.c.key), Ask: d.ask})
+		as.Answers = append(as.Answers, &leasepb.Answer{Key: fsmpb.KeyOf(p.c.key), Ask: d.ask})
 		d.ask = 0
 	}
 }
@@ -509,5 +510,5 @@ func (a *Allocator) setTarget(d *demand, t target) {
 	d.seq++
 	as := d.peer.assigning()
 	as.Targets = append(as.Targets, &leasepb.Target{
-		Key: fsm.KeyToProto(d.c.key), Seq: d.seq, Slots: t.slots, Contended: t.contended, Evict: t.evict})
+		Key: fsmpb.KeyOf(d.c.key), Seq: d.seq, Slots: t.slots, Contended: t.contended, Evict: t.evict})
 }

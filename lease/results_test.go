@@ -32,8 +32,8 @@ func TestVoidEntryKeepsRelease(t *testing.T) {
 					t.Fatalf("%d slots are granted, want 2", g)
 				}
 				d.alloc.update(d.now, 1, &leasepb.Update{
-					Releases: []*leasepb.Holding{{Key: fsm.KeyToProto(key), Slots: 2}},
-					Demands:  []*leasepb.Demand{{Key: fsm.KeyToProto(key)}},
+					Releases: []*leasepb.Holding{{Key: fsmpb.KeyOf(key), Slots: 2}},
+					Demands:  []*leasepb.Demand{{Key: fsmpb.KeyOf(key)}},
 				})
 				if cmd, ok := d.alloc.Next(d.now, d.state).(*fsm.Adjust); !ok || len(cmd.Adjustments) != 1 {
 					t.Fatalf("proposed: %v", cmd)
@@ -125,8 +125,8 @@ func TestSecondLeadershipOfTerm(t *testing.T) {
 		d.demand(1, &leasepb.Demand{Waiting: 1})
 		d.turn()
 		d.alloc.update(d.now, 1, &leasepb.Update{
-			Releases: []*leasepb.Holding{{Key: fsm.KeyToProto(limit.HostConnections("up")), Slots: 1}},
-			Demands:  []*leasepb.Demand{{Key: fsm.KeyToProto(limit.HostConnections("up"))}},
+			Releases: []*leasepb.Holding{{Key: fsmpb.KeyOf(limit.HostConnections("up")), Slots: 1}},
+			Demands:  []*leasepb.Demand{{Key: fsmpb.KeyOf(limit.HostConnections("up"))}},
 		})
 		d.turn()
 	}
@@ -157,7 +157,7 @@ var unreadableKeys = map[string]*fsmpb.Key{
 // A key that the other side can't read ends the stream in each direction, before anything else of
 // the message counts.
 func TestUnreadableKeyEndsStream(t *testing.T) {
-	up := fsm.KeyToProto(limit.HostConnections("up"))
+	up := fsmpb.KeyOf(limit.HostConnections("up"))
 	for name, bad := range unreadableKeys {
 		for what, send := range map[string]func(d *desk){
 			"release": func(d *desk) {
@@ -219,7 +219,7 @@ func TestUnreadableKeyEndsStream(t *testing.T) {
 // A hello in parts counts once its last part is there: until then nothing is granted to the node,
 // and nothing of what it has yet to state is released. Parts out of place end the stream.
 func TestHelloInParts(t *testing.T) {
-	keys := []*fsmpb.Key{fsm.KeyToProto(limit.HostConnections("a.up")), fsm.KeyToProto(limit.HostConnections("b.up")), fsm.KeyToProto(limit.HostConnections("c.up"))}
+	keys := []*fsmpb.Key{fsmpb.KeyOf(limit.HostConnections("a.up")), fsmpb.KeyOf(limit.HostConnections("b.up")), fsmpb.KeyOf(limit.HostConnections("c.up"))}
 	start := func(t *testing.T) (d *desk, session uint64) {
 		d = newDesk(t, configLimit(t, "*.up", 3, limit.Queue{}))
 		d.join(1, "a", "1")

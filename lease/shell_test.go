@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/fsm/fsmpb"
 	"github.com/weirproxy/weir/lease/leasepb"
 	"github.com/weirproxy/weir/limit"
 )
@@ -733,7 +734,7 @@ func TestFrozenProcess(t *testing.T) {
 	if err := m.node.Receive(0, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Welcome{Welcome: welcome}}); err != nil {
 		t.Fatal(err)
 	}
-	grant := &leasepb.Assign{Grants: []*leasepb.Holding{{Key: fsm.KeyToProto(limit.HostConnections("up")), Slots: 2}}}
+	grant := &leasepb.Assign{Grants: []*leasepb.Holding{{Key: fsmpb.KeyOf(limit.HostConnections("up")), Slots: 2}}}
 	if err := m.node.Receive(0, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Assign{Assign: grant}}); err != nil {
 		t.Fatal(err)
 	}

@@ -252,7 +252,7 @@ func (p *nodeScript) finish() {
 // FuzzNodeStream: whatever a leader says, and whatever happens meanwhile, the node does not
 // contradict itself, and admits nothing beyond what it was granted, or without a lease.
 func FuzzNodeStream(f *testing.F) {
-	up := fsm.KeyToProto(limit.HostConnections("up"))
+	up := fsmpb.KeyOf(limit.HostConnections("up"))
 	leader := func(m *leasepb.LeaderMessage) *leasepb.LeaderMessage { return m }
 	welcome := leader(&leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Welcome{Welcome: &leasepb.Welcome{Session: 7, Term: 1, TtlNs: 10e9}}})
 	limits := leader(&leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Limits{Limits: &leasepb.Limits{Index: 9, ShapeIndex: 9, Limits: []*fsmpb.Limit{
@@ -436,7 +436,7 @@ func (p *leaderScript) commit() {
 // FuzzLeaderStream: whatever nodes say, in whatever order, the leader does not contradict itself,
 // and gives out nothing that the log would have to cut.
 func FuzzLeaderStream(f *testing.F) {
-	up := fsm.KeyToProto(limit.HostConnections("up"))
+	up := fsmpb.KeyOf(limit.HostConnections("up"))
 	hello := func(node, identity string, session uint64, held ...*leasepb.Holding) *leasepb.NodeMessage {
 		return &leasepb.NodeMessage{Message: &leasepb.NodeMessage_Hello{Hello: &leasepb.Hello{Protocol: protocolVersion, Node: node, Identity: identity, Session: session, Holdings: held}}}
 	}

@@ -6,6 +6,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/fsm/fsmpb"
 	"github.com/weirproxy/weir/lease"
 	"github.com/weirproxy/weir/lease/leasepb"
 	"github.com/weirproxy/weir/limit"
@@ -111,7 +112,7 @@ func (w *world) spoilUp(s *stream, m *leasepb.NodeMessage) *leasepb.NodeMessage 
 			h = m.GetHello()
 			h.Holdings = nil
 			for _, g := range w.raft.head.state.SessionGrants(h.Session) {
-				h.Holdings = append(h.Holdings, &leasepb.Holding{Key: fsm.KeyToProto(g.Key), Slots: g.Delta})
+				h.Holdings = append(h.Holdings, &leasepb.Holding{Key: fsmpb.KeyOf(g.Key), Slots: g.Delta})
 			}
 		}
 	case RuleReleaseInUse:
@@ -157,7 +158,7 @@ func (w *world) spoilDown(_ *stream, m *leasepb.LeaderMessage) *leasepb.LeaderMe
 // assign tells a node of slots.
 func (s *stream) assign(key limit.Key, slots int64) {
 	s.fromLeader(lease.Outbound{Conn: s.id, Msg: &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Assign{
-		Assign: &leasepb.Assign{Grants: []*leasepb.Holding{{Key: fsm.KeyToProto(key), Slots: slots}}}}}})
+		Assign: &leasepb.Assign{Grants: []*leasepb.Holding{{Key: fsmpb.KeyOf(key), Slots: slots}}}}}})
 }
 
 // tellEarly breaks rule 6: nodes hear of what is not committed yet.
