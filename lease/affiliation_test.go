@@ -13,7 +13,7 @@ import (
 )
 
 func statesLimits(cluster string, index uint64) *leasepb.LeaderMessage {
-	return limitsMessage(cluster, limit.NewTable(index, 1, nil))
+	return leasepb.LimitsMessage(cluster, limit.NewTable(index, 1, nil))
 }
 
 func statesWelcome(cluster string, session uint64) *leasepb.LeaderMessage {
@@ -63,7 +63,7 @@ func TestLeaderServesItsOwnCluster(t *testing.T) {
 	for _, session := range []uint64{0, 7} {
 		for cluster, want := range map[string]bool{"": true, "one": true, "two": false} {
 			a := NewAllocator(0, 1, st)
-			a.hello(0, st, 1, &leasepb.Hello{Protocol: protocolVersion, Node: "a", Identity: "1", Session: session, Cluster: cluster})
+			a.hello(0, st, 1, &leasepb.Hello{Protocol: leasepb.Version, Node: "a", Identity: "1", Session: session, Cluster: cluster})
 			out := a.Take()
 			refused := len(out) == 1 && out[0].End && out[0].Msg.GetRefused().GetReason() == leasepb.Refused_REASON_OTHER_CLUSTER
 			if refused == want {

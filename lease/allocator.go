@@ -185,7 +185,7 @@ func NewAllocator(now time.Duration, term uint64, st *fsm.State) *Allocator {
 	for _, s := range st.Sessions() {
 		a.addPeer(s, now)
 	}
-	a.limits = limitsMessage(st.ClusterID(), st.Table())
+	a.limits = leasepb.LimitsMessage(st.ClusterID(), st.Table())
 	return a
 }
 
@@ -312,21 +312,6 @@ func (a *Allocator) cut(conn uint64) {
 	a.Gone(conn)
 }
 
-// readable reports whether this server knows every key that a node names.
-func readable(holdings []*leasepb.Holding, demands []*leasepb.Demand) bool {
-	for _, h := range holdings {
-		if _, err := fsmpb.ParseKey(h.GetKey()); err != nil {
-			return false
-		}
-	}
-	for _, d := range demands {
-		if _, err := fsmpb.ParseKey(d.GetKey()); err != nil {
-			return false
-		}
-	}
-	return true
-}
-
 // misread ends a stream on which a node named a key that this server does not know. Passed over, a
 // release would never come back, and a slot that the log does not grant would stay in use.
 func (a *Allocator) misread(conn uint64) {
@@ -364,9 +349,9 @@ func (a *Allocator) Verified(now time.Duration, st *fsm.State, leads bool) {
 
 // hello takes a stream's first message. The leader has been verified since it arrived.
 func (a *Allocator) hello(now time.Duration, st *fsm.State, conn uint64, h *leasepb.Hello) {
-	if h.Protocol != protocolVersion && h.Protocol != protocolPaged {
+	if h.Protocol != leasepb.Version && h.Protocol != leasepb.VersionPaged {
 		a.sendLast(conn, refusal(leasepb.Refused_REASON_PROTOCOL,
-			fmt.Sprintf("this server speaks version %d of the lease protocol, the node %d: upgrade the older one", protocolPaged, h.Protocol), 0))
+			fmt.Sprintf("this server speaks version %d of the lease protocol, the node %d: upgrade the older one", leasepb.VersionPaged, h.Protocol), 0))
 		return
 	}
 	if refused := mayServe(h, st.ClusterID()); refused != nil {
@@ -379,7 +364,7 @@ func (a *Allocator) hello(now time.Duration, st *fsm.State, conn uint64, h *leas
 		a.send(conn, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Prove{Prove: &leasepb.Prove{}}})
 		return
 	}
-	if !readable(h.Holdings, nil) {
+	if !leasepb.Readable(h.Holdings, nil) {
 		a.misread(conn)
 		return
 	}
@@ -501,7 +486,7 @@ func (a *Allocator) update(now time.Duration, conn uint64, u *leasepb.Update) {
 	if p == nil || p.closing || p.hello != nil {
 		return
 	}
-	if !readable(u.Releases, u.Demands) {
+	if !leasepb.Readable(u.Releases, u.Demands) {
 		a.misread(conn)
 		return
 	}
@@ -629,7 +614,7 @@ func (a *Allocator) demandOf(p *peer, key limit.Key) *demand {
 		return d
 	}
 	c := a.contest(key)
-	d := &demand{peer: p, c: c, sent: target{slots: noTarget}}
+	d := &demand{peer: p, c: c, sent: target{slots: leasepb.NoTarget}}
 	p.demands[key] = d
 	at, _ := slices.BinarySearchFunc(c.demands, p.ID, func(d *demand, id uint64) int { return cmpID(d.peer.ID, id) })
 	c.demands = slices.Insert(c.demands, at, d)
@@ -688,7 +673,7 @@ func (w *wakes) Pop() any {
 
 // LimitsChanged goes by new limits.
 func (a *Allocator) LimitsChanged(st *fsm.State) {
-	a.limits = limitsMessage(st.ClusterID(), st.Table())
+	a.limits = leasepb.LimitsMessage(st.ClusterID(), st.Table())
 	for _, p := range a.order {
 		if p.conn != 0 && p.hello == nil {
 			a.send(p.conn, a.limits)
@@ -698,7 +683,7 @@ func (a *Allocator) LimitsChanged(st *fsm.State) {
 }
 
 // expiry is the earliest moment at which a session may be ended without its consent.
-func (a *Allocator) expiry(p *peer) time.Duration { return p.seen + a.ttl + Margin }
+func (a *Allocator) expiry(p *peer) time.Duration { return p.seen + a.ttl + leasepb.Margin }
 
 // Tick lets time pass.
 func (a *Allocator) Tick(now time.Duration) {
@@ -810,7 +795,7 @@ func (a *Allocator) adjust(now time.Duration, st *fsm.State) fsm.Command {
 	var less, more []fsm.Adjustment
 	a.takeUp()
 	k := 0
-	for ; k < len(a.dirty) && len(less)+len(more) < maxBatch; k++ {
+	for ; k < len(a.dirty) && len(less)+len(more) < leasepb.MaxBatch; k++ {
 		c := a.dirty[k]
 		c.dirty = false
 		for _, d := range c.demands {
@@ -853,7 +838,7 @@ func (a *Allocator) takeUp() {
 func (a *Allocator) tidy(c *contest) {
 	for i := len(c.demands) - 1; i >= 0; i-- {
 		d := c.demands[i]
-		if d.held+d.inUse+d.parked+d.waiting+d.refused == 0 && d.ask == 0 && d.sent == (target{slots: noTarget}) && d.shortSince == 0 {
+		if d.held+d.inUse+d.parked+d.waiting+d.refused == 0 && d.ask == 0 && d.sent == (target{slots: leasepb.NoTarget}) && d.shortSince == 0 {
 			a.drop(d)
 		}
 	}
@@ -1026,7 +1011,7 @@ func (a *Allocator) eligible(now time.Duration, p *peer) bool {
 // wrong.
 func (a *Allocator) silence(p *peer) time.Duration {
 	if p.dead {
-		return a.ttl / keepAlives * 3 / 2
+		return a.ttl / leasepb.KeepAlives * 3 / 2
 	}
 	return a.ttl * 3 / 4
 }
@@ -1048,39 +1033,13 @@ func refusal(why leasepb.Refused_Reason, detail string, after time.Duration) *le
 		Refused: &leasepb.Refused{Reason: why, Detail: detail, RetryAfterNs: int64(after)}}}
 }
 
-func keepAliveMessage(seq uint64) *leasepb.NodeMessage {
-	return &leasepb.NodeMessage{Message: &leasepb.NodeMessage_KeepAlive{KeepAlive: &leasepb.KeepAlive{Seq: seq}}}
-}
-
-func limitsMessage(cluster string, t *limit.Table) *leasepb.LeaderMessage {
-	m := &leasepb.Limits{Cluster: cluster, Index: t.Index, ShapeIndex: t.ShapeIndex}
-	all := t.Limits()
-	m.Limits = make([]*fsmpb.Limit, len(all))
-	for i := range all {
-		m.Limits[i] = fsmpb.LimitOf(&all[i])
-	}
-	return &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Limits{Limits: m}}
-}
-
-func tableFromProto(m *leasepb.Limits) (*limit.Table, error) {
-	limits := make([]limit.Limit, len(m.Limits))
-	for i, pb := range m.Limits {
-		l, err := fsmpb.ParseLimit(pb)
-		if err != nil {
-			return nil, fmt.Errorf("the leader sent a limit that this node can't read (is the node older?): %w", err)
-		}
-		limits[i] = l
-	}
-	return limit.NewTable(m.Index, m.ShapeIndex, limits), nil
-}
-
 // Sessions describes the open Sessions at a moment, and those that ran out.
 func (a *Allocator) Sessions(now time.Duration) []SessionInfo {
 	out := make([]SessionInfo, 0, len(a.order))
 	for _, p := range a.order {
-		info := SessionInfo{ID: p.ID, Node: p.Node, Identity: p.Identity, State: SessionLive}
+		info := SessionInfo{ID: p.ID, Node: p.Node, Identity: p.Identity, State: leasepb.SessionLive}
 		if now-p.seen > a.ttl {
-			info.State = SessionFenced
+			info.State = leasepb.SessionFenced
 		}
 		if !a.eligible(now, p) {
 			info.ReclaimedIn = max(0, a.expiry(p)-now)
@@ -1088,7 +1047,7 @@ func (a *Allocator) Sessions(now time.Duration) []SessionInfo {
 		out = append(out, info)
 	}
 	for node, id := range a.ended {
-		out = append(out, SessionInfo{ID: id, Node: node, State: SessionExpired})
+		out = append(out, SessionInfo{ID: id, Node: node, State: leasepb.SessionExpired})
 	}
 	slices.SortFunc(out, func(x, y SessionInfo) int { return cmpID(x.ID, y.ID) })
 	return out

@@ -45,7 +45,7 @@ func (d *desk) turn() (out []Outbound) {
 // join opens a session on a stream.
 func (d *desk) join(conn uint64, node, identity string) {
 	d.t.Helper()
-	d.alloc.hello(d.now, d.state, conn, &leasepb.Hello{Protocol: protocolVersion, Node: node, Identity: identity})
+	d.alloc.hello(d.now, d.state, conn, &leasepb.Hello{Protocol: leasepb.Version, Node: node, Identity: identity})
 	d.turn()
 	d.alloc.proof(conn)
 	d.turn()
@@ -69,7 +69,7 @@ func TestOldHelloReleasesNothing(t *testing.T) {
 	id := d.alloc.conns[1].ID
 	d.demand(1, &leasepb.Demand{Waiting: 2})
 	d.turn()
-	old := &leasepb.Hello{Protocol: protocolVersion, Node: "a", Identity: "1", Session: id}
+	old := &leasepb.Hello{Protocol: leasepb.Version, Node: "a", Identity: "1", Session: id}
 	d.alloc.hello(d.now, d.state, 2, old) // says that nothing is held
 	d.turn()
 	if g := d.state.GrantOf(id, limit.HostConnections("up")); g != 2 {
@@ -88,7 +88,7 @@ func TestOldHelloTakesNothingOver(t *testing.T) {
 	d := newDesk(t)
 	d.join(1, "a", "1")
 	id := d.alloc.conns[1].ID
-	fresh := &leasepb.Hello{Protocol: protocolVersion, Node: "a", Identity: "1"}
+	fresh := &leasepb.Hello{Protocol: leasepb.Version, Node: "a", Identity: "1"}
 	d.alloc.hello(d.now, d.state, 2, fresh)
 	d.turn()
 	if _, open := d.state.Session(id); !open {
@@ -163,7 +163,7 @@ func TestEntriesAreBounded(t *testing.T) {
 	d := newDesk(t, configLimit(t, "*", 5, limit.Queue{}))
 	d.join(1, "a", "1")
 	d.join(2, "b", "2")
-	for i := range 3 * maxBatch {
+	for i := range 3 * leasepb.MaxBatch {
 		host := "h" + string(rune('a'+i%26)) + string(rune('a'+i/26%26)) + string(rune('a'+i/676))
 		for conn := range uint64(2) {
 			d.alloc.update(d.now, conn+1, &leasepb.Update{Demands: []*leasepb.Demand{{Key: fsmpb.KeyOf(limit.HostConnections(host)), Waiting: 1}}})
@@ -171,7 +171,7 @@ func TestEntriesAreBounded(t *testing.T) {
 	}
 	entries := 0
 	for cmd := d.alloc.Next(d.now, d.state); cmd != nil; cmd = d.alloc.Next(d.now, d.state) {
-		if n := len(cmd.(*fsm.Adjust).Adjustments); n > maxBatch+2 {
+		if n := len(cmd.(*fsm.Adjust).Adjustments); n > leasepb.MaxBatch+2 {
 			t.Fatalf("an entry of %d adjustments", n)
 		}
 		entries++
@@ -235,7 +235,7 @@ func TestHelloWaitsForTheEntryOnItsWay(t *testing.T) {
 	cmd := d.alloc.Next(d.now, d.state)
 	d.alloc.Gone(1)
 	two := []*leasepb.Holding{{Key: fsmpb.KeyOf(key), Slots: 2}}
-	d.alloc.hello(d.now, d.state, 2, &leasepb.Hello{Protocol: protocolVersion, Node: "a", Identity: "1", Session: id, Holdings: two})
+	d.alloc.hello(d.now, d.state, 2, &leasepb.Hello{Protocol: leasepb.Version, Node: "a", Identity: "1", Session: id, Holdings: two})
 	d.alloc.Applied(d.now, d.state, d.apply(cmd))
 	d.alloc.update(d.now, 2, &leasepb.Update{Demands: []*leasepb.Demand{{Key: fsmpb.KeyOf(key), Held: 2, InUse: 2}}})
 	for _, o := range d.turn() {

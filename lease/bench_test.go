@@ -114,7 +114,7 @@ func busyLeader(b *testing.B, nodes, hosts, holders int) (a *Allocator, st *fsm.
 	}
 	for i := range nodes {
 		conn := uint64(i + 1)
-		a.hello(now, st, conn, &leasepb.Hello{Protocol: protocolVersion, Node: fmt.Sprintf("node-%d", i), Identity: "1"})
+		a.hello(now, st, conn, &leasepb.Hello{Protocol: leasepb.Version, Node: fmt.Sprintf("node-%d", i), Identity: "1"})
 		a.proof(conn)
 		commit()
 	}

@@ -98,7 +98,7 @@ func TestClosedSessionAllowsNothing(t *testing.T) {
 // that the node goes by: they don't count, unless it opens a session: then the log is a new one.
 func TestLimitsDoNotGoBack(t *testing.T) {
 	m, _ := liveManager(t, ExpiryClose, 0, configLimit(t, "up", 5, limit.Queue{}))
-	tell := func(index uint64) { hear(t, m, limitsMessage("", limit.NewTable(index, 1, nil))) }
+	tell := func(index uint64) { hear(t, m, leasepb.LimitsMessage("", limit.NewTable(index, 1, nil))) }
 	again := func() {
 		m.do(func(now time.Duration) {
 			m.node.StreamDown(now)
@@ -153,7 +153,7 @@ func TestNothingIsSaidOrHeardPastTheDeadline(t *testing.T) {
 			}
 			clock.now.Store(int64(time.Hour))
 			m.do(func(now time.Duration) { wake(m, now) })
-			if st := m.Session(); st.State != SessionFenced || h.severed() != SeverFenced {
+			if st := m.Session(); st.State != leasepb.SessionFenced || h.severed() != SeverFenced {
 				t.Errorf("the session is %s, the connection severed as %q", st.State, h.severed())
 			}
 		})

@@ -84,7 +84,7 @@ func (a *Allocator) plan(now time.Duration, st *fsm.State, c *contest) []fsm.Adj
 	if !limit.Capped() {
 		for _, d := range c.demands {
 			d.ask, d.shortSince = 0, 0 // the node lets them in when it hears of the limits
-			a.setTarget(d, target{slots: noTarget})
+			a.setTarget(d, target{slots: leasepb.NoTarget})
 		}
 		return nil
 	}
@@ -118,7 +118,7 @@ func (p *keyPlan) gather(st *fsm.State) {
 		if d.reported && p.a.eligible(p.now, d.peer) {
 			p.fixed -= held
 			r := p.a.sheet.row()
-			*r = row{d: d, held: held, target: noTarget, overhang: max(0, d.inUse+d.parked-held)}
+			*r = row{d: d, held: held, target: leasepb.NoTarget, overhang: max(0, d.inUse+d.parked-held)}
 			p.rows = append(p.rows, r)
 		}
 	}
@@ -378,7 +378,7 @@ func (p *keyPlan) aim() {
 		if evict && r.overhang > 0 {
 			r.lower(r.held)
 		}
-		t := target{slots: noTarget, contended: contended}
+		t := target{slots: leasepb.NoTarget, contended: contended}
 		if r.target >= 0 && r.held+r.overhang > r.target {
 			t.slots = r.target
 			t.evict = evict

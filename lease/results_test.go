@@ -43,7 +43,7 @@ func TestVoidEntryKeepsRelease(t *testing.T) {
 				}
 				d.alloc.Applied(d.now, d.state, fsm.Result{Err: void})
 				if back {
-					d.alloc.hello(d.now, d.state, 2, &leasepb.Hello{Protocol: protocolVersion, Node: "a", Identity: "1", Session: session})
+					d.alloc.hello(d.now, d.state, 2, &leasepb.Hello{Protocol: leasepb.Version, Node: "a", Identity: "1", Session: session})
 					d.alloc.update(d.now, 2, &leasepb.Update{})
 				}
 				d.turn()
@@ -132,7 +132,7 @@ func TestSecondLeadershipOfTerm(t *testing.T) {
 	}
 	session := d.alloc.conns[1].ID
 	d.alloc = NewAllocator(d.now, 1, d.state)
-	d.alloc.hello(d.now, d.state, 2, &leasepb.Hello{Protocol: protocolVersion, Node: "a", Identity: "1", Session: session})
+	d.alloc.hello(d.now, d.state, 2, &leasepb.Hello{Protocol: leasepb.Version, Node: "a", Identity: "1", Session: session})
 	d.turn()
 	d.now += time.Second // past the rest of a new leader
 	d.demand(2, &leasepb.Demand{Waiting: 2})
@@ -167,7 +167,7 @@ func TestUnreadableKeyEndsStream(t *testing.T) {
 				d.alloc.update(d.now, 1, &leasepb.Update{Demands: []*leasepb.Demand{{Key: up, Waiting: 1}, {Key: bad, Waiting: 1}}})
 			},
 			"holding": func(d *desk) {
-				d.alloc.hello(d.now, d.state, 1, &leasepb.Hello{Protocol: protocolVersion, Node: "a", Identity: "1", Session: d.alloc.order[0].ID,
+				d.alloc.hello(d.now, d.state, 1, &leasepb.Hello{Protocol: leasepb.Version, Node: "a", Identity: "1", Session: d.alloc.order[0].ID,
 					Holdings: []*leasepb.Holding{{Key: up, Slots: 1}, {Key: bad, Slots: 1}}})
 			},
 		} {
@@ -241,7 +241,7 @@ func TestHelloInParts(t *testing.T) {
 		}
 	}
 	hello := func(session uint64) *leasepb.NodeMessage {
-		return &leasepb.NodeMessage{Message: &leasepb.NodeMessage_Hello{Hello: &leasepb.Hello{Protocol: protocolPaged, Node: "a", Identity: "1",
+		return &leasepb.NodeMessage{Message: &leasepb.NodeMessage_Hello{Hello: &leasepb.Hello{Protocol: leasepb.VersionPaged, Node: "a", Identity: "1",
 			Session: session, Holdings: []*leasepb.Holding{{Key: keys[0], Slots: 1}}, More: true}}}
 	}
 	part := func(k *fsmpb.Key, more bool) *leasepb.NodeMessage {
@@ -370,7 +370,7 @@ func TestMessageAfterEndOfStream(t *testing.T) {
 		gone := &conn{id: 99}
 		done := make(chan struct{})
 		go l.receive(&lateReader{memStream: memStream{ctx: t.Context()}, msgs: []*leasepb.NodeMessage{
-			{Message: &leasepb.NodeMessage_Hello{Hello: &leasepb.Hello{Protocol: protocolVersion, Node: "a", Identity: "1"}}},
+			{Message: &leasepb.NodeMessage_Hello{Hello: &leasepb.Hello{Protocol: leasepb.Version, Node: "a", Identity: "1"}}},
 		}, done: done}, gone)
 		<-done
 		time.Sleep(time.Second)
@@ -409,9 +409,9 @@ func TestOneKeepAliveWaits(t *testing.T) {
 	d.join(1, "a", "1")
 	d.join(2, "b", "2")
 	say := func(conn, seq uint64) {
-		d.alloc.Receive(d.now, conn, keepAliveMessage(seq), d.now)
+		d.alloc.Receive(d.now, conn, &leasepb.NodeMessage{Message: &leasepb.NodeMessage_KeepAlive{KeepAlive: &leasepb.KeepAlive{Seq: seq}}}, d.now)
 	}
-	d.alloc.Receive(d.now, 3, &leasepb.NodeMessage{Message: &leasepb.NodeMessage_Hello{Hello: &leasepb.Hello{Protocol: protocolVersion, Node: "c", Identity: "3"}}}, d.now)
+	d.alloc.Receive(d.now, 3, &leasepb.NodeMessage{Message: &leasepb.NodeMessage_Hello{Hello: &leasepb.Hello{Protocol: leasepb.Version, Node: "c", Identity: "3"}}}, d.now)
 	say(1, 1)
 	d.alloc.Verify() // hangs
 	for seq := uint64(2); seq < 100; seq++ {

@@ -408,7 +408,7 @@ func holdMany(t *testing.T, c *testCluster, m *Manager, keys int) {
 	defer c.mu.Unlock()
 	for i, batch := 0, uint64(1); i < keys; batch++ {
 		adj := &fsm.Adjust{Term: 1, Batch: batch}
-		for ; i < keys && len(adj.Adjustments) < maxBatch; i++ {
+		for ; i < keys && len(adj.Adjustments) < leasepb.MaxBatch; i++ {
 			key := limit.HostConnections(fmt.Sprintf("host-%d.a-name-of-the-usual-length.example.com", i))
 			adj.Adjustments = append(adj.Adjustments, fsm.Adjustment{Session: session, Key: key, Delta: 1})
 		}

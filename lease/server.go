@@ -471,14 +471,6 @@ func (s *Server) Health(node string, dead bool) {
 	})
 }
 
-// The states of a session. At the node, fenced is also what comes after.
-const (
-	SessionNone    = "none"
-	SessionLive    = "live"
-	SessionFenced  = "fenced"  // its time has run out; the node must have stopped using it
-	SessionExpired = "expired" // and the cluster has taken its slots back
-)
-
 // SessionInfo is the leader's view of one session.
 type SessionInfo struct {
 	ID          uint64

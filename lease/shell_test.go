@@ -572,10 +572,10 @@ func TestUnverifiedLeaderAnswersNobody(t *testing.T) {
 			t.Fatal("a node went on past its lease")
 		}
 		s.Release()
-		if got := a.Session().State; got != SessionFenced {
+		if got := a.Session().State; got != leasepb.SessionFenced {
 			t.Errorf("session %s without a verified answer, want fenced", got)
 		}
-		if got := b.Session().State; got != SessionNone {
+		if got := b.Session().State; got != leasepb.SessionNone {
 			t.Errorf("session %s was opened without a verified answer", got)
 		}
 		c.setVerify(nil)

@@ -438,7 +438,7 @@ func (p *leaderScript) commit() {
 func FuzzLeaderStream(f *testing.F) {
 	up := fsmpb.KeyOf(limit.HostConnections("up"))
 	hello := func(node, identity string, session uint64, held ...*leasepb.Holding) *leasepb.NodeMessage {
-		return &leasepb.NodeMessage{Message: &leasepb.NodeMessage_Hello{Hello: &leasepb.Hello{Protocol: protocolVersion, Node: node, Identity: identity, Session: session, Holdings: held}}}
+		return &leasepb.NodeMessage{Message: &leasepb.NodeMessage_Hello{Hello: &leasepb.Hello{Protocol: leasepb.Version, Node: node, Identity: identity, Session: session, Holdings: held}}}
 	}
 	wants := func(n int64, released ...*leasepb.Holding) *leasepb.NodeMessage {
 		return &leasepb.NodeMessage{Message: &leasepb.NodeMessage_Update{Update: &leasepb.Update{

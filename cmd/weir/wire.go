@@ -70,14 +70,14 @@ func (a *agent) sessionLife() (life time.Duration, certain bool) {
 	if a.store != nil {
 		a.store.Read(func(st *fsm.State) {
 			if st.ClusterID() != "" {
-				life, certain = st.TTL()+lease.Margin, true
+				life, certain = st.TTL()+leasepb.Margin, true
 			}
 		})
 	}
 	if !certain {
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		life = a.cfg.Lease.TTL + lease.Margin
+		life = a.cfg.Lease.TTL + leasepb.Margin
 	}
 	return life, certain
 }
@@ -298,7 +298,7 @@ func (a *agent) lastLimits() *fsm.Table {
 	}
 	if err == nil {
 		var table *fsm.Table
-		if table, err = lease.UnmarshalTable(b); err == nil {
+		if table, err = leasepb.UnmarshalTable(b); err == nil {
 			a.keeper.note(table.Index)
 			return table
 		}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/lease/leasepb"
 	"github.com/weirproxy/weir/limit"
 )
 
@@ -291,7 +292,7 @@ func (w *world) settle() {
 	w.final = true
 	u.seen = u.seen[:0]
 	for _, x := range w.nodes {
-		if x.node.Session(x.clock()).State != lease.SessionLive {
+		if x.node.Session(x.clock()).State != leasepb.SessionLive {
 			w.fail(BreachNoSession, "node %s has no session long after the last fault", x.name)
 		}
 		u.seen = append(u.seen, x.conns...)

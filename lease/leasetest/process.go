@@ -297,9 +297,9 @@ func (x *process) remember() {
 	if x.known == nil || !x.w.plan.Codec {
 		return
 	}
-	b, err := lease.MarshalTable(x.known)
+	b, err := leasepb.MarshalTable(x.known)
 	if err == nil {
-		x.known, err = lease.UnmarshalTable(b)
+		x.known, err = leasepb.UnmarshalTable(b)
 	}
 	if err != nil {
 		x.w.fail(BreachEncoding, "node %s can't keep its limits: %v", x.name, err)
@@ -316,7 +316,7 @@ func (x *process) pause(d, bootLost, monoLost time.Duration) {
 	if x.pausedUntil <= w.now && x.excusedSince() < 0 {
 		x.pausedAt = w.now
 		left := x.node.Session(x.clock()).ExpiresIn
-		if x.node.Session(x.clock()).State != lease.SessionLive {
+		if x.node.Session(x.clock()).State != leasepb.SessionLive {
 			left = time.Hour
 		}
 		x.fenceAt = w.now + x.realWait(max(0, left-guard(w.plan.TTL.D())))

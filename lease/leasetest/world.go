@@ -6,10 +6,11 @@ import (
 
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/lease/leasepb"
 )
 
 const (
-	leaseMargin = lease.Margin
+	leaseMargin = leasepb.Margin
 	// rest is how long slots rest that a take-over freed, as the protocol says.
 	rest = 250 * time.Millisecond
 	// tickEvery is the longest between a process's looks at its clock.
