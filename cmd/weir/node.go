@@ -16,6 +16,7 @@ import (
 	"github.com/weirproxy/weir/config"
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/lease/leader"
 	"github.com/weirproxy/weir/lease/leasepb"
 )
 
@@ -189,7 +190,7 @@ func (a *agent) Nodes() []api.Node {
 	return nodes
 }
 
-func reclaim(s lease.SessionInfo) *api.Duration {
+func reclaim(s leader.SessionInfo) *api.Duration {
 	if s.ReclaimedIn <= 0 {
 		return nil
 	}
@@ -198,8 +199,8 @@ func reclaim(s lease.SessionInfo) *api.Duration {
 }
 
 // sessions are the leader's view of the sessions; elsewhere, this node's own.
-func (a *agent) sessions() map[string]lease.SessionInfo {
-	out := map[string]lease.SessionInfo{}
+func (a *agent) sessions() map[string]leader.SessionInfo {
+	out := map[string]leader.SessionInfo{}
 	if a.leases != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
@@ -211,7 +212,7 @@ func (a *agent) sessions() map[string]lease.SessionInfo {
 		}
 	}
 	if s := a.manager.Session(); s.State != leasepb.SessionNone {
-		out[a.name()] = lease.SessionInfo{ID: s.ID, Node: a.name(), State: s.State}
+		out[a.name()] = leader.SessionInfo{ID: s.ID, Node: a.name(), State: s.State}
 	}
 	return out
 }
@@ -456,7 +457,7 @@ func (a *agent) memberChanged(m cluster.Member) {
 	if a.leases != nil {
 		a.leases.Health(m.Name, m.Health == cluster.HealthDead)
 		if m.Health == cluster.HealthLeft {
-			a.leases.Left(lease.Farewell{Node: m.Name, Session: m.SessionLeft})
+			a.leases.Left(leader.Farewell{Node: m.Name, Session: m.SessionLeft})
 		}
 	}
 	a.checkOwnPorts()
