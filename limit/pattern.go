@@ -1,22 +1,27 @@
 package limit
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
+	"unicode/utf8"
 )
 
 // ErrPattern is wrapped by every error about a pattern that can't be one.
 var ErrPattern = errors.New("not a pattern")
 
-// Pattern is a parsed, canonical limit pattern: "host", "host:port", "*.suffix", "*.suffix:port",
-// an address, a CIDR, or "*". It is comparable: two spellings give one Pattern. The zero Pattern
-// matches nothing and is invalid in a Limit.
+// Pattern is a parsed, canonical limit pattern and the scope that it is of. In scope host it is
+// "host", "host:port", "*.suffix", "*.suffix:port", an address, a CIDR, or "*"; in scope client an
+// address, a CIDR or "*"; in scope user a name or "*"; in scope key a name, "prefix*" or "*". In the
+// scopes total and connection it is "". It is comparable: two spellings give one Pattern. The zero
+// Pattern matches nothing and is invalid in a Limit.
 type Pattern struct {
-	text string
+	text  string
+	scope Scope
 	// All below follows from text, so that == still compares patterns.
-	host   string // exact: the host; suffix: what stands behind "*."
+	host   string // exact: the host or name; suffix: what stands behind "*."; prefix: what stands before "*"
 	prefix netip.Prefix
 	port   uint16 // 0: all ports together
 	kind   patternKind
@@ -29,11 +34,145 @@ const (
 	patternSuffix
 	patternCIDR
 	patternAny
+	patternPrefix // of names
+	patternBare   // the only one of its scope
 )
 
-// ParsePattern parses and normalises; the error wraps ErrPattern and says what to write instead.
-// "address/32" and "address" stay two patterns, of which the second is the more specific.
+// ParsePattern parses and normalises a pattern of scope host; the error wraps ErrPattern and says
+// what to write instead. "address/32" and "address" stay two patterns, of which the second is the
+// more specific.
 func ParsePattern(s string) (Pattern, error) {
+	p, err := parseHostPattern(s)
+	if err == nil {
+		p.scope = ScopeHost
+	}
+	return p, err
+}
+
+// ParsePattern parses and normalises a pattern of the scope; the error wraps [ErrPattern] and says
+// what to write instead.
+func (s Scope) ParsePattern(text string) (p Pattern, err error) {
+	switch s {
+	case ScopeHost:
+		return ParsePattern(text)
+	case ScopeClient:
+		p, err = parseClientPattern(text)
+	case ScopeUser, ScopeKey:
+		p, err = s.parseNamePattern(text)
+	case ScopeTotal, ScopeConnection:
+		if text != "" {
+			return Pattern{}, patternErrorf(text, "stands in scope %s, which has no patterns: leave it out", s)
+		}
+		p = Pattern{kind: patternBare}
+	default:
+		return Pattern{}, patternErrorf(text, "is of scope %d, which is unknown here", s)
+	}
+	if err != nil {
+		return Pattern{}, err
+	}
+	p.scope = s
+	return p, nil
+}
+
+// parseClientPattern takes addresses in their usual forms only: a worker's address is no text.
+func parseClientPattern(s string) (Pattern, error) {
+	switch {
+	case s == "*":
+		return Pattern{text: "*", kind: patternAny}, nil
+	case strings.Contains(s, "/"):
+		return parseCIDR(s)
+	}
+	a, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(s, "["), "]"))
+	if err != nil || a.Zone() != "" || strings.HasPrefix(s, "[") != strings.HasSuffix(s, "]") {
+		return Pattern{}, patternErrorf(s, "is no client: write an address, a CIDR such as 10.0.0.0/8, or * for each address")
+	}
+	text := a.Unmap().String()
+	return Pattern{text: text, host: text, kind: patternExact}, nil
+}
+
+// parseNamePattern is for users and for the names that programs choose.
+func (s Scope) parseNamePattern(text string) (Pattern, error) {
+	name, star := strings.CutSuffix(text, "*")
+	switch {
+	case text == "*":
+		return Pattern{text: "*", kind: patternAny}, nil
+	case text == "":
+		return Pattern{}, patternErrorf(text, "is empty: write a name, or * for each")
+	case strings.Contains(name, "*") || star && s == ScopeUser:
+		return Pattern{}, patternErrorf(text, "has a star in a name: write %s", s.patternForms())
+	case strings.Contains(name, ":") && s == ScopeUser:
+		return Pattern{}, patternErrorf(text, "has a colon, which no user's name has (RFC 7617, section 2)")
+	}
+	if err := checkLabel(text); err != nil {
+		return Pattern{}, patternErrorf(text, "%w", err)
+	}
+	if star {
+		return Pattern{text: text, host: name, kind: patternPrefix}, nil
+	}
+	return Pattern{text: text, host: text, kind: patternExact}, nil
+}
+
+// maxName bounds a user's name, and one that a program chooses, in characters.
+const maxName = 255
+
+// checkLabel verifies a name that is not a host's. It asks no table of Unicode, so that servers of
+// different builds agree.
+func checkLabel(name string) error {
+	n := 0
+	for _, r := range name {
+		n++
+		if r < ' ' || r >= 0x7f && r < 0xa0 || r == utf8.RuneError || r == 0x2028 || r == 0x2029 {
+			return errors.New("has a character that can't be printed")
+		}
+	}
+	if n == 0 || n > maxName {
+		return fmt.Errorf("has %d characters: write 1 to %d", n, maxName)
+	}
+	return nil
+}
+
+// ErrName is wrapped by the errors of [CheckName].
+var ErrName = errors.New("not a name")
+
+// CheckName verifies a name that a program chose to be counted under: 1 to 255 printable characters.
+func CheckName(name string) error {
+	if err := checkLabel(name); err != nil {
+		return fmt.Errorf("%w: %s %w", ErrName, shorten(name), err)
+	}
+	return nil
+}
+
+// patternForms says what patterns of the scope look like.
+func (s Scope) patternForms() string {
+	switch s {
+	case ScopeHost:
+		return "a host, host:port, *.suffix, an address, a CIDR or *"
+	case ScopeClient:
+		return "an address, a CIDR or *"
+	case ScopeUser:
+		return "a user's name or *"
+	case ScopeKey:
+		return "a name, prefix* or *"
+	}
+	return "no pattern"
+}
+
+// wildcardHint is an example of a pattern that may be shared.
+func (s Scope) wildcardHint() string {
+	switch s {
+	case ScopeClient:
+		return "a CIDR such as 10.0.0.0/8, or *"
+	case ScopeUser:
+		return "*"
+	case ScopeKey:
+		return "a prefix such as tenant/*, or *"
+	case ScopeTotal, ScopeConnection:
+		return "it on a scope that has patterns"
+	}
+	return "a pattern such as *.example.com"
+}
+
+func parseHostPattern(s string) (Pattern, error) {
 	switch {
 	case s == "":
 		return Pattern{}, patternErrorf(s, "is empty: write a host, *.suffix, an address, a CIDR or *")
@@ -55,12 +194,61 @@ func ParsePattern(s string) (Pattern, error) {
 	return parseExact(s)
 }
 
-// String is the canonical form.
+// String is the canonical form, without the scope.
 func (p Pattern) String() string { return p.text }
 
-// Wildcard reports whether the pattern can match more than one host: a wildcard, a CIDR or "*".
+// Scope is what the pattern is of.
+func (p Pattern) Scope() Scope { return p.scope }
+
+// IsValid reports whether the pattern was parsed: the zero Pattern is not.
+func (p Pattern) IsValid() bool { return p.kind != 0 }
+
+// Name names the pattern in messages: with the scope in front where that is not host.
+func (p Pattern) Name() string {
+	if p.scope == ScopeHost || p.kind == 0 {
+		return p.text
+	}
+	return strings.TrimSpace(p.scope.String() + " " + p.text)
+}
+
+// Compare orders patterns by scope, then by text.
+func (p Pattern) Compare(o Pattern) int {
+	return cmp.Or(cmp.Compare(p.scope, o.scope), strings.Compare(p.text, o.text))
+}
+
+// Wildcard reports whether the pattern can match more than one thing: a wildcard, a CIDR, a prefix or
+// "*".
 func (p Pattern) Wildcard() bool {
-	return p.kind == patternSuffix || p.kind == patternCIDR || p.kind == patternAny
+	switch p.kind {
+	case patternSuffix, patternCIDR, patternPrefix, patternAny:
+		return true
+	}
+	return false
+}
+
+// Why says why the pattern wins over others that match, for whoever asks which limit is in force.
+func (p Pattern) Why() string {
+	switch p.kind {
+	case patternExact:
+		if p.port != 0 {
+			return "names the host and the port"
+		}
+		return "names the " + p.scope.String()
+	case patternSuffix:
+		if p.port != 0 {
+			return "the longest wildcard with the port"
+		}
+		return "the longest wildcard that matches"
+	case patternCIDR:
+		return "the longest CIDR that has the address"
+	case patternPrefix:
+		return "the longest prefix of the name"
+	case patternAny:
+		return "nothing more specific matches"
+	case patternBare:
+		return "holds for everything"
+	}
+	return ""
 }
 
 func parseExact(s string) (Pattern, error) {
@@ -134,17 +322,17 @@ func parseCIDR(s string) (Pattern, error) {
 }
 
 // key is what a limit with this pattern counts a target under.
-func (p Pattern) key(t Target, shared bool) Key {
+func (p Pattern) key(t Target, shared bool) string {
 	switch {
 	case shared, p.kind == patternExact:
 		// An exact pattern's text is its host, or host:port: the target's own.
-		return HostConnections(p.text)
+		return p.text
 	case p.port != 0:
-		return HostConnections(t.String())
+		return t.String()
 	}
-	return HostConnections(t.Host)
+	return t.Host
 }
 
 func patternErrorf(s, format string, args ...any) error {
-	return fmt.Errorf("%w: %s %s", ErrPattern, shorten(s), fmt.Sprintf(format, args...))
+	return fmt.Errorf("%w: %s %w", ErrPattern, shorten(s), fmt.Errorf(format, args...))
 }

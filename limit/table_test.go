@@ -146,7 +146,7 @@ func TestGoverningStaleShapes(t *testing.T) {
 			t.Errorf("%q is governed by the rule with %d, want %d", name, got, want)
 		}
 	}
-	for _, key := range []limit.Key{{Name: "plain.org"}, {Scope: 2, Resource: 1, Name: "plain.org"}, {Scope: 1, Resource: 2, Name: "plain.org"}} {
+	for _, key := range []limit.Key{{Name: "plain.org"}, {Scope: 2, Resource: 1, Name: "plain.org"}, {Scope: 1, Resource: 9, Name: "plain.org"}} {
 		if l := table.Governing(key); l != nil {
 			t.Errorf("%#v is governed by %v", key, l)
 		}
