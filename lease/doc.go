@@ -19,7 +19,7 @@
 // session is open; and the log keeps the sum of the grants ≤ the limit. The node counts a slot as
 // its own only once the leader has said that it is committed, and stops using one before it says
 // so. The leader ends a session without its consent only when the node's own deadline has passed on
-// any clock that drifts less than [Margin] in a ttl.
+// any clock that drifts less than [leasepb.Margin] in a ttl.
 //
 // # Decisions
 //

@@ -27,12 +27,6 @@ const (
 )
 
 const (
-	protocolVersion = 2
-	// protocolPaged is the version of a hello that states holdings in several messages. A leader
-	// that does not know it must not take the first message for the whole: it would release slots
-	// that are in use.
-	protocolPaged = 3
-
 	// askTimeout bounds the wait for the leader's answer whether anything is free. It is long
 	// enough for the election of another leader, and for a busy machine: no request is refused with
 	// "limit reached" unless it is.
@@ -48,11 +42,9 @@ const (
 	// refused at once, as without an answer: a leader that is silent for askTimeout must not let
 	// them fill the memory.
 	maxAsking = 4096
-	// maxBatch bounds the keys of one Update.
-	maxBatch = 2048
 	// clockJump is how far the wall clock may move ahead of the other before that counts as lost
 	// time.
-	clockJump = Margin
+	clockJump = leasepb.Margin
 )
 
 // Node is the deciding half of the node's side: no goroutine, no clock, no I/O. [Manager] is its
@@ -484,7 +476,7 @@ func (n *Node) moveWaiters(now time.Duration, waiters []*Waiter, table *limit.Ta
 func (n *Node) regovern(now time.Duration, p *pool) {
 	if !p.limit.Capped() {
 		n.giveBack(p, p.granted)
-		p.target, p.contended, p.evict = noTarget, false, false
+		p.target, p.contended, p.evict = leasepb.NoTarget, false, false
 	}
 	if p.limit.Capped() && p.limit.Connections == 0 {
 		for w := p.waiters.head; w != nil; w = p.waiters.head {
@@ -687,7 +679,8 @@ func (n *Node) Outgoing(now time.Duration) []*leasepb.NodeMessage {
 	}
 	var out []*leasepb.NodeMessage
 	if now >= n.sess.nextSend {
-		out = append(out, keepAliveMessage(n.sess.keepAlive(now)))
+		out = append(out, &leasepb.NodeMessage{Message: &leasepb.NodeMessage_KeepAlive{
+			KeepAlive: &leasepb.KeepAlive{Seq: n.sess.keepAlive(now)}}})
 	}
 	if len(n.dirty) > 0 || n.acks() {
 		out = append(out, n.update(now))
@@ -711,7 +704,7 @@ func (n *Node) lapse(now time.Duration) {
 // update takes up to maxBatch dirty keys. The limits are acknowledged with the last of them, so
 // that the leader knows our demands under these limits when it hears that we go by them.
 func (n *Node) update(now time.Duration) *leasepb.NodeMessage {
-	k := min(len(n.dirty), maxBatch)
+	k := min(len(n.dirty), leasepb.MaxBatch)
 	u := &leasepb.Update{}
 	for _, p := range n.dirty[:k] {
 		n.lock(p)
@@ -845,7 +838,7 @@ func (n *Node) Receive(now time.Duration, m *leasepb.LeaderMessage) error {
 			n.openGate()
 		}
 	case *leasepb.LeaderMessage_Limits:
-		table, err := tableFromProto(m.Limits)
+		table, err := m.Limits.Table()
 		if err != nil {
 			return err
 		}
@@ -907,7 +900,7 @@ func (n *Node) openGate() {
 }
 
 func (n *Node) welcome(now time.Duration, w *leasepb.Welcome) error {
-	if !readable(w.Corrected, nil) {
+	if !leasepb.Readable(w.Corrected, nil) {
 		return errors.New("the leader corrects a key that this node can't read: is the node older? Upgrade it")
 	}
 	n.welcomed, n.fresh = true, false

@@ -7,16 +7,13 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/weirproxy/weir/lease/leasepb"
 	"github.com/weirproxy/weir/limit"
 )
 
-const (
-	// idleBuckets of one second make the window in which a slot must have been idle
-	// throughout before it goes back: between 3 and 4 s, within the promised 5.
-	idleBuckets = 3
-	// noTarget stands for "hold as many as you use".
-	noTarget int64 = -1
-)
+// idleBuckets of one second make the window in which a slot must have been idle throughout before it
+// goes back: between 3 and 4 s, within the promised 5.
+const idleBuckets = 3
 
 // pool is what one node holds of one key.
 //
@@ -83,7 +80,7 @@ type part struct {
 
 // newPool returns an empty pool.
 func newPool(key limit.Key) *pool {
-	p := &pool{key: key, target: noTarget}
+	p := &pool{key: key, target: leasepb.NoTarget}
 	p.pool, p.live = p, true
 	return p
 }

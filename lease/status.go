@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/weirproxy/weir/lease/leasepb"
 	"github.com/weirproxy/weir/limit"
 )
 
@@ -20,14 +21,14 @@ type SessionStatus struct {
 
 // Session returns the node's own view of its session.
 func (n *Node) Session(now time.Duration) SessionStatus {
-	st := SessionStatus{ID: n.sess.id, State: SessionNone, Connected: n.welcomed, Fences: n.fences}
+	st := SessionStatus{ID: n.sess.id, State: leasepb.SessionNone, Connected: n.welcomed, Fences: n.fences}
 	switch {
 	case n.sess.live():
-		st.State = SessionLive
+		st.State = leasepb.SessionLive
 		st.ExpiresIn = max(0, n.sess.deadline-now)
 		st.Age = max(0, now-n.sess.begun)
 	case !n.fresh && !n.parting:
-		st.State = SessionFenced
+		st.State = leasepb.SessionFenced
 	}
 	return st
 }

@@ -71,7 +71,7 @@ func (n *Node) catchUp(p *pool) {
 	}
 	if had.streams != n.era.streams {
 		p.reported = false
-		p.target, p.targetSeq, p.contended, p.evict = noTarget, 0, false, false
+		p.target, p.targetSeq, p.contended, p.evict = leasepb.NoTarget, 0, false, false
 		p.ask, p.asking, p.denied = 0, false, false
 		for w := p.waiters.head; w != nil; w = w.next {
 			w.ask = 0
@@ -145,7 +145,7 @@ type statement struct {
 func (n *Node) beginHello(now time.Duration) {
 	n.helloAt = now
 	n.era.hellos++
-	n.statement = statement{hello: &leasepb.Hello{Protocol: protocolVersion, Node: n.name, Identity: n.identity,
+	n.statement = statement{hello: &leasepb.Hello{Protocol: leasepb.Version, Node: n.name, Identity: n.identity,
 		Session: n.sess.id, Fresh: n.fresh, Cluster: n.cluster}}
 	if n.sess.live() {
 		n.statement.unstated = slices.Clone(n.held)
@@ -175,7 +175,7 @@ func (n *Node) stateSome() []*leasepb.NodeMessage {
 		st.begun = true
 		st.hello.Holdings, st.hello.More = st.holdings, more
 		if more {
-			st.hello.Protocol = protocolPaged
+			st.hello.Protocol = leasepb.VersionPaged
 		}
 		out = &leasepb.NodeMessage{Message: &leasepb.NodeMessage_Hello{Hello: st.hello}}
 	}

@@ -9,14 +9,12 @@
 package leasepb
 
 import (
+	fsmpb "github.com/weirproxy/weir/fsm/fsmpb"
+	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
+	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
-
-	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
-	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
-
-	fsmpb "github.com/weirproxy/weir/fsm/fsmpb"
 )
 
 const (
@@ -389,7 +387,8 @@ func (x *Holdings) GetMore() bool {
 type Holding struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           *fsmpb.Key             `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Slots         int64                  `protobuf:"varint,2,opt,name=slots,proto3" json:"slots,omitempty"`
+	Slots         int64                  `protobuf:"varint,2,opt,name=slots,proto3" json:"slots,omitempty"` // of a rate: shares
+	Level         int64                  `protobuf:"varint,3,opt,name=level,proto3" json:"level,omitempty"` // of a rate: the grains that go with them
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -434,6 +433,13 @@ func (x *Holding) GetKey() *fsmpb.Key {
 func (x *Holding) GetSlots() int64 {
 	if x != nil {
 		return x.Slots
+	}
+	return 0
+}
+
+func (x *Holding) GetLevel() int64 {
+	if x != nil {
+		return x.Level
 	}
 	return 0
 }
@@ -543,7 +549,8 @@ func (x *Update) GetLimitsIndex() uint64 {
 	return 0
 }
 
-// Demand is a node's whole interest in a key; the newest counts.
+// Demand is a node's whole interest in a key; the newest counts. Of a rate the numbers are shares, in
+// whole units.
 type Demand struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           *fsmpb.Key             `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
@@ -1500,10 +1507,11 @@ const file_lease_proto_rawDesc = "" +
 	"\x04more\x18\b \x01(\bR\x04more\"R\n" +
 	"\bHoldings\x122\n" +
 	"\bholdings\x18\x01 \x03(\v2\x16.weir.lease.v1.HoldingR\bholdings\x12\x12\n" +
-	"\x04more\x18\x02 \x01(\bR\x04more\"C\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\"Y\n" +
 	"\aHolding\x12\"\n" +
 	"\x03key\x18\x01 \x01(\v2\x10.weir.fsm.v1.KeyR\x03key\x12\x14\n" +
-	"\x05slots\x18\x02 \x01(\x03R\x05slots\"\x1d\n" +
+	"\x05slots\x18\x02 \x01(\x03R\x05slots\x12\x14\n" +
+	"\x05level\x18\x03 \x01(\x03R\x05level\"\x1d\n" +
 	"\tKeepAlive\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\"\x90\x01\n" +
 	"\x06Update\x122\n" +
