@@ -48,7 +48,7 @@ func holdMany(t *testing.T, c *testCluster, m *Manager, keys int) {
 // awaitResumed waits until a node has been welcomed by the next leader.
 func awaitResumed(t *testing.T, m *Manager) {
 	t.Helper()
-	if err := m.await(t.Context(), func() bool { return m.node.sess.term == 2 && m.node.welcomed }); err != nil {
+	if err := m.await(t.Context(), func() bool { return m.node.sess.term == 2 && m.node.welcomed() }); err != nil {
 		t.Fatal(err)
 	}
 }

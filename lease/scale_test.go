@@ -253,7 +253,7 @@ func TestManyKeysInPages(t *testing.T) {
 	walk("stream's end", func() { x.stall.do(func() { x.n.StreamDown(x.now) }) })
 	walk("hello", func() { x.n.StreamUp(x.now) })
 	var stated, messages int
-	for x.n.Pending(x.now) && !x.n.welcomed {
+	for x.n.Pending(x.now) && !x.n.welcomed() {
 		var out []*leasepb.NodeMessage
 		x.stall.do(func() { out = x.n.Outgoing(x.now) })
 		for _, m := range out {

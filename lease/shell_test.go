@@ -255,7 +255,7 @@ func TestSessionsSurviveALeaderChange(t *testing.T) {
 		}
 		id := m.Session().ID
 		c.depose()
-		if m.await(t.Context(), func() bool { return !m.node.welcomed }) != nil {
+		if m.await(t.Context(), func() bool { return !m.node.welcomed() }) != nil {
 			t.Fatal("the stream outlived its leader")
 		}
 		c.lead(t, 2)

@@ -183,8 +183,8 @@ func TestNumbersAreFollowedInTurns(t *testing.T) {
 	m.do(func(now time.Duration) {
 		m.node.setLimits(now, limit.NewTable(2, 1, []limit.Limit{kit.Limit(t, "*.x.org", 0, limit.Queue{})}))
 	})
-	if m.node.ackDue || len(m.node.regoverning) != hosts-regovernAtOnce {
-		t.Fatalf("after the first step %d hosts are left, acknowledged: %v", len(m.node.regoverning), m.node.ackDue)
+	if m.node.stream.ackDue || len(m.node.regoverning) != hosts-regovernAtOnce {
+		t.Fatalf("after the first step %d hosts are left, acknowledged: %v", len(m.node.regoverning), m.node.stream.ackDue)
 	}
 	last := keys[hosts-1]
 	if err := m.Acquire(context.Background(), new(Slot), limit.Target{Host: last.Name, Port: 443}, newHolder()); err != ErrOverLimit {
@@ -196,7 +196,7 @@ func TestNumbersAreFollowedInTurns(t *testing.T) {
 		}
 		m.do(func(now time.Duration) { m.node.Tick(now, now) })
 	}
-	if !m.node.ackDue {
+	if !m.node.stream.ackDue {
 		t.Error("the new limits are not acknowledged")
 	}
 	for _, key := range keys {
