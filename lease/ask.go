@@ -92,8 +92,11 @@ func (n *Node) answered(now time.Duration, p *pool, ask uint64) {
 		}
 		if w.ask != 0 && w.ask <= ask {
 			p.denied = true
-			n.answer(p, w, ErrOverLimit)
-			n.noteRefused(now, p)
+			err, ghost := p.refusal(now, ErrOverLimit), w.ghost
+			n.answer(p, w, err)
+			if !ghost {
+				n.noteRefused(now, p)
+			}
 		}
 	}
 	n.noteSlow(p)

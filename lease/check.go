@@ -60,9 +60,9 @@ func (n *Node) checkPool(index int, p *pool) error {
 		return fmt.Errorf("it is marked as changed %v, and in the list %v", n.isDirty(p), !n.isDirty(p))
 	case p.granted > 0 && !p.isHeld || p.isHeld && n.held[p.heldIndex] != p:
 		return fmt.Errorf("it has %d slots, and its place among the held is wrong", p.granted)
-	case p.busy != (n.parting() && p.limit.Capped() && p.open > 0):
+	case p.busy != (n.parting() && p.enforced() && p.open > 0):
 		return fmt.Errorf("it has %d connections, and is counted as one to wait for: %v", p.open, p.busy)
-	case !p.limit.Capped() && p.granted != 0:
+	case !p.capped() && p.granted != 0:
 		return fmt.Errorf("%d slots are held without a limit", p.granted)
 	}
 	return nil

@@ -8,26 +8,30 @@ func (n *Node) TryAcquire(s *Slot, clock Clock) (ok bool, err error) {
 		return false, ErrNoLease
 	}
 	now := clock.Now()
-	if p, found := n.hosts.Load(s.target.Host); found {
-		if v := p.(*pool).try(now, s, table, true, &n.gate); v != verdictStale {
-			return v == verdictAdmitted, v.err()
+	if s.request == nil {
+		if p, found := n.hosts.Load(s.target.Host); found {
+			if v := p.(*pool).try(now, s, table, true, &n.gate); v != verdictStale {
+				return v == verdictAdmitted, p.(*pool).blocked(v)
+			}
 		}
 	}
-	_, key := table.Match(s.target)
+	_, key := s.match(table)
 	p := n.lookup(key)
 	if p == nil {
 		return false, nil
 	}
 	v := p.try(now, s, table, false, &n.gate)
-	return v == verdictAdmitted, v.err()
+	return v == verdictAdmitted, p.blocked(v)
 }
 
-// err is the answer that needs nobody else's word.
-func (v verdict) err() error {
-	if v == verdictBlocked {
-		return ErrOverLimit
+// blocked is the answer that needs nobody else's word.
+func (p *pool) blocked(v verdict) error {
+	if v != verdictBlocked {
+		return nil
 	}
-	return nil
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.refusal(0, ErrBlocked)
 }
 
 // TryRelease is the fast path of a release. Where it reports false, the core must hear of it:

@@ -39,12 +39,12 @@ func (n *Node) fence(now time.Duration) {
 
 // fencePool takes away what the lease allowed of one key. Needs the pool's lock.
 func (n *Node) fencePool(p *pool) {
-	p.granted, p.releasing = 0, 0
+	p.lose()
 	for w := p.waiters.head; w != nil; w = p.waiters.head {
 		p.rejected++
 		n.answer(p, w, ErrNoLease)
 	}
-	if n.expiry == ExpiryClose {
+	if n.expiry == ExpiryClose && p.enforced() {
 		before := len(n.severs)
 		for s := p.head; s != nil; s = s.next {
 			n.severSlot(s, SeverFenced)

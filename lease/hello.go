@@ -40,7 +40,7 @@ func (n *Node) stateSome() []*leasepb.NodeMessage {
 	k := min(len(st.unstated), n.bounds.Page)
 	for _, p := range st.unstated[:k] {
 		n.lock(p)
-		p.releasing = 0
+		p.releasing, p.leaving = 0, 0
 		if p.granted > 0 {
 			st.holdings = append(st.holdings, &leasepb.Holding{Key: fsmpb.KeyOf(p.key), Slots: p.granted})
 		}

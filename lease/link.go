@@ -117,6 +117,7 @@ func (n *Node) correct(now time.Duration, granted []*leasepb.Holding) {
 		n.lock(p)
 		before := max(0, p.open-p.granted)
 		p.granted = min(p.granted, h.Slots)
+		p.resize(now)
 		n.severNewest(p, max(0, p.open-p.granted)-before, SeverFenced)
 		n.noteSlow(p)
 		p.mu.Unlock()

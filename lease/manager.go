@@ -90,20 +90,28 @@ func NewManager(cfg ManagerConfig) *Manager {
 // must not be copied afterwards. On an error it may be used again at once.
 func (m *Manager) Acquire(ctx context.Context, s *Slot, target limit.Target, h Holder) error {
 	s.manager, s.target, s.holder, s.waited = m, target, h, 0
+	return m.acquire(ctx, s)
+}
+
+// acquire takes a slot of any scope.
+func (m *Manager) acquire(ctx context.Context, s *Slot) error {
 	ok, err := m.node.TryAcquire(s, m.cfg.Clock)
 	if ok || err != nil {
 		return err
 	}
-	return m.wait(ctx, s)
+	return m.wait(ctx, func(now time.Duration, done func(error)) (*Waiter, error) {
+		return m.node.Acquire(now, s, done)
+	}, s.Release)
 }
 
-// wait is Acquire's slow path.
-func (m *Manager) wait(ctx context.Context, s *Slot) error {
+// wait is the slow path: it begins to wait, and keeps the time. What has come when nobody wants it
+// any more is undone.
+func (m *Manager) wait(ctx context.Context, begin func(time.Duration, func(error)) (*Waiter, error), undo func()) error {
 	answer := make(chan error, 1)
 	var w *Waiter
 	var err error
 	m.do(func(now time.Duration) {
-		w, err = m.node.Acquire(now, s, func(err error) { answer <- err })
+		w, err = begin(now, func(err error) { answer <- err })
 	})
 	if w == nil {
 		return err
@@ -119,7 +127,7 @@ func (m *Manager) wait(ctx context.Context, s *Slot) error {
 		var cancelled bool
 		m.do(func(time.Duration) { cancelled = m.node.Cancel(w) })
 		if !cancelled && <-answer == nil {
-			s.Release()
+			undo()
 		}
 		err = ctx.Err()
 	}
@@ -151,7 +159,7 @@ func (m *Manager) step(f func(now time.Duration)) (walking bool) {
 	now := m.cfg.Clock.Now()
 	fences, fenced, walks := m.node.fences, m.node.fenced, m.node.walks
 	f(now)
-	severs := m.node.TakeSevers()
+	severs, woken := m.node.TakeSevers(), m.node.TakeWoken()
 	pending := m.node.Pending(now)
 	stream := m.stream
 	stale := m.node.Stale()
@@ -170,6 +178,9 @@ func (m *Manager) step(f func(now time.Duration)) (walking bool) {
 	m.mu.Unlock()
 	for _, sv := range severs {
 		sv.Slot.holder.Sever(sv.Reason)
+	}
+	for _, w := range woken {
+		w.Wake()
 	}
 	if hasFenced && m.cfg.OnFence != nil {
 		m.cfg.OnFence(severed)

@@ -70,6 +70,12 @@ type Node struct {
 	lastNow     time.Duration
 	lastWall    time.Duration
 
+	requests  [requestShards]requestShard
+	dues      dues          // of the rates, those in which somebody waits for time to pass
+	nextMeter time.Duration // when the rates are looked at next
+	unmetered int           // so many of the first of the held pools have yet to be looked at
+
+	woken  []Waker     // for the shell to wake
 	severs []Severance // for the shell to carry out once the locks are free
 	fences uint64
 }
@@ -98,6 +104,13 @@ func (n *Node) TakeSevers() []Severance {
 	s := n.severs
 	n.severs = nil
 	return s
+}
+
+// TakeWoken hands over who is to be woken.
+func (n *Node) TakeWoken() []Waker {
+	w := n.woken
+	n.woken = nil
+	return w
 }
 
 // Receive takes one message from the leader. An error ends the stream.
@@ -208,6 +221,12 @@ func (n *Node) Tick(now, wall time.Duration) {
 	if len(n.later) > 0 && now >= n.nextAsk {
 		n.askNow(now)
 	}
+	n.comeDue(now)
+	if n.rates > 0 && now >= n.nextMeter {
+		n.nextMeter = now + drawInterval
+		n.unmetered = len(n.held)
+	}
+	n.meterSome(now)
 	if now >= n.nextSecond {
 		n.nextSecond = now + time.Second
 		n.second(now)
@@ -218,7 +237,7 @@ func (n *Node) Tick(now, wall time.Duration) {
 // NextWake is when tick must be called at the latest.
 func (n *Node) NextWake(now time.Duration) time.Duration {
 	at := n.nextSecond
-	if len(n.regoverning)+n.unswept > 0 || n.Walking() {
+	if len(n.regoverning)+n.unswept+n.unmetered > 0 || n.Walking() {
 		return now
 	}
 	if n.sess.live() {
@@ -234,6 +253,12 @@ func (n *Node) NextWake(now time.Duration) time.Duration {
 	}
 	if len(n.later) > 0 {
 		at = min(at, n.nextAsk)
+	}
+	if len(n.dues) > 0 {
+		at = min(at, n.dues[0].dueAt)
+	}
+	if n.rates > 0 {
+		at = min(at, n.nextMeter)
 	}
 	return at
 }

@@ -27,12 +27,19 @@ type pool struct {
 	direct bool         // counts all connections to the host of its name, whatever the port
 	slow   bool         // somebody waits for what comes free: releases go through the core
 
-	rejected uint64
-	crowded  int // how often the lock was waited for
+	rejected    uint64
+	wouldReject uint64 // by a limit that only reports
+	crowded     int    // how often the lock was waited for
 	// spread is set while many CPUs contend for this pool: its free slots are divided into parts
 	// with a lock each. Taking the pool's lock merges the parts, so code under it sees one count.
 	spread    atomic.Pointer[[]part]
 	lowBefore int64 // low, before it was spread
+
+	// Of a rate: in place of slots, the node's part of it as a bucket.
+	bucket bucket
+	draws  drawMeter
+	used   bool   // a token has been taken since the last grant
+	life   uint32 // changes with what the bucket is a part of
 
 	// The core's half.
 	era       era    // of the events that concern every pool, those that this one has taken
@@ -41,7 +48,13 @@ type pool struct {
 	releasing int64  // out of use, to be said with the next Update
 	reported  bool   // the leader knows of a demand
 	waiters   waiterList
-	target    int64 // come down to this as connections end
+	ghosts    int64 // of those that wait, requests that have been admitted already: the limit only reports
+	flows     meterList
+	dueAt     time.Duration // of a rate: when what waits can go on; 0: nothing waits, or for a grant only
+	dueIndex  int           // among those that wait for time to pass
+	said      int64         // of a rate: the units in use that the leader was told of
+	leaving   int64         // grains that go with what is being released
+	target    int64         // come down to this as connections end
 	targetSeq uint64
 	contended bool
 	evict     bool
@@ -123,15 +136,23 @@ func (p *pool) try(now time.Duration, s *Slot, table *limit.Table, byHost bool, 
 	return v
 }
 
+// capped reports whether the key is counted against a number. Needs the pool's lock.
+func (p *pool) capped() bool { return p.limit.Caps(p.key.Resource) }
+
+// enforced reports whether the limit refuses anything. Needs the pool's lock.
+func (p *pool) enforced() bool { return p.capped() && !p.limit.Report }
+
 // tryLocked needs the pool's lock.
 func (p *pool) tryLocked(now time.Duration, s *Slot, table *limit.Table, gate *gate) verdict {
 	switch {
-	case p.table != table && !p.follow(table):
+	case p.table != table && !p.follow(now, table):
 		return verdictStale
 	case !p.limit.Capped():
-	case p.limit.Connections == 0:
+	case p.limit.Connections == 0 && !p.limit.Report:
 		p.rejected++
 		return verdictBlocked
+	case p.limit.Report && !gate.admitsAt(now):
+		return verdictShort
 	case !gate.admitsAt(now):
 		return verdictNoLease
 	case p.free() <= 0 || p.waiters.len() > 0 || p.target >= 0 && p.granted > p.target:
@@ -143,7 +164,7 @@ func (p *pool) tryLocked(now time.Duration, s *Slot, table *limit.Table, gate *g
 
 // follow goes by newer limits of the same shape: only numbers have changed, and what counts where
 // has not. The core follows. Needs the pool's lock.
-func (p *pool) follow(table *limit.Table) bool {
+func (p *pool) follow(now time.Duration, table *limit.Table) bool {
 	if p.table == nil || p.table.ShapeIndex != table.ShapeIndex || p.table.Index > table.Index {
 		return false
 	}
@@ -151,6 +172,7 @@ func (p *pool) follow(table *limit.Table) bool {
 		p.gather(*parts)
 	}
 	p.table, p.limit = table, table.Governing(p.key)
+	p.resize(now)
 	return true
 }
 
@@ -173,8 +195,8 @@ func (q *part) link(s *Slot) {
 	if s.part.Load() != q { // storing costs more than looking
 		s.part.Store(q)
 	}
-	if capped := q.pool.limit.Capped(); s.guarded.Load() != capped {
-		s.guarded.Store(capped)
+	if guarded := q.pool.enforced(); s.guarded.Load() != guarded {
+		s.guarded.Store(guarded)
 	}
 	s.prev, s.next = q.tail, nil
 	if q.tail != nil {

@@ -43,7 +43,7 @@ func (n *Node) setLimits(now time.Duration, table *limit.Table) {
 	all := slices.Clone(n.all) // moving may add more, which have the new limits already
 	moved := make([]moving, len(all))
 	for i, p := range all {
-		moved[i] = n.applyTable(p, table)
+		moved[i] = n.applyTable(now, p, table)
 	}
 	for i, p := range all {
 		n.moveSlots(now, p, moved[i].slots, table)
@@ -56,6 +56,7 @@ func (n *Node) setLimits(now time.Duration, table *limit.Table) {
 		n.regovern(now, p)
 		p.mu.Unlock()
 	}
+	n.claimRequests(now, table)
 	n.stream.ackDue = true
 }
 
@@ -70,7 +71,7 @@ func (n *Node) regovernSome(now time.Duration) {
 	for _, p := range n.regoverning[:k] {
 		n.lock(p)
 		if p.table != nil && p.table != table {
-			p.follow(table)
+			p.follow(now, table)
 		}
 		n.regovern(now, p)
 		p.mu.Unlock()
@@ -90,7 +91,7 @@ type moving struct {
 // moveSlots moves connections to the pools that count them now.
 func (n *Node) moveSlots(now time.Duration, p *pool, slots []*Slot, table *limit.Table) {
 	for _, s := range slots {
-		_, key := table.Match(s.target)
+		_, key := s.match(table)
 		q := n.pool(now, key)
 		n.lock(p)
 		if s.use == slotReleased {
@@ -110,8 +111,7 @@ func (n *Node) moveSlots(now time.Duration, p *pool, slots []*Slot, table *limit
 // moveWaiters lets those who wait go on waiting where their connections will be counted.
 func (n *Node) moveWaiters(now time.Duration, waiters []*Waiter, table *limit.Table) {
 	for _, w := range waiters {
-		_, key := table.Match(w.slot.target)
-		q := n.pool(now, key)
+		q := n.pool(now, w.key(table))
 		n.lock(q)
 		w.ask = 0
 		n.enqueue(q, w)
@@ -122,13 +122,13 @@ func (n *Node) moveWaiters(now time.Duration, waiters []*Waiter, table *limit.Ta
 
 // regovern draws the consequences of a pool's new limit. Needs the pool's lock.
 func (n *Node) regovern(now time.Duration, p *pool) {
-	if !p.limit.Capped() {
-		n.giveBack(p, p.granted)
+	if !p.capped() {
+		n.giveBack(now, p, p.granted)
 		p.target, p.contended, p.evict = leasepb.NoTarget, false, false
 	}
-	if p.limit.Capped() && p.limit.Connections == 0 {
+	if p.enforced() && p.limit.Capacity(p.key.Resource) == 0 {
 		for w := p.waiters.head; w != nil; w = p.waiters.head {
-			n.answer(p, w, ErrOverLimit)
+			n.answer(p, w, p.refusal(now, ErrBlocked))
 			n.noteRefused(now, p)
 		}
 	}
@@ -139,21 +139,25 @@ func (n *Node) regovern(now time.Duration, p *pool) {
 }
 
 // applyTable installs a table in a pool and returns what has to move to another.
-func (n *Node) applyTable(p *pool, table *limit.Table) (m moving) {
+func (n *Node) applyTable(now time.Duration, p *pool, table *limit.Table) (m moving) {
 	n.lock(p)
 	defer p.mu.Unlock()
-	n.govern(p, table)
+	n.govern(now, p, table)
 	for s := p.head; s != nil; s = s.next {
-		if _, key := table.Match(s.target); key != p.key {
+		if _, key := s.match(table); key != p.key {
 			m.slots = append(m.slots, s)
 		} else {
-			s.guarded.Store(p.limit.Capped())
+			s.guarded.Store(p.enforced())
 		}
 	}
 	var next *Waiter
 	for w := p.waiters.head; w != nil; w = next {
 		next = w.next
-		if _, key := table.Match(w.slot.target); key != p.key {
+		switch {
+		case w.key(table) == p.key && (!w.ghost || p.limit.Report):
+		case w.ghost:
+			n.answer(p, w, nil) // what it exceeds from here on was there before the limit
+		default:
 			p.waiters.remove(w)
 			m.waiters = append(m.waiters, w)
 		}

@@ -29,8 +29,8 @@ func (n *Node) update(now time.Duration) *leasepb.NodeMessage {
 		n.lock(p)
 		p.marked = 0
 		if p.releasing > 0 {
-			u.Releases = append(u.Releases, &leasepb.Holding{Key: fsmpb.KeyOf(p.key), Slots: p.releasing})
-			p.releasing = 0
+			u.Releases = append(u.Releases, &leasepb.Holding{Key: fsmpb.KeyOf(p.key), Slots: p.releasing, Level: p.leaving})
+			p.releasing, p.leaving = 0, 0
 		}
 		if d := n.demand(now, p); d != nil {
 			u.Demands = append(u.Demands, d)
@@ -51,12 +51,15 @@ func (n *Node) acks() bool { return n.stream.ackDue && !n.Walking() }
 
 // demand says what a pool wants; nil where the leader need not know. Needs the pool's lock.
 func (n *Node) demand(now time.Duration, p *pool) *leasepb.Demand {
-	if !p.limit.Capped() && !p.reported {
+	if !p.capped() && !p.reported {
 		return nil
 	}
 	d := &leasepb.Demand{Key: fsmpb.KeyOf(p.key), Held: p.granted, TargetSeq: p.targetSeq}
-	if p.limit.Capped() {
-		d.InUse = p.open - p.parked - p.taken
+	switch {
+	case p.capped() && p.key.Resource.IsRate():
+		n.rateDemand(now, p, d)
+	case p.capped():
+		d.InUse = p.open - p.parked - p.taken - p.ghosts
 		d.Parked = p.parked + p.taken
 		d.Waiting = p.waiters.len()
 		d.Refused = p.refused[0] + p.refused[1]

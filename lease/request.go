@@ -2,6 +2,7 @@ package lease
 
 import (
 	"context"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -21,12 +22,17 @@ type Request struct {
 	subject limit.Subject
 	holder  Holder
 	slots   [len(requestScopes)]Slot
+	had     [len(requestScopes)]bool // the slots that Begin has got
 
 	// Guarded by the shard's lock.
 	shard      *requestShard // nil: it is not in hand
 	prev, next *Request
-	claimed    [len(requestScopes)]bool // the slot is held, or is being waited for
+	needed     [len(requestScopes)]bool // the slots that Begin gets
+	late       [len(requestScopes)]bool // those that a later limit has made it hold
 }
+
+// requestShards is how many lists there are: more make it rarer that two requests want one at once.
+const requestShards = 16
 
 // requestShard is some of a node's requests in hand. They are found when a limit is set on what had
 // none; which shard one is in is chance, so that requests share no lock.
@@ -51,9 +57,10 @@ func (m *Manager) Begin(ctx context.Context, r *Request, subject *limit.Subject,
 		s := &r.slots[i]
 		s.manager, s.scope, s.request, s.holder, s.waited = m, requestScopes[i], r, h, 0
 		if err := m.acquire(ctx, s); err != nil {
-			r.leave(i)
+			r.End()
 			return err
 		}
+		r.had[i] = true
 	}
 	return nil
 }
@@ -61,7 +68,7 @@ func (m *Manager) Begin(ctx context.Context, r *Request, subject *limit.Subject,
 // enter lists a request, and says which slots it needs by the limits of that moment. A limit that is
 // set later finds it in the list.
 func (n *Node) enter(r *Request) (needed [len(requestScopes)]bool) {
-	shard := &n.requests[n.shardOf(r)]
+	shard := &n.requests[rand.IntN(requestShards)]
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	r.shard, r.prev, r.next = shard, nil, shard.head
@@ -69,25 +76,22 @@ func (n *Node) enter(r *Request) (needed [len(requestScopes)]bool) {
 		r.next.prev = r
 	}
 	shard.head = r
-	r.claimed = [len(requestScopes)]bool{}
+	r.needed, r.late = [len(requestScopes)]bool{}, [len(requestScopes)]bool{}
 	table := n.table.Load()
 	if table == nil {
-		return r.claimed
+		return r.needed
 	}
 	for i, scope := range requestScopes {
 		if table.Caps(scope, limit.Connections) {
 			l, _ := table.Find(scope, &r.subject)
-			r.claimed[i] = l.Caps(limit.Connections)
+			r.needed[i] = l.Caps(limit.Connections)
 		}
 	}
-	return r.claimed
+	return r.needed
 }
 
 // End gives back what the request holds. A second call does nothing.
-func (r *Request) End() { r.leave(-1) }
-
-// leave ends the request, of whose slots one could not be had.
-func (r *Request) leave(missing int) {
+func (r *Request) End() {
 	shard := r.shard
 	if shard == nil {
 		return
@@ -102,11 +106,12 @@ func (r *Request) leave(missing int) {
 		r.next.prev = r.prev
 	}
 	r.shard, r.prev, r.next = nil, nil, nil
-	claimed := r.claimed
+	late := r.late
 	shard.mu.Unlock()
 	for i := range r.slots {
-		if claimed[i] && (missing < 0 || i < missing || r.slots[i].part.Load() != nil) && i != missing {
+		if r.had[i] || late[i] {
 			r.manager.release(&r.slots[i])
+			r.had[i] = false
 		}
 	}
 }
@@ -158,7 +163,7 @@ func (n *Node) claimRequests(now time.Duration, table *limit.Table) {
 // claim needs the lock of the request's shard.
 func (n *Node) claim(now time.Duration, r *Request, table *limit.Table) {
 	for i, scope := range requestScopes {
-		if r.claimed[i] {
+		if r.needed[i] || r.late[i] {
 			continue
 		}
 		s := &r.slots[i]
@@ -167,7 +172,7 @@ func (n *Node) claim(now time.Duration, r *Request, table *limit.Table) {
 		if !l.Caps(limit.Connections) {
 			continue
 		}
-		r.claimed[i] = true
+		r.late[i] = true
 		p := n.pool(now, key)
 		n.lock(p)
 		s.since, s.use = now, slotBusy

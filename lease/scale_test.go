@@ -349,7 +349,7 @@ func TestGivenBackBetweenPartsOfHello(t *testing.T) {
 		p := x.n.lookup(limit.HostConnections(host))
 		x.n.lock(p)
 		defer p.mu.Unlock()
-		x.n.giveBack(p, 2)
+		x.n.giveBack(x.now, p, 2)
 	}
 	giveBack("host-0") // before the hello
 	stated := map[string]int64{}

@@ -16,6 +16,7 @@ func (n *Node) Release(now time.Duration, s *Slot) {
 	if s.use == slotReleased {
 		return
 	}
+	n.dropGhost(p, s)
 	p.unlink(s)
 	s.use = slotReleased
 	slow := p.slow
@@ -37,6 +38,10 @@ func (n *Node) Parked(now time.Duration, s *Slot) {
 // target; then to requests that wait here; then, where another node is short and nobody waits here,
 // to the leader again. Needs the pool's lock.
 func (n *Node) settle(now time.Duration, p *pool) {
+	if p.key.Resource.IsRate() {
+		n.settleRate(now, p)
+		return
+	}
 	if !p.limit.Capped() {
 		for p.waiters.head != nil {
 			n.admit(now, p)
@@ -44,15 +49,18 @@ func (n *Node) settle(now time.Duration, p *pool) {
 		n.noteSlow(p)
 		return
 	}
+	if p.limit.Report {
+		n.admitAsGhosts(now, p)
+	}
 	if p.target >= 0 && p.granted > p.target {
-		n.giveBack(p, min(p.free(), p.granted-p.target))
+		n.giveBack(now, p, min(p.free(), p.granted-p.target))
 	}
 	for p.free() > 0 && p.waiters.head != nil && n.mayAdmit(now, p) {
 		n.admit(now, p)
 	}
 	if p.free() > 0 && (n.leaving() || p.contended) {
 		if p.refused == [2]int64{} || n.leaving() {
-			n.giveBack(p, p.free())
+			n.giveBack(now, p, p.free())
 		} else {
 			n.mark(p) // say that it lies idle
 		}
@@ -70,19 +78,25 @@ func (n *Node) mayAdmit(now time.Duration, p *pool) bool {
 
 func (n *Node) admit(now time.Duration, p *pool) {
 	w := p.waiters.head
-	w.slot.waited = now - w.since
-	p.begin(now, w.slot)
+	if !w.ghost {
+		w.slot.waited = now - w.since
+		p.begin(now, w.slot)
+	}
 	n.answer(p, w, nil)
 	n.mark(p)
 }
 
 // giveBack takes free slots out of use; the leader is told with the next Update. Needs the pool's
 // lock.
-func (n *Node) giveBack(p *pool, k int64) {
+func (n *Node) giveBack(now time.Duration, p *pool, k int64) {
 	if k <= 0 {
 		return
 	}
+	if p.key.Resource.IsRate() {
+		p.leaveBucket(now, k)
+	}
 	p.granted -= k
+	p.resize(now)
 	p.low = min(p.low, p.free())
 	p.releasing += k
 	n.mark(p)
@@ -112,8 +126,8 @@ func (n *Node) closeParked(p *pool) {
 // pool's lock.
 func (n *Node) noteSlow(p *pool) {
 	p.slow = n.leaving() || p.waiters.len() > 0 || p.target >= 0 || p.contended ||
-		(p.limit.Capped() && p.open > p.granted)
-	if busy := n.parting() && p.limit.Capped() && p.open > 0; busy != p.busy {
+		(p.capped() && p.open > p.granted)
+	if busy := n.parting() && p.enforced() && p.open > 0; busy != p.busy {
 		p.busy = busy
 		if busy {
 			n.busy++
@@ -132,7 +146,7 @@ func (n *Node) assigned(now time.Duration, a *leasepb.Assign) error {
 		touched[p] = struct{}{}
 		return p
 	}
-	if err := n.takeGrants(a.Grants, each); err != nil {
+	if err := n.takeGrants(now, a.Grants, each); err != nil {
 		return err
 	}
 	for _, t := range a.Targets {
@@ -164,7 +178,7 @@ func (n *Node) assigned(now time.Duration, a *leasepb.Assign) error {
 	return nil
 }
 
-func (n *Node) takeGrants(grants []*leasepb.Holding, each func(*limit.Key) *pool) error {
+func (n *Node) takeGrants(now time.Duration, grants []*leasepb.Holding, each func(*limit.Key) *pool) error {
 	for _, g := range grants {
 		key, err := fsmpb.ParseKey(g.Key)
 		if err != nil {
@@ -178,9 +192,10 @@ func (n *Node) takeGrants(grants []*leasepb.Holding, each func(*limit.Key) *pool
 		n.hold(p)
 		p.granted += g.Slots
 		p.reported = true
+		p.fillUp(now, g.Level)
 		n.mark(p)
-		if !p.limit.Capped() {
-			n.giveBack(p, p.granted)
+		if !p.capped() {
+			n.giveBack(now, p, p.granted)
 		}
 		p.mu.Unlock()
 	}

@@ -2,23 +2,39 @@ package lease
 
 import (
 	"time"
+
+	"github.com/weirproxy/weir/limit"
 )
 
 // refusedWindow is how long a refusal counts as demand: whoever was refused tends to come again.
 const refusedWindow = 250 * time.Millisecond
 
-// Waiter is one request that waits for a slot.
+// Waiter is one request that waits for a slot, or for a token.
 type Waiter struct {
-	slot     *Slot
+	slot     *Slot // nil: it waits for a token
+	scope    limit.Scope
+	subject  *limit.Subject
 	since    time.Duration
 	patience time.Duration // the longest wait; who calls acquire keeps the time
 	queued   bool          // the limit has a queue; otherwise it waits for the leader's answer only
 	ask      uint64        // the ask that covers it, 0 before it is sent
 	pool     *pool         // nil once it has been answered
+	took     receipt       // for the token
+	ghost    bool          // it has been admitted: the limit only reports
 	// done is called once, under the core's lock, and must not block.
 	done func(error)
 
 	prev, next *Waiter
+}
+
+// key is what the waiter waits for by a table.
+func (w *Waiter) key(t *limit.Table) limit.Key {
+	if w.slot != nil {
+		_, key := w.slot.match(t)
+		return key
+	}
+	_, name := t.Find(w.scope, w.subject)
+	return limit.Key{Scope: w.scope, Resource: limit.Requests, Name: name}
 }
 
 // Patience is the longest wait; who calls Acquire keeps the time, and calls Expire.
@@ -72,15 +88,26 @@ func (n *Node) Acquire(now time.Duration, s *Slot, done func(error)) (*Waiter, e
 	if table == nil {
 		return nil, ErrNoLease
 	}
-	_, key := table.Match(s.target)
+	_, key := s.match(table)
 	p := n.pool(now, key)
 	n.lock(p)
 	defer p.mu.Unlock()
-	switch p.tryLocked(now, s, table, &n.gate) {
+	v := p.tryLocked(now, s, table, &n.gate)
+	if v == verdictShort && p.limit.Report {
+		n.admitGhost(now, p, s)
+		return nil, nil
+	}
+	return n.wait(now, p, v, &Waiter{slot: s}, 0, done)
+}
+
+// wait lets a request wait for what it did not get at once, unless the answer is known. It has waited
+// already for a while, for other units of the same limit. Needs the pool's lock.
+func (n *Node) wait(now time.Duration, p *pool, v verdict, w *Waiter, waited time.Duration, done func(error)) (*Waiter, error) {
+	switch v {
 	case verdictAdmitted:
 		return nil, nil
 	case verdictBlocked:
-		return nil, ErrOverLimit
+		return nil, p.refusal(now, ErrBlocked)
 	case verdictNoLease:
 		p.rejected++
 		if n.parting() {
@@ -88,13 +115,14 @@ func (n *Node) Acquire(now time.Duration, s *Slot, done func(error)) (*Waiter, e
 		}
 		return nil, ErrNoLease
 	}
-	w := &Waiter{slot: s, since: now, queued: p.limit.Queue.Enabled(), patience: askTimeout, done: func(error) {}}
+	w.since, w.queued, w.patience, w.done = now, p.limit.Queue.Enabled(), askTimeout, func(error) {}
 	if w.queued {
-		w.patience = p.limit.Queue.Timeout
+		w.patience = max(p.limit.Queue.Timeout-waited, 0)
 	}
 	if w.queued && p.waiters.queued >= int64(p.limit.Queue.Size) {
+		err := p.refusal(now, ErrQueueFull)
 		n.noteRefused(now, p)
-		return nil, ErrQueueFull
+		return nil, err
 	}
 	if !w.queued && p.waiters.len()-p.waiters.queued >= maxAsking {
 		p.rejected++
@@ -109,6 +137,18 @@ func (n *Node) Acquire(now time.Duration, s *Slot, done func(error)) (*Waiter, e
 	return w, nil
 }
 
+// refusal is the error of a request for which a limit is in the way. Needs the pool's lock.
+func (p *pool) refusal(now time.Duration, why error) error {
+	e := &LimitError{Key: p.key, Why: why}
+	if p.limit != nil {
+		e.Limit = *p.limit
+	}
+	if p.key.Resource.IsRate() {
+		e.RetryAfter = p.nextToken(now)
+	}
+	return e
+}
+
 func (n *Node) enqueue(p *pool, w *Waiter) {
 	w.pool = p
 	p.waiters.push(w)
@@ -120,6 +160,10 @@ func (n *Node) enqueue(p *pool, w *Waiter) {
 func (n *Node) answer(p *pool, w *Waiter, err error) {
 	p.waiters.remove(w)
 	w.pool = nil
+	if w.ghost {
+		n.endGhost(p, w, err)
+		return
+	}
 	w.done(err)
 }
 
@@ -155,7 +199,7 @@ func (n *Node) Expire(now time.Duration, w *Waiter) {
 	}
 	err := ErrNoLease // nobody could be asked, or nobody has answered: the limit need not be reached
 	if w.queued && n.welcomed() {
-		err = ErrQueueTimeout
+		err = p.refusal(now, ErrQueueTimeout)
 	}
 	n.answer(p, w, err)
 	n.noteRefused(now, p)

@@ -58,10 +58,10 @@ func (n *Node) lockPool(s *Slot) *pool {
 func (n *Node) catchUp(p *pool) {
 	had := p.era
 	p.era = n.era
-	if had.fences != n.era.fences && p.limit.Capped() {
+	if had.fences != n.era.fences && p.capped() {
 		n.fencePool(p)
 	}
-	if had.parts != n.era.parts && p.limit.Capped() {
+	if had.parts != n.era.parts && p.enforced() {
 		for w := p.waiters.head; w != nil; w = p.waiters.head {
 			p.rejected++
 			n.answer(p, w, ErrDraining)
@@ -76,10 +76,10 @@ func (n *Node) catchUp(p *pool) {
 		}
 	}
 	if had.streams != n.era.streams || had.hellos != n.era.hellos {
-		p.releasing = 0 // the leader finds it in the difference between the hello and the log
+		p.releasing, p.leaving = 0, 0 // the leader finds it in the difference between the hello and the log
 	}
 	if had.sessions != n.era.sessions {
-		p.granted, p.releasing = 0, 0 // slots of the former session, where they were kept beyond its end
+		p.lose() // slots of the former session, where they were kept beyond its end
 	}
 	n.noteSlow(p)
 }
@@ -119,8 +119,8 @@ func (n *Node) Walk(now time.Duration) {
 // concernsLeader reports whether a pool has something to say on a new stream. What a key without a
 // limit gives back is left from a limit that it had. Needs the pool's lock.
 func (n *Node) concernsLeader(p *pool) bool {
-	if !p.limit.Capped() {
+	if !p.capped() {
 		return p.releasing > 0
 	}
-	return p.open > 0 || p.granted > 0 || p.waiters.len() > 0 || p.releasing > 0 || p.refused != [2]int64{}
+	return p.flows.head != nil || p.open > 0 || p.granted > 0 || p.waiters.len() > 0 || p.releasing > 0 || p.refused != [2]int64{}
 }
