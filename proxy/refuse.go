@@ -51,6 +51,18 @@ var (
 	refuseBroken   = refusal{http.StatusBadGateway, "connection_terminated", "the upstream ended the connection before it answered", false}
 )
 
+// What a plain exchange that was given up is answered, where no answer has begun.
+var (
+	refuseClosed = refusal{status: http.StatusBadGateway, code: "connection_terminated",
+		details: "an operator closed the connection"}
+	refuseStalled = refusal{status: http.StatusRequestTimeout, code: "http_request_error",
+		details: "the client stalled: it stopped sending the request's content"}
+	refuseNoResponse = refusal{status: http.StatusGatewayTimeout, code: "http_response_timeout",
+		details: "the upstream stalled: it did not answer in time"}
+	refuseWriteTimeout = refusal{status: http.StatusGatewayTimeout, code: "connection_write_timeout",
+		details: "the upstream stalled: it stopped taking the request"}
+)
+
 // Reasons to cut a tunnel that was answered 200 before: nobody is sent these.
 var (
 	cutNode   = refusal{code: "node_detected", details: "the upstream answered as a node's own port"}
