@@ -64,7 +64,7 @@ func (f *flow) open(c *client) (ok bool, _ *refusal) {
 	f.admitted(slot)
 	if addrs.Len() == 0 && !f.target.Addr.IsValid() {
 		f.finish(endUnconnected) // it was blocked a moment ago, and so not resolved
-		return false, refuseBlocked(s.policy.Load().RejectStatus)
+		return false, &refuseBlocked
 	}
 	err = f.dial(addrs)
 	f.dialTime = time.Since(f.since)
@@ -169,10 +169,9 @@ func (f *flow) refuseCause(cause error) *refusal {
 // refuseAdmission maps why a flow was not admitted. Behind a limit of 0 it is not told to come
 // again.
 func (f *flow) refuseAdmission(err error) *refusal {
-	status := f.srv.policy.Load().RejectStatus
-	r := refuseAdmission(err, status)
-	if r.code == codeLimit && f.srv.blocks(f.target) {
-		return refuseBlocked(status)
+	r := refuseAdmission(err)
+	if r.reason.limited() && f.srv.blocks(f.target) {
+		return &refuseBlocked
 	}
 	return r
 }

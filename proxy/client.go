@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"errors"
-	"net/http"
 	"net/netip"
 	"os"
 	"sync"
@@ -374,30 +373,31 @@ func (c *client) keepAlive() keepAlive {
 // unless such bytes are in hand: those that are still to come can't carry credentials either.
 func (c *client) refuse(r *refusal, keep keepAlive) bool {
 	h := c.head
-	again := r.status == http.StatusProxyAuthRequired && c.in.len() == c.headLen
+	again := r.reason == reasonCredentials && c.in.len() == c.headLen
 	if h.chunked || h.length > 0 || c.method == "CONNECT" && !again {
 		keep.on = false
 	}
-	c.noteRefusal(r)
+	status := c.noteRefusal(r)
 	c.rested = time.Now()
 	c.consume()
 	c.sock.slot, c.sock.stall = nil, stallTimeout
-	c.out.set(c.unsent(r.render(c.out.writable(), c.srv.loop.Load().field(), c.srv.status, c.grounds(r), keep, c.method == "HEAD")))
+	c.out.set(c.unsent(r.render(c.out.writable(), status, c.srv.loop.Load().field(), c.srv.status, c.grounds(r), keep, c.method == "HEAD")))
 	if c.out.flush() != nil {
 		return false
 	}
 	if !keep.on {
-		unread := c.method == "" && r != &refuseTimeout // a head that can't be read: content may follow
+		unread := c.method == "" && r.reason != reasonHeadTimeout // a head that can't be read: content may follow
 		c.linger(unread || h.chunked || h.length > int64(c.in.len()))
 	}
 	return keep.on
 }
 
-// noteRefusal counts and logs a refusal.
-func (c *client) noteRefusal(r *refusal) {
-	c.srv.counters.Refused.Add(1)
-	c.srv.counters.Refusals[r.reason()].Add(1)
-	c.logRefusal("request refused", r)
+// noteRefusal counts and logs a refusal, and returns its status.
+func (c *client) noteRefusal(r *refusal) (status int) {
+	status = r.status(c.srv.policy.Load().RejectStatus)
+	c.srv.counters.refused(r)
+	c.logRefusal("request refused", status, r)
+	return status
 }
 
 // linger ends the connection so that the last answer arrives: closing with bytes unread, or before
@@ -413,12 +413,12 @@ func (c *client) linger(sending bool) {
 	}
 }
 
-// logRefusal writes a refusal: each at debug, else a sample as a warning.
-func (c *client) logRefusal(message string, r *refusal) {
+// logRefusal logs a refusal: each at debug, else a sample as a warning. A status of 0 is none.
+func (c *client) logRefusal(message string, status int, r *refusal) {
 	s := c.srv
 	log := s.log.Debug
 	if !s.log.IsDebug() {
-		if log = s.log.Warn; !s.refusals[r.reason()].show() {
+		if log = s.log.Warn; !s.refusals[r.counted()].show() {
 			return
 		}
 	}
@@ -428,9 +428,9 @@ func (c *client) logRefusal(message string, r *refusal) {
 		fields = append(fields, "user", c.user)
 	}
 	fields = append(fields, "node", s.node, "method", c.method, "host", c.target.Host, "port", c.target.Port)
-	if r.status > 0 {
-		fields = append(fields, "status", r.status)
+	if status > 0 {
+		fields = append(fields, "status", status)
 	}
-	fields = append(fields, "error", r.code, "details", r.details)
+	fields = append(fields, "error", r.code(), "details", r.details)
 	log(message, fields...)
 }

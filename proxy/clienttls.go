@@ -197,7 +197,7 @@ func (f *front) refuse(err error) {
 	case errors.As(err, &syntax):
 		(&client{srv: s, addr: f.addr}).noteRefusal(badRequest(string(syntax)))
 	case errors.As(err, &header) && header.Conn != nil && looksLikeHTTP(header.RecordHeader):
-		f.answer(refusePlain, refusePlain.render(nil, s.loop.Load().field(), s.status, grounds{}, keepAlive{}, false))
+		f.answer(refusePlain, refusePlain.render(nil, refusePlain.status(0), s.loop.Load().field(), s.status, grounds{}, keepAlive{}, false))
 	case err == io.EOF, isReset(err), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, os.ErrClosed):
 		// A health check, a scan, or the end of the server.
 	default:

@@ -55,8 +55,8 @@ const (
 	dozeAfter = 100 * time.Millisecond
 	// maxResting bounds the workers that wait for another client.
 	maxResting = 64
-	// retryAfterSeconds is the Retry-After of every refusal that has one.
-	retryAfterSeconds = 1
+	// retryAfter is when a client may try again that was refused for a cause that passes.
+	retryAfter = time.Second
 )
 
 // Config is what a [Server] is made of. All but Policy is fixed for its life.

@@ -49,37 +49,41 @@ func Refusals() []Refusal {
 	return all
 }
 
-// reason tells what a refusal is counted as.
-func (r *refusal) reason() Refusal {
-	switch r.code {
-	case "connection_limit_reached":
-		switch r.details {
-		case detailsQueueFull:
-			return RefusedQueueFull
-		case detailsQueueTimeout:
-			return RefusedQueueTimeout
-		}
-		return RefusedLimit
-	case "proxy_internal_error":
-		switch r.details {
-		case refuseNoLease.details:
-			return RefusedNoLease
-		case refuseDraining.details:
-			return RefusedDraining
-		}
-		return RefusedOther
-	case refuseCredentials.code:
-		if r.status != refuseClient.status {
-			return RefusedCredentials
-		}
-		return RefusedDenied
-	}
-	for i := RefusedDNS; i < refusalCount; i++ {
-		if refusalNames[i] == r.code {
-			return i
-		}
-	}
-	return RefusedOther
+// countedAs is the reason as the metrics know it. Reasons that are missing count as
+// [RefusedOther].
+var countedAs = [reasonCount]Refusal{
+	reasonNoLease:           RefusedNoLease,
+	reasonDraining:          RefusedDraining,
+	reasonOverLimit:         RefusedLimit,
+	reasonQueueFull:         RefusedQueueFull,
+	reasonQueueTimeout:      RefusedQueueTimeout,
+	reasonBlocked:           RefusedLimit,
+	reasonClosed:            RefusedConnectionTerminated,
+	reasonClientDenied:      RefusedDenied,
+	reasonCredentials:       RefusedCredentials,
+	reasonGuessing:          RefusedCredentials,
+	reasonMalformed:         RefusedMalformed,
+	reasonHeadTimeout:       RefusedMalformed,
+	reasonHeadTooLarge:      RefusedMalformed,
+	reasonClientStalled:     RefusedMalformed,
+	reasonProhibited:        RefusedProhibited,
+	reasonLoop:              RefusedLoop,
+	reasonNode:              RefusedNode,
+	reasonDNS:               RefusedDNS,
+	reasonDNSTimeout:        RefusedDNSTimeout,
+	reasonConnectionRefused: RefusedConnectionRefused,
+	reasonConnectionTimeout: RefusedConnectionTimeout,
+	reasonConnectionBroken:  RefusedConnectionTerminated,
+	reasonUnroutable:        RefusedUnroutable,
+	reasonUnavailable:       RefusedUnavailable,
+}
+
+func (r *refusal) counted() Refusal { return countedAs[r.reason] }
+
+// refused counts a refusal.
+func (c *Counters) refused(r *refusal) {
+	c.Refused.Add(1)
+	c.Refusals[r.counted()].Add(1)
 }
 
 // noteOpened tells what it took to open the flow's connection: the wait for the slot only where one

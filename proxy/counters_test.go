@@ -20,14 +20,14 @@ func TestRefusalReasons(t *testing.T) {
 		r    *refusal
 		want string
 	}{
-		{refuseAdmission(lease.ErrOverLimit, 429), "connection_limit_reached"},
-		{refuseAdmission(errEvicted, 503), "connection_limit_reached"},
-		{refuseAdmission(lease.ErrQueueFull, 503), "queue_full"},
-		{refuseAdmission(lease.ErrQueueTimeout, 503), "queue_timeout"},
-		{refuseAdmission(lease.ErrNoLease, 503), "no_lease"},
-		{refuseAdmission(errFenced, 503), "no_lease"},
-		{refuseAdmission(lease.ErrDraining, 503), "draining"},
-		{refuseAdmission(errors.New("else"), 503), "other"},
+		{refuseAdmission(lease.ErrOverLimit), "connection_limit_reached"},
+		{refuseAdmission(errEvicted), "connection_limit_reached"},
+		{refuseAdmission(lease.ErrQueueFull), "queue_full"},
+		{refuseAdmission(lease.ErrQueueTimeout), "queue_timeout"},
+		{refuseAdmission(lease.ErrNoLease), "no_lease"},
+		{refuseAdmission(errFenced), "no_lease"},
+		{refuseAdmission(lease.ErrDraining), "draining"},
+		{refuseAdmission(errors.New("else")), "other"},
 		{refuseDial(&net.DNSError{IsNotFound: true}), "dns_error"},
 		{refuseDial(&net.DNSError{IsTimeout: true}), "dns_timeout"},
 		{refuseDial(errProhibited), "destination_ip_prohibited"},
@@ -41,10 +41,19 @@ func TestRefusalReasons(t *testing.T) {
 		{&refuseLoop, "proxy_loop_detected"},
 		{&refuseTimeout, "http_request_error"},
 		{badRequest("nonsense"), "http_request_error"},
-		{&refusal{code: "of another time"}, "other"},
+		{&refuseBlocked, "connection_limit_reached"},
+		{&refuseAnonymous, "bad_credentials"},
+		{&refuseGuessing, "bad_credentials"},
+		{&refuseUnchecked, "other"},
+		{&refuseStalled, "http_request_error"},
+		{&refuseClosed, "connection_terminated"},
+		{&refuseNoResponse, "other"},
+		{badResponse("nonsense"), "other"},
+		{&cutNode, "node_detected"},
+		{&cutNested, "proxy_loop_detected"},
 	} {
-		if got := test.r.reason().String(); got != test.want {
-			t.Errorf("%s (%s) counts as %s, want %s", test.r.code, test.r.details, got, test.want)
+		if got := test.r.counted().String(); got != test.want {
+			t.Errorf("%s (%s) counts as %s, want %s", test.r.code(), test.r.details, got, test.want)
 		}
 	}
 	names := map[string]bool{}

@@ -394,7 +394,7 @@ func (x *exchange) reason(err, cause error) *refusal {
 	case cause == errClientStalled:
 		return &refuseStalled
 	case cause == errUpstreamStalled && !x.received():
-		return &refuseWriteTimeout
+		return &refuseUnwritable
 	case cause == errUpstreamStalled:
 		return &refuseNoResponse
 	case cause != nil, errors.Is(err, errNotLive):
@@ -404,9 +404,9 @@ func (x *exchange) reason(err, cause error) *refusal {
 	case x.readErr != nil:
 		return nil
 	case errors.As(err, &syntax):
-		return &refusal{http.StatusBadGateway, "http_protocol_error", "the upstream's answer: " + string(syntax), false}
+		return badResponse("the upstream's answer: " + string(syntax))
 	case err == errTooLong:
-		return &refusal{http.StatusBadGateway, "http_response_header_section_size", "the upstream's head is longer than 64 KiB", false}
+		return &refuseLongHead
 	}
 	return &refuseBroken
 }
@@ -429,7 +429,7 @@ func (x *exchange) switchProtocols(headLen int) bool {
 	c, f := x.c, x.flow
 	if why := f.head.badSwitch(x.stopSending(), x.upgrade); why != "" {
 		f.finish(endReset)
-		return x.refuse(&refusal{http.StatusBadGateway, "http_protocol_error", why, false})
+		return x.refuse(badResponse(why))
 	}
 	c.out.set(c.unsent(f.head.appendResponse(c.out.writable(), false, -1, x.keep, c.srv.via())))
 	f.reader.skip(headLen)

@@ -3,7 +3,6 @@ package proxy
 import (
 	"errors"
 	"fmt"
-	"net/http"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
@@ -77,5 +76,5 @@ func dialledAddr(err error) string {
 
 // refuseExhausted answers what may work again in a moment, or through another node.
 func refuseExhausted(what string) *refusal {
-	return &refusal{http.StatusServiceUnavailable, "proxy_internal_error", what, true}
+	return &refusal{reasonExhausted, what, retryAfter}
 }

@@ -18,7 +18,7 @@ func TestExhausted(t *testing.T) {
 		newDialError(at, unix.ENOBUFS):       {"no memory left for sockets", ""},
 	} {
 		r := refuseDial(err)
-		if r.status != 503 || !r.retry || r.code != "proxy_internal_error" || !strings.Contains(r.details, want[0]) || !strings.Contains(r.details, want[1]) {
+		if r.status(429) != 503 || r.retryAfter == 0 || r.code() != "proxy_internal_error" || !strings.Contains(r.details, want[0]) || !strings.Contains(r.details, want[1]) {
 			t.Errorf("%v: %+v, want %q", err, r, want)
 		}
 		if !isExhausted(err) {
@@ -27,7 +27,7 @@ func TestExhausted(t *testing.T) {
 	}
 	// The same error, for want of an address to connect from.
 	nowhere := netip.MustParseAddrPort("[fe80::1%no-such-interface]:443")
-	if err := newDialError(nowhere, unix.EADDRNOTAVAIL); isExhausted(err) || refuseDial(err).code != "destination_ip_unroutable" {
+	if err := newDialError(nowhere, unix.EADDRNOTAVAIL); isExhausted(err) || refuseDial(err).code() != "destination_ip_unroutable" {
 		t.Errorf("%v: %+v", err, refuseDial(err))
 	}
 }

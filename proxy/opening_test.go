@@ -91,7 +91,7 @@ func TestLoopMark(t *testing.T) {
 func TestOwnAnswersAreMarked(t *testing.T) {
 	for _, r := range []*refusal{&refuseDraining, &refuseLoop, &refuseTooLarge, &refuseCredentials, badRequest("x")} {
 		o := opening{loop: newLoopMark(testMark).tail}
-		answer := r.render(nil, newLoopMark(testMark).field(), "n1", grounds{}, keepAlive{}, false)
+		answer := r.render(nil, r.status(503), newLoopMark(testMark).field(), "n1", grounds{}, keepAlive{}, false)
 		if err := o.check(answer); err != errProxyGreeted {
 			t.Errorf("%q: %v", answer, err)
 		}

@@ -35,25 +35,25 @@ type grounds struct {
 // grounds are those of a refusal of the request that is being answered.
 func (c *client) grounds(r *refusal) grounds {
 	g := grounds{target: c.target}
-	if r.code == codeLimit {
+	if r.reason.limited() {
 		g.limit, _ = c.srv.admitter.Limit(c.target)
 	}
 	return g
 }
 
 // appendPhrase appends the reason phrase: visible ASCII and spaces, at most maxPhrase bytes.
-func (r *refusal) appendPhrase(dst []byte, g grounds) []byte {
+func (r *refusal) appendPhrase(dst []byte, status int, g grounds) []byte {
 	start := len(dst)
 	dst = append(dst, "weir: "...)
 	switch {
-	case r.code == codeLimit && g.limit.Name != "":
+	case r.reason.limited() && g.limit.Name != "":
 		dst = appendCut(dst, g.limit.Name, maxPhraseName)
 		dst = r.appendLimit(dst, g.limit.Connections)
-	case r == &refuseNoLease:
+	case r.reason == reasonNoLease:
 		dst = append(dst, "no lease: this node has no live session with the cluster"...)
-	case r == &refuseDraining:
+	case r.reason == reasonDraining:
 		dst = append(dst, "this node is draining"...)
-	case r.status < 500 && r.code != codeLimit || g.target.Host == "":
+	case status < 500 && !r.reason.limited() || g.target.Host == "":
 		dst = append(dst, r.details...) // the client's doing, whatever the destination
 	default:
 		dst = appendDestination(dst, g.target)
@@ -74,7 +74,7 @@ func (r *refusal) appendPhrase(dst []byte, g grounds) []byte {
 
 // appendLimit appends what follows the name of what is at its limit.
 func (r *refusal) appendLimit(dst []byte, n int64) []byte {
-	if r.details == detailsBlocked {
+	if r.reason == reasonBlocked {
 		return append(dst, " is blocked by a limit of 0 connections"...)
 	}
 	dst = append(dst, " is at its limit of "...)
@@ -83,10 +83,10 @@ func (r *refusal) appendLimit(dst []byte, n int64) []byte {
 	if n != 1 {
 		dst = append(dst, 's')
 	}
-	switch r.details {
-	case detailsQueueFull:
+	switch r.reason {
+	case reasonQueueFull:
 		return append(dst, " and its queue is full"...)
-	case detailsQueueTimeout:
+	case reasonQueueTimeout:
 		return append(dst, ", and none came free in time"...)
 	}
 	return dst

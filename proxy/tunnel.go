@@ -132,9 +132,8 @@ func (f *flow) cutNested(cause error) {
 		if cause == errProxyGreeted {
 			r = &cutNested
 		}
-		c.srv.counters.Refused.Add(1)
-		c.srv.counters.Refusals[r.reason()].Add(1)
-		c.logRefusal("tunnel cut", r)
+		c.srv.counters.refused(r)
+		c.logRefusal("tunnel cut", 0, r)
 	}
 	f.abort(cause)
 }

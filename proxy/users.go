@@ -9,7 +9,6 @@ import (
 	"encoding/base64"
 	"hash"
 	"hash/maphash"
-	"net/http"
 	"net/netip"
 	"runtime"
 	"slices"
@@ -53,10 +52,10 @@ type User struct {
 
 // The refusals of a user.
 var (
-	refuseAnonymous   = refusal{http.StatusProxyAuthRequired, "http_request_denied", "this proxy asks for a user and a password", false}
-	refuseCredentials = refusal{http.StatusProxyAuthRequired, "http_request_denied", "wrong user or password", false}
-	refuseGuessing    = refusal{http.StatusTooManyRequests, "http_request_denied", "too many wrong passwords from this address", true}
-	refuseUnchecked   = refusal{http.StatusServiceUnavailable, "proxy_internal_error", "too many passwords are being checked", true}
+	refuseAnonymous   = refusal{reason: reasonCredentials, details: "this proxy asks for a user and a password"}
+	refuseCredentials = refusal{reason: reasonCredentials, details: "wrong user or password"}
+	refuseGuessing    = refusal{reasonGuessing, "too many wrong passwords from this address", retryAfter}
+	refuseUnchecked   = refusal{reasonUnchecked, "too many passwords are being checked", retryAfter}
 )
 
 // challenge is what a 407 carries (RFC 9110 §11.7.1, RFC 7617 §2.1).
