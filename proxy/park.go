@@ -1,0 +1,172 @@
+package proxy
+
+import (
+	"io"
+	"net/netip"
+	"time"
+)
+
+// retire closes a parked connection gracefully; it does nothing to any other. It doesn't block.
+func (f *flow) retire() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.phase != phaseParked {
+		return
+	}
+	f.phase = phaseEnding
+	go func() {
+		f.srv.idle.remove(f)
+		f.closeIdle()
+	}()
+}
+
+// closeSoon closes a connection that its owner, the caller, has no more use for, without keeping it
+// waiting.
+func (f *flow) closeSoon() {
+	f.leave()
+	go f.closeIdle()
+}
+
+// closeNow is closeSoon for who waits for the slot.
+func (f *flow) closeNow() {
+	f.leave()
+	f.closeIdle()
+}
+
+// leave parts the flow from its client.
+func (f *flow) leave() {
+	f.mu.Lock()
+	f.phase, f.client = phaseEnding, nil
+	f.stall.stop()
+	f.mu.Unlock()
+	f.slot.Closing()
+}
+
+// closeIdle sends a FIN and finishes once the upstream has answered with its own. Where too many do
+// so, it resets: an upstream that takes its time must not cost the descriptors that clients need.
+// The flow is in phaseEnding.
+func (f *flow) closeIdle() {
+	closings := &f.srv.closings
+	defer closings.Add(-1)
+	if closings.Add(1) > int64(cap(f.srv.places)/closingShare+1) {
+		f.finish(endReset)
+		return
+	}
+	up := f.upstream
+	timeout := min(f.srv.policy.Load().HalfCloseTimeout, lingerTimeout)
+	if up.closeWrite() != nil || !drained(up, timeout) || !up.awaitClosed(timeout) {
+		f.finish(endReset)
+		return
+	}
+	f.finish(endClean)
+}
+
+// drained reads and drops what still comes, and reports whether the peer's FIN came in time.
+func drained(s *sock, timeout time.Duration) bool { return drainedWhile(s, timeout, timeout) }
+
+// drainedWhile is drained for as long as bytes come, quiet apart at most, up to a whole time.
+func drainedWhile(s *sock, quiet, whole time.Duration) bool {
+	end := time.Now().Add(whole)
+	for {
+		next := time.Now().Add(quiet)
+		if next.After(end) {
+			next = end
+		}
+		s.conn.SetReadDeadline(next)
+		buf, _, err := s.read(nil)
+		if err != nil {
+			return err == io.EOF
+		}
+		s.pool.put(buf)
+	}
+}
+
+// park keeps the connection for reuse, from now on; false says that it can't be, and is still the
+// caller's.
+func (f *flow) park(now time.Time) bool {
+	s := f.srv
+	f.mu.Lock()
+	if f.cause != nil || f.upstreamGone || s.draining.Load() {
+		f.mu.Unlock()
+		return false
+	}
+	f.phase, f.client = phaseParked, nil
+	f.idleUntil = now.Add(upstreamIdleTimeout)
+	f.stall.rest()
+	if !f.stall.armed {
+		f.stall.reset(upstreamIdleTimeout, f.tick)
+	}
+	f.mu.Unlock()
+
+	// First the lease may want it, then others may take it: not the other way round, or a
+	// connection in use would be parked. It may be gone before it is in the pool.
+	f.slot.Park()
+	f.kind.Store(uint32(KindIdle)) // who sees it idle may count on its slot
+	kept := s.idle.put(f)
+	if !f.upstream.watch.on() {
+		s.hangups.add(f.upstream, f.upstreamHungUp)
+	}
+	switch {
+	case !kept || s.draining.Load() || f.forbidden() != nil:
+		f.retire() // also what was decided before the connection could be found in the pool
+	case !f.isParked():
+		s.idle.remove(f)
+	}
+	return true
+}
+
+// forbidden returns why the connection would not be made any more, or nil.
+func (f *flow) forbidden() error {
+	return f.srv.forbids(f.srv.policy.Load(), netip.AddrPortFrom(f.addr, f.target.Port))
+}
+
+// avoid ends the connection if it leads to one of the ports. It doesn't block.
+func (f *flow) avoid(ports *forbidden) {
+	f.mu.Lock()
+	phase := f.phase
+	if phase != phaseBusy && phase != phaseParked {
+		f.mu.Unlock()
+		return
+	}
+	addr := netip.AddrPortFrom(f.addr, f.target.Port) // of an upstream connection, in these phases
+	f.mu.Unlock()
+	why := ports.check(addr)
+	switch {
+	case why == nil:
+	case phase == phaseParked:
+		f.retire()
+	default:
+		f.abort(why)
+	}
+}
+
+func (f *flow) isParked() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.phase == phaseParked
+}
+
+// unpark takes the connection into use for c; false says that it is of no use any more. A request
+// that can't be repeated takes none that has been idle for long. Whether the upstream is quiet is
+// for the caller to find out.
+func (f *flow) unpark(c *client, repeatable bool, now time.Time) bool {
+	f.mu.Lock()
+	if f.phase != phaseParked {
+		f.mu.Unlock()
+		return false
+	}
+	f.phase, f.client = phaseBusy, c
+	f.reused = true
+	gone := f.upstreamGone || !repeatable && f.idleUntil.Sub(now) < upstreamIdleTimeout-unsafeIdle
+	f.mu.Unlock()
+	switch {
+	case !f.slot.Unpark() || f.forbidden() != nil:
+		f.closeSoon()
+	case gone || !f.slot.Live():
+		f.closeNow() // its slot is what the caller needs next
+	default:
+		f.kind.Store(uint32(KindHTTP))
+		return true
+	}
+	return false
+}
