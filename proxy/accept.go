@@ -186,7 +186,7 @@ func (s *Server) start(c *client) {
 	s.mu.Unlock()
 	s.counters.Clients.Add(1)
 	select {
-	case s.rested <- c:
+	case s.toIdleWorker <- c:
 	default:
 		go s.serveClients(c)
 	}
@@ -200,12 +200,12 @@ func (s *Server) serveClients(c *client) {
 		if c.serve(h) {
 			s.left(c)
 		}
-		if s.resting.Add(1) > maxResting {
-			s.resting.Add(-1)
+		if s.idleWorkers.Add(1) > maxIdleWorkers {
+			s.idleWorkers.Add(-1)
 			return
 		}
-		c = <-s.rested
-		s.resting.Add(-1)
+		c = <-s.toIdleWorker
+		s.idleWorkers.Add(-1)
 	}
 }
 

@@ -30,7 +30,7 @@ type client struct {
 	stranger bool          // it may not use the proxy: it is answered once
 	places   chan struct{} // has the client's place; nil where its front has it
 	clock    clock         // what the read deadline is set for
-	rested   time.Time     // since when the client has been idle, where clock is clockIdle
+	idleFrom time.Time     // since when the client has been idle, where clock is clockIdle
 
 	exchange *exchange // of plain requests, one after the other; nil before the first
 
@@ -167,7 +167,7 @@ func (c *client) beforeRead() error {
 		return nil
 	}
 	now := time.Now()
-	c.clock, c.rested = clock, now
+	c.clock, c.idleFrom = clock, now
 	c.setIdle(c.in.len() == 0)
 	return c.sock.conn.SetReadDeadline(now.Add(timeout))
 }
@@ -187,7 +187,7 @@ func (c *client) stillIdle() bool {
 	if c.clock != clockIdle {
 		return false
 	}
-	left := clientIdleTimeout - time.Since(c.rested)
+	left := clientIdleTimeout - time.Since(c.idleFrom)
 	return left > 0 && c.sock.conn.SetReadDeadline(time.Now().Add(left)) == nil
 }
 
@@ -220,7 +220,7 @@ func methodName(b []byte) string {
 func (c *client) setIdle(idle bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.idle, c.since = idle, c.rested
+	c.idle, c.since = idle, c.idleFrom
 	return !idle || !c.srv.stopping.Load() && (c.first || !c.srv.draining.Load())
 }
 
@@ -378,7 +378,7 @@ func (c *client) refuse(r *refusal, keep keepAlive) bool {
 		keep.on = false
 	}
 	status := c.noteRefusal(r)
-	c.rested = time.Now()
+	c.idleFrom = time.Now()
 	c.consume()
 	c.sock.slot, c.sock.stall = nil, stallTimeout
 	c.out.set(c.unsent(r.render(c.out.writable(), status, c.srv.loop.Load().field(), c.srv.status, c.grounds(r), keep, c.method == "HEAD")))

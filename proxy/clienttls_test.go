@@ -240,11 +240,11 @@ func TestTLSResets(t *testing.T) {
 		q.expectReset()
 		eventually(t, "the slot is back", func() bool { return w.adm.inUse() == 0 })
 	})
-	t.Run("of a dozing tunnel", func(t *testing.T) {
+	t.Run("of a sleeping tunnel", func(t *testing.T) {
 		p := w.dialTLS(cert)
 		p.connect(u.addr)
 		q := u.accept()
-		eventually(t, "the tunnel dozes", func() bool {
+		eventually(t, "the tunnel sleeps", func() bool {
 			f := w.flows.all()[0]
 			f.mu.Lock()
 			defer f.mu.Unlock()

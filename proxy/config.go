@@ -50,11 +50,11 @@ const (
 	// lookEvery is how often connections are looked for that have lasted as long: the kernel then
 	// asks their silent upstreams whether they are still there.
 	lookEvery = 10 * time.Second
-	// dozeAfter is how often tunnels are looked at; one that has carried nothing since the last
-	// time may doze.
-	dozeAfter = 100 * time.Millisecond
-	// maxResting bounds the workers that wait for another client.
-	maxResting = 64
+	// sleepAfter is how often tunnels are looked at; one that has carried nothing since the last
+	// time may sleep.
+	sleepAfter = 100 * time.Millisecond
+	// maxIdleWorkers bounds the workers that wait for another client.
+	maxIdleWorkers = 64
 	// retryAfter is when a client may try again that was refused for a cause that passes.
 	retryAfter = time.Second
 )

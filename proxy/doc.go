@@ -6,7 +6,7 @@
 // and balancer.go reads who a load balancer's client is, client.go reads request heads and answers
 // them, users.go knows who may, admit.go has the name resolved (package resolve) and asks for the
 // slot, dial.go connects, but not to what own.go has, failed.go remembers which addresses failed,
-// tunnel.go, splice.go and doze.go relay, opening.go looks at a tunnel's first bytes; request.go
+// tunnel.go, splice.go and sleep.go relay, opening.go looks at a tunnel's first bytes; request.go
 // and exchange.go do the same for plain requests, vigil.go looks after those that last, ahead.go
 // asks clients whether they are still there, idle.go keeps upstream connections. flow.go is the
 // slot and its connection, whoever uses it. refuse.go is every answer of the proxy's own.

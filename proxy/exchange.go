@@ -312,7 +312,7 @@ func (x *exchange) respond(headLen int) bool {
 	received, sent := x.received(), x.stopSending()
 	c.srv.counters.Exchanges.Add(1)
 	x.log() // while the flow is still ours
-	c.rested = x.over
+	c.idleFrom = x.over
 	c.use(nil)
 	switch {
 	case !sent:

@@ -95,13 +95,13 @@ type flow struct {
 	rtt       time.Duration // before the reset
 
 	// Of a tunnel.
-	pumps   atomic.Int32  // directions that have not ended
-	done    chan struct{} // closed at its end; nil where nobody waits
-	opening opening       // of the upstream's bytes
-	asleep  uint32        // directions that doze; guarded by mu, as are
-	dozed   uint32        // those that ever have, and
-	drowsed bool          // that either was told to
-	rest    rest          // guarded by the registry
+	pumps       atomic.Int32  // directions that have not ended
+	done        chan struct{} // closed at its end; nil where nobody waits
+	opening     opening       // of the upstream's bytes
+	asleep      uint32        // directions that sleep; guarded by mu, as are
+	hasSlept    uint32        // those that ever have, and
+	toldToSleep bool          // that either was told to
+	sleepState  sleepState    // guarded by the registry
 }
 
 const (

@@ -187,7 +187,7 @@ func TestGreetingEndsTunnel(t *testing.T) {
 	}
 }
 
-// The same, a byte at a time, also where the tunnel dozes between them.
+// The same, a byte at a time, also where the tunnel sleeps between them.
 func TestGreetingByteByByte(t *testing.T) {
 	for _, way := range ways {
 		t.Run(way.name, func(t *testing.T) {
@@ -195,7 +195,7 @@ func TestGreetingByteByByte(t *testing.T) {
 			n.client.expect(testGreeting[:1])
 			for i := 1; i < len(testGreeting); i++ {
 				if i == 4 {
-					eventually(t, "the tunnel dozes", func() bool { return asleep(n.w) })
+					eventually(t, "the tunnel sleeps", func() bool { return asleep(n.w) })
 				}
 				n.up.send(testGreeting[i : i+1])
 				if i < len(testGreeting)-1 {
@@ -207,7 +207,7 @@ func TestGreetingByteByByte(t *testing.T) {
 	}
 }
 
-// asleep reports whether a tunnel dozes in both directions.
+// asleep reports whether a tunnel sleeps in both directions.
 func asleep(w *world) bool {
 	for _, f := range w.flows.all() {
 		f.mu.Lock()

@@ -92,7 +92,7 @@ func (f *flow) park(now time.Time) bool {
 	}
 	f.phase, f.client = phaseParked, nil
 	f.idleUntil = now.Add(upstreamIdleTimeout)
-	f.stall.rest()
+	f.stall.forget()
 	if !f.stall.armed {
 		f.stall.reset(upstreamIdleTimeout, f.tick)
 	}

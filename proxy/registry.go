@@ -58,7 +58,7 @@ type registry struct {
 		flows map[uint64]*flow
 		// carried is the sum of what the shard's flows have carried, those that have ended too.
 		carried Bytes
-		awake   *flow    // the tunnels that do not doze
+		awake   *flow    // the tunnels that do not sleep
 		_       [24]byte // one shard to a cache line
 	}
 }
@@ -80,46 +80,46 @@ func (r *registry) remove(f *flow) {
 	defer shard.mu.Unlock()
 	shard.carried.note(f)
 	delete(shard.flows, f.id)
-	if f.rest.awake {
-		f.rest.unlink(&shard.awake)
+	if f.sleepState.awake {
+		f.sleepState.unlink(&shard.awake)
 	}
 }
 
-// rest is a tunnel's place among those that are awake.
-type rest struct {
+// sleepState is a tunnel's place among those that are awake.
+type sleepState struct {
 	awake      bool
-	patience   uint8 // looks at a quiet tunnel before it dozes, less one; doubles each time that it has woken
-	looks      uint8 // since it has been quiet
+	minChecks  uint8 // looks at a quiet tunnel before it sleeps, less one; doubles each time that it has woken
+	checks     uint8 // since it has been quiet
 	moved      uint64
 	prev, next *flow
 }
 
-// maxPatience is that of a tunnel that is quiet again and again for a short time.
-const maxPatience = 63
+// maxChecks is that of a tunnel that is quiet again and again for a short time.
+const maxChecks = 63
 
-// awaken says that a tunnel does not doze.
-func (r *registry) awaken(f *flow) {
+// markAwake says that a tunnel does not sleep.
+func (r *registry) markAwake(f *flow) {
 	shard := &r.shards[f.id%uint64(len(r.shards))]
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
-	t := &f.rest
+	t := &f.sleepState
 	if t.awake || shard.flows[f.id] != f {
 		return
 	}
-	t.awake, t.looks, t.prev, t.next = true, 0, nil, shard.awake
+	t.awake, t.checks, t.prev, t.next = true, 0, nil, shard.awake
 	if t.next != nil {
-		t.next.rest.prev = f
+		t.next.sleepState.prev = f
 	}
 	shard.awake = f
 }
 
 // unlink takes the tunnel out of its shard's list.
-func (t *rest) unlink(first **flow) {
+func (t *sleepState) unlink(first **flow) {
 	if t.next != nil {
-		t.next.rest.prev = t.prev
+		t.next.sleepState.prev = t.prev
 	}
 	if t.prev != nil {
-		t.prev.rest.next = t.next
+		t.prev.sleepState.next = t.next
 	} else {
 		*first = t.next
 	}
@@ -127,18 +127,18 @@ func (t *rest) unlink(first **flow) {
 }
 
 // quiet looks at the tunnels that are awake, takes those out that have been quiet for long enough
-// to doze, and returns them.
+// to sleep, and returns them.
 func (r *registry) quiet() []*flow {
 	var flows []*flow
 	for i := range r.shards {
 		shard := &r.shards[i]
 		shard.mu.Lock()
 		for f := shard.awake; f != nil; {
-			t, next := &f.rest, f.rest.next
+			t, next := &f.sleepState, f.sleepState.next
 			if moved := f.in.Load() + f.out.Load(); moved != t.moved {
-				t.moved, t.looks = moved, 0
-			} else if t.looks++; t.looks > t.patience {
-				t.patience = min(2*t.patience+1, maxPatience)
+				t.moved, t.checks = moved, 0
+			} else if t.checks++; t.checks > t.minChecks {
+				t.minChecks = min(2*t.minChecks+1, maxChecks)
 				t.unlink(&shard.awake)
 				flows = append(flows, f)
 			}

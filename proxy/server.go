@@ -59,7 +59,7 @@ type Server struct {
 	flows     registry
 	resets    resetLog
 	hangups   *hangups
-	dozing    *dozeSet
+	sleepers  *sleepSet
 	refusals  [refusalCount]*sampler
 
 	accepts, handshakes, crowded *sampler
@@ -77,17 +77,17 @@ type Server struct {
 	closings  atomic.Int64   // of them, those that wait for the upstream's end after a FIN
 	work      sync.WaitGroup // clients and flows with a slot
 
-	rested  chan *client // to workers that rest; closed once no client comes any more
-	resting atomic.Int64
-	ended   sync.Once
+	toIdleWorker chan *client // to workers that rest; closed once no client comes any more
+	idleWorkers  atomic.Int64
+	ended        sync.Once
 
-	mu        sync.Mutex
-	look      *time.Timer // runs lookAround
-	lull      *time.Timer // runs lullQuiet
-	closed    bool        // no listener and no client is taken any more
-	listeners map[*listener]struct{}
-	clients   map[*client]struct{}
-	fronts    map[*front]struct{} // those that have not come to a request yet
+	mu         sync.Mutex
+	look       *time.Timer // runs lookAround
+	sleepTimer *time.Timer // runs sleepQuiet
+	closed     bool        // no listener and no client is taken any more
+	listeners  map[*listener]struct{}
+	clients    map[*client]struct{}
+	fronts     map[*front]struct{} // those that have not come to a request yet
 }
 
 // New makes a server. Close it also where Serve was never called.
@@ -113,31 +113,31 @@ func New(cfg Config, admitter Admitter, resolver Resolver, log hclog.Logger) (*S
 		cfg.OnDial = nobody
 	}
 	s := &Server{
-		node:      cfg.Node,
-		status:    statusName(cfg.Node),
-		local:     newLocalCache(isLocal),
-		greeting:  cfg.NodeGreeting,
-		gate:      newGate(),
-		admitter:  admitter,
-		resolver:  resolver,
-		log:       log,
-		lines:     newLines(cfg.Lines, log),
-		onWait:    cfg.OnQueueWait,
-		onDial:    cfg.OnDial,
-		hangups:   hangups,
-		places:    make(chan struct{}, cfg.MaxClients),
-		strangers: make(chan struct{}, maxStrangers),
-		rested:    make(chan *client),
-		listeners: make(map[*listener]struct{}),
-		clients:   make(map[*client]struct{}),
-		fronts:    make(map[*front]struct{}),
-		tls:       clientTLS(cfg.TLS),
+		node:         cfg.Node,
+		status:       statusName(cfg.Node),
+		local:        newLocalCache(isLocal),
+		greeting:     cfg.NodeGreeting,
+		gate:         newGate(),
+		admitter:     admitter,
+		resolver:     resolver,
+		log:          log,
+		lines:        newLines(cfg.Lines, log),
+		onWait:       cfg.OnQueueWait,
+		onDial:       cfg.OnDial,
+		hangups:      hangups,
+		places:       make(chan struct{}, cfg.MaxClients),
+		strangers:    make(chan struct{}, maxStrangers),
+		toIdleWorker: make(chan *client),
+		listeners:    make(map[*listener]struct{}),
+		clients:      make(map[*client]struct{}),
+		fronts:       make(map[*front]struct{}),
+		tls:          clientTLS(cfg.TLS),
 	}
 	s.SetPseudonym(cmp.Or(cfg.Pseudonym, cfg.Node))
 	s.newSamplers()
 	cfg.Policy.roster = newRoster(cfg.Policy.Users, nil)
 	s.policy.Store(&cfg.Policy)
-	if s.dozing, err = newDozeSet(&s.flows); err != nil {
+	if s.sleepers, err = newSleepSet(&s.flows); err != nil {
 		hangups.close()
 		s.lines.close()
 		return nil, fmt.Errorf("proxy: %w", err)
@@ -146,19 +146,19 @@ func New(cfg Config, admitter Admitter, resolver Resolver, log hclog.Logger) (*S
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.look = time.AfterFunc(lookEvery, s.lookAround)
-	s.lull = time.AfterFunc(dozeAfter, s.lullQuiet)
+	s.sleepTimer = time.AfterFunc(sleepAfter, s.sleepQuiet)
 	return s, nil
 }
 
-// lullQuiet lets tunnels doze that have been quiet.
-func (s *Server) lullQuiet() {
+// sleepQuiet lets tunnels sleep that have been quiet.
+func (s *Server) sleepQuiet() {
 	for _, f := range s.flows.quiet() {
-		f.drowse()
+		f.putToSleep()
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.closed {
-		s.lull.Reset(dozeAfter)
+		s.sleepTimer.Reset(sleepAfter)
 	}
 }
 
@@ -242,7 +242,7 @@ func (s *Server) Drain(ctx context.Context) error {
 	s.mu.Lock()
 	s.closed = true
 	s.look.Stop()
-	s.lull.Stop()
+	s.sleepTimer.Stop()
 	for l := range s.listeners {
 		l.close()
 	}
@@ -266,10 +266,10 @@ func (s *Server) Drain(ctx context.Context) error {
 		<-done
 	}
 	s.cancel(errShutdown)
-	s.ended.Do(func() { close(s.rested) })
+	s.ended.Do(func() { close(s.toIdleWorker) })
 	s.pipes.close()
 	s.hangups.close()
-	s.dozing.close()
+	s.sleepers.close()
 	s.closeSamplers()
 	s.lines.close()
 	return err

@@ -31,13 +31,13 @@ func (t *stallTimer) stop() {
 		t.timer.Stop()
 	}
 	t.armed = false
-	t.rest()
+	t.forget()
 }
 
-// rest forgets what was seen, and leaves the timer alone: a kept-alive connection is used and
+// forget forgets what was seen, and leaves the timer alone: a kept-alive connection is used and
 // parked thousands of times before it runs out, and tick then finds that there is nothing to do, or
 // what is left of the idle time.
-func (t *stallTimer) rest() { t.limit, t.half, t.watching = 0, false, false }
+func (t *stallTimer) forget() { t.limit, t.half, t.watching = 0, false, false }
 
 // interval is the time between two samples.
 func (t *stallTimer) interval() time.Duration { return max(t.limit/8, time.Millisecond) }

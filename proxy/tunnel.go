@@ -10,7 +10,7 @@ import (
 
 // tunnel begins to relay between c and the upstream, until both have ended; then it finishes the
 // flow and closes done, or, without one, ends c as well. Bytes that were read behind the heads go
-// first. It takes two goroutines with the smallest stacks, and not even them when it dozes: the one
+// first. It takes two goroutines with the smallest stacks, and not even them when it sleeps: the one
 // that has read heads and dialled has grown, and is free for another client.
 func (f *flow) tunnel(c *client, kind Kind, done chan struct{}) {
 	down, up := c.sock, f.upstream
@@ -21,7 +21,7 @@ func (f *flow) tunnel(c *client, kind Kind, done chan struct{}) {
 
 	f.done, f.opening = done, f.srv.newOpening()
 	f.pumps.Store(2)
-	f.srv.flows.awaken(f)
+	f.srv.flows.markAwake(f)
 	go f.pumpDown(c)
 	go f.pumpUp(c)
 }
@@ -53,7 +53,7 @@ func (f *flow) pumped(c *client) {
 
 // pump relays from src to dst until src's FIN, which it passes on. What comes in small pieces is
 // copied, for which a buffer is held only between a read and its write; what comes in full buffers
-// is spliced. over is false where the direction dozes.
+// is spliced. over is false where the direction sleeps.
 //
 // Its frame and those below it fit into the smallest stack that a goroutine has. One that outgrows
 // it is copied for each tunnel, which costs 3 % of a short one; TestStackOfATunnel looks.
@@ -84,7 +84,7 @@ func (f *flow) pump(dst, src *sock, early *inbuf, moved *atomic.Uint64, fin uint
 			}
 		}
 		if readErr != nil && errors.Is(readErr, os.ErrDeadlineExceeded) {
-			if f.doze(src, fin) {
+			if f.sleep(src, fin) {
 				return false
 			}
 			readErr = nil
@@ -172,9 +172,9 @@ func (f *flow) endTunnel(c *client) {
 		f.phase = phaseEnding
 	}
 	f.stall.stop()
-	drowsed := f.drowsed
+	toldToSleep := f.toldToSleep
 	f.mu.Unlock()
-	if drowsed {
+	if toldToSleep {
 		f.upstream.conn.SetReadDeadline(time.Time{})
 	}
 
