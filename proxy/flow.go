@@ -12,7 +12,7 @@ import (
 	"github.com/weirproxy/weir/lease"
 )
 
-// How a flow may end by force, beside the errors of refuse.go.
+// Causes of a flow's end by force, beside the errors of refuse.go.
 var (
 	errClientReset   = errors.New("reset by the client")
 	errUpstreamReset = errors.New("reset by the upstream")
@@ -24,67 +24,66 @@ var (
 	errUpstreamStalled = errors.New("stalled by the upstream")
 )
 
-// phase is where a flow stands. It only ever goes forward, but for busy and parked, which
-// alternate.
+// phase is the state of a flow. It only moves forward, except that busy and parked alternate.
 type phase uint8
 
 const (
 	phaseNew       phase = iota
-	phaseAdmitting       // in the queue or dialling: ending its wait ends it
-	phaseBusy            // a client uses the connection: resetting the sockets ends it
-	phaseParked          // kept for reuse: nobody runs, whoever changes the phase must end it
-	phaseEnding          // its owner waits for the upstream's end
+	phaseAdmitting       // in the queue or dialling; aborted by ending the wait
+	phaseBusy            // used by a client; aborted by resetting the sockets
+	phaseParked          // kept for reuse, without a goroutine: changing the phase means taking over
+	phaseEnding          // the owner waits for the upstream's FIN
 	phaseEnded           // the slot is released, or about to be
 )
 
-// ending says what the upstream knows when a flow finishes.
+// ending is what the upstream knows of the end when a flow finishes.
 type ending uint8
 
 const (
-	endUnused        ending = iota // there never was a slot
-	endUnconnected                 // there never was an upstream connection
+	endUnused        ending = iota // there was no slot
+	endUnconnected                 // there was no upstream connection
 	endClean                       // the upstream has seen the end
-	endReset                       // a RST is on its way to it
-	endUpstreamReset               // it was the upstream that reset
+	endReset                       // a RST is on its way
+	endUpstreamReset               // the upstream has reset
 )
 
-// flow is one slot and the upstream connection that it allows: the slot's [lease.Holder].
+// flow is one slot and the upstream connection that it allows. It is the slot's [lease.Holder].
 //
-// One goroutine owns it at a time: the client's that opened or reused it, or, once it leaves
-// phaseParked for phaseEnding, the one that closes it. The owner alone calls finish, which is where
-// the slot is given back. All others (the lease, the hang-up watcher, timers, the API) only push:
-// abort and retire make what the owner waits for fail or end.
+// A flow has one owner at a time: the goroutine of the client that opened or reused it or, when it
+// leaves phaseParked for phaseEnding, the goroutine that closes it. Only the owner calls finish,
+// which gives the slot back. Everything else (the lease, the hang-up watcher, timers, the API)
+// calls abort or retire, which make the owner's current wait fail or end.
 type flow struct {
 	srv    *Server
 	target fsm.Target
-	// in counts bytes from the client to the upstream, out the other way.
+	// in counts bytes from the client to the upstream, out those from the upstream to the client.
 	in, out atomic.Uint64
 	kind    atomic.Uint32
-	// fins are the directions whose FIN has been passed on: finUp, finDown.
+	// fins has the directions whose FIN has been passed on: finUp, finDown.
 	fins atomic.Uint32
 
 	// Written by the owner before others know the flow, or under mu.
 	id         uint64
 	lasts      bool  // guarded by the registry
-	noted      Bytes // so is this: what is in its sum
+	noted      Bytes // guarded by the registry: what its sum includes
 	since      time.Time
 	dialTime   time.Duration
-	lookupTime time.Duration // of a name that was not remembered
+	lookupTime time.Duration // 0 if the name's addresses were known
 	upstream   *sock
-	addr       netip.Addr // that the upstream was found at
+	addr       netip.Addr // the upstream's
 	reused     bool
-	spoilt     bool   // what the upstream has sent may be followed by bytes that belong to no answer: it is not kept
-	owner      owner  // whose requests it has carried
+	spoilt     bool   // stray bytes may follow the upstream's response: the connection is not kept
+	owner      owner  // of the requests that it has carried
 	head       *head  // of the response; nil in a CONNECT's flow
 	reader     inbuf  // the upstream's bytes, read but not relayed
-	writer     outbuf // what waits to be written to the upstream
+	writer     outbuf // bytes waiting to be written to the upstream
 	idle       idleLinks
 
 	mu           sync.Mutex
 	phase        phase
 	slot         Slot
 	wait         wait  // of admission and dialling
-	dialling     *sock // that is being waited for
+	dialling     *sock // the connection under way
 	client       *client
 	upstreamGone bool
 	cause        error // the first reason to end by force
@@ -95,12 +94,12 @@ type flow struct {
 	rtt       time.Duration // before the reset
 
 	// Of a tunnel.
-	pumps       atomic.Int32  // directions that have not ended
-	done        chan struct{} // closed at its end; nil where nobody waits
+	pumps       atomic.Int32  // running or sleeping directions
+	done        chan struct{} // closed at the tunnel's end; may be nil
 	opening     opening       // of the upstream's bytes
-	asleep      uint32        // directions that sleep; guarded by mu, as are
-	hasSlept    uint32        // those that ever have, and
-	toldToSleep bool          // that either was told to
+	asleep      uint32        // directions that sleep; guarded by mu
+	hasSlept    uint32        // directions that have slept at least once; guarded by mu
+	toldToSleep bool          // putToSleep was called; guarded by mu
 	sleepState  sleepState    // guarded by the registry
 }
 
@@ -121,7 +120,7 @@ func (f *flow) Sever(r lease.Reason) {
 	}
 }
 
-// admitting enters the queue; false says that the flow was aborted before.
+// admitting begins the wait for the slot; false means that the flow was aborted before.
 func (f *flow) admitting() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -129,7 +128,7 @@ func (f *flow) admitting() bool {
 	return f.cause == nil
 }
 
-// admitted takes over the slot; from here on finish gives it back.
+// admitted takes over the slot. From here on finish must be called, to give the slot back.
 func (f *flow) admitted(slot Slot) {
 	f.srv.work.Add(1)
 	f.mu.Lock()
@@ -138,14 +137,14 @@ func (f *flow) admitted(slot Slot) {
 	f.mu.Unlock()
 	f.srv.flows.add(f)
 	if f.srv.upstreams.Add(1) > int64(cap(f.srv.places)) {
-		f.srv.idle.giveWay(1) // there is an upstream connection for each place, kept ones included
+		f.srv.idle.giveWay(1) // at most one upstream connection for each place, kept ones included
 	}
-	if f.srv.ctx.Err() != nil { // whoever aborts all flows may have looked before
+	if f.srv.ctx.Err() != nil { // abortAll may have run before the flow was registered
 		f.abort(errShutdown)
 	}
 }
 
-// connected takes over the upstream connection, to addr; an error says that it came too late.
+// connected takes over the upstream connection. An error means that the slot is already lost.
 func (f *flow) connected(up *sock, addr netip.Addr) error {
 	f.addr = addr
 	f.reader.sock, f.writer.sock = up, up
@@ -163,7 +162,7 @@ func (f *flow) connected(up *sock, addr netip.Addr) error {
 	return nil
 }
 
-// keepAlive makes the kernel find out when the upstream goes away without a word.
+// keepAlive makes the kernel detect an upstream that vanishes silently.
 func (f *flow) keepAlive() {
 	f.mu.Lock()
 	up := f.upstream
@@ -173,7 +172,7 @@ func (f *flow) keepAlive() {
 	}
 }
 
-// endCause is why the flow was ended by force, or nil.
+// endCause returns the cause of the flow's end by force, or nil.
 func (f *flow) endCause() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -209,9 +208,9 @@ func (f *flow) abort(cause error) {
 	}
 }
 
-// followUpstream ends a flow whose client has reset after the upstream had said that it was done: a
-// FIN is all that the upstream waits for, if anything, and unlike a RST it is acknowledged.
-// (Clients that close with a last TLS alert unread reset every connection like this.)
+// followUpstream ends a flow whose client has reset after the upstream's FIN. The upstream gets a
+// FIN and not a RST: it has nothing more to say, and a FIN is acknowledged. (Clients that close
+// while a last TLS alert is unread reset every connection like this.)
 func (f *flow) followUpstream(c *client) {
 	if c != nil {
 		c.sock.reset()
@@ -222,7 +221,7 @@ func (f *flow) followUpstream(c *client) {
 	f.wake(finUp | finDown)
 }
 
-// fail ends the flow by force, but leaves the client's connection, and its answer, to the owner.
+// fail ends the flow by force, but leaves the client's connection and the answer to the owner.
 func (f *flow) fail(cause error) {
 	f.mu.Lock()
 	if f.cause == nil {
@@ -233,7 +232,7 @@ func (f *flow) fail(cause error) {
 	f.resetUpstream()
 }
 
-// reset resets both sides: the upstream's first, as it is the one that counts.
+// reset resets both sides, the upstream's first: the slot depends on it.
 func (f *flow) reset(c *client) {
 	f.resetUpstream()
 	if c != nil {
@@ -252,7 +251,8 @@ func (f *flow) resetUpstream() {
 	})
 }
 
-// finish ends the flow and releases the slot once the upstream has seen the end.
+// finish ends the flow and releases the slot: at once if the upstream has seen the end, or else
+// after the time that a reset takes to arrive.
 func (f *flow) finish(how ending) {
 	f.mu.Lock()
 	if f.phase == phaseEnded {
@@ -294,8 +294,7 @@ func (f *flow) release(slot Slot) {
 	f.srv.work.Done()
 }
 
-// clientHungUp is told of the client's end while something else than a read of the client is waited
-// for.
+// clientHungUp is called at the client's end, if it comes while nothing reads the client.
 func (f *flow) clientHungUp(kind hangup) {
 	f.mu.Lock()
 	phase, client := f.phase, f.client
@@ -314,7 +313,7 @@ func (f *flow) clientHungUp(kind hangup) {
 	}
 }
 
-// upstreamHungUp is told of the upstream's end.
+// upstreamHungUp is called at the upstream's end, if it comes while nothing reads the upstream.
 func (f *flow) upstreamHungUp(kind hangup) {
 	f.mu.Lock()
 	f.upstreamGone = true
@@ -324,12 +323,12 @@ func (f *flow) upstreamHungUp(kind hangup) {
 	case phase == phaseParked:
 		f.retire()
 	case phase == phaseBusy && kind == hangupReset:
-		// What it sent before is still relayed, as long as that moves.
+		// Bytes that it sent before are still relayed, as long as they move.
 		f.halfClosed()
 	}
 }
 
-// describe is the flow as the API shows it.
+// describe returns the flow as the API shows it.
 func (f *flow) describe() Connection {
 	f.mu.Lock()
 	defer f.mu.Unlock()

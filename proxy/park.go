@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// retire closes a parked connection gracefully; it does nothing to any other. It doesn't block.
+// retire closes a parked connection gracefully; in other phases it does nothing. It doesn't block.
 func (f *flow) retire() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -20,20 +20,19 @@ func (f *flow) retire() {
 	}()
 }
 
-// closeSoon closes a connection that its owner, the caller, has no more use for, without keeping it
-// waiting.
+// closeSoon closes a connection that its owner no longer needs. It doesn't block.
 func (f *flow) closeSoon() {
 	f.leave()
 	go f.closeIdle()
 }
 
-// closeNow is closeSoon for who waits for the slot.
+// closeNow is closeSoon for a caller that needs the slot: it waits until the connection is closed.
 func (f *flow) closeNow() {
 	f.leave()
 	f.closeIdle()
 }
 
-// leave parts the flow from its client.
+// leave detaches the flow from its client.
 func (f *flow) leave() {
 	f.mu.Lock()
 	f.phase, f.client = phaseEnding, nil
@@ -42,9 +41,9 @@ func (f *flow) leave() {
 	f.slot.Closing()
 }
 
-// closeIdle sends a FIN and finishes once the upstream has answered with its own. Where too many do
-// so, it resets: an upstream that takes its time must not cost the descriptors that clients need.
-// The flow is in phaseEnding.
+// closeIdle sends a FIN and finishes once the upstream has sent its own. If too many connections
+// are waiting like this, it resets instead: slow upstreams must not use up the descriptors that
+// clients need. The flow is in phaseEnding.
 func (f *flow) closeIdle() {
 	closings := &f.srv.closings
 	defer closings.Add(-1)
@@ -64,7 +63,7 @@ func (f *flow) closeIdle() {
 // drained reads and drops what still comes, and reports whether the peer's FIN came in time.
 func drained(s *sock, timeout time.Duration) bool { return drainedWhile(s, timeout, timeout) }
 
-// drainedWhile is drained for as long as bytes come, quiet apart at most, up to a whole time.
+// drainedWhile is drained with two bounds: quiet for a pause between bytes, whole for the total.
 func drainedWhile(s *sock, quiet, whole time.Duration) bool {
 	end := time.Now().Add(whole)
 	for {
@@ -81,8 +80,8 @@ func drainedWhile(s *sock, quiet, whole time.Duration) bool {
 	}
 }
 
-// park keeps the connection for reuse, from now on; false says that it can't be, and is still the
-// caller's.
+// park makes the connection available for reuse; false means that it can't be kept, and that the
+// caller still owns it.
 func (f *flow) park(now time.Time) bool {
 	s := f.srv
 	f.mu.Lock()
@@ -98,24 +97,25 @@ func (f *flow) park(now time.Time) bool {
 	}
 	f.mu.Unlock()
 
-	// First the lease may want it, then others may take it: not the other way round, or a
-	// connection in use would be parked. It may be gone before it is in the pool.
+	// Tell the lease first and publish the connection afterwards: in the other order a connection
+	// could be taken into use and then be marked as parked. The lease may have retired it before it
+	// is in the pool.
 	f.slot.Park()
-	f.kind.Store(uint32(KindIdle)) // who sees it idle may count on its slot
+	f.kind.Store(uint32(KindIdle)) // stored after Park: a connection shown as idle can be withdrawn
 	kept := s.idle.put(f)
 	if !f.upstream.watch.on() {
 		s.hangups.add(f.upstream, f.upstreamHungUp)
 	}
 	switch {
 	case !kept || s.draining.Load() || f.forbidden() != nil:
-		f.retire() // also what was decided before the connection could be found in the pool
+		f.retire() // the decision may have come before the pool had the connection
 	case !f.isParked():
 		s.idle.remove(f)
 	}
 	return true
 }
 
-// forbidden returns why the connection would not be made any more, or nil.
+// forbidden returns the reason why the connection would not be allowed any more, or nil.
 func (f *flow) forbidden() error {
 	return f.srv.forbids(f.srv.policy.Load(), netip.AddrPortFrom(f.addr, f.target.Port))
 }
@@ -128,7 +128,7 @@ func (f *flow) avoid(ports *forbidden) {
 		f.mu.Unlock()
 		return
 	}
-	addr := netip.AddrPortFrom(f.addr, f.target.Port) // of an upstream connection, in these phases
+	addr := netip.AddrPortFrom(f.addr, f.target.Port) // set in these phases
 	f.mu.Unlock()
 	why := ports.check(addr)
 	switch {
@@ -146,9 +146,9 @@ func (f *flow) isParked() bool {
 	return f.phase == phaseParked
 }
 
-// unpark takes the connection into use for c; false says that it is of no use any more. A request
-// that can't be repeated takes none that has been idle for long. Whether the upstream is quiet is
-// for the caller to find out.
+// unpark takes the connection into use for c; false means that it could not and is being closed. A
+// request that can't be repeated takes no connection that has been idle for longer than unsafeIdle.
+// The caller must check that the upstream has sent nothing meanwhile.
 func (f *flow) unpark(c *client, repeatable bool, now time.Time) bool {
 	f.mu.Lock()
 	if f.phase != phaseParked {
@@ -163,7 +163,7 @@ func (f *flow) unpark(c *client, repeatable bool, now time.Time) bool {
 	case !f.slot.Unpark() || f.forbidden() != nil:
 		f.closeSoon()
 	case gone || !f.slot.Live():
-		f.closeNow() // its slot is what the caller needs next
+		f.closeNow() // the caller needs its slot next
 	default:
 		f.kind.Store(uint32(KindHTTP))
 		return true

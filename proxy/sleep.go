@@ -2,11 +2,11 @@ package proxy
 
 import "time"
 
-// A tunnel that has been quiet for a while sleeps: its goroutines end, and a set of events, one for
-// all, tells when either direction is to go on. What is left meanwhile is the flow, its sockets and
-// its slot. The directions sleep and wake each for itself, since one may be stuck in a write.
+// A tunnel that has carried nothing for a while sleeps: its goroutines end, and one event set for
+// all tunnels wakes each direction when it can go on. Only the flow, its sockets and its slot
+// remain. Each direction sleeps and wakes separately, because one may be stuck in a write.
 
-// sleepSet is where the directions that sleep are waited for.
+// sleepSet waits for events of the directions that sleep.
 type sleepSet struct {
 	flows *registry
 	set   *eventSet
@@ -14,24 +14,24 @@ type sleepSet struct {
 
 func newSleepSet(flows *registry) (*sleepSet, error) {
 	d := &sleepSet{flows: flows}
-	set, err := newEventSet("tunnels that sleep", d.tell)
+	set, err := newEventSet("tunnels that sleep", d.notify)
 	d.set = set
 	return d, err
 }
 
 func (d *sleepSet) close() { d.set.close() }
 
-// A token names a direction: the flow's id, and a last bit for upstream to client.
+// sleepToken names a direction: the flow's id, and a last bit that is set for upstream to client.
 func sleepToken(f *flow, fin uint32) uint64 { return f.id<<1 | uint64(fin>>1) }
 
-// tell wakes the direction that can go on.
-func (d *sleepSet) tell(token uint64, _ bool) {
+// notify wakes the direction that can go on.
+func (d *sleepSet) notify(token uint64, _ bool) {
 	if f := d.flows.get(token >> 1); f != nil {
 		f.wake(finUp << (token & 1))
 	}
 }
 
-// putToSleep makes the pumps that wait for something to read end, to sleep.
+// putToSleep interrupts the pumps that wait for bytes, so that they go to sleep.
 func (f *flow) putToSleep() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -48,11 +48,11 @@ func (f *flow) putToSleep() {
 	}
 }
 
-// longAgo is a deadline that has passed.
+// longAgo is a deadline in the past.
 var longAgo = time.Unix(1, 0)
 
-// sleep puts a direction to sleep, whose pump has found nothing to read and must end where sleep says
-// so: from now on it may be running again in another goroutine.
+// sleep puts a direction to sleep whose pump has nothing to read. After true, the pump must return
+// at once: the direction may already run in another goroutine.
 func (f *flow) sleep(src *sock, fin uint32) bool {
 	src.conn.SetReadDeadline(time.Time{})
 	f.mu.Lock()
@@ -64,14 +64,14 @@ func (f *flow) sleep(src *sock, fin uint32) bool {
 	f.hasSlept |= fin
 	f.asleep |= fin
 	f.mu.Unlock()
-	// What has come since is told at once.
+	// Bytes that have come since are reported at once.
 	if !f.srv.sleepers.set.watchOnce(src, sleepToken(f, fin), again) {
-		f.wake(fin) // to find the socket closed
+		f.wake(fin) // the pump finds the socket closed
 	}
 	return true
 }
 
-// wake makes those of the directions go on that sleep. It doesn't block.
+// wake resumes those of the directions that sleep. It doesn't block.
 func (f *flow) wake(fins uint32) {
 	f.mu.Lock()
 	woken, c := f.asleep&fins, f.client

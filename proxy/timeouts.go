@@ -2,18 +2,18 @@ package proxy
 
 import "time"
 
-// stallTimer finds out that nothing moves on a flow: for half_close_timeout after a FIN, or for
-// tunnel_idle_timeout before. It samples what has moved instead of being set anew with each byte,
-// so relaying doesn't pay for it; a stall is noticed up to an eighth of the limit late. Guarded by
+// stallTimer detects that nothing moves on a flow: for half_close_timeout after a FIN, or for
+// tunnel_idle_timeout before one. It samples the byte counts instead of being reset for each byte,
+// so that relaying costs nothing; a stall is noticed up to an eighth of the limit late. Guarded by
 // the flow's mu.
 type stallTimer struct {
 	timer    *time.Timer
-	armed    bool // it runs
+	armed    bool // the timer runs
 	limit    time.Duration
-	half     bool // after a FIN: limit is half_close_timeout
+	half     bool // after a FIN; limit is half_close_timeout
 	watching bool
 	moved    uint64    // the last sample
-	since    time.Time // it has been so
+	since    time.Time // when moved last changed
 }
 
 func (t *stallTimer) reset(d time.Duration, tick func()) {
@@ -25,7 +25,7 @@ func (t *stallTimer) reset(d time.Duration, tick func()) {
 	t.timer.Reset(d)
 }
 
-// stop ends the watch and forgets what was seen.
+// stop ends the watch and clears the samples.
 func (t *stallTimer) stop() {
 	if t.timer != nil {
 		t.timer.Stop()
@@ -34,15 +34,15 @@ func (t *stallTimer) stop() {
 	t.forget()
 }
 
-// forget forgets what was seen, and leaves the timer alone: a kept-alive connection is used and
-// parked thousands of times before it runs out, and tick then finds that there is nothing to do, or
-// what is left of the idle time.
+// forget clears the samples but leaves the timer running: a kept-alive connection is used and
+// parked thousands of times before the timer fires. tick then finds nothing to do, or waits for the
+// rest of the idle time.
 func (t *stallTimer) forget() { t.limit, t.half, t.watching = 0, false, false }
 
-// interval is the time between two samples.
+// interval returns the time between two samples.
 func (t *stallTimer) interval() time.Duration { return max(t.limit/8, time.Millisecond) }
 
-// watchIdle starts the idle timeout of a tunnel; 0 is none.
+// watchIdle starts a tunnel's idle timeout; 0 is none.
 func (f *flow) watchIdle(limit time.Duration) {
 	if limit <= 0 {
 		return
@@ -69,7 +69,7 @@ func (f *flow) halfClosed() {
 	f.stall.reset(watchDelay, f.tick) // most tunnels are over before
 }
 
-// tick looks at the flow when its timer runs out.
+// tick checks the flow when its timer fires.
 func (f *flow) tick() {
 	f.mu.Lock()
 	phase, t := f.phase, &f.stall
@@ -108,8 +108,8 @@ func (f *flow) tick() {
 	}
 }
 
-// moved grows with every byte that is relayed, and, after a FIN, with every byte that a peer's
-// kernel takes out of our socket: a slow reader of the last megabyte is not a dead one.
+// moved grows with every byte relayed. After a FIN it also grows with every byte that a peer
+// acknowledges, so that a slow reader of the last megabyte is not taken for a dead one.
 func (f *flow) moved() uint64 {
 	sum := f.in.Load() + f.out.Load()
 	if f.stall.half {
@@ -121,7 +121,8 @@ func (f *flow) moved() uint64 {
 	return sum
 }
 
-// blocked is called where a write has to wait: nobody reads the other side meanwhile.
+// blocked is called when a write has to wait: meanwhile nothing reads the other side, whose end
+// must be noticed.
 func (f *flow) blocked() {
 	f.mu.Lock()
 	c := f.client
@@ -129,7 +130,7 @@ func (f *flow) blocked() {
 	f.watchPeers(c)
 }
 
-// watchPeers makes the hang-up watcher tell of both ends; a second call does nothing.
+// watchPeers starts watching both ends for hang-ups; a second call does nothing.
 func (f *flow) watchPeers(c *client) {
 	if c != nil {
 		c.watch()
