@@ -1,7 +1,7 @@
 package proxy
 
-// Refusal is a reason for an answer of the proxy's own, as the metrics tell them apart: the error
-// of RFC 9209, or what is known beyond it.
+// Refusal is the reason for a refusal as the metrics name it: RFC 9209's error, or something more
+// specific.
 type Refusal uint8
 
 // The reasons. Their order is that of [Refusal.String].
@@ -86,8 +86,8 @@ func (c *Counters) refused(r *refusal) {
 	c.Refusals[r.counted()].Add(1)
 }
 
-// noteOpened tells what it took to open the flow's connection: the wait for the slot only where one
-// was needed.
+// noteOpened reports how long the flow's connection took to open. The wait for the slot counts only
+// for limited hosts.
 func (f *flow) noteOpened() {
 	if f.slot.Limited() {
 		f.srv.onWait(f.slot.Waited())
@@ -95,14 +95,13 @@ func (f *flow) noteOpened() {
 	f.srv.onDial(f.dialTime)
 }
 
-// Bytes are what connections have carried so far, those that are open included. Neither number ever
-// falls.
+// Bytes are the bytes carried so far by all connections, open or closed. Neither number ever falls.
 type Bytes struct {
 	In  uint64 // from clients to upstreams
 	Out uint64 // from upstreams to clients
 }
 
-// Bytes returns how much has been carried.
+// Bytes returns the bytes carried so far.
 func (s *Server) Bytes() (sum Bytes) {
 	for i := range s.flows.shards {
 		shard := &s.flows.shards[i]
@@ -117,9 +116,9 @@ func (s *Server) Bytes() (sum Bytes) {
 	return sum
 }
 
-// note adds what f has carried since it was noted last. It is called for all open flows at times,
-// and for each once more at its end, so that nothing is counted twice and nothing is missed. Needs
-// the shard's lock.
+// note adds the bytes that f has carried since it was last noted. It is called for all open flows
+// now and then, and once more for each at its end, so that no byte is missed or counted twice. The
+// caller holds the shard's lock.
 func (b *Bytes) note(f *flow) {
 	in, out := f.in.Load(), f.out.Load()
 	b.In += in - f.noted.In

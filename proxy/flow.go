@@ -294,7 +294,7 @@ func (f *flow) release(slot Slot) {
 	f.srv.work.Done()
 }
 
-// clientHungUp is called at the client's end, if it comes while nothing reads the client.
+// clientHungUp handles an end of the client that no read has found.
 func (f *flow) clientHungUp(kind hangup) {
 	f.mu.Lock()
 	phase, client := f.phase, f.client
@@ -313,7 +313,7 @@ func (f *flow) clientHungUp(kind hangup) {
 	}
 }
 
-// upstreamHungUp is called at the upstream's end, if it comes while nothing reads the upstream.
+// upstreamHungUp handles an end of the upstream that no read has found.
 func (f *flow) upstreamHungUp(kind hangup) {
 	f.mu.Lock()
 	f.upstreamGone = true

@@ -68,7 +68,7 @@ func (r reason) limited() bool {
 	return false
 }
 
-// Errors that a flow may end with before it has an upstream connection.
+// Causes that may end a flow before it has an upstream connection.
 var (
 	errClientGone = errors.New("the client went away")
 	errProhibited = errors.New("the destination's address is not allowed")

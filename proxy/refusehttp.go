@@ -61,7 +61,7 @@ func (r *refusal) status(rejectStatus int) int {
 
 func (r *refusal) code() string { return httpForms[r.reason].code }
 
-// usage ends the text of every 400: most come from a client that takes the proxy for a server.
+// usage ends the text of every 400. Most of them go to clients that take the proxy for a server.
 const usage = `This is a forward proxy: set HTTP_PROXY and HTTPS_PROXY to its address, ` +
 	`or send "CONNECT host:port HTTP/1.1" or "GET http://host/path HTTP/1.1".`
 
@@ -99,7 +99,7 @@ func (r *refusal) render(dst []byte, status int, loop []byte, node string, g gro
 	return append(dst, body...)
 }
 
-// text is the body: one line.
+// text returns the body, one line.
 func (r *refusal) text() string {
 	if r.reason == reasonMalformed {
 		return r.code() + ": " + r.details + ". " + usage + "\n"
@@ -107,8 +107,8 @@ func (r *refusal) text() string {
 	return r.code() + ": " + r.details + "\n"
 }
 
-// appendString appends s as a structured field's string (RFC 8941 §3.3.3); what can't be in one
-// becomes '?'.
+// appendString appends s as a structured field's string (RFC 8941 §3.3.3), with '?' for characters
+// that can't be in one.
 func appendString(dst []byte, s string) []byte {
 	dst = append(dst, '"')
 	for i := range len(s) {
@@ -124,7 +124,8 @@ func appendString(dst []byte, s string) []byte {
 	return append(dst, '"')
 }
 
-// statusName is the node's name as Proxy-Status has it: a token where it is one, else a string.
+// statusName returns the node's name for Proxy-Status: a token if it can be one, otherwise a
+// string.
 func statusName(node string) string {
 	token := node != "" && (isAlpha(node[0]) || node[0] == '*')
 	for i := range len(node) {

@@ -1,21 +1,19 @@
 package proxy
 
-// asking is a request on its way over a kept-alive connection.
+// asking sends a request over a kept-alive connection.
 //
-// Whoever waits for an answer reads in vain first. Here that read comes before the request is
-// written, not after it: so it costs nothing to find out that the upstream has closed the
-// connection meanwhile, and that it holds no bytes that nobody asked for and that would be taken
-// for the answer.
+// Waiting for a response needs one read that finds nothing. Doing it before the write detects a
+// closed or misbehaving upstream without an extra system call.
 type asking struct {
 	sock    *sock
-	asked   bool // the connection was silent: the request has been written, as far as the window let it
-	blocked bool // the window let only a part
+	asked   bool // the connection was silent, so the request was written as far as the window allowed
+	blocked bool // the window allowed only a part
 	try     func(fd uintptr) bool
 }
 
-// ask writes a request to s and reads the first bytes of the answer into a pooled buffer, the
-// caller's unless err is not nil. asked false says that the connection is of no use, and nothing
-// has been written. Without a byte and an error, the answer is still to be waited for.
+// ask writes a request to s and reads the first bytes of the answer into a pooled buffer, which
+// belongs to the caller if err is nil. asked is false if the connection is useless; then nothing
+// was written. n is 0, without an error, if no byte of the answer has come yet.
 func (a *asking) ask(s *sock, request []byte) (buf []byte, n int, asked bool, readErr, writeErr error) {
 	if a.try == nil {
 		a.try = a.tryAsk
@@ -38,7 +36,8 @@ func (a *asking) ask(s *sock, request []byte) (buf []byte, n int, asked bool, re
 	return buf, n, true, readErr, writeErr
 }
 
-// tryAsk reports false where there is no answer yet.
+// tryAsk reads, and writes the request after the first read, which must find nothing; false means
+// that no answer has come yet.
 func (a *asking) tryAsk(fd uintptr) bool {
 	s := a.sock
 	if done := s.tryRead(fd); done || a.asked {
