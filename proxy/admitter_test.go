@@ -11,13 +11,13 @@ import (
 	"github.com/weirproxy/weir/lease"
 )
 
-// admitter is a strict fake: at most limit slots, the others wait in order.
+// admitter is a strict fake: it grants at most limit slots, and the others wait in order.
 type admitter struct {
 	limit int // 0: unlimited
-	queue int // -1: nobody waits
+	queue int // -1: no queue
 
 	mu       sync.Mutex
-	fail     error // answers every Acquire
+	fail     error // returned by every Acquire
 	held     map[*slot]struct{}
 	waiting  []chan struct{}
 	acquired int
@@ -108,7 +108,7 @@ func (a *admitter) queued() int {
 	return waiting
 }
 
-// slots lists the held ones.
+// slots returns the held slots.
 func (a *admitter) slots() []*slot {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -152,7 +152,7 @@ func (s *slot) Release() {
 
 func (s *slot) Park() {
 	s.a.mu.Lock()
-	if s.released { // by who aborted the flow just as it was parked
+	if s.released { // the flow was aborted while it was being parked
 		s.a.mu.Unlock()
 		return
 	}

@@ -50,7 +50,7 @@ func TestConnectForwardsBytesBehindTheHead(t *testing.T) {
 	}
 }
 
-// Bytes and a FIN right behind the head are those of a client that has said all it had to say.
+// A client may send its bytes and its FIN together with the head.
 func TestConnectEarlyHalfClose(t *testing.T) {
 	u := newUpstream(t, echo)
 	w := newWorld(t, 1)
@@ -126,14 +126,12 @@ func TestHalfCloseTimeoutResetsBothSides(t *testing.T) {
 	}
 }
 
-// A reader that is slow, but reads, is not cut off, though the proxy itself has nothing left to
-// relay.
+// A slow reader is not cut off, even when the proxy has nothing left to relay.
 func TestHalfCloseTimeoutSparesSlowReaders(t *testing.T) {
 	const limit = 200 * time.Millisecond
 	u := newUpstream(t, nil)
 	w := newWorld(t, 1, policy(func(p *Policy) { p.HalfCloseTimeout = limit }))
-	// A small receive buffer, set before the connection: it is drained, and acknowledged, in small
-	// steps.
+	// A small receive buffer, set before connecting, is read and acknowledged in small steps.
 	small := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) error {
 		return raw.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 256<<10) })
 	}}
@@ -194,7 +192,7 @@ func TestClientResetEndsTheTunnel(t *testing.T) {
 		p.CloseWrite()
 		q.expectEOF()
 		p.reset()
-		// Its end was read already: only a failing write shows the reset.
+		// The FIN was read before, so only a failing write reveals the reset.
 		eventually(t, "the upstream is reset", func() bool {
 			_, err := q.Write([]byte("x"))
 			return err != nil
@@ -235,7 +233,7 @@ func TestUpstreamResetEndsTheTunnel(t *testing.T) {
 	eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
 }
 
-// The upstream's own count stays within the limit, though connections end in every way.
+// The upstream's own count stays within the limit, however connections end.
 func TestUpstreamNeverSeesMoreThanTheLimit(t *testing.T) {
 	for _, limit := range []int{1, 3} {
 		u := newUpstream(t, func(c *net.TCPConn) {
@@ -342,14 +340,14 @@ func TestDialTimeout(t *testing.T) {
 	p.send("CONNECT slow.test:443 HTTP/1.1\r\n\r\n")
 	p.refused("CONNECT", 504, "dns_timeout")
 
-	// A listener whose backlog is full answers no SYN.
+	// A listener with a full backlog answers no SYN.
 	full := fullListener(t)
 	p = w.dial()
 	p.send("CONNECT " + full + " HTTP/1.1\r\n\r\n")
 	p.refused("CONNECT", 504, "connection_timeout")
 }
 
-// Addresses are tried one after the other, within one slot.
+// Addresses are tried one after the other, on one slot.
 func TestDialTriesTheNextAddress(t *testing.T) {
 	u := newUpstream(t, echo)
 	_, port, _ := net.SplitHostPort(u.addr)

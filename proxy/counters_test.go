@@ -65,8 +65,8 @@ func TestRefusalReasons(t *testing.T) {
 	}
 }
 
-// TestMeasures follows one tunnel and one refusal through the numbers.
-func TestMeasures(t *testing.T) {
+// TestCounters follows one tunnel and one refusal through the counters.
+func TestCounters(t *testing.T) {
 	var waits, dials durations
 	w := newWorld(t, 1, func(c *Config, _ *resolver, _ *hclog.LoggerOptions) { c.OnQueueWait, c.OnDial = waits.note, dials.note })
 	u := newUpstream(t, echo)
@@ -79,7 +79,7 @@ func TestMeasures(t *testing.T) {
 	if len(wait) != 1 || wait[0] < 0 || len(dial) != 1 || dial[0] <= 0 || dial[0] > time.Since(before) {
 		t.Errorf("one tunnel: waits %v, dials %v", wait, dial)
 	}
-	// An open tunnel's bytes are told while it is open, and not a second time when it ends.
+	// An open tunnel's bytes are counted while it is open, and not again at its end.
 	eventually(t, "the open tunnel's bytes", func() bool { return w.Bytes() == Bytes{In: 5, Out: 5} })
 	p.send("more")
 	p.expect("more")
@@ -107,20 +107,20 @@ func TestMeasures(t *testing.T) {
 	}
 }
 
-// durations are those that the server has told.
+// durations collects the reported durations.
 type durations struct {
 	mu   sync.Mutex
-	told []time.Duration
+	list []time.Duration
 }
 
 func (d *durations) note(one time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.told = append(d.told, one)
+	d.list = append(d.list, one)
 }
 
 func (d *durations) all() []time.Duration {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return slices.Clone(d.told)
+	return slices.Clone(d.list)
 }

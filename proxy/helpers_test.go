@@ -23,7 +23,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// patience bounds every wait for something that must happen.
+// patience bounds every wait for an event that must happen.
 const patience = 10 * time.Second
 
 // eventually waits until cond holds.
@@ -40,7 +40,7 @@ func eventually(t *testing.T, what string, cond func() bool) {
 	}
 }
 
-// resolver is a fake DNS: a list of addresses is remembered, everything else is asked for.
+// resolver is a fake DNS: lists of addresses are known at once, anything else needs a look-up.
 type resolver map[string]any // []netip.Addr, error, resolve.Addrs, or a function
 
 func (r resolver) Remembered(host string) (resolve.Addrs, bool) {
@@ -89,7 +89,7 @@ func names(r resolver) option {
 	return func(_ *Config, to *resolver, _ *hclogOptions) { *to = r }
 }
 
-// newWorld starts a proxy; the test's end closes it and checks that every slot came back.
+// newWorld starts a proxy. The test's end closes it and checks that every slot is back.
 func newWorld(t *testing.T, limit int, options ...option) *world {
 	t.Helper()
 	cfg := Config{Node: "n1", Policy: DefaultPolicy()}
@@ -132,7 +132,7 @@ func newWorld(t *testing.T, limit int, options ...option) *world {
 	return w
 }
 
-// sockOf makes a sock of a connection, which it takes over.
+// sockOf takes over a connection as a sock.
 func sockOf(t *testing.T, conn net.Conn) *sock {
 	t.Helper()
 	defer conn.Close()
@@ -251,8 +251,8 @@ func (p *peer) refused(method string, status int, code string) *http.Response {
 	return resp
 }
 
-// upstream is a TCP server that counts its connections as an upstream does: from accept to
-// the moment its handler has seen the end.
+// upstream is a TCP server that counts its connections from accept until its handler has seen the
+// end.
 type upstream struct {
 	t    *testing.T
 	l    net.Listener
@@ -260,11 +260,11 @@ type upstream struct {
 	open atomic.Int64
 	peak atomic.Int64
 	all  atomic.Int64
-	got  chan *peer // where there is no handler
+	got  chan *peer // without a handler
 	wg   sync.WaitGroup
 }
 
-// newUpstream serves each connection with handle; with nil they are handed to the test by accept.
+// newUpstream serves each connection with handle; if that is nil, accept returns them to the test.
 func newUpstream(t *testing.T, handle func(*net.TCPConn)) *upstream {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -308,7 +308,7 @@ func (u *upstream) accept() *peer {
 	}
 }
 
-// echo sends back what it gets, then closes.
+// echo sends received bytes back, then closes.
 func echo(c *net.TCPConn) {
 	io.Copy(c, c)
 	c.CloseWrite()
@@ -331,8 +331,8 @@ func httpUpstream(t *testing.T, h http.HandlerFunc) *upstream {
 	return u
 }
 
-// countingListener counts a connection until just before its end is sent: the server's own hook
-// comes some time after.
+// countingListener counts a connection until just before its FIN is sent; the server's own hook
+// runs later.
 type countingListener struct {
 	net.Listener
 	u *upstream
@@ -358,7 +358,7 @@ func (c *countedConn) Close() error {
 	return c.Conn.Close()
 }
 
-// opened counts one more.
+// opened counts a new connection.
 func (u *upstream) opened() {
 	u.all.Add(1)
 	n := u.open.Add(1)

@@ -20,12 +20,12 @@ import (
 	"github.com/weirproxy/weir/lease"
 )
 
-// get is a plain GET for a path of an upstream.
+// get returns a plain GET for a path of an upstream.
 func get(u *upstream, path, fields string) string {
 	return "GET http://" + u.addr + path + " HTTP/1.1\r\nHost: ignored\r\n" + fields + "\r\n"
 }
 
-// readHead reads a request head as the upstream sees it.
+// readHead reads a request head at the upstream.
 func (p *peer) readHead() string {
 	p.t.Helper()
 	var b strings.Builder
@@ -156,7 +156,7 @@ func TestExpectContinue(t *testing.T) {
 		t.Error("the connection is closed after a whole exchange")
 	}
 
-	// A final answer instead: the client keeps its body, and learns that the connection ends.
+	// With a final answer instead, the client keeps its body, and the connection ends.
 	p.send(request)
 	q.readHead()
 	q.send("HTTP/1.1 417 Expectation Failed\r\nContent-Length: 2\r\n\r\nno")
@@ -167,8 +167,8 @@ func TestExpectContinue(t *testing.T) {
 	q.expectReset()
 }
 
-// An answer that comes before the body's end reaches the client, and both go on as long as both
-// want to.
+// An answer that comes before the end of the body reaches the client, and both go on for as long as
+// they want.
 func TestEarlyResponse(t *testing.T) {
 	u := newUpstream(t, nil)
 	w := newWorld(t, 1)
@@ -188,7 +188,7 @@ func TestEarlyResponse(t *testing.T) {
 	p.expectEOF()
 }
 
-// An upstream that refuses a large body and closes: its answer must not be lost.
+// An upstream refuses a large body and closes; its answer must not be lost.
 func TestEarlyRefusalOfALargeBody(t *testing.T) {
 	u := newUpstream(t, nil)
 	w := newWorld(t, 1)
@@ -282,7 +282,7 @@ func TestClientThatLeavesDuringAnExchange(t *testing.T) {
 		q.expectReset()
 		eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
 	}
-	// One that has only said all it had to say gets its answer.
+	// A client that has only ended its sending side gets its answer.
 	p := w.dial()
 	p.send(get(u, "/", ""))
 	q := u.accept()
@@ -307,8 +307,8 @@ func TestSeverDuringAnExchange(t *testing.T) {
 	eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
 }
 
-// A response that is under way when the lease runs out is reset, fence or no fence, also where its
-// framing would tell the client that something is missing.
+// A response in progress when the lease runs out is reset, with or without a fence, even if its
+// framing would reveal the loss.
 func TestNoResponseIsRelayedPastTheDeadline(t *testing.T) {
 	u := newUpstream(t, nil)
 	w := newWorld(t, 1)
@@ -327,7 +327,7 @@ func TestNoResponseIsRelayedPastTheDeadline(t *testing.T) {
 	}
 }
 
-// Go's own client and server on both sides, with bodies both ways, under a limit.
+// Go's own client and server, with bodies both ways, under a limit.
 func TestPlainUnderLoad(t *testing.T) {
 	const limit = 3
 	u := httpUpstream(t, func(w http.ResponseWriter, r *http.Request) {
@@ -370,7 +370,7 @@ func TestPlainUnderLoad(t *testing.T) {
 	}
 }
 
-// Clients that weir's users have.
+// Clients in common use.
 func TestRealClients(t *testing.T) {
 	plain := httpUpstream(t, func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "plain ", r.Header.Get("Via")) })
 	tls := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "tunnel") }))

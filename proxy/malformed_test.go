@@ -80,8 +80,7 @@ func TestMalformedRequests(t *testing.T) {
 	}
 }
 
-// TestNamesInUTF8: clients that don't know IDNA write a name as they got it; its ASCII form is what
-// is counted, and what the upstream is told.
+// Clients that don't know IDNA send a name as they got it. Its ASCII form is counted and forwarded.
 func TestNamesInUTF8(t *testing.T) {
 	u := newUpstream(t, nil)
 	_, port, err := net.SplitHostPort(u.addr)
@@ -169,7 +168,7 @@ func TestMalformedResponses(t *testing.T) {
 	}
 }
 
-// A field that is refused is named, and its value is not.
+// The refusal names the field, but not its value.
 func TestRefusedFieldsAreNamed(t *testing.T) {
 	const secret = "s3cret\x01"
 	for line, want := range map[string]string{
@@ -205,7 +204,7 @@ func TestRefusedFieldsAreNamed(t *testing.T) {
 	}
 }
 
-// An upstream that switches protocols must say to which: what it left out is named.
+// An upstream must say to which protocol it switches; the refusal names the missing field.
 func TestBadSwitch(t *testing.T) {
 	u := newUpstream(t, nil)
 	w := newWorld(t, 1)
@@ -231,7 +230,7 @@ func TestBadSwitch(t *testing.T) {
 	}
 }
 
-// A response that breaks off must not look whole.
+// A response that breaks off must not look complete.
 func TestTruncatedResponses(t *testing.T) {
 	u := newUpstream(t, nil)
 	w := newWorld(t, 1)

@@ -143,7 +143,7 @@ func TestStaleConnectionIsRetriedOnce(t *testing.T) {
 		p.response("GET")
 		p.send(strings.ReplaceAll(c.request, "UP", u.addr))
 		q.readHead()
-		q.Close() // it read the request, but that can't be known
+		q.Close() // it read the request, but the proxy can't know that
 		if !c.retried {
 			p.refused("POST", 502, "connection_terminated")
 			continue
@@ -162,7 +162,7 @@ func TestStaleConnectionIsRetriedOnce(t *testing.T) {
 	}
 }
 
-// Without a queue, a connection that went stale must not cost the request its only slot.
+// Without a queue, a stale connection must not cost the request its only slot.
 func TestStaleConnectionGivesItsSlotToTheRetry(t *testing.T) {
 	u := newUpstream(t, nil)
 	w := newWorld(t, 1)
@@ -221,7 +221,7 @@ func TestIdleTimeOfUpstreamConnections(t *testing.T) {
 	q := serve(nil, once)
 	serve(q, once) // it has just been used
 	w.age(unsafeIdle)
-	serve(q, again) // which could be repeated
+	serve(q, again) // this request could be repeated
 	w.age(unsafeIdle)
 	go func() { // the upstream ends when asked to
 		io.Copy(io.Discard, q.r)

@@ -11,10 +11,10 @@ import (
 	"github.com/weirproxy/weir/lease"
 )
 
-// statusLines are the status lines that the proxy's own answers may begin with.
+// statusLines matches the status lines of the proxy's own answers.
 var statusLines = regexp.MustCompile(`^HTTP/1\.1 [4-5]\d\d weir: [ -~]{1,114}\r\n$`)
 
-// statusLine is the first line of a refusal.
+// statusLine returns the first line of a refusal.
 func statusLine(r *refusal, rejectStatus int, g grounds) string {
 	line, _, _ := strings.Cut(string(r.render(nil, r.status(rejectStatus), nil, "n1", g, keepAlive{}, false)), "\n")
 	return line + "\n"
@@ -49,8 +49,8 @@ func TestReasonPhrases(t *testing.T) {
 	}
 }
 
-// Whatever a name holds, the answer begins with one status line of bounded length, and other
-// proxies of the cluster know it.
+// For any name and details, the answer begins with one status line of bounded length, and other
+// proxies of the cluster recognise it.
 func FuzzReasonPhrase(f *testing.F) {
 	f.Add("api.example.com", "details", true)
 	f.Add(strings.Repeat("x", 300), strings.Repeat("y", 300), true)
@@ -72,7 +72,7 @@ func FuzzReasonPhrase(f *testing.F) {
 	})
 }
 
-// The reason phrase is all that most clients show of a refused CONNECT.
+// Most clients show only the reason phrase of a refused CONNECT.
 func TestRefusedConnectSaysWhy(t *testing.T) {
 	u := newUpstream(t, nil)
 	w := newWorld(t, 2)

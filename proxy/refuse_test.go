@@ -75,7 +75,7 @@ func TestRefusals(t *testing.T) {
 			if resp.Header.Get("Content-Type") != "text/plain; charset=utf-8" {
 				t.Errorf("Content-Type %q", resp.Header.Get("Content-Type"))
 			}
-			// The same connection goes on after a refused GET, unless the client is refused; a
+			// The connection goes on after a refused GET, unless the client itself is refused; a
 			// refused CONNECT ends it.
 			if c.code == "http_request_denied" {
 				p.expectEOF()

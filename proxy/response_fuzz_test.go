@@ -15,8 +15,8 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
-// relayResponse does what an exchange does with a response, but for the connections: it returns
-// what the client is sent, and whether that is all of it.
+// relayResponse handles a response like an exchange, but without connections. It returns the bytes
+// for the client, and whether they are complete.
 func relayResponse(t *testing.T, in *inbuf, method string, minor int) (out []byte, status int, complete bool) {
 	to := newSink(t)
 	defer in.release()
@@ -44,9 +44,9 @@ func relayResponse(t *testing.T, in *inbuf, method string, minor int) (out []byt
 	return nil, 0, false
 }
 
-// laxChunks reports whether a line is folded, or has behind a semicolon what may not stand in a
-// field value. In chunked content weir refuses both (RFC 9112 §5.2, §7.1.1); net/http unfolds the
-// one in trailers, and passes over the other in extensions.
+// laxChunks reports whether a line is folded, or has an extension with bytes that no field value
+// may have. weir refuses both in chunked content (RFC 9112 §5.2, §7.1.1); net/http unfolds trailers
+// and ignores extensions.
 func laxChunks(data []byte) bool {
 	for line := range bytes.Lines(data) {
 		line = bytes.TrimRight(line, "\r\n")
@@ -58,10 +58,10 @@ func laxChunks(data []byte) bool {
 	return false
 }
 
-// folds are the ends of lines that the next one continues.
+// folds matches the end of a line that the next one continues.
 var folds = regexp.MustCompile(`\r?\n[ \t]+`)
 
-// relengthened reports whether data may hold one Content-Length, written more than once.
+// relengthened reports whether data may have a Content-Length that is repeated.
 func relengthened(data []byte) bool {
 	return len(lengths.FindAll(data, 2)) > 1 || lengthList.Match(data)
 }
@@ -71,8 +71,8 @@ var (
 	lengthList = regexp.MustCompile(`(?im)^content-length[ \t]*:[^\n]*,`)
 )
 
-// standardResponse reads the final response with net/http; an error is one of its head. rest is
-// what is left behind it.
+// standardResponse reads the final response with net/http; err is about its head. rest is the
+// number of bytes behind the response.
 func standardResponse(data []byte, method string) (m message, rest int, readErr, err error) {
 	r := bufio.NewReader(bytes.NewReader(data))
 	for {
@@ -97,8 +97,8 @@ func standardResponse(data []byte, method string) (m message, rest int, readErr,
 	}
 }
 
-// FuzzResponseStream: whatever an upstream answers, in whatever pieces, the client reads the
-// response that net/http reads there, complete or not; over HTTP/1.0 too.
+// FuzzResponseStream: for any upstream bytes, in pieces of any size, the client reads the response
+// that net/http reads there, complete or not, over HTTP/1.0 too.
 func FuzzResponseStream(f *testing.F) {
 	for i, s := range []string{
 		"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
@@ -158,8 +158,7 @@ func FuzzResponseStream(f *testing.F) {
 		if complete != (readErr == nil) && (complete || !laxChunks(data)) {
 			t.Fatalf("%q: complete: %v; for net/http: %v", data, complete, readErr)
 		}
-		// A response that breaks off looks so to the client: by its framing, or by a reset where
-		// there is none.
+		// The client can tell that a response broke off, by its framing or by a reset.
 		framed := minor > 0 || strings.Contains(string(out), "\r\nContent-Length: ")
 		if complete != (gotErr == nil) && framed && !isHead {
 			t.Fatalf("%q goes out as %q: complete: %v; for the client: %v", data, out, complete, gotErr)

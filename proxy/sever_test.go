@@ -59,7 +59,7 @@ func TestSeverWhileDialling(t *testing.T) {
 	}
 }
 
-// A process that wakes up after its lease has run out reads nothing further, fence or no fence.
+// A process that wakes up after its lease has run out reads nothing more, with or without a fence.
 func TestNothingIsRelayedPastTheDeadline(t *testing.T) {
 	u := newUpstream(t, nil)
 	w := newWorld(t, 1)
@@ -71,7 +71,7 @@ func TestNothingIsRelayedPastTheDeadline(t *testing.T) {
 		if !fromClient {
 			from, to = q, p
 		}
-		_, _ = from.Write([]byte("too late")) // a look at the quiet tunnel may have come first, and have reset it
+		_, _ = from.Write([]byte("too late")) // a check of the idle tunnel may have reset it before
 		to.expectReset()
 		eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
 	}

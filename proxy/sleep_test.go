@@ -22,7 +22,7 @@ func (w *world) sleepingTunnel(u *upstream) (p, q *peer, f *flow) {
 	return p, q, f
 }
 
-// sleep makes what is awake of a tunnel sleep.
+// sleep puts the awake directions of a tunnel to sleep.
 func (w *world) sleep(f *flow) {
 	w.t.Helper()
 	f.putToSleep()
@@ -35,13 +35,13 @@ func (f *flow) sleeping() uint32 {
 	return f.asleep
 }
 
-// pumps counts the goroutines that relay.
+// pumps returns the number of relaying goroutines.
 func pumps() int {
 	stacks := make([]byte, 1<<20)
 	return strings.Count(string(stacks[:runtime.Stack(stacks, true)]), "proxy.(*flow).pump(")
 }
 
-// A tunnel that sleeps holds no goroutine, and goes on as if nothing had been.
+// A sleeping tunnel holds no goroutine, and wakes without loss.
 func TestTunnelSleeps(t *testing.T) {
 	w := newWorld(t, 1)
 	u := newUpstream(t, nil)
@@ -76,12 +76,12 @@ func TestTunnelSleeps(t *testing.T) {
 	eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
 }
 
-// Whatever ends a tunnel ends one that sleeps.
+// Everything that ends a tunnel ends a sleeping one.
 func TestDozingTunnelEnds(t *testing.T) {
 	for name, c := range map[string]struct {
 		do         func(w *world, p, q *peer, f *flow)
 		end        error
-		p, q       func(*peer) // what the peers see, where they have not done it
+		p, q       func(*peer) // checks the end at the peers that did not cause it
 		idle, half time.Duration
 	}{
 		"upstream closes": {do: func(_ *world, p, q *peer, _ *flow) { q.CloseWrite(); p.expectEOF(); p.CloseWrite() }, q: (*peer).expectEOF},
@@ -125,7 +125,7 @@ func TestDozingTunnelEnds(t *testing.T) {
 	}
 }
 
-// One direction sleeps while the other is stuck in a write, and is woken alone.
+// One direction sleeps while the other is stuck in a write, and wakes alone.
 func TestDirectionsSleepApart(t *testing.T) {
 	w := newWorld(t, 0)
 	u := newUpstream(t, nil)
@@ -156,8 +156,7 @@ func TestDirectionsSleepApart(t *testing.T) {
 	eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
 }
 
-// The registry lets a tunnel rest once it has been quiet between two looks, and later each time
-// that it has woken.
+// A tunnel sleeps after one idle check, and after more each time that it has woken.
 func TestPatience(t *testing.T) {
 	var r registry
 	f := &flow{}
@@ -178,7 +177,7 @@ func TestPatience(t *testing.T) {
 		f.in.Add(1)
 		r.markAwake(f)
 		r.markAwake(f)
-		// The first look sees that it has moved.
+		// The first check sees traffic.
 		if n := looks(); n != want+1 {
 			t.Errorf("sleeps after %d looks, want %d", n, want+1)
 		}

@@ -19,8 +19,8 @@ import (
 	"github.com/weirproxy/weir/fsm"
 )
 
-// descriptor is a syscall.RawConn over any file descriptor. Before each read it is fed one piece of
-// what is to come, and ends after the last.
+// descriptor is a syscall.RawConn for any file descriptor. Each read is preceded by one piece of
+// the input; the input's end follows the last.
 type descriptor struct {
 	fd     int
 	feed   int // the pipe's other end, -1 without one
@@ -45,7 +45,7 @@ func (d *descriptor) Read(f func(uintptr) bool) error {
 	return nil
 }
 
-// arriving is an inbuf that the data comes to in pieces of n bytes, and then a FIN.
+// arriving returns an inbuf that receives data in pieces of n bytes, and then a FIN.
 func arriving(t *testing.T, data []byte, n int) *inbuf {
 	var ends [2]int
 	if err := unix.Pipe(ends[:]); err != nil {
@@ -67,7 +67,7 @@ func onDescriptor(d *descriptor) *sock {
 	return s
 }
 
-// sink is an outbuf whose bytes can be read again.
+// sink is an outbuf whose output can be read.
 type sink struct {
 	outbuf
 	fd int
@@ -79,7 +79,7 @@ func newSink(t *testing.T) *sink {
 	return &sink{outbuf{sock: onDescriptor(&descriptor{fd: fd, feed: -1})}, fd}
 }
 
-// written is all that went out.
+// written returns the whole output.
 func (s *sink) written(t *testing.T) []byte {
 	if err := s.flush(); err != nil {
 		t.Fatal(err)
@@ -95,7 +95,7 @@ func (s *sink) written(t *testing.T) []byte {
 	return b
 }
 
-// message is a request or response as somebody has read it.
+// message is a parsed request or response.
 type message struct {
 	Start   string // method, target, or status; and the minor version
 	Host    string
@@ -106,8 +106,7 @@ type message struct {
 	Persist bool
 }
 
-// relayed are the requests that weir accepted from a connection, and what it sends to their
-// upstreams.
+// relayed has the requests that weir accepted from a connection, and its output to the upstreams.
 type relayed struct {
 	seen []message
 	out  []byte // of the complete ones
@@ -115,7 +114,7 @@ type relayed struct {
 	end  string // why it read no further
 }
 
-// relayRequests does what a client's goroutine does with a connection, but for the connections.
+// relayRequests handles a connection like a client's goroutine, but without connections.
 func relayRequests(t *testing.T, in *inbuf) (r relayed) {
 	out := newSink(t)
 	for len(r.seen) < 8 {
@@ -151,7 +150,7 @@ func relayRequests(t *testing.T, in *inbuf) (r relayed) {
 			break
 		}
 		r.out = out.written(t)
-		// What went out is read back by the caller; here only the content as weir has read it.
+		// The caller parses the output; this is the content as weir read it.
 		m.Body, m.Trailer = contentOf(t, r.out[before+len(forward):], content)
 		r.seen, r.rest = append(r.seen, m), in.len()
 	}
@@ -159,7 +158,7 @@ func relayRequests(t *testing.T, in *inbuf) (r relayed) {
 	return r
 }
 
-// contentOf takes the bytes that went out behind a head apart.
+// contentOf parses the output behind a head.
 func contentOf(t *testing.T, b []byte, content body) (string, http.Header) {
 	if content.framing != framedChunked {
 		return string(b), nil
@@ -180,7 +179,7 @@ func contentOf(t *testing.T, b []byte, content body) (string, http.Header) {
 	return string(got), trailersOf(m.Trailer)
 }
 
-// optionsOf are the members of a list, naively.
+// optionsOf splits a list naively.
 func optionsOf(value string) (list []string) {
 	for _, o := range strings.Split(strings.ToLower(value), ",") {
 		if o = strings.Trim(o, " \t"); o != "" {
@@ -190,7 +189,8 @@ func optionsOf(value string) (list []string) {
 	return list
 }
 
-// trailersOf are the trailer fields that came, and may go on: not those that were only announced.
+// trailersOf returns the received trailer fields that may be forwarded, without those that were
+// only announced.
 func trailersOf(h http.Header) http.Header {
 	h = h.Clone()
 	for name, values := range h {
@@ -201,8 +201,8 @@ func trailersOf(h http.Header) http.Header {
 	return h
 }
 
-// standardRefusal names the rule by which net/http refuses a request that weir takes, or "". Three
-// judge what weir passes on as it is, for the origin to judge, and one what weir writes anew.
+// standardRefusal names the rule by which net/http refuses a request that weir accepts, or "". In
+// three cases weir leaves the decision to the origin; in one it repairs the request.
 func standardRefusal(h *head) string {
 	target := string(h.target)
 	if string(h.method) == "CONNECT" && !strings.HasPrefix(target, "/") {
@@ -232,7 +232,7 @@ func standardRefusal(h *head) string {
 	return ""
 }
 
-// standardRequests reads as many requests as weir has with net/http.
+// standardRequests reads as many requests with net/http as weir has read.
 func standardRequests(t *testing.T, data []byte, n int) (list []message, rest int, _ bool) {
 	r := bufio.NewReader(bytes.NewReader(data))
 	for range n {
@@ -254,7 +254,7 @@ func standardRequests(t *testing.T, data []byte, n int) (list []message, rest in
 	return list, len(left), true
 }
 
-// skipEmptyLines does what RFC 9112 section 2.2 asks of a server, and net/http leaves undone.
+// skipEmptyLines does what RFC 9112 §2.2 asks of servers and net/http does not do.
 func skipEmptyLines(r *bufio.Reader) {
 	for {
 		b, _ := r.Peek(2)
@@ -269,8 +269,8 @@ func skipEmptyLines(r *bufio.Reader) {
 	}
 }
 
-// smuggled are shapes that two parsers have been known to read in two ways: of each, weir takes as
-// many requests as the number says, counted from the start, and never the one hidden in it.
+// smuggled has shapes that some parsers read differently. weir accepts the given number of requests
+// from the start of each, and never the hidden one.
 var smuggled = []struct {
 	in   string
 	want int
@@ -349,9 +349,9 @@ func TestSmugglingShapes(t *testing.T) {
 	}
 }
 
-// FuzzRequestStream: whoever sends what, in whatever pieces, weir reads the requests that net/http
-// reads, with the same content, ending at the same bytes; and the upstream reads these again out of
-// what weir sends.
+// FuzzRequestStream: for any bytes, in pieces of any size, weir reads the requests that net/http
+// reads, with the same content, ending at the same bytes; and the upstream reads the same ones from
+// weir's output.
 func FuzzRequestStream(f *testing.F) {
 	for i, c := range smuggled {
 		f.Add([]byte(c.in), uint8(i))
@@ -384,7 +384,7 @@ func checkRequests(t *testing.T, data []byte, piece int) {
 	for i := range want {
 		// net/http prefers the target's authority to Host, as weir does.
 		if want[i].Persist && !got.seen[i].Persist {
-			want[i].Persist = want[i].Header.Get("Proxy-Connection") == "" // whose "close" counts here
+			want[i].Persist = want[i].Header.Get("Proxy-Connection") == "" // its "close" counts here
 		}
 		if d := cmp.Diff(want[i], got.seen[i], cmpopts.EquateEmpty()); d != "" {
 			t.Fatalf("%q: request %d (-net/http +weir):\n%s", data, i, d)
@@ -397,8 +397,8 @@ func checkRequests(t *testing.T, data []byte, piece int) {
 	checkUpstream(t, data, cut)
 }
 
-// justified reports whether one of the requests that weir takes is one that net/http refuses by a
-// rule that is known.
+// justified reports whether one of the requests that weir accepts is refused by net/http for a
+// known rule.
 func justified(data []byte, n int) bool {
 	in := offline(data)
 	for range n {
@@ -419,7 +419,7 @@ func justified(data []byte, n int) bool {
 	return false
 }
 
-// checkUpstream reads what the upstreams are sent with net/http.
+// checkUpstream parses the output to the upstreams with net/http.
 func checkUpstream(t *testing.T, data []byte, sent relayed) {
 	t.Helper()
 	got, rest, ok := standardRequests(t, sent.out, len(sent.seen))
@@ -445,7 +445,7 @@ func checkUpstream(t *testing.T, data []byte, sent relayed) {
 	}
 }
 
-// checkHops looks for what must not go out: fields that are for one connection alone.
+// checkHops reports fields that must not be forwarded.
 func checkHops(t *testing.T, h http.Header) {
 	t.Helper()
 	for _, name := range []string{"Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization", "Upgrade"} {
@@ -458,7 +458,7 @@ func checkHops(t *testing.T, h http.Header) {
 	}
 }
 
-// endToEnd are the fields that are none of a proxy's business.
+// endToEnd returns the fields that a proxy must not touch.
 func endToEnd(h http.Header, options []string) http.Header {
 	h = h.Clone()
 	for _, name := range []string{"Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Upgrade", "Via", "Expect"} {
