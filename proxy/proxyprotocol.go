@@ -7,20 +7,20 @@ import (
 	"strconv"
 )
 
-// Load balancers that say who their clients are, by the PROXY protocol: one header, of version 1 or
-// 2, before the first byte of the connection. (The sections are those of its specification.) Only
-// connections from [Policy].ProxyProtocolFrom are read so: they must have a header, and anybody
-// else's is no HTTP.
+// Load balancers announce their clients with the PROXY protocol: one header, of version 1 or 2,
+// before the first byte of the connection. (Sections are those of its specification.) Connections
+// from [Policy].ProxyProtocolFrom must have a header; from other addresses it is refused as
+// malformed HTTP.
 
 const (
-	// maxProxyLine is the longest header of version 1 (§2.1), its end included.
+	// maxProxyLine is the longest header of version 1, including its CR LF (§2.1).
 	maxProxyLine = 107
-	// maxProxyBlock is the longest that is taken of version 2, in bytes after the first 16:
-	// addresses take at most 216, and what may follow them is passed over.
+	// maxProxyBlock is the longest part after the first 16 bytes that is accepted of version 2.
+	// Addresses take at most 216 bytes; the extensions after them are ignored.
 	maxProxyBlock = 4 << 10
 )
 
-// What is wrong with a header.
+// Errors of reading a header.
 const (
 	errNoProxyHeader  = syntaxError("connections from this address must begin with a PROXY protocol header")
 	errBadProxyHeader = syntaxError("malformed PROXY protocol header")
@@ -29,9 +29,9 @@ const (
 // proxySignature begins a header of version 2 (§2.2).
 var proxySignature = []byte("\r\n\r\n\x00\r\nQUIT\n")
 
-// readProxyHeader reads a header and takes it out of hand. The address is the client's, or invalid
-// where the header names none: then the connection is the balancer's own, or of a kind that has no
-// address here. io.EOF says that nothing came.
+// readProxyHeader reads and consumes a header. It returns the client's address, or an invalid one
+// if the header names none: the connection is the balancer's own, or has another kind of address.
+// io.EOF means that nothing came.
 func readProxyHeader(in *inbuf) (netip.AddrPort, error) {
 	for {
 		client, n, err := parseProxyHeader(in.bytes())
@@ -51,8 +51,8 @@ func readProxyHeader(in *inbuf) (netip.AddrPort, error) {
 	}
 }
 
-// parseProxyHeader reads the header that b begins with; n is its length, or 0 where more bytes are
-// needed to tell.
+// parseProxyHeader reads the header at the beginning of b. n is its length, or 0 if more bytes are
+// needed.
 func parseProxyHeader(b []byte) (client netip.AddrPort, n int, err error) {
 	switch {
 	case begins(b, proxySignature):
@@ -63,7 +63,7 @@ func parseProxyHeader(b []byte) (client netip.AddrPort, n int, err error) {
 	return client, 0, errNoProxyHeader
 }
 
-// begins reports whether b begins with the prefix, as far as b goes.
+// begins reports whether b begins with prefix, or is itself a beginning of it.
 func begins(b, prefix []byte) bool {
 	n := min(len(b), len(prefix))
 	return bytes.Equal(b[:n], prefix[:n])
@@ -83,7 +83,7 @@ func parseProxyLine(b []byte) (client netip.AddrPort, n int, err error) {
 	switch family := string(words[1]); {
 	case bytes.IndexByte(line, '\r') >= 0:
 	case family == "UNKNOWN":
-		return client, n, nil // whatever follows
+		return client, n, nil // the rest of the line is to be ignored
 	case len(words) != 6:
 	case family == "TCP4" || family == "TCP6":
 		source, ok := parseProxyAddr(words[2], words[4], family == "TCP4")
@@ -119,7 +119,7 @@ func parseProxyBlock(b []byte) (client netip.AddrPort, n int, err error) {
 	switch {
 	case !local && command != 0x21, size > maxProxyBlock:
 		return client, 0, errBadProxyHeader
-	case !local && (kind>>4 > 3 || kind&0xf > 2): // no family or transport that there is
+	case !local && (kind>>4 > 3 || kind&0xf > 2): // unknown family or transport
 		return client, 0, errBadProxyHeader
 	case len(b) < fixed+size:
 		return client, 0, nil
@@ -134,5 +134,5 @@ func parseProxyBlock(b []byte) (client netip.AddrPort, n int, err error) {
 	case kind == 0x11 || kind == 0x21:
 		return client, 0, errBadProxyHeader
 	}
-	return client, n, nil // another transport: as if nothing were known
+	return client, n, nil // another transport: the client stays unknown
 }

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A client that has gone behind bytes that nobody takes is found out, as without TLS.
+// A client that leaves while its earlier bytes are not being read is detected, as without TLS.
 func TestTLSClientGoesBehindUnreadBytes(t *testing.T) {
 	u := newUpstream(t, nil)
 	cert := newCertificate(t)
@@ -29,8 +29,8 @@ func TestTLSClientGoesBehindUnreadBytes(t *testing.T) {
 		raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) })
 		return n
 	}
-	// The last of them is to be in the proxy's hands, so that the FIN can follow, with others
-	// before it that nobody takes: no more is taken at a time than the proxy moves meanwhile.
+	// The last bytes must be in the proxy's hands, so that the FIN can follow them, while others
+	// before them are unread: no more are read at a time than the proxy moves meanwhile.
 	pace := time.NewTicker(5 * time.Millisecond)
 	defer pace.Stop()
 	for taken := int64(0); unsent() > 0; <-pace.C {

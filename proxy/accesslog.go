@@ -13,42 +13,41 @@ import (
 )
 
 const (
-	// lineDelay is how long a line may wait for others, to be written with them.
+	// lineDelay is how long a line may wait, to be written together with others.
 	lineDelay = 5 * time.Millisecond
-	// maxPendingLines bounds the bytes of lines that are not written yet; what goes beyond is
-	// dropped and counted.
+	// maxPendingLines bounds the bytes of unwritten lines. Further lines are dropped and counted.
 	maxPendingLines = 4 << 20
-	// maxLineBatch is about the most bytes that one write gets.
+	// maxLineBatch is roughly the largest write.
 	maxLineBatch = 64 << 10
-	// maxPooledLine is the largest line whose memory is kept for another.
+	// maxPooledLine is the largest buffer that is reused for another line.
 	maxPooledLine = 1 << 10
-	// lineGrace is how long closing waits for an output that takes nothing.
+	// lineGrace is how long close waits for an output that is stuck.
 	lineGrace = time.Second
 )
 
-// LineOutput says where the lines go.
+// LineOutput says where and how log lines are written.
 type LineOutput struct {
-	// Writer gets whole lines, many in one call; it must be safe for use beside the logger, which
-	// may write to the same. Nil: no lines are written.
+	// Writer gets whole lines, many in one call. It must be safe for use beside the logger, which
+	// may write to it too. nil turns the lines off.
 	Writer io.Writer
-	// JSON is hclog's JSON format, else it is its text.
+	// JSON selects hclog's JSON format instead of its text format.
 	JSON bool
-	// Always writes them whatever the logger's level; else they are of level info.
+	// Always writes the lines whatever the logger's level. Otherwise they have level info.
 	Always bool
 }
 
-// lines writes the one line that a finished tunnel or request leaves: what hclog would write for
-// the same message and fields, without reflection, a lock, or a system call for each. The goroutine
-// that ends the request appends its line to a list; one writer takes the list every lineDelay.
-// Where that can't keep up, lines are dropped, and the log says how many.
+// lines writes one line for each finished tunnel or request: the bytes that hclog would write for
+// the same message and fields, but without reflection, a lock, or a system call for each. The
+// goroutine that ends the request appends its line to a list, and one writer takes the list every
+// lineDelay. If the writer can't keep up, lines are dropped, and the log reports how many.
 type lines struct {
 	to   atomic.Pointer[LineOutput]
-	log  hclog.Logger // says whether lines are wanted, and is told of those that were dropped
+	log  hclog.Logger // its level decides; it reports dropped lines
 	name string
 	pool sync.Pool // of *line
 
-	newest  atomic.Pointer[line] // of those to be written; each leads to the one before
-	pending atomic.Int64         // their bytes, and those of the ones being written
+	newest  atomic.Pointer[line] // the newest unwritten line; each points to the one before
+	pending atomic.Int64         // bytes in the list or being written
 	dropped atomic.Int64
 	second  atomic.Pointer[second]
 
@@ -57,7 +56,7 @@ type lines struct {
 	batch            []byte // the writer's
 }
 
-// line is one line. Fields are appended in the order of the calls.
+// line is one log line. Its fields are in the order of the calls.
 type line struct {
 	buf  []byte
 	json bool
@@ -75,8 +74,7 @@ func newLines(to LineOutput, log hclog.Logger) *lines {
 	return ls
 }
 
-// SetLines changes where the lines of finished tunnels and requests go. Those that are not written
-// yet may go to either.
+// SetLines changes the output of log lines. Unwritten lines may go to the old or to the new one.
 func (s *Server) SetLines(to LineOutput) { s.lines.to.Store(&to) }
 
 // wanted reports whether a line would be written.
@@ -85,7 +83,7 @@ func (ls *lines) wanted() bool {
 	return to.Writer != nil && (to.Always || ls.log.IsInfo())
 }
 
-// begin starts a line of level info, which end takes.
+// begin starts a line of level info; end takes it.
 func (ls *lines) begin(now time.Time, message string) *line {
 	l, ok := ls.pool.Get().(*line)
 	if !ok {
@@ -111,7 +109,7 @@ func (ls *lines) begin(now time.Time, message string) *line {
 	return l
 }
 
-// end hands the line to the writer.
+// end passes the line to the writer.
 func (ls *lines) end(l *line) {
 	if l.json {
 		l.buf = append(l.buf, '}')
@@ -126,7 +124,7 @@ func (ls *lines) end(l *line) {
 	}
 	for {
 		l.next = ls.newest.Load()
-		first := l.next == nil // after the swap l may be another's
+		first := l.next == nil // read before the swap: afterwards l belongs to the writer
 		if !ls.newest.CompareAndSwap(l.next, l) {
 			continue
 		}
@@ -146,7 +144,7 @@ func (ls *lines) recycle(l *line) {
 	}
 }
 
-// run writes until close, and then what is left.
+// run writes lines until close, and then the remaining ones.
 func (ls *lines) run() {
 	defer close(ls.done)
 	timer := time.NewTimer(0)
@@ -167,7 +165,7 @@ func (ls *lines) run() {
 	}
 }
 
-// flush writes what is in the list, oldest first.
+// flush writes the lines in the list, oldest first.
 func (ls *lines) flush() {
 	var oldest *line
 	for l := ls.newest.Swap(nil); l != nil; {
@@ -189,8 +187,8 @@ func (ls *lines) flush() {
 }
 
 func (ls *lines) write() {
-	if to := ls.to.Load().Writer; to != nil { // it may have been switched off meanwhile
-		// An output that can fail says so itself: here is nowhere to, as for the logger.
+	if to := ls.to.Load().Writer; to != nil { // nil: turned off meanwhile
+		// There is nowhere to report a failure of the log's own output.
 		_, _ = to.Write(ls.batch)
 	}
 	ls.pending.Add(-int64(len(ls.batch)))
@@ -199,25 +197,25 @@ func (ls *lines) write() {
 	}
 }
 
-// close writes what is left and stops the writer. Nobody may begin a line any more.
+// close writes the remaining lines and stops the writer. No line may be begun afterwards.
 func (ls *lines) close() {
 	ls.closing.Do(func() { close(ls.stop) })
 	timer := time.NewTimer(lineGrace)
 	defer timer.Stop()
 	select {
 	case <-ls.done:
-	case <-timer.C: // the output is stuck, and the process must not be
+	case <-timer.C: // a stuck output must not hold the process up
 	}
 }
 
-// second is how a second is written.
+// second caches the text of one second.
 type second struct {
 	unix       int64
 	json       bool
-	time, zone string // before and behind the fraction
+	time, zone string // the text before and after the fraction
 }
 
-// appendTime appends the time as hclog does, in ms or, in JSON, in µs: a second's text is made
+// appendTime appends the time as hclog does, in ms, or in µs for JSON. The text of a second is made
 // once.
 func (ls *lines) appendTime(dst []byte, t time.Time, json bool) []byte {
 	s := ls.second.Load()
@@ -295,8 +293,7 @@ func (l *line) duration(key string, value time.Duration) {
 	l.buf = append(l.buf, value.String()...)
 }
 
-// appendText appends a value as hclog's text has it: in quotes where it is more than one plain
-// word.
+// appendText appends a value as hclog's text format does: in quotes unless it is one plain word.
 func appendText(dst []byte, s string) []byte {
 	plain := s != ""
 	for i := range len(s) {
@@ -319,7 +316,7 @@ func appendText(dst []byte, s string) []byte {
 func appendJSON(dst []byte, s string) []byte {
 	for i := range len(s) {
 		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
-			quoted, _ := json.Marshal(s) // a string can always be marshalled
+			quoted, _ := json.Marshal(s) // marshalling a string never fails
 			return append(dst, quoted...)
 		}
 	}

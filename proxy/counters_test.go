@@ -20,14 +20,14 @@ func TestRefusalReasons(t *testing.T) {
 		r    *refusal
 		want string
 	}{
-		{refuseAdmission(lease.ErrOverLimit, 429), "connection_limit_reached"},
-		{refuseAdmission(errEvicted, 503), "connection_limit_reached"},
-		{refuseAdmission(lease.ErrQueueFull, 503), "queue_full"},
-		{refuseAdmission(lease.ErrQueueTimeout, 503), "queue_timeout"},
-		{refuseAdmission(lease.ErrNoLease, 503), "no_lease"},
-		{refuseAdmission(errFenced, 503), "no_lease"},
-		{refuseAdmission(lease.ErrDraining, 503), "draining"},
-		{refuseAdmission(errors.New("else"), 503), "other"},
+		{refuseAdmission(lease.ErrOverLimit), "connection_limit_reached"},
+		{refuseAdmission(errEvicted), "connection_limit_reached"},
+		{refuseAdmission(lease.ErrQueueFull), "queue_full"},
+		{refuseAdmission(lease.ErrQueueTimeout), "queue_timeout"},
+		{refuseAdmission(lease.ErrNoLease), "no_lease"},
+		{refuseAdmission(errFenced), "no_lease"},
+		{refuseAdmission(lease.ErrDraining), "draining"},
+		{refuseAdmission(errors.New("else")), "other"},
 		{refuseDial(&net.DNSError{IsNotFound: true}), "dns_error"},
 		{refuseDial(&net.DNSError{IsTimeout: true}), "dns_timeout"},
 		{refuseDial(errProhibited), "destination_ip_prohibited"},
@@ -41,10 +41,19 @@ func TestRefusalReasons(t *testing.T) {
 		{&refuseLoop, "proxy_loop_detected"},
 		{&refuseTimeout, "http_request_error"},
 		{badRequest("nonsense"), "http_request_error"},
-		{&refusal{code: "of another time"}, "other"},
+		{&refuseBlocked, "connection_limit_reached"},
+		{&refuseAnonymous, "bad_credentials"},
+		{&refuseGuessing, "bad_credentials"},
+		{&refuseUnchecked, "other"},
+		{&refuseStalled, "http_request_error"},
+		{&refuseClosed, "connection_terminated"},
+		{&refuseNoResponse, "other"},
+		{badResponse("nonsense"), "other"},
+		{&cutNode, "node_detected"},
+		{&cutNested, "proxy_loop_detected"},
 	} {
-		if got := test.r.reason().String(); got != test.want {
-			t.Errorf("%s (%s) counts as %s, want %s", test.r.code, test.r.details, got, test.want)
+		if got := test.r.counted().String(); got != test.want {
+			t.Errorf("%s (%s) counts as %s, want %s", test.r.code(), test.r.details, got, test.want)
 		}
 	}
 	names := map[string]bool{}
@@ -56,8 +65,8 @@ func TestRefusalReasons(t *testing.T) {
 	}
 }
 
-// TestMeasures follows one tunnel and one refusal through the numbers.
-func TestMeasures(t *testing.T) {
+// TestCounters follows one tunnel and one refusal through the counters.
+func TestCounters(t *testing.T) {
 	var waits, dials durations
 	w := newWorld(t, 1, func(c *Config, _ *resolver, _ *hclog.LoggerOptions) { c.OnQueueWait, c.OnDial = waits.note, dials.note })
 	u := newUpstream(t, echo)
@@ -70,7 +79,7 @@ func TestMeasures(t *testing.T) {
 	if len(wait) != 1 || wait[0] < 0 || len(dial) != 1 || dial[0] <= 0 || dial[0] > time.Since(before) {
 		t.Errorf("one tunnel: waits %v, dials %v", wait, dial)
 	}
-	// An open tunnel's bytes are told while it is open, and not a second time when it ends.
+	// An open tunnel's bytes are counted while it is open, and not again at its end.
 	eventually(t, "the open tunnel's bytes", func() bool { return w.Bytes() == Bytes{In: 5, Out: 5} })
 	p.send("more")
 	p.expect("more")
@@ -98,20 +107,20 @@ func TestMeasures(t *testing.T) {
 	}
 }
 
-// durations are those that the server has told.
+// durations collects the reported durations.
 type durations struct {
 	mu   sync.Mutex
-	told []time.Duration
+	list []time.Duration
 }
 
 func (d *durations) note(one time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.told = append(d.told, one)
+	d.list = append(d.list, one)
 }
 
 func (d *durations) all() []time.Duration {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return slices.Clone(d.told)
+	return slices.Clone(d.list)
 }

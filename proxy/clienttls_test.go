@@ -24,7 +24,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// newCertificate makes a certificate for 127.0.0.1 that signs itself.
+// newCertificate makes a self-signed certificate for 127.0.0.1.
 func newCertificate(t testing.TB) *tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -46,14 +46,14 @@ func newCertificate(t testing.TB) *tls.Certificate {
 	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
 }
 
-// speakTLS makes a world's clients speak TLS.
+// speakTLS makes a world's listener use TLS.
 func speakTLS(cert *tls.Certificate) option {
 	return func(c *Config, _ *resolver, _ *hclogOptions) {
 		c.TLS = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return cert, nil }}
 	}
 }
 
-// tlsPeer is a client that speaks TLS to the proxy.
+// tlsPeer is a client that connects to the proxy with TLS.
 type tlsPeer struct {
 	*tls.Conn
 	t   *testing.T
@@ -66,7 +66,7 @@ func (w *world) dialTLS(cert *tls.Certificate) *tlsPeer {
 	return w.dialTLSAfter("", cert)
 }
 
-// dialTLSAfter sends something before TLS begins.
+// dialTLSAfter sends bytes before TLS begins.
 func (w *world) dialTLSAfter(start string, cert *tls.Certificate) *tlsPeer {
 	w.t.Helper()
 	p := w.dial()
@@ -99,7 +99,7 @@ func (p *tlsPeer) expect(want string) {
 	}
 }
 
-// end reads to the end, which is nil for close_notify.
+// end reads to the end and returns its error, nil for close_notify.
 func (p *tlsPeer) end() error {
 	p.t.Helper()
 	b, err := io.ReadAll(p.r)
@@ -151,7 +151,7 @@ func TestTLSRequests(t *testing.T) {
 	}
 }
 
-// A tunnel passes both ends on, in either order, and bytes after the first.
+// A tunnel passes both ends on, in either order, and bytes that follow the first end.
 func TestTLSHalfCloses(t *testing.T) {
 	u := newUpstream(t, nil)
 	cert := newCertificate(t)
@@ -187,7 +187,7 @@ func TestTLSHalfCloses(t *testing.T) {
 	}
 }
 
-// A FIN without close_notify ends a client, as it does without TLS.
+// A FIN without close_notify ends a client, as without TLS.
 func TestTLSEndsWithoutNotice(t *testing.T) {
 	u := newUpstream(t, nil)
 	cert := newCertificate(t)
@@ -240,11 +240,11 @@ func TestTLSResets(t *testing.T) {
 		q.expectReset()
 		eventually(t, "the slot is back", func() bool { return w.adm.inUse() == 0 })
 	})
-	t.Run("of a dozing tunnel", func(t *testing.T) {
+	t.Run("of a sleeping tunnel", func(t *testing.T) {
 		p := w.dialTLS(cert)
 		p.connect(u.addr)
 		q := u.accept()
-		eventually(t, "the tunnel dozes", func() bool {
+		eventually(t, "the tunnel sleeps", func() bool {
 			f := w.flows.all()[0]
 			f.mu.Lock()
 			defer f.mu.Unlock()
@@ -256,7 +256,7 @@ func TestTLSResets(t *testing.T) {
 	})
 }
 
-// A client that goes away while it waits for its slot gives its place back.
+// A client that leaves while it waits for its slot frees its place.
 func TestTLSClientGoesWhileQueued(t *testing.T) {
 	u := newUpstream(t, nil)
 	cert := newCertificate(t)
@@ -275,7 +275,7 @@ func TestTLSClientGoesWhileQueued(t *testing.T) {
 	q.expectEOF()
 }
 
-// Whatever is in flight when either side stops reading arrives in the end, in order.
+// Bytes in flight when either side stops reading arrive later, in order.
 func TestTLSBulk(t *testing.T) {
 	const size = 8 << 20
 	u := newUpstream(t, echo)
@@ -297,8 +297,8 @@ func TestTLSBulk(t *testing.T) {
 	}
 }
 
-// A response that a slow client still reads when the proxy is done with the connection arrives
-// whole, and its end is told.
+// A slow client gets the whole response and its end, even if the proxy is done with the connection
+// before.
 func TestTLSLastBytes(t *testing.T) {
 	const size = 256 << 10
 	u := newUpstream(t, func(c *net.TCPConn) {
@@ -325,7 +325,8 @@ func TestTLSLastBytes(t *testing.T) {
 	}
 }
 
-// What is not TLS is told so where it is HTTP; nothing else is said, and nothing is kept.
+// A client that speaks HTTP without TLS gets an explanation; others are closed, and nothing is
+// kept.
 func TestTLSGreetings(t *testing.T) {
 	cert := newCertificate(t)
 	var j journal
@@ -357,7 +358,7 @@ func TestTLSGreetings(t *testing.T) {
 	eventually(t, "all places are free", func() bool { return len(w.places) <= 1 }) // Serve takes one ahead
 }
 
-// A client that says nothing, or half of a handshake, is not waited for for long.
+// A client that sends nothing, or half a handshake, is closed soon.
 func TestTLSHandshakeTimeout(t *testing.T) {
 	w := newWorld(t, 0, speakTLS(newCertificate(t)), policy(func(p *Policy) { p.HeaderTimeout = 100 * time.Millisecond }))
 	for _, start := range []string{"", "\x16\x03\x01\x01\x00"} {
@@ -380,8 +381,8 @@ func TestTLSClientAddress(t *testing.T) {
 	}
 }
 
-// Closing the server ends connections in every state, and waits for them; newWorld's end checks for
-// what is left.
+// Closing the server ends connections in every state and waits for them; the end of newWorld checks
+// for leaks.
 func TestTLSClose(t *testing.T) {
 	u := newUpstream(t, nil)
 	cert := newCertificate(t)
@@ -402,7 +403,7 @@ func TestTLSClose(t *testing.T) {
 	}
 }
 
-// Draining closes idle clients with a proper end.
+// Draining closes idle clients with close_notify.
 func TestTLSDrain(t *testing.T) {
 	u := httpUpstream(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })
 	cert := newCertificate(t)
@@ -422,7 +423,7 @@ func TestTLSDrain(t *testing.T) {
 	}
 }
 
-// New connections are shown the certificate of the moment.
+// New connections get the current certificate.
 func TestTLSCertificateChanges(t *testing.T) {
 	var current atomic.Pointer[tls.Certificate]
 	first, second := newCertificate(t), newCertificate(t)

@@ -13,30 +13,29 @@ import (
 	"time"
 )
 
-// Clients that speak TLS.
+// Clients that connect with TLS.
 //
-// A front ends a client's TLS, and carries its bytes to and from one end of a pair of sockets. The
-// other end is the client's socket to all the rest of the package, which goes by the same rules as
-// without TLS. What a connection says beyond bytes is carried too: close_notify is a FIN on the
-// pair, and the other way round; a connection that breaks off, or whose TLS does, is a reset. A
-// client that closes without close_notify, as many do, has closed.
+// A front terminates a client's TLS and carries its bytes to and from one end of a socket pair. To
+// the rest of the package the other end is the client's socket, subject to the same rules as
+// without TLS. Ends are carried too: close_notify becomes a FIN on the pair, and the reverse; a
+// broken connection or TLS session becomes a reset. Many clients close without close_notify; their
+// FIN counts as a close.
 //
-// The cost is two goroutines and three descriptors for each client, and that its bytes are copied
-// once more.
+// The cost is two goroutines, three descriptors and one more copy for each client.
 
 const (
-	// frontBuffer is what a front waits with for the client's bytes, and frontPiece what it takes
-	// them with while they come in large pieces.
+	// frontBuffer is the size of the buffer in which a front waits for the client's bytes. While
+	// they come in large pieces, it uses a pooled buffer instead.
 	frontBuffer = 1 << 10
-	// frontGrace is how long, after the package is done with a client, its last bytes may take to
-	// be sent.
+	// frontGrace is how long the last bytes may take to reach the client after its other side has
+	// closed.
 	frontGrace = 60 * time.Second
-	// stuckEvery is how often a front whose client has sent its FIN looks whether the bytes before
-	// it still move.
+	// stuckEvery is how often a front checks, after the client's FIN, whether the bytes before the
+	// FIN still move.
 	stuckEvery = 100 * time.Millisecond
 )
 
-// What answers clients that speak HTTP or SOCKS where TLS is expected.
+// Refusals for clients that speak HTTP or SOCKS where TLS is expected.
 var (
 	refusePlain = badRequest("the client began with plain HTTP, and this port speaks TLS: use https:// in the proxy's URL")
 	refuseSOCKS = badRequest("the client began with SOCKS, and this port speaks HTTP over TLS: use https:// in the proxy's URL")
@@ -52,27 +51,27 @@ type front struct {
 	srv    *Server
 	addr   netip.AddrPort // the client's
 	wire   *sock          // to the client
-	in     inbuf          // what has been read of wire but not by tls
+	in     inbuf          // bytes read from wire, but not yet by tls
 	tls    *tls.Conn
 	inner  *sock // our end of the pair
 	client *client
 
-	balanced bool // the connection begins with who the client is
+	balanced bool // the connection must begin with a PROXY header
 	since    time.Time
-	places   chan struct{} // has the client's place, until the front has given back its descriptors
+	places   chan struct{} // holds the client's place until all descriptors are closed
 
-	broken atomic.Bool   // the client's connection is no more
+	broken atomic.Bool   // the client's connection was reset
 	moved  atomic.Uint64 // bytes from the client
 	pumps  atomic.Int32  // directions that have not ended
 
 	mu     sync.Mutex
-	done   bool // the client has been sent all there was
+	done   bool // everything has been sent to the client
 	closed bool // the other end of the pair is closed
 	stuck  *time.Timer
 	seen   uint64
 }
 
-// greet makes a client of a connection to a listener that speaks TLS.
+// greet starts a front for a connection to a listener with TLS.
 func (s *Server) greet(fd int, addr netip.AddrPort, balanced bool, places chan struct{}) {
 	f := &front{srv: s, addr: addr, balanced: balanced, since: time.Now(), places: places, wire: newSock(fd, &s.buffers)}
 	f.in.sock = f.wire
@@ -89,7 +88,7 @@ func (s *Server) greet(fd int, addr netip.AddrPort, balanced bool, places chan s
 	go f.run()
 }
 
-// dropGreetings ends the connections that have not come to a request yet.
+// dropGreetings resets the connections that have not completed their handshake.
 func (s *Server) dropGreetings() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -98,14 +97,14 @@ func (s *Server) dropGreetings() {
 	}
 }
 
-// greeted says that the connection is a client, or over.
+// greeted removes a front whose handshake has completed or failed.
 func (s *Server) greeted(f *front) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.fronts, f)
 }
 
-// run is the front's life.
+// run serves one connection from accept to its end.
 func (f *front) run() {
 	s := f.srv
 	defer s.work.Done()
@@ -126,7 +125,8 @@ func (f *front) run() {
 	f.pumpUp()
 }
 
-// open does what comes before the first request, within header_timeout.
+// open does everything before the first request, within header_timeout: the PROXY header, the
+// handshake, the socket pair.
 func (f *front) open() (*client, error) {
 	s := f.srv
 	timeout := s.policy.Load().HeaderTimeout
@@ -167,8 +167,8 @@ func (f *front) open() (*client, error) {
 	return f.client, nil
 }
 
-// checkFirst looks at the first byte: SOCKS begins with fewer bytes than the TLS handshake waits
-// for.
+// checkFirst recognises SOCKS by the first byte: its first message is shorter than what the TLS
+// handshake waits for.
 func (f *front) checkFirst() error {
 	if f.in.len() == 0 {
 		if err := f.in.fill(); err != nil {
@@ -184,7 +184,7 @@ func (f *front) checkFirst() error {
 	return nil
 }
 
-// refuse answers a greeting that has failed, where somebody understands the answer.
+// refuse answers a connection whose start failed, if its client can understand an answer.
 func (f *front) refuse(err error) {
 	s := f.srv
 	var header tls.RecordHeaderError
@@ -197,7 +197,7 @@ func (f *front) refuse(err error) {
 	case errors.As(err, &syntax):
 		(&client{srv: s, addr: f.addr}).noteRefusal(badRequest(string(syntax)))
 	case errors.As(err, &header) && header.Conn != nil && looksLikeHTTP(header.RecordHeader):
-		f.answer(refusePlain, refusePlain.render(nil, s.loop.Load().field(), s.status, grounds{}, keepAlive{}, false))
+		f.answer(refusePlain, refusePlain.render(nil, refusePlain.status(0), s.loop.Load().field(), s.status, grounds{}, keepAlive{}, false))
 	case err == io.EOF, isReset(err), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, os.ErrClosed):
 		// A health check, a scan, or the end of the server.
 	default:
@@ -207,7 +207,7 @@ func (f *front) refuse(err error) {
 	}
 }
 
-// answer sends a client that does not speak TLS its refusal, without TLS.
+// answer sends a refusal without TLS to a client that does not speak it.
 func (f *front) answer(r *refusal, b []byte) {
 	(&client{srv: f.srv, addr: f.addr}).noteRefusal(r)
 	f.in.release()
@@ -216,7 +216,7 @@ func (f *front) answer(r *refusal, b []byte) {
 	}
 }
 
-// looksLikeHTTP reports whether a first record's header is the beginning of a request.
+// looksLikeHTTP reports whether the header of the first record could be the beginning of a request.
 func looksLikeHTTP(header [5]byte) bool {
 	method, _, _ := bytes.Cut(header[:], []byte(" "))
 	return isToken(method)
@@ -231,7 +231,7 @@ func (f *front) pumpUp() {
 		n, err := f.tls.Read(buf)
 		if n > 0 {
 			if f.inner.write(buf[:n], nil, nil) != nil {
-				break // nobody reads any more: whoever has closed the pair sees to the client
+				break // the pair is closed: clientClosed or clientReset has seen to the client
 			}
 			f.moved.Add(uint64(n))
 		}
@@ -282,7 +282,7 @@ func (f *front) pumpDown() {
 	}
 }
 
-// pumped is the end of either direction.
+// pumped is called at the end of each direction; the second call closes everything.
 func (f *front) pumped() {
 	if f.pumps.Add(-1) > 0 {
 		return
@@ -298,8 +298,8 @@ func (f *front) pumped() {
 	<-f.places
 }
 
-// sent notes that the client has been sent its last byte, and closed that the other end of the pair
-// is closed: after both, there is nothing to wait for.
+// sent records that the client has been sent its last byte. The connection is closed once the other
+// end of the pair has been closed too.
 func (f *front) sent() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -309,7 +309,7 @@ func (f *front) sent() {
 	}
 }
 
-// clientClosed is told of the close of the client's socket.
+// clientClosed is called when the client's end of the pair is closed.
 func (f *front) clientClosed() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -318,24 +318,24 @@ func (f *front) clientClosed() {
 		f.wire.close()
 		return
 	}
-	_ = f.wire.conn.SetWriteDeadline(time.Now().Add(frontGrace)) // fails where it is closed
+	_ = f.wire.conn.SetWriteDeadline(time.Now().Add(frontGrace)) // fails if it is closed
 }
 
-// clientReset is told of the reset of the client's socket.
+// clientReset is called when the client's end of the pair is reset.
 func (f *front) clientReset() { f.wire.reset() }
 
-// breakOff makes the client's socket one that was reset.
+// breakOff turns the client's reset, or broken TLS, into a reset of its end of the pair.
 func (f *front) breakOff() {
 	if f.broken.Swap(true) {
 		return
 	}
 	f.wire.reset()
-	_ = f.inner.closeWrite() // these fail where it is closed
+	_ = f.inner.closeWrite() // these fail if it is closed
 	_ = f.inner.closeRead()
 	f.client.hungUp(hangupReset)
 }
 
-// hungUp is told of the end of the client's connection.
+// hungUp is called by the hang-up watcher at the end of the client's connection.
 func (f *front) hungUp(kind hangup) {
 	if kind == hangupReset {
 		f.breakOff()
@@ -349,8 +349,8 @@ func (f *front) hungUp(kind hangup) {
 	}
 }
 
-// lookStuck tells of a FIN behind bytes that nobody takes, which can't be passed on before them.
-// While the bytes move, it will be.
+// lookStuck reports a client's FIN that cannot be forwarded because the bytes before it are not
+// being read.
 func (f *front) lookStuck() {
 	moved, unread := f.moved.Load(), f.client.sock.unread()
 	f.mu.Lock()
@@ -364,8 +364,8 @@ func (f *front) lookStuck() {
 	}
 }
 
-// wireConn is the client's connection as crypto/tls reads and writes it. Its deadlines are the
-// front's alone: those that crypto/tls would set are too short for a slow client.
+// wireConn is the client's connection as crypto/tls uses it. Only the front sets deadlines: those
+// of crypto/tls are too short for slow clients.
 type wireConn struct{ f *front }
 
 // Read implements [net.Conn].
@@ -393,13 +393,13 @@ func (w wireConn) Close() error {
 	return nil
 }
 
-// LocalAddr implements [net.Conn]; nobody asks.
+// LocalAddr implements [net.Conn]; it is never used.
 func (w wireConn) LocalAddr() net.Addr { return &net.TCPAddr{} }
 
 // RemoteAddr implements [net.Conn].
 func (w wireConn) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(w.f.addr) }
 
-// SetDeadline implements [net.Conn] and does nothing, as do the other two.
+// SetDeadline implements [net.Conn] and does nothing, like the other two.
 func (wireConn) SetDeadline(time.Time) error { return nil }
 
 // SetReadDeadline implements [net.Conn].

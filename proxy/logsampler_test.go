@@ -10,8 +10,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// In each second the first few lines are shown, and then the number of the others is told: none is
-// lost.
+// In each second the first few lines are logged, and then the number of the others: none is lost.
 func TestSampler(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var told []int64
@@ -55,7 +54,7 @@ func TestSampler(t *testing.T) {
 	})
 }
 
-// A storm of one kind leaves few lines, and takes none from another kind; the metrics count all.
+// A storm of one kind leaves few lines and takes none from other kinds; the counters have all.
 func TestRefusalsAreSampled(t *testing.T) {
 	var j journal
 	w := newWorld(t, 0, func(_ *Config, _ *resolver, o *hclogOptions) {

@@ -51,7 +51,7 @@ func TestForbidden(t *testing.T) {
 	}
 }
 
-// Setting the same ports again changes nothing, whatever their order.
+// Setting the same ports again, in any order, changes nothing.
 func TestForbiddenIsCompared(t *testing.T) {
 	w := newWorld(t, 0)
 	p := Ports{Nodes: Listeners{At: addrPorts("10.0.0.2:1", "10.0.0.3:1"), Everywhere: []uint16{1, 2}}}
@@ -71,8 +71,7 @@ func TestForbiddenIsCompared(t *testing.T) {
 	}
 }
 
-// A port of the cluster's is out of reach by address and by name; others of the same machine are
-// not.
+// A port of the cluster can't be reached by address or by name; other ports of the machine can.
 func TestForbiddenPortsAreNotDialled(t *testing.T) {
 	own, other := newUpstream(t, nil), newUpstream(t, echo)
 	at := netip.MustParseAddrPort(own.addr)
@@ -96,8 +95,7 @@ func TestForbiddenPortsAreNotDialled(t *testing.T) {
 	w.connect(own.addr)
 }
 
-// A connection that is kept for reuse ends when its upstream's address turns out to be the
-// cluster's own.
+// A kept connection is closed when its upstream's address turns out to be the cluster's own.
 func TestForbiddenPortsAreNotKept(t *testing.T) {
 	u := newUpstream(t, nil)
 	w := newWorld(t, 1)
@@ -114,8 +112,7 @@ func TestForbiddenPortsAreNotKept(t *testing.T) {
 	eventually(t, "the slot is back", func() bool { return w.adm.inUse() == 0 })
 }
 
-// A proxy port of the cluster is a loop, by address and by name. A name with other addresses leads
-// to those.
+// A proxy's port is a loop, by address and by name. If a name has other addresses, those are used.
 func TestProxyPortsAreLoops(t *testing.T) {
 	own, other := newUpstream(t, nil), newUpstream(t, echo)
 	at := netip.MustParseAddrPort(own.addr)
@@ -144,8 +141,8 @@ func TestProxyPortsAreLoops(t *testing.T) {
 	w.connect("mixed.test:" + otherPort)
 }
 
-// What was connected before its port turned out to be the cluster's own ends: tunnels and requests
-// at once, and nothing is kept for reuse. Other connections go on.
+// Connections that were made before their port was known as the cluster's own end: tunnels and
+// requests at once, kept ones too. Other connections go on.
 func TestOpenConnectionsToForbiddenPortsEnd(t *testing.T) {
 	own, other := newUpstream(t, nil), newUpstream(t, echo)
 	w := newWorld(t, 0)

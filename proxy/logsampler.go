@@ -6,26 +6,26 @@ import (
 )
 
 const (
-	// sampleLines is how many lines of one kind are logged in a sampleEvery; one more says how many
-	// were not.
+	// sampleLines is the number of lines of one kind that are logged per sampleEvery. One more line
+	// reports how many were left out.
 	sampleLines = 10
 	sampleEvery = time.Second
-	// strangerEvery is the sampleEvery of lines that anybody can cause who reaches the port: what
-	// they write must not fill a disk in a month either.
+	// strangerEvery replaces sampleEvery for lines that anyone who can reach the port can cause.
+	// They must not fill a disk in a month either.
 	strangerEvery = time.Minute
 )
 
-// sampler bounds the lines of one kind, so that a storm of refusals fills no disk. It costs whoever
-// is not shown one atomic addition.
+// sampler bounds the lines of one kind, so that a storm of refusals does not fill the disk. A
+// suppressed line costs one atomic add.
 type sampler struct {
 	every  time.Duration
-	events atomic.Int64 // since the period began, with the first of them
-	timer  *time.Timer  // to the period's end
+	events atomic.Int64 // in this period, which begins with the first
+	timer  *time.Timer  // ends the period
 	report func(left int64)
 }
 
-// newSampler makes one that tells report, once in each period, how many lines were left out, if
-// any.
+// newSampler makes a sampler that calls report once per period, with the number of lines that were
+// left out, if any.
 func newSampler(every time.Duration, report func(left int64)) *sampler {
 	s := &sampler{every: every, report: report}
 	s.timer = time.AfterFunc(time.Hour, s.flush)
@@ -33,7 +33,7 @@ func newSampler(every time.Duration, report func(left int64)) *sampler {
 	return s
 }
 
-// show counts an event, and says whether it gets a line.
+// show counts an event and reports whether to log it.
 func (s *sampler) show() bool {
 	n := s.events.Add(1)
 	if n == 1 {
@@ -49,14 +49,14 @@ func (s *sampler) flush() {
 	}
 }
 
-// close reports what is left. Nobody may call show any more.
+// close reports the lines left out so far. show must not be called afterwards.
 func (s *sampler) close() {
 	s.timer.Stop()
 	s.flush()
 }
 
-// newSamplers makes those of a server: one for each reason to refuse, and one for each other line
-// that a client can cause.
+// newSamplers makes one sampler for each reason to refuse, and one for each other line that a
+// client can cause.
 func (s *Server) newSamplers() {
 	for reason := range s.refusals {
 		every := sampleEvery

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// lulled opens a tunnel, uses it once, and waits until both directions doze.
-func (w *world) lulled(u *upstream) (p, q *peer, f *flow) {
+// sleepingTunnel opens a tunnel, uses it once, and waits until both directions sleep.
+func (w *world) sleepingTunnel(u *upstream) (p, q *peer, f *flow) {
 	w.t.Helper()
 	p = w.connect(u.addr)
 	q = u.accept()
@@ -18,41 +18,41 @@ func (w *world) lulled(u *upstream) (p, q *peer, f *flow) {
 	q.send("pong")
 	p.expect("pong")
 	f = w.flows.all()[0]
-	w.lull(f)
+	w.sleep(f)
 	return p, q, f
 }
 
-// lull makes what is awake of a tunnel doze.
-func (w *world) lull(f *flow) {
+// sleep puts the awake directions of a tunnel to sleep.
+func (w *world) sleep(f *flow) {
 	w.t.Helper()
-	f.drowse()
-	eventually(w.t, "both directions doze", func() bool { return f.dozing()|f.fins.Load() == finUp|finDown })
+	f.putToSleep()
+	eventually(w.t, "both directions sleep", func() bool { return f.sleeping()|f.fins.Load() == finUp|finDown })
 }
 
-func (f *flow) dozing() uint32 {
+func (f *flow) sleeping() uint32 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.asleep
 }
 
-// pumps counts the goroutines that relay.
+// pumps returns the number of relaying goroutines.
 func pumps() int {
 	stacks := make([]byte, 1<<20)
 	return strings.Count(string(stacks[:runtime.Stack(stacks, true)]), "proxy.(*flow).pump(")
 }
 
-// A tunnel that dozes holds no goroutine, and goes on as if nothing had been.
-func TestTunnelDozes(t *testing.T) {
+// A sleeping tunnel holds no goroutine, and wakes without loss.
+func TestTunnelSleeps(t *testing.T) {
 	w := newWorld(t, 1)
 	u := newUpstream(t, nil)
-	p, q, f := w.lulled(u)
+	p, q, f := w.sleepingTunnel(u)
 	eventually(t, "no goroutine relays", func() bool { return pumps() == 0 })
 	for range 3 {
 		p.send("up")
 		q.expect("up")
 		q.send("down")
 		p.expect("down")
-		w.lull(f)
+		w.sleep(f)
 	}
 	const much = 1 << 20
 	go io.Copy(q, noise(1, much))
@@ -64,24 +64,24 @@ func TestTunnelDozes(t *testing.T) {
 	sameBytes(t, "down", io.LimitReader(p.r, much), noise(1, much))
 	sameBytes(t, "up", io.LimitReader(q.r, much), noise(2, much))
 	<-sent
-	w.lull(f)
+	w.sleep(f)
 	p.CloseWrite()
 	q.expectEOF()
-	w.lull(f)
+	w.sleep(f)
 	q.send("last")
 	p.expect("last")
-	w.lull(f)
+	w.sleep(f)
 	q.CloseWrite()
 	p.expectEOF()
 	eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
 }
 
-// Whatever ends a tunnel ends one that dozes.
+// Everything that ends a tunnel ends a sleeping one.
 func TestDozingTunnelEnds(t *testing.T) {
 	for name, c := range map[string]struct {
 		do         func(w *world, p, q *peer, f *flow)
 		end        error
-		p, q       func(*peer) // what the peers see, where they have not done it
+		p, q       func(*peer) // checks the end at the peers that did not cause it
 		idle, half time.Duration
 	}{
 		"upstream closes": {do: func(_ *world, p, q *peer, _ *flow) { q.CloseWrite(); p.expectEOF(); p.CloseWrite() }, q: (*peer).expectEOF},
@@ -97,7 +97,7 @@ func TestDozingTunnelEnds(t *testing.T) {
 		"half-close timeout": {do: func(w *world, p, _ *peer, f *flow) {
 			p.CloseWrite()
 			eventually(w.t, "the FIN is passed on", func() bool { return f.fins.Load() == finUp })
-			w.lull(f)
+			w.sleep(f)
 		}, p: (*peer).expectReset, end: errHalfClose, half: 50 * time.Millisecond},
 		"shutdown": {do: func(w *world, _, _ *peer, _ *flow) { w.Close() }, p: (*peer).expectReset, q: (*peer).expectReset, end: errShutdown},
 	} {
@@ -109,7 +109,7 @@ func TestDozingTunnelEnds(t *testing.T) {
 				}
 			}))
 			u := newUpstream(t, nil)
-			p, q, f := w.lulled(u)
+			p, q, f := w.sleepingTunnel(u)
 			c.do(w, p, q, f)
 			if c.p != nil {
 				c.p(p)
@@ -125,11 +125,11 @@ func TestDozingTunnelEnds(t *testing.T) {
 	}
 }
 
-// One direction dozes while the other is stuck in a write, and is woken alone.
-func TestDirectionsDozeApart(t *testing.T) {
+// One direction sleeps while the other is stuck in a write, and wakes alone.
+func TestDirectionsSleepApart(t *testing.T) {
 	w := newWorld(t, 0)
 	u := newUpstream(t, nil)
-	p, q, f := w.lulled(u)
+	p, q, f := w.sleepingTunnel(u)
 	const much = 64 << 20
 	poured := make(chan struct{})
 	go func() {
@@ -144,31 +144,30 @@ func TestDirectionsDozeApart(t *testing.T) {
 		}
 		return last > 0 && unchanged > 50
 	})
-	f.drowse()
+	f.putToSleep()
 	for range 2 {
-		eventually(t, "the client's direction dozes", func() bool { return f.dozing() == finUp })
+		eventually(t, "the client's direction sleeps", func() bool { return f.sleeping() == finUp })
 		p.send("still here")
 		q.expect("still here")
-		f.drowse()
+		f.putToSleep()
 	}
 	p.reset()
 	<-poured
 	eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
 }
 
-// The registry lets a tunnel rest once it has been quiet between two looks, and later each time
-// that it has woken.
+// A tunnel sleeps after one idle check, and after more each time that it has woken.
 func TestPatience(t *testing.T) {
 	var r registry
 	f := &flow{}
 	r.add(f)
 	if len(r.quiet()) != 0 {
-		t.Fatal("a flow that is no tunnel dozes")
+		t.Fatal("a flow that is no tunnel sleeps")
 	}
 	looks := func() (n int) {
 		for n = 1; len(r.quiet()) == 0; n++ {
 			if n > 1000 {
-				t.Fatal("it never dozes")
+				t.Fatal("it never sleeps")
 			}
 		}
 		return n
@@ -176,13 +175,13 @@ func TestPatience(t *testing.T) {
 	want := 1
 	for range 10 {
 		f.in.Add(1)
-		r.awaken(f)
-		r.awaken(f)
-		// The first look sees that it has moved.
+		r.markAwake(f)
+		r.markAwake(f)
+		// The first check sees traffic.
 		if n := looks(); n != want+1 {
-			t.Errorf("dozes after %d looks, want %d", n, want+1)
+			t.Errorf("sleeps after %d looks, want %d", n, want+1)
 		}
-		want = min(2*want, maxPatience+1)
+		want = min(2*want, maxChecks+1)
 	}
 	for range 3 { // in the middle, first and last
 		others := []*flow{{}, {}, {}}
@@ -193,17 +192,17 @@ func TestPatience(t *testing.T) {
 				r.remove(o)
 				r.add(o)
 			}
-			r.awaken(o)
+			r.markAwake(o)
 		}
 		for _, i := range []int{1, 0, 2} {
 			r.remove(others[i])
 		}
 	}
 	if n := len(r.quiet()); n != 0 {
-		t.Errorf("%d flows doze that are gone", n)
+		t.Errorf("%d flows sleep that are gone", n)
 	}
 	r.remove(f)
-	if r.awaken(f); f.rest.awake {
+	if r.markAwake(f); f.sleepState.awake {
 		t.Error("a flow that is gone is awake")
 	}
 }

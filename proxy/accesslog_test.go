@@ -14,7 +14,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// values are one of each kind of field, as the logger and a line take them.
+// values has one value for each kind of field, as the logger and a line take them.
 type values struct {
 	text   string
 	number uint64
@@ -33,7 +33,7 @@ func (v values) line(ls *lines, now time.Time) {
 	ls.end(l)
 }
 
-// Lines are what the logger would have written.
+// Lines equal the logger's.
 func TestLinesAreTheLoggers(t *testing.T) {
 	zone := time.FixedZone("CET", 3600)
 	now := time.Date(2026, 5, 4, 3, 2, 1, 9_876_543, zone)
@@ -70,7 +70,7 @@ func TestLinesAreTheLoggers(t *testing.T) {
 	}
 }
 
-// same compares two lines of JSON, but for the order of their fields.
+// same compares two JSON lines, ignoring the order of fields.
 func same(t *testing.T, got, want []byte) {
 	t.Helper()
 	var g, w map[string]any
@@ -82,7 +82,7 @@ func same(t *testing.T, got, want []byte) {
 	}
 }
 
-// All lines of many goroutines are written, whole, each goroutine's in order.
+// Lines of many goroutines are all written, whole, and in order for each goroutine.
 func TestLinesOfManyGoroutines(t *testing.T) {
 	const writers, each = 8, 500
 	var out journal
@@ -113,7 +113,7 @@ func TestLinesOfManyGoroutines(t *testing.T) {
 	}
 }
 
-// stuck is an output that takes nothing until it is released.
+// stuck is an output that blocks until it is released.
 type stuck struct {
 	journal
 	entered, released chan struct{}
@@ -126,8 +126,8 @@ func (s *stuck) Write(b []byte) (int, error) {
 	return s.journal.Write(b)
 }
 
-// An output that is too slow costs lines, and not memory or the time of who writes them; the log
-// says how many.
+// A slow output costs lines, but no memory and no time of the goroutines that write them; the log
+// reports how many.
 func TestLinesAreDroppedWhereTheOutputIsStuck(t *testing.T) {
 	out := &stuck{entered: make(chan struct{}), released: make(chan struct{})}
 	var log journal
@@ -151,7 +151,7 @@ func TestLinesAreDroppedWhereTheOutputIsStuck(t *testing.T) {
 	}
 }
 
-// Nothing is formatted that nobody wants.
+// Unwanted lines are not formatted.
 func TestLinesFollowTheLoggersLevel(t *testing.T) {
 	log := hclog.New(&hclog.LoggerOptions{Output: io.Discard, Level: hclog.Warn})
 	for _, c := range []struct {
@@ -170,8 +170,7 @@ func TestLinesFollowTheLoggersLevel(t *testing.T) {
 	}
 }
 
-// The lines can be switched off, sent elsewhere, and taken whatever the logger's level, at any
-// time.
+// At any time the lines can be turned off, redirected, and made independent of the logger's level.
 func TestLinesGoElsewhere(t *testing.T) {
 	log := hclog.New(&hclog.LoggerOptions{Output: io.Discard, Level: hclog.Warn})
 	var first, second journal

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// park makes one exchange, after which the upstream's connection q is kept for reuse.
+// park makes one exchange; then the upstream's connection q is kept.
 func park(t *testing.T, w *world, u *upstream) (p, q *peer) {
 	t.Helper()
 	p = w.dial()
@@ -23,8 +23,8 @@ func park(t *testing.T, w *world, u *upstream) (p, q *peer) {
 	return p, q
 }
 
-// What an upstream says unasked, while its connection is idle, never becomes the answer to a
-// request, with content or without; and the request is not one that had to be sent twice.
+// Bytes that an upstream sends while its connection is idle never become the answer to a request,
+// with or without content, and the request is not sent twice.
 func TestUnaskedAnswerIsNotTaken(t *testing.T) {
 	u := newUpstream(t, nil)
 	for _, request := range []string{
@@ -55,8 +55,8 @@ func TestUnaskedAnswerIsNotTaken(t *testing.T) {
 	}
 }
 
-// An operator who closes a kept-alive connection in use ends the exchange with an answer, and it is
-// not tried again.
+// If an operator closes a reused connection during an exchange, the client gets an answer, and the
+// request is not repeated.
 func TestClosedWhileAsking(t *testing.T) {
 	u := newUpstream(t, nil)
 	w := newWorld(t, 2)
@@ -73,7 +73,7 @@ func TestClosedWhileAsking(t *testing.T) {
 	}
 }
 
-// A request that is larger than the window arrives whole, and its answer with it.
+// A request that is larger than the window arrives whole, and its answer too.
 func TestAskBeyondTheWindow(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -118,7 +118,7 @@ func TestAskBeyondTheWindow(t *testing.T) {
 	}
 }
 
-// A slot that is not live any more lets nothing be written.
+// Nothing is written once the slot is no longer live.
 func TestAskNeedsALiveSlot(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -138,8 +138,8 @@ func TestAskNeedsALiveSlot(t *testing.T) {
 	}
 }
 
-// The read deadline of one wait for a request is left in place for the next ones: when it passes,
-// only who has been idle for the whole time is closed.
+// A read deadline may remain from an earlier wait. When it passes, only a client that was idle for
+// the whole time is closed.
 func TestIdleClock(t *testing.T) {
 	u := newUpstream(t, nil)
 	w := newWorld(t, 1)
@@ -164,17 +164,17 @@ func TestIdleClock(t *testing.T) {
 		t.Error(err)
 	}
 
-	idle := &client{clock: clockIdle, rested: time.Now().Add(-clientIdleTimeout), sock: c.sock}
+	idle := &client{clock: clockIdle, idleFrom: time.Now().Add(-clientIdleTimeout), sock: c.sock}
 	if idle.stillIdle() {
 		t.Error("a client that was idle for the whole time may stay")
 	}
-	head := &client{clock: clockHead, rested: time.Now(), sock: c.sock}
+	head := &client{clock: clockHead, idleFrom: time.Now(), sock: c.sock}
 	if head.stillIdle() {
 		t.Error("a head may take longer than header_timeout")
 	}
 }
 
-// The client of an exchange that lasts is watched, also when many have been short.
+// The client of a long exchange is watched, even after many short ones.
 func TestVigil(t *testing.T) {
 	u := newUpstream(t, nil)
 	w := newWorld(t, 1)

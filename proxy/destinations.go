@@ -6,27 +6,26 @@ import (
 	"time"
 )
 
-// Listeners are ports by where they are reached.
+// Listeners are listening ports of the cluster.
 type Listeners struct {
-	// At are addresses of any node's.
+	// At has the full addresses, of any node.
 	At []netip.AddrPort
-	// Everywhere are those that listen on all addresses of this machine: every destination that the
-	// kernel would deliver here is one of theirs.
+	// Everywhere has the ports that listen on all addresses of this machine: they include every
+	// destination that the kernel would deliver here.
 	Everywhere []uint16
 }
 
-// Ports are the cluster's own listeners. No client is connected to them.
+// Ports are the cluster's own listeners. No client may be connected to them.
 type Ports struct {
-	// Nodes are dialled by nodes and operators: rpc, gossip, API.
+	// Nodes are dialled by nodes and operators only: rpc, gossip, API.
 	Nodes Listeners
-	// Proxies are dialled by workers. A connection to one is a loop.
+	// Proxies are dialled by workers. A connection from a proxy to one is a loop.
 	Proxies Listeners
 }
 
-// SetForbidden replaces the ports that no client is connected to, whatever the policy says.
-// Connections to them that are open are reset, those that are kept for reuse closed: a client may
-// have come before the port was known. Setting the same ports again costs no more than comparing
-// them.
+// SetForbidden replaces the ports to which no client may be connected, whatever the policy.
+// Connections that were made before the ports were known are reset, and those kept for reuse are
+// closed. Setting the same ports again costs only a comparison.
 func (s *Server) SetForbidden(p Ports) {
 	f := newForbidden(p, func(addr netip.AddrPort) bool { return s.local.isLocal(addr, time.Now()) })
 	if f.equal(s.forbidden.Load()) {
@@ -38,7 +37,8 @@ func (s *Server) SetForbidden(p Ports) {
 	}
 }
 
-// forbids returns why a client may not be connected to addr: errProhibited or errLoop. Nil lets it.
+// forbids returns the reason why a client may not be connected to addr, errProhibited or errLoop,
+// or nil.
 func (s *Server) forbids(p *Policy, addr netip.AddrPort) error {
 	if !p.allowsDestination(addr.Addr()) {
 		return errProhibited
@@ -46,12 +46,12 @@ func (s *Server) forbids(p *Policy, addr netip.AddrPort) error {
 	return s.forbidden.Load().check(addr)
 }
 
-// forbidden is what Ports say. Nil is none.
+// forbidden is Ports as a look-up table. nil forbids nothing.
 type forbidden struct {
 	at         map[netip.AddrPort]error
 	everywhere map[uint16]error
-	// isLocal reports whether the kernel delivers connections to an address to this machine. Where
-	// it can't say, they may be.
+	// isLocal reports whether the kernel delivers connections to an address to this machine. If
+	// unknown, it reports true.
 	isLocal func(netip.AddrPort) bool
 }
 
@@ -61,7 +61,7 @@ func newForbidden(p Ports, isLocal func(netip.AddrPort) bool) *forbidden {
 		return nil
 	}
 	f := &forbidden{at: make(map[netip.AddrPort]error, size), everywhere: make(map[uint16]error), isLocal: isLocal}
-	// What is both is a node's: that is the worse of the two.
+	// A port in both counts as a node's, which is the worse one to reach.
 	f.add(p.Proxies, errLoop)
 	f.add(p.Nodes, errProhibited)
 	return f
@@ -83,12 +83,12 @@ func (f *forbidden) equal(g *forbidden) bool {
 	return maps.Equal(f.at, g.at) && maps.Equal(f.everywhere, g.everywhere)
 }
 
-// plain is the address without its zone, IPv4-mapped IPv6 as IPv4.
+// plain returns the address without its zone, and IPv4-mapped IPv6 as IPv4.
 func plain(addr netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(addr.Addr().Unmap().WithZone(""), addr.Port())
 }
 
-// check returns why addr is forbidden, or nil.
+// check returns the reason why addr is forbidden, or nil.
 func (f *forbidden) check(addr netip.AddrPort) error {
 	if f == nil {
 		return nil

@@ -18,7 +18,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// block is a header of version 2.
+// block builds a header of version 2.
 func block(command, kind byte, content string) string {
 	b := append(slices.Clone(proxySignature), command, kind)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(content)))
@@ -97,10 +97,10 @@ func TestProxyHeader(t *testing.T) {
 	}
 }
 
-// naiveProxyLine is version 1 by the book.
+// naiveProxyLine matches version 1 by the specification.
 var naiveProxyLine = regexp.MustCompile(`^PROXY (UNKNOWN|UNKNOWN [^\r\n]*|TCP4 ([0-9.]+) ([0-9.]+) (\d+) (\d+)|TCP6 ([0-9a-fA-F:.]+) ([0-9a-fA-F:.]+) (\d+) (\d+))\r\n`)
 
-// naiveProxyHeader reads a whole header in another way: n is 0 where there is none.
+// naiveProxyHeader parses a whole header in another way; n is 0 if there is none.
 func naiveProxyHeader(b []byte) (client string, n int) {
 	if m := naiveProxyLine.FindSubmatch(b); m != nil {
 		n := len(m[0])
@@ -147,8 +147,8 @@ func naiveProxyHeader(b []byte) (client string, n int) {
 	return "", 0
 }
 
-// The parser reads what a naive one does, takes no byte beyond the header, and asks for more as
-// long as there may be one.
+// The parser agrees with a naive one, consumes only the header, and asks for more bytes as long as
+// there may be a header.
 func FuzzProxyHeader(f *testing.F) {
 	for _, seed := range []string{
 		"PROXY TCP4 192.0.2.1 192.0.2.2 258 443\r\nGET", "PROXY TCP6 2001:db8::1 ::2 258 443\r\n", "PROXY UNKNOWN\r\n", "PROXY UNKNOWN x\r\n",
@@ -178,7 +178,7 @@ func FuzzProxyHeader(f *testing.F) {
 	})
 }
 
-// balanced makes everybody on loopback a load balancer.
+// balanced makes all of loopback a load balancer.
 func balanced(p *Policy) { p.ProxyProtocolFrom = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")} }
 
 func TestProxyProtocol(t *testing.T) {
@@ -219,8 +219,8 @@ func TestProxyProtocol(t *testing.T) {
 	}
 }
 
-// A connection without a header where there must be one is refused, and so is one with a header
-// from anybody else.
+// A connection without the required header is refused, and so is one with a header from another
+// address.
 func TestProxyProtocolIsNotGuessed(t *testing.T) {
 	const request = "GET http://127.0.0.1:1/ HTTP/1.1\r\nHost: x\r\n\r\n"
 	w := newWorld(t, 0, policy(balanced))
@@ -239,8 +239,7 @@ func TestProxyProtocolIsNotGuessed(t *testing.T) {
 	}
 }
 
-// A load balancer that only looks whether somebody listens leaves no line, and one that says
-// nothing is not waited for for long.
+// A health check leaves no log line, and a balancer that sends nothing is closed soon.
 func TestProxyProtocolHealthChecks(t *testing.T) {
 	var j journal
 	w := newWorld(t, 0, policy(balanced), policy(func(p *Policy) { p.HeaderTimeout = 200 * time.Millisecond }), func(_ *Config, _ *resolver, o *hclogOptions) {
