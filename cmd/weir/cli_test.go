@@ -561,7 +561,7 @@ func TestDrainUndo(t *testing.T) {
 		"POST /v1/drain": {`{"node":"a","draining":true,"leaving":false,"connections":2}`},
 		"GET /v1/status": {`{"node":"a","draining":true,"connections":2}`, `{"node":"a","draining":false,"connections":2}`},
 	})
-	if code, _, stderr := f.weir(testProcess(), "drain"); code != 1 || !strings.Contains(stderr, "drains no more") {
+	if code, _, stderr := f.weir(testProcess(), "drain"); code != 1 || !strings.Contains(stderr, "is no longer draining") {
 		t.Errorf("ended by somebody else: exit %d %q", code, stderr)
 	}
 }
