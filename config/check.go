@@ -97,7 +97,7 @@ func (l *loader) checkNode() {
 		l.add(l.at("data_dir"), "a server needs data_dir, for its Raft log and identity", `Write data_dir = "/var/lib/weir".`)
 	}
 	if c.API.Token != "" && c.API.Token == c.API.ReadToken {
-		l.add(l.at("api.read_token_file"), "api.read_token_file holds the same token as api.token_file", "Put another token into it: whoever reads could write.")
+		l.add(l.at("api.read_token_file"), "api.read_token_file holds the same token as api.token_file", "Put another token into it: with this one, anyone who may read may also write.")
 	}
 }
 
