@@ -210,7 +210,7 @@ The answer names the hosts that have no cap any more.`,
 func showDeleted(w io.Writer, done api.LimitDeleted, freed []string) error {
 	var b strings.Builder
 	if done.Uncovered != nil {
-		fmt.Fprintf(&b, "%s: the config's limit holds again: %s\n", printable(done.Pattern), describe(*done.Uncovered))
+		fmt.Fprintf(&b, "%s: the config's limit applies again: %s\n", printable(done.Pattern), describe(*done.Uncovered))
 	} else {
 		fmt.Fprintf(&b, "%s: deleted (index %d)\n", printable(done.Pattern), done.Index)
 	}
@@ -223,7 +223,7 @@ func showDeleted(w io.Writer, done api.LimitDeleted, freed []string) error {
 			more = fmt.Sprintf(", and %d more", n)
 			freed = freed[:namedHosts]
 		}
-		fmt.Fprintf(&b, "No cap any more: %s%s\n", strings.Join(freed, ", "), more)
+		fmt.Fprintf(&b, "No longer capped: %s%s\n", strings.Join(freed, ", "), more)
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
