@@ -8,7 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// kind is a metric's type, as Prometheus calls it.
+// kind is a metric's type in Prometheus's words.
 type kind string
 
 const (
@@ -17,7 +17,7 @@ const (
 	histogram kind = "histogram"
 )
 
-// family is one metric: its name, which is never changed, and how it is read.
+// family is one metric: its name, which never changes, and how it is read.
 type family struct {
 	name   string
 	kind   kind
@@ -28,7 +28,7 @@ type family struct {
 	desc *prometheus.Desc
 }
 
-// moment is the node at one moment.
+// moment is the node's state at one moment.
 type moment struct {
 	Measures
 	status Status
@@ -39,8 +39,7 @@ type moment struct {
 // server reports whether the node holds Raft state.
 func (m *moment) server() bool { return m.status.Raft.State != "none" }
 
-// families lists every metric of weir's own. docs/metrics.md has the same list, which a test
-// compares.
+// families lists all of weir's own metrics. A test compares them with docs/metrics.md.
 func families() []family {
 	return slices.Concat(nodeFamilies(), hostFamilies(), proxyFamilies(), dnsFamilies(), sessionFamilies(), raftFamilies(), memberFamilies())
 }
@@ -180,7 +179,7 @@ func sessionFamilies() []family {
 	}
 }
 
-// raftFamilies are told by servers alone.
+// raftFamilies exist on servers only.
 func raftFamilies() []family {
 	onServers := func(f func(*moment, samples)) func(*moment, samples) {
 		return func(m *moment, s samples) {

@@ -71,7 +71,7 @@ func undrain(f *clientFlags, cmd *cobra.Command) error {
 	})
 }
 
-// waitDrained looks at the node until its last connection has ended, and tells when their number
+// waitDrained polls the node until its last connection has ended, and prints when their number
 // changes.
 func waitDrained(f *clientFlags, cmd *cobra.Command, c *api.Client, timeout time.Duration) error {
 	last := -1
@@ -100,7 +100,8 @@ func waitDrained(f *clientFlags, cmd *cobra.Command, c *api.Client, timeout time
 	return err
 }
 
-// poll calls look, with pauses, until it reports true or fails, or the time is over: then false.
+// poll calls look, with pauses, until it reports true or fails. It reports false once the time is
+// over.
 func poll(ctx context.Context, pause, timeout time.Duration, look func(context.Context) (bool, error)) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()

@@ -11,29 +11,28 @@ import (
 	"github.com/weirproxy/weir/lease/leasepb"
 )
 
-// leaseStreams opens the node's lease streams, one at a time, and ends the one that leads to a
-// server which has been replaced as leader. That server may have frozen, or be cut off: then
-// nothing on the stream would tell, and the session would run out though the next leader could
-// renew it. Its methods may be called from any goroutine.
+// leaseStreams opens the node's lease streams, one at a time, and ends a stream whose server was
+// replaced as leader. That server may be frozen or cut off: the stream would show no error, and the
+// session would expire although the next leader could renew it. Its methods are safe for concurrent
+// use.
 type leaseStreams struct {
 	mu      sync.Mutex
-	leader  string // the last one heard of
-	changes uint64 // how often that has changed
+	leader  string // the newest known one
+	changes uint64 // how often it has changed
 	current *leaseStream
 }
 
 // errReplaced ends a stream to a former leader.
 var errReplaced = errors.New("another leader was elected meanwhile")
 
-// seen counts the changes so far. Whoever looks up the leader's address asks first.
+// seen returns the number of changes so far. Call it before looking up the leader's address.
 func (s *leaseStreams) seen() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.changes
 }
 
-// open opens a stream over conn, which leads to addr, the leader's address when changes had been
-// seen.
+// open opens a stream over conn to addr. changes is the result of seen before addr was looked up.
 func (s *leaseStreams) open(ctx context.Context, conn grpc.ClientConnInterface, addr string, changes uint64) (lease.Stream, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	opening := &leaseStream{addr: addr, cancel: cancel}
@@ -54,7 +53,7 @@ func (s *leaseStreams) open(ctx context.Context, conn grpc.ClientConnInterface, 
 	return opening, nil
 }
 
-// leaderChanged takes note of a leader that the node has heard of.
+// leaderChanged records a new leader, and ends a stream to another one.
 func (s *leaseStreams) leaderChanged(addr string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -16,23 +16,23 @@ import (
 )
 
 const (
-	// ownPortsEvery is how often the cluster's own ports are looked up without a cause: a node may
-	// advertise a name, whose address changes.
+	// ownPortsEvery is the interval at which the cluster's own ports are resolved without a cause:
+	// a node may advertise a name, whose address changes.
 	ownPortsEvery = time.Minute
-	// ownPortsPause is the least time between two rounds: a cluster of hundreds that starts changes
-	// hundreds of times.
+	// ownPortsPause is the minimum between two rounds: while a cluster of hundreds starts, it
+	// changes hundreds of times.
 	ownPortsPause = 50 * time.Millisecond
-	ownPortsWait  = 2 * time.Second // for looking up one name
+	ownPortsWait  = 2 * time.Second // for resolving one name
 )
 
-// portBook knows where the nodes' ports are. It belongs to one goroutine at a time.
+// portBook finds the addresses of the nodes' ports. It belongs to one goroutine at a time.
 type portBook struct {
 	lookup  func(ctx context.Context, host string) ([]netip.Addr, error)
 	machine func() ([]net.Addr, error) // this machine's addresses
 	names   map[string]foundName
 }
 
-// foundName is what a name that a node advertises has led to.
+// foundName is the result of resolving an advertised name.
 type foundName struct {
 	addrs []netip.Addr
 	until time.Time
@@ -47,8 +47,7 @@ func newPortBook() *portBook {
 	}
 }
 
-// forbidOwnPorts keeps the proxy from connecting clients to the cluster's own ports as they are
-// now.
+// forbidOwnPorts forbids the proxy to connect clients to the cluster's own ports, as they are now.
 func (a *agent) forbidOwnPorts(ctx context.Context) {
 	a.mu.Lock()
 	allowed := a.cfg.Proxy.AllowClusterDestinations
@@ -66,15 +65,16 @@ func (a *agent) forbidOwnPorts(ctx context.Context) {
 	}
 }
 
-// loopMark is what the cluster's proxies know each other's answers by. Workers see it, so it does
-// not give the id away.
+// loopMark is the mark by which the cluster's proxies recognise each other's answers. Workers see
+// it, so it does not reveal the id.
 func loopMark(clusterID string) string {
 	sum := sha256.Sum256([]byte("weir proxy loop\x00" + clusterID))
 	return hex.EncodeToString(sum[:8])
 }
 
-// viaName is what a node of a cluster is called in Via: nodes of two clusters may have one name.
-// Upstreams see it. Until a node knows its cluster, its own identity is in the cluster's place.
+// viaName is a node's name in Via, which upstreams see. It contains a hash of the cluster's id,
+// because nodes of two clusters may have one name. Until a node knows its cluster, its own identity
+// is used instead.
 func viaName(node, clusterID string) string {
 	sum := sha256.Sum256([]byte("weir via\x00" + clusterID))
 	return proxy.Pseudonym(node + "-" + hex.EncodeToString(sum[:6]))
@@ -101,7 +101,7 @@ func namesProxy(members []cluster.Member, clusterID, pseudonym string) bool {
 	})
 }
 
-// guardOwnPorts does so again whoever joins or moves.
+// guardOwnPorts calls forbidOwnPorts again whenever a member joins or moves.
 func (a *agent) guardOwnPorts(ctx context.Context) {
 	ticker := time.NewTicker(ownPortsEvery)
 	defer ticker.Stop()
@@ -125,16 +125,16 @@ func (a *agent) guardOwnPorts(ctx context.Context) {
 func (a *agent) checkOwnPorts() {
 	select {
 	case a.portsChanged <- struct{}{}:
-	default: // it will
+	default: // a look is pending already
 	}
 }
 
 func addrPort(addr net.Addr) netip.AddrPort {
-	at, _ := netip.ParseAddrPort(addr.String()) // a listener's always is one
+	at, _ := netip.ParseAddrPort(addr.String()) // a listener's address always parses
 	return at
 }
 
-// list lists the ports of all members, and what this node itself is bound to.
+// list returns the ports of all members, and those that this node is bound to.
 func (b *portBook) list(ctx context.Context, members []cluster.Member, nodes, proxies []netip.AddrPort, now time.Time) proxy.Ports {
 	var ports proxy.Ports
 	bind(&ports.Nodes, nodes, nil, true)
@@ -142,15 +142,15 @@ func (b *portBook) list(ctx context.Context, members []cluster.Member, nodes, pr
 	own := b.ownAddrs()
 	for _, m := range members {
 		if m.Health == cluster.HealthLeft {
-			continue // its address may be anybody's by now
+			continue // its address may belong to anybody by now
 		}
 		b.listMember(ctx, &ports, m, own, now)
 	}
 	return ports
 }
 
-// listMember adds one member's ports: where it says that others reach it, and wherever else its
-// listeners answer.
+// listMember adds one member's ports: at the addresses that it advertises, and at any others where
+// its listeners answer.
 func (b *portBook) listMember(ctx context.Context, ports *proxy.Ports, m cluster.Member, own map[netip.Addr]bool, now time.Time) {
 	var addrs []netip.Addr // the member's
 	for _, text := range []string{m.RPCAddr, m.GossipAddr} {
@@ -160,16 +160,16 @@ func (b *portBook) listMember(ctx context.Context, ports *proxy.Ports, m cluster
 			addrs = append(addrs, one.Addr())
 		}
 	}
-	// The API may be on loopback: nodes that share a machine share that.
+	// The API may be on loopback, which nodes on one machine share.
 	ports.Nodes.At = append(ports.Nodes.At, b.resolve(ctx, apiOf(m), now)...)
 
-	here := false // it runs on this machine
+	here := false // the member runs on this machine
 	for _, addr := range addrs {
 		here = here || own[addr] || addr.IsLoopback()
 	}
 	for _, addr := range m.Listening.Addrs {
-		// An address that this machine has as well, such as that of a container bridge, leads here
-		// and not there.
+		// An address that this machine has too, such as that of a container bridge, leads here and
+		// not to the member.
 		if here || !own[addr] {
 			addrs = append(addrs, addr)
 		}
@@ -178,8 +178,8 @@ func (b *portBook) listMember(ctx context.Context, ports *proxy.Ports, m cluster
 	bind(&ports.Proxies, m.Listening.Proxies, addrs, here)
 }
 
-// bind adds listeners: those on every address of a machine by all its addresses, and where that is
-// this machine, by whatever the kernel delivers to it.
+// bind adds listeners. A listener on every address is added at all addresses of its machine or, if
+// that is this machine, for whatever the kernel delivers to it.
 func bind(to *proxy.Listeners, bound []netip.AddrPort, addrs []netip.Addr, here bool) {
 	for _, at := range bound {
 		switch {
@@ -199,11 +199,11 @@ func bind(to *proxy.Listeners, bound []netip.AddrPort, addrs []netip.Addr, here 
 	}
 }
 
-// ownAddrs are this machine's addresses.
+// ownAddrs returns this machine's addresses.
 func (b *portBook) ownAddrs() map[netip.Addr]bool {
 	list, err := b.machine()
 	if err != nil {
-		return nil // then members' addresses are all taken for theirs
+		return nil // then no member's address counts as this machine's
 	}
 	own := make(map[netip.Addr]bool, len(list))
 	for _, a := range list {
@@ -216,8 +216,8 @@ func (b *portBook) ownAddrs() map[netip.Addr]bool {
 	return own
 }
 
-// apiOf is where others reach a member's API: where it listens on all of its addresses, the one
-// that it advertises for rpc.
+// apiOf returns the address of a member's API. If it listens on all addresses, its host is the one
+// that the member advertises for rpc.
 func apiOf(m cluster.Member) string {
 	at, err := netip.ParseAddrPort(m.APIAddr)
 	if err != nil || !at.Addr().IsUnspecified() {
@@ -230,8 +230,8 @@ func apiOf(m cluster.Member) string {
 	return net.JoinHostPort(host, strconv.Itoa(int(at.Port())))
 }
 
-// resolve lists the addresses of host:port; none where they can't be found, and then nobody can
-// dial it by name either.
+// resolve returns the addresses of host:port. If a name can't be resolved, there are none, and
+// clients can't dial it by name either.
 func (b *portBook) resolve(ctx context.Context, hostPort string, now time.Time) (list []netip.AddrPort) {
 	host, text, err := net.SplitHostPort(hostPort)
 	if err != nil {
@@ -250,8 +250,7 @@ func (b *portBook) resolve(ctx context.Context, hostPort string, now time.Time) 
 	return list
 }
 
-// name looks a name up, at most once a minute. Where it can't be found any more, the last answer
-// stays.
+// name resolves a name, at most once a minute. If that fails, the last answer stays.
 func (b *portBook) name(ctx context.Context, host string, now time.Time) []netip.Addr {
 	found, known := b.names[host]
 	if known && now.Before(found.until) {
@@ -262,7 +261,7 @@ func (b *portBook) name(ctx context.Context, host string, now time.Time) []netip
 	if addrs, err := b.lookup(ctx, host); err == nil {
 		found.addrs = addrs
 	}
-	found.until = now.Add(ownPortsEvery / 2) // the next round without a cause asks again
+	found.until = now.Add(ownPortsEvery / 2) // the next regular round resolves it again
 	b.names[host] = found
 	return found.addrs
 }

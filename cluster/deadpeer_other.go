@@ -7,5 +7,5 @@ import (
 	"time"
 )
 
-// setUserTimeout does nothing here: what was sent into a partition may wait longer.
+// setUserTimeout does nothing on this system: data sent into a partition may wait longer.
 func setUserTimeout(*net.TCPConn, time.Duration) error { return nil }

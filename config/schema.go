@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// shape is which attributes and blocks may stand where.
+// shape holds the attributes and blocks that each block may contain.
 type shape struct {
 	config map[string]field[Config] // by path
 	limit  map[string]field[Limit]
@@ -36,8 +36,8 @@ func (s *shape) add(path string) {
 
 func (s *shape) isAttribute(path string) bool { return slices.Contains(s.paths, path) }
 
-// suggest says what somebody who wrote name in the block at path may have meant: a similar name
-// there, or the same name elsewhere.
+// suggest returns the likely meaning of a wrong name in the block at path: a similar name there, or
+// the same name elsewhere.
 func (s *shape) suggest(path, name string) string {
 	if near := nearest(name, s.names(path)); near != "" {
 		return fmt.Sprintf("Did you mean %q?", near)
@@ -50,7 +50,7 @@ func (s *shape) suggest(path, name string) string {
 	return fmt.Sprintf("What may stand here: %s.", strings.Join(s.names(path), ", "))
 }
 
-// names are the attributes and blocks that may stand in the block at path.
+// names returns the attributes and blocks that the block at path may contain.
 func (s *shape) names(path string) []string {
 	var out []string
 	for _, p := range s.paths {
@@ -86,7 +86,7 @@ func (s *shape) place(path string) string {
 	return "in " + strings.Join(opened, " { ") + " { … }" + strings.Repeat(" }", len(opened)-1)
 }
 
-// opening is how a block begins.
+// opening returns the opening line of a block.
 func (s *shape) opening(path string) string {
 	if path == "limits.host" {
 		return `host "…"`

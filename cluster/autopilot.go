@@ -16,13 +16,13 @@ const (
 	pilotReconcile  = time.Second
 	stabilization   = 2 * time.Second
 	maxTrailingLogs = 250
-	// deadServerTime is how long a server must be dead before it is removed without being asked:
-	// machines are repaired in less, and `weir raft remove` is there for those that are not.
+	// deadServerTime is how long a server must be dead before it is removed automatically. Machines
+	// are usually repaired sooner; `weir raft remove` is for those that are not.
 	deadServerTime = 72 * time.Hour
 )
 
 // pilot adds servers to the Raft configuration and removes those that are gone for good, through
-// raft-autopilot. It works on the leader.
+// raft-autopilot. It runs on the leader.
 type pilot struct {
 	c         *Cluster
 	autopilot *autopilot.Autopilot
@@ -30,7 +30,7 @@ type pilot struct {
 
 	mu        sync.Mutex
 	deadSince map[raft.ServerID]time.Time
-	refused   map[string]bool // servers that were named in the log as not to be added
+	refused   map[string]bool // servers that were logged as refused
 }
 
 func newPilot(c *Cluster) *pilot {
@@ -68,10 +68,10 @@ func (p *pilot) membersChanged() {
 	}
 }
 
-// addServers adds every live server that is missing, and follows changed addresses.
+// addServers adds every missing live server, and updates changed addresses.
 func (p *pilot) addServers(ctx context.Context) {
 	if p.c.GrantHold() > 0 {
-		return // a server that is added might lead, and knows nothing of the wait
+		return // a new server might be elected, and would not wait
 	}
 	configured := make(map[raft.ServerID]raft.ServerAddress)
 	for _, s := range p.c.configuration().Servers {
@@ -103,7 +103,7 @@ func (p *pilot) mayAdd(m Member) bool {
 	defer p.mu.Unlock()
 	if !p.refused[m.Identity] {
 		if len(p.refused) >= maxMembers {
-			clear(p.refused) // each is named once more
+			clear(p.refused) // each will be logged once more
 		}
 		p.refused[m.Identity] = true
 		p.c.log.Error("a server is not added, because it holds the Raft log of another cluster: stop it, remove its data_dir and start it again",
@@ -126,9 +126,9 @@ func (p *pilot) AutopilotConfig() *autopilot.Config {
 // NotifyState implements [autopilot.ApplicationIntegration].
 func (p *pilot) NotifyState(*autopilot.State) {}
 
-// KnownServers implements [autopilot.ApplicationIntegration]. It names every server of the
-// configuration, also those that gossip has not seen since this process began: autopilot removes
-// what it is not told of.
+// KnownServers implements [autopilot.ApplicationIntegration]. It lists every server of the
+// configuration, even those that gossip has not seen since this process began, because autopilot
+// removes servers that it does not list.
 func (p *pilot) KnownServers() map[raft.ServerID]*autopilot.Server {
 	known := make(map[raft.ServerID]*autopilot.Server)
 	now := time.Now()
@@ -172,7 +172,7 @@ func (p *pilot) FetchServerStats(ctx context.Context, servers map[raft.ServerID]
 		wg.Go(func() {
 			reply, err := p.statsOf(ctx, id, s)
 			if err != nil {
-				p.c.log.Debug("a server does not tell its Raft state", "server", id, "error", err)
+				p.c.log.Debug("a server does not report its Raft state", "server", id, "error", err)
 				return
 			}
 			mu.Lock()
@@ -195,9 +195,9 @@ func (p *pilot) statsOf(ctx context.Context, id raft.ServerID, s *autopilot.Serv
 	})
 }
 
-// RemoveFailedServer implements [autopilot.ApplicationIntegration]. Autopilot has made sure that
-// the quorum is not at risk; it knows nothing of how long a server has been dead, or that another
-// has taken its place.
+// RemoveFailedServer implements [autopilot.ApplicationIntegration]. Autopilot has checked that the
+// quorum is not at risk. Here a server must also have been dead for long enough, or replaced by
+// another one.
 func (p *pilot) RemoveFailedServer(s *autopilot.Server) {
 	m, ok := p.c.Member(s.Name)
 	replaced := ok && m.Alive() && m.ServerID() != string(s.ID) && p.isVoter(raft.ServerID(m.ServerID()))

@@ -19,18 +19,17 @@ import (
 const (
 	quietEvery   = 30 * time.Second
 	maxQuietKeys = 1024
-	// maxQuietLines bounds what all peers together put into the log in quietEvery, and
-	// maxStrangersLines what strangers do, on each port.
+	// maxQuietLines bounds the lines about all peers together within quietEvery, and
+	// maxStrangersLines those that strangers cause, on each port.
 	maxQuietLines     = 64
 	maxStrangersLines = 8
-	// maxGossipLines bounds what memberlist says beyond that: without a key, strangers can make it
-	// speak of members too.
+	// maxGossipLines bounds memberlist's other lines: without a key, strangers can cause lines
+	// about members too.
 	maxGossipLines = 24
 )
 
-// quietLogger is Raft's logger. Raft reports an unreachable peer many times a second, as an error:
-// here each such line is a warning, said once, and again half a minute later; what lies between
-// shows at debug.
+// quietLogger is Raft's logger. Raft reports an unreachable peer as an error, many times a second.
+// Here each such line is a warning, repeated every half minute; the others appear at debug level.
 type quietLogger struct {
 	hclog.Logger
 	said *saidBefore
@@ -74,7 +73,7 @@ func (l *quietLogger) Named(name string) hclog.Logger {
 	return &quietLogger{Logger: l.Logger.Named(name), said: l.said}
 }
 
-// peerOf finds what a line says about which peer.
+// peerOf returns a key for a line's subject and peer; ok is false if the line is not about a peer.
 func peerOf(msg string, args []any) (key string, ok bool) {
 	for i := 0; i+1 < len(args); i += 2 {
 		switch args[i] {
@@ -85,11 +84,11 @@ func peerOf(msg string, args []any) (key string, ok bool) {
 	return msg, slices.Contains(strangersLines, msg)
 }
 
-// strangersLines are those that Raft's transport writes about a connection without saying whose:
-// whoever reaches the port can cause them, where it is not encrypted.
+// strangersLines are lines of Raft's transport about a connection that do not name its peer. On an
+// unencrypted port, anybody who reaches it can cause them.
 var strangersLines = []string{"failed to decode incoming command", "failed to flush response", "failed to accept connection"}
 
-// closedByUs reports whether a line only says that this node has closed its own connections.
+// closedByUs reports whether a line only reports that this node closed its own connections.
 func closedByUs(args []any) bool {
 	for _, arg := range args {
 		if err, ok := arg.(error); ok && errors.Is(err, net.ErrClosed) {
@@ -99,7 +98,7 @@ func closedByUs(args []any) bool {
 	return false
 }
 
-// saidBefore remembers when each line was last said.
+// saidBefore records when each line was last logged.
 type saidBefore struct {
 	mu    sync.Mutex
 	last  map[string]time.Time
@@ -108,7 +107,7 @@ type saidBefore struct {
 	most  int // in quietEvery; 0: maxQuietLines
 }
 
-// newStrangersSaid is for lines that anybody can cause who reaches a port.
+// newStrangersSaid is for lines that anybody who reaches a port can cause.
 func newStrangersSaid() *saidBefore { return &saidBefore{most: maxStrangersLines} }
 
 func (s *saidBefore) due(key string, now time.Time) bool {
@@ -131,10 +130,10 @@ func (s *saidBefore) due(key string, now time.Time) bool {
 	return true
 }
 
-// quietWriter is under memberlist's logger. What we act on ourselves, and say in our own words,
-// shows at debug only: a conflict of names, and sockets that we closed. Whatever else memberlist
-// says of an address comes with every packet, and strangers can cause it: each such line is said
-// once in half a minute for each machine, and few in all.
+// quietWriter receives memberlist's log lines. Name conflicts, and sockets that this node closed,
+// appear at debug level only, because weir logs them itself. Other lines about an address recur
+// with every packet, and strangers can cause them: each is logged once in half a minute per
+// machine, and all together are bounded.
 type quietWriter struct {
 	log  hclog.Logger
 	out  io.Writer
@@ -176,8 +175,8 @@ func (w quietWriter) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// aboutStrangers is what to remember of a line by, and whether anybody can cause it who reaches the
-// port, whatever they send.
+// aboutStrangers returns a key for a line, and whether anybody who reaches the port can cause that
+// line.
 func aboutStrangers(line string) (about string, ok bool) {
 	_, what, _ := strings.Cut(line, "] memberlist: ")
 	what, _, _ = strings.Cut(what, ":")
@@ -197,7 +196,7 @@ func aboutStrangers(line string) (about string, ok bool) {
 	return line, false
 }
 
-// withoutDigits drops numbers, in which lines of one kind differ.
+// withoutDigits drops digits, so that lines that differ only in numbers are equal.
 func withoutDigits(r rune) rune {
 	if r >= '0' && r <= '9' {
 		return -1
@@ -205,8 +204,8 @@ func withoutDigits(r rune) rune {
 	return r
 }
 
-// unreadable explains what memberlist says of gossip that it can't decrypt; nil where a line says
-// something else.
+// unreadable explains memberlist's line about gossip that it can't decrypt. It returns nil for any
+// other line.
 func unreadable(line string) *misfit {
 	for _, known := range []struct {
 		text string
@@ -224,7 +223,7 @@ func unreadable(line string) *misfit {
 	return nil
 }
 
-// sender is the address that memberlist puts at a line's end.
+// sender returns the address at the end of a line of memberlist's.
 func sender(line string) string {
 	_, from, _ := strings.Cut(line, "from=")
 	from, _, _ = strings.Cut(strings.TrimSpace(from), " ")

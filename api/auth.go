@@ -17,13 +17,13 @@ import (
 	"sync/atomic"
 )
 
-// guard lets through what comes from somebody who may call.
+// guard admits requests from callers that may call.
 type guard struct {
 	names  map[string]bool // lower-case host names that Host may carry
 	tokens atomic.Pointer[tokens]
 }
 
-// tokens are hashed, so that comparing them takes the same time whatever is compared.
+// tokens are hashed, so that comparing takes the same time for every input.
 type tokens struct {
 	write *[sha256.Size]byte // nil: there is none
 	read  *[sha256.Size]byte
@@ -42,8 +42,8 @@ func (g *guard) setTokens(write, read string) {
 	g.tokens.Store(&tokens{write: digest(write), read: digest(read)})
 }
 
-// SetTokens changes [Config.Token] and [Config.ReadToken] while the server runs. A stream that has
-// begun goes on.
+// SetTokens changes [Config.Token] and [Config.ReadToken] while the server runs. Streams that have
+// begun go on.
 func (s *Server) SetTokens(write, read string) { s.guard.setTokens(write, read) }
 
 func digest(token string) *[sha256.Size]byte {
@@ -54,10 +54,10 @@ func digest(token string) *[sha256.Size]byte {
 	return &sum
 }
 
-// check refuses a request whose Host or token is wrong.
+// check refuses a request with a wrong Host or token.
 func (g *guard) check(r *http.Request) error {
 	if isProbe(r.URL.Path) {
-		return nil // load balancers send any Host, or none; the answers are worth nothing to a page from elsewhere
+		return nil // load balancers send any Host or none, and the answers tell a foreign page nothing
 	}
 	if !g.hostAllowed(r.Host) {
 		return problemf(http.StatusForbidden, "host_not_allowed",
@@ -69,8 +69,8 @@ func (g *guard) check(r *http.Request) error {
 	return g.authorize(r)
 }
 
-// hostAllowed protects against DNS rebinding: a page whose name was pointed at this node carries
-// that name in Host. Address literals are safe, because a name is needed to rebind.
+// hostAllowed protects against DNS rebinding: a page whose name was pointed at this node sends that
+// name as Host. Address literals are safe, because rebinding needs a name.
 func (g *guard) hostAllowed(host string) bool {
 	if h, port, err := net.SplitHostPort(host); err == nil {
 		if _, err := strconv.ParseUint(port, 10, 16); err != nil && port != "" {
@@ -117,7 +117,7 @@ func (g *guard) authorize(r *http.Request) error {
 	return p
 }
 
-// mayWrite reports whether the request carries the token that may do everything.
+// mayWrite reports whether the request carries the token with full access.
 func (g *guard) mayWrite(r *http.Request) bool {
 	_, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	sum := sha256.Sum256([]byte(strings.TrimSpace(token)))
@@ -128,20 +128,20 @@ func equal(a, b *[sha256.Size]byte) bool {
 	return b != nil && subtle.ConstantTimeCompare(a[:], b[:]) == 1
 }
 
-// checkMediaType makes a PUT or POST one that a page from elsewhere can't send without asking
-// first: a form can't carry application/json, and a script's request with it needs the CORS
-// permission that is never given.
+// checkMediaType makes sure that a page from elsewhere can't send a PUT or POST without a CORS
+// preflight, which this API never grants. A form can't send application/json, and a script's
+// request with it needs the preflight.
 func checkMediaType(r *http.Request) error {
 	if r.Method != http.MethodPut && r.Method != http.MethodPost {
 		return nil
 	}
 	want := "application/json"
 	if path := r.URL.EscapedPath(); path == pathSnapshot || path == pathRestoredLimits {
-		want = snapshotType // which no page can send without permission either
+		want = snapshotType // a page can't send this type without a preflight either
 	}
 	got := r.Header.Values("Content-Type")
 	if len(got) == 1 {
-		// Parameters that are badly written don't change what the type is.
+		// Malformed parameters don't change the type.
 		mt, _, err := mime.ParseMediaType(got[0])
 		if mt == want && (err == nil || errors.Is(err, mime.ErrInvalidMediaParameter)) {
 			return nil
@@ -153,7 +153,7 @@ func checkMediaType(r *http.Request) error {
 	return problemf(http.StatusUnsupportedMediaType, "media_type", "send Content-Type: application/json, also without a body")
 }
 
-// readBody reads a request's body, up to the limit.
+// readBody reads a request's body of at most the given size.
 func readBody(w http.ResponseWriter, r *http.Request, most int64) ([]byte, error) {
 	if r.Body == nil {
 		return nil, nil
@@ -170,7 +170,8 @@ func readBody(w http.ResponseWriter, r *http.Request, most int64) ([]byte, error
 	return b, nil
 }
 
-// query checks that a request carries only the parameters named, each once, and returns them.
+// query returns the request's parameters, after checking that it has only the named ones, each
+// once.
 func query(r *http.Request, names ...string) (url.Values, error) {
 	q, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
@@ -190,7 +191,7 @@ func query(r *http.Request, names ...string) (url.Values, error) {
 	return q, nil
 }
 
-// queryBool reads a parameter that is true or false; absent is false.
+// queryBool reads a parameter that is true or false; an absent one is false.
 func queryBool(q url.Values, name string) (bool, error) {
 	if !q.Has(name) {
 		return false, nil
@@ -205,8 +206,8 @@ func queryBool(q url.Values, name string) (bool, error) {
 	}
 }
 
-// serve runs a request through check, the router and the endpoint. Nothing that panics takes the
-// node with it.
+// serve runs a request through check, the router and the endpoint. It recovers from panics, so that
+// none ends the node.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request, check func(*http.Request) error, routes router) {
 	defer func() {
 		v := recover()

@@ -11,10 +11,10 @@ import (
 	"time"
 )
 
-// Duration is written as a string such as "2s" or "1m30s".
+// Duration is encoded as a string such as "2s" or "1m30s".
 type Duration time.Duration
 
-// String is as [time.Duration]'s.
+// String returns the duration as [time.Duration] formats it.
 func (d Duration) String() string { return time.Duration(d).String() }
 
 // MarshalText implements [encoding.TextMarshaler].
@@ -30,10 +30,10 @@ func (d *Duration) UnmarshalText(b []byte) error {
 	return nil
 }
 
-// object is a JSON object that is taken apart strictly. encoding/json alone would match names in
-// any case and let the last of two equal keys win.
+// object is a JSON object that is decoded strictly. encoding/json alone would match names in any
+// case, and let the last of two equal keys win.
 type object struct {
-	at     string // where it stands in the body, for messages: "" or "limits[3]"
+	at     string // its place in the body, for messages: "" or "limits[3]"
 	fields map[string]json.RawMessage
 }
 
@@ -105,8 +105,8 @@ func (o *object) path(key string) string {
 	return o.at + "." + key
 }
 
-// takesNothing refuses a body that asks for something where there is nothing to ask for. None, or
-// an empty object, is fine.
+// takesNothing refuses a body with fields for a call that takes none. An empty body or object is
+// fine.
 func takesNothing(body []byte) error {
 	if len(bytes.TrimSpace(body)) == 0 {
 		return nil
@@ -137,7 +137,7 @@ func (o *object) has(key string) bool {
 	return ok && string(raw) != "null"
 }
 
-// decode reads a field that is there and not null into v; want says what it should be.
+// decode decodes a field that is present and not null into v; want says what it should be.
 func (o *object) decode(key string, v any, want string) error {
 	if !o.has(key) {
 		return nil

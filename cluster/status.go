@@ -12,15 +12,15 @@ import (
 	"github.com/weirproxy/weir/cluster/clusterpb"
 )
 
-// RaftStatus is how this server's Raft is. A proxy's State is "none".
+// RaftStatus describes this server's Raft. A proxy's State is "none".
 type RaftStatus struct {
 	State        string // leader, follower, candidate, shutdown, none
 	Term         uint64
 	LastIndex    uint64
 	CommitIndex  uint64
 	AppliedIndex uint64
-	DiskFull     bool // it takes no more, or is read-only
-	DiskStalled  bool // the write under way takes too long
+	DiskFull     bool // or read-only
+	DiskStalled  bool // the present write takes too long
 }
 
 // Peer is a server of the Raft configuration.
@@ -30,23 +30,24 @@ type Peer struct {
 	Address string
 	Voter   bool
 	Leader  bool
-	Health  Health // dead, where gossip does not know it
+	Health  Health // dead, if gossip does not know it
 }
 
-// RPCAddr is what others dial to reach this node's rpc port.
+// RPCAddr returns the address at which other nodes dial this node's rpc port.
 func (c *Cluster) RPCAddr() string { return c.mux.self }
 
-// Listening is what the node's rpc and gossip ports are bound to; an unspecified address is every
-// one of the machine's.
+// Listening returns the addresses that the rpc and gossip ports are bound to. An unspecified
+// address stands for all of the machine's.
 func (c *Cluster) Listening() (rpc, gossip netip.AddrPort) {
-	rpc, _ = netip.ParseAddrPort(c.mux.listener.Addr().String()) // the zero value is no TCP listener, of which tests alone have any
+	rpc, _ = netip.ParseAddrPort(c.mux.listener.Addr().String()) // zero for listeners other than TCP, which only tests have
 	return netip.AddrPortFrom(rpc.Addr().Unmap(), rpc.Port()), c.transport.bound
 }
 
-// GossipAddr is what others join, after Start.
+// GossipAddr returns the address that other nodes join, after Start.
 func (c *Cluster) GossipAddr() string { return c.gossip.gossipIP.String() }
 
-// Members lists every node that gossip knows, this one too, by name.
+// Members lists every node that gossip knows, this one too, by name. The slice is shared: callers
+// must not change it.
 func (c *Cluster) Members() []Member { return c.gossip.members.list(time.Now()) }
 
 // Member returns one node.
@@ -63,13 +64,12 @@ func (c *Cluster) Servers() []Member {
 	return servers
 }
 
-// Leader returns the present leader's name and rpc address, or "" where none is known. A proxy goes
-// by what the leaders say of themselves in gossip, and believes the highest term. So does a server
-// whose Raft is behind that term: it may be waiting for its disk, and believe that it still leads.
+// Leader returns the present leader's name and rpc address, or "" if none is known. A proxy goes by
+// the leaders' own claims in gossip, and believes the highest term. So does a server whose Raft has
+// not reached that term: it may be waiting for its disk, and believe that it still leads.
 func (c *Cluster) Leader() (name, rpcAddr string) {
-	name, rpcAddr, term := hintedLeader(c.Members())
-	if c.raft == nil || term > c.raft.CurrentTerm() {
-		return name, rpcAddr
+	if m := c.gossip.members.look(time.Now()).leader; c.raft == nil || m.LeadsTerm > c.raft.CurrentTerm() {
+		return m.Name, m.RPCAddr
 	}
 	addr, id := c.raft.LeaderWithID()
 	if id == "" {
@@ -81,16 +81,7 @@ func (c *Cluster) Leader() (name, rpcAddr string) {
 	return NameOf(string(id)), plainAddress(addr)
 }
 
-func hintedLeader(members []Member) (name, rpcAddr string, term uint64) {
-	for _, m := range members {
-		if m.server() && m.Alive() && m.LeadsTerm > term {
-			term, name, rpcAddr = m.LeadsTerm, m.Name, m.RPCAddr
-		}
-	}
-	return name, rpcAddr, term
-}
-
-// RaftStatus returns how this server's Raft is.
+// RaftStatus returns the status of this server's Raft.
 func (c *Cluster) RaftStatus() RaftStatus {
 	if c.raft == nil {
 		return RaftStatus{State: "none"}
@@ -106,7 +97,7 @@ func (c *Cluster) RaftStatus() RaftStatus {
 	}
 }
 
-// Peers lists the Raft configuration as this server knows it; nil on a proxy.
+// Peers lists the Raft configuration that this server has; nil on a proxy.
 func (c *Cluster) Peers() []Peer {
 	if c.raft == nil {
 		return nil
@@ -124,32 +115,31 @@ func (c *Cluster) Peers() []Peer {
 	return peers
 }
 
-// SetConfigDigest changes what gossip says of this node's configuration. It is cut to 64 bytes.
+// SetConfigDigest spreads the digest of this node's config in gossip, cut to 64 bytes.
 func (c *Cluster) SetConfigDigest(digest string) {
 	c.setMeta(func(m *clusterpb.Meta) { m.ConfigDigest = digest[:min(len(digest), maxMetaText)] })
 }
 
-// SetDraining says in gossip whether this node's proxy takes no new work.
+// SetDraining spreads in gossip whether this node's proxy refuses new work.
 func (c *Cluster) SetDraining(draining bool) {
 	c.setMeta(func(m *clusterpb.Meta) { m.Draining = draining })
 }
 
-// SetSessionLeft says in gossip which session this node has given back. It is called before
-// Shutdown, once the node uses none of its slots.
+// SetSessionLeft spreads in gossip which session this node has returned. Call it before Shutdown,
+// once the node uses none of its slots.
 func (c *Cluster) SetSessionLeft(session uint64) {
 	c.setMeta(func(m *clusterpb.Meta) { m.SessionLeft = session })
 }
 
-// SetClusterID takes the id of this node's cluster, as the log or the node's first session has it,
-// and keeps it in the data directory before it returns. A node is of one cluster for good: another
-// id is an error that wraps [ErrOtherCluster].
+// SetClusterID adopts the id of this node's cluster, from the log or from the node's first session,
+// and stores it in the data directory before it returns. A node belongs to one cluster for good:
+// another id is an error that wraps [ErrOtherCluster].
 func (c *Cluster) SetClusterID(id string) error { return c.of.settle(id) }
 
 // GRPCConn returns this node's connection to the gRPC services at an rpc address. It is shared,
-// connects and reconnects by itself, and must not be closed; it closes when no member has the
-// address any more.
+// reconnects by itself, and must not be closed: it closes when no member has the address any more.
 func (c *Cluster) GRPCConn(addr string) (*grpc.ClientConn, error) { return c.peers.grpcConn(addr) }
 
-// RoundTripper sends HTTP requests to the peers' handler at an rpc address, whatever host their URL
-// names.
+// RoundTripper sends HTTP requests to the peer handler at an rpc address, whatever the host in
+// their URL.
 func (c *Cluster) RoundTripper(addr string) http.RoundTripper { return c.peers.roundTripper(addr) }

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// setUserTimeout bounds how long what was sent may wait for its acknowledgement.
+// setUserTimeout bounds how long sent data may wait for acknowledgement.
 func setUserTimeout(conn *net.TCPConn, after time.Duration) error {
 	raw, err := conn.SyscallConn()
 	if err != nil {
