@@ -1,10 +1,11 @@
 // Package lease is the node's side of the lease: a node admits connections to a limited host from
 // slots that the cluster has granted it. [Manager] holds the slots, admits from them in memory,
-// queues who must wait, and fences when the node can no longer prove that its session is live. It is
-// a shell (goroutines, a stream, timers) around a deciding core, [Node], which has no goroutine, no
-// clock and no I/O: it takes the time as an argument and messages as values, and answers with
-// [Effects], so that a simulation (leasetest) can drive the code that runs in production. The
-// leader's side is package lease/leader, cut in the same way; the stream between them is leasepb.
+// queues who must wait, and fences when the node can no longer prove that its session is live. It
+// is a shell (goroutines, a stream, timers) around a deciding core, [Node], which has no
+// goroutine, no clock and no I/O: it takes the time as an argument and messages as values, and
+// answers with [Effects], so that a simulation (leasetest) can drive the code that runs in
+// production. The leader's side is package lease/leader, cut in the same way; the stream between
+// them is leasepb.
 //
 // # Why the cap holds
 //

@@ -1,9 +1,9 @@
 // Package leader is the leader's side of the lease: it decides who holds how many slots, and ends
 // the sessions of nodes that have gone. [Server] is a shell (goroutines, streams, Raft) around a
-// deciding core, [Allocator], which has no goroutine, no clock and no I/O. It holds soft state only,
-// in four parts: the handshake of streams, the roster of sessions, what nodes demand, and the
-// schedule of what is planned when. The plan for one key is plan.go. The node's side is package
-// lease, whose comment has the words for all this and the reason why the cap holds.
+// deciding core, [Allocator], which has no goroutine, no clock and no I/O. It holds soft state
+// only, in four parts: the handshake of streams, the roster of sessions, what nodes demand, and
+// the schedule of what is planned when. The plan for one key is plan.go. The node's side is
+// package lease, whose comment has the words for all this and the reason why the cap holds.
 //
 // # Decisions
 //
