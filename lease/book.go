@@ -69,7 +69,7 @@ func (n *Node) pool(now time.Duration, key limit.Key) *pool {
 	}
 	table := n.table.Load()
 	p := newPool(key)
-	p.slow, p.era = n.leaving, n.era
+	p.slow, p.era = n.leaving(), n.era
 	p.looked, p.usedAt = now, now
 	if table != nil {
 		n.govern(p, table)
@@ -147,7 +147,7 @@ func (n *Node) sweep(now time.Duration, p *pool) {
 	p.lows[p.lowAt] = p.low
 	p.lowAt = (p.lowAt + 1) % idleBuckets
 	p.low = p.free()
-	if p.limit.Capped() && n.welcomed {
+	if p.limit.Capped() && n.welcomed() {
 		least := p.free()
 		for _, l := range p.lows {
 			least = min(least, l)
@@ -197,7 +197,7 @@ func (n *Node) passOver(now time.Duration, p *pool) {
 // isNeeded reports whether anything refers to a bare pool, or the leader has yet to hear of it.
 // Needs the pool's lock.
 func (n *Node) isNeeded(p *pool) bool {
-	return p.open > 0 || p.waiters.len() > 0 || p.putOff || p.releasing > 0 || p.reported && n.welcomed || p.refused != [2]int64{} || n.isDirty(p)
+	return p.open > 0 || p.waiters.len() > 0 || p.putOff || p.releasing > 0 || p.reported && n.welcomed() || p.refused != [2]int64{} || n.isDirty(p)
 }
 
 // forget drops a bare pool. Needs the pool's lock.

@@ -1,9 +1,5 @@
 package lease
 
-import (
-	"github.com/weirproxy/weir/limit"
-)
-
 // TryAcquire is the fast path of an admission: it admits s where the node holds a free slot, or the
 // host has no limit. Where ok is false and err is nil, the core must be asked: Acquire.
 func (n *Node) TryAcquire(s *Slot, clock Clock) (ok bool, err error) {
@@ -87,6 +83,3 @@ func (n *Node) Live(s *Slot, clock Clock) bool {
 	}
 	return !s.guarded.Load() || n.expiry != ExpiryClose || n.gate.admits(clock)
 }
-
-// Table is the limits that the node goes by, nil until it knows any.
-func (n *Node) Table() *limit.Table { return n.table.Load() }

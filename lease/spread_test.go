@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weirproxy/weir/lease/leasetest/kit"
 	"github.com/weirproxy/weir/limit"
 )
 
@@ -29,7 +30,7 @@ func spread(t *testing.T, p *pool) []part {
 // connection, and the fence too.
 func TestSpreadPoolHoldsItsCount(t *testing.T) {
 	n := int64(sharePerPart * min(2*runtime.GOMAXPROCS(0), maxParts))
-	m, _ := liveManager(t, ExpiryClose, n+3, configLimit(t, "up", 1000, limit.Queue{}))
+	m, _ := liveManager(t, ExpiryClose, n+3, kit.Limit(t, "up", 1000, limit.Queue{}))
 	p := m.node.lookup(limit.HostConnections("up"))
 	spread(t, p)
 	var slots []*Slot
@@ -92,7 +93,7 @@ func TestSpreadPoolHoldsItsCount(t *testing.T) {
 // never exceeds what is held, and the counts agree in the end. Run with -race.
 func TestSpreadPoolUnderLoad(t *testing.T) {
 	const held = 200
-	m, _ := liveManager(t, ExpiryClose, held, configLimit(t, "up", held, limit.Queue{}))
+	m, _ := liveManager(t, ExpiryClose, held, kit.Limit(t, "up", held, limit.Queue{}))
 	p := m.node.lookup(limit.HostConnections("up"))
 	var open, peak, spreads, admitted atomic.Int64
 	stop := make(chan struct{})
@@ -137,7 +138,7 @@ func TestSpreadPoolUnderLoad(t *testing.T) {
 				m.Hosts()
 			case 1:
 				m.do(func(now time.Duration) {
-					m.node.setLimits(now, limit.NewTable(index, 1, []limit.Limit{configLimit(t, "up", held, limit.Queue{})}))
+					m.node.setLimits(now, limit.NewTable(index, 1, []limit.Limit{kit.Limit(t, "up", held, limit.Queue{})}))
 				})
 			case 2:
 				p.lock()
@@ -172,7 +173,7 @@ func fresh(s *Slot, m *Manager, t *testing.T) *Slot {
 // core some hosts at a time.
 func TestNumbersAreFollowedInTurns(t *testing.T) {
 	const hosts = 3*regovernAtOnce + 10
-	m, _ := liveManager(t, ExpiryClose, 0, configLimit(t, "*.x.org", 5, limit.Queue{}))
+	m, _ := liveManager(t, ExpiryClose, 0, kit.Limit(t, "*.x.org", 5, limit.Queue{}))
 	var keys []limit.Key
 	for i := range hosts {
 		host := to(t, string(rune('a'+i%26))+string(rune('a'+i/26%26))+string(rune('a'+i/676))+".x.org").Host
@@ -180,10 +181,10 @@ func TestNumbersAreFollowedInTurns(t *testing.T) {
 		m.node.grant(keys[i], 1)
 	}
 	m.do(func(now time.Duration) {
-		m.node.setLimits(now, limit.NewTable(2, 1, []limit.Limit{configLimit(t, "*.x.org", 0, limit.Queue{})}))
+		m.node.setLimits(now, limit.NewTable(2, 1, []limit.Limit{kit.Limit(t, "*.x.org", 0, limit.Queue{})}))
 	})
-	if m.node.ackDue || len(m.node.regoverning) != hosts-regovernAtOnce {
-		t.Fatalf("after the first step %d hosts are left, acknowledged: %v", len(m.node.regoverning), m.node.ackDue)
+	if m.node.stream.ackDue || len(m.node.regoverning) != hosts-regovernAtOnce {
+		t.Fatalf("after the first step %d hosts are left, acknowledged: %v", len(m.node.regoverning), m.node.stream.ackDue)
 	}
 	last := keys[hosts-1]
 	if err := m.Acquire(context.Background(), new(Slot), limit.Target{Host: last.Name, Port: 443}, newHolder()); err != ErrOverLimit {
@@ -195,7 +196,7 @@ func TestNumbersAreFollowedInTurns(t *testing.T) {
 		}
 		m.do(func(now time.Duration) { m.node.Tick(now, now) })
 	}
-	if !m.node.ackDue {
+	if !m.node.stream.ackDue {
 		t.Error("the new limits are not acknowledged")
 	}
 	for _, key := range keys {

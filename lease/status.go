@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/weirproxy/weir/lease/leasepb"
 	"github.com/weirproxy/weir/limit"
 )
 
@@ -20,17 +21,35 @@ type SessionStatus struct {
 
 // Session returns the node's own view of its session.
 func (n *Node) Session(now time.Duration) SessionStatus {
-	st := SessionStatus{ID: n.sess.id, State: SessionNone, Connected: n.welcomed, Fences: n.fences}
+	st := SessionStatus{ID: n.sess.id, State: leasepb.SessionNone, Connected: n.welcomed(), Fences: n.fences}
 	switch {
 	case n.sess.live():
-		st.State = SessionLive
+		st.State = leasepb.SessionLive
 		st.ExpiresIn = max(0, n.sess.deadline-now)
 		st.Age = max(0, now-n.sess.begun)
-	case !n.fresh && !n.parting:
-		st.State = SessionFenced
+	case !n.fresh && !n.parting():
+		st.State = leasepb.SessionFenced
 	}
 	return st
 }
+
+// Session returns the node's own view of its session.
+func (m *Manager) Session() SessionStatus {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.node.Session(m.cfg.Clock.Now())
+}
+
+// Late is for how long the Manager has not looked at the clock. While it runs, that is a quarter of
+// a second at most on a machine that is not overloaded: more says that it is stuck.
+func (m *Manager) Late() time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.cfg.Clock.Now() - m.ticked
+}
+
+// InSession reports whether the node has a live session, and the leader of its stream knows it.
+func (n *Node) InSession() bool { return n.sess.live() && n.welcomed() }
 
 // HostUse is the use of one host on this node.
 type HostUse struct {
@@ -49,6 +68,36 @@ func (n *Node) Hosts() []HostUse {
 	return sortedUses(n.uses(make([]HostUse, 0, len(n.all)), n.all))
 }
 
+// Host returns the use of one; ok is false where this node knows nothing of it.
+func (n *Node) Host(key limit.Key) (use HostUse, ok bool) {
+	p := n.lookup(key)
+	if p == nil {
+		return HostUse{}, false
+	}
+	return n.usage(p), true
+}
+
+// Hosts lists the use of every host that this node knows, by name.
+func (m *Manager) Hosts() []HostUse {
+	m.mu.Lock()
+	pools := slices.Clone(m.node.all)
+	m.mu.Unlock()
+	out := make([]HostUse, 0, len(pools))
+	for page := range slices.Chunk(pools, pageSize) {
+		m.mu.Lock()
+		out = m.node.uses(out, page)
+		m.mu.Unlock()
+	}
+	return sortedUses(out)
+}
+
+// Host returns the use of one; ok is false where this node knows nothing of it.
+func (m *Manager) Host(key limit.Key) (use HostUse, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.node.Host(key)
+}
+
 // uses appends the use of some pools.
 func (n *Node) uses(to []HostUse, pools []*pool) []HostUse {
 	for _, p := range pools {
@@ -61,15 +110,6 @@ func (n *Node) uses(to []HostUse, pools []*pool) []HostUse {
 func sortedUses(all []HostUse) []HostUse {
 	slices.SortFunc(all, func(x, y HostUse) int { return cmp.Compare(x.Key.Name, y.Key.Name) })
 	return all
-}
-
-// Host returns the use of one; ok is false where this node knows nothing of it.
-func (n *Node) Host(key limit.Key) (use HostUse, ok bool) {
-	p := n.lookup(key)
-	if p == nil {
-		return HostUse{}, false
-	}
-	return n.usage(p), true
 }
 
 // usage describes a pool.

@@ -9,7 +9,7 @@ import (
 
 	"github.com/weirproxy/weir/cluster"
 	"github.com/weirproxy/weir/fsm"
-	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/lease/leasepb"
 )
 
 // keepWithin bounds how long the answer to a write of limits waits for this node's own copy of them.
@@ -112,7 +112,7 @@ func (k *limitsKeeper) until(ctx context.Context, ok func() bool) {
 
 // writeLimits replaces the file at once or not at all.
 func writeLimits(path string, t *fsm.Table) error {
-	b, err := lease.MarshalTable(t)
+	b, err := leasepb.MarshalTable(t)
 	if err != nil {
 		return err
 	}

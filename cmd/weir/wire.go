@@ -19,6 +19,7 @@ import (
 	"github.com/weirproxy/weir/config"
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/lease/leader"
 	"github.com/weirproxy/weir/lease/leasepb"
 	"github.com/weirproxy/weir/proxy"
 )
@@ -70,14 +71,14 @@ func (a *agent) sessionLife() (life time.Duration, certain bool) {
 	if a.store != nil {
 		a.store.Read(func(st *fsm.State) {
 			if st.ClusterID() != "" {
-				life, certain = st.TTL()+lease.Margin, true
+				life, certain = st.TTL()+leasepb.Margin, true
 			}
 		})
 	}
 	if !certain {
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		life = a.cfg.Lease.TTL + lease.Margin
+		life = a.cfg.Lease.TTL + leasepb.Margin
 	}
 	return life, certain
 }
@@ -113,10 +114,10 @@ func (a *agent) lead(ctx context.Context, term uint64) {
 	}
 	a.leadingTerm.Store(term)
 	defer a.leadingTerm.Store(0)
-	var left []lease.Farewell
+	var left []leader.Farewell
 	for _, m := range a.members.Members() {
 		if m.Health == cluster.HealthLeft && m.SessionLeft != 0 {
-			left = append(left, lease.Farewell{Node: m.Name, Session: m.SessionLeft})
+			left = append(left, leader.Farewell{Node: m.Name, Session: m.SessionLeft})
 		}
 	}
 	a.leases.Lead(ctx, term, a.members.GrantHold(), left...)
@@ -196,17 +197,17 @@ func limitsOf(c *config.Config) []fsm.Limit {
 // leaseLog gives the leader's side of the lease access to the Raft log.
 type leaseLog struct{ members *cluster.Cluster }
 
-// Propose implements [lease.Log].
+// Propose implements [leader.Log].
 func (l leaseLog) Propose(ctx context.Context, term uint64, c fsm.Command) (fsm.Result, error) {
 	_, res, err := propose(ctx, l.members, term, c)
 	if err != nil && !errors.Is(err, cluster.ErrUnknownOutcome) {
-		// This includes a failed hand-over, after which the term goes on.
-		err = fmt.Errorf("%w: %w", lease.ErrNotProposed, err)
+		// This includes a hand-over that fails after all: the term goes on.
+		err = fmt.Errorf("%w: %w", leader.ErrNotProposed, err)
 	}
 	return res, err
 }
 
-// VerifyLeader implements [lease.Log].
+// VerifyLeader implements [leader.Log].
 func (l leaseLog) VerifyLeader(ctx context.Context) error { return l.members.VerifyLeader(ctx) }
 
 func propose(ctx context.Context, m *cluster.Cluster, term uint64, c fsm.Command) (uint64, fsm.Result, error) {
@@ -298,7 +299,7 @@ func (a *agent) lastLimits() *fsm.Table {
 	}
 	if err == nil {
 		var table *fsm.Table
-		if table, err = lease.UnmarshalTable(b); err == nil {
+		if table, err = leasepb.UnmarshalTable(b); err == nil {
 			a.keeper.note(table.Index)
 			return table
 		}

@@ -1,4 +1,4 @@
-package lease
+package leader
 
 // divide shares capacity among demands by max-min fairness (water-filling; Bertsekas and Gallager,
 // Data Networks, section 6.5.2): nobody gets more than its demand, and what anybody lacks could not

@@ -1,4 +1,4 @@
-package lease
+package leader
 
 import (
 	"fmt"
@@ -8,6 +8,7 @@ import (
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/fsm/fsmpb"
 	"github.com/weirproxy/weir/lease/leasepb"
+	"github.com/weirproxy/weir/lease/leasetest/kit"
 	"github.com/weirproxy/weir/limit"
 )
 
@@ -45,7 +46,7 @@ func (d *desk) turn() (out []Outbound) {
 // join opens a session on a stream.
 func (d *desk) join(conn uint64, node, identity string) {
 	d.t.Helper()
-	d.alloc.hello(d.now, d.state, conn, &leasepb.Hello{Protocol: protocolVersion, Node: node, Identity: identity})
+	d.alloc.hello(d.now, d.state, conn, &leasepb.Hello{Protocol: leasepb.Version, Node: node, Identity: identity})
 	d.turn()
 	d.alloc.proof(conn)
 	d.turn()
@@ -64,12 +65,12 @@ func (d *desk) granted(conn uint64) int64 {
 // An old hello must not release what was granted since: only once the node speaks on the stream is
 // it known to be the newest.
 func TestOldHelloReleasesNothing(t *testing.T) {
-	d := newDesk(t, configLimit(t, "up", 5, limit.Queue{}))
+	d := newDesk(t, kit.Limit(t, "up", 5, limit.Queue{}))
 	d.join(1, "a", "1")
 	id := d.alloc.conns[1].ID
 	d.demand(1, &leasepb.Demand{Waiting: 2})
 	d.turn()
-	old := &leasepb.Hello{Protocol: protocolVersion, Node: "a", Identity: "1", Session: id}
+	old := &leasepb.Hello{Protocol: leasepb.Version, Node: "a", Identity: "1", Session: id}
 	d.alloc.hello(d.now, d.state, 2, old) // says that nothing is held
 	d.turn()
 	if g := d.state.GrantOf(id, limit.HostConnections("up")); g != 2 {
@@ -88,7 +89,7 @@ func TestOldHelloTakesNothingOver(t *testing.T) {
 	d := newDesk(t)
 	d.join(1, "a", "1")
 	id := d.alloc.conns[1].ID
-	fresh := &leasepb.Hello{Protocol: protocolVersion, Node: "a", Identity: "1"}
+	fresh := &leasepb.Hello{Protocol: leasepb.Version, Node: "a", Identity: "1"}
 	d.alloc.hello(d.now, d.state, 2, fresh)
 	d.turn()
 	if _, open := d.state.Session(id); !open {
@@ -117,7 +118,7 @@ func TestOldHelloTakesNothingOver(t *testing.T) {
 // A node that was silent for long is passed over; when it is heard again, it gets what it asked
 // for, without asking again.
 func TestSilentNodeIsServedWhenHeardAgain(t *testing.T) {
-	d := newDesk(t, configLimit(t, "up", 1, limit.Queue{Timeout: time.Minute, Size: 9}))
+	d := newDesk(t, kit.Limit(t, "up", 1, limit.Queue{Timeout: time.Minute, Size: 9}))
 	d.join(1, "a", "1")
 	d.join(2, "b", "2")
 	d.demand(2, &leasepb.Demand{Waiting: 1})
@@ -144,7 +145,7 @@ func TestSilentNodeIsServedWhenHeardAgain(t *testing.T) {
 
 // An ask that the limits have overtaken is forgotten.
 func TestAskUnderNoLimitIsForgotten(t *testing.T) {
-	d := newDesk(t, configLimit(t, "up", 0, limit.Queue{}))
+	d := newDesk(t, kit.Limit(t, "up", 0, limit.Queue{}))
 	d.join(1, "a", "1")
 	d.demand(1, &leasepb.Demand{Waiting: 1, Ask: 1})
 	p, _ := limit.ParsePattern("up")
@@ -160,10 +161,10 @@ func TestAskUnderNoLimitIsForgotten(t *testing.T) {
 
 // One entry stays within bounds, however many keys change.
 func TestEntriesAreBounded(t *testing.T) {
-	d := newDesk(t, configLimit(t, "*", 5, limit.Queue{}))
+	d := newDesk(t, kit.Limit(t, "*", 5, limit.Queue{}))
 	d.join(1, "a", "1")
 	d.join(2, "b", "2")
-	for i := range 3 * maxBatch {
+	for i := range 3 * leasepb.MaxBatch {
 		host := "h" + string(rune('a'+i%26)) + string(rune('a'+i/26%26)) + string(rune('a'+i/676))
 		for conn := range uint64(2) {
 			d.alloc.update(d.now, conn+1, &leasepb.Update{Demands: []*leasepb.Demand{{Key: fsmpb.KeyOf(limit.HostConnections(host)), Waiting: 1}}})
@@ -171,7 +172,7 @@ func TestEntriesAreBounded(t *testing.T) {
 	}
 	entries := 0
 	for cmd := d.alloc.Next(d.now, d.state); cmd != nil; cmd = d.alloc.Next(d.now, d.state) {
-		if n := len(cmd.(*fsm.Adjust).Adjustments); n > maxBatch+2 {
+		if n := len(cmd.(*fsm.Adjust).Adjustments); n > leasepb.MaxBatch+2 {
 			t.Fatalf("an entry of %d adjustments", n)
 		}
 		entries++
@@ -184,7 +185,7 @@ func TestEntriesAreBounded(t *testing.T) {
 
 // A new leader lets slots rest: a take-over may have freed them a moment before.
 func TestNewLeaderLetsSlotsRest(t *testing.T) {
-	d := newDesk(t, configLimit(t, "up", 1, limit.Queue{Timeout: time.Minute, Size: 9}))
+	d := newDesk(t, kit.Limit(t, "up", 1, limit.Queue{Timeout: time.Minute, Size: 9}))
 	d.now = 0
 	d.join(1, "a", "1")
 	d.demand(1, &leasepb.Demand{Waiting: 1})
@@ -202,7 +203,7 @@ func TestNewLeaderLetsSlotsRest(t *testing.T) {
 
 // A node is told what was granted, not what was asked for.
 func TestNodeIsToldWhatWasApplied(t *testing.T) {
-	d := newDesk(t, configLimit(t, "up", 5, limit.Queue{}))
+	d := newDesk(t, kit.Limit(t, "up", 5, limit.Queue{}))
 	d.join(1, "a", "1")
 	d.demand(1, &leasepb.Demand{Waiting: 3})
 	cmd := d.alloc.Next(d.now, d.state).(*fsm.Adjust)
@@ -222,7 +223,7 @@ func TestNodeIsToldWhatWasApplied(t *testing.T) {
 // What a hello states is compared with the log only once the entry on its way has been applied: it
 // may hold the very release that makes the difference.
 func TestHelloWaitsForTheEntryOnItsWay(t *testing.T) {
-	d := newDesk(t, configLimit(t, "up", 5, limit.Queue{}))
+	d := newDesk(t, kit.Limit(t, "up", 5, limit.Queue{}))
 	d.join(1, "a", "1")
 	id, key := d.alloc.conns[1].ID, limit.HostConnections("up")
 	d.demand(1, &leasepb.Demand{Waiting: 3})
@@ -235,7 +236,7 @@ func TestHelloWaitsForTheEntryOnItsWay(t *testing.T) {
 	cmd := d.alloc.Next(d.now, d.state)
 	d.alloc.Gone(1)
 	two := []*leasepb.Holding{{Key: fsmpb.KeyOf(key), Slots: 2}}
-	d.alloc.hello(d.now, d.state, 2, &leasepb.Hello{Protocol: protocolVersion, Node: "a", Identity: "1", Session: id, Holdings: two})
+	d.alloc.hello(d.now, d.state, 2, &leasepb.Hello{Protocol: leasepb.Version, Node: "a", Identity: "1", Session: id, Holdings: two})
 	d.alloc.Applied(d.now, d.state, d.apply(cmd))
 	d.alloc.update(d.now, 2, &leasepb.Update{Demands: []*leasepb.Demand{{Key: fsmpb.KeyOf(key), Held: 2, InUse: 2}}})
 	for _, o := range d.turn() {
@@ -251,7 +252,7 @@ func TestHelloWaitsForTheEntryOnItsWay(t *testing.T) {
 // After an entry that changed much, the next one waits a commit for more, and takes all that has
 // come. After one that changed little, as where a slot changes hands, it goes at once.
 func TestBusyLeaderGathers(t *testing.T) {
-	d := newDesk(t, configLimit(t, "*", 5, limit.Queue{}))
+	d := newDesk(t, kit.Limit(t, "*", 5, limit.Queue{}))
 	d.join(1, "a", "1")
 	ask := func(from, hosts int) {
 		u := &leasepb.Update{LimitsIndex: d.state.Table().Index}
@@ -294,7 +295,7 @@ func TestBusyLeaderGathers(t *testing.T) {
 // nothing of what it does with it. Who is granted what it waits for leaves nothing to be looked at
 // later.
 func TestAskIsAnsweredInTime(t *testing.T) {
-	d := newDesk(t, configLimit(t, "up", 1, limit.Queue{}))
+	d := newDesk(t, kit.Limit(t, "up", 1, limit.Queue{}))
 	d.join(1, "a", "1")
 	d.join(2, "b", "2")
 	d.demand(1, &leasepb.Demand{Waiting: 1, Ask: 1})
@@ -325,7 +326,7 @@ func TestAskIsAnsweredInTime(t *testing.T) {
 // While a new leader grants nothing, what is asked for is no shortage: nodes would give their slots
 // back as soon as they have no use for them, and ask again, for a second.
 func TestHeldBackIsNoShortage(t *testing.T) {
-	d := newDesk(t, configLimit(t, "up", 4, limit.Queue{}))
+	d := newDesk(t, kit.Limit(t, "up", 4, limit.Queue{}))
 	d.join(1, "a", "1")
 	d.join(2, "b", "2")
 	d.now = d.alloc.notBefore - 1
@@ -352,7 +353,7 @@ func TestHeldBackIsNoShortage(t *testing.T) {
 
 // Keys are looked at when they asked to be, each at the earliest moment that it asked for.
 func TestWakes(t *testing.T) {
-	d := newDesk(t, configLimit(t, "*", 1, limit.Queue{}))
+	d := newDesk(t, kit.Limit(t, "*", 1, limit.Queue{}))
 	a := d.alloc
 	key := func(i int) *contest { return a.contest(limit.HostConnections(fmt.Sprintf("host-%d", i))) }
 	for i, at := range []time.Duration{50, 20, 90, 40, 70} {
