@@ -77,8 +77,8 @@ func (n *Node) StreamDown(now time.Duration) {
 	n.beginWalk(now)
 }
 
-// Stale reports whether the stream must be given up: the session that it served has ended.
-func (n *Node) Stale() bool { return n.stream.phase == streamStale }
+// stale reports whether the stream must be given up: the session that it served has ended.
+func (n *Node) stale() bool { return n.stream.phase == streamStale }
 
 func (n *Node) welcome(now time.Duration, w *leasepb.Welcome) error {
 	if !leasepb.Readable(w.Corrected, nil) {

@@ -154,47 +154,42 @@ func (m *Manager) walkOn() (more bool) {
 }
 
 // step is one turn under the core's lock. It reports whether a walk began in it that goes on.
-func (m *Manager) step(f func(now time.Duration)) (walking bool) {
+func (m *Manager) step(f func(now time.Duration)) (walks bool) {
 	m.mu.Lock()
 	now := m.cfg.Clock.Now()
-	fences, fenced, walks := m.node.fences, m.node.fenced, m.node.walks
 	f(now)
-	severs, woken := m.node.TakeSevers(), m.node.TakeWoken()
-	pending := m.node.Pending(now)
+	e := m.node.Effects(now)
 	stream := m.stream
-	stale := m.node.Stale()
 	early := false
-	if at := max(m.node.NextWake(now), now+minTick); at < m.wakeAt {
+	if at := max(e.Wake, now+minTick); at < m.wakeAt {
 		m.wakeAt, early = at, true
 	}
-	if fences != m.node.fences || m.node.parting() {
-		m.notify() // who parts waits for the last release, too
+	if e.Changed {
+		m.notify()
 	}
-	hasFenced, severed := fenced != m.node.fenced && !m.node.parting(), m.node.fenceSevered
-	if hasFenced {
-		m.cfg.Log.Warn("fenced: the session with the cluster can't be proven any more", "severed", severed, "on_expiry", m.cfg.OnExpiry.String())
+	if e.Fenced {
+		m.cfg.Log.Warn("fenced: the session with the cluster can't be proven any more", "severed", e.Severed, "on_expiry", m.cfg.OnExpiry.String())
 	}
-	walking = m.node.Walking() && walks != m.node.walks
 	m.mu.Unlock()
-	for _, sv := range severs {
+	for _, sv := range e.Severs {
 		sv.Slot.holder.Sever(sv.Reason)
 	}
-	for _, w := range woken {
+	for _, w := range e.Woken {
 		w.Wake()
 	}
-	if hasFenced && m.cfg.OnFence != nil {
-		m.cfg.OnFence(severed)
+	if e.Fenced && m.cfg.OnFence != nil {
+		m.cfg.OnFence(e.Severed)
 	}
-	if stale && stream != nil {
+	if e.Stale && stream != nil {
 		stream.Close()
 	}
-	if pending {
+	if e.Pending {
 		poke(m.kick)
 	}
 	if early {
 		poke(m.alarm)
 	}
-	return walking
+	return e.Walks
 }
 
 // poke leaves a note, unless one is there.
@@ -268,7 +263,7 @@ func (m *Manager) Undrain() { m.do(m.node.Undrain) }
 func (m *Manager) Goodbye(ctx context.Context) (uint64, error) {
 	var id uint64
 	m.do(func(now time.Duration) {
-		id = m.node.sess.id
+		id = m.node.Session(now).ID
 		m.node.Part(now)
 	})
 	if id == 0 {
@@ -277,7 +272,7 @@ func (m *Manager) Goodbye(ctx context.Context) (uint64, error) {
 	if err := m.await(ctx, func() bool { return m.node.AllEnded() }); err != nil {
 		return 0, fmt.Errorf("connections that use slots are still open: %w", err)
 	}
-	if err := m.await(ctx, func() bool { return !m.node.sess.live() || !m.node.welcomed() }); err != nil {
+	if err := m.await(ctx, func() bool { return !m.node.InSession() }); err != nil {
 		return id, fmt.Errorf("the leader has not answered the goodbye: %w", err)
 	}
 	if m.Session().ID == id {
@@ -299,5 +294,5 @@ func (m *Manager) WaitTable(ctx context.Context, index uint64) error {
 
 // WaitLive waits until the node has a live session.
 func (m *Manager) WaitLive(ctx context.Context) error {
-	return m.await(ctx, func() bool { return m.node.sess.live() && m.node.welcomed() })
+	return m.await(ctx, m.node.InSession)
 }

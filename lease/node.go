@@ -39,8 +39,7 @@ const clockJump = leasepb.Margin
 //
 // TryAcquire, TryRelease, Park, Closing, Unpark and Live are the fast path and may be called at any
 // time. All other methods need the core's lock, which is the shell's. Time is an argument, and what
-// the shell has to do is a result: slots to sever (TakeSevers), messages to send (Outgoing), a
-// stream to give up (Stale), a time to be called again (NextWake).
+// the shell has to do after each call is a result: [Effects].
 type Node struct {
 	name     string
 	identity string
@@ -75,9 +74,10 @@ type Node struct {
 	nextMeter time.Duration // when the rates are looked at next
 	unmetered int           // so many of the first of the held pools have yet to be looked at
 
-	woken  []Waker     // for the shell to wake
-	severs []Severance // for the shell to carry out once the locks are free
-	fences uint64
+	woken    []Waker     // for the shell to wake
+	severs   []Severance // for the shell to carry out once the locks are free
+	fences   uint64
+	reported reported
 }
 
 // Severance is a slot that its holder must give up, and why.
@@ -99,24 +99,10 @@ func NewNode(name, identity string, expiry Expiry, limits *limit.Table) *Node {
 // Table is the limits that the node goes by, nil until it knows any.
 func (n *Node) Table() *limit.Table { return n.table.Load() }
 
-// TakeSevers hands the effects over.
-func (n *Node) TakeSevers() []Severance {
-	s := n.severs
-	n.severs = nil
-	return s
-}
-
-// TakeWoken hands over who is to be woken.
-func (n *Node) TakeWoken() []Waker {
-	w := n.woken
-	n.woken = nil
-	return w
-}
-
 // Receive takes one message from the leader. An error ends the stream.
 func (n *Node) Receive(now time.Duration, m *leasepb.LeaderMessage) error {
 	n.lapse(now)
-	if n.Stale() {
+	if n.stale() {
 		return errSessionGone // fenced meanwhile: what comes on this stream is about a session that we gave up
 	}
 	if err := n.checkCluster(m); err != nil {
@@ -189,8 +175,8 @@ func (n *Node) Outgoing(now time.Duration) []*leasepb.NodeMessage {
 	return out
 }
 
-// Pending reports whether there is something to send.
-func (n *Node) Pending(now time.Duration) bool {
+// pending reports whether there is something to send.
+func (n *Node) pending(now time.Duration) bool {
 	st := &n.stream
 	switch {
 	case !st.isOpen():
@@ -234,7 +220,7 @@ func (n *Node) Tick(now, wall time.Duration) {
 	n.sweepSome(now)
 }
 
-// NextWake is when tick must be called at the latest.
+// NextWake is when Tick must be called at the latest.
 func (n *Node) NextWake(now time.Duration) time.Duration {
 	at := n.nextSecond
 	if len(n.regoverning)+n.unswept+n.unmetered > 0 || n.Walking() {

@@ -2,6 +2,7 @@ package lease
 
 import (
 	"context"
+	"errors"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -187,7 +188,7 @@ func TestNumbersAreFollowedInTurns(t *testing.T) {
 		t.Fatalf("after the first step %d hosts are left, acknowledged: %v", len(m.node.regoverning), m.node.stream.ackDue)
 	}
 	last := keys[hosts-1]
-	if err := m.Acquire(context.Background(), new(Slot), limit.Target{Host: last.Name, Port: 443}, newHolder()); err != ErrBlocked {
+	if err := m.Acquire(context.Background(), new(Slot), limit.Target{Host: last.Name, Port: 443}, newHolder()); !errors.Is(err, ErrBlocked) {
 		t.Errorf("a host that the core has not come to is admitted by the old limit: %v", err)
 	}
 	for i := 0; len(m.node.regoverning) > 0; i++ {

@@ -48,6 +48,9 @@ func (m *Manager) Late() time.Duration {
 	return m.cfg.Clock.Now() - m.ticked
 }
 
+// InSession reports whether the node has a live session, and the leader of its stream knows it.
+func (n *Node) InSession() bool { return n.sess.live() && n.welcomed() }
+
 // HostUse is the use of one host on this node.
 type HostUse struct {
 	Key      limit.Key
