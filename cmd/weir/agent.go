@@ -167,7 +167,7 @@ func (a *agent) build() (err error) {
 		return err
 	}
 	if a.store != nil {
-		a.leases = lease.NewServer(leaseLog{a.members}, a.store, a.leaderAddr, a.log.Named("lease"))
+		a.leases = lease.NewServer(leaseLog{a.members, a.store}, a.store, a.leaderAddr, a.log.Named("lease"))
 		a.leases.OnEnd = a.sessionEnded
 	}
 	clock, err := leaseClock()
