@@ -177,7 +177,7 @@ func (a *agent) build() (err error) {
 		return err
 	}
 	if a.store != nil {
-		a.leases = leader.New(leaseLog{a.members}, a.store, a.leaderAddr, a.log.Named("lease"))
+		a.leases = leader.New(leaseLog{a.members, a.store}, a.store, a.leaderAddr, a.log.Named("lease"))
 		a.leases.OnEnd = a.sessionEnded
 	}
 	clock, err := leaseClock()

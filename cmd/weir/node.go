@@ -35,7 +35,7 @@ func (a *agent) Propose(ctx context.Context, c fsm.Command) (uint64, fsm.Result,
 	if a.store == nil {
 		return 0, fsm.Result{}, api.ErrNotLeader
 	}
-	index, res, err := propose(ctx, a.members, 0, c)
+	index, res, err := propose(ctx, a.members, a.store, 0, c)
 	return index, res, apiError(err)
 }
 

@@ -100,7 +100,7 @@ func (a *agent) handlers() cluster.Handlers {
 
 // lead does the leader's work of one term. The very first leader writes the cluster's settings.
 func (a *agent) lead(ctx context.Context, term uint64) {
-	log := leaseLog{a.members}
+	log := leaseLog{a.members, a.store}
 	found := func() error {
 		res, err := log.Propose(ctx, term, a.initial())
 		return cmp.Or(err, res.Err)
@@ -195,11 +195,14 @@ func limitsOf(c *config.Config) []fsm.Limit {
 }
 
 // leaseLog gives the leader's side of the lease access to the Raft log.
-type leaseLog struct{ members *cluster.Cluster }
+type leaseLog struct {
+	members *cluster.Cluster
+	store   *fsm.Store
+}
 
 // Propose implements [leader.Log].
 func (l leaseLog) Propose(ctx context.Context, term uint64, c fsm.Command) (fsm.Result, error) {
-	_, res, err := propose(ctx, l.members, term, c)
+	_, res, err := propose(ctx, l.members, l.store, term, c)
 	if err != nil && !errors.Is(err, cluster.ErrUnknownOutcome) {
 		// This includes a hand-over that fails after all: the term goes on.
 		err = fmt.Errorf("%w: %w", leader.ErrNotProposed, err)
@@ -210,8 +213,8 @@ func (l leaseLog) Propose(ctx context.Context, term uint64, c fsm.Command) (fsm.
 // VerifyLeader implements [leader.Log].
 func (l leaseLog) VerifyLeader(ctx context.Context) error { return l.members.VerifyLeader(ctx) }
 
-func propose(ctx context.Context, m *cluster.Cluster, term uint64, c fsm.Command) (uint64, fsm.Result, error) {
-	if err := m.CheckLogVersion(fsm.VersionOf(c)); err != nil {
+func propose(ctx context.Context, m *cluster.Cluster, store *fsm.Store, term uint64, c fsm.Command) (uint64, fsm.Result, error) {
+	if err := checkVersion(store, c, m.CheckLogVersion); err != nil {
 		return 0, fsm.Result{}, err
 	}
 	index, response, err := m.Propose(ctx, term, fsm.Encode(c))
@@ -223,6 +226,21 @@ func propose(ctx context.Context, m *cluster.Cluster, term uint64, c fsm.Command
 		return 0, fsm.Result{}, fmt.Errorf("the state machine answered with %T", response)
 	}
 	return index, *res, nil
+}
+
+// checkVersion refuses an entry that some server would stop at. What the state holds already
+// needs no asking: all servers have read it, or have stopped before.
+func checkVersion(store *fsm.Store, c fsm.Command, ask func(version uint32) error) error {
+	need := fsm.VersionOf(c)
+	if need <= 1 {
+		return nil
+	}
+	var held uint32
+	store.Read(func(st *fsm.State) { held = st.LogVersion() })
+	if need <= held {
+		return nil
+	}
+	return ask(need)
 }
 
 // admitter lets the proxy acquire slots from the manager.
