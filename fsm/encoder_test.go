@@ -28,7 +28,7 @@ func TestSnapshotIsCanonicalProtobuf(t *testing.T) {
 		for _, name := range []string{"a.org:443", "b.org", "2001:db8::1", "with-a-long-name." + string(bytes.Repeat([]byte("x"), 200)) + ".org"} {
 			for _, slots := range []int64{1, 127, 200_000} {
 				batch++
-				run(t, s, &Adjust{1, batch, []Adjustment{{session.ID, limit.HostConnections(name), slots}}})
+				run(t, s, &Adjust{Term: 1, Batch: batch, Adjustments: []Adjustment{{Session: session.ID, Key: limit.HostConnections(name), Delta: slots}}})
 			}
 		}
 	}

@@ -39,14 +39,14 @@ func sampleLog() ([]Command, *State) {
 		&OpenSession{1, "a", "id-a"},
 		&OpenSession{1, "b", "id-b"},
 		&PutLimit{Limit: queued},
-		&Adjust{1, 1, []Adjustment{{a, hosts[0], 3}, {b, hosts[0], 3}, {a, hosts[1], 60}, {b, hosts[2], 4}, {b, limit.HostConnections("::1"), 1}}},
+		&Adjust{Term: 1, Batch: 1, Adjustments: []Adjustment{{Session: a, Key: hosts[0], Delta: 3}, {Session: b, Key: hosts[0], Delta: 3}, {Session: a, Key: hosts[1], Delta: 60}, {Session: b, Key: hosts[2], Delta: 4}, {Session: b, Key: limit.HostConnections("::1"), Delta: 1}}},
 		&PutLimit{Limit: lowered},
 		&PutLimit{Limit: limited("gone.example:443", limit.Unlimited, limit.SourceAPI)},
 		&DeleteLimit{Pattern: pattern("gone.example:443"), Precondition: Precondition{MustExist: true}},
 		&ReplaceLimits{Source: limit.SourceConfig, Limits: []limit.Limit{limited("*", 30, limit.SourceConfig), shared}},
 		&OpenSession{1, "c", "id-c"},
 		&CloseSessions{1, []uint64{10}, CloseLeft},
-		&Adjust{1, 2, []Adjustment{{b, hosts[0], -1}, {a, hosts[0], 1}}},
+		&Adjust{Term: 1, Batch: 2, Adjustments: []Adjustment{{Session: b, Key: hosts[0], Delta: -1}, {Session: a, Key: hosts[0], Delta: 1}}},
 	}
 	s := NewState()
 	for i, c := range log {
