@@ -60,6 +60,7 @@ type Allocator struct {
 	dirty    []*contest
 	review   []*contest // to be decided anew when there is time, some at once
 	rests    map[limit.Key]rest
+	vacant   vacancies // the keys of rates that the log keeps for their levels alone
 
 	batch    uint64
 	inflight fsm.Command
@@ -105,6 +106,11 @@ func NewAllocator(now time.Duration, term uint64, st *fsm.State) *Allocator {
 		a.addPeer(s, now)
 	}
 	a.limits = leasepb.LimitsMessage(st.ClusterID(), st.Table())
+	a.vacant.keys = map[limit.Key]*vacancy{}
+	st.Kept(func(key limit.Key) bool {
+		a.noteVacant(now, st, key)
+		return true
+	})
 	return a
 }
 
@@ -217,6 +223,9 @@ func (a *Allocator) NextWake(now time.Duration) time.Duration {
 	if len(a.waking) > 0 {
 		at = min(at, a.waking[0].wake)
 	}
+	if due, any := a.vacant.next(); any && a.inflight == nil {
+		at = min(at, max(due, a.gather))
+	}
 	return at
 }
 
@@ -260,10 +269,10 @@ func (a *Allocator) Applied(now time.Duration, st *fsm.State, res fsm.Result) {
 			a.noteEnd(id, cmd.Reason)
 			a.closed(id, "the session has ended: "+closeText(cmd.Reason))
 		}
-		a.freed(res.Freed)
+		a.freed(now, st, res.Freed)
 	case *fsm.Adjust:
-		a.adjusted(cmd, res)
-		if len(cmd.Adjustments) >= gatherFrom {
+		a.adjusted(now, st, cmd, res)
+		if len(cmd.Adjustments)+len(cmd.Forget) >= gatherFrom {
 			a.gather = now + min(a.commit, maxGather)
 		}
 	}

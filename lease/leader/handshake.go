@@ -192,7 +192,7 @@ func (a *Allocator) opened(now time.Duration, st *fsm.State, res fsm.Result) {
 			r := a.rests[f.Key]
 			a.rests[f.Key] = rest{slots: r.slots + f.Delta, until: now + takeOverRest}
 		}
-		a.freed(res.Freed)
+		a.freed(now, st, res.Freed)
 	}
 	delete(a.ended, o.hello.Node)
 	s, _ := st.Session(res.Session)
