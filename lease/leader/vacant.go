@@ -22,11 +22,13 @@ const (
 
 // vacancy is one vacant key.
 type vacancy struct {
-	key   limit.Key
-	since time.Duration
-	limit uint64 // the ModifyIndex of the limit that it was judged by; 0: none
-	due   time.Duration
-	index int // in the heap
+	key    limit.Key
+	since  time.Duration
+	table  uint64 // the index of the limits in force when it became vacant
+	judged bool
+	limit  uint64        // the ModifyIndex of the limit that it was judged by; 0: none
+	due    time.Duration // to be judged, or forgotten
+	index  int           // in the heap
 }
 
 // vacancies are the vacant keys, and a heap (container/heap) of them, the next to come due first.
@@ -44,7 +46,8 @@ func (v *vacancies) next() (at time.Duration, any bool) {
 }
 
 // noteVacant looks whether a key of which the log keeps something has become vacant, or is so no
-// longer. Its time counts from now on: this leader can't know what happened before.
+// longer. Its time counts from now on: this leader can't know what happened before. Very many may
+// become vacant at once, with their node's session: they are judged some at a time, a little later.
 func (a *Allocator) noteVacant(now time.Duration, st *fsm.State, key limit.Key) {
 	if !key.Resource.IsRate() {
 		return
@@ -56,15 +59,18 @@ func (a *Allocator) noteVacant(now time.Duration, st *fsm.State, key limit.Key) 
 	if st.Granted(key) > 0 {
 		return
 	}
-	v := &vacancy{key: key, since: now}
-	a.judge(now, st, v)
+	v := &vacancy{key: key, since: now, table: st.Table().Index, due: nextStep(now)}
 	a.vacant.keys[key] = v
 	heap.Push(&a.vacant.heap, v)
 }
 
-// judge says when a vacant key comes due under the limit in force, and reports whether that is the
-// one by which it was judged before.
-func (a *Allocator) judge(now time.Duration, st *fsm.State, v *vacancy) (same bool) {
+func nextStep(at time.Duration) time.Duration {
+	return (at + forgetEvery - 1) / forgetEvery * forgetEvery
+}
+
+// judge decides when a vacant key comes due under the limit in force. If that is not the one by which
+// it was judged before, its time begins anew: a change of limits fills nothing.
+func (a *Allocator) judge(now time.Duration, st *fsm.State, v *vacancy) {
 	l := st.Table().Governing(v.key)
 	index, wait := uint64(0), vacantFor
 	if l.Caps(v.key.Resource) {
@@ -73,12 +79,11 @@ func (a *Allocator) judge(now time.Duration, st *fsm.State, v *vacancy) (same bo
 		fill := timeToFill(l.BurstGrains(v.key.Resource), l.PerSecond(v.key.Resource))
 		wait = fill + fill/100 + leasepb.Margin
 	}
-	if same = v.limit == index; !same {
-		v.since, v.limit = now, index // what it filled with under another limit is not known
+	if v.judged && v.limit != index || !v.judged && v.table != st.Table().Index {
+		v.since = now
 	}
-	due := max(v.since, a.notBefore) + wait
-	v.due = (due + forgetEvery - 1) / forgetEvery * forgetEvery
-	return same
+	v.judged, v.limit = true, index
+	v.due = nextStep(max(v.since, a.notBefore) + wait)
 }
 
 // forgettable takes out the keys that the log may forget now. What becomes of them, the entry's
