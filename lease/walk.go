@@ -146,7 +146,7 @@ func (n *Node) beginHello(now time.Duration) {
 	n.helloAt = now
 	n.era.hellos++
 	n.statement = statement{hello: &leasepb.Hello{Protocol: leasepb.Version, Node: n.name, Identity: n.identity,
-		Session: n.sess.id, Fresh: n.fresh, Cluster: n.cluster}}
+		Session: n.sess.id, Fresh: n.fresh, Cluster: n.cluster, LimitsVersion: leasepb.LimitsVersion}}
 	if n.sess.live() {
 		n.statement.unstated = slices.Clone(n.held)
 	}

@@ -78,11 +78,12 @@ type Allocator struct {
 
 	ended map[string]uint64 // by node: the session that ran out, until the node has another
 
-	notBefore time.Duration // a new leader grants nothing before this
-	waking    wakes
-	sheet     sheet
-	limits    *leasepb.LeaderMessage
-	out       []Outbound
+	notBefore     time.Duration // a new leader grants nothing before this
+	waking        wakes
+	sheet         sheet
+	limits        *leasepb.LeaderMessage
+	limitsVersion uint32 // the log version whose nodes can read them
+	out           []Outbound
 }
 
 // Outbound is one message for one stream.
@@ -105,7 +106,7 @@ func NewAllocator(now time.Duration, term uint64, st *fsm.State) *Allocator {
 	for _, s := range st.Sessions() {
 		a.addPeer(s, now)
 	}
-	a.limits = leasepb.LimitsMessage(st.ClusterID(), st.Table())
+	a.setLimits(st)
 	a.vacant.keys = map[limit.Key]*vacancy{}
 	st.Kept(func(key limit.Key) bool {
 		a.noteVacant(now, st, key)
@@ -285,13 +286,21 @@ func (a *Allocator) Applied(now time.Duration, st *fsm.State, res fsm.Result) {
 
 // LimitsChanged goes by new limits.
 func (a *Allocator) LimitsChanged(st *fsm.State) {
-	a.limits = leasepb.LimitsMessage(st.ClusterID(), st.Table())
+	a.setLimits(st)
 	for _, p := range a.order {
-		if p.conn != 0 && p.hello == nil {
+		switch {
+		case p.conn == 0 || p.hello != nil:
+		case canRead(p.reads, a.limitsVersion):
 			a.send(p.conn, a.limits)
+		default:
+			a.outdated(p.conn, p.Node)
 		}
 	}
 	a.review = slices.Clone(a.contests)
+}
+
+func (a *Allocator) setLimits(st *fsm.State) {
+	a.limits, a.limitsVersion = leasepb.LimitsMessage(st.ClusterID(), st.Table()), leasepb.VersionOf(st.Table())
 }
 
 // Health notes what gossip says of a node, and reports whether it has an open session and that is

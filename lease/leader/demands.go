@@ -97,7 +97,7 @@ func (a *Allocator) update(now time.Duration, conn uint64, u *leasepb.Update) {
 		return
 	}
 	if !leasepb.Readable(u.Releases, u.Demands) {
-		a.misread(conn)
+		a.misread(conn, p.Node)
 		return
 	}
 	if !p.proven {

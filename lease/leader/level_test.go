@@ -73,7 +73,7 @@ func TestUnstatedComesBackEmpty(t *testing.T) {
 	d.turn()
 	id := d.alloc.conns[2].ID
 	d.alloc.Gone(2)
-	d.alloc.hello(d.now, d.state, 3, &leasepb.Hello{Protocol: leasepb.Version, Node: "b", Identity: "2", Session: id})
+	d.alloc.hello(d.now, d.state, 3, &leasepb.Hello{Protocol: leasepb.Version, Node: "b", Identity: "2", Session: id, LimitsVersion: leasepb.LimitsVersion})
 	d.turn()
 	d.alloc.update(d.now, 3, &leasepb.Update{LimitsIndex: 1})
 	d.turn()
