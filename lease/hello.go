@@ -27,7 +27,7 @@ func (n *Node) beginHello(now time.Duration) {
 	n.stream.helloAt = now
 	n.era.hellos++
 	n.stream.statement = statement{hello: &leasepb.Hello{Protocol: leasepb.Version, Node: n.name, Identity: n.identity,
-		Session: n.sess.id, Fresh: n.fresh, Cluster: n.cluster}}
+		Session: n.sess.id, Fresh: n.fresh, Cluster: n.cluster, LimitsVersion: leasepb.LimitsVersion}}
 	if n.sess.live() {
 		n.stream.statement.unstated = slices.Clone(n.held)
 	}

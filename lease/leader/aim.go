@@ -28,7 +28,7 @@ func (p *keyPlan) aim() {
 	}
 	// Slots that are held back will be granted in a moment: nobody need give any up.
 	shortage, waiting = max(0, shortage-p.back), max(0, waiting-p.back)
-	over := p.fixed - p.limit.Connections
+	over := p.fixed - p.capacity
 	for _, r := range p.rows {
 		over += r.held
 	}
@@ -54,13 +54,13 @@ func (p *keyPlan) aim() {
 		p.a.wakeAt(p.c, p.c.contendedUntil)
 	}
 	for _, r := range p.rows {
-		evict := p.limit.Evict && !p.wait && (over > 0 || r.overhang > 0)
+		evict := p.overhangs && p.limit.Evict && !p.wait && (over > 0 || r.overhang > 0)
 		if evict && r.overhang > 0 {
 			r.lower(r.held)
 		}
 		t := target{slots: leasepb.NoTarget, contended: contended}
 		if r.target >= 0 && r.held+r.overhang > r.target {
-			t.slots = r.target
+			t.slots = r.target * p.unit
 			t.evict = evict
 		}
 		p.a.setTarget(r.d, t)
@@ -112,7 +112,7 @@ func (p *keyPlan) aimAtTurns(holders []*row, claims int64) {
 	surplus := int64(len(holders)) - p.extra
 	for i, r := range holders {
 		r.lower(r.share + 1)
-		switch turn := r.d.extraSince + p.a.turn; {
+		switch turn := p.turnEnd(r.d.extraSince); {
 		case int64(i) < surplus, claims > 0 && p.now >= turn:
 			r.lower(r.share)
 		case claims > 0:
@@ -124,20 +124,38 @@ func (p *keyPlan) aimAtTurns(holders []*row, claims int64) {
 // aimAtIdle asks for slots that nodes hold without a use, also within their share, while requests
 // wait elsewhere. Where a node has refused requests lately, the next is likely to come soon: the
 // slot is fetched only once it has lain idle for as long as fetching it takes, so that neither
-// choice can cost much more than the other (the ski-rental rule).
+// choice can cost much more than the other (the ski-rental rule). Of a rate that a node draws from, a
+// little more than the draw stays for a while: requests come unevenly, and would fetch it back.
 func (p *keyPlan) aimAtIdle(waiting int64) {
 	for _, r := range p.rows {
-		k := min(r.idle(), waiting)
-		if k <= 0 || r.add > 0 || r.d.waiting > 0 {
+		if r.add > 0 || r.present() {
 			continue
 		}
-		if at := r.d.idleSince + min(p.a.commit, maxLinger); r.d.refused > 0 && p.now < at {
+		now, later, at := p.fetchable(r)
+		if later > 0 && now < waiting {
 			p.a.wakeAt(p.c, at)
-			continue
 		}
-		r.lower(r.held - k)
-		waiting -= k
+		if k := min(now, waiting); k > 0 {
+			r.lower(r.held - k)
+			waiting -= k
+		}
 	}
+}
+
+// fetchable is how much of what a node holds idle can be fetched now, and how much from a moment on.
+func (p *keyPlan) fetchable(r *row) (now, later int64, at time.Duration) {
+	idle := r.says.idle()
+	switch {
+	case idle == 0:
+	case p.rate:
+		at, later = r.d.idleSince+spareFor, min(idle, r.says.headroom)
+	case r.says.refused > 0:
+		at, later = r.d.idleSince+min(p.a.commit, maxLinger), idle
+	}
+	if p.now >= at {
+		later = 0
+	}
+	return idle - later, later, at
 }
 
 // answer lets a node refuse the requests that asked whether anything is free, once nothing is:
@@ -149,8 +167,8 @@ func (p *keyPlan) answer() {
 		if d.ask == 0 {
 			continue
 		}
-		if p.now < d.askSince+askPatience && r.d.waiting > 0 && (r.add > 0 || p.wait || d.parked > 0 || !p.othersBusy(r)) {
-			if r.add < r.d.waiting { // otherwise all who wait are served, which the node will say
+		if p.now < d.askSince+askPatience && r.present() && (r.add > 0 || p.wait || d.parked > 0 || !p.othersBusy(r)) {
+			if r.add < r.says.waiting { // otherwise all who wait are served, which the node will say
 				p.a.wakeAt(p.c, d.askSince+askPatience)
 			}
 			continue
@@ -167,7 +185,11 @@ func (p *keyPlan) othersBusy(asking *row) bool {
 			continue
 		}
 		// A slot that the node has not reported yet may be one that it has no use for.
-		if !r.d.sent.contended || r.d.acked != r.d.seq || r.idle() > 0 || r.held > r.d.held {
+		idle, later, _ := p.fetchable(r)
+		if !p.rate {
+			idle += later // it comes in a moment; of a rate it is what the node keeps
+		}
+		if !r.d.sent.contended || r.d.acked != r.d.seq || idle > 0 || r.held > r.says.held {
 			return false
 		}
 	}

@@ -29,8 +29,10 @@ type Allocator struct {
 	roster
 	demandBook
 	schedule
-	limits *leasepb.LeaderMessage
-	out    []Outbound
+	vacant        vacancies // the keys of rates that the log keeps for their levels alone
+	limits        *leasepb.LeaderMessage
+	limitsVersion uint32 // the log version whose nodes can read them
+	out           []Outbound
 }
 
 // Outbound is one message for one stream.
@@ -56,7 +58,12 @@ func NewAllocator(now time.Duration, term uint64, st *fsm.State) *Allocator {
 	for _, s := range st.Sessions() {
 		a.addPeer(s, now)
 	}
-	a.limits = leasepb.LimitsMessage(st.ClusterID(), st.Table())
+	a.setLimits(st)
+	a.vacant.keys = map[limit.Key]*vacancy{}
+	st.Kept(func(key limit.Key) bool {
+		a.noteVacant(now, st, key)
+		return true
+	})
 	return a
 }
 
@@ -169,6 +176,9 @@ func (a *Allocator) NextWake(now time.Duration) time.Duration {
 	if len(a.waking) > 0 {
 		at = min(at, a.waking[0].wake)
 	}
+	if due, any := a.vacant.next(); any && a.inflight == nil {
+		at = min(at, max(due, a.gather))
+	}
 	return at
 }
 
@@ -212,10 +222,10 @@ func (a *Allocator) Applied(now time.Duration, st *fsm.State, res fsm.Result) {
 			a.noteEnd(id, cmd.Reason)
 			a.closed(id, "the session has ended: "+closeText(cmd.Reason))
 		}
-		a.freed(res.Freed)
+		a.freed(now, st, res.Freed)
 	case *fsm.Adjust:
-		a.adjusted(cmd, res)
-		if len(cmd.Adjustments) >= gatherFrom {
+		a.adjusted(now, st, cmd, res)
+		if len(cmd.Adjustments)+len(cmd.Forget) >= gatherFrom {
 			a.gather = now + min(a.commit, maxGather)
 		}
 	}
@@ -228,13 +238,21 @@ func (a *Allocator) Applied(now time.Duration, st *fsm.State, res fsm.Result) {
 
 // LimitsChanged goes by new limits.
 func (a *Allocator) LimitsChanged(st *fsm.State) {
-	a.limits = leasepb.LimitsMessage(st.ClusterID(), st.Table())
+	a.setLimits(st)
 	for _, p := range a.order {
-		if p.conn != 0 && p.hello == nil {
+		switch {
+		case p.conn == 0 || p.hello != nil:
+		case canRead(p.reads, a.limitsVersion):
 			a.send(p.conn, a.limits)
+		default:
+			a.outdated(p.conn, p.Node)
 		}
 	}
 	a.review = slices.Clone(a.contests)
+}
+
+func (a *Allocator) setLimits(st *fsm.State) {
+	a.limits, a.limitsVersion = leasepb.LimitsMessage(st.ClusterID(), st.Table()), leasepb.VersionOf(st.Table())
 }
 
 // Health notes what gossip says of a node, and reports whether it has an open session and that is

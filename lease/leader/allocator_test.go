@@ -46,7 +46,12 @@ func (d *desk) turn() (out []Outbound) {
 // join opens a session on a stream.
 func (d *desk) join(conn uint64, node, identity string) {
 	d.t.Helper()
-	d.alloc.hello(d.now, d.state, conn, &leasepb.Hello{Protocol: leasepb.Version, Node: node, Identity: identity})
+	d.joinAs(conn, &leasepb.Hello{Protocol: leasepb.Version, Node: node, Identity: identity, LimitsVersion: leasepb.LimitsVersion})
+}
+
+func (d *desk) joinAs(conn uint64, h *leasepb.Hello) {
+	d.t.Helper()
+	d.alloc.hello(d.now, d.state, conn, h)
 	d.turn()
 	d.alloc.proof(conn)
 	d.turn()

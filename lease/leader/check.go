@@ -51,11 +51,19 @@ func (a *Allocator) Check() error {
 			return fmt.Errorf("%s is not in the lists that it should be in", key)
 		}
 	}
+	for i, v := range a.vacant.heap {
+		if v.index != i || a.vacant.keys[v.key] != v {
+			return fmt.Errorf("the vacant key %s is not in its place", v.key)
+		}
+	}
+	if len(a.vacant.heap) != len(a.vacant.keys) {
+		return fmt.Errorf("%d vacant keys are listed, and %d known", len(a.vacant.heap), len(a.vacant.keys))
+	}
 	return nil
 }
 
 // AtRest returns an error where the leader's side remembers anything but sessions, each with its
-// stream.
+// stream, and the vacant keys that the log keeps.
 func (a *Allocator) AtRest() error {
 	if n := len(a.keys) + len(a.dirty) + len(a.review) + len(a.waking) + len(a.rests); n != 0 {
 		return fmt.Errorf("the leader remembers %d keys, %d changed, %d to be woken, %d at rest", len(a.keys), len(a.dirty), len(a.waking), len(a.rests))

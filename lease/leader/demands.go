@@ -35,11 +35,12 @@ type demand struct {
 	peer *peer
 	c    *contest
 
-	// As the node reported them last; until it has, nothing is known of it but its grant.
-	reported                                        bool
-	held, inUse, parked, waiting, refused, headroom int64
+	// As the node reported it last; until it has, nothing is known of it but its grant.
+	reported bool
+	wish
 
 	releasing  int64 // out of use at the node, to go into the next entry
+	level      int64 // of a rate: the grains that go with it
 	ask        uint64
 	askSince   time.Duration
 	seq, acked uint64
@@ -51,7 +52,24 @@ type demand struct {
 	grantedAt  time.Duration // was granted a slot last
 }
 
-// target is what a node was last told.
+// wish is what a node says of a key: in slots or, of a rate, in shares, as on the stream; in a plan,
+// in units.
+type wish struct{ held, inUse, parked, waiting, refused, headroom int64 }
+
+// in converts a wish to units of so many slots or shares. What is held beyond whole units is of no use
+// to the node, and what it asks for can't be less than a unit.
+func (w wish) in(unit int64) wish {
+	if unit == 1 {
+		return w
+	}
+	up := func(n int64) int64 { return (n + unit - 1) / unit }
+	return wish{w.held / unit, up(w.inUse), up(w.parked), up(w.waiting), up(w.refused), up(w.headroom)}
+}
+
+// idle is what the node holds without a use of its own.
+func (w wish) idle() int64 { return max(0, w.held-w.inUse-w.waiting) }
+
+// target is what a node was last told, in slots or shares.
 type target struct {
 	slots     int64
 	contended bool
@@ -66,6 +84,18 @@ const maxReported = 1 << 30
 // shares.
 func reported(n int64) int64 { return max(0, min(n, maxReported)) }
 
+// maxLevel bounds the grains of a release: far above what any bucket holds, and far below what could
+// make a sum overflow.
+const maxLevel = 1 << 60
+
+// release takes slots or shares that are out of use at the node, and the level that goes with them.
+func (d *demand) release(n, level int64) {
+	d.releasing = reported(d.releasing + reported(n))
+	if d.c.key.Resource.IsRate() { // a connection has none, and the log would need a newer version for it
+		d.level = min(d.level+max(0, min(level, maxLevel)), maxLevel)
+	}
+}
+
 // update takes a node's releases and demands.
 func (a *Allocator) update(now time.Duration, conn uint64, u *leasepb.Update) {
 	p := a.conns[conn]
@@ -73,7 +103,7 @@ func (a *Allocator) update(now time.Duration, conn uint64, u *leasepb.Update) {
 		return
 	}
 	if !leasepb.Readable(u.Releases, u.Demands) {
-		a.misread(conn)
+		a.misread(conn, p.Node)
 		return
 	}
 	if !p.proven {
@@ -82,7 +112,7 @@ func (a *Allocator) update(now time.Duration, conn uint64, u *leasepb.Update) {
 	for _, r := range u.Releases {
 		if key, err := fsmpb.ParseKey(r.Key); err == nil && r.Slots > 0 { // none is unknown
 			d := a.demandOf(p, key)
-			d.releasing = reported(d.releasing + reported(r.Slots))
+			d.release(r.Slots, r.Level)
 			a.mark(d.c)
 		}
 	}
@@ -93,8 +123,10 @@ func (a *Allocator) update(now time.Duration, conn uint64, u *leasepb.Update) {
 		}
 		d := a.demandOf(p, key)
 		d.reported = true
-		d.held, d.inUse, d.parked = reported(m.Held), reported(m.InUse), reported(m.Parked)
-		d.waiting, d.refused, d.headroom = reported(m.Waiting), reported(m.Refused), reported(m.Headroom)
+		d.wish = wish{
+			held: reported(m.Held), inUse: reported(m.InUse), parked: reported(m.Parked),
+			waiting: reported(m.Waiting), refused: reported(m.Refused), headroom: reported(m.Headroom),
+		}
 		d.acked = m.TargetSeq
 		switch {
 		case d.held <= d.inUse+d.waiting:

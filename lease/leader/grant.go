@@ -44,7 +44,7 @@ func (p *keyPlan) grant() {
 	if p.free > 0 && !p.tight {
 		headroom := make([]int64, len(p.rows))
 		for i, r := range p.rows {
-			headroom[i] = max(0, r.want+r.d.headroom-r.held)
+			headroom[i] = max(0, r.want+r.says.headroom-r.held)
 		}
 		shares, _ := divide(p.free, headroom)
 		for i, r := range p.rows {
@@ -85,7 +85,7 @@ func (p *keyPlan) cover() {
 		p.free -= r.give(shares[i], p.free)
 	}
 	for _, r := range p.rows {
-		p.free -= r.give(min(1, r.d.inUse+r.d.parked-r.held), p.free)
-		r.overhang = max(0, r.d.inUse+r.d.parked-r.held)
+		p.free -= r.give(min(1, r.says.inUse+r.says.parked-r.held), p.free)
+		r.overhang = max(0, r.says.inUse+r.says.parked-r.held)
 	}
 }

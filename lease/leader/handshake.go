@@ -83,9 +83,21 @@ func (a *Allocator) cut(conn uint64) {
 
 // misread ends a stream on which a node named a key that this server does not know. Passed over, a
 // release would never come back, and a slot that the log does not grant would stay in use.
-func (a *Allocator) misread(conn uint64) {
+func (a *Allocator) misread(conn uint64, node string) {
 	a.sendLast(conn, refusal(leasepb.Refused_REASON_PROTOCOL,
-		"the node names a key that this server can't read: is the server older? Upgrade it", 0))
+		fmt.Sprintf("node %s names a key that this server can't read: is the server older? Upgrade it", node), 0))
+	a.Gone(conn)
+}
+
+// canRead reports whether a node can read limits that need a version. One of before versions were
+// stated can read the first.
+func canRead(stated, version uint32) bool { return max(stated, 1) >= version }
+
+// outdated ends the stream of a node that can't read the limits in force. It must not go by others,
+// and would end the stream itself, but not say why, and come again at once with a new session.
+func (a *Allocator) outdated(conn uint64, node string) {
+	a.sendLast(conn, refusal(leasepb.Refused_REASON_PROTOCOL, fmt.Sprintf(
+		"node %s runs an older version of weir, which can't read the limits in force (some are of requests, of bandwidth, of a scope other than host, or only report): upgrade weir on it", node), time.Second))
 	a.Gone(conn)
 }
 
@@ -93,11 +105,15 @@ func (a *Allocator) misread(conn uint64) {
 func (a *Allocator) hello(now time.Duration, st *fsm.State, conn uint64, h *leasepb.Hello) {
 	if h.Protocol != leasepb.Version && h.Protocol != leasepb.VersionPaged {
 		a.sendLast(conn, refusal(leasepb.Refused_REASON_PROTOCOL,
-			fmt.Sprintf("this server speaks version %d of the lease protocol, the node %d: upgrade the older one", leasepb.VersionPaged, h.Protocol), 0))
+			fmt.Sprintf("this server speaks version %d of the lease protocol, node %s version %d: upgrade the older one", leasepb.VersionPaged, h.Node, h.Protocol), 0))
 		return
 	}
 	if refused := mayServe(h, st.ClusterID()); refused != nil {
 		a.sendLast(conn, refused)
+		return
+	}
+	if !canRead(h.LimitsVersion, a.limitsVersion) {
+		a.outdated(conn, h.Node)
 		return
 	}
 	if h.Session == 0 {
@@ -107,7 +123,7 @@ func (a *Allocator) hello(now time.Duration, st *fsm.State, conn uint64, h *leas
 		return
 	}
 	if !leasepb.Readable(h.Holdings, nil) {
-		a.misread(conn)
+		a.misread(conn, h.Node)
 		return
 	}
 	p := a.peers[h.Session]
@@ -119,7 +135,7 @@ func (a *Allocator) hello(now time.Duration, st *fsm.State, conn uint64, h *leas
 		a.out = append(a.out, Outbound{Conn: p.conn, End: true})
 		a.Gone(p.conn)
 	}
-	p.conn, p.hello = conn, h
+	p.conn, p.hello, p.reads = conn, h, h.LimitsVersion
 	a.conns[conn] = p
 	if a.inflight == nil {
 		a.resume(st, p)
@@ -204,7 +220,7 @@ func (a *Allocator) opened(now time.Duration, st *fsm.State, res fsm.Result) {
 			r := a.rests[f.Key]
 			a.rests[f.Key] = rest{slots: r.slots + f.Delta, until: now + takeOverRest}
 		}
-		a.freed(res.Freed)
+		a.freed(now, st, res.Freed)
 	}
 	delete(a.ended, o.hello.Node)
 	s, _ := st.Session(res.Session)
@@ -212,7 +228,7 @@ func (a *Allocator) opened(now time.Duration, st *fsm.State, res fsm.Result) {
 	if o.conn == 0 {
 		return // its stream broke meanwhile; it will come back and take over
 	}
-	p.conn, p.proven = o.conn, true
+	p.conn, p.proven, p.reads = o.conn, true, o.hello.LimitsVersion
 	a.conns[o.conn] = p
 	a.greet(p, &leasepb.Welcome{Session: p.ID, Term: a.term, TtlNs: int64(a.ttl)})
 }
@@ -248,6 +264,10 @@ func (a *Allocator) resume(st *fsm.State, p *peer) {
 }
 
 func (a *Allocator) greet(p *peer, w *leasepb.Welcome) {
+	if !canRead(p.reads, a.limitsVersion) { // the limits have changed since its hello
+		a.outdated(p.conn, p.Node)
+		return
+	}
 	w.Cluster = a.limits.GetLimits().Cluster
 	a.send(p.conn, a.limits)
 	a.send(p.conn, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Welcome{Welcome: w}})

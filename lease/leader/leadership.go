@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/lease/leasepb"
 )
 
 // leadership is one term of this server as the leader.
@@ -24,6 +25,7 @@ type leadership struct {
 	logger  hclog.Logger
 
 	// Owned by the loop.
+	refused     map[string]time.Duration // by detail: when it was logged
 	conns       map[uint64]*conn
 	lastConn    uint64
 	outstanding sync.WaitGroup
@@ -193,6 +195,7 @@ func (l *leadership) verify() {
 // dispatch hands messages to the streams.
 func (l *leadership) dispatch() {
 	for _, o := range l.alloc.Take() {
+		l.noteRefusal(o.Msg.GetRefused())
 		c := l.conns[o.Conn]
 		if c == nil {
 			continue
@@ -204,4 +207,26 @@ func (l *leadership) dispatch() {
 			c.cancel()
 		}
 	}
+}
+
+const (
+	// refusalEvery is how often the log says that one node is refused: it comes again each second.
+	refusalEvery = 5 * time.Minute
+	maxRefused   = 1024
+)
+
+// noteRefusal logs which node is refused for its version, and why.
+func (l *leadership) noteRefusal(r *leasepb.Refused) {
+	if r.GetReason() != leasepb.Refused_REASON_PROTOCOL {
+		return
+	}
+	now := l.now()
+	if last, said := l.refused[r.Detail]; said && now-last < refusalEvery {
+		return
+	}
+	if len(l.refused) >= maxRefused {
+		clear(l.refused) // names may be new with each start of a process
+	}
+	l.refused[r.Detail] = now
+	l.logger.Warn("a node's lease stream is ended", "reason", r.Detail)
 }

@@ -16,12 +16,15 @@ const (
 	maxOwed = time.Second
 )
 
-// keyPlan is the work sheet for one key.
+// keyPlan is the work sheet for one key. It counts in units, of slots and rates alike: see
+// [measure].
 type keyPlan struct {
 	a     *Allocator
 	c     *contest
 	now   time.Duration
 	limit *limit.Limit
+	measure
+	turn  time.Duration // how long a turn of an extra unit lasts
 	rows  []*row
 	fixed int64 // held by sessions that can't be asked: they are dead, cut off, or have not reported yet
 	free  int64 // may be granted now
@@ -34,14 +37,14 @@ type keyPlan struct {
 // plan decides one key: what to grant, whom to ask for slots back, and who can be refused.
 func (a *Allocator) plan(now time.Duration, st *fsm.State, c *contest) []fsm.Adjustment {
 	limit := st.Table().Governing(c.key)
-	if !limit.Capped() {
+	if !limit.Caps(c.key.Resource) {
 		for _, d := range c.demands {
 			d.ask, d.shortSince = 0, 0 // the node lets them in when it hears of the limits
 			a.setTarget(d, target{slots: leasepb.NoTarget})
 		}
 		return nil
 	}
-	p := &keyPlan{a: a, c: c, now: now, limit: limit, rows: a.sheet.rows(len(c.demands))}
+	p := &keyPlan{a: a, c: c, now: now, limit: limit, measure: measureOf(limit, c.key.Resource), turn: a.turn, rows: a.sheet.rows(len(c.demands))}
 	p.gather(st)
 	p.grant()
 	p.keepTurns()
@@ -50,66 +53,79 @@ func (a *Allocator) plan(now time.Duration, st *fsm.State, c *contest) []fsm.Adj
 	var adds []fsm.Adjustment
 	for _, r := range p.rows {
 		if r.add > 0 {
-			adds = append(adds, fsm.Adjustment{Session: r.d.peer.ID, Key: c.key, Delta: r.add})
+			adds = append(adds, fsm.Adjustment{Session: r.d.peer.ID, Key: c.key, Delta: r.add * p.unit})
 		}
 	}
 	return adds
 }
 
-// gather lists who holds and who wants, and divides the limit among them.
+// gather lists who holds and who wants. Here what the log and the nodes count in becomes units.
 func (p *keyPlan) gather(st *fsm.State) {
-	total := int64(0)
-	for _, g := range st.Grants(p.c.key) {
-		total += g.Slots
-	}
-	p.fixed = total
+	total := st.Granted(p.c.key)
+	fixed := total
 	for _, d := range p.c.demands {
 		held := st.GrantOf(d.peer.ID, p.c.key)
-		p.fixed -= min(d.releasing, held)
-		total -= min(d.releasing, held)
-		held -= min(d.releasing, held)
+		releasing := min(d.releasing, held)
+		total -= releasing
+		fixed -= releasing
+		held -= releasing
 		if d.reported && p.a.eligible(p.now, d.peer) {
-			p.fixed -= held
+			fixed -= held
 			r := p.a.sheet.row()
-			*r = row{d: d, held: held, target: leasepb.NoTarget, overhang: max(0, d.inUse+d.parked-held)}
+			*r = row{d: d, says: d.wish.in(p.unit), held: held / p.unit, target: leasepb.NoTarget}
+			if p.overhangs {
+				r.overhang = max(0, r.says.inUse+r.says.parked-r.held)
+			}
 			p.rows = append(p.rows, r)
 		}
 	}
-	capacity := p.limit.Connections - p.fixed
+	// Parts of units, as after a change of the burst, are free to nobody until their node has given
+	// them back.
+	p.fixed = p.capacity - p.left(fixed)
+	p.free = p.left(total)
+	p.share()
+	p.account()
+	p.hold(st)
+}
+
+// share divides what can be moved among those who want it.
+func (p *keyPlan) share() {
+	capacity := p.capacity - p.fixed
 	wants := make([]int64, len(p.rows))
-	for i, r := range p.rows {
-		r.want = min(r.d.inUse+r.d.waiting+r.d.refused, max(capacity, 0))
-		wants[i] = r.want
-	}
 	sum := int64(0)
-	for _, w := range wants {
-		sum += w
+	for i, r := range p.rows {
+		r.want = min(r.says.inUse+r.says.waiting+r.says.refused, max(capacity, 0))
+		wants[i] = r.want
+		sum += r.want
 	}
 	p.tight = sum > capacity
 	shares, extra := divide(capacity, wants)
 	for i, r := range p.rows {
 		r.share = shares[i]
+		if r.want > r.share && r.share > 0 {
+			p.turn = max(p.turn, p.steadyTurn)
+		}
 	}
 	p.extra = extra
-	p.free = p.limit.Connections - total
-	p.account()
-	p.hold(st)
 }
 
 // hold keeps free slots back where they may not be given out yet.
 func (p *keyPlan) hold(st *fsm.State) {
 	if r, ok := p.a.rests[p.c.key]; ok && p.now < r.until {
-		p.holdUntil(r.until, r.slots)
+		p.holdUntil(r.until, (r.slots+p.unit-1)/p.unit)
 	}
 	if p.now < p.a.notBefore {
 		p.holdUntil(p.a.notBefore, p.free)
+	}
+	if !p.overhangs {
+		return
 	}
 	if until, closed := p.gateClosed(st); closed {
 		p.holdUntil(until, p.free)
 	}
 }
 
-// holdUntil keeps up to so many free slots back.
+// holdUntil keeps up to so many free units back.
 func (p *keyPlan) holdUntil(at time.Duration, slots int64) {
 	slots = max(0, min(slots, p.free))
 	p.free -= slots

@@ -33,6 +33,7 @@ type peer struct {
 	closing bool
 	dead    bool   // by gossip, which may be wrong
 	limits  uint64 // log index of the limits that the node goes by
+	reads   uint32 // the log version whose limits it can read, as it stated
 	demands map[limit.Key]*demand
 	assign  *leasepb.Assign
 }

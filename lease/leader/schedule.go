@@ -138,30 +138,38 @@ func (a *Allocator) adjust(now time.Duration, st *fsm.State) fsm.Command {
 		c.dirty = false
 		for _, d := range c.demands {
 			if d.releasing > 0 {
-				less = append(less, fsm.Adjustment{Session: d.peer.ID, Key: c.key, Delta: -d.releasing})
+				less = append(less, fsm.Adjustment{Session: d.peer.ID, Key: c.key, Delta: -d.releasing, Level: d.level})
 			}
 		}
 		more = append(more, a.plan(now, st, c)...)
 		for _, d := range c.demands {
-			d.releasing = 0 // in the entry now
+			d.releasing, d.level = 0, 0 // in the entry now
 		}
 		a.tidy(c)
 	}
 	a.dirty = append(a.dirty[:0], a.dirty[k:]...)
-	if len(less)+len(more) == 0 {
+	forget := a.forgettable(now, st)
+	if len(less)+len(more)+len(forget) == 0 {
 		return nil
 	}
 	a.batch++
-	return &fsm.Adjust{Term: a.term, Batch: a.batch, Adjustments: append(less, more...)}
+	return &fsm.Adjust{Term: a.term, Batch: a.batch, Adjustments: append(less, more...), Forget: forget}
 }
 
-// adjusted tells nodes of their new slots, which are theirs only now that they are committed.
-func (a *Allocator) adjusted(cmd *fsm.Adjust, res fsm.Result) {
+// adjusted tells nodes of their new slots, which are theirs only now that they are committed. How
+// much lies in the shares of a rate, the log decides.
+func (a *Allocator) adjusted(now time.Duration, st *fsm.State, cmd *fsm.Adjust, res fsm.Result) {
 	if res.Err != nil {
 		a.restore(cmd)
+		for _, key := range cmd.Forget {
+			a.noteVacant(now, st, key)
+		}
 		return
 	}
 	for _, adj := range res.Adjusted {
+		if adj.Delta != 0 {
+			a.noteVacant(now, st, adj.Key)
+		}
 		c := a.keys[adj.Key]
 		if c != nil {
 			a.mark(c)
@@ -171,12 +179,12 @@ func (a *Allocator) adjusted(cmd *fsm.Adjust, res fsm.Result) {
 			continue
 		}
 		as := p.assigning()
-		as.Grants = append(as.Grants, &leasepb.Holding{Key: fsmpb.KeyOf(adj.Key), Slots: adj.Delta})
+		as.Grants = append(as.Grants, &leasepb.Holding{Key: fsmpb.KeyOf(adj.Key), Slots: adj.Delta, Level: adj.Level})
 	}
 }
 
-// restore keeps what a void entry was to release: it had no effect, so the slots are still granted,
-// and out of use at their nodes. A node whose stream has ended meanwhile states what it holds on
+// restore keeps what a void entry was to release, with its level: it had no effect, so the slots are
+// still granted, and out of use at their nodes. A node whose stream has ended meanwhile states what it holds on
 // the next.
 func (a *Allocator) restore(cmd *fsm.Adjust) {
 	for _, adj := range cmd.Adjustments {
@@ -185,14 +193,17 @@ func (a *Allocator) restore(cmd *fsm.Adjust) {
 			continue
 		}
 		d := a.demandOf(p, adj.Key)
-		d.releasing += max(0, -adj.Delta)
+		if adj.Delta < 0 {
+			d.release(-adj.Delta, adj.Level)
+		}
 		a.mark(d.c)
 	}
 }
 
 // freed plans the keys again of which slots came back.
-func (a *Allocator) freed(adjustments []fsm.Adjustment) {
+func (a *Allocator) freed(now time.Duration, st *fsm.State, adjustments []fsm.Adjustment) {
 	for _, f := range adjustments {
+		a.noteVacant(now, st, f.Key)
 		if c := a.keys[f.Key]; c != nil {
 			a.mark(c)
 		}

@@ -93,6 +93,7 @@ func (s *Server) Lead(ctx context.Context, term uint64, hold time.Duration, left
 		changed: s.store.Changed(), // before the limits are read, or a change in between would be missed
 		in:      make(chan func(time.Duration, *fsm.State), 256),
 		conns:   map[uint64]*conn{},
+		refused: map[string]time.Duration{},
 	}
 	s.store.Read(func(st *fsm.State) { l.alloc = NewAllocator(l.now(), term, st) })
 	if hold > 0 {

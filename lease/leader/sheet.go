@@ -1,8 +1,9 @@
 package leader
 
-// row is one session in the plan for a key.
+// row is one session in the plan for a key. All numbers are units.
 type row struct {
 	d        *demand
+	says     wish  // what the node reported last
 	held     int64 // granted in the log, less what is being released, plus what this plan adds
 	add      int64
 	want     int64 // in use, waiting, and refused lately: what counts for a share
@@ -14,14 +15,11 @@ type row struct {
 // short is what is lacking of what is wanted.
 func (r *row) short() int64 { return max(0, r.want-r.held) }
 
-// idle is what the node reported to hold without a use of its own.
-func (r *row) idle() int64 { return max(0, r.d.held-r.d.inUse-r.d.waiting) }
-
 // present reports whether requests wait at this moment.
-func (r *row) present() bool { return r.d.waiting > 0 }
+func (r *row) present() bool { return r.says.waiting > 0 }
 
-// unserved counts the waiting requests that the plan has no slot for yet.
-func (r *row) unserved() int64 { return max(0, min(r.short(), r.d.waiting-r.add)) }
+// unserved is what is asked for waiting requests and has no slot in the plan yet.
+func (r *row) unserved() int64 { return max(0, min(r.short(), r.says.waiting-r.add)) }
 
 // give moves up to k free slots to the row and returns how many it took.
 func (r *row) give(k, free int64) int64 {

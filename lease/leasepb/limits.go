@@ -29,6 +29,17 @@ func (m *Limits) Table() (*limit.Table, error) {
 	return limit.NewTable(m.Index, m.ShapeIndex, limits), nil
 }
 
+// VersionOf is the first log version whose nodes can read the limits of a table.
+func VersionOf(t *limit.Table) uint32 {
+	for i := range t.Limits() {
+		l := &t.Limits()[i]
+		if l.Pattern.Scope() != limit.ScopeHost || l.Requests != (limit.Rate{}) || l.Bandwidth != (limit.Bandwidth{}) || l.Report {
+			return 3
+		}
+	}
+	return 1
+}
+
 // MarshalTable encodes limits, for a node to go by at its next start until it hears from the
 // cluster.
 func MarshalTable(t *limit.Table) ([]byte, error) {

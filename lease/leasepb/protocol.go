@@ -13,6 +13,10 @@ const (
 	// not know it must not take the first message for the whole: it would release slots that are in
 	// use.
 	VersionPaged = 3
+	// LimitsVersion is the log version (fsm/version.go) whose limits and keys this process can read. A
+	// hello states it: a node is not sent limits that it would misread. The other way round nothing is
+	// needed: limits hold nothing that the leader does not know, so a newer node can read them.
+	LimitsVersion = 3
 )
 
 const (
