@@ -33,10 +33,14 @@ func (b *bucket) settle(now time.Duration) {
 	b.at = now
 }
 
+// slack is what dividing a full bucket among units may round away, in grains. Even with the most units
+// that there are it is less than bucketDrift takes from one token.
+const slack = 1
+
 // take takes n grains, or nothing.
 func (b *bucket) take(now time.Duration, n float64) bool {
 	b.settle(now)
-	if b.level < n {
+	if b.level < n-slack {
 		return false
 	}
 	b.level -= n
@@ -77,6 +81,7 @@ func (b *bucket) leave(now time.Duration, part float64) (grains int64) {
 // until is when n grains can be taken, if nobody takes any before; never where the bucket is too
 // small for them or does not fill.
 func (b *bucket) until(n float64) (at time.Duration, ever bool) {
+	n -= slack
 	switch {
 	case b.level >= n:
 		return b.at, true

@@ -135,23 +135,33 @@ func (n *Node) yield(now time.Duration, p *pool) {
 	n.giveBack(now, p, k)
 }
 
-// need is how many units the draw of lately takes. Needs the pool's lock.
-func (p *pool) need(now time.Duration) int64 {
+// fewDraws is how many requests, or pieces of 4 KiB, in half a second say so little that no more units
+// are asked for because of them: a burst once in a while is what a bucket is for.
+const fewDraws = 4
+
+// need is how many units the draw of lately takes, and how many more would be good to have, so that
+// the next request finds a token. Needs the pool's lock.
+func (p *pool) need(now time.Duration) (units, spare int64) {
 	_, recent := p.draws.lately(now)
-	units := p.limit.Units(p.key.Resource)
-	if recent <= 0 || units == 0 {
-		return 0
+	all := p.limit.Units(p.key.Resource)
+	if recent <= 0 || all == 0 {
+		return 0, 0
 	}
-	perUnit := p.limit.PerSecond(p.key.Resource) / float64(units)
-	return min(int64(math.Ceil(recent/perUnit)), units)
+	held := p.granted / p.unit()
+	perUnit := p.limit.PerSecond(p.key.Resource) / float64(all)
+	units = min(int64(math.Ceil(recent/perUnit)), all)
+	if recent/2 < fewDraws*p.grain() {
+		return min(units, held), 0
+	}
+	return min(units, held), max(units-held, 0) + max(units/4, 1)
 }
 
-// spareUnits is how many units a node keeps beyond its need, so that the next request finds a token.
-func spareUnits(need int64) int64 {
-	if need == 0 {
-		return 0
+// grain is what one draw takes.
+func (p *pool) grain() float64 {
+	if p.key.Resource == limit.Requests {
+		return oneRequest
 	}
-	return max(need/4, 1)
+	return leastPiece
 }
 
 // idle is what a sweep may give back of a pool: free slots, or units that nobody needs. Units of a
@@ -164,8 +174,8 @@ func (p *pool) idle(now time.Duration) int64 {
 	if !p.capped() || p.waiters.head != nil || p.flows.head != nil || p.bucket.level < p.bucket.size {
 		return 0
 	}
-	need := p.need(now)
-	return max(0, p.granted-(need+spareUnits(need))*p.unit())
+	need, spare := p.need(now)
+	return max(0, p.granted-(need+spare)*p.unit())
 }
 
 // rateDemand says what a node wants of a rate, in shares of whole units. Requests that wait, or were
@@ -173,7 +183,7 @@ func (p *pool) idle(now time.Duration) int64 {
 // the pool's lock.
 func (n *Node) rateDemand(now time.Duration, p *pool, d *leasepb.Demand) {
 	unit, units := p.unit(), p.limit.Units(p.key.Resource)
-	need := p.need(now)
+	need, spare := p.need(now)
 	more := max(min(max(2*(p.granted/unit), need)+1, units)-need, 1)
 	d.InUse = need * unit
 	if p.waiters.head != nil || p.flows.head != nil {
@@ -183,10 +193,10 @@ func (n *Node) rateDemand(now time.Duration, p *pool, d *leasepb.Demand) {
 		d.Refused = more * unit
 	}
 	if !n.leaving() {
-		d.Headroom = spareUnits(need) * unit
+		d.Headroom = spare * unit
 	}
 	d.Ask = n.askFor(now, p)
-	p.said = need
+	p.said = need + spare
 }
 
 // meter looks whether the leader must hear that a rate is drawn from otherwise than it was told.
@@ -195,7 +205,8 @@ func (n *Node) meter(now time.Duration, p *pool) {
 	if !p.capped() {
 		return
 	}
-	need := p.need(now)
+	units, spare := p.need(now)
+	need := units + spare
 	if change := need - p.said; change > max(p.said/8, 1) || -change > max(p.said/8, 1) || (need == 0) != (p.said == 0) {
 		n.mark(p)
 	}
@@ -214,18 +225,19 @@ func (n *Node) meterSome(now time.Duration) {
 	}
 }
 
-// nextToken is how long it takes until somebody who comes now gets a token, as far as this node
-// knows. Needs the pool's lock.
+// nextToken is how long it takes until somebody who comes now gets a token: from this node's units, or
+// from those of others, which come when they are asked for. Needs the pool's lock.
 func (p *pool) nextToken(now time.Duration) time.Duration {
-	ahead := oneRequest * float64(p.waiters.len())
+	rate := p.limit.PerSecond(p.key.Resource)
+	if rate <= 0 {
+		return 0
+	}
+	next := time.Duration(oneRequest / rate * float64(time.Second))
 	p.bucket.settle(now)
-	if at, ever := p.bucket.until(oneRequest); ever && p.bucket.fill > 0 {
-		return max(at-now, 0) + time.Duration(ahead/p.bucket.fill)
+	if at, ever := p.bucket.until(oneRequest); ever {
+		next = min(next, max(at-now, 0))
 	}
-	if rate := p.limit.PerSecond(p.key.Resource); rate > 0 {
-		return time.Duration(oneRequest / rate * float64(time.Second))
-	}
-	return 0
+	return next + time.Duration(oneRequest*float64(p.waiters.queued)/rate*float64(time.Second))
 }
 
 // noteDue lets the core come back to a pool when the next who waits can go on. Needs the pool's lock.

@@ -72,7 +72,7 @@ func TestReconnectWithManyKeys(t *testing.T) {
 			t.Fatalf("session %d goes on as %+v", id, now)
 		}
 		held := func() (node, log int) {
-			for _, h := range m.Hosts() {
+			for _, h := range m.Uses() {
 				node += int(h.Granted)
 			}
 			c.Read(func(st *fsm.State) { log = len(st.SessionGrants(id)) })

@@ -140,7 +140,7 @@ func TestManyNames(t *testing.T) {
 			if x.stall.longest > longestStall {
 				t.Errorf("the core was busy for %v in one go", x.stall.longest)
 			}
-			if use, _ := x.n.Host(limit.HostConnections("busy.example.com")); use.Admitted != seconds {
+			if use, _ := x.n.Use(x.now, limit.HostConnections("busy.example.com")); use.Admitted != seconds {
 				t.Errorf("of a host that is used all the time %d admissions are remembered", use.Admitted)
 			}
 			if err := x.n.Check(); err != nil {
@@ -382,7 +382,7 @@ func TestGivenBackBetweenPartsOfHello(t *testing.T) {
 		}
 	}
 	for i := range 6 {
-		use, _ := x.n.Host(limit.HostConnections(fmt.Sprint("host-", i)))
+		use, _ := x.n.Use(x.now, limit.HostConnections(fmt.Sprint("host-", i)))
 		if use.Granted != log[use.Key.Name] {
 			t.Errorf("%s: the node holds %d, the log grants %d", use.Key.Name, use.Granted, log[use.Key.Name])
 		}
