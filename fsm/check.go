@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+
+	"github.com/weirproxy/weir/limit"
 )
 
 // Check verifies the invariants; for tests and for a snapshot that was just read. It names
@@ -50,7 +52,7 @@ func (s *State) checkGrants() error {
 		if err := s.checkHolding(s.grants[key]); err != nil {
 			errs = append(errs, fmt.Errorf("key %q: %w", key.Name, err))
 		}
-		if !canonicalKey(key) {
+		if !key.Canonical() {
 			errs = append(errs, fmt.Errorf("key %q of scope %d and resource %d is not canonical", key.Name, key.Scope, key.Resource))
 		}
 	}
@@ -67,7 +69,7 @@ func (s *State) checkHolding(h *holding) error {
 		if g.Session <= last {
 			return fmt.Errorf("session %d stands behind %d", g.Session, last)
 		}
-		if g.Slots <= 0 || g.Slots > MaxConnections {
+		if g.Slots <= 0 || g.Slots > limit.MaxConnections {
 			return fmt.Errorf("session %d holds %d slots", g.Session, g.Slots)
 		}
 		sum += g.Slots
@@ -76,7 +78,7 @@ func (s *State) checkHolding(h *holding) error {
 	switch {
 	case sum != h.total:
 		return fmt.Errorf("the grants add up to %d, not %d", sum, h.total)
-	case sum > MaxConnections:
+	case sum > limit.MaxConnections:
 		return fmt.Errorf("%d slots are granted, more than any limit allows", sum)
 	case sum == 0:
 		return errors.New("an entry without grants was kept")
@@ -84,36 +86,25 @@ func (s *State) checkHolding(h *holding) error {
 	return nil
 }
 
-func canonicalKey(key Key) bool {
-	if key.Scope != ScopeHost || key.Resource != ResourceConnections {
-		return false
-	}
-	if p, err := ParsePattern(key.Name); err == nil && p.text == key.Name {
-		return true
-	}
-	_, ok := keyTarget(key.Name)
-	return ok
-}
-
 func (s *State) checkLimits() error {
 	var errs []error
-	for _, source := range []Source{SourceAPI, SourceConfig} {
+	for _, source := range []limit.Source{limit.SourceAPI, limit.SourceConfig} {
 		layer := s.layers.of(source)
 		for _, pattern := range slices.Sorted(maps.Keys(layer)) {
 			l := layer[pattern]
 			if err := l.Validate(); err != nil {
 				errs = append(errs, err)
 			}
-			if l.Pattern.text != pattern || l.Source != source || l.ModifyIndex == 0 || l.ModifyIndex > s.table.Index {
+			if l.Pattern.String() != pattern || l.Source != source || l.ModifyIndex == 0 || l.ModifyIndex > s.table.Index {
 				errs = append(errs, fmt.Errorf("limit %q of %v stands under %q in the layer %v, modified at %d with the table at %d",
-					l.Pattern.text, l.Source, pattern, source, l.ModifyIndex, s.table.Index))
+					l.Pattern.String(), l.Source, pattern, source, l.ModifyIndex, s.table.Index))
 			}
 		}
 	}
 	if t := s.table; t.ShapeIndex > t.Index || t.Index > s.index {
 		errs = append(errs, fmt.Errorf("the table's shape is of %d, the table of %d, the state of %d", t.ShapeIndex, t.Index, s.index))
 	}
-	if !slices.Equal(s.layers.all(), s.table.limits) {
+	if !slices.Equal(s.layers.all(), s.table.Limits()) {
 		errs = append(errs, errors.New("the table is not that of the limits"))
 	}
 	return errors.Join(errs...)

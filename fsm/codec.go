@@ -3,12 +3,11 @@ package fsm
 import (
 	"errors"
 	"fmt"
-	"math"
-	"strings"
 	"time"
 
-	"github.com/weirproxy/weir/fsm/fsmpb"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/weirproxy/weir/fsm/fsmpb"
 )
 
 // encodingVersion is the first byte of every entry. It rises when an entry's
@@ -63,11 +62,11 @@ func commandToPB(c Command) *fsmpb.Command {
 	switch c := c.(type) {
 	case *Init:
 		return &fsmpb.Command{Command: &fsmpb.Command_Init{Init: &fsmpb.Init{
-			ClusterId: text(c.ClusterID), TtlNs: int64(c.TTL), Limits: limitsToPB(c.Limits),
+			ClusterId: fsmpb.Text(c.ClusterID), TtlNs: int64(c.TTL), Limits: fsmpb.LimitsOf(c.Limits),
 		}}}
 	case *OpenSession:
 		return &fsmpb.Command{Command: &fsmpb.Command_OpenSession{OpenSession: &fsmpb.OpenSession{
-			Term: c.Term, Node: text(c.Node), Identity: text(c.Identity),
+			Term: c.Term, Node: fsmpb.Text(c.Node), Identity: fsmpb.Text(c.Identity),
 		}}}
 	case *CloseSessions:
 		return &fsmpb.Command{Command: &fsmpb.Command_CloseSessions{CloseSessions: &fsmpb.CloseSessions{
@@ -77,26 +76,26 @@ func commandToPB(c Command) *fsmpb.Command {
 		return &fsmpb.Command{Command: &fsmpb.Command_Adjust{Adjust: adjustToPB(c)}}
 	case *PutLimit:
 		return &fsmpb.Command{Command: &fsmpb.Command_PutLimit{PutLimit: &fsmpb.PutLimit{
-			Limit: limitToPB(&c.Limit), Precondition: preconditionToPB(c.Precondition),
+			Limit: fsmpb.LimitOf(&c.Limit), Precondition: preconditionToPB(c.Precondition),
 		}}}
 	case *DeleteLimit:
 		return &fsmpb.Command{Command: &fsmpb.Command_DeleteLimit{DeleteLimit: &fsmpb.DeleteLimit{
-			Pattern: c.Pattern.text, Precondition: preconditionToPB(c.Precondition),
+			Pattern: c.Pattern.String(), Precondition: preconditionToPB(c.Precondition),
 		}}}
 	case *ReplaceLimits:
 		return &fsmpb.Command{Command: &fsmpb.Command_ReplaceLimits{ReplaceLimits: &fsmpb.ReplaceLimits{
-			Source: fsmpb.Source(c.Source), Limits: limitsToPB(c.Limits), Precondition: preconditionToPB(c.Precondition),
+			Source: fsmpb.Source(c.Source), Limits: fsmpb.LimitsOf(c.Limits), Precondition: preconditionToPB(c.Precondition),
 		}}}
 	case *RestoreLimits:
 		return &fsmpb.Command{Command: &fsmpb.Command_RestoreLimits{RestoreLimits: &fsmpb.RestoreLimits{
-			Limits: limitsToPB(c.Limits), Precondition: preconditionToPB(c.Precondition),
+			Limits: fsmpb.LimitsOf(c.Limits), Precondition: preconditionToPB(c.Precondition),
 		}}}
 	}
 	panic(fmt.Sprintf("encode: %T is no command of this package", c))
 }
 
 func commandFromPB(m *fsmpb.Command) (Command, error) {
-	if err := known(m); err != nil {
+	if err := fsmpb.Known(m); err != nil {
 		return nil, err
 	}
 	switch m := m.Command.(type) {
@@ -104,7 +103,7 @@ func commandFromPB(m *fsmpb.Command) (Command, error) {
 		return initFromPB(m.Init)
 	case *fsmpb.Command_OpenSession:
 		o := m.OpenSession
-		return &OpenSession{Term: o.GetTerm(), Node: o.GetNode(), Identity: o.GetIdentity()}, known(o)
+		return &OpenSession{Term: o.GetTerm(), Node: o.GetNode(), Identity: o.GetIdentity()}, fsmpb.Known(o)
 	case *fsmpb.Command_CloseSessions:
 		return closeSessionsFromPB(m.CloseSessions)
 	case *fsmpb.Command_Adjust:
@@ -122,8 +121,8 @@ func commandFromPB(m *fsmpb.Command) (Command, error) {
 }
 
 func initFromPB(m *fsmpb.Init) (Command, error) {
-	limits, err := limitsFromPB(m.GetLimits())
-	return &Init{ClusterID: m.GetClusterId(), TTL: time.Duration(m.GetTtlNs()), Limits: limits}, errors.Join(err, known(m))
+	limits, err := fsmpb.ParseLimits(m.GetLimits())
+	return &Init{ClusterID: m.GetClusterId(), TTL: time.Duration(m.GetTtlNs()), Limits: limits}, errors.Join(err, fsmpb.Known(m))
 }
 
 func closeSessionsFromPB(m *fsmpb.CloseSessions) (Command, error) {
@@ -131,13 +130,13 @@ func closeSessionsFromPB(m *fsmpb.CloseSessions) (Command, error) {
 	if reason != fsmpb.CloseReason_CLOSE_REASON_EXPIRED && reason != fsmpb.CloseReason_CLOSE_REASON_LEFT {
 		return nil, fmt.Errorf("close reason %d", reason)
 	}
-	return &CloseSessions{Term: m.GetTerm(), Sessions: m.GetSessions(), Reason: CloseReason(reason)}, known(m)
+	return &CloseSessions{Term: m.GetTerm(), Sessions: m.GetSessions(), Reason: CloseReason(reason)}, fsmpb.Known(m)
 }
 
 func adjustToPB(c *Adjust) *fsmpb.Adjust {
 	m := &fsmpb.Adjust{Term: c.Term, Batch: c.Batch, Adjustments: make([]*fsmpb.Adjustment, len(c.Adjustments))}
 	for i, a := range c.Adjustments {
-		m.Adjustments[i] = &fsmpb.Adjustment{Session: a.Session, Key: keyToPB(a.Key), Delta: a.Delta}
+		m.Adjustments[i] = &fsmpb.Adjustment{Session: a.Session, Key: fsmpb.KeyOf(a.Key), Delta: a.Delta}
 	}
 	return m
 }
@@ -148,56 +147,56 @@ func adjustFromPB(m *fsmpb.Adjust) (Command, error) {
 		c.Adjustments = make([]Adjustment, n)
 	}
 	for i, a := range m.GetAdjustments() {
-		key, err := keyFromPB(a.GetKey())
-		if err := errors.Join(err, known(a)); err != nil {
+		key, err := fsmpb.ParseKey(a.GetKey())
+		if err := errors.Join(err, fsmpb.Known(a)); err != nil {
 			return nil, err
 		}
 		c.Adjustments[i] = Adjustment{Session: a.GetSession(), Key: key, Delta: a.GetDelta()}
 	}
-	return c, known(m)
+	return c, fsmpb.Known(m)
 }
 
 func putLimitFromPB(m *fsmpb.PutLimit) (Command, error) {
 	if m.GetLimit() == nil {
 		return nil, errors.New("a write without a limit")
 	}
-	l, err := limitFromPB(m.GetLimit())
+	l, err := fsmpb.ParseLimit(m.GetLimit())
 	if err != nil {
 		return nil, err
 	}
 	p, err := preconditionFromPB(m.GetPrecondition())
-	return &PutLimit{Limit: l, Precondition: p}, errors.Join(err, known(m))
+	return &PutLimit{Limit: l, Precondition: p}, errors.Join(err, fsmpb.Known(m))
 }
 
 func deleteLimitFromPB(m *fsmpb.DeleteLimit) (Command, error) {
-	pattern, err := patternFromPB(m.GetPattern())
+	pattern, err := fsmpb.ParsePattern(m.GetPattern())
 	if err != nil {
 		return nil, err
 	}
 	p, err := preconditionFromPB(m.GetPrecondition())
-	return &DeleteLimit{Pattern: pattern, Precondition: p}, errors.Join(err, known(m))
+	return &DeleteLimit{Pattern: pattern, Precondition: p}, errors.Join(err, fsmpb.Known(m))
 }
 
 func replaceLimitsFromPB(m *fsmpb.ReplaceLimits) (Command, error) {
-	source, err := sourceFromPB(m.GetSource())
+	source, err := fsmpb.ParseSource(m.GetSource())
 	if err != nil {
 		return nil, err
 	}
-	limits, err := limitsFromPB(m.GetLimits())
+	limits, err := fsmpb.ParseLimits(m.GetLimits())
 	if err != nil {
 		return nil, err
 	}
 	p, err := preconditionFromPB(m.GetPrecondition())
-	return &ReplaceLimits{Source: source, Limits: limits, Precondition: p}, errors.Join(err, known(m))
+	return &ReplaceLimits{Source: source, Limits: limits, Precondition: p}, errors.Join(err, fsmpb.Known(m))
 }
 
 func restoreLimitsFromPB(m *fsmpb.RestoreLimits) (Command, error) {
-	limits, err := limitsFromPB(m.GetLimits())
+	limits, err := fsmpb.ParseLimits(m.GetLimits())
 	if err != nil {
 		return nil, err
 	}
 	p, err := preconditionFromPB(m.GetPrecondition())
-	return &RestoreLimits{Limits: limits, Precondition: p}, errors.Join(err, known(m))
+	return &RestoreLimits{Limits: limits, Precondition: p}, errors.Join(err, fsmpb.Known(m))
 }
 
 func preconditionToPB(p Precondition) *fsmpb.Precondition {
@@ -211,124 +210,5 @@ func preconditionFromPB(m *fsmpb.Precondition) (Precondition, error) {
 	if m == nil {
 		return Precondition{}, nil
 	}
-	return Precondition{MatchIndex: m.MatchIndex, MustExist: m.GetMustExist(), MustNotExist: m.GetMustNotExist()}, known(m)
+	return Precondition{MatchIndex: m.MatchIndex, MustExist: m.GetMustExist(), MustNotExist: m.GetMustNotExist()}, fsmpb.Known(m)
 }
-
-func limitsToPB(limits []Limit) []*fsmpb.Limit {
-	ms := make([]*fsmpb.Limit, len(limits))
-	for i := range limits {
-		ms[i] = limitToPB(&limits[i])
-	}
-	return ms
-}
-
-func limitsFromPB(ms []*fsmpb.Limit) ([]Limit, error) {
-	if len(ms) == 0 {
-		return nil, nil
-	}
-	limits := make([]Limit, len(ms))
-	for i, m := range ms {
-		l, err := limitFromPB(m)
-		if err != nil {
-			return nil, err
-		}
-		limits[i] = l
-	}
-	return limits, nil
-}
-
-func limitToPB(l *Limit) *fsmpb.Limit {
-	m := &fsmpb.Limit{
-		Pattern:     l.Pattern.text,
-		Shared:      l.Shared,
-		Evict:       l.Evict,
-		Source:      fsmpb.Source(l.Source),
-		ModifyIndex: l.ModifyIndex,
-	}
-	if l.Connections != Unlimited {
-		m.Connections = &l.Connections
-	}
-	if l.Queue != (Queue{}) {
-		m.Queue = &fsmpb.Queue{TimeoutNs: int64(l.Queue.Timeout), Size: int64(l.Queue.Size)}
-	}
-	return m
-}
-
-// limitFromPB also takes a limit without a source, as a replacement's may be: the
-// command says which layer is meant.
-func limitFromPB(m *fsmpb.Limit) (Limit, error) {
-	pattern, err := patternFromPB(m.GetPattern())
-	if err != nil {
-		return Limit{}, err
-	}
-	l := Limit{
-		Pattern:     pattern,
-		Connections: Unlimited,
-		Shared:      m.GetShared(),
-		Evict:       m.GetEvict(),
-		ModifyIndex: m.GetModifyIndex(),
-	}
-	if m.Connections != nil {
-		l.Connections = *m.Connections
-	}
-	if q := m.GetQueue(); q != nil {
-		if err := known(q); err != nil {
-			return Limit{}, err
-		}
-		// The size must not depend on the machine's word. What is cut here is out of
-		// bounds, and stays so.
-		size := min(max(q.GetSize(), math.MinInt32), math.MaxInt32)
-		l.Queue = Queue{Timeout: time.Duration(q.GetTimeoutNs()), Size: int(size)}
-	}
-	if m.GetSource() != fsmpb.Source_SOURCE_UNSPECIFIED {
-		if l.Source, err = sourceFromPB(m.GetSource()); err != nil {
-			return Limit{}, err
-		}
-	}
-	return l, known(m)
-}
-
-func sourceFromPB(m fsmpb.Source) (Source, error) {
-	if m != fsmpb.Source_SOURCE_API && m != fsmpb.Source_SOURCE_CONFIG {
-		return 0, fmt.Errorf("source %d", m)
-	}
-	return Source(m), nil
-}
-
-// patternFromPB takes canonical patterns only. They are ASCII, so that no table of
-// Unicode has a say in what the log means.
-func patternFromPB(s string) (Pattern, error) {
-	p, err := ParsePattern(s)
-	if err != nil {
-		return Pattern{}, err
-	}
-	if p.text != s {
-		return Pattern{}, fmt.Errorf("pattern %s, which is %q here", shorten(s), p.text)
-	}
-	return p, nil
-}
-
-func keyToPB(k Key) *fsmpb.Key {
-	return &fsmpb.Key{Scope: fsmpb.Scope(k.Scope), Resource: fsmpb.Resource(k.Resource), Name: text(k.Name)}
-}
-
-func keyFromPB(m *fsmpb.Key) (Key, error) {
-	if m.GetScope() != fsmpb.Scope_SCOPE_HOST {
-		return Key{}, fmt.Errorf("key scope %d", m.GetScope())
-	}
-	if m.GetResource() != fsmpb.Resource_RESOURCE_CONNECTIONS {
-		return Key{}, fmt.Errorf("key resource %d", m.GetResource())
-	}
-	return HostConnections(m.GetName()), known(m)
-}
-
-// known refuses fields that this version has no name for.
-func known(m proto.Message) error {
-	if r := m.ProtoReflect(); len(r.GetUnknown()) > 0 {
-		return fmt.Errorf("a field of %s that is unknown here", r.Descriptor().Name())
-	}
-	return nil
-}
-
-// text is s as protobuf takes it.
-func text(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }

@@ -11,38 +11,40 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/weirproxy/weir/fsm/fsmpb"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/weirproxy/weir/fsm/fsmpb"
+	"github.com/weirproxy/weir/limit"
 )
 
 // everyCommand has each command, with each field set and with none.
 func everyCommand() []Command {
 	index := uint64(7)
-	full := Limit{
-		Pattern: pattern("*.example.com:443"), Connections: 5, Queue: Queue{2 * time.Second, 100},
-		Shared: true, Evict: true, Source: SourceAPI, ModifyIndex: 9,
+	full := limit.Limit{
+		Pattern: pattern("*.example.com:443"), Connections: 5, Queue: limit.Queue{Timeout: 2 * time.Second, Size: 100},
+		Shared: true, Evict: true, Source: limit.SourceAPI, ModifyIndex: 9,
 	}
-	bare := Limit{Pattern: pattern("10.0.0.0/8"), Connections: Unlimited}
-	zero := Limit{Pattern: pattern("blocked.example"), Source: SourceConfig}
+	bare := limit.Limit{Pattern: pattern("10.0.0.0/8"), Connections: limit.Unlimited}
+	zero := limit.Limit{Pattern: pattern("blocked.example"), Source: limit.SourceConfig}
 	all := Precondition{MatchIndex: &index, MustExist: true, MustNotExist: true}
 	return []Command{
-		&Init{}, &Init{ClusterID: "id", TTL: 10 * time.Second, Limits: []Limit{full, bare, zero}},
+		&Init{}, &Init{ClusterID: "id", TTL: 10 * time.Second, Limits: []limit.Limit{full, bare, zero}},
 		&OpenSession{}, &OpenSession{Term: 3, Node: "a", Identity: "xyz"},
 		&CloseSessions{Reason: CloseLeft}, &CloseSessions{Term: 3, Sessions: []uint64{1, math.MaxUint64}, Reason: CloseExpired},
 		&Adjust{}, &Adjust{Term: 3, Batch: 4, Adjustments: []Adjustment{
-			{1, HostConnections("a.example"), 5}, {2, HostConnections("[::1]:80"), -5}, {0, HostConnections(""), math.MinInt64},
+			{1, limit.HostConnections("a.example"), 5}, {2, limit.HostConnections("[::1]:80"), -5}, {0, limit.HostConnections(""), math.MinInt64},
 		}},
-		&PutLimit{Limit: full}, &PutLimit{Limit: zero, Precondition: all}, &PutLimit{Limit: Limit{Pattern: pattern("*"), Connections: -5}},
+		&PutLimit{Limit: full}, &PutLimit{Limit: zero, Precondition: all}, &PutLimit{Limit: limit.Limit{Pattern: pattern("*"), Connections: -5}},
 		&DeleteLimit{Pattern: full.Pattern}, &DeleteLimit{Pattern: bare.Pattern, Precondition: all},
-		&RestoreLimits{}, &RestoreLimits{Limits: []Limit{full, bare, zero}, Precondition: all},
-		&ReplaceLimits{Source: SourceConfig}, &ReplaceLimits{Source: SourceAPI, Limits: []Limit{zero, full}, Precondition: all},
+		&RestoreLimits{}, &RestoreLimits{Limits: []limit.Limit{full, bare, zero}, Precondition: all},
+		&ReplaceLimits{Source: limit.SourceConfig}, &ReplaceLimits{Source: limit.SourceAPI, Limits: []limit.Limit{zero, full}, Precondition: all},
 	}
 }
 
 func equalCommands(a, b Command) string {
-	return cmp.Diff(a, b, cmp.Comparer(func(a, b Pattern) bool { return a == b }))
+	return cmp.Diff(a, b, cmp.Comparer(func(a, b limit.Pattern) bool { return a == b }))
 }
 
 func TestEncodeDecode(t *testing.T) {
@@ -69,31 +71,31 @@ func TestEncodeDecode(t *testing.T) {
 
 func TestWireFormsOfKeysAndLimits(t *testing.T) {
 	for _, c := range everyCommand() {
-		var limits []Limit
+		var limits []limit.Limit
 		switch c := c.(type) {
 		case *Init:
 			limits = c.Limits
 		case *PutLimit:
-			limits = []Limit{c.Limit}
+			limits = []limit.Limit{c.Limit}
 		case *ReplaceLimits:
 			limits = c.Limits
 		case *Adjust:
 			for _, a := range c.Adjustments {
-				if got, err := KeyFromProto(KeyToProto(a.Key)); err != nil || got != a.Key {
+				if got, err := fsmpb.ParseKey(fsmpb.KeyOf(a.Key)); err != nil || got != a.Key {
 					t.Errorf("%#v: %#v, %v", a.Key, got, err)
 				}
 			}
 		}
 		for _, l := range limits {
-			if got, err := LimitFromProto(LimitToProto(l)); err != nil || got != l {
+			if got, err := fsmpb.ParseLimit(fsmpb.LimitOf(&l)); err != nil || got != l {
 				t.Errorf("%+v: %+v, %v", l, got, err)
 			}
 		}
 	}
-	if _, err := KeyFromProto(nil); err == nil {
+	if _, err := fsmpb.ParseKey(nil); err == nil {
 		t.Error("no key was read")
 	}
-	if _, err := LimitFromProto(nil); err == nil {
+	if _, err := fsmpb.ParseLimit(nil); err == nil {
 		t.Error("no limit was read")
 	}
 }
@@ -110,7 +112,7 @@ func TestEncodeMakesTextUTF8(t *testing.T) {
 
 func TestEncodePanicsRatherThanPoisonTheLog(t *testing.T) {
 	for _, c := range []Command{
-		&CloseSessions{}, &PutLimit{}, &DeleteLimit{}, &ReplaceLimits{}, &ReplaceLimits{Source: SourceAPI, Limits: make([]Limit, 1)},
+		&CloseSessions{}, &PutLimit{}, &DeleteLimit{}, &ReplaceLimits{}, &ReplaceLimits{Source: limit.SourceAPI, Limits: make([]limit.Limit, 1)},
 		&Adjust{Adjustments: make([]Adjustment, 1)}, &CloseSessions{Reason: 3}, nil,
 	} {
 		func() {
@@ -291,7 +293,7 @@ func TestDecodingCostsInProportion(t *testing.T) {
 }
 
 func BenchmarkDecodeAdjust(b *testing.B) {
-	entry := Encode(&Adjust{Term: 1, Batch: 1, Adjustments: []Adjustment{{1, HostConnections("api.example.com"), 1}}})
+	entry := Encode(&Adjust{Term: 1, Batch: 1, Adjustments: []Adjustment{{1, limit.HostConnections("api.example.com"), 1}}})
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := Decode(entry); err != nil {

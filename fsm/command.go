@@ -1,6 +1,10 @@
 package fsm
 
-import "time"
+import (
+	"time"
+
+	"github.com/weirproxy/weir/limit"
+)
 
 // Command is one log entry's content: *Init, *OpenSession, *CloseSessions, *Adjust,
 // *PutLimit, *DeleteLimit, *ReplaceLimits or *RestoreLimits.
@@ -10,7 +14,7 @@ type Command interface{ isCommand() }
 type Init struct {
 	ClusterID string
 	TTL       time.Duration
-	Limits    []Limit // the first leader's config limits
+	Limits    []limit.Limit // the first leader's config limits
 }
 
 // OpenSession opens a session for a node, and takes over the one that the same node with the same
@@ -41,7 +45,7 @@ type CloseSessions struct {
 // increases, so that freed slots can be given out by the same entry.
 type Adjustment struct {
 	Session uint64
-	Key     Key
+	Key     limit.Key
 	Delta   int64
 }
 
@@ -61,14 +65,14 @@ type Precondition struct {
 
 // PutLimit sets one limit (Limit.Source is the layer, Limit.ModifyIndex is ignored).
 type PutLimit struct {
-	Limit        Limit
+	Limit        limit.Limit
 	Precondition Precondition
 }
 
 // DeleteLimit removes the API's limit with this pattern, which uncovers the config's, if there is
 // one; where there is only the config's, it removes that, until the next reload.
 type DeleteLimit struct {
-	Pattern      Pattern
+	Pattern      limit.Pattern
 	Precondition Precondition
 }
 
@@ -76,15 +80,15 @@ type DeleteLimit struct {
 // effective limits equal Limits; one that equals the config's stays the config's, all others become
 // the API's.
 type ReplaceLimits struct {
-	Source       Source
-	Limits       []Limit
+	Source       limit.Source
+	Limits       []limit.Limit
 	Precondition Precondition
 }
 
 // RestoreLimits makes both layers what a snapshot had. Each limit's Source is its layer;
 // ModifyIndex is ignored. One whose value stays the same keeps its index.
 type RestoreLimits struct {
-	Limits       []Limit
+	Limits       []limit.Limit
 	Precondition Precondition // of the table, as in ReplaceLimits
 }
 

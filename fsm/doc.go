@@ -3,8 +3,8 @@
 //
 // Two servers that have applied the same entries hold the same state and have
 // answered the same results, so nothing here reads a clock, draws a random number,
-// starts a goroutine or depends on the order of a map. The package also owns the
-// nouns that every other package speaks in: [Key], [Target], [Pattern], [Limit].
+// starts a goroutine or depends on the order of a map. What a limit is, package
+// limit says.
 //
 // # Invariants
 //
@@ -30,14 +30,7 @@
 // but out of bounds are refused when applied, on all servers alike, so the bounds
 // are part of the encoding: to move one is to make a new version.
 //
-// A host that is written in ASCII is only lowered and checked, and patterns in the
-// log are ASCII: which Unicode tables a server was built with decides how it reads a
-// worker's request, never what the log means. The cost is that an "xn--" label that
-// no tool would make is counted by its letters, which is how the DNS sees it.
-//
-// Each change of the limits builds a new [Table], in time proportional to their
-// number (a millisecond or so for a thousand), and in return a match takes no lock
-// and next to no memory. Grants are one map entry a key, below 300 bytes with three
+// Grants are one map entry a key, below 300 bytes with three
 // holders; closing a session walks them all, which is rare and costs milliseconds.
 //
 // A snapshot is copied while raft waits and encoded after that, twice: once for

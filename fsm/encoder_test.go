@@ -10,13 +10,14 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/weirproxy/weir/fsm/fsmpb"
+	"github.com/weirproxy/weir/limit"
 )
 
 // What is encoded by hand is what the library encodes: the same bytes, whatever the names and
 // numbers.
 func TestSnapshotIsCanonicalProtobuf(t *testing.T) {
 	s := NewState()
-	run(t, s, &Init{ClusterID: "c", TTL: 3e9}, put("*", 1_000_000, SourceAPI), put("a.org:443", 900_000, SourceConfig))
+	run(t, s, &Init{ClusterID: "c", TTL: 3e9}, put("*", 1_000_000, limit.SourceAPI), put("a.org:443", 900_000, limit.SourceConfig))
 	for _, node := range []string{"", "a", "\xff\u00e9", "c"} {
 		if node != "" {
 			run(t, s, &OpenSession{1, node, "identity of " + node})
@@ -27,7 +28,7 @@ func TestSnapshotIsCanonicalProtobuf(t *testing.T) {
 		for _, name := range []string{"a.org:443", "b.org", "2001:db8::1", "with-a-long-name." + string(bytes.Repeat([]byte("x"), 200)) + ".org"} {
 			for _, slots := range []int64{1, 127, 200_000} {
 				batch++
-				run(t, s, &Adjust{1, batch, []Adjustment{{session.ID, HostConnections(name), slots}}})
+				run(t, s, &Adjust{1, batch, []Adjustment{{session.ID, limit.HostConnections(name), slots}}})
 			}
 		}
 	}

@@ -4,27 +4,29 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"github.com/weirproxy/weir/limit"
 )
 
 // layers are the limits as they were written: the API's over the config's. Keys
 // are the patterns' texts. Methods that write report whether anything changed.
 type layers struct {
-	api, config map[string]Limit
+	api, config map[string]limit.Limit
 }
 
 func newLayers() layers {
-	return layers{api: make(map[string]Limit), config: make(map[string]Limit)}
+	return layers{api: make(map[string]limit.Limit), config: make(map[string]limit.Limit)}
 }
 
-func (y *layers) of(s Source) map[string]Limit {
-	if s == SourceAPI {
+func (y *layers) of(s limit.Source) map[string]limit.Limit {
+	if s == limit.SourceAPI {
 		return y.api
 	}
 	return y.config
 }
 
 // effective returns the limit that counts for a pattern.
-func (y *layers) effective(pattern string) (Limit, bool) {
+func (y *layers) effective(pattern string) (limit.Limit, bool) {
 	if l, ok := y.api[pattern]; ok {
 		return l, true
 	}
@@ -33,7 +35,7 @@ func (y *layers) effective(pattern string) (Limit, bool) {
 }
 
 // all lists the effective limits, sorted by pattern.
-func (y *layers) all() []Limit {
+func (y *layers) all() []limit.Limit {
 	// Sorting the texts moves a tenth of the memory that sorting the limits would.
 	texts := make([]string, 0, len(y.api)+len(y.config))
 	for text := range y.api {
@@ -45,7 +47,7 @@ func (y *layers) all() []Limit {
 		}
 	}
 	slices.Sort(texts)
-	all := make([]Limit, len(texts))
+	all := make([]limit.Limit, len(texts))
 	for i, text := range texts {
 		all[i], _ = y.effective(text)
 	}
@@ -56,13 +58,13 @@ func (y *layers) all() []Limit {
 // already changes nothing, unless it asks for an eviction: that is an act, and may
 // be wanted again. A limit keeps its Evict flag until a write changes it: were it
 // cleared by a reload of the same config, a node that lags would miss it.
-func (y *layers) put(index uint64, l Limit) bool {
+func (y *layers) put(index uint64, l limit.Limit) bool {
 	layer := y.of(l.Source)
-	if old, ok := layer[l.Pattern.text]; ok && old.sameValue(&l) && !l.Evict {
+	if old, ok := layer[l.Pattern.String()]; ok && old.SameValue(&l) && !l.Evict {
 		return false
 	}
 	l.ModifyIndex = index
-	layer[l.Pattern.text] = l
+	layer[l.Pattern.String()] = l
 	return true
 }
 
@@ -90,10 +92,10 @@ func (y *layers) uncover(index uint64, pattern string) {
 }
 
 // replaceConfig makes the config layer equal limits.
-func (y *layers) replaceConfig(index uint64, limits []Limit) bool {
-	changed := y.keepOnly(SourceConfig, patternsOf(limits))
+func (y *layers) replaceConfig(index uint64, limits []limit.Limit) bool {
+	changed := y.keepOnly(limit.SourceConfig, patternsOf(limits))
 	for _, l := range limits {
-		l.Source = SourceConfig
+		l.Source = limit.SourceConfig
 		changed = y.put(index, l) || changed
 	}
 	return changed
@@ -101,18 +103,18 @@ func (y *layers) replaceConfig(index uint64, limits []Limit) bool {
 
 // replaceAPI makes the effective limits equal limits. One that equals the config's
 // stays the config's, so that later reloads still govern it.
-func (y *layers) replaceAPI(index uint64, limits []Limit) bool {
+func (y *layers) replaceAPI(index uint64, limits []limit.Limit) bool {
 	named := patternsOf(limits)
-	changed := y.keepOnly(SourceAPI, named)
-	changed = y.keepOnly(SourceConfig, named) || changed
+	changed := y.keepOnly(limit.SourceAPI, named)
+	changed = y.keepOnly(limit.SourceConfig, named) || changed
 	for _, l := range limits {
-		l.Source = SourceAPI
-		if c, ok := y.config[l.Pattern.text]; ok && c.sameValue(&l) {
-			if _, covered := y.api[l.Pattern.text]; covered {
-				y.uncover(index, l.Pattern.text)
+		l.Source = limit.SourceAPI
+		if c, ok := y.config[l.Pattern.String()]; ok && c.SameValue(&l) {
+			if _, covered := y.api[l.Pattern.String()]; covered {
+				y.uncover(index, l.Pattern.String())
 				changed = true
 			}
-			l.Source = SourceConfig
+			l.Source = limit.SourceConfig
 		}
 		changed = y.put(index, l) || changed
 	}
@@ -120,7 +122,7 @@ func (y *layers) replaceAPI(index uint64, limits []Limit) bool {
 }
 
 // restore makes both layers equal limits, each in the layer that its Source names.
-func (y *layers) restore(index uint64, limits []Limit) bool {
+func (y *layers) restore(index uint64, limits []limit.Limit) bool {
 	byLayer := splitLayers(limits)
 	named := patternsOf(byLayer.api)
 	changed := false
@@ -130,7 +132,7 @@ func (y *layers) restore(index uint64, limits []Limit) bool {
 			changed = true
 		}
 	}
-	changed = y.keepOnly(SourceConfig, patternsOf(byLayer.config)) || changed
+	changed = y.keepOnly(limit.SourceConfig, patternsOf(byLayer.config)) || changed
 	for _, l := range byLayer.config {
 		changed = y.put(index, l) || changed
 	}
@@ -141,11 +143,11 @@ func (y *layers) restore(index uint64, limits []Limit) bool {
 }
 
 // limitLists are limits by layer.
-type limitLists struct{ api, config []Limit }
+type limitLists struct{ api, config []limit.Limit }
 
-func splitLayers(limits []Limit) (lists limitLists) {
+func splitLayers(limits []limit.Limit) (lists limitLists) {
 	for _, l := range limits {
-		if l.Source == SourceAPI {
+		if l.Source == limit.SourceAPI {
 			lists.api = append(lists.api, l)
 		} else {
 			lists.config = append(lists.config, l)
@@ -156,16 +158,16 @@ func splitLayers(limits []Limit) (lists limitLists) {
 
 // Effective are the limits that hold of both layers', sorted by pattern: the API's over the
 // config's.
-func Effective(limits []Limit) []Limit {
+func Effective(limits []limit.Limit) []limit.Limit {
 	y := newLayers()
 	for _, l := range limits {
-		y.of(l.Source)[l.Pattern.text] = l
+		y.of(l.Source)[l.Pattern.String()] = l
 	}
 	return y.all()
 }
 
 // keepOnly deletes all limits of a layer but those named.
-func (y *layers) keepOnly(s Source, named map[string]bool) bool {
+func (y *layers) keepOnly(s limit.Source, named map[string]bool) bool {
 	layer := y.of(s)
 	before := len(layer)
 	for pattern := range layer {
@@ -176,32 +178,32 @@ func (y *layers) keepOnly(s Source, named map[string]bool) bool {
 	return len(layer) != before
 }
 
-func patternsOf(limits []Limit) map[string]bool {
+func patternsOf(limits []limit.Limit) map[string]bool {
 	named := make(map[string]bool, len(limits))
 	for i := range limits {
-		named[limits[i].Pattern.text] = true
+		named[limits[i].Pattern.String()] = true
 	}
 	return named
 }
 
 // validateAll verifies limits that are written together.
-func validateAll(limits []Limit) error {
+func validateAll(limits []limit.Limit) error {
 	seen := make(map[string]bool, len(limits))
 	for i := range limits {
 		l := &limits[i]
 		if err := l.Validate(); err != nil {
 			return err
 		}
-		if seen[l.Pattern.text] {
-			return fmt.Errorf("%w: limit %q: it stands twice", ErrInvalid, l.Pattern.text)
+		if seen[l.Pattern.String()] {
+			return fmt.Errorf("%w: limit %q: it stands twice", limit.ErrInvalid, l.Pattern.String())
 		}
-		seen[l.Pattern.text] = true
+		seen[l.Pattern.String()] = true
 	}
 	return nil
 }
 
 // validateLayers verifies limits of both layers.
-func validateLayers(limits []Limit) error {
+func validateLayers(limits []limit.Limit) error {
 	for i := range limits {
 		if err := validateSource(limits[i].Source); err != nil {
 			return err
@@ -213,8 +215,8 @@ func validateLayers(limits []Limit) error {
 
 // sameShape reports whether two sorted lists have the same patterns, each with the
 // same Shared flag and in both with or without a cap.
-func sameShape(a, b []Limit) bool {
-	return slices.EqualFunc(a, b, func(x, y Limit) bool {
+func sameShape(a, b []limit.Limit) bool {
+	return slices.EqualFunc(a, b, func(x, y limit.Limit) bool {
 		return x.Pattern == y.Pattern && x.Shared == y.Shared && x.Capped() == y.Capped()
 	})
 }

@@ -4,11 +4,13 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+
+	"github.com/weirproxy/weir/limit"
 )
 
 // ledger holds the grants: per key one compact entry, since there may be very many
 // keys and each is held by few sessions. A key without grants has none.
-type ledger map[Key]*holding
+type ledger map[limit.Key]*holding
 
 // holding is who holds slots of one key.
 type holding struct {
@@ -40,10 +42,10 @@ func (h *holding) sum() int64 {
 }
 
 // add changes a session's grant of a key by delta, which must leave it ≥ 0.
-func (g ledger) add(session uint64, key Key, delta int64) { g.addTo(g[key], session, key, delta) }
+func (g ledger) add(session uint64, key limit.Key, delta int64) { g.addTo(g[key], session, key, delta) }
 
 // addTo is add where the key's entry, perhaps nil, has been looked up already.
-func (g ledger) addTo(h *holding, session uint64, key Key, delta int64) {
+func (g ledger) addTo(h *holding, session uint64, key limit.Key, delta int64) {
 	if delta == 0 {
 		return
 	}
@@ -95,8 +97,8 @@ func (g ledger) held(session uint64) []Adjustment {
 }
 
 // keys lists the keys that are granted to anybody, sorted.
-func (g ledger) keys() []Key {
-	return slices.SortedFunc(maps.Keys(g), Key.Compare)
+func (g ledger) keys() []limit.Key {
+	return slices.SortedFunc(maps.Keys(g), limit.Key.Compare)
 }
 
 func compareAdjustments(a, b Adjustment) int {

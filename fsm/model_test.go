@@ -12,6 +12,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"pgregory.net/rapid"
+
+	"github.com/weirproxy/weir/limit"
+	"github.com/weirproxy/weir/limit/limittest"
 )
 
 // model is the state again, as naively as it can be written: it looks for what
@@ -21,8 +24,8 @@ type model struct {
 	index, batchTerm, batch uint64
 	clusterID               string
 	ttl                     time.Duration
-	api, config             map[string]Limit
-	effective               map[string]Limit
+	api, config             map[string]limit.Limit
+	effective               map[string]limit.Limit
 	tableIndex, shapeIndex  uint64
 	sessions                map[uint64]Session
 	grants                  map[string]map[uint64]int64
@@ -30,20 +33,20 @@ type model struct {
 
 func newModel() *model {
 	return &model{
-		api: map[string]Limit{}, config: map[string]Limit{}, effective: map[string]Limit{},
+		api: map[string]limit.Limit{}, config: map[string]limit.Limit{}, effective: map[string]limit.Limit{},
 		sessions: map[uint64]Session{}, grants: map[string]map[uint64]int64{},
 	}
 }
 
-func (m *model) governing(key string) *Limit {
+func (m *model) governing(key string) *limit.Limit {
 	limits := slices.Collect(maps.Values(m.effective))
 	for i := range limits {
 		if limits[i].Shared && limits[i].Pattern.String() == key {
 			return &limits[i]
 		}
 	}
-	for _, t := range someTargets() {
-		if l, k := naiveMatch(limits, t); k == key {
+	for _, t := range limittest.Targets() {
+		if l, k := limittest.Match(limits, t); k == key {
 			return l
 		}
 	}
@@ -65,7 +68,7 @@ func (m *model) apply(index, term uint64, c Command) Result {
 			return Result{}
 		}
 		m.clusterID, m.ttl = c.ClusterID, c.TTL
-		m.write(&ReplaceLimits{Source: SourceConfig, Limits: c.Limits})
+		m.write(&ReplaceLimits{Source: limit.SourceConfig, Limits: c.Limits})
 		return Result{Changed: true}
 	case *OpenSession:
 		return m.open(term, c)
@@ -136,7 +139,7 @@ func (m *model) end(ids ...uint64) []Adjustment {
 		delete(m.sessions, id)
 		for _, key := range slices.Sorted(maps.Keys(m.grants)) {
 			if n := m.grants[key][id]; n > 0 {
-				freed = append(freed, Adjustment{id, HostConnections(key), n})
+				freed = append(freed, Adjustment{id, limit.HostConnections(key), n})
 			}
 			delete(m.grants[key], id)
 		}
@@ -182,7 +185,7 @@ func (m *model) step(session uint64, key string, decrease bool) bool {
 		return true
 	}
 	l := m.governing(key)
-	if _, open := m.sessions[session]; !open || l == nil || l.Connections == Unlimited || m.granted(key) >= l.Connections {
+	if _, open := m.sessions[session]; !open || l == nil || l.Connections == limit.Unlimited || m.granted(key) >= l.Connections {
 		return false
 	}
 	if m.grants[key] == nil {
@@ -195,20 +198,20 @@ func (m *model) step(session uint64, key string, decrease bool) bool {
 // write applies one of the commands that write limits, then compares.
 func (m *model) write(c Command) bool {
 	api, config := maps.Clone(m.api), maps.Clone(m.config)
-	asked := map[string]Source{} // evictions, and the layer they are asked in
-	put := func(layer map[string]Limit, s Source, l Limit) {
+	asked := map[string]limit.Source{} // evictions, and the layer they are asked in
+	put := func(layer map[string]limit.Limit, s limit.Source, l limit.Limit) {
 		text := l.Pattern.String()
 		if l.Evict {
 			asked[text] = s
 		}
-		layer[text] = Limit{Pattern: l.Pattern, Connections: l.Connections, Queue: l.Queue, Shared: l.Shared, Source: s}
+		layer[text] = limit.Limit{Pattern: l.Pattern, Connections: l.Connections, Queue: l.Queue, Shared: l.Shared, Source: s}
 	}
 	switch c := c.(type) {
 	case *PutLimit:
-		if c.Limit.Source == SourceAPI {
-			put(m.api, SourceAPI, c.Limit)
+		if c.Limit.Source == limit.SourceAPI {
+			put(m.api, limit.SourceAPI, c.Limit)
 		} else {
-			put(m.config, SourceConfig, c.Limit)
+			put(m.config, limit.SourceConfig, c.Limit)
 		}
 	case *DeleteLimit:
 		if _, ok := m.api[c.Pattern.String()]; ok {
@@ -217,35 +220,35 @@ func (m *model) write(c Command) bool {
 			delete(m.config, c.Pattern.String())
 		}
 	case *RestoreLimits:
-		m.api, m.config = map[string]Limit{}, map[string]Limit{}
+		m.api, m.config = map[string]limit.Limit{}, map[string]limit.Limit{}
 		for _, l := range c.Limits {
-			if l.Source == SourceConfig {
-				put(m.config, SourceConfig, l)
+			if l.Source == limit.SourceConfig {
+				put(m.config, limit.SourceConfig, l)
 			}
 		}
 		for _, l := range c.Limits {
-			if l.Source == SourceAPI {
-				put(m.api, SourceAPI, l)
+			if l.Source == limit.SourceAPI {
+				put(m.api, limit.SourceAPI, l)
 			}
 		}
 	case *ReplaceLimits:
-		if c.Source == SourceConfig {
-			m.config = map[string]Limit{}
+		if c.Source == limit.SourceConfig {
+			m.config = map[string]limit.Limit{}
 			for _, l := range c.Limits {
-				put(m.config, SourceConfig, l)
+				put(m.config, limit.SourceConfig, l)
 			}
 			break
 		}
-		m.api, m.config = map[string]Limit{}, map[string]Limit{}
+		m.api, m.config = map[string]limit.Limit{}, map[string]limit.Limit{}
 		for _, l := range c.Limits {
 			below, ok := config[l.Pattern.String()]
 			if ok {
 				m.config[l.Pattern.String()] = below
 			}
 			if ok && below.Connections == l.Connections && below.Queue == l.Queue && below.Shared == l.Shared {
-				put(m.config, SourceConfig, l)
+				put(m.config, limit.SourceConfig, l)
 			} else {
-				put(m.api, SourceAPI, l)
+				put(m.api, limit.SourceAPI, l)
 			}
 		}
 	}
@@ -258,7 +261,7 @@ func (m *model) write(c Command) bool {
 }
 
 // settle computes the effective limits, and which of them changed.
-func (m *model) settle(asked map[string]Source) {
+func (m *model) settle(asked map[string]limit.Source) {
 	before := m.effective
 	m.effective = maps.Clone(m.config)
 	maps.Copy(m.effective, m.api)
@@ -289,16 +292,16 @@ type world struct {
 	batch       uint64
 	// A few patterns and targets for each run, so that commands meet each other's.
 	patterns []string
-	targets  []Target
+	targets  []limit.Target
 }
 
 func newWorld(t *rapid.T) *world {
 	w := &world{t: t, a: NewState(), b: NewState(), m: newModel(), term: 1}
-	w.patterns = rapid.SliceOfNDistinct(rapid.SampledFrom(somePatterns), 1, 6, rapid.ID[string]).Draw(t, "patterns")
-	w.targets = rapid.SliceOfNDistinct(rapid.SampledFrom(someTargets()), 2, 7, Target.String).Draw(t, "targets")
+	w.patterns = rapid.SliceOfNDistinct(rapid.SampledFrom(limittest.Patterns), 1, 6, rapid.ID[string]).Draw(t, "patterns")
+	w.targets = rapid.SliceOfNDistinct(rapid.SampledFrom(limittest.Targets()), 2, 7, limit.Target.String).Draw(t, "targets")
 	if rapid.IntRange(0, 3).Draw(t, "begun") > 0 {
 		// Something to hold, and somebody to hold it.
-		w.do(&Init{ClusterID: "c", TTL: time.Second, Limits: []Limit{{Pattern: pattern("*"), Connections: 4}}})
+		w.do(&Init{ClusterID: "c", TTL: time.Second, Limits: []limit.Limit{{Pattern: pattern("*"), Connections: 4}}})
 		for _, node := range []string{"n1", "n2"} {
 			w.do(&OpenSession{w.term, node, "i"})
 		}
@@ -364,7 +367,7 @@ func (w *world) check(t *rapid.T) {
 		t.Fatalf("settings: %d %q %v", s.Index(), s.ClusterID(), s.TTL())
 	}
 	var keys []string
-	s.Keys(func(k Key, n int64) bool {
+	s.Keys(func(k limit.Key, n int64) bool {
 		keys = append(keys, k.Name)
 		if n != m.granted(k.Name) || n != s.Granted(k) {
 			t.Fatalf("%v: %d granted, want %d", k, n, m.granted(k.Name))
@@ -376,9 +379,9 @@ func (w *world) check(t *rapid.T) {
 		want := m.grants[key]
 		maps.DeleteFunc(want, func(_ uint64, n int64) bool { return n == 0 })
 		got := map[uint64]int64{}
-		for _, g := range s.Grants(HostConnections(key)) {
-			got[g.Session] = s.GrantOf(g.Session, HostConnections(key))
-			held[g.Session] = append(held[g.Session], Adjustment{g.Session, HostConnections(key), g.Slots})
+		for _, g := range s.Grants(limit.HostConnections(key)) {
+			got[g.Session] = s.GrantOf(g.Session, limit.HostConnections(key))
+			held[g.Session] = append(held[g.Session], Adjustment{g.Session, limit.HostConnections(key), g.Slots})
 		}
 		if !maps.Equal(got, want) || slices.Contains(keys, key) != (len(want) > 0) {
 			t.Fatalf("%s: granted %v, want %v", key, got, want)
@@ -405,7 +408,7 @@ func (w *world) checkTable(t *rapid.T) {
 	if table.Index != w.m.tableIndex || table.ShapeIndex != w.m.shapeIndex {
 		t.Fatalf("table of %d, shape of %d, want %d and %d", table.Index, table.ShapeIndex, w.m.tableIndex, w.m.shapeIndex)
 	}
-	var want []Limit
+	var want []limit.Limit
 	for _, text := range slices.Sorted(maps.Keys(w.m.effective)) {
 		want = append(want, w.m.effective[text])
 	}
@@ -416,15 +419,15 @@ func (w *world) checkTable(t *rapid.T) {
 	for _, l := range w.a.ConfigLimits() {
 		config = append(config, l.Pattern.String())
 		below := w.m.config[l.Pattern.String()]
-		if l.Connections != below.Connections || l.Queue != below.Queue || l.Shared != below.Shared || l.Source != SourceConfig {
+		if l.Connections != below.Connections || l.Queue != below.Queue || l.Shared != below.Shared || l.Source != limit.SourceConfig {
 			t.Fatalf("the config's limit is %+v, want %+v", l, below)
 		}
 	}
 	if !slices.Equal(config, slices.Sorted(maps.Keys(w.m.config))) {
 		t.Fatalf("the config has limits on %v, want %v", config, w.m.config)
 	}
-	fresh := NewTable(table.Index, table.ShapeIndex, want)
-	for _, target := range someTargets() {
+	fresh := limit.NewTable(table.Index, table.ShapeIndex, want)
+	for _, target := range limittest.Targets() {
 		got, key := table.Match(target)
 		l, freshKey := fresh.Match(target)
 		if key != freshKey || (got == nil) != (l == nil) || got != nil && *got != *l {
@@ -441,22 +444,22 @@ func snapshotOf(t interface{ Fatal(...any) }, s *State) []byte {
 	return b.Bytes()
 }
 
-func (w *world) drawLimit(t *rapid.T) Limit {
-	l := Limit{
+func (w *world) drawLimit(t *rapid.T) limit.Limit {
+	l := limit.Limit{
 		Pattern:     pattern(rapid.SampledFrom(w.patterns).Draw(t, "pattern")),
 		Connections: rapid.Int64Range(-1, 6).Draw(t, "connections"),
 		Evict:       rapid.IntRange(0, 3).Draw(t, "evict") == 0,
-		Source:      rapid.SampledFrom([]Source{SourceAPI, SourceConfig}).Draw(t, "source"),
+		Source:      rapid.SampledFrom([]limit.Source{limit.SourceAPI, limit.SourceConfig}).Draw(t, "source"),
 	}
 	l.Shared = l.Pattern.Wildcard() && rapid.Bool().Draw(t, "shared")
 	if l.Connections >= 0 && rapid.IntRange(0, 3).Draw(t, "queue") == 0 {
-		l.Queue = Queue{Timeout: time.Second, Size: 5}
+		l.Queue = limit.Queue{Timeout: time.Second, Size: 5}
 	}
 	return l
 }
 
-func (w *world) drawLimitSet(t *rapid.T) []Limit {
-	return rapid.SliceOfNDistinct(rapid.Custom(w.drawLimit), 0, len(w.patterns), func(l Limit) Pattern { return l.Pattern }).Draw(t, "limits")
+func (w *world) drawLimitSet(t *rapid.T) []limit.Limit {
+	return rapid.SliceOfNDistinct(rapid.Custom(w.drawLimit), 0, len(w.patterns), func(l limit.Limit) limit.Pattern { return l.Pattern }).Draw(t, "limits")
 }
 
 func (w *world) drawPrecondition(t *rapid.T, index uint64) Precondition {
@@ -495,13 +498,13 @@ func (w *world) drawAdjustments(t *rapid.T) []Adjustment {
 		case 0:
 			name = rapid.SampledFrom(w.patterns).Draw(t, "key")
 		case 1:
-			name = rapid.SampledFrom(someTargets()).Draw(t, "key").String()
+			name = rapid.SampledFrom(limittest.Targets()).Draw(t, "key").String()
 		case 2:
 		default:
 			_, key := w.a.Table().Match(rapid.SampledFrom(w.targets).Draw(t, "key"))
 			name = key.Name
 		}
-		list = append(list, Adjustment{w.drawSession(t), HostConnections(name), rapid.Int64Range(-5, 7).Draw(t, "delta")})
+		list = append(list, Adjustment{w.drawSession(t), limit.HostConnections(name), rapid.Int64Range(-5, 7).Draw(t, "delta")})
 	}
 	return list
 }
@@ -551,10 +554,10 @@ func (w *world) put(t *rapid.T) {
 	l := w.drawLimit(t)
 	if old, ok := w.m.effective[l.Pattern.String()]; ok && old.Connections >= 0 && rapid.Bool().Draw(t, "like the one there") {
 		drawn := l
-		l = Limit{Pattern: old.Pattern, Connections: old.Connections, Queue: old.Queue, Shared: old.Shared, Source: drawn.Source}
+		l = limit.Limit{Pattern: old.Pattern, Connections: old.Connections, Queue: old.Queue, Shared: old.Shared, Source: drawn.Source}
 		switch rapid.IntRange(0, 3).Draw(t, "but for") {
 		case 0:
-			l.Queue = Queue{Timeout: time.Minute, Size: 5}
+			l.Queue = limit.Queue{Timeout: time.Minute, Size: 5}
 		case 1:
 			l.Shared = drawn.Shared
 		case 2:
@@ -576,13 +579,13 @@ func (w *world) replace(t *rapid.T) {
 			limits[0].Connections = 3
 		}
 	}
-	source := rapid.SampledFrom([]Source{SourceAPI, SourceConfig}).Draw(t, "source")
+	source := rapid.SampledFrom([]limit.Source{limit.SourceAPI, limit.SourceConfig}).Draw(t, "source")
 	w.do(&ReplaceLimits{source, limits, w.drawPrecondition(t, w.m.tableIndex)})
 }
 
 // restoreLimits writes both layers: of what there is, or anything.
 func (w *world) restoreLimits(t *rapid.T) {
-	limits := rapid.SliceOfNDistinct(rapid.Custom(w.drawLimit), 0, len(w.patterns)+2, func(l Limit) string {
+	limits := rapid.SliceOfNDistinct(rapid.Custom(w.drawLimit), 0, len(w.patterns)+2, func(l limit.Limit) string {
 		return l.Source.String() + l.Pattern.String()
 	}).Draw(t, "limits")
 	if rapid.Bool().Draw(t, "of what there was") {

@@ -14,9 +14,11 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
-	"github.com/weirproxy/weir/fsm/fsmpb"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/weirproxy/weir/fsm/fsmpb"
+	"github.com/weirproxy/weir/limit"
 )
 
 // A snapshot is a header and a body. The header has the same layout in every
@@ -45,14 +47,14 @@ var ErrCorrupt = errors.New("the snapshot is damaged: remove its directory under
 // image is a state's content, frozen: it shares nothing with the state that may change.
 type image struct {
 	head     *fsmpb.Snapshot // without lists
-	limits   []Limit         // both layers
+	limits   []limit.Limit   // both layers
 	sessions []Session       // by id
 	keys     []keyGrants
 }
 
 // keyGrants is who holds slots of one key, by session id.
 type keyGrants struct {
-	key   Key
+	key   limit.Key
 	slots []SessionSlots
 }
 
@@ -66,14 +68,14 @@ func (s *State) image() *image {
 	m := &image{
 		head: &fsmpb.Snapshot{
 			Index:       s.index,
-			ClusterId:   text(s.clusterID),
+			ClusterId:   fsmpb.Text(s.clusterID),
 			TtlNs:       int64(s.ttl),
 			LimitsIndex: s.table.Index,
 			ShapeIndex:  s.table.ShapeIndex,
 			BatchTerm:   s.batchTerm,
 			Batch:       s.batch,
 		},
-		limits:   make([]Limit, 0, len(s.layers.api)+len(s.layers.config)),
+		limits:   make([]limit.Limit, 0, len(s.layers.api)+len(s.layers.config)),
 		sessions: s.Sessions(),
 		keys:     make([]keyGrants, 0, len(s.grants)),
 	}
@@ -90,11 +92,11 @@ func (s *State) image() *image {
 
 // sort gives the lists the one order in which they are written.
 func (m *image) sort() {
-	slices.SortFunc(m.limits, func(a, b Limit) int {
+	slices.SortFunc(m.limits, func(a, b limit.Limit) int {
 		if a.Source != b.Source {
 			return int(a.Source) - int(b.Source)
 		}
-		return strings.Compare(a.Pattern.text, b.Pattern.text)
+		return strings.Compare(a.Pattern.String(), b.Pattern.String())
 	})
 	slices.SortFunc(m.keys, func(a, b keyGrants) int { return a.key.Compare(b.key) })
 }
@@ -144,7 +146,7 @@ func (m *image) bySession() []sessionPart {
 	of := make(map[uint64]*sessionPart, len(m.sessions))
 	for i, s := range m.sessions {
 		of[s.ID] = &parts[i]
-		parts[i].size = sizeUint(s.ID) + sizeText(text(s.Node)) + sizeText(text(s.Identity))
+		parts[i].size = sizeUint(s.ID) + sizeText(fsmpb.Text(s.Node)) + sizeText(fsmpb.Text(s.Identity))
 	}
 	for i, k := range m.keys {
 		for _, g := range k.slots {
@@ -160,7 +162,7 @@ func (m *image) bySession() []sessionPart {
 func (m *image) size(parts []sessionPart) int {
 	n := proto.Size(m.head)
 	for i := range m.limits {
-		n += sizeField(proto.Size(limitToPB(&m.limits[i])))
+		n += sizeField(proto.Size(fsmpb.LimitOf(&m.limits[i])))
 	}
 	for _, p := range parts {
 		n += sizeField(p.size)
@@ -174,13 +176,13 @@ func (m *image) body(w io.Writer, parts []sessionPart) error {
 	e := encoder{w: w}
 	e.message(m.head)
 	for i := range m.limits {
-		l := limitToPB(&m.limits[i])
+		l := fsmpb.LimitOf(&m.limits[i])
 		e.begin(snapshotLimits, proto.Size(l))
 		e.message(l)
 	}
 	for i, s := range m.sessions {
 		e.begin(snapshotSessions, parts[i].size)
-		e.message(&fsmpb.Session{Id: s.ID, Node: text(s.Node), Identity: text(s.Identity)})
+		e.message(&fsmpb.Session{Id: s.ID, Node: fsmpb.Text(s.Node), Identity: fsmpb.Text(s.Identity)})
 		for _, h := range parts[i].held {
 			e.grant(m.keys[h.key].key, h.slots)
 		}
@@ -220,11 +222,11 @@ func sizeText(s string) int {
 	return sizeField(len(s))
 }
 
-func sizeKey(k Key) int {
-	return sizeUint(uint64(k.Scope)) + sizeUint(uint64(k.Resource)) + sizeText(text(k.Name))
+func sizeKey(k limit.Key) int {
+	return sizeUint(uint64(k.Scope)) + sizeUint(uint64(k.Resource)) + sizeText(fsmpb.Text(k.Name))
 }
 
-func sizeGrant(k Key, slots int64) int { return sizeField(sizeKey(k)) + sizeUint(uint64(slots)) }
+func sizeGrant(k limit.Key, slots int64) int { return sizeField(sizeKey(k)) + sizeUint(uint64(slots)) }
 
 // encoder writes protobuf until the first error.
 type encoder struct {
@@ -250,12 +252,12 @@ func (e *encoder) message(m proto.Message) {
 }
 
 // grant writes a session's grant.
-func (e *encoder) grant(k Key, slots int64) {
+func (e *encoder) grant(k limit.Key, slots int64) {
 	e.begin(sessionGrants, sizeGrant(k, slots))
 	e.begin(grantKey, sizeKey(k))
 	e.number(keyScope, uint64(k.Scope))
 	e.number(keyResource, uint64(k.Resource))
-	if name := text(k.Name); name != "" {
+	if name := fsmpb.Text(k.Name); name != "" {
 		e.begin(keyName, len(name))
 		e.buf = append(e.buf, name...)
 	}
@@ -352,7 +354,7 @@ func readError(err error, format string, args ...any) error {
 }
 
 func stateFromPB(m *fsmpb.Snapshot) (*State, error) {
-	if err := known(m); err != nil {
+	if err := fsmpb.Known(m); err != nil {
 		return nil, err
 	}
 	s := NewState()
@@ -360,7 +362,7 @@ func stateFromPB(m *fsmpb.Snapshot) (*State, error) {
 	s.clusterID, s.ttl = m.GetClusterId(), time.Duration(m.GetTtlNs())
 	s.batchTerm, s.batch = m.GetBatchTerm(), m.GetBatch()
 	for _, lm := range m.GetLimits() {
-		l, err := limitFromPB(lm)
+		l, err := fsmpb.ParseLimit(lm)
 		if err != nil {
 			return nil, err
 		}
@@ -368,12 +370,12 @@ func stateFromPB(m *fsmpb.Snapshot) (*State, error) {
 			return nil, err
 		}
 		layer := s.layers.of(l.Source)
-		if _, twice := layer[l.Pattern.text]; twice {
-			return nil, fmt.Errorf("limit %q twice", l.Pattern.text)
+		if _, twice := layer[l.Pattern.String()]; twice {
+			return nil, fmt.Errorf("limit %q twice", l.Pattern.String())
 		}
-		layer[l.Pattern.text] = l
+		layer[l.Pattern.String()] = l
 	}
-	s.table = newSortedTable(m.GetLimitsIndex(), m.GetShapeIndex(), s.layers.all())
+	s.table = limit.NewSortedTable(m.GetLimitsIndex(), m.GetShapeIndex(), s.layers.all())
 	for _, sm := range m.GetSessions() {
 		if err := s.addSession(sm); err != nil {
 			return nil, err
@@ -383,7 +385,7 @@ func stateFromPB(m *fsmpb.Snapshot) (*State, error) {
 }
 
 func (s *State) addSession(m *fsmpb.Session) error {
-	if err := known(m); err != nil {
+	if err := fsmpb.Known(m); err != nil {
 		return err
 	}
 	id := m.GetId()
@@ -393,8 +395,8 @@ func (s *State) addSession(m *fsmpb.Session) error {
 	s.sessions[id] = Session{ID: id, Node: m.GetNode(), Identity: m.GetIdentity()}
 	s.names[m.GetNode()] = id
 	for _, g := range m.GetGrants() {
-		key, err := keyFromPB(g.GetKey())
-		if err := errors.Join(err, known(g)); err != nil {
+		key, err := fsmpb.ParseKey(g.GetKey())
+		if err := errors.Join(err, fsmpb.Known(g)); err != nil {
 			return err
 		}
 		if s.grants[key].of(id) != 0 {

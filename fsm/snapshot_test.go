@@ -15,33 +15,35 @@ import (
 	"testing/iotest"
 	"time"
 
-	"github.com/weirproxy/weir/fsm/fsmpb"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/weirproxy/weir/fsm/fsmpb"
+	"github.com/weirproxy/weir/limit"
 )
 
 // sampleLog is a log with something of everything, and the state after it.
 func sampleLog() ([]Command, *State) {
-	limit := func(p string, n int64, source Source) Limit {
-		return Limit{Pattern: pattern(p), Connections: n, Source: source}
+	limited := func(p string, n int64, source limit.Source) limit.Limit {
+		return limit.Limit{Pattern: pattern(p), Connections: n, Source: source}
 	}
-	shared := limit("*.example.org", 100, SourceConfig)
+	shared := limited("*.example.org", 100, limit.SourceConfig)
 	shared.Shared = true
-	queued := limit("api.example.com", 5, SourceAPI)
-	queued.Queue = Queue{2 * time.Second, 100}
-	lowered := limit("10.0.0.0/8", 2, SourceAPI)
+	queued := limited("api.example.com", 5, limit.SourceAPI)
+	queued.Queue = limit.Queue{Timeout: 2 * time.Second, Size: 100}
+	lowered := limited("10.0.0.0/8", 2, limit.SourceAPI)
 	lowered.Evict = true
-	a, b, hosts := uint64(2), uint64(3), []Key{HostConnections("api.example.com"), HostConnections("*.example.org"), HostConnections("10.0.0.1")}
+	a, b, hosts := uint64(2), uint64(3), []limit.Key{limit.HostConnections("api.example.com"), limit.HostConnections("*.example.org"), limit.HostConnections("10.0.0.1")}
 	log := []Command{
-		&Init{ClusterID: "0c1d", TTL: 10 * time.Second, Limits: []Limit{limit("*", 25, SourceConfig), shared, limit("10.0.0.0/8", 4, SourceConfig)}},
+		&Init{ClusterID: "0c1d", TTL: 10 * time.Second, Limits: []limit.Limit{limited("*", 25, limit.SourceConfig), shared, limited("10.0.0.0/8", 4, limit.SourceConfig)}},
 		&OpenSession{1, "a", "id-a"},
 		&OpenSession{1, "b", "id-b"},
 		&PutLimit{Limit: queued},
-		&Adjust{1, 1, []Adjustment{{a, hosts[0], 3}, {b, hosts[0], 3}, {a, hosts[1], 60}, {b, hosts[2], 4}, {b, HostConnections("::1"), 1}}},
+		&Adjust{1, 1, []Adjustment{{a, hosts[0], 3}, {b, hosts[0], 3}, {a, hosts[1], 60}, {b, hosts[2], 4}, {b, limit.HostConnections("::1"), 1}}},
 		&PutLimit{Limit: lowered},
-		&PutLimit{Limit: limit("gone.example:443", Unlimited, SourceAPI)},
+		&PutLimit{Limit: limited("gone.example:443", limit.Unlimited, limit.SourceAPI)},
 		&DeleteLimit{Pattern: pattern("gone.example:443"), Precondition: Precondition{MustExist: true}},
-		&ReplaceLimits{Source: SourceConfig, Limits: []Limit{limit("*", 30, SourceConfig), shared}},
+		&ReplaceLimits{Source: limit.SourceConfig, Limits: []limit.Limit{limited("*", 30, limit.SourceConfig), shared}},
 		&OpenSession{1, "c", "id-c"},
 		&CloseSessions{1, []uint64{10}, CloseLeft},
 		&Adjust{1, 2, []Adjustment{{b, hosts[0], -1}, {a, hosts[0], 1}}},
@@ -285,8 +287,8 @@ func applyWatched(t *testing.T, s *State, term uint64, c Command) *State {
 	if err != nil {
 		t.Fatal(err)
 	}
-	granted := map[Key]int64{}
-	s.Keys(func(k Key, n int64) bool { granted[k] = n; return true })
+	granted := map[limit.Key]int64{}
+	s.Keys(func(k limit.Key, n int64) bool { granted[k] = n; return true })
 	index := s.Index() + 1
 	r, twin := s.Apply(index, term, c), restored.Apply(index, term, c)
 	if fmt.Sprint(r) != fmt.Sprint(twin) || !bytes.Equal(snapshotOf(t, s), snapshotOf(t, restored)) {
@@ -295,7 +297,7 @@ func applyWatched(t *testing.T, s *State, term uint64, c Command) *State {
 	if err := s.Check(); err != nil {
 		t.Fatalf("%#v: %v", c, err)
 	}
-	s.Keys(func(k Key, n int64) bool {
+	s.Keys(func(k limit.Key, n int64) bool {
 		if l := s.Table().Governing(k); n > granted[k] && (!l.Capped() || n > l.Connections) {
 			t.Fatalf("%#v: %v went from %d to %d under %+v", c, k, granted[k], n, l)
 		}
@@ -386,10 +388,10 @@ func TestFixturesOfVersion2(t *testing.T) {
 	path := filepath.Join("testdata", "log-v2.bin")
 	if *writeFixtures {
 		log, _ := sampleLog()
-		log = append(log, &RestoreLimits{Limits: []Limit{
-			{Pattern: pattern("*"), Connections: 25, Source: SourceConfig},
-			{Pattern: pattern("*"), Connections: 7, Source: SourceAPI, Queue: Queue{time.Second, 3}},
-			{Pattern: pattern("*.example.org"), Connections: Unlimited, Source: SourceAPI},
+		log = append(log, &RestoreLimits{Limits: []limit.Limit{
+			{Pattern: pattern("*"), Connections: 25, Source: limit.SourceConfig},
+			{Pattern: pattern("*"), Connections: 7, Source: limit.SourceAPI, Queue: limit.Queue{Timeout: time.Second, Size: 3}},
+			{Pattern: pattern("*.example.org"), Connections: limit.Unlimited, Source: limit.SourceAPI},
 		}})
 		if err := os.WriteFile(path, logOf(log...), 0o644); err != nil {
 			t.Fatal(err)

@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
+
+	"github.com/weirproxy/weir/limit"
 )
 
-// Errors that a Result may carry, besides those that wrap [ErrInvalid].
+// Errors that a Result may carry, besides those that wrap [limit.ErrInvalid].
 var (
 	ErrStaleTerm    = errors.New("the entry was judged in another term")
 	ErrRepeated     = errors.New("the entry has been applied already")
@@ -60,7 +63,7 @@ type State struct {
 	ttl       time.Duration
 
 	layers layers
-	table  *Table // of layers; a new one at each change, so that others may keep it
+	table  *limit.Table // of layers; a new one at each change, so that others may keep it
 
 	sessions map[uint64]Session
 	names    map[string]uint64 // node name → its open session
@@ -74,7 +77,7 @@ type State struct {
 func NewState() *State {
 	return &State{
 		layers:   newLayers(),
-		table:    NewTable(0, 0, nil),
+		table:    limit.NewTable(0, 0, nil),
 		sessions: make(map[uint64]Session),
 		names:    make(map[string]uint64),
 		grants:   make(ledger),
@@ -106,7 +109,7 @@ func (s *State) Apply(index, term uint64, c Command) Result {
 	case *RestoreLimits:
 		return s.restoreLimits(c)
 	}
-	return Result{Err: fmt.Errorf("%w: command %T", ErrInvalid, c)}
+	return Result{Err: fmt.Errorf("%w: command %T", limit.ErrInvalid, c)}
 }
 
 func (s *State) init(c *Init) Result {
@@ -114,7 +117,7 @@ func (s *State) init(c *Init) Result {
 		return Result{}
 	}
 	if c.ClusterID == "" || c.TTL <= 0 {
-		return Result{Err: fmt.Errorf("%w: init needs a cluster id and a ttl above 0, not %q and %v", ErrInvalid, c.ClusterID, c.TTL)}
+		return Result{Err: fmt.Errorf("%w: init needs a cluster id and a ttl above 0, not %q and %v", limit.ErrInvalid, c.ClusterID, c.TTL)}
 	}
 	if err := validateAll(c.Limits); err != nil {
 		return Result{Err: err}
@@ -129,7 +132,7 @@ func (s *State) openSession(term uint64, c *OpenSession) Result {
 		return Result{Err: ErrStaleTerm}
 	}
 	if c.Node == "" || c.Identity == "" {
-		return Result{Err: fmt.Errorf("%w: a session needs a node's name and identity, not %q and %q", ErrInvalid, c.Node, c.Identity)}
+		return Result{Err: fmt.Errorf("%w: a session needs a node's name and identity, not %q and %q", limit.ErrInvalid, c.Node, c.Identity)}
 	}
 	r := Result{Session: s.index}
 	if old, ok := s.names[c.Node]; ok {
@@ -228,7 +231,7 @@ func (s *State) putLimit(c *PutLimit) Result {
 	if err := l.Validate(); err != nil {
 		return Result{Err: err}
 	}
-	old, exists := s.layers.effective(l.Pattern.text)
+	old, exists := s.layers.effective(l.Pattern.String())
 	if err := c.Precondition.check(exists, old.ModifyIndex); err != nil {
 		return Result{Err: err}
 	}
@@ -236,14 +239,14 @@ func (s *State) putLimit(c *PutLimit) Result {
 }
 
 func (s *State) deleteLimit(c *DeleteLimit) Result {
-	old, exists := s.layers.effective(c.Pattern.text)
+	old, exists := s.layers.effective(c.Pattern.String())
 	if err := c.Precondition.check(exists, old.ModifyIndex); err != nil {
 		return Result{Err: err}
 	}
 	if !exists {
 		return Result{Err: ErrNotFound}
 	}
-	return s.limitsChanged(s.layers.remove(s.index, c.Pattern.text))
+	return s.limitsChanged(s.layers.remove(s.index, c.Pattern.String()))
 }
 
 func (s *State) replaceLimits(c *ReplaceLimits) Result {
@@ -257,7 +260,7 @@ func (s *State) replaceLimits(c *ReplaceLimits) Result {
 	if err := c.Precondition.check(true, s.table.Index); err != nil {
 		return Result{Err: err}
 	}
-	if c.Source == SourceConfig {
+	if c.Source == limit.SourceConfig {
 		return s.limitsChanged(s.layers.replaceConfig(s.index, c.Limits))
 	}
 	return s.limitsChanged(s.layers.replaceAPI(s.index, c.Limits))
@@ -277,17 +280,17 @@ func (s *State) restoreLimits(c *RestoreLimits) Result {
 func (s *State) limitsChanged(changed bool) Result {
 	if changed {
 		limits, shape := s.layers.all(), s.table.ShapeIndex
-		if !sameShape(limits, s.table.limits) {
+		if !sameShape(limits, s.table.Limits()) {
 			shape = s.index
 		}
-		s.table = newSortedTable(s.index, shape, limits)
+		s.table = limit.NewSortedTable(s.index, shape, limits)
 	}
 	return Result{Changed: changed}
 }
 
-func validateSource(source Source) error {
-	if source != SourceAPI && source != SourceConfig {
-		return fmt.Errorf("%w: source %d", ErrInvalid, source)
+func validateSource(source limit.Source) error {
+	if source != limit.SourceAPI && source != limit.SourceConfig {
+		return fmt.Errorf("%w: source %d", limit.ErrInvalid, source)
 	}
 	return nil
 }
@@ -325,7 +328,7 @@ func (s *State) Batch(term uint64) uint64 {
 }
 
 // Table is the effective limits.
-func (s *State) Table() *Table { return s.table }
+func (s *State) Table() *limit.Table { return s.table }
 
 // Sessions lists the open sessions by id.
 func (s *State) Sessions() []Session {
@@ -339,10 +342,10 @@ func (s *State) Session(id uint64) (Session, bool) {
 }
 
 // Granted is the sum of a key's grants.
-func (s *State) Granted(key Key) int64 { return s.grants[key].sum() }
+func (s *State) Granted(key limit.Key) int64 { return s.grants[key].sum() }
 
 // Grants lists a key's grants, by session id. The slice is valid until the next Apply.
-func (s *State) Grants(key Key) []SessionSlots {
+func (s *State) Grants(key limit.Key) []SessionSlots {
 	if h := s.grants[key]; h != nil {
 		return h.slots
 	}
@@ -350,7 +353,7 @@ func (s *State) Grants(key Key) []SessionSlots {
 }
 
 // GrantOf is one session's grant of a key.
-func (s *State) GrantOf(session uint64, key Key) int64 { return s.grants[key].of(session) }
+func (s *State) GrantOf(session uint64, key limit.Key) int64 { return s.grants[key].of(session) }
 
 // SessionGrants lists all that a session holds, sorted by key (Delta is the slots held). It walks
 // every key.
@@ -358,10 +361,20 @@ func (s *State) SessionGrants(session uint64) []Adjustment { return s.grants.hel
 
 // Keys calls f for each key with grants, sorted, until f returns false. It copies and sorts: not
 // for hot paths.
-func (s *State) Keys(f func(Key, int64) bool) {
+func (s *State) Keys(f func(limit.Key, int64) bool) {
 	for _, key := range s.grants.keys() {
 		if !f(key, s.grants[key].sum()) {
 			return
 		}
 	}
+}
+
+// ConfigLimits lists the config layer, sorted by pattern: also what the API's limits cover.
+func (s *State) ConfigLimits() []limit.Limit {
+	all := make([]limit.Limit, 0, len(s.layers.config))
+	for _, l := range s.layers.config {
+		all = append(all, l)
+	}
+	slices.SortFunc(all, func(a, b limit.Limit) int { return strings.Compare(a.Pattern.String(), b.Pattern.String()) })
+	return all
 }

@@ -8,6 +8,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/weirproxy/weir/limit"
+	"github.com/weirproxy/weir/limit/limittest"
 )
 
 // run applies commands from the state's index on, in term 1, and fails on an error.
@@ -22,30 +25,30 @@ func run(t testing.TB, s *State, commands ...Command) Result {
 	return r
 }
 
-func put(p string, n int64, source Source) *PutLimit {
-	return &PutLimit{Limit: Limit{Pattern: pattern(p), Connections: n, Source: source}}
+func put(p string, n int64, source limit.Source) *PutLimit {
+	return &PutLimit{Limit: limit.Limit{Pattern: pattern(p), Connections: n, Source: source}}
 }
 
 func TestInvalidCommandsChangeNothing(t *testing.T) {
-	bad := Limit{Pattern: pattern("a"), Connections: -2, Source: SourceAPI}
+	bad := limit.Limit{Pattern: pattern("a"), Connections: -2, Source: limit.SourceAPI}
 	good := rule("a", 1)
 	for name, c := range map[string]Command{
 		"init without id":    &Init{TTL: 1},
 		"init without ttl":   &Init{ClusterID: "x"},
-		"init, bad limit":    &Init{ClusterID: "x", TTL: 1, Limits: []Limit{bad}},
+		"init, bad limit":    &Init{ClusterID: "x", TTL: 1, Limits: []limit.Limit{bad}},
 		"session, no node":   &OpenSession{Term: 1, Identity: "i"},
 		"session, no id":     &OpenSession{Term: 1, Node: "n"},
 		"put, bad limit":     &PutLimit{Limit: bad},
-		"put, no source":     &PutLimit{Limit: Limit{Pattern: pattern("a")}},
-		"put, no pattern":    &PutLimit{Limit: Limit{Source: SourceAPI}},
+		"put, no source":     &PutLimit{Limit: limit.Limit{Pattern: pattern("a")}},
+		"put, no pattern":    &PutLimit{Limit: limit.Limit{Source: limit.SourceAPI}},
 		"replace, no source": &ReplaceLimits{},
-		"replace, bad":       &ReplaceLimits{Source: SourceAPI, Limits: []Limit{good, bad}},
-		"replace, twice":     &ReplaceLimits{Source: SourceConfig, Limits: []Limit{good, good}},
+		"replace, bad":       &ReplaceLimits{Source: limit.SourceAPI, Limits: []limit.Limit{good, bad}},
+		"replace, twice":     &ReplaceLimits{Source: limit.SourceConfig, Limits: []limit.Limit{good, good}},
 		"no command":         nil,
 	} {
 		s := NewState()
 		r := s.Apply(1, 1, c)
-		if !errors.Is(r.Err, ErrInvalid) || r.Changed || s.Index() != 1 || s.ClusterID() != "" || len(s.Sessions())+len(s.Table().Limits()) != 0 {
+		if !errors.Is(r.Err, limit.ErrInvalid) || r.Changed || s.Index() != 1 || s.ClusterID() != "" || len(s.Sessions())+len(s.Table().Limits()) != 0 {
 			t.Errorf("%s: %+v", name, r)
 		}
 		if err := s.Check(); err != nil {
@@ -56,8 +59,8 @@ func TestInvalidCommandsChangeNothing(t *testing.T) {
 
 func TestExtremeAdjustments(t *testing.T) {
 	s := NewState()
-	key := HostConnections("a")
-	run(t, s, put("a", 5, SourceAPI), &OpenSession{1, "n", "i"})
+	key := limit.HostConnections("a")
+	run(t, s, put("a", 5, limit.SourceAPI), &OpenSession{1, "n", "i"})
 	r := run(t, s, &Adjust{1, 1, []Adjustment{{2, key, math.MaxInt64}, {2, key, math.MinInt64}, {2, key, math.MaxInt64}}})
 	if fmt.Sprint(r.Adjusted[0].Delta, r.Adjusted[1].Delta, r.Adjusted[2].Delta) != "5 0 0" {
 		t.Errorf("%v", r.Adjusted)
@@ -80,7 +83,7 @@ func TestExtremeAdjustments(t *testing.T) {
 // A log's terms never fall; should one, what was judged before is void.
 func TestAdjustOfAFormerTermIsVoid(t *testing.T) {
 	s := NewState()
-	run(t, s, put("a", 5, SourceAPI))
+	run(t, s, put("a", 5, limit.SourceAPI))
 	if r := s.Apply(2, 2, &Adjust{2, 1, nil}); r.Err != nil {
 		t.Fatal(r.Err)
 	}
@@ -91,9 +94,9 @@ func TestAdjustOfAFormerTermIsVoid(t *testing.T) {
 
 func TestLoweredLimitGivesNothingUntilBelow(t *testing.T) {
 	s := NewState()
-	key := HostConnections("a")
-	run(t, s, put("a", 5, SourceAPI), &OpenSession{1, "n", "i"}, &OpenSession{1, "m", "i"},
-		&Adjust{1, 1, []Adjustment{{2, key, 3}, {3, key, 2}}}, put("a", 3, SourceAPI))
+	key := limit.HostConnections("a")
+	run(t, s, put("a", 5, limit.SourceAPI), &OpenSession{1, "n", "i"}, &OpenSession{1, "m", "i"},
+		&Adjust{1, 1, []Adjustment{{2, key, 3}, {3, key, 2}}}, put("a", 3, limit.SourceAPI))
 	for i, c := range []struct{ down, up, got int64 }{{0, 1, 0}, {-1, 1, 0}, {-1, 1, 0}, {-1, 1, 1}, {0, 9, 0}} {
 		r := run(t, s, &Adjust{1, uint64(i + 2), []Adjustment{{3, key, c.up}, {2, key, c.down}}})
 		if r.Adjusted[0].Delta != c.got {
@@ -104,7 +107,7 @@ func TestLoweredLimitGivesNothingUntilBelow(t *testing.T) {
 
 func TestEvictionCanBeAskedForAgain(t *testing.T) {
 	s := NewState()
-	evict := put("a", 2, SourceAPI)
+	evict := put("a", 2, limit.SourceAPI)
 	evict.Limit.Evict = true
 	at := func() (uint64, bool) {
 		l, _ := s.Table().Get(pattern("a"))
@@ -115,11 +118,11 @@ func TestEvictionCanBeAskedForAgain(t *testing.T) {
 		index uint64
 		evict bool
 	}{
-		{put("a", 2, SourceAPI), 1, false},
+		{put("a", 2, limit.SourceAPI), 1, false},
 		{evict, 2, true},
 		{evict, 3, true},
-		{put("a", 2, SourceAPI), 3, true}, // identical: nothing changes, nor is the eviction taken back
-		{put("a", 3, SourceAPI), 5, false},
+		{put("a", 2, limit.SourceAPI), 3, true}, // identical: nothing changes, nor is the eviction taken back
+		{put("a", 3, limit.SourceAPI), 5, false},
 	} {
 		run(t, s, c.c)
 		if index, evict := at(); index != c.index || evict != c.evict {
@@ -130,10 +133,10 @@ func TestEvictionCanBeAskedForAgain(t *testing.T) {
 
 func TestUncoveredLimitHasANewETag(t *testing.T) {
 	s := NewState()
-	evict := put("a", 1, SourceConfig)
+	evict := put("a", 1, limit.SourceConfig)
 	evict.Limit.Evict = true
-	run(t, s, evict, put("a", 2, SourceAPI), &DeleteLimit{Pattern: pattern("a")})
-	if l, ok := s.Table().Get(pattern("a")); !ok || l.Source != SourceConfig || l.Connections != 1 || l.ModifyIndex != 3 || l.Evict {
+	run(t, s, evict, put("a", 2, limit.SourceAPI), &DeleteLimit{Pattern: pattern("a")})
+	if l, ok := s.Table().Get(pattern("a")); !ok || l.Source != limit.SourceConfig || l.Connections != 1 || l.ModifyIndex != 3 || l.Evict {
 		t.Errorf("%+v, %v", l, ok)
 	}
 	run(t, s, &DeleteLimit{Pattern: pattern("a")})
@@ -144,7 +147,7 @@ func TestUncoveredLimitHasANewETag(t *testing.T) {
 
 func TestConfigLimitsListsWhatIsCoveredToo(t *testing.T) {
 	s := NewState()
-	run(t, s, put("b", 1, SourceConfig), put("a", 2, SourceConfig), put("b", 3, SourceAPI), put("c", 4, SourceAPI))
+	run(t, s, put("b", 1, limit.SourceConfig), put("a", 2, limit.SourceConfig), put("b", 3, limit.SourceAPI), put("c", 4, limit.SourceAPI))
 	var got []string
 	for _, l := range s.ConfigLimits() {
 		got = append(got, fmt.Sprint(l.Pattern, l.Connections, l.Source))
@@ -158,7 +161,7 @@ func TestPreconditionErrorsSayWhich(t *testing.T) {
 	index := uint64(1)
 	wrong := uint64(9)
 	s := NewState()
-	run(t, s, put("a", 1, SourceAPI))
+	run(t, s, put("a", 1, limit.SourceAPI))
 	for i, c := range []struct {
 		p    Precondition
 		on   string
@@ -169,7 +172,7 @@ func TestPreconditionErrorsSayWhich(t *testing.T) {
 		{Precondition{MustNotExist: true}, "a", []error{ErrPrecondition, ErrExists}},
 		{Precondition{MatchIndex: &wrong}, "a", []error{ErrPrecondition}},
 	} {
-		l := put(c.on, 2, SourceAPI).Limit
+		l := put(c.on, 2, limit.SourceAPI).Limit
 		for _, r := range []Result{
 			s.Apply(s.Index()+1, 1, &PutLimit{Limit: l, Precondition: c.p}),
 			s.Apply(s.Index()+2, 1, &DeleteLimit{Pattern: l.Pattern, Precondition: c.p}),
@@ -181,24 +184,24 @@ func TestPreconditionErrorsSayWhich(t *testing.T) {
 			}
 		}
 	}
-	run(t, s, &PutLimit{Limit: put("a", 2, SourceAPI).Limit, Precondition: Precondition{MatchIndex: &index, MustExist: true}})
+	run(t, s, &PutLimit{Limit: put("a", 2, limit.SourceAPI).Limit, Precondition: Precondition{MatchIndex: &index, MustExist: true}})
 }
 
 // TestCheckFindsEachBreach breaks a good state in every way that Check is there for.
 func TestCheckFindsEachBreach(t *testing.T) {
-	key := HostConnections("api.example.com")
+	key := limit.HostConnections("api.example.com")
 	set := func(f func(h *holding)) func(*State) {
 		return func(s *State) { f(s.grants[key]) }
 	}
-	move := func(from, to Key) func(*State) {
+	move := func(from, to limit.Key) func(*State) {
 		return func(s *State) { s.grants[to] = s.grants[from]; delete(s.grants, from) }
 	}
-	relimit := func(f func(*Limit)) func(*State) {
+	relimit := func(f func(*limit.Limit)) func(*State) {
 		return func(s *State) {
 			l := s.layers.api["api.example.com"]
 			f(&l)
 			s.layers.api["api.example.com"] = l
-			s.table = NewTable(s.table.Index, s.table.ShapeIndex, s.layers.all())
+			s.table = limit.NewTable(s.table.Index, s.table.ShapeIndex, s.layers.all())
 		}
 	}
 	for name, c := range map[string]struct {
@@ -212,11 +215,11 @@ func TestCheckFindsEachBreach(t *testing.T) {
 		"order":              {set(func(h *holding) { h.slots[0], h.slots[1] = h.slots[1], h.slots[0] }), "stands behind"},
 		"twice":              {set(func(h *holding) { h.slots[1] = h.slots[0] }), "stands behind"},
 		"empty":              {set(func(h *holding) { *h = holding{} }), "without grants"},
-		"too many":           {set(func(h *holding) { h.slots[0].Slots = MaxConnections; h.total = MaxConnections + 1 }), "more than any limit"},
+		"too many":           {set(func(h *holding) { h.slots[0].Slots = limit.MaxConnections; h.total = limit.MaxConnections + 1 }), "more than any limit"},
 		"closed session":     {func(s *State) { delete(s.sessions, 2); delete(s.names, "a") }, "not open"},
-		"key's name":         {move(key, HostConnections("API.example.com")), "not canonical"},
-		"key's scope":        {move(key, Key{2, 1, "api.example.com"}), "not canonical"},
-		"key's resource":     {move(key, Key{1, 2, "api.example.com"}), "not canonical"},
+		"key's name":         {move(key, limit.HostConnections("API.example.com")), "not canonical"},
+		"key's scope":        {move(key, limit.Key{Scope: 9, Resource: 1, Name: "api.example.com"}), "not canonical"},
+		"key's resource":     {move(key, limit.Key{Scope: 1, Resource: 9, Name: "api.example.com"}), "not canonical"},
 		"session's id":       {func(s *State) { s.sessions[2] = s.sessions[3] }, "stands under"},
 		"session's index":    {func(s *State) { s.sessions[99] = Session{99, "z", "i"}; s.names["z"] = 99 }, "at index 12"},
 		"session's node":     {func(s *State) { s.sessions[2] = Session{ID: 2, Identity: "i"} }, "no node"},
@@ -227,14 +230,14 @@ func TestCheckFindsEachBreach(t *testing.T) {
 		"no cluster":         {func(s *State) { s.clusterID = "" }, "set together"},
 		"negative ttl":       {func(s *State) { s.ttl = -1 }, "the ttl is"},
 		"batch":              {func(s *State) { s.batch = 0 }, "batch 0"},
-		"limit's value":      {relimit(func(l *Limit) { l.Connections = -9 }), "connections is -9"},
-		"limit's layer":      {relimit(func(l *Limit) { l.Source = SourceConfig }), "in the layer api"},
-		"limit's pattern":    {relimit(func(l *Limit) { l.Pattern = pattern("other") }), "stands under"},
-		"limit's index":      {relimit(func(l *Limit) { l.ModifyIndex = 10 }), "modified at 10"},
-		"limit's no index":   {relimit(func(l *Limit) { l.ModifyIndex = 0 }), "modified at 0"},
-		"table's index":      {func(s *State) { s.table = NewTable(99, 1, s.layers.all()) }, "the table of 99"},
-		"table's shape":      {func(s *State) { s.table = NewTable(9, 10, s.layers.all()) }, "shape is of 10"},
-		"table's limits":     {func(s *State) { s.table = NewTable(9, 1, s.layers.all()[1:]) }, "not that of the limits"},
+		"limit's value":      {relimit(func(l *limit.Limit) { l.Connections = -9 }), "connections is -9"},
+		"limit's layer":      {relimit(func(l *limit.Limit) { l.Source = limit.SourceConfig }), "in the layer api"},
+		"limit's pattern":    {relimit(func(l *limit.Limit) { l.Pattern = pattern("other") }), "stands under"},
+		"limit's index":      {relimit(func(l *limit.Limit) { l.ModifyIndex = 10 }), "modified at 10"},
+		"limit's no index":   {relimit(func(l *limit.Limit) { l.ModifyIndex = 0 }), "modified at 0"},
+		"table's index":      {func(s *State) { s.table = limit.NewTable(99, 1, s.layers.all()) }, "the table of 99"},
+		"table's shape":      {func(s *State) { s.table = limit.NewTable(9, 10, s.layers.all()) }, "shape is of 10"},
+		"table's limits":     {func(s *State) { s.table = limit.NewTable(9, 1, s.layers.all()[1:]) }, "not that of the limits"},
 		"layer behind table": {func(s *State) { delete(s.layers.config, "*") }, "not that of the limits"},
 	} {
 		_, s := sampleLog()
@@ -249,13 +252,13 @@ func TestCheckFindsEachBreach(t *testing.T) {
 }
 
 // busyState has grants of n keys, each held by three sessions.
-func busyState(t testing.TB, n int) (*State, []Key) {
+func busyState(t testing.TB, n int) (*State, []limit.Key) {
 	s := NewState()
-	run(t, s, put("*", 100, SourceAPI), &OpenSession{1, "a", "i"}, &OpenSession{1, "b", "i"}, &OpenSession{1, "c", "i"})
-	keys := make([]Key, n)
+	run(t, s, put("*", 100, limit.SourceAPI), &OpenSession{1, "a", "i"}, &OpenSession{1, "b", "i"}, &OpenSession{1, "c", "i"})
+	keys := make([]limit.Key, n)
 	var batch uint64
 	for i := range keys {
-		keys[i] = HostConnections(fmt.Sprintf("host-%06d.api.example.com", i))
+		keys[i] = limit.HostConnections(fmt.Sprintf("host-%06d.api.example.com", i))
 		batch++
 		run(t, s, &Adjust{1, batch, []Adjustment{{2, keys[i], 3}, {3, keys[i], 1}, {4, keys[i], 2}}})
 	}
@@ -322,14 +325,14 @@ func BenchmarkSnapshotTake(b *testing.B) {
 func BenchmarkPutLimit(b *testing.B) {
 	for _, n := range []int{100, 10_000, 100_000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			table, _ := manyRules(n)
+			table, _ := limittest.Many(n)
 			s := NewState()
 			run(b, s, &Init{"c", time.Second, table.Limits()})
 			b.ReportAllocs()
 			i := int64(0)
 			for b.Loop() {
 				i++
-				run(b, s, put("host5.example.com", i%2, SourceAPI))
+				run(b, s, put("host5.example.com", i%2, limit.SourceAPI))
 			}
 		})
 	}

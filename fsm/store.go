@@ -9,6 +9,8 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+
+	"github.com/weirproxy/weir/limit"
 )
 
 // Store adapts a State to [raft.FSM] and lets others read it while entries are applied.
@@ -16,7 +18,7 @@ type Store struct {
 	log   hclog.Logger
 	fatal func(error)
 
-	table atomic.Pointer[Table] // the state's, published after each change
+	table atomic.Pointer[limit.Table] // the state's, published after each change
 
 	mu      sync.RWMutex
 	state   *State
@@ -141,7 +143,7 @@ func (s *Store) Read(f func(*State)) {
 }
 
 // Table returns the effective limits without taking the lock.
-func (s *Store) Table() *Table { return s.table.Load() }
+func (s *Store) Table() *limit.Table { return s.table.Load() }
 
 // Changed returns a channel that is closed when the limits, or the settings, next change. Take it
 // before reading what is to be watched.

@@ -10,6 +10,8 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+
+	"github.com/weirproxy/weir/limit"
 )
 
 var (
@@ -58,7 +60,7 @@ func TestStoreAppliesAndPublishes(t *testing.T) {
 	if s.Table() == nil || len(s.Table().Limits()) != 0 {
 		t.Fatal("an empty store has no empty table")
 	}
-	put := &PutLimit{Limit: Limit{Pattern: pattern("a"), Connections: 2, Source: SourceAPI}}
+	put := &PutLimit{Limit: limit.Limit{Pattern: pattern("a"), Connections: 2, Source: limit.SourceAPI}}
 	for _, step := range []struct {
 		c       Command
 		changes bool
@@ -68,7 +70,7 @@ func TestStoreAppliesAndPublishes(t *testing.T) {
 		{&OpenSession{1, "n", "i"}, false},
 		{put, true},
 		{put, false},
-		{&Adjust{1, 1, []Adjustment{{3, HostConnections("a"), 5}}}, false},
+		{&Adjust{1, 1, []Adjustment{{3, limit.HostConnections("a"), 5}}}, false},
 		{&DeleteLimit{Pattern: pattern("b")}, false},
 		{&DeleteLimit{Pattern: pattern("a")}, true},
 		{&CloseSessions{1, []uint64{3}, CloseLeft}, false},
@@ -136,7 +138,7 @@ func TestStoreSnapshotAndRestore(t *testing.T) {
 	}
 	// What is applied now must not be seen by the snapshot.
 	applied(t, s, 20, &CloseSessions{1, []uint64{2, 3}, CloseExpired})
-	applied(t, s, 21, &ReplaceLimits{Source: SourceAPI})
+	applied(t, s, 21, &ReplaceLimits{Source: limit.SourceAPI})
 	var b bytes.Buffer
 	sink := &memorySink{Writer: &b}
 	if err := frozen.Persist(sink); err != nil || sink.closed != 1 || sink.cancelled != 0 {
@@ -202,8 +204,8 @@ func TestStoreReadersAndWriter(t *testing.T) {
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	for _, read := range []func(){
-		func() { s.Table().Match(Target{Host: "a", Port: 80}) },
-		func() { s.Read(func(st *State) { st.SessionGrants(2); st.Grants(HostConnections("a")) }) },
+		func() { s.Table().Match(limit.Target{Host: "a", Port: 80}) },
+		func() { s.Read(func(st *State) { st.SessionGrants(2); st.Grants(limit.HostConnections("a")) }) },
 		func() { isClosed(s.Changed()) },
 		func() {
 			snap, err := s.Snapshot()
@@ -229,14 +231,14 @@ func TestStoreReadersAndWriter(t *testing.T) {
 	}
 	var granted int64
 	for i := uint64(3); i < 600; i += 2 {
-		applied(t, s, i, &PutLimit{Limit: Limit{Pattern: pattern("a"), Connections: int64(i), Source: SourceAPI}})
-		r := applied(t, s, i+1, &Adjust{1, i, []Adjustment{{2, HostConnections("a"), 1}}})
+		applied(t, s, i, &PutLimit{Limit: limit.Limit{Pattern: pattern("a"), Connections: int64(i), Source: limit.SourceAPI}})
+		r := applied(t, s, i+1, &Adjust{1, i, []Adjustment{{2, limit.HostConnections("a"), 1}}})
 		granted += r.Adjusted[0].Delta
 	}
 	close(stop)
 	wg.Wait()
 	s.Read(func(st *State) {
-		if n := st.Granted(HostConnections("a")); n != granted || n == 0 {
+		if n := st.Granted(limit.HostConnections("a")); n != granted || n == 0 {
 			t.Errorf("%d granted, told %d", n, granted)
 		}
 	})

@@ -11,9 +11,11 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/weirproxy/weir/fsm/fsmpb"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/weirproxy/weir/fsm/fsmpb"
+	"github.com/weirproxy/weir/limit"
 )
 
 // ErrDamaged is wrapped by errors about a saved snapshot that is torn or altered, or is none.
@@ -39,7 +41,7 @@ type Summary struct {
 	GrantTerm uint64 // the Raft term in which grants were last changed; 0: never
 	ClusterID string
 	TTL       time.Duration
-	Limits    []Limit // both layers, the API's first
+	Limits    []limit.Limit // both layers, the API's first
 	Sessions  []SessionSummary
 }
 
@@ -52,7 +54,7 @@ type SessionSummary struct {
 
 // ReadSummary reads a saved snapshot to its end, in memory that depends on the number of limits and
 // sessions alone, and verifies checksum and values. Errors wrap [ErrDamaged], [ErrNewer],
-// [ErrTooMany] or [ErrInvalid], or are r's.
+// [ErrTooMany] or [limit.ErrInvalid], or are r's.
 func ReadSummary(r io.Reader) (*Summary, error) {
 	header := make([]byte, snapshotHeader)
 	if _, err := io.ReadFull(r, header); err != nil {
@@ -128,7 +130,7 @@ func (s *Summary) readLimit(v summaryValue) error {
 	if err := proto.Unmarshal(raw, &m); err != nil {
 		return fmt.Errorf("a limit can't be read (%v): %w", err, ErrNewer)
 	}
-	l, err := limitFromPB(&m)
+	l, err := fsmpb.ParseLimit(&m)
 	if err != nil {
 		return fmt.Errorf("it has %w: %w", err, ErrNewer)
 	}
@@ -276,8 +278,8 @@ func (v summaryValue) grant() (int64, error) {
 	if err := proto.Unmarshal(raw, &m); err != nil {
 		return 0, notProto()
 	}
-	_, err = keyFromPB(m.GetKey())
-	if err := errors.Join(err, known(&m)); err != nil {
+	_, err = fsmpb.ParseKey(m.GetKey())
+	if err := errors.Join(err, fsmpb.Known(&m)); err != nil {
 		return 0, fmt.Errorf("it has %w: %w", err, ErrNewer)
 	}
 	return m.GetSlots(), nil

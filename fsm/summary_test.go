@@ -9,8 +9,10 @@ import (
 	"testing"
 	"testing/iotest"
 
-	"github.com/weirproxy/weir/fsm/fsmpb"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/weirproxy/weir/fsm/fsmpb"
+	"github.com/weirproxy/weir/limit"
 )
 
 func TestSummary(t *testing.T) {
@@ -71,20 +73,20 @@ func TestSummaryFindsEveryDamagedByte(t *testing.T) {
 // TestSummaryOfWhatCannotBe: a right checksum over values that no cluster has.
 func TestSummaryOfWhatCannotBe(t *testing.T) {
 	n := int64(5)
-	limit := func(pattern string, connections *int64, source fsmpb.Source) *fsmpb.Limit {
+	limited := func(pattern string, connections *int64, source fsmpb.Source) *fsmpb.Limit {
 		return &fsmpb.Limit{Pattern: pattern, Connections: connections, Source: source}
 	}
-	tooMany := MaxConnections + 1
+	tooMany := limit.MaxConnections + 1
 	for name, test := range map[string]struct {
 		limits []*fsmpb.Limit
 		want   error
 	}{
-		"twice in a layer":  {[]*fsmpb.Limit{limit("*", &n, 1), limit("*", &n, 1)}, ErrInvalid},
-		"in both layers":    {[]*fsmpb.Limit{limit("*", &n, 1), limit("*", &n, 2)}, nil},
-		"no layer":          {[]*fsmpb.Limit{limit("*", &n, 0)}, ErrInvalid},
-		"an unknown layer":  {[]*fsmpb.Limit{limit("*", &n, 3)}, ErrNewer},
-		"impossible":        {[]*fsmpb.Limit{limit("*", &tooMany, 1)}, ErrInvalid},
-		"pattern not known": {[]*fsmpb.Limit{limit("A", &n, 1)}, ErrNewer},
+		"twice in a layer":  {[]*fsmpb.Limit{limited("*", &n, 1), limited("*", &n, 1)}, limit.ErrInvalid},
+		"in both layers":    {[]*fsmpb.Limit{limited("*", &n, 1), limited("*", &n, 2)}, nil},
+		"no layer":          {[]*fsmpb.Limit{limited("*", &n, 0)}, limit.ErrInvalid},
+		"an unknown layer":  {[]*fsmpb.Limit{limited("*", &n, 3)}, ErrNewer},
+		"impossible":        {[]*fsmpb.Limit{limited("*", &tooMany, 1)}, limit.ErrInvalid},
+		"pattern not known": {[]*fsmpb.Limit{limited("A", &n, 1)}, ErrNewer},
 	} {
 		body, err := proto.Marshal(&fsmpb.Snapshot{Limits: test.limits})
 		if err != nil {
@@ -103,7 +105,7 @@ func TestSummaryOfWhatCannotBe(t *testing.T) {
 func TestSummaryIsReadInLittleMemory(t *testing.T) {
 	session := &fsmpb.Session{Id: 1, Node: "a", Identity: "i"}
 	for i := range 100_000 {
-		session.Grants = append(session.Grants, &fsmpb.Grant{Key: keyToPB(HostConnections(fmt.Sprintf("h%06d.example", i))), Slots: 2})
+		session.Grants = append(session.Grants, &fsmpb.Grant{Key: fsmpb.KeyOf(limit.HostConnections(fmt.Sprintf("h%06d.example", i))), Slots: 2})
 	}
 	body, err := proto.Marshal(&fsmpb.Snapshot{Index: 1, Sessions: []*fsmpb.Session{session}})
 	if err != nil {
@@ -135,7 +137,7 @@ func FuzzReadSummary(f *testing.F) {
 		case errors.Is(err, ErrDamaged):
 			t.Fatalf("% x: damaged, with a right checksum: %v", body, err)
 		case errState != nil && err != nil:
-		case errState == nil && err != nil && !errors.Is(err, ErrInvalid):
+		case errState == nil && err != nil && !errors.Is(err, limit.ErrInvalid):
 			t.Fatalf("% x: a server reads it, the summary doesn't: %v", body, err)
 		case errState == nil && err == nil:
 			if summary.Index != state.Index() || !slices.Equal(Effective(summary.Limits), state.Table().Limits()) ||

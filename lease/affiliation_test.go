@@ -9,10 +9,11 @@ import (
 
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease/leasepb"
+	"github.com/weirproxy/weir/limit"
 )
 
 func statesLimits(cluster string, index uint64) *leasepb.LeaderMessage {
-	return limitsMessage(cluster, fsm.NewTable(index, 1, nil))
+	return limitsMessage(cluster, limit.NewTable(index, 1, nil))
 }
 
 func statesWelcome(cluster string, session uint64) *leasepb.LeaderMessage {

@@ -9,6 +9,7 @@ import (
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/fsm/fsmpb"
 	"github.com/weirproxy/weir/lease/leasepb"
+	"github.com/weirproxy/weir/limit"
 )
 
 const (
@@ -56,11 +57,11 @@ type Allocator struct {
 	peers    map[uint64]*peer // open sessions by id
 	order    []*peer          // the same, by id
 	conns    map[uint64]*peer // by stream
-	keys     map[fsm.Key]*contest
+	keys     map[limit.Key]*contest
 	contests []*contest // the same, in an order that depends on what came in alone
 	dirty    []*contest
 	review   []*contest // to be decided anew when there is time, some at once
-	rests    map[fsm.Key]rest
+	rests    map[limit.Key]rest
 
 	batch    uint64
 	inflight fsm.Command
@@ -124,13 +125,13 @@ type peer struct {
 	closing bool
 	dead    bool   // by gossip, which may be wrong
 	limits  uint64 // log index of the limits that the node goes by
-	demands map[fsm.Key]*demand
+	demands map[limit.Key]*demand
 	assign  *leasepb.Assign
 }
 
 // contest is what is known of a key that somebody wants or holds.
 type contest struct {
-	key            fsm.Key
+	key            limit.Key
 	index          int       // among the contests
 	demands        []*demand // by session id
 	dirty          bool
@@ -176,7 +177,7 @@ type target struct {
 func NewAllocator(now time.Duration, term uint64, st *fsm.State) *Allocator {
 	a := &Allocator{
 		term: term, ttl: st.TTL(), turn: minTurn,
-		peers: map[uint64]*peer{}, conns: map[uint64]*peer{}, keys: map[fsm.Key]*contest{}, rests: map[fsm.Key]rest{},
+		peers: map[uint64]*peer{}, conns: map[uint64]*peer{}, keys: map[limit.Key]*contest{}, rests: map[limit.Key]rest{},
 		ended: map[string]uint64{}, partial: map[uint64]*leasepb.Hello{},
 		notBefore: now + takeOverRest,
 		batch:     st.Batch(term), // in a term that is led for the second time, lower ones would be void
@@ -194,7 +195,7 @@ func NewAllocator(now time.Duration, term uint64, st *fsm.State) *Allocator {
 func (a *Allocator) Hold(until time.Duration) { a.notBefore = max(a.notBefore, until) }
 
 func (a *Allocator) addPeer(s fsm.Session, seen time.Duration) *peer {
-	p := &peer{Session: s, seen: seen, demands: map[fsm.Key]*demand{}}
+	p := &peer{Session: s, seen: seen, demands: map[limit.Key]*demand{}}
 	a.peers[s.ID] = p
 	a.order = append(a.order, p)
 	slices.SortFunc(a.order, func(x, y *peer) int { return cmpID(x.ID, y.ID) })
@@ -314,12 +315,12 @@ func (a *Allocator) cut(conn uint64) {
 // readable reports whether this server knows every key that a node names.
 func readable(holdings []*leasepb.Holding, demands []*leasepb.Demand) bool {
 	for _, h := range holdings {
-		if _, err := fsm.KeyFromProto(h.GetKey()); err != nil {
+		if _, err := fsmpb.ParseKey(h.GetKey()); err != nil {
 			return false
 		}
 	}
 	for _, d := range demands {
-		if _, err := fsm.KeyFromProto(d.GetKey()); err != nil {
+		if _, err := fsmpb.ParseKey(d.GetKey()); err != nil {
 			return false
 		}
 	}
@@ -427,10 +428,10 @@ func (a *Allocator) proof(conn uint64) {
 // resume compares what a returning node states with the log. Where the log has more, the
 // difference is released; where it has less, the node is told. Nothing is granted to it before.
 func (a *Allocator) resume(st *fsm.State, p *peer) {
-	stated := make(map[fsm.Key]int64, len(p.hello.Holdings))
-	var order []fsm.Key
+	stated := make(map[limit.Key]int64, len(p.hello.Holdings))
+	var order []limit.Key
 	for _, h := range p.hello.Holdings {
-		key, err := fsm.KeyFromProto(h.Key)
+		key, err := fsmpb.ParseKey(h.Key)
 		if err != nil {
 			panic("a hello was let in with a key that can't be read: " + err.Error())
 		}
@@ -448,7 +449,7 @@ func (a *Allocator) resume(st *fsm.State, p *peer) {
 	}
 	for _, key := range order {
 		if g := st.GrantOf(p.ID, key); g < stated[key] {
-			welcome.Corrected = append(welcome.Corrected, &leasepb.Holding{Key: fsm.KeyToProto(key), Slots: g})
+			welcome.Corrected = append(welcome.Corrected, &leasepb.Holding{Key: fsmpb.KeyOf(key), Slots: g})
 		}
 	}
 	a.greet(p, welcome)
@@ -508,14 +509,14 @@ func (a *Allocator) update(now time.Duration, conn uint64, u *leasepb.Update) {
 		a.prove(p)
 	}
 	for _, r := range u.Releases {
-		if key, err := fsm.KeyFromProto(r.Key); err == nil && r.Slots > 0 { // none is unknown
+		if key, err := fsmpb.ParseKey(r.Key); err == nil && r.Slots > 0 { // none is unknown
 			d := a.demandOf(p, key)
 			d.releasing = reported(d.releasing + reported(r.Slots))
 			a.mark(d.c)
 		}
 	}
 	for _, m := range u.Demands {
-		key, err := fsm.KeyFromProto(m.Key)
+		key, err := fsmpb.ParseKey(m.Key)
 		if err != nil {
 			panic("an update was let in with a key that can't be read: " + err.Error())
 		}
@@ -594,7 +595,7 @@ func (a *Allocator) Gone(conn uint64) {
 	}
 }
 
-func sortedDemands(m map[fsm.Key]*demand) []*demand {
+func sortedDemands(m map[limit.Key]*demand) []*demand {
 	out := make([]*demand, 0, len(m))
 	for _, d := range m {
 		out = append(out, d)
@@ -604,7 +605,7 @@ func sortedDemands(m map[fsm.Key]*demand) []*demand {
 }
 
 // contest finds or makes a key's.
-func (a *Allocator) contest(key fsm.Key) *contest {
+func (a *Allocator) contest(key limit.Key) *contest {
 	c := a.keys[key]
 	if c == nil {
 		c = &contest{key: key, index: len(a.contests)}
@@ -623,7 +624,7 @@ func (a *Allocator) forget(c *contest) {
 	a.contests = a.contests[:last]
 }
 
-func (a *Allocator) demandOf(p *peer, key fsm.Key) *demand {
+func (a *Allocator) demandOf(p *peer, key limit.Key) *demand {
 	if d := p.demands[key]; d != nil {
 		return d
 	}
@@ -988,7 +989,7 @@ func (a *Allocator) adjusted(cmd *fsm.Adjust, res fsm.Result) {
 			continue
 		}
 		as := p.assigning()
-		as.Grants = append(as.Grants, &leasepb.Holding{Key: fsm.KeyToProto(adj.Key), Slots: adj.Delta})
+		as.Grants = append(as.Grants, &leasepb.Holding{Key: fsmpb.KeyOf(adj.Key), Slots: adj.Delta})
 	}
 }
 
@@ -1051,26 +1052,26 @@ func keepAliveMessage(seq uint64) *leasepb.NodeMessage {
 	return &leasepb.NodeMessage{Message: &leasepb.NodeMessage_KeepAlive{KeepAlive: &leasepb.KeepAlive{Seq: seq}}}
 }
 
-func limitsMessage(cluster string, t *fsm.Table) *leasepb.LeaderMessage {
+func limitsMessage(cluster string, t *limit.Table) *leasepb.LeaderMessage {
 	m := &leasepb.Limits{Cluster: cluster, Index: t.Index, ShapeIndex: t.ShapeIndex}
 	all := t.Limits()
 	m.Limits = make([]*fsmpb.Limit, len(all))
 	for i := range all {
-		m.Limits[i] = fsm.LimitToProto(all[i])
+		m.Limits[i] = fsmpb.LimitOf(&all[i])
 	}
 	return &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Limits{Limits: m}}
 }
 
-func tableFromProto(m *leasepb.Limits) (*fsm.Table, error) {
-	limits := make([]fsm.Limit, len(m.Limits))
+func tableFromProto(m *leasepb.Limits) (*limit.Table, error) {
+	limits := make([]limit.Limit, len(m.Limits))
 	for i, pb := range m.Limits {
-		l, err := fsm.LimitFromProto(pb)
+		l, err := fsmpb.ParseLimit(pb)
 		if err != nil {
 			return nil, fmt.Errorf("the leader sent a limit that this node can't read (is the node older?): %w", err)
 		}
 		limits[i] = l
 	}
-	return fsm.NewTable(m.Index, m.ShapeIndex, limits), nil
+	return limit.NewTable(m.Index, m.ShapeIndex, limits), nil
 }
 
 // Sessions describes the open Sessions at a moment, and those that ran out.

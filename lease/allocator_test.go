@@ -6,7 +6,9 @@ import (
 	"time"
 
 	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/fsm/fsmpb"
 	"github.com/weirproxy/weir/lease/leasepb"
+	"github.com/weirproxy/weir/limit"
 )
 
 // desk is an allocator whose log takes every entry at once.
@@ -18,7 +20,7 @@ type desk struct {
 	now   time.Duration
 }
 
-func newDesk(t *testing.T, limits ...fsm.Limit) *desk {
+func newDesk(t *testing.T, limits ...limit.Limit) *desk {
 	d := &desk{t: t, state: fsm.NewState()}
 	d.apply(&fsm.Init{ClusterID: "test", TTL: 3 * time.Second, Limits: limits})
 	d.alloc = NewAllocator(0, 1, d.state)
@@ -51,18 +53,18 @@ func (d *desk) join(conn uint64, node, identity string) {
 }
 
 func (d *desk) demand(conn uint64, m *leasepb.Demand) {
-	m.Key = fsm.KeyToProto(fsm.HostConnections("up"))
+	m.Key = fsmpb.KeyOf(limit.HostConnections("up"))
 	d.alloc.update(d.now, conn, &leasepb.Update{Demands: []*leasepb.Demand{m}, LimitsIndex: d.state.Table().Index})
 }
 
 func (d *desk) granted(conn uint64) int64 {
-	return d.state.GrantOf(d.alloc.conns[conn].ID, fsm.HostConnections("up"))
+	return d.state.GrantOf(d.alloc.conns[conn].ID, limit.HostConnections("up"))
 }
 
 // An old hello must not release what was granted since: only once the node speaks on the stream is
 // it known to be the newest.
 func TestOldHelloReleasesNothing(t *testing.T) {
-	d := newDesk(t, limit(t, "up", 5, fsm.Queue{}))
+	d := newDesk(t, configLimit(t, "up", 5, limit.Queue{}))
 	d.join(1, "a", "1")
 	id := d.alloc.conns[1].ID
 	d.demand(1, &leasepb.Demand{Waiting: 2})
@@ -70,12 +72,12 @@ func TestOldHelloReleasesNothing(t *testing.T) {
 	old := &leasepb.Hello{Protocol: protocolVersion, Node: "a", Identity: "1", Session: id}
 	d.alloc.hello(d.now, d.state, 2, old) // says that nothing is held
 	d.turn()
-	if g := d.state.GrantOf(id, fsm.HostConnections("up")); g != 2 {
+	if g := d.state.GrantOf(id, limit.HostConnections("up")); g != 2 {
 		t.Fatalf("a hello alone left %d of 2 slots", g)
 	}
 	d.alloc.update(d.now, 2, &leasepb.Update{LimitsIndex: 1}) // it was the newest after all
 	d.turn()
-	if g := d.state.GrantOf(id, fsm.HostConnections("up")); g != 0 {
+	if g := d.state.GrantOf(id, limit.HostConnections("up")); g != 0 {
 		t.Errorf("%d slots are granted that the node does not hold", g)
 	}
 }
@@ -115,7 +117,7 @@ func TestOldHelloTakesNothingOver(t *testing.T) {
 // A node that was silent for long is passed over; when it is heard again, it gets what it asked
 // for, without asking again.
 func TestSilentNodeIsServedWhenHeardAgain(t *testing.T) {
-	d := newDesk(t, limit(t, "up", 1, fsm.Queue{Timeout: time.Minute, Size: 9}))
+	d := newDesk(t, configLimit(t, "up", 1, limit.Queue{Timeout: time.Minute, Size: 9}))
 	d.join(1, "a", "1")
 	d.join(2, "b", "2")
 	d.demand(2, &leasepb.Demand{Waiting: 1})
@@ -142,10 +144,10 @@ func TestSilentNodeIsServedWhenHeardAgain(t *testing.T) {
 
 // An ask that the limits have overtaken is forgotten.
 func TestAskUnderNoLimitIsForgotten(t *testing.T) {
-	d := newDesk(t, limit(t, "up", 0, fsm.Queue{}))
+	d := newDesk(t, configLimit(t, "up", 0, limit.Queue{}))
 	d.join(1, "a", "1")
 	d.demand(1, &leasepb.Demand{Waiting: 1, Ask: 1})
-	p, _ := fsm.ParsePattern("up")
+	p, _ := limit.ParsePattern("up")
 	d.apply(&fsm.DeleteLimit{Pattern: p})
 	d.alloc.LimitsChanged(d.state)
 	d.turn()
@@ -158,13 +160,13 @@ func TestAskUnderNoLimitIsForgotten(t *testing.T) {
 
 // One entry stays within bounds, however many keys change.
 func TestEntriesAreBounded(t *testing.T) {
-	d := newDesk(t, limit(t, "*", 5, fsm.Queue{}))
+	d := newDesk(t, configLimit(t, "*", 5, limit.Queue{}))
 	d.join(1, "a", "1")
 	d.join(2, "b", "2")
 	for i := range 3 * maxBatch {
 		host := "h" + string(rune('a'+i%26)) + string(rune('a'+i/26%26)) + string(rune('a'+i/676))
 		for conn := range uint64(2) {
-			d.alloc.update(d.now, conn+1, &leasepb.Update{Demands: []*leasepb.Demand{{Key: fsm.KeyToProto(fsm.HostConnections(host)), Waiting: 1}}})
+			d.alloc.update(d.now, conn+1, &leasepb.Update{Demands: []*leasepb.Demand{{Key: fsmpb.KeyOf(limit.HostConnections(host)), Waiting: 1}}})
 		}
 	}
 	entries := 0
@@ -175,14 +177,14 @@ func TestEntriesAreBounded(t *testing.T) {
 		entries++
 		d.alloc.Applied(d.now, d.state, d.apply(cmd))
 	}
-	if g := d.state.Granted(fsm.HostConnections("haaa")); g < 2 || entries < 3 {
+	if g := d.state.Granted(limit.HostConnections("haaa")); g < 2 || entries < 3 {
 		t.Errorf("%d slots granted in %d entries", g, entries)
 	}
 }
 
 // A new leader lets slots rest: a take-over may have freed them a moment before.
 func TestNewLeaderLetsSlotsRest(t *testing.T) {
-	d := newDesk(t, limit(t, "up", 1, fsm.Queue{Timeout: time.Minute, Size: 9}))
+	d := newDesk(t, configLimit(t, "up", 1, limit.Queue{Timeout: time.Minute, Size: 9}))
 	d.now = 0
 	d.join(1, "a", "1")
 	d.demand(1, &leasepb.Demand{Waiting: 1})
@@ -200,7 +202,7 @@ func TestNewLeaderLetsSlotsRest(t *testing.T) {
 
 // A node is told what was granted, not what was asked for.
 func TestNodeIsToldWhatWasApplied(t *testing.T) {
-	d := newDesk(t, limit(t, "up", 5, fsm.Queue{}))
+	d := newDesk(t, configLimit(t, "up", 5, limit.Queue{}))
 	d.join(1, "a", "1")
 	d.demand(1, &leasepb.Demand{Waiting: 3})
 	cmd := d.alloc.Next(d.now, d.state).(*fsm.Adjust)
@@ -220,22 +222,22 @@ func TestNodeIsToldWhatWasApplied(t *testing.T) {
 // What a hello states is compared with the log only once the entry on its way has been applied: it
 // may hold the very release that makes the difference.
 func TestHelloWaitsForTheEntryOnItsWay(t *testing.T) {
-	d := newDesk(t, limit(t, "up", 5, fsm.Queue{}))
+	d := newDesk(t, configLimit(t, "up", 5, limit.Queue{}))
 	d.join(1, "a", "1")
-	id, key := d.alloc.conns[1].ID, fsm.HostConnections("up")
+	id, key := d.alloc.conns[1].ID, limit.HostConnections("up")
 	d.demand(1, &leasepb.Demand{Waiting: 3})
 	d.turn()
 	if g := d.granted(1); g != 3 {
 		t.Fatalf("%d slots granted, want 3", g)
 	}
-	one := []*leasepb.Holding{{Key: fsm.KeyToProto(key), Slots: 1}}
-	d.alloc.update(d.now, 1, &leasepb.Update{Releases: one, Demands: []*leasepb.Demand{{Key: fsm.KeyToProto(key), Held: 2, InUse: 2}}})
+	one := []*leasepb.Holding{{Key: fsmpb.KeyOf(key), Slots: 1}}
+	d.alloc.update(d.now, 1, &leasepb.Update{Releases: one, Demands: []*leasepb.Demand{{Key: fsmpb.KeyOf(key), Held: 2, InUse: 2}}})
 	cmd := d.alloc.Next(d.now, d.state)
 	d.alloc.Gone(1)
-	two := []*leasepb.Holding{{Key: fsm.KeyToProto(key), Slots: 2}}
+	two := []*leasepb.Holding{{Key: fsmpb.KeyOf(key), Slots: 2}}
 	d.alloc.hello(d.now, d.state, 2, &leasepb.Hello{Protocol: protocolVersion, Node: "a", Identity: "1", Session: id, Holdings: two})
 	d.alloc.Applied(d.now, d.state, d.apply(cmd))
-	d.alloc.update(d.now, 2, &leasepb.Update{Demands: []*leasepb.Demand{{Key: fsm.KeyToProto(key), Held: 2, InUse: 2}}})
+	d.alloc.update(d.now, 2, &leasepb.Update{Demands: []*leasepb.Demand{{Key: fsmpb.KeyOf(key), Held: 2, InUse: 2}}})
 	for _, o := range d.turn() {
 		if g := o.Msg.GetAssign().GetGrants(); len(g) > 0 {
 			t.Errorf("granted anew: %v", g) // in place of what was released twice
@@ -249,12 +251,12 @@ func TestHelloWaitsForTheEntryOnItsWay(t *testing.T) {
 // After an entry that changed much, the next one waits a commit for more, and takes all that has
 // come. After one that changed little, as where a slot changes hands, it goes at once.
 func TestBusyLeaderGathers(t *testing.T) {
-	d := newDesk(t, limit(t, "*", 5, fsm.Queue{}))
+	d := newDesk(t, configLimit(t, "*", 5, limit.Queue{}))
 	d.join(1, "a", "1")
 	ask := func(from, hosts int) {
 		u := &leasepb.Update{LimitsIndex: d.state.Table().Index}
 		for i := range hosts {
-			key := fsm.KeyToProto(fsm.HostConnections(fmt.Sprintf("host-%d", from+i)))
+			key := fsmpb.KeyOf(limit.HostConnections(fmt.Sprintf("host-%d", from+i)))
 			u.Demands = append(u.Demands, &leasepb.Demand{Key: key, Waiting: 1})
 		}
 		d.alloc.update(d.now, 1, u)
@@ -292,7 +294,7 @@ func TestBusyLeaderGathers(t *testing.T) {
 // nothing of what it does with it. Who is granted what it waits for leaves nothing to be looked at
 // later.
 func TestAskIsAnsweredInTime(t *testing.T) {
-	d := newDesk(t, limit(t, "up", 1, fsm.Queue{}))
+	d := newDesk(t, configLimit(t, "up", 1, limit.Queue{}))
 	d.join(1, "a", "1")
 	d.join(2, "b", "2")
 	d.demand(1, &leasepb.Demand{Waiting: 1, Ask: 1})
@@ -323,7 +325,7 @@ func TestAskIsAnsweredInTime(t *testing.T) {
 // While a new leader grants nothing, what is asked for is no shortage: nodes would give their slots
 // back as soon as they have no use for them, and ask again, for a second.
 func TestHeldBackIsNoShortage(t *testing.T) {
-	d := newDesk(t, limit(t, "up", 4, fsm.Queue{}))
+	d := newDesk(t, configLimit(t, "up", 4, limit.Queue{}))
 	d.join(1, "a", "1")
 	d.join(2, "b", "2")
 	d.now = d.alloc.notBefore - 1
@@ -350,9 +352,9 @@ func TestHeldBackIsNoShortage(t *testing.T) {
 
 // Keys are looked at when they asked to be, each at the earliest moment that it asked for.
 func TestWakes(t *testing.T) {
-	d := newDesk(t, limit(t, "*", 1, fsm.Queue{}))
+	d := newDesk(t, configLimit(t, "*", 1, limit.Queue{}))
 	a := d.alloc
-	key := func(i int) *contest { return a.contest(fsm.HostConnections(fmt.Sprintf("host-%d", i))) }
+	key := func(i int) *contest { return a.contest(limit.HostConnections(fmt.Sprintf("host-%d", i))) }
 	for i, at := range []time.Duration{50, 20, 90, 40, 70} {
 		a.wakeAt(key(i), at)
 	}

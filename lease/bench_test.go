@@ -13,27 +13,29 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/fsm/fsmpb"
 	"github.com/weirproxy/weir/lease/leasepb"
+	"github.com/weirproxy/weir/limit"
 )
 
 // heldSlots is a node in a session, with plenty of slots in hand for each of some hosts.
-func heldSlots(b *testing.B, hosts int) (*Manager, []fsm.Target) {
+func heldSlots(b *testing.B, hosts int) (*Manager, []limit.Target) {
 	clock := NewSystemClock()
 	m := NewManager(ManagerConfig{Name: "a", Identity: "1", Clock: clock, Log: hclog.NewNullLogger()})
-	m.node.setLimits(0, fsm.NewTable(1, 1, []fsm.Limit{limit(b, "*.example.com", 1000, fsm.Queue{})}))
+	m.node.setLimits(0, limit.NewTable(1, 1, []limit.Limit{configLimit(b, "*.example.com", 1000, limit.Queue{})}))
 	m.node.sess.begin(1, 1, time.Hour, clock.Now())
 	m.node.welcomed = true
 	m.node.openGate()
-	targets := make([]fsm.Target, hosts)
+	targets := make([]limit.Target, hosts)
 	for i := range targets {
 		targets[i] = to(b, fmt.Sprintf("host-%d.example.com:443", i))
-		m.node.grant(fsm.HostConnections(targets[i].Host), 1000)
+		m.node.grant(limit.HostConnections(targets[i].Host), 1000)
 	}
 	return m, targets
 }
 
 // admit acquires and releases slots, each goroutine with a slot of its own.
-func admit(b *testing.B, m *Manager, targets []fsm.Target) {
+func admit(b *testing.B, m *Manager, targets []limit.Target) {
 	h := newHolder()
 	var at atomic.Int64
 	b.ReportAllocs()
@@ -82,7 +84,7 @@ func BenchmarkAdmitAmongHosts(b *testing.B) {
 	for _, hosts := range []int{1, 100, 10_000, 100_000} {
 		b.Run(fmt.Sprint(hosts), func(b *testing.B) {
 			m, targets := heldSlots(b, hosts)
-			var busy []fsm.Target
+			var busy []limit.Target
 			for i := range min(hosts, 16) {
 				busy = append(busy, targets[i*len(targets)/min(hosts, 16)])
 			}
@@ -100,7 +102,7 @@ func busyLeader(b *testing.B, nodes, hosts, holders int) (a *Allocator, st *fsm.
 		index++
 		return st.Apply(index, 2, c)
 	}
-	apply(&fsm.Init{ClusterID: "test", TTL: 10 * time.Second, Limits: []fsm.Limit{limit(b, "*.example.com", 100, fsm.Queue{})}})
+	apply(&fsm.Init{ClusterID: "test", TTL: 10 * time.Second, Limits: []limit.Limit{configLimit(b, "*.example.com", 100, limit.Queue{})}})
 	a = NewAllocator(0, 2, st)
 	now := time.Second
 	commit := func() {
@@ -127,7 +129,7 @@ func busyLeader(b *testing.B, nodes, hosts, holders int) (a *Allocator, st *fsm.
 func useOf(nodes, hosts, holders, i int, inUse int64) (all []*leasepb.Demand) {
 	for h := range hosts {
 		if (i+nodes-h%nodes)%nodes < holders {
-			key := fsm.KeyToProto(fsm.HostConnections(fmt.Sprintf("host-%d.example.com", h)))
+			key := fsmpb.KeyOf(limit.HostConnections(fmt.Sprintf("host-%d.example.com", h)))
 			all = append(all, &leasepb.Demand{Key: key, Held: inUse, InUse: inUse, Waiting: 1})
 		}
 	}
@@ -184,9 +186,9 @@ func BenchmarkTickWhileKeysWait(b *testing.B) {
 // changes.
 func BenchmarkWildcardChange(b *testing.B) {
 	const hosts, nodes = 100_000, 3
-	table := func(index uint64) *fsm.Table {
+	table := func(index uint64) *limit.Table {
 		n := 1000 + int64(index%2)*500
-		return fsm.NewTable(index, 1, []fsm.Limit{limit(b, "*.example.com", n, fsm.Queue{})})
+		return limit.NewTable(index, 1, []limit.Limit{configLimit(b, "*.example.com", n, limit.Queue{})})
 	}
 	b.Run("node", func(b *testing.B) {
 		m, _ := heldSlots(b, hosts)
@@ -208,7 +210,7 @@ func BenchmarkWildcardChange(b *testing.B) {
 		now := 2 * time.Second
 		for b.Loop() {
 			n++
-			apply(&fsm.PutLimit{Limit: limit(b, "*.example.com", 1000+n%2*500, fsm.Queue{})})
+			apply(&fsm.PutLimit{Limit: configLimit(b, "*.example.com", 1000+n%2*500, limit.Queue{})})
 			longest := busy(func() { a.LimitsChanged(st) })
 			for more := true; more; {
 				now += time.Millisecond

@@ -3,7 +3,7 @@ package lease
 import (
 	"time"
 
-	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 const (
@@ -55,7 +55,7 @@ type Bounds struct {
 func (n *Node) SetBounds(b Bounds) { n.bounds = b }
 
 // lookup finds a key's pool without any lock; nil where there is none yet.
-func (n *Node) lookup(key fsm.Key) *pool {
+func (n *Node) lookup(key limit.Key) *pool {
 	if p, ok := n.pools.Load(key); ok {
 		return p.(*pool)
 	}
@@ -63,7 +63,7 @@ func (n *Node) lookup(key fsm.Key) *pool {
 }
 
 // pool finds or makes a key's pool. The caller must hold no pool's lock.
-func (n *Node) pool(now time.Duration, key fsm.Key) *pool {
+func (n *Node) pool(now time.Duration, key limit.Key) *pool {
 	if p := n.lookup(key); p != nil {
 		return p
 	}
@@ -83,7 +83,7 @@ func (n *Node) pool(now time.Duration, key fsm.Key) *pool {
 }
 
 // govern lets a pool go by a table. Needs the pool's lock.
-func (n *Node) govern(p *pool, table *fsm.Table) {
+func (n *Node) govern(p *pool, table *limit.Table) {
 	p.table, p.limit, p.direct = table, table.Governing(p.key), table.Direct(p.key)
 	if p.direct {
 		n.hosts.Store(p.key.Name, p)

@@ -1,7 +1,7 @@
 package lease
 
 import (
-	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 // TryAcquire is the fast path of an admission: it admits s where the node holds a free slot, or the
@@ -89,4 +89,4 @@ func (n *Node) Live(s *Slot, clock Clock) bool {
 }
 
 // Table is the limits that the node goes by, nil until it knows any.
-func (n *Node) Table() *fsm.Table { return n.table.Load() }
+func (n *Node) Table() *limit.Table { return n.table.Load() }

@@ -9,6 +9,7 @@ import (
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/fsm/fsmpb"
 	"github.com/weirproxy/weir/lease/leasepb"
+	"github.com/weirproxy/weir/limit"
 )
 
 func encode(f *testing.F, m proto.Message) []byte {
@@ -21,7 +22,7 @@ func encode(f *testing.F, m proto.Message) []byte {
 
 // Whatever a leader says, the node neither panics nor admits more than it was granted.
 func FuzzLeaderMessage(f *testing.F) {
-	key := fsm.KeyToProto(fsm.HostConnections("up"))
+	key := fsmpb.KeyOf(limit.HostConnections("up"))
 	for _, m := range []*leasepb.LeaderMessage{
 		{Message: &leasepb.LeaderMessage_Welcome{Welcome: &leasepb.Welcome{Session: 1, TtlNs: 1e10, Resumed: true, Corrected: []*leasepb.Holding{{Key: key, Slots: 1}}}}},
 		{Message: &leasepb.LeaderMessage_KeepAliveAck{KeepAliveAck: &leasepb.KeepAliveAck{Seq: 1}}},
@@ -43,7 +44,7 @@ func FuzzLeaderMessage(f *testing.F) {
 		}
 		for _, live := range []bool{false, true} {
 			n := NewNode("a", "1", ExpiryClose, nil)
-			n.setLimits(0, fsm.NewTable(1, 1, []fsm.Limit{limit(t, "up", 3, fsm.Queue{Timeout: time.Second, Size: 5})}))
+			n.setLimits(0, limit.NewTable(1, 1, []limit.Limit{configLimit(t, "up", 3, limit.Queue{Timeout: time.Second, Size: 5})}))
 			n.StreamUp(0)
 			n.Outgoing(0)
 			if live {
@@ -51,7 +52,7 @@ func FuzzLeaderMessage(f *testing.F) {
 			}
 			var slots []*Slot
 			for range 3 {
-				s := &Slot{target: fsm.Target{Host: "up", Port: 443}, holder: newHolder()}
+				s := &Slot{target: limit.Target{Host: "up", Port: 443}, holder: newHolder()}
 				if w, err := n.Acquire(0, s, func(error) {}); err == nil && w == nil {
 					slots = append(slots, s)
 				}
@@ -74,7 +75,7 @@ func FuzzLeaderMessage(f *testing.F) {
 
 // Whatever a node says, the leader neither panics nor proposes what the log would have to cut.
 func FuzzNodeMessage(f *testing.F) {
-	key := fsm.KeyToProto(fsm.HostConnections("up"))
+	key := fsmpb.KeyOf(limit.HostConnections("up"))
 	for _, m := range []*leasepb.NodeMessage{
 		{Message: &leasepb.NodeMessage_Hello{Hello: &leasepb.Hello{Protocol: 1, Node: "b", Identity: "2"}}},
 		{Message: &leasepb.NodeMessage_Hello{Hello: &leasepb.Hello{Protocol: 1, Node: "a", Identity: "1", Session: 2, Holdings: []*leasepb.Holding{{Key: key, Slots: 9}, nil}}}},
@@ -98,7 +99,7 @@ func FuzzNodeMessage(f *testing.F) {
 			index++
 			return st.Apply(index, 1, c)
 		}
-		apply(&fsm.Init{ClusterID: "c", TTL: 10 * time.Second, Limits: []fsm.Limit{limit(t, "up", 3, fsm.Queue{})}})
+		apply(&fsm.Init{ClusterID: "c", TTL: 10 * time.Second, Limits: []limit.Limit{configLimit(t, "up", 3, limit.Queue{})}})
 		apply(&fsm.OpenSession{Term: 1, Node: "a", Identity: "1"})
 		a := NewAllocator(0, 1, st)
 		a.hello(0, st, 1, &leasepb.Hello{Protocol: protocolVersion, Node: "a", Identity: "1", Session: 2})
@@ -124,7 +125,7 @@ func FuzzNodeMessage(f *testing.F) {
 			if err := st.Check(); err != nil {
 				t.Fatal(err)
 			}
-			if g := st.Granted(fsm.HostConnections("up")); g > 3 {
+			if g := st.Granted(limit.HostConnections("up")); g > 3 {
 				t.Fatalf("%d slots are granted, limit 3", g)
 			}
 		}
@@ -133,7 +134,7 @@ func FuzzNodeMessage(f *testing.F) {
 
 // A table that a node kept reads back as it was; anything else is an error.
 func FuzzUnmarshalTable(f *testing.F) {
-	b, err := MarshalTable(fsm.NewTable(5, 4, []fsm.Limit{limit(f, "*.x.org", 3, fsm.Queue{Timeout: time.Second, Size: 2}), limit(f, "up", 0, fsm.Queue{})}))
+	b, err := MarshalTable(limit.NewTable(5, 4, []limit.Limit{configLimit(f, "*.x.org", 3, limit.Queue{Timeout: time.Second, Size: 2}), configLimit(f, "up", 0, limit.Queue{})}))
 	if err != nil {
 		f.Fatal(err)
 	}

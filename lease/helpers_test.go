@@ -3,11 +3,11 @@ package lease
 import (
 	"testing"
 
-	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 // grant gives a node slots without a leader.
-func (n *Node) grant(key fsm.Key, slots int64) {
+func (n *Node) grant(key limit.Key, slots int64) {
 	p := n.pool(0, key)
 	n.lock(p)
 	defer p.mu.Unlock()
@@ -27,12 +27,12 @@ func (n *Node) inUse() (open int64) {
 	return open
 }
 
-// limit is a limit of the config's.
-func limit(t testing.TB, pattern string, n int64, q fsm.Queue) fsm.Limit {
+// configLimit is a limit of the config's.
+func configLimit(t testing.TB, pattern string, n int64, q limit.Queue) limit.Limit {
 	t.Helper()
-	p, err := fsm.ParsePattern(pattern)
+	p, err := limit.ParsePattern(pattern)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return fsm.Limit{Pattern: p, Connections: n, Queue: q, Source: fsm.SourceConfig}
+	return limit.Limit{Pattern: p, Connections: n, Queue: q, Source: limit.SourceConfig}
 }

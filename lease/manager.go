@@ -13,8 +13,8 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
-	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease/leasepb"
+	"github.com/weirproxy/weir/limit"
 )
 
 // ErrNameTaken ends Run: another live process holds this node's name.
@@ -47,9 +47,9 @@ type ManagerConfig struct {
 	Log      hclog.Logger
 	// Limits, if not nil, are those that the node last knew, to go by until it hears from the
 	// cluster.
-	Limits *fsm.Table
+	Limits *limit.Table
 	// OnLimits, if not nil, is told of each table that the cluster sends.
-	OnLimits func(*fsm.Table)
+	OnLimits func(*limit.Table)
 	// OnFence, if not nil, is told when the node fences, and how many connections it severs for
 	// that. It must not block.
 	OnFence func(severed int)
@@ -92,7 +92,7 @@ func NewManager(cfg ManagerConfig) *Manager {
 //
 // The memory is the caller's, so that admitting costs no allocation: s is new, or released, and
 // must not be copied afterwards. On an error it may be used again at once.
-func (m *Manager) Acquire(ctx context.Context, s *Slot, target fsm.Target, h Holder) error {
+func (m *Manager) Acquire(ctx context.Context, s *Slot, target limit.Target, h Holder) error {
 	s.manager, s.target, s.holder, s.waited = m, target, h, 0
 	ok, err := m.node.TryAcquire(s, m.cfg.Clock)
 	if ok || err != nil {
@@ -389,7 +389,7 @@ func (m *Manager) receiveAll(stream Stream) error {
 		if err := m.affiliate(msg); err != nil {
 			return fmt.Errorf("%w: %w", ErrOtherCluster, err)
 		}
-		var table *fsm.Table
+		var table *limit.Table
 		m.do(func(now time.Duration) {
 			before := m.node.Table()
 			err = m.node.Receive(now, msg)
@@ -416,7 +416,7 @@ func (m *Manager) receiveAll(stream Stream) error {
 }
 
 // Table is the limits that the node goes by, nil until it knows any.
-func (m *Manager) Table() *fsm.Table { return m.node.Table() }
+func (m *Manager) Table() *limit.Table { return m.node.Table() }
 
 // WaitTable waits until the node goes by limits at least as new as index.
 func (m *Manager) WaitTable(ctx context.Context, index uint64) error {
@@ -478,7 +478,7 @@ func (m *Manager) Hosts() []HostUse {
 }
 
 // Host returns the use of one; ok is false where this node knows nothing of it.
-func (m *Manager) Host(key fsm.Key) (use HostUse, ok bool) {
+func (m *Manager) Host(key limit.Key) (use HostUse, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.node.Host(key)

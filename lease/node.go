@@ -11,8 +11,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/fsm/fsmpb"
 	"github.com/weirproxy/weir/lease/leasepb"
+	"github.com/weirproxy/weir/limit"
 )
 
 // Expiry says what a node does with connections that use slots when its lease has run out.
@@ -68,9 +69,9 @@ type Node struct {
 	expiry   Expiry
 
 	gate  gate
-	table atomic.Pointer[fsm.Table] // nil until the limits are known
-	pools sync.Map                  // fsm.Key → *pool; the book has the order
-	hosts sync.Map                  // host → *pool, where that counts all connections to the host
+	table atomic.Pointer[limit.Table] // nil until the limits are known
+	pools sync.Map                    // fsm.Key → *pool; the book has the order
+	hosts sync.Map                    // host → *pool, where that counts all connections to the host
 
 	book
 	walk
@@ -98,7 +99,7 @@ type Node struct {
 	// leadership. It may have been deposed long ago, and its table would undo acknowledged changes.
 	// We adopt it only if that leader opens a session: then its log is the cluster's, and ours
 	// belonged to another.
-	older *fsm.Table
+	older *limit.Table
 
 	nextSecond  time.Duration
 	nextQuarter time.Duration
@@ -118,7 +119,7 @@ type Severance struct {
 
 // NewNode returns a node without a stream or a session. limits, if not nil, are those to go by
 // until it hears from the cluster.
-func NewNode(name, identity string, expiry Expiry, limits *fsm.Table) *Node {
+func NewNode(name, identity string, expiry Expiry, limits *limit.Table) *Node {
 	n := &Node{name: name, identity: identity, expiry: expiry, fresh: true}
 	n.SetBounds(Bounds{Page: pageSize, Stated: maxStated, Bare: maxBare})
 	n.era.streams = 1
@@ -390,7 +391,7 @@ func (n *Node) closeParked(p *pool) {
 // Where only numbers have changed, nothing moves: the fast path follows by itself, and the core
 // follows some pools at a time (regovernSome), so that nothing waits for a hundred thousand of
 // them.
-func (n *Node) setLimits(now time.Duration, table *fsm.Table) {
+func (n *Node) setLimits(now time.Duration, table *limit.Table) {
 	old := n.table.Load()
 	n.table.Store(table)
 	if old != nil && old.ShapeIndex == table.ShapeIndex && old.Index < table.Index {
@@ -447,7 +448,7 @@ type moving struct {
 }
 
 // moveSlots moves connections to the pools that count them now.
-func (n *Node) moveSlots(now time.Duration, p *pool, slots []*Slot, table *fsm.Table) {
+func (n *Node) moveSlots(now time.Duration, p *pool, slots []*Slot, table *limit.Table) {
 	for _, s := range slots {
 		_, key := table.Match(s.target)
 		q := n.pool(now, key)
@@ -467,7 +468,7 @@ func (n *Node) moveSlots(now time.Duration, p *pool, slots []*Slot, table *fsm.T
 }
 
 // moveWaiters lets those who wait go on waiting where their connections will be counted.
-func (n *Node) moveWaiters(now time.Duration, waiters []*Waiter, table *fsm.Table) {
+func (n *Node) moveWaiters(now time.Duration, waiters []*Waiter, table *limit.Table) {
 	for _, w := range waiters {
 		_, key := table.Match(w.slot.target)
 		q := n.pool(now, key)
@@ -498,7 +499,7 @@ func (n *Node) regovern(now time.Duration, p *pool) {
 }
 
 // applyTable installs a table in a pool and returns what has to move to another.
-func (n *Node) applyTable(p *pool, table *fsm.Table) (m moving) {
+func (n *Node) applyTable(p *pool, table *limit.Table) (m moving) {
 	n.lock(p)
 	defer p.mu.Unlock()
 	n.govern(p, table)
@@ -716,7 +717,7 @@ func (n *Node) update(now time.Duration) *leasepb.NodeMessage {
 		n.lock(p)
 		p.marked = 0
 		if p.releasing > 0 {
-			u.Releases = append(u.Releases, &leasepb.Holding{Key: fsm.KeyToProto(p.key), Slots: p.releasing})
+			u.Releases = append(u.Releases, &leasepb.Holding{Key: fsmpb.KeyOf(p.key), Slots: p.releasing})
 			p.releasing = 0
 		}
 		if d := n.demand(now, p); d != nil {
@@ -741,7 +742,7 @@ func (n *Node) demand(now time.Duration, p *pool) *leasepb.Demand {
 	if !p.limit.Capped() && !p.reported {
 		return nil
 	}
-	d := &leasepb.Demand{Key: fsm.KeyToProto(p.key), Held: p.granted, TargetSeq: p.targetSeq}
+	d := &leasepb.Demand{Key: fsmpb.KeyOf(p.key), Held: p.granted, TargetSeq: p.targetSeq}
 	if p.limit.Capped() {
 		d.InUse = p.open - p.parked - p.taken
 		d.Parked = p.parked + p.taken
@@ -931,7 +932,7 @@ func (n *Node) welcome(now time.Duration, w *leasepb.Welcome) error {
 // correct gives up what the log does not grant us, connections included.
 func (n *Node) correct(now time.Duration, granted []*leasepb.Holding) {
 	for _, h := range granted {
-		key, err := fsm.KeyFromProto(h.Key)
+		key, err := fsmpb.ParseKey(h.Key)
 		if err != nil {
 			panic("a welcome was let in with a key that can't be read: " + err.Error())
 		}
@@ -952,7 +953,7 @@ func (n *Node) correct(now time.Duration, granted []*leasepb.Holding) {
 // both.
 func (n *Node) assigned(now time.Duration, a *leasepb.Assign) error {
 	touched := map[*pool]struct{}{}
-	each := func(k *fsm.Key) *pool {
+	each := func(k *limit.Key) *pool {
 		p := n.pool(now, *k)
 		touched[p] = struct{}{}
 		return p
@@ -961,7 +962,7 @@ func (n *Node) assigned(now time.Duration, a *leasepb.Assign) error {
 		return err
 	}
 	for _, t := range a.Targets {
-		key, err := fsm.KeyFromProto(t.Key)
+		key, err := fsmpb.ParseKey(t.Key)
 		if err != nil {
 			return err
 		}
@@ -980,7 +981,7 @@ func (n *Node) assigned(now time.Duration, a *leasepb.Assign) error {
 		p.mu.Unlock()
 	}
 	for _, ans := range a.Answers {
-		key, err := fsm.KeyFromProto(ans.Key)
+		key, err := fsmpb.ParseKey(ans.Key)
 		if err != nil {
 			return err
 		}
@@ -989,9 +990,9 @@ func (n *Node) assigned(now time.Duration, a *leasepb.Assign) error {
 	return nil
 }
 
-func (n *Node) takeGrants(grants []*leasepb.Holding, each func(*fsm.Key) *pool) error {
+func (n *Node) takeGrants(grants []*leasepb.Holding, each func(*limit.Key) *pool) error {
 	for _, g := range grants {
-		key, err := fsm.KeyFromProto(g.Key)
+		key, err := fsmpb.ParseKey(g.Key)
 		if err != nil {
 			return err
 		}

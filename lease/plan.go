@@ -6,7 +6,9 @@ import (
 	"time"
 
 	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/fsm/fsmpb"
 	"github.com/weirproxy/weir/lease/leasepb"
+	"github.com/weirproxy/weir/limit"
 )
 
 // row is one session in the plan for a key.
@@ -66,7 +68,7 @@ type keyPlan struct {
 	a     *Allocator
 	c     *contest
 	now   time.Duration
-	limit *fsm.Limit
+	limit *limit.Limit
 	rows  []*row
 	fixed int64 // held by sessions that can't be asked: they are dead, cut off, or have not reported yet
 	free  int64 // may be granted now
@@ -481,7 +483,7 @@ func (p *keyPlan) answer() {
 			continue
 		}
 		as := d.peer.assigning()
-		as.Answers = append(as.Answers, &leasepb.Answer{Key: fsm.KeyToProto(p.c.key), Ask: d.ask})
+		as.Answers = append(as.Answers, &leasepb.Answer{Key: fsmpb.KeyOf(p.c.key), Ask: d.ask})
 		d.ask = 0
 	}
 }
@@ -508,5 +510,5 @@ func (a *Allocator) setTarget(d *demand, t target) {
 	d.seq++
 	as := d.peer.assigning()
 	as.Targets = append(as.Targets, &leasepb.Target{
-		Key: fsm.KeyToProto(d.c.key), Seq: d.seq, Slots: t.slots, Contended: t.contended, Evict: t.evict})
+		Key: fsmpb.KeyOf(d.c.key), Seq: d.seq, Slots: t.slots, Contended: t.contended, Evict: t.evict})
 }

@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 const (
@@ -24,13 +24,13 @@ const (
 // different hosts share nothing. Its second half belongs to the node's deciding core and its lock.
 // Where both locks are needed, the core's comes first.
 type pool struct {
-	key  fsm.Key
+	key  limit.Key
 	part // what is not spread
 
-	table  *fsm.Table // by which limit was found; another one means: look the key up again
-	limit  *fsm.Limit // nil: no limit
-	direct bool       // counts all connections to the host of its name, whatever the port
-	slow   bool       // somebody waits for what comes free: releases go through the core
+	table  *limit.Table // by which limit was found; another one means: look the key up again
+	limit  *limit.Limit // nil: no limit
+	direct bool         // counts all connections to the host of its name, whatever the port
+	slow   bool         // somebody waits for what comes free: releases go through the core
 
 	rejected uint64
 	crowded  int // how often the lock was waited for
@@ -82,7 +82,7 @@ type part struct {
 }
 
 // newPool returns an empty pool.
-func newPool(key fsm.Key) *pool {
+func newPool(key limit.Key) *pool {
 	p := &pool{key: key, target: noTarget}
 	p.pool, p.live = p, true
 	return p
@@ -115,7 +115,7 @@ const (
 // now was read before. The gate is read under the pool's lock: a fence closes the gate first and
 // passes through every pool's lock after it, so a slot is either refused here or found by the
 // fence.
-func (p *pool) try(now time.Duration, s *Slot, table *fsm.Table, byHost bool, gate *gate) verdict {
+func (p *pool) try(now time.Duration, s *Slot, table *limit.Table, byHost bool, gate *gate) verdict {
 	if parts := p.spread.Load(); parts != nil && trySpread(*parts, now, s, table, byHost, gate) {
 		return verdictAdmitted
 	}
@@ -132,7 +132,7 @@ func (p *pool) try(now time.Duration, s *Slot, table *fsm.Table, byHost bool, ga
 }
 
 // tryLocked needs the pool's lock.
-func (p *pool) tryLocked(now time.Duration, s *Slot, table *fsm.Table, gate *gate) verdict {
+func (p *pool) tryLocked(now time.Duration, s *Slot, table *limit.Table, gate *gate) verdict {
 	switch {
 	case p.table != table && !p.follow(table):
 		return verdictStale
@@ -151,7 +151,7 @@ func (p *pool) tryLocked(now time.Duration, s *Slot, table *fsm.Table, gate *gat
 
 // follow goes by newer limits of the same shape: only numbers have changed, and what counts where
 // has not. The core follows. Needs the pool's lock.
-func (p *pool) follow(table *fsm.Table) bool {
+func (p *pool) follow(table *limit.Table) bool {
 	if p.table == nil || p.table.ShapeIndex != table.ShapeIndex || p.table.Index > table.Index {
 		return false
 	}
@@ -223,7 +223,7 @@ func (p *pool) gather(parts []part) {
 
 // trySpread admits s to one of the parts: the one where it was last, or any other whose lock is
 // free.
-func trySpread(parts []part, now time.Duration, s *Slot, table *fsm.Table, byHost bool, gate *gate) bool {
+func trySpread(parts []part, now time.Duration, s *Slot, table *limit.Table, byHost bool, gate *gate) bool {
 	var at int
 	if last := s.part.Load(); last != nil {
 		at = last.index
@@ -247,7 +247,7 @@ func trySpread(parts []part, now time.Duration, s *Slot, table *fsm.Table, byHos
 
 // admit is tryLocked for a part. What it reads of the pool is written only when no part is live.
 // Needs the part's lock.
-func (q *part) admit(now time.Duration, s *Slot, table *fsm.Table, byHost bool, gate *gate) bool {
+func (q *part) admit(now time.Duration, s *Slot, table *limit.Table, byHost bool, gate *gate) bool {
 	p := q.pool
 	if !q.live || p.table != table || byHost && !p.direct || p.limit.Capped() && (q.free() <= 0 || !gate.admitsAt(now)) {
 		return false

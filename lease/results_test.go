@@ -13,6 +13,7 @@ import (
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/fsm/fsmpb"
 	"github.com/weirproxy/weir/lease/leasepb"
+	"github.com/weirproxy/weir/limit"
 )
 
 // A release in an entry that had no effect is proposed again, whatever made the entry void, also
@@ -21,18 +22,18 @@ func TestVoidEntryKeepsRelease(t *testing.T) {
 	for _, void := range []error{fsm.ErrRepeated, fsm.ErrStaleTerm} {
 		for _, back := range []bool{false, true} {
 			t.Run(fmt.Sprint(void, ", reconnects: ", back), func(t *testing.T) {
-				d := newDesk(t, limit(t, "up", 3, fsm.Queue{}))
+				d := newDesk(t, configLimit(t, "up", 3, limit.Queue{}))
 				d.join(1, "a", "1")
 				d.demand(1, &leasepb.Demand{Waiting: 2})
 				d.turn()
 				session := d.alloc.conns[1].ID
-				key := fsm.HostConnections("up")
+				key := limit.HostConnections("up")
 				if g := d.state.GrantOf(session, key); g != 2 {
 					t.Fatalf("%d slots are granted, want 2", g)
 				}
 				d.alloc.update(d.now, 1, &leasepb.Update{
-					Releases: []*leasepb.Holding{{Key: fsm.KeyToProto(key), Slots: 2}},
-					Demands:  []*leasepb.Demand{{Key: fsm.KeyToProto(key)}},
+					Releases: []*leasepb.Holding{{Key: fsmpb.KeyOf(key), Slots: 2}},
+					Demands:  []*leasepb.Demand{{Key: fsmpb.KeyOf(key)}},
 				})
 				if cmd, ok := d.alloc.Next(d.now, d.state).(*fsm.Adjust); !ok || len(cmd.Adjustments) != 1 {
 					t.Fatalf("proposed: %v", cmd)
@@ -65,7 +66,7 @@ func TestVoidEndIsNoEnd(t *testing.T) {
 		"said left": func(d *desk) { d.alloc.Left(Farewell{Node: "a", Session: d.alloc.conns[1].ID}) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			d := newDesk(t, limit(t, "up", 3, fsm.Queue{}))
+			d := newDesk(t, configLimit(t, "up", 3, limit.Queue{}))
 			d.join(1, "a", "1")
 			d.turn()
 			end(d)
@@ -92,7 +93,7 @@ func TestVoidEndIsNoEnd(t *testing.T) {
 
 func TestVoidEndIsNotReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := startCluster(t, limit(t, "up", 3, fsm.Queue{}))
+		c := startCluster(t, configLimit(t, "up", 3, limit.Queue{}))
 		m, _ := c.start(t, "a", "1")
 		if err := m.WaitLive(t.Context()); err != nil {
 			t.Fatal(err)
@@ -118,14 +119,14 @@ func TestVoidEndIsNotReported(t *testing.T) {
 // A leader's side that is started again in the same term goes on numbering its entries where the
 // log is.
 func TestSecondLeadershipOfTerm(t *testing.T) {
-	d := newDesk(t, limit(t, "up", 3, fsm.Queue{}))
+	d := newDesk(t, configLimit(t, "up", 3, limit.Queue{}))
 	d.join(1, "a", "1")
 	for range 3 {
 		d.demand(1, &leasepb.Demand{Waiting: 1})
 		d.turn()
 		d.alloc.update(d.now, 1, &leasepb.Update{
-			Releases: []*leasepb.Holding{{Key: fsm.KeyToProto(fsm.HostConnections("up")), Slots: 1}},
-			Demands:  []*leasepb.Demand{{Key: fsm.KeyToProto(fsm.HostConnections("up"))}},
+			Releases: []*leasepb.Holding{{Key: fsmpb.KeyOf(limit.HostConnections("up")), Slots: 1}},
+			Demands:  []*leasepb.Demand{{Key: fsmpb.KeyOf(limit.HostConnections("up"))}},
 		})
 		d.turn()
 	}
@@ -156,7 +157,7 @@ var unreadableKeys = map[string]*fsmpb.Key{
 // A key that the other side can't read ends the stream in each direction, before anything else of
 // the message counts.
 func TestUnreadableKeyEndsStream(t *testing.T) {
-	up := fsm.KeyToProto(fsm.HostConnections("up"))
+	up := fsmpb.KeyOf(limit.HostConnections("up"))
 	for name, bad := range unreadableKeys {
 		for what, send := range map[string]func(d *desk){
 			"release": func(d *desk) {
@@ -171,7 +172,7 @@ func TestUnreadableKeyEndsStream(t *testing.T) {
 			},
 		} {
 			t.Run("leader, "+what+", "+name, func(t *testing.T) {
-				d := newDesk(t, limit(t, "up", 3, fsm.Queue{}))
+				d := newDesk(t, configLimit(t, "up", 3, limit.Queue{}))
 				d.join(1, "a", "1")
 				d.turn()
 				if what == "holding" {
@@ -182,7 +183,7 @@ func TestUnreadableKeyEndsStream(t *testing.T) {
 				if len(out) != 1 || !out[0].End || out[0].Msg.GetRefused().GetReason() != leasepb.Refused_REASON_PROTOCOL {
 					t.Errorf("the node hears %v", out)
 				}
-				if d.alloc.conns[1] != nil || d.state.Granted(fsm.HostConnections("up")) != 0 {
+				if d.alloc.conns[1] != nil || d.state.Granted(limit.HostConnections("up")) != 0 {
 					t.Error("some of the message counts")
 				}
 				if err := d.alloc.Check(); err != nil {
@@ -198,7 +199,7 @@ func TestUnreadableKeyEndsStream(t *testing.T) {
 			"answer": {Message: &leasepb.LeaderMessage_Assign{Assign: &leasepb.Assign{Answers: []*leasepb.Answer{{Key: bad}}}}},
 		} {
 			t.Run("node, "+what+", "+name, func(t *testing.T) {
-				x := newManyNames(t, limit(t, "up", 3, fsm.Queue{}))
+				x := newManyNames(t, configLimit(t, "up", 3, limit.Queue{}))
 				if what == "correction" {
 					x.n.StreamDown(x.now)
 					x.n.StreamUp(x.now)
@@ -218,9 +219,9 @@ func TestUnreadableKeyEndsStream(t *testing.T) {
 // A hello in parts counts once its last part is there: until then nothing is granted to the node,
 // and nothing of what it has yet to state is released. Parts out of place end the stream.
 func TestHelloInParts(t *testing.T) {
-	keys := []*fsmpb.Key{fsm.KeyToProto(fsm.HostConnections("a.up")), fsm.KeyToProto(fsm.HostConnections("b.up")), fsm.KeyToProto(fsm.HostConnections("c.up"))}
+	keys := []*fsmpb.Key{fsmpb.KeyOf(limit.HostConnections("a.up")), fsmpb.KeyOf(limit.HostConnections("b.up")), fsmpb.KeyOf(limit.HostConnections("c.up"))}
 	start := func(t *testing.T) (d *desk, session uint64) {
-		d = newDesk(t, limit(t, "*.up", 3, fsm.Queue{}))
+		d = newDesk(t, configLimit(t, "*.up", 3, limit.Queue{}))
 		d.join(1, "a", "1")
 		for _, k := range keys {
 			d.alloc.update(d.now, 1, &leasepb.Update{Demands: []*leasepb.Demand{{Key: k, Waiting: 1}}, LimitsIndex: d.state.Table().Index})
@@ -258,7 +259,7 @@ func TestHelloInParts(t *testing.T) {
 				t.Fatalf("before the last part the node hears %v", out)
 			}
 			d.alloc.update(d.now, 2, &leasepb.Update{Demands: []*leasepb.Demand{{Key: keys[0], Held: 1, InUse: 1, Waiting: 1}}})
-			if d.turn(); d.state.GrantOf(session, fsm.HostConnections("a.up")) != 1 {
+			if d.turn(); d.state.GrantOf(session, limit.HostConnections("a.up")) != 1 {
 				t.Fatal("slots are granted before the last part")
 			}
 		}
@@ -319,7 +320,7 @@ func TestHelloInParts(t *testing.T) {
 func TestFarewellBetweenLeaders(t *testing.T) {
 	for _, late := range []time.Duration{0, 500 * time.Millisecond, 2 * farewellFor} {
 		synctest.Test(t, func(t *testing.T) {
-			c := startCluster(t, limit(t, "up", 3, fsm.Queue{}))
+			c := startCluster(t, configLimit(t, "up", 3, limit.Queue{}))
 			m, stop := c.start(t, "a", "1")
 			if err := m.WaitLive(t.Context()); err != nil {
 				t.Fatal(err)
@@ -361,7 +362,7 @@ func TestServerMemoryIsBounded(t *testing.T) {
 // wait for ever.
 func TestMessageAfterEndOfStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := startCluster(t, limit(t, "up", 3, fsm.Queue{}))
+		c := startCluster(t, configLimit(t, "up", 3, limit.Queue{}))
 		synctest.Wait()
 		c.server.mu.Lock()
 		l := c.server.lead
@@ -404,7 +405,7 @@ func (r *lateReader) Recv() (*leasepb.NodeMessage, error) {
 // While no verification comes back, one keep-alive of each stream waits, the newest, and its hello
 // is not displaced.
 func TestOneKeepAliveWaits(t *testing.T) {
-	d := newDesk(t, limit(t, "up", 3, fsm.Queue{}))
+	d := newDesk(t, configLimit(t, "up", 3, limit.Queue{}))
 	d.join(1, "a", "1")
 	d.join(2, "b", "2")
 	say := func(conn, seq uint64) {
@@ -442,10 +443,10 @@ func TestOneKeepAliveWaits(t *testing.T) {
 // Requests that wait for the leader's answer are bounded, for each key alone, and do not count
 // against its queue.
 func TestAskingIsBounded(t *testing.T) {
-	x := newManyNames(t, limit(t, "*", 1, fsm.Queue{}))
+	x := newManyNames(t, configLimit(t, "*", 1, limit.Queue{}))
 	x.mute = true
 	ask := func(host string) error {
-		_, err := x.n.Acquire(x.now, NewSlot(fsm.Target{Host: host, Port: 443}, newHolder()), func(error) {})
+		_, err := x.n.Acquire(x.now, NewSlot(limit.Target{Host: host, Port: 443}, newHolder()), func(error) {})
 		return err
 	}
 	for i := range maxAsking {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease/leasepb"
+	"github.com/weirproxy/weir/limit"
 )
 
 // longestStall bounds the processor time that the core may take in one go in these tests,
@@ -38,8 +39,8 @@ type manyNames struct {
 	mute  bool // nothing reaches the leader
 }
 
-func newManyNames(t testing.TB, limits ...fsm.Limit) *manyNames {
-	n := NewNode("a", "1", ExpiryClose, fsm.NewTable(1, 1, limits))
+func newManyNames(t testing.TB, limits ...limit.Limit) *manyNames {
+	n := NewNode("a", "1", ExpiryClose, limit.NewTable(1, 1, limits))
 	x := &manyNames{t: t, n: n, now: time.Hour}
 	n.StreamUp(x.now)
 	n.Outgoing(x.now)
@@ -90,7 +91,7 @@ func (x *manyNames) pass(d time.Duration) {
 
 // use opens and ends a connection to a host.
 func (x *manyNames) use(host string) {
-	s := NewSlot(fsm.Target{Host: host, Port: 443}, newHolder())
+	s := NewSlot(limit.Target{Host: host, Port: 443}, newHolder())
 	if ok, _ := x.n.TryAcquire(s, fixedClock(x.now)); !ok {
 		admitted := false
 		var w *Waiter
@@ -122,11 +123,11 @@ func TestManyNames(t *testing.T) {
 	const seconds = names * 600 / 1_000_000
 	for _, c := range []struct {
 		name   string
-		limits []fsm.Limit
+		limits []limit.Limit
 		most   int
 	}{
 		{"without a limit", nil, maxBare + 1},
-		{"with a limit", []fsm.Limit{limit(t, "*", 25, fsm.Queue{})}, maxBare + 6*names/seconds},
+		{"with a limit", []limit.Limit{configLimit(t, "*", 25, limit.Queue{})}, maxBare + 6*names/seconds},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			x := newManyNames(t, c.limits...)
@@ -146,7 +147,7 @@ func TestManyNames(t *testing.T) {
 			if x.stall.longest > longestStall {
 				t.Errorf("the core was busy for %v in one go", x.stall.longest)
 			}
-			if use, _ := x.n.Host(fsm.HostConnections("busy.example.com")); use.Admitted != seconds {
+			if use, _ := x.n.Host(limit.HostConnections("busy.example.com")); use.Admitted != seconds {
 				t.Errorf("of a host that is used all the time %d admissions are remembered", use.Admitted)
 			}
 			if err := x.n.Check(); err != nil {
@@ -172,29 +173,29 @@ func heapSize() int64 {
 
 // A bare pool that anything refers to is not forgotten, however many others are asked for.
 func TestNeededPoolIsKept(t *testing.T) {
-	for name, need := range map[string]func(x *manyNames, key fsm.Key){
-		"open connection": func(x *manyNames, key fsm.Key) {
-			if _, err := x.n.Acquire(x.now, NewSlot(fsm.Target{Host: key.Name, Port: 443}, newHolder()), nil); err != nil {
+	for name, need := range map[string]func(x *manyNames, key limit.Key){
+		"open connection": func(x *manyNames, key limit.Key) {
+			if _, err := x.n.Acquire(x.now, NewSlot(limit.Target{Host: key.Name, Port: 443}, newHolder()), nil); err != nil {
 				x.t.Fatal(err)
 			}
 		},
-		"waiter": func(x *manyNames, key fsm.Key) {
+		"waiter": func(x *manyNames, key limit.Key) {
 			p := x.n.pool(x.now, key)
 			x.n.lock(p)
 			defer p.mu.Unlock()
-			p.waiters.push(&Waiter{slot: NewSlot(fsm.Target{}, nil), pool: p, done: func(error) {}})
+			p.waiters.push(&Waiter{slot: NewSlot(limit.Target{}, nil), pool: p, done: func(error) {}})
 		},
-		"refusal":        func(x *manyNames, key fsm.Key) { x.n.pool(x.now, key).refused[1] = 1 },
-		"put-off ask":    func(x *manyNames, key fsm.Key) { x.n.pool(x.now, key).putOff = true },
-		"release unsaid": func(x *manyNames, key fsm.Key) { x.n.pool(x.now, key).releasing = 1 },
-		"known demand":   func(x *manyNames, key fsm.Key) { x.n.pool(x.now, key).reported = true },
-		"change unsaid":  func(x *manyNames, key fsm.Key) { x.n.mark(x.n.pool(x.now, key)); x.mute = true },
-		"slot":           func(x *manyNames, key fsm.Key) { x.n.grant(key, 1) },
+		"refusal":        func(x *manyNames, key limit.Key) { x.n.pool(x.now, key).refused[1] = 1 },
+		"put-off ask":    func(x *manyNames, key limit.Key) { x.n.pool(x.now, key).putOff = true },
+		"release unsaid": func(x *manyNames, key limit.Key) { x.n.pool(x.now, key).releasing = 1 },
+		"known demand":   func(x *manyNames, key limit.Key) { x.n.pool(x.now, key).reported = true },
+		"change unsaid":  func(x *manyNames, key limit.Key) { x.n.mark(x.n.pool(x.now, key)); x.mute = true },
+		"slot":           func(x *manyNames, key limit.Key) { x.n.grant(key, 1) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			x := newManyNames(t)
 			x.n.SetBounds(Bounds{Page: 4, Stated: 4, Bare: 8})
-			key := fsm.HostConnections("needed")
+			key := limit.HostConnections("needed")
 			need(x, key)
 			p := x.n.lookup(key)
 			for i := range 100 {
@@ -215,14 +216,14 @@ func TestNeededPoolIsKept(t *testing.T) {
 func TestForgottenPoolAdmitsNothing(t *testing.T) {
 	x := newManyNames(t)
 	x.use("up")
-	p := x.n.lookup(fsm.HostConnections("up"))
+	p := x.n.lookup(limit.HostConnections("up"))
 	x.n.SetBounds(Bounds{Page: 4, Stated: 4, Bare: 0})
 	x.n.trim(x.now, 4)
 	x.n.trim(x.now, 4)
 	if x.n.lookup(p.key) != nil {
 		t.Fatal("it is not forgotten")
 	}
-	s := NewSlot(fsm.Target{Host: "up", Port: 443}, newHolder())
+	s := NewSlot(limit.Target{Host: "up", Port: 443}, newHolder())
 	if v := p.try(x.now, s, x.n.Table(), true, &x.n.gate); v != verdictStale {
 		t.Errorf("the forgotten pool answers %v", v)
 	}
@@ -231,12 +232,12 @@ func TestForgottenPoolAdmitsNothing(t *testing.T) {
 // With a slot in use of each of many keys, no event that concerns all of them keeps the core busy
 // for long; and a fence severs them all without waiting for a timer.
 func TestManyKeysInPages(t *testing.T) {
-	x := newManyNames(t, limit(t, "*", 25, fsm.Queue{}))
+	x := newManyNames(t, configLimit(t, "*", 25, limit.Queue{}))
 	slots := make([]*Slot, 0, heldKeys)
 	for i := range heldKeys {
-		key := fsm.HostConnections(fmt.Sprintf("host-%d.example.com", i))
+		key := limit.HostConnections(fmt.Sprintf("host-%d.example.com", i))
 		x.n.grant(key, 1)
-		s := NewSlot(fsm.Target{Host: key.Name, Port: 443}, newHolder())
+		s := NewSlot(limit.Target{Host: key.Name, Port: 443}, newHolder())
 		if ok, err := x.n.TryAcquire(s, fixedClock(x.now)); !ok {
 			t.Fatal(err)
 		}
@@ -288,14 +289,14 @@ func TestManyKeysInPages(t *testing.T) {
 // A fence whose walk has pages left stops everything all the same: nothing is admitted, reused or
 // written, and no hello asks for the next session before the walk has ended.
 func TestFenceBetweenPages(t *testing.T) {
-	x := newManyNames(t, limit(t, "*", 25, fsm.Queue{}))
+	x := newManyNames(t, configLimit(t, "*", 25, limit.Queue{}))
 	x.n.SetBounds(Bounds{Page: 1, Stated: 1, Bare: 100})
 	const hosts = 8
 	var slots []*Slot
 	for i := range hosts {
-		key := fsm.HostConnections(fmt.Sprint("host-", i))
+		key := limit.HostConnections(fmt.Sprint("host-", i))
 		x.n.grant(key, 3)
-		s := NewSlot(fsm.Target{Host: key.Name, Port: 443}, newHolder())
+		s := NewSlot(limit.Target{Host: key.Name, Port: 443}, newHolder())
 		if ok, err := x.n.TryAcquire(s, fixedClock(x.now)); !ok {
 			t.Fatal(err)
 		}
@@ -341,18 +342,18 @@ func TestFenceBetweenPages(t *testing.T) {
 // Slots that are given back while the hello is on its way in parts are said once: before their part
 // was composed by not being stated, and after it with the first Update.
 func TestGivenBackBetweenPartsOfHello(t *testing.T) {
-	x := newManyNames(t, limit(t, "*", 25, fsm.Queue{}))
+	x := newManyNames(t, configLimit(t, "*", 25, limit.Queue{}))
 	x.n.SetBounds(Bounds{Page: 1, Stated: 1, Bare: 100})
 	log := map[string]int64{}
 	for i := range 6 {
-		key := fsm.HostConnections(fmt.Sprint("host-", i))
+		key := limit.HostConnections(fmt.Sprint("host-", i))
 		log[key.Name] = 3
 		x.n.grant(key, 3)
 	}
 	x.n.StreamDown(x.now)
 	x.n.StreamUp(x.now)
 	giveBack := func(host string) {
-		p := x.n.lookup(fsm.HostConnections(host))
+		p := x.n.lookup(limit.HostConnections(host))
 		x.n.lock(p)
 		defer p.mu.Unlock()
 		x.n.giveBack(p, 2)
@@ -388,7 +389,7 @@ func TestGivenBackBetweenPartsOfHello(t *testing.T) {
 		}
 	}
 	for i := range 6 {
-		use, _ := x.n.Host(fsm.HostConnections(fmt.Sprint("host-", i)))
+		use, _ := x.n.Host(limit.HostConnections(fmt.Sprint("host-", i)))
 		if use.Granted != log[use.Key.Name] {
 			t.Errorf("%s: the node holds %d, the log grants %d", use.Key.Name, use.Granted, log[use.Key.Name])
 		}
@@ -408,7 +409,7 @@ func holdMany(t *testing.T, c *testCluster, m *Manager, keys int) {
 	for i, batch := 0, uint64(1); i < keys; batch++ {
 		adj := &fsm.Adjust{Term: 1, Batch: batch}
 		for ; i < keys && len(adj.Adjustments) < maxBatch; i++ {
-			key := fsm.HostConnections(fmt.Sprintf("host-%d.a-name-of-the-usual-length.example.com", i))
+			key := limit.HostConnections(fmt.Sprintf("host-%d.a-name-of-the-usual-length.example.com", i))
 			adj.Adjustments = append(adj.Adjustments, fsm.Adjustment{Session: session, Key: key, Delta: 1})
 		}
 		c.index++
@@ -436,7 +437,7 @@ func awaitResumed(t *testing.T, m *Manager) {
 func TestReconnectWithManyKeys(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const keys = 3*maxStated + 10
-		c := startCluster(t, limit(t, "*", 25, fsm.Queue{}))
+		c := startCluster(t, configLimit(t, "*", 25, limit.Queue{}))
 		m, _ := c.start(t, "a", "1")
 		if err := m.WaitLive(t.Context()); err != nil {
 			t.Fatal(err)
@@ -471,7 +472,7 @@ func TestReconnectWithManyKeys(t *testing.T) {
 func TestReconnectOverGRPC(t *testing.T) {
 	c := &testCluster{cut: map[string]bool{}, streams: map[string]*memStream{}, state: fsm.NewState(), changed: make(chan struct{})}
 	c.server = NewServer(c, c, func() string { return "" }, hclog.NewNullLogger())
-	if _, err := c.Propose(t.Context(), 1, &fsm.Init{ClusterID: "test", TTL: time.Minute, Limits: []fsm.Limit{limit(t, "*", 25, fsm.Queue{})}}); err != nil {
+	if _, err := c.Propose(t.Context(), 1, &fsm.Init{ClusterID: "test", TTL: time.Minute, Limits: []limit.Limit{configLimit(t, "*", 25, limit.Queue{})}}); err != nil {
 		t.Fatal(err)
 	}
 	c.depose = c.lead(t, 1)

@@ -17,7 +17,9 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/fsm/fsmpb"
 	"github.com/weirproxy/weir/lease/leasepb"
+	"github.com/weirproxy/weir/limit"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -202,7 +204,7 @@ type bubbleClock struct{ start time.Time }
 func (c bubbleClock) Now() time.Duration  { return time.Since(c.start) + time.Hour }
 func (c bubbleClock) Wall() time.Duration { return time.Since(c.start) }
 
-func startCluster(t *testing.T, limits ...fsm.Limit) *testCluster {
+func startCluster(t *testing.T, limits ...limit.Limit) *testCluster {
 	t.Helper()
 	c := &testCluster{cut: map[string]bool{}, streams: map[string]*memStream{}, state: fsm.NewState(), changed: make(chan struct{})}
 	c.server = NewServer(c, c, func() string { return "" }, hclog.NewNullLogger())
@@ -279,7 +281,7 @@ func (h *holder) severed() Reason {
 }
 
 // acquire acquires a new slot.
-func acquire(m *Manager, ctx context.Context, target fsm.Target, h Holder) (*Slot, error) {
+func acquire(m *Manager, ctx context.Context, target limit.Target, h Holder) (*Slot, error) {
 	s := new(Slot)
 	if err := m.Acquire(ctx, s, target, h); err != nil {
 		return nil, err
@@ -287,9 +289,9 @@ func acquire(m *Manager, ctx context.Context, target fsm.Target, h Holder) (*Slo
 	return s, nil
 }
 
-func to(t testing.TB, s string) fsm.Target {
+func to(t testing.TB, s string) limit.Target {
 	t.Helper()
-	tg, err := fsm.ParseTarget(s, 443)
+	tg, err := limit.ParseTarget(s, 443)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -298,7 +300,7 @@ func to(t testing.TB, s string) fsm.Target {
 
 func TestManagerAcquiresAndReleases(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := startCluster(t, limit(t, "up", 2, fsm.Queue{}))
+		c := startCluster(t, configLimit(t, "up", 2, limit.Queue{}))
 		m, _ := c.start(t, "a", "1")
 		if err := m.WaitLive(t.Context()); err != nil {
 			t.Fatal(err)
@@ -334,7 +336,7 @@ func TestManagerAcquiresAndReleases(t *testing.T) {
 
 func TestQueueIsFirstComeFirstServed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := startCluster(t, limit(t, "up", 1, fsm.Queue{Timeout: 2 * time.Second, Size: 3}))
+		c := startCluster(t, configLimit(t, "up", 1, limit.Queue{Timeout: 2 * time.Second, Size: 3}))
 		m, _ := c.start(t, "a", "1")
 		if err := m.WaitLive(t.Context()); err != nil {
 			t.Fatal(err)
@@ -373,7 +375,7 @@ func TestQueueIsFirstComeFirstServed(t *testing.T) {
 
 func TestQueueTimesOutAndCancels(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := startCluster(t, limit(t, "up", 1, fsm.Queue{Timeout: 2 * time.Second, Size: 3}))
+		c := startCluster(t, configLimit(t, "up", 1, limit.Queue{Timeout: 2 * time.Second, Size: 3}))
 		m, _ := c.start(t, "a", "1")
 		if err := m.WaitLive(t.Context()); err != nil {
 			t.Fatal(err)
@@ -408,7 +410,7 @@ func TestQueueTimesOutAndCancels(t *testing.T) {
 // elsewhere only after it.
 func TestCutOffNodeFencesBeforeReclaim(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := startCluster(t, limit(t, "up", 1, fsm.Queue{Timeout: time.Minute, Size: 3}))
+		c := startCluster(t, configLimit(t, "up", 1, limit.Queue{Timeout: time.Minute, Size: 3}))
 		a, _ := c.start(t, "a", "1")
 		b, _ := c.start(t, "b", "2")
 		if err := errors.Join(a.WaitLive(t.Context()), b.WaitLive(t.Context())); err != nil {
@@ -493,7 +495,7 @@ func TestNameOfALiveNodeIsRefused(t *testing.T) {
 
 func TestGoodbyeFreesAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := startCluster(t, limit(t, "up", 1, fsm.Queue{Timeout: time.Minute, Size: 3}))
+		c := startCluster(t, configLimit(t, "up", 1, limit.Queue{Timeout: time.Minute, Size: 3}))
 		a, _ := c.start(t, "a", "1")
 		b, _ := c.start(t, "b", "2")
 		if err := errors.Join(a.WaitLive(t.Context()), b.WaitLive(t.Context())); err != nil {
@@ -522,7 +524,7 @@ func TestGoodbyeFreesAtOnce(t *testing.T) {
 // A new leader takes over without a connection being lost, and grants again.
 func TestSessionsSurviveALeaderChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := startCluster(t, limit(t, "up", 2, fsm.Queue{Timeout: time.Minute, Size: 3}))
+		c := startCluster(t, configLimit(t, "up", 2, limit.Queue{Timeout: time.Minute, Size: 3}))
 		m, _ := c.start(t, "a", "1")
 		if err := m.WaitLive(t.Context()); err != nil {
 			t.Fatal(err)
@@ -552,7 +554,7 @@ func TestSessionsSurviveALeaderChange(t *testing.T) {
 // lease runs out.
 func TestUnverifiedLeaderAnswersNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := startCluster(t, limit(t, "up", 2, fsm.Queue{}))
+		c := startCluster(t, configLimit(t, "up", 2, limit.Queue{}))
 		a, _ := c.start(t, "a", "1")
 		if err := a.WaitLive(t.Context()); err != nil {
 			t.Fatal(err)
@@ -602,12 +604,12 @@ func (s *racingStore) Read(f func(*fsm.State)) {
 // A change of the limits in the first moment of a leadership reaches the nodes.
 func TestLimitsChangedAtTheStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := startCluster(t, limit(t, "up", 2, fsm.Queue{}))
+		c := startCluster(t, configLimit(t, "up", 2, limit.Queue{}))
 		c.depose()
 		store := &racingStore{testCluster: c}
 		changed := uint64(0)
 		store.change = func() {
-			l := limit(t, "up", 7, fsm.Queue{})
+			l := configLimit(t, "up", 7, limit.Queue{})
 			if _, err := c.Propose(t.Context(), 1, &fsm.PutLimit{Limit: l}); err != nil {
 				t.Error(err)
 			}
@@ -630,7 +632,7 @@ func TestLimitsChangedAtTheStart(t *testing.T) {
 // A log that takes nothing for a while delays grants and loses nothing.
 func TestFullDiskDelaysGrants(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := startCluster(t, limit(t, "up", 2, fsm.Queue{Timeout: time.Minute, Size: 3}))
+		c := startCluster(t, configLimit(t, "up", 2, limit.Queue{Timeout: time.Minute, Size: 3}))
 		m, _ := c.start(t, "a", "1")
 		if err := m.WaitLive(t.Context()); err != nil {
 			t.Fatal(err)
@@ -652,7 +654,7 @@ func TestFullDiskDelaysGrants(t *testing.T) {
 // Kept-alive connections count, and are the first to go when somebody waits.
 func TestParkedConnectionsAreGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := startCluster(t, limit(t, "up", 1, fsm.Queue{}))
+		c := startCluster(t, configLimit(t, "up", 1, limit.Queue{}))
 		a, _ := c.start(t, "a", "1")
 		b, _ := c.start(t, "b", "2")
 		if err := errors.Join(a.WaitLive(t.Context()), b.WaitLive(t.Context())); err != nil {
@@ -692,7 +694,7 @@ func TestParkedConnectionsAreGivenUp(t *testing.T) {
 // Nobody is refused, on this node or another, for a slot whose connection is closing.
 func TestClosingSlotIsWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := startCluster(t, limit(t, "up", 1, fsm.Queue{}))
+		c := startCluster(t, configLimit(t, "up", 1, limit.Queue{}))
 		a, _ := c.start(t, "a", "1")
 		b, _ := c.start(t, "b", "2")
 		if err := errors.Join(a.WaitLive(t.Context()), b.WaitLive(t.Context())); err != nil {
@@ -724,7 +726,7 @@ func TestClosingSlotIsWaitedFor(t *testing.T) {
 func TestFrozenProcess(t *testing.T) {
 	clock := &manualClock{}
 	m := NewManager(ManagerConfig{Name: "a", Identity: "1", Clock: clock, Log: hclog.NewNullLogger()})
-	table := fsm.NewTable(1, 1, []fsm.Limit{limit(t, "up", 5, fsm.Queue{})})
+	table := limit.NewTable(1, 1, []limit.Limit{configLimit(t, "up", 5, limit.Queue{})})
 	m.node.setLimits(0, table)
 	m.node.StreamUp(0)
 	m.node.Outgoing(0)
@@ -732,7 +734,7 @@ func TestFrozenProcess(t *testing.T) {
 	if err := m.node.Receive(0, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Welcome{Welcome: welcome}}); err != nil {
 		t.Fatal(err)
 	}
-	grant := &leasepb.Assign{Grants: []*leasepb.Holding{{Key: fsm.KeyToProto(fsm.HostConnections("up")), Slots: 2}}}
+	grant := &leasepb.Assign{Grants: []*leasepb.Holding{{Key: fsmpb.KeyOf(limit.HostConnections("up")), Slots: 2}}}
 	if err := m.node.Receive(0, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Assign{Assign: grant}}); err != nil {
 		t.Fatal(err)
 	}

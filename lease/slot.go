@@ -5,7 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 // Reason says why a slot's holder must give it up.
@@ -54,7 +54,7 @@ var (
 // has seen the end of the connection.
 type Slot struct {
 	manager *Manager
-	target  fsm.Target
+	target  limit.Target
 	holder  Holder
 	waited  time.Duration
 
@@ -83,7 +83,7 @@ const (
 
 // NewSlot returns a slot for one connection to target, for [Node.TryAcquire] and [Node.Acquire]. It
 // has no [Manager]: its own methods must not be called.
-func NewSlot(target fsm.Target, h Holder) *Slot { return &Slot{target: target, holder: h} }
+func NewSlot(target limit.Target, h Holder) *Slot { return &Slot{target: target, holder: h} }
 
 // Holder is who uses the slot.
 func (s *Slot) Holder() Holder { return s.holder }
@@ -118,4 +118,4 @@ func (s *Slot) Limited() bool { return s.guarded.Load() }
 func (s *Slot) Waited() time.Duration { return s.waited }
 
 // Key is what the connection is counted under.
-func (s *Slot) Key() fsm.Key { return s.part.Load().pool.key }
+func (s *Slot) Key() limit.Key { return s.part.Load().pool.key }

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 // spread makes a pool act as one that many processors admit to at once.
@@ -29,8 +29,8 @@ func spread(t *testing.T, p *pool) []part {
 // connection, and the fence too.
 func TestSpreadPoolHoldsItsCount(t *testing.T) {
 	n := int64(sharePerPart * min(2*runtime.GOMAXPROCS(0), maxParts))
-	m, _ := liveManager(t, ExpiryClose, n+3, limit(t, "up", 1000, fsm.Queue{}))
-	p := m.node.lookup(fsm.HostConnections("up"))
+	m, _ := liveManager(t, ExpiryClose, n+3, configLimit(t, "up", 1000, limit.Queue{}))
+	p := m.node.lookup(limit.HostConnections("up"))
 	spread(t, p)
 	var slots []*Slot
 	var holders []*holder
@@ -92,8 +92,8 @@ func TestSpreadPoolHoldsItsCount(t *testing.T) {
 // never exceeds what is held, and the counts agree in the end. Run with -race.
 func TestSpreadPoolUnderLoad(t *testing.T) {
 	const held = 200
-	m, _ := liveManager(t, ExpiryClose, held, limit(t, "up", held, fsm.Queue{}))
-	p := m.node.lookup(fsm.HostConnections("up"))
+	m, _ := liveManager(t, ExpiryClose, held, configLimit(t, "up", held, limit.Queue{}))
+	p := m.node.lookup(limit.HostConnections("up"))
 	var open, peak, spreads, admitted atomic.Int64
 	stop := make(chan struct{})
 	var workers, meddlers sync.WaitGroup
@@ -137,7 +137,7 @@ func TestSpreadPoolUnderLoad(t *testing.T) {
 				m.Hosts()
 			case 1:
 				m.do(func(now time.Duration) {
-					m.node.setLimits(now, fsm.NewTable(index, 1, []fsm.Limit{limit(t, "up", held, fsm.Queue{})}))
+					m.node.setLimits(now, limit.NewTable(index, 1, []limit.Limit{configLimit(t, "up", held, limit.Queue{})}))
 				})
 			case 2:
 				p.lock()
@@ -172,21 +172,21 @@ func fresh(s *Slot, m *Manager, t *testing.T) *Slot {
 // core some hosts at a time.
 func TestNumbersAreFollowedInTurns(t *testing.T) {
 	const hosts = 3*regovernAtOnce + 10
-	m, _ := liveManager(t, ExpiryClose, 0, limit(t, "*.x.org", 5, fsm.Queue{}))
-	var keys []fsm.Key
+	m, _ := liveManager(t, ExpiryClose, 0, configLimit(t, "*.x.org", 5, limit.Queue{}))
+	var keys []limit.Key
 	for i := range hosts {
 		host := to(t, string(rune('a'+i%26))+string(rune('a'+i/26%26))+string(rune('a'+i/676))+".x.org").Host
-		keys = append(keys, fsm.HostConnections(host))
+		keys = append(keys, limit.HostConnections(host))
 		m.node.grant(keys[i], 1)
 	}
 	m.do(func(now time.Duration) {
-		m.node.setLimits(now, fsm.NewTable(2, 1, []fsm.Limit{limit(t, "*.x.org", 0, fsm.Queue{})}))
+		m.node.setLimits(now, limit.NewTable(2, 1, []limit.Limit{configLimit(t, "*.x.org", 0, limit.Queue{})}))
 	})
 	if m.node.ackDue || len(m.node.regoverning) != hosts-regovernAtOnce {
 		t.Fatalf("after the first step %d hosts are left, acknowledged: %v", len(m.node.regoverning), m.node.ackDue)
 	}
 	last := keys[hosts-1]
-	if err := m.Acquire(context.Background(), new(Slot), fsm.Target{Host: last.Name, Port: 443}, newHolder()); err != ErrOverLimit {
+	if err := m.Acquire(context.Background(), new(Slot), limit.Target{Host: last.Name, Port: 443}, newHolder()); err != ErrOverLimit {
 		t.Errorf("a host that the core has not come to is admitted by the old limit: %v", err)
 	}
 	for i := 0; len(m.node.regoverning) > 0; i++ {

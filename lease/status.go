@@ -5,7 +5,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 // SessionStatus is a node's own view of its session.
@@ -34,8 +34,8 @@ func (n *Node) Session(now time.Duration) SessionStatus {
 
 // HostUse is the use of one host on this node.
 type HostUse struct {
-	Key      fsm.Key
-	Limit    *fsm.Limit // nil: none
+	Key      limit.Key
+	Limit    *limit.Limit // nil: none
 	Granted  int64
 	InUse    int64
 	Idle     int64 // of those in use: kept for reuse, or being closed, without a request
@@ -64,7 +64,7 @@ func sortedUses(all []HostUse) []HostUse {
 }
 
 // Host returns the use of one; ok is false where this node knows nothing of it.
-func (n *Node) Host(key fsm.Key) (use HostUse, ok bool) {
+func (n *Node) Host(key limit.Key) (use HostUse, ok bool) {
 	p := n.lookup(key)
 	if p == nil {
 		return HostUse{}, false

@@ -4,12 +4,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 // A session's age is counted from the hello, and a fence ends it.
 func TestSessionAge(t *testing.T) {
-	m, clock := liveManager(t, ExpiryClose, 1, limit(t, "up", 5, fsm.Queue{}))
+	m, clock := liveManager(t, ExpiryClose, 1, configLimit(t, "up", 5, limit.Queue{}))
 	began := m.node.sess.begun
 	clock.now.Store(int64(began + 3*time.Second))
 	if st := m.Session(); st.State != SessionLive || st.Age != 3*time.Second || st.Fences != 0 {

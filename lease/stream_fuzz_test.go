@@ -12,6 +12,7 @@ import (
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/fsm/fsmpb"
 	"github.com/weirproxy/weir/lease/leasepb"
+	"github.com/weirproxy/weir/limit"
 )
 
 // script is what a fuzz target does, byte by byte.
@@ -159,7 +160,7 @@ func (p *nodeScript) slot(i byte) *Slot {
 }
 
 func (p *nodeScript) acquire(host string) {
-	s := NewSlot(fsm.Target{Host: host, Port: 443}, newHolder())
+	s := NewSlot(limit.Target{Host: host, Port: 443}, newHolder())
 	ok, err := p.n.TryAcquire(s, p)
 	if !ok && err == nil {
 		var w *Waiter
@@ -251,7 +252,7 @@ func (p *nodeScript) finish() {
 // FuzzNodeStream: whatever a leader says, and whatever happens meanwhile, the node does not
 // contradict itself, and admits nothing beyond what it was granted, or without a lease.
 func FuzzNodeStream(f *testing.F) {
-	up := fsm.KeyToProto(fsm.HostConnections("up"))
+	up := fsmpb.KeyOf(limit.HostConnections("up"))
 	leader := func(m *leasepb.LeaderMessage) *leasepb.LeaderMessage { return m }
 	welcome := leader(&leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Welcome{Welcome: &leasepb.Welcome{Session: 7, Term: 1, TtlNs: 10e9}}})
 	limits := leader(&leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Limits{Limits: &leasepb.Limits{Index: 9, ShapeIndex: 9, Limits: []*fsmpb.Limit{
@@ -282,7 +283,7 @@ func FuzzNodeStream(f *testing.F) {
 	f.Add(step(step(step(served, nodeHears, closed), nodeAcquires, 0), nodeSays, nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s := script(b)
-		n := NewNode("a", "1", Expiry(s.byte()%3), fsm.NewTable(1, 1, []fsm.Limit{limit(t, "up", 3, fsm.Queue{Timeout: time.Second, Size: 5})}))
+		n := NewNode("a", "1", Expiry(s.byte()%3), limit.NewTable(1, 1, []limit.Limit{configLimit(t, "up", 3, limit.Queue{Timeout: time.Second, Size: 5})}))
 		(&nodeScript{t: t, n: n}).play(s)
 	})
 }
@@ -316,7 +317,7 @@ type leaderScript struct {
 
 func newLeaderScript(t *testing.T) *leaderScript {
 	p := &leaderScript{t: t, st: fsm.NewState(), said: map[uint64]bool{}, gone: map[uint64]bool{}, conns: 4}
-	p.apply(&fsm.Init{ClusterID: "c", TTL: 10 * time.Second, Limits: []fsm.Limit{limit(t, "up", 3, fsm.Queue{})}})
+	p.apply(&fsm.Init{ClusterID: "c", TTL: 10 * time.Second, Limits: []limit.Limit{configLimit(t, "up", 3, limit.Queue{})}})
 	p.apply(&fsm.OpenSession{Term: 1, Node: "a", Identity: "1"})
 	p.a = NewAllocator(0, 1, p.st)
 	return p
@@ -375,8 +376,8 @@ func (p *leaderScript) do(s *script) {
 	case leaderLosesStream:
 		p.lose(p.conns - uint64(s.byte()%4))
 	case leaderLimits:
-		l := limit(p.t, "up", int64(s.byte()%6), fsm.Queue{})
-		l.Source = fsm.SourceAPI
+		l := configLimit(p.t, "up", int64(s.byte()%6), limit.Queue{})
+		l.Source = limit.SourceAPI
 		p.apply(&fsm.PutLimit{Limit: l})
 		p.moved = true
 		p.a.LimitsChanged(p.st)
@@ -435,7 +436,7 @@ func (p *leaderScript) commit() {
 // FuzzLeaderStream: whatever nodes say, in whatever order, the leader does not contradict itself,
 // and gives out nothing that the log would have to cut.
 func FuzzLeaderStream(f *testing.F) {
-	up := fsm.KeyToProto(fsm.HostConnections("up"))
+	up := fsmpb.KeyOf(limit.HostConnections("up"))
 	hello := func(node, identity string, session uint64, held ...*leasepb.Holding) *leasepb.NodeMessage {
 		return &leasepb.NodeMessage{Message: &leasepb.NodeMessage_Hello{Hello: &leasepb.Hello{Protocol: protocolVersion, Node: node, Identity: identity, Session: session, Holdings: held}}}
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 // stress is two nodes whose workers acquire, park, reuse and release at random, and give up
@@ -35,8 +36,8 @@ var stressHosts = []string{"up", "down", "a.x.org", "b.x.org", "free"}
 func TestManagersUnderStress(t *testing.T) {
 	for _, change := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
-			q := fsm.Queue{Timeout: 300 * time.Millisecond, Size: 4}
-			c := startCluster(t, limit(t, "up", 3, q), limit(t, "down", 1, fsm.Queue{}), limit(t, "*.x.org", 2, q))
+			q := limit.Queue{Timeout: 300 * time.Millisecond, Size: 4}
+			c := startCluster(t, configLimit(t, "up", 3, q), configLimit(t, "down", 1, limit.Queue{}), configLimit(t, "*.x.org", 2, q))
 			ctx, cancel := context.WithCancel(t.Context())
 			s := &stress{
 				t: t, c: c, stop: ctx, live: map[string]*atomic.Int64{},
@@ -142,8 +143,8 @@ func (s *stress) disturb(change bool) {
 func (s *stress) change(rng *rand.Rand, term uint64) {
 	var cmd fsm.Command
 	pattern := []string{"up", "down:443", "*.x.org"}[rng.IntN(3)]
-	l := limit(s.t, pattern, int64(rng.IntN(4)), fsm.Queue{Timeout: 300 * time.Millisecond, Size: 4})
-	l.Source = fsm.SourceAPI
+	l := configLimit(s.t, pattern, int64(rng.IntN(4)), limit.Queue{Timeout: 300 * time.Millisecond, Size: 4})
+	l.Source = limit.SourceAPI
 	l.Shared = pattern == "*.x.org" && rng.IntN(2) == 0
 	l.Evict = rng.IntN(2) == 0
 	cmd = &fsm.PutLimit{Limit: l}
@@ -169,7 +170,7 @@ func (s *stress) check() {
 		}
 	}
 	s.c.Read(func(st *fsm.State) {
-		st.Keys(func(key fsm.Key, n int64) bool {
+		st.Keys(func(key limit.Key, n int64) bool {
 			t.Errorf("%d slots of %s are still granted", n, key)
 			return true
 		})

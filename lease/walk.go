@@ -4,7 +4,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/fsm/fsmpb"
 	"github.com/weirproxy/weir/lease/leasepb"
 )
 
@@ -161,7 +161,7 @@ func (n *Node) stateSome() []*leasepb.NodeMessage {
 		n.lock(p)
 		p.releasing = 0
 		if p.granted > 0 {
-			st.holdings = append(st.holdings, &leasepb.Holding{Key: fsm.KeyToProto(p.key), Slots: p.granted})
+			st.holdings = append(st.holdings, &leasepb.Holding{Key: fsmpb.KeyOf(p.key), Slots: p.granted})
 		}
 		p.mu.Unlock()
 	}

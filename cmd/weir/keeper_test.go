@@ -37,7 +37,9 @@ func TestKeepingTheLimitsHoldsUpNobody(t *testing.T) {
 	k.keep(fsm.NewTable(3, 0, nil))
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	if k.wait(ctx); ctx.Err() == nil {
+	k.wait(ctx)
+	k.await(ctx, 1)
+	if ctx.Err() == nil {
 		t.Fatal("it has written to a pipe that nobody reads")
 	}
 	// The first write goes on, into the pipe, and fails: a pipe can't be synced. The next finds no
@@ -50,7 +52,7 @@ func TestKeepingTheLimitsHoldsUpNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = stalled.Close() }()
-	k.wait(t.Context())
+	k.await(t.Context(), 3)
 	b, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)

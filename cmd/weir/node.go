@@ -109,9 +109,19 @@ func (a *agent) Table() *fsm.Table {
 	return fsm.NewTable(0, 0, nil)
 }
 
-// WaitTable implements [api.View].
+// WaitTable implements [api.View]. It also waits for the copy of the limits by which this node goes
+// at its next start, until it hears from the cluster: a limit that somebody has been told of must
+// not be forgotten by a crash.
 func (a *agent) WaitTable(ctx context.Context, index uint64) error {
-	return a.manager.WaitTable(ctx, index)
+	if err := a.manager.WaitTable(ctx, index); err != nil {
+		return err
+	}
+	if a.keeper != nil {
+		ctx, cancel := context.WithTimeout(ctx, keepWithin)
+		defer cancel()
+		a.keeper.await(ctx, index)
+	}
+	return nil
 }
 
 // Status implements [api.StatusSource].

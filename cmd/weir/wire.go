@@ -299,6 +299,7 @@ func (a *agent) lastLimits() *fsm.Table {
 	if err == nil {
 		var table *fsm.Table
 		if table, err = lease.UnmarshalTable(b); err == nil {
+			a.keeper.note(table.Index)
 			return table
 		}
 	}

@@ -14,10 +14,11 @@ const module = "github.com/weirproxy/weir"
 // areas says which areas of the tree an area may import beside itself. An area is a package of the
 // top level (or a program) with all that is below it, but what is an area of its own.
 var areas = map[string][]string{
-	"fsm":           nil,
+	"limit":         nil,
+	"fsm":           {"limit"},
 	"config/certs":  nil,
 	"config":        {"config/certs"},
-	"lease":         {"fsm"},
+	"lease":         {"limit", "fsm"},
 	"cluster":       {"fsm", "config/certs"},
 	"proxy":         {"lease", "fsm", "proxy/resolve"},
 	"proxy/resolve": nil,
@@ -50,7 +51,7 @@ var libraries = map[string][]string{
 var testOnly = []string{"pgregory.net/rapid", "go.uber.org/goleak", "github.com/google/go-cmp", "github.com/anishathalye/porcupine", "github.com/pb33f", "github.com/chromedp"}
 
 // testHelpers are the areas whose packages exist for tests, though their files are not test files.
-var testHelpers = []string{"e2e", "examples/demo", "lease/leasetest"}
+var testHelpers = []string{"e2e", "examples/demo", "lease/leasetest", "limit/limittest"}
 
 // Check returns a sentence for each import of the package at path that no arrow allows. tests tells
 // that the imports are those of its tests.

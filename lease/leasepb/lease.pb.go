@@ -9,12 +9,14 @@
 package leasepb
 
 import (
-	fsmpb "github.com/weirproxy/weir/fsm/fsmpb"
-	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
-	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
+
+	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
+	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+
+	fsmpb "github.com/weirproxy/weir/fsm/fsmpb"
 )
 
 const (

@@ -7,6 +7,7 @@ import (
 
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/limit"
 )
 
 // calm is a world in which nothing goes wrong but what a test does, with a ttl of 3 s, commits of 2
@@ -127,7 +128,7 @@ func (w *calm) area(host string) time.Duration {
 
 func (w *calm) state() *fsm.State { return w.raft.head.state }
 
-func (w *calm) granted(key string) int64 { return w.state().Granted(fsm.HostConnections(key)) }
+func (w *calm) granted(key string) int64 { return w.state().Granted(limit.HostConnections(key)) }
 
 // put writes limits.
 func (w *calm) put(limits ...Limit) {

@@ -2,6 +2,7 @@ package leasetest
 
 import (
 	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 // The leaders of other clusters, whose limits are higher. A node comes to one by a stray join, or
@@ -21,9 +22,9 @@ const (
 // the cluster under test.
 func (w *world) otherCluster(id string) *leadership {
 	p := &process{w: w, index: maxNodes, name: id, dice: newDice(w.plan.Seed, 9), running: true, state: fsm.NewState()}
-	var limits []fsm.Limit
+	var limits []limit.Limit
 	for _, l := range w.plan.Limits {
-		limit, err := l.limit(fsm.SourceConfig)
+		limit, err := l.limit(limit.SourceConfig)
 		if err != nil {
 			w.fail(BreachPlan, "the plan has a limit that can't be: %v", err)
 		}

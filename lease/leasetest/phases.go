@@ -8,6 +8,7 @@ import (
 
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/limit"
 )
 
 // The events of the world.
@@ -213,7 +214,7 @@ func (w *world) twin(x *process, f Fault) {
 
 // writeLimit writes a limit as a client does: it comes again where there is no leader.
 func (w *world) writeLimit(l Limit, i int) {
-	limit, err := l.limit(fsm.SourceAPI)
+	limit, err := l.limit(limit.SourceAPI)
 	if err != nil {
 		w.fail(BreachPlan, "the plan has a limit that can't be: %v", err)
 		return

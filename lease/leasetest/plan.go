@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 // Plan is one run of the world: who is there, what they do, and what goes wrong when. The same plan
@@ -43,11 +43,11 @@ type Limit struct {
 }
 
 // limit is the limit as the log knows it.
-func (l Limit) limit(source fsm.Source) (fsm.Limit, error) {
-	p, err := fsm.ParsePattern(l.Pattern)
-	return fsm.Limit{
+func (l Limit) limit(source limit.Source) (limit.Limit, error) {
+	p, err := limit.ParsePattern(l.Pattern)
+	return limit.Limit{
 		Pattern: p, Connections: l.Connections, Shared: l.Shared, Evict: l.Evict, Source: source,
-		Queue: fsm.Queue{Timeout: l.Timeout.D(), Size: l.Size},
+		Queue: limit.Queue{Timeout: l.Timeout.D(), Size: l.Size},
 	}, err
 }
 
@@ -133,7 +133,7 @@ func (p *Plan) Validate() error {
 		bad("%d clocks drift on %d nodes", len(p.Drift), p.Nodes)
 	}
 	for _, l := range p.Limits {
-		limit, err := l.limit(fsm.SourceConfig)
+		limit, err := l.limit(limit.SourceConfig)
 		if err == nil {
 			err = limit.Validate()
 		}
@@ -142,7 +142,7 @@ func (p *Plan) Validate() error {
 		}
 	}
 	for _, x := range p.Workers {
-		if _, err := fsm.ParseTarget(x.Host, 443); err != nil || x.Node < 0 || x.Node >= p.Nodes {
+		if _, err := limit.ParseTarget(x.Host, 443); err != nil || x.Node < 0 || x.Node >= p.Nodes {
 			bad("a worker on node %d for %q", x.Node, x.Host)
 		}
 	}

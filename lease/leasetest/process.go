@@ -8,6 +8,7 @@ import (
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease"
 	"github.com/weirproxy/weir/lease/leasepb"
+	"github.com/weirproxy/weir/limit"
 )
 
 // process is one node's process, its machine and its clocks. The shell around the core is here; the
@@ -24,7 +25,7 @@ type process struct {
 	dice     dice
 
 	node    *lease.Node
-	known   *fsm.Table // the limits that it went by when it ended
+	known   *limit.Table // the limits that it went by when it ended
 	running bool
 	life    uint32 // rises with every start and end
 	stream  *stream

@@ -7,6 +7,7 @@ import (
 
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/limit"
 )
 
 // raft is the log as the servers agree on it, and who leads. It promises what Raft does, and no
@@ -62,9 +63,9 @@ func (r *raft) begin() {
 	w := r.w
 	r.term = 1
 	r.head = w.nodes[0]
-	var limits []fsm.Limit
+	var limits []limit.Limit
 	for _, l := range w.plan.Limits {
-		limit, err := l.limit(fsm.SourceConfig)
+		limit, err := l.limit(limit.SourceConfig)
 		if err != nil {
 			w.fail(BreachPlan, "the plan has a limit that can't be: %v", err)
 		}

@@ -6,8 +6,10 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/fsm/fsmpb"
 	"github.com/weirproxy/weir/lease"
 	"github.com/weirproxy/weir/lease/leasepb"
+	"github.com/weirproxy/weir/limit"
 )
 
 // Rule is a rule that a run can break, to show that the world finds the breach. The real code
@@ -110,7 +112,7 @@ func (w *world) spoilUp(s *stream, m *leasepb.NodeMessage) *leasepb.NodeMessage 
 			h = m.GetHello()
 			h.Holdings = nil
 			for _, g := range w.raft.head.state.SessionGrants(h.Session) {
-				h.Holdings = append(h.Holdings, &leasepb.Holding{Key: fsm.KeyToProto(g.Key), Slots: g.Delta})
+				h.Holdings = append(h.Holdings, &leasepb.Holding{Key: fsmpb.KeyOf(g.Key), Slots: g.Delta})
 			}
 		}
 	case RuleReleaseInUse:
@@ -154,9 +156,9 @@ func (w *world) spoilDown(_ *stream, m *leasepb.LeaderMessage) *leasepb.LeaderMe
 }
 
 // assign tells a node of slots.
-func (s *stream) assign(key fsm.Key, slots int64) {
+func (s *stream) assign(key limit.Key, slots int64) {
 	s.fromLeader(lease.Outbound{Conn: s.id, Msg: &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Assign{
-		Assign: &leasepb.Assign{Grants: []*leasepb.Holding{{Key: fsm.KeyToProto(key), Slots: slots}}}}}})
+		Assign: &leasepb.Assign{Grants: []*leasepb.Holding{{Key: fsmpb.KeyOf(key), Slots: slots}}}}}})
 }
 
 // tellEarly breaks rule 6: nodes hear of what is not committed yet.
@@ -280,15 +282,15 @@ func (m *brokenMachine) adjust(c *fsm.Adjust) fsm.Result {
 
 // raise lifts the limits of what is increased, and returns the means to lower them again.
 func (m *brokenMachine) raise(c *fsm.Adjust) (lower func()) {
-	var lifted []fsm.Limit
+	var lifted []limit.Limit
 	for _, a := range c.Adjustments {
 		l := m.st.Table().Governing(a.Key)
-		if a.Delta <= 0 || !l.Capped() || l.Connections == fsm.MaxConnections || len(lifted) == 4 {
+		if a.Delta <= 0 || !l.Capped() || l.Connections == limit.MaxConnections || len(lifted) == 4 {
 			continue
 		}
 		lifted = append(lifted, *l)
 		up := *l
-		up.Connections = fsm.MaxConnections
+		up.Connections = limit.MaxConnections
 		m.apply(&fsm.PutLimit{Limit: up})
 	}
 	return func() {

@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 // With more demand than slots, all slots are in use and nodes get equally, also where there are
@@ -247,7 +247,7 @@ func TestDeadByGossip(t *testing.T) {
 		end()
 		endB()
 		w.pass(100 * ms)
-		got := w.state().GrantOf(a.node.Session(a.clock()).ID, fsm.HostConnections("up"))
+		got := w.state().GrantOf(a.node.Session(a.clock()).ID, limit.HostConnections("up"))
 		if silent && got > 1 {
 			t.Errorf("a dead node was granted a slot more: it has %d", got)
 		}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/limit"
 )
 
 // upstream is all hosts. It counts what is open, and judges.
@@ -22,15 +23,15 @@ type upstream struct {
 	w     *world
 	hosts []hostInfo
 	keys  []keyInfo
-	table *fsm.Table // by which hosts and keys are described
-	conns []*conn    // from the dial to the end at the upstream
-	asked []*conn    // waiting now
-	seen  []*conn    // in use by nodes: from the admission to the release. Kept only while nothing goes wrong
+	table *limit.Table // by which hosts and keys are described
+	conns []*conn      // from the dial to the end at the upstream
+	asked []*conn      // waiting now
+	seen  []*conn      // in use by nodes: from the admission to the release. Kept only while nothing goes wrong
 }
 
 type hostInfo struct {
 	name   string
-	target fsm.Target
+	target limit.Target
 	key    int
 	capped bool
 	since  uint64 // index of the limits since which it is counted like this
@@ -41,7 +42,7 @@ type hostInfo struct {
 }
 
 type keyInfo struct {
-	key      fsm.Key
+	key      limit.Key
 	limit    int64 // -1: none
 	high     int64 // what may be open or granted although the limit is lower
 	freeFrom time.Duration
@@ -59,7 +60,7 @@ func (u *upstream) hostOf(name string) int {
 			return i
 		}
 	}
-	t, err := fsm.ParseTarget(name, 443)
+	t, err := limit.ParseTarget(name, 443)
 	if err != nil {
 		u.w.fail(BreachPlan, "host %q: %v", name, err)
 	}
@@ -69,12 +70,12 @@ func (u *upstream) hostOf(name string) int {
 		l, key := u.table.Match(t)
 		h.key, h.capped = u.keyOf(key), l.Capped()
 	} else {
-		h.key = u.keyOf(fsm.HostConnections(t.Host))
+		h.key = u.keyOf(limit.HostConnections(t.Host))
 	}
 	return len(u.hosts) - 1
 }
 
-func (u *upstream) keyOf(key fsm.Key) int {
+func (u *upstream) keyOf(key limit.Key) int {
 	for i := range u.keys {
 		if u.keys[i].key == key {
 			return i
@@ -88,7 +89,7 @@ func (u *upstream) keyOf(key fsm.Key) int {
 	return len(u.keys) - 1
 }
 
-func connections(l *fsm.Limit) int64 {
+func connections(l *limit.Limit) int64 {
 	if !l.Capped() {
 		return -1
 	}
@@ -145,7 +146,7 @@ func (u *upstream) applied(e logEntry, apply func() fsm.Result) fsm.Result {
 }
 
 func (u *upstream) granted() (sum int64) {
-	u.w.raft.head.state.Keys(func(_ fsm.Key, n int64) bool {
+	u.w.raft.head.state.Keys(func(_ limit.Key, n int64) bool {
 		sum += n
 		return true
 	})
@@ -182,7 +183,7 @@ func (u *upstream) lost(a fsm.Adjustment) {
 
 // overfull names a key of which more is open than its limit, though that asks for what is above it
 // to be closed.
-func (u *upstream) overfull() (key fsm.Key, n int64, found bool) {
+func (u *upstream) overfull() (key limit.Key, n int64, found bool) {
 	for i := range u.keys {
 		k := &u.keys[i]
 		if l := u.table.Governing(k.key); l.Capped() && l.Evict {
@@ -191,7 +192,7 @@ func (u *upstream) overfull() (key fsm.Key, n int64, found bool) {
 			}
 		}
 	}
-	return fsm.Key{}, 0, false
+	return limit.Key{}, 0, false
 }
 
 // settle lets the allowance above lowered limits fall with what is open and granted.

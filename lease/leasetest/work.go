@@ -3,8 +3,8 @@ package leasetest
 import (
 	"time"
 
-	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/limit"
 )
 
 // worker is one client of one process.
@@ -12,7 +12,7 @@ type worker struct {
 	x    *process
 	dice dice
 	Worker
-	target fsm.Target
+	target limit.Target
 	host   int // in the upstream's list
 }
 
@@ -142,7 +142,7 @@ func (c *conn) act(kind uint8, _ int64) {
 	}
 }
 
-func (c *conn) ask(target fsm.Target) {
+func (c *conn) ask(target limit.Target) {
 	x := c.x
 	now := x.Now()
 	c.since = c.w.now

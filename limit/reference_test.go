@@ -1,4 +1,4 @@
-package fsm
+package limit_test
 
 import (
 	"cmp"
@@ -9,6 +9,9 @@ import (
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"github.com/weirproxy/weir/limit"
+	"github.com/weirproxy/weir/limit/limittest"
 )
 
 // The reference reads hosts, destinations and patterns from the rules alone, with as little
@@ -547,13 +550,13 @@ func checkVerdict(t *testing.T, what, s string, err error, v verdict) (both bool
 // FuzzHostReference: hosts and destinations are what the rules say, neither more nor less, and
 // every spelling of one is one.
 func FuzzHostReference(f *testing.F) {
-	for _, row := range spellings {
+	for _, row := range limit.Spellings {
 		for _, s := range row {
 			f.Add(s, uint16(0))
 			f.Add(s+":443", uint16(80))
 		}
 	}
-	for s := range refusedHosts {
+	for s := range limit.RefusedHosts {
 		f.Add(s, uint16(1))
 	}
 	for _, s := range []string{"[::1]:", "[::1]:080", "a:", "a:65536", "a:00000000080", "ａ.ＥＸ:80", "été.fr", "ΩΜΈΓΑ.gr", "москва.рф", "例え.jp", "日本。中国", "１。２", "0x.0x"} {
@@ -561,17 +564,17 @@ func FuzzHostReference(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, s string, port uint16) {
 		want, v := refHost(s)
-		got, err := ParseHost(s)
+		got, err := limit.ParseHost(s)
 		if checkVerdict(t, "ParseHost", s, err, v) && got.Host != want {
 			t.Fatalf("ParseHost(%q) = %q, the reference says %q", s, got.Host, want)
 		}
 		if err == nil && s[len(s)-1] != ']' && !strings.Contains(s, ":") && !strings.HasSuffix(s, ".") && s[len(s)-1] < utf8.RuneSelf {
-			if again, err := ParseHost(strings.ToUpper(got.Host) + "."); !got.Addr.Is6() && (err != nil || again != got) {
+			if again, err := limit.ParseHost(strings.ToUpper(got.Host) + "."); !got.Addr.Is6() && (err != nil || again != got) {
 				t.Fatalf("%q is %v, and in upper case with a dot %v, %v", s, got, again, err)
 			}
 		}
 		host, number, v := refTarget(s, port)
-		target, err := ParseTarget(s, port)
+		target, err := limit.ParseTarget(s, port)
 		if checkVerdict(t, "ParseTarget", s, err, v) && (target.Host != host || int(target.Port) != number) {
 			t.Fatalf("ParseTarget(%q, %d) = %v, the reference says %s port %d", s, port, target, host, number)
 		}
@@ -580,13 +583,13 @@ func FuzzHostReference(f *testing.F) {
 
 // FuzzPatternReference: patterns are what the rules say.
 func FuzzPatternReference(f *testing.F) {
-	for _, s := range append(slices.Clone(somePatterns), "*.bücher.example:80", "10.1.2.3/8", "::ffff:10.0.0.0/104", "[2001:DB8::]/32", "*:1", "a.*.b", "0x7f.1:1",
+	for _, s := range append(slices.Clone(limittest.Patterns), "*.bücher.example:80", "10.1.2.3/8", "::ffff:10.0.0.0/104", "[2001:DB8::]/32", "*:1", "a.*.b", "0x7f.1:1",
 		"*.[::1]", "*.1", "[::ffff:1.2.3.4]:80", "10/8", "::/0:80", "a/8", "1.2.3.4/032", "::ffff:0:0/95", "*.", "*.:1", "[*]", "[::1/64", "[::]/0]") {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
 		want, v := readPattern(s)
-		got, err := ParsePattern(s)
+		got, err := limit.ParsePattern(s)
 		if checkVerdict(t, "ParsePattern", s, err, v) && got.String() != want.String() {
 			t.Fatalf("ParsePattern(%q) = %q, the reference says %q", s, got, want)
 		}
@@ -610,11 +613,11 @@ func FuzzMatch(f *testing.F) {
 		if v != accepted || len(lines) > 20 {
 			return
 		}
-		target, err := ParseTarget(lines[0], 80)
+		target, err := limit.ParseTarget(lines[0], 80)
 		if err != nil {
 			t.Fatal(err)
 		}
-		var limits []Limit
+		var limits []limit.Limit
 		var best refPattern
 		shared := map[string]bool{}
 		for i, line := range lines[1:] {
@@ -623,13 +626,13 @@ func FuzzMatch(f *testing.F) {
 			if _, twice := shared[ref.String()]; v != accepted || twice {
 				continue
 			}
-			l := Limit{Pattern: pattern(text), Connections: int64(i), Source: SourceAPI, Shared: isShared && ref.kind != "exact"}
+			l := limit.Limit{Pattern: limittest.Pattern(text), Connections: int64(i), Source: limit.SourceAPI, Shared: isShared && ref.kind != "exact"}
 			limits, shared[ref.String()] = append(limits, l), l.Shared
 			if ref.matches(host, port) && (best.kind == "" || compareSpecific(ref, best) > 0) {
 				best = ref
 			}
 		}
-		table := NewTable(1, 1, limits)
+		table := limit.NewTable(1, 1, limits)
 		l, key := table.Match(target)
 		switch {
 		case best.kind == "":
@@ -647,23 +650,23 @@ func FuzzMatch(f *testing.F) {
 		case best.port != 0:
 			want = refPattern{kind: "exact", host: host, port: port}.String()
 		}
-		if key != HostConnections(want) || table.Governing(key) != l || !canonicalKey(key) {
+		if key != limit.HostConnections(want) || table.Governing(key) != l || !key.Canonical() {
 			t.Fatalf("%v under %s is counted as %v, want %s; that is governed by %+v", target, best, key, want, table.Governing(key))
 		}
 	})
 }
 
 // TestReferenceItself: the reference is slow and naive, not wrong: it agrees with the tables of
-// spellings, and with the standard library on all IPv6 forms that it is shown.
+// limit.Spellings, and with the standard library on all IPv6 forms that it is shown.
 func TestReferenceItself(t *testing.T) {
-	for _, row := range spellings {
+	for _, row := range limit.Spellings {
 		for _, s := range row {
 			if got, v := refHost(s); v == refused || v == accepted && got != row[0] {
 				t.Errorf("%q gives %q, %v", s, got, v)
 			}
 		}
 	}
-	for s := range refusedHosts {
+	for s := range limit.RefusedHosts {
 		if got, v := refHost(s); v == accepted {
 			t.Errorf("%q gives %q", s, got)
 		}

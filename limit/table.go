@@ -1,4 +1,4 @@
-package fsm
+package limit
 
 import (
 	"net/netip"
@@ -9,13 +9,20 @@ import (
 // Table is the effective limits (API over config), immutable and indexed for matching.
 type Table struct {
 	Index      uint64 // log index of the last change
-	ShapeIndex uint64 // log index of the last change of the set of patterns, of a Shared flag, or of whether one has a cap: keys may have moved
+	ShapeIndex uint64 // log index of the last change of shape ([Limit.SameShape]): keys may have moved
 
-	limits []Limit // sorted by pattern; the maps below point into it
-	exact  map[string]rules
-	suffix map[string]rules
-	v4, v6 []cidrs // longest prefix first
-	any    *Limit
+	limits []Limit // sorted by pattern; what is below points into it
+	caps   [ScopeConnection + 1][Download + 1]bool
+
+	exact   map[string]rules // hosts
+	suffix  map[string]rules
+	nets    addresses // hosts that are addresses: CIDRs, and "*"
+	clients addresses
+	users   names
+	names   names // that programs choose
+	total   *Limit
+	// connection is that of each connection alone.
+	connection *Limit
 }
 
 // rules are the limits on one host or suffix.
@@ -33,13 +40,13 @@ type cidrs struct {
 // NewTable indexes limits; a pattern that stands twice is an error in the caller.
 func NewTable(index, shape uint64, limits []Limit) *Table {
 	limits = slices.Clone(limits)
-	slices.SortFunc(limits, func(a, b Limit) int { return strings.Compare(a.Pattern.text, b.Pattern.text) })
-	return newSortedTable(index, shape, limits)
+	slices.SortFunc(limits, func(a, b Limit) int { return a.Pattern.Compare(b.Pattern) })
+	return NewSortedTable(index, shape, limits)
 }
 
-// newSortedTable takes limits over; they are sorted by pattern.
-func newSortedTable(index, shape uint64, limits []Limit) *Table {
-	var kinds [patternAny + 1]int
+// NewSortedTable is [NewTable] of limits that are sorted by pattern. It takes the slice over.
+func NewSortedTable(index, shape uint64, limits []Limit) *Table {
+	var kinds [patternBare + 1]int
 	for i := range limits {
 		kinds[limits[i].Pattern.kind]++
 	}
@@ -51,19 +58,41 @@ func newSortedTable(index, shape uint64, limits []Limit) *Table {
 		suffix:     make(map[string]rules, kinds[patternSuffix]),
 	}
 	for i := range limits {
-		switch l := &limits[i]; l.Pattern.kind {
-		case patternExact:
-			addRule(t.exact, l)
-		case patternSuffix:
-			addRule(t.suffix, l)
-		case patternCIDR:
-			family := t.family(l.Pattern.prefix.Addr())
-			*family = addCIDR(*family, l)
-		case patternAny:
-			t.any = l
+		l := &limits[i]
+		for _, r := range Resources {
+			t.caps[l.Pattern.scope][r] = t.caps[l.Pattern.scope][r] || l.Caps(r)
+		}
+		switch l.Pattern.scope {
+		case ScopeHost:
+			t.addHost(l)
+		case ScopeClient:
+			t.clients.add(l)
+		case ScopeUser:
+			t.users.add(l)
+		case ScopeKey:
+			t.names.add(l)
+		case ScopeTotal:
+			t.total = l
+		case ScopeConnection:
+			t.connection = l
 		}
 	}
 	return t
+}
+
+// Caps reports whether any limit of a scope caps a resource. Where none does, nobody need look for
+// one.
+func (t *Table) Caps(s Scope, r Resource) bool { return t.caps[s][r] }
+
+func (t *Table) addHost(l *Limit) {
+	switch l.Pattern.kind {
+	case patternExact:
+		addRule(t.exact, l)
+	case patternSuffix:
+		addRule(t.suffix, l)
+	case patternCIDR, patternAny:
+		t.nets.add(l)
+	}
 }
 
 func addRule(m map[string]rules, l *Limit) {
@@ -89,14 +118,18 @@ func addCIDR(family []cidrs, l *Limit) []cidrs {
 	return family
 }
 
-func (t *Table) family(a netip.Addr) *[]cidrs {
-	if a.Is4() {
-		return &t.v4
+func addPrefix(all []prefixes, l *Limit) []prefixes {
+	length := len(l.Pattern.host)
+	i, found := slices.BinarySearchFunc(all, length, func(p prefixes, n int) int { return n - p.length })
+	if !found {
+		all = slices.Insert(all, i, prefixes{length: length, limits: map[string]*Limit{}})
 	}
-	return &t.v6
+	all[i].limits[l.Pattern.host] = l
+	return all
 }
 
-// Match returns the most specific limit for a target, and the key that counts it. Without one
+// Match returns the most specific limit of scope host for a target, and the key that counts its
+// connections. Without one
 // the limit is nil and the key is the target's host. It allocates only for a wildcard with a port,
 // whose key it has to spell.
 func (t *Table) Match(target Target) (*Limit, Key) {
@@ -104,7 +137,7 @@ func (t *Table) Match(target Target) (*Limit, Key) {
 	if l == nil {
 		return nil, HostConnections(target.Host)
 	}
-	return l, l.Pattern.key(target, l.Shared)
+	return l, HostConnections(l.Pattern.key(target, l.Shared))
 }
 
 // find goes from the most to the least specific: exact with port, exact, longest
@@ -120,12 +153,12 @@ func (t *Table) find(target Target) *Limit {
 	}
 	var l *Limit
 	if target.Addr.IsValid() {
-		l = t.findCIDR(target.Addr)
+		l = findCIDR(*t.nets.family(target.Addr), target.Addr)
 	} else {
 		l = t.findSuffix(target)
 	}
 	if l == nil {
-		l = t.any
+		l = t.nets.any
 	}
 	return l
 }
@@ -156,14 +189,23 @@ func (t *Table) findSuffix(target Target) *Limit {
 	}
 }
 
-func (t *Table) findCIDR(a netip.Addr) *Limit {
-	for _, c := range *t.family(a) {
-		p, err := a.Prefix(c.bits)
+func findCIDR(family []cidrs, a netip.Addr) *Limit {
+	for i := range family {
+		p, err := a.Prefix(family[i].bits)
 		if err != nil {
 			continue // can't be: the lengths are of the address's family
 		}
-		if l := c.nets[p]; l != nil {
+		if l := family[i].nets[p]; l != nil {
 			return l
+		}
+	}
+	return nil
+}
+
+func atCIDR(family []cidrs, p netip.Prefix) *Limit {
+	for i := range family {
+		if family[i].bits == p.Bits() {
+			return family[i].nets[p]
 		}
 	}
 	return nil
@@ -175,12 +217,28 @@ func (t *Table) findCIDR(a netip.Addr) *Limit {
 // A shared limit governs its key as long as it exists, also where narrower limits cover
 // everything that it could match.
 func (t *Table) Governing(key Key) *Limit {
-	if key.Scope != ScopeHost || key.Resource != ResourceConnections {
+	if !key.Resource.Known() {
 		return nil
 	}
-	if strings.HasPrefix(key.Name, "*") || strings.Contains(key.Name, "/") {
-		p, err := ParsePattern(key.Name)
-		if err != nil || p.text != key.Name {
+	switch key.Scope {
+	case ScopeHost:
+		return t.governingHost(key.Name)
+	case ScopeTotal:
+		return t.total
+	case ScopeClient:
+		return t.governingClient(key.Name)
+	case ScopeUser:
+		return governingName(&t.users, key)
+	case ScopeKey:
+		return governingName(&t.names, key)
+	}
+	return nil
+}
+
+func (t *Table) governingHost(name string) *Limit {
+	if strings.HasPrefix(name, "*") || strings.Contains(name, "/") {
+		p, err := ParsePattern(name)
+		if err != nil || p.text != name {
 			return nil
 		}
 		if l := t.at(p); l != nil && l.Shared {
@@ -188,12 +246,50 @@ func (t *Table) Governing(key Key) *Limit {
 		}
 		return nil
 	}
-	target, ok := keyTarget(key.Name)
+	target, ok := keyTarget(name)
 	if !ok {
 		return nil
 	}
 	l, k := t.Match(target)
-	if l == nil || k != key {
+	if l == nil || k.Name != name {
+		return nil
+	}
+	return l
+}
+
+func (t *Table) governingClient(name string) *Limit {
+	if name == "*" || strings.Contains(name, "/") {
+		p, err := ScopeClient.ParsePattern(name)
+		if err != nil || p.text != name {
+			return nil
+		}
+		if l := t.clients.at(p); l != nil && l.Shared {
+			return l
+		}
+		return nil
+	}
+	a, err := netip.ParseAddr(name)
+	if err != nil || ClientOf(a).Name != name {
+		return nil
+	}
+	if l := t.clients.find(a, name); l != nil && !l.Shared {
+		return l
+	}
+	return nil
+}
+
+// governingName looks for a shared pattern first: a name that is spelled as one is counted with what
+// matches it.
+func governingName(n *names, key Key) *Limit {
+	if strings.HasSuffix(key.Name, "*") {
+		if p, err := key.Scope.ParsePattern(key.Name); err == nil {
+			if l := n.at(p); l != nil && l.Shared {
+				return l
+			}
+		}
+	}
+	l, name := named(n.find(key.Name), key.Name)
+	if l == nil || name != key.Name {
 		return nil
 	}
 	return l
@@ -243,19 +339,25 @@ func (t *Table) Get(p Pattern) (*Limit, bool) {
 }
 
 func (t *Table) at(p Pattern) *Limit {
+	switch p.scope {
+	case ScopeClient:
+		return t.clients.at(p)
+	case ScopeUser:
+		return t.users.at(p)
+	case ScopeKey:
+		return t.names.at(p)
+	case ScopeTotal:
+		return t.total
+	case ScopeConnection:
+		return t.connection
+	}
 	switch p.kind {
 	case patternExact:
 		return t.exact[p.host].at(p.port)
 	case patternSuffix:
 		return t.suffix[p.host].at(p.port)
-	case patternCIDR:
-		for _, c := range *t.family(p.prefix.Addr()) {
-			if c.bits == p.prefix.Bits() {
-				return c.nets[p.prefix]
-			}
-		}
-	case patternAny:
-		return t.any
+	case patternCIDR, patternAny:
+		return t.nets.at(p)
 	}
 	return nil
 }
