@@ -34,7 +34,7 @@ type Slot interface {
 	Limited() bool
 	// Waited is how long Acquire waited.
 	Waited() time.Duration
-	// Key is what the slot is counted under.
+	// Key is the name under which the slot is counted.
 	Key() fsm.Key
 }
 
@@ -89,8 +89,7 @@ func (f *flow) unreachable(err error, how ending) *refusal {
 	return refuseDial(err)
 }
 
-// wait holds what a flow needs only if it has to wait for its slot or its connection. Guarded by
-// the flow's mu.
+// wait holds the state of a wait for the slot or the connection. Guarded by the flow's mu.
 type wait struct {
 	ctx    context.Context // nil until it is asked for
 	cancel context.CancelCauseFunc
@@ -137,7 +136,7 @@ func (f *flow) watchSoon() {
 	}
 }
 
-// waited releases what the wait has used: there is nothing more to wait for.
+// waited releases the state of the wait, which is over.
 func (f *flow) waited() {
 	f.mu.Lock()
 	defer f.mu.Unlock()

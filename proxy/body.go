@@ -5,7 +5,7 @@ import (
 	"sync/atomic"
 )
 
-// framing is how a message's body ends (RFC 9112 §6.3).
+// framing says how a message's body ends (RFC 9112 §6.3).
 type framing uint8
 
 const (

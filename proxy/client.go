@@ -130,7 +130,7 @@ func (c *client) next() bool {
 	return true
 }
 
-// refuseHead answers what is not a request's head, where somebody waits for an answer.
+// refuseHead answers a malformed or late head, if the client is still there to read the answer.
 func (c *client) refuseHead(err error) {
 	var syntax syntaxError
 	switch {
@@ -147,7 +147,7 @@ func (c *client) refuseHead(err error) {
 	}
 }
 
-// clock is what a client's read deadline measures.
+// clock is the meaning of a client's read deadline.
 type clock uint8
 
 const (

@@ -84,7 +84,7 @@ func (x *exchange) attempt() (keep bool) {
 	}
 }
 
-// settle releases what only an exchange in progress holds.
+// settle releases the head's buffer and ends the vigil.
 func (x *exchange) settle() {
 	if x.head != nil {
 		x.c.srv.buffers.put(x.head)

@@ -36,7 +36,7 @@ const (
 	phaseEnded           // the slot is released, or about to be
 )
 
-// ending is what the upstream knows of the end when a flow finishes.
+// ending says how much the upstream knows when a flow finishes.
 type ending uint8
 
 const (

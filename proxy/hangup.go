@@ -5,7 +5,7 @@ import (
 	"sync/atomic"
 )
 
-// hangup is what a peer did to its connection.
+// hangup says how a peer has ended its connection.
 type hangup uint8
 
 const (

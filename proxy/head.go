@@ -184,9 +184,8 @@ func (h *head) parseVersion(v []byte) error {
 	return nil
 }
 
-// parseFields parses the lines up to the empty one. A response's lines are repaired first (tidy):
-// an upstream chooses its whole answer anyway, so only one reading must be left in what goes to the
-// client.
+// parseFields parses the lines up to the empty one. With tidy, for responses, it repairs the lines
+// first, so that the client gets fields with only one reading.
 func (h *head) parseFields(b []byte, tidy bool) error {
 	if tidy {
 		unfold(b)

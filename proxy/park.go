@@ -60,7 +60,7 @@ func (f *flow) closeIdle() {
 	f.finish(endClean)
 }
 
-// drained reads and drops what still comes, and reports whether the peer's FIN came in time.
+// drained reads and drops the peer's remaining bytes, and reports whether its FIN came in time.
 func drained(s *sock, timeout time.Duration) bool { return drainedWhile(s, timeout, timeout) }
 
 // drainedWhile is drained with two bounds: quiet for a pause between bytes, whole for the total.
