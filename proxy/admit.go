@@ -4,18 +4,23 @@ import (
 	"context"
 	"time"
 
-	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/limit"
+	"github.com/weirproxy/weir/proxy/resolve"
 )
 
-// Admitter hands out the right to open upstream connections.
+// Admitter hands out the right to serve requests and to open upstream connections.
 type Admitter interface {
+	// Begin counts a request in hand under the limits on connections of scope total, client and
+	// user. It waits for its slots as Acquire does. The holder may be severed as soon as it has them,
+	// even before Begin returns. On an error nothing is held.
+	Begin(ctx context.Context, s *limit.Subject, h lease.Holder) (Claims, error)
 	// Acquire waits for a slot for as long as the limit's queue allows, or until ctx ends. The
 	// holder may be severed as soon as it has the slot, even before Acquire returns.
-	Acquire(ctx context.Context, t fsm.Target, h lease.Holder) (Slot, error)
+	Acquire(ctx context.Context, t limit.Target, h lease.Holder) (Slot, error)
 	// Limit returns the limit that governs the target, as far as this node knows; false means that
 	// there is none.
-	Limit(t fsm.Target) (Limit, bool)
+	Limit(t limit.Target) (Limit, bool)
 }
 
 // Slot is the right to one upstream connection.
@@ -35,32 +40,39 @@ type Slot interface {
 	// Waited is how long Acquire waited.
 	Waited() time.Duration
 	// Key is the name under which the slot is counted.
-	Key() fsm.Key
+	Key() limit.Key
 }
 
-// open resolves the target's name, acquires a slot for c and dials. No slot is held while the name
-// is resolved. On failure it gives the slot back and returns the refusal to answer with, which is
-// nil if the client has gone. f must be new, and already be c's flow (see use).
-func (f *flow) open(c *client) (ok bool, _ *refusal) {
-	s := f.srv
+// open opens the upstream connection of a CONNECT, whose request is r: it resolves the target's
+// name, begins the request, acquires a slot and dials. Nothing is held while the name is resolved;
+// whoever waits for the slot holds the request's claims. On failure the refusal to answer with is
+// returned, which is nil if the client has gone; everything is given back then. f must be new, and
+// already be its client's flow (see use).
+func (f *flow) open(r *request) (ok bool, _ *refusal) {
+	r.serve(f)
 	if !f.admitting() {
 		return false, f.refuseCause(f.endCause())
 	}
 	defer f.waited()
-
-	addrs, err := f.resolve()
+	addrs, err := f.resolve(r)
 	if err != nil {
 		return false, f.unreachable(err, endUnused)
 	}
-	slot, err := s.admitter.Acquire((*waiting)(f), f.target, f)
+	if err := r.begin(f); err != nil {
+		return false, f.unadmitted(err)
+	}
+	return f.connectFor(r, addrs)
+}
+
+// connectFor acquires a slot and dials, for a request that has begun. The flow must be in its
+// admission.
+func (f *flow) connectFor(r *request, addrs resolve.Addrs) (ok bool, _ *refusal) {
+	slot, err := f.srv.admitter.Acquire((*waiting)(f), f.target, f)
 	if err != nil {
-		f.finish(endUnused)
-		if cause := f.endCause(); cause != nil {
-			return false, f.refuseCause(cause)
-		}
-		return false, f.refuseAdmission(err)
+		return false, f.unadmitted(err)
 	}
 	f.admitted(slot)
+	f.slotWait = r.waited + slot.Waited()
 	if addrs.Len() == 0 && !f.target.Addr.IsValid() {
 		f.finish(endUnconnected) // its limit was 0 when resolve looked, so it was not resolved
 		return false, &refuseBlocked
@@ -76,6 +88,15 @@ func (f *flow) open(c *client) (ok bool, _ *refusal) {
 	}
 	f.noteOpened()
 	return true, nil
+}
+
+// unadmitted finishes a flow that has no slot, because of an error of Begin or Acquire.
+func (f *flow) unadmitted(err error) *refusal {
+	f.finish(endUnused)
+	if cause := f.endCause(); cause != nil {
+		return f.refuseCause(cause)
+	}
+	return f.refuseAdmission(err)
 }
 
 // unreachable finishes a flow whose target could not be resolved or connected to. If the flow was
@@ -176,7 +197,7 @@ func (f *flow) refuseAdmission(err error) *refusal {
 }
 
 // blocks reports whether the target's limit is 0.
-func (s *Server) blocks(t fsm.Target) bool {
-	limit, limited := s.admitter.Limit(t)
-	return limited && limit.Connections == 0
+func (s *Server) blocks(t limit.Target) bool {
+	l, limited := s.admitter.Limit(t)
+	return limited && l.Connections == 0
 }

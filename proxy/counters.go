@@ -86,11 +86,11 @@ func (c *Counters) refused(r *refusal) {
 	c.Refusals[r.counted()].Add(1)
 }
 
-// noteOpened reports how long the flow's connection took to open. The wait for the slot counts only
-// for limited hosts.
+// noteOpened reports how long the flow's connection took to open. The wait for slots counts only
+// under a limit.
 func (f *flow) noteOpened() {
-	if f.slot.Limited() {
-		f.srv.onWait(f.slot.Waited())
+	if f.slot.Limited() || f.claims.Limited() {
+		f.srv.onWait(f.slotWait)
 	}
 	f.srv.onDial(f.dialTime)
 }

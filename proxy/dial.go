@@ -29,15 +29,17 @@ type Resolver interface {
 // a lower one finds the living one of many addresses sooner.
 const firstAttempt = 1200 * time.Millisecond
 
-// resolve finds the target's addresses. It has a DialTimeout of its own. A blocked name is not
-// looked up: the result has no addresses, and open refuses it.
-func (f *flow) resolve() (addrs resolve.Addrs, err error) {
+// resolve finds the target's addresses. It has a DialTimeout of its own, in which the request holds
+// no claims. A blocked name is not looked up: the result has no addresses, and connectFor refuses
+// it.
+func (f *flow) resolve(r *request) (addrs resolve.Addrs, err error) {
 	s := f.srv
 	if f.target.Addr.IsValid() {
 		return addrs, nil
 	}
 	addrs, known := s.resolver.Remembered(f.target.Host)
 	if !known && !s.blocks(f.target) {
+		r.giveBack()
 		began := time.Now()
 		addrs, err = s.lookup((*waiting)(f), f.target.Host)
 		f.lookupTime = time.Since(began)

@@ -3,7 +3,7 @@ package proxy
 import (
 	"strconv"
 
-	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 // Most clients show only the status line of a refused CONNECT, so its reason phrase says why. It
@@ -27,15 +27,15 @@ type Limit struct {
 
 // grounds are the names in a refusal's reason phrase.
 type grounds struct {
-	target fsm.Target // zero if it is not known yet
-	limit  Limit      // the cause of the refusal; zero if it has been deleted since
+	target limit.Target // zero if it is not known yet
+	limit  Limit        // the cause of the refusal; zero if it has been deleted since
 }
 
 // grounds returns the grounds for refusing the current request.
 func (c *client) grounds(r *refusal) grounds {
-	g := grounds{target: c.target}
+	g := grounds{target: c.subject.Host}
 	if r.reason.limited() {
-		g.limit, _ = c.srv.admitter.Limit(c.target)
+		g.limit, _ = c.srv.admitter.Limit(c.subject.Host)
 	}
 	return g
 }
@@ -92,7 +92,7 @@ func (r *refusal) appendLimit(dst []byte, n int64) []byte {
 }
 
 // appendDestination appends host:port.
-func appendDestination(dst []byte, t fsm.Target) []byte {
+func appendDestination(dst []byte, t limit.Target) []byte {
 	six := t.Addr.Is6()
 	if six {
 		dst = append(dst, '[')

@@ -7,8 +7,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/limit"
 )
 
 // statusLines matches the status lines of the proxy's own answers.
@@ -21,22 +21,22 @@ func statusLine(r *refusal, rejectStatus int, g grounds) string {
 }
 
 func TestReasonPhrases(t *testing.T) {
-	target := fsm.Target{Host: "api.example.com", Port: 443}
-	limit := func(n int64) grounds { return grounds{target, Limit{Name: "api.example.com", Connections: n}} }
-	six := fsm.Target{Host: "fd00::1", Addr: netip.MustParseAddr("fd00::1"), Port: 81}
+	target := limit.Target{Host: "api.example.com", Port: 443}
+	of := func(n int64) grounds { return grounds{target, Limit{Name: "api.example.com", Connections: n}} }
+	six := limit.Target{Host: "fd00::1", Addr: netip.MustParseAddr("fd00::1"), Port: 81}
 	for _, c := range []struct {
 		r            *refusal
 		rejectStatus int
 		g            grounds
 		want         string
 	}{
-		{refuseAdmission(lease.ErrOverLimit), 503, limit(5), "503 weir: api.example.com is at its limit of 5 connections"},
-		{refuseAdmission(lease.ErrOverLimit), 429, limit(1), "429 weir: api.example.com is at its limit of 1 connection"},
-		{refuseAdmission(lease.ErrQueueFull), 503, limit(5), "503 weir: api.example.com is at its limit of 5 connections and its queue is full"},
-		{refuseAdmission(lease.ErrQueueTimeout), 503, limit(5), "503 weir: api.example.com is at its limit of 5 connections, and none came free in time"},
+		{refuseAdmission(lease.ErrOverLimit), 503, of(5), "503 weir: api.example.com is at its limit of 5 connections"},
+		{refuseAdmission(lease.ErrOverLimit), 429, of(1), "429 weir: api.example.com is at its limit of 1 connection"},
+		{refuseAdmission(lease.ErrQueueFull), 503, of(5), "503 weir: api.example.com is at its limit of 5 connections and its queue is full"},
+		{refuseAdmission(lease.ErrQueueTimeout), 503, of(5), "503 weir: api.example.com is at its limit of 5 connections, and none came free in time"},
 		{refuseAdmission(lease.ErrOverLimit), 503, grounds{target: target}, "503 weir: api.example.com:443: the host is at its connection limit"}, // it has just been deleted
-		{&refuseBlocked, 503, limit(0), "503 weir: api.example.com is blocked by a limit of 0 connections"},
-		{&refuseNoLease, 503, limit(5), "503 weir: no lease: this node has no live session with the cluster"},
+		{&refuseBlocked, 503, of(0), "503 weir: api.example.com is blocked by a limit of 0 connections"},
+		{&refuseNoLease, 503, of(5), "503 weir: no lease: this node has no live session with the cluster"},
 		{&refuseDraining, 503, grounds{}, "503 weir: this node is draining"},
 		{refuseDial(errProhibited), 503, grounds{target: six}, "502 weir: [fd00::1]:81: the destination's address is not allowed"},
 		{&refuseClient, 503, grounds{target: target}, "403 weir: client address not allowed"},
@@ -55,12 +55,12 @@ func FuzzReasonPhrase(f *testing.F) {
 	f.Add("api.example.com", "details", true)
 	f.Add(strings.Repeat("x", 300), strings.Repeat("y", 300), true)
 	f.Add("a\r\nX: y", "b\r\n\r\nc", false)
-	f.Fuzz(func(t *testing.T, name, details string, limit bool) {
+	f.Fuzz(func(t *testing.T, name, details string, limited bool) {
 		r := &refusal{reason: reasonDNS, details: details}
-		if limit {
+		if limited {
 			r.reason = reasonOverLimit
 		}
-		g := grounds{fsm.Target{Host: name, Port: 65535}, Limit{Name: name, Connections: 1_000_000}}
+		g := grounds{limit.Target{Host: name, Port: 65535}, Limit{Name: name, Connections: 1_000_000}}
 		if line := statusLine(r, 503, g); !statusLines.MatchString(line) {
 			t.Fatalf("%q", line)
 		}

@@ -6,8 +6,9 @@ import (
 	"net"
 	"time"
 
-	"github.com/weirproxy/weir/lease"
 	"golang.org/x/sys/unix"
+
+	"github.com/weirproxy/weir/lease"
 )
 
 // refusal says why the proxy turns a request away, in no protocol's terms. refusehttp.go renders it
@@ -76,8 +77,10 @@ var (
 	errSevered    = errors.New("the slot was withdrawn")
 	errFenced     = errors.New("the node can't prove its session any more")
 	errEvicted    = errors.New("the limit was lowered and its connections evicted")
-	errClosed     = errors.New("closed by an operator")
-	errShutdown   = errors.New("the proxy was stopped")
+
+	errRequestEvicted = errors.New("a limit that the request counts under was lowered and its requests evicted")
+	errClosed         = errors.New("closed by an operator")
+	errShutdown       = errors.New("the proxy was stopped")
 )
 
 func badRequest(details string) *refusal {
@@ -127,7 +130,7 @@ var (
 	cutNested = refusal{reason: reasonLoop, details: "the upstream answered as a proxy of this cluster"}
 )
 
-// refuseAdmission maps an error of Acquire.
+// refuseAdmission maps an error of Begin or Acquire.
 func refuseAdmission(err error) *refusal {
 	switch {
 	case errors.Is(err, lease.ErrNoLease), errors.Is(err, errFenced):
@@ -138,7 +141,7 @@ func refuseAdmission(err error) *refusal {
 		return &refuseQueueFull
 	case errors.Is(err, lease.ErrQueueTimeout):
 		return &refuseQueueTimeout
-	case errors.Is(err, lease.ErrOverLimit), errors.Is(err, errEvicted):
+	case errors.Is(err, lease.ErrOverLimit), errors.Is(err, errEvicted), errors.Is(err, errRequestEvicted):
 		return &refuseOverLimit
 	case errors.Is(err, errClosed):
 		return &refuseClosedEarly

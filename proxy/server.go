@@ -56,6 +56,7 @@ type Server struct {
 	buffers   bufferPool
 	pipes     pipePool
 	idle      idlePool
+	names     clientNames
 	flows     registry
 	resets    resetLog
 	hangups   *hangups

@@ -20,6 +20,7 @@ import (
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease"
 	"github.com/weirproxy/weir/lease/leasepb"
+	"github.com/weirproxy/weir/limit"
 	"github.com/weirproxy/weir/proxy"
 )
 
@@ -228,6 +229,19 @@ func propose(ctx context.Context, m *cluster.Cluster, term uint64, c fsm.Command
 // admitter lets the proxy acquire from the manager.
 type admitter struct{ manager *lease.Manager }
 
+// Begin implements [proxy.Admitter].
+func (a admitter) Begin(context.Context, *limit.Subject, lease.Holder) (proxy.Claims, error) {
+	return noClaims{}, nil
+}
+
+// noClaims are those of a request under no limit of scope total, client and user.
+type noClaims struct{}
+
+func (noClaims) End()                  {}
+func (noClaims) Live() bool            { return true }
+func (noClaims) Limited() bool         { return false }
+func (noClaims) Waited() time.Duration { return 0 }
+
 // Acquire implements [proxy.Admitter].
 func (a admitter) Acquire(ctx context.Context, t fsm.Target, h lease.Holder) (proxy.Slot, error) {
 	s := new(lease.Slot)
@@ -243,11 +257,11 @@ func (a admitter) Limit(t fsm.Target) (proxy.Limit, bool) {
 	if table == nil {
 		return proxy.Limit{}, false
 	}
-	limit, key := table.Match(t)
-	if !limit.Capped() {
+	l, key := table.Match(t)
+	if !l.Capped() {
 		return proxy.Limit{}, false
 	}
-	return proxy.Limit{Name: key.Name, Connections: limit.Connections}, true
+	return proxy.Limit{Name: key.Name, Connections: l.Connections}, true
 }
 
 func (a *agent) leaderAddr() string {

@@ -20,10 +20,10 @@ var areas = map[string][]string{
 	"config":        {"config/certs"},
 	"lease":         {"limit", "fsm"},
 	"cluster":       {"fsm", "config/certs"},
-	"proxy":         {"lease", "fsm", "proxy/resolve"},
+	"proxy":         {"lease", "limit", "proxy/resolve"},
 	"proxy/resolve": nil,
 	"api":           {"fsm"},
-	"cmd/weir":      {"config", "api", "proxy", "proxy/resolve", "lease", "cluster", "fsm", "config/certs"},
+	"cmd/weir":      {"config", "api", "proxy", "proxy/resolve", "lease", "cluster", "fsm", "limit", "config/certs"},
 	"e2e":           {"api"},
 	"examples/demo": {"e2e"},
 }
