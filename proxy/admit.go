@@ -18,6 +18,10 @@ type Admitter interface {
 	// Acquire waits for a slot for as long as the limit's queue allows, or until ctx ends. The
 	// holder may be severed as soon as it has the slot, even before Acquire returns.
 	Acquire(ctx context.Context, t limit.Target, h lease.Holder) (Slot, error)
+	// Take takes a token of each limit on requests that the subject is under, whatever its scope, and
+	// waits for them. waited is how long the request has waited already. On an error nothing has been
+	// taken.
+	Take(ctx context.Context, s *limit.Subject, waited time.Duration) error
 	// Limit returns the limit that governs the target, as far as this node knows; false means that
 	// there is none.
 	Limit(t limit.Target) (Limit, bool)
@@ -44,8 +48,8 @@ type Slot interface {
 }
 
 // open opens the upstream connection of a CONNECT, whose request is r: it resolves the target's
-// name, begins the request, acquires a slot and dials. Nothing is held while the name is resolved;
-// whoever waits for the slot holds the request's claims. On failure the refusal to answer with is
+// name, begins the request, acquires a slot, takes the request's token and dials. Nothing is held
+// while the name is resolved; whoever waits for one of the others holds those before it. On failure the refusal to answer with is
 // returned, which is nil if the client has gone; everything is given back then. f must be new, and
 // already be its client's flow (see use).
 func (f *flow) open(r *request) (ok bool, _ *refusal) {
@@ -59,26 +63,34 @@ func (f *flow) open(r *request) (ok bool, _ *refusal) {
 		return false, f.unreachable(err, endUnused)
 	}
 	if err := r.begin(f); err != nil {
-		return false, f.unadmitted(err)
+		return false, f.unadmitted(err, endUnused)
 	}
 	return f.connectFor(r, addrs)
 }
 
-// connectFor acquires a slot and dials, for a request that has begun. The flow must be in its
+// connectFor acquires a slot, takes the request's token and dials, for a request that has its claims. The flow must be in its
 // admission.
 func (f *flow) connectFor(r *request, addrs resolve.Addrs) (ok bool, _ *refusal) {
 	slot, err := f.srv.admitter.Acquire((*waiting)(f), f.target, f)
 	if err != nil {
-		return false, f.unadmitted(err)
+		return false, f.unadmitted(err, endUnused)
 	}
 	f.admitted(slot)
-	f.slotWait = r.waited + slot.Waited()
+	r.waited += slot.Waited()
+	f.slotWait = r.waited
 	if addrs.Len() == 0 && !f.target.Addr.IsValid() {
 		f.finish(endUnconnected) // its limit was 0 when resolve looked, so it was not resolved
 		return false, &refuseBlocked
 	}
-	err = f.dial(addrs)
-	f.dialTime = time.Since(f.since)
+	if err := r.take(f); err != nil {
+		return false, f.unadmitted(err, endUnconnected)
+	}
+	began := f.since
+	if f.tokenWait = r.tokenWait; f.tokenWait > 0 {
+		began = time.Now()
+	}
+	err = f.dial(addrs, began)
+	f.dialTime = time.Since(began)
 	if err != nil {
 		how := endUnconnected
 		if f.endCause() != nil || isTimeout(err) {
@@ -90,9 +102,9 @@ func (f *flow) connectFor(r *request, addrs resolve.Addrs) (ok bool, _ *refusal)
 	return true, nil
 }
 
-// unadmitted finishes a flow that has no slot, because of an error of Begin or Acquire.
-func (f *flow) unadmitted(err error) *refusal {
-	f.finish(endUnused)
+// unadmitted finishes a flow without a connection, because of an error of Begin, Acquire or Take.
+func (f *flow) unadmitted(err error, how ending) *refusal {
+	f.finish(how)
 	if cause := f.endCause(); cause != nil {
 		return f.refuseCause(cause)
 	}
@@ -113,6 +125,7 @@ func (f *flow) unreachable(err error, how ending) *refusal {
 // wait holds the state of a wait for the slot or the connection. Guarded by the flow's mu.
 type wait struct {
 	ctx    context.Context // nil until it is asked for
+	since  time.Time       // when it was
 	cancel context.CancelCauseFunc
 	timer  *time.Timer // starts watching the client for a hang-up
 }
@@ -129,6 +142,7 @@ func (w *waiting) context() context.Context {
 	defer f.mu.Unlock()
 	if f.wait.ctx == nil {
 		f.wait.ctx, f.wait.cancel = context.WithCancelCause(f.srv.ctx)
+		f.wait.since = time.Now()
 		f.watchSoon()
 		if f.cause != nil {
 			f.wait.cancel(f.cause)
@@ -163,6 +177,16 @@ func (f *flow) waited() {
 	defer f.mu.Unlock()
 	f.wait.end(nil)
 	f.wait = wait{}
+}
+
+// waitedFor returns how long the wait has lasted since waited was called, or 0 if there was none.
+func (f *flow) waitedFor() time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.wait.ctx == nil {
+		return 0
+	}
+	return time.Since(f.wait.since)
 }
 
 // end ends the wait. The caller holds the flow's mu.

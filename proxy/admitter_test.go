@@ -33,6 +33,63 @@ type admitter struct {
 	subjects  []limit.Subject // of all requests
 	begun     int
 	uncounted bool // requests are not counted, which is faster
+
+	scarce   bool // tokens are limited
+	tokens   int
+	failTake error
+	taken    int
+	waits    []time.Duration // what each Take was told
+	forToken []chan struct{} // requests that wait
+}
+
+// Take takes a token, or waits for one.
+func (a *admitter) Take(ctx context.Context, _ *limit.Subject, waited time.Duration) error {
+	if a.uncounted {
+		return nil
+	}
+	for {
+		a.mu.Lock()
+		switch {
+		case a.failTake != nil:
+			defer a.mu.Unlock()
+			return a.failTake
+		case !a.scarce || a.tokens > 0:
+			defer a.mu.Unlock()
+			a.tokens--
+			a.taken++
+			a.waits = append(a.waits, waited)
+			return nil
+		}
+		turn := make(chan struct{})
+		a.forToken = append(a.forToken, turn)
+		a.mu.Unlock()
+		select {
+		case <-turn:
+		case <-ctx.Done():
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			a.forToken = slices.DeleteFunc(a.forToken, func(w chan struct{}) bool { return w == turn })
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// setTokens makes tokens scarce.
+func (a *admitter) setTokens(n int, fail error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.scarce, a.tokens, a.failTake = true, n, fail
+	for _, w := range a.forToken {
+		close(w)
+	}
+	a.forToken = nil
+}
+
+// tokensTaken returns the number of tokens taken, and of the requests that wait for one.
+func (a *admitter) tokensTaken() (taken, waiting int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.taken, len(a.forToken)
 }
 
 // claims are a fake request's.

@@ -27,8 +27,11 @@ type Claims interface {
 // its end, or a plain request to the end of its response. The upstream connection's slot belongs to
 // the flow, which may outlive the request, and may have carried others before.
 type request struct {
-	claims Claims        // nil: none. Used by the owner of the request only
-	waited time.Duration // for the claims
+	// Used by the owner of the request only.
+	claims    Claims        // nil: none
+	waited    time.Duration // for the claims and for slots
+	taken     bool          // its token has been taken: the request has begun
+	tokenWait time.Duration
 
 	mu      sync.Mutex
 	flow    *flow // that serves the request, or that waits for what the request needs; nil: none
@@ -86,6 +89,18 @@ func (r *request) begin(f *flow) error {
 	return nil
 }
 
+// take takes the request's token of each limit on requests, and waits for them as long as the limits'
+// queues allow. It takes them once, however often the request is sent. f is as for begin.
+func (r *request) take(f *flow) error {
+	if r.taken {
+		return nil
+	}
+	f.waited()
+	err := f.srv.admitter.Take((*waiting)(f), &f.client.subject, r.waited)
+	r.taken, r.tokenWait = err == nil, f.waitedFor()
+	return err
+}
+
 // giveBack gives the claims back, before a wait in which nothing may be held.
 func (r *request) giveBack() {
 	if r.claims == nil {
@@ -106,7 +121,7 @@ func (r *request) giveBack() {
 func (r *request) end() (again bool) {
 	limited := r.claims != nil && r.claims.Limited()
 	r.giveBack()
-	r.waited = 0
+	r.waited, r.taken, r.tokenWait = 0, false, 0
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.letGo()

@@ -65,9 +65,9 @@ func (s *Server) lookup(ctx context.Context, host string) (resolve.Addrs, error)
 // tried one at a time, because two attempts at once could both become connections that the upstream
 // counts, on one slot. All attempts share the policy's DialTimeout: the first round gives each
 // address a short time, and those that did not answer divide the rest.
-func (f *flow) dial(addrs resolve.Addrs) error {
+func (f *flow) dial(addrs resolve.Addrs, now time.Time) error {
 	s, policy := f.srv, f.srv.policy.Load()
-	deadline := f.since.Add(policy.DialTimeout)
+	deadline := now.Add(policy.DialTimeout)
 	if f.target.Addr.IsValid() {
 		addr := netip.AddrPortFrom(f.target.Addr.Unmap(), f.target.Port)
 		if err := s.forbids(policy, addr); err != nil {
@@ -75,13 +75,13 @@ func (f *flow) dial(addrs resolve.Addrs) error {
 		}
 		return f.connect(addr, deadline)
 	}
-	if addrs.Expired(f.since) { // while waiting for the slot
+	if addrs.Expired(now) { // while waiting for the slot
 		if fresh, known := s.resolver.Remembered(f.target.Host); known {
 			addrs = fresh
 		}
 	}
 	var space [8]netip.AddrPort
-	list, err := s.candidates(space[:0], policy, &addrs, f.target.Port, f.since)
+	list, err := s.candidates(space[:0], policy, &addrs, f.target.Port, now)
 	for first := true; len(list) > 0; first = false {
 		silent := list[:0]
 		for i, addr := range list {

@@ -68,7 +68,8 @@
 //     slot and the request's claims are still live. So a process that was frozen past its lease touches no further byte.
 //  4. Only a flow's owner finishes it. Everything else makes the owner's wait fail.
 //  5. The request holds the claims of scope total, client and user, the flow holds the host's slot.
-//     Claims are taken first, then the slot; whoever waits for one holds those before it.
+//     Claims are taken first, then the slot, then the request's token, once; whoever waits for one
+//     holds those before it.
 //  6. Whatever two HTTP parsers could read differently is refused.
 //
 // # Parsing

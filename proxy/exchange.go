@@ -444,9 +444,9 @@ func (x *exchange) log() {
 	if !s.lines.wanted() {
 		return
 	}
-	wait, dial := x.request.waited, time.Duration(0)
+	var dial time.Duration
 	if !f.reused {
-		wait, dial = f.slotWait, f.dialTime
+		dial = f.dialTime
 	}
 	l := s.lines.begin(x.over, "request ended")
 	l.addr("client", c.addr)
@@ -462,7 +462,10 @@ func (x *exchange) log() {
 	if !f.reused {
 		f.logLookup(l)
 	}
-	l.duration("slot_wait", wait)
+	l.duration("slot_wait", x.request.waited)
+	if x.request.tokenWait > 0 {
+		l.duration("token_wait", x.request.tokenWait)
+	}
 	l.duration("dial", dial)
 	l.number("bytes_in", in)
 	l.number("bytes_out", out)

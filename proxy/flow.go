@@ -74,6 +74,7 @@ type flow struct {
 	addr       netip.Addr // the upstream's
 	reused     bool
 	slotWait   time.Duration // for the claims and the slot that it was opened with
+	tokenWait  time.Duration // of the request that opened it
 	spoilt     bool          // stray bytes may follow the upstream's response: the connection is not kept
 	owner      owner         // of the requests that it has carried
 	head       *head         // of the response; nil in a CONNECT's flow

@@ -33,7 +33,7 @@ func (x *exchange) connect(fresh bool) (ok bool, _ *refusal) {
 // unless fresh, or opens f. Nothing is held while the name is resolved, which takes place only if a
 // connection has to be opened.
 func (x *exchange) admit(f *flow, fresh bool) (ok bool, _ *refusal) {
-	c, r, idle := x.c, x.request, &f.srv.idle
+	r, idle := x.request, &f.srv.idle
 	private := f.srv.policy.Load().PrivateConnections
 	var addrs resolve.Addrs
 	for resolved := false; ; {
@@ -46,16 +46,20 @@ func (x *exchange) admit(f *flow, fresh bool) (ok bool, _ *refusal) {
 		}
 		if r.claims == nil {
 			if err := r.begin(f); err != nil {
-				return false, f.unadmitted(err)
+				return false, f.unadmitted(err, endUnused)
 			}
 			if r.waited > 0 {
 				x.begun = time.Now()
 			}
 		}
-		if !fresh && x.reuse(idle, private) {
-			r.serve(x.flow)
-			c.use(x.flow)
-			return true, nil
+		if !fresh {
+			reused, err := x.reuse(f, private)
+			if err != nil {
+				return false, f.unadmitted(err, endUnused)
+			}
+			if reused {
+				return true, nil
+			}
 		}
 		if resolved {
 			ok, refusal := f.connectFor(r, addrs)
@@ -65,22 +69,36 @@ func (x *exchange) admit(f *flow, fresh bool) (ok bool, _ *refusal) {
 	}
 }
 
-// reuse makes x.flow a kept-alive connection; false means that there is none.
-func (x *exchange) reuse(idle *idlePool, private bool) bool {
-	c := x.c
+// reuse makes x.flow a kept-alive connection; false means that there is none. The wait for the
+// request's token is in f, the flow of its admission. If there is an error, the connection is kept.
+func (x *exchange) reuse(f *flow, private bool) (ok bool, _ error) {
+	c, r := x.c, x.request
 	for {
-		f := idle.take(c.subject.Host, c.owner(), private)
-		if f == nil {
-			return false
+		kept := f.srv.idle.take(f.target, f.owner, private)
+		if kept == nil {
+			return false, nil
 		}
-		if !f.unpark(c, x.repeatable(), x.begun) {
+		if !kept.unpark(x.repeatable(), x.begun) {
 			continue
 		}
-		if x.body.done || f.upstream.quiet() {
-			x.flow = f
-			return true
+		if err := r.take(f); err != nil {
+			kept.parkAgain()
+			return false, err
 		}
-		f.closeNow() // its slot is needed for the next attempt
+		if r.tokenWait > 0 {
+			x.begun = time.Now()
+		}
+		switch {
+		case !kept.occupy(c):
+			kept.finish(endReset)
+		case kept.idleTooLong(x.repeatable(), x.begun), !x.body.done && !kept.upstream.quiet():
+			kept.closeNow() // its slot is needed for the next attempt
+		default:
+			x.flow = kept
+			r.serve(kept)
+			c.use(kept)
+			return true, nil
+		}
 	}
 }
 

@@ -223,6 +223,9 @@ func (f *flow) logTunnel(c *client, now time.Time) {
 	l.number("port", uint64(f.target.Port))
 	f.logLookup(l)
 	l.duration("slot_wait", f.slotWait)
+	if f.tokenWait > 0 {
+		l.duration("token_wait", f.tokenWait)
+	}
 	l.duration("dial", f.dialTime)
 	l.number("bytes_in", in)
 	l.number("bytes_out", out)

@@ -251,6 +251,9 @@ func (a admitter) Acquire(ctx context.Context, t fsm.Target, h lease.Holder) (pr
 	return s, nil
 }
 
+// Take implements [proxy.Admitter].
+func (a admitter) Take(context.Context, *limit.Subject, time.Duration) error { return nil }
+
 // Limit implements [proxy.Admitter].
 func (a admitter) Limit(t fsm.Target) (proxy.Limit, bool) {
 	table := a.manager.Table()
