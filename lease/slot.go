@@ -1,7 +1,6 @@
 package lease
 
 import (
-	"errors"
 	"sync/atomic"
 	"time"
 
@@ -40,15 +39,6 @@ func (r Reason) String() string {
 // must not block: it starts the end, and Release follows when the upstream has seen it. It may be
 // called more than once.
 type Holder interface{ Sever(Reason) }
-
-// Errors of Acquire. All but ErrNoLease and ErrDraining mean that the limit has been reached.
-var (
-	ErrNoLease      = errors.New("no lease: the node has no live session with the cluster, or has no answer from it")
-	ErrOverLimit    = errors.New("the connection limit is reached")
-	ErrQueueFull    = errors.New("the connection limit is reached and its queue is full")
-	ErrQueueTimeout = errors.New("the connection limit is reached and no slot came free in time")
-	ErrDraining     = errors.New("the node is leaving and takes no new connections")
-)
 
 // Slot is the right to one open upstream connection. Its holder must Release it, once the upstream
 // has seen the end of the connection.

@@ -13,7 +13,8 @@ import (
 type Admitter interface {
 	// Begin counts a request in hand under the limits on connections of scope total, client and
 	// user. It waits for its slots as Acquire does. The holder may be severed as soon as it has them,
-	// even before Begin returns. On an error nothing is held.
+	// even before Begin returns. On an error nothing is held. Errors for the sake of a limit, also of
+	// Acquire and Take, are a [*lease.LimitError].
 	Begin(ctx context.Context, s *limit.Subject, h lease.Holder) (Claims, error)
 	// Acquire waits for a slot for as long as the limit's queue allows, or until ctx ends. The
 	// holder may be severed as soon as it has the slot, even before Acquire returns.
@@ -22,9 +23,9 @@ type Admitter interface {
 	// waits for them. waited is how long the request has waited already. On an error nothing has been
 	// taken.
 	Take(ctx context.Context, s *limit.Subject, waited time.Duration) error
-	// Limit returns the limit that governs the target, as far as this node knows; false means that
-	// there is none.
-	Limit(t limit.Target) (Limit, bool)
+	// Limit returns the limit on connections of scope host that governs the target, as far as this
+	// node knows; false means that there is none.
+	Limit(t limit.Target) (limit.Limit, bool)
 }
 
 // Slot is the right to one upstream connection.
@@ -80,7 +81,7 @@ func (f *flow) connectFor(r *request, addrs resolve.Addrs) (ok bool, _ *refusal)
 	f.slotWait = r.waited
 	if addrs.Len() == 0 && !f.target.Addr.IsValid() {
 		f.finish(endUnconnected) // its limit was 0 when resolve looked, so it was not resolved
-		return false, &refuseBlocked
+		return false, refuseLimit(&lease.LimitError{Key: slot.Key(), Why: lease.ErrBlocked})
 	}
 	if err := r.take(f); err != nil {
 		return false, f.unadmitted(err, endUnconnected)
@@ -108,7 +109,7 @@ func (f *flow) unadmitted(err error, how ending) *refusal {
 	if cause := f.endCause(); cause != nil {
 		return f.refuseCause(cause)
 	}
-	return f.refuseAdmission(err)
+	return refuseAdmission(err)
 }
 
 // unreachable finishes a flow whose target could not be resolved or connected to. If the flow was
@@ -207,17 +208,14 @@ func (f *flow) refuseCause(cause error) *refusal {
 	case errClosed:
 		return &refuseClosed
 	}
-	return f.refuseAdmission(cause)
-}
-
-// refuseAdmission maps an error of Acquire. If the limit is 0, the client is not asked to try
-// again.
-func (f *flow) refuseAdmission(err error) *refusal {
-	r := refuseAdmission(err)
-	if r.reason.limited() && f.srv.blocks(f.target) {
-		return &refuseBlocked
+	if l, limited := f.srv.admitter.Limit(f.target); limited && cause == errEvicted && f.slot != nil {
+		why := lease.ErrOverLimit
+		if l.Connections == 0 {
+			why = lease.ErrBlocked
+		}
+		return refuseLimit(&lease.LimitError{Key: f.slot.Key(), Limit: l, Why: why})
 	}
-	return r
+	return refuseAdmission(cause)
 }
 
 // blocks reports whether the target's limit is 0.

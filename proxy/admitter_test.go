@@ -43,7 +43,7 @@ type admitter struct {
 }
 
 // Take takes a token, or waits for one.
-func (a *admitter) Take(ctx context.Context, _ *limit.Subject, waited time.Duration) error {
+func (a *admitter) Take(ctx context.Context, s *limit.Subject, waited time.Duration) error {
 	if a.uncounted {
 		return nil
 	}
@@ -52,7 +52,7 @@ func (a *admitter) Take(ctx context.Context, _ *limit.Subject, waited time.Durat
 		switch {
 		case a.failTake != nil:
 			defer a.mu.Unlock()
-			return a.failTake
+			return a.limitError(a.failTake, limit.ScopeUser, limit.Requests, s.User)
 		case !a.scarce || a.tokens > 0:
 			defer a.mu.Unlock()
 			a.tokens--
@@ -110,7 +110,7 @@ func (a *admitter) Begin(ctx context.Context, s *limit.Subject, h lease.Holder) 
 		a.mu.Lock()
 		if a.failBegin != nil {
 			defer a.mu.Unlock()
-			return nil, a.failBegin
+			return nil, a.limitError(a.failBegin, limit.ScopeClient, limit.Connections, s.Client.Name)
 		}
 		if a.inHand == 0 || len(a.requests) < a.inHand {
 			defer a.mu.Unlock()
@@ -181,12 +181,26 @@ func (a *admitter) inHandNow() int {
 	return len(list)
 }
 
-func (a *admitter) Limit(t limit.Target) (Limit, bool) {
+func (a *admitter) Limit(limit.Target) (limit.Limit, bool) {
 	n := int64(a.limit)
 	if a.blocked.Load() {
 		n = 0
 	}
-	return Limit{Name: t.Host, Connections: n}, a.limit > 0 || a.blocked.Load()
+	return limit.Limit{Connections: n}, a.limit > 0 || a.blocked.Load()
+}
+
+// limitError is err as the lease has it: with the limit, if err is about one.
+func (a *admitter) limitError(err error, scope limit.Scope, r limit.Resource, name string) error {
+	switch err {
+	case lease.ErrOverLimit, lease.ErrQueueFull, lease.ErrQueueTimeout:
+	default:
+		return err
+	}
+	e := &lease.LimitError{Key: limit.Key{Scope: scope, Resource: r, Name: name}, Why: err}
+	if e.Limit.Connections = int64(a.limit); a.blocked.Load() {
+		e.Limit.Connections, e.Why = 0, lease.ErrBlocked
+	}
+	return e
 }
 
 func newAdmitter(n int) *admitter {
@@ -199,7 +213,7 @@ func (a *admitter) Acquire(ctx context.Context, t limit.Target, h lease.Holder) 
 		a.mu.Lock()
 		if a.fail != nil {
 			defer a.mu.Unlock()
-			return nil, a.fail
+			return nil, a.limitError(a.fail, limit.ScopeHost, limit.Connections, t.Host)
 		}
 		if a.limit == 0 || len(a.held) < a.limit {
 			s := &slot{a: a, holder: h, key: limit.HostConnections(t.Host), waited: time.Since(start)}
@@ -211,7 +225,7 @@ func (a *admitter) Acquire(ctx context.Context, t limit.Target, h lease.Holder) 
 		}
 		if a.queue < 0 {
 			defer a.mu.Unlock()
-			return nil, lease.ErrOverLimit
+			return nil, a.limitError(lease.ErrOverLimit, limit.ScopeHost, limit.Connections, t.Host)
 		}
 		turn := make(chan struct{})
 		a.waiting = append(a.waiting, turn)

@@ -385,7 +385,7 @@ func (c *client) refuse(r *refusal, keep keepAlive) bool {
 	c.consume()
 	c.sock.guard(nil, nil)
 	c.sock.stall = stallTimeout
-	c.out.set(c.unsent(r.render(c.out.writable(), status, c.srv.loop.Load().field(), c.srv.status, c.grounds(r), keep, c.method == "HEAD")))
+	c.out.set(c.unsent(r.render(c.out.writable(), status, c.srv.loop.Load().field(), c.srv.status, c.subject.Host, keep, c.method == "HEAD")))
 	if c.out.flush() != nil {
 		return false
 	}
@@ -427,7 +427,7 @@ func (c *client) logRefusal(message string, status int, r *refusal) {
 			return
 		}
 	}
-	fields := make([]any, 0, 18)
+	fields := make([]any, 0, 22)
 	fields = append(fields, "client", c.addr)
 	if c.subject.User != "" {
 		fields = append(fields, "user", c.subject.User)
@@ -437,5 +437,8 @@ func (c *client) logRefusal(message string, status int, r *refusal) {
 		fields = append(fields, "status", status)
 	}
 	fields = append(fields, "error", r.code(), "details", r.details)
+	if r.limit != nil {
+		fields = append(fields, "scope", r.limit.Key.Scope.String(), "resource", r.limit.Key.Resource.String())
+	}
 	log(message, fields...)
 }

@@ -246,25 +246,42 @@ func (noClaims) Waited() time.Duration { return 0 }
 func (a admitter) Acquire(ctx context.Context, t fsm.Target, h lease.Holder) (proxy.Slot, error) {
 	s := new(lease.Slot)
 	if err := a.manager.Acquire(ctx, s, t, h); err != nil {
-		return nil, err // a nil *lease.Slot in the interface would not be nil
+		return nil, a.limitError(t, err) // a nil *lease.Slot in the interface would not be nil
 	}
 	return s, nil
+}
+
+// limitError says which limit an error of Acquire is about.
+func (a admitter) limitError(t fsm.Target, err error) error {
+	table := a.manager.Table()
+	if table == nil || err != lease.ErrOverLimit && err != lease.ErrQueueFull && err != lease.ErrQueueTimeout {
+		return err
+	}
+	l, key := table.Match(t)
+	e := &lease.LimitError{Key: key, Why: err}
+	if l.Capped() {
+		e.Limit = *l
+	}
+	if l.Capped() && l.Connections == 0 {
+		e.Why = lease.ErrBlocked
+	}
+	return e
 }
 
 // Take implements [proxy.Admitter].
 func (a admitter) Take(context.Context, *limit.Subject, time.Duration) error { return nil }
 
 // Limit implements [proxy.Admitter].
-func (a admitter) Limit(t fsm.Target) (proxy.Limit, bool) {
+func (a admitter) Limit(t fsm.Target) (limit.Limit, bool) {
 	table := a.manager.Table()
 	if table == nil {
-		return proxy.Limit{}, false
+		return limit.Limit{}, false
 	}
-	l, key := table.Match(t)
+	l, _ := table.Match(t)
 	if !l.Capped() {
-		return proxy.Limit{}, false
+		return limit.Limit{}, false
 	}
-	return proxy.Limit{Name: key.Name, Connections: l.Connections}, true
+	return *l, true
 }
 
 func (a *agent) leaderAddr() string {
