@@ -16,7 +16,7 @@ const (
 	regretWithin = 10 * time.Second
 	minPatience  = time.Second
 	maxPatience  = 10 * time.Second
-	// settleFor is how long it keeps what was granted to it and it does not draw, while others wait:
+	// settleFor is how long a node keeps what was granted to it and it does not draw, while others wait:
 	// what requests wait for, nobody knows before it has been granted.
 	settleFor = 500 * time.Millisecond
 	// spareFor is how long a node that draws from a rate keeps a little more than it draws, while
