@@ -193,6 +193,16 @@ func TestCheckFindsEachBreach(t *testing.T) {
 	set := func(f func(h *holding)) func(*State) {
 		return func(s *State) { f(s.grants[key]) }
 	}
+	rated := func(f func(h *holding)) func(*State) {
+		return func(s *State) {
+			h := &holding{total: limit.Shares / 2, slots: []SessionSlots{{Session: 2, Slots: limit.Shares / 2}}}
+			s.grants[limit.Key{Scope: limit.ScopeTotal, Resource: limit.Requests}] = h
+			if err := s.Check(); err != nil {
+				t.Error(err)
+			}
+			f(h)
+		}
+	}
 	move := func(from, to limit.Key) func(*State) {
 		return func(s *State) { s.grants[to] = s.grants[from]; delete(s.grants, from) }
 	}
@@ -216,6 +226,11 @@ func TestCheckFindsEachBreach(t *testing.T) {
 		"twice":              {set(func(h *holding) { h.slots[1] = h.slots[0] }), "stands behind"},
 		"empty":              {set(func(h *holding) { *h = holding{} }), "without grants"},
 		"too many":           {set(func(h *holding) { h.slots[0].Slots = limit.MaxConnections; h.total = limit.MaxConnections + 1 }), "more than any limit"},
+		"level of slots":     {set(func(h *holding) { h.level = 1 }), "of what has none"},
+		"level below 0":      {rated(func(h *holding) { h.level = -1 }), "a level of -1 grains"},
+		"level of too much":  {rated(func(h *holding) { h.level = limit.MaxRequests*limit.TokenGrains/2 + 1 }), "in 500000 free shares"},
+		"level of nothing":   {rated(func(h *holding) { h.slots[0].Slots, h.total, h.level = limit.Shares, limit.Shares, 1 }), "in 0 free shares"},
+		"too many shares":    {rated(func(h *holding) { h.slots[0].Slots, h.total = limit.Shares+1, limit.Shares+1 }), "holds 1000001"},
 		"closed session":     {func(s *State) { delete(s.sessions, 2); delete(s.names, "a") }, "not open"},
 		"key's name":         {move(key, limit.HostConnections("API.example.com")), "not canonical"},
 		"key's scope":        {move(key, limit.Key{Scope: 9, Resource: 1, Name: "api.example.com"}), "not canonical"},

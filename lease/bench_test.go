@@ -19,7 +19,7 @@ func heldSlots(b *testing.B, hosts int) (*Manager, []limit.Target) {
 	m := NewManager(ManagerConfig{Name: "a", Identity: "1", Clock: clock, Log: hclog.NewNullLogger()})
 	m.node.setLimits(0, limit.NewTable(1, 1, []limit.Limit{kit.Limit(b, "*.example.com", 1000, limit.Queue{})}))
 	m.node.sess.begin(1, 1, time.Hour, clock.Now())
-	m.node.welcomed = true
+	m.node.stream.phase = streamWelcome
 	m.node.openGate()
 	targets := make([]limit.Target, hosts)
 	for i := range targets {

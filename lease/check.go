@@ -16,15 +16,12 @@ func (n *Node) Check() error {
 	if err := n.checkBook(); err != nil {
 		return fmt.Errorf("node %s: %w", n.name, err)
 	}
-	for _, list := range [][]*pool{n.dirty, n.hot, n.later} {
+	for _, list := range [][]*pool{n.stream.dirty, n.hot, n.later} {
 		for i, p := range list {
 			if slices.Index(list, p) != i {
 				return fmt.Errorf("node %s: %s is twice in a list", n.name, p.key)
 			}
 		}
-	}
-	if n.sess.live() && n.welcomed && !n.attached {
-		return fmt.Errorf("node %s is welcome on no stream", n.name)
 	}
 	return nil
 }
@@ -59,13 +56,13 @@ func (n *Node) checkPool(index int, p *pool) error {
 	switch {
 	case p.granted < 0 || p.releasing < 0:
 		return fmt.Errorf("%d slots granted, %d being released", p.granted, p.releasing)
-	case n.isDirty(p) != slices.Contains(n.dirty, p):
+	case n.isDirty(p) != slices.Contains(n.stream.dirty, p):
 		return fmt.Errorf("it is marked as changed %v, and in the list %v", n.isDirty(p), !n.isDirty(p))
 	case p.granted > 0 && !p.isHeld || p.isHeld && n.held[p.heldIndex] != p:
 		return fmt.Errorf("it has %d slots, and its place among the held is wrong", p.granted)
-	case p.busy != (n.parting && p.limit.Capped() && p.open > 0):
+	case p.busy != (n.parting() && p.enforced() && p.open > 0):
 		return fmt.Errorf("it has %d connections, and is counted as one to wait for: %v", p.open, p.busy)
-	case !p.limit.Capped() && p.granted != 0:
+	case !p.capped() && p.granted != 0:
 		return fmt.Errorf("%d slots are held without a limit", p.granted)
 	}
 	return nil
@@ -95,8 +92,8 @@ func (n *Node) AtRest() error {
 			return fmt.Errorf("node %s, %s: %d open, %d granted, %d waiting, something to say: %v", n.name, p.key, open, granted, waiting, busy)
 		}
 	}
-	if len(n.hot)+len(n.dirty)+len(n.later) != 0 {
-		return fmt.Errorf("node %s has %d refused, %d changed and %d asking hosts in hand", n.name, len(n.hot), len(n.dirty), len(n.later))
+	if len(n.hot)+len(n.stream.dirty)+len(n.later) != 0 {
+		return fmt.Errorf("node %s has %d refused, %d changed and %d asking hosts in hand", n.name, len(n.hot), len(n.stream.dirty), len(n.later))
 	}
 	return nil
 }

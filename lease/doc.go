@@ -1,17 +1,11 @@
-// Package lease holds connection slots on lease.
-//
-// A node admits connections to a limited host from slots that the cluster has granted it. [Manager]
-// is the node's side: it holds the slots, admits from them in memory, queues who must wait, and
-// fences when the node can no longer prove that its session is live. [Server] is the leader's side:
-// it decides who holds how many, and ends the sessions of nodes that have gone. Between them runs
-// one stream per node (package leasepb).
-//
-// Both sides are a deciding core without goroutines, clocks or I/O, and a shell around it. The
-// cores take the time as an argument and messages as values, so that a simulation can drive the
-// code that runs in production:
-//
-//	Manager  (goroutines, stream, timers)  ──▶ Node       ──▶ pool, session
-//	Server   (goroutines, Raft, timers)    ──▶ Allocator  ──▶ divide (max-min shares), turns
+// Package lease is the node's side of the lease: a node admits connections to a limited host from
+// slots that the cluster has granted it. [Manager] holds the slots, admits from them in memory,
+// queues who must wait, and fences when the node can no longer prove that its session is live. It
+// is a shell (goroutines, a stream, timers) around a deciding core, [Node], which has no
+// goroutine, no clock and no I/O: it takes the time as an argument and messages as values, and
+// answers with [Effects], so that a simulation (leasetest) can drive the code that runs in
+// production. The leader's side is package lease/leader, cut in the same way; the stream between
+// them is leasepb.
 //
 // # Why the cap holds
 //
@@ -27,19 +21,10 @@
 // share no lock, at the cost of a second lock order to mind. Everything else (waiting, asking,
 // giving back) goes through one lock per node; it happens when the network is needed anyway.
 //
-// A hello proves nothing by itself. It may have been delayed, and be older than slots granted
-// since, or come from a process that is gone. The leader releases what a hello does not state, or
-// opens a session for it, only once the node has sent another message on the same stream. That
-// costs a round trip at the start of a session.
-//
 // A request over a limit without a queue is refused only once the leader has answered that nothing
 // is free anywhere. That costs a round trip per refusal, shared by all requests that wait at the
 // time, and makes "refused" mean something. In a storm of refusals the next ask waits a few
 // milliseconds, so that a storm costs the leader a few hundred answers a second.
-//
-// A slot goes to a waiting request before it goes to a node whose workers were refused and may come
-// back, also where that node is below its share. The node is owed that slot-time, and gets it with
-// its next turns: shares are equal over a second, not at every moment.
 //
 // A node keeps a pool for each key that it was asked for, in a book that is bounded: names come
 // from clients, who may make up as many as they like. What concerns every pool (a fence, a new

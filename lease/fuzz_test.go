@@ -50,7 +50,7 @@ func FuzzLeaderMessage(f *testing.F) {
 				}
 			}
 			_ = n.Receive(1, &m)
-			n.TakeSevers()
+			n.Effects(1)
 			n.Outgoing(2)
 			n.Tick(time.Second, time.Second)
 			for _, p := range n.all {

@@ -90,7 +90,7 @@ func TestClosedSessionAllowsNothing(t *testing.T) {
 			t.Errorf("a grant of a closed session was taken: %v", late)
 		}
 	})
-	if use, _ := m.Host(limit.HostConnections("up")); h.severed() != SeverFenced || m.node.gate.admits(m.cfg.Clock) || use.Granted != 0 {
+	if use, _ := m.Use(limit.HostConnections("up")); h.severed() != SeverFenced || m.node.gate.admits(m.cfg.Clock) || use.Granted != 0 {
 		t.Errorf("severed %v, admits %v, %d slots believed", h.severed(), m.node.gate.admits(m.cfg.Clock), use.Granted)
 	}
 }
@@ -224,7 +224,7 @@ func TestWaitersMoveOnlyUnderNewLimits(t *testing.T) {
 	each := shared
 	each.Shared = false
 	m.do(func(now time.Duration) { m.node.setLimits(now, limit.NewTable(2, 2, []limit.Limit{each})) })
-	if use, _ := m.Host(limit.HostConnections("a.x.org")); use.InUse != 0 || use.Waiting != 1 {
+	if use, _ := m.Use(limit.HostConnections("a.x.org")); use.InUse != 0 || use.Waiting != 1 {
 		t.Errorf("%d in use and %d waiting without a slot granted, want 0 and 1", use.InUse, use.Waiting)
 	}
 }
@@ -373,7 +373,7 @@ func TestCorrectionFencesTheDifference(t *testing.T) {
 			t.Errorf("connection %d severed %v", i, h.severed())
 		}
 	}
-	if use, _ := m.Host(limit.HostConnections("up")); use.Granted != 1 {
+	if use, _ := m.Use(limit.HostConnections("up")); use.Granted != 1 {
 		t.Errorf("%d slots believed, the log grants 1", use.Granted)
 	}
 }

@@ -48,7 +48,7 @@ func holdMany(t *testing.T, c *testCluster, m *Manager, keys int) {
 // awaitResumed waits until a node has been welcomed by the next leader.
 func awaitResumed(t *testing.T, m *Manager) {
 	t.Helper()
-	if err := m.await(t.Context(), func() bool { return m.node.sess.term == 2 && m.node.welcomed }); err != nil {
+	if err := m.await(t.Context(), func() bool { return m.node.sess.term == 2 && m.node.welcomed() }); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -72,7 +72,7 @@ func TestReconnectWithManyKeys(t *testing.T) {
 			t.Fatalf("session %d goes on as %+v", id, now)
 		}
 		held := func() (node, log int) {
-			for _, h := range m.Hosts() {
+			for _, h := range m.Uses() {
 				node += int(h.Granted)
 			}
 			c.Read(func(st *fsm.State) { log = len(st.SessionGrants(id)) })

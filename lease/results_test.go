@@ -37,7 +37,7 @@ func TestUnreadableKeyEndsStream(t *testing.T) {
 				if err := x.n.Receive(x.now, m); err == nil {
 					t.Error("the stream goes on")
 				}
-				if what == "correction" && x.n.welcomed {
+				if what == "correction" && x.n.welcomed() {
 					t.Error("the welcome counts")
 				}
 			})

@@ -51,7 +51,7 @@ func (x *manyNames) hear(m *leasepb.LeaderMessage) {
 
 // leader takes what the node says, and grants.
 func (x *manyNames) leader() {
-	for x.n.Pending(x.now) && !x.mute {
+	for x.n.pending(x.now) && !x.mute {
 		var out []*leasepb.NodeMessage
 		x.stall.do(func() { out = x.n.Outgoing(x.now) })
 		for _, m := range out {
@@ -140,7 +140,7 @@ func TestManyNames(t *testing.T) {
 			if x.stall.longest > longestStall {
 				t.Errorf("the core was busy for %v in one go", x.stall.longest)
 			}
-			if use, _ := x.n.Host(limit.HostConnections("busy.example.com")); use.Admitted != seconds {
+			if use, _ := x.n.Use(x.now, limit.HostConnections("busy.example.com")); use.Admitted != seconds {
 				t.Errorf("of a host that is used all the time %d admissions are remembered", use.Admitted)
 			}
 			if err := x.n.Check(); err != nil {
@@ -253,7 +253,7 @@ func TestManyKeysInPages(t *testing.T) {
 	walk("stream's end", func() { x.stall.do(func() { x.n.StreamDown(x.now) }) })
 	walk("hello", func() { x.n.StreamUp(x.now) })
 	var stated, messages int
-	for x.n.Pending(x.now) && !x.n.welcomed {
+	for x.n.pending(x.now) && !x.n.welcomed() {
 		var out []*leasepb.NodeMessage
 		x.stall.do(func() { out = x.n.Outgoing(x.now) })
 		for _, m := range out {
@@ -270,8 +270,8 @@ func TestManyKeysInPages(t *testing.T) {
 	walk("updates", x.leader)
 	walk("drain", func() { x.stall.do(func() { x.n.Drain(x.now) }) })
 	walk("fence", func() { x.stall.do(func() { x.n.Lose(x.now) }) })
-	if severs := x.n.TakeSevers(); len(severs) != heldKeys || x.n.fenceSevered != heldKeys || x.n.fencing {
-		t.Errorf("%d connections are severed, %d counted, fencing: %v", len(severs), x.n.fenceSevered, x.n.fencing)
+	if e := x.n.Effects(x.now); len(e.Severs) != heldKeys || e.Severed != heldKeys || !e.Fenced {
+		t.Errorf("%d connections are severed, %d counted, fenced: %v", len(e.Severs), e.Severed, e.Fenced)
 	}
 	for _, s := range slots {
 		x.n.Release(x.now, s)
@@ -319,12 +319,12 @@ func TestFenceBetweenPages(t *testing.T) {
 		if x.n.Unpark(slots[hosts-1], clock) {
 			t.Errorf("page %d: a parked connection is reused", page)
 		}
-		if x.n.Pending(x.now) || len(x.n.Outgoing(x.now)) > 0 {
+		if x.n.pending(x.now) || len(x.n.Outgoing(x.now)) > 0 {
 			t.Errorf("page %d: the node asks for a session", page)
 		}
 		x.n.Walk(x.now)
 	}
-	if n := len(x.n.TakeSevers()); n != hosts {
+	if n := len(x.n.Effects(x.now).Severs); n != hosts {
 		t.Errorf("%d of %d connections are severed", n, hosts)
 	}
 	if out := x.n.Outgoing(x.now); len(out) != 1 || out[0].GetHello() == nil || len(out[0].GetHello().Holdings) > 0 {
@@ -349,7 +349,7 @@ func TestGivenBackBetweenPartsOfHello(t *testing.T) {
 		p := x.n.lookup(limit.HostConnections(host))
 		x.n.lock(p)
 		defer p.mu.Unlock()
-		x.n.giveBack(p, 2)
+		x.n.giveBack(x.now, p, 2)
 	}
 	giveBack("host-0") // before the hello
 	stated := map[string]int64{}
@@ -366,14 +366,14 @@ func TestGivenBackBetweenPartsOfHello(t *testing.T) {
 		state()
 	}
 	giveBack("host-2") // after its part
-	for x.n.Pending(x.now) {
+	for x.n.pending(x.now) {
 		state()
 	}
 	x.hear(&leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Welcome{Welcome: &leasepb.Welcome{Session: 7, Resumed: true, TtlNs: 10e9}}})
 	for host, k := range stated {
 		log[host] = min(log[host], k) // the leader releases the difference
 	}
-	for x.n.Pending(x.now) || x.n.Walking() {
+	for x.n.pending(x.now) || x.n.Walking() {
 		x.n.Walk(x.now)
 		for _, m := range x.n.Outgoing(x.now) {
 			for _, r := range m.GetUpdate().GetReleases() {
@@ -382,7 +382,7 @@ func TestGivenBackBetweenPartsOfHello(t *testing.T) {
 		}
 	}
 	for i := range 6 {
-		use, _ := x.n.Host(limit.HostConnections(fmt.Sprint("host-", i)))
+		use, _ := x.n.Use(x.now, limit.HostConnections(fmt.Sprint("host-", i)))
 		if use.Granted != log[use.Key.Name] {
 			t.Errorf("%s: the node holds %d, the log grants %d", use.Key.Name, use.Granted, log[use.Key.Name])
 		}

@@ -34,7 +34,8 @@ func (g *gate) admitsAt(now time.Duration) bool {
 	return until != 0 && int64(now) < until
 }
 
-func (g *gate) close()                { g.until.Store(0) }
+func (g *gate) close() { g.until.Store(0) }
+
 func (g *gate) open(to time.Duration) { g.until.Store(int64(to)) }
 
 // session is the node's own view of its lease: how long it may believe in it.

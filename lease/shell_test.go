@@ -116,7 +116,7 @@ func TestQueueTimesOutAndCancels(t *testing.T) {
 		if _, err := acquire(m, ctx, up, newHolder()); !errors.Is(err, context.DeadlineExceeded) {
 			t.Fatalf("a client that went away: %v", err)
 		}
-		for _, h := range m.Hosts() {
+		for _, h := range m.Uses() {
 			if h.Waiting != 0 || h.InUse != 1 {
 				t.Errorf("%s: %d waiting, %d in use; want 0 and 1", h.Key, h.Waiting, h.InUse)
 			}
@@ -255,7 +255,7 @@ func TestSessionsSurviveALeaderChange(t *testing.T) {
 		}
 		id := m.Session().ID
 		c.depose()
-		if m.await(t.Context(), func() bool { return !m.node.welcomed }) != nil {
+		if m.await(t.Context(), func() bool { return !m.node.welcomed() }) != nil {
 			t.Fatal("the stream outlived its leader")
 		}
 		c.lead(t, 2)

@@ -2,6 +2,7 @@ package lease
 
 import (
 	"context"
+	"errors"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -66,7 +67,7 @@ func TestSpreadPoolHoldsItsCount(t *testing.T) {
 			t.Error("a slot in a part is not released without the core")
 		}
 	}
-	if use, _ := m.Host(p.key); use.InUse != int64(len(slots)-1) || use.Granted != n+3 || use.Admitted != uint64(len(slots)) {
+	if use, _ := m.Use(p.key); use.InUse != int64(len(slots)-1) || use.Granted != n+3 || use.Admitted != uint64(len(slots)) {
 		t.Errorf("counted %d in use, %d granted, %d admitted, of %d admitted", use.InUse, use.Granted, use.Admitted, len(slots))
 	}
 	if p.spread.Load() != nil {
@@ -135,7 +136,7 @@ func TestSpreadPoolUnderLoad(t *testing.T) {
 			}
 			switch index % 3 {
 			case 0:
-				m.Hosts()
+				m.Uses()
 			case 1:
 				m.do(func(now time.Duration) {
 					m.node.setLimits(now, limit.NewTable(index, 1, []limit.Limit{kit.Limit(t, "up", held, limit.Queue{})}))
@@ -155,7 +156,7 @@ func TestSpreadPoolUnderLoad(t *testing.T) {
 	if peak.Load() > held || admitted.Load() == 0 || spreads.Load() == 0 {
 		t.Errorf("%d in use at once of %d held; %d admitted, %d times found spread", peak.Load(), held, admitted.Load(), spreads.Load())
 	}
-	if use, _ := m.Host(p.key); use.InUse != 0 || use.Granted != held || use.Admitted != uint64(admitted.Load()) {
+	if use, _ := m.Use(p.key); use.InUse != 0 || use.Granted != held || use.Admitted != uint64(admitted.Load()) {
 		t.Errorf("in the end %d in use, %d granted, %d admitted of %d", use.InUse, use.Granted, use.Admitted, admitted.Load())
 	}
 	if err := m.node.Check(); err != nil {
@@ -183,11 +184,11 @@ func TestNumbersAreFollowedInTurns(t *testing.T) {
 	m.do(func(now time.Duration) {
 		m.node.setLimits(now, limit.NewTable(2, 1, []limit.Limit{kit.Limit(t, "*.x.org", 0, limit.Queue{})}))
 	})
-	if m.node.ackDue || len(m.node.regoverning) != hosts-regovernAtOnce {
-		t.Fatalf("after the first step %d hosts are left, acknowledged: %v", len(m.node.regoverning), m.node.ackDue)
+	if m.node.stream.ackDue || len(m.node.regoverning) != hosts-regovernAtOnce {
+		t.Fatalf("after the first step %d hosts are left, acknowledged: %v", len(m.node.regoverning), m.node.stream.ackDue)
 	}
 	last := keys[hosts-1]
-	if err := m.Acquire(context.Background(), new(Slot), limit.Target{Host: last.Name, Port: 443}, newHolder()); err != ErrOverLimit {
+	if err := m.Acquire(context.Background(), new(Slot), limit.Target{Host: last.Name, Port: 443}, newHolder()); !errors.Is(err, ErrBlocked) {
 		t.Errorf("a host that the core has not come to is admitted by the old limit: %v", err)
 	}
 	for i := 0; len(m.node.regoverning) > 0; i++ {
@@ -196,11 +197,11 @@ func TestNumbersAreFollowedInTurns(t *testing.T) {
 		}
 		m.do(func(now time.Duration) { m.node.Tick(now, now) })
 	}
-	if !m.node.ackDue {
+	if !m.node.stream.ackDue {
 		t.Error("the new limits are not acknowledged")
 	}
 	for _, key := range keys {
-		if use, _ := m.Host(key); use.Limit == nil || use.Limit.Connections != 0 {
+		if use, _ := m.Use(key); use.Limit == nil || use.Limit.Connections != 0 {
 			t.Fatalf("%s goes by %+v", key, use.Limit)
 		}
 	}

@@ -178,7 +178,7 @@ func (p *nodeScript) say() {
 
 // sever does what holders do.
 func (p *nodeScript) sever() {
-	for _, v := range p.n.TakeSevers() {
+	for _, v := range p.n.Effects(p.now).Severs {
 		for i, s := range p.slots {
 			if s == v.Slot {
 				p.release(i)

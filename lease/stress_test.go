@@ -177,7 +177,7 @@ func (s *stress) check() {
 		})
 	})
 	for _, m := range s.managers {
-		for _, h := range m.Hosts() {
+		for _, h := range m.Uses() {
 			if h.Granted+h.InUse+h.Waiting != 0 {
 				t.Errorf("node %s, %s: %d granted, %d in use, %d waiting", m.cfg.Name, h.Key, h.Granted, h.InUse, h.Waiting)
 			}

@@ -10,11 +10,11 @@ import (
 
 // Admitter hands out the right to open upstream connections.
 type Admitter interface {
-	// Acquire waits for a slot as long as the limit's queue allows, or until ctx ends. The
-	// holder may be severed from the moment it has the slot, before Acquire returns.
+	// Acquire waits for a slot for as long as the limit's queue allows, or until ctx ends. The
+	// holder may be severed as soon as it has the slot, even before Acquire returns.
 	Acquire(ctx context.Context, t fsm.Target, h lease.Holder) (Slot, error)
-	// Limit returns the limit that governs the target, as this node knows it; false says that it
-	// has none.
+	// Limit returns the limit that governs the target, as far as this node knows; false means that
+	// there is none.
 	Limit(t fsm.Target) (Limit, bool)
 }
 
@@ -22,11 +22,11 @@ type Admitter interface {
 type Slot interface {
 	// Release gives the slot back; further calls do nothing.
 	Release()
-	// Park says that the connection is idle: it may be severed with SeverWanted.
+	// Park marks the connection as idle: from now on it may be severed with SeverWanted.
 	Park()
-	// Unpark takes the connection into use again; false says that it was taken away.
+	// Unpark takes the connection into use again; false means that the slot was withdrawn.
 	Unpark() bool
-	// Closing says that the connection is coming to its end; Release follows.
+	// Closing announces that the connection is about to end and that Release will follow.
 	Closing()
 	// Live reports whether another byte may be read or written.
 	Live() bool
@@ -34,14 +34,13 @@ type Slot interface {
 	Limited() bool
 	// Waited is how long Acquire waited.
 	Waited() time.Duration
-	// Key is what the slot is counted under.
+	// Key is the name under which the slot is counted.
 	Key() fsm.Key
 }
 
-// open resolves the target's name, admits one upstream connection for c and dials it. No slot is
-// held while the name is resolved. On failure the slot is given back and the refusal says what to
-// answer; it is nil where the client has gone, and nobody is left to be told. f is fresh, and
-// already known to c's hang-up handler.
+// open resolves the target's name, acquires a slot for c and dials. No slot is held while the name
+// is resolved. On failure it gives the slot back and returns the refusal to answer with, which is
+// nil if the client has gone. f must be new, and already be c's flow (see use).
 func (f *flow) open(c *client) (ok bool, _ *refusal) {
 	s := f.srv
 	if !f.admitting() {
@@ -63,15 +62,15 @@ func (f *flow) open(c *client) (ok bool, _ *refusal) {
 	}
 	f.admitted(slot)
 	if addrs.Len() == 0 && !f.target.Addr.IsValid() {
-		f.finish(endUnconnected) // it was blocked a moment ago, and so not resolved
-		return false, refuseBlocked(s.policy.Load().RejectStatus)
+		f.finish(endUnconnected) // its limit was 0 when resolve looked, so it was not resolved
+		return false, &refuseBlocked
 	}
 	err = f.dial(addrs)
 	f.dialTime = time.Since(f.since)
 	if err != nil {
 		how := endUnconnected
 		if f.endCause() != nil || isTimeout(err) {
-			how = endReset // a dial given up half-way may have reached the upstream
+			how = endReset // an abandoned dial may have reached the upstream
 		}
 		return false, f.unreachable(err, how)
 	}
@@ -79,8 +78,8 @@ func (f *flow) open(c *client) (ok bool, _ *refusal) {
 	return true, nil
 }
 
-// unreachable finishes a flow that could not be resolved or connected, unless something else has
-// ended it.
+// unreachable finishes a flow whose target could not be resolved or connected to. If the flow was
+// aborted, the refusal is for the abort's cause.
 func (f *flow) unreachable(err error, how ending) *refusal {
 	f.finish(how)
 	if cause := f.endCause(); cause != nil {
@@ -90,19 +89,19 @@ func (f *flow) unreachable(err error, how ending) *refusal {
 	return refuseDial(err)
 }
 
-// wait is what only a flow that really has to wait for its slot or its connection needs; guarded by
-// the flow's mu.
+// wait holds the state of a wait for the slot or the connection. Guarded by the flow's mu.
 type wait struct {
-	ctx    context.Context // nil until somebody waits by it
+	ctx    context.Context // nil until it is asked for
 	cancel context.CancelCauseFunc
-	timer  *time.Timer // until the client is watched for a hang-up
+	timer  *time.Timer // starts watching the client for a hang-up
 }
 
-// waiting is a flow as the context of its own admission: most are admitted at once, and make none.
+// waiting is a flow as the [context.Context] of its own admission. Most flows are admitted at once;
+// for those no context is allocated.
 type waiting flow
 
-// context is made when first asked for, which is when somebody begins to wait. It ends with the
-// flow's abort, and with the server.
+// context makes the context when it is first asked for, which is when a wait begins. The context
+// ends when the flow is aborted or the server stops.
 func (w *waiting) context() context.Context {
 	f := (*flow)(w)
 	f.mu.Lock()
@@ -129,15 +128,15 @@ func (w *waiting) Err() error { return w.context().Err() }
 // Value implements [context.Context].
 func (w *waiting) Value(key any) any { return w.context().Value(key) }
 
-// watchSoon makes the watcher tell of the client's hang-up, once the wait has lasted for a while.
-// The caller holds mu.
+// watchSoon starts watching the client for a hang-up, once the wait has lasted for watchDelay. The
+// caller holds mu.
 func (f *flow) watchSoon() {
 	if f.wait.timer == nil && f.client != nil {
 		f.wait.timer = time.AfterFunc(watchDelay, f.client.watch)
 	}
 }
 
-// waited says that there is nothing more to wait for.
+// waited releases the state of the wait, which is over.
 func (f *flow) waited() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -145,7 +144,7 @@ func (f *flow) waited() {
 	f.wait = wait{}
 }
 
-// end ends the wait.
+// end ends the wait. The caller holds the flow's mu.
 func (w *wait) end(cause error) {
 	if w.timer != nil {
 		w.timer.Stop()
@@ -155,7 +154,7 @@ func (w *wait) end(cause error) {
 	}
 }
 
-// refuseCause maps what ended a flow by force before it was connected.
+// refuseCause maps the cause of an abort before the flow was connected; nil if the client has gone.
 func (f *flow) refuseCause(cause error) *refusal {
 	switch cause {
 	case errClientGone:
@@ -166,13 +165,12 @@ func (f *flow) refuseCause(cause error) *refusal {
 	return f.refuseAdmission(cause)
 }
 
-// refuseAdmission maps why a flow was not admitted. Behind a limit of 0 it is not told to come
+// refuseAdmission maps an error of Acquire. If the limit is 0, the client is not asked to try
 // again.
 func (f *flow) refuseAdmission(err error) *refusal {
-	status := f.srv.policy.Load().RejectStatus
-	r := refuseAdmission(err, status)
-	if r.code == codeLimit && f.srv.blocks(f.target) {
-		return refuseBlocked(status)
+	r := refuseAdmission(err)
+	if r.reason.limited() && f.srv.blocks(f.target) {
+		return &refuseBlocked
 	}
 	return r
 }

@@ -9,8 +9,7 @@ import (
 	"github.com/weirproxy/weir/fsm"
 )
 
-// idlePool holds the upstream connections that are kept for reuse, by target. Each still holds its
-// slot.
+// idlePool holds the upstream connections that are kept for reuse, by target. Each keeps its slot.
 type idlePool struct {
 	mu      sync.Mutex
 	total   int
@@ -18,7 +17,7 @@ type idlePool struct {
 	targets map[fsm.Target]idleList
 }
 
-// idleList is one target's connections.
+// idleList has one target's connections.
 type idleList struct {
 	newest *flow
 	n      int
@@ -27,11 +26,11 @@ type idleList struct {
 // idleLinks is a flow's place in its list. Guarded by the pool.
 type idleLinks struct {
 	kept         bool
-	put          uint64 // in the order in which the pool was given its connections
+	put          uint64 // a serial number, in the order of the puts
 	older, newer *flow
 }
 
-// put offers a connection; false says that enough are kept.
+// put offers a connection to the pool; false means that the pool is full.
 func (p *idlePool) put(f *flow) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -52,8 +51,8 @@ func (p *idlePool) put(f *flow) bool {
 	return true
 }
 
-// owner is whose requests a connection has carried: those of one user from one address, or
-// several's.
+// owner says whose requests a connection has carried: one user's from one address, or several
+// users'.
 type owner struct {
 	addr    netip.Addr
 	user    string
@@ -62,8 +61,8 @@ type owner struct {
 
 func (c *client) owner() owner { return owner{addr: c.addr.Addr(), user: c.user} }
 
-// take returns the connection that was used last, as it is the likeliest to be still open; where
-// private, of those that have carried nobody else's requests.
+// take returns the most recently used connection to t, since it is the likeliest to be still open.
+// If private, only connections that have carried no other owner's requests are considered.
 func (p *idlePool) take(t fsm.Target, o owner, private bool) *flow {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -82,7 +81,7 @@ func (p *idlePool) take(t fsm.Target, o owner, private bool) *flow {
 	return f
 }
 
-// remove takes f out, if it is in.
+// remove removes f, if it is in the pool.
 func (p *idlePool) remove(f *flow) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -91,7 +90,7 @@ func (p *idlePool) remove(f *flow) {
 	}
 }
 
-// drop takes a flow out of its list.
+// drop removes a flow from its list. The caller holds mu.
 func (p *idlePool) drop(f *flow, list idleList) {
 	links := f.idle
 	f.idle = idleLinks{}
@@ -111,14 +110,14 @@ func (p *idlePool) drop(f *flow, list idleList) {
 	p.targets[f.target] = list
 }
 
-// all copies what is kept.
+// all returns the connections in the pool.
 func (p *idlePool) all() []*flow {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.list()
 }
 
-// list is all with the lock held.
+// list is all for a caller that holds mu.
 func (p *idlePool) list() []*flow {
 	flows := make([]*flow, 0, p.total)
 	for _, list := range p.targets {
@@ -129,8 +128,8 @@ func (p *idlePool) list() []*flow {
 	return flows
 }
 
-// giveWay closes the n connections that have been idle for longest. It is for a server that is
-// short of descriptors: all connections are looked at.
+// giveWay closes the n connections that have been idle longest. It looks at all connections, so it
+// is for a server that is short of descriptors.
 func (p *idlePool) giveWay(n int) {
 	p.mu.Lock()
 	flows := p.list()

@@ -6,55 +6,54 @@ import (
 	"github.com/weirproxy/weir/fsm"
 )
 
-// Most clients show nothing of a refused CONNECT but its status line, so the reason phrase says
-// why. What it says is partly the client's own words, such as the name it has asked for: these are
-// cleaned and cut.
+// Most clients show only the status line of a refused CONNECT, so its reason phrase says why. It
+// partly repeats the client's own words, such as the requested name; these are cleaned and cut.
 
 const (
-	// maxPhrase bounds the reason phrase. Other proxies of the cluster know the answer by what
-	// follows the status line.
+	// maxPhrase bounds the reason phrase. Other proxies of the cluster rely on it to recognise the
+	// answer, by the field after the status line.
 	maxPhrase = 120
-	// maxPhraseName bounds a name within it, so that a long name leaves room for the reason.
+	// maxPhraseName bounds a name in the phrase, to leave room for the reason.
 	maxPhraseName = 64
 )
 
 // Limit is the limit that governs a destination.
 type Limit struct {
-	// Name is what counts against it: a host, or the pattern where hosts share one count.
+	// Name is the host, or the pattern if its hosts share one count.
 	Name string
-	// Connections is the most at a time; 0 blocks.
+	// Connections is the most connections at a time; 0 blocks.
 	Connections int64
 }
 
-// grounds are what a refusal's reason phrase names.
+// grounds are the names in a refusal's reason phrase.
 type grounds struct {
-	target fsm.Target // zero where it is not known yet
-	limit  Limit      // of a refusal for its sake; zero where there is none any more
+	target fsm.Target // zero if it is not known yet
+	limit  Limit      // the cause of the refusal; zero if it has been deleted since
 }
 
-// grounds are those of a refusal of the request that is being answered.
+// grounds returns the grounds for refusing the current request.
 func (c *client) grounds(r *refusal) grounds {
 	g := grounds{target: c.target}
-	if r.code == codeLimit {
+	if r.reason.limited() {
 		g.limit, _ = c.srv.admitter.Limit(c.target)
 	}
 	return g
 }
 
 // appendPhrase appends the reason phrase: visible ASCII and spaces, at most maxPhrase bytes.
-func (r *refusal) appendPhrase(dst []byte, g grounds) []byte {
+func (r *refusal) appendPhrase(dst []byte, status int, g grounds) []byte {
 	start := len(dst)
 	dst = append(dst, "weir: "...)
 	switch {
-	case r.code == codeLimit && g.limit.Name != "":
+	case r.reason.limited() && g.limit.Name != "":
 		dst = appendCut(dst, g.limit.Name, maxPhraseName)
 		dst = r.appendLimit(dst, g.limit.Connections)
-	case r == &refuseNoLease:
+	case r.reason == reasonNoLease:
 		dst = append(dst, "no lease: this node has no live session with the cluster"...)
-	case r == &refuseDraining:
+	case r.reason == reasonDraining:
 		dst = append(dst, "this node is draining"...)
-	case r.status < 500 && r.code != codeLimit || g.target.Host == "":
-		dst = append(dst, r.details...) // the client's doing, whatever the destination
+	case status < 500 && !r.reason.limited() || g.target.Host == "":
+		dst = append(dst, r.details...) // the client's fault: the destination does not matter
 	default:
 		dst = appendDestination(dst, g.target)
 		dst = append(dst, ": "...)
@@ -72,9 +71,9 @@ func (r *refusal) appendPhrase(dst []byte, g grounds) []byte {
 	return dst
 }
 
-// appendLimit appends what follows the name of what is at its limit.
+// appendLimit appends the phrase after the limit's name.
 func (r *refusal) appendLimit(dst []byte, n int64) []byte {
-	if r.details == detailsBlocked {
+	if r.reason == reasonBlocked {
 		return append(dst, " is blocked by a limit of 0 connections"...)
 	}
 	dst = append(dst, " is at its limit of "...)
@@ -83,10 +82,10 @@ func (r *refusal) appendLimit(dst []byte, n int64) []byte {
 	if n != 1 {
 		dst = append(dst, 's')
 	}
-	switch r.details {
-	case detailsQueueFull:
+	switch r.reason {
+	case reasonQueueFull:
 		return append(dst, " and its queue is full"...)
-	case detailsQueueTimeout:
+	case reasonQueueTimeout:
 		return append(dst, ", and none came free in time"...)
 	}
 	return dst

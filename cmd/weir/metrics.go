@@ -51,13 +51,13 @@ func dnsMeasures(r *resolve.Resolver) api.DNSMeasures {
 	return api.DNSMeasures{Lookups: s.Lookups, Queries: s.Queries, InFlight: s.InFlight, Names: s.Names}
 }
 
-// timings are how long things took. The zero value is ready.
+// timings are histograms of durations. The zero value is ready.
 type timings struct{ queueWait, lookup, dial, commits api.Histogram }
 
 // reclaims counts the sessions that ended while this node led. The zero value is ready.
 type reclaims struct{ expired, left, takenOver reclaimed }
 
-// reclaimed are the sessions that ended for one reason.
+// reclaimed holds the sessions that ended for one cause.
 type reclaimed struct {
 	took  api.Histogram
 	slots atomic.Int64
@@ -83,7 +83,7 @@ func (r *reclaims) note(end leader.SessionEnd) {
 	by.slots.Add(end.Slots)
 }
 
-// read returns how long they took, and how many slots came back, by why the sessions ended.
+// read returns, by cause, the durations and the reclaimed slots.
 func (r *reclaims) read() (took map[string]api.Distribution, slots map[string]int64) {
 	took, slots = map[string]api.Distribution{}, map[string]int64{}
 	for why, by := range map[string]*reclaimed{"expired": &r.expired, "left": &r.left, "taken_over": &r.takenOver} {

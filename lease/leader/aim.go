@@ -8,6 +8,17 @@ import (
 	"github.com/weirproxy/weir/lease/leasepb"
 )
 
+const (
+	// askPatience bounds how long an ask is held back while other nodes are asked. It is below the
+	// time for which a node's requests wait for the answer.
+	askPatience = 600 * time.Millisecond
+	// contendedFor is how long nodes go on reporting at once after the last shortage.
+	contendedFor = time.Second
+	// maxLinger bounds how long an idle slot stays with a node that expects requests while others
+	// wait for one.
+	maxLinger = 20 * time.Millisecond
+)
+
 // aim decides who must come down, and to what, and tells those for whom that changes.
 func (p *keyPlan) aim() {
 	var shortage, waiting int64

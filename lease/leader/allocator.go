@@ -10,31 +10,6 @@ import (
 	"github.com/weirproxy/weir/limit"
 )
 
-const (
-	// takeOverRest is how long slots freed by a take-over rest: the upstream has yet to see the old
-	// sockets close.
-	takeOverRest = 250 * time.Millisecond
-	// askPatience bounds how long an ask is held back while other nodes are asked; below
-	// askTimeout.
-	askPatience = 600 * time.Millisecond
-	// gatePatience bounds how long a newly counted key waits for all nodes to say what they have
-	// open.
-	gatePatience = time.Second
-	// contendedFor is how long nodes go on reporting at once after the last shortage.
-	contendedFor = time.Second
-	// minTurn is the shortest time that a slot stays with a node while another waits for it. It
-	// grows with the time of a commit, so that handing over costs a few percent at most.
-	minTurn = 100 * time.Millisecond
-	maxTurn = 2 * time.Second
-	// maxLinger bounds how long an idle slot stays with a node that expects requests while others
-	// wait for one.
-	maxLinger = 20 * time.Millisecond
-	// maxOwed bounds the slot-time that a node is owed.
-	maxOwed = time.Second
-	// turnCommits is how many commits' time a turn lasts at least.
-	turnCommits = 40
-)
-
 // Allocator is the deciding half of the leader's side: who holds how many slots, and which sessions
 // have ended. It holds soft state only; the log has the grants. No goroutine, no clock, no I/O.
 // [Server] is its shell in production; a simulation has another.
@@ -48,39 +23,13 @@ const (
 // next waits a moment for more (gather): who asks now is not alone, and an entry costs all servers
 // a write to their disks.
 type Allocator struct {
-	term     uint64
-	ttl      time.Duration
-	turn     time.Duration
-	commit   time.Duration    // moving average
-	peers    map[uint64]*peer // open sessions by id
-	order    []*peer          // the same, by id
-	conns    map[uint64]*peer // by stream
-	keys     map[limit.Key]*contest
-	contests []*contest // the same, in an order that depends on what came in alone
-	dirty    []*contest
-	review   []*contest // to be decided anew when there is time, some at once
-	rests    map[limit.Key]rest
-	vacant   vacancies // the keys of rates that the log keeps for their levels alone
-
-	batch    uint64
-	inflight fsm.Command
-	gather   time.Duration             // no slots are adjusted before this
-	opening  *openRequest              // the inflight OpenSession's
-	unproven []*openRequest            // asked whether they are still meant
-	partial  map[uint64]*leasepb.Hello // by stream: those of which more is to come
-	// Messages that need a VerifyLeader that began after they arrived: `verifying` waits for the
-	// check under way, `unverified` for the next.
-	unverified, verifying []unverified
-	verification          bool
-	opens                 []*openRequest
-	closes                []uint64 // judged expired
-	leaves                []uint64 // said goodbye
-
-	ended map[string]uint64 // by node: the session that ran out, until the node has another
-
-	notBefore     time.Duration // a new leader grants nothing before this
-	waking        wakes
-	sheet         sheet
+	term uint64
+	ttl  time.Duration
+	handshake
+	roster
+	demandBook
+	schedule
+	vacant        vacancies // the keys of rates that the log keeps for their levels alone
 	limits        *leasepb.LeaderMessage
 	limitsVersion uint32 // the log version whose nodes can read them
 	out           []Outbound
@@ -97,11 +46,14 @@ type Outbound struct {
 // beginning must be in st.
 func NewAllocator(now time.Duration, term uint64, st *fsm.State) *Allocator {
 	a := &Allocator{
-		term: term, ttl: st.TTL(), turn: minTurn,
-		peers: map[uint64]*peer{}, conns: map[uint64]*peer{}, keys: map[limit.Key]*contest{}, rests: map[limit.Key]rest{},
-		ended: map[string]uint64{}, partial: map[uint64]*leasepb.Hello{},
-		notBefore: now + takeOverRest,
-		batch:     st.Batch(term), // in a term that is led for the second time, lower ones would be void
+		term: term, ttl: st.TTL(),
+		handshake:  handshake{partial: map[uint64]*leasepb.Hello{}},
+		roster:     roster{peers: map[uint64]*peer{}, conns: map[uint64]*peer{}, ended: map[string]uint64{}},
+		demandBook: demandBook{keys: map[limit.Key]*contest{}},
+		schedule: schedule{
+			turn: minTurn, rests: map[limit.Key]rest{}, notBefore: now + takeOverRest,
+			batch: st.Batch(term), // in a term that is led for the second time, lower ones would be void
+		},
 	}
 	for _, s := range st.Sessions() {
 		a.addPeer(s, now)

@@ -9,6 +9,12 @@ import (
 	"github.com/weirproxy/weir/limit"
 )
 
+// demandBook is what nodes have or want of each key.
+type demandBook struct {
+	keys     map[limit.Key]*contest
+	contests []*contest // the same, in an order that depends on what came in alone
+}
+
 // contest is what is known of a key that somebody wants or holds.
 type contest struct {
 	key            limit.Key

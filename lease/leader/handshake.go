@@ -11,6 +11,18 @@ import (
 	"github.com/weirproxy/weir/limit"
 )
 
+// handshake is the streams that serve no session yet, and who waits for the leader's verification.
+type handshake struct {
+	partial  map[uint64]*leasepb.Hello // by stream: those of which more is to come
+	unproven []*openRequest            // asked whether they are still meant
+	opens    []*openRequest            // to be opened
+	opening  *openRequest              // the one that is on its way
+	// Messages that need a VerifyLeader that began after they arrived: `verifying` waits for the
+	// check under way, `unverified` for the next.
+	unverified, verifying []unverified
+	verification          bool
+}
+
 // unverified is a hello or, where that is nil, a keep-alive.
 type unverified struct {
 	conn    uint64

@@ -8,6 +8,14 @@ import (
 	"github.com/weirproxy/weir/limit"
 )
 
+const (
+	// gatePatience bounds how long a newly counted key waits for all nodes to say what they have
+	// open.
+	gatePatience = time.Second
+	// maxOwed bounds the slot-time that a node is owed.
+	maxOwed = time.Second
+)
+
 // keyPlan is the work sheet for one key. It counts in units, of slots and rates alike: see
 // [measure].
 type keyPlan struct {

@@ -9,6 +9,16 @@ import (
 	"github.com/weirproxy/weir/limit"
 )
 
+// roster is the open sessions, and those that are to end.
+type roster struct {
+	peers  map[uint64]*peer  // by id
+	order  []*peer           // the same, by id
+	conns  map[uint64]*peer  // by stream
+	closes []uint64          // judged expired
+	leaves []uint64          // said goodbye
+	ended  map[string]uint64 // by node: the session that ran out, until the node has another
+}
+
 // peer is an open session and, where attached, its stream.
 type peer struct {
 	fsm.Session

@@ -7,8 +7,38 @@ import (
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/fsm/fsmpb"
 	"github.com/weirproxy/weir/lease/leasepb"
+	"github.com/weirproxy/weir/limit"
 )
 
+const (
+	// takeOverRest is how long slots freed by a take-over rest: the upstream has yet to see the old
+	// sockets close.
+	takeOverRest = 250 * time.Millisecond
+	// minTurn is the shortest time that a slot stays with a node while another waits for it. It
+	// grows with the time of a commit, so that handing over costs a few percent at most.
+	minTurn = 100 * time.Millisecond
+	maxTurn = 2 * time.Second
+	// turnCommits is how many commits' time a turn lasts at least.
+	turnCommits = 40
+)
+
+// schedule is which keys are to be planned, when, and the entry that is on its way.
+type schedule struct {
+	dirty  []*contest
+	review []*contest // to be decided anew when there is time, some at once
+	waking wakes
+	rests  map[limit.Key]rest
+	sheet  sheet
+
+	batch     uint64
+	inflight  fsm.Command
+	gather    time.Duration // no slots are adjusted before this
+	notBefore time.Duration // a new leader grants nothing before this
+	turn      time.Duration
+	commit    time.Duration // moving average
+}
+
+// rest is freed slots that may not be granted yet.
 type rest struct {
 	slots int64
 	until time.Duration

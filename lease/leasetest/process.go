@@ -190,19 +190,17 @@ func (x *process) tick() {
 	x.after()
 }
 
-// after carries out what the core has decided.
+// after carries out what the core has decided, as [lease.Manager] does.
 func (x *process) after() {
-	for _, s := range x.node.TakeSevers() {
-		s.Slot.Holder().Sever(s.Reason)
-	}
+	e := x.effects()
 	if s := x.stream; s != nil {
-		if x.node.Stale() {
+		if e.Stale {
 			x.w.trace.note(x.w.now, x.name, "fenced")
 			s.hangUp()
 			return
 		}
-		if now := x.clock(); x.node.Pending(now) {
-			for _, m := range x.node.Outgoing(now) {
+		if e.Pending {
+			for _, m := range x.node.Outgoing(x.clock()) {
 				s.toLeader(m)
 			}
 		}
@@ -211,6 +209,19 @@ func (x *process) after() {
 		x.sayLeft()
 	}
 	x.alarm()
+}
+
+// effects takes the core's effects, until nothing is left to be severed.
+func (x *process) effects() lease.Effects {
+	for {
+		e := x.node.Effects(x.clock())
+		if len(e.Severs) == 0 {
+			return e
+		}
+		for _, s := range e.Severs {
+			s.Slot.Holder().Sever(s.Reason)
+		}
+	}
 }
 
 // alarm wakes the core when it asks for it, or earlier.
