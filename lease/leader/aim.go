@@ -138,6 +138,9 @@ func (p *keyPlan) aimAtIdle(waiting int64) {
 		if k := min(now, waiting); k > 0 {
 			r.lower(r.held - k)
 			waiting -= k
+			if p.rate && r.says.inUse == 0 {
+				p.noteFetch(r)
+			}
 		}
 	}
 }

@@ -28,6 +28,7 @@ type contest struct {
 	contendedUntil time.Duration
 	planned        time.Duration // when it was planned last
 	tight          bool          // more was wanted then than there was
+	regrets                      // of a rate
 }
 
 // demand is one session's interest in a key.

@@ -15,7 +15,7 @@ import (
 
 // Whatever a node says, the leader neither panics nor proposes what the log would have to cut.
 func FuzzNodeMessage(f *testing.F) {
-	key := fsmpb.KeyOf(limit.HostConnections("up"))
+	key, rate := fsmpb.KeyOf(limit.HostConnections("up")), fsmpb.KeyOf(totalRequests)
 	for _, m := range []*leasepb.NodeMessage{
 		{Message: &leasepb.NodeMessage_Hello{Hello: &leasepb.Hello{Protocol: 1, Node: "b", Identity: "2"}}},
 		{Message: &leasepb.NodeMessage_Hello{Hello: &leasepb.Hello{Protocol: 1, Node: "a", Identity: "1", Session: 2, Holdings: []*leasepb.Holding{{Key: key, Slots: 9}, nil}}}},
@@ -23,6 +23,10 @@ func FuzzNodeMessage(f *testing.F) {
 		{Message: &leasepb.NodeMessage_Update{Update: &leasepb.Update{
 			Releases: []*leasepb.Holding{{Key: key, Slots: 5}, {Key: key, Slots: -5}, nil},
 			Demands:  []*leasepb.Demand{{Key: key, Held: -1, InUse: 1 << 62, Waiting: 1 << 62, Refused: -7, Ask: 1}, nil},
+		}}},
+		{Message: &leasepb.NodeMessage_Update{Update: &leasepb.Update{
+			Releases: []*leasepb.Holding{{Key: rate, Slots: 5, Level: 1 << 62}, {Key: rate, Slots: 1 << 40, Level: 1 << 62}, {Key: key, Slots: 1, Level: 9}},
+			Demands:  []*leasepb.Demand{{Key: rate, Held: 1 << 62, InUse: 3, Waiting: 7, Headroom: 1 << 62, Ask: 1}},
 		}}},
 		{Message: &leasepb.NodeMessage_Bye{Bye: &leasepb.Bye{}}},
 	} {
@@ -39,11 +43,11 @@ func FuzzNodeMessage(f *testing.F) {
 			index++
 			return st.Apply(index, 1, c)
 		}
-		apply(&fsm.Init{ClusterID: "c", TTL: 10 * time.Second, Limits: []limit.Limit{kit.Limit(t, "up", 3, limit.Queue{})}})
+		apply(&fsm.Init{ClusterID: "c", TTL: 10 * time.Second, Limits: []limit.Limit{kit.Limit(t, "up", 3, limit.Queue{}), rateLimit(t, "7/s", 7)}})
 		apply(&fsm.OpenSession{Term: 1, Node: "a", Identity: "1"})
 		a := NewAllocator(0, 1, st)
-		a.hello(0, st, 1, &leasepb.Hello{Protocol: leasepb.Version, Node: "a", Identity: "1", Session: 2})
-		a.update(0, 1, &leasepb.Update{Demands: []*leasepb.Demand{{Key: key, Waiting: 2}}})
+		a.hello(0, st, 1, &leasepb.Hello{Protocol: leasepb.Version, Node: "a", Identity: "1", Session: 2, LimitsVersion: leasepb.LimitsVersion})
+		a.update(0, 1, &leasepb.Update{Demands: []*leasepb.Demand{{Key: key, Waiting: 2}, {Key: rate, Waiting: limit.Shares / 2}}})
 		switch m := m.Message.(type) {
 		case *leasepb.NodeMessage_Hello:
 			a.hello(1, st, 2, m.Hello)
@@ -67,6 +71,9 @@ func FuzzNodeMessage(f *testing.F) {
 			}
 			if g := st.Granted(limit.HostConnections("up")); g > 3 {
 				t.Fatalf("%d slots are granted, limit 3", g)
+			}
+			if err := a.Check(); err != nil {
+				t.Fatal(err)
 			}
 		}
 	})

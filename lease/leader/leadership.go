@@ -161,11 +161,15 @@ func (l *leadership) noteEnd(now time.Duration, id uint64, why string, freed []f
 	}
 	end := SessionEnd{Node: p.Node, Session: id, Why: why, Silent: max(0, now-p.seen)}
 	for _, f := range freed {
-		if f.Session == id {
+		switch {
+		case f.Session != id:
+		case f.Key.Resource.IsRate():
+			end.Rates++
+		default:
 			end.Slots += f.Delta
 		}
 	}
-	l.logger.Info("session ended", "node", end.Node, "session", id, "why", why, "slots_reclaimed", end.Slots, "silent", end.Silent)
+	l.logger.Info("session ended", "node", end.Node, "session", id, "why", why, "slots_reclaimed", end.Slots, "rates_reclaimed", end.Rates, "silent", end.Silent)
 	if l.server.OnEnd != nil {
 		l.server.OnEnd(end)
 	}

@@ -31,9 +31,6 @@ const (
 	// than 50 entries. manyUnits is from how many units on.
 	requestsPerTurn = 600
 	manyUnits       = 10
-	// spareFor is how long a node that draws from a rate keeps a little more than it draws, while
-	// others wait.
-	spareFor = 3 * time.Second
 	// longest bounds times that a slow rate would make too long to count.
 	longest = 100 * 365 * 24 * time.Hour
 )

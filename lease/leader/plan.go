@@ -24,14 +24,15 @@ type keyPlan struct {
 	now   time.Duration
 	limit *limit.Limit
 	measure
-	turn  time.Duration // how long a turn of an extra unit lasts
-	rows  []*row
-	fixed int64 // held by sessions that can't be asked: they are dead, cut off, or have not reported yet
-	free  int64 // may be granted now
-	back  int64 // free, but held back for a moment
-	extra int64 // slots above everybody's share, for turns
-	tight bool  // more is wanted than there is
-	wait  bool  // grants are held back for a moment: slots rest, or nodes have yet to say what they have open
+	turn   time.Duration // how long a turn of an extra unit lasts
+	rows   []*row
+	fixed  int64 // held by sessions that can't be asked: they are dead, cut off, or have not reported yet
+	free   int64 // may be granted now
+	back   int64 // free, but held back for a moment
+	extra  int64 // slots above everybody's share, for turns
+	spared int64 // last units that count as in use
+	tight  bool  // more is wanted than there is
+	wait   bool  // grants are held back for a moment: slots rest, or nodes have yet to say what they have open
 }
 
 // plan decides one key: what to grant, whom to ask for slots back, and who can be refused.
@@ -73,6 +74,9 @@ func (p *keyPlan) gather(st *fsm.State) {
 			fixed -= held
 			r := p.a.sheet.row()
 			*r = row{d: d, says: d.wish.in(p.unit), held: held / p.unit, target: leasepb.NoTarget}
+			if p.rate {
+				p.spare(r)
+			}
 			if p.overhangs {
 				r.overhang = max(0, r.says.inUse+r.says.parked-r.held)
 			}

@@ -168,7 +168,6 @@ func TestRateUsedEverywhere(t *testing.T) {
 		}
 		w.run(2 * time.Second)
 		each, sum, entries := w.taken(over)
-		t.Logf("%v: %.4f used, Jain %.4f, %d entries", each, w.used(sum, over), jain(each), entries)
 		if used := w.used(sum, over); used < 0.95 {
 			t.Errorf("%.3f of the rate is used", used)
 		}
@@ -181,13 +180,54 @@ func TestRateUsedEverywhere(t *testing.T) {
 	})
 }
 
+// Steady demand within the rate is served, and costs next to no entries, however unequal the nodes'
+// parts are; so does demand above it, where some nodes want less than their share.
+func TestSteadyDemandCostsNoEntries(t *testing.T) {
+	for _, paces := range [][]float64{{0.3, 0.3, 0.3}, {0.1, 0.2, 0.6}, {0.02, 0.03, 0.9}, {0.1, 0.2, -1}, {0.2, -1, -1}} {
+		eachRate(t, func(t *testing.T, w *rateWorld, over time.Duration) {
+			if w.limit.Requests.Burst < 10 {
+				return // few units go round
+			}
+			for i, n := range w.nodes {
+				if n.pace = paces[i] * w.limit.Requests.PerSecond(); paces[i] < 0 {
+					n.pace = -1
+				}
+			}
+			w.run(5 * time.Second)
+			_, sum, entries := w.taken(over)
+			if most := sum / 10_000 * 50; float64(entries) > most {
+				t.Errorf("%d entries for %.0f requests", entries, sum)
+			}
+		})
+	}
+}
+
+// A node with few requests leaves the rest to one with many, also where there is one unit alone; and
+// its requests don't wait for long.
+func TestRareRequestsLeaveTheRest(t *testing.T) {
+	eachRate(t, func(t *testing.T, w *rateWorld, over time.Duration) {
+		w.nodes[0].pace = w.limit.Requests.PerSecond() / 20
+		w.nodes[1].pace = -1
+		w.run(10 * time.Second)
+		each, sum, entries := w.taken(over)
+		if used := w.used(sum, over); used < 0.9 {
+			t.Errorf("%.3f of the rate is used", used)
+		}
+		if most := sum / 10_000 * 50; w.limit.Requests.Burst >= 10 && float64(entries) > most {
+			t.Errorf("%d entries for %.0f requests", entries, sum)
+		}
+		if wanted := w.nodes[0].pace * over.Seconds(); each[0] < 0.9*wanted-2 {
+			t.Errorf("%.0f of %.0f requests of a small part are served", each[0], wanted)
+		}
+	})
+}
+
 // One node alone gets nearly all.
 func TestRateUsedOnOneNode(t *testing.T) {
 	eachRate(t, func(t *testing.T, w *rateWorld, over time.Duration) {
 		w.nodes[1].pace = -1
 		w.run(time.Second)
-		_, sum, entries := w.taken(over)
-		t.Logf("%.4f used, %d entries", w.used(sum, over), entries)
+		_, sum, _ := w.taken(over)
 		if used := w.used(sum, over); used < 0.95 {
 			t.Errorf("%.3f of the rate is used", used)
 		}
@@ -203,8 +243,7 @@ func TestRateFollowsDemand(t *testing.T) {
 			w.nodes[i%3].pace, w.nodes[i%3].waiting = 0, 0
 			w.nodes[(i+1)%3].pace = -1
 			w.run(time.Second)
-			_, sum, entries := w.taken(20 * time.Second)
-			t.Logf("%.4f used, %d entries", w.used(sum, 20*time.Second), entries)
+			_, sum, _ := w.taken(20 * time.Second)
 			// One token more or less is chance.
 			if used := w.used(sum+1, 20*time.Second); used < 0.95 {
 				t.Errorf("%.3f of the rate is used after the demand has moved", used)

@@ -73,6 +73,7 @@ type SessionEnd struct {
 	Session uint64
 	Why     string        // "expired", "left" or "taken over"
 	Slots   int64         // that came back
+	Rates   int           // of which it held a part
 	Silent  time.Duration // since the node was last heard
 }
 
