@@ -134,7 +134,7 @@ func ownAnswer(b []byte) (*Problem, bool) {
 		if why == "" {
 			why = "its first line or one of its headers is malformed"
 		}
-		return malformed("this is no HTTP request: %s", why), true
+		return malformed("this is not an HTTP request: %s", why), true
 	case http.StatusRequestHeaderFieldsTooLarge:
 		return problemf(status, "head_too_large", "the request's head is longer than %d bytes", maxHeader), true
 	case http.StatusNotImplemented:

@@ -212,7 +212,7 @@ func (s *Server) peerNamed(node string) (Peer, error) {
 	peers := s.deps.Peers.Peers()
 	i := slices.IndexFunc(peers, func(p Peer) bool { return p.Name == node })
 	if i < 0 {
-		return Peer{}, problemf(http.StatusNotFound, "not_found", "there is no node %q: GET %s lists those there are", node, pathNodes)
+		return Peer{}, problemf(http.StatusNotFound, "not_found", "there is no node %q: GET %s lists the nodes", node, pathNodes)
 	}
 	return peers[i], nil
 }

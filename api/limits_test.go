@@ -302,6 +302,17 @@ func TestEvictReachesTheLog(t *testing.T) {
 	}
 }
 
+// A limit that not all servers understand yet is refused with what the leader says of them.
+func TestLimitThatNotAllServersUnderstand(t *testing.T) {
+	b := newBench(t, Config{}, "a", "b")
+	before := b.index
+	b.nodes["a"].propose = fmt.Errorf("%w: it needs log version 3, and c knows 2: upgrade them", ErrMixedVersions)
+	refused(t, b.nodes["b"].do(put("x.org", `{"connections":5}`)), 409, "c knows 2: upgrade")
+	if b.index != before {
+		t.Errorf("something was written: index %d, was %d", b.index, before)
+	}
+}
+
 // fullLimit has every field of a limit's body.
 const fullLimit = `{"scope":"host","pattern":"r.org","connections":5,"requests":{"rate":"10/s","burst":20},"bandwidth":{"upload":"1MB","download":"10MB","burst":"2MB"},` +
 	`"queue":{"timeout":"2s","size":100},"shared":false,"mode":"report"}`

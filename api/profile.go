@@ -92,7 +92,7 @@ func (s *Server) recorded(
 func snapshotProfile(w http.ResponseWriter, r *http.Request, name string) error {
 	p := pprof.Lookup(name)
 	if p == nil {
-		return problemf(http.StatusNotFound, "no_such_profile", "there is no profile %q: %s lists those that there are", name, pathProfiles)
+		return problemf(http.StatusNotFound, "no_such_profile", "there is no profile %q: %s lists the profiles", name, pathProfiles)
 	}
 	q, err := query(r, "debug", "gc")
 	if err != nil {

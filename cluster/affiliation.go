@@ -41,7 +41,7 @@ type affiliation struct {
 
 // errUndecided refuses a cluster's member while one of the two nodes has yet to find its own
 // cluster.
-var errUndecided = errors.New("one of the two nodes is of no cluster yet: it has reached no member through its own cluster.join")
+var errUndecided = errors.New("one of the two nodes belongs to no cluster yet: it has reached no member through its own cluster.join")
 
 // cluster returns the id, or "" while the node is undecided.
 func (a *affiliation) cluster() string {

@@ -155,7 +155,7 @@ func (d *DataDir) load(name string) error {
 	}
 	var id identity
 	if err := json.Unmarshal(raw, &id); err != nil || !id.valid() {
-		return fmt.Errorf("the node's identity in %s is damaged: remove %s as a whole, and the node starts anew, as another server", path, d.path)
+		return fmt.Errorf("the node's identity in %s is damaged: remove %s as a whole, and the node starts again as a new server", path, d.path)
 	}
 	if id.Name != name {
 		return fmt.Errorf("data_dir %q belongs to node %q, but this node's name is %q: set name = %q, or another data_dir", d.path, id.Name, name, id.Name)
@@ -172,7 +172,7 @@ func (d *DataDir) adopt(id identity) {
 
 func (d *DataDir) create(name string) error {
 	if _, err := os.Stat(filepath.Join(d.path, raftDirectory)); err == nil {
-		return fmt.Errorf("data_dir %q holds a Raft log but no %s: put that file back, or remove %s as a whole, and the node starts anew, as another server",
+		return fmt.Errorf("data_dir %q holds a Raft log but no %s: put that file back, or remove %s as a whole, and the node starts again as a new server",
 			d.path, identityFile, d.path)
 	}
 	id := newIdentity(name)

@@ -11,7 +11,7 @@ import (
 
 var (
 	errDoubtful = errors.New("this server's disk may have been put back to an older copy: it takes no part yet")
-	errPromised = errors.New("this server has promised to have nothing to do with leaders of this term any more")
+	errPromised = errors.New("this server has promised to follow no leader of this term any more")
 )
 
 // guardedTransport lets a [pastGuard] inspect and refuse Raft's messages in both directions. One

@@ -198,7 +198,7 @@ func (c *Cluster) successors(name string) ([]raft.Server, error) {
 		alive = append(alive, others...)
 	}
 	if len(alive) == 0 && name != "" {
-		return nil, fmt.Errorf("%w: %q is no voter", ErrUnknownPeer, name)
+		return nil, fmt.Errorf("%w: %q is not a voter", ErrUnknownPeer, name)
 	}
 	if len(alive) == 0 {
 		return nil, fmt.Errorf("%w: no other voter is alive to lead", ErrUnsafe)

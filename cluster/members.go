@@ -73,10 +73,10 @@ func (ms *members) find(name string) (e *memberEntry, at int) {
 func (ms *members) here(name, gossipAddr string, meta *clusterpb.Meta, joined bool, now time.Time) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
-	e, at := ms.find(name)
+	e, _ := ms.find(name)
 	if e == nil {
 		ms.makeRoom(now)
-		_, at = ms.find(name)
+		_, at := ms.find(name)
 		e = &memberEntry{Member: Member{Name: name, Since: now}}
 		ms.sorted = slices.Insert(ms.sorted, at, e)
 		ms.alive++

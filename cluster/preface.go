@@ -75,7 +75,7 @@ func readPreface(r io.Reader) (*clusterpb.Preface, error) {
 // oldPreface refuses a node of another version.
 func oldPreface(version byte) error {
 	return &misfit{
-		what: fmt.Sprintf("the other node opens connections as version %d has it, and this one knows version %d only", version, prefaceVersion),
+		what: fmt.Sprintf("the other node opens connections by version %d of the protocol, and this one knows only version %d", version, prefaceVersion),
 		do:   "stop both, upgrade the older one and start them again",
 	}
 }

@@ -39,7 +39,7 @@ func OpenServerData(path, name string) (*DataDir, error) {
 // changes nothing on disk.
 func OpenRecovery(data *DataDir, state raft.FSM, log hclog.Logger) (*Recovery, error) {
 	if !data.state().HasRaft {
-		return nil, fmt.Errorf("data_dir %q holds no Raft log: this node was no server, or never started", data.Path())
+		return nil, fmt.Errorf("data_dir %q holds no Raft log: this node was not a server, or never started", data.Path())
 	}
 	s, err := openStores(data, log, nil)
 	if err != nil {

@@ -195,5 +195,5 @@ func trapped(f func() error) (err error) {
 
 func damaged(dir *DataDir, path string, err error) error {
 	return fmt.Errorf("the Raft state %s is damaged (%w): remove %s as a whole and start this node again: it joins as a new server "+
-		"and copies the state from the others (where there are no others, put back a copy of the directory)", path, err, dir.Path())
+		"and copies the state from the others (if there are no others, put back a copy of the directory)", path, err, dir.Path())
 }

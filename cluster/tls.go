@@ -222,7 +222,7 @@ func explainTLS(err error) error {
 	case strings.Contains(err.Error(), "client didn't provide a certificate"):
 		return &misfit{what: "the other end shows no certificate", do: "only nodes may connect to the rpc port; a node needs cluster.tls"}
 	case strings.Contains(err.Error(), "unsupported application protocols"), strings.Contains(err.Error(), "unsupported versions"):
-		return &misfit{what: "the other end is no node", do: "only nodes may connect to the rpc port", cause: err}
+		return &misfit{what: "the other end is not a node", do: "only nodes may connect to the rpc port", cause: err}
 	}
 	return err
 }

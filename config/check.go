@@ -97,7 +97,7 @@ func (l *loader) checkNode() {
 		l.add(l.at("data_dir"), "a server needs data_dir, for its Raft log and identity", `Write data_dir = "/var/lib/weir".`)
 	}
 	if c.API.Token != "" && c.API.Token == c.API.ReadToken {
-		l.add(l.at("api.read_token_file"), "api.read_token_file holds the same token as api.token_file", "Put another token into it: whoever reads could write.")
+		l.add(l.at("api.read_token_file"), "api.read_token_file holds the same token as api.token_file", "Put another token into it: with this one, anyone who may read may also write.")
 	}
 }
 
@@ -105,12 +105,12 @@ func (l *loader) checkNode() {
 func (l *loader) checkExposure() {
 	c := l.cfg
 	if !loopback(c.API.Listen) && c.API.TokenFile == "" && !l.faulty["api.listen"] && !l.faulty["api.token_file"] {
-		l.add(l.at("api.listen"), fmt.Sprintf("api.listen is %s, which others reach, and there is no token", c.API.Listen),
+		l.add(l.at("api.listen"), fmt.Sprintf("api.listen is %s, which other machines can reach, and there is no token", c.API.Listen),
 			`Write token_file = "…" in api { } (weir keygen > FILE makes one), or listen on 127.0.0.1.`)
 	}
 	open := !loopback(c.Proxy.Listen) && !l.faulty["proxy.listen"]
 	if open && c.Proxy.UsersFile == "" && !l.isSet("proxy.allow_clients") {
-		l.add(l.at("proxy.listen"), fmt.Sprintf("proxy.listen is %s, which others reach, and allow_clients is not set", c.Proxy.Listen),
+		l.add(l.at("proxy.listen"), fmt.Sprintf("proxy.listen is %s, which other machines can reach, and allow_clients is not set", c.Proxy.Listen),
 			`Write allow_clients = ["10.0.0.0/8"] in proxy { }, with the networks of your workers, or listen on 127.0.0.1.`)
 	}
 	if l.isSet("proxy.allow_clients") && len(c.Proxy.AllowClients) == 0 && !l.faulty["proxy.allow_clients"] {

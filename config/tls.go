@@ -93,11 +93,11 @@ func Warnings(c *Config) Diagnostics {
 		out = append(out, Diagnostic{At: at, Message: message, Hint: hint, Warning: true})
 	}
 	if !loopback(c.Cluster.RPC) && !c.Cluster.TLS.Enabled() {
-		warn("cluster.rpc", fmt.Sprintf("cluster.rpc is %s without TLS: whoever reaches that port is trusted like a node, and can change limits and read all traffic between nodes", c.Cluster.RPC),
+		warn("cluster.rpc", fmt.Sprintf("cluster.rpc is %s without TLS: anyone who reaches that port is trusted like a node, and can change limits and read all traffic between nodes", c.Cluster.RPC),
 			"Set cluster { tls { … } } (weir tls ca, weir tls cert NAME), or let only nodes reach the port.")
 	}
 	if !loopback(c.Cluster.Gossip) && c.Cluster.GossipKey == "" {
-		warn("cluster.gossip", fmt.Sprintf("cluster.gossip is %s without a key: whoever reaches that port can join, and take nodes for dead", c.Cluster.Gossip),
+		warn("cluster.gossip", fmt.Sprintf("cluster.gossip is %s without a key: anyone who reaches that port can join, and have nodes taken for dead", c.Cluster.Gossip),
 			"Set gossip_key (weir keygen), or let only nodes reach the port.")
 	}
 	if c.Role == RoleServer && len(c.Cluster.Join) == 0 && c.DataDir != "" {

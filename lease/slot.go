@@ -1,7 +1,6 @@
 package lease
 
 import (
-	"errors"
 	"sync/atomic"
 	"time"
 
@@ -41,20 +40,14 @@ func (r Reason) String() string {
 // called more than once.
 type Holder interface{ Sever(Reason) }
 
-// Errors of Acquire. All but ErrNoLease and ErrDraining mean that the limit has been reached.
-var (
-	ErrNoLease      = errors.New("no lease: the node has no live session with the cluster, or has no answer from it")
-	ErrOverLimit    = errors.New("the connection limit is reached")
-	ErrQueueFull    = errors.New("the connection limit is reached and its queue is full")
-	ErrQueueTimeout = errors.New("the connection limit is reached and no slot came free in time")
-	ErrDraining     = errors.New("the node is leaving and takes no new connections")
-)
-
-// Slot is the right to one open upstream connection. Its holder must Release it, once the upstream
-// has seen the end of the connection.
+// Slot is one connection's or request's unit of one key: a claim. Of scope host it is the right to
+// one open upstream connection, and its holder must Release it once the upstream has seen the end of
+// the connection. Those of the other scopes belong to a [Request].
 type Slot struct {
 	manager *Manager
-	target  limit.Target
+	scope   limit.Scope  // of a request's
+	target  limit.Target // of scope host
+	request *Request     // of the other scopes; nil: the slot is of scope host
 	holder  Holder
 	waited  time.Duration
 
@@ -70,6 +63,16 @@ type Slot struct {
 	prev, next *Slot
 	since      time.Duration // when it was admitted last
 	use        slotUse
+	ghost      *Waiter // admitted above a limit that only reports, and not known yet to have exceeded it
+}
+
+// match finds the limit that a slot counts under, and its key.
+func (s *Slot) match(t *limit.Table) (*limit.Limit, limit.Key) {
+	if s.request == nil {
+		return t.Match(s.target)
+	}
+	l, name := t.Find(s.scope, &s.request.subject)
+	return l, limit.Key{Scope: s.scope, Resource: limit.Connections, Name: name}
 }
 
 type slotUse uint8
@@ -83,7 +86,9 @@ const (
 
 // NewSlot returns a slot for one connection to target, for [Node.TryAcquire] and [Node.Acquire]. It
 // has no [Manager]: its own methods must not be called.
-func NewSlot(target limit.Target, h Holder) *Slot { return &Slot{target: target, holder: h} }
+func NewSlot(target limit.Target, h Holder) *Slot {
+	return &Slot{target: target, holder: h}
+}
 
 // Holder is who uses the slot.
 func (s *Slot) Holder() Holder { return s.holder }

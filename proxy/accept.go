@@ -12,23 +12,23 @@ import (
 )
 
 const (
-	// giveWayAfter is how long a client must have been idle before it may lose its place to another
-	// one. Lower, clients lose it whose request is on its way.
+	// giveWayAfter is how long a client must have been idle before it may lose its place to
+	// another. A lower value also evicts clients whose next request is already on its way.
 	giveWayAfter = time.Second
-	// giveWayShare is the part of the places that idle clients give up at a time, so that a full
-	// server does not look at all of its clients for each new one.
+	// giveWayShare sets how many places idle clients give up at a time: 1 in 64. Evicting several
+	// at once spares a full server from looking at all its clients for each new one.
 	giveWayShare = 64
-	// lookForIdle is how often a server that is full looks for idle clients, while a new one waits.
+	// lookForIdle is how often a full server looks for idle clients while a new one waits.
 	lookForIdle = 100 * time.Millisecond
 	// strangerTimeout bounds a refused client's TLS handshake, and then its request's head.
 	strangerTimeout = 2 * time.Second
 )
 
-// Serve accepts clients from l, which must be a TCP listener, until Drain or Close closes it; then
-// it returns nil. It takes l over, also when it fails. It may run for several listeners at once.
+// Serve accepts clients from l, which must be a TCP listener, until Drain or Close closes l; then
+// it returns nil. Serve takes l over, even when it fails. It may run for several listeners at once.
 //
-// A client is judged by its address before it gets a place. When all places are taken, clients that
-// have been idle for longest give theirs up; where none is idle, new ones wait in the listener's
+// A client's address is checked before the client gets a place. When all places are taken, the
+// clients that have been idle longest are closed; if none is idle, new ones wait in the listener's
 // backlog.
 func (s *Server) Serve(l net.Listener) error {
 	ln, err := newListener(l)
@@ -65,7 +65,7 @@ func (s *Server) Serve(l net.Listener) error {
 	}
 }
 
-// receive makes a client of a connection that has one of the places given.
+// receive makes a client of an accepted connection, which has one of the given places.
 func (s *Server) receive(fd int, addr netip.AddrPort, balanced bool, places chan struct{}) {
 	if s.tls != nil {
 		s.greet(fd, addr, balanced, places)
@@ -76,9 +76,9 @@ func (s *Server) receive(fd int, addr netip.AddrPort, balanced bool, places chan
 	s.start(c)
 }
 
-// turnAway answers a client that may not use the proxy, and closes its connection; it never takes
-// an allowed client's place. While too many others are being answered, its connection is closed at
-// once.
+// turnAway answers a client that may not use the proxy and closes its connection. Such clients have
+// places of their own, so they never take an allowed client's; when those are taken, the connection
+// is closed without an answer.
 func (s *Server) turnAway(fd int, addr netip.AddrPort) {
 	select {
 	case s.strangers <- struct{}{}:
@@ -89,7 +89,7 @@ func (s *Server) turnAway(fd int, addr netip.AddrPort) {
 	}
 }
 
-// takePlace waits for a place; false says that the server has been stopped.
+// takePlace waits for a place; false means that the server has been stopped.
 func (s *Server) takePlace() bool {
 	select {
 	case s.places <- struct{}{}:
@@ -100,7 +100,7 @@ func (s *Server) takePlace() bool {
 	defer look.Stop()
 	for first := true; ; first = false {
 		if gaveWay := s.makePlace(time.Now()); (first || gaveWay > 0) && s.crowded.show() {
-			s.log.Warn("every place for a client is taken: idle clients give way to new ones, which wait where none is idle",
+			s.log.Warn("every place for a client is taken: new clients take the places of idle ones, or wait if none is idle",
 				"places", cap(s.places), "gave_way", gaveWay, "hint", "raise the limit of open files, or run more nodes")
 		}
 		select {
@@ -119,8 +119,8 @@ type idler struct {
 	end   func()
 }
 
-// makePlace ends the connections that have been idle for longest, a few at a time, and tells how
-// many.
+// makePlace closes the connections that have been idle longest, a few at a time, and returns how
+// many it closed.
 func (s *Server) makePlace(now time.Time) (gaveWay int) {
 	idlers := s.idlers(now.Add(-giveWayAfter))
 	slices.SortFunc(idlers, func(a, b idler) int { return a.since.Compare(b.since) })
@@ -131,8 +131,8 @@ func (s *Server) makePlace(now time.Time) (gaveWay int) {
 	return len(idlers)
 }
 
-// idlers are the clients that have been idle since before a moment, and the connections whose TLS
-// handshake has been due since then.
+// idlers returns the clients that have been idle since before the given time, and the connections
+// whose TLS handshake has been unfinished since then.
 func (s *Server) idlers(before time.Time) (idlers []idler) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -149,7 +149,7 @@ func (s *Server) idlers(before time.Time) (idlers []idler) {
 	return idlers
 }
 
-// accept waits out errors that pass, such as too many open files.
+// accept accepts a connection. It retries after errors that pass, such as too many open files.
 func (s *Server) accept(l *listener) (fd int, addr netip.AddrPort, err error) {
 	pause := time.Duration(0)
 	for {
@@ -172,7 +172,7 @@ func (s *Server) accept(l *listener) (fd int, addr netip.AddrPort, err error) {
 	}
 }
 
-// start hands a client to a worker: one that has served before and rests, if there is any.
+// start hands a client to an idle worker, or to a new one if none is idle.
 func (s *Server) start(c *client) {
 	s.mu.Lock()
 	if s.closed {
@@ -186,30 +186,30 @@ func (s *Server) start(c *client) {
 	s.mu.Unlock()
 	s.counters.Clients.Add(1)
 	select {
-	case s.rested <- c:
+	case s.toIdleWorker <- c:
 	default:
 		go s.serveClients(c)
 	}
 }
 
-// serveClients serves one client after another. A worker that goes on spares the next client the
-// growing of a stack.
+// serveClients serves one client after another. Reusing the goroutine saves the next client the
+// cost of growing a stack.
 func (s *Server) serveClients(c *client) {
 	h := new(head)
 	for c != nil {
 		if c.serve(h) {
 			s.left(c)
 		}
-		if s.resting.Add(1) > maxResting {
-			s.resting.Add(-1)
+		if s.idleWorkers.Add(1) > maxIdleWorkers {
+			s.idleWorkers.Add(-1)
 			return
 		}
-		c = <-s.rested
-		s.resting.Add(-1)
+		c = <-s.toIdleWorker
+		s.idleWorkers.Add(-1)
 	}
 }
 
-// left forgets a client whose connection is over.
+// left removes a client whose connection is over.
 func (s *Server) left(c *client) {
 	c.end()
 	s.mu.Lock()
@@ -220,8 +220,8 @@ func (s *Server) left(c *client) {
 	s.work.Done()
 }
 
-// freePlace gives back the client's place. Where the client speaks TLS, its front has the place,
-// for as long as it has descriptors.
+// freePlace gives back the client's place. A TLS client's place belongs to its front, which keeps
+// it for as long as it holds descriptors.
 func (c *client) freePlace() {
 	if c.places != nil {
 		<-c.places

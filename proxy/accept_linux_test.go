@@ -9,7 +9,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// dialFrom connects to the proxy from another address of loopback.
+// dialFrom connects to the proxy from another loopback address.
 func (w *world) dialFrom(from string) *peer {
 	w.t.Helper()
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
@@ -25,8 +25,7 @@ func onlyLoopback1(p *Policy) {
 	p.AllowClients = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}
 }
 
-// Connections that allow_clients refuses take no place of those that it lets in, however many and
-// however silent they are.
+// Refused clients take no place of allowed ones, however many and however silent they are.
 func TestRefusedClientsTakeNoPlace(t *testing.T) {
 	var j journal
 	w := newWorld(t, 0, policy(onlyLoopback1), func(c *Config, _ *resolver, o *hclogOptions) {
@@ -49,7 +48,7 @@ func TestRefusedClientsTakeNoPlace(t *testing.T) {
 	}
 }
 
-// A refused client is told why, over a connection that ends with the answer.
+// A refused client gets a 403, and its connection ends with the answer.
 func TestRefusedClientIsAnsweredOnce(t *testing.T) {
 	w := newWorld(t, 0, policy(onlyLoopback1))
 	p := w.dialFrom("127.0.0.2")

@@ -10,8 +10,8 @@ import (
 	"github.com/weirproxy/weir/proxy/resolve"
 )
 
-// When all places are taken, the client that has been idle for longest gives way; one with a tunnel
-// does not.
+// When all places are taken, the client that has been idle longest is closed; one with a tunnel is
+// not.
 func TestIdleClientsGiveWay(t *testing.T) {
 	var j journal
 	u := newUpstream(t, nil)
@@ -34,12 +34,12 @@ func TestIdleClientsGiveWay(t *testing.T) {
 	q.expect("12345")
 	idle.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 	idle.refused("GET", 400, "http_request_error")
-	if n := len(j.lines(t, "every place for a client is taken: idle clients give way to new ones, which wait where none is idle")); n == 0 {
+	if n := len(j.lines(t, "every place for a client is taken: new clients take the places of idle ones, or wait if none is idle")); n == 0 {
 		t.Error("the log does not say it")
 	}
 }
 
-// reuse makes one request on p to u, whose connection is then kept.
+// reuse makes one request on p to u; the upstream connection is then kept.
 func reuse(p *peer, u *upstream) *peer {
 	p.send(get(u, "/", ""))
 	q := u.accept()
@@ -49,8 +49,8 @@ func reuse(p *peer, u *upstream) *peer {
 	return q
 }
 
-// There are no more upstream connections than places: of those that are kept, the one that was used
-// least lately is closed for one that is needed.
+// There are no more upstream connections than places: a new one closes the least recently used kept
+// one.
 func TestIdleUpstreamsGiveWay(t *testing.T) {
 	w := newWorld(t, 0, func(c *Config, _ *resolver, _ *hclogOptions) { c.MaxClients = 2 })
 	p := w.dial()
@@ -66,7 +66,7 @@ func TestIdleUpstreamsGiveWay(t *testing.T) {
 	p.response("GET")
 }
 
-// Upstreams that leave a FIN unanswered cost few descriptors: where many do, the next is reset.
+// Upstreams that do not answer a FIN cost few descriptors: if many do so, the next is reset.
 func TestSlowEndsAreBounded(t *testing.T) {
 	w := newWorld(t, 0, func(c *Config, _ *resolver, _ *hclogOptions) { c.MaxClients = 2 })
 	p := w.dial()
@@ -85,8 +85,8 @@ func TestSlowEndsAreBounded(t *testing.T) {
 	}
 }
 
-// All that clients can cause, at once, fits into the limit of open files, beside what is set aside
-// for the node.
+// Everything that clients can cause at once fits into the limit of open files, beside the node's
+// share.
 func TestDescriptorsAreReckoned(t *testing.T) {
 	for _, limit := range []int{1024, 4096, 65536, 1 << 20} {
 		for _, tls := range []bool{false, true} {

@@ -4,29 +4,39 @@ import (
 	"context"
 	"time"
 
-	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/limit"
+	"github.com/weirproxy/weir/proxy/resolve"
 )
 
-// Admitter hands out the right to open upstream connections.
+// Admitter hands out the right to serve requests and to open upstream connections.
 type Admitter interface {
-	// Acquire waits for a slot as long as the limit's queue allows, or until ctx ends. The
-	// holder may be severed from the moment it has the slot, before Acquire returns.
-	Acquire(ctx context.Context, t fsm.Target, h lease.Holder) (Slot, error)
-	// Limit returns the limit that governs the target, as this node knows it; false says that it
-	// has none.
-	Limit(t fsm.Target) (Limit, bool)
+	// Begin counts a request in hand under the limits on connections of scope total, client and
+	// user. It waits for its slots as Acquire does. The holder may be severed as soon as it has them,
+	// even before Begin returns. On an error nothing is held. Errors for the sake of a limit, also of
+	// Acquire and Take, are a [*lease.LimitError].
+	Begin(ctx context.Context, s *limit.Subject, h lease.Holder) (Claims, error)
+	// Acquire waits for a slot for as long as the limit's queue allows, or until ctx ends. The
+	// holder may be severed as soon as it has the slot, even before Acquire returns.
+	Acquire(ctx context.Context, t limit.Target, h lease.Holder) (Slot, error)
+	// Take takes a token of each limit on requests that the subject is under, whatever its scope, and
+	// waits for them. waited is how long the request has waited already. On an error nothing has been
+	// taken.
+	Take(ctx context.Context, s *limit.Subject, waited time.Duration) error
+	// Limit returns the limit on connections of scope host that governs the target, as far as this
+	// node knows; false means that there is none.
+	Limit(t limit.Target) (limit.Limit, bool)
 }
 
 // Slot is the right to one upstream connection.
 type Slot interface {
 	// Release gives the slot back; further calls do nothing.
 	Release()
-	// Park says that the connection is idle: it may be severed with SeverWanted.
+	// Park marks the connection as idle: from now on it may be severed with SeverWanted.
 	Park()
-	// Unpark takes the connection into use again; false says that it was taken away.
+	// Unpark takes the connection into use again; false means that the slot was withdrawn.
 	Unpark() bool
-	// Closing says that the connection is coming to its end; Release follows.
+	// Closing announces that the connection is about to end and that Release will follow.
 	Closing()
 	// Live reports whether another byte may be read or written.
 	Live() bool
@@ -34,44 +44,58 @@ type Slot interface {
 	Limited() bool
 	// Waited is how long Acquire waited.
 	Waited() time.Duration
-	// Key is what the slot is counted under.
-	Key() fsm.Key
+	// Key is the name under which the slot is counted.
+	Key() limit.Key
 }
 
-// open resolves the target's name, admits one upstream connection for c and dials it. No slot is
-// held while the name is resolved. On failure the slot is given back and the refusal says what to
-// answer; it is nil where the client has gone, and nobody is left to be told. f is fresh, and
-// already known to c's hang-up handler.
-func (f *flow) open(c *client) (ok bool, _ *refusal) {
-	s := f.srv
+// open opens the upstream connection of a CONNECT, whose request is r: it resolves the target's
+// name, begins the request, acquires a slot, takes the request's token and dials. Nothing is held
+// while the name is resolved; whoever waits for one of the others holds those before it. On failure the refusal to answer with is
+// returned, which is nil if the client has gone; everything is given back then. f must be new, and
+// already be its client's flow (see use).
+func (f *flow) open(r *request) (ok bool, _ *refusal) {
+	r.serve(f)
 	if !f.admitting() {
 		return false, f.refuseCause(f.endCause())
 	}
 	defer f.waited()
-
-	addrs, err := f.resolve()
+	addrs, err := f.resolve(r)
 	if err != nil {
 		return false, f.unreachable(err, endUnused)
 	}
-	slot, err := s.admitter.Acquire((*waiting)(f), f.target, f)
+	if err := r.begin(f); err != nil {
+		return false, f.unadmitted(err, endUnused)
+	}
+	return f.connectFor(r, addrs)
+}
+
+// connectFor acquires a slot, takes the request's token and dials, for a request that has its claims. The flow must be in its
+// admission.
+func (f *flow) connectFor(r *request, addrs resolve.Addrs) (ok bool, _ *refusal) {
+	slot, err := f.srv.admitter.Acquire((*waiting)(f), f.target, f)
 	if err != nil {
-		f.finish(endUnused)
-		if cause := f.endCause(); cause != nil {
-			return false, f.refuseCause(cause)
-		}
-		return false, f.refuseAdmission(err)
+		return false, f.unadmitted(err, endUnused)
 	}
 	f.admitted(slot)
+	r.waited += slot.Waited()
+	f.slotWait = r.waited
 	if addrs.Len() == 0 && !f.target.Addr.IsValid() {
-		f.finish(endUnconnected) // it was blocked a moment ago, and so not resolved
-		return false, refuseBlocked(s.policy.Load().RejectStatus)
+		f.finish(endUnconnected) // its limit was 0 when resolve looked, so it was not resolved
+		return false, refuseLimit(&lease.LimitError{Key: slot.Key(), Why: lease.ErrBlocked})
 	}
-	err = f.dial(addrs)
-	f.dialTime = time.Since(f.since)
+	if err := r.take(f); err != nil {
+		return false, f.unadmitted(err, endUnconnected)
+	}
+	began := f.since
+	if f.tokenWait = r.tokenWait; f.tokenWait > 0 {
+		began = time.Now()
+	}
+	err = f.dial(addrs, began)
+	f.dialTime = time.Since(began)
 	if err != nil {
 		how := endUnconnected
 		if f.endCause() != nil || isTimeout(err) {
-			how = endReset // a dial given up half-way may have reached the upstream
+			how = endReset // an abandoned dial may have reached the upstream
 		}
 		return false, f.unreachable(err, how)
 	}
@@ -79,8 +103,17 @@ func (f *flow) open(c *client) (ok bool, _ *refusal) {
 	return true, nil
 }
 
-// unreachable finishes a flow that could not be resolved or connected, unless something else has
-// ended it.
+// unadmitted finishes a flow without a connection, because of an error of Begin, Acquire or Take.
+func (f *flow) unadmitted(err error, how ending) *refusal {
+	f.finish(how)
+	if cause := f.endCause(); cause != nil {
+		return f.refuseCause(cause)
+	}
+	return refuseAdmission(err)
+}
+
+// unreachable finishes a flow whose target could not be resolved or connected to. If the flow was
+// aborted, the refusal is for the abort's cause.
 func (f *flow) unreachable(err error, how ending) *refusal {
 	f.finish(how)
 	if cause := f.endCause(); cause != nil {
@@ -90,25 +123,27 @@ func (f *flow) unreachable(err error, how ending) *refusal {
 	return refuseDial(err)
 }
 
-// wait is what only a flow that really has to wait for its slot or its connection needs; guarded by
-// the flow's mu.
+// wait holds the state of a wait for the slot or the connection. Guarded by the flow's mu.
 type wait struct {
-	ctx    context.Context // nil until somebody waits by it
+	ctx    context.Context // nil until it is asked for
+	since  time.Time       // when it was
 	cancel context.CancelCauseFunc
-	timer  *time.Timer // until the client is watched for a hang-up
+	timer  *time.Timer // starts watching the client for a hang-up
 }
 
-// waiting is a flow as the context of its own admission: most are admitted at once, and make none.
+// waiting is a flow as the [context.Context] of its own admission. Most flows are admitted at once;
+// for those no context is allocated.
 type waiting flow
 
-// context is made when first asked for, which is when somebody begins to wait. It ends with the
-// flow's abort, and with the server.
+// context makes the context when it is first asked for, which is when a wait begins. The context
+// ends when the flow is aborted or the server stops.
 func (w *waiting) context() context.Context {
 	f := (*flow)(w)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.wait.ctx == nil {
 		f.wait.ctx, f.wait.cancel = context.WithCancelCause(f.srv.ctx)
+		f.wait.since = time.Now()
 		f.watchSoon()
 		if f.cause != nil {
 			f.wait.cancel(f.cause)
@@ -129,15 +164,15 @@ func (w *waiting) Err() error { return w.context().Err() }
 // Value implements [context.Context].
 func (w *waiting) Value(key any) any { return w.context().Value(key) }
 
-// watchSoon makes the watcher tell of the client's hang-up, once the wait has lasted for a while.
-// The caller holds mu.
+// watchSoon starts watching the client for a hang-up, once the wait has lasted for watchDelay. The
+// caller holds mu.
 func (f *flow) watchSoon() {
 	if f.wait.timer == nil && f.client != nil {
 		f.wait.timer = time.AfterFunc(watchDelay, f.client.watch)
 	}
 }
 
-// waited says that there is nothing more to wait for.
+// waited releases the state of the wait, which is over.
 func (f *flow) waited() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -145,7 +180,17 @@ func (f *flow) waited() {
 	f.wait = wait{}
 }
 
-// end ends the wait.
+// waitedFor returns how long the wait has lasted since waited was called, or 0 if there was none.
+func (f *flow) waitedFor() time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.wait.ctx == nil {
+		return 0
+	}
+	return time.Since(f.wait.since)
+}
+
+// end ends the wait. The caller holds the flow's mu.
 func (w *wait) end(cause error) {
 	if w.timer != nil {
 		w.timer.Stop()
@@ -155,7 +200,7 @@ func (w *wait) end(cause error) {
 	}
 }
 
-// refuseCause maps what ended a flow by force before it was connected.
+// refuseCause maps the cause of an abort before the flow was connected; nil if the client has gone.
 func (f *flow) refuseCause(cause error) *refusal {
 	switch cause {
 	case errClientGone:
@@ -163,22 +208,18 @@ func (f *flow) refuseCause(cause error) *refusal {
 	case errClosed:
 		return &refuseClosed
 	}
-	return f.refuseAdmission(cause)
-}
-
-// refuseAdmission maps why a flow was not admitted. Behind a limit of 0 it is not told to come
-// again.
-func (f *flow) refuseAdmission(err error) *refusal {
-	status := f.srv.policy.Load().RejectStatus
-	r := refuseAdmission(err, status)
-	if r.code == codeLimit && f.srv.blocks(f.target) {
-		return refuseBlocked(status)
+	if l, limited := f.srv.admitter.Limit(f.target); limited && cause == errEvicted && f.slot != nil {
+		why := lease.ErrOverLimit
+		if l.Connections == 0 {
+			why = lease.ErrBlocked
+		}
+		return refuseLimit(&lease.LimitError{Key: f.slot.Key(), Limit: l, Why: why})
 	}
-	return r
+	return refuseAdmission(cause)
 }
 
 // blocks reports whether the target's limit is 0.
-func (s *Server) blocks(t fsm.Target) bool {
-	limit, limited := s.admitter.Limit(t)
-	return limited && limit.Connections == 0
+func (s *Server) blocks(t limit.Target) bool {
+	l, limited := s.admitter.Limit(t)
+	return limited && l.Connections == 0
 }

@@ -2,26 +2,26 @@ package proxy
 
 import "sync/atomic"
 
-// A FIN alone does not tell a client that has closed its connection from one that has only ended
-// its sending side. Bytes do: a closed connection answers them with a reset. So a client whose FIN
-// has come is sent the bytes that every answer begins with, ahead of the answer. The request is
-// given up when the reset comes; otherwise the answer goes on behind them.
+// A FIN does not reveal whether the client has closed its connection or only its sending side.
+// Bytes sent to it do: a closed connection answers them with a reset. So when a client's FIN
+// arrives before its answer, the proxy sends the bytes that begin every answer. If a reset comes
+// back, the request is given up; otherwise the answer continues behind these bytes.
 
-// ahead is how much of the answer to the request in hand has been sent ahead of it. The client's
-// goroutine opens and begins; the hang-up watcher's asks.
+// ahead counts the bytes of the current answer that were sent in advance. The client's goroutine
+// opens and begins an answer; the hang-up watcher's goroutine calls ask.
 type ahead struct {
 	state atomic.Uint32
 	sent  int // guarded by the client's mu
 }
 
 const (
-	answerOpen  = iota // nothing of it has been sent
-	answerAhead        // its first bytes, perhaps: the client's mu is held until they are
-	answerBegun        // it is written by the client's goroutine
+	answerOpen  = iota // nothing has been sent
+	answerAhead        // its first bytes are being sent (then mu is held), or have been
+	answerBegun        // the client's goroutine writes it
 )
 
-// ask makes the client's kernel say whether the connection is closed, unless an answer under way
-// does. It doesn't block.
+// ask provokes a reset if the client's connection is closed, unless an answer under way does so. It
+// doesn't block.
 func (c *client) ask() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -29,12 +29,12 @@ func (c *client) ask() {
 		return
 	}
 	if c.ahead.sent = c.sock.offer(statusPrefix); c.ahead.sent == 0 {
-		c.ahead.state.Store(answerOpen) // the client's window is closed, or its reset is on its way to the watcher
+		c.ahead.state.Store(answerOpen) // the client's window is full, or its reset is about to be reported
 	}
 }
 
-// unsent is what is left to send of the first bytes of an answer, b, which begin with
-// [statusPrefix]. From here on they are the caller's to write.
+// unsent returns the unsent part of b, the first bytes of an answer, which begin with
+// [statusPrefix]. From here on only the caller writes to the client.
 func (c *client) unsent(b []byte) []byte {
 	if c.ahead.state.CompareAndSwap(answerOpen, answerBegun) {
 		return b
@@ -44,5 +44,5 @@ func (c *client) unsent(b []byte) []byte {
 	if c.ahead.state.Swap(answerBegun) == answerAhead {
 		return b[c.ahead.sent:]
 	}
-	return b // behind an interim one
+	return b // an interim response began before: b is whole
 }

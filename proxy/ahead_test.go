@@ -10,8 +10,8 @@ import (
 	"github.com/weirproxy/weir/proxy/resolve"
 )
 
-// halfClosed are whole requests to u, behind which the client only ends its sending side, and what
-// the upstream reads of them.
+// halfClosed has requests to u after which the client only ends its sending side, and the
+// upstream's view of them.
 func halfClosed(u *upstream) map[string]struct{ request, content string } {
 	return map[string]struct{ request, content string }{
 		"GET":           {"GET http://" + u.addr + "/ HTTP/1.1\r\nHost: x\r\n\r\n", ""},
@@ -20,7 +20,7 @@ func halfClosed(u *upstream) map[string]struct{ request, content string } {
 	}
 }
 
-// answer answers the request that q is sent, and checks that p reads the answer whole.
+// answer sends q's answer and checks that p reads all of it.
 func answer(p, q *peer, content string) {
 	p.t.Helper()
 	q.readHead()
@@ -62,7 +62,7 @@ func TestHalfClosedClientIsServedFromTheQueue(t *testing.T) {
 	}
 }
 
-// A CONNECT is a whole request too, with bytes for the tunnel and without.
+// The same for a CONNECT, with and without bytes for the tunnel.
 func TestHalfClosedConnectIsServedFromTheQueue(t *testing.T) {
 	u := newUpstream(t, nil)
 	w := newWorld(t, 1)
@@ -88,7 +88,7 @@ func TestHalfClosedConnectIsServedFromTheQueue(t *testing.T) {
 	}
 }
 
-// A refusal, too, goes on where the first bytes have left off.
+// A refusal also continues behind the first bytes.
 func TestHalfClosedClientIsRefused(t *testing.T) {
 	res, asked, _ := slowName(netip.Addr{})
 	w := newWorld(t, 1, names(res), policy(func(p *Policy) { p.DialTimeout = 200 * time.Millisecond }))
@@ -122,8 +122,7 @@ func TestHalfClosedClientIsServedWhileConnecting(t *testing.T) {
 	}
 }
 
-// An upstream may take longer than half_close_timeout to answer, and the answer longer than that to
-// come.
+// The upstream's silence and its answer may each last longer than half_close_timeout.
 func TestHalfClosedClientIsServedBySlowUpstreams(t *testing.T) {
 	const timeout = 20 * time.Millisecond
 	u := newUpstream(t, nil)
@@ -149,7 +148,7 @@ func TestHalfClosedClientIsServedBySlowUpstreams(t *testing.T) {
 	}
 }
 
-// Of several requests sent at once, all are answered behind a half-close.
+// Several requests that are sent at once are all answered after a half-close.
 func TestHalfClosedClientsPipelineIsServed(t *testing.T) {
 	u := newUpstream(t, nil)
 	w := newWorld(t, 1)

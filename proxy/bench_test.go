@@ -13,7 +13,7 @@ import (
 	"github.com/weirproxy/weir/proxy/resolve"
 )
 
-// benchServer is a proxy in front of an admitter without a limit, and an upstream that echoes.
+// benchServer is a proxy whose admitter has no limit, and an echoing upstream.
 func benchServer(b *testing.B) (proxyAddr, upstreamAddr string) {
 	b.Helper()
 	up, err := net.Listen("tcp", "127.0.0.1:0")
@@ -37,7 +37,9 @@ func benchServer(b *testing.B) (proxyAddr, upstreamAddr string) {
 		b.Fatal(err)
 	}
 	names := resolve.New(resolve.Config{Hosts: hosts})
-	s, err := New(Config{Node: "n1", NodeGreeting: testGreeting, Policy: DefaultPolicy()}, newAdmitter(0), names, hclog.NewNullLogger())
+	adm := newAdmitter(0)
+	adm.uncounted = true
+	s, err := New(Config{Node: "n1", NodeGreeting: testGreeting, Policy: DefaultPolicy()}, adm, names, hclog.NewNullLogger())
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -54,14 +56,14 @@ func benchServer(b *testing.B) (proxyAddr, upstreamAddr string) {
 	return l.Addr().String(), up.Addr().String()
 }
 
-// One connection: dial, CONNECT, a small round trip, close. The figures include the client's and
-// the upstream's part.
+// One connection: dial, CONNECT, a small round trip, close. The figures include the client and the
+// upstream.
 func BenchmarkChurn(b *testing.B) {
 	proxy, up := benchServer(b)
 	churn(b, proxy, up)
 }
 
-// The same, by a name that is remembered.
+// The same, with a name whose addresses are known.
 func BenchmarkChurnByName(b *testing.B) {
 	proxy, up := benchServer(b)
 	churn(b, proxy, "localhost"+up[strings.LastIndexByte(up, ':'):])
@@ -86,7 +88,7 @@ func churn(b *testing.B, proxy, up string) {
 	}
 }
 
-// A few bytes to the upstream and back, in a tunnel that is open.
+// A few bytes to the upstream and back, in an open tunnel.
 func BenchmarkTunnelEcho(b *testing.B) {
 	c := benchTunnel(b)
 	buf := make([]byte, 8)
@@ -99,7 +101,7 @@ func BenchmarkTunnelEcho(b *testing.B) {
 	}
 }
 
-// Much to the upstream and back.
+// Bulk data to the upstream and back.
 func BenchmarkTunnelBulk(b *testing.B) {
 	c := benchTunnel(b)
 	buf := make([]byte, 1<<20)
@@ -119,7 +121,7 @@ func BenchmarkTunnelBulk(b *testing.B) {
 	}
 }
 
-// benchTunnel opens a tunnel to an upstream that echoes.
+// benchTunnel opens a tunnel to an echoing upstream.
 func benchTunnel(b *testing.B) net.Conn {
 	b.Helper()
 	proxy, up := benchServer(b)
@@ -135,7 +137,7 @@ func benchTunnel(b *testing.B) net.Conn {
 	return c
 }
 
-// One request on a kept-alive connection, answered on a kept-alive one.
+// One request on a kept-alive client connection, and a kept-alive upstream connection.
 func BenchmarkExchange(b *testing.B) {
 	up, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -174,7 +176,7 @@ func BenchmarkExchange(b *testing.B) {
 	}
 }
 
-// Reading and judging a request's head.
+// Parsing and checking a request's head.
 func BenchmarkParseRequest(b *testing.B) {
 	in := offline([]byte("GET http://api.example.com/v1/things?limit=10 HTTP/1.1\r\nHost: api.example.com\r\n" +
 		"User-Agent: bench/1.0\r\nAccept: */*\r\nAccept-Encoding: gzip\r\nConnection: keep-alive\r\n\r\n"))

@@ -5,7 +5,7 @@ import (
 	"sync/atomic"
 )
 
-// framing is how a message's body ends (RFC 9112 §6.3).
+// framing says how a message's body ends (RFC 9112 §6.3).
 type framing uint8
 
 const (
@@ -15,14 +15,14 @@ const (
 	framedClose                  // the end of the connection; responses only
 )
 
-// body reads a message's content out of its framing, a piece at a time.
+// body decodes a message's content, one piece at a time.
 type body struct {
 	in      *inbuf
 	framing framing
 	left    int64 // of the length, or of the chunk
 	inChunk bool  // a chunk's CRLF is still to come
 	done    bool
-	// complete, where not nil, is set once the last byte has been read, before it is passed on.
+	// complete, if not nil, is set after the last byte has been read and before it is passed on.
 	complete *atomic.Bool
 	// trailers are the trailer fields, as lines to be forwarded.
 	trailers []byte
@@ -58,7 +58,7 @@ func (b *body) buffered() bool {
 }
 
 // next returns the next piece, valid until the following call, or io.EOF after the last. It reads
-// from the socket only where nothing is in hand.
+// from the socket only when no bytes are in hand.
 func (b *body) next() ([]byte, error) {
 	if b.done {
 		return nil, io.EOF

@@ -25,8 +25,8 @@ func sameBytes(t *testing.T, what string, r, want io.Reader) {
 	}
 }
 
-// carryBulk moves much in both directions at once, and checks what arrives and what is counted.
-// Before the client reads, it calls begun.
+// carryBulk sends bulk data in both directions at once, and checks the received bytes and the
+// counters. It calls begun before the client reads.
 func carryBulk(t *testing.T, w *world, begun func()) {
 	t.Helper()
 	const up, down = 8 << 20, 12 << 20
@@ -53,13 +53,13 @@ func carryBulk(t *testing.T, w *world, begun func()) {
 	}
 }
 
-// Both directions carry much at once, unharmed and counted.
+// Bulk data in both directions at once arrives unharmed and is counted.
 func TestBulk(t *testing.T) {
 	carryBulk(t, newWorld(t, 0), func() {})
 }
 
-// What a client has sent before its FIN arrives, also where the upstream has said before that it is
-// done, and is slow.
+// Bytes that a client sends before its FIN arrive, even at a slow upstream that sent its own FIN
+// earlier.
 func TestLastBytesBehindBothFINs(t *testing.T) {
 	const size = 200 << 10
 	w := newWorld(t, 1)

@@ -16,13 +16,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/weirproxy/weir/lease"
 	"golang.org/x/sys/unix"
+
+	"github.com/weirproxy/weir/lease"
 )
 
-// Slots are severed for every reason, and connections end in every way, in every phase: the
-// upstream never sees more than the limit, and at the end every slot has come back. WEIR_SEED
-// repeats a run's choices.
+// Slots are severed for every reason, and connections end in every way and phase: the upstream
+// never sees more than the limit, and in the end every slot is back. WEIR_SEED repeats a run's
+// choices.
 func TestChaos(t *testing.T) {
 	chaos(t, func(addr string) (halfCloser, error) {
 		conn, err := net.Dial("tcp", addr)
@@ -33,7 +34,7 @@ func TestChaos(t *testing.T) {
 	})
 }
 
-// The same with TLS before each client.
+// The same with TLS clients.
 func TestChaosTLS(t *testing.T) {
 	cert := newCertificate(t)
 	roots := x509.NewCertPool()
@@ -47,14 +48,14 @@ func TestChaosTLS(t *testing.T) {
 	}, speakTLS(cert))
 }
 
-// halfCloser is a client's connection.
+// halfCloser is a client's connection, plain or TLS.
 type halfCloser interface {
 	net.Conn
 	CloseWrite() error
 	SetLinger(int) error
 }
 
-// tlsChaos is one with TLS. Its Close says nothing, as that of many clients.
+// tlsChaos is one with TLS. Like many clients, it closes without close_notify.
 type tlsChaos struct{ *tls.Conn }
 
 func (c tlsChaos) SetLinger(n int) error { return c.NetConn().(*net.TCPConn).SetLinger(n) }
@@ -117,7 +118,7 @@ func chaos(t *testing.T, dial func(addr string) (halfCloser, error), options ...
 	}
 }
 
-// sever does what a lease does: only a parked slot is wanted.
+// sever acts like a lease: SeverWanted is only for parked slots.
 func (a *admitter) sever(s *slot, r lease.Reason) {
 	a.mu.Lock()
 	if r == lease.SeverWanted {
@@ -131,7 +132,7 @@ func (a *admitter) sever(s *slot, r lease.Reason) {
 	s.holder.Sever(r)
 }
 
-// visit sends a few requests, in one of the ways there are, and leaves in another.
+// visit sends a few requests of a random kind, and leaves in a random way.
 func visit(t *testing.T, conn halfCloser, up string, rng *rand.Rand) {
 	defer conn.Close()
 	conn.SetDeadline(time.Now().Add(patience))
@@ -148,7 +149,7 @@ func visit(t *testing.T, conn halfCloser, up string, rng *rand.Rand) {
 			fmt.Fprint(conn, "0\r\n\r\n")
 		}
 	}
-	// What comes back, a reset, a refusal or an answer, is any of the outcomes.
+	// A reset, a refusal and an answer are all acceptable.
 	buf := make([]byte, 1<<rng.IntN(16))
 	conn.Read(buf)
 	switch rng.IntN(3) {
@@ -162,8 +163,8 @@ func visit(t *testing.T, conn halfCloser, up string, rng *rand.Rand) {
 	}
 }
 
-// witness is an upstream whose own count decides. A connection counts from accept to the moment its
-// goroutine, which is always reading, sees a reset, or sees the end and closes.
+// witness is an upstream that counts its connections and judges the limit. A connection counts from
+// accept until its goroutine, which reads all the time, sees a reset, or sees the FIN and closes.
 type witness struct {
 	l      net.Listener
 	addr   string
@@ -181,8 +182,8 @@ type witnessed struct {
 	raw syscall.RawConn
 }
 
-// newWitness starts one, which answers each request with so many bytes. The test's end, when the
-// proxy has been closed, waits for the last connection's and judges.
+// newWitness starts a witness, which answers each request with so many bytes. At the test's end,
+// after the proxy is closed, it waits for the last connection and reports.
 func newWitness(t *testing.T, limit, answer int) *witness {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -215,9 +216,8 @@ func newWitness(t *testing.T, limit, answer int) *witness {
 	return w
 }
 
-// opened counts a connection that was just accepted. The goroutine that accepted it may have been
-// scheduled before the one that is to be told of another's reset, which came first: so it looks
-// itself, as that one would.
+// opened counts a connection that was just accepted. Another connection may have been reset before,
+// while its goroutine has not run yet to notice; so opened checks the others itself.
 func (w *witness) opened(c *witnessed) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -230,26 +230,25 @@ func (w *witness) opened(c *witnessed) {
 	w.peak = max(w.peak, len(w.open))
 }
 
-// ended counts a connection no longer.
+// ended stops counting a connection.
 func (w *witness) ended(c *witnessed) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	delete(w.open, c)
 }
 
-// isReset reports whether a read of the connection would fail by now, or has.
+// isReset reports whether a read of the connection has failed, or would fail now.
 func (c *witnessed) isReset() bool {
 	reset := false
 	err := c.raw.Control(func(fd uintptr) {
-		p := []unix.PollFd{{Fd: int32(fd)}} // errors are always told
+		p := []unix.PollFd{{Fd: int32(fd)}} // errors are always reported
 		n, err := unix.Poll(p, 0)
 		reset = err == nil && n > 0 && p[0].Revents&(unix.POLLERR|unix.POLLHUP) != 0
 	})
 	return err == nil && reset
 }
 
-// serve answers requests. One goroutine reads, to the end, however long the other one takes to
-// write.
+// serve answers requests. One goroutine reads to the end, however long the other takes to write.
 func (w *witness) serve(c *witnessed) {
 	defer c.Close()
 	defer w.ended(c)

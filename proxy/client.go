@@ -2,49 +2,47 @@ package proxy
 
 import (
 	"errors"
-	"net/http"
 	"net/netip"
 	"os"
 	"sync"
 	"time"
 
-	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
-// client is one client connection. Its goroutine reads requests and answers them one after the
-// other; a CONNECT is the last.
+// client is one client connection. A worker's goroutine reads its requests and answers them one
+// after the other; a CONNECT is the last.
 type client struct {
 	srv  *Server
 	sock *sock
 	addr netip.AddrPort
 	in   inbuf
 	out  outbuf
-	head *head // the worker's
+	head *head // lent by the worker
 
-	method  string     // of the request being answered
-	target  fsm.Target // likewise, once it is known
-	user    string     // likewise; "" where none is asked for
-	headLen int        // bytes of its head still in hand
-	first   bool       // no request has been answered yet
+	method  string        // of the request being answered
+	subject limit.Subject // likewise; Host is zero before it is known, User "" without authentication
+	headLen int           // bytes of the request's head still in hand
+	first   bool          // no request has been answered yet
 
-	balanced bool          // the connection begins with who the client is
-	stranger bool          // it may not use the proxy: it is answered once
-	places   chan struct{} // has the client's place; nil where its front has it
-	clock    clock         // what the read deadline is set for
-	rested   time.Time     // since when the client has been idle, where clock is clockIdle
+	balanced bool          // the connection must begin with a PROXY header
+	stranger bool          // not allowed: it is answered once
+	places   chan struct{} // holds the client's place; nil if its front's do
+	clock    clock         // what the read deadline measures
+	idleFrom time.Time     // start of the idle time, if clock is clockIdle
 
-	exchange *exchange // of plain requests, one after the other; nil before the first
+	exchange *exchange // of plain requests; nil before the first
 
 	tunnelled bool // a CONNECT's tunnel has taken over
 
 	ahead ahead // of the answer to the request in hand
 
 	mu   sync.Mutex
-	idle bool // waits for a request
-	// since is when that wait began; zero before the client has been read from.
+	idle bool // waiting for a request
+	// since is when that wait began; zero before the client was first read from.
 	since time.Time
 	flow  *flow
-	gone  hangup // what the watcher has told
+	gone  hangup // the watcher's last report
 }
 
 func newClient(s *Server, fd int, addr netip.AddrPort) *client {
@@ -54,8 +52,8 @@ func newClient(s *Server, fd int, addr netip.AddrPort) *client {
 	return c
 }
 
-// serve answers requests, whose heads it reads into h, until the connection is over; false says
-// that it lives on as a tunnel, which sees to its end.
+// serve answers requests until the connection is over, and reads their heads into h. over is false
+// if the connection lives on as a tunnel, which then ends it.
 func (c *client) serve(h *head) (over bool) {
 	c.head = h
 	if c.balanced && !c.identify() {
@@ -72,8 +70,8 @@ func (c *client) serve(h *head) (over bool) {
 	return !c.tunnelled
 }
 
-// identify reads who the client is from what its load balancer says first; false says that the
-// connection is over, answered where needed.
+// identify reads the load balancer's header, which names the client. false means that the
+// connection is over, and answered if needed.
 func (c *client) identify() bool {
 	if !c.setIdle(true) {
 		return false
@@ -92,7 +90,7 @@ func (c *client) identify() bool {
 	return true
 }
 
-// end closes what serve has left open.
+// end releases what serve has left open.
 func (c *client) end() {
 	if c.exchange != nil {
 		c.exchange.vigil.timer.Stop()
@@ -102,13 +100,13 @@ func (c *client) end() {
 	c.sock.close()
 }
 
-// next reads a request's head into c.head; false says that the connection is over, answered where
+// next reads a request's head into c.head. false means that the connection is over, and answered if
 // needed.
 func (c *client) next() bool {
 	if !c.setIdle(true) {
 		return false
 	}
-	c.method, c.target, c.user = "", fsm.Target{}, ""
+	c.method, c.subject.Host, c.subject.User = "", limit.Target{}, ""
 	c.in.before = c
 	b, err := c.in.head()
 	for errors.Is(err, os.ErrDeadlineExceeded) && c.stillIdle() {
@@ -131,7 +129,7 @@ func (c *client) next() bool {
 	return true
 }
 
-// refuseHead answers what is not a request's head, where somebody waits for an answer.
+// refuseHead answers a malformed or late head, if the client is still there to read the answer.
 func (c *client) refuseHead(err error) {
 	var syntax syntaxError
 	switch {
@@ -148,17 +146,17 @@ func (c *client) refuseHead(err error) {
 	}
 }
 
-// clock is what a client's read deadline measures.
+// clock is the meaning of a client's read deadline.
 type clock uint8
 
 const (
 	clockNone clock = iota
-	clockIdle       // until the first byte of another request; not set anew for each
-	clockHead       // until a whole head is in hand; for the first one, from the connection's beginning
+	clockIdle       // until the first byte of the next request; one deadline may span several
+	clockHead       // until the whole head; for the first, from the connection's start
 )
 
-// beforeRead implements [beforeReader] for a head. It sets the read deadline, once for each clock:
-// header_timeout is for a whole head, however many reads it takes.
+// beforeRead implements [beforeReader] for heads. It sets the read deadline once for each clock:
+// header_timeout is for a whole head, however many reads that takes.
 func (c *client) beforeRead() error {
 	clock, timeout := clockIdle, clientIdleTimeout
 	if c.first || c.in.len() > 0 {
@@ -168,12 +166,12 @@ func (c *client) beforeRead() error {
 		return nil
 	}
 	now := time.Now()
-	c.clock, c.rested = clock, now
+	c.clock, c.idleFrom = clock, now
 	c.setIdle(c.in.len() == 0)
 	return c.sock.conn.SetReadDeadline(now.Add(timeout))
 }
 
-// headTimeout is the time for a whole head.
+// headTimeout returns the time for a whole head.
 func (c *client) headTimeout() time.Duration {
 	timeout := c.srv.policy.Load().HeaderTimeout
 	if c.stranger {
@@ -182,17 +180,17 @@ func (c *client) headTimeout() time.Duration {
 	return timeout
 }
 
-// stillIdle reports whether the read deadline that has passed was that of an earlier wait for a
-// request, and sets the one of this wait.
+// stillIdle reports whether the read deadline that has passed was left from an earlier wait, and
+// extends it for this one.
 func (c *client) stillIdle() bool {
 	if c.clock != clockIdle {
 		return false
 	}
-	left := clientIdleTimeout - time.Since(c.rested)
+	left := clientIdleTimeout - time.Since(c.idleFrom)
 	return left > 0 && c.sock.conn.SetReadDeadline(time.Now().Add(left)) == nil
 }
 
-// untimed ends the read deadline: what is read next is not a request's head.
+// untimed clears the read deadline: the next read is not of a head.
 func (c *client) untimed() {
 	if c.clock != clockNone {
 		c.clock = clockNone
@@ -200,13 +198,13 @@ func (c *client) untimed() {
 	}
 }
 
-// consume drops the request's head, and with it what c.head points to.
+// consume drops the request's head, and with it everything that c.head points to.
 func (c *client) consume() {
 	c.in.skip(c.headLen)
 	c.headLen = 0
 }
 
-// methodName is the method as a string, without an allocation for the usual ones.
+// methodName converts the method to a string, without an allocation for the usual ones.
 func methodName(b []byte) string {
 	for _, m := range [...]string{"GET", "CONNECT", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"} {
 		if string(b) == m {
@@ -216,16 +214,16 @@ func methodName(b []byte) string {
 	return string(b)
 }
 
-// setIdle says whether the client waits for its next request; false says that the server wants
-// none.
+// setIdle records whether the client waits for its next request; false means that the server takes
+// no more requests.
 func (c *client) setIdle(idle bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.idle, c.since = idle, c.rested
+	c.idle, c.since = idle, c.idleFrom
 	return !idle || !c.srv.stopping.Load() && (c.first || !c.srv.draining.Load())
 }
 
-// idleSince is since when the client waits for a request; zero where it doesn't.
+// idleSince returns the time since which the client has waited for a request; zero if it has one.
 func (c *client) idleSince() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -235,7 +233,7 @@ func (c *client) idleSince() time.Time {
 	return c.since
 }
 
-// closeIdle wakes the client's goroutine, if it waits for a request, to end the connection.
+// closeIdle ends the connection if it waits for a request, by waking its goroutine.
 func (c *client) closeIdle() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -264,7 +262,10 @@ func (c *client) handle() bool {
 		if refusal != nil {
 			return c.refuse(refusal, keep)
 		}
-		c.user = user
+		c.subject.User = user
+	}
+	if !c.subject.Client.Addr.IsValid() {
+		c.subject.Client = s.names.client(c.addr.Addr())
 	}
 	if c.method == "CONNECT" {
 		c.connect()
@@ -276,7 +277,7 @@ func (c *client) handle() bool {
 // connect opens a tunnel.
 func (c *client) connect() {
 	h := c.head
-	target, err := fsm.ParseTarget(string(h.target), 0)
+	target, err := limit.ParseTarget(string(h.target), 0)
 	switch {
 	case err != nil:
 		c.refuse(badRequest("CONNECT needs host:port: "+err.Error()), keepAlive{})
@@ -285,17 +286,17 @@ func (c *client) connect() {
 		c.refuse(badRequest(string(errConnectBody)), keepAlive{})
 		return
 	}
-	c.target = target
+	c.subject.Host = target
 	c.consume()
 	c.untimed()
 	f := &flow{srv: c.srv, target: target, client: c}
 	f.kind.Store(uint32(KindConnect))
 	c.use(f)
-	ok, refusal := f.open(c)
+	ok, refusal := f.open(&f.own)
 	switch {
 	case ok:
 		c.srv.counters.Tunnels.Add(1)
-		c.sock.slot = f.slot
+		c.sock.guard(f.slot, f.claims)
 		if err := c.sock.write(c.unsent(c.srv.loop.Load().answer()), nil, nil); err != nil {
 			f.abort(errClientReset)
 		}
@@ -309,15 +310,15 @@ func (c *client) connect() {
 	}
 }
 
-// established answers a CONNECT (RFC 9110 §9.3.6), where there is no loop mark to put into it.
+// established answers a CONNECT (RFC 9110 §9.3.6) if there is no loop mark to include.
 var established = []byte(establishedLine + "\r\n\r\n")
 
 const establishedLine = statusPrefix + "200 Connection established"
 
-// use makes f the flow that is told of the client's hang-ups, also of one that has been told
-// before.
+// use makes f the flow to which the client's hang-ups go. A hang-up that was reported before is
+// passed on at once.
 func (c *client) use(f *flow) {
-	if f == nil && c.flow == nil { // nobody else changes it
+	if f == nil && c.flow == nil { // only this goroutine changes it
 		return
 	}
 	c.mu.Lock()
@@ -329,7 +330,7 @@ func (c *client) use(f *flow) {
 	}
 }
 
-// watch makes the hang-up watcher tell of the client's end.
+// watch starts watching for the client's hang-up.
 func (c *client) watch() {
 	if !c.sock.watch.on() {
 		c.srv.hangups.add(c.sock, c.hungUp)
@@ -346,13 +347,13 @@ func (c *client) hungUp(kind hangup) {
 	}
 }
 
-// keepAlive says what becomes of the client's connection after an answer.
+// keepAlive says whether the client's connection goes on after an answer.
 type keepAlive struct {
 	on    bool
 	minor int // the request's version is HTTP/1.minor
 }
 
-// render appends the Connection field, where one is needed.
+// render appends the Connection field, if one is needed.
 func (k keepAlive) render(dst []byte) []byte {
 	switch {
 	case !k.on:
@@ -363,46 +364,49 @@ func (k keepAlive) render(dst []byte) []byte {
 	return dst
 }
 
-// keepAlive is what the request asks for.
+// keepAlive returns the request's wish.
 func (c *client) keepAlive() keepAlive {
 	return keepAlive{c.head.persists(), c.head.minor}
 }
 
-// refuse answers with a refusal. The connection goes on, reported by true, only after a request
-// without content: what follows a refused CONNECT may be bytes that were meant for the tunnel, and
-// must not be read as requests. One that lacks credentials is made again on the same connection,
-// unless such bytes are in hand: those that are still to come can't carry credentials either.
+// refuse answers with a refusal, and reports whether the connection goes on. It goes on only if no
+// content follows, because content must not be read as a request. The same holds for bytes behind a
+// refused CONNECT, which were meant for the tunnel. A CONNECT without valid credentials can be
+// repeated on the connection, unless such bytes are in hand already; bytes that come later fail for
+// want of credentials.
 func (c *client) refuse(r *refusal, keep keepAlive) bool {
 	h := c.head
-	again := r.status == http.StatusProxyAuthRequired && c.in.len() == c.headLen
+	again := r.reason == reasonCredentials && c.in.len() == c.headLen
 	if h.chunked || h.length > 0 || c.method == "CONNECT" && !again {
 		keep.on = false
 	}
-	c.noteRefusal(r)
-	c.rested = time.Now()
+	status := c.noteRefusal(r)
+	c.idleFrom = time.Now()
 	c.consume()
-	c.sock.slot, c.sock.stall = nil, stallTimeout
-	c.out.set(c.unsent(r.render(c.out.writable(), c.srv.loop.Load().field(), c.srv.status, c.grounds(r), keep, c.method == "HEAD")))
+	c.sock.guard(nil, nil)
+	c.sock.stall = stallTimeout
+	c.out.set(c.unsent(r.render(c.out.writable(), status, c.srv.loop.Load().field(), c.srv.status, c.subject.Host, keep, c.method == "HEAD")))
 	if c.out.flush() != nil {
 		return false
 	}
 	if !keep.on {
-		unread := c.method == "" && r != &refuseTimeout // a head that can't be read: content may follow
+		unread := c.method == "" && r.reason != reasonHeadTimeout // the head could not be parsed: content may follow
 		c.linger(unread || h.chunked || h.length > int64(c.in.len()))
 	}
 	return keep.on
 }
 
-// noteRefusal counts and logs a refusal.
-func (c *client) noteRefusal(r *refusal) {
-	c.srv.counters.Refused.Add(1)
-	c.srv.counters.Refusals[r.reason()].Add(1)
-	c.logRefusal("request refused", r)
+// noteRefusal counts and logs a refusal, and returns its status.
+func (c *client) noteRefusal(r *refusal) (status int) {
+	status = r.status(c.srv.policy.Load().RejectStatus)
+	c.srv.counters.refused(r)
+	c.logRefusal("request refused", status, r)
+	return status
 }
 
-// linger ends the connection so that the last answer arrives: closing with bytes unread, or before
-// they come, would reset it under the client's eyes (RFC 9112 §9.6). A client that may be sending
-// content, and reads only then, has more time.
+// linger ends the connection so that the last answer arrives. Closing a socket with unread bytes,
+// or before more bytes arrive, would reset it, and the client could lose the answer (RFC 9112
+// §9.6). A client that may be sending content, and may read only afterwards, gets more time.
 func (c *client) linger(sending bool) {
 	switch {
 	case c.sock.closeWrite() != nil:
@@ -413,24 +417,28 @@ func (c *client) linger(sending bool) {
 	}
 }
 
-// logRefusal writes a refusal: each at debug, else a sample as a warning.
-func (c *client) logRefusal(message string, r *refusal) {
+// logRefusal logs a refusal: every one at debug, otherwise a sample as warnings. A status of 0 is
+// left out.
+func (c *client) logRefusal(message string, status int, r *refusal) {
 	s := c.srv
 	log := s.log.Debug
 	if !s.log.IsDebug() {
-		if log = s.log.Warn; !s.refusals[r.reason()].show() {
+		if log = s.log.Warn; !s.refusals[r.counted()].show() {
 			return
 		}
 	}
-	fields := make([]any, 0, 18)
+	fields := make([]any, 0, 22)
 	fields = append(fields, "client", c.addr)
-	if c.user != "" {
-		fields = append(fields, "user", c.user)
+	if c.subject.User != "" {
+		fields = append(fields, "user", c.subject.User)
 	}
-	fields = append(fields, "node", s.node, "method", c.method, "host", c.target.Host, "port", c.target.Port)
-	if r.status > 0 {
-		fields = append(fields, "status", r.status)
+	fields = append(fields, "node", s.node, "method", c.method, "host", c.subject.Host.Host, "port", c.subject.Host.Port)
+	if status > 0 {
+		fields = append(fields, "status", status)
 	}
-	fields = append(fields, "error", r.code, "details", r.details)
+	fields = append(fields, "error", r.code(), "details", r.details)
+	if r.limit != nil {
+		fields = append(fields, "scope", r.limit.Key.Scope.String(), "resource", r.limit.Key.Resource.String())
+	}
 	log(message, fields...)
 }

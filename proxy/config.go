@@ -8,8 +8,7 @@ import (
 	"time"
 )
 
-// Limits that are not worth a setting. Each bounds something that a peer could
-// otherwise make grow.
+// Limits without a setting. Each bounds something that a peer could otherwise make grow.
 const (
 	// maxHead is the longest request or response head, first line included (431).
 	maxHead = 64 << 10
@@ -19,121 +18,122 @@ const (
 	maxChunkLine = 4 << 10
 	// clientIdleTimeout is how long a client may leave its connection without a request.
 	clientIdleTimeout = 60 * time.Second
-	// upstreamIdleTimeout is how long an upstream connection is kept for reuse: shorter than
-	// the 60 s or more after which most servers close theirs, so that few requests meet a
-	// connection that is just going away.
+	// upstreamIdleTimeout is how long an upstream connection is kept for reuse. Most servers close
+	// theirs after 60 s or more; with a shorter time few requests meet a connection that is being
+	// closed.
 	upstreamIdleTimeout = 30 * time.Second
-	// unsafeIdle is the idle time after which a kept-alive connection is not trusted with a request
-	// that can't be sent twice: the upstream may be closing it just now.
+	// unsafeIdle is the idle time after which a kept-alive connection is not used for a request
+	// that can't be repeated: the upstream may be closing it.
 	unsafeIdle = 2 * time.Second
-	// maxIdlePerTarget and maxIdle bound the connections kept for reuse to one host and
-	// port, and to all.
+	// maxIdlePerTarget and maxIdle bound the connections kept for reuse, per host and port and in
+	// all.
 	maxIdlePerTarget = 32
 	maxIdle          = 1024
-	// stallTimeout is how long writing an answer of the proxy's own may make no progress at all.
+	// stallTimeout is how long writing an answer of the proxy's own may make no progress.
 	stallTimeout = 60 * time.Second
-	// sendGrace is how long, after the response, the last bytes of a request may take to be sent:
-	// an upstream that answers without reading them is reset.
+	// sendGrace is how long, after the response, the last bytes of a request may take to be sent.
+	// An upstream that does not read them by then is reset.
 	sendGrace = 10 * time.Millisecond
-	// lingerTimeout bounds the wait for the client's end after our last response.
+	// lingerTimeout bounds the wait for a peer's FIN after ours.
 	lingerTimeout = time.Second
-	// contentQuiet and contentLinger bound it where the client may be sending content that nobody
-	// will use: without a byte, and in all.
+	// contentQuiet and contentLinger replace lingerTimeout for a client that may still be sending
+	// content: the longest pause between bytes, and the longest time in all.
 	contentQuiet  = 5 * time.Second
 	contentLinger = 30 * time.Second
-	// minResetHold is how long, at least, a slot is kept after a reset: the RST is on its way, and
-	// a busy upstream takes a moment to notice it.
+	// minResetHold is the least time that a slot is kept after a reset. The RST has to arrive, and
+	// a busy upstream takes a moment to process it.
 	minResetHold = 10 * time.Millisecond
-	// watchDelay is how long admission and dialling, or a half-closed tunnel, may last before
-	// the sockets are watched for hang-ups: most are over sooner and never pay for it.
+	// watchDelay is how long admission, dialling or a half-closed tunnel may last before the
+	// sockets are watched for hang-ups. Most are over sooner and never pay for it.
 	watchDelay = 5 * time.Millisecond
-	// lookEvery is how often connections are looked for that have lasted as long: the kernel then
-	// asks their silent upstreams whether they are still there.
+	// lookEvery is how often the server looks for connections older than this; for those it turns
+	// on keep-alive towards the upstream.
 	lookEvery = 10 * time.Second
-	// dozeAfter is how often tunnels are looked at; one that has carried nothing since the last
-	// time may doze.
-	dozeAfter = 100 * time.Millisecond
-	// maxResting bounds the workers that wait for another client.
-	maxResting = 64
-	// retryAfterSeconds is the Retry-After of every refusal that has one.
-	retryAfterSeconds = 1
+	// sleepAfter is how often tunnels are checked for traffic. A tunnel that has carried nothing
+	// since the last check may sleep.
+	sleepAfter = 100 * time.Millisecond
+	// maxIdleWorkers bounds the worker goroutines that wait for another client.
+	maxIdleWorkers = 64
+	// retryAfter is the Retry-After of refusals whose cause may pass.
+	retryAfter = time.Second
 )
 
-// Config is what a [Server] is made of. All but Policy is fixed for its life.
+// Config configures a [Server]. Everything but Policy is fixed for the server's life.
 type Config struct {
 	// Node is the node's name: the speaker in Proxy-Status.
 	Node string
-	// Pseudonym is what the node is called in Via, until SetPseudonym changes it; "" is Node. Two
-	// nodes that may stand behind each other need different ones, or the second refuses what the
-	// first sends it as a loop.
+	// Pseudonym is the node's name in Via, until SetPseudonym changes it; "" is Node. Nodes that
+	// may forward to each other need different pseudonyms, or the second one refuses the request as
+	// a loop.
 	Pseudonym string
-	// MaxClients bounds the connections of allowed clients open at a time, and upstream connections
-	// likewise. Where all places are taken, idle clients give way; where none is idle, further ones
-	// wait in the listener's backlog. Each may need two file descriptors and 70 KiB while it is
-	// busy, with TLS four and 150 KiB. 0 takes what the process's file descriptor limit leaves; see
+	// MaxClients bounds the open connections of allowed clients, and likewise the upstream
+	// connections. When all places are taken, idle clients are closed; if none is idle, new clients
+	// wait in the listener's backlog. A busy client may need two file descriptors and 70 KiB, or
+	// with TLS four and 150 KiB. 0 takes what the process's file descriptor limit allows; see
 	// defaultMaxClients.
 	MaxClients int
-	// TLS is what clients speak; nil is plain HTTP. Its ALPN is set by [New].
+	// TLS is the configuration for clients that connect with TLS; nil means plain HTTP. [New] sets
+	// its ALPN.
 	TLS *tls.Config
-	// NodeGreeting is what the ports begin with that only nodes dial: a tunnel whose upstream's
-	// first bytes are these is reset before the client has seen them all. "" looks for nothing.
+	// NodeGreeting is the first bytes of the ports that only nodes dial. A tunnel whose upstream
+	// begins with them is reset before the client has seen all of them. "" turns the check off.
 	NodeGreeting string
-	// Lines is where the line goes that each finished tunnel and request leaves, while the logger
-	// lets info through.
+	// Lines says where the log lines of finished tunnels and requests go.
 	Lines LineOutput
-	// OnQueueWait is told how long each admission to a limited host waited for its slot; those that
-	// were refused are not told. OnDial is told how long connecting took, where that succeeded.
-	// Both are called on every connection's way, many at once: they must take no lock. nil tells
-	// nobody.
+	// OnQueueWait is called with the time that an admission to a limited host waited for its slot;
+	// refused requests are not reported. OnDial is called with the time that a successful dial
+	// took. Both run on the path of every connection, many at once, so they must take no lock. nil
+	// reports nothing.
 	OnQueueWait, OnDial func(time.Duration)
-	// Policy is the first policy; SetPolicy replaces it.
+	// Policy is the initial policy; SetPolicy replaces it.
 	Policy Policy
 }
 
-// Policy is what can change while the server runs. New requests follow the new
-// policy at once; tunnels keep the timeouts that they started with, and kept-alive upstream
-// connections to destinations that it forbids are closed.
+// Policy holds the settings that can change while the server runs. New requests follow a new policy
+// at once. Open tunnels keep the timeouts that they started with. Kept-alive upstream connections
+// to destinations that the new policy forbids are closed.
 type Policy struct {
 	// RejectStatus answers requests over the limit: 400 to 599.
 	RejectStatus int
-	// DialTimeout bounds connecting, over all addresses, from when the slot is granted. Resolving
-	// the name, before that, has as much time of its own; > 0.
+	// DialTimeout bounds connecting, over all addresses, from the moment the slot is granted; > 0.
+	// Resolving the name comes before that and has the same time of its own.
 	DialTimeout time.Duration
-	// HeaderTimeout bounds the arrival of a whole request head; > 0. Raising it lets slow
+	// HeaderTimeout bounds the arrival of a whole request head; > 0. A higher value lets slow
 	// clients hold connections longer.
 	HeaderTimeout time.Duration
-	// TunnelIdleTimeout resets a tunnel that has been quiet for so long; 0 never does.
+	// TunnelIdleTimeout resets a tunnel that has carried nothing for this long; 0 turns it off.
 	TunnelIdleTimeout time.Duration
-	// HalfCloseTimeout resets both sides when nothing has moved for so long (up to an eighth
-	// longer) after either side's FIN; > 0. Raising it keeps slots of half-dead tunnels longer.
+	// HalfCloseTimeout resets both sides of a tunnel if nothing moves for this long (up to an
+	// eighth longer) after either side's FIN; > 0. A higher value keeps slots of half-dead tunnels
+	// longer.
 	HalfCloseTimeout time.Duration
-	// ResponseTimeout ends a plain exchange in which no byte has come from either side, or been
-	// taken by it, for so long (up to a quarter longer); 0 never does. Raising it keeps slots of
-	// dead exchanges longer; lowering it cuts answers that take long.
+	// ResponseTimeout ends a plain exchange if neither side sends or takes a byte for this long (up
+	// to a quarter longer); 0 turns it off. A higher value keeps slots of dead exchanges longer; a
+	// lower one cuts slow answers.
 	ResponseTimeout time.Duration
-	// AllowClients are who may use the proxy; empty is everybody.
+	// AllowClients are the addresses that may use the proxy; empty allows all.
 	AllowClients []netip.Prefix
-	// Users are who may use it by name and password, beside AllowClients; empty asks for neither.
-	// It must not be changed afterwards.
+	// Users may use the proxy with name and password, from an address in AllowClients; empty turns
+	// authentication off. The slice must not be changed afterwards.
 	Users []User
-	// ProxyProtocolFrom are the load balancers whose word for a client's address is taken: their
+	// ProxyProtocolFrom are the load balancers that are trusted to name their clients: their
 	// connections must begin with a PROXY protocol header, others must not.
 	ProxyProtocolFrom []netip.Prefix
-	// DenyDestinations and AllowDestinations are matched with the resolved address at dial time. A
-	// denied one is refused though it is also allowed; an empty AllowDestinations allows all.
-	// Unspecified addresses (0.0.0.0, ::) are refused always: they reach loopback. An IPv6 address
-	// that a translator or a tunnel turns into an IPv4 address is denied where that is.
+	// DenyDestinations and AllowDestinations are matched with the resolved address when dialling.
+	// Denying wins over allowing; an empty AllowDestinations allows all. Unspecified addresses
+	// (0.0.0.0, ::) are always refused, because they reach loopback. An IPv6 address that a
+	// translator or a tunnel turns into a denied IPv4 address is denied as well.
 	DenyDestinations  []netip.Prefix
 	AllowDestinations []netip.Prefix
 
-	// PrivateConnections keeps upstream connections for reuse by the same user from the same
-	// address alone. It costs an upstream connection, and a slot, for each of them.
+	// PrivateConnections reuses a kept upstream connection only for the same user from the same
+	// address. It costs an upstream connection, and a slot, for each of them.
 	PrivateConnections bool
 
 	roster *roster // of Users; the server's
 }
 
-// DefaultPolicy is the policy of a configuration that says nothing.
+// DefaultPolicy is the policy of an empty configuration.
 func DefaultPolicy() Policy {
 	return Policy{
 		RejectStatus:     503,
@@ -149,7 +149,7 @@ func DefaultPolicy() Policy {
 	}
 }
 
-// Validate names every impossible value at once.
+// Validate reports all invalid values at once.
 func (p *Policy) Validate() error {
 	var errs []error
 	if p.RejectStatus < 400 || p.RejectStatus > 599 {
@@ -200,8 +200,8 @@ func (p *Policy) denies(addr netip.Addr) bool {
 	return addr.IsUnspecified() || contains(p.DenyDestinations, addr)
 }
 
-// contains matches addr without its zone, IPv4-mapped IPv6 as IPv4; a prefix may be written
-// either way too.
+// contains reports whether a prefix contains addr. Zones are ignored, and IPv4-mapped IPv6 counts
+// as IPv4, in addresses and prefixes.
 func contains(prefixes []netip.Prefix, addr netip.Addr) bool {
 	addr = addr.Unmap().WithZone("")
 	for _, p := range prefixes {

@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/weirproxy/weir/lease"
 	"golang.org/x/sys/unix"
 )
 
@@ -51,7 +50,7 @@ func TestConnectForwardsBytesBehindTheHead(t *testing.T) {
 	}
 }
 
-// Bytes and a FIN right behind the head are those of a client that has said all it had to say.
+// A client may send its bytes and its FIN together with the head.
 func TestConnectEarlyHalfClose(t *testing.T) {
 	u := newUpstream(t, echo)
 	w := newWorld(t, 1)
@@ -127,14 +126,12 @@ func TestHalfCloseTimeoutResetsBothSides(t *testing.T) {
 	}
 }
 
-// A reader that is slow, but reads, is not cut off, though the proxy itself has nothing left to
-// relay.
+// A slow reader is not cut off, even when the proxy has nothing left to relay.
 func TestHalfCloseTimeoutSparesSlowReaders(t *testing.T) {
 	const limit = 200 * time.Millisecond
 	u := newUpstream(t, nil)
 	w := newWorld(t, 1, policy(func(p *Policy) { p.HalfCloseTimeout = limit }))
-	// A small receive buffer, set before the connection: it is drained, and acknowledged, in small
-	// steps.
+	// A small receive buffer, set before connecting, is read and acknowledged in small steps.
 	small := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) error {
 		return raw.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 256<<10) })
 	}}
@@ -195,7 +192,7 @@ func TestClientResetEndsTheTunnel(t *testing.T) {
 		p.CloseWrite()
 		q.expectEOF()
 		p.reset()
-		// Its end was read already: only a failing write shows the reset.
+		// The FIN was read before, so only a failing write reveals the reset.
 		eventually(t, "the upstream is reset", func() bool {
 			_, err := q.Write([]byte("x"))
 			return err != nil
@@ -236,7 +233,7 @@ func TestUpstreamResetEndsTheTunnel(t *testing.T) {
 	eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
 }
 
-// The upstream's own count stays within the limit, though connections end in every way.
+// The upstream's own count stays within the limit, however connections end.
 func TestUpstreamNeverSeesMoreThanTheLimit(t *testing.T) {
 	for _, limit := range []int{1, 3} {
 		u := newUpstream(t, func(c *net.TCPConn) {
@@ -334,184 +331,6 @@ func TestClientThatLeavesDuringTheDialGivesItsSlotBack(t *testing.T) {
 	eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
 }
 
-func TestSever(t *testing.T) {
-	u := newUpstream(t, nil)
-	for _, reason := range []lease.Reason{lease.SeverFenced, lease.SeverEvicted} {
-		w := newWorld(t, 1)
-		t.Run("tunnel", func(t *testing.T) {
-			p := w.connect(u.addr)
-			q := u.accept()
-			w.adm.slots()[0].holder.Sever(reason)
-			q.expectReset()
-			p.expectReset()
-			eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
-		})
-		t.Run("half-closed", func(t *testing.T) {
-			p := w.connect(u.addr)
-			q := u.accept()
-			p.CloseWrite()
-			q.expectEOF()
-			w.adm.slots()[0].holder.Sever(reason)
-			p.expectReset()
-			eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
-		})
-		t.Run("wanted, but busy", func(t *testing.T) {
-			p := w.connect(u.addr)
-			q := u.accept()
-			w.adm.slots()[0].holder.Sever(lease.SeverWanted)
-			q.send("unharmed")
-			p.expect("unharmed")
-			p.Close()
-			q.Close()
-			eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
-		})
-	}
-}
-
-func TestSeverWhileDialling(t *testing.T) {
-	for _, c := range []struct {
-		reason lease.Reason
-		status int
-		code   string
-	}{
-		{lease.SeverFenced, 503, "proxy_internal_error"},
-		{lease.SeverEvicted, 429, "connection_limit_reached"},
-	} {
-		w := newWorld(t, 1, policy(func(p *Policy) { p.RejectStatus = 429 }))
-		p := w.dial()
-		p.send("CONNECT " + fullListener(t) + " HTTP/1.1\r\n\r\n")
-		eventually(t, "the dial has begun", func() bool { return len(w.flows.all()) == 1 && isDialling(w.flows.all()[0]) })
-		w.adm.slots()[0].holder.Sever(c.reason)
-		p.refused("CONNECT", c.status, c.code)
-		eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
-	}
-}
-
-// A process that wakes up after its lease has run out reads nothing further, fence or no fence.
-func TestNothingIsRelayedPastTheDeadline(t *testing.T) {
-	u := newUpstream(t, nil)
-	w := newWorld(t, 1)
-	for _, fromClient := range []bool{true, false} {
-		p := w.connect(u.addr)
-		q := u.accept()
-		w.adm.slots()[0].live.Store(false)
-		from, to := p, q
-		if !fromClient {
-			from, to = q, p
-		}
-		_, _ = from.Write([]byte("too late")) // a look at the quiet tunnel may have come first, and have reset it
-		to.expectReset()
-		eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
-	}
-}
-
-func isDialling(f *flow) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.dialling != nil
-}
-
-func TestCloseConnection(t *testing.T) {
-	u := newUpstream(t, nil)
-	w := newWorld(t, 0)
-	p := w.connect(u.addr)
-	q := u.accept()
-	if w.CloseConnection("no number") || w.CloseConnection("999999") {
-		t.Fatal("closed what isn't there")
-	}
-	c := w.Connections("")[0]
-	if c.Limited {
-		t.Error("an unlimited connection is called limited")
-	}
-	if !w.CloseConnection(c.ID) {
-		t.Fatal("not closed")
-	}
-	q.expectReset()
-	p.expectReset()
-}
-
-func TestRefusals(t *testing.T) {
-	dead, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	dead.Close()
-	_, port, _ := net.SplitHostPort(dead.Addr().String())
-	local := []netip.Addr{netip.MustParseAddr("127.0.0.1")}
-	res := resolver{
-		"refused.test":    local,
-		"zero.test":       []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()},
-		"linklocal.test":  []netip.Addr{netip.MustParseAddr("::ffff:169.254.169.254")},
-		"mixed.test":      []netip.Addr{netip.MustParseAddr("169.254.169.254"), netip.MustParseAddr("127.0.0.1")},
-		"slowdns.test":    &net.DNSError{Err: "i/o timeout", IsTimeout: true},
-		"brokendns.test":  &net.DNSError{Err: "server misbehaving"},
-		"strangedns.test": errTest,
-	}
-	cases := []struct {
-		name, host string
-		acquire    error
-		policy     func(*Policy)
-		status     int
-		code       string
-		retry      bool
-	}{
-		{"over the limit", "refused.test", lease.ErrOverLimit, nil, 503, "connection_limit_reached", true},
-		{"queue full", "refused.test", lease.ErrQueueFull, func(p *Policy) { p.RejectStatus = 429 }, 429, "connection_limit_reached", true},
-		{"queue timeout", "refused.test", lease.ErrQueueTimeout, nil, 503, "connection_limit_reached", true},
-		{"no lease", "refused.test", lease.ErrNoLease, func(p *Policy) { p.RejectStatus = 500 }, 503, "proxy_internal_error", true},
-		{"draining", "refused.test", lease.ErrDraining, nil, 503, "proxy_internal_error", true},
-		{"strange", "refused.test", errTest, nil, 503, "proxy_internal_error", true},
-		{"refused", "refused.test", nil, nil, 502, "connection_refused", false},
-		{"not found", "nowhere.test", nil, nil, 502, "dns_error", false},
-		{"DNS timeout", "slowdns.test", nil, nil, 504, "dns_timeout", false},
-		{"DNS broken", "brokendns.test", nil, nil, 502, "dns_error", false},
-		{"DNS strange", "strangedns.test", nil, nil, 502, "dns_error", false},
-		{"unspecified", "0.0.0.0", nil, nil, 502, "destination_ip_prohibited", false},
-		{"unspecified, short", "0", nil, nil, 502, "destination_ip_prohibited", false},
-		{"unspecified v6", "[::]", nil, nil, 502, "destination_ip_prohibited", false},
-		{"unspecified, mapped", "[::ffff:0.0.0.0]", nil, nil, 502, "destination_ip_prohibited", false},
-		{"unspecified, resolved", "zero.test", nil, nil, 502, "destination_ip_prohibited", false},
-		{"denied", "linklocal.test", nil, nil, 502, "destination_ip_prohibited", false},
-		{"first denied", "mixed.test", nil, nil, 502, "connection_refused", false},
-		{"not allowed", "refused.test", nil, func(p *Policy) {
-			p.AllowDestinations = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
-		}, 502, "destination_ip_prohibited", false},
-		{"client", "refused.test", nil, func(p *Policy) {
-			p.AllowClients = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
-		}, 403, "http_request_denied", false},
-	}
-	for _, c := range cases {
-		t.Run(c.name, func(t *testing.T) {
-			var options []option
-			if c.policy != nil {
-				options = append(options, policy(c.policy))
-			}
-			w := newWorld(t, 1, append(options, names(res))...)
-			w.adm.refuseWith(c.acquire)
-			p := w.dial()
-			p.send("GET http://" + c.host + ":" + port + "/ HTTP/1.1\r\nHost: x\r\n\r\n")
-			resp := p.refused("GET", c.status, c.code)
-			if got := resp.Header.Get("Retry-After"); (got == "1") != c.retry {
-				t.Errorf("Retry-After %q", got)
-			}
-			if resp.Header.Get("Content-Type") != "text/plain; charset=utf-8" {
-				t.Errorf("Content-Type %q", resp.Header.Get("Content-Type"))
-			}
-			// The same connection goes on after a refused GET, unless the client is refused; a
-			// refused CONNECT ends it.
-			if c.code == "http_request_denied" {
-				p.expectEOF()
-				p = w.dial()
-			}
-			p.send("CONNECT " + c.host + ":" + port + " HTTP/1.1\r\nHost: x\r\n\r\n")
-			if resp := p.refused("CONNECT", c.status, c.code); !resp.Close {
-				t.Error("the connection goes on after a refused CONNECT")
-			}
-			p.expectEOF()
-		})
-	}
-}
-
 func TestDialTimeout(t *testing.T) {
 	w := newWorld(t, 1, policy(func(p *Policy) { p.DialTimeout = 100 * time.Millisecond }), names(resolver{"slow.test": func(ctx context.Context) error {
 		<-ctx.Done()
@@ -521,14 +340,14 @@ func TestDialTimeout(t *testing.T) {
 	p.send("CONNECT slow.test:443 HTTP/1.1\r\n\r\n")
 	p.refused("CONNECT", 504, "dns_timeout")
 
-	// A listener whose backlog is full answers no SYN.
+	// A listener with a full backlog answers no SYN.
 	full := fullListener(t)
 	p = w.dial()
 	p.send("CONNECT " + full + " HTTP/1.1\r\n\r\n")
 	p.refused("CONNECT", 504, "connection_timeout")
 }
 
-// Addresses are tried one after the other, within one slot.
+// Addresses are tried one after the other, on one slot.
 func TestDialTriesTheNextAddress(t *testing.T) {
 	u := newUpstream(t, echo)
 	_, port, _ := net.SplitHostPort(u.addr)
@@ -542,67 +361,5 @@ func TestDialTriesTheNextAddress(t *testing.T) {
 	}
 	if c := w.Connections("two.test"); len(c) != 1 {
 		t.Errorf("connections: %+v", w.Connections(""))
-	}
-}
-
-func TestDrain(t *testing.T) {
-	u := newUpstream(t, nil)
-	w := newWorld(t, 0)
-	p := w.connect(u.addr)
-	q := u.accept()
-	idle := w.dial()
-	idle.send("GET /status HTTP/1.1\r\nHost: x\r\n\r\n")
-	idle.refused("GET", 400, "http_request_error")
-
-	w.SetDraining(true)
-	idle.expectEOF()
-	late := w.dial()
-	late.send("CONNECT " + u.addr + " HTTP/1.1\r\n\r\n")
-	if late.refused("CONNECT", 503, "proxy_internal_error").Header.Get("Retry-After") == "" {
-		t.Error("no Retry-After")
-	}
-	w.SetDraining(false)
-	again := w.connect(u.addr)
-	q2 := u.accept()
-	again.Close()
-	q2.expectEOF()
-	q2.Close()
-
-	drained := make(chan error, 1)
-	go func() { drained <- w.Drain(context.Background()) }()
-	eventually(t, "the listener is closed", func() bool {
-		c, err := net.Dial("tcp", w.addr)
-		if err == nil {
-			c.Close()
-		}
-		return err != nil
-	})
-	q.send("tunnels go on")
-	p.expect("tunnels go on")
-	p.Close()
-	q.expectEOF()
-	q.Close()
-	if err := <-drained; err != nil {
-		t.Fatal(err)
-	}
-}
-
-func TestDrainResetsTheRestAtItsEnd(t *testing.T) {
-	u := newUpstream(t, nil)
-	w := newWorld(t, 1)
-	p := w.connect(u.addr)
-	q := u.accept()
-	waiting := w.dial()
-	waiting.send("CONNECT " + u.addr + " HTTP/1.1\r\n\r\n")
-	eventually(t, "a client waits", func() bool { return w.adm.queued() == 1 })
-	ctx, cancel := context.WithCancelCause(context.Background())
-	cancel(errTest)
-	if err := w.Drain(ctx); err != errTest {
-		t.Fatalf("Drain: %v", err)
-	}
-	p.expectReset()
-	q.expectReset()
-	if w.adm.inUse() != 0 {
-		t.Fatal("a slot is held after Drain")
 	}
 }

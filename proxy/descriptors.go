@@ -22,23 +22,23 @@ import (
 // open, and is closed for it.
 
 const (
-	// minDescriptors is reckoned with where the limit is lower, or unknown.
+	// minDescriptors is assumed if the limit is lower or unknown.
 	minDescriptors = 512
-	// mostOfNode bounds what is set aside for the node; below, it is nodeShare of the limit.
-	// Raising it lets a server serve more nodes, and fewer clients.
+	// mostOfNode bounds the descriptors that are reserved for the node; below, they are nodeShare
+	// of the limit. A higher value leaves room for more nodes and fewer clients.
 	mostOfNode = 4096
 	nodeShare  = 0.4
 	// maxStrangers bounds the refused clients that are answered at a time. Further ones are closed
-	// unanswered.
+	// without an answer.
 	maxStrangers = 32
-	// closingShare is how many clients there are for each upstream connection that may take its
-	// time to close.
+	// closingShare is the number of clients for each upstream connection that may take its time to
+	// close.
 	closingShare = 8
-	// minClients are taken whatever the limit is.
+	// minClients are accepted whatever the limit is.
 	minClients = 16
 )
 
-// defaultMaxClients is how many clients the process's limit leaves room for.
+// defaultMaxClients is the number of clients for which the process's limit has room.
 func defaultMaxClients(tls bool) int {
 	var limit unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
@@ -47,14 +47,14 @@ func defaultMaxClients(tls bool) int {
 	return clientsWithin(int(max(min(limit.Cur, 1<<22), minDescriptors)), tls)
 }
 
-// clientsWithin is how many clients a limit leaves room for; at least minClients.
+// clientsWithin is the number of clients for which a limit has room; at least minClients.
 func clientsWithin(limit int, tls bool) int {
 	perClient := descriptorsPerClient(tls)
 	free := limit - min(int(nodeShare*float64(limit)), mostOfNode) - 2*maxPipes - maxStrangers*(perClient-1) - resolve.Descriptors(limit)
 	return max(free*closingShare/(perClient*closingShare+1), minClients)
 }
 
-// descriptorsPerClient counts a client's upstream connection.
+// descriptorsPerClient includes the client's upstream connection.
 func descriptorsPerClient(tls bool) int {
 	if tls {
 		return 4

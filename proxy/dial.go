@@ -14,30 +14,32 @@ import (
 	"github.com/weirproxy/weir/proxy/resolve"
 )
 
-// Resolver finds the addresses of names, which are absolute, in lower case and without the final
+// Resolver finds the addresses of names. Names are absolute, in lower case and without the final
 // dot.
 type Resolver interface {
-	// Remembered returns a name's addresses where they are known without waiting.
+	// Remembered returns a name's addresses if they are known without asking a server.
 	Remembered(name string) (resolve.Addrs, bool)
-	// Lookup asks for them where they are not known. Its error is a [*net.DNSError], or that of
-	// ctx.
+	// Lookup asks for a name's addresses, unless they are known. Its error is a [*net.DNSError] or
+	// ctx's.
 	Lookup(ctx context.Context, name string) (resolve.Addrs, error)
 }
 
-// firstAttempt is how long an address is tried at first, where there are others: a lost packet is
-// sent again after a second. Raising it gives slow upstreams more time; lowering it reaches the
-// living one of many addresses sooner.
+// firstAttempt bounds the first attempt on an address if there are others. It leaves time to
+// retransmit one lost packet, which takes a second. A higher value gives slow upstreams more time;
+// a lower one finds the living one of many addresses sooner.
 const firstAttempt = 1200 * time.Millisecond
 
-// resolve finds the target's addresses. It has a DialTimeout of its own. Name servers are not asked
-// for a name that is blocked: it has no addresses, and will get no slot.
-func (f *flow) resolve() (addrs resolve.Addrs, err error) {
+// resolve finds the target's addresses. It has a DialTimeout of its own, in which the request holds
+// no claims. A blocked name is not looked up: the result has no addresses, and connectFor refuses
+// it.
+func (f *flow) resolve(r *request) (addrs resolve.Addrs, err error) {
 	s := f.srv
 	if f.target.Addr.IsValid() {
 		return addrs, nil
 	}
 	addrs, known := s.resolver.Remembered(f.target.Host)
 	if !known && !s.blocks(f.target) {
+		r.giveBack()
 		began := time.Now()
 		addrs, err = s.lookup((*waiting)(f), f.target.Host)
 		f.lookupTime = time.Since(began)
@@ -59,13 +61,13 @@ func (s *Server) lookup(ctx context.Context, host string) (resolve.Addrs, error)
 	return addrs, &net.DNSError{Err: err.Error(), Name: host}
 }
 
-// dial connects to the first of the target's addresses that is allowed and answers. One address is
-// tried at a time: two at once could both be connections that the upstream counts, on one slot. All
-// share the policy's DialTimeout: each has a short time at first, and those that did not answer
-// divide what is left.
-func (f *flow) dial(addrs resolve.Addrs) error {
+// dial connects to the first of the target's addresses that is allowed and answers. Addresses are
+// tried one at a time, because two attempts at once could both become connections that the upstream
+// counts, on one slot. All attempts share the policy's DialTimeout: the first round gives each
+// address a short time, and those that did not answer divide the rest.
+func (f *flow) dial(addrs resolve.Addrs, now time.Time) error {
 	s, policy := f.srv, f.srv.policy.Load()
-	deadline := f.since.Add(policy.DialTimeout)
+	deadline := now.Add(policy.DialTimeout)
 	if f.target.Addr.IsValid() {
 		addr := netip.AddrPortFrom(f.target.Addr.Unmap(), f.target.Port)
 		if err := s.forbids(policy, addr); err != nil {
@@ -73,13 +75,13 @@ func (f *flow) dial(addrs resolve.Addrs) error {
 		}
 		return f.connect(addr, deadline)
 	}
-	if addrs.Expired(f.since) { // while waiting for the slot
+	if addrs.Expired(now) { // while waiting for the slot
 		if fresh, known := s.resolver.Remembered(f.target.Host); known {
 			addrs = fresh
 		}
 	}
 	var space [8]netip.AddrPort
-	list, err := s.candidates(space[:0], policy, &addrs, f.target.Port, f.since)
+	list, err := s.candidates(space[:0], policy, &addrs, f.target.Port, now)
 	for first := true; len(list) > 0; first = false {
 		silent := list[:0]
 		for i, addr := range list {
@@ -108,8 +110,8 @@ func (f *flow) dial(addrs resolve.Addrs) error {
 	return err
 }
 
-// candidates appends the addresses that may be dialled to dst: those that have failed lately last.
-// The error is why none may, where none may: that they lead in a loop, if any does.
+// candidates appends the addresses that may be dialled to dst, those that failed lately last. The
+// error is the reason if there are none: errLoop if any of them is a loop.
 func (s *Server) candidates(dst []netip.AddrPort, p *Policy, addrs *resolve.Addrs, port uint16, now time.Time) ([]netip.AddrPort, error) {
 	failed, none := 0, errProhibited
 	take := func(addr netip.AddrPort) {
@@ -135,8 +137,8 @@ func (s *Server) candidates(dst []netip.AddrPort, p *Policy, addrs *resolve.Addr
 	return dst, none
 }
 
-// attemptEnd is when the next of n addresses must have answered: each has an equal share of the
-// time until deadline, and in a brief round at most firstAttempt.
+// attemptEnd returns the deadline for the next of n addresses. Each has an equal share of the time
+// left, and in a brief round at most firstAttempt.
 func attemptEnd(now, deadline time.Time, n int, brief bool) time.Time {
 	share := deadline.Sub(now) / time.Duration(n)
 	if brief {
@@ -145,9 +147,9 @@ func attemptEnd(now, deadline time.Time, n int, brief bool) time.Time {
 	return now.Add(share)
 }
 
-// connect connects to one address, which is allowed, and makes the connection the flow's. A dial
-// that is given up resets: the upstream may have accepted already, and after a FIN it might count
-// the connection for as long as it likes.
+// connect connects to one address, which must be allowed, and gives the connection to the flow. An
+// abandoned dial is reset: the upstream may have accepted it, and after a FIN the upstream could
+// count the connection for as long as it likes.
 func (f *flow) connect(addr netip.AddrPort, deadline time.Time) error {
 	family, peer, err := sockaddr(addr)
 	var up *sock
@@ -167,7 +169,8 @@ func (f *flow) connect(addr netip.AddrPort, deadline time.Time) error {
 	return newDialError(addr, err)
 }
 
-// awaitConnect waits until a connection has come about, the deadline, or an abort.
+// awaitConnect waits until the connection is established or fails, the deadline passes, or the flow
+// is aborted.
 func (f *flow) awaitConnect(up *sock, peer unix.Sockaddr, addr netip.AddrPort, deadline time.Time) error {
 	f.mu.Lock()
 	if f.cause != nil {
@@ -195,7 +198,7 @@ func (f *flow) awaitConnect(up *sock, peer unix.Sockaddr, addr netip.AddrPort, d
 	return err
 }
 
-// dialSock begins to connect to peer, which is addr.
+// dialSock begins to connect to peer, which is addr in the kernel's form.
 func dialSock(family int, peer unix.Sockaddr, addr netip.AddrPort, pool *bufferPool) (s *sock, connected bool, err error) {
 	fd, err := newSocket(family)
 	if err != nil {
@@ -203,7 +206,7 @@ func dialSock(family int, peer unix.Sockaddr, addr netip.AddrPort, pool *bufferP
 	}
 	err = unix.Connect(fd, peer)
 	if err == unix.EINPROGRESS {
-		// Over a short way the answer is there by now: asking costs less than waiting to be told.
+		// Nearby peers have answered by now: asking costs less than waiting for an event.
 		err = connectOn(fd, peer)
 	}
 	err = notItself(fd, addr, err)
@@ -216,13 +219,13 @@ func dialSock(family int, peer unix.Sockaddr, addr netip.AddrPort, pool *bufferP
 	return s, err == nil, nil
 }
 
-// lowestEphemeral is the lowest port that the kernel could be set to give to a connection that asks
-// for none.
+// lowestEphemeral is the lowest port that a kernel can be configured to choose for outgoing
+// connections.
 const lowestEphemeral = 1024
 
-// notItself is what connecting to addr has come to: a connection to itself counts as refused. TCP
-// allows it: a socket that connects to a port of its own machine where nobody listens may be given
-// just that port.
+// notItself turns the success of a connection to itself into a refusal. TCP allows such
+// connections: if a socket connects to an unused port of its own machine, the kernel may choose
+// that very port for the socket.
 func notItself(fd int, addr netip.AddrPort, err error) error {
 	if err == nil && addr.Port() >= lowestEphemeral && localAddr(fd) == addr {
 		return unix.ECONNREFUSED
@@ -230,12 +233,12 @@ func notItself(fd int, addr netip.AddrPort, err error) error {
 	return err
 }
 
-// isConnecting reports whether connect, on a socket that does not block, says that it is under way.
+// isConnecting reports whether err, of a non-blocking connect, means that it is under way.
 func isConnecting(err error) bool {
 	return err == unix.EINPROGRESS || err == unix.EALREADY || err == unix.EINTR
 }
 
-// zoneIndex is the number of a zone's interface.
+// zoneIndex returns the interface number of a zone.
 func zoneIndex(zone string) (index uint32, ok bool) {
 	if n, err := strconv.ParseUint(zone, 10, 32); err == nil {
 		return uint32(n), true
@@ -247,7 +250,7 @@ func zoneIndex(zone string) (index uint32, ok bool) {
 	return uint32(ifi.Index), true
 }
 
-// sockaddr is an address as the kernel takes it.
+// sockaddr converts an address to the kernel's form.
 func sockaddr(addr netip.AddrPort) (family int, sa unix.Sockaddr, err error) {
 	ip := addr.Addr()
 	if ip.Is4() {

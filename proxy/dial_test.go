@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// option reads one of a socket's options.
+// option returns one of a socket's options.
 func (s *sock) option(t *testing.T, level, name int) (value int) {
 	t.Helper()
 	err := s.raw.Control(func(fd uintptr) {
@@ -36,7 +36,7 @@ func (s *sock) keptAlive(t *testing.T) bool {
 	return true
 }
 
-// Accepted sockets inherit their options, and connected ones get theirs when they pay.
+// Accepted sockets inherit their options; connected ones get each when it pays.
 func TestSocketOptions(t *testing.T) {
 	w := newWorld(t, 0)
 	u := newUpstream(t, echo)
@@ -73,7 +73,7 @@ func TestSocketOptions(t *testing.T) {
 	}
 }
 
-// A connection to itself is refused: nobody listens there.
+// A connection to itself counts as refused: nothing listens there.
 func TestConnectionToItself(t *testing.T) {
 	fd, err := newSocket(unix.AF_INET)
 	if err != nil {
@@ -118,7 +118,7 @@ func TestSockaddr(t *testing.T) {
 	}
 }
 
-// read is an address of package unix as package netip has it.
+// read converts an address of package unix.
 func read(sa unix.Sockaddr) netip.AddrPort {
 	switch a := sa.(type) {
 	case *unix.SockaddrInet4:
@@ -133,7 +133,7 @@ func read(sa unix.Sockaddr) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// What the kernel says of an address is what package net says.
+// Addresses from the kernel equal those of package net.
 func TestRawAddr(t *testing.T) {
 	for _, listen := range []string{"127.0.0.1:0", "[::1]:0", "[::]:0"} {
 		l, err := net.Listen("tcp", listen)

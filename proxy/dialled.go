@@ -7,20 +7,21 @@ import (
 )
 
 const (
-	// resetsFor is how long a connection that the proxy has reset is still known as the proxy's:
-	// what came over it before may not have been read yet.
+	// resetsFor is how long Dialled still recognises a connection after its reset: bytes that came
+	// over it before may not have been read yet.
 	resetsFor = 2 * time.Second
-	// maxResets bounds the connections that are remembered. While more are reset, any connection
-	// may be one of them.
+	// maxResets bounds the remembered connections. If more are reset within resetsFor, Dialled
+	// assumes that any connection may be one of them.
 	maxResets = 4096
 )
 
-// Dialled reports whether a connection that this machine has accepted from the address local comes
-// from this server: whether local is its end of a connection to an upstream. Destinations can be
-// told by address only as long as nothing translates them on the way; the other end of a connection
-// can't be mistaken. It is for listeners that see few connections: where local is an address of
-// this machine, all of the server's are looked at. It must be asked once something has come over
-// the connection, not when it is accepted: the server may not know of it earlier.
+// Dialled reports whether a connection that this machine accepted from the address local was
+// dialled by this server, that is, whether local is the server's end of an upstream connection.
+// Address translation can hide where a connection leads, but not this end of it.
+//
+// Call Dialled after bytes have come over the connection, not when it is accepted: the server may
+// not know the connection any earlier. If local is an address of this machine, Dialled looks at all
+// of the server's connections, so it suits listeners that see few connections.
 func (s *Server) Dialled(local netip.AddrPort) bool {
 	local = plain(local)
 	if !s.local.isLocal(netip.AddrPortFrom(local.Addr(), 0), time.Now()) {
@@ -34,20 +35,20 @@ func (s *Server) Dialled(local netip.AddrPort) bool {
 			return true
 		}
 	}
-	return s.resets.has(local, time.Now()) // after the flows: a reset moves a connection from there to here
+	return s.resets.has(local, time.Now()) // looked at last: a reset moves a connection from flows to resets
 }
 
-// local is the socket's own address; the zero value once it is closed.
+// local returns the socket's own address, or the zero value if the socket is closed.
 func (s *sock) local() (at netip.AddrPort) {
 	s.raw.Control(func(fd uintptr) { at = localAddr(int(fd)) })
 	return at
 }
 
-// resetLog remembers the local ends of connections that were reset lately, oldest first.
+// resetLog holds the local ends of recently reset connections, oldest first.
 type resetLog struct {
 	mu   sync.Mutex
 	list []resetEnd
-	lost time.Time // when the last one was forgotten before its time
+	lost time.Time // when an end was last dropped for want of room
 }
 
 type resetEnd struct {

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// A connection is known as the proxy's by its local end, while it is open, and for a moment after a
+// The proxy recognises its connection by the local end, while it is open and for a moment after a
 // reset.
 func TestDialled(t *testing.T) {
 	w := newWorld(t, 0)

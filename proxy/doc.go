@@ -1,126 +1,187 @@
-// Package proxy is weir's forward proxy: CONNECT tunnels and absolute-form HTTP/1.x requests, each
-// upstream connection on a slot that it asks an [Admitter] for and gives back only when the
-// upstream has seen the connection's end.
+// Package proxy is weir's forward proxy: CONNECT tunnels and absolute-form HTTP/1.x requests. Each
+// request needs claims from an [Admitter], and each upstream connection a slot, which it gives back
+// only when the upstream has seen the connection's end.
 //
-// A connection's way, in the order of the files: listen.go and server.go accept, front.go ends TLS
-// and balancer.go reads who a load balancer's client is, client.go reads request heads and answers
-// them, users.go knows who may, admit.go has the name resolved (package resolve) and asks for the
-// slot, dial.go connects, but not to what own.go has, failed.go remembers which addresses failed,
-// tunnel.go, splice.go and doze.go relay, opening.go looks at a tunnel's first bytes; request.go
-// and exchange.go do the same for plain requests, vigil.go looks after those that last, ahead.go
-// asks clients whether they are still there, idle.go keeps upstream connections. flow.go is the
-// slot and its connection, whoever uses it. refuse.go is every answer of the proxy's own.
+// # Files
 //
-// What the kernel is asked in its own way is apart, by the files' names: events_linux.go and
-// events_darwin.go hear of many sockets at once (epoll, kqueue), tcp_linux.go and tcp_darwin.go ask
-// about one connection, system_linux.go and splice_linux.go save system calls and copies.
-// system_portable.go and splice_portable.go do without, also on Linux with the build tag portable,
-// which is how they are tested there.
+// In the order in which a connection passes through them:
+//
+//	config.go          configuration, policy, fixed limits
+//	descriptors.go     how many clients the file descriptors allow
+//	server.go          start, drain, close
+//	listen.go          the listening socket
+//	accept.go          accepted clients get a place and a worker
+//	clienttls.go       TLS from clients
+//	proxyprotocol.go   the PROXY protocol of load balancers
+//	client.go          one client: its requests, one after the other
+//	ahead.go           finding out whether a client that sent a FIN is still there
+//	foreign.go         clients that speak TLS or SOCKS by mistake
+//	users.go           user names and passwords
+//	via.go             loops, by the Via field
+//
+//	flow.go            a slot and its upstream connection: states, abort, end
+//	claims.go          a request in hand and its claims
+//	admit.go           resolving the name, acquiring the slot, dialling
+//	dial.go            connecting to one of the addresses
+//	destinations.go    the cluster's own ports, which are out of reach
+//	embedded.go        IPv4 addresses inside IPv6 addresses
+//	local.go           addresses of this machine; also local_linux.go, local_portable.go
+//	failed.go          addresses that failed lately
+//	exhausted.go       errors for want of ports or descriptors
+//	dialled.go         recognising connections that this proxy made
+//
+//	tunnel.go          relaying in both directions
+//	opening.go         the upstream's first bytes: nested proxies
+//	sleep.go           idle tunnels without goroutines
+//	timeouts.go        idle and half-closed tunnels
+//	request.go         plain requests: the heads to forward
+//	exchange.go        a plain request and its response
+//	reuse.go           finding its connection: a kept-alive or a new one
+//	vigil.go           exchanges that last or stall
+//	park.go            keeping an upstream connection, closing it gracefully
+//	idle.go            the pool of kept connections
+//
+//	refuse.go          reasons to turn a request away
+//	refusehttp.go      a refusal as an HTTP answer
+//	phrase.go          its reason phrase
+//	counters.go        refusals and bytes in the metrics
+//	accesslog.go       a log line for each finished tunnel and request
+//	logsampler.go      bounds on repeated log lines
+//	registry.go        the open connections
+//
+//	head.go, field.go  message heads
+//	body.go            message content
+//	inbuf.go           buffers
+//	sock.go            sockets whose reads and writes check the slot and the claims
+//	hangup.go          a peer's FIN or reset while nothing reads the socket
+//
+// Files named for a system have what differs between kernels: events (epoll, kqueue), tcp (the state
+// of a connection), system (fewer system calls), splice (relaying without copying). The build tag
+// portable selects the portable ones on Linux too; that is how they are tested.
 //
 // # Rules
 //
 //  1. One slot, one upstream connection at a time: addresses are dialled one after the other.
-//  2. A slot is released after both FINs have gone and the upstream has acknowledged ours, or some time after a
-//     reset was sent (twice the round trip, 5 ms at least), or at once after the upstream's own reset.
-//  3. Every read and write of a flow's sockets first waits for readiness and then asks whether the slot is
-//     still live, so a process that was frozen past its lease touches no further byte.
-//  4. Only a flow's owner finishes it; all others make what the owner waits for fail.
-//  5. Whatever two HTTP parsers could read differently is refused.
+//  2. A slot is released after both FINs, once the upstream has acknowledged ours; or some time
+//     after we sent a reset (two round trips, at least 10 ms); or at once after the upstream's reset.
+//  3. Every read and write of a flow's sockets first waits for readiness and then checks that the
+//     slot and the request's claims are still live. So a process that was frozen past its lease touches no further byte.
+//  4. Only a flow's owner finishes it. Everything else makes the owner's wait fail.
+//  5. The request holds the claims of scope total, client and user, the flow holds the host's slot.
+//     Claims are taken first, then the slot, then the request's token, once; whoever waits for one
+//     holds those before it.
+//  6. Whatever two HTTP parsers could read differently is refused.
 //
-// # Decisions
+// # Parsing
 //
-// Heads are parsed here and not by net/http: a request costs one pooled buffer, and refusals of
-// malformed ones carry Proxy-Status. The cost is a parser to keep right; it is fuzzed against
-// net/http's.
+// This package parses heads itself, without net/http. A request costs one pooled buffer, and
+// malformed ones get a Proxy-Status. The cost is a parser to keep right; it is fuzzed against
+// net/http's. Unsupported transfer codings and versions are malformed (400), and so is Max-Forwards
+// 0. There is no upgrade to h2c.
 //
-// A peer's hang-up while nobody reads its socket (a client in the queue, a tunnel stuck in a write,
-// a kept-alive upstream) is told by one set of events, which costs no goroutine per connection and
-// hears a FIN behind unread bytes. Sockets join it only once a wait has lasted 5 ms, the client of
-// a plain request within 10. It ties the package to Linux and macOS.
+// A head has header_timeout to arrive; the first one's begins with the connection. If some of it has
+// come by then, the answer is 408; otherwise the connection is closed without one.
 //
-// A tunnel that has been quiet for 100 ms, longer where it has woken before, holds no goroutine:
-// its two directions end theirs and wait in a second set of events. Waking costs some microseconds.
-// On Linux, what carries much is spliced through a pipe, which is held only while it does.
+// # Sockets and hang-ups
 //
-// Sockets are the runtime poller's, without package net: neither options nor addresses are asked
-// for that most connections don't need. The cost is connecting by hand.
+// Sockets belong to the runtime's poller, without package net, which saves options and addresses
+// that most connections don't need. The cost is connecting by hand.
 //
-// A client's FIN is the same whether it has closed its connection or only ended its sending side.
-// Before an answer has begun, the answer's first bytes tell: "HTTP/1.1 " is sent at once. A closed
-// connection answers it with a reset, and the request is given up; otherwise the answer goes on
-// behind it. The cost: a client that gets no answer may get a part of a status line. Once an answer
-// has begun, its own bytes do the same. Until the upstream sends some, the slot of a client that
-// has closed is held until the client's kernel answers a keep-alive with a reset (75 s on Linux),
-// or for response_timeout: cutting answers that are waited for would lose more. A FIN behind
-// content that nobody reads yet can't be seen at all. In a tunnel, a FIN is passed on and starts
-// half_close_timeout.
+// One event set watches for peers that hang up while nothing reads their socket: clients in the
+// queue, tunnels stuck in a write, kept-alive upstreams. It costs no goroutine per connection and
+// sees a FIN behind unread bytes. Most waits are short, so a socket joins the set only after a wait
+// of 5 ms, the client of a plain request within 10 ms. The set ties the package to Linux and macOS.
 //
-// A plain exchange has one bound, response_timeout without a byte in either direction;
-// docs/architecture.md lists its states and how each ends. Reads and writes don't pay for it: the
-// kernel's byte counts are looked at now and then, of exchanges that last.
+// # Clients
 //
-// A refused CONNECT ends the client's connection: bytes that the client sent early, for the tunnel,
-// must never be read as a request. Other refused requests leave it open, unless they have content;
-// so does a 407, whatever was asked for, unless bytes lie behind the CONNECT: what is still to come
-// can't carry the credentials without which it is refused too.
+// [Config].MaxClients bounds client connections. If all places are taken, clients that have been
+// idle for a second are closed; if none is idle, new ones wait in the backlog. Clients that
+// allow_clients refuses have a few places of their own. An idle client is closed after 60 s. After
+// an answer to a client that may still be sending content, the proxy reads on, so that the answer
+// arrives: for up to 30 s, or until 5 s pass without a byte.
 //
-// Credentials that have passed are remembered, as a MAC, since a bcrypt check costs a core tens of
-// milliseconds. So a password that is changed or withdrawn in the file counts from the next request
-// on, and open tunnels are left alone. Checks are few at a time and an address that fails often is
-// answered 429 unchecked, which hits who shares it with somebody that guesses, until his own
-// password has passed once.
+// TLS ends in front of a socket pair, and the rest of the package sees the pair's other end as the
+// client. So ends, resets and hang-ups have one implementation. The cost is two goroutines, three
+// descriptors and one more copy per client, and no splicing to it.
 //
-// TLS ends in front of a pair of sockets, whose other end is the client's to all the rest: one
-// implementation of ends, resets and hang-ups. The cost is two goroutines and three descriptors for
-// each client, no splicing towards it, and one more copy.
+// Accepted credentials are remembered, as a MAC, because a bcrypt check costs a core tens of
+// milliseconds. A password that is changed or removed in the file counts from the next request on;
+// open tunnels stay. Few checks run at a time, and an address that fails often gets 429 without a
+// check. That also hits others behind the same address, until their own password has passed once.
 //
-// A name is resolved before its slot is asked for, so that a slow name server holds no slot. The
-// answer in hand is dialled, or a fresher one where it has expired in the queue. Addresses that
-// failed in the last 30 s are tried last. Each has a short time at first, and those that did not
-// answer divide the rest: a living address is found behind several dead ones, and a slow one is
-// still found.
+// # Half-closed clients
 //
-// The cluster's own ports are known by address and port when dialling. Ports that listen on all
-// addresses of this machine cost a question to the kernel, which alone knows what is local; other
-// destinations don't. A proxy port is a loop: nested tunnels would multiply one client's
-// descriptors, and a client could write a PROXY header to a node that trusts this one.
+// A FIN may mean that the client has closed, or that it has only finished sending. Before an answer
+// begins, the proxy finds out by sending its first bytes, "HTTP/1.1 ": a closed connection answers
+// with a reset, and the request is given up. Otherwise the answer continues behind them. The cost: a
+// client that gets no answer may get a part of a status line.
 //
-// No list is complete, so a tunnel's first bytes are looked at too. A node's own ports begin with a
-// greeting that the client would have to answer, and never sees whole. A proxy's own answers carry
-// a mark of the cluster. The mark is not put into upstreams' responses, so a client that nests a
-// plain request before its CONNECT is not found by it.
+// Once an answer has begun, its own bytes do the same. While the upstream is silent, a closed
+// client's slot is held until the client's kernel answers a keep-alive with a reset (75 s on Linux),
+// or for response_timeout; cutting sooner would break answers that are awaited. A FIN behind unread
+// content can't be seen. In a tunnel, a FIN is passed on and starts half_close_timeout.
 //
-// Refusals are sampled in the log, ten a second for each reason; what is left out is counted there,
-// and all are in the metrics.
+// # Dialling
 //
-// A sever while dialling is answered with 503 (fenced) or reject_status (evicted): there is nothing
-// to reset yet, and the client learns why. From then on both sides are reset.
+// A name is resolved before the slot is acquired, so that a slow name server holds no slot. If the
+// answer expires in the queue, a fresher one is used if known. Addresses that failed in the last
+// 30 s come last. Each address gets a short time at first; those that did not answer divide the
+// rest. So a living address is found behind several dead ones, and a slow one is found too.
 //
-// A kept-alive upstream connection serves one target (host and port) again within 30 s, most
-// recently used first, at most 32 to a target and 1024 in all. A request without content and with
-// an idempotent method is sent again, once, on a fresh connection when a kept-alive one ends
-// without an answer, yields a 408, or sends what is no answer. Others take no connection that has
-// been idle for over 2 s. A connection whose upstream has announced content where there can be none
-// is not kept.
+// The lease may end while dialling. Then the answer is 503 (fenced) or reject_status (evicted),
+// because there is no connection to reset yet. Later, both sides are reset.
 //
-// Before a request without content goes out on a kept-alive connection, the read that would wait
-// for the answer is tried: an upstream that has closed, or has sent something unasked, is found
-// without a further system call, and the request goes on another connection. A whole response that
-// is sent unasked and crosses with the request can't be told from its answer. Where one client of
-// an upstream could cause that to another, share_kept_connections = false keeps them apart, at a
-// connection for each.
+// # Loops and the cluster's own ports
 //
-// The line that a finished tunnel or request leaves goes past the logger, in the logger's format,
-// up to 5 ms late: it may stand behind a later line of the logger's, and a process that is killed
-// loses the last ones. A reader of the log that is too slow loses lines, beyond 4 MiB of them,
-// rather than holding clients up; the log counts them.
+// The cluster's ports are refused by address and port. For a port that listens on all addresses, the
+// kernel is asked whether the destination is local; other destinations cost nothing. A proxy's port
+// is a loop: nested tunnels would multiply one client's descriptors, and a client could write a
+// PROXY header to a node that trusts this one.
 //
-// A request head has header_timeout, the first from the connection's beginning: 408 where bytes
-// have come, else the connection is closed without a word. An idle client is closed after 60 s. A
-// client that is answered while it may still be sending content is read for up to 30 s more, 5 s
-// without a byte, so that the answer reaches it. Client connections are bounded by
-// [Config].MaxClients: where all places are taken, clients that have been idle for a second give
-// way, and where none is, the others wait in the backlog. Clients that allow_clients refuses have a
-// few places of their own, and are closed once answered. Unsupported transfer codings and versions
-// are answered 400 like other malformed messages; Max-Forwards 0 too. h2c is not upgraded to.
+// No list of addresses is complete, so a tunnel's first bytes are checked as well. Ports that only
+// nodes dial begin with a greeting that the client would have to answer, and never sees whole. A
+// proxy's own answers carry a mark of the cluster. Responses of upstreams do not, so a client that
+// nests a plain request before its CONNECT is not detected.
+//
+// # Tunnels
+//
+// A tunnel that is idle for 100 ms, or longer if it has woken before, holds no goroutine: an event
+// set wakes it within microseconds. On Linux, bulk data is spliced through a pipe, which is held only
+// while data flows.
+//
+// # Plain requests
+//
+// An exchange has one bound: response_timeout without a byte in either direction.
+// docs/architecture.md lists its states and how each ends. Reads and writes pay nothing for it: the
+// kernel's byte counts of lasting exchanges are sampled.
+//
+// A kept-alive upstream connection is reused for its target (host and port) within 30 s, the most
+// recently used first; at most 32 are kept per target and 1024 in all. A request without content
+// and with an idempotent method is repeated once, on a fresh connection, if a kept-alive one ends
+// without an answer, answers 408, or sends something that is no response. Other requests use no
+// connection that has been idle for more than 2 s. A connection is not kept after a response that
+// announces content where none is allowed.
+//
+// Before a request without content is written to a kept-alive connection, one read is tried. It
+// finds an upstream that has closed, or has sent something unasked, without an extra system call;
+// then another connection is used. A whole unasked response that crosses with the request can't be
+// told from its answer. If one client of an upstream could do that to another,
+// share_kept_connections = false separates them, at the cost of a connection for each.
+//
+// # Refusals
+//
+// A refused CONNECT ends the client's connection, because bytes sent early for the tunnel must not
+// be read as a request. Other refused requests leave it open, unless they have content. A 407 keeps
+// the connection open so that the client can retry with credentials, unless bytes follow the
+// CONNECT: those were sent without credentials.
+//
+// # Logs
+//
+// The log shows ten refusals a second for each reason, ten a minute for reasons that strangers can
+// cause, and the number of the others. The metrics count all.
+//
+// The line for a finished tunnel or request bypasses the logger, in the logger's format, and is
+// written up to 5 ms late. It may come after later lines of the logger, and a killed process loses
+// the last ones. If the log's reader is too slow, lines beyond 4 MiB are dropped and counted, so
+// that clients are not held up.
 package proxy

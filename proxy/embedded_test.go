@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// An IPv6 address that leads to a denied IPv4 address is denied, whatever leads it there.
+// An IPv6 address that leads to a denied IPv4 address is denied, by any of the mechanisms.
 func TestDeniedByDefault(t *testing.T) {
 	p := DefaultPolicy()
 	for addr, allowed := range map[string]bool{

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// eventSet tells of many sockets at the cost of one goroutine and its thread: a kqueue, which the
-// Go runtime's poller can't watch.
+// eventSet reports events of many sockets at the cost of one goroutine and its thread. It is a
+// kqueue, which the Go runtime's poller can't watch.
 type eventSet struct {
 	done chan struct{}
 
@@ -18,8 +18,8 @@ type eventSet struct {
 	closed bool
 }
 
-// kevent is unix.Kevent_t, with a number where that has a pointer: the tokens are none, and the
-// collector must not take them for one.
+// kevent is unix.Kevent_t with a number in place of its pointer. Tokens are no pointers, and the
+// garbage collector must not take them for some.
 type kevent struct {
 	ident  uint64
 	filter int16
@@ -29,13 +29,13 @@ type kevent struct {
 	token  uintptr
 }
 
-// These fail to compile where the two differ in size.
+// These fail to compile if the two differ in size.
 var (
 	_ [unsafe.Sizeof(kevent{}) - unsafe.Sizeof(unix.Kevent_t{})]struct{}
 	_ [unsafe.Sizeof(unix.Kevent_t{}) - unsafe.Sizeof(kevent{})]struct{}
 )
 
-// asKevents is the events as package unix has them.
+// asKevents converts events to the type of package unix.
 func asKevents(events []kevent) []unix.Kevent_t {
 	return unsafe.Slice((*unix.Kevent_t)(unsafe.Pointer(unsafe.SliceData(events))), len(events))
 }
@@ -43,9 +43,9 @@ func asKevents(events []kevent) []unix.Kevent_t {
 // stopIdent is the event by which close wakes the goroutine.
 const stopIdent = 0
 
-// newEventSet starts a set that calls tell, which must not block, for each event: with the token of
-// the socket, and whether its connection was broken off. close ends it.
-func newEventSet(name string, tell func(token uint64, gone bool)) (*eventSet, error) {
+// newEventSet starts a set that calls notify for each event, with the socket's token and whether
+// the connection was reset. notify must not block. close ends the set.
+func newEventSet(name string, notify func(token uint64, gone bool)) (*eventSet, error) {
 	fd, err := unix.Kqueue()
 	if err != nil {
 		return nil, fmt.Errorf("create the kqueue for %s: %w", name, err)
@@ -59,7 +59,7 @@ func newEventSet(name string, tell func(token uint64, gone bool)) (*eventSet, er
 	go func() {
 		defer close(e.done)
 		events := make([]kevent, 128)
-		for poll(fd, events, tell) {
+		for poll(fd, events, notify) {
 		}
 	}()
 	return e, nil
@@ -80,21 +80,21 @@ func (e *eventSet) close() {
 	}
 }
 
-// watchEnd adds s to the set, to hear once of each end: the peer's FIN, also behind unread bytes,
-// and a reset. It reports whether it could: not where either is closed. Closing a socket takes it
-// out.
+// watchEnd adds s to the set, to report each kind of end once: the peer's FIN, even behind unread
+// bytes, and a reset. It returns false if the socket or the set is closed. Closing the socket
+// removes it.
 func (e *eventSet) watchEnd(s *sock, token uint64) bool {
-	// Bytes alone are told of only once the buffer is full: an end is, however many there are.
+	// Bytes are reported only once the buffer is full, but an end always is.
 	return e.add(s, kevent{flags: unix.EV_ADD | unix.EV_CLEAR, fflags: unix.NOTE_LOWAT, data: 1 << 30, token: uintptr(token)})
 }
 
-// watchOnce is to hear once that there is something to read, or an end, also one that has come
-// already. again says that the set has heard of s before: it has forgotten it.
+// watchOnce reports once that there are bytes to read or that the connection ended, including what
+// happened before the call. The kqueue forgets s with each report, so s is always added anew.
 func (e *eventSet) watchOnce(s *sock, token uint64, _ bool) bool {
 	return e.add(s, kevent{flags: unix.EV_ADD | unix.EV_ONESHOT, token: uintptr(token)})
 }
 
-// add sets what is told of reading s.
+// add sets the read events of s to report.
 func (e *eventSet) add(s *sock, event kevent) (ok bool) {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
@@ -115,8 +115,8 @@ func (e *eventSet) change(event kevent) error {
 	return err
 }
 
-// poll waits and tells of all that has happened; false says that the set is to end.
-func poll(fd int, events []kevent, tell func(token uint64, gone bool)) bool {
+// poll waits for events and reports them; false means that the set is being closed.
+func poll(fd int, events []kevent, notify func(token uint64, gone bool)) bool {
 	n, err := unix.Kevent(fd, nil, asKevents(events), nil)
 	if err != nil {
 		return err == unix.EINTR
@@ -126,9 +126,9 @@ func poll(fd int, events []kevent, tell func(token uint64, gone bool)) bool {
 		switch {
 		case e.filter == unix.EVFILT_USER:
 			return false
-		case e.flags&unix.EV_CLEAR != 0 && !ended: // of watchEnd: only bytes
+		case e.flags&unix.EV_CLEAR != 0 && !ended: // bytes, on a socket of watchEnd
 		default:
-			tell(uint64(e.token), ended && e.fflags != 0) // the error that the next read would have
+			notify(uint64(e.token), ended && e.fflags != 0) // the error that the next read would have
 		}
 	}
 	return true

@@ -8,18 +8,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// eventSet tells of many sockets at the cost of one goroutine: an epoll set that is itself watched
-// by the Go runtime's poller.
+// eventSet reports events of many sockets at the cost of one goroutine. It is an epoll set, which
+// the Go runtime's poller watches.
 type eventSet struct {
 	file *os.File
 	raw  syscall.RawConn
 	done chan struct{}
 }
 
-// newEventSet starts a set that calls tell, which must not block, for each event: with the token of
-// the socket, and whether its connection was broken off. (EPOLLHUP alone says that both sides have
-// sent their FIN, and there may be bytes to read before the peer's.) close ends it.
-func newEventSet(name string, tell func(token uint64, gone bool)) (*eventSet, error) {
+// newEventSet starts a set that calls notify for each event, with the socket's token and whether
+// the connection was reset. notify must not block. (EPOLLHUP is no reset: it means that both sides
+// have sent their FIN, and bytes may precede the peer's.) close ends the set.
+func newEventSet(name string, notify func(token uint64, gone bool)) (*eventSet, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("create the epoll set for %s: %w", name, err)
@@ -36,9 +36,9 @@ func newEventSet(name string, tell func(token uint64, gone bool)) (*eventSet, er
 	go func() {
 		defer close(e.done)
 		events := make([]unix.EpollEvent, 128)
-		// The error is that of close: the callback never asks to stop.
+		// The only error is that of close: the callback never stops by itself.
 		_ = e.raw.Read(func(fd uintptr) bool {
-			poll(int(fd), events, tell)
+			poll(int(fd), events, notify)
 			return false
 		})
 	}()
@@ -51,15 +51,15 @@ func (e *eventSet) close() {
 	<-e.done
 }
 
-// watchEnd adds s to the set, to hear once of each end: the peer's FIN, also behind unread bytes,
-// and a reset. It reports whether it could: not where either is closed. Closing a socket takes it
-// out.
+// watchEnd adds s to the set, to report each kind of end once: the peer's FIN, even behind unread
+// bytes, and a reset. It returns false if the socket or the set is closed. Closing the socket
+// removes it.
 func (e *eventSet) watchEnd(s *sock, token uint64) bool {
 	return e.control(unix.EPOLL_CTL_ADD, s, unix.EPOLLRDHUP|unix.EPOLLET, token)
 }
 
-// watchOnce is to hear once that there is something to read, or an end, also one that has come
-// already. again says that the set has s from an earlier call.
+// watchOnce reports once that there are bytes to read or that the connection ended, including what
+// happened before the call. again says that s is in the set from an earlier call.
 func (e *eventSet) watchOnce(s *sock, token uint64, again bool) bool {
 	op := unix.EPOLL_CTL_ADD
 	if again {
@@ -68,7 +68,7 @@ func (e *eventSet) watchOnce(s *sock, token uint64, again bool) bool {
 	return e.control(op, s, unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLONESHOT, token)
 }
 
-// control adds s to the set or changes what is told of it, and reports whether it could.
+// control adds s to the set or changes the events to report; false means that it could not.
 func (e *eventSet) control(op int, s *sock, events uint32, token uint64) (ok bool) {
 	event := unix.EpollEvent{Events: events, Fd: int32(uint32(token)), Pad: int32(uint32(token >> 32))}
 	s.raw.Control(func(fd uintptr) {
@@ -79,15 +79,15 @@ func (e *eventSet) control(op int, s *sock, events uint32, token uint64) (ok boo
 	return ok
 }
 
-// poll tells of all that has happened.
-func poll(fd int, events []unix.EpollEvent, tell func(token uint64, gone bool)) {
+// poll reports all events that are pending.
+func poll(fd int, events []unix.EpollEvent, notify func(token uint64, gone bool)) {
 	for {
 		n, err := unix.EpollWait(fd, events, 0)
 		if err == unix.EINTR {
 			continue
 		}
 		for _, e := range events[:max(n, 0)] {
-			tell(uint64(uint32(e.Fd))|uint64(uint32(e.Pad))<<32, e.Events&unix.EPOLLERR != 0)
+			notify(uint64(uint32(e.Fd))|uint64(uint32(e.Pad))<<32, e.Events&unix.EPOLLERR != 0)
 		}
 		if n < len(events) {
 			return

@@ -7,36 +7,38 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 // exchange is one plain request and its response.
 //
-// The client's goroutine sends the head, and the body too where that is in hand; a longer body is
-// sent by a second goroutine, since the response may come before its end. The second one is always
-// waited for before the connections go on to something else.
+// The client's goroutine sends the head, and the body if all of it is in hand. A longer body is
+// sent by a second goroutine, because the response may come before its end. The exchange always
+// waits for the second goroutine before it gives up the connections.
 //
-// A client's exchanges use the same memory one after the other.
+// A client has one exchange, which is reused for each request.
 type exchange struct {
 	c         *client
-	authority []byte     // of the last request
-	host      []byte     // what the upstream is told for it, in Host
-	target    fsm.Target // that it names
+	authority []byte       // of the last request
+	host      []byte       // the Host that the upstream gets for it
+	target    limit.Target // for it
 
 	keep    keepAlive // what the client asked for
 	upgrade bool      // the client asked for another protocol
-	head    []byte    // the request's, as it goes to the upstream
+	head    []byte    // of the request, as sent to the upstream
 	body    body
 
-	flow  *flow
-	begun time.Time // once there was a connection
-	over  time.Time
-	in    uint64 // the flow's counts when the exchange began
-	out   uint64
-	sent  bool // something, at least
+	request *request
+	spare   *flow // for the next admission; nil: one must be made
+	flow    *flow
+	begun   time.Time // once there was a connection
+	over    time.Time
+	in      uint64 // the flow's counts when the exchange began
+	out     uint64
+	sent    bool // at least a part of the request
 
-	done     chan struct{} // closed when the second goroutine has ended; nil without one
-	read     atomic.Bool   // all of the request has been read; set before its last byte is sent
+	done     chan struct{} // closed at the second goroutine's end; nil without one
+	read     atomic.Bool   // the whole request has been read; set before its last byte is sent
 	readErr  error         // of reading the request's body, once done
 	writeErr error         // of sending the request, once done
 	informed bool          // the client has been sent a 1xx
@@ -45,21 +47,20 @@ type exchange struct {
 }
 
 func newExchange(c *client) *exchange {
-	x := &exchange{c: c}
+	x := &exchange{c: c, request: new(request)}
 	x.vigil.timer = time.AfterFunc(time.Hour, x.look)
 	x.vigil.timer.Stop()
 	return x
 }
 
-// run answers the request; false ends the client's connection. A request that met a kept-alive
-// connection which the upstream was just closing is sent again, once, on a fresh one.
+// run answers the request; false ends the client's connection. A request that meets a kept-alive
+// connection which the upstream is just closing is repeated, once, on a fresh one.
 func (x *exchange) run() (keep bool) {
 	x.informed, x.begun = false, time.Now()
 	x.beginVigil()
 	keep = x.attempt()
 	x.settle()
-	x.c.sock.slot = nil
-	x.c.use(nil)
+	x.release()
 	return keep
 }
 
@@ -70,7 +71,7 @@ func (x *exchange) attempt() (keep bool) {
 		if !ok {
 			return x.refuse(refusal)
 		}
-		reused := x.flow.reused // later it may be another client's
+		reused := x.flow.reused // read it now: later the flow may be another client's
 		again, keep := x.once()
 		if reused && x.sent {
 			counters.Reused.Add(1)
@@ -84,7 +85,7 @@ func (x *exchange) attempt() (keep bool) {
 	}
 }
 
-// settle gives back what only an exchange under way holds.
+// settle releases the head's buffer and ends the vigil.
 func (x *exchange) settle() {
 	if x.head != nil {
 		x.c.srv.buffers.put(x.head)
@@ -93,9 +94,19 @@ func (x *exchange) settle() {
 	}
 }
 
-// refuse answers in place of the upstream; without a refusal there is nobody to be told.
-func (x *exchange) refuse(r *refusal) bool {
+// release ends the request: what it holds beside the upstream connection goes back. Neither of the
+// two goroutines may use the connections for it any more.
+func (x *exchange) release() {
+	x.c.sock.guard(nil, nil)
 	x.c.use(nil)
+	if !x.request.end() {
+		x.request = new(request)
+	}
+}
+
+// refuse answers in place of the upstream. Without a refusal, the client has gone.
+func (x *exchange) refuse(r *refusal) bool {
+	x.release()
 	if r == nil {
 		x.c.sock.reset()
 		return false
@@ -103,40 +114,16 @@ func (x *exchange) refuse(r *refusal) bool {
 	return x.c.refuse(r, x.keep)
 }
 
-// connect finds a kept-alive connection, or opens a fresh one.
-func (x *exchange) connect(fresh bool) (ok bool, _ *refusal) {
-	c, s := x.c, x.c.srv
-	for !fresh {
-		f := s.idle.take(c.target, c.owner(), s.policy.Load().PrivateConnections)
-		if f == nil {
-			break
-		}
-		if f.unpark(c, x.repeatable(), x.begun) {
-			if !x.body.done && !f.upstream.quiet() {
-				f.closeNow() // its slot is needed for the next attempt
-				continue
-			}
-			x.flow = f
-			c.use(f)
-			return true, nil
-		}
-	}
-	f := &flow{srv: s, target: c.target, client: c, head: new(head), owner: c.owner()}
-	defer func() { x.begun = time.Now() }()
-	f.kind.Store(uint32(KindHTTP))
-	x.flow = f
-	c.use(f)
-	return f.open(c)
-}
-
-// once sends the request on x.flow and relays the response. again says that the request is to be
-// repeated, else keep whether the client's connection goes on. The flow is parked or finished, or
-// will be.
+// once sends the request on x.flow and relays the response. again says that the request must be
+// repeated; otherwise keep says whether the client's connection goes on. Afterwards x.flow is
+// parked or finished, or will be without the caller.
 func (x *exchange) once() (again, keep bool) {
 	c, f := x.c, x.flow
 	x.in, x.out = f.in.Load(), f.out.Load()
 	x.done, x.readErr, x.writeErr, x.sent = nil, nil, nil, true
-	c.sock.slot, c.sock.stall, f.upstream.stall = f.slot, 0, 0 // the vigil bounds both
+	c.sock.guard(f.slot, f.claims)
+	f.upstream.guard(f.slot, f.claims)
+	c.sock.stall, f.upstream.stall = 0, 0 // the vigil bounds both
 	if !x.read.Load() {
 		x.read.Store(true)
 	}
@@ -162,8 +149,8 @@ func (x *exchange) once() (again, keep bool) {
 		case status == http.StatusSwitchingProtocols:
 			return false, x.switchProtocols(len(b))
 		case status == http.StatusRequestTimeout && f.reused && !x.informed && x.repeatable():
-			// It was on its way before the request: the connection was idle for too long (RFC 9110
-			// §15.5.9).
+			// The 408 was on its way before the request: the connection had been idle for too long
+			// (RFC 9110 §15.5.9).
 			f.closeNow() // its slot is needed for the next attempt
 			return true, false
 		case status >= 200:
@@ -176,8 +163,8 @@ func (x *exchange) once() (again, keep bool) {
 	}
 }
 
-// ask sends a request without content on a kept-alive connection, and reads what comes first. It
-// leaves x.sent false where the connection has become useless.
+// ask sends a request without content on a kept-alive connection, and reads the first bytes that
+// come. It sets x.sent to false if the connection has become useless.
 func (x *exchange) ask() error {
 	f := x.flow
 	buf, n, asked, readErr, writeErr := x.asking.ask(f.upstream, x.head)
@@ -188,15 +175,15 @@ func (x *exchange) ask() error {
 	case asked:
 		return readErr
 	case f.endCause() != nil:
-		return net.ErrClosed // by force, and not for the connection's sake
+		return net.ErrClosed // ended by force; the connection itself may be good
 	default:
 		x.sent = false
 	}
 	return nil
 }
 
-// send sends the request. Its errors are looked at when no response comes: an upstream may answer,
-// and then close, without reading all.
+// send sends the request. Its errors are considered only if no response comes: an upstream may
+// answer and close without reading the whole request.
 func (x *exchange) send() {
 	f := x.flow
 	f.writer.set(append(f.writer.writable(), x.head...))
@@ -222,12 +209,12 @@ func (x *exchange) copyBody() {
 	x.readErr, x.writeErr = x.body.copyTo(&f.writer, x.body.framing == framedChunked, &f.in)
 }
 
-// received reports whether the client has nothing of its request left to send.
+// received reports whether the client has sent the whole request.
 func (x *exchange) received() bool { return x.read.Load() }
 
-// stopSending makes the second goroutine end, waits for it, and reports whether the whole request
-// has been sent. One that has read the last byte gets a moment for writing it: the upstream may
-// have answered already.
+// stopSending stops the second goroutine, waits for it, and reports whether the whole request was
+// sent. If the last byte has been read, the goroutine gets a moment to write it: the upstream may
+// have answered early.
 func (x *exchange) stopSending() (sent bool) {
 	if x.done == nil {
 		return x.readErr == nil && x.writeErr == nil
@@ -243,7 +230,7 @@ func (x *exchange) stopSending() (sent bool) {
 	return x.readErr == nil && x.writeErr == nil
 }
 
-// ended reports whether the second goroutine has ended, or will in its moment of grace.
+// ended reports whether the second goroutine has ended, or ends within sendGrace.
 func (x *exchange) ended() bool {
 	select {
 	case <-x.done:
@@ -263,7 +250,7 @@ func (x *exchange) ended() bool {
 	}
 }
 
-// inform passes an interim response on; HTTP/1.0 has none (RFC 9110 §15.2).
+// inform forwards an interim response. HTTP/1.0 has none (RFC 9110 §15.2).
 func (x *exchange) inform(headLen int) error {
 	c, f := x.c, x.flow
 	if x.keep.minor == 0 {
@@ -283,7 +270,7 @@ func (x *exchange) respond(headLen int) bool {
 	keep := x.keep
 	reuse := h.persists() && !f.spoilt && (h.status != http.StatusNoContent || !h.announcesContent())
 	if !x.received() || c.srv.draining.Load() {
-		keep.on = false // the client may still be sending what nobody will read
+		keep.on = false // the client may be sending content that nothing will read
 	}
 	content := responseBody(&f.reader, h, c.method)
 	unframed := content.framing == framedChunked || content.framing == framedClose
@@ -303,7 +290,7 @@ func (x *exchange) respond(headLen int) bool {
 		x.drop(errClientReset)
 		return false
 	case errors.Is(readErr, errNotLive):
-		x.drop(errFenced) // also what was read before: not a byte moves any more
+		x.drop(errFenced) // what was read before is dropped too
 		return false
 	case readErr != nil:
 		x.truncate(chunked || length >= 0)
@@ -311,9 +298,10 @@ func (x *exchange) respond(headLen int) bool {
 	}
 	received, sent := x.received(), x.stopSending()
 	c.srv.counters.Exchanges.Add(1)
-	x.log() // while the flow is still ours
-	c.rested = x.over
-	c.use(nil)
+	x.log() // before the flow is given up
+	c.idleFrom = x.over
+	f.upstream.guard(f.slot, nil)
+	x.release()
 	switch {
 	case !sent:
 		f.finish(endReset)
@@ -322,7 +310,6 @@ func (x *exchange) respond(headLen int) bool {
 		f.closeSoon()
 	}
 	if !keep.on {
-		c.sock.slot = nil
 		c.linger(!received)
 	}
 	return keep.on
@@ -337,8 +324,8 @@ func (x *exchange) drop(cause error) {
 	x.flow.finish(endReset)
 }
 
-// truncate ends an exchange whose upstream broke off its response. framed says that the client sees
-// by the framing that something is missing; where it doesn't, a reset tells.
+// truncate ends an exchange whose upstream broke off its response. framed says that the client can
+// detect the loss by the framing; if not, it gets a reset.
 func (x *exchange) truncate(framed bool) {
 	c := x.c
 	if cause := x.flow.endCause(); cause != nil || !framed {
@@ -349,7 +336,8 @@ func (x *exchange) truncate(framed bool) {
 	x.stopSending()
 	x.log()
 	x.flow.finish(endReset)
-	c.sock.slot, c.sock.stall = nil, stallTimeout
+	x.release()
+	c.sock.stall = stallTimeout
 	if c.out.flush() == nil {
 		c.linger(!x.received())
 	}
@@ -360,8 +348,8 @@ func (x *exchange) failed(err error) (again, keep bool) {
 	c, f := x.c, x.flow
 	x.stopSending()
 	cause := f.endCause()
-	// On a connection that had been idle, the upstream has closed before it saw the request, or
-	// what it sent is not about the request, which may be repeated if that can do no harm (RFC 9110
+	// On a reused connection, the upstream either closed it before it saw the request, or sent
+	// something that is no answer to it. The request may be repeated if it is idempotent (RFC 9110
 	// §9.2.2).
 	var syntax syntaxError
 	broken := !errors.As(err, &syntax) && err != errTooLong
@@ -385,7 +373,7 @@ func (x *exchange) failed(err error) (again, keep bool) {
 	return false, x.refuse(r)
 }
 
-// reason maps what went wrong; nil says that the client has gone, or was cut off on purpose.
+// reason maps the failure to a refusal; nil if the client has gone or was cut off on purpose.
 func (x *exchange) reason(err, cause error) *refusal {
 	var syntax syntaxError
 	switch {
@@ -394,7 +382,7 @@ func (x *exchange) reason(err, cause error) *refusal {
 	case cause == errClientStalled:
 		return &refuseStalled
 	case cause == errUpstreamStalled && !x.received():
-		return &refuseWriteTimeout
+		return &refuseUnwritable
 	case cause == errUpstreamStalled:
 		return &refuseNoResponse
 	case cause != nil, errors.Is(err, errNotLive):
@@ -404,15 +392,15 @@ func (x *exchange) reason(err, cause error) *refusal {
 	case x.readErr != nil:
 		return nil
 	case errors.As(err, &syntax):
-		return &refusal{http.StatusBadGateway, "http_protocol_error", "the upstream's answer: " + string(syntax), false}
+		return badResponse("the upstream's answer: " + string(syntax))
 	case err == errTooLong:
-		return &refusal{http.StatusBadGateway, "http_response_header_section_size", "the upstream's head is longer than 64 KiB", false}
+		return &refuseLongHead
 	}
 	return &refuseBroken
 }
 
-// repeatable reports whether sending the request twice does what sending it once does (RFC 9110
-// §9.2.2), and it is still in hand.
+// repeatable reports whether the request can be sent twice: it is idempotent (RFC 9110 §9.2.2) and
+// has no content, so all of it is still in hand.
 func (x *exchange) repeatable() bool {
 	if x.body.framing != framedNone {
 		return false
@@ -424,12 +412,12 @@ func (x *exchange) repeatable() bool {
 	return false
 }
 
-// switchProtocols passes a 101 on and relays what follows (RFC 9110 §7.8).
+// switchProtocols forwards a 101 and relays the new protocol (RFC 9110 §7.8).
 func (x *exchange) switchProtocols(headLen int) bool {
 	c, f := x.c, x.flow
 	if why := f.head.badSwitch(x.stopSending(), x.upgrade); why != "" {
 		f.finish(endReset)
-		return x.refuse(&refusal{http.StatusBadGateway, "http_protocol_error", why, false})
+		return x.refuse(badResponse(why))
 	}
 	c.out.set(c.unsent(f.head.appendResponse(c.out.writable(), false, -1, x.keep, c.srv.via())))
 	f.reader.skip(headLen)
@@ -445,7 +433,7 @@ func (x *exchange) switchProtocols(headLen int) bool {
 	return false
 }
 
-// log writes the canonical line of an exchange that is over.
+// log writes the log line of a finished exchange.
 func (x *exchange) log() {
 	c, f := x.c, x.flow
 	s := c.srv
@@ -456,25 +444,28 @@ func (x *exchange) log() {
 	if !s.lines.wanted() {
 		return
 	}
-	var wait, dial time.Duration
+	var dial time.Duration
 	if !f.reused {
-		wait, dial = f.slot.Waited(), f.dialTime
+		dial = f.dialTime
 	}
 	l := s.lines.begin(x.over, "request ended")
 	l.addr("client", c.addr)
-	if c.user != "" {
-		l.text("user", c.user)
+	if c.subject.User != "" {
+		l.text("user", c.subject.User)
 	}
 	l.text("node", s.node)
 	l.text("method", c.method)
-	l.text("host", c.target.Host)
-	l.number("port", uint64(c.target.Port))
+	l.text("host", c.subject.Host.Host)
+	l.number("port", uint64(c.subject.Host.Port))
 	l.number("status", uint64(f.head.status))
 	l.flag("reused", f.reused)
 	if !f.reused {
 		f.logLookup(l)
 	}
-	l.duration("slot_wait", wait)
+	l.duration("slot_wait", x.request.waited)
+	if x.request.tokenWait > 0 {
+		l.duration("token_wait", x.request.tokenWait)
+	}
 	l.duration("dial", dial)
 	l.number("bytes_in", in)
 	l.number("bytes_out", out)

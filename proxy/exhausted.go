@@ -3,15 +3,14 @@ package proxy
 import (
 	"errors"
 	"fmt"
-	"net/http"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
 )
 
-// What this machine has run out of, rather than the destination.
+// Errors that mean that this machine has run out of something; the destination is not at fault.
 
-// dialError is why one address could not be connected to.
+// dialError is the failure to connect to one address.
 type dialError struct {
 	addr netip.AddrPort
 	err  error
@@ -21,9 +20,9 @@ func (e *dialError) Error() string { return fmt.Sprintf("connect to %v: %v", e.a
 
 func (e *dialError) Unwrap() error { return e.err }
 
-// newDialError tells apart the two things that EADDRNOTAVAIL means: that all local ports for
-// connections to the address are taken, and that the machine has no address of its own to reach it
-// from, such as one of IPv6.
+// newDialError distinguishes the two meanings of EADDRNOTAVAIL: all local ports for connections to
+// the address are taken, or the machine has no source address to reach it from (typically no IPv6).
+// The second becomes ENETUNREACH.
 func newDialError(addr netip.AddrPort, err error) error {
 	if errors.Is(err, unix.EADDRNOTAVAIL) && !hasSource(addr) {
 		err = unix.ENETUNREACH
@@ -31,8 +30,8 @@ func newDialError(addr netip.AddrPort, err error) error {
 	return &dialError{addr, err}
 }
 
-// hasSource reports whether the machine has an address to reach another one from. Connecting a UDP
-// socket finds that out and sends nothing; its ports are not those of TCP.
+// hasSource reports whether the machine has a source address to reach addr from. Connecting a UDP
+// socket reveals that without sending anything, and takes no TCP port.
 func hasSource(addr netip.AddrPort) bool {
 	family, peer, err := sockaddr(addr)
 	if err != nil {
@@ -40,17 +39,17 @@ func hasSource(addr netip.AddrPort) bool {
 	}
 	fd, err := unix.Socket(family, unix.SOCK_DGRAM, 0)
 	if err != nil {
-		return true // unknown: then what the kernel says of the connection is passed on
+		return true // unknown: keep the kernel's error
 	}
 	defer unix.Close(fd)
 	return unix.Connect(fd, peer) == nil
 }
 
-// isExhausted reports whether err is about this machine, not about the peer.
+// isExhausted reports whether err is this machine's fault rather than the peer's.
 func isExhausted(err error) bool { return exhausted(err) != "" }
 
-// exhausted says what the machine has run out of, and what helps; "" where err is about something
-// else.
+// exhausted names the resource that is used up and the remedy, or returns "" if err has another
+// cause.
 func exhausted(err error) string {
 	switch {
 	case errors.Is(err, unix.EADDRNOTAVAIL):
@@ -66,7 +65,7 @@ func exhausted(err error) string {
 	return ""
 }
 
-// dialledAddr is the address that an error of dialling is about.
+// dialledAddr returns the address that could not be dialled.
 func dialledAddr(err error) string {
 	var dial *dialError
 	if errors.As(err, &dial) {
@@ -75,7 +74,7 @@ func dialledAddr(err error) string {
 	return "the destination"
 }
 
-// refuseExhausted answers what may work again in a moment, or through another node.
+// refuseExhausted invites a retry: it may succeed in a moment, or through another node.
 func refuseExhausted(what string) *refusal {
-	return &refusal{http.StatusServiceUnavailable, "proxy_internal_error", what, true}
+	return &refusal{reason: reasonExhausted, details: what, retryAfter: retryAfter}
 }

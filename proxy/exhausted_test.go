@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What the machine has run out of is named, with what helps; and it may help to try again.
+// The refusal names the exhausted resource and the remedy, and invites a retry.
 func TestExhausted(t *testing.T) {
 	at := netip.MustParseAddrPort("127.0.0.1:443")
 	for err, want := range map[error][2]string{
@@ -18,16 +18,16 @@ func TestExhausted(t *testing.T) {
 		newDialError(at, unix.ENOBUFS):       {"no memory left for sockets", ""},
 	} {
 		r := refuseDial(err)
-		if r.status != 503 || !r.retry || r.code != "proxy_internal_error" || !strings.Contains(r.details, want[0]) || !strings.Contains(r.details, want[1]) {
+		if r.status(429) != 503 || r.retryAfter == 0 || r.code() != "proxy_internal_error" || !strings.Contains(r.details, want[0]) || !strings.Contains(r.details, want[1]) {
 			t.Errorf("%v: %+v, want %q", err, r, want)
 		}
 		if !isExhausted(err) {
 			t.Errorf("%v: not known as the machine's", err)
 		}
 	}
-	// The same error, for want of an address to connect from.
+	// The same error, but the machine has no source address.
 	nowhere := netip.MustParseAddrPort("[fe80::1%no-such-interface]:443")
-	if err := newDialError(nowhere, unix.EADDRNOTAVAIL); isExhausted(err) || refuseDial(err).code != "destination_ip_unroutable" {
+	if err := newDialError(nowhere, unix.EADDRNOTAVAIL); isExhausted(err) || refuseDial(err).code() != "destination_ip_unroutable" {
 		t.Errorf("%v: %+v", err, refuseDial(err))
 	}
 }

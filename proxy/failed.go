@@ -9,23 +9,23 @@ import (
 
 const (
 	// failedFor is how long an address that could not be connected to is tried after the others of
-	// its name. Raising it leaves one that has recovered unused for longer; lowering it makes
-	// connections wait for a dead one more often.
+	// its name. A higher value leaves a recovered address unused for longer; a lower one makes
+	// connections wait for a dead address more often.
 	failedFor = 30 * time.Second
-	// maxFailed bounds the addresses that are remembered as failed.
+	// maxFailed bounds the addresses remembered as failed.
 	maxFailed = 1024
 )
 
-// failedAddrs remembers which addresses could not be connected to, port by port. While there are
-// none, asking costs one atomic load.
+// failedAddrs remembers the addresses and ports that could not be connected to. As long as there
+// are none, a look-up costs one atomic load.
 type failedAddrs struct {
-	n atomic.Int32 // of until
+	n atomic.Int32 // len(until)
 
 	mu    sync.RWMutex
 	until map[netip.AddrPort]time.Time
 }
 
-// has reports whether the address has failed lately.
+// has reports whether addr failed within failedFor.
 func (f *failedAddrs) has(addr netip.AddrPort, now time.Time) bool {
 	if f.n.Load() == 0 {
 		return false
@@ -36,7 +36,7 @@ func (f *failedAddrs) has(addr netip.AddrPort, now time.Time) bool {
 	return ok && now.Before(until)
 }
 
-// add remembers a failure. Where there is no room, the oldest failure is forgotten.
+// add remembers a failure. If the map is full, it drops the oldest failure.
 func (f *failedAddrs) add(addr netip.AddrPort, now time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -59,7 +59,7 @@ func (f *failedAddrs) add(addr netip.AddrPort, now time.Time) {
 	f.n.Store(int32(len(f.until)))
 }
 
-// forget is for an address that could be connected to.
+// forget drops the failure of addr, which has been connected to since.
 func (f *failedAddrs) forget(addr netip.AddrPort) {
 	if f.n.Load() == 0 {
 		return

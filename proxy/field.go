@@ -5,10 +5,10 @@ import (
 	"unicode/utf8"
 )
 
-// Lines, fields, lists and the characters that they may be made of (RFC 9110 §5, RFC 9112 §5).
+// Lines, fields and lists, and the characters that they may consist of (RFC 9110 §5, RFC 9112 §5).
 
-// unfold puts the continuations of folded lines on the lines before them, in place, with spaces for
-// the line's end (RFC 9112 §5.2). A line that continues no field stays as it is.
+// unfold joins folded lines in place: spaces replace the line ends between them (RFC 9112 §5.2). It
+// leaves a line alone that starts with a space but follows no field.
 func unfold(b []byte) {
 	for line, at := 0, 0; ; {
 		i := bytes.IndexByte(b[at:], '\n')
@@ -29,8 +29,8 @@ func unfold(b []byte) {
 	}
 }
 
-// closeUp removes the space between a field's name and its colon, in place: the name moves up to
-// the colon (RFC 9112 §5.1).
+// closeUp removes the space between a field's name and its colon, by moving the name up to the
+// colon in place (RFC 9112 §5.1).
 func closeUp(line []byte) []byte {
 	colon := bytes.IndexByte(line, ':')
 	if colon <= 0 || !isSpace(line[colon-1]) {
@@ -42,7 +42,7 @@ func closeUp(line []byte) []byte {
 	return line[gap:]
 }
 
-// parseField reads one line (RFC 9112 §5): no space before the colon, no control characters.
+// parseField parses one line (RFC 9112 §5): no space before the colon, no control characters.
 func parseField(line []byte) (field, error) {
 	colon := bytes.IndexByte(line, ':')
 	switch {
@@ -60,10 +60,11 @@ func parseField(line []byte) (field, error) {
 	return field{line[:colon], value, kindOf(line[:colon])}, nil
 }
 
-// maxNamedField bounds the name of a field in an error.
+// maxNamedField bounds a field's name in an error.
 const maxNamedField = 40
 
-// errField names a field that is refused, as far as it has a name: what follows may be a secret.
+// errField names a refused field, up to the first byte that can't be in a name: what follows may be
+// a secret.
 func errField(what string, name []byte) error {
 	end := 0
 	for end < len(name) && end < maxNamedField && isTokenChar(name[end]) {
@@ -72,7 +73,7 @@ func errField(what string, name []byte) error {
 	return syntaxError(what + " \"" + string(name[:end]) + "\"")
 }
 
-// errFold names the field that a line continues.
+// errFold names the field that a folded line continues.
 func (h *head) errFold() error {
 	if len(h.fields) == 0 {
 		return errFirstFold
@@ -80,8 +81,8 @@ func (h *head) errFold() error {
 	return errField("a second line of the header field", h.fields[len(h.fields)-1].name)
 }
 
-// parseLengths reads a Content-Length: a number, or a list of the same number, as whoever joins two
-// lines makes of them (RFC 9112 §6.3). It goes on as one number.
+// parseLengths parses a Content-Length: a number, or a list that repeats one number, as a sender
+// makes when it joins two lines (RFC 9112 §6.3). It is forwarded as one number.
 func parseLengths(b []byte) (int64, bool) {
 	first, rest, more := bytes.Cut(b, comma)
 	n, ok := parseLength(bytes.Trim(first, " \t"))
@@ -94,7 +95,7 @@ func parseLengths(b []byte) (int64, bool) {
 	return n, ok
 }
 
-// parseLength reads a length: digits alone, within an int64.
+// parseLength parses a length: only digits, and at most 18, which fit an int64.
 func parseLength(b []byte) (int64, bool) {
 	if len(b) == 0 || len(b) > 18 {
 		return 0, false
@@ -109,8 +110,8 @@ func parseLength(b []byte) (int64, bool) {
 	return n, true
 }
 
-// cutLine splits at the first LF, and drops the CR before it, where there is one (RFC 9112 §2.2).
-// The caller knows that there is an LF.
+// cutLine splits b after the first LF, and drops the LF and a CR before it (RFC 9112 §2.2). b must
+// contain an LF.
 func cutLine(b []byte) (line, rest []byte) {
 	i := bytes.IndexByte(b, '\n')
 	line, rest = b[:i], b[i+1:]
@@ -120,8 +121,7 @@ func cutLine(b []byte) (line, rest []byte) {
 	return line, rest
 }
 
-// eachItem calls f for each element of a comma-separated list (RFC 9110 §5.6.1), empty ones left
-// out.
+// eachItem calls f for each non-empty element of a comma-separated list (RFC 9110 §5.6.1).
 func eachItem(list []byte, f func([]byte)) {
 	for len(list) > 0 {
 		var item []byte
@@ -137,7 +137,7 @@ var (
 	comma = []byte(",")
 )
 
-// equalFold compares with a lower-case ASCII string.
+// equalFold compares b with a lower-case ASCII string, ignoring ASCII case.
 func equalFold(b []byte, lower string) bool {
 	if len(b) != len(lower) {
 		return false
@@ -176,7 +176,7 @@ func isToken(b []byte) bool {
 	return len(b) > 0
 }
 
-// isFieldValue allows visible characters, spaces, tabs and bytes from 0x80 on.
+// isFieldValue reports whether b has only visible characters, spaces, tabs and bytes from 0x80 on.
 func isFieldValue(b []byte) bool {
 	for _, c := range b {
 		if c < ' ' && c != '\t' || c == 0x7f {
@@ -186,7 +186,7 @@ func isFieldValue(b []byte) bool {
 	return true
 }
 
-// isTarget allows what a request target may carry: no control characters, no spaces.
+// isTarget reports whether b can be a request target: not empty, no spaces, no control characters.
 func isTarget(b []byte) bool {
 	for _, c := range b {
 		if c <= ' ' || c == 0x7f {
@@ -196,8 +196,8 @@ func isTarget(b []byte) bool {
 	return len(b) > 0
 }
 
-// isHostField allows what isHost does, and names in UTF-8, which some clients write beside a target
-// that names the same: the target counts, and no upstream sees this one.
+// isHostField also allows names in UTF-8, which isHost does not. Some clients write them in Host
+// beside a target with the same name. The target counts, and this Host is not forwarded.
 func isHostField(b []byte) bool {
 	if isHost(b) {
 		return true
@@ -208,10 +208,10 @@ func isHostField(b []byte) bool {
 		}
 		return r
 	}, b)
-	return !bytes.ContainsRune(b, utf8.RuneError) && isHost(ascii) // which finds what is no UTF-8, too
+	return !bytes.ContainsRune(b, utf8.RuneError) && isHost(ascii) // bytes.Map turns invalid UTF-8 into RuneError
 }
 
-// isHost allows what a Host field may carry (RFC 3986 §3.2.2), the empty one included.
+// isHost reports whether b can be the value of a Host field (RFC 3986 §3.2.2), which may be empty.
 func isHost(b []byte) bool {
 	for _, c := range b {
 		if !isAlpha(c) && !('0' <= c && c <= '9') && bytes.IndexByte([]byte("-._~!$&'()*+,;=:%[]"), c) < 0 {

@@ -1,7 +1,7 @@
 package proxy
 
-// Clients that speak another protocol than HTTP are known by their first byte, which no HTTP
-// message begins with. They are told so in a way that they understand.
+// Clients of other protocols are recognised by their first byte, which no HTTP message begins with,
+// and answered in their own protocol.
 
 var (
 	refuseTLS    = *badRequest("the client began with TLS, and this port speaks plain HTTP: use http:// in the proxy's URL")
@@ -9,7 +9,7 @@ var (
 	refuseSOCKS5 = *badRequest("the client began with SOCKS5, and this port speaks HTTP: use http:// in the proxy's URL")
 
 	socks4Rejected = []byte{0, 0x5b, 0, 0, 0, 0, 0, 0}
-	socks5Rejected = []byte{5, 0xff} // no method of authentication is acceptable (RFC 1928 §3)
+	socks5Rejected = []byte{5, 0xff} // no acceptable authentication method (RFC 1928 §3)
 )
 
 // The first bytes of other protocols.
@@ -19,7 +19,8 @@ const (
 	firstSOCKS5 = 0x05
 )
 
-// foreign names what begins with a byte that no HTTP message begins with.
+// foreign returns the refusal for a connection that begins with a byte which no HTTP message begins
+// with.
 func foreign(first byte) *refusal {
 	switch first {
 	case firstTLS:
@@ -32,8 +33,8 @@ func foreign(first byte) *refusal {
 	return badRequest(string(errNotHTTP))
 }
 
-// foreignAnswer is what a client of SOCKS understands. TLS clients need none: they look for an HTTP
-// answer, and say so.
+// foreignAnswer returns the answer for a SOCKS client. A TLS client gets the HTTP answer: TLS
+// libraries recognise it and report it as such.
 func (r *refusal) foreignAnswer() []byte {
 	switch r {
 	case &refuseSOCKS4:
@@ -44,8 +45,8 @@ func (r *refusal) foreignAnswer() []byte {
 	return nil
 }
 
-// refuseForeign ends the connection of a client that began with a byte which no HTTP message begins
-// with.
+// refuseForeign answers a client that begins with a byte which no HTTP message begins with, and
+// ends its connection.
 func (c *client) refuseForeign(first byte) {
 	r := foreign(first)
 	answer := r.foreignAnswer()
@@ -55,7 +56,8 @@ func (c *client) refuseForeign(first byte) {
 	}
 	c.noteRefusal(r)
 	c.in.release()
-	c.sock.slot, c.sock.stall = nil, stallTimeout
+	c.sock.guard(nil, nil)
+	c.sock.stall = stallTimeout
 	if c.sock.write(answer, nil, nil) == nil {
 		c.linger(false)
 	}

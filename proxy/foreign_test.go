@@ -8,7 +8,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// A client of another protocol is told so in its own terms, the log names it, and the connection
+// A client of another protocol is refused in that protocol, the log names it, and the connection
 // ends with a FIN.
 func TestForeignProtocols(t *testing.T) {
 	cert := newCertificate(t)

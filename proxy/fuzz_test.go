@@ -16,19 +16,19 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// ended has nothing more to read.
+// ended is a beforeReader at the end of its input.
 type ended struct{}
 
 func (ended) beforeRead() error { return io.EOF }
 
-// offline is an inbuf that holds data and gets no more.
+// offline returns an inbuf that holds data and gets no more.
 func offline(data []byte) *inbuf {
 	in := &inbuf{sock: &sock{pool: new(bufferPool)}, before: ended{}}
 	in.buf, in.w = slices.Clone(data), len(data)
 	return in
 }
 
-// headerOf is what net/http would make of the fields, framing and Host aside.
+// headerOf returns the fields as net/http would, except framing and Host.
 func headerOf(h *head) http.Header {
 	header := http.Header{}
 	for _, f := range h.fields {
@@ -37,7 +37,7 @@ func headerOf(h *head) http.Header {
 	return comparable(header)
 }
 
-// comparable drops what net/http keeps elsewhere, or adds.
+// comparable removes the fields that net/http keeps elsewhere, or adds.
 func comparable(h http.Header) http.Header {
 	h = maps.Clone(h)
 	for _, name := range []string{"Host", "Transfer-Encoding", "Content-Length", "Trailer", "Cache-Control", "Connection"} {
@@ -46,8 +46,8 @@ func comparable(h http.Header) http.Header {
 	return h
 }
 
-// Whatever is accepted as a request, net/http reads as the same one; and what is made of it for the
-// upstream is again a request, without hop-by-hop fields.
+// net/http reads every accepted request as the same one. The request made for the upstream is valid
+// again, without hop-by-hop fields.
 func FuzzRequestHead(f *testing.F) {
 	for _, seed := range []string{
 		"GET http://a.example/b?c HTTP/1.1\r\nHost: a\r\nAccept: */*\r\n\r\n",
@@ -99,7 +99,7 @@ func FuzzRequestHead(f *testing.F) {
 	})
 }
 
-// checkForwarded checks what the upstream would be sent.
+// checkForwarded checks the request for the upstream.
 func checkForwarded(t *testing.T, h *head) {
 	authority, path, refusal := h.absolute(string(h.method))
 	if refusal != nil || !isHost(authority) {
@@ -131,10 +131,10 @@ func checkForwarded(t *testing.T, h *head) {
 	}
 }
 
-// spaced is a field with space before its colon, which net/http takes for a part of the name.
+// spaced matches a field with space before its colon, which net/http counts as part of the name.
 var spaced = regexp.MustCompile("(?m)^([0-9A-Za-z!#$%&'*+.^_`|~-]+)[ \t]+:")
 
-// evened makes every run of space in values one: an unfolded line has more or less of it.
+// evened matches a run of spaces, to be replaced by one: unfolding changes their number.
 func evened(h http.Header) http.Header {
 	for _, values := range h {
 		for i, v := range values {
@@ -144,7 +144,7 @@ func evened(h http.Header) http.Header {
 	return h
 }
 
-// Whatever is accepted as a response, net/http reads as the same one.
+// net/http reads every accepted response as the same one.
 func FuzzResponseHead(f *testing.F) {
 	for _, seed := range []string{
 		"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", "HTTP/1.0 404\r\nServer: x\r\n\r\n", "HTTP/1.1 304 \r\n\r\n",
@@ -159,7 +159,7 @@ func FuzzResponseHead(f *testing.F) {
 			return
 		}
 		var h head
-		given := spaced.ReplaceAll(b, []byte("$1:")) // before it is tidied in place
+		given := spaced.ReplaceAll(b, []byte("$1:")) // before it is repaired in place
 		if h.parseResponse(b) != nil {
 			return
 		}
@@ -188,7 +188,7 @@ func FuzzResponseHead(f *testing.F) {
 	})
 }
 
-// Whatever is accepted as a chunked body, net/http decodes to the same bytes and trailers.
+// net/http decodes every accepted chunked body to the same bytes and trailers.
 func FuzzChunkedBody(f *testing.F) {
 	for _, seed := range []string{"0\r\n\r\n", "4\r\nbody\r\n0\r\n\r\n", "a;x=\"y\"\r\n0123456789\r\n000\r\nT: v\r\n\r\nGET ", "4\nbody\r\n0\r\n\r\n"} {
 		f.Add([]byte(seed))

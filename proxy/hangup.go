@@ -5,7 +5,7 @@ import (
 	"sync/atomic"
 )
 
-// hangup is what a peer did to its connection.
+// hangup says how a peer has ended its connection.
 type hangup uint8
 
 const (
@@ -13,9 +13,9 @@ const (
 	hangupReset                   // the connection is gone
 )
 
-// hangups watches sockets that nobody reads for their peer's FIN or reset: a client in the queue,
-// one whose tunnel is stuck in a write, a kept-alive upstream connection. It hears of the end also
-// behind unread bytes, and costs no goroutine per connection.
+// hangups detects that a peer has closed or reset while no goroutine reads the socket: a client in
+// the queue, one whose tunnel is stuck in a write, an upstream whose connection is kept for reuse.
+// It notices an end even behind unread bytes, and costs no goroutine per connection.
 type hangups struct {
 	set *eventSet
 
@@ -24,17 +24,17 @@ type hangups struct {
 	watched map[uint64]*watch
 }
 
-// watch is one socket's place in the set. Its zero value is not in any.
+// watch is one socket's registration. Its zero value is not registered.
 type watch struct {
-	set   atomic.Pointer[hangups] // set once, with the set's lock held
-	token uint64
-	tell  func(hangup)
+	set    atomic.Pointer[hangups] // set once, with the set's lock held
+	token  uint64
+	notify func(hangup)
 }
 
 // newHangups starts the watcher; close ends it.
 func newHangups() (*hangups, error) {
 	h := &hangups{watched: make(map[uint64]*watch)}
-	set, err := newEventSet("hang-ups", h.tell)
+	set, err := newEventSet("hang-ups", h.notify)
 	h.set = set
 	return h, err
 }
@@ -42,9 +42,9 @@ func newHangups() (*hangups, error) {
 // close stops the watcher and waits for it.
 func (h *hangups) close() { h.set.close() }
 
-// add starts watching s, once; tell is called from the watcher's goroutine and must not block. An
-// end that has come already is told too.
-func (h *hangups) add(s *sock, tell func(hangup)) {
+// add starts watching s, once. notify is called from the watcher's goroutine and must not block. An
+// end that came before is reported too.
+func (h *hangups) add(s *sock, notify func(hangup)) {
 	h.mu.Lock()
 	if s.watch.set.Load() != nil {
 		h.mu.Unlock()
@@ -52,20 +52,20 @@ func (h *hangups) add(s *sock, tell func(hangup)) {
 	}
 	h.last++
 	token := h.last
-	s.watch.token, s.watch.tell = token, tell
+	s.watch.token, s.watch.notify = token, notify
 	s.watch.set.Store(h)
 	h.watched[token] = &s.watch
 	h.mu.Unlock()
 
-	if !h.set.watchEnd(s, token) { // closed meanwhile
+	if !h.set.watchEnd(s, token) { // the socket was closed meanwhile
 		s.watch.forget()
 	}
 }
 
-// on reports whether the socket is, or was, in a set.
+// on reports whether the socket is, or was, registered.
 func (w *watch) on() bool { return w.set.Load() != nil }
 
-// forget drops the registration; closing the socket takes it out of the kernel's set.
+// forget drops the registration. Closing the socket removes it from the kernel's set.
 func (w *watch) forget() {
 	h := w.set.Load()
 	if h == nil {
@@ -76,8 +76,8 @@ func (w *watch) forget() {
 	h.mu.Unlock()
 }
 
-// tell passes an event on.
-func (h *hangups) tell(token uint64, gone bool) {
+// notify passes an event on to the socket's callback.
+func (h *hangups) notify(token uint64, gone bool) {
 	h.mu.Lock()
 	w := h.watched[token]
 	h.mu.Unlock()
@@ -88,5 +88,5 @@ func (h *hangups) tell(token uint64, gone bool) {
 	if gone {
 		kind = hangupReset
 	}
-	w.tell(kind)
+	w.notify(kind)
 }

@@ -5,13 +5,13 @@ import (
 	"slices"
 )
 
-// syntaxError says why a message isn't HTTP/1.x as RFC 9112 has it; it is shown to clients.
+// syntaxError says why a message is not HTTP/1.x by RFC 9112. Clients see it.
 type syntaxError string
 
 func (e syntaxError) Error() string { return string(e) }
 
-// What may be wrong with a message. What RFC 9112 lets a recipient read is read, and written anew;
-// what two parsers could read in two ways all the same is refused (§11.2). docs/workers.md has the
+// Errors of parsing. Messages that RFC 9112 lets a recipient repair are repaired and written anew;
+// whatever two parsers could still read differently is refused (§11.2). docs/workers.md has the
 // list.
 const (
 	errNotHTTP     = syntaxError("not an HTTP/1.1 message")
@@ -49,7 +49,7 @@ const (
 	fieldVia
 )
 
-// kindOf looks a field name up, without regard to case.
+// kindOf returns the kind of a field name, ignoring case.
 func kindOf(name []byte) fieldKind {
 	for _, k := range knownFields[min(len(name), len(knownFields)-1)] {
 		if equalFold(name, k.name) {
@@ -64,7 +64,7 @@ type knownField struct {
 	kind fieldKind
 }
 
-// knownFields are by the length of their names; nothing changes it.
+// knownFields is indexed by the length of the name. It is never changed.
 var knownFields = [21][]knownField{
 	2:  {{"te", fieldTE}},
 	3:  {{"via", fieldVia}},
@@ -80,14 +80,14 @@ var knownFields = [21][]knownField{
 	19: {{"proxy-authorization", fieldProxyAuthorization}},
 }
 
-// field is one header field; its slices are into the head.
+// field is one header field. Its slices point into the head.
 type field struct {
 	name, value []byte
 	kind        fieldKind
 }
 
-// head is a parsed message head. Its slices are into the bytes it was parsed from, and it is reused
-// from one message to the next.
+// head is a parsed message head. Its slices point into the bytes that were parsed. It is reused for
+// the next message.
 type head struct {
 	method, target []byte // of a request
 	status         int    // of a response
@@ -101,21 +101,21 @@ type head struct {
 	chunked    bool
 	close      bool
 	keepAlive  bool
-	upgrade    []byte // the Upgrade field, where Connection names it
+	upgrade    []byte // the Upgrade field, if Connection names it
 	expect     bool   // 100-continue
 	trailersOK bool   // TE: trailers
 	via        bool
 	nominated  [][]byte // other names in Connection
 
 	authorizations int
-	authorization  []byte // the last one's value
+	authorization  []byte // the value of the last one
 }
 
 func (h *head) clear() {
 	*h = head{length: -1, fields: h.fields[:0], nominated: h.nominated[:0]}
 }
 
-// parseRequest reads a whole request head, empty line included.
+// parseRequest parses a whole request head, including its empty line.
 func (h *head) parseRequest(b []byte) error {
 	h.clear()
 	line, rest := cutLine(b)
@@ -134,8 +134,8 @@ func (h *head) parseRequest(b []byte) error {
 	if err := h.parseFields(rest, false); err != nil {
 		return err
 	}
-	// RFC 9112 §3.2: exactly one Host. A CONNECT names its authority in the target, and many
-	// clients write no Host beside it.
+	// RFC 9112 §3.2: exactly one Host. A CONNECT has its authority in the target, and many clients
+	// send no Host with it.
 	missing := h.hosts == 0 && h.minor > 0 && string(h.method) != "CONNECT"
 	if missing || h.hosts > 1 || !isHostField(h.host) {
 		return errHost
@@ -143,7 +143,8 @@ func (h *head) parseRequest(b []byte) error {
 	return nil
 }
 
-// parseResponse reads a whole response head, empty line included. It writes into b what it tidies.
+// parseResponse parses a whole response head, including its empty line. It repairs fields in place,
+// in b.
 func (h *head) parseResponse(b []byte) error {
 	h.clear()
 	line, rest := cutLine(b)
@@ -183,9 +184,8 @@ func (h *head) parseVersion(v []byte) error {
 	return nil
 }
 
-// parseFields reads the lines up to the empty one. A response's are tidied first: nothing that a
-// recipient may read in its fields has a second meaning, since the upstream chooses its whole
-// answer anyway.
+// parseFields parses the lines up to the empty one. With tidy, for responses, it repairs the lines
+// first, so that the client gets fields with only one reading.
 func (h *head) parseFields(b []byte, tidy bool) error {
 	if tidy {
 		unfold(b)
@@ -213,7 +213,7 @@ func (h *head) parseFields(b []byte, tidy bool) error {
 	}
 }
 
-// note keeps what a field says about the message or the connection.
+// note records what a field says about the message or the connection.
 func (h *head) note(f field) error {
 	switch f.kind {
 	case fieldHost:
@@ -226,7 +226,7 @@ func (h *head) note(f field) error {
 		}
 		h.length = n
 	case fieldTransferEncoding:
-		// Only chunked, once: RFC 9112 §6.1 lets no other coding be guessed.
+		// Only one chunked coding: RFC 9112 §6.1 does not let a recipient guess others.
 		if h.chunked || !equalFold(f.value, "chunked") {
 			return errCoding
 		}
@@ -254,8 +254,8 @@ func (h *head) note(f field) error {
 	return nil
 }
 
-// noteConnection keeps the options of Connection. Of its historical twin, Proxy-Connection, only
-// "close" counts.
+// noteConnection records the options of Connection. Of the historical Proxy-Connection only "close"
+// counts.
 func (h *head) noteConnection(f field) {
 	eachItem(f.value, func(item []byte) {
 		switch {
@@ -270,7 +270,7 @@ func (h *head) noteConnection(f field) {
 	})
 }
 
-// checkFraming judges what only the whole head shows (RFC 9112 §6.1, §6.3).
+// checkFraming checks what only the whole head shows (RFC 9112 §6.1, §6.3).
 func (h *head) checkFraming() error {
 	if h.chunked && h.length >= 0 {
 		return errBothFramed
@@ -284,10 +284,10 @@ func (h *head) checkFraming() error {
 	return nil
 }
 
-// announcesContent reports whether the message says that content follows.
+// announcesContent reports whether the head announces content.
 func (h *head) announcesContent() bool { return h.chunked || h.length > 0 }
 
-// persists reports whether the sender lets its connection be used again (RFC 9112 §9.3).
+// persists reports whether the sender allows the connection to be reused (RFC 9112 §9.3).
 func (h *head) persists() bool {
 	return !h.close && (h.minor > 0 || h.keepAlive)
 }
@@ -302,8 +302,8 @@ func (h *head) nominates(name string) bool {
 	return false
 }
 
-// hopByHop reports whether a field ends here (RFC 9110 §7.6.1): those that Connection names, those
-// that always do, and those that are written anew.
+// hopByHop reports whether a field is not forwarded (RFC 9110 §7.6.1): Connection names it, it is
+// hop-by-hop by definition, or the proxy writes its own.
 func (h *head) hopByHop(f field) bool {
 	switch f.kind {
 	case fieldConnection, fieldKeepAlive, fieldProxyConnection, fieldProxyAuthenticate, fieldProxyAuthorization,
@@ -336,8 +336,8 @@ func (h *head) passedThrough(pseudonym string) bool {
 	return found
 }
 
-// badSwitch says what is wrong with a 101 to a request of which sent is whether all of it had been
-// sent, and asked whether it asked for another protocol (RFC 9110 §7.8); "" where nothing is.
+// badSwitch returns what is wrong with a 101 response (RFC 9110 §7.8), or "". sent says whether the
+// whole request had been sent, asked whether it asked for another protocol.
 func (h *head) badSwitch(sent, asked bool) string {
 	switch {
 	case !asked:

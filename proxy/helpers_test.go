@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -16,16 +15,15 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	"github.com/weirproxy/weir/fsm"
-	"github.com/weirproxy/weir/lease"
-	"github.com/weirproxy/weir/proxy/resolve"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"github.com/weirproxy/weir/proxy/resolve"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// patience bounds every wait for something that must happen.
+// patience bounds every wait for an event that must happen.
 const patience = 10 * time.Second
 
 // eventually waits until cond holds.
@@ -42,196 +40,7 @@ func eventually(t *testing.T, what string, cond func() bool) {
 	}
 }
 
-// admitter is a strict fake: at most limit slots, the others wait in order.
-type admitter struct {
-	limit int // 0: unlimited
-	queue int // -1: nobody waits
-
-	mu       sync.Mutex
-	fail     error // answers every Acquire
-	held     map[*slot]struct{}
-	waiting  []chan struct{}
-	acquired int
-	released int
-	misuse   []string
-	blocked  atomic.Bool
-}
-
-func (a *admitter) Limit(t fsm.Target) (Limit, bool) {
-	n := int64(a.limit)
-	if a.blocked.Load() {
-		n = 0
-	}
-	return Limit{Name: t.Host, Connections: n}, a.limit > 0 || a.blocked.Load()
-}
-
-func newAdmitter(limit int) *admitter {
-	return &admitter{limit: limit, held: make(map[*slot]struct{})}
-}
-
-func (a *admitter) Acquire(ctx context.Context, t fsm.Target, h lease.Holder) (Slot, error) {
-	start := time.Now()
-	for {
-		a.mu.Lock()
-		if a.fail != nil {
-			defer a.mu.Unlock()
-			return nil, a.fail
-		}
-		if a.limit == 0 || len(a.held) < a.limit {
-			s := &slot{a: a, holder: h, key: fsm.HostConnections(t.Host), waited: time.Since(start)}
-			s.live.Store(true)
-			a.held[s] = struct{}{}
-			a.acquired++
-			a.mu.Unlock()
-			return s, nil
-		}
-		if a.queue < 0 {
-			defer a.mu.Unlock()
-			return nil, lease.ErrOverLimit
-		}
-		turn := make(chan struct{})
-		a.waiting = append(a.waiting, turn)
-		wanted := a.takeParked()
-		a.mu.Unlock()
-		if wanted != nil {
-			wanted.holder.Sever(lease.SeverWanted)
-		}
-		select {
-		case <-turn:
-		case <-ctx.Done():
-			a.mu.Lock()
-			for i, w := range a.waiting {
-				if w == turn {
-					a.waiting = append(a.waiting[:i], a.waiting[i+1:]...)
-					break
-				}
-			}
-			a.mu.Unlock()
-			return nil, context.Cause(ctx)
-		}
-	}
-}
-
-// takeParked takes a parked slot away from its holder.
-func (a *admitter) takeParked() *slot {
-	for s := range a.held {
-		if s.parked && !s.wanted {
-			s.wanted = true
-			return s
-		}
-	}
-	return nil
-}
-
-func (a *admitter) counts() (held, waiting, acquired, released int) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return len(a.held), len(a.waiting), a.acquired, a.released
-}
-
-func (a *admitter) inUse() int {
-	held, _, _, _ := a.counts()
-	return held
-}
-
-func (a *admitter) queued() int {
-	_, waiting, _, _ := a.counts()
-	return waiting
-}
-
-// slots lists the held ones.
-func (a *admitter) slots() []*slot {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	var list []*slot
-	for s := range a.held {
-		list = append(list, s)
-	}
-	return list
-}
-
-func (a *admitter) refuseWith(err error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.fail = err
-}
-
-type slot struct {
-	a      *admitter
-	holder lease.Holder
-	key    fsm.Key
-	waited time.Duration
-	live   atomic.Bool
-
-	parked, wanted, released bool
-}
-
-func (s *slot) Release() {
-	s.a.mu.Lock()
-	defer s.a.mu.Unlock()
-	if s.released {
-		return
-	}
-	s.released = true
-	s.a.released++
-	delete(s.a.held, s)
-	for _, w := range s.a.waiting {
-		close(w)
-	}
-	s.a.waiting = nil
-}
-
-func (s *slot) Park() {
-	s.a.mu.Lock()
-	if s.released { // by who aborted the flow just as it was parked
-		s.a.mu.Unlock()
-		return
-	}
-	if s.parked {
-		s.a.misuse = append(s.a.misuse, "Park of a parked slot")
-	}
-	s.parked = true
-	s.wanted = len(s.a.waiting) > 0
-	wanted := s.wanted
-	s.a.mu.Unlock()
-	if wanted {
-		s.holder.Sever(lease.SeverWanted)
-	}
-}
-
-func (s *slot) Closing() {
-	s.a.mu.Lock()
-	defer s.a.mu.Unlock()
-	if s.released {
-		s.a.misuse = append(s.a.misuse, "Closing after Release")
-	}
-}
-
-func (s *slot) Unpark() bool {
-	s.a.mu.Lock()
-	defer s.a.mu.Unlock()
-	if !s.parked || s.released {
-		s.a.misuse = append(s.a.misuse, fmt.Sprintf("Unpark: parked %t, released %t", s.parked, s.released))
-	}
-	if s.wanted {
-		return false
-	}
-	s.parked = false
-	return true
-}
-
-func (s *slot) isParked() bool {
-	s.a.mu.Lock()
-	defer s.a.mu.Unlock()
-	return s.parked
-}
-
-func (s *slot) Live() bool            { return s.live.Load() }
-func (s *slot) Limited() bool         { return s.a.limit > 0 }
-func (s *slot) Waited() time.Duration { return s.waited }
-func (s *slot) Key() fsm.Key          { return s.key }
-
-// resolver is a fake DNS: a list of addresses is remembered, everything else is asked for.
+// resolver is a fake DNS: lists of addresses are known at once, anything else needs a look-up.
 type resolver map[string]any // []netip.Addr, error, resolve.Addrs, or a function
 
 func (r resolver) Remembered(host string) (resolve.Addrs, bool) {
@@ -280,7 +89,7 @@ func names(r resolver) option {
 	return func(_ *Config, to *resolver, _ *hclogOptions) { *to = r }
 }
 
-// newWorld starts a proxy; the test's end closes it and checks that every slot came back.
+// newWorld starts a proxy. The test's end closes it and checks that every slot is back.
 func newWorld(t *testing.T, limit int, options ...option) *world {
 	t.Helper()
 	cfg := Config{Node: "n1", Policy: DefaultPolicy()}
@@ -313,6 +122,9 @@ func newWorld(t *testing.T, limit int, options ...option) *world {
 		if held != 0 || waiting != 0 || acquired != released {
 			t.Errorf("after Close: %d slots held, %d waiting, %d acquired, %d released", held, waiting, acquired, released)
 		}
+		if n := adm.inHandNow(); n != 0 {
+			t.Errorf("after Close: %d requests in hand", n)
+		}
 		if len(adm.misuse) > 0 {
 			t.Errorf("slots misused: %q", adm.misuse)
 		}
@@ -323,7 +135,7 @@ func newWorld(t *testing.T, limit int, options ...option) *world {
 	return w
 }
 
-// sockOf makes a sock of a connection, which it takes over.
+// sockOf takes over a connection as a sock.
 func sockOf(t *testing.T, conn net.Conn) *sock {
 	t.Helper()
 	defer conn.Close()
@@ -442,8 +254,8 @@ func (p *peer) refused(method string, status int, code string) *http.Response {
 	return resp
 }
 
-// upstream is a TCP server that counts its connections as an upstream does: from accept to
-// the moment its handler has seen the end.
+// upstream is a TCP server that counts its connections from accept until its handler has seen the
+// end.
 type upstream struct {
 	t    *testing.T
 	l    net.Listener
@@ -451,11 +263,11 @@ type upstream struct {
 	open atomic.Int64
 	peak atomic.Int64
 	all  atomic.Int64
-	got  chan *peer // where there is no handler
+	got  chan *peer // without a handler
 	wg   sync.WaitGroup
 }
 
-// newUpstream serves each connection with handle; with nil they are handed to the test by accept.
+// newUpstream serves each connection with handle; if that is nil, accept returns them to the test.
 func newUpstream(t *testing.T, handle func(*net.TCPConn)) *upstream {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -499,7 +311,7 @@ func (u *upstream) accept() *peer {
 	}
 }
 
-// echo sends back what it gets, then closes.
+// echo sends received bytes back, then closes.
 func echo(c *net.TCPConn) {
 	io.Copy(c, c)
 	c.CloseWrite()
@@ -522,8 +334,8 @@ func httpUpstream(t *testing.T, h http.HandlerFunc) *upstream {
 	return u
 }
 
-// countingListener counts a connection until just before its end is sent: the server's own hook
-// comes some time after.
+// countingListener counts a connection until just before its FIN is sent; the server's own hook
+// runs later.
 type countingListener struct {
 	net.Listener
 	u *upstream
@@ -549,7 +361,7 @@ func (c *countedConn) Close() error {
 	return c.Conn.Close()
 }
 
-// opened counts one more.
+// opened counts a new connection.
 func (u *upstream) opened() {
 	u.all.Add(1)
 	n := u.open.Add(1)

@@ -6,19 +6,18 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
-// idlePool holds the upstream connections that are kept for reuse, by target. Each still holds its
-// slot.
+// idlePool holds the upstream connections that are kept for reuse, by target. Each keeps its slot.
 type idlePool struct {
 	mu      sync.Mutex
 	total   int
 	puts    uint64
-	targets map[fsm.Target]idleList
+	targets map[limit.Target]idleList
 }
 
-// idleList is one target's connections.
+// idleList has one target's connections.
 type idleList struct {
 	newest *flow
 	n      int
@@ -27,11 +26,11 @@ type idleList struct {
 // idleLinks is a flow's place in its list. Guarded by the pool.
 type idleLinks struct {
 	kept         bool
-	put          uint64 // in the order in which the pool was given its connections
+	put          uint64 // a serial number, in the order of the puts
 	older, newer *flow
 }
 
-// put offers a connection; false says that enough are kept.
+// put offers a connection to the pool; false means that the pool is full.
 func (p *idlePool) put(f *flow) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -40,7 +39,7 @@ func (p *idlePool) put(f *flow) bool {
 		return false
 	}
 	if p.targets == nil {
-		p.targets = make(map[fsm.Target]idleList)
+		p.targets = make(map[limit.Target]idleList)
 	}
 	p.puts++
 	f.idle = idleLinks{kept: true, put: p.puts, older: list.newest}
@@ -52,37 +51,49 @@ func (p *idlePool) put(f *flow) bool {
 	return true
 }
 
-// owner is whose requests a connection has carried: those of one user from one address, or
-// several's.
+// owner says whose requests a connection has carried: one user's from one address, or several
+// users'.
 type owner struct {
 	addr    netip.Addr
 	user    string
 	several bool
 }
 
-func (c *client) owner() owner { return owner{addr: c.addr.Addr(), user: c.user} }
+func (c *client) owner() owner { return owner{addr: c.addr.Addr(), user: c.subject.User} }
 
-// take returns the connection that was used last, as it is the likeliest to be still open; where
-// private, of those that have carried nobody else's requests.
-func (p *idlePool) take(t fsm.Target, o owner, private bool) *flow {
+// take returns the most recently used connection to t, since it is the likeliest to be still open.
+// If private, only connections that have carried no other owner's requests are considered.
+func (p *idlePool) take(t limit.Target, o owner, private bool) *flow {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	list := p.targets[t]
-	f := list.newest
-	for private && f != nil && f.owner != o {
-		f = f.idle.older
-	}
+	f := p.find(t, o, private)
 	if f == nil {
 		return nil
 	}
-	p.drop(f, list)
+	p.drop(f, p.targets[t])
 	if f.owner != o {
 		f.owner.several = true
 	}
 	return f
 }
 
-// remove takes f out, if it is in.
+// has reports whether take would return a connection.
+func (p *idlePool) has(t limit.Target, o owner, private bool) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.find(t, o, private) != nil
+}
+
+// find is take without taking. The caller holds mu.
+func (p *idlePool) find(t limit.Target, o owner, private bool) *flow {
+	f := p.targets[t].newest
+	for private && f != nil && f.owner != o {
+		f = f.idle.older
+	}
+	return f
+}
+
+// remove removes f, if it is in the pool.
 func (p *idlePool) remove(f *flow) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -91,7 +102,7 @@ func (p *idlePool) remove(f *flow) {
 	}
 }
 
-// drop takes a flow out of its list.
+// drop removes a flow from its list. The caller holds mu.
 func (p *idlePool) drop(f *flow, list idleList) {
 	links := f.idle
 	f.idle = idleLinks{}
@@ -111,14 +122,14 @@ func (p *idlePool) drop(f *flow, list idleList) {
 	p.targets[f.target] = list
 }
 
-// all copies what is kept.
+// all returns the connections in the pool.
 func (p *idlePool) all() []*flow {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.list()
 }
 
-// list is all with the lock held.
+// list is all for a caller that holds mu.
 func (p *idlePool) list() []*flow {
 	flows := make([]*flow, 0, p.total)
 	for _, list := range p.targets {
@@ -129,8 +140,8 @@ func (p *idlePool) list() []*flow {
 	return flows
 }
 
-// giveWay closes the n connections that have been idle for longest. It is for a server that is
-// short of descriptors: all connections are looked at.
+// giveWay closes the n connections that have been idle longest. It looks at all connections, so it
+// is for a server that is short of descriptors.
 func (p *idlePool) giveWay(n int) {
 	p.mu.Lock()
 	flows := p.list()

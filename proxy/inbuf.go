@@ -7,28 +7,29 @@ import (
 	"strconv"
 )
 
-// errTooLong says that what was asked for doesn't fit the bound.
+// errTooLong means that a head or line exceeds its bound.
 var errTooLong = errors.New("too long")
 
-// inbuf reads a socket through one pooled buffer, which it holds only while there are bytes in it.
+// inbuf reads a socket through one pooled buffer, which it holds only while it has unread bytes.
 type inbuf struct {
 	sock *sock
 	buf  []byte
 	r, w int // unread bytes are buf[r:w]
-	// before, where not nil, is told before the socket is read: what hangs on the bytes in hand,
-	// such as a head to be sent with the first of its body, must not wait for the next ones.
+	// before, if not nil, is called before each read of the socket. A read may wait, and output
+	// that depends on the bytes in hand, such as a head that waits for the first piece of its body,
+	// must not wait with it.
 	before beforeReader
 }
 
-// beforeReader is told of a read that may wait; its error takes the read's place.
+// beforeReader is called before a read that may wait. Its error is returned in the read's place.
 type beforeReader interface{ beforeRead() error }
 
-// bytes are those in hand, valid until the next fill.
+// bytes returns the unread bytes, valid until the next fill.
 func (in *inbuf) bytes() []byte { return in.buf[in.r:in.w] }
 
 func (in *inbuf) len() int { return in.w - in.r }
 
-// skip drops n bytes in hand.
+// skip drops n unread bytes.
 func (in *inbuf) skip(n int) {
 	in.r += n
 	if in.r == in.w {
@@ -44,7 +45,8 @@ func (in *inbuf) release() {
 	in.buf, in.r, in.w = nil, 0, 0
 }
 
-// fill reads more. It grows beyond the pooled size up to maxHead, and then fails with errTooLong.
+// fill reads more bytes. The buffer grows beyond the pooled size up to maxHead; then fill fails
+// with errTooLong.
 func (in *inbuf) fill() error {
 	if in.before != nil {
 		if err := in.before.beforeRead(); err != nil {
@@ -79,7 +81,7 @@ func (in *inbuf) fill() error {
 	return err
 }
 
-// take puts bytes of a pooled buffer in hand, where there are none.
+// take puts the first n bytes of a pooled buffer in hand. There must be none before.
 func (in *inbuf) take(buf []byte, n int) {
 	if n == 0 {
 		in.sock.pool.put(buf)
@@ -88,11 +90,11 @@ func (in *inbuf) take(buf []byte, n int) {
 	in.buf, in.r, in.w = buf, 0, n
 }
 
-// head reads until a whole message head is in hand and returns it, its empty line included. The
-// bytes stay in hand. io.EOF says that the peer ended before a first byte; a syntaxError that it
-// isn't HTTP.
+// head reads until a whole message head is in hand and returns it, including its empty line. The
+// bytes stay in hand. io.EOF means that the peer ended before a first byte, a syntaxError that this
+// is no HTTP.
 func (in *inbuf) head() ([]byte, error) {
-	line := 0 // where the line begins that isn't complete yet
+	line := 0 // start of the incomplete line
 	for {
 		b := in.bytes()
 		for {
@@ -128,8 +130,8 @@ func (in *inbuf) head() ([]byte, error) {
 	}
 }
 
-// line reads one line of at most limit bytes, its CR included, and returns it without its CRLF,
-// valid until the next fill. It takes the line out of hand.
+// line reads and consumes one line of at most limit bytes, including its CR. It returns the line
+// without CR LF, valid until the next fill.
 func (in *inbuf) line(limit int) ([]byte, error) {
 	from := 0
 	for {
@@ -142,7 +144,7 @@ func (in *inbuf) line(limit int) ([]byte, error) {
 			if end > limit {
 				return nil, errTooLong
 			}
-			// Not skip: the buffer must outlive the line.
+			// No skip here: it could release the buffer that the line is in.
 			in.r += end + 1
 			return b[:end-1], nil
 		}
@@ -156,7 +158,7 @@ func (in *inbuf) line(limit int) ([]byte, error) {
 	}
 }
 
-// unexpected is err, where an end is out of place.
+// unexpected turns io.EOF into io.ErrUnexpectedEOF.
 func unexpected(err error) error {
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF
@@ -164,15 +166,15 @@ func unexpected(err error) error {
 	return err
 }
 
-// outbuf collects small pieces for a socket, so that heads, chunk sizes and short bodies go out
-// together.
+// outbuf collects small pieces for a socket, so that heads, chunk sizes and short bodies go out in
+// one write.
 type outbuf struct {
 	sock *sock
 	buf  []byte
-	err  error // of the flush before a read
+	err  error // of beforeRead's flush
 }
 
-// writable is the buffer to append to; the result goes back with set.
+// writable returns the buffer to append to; set stores the result.
 func (o *outbuf) writable() []byte {
 	if o.buf == nil {
 		o.buf = o.sock.pool.get()[:0]
@@ -182,7 +184,7 @@ func (o *outbuf) writable() []byte {
 
 func (o *outbuf) set(b []byte) { o.buf = b }
 
-// flush writes what was collected.
+// flush writes the collected bytes.
 func (o *outbuf) flush() error {
 	if len(o.buf) == 0 {
 		return nil
@@ -206,11 +208,10 @@ func (o *outbuf) release() {
 	o.buf = nil
 }
 
-// smallPiece is the size up to which a piece is copied to go out with its neighbours.
+// smallPiece is the largest piece that is copied to go out together with its neighbours.
 const smallPiece = 4 << 10
 
-// payload sends a piece of a body, as one chunk where chunked. A small one waits for the next
-// flush.
+// payload sends a piece of a body, as one chunk if chunked. A small piece waits for the next flush.
 func (o *outbuf) payload(p []byte, chunked bool) error {
 	b := o.writable()
 	if chunked {

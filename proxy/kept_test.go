@@ -8,9 +8,8 @@ import (
 	"testing"
 )
 
-// What the upstream sends unasked may cross with the next request, past every look before it. Where
-// it can be told from an answer, an idempotent request goes out again, and the connection is not
-// used again.
+// Bytes that the upstream sends unasked may cross with the next request, after every check. If they
+// can be told from an answer, an idempotent request is repeated, and the connection is not reused.
 func TestUnaskedBytesThatCrossARequest(t *testing.T) {
 	u := newUpstream(t, nil)
 	for name, unasked := range map[string]string{
@@ -41,7 +40,7 @@ func TestUnaskedBytesThatCrossARequest(t *testing.T) {
 	}
 }
 
-// A 408 to a request that can't be repeated, or on a fresh connection, is the client's.
+// A 408 goes to the client if the request can't be repeated or the connection is fresh.
 func TestAskedTimeoutIsPassedOn(t *testing.T) {
 	u := newUpstream(t, nil)
 	const timeout = "HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -64,7 +63,7 @@ func TestAskedTimeoutIsPassedOn(t *testing.T) {
 	}
 }
 
-// A response that can have no content and announces some may be followed by it: its connection is
+// Content may follow a response that announces some although it can have none: its connection is
 // not kept.
 func TestConnectionBehindAnnouncedContentIsNotKept(t *testing.T) {
 	u := newUpstream(t, nil)
@@ -91,8 +90,8 @@ func TestConnectionBehindAnnouncedContentIsNotKept(t *testing.T) {
 	}
 }
 
-// With kept connections shared, whoever comes next takes them; otherwise the same user from the
-// same address alone.
+// If kept connections are shared, any client may get them; otherwise only the same user from the
+// same address.
 func TestPrivateConnections(t *testing.T) {
 	u := newUpstream(t, nil)
 	private := func(p *Policy) { p.PrivateConnections = true }
@@ -140,7 +139,7 @@ func TestPrivateConnections(t *testing.T) {
 			answer(ask("192.0.2.1", "/3"), q, "/3") // another connection of the first client
 		})
 	}
-	t.Run("reloaded", func(t *testing.T) { // what has served several is nobody's
+	t.Run("reloaded", func(t *testing.T) { // a connection that served several has no owner
 		f, o, other := &flow{}, owner{user: "a"}, owner{user: "b"}
 		f.owner = o
 		var pool idlePool

@@ -10,13 +10,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// listener accepts TCP connections without a question or an option for each: they inherit the
-// options that they need, and accept tells who they are from.
+// listener accepts TCP connections with one system call each. They inherit their options from the
+// listening socket, and accept returns the peer's address.
 type listener struct {
 	file *os.File
 	raw  syscall.RawConn
 
-	fd      int // what try has accepted
+	fd      int // accepted by try
 	peer    rawAddr
 	err     error
 	tryFunc func(uintptr) bool
@@ -24,7 +24,7 @@ type listener struct {
 
 // newListener takes l over.
 func newListener(l net.Listener) (*listener, error) {
-	defer l.Close() // the file is a descriptor of its own
+	defer l.Close() // file has its own descriptor
 	tcp, ok := l.(*net.TCPListener)
 	if !ok {
 		return nil, fmt.Errorf("got a %T, not a TCP listener", l)
@@ -45,8 +45,8 @@ func newListener(l net.Listener) (*listener, error) {
 	return ln, nil
 }
 
-// Control sets the options that accepted connections inherit. Serve does so too; as a
-// [net.ListenConfig]'s Control it reaches also those that come before.
+// Control sets the options that accepted connections inherit. Serve sets them too, but as a
+// [net.ListenConfig]'s Control it also covers connections that arrive before Serve.
 func Control(_, _ string, raw syscall.RawConn) (err error) {
 	control := raw.Control(func(fd uintptr) {
 		err = setListenerOptions(fd)
@@ -76,7 +76,7 @@ func (l *listener) accept() (fd int, addr netip.AddrPort, err error) {
 	return l.fd, l.peer.addrPort(), nil
 }
 
-// try reports false where nobody waits to be accepted.
+// try accepts a connection; false means that none is waiting.
 func (l *listener) try(listening uintptr) bool {
 	fd, err := acceptFrom(int(listening), &l.peer)
 	if err == unix.EAGAIN || err == unix.EINTR {

@@ -9,13 +9,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fullListener is the address of a listener that answers no further SYN: its backlog is full.
+// fullListener returns the address of a listener that answers no further SYN, because its backlog
+// is full.
 func fullListener(t *testing.T) string {
 	t.Helper()
 	return fullListenerAt(t, netip.MustParseAddrPort("127.0.0.1:0"))
 }
 
-// fullListenerAt is a full listener at a given address.
+// fullListenerAt makes a full listener at the given address.
 func fullListenerAt(t *testing.T, at netip.AddrPort) string {
 	t.Helper()
 	fd, err := newSocket(unix.AF_INET)

@@ -7,16 +7,16 @@ import (
 )
 
 const (
-	// localFor is how long it is remembered whether an address is this machine's. Longer, an
-	// address that the machine is given meanwhile stays within reach for longer; shorter, the
-	// kernel is asked more often.
+	// localFor is how long an answer is remembered. With a higher value, an address that is newly
+	// given to the machine stays reachable for longer; with a lower one, the kernel is asked more
+	// often.
 	localFor = time.Second
-	// maxLocal bounds the addresses that are remembered.
+	// maxLocal bounds the remembered addresses.
 	maxLocal = 1024
 )
 
-// localCache remembers for a moment what ask has said. It is asked only about ports on which this
-// node listens itself.
+// localCache caches the answers of ask for localFor. It is used only for ports on which this node
+// listens on all addresses, and for Dialled.
 type localCache struct {
 	ask func(netip.AddrPort) bool
 

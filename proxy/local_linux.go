@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// routeWait bounds the wait for the kernel's answer, which is there when the question has been
-// sent.
+// routeWait bounds the wait for the kernel's answer, which is ready as soon as the question has
+// been sent.
 const routeWait = time.Second
 
 // Attributes of a route request that package unix lacks (linux/rtnetlink.h).
@@ -23,16 +23,16 @@ const (
 )
 
 // isLocal asks the kernel's routing table whether a TCP connection to addr would end on this
-// machine. It finds what no list of the machine's addresses has: a route of type local (ip route
-// add local 10.9.0.0/24 dev lo), and an address that was added a moment ago. Where the kernel can't
+// machine. That covers cases that no list of the machine's addresses has: a route of type local (ip
+// route add local 10.9.0.0/24 dev lo), and addresses added a moment ago. If the kernel can't
 // answer, the address counts as local.
 func isLocal(addr netip.AddrPort) bool {
 	kind, err := routeType(addr)
 	return err != nil || kind != unix.RTN_UNICAST && kind != unix.RTN_UNREACHABLE
 }
 
-// routeType returns the type of the route that a connection to addr takes; unix.RTN_UNREACHABLE
-// where there is none, as connecting will then find out itself.
+// routeType returns the type of the route for a connection to addr; unix.RTN_UNREACHABLE if there
+// is none: then connecting fails by itself.
 func routeType(addr netip.AddrPort) (kind uint8, err error) {
 	request, known := routeRequest(addr)
 	if !known {
@@ -60,14 +60,14 @@ func routeType(addr netip.AddrPort) (kind uint8, err error) {
 			return 0, err
 		}
 		if sender, ok := from.(*unix.SockaddrNetlink); !ok || sender.Pid != 0 {
-			continue // not the kernel's
+			continue // not from the kernel
 		}
 		return parseRouteAnswer(answer[:n])
 	}
 }
 
-// routeRequest asks for the route of one TCP connection: rules may tell ports apart. known is false
-// where there is no interface of the zone's name.
+// routeRequest builds the request for the route of one TCP connection; it includes the port,
+// because routing rules may depend on it. known is false if no interface has the zone's name.
 func routeRequest(addr netip.AddrPort) (request []byte, known bool) {
 	ip := addr.Addr()
 	family := uint8(unix.AF_INET)
@@ -102,7 +102,7 @@ func appendAttribute(b []byte, kind uint16, value []byte) []byte {
 	return b
 }
 
-// errRouteAnswer says that the kernel's answer could not be read.
+// errRouteAnswer means that the kernel's answer could not be parsed.
 var errRouteAnswer = errors.New("the answer to a route request can't be read")
 
 func parseRouteAnswer(b []byte) (kind uint8, err error) {

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The kernel knows more local addresses than its interfaces have.
+// The kernel knows more local addresses than its interfaces list.
 func TestLocalByRoute(t *testing.T) {
 	inNewNetwork(t, `link set lo up
 link add name one type veth peer name two
@@ -57,7 +57,7 @@ route add unreachable 10.13.0.0/24
 	})
 }
 
-// inNewNetwork calls f in a network namespace of its own, in which ip has done what script says.
+// inNewNetwork calls f in a new network namespace, in which ip has run the script.
 func inNewNetwork(t *testing.T, script string, f func() error) {
 	t.Helper()
 	if _, err := exec.LookPath("ip"); err != nil {
@@ -93,8 +93,8 @@ func ip(script string) error {
 	return nil
 }
 
-// What can't be read of the kernel's answer is an error, which counts as local, and never more than
-// that.
+// A malformed answer of the kernel is an error, which counts as local; it is never taken for a
+// route to another machine.
 func FuzzRouteAnswer(f *testing.F) {
 	message := func(kind uint16, data ...byte) []byte {
 		b := make([]byte, unix.SizeofNlMsghdr)

@@ -7,8 +7,8 @@ import (
 	"net/netip"
 )
 
-// isLocal reports whether addr is one of the machine's. Where they can't be listed, it counts as
-// one. Addresses that are local by a route alone are not found.
+// isLocal reports whether addr is one of the machine's addresses. If they can't be listed, it
+// counts as one. Addresses that only a route makes local are not found.
 func isLocal(addr netip.AddrPort) bool {
 	list, err := net.InterfaceAddrs()
 	if err != nil {

@@ -11,8 +11,9 @@ import (
 	"testing"
 
 	"github.com/hashicorp/go-hclog"
-	"github.com/weirproxy/weir/fsm"
+
 	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/limit"
 	"github.com/weirproxy/weir/proxy/resolve"
 )
 
@@ -28,7 +29,7 @@ func (j *journal) Write(b []byte) (int, error) {
 	return j.buf.Write(b)
 }
 
-// lines are those with the message.
+// lines returns the lines with the message.
 func (j *journal) lines(t *testing.T, message string) []map[string]any {
 	t.Helper()
 	j.mu.Lock()
@@ -87,7 +88,7 @@ func TestOneLinePerTunnelAndRequest(t *testing.T) {
 		t.Errorf("counters: %d tunnels, %d exchanges, %d in, %d out", c.Tunnels.Load(), c.Exchanges.Load(), c.BytesIn.Load(), c.BytesOut.Load())
 	}
 
-	// Refusals don't flood the log.
+	// A sample of refusals is logged.
 	for range 20 {
 		p.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 		p.refused("GET", 400, "http_request_error")
@@ -97,8 +98,7 @@ func TestOneLinePerTunnelAndRequest(t *testing.T) {
 	}
 }
 
-// The time that name servers took is on the line of the connection that waited for them, and on no
-// other.
+// The look-up time is logged for the connection that waited for it, and for no other.
 func TestLookupTimeIsLogged(t *testing.T) {
 	u := newUpstream(t, nil)
 	at := netip.MustParseAddrPort(u.addr)
@@ -121,7 +121,7 @@ func TestLookupTimeIsLogged(t *testing.T) {
 	}
 }
 
-// A dial that completes though the slot was withdrawn meanwhile is reset before anybody uses it.
+// A dial that completes after the slot was withdrawn is reset before the connection is used.
 func TestDialThatCompletesAfterASever(t *testing.T) {
 	u := newUpstream(t, nil)
 	w := newWorld(t, 1)
@@ -129,7 +129,7 @@ func TestDialThatCompletesAfterASever(t *testing.T) {
 		func(f *flow, _ *slot) { f.Sever(lease.SeverFenced) },
 		func(_ *flow, s *slot) { s.live.Store(false) },
 	} {
-		target, err := fsm.ParseTarget(u.addr, 0)
+		target, err := limit.ParseTarget(u.addr, 0)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -13,8 +13,8 @@ import (
 	"github.com/weirproxy/weir/proxy/resolve"
 )
 
-// slowName is a resolver that knows api.test and never answers for slow.test. asked has a value for
-// each question, and ended one for each that was given up.
+// slowName is a resolver that knows api.test and never answers for slow.test. It sends to asked for
+// each look-up, and to ended for each that was given up.
 func slowName(addr netip.Addr) (r resolver, asked, ended chan error) {
 	asked, ended = make(chan error, 16), make(chan error, 16)
 	return resolver{
@@ -44,7 +44,7 @@ func TestNoSlotIsHeldWhileANameIsResolved(t *testing.T) {
 	p.expect("hello")
 }
 
-// A name that can't be resolved is refused as such also where there would be no slot for it.
+// A name that can't be resolved is refused for that reason, even if it would get no slot.
 func TestNameIsResolvedBeforeASlotIsAskedFor(t *testing.T) {
 	w := newWorld(t, 1)
 	w.adm.refuseWith(errors.New("must not be asked"))
@@ -53,8 +53,7 @@ func TestNameIsResolvedBeforeASlotIsAskedFor(t *testing.T) {
 	p.refused("CONNECT", 502, "dns_error")
 }
 
-// A name that is blocked is not asked for: what is forbidden must not leave by the name servers
-// either.
+// A blocked name is not looked up: it must not reach the name servers either.
 func TestBlockedNameIsNotResolved(t *testing.T) {
 	res, asked, _ := slowName(netip.Addr{})
 	w := newWorld(t, 1, names(res))
@@ -110,7 +109,7 @@ func TestShutdownEndsLookups(t *testing.T) {
 	}
 }
 
-// fewAlive lists n addresses of a name, of which the last is u's and the others answer nothing.
+// fewAlive returns n addresses of a name; the last is u's, the others answer nothing.
 func fewAlive(t *testing.T, u *upstream, n int) (list []netip.Addr, port uint16) {
 	t.Helper()
 	at := netip.MustParseAddrPort(u.addr)
@@ -142,7 +141,7 @@ func TestOnlyTheLastAddressLives(t *testing.T) {
 	eventually(t, "the upstream has seen two connections", func() bool { return u.all.Load() == 2 })
 }
 
-// Addresses that did not answer at first have the rest of the time, and no more.
+// Addresses that did not answer at first get the rest of the time, and no more.
 func TestAddressesShareTheTimeThatIsLeft(t *testing.T) {
 	u := newUpstream(t, echo)
 	list, port := fewAlive(t, u, 3)
@@ -191,7 +190,7 @@ func TestRefusedAddressIsTriedLast(t *testing.T) {
 	}
 }
 
-// A name that has moved while the connection waited for its slot is dialled where it is now.
+// A name that moves while the connection waits for its slot is dialled at its new address.
 func TestAnswerThatExpiresInTheQueue(t *testing.T) {
 	u := newUpstream(t, echo)
 	at := netip.MustParseAddrPort(u.addr)
@@ -205,7 +204,7 @@ func TestAnswerThatExpiresInTheQueue(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.admitted(slot)
-	if err := s.dial(res.before); err != nil || s.addr != at.Addr() {
+	if err := s.dial(res.before, s.since); err != nil || s.addr != at.Addr() {
 		t.Errorf("dialled %v: %v", s.addr, err)
 	}
 	s.finish(endReset)

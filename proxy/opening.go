@@ -5,38 +5,37 @@ import (
 	"strings"
 )
 
-// A tunnel may lead to a node of the cluster by an address that nobody has listed: through a port
-// forward, a NAT rule, or an interface that did not fit into gossip. The node is then known by the
-// first bytes that it sends: the greeting of a port that only nodes dial, or an answer of a proxy
-// with the cluster's loop mark. Both are looked for in the first bytes alone, so that a tunnel
-// costs no more once it has begun.
+// A tunnel may lead to a node of the cluster by an address that is in no list: through a port
+// forward, a NAT rule, or an interface that did not fit into gossip. Then the first bytes from the
+// upstream give the node away: the greeting of a port that only nodes dial, or a proxy's answer
+// with the cluster's loop mark. Only the first bytes are checked, so an established tunnel pays
+// nothing.
 
 const (
-	// loopField is the header field that carries the loop mark, as CDN-Loop (RFC 8586) does between
-	// CDNs. It is the first field of every answer of the proxy's own.
+	// loopField is the header field with the loop mark, like CDN-Loop between CDNs (RFC 8586). It
+	// is the first field of every answer that the proxy itself gives.
 	loopField = "Weir-Loop"
-	// maxStatusLine bounds the status lines that are looked at: those of the proxy's own answers
-	// are no longer.
+	// maxStatusLine is the longest status line that is checked; the proxy's own are no longer.
 	maxStatusLine = len(statusPrefix) + len("503 ") + maxPhrase
 	// maxLoopMark bounds the mark itself.
 	maxLoopMark = 64
 )
 
-// Errors that end a tunnel at its upstream's first bytes.
+// Errors that end a tunnel because of its upstream's first bytes.
 var (
 	errNodeGreeted  = errors.New("the upstream is a node's own port")
 	errProxyGreeted = errors.New("the upstream is a proxy of this cluster")
 )
 
-// loopMark is what the cluster's proxies know each other's answers by. Nil is none.
+// loopMark lets the cluster's proxies recognise each other's answers. nil is none.
 type loopMark struct {
-	tail        []byte // the CRLF of a status line, and the field behind it
-	established []byte // answers a CONNECT
+	tail        []byte // the CR LF of a status line, and the loop field
+	established []byte // the answer to a CONNECT
 }
 
-// SetLoopMark changes the mark that the proxies of one cluster have in common, and no other proxy
-// has. It must be printable ASCII without spaces, at most 64 bytes; other bytes are left out. "" is
-// none: loops are then found by address alone. Clients see the mark.
+// SetLoopMark sets the mark that the proxies of this cluster share, and that no other proxy has. It
+// must be printable ASCII without spaces, at most 64 bytes; other bytes are dropped. "" turns the
+// mark off; then loops are found by address alone. Clients can see the mark.
 func (s *Server) SetLoopMark(mark string) { s.loop.Store(newLoopMark(mark)) }
 
 func newLoopMark(mark string) *loopMark {
@@ -54,7 +53,7 @@ func newLoopMark(mark string) *loopMark {
 	return &loopMark{tail: []byte(tail), established: []byte(establishedLine + tail + "\r\n")}
 }
 
-// field is the whole line to put first into an answer of the proxy's own.
+// field returns the whole line that comes first in an answer of the proxy's own.
 func (m *loopMark) field() []byte {
 	if m == nil {
 		return nil
@@ -62,7 +61,7 @@ func (m *loopMark) field() []byte {
 	return m.tail[len(crlf):]
 }
 
-// answer is the answer to a CONNECT.
+// answer returns the answer to a CONNECT.
 func (m *loopMark) answer() []byte {
 	if m == nil {
 		return established
@@ -70,20 +69,20 @@ func (m *loopMark) answer() []byte {
 	return m.established
 }
 
-// statusPrefix begins every answer of a proxy's own.
+// statusPrefix begins every answer.
 const statusPrefix = "HTTP/1.1 "
 
-// opening matches the first bytes from a tunnel's upstream with what only a node of the cluster
-// sends. Bytes that are no more than the beginning of that are passed on; the bytes that complete
-// it are not, nor is anything after them. It is the tunnel's downward direction's alone.
+// opening compares the first bytes from a tunnel's upstream with those that only a node of the
+// cluster sends. A partial match is passed on; the bytes that complete a match, and all after them,
+// are not. Used only by the tunnel's downward direction.
 type opening struct {
-	greeting string // of ports that only nodes dial; "" once the upstream has sent something else
-	loop     []byte // what follows a status line; nil likewise
-	seen     int    // bytes so far
-	matched  int    // of loop; 0 while still within the status line
+	greeting string // of ports that only nodes dial; "" after a mismatch
+	loop     []byte // expected after a status line; nil after a mismatch
+	seen     int    // bytes seen so far
+	matched  int    // bytes of loop matched; 0 within the status line
 }
 
-// newOpening begins to look.
+// newOpening starts a check.
 func (s *Server) newOpening() opening {
 	o := opening{greeting: s.greeting}
 	if m := s.loop.Load(); m != nil {
@@ -92,7 +91,7 @@ func (s *Server) newOpening() opening {
 	return o
 }
 
-// check looks at the next bytes from the upstream. Its error says that they must not be passed on.
+// check examines the next bytes from the upstream. With an error, they must not be passed on.
 func (o *opening) check(b []byte) error {
 	if o.greeting == "" && o.loop == nil {
 		return nil
@@ -123,8 +122,8 @@ func (o *opening) matchGreeting(c byte) {
 	}
 }
 
-// matchAnswer matches a status line and what follows it. A status line holds no CR, so there is
-// never more than one way to go on.
+// matchAnswer matches a status line and the loop field. A status line contains no CR, so at each
+// byte there is only one way to go on.
 func (o *opening) matchAnswer(c byte) {
 	fits := false
 	switch {

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/weirproxy/weir/limit"
 )
 
 const (
@@ -14,13 +16,13 @@ const (
 	testMark     = "0123abcd"
 )
 
-// greetings makes a world look for its own nodes' first bytes.
+// greetings makes a world check for its own nodes' first bytes.
 func greetings(c *Config, _ *resolver, _ *hclogOptions) { c.NodeGreeting = testGreeting }
 
-// nestedAnswers are what a proxy of the same cluster begins with.
+// nestedAnswers matches the beginning of an answer by a proxy of the same cluster.
 var nestedAnswers = regexp.MustCompile(`^HTTP/1\.1 [^\x00-\x1f]{0,124}\r\n` + loopField + ": " + testMark + "\r\n")
 
-// naiveOpening judges all bytes so far at once.
+// naiveOpening checks all bytes so far at once.
 func naiveOpening(all string) error {
 	switch {
 	case strings.HasPrefix(all, testGreeting):
@@ -31,7 +33,7 @@ func naiveOpening(all string) error {
 	return nil
 }
 
-// latin1 makes each byte a character, as the expression has them.
+// latin1 turns each byte into a character, as the expression needs.
 func latin1(s string) string {
 	r := make([]rune, len(s))
 	for i := range len(s) {
@@ -40,7 +42,7 @@ func latin1(s string) string {
 	return string(r)
 }
 
-// The state machine sees what a look at all bytes sees, at the same piece, wherever the pieces are
+// The state machine finds what the naive check finds, in the same piece, wherever the pieces are
 // cut.
 func FuzzOpening(f *testing.F) {
 	loop := newLoopMark(testMark)
@@ -87,18 +89,18 @@ func TestLoopMark(t *testing.T) {
 	}
 }
 
-// Whatever the proxy answers itself begins as other proxies of the cluster expect it.
+// All of the proxy's own answers begin as other proxies of the cluster expect.
 func TestOwnAnswersAreMarked(t *testing.T) {
 	for _, r := range []*refusal{&refuseDraining, &refuseLoop, &refuseTooLarge, &refuseCredentials, badRequest("x")} {
 		o := opening{loop: newLoopMark(testMark).tail}
-		answer := r.render(nil, newLoopMark(testMark).field(), "n1", grounds{}, keepAlive{}, false)
+		answer := r.render(nil, r.status(503), newLoopMark(testMark).field(), "n1", limit.Target{}, keepAlive{}, false)
 		if err := o.check(answer); err != errProxyGreeted {
 			t.Errorf("%q: %v", answer, err)
 		}
 	}
 }
 
-// nested is a tunnel whose upstream the test speaks for.
+// nested is a tunnel whose upstream the test plays.
 type nested struct {
 	w      *world
 	log    *journal
@@ -106,7 +108,7 @@ type nested struct {
 	up     *peer
 }
 
-// ways are the ways to a tunnel's upstream, which begins with some bytes.
+// ways are the ways to open a tunnel to an upstream that begins with the given bytes.
 var ways = []struct {
 	name string
 	open func(t *testing.T, begin string) nested
@@ -170,8 +172,8 @@ func (n nested) cut(t *testing.T, reason Refusal, cause error) {
 	}
 }
 
-// A tunnel to a node's own port ends before the client has all of the greeting, wherever that is
-// cut, and nothing that follows comes through.
+// A tunnel to a node's own port ends before the client has the whole greeting, wherever that is
+// cut, and nothing after it passes.
 func TestGreetingEndsTunnel(t *testing.T) {
 	for _, way := range ways {
 		t.Run(way.name, func(t *testing.T) {
@@ -187,7 +189,7 @@ func TestGreetingEndsTunnel(t *testing.T) {
 	}
 }
 
-// The same, a byte at a time, also where the tunnel dozes between them.
+// The same, one byte at a time, also if the tunnel sleeps between them.
 func TestGreetingByteByByte(t *testing.T) {
 	for _, way := range ways {
 		t.Run(way.name, func(t *testing.T) {
@@ -195,7 +197,7 @@ func TestGreetingByteByByte(t *testing.T) {
 			n.client.expect(testGreeting[:1])
 			for i := 1; i < len(testGreeting); i++ {
 				if i == 4 {
-					eventually(t, "the tunnel dozes", func() bool { return asleep(n.w) })
+					eventually(t, "the tunnel sleeps", func() bool { return asleep(n.w) })
 				}
 				n.up.send(testGreeting[i : i+1])
 				if i < len(testGreeting)-1 {
@@ -207,7 +209,7 @@ func TestGreetingByteByByte(t *testing.T) {
 	}
 }
 
-// asleep reports whether a tunnel dozes in both directions.
+// asleep reports whether a tunnel sleeps in both directions.
 func asleep(w *world) bool {
 	for _, f := range w.flows.all() {
 		f.mu.Lock()
@@ -220,8 +222,7 @@ func asleep(w *world) bool {
 	return false
 }
 
-// More than a buffer, which would be spliced from then on, does not come through behind a greeting
-// either.
+// A full buffer, which would switch to splicing, does not pass behind a greeting either.
 func TestGreetingBeforeBulk(t *testing.T) {
 	for _, way := range ways {
 		t.Run(way.name, func(t *testing.T) {
@@ -232,8 +233,7 @@ func TestGreetingBeforeBulk(t *testing.T) {
 	}
 }
 
-// An upstream that only begins like a node, or says the same later, is none: everything comes
-// through.
+// An upstream that only begins like a node, or sends the same bytes later, is left alone.
 func TestAlmostGreetings(t *testing.T) {
 	mark := string(newLoopMark(testMark).field())
 	for _, way := range ways {
@@ -257,7 +257,7 @@ func TestAlmostGreetings(t *testing.T) {
 	}
 }
 
-// A client may say what it likes: a greeting is a node's only where it comes from the upstream.
+// A client may send anything: only the upstream's bytes are checked.
 func TestClientMaySendGreeting(t *testing.T) {
 	w := newWorld(t, 1, greetings)
 	u := newUpstream(t, nil)
@@ -269,8 +269,8 @@ func TestClientMaySendGreeting(t *testing.T) {
 	p.expect("y")
 }
 
-// A tunnel through a proxy of the same cluster ends at the proxy's first answer, whatever that is;
-// one through another cluster's, or through this one's before it had a mark, goes on.
+// A tunnel through a proxy of the same cluster ends at that proxy's first answer. One through
+// another cluster's proxy, or through this one's before it had a mark, goes on.
 func TestNestedTunnels(t *testing.T) {
 	end := newUpstream(t, echo)
 	for _, tt := range []struct {

@@ -1,29 +1,78 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
-	"net/http"
-	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/weirproxy/weir/lease"
-	"golang.org/x/sys/unix"
+	"github.com/weirproxy/weir/limit"
 )
 
-// refusal is an answer that the proxy gives itself: a status, and why (RFC 9209).
+// refusal says why the proxy turns a request away, in no protocol's terms. refusehttp.go renders it
+// as an HTTP answer, counters.go counts it by its reason.
 type refusal struct {
-	status  int
-	code    string // RFC 9209 §2.3: the error's type
-	details string // one line, printable ASCII, nothing about other users of the host
-	retry   bool   // with Retry-After
+	reason     reason
+	details    string            // one line, printable ASCII, nothing about other users of the host
+	retryAfter time.Duration     // 0: the client is not asked to try again
+	limit      *lease.LimitError // the limit in the way; nil: none, or it is not known
 }
 
-// usage ends the text of every 400: most come from a client that takes the proxy for a server.
-const usage = `This is a forward proxy: set HTTP_PROXY and HTTPS_PROXY to its address, ` +
-	`or send "CONNECT host:port HTTP/1.1" or "GET http://host/path HTTP/1.1".`
+// reason is the cause of a refusal.
+type reason uint8
 
-// Errors that a flow may end with before it has an upstream connection.
+const (
+	reasonInternal     reason = iota // the request could not be admitted, for a cause without a name
+	reasonExhausted                  // the machine is out of ports, descriptors or memory
+	reasonNoLease                    // the node has no live session with the cluster
+	reasonDraining                   // the node takes no new requests
+	reasonOverLimit                  // a limit is reached
+	reasonQueueFull                  // it is, and so many requests wait that no further one may
+	reasonQueueTimeout               // it is, and no slot or token came in time
+	reasonBlocked                    // the limit is 0: waiting does not help
+	reasonClosed                     // an operator closed the connection
+
+	reasonClientDenied  // allow_clients excludes the client's address
+	reasonCredentials   // credentials are missing or wrong
+	reasonGuessing      // too many wrong credentials came from the address
+	reasonUnchecked     // too many credentials wait to be checked
+	reasonMalformed     // the request can't be parsed, or asks for something unsupported
+	reasonHeadTimeout   // the request's head did not arrive in time
+	reasonHeadTooLarge  // the request's head is longer than maxHead
+	reasonClientStalled // the request's content stopped arriving
+
+	reasonProhibited         // the policy excludes the destination's address
+	reasonLoop               // the request has passed, or would pass, a proxy of this cluster
+	reasonNode               // the destination is a node's own port
+	reasonDNS                // the name does not resolve
+	reasonDNSTimeout         // the name servers did not answer in time
+	reasonConnectionRefused  // the destination refused the connection
+	reasonConnectionTimeout  // the destination did not answer the connection in time
+	reasonConnectionBroken   // the upstream ended the connection too early
+	reasonUnroutable         // no route leads to the destination
+	reasonUnavailable        // connecting failed otherwise
+	reasonNoResponse         // the upstream did not answer the request in time
+	reasonWriteTimeout       // the upstream stopped reading the request
+	reasonBadResponse        // the upstream's response can't be parsed
+	reasonResponseHeadTooBig // the upstream's response head is longer than maxHead
+
+	reasonCount
+)
+
+// limited reports whether a limit is the cause.
+func (r reason) limited() bool {
+	switch r {
+	case reasonOverLimit, reasonQueueFull, reasonQueueTimeout, reasonBlocked:
+		return true
+	}
+	return false
+}
+
+// Causes that may end a flow before it has an upstream connection.
 var (
 	errClientGone = errors.New("the client went away")
 	errProhibited = errors.New("the destination's address is not allowed")
@@ -31,178 +80,147 @@ var (
 	errSevered    = errors.New("the slot was withdrawn")
 	errFenced     = errors.New("the node can't prove its session any more")
 	errEvicted    = errors.New("the limit was lowered and its connections evicted")
-	errClosed     = errors.New("closed by an operator")
-	errShutdown   = errors.New("the proxy was stopped")
+
+	errRequestEvicted = errors.New("a limit that the request counts under was lowered and its requests evicted")
+	errClosed         = errors.New("closed by an operator")
+	errShutdown       = errors.New("the proxy was stopped")
 )
 
 func badRequest(details string) *refusal {
-	return &refusal{status: http.StatusBadRequest, code: "http_request_error", details: details}
+	return &refusal{reason: reasonMalformed, details: details}
 }
 
-// The refusals that depend on nothing.
+func badResponse(details string) *refusal {
+	return &refusal{reason: reasonBadResponse, details: details}
+}
+
+// Refusals by this node or for the sake of a limit.
 var (
-	refuseDraining = refusal{http.StatusServiceUnavailable, "proxy_internal_error", "draining", true}
-	refuseNoLease  = refusal{http.StatusServiceUnavailable, "proxy_internal_error", "no lease", true}
-	refuseClient   = refusal{http.StatusForbidden, "http_request_denied", "client address not allowed", false}
-	refuseLoop     = refusal{http.StatusBadGateway, "proxy_loop_detected", "the request came through this node already", false}
-	refuseNested   = refusal{http.StatusBadGateway, "proxy_loop_detected", "the destination is a proxy of this cluster", false}
-	refuseTimeout  = refusal{http.StatusRequestTimeout, "http_request_error", "the request head took too long", false}
-	refuseTooLarge = refusal{http.StatusRequestHeaderFieldsTooLarge, "http_request_error", "the request head is longer than 64 KiB", false}
-	refuseBroken   = refusal{http.StatusBadGateway, "connection_terminated", "the upstream ended the connection before it answered", false}
+	refuseDraining = refusal{reason: reasonDraining, details: "draining", retryAfter: retryAfter}
+	refuseNoLease  = refusal{reason: reasonNoLease, details: "no lease", retryAfter: retryAfter}
+	// The limit was lowered while the upstream was dialled.
+	refuseEvicted        = refusal{reason: reasonOverLimit, details: "the host is at its connection limit", retryAfter: retryAfter}
+	refuseRequestEvicted = refusal{reason: reasonOverLimit, details: "a connection limit was lowered, and the request evicted", retryAfter: retryAfter}
+	refuseUnadmitted     = refusal{reason: reasonInternal, details: "the connection could not be admitted", retryAfter: retryAfter}
+	refuseClosed         = refusal{reason: reasonClosed, details: "an operator closed the connection"}
+	refuseClosedEarly    = refusal{reason: reasonClosed, details: errClosed.Error() + " of the proxy"}
 )
 
-// Reasons to cut a tunnel that was answered 200 before: nobody is sent these.
+// Refusals for something that the client is or does.
 var (
-	cutNode   = refusal{code: "node_detected", details: "the upstream answered as a node's own port"}
-	cutNested = refusal{code: refuseNested.code, details: "the upstream answered as a proxy of this cluster"}
+	refuseClient   = refusal{reason: reasonClientDenied, details: "client address not allowed"}
+	refuseTimeout  = refusal{reason: reasonHeadTimeout, details: "the request head took too long"}
+	refuseTooLarge = refusal{reason: reasonHeadTooLarge, details: "the request head is longer than 64 KiB"}
+	refuseStalled  = refusal{reason: reasonClientStalled,
+		details: "the client stalled: it stopped sending the request's content"}
+	refuseLoop = refusal{reason: reasonLoop, details: "the request came through this node already"}
 )
 
-// codeLimit is the error of every refusal for the sake of a limit.
-const codeLimit = "connection_limit_reached"
-
-// What is said of a limit, and of a queue that did not help.
-const (
-	detailsOverLimit    = "the host is at its connection limit"
-	detailsQueueFull    = "the host is at its connection limit, and the queue is full"
-	detailsQueueTimeout = "the host is at its connection limit, and no slot came free within the queue's timeout"
-	// detailsBlocked is for a limit of 0, which no waiting helps against.
-	detailsBlocked = "blocked"
+// Refusals for something that the destination is or does.
+var (
+	refuseNested     = refusal{reason: reasonLoop, details: "the destination is a proxy of this cluster"}
+	refuseBroken     = refusal{reason: reasonConnectionBroken, details: "the upstream ended the connection before it answered"}
+	refuseNoResponse = refusal{reason: reasonNoResponse, details: "the upstream stalled: it did not answer in time"}
+	refuseUnwritable = refusal{reason: reasonWriteTimeout, details: "the upstream stalled: it stopped taking the request"}
+	refuseLongHead   = refusal{reason: reasonResponseHeadTooBig, details: "the upstream's head is longer than 64 KiB"}
 )
 
-// refuseAdmission maps an error of Acquire.
-func refuseAdmission(err error, rejectStatus int) *refusal {
-	limit := func(details string) *refusal {
-		return &refusal{rejectStatus, codeLimit, details, true}
-	}
+// Reasons to cut a tunnel whose client has had its 200: they are logged and counted, not sent.
+var (
+	cutNode   = refusal{reason: reasonNode, details: "the upstream answered as a node's own port"}
+	cutNested = refusal{reason: reasonLoop, details: "the upstream answered as a proxy of this cluster"}
+)
+
+// refuseAdmission maps an error of Begin, Acquire or Take.
+func refuseAdmission(err error) *refusal {
+	var limited *lease.LimitError
 	switch {
+	case errors.As(err, &limited):
+		return refuseLimit(limited)
 	case errors.Is(err, lease.ErrNoLease), errors.Is(err, errFenced):
 		return &refuseNoLease
 	case errors.Is(err, lease.ErrDraining), errors.Is(err, errShutdown):
 		return &refuseDraining
-	case errors.Is(err, lease.ErrQueueFull):
-		return limit(detailsQueueFull)
-	case errors.Is(err, lease.ErrQueueTimeout):
-		return limit(detailsQueueTimeout)
-	case errors.Is(err, lease.ErrOverLimit), errors.Is(err, errEvicted):
-		return limit(detailsOverLimit)
+	case errors.Is(err, errEvicted):
+		return &refuseEvicted
+	case errors.Is(err, errRequestEvicted):
+		return &refuseRequestEvicted
 	case errors.Is(err, errClosed):
-		return &refusal{http.StatusBadGateway, "connection_terminated", errClosed.Error() + " of the proxy", false}
+		return &refuseClosedEarly
 	}
-	return &refusal{http.StatusServiceUnavailable, "proxy_internal_error", "the connection could not be admitted", true}
+	return &refuseUnadmitted
 }
 
-// refuseBlocked is for a limit of 0.
-func refuseBlocked(rejectStatus int) *refusal {
-	return &refusal{rejectStatus, codeLimit, detailsBlocked, false}
+// refuseLimit is the refusal for a limit that is in the way.
+func refuseLimit(e *lease.LimitError) *refusal {
+	r := &refusal{reason: reasonOverLimit, limit: e, retryAfter: cmp.Or(e.RetryAfter, retryAfter)}
+	switch {
+	case errors.Is(e.Why, lease.ErrBlocked):
+		r.reason, r.details, r.retryAfter = reasonBlocked, "blocked", 0
+		return r
+	case errors.Is(e.Why, lease.ErrQueueFull):
+		r.reason = reasonQueueFull
+	case errors.Is(e.Why, lease.ErrQueueTimeout):
+		r.reason = reasonQueueTimeout
+	}
+	r.details = limitDetails(e.Key, r.reason)
+	return r
+}
+
+// limitDetails says what is at its limit, without its name: others may share it.
+func limitDetails(k limit.Key, why reason) string {
+	details, unit := "", "slot came free"
+	switch k.Scope {
+	case limit.ScopeTotal:
+		details = "all workers together are at their "
+	default:
+		details = "the " + k.Scope.String() + " is at its "
+	}
+	if k.Resource == limit.Connections {
+		details += "connection limit"
+	} else {
+		details, unit = details+"limit of "+k.Resource.String(), "token came"
+	}
+	switch why {
+	case reasonQueueFull:
+		details += ", and the queue is full"
+	case reasonQueueTimeout:
+		details += ", and no " + unit + " within the queue's timeout"
+	}
+	return details
 }
 
 // refuseDial maps an error of resolving or connecting.
 func refuseDial(err error) *refusal {
-	bad := func(code, details string) *refusal {
-		return &refusal{http.StatusBadGateway, code, details, false}
-	}
-	late := func(code, details string) *refusal {
-		return &refusal{http.StatusGatewayTimeout, code, details, false}
-	}
 	var dns *net.DNSError
+	because := func(why reason, details string) *refusal { return &refusal{reason: why, details: details} }
 	switch {
 	case errors.Is(err, errProhibited):
-		return bad("destination_ip_prohibited", "the destination's address is not allowed")
+		return because(reasonProhibited, "the destination's address is not allowed")
 	case errors.Is(err, errLoop):
 		return &refuseNested
 	case errors.As(err, &dns) && dns.IsNotFound:
-		return bad("dns_error", "no such host")
+		return because(reasonDNS, "no such host")
 	case errors.As(err, &dns) && dns.IsTimeout:
-		return late("dns_timeout", "the name could not be resolved in time")
+		return because(reasonDNSTimeout, "the name could not be resolved in time")
 	case errors.As(err, &dns):
-		return bad("dns_error", "the name could not be resolved")
+		return because(reasonDNS, "the name could not be resolved")
 	case errors.Is(err, unix.ECONNREFUSED):
-		return bad("connection_refused", "the destination refused the connection")
+		return because(reasonConnectionRefused, "the destination refused the connection")
 	case isTimeout(err):
-		return late("connection_timeout", "the destination did not answer in time")
+		return because(reasonConnectionTimeout, "the destination did not answer in time")
 	case isReset(err):
-		return bad("connection_terminated", "the destination ended the connection")
+		return because(reasonConnectionBroken, "the destination ended the connection")
 	case errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.EINVAL):
-		return bad("destination_ip_unroutable", "there is no route to the destination")
+		return because(reasonUnroutable, "there is no route to the destination")
 	case isExhausted(err):
 		return refuseExhausted(exhausted(err))
 	}
-	return bad("destination_unavailable", "the destination could not be connected to")
+	return because(reasonUnavailable, "the destination could not be connected to")
 }
 
 func isTimeout(err error) bool {
 	var timeout interface{ Timeout() bool }
 	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, unix.ETIMEDOUT) ||
 		errors.As(err, &timeout) && timeout.Timeout()
-}
-
-// render appends the whole answer, with loop, a whole field or nil, in front of the others. keep
-// says whether the client's connection goes on; a HEAD request gets no body.
-func (r *refusal) render(dst, loop []byte, node string, g grounds, keep keepAlive, head bool) []byte {
-	body := r.text()
-	dst = append(dst, statusPrefix...)
-	dst = strconv.AppendInt(dst, int64(r.status), 10)
-	dst = append(dst, ' ')
-	dst = r.appendPhrase(dst, g)
-	dst = append(dst, "\r\n"...)
-	dst = append(dst, loop...)
-	dst = append(dst, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: "...)
-	dst = strconv.AppendInt(dst, int64(len(body)), 10)
-	dst = append(dst, "\r\nCache-Control: no-store\r\nProxy-Status: "...)
-	dst = append(dst, node...)
-	dst = append(dst, "; error="...)
-	dst = append(dst, r.code...)
-	dst = append(dst, "; details="...)
-	dst = appendString(dst, r.details)
-	if r.retry {
-		dst = append(dst, "\r\nRetry-After: "...)
-		dst = strconv.AppendInt(dst, retryAfterSeconds, 10)
-	}
-	dst = append(dst, "\r\n"...)
-	if r.status == http.StatusProxyAuthRequired {
-		dst = append(dst, challenge...)
-	}
-	dst = keep.render(dst)
-	dst = append(dst, "\r\n"...)
-	if head {
-		return dst
-	}
-	return append(dst, body...)
-}
-
-// text is the body: one line.
-func (r *refusal) text() string {
-	if r.status == http.StatusBadRequest {
-		return r.code + ": " + r.details + ". " + usage + "\n"
-	}
-	return r.code + ": " + r.details + "\n"
-}
-
-// appendString appends s as a structured field's string (RFC 8941 §3.3.3); what can't be in one
-// becomes '?'.
-func appendString(dst []byte, s string) []byte {
-	dst = append(dst, '"')
-	for i := range len(s) {
-		switch c := s[i]; {
-		case c == '"' || c == '\\':
-			dst = append(dst, '\\', c)
-		case c < 0x20 || c > 0x7e:
-			dst = append(dst, '?')
-		default:
-			dst = append(dst, c)
-		}
-	}
-	return append(dst, '"')
-}
-
-// statusName is the node's name as Proxy-Status has it: a token where it is one, else a string.
-func statusName(node string) string {
-	token := node != "" && (isAlpha(node[0]) || node[0] == '*')
-	for i := range len(node) {
-		token = token && (isTokenChar(node[i]) || node[i] == ':' || node[i] == '/')
-	}
-	if token {
-		return node
-	}
-	return string(appendString(nil, node))
 }

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Kind says what an upstream connection is used for.
+// Kind is the use of an upstream connection.
 type Kind uint32
 
 // The kinds.
@@ -43,22 +43,22 @@ type Connection struct {
 	Host     string
 	Port     uint16
 	Kind     Kind
-	Since    time.Time // of the upstream connection
+	Since    time.Time // the slot was granted
 	BytesIn  uint64    // from the client to the upstream
 	BytesOut uint64    // from the upstream to the client
 	Limited  bool      // counts against a limit
 }
 
-// registry holds the flows that have a slot. Its shards keep connections that begin and end on
-// different cores apart.
+// registry holds the flows with a slot. It is sharded so that connections that begin and end on
+// different CPUs do not contend for one lock.
 type registry struct {
 	last   atomic.Uint64
 	shards [16]struct {
 		mu    sync.Mutex
 		flows map[uint64]*flow
-		// carried is the sum of what the shard's flows have carried, those that have ended too.
+		// carried is the sum over the shard's flows, including ended ones.
 		carried Bytes
-		awake   *flow    // the tunnels that do not doze
+		awake   *flow    // list of the tunnels that are awake
 		_       [24]byte // one shard to a cache line
 	}
 }
@@ -80,65 +80,65 @@ func (r *registry) remove(f *flow) {
 	defer shard.mu.Unlock()
 	shard.carried.note(f)
 	delete(shard.flows, f.id)
-	if f.rest.awake {
-		f.rest.unlink(&shard.awake)
+	if f.sleepState.awake {
+		f.sleepState.unlink(&shard.awake)
 	}
 }
 
-// rest is a tunnel's place among those that are awake.
-type rest struct {
+// sleepState is a tunnel's place in its shard's list of awake tunnels.
+type sleepState struct {
 	awake      bool
-	patience   uint8 // looks at a quiet tunnel before it dozes, less one; doubles each time that it has woken
-	looks      uint8 // since it has been quiet
+	minChecks  uint8 // idle checks before the tunnel sleeps, minus one; doubled at each wake-up
+	checks     uint8 // idle checks in a row
 	moved      uint64
 	prev, next *flow
 }
 
-// maxPatience is that of a tunnel that is quiet again and again for a short time.
-const maxPatience = 63
+// maxChecks bounds minChecks, for tunnels that are idle again and again for a short time.
+const maxChecks = 63
 
-// awaken says that a tunnel does not doze.
-func (r *registry) awaken(f *flow) {
+// markAwake adds a tunnel to the list of those that are awake.
+func (r *registry) markAwake(f *flow) {
 	shard := &r.shards[f.id%uint64(len(r.shards))]
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
-	t := &f.rest
+	t := &f.sleepState
 	if t.awake || shard.flows[f.id] != f {
 		return
 	}
-	t.awake, t.looks, t.prev, t.next = true, 0, nil, shard.awake
+	t.awake, t.checks, t.prev, t.next = true, 0, nil, shard.awake
 	if t.next != nil {
-		t.next.rest.prev = f
+		t.next.sleepState.prev = f
 	}
 	shard.awake = f
 }
 
-// unlink takes the tunnel out of its shard's list.
-func (t *rest) unlink(first **flow) {
+// unlink removes the tunnel from its shard's list.
+func (t *sleepState) unlink(first **flow) {
 	if t.next != nil {
-		t.next.rest.prev = t.prev
+		t.next.sleepState.prev = t.prev
 	}
 	if t.prev != nil {
-		t.prev.rest.next = t.next
+		t.prev.sleepState.next = t.next
 	} else {
 		*first = t.next
 	}
 	t.awake, t.prev, t.next = false, nil, nil
 }
 
-// quiet looks at the tunnels that are awake, takes those out that have been quiet for long enough
-// to doze, and returns them.
+// quiet checks the awake tunnels for traffic. It removes those from the list that have been idle
+// for enough checks to sleep, and returns them.
 func (r *registry) quiet() []*flow {
 	var flows []*flow
 	for i := range r.shards {
 		shard := &r.shards[i]
 		shard.mu.Lock()
 		for f := shard.awake; f != nil; {
-			t, next := &f.rest, f.rest.next
+			t, next := &f.sleepState, f.sleepState.next
 			if moved := f.in.Load() + f.out.Load(); moved != t.moved {
-				t.moved, t.looks = moved, 0
-			} else if t.looks++; t.looks > t.patience {
-				t.patience = min(2*t.patience+1, maxPatience)
+				t.moved, t.checks = moved, 0
+			} else if t.checks++; t.checks > t.minChecks {
+				t.minChecks = min(2*t.minChecks+1, maxChecks)
 				t.unlink(&shard.awake)
 				flows = append(flows, f)
 			}
@@ -156,7 +156,7 @@ func (r *registry) get(id uint64) *flow {
 	return shard.flows[id]
 }
 
-// lasting returns, once for each, the flows that began before t.
+// lasting returns the flows that began before t; each flow is returned once only.
 func (r *registry) lasting(t time.Time) []*flow {
 	var flows []*flow
 	for i := range r.shards {
@@ -183,7 +183,7 @@ func (r *registry) count() (n int) {
 	return n
 }
 
-// all copies the flows, so that the caller may end them.
+// all returns a copy, so that the caller can end the flows without holding a lock.
 func (r *registry) all() []*flow {
 	var flows []*flow
 	for i := range r.shards {
@@ -197,11 +197,11 @@ func (r *registry) all() []*flow {
 	return flows
 }
 
-// Open counts the open upstream connections.
+// Open returns the number of open upstream connections.
 func (s *Server) Open() int { return s.flows.count() }
 
-// Connections lists the open upstream connections, to host where it is not "" (normalised, without
-// a port), oldest first.
+// Connections lists the open upstream connections, oldest first. If host is not "", only those to
+// host (normalised, without port).
 func (s *Server) Connections(host string) []Connection {
 	flows := s.flows.all()
 	slices.SortFunc(flows, func(a, b *flow) int { return cmp.Compare(a.id, b.id) })
@@ -214,8 +214,8 @@ func (s *Server) Connections(host string) []Connection {
 	return list
 }
 
-// CloseConnection ends one connection: a plain exchange that no answer has come to yet is answered
-// 502, all else is reset on both sides. False says that there is none with this id.
+// CloseConnection ends one connection. A plain exchange whose answer has not begun is answered 502;
+// anything else is reset on both sides. False means that no connection has this id.
 func (s *Server) CloseConnection(id string) bool {
 	n, err := strconv.ParseUint(id, 10, 64)
 	if err != nil {
@@ -229,7 +229,7 @@ func (s *Server) CloseConnection(id string) bool {
 	return true
 }
 
-// close ends the connection for an operator.
+// close ends the connection on an operator's behalf.
 func (f *flow) close() {
 	f.mu.Lock()
 	c := f.client

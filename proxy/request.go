@@ -5,11 +5,11 @@ import (
 	"strconv"
 	"unicode/utf8"
 
-	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
-// absolute splits an absolute-form target (RFC 9112 §3.2.2). The path is what goes to the origin;
-// it begins with "/", but for an OPTIONS about the server as a whole, where it is "*".
+// absolute splits an absolute-form target (RFC 9112 §3.2.2). path is what the origin gets; it
+// begins with "/", except in an OPTIONS for the server as a whole, where it is "*".
 func (h *head) absolute(method string) (authority, path []byte, _ *refusal) {
 	target := h.target
 	switch {
@@ -29,7 +29,7 @@ func (h *head) absolute(method string) (authority, path []byte, _ *refusal) {
 	authority, path = rest[:end], rest[end:]
 	switch {
 	case bytes.IndexByte(authority, '@') >= 0:
-		// RFC 9110 §4.2.4: userinfo in a request is most likely there to deceive.
+		// RFC 9110 §4.2.4: userinfo in a request is likely an attempt to deceive.
 		return nil, nil, badRequest("the target has user information before its host")
 	case len(path) == 0 && method == "OPTIONS":
 		path = []byte("*")
@@ -41,9 +41,8 @@ func (h *head) absolute(method string) (authority, path []byte, _ *refusal) {
 	return authority, path, nil
 }
 
-// cutScheme takes the scheme off a URL. Some clients ask for a WebSocket by its own, ws://, in
-// place of the http:// of its handshake (RFC 6455 §4.1): that is the same request. What TLS
-// protects can't be asked for in plain text.
+// cutScheme removes the scheme of a URL. Some clients ask for a WebSocket with ws:// instead of its
+// handshake's http:// (RFC 6455 §4.1); that is the same request. https:// and wss:// need a tunnel.
 func cutScheme(target []byte) ([]byte, *refusal) {
 	for _, scheme := range [...]string{"http://", "ws://"} {
 		if hasPrefixFold(target, scheme) {
@@ -87,11 +86,11 @@ func (c *client) plain(keep keepAlive) bool {
 	return x.run()
 }
 
-// address makes the authority's host the client's target; false says that it is malformed. Most
-// clients ask for one host again and again: it is parsed once.
+// address makes the authority's host the client's target; false means that it is malformed. Most
+// clients ask for the same host again, so the last one parsed is kept.
 func (x *exchange) address(authority []byte) bool {
 	if len(authority) == 0 || !bytes.Equal(authority, x.authority) {
-		target, err := fsm.ParseTarget(string(authority), 80)
+		target, err := limit.ParseTarget(string(authority), 80)
 		if err != nil {
 			return false
 		}
@@ -101,13 +100,13 @@ func (x *exchange) address(authority []byte) bool {
 		}
 		x.authority, x.host, x.target = append(x.authority[:0], authority...), append(x.host[:0], host...), target
 	}
-	x.c.target = x.target
+	x.c.subject.Host = x.target
 	return true
 }
 
-// hostField is what Host says of a target: its authority as it was written, but a name that some
-// clients write in UTF-8, which no URI has, in ASCII (RFC 3986 §3.2.2).
-func hostField(authority []byte, target fsm.Target) []byte {
+// hostField returns the value of Host: the authority as written, but a name in UTF-8, which no URI
+// allows, in ASCII (RFC 3986 §3.2.2).
+func hostField(authority []byte, target limit.Target) []byte {
 	switch {
 	case !bytes.ContainsFunc(authority, func(r rune) bool { return r >= utf8.RuneSelf }):
 		return authority
@@ -117,9 +116,9 @@ func hostField(authority []byte, target fsm.Target) []byte {
 	return []byte(target.String())
 }
 
-// maxForwards is the hops left to an OPTIONS or TRACE request (RFC 9110 §7.6.2), or -1 where it
-// doesn't say. This node is not to be asked about itself: a request that may go no further is
-// refused.
+// maxForwards returns the Max-Forwards to send with an OPTIONS or TRACE request (RFC 9110 §7.6.2),
+// or -1 for none. A request that may go no further is refused, because this node does not answer
+// for itself.
 func (c *client) maxForwards() (int64, *refusal) {
 	if c.method != "OPTIONS" && c.method != "TRACE" {
 		return -1, nil
@@ -147,7 +146,7 @@ func hasItem(list []byte, lower string) bool {
 	return found
 }
 
-// appendRequest appends the request as it goes to the origin.
+// appendRequest appends the request head for the origin.
 func (h *head) appendRequest(dst, authority, path []byte, forwards int64, upgrade bool, pseudonym string) []byte {
 	dst = append(dst, h.method...)
 	dst = append(dst, ' ')
@@ -181,7 +180,7 @@ func (h *head) appendRequest(dst, authority, path []byte, forwards int64, upgrad
 	return append(dst, "\r\n"...)
 }
 
-// appendResponse appends the response as it goes to the client.
+// appendResponse appends the response head for the client.
 func (h *head) appendResponse(dst []byte, chunked bool, length int64, keep keepAlive, pseudonym string) []byte {
 	dst = append(dst, statusPrefix...)
 	dst = strconv.AppendInt(dst, int64(h.status), 10)
@@ -206,7 +205,7 @@ func (h *head) appendResponse(dst []byte, chunked bool, length int64, keep keepA
 	return append(dst, "\r\n"...)
 }
 
-// appendFraming appends what says how the body ends.
+// appendFraming appends the field that says how the body ends.
 func (h *head) appendFraming(dst []byte, chunked bool, length int64) []byte {
 	switch {
 	case chunked:
@@ -219,8 +218,8 @@ func (h *head) appendFraming(dst []byte, chunked bool, length int64) []byte {
 	return dst
 }
 
-// appendVia appends this node's entry, with the version that the message came with (RFC 9110
-// §7.6.3).
+// appendVia appends this node's Via entry, with the version that the message was received with (RFC
+// 9110 §7.6.3).
 func (h *head) appendVia(dst []byte, pseudonym string) []byte {
 	if h.minor == 0 {
 		dst = append(dst, "Via: 1.0 "...)

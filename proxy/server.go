@@ -13,24 +13,25 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// counter is a number that only the owner of what it counts resets.
+// counter is a number that others may read, but not reset.
 type counter = atomic.Int64
 
-// Counters are what the server has done since it was made; all but Clients only grow.
+// Counters count the server's work since it was made. All but Clients only grow.
 type Counters struct {
 	Clients    counter // client connections open now
 	Requests   counter // requests with a well-formed head
 	Tunnels    counter // CONNECT and upgrade tunnels begun
 	Exchanges  counter // plain requests that an upstream answered
-	Reused     counter // of them, on a kept-alive upstream connection
+	Reused     counter // exchanges on a kept-alive upstream connection
 	Retries    counter // requests sent again because a kept-alive connection was stale
-	Refused    counter // answers of the proxy's own
+	Refused    counter // refusals
 	DialErrors counter
-	BytesIn    counter // from clients to upstreams, of finished tunnels and requests: [Server.Bytes] has all
+	BytesIn    counter // from clients to upstreams; finished tunnels and requests only, see [Server.Bytes]
 	BytesOut   counter
 
-	// Refusals are the answers of the proxy's own by their reason; Refused is their sum.
+	// Refusals counts refusals by reason; Refused is their sum.
 	Refusals [refusalCount]counter
+	limits   limitCounters // those of limits again, see [Counters.RefusedBy]
 }
 
 // Server is the proxy of one node. Make one with [New].
@@ -41,7 +42,7 @@ type Server struct {
 	policy    atomic.Pointer[Policy]
 	forbidden atomic.Pointer[forbidden]
 	local     *localCache
-	greeting  string // that no tunnel's upstream may begin with
+	greeting  string // the first bytes of ports that only nodes dial
 	loop      atomic.Pointer[loopMark]
 	gate      *gate
 	tls       *tls.Config // nil: clients speak plain HTTP
@@ -56,41 +57,42 @@ type Server struct {
 	buffers   bufferPool
 	pipes     pipePool
 	idle      idlePool
+	names     clientNames
 	flows     registry
 	resets    resetLog
 	hangups   *hangups
-	dozing    *dozeSet
+	sleepers  *sleepSet
 	refusals  [refusalCount]*sampler
 
 	accepts, handshakes, crowded *sampler
 
 	draining atomic.Bool // new requests are refused
-	stopping atomic.Bool // and clients that wait for nothing are not waited for
+	stopping atomic.Bool // Drain has begun: clients without a request are closed, new ones too
 
-	ctx    context.Context // ends when the remaining work is to be dropped
+	ctx    context.Context // ends when remaining work is to be dropped
 	cancel context.CancelCauseFunc
-	places chan struct{} // one for each connection of an allowed client
-	// strangers has a place for each connection that allow_clients refuses, until it has been
+	places chan struct{} // one entry for each connection of an allowed client
+	// strangers has one entry for each connection that allow_clients refuses, until it has been
 	// answered.
 	strangers chan struct{}
-	upstreams atomic.Int64   // flows with a slot: each has an upstream connection, or makes one
-	closings  atomic.Int64   // of them, those that wait for the upstream's end after a FIN
+	upstreams atomic.Int64   // flows with a slot: connected or dialling
+	closings  atomic.Int64   // those of them that wait for the upstream's FIN after ours
 	work      sync.WaitGroup // clients and flows with a slot
 
-	rested  chan *client // to workers that rest; closed once no client comes any more
-	resting atomic.Int64
-	ended   sync.Once
+	toIdleWorker chan *client // to idle workers; closed once no client can come any more
+	idleWorkers  atomic.Int64
+	ended        sync.Once
 
-	mu        sync.Mutex
-	look      *time.Timer // runs lookAround
-	lull      *time.Timer // runs lullQuiet
-	closed    bool        // no listener and no client is taken any more
-	listeners map[*listener]struct{}
-	clients   map[*client]struct{}
-	fronts    map[*front]struct{} // those that have not come to a request yet
+	mu         sync.Mutex
+	look       *time.Timer // runs lookAround
+	sleepTimer *time.Timer // runs sleepQuiet
+	closed     bool        // no new listeners or clients
+	listeners  map[*listener]struct{}
+	clients    map[*client]struct{}
+	fronts     map[*front]struct{} // those whose handshake is not complete
 }
 
-// New makes a server. Close it also where Serve was never called.
+// New makes a server. It must be closed even if Serve was never called.
 func New(cfg Config, admitter Admitter, resolver Resolver, log hclog.Logger) (*Server, error) {
 	if cfg.Node == "" {
 		return nil, errors.New("proxy: the node has no name: set name in the configuration")
@@ -113,31 +115,31 @@ func New(cfg Config, admitter Admitter, resolver Resolver, log hclog.Logger) (*S
 		cfg.OnDial = nobody
 	}
 	s := &Server{
-		node:      cfg.Node,
-		status:    statusName(cfg.Node),
-		local:     newLocalCache(isLocal),
-		greeting:  cfg.NodeGreeting,
-		gate:      newGate(),
-		admitter:  admitter,
-		resolver:  resolver,
-		log:       log,
-		lines:     newLines(cfg.Lines, log),
-		onWait:    cfg.OnQueueWait,
-		onDial:    cfg.OnDial,
-		hangups:   hangups,
-		places:    make(chan struct{}, cfg.MaxClients),
-		strangers: make(chan struct{}, maxStrangers),
-		rested:    make(chan *client),
-		listeners: make(map[*listener]struct{}),
-		clients:   make(map[*client]struct{}),
-		fronts:    make(map[*front]struct{}),
-		tls:       clientTLS(cfg.TLS),
+		node:         cfg.Node,
+		status:       statusName(cfg.Node),
+		local:        newLocalCache(isLocal),
+		greeting:     cfg.NodeGreeting,
+		gate:         newGate(),
+		admitter:     admitter,
+		resolver:     resolver,
+		log:          log,
+		lines:        newLines(cfg.Lines, log),
+		onWait:       cfg.OnQueueWait,
+		onDial:       cfg.OnDial,
+		hangups:      hangups,
+		places:       make(chan struct{}, cfg.MaxClients),
+		strangers:    make(chan struct{}, maxStrangers),
+		toIdleWorker: make(chan *client),
+		listeners:    make(map[*listener]struct{}),
+		clients:      make(map[*client]struct{}),
+		fronts:       make(map[*front]struct{}),
+		tls:          clientTLS(cfg.TLS),
 	}
 	s.SetPseudonym(cmp.Or(cfg.Pseudonym, cfg.Node))
 	s.newSamplers()
 	cfg.Policy.roster = newRoster(cfg.Policy.Users, nil)
 	s.policy.Store(&cfg.Policy)
-	if s.dozing, err = newDozeSet(&s.flows); err != nil {
+	if s.sleepers, err = newSleepSet(&s.flows); err != nil {
 		hangups.close()
 		s.lines.close()
 		return nil, fmt.Errorf("proxy: %w", err)
@@ -146,24 +148,24 @@ func New(cfg Config, admitter Admitter, resolver Resolver, log hclog.Logger) (*S
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.look = time.AfterFunc(lookEvery, s.lookAround)
-	s.lull = time.AfterFunc(dozeAfter, s.lullQuiet)
+	s.sleepTimer = time.AfterFunc(sleepAfter, s.sleepQuiet)
 	return s, nil
 }
 
-// lullQuiet lets tunnels doze that have been quiet.
-func (s *Server) lullQuiet() {
+// sleepQuiet puts tunnels to sleep that have been idle.
+func (s *Server) sleepQuiet() {
 	for _, f := range s.flows.quiet() {
-		f.drowse()
+		f.putToSleep()
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.closed {
-		s.lull.Reset(dozeAfter)
+		s.sleepTimer.Reset(sleepAfter)
 	}
 }
 
-// lookAround does, from time to time, what only connections need that have come to last: most are
-// over before, and never pay for it.
+// lookAround does, from time to time, the work that only long-lived connections need. Most
+// connections are over before and never pay for it.
 func (s *Server) lookAround() {
 	for _, f := range s.flows.lasting(time.Now().Add(-lookEvery)) {
 		f.keepAlive()
@@ -176,7 +178,7 @@ func (s *Server) lookAround() {
 	}
 }
 
-// clientTLS is cfg for proxy clients: HTTP/1.1 is all that they are spoken to in.
+// clientTLS returns cfg for proxy clients: they speak HTTP/1.1 only.
 func clientTLS(cfg *tls.Config) *tls.Config {
 	if cfg == nil {
 		return nil
@@ -186,7 +188,7 @@ func clientTLS(cfg *tls.Config) *tls.Config {
 	return cfg
 }
 
-// SetPolicy replaces the policy. Requests that wait or dial already keep theirs.
+// SetPolicy replaces the policy. Requests that are waiting or dialling keep the old one.
 func (s *Server) SetPolicy(p Policy) error {
 	if err := p.Validate(); err != nil {
 		return fmt.Errorf("proxy: %w", err)
@@ -201,7 +203,7 @@ func (s *Server) SetPolicy(p Policy) error {
 	return nil
 }
 
-// Counters are live: read them whenever.
+// Counters returns the live counters; they can be read at any time.
 func (s *Server) Counters() *Counters { return &s.counters }
 
 func (s *Server) isClosed() bool {
@@ -210,8 +212,8 @@ func (s *Server) isClosed() bool {
 	return s.closed
 }
 
-// SetDraining starts or ends draining, with the listeners kept open: new requests are refused (503,
-// "draining"), idle connections of clients and to upstreams are closed, tunnels and requests in
+// SetDraining starts or ends draining while the listeners stay open: new requests are refused (503,
+// "draining"), idle connections to clients and upstreams are closed, and tunnels and requests in
 // progress go on.
 func (s *Server) SetDraining(draining bool) {
 	s.draining.Store(draining)
@@ -223,7 +225,7 @@ func (s *Server) SetDraining(draining bool) {
 // Draining reports whether new requests are refused.
 func (s *Server) Draining() bool { return s.draining.Load() }
 
-// closeIdle closes the connections that nobody uses.
+// closeIdle closes the connections that are not in use.
 func (s *Server) closeIdle() {
 	for _, f := range s.idle.all() {
 		f.retire()
@@ -236,13 +238,13 @@ func (s *Server) closeIdle() {
 }
 
 // Drain closes the listeners, refuses new requests and waits until the work in progress has ended
-// and every slot is released. When ctx ends first, the rest is reset, and its error returned.
-// Afterwards the server is closed.
+// and every slot is released. If ctx ends first, the remaining connections are reset, and ctx's
+// error is returned. Afterwards the server is closed.
 func (s *Server) Drain(ctx context.Context) error {
 	s.mu.Lock()
 	s.closed = true
 	s.look.Stop()
-	s.lull.Stop()
+	s.sleepTimer.Stop()
 	for l := range s.listeners {
 		l.close()
 	}
@@ -266,10 +268,10 @@ func (s *Server) Drain(ctx context.Context) error {
 		<-done
 	}
 	s.cancel(errShutdown)
-	s.ended.Do(func() { close(s.rested) })
+	s.ended.Do(func() { close(s.toIdleWorker) })
 	s.pipes.close()
 	s.hangups.close()
-	s.dozing.close()
+	s.sleepers.close()
 	s.closeSamplers()
 	s.lines.close()
 	return err
@@ -279,7 +281,7 @@ func (s *Server) Drain(ctx context.Context) error {
 func (s *Server) Close() {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	// The error is that the context has ended.
+	// The error only says that the context has ended.
 	_ = s.Drain(ctx)
 }
 

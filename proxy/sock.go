@@ -14,10 +14,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// errNotLive ends reads and writes on a flow whose slot's session is over.
-var errNotLive = errors.New("the slot's session has passed its deadline")
+// errNotLive ends reads and writes of a flow whose slot, or whose claims, are no longer live.
+var errNotLive = errors.New("the session of the slot or the claims has passed its deadline")
 
-// bufSize is the size of pooled buffers: what one read takes at most.
+// bufSize is the size of pooled buffers, and the most that one read takes.
 const bufSize = 32 << 10
 
 // bufferPool holds buffers of bufSize between reads.
@@ -30,7 +30,8 @@ func (p *bufferPool) get() []byte {
 	return new([bufSize]byte)[:]
 }
 
-// put takes back what get gave; a buffer that was grown meanwhile is left to the collector.
+// put takes back a buffer from get. A buffer that was grown meanwhile is left to the garbage
+// collector.
 func (p *bufferPool) put(b []byte) {
 	if cap(b) == bufSize {
 		p.pool.Put((*[bufSize]byte)(b[:bufSize]))
@@ -39,37 +40,38 @@ func (p *bufferPool) put(b []byte) {
 
 // sock is one TCP connection, the client's or the upstream's.
 //
-// Every read and write waits for readiness first, then asks the slot whether its session is
-// still live, then does one system call without blocking: a process that was frozen past its
-// lease finds out before it touches another byte. One goroutine may read and one may write at a
-// time; reset and close may be called from anywhere.
+// Every read and write first waits for readiness, then asks the slot whether it is still live, and
+// then makes one non-blocking system call. So a process that was frozen past its lease notices
+// before it touches another byte. One goroutine may read and one may write at a time; reset and
+// close may be called from anywhere.
 type sock struct {
-	// conn is the descriptor in the runtime's poller. Unlike package net, it asks the kernel for no
-	// address and sets no option of its own accord.
+	// conn is the descriptor, registered with the runtime's poller. Unlike package net, it makes no
+	// system calls for addresses and default options.
 	conn *os.File
 	raw  syscall.RawConn
 	pool *bufferPool
-	// slot, where not nil, must be live for every read and write. It is changed only while
-	// nobody reads or writes.
-	slot Slot
-	// front, where not nil, is the client's TLS, at the other end of the pair that this socket is
-	// of.
+	// slot and claims, if not nil, must be live for every read and write. They are changed only
+	// while neither is in progress. There are no claims without a slot.
+	slot   Slot
+	claims Claims
+	// front, if not nil, is the client's TLS, at the other end of the socket pair.
 	front *front
-	// tunnel, where not nil, is told when a write finds the peer's window closed.
+	// tunnel, if not nil, is the flow whose blocked is called when the peer's window is full.
 	tunnel *flow
-	// stall bounds a write without progress; 0 does not.
+	// stall bounds a write without progress; 0 is no bound.
 	stall time.Duration
-	// stuck says that a write waits for the peer's window.
+	// stuck is set while a write waits for the peer's window.
 	stuck atomic.Bool
 	// watch is the registration with the hang-up watcher.
 	watch watch
-	// slowStart is set until a second write turns off Nagle's algorithm, which holds back no first
-	// one. Many connections have no second. Accepted ones inherit the option from their listener.
+	// slowStart is set while Nagle's algorithm is on, which does not delay a first write. The
+	// second write turns it off; many connections have none. Accepted sockets inherit the option
+	// from their listener.
 	slowStart, written bool
 
 	reading reading
 	writing writing
-	// The callbacks are made once: a method value is an allocation.
+	// The callbacks are made once, because a method value is an allocation.
 	tryReadFunc, tryWriteFunc func(fd uintptr) bool
 }
 
@@ -90,13 +92,13 @@ type writing struct {
 // newSock takes over a non-blocking TCP socket.
 func newSock(fd int, pool *bufferPool) *sock {
 	s := &sock{conn: os.NewFile(uintptr(fd), ""), pool: pool}
-	s.raw, _ = s.conn.SyscallConn() // fails for no file at all
+	s.raw, _ = s.conn.SyscallConn() // never fails for an open file
 	s.tryReadFunc, s.tryWriteFunc = s.tryRead, s.tryWrite
 	return s
 }
 
-// finishConnect waits until the connection to peer, which was begun, has come about or failed, or
-// the write deadline.
+// finishConnect waits until the connection to peer is established, has failed, or the write
+// deadline has passed.
 func (s *sock) finishConnect(peer unix.Sockaddr, addr netip.AddrPort) error {
 	var failure error
 	err := s.raw.Write(func(fd uintptr) bool {
@@ -106,8 +108,11 @@ func (s *sock) finishConnect(peer unix.Sockaddr, addr netip.AddrPort) error {
 	return cmp.Or(err, failure)
 }
 
-// read fills b with what one system call yields. A nil b is taken from the pool, once
-// there is something to read; it belongs to the caller, unless err is not nil.
+// guard sets what must be live for every read and write.
+func (s *sock) guard(slot Slot, claims Claims) { s.slot, s.claims = slot, claims }
+
+// read fills b with the bytes of one system call. If b is nil, a buffer is taken from the pool once
+// there is something to read; unless err is set, it belongs to the caller.
 func (s *sock) read(b []byte) ([]byte, int, error) { return s.readBy(b, s.tryReadFunc) }
 
 // readBy reads with try, which is tryRead or calls it.
@@ -129,10 +134,10 @@ func (s *sock) readBy(b []byte, try func(fd uintptr) bool) ([]byte, int, error) 
 	return b, r.n, nil
 }
 
-// tryRead reports false where there is nothing to read yet.
+// tryRead makes one read; false means that there is nothing to read yet.
 func (s *sock) tryRead(fd uintptr) bool {
 	r := &s.reading
-	if s.slot != nil && !s.slot.Live() {
+	if s.slot != nil && (!s.slot.Live() || s.claims != nil && !s.claims.Live()) {
 		r.err = errNotLive
 		return true
 	}
@@ -162,7 +167,8 @@ func (s *sock) tryRead(fd uintptr) bool {
 	}
 }
 
-// end is what there is at the end of what can be read: the peer's FIN, or its front's reset.
+// end returns the error for an end of file: the peer's FIN, or the reset of a TLS client's
+// connection.
 func (s *sock) end() error {
 	if s.front != nil && s.front.broken.Load() {
 		return unix.ECONNRESET
@@ -170,7 +176,7 @@ func (s *sock) end() error {
 	return io.EOF
 }
 
-// write writes all of a, then b, then c, in one system call where the window lets it.
+// write writes all of a, b and c, in one system call if the window allows it.
 func (s *sock) write(a, b, c []byte) error {
 	w := &s.writing
 	w.parts, w.err = [3][]byte{a, b, c}, nil
@@ -189,7 +195,7 @@ func (s *sock) write(a, b, c []byte) error {
 	return err
 }
 
-// tryWrite reports false where the peer's window is closed.
+// tryWrite writes; false means that the peer's window is full.
 func (s *sock) tryWrite(fd uintptr) bool {
 	w := &s.writing
 	for {
@@ -197,7 +203,7 @@ func (s *sock) tryWrite(fd uintptr) bool {
 		if first < 0 {
 			return true
 		}
-		if s.slot != nil && !s.slot.Live() {
+		if s.slot != nil && (!s.slot.Live() || s.claims != nil && !s.claims.Live()) {
 			w.err = errNotLive
 			return true
 		}
@@ -232,7 +238,8 @@ func (s *sock) pushSmall(fd uintptr) {
 	s.written = true
 }
 
-// first is the index of the first part with bytes left, or -1, and whether another one follows.
+// first returns the index of the first part with bytes left, or -1, and whether another such part
+// follows.
 func (w *writing) first() (first int, rest bool) {
 	first = -1
 	for i, p := range w.parts {
@@ -247,7 +254,7 @@ func (w *writing) first() (first int, rest bool) {
 	return first, false
 }
 
-// wrote takes n bytes off the parts.
+// wrote removes n written bytes from the parts.
 func (s *sock) wrote(n int) {
 	for i, p := range s.writing.parts {
 		k := min(n, len(p))
@@ -267,7 +274,8 @@ func (s *sock) writeBlocked() {
 	}
 }
 
-// offer writes what the window lets it of b, beside whoever writes, and returns how much that was.
+// offer writes as much of b as the window allows, without regard to writes in progress, and returns
+// the number of bytes written.
 func (s *sock) offer(b string) (n int) {
 	s.raw.Control(func(fd uintptr) {
 		if wrote, err := unix.Write(int(fd), []byte(b)); err == nil {
@@ -288,13 +296,13 @@ func (s *sock) quiet() bool {
 	return err == nil && quiet
 }
 
-// unread is the number of received bytes that nobody has read yet.
+// unread returns the number of received bytes that have not been read.
 func (s *sock) unread() (n int) {
 	s.raw.Control(func(fd uintptr) { n = received(int(fd)) })
 	return n
 }
 
-// reset ends the connection at once, with a RST, and wakes who reads or writes it.
+// reset ends the connection at once, with a RST, and wakes goroutines that read or write it.
 func (s *sock) reset() {
 	if s.front != nil {
 		s.front.clientReset()
@@ -305,19 +313,19 @@ func (s *sock) reset() {
 	s.close()
 }
 
-// close ends the connection; what was written is still delivered.
+// close ends the connection; written bytes are still delivered.
 func (s *sock) close() {
 	s.conn.Close()
-	s.watch.forget() // after: a registration under way finds the connection closed, or is found here
+	s.watch.forget() // afterwards: a concurrent registration finds the socket closed, or is undone here
 	if s.front != nil {
 		s.front.clientClosed()
 	}
 }
 
-// closeWrite sends a FIN after what was written.
+// closeWrite sends a FIN after the written bytes.
 func (s *sock) closeWrite() error { return s.shutdown(unix.SHUT_WR) }
 
-// closeRead ends the reads, as a FIN would; it leaves the peer alone.
+// closeRead makes reads end as if a FIN had come. The peer does not notice.
 func (s *sock) closeRead() error { return s.shutdown(unix.SHUT_RD) }
 
 func (s *sock) shutdown(how int) error {
@@ -328,8 +336,8 @@ func (s *sock) shutdown(how int) error {
 	return err
 }
 
-// keepAlive options find out that a peer has gone without a word: after 15 s of silence it is
-// asked, and has two minutes to answer.
+// keepAliveOptions make the kernel detect a peer that vanished silently: it is probed after 15 s of
+// silence and has two minutes to answer.
 var keepAliveOptions = [...]struct{ level, name, value int }{
 	{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
 	{unix.IPPROTO_TCP, tcpKeepIdle, 15},
@@ -337,7 +345,7 @@ var keepAliveOptions = [...]struct{ level, name, value int }{
 	{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 9},
 }
 
-// setKeepAlive sets the options on a socket; accepted ones inherit them from their listener.
+// setKeepAlive sets the options on a socket; accepted sockets inherit them from their listener.
 func setKeepAlive(fd uintptr) error {
 	for _, o := range keepAliveOptions {
 		if err := unix.SetsockoptInt(int(fd), o.level, o.name, o.value); err != nil {
@@ -347,18 +355,18 @@ func setKeepAlive(fd uintptr) error {
 	return nil
 }
 
-// keepAlive makes the kernel ask a silent peer whether it is still there.
+// keepAlive makes the kernel probe a silent peer.
 func (s *sock) keepAlive() {
 	s.raw.Control(func(fd uintptr) { _ = setKeepAlive(fd) })
 }
 
-// rtt is the kernel's smoothed round-trip time, 0 for a closed connection.
+// rtt returns the kernel's smoothed round-trip time, or 0 for a closed connection.
 func (s *sock) rtt() (d time.Duration) {
 	s.raw.Control(func(fd uintptr) { d = roundTrip(int(fd)) })
 	return d
 }
 
-// acked changes with each byte that the peer's kernel acknowledges.
+// acked returns a number that changes with each byte that the peer's kernel acknowledges.
 func (s *sock) acked() (n uint64) {
 	if s.front != nil {
 		return s.front.wire.acked()
@@ -367,7 +375,8 @@ func (s *sock) acked() (n uint64) {
 	return n
 }
 
-// carried changes with each byte that comes, and with each that the peer's kernel acknowledges.
+// carried returns a number that changes with each byte received, and with each byte that the peer's
+// kernel acknowledges.
 func (s *sock) carried() (n uint64) {
 	if s.front != nil {
 		return s.front.wire.carried()
@@ -376,7 +385,7 @@ func (s *sock) carried() (n uint64) {
 	return n
 }
 
-// isReset reports whether err says that the peer, or its network, has ended the connection.
+// isReset reports whether err means that the peer, or the network, has ended the connection.
 func isReset(err error) bool {
 	return errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) ||
 		errors.Is(err, unix.ETIMEDOUT) || errors.Is(err, unix.ENOTCONN)

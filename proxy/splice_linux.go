@@ -10,25 +10,25 @@ import (
 )
 
 const (
-	// pipeSize is a pipe's capacity: the most that one call moves. A process without privileges may
-	// have maxPipes of this size (pipe-max-size, pipe-user-pages-soft).
+	// pipeSize is the capacity of a pipe, and the most that one call moves. An unprivileged process
+	// may have maxPipes of this size (pipe-max-size, pipe-user-pages-soft).
 	pipeSize = 1 << 20
 	maxPipes = 64
-	// bulkPiece is the least piece that is worth a pipe; smaller ones are copied.
+	// bulkPiece is the smallest piece worth a pipe; smaller ones are copied.
 	bulkPiece = 16 << 10
 )
 
-// pipe is what bytes go through from one socket to another without being copied.
+// pipe carries bytes from one socket to another without copying them.
 type pipe struct{ r, w int }
 
-// pipePool holds empty pipes between uses, and bounds how many there are.
+// pipePool holds empty pipes between uses, and bounds their number.
 type pipePool struct {
 	mu   sync.Mutex
 	made int
 	free []*pipe
 }
 
-// get returns an empty pipe, or nil where enough are in use, or the process is out of descriptors.
+// get returns an empty pipe, or nil if all are in use or the process has no descriptor left.
 func (p *pipePool) get() *pipe {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -44,7 +44,7 @@ func (p *pipePool) get() *pipe {
 	if unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK) != nil {
 		return nil
 	}
-	_, _ = unix.FcntlInt(uintptr(fds[1]), unix.F_SETPIPE_SZ, pipeSize) // a smaller one does too
+	_, _ = unix.FcntlInt(uintptr(fds[1]), unix.F_SETPIPE_SZ, pipeSize) // a smaller pipe works too
 	p.made++
 	return &pipe{fds[0], fds[1]}
 }
@@ -56,7 +56,7 @@ func (p *pipePool) put(pp *pipe) {
 	p.free = append(p.free, pp)
 }
 
-// drop closes a pipe with bytes in it.
+// drop closes a pipe that still holds bytes.
 func (p *pipePool) drop(pp *pipe) {
 	unix.Close(pp.r)
 	unix.Close(pp.w)
@@ -65,7 +65,7 @@ func (p *pipePool) drop(pp *pipe) {
 	p.made--
 }
 
-// close closes the pipes that nobody uses.
+// close closes the pipes that are not in use.
 func (p *pipePool) close() {
 	p.mu.Lock()
 	free := p.free
@@ -76,18 +76,18 @@ func (p *pipePool) close() {
 	}
 }
 
-// splicing moves bytes from one socket to another in the kernel. It keeps the rules of a sock's
-// reads and writes: readiness first, then the slot, then one call that does not block.
+// splicing moves bytes from one socket to another in the kernel. It keeps the rules of sock: wait
+// for readiness, check the slot, then make one non-blocking call.
 type splicing struct {
 	src, dst *sock
 	pipes    *pipePool
-	pipe     *pipe // nil while the source has nothing, and where none is to be had
-	n        int   // bytes in it
+	pipe     *pipe // nil while the source has nothing, and if none is available
+	n        int   // bytes in the pipe
 	err      error // of the call under way
 }
 
-// splice relays from src to dst for as long as it comes in pieces that are worth it. Neither error
-// says that the rest is to be copied.
+// splice relays from src to dst as long as the pieces are large enough. If both errors are nil, the
+// caller goes on by copying.
 func splice(dst, src *sock, pipes *pipePool, moved *atomic.Uint64) (readErr, writeErr error) {
 	s := &splicing{src: src, dst: dst, pipes: pipes}
 	fill, drain := s.fill, s.drain // a method value is an allocation
@@ -109,9 +109,10 @@ func splice(dst, src *sock, pipes *pipePool, moved *atomic.Uint64) (readErr, wri
 	}
 }
 
-// fill reports false where there is nothing to read yet, and keeps no pipe waiting for it.
+// fill fills the pipe from the source; false means that there is nothing to read yet. No pipe is
+// held during that wait.
 func (s *splicing) fill(fd uintptr) bool {
-	if s.src.slot != nil && !s.src.slot.Live() {
+	if s.src.slot != nil && (!s.src.slot.Live() || s.src.claims != nil && !s.src.claims.Live()) {
 		s.err = errNotLive
 		return true
 	}
@@ -139,10 +140,10 @@ func (s *splicing) fill(fd uintptr) bool {
 	}
 }
 
-// drain reports false where the peer's window is closed.
+// drain empties the pipe into the destination; false means that the peer's window is full.
 func (s *splicing) drain(fd uintptr) bool {
 	for s.n > 0 {
-		if s.dst.slot != nil && !s.dst.slot.Live() {
+		if s.dst.slot != nil && (!s.dst.slot.Live() || s.dst.claims != nil && !s.dst.claims.Live()) {
 			s.err = errNotLive
 			return true
 		}
@@ -175,7 +176,7 @@ func (s *splicing) release() {
 	s.pipe = nil
 }
 
-// firstError is a where that is one, else b.
+// firstError returns a, or b if a is nil.
 func firstError(a, b error) error {
 	if a != nil {
 		return a

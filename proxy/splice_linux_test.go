@@ -15,11 +15,11 @@ func (p *pipePool) counts() (made, free int) {
 	return p.made, len(p.free)
 }
 
-// Much goes through pipes, which are given back.
+// Bulk data goes through pipes, which are given back.
 func TestBulkIsSpliced(t *testing.T) {
 	w := newWorld(t, 0)
 	carryBulk(t, w, func() {
-		// A reader that pauses leaves the pipe full and the source waiting.
+		// A paused reader leaves the pipe full and the source waiting.
 		eventually(t, "a pipe is in use", func() bool { made, free := w.pipes.counts(); return made > free })
 	})
 	if made, free := w.pipes.counts(); made == 0 || made != free {
@@ -27,7 +27,7 @@ func TestBulkIsSpliced(t *testing.T) {
 	}
 }
 
-// A tunnel that has gone quiet holds no pipe, and carries small pieces as before.
+// An idle tunnel holds no pipe, and carries small pieces as before.
 func TestQuietTunnelHoldsNoPipe(t *testing.T) {
 	w := newWorld(t, 0)
 	u := newUpstream(t, nil)
@@ -48,7 +48,7 @@ func TestQuietTunnelHoldsNoPipe(t *testing.T) {
 	}
 }
 
-// Where no pipe is to be had, everything is copied.
+// If no pipe is available, everything is copied.
 func TestBulkWithoutPipes(t *testing.T) {
 	w := newWorld(t, 0)
 	w.pipes.mu.Lock()
@@ -64,8 +64,8 @@ func TestBulkWithoutPipes(t *testing.T) {
 	p.CloseWrite()
 }
 
-// A splice that is stuck moves nothing more once the slot is not live, and its pipe, with bytes in
-// it, is not used again.
+// A stuck splice moves nothing once the slot is not live, and its pipe, which holds bytes, is not
+// reused.
 func TestSpliceAsksTheSlot(t *testing.T) {
 	w := newWorld(t, 1)
 	u := newUpstream(t, nil)

@@ -4,13 +4,13 @@ package proxy
 
 import "sync/atomic"
 
-// maxPipes is how many pipes there may be: here everything is copied.
+// maxPipes is 0, because everything is copied.
 const maxPipes = 0
 
-// pipePool holds no pipes.
+// pipePool is empty.
 type pipePool struct{}
 
 func (pipePool) close() {}
 
-// splice leaves all to be copied.
+// splice does nothing: the caller copies everything.
 func splice(_, _ *sock, _ *pipePool, _ *atomic.Uint64) (readErr, writeErr error) { return nil, nil }

@@ -15,11 +15,11 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
-	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/limit"
 )
 
-// clockAdmitter's slots read the clock in frames as deep as a lease's do.
+// clockAdmitter's slots read the clock in frames as deep as a lease's.
 type clockAdmitter struct {
 	*admitter
 	clock *lease.SystemClock
@@ -30,7 +30,7 @@ type clockSlot struct {
 	clock *lease.SystemClock
 }
 
-func (a clockAdmitter) Acquire(ctx context.Context, t fsm.Target, h lease.Holder) (Slot, error) {
+func (a clockAdmitter) Acquire(ctx context.Context, t limit.Target, h lease.Holder) (Slot, error) {
 	s, err := a.admitter.Acquire(ctx, t, h)
 	return &clockSlot{s, a.clock}, err
 }
@@ -45,12 +45,12 @@ func (s *clockSlot) started() bool {
 	return frame[0] <= 1
 }
 
-// The stacks of a tunnel's two goroutines stay the smallest there are (2 KiB): growing one costs
-// each connection more than admitting it does. The race detector's frames are larger, so this runs
-// without it.
+// The stacks of a tunnel's two goroutines keep the smallest size (2 KiB). Growing one costs a
+// connection more than its admission. The race detector enlarges frames, so the test runs without
+// it.
 func TestStackOfATunnel(t *testing.T) {
 	const tunnels, each, slack = 64, 2 * 2048, 64 << 10
-	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // which would give stacks back
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // a collection would shrink stacks
 	up, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -86,7 +86,7 @@ func TestStackOfATunnel(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// All is done by this goroutine, so that only the proxy's are new.
+	// This goroutine does everything, so that only the proxy's are new.
 	tunnel := func(i int) {
 		c, err := net.Dial("tcp", l.Addr().String())
 		if err != nil {
@@ -109,7 +109,7 @@ func TestStackOfATunnel(t *testing.T) {
 			exchange(u, c, "pong")
 		}
 	}
-	for i := range 4 { // what the first ones start of the proxy is not theirs
+	for i := range 4 { // the first rounds also start goroutines of the proxy itself
 		tunnel(i)
 	}
 	stacks := func() uint64 {

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"regexp"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -15,12 +14,13 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	"github.com/weirproxy/weir/fsm"
 	"golang.org/x/sys/unix"
+
+	"github.com/weirproxy/weir/limit"
 )
 
-// descriptor is a syscall.RawConn over any file descriptor. Before each read it is fed one piece of
-// what is to come, and ends after the last.
+// descriptor is a syscall.RawConn for any file descriptor. Each read is preceded by one piece of
+// the input; the input's end follows the last.
 type descriptor struct {
 	fd     int
 	feed   int // the pipe's other end, -1 without one
@@ -45,7 +45,7 @@ func (d *descriptor) Read(f func(uintptr) bool) error {
 	return nil
 }
 
-// arriving is an inbuf that the data comes to in pieces of n bytes, and then a FIN.
+// arriving returns an inbuf that receives data in pieces of n bytes, and then a FIN.
 func arriving(t *testing.T, data []byte, n int) *inbuf {
 	var ends [2]int
 	if err := unix.Pipe(ends[:]); err != nil {
@@ -67,7 +67,7 @@ func onDescriptor(d *descriptor) *sock {
 	return s
 }
 
-// sink is an outbuf whose bytes can be read again.
+// sink is an outbuf whose output can be read.
 type sink struct {
 	outbuf
 	fd int
@@ -79,7 +79,7 @@ func newSink(t *testing.T) *sink {
 	return &sink{outbuf{sock: onDescriptor(&descriptor{fd: fd, feed: -1})}, fd}
 }
 
-// written is all that went out.
+// written returns the whole output.
 func (s *sink) written(t *testing.T) []byte {
 	if err := s.flush(); err != nil {
 		t.Fatal(err)
@@ -95,7 +95,7 @@ func (s *sink) written(t *testing.T) []byte {
 	return b
 }
 
-// message is a request or response as somebody has read it.
+// message is a parsed request or response.
 type message struct {
 	Start   string // method, target, or status; and the minor version
 	Host    string
@@ -106,8 +106,7 @@ type message struct {
 	Persist bool
 }
 
-// relayed are the requests that weir accepted from a connection, and what it sends to their
-// upstreams.
+// relayed has the requests that weir accepted from a connection, and its output to the upstreams.
 type relayed struct {
 	seen []message
 	out  []byte // of the complete ones
@@ -115,7 +114,7 @@ type relayed struct {
 	end  string // why it read no further
 }
 
-// relayRequests does what a client's goroutine does with a connection, but for the connections.
+// relayRequests handles a connection like a client's goroutine, but without connections.
 func relayRequests(t *testing.T, in *inbuf) (r relayed) {
 	out := newSink(t)
 	for len(r.seen) < 8 {
@@ -131,7 +130,7 @@ func relayRequests(t *testing.T, in *inbuf) (r relayed) {
 		}
 		method := string(h.method)
 		authority, path, refusal := h.absolute(method)
-		if _, err := fsm.ParseTarget(string(authority), 80); method == "CONNECT" || refusal != nil || err != nil || !isHost(authority) {
+		if _, err := limit.ParseTarget(string(authority), 80); method == "CONNECT" || refusal != nil || err != nil || !isHost(authority) {
 			r.end = "not for an upstream"
 			break
 		}
@@ -151,7 +150,7 @@ func relayRequests(t *testing.T, in *inbuf) (r relayed) {
 			break
 		}
 		r.out = out.written(t)
-		// What went out is read back by the caller; here only the content as weir has read it.
+		// The caller parses the output; this is the content as weir read it.
 		m.Body, m.Trailer = contentOf(t, r.out[before+len(forward):], content)
 		r.seen, r.rest = append(r.seen, m), in.len()
 	}
@@ -159,7 +158,7 @@ func relayRequests(t *testing.T, in *inbuf) (r relayed) {
 	return r
 }
 
-// contentOf takes the bytes that went out behind a head apart.
+// contentOf parses the output behind a head.
 func contentOf(t *testing.T, b []byte, content body) (string, http.Header) {
 	if content.framing != framedChunked {
 		return string(b), nil
@@ -180,7 +179,7 @@ func contentOf(t *testing.T, b []byte, content body) (string, http.Header) {
 	return string(got), trailersOf(m.Trailer)
 }
 
-// optionsOf are the members of a list, naively.
+// optionsOf splits a list naively.
 func optionsOf(value string) (list []string) {
 	for _, o := range strings.Split(strings.ToLower(value), ",") {
 		if o = strings.Trim(o, " \t"); o != "" {
@@ -190,7 +189,8 @@ func optionsOf(value string) (list []string) {
 	return list
 }
 
-// trailersOf are the trailer fields that came, and may go on: not those that were only announced.
+// trailersOf returns the received trailer fields that may be forwarded, without those that were
+// only announced.
 func trailersOf(h http.Header) http.Header {
 	h = h.Clone()
 	for name, values := range h {
@@ -201,8 +201,8 @@ func trailersOf(h http.Header) http.Header {
 	return h
 }
 
-// standardRefusal names the rule by which net/http refuses a request that weir takes, or "". Three
-// judge what weir passes on as it is, for the origin to judge, and one what weir writes anew.
+// standardRefusal names the rule by which net/http refuses a request that weir accepts, or "". In
+// three cases weir leaves the decision to the origin; in one it repairs the request.
 func standardRefusal(h *head) string {
 	target := string(h.target)
 	if string(h.method) == "CONNECT" && !strings.HasPrefix(target, "/") {
@@ -232,7 +232,7 @@ func standardRefusal(h *head) string {
 	return ""
 }
 
-// standardRequests reads as many requests as weir has with net/http.
+// standardRequests reads as many requests with net/http as weir has read.
 func standardRequests(t *testing.T, data []byte, n int) (list []message, rest int, _ bool) {
 	r := bufio.NewReader(bytes.NewReader(data))
 	for range n {
@@ -254,7 +254,7 @@ func standardRequests(t *testing.T, data []byte, n int) (list []message, rest in
 	return list, len(left), true
 }
 
-// skipEmptyLines does what RFC 9112 section 2.2 asks of a server, and net/http leaves undone.
+// skipEmptyLines does what RFC 9112 §2.2 asks of servers and net/http does not do.
 func skipEmptyLines(r *bufio.Reader) {
 	for {
 		b, _ := r.Peek(2)
@@ -269,8 +269,8 @@ func skipEmptyLines(r *bufio.Reader) {
 	}
 }
 
-// smuggled are shapes that two parsers have been known to read in two ways: of each, weir takes as
-// many requests as the number says, counted from the start, and never the one hidden in it.
+// smuggled has shapes that some parsers read differently. weir accepts the given number of requests
+// from the start of each, and never the hidden one.
 var smuggled = []struct {
 	in   string
 	want int
@@ -349,9 +349,9 @@ func TestSmugglingShapes(t *testing.T) {
 	}
 }
 
-// FuzzRequestStream: whoever sends what, in whatever pieces, weir reads the requests that net/http
-// reads, with the same content, ending at the same bytes; and the upstream reads these again out of
-// what weir sends.
+// FuzzRequestStream: for any bytes, in pieces of any size, weir reads the requests that net/http
+// reads, with the same content, ending at the same bytes; and the upstream reads the same ones from
+// weir's output.
 func FuzzRequestStream(f *testing.F) {
 	for i, c := range smuggled {
 		f.Add([]byte(c.in), uint8(i))
@@ -384,7 +384,7 @@ func checkRequests(t *testing.T, data []byte, piece int) {
 	for i := range want {
 		// net/http prefers the target's authority to Host, as weir does.
 		if want[i].Persist && !got.seen[i].Persist {
-			want[i].Persist = want[i].Header.Get("Proxy-Connection") == "" // whose "close" counts here
+			want[i].Persist = want[i].Header.Get("Proxy-Connection") == "" // its "close" counts here
 		}
 		if d := cmp.Diff(want[i], got.seen[i], cmpopts.EquateEmpty()); d != "" {
 			t.Fatalf("%q: request %d (-net/http +weir):\n%s", data, i, d)
@@ -397,8 +397,8 @@ func checkRequests(t *testing.T, data []byte, piece int) {
 	checkUpstream(t, data, cut)
 }
 
-// justified reports whether one of the requests that weir takes is one that net/http refuses by a
-// rule that is known.
+// justified reports whether one of the requests that weir accepts is refused by net/http for a
+// known rule.
 func justified(data []byte, n int) bool {
 	in := offline(data)
 	for range n {
@@ -419,7 +419,7 @@ func justified(data []byte, n int) bool {
 	return false
 }
 
-// checkUpstream reads what the upstreams are sent with net/http.
+// checkUpstream parses the output to the upstreams with net/http.
 func checkUpstream(t *testing.T, data []byte, sent relayed) {
 	t.Helper()
 	got, rest, ok := standardRequests(t, sent.out, len(sent.seen))
@@ -445,7 +445,7 @@ func checkUpstream(t *testing.T, data []byte, sent relayed) {
 	}
 }
 
-// checkHops looks for what must not go out: fields that are for one connection alone.
+// checkHops reports fields that must not be forwarded.
 func checkHops(t *testing.T, h http.Header) {
 	t.Helper()
 	for _, name := range []string{"Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization", "Upgrade"} {
@@ -458,7 +458,7 @@ func checkHops(t *testing.T, h http.Header) {
 	}
 }
 
-// endToEnd are the fields that are none of a proxy's business.
+// endToEnd returns the fields that a proxy must not touch.
 func endToEnd(h http.Header, options []string) http.Header {
 	h = h.Clone()
 	for _, name := range []string{"Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Upgrade", "Via", "Expect"} {
@@ -470,165 +470,4 @@ func endToEnd(h http.Header, options []string) http.Header {
 		}
 	}
 	return h
-}
-
-// relayResponse does what an exchange does with a response, but for the connections: it returns
-// what the client is sent, and whether that is all of it.
-func relayResponse(t *testing.T, in *inbuf, method string, minor int) (out []byte, status int, complete bool) {
-	to := newSink(t)
-	defer in.release()
-	for range 8 {
-		b, err := in.head()
-		var h head
-		if err != nil || h.parseResponse(b) != nil || h.status == http.StatusSwitchingProtocols {
-			return nil, 0, false
-		}
-		if h.status < 200 {
-			in.skip(len(b))
-			continue
-		}
-		content := responseBody(in, &h, method)
-		length := h.length
-		if h.status == http.StatusNoContent {
-			length = -1
-		}
-		chunked := minor > 0 && (content.framing == framedChunked || content.framing == framedClose)
-		to.set(h.appendResponse(to.writable(), chunked, length, keepAlive{false, minor}, "n1"))
-		in.skip(len(b))
-		readErr, writeErr := content.copyTo(&to.outbuf, chunked, new(atomic.Uint64))
-		return to.written(t), h.status, readErr == nil && writeErr == nil
-	}
-	return nil, 0, false
-}
-
-// laxChunks reports whether a line is folded, or has behind a semicolon what may not stand in a
-// field value. In chunked content weir refuses both (RFC 9112 §5.2, §7.1.1); net/http unfolds the
-// one in trailers, and passes over the other in extensions.
-func laxChunks(data []byte) bool {
-	for line := range bytes.Lines(data) {
-		line = bytes.TrimRight(line, "\r\n")
-		semicolon := bytes.IndexByte(line, ';')
-		if len(line) > 0 && (line[0] == ' ' || line[0] == '\t') || semicolon >= 0 && !isFieldValue(line[semicolon:]) {
-			return true
-		}
-	}
-	return false
-}
-
-// folds are the ends of lines that the next one continues.
-var folds = regexp.MustCompile(`\r?\n[ \t]+`)
-
-// relengthened reports whether data may hold one Content-Length, written more than once.
-func relengthened(data []byte) bool {
-	return len(lengths.FindAll(data, 2)) > 1 || lengthList.Match(data)
-}
-
-var (
-	lengths    = regexp.MustCompile(`(?im)^content-length[ \t]*:`)
-	lengthList = regexp.MustCompile(`(?im)^content-length[ \t]*:[^\n]*,`)
-)
-
-// standardResponse reads the final response with net/http; an error is one of its head. rest is
-// what is left behind it.
-func standardResponse(data []byte, method string) (m message, rest int, readErr, err error) {
-	r := bufio.NewReader(bytes.NewReader(data))
-	for {
-		skipEmptyLines(r)
-		resp, err := http.ReadResponse(r, &http.Request{Method: method})
-		if err != nil {
-			return m, 0, nil, err
-		}
-		if resp.StatusCode < 200 {
-			continue
-		}
-		content, readErr := io.ReadAll(resp.Body)
-		unfolded := folds.ReplaceAll(data, []byte(" "))
-		m = message{Start: fmt.Sprint(resp.StatusCode), Header: comparable(resp.Header), Body: string(content), Trailer: trailersOf(resp.Trailer)}
-		for line := range strings.Lines(string(unfolded)) { // net/http drops them
-			if name, value, ok := strings.Cut(line, ":"); ok && strings.EqualFold(name, "Connection") {
-				m.Options = append(m.Options, optionsOf(strings.TrimRight(value, "\r\n"))...)
-			}
-		}
-		left, _ := io.ReadAll(r)
-		return m, len(left), readErr, nil
-	}
-}
-
-// FuzzResponseStream: whatever an upstream answers, in whatever pieces, the client reads the
-// response that net/http reads there, complete or not; over HTTP/1.0 too.
-func FuzzResponseStream(f *testing.F) {
-	for i, s := range []string{
-		"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
-		"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel",
-		"HTTP/1.0 200 OK\r\nServer: x\r\n\r\nuntil the end",
-		"HTTP/1.1 200\r\nTransfer-Encoding: chunked\r\nTrailer: T\r\n\r\n5;x=y\r\nhello\r\n0\r\nT: v\r\n\r\n",
-		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel",
-		"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nLink: x\r\n\r\nHTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\nhello",
-		"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\nETag: \"x\"\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
-		"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-		"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
-		"HTTP/1.1 200 OK\r\nConnection: X, close\r\nX: y\r\nKeep-Alive: 1\r\nVia: 1.1 z\r\nUpgrade: h2c\r\nProxy-Authenticate: Basic\r\n\r\n",
-		"HTTP/1.1 200 OK\r\n Folded: x\r\n\r\n", "HTTP/1.1 200 OK\nContent-Length: 0\n\n", "HTTP/1.1 20 OK\r\n\r\n", "\r\nHTTP/1.1 200 OK\r\n\r\n",
-		"HTTP/1.1 200 OK\nServer: a\n b\r\n\tc\nContent-Length: 2, 2\n\nok", "HTTP/1.1 200 OK\r\nA : b\r\nTransfer-Encoding : chunked\r\n\r\n1\r\na\r\n0\r\n\r\n",
-		"HTTP/1.1 200 OK\r\nConnection: x,\r\n y\r\nY: 1\r\nContent-Length: 0\r\n\r\n",
-		"HTTP/1.1 205 Reset\r\nContent-Length: 3\r\n\r\nabc", "HTTP/1.1 199 X\r\nTransfer-Encoding: chunked\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
-	} {
-		f.Add([]byte(s), uint8(i), i%3 == 0, i%5 != 0)
-	}
-	f.Fuzz(func(t *testing.T, data []byte, piece uint8, isHead, http11 bool) {
-		if len(data) > 8<<10 {
-			return
-		}
-		method, minor := "GET", 0
-		if isHead {
-			method = "HEAD"
-		}
-		if http11 {
-			minor = 1
-		}
-		_, status, _ := relayResponse(t, arriving(t, data, max(len(data), 1)), method, minor)
-		out, cutStatus, complete := relayResponse(t, arriving(t, data, int(piece)+1), method, minor)
-		if status != cutStatus {
-			t.Fatalf("%q: status %d, in pieces of %d it is %d", data, status, piece, cutStatus)
-		}
-		if status == 0 {
-			return
-		}
-		if spaced.Match(data) { // the fields that this is about are read otherwise by net/http
-			if _, _, _, err := standardResponse(out, method); err != nil {
-				t.Fatalf("%q goes out as %q: %v", data, out, err)
-			}
-			return
-		}
-		want, _, readErr, err := standardResponse(data, method)
-		if err != nil {
-			if strings.Contains(err.Error(), "trailer key") || relengthened(data) {
-				return // rules of standardRefusal
-			}
-			t.Fatalf("%q is relayed, and net/http refuses it: %v", data, err)
-		}
-		got, rest, gotErr, err := standardResponse(out, method)
-		if err != nil || complete && rest > 0 {
-			t.Fatalf("%q goes out as %q: %v, and %d bytes behind it", data, out, err, rest)
-		}
-		checkHops(t, got.Header)
-		if complete != (readErr == nil) && (complete || !laxChunks(data)) {
-			t.Fatalf("%q: complete: %v; for net/http: %v", data, complete, readErr)
-		}
-		// A response that breaks off looks so to the client: by its framing, or by a reset where
-		// there is none.
-		framed := minor > 0 || strings.Contains(string(out), "\r\nContent-Length: ")
-		if complete != (gotErr == nil) && framed && !isHead {
-			t.Fatalf("%q goes out as %q: complete: %v; for the client: %v", data, out, complete, gotErr)
-		}
-		if got.Start != want.Start || complete && got.Body != want.Body || !strings.HasPrefix(want.Body, got.Body) {
-			t.Fatalf("%q goes out as %q: (-in +out):\n%s", data, out, cmp.Diff(want, got))
-		}
-		if d := cmp.Diff(evened(endToEnd(want.Header, want.Options)), evened(endToEnd(got.Header, want.Options)), cmpopts.EquateEmpty()); d != "" {
-			t.Fatalf("%q goes out as %q: fields (-in +out):\n%s", data, out, d)
-		}
-		if complete && http11 && cmp.Diff(want.Trailer, got.Trailer, cmpopts.EquateEmpty()) != "" {
-			t.Fatalf("%q goes out as %q: trailers %v, want %v", data, out, got.Trailer, want.Trailer)
-		}
-	})
 }

@@ -12,11 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// rawAddr is a socket's address as the kernel writes it, for the calls that each connection makes:
-// those of package unix allocate it anew each time.
+// rawAddr is a socket address as the kernel writes it. It is for the calls that every connection
+// makes: those of package unix allocate an address each time.
 type rawAddr struct{ sa unix.RawSockaddrInet6 } // the longer one of the two families
 
-// acceptFrom accepts a connection, which does not block, and says who it is from.
+// acceptFrom accepts a non-blocking connection and stores the peer's address.
 func acceptFrom(listening int, peer *rawAddr) (fd int, err error) {
 	size := uint32(unsafe.Sizeof(peer.sa))
 	r, _, errno := unix.Syscall6(unix.SYS_ACCEPT4, uintptr(listening), uintptr(unsafe.Pointer(&peer.sa)), uintptr(unsafe.Pointer(&size)),
@@ -27,21 +27,21 @@ func acceptFrom(listening int, peer *rawAddr) (fd int, err error) {
 	return int(r), nil
 }
 
-// newSocket makes a TCP socket that does not block.
+// newSocket makes a non-blocking TCP socket.
 func newSocket(family int) (fd int, err error) {
 	return unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
 }
 
-// newPair makes two connected sockets that do not block.
+// newPair makes two connected non-blocking sockets.
 func newPair() (a, b int, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	return fds[0], fds[1], err
 }
 
-// connectOn asks what has become of the connection to peer that was begun.
+// connectOn asks for the state of a connect that is under way.
 func connectOn(fd int, peer unix.Sockaddr) error { return unix.Connect(fd, peer) }
 
-// localAddr is a socket's address on this side; the zero value where it has none.
+// localAddr returns a socket's own address, or the zero value.
 func localAddr(fd int) netip.AddrPort {
 	var a rawAddr
 	size := uint32(unsafe.Sizeof(a.sa))
@@ -52,9 +52,9 @@ func localAddr(fd int) netip.AddrPort {
 	return a.addrPort()
 }
 
-// addrPort is the address, IPv4-mapped IPv6 as IPv4.
+// addrPort converts the address, with IPv4-mapped IPv6 as IPv4.
 func (a *rawAddr) addrPort() netip.AddrPort {
-	// The port is in network order, whatever the machine's.
+	// The port is in network byte order.
 	port := binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(&a.sa.Port))[:])
 	switch a.sa.Family {
 	case unix.AF_INET:
@@ -70,8 +70,8 @@ func (a *rawAddr) addrPort() netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// awaitClosed waits, after FINs have gone both ways, until the peer has acknowledged ours. It
-// reports false when that took longer than timeout, or the connection was reset.
+// awaitClosed waits, after a FIN in each direction, until the peer has acknowledged ours. It
+// returns false if that takes longer than timeout or the connection is reset.
 func (s *sock) awaitClosed(timeout time.Duration) bool {
 	closed, armed := false, false
 	err := s.raw.Read(func(fd uintptr) bool {

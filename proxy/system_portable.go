@@ -15,10 +15,10 @@ import (
 // rawAddr is a socket's address.
 type rawAddr struct{ addr netip.AddrPort }
 
-// acceptFrom accepts a connection, which does not block, and says who it is from. It sets the
-// options that accepted connections inherit elsewhere.
+// acceptFrom accepts a non-blocking connection and stores the peer's address. It sets the options
+// that are inherited on Linux.
 func acceptFrom(listening int, peer *rawAddr) (fd int, err error) {
-	syscall.ForkLock.RLock() // no child inherits the descriptor
+	syscall.ForkLock.RLock() // so that no child inherits the descriptor
 	fd, sa, err := unix.Accept(listening)
 	if err == nil {
 		unix.CloseOnExec(fd)
@@ -32,13 +32,13 @@ func acceptFrom(listening int, peer *rawAddr) (fd int, err error) {
 	}
 	if err != nil {
 		unix.Close(fd)
-		return -1, unix.ECONNABORTED // it was reset meanwhile: the next one is accepted
+		return -1, unix.ECONNABORTED // it was reset meanwhile: try the next one
 	}
 	peer.addr = addrPortOf(sa)
 	return fd, nil
 }
 
-// newSocket makes a TCP socket that does not block.
+// newSocket makes a non-blocking TCP socket.
 func newSocket(family int) (fd int, err error) {
 	syscall.ForkLock.RLock()
 	fd, err = unix.Socket(family, unix.SOCK_STREAM, unix.IPPROTO_TCP)
@@ -56,7 +56,7 @@ func newSocket(family int) (fd int, err error) {
 	return fd, nil
 }
 
-// newPair makes two connected sockets that do not block.
+// newPair makes two connected non-blocking sockets.
 func newPair() (a, b int, err error) {
 	syscall.ForkLock.RLock()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
@@ -76,14 +76,14 @@ func newPair() (a, b int, err error) {
 	return fds[0], fds[1], nil
 }
 
-// prepare makes a new socket ready for use.
+// prepare readies a new socket.
 func prepare(fd int) error {
 	allowLateOptions(fd)
 	return unix.SetNonblock(fd, true)
 }
 
-// connectOn asks what has become of the connection to peer that was begun. A second connect would
-// begin another one where the first has failed.
+// connectOn asks for the state of a connect that is under way. It does not connect again: if the
+// first attempt has failed, that would begin another one.
 func connectOn(fd int, _ unix.Sockaddr) error {
 	failure, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
 	if err != nil {
@@ -98,7 +98,7 @@ func connectOn(fd int, _ unix.Sockaddr) error {
 	return nil
 }
 
-// localAddr is a socket's address on this side; the zero value where it has none.
+// localAddr returns a socket's own address, or the zero value.
 func localAddr(fd int) netip.AddrPort {
 	sa, err := unix.Getsockname(fd)
 	if err != nil {
@@ -107,7 +107,7 @@ func localAddr(fd int) netip.AddrPort {
 	return addrPortOf(sa)
 }
 
-// addrPort is the address, IPv4-mapped IPv6 as IPv4.
+// addrPort returns the address, with IPv4-mapped IPv6 as IPv4.
 func (a *rawAddr) addrPort() netip.AddrPort { return a.addr }
 
 func addrPortOf(sa unix.Sockaddr) netip.AddrPort {
@@ -125,13 +125,13 @@ func addrPortOf(sa unix.Sockaddr) netip.AddrPort {
 }
 
 const (
-	firstLook = 250 * time.Microsecond // awaitClosed's, doubled up to
+	firstLook = 250 * time.Microsecond // first pause of awaitClosed; doubled up to lastLook
 	lastLook  = 10 * time.Millisecond
 )
 
-// awaitClosed waits, after FINs have gone both ways, until the peer has acknowledged ours. It
-// reports false when that took longer than timeout, or the connection was reset. It looks again and
-// again: not every kernel tells of an acknowledgement.
+// awaitClosed waits, after a FIN in each direction, until the peer has acknowledged ours. It
+// returns false if that takes longer than timeout or the connection is reset. It polls, because not
+// every kernel reports an acknowledgement.
 func (s *sock) awaitClosed(timeout time.Duration) bool {
 	closed, failed := false, false
 	look := func(fd uintptr) bool {
@@ -145,8 +145,8 @@ func (s *sock) awaitClosed(timeout time.Duration) bool {
 		if next.After(end) {
 			next = end
 		}
-		// The errors are that the deadline has passed, and that the socket is closed, where the
-		// next call fails at once.
+		// An error of Read means that the deadline has passed, or that the socket is closed; then
+		// the next SetReadDeadline fails at once.
 		if s.conn.SetReadDeadline(next) != nil {
 			return false
 		}

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tcpKeepIdle is the option for the silence after which a peer is asked, in seconds.
+// tcpKeepIdle is the option for the silence before a peer is probed, in seconds.
 const tcpKeepIdle = unix.TCP_KEEPALIVE
 
 // States of TCP_CONNECTION_INFO (netinet/tcp_fsm.h).
@@ -16,7 +16,7 @@ const (
 	tcpTimeWait = 10
 )
 
-// isOver reports whether the kernel is done with a connection: both FINs are acknowledged, or it
+// isOver reports whether the connection is over for the kernel: both FINs are acknowledged, or it
 // was reset.
 func isOver(fd int) (bool, error) {
 	info, err := unix.GetsockoptTCPConnectionInfo(fd, unix.IPPROTO_TCP, unix.TCP_CONNECTION_INFO)
@@ -26,7 +26,7 @@ func isOver(fd int) (bool, error) {
 	return info.State == tcpClosed || info.State == tcpTimeWait, nil
 }
 
-// roundTrip is the kernel's smoothed round-trip time, 0 for a closed connection.
+// roundTrip returns the kernel's smoothed round-trip time, or 0 for a closed connection.
 func roundTrip(fd int) time.Duration {
 	info, err := unix.GetsockoptTCPConnectionInfo(fd, unix.IPPROTO_TCP, unix.TCP_CONNECTION_INFO)
 	if err != nil {
@@ -35,9 +35,9 @@ func roundTrip(fd int) time.Duration {
 	return time.Duration(info.Srtt) * time.Millisecond
 }
 
-// taken changes with each byte that the peer's kernel acknowledges: those that it has not are in
-// the send buffer. They are counted in the upper half, where what is written meanwhile, which the
-// caller counts in the lower one, can't make up for them.
+// taken returns a number that changes with each byte that the peer's kernel acknowledges: the send
+// buffer holds those that are not acknowledged. The number is in the upper half, because the caller
+// adds written bytes to the lower half, which could otherwise offset the change.
 func taken(fd int) uint64 {
 	info, err := unix.GetsockoptTCPConnectionInfo(fd, unix.IPPROTO_TCP, unix.TCP_CONNECTION_INFO)
 	if err != nil {
@@ -46,8 +46,8 @@ func taken(fd int) uint64 {
 	return -uint64(info.Snd_sbbytes) << 32
 }
 
-// carried changes with each byte that comes or that the peer's kernel acknowledges, as [taken]
-// does.
+// carried returns a number that changes with each byte received or acknowledged by the peer's
+// kernel, built like [taken].
 func carried(fd int) uint64 {
 	info, err := unix.GetsockoptTCPConnectionInfo(fd, unix.IPPROTO_TCP, unix.TCP_CONNECTION_INFO)
 	if err != nil {
@@ -56,18 +56,18 @@ func carried(fd int) uint64 {
 	return info.Rxbytes - uint64(info.Snd_sbbytes)<<32
 }
 
-// received is the number of bytes that have come and that nobody has read yet.
+// received returns the number of received bytes that have not been read.
 func received(fd int) int {
-	n, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_NREAD) // 0 for a closed one
+	n, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_NREAD) // 0 for a closed socket
 	return n
 }
 
 // setOptionsAfterShutdown is SONPX_SETOPTSHUT (sys/socket.h).
 const setOptionsAfterShutdown = 1
 
-// allowLateOptions lets options be set once both directions are shut down, without which a
-// connection whose end the peer does not acknowledge could not be reset any more. Failing, that
-// connection ends when the kernel gives it up.
+// allowLateOptions allows setting options after both directions are shut down. Without it, a
+// connection whose FIN the peer does not acknowledge could no longer be reset. If this fails, such
+// a connection ends when the kernel gives up.
 func allowLateOptions(fd int) {
 	var extensions [8]byte // struct so_np_extensions: flags, mask
 	binary.NativeEndian.PutUint32(extensions[0:], setOptionsAfterShutdown)

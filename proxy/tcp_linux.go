@@ -6,7 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tcpKeepIdle is the option for the silence after which a peer is asked, in seconds.
+// tcpKeepIdle is the option for the silence before a peer is probed, in seconds.
 const tcpKeepIdle = unix.TCP_KEEPIDLE
 
 // States of TCP_INFO (include/net/tcp_states.h).
@@ -15,14 +15,14 @@ const (
 	tcpClose    = 7
 )
 
-// isOver reports whether the kernel is done with a connection: both FINs are acknowledged, or it
+// isOver reports whether the connection is over for the kernel: both FINs are acknowledged, or it
 // was reset.
 func isOver(fd int) (bool, error) {
 	state, err := unix.GetsockoptByte(fd, unix.IPPROTO_TCP, unix.TCP_INFO) // its first field
 	return state == tcpClose || state == tcpTimeWait, err
 }
 
-// roundTrip is the kernel's smoothed round-trip time, 0 for a closed connection.
+// roundTrip returns the kernel's smoothed round-trip time, or 0 for a closed connection.
 func roundTrip(fd int) time.Duration {
 	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
 	if err != nil {
@@ -31,7 +31,7 @@ func roundTrip(fd int) time.Duration {
 	return time.Duration(info.Rtt) * time.Microsecond
 }
 
-// taken changes with each byte that the peer's kernel acknowledges: here it is their number.
+// taken returns the number of bytes that the peer's kernel has acknowledged.
 func taken(fd int) uint64 {
 	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
 	if err != nil {
@@ -40,8 +40,7 @@ func taken(fd int) uint64 {
 	return info.Bytes_acked
 }
 
-// carried changes with each byte that comes or that the peer's kernel acknowledges: here it is
-// their number.
+// carried returns the number of bytes received, plus those that the peer's kernel has acknowledged.
 func carried(fd int) uint64 {
 	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
 	if err != nil {
@@ -50,8 +49,8 @@ func carried(fd int) uint64 {
 	return info.Bytes_acked + info.Bytes_received
 }
 
-// received is the number of bytes that have come and that nobody has read yet.
+// received returns the number of received bytes that have not been read.
 func received(fd int) int {
-	n, _ := unix.IoctlGetInt(fd, unix.SIOCINQ) // 0 for a closed one
+	n, _ := unix.IoctlGetInt(fd, unix.SIOCINQ) // 0 for a closed socket
 	return n
 }

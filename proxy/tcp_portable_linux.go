@@ -2,5 +2,5 @@
 
 package proxy
 
-// allowLateOptions is for systems that refuse to set options at a connection's end.
+// allowLateOptions does nothing: Linux always allows them.
 func allowLateOptions(int) {}

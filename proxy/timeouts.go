@@ -1,15 +1,139 @@
 package proxy
 
-import "net/http"
+import "time"
 
-// What a plain exchange that was given up is answered, where no answer has begun.
-var (
-	refuseClosed = refusal{status: http.StatusBadGateway, code: "connection_terminated",
-		details: "an operator closed the connection"}
-	refuseStalled = refusal{status: http.StatusRequestTimeout, code: "http_request_error",
-		details: "the client stalled: it stopped sending the request's content"}
-	refuseNoResponse = refusal{status: http.StatusGatewayTimeout, code: "http_response_timeout",
-		details: "the upstream stalled: it did not answer in time"}
-	refuseWriteTimeout = refusal{status: http.StatusGatewayTimeout, code: "connection_write_timeout",
-		details: "the upstream stalled: it stopped taking the request"}
-)
+// stallTimer detects that nothing moves on a flow: for half_close_timeout after a FIN, or for
+// tunnel_idle_timeout before one. It samples the byte counts instead of being reset for each byte,
+// so that relaying costs nothing; a stall is noticed up to an eighth of the limit late. Guarded by
+// the flow's mu.
+type stallTimer struct {
+	timer    *time.Timer
+	armed    bool // the timer runs
+	limit    time.Duration
+	half     bool // after a FIN; limit is half_close_timeout
+	watching bool
+	moved    uint64    // the last sample
+	since    time.Time // when moved last changed
+}
+
+func (t *stallTimer) reset(d time.Duration, tick func()) {
+	t.armed = true
+	if t.timer == nil {
+		t.timer = time.AfterFunc(d, tick)
+		return
+	}
+	t.timer.Reset(d)
+}
+
+// stop ends the watch and clears the samples.
+func (t *stallTimer) stop() {
+	if t.timer != nil {
+		t.timer.Stop()
+	}
+	t.armed = false
+	t.forget()
+}
+
+// forget clears the samples but leaves the timer running: a kept-alive connection is used and
+// parked thousands of times before the timer fires. tick then finds nothing to do, or waits for the
+// rest of the idle time.
+func (t *stallTimer) forget() { t.limit, t.half, t.watching = 0, false, false }
+
+// interval returns the time between two samples.
+func (t *stallTimer) interval() time.Duration { return max(t.limit/8, time.Millisecond) }
+
+// watchIdle starts a tunnel's idle timeout; 0 is none.
+func (f *flow) watchIdle(limit time.Duration) {
+	if limit <= 0 {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.phase != phaseBusy || f.stall.half {
+		return
+	}
+	f.stall.limit, f.stall.since, f.stall.moved = limit, time.Now(), f.moved()
+	f.stall.reset(f.stall.interval(), f.tick)
+}
+
+// halfClosed starts the half-close timeout: one side has sent its FIN, or can't be written to any
+// more.
+func (f *flow) halfClosed() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.phase != phaseBusy || f.stall.half {
+		return
+	}
+	f.stall.half, f.stall.limit = true, f.srv.policy.Load().HalfCloseTimeout
+	f.stall.since, f.stall.moved = time.Now(), 0
+	f.stall.reset(watchDelay, f.tick) // most tunnels are over before
+}
+
+// tick checks the flow when its timer fires.
+func (f *flow) tick() {
+	f.mu.Lock()
+	phase, t := f.phase, &f.stall
+	t.armed = false
+	if phase == phaseBusy && t.half && !t.watching {
+		t.watching = true
+		f.watchPeers(f.client)
+	}
+	now := time.Now()
+	var cause error
+	overdue := false
+	switch {
+	case phase == phaseParked:
+		if overdue = !now.Before(f.idleUntil); !overdue {
+			t.reset(f.idleUntil.Sub(now), f.tick)
+		}
+	case phase == phaseBusy && t.limit > 0:
+		if moved := f.moved(); moved != t.moved {
+			t.moved, t.since = moved, now
+		}
+		switch {
+		case now.Sub(t.since) < t.limit:
+			t.reset(t.interval(), f.tick)
+		case t.half:
+			cause = errHalfClose
+		default:
+			cause = errIdle
+		}
+	}
+	f.mu.Unlock()
+	switch {
+	case cause != nil:
+		f.abort(cause)
+	case overdue:
+		f.retire()
+	}
+}
+
+// moved grows with every byte relayed. After a FIN it also grows with every byte that a peer
+// acknowledges, so that a slow reader of the last megabyte is not taken for a dead one.
+func (f *flow) moved() uint64 {
+	sum := f.in.Load() + f.out.Load()
+	if f.stall.half {
+		sum += f.upstream.acked()
+		if f.client != nil {
+			sum += f.client.sock.acked()
+		}
+	}
+	return sum
+}
+
+// blocked is called when a write has to wait: meanwhile nothing reads the other side, whose end
+// must be noticed.
+func (f *flow) blocked() {
+	f.mu.Lock()
+	c := f.client
+	f.mu.Unlock()
+	f.watchPeers(c)
+}
+
+// watchPeers starts watching both ends for hang-ups; a second call does nothing.
+func (f *flow) watchPeers(c *client) {
+	if c != nil {
+		c.watch()
+	}
+	f.srv.hangups.add(f.upstream, f.upstreamHungUp)
+}

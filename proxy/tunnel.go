@@ -8,20 +8,22 @@ import (
 	"time"
 )
 
-// tunnel begins to relay between c and the upstream, until both have ended; then it finishes the
-// flow and closes done, or, without one, ends c as well. Bytes that were read behind the heads go
-// first. It takes two goroutines with the smallest stacks, and not even them when it dozes: the one
-// that has read heads and dialled has grown, and is free for another client.
+// tunnel starts to relay between c and the upstream. When both directions have ended, it finishes
+// the flow and closes done, or, without done, ends c as well. Bytes that were read behind the heads
+// go first. The two goroutines start with the smallest stacks and end while the tunnel sleeps; the
+// caller's goroutine, whose stack has grown, is free for another client.
 func (f *flow) tunnel(c *client, kind Kind, done chan struct{}) {
 	down, up := c.sock, f.upstream
-	down.slot, down.stall, up.stall = f.slot, 0, 0
+	down.guard(f.slot, f.claims)
+	up.guard(f.slot, f.claims)
+	down.stall, up.stall = 0, 0
 	down.tunnel, up.tunnel = f, f
 	f.kind.Store(uint32(kind))
 	f.watchIdle(f.srv.policy.Load().TunnelIdleTimeout)
 
 	f.done, f.opening = done, f.srv.newOpening()
 	f.pumps.Store(2)
-	f.srv.flows.awaken(f)
+	f.srv.flows.markAwake(f)
 	go f.pumpDown(c)
 	go f.pumpUp(c)
 }
@@ -38,7 +40,7 @@ func (f *flow) pumpDown(c *client) {
 	}
 }
 
-// pumped is the end of either direction; the second one's is the tunnel's.
+// pumped is called at the end of each direction; the second call ends the tunnel.
 func (f *flow) pumped(c *client) {
 	if f.pumps.Add(-1) > 0 {
 		return
@@ -51,12 +53,12 @@ func (f *flow) pumped(c *client) {
 	f.srv.left(c)
 }
 
-// pump relays from src to dst until src's FIN, which it passes on. What comes in small pieces is
-// copied, for which a buffer is held only between a read and its write; what comes in full buffers
-// is spliced. over is false where the direction dozes.
+// pump relays from src to dst until src's FIN, which it passes on. Small pieces are copied, and a
+// buffer is held only between a read and its write; full buffers switch to splicing. over is false
+// if the direction went to sleep.
 //
-// Its frame and those below it fit into the smallest stack that a goroutine has. One that outgrows
-// it is copied for each tunnel, which costs 3 % of a short one; TestStackOfATunnel looks.
+// The frames of pump and its callees fit into a goroutine's smallest stack. A larger frame means
+// copying the stack of each tunnel, which costs 3 % of a short one; TestStackOfATunnel checks it.
 func (f *flow) pump(dst, src *sock, early *inbuf, moved *atomic.Uint64, fin uint32) (over bool) {
 	var readErr, writeErr error
 	if b := early.bytes(); len(b) > 0 {
@@ -78,13 +80,13 @@ func (f *flow) pump(dst, src *sock, early *inbuf, moved *atomic.Uint64, fin uint
 			src.pool.put(buf)
 			if readErr == nil && writeErr == nil {
 				moved.Add(uint64(n))
-				if n == bufSize { // more than an opening has
+				if n == bufSize { // longer than an opening
 					readErr, writeErr = splice(dst, src, &f.srv.pipes, moved)
 				}
 			}
 		}
 		if readErr != nil && errors.Is(readErr, os.ErrDeadlineExceeded) {
-			if f.doze(src, fin) {
+			if f.sleep(src, fin) {
 				return false
 			}
 			readErr = nil
@@ -94,7 +96,7 @@ func (f *flow) pump(dst, src *sock, early *inbuf, moved *atomic.Uint64, fin uint
 	return true
 }
 
-// checkOpening looks at what the upstream sends first. A client may begin with anything.
+// checkOpening checks the upstream's first bytes. A client may begin with anything.
 func (f *flow) checkOpening(b []byte, fin uint32) error {
 	if fin == finUp {
 		return nil
@@ -102,7 +104,7 @@ func (f *flow) checkOpening(b []byte, fin uint32) error {
 	return f.opening.check(b)
 }
 
-// pumpEnded passes a FIN on, or ends the tunnel after an error.
+// pumpEnded forwards a FIN, or ends the tunnel after an error.
 func (f *flow) pumpEnded(dst *sock, readErr, writeErr error, fin uint32) {
 	if readErr == io.EOF {
 		writeErr = f.passOn(dst, fin)
@@ -122,7 +124,7 @@ func (f *flow) pumpEnded(dst *sock, readErr, writeErr error, fin uint32) {
 	}
 }
 
-// cutNested ends a tunnel that has turned out to lead to a node of the cluster.
+// cutNested ends a tunnel that leads to a node of this cluster.
 func (f *flow) cutNested(cause error) {
 	f.mu.Lock()
 	c, ended := f.client, f.cause != nil
@@ -132,24 +134,23 @@ func (f *flow) cutNested(cause error) {
 		if cause == errProxyGreeted {
 			r = &cutNested
 		}
-		c.srv.counters.Refused.Add(1)
-		c.srv.counters.Refusals[r.reason()].Add(1)
-		c.logRefusal("tunnel cut", r)
+		c.srv.counters.refused(r)
+		c.logRefusal("tunnel cut", 0, r)
 	}
 	f.abort(cause)
 }
 
-// passOn passes a FIN on.
+// passOn forwards a FIN.
 func (f *flow) passOn(dst *sock, fin uint32) error {
 	if before := f.fins.Or(fin); fin == finDown && before&finUp != 0 {
-		return nil // both have ended: the client sees it once the slot is free
+		return nil // both have ended: endTunnel closes the client after the slot is free
 	}
 	f.halfClosed()
 	return dst.closeWrite()
 }
 
-// pumpFailed ends the tunnel after an error; cause is whose it is. An upstream that takes no more
-// bytes may have sent some before: they are relayed first.
+// pumpFailed ends the tunnel after an error; cause names the side at fault. An upstream that takes
+// no more bytes may have sent some before; those are relayed first.
 func (f *flow) pumpFailed(err, cause error, fin uint32) {
 	switch {
 	case errors.Is(err, errNotLive):
@@ -161,7 +162,7 @@ func (f *flow) pumpFailed(err, cause error, fin uint32) {
 	}
 }
 
-// endTunnel closes both sides: after two FINs once the upstream has acknowledged ours, else at
+// endTunnel closes both sides: after two FINs once the upstream has acknowledged ours, otherwise at
 // once.
 func (f *flow) endTunnel(c *client) {
 	f.mu.Lock()
@@ -173,9 +174,9 @@ func (f *flow) endTunnel(c *client) {
 		f.phase = phaseEnding
 	}
 	f.stall.stop()
-	drowsed := f.drowsed
+	toldToSleep := f.toldToSleep
 	f.mu.Unlock()
-	if drowsed {
+	if toldToSleep {
 		f.upstream.conn.SetReadDeadline(time.Time{})
 	}
 
@@ -196,14 +197,14 @@ func (f *flow) endTunnel(c *client) {
 	f.logTunnel(c, time.Now())
 }
 
-// logLookup adds how long the name servers took, where they were asked for this connection.
+// logLookup adds the time of the name look-up, if this connection needed one.
 func (f *flow) logLookup(l *line) {
 	if f.lookupTime > 0 {
 		l.duration("lookup", f.lookupTime)
 	}
 }
 
-// logTunnel writes the canonical line of a tunnel that is over.
+// logTunnel writes the log line of a finished tunnel.
 func (f *flow) logTunnel(c *client, now time.Time) {
 	in, out := f.in.Load(), f.out.Load()
 	f.srv.counters.BytesIn.Add(int64(in))
@@ -214,14 +215,17 @@ func (f *flow) logTunnel(c *client, now time.Time) {
 	l := f.srv.lines.begin(now, "tunnel ended")
 	l.text("kind", Kind(f.kind.Load()).String())
 	l.addr("client", c.addr)
-	if c.user != "" {
-		l.text("user", c.user)
+	if c.subject.User != "" {
+		l.text("user", c.subject.User)
 	}
 	l.text("node", f.srv.node)
 	l.text("host", f.target.Host)
 	l.number("port", uint64(f.target.Port))
 	f.logLookup(l)
-	l.duration("slot_wait", f.slot.Waited())
+	l.duration("slot_wait", f.slotWait)
+	if f.tokenWait > 0 {
+		l.duration("token_wait", f.tokenWait)
+	}
 	l.duration("dial", f.dialTime)
 	l.number("bytes_in", in)
 	l.number("bytes_out", out)
@@ -230,7 +234,7 @@ func (f *flow) logTunnel(c *client, now time.Time) {
 	f.srv.lines.end(l)
 }
 
-// endName says how the flow ended.
+// endName names the flow's end for the log.
 func (f *flow) endName() string {
 	if cause := f.endCause(); cause != nil {
 		return cause.Error()

@@ -9,7 +9,6 @@ import (
 	"encoding/base64"
 	"hash"
 	"hash/maphash"
-	"net/http"
 	"net/netip"
 	"runtime"
 	"slices"
@@ -21,55 +20,56 @@ import (
 	"golang.org/x/crypto/bcrypt"
 )
 
-// Who a client is, by Basic authentication (RFC 9110 §11.7, RFC 7617).
+// Users, by Basic authentication (RFC 9110 §11.7, RFC 7617).
 //
-// A bcrypt check costs a core tens of milliseconds on purpose. So one that has passed is
-// remembered, by a MAC under a key that the process has made for itself, and one that has failed
-// too. What is not remembered waits its turn: few checks run at a time, equal credentials share
-// one, and an address from which wrong ones come often is answered without a check.
+// A bcrypt check costs a core tens of milliseconds on purpose. So results are remembered, good and
+// bad, under a MAC of the credentials with a key that this process has made. Unknown credentials
+// wait their turn: few checks run at a time, equal credentials share one, and an address that often
+// sends wrong ones is answered without a check.
 
 const (
-	// maxGood and maxBad bound the credentials that are remembered. A set of users has few good
-	// ones; they have a bound because one pair can be written in several ways.
+	// maxGood and maxBad bound the remembered credentials. Users are few, but one pair can be
+	// written in several ways, so good ones need a bound too.
 	maxGood = 16 << 10
 	maxBad  = 4 << 10
-	// maxCredentials is the longest Proxy-Authorization that is looked at, in bytes.
+	// maxCredentials is the longest Proxy-Authorization that is examined, in bytes.
 	maxCredentials = 1 << 10
-	// maxChecking bounds the requests that wait for a check, and checkPatience their wait.
+	// maxChecking bounds the requests that wait for a check, checkPatience the time that each
+	// waits.
 	maxChecking   = 1 << 10
 	checkPatience = 5 * time.Second
-	// An address may fail failureBurst times in a row, and then once per failureEvery.
+	// An address may send failureBurst wrong credentials in a row, and then one per failureEvery.
 	failureBurst = 20
 	failureEvery = 3 * time.Second
-	// maxFailing bounds the addresses of which failures are counted.
+	// maxFailing bounds the addresses whose failures are counted.
 	maxFailing = 16 << 10
 )
 
-// User is somebody who may use the proxy.
+// User may use the proxy.
 type User struct {
 	Name string // UTF-8; no colon, no control characters
 	Hash string // bcrypt: "$2y$10$…"
 }
 
-// The refusals of a user.
+// Refusals for missing or wrong credentials.
 var (
-	refuseAnonymous   = refusal{http.StatusProxyAuthRequired, "http_request_denied", "this proxy asks for a user and a password", false}
-	refuseCredentials = refusal{http.StatusProxyAuthRequired, "http_request_denied", "wrong user or password", false}
-	refuseGuessing    = refusal{http.StatusTooManyRequests, "http_request_denied", "too many wrong passwords from this address", true}
-	refuseUnchecked   = refusal{http.StatusServiceUnavailable, "proxy_internal_error", "too many passwords are being checked", true}
+	refuseAnonymous   = refusal{reason: reasonCredentials, details: "this proxy asks for a user and a password"}
+	refuseCredentials = refusal{reason: reasonCredentials, details: "wrong user or password"}
+	refuseGuessing    = refusal{reason: reasonGuessing, details: "too many wrong passwords from this address", retryAfter: retryAfter}
+	refuseUnchecked   = refusal{reason: reasonUnchecked, details: "too many passwords are being checked", retryAfter: retryAfter}
 )
 
-// challenge is what a 407 carries (RFC 9110 §11.7.1, RFC 7617 §2.1).
+// challenge is the extra field of a 407 (RFC 9110 §11.7.1, RFC 7617 §2.1).
 const challenge = "Proxy-Authenticate: Basic realm=\"weir\", charset=\"UTF-8\"\r\n"
 
-// mark stands for credentials: their MAC.
+// mark is the MAC of credentials.
 type mark [sha256.Size]byte
 
-// gate is what all checks of a server share, whoever the users are.
+// gate is the state that all checks of a server share, whatever the roster.
 type gate struct {
 	marks    sync.Pool     // of *marker
-	seed     maphash.Seed  // chooses what an unknown user is compared with
-	turns    chan struct{} // one for each check that may run
+	seed     maphash.Seed  // chooses the hash that stands in for an unknown user's
+	turns    chan struct{} // one entry for each running check
 	waiting  atomic.Int64
 	failures failures
 	compare  func(hash, password []byte) error
@@ -77,7 +77,7 @@ type gate struct {
 
 func newGate() *gate {
 	key := make([]byte, sha256.Size)
-	_, _ = rand.Read(key) // never fails: it stops the program instead
+	_, _ = rand.Read(key) // never returns an error
 	return &gate{
 		marks:   sync.Pool{New: func() any { return &marker{mac: hmac.New(sha256.New, key)} }},
 		seed:    maphash.MakeSeed(),
@@ -86,7 +86,7 @@ func newGate() *gate {
 	}
 }
 
-// marker makes marks, without an allocation for each.
+// marker computes marks without allocating.
 type marker struct {
 	mac hash.Hash
 	sum mark
@@ -101,19 +101,20 @@ func (g *gate) mark(token []byte) mark {
 	return k.sum
 }
 
-// roster is one set of users, and what is remembered of their credentials.
+// roster is one set of users with the remembered credentials.
 type roster struct {
 	users  []User
 	byName map[string]int
 
 	mu       sync.RWMutex
-	good     map[mark]string // whose they are
+	good     map[mark]string // the user's name
 	bad      map[mark]struct{}
-	checking map[mark]chan struct{} // closed when the check has ended
+	checking map[mark]chan struct{} // closed at the check's end
 }
 
-// newRoster makes a roster, or returns the former one where nothing has changed; nil is no
-// authentication. What the former one remembers of users whose hash is the same still holds.
+// newRoster makes a roster, or returns the former one if the users are the same; nil turns
+// authentication off. Good credentials of the former roster stay valid for users whose hash is the
+// same.
 func newRoster(users []User, former *roster) *roster {
 	switch {
 	case len(users) == 0:
@@ -140,13 +141,13 @@ func newRoster(users []User, former *roster) *roster {
 	return r
 }
 
-// user says whose credentials the head carries, or what to answer instead.
+// user returns the user whose credentials the head carries, or a refusal.
 func (g *gate) user(ctx context.Context, r *roster, h *head, from netip.Addr) (name string, _ *refusal) {
 	switch h.authorizations {
 	case 0:
 		return "", &refuseAnonymous
 	case 1:
-	default: // which of them another parser would read can't be known
+	default: // another parser might read another one of them
 		return "", &refuseCredentials
 	}
 	token, ok := basicToken(h.authorization)
@@ -163,7 +164,7 @@ func (g *gate) user(ctx context.Context, r *roster, h *head, from netip.Addr) (n
 	return g.examine(ctx, r, m, token, from)
 }
 
-// basicToken is what follows the scheme: the credentials in base64.
+// basicToken returns the credentials in base64, without the scheme.
 func basicToken(field []byte) (token []byte, ok bool) {
 	const scheme = "basic "
 	if len(field) > maxCredentials || !hasPrefixFold(field, scheme) {
@@ -172,7 +173,7 @@ func basicToken(field []byte) (token []byte, ok bool) {
 	return bytes.TrimLeft(field[len(scheme):], " "), true
 }
 
-// examine judges credentials that are not known to be good.
+// examine checks credentials that are not remembered as good.
 func (g *gate) examine(ctx context.Context, r *roster, m mark, token []byte, from netip.Addr) (string, *refusal) {
 	name, password, ok := decodeCredentials(token)
 	if !ok {
@@ -204,14 +205,14 @@ func (g *gate) examine(ctx context.Context, r *roster, m mark, token []byte, fro
 			return string(name), nil
 		}
 		select {
-		case <-other: // it may have been refused for its own address's sake
+		case <-other: // look again: the other check may have been refused because of its address
 		case <-ctx.Done():
 			return "", &refuseUnchecked
 		}
 	}
 }
 
-// decodeCredentials splits them (RFC 7617 §2): base64 of a name, a colon and a password, without
+// decodeCredentials splits the token (RFC 7617 §2): base64 of name, colon and password, without
 // control characters.
 func decodeCredentials(token []byte) (name, password []byte, ok bool) {
 	text := make([]byte, base64.StdEncoding.DecodedLen(len(token)))
@@ -228,7 +229,7 @@ func decodeCredentials(token []byte) (name, password []byte, ok bool) {
 	return bytes.Cut(text, []byte(":"))
 }
 
-// verdict is what is known of credentials.
+// verdict is the remembered result of a check.
 type verdict uint8
 
 const (
@@ -237,8 +238,8 @@ const (
 	verdictBad
 )
 
-// begin says what is known, or begins a check, which is mine to end, or names the other one that is
-// under way.
+// begin returns the remembered verdict. If there is none, it begins a check, which the caller must
+// end (mine), or returns the channel of the check under way (other).
 func (r *roster) begin(m mark) (user string, v verdict, mine, other chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -256,7 +257,7 @@ func (r *roster) begin(m mark) (user string, v verdict, mine, other chan struct{
 	return "", verdictNone, mine, nil
 }
 
-// end ends a check, and remembers what it has found, where it has found anything.
+// end ends a check, and remembers its result if it has one (checked).
 func (r *roster) end(m mark, user string, checked, passed bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -273,7 +274,7 @@ func (r *roster) end(m mark, user string, checked, passed bool) {
 	delete(r.checking, m)
 }
 
-// makeRoom drops any entry of a full map.
+// makeRoom drops arbitrary entries of a full map.
 func makeRoom[V any](known map[mark]V, limit int) {
 	for m := range known {
 		if len(known) < limit {
@@ -283,8 +284,8 @@ func makeRoom[V any](known map[mark]V, limit int) {
 	}
 }
 
-// check waits for its turn and compares. An unknown user takes as long as a known one, whose hash
-// stands in.
+// check waits for its turn and compares. For an unknown user it compares with another user's hash,
+// so that it takes as long as for a known one.
 func (g *gate) check(ctx context.Context, r *roster, name, password []byte, from netip.Addr) (passed bool, _ *refusal) {
 	if g.failures.tooMany(from, time.Now()) {
 		return false, &refuseGuessing
@@ -295,7 +296,7 @@ func (g *gate) check(ctx context.Context, r *roster, name, password []byte, from
 	case <-ctx.Done():
 		return false, &refuseUnchecked
 	}
-	if g.failures.tooMany(from, time.Now()) { // by now
+	if g.failures.tooMany(from, time.Now()) { // it may have changed during the wait
 		return false, &refuseGuessing
 	}
 	i, known := r.byName[string(name)]
@@ -310,14 +311,14 @@ func (g *gate) check(ctx context.Context, r *roster, name, password []byte, from
 	return false, nil
 }
 
-// failures counts the wrong credentials that come from an address. It keeps, for each, the time at
-// which its failures will be forgotten: every failure puts it off by failureEvery.
+// failures counts wrong credentials by address. For each address it holds the time at which the
+// failures are forgotten; every failure moves that time by failureEvery.
 type failures struct {
 	mu     sync.Mutex
 	byAddr map[netip.Addr]time.Time
 }
 
-// tooMany reports whether the address has to wait before it may fail again.
+// tooMany reports whether the address has used up its failures for now.
 func (f *failures) tooMany(from netip.Addr, now time.Time) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -339,8 +340,8 @@ func (f *failures) note(from netip.Addr, now time.Time) {
 	f.byAddr[from] = forgotten.Add(failureEvery)
 }
 
-// makeRoom drops, among a few addresses, those whose failures are forgotten, and where there are
-// too many of others, any.
+// makeRoom looks at four addresses. It drops those whose failures are forgotten or, if the map is
+// full, all four.
 func (f *failures) makeRoom(now time.Time) {
 	if f.byAddr == nil {
 		f.byAddr = make(map[netip.Addr]time.Time)
@@ -356,8 +357,8 @@ func (f *failures) makeRoom(now time.Time) {
 	}
 }
 
-// failingAs is the address that failures are counted under: all of an IPv6 /64 belong to one
-// machine.
+// failingAs returns the address under which failures are counted. An IPv6 /64 counts as one,
+// because it belongs to one machine.
 func failingAs(addr netip.Addr) netip.Addr {
 	addr = addr.Unmap().WithZone("")
 	if addr.Is6() {

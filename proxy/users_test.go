@@ -17,7 +17,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 )
 
-// testUsers are ada, whose password is lovelace, and żółw with a colon in her password.
+// testUsers has ada, whose password is lovelace, and żółw, whose password has a colon.
 func testUsers(t testing.TB) []User {
 	t.Helper()
 	var users []User
@@ -85,8 +85,8 @@ func TestUsers(t *testing.T) {
 	}
 }
 
-// A refused CONNECT that only lacks credentials is made again on the same connection, but not where
-// bytes for the tunnel are in hand: they would be read as a request.
+// A CONNECT without credentials can be repeated on the same connection, unless bytes for the tunnel
+// have come: they would be read as a request.
 func TestUsersOfTunnels(t *testing.T) {
 	u := newUpstream(t, echo)
 	w := newWorld(t, 0, policy(func(p *Policy) { p.Users = testUsers(t) }))
@@ -122,7 +122,7 @@ func TestClientAddressComesBeforeUsers(t *testing.T) {
 	}
 }
 
-// A loop is told as one, though credentials end at the first hop.
+// A loop is reported as one, even though credentials end at the first hop.
 func TestLoopComesBeforeUsers(t *testing.T) {
 	w := newWorld(t, 0, policy(func(p *Policy) { p.Users = testUsers(t) }))
 	p := w.dial()
@@ -130,8 +130,8 @@ func TestLoopComesBeforeUsers(t *testing.T) {
 	p.refused("GET", 502, "proxy_loop_detected")
 }
 
-// New users count from the next request on; tunnels go on, and so does what is remembered of users
-// who stay as they are.
+// New users count from the next request on. Tunnels go on, and credentials of unchanged users stay
+// remembered.
 func TestUsersChange(t *testing.T) {
 	u := newUpstream(t, echo)
 	users := testUsers(t)
@@ -184,7 +184,7 @@ func TestUsersChange(t *testing.T) {
 	w.connect(u.addr)
 }
 
-// testGate counts its checks, each of which takes a second. The password of a user is "right".
+// testGate counts its checks, each of which takes a second. Every user's password is "right".
 func testGate() (g *gate, compared *atomic.Int64) {
 	compared = new(atomic.Int64)
 	g = newGate()
@@ -232,8 +232,8 @@ func TestEqualCredentialsShareOneCheck(t *testing.T) {
 	})
 }
 
-// Whoever guesses gets a burst of checks, and then one every few seconds; who is known already, and
-// other addresses, don't suffer.
+// A guessing address gets a burst of checks, and then one every few seconds. Remembered users and
+// other addresses are not affected.
 func TestGuessing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, compared := testGate()
@@ -273,7 +273,7 @@ func TestGuessing(t *testing.T) {
 	})
 }
 
-// The checks that run, and those that wait, are bounded; who waits in vain is told to come back.
+// Running and waiting checks are bounded; a request that waits in vain is asked to try again.
 func TestChecksAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, compared := testGate()
@@ -312,13 +312,13 @@ func TestChecksAreBounded(t *testing.T) {
 	})
 }
 
-// A name that nobody has is compared with somebody's hash, always the same one: it takes as long.
+// An unknown name is compared with some user's hash, always the same one, so it takes as long.
 func TestUnknownUsersTakeAsLong(t *testing.T) {
 	g := newGate()
 	var hashes []string
 	g.compare = func(hash, _ []byte) error {
 		hashes = append(hashes, string(hash))
-		return nil // even where it fits
+		return nil // even if it matches
 	}
 	r := newRoster([]User{{"ada", "h1"}, {"bob", "h2"}}, nil)
 	for i := range 4 {

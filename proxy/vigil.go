@@ -5,29 +5,29 @@ import (
 	"time"
 )
 
-// vigil finds out that an exchange lasts, and that nothing moves in it, without setting a timer for
-// each: one that runs out every now and then, as long as there are exchanges. An exchange that it
-// finds twice has the hang-up watcher told of the client's end, for good; one that has carried
+// vigil detects exchanges that last, and those in which nothing moves, without setting a timer for
+// each: one timer per client fires now and then, as long as there are exchanges. If it finds the
+// same exchange twice, it starts watching the client for a hang-up. An exchange that has carried
 // nothing for response_timeout is given up.
 //
-// docs/architecture.md ("Who waits for whom") lists the states of an exchange in which one side
-// waits for another, and the way out of each.
+// docs/architecture.md ("Who waits for whom") lists the states in which one side of an exchange
+// waits for another, and how each ends.
 type vigil struct {
 	timer *time.Timer
-	turn  atomic.Uint32 // odd while an exchange is under way
+	turn  atomic.Uint32 // incremented at each begin and end: odd during an exchange
 	armed atomic.Bool   // the timer runs
 
-	// The timer's alone.
-	seen    uint32    // the turn when it ran out last
-	carried uint64    // by both connections, then
-	since   time.Time // it has been so
+	// Used by the timer's goroutine only.
+	seen    uint32    // the turn when the timer last fired
+	carried uint64    // bytes on both connections then
+	since   time.Time // when carried last changed
 }
 
-// vigilEvery bounds the time between two looks at an exchange that lasts: a response_timeout that
-// is changed counts after it.
+// vigilEvery bounds the time between two checks of a lasting exchange. It is also the time until a
+// changed response_timeout takes effect.
 const vigilEvery = 5 * time.Second
 
-// beginVigil says that an exchange begins.
+// beginVigil begins to observe an exchange.
 func (x *exchange) beginVigil() {
 	v := &x.vigil
 	v.turn.Add(1)
@@ -38,7 +38,7 @@ func (x *exchange) beginVigil() {
 
 func (v *vigil) end() { v.turn.Add(1) }
 
-// nextLook is the time until the timer runs out: short until the client is watched.
+// nextLook returns the time to the next check. It is short until the client is watched.
 func (x *exchange) nextLook() time.Duration {
 	if !x.c.sock.watch.on() {
 		return watchDelay
@@ -50,14 +50,14 @@ func (x *exchange) nextLook() time.Duration {
 	return min(max(limit/8, time.Millisecond), vigilEvery)
 }
 
-// look is called when the timer has run out.
+// look is called when the timer fires.
 func (x *exchange) look() {
 	v := &x.vigil
 	turn := v.turn.Load()
 	switch {
 	case turn%2 == 0:
 		v.armed.Store(false)
-		if v.turn.Load() != turn && !v.armed.Swap(true) { // begun just now, and found the timer armed
+		if v.turn.Load() != turn && !v.armed.Swap(true) { // an exchange began just now and saw the timer armed
 			v.timer.Reset(x.nextLook())
 		}
 		return
@@ -70,7 +70,7 @@ func (x *exchange) look() {
 	v.timer.Reset(x.nextLook())
 }
 
-// lookStalled gives an exchange up in which nothing has moved for too long.
+// lookStalled gives the exchange up if nothing has moved for too long.
 func (x *exchange) lookStalled(now time.Time) {
 	c, v := x.c, &x.vigil
 	c.mu.Lock()
@@ -82,7 +82,7 @@ func (x *exchange) lookStalled(now time.Time) {
 	}
 	stuck := c.sock.stuck.Load()
 	if stuck {
-		f.watchPeers(c) // nobody reads the upstream
+		f.watchPeers(c) // meanwhile nothing reads the upstream
 	}
 	if carried := f.upstream.carried() + c.sock.carried(); carried != v.carried {
 		v.carried, v.since = carried, now
@@ -90,7 +90,7 @@ func (x *exchange) lookStalled(now time.Time) {
 	limit := c.srv.policy.Load().ResponseTimeout
 	switch {
 	case stuck && f.endCause() != nil:
-		c.sock.reset() // it was given up just before
+		c.sock.reset() // given up already, but this write still waits
 	case limit <= 0 || now.Sub(v.since) < limit:
 	case stuck:
 		f.abort(errClientStalled)
@@ -108,8 +108,8 @@ func (f *flow) isBusy() bool {
 	return f.phase == phaseBusy
 }
 
-// giveUp ends a plain exchange of c's by force, and leaves it to its owner to answer where no
-// answer has begun. It reports whether there was one, and doesn't block.
+// giveUp ends a plain exchange of c by force, and leaves the answer to the owner if none has begun.
+// It returns false if f is not such an exchange. It doesn't block.
 func (f *flow) giveUp(c *client, cause error) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()

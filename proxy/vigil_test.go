@@ -11,7 +11,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// impatient is a world in which plain exchanges may stall for a moment only, and its log.
+// impatient returns a world whose plain exchanges may stall only for a moment, and its log.
 func impatient(t *testing.T, limit time.Duration) (*world, *journal) {
 	t.Helper()
 	j := new(journal)
@@ -21,13 +21,13 @@ func impatient(t *testing.T, limit time.Duration) (*world, *journal) {
 
 const shortStall = 100 * time.Millisecond
 
-// freed waits until the exchange's slot is back.
+// freed waits until the exchange's slot is released.
 func (w *world) freed() {
 	w.t.Helper()
 	eventually(w.t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
 }
 
-// ended checks how the line of the only exchange says that it has ended.
+// ended checks the end in the log line of the only exchange.
 func (j *journal) ended(t *testing.T, want string) {
 	t.Helper()
 	eventually(t, "the exchange's line", func() bool { return len(j.lines(t, "request ended")) == 1 })
@@ -36,7 +36,7 @@ func (j *journal) ended(t *testing.T, want string) {
 	}
 }
 
-// only are the two sides of the only flow.
+// only returns the two sides of the only flow.
 func (w *world) only() (*client, *sock) {
 	f := w.flows.all()[0]
 	f.mu.Lock()
@@ -80,7 +80,8 @@ func TestUpstreamThatStopsInItsAnswerIsGivenUp(t *testing.T) {
 	j.ended(t, errUpstreamStalled.Error())
 }
 
-// An upstream that stops reading an upload: the client learns why, though it may still be sending.
+// When an upstream stops reading an upload, the client gets the reason, even if it is still
+// sending.
 func TestUpstreamThatStopsReadingIsGivenUp(t *testing.T) {
 	u := newUpstream(t, nil)
 	w, _ := impatient(t, shortStall)
@@ -124,7 +125,7 @@ func TestClientThatStopsReadingIsGivenUp(t *testing.T) {
 	}
 }
 
-// A reset by the upstream behind bytes that the client does not take is noticed, though nobody
+// A reset by the upstream, behind bytes that the client does not read, is noticed although nothing
 // reads the upstream.
 func TestUpstreamResetBehindAStuckClient(t *testing.T) {
 	u := newUpstream(t, nil)
@@ -144,7 +145,8 @@ func TestUpstreamResetBehindAStuckClient(t *testing.T) {
 	}
 }
 
-// What goes on, however slowly, is left alone: up and down, and as long as either side moves.
+// An exchange that moves, however slowly, is left alone: up, down, and as long as either side
+// moves.
 func TestSlowExchangesAreLeftAlone(t *testing.T) {
 	const pieces, limit = 12, 500 * time.Millisecond
 	u := newUpstream(t, nil)
@@ -172,7 +174,7 @@ func TestSlowExchangesAreLeftAlone(t *testing.T) {
 	}
 }
 
-// A write in an exchange that the other side holds up has no bound of its own: it goes on when the
+// A write that the other side of the exchange holds up has no bound of its own: it goes on when the
 // other side does.
 func TestHeldUpUploadGoesOn(t *testing.T) {
 	const size = 20 << 20
@@ -197,7 +199,7 @@ func TestHeldUpUploadGoesOn(t *testing.T) {
 	}
 }
 
-// A response_timeout that is set while an exchange lasts counts for it; one of 0s never ends.
+// A response_timeout that is set during an exchange applies to it; 0s turns it off.
 func TestResponseTimeoutIsReloaded(t *testing.T) {
 	u := newUpstream(t, nil)
 	w, _ := impatient(t, time.Second)
@@ -260,7 +262,7 @@ func TestOperatorClosesPlainExchanges(t *testing.T) {
 	})
 }
 
-// A slow upload that is refused has time to read the answer while its bytes keep coming.
+// A slow refused upload has time to read the answer while its bytes keep coming.
 func TestSlowUploadReadsItsRefusal(t *testing.T) {
 	w := newWorld(t, 1)
 	w.SetDraining(true)
@@ -273,10 +275,10 @@ func TestSlowUploadReadsItsRefusal(t *testing.T) {
 	}
 	p.refused("PUT", 503, "proxy_internal_error")
 	p.expectEOF()
-	p.send("and the rest") // which nobody reads
+	p.send("and the rest") // nothing reads it
 }
 
-// The answers of upstreams likewise.
+// The same for the answers of upstreams.
 func TestSlowUploadReadsAnEarlyAnswer(t *testing.T) {
 	u := newUpstream(t, nil)
 	w := newWorld(t, 1)
@@ -296,7 +298,7 @@ func TestSlowUploadReadsAnEarlyAnswer(t *testing.T) {
 	}
 }
 
-// Bytes that keep coming are read for as long as they may, and a pause ends that earlier.
+// Bytes that keep coming are read until the total bound; a pause ends that earlier.
 func TestDrainedWhile(t *testing.T) {
 	u := newUpstream(t, nil)
 	w := newWorld(t, 1)

@@ -23,6 +23,7 @@ import (
 	"github.com/weirproxy/weir/config"
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/lease/leader"
 	"github.com/weirproxy/weir/proxy"
 	"github.com/weirproxy/weir/proxy/resolve"
 )
@@ -83,7 +84,7 @@ type agent struct {
 	store    *fsm.Store // nil on role proxy
 	members  *cluster.Cluster
 	manager  *lease.Manager
-	leases   *lease.Server // nil on role proxy
+	leases   *leader.Server // nil on role proxy
 	resolver *resolve.Resolver
 	proxy    *proxy.Server
 	api      *api.Server
@@ -176,7 +177,7 @@ func (a *agent) build() (err error) {
 		return err
 	}
 	if a.store != nil {
-		a.leases = lease.NewServer(leaseLog{a.members}, a.store, a.leaderAddr, a.log.Named("lease"))
+		a.leases = leader.New(leaseLog{a.members, a.store}, a.store, a.leaderAddr, a.log.Named("lease"))
 		a.leases.OnEnd = a.sessionEnded
 	}
 	clock, err := leaseClock()

@@ -41,7 +41,7 @@ or TERM is dumb, one table after the other is printed until Ctrl-C.`,
 	var q api.HostQuery
 	var watch bool
 	var interval time.Duration
-	cmd.Flags().BoolVar(&watch, "watch", false, "go on showing it")
+	cmd.Flags().BoolVar(&watch, "watch", false, "keep showing the list, refreshed in place")
 	addIntervalFlag(p, cmd, &interval)
 	cmd.Flags().StringVar(&q.Prefix, "prefix", "", "only hosts that begin with this `text`")
 	cmd.Flags().StringVar(&q.Sort, "sort", "", "by `field`: host, in_use, granted, waiting, admitted_total or rejected_total (default host)")

@@ -61,7 +61,7 @@ func waitLeft(f *clientFlags, cmd *cobra.Command, c *api.Client, node string, w 
 		case st.Node != node:
 			return true, nil
 		case !st.Leaving:
-			return false, fmt.Errorf("%s is not leaving any more; its log says why", node)
+			return false, fmt.Errorf("%s is no longer leaving; its log says why", node)
 		}
 		led = led || st.Leader != ""
 		stranded = st.Role == "server" && !led

@@ -141,7 +141,7 @@ The answer names the hosts that have no cap any more.`,
 func showDeleted(w io.Writer, done api.LimitDeleted, freed []string) error {
 	var b strings.Builder
 	if done.Uncovered != nil {
-		fmt.Fprintf(&b, "%s: the config's limit holds again: %s\n", printable(done.Name()), done.Uncovered.Words())
+		fmt.Fprintf(&b, "%s: the config's limit applies again: %s\n", printable(done.Name()), done.Uncovered.Words())
 	} else {
 		fmt.Fprintf(&b, "%s: deleted (index %d)\n", printable(done.Name()), done.Index)
 	}
@@ -154,7 +154,7 @@ func showDeleted(w io.Writer, done api.LimitDeleted, freed []string) error {
 			more = fmt.Sprintf(", and %d more", n)
 			freed = freed[:namedHosts]
 		}
-		fmt.Fprintf(&b, "No cap any more: %s%s\n", strings.Join(freed, ", "), more)
+		fmt.Fprintf(&b, "No longer capped: %s%s\n", strings.Join(freed, ", "), more)
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

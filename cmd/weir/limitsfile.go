@@ -9,7 +9,7 @@ import (
 
 	"github.com/weirproxy/weir/cluster"
 	"github.com/weirproxy/weir/fsm"
-	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/lease/leasepb"
 )
 
 // keepWithin bounds how long the answer to a write of limits waits for this node's own copy of them.
@@ -30,7 +30,7 @@ type limitsKeeper struct {
 	changed chan struct{} // closed and made anew at each write; nil: nobody waits for one
 }
 
-// keep writes t in the background.
+// keep has t written, in the background.
 func (k *limitsKeeper) keep(t *fsm.Table) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -50,7 +50,7 @@ func (k *limitsKeeper) run() {
 	}
 }
 
-// take returns the next table to write; nil ends the run.
+// take returns what is to be written next; nil ends the run.
 func (k *limitsKeeper) take() *fsm.Table {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -110,9 +110,9 @@ func (k *limitsKeeper) until(ctx context.Context, ok func() bool) {
 	}
 }
 
-// writeLimits replaces the file as a whole or not at all.
+// writeLimits replaces the file at once or not at all.
 func writeLimits(path string, t *fsm.Table) error {
-	b, err := lease.MarshalTable(t)
+	b, err := leasepb.MarshalTable(t)
 	if err != nil {
 		return err
 	}

@@ -12,7 +12,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/weirproxy/weir/fsm"
-	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/lease/leasepb"
 )
 
 func (k *limitsKeeper) waits() bool {
@@ -57,7 +57,7 @@ func TestKeepingTheLimitsHoldsUpNobody(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	table, err := lease.UnmarshalTable(b)
+	table, err := leasepb.UnmarshalTable(b)
 	if err != nil || table.Index != 3 {
 		t.Fatalf("the file has %+v, %v; want index 3", table, err)
 	}

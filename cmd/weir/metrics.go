@@ -5,7 +5,7 @@ import (
 	"sync/atomic"
 
 	"github.com/weirproxy/weir/api"
-	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/lease/leader"
 	"github.com/weirproxy/weir/proxy"
 	"github.com/weirproxy/weir/proxy/resolve"
 )
@@ -43,6 +43,9 @@ func proxyMeasures(p *proxy.Server) api.ProxyMeasures {
 	for _, r := range proxy.Refusals() {
 		m.Refusals[r.String()] = c.Refusals[r].Load()
 	}
+	for _, l := range proxy.LimitsRefused() {
+		m.LimitRefusals = append(m.LimitRefusals, api.LimitRefusals{Scope: l.Scope.String(), Resource: l.Resource.String(), Refused: c.RefusedBy(l)})
+	}
 	return m
 }
 
@@ -63,13 +66,13 @@ type reclaimed struct {
 	slots atomic.Int64
 }
 
-// sessionEnded is called for each session that ends while this node leads.
-func (a *agent) sessionEnded(end lease.SessionEnd) {
+// sessionEnded is told of each session that ends while this node leads.
+func (a *agent) sessionEnded(end leader.SessionEnd) {
 	a.reclaims.note(end)
 	a.events.Reclaimed(end.Node, end.Session, end.Why, end.Slots, end.Silent)
 }
 
-func (r *reclaims) note(end lease.SessionEnd) {
+func (r *reclaims) note(end leader.SessionEnd) {
 	var by *reclaimed
 	switch end.Why {
 	case "expired":

@@ -12,7 +12,8 @@ import (
 	"github.com/weirproxy/weir/cluster"
 	"github.com/weirproxy/weir/config"
 	"github.com/weirproxy/weir/fsm"
-	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/lease/leader"
+	"github.com/weirproxy/weir/lease/leasepb"
 )
 
 // The API's view of the node, and its actions on it.
@@ -33,7 +34,7 @@ func (a *agent) Propose(ctx context.Context, c fsm.Command) (uint64, fsm.Result,
 	if a.store == nil {
 		return 0, fsm.Result{}, api.ErrNotLeader
 	}
-	index, res, err := propose(ctx, a.members, 0, c)
+	index, res, err := propose(ctx, a.members, a.store, 0, c)
 	return index, res, apiError(err)
 }
 
@@ -154,7 +155,7 @@ func (a *agent) Ready() (bool, string) {
 	switch {
 	case leaving || a.proxy.Draining():
 		return false, "the node is draining"
-	case a.manager.Session().State != lease.SessionLive:
+	case a.manager.Session().State != leasepb.SessionLive:
 		return false, "no live session: the cluster's leader has not been reached yet"
 	}
 	return true, ""
@@ -167,12 +168,12 @@ func (a *agent) Nodes() []api.Node {
 	var nodes []api.Node
 	for _, m := range a.members.Members() {
 		n := api.Node{
-			Name: m.Name, Role: string(m.Role), Leader: m.Name == leader, Health: string(m.Health), Session: lease.SessionNone, Draining: m.Draining,
+			Name: m.Name, Role: string(m.Role), Leader: m.Name == leader, Health: string(m.Health), Session: leasepb.SessionNone, Draining: m.Draining,
 			Version: m.Version, Addresses: api.Addresses{RPC: m.RPCAddr, Gossip: m.GossipAddr},
 		}
 		if s, ok := sessions[m.Name]; ok {
 			n.Session = s.State
-			if m.Health != cluster.HealthAlive || s.State != lease.SessionLive { // not while it reconnects
+			if m.Health != cluster.HealthAlive || s.State != leasepb.SessionLive { // not while it reconnects
 				n.ReclaimIn = reclaim(s)
 			}
 			delete(sessions, m.Name)
@@ -185,7 +186,7 @@ func (a *agent) Nodes() []api.Node {
 	return nodes
 }
 
-func reclaim(s lease.SessionInfo) *api.Duration {
+func reclaim(s leader.SessionInfo) *api.Duration {
 	if s.ReclaimedIn <= 0 {
 		return nil
 	}
@@ -193,9 +194,9 @@ func reclaim(s lease.SessionInfo) *api.Duration {
 	return &d
 }
 
-// sessions returns the leader's view of the sessions or, on other nodes, the own session.
-func (a *agent) sessions() map[string]lease.SessionInfo {
-	out := map[string]lease.SessionInfo{}
+// sessions are the leader's view of the sessions; elsewhere, this node's own.
+func (a *agent) sessions() map[string]leader.SessionInfo {
+	out := map[string]leader.SessionInfo{}
 	if a.leases != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
@@ -206,8 +207,8 @@ func (a *agent) sessions() map[string]lease.SessionInfo {
 			return out
 		}
 	}
-	if s := a.manager.Session(); s.State != lease.SessionNone {
-		out[a.name()] = lease.SessionInfo{ID: s.ID, Node: a.name(), State: s.State}
+	if s := a.manager.Session(); s.State != leasepb.SessionNone {
+		out[a.name()] = leader.SessionInfo{ID: s.ID, Node: a.name(), State: s.State}
 	}
 	return out
 }
@@ -297,7 +298,7 @@ func (a *agent) membersChanged(changed []cluster.Member) {
 		}
 		a.leases.Health(m.Name, m.Health == cluster.HealthDead)
 		if m.Health == cluster.HealthLeft {
-			a.leases.Left(lease.Farewell{Node: m.Name, Session: m.SessionLeft})
+			a.leases.Left(leader.Farewell{Node: m.Name, Session: m.SessionLeft})
 		}
 	}
 	a.checkOwnPorts()

@@ -21,7 +21,7 @@ import (
 const snapshotTimeout = 10 * time.Minute
 
 func newSnapshotCommand(p *process) *cobra.Command {
-	cmd := newGroup("snapshot", "Save, restore and look into the cluster's state")
+	cmd := newGroup("snapshot", "Save, restore and inspect the cluster's state")
 	cmd.Example = `  weir snapshot save weir.snap
   weir snapshot inspect weir.snap
   weir snapshot restore weir.snap`

@@ -56,7 +56,7 @@ NO_COLOR turns colours off.`,
 }
 
 func addIntervalFlag(p *process, cmd *cobra.Command, at *time.Duration) {
-	cmd.Flags().DurationVar(at, "interval", p.tick, "the `time` between two pictures")
+	cmd.Flags().DurationVar(at, "interval", p.tick, "the `time` between two refreshes")
 }
 
 // checkView checks the flags of the view.

@@ -19,7 +19,9 @@ import (
 	"github.com/weirproxy/weir/config"
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/lease/leader"
 	"github.com/weirproxy/weir/lease/leasepb"
+	"github.com/weirproxy/weir/limit"
 	"github.com/weirproxy/weir/proxy"
 )
 
@@ -70,14 +72,14 @@ func (a *agent) sessionLife() (life time.Duration, certain bool) {
 	if a.store != nil {
 		a.store.Read(func(st *fsm.State) {
 			if st.ClusterID() != "" {
-				life, certain = st.TTL()+lease.Margin, true
+				life, certain = st.TTL()+leasepb.Margin, true
 			}
 		})
 	}
 	if !certain {
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		life = a.cfg.Lease.TTL + lease.Margin
+		life = a.cfg.Lease.TTL + leasepb.Margin
 	}
 	return life, certain
 }
@@ -99,7 +101,7 @@ func (a *agent) handlers() cluster.Handlers {
 
 // lead does the leader's work of one term. The very first leader writes the cluster's settings.
 func (a *agent) lead(ctx context.Context, term uint64) {
-	log := leaseLog{a.members}
+	log := leaseLog{a.members, a.store}
 	found := func() error {
 		res, err := log.Propose(ctx, term, a.initial())
 		return cmp.Or(err, res.Err)
@@ -113,10 +115,10 @@ func (a *agent) lead(ctx context.Context, term uint64) {
 	}
 	a.leadingTerm.Store(term)
 	defer a.leadingTerm.Store(0)
-	var left []lease.Farewell
+	var left []leader.Farewell
 	for _, m := range a.members.Members() {
 		if m.Health == cluster.HealthLeft && m.SessionLeft != 0 {
-			left = append(left, lease.Farewell{Node: m.Name, Session: m.SessionLeft})
+			left = append(left, leader.Farewell{Node: m.Name, Session: m.SessionLeft})
 		}
 	}
 	a.leases.Lead(ctx, term, a.members.GrantHold(), left...)
@@ -177,23 +179,26 @@ func (a *agent) appliedIndex() (index uint64) {
 }
 
 // leaseLog gives the leader's side of the lease access to the Raft log.
-type leaseLog struct{ members *cluster.Cluster }
+type leaseLog struct {
+	members *cluster.Cluster
+	store   *fsm.Store
+}
 
-// Propose implements [lease.Log].
+// Propose implements [leader.Log].
 func (l leaseLog) Propose(ctx context.Context, term uint64, c fsm.Command) (fsm.Result, error) {
-	_, res, err := propose(ctx, l.members, term, c)
+	_, res, err := propose(ctx, l.members, l.store, term, c)
 	if err != nil && !errors.Is(err, cluster.ErrUnknownOutcome) {
-		// This includes a failed hand-over, after which the term goes on.
-		err = fmt.Errorf("%w: %w", lease.ErrNotProposed, err)
+		// This includes a hand-over that fails after all: the term goes on.
+		err = fmt.Errorf("%w: %w", leader.ErrNotProposed, err)
 	}
 	return res, err
 }
 
-// VerifyLeader implements [lease.Log].
+// VerifyLeader implements [leader.Log].
 func (l leaseLog) VerifyLeader(ctx context.Context) error { return l.members.VerifyLeader(ctx) }
 
-func propose(ctx context.Context, m *cluster.Cluster, term uint64, c fsm.Command) (uint64, fsm.Result, error) {
-	if err := m.CheckLogVersion(fsm.VersionOf(c)); err != nil {
+func propose(ctx context.Context, m *cluster.Cluster, store *fsm.Store, term uint64, c fsm.Command) (uint64, fsm.Result, error) {
+	if err := checkVersion(store, c, m.CheckLogVersion); err != nil {
 		return 0, fsm.Result{}, err
 	}
 	index, response, err := m.Propose(ctx, term, fsm.Encode(c))
@@ -207,11 +212,35 @@ func propose(ctx context.Context, m *cluster.Cluster, term uint64, c fsm.Command
 	return index, *res, nil
 }
 
+// checkVersion refuses an entry that some server would stop at. What the state holds already
+// needs no asking: all servers have read it, or have stopped before.
+func checkVersion(store *fsm.Store, c fsm.Command, ask func(version uint32) error) error {
+	need := fsm.VersionOf(c)
+	if need <= 1 {
+		return nil
+	}
+	var held uint32
+	store.Read(func(st *fsm.State) { held = st.LogVersion() })
+	if need <= held {
+		return nil
+	}
+	return ask(need)
+}
+
 // admitter lets the proxy acquire slots from the manager.
 type admitter struct{ manager *lease.Manager }
 
+// Begin implements [proxy.Admitter].
+func (a admitter) Begin(ctx context.Context, s *limit.Subject, h lease.Holder) (proxy.Claims, error) {
+	r := new(lease.Request)
+	if err := a.manager.Begin(ctx, r, s, h); err != nil {
+		return nil, err // a nil *lease.Request in the interface would not be nil
+	}
+	return r, nil
+}
+
 // Acquire implements [proxy.Admitter].
-func (a admitter) Acquire(ctx context.Context, t fsm.Target, h lease.Holder) (proxy.Slot, error) {
+func (a admitter) Acquire(ctx context.Context, t limit.Target, h lease.Holder) (proxy.Slot, error) {
 	s := new(lease.Slot)
 	if err := a.manager.Acquire(ctx, s, t, h); err != nil {
 		return nil, err // a nil *lease.Slot in the interface would not be nil
@@ -219,17 +248,22 @@ func (a admitter) Acquire(ctx context.Context, t fsm.Target, h lease.Holder) (pr
 	return s, nil
 }
 
+// Take implements [proxy.Admitter].
+func (a admitter) Take(ctx context.Context, s *limit.Subject, waited time.Duration) error {
+	return a.manager.Take(ctx, s, waited)
+}
+
 // Limit implements [proxy.Admitter].
-func (a admitter) Limit(t fsm.Target) (proxy.Limit, bool) {
+func (a admitter) Limit(t fsm.Target) (limit.Limit, bool) {
 	table := a.manager.Table()
 	if table == nil {
-		return proxy.Limit{}, false
+		return limit.Limit{}, false
 	}
-	limit, key := table.Match(t)
-	if !limit.Capped() {
-		return proxy.Limit{}, false
+	l, _ := table.Match(t)
+	if !l.Capped() {
+		return limit.Limit{}, false
 	}
-	return proxy.Limit{Name: key.Name, Connections: limit.Connections}, true
+	return *l, true
 }
 
 func (a *agent) leaderAddr() string {
@@ -281,7 +315,7 @@ func (a *agent) lastLimits() *fsm.Table {
 	}
 	if err == nil {
 		var table *fsm.Table
-		if table, err = lease.UnmarshalTable(b); err == nil {
+		if table, err = leasepb.UnmarshalTable(b); err == nil {
 			a.keeper.note(table.Index)
 			return table
 		}

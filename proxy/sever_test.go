@@ -1,0 +1,103 @@
+package proxy
+
+import (
+	"testing"
+
+	"github.com/weirproxy/weir/lease"
+)
+
+func TestSever(t *testing.T) {
+	u := newUpstream(t, nil)
+	for _, reason := range []lease.Reason{lease.SeverFenced, lease.SeverEvicted} {
+		w := newWorld(t, 1)
+		t.Run("tunnel", func(t *testing.T) {
+			p := w.connect(u.addr)
+			q := u.accept()
+			w.adm.slots()[0].holder.Sever(reason)
+			q.expectReset()
+			p.expectReset()
+			eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
+		})
+		t.Run("half-closed", func(t *testing.T) {
+			p := w.connect(u.addr)
+			q := u.accept()
+			p.CloseWrite()
+			q.expectEOF()
+			w.adm.slots()[0].holder.Sever(reason)
+			p.expectReset()
+			eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
+		})
+		t.Run("wanted, but busy", func(t *testing.T) {
+			p := w.connect(u.addr)
+			q := u.accept()
+			w.adm.slots()[0].holder.Sever(lease.SeverWanted)
+			q.send("unharmed")
+			p.expect("unharmed")
+			p.Close()
+			q.Close()
+			eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
+		})
+	}
+}
+
+func TestSeverWhileDialling(t *testing.T) {
+	for _, c := range []struct {
+		reason lease.Reason
+		status int
+		code   string
+	}{
+		{lease.SeverFenced, 503, "proxy_internal_error"},
+		{lease.SeverEvicted, 429, "connection_limit_reached"},
+	} {
+		w := newWorld(t, 1, policy(func(p *Policy) { p.RejectStatus = 429 }))
+		p := w.dial()
+		p.send("CONNECT " + fullListener(t) + " HTTP/1.1\r\n\r\n")
+		eventually(t, "the dial has begun", func() bool { return len(w.flows.all()) == 1 && isDialling(w.flows.all()[0]) })
+		w.adm.slots()[0].holder.Sever(c.reason)
+		p.refused("CONNECT", c.status, c.code)
+		eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
+	}
+}
+
+// A process that wakes up after its lease has run out reads nothing more, with or without a fence.
+func TestNothingIsRelayedPastTheDeadline(t *testing.T) {
+	u := newUpstream(t, nil)
+	w := newWorld(t, 1)
+	for _, fromClient := range []bool{true, false} {
+		p := w.connect(u.addr)
+		q := u.accept()
+		w.adm.slots()[0].live.Store(false)
+		from, to := p, q
+		if !fromClient {
+			from, to = q, p
+		}
+		_, _ = from.Write([]byte("too late")) // a check of the idle tunnel may have reset it before
+		to.expectReset()
+		eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
+	}
+}
+
+func isDialling(f *flow) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.dialling != nil
+}
+
+func TestCloseConnection(t *testing.T) {
+	u := newUpstream(t, nil)
+	w := newWorld(t, 0)
+	p := w.connect(u.addr)
+	q := u.accept()
+	if w.CloseConnection("no number") || w.CloseConnection("999999") {
+		t.Fatal("closed what isn't there")
+	}
+	c := w.Connections("")[0]
+	if c.Limited {
+		t.Error("an unlimited connection is called limited")
+	}
+	if !w.CloseConnection(c.ID) {
+		t.Fatal("not closed")
+	}
+	q.expectReset()
+	p.expectReset()
+}

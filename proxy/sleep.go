@@ -1,0 +1,90 @@
+package proxy
+
+import "time"
+
+// A tunnel that has carried nothing for a while sleeps: its goroutines end, and one event set for
+// all tunnels wakes each direction when it can go on. Only the flow, its sockets and its slot
+// remain. Each direction sleeps and wakes separately, because one may be stuck in a write.
+
+// sleepSet waits for events of the directions that sleep.
+type sleepSet struct {
+	flows *registry
+	set   *eventSet
+}
+
+func newSleepSet(flows *registry) (*sleepSet, error) {
+	d := &sleepSet{flows: flows}
+	set, err := newEventSet("tunnels that sleep", d.notify)
+	d.set = set
+	return d, err
+}
+
+func (d *sleepSet) close() { d.set.close() }
+
+// sleepToken names a direction: the flow's id, and a last bit that is set for upstream to client.
+func sleepToken(f *flow, fin uint32) uint64 { return f.id<<1 | uint64(fin>>1) }
+
+// notify wakes the direction that can go on.
+func (d *sleepSet) notify(token uint64, _ bool) {
+	if f := d.flows.get(token >> 1); f != nil {
+		f.wake(finUp << (token & 1))
+	}
+}
+
+// putToSleep interrupts the pumps that wait for bytes, so that they go to sleep.
+func (f *flow) putToSleep() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.phase != phaseBusy || f.cause != nil || f.client == nil {
+		return
+	}
+	f.toldToSleep = true
+	awake := ^(f.asleep | f.fins.Load())
+	if awake&finUp != 0 {
+		f.client.sock.conn.SetReadDeadline(longAgo)
+	}
+	if awake&finDown != 0 {
+		f.upstream.conn.SetReadDeadline(longAgo)
+	}
+}
+
+// longAgo is a deadline in the past.
+var longAgo = time.Unix(1, 0)
+
+// sleep puts a direction to sleep whose pump has nothing to read. After true, the pump must return
+// at once: the direction may already run in another goroutine.
+func (f *flow) sleep(src *sock, fin uint32) bool {
+	src.conn.SetReadDeadline(time.Time{})
+	f.mu.Lock()
+	if f.phase != phaseBusy || f.cause != nil {
+		f.mu.Unlock()
+		return false // the sockets are about to be closed, which ends the pump
+	}
+	again := f.hasSlept&fin != 0
+	f.hasSlept |= fin
+	f.asleep |= fin
+	f.mu.Unlock()
+	// Bytes that have come since are reported at once.
+	if !f.srv.sleepers.set.watchOnce(src, sleepToken(f, fin), again) {
+		f.wake(fin) // the pump finds the socket closed
+	}
+	return true
+}
+
+// wake resumes those of the directions that sleep. It doesn't block.
+func (f *flow) wake(fins uint32) {
+	f.mu.Lock()
+	woken, c := f.asleep&fins, f.client
+	f.asleep &^= woken
+	f.mu.Unlock()
+	if woken == 0 {
+		return
+	}
+	f.srv.flows.markAwake(f)
+	if woken&finUp != 0 {
+		go f.pumpUp(c)
+	}
+	if woken&finDown != 0 {
+		go f.pumpDown(c)
+	}
+}
