@@ -32,11 +32,18 @@ type ProxyMeasures struct {
 	Requests, Tunnels, Exchanges, Reused, Retries int64
 	DialErrors                                    int64
 	Refusals                                      map[string]int64 // by reason; every reason is in it
-	BytesOut                                      uint64           // to upstreams
-	BytesIn                                       uint64           // from upstreams
+	LimitRefusals                                 []LimitRefusals
+	BytesOut                                      uint64 // to upstreams
+	BytesIn                                       uint64 // from upstreams
 	QueueWait                                     Distribution
 	DNS                                           DNSMeasures
 	DialTime                                      Distribution
+}
+
+// LimitRefusals are the requests that limits of one scope and resource have refused.
+type LimitRefusals struct {
+	Scope, Resource string
+	Refused         int64
 }
 
 // DNSMeasures are numbers of the proxy's name resolution.

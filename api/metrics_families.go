@@ -121,6 +121,12 @@ func proxyFamilies() []family {
 					s.value(float64(m.Proxy.Refusals[reason]), reason)
 				}
 			}},
+		{name: "weir_limit_refusals_total", kind: counter, labels: []string{"scope", "resource"}, help: "Requests that a limit refused, by the scope and the resource of the limit.",
+			read: func(m *moment, s samples) {
+				for _, l := range m.Proxy.LimitRefusals {
+					s.value(float64(l.Refused), l.Scope, l.Resource)
+				}
+			}},
 		{name: "weir_queue_wait_seconds", kind: histogram, help: "How long admitted requests to limited hosts waited for their slot; refused ones are not counted.",
 			read: func(m *moment, s samples) { s.distribution(m.Proxy.QueueWait) }},
 		{name: "weir_dial_seconds", kind: histogram, help: "How long connecting to the upstream took, if it succeeded.",

@@ -1,24 +1,27 @@
 package fsm
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/weirproxy/weir/limit"
 )
 
 // layers are the limits as they were written: the API's over the config's.
-// Methods that write report whether anything changed.
+// Methods that write report whether anything changed. A limit that stands here is never altered, only
+// replaced.
 type layers struct {
-	api, config map[limit.Pattern]limit.Limit
+	api, config map[limit.Pattern]*limit.Limit
 }
 
 func newLayers() layers {
-	return layers{api: make(map[limit.Pattern]limit.Limit), config: make(map[limit.Pattern]limit.Limit)}
+	return layers{api: make(map[limit.Pattern]*limit.Limit), config: make(map[limit.Pattern]*limit.Limit)}
 }
 
-func (y *layers) of(s limit.Source) map[limit.Pattern]limit.Limit {
+func (y *layers) of(s limit.Source) map[limit.Pattern]*limit.Limit {
 	if s == limit.SourceAPI {
 		return y.api
 	}
@@ -27,31 +30,46 @@ func (y *layers) of(s limit.Source) map[limit.Pattern]limit.Limit {
 
 // effective returns the limit that counts for a pattern.
 func (y *layers) effective(pattern limit.Pattern) (limit.Limit, bool) {
-	if l, ok := y.api[pattern]; ok {
-		return l, true
+	if l := cmp.Or(y.api[pattern], y.config[pattern]); l != nil {
+		return *l, true
 	}
-	l, ok := y.config[pattern]
-	return l, ok
+	return limit.Limit{}, false
 }
 
 // all lists the effective limits, sorted by pattern.
 func (y *layers) all() []limit.Limit {
-	// Sorting the patterns moves less memory than sorting the limits would.
-	patterns := make([]limit.Pattern, 0, len(y.api)+len(y.config))
-	for p := range y.api {
-		patterns = append(patterns, p)
+	holding := make([]placed, 0, len(y.api)+len(y.config))
+	for _, l := range y.api {
+		holding = append(holding, place(l))
 	}
-	for p := range y.config {
+	for p, l := range y.config {
 		if _, covered := y.api[p]; !covered {
-			patterns = append(patterns, p)
+			holding = append(holding, place(l))
 		}
 	}
-	slices.SortFunc(patterns, limit.Pattern.Compare)
-	all := make([]limit.Limit, len(patterns))
-	for i, p := range patterns {
-		all[i], _ = y.effective(p)
+	slices.SortFunc(holding, placed.compare)
+	all := make([]limit.Limit, len(holding))
+	for i := range holding {
+		all[i] = *holding[i].limit
 	}
 	return all
+}
+
+// placed is a limit with what it is sorted by, which is a tenth of its size.
+type placed struct {
+	text  string
+	limit *limit.Limit
+	scope limit.Scope
+}
+
+func place(l *limit.Limit) placed { return placed{l.Pattern.String(), l, l.Pattern.Scope()} }
+
+// compare orders as [limit.Pattern.Compare] does.
+func (p placed) compare(o placed) int {
+	if p.scope != o.scope {
+		return int(p.scope) - int(o.scope)
+	}
+	return strings.Compare(p.text, o.text)
 }
 
 // put writes a limit to the layer that its Source names. Writing what stands there
@@ -63,8 +81,9 @@ func (y *layers) put(index uint64, l limit.Limit) bool {
 	if old, ok := layer[l.Pattern]; ok && old.SameValue(&l) && !l.Evict {
 		return false
 	}
-	l.ModifyIndex = index
-	layer[l.Pattern] = l
+	written := l // so that l itself, and with it a write that changes nothing, costs no memory
+	written.ModifyIndex = index
+	layer[l.Pattern] = &written
 	return true
 }
 
@@ -85,9 +104,10 @@ func (y *layers) remove(index uint64, pattern limit.Pattern) bool {
 // nor an old eviction be asked for again.
 func (y *layers) uncover(index uint64, pattern limit.Pattern) {
 	delete(y.api, pattern)
-	if l, ok := y.config[pattern]; ok {
+	if below := y.config[pattern]; below != nil {
+		l := *below
 		l.ModifyIndex, l.Evict = index, false
-		y.config[pattern] = l
+		y.config[pattern] = &l
 	}
 }
 
@@ -161,7 +181,7 @@ func splitLayers(limits []limit.Limit) (lists limitLists) {
 func Effective(limits []limit.Limit) []limit.Limit {
 	y := newLayers()
 	for _, l := range limits {
-		y.of(l.Source)[l.Pattern] = l
+		y.of(l.Source)[l.Pattern] = &l
 	}
 	return y.all()
 }

@@ -119,24 +119,28 @@ func TestNoChangeOfALimitFills(t *testing.T) {
 
 // While no limit caps it, nothing that comes back counts, and what was free stays.
 func TestLevelWithoutALimit(t *testing.T) {
-	s := rated(t)
-	moved(t, s, 2, 500_000, 0)
-	run(t, s, &DeleteLimit{Pattern: perSecond(1).Limit.Pattern})
-	if got := moved(t, s, 2, -500_000, 5_000_000); got != "-500000 with 0, free 5000000" {
-		t.Error(got)
-	}
-	if got := moved(t, s, 2, 1, 0); got != "0 with 0, free 5000000" {
-		t.Error(got)
-	}
-	if n := s.Capacity(totalRequests); n != limit.Unlimited {
-		t.Errorf("without a limit, %d can be granted", n)
-	}
-	run(t, s, perSecond(10))
-	if got := moved(t, s, 2, limit.Shares, 0); got != "1000000 with 5000000, free 0" {
-		t.Error(got)
-	}
-	if n := s.Capacity(totalRequests); n != limit.Shares {
-		t.Errorf("%d can be granted", n)
+	slots := perSecond(1)
+	slots.Limit.Requests, slots.Limit.Connections = limit.Rate{}, 5
+	for name, without := range map[string]Command{"none": &DeleteLimit{Pattern: slots.Limit.Pattern}, "one of connections": slots} {
+		s := rated(t)
+		moved(t, s, 2, 500_000, 0)
+		run(t, s, without)
+		if got := moved(t, s, 2, -500_000, 5_000_000); got != "-500000 with 0, free 5000000" {
+			t.Errorf("%s: %s", name, got)
+		}
+		if got := moved(t, s, 2, 1, 0); got != "0 with 0, free 5000000" {
+			t.Errorf("%s: %s", name, got)
+		}
+		if n := s.Capacity(totalRequests); n != limit.Unlimited {
+			t.Errorf("%s: %d can be granted", name, n)
+		}
+		run(t, s, perSecond(10))
+		if got := moved(t, s, 2, limit.Shares, 0); got != "1000000 with 5000000, free 0" {
+			t.Errorf("%s: %s", name, got)
+		}
+		if n := s.Capacity(totalRequests); n != limit.Shares {
+			t.Errorf("%s: %d can be granted", name, n)
+		}
 	}
 }
 

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"slices"
 	"time"
 
@@ -80,8 +79,11 @@ func (s *State) image() *image {
 		sessions: s.Sessions(),
 		keys:     make([]keyGrants, 0, len(s.grants)),
 	}
-	m.limits = slices.AppendSeq(m.limits, maps.Values(s.layers.api))
-	m.limits = slices.AppendSeq(m.limits, maps.Values(s.layers.config))
+	for _, layer := range []map[limit.Pattern]*limit.Limit{s.layers.api, s.layers.config} {
+		for _, l := range layer {
+			m.limits = append(m.limits, *l)
+		}
+	}
 	all := make([]SessionSlots, 0, grants)
 	for key, h := range s.grants {
 		from := len(all)
@@ -386,7 +388,7 @@ func stateFromPB(m *fsmpb.Snapshot) (*State, error) {
 		if _, twice := layer[l.Pattern]; twice {
 			return nil, fmt.Errorf("limit %q twice", l.Name())
 		}
-		layer[l.Pattern] = l
+		layer[l.Pattern] = &l
 	}
 	s.setTable(limit.NewSortedTable(m.GetLimitsIndex(), m.GetShapeIndex(), s.layers.all()))
 	for _, sm := range m.GetSessions() {

@@ -79,12 +79,11 @@ type State struct {
 func NewState() *State {
 	s := &State{
 		layers:   newLayers(),
-		table:    limit.NewTable(0, 0, nil),
 		sessions: make(map[uint64]Session),
 		names:    make(map[string]uint64),
 		grants:   make(ledger),
 	}
-	s.limitsVersion = s.layers.version()
+	s.setTable(limit.NewTable(0, 0, nil))
 	return s
 }
 
@@ -320,7 +319,7 @@ func (s *State) limitsChanged(changed bool) Result {
 }
 
 // setTable replaces the table by one of the layers as they are now.
-func (s *State) setTable(t *limit.Table) { s.table, s.limitsVersion = t, s.layers.version() }
+func (s *State) setTable(t *limit.Table) { s.table, s.limitsVersion = t, s.layers.version(t.Limits()) }
 
 func validateSource(source limit.Source) error {
 	if source != limit.SourceAPI && source != limit.SourceConfig {
@@ -436,7 +435,7 @@ func (s *State) FreeLevel(key limit.Key) int64 {
 func (s *State) ConfigLimits() []limit.Limit {
 	all := make([]limit.Limit, 0, len(s.layers.config))
 	for _, l := range s.layers.config {
-		all = append(all, l)
+		all = append(all, *l)
 	}
 	slices.SortFunc(all, func(a, b limit.Limit) int { return a.Pattern.Compare(b.Pattern) })
 	return all

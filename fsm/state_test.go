@@ -208,9 +208,9 @@ func TestCheckFindsEachBreach(t *testing.T) {
 	}
 	relimit := func(f func(*limit.Limit)) func(*State) {
 		return func(s *State) {
-			l := s.layers.api[pattern("api.example.com")]
+			l := *s.layers.api[pattern("api.example.com")]
 			f(&l)
-			s.layers.api[pattern("api.example.com")] = l
+			s.layers.api[pattern("api.example.com")] = &l
 			s.table = limit.NewTable(s.table.Index, s.table.ShapeIndex, s.layers.all())
 		}
 	}

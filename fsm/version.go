@@ -93,14 +93,14 @@ func (s *State) LogVersion() uint32 {
 	return 1
 }
 
-// version is that of all limits, also of those that others cover.
-func (y *layers) version() uint32 {
-	for _, layer := range []map[limit.Pattern]limit.Limit{y.api, y.config} {
-		for _, l := range layer {
-			if v := versionOfLimit(&l); v > 1 {
-				return v
-			}
-		}
+// version is that of all limits: of those that hold, and of the config's that others cover.
+func (y *layers) version(effective []limit.Limit) uint32 {
+	v := versionOfLimits(effective)
+	if len(y.api) == 0 || len(y.config) == 0 {
+		return v
 	}
-	return 1
+	for _, l := range y.config {
+		v = max(v, versionOfLimit(l))
+	}
+	return v
 }

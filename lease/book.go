@@ -1,6 +1,7 @@
 package lease
 
 import (
+	"sync"
 	"time"
 
 	"github.com/weirproxy/weir/limit"
@@ -57,11 +58,17 @@ func (n *Node) SetBounds(b Bounds) { n.bounds = b }
 
 // lookup finds a key's pool without any lock; nil where there is none yet.
 func (n *Node) lookup(key limit.Key) *pool {
-	if p, ok := n.pools.Load(key); ok {
+	if p, ok := n.pools.of(key).Load(key.Name); ok {
 		return p.(*pool)
 	}
 	return nil
 }
+
+// pools are a node's pools by name, for each scope and resource; the book has the order. A name alone
+// is looked up faster than a key.
+type pools [limit.ScopeConnection + 1][limit.Download + 1]sync.Map
+
+func (p *pools) of(key limit.Key) *sync.Map { return &p[key.Scope][key.Resource] }
 
 // pool finds or makes a key's pool. The caller must hold no pool's lock.
 func (n *Node) pool(now time.Duration, key limit.Key) *pool {
@@ -79,7 +86,7 @@ func (n *Node) pool(now time.Duration, key limit.Key) *pool {
 	p.index = len(n.all)
 	n.all = append(n.all, p)
 	n.bare.push(p)
-	n.pools.Store(key, p)
+	n.pools.of(key).Store(key.Name, p)
 	return p
 }
 
@@ -217,7 +224,7 @@ func (n *Node) forget(p *pool) {
 	if p.direct {
 		n.hosts.Delete(p.key.Name)
 	}
-	n.pools.Delete(p.key)
+	n.pools.of(p.key).Delete(p.key.Name)
 	n.bare.remove(p)
 	last := len(n.all) - 1
 	n.all[p.index] = n.all[last]

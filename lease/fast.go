@@ -1,5 +1,11 @@
 package lease
 
+import (
+	"time"
+
+	"github.com/weirproxy/weir/limit"
+)
+
 // TryAcquire is the fast path of an admission: it admits s where the node holds a free slot, or the
 // host has no limit. Where ok is false and err is nil, the core must be asked: Acquire.
 func (n *Node) TryAcquire(s *Slot, clock Clock) (ok bool, err error) {
@@ -7,7 +13,11 @@ func (n *Node) TryAcquire(s *Slot, clock Clock) (ok bool, err error) {
 	if table == nil {
 		return false, ErrNoLease
 	}
-	now := clock.Now()
+	return n.tryAcquire(clock.Now(), s, table)
+}
+
+// tryAcquire is TryAcquire at a time that has been read.
+func (n *Node) tryAcquire(now time.Duration, s *Slot, table *limit.Table) (ok bool, err error) {
 	if s.request == nil {
 		if p, found := n.hosts.Load(s.target.Host); found {
 			if v := p.(*pool).try(now, s, table, true, &n.gate); v != verdictStale {

@@ -90,15 +90,15 @@ func NewManager(cfg ManagerConfig) *Manager {
 // must not be copied afterwards. On an error it may be used again at once.
 func (m *Manager) Acquire(ctx context.Context, s *Slot, target limit.Target, h Holder) error {
 	s.manager, s.target, s.holder, s.waited = m, target, h, 0
-	return m.acquire(ctx, s)
-}
-
-// acquire takes a slot of any scope.
-func (m *Manager) acquire(ctx context.Context, s *Slot) error {
 	ok, err := m.node.TryAcquire(s, m.cfg.Clock)
 	if ok || err != nil {
 		return err
 	}
+	return m.waitForSlot(ctx, s)
+}
+
+// waitForSlot is the slow path of a slot of any scope.
+func (m *Manager) waitForSlot(ctx context.Context, s *Slot) error {
 	return m.wait(ctx, func(now time.Duration, done func(error)) (*Waiter, error) {
 		return m.node.Acquire(now, s, done)
 	}, s.Release)

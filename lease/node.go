@@ -48,8 +48,8 @@ type Node struct {
 
 	gate  gate
 	table atomic.Pointer[limit.Table] // nil until the limits are known
-	pools sync.Map                    // limit.Key → *pool; the book has the order
-	hosts sync.Map                    // host → *pool, where that counts all connections to the host
+	pools pools
+	hosts sync.Map // host → *pool, where that counts all connections to the host
 
 	book
 	walk

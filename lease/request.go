@@ -50,13 +50,22 @@ type requestShard struct {
 func (m *Manager) Begin(ctx context.Context, r *Request, subject *limit.Subject, h Holder) error {
 	r.manager, r.subject, r.holder = m, *subject, h
 	needed := m.node.enter(r)
+	if needed == [len(requestScopes)]bool{} {
+		return nil
+	}
+	now := m.cfg.Clock.Now() // once for all: reading it costs as much as a slot
 	for i := range r.slots {
 		if !needed[i] {
 			continue
 		}
 		s := &r.slots[i]
 		s.manager, s.scope, s.request, s.holder, s.waited = m, requestScopes[i], r, h, 0
-		if err := m.acquire(ctx, s); err != nil {
+		ok, err := m.node.tryAcquire(now, s, m.node.table.Load())
+		if !ok && err == nil {
+			err = m.waitForSlot(ctx, s)
+			now = m.cfg.Clock.Now()
+		}
+		if err != nil {
 			r.End()
 			return err
 		}

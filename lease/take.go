@@ -15,15 +15,21 @@ var tokenScopes = [...]limit.Scope{limit.ScopeTotal, limit.ScopeClient, limit.Sc
 // ends early when ctx does. On an error nothing has been taken.
 func (m *Manager) Take(ctx context.Context, subject *limit.Subject, waited time.Duration) error {
 	table := m.node.Table()
-	if table == nil {
-		return nil // whoever had a slot without limits had one of no limited host
+	if table == nil || !table.CapsAny(limit.Requests) {
+		return nil // whoever had a slot without a table had one of no limited host
 	}
 	var taken [len(tokenScopes)]receipt
+	now := m.cfg.Clock.Now() // once for all: reading it costs more than a token
 	for i, scope := range tokenScopes {
 		if !table.Caps(scope, limit.Requests) {
 			continue
 		}
-		took, err := m.take(ctx, scope, subject, waited)
+		took, v := m.node.tryTake(now, scope, subject)
+		var err error
+		if v != verdictAdmitted {
+			took, err = m.waitForToken(ctx, scope, subject, waited)
+			now = m.cfg.Clock.Now()
+		}
 		if err != nil {
 			for _, r := range taken[:i] {
 				r.giveBack(m.cfg.Clock.Now(), oneRequest)
@@ -35,12 +41,8 @@ func (m *Manager) Take(ctx context.Context, subject *limit.Subject, waited time.
 	return nil
 }
 
-// take takes one scope's token; the receipt is empty where none was needed.
-func (m *Manager) take(ctx context.Context, scope limit.Scope, subject *limit.Subject, waited time.Duration) (receipt, error) {
-	took, v := m.node.tryTake(scope, subject, m.cfg.Clock)
-	if v == verdictAdmitted {
-		return took, nil
-	}
+// waitForToken is the slow path of one scope's token; the receipt is empty where none was needed.
+func (m *Manager) waitForToken(ctx context.Context, scope limit.Scope, subject *limit.Subject, waited time.Duration) (receipt, error) {
 	w := NewTaker(scope, subject)
 	err := m.wait(ctx, func(now time.Duration, done func(error)) (*Waiter, error) {
 		return m.node.Take(now, w, waited, done)
@@ -49,7 +51,7 @@ func (m *Manager) take(ctx context.Context, scope limit.Scope, subject *limit.Su
 }
 
 // tryTake is the fast path of Take for one scope.
-func (n *Node) tryTake(scope limit.Scope, subject *limit.Subject, clock Clock) (took receipt, v verdict) {
+func (n *Node) tryTake(now time.Duration, scope limit.Scope, subject *limit.Subject) (took receipt, v verdict) {
 	table := n.table.Load()
 	l, name := table.Find(scope, subject)
 	if !l.Caps(limit.Requests) {
@@ -59,7 +61,6 @@ func (n *Node) tryTake(scope limit.Scope, subject *limit.Subject, clock Clock) (
 	if p == nil {
 		return receipt{}, verdictShort
 	}
-	now := clock.Now()
 	p.mu.Lock()
 	if v = p.takeLocked(now, oneRequest, table, &n.gate); v == verdictAdmitted {
 		took = p.receipt()
@@ -73,7 +74,7 @@ func (n *Node) TryTake(scope limit.Scope, subject *limit.Subject, clock Clock) (
 	if n.table.Load() == nil {
 		return true
 	}
-	_, v := n.tryTake(scope, subject, clock)
+	_, v := n.tryTake(clock.Now(), scope, subject)
 	return v == verdictAdmitted
 }
 

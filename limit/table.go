@@ -82,6 +82,11 @@ func NewSortedTable(index, shape uint64, limits []Limit) *Table {
 	return t
 }
 
+// CapsAny reports whether any limit of a scope that a connection has caps a resource.
+func (t *Table) CapsAny(r Resource) bool {
+	return t.caps[ScopeHost][r] || t.caps[ScopeClient][r] || t.caps[ScopeUser][r] || t.caps[ScopeTotal][r]
+}
+
 // Caps reports whether any limit of a scope caps a resource. Where none does, nobody need look for
 // one.
 func (t *Table) Caps(s Scope, r Resource) bool { return t.caps[s][r] }

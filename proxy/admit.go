@@ -4,18 +4,28 @@ import (
 	"context"
 	"time"
 
-	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/limit"
+	"github.com/weirproxy/weir/proxy/resolve"
 )
 
-// Admitter hands out the right to open upstream connections.
+// Admitter hands out the right to serve requests and to open upstream connections.
 type Admitter interface {
+	// Begin counts a request in hand under the limits on connections of scope total, client and
+	// user. It waits for its slots as Acquire does. The holder may be severed as soon as it has them,
+	// even before Begin returns. On an error nothing is held. Errors for the sake of a limit, also of
+	// Acquire and Take, are a [*lease.LimitError].
+	Begin(ctx context.Context, s *limit.Subject, h lease.Holder) (Claims, error)
 	// Acquire waits for a slot for as long as the limit's queue allows, or until ctx ends. The
 	// holder may be severed as soon as it has the slot, even before Acquire returns.
-	Acquire(ctx context.Context, t fsm.Target, h lease.Holder) (Slot, error)
-	// Limit returns the limit that governs the target, as far as this node knows; false means that
-	// there is none.
-	Limit(t fsm.Target) (Limit, bool)
+	Acquire(ctx context.Context, t limit.Target, h lease.Holder) (Slot, error)
+	// Take takes a token of each limit on requests that the subject is under, whatever its scope, and
+	// waits for them. waited is how long the request has waited already. On an error nothing has been
+	// taken.
+	Take(ctx context.Context, s *limit.Subject, waited time.Duration) error
+	// Limit returns the limit on connections of scope host that governs the target, as far as this
+	// node knows; false means that there is none.
+	Limit(t limit.Target) (limit.Limit, bool)
 }
 
 // Slot is the right to one upstream connection.
@@ -35,38 +45,53 @@ type Slot interface {
 	// Waited is how long Acquire waited.
 	Waited() time.Duration
 	// Key is the name under which the slot is counted.
-	Key() fsm.Key
+	Key() limit.Key
 }
 
-// open resolves the target's name, acquires a slot for c and dials. No slot is held while the name
-// is resolved. On failure it gives the slot back and returns the refusal to answer with, which is
-// nil if the client has gone. f must be new, and already be c's flow (see use).
-func (f *flow) open(c *client) (ok bool, _ *refusal) {
-	s := f.srv
+// open opens the upstream connection of a CONNECT, whose request is r: it resolves the target's
+// name, begins the request, acquires a slot, takes the request's token and dials. Nothing is held
+// while the name is resolved; whoever waits for one of the others holds those before it. On failure the refusal to answer with is
+// returned, which is nil if the client has gone; everything is given back then. f must be new, and
+// already be its client's flow (see use).
+func (f *flow) open(r *request) (ok bool, _ *refusal) {
+	r.serve(f)
 	if !f.admitting() {
 		return false, f.refuseCause(f.endCause())
 	}
 	defer f.waited()
-
-	addrs, err := f.resolve()
+	addrs, err := f.resolve(r)
 	if err != nil {
 		return false, f.unreachable(err, endUnused)
 	}
-	slot, err := s.admitter.Acquire((*waiting)(f), f.target, f)
+	if err := r.begin(f); err != nil {
+		return false, f.unadmitted(err, endUnused)
+	}
+	return f.connectFor(r, addrs)
+}
+
+// connectFor acquires a slot, takes the request's token and dials, for a request that has its claims. The flow must be in its
+// admission.
+func (f *flow) connectFor(r *request, addrs resolve.Addrs) (ok bool, _ *refusal) {
+	slot, err := f.srv.admitter.Acquire((*waiting)(f), f.target, f)
 	if err != nil {
-		f.finish(endUnused)
-		if cause := f.endCause(); cause != nil {
-			return false, f.refuseCause(cause)
-		}
-		return false, f.refuseAdmission(err)
+		return false, f.unadmitted(err, endUnused)
 	}
 	f.admitted(slot)
+	r.waited += slot.Waited()
+	f.slotWait = r.waited
 	if addrs.Len() == 0 && !f.target.Addr.IsValid() {
 		f.finish(endUnconnected) // its limit was 0 when resolve looked, so it was not resolved
-		return false, &refuseBlocked
+		return false, refuseLimit(&lease.LimitError{Key: slot.Key(), Why: lease.ErrBlocked})
 	}
-	err = f.dial(addrs)
-	f.dialTime = time.Since(f.since)
+	if err := r.take(f); err != nil {
+		return false, f.unadmitted(err, endUnconnected)
+	}
+	began := f.since
+	if f.tokenWait = r.tokenWait; f.tokenWait > 0 {
+		began = time.Now()
+	}
+	err = f.dial(addrs, began)
+	f.dialTime = time.Since(began)
 	if err != nil {
 		how := endUnconnected
 		if f.endCause() != nil || isTimeout(err) {
@@ -76,6 +101,15 @@ func (f *flow) open(c *client) (ok bool, _ *refusal) {
 	}
 	f.noteOpened()
 	return true, nil
+}
+
+// unadmitted finishes a flow without a connection, because of an error of Begin, Acquire or Take.
+func (f *flow) unadmitted(err error, how ending) *refusal {
+	f.finish(how)
+	if cause := f.endCause(); cause != nil {
+		return f.refuseCause(cause)
+	}
+	return refuseAdmission(err)
 }
 
 // unreachable finishes a flow whose target could not be resolved or connected to. If the flow was
@@ -92,6 +126,7 @@ func (f *flow) unreachable(err error, how ending) *refusal {
 // wait holds the state of a wait for the slot or the connection. Guarded by the flow's mu.
 type wait struct {
 	ctx    context.Context // nil until it is asked for
+	since  time.Time       // when it was
 	cancel context.CancelCauseFunc
 	timer  *time.Timer // starts watching the client for a hang-up
 }
@@ -108,6 +143,7 @@ func (w *waiting) context() context.Context {
 	defer f.mu.Unlock()
 	if f.wait.ctx == nil {
 		f.wait.ctx, f.wait.cancel = context.WithCancelCause(f.srv.ctx)
+		f.wait.since = time.Now()
 		f.watchSoon()
 		if f.cause != nil {
 			f.wait.cancel(f.cause)
@@ -144,6 +180,16 @@ func (f *flow) waited() {
 	f.wait = wait{}
 }
 
+// waitedFor returns how long the wait has lasted since waited was called, or 0 if there was none.
+func (f *flow) waitedFor() time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.wait.ctx == nil {
+		return 0
+	}
+	return time.Since(f.wait.since)
+}
+
 // end ends the wait. The caller holds the flow's mu.
 func (w *wait) end(cause error) {
 	if w.timer != nil {
@@ -162,21 +208,18 @@ func (f *flow) refuseCause(cause error) *refusal {
 	case errClosed:
 		return &refuseClosed
 	}
-	return f.refuseAdmission(cause)
-}
-
-// refuseAdmission maps an error of Acquire. If the limit is 0, the client is not asked to try
-// again.
-func (f *flow) refuseAdmission(err error) *refusal {
-	r := refuseAdmission(err)
-	if r.reason.limited() && f.srv.blocks(f.target) {
-		return &refuseBlocked
+	if l, limited := f.srv.admitter.Limit(f.target); limited && cause == errEvicted && f.slot != nil {
+		why := lease.ErrOverLimit
+		if l.Connections == 0 {
+			why = lease.ErrBlocked
+		}
+		return refuseLimit(&lease.LimitError{Key: f.slot.Key(), Limit: l, Why: why})
 	}
-	return r
+	return refuseAdmission(cause)
 }
 
 // blocks reports whether the target's limit is 0.
-func (s *Server) blocks(t fsm.Target) bool {
-	limit, limited := s.admitter.Limit(t)
-	return limited && limit.Connections == 0
+func (s *Server) blocks(t limit.Target) bool {
+	l, limited := s.admitter.Limit(t)
+	return limited && l.Connections == 0
 }

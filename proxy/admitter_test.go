@@ -3,12 +3,13 @@ package proxy
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/limit"
 )
 
 // admitter is a strict fake: it grants at most limit slots, and the others wait in order.
@@ -24,30 +25,198 @@ type admitter struct {
 	released int
 	misuse   []string
 	blocked  atomic.Bool
+
+	inHand    int // the most requests in hand; 0: unlimited
+	failBegin error
+	requests  map[*claims]struct{}
+	beginning []chan struct{} // requests that wait
+	subjects  []limit.Subject // of all requests
+	begun     int
+	uncounted bool // requests are not counted, which is faster
+
+	scarce   bool // tokens are limited
+	tokens   int
+	failTake error
+	taken    int
+	waits    []time.Duration // what each Take was told
+	forToken []chan struct{} // requests that wait
 }
 
-func (a *admitter) Limit(t fsm.Target) (Limit, bool) {
+// Take takes a token, or waits for one.
+func (a *admitter) Take(ctx context.Context, s *limit.Subject, waited time.Duration) error {
+	if a.uncounted {
+		return nil
+	}
+	for {
+		a.mu.Lock()
+		switch {
+		case a.failTake != nil:
+			defer a.mu.Unlock()
+			return a.limitError(a.failTake, limit.ScopeUser, limit.Requests, s.User)
+		case !a.scarce || a.tokens > 0:
+			defer a.mu.Unlock()
+			a.tokens--
+			a.taken++
+			a.waits = append(a.waits, waited)
+			return nil
+		}
+		turn := make(chan struct{})
+		a.forToken = append(a.forToken, turn)
+		a.mu.Unlock()
+		select {
+		case <-turn:
+		case <-ctx.Done():
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			a.forToken = slices.DeleteFunc(a.forToken, func(w chan struct{}) bool { return w == turn })
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// setTokens makes tokens scarce.
+func (a *admitter) setTokens(n int, fail error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.scarce, a.tokens, a.failTake = true, n, fail
+	for _, w := range a.forToken {
+		close(w)
+	}
+	a.forToken = nil
+}
+
+// tokensTaken returns the number of tokens taken, and of the requests that wait for one.
+func (a *admitter) tokensTaken() (taken, waiting int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.taken, len(a.forToken)
+}
+
+// claims are a fake request's.
+type claims struct {
+	a      *admitter
+	holder lease.Holder
+	live   atomic.Bool
+	waited time.Duration
+}
+
+// Begin counts a request, or waits until another has ended.
+func (a *admitter) Begin(ctx context.Context, s *limit.Subject, h lease.Holder) (Claims, error) {
+	if a.uncounted {
+		return noClaims{}, nil
+	}
+	start := time.Now()
+	for {
+		a.mu.Lock()
+		if a.failBegin != nil {
+			defer a.mu.Unlock()
+			return nil, a.limitError(a.failBegin, limit.ScopeClient, limit.Connections, s.Client.Name)
+		}
+		if a.inHand == 0 || len(a.requests) < a.inHand {
+			defer a.mu.Unlock()
+			c := &claims{a: a, holder: h}
+			if a.beginning != nil || a.inHand > 0 {
+				c.waited = time.Since(start)
+			}
+			c.live.Store(true)
+			a.requests[c] = struct{}{}
+			a.subjects = append(a.subjects, *s)
+			a.begun++
+			return c, nil
+		}
+		turn := make(chan struct{})
+		a.beginning = append(a.beginning, turn)
+		a.mu.Unlock()
+		select {
+		case <-turn:
+		case <-ctx.Done():
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			a.beginning = slices.DeleteFunc(a.beginning, func(w chan struct{}) bool { return w == turn })
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+func (c *claims) End() {
+	c.a.mu.Lock()
+	defer c.a.mu.Unlock()
+	if _, held := c.a.requests[c]; !held {
+		c.a.misuse = append(c.a.misuse, "End of claims that have ended")
+	}
+	delete(c.a.requests, c)
+	for _, w := range c.a.beginning {
+		close(w)
+	}
+	c.a.beginning = nil
+}
+
+func (c *claims) Live() bool { return c.live.Load() }
+
+func (c *claims) Limited() bool { return c.a.inHand > 0 }
+
+func (c *claims) Waited() time.Duration { return c.waited }
+
+// noClaims are those of a request under no limit.
+type noClaims struct{}
+
+func (noClaims) End()                  {}
+func (noClaims) Live() bool            { return true }
+func (noClaims) Limited() bool         { return false }
+func (noClaims) Waited() time.Duration { return 0 }
+
+// claimed returns the requests in hand, and how many wait.
+func (a *admitter) claimed() (list []*claims, waiting int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for c := range a.requests {
+		list = append(list, c)
+	}
+	return list, len(a.beginning)
+}
+
+// inHandNow returns the number of requests in hand.
+func (a *admitter) inHandNow() int {
+	list, _ := a.claimed()
+	return len(list)
+}
+
+func (a *admitter) Limit(limit.Target) (limit.Limit, bool) {
 	n := int64(a.limit)
 	if a.blocked.Load() {
 		n = 0
 	}
-	return Limit{Name: t.Host, Connections: n}, a.limit > 0 || a.blocked.Load()
+	return limit.Limit{Connections: n}, a.limit > 0 || a.blocked.Load()
 }
 
-func newAdmitter(limit int) *admitter {
-	return &admitter{limit: limit, held: make(map[*slot]struct{})}
+// limitError is err as the lease has it: with the limit, if err is about one.
+func (a *admitter) limitError(err error, scope limit.Scope, r limit.Resource, name string) error {
+	switch err {
+	case lease.ErrOverLimit, lease.ErrQueueFull, lease.ErrQueueTimeout:
+	default:
+		return err
+	}
+	e := &lease.LimitError{Key: limit.Key{Scope: scope, Resource: r, Name: name}, Why: err}
+	if e.Limit.Connections = int64(a.limit); a.blocked.Load() {
+		e.Limit.Connections, e.Why = 0, lease.ErrBlocked
+	}
+	return e
 }
 
-func (a *admitter) Acquire(ctx context.Context, t fsm.Target, h lease.Holder) (Slot, error) {
+func newAdmitter(n int) *admitter {
+	return &admitter{limit: n, held: make(map[*slot]struct{}), requests: make(map[*claims]struct{})}
+}
+
+func (a *admitter) Acquire(ctx context.Context, t limit.Target, h lease.Holder) (Slot, error) {
 	start := time.Now()
 	for {
 		a.mu.Lock()
 		if a.fail != nil {
 			defer a.mu.Unlock()
-			return nil, a.fail
+			return nil, a.limitError(a.fail, limit.ScopeHost, limit.Connections, t.Host)
 		}
 		if a.limit == 0 || len(a.held) < a.limit {
-			s := &slot{a: a, holder: h, key: fsm.HostConnections(t.Host), waited: time.Since(start)}
+			s := &slot{a: a, holder: h, key: limit.HostConnections(t.Host), waited: time.Since(start)}
 			s.live.Store(true)
 			a.held[s] = struct{}{}
 			a.acquired++
@@ -56,7 +225,7 @@ func (a *admitter) Acquire(ctx context.Context, t fsm.Target, h lease.Holder) (S
 		}
 		if a.queue < 0 {
 			defer a.mu.Unlock()
-			return nil, lease.ErrOverLimit
+			return nil, a.limitError(lease.ErrOverLimit, limit.ScopeHost, limit.Connections, t.Host)
 		}
 		turn := make(chan struct{})
 		a.waiting = append(a.waiting, turn)
@@ -128,7 +297,7 @@ func (a *admitter) refuseWith(err error) {
 type slot struct {
 	a      *admitter
 	holder lease.Holder
-	key    fsm.Key
+	key    limit.Key
 	waited time.Duration
 	live   atomic.Bool
 
@@ -201,4 +370,4 @@ func (s *slot) Limited() bool { return s.a.limit > 0 }
 
 func (s *slot) Waited() time.Duration { return s.waited }
 
-func (s *slot) Key() fsm.Key { return s.key }
+func (s *slot) Key() limit.Key { return s.key }

@@ -37,7 +37,9 @@ func benchServer(b *testing.B) (proxyAddr, upstreamAddr string) {
 		b.Fatal(err)
 	}
 	names := resolve.New(resolve.Config{Hosts: hosts})
-	s, err := New(Config{Node: "n1", NodeGreeting: testGreeting, Policy: DefaultPolicy()}, newAdmitter(0), names, hclog.NewNullLogger())
+	adm := newAdmitter(0)
+	adm.uncounted = true
+	s, err := New(Config{Node: "n1", NodeGreeting: testGreeting, Policy: DefaultPolicy()}, adm, names, hclog.NewNullLogger())
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -16,8 +16,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/weirproxy/weir/lease"
 	"golang.org/x/sys/unix"
+
+	"github.com/weirproxy/weir/lease"
 )
 
 // Slots are severed for every reason, and connections end in every way and phase: the upstream

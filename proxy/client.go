@@ -7,7 +7,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 // client is one client connection. A worker's goroutine reads its requests and answers them one
@@ -20,11 +20,10 @@ type client struct {
 	out  outbuf
 	head *head // lent by the worker
 
-	method  string     // of the request being answered
-	target  fsm.Target // likewise; zero before it is known
-	user    string     // likewise; "" without authentication
-	headLen int        // bytes of the request's head still in hand
-	first   bool       // no request has been answered yet
+	method  string        // of the request being answered
+	subject limit.Subject // likewise; Host is zero before it is known, User "" without authentication
+	headLen int           // bytes of the request's head still in hand
+	first   bool          // no request has been answered yet
 
 	balanced bool          // the connection must begin with a PROXY header
 	stranger bool          // not allowed: it is answered once
@@ -107,7 +106,7 @@ func (c *client) next() bool {
 	if !c.setIdle(true) {
 		return false
 	}
-	c.method, c.target, c.user = "", fsm.Target{}, ""
+	c.method, c.subject.Host, c.subject.User = "", limit.Target{}, ""
 	c.in.before = c
 	b, err := c.in.head()
 	for errors.Is(err, os.ErrDeadlineExceeded) && c.stillIdle() {
@@ -263,7 +262,10 @@ func (c *client) handle() bool {
 		if refusal != nil {
 			return c.refuse(refusal, keep)
 		}
-		c.user = user
+		c.subject.User = user
+	}
+	if !c.subject.Client.Addr.IsValid() {
+		c.subject.Client = s.names.client(c.addr.Addr())
 	}
 	if c.method == "CONNECT" {
 		c.connect()
@@ -275,7 +277,7 @@ func (c *client) handle() bool {
 // connect opens a tunnel.
 func (c *client) connect() {
 	h := c.head
-	target, err := fsm.ParseTarget(string(h.target), 0)
+	target, err := limit.ParseTarget(string(h.target), 0)
 	switch {
 	case err != nil:
 		c.refuse(badRequest("CONNECT needs host:port: "+err.Error()), keepAlive{})
@@ -284,17 +286,17 @@ func (c *client) connect() {
 		c.refuse(badRequest(string(errConnectBody)), keepAlive{})
 		return
 	}
-	c.target = target
+	c.subject.Host = target
 	c.consume()
 	c.untimed()
 	f := &flow{srv: c.srv, target: target, client: c}
 	f.kind.Store(uint32(KindConnect))
 	c.use(f)
-	ok, refusal := f.open(c)
+	ok, refusal := f.open(&f.own)
 	switch {
 	case ok:
 		c.srv.counters.Tunnels.Add(1)
-		c.sock.slot = f.slot
+		c.sock.guard(f.slot, f.claims)
 		if err := c.sock.write(c.unsent(c.srv.loop.Load().answer()), nil, nil); err != nil {
 			f.abort(errClientReset)
 		}
@@ -381,8 +383,9 @@ func (c *client) refuse(r *refusal, keep keepAlive) bool {
 	status := c.noteRefusal(r)
 	c.idleFrom = time.Now()
 	c.consume()
-	c.sock.slot, c.sock.stall = nil, stallTimeout
-	c.out.set(c.unsent(r.render(c.out.writable(), status, c.srv.loop.Load().field(), c.srv.status, c.grounds(r), keep, c.method == "HEAD")))
+	c.sock.guard(nil, nil)
+	c.sock.stall = stallTimeout
+	c.out.set(c.unsent(r.render(c.out.writable(), status, c.srv.loop.Load().field(), c.srv.status, c.subject.Host, keep, c.method == "HEAD")))
 	if c.out.flush() != nil {
 		return false
 	}
@@ -424,15 +427,18 @@ func (c *client) logRefusal(message string, status int, r *refusal) {
 			return
 		}
 	}
-	fields := make([]any, 0, 18)
+	fields := make([]any, 0, 22)
 	fields = append(fields, "client", c.addr)
-	if c.user != "" {
-		fields = append(fields, "user", c.user)
+	if c.subject.User != "" {
+		fields = append(fields, "user", c.subject.User)
 	}
-	fields = append(fields, "node", s.node, "method", c.method, "host", c.target.Host, "port", c.target.Port)
+	fields = append(fields, "node", s.node, "method", c.method, "host", c.subject.Host.Host, "port", c.subject.Host.Port)
 	if status > 0 {
 		fields = append(fields, "status", status)
 	}
 	fields = append(fields, "error", r.code(), "details", r.details)
+	if r.limit != nil {
+		fields = append(fields, "scope", r.limit.Key.Scope.String(), "resource", r.limit.Key.Resource.String())
+	}
 	log(message, fields...)
 }

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/weirproxy/weir/limit"
 )
 
 // Clients that connect with TLS.
@@ -197,7 +199,7 @@ func (f *front) refuse(err error) {
 	case errors.As(err, &syntax):
 		(&client{srv: s, addr: f.addr}).noteRefusal(badRequest(string(syntax)))
 	case errors.As(err, &header) && header.Conn != nil && looksLikeHTTP(header.RecordHeader):
-		f.answer(refusePlain, refusePlain.render(nil, refusePlain.status(0), s.loop.Load().field(), s.status, grounds{}, keepAlive{}, false))
+		f.answer(refusePlain, refusePlain.render(nil, refusePlain.status(0), s.loop.Load().field(), s.status, limit.Target{}, keepAlive{}, false))
 	case err == io.EOF, isReset(err), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, os.ErrClosed):
 		// A health check, a scan, or the end of the server.
 	default:

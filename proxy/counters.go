@@ -1,5 +1,7 @@
 package proxy
 
+import "github.com/weirproxy/weir/limit"
+
 // Refusal is the reason for a refusal as the metrics name it: RFC 9209's error, or something more
 // specific.
 type Refusal uint8
@@ -84,13 +86,45 @@ func (r *refusal) counted() Refusal { return countedAs[r.reason] }
 func (c *Counters) refused(r *refusal) {
 	c.Refused.Add(1)
 	c.Refusals[r.counted()].Add(1)
+	if r.limit != nil {
+		c.limits.of(r.limit.Key.Scope, r.limit.Key.Resource).Add(1)
+	}
 }
 
-// noteOpened reports how long the flow's connection took to open. The wait for the slot counts only
-// for limited hosts.
+// limitCounters has a counter for each scope and resource.
+type limitCounters [int(limit.ScopeConnection) + 1][int(limit.Download) + 1]counter
+
+// of returns the counter of a scope and a resource; those that this version does not know share one.
+func (c *limitCounters) of(s limit.Scope, r limit.Resource) *counter {
+	if !s.Known() || !r.Known() {
+		return &c[0][0]
+	}
+	return &c[s][r]
+}
+
+// LimitRefused is a scope and a resource whose limits refuse requests.
+type LimitRefused struct {
+	Scope    limit.Scope
+	Resource limit.Resource
+}
+
+// LimitsRefused lists those that there can be.
+func LimitsRefused() []LimitRefused {
+	var list []LimitRefused
+	for _, s := range [...]limit.Scope{limit.ScopeTotal, limit.ScopeClient, limit.ScopeUser, limit.ScopeHost} {
+		list = append(list, LimitRefused{s, limit.Connections}, LimitRefused{s, limit.Requests})
+	}
+	return list
+}
+
+// RefusedBy returns how many requests a limit of the scope and resource has refused.
+func (c *Counters) RefusedBy(l LimitRefused) int64 { return c.limits.of(l.Scope, l.Resource).Load() }
+
+// noteOpened reports how long the flow's connection took to open. The wait for slots counts only
+// under a limit.
 func (f *flow) noteOpened() {
-	if f.slot.Limited() {
-		f.srv.onWait(f.slot.Waited())
+	if f.slot.Limited() || f.claims.Limited() {
+		f.srv.onWait(f.slotWait)
 	}
 	f.srv.onDial(f.dialTime)
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/limit"
 )
 
 func TestRefusalReasons(t *testing.T) {
@@ -20,10 +21,10 @@ func TestRefusalReasons(t *testing.T) {
 		r    *refusal
 		want string
 	}{
-		{refuseAdmission(lease.ErrOverLimit), "connection_limit_reached"},
+		{refuseAdmission(&lease.LimitError{Key: limit.HostConnections("x"), Why: lease.ErrOverLimit}), "connection_limit_reached"},
 		{refuseAdmission(errEvicted), "connection_limit_reached"},
-		{refuseAdmission(lease.ErrQueueFull), "queue_full"},
-		{refuseAdmission(lease.ErrQueueTimeout), "queue_timeout"},
+		{refuseAdmission(&lease.LimitError{Key: limit.HostConnections("x"), Why: lease.ErrQueueFull}), "queue_full"},
+		{refuseAdmission(&lease.LimitError{Key: limit.HostConnections("x"), Why: lease.ErrQueueTimeout}), "queue_timeout"},
 		{refuseAdmission(lease.ErrNoLease), "no_lease"},
 		{refuseAdmission(errFenced), "no_lease"},
 		{refuseAdmission(lease.ErrDraining), "draining"},
@@ -41,7 +42,7 @@ func TestRefusalReasons(t *testing.T) {
 		{&refuseLoop, "proxy_loop_detected"},
 		{&refuseTimeout, "http_request_error"},
 		{badRequest("nonsense"), "http_request_error"},
-		{&refuseBlocked, "connection_limit_reached"},
+		{refuseAdmission(&lease.LimitError{Key: limit.HostConnections("x"), Why: lease.ErrBlocked}), "connection_limit_reached"},
 		{&refuseAnonymous, "bad_credentials"},
 		{&refuseGuessing, "bad_credentials"},
 		{&refuseUnchecked, "other"},

@@ -29,15 +29,17 @@ type Resolver interface {
 // a lower one finds the living one of many addresses sooner.
 const firstAttempt = 1200 * time.Millisecond
 
-// resolve finds the target's addresses. It has a DialTimeout of its own. A blocked name is not
-// looked up: the result has no addresses, and open refuses it.
-func (f *flow) resolve() (addrs resolve.Addrs, err error) {
+// resolve finds the target's addresses. It has a DialTimeout of its own, in which the request holds
+// no claims. A blocked name is not looked up: the result has no addresses, and connectFor refuses
+// it.
+func (f *flow) resolve(r *request) (addrs resolve.Addrs, err error) {
 	s := f.srv
 	if f.target.Addr.IsValid() {
 		return addrs, nil
 	}
 	addrs, known := s.resolver.Remembered(f.target.Host)
 	if !known && !s.blocks(f.target) {
+		r.giveBack()
 		began := time.Now()
 		addrs, err = s.lookup((*waiting)(f), f.target.Host)
 		f.lookupTime = time.Since(began)
@@ -63,9 +65,9 @@ func (s *Server) lookup(ctx context.Context, host string) (resolve.Addrs, error)
 // tried one at a time, because two attempts at once could both become connections that the upstream
 // counts, on one slot. All attempts share the policy's DialTimeout: the first round gives each
 // address a short time, and those that did not answer divide the rest.
-func (f *flow) dial(addrs resolve.Addrs) error {
+func (f *flow) dial(addrs resolve.Addrs, now time.Time) error {
 	s, policy := f.srv, f.srv.policy.Load()
-	deadline := f.since.Add(policy.DialTimeout)
+	deadline := now.Add(policy.DialTimeout)
 	if f.target.Addr.IsValid() {
 		addr := netip.AddrPortFrom(f.target.Addr.Unmap(), f.target.Port)
 		if err := s.forbids(policy, addr); err != nil {
@@ -73,13 +75,13 @@ func (f *flow) dial(addrs resolve.Addrs) error {
 		}
 		return f.connect(addr, deadline)
 	}
-	if addrs.Expired(f.since) { // while waiting for the slot
+	if addrs.Expired(now) { // while waiting for the slot
 		if fresh, known := s.resolver.Remembered(f.target.Host); known {
 			addrs = fresh
 		}
 	}
 	var space [8]netip.AddrPort
-	list, err := s.candidates(space[:0], policy, &addrs, f.target.Port, f.since)
+	list, err := s.candidates(space[:0], policy, &addrs, f.target.Port, now)
 	for first := true; len(list) > 0; first = false {
 		silent := list[:0]
 		for i, addr := range list {

@@ -1,6 +1,6 @@
 // Package proxy is weir's forward proxy: CONNECT tunnels and absolute-form HTTP/1.x requests. Each
-// upstream connection needs a slot from an [Admitter], and gives it back only when the upstream has
-// seen the connection's end.
+// request needs claims from an [Admitter], and each upstream connection a slot, which it gives back
+// only when the upstream has seen the connection's end.
 //
 // # Files
 //
@@ -20,6 +20,7 @@
 //	via.go             loops, by the Via field
 //
 //	flow.go            a slot and its upstream connection: states, abort, end
+//	claims.go          a request in hand and its claims
 //	admit.go           resolving the name, acquiring the slot, dialling
 //	dial.go            connecting to one of the addresses
 //	destinations.go    the cluster's own ports, which are out of reach
@@ -35,7 +36,7 @@
 //	timeouts.go        idle and half-closed tunnels
 //	request.go         plain requests: the heads to forward
 //	exchange.go        a plain request and its response
-//	reuse.go           requests on kept-alive connections
+//	reuse.go           finding its connection: a kept-alive or a new one
 //	vigil.go           exchanges that last or stall
 //	park.go            keeping an upstream connection, closing it gracefully
 //	idle.go            the pool of kept connections
@@ -51,7 +52,7 @@
 //	head.go, field.go  message heads
 //	body.go            message content
 //	inbuf.go           buffers
-//	sock.go            sockets whose reads and writes check the slot
+//	sock.go            sockets whose reads and writes check the slot and the claims
 //	hangup.go          a peer's FIN or reset while nothing reads the socket
 //
 // Files named for a system have what differs between kernels: events (epoll, kqueue), tcp (the state
@@ -64,9 +65,12 @@
 //  2. A slot is released after both FINs, once the upstream has acknowledged ours; or some time
 //     after we sent a reset (two round trips, at least 10 ms); or at once after the upstream's reset.
 //  3. Every read and write of a flow's sockets first waits for readiness and then checks that the
-//     slot is still live. So a process that was frozen past its lease touches no further byte.
+//     slot and the request's claims are still live. So a process that was frozen past its lease touches no further byte.
 //  4. Only a flow's owner finishes it. Everything else makes the owner's wait fail.
-//  5. Whatever two HTTP parsers could read differently is refused.
+//  5. The request holds the claims of scope total, client and user, the flow holds the host's slot.
+//     Claims are taken first, then the slot, then the request's token, once; whoever waits for one
+//     holds those before it.
+//  6. Whatever two HTTP parsers could read differently is refused.
 //
 // # Parsing
 //

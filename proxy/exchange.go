@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 // exchange is one plain request and its response.
@@ -19,21 +19,23 @@ import (
 // A client has one exchange, which is reused for each request.
 type exchange struct {
 	c         *client
-	authority []byte     // of the last request
-	host      []byte     // the Host that the upstream gets for it
-	target    fsm.Target // for it
+	authority []byte       // of the last request
+	host      []byte       // the Host that the upstream gets for it
+	target    limit.Target // for it
 
 	keep    keepAlive // what the client asked for
 	upgrade bool      // the client asked for another protocol
 	head    []byte    // of the request, as sent to the upstream
 	body    body
 
-	flow  *flow
-	begun time.Time // once there was a connection
-	over  time.Time
-	in    uint64 // the flow's counts when the exchange began
-	out   uint64
-	sent  bool // at least a part of the request
+	request *request
+	spare   *flow // for the next admission; nil: one must be made
+	flow    *flow
+	begun   time.Time // once there was a connection
+	over    time.Time
+	in      uint64 // the flow's counts when the exchange began
+	out     uint64
+	sent    bool // at least a part of the request
 
 	done     chan struct{} // closed at the second goroutine's end; nil without one
 	read     atomic.Bool   // the whole request has been read; set before its last byte is sent
@@ -45,7 +47,7 @@ type exchange struct {
 }
 
 func newExchange(c *client) *exchange {
-	x := &exchange{c: c}
+	x := &exchange{c: c, request: new(request)}
 	x.vigil.timer = time.AfterFunc(time.Hour, x.look)
 	x.vigil.timer.Stop()
 	return x
@@ -58,8 +60,7 @@ func (x *exchange) run() (keep bool) {
 	x.beginVigil()
 	keep = x.attempt()
 	x.settle()
-	x.c.sock.slot = nil
-	x.c.use(nil)
+	x.release()
 	return keep
 }
 
@@ -93,40 +94,24 @@ func (x *exchange) settle() {
 	}
 }
 
+// release ends the request: what it holds beside the upstream connection goes back. Neither of the
+// two goroutines may use the connections for it any more.
+func (x *exchange) release() {
+	x.c.sock.guard(nil, nil)
+	x.c.use(nil)
+	if !x.request.end() {
+		x.request = new(request)
+	}
+}
+
 // refuse answers in place of the upstream. Without a refusal, the client has gone.
 func (x *exchange) refuse(r *refusal) bool {
-	x.c.use(nil)
+	x.release()
 	if r == nil {
 		x.c.sock.reset()
 		return false
 	}
 	return x.c.refuse(r, x.keep)
-}
-
-// connect takes a kept-alive connection, unless fresh, or opens a new one.
-func (x *exchange) connect(fresh bool) (ok bool, _ *refusal) {
-	c, s := x.c, x.c.srv
-	for !fresh {
-		f := s.idle.take(c.target, c.owner(), s.policy.Load().PrivateConnections)
-		if f == nil {
-			break
-		}
-		if f.unpark(c, x.repeatable(), x.begun) {
-			if !x.body.done && !f.upstream.quiet() {
-				f.closeNow() // its slot is needed for the next attempt
-				continue
-			}
-			x.flow = f
-			c.use(f)
-			return true, nil
-		}
-	}
-	f := &flow{srv: s, target: c.target, client: c, head: new(head), owner: c.owner()}
-	defer func() { x.begun = time.Now() }()
-	f.kind.Store(uint32(KindHTTP))
-	x.flow = f
-	c.use(f)
-	return f.open(c)
 }
 
 // once sends the request on x.flow and relays the response. again says that the request must be
@@ -136,7 +121,9 @@ func (x *exchange) once() (again, keep bool) {
 	c, f := x.c, x.flow
 	x.in, x.out = f.in.Load(), f.out.Load()
 	x.done, x.readErr, x.writeErr, x.sent = nil, nil, nil, true
-	c.sock.slot, c.sock.stall, f.upstream.stall = f.slot, 0, 0 // the vigil bounds both
+	c.sock.guard(f.slot, f.claims)
+	f.upstream.guard(f.slot, f.claims)
+	c.sock.stall, f.upstream.stall = 0, 0 // the vigil bounds both
 	if !x.read.Load() {
 		x.read.Store(true)
 	}
@@ -313,7 +300,8 @@ func (x *exchange) respond(headLen int) bool {
 	c.srv.counters.Exchanges.Add(1)
 	x.log() // before the flow is given up
 	c.idleFrom = x.over
-	c.use(nil)
+	f.upstream.guard(f.slot, nil)
+	x.release()
 	switch {
 	case !sent:
 		f.finish(endReset)
@@ -322,7 +310,6 @@ func (x *exchange) respond(headLen int) bool {
 		f.closeSoon()
 	}
 	if !keep.on {
-		c.sock.slot = nil
 		c.linger(!received)
 	}
 	return keep.on
@@ -349,7 +336,8 @@ func (x *exchange) truncate(framed bool) {
 	x.stopSending()
 	x.log()
 	x.flow.finish(endReset)
-	c.sock.slot, c.sock.stall = nil, stallTimeout
+	x.release()
+	c.sock.stall = stallTimeout
 	if c.out.flush() == nil {
 		c.linger(!x.received())
 	}
@@ -456,25 +444,28 @@ func (x *exchange) log() {
 	if !s.lines.wanted() {
 		return
 	}
-	var wait, dial time.Duration
+	var dial time.Duration
 	if !f.reused {
-		wait, dial = f.slot.Waited(), f.dialTime
+		dial = f.dialTime
 	}
 	l := s.lines.begin(x.over, "request ended")
 	l.addr("client", c.addr)
-	if c.user != "" {
-		l.text("user", c.user)
+	if c.subject.User != "" {
+		l.text("user", c.subject.User)
 	}
 	l.text("node", s.node)
 	l.text("method", c.method)
-	l.text("host", c.target.Host)
-	l.number("port", uint64(c.target.Port))
+	l.text("host", c.subject.Host.Host)
+	l.number("port", uint64(c.subject.Host.Port))
 	l.number("status", uint64(f.head.status))
 	l.flag("reused", f.reused)
 	if !f.reused {
 		f.logLookup(l)
 	}
-	l.duration("slot_wait", wait)
+	l.duration("slot_wait", x.request.waited)
+	if x.request.tokenWait > 0 {
+		l.duration("token_wait", x.request.tokenWait)
+	}
 	l.duration("dial", dial)
 	l.number("bytes_in", in)
 	l.number("bytes_out", out)

@@ -76,5 +76,5 @@ func dialledAddr(err error) string {
 
 // refuseExhausted invites a retry: it may succeed in a moment, or through another node.
 func refuseExhausted(what string) *refusal {
-	return &refusal{reasonExhausted, what, retryAfter}
+	return &refusal{reason: reasonExhausted, details: what, retryAfter: retryAfter}
 }

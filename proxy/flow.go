@@ -8,8 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/limit"
 )
 
 // Causes of a flow's end by force, beside the errors of refuse.go.
@@ -47,7 +47,8 @@ const (
 	endUpstreamReset               // the upstream has reset
 )
 
-// flow is one slot and the upstream connection that it allows. It is the slot's [lease.Holder].
+// flow is one slot and the upstream connection that it allows. It is the slot's [lease.Holder]; the
+// [request] that it serves holds the other claims.
 //
 // A flow has one owner at a time: the goroutine of the client that opened or reused it or, when it
 // leaves phaseParked for phaseEnding, the goroutine that closes it. Only the owner calls finish,
@@ -55,7 +56,7 @@ const (
 // calls abort or retire, which make the owner's current wait fail or end.
 type flow struct {
 	srv    *Server
-	target fsm.Target
+	target limit.Target
 	// in counts bytes from the client to the upstream, out those from the upstream to the client.
 	in, out atomic.Uint64
 	kind    atomic.Uint32
@@ -72,18 +73,21 @@ type flow struct {
 	upstream   *sock
 	addr       netip.Addr // the upstream's
 	reused     bool
-	spoilt     bool   // stray bytes may follow the upstream's response: the connection is not kept
-	owner      owner  // of the requests that it has carried
-	head       *head  // of the response; nil in a CONNECT's flow
-	reader     inbuf  // the upstream's bytes, read but not relayed
-	writer     outbuf // bytes waiting to be written to the upstream
+	slotWait   time.Duration // for the claims and the slot that it was opened with
+	tokenWait  time.Duration // of the request that opened it
+	spoilt     bool          // stray bytes may follow the upstream's response: the connection is not kept
+	owner      owner         // of the requests that it has carried
+	head       *head         // of the response; nil in a CONNECT's flow
+	reader     inbuf         // the upstream's bytes, read but not relayed
+	writer     outbuf        // bytes waiting to be written to the upstream
 	idle       idleLinks
 
 	mu           sync.Mutex
 	phase        phase
 	slot         Slot
-	wait         wait  // of admission and dialling
-	dialling     *sock // the connection under way
+	claims       Claims // of the request that it serves; nil: none
+	wait         wait   // of admission and dialling
+	dialling     *sock  // the connection under way
 	client       *client
 	upstreamGone bool
 	cause        error // the first reason to end by force
@@ -92,6 +96,8 @@ type flow struct {
 
 	resetOnce sync.Once
 	rtt       time.Duration // before the reset
+
+	own request // of a CONNECT; others belong to the exchange
 
 	// Of a tunnel.
 	pumps       atomic.Int32  // running or sleeping directions
@@ -150,9 +156,9 @@ func (f *flow) connected(up *sock, addr netip.Addr) error {
 	f.reader.sock, f.writer.sock = up, up
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	up.slot = f.slot
+	up.guard(f.slot, f.claims)
 	f.upstream = up
-	if f.cause == nil && !f.slot.Live() {
+	if f.cause == nil && (!f.slot.Live() || f.claims != nil && !f.claims.Live()) {
 		f.cause = errFenced
 	}
 	if f.cause != nil {
@@ -252,7 +258,7 @@ func (f *flow) resetUpstream() {
 }
 
 // finish ends the flow and releases the slot: at once if the upstream has seen the end, or else
-// after the time that a reset takes to arrive.
+// after the time that a reset takes to arrive. A CONNECT ends with its flow.
 func (f *flow) finish(how ending) {
 	f.mu.Lock()
 	if f.phase == phaseEnded {
@@ -263,6 +269,7 @@ func (f *flow) finish(how ending) {
 	f.stall.stop()
 	slot := f.slot
 	f.mu.Unlock()
+	f.own.end()
 	f.reader.release()
 	f.writer.release()
 	if slot == nil {
@@ -340,10 +347,10 @@ func (f *flow) describe() Connection {
 		Since:    f.since,
 		BytesIn:  f.in.Load(),
 		BytesOut: f.out.Load(),
-		Limited:  f.slot != nil && f.slot.Limited(),
+		Limited:  f.slot != nil && f.slot.Limited() || f.claims != nil && f.claims.Limited(),
 	}
 	if f.client != nil {
-		d.Client, d.User = f.client.addr.String(), f.client.user
+		d.Client, d.User = f.client.addr.String(), f.client.subject.User
 	}
 	return d
 }

@@ -56,7 +56,8 @@ func (c *client) refuseForeign(first byte) {
 	}
 	c.noteRefusal(r)
 	c.in.release()
-	c.sock.slot, c.sock.stall = nil, stallTimeout
+	c.sock.guard(nil, nil)
+	c.sock.stall = stallTimeout
 	if c.sock.write(answer, nil, nil) == nil {
 		c.linger(false)
 	}

@@ -122,6 +122,9 @@ func newWorld(t *testing.T, limit int, options ...option) *world {
 		if held != 0 || waiting != 0 || acquired != released {
 			t.Errorf("after Close: %d slots held, %d waiting, %d acquired, %d released", held, waiting, acquired, released)
 		}
+		if n := adm.inHandNow(); n != 0 {
+			t.Errorf("after Close: %d requests in hand", n)
+		}
 		if len(adm.misuse) > 0 {
 			t.Errorf("slots misused: %q", adm.misuse)
 		}

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 // idlePool holds the upstream connections that are kept for reuse, by target. Each keeps its slot.
@@ -14,7 +14,7 @@ type idlePool struct {
 	mu      sync.Mutex
 	total   int
 	puts    uint64
-	targets map[fsm.Target]idleList
+	targets map[limit.Target]idleList
 }
 
 // idleList has one target's connections.
@@ -39,7 +39,7 @@ func (p *idlePool) put(f *flow) bool {
 		return false
 	}
 	if p.targets == nil {
-		p.targets = make(map[fsm.Target]idleList)
+		p.targets = make(map[limit.Target]idleList)
 	}
 	p.puts++
 	f.idle = idleLinks{kept: true, put: p.puts, older: list.newest}
@@ -59,24 +59,36 @@ type owner struct {
 	several bool
 }
 
-func (c *client) owner() owner { return owner{addr: c.addr.Addr(), user: c.user} }
+func (c *client) owner() owner { return owner{addr: c.addr.Addr(), user: c.subject.User} }
 
 // take returns the most recently used connection to t, since it is the likeliest to be still open.
 // If private, only connections that have carried no other owner's requests are considered.
-func (p *idlePool) take(t fsm.Target, o owner, private bool) *flow {
+func (p *idlePool) take(t limit.Target, o owner, private bool) *flow {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	list := p.targets[t]
-	f := list.newest
-	for private && f != nil && f.owner != o {
-		f = f.idle.older
-	}
+	f := p.find(t, o, private)
 	if f == nil {
 		return nil
 	}
-	p.drop(f, list)
+	p.drop(f, p.targets[t])
 	if f.owner != o {
 		f.owner.several = true
+	}
+	return f
+}
+
+// has reports whether take would return a connection.
+func (p *idlePool) has(t limit.Target, o owner, private bool) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.find(t, o, private) != nil
+}
+
+// find is take without taking. The caller holds mu.
+func (p *idlePool) find(t limit.Target, o owner, private bool) *flow {
+	f := p.targets[t].newest
+	for private && f != nil && f.owner != o {
+		f = f.idle.older
 	}
 	return f
 }

@@ -11,8 +11,9 @@ import (
 	"testing"
 
 	"github.com/hashicorp/go-hclog"
-	"github.com/weirproxy/weir/fsm"
+
 	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/limit"
 	"github.com/weirproxy/weir/proxy/resolve"
 )
 
@@ -128,7 +129,7 @@ func TestDialThatCompletesAfterASever(t *testing.T) {
 		func(f *flow, _ *slot) { f.Sever(lease.SeverFenced) },
 		func(_ *flow, s *slot) { s.live.Store(false) },
 	} {
-		target, err := fsm.ParseTarget(u.addr, 0)
+		target, err := limit.ParseTarget(u.addr, 0)
 		if err != nil {
 			t.Fatal(err)
 		}

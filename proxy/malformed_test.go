@@ -13,7 +13,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
-	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 func TestMalformedRequests(t *testing.T) {
@@ -111,7 +111,7 @@ func TestNamesInUTF8(t *testing.T) {
 		}
 	}
 	for target, want := range map[string]string{"bücher.test": "xn--bcher-kva.test", "bücher.test:80": "xn--bcher-kva.test", "bücher.test:81": "xn--bcher-kva.test:81", "A.test:080": "A.test:080"} {
-		parsed, err := fsm.ParseTarget(target, 80)
+		parsed, err := limit.ParseTarget(target, 80)
 		if got := string(hostField([]byte(target), parsed)); err != nil || got != want {
 			t.Errorf("Host of %s: %s, %v; want %s", target, got, err, want)
 		}

@@ -204,7 +204,7 @@ func TestAnswerThatExpiresInTheQueue(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.admitted(slot)
-	if err := s.dial(res.before); err != nil || s.addr != at.Addr() {
+	if err := s.dial(res.before, s.since); err != nil || s.addr != at.Addr() {
 		t.Errorf("dialled %v: %v", s.addr, err)
 	}
 	s.finish(endReset)

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/weirproxy/weir/limit"
 )
 
 const (
@@ -91,7 +93,7 @@ func TestLoopMark(t *testing.T) {
 func TestOwnAnswersAreMarked(t *testing.T) {
 	for _, r := range []*refusal{&refuseDraining, &refuseLoop, &refuseTooLarge, &refuseCredentials, badRequest("x")} {
 		o := opening{loop: newLoopMark(testMark).tail}
-		answer := r.render(nil, r.status(503), newLoopMark(testMark).field(), "n1", grounds{}, keepAlive{}, false)
+		answer := r.render(nil, r.status(503), newLoopMark(testMark).field(), "n1", limit.Target{}, keepAlive{}, false)
 		if err := o.check(answer); err != errProxyGreeted {
 			t.Errorf("%q: %v", answer, err)
 		}

@@ -146,18 +146,19 @@ func (f *flow) isParked() bool {
 	return f.phase == phaseParked
 }
 
-// unpark takes the connection into use for c; false means that it could not and is being closed. A
-// request that can't be repeated takes no connection that has been idle for longer than unsafeIdle.
-// The caller must check that the upstream has sent nothing meanwhile.
-func (f *flow) unpark(c *client, repeatable bool, now time.Time) bool {
+// unpark takes the connection out of the idle phase; false means that it could not and is being
+// closed. A request that can't be repeated takes no connection that has been idle for longer than
+// unsafeIdle. The connection has no client until occupy; the caller must check that the upstream has
+// sent nothing meanwhile.
+func (f *flow) unpark(repeatable bool, now time.Time) bool {
 	f.mu.Lock()
 	if f.phase != phaseParked {
 		f.mu.Unlock()
 		return false
 	}
-	f.phase, f.client = phaseBusy, c
+	f.phase = phaseBusy
 	f.reused = true
-	gone := f.upstreamGone || !repeatable && f.idleUntil.Sub(now) < upstreamIdleTimeout-unsafeIdle
+	gone := f.upstreamGone || f.idleTooLong(repeatable, now)
 	f.mu.Unlock()
 	switch {
 	case !f.slot.Unpark() || f.forbidden() != nil:
@@ -169,4 +170,31 @@ func (f *flow) unpark(c *client, repeatable bool, now time.Time) bool {
 		return true
 	}
 	return false
+}
+
+// idleTooLong reports whether the request must not take the connection, because the upstream may be
+// about to close it.
+func (f *flow) idleTooLong(repeatable bool, now time.Time) bool {
+	return !repeatable && f.idleUntil.Sub(now) < upstreamIdleTimeout-unsafeIdle
+}
+
+// occupy gives an unparked connection to c; false means that it has been ended by force, and must be
+// finished.
+func (f *flow) occupy(c *client) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.cause != nil {
+		return false
+	}
+	f.client = c
+	return true
+}
+
+// parkAgain parks an unparked connection that was not used. It stays idle since it was parked first.
+func (f *flow) parkAgain() {
+	if f.endCause() != nil {
+		f.finish(endReset)
+	} else if !f.park(f.idleUntil.Add(-upstreamIdleTimeout)) {
+		f.closeSoon()
+	}
 }

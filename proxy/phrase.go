@@ -3,7 +3,7 @@ package proxy
 import (
 	"strconv"
 
-	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 // Most clients show only the status line of a refused CONNECT, so its reason phrase says why. It
@@ -17,45 +17,22 @@ const (
 	maxPhraseName = 64
 )
 
-// Limit is the limit that governs a destination.
-type Limit struct {
-	// Name is the host, or the pattern if its hosts share one count.
-	Name string
-	// Connections is the most connections at a time; 0 blocks.
-	Connections int64
-}
-
-// grounds are the names in a refusal's reason phrase.
-type grounds struct {
-	target fsm.Target // zero if it is not known yet
-	limit  Limit      // the cause of the refusal; zero if it has been deleted since
-}
-
-// grounds returns the grounds for refusing the current request.
-func (c *client) grounds(r *refusal) grounds {
-	g := grounds{target: c.target}
-	if r.reason.limited() {
-		g.limit, _ = c.srv.admitter.Limit(c.target)
-	}
-	return g
-}
-
-// appendPhrase appends the reason phrase: visible ASCII and spaces, at most maxPhrase bytes.
-func (r *refusal) appendPhrase(dst []byte, status int, g grounds) []byte {
+// appendPhrase appends the reason phrase: visible ASCII and spaces, at most maxPhrase bytes. target is
+// zero if it is not known.
+func (r *refusal) appendPhrase(dst []byte, status int, target limit.Target) []byte {
 	start := len(dst)
 	dst = append(dst, "weir: "...)
 	switch {
-	case r.reason.limited() && g.limit.Name != "":
-		dst = appendCut(dst, g.limit.Name, maxPhraseName)
-		dst = r.appendLimit(dst, g.limit.Connections)
+	case r.limit != nil:
+		dst = r.appendLimit(dst)
 	case r.reason == reasonNoLease:
 		dst = append(dst, "no lease: this node has no live session with the cluster"...)
 	case r.reason == reasonDraining:
 		dst = append(dst, "this node is draining"...)
-	case status < 500 && !r.reason.limited() || g.target.Host == "":
+	case status < 500 && !r.reason.limited() || target.Host == "":
 		dst = append(dst, r.details...) // the client's fault: the destination does not matter
 	default:
-		dst = appendDestination(dst, g.target)
+		dst = appendDestination(dst, target)
 		dst = append(dst, ": "...)
 		dst = append(dst, r.details...)
 	}
@@ -71,28 +48,63 @@ func (r *refusal) appendPhrase(dst []byte, status int, g grounds) []byte {
 	return dst
 }
 
-// appendLimit appends the phrase after the limit's name.
-func (r *refusal) appendLimit(dst []byte, n int64) []byte {
-	if r.reason == reasonBlocked {
-		return append(dst, " is blocked by a limit of 0 connections"...)
+// appendLimit appends which limit is in the way, and how.
+func (r *refusal) appendLimit(dst []byte) []byte {
+	dst, several := appendLimited(dst, r.limit.Key)
+	is, its := " is ", "its "
+	if several {
+		is, its = " are ", "their "
 	}
-	dst = append(dst, " is at its limit of "...)
-	dst = strconv.AppendInt(dst, n, 10)
-	dst = append(dst, " connection"...)
-	if n != 1 {
-		dst = append(dst, 's')
+	dst = append(dst, is...)
+	if r.reason == reasonBlocked {
+		return append(dst, "blocked by a limit of 0 connections"...)
+	}
+	dst = append(dst, "at "...)
+	dst = append(dst, its...)
+	dst = append(dst, "limit of "...)
+	none := ", and none came free in time"
+	if l := &r.limit.Limit; r.limit.Key.Resource == limit.Connections {
+		dst = strconv.AppendInt(dst, l.Connections, 10)
+		dst = append(dst, " connections"...)
+		if l.Connections == 1 {
+			dst = dst[:len(dst)-1]
+		}
+	} else {
+		dst = append(dst, l.Requests.String()...)
+		dst = append(dst, ' ')
+		dst = append(dst, r.limit.Key.Resource.String()...)
+		none = ", and no token came in time"
 	}
 	switch r.reason {
 	case reasonQueueFull:
-		return append(dst, " and its queue is full"...)
+		dst = append(dst, " and "...)
+		dst = append(dst, its...)
+		dst = append(dst, "queue is full"...)
 	case reasonQueueTimeout:
-		return append(dst, ", and none came free in time"...)
+		dst = append(dst, none...)
 	}
 	return dst
 }
 
+// appendLimited appends what a limit counts for. several says that it is a plural.
+func appendLimited(dst []byte, k limit.Key) (_ []byte, several bool) {
+	switch {
+	case k.Scope == limit.ScopeTotal:
+		return append(dst, "all workers together"...), true
+	case k.Scope == limit.ScopeHost:
+		return appendCut(dst, k.Name, maxPhraseName), false
+	case k.Name == "*":
+		dst = append(dst, "all "...)
+		dst = append(dst, k.Scope.String()...)
+		return append(dst, "s together"...), true
+	}
+	dst = append(dst, k.Scope.String()...)
+	dst = append(dst, ' ')
+	return appendCut(dst, k.Name, maxPhraseName), false
+}
+
 // appendDestination appends host:port.
-func appendDestination(dst []byte, t fsm.Target) []byte {
+func appendDestination(dst []byte, t limit.Target) []byte {
 	six := t.Addr.Is6()
 	if six {
 		dst = append(dst, '[')

@@ -7,44 +7,75 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/limit"
 )
 
 // statusLines matches the status lines of the proxy's own answers.
 var statusLines = regexp.MustCompile(`^HTTP/1\.1 [4-5]\d\d weir: [ -~]{1,114}\r\n$`)
 
 // statusLine returns the first line of a refusal.
-func statusLine(r *refusal, rejectStatus int, g grounds) string {
-	line, _, _ := strings.Cut(string(r.render(nil, r.status(rejectStatus), nil, "n1", g, keepAlive{}, false)), "\n")
+func statusLine(r *refusal, rejectStatus int, target limit.Target) string {
+	line, _, _ := strings.Cut(string(r.render(nil, r.status(rejectStatus), nil, "n1", target, keepAlive{}, false)), "\n")
 	return line + "\n"
 }
 
 func TestReasonPhrases(t *testing.T) {
-	target := fsm.Target{Host: "api.example.com", Port: 443}
-	limit := func(n int64) grounds { return grounds{target, Limit{Name: "api.example.com", Connections: n}} }
-	six := fsm.Target{Host: "fd00::1", Addr: netip.MustParseAddr("fd00::1"), Port: 81}
+	target := limit.Target{Host: "api.example.com", Port: 443}
+	six := limit.Target{Host: "fd00::1", Addr: netip.MustParseAddr("fd00::1"), Port: 81}
+	of := func(why error, s limit.Scope, name string, n int64) *refusal {
+		return refuseLimit(&lease.LimitError{Key: limit.Key{Scope: s, Resource: limit.Connections, Name: name}, Limit: limit.Limit{Connections: n}, Why: why})
+	}
+	rate := func(why error, s limit.Scope, name, per string) *refusal {
+		r, err := limit.ParseRate(per, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return refuseLimit(&lease.LimitError{Key: limit.Key{Scope: s, Resource: limit.Requests, Name: name}, Limit: limit.Limit{Connections: -1, Requests: r}, Why: why})
+	}
+	const host, client, user, total = limit.ScopeHost, limit.ScopeClient, limit.ScopeUser, limit.ScopeTotal
+	api := target.Host
 	for _, c := range []struct {
-		r            *refusal
-		rejectStatus int
-		g            grounds
-		want         string
+		r             *refusal
+		rejectStatus  int
+		target        limit.Target
+		want, details string // "": not looked at
 	}{
-		{refuseAdmission(lease.ErrOverLimit), 503, limit(5), "503 weir: api.example.com is at its limit of 5 connections"},
-		{refuseAdmission(lease.ErrOverLimit), 429, limit(1), "429 weir: api.example.com is at its limit of 1 connection"},
-		{refuseAdmission(lease.ErrQueueFull), 503, limit(5), "503 weir: api.example.com is at its limit of 5 connections and its queue is full"},
-		{refuseAdmission(lease.ErrQueueTimeout), 503, limit(5), "503 weir: api.example.com is at its limit of 5 connections, and none came free in time"},
-		{refuseAdmission(lease.ErrOverLimit), 503, grounds{target: target}, "503 weir: api.example.com:443: the host is at its connection limit"}, // it has just been deleted
-		{&refuseBlocked, 503, limit(0), "503 weir: api.example.com is blocked by a limit of 0 connections"},
-		{&refuseNoLease, 503, limit(5), "503 weir: no lease: this node has no live session with the cluster"},
-		{&refuseDraining, 503, grounds{}, "503 weir: this node is draining"},
-		{refuseDial(errProhibited), 503, grounds{target: six}, "502 weir: [fd00::1]:81: the destination's address is not allowed"},
-		{&refuseClient, 503, grounds{target: target}, "403 weir: client address not allowed"},
-		{badRequest("malformed"), 503, grounds{}, "400 weir: malformed"},
-		{badRequest("a\r\nSet-Cookie: b\x00\x7fö"), 503, grounds{}, "400 weir: a??Set-Cookie: b????"},
+		{of(lease.ErrOverLimit, host, api, 5), 503, target,
+			"503 weir: api.example.com is at its limit of 5 connections", "the host is at its connection limit"},
+		{of(lease.ErrOverLimit, host, api, 1), 429, target, "429 weir: api.example.com is at its limit of 1 connection", ""},
+		{of(lease.ErrQueueFull, host, api, 5), 503, target, "503 weir: api.example.com is at its limit of 5 connections and its queue is full",
+			"the host is at its connection limit, and the queue is full"},
+		{of(lease.ErrQueueTimeout, host, api, 5), 503, target, "503 weir: api.example.com is at its limit of 5 connections, and none came free in time",
+			"the host is at its connection limit, and no slot came free within the queue's timeout"},
+		{of(lease.ErrBlocked, host, api, 0), 503, target, "503 weir: api.example.com is blocked by a limit of 0 connections", "blocked"},
+		{of(lease.ErrOverLimit, client, "10.0.0.7", 200), 503, target,
+			"503 weir: client 10.0.0.7 is at its limit of 200 connections", "the client is at its connection limit"},
+		{of(lease.ErrOverLimit, client, "*", 200), 503, target, "503 weir: all clients together are at their limit of 200 connections", ""},
+		{of(lease.ErrBlocked, client, "10.0.0.0/8", 0), 503, target, "503 weir: client 10.0.0.0/8 is blocked by a limit of 0 connections", "blocked"},
+		{of(lease.ErrQueueFull, user, "nightly", 50), 503, target,
+			"503 weir: user nightly is at its limit of 50 connections and its queue is full", "the user is at its connection limit, and the queue is full"},
+		{of(lease.ErrOverLimit, total, "", 20_000), 503, target, "503 weir: all workers together are at their limit of 20000 connections",
+			"all workers together are at their connection limit"},
+		{of(lease.ErrQueueFull, total, "", 20_000), 503, target, "503 weir: all workers together are at their limit of 20000 connections and their queue is full", ""},
+		{of(lease.ErrBlocked, total, "", 0), 503, target, "503 weir: all workers together are blocked by a limit of 0 connections", ""},
+		{rate(lease.ErrOverLimit, user, "nightly", "600/m"), 503, target,
+			"503 weir: user nightly is at its limit of 600/m requests", "the user is at its limit of requests"},
+		{rate(lease.ErrQueueTimeout, host, api, "0.5/s"), 503, target, "503 weir: api.example.com is at its limit of 0.5/s requests, and no token came in time",
+			"the host is at its limit of requests, and no token came within the queue's timeout"},
+		{&refuseEvicted, 503, target, "503 weir: api.example.com:443: the host is at its connection limit", ""}, // the limit has just been deleted
+		{&refuseNoLease, 503, target, "503 weir: no lease: this node has no live session with the cluster", ""},
+		{&refuseDraining, 503, limit.Target{}, "503 weir: this node is draining", ""},
+		{refuseDial(errProhibited), 503, six, "502 weir: [fd00::1]:81: the destination's address is not allowed", ""},
+		{&refuseClient, 503, target, "403 weir: client address not allowed", ""},
+		{badRequest("malformed"), 503, limit.Target{}, "400 weir: malformed", ""},
+		{badRequest("a\r\nSet-Cookie: b\x00\x7fö"), 503, limit.Target{}, "400 weir: a??Set-Cookie: b????", ""},
 	} {
-		if got := statusLine(c.r, c.rejectStatus, c.g); got != "HTTP/1.1 "+c.want+"\r\n" {
+		if got := statusLine(c.r, c.rejectStatus, c.target); got != "HTTP/1.1 "+c.want+"\r\n" {
 			t.Errorf("%q, want %q", got, c.want)
+		}
+		if c.details != "" && c.r.details != c.details {
+			t.Errorf("%s: details %q, want %q", c.want, c.r.details, c.details)
 		}
 	}
 }
@@ -55,18 +86,18 @@ func FuzzReasonPhrase(f *testing.F) {
 	f.Add("api.example.com", "details", true)
 	f.Add(strings.Repeat("x", 300), strings.Repeat("y", 300), true)
 	f.Add("a\r\nX: y", "b\r\n\r\nc", false)
-	f.Fuzz(func(t *testing.T, name, details string, limit bool) {
+	f.Fuzz(func(t *testing.T, name, details string, limited bool) {
 		r := &refusal{reason: reasonDNS, details: details}
-		if limit {
-			r.reason = reasonOverLimit
+		if limited {
+			r = refuseLimit(&lease.LimitError{Key: limit.HostConnections(name), Limit: limit.Limit{Connections: 1_000_000}, Why: lease.ErrQueueTimeout})
 		}
-		g := grounds{fsm.Target{Host: name, Port: 65535}, Limit{Name: name, Connections: 1_000_000}}
-		if line := statusLine(r, 503, g); !statusLines.MatchString(line) {
+		target := limit.Target{Host: name, Port: 65535}
+		if line := statusLine(r, 503, target); !statusLines.MatchString(line) {
 			t.Fatalf("%q", line)
 		}
 		mark := newLoopMark(testMark)
 		o := opening{loop: mark.tail}
-		if err := o.check(r.render(nil, r.status(503), mark.field(), "n1", g, keepAlive{}, false)); err != errProxyGreeted {
+		if err := o.check(r.render(nil, r.status(503), mark.field(), "n1", target, keepAlive{}, false)); err != errProxyGreeted {
 			t.Fatalf("%q, %q: not known as the proxy's own: %v", name, details, err)
 		}
 	})

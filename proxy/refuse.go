@@ -1,21 +1,25 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
 	"time"
 
-	"github.com/weirproxy/weir/lease"
 	"golang.org/x/sys/unix"
+
+	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/limit"
 )
 
 // refusal says why the proxy turns a request away, in no protocol's terms. refusehttp.go renders it
 // as an HTTP answer, counters.go counts it by its reason.
 type refusal struct {
 	reason     reason
-	details    string        // one line, printable ASCII, nothing about other users of the host
-	retryAfter time.Duration // 0: the client is not asked to try again
+	details    string            // one line, printable ASCII, nothing about other users of the host
+	retryAfter time.Duration     // 0: the client is not asked to try again
+	limit      *lease.LimitError // the limit in the way; nil: none, or it is not known
 }
 
 // reason is the cause of a refusal.
@@ -26,9 +30,9 @@ const (
 	reasonExhausted                  // the machine is out of ports, descriptors or memory
 	reasonNoLease                    // the node has no live session with the cluster
 	reasonDraining                   // the node takes no new requests
-	reasonOverLimit                  // the destination is at its connection limit
+	reasonOverLimit                  // a limit is reached
 	reasonQueueFull                  // it is, and so many requests wait that no further one may
-	reasonQueueTimeout               // it is, and no slot came free in time
+	reasonQueueTimeout               // it is, and no slot or token came in time
 	reasonBlocked                    // the limit is 0: waiting does not help
 	reasonClosed                     // an operator closed the connection
 
@@ -59,7 +63,7 @@ const (
 	reasonCount
 )
 
-// limited reports whether a connection limit is the cause.
+// limited reports whether a limit is the cause.
 func (r reason) limited() bool {
 	switch r {
 	case reasonOverLimit, reasonQueueFull, reasonQueueTimeout, reasonBlocked:
@@ -76,8 +80,10 @@ var (
 	errSevered    = errors.New("the slot was withdrawn")
 	errFenced     = errors.New("the node can't prove its session any more")
 	errEvicted    = errors.New("the limit was lowered and its connections evicted")
-	errClosed     = errors.New("closed by an operator")
-	errShutdown   = errors.New("the proxy was stopped")
+
+	errRequestEvicted = errors.New("a limit that the request counts under was lowered and its requests evicted")
+	errClosed         = errors.New("closed by an operator")
+	errShutdown       = errors.New("the proxy was stopped")
 )
 
 func badRequest(details string) *refusal {
@@ -90,16 +96,14 @@ func badResponse(details string) *refusal {
 
 // Refusals by this node or for the sake of a limit.
 var (
-	refuseDraining     = refusal{reasonDraining, "draining", retryAfter}
-	refuseNoLease      = refusal{reasonNoLease, "no lease", retryAfter}
-	refuseOverLimit    = refusal{reasonOverLimit, "the host is at its connection limit", retryAfter}
-	refuseQueueFull    = refusal{reasonQueueFull, "the host is at its connection limit, and the queue is full", retryAfter}
-	refuseQueueTimeout = refusal{reasonQueueTimeout,
-		"the host is at its connection limit, and no slot came free within the queue's timeout", retryAfter}
-	refuseBlocked     = refusal{reason: reasonBlocked, details: "blocked"}
-	refuseUnadmitted  = refusal{reasonInternal, "the connection could not be admitted", retryAfter}
-	refuseClosed      = refusal{reason: reasonClosed, details: "an operator closed the connection"}
-	refuseClosedEarly = refusal{reason: reasonClosed, details: errClosed.Error() + " of the proxy"}
+	refuseDraining = refusal{reason: reasonDraining, details: "draining", retryAfter: retryAfter}
+	refuseNoLease  = refusal{reason: reasonNoLease, details: "no lease", retryAfter: retryAfter}
+	// The limit was lowered while the upstream was dialled.
+	refuseEvicted        = refusal{reason: reasonOverLimit, details: "the host is at its connection limit", retryAfter: retryAfter}
+	refuseRequestEvicted = refusal{reason: reasonOverLimit, details: "a connection limit was lowered, and the request evicted", retryAfter: retryAfter}
+	refuseUnadmitted     = refusal{reason: reasonInternal, details: "the connection could not be admitted", retryAfter: retryAfter}
+	refuseClosed         = refusal{reason: reasonClosed, details: "an operator closed the connection"}
+	refuseClosedEarly    = refusal{reason: reasonClosed, details: errClosed.Error() + " of the proxy"}
 )
 
 // Refusals for something that the client is or does.
@@ -127,23 +131,63 @@ var (
 	cutNested = refusal{reason: reasonLoop, details: "the upstream answered as a proxy of this cluster"}
 )
 
-// refuseAdmission maps an error of Acquire.
+// refuseAdmission maps an error of Begin, Acquire or Take.
 func refuseAdmission(err error) *refusal {
+	var limited *lease.LimitError
 	switch {
+	case errors.As(err, &limited):
+		return refuseLimit(limited)
 	case errors.Is(err, lease.ErrNoLease), errors.Is(err, errFenced):
 		return &refuseNoLease
 	case errors.Is(err, lease.ErrDraining), errors.Is(err, errShutdown):
 		return &refuseDraining
-	case errors.Is(err, lease.ErrQueueFull):
-		return &refuseQueueFull
-	case errors.Is(err, lease.ErrQueueTimeout):
-		return &refuseQueueTimeout
-	case errors.Is(err, lease.ErrOverLimit), errors.Is(err, errEvicted):
-		return &refuseOverLimit
+	case errors.Is(err, errEvicted):
+		return &refuseEvicted
+	case errors.Is(err, errRequestEvicted):
+		return &refuseRequestEvicted
 	case errors.Is(err, errClosed):
 		return &refuseClosedEarly
 	}
 	return &refuseUnadmitted
+}
+
+// refuseLimit is the refusal for a limit that is in the way.
+func refuseLimit(e *lease.LimitError) *refusal {
+	r := &refusal{reason: reasonOverLimit, limit: e, retryAfter: cmp.Or(e.RetryAfter, retryAfter)}
+	switch {
+	case errors.Is(e.Why, lease.ErrBlocked):
+		r.reason, r.details, r.retryAfter = reasonBlocked, "blocked", 0
+		return r
+	case errors.Is(e.Why, lease.ErrQueueFull):
+		r.reason = reasonQueueFull
+	case errors.Is(e.Why, lease.ErrQueueTimeout):
+		r.reason = reasonQueueTimeout
+	}
+	r.details = limitDetails(e.Key, r.reason)
+	return r
+}
+
+// limitDetails says what is at its limit, without its name: others may share it.
+func limitDetails(k limit.Key, why reason) string {
+	details, unit := "", "slot came free"
+	switch k.Scope {
+	case limit.ScopeTotal:
+		details = "all workers together are at their "
+	default:
+		details = "the " + k.Scope.String() + " is at its "
+	}
+	if k.Resource == limit.Connections {
+		details += "connection limit"
+	} else {
+		details, unit = details+"limit of "+k.Resource.String(), "token came"
+	}
+	switch why {
+	case reasonQueueFull:
+		details += ", and the queue is full"
+	case reasonQueueTimeout:
+		details += ", and no " + unit + " within the queue's timeout"
+	}
+	return details
 }
 
 // refuseDial maps an error of resolving or connecting.

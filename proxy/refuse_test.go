@@ -4,9 +4,88 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
 
 	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/limit"
 )
+
+// A refusal for the sake of a limit says which, wherever it was in the way, and when to come again.
+// The log and the counters say of which scope and resource it was.
+func TestRefusalsForTheSakeOfALimit(t *testing.T) {
+	rate, err := limit.ParseRate("600/m", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var j journal
+	w := newWorld(t, 0, func(_ *Config, _ *resolver, o *hclogOptions) { o.Output, o.Level, o.JSONFormat = &j, hclog.Debug, true })
+	set := func(begin, acquire, take error) {
+		w.adm.mu.Lock()
+		defer w.adm.mu.Unlock()
+		w.adm.failBegin, w.adm.fail, w.adm.failTake = begin, acquire, take
+	}
+	for i, c := range []struct {
+		scope       limit.Scope
+		resource    limit.Resource
+		name        string
+		why         error
+		after       time.Duration
+		want, retry string
+	}{
+		{limit.ScopeTotal, limit.Connections, "", lease.ErrOverLimit, 0, "503 weir: all workers together are at their limit of 7 connections", "1"},
+		{limit.ScopeClient, limit.Connections, "127.0.0.1", lease.ErrQueueTimeout, 0,
+			"503 weir: client 127.0.0.1 is at its limit of 7 connections, and none came free in time", "1"},
+		{limit.ScopeHost, limit.Connections, "a.test", lease.ErrQueueFull, 0, "503 weir: a.test is at its limit of 7 connections and its queue is full", "1"},
+		{limit.ScopeUser, limit.Requests, "nightly", lease.ErrOverLimit, 2001 * time.Millisecond, "503 weir: user nightly is at its limit of 600/m requests", "3"},
+		{limit.ScopeHost, limit.Requests, "a.test", lease.ErrOverLimit, time.Millisecond, "503 weir: a.test is at its limit of 600/m requests", "1"},
+		{limit.ScopeUser, limit.Connections, "nightly", lease.ErrBlocked, 0, "503 weir: user nightly is blocked by a limit of 0 connections", ""},
+	} {
+		e := &lease.LimitError{
+			Key: limit.Key{Scope: c.scope, Resource: c.resource, Name: c.name}, Limit: limit.Limit{Connections: 7, Requests: rate},
+			Why: c.why, RetryAfter: c.after,
+		}
+		switch {
+		case c.resource == limit.Requests:
+			set(nil, nil, e)
+		case c.scope == limit.ScopeHost:
+			set(nil, e, nil)
+		default:
+			set(e, nil, nil)
+		}
+		by := LimitRefused{c.scope, c.resource}
+		before := w.Counters().RefusedBy(by)
+		p := w.dial()
+		for _, request := range []string{"GET http://127.0.0.1:1/ HTTP/1.1\r\nHost: x\r\n\r\n", "CONNECT 127.0.0.1:1 HTTP/1.1\r\n\r\n"} {
+			p.send(request)
+			resp := p.refused("GET", 503, codeLimit)
+			if got := resp.Header.Get("Retry-After"); resp.Status != c.want || got != c.retry {
+				t.Errorf("%q, Retry-After %q; want %q, %q", resp.Status, got, c.want, c.retry)
+			}
+		}
+		if n := w.Counters().RefusedBy(by) - before; n != 2 {
+			t.Errorf("%v: %d refusals are counted, want 2", by, n)
+		}
+		lines := j.lines(t, "request refused")
+		if len(lines) != 2*(i+1) || lines[2*i]["scope"] != c.scope.String() || lines[2*i]["resource"] != c.resource.String() {
+			t.Errorf("%v is logged as %v", by, lines[min(2*i, len(lines)-1)])
+		}
+		if n := w.adm.inHandNow() + w.adm.inUse(); n != 0 {
+			t.Errorf("%v: %d slots are still held", by, n)
+		}
+	}
+	if n, all := len(LimitsRefused()), int64(0); n != 8 {
+		t.Errorf("%d pairs of scope and resource are counted, not 8", n)
+	} else {
+		for _, l := range LimitsRefused() {
+			all += w.Counters().RefusedBy(l)
+		}
+		if all != w.Counters().Refused.Load() {
+			t.Errorf("limits have refused %d of %d", all, w.Counters().Refused.Load())
+		}
+	}
+}
 
 func TestRefusals(t *testing.T) {
 	dead, err := net.Listen("tcp", "127.0.0.1:0")

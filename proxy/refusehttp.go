@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"github.com/weirproxy/weir/limit"
 )
 
 // httpForm is a reason in HTTP's terms.
@@ -65,14 +67,14 @@ func (r *refusal) code() string { return httpForms[r.reason].code }
 const usage = `This is a forward proxy: set HTTP_PROXY and HTTPS_PROXY to its address, ` +
 	`or send "CONNECT host:port HTTP/1.1" or "GET http://host/path HTTP/1.1".`
 
-// render appends the refusal as an HTTP answer with the given status. loop is a whole field, or nil;
+// render appends the refusal as an HTTP answer with the given status. target is the request's; loop is a whole field, or nil;
 // keep says whether the client's connection goes on; the answer to a HEAD request has no body.
-func (r *refusal) render(dst []byte, status int, loop []byte, node string, g grounds, keep keepAlive, head bool) []byte {
+func (r *refusal) render(dst []byte, status int, loop []byte, node string, target limit.Target, keep keepAlive, head bool) []byte {
 	body := r.text()
 	dst = append(dst, statusPrefix...)
 	dst = strconv.AppendInt(dst, int64(status), 10)
 	dst = append(dst, ' ')
-	dst = r.appendPhrase(dst, status, g)
+	dst = r.appendPhrase(dst, status, target)
 	dst = append(dst, "\r\n"...)
 	dst = append(dst, loop...)
 	dst = append(dst, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: "...)

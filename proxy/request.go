@@ -5,7 +5,7 @@ import (
 	"strconv"
 	"unicode/utf8"
 
-	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 // absolute splits an absolute-form target (RFC 9112 §3.2.2). path is what the origin gets; it
@@ -90,7 +90,7 @@ func (c *client) plain(keep keepAlive) bool {
 // clients ask for the same host again, so the last one parsed is kept.
 func (x *exchange) address(authority []byte) bool {
 	if len(authority) == 0 || !bytes.Equal(authority, x.authority) {
-		target, err := fsm.ParseTarget(string(authority), 80)
+		target, err := limit.ParseTarget(string(authority), 80)
 		if err != nil {
 			return false
 		}
@@ -100,13 +100,13 @@ func (x *exchange) address(authority []byte) bool {
 		}
 		x.authority, x.host, x.target = append(x.authority[:0], authority...), append(x.host[:0], host...), target
 	}
-	x.c.target = x.target
+	x.c.subject.Host = x.target
 	return true
 }
 
 // hostField returns the value of Host: the authority as written, but a name in UTF-8, which no URI
 // allows, in ASCII (RFC 3986 §3.2.2).
-func hostField(authority []byte, target fsm.Target) []byte {
+func hostField(authority []byte, target limit.Target) []byte {
 	switch {
 	case !bytes.ContainsFunc(authority, func(r rune) bool { return r >= utf8.RuneSelf }):
 		return authority

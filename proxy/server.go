@@ -31,6 +31,7 @@ type Counters struct {
 
 	// Refusals counts refusals by reason; Refused is their sum.
 	Refusals [refusalCount]counter
+	limits   limitCounters // those of limits again, see [Counters.RefusedBy]
 }
 
 // Server is the proxy of one node. Make one with [New].
@@ -56,6 +57,7 @@ type Server struct {
 	buffers   bufferPool
 	pipes     pipePool
 	idle      idlePool
+	names     clientNames
 	flows     registry
 	resets    resetLog
 	hangups   *hangups

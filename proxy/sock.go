@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// errNotLive ends reads and writes of a flow whose slot is no longer live.
-var errNotLive = errors.New("the slot's session has passed its deadline")
+// errNotLive ends reads and writes of a flow whose slot, or whose claims, are no longer live.
+var errNotLive = errors.New("the session of the slot or the claims has passed its deadline")
 
 // bufSize is the size of pooled buffers, and the most that one read takes.
 const bufSize = 32 << 10
@@ -50,9 +50,10 @@ type sock struct {
 	conn *os.File
 	raw  syscall.RawConn
 	pool *bufferPool
-	// slot, if not nil, must be live for every read and write. It is changed only while neither is
-	// in progress.
-	slot Slot
+	// slot and claims, if not nil, must be live for every read and write. They are changed only
+	// while neither is in progress. There are no claims without a slot.
+	slot   Slot
+	claims Claims
 	// front, if not nil, is the client's TLS, at the other end of the socket pair.
 	front *front
 	// tunnel, if not nil, is the flow whose blocked is called when the peer's window is full.
@@ -107,6 +108,9 @@ func (s *sock) finishConnect(peer unix.Sockaddr, addr netip.AddrPort) error {
 	return cmp.Or(err, failure)
 }
 
+// guard sets what must be live for every read and write.
+func (s *sock) guard(slot Slot, claims Claims) { s.slot, s.claims = slot, claims }
+
 // read fills b with the bytes of one system call. If b is nil, a buffer is taken from the pool once
 // there is something to read; unless err is set, it belongs to the caller.
 func (s *sock) read(b []byte) ([]byte, int, error) { return s.readBy(b, s.tryReadFunc) }
@@ -133,7 +137,7 @@ func (s *sock) readBy(b []byte, try func(fd uintptr) bool) ([]byte, int, error) 
 // tryRead makes one read; false means that there is nothing to read yet.
 func (s *sock) tryRead(fd uintptr) bool {
 	r := &s.reading
-	if s.slot != nil && !s.slot.Live() {
+	if s.slot != nil && (!s.slot.Live() || s.claims != nil && !s.claims.Live()) {
 		r.err = errNotLive
 		return true
 	}
@@ -199,7 +203,7 @@ func (s *sock) tryWrite(fd uintptr) bool {
 		if first < 0 {
 			return true
 		}
-		if s.slot != nil && !s.slot.Live() {
+		if s.slot != nil && (!s.slot.Live() || s.claims != nil && !s.claims.Live()) {
 			w.err = errNotLive
 			return true
 		}

@@ -112,7 +112,7 @@ func splice(dst, src *sock, pipes *pipePool, moved *atomic.Uint64) (readErr, wri
 // fill fills the pipe from the source; false means that there is nothing to read yet. No pipe is
 // held during that wait.
 func (s *splicing) fill(fd uintptr) bool {
-	if s.src.slot != nil && !s.src.slot.Live() {
+	if s.src.slot != nil && (!s.src.slot.Live() || s.src.claims != nil && !s.src.claims.Live()) {
 		s.err = errNotLive
 		return true
 	}
@@ -143,7 +143,7 @@ func (s *splicing) fill(fd uintptr) bool {
 // drain empties the pipe into the destination; false means that the peer's window is full.
 func (s *splicing) drain(fd uintptr) bool {
 	for s.n > 0 {
-		if s.dst.slot != nil && !s.dst.slot.Live() {
+		if s.dst.slot != nil && (!s.dst.slot.Live() || s.dst.claims != nil && !s.dst.claims.Live()) {
 			s.err = errNotLive
 			return true
 		}

@@ -15,8 +15,8 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
-	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/limit"
 )
 
 // clockAdmitter's slots read the clock in frames as deep as a lease's.
@@ -30,7 +30,7 @@ type clockSlot struct {
 	clock *lease.SystemClock
 }
 
-func (a clockAdmitter) Acquire(ctx context.Context, t fsm.Target, h lease.Holder) (Slot, error) {
+func (a clockAdmitter) Acquire(ctx context.Context, t limit.Target, h lease.Holder) (Slot, error) {
 	s, err := a.admitter.Acquire(ctx, t, h)
 	return &clockSlot{s, a.clock}, err
 }

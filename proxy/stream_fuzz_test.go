@@ -16,7 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"golang.org/x/sys/unix"
 
-	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 // descriptor is a syscall.RawConn for any file descriptor. Each read is preceded by one piece of
@@ -130,7 +130,7 @@ func relayRequests(t *testing.T, in *inbuf) (r relayed) {
 		}
 		method := string(h.method)
 		authority, path, refusal := h.absolute(method)
-		if _, err := fsm.ParseTarget(string(authority), 80); method == "CONNECT" || refusal != nil || err != nil || !isHost(authority) {
+		if _, err := limit.ParseTarget(string(authority), 80); method == "CONNECT" || refusal != nil || err != nil || !isHost(authority) {
 			r.end = "not for an upstream"
 			break
 		}

@@ -14,7 +14,9 @@ import (
 // caller's goroutine, whose stack has grown, is free for another client.
 func (f *flow) tunnel(c *client, kind Kind, done chan struct{}) {
 	down, up := c.sock, f.upstream
-	down.slot, down.stall, up.stall = f.slot, 0, 0
+	down.guard(f.slot, f.claims)
+	up.guard(f.slot, f.claims)
+	down.stall, up.stall = 0, 0
 	down.tunnel, up.tunnel = f, f
 	f.kind.Store(uint32(kind))
 	f.watchIdle(f.srv.policy.Load().TunnelIdleTimeout)
@@ -213,14 +215,17 @@ func (f *flow) logTunnel(c *client, now time.Time) {
 	l := f.srv.lines.begin(now, "tunnel ended")
 	l.text("kind", Kind(f.kind.Load()).String())
 	l.addr("client", c.addr)
-	if c.user != "" {
-		l.text("user", c.user)
+	if c.subject.User != "" {
+		l.text("user", c.subject.User)
 	}
 	l.text("node", f.srv.node)
 	l.text("host", f.target.Host)
 	l.number("port", uint64(f.target.Port))
 	f.logLookup(l)
-	l.duration("slot_wait", f.slot.Waited())
+	l.duration("slot_wait", f.slotWait)
+	if f.tokenWait > 0 {
+		l.duration("token_wait", f.tokenWait)
+	}
 	l.duration("dial", f.dialTime)
 	l.number("bytes_in", in)
 	l.number("bytes_out", out)

@@ -55,8 +55,8 @@ type User struct {
 var (
 	refuseAnonymous   = refusal{reason: reasonCredentials, details: "this proxy asks for a user and a password"}
 	refuseCredentials = refusal{reason: reasonCredentials, details: "wrong user or password"}
-	refuseGuessing    = refusal{reasonGuessing, "too many wrong passwords from this address", retryAfter}
-	refuseUnchecked   = refusal{reasonUnchecked, "too many passwords are being checked", retryAfter}
+	refuseGuessing    = refusal{reason: reasonGuessing, details: "too many wrong passwords from this address", retryAfter: retryAfter}
+	refuseUnchecked   = refusal{reason: reasonUnchecked, details: "too many passwords are being checked", retryAfter: retryAfter}
 )
 
 // challenge is the extra field of a 407 (RFC 9110 §11.7.1, RFC 7617 §2.1).

@@ -43,6 +43,9 @@ func proxyMeasures(p *proxy.Server) api.ProxyMeasures {
 	for _, r := range proxy.Refusals() {
 		m.Refusals[r.String()] = c.Refusals[r].Load()
 	}
+	for _, l := range proxy.LimitsRefused() {
+		m.LimitRefusals = append(m.LimitRefusals, api.LimitRefusals{Scope: l.Scope.String(), Resource: l.Resource.String(), Refused: c.RefusedBy(l)})
+	}
 	return m
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/weirproxy/weir/lease"
 	"github.com/weirproxy/weir/lease/leader"
 	"github.com/weirproxy/weir/lease/leasepb"
+	"github.com/weirproxy/weir/limit"
 	"github.com/weirproxy/weir/proxy"
 )
 
@@ -246,8 +247,17 @@ func checkVersion(store *fsm.Store, c fsm.Command, ask func(version uint32) erro
 // admitter lets the proxy acquire slots from the manager.
 type admitter struct{ manager *lease.Manager }
 
+// Begin implements [proxy.Admitter].
+func (a admitter) Begin(ctx context.Context, s *limit.Subject, h lease.Holder) (proxy.Claims, error) {
+	r := new(lease.Request)
+	if err := a.manager.Begin(ctx, r, s, h); err != nil {
+		return nil, err // a nil *lease.Request in the interface would not be nil
+	}
+	return r, nil
+}
+
 // Acquire implements [proxy.Admitter].
-func (a admitter) Acquire(ctx context.Context, t fsm.Target, h lease.Holder) (proxy.Slot, error) {
+func (a admitter) Acquire(ctx context.Context, t limit.Target, h lease.Holder) (proxy.Slot, error) {
 	s := new(lease.Slot)
 	if err := a.manager.Acquire(ctx, s, t, h); err != nil {
 		return nil, err // a nil *lease.Slot in the interface would not be nil
@@ -255,17 +265,22 @@ func (a admitter) Acquire(ctx context.Context, t fsm.Target, h lease.Holder) (pr
 	return s, nil
 }
 
+// Take implements [proxy.Admitter].
+func (a admitter) Take(ctx context.Context, s *limit.Subject, waited time.Duration) error {
+	return a.manager.Take(ctx, s, waited)
+}
+
 // Limit implements [proxy.Admitter].
-func (a admitter) Limit(t fsm.Target) (proxy.Limit, bool) {
+func (a admitter) Limit(t fsm.Target) (limit.Limit, bool) {
 	table := a.manager.Table()
 	if table == nil {
-		return proxy.Limit{}, false
+		return limit.Limit{}, false
 	}
-	limit, key := table.Match(t)
-	if !limit.Capped() {
-		return proxy.Limit{}, false
+	l, _ := table.Match(t)
+	if !l.Capped() {
+		return limit.Limit{}, false
 	}
-	return proxy.Limit{Name: key.Name, Connections: limit.Connections}, true
+	return *l, true
 }
 
 func (a *agent) leaderAddr() string {

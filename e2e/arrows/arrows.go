@@ -24,10 +24,10 @@ var areas = map[string][]string{
 	"lease/leader":    {"lease/leasepb", "fsm", "fsm/fsmpb", "limit"},
 	"lease/leasetest": {"lease", "lease/leader", "lease/leasepb", "fsm", "fsm/fsmpb", "limit"},
 	"cluster":         {"fsm", "config/certs"},
-	"proxy":           {"lease", "fsm", "proxy/resolve"},
+	"proxy":           {"lease", "limit", "proxy/resolve"},
 	"proxy/resolve":   nil,
 	"api":             {"fsm"},
-	"cmd/weir":        {"config", "api", "proxy", "proxy/resolve", "lease", "lease/leader", "lease/leasepb", "cluster", "fsm", "config/certs"},
+	"cmd/weir":        {"config", "api", "proxy", "proxy/resolve", "lease", "lease/leader", "lease/leasepb", "cluster", "fsm", "limit", "config/certs"},
 	"e2e":             {"api"},
 	"examples/demo":   {"e2e"},
 }
