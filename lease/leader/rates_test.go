@@ -143,7 +143,7 @@ var promisedRates = []struct {
 }{
 	{"0.5/s", 1, 3 * time.Minute},
 	{"5/s", 1, time.Minute},
-	{"50/s", 10, 200 * time.Second},
+	{"50/s", 10, 100 * time.Second},
 	{"2000/s", 200, 15 * time.Second},
 }
 
