@@ -177,6 +177,9 @@ func TestRateUsedEverywhere(t *testing.T) {
 		if most := sum / 10_000 * 50; w.limit.Requests.Burst >= 10 && float64(entries) > most {
 			t.Errorf("%d entries for %.0f requests", entries, sum)
 		}
+		if most := 4 * (1 + int(over/steadyTurn)); w.limit.Requests.Burst >= 10 && entries > most {
+			t.Errorf("%d entries in %v: turns are shorter than %v", entries, over, steadyTurn)
+		}
 	})
 }
 
