@@ -271,6 +271,16 @@ func (a admitter) limitError(t fsm.Target, err error) error {
 // Take implements [proxy.Admitter].
 func (a admitter) Take(context.Context, *limit.Subject, time.Duration) error { return nil }
 
+// Meter implements [proxy.Admitter].
+func (a admitter) Meter(*limit.Subject, limit.Resource, lease.Waker) proxy.Meter { return noMeter{} }
+
+// noMeter is that of a connection under no limit on bandwidth.
+type noMeter struct{}
+
+func (noMeter) Take(n int) int { return n }
+func (noMeter) Put(int)        {}
+func (noMeter) End()           {}
+
 // Limit implements [proxy.Admitter].
 func (a admitter) Limit(t fsm.Target) (limit.Limit, bool) {
 	table := a.manager.Table()
