@@ -48,7 +48,7 @@ cluster: build ## run the three nodes of examples/three-nodes in the foreground;
 	@$(GO) build -o bin/weir-demo ./examples/demo
 	@exec bin/weir-demo
 
-demo: build ## the same, with a counting upstream, workers on all nodes and a live line
+demo: build ## as cluster, with an upstream that counts, workers on all nodes and a live line
 	@$(GO) build -o bin/weir-demo ./examples/demo
 	@exec bin/weir-demo -load
 
@@ -64,28 +64,28 @@ e2e: # the built binary, as real processes; -v prints what was measured
 	@[ "$$(id -u)" = 0 ] || echo "*** NOT TESTED: partitions need root ***" >&2
 	$(GO) test -race -v -parallel 4 -timeout 20m ./e2e
 
-partitions: needs ## cut real nodes off from each other, as root (COUNT=10: ten times)
+partitions: needs ## cut real nodes off from each other; needs root (COUNT=10: ten times)
 	@[ "$$(id -u)" = 0 ] || { echo "*** NOT TESTED: partitions need root ***" >&2; exit 1; }
 	$(GO) test -race -v -run '^TestPartition' -parallel 4 -count $(COUNT) -timeout $$(($(COUNT) * 5 + 5))m ./e2e
 
-long: needs ## run what takes longer than make test: ROUNDS_LONG (10) rounds of two clusters under faults, and SEEDS_LONG seeds of the simulation
+long: needs ## run the long tests: ROUNDS_LONG (10) rounds of two clusters, SEEDS_LONG seeds of the simulation
 	WEIR_E2E_ROUNDS=$(ROUNDS_LONG) $(GO) test -race -v -run '^TestTwoClustersUnderFaults$$' -timeout 20m ./e2e
 	$(GO) run ./lease/leasetest/sim -seeds $(SEEDS_LONG) -first $(FIRST_LONG)
 
-linear: needs ## check for LINEAR (10m) under faults that limits are linearisable
+linear: needs ## check that limits are linearisable, under faults for LINEAR (10m)
 	WEIR_E2E_LINEAR=$(LINEAR) $(GO) test -race -v -run '^TestLimitsAreLinearisable' -timeout 0 ./e2e
 
-screenshots: needs ## write docs/ui/*.png: the page in Chromium, over three nodes under load, as root
+screenshots: needs ## write docs/ui/*.png: the page in Chromium, with three nodes under load; needs root
 	@[ "$$(id -u)" = 0 ] || { echo "screenshots need root: the nodes get an /etc/hosts of their own" >&2; exit 1; }
 	WEIR_E2E_SCREENSHOTS='$(CURDIR)/docs/ui' $(GO) test -v -run '^TestScreenshots$$' ./e2e
 
-sim: ## run SEEDS (1000000) seeds of the simulated cluster, from FIRST on
+sim: ## simulate the cluster under faults, with SEEDS (1000000) seeds from FIRST on
 	$(GO) run ./lease/leasetest/sim -seeds $(SEEDS) -first $(FIRST)
 
-docs: ## regenerate the parts of docs/ that come from the code: configuration, API, metrics, man pages
+docs: ## regenerate the parts of docs/ that come from the code
 	$(GO) test ./api ./config ./cmd/weir -run 'Document$$' -write-docs
 
-check: format vet lint tidy arrows deploy test ## format, vet, lint, dependencies, who may import whom, and all tests
+check: format vet lint tidy arrows deploy test ## format, vet, lint, check dependencies, imports and deploy/, and run all tests
 
 format:
 	@bad=$$(gofmt -l $$(git ls-files '*.go')); \
@@ -102,7 +102,7 @@ lint:
 tidy:
 	$(GO) mod tidy -diff
 
-deploy: ## check what is in deploy/ with the parsers and schemas of those who read it
+deploy: ## check deploy/ with the parsers and schemas of the programs that read it
 	cd deploy/check && $(GO) vet . && $(GO) test .
 	cd deploy/release && $(GO) vet . && $(GO) test .
 
@@ -110,7 +110,7 @@ arrows:
 	$(GO) test ./e2e/arrows
 
 # Exit code 3 of govulncheck is a finding; any other failure says that nothing was looked for.
-vuln: ## look for known vulnerabilities that weir's code reaches; needs the network, or a copy of the database (VULNDB=file:///…)
+vuln: ## look for known vulnerabilities; needs the network or a database (VULNDB=file:///…)
 	@$(GO) tool govulncheck $(if $(VULNDB),-db '$(VULNDB)') ./...; code=$$?; \
 	case $$code in \
 	0) ;; \
@@ -119,13 +119,13 @@ vuln: ## look for known vulnerabilities that weir's code reaches; needs the netw
 	esac
 
 # VULN=skip builds without having looked for known vulnerabilities, where their database can't be reached.
-release: ## build bin/release: archives for PLATFORMS, SHA256SUMS and bills of materials, from a commit (VULN=skip)
+release: ## build the archives for PLATFORMS in bin/release, from a commit (VULN=skip)
 	@if [ '$(VULN)' = skip ]; then echo '*** NOT CHECKED for known vulnerabilities (VULN=skip): do not publish this ***' >&2; \
 	else $(MAKE) --no-print-directory vuln; fi
 	cd deploy/release && $(GO) run . -root '$(CURDIR)' -out '$(CURDIR)/bin/release' -platforms '$(PLATFORMS)'
 
 # Two clones of the same commit, each with a build cache of its own.
-reproducible: ## prove that two builds of a release, in two places, have the same bytes
+reproducible: ## check that two builds of a release, in two places, have the same bytes
 	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
 	git clone -q --no-local . "$$dir/one" && git clone -q --no-local "$$dir/one" "$$dir/two/deeper" && \
 	for place in one two/deeper; do \
@@ -134,7 +134,7 @@ reproducible: ## prove that two builds of a release, in two places, have the sam
 	diff "$$dir/one/bin/release/SHA256SUMS" "$$dir/two/deeper/bin/release/SHA256SUMS" && cat "$$dir/one/bin/release/SHA256SUMS" && echo 'both builds have the same bytes'
 
 # The binary that is measured keeps its symbols, for perf; they cost it nothing.
-bench: ## measure weir beside the smallest relay and other proxies (WORKLOADS=churn,http ROUNDS=3 PEERS= LOG=warn BASE=old.json PROFILE=perf|strace|pprof)
+bench: ## compare weir with a minimal relay and other proxies; docs/performance.md has the settings
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/bench-weir ./cmd/weir
 	$(GO) build -o bin/bench-relay ./e2e/bench/relay
 	$(GO) build -o bin/bench ./e2e/bench

@@ -9,36 +9,36 @@ import (
 	"strings"
 )
 
-// Headers of weir's own.
+// weir's own headers.
 const (
 	// HeaderIndex carries the log index of a write.
 	HeaderIndex = "Weir-Index"
 	// headerTable carries, between nodes, the table index that makes a write visible.
 	headerTable = "Weir-Table-Index"
-	// headerForwarded names the node that has forwarded a request.
+	// headerForwarded names the node that forwarded a request.
 	headerForwarded = "Weir-Forwarded"
-	// headerNotLeader marks the answer of a node that was asked as the leader and isn't: nothing
-	// was written.
+	// headerNotLeader marks the answer of a node that was asked as the leader but does not lead:
+	// nothing was written.
 	headerNotLeader = "Weir-Not-Leader"
 )
 
-// answer is a successful outcome, before it is written.
+// answer is a successful result that has yet to be encoded.
 type answer struct {
 	status int // 0: 200
 	body   any
 	etag   string
 	index  uint64 // a write's log index
-	table  uint64 // the table index from which on the write is visible
+	table  uint64 // the first table index at which the write is visible
 }
 
-// reply is an answer as it goes over the wire, whoever made it.
+// reply is an encoded answer, of this node or of another.
 type reply struct {
 	status int
 	header http.Header
 	body   []byte
 }
 
-// reading serves what only reads, or acts on this node alone.
+// reading serves an endpoint that only reads, or acts on this node alone.
 func reading(f func(*http.Request) (answer, error)) endpoint {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		a, err := f(r)
@@ -59,7 +59,7 @@ func reading(f func(*http.Request) (answer, error)) endpoint {
 	}
 }
 
-// bodiless serves what acts, and takes no fields.
+// bodiless serves an action that takes no fields in a body.
 func bodiless(e endpoint) endpoint {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		body, err := readBody(w, r, maxBody)
@@ -105,7 +105,7 @@ func (rep reply) write(w http.ResponseWriter) {
 	_, _ = w.Write(rep.body) // a client that has gone is no error here
 }
 
-// etag is the entity tag of what was last changed at a log index.
+// etag returns the entity tag of something that was last changed at a log index.
 func etag(index uint64) string { return `"` + strconv.FormatUint(index, 10) + `"` }
 
 // noneMatch reports whether a read's If-None-Match names the tag, by the weak comparison of RFC
@@ -122,7 +122,7 @@ func noneMatch(values []string, tag string) bool {
 	return false
 }
 
-// readingFor is reading for what is answered otherwise to peers.
+// readingFor is reading for an endpoint that answers peers differently.
 func readingFor(peer bool, f func(r *http.Request, peer bool) (answer, error)) endpoint {
 	return reading(func(r *http.Request) (answer, error) { return f(r, peer) })
 }

@@ -7,22 +7,23 @@ import (
 	"github.com/weirproxy/weir/fsm"
 )
 
-// The audit is those lines of the log, at level info and named audit, that say who has changed
-// something, from where, through which node, and how it was before. A change of the cluster is told
-// by the leader, which carries it out; what concerns one node, by that.
+// The audit consists of the log lines at level info named "audit". They record each change with its
+// author, its origin, the node that took it, and the former state. The leader logs changes of the
+// cluster, since it carries them out; each node logs changes of its own.
 
-// Headers that carry, between nodes, who the caller of a write is that is sent on.
+// Headers that carry, between nodes, the original caller of a forwarded write.
 const (
 	headerClient = "Weir-Client" // the address
 	headerAuth   = "Weir-Auth"   // as Author has it
 )
 
-// changesTold bounds the lines of one write; a last one counts the others.
+// changesTold bounds the audit lines of one write. A last line counts the remaining changes.
 const changesTold = 10_000
 
 type authorKey struct{}
 
-// withAuthor notes who makes a write: what the node that has sent it on says, or the caller.
+// withAuthor adds the author of a write to a context: the one that the forwarding node names, or
+// the caller.
 func (s *Server) withAuthor(ctx context.Context, r *http.Request, peer bool) context.Context {
 	a := Author{Source: "api", Node: s.cfg.Node, Client: r.RemoteAddr, Auth: "none"}
 	switch {
@@ -34,7 +35,7 @@ func (s *Server) withAuthor(ctx context.Context, r *http.Request, peer bool) con
 	return context.WithValue(ctx, authorKey{}, a)
 }
 
-// authorOf is who makes the write; without a caller it is this node's config.
+// authorOf returns the author of a write. Without a caller it is this node's config.
 func (s *Server) authorOf(ctx context.Context) Author {
 	a, ok := ctx.Value(authorKey{}).(Author)
 	if !ok {
@@ -43,7 +44,7 @@ func (s *Server) authorOf(ctx context.Context) Author {
 	return a
 }
 
-// passOn puts the author of a write into a request to another node.
+// passOn adds the author of a write to a request to another node.
 func (a Author) passOn(h http.Header) {
 	for name, value := range map[string]string{headerClient: a.Client, headerAuth: a.Auth} {
 		if value != "" {
@@ -52,14 +53,14 @@ func (a Author) passOn(h http.Header) {
 	}
 }
 
-// note writes one line of the audit: what was done, and by whom.
+// note writes one audit line, with the action and its author.
 func (s *Server) note(ctx context.Context, what string, args ...any) {
 	by := s.authorOf(ctx)
 	s.audit.Info(what, append(args, "client", by.Client, "auth", by.Auth, "through", by.Node)...)
 }
 
-// noteLimits tells the audit, and the events, what a write has changed, who made it, and from
-// where.
+// noteLimits records the changes of a write, its author and its origin, in the audit and in the
+// events.
 func (s *Server) noteLimits(ctx context.Context, source fsm.Source, index uint64, changes []Change) {
 	by := s.authorOf(ctx)
 	by.Source = source.String()

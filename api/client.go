@@ -14,14 +14,14 @@ import (
 	"time"
 )
 
-// DefaultAddr is where a node's API listens unless its config says otherwise.
+// DefaultAddr is the default address of a node's API.
 const DefaultAddr = "http://127.0.0.1:8081"
 
-// maxRetryAfter bounds, in seconds, what a client believes of a Retry-After.
+// maxRetryAfter bounds, in seconds, the Retry-After that a client accepts.
 const maxRetryAfter = 3600
 
-// Client calls one node's API. Its methods return an *[Error] when the node refuses, and another
-// error when it couldn't be asked. It is safe for concurrent use.
+// Client calls one node's API. Its methods return an *[Error] if the node refuses, and another
+// error if the call failed otherwise. It is safe for concurrent use.
 type Client struct {
 	base  url.URL
 	token string
@@ -30,8 +30,8 @@ type Client struct {
 }
 
 // NewClient makes a client for the node at addr ("http://host:port", or "host:port"; "" is
-// [DefaultAddr]). token may be empty. transport may be nil: then the client has its own, which
-// heeds no proxy settings, because weir's workers have them set to weir itself.
+// [DefaultAddr]). token may be empty. If transport is nil, the client has its own, which ignores
+// proxy settings: weir's workers have them set to weir itself.
 func NewClient(addr, token string, transport http.RoundTripper) (*Client, error) {
 	if addr == "" {
 		addr = DefaultAddr
@@ -67,25 +67,24 @@ func (c *Client) Tee(w io.Writer) *Client {
 // CloseIdle closes connections that are kept for reuse.
 func (c *Client) CloseIdle() { c.http.CloseIdleConnections() }
 
-// Error is a node's refusal: its status, title, detail and code, and when to try again. The
-// [Problem] in it is found by errors.As too.
+// Error is a node's refusal. errors.As also finds the [Problem] in it.
 type Error struct {
 	Problem
-	// RetryAfter is how long the node asks to be left alone; 0: it doesn't say.
+	// RetryAfter is the pause that the node asks for; 0: none given.
 	RetryAfter time.Duration
 }
 
-// Unwrap is the problem as the node sent it.
+// Unwrap returns the problem as the node sent it.
 func (e *Error) Unwrap() error { return &e.Problem }
 
-// call is one request; the zero value of each field leaves it out.
+// call describes one request. Zero fields are left out.
 type call struct {
 	method string
 	path   string // escaped
 	query  url.Values
 	header http.Header
 	body   any
-	// stream is a body that is sent as it is, instead.
+	// stream is a raw body, sent instead.
 	stream io.Reader
 }
 
@@ -163,7 +162,7 @@ func (c *Client) request(ctx context.Context, k call) (*http.Request, error) {
 	return req, nil
 }
 
-// refusal makes of an error answer the error that the client returns.
+// refusal turns an error answer into the client's error.
 func refusal(status int, h http.Header, body []byte) error {
 	e := new(Error)
 	var p *Problem
@@ -177,8 +176,8 @@ func refusal(status int, h http.Header, body []byte) error {
 	return e
 }
 
-// decodeProblem reads an error answer; one that isn't a problem (a proxy's in between, perhaps)
-// becomes one.
+// decodeProblem reads an error answer. An answer that is no problem, perhaps of a proxy on the way,
+// is made into one.
 func decodeProblem(status int, h http.Header, body []byte) error {
 	p := new(Problem)
 	if strings.HasPrefix(h.Get("Content-Type"), "application/problem+json") && json.Unmarshal(body, p) == nil && p.Status != 0 {
@@ -192,24 +191,24 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 	return do[Status](ctx, c, call{method: "GET", path: "/v1/status"})
 }
 
-// Ready returns nil when the node can admit connections.
+// Ready returns nil if the node can admit connections.
 func (c *Client) Ready(ctx context.Context) error {
 	_, err := do[Health](ctx, c, call{method: "GET", path: pathReadyz})
 	return err
 }
 
-// Healthy returns nil when the node answers.
+// Healthy returns nil if the node answers.
 func (c *Client) Healthy(ctx context.Context) error {
 	_, err := do[Health](ctx, c, call{method: "GET", path: pathHealthz})
 	return err
 }
 
-// Metrics are the node's, in Prometheus's text format.
+// Metrics returns the node's metrics in Prometheus's text format.
 func (c *Client) Metrics(ctx context.Context) ([]byte, error) {
 	return c.send(ctx, call{method: "GET", path: "/metrics"})
 }
 
-// OpenAPI is the description of the API, OpenAPI 3.1, that the node serves.
+// OpenAPI returns the node's description of the API, in OpenAPI 3.1.
 func (c *Client) OpenAPI(ctx context.Context) (json.RawMessage, error) {
 	return do[json.RawMessage](ctx, c, call{method: "GET", path: "/v1/openapi.json"})
 }
@@ -224,12 +223,12 @@ func (c *Client) Drain(ctx context.Context) (Started, error) {
 	return do[Started](ctx, c, call{method: "POST", path: "/v1/drain"})
 }
 
-// Undrain makes a draining node take new work again.
+// Undrain makes a draining node accept new work again.
 func (c *Client) Undrain(ctx context.Context) (Started, error) {
 	return do[Started](ctx, c, call{method: "DELETE", path: "/v1/drain"})
 }
 
-// Leave starts taking the node out of the cluster.
+// Leave starts to remove the node from the cluster.
 func (c *Client) Leave(ctx context.Context) (Started, error) {
 	return do[Started](ctx, c, call{method: "POST", path: "/v1/leave"})
 }
@@ -239,14 +238,14 @@ func (c *Client) Reload(ctx context.Context) (Reloaded, error) {
 	return do[Reloaded](ctx, c, call{method: "POST", path: "/v1/reload"})
 }
 
-// ConnectionQuery chooses connections. The zero value asks for all of the node that is called.
+// ConnectionQuery selects connections. The zero value selects all of the node that is called.
 type ConnectionQuery struct {
 	Host string // only those to this host
-	Key  string // only those that are counted under this name, which is one of [Client.Hosts]
+	Key  string // only those that count under this name, as listed by [Client.Hosts]
 	Node string // those of another node; "*": of all
-	// Limit is the most that are answered; 0: as many as a node answers at once.
+	// Limit bounds the answer; 0: the node's maximum.
 	Limit int
-	After string // an earlier answer's Next, to go on behind it
+	After string // an earlier answer's Next, to continue after it
 }
 
 // Connections lists open upstream connections, the oldest first.
@@ -258,13 +257,13 @@ func (c *Client) Connections(ctx context.Context, q ConnectionQuery) (Connection
 	return do[ConnectionList](ctx, c, call{method: "GET", path: pathConnections, query: v})
 }
 
-// CloseConnection closes a connection of the node named, or with "" of the one that is called.
+// CloseConnection closes a connection of the named node or, with "", of the node that is called.
 func (c *Client) CloseConnection(ctx context.Context, node, id string) (ConnectionClosed, error) {
 	path := pathConnections + "/" + url.PathEscape(id)
 	return do[ConnectionClosed](ctx, c, call{method: "DELETE", path: path, query: values("node", node)})
 }
 
-// values makes a query of names and values in turn; empty values are left out.
+// values makes a query from alternating names and values; empty values are left out.
 func values(pairs ...string) url.Values {
 	v := url.Values{}
 	for i := 0; i+1 < len(pairs); i += 2 {
@@ -280,12 +279,12 @@ func (c *Client) RaftPeers(ctx context.Context) (RaftPeers, error) {
 	return do[RaftPeers](ctx, c, call{method: "GET", path: "/v1/raft/peers"})
 }
 
-// RemoveRaftPeer takes a peer out of the consensus group.
+// RemoveRaftPeer removes a peer from the consensus group.
 func (c *Client) RemoveRaftPeer(ctx context.Context, name string) (RaftPeerRemoved, error) {
 	return do[RaftPeerRemoved](ctx, c, call{method: "DELETE", path: "/v1/raft/peers/" + url.PathEscape(name)})
 }
 
-// TransferLeadership hands leadership to a peer, or with "" to the one that is furthest.
+// TransferLeadership hands leadership to a peer or, with "", to the most up-to-date one.
 func (c *Client) TransferLeadership(ctx context.Context, to string) (RaftTransferred, error) {
 	return do[RaftTransferred](ctx, c, call{method: "POST", path: "/v1/raft/transfer", body: RaftTransfer{To: to}})
 }

@@ -14,38 +14,36 @@ import (
 	"time"
 )
 
-// streamSilence is how long a stream may be silent before the client takes it for dead: three times
-// as long as a node is.
+// streamSilence is how long a stream may be silent before the client considers it dead: three of
+// the node's own intervals.
 const streamSilence = 3 * streamQuiet
 
-// errSilent ends a stream whose node says nothing any more, not even that it lives.
+// errSilent ends a stream on which not even the node's signs of life arrive.
 var errSilent = fmt.Errorf("nothing has come for %s", streamSilence)
 
-// EventQuery chooses what [Client.Events] tells. The zero value asks for everything that is
-// remembered and happens.
+// EventQuery selects the messages of [Client.Events]. The zero value selects all, past and present.
 type EventQuery struct {
-	// Types are "leader", "member", "limit", "reclaim", "fence" and "drain", which are events, and
-	// "status", "nodes" and "use", which tell the cluster's state once a second; none are all.
+	// Types selects the events "leader", "member", "limit", "reclaim", "fence" and "drain", and the
+	// states "status", "nodes" and "use", which are sent once a second. None selects all.
 	Types []string
-	// After is the last Notice's ID of an earlier stream: its events are not told again.
+	// After is the last Notice's ID of an earlier stream, after which this one continues.
 	After string
 }
 
 // Notice is one message of the event stream. One of the pointers is set.
 type Notice struct {
-	// ID is what goes on behind an event, in EventQuery.After; states have none.
+	// ID is an event's value for EventQuery.After; states have none.
 	ID     string
 	Event  *Event
 	Status *Status
 	Nodes  *Nodes
-	// Use is, in a stream's first, the use of all hosts; in the others, what has changed.
+	// Use is the use of all hosts in a stream's first message, and the changes in later ones.
 	Use *UseFrame
 }
 
-// Events follows the cluster: first come the events that the node remembers, and then everything as
-// it happens. It doesn't end but with an error, which is the last thing it yields: of the context,
-// of the node (an *[Error]), or of the connection. Going on after a lost connection is the
-// caller's: with After, and after a pause.
+// Events follows the cluster: first the events that the node remembers, then each new one. It ends
+// only with an error, which it yields last: of the context, of the node (an *[Error]), or of the
+// connection. After a lost connection, the caller can continue with After, and should pause first.
 func (c *Client) Events(ctx context.Context, q EventQuery) iter.Seq2[Notice, error] {
 	return func(yield func(Notice, error) bool) {
 		ctx, cancel := context.WithCancelCause(ctx)
@@ -60,7 +58,7 @@ func (c *Client) Events(ctx context.Context, q EventQuery) iter.Seq2[Notice, err
 	}
 }
 
-// errStopped: whoever ranges over the events wants no more of them.
+// errStopped says that the caller stopped the iteration.
 var errStopped = errors.New("stopped")
 
 // follow reads the stream until it ends; the error says why.
@@ -94,8 +92,8 @@ func (c *Client) follow(ctx context.Context, cancel context.CancelCauseFunc, q E
 	return readNotices(res.Body, func() { silent.Reset(streamSilence) }, yield)
 }
 
-// readNotices reads server-sent events, as the HTML standard writes them (section 9.2.6), as far as
-// weir sends them: one data line each. heard is called for every line.
+// readNotices reads server-sent events in the HTML standard's format (section 9.2.6), limited to
+// weir's own use of it: one data line each. heard is called for every line.
 func readNotices(r io.Reader, heard func(), yield func(Notice) bool) error {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(make([]byte, 0, 64<<10), maxPeerAnswer)
@@ -113,7 +111,7 @@ func readNotices(r io.Reader, heard func(), yield func(Notice) bool) error {
 		case "data":
 			data = append(data[:0], value...)
 		case "":
-			if len(lines.Bytes()) > 0 || name == "" { // a comment, or nothing to tell
+			if len(lines.Bytes()) > 0 || name == "" { // a comment, or an event without a name
 				continue
 			}
 			n, known, err := decodeNotice(id, name, data)
@@ -132,7 +130,7 @@ func readNotices(r io.Reader, heard func(), yield func(Notice) bool) error {
 	return fmt.Errorf("the node has ended the stream: %w", io.ErrUnexpectedEOF)
 }
 
-// decodeNotice reads one message. One of a type that this client doesn't know is passed over.
+// decodeNotice decodes one message. It skips a type that this client does not know.
 func decodeNotice(id, name string, data []byte) (n Notice, known bool, err error) {
 	n.ID = id
 	var into any

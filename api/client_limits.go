@@ -10,12 +10,11 @@ import (
 // WriteOption changes how a limit is written.
 type WriteOption func(*call)
 
-// Evict also closes connections above a lowered limit, on each node its newest.
+// Evict also closes connections above a lowered limit, the newest on each node first.
 func Evict() WriteOption { return func(k *call) { k.query.Set("evict", "true") } }
 
-// IfIndex writes only if what is written over was last changed at this index: a Limit's
-// ModifyIndex, or for all limits the Index of Limits or of a dry run. Otherwise the write fails
-// with status 412.
+// IfIndex writes only if the present value was last changed at this index: a Limit's ModifyIndex,
+// or for all limits the Index of Limits or of a dry run. Otherwise the write fails with status 412.
 func IfIndex(index uint64) WriteOption {
 	return func(k *call) { k.header.Set("If-Match", etag(index)) }
 }
@@ -56,24 +55,24 @@ func (c *Client) DeleteLimit(ctx context.Context, pattern string, opts ...WriteO
 	return do[LimitDeleted](ctx, c, limitCall("DELETE", pattern, opts))
 }
 
-// ReplaceLimits makes the cluster's limits these.
+// ReplaceLimits replaces all the cluster's limits.
 func (c *Client) ReplaceLimits(ctx context.Context, ls []Limit, opts ...WriteOption) (LimitsReplaced, error) {
 	k := limitCall("PUT", "", opts)
 	k.body = Limits{Limits: append([]Limit{}, ls...)}
 	return do[LimitsReplaced](ctx, c, k)
 }
 
-// CompareLimits answers what ReplaceLimits would change, and changes nothing.
+// CompareLimits returns the changes that ReplaceLimits would make, and changes nothing.
 func (c *Client) CompareLimits(ctx context.Context, ls []Limit) (LimitsReplaced, error) {
 	dry := func(k *call) { k.query.Set("dry_run", "true") }
 	return c.ReplaceLimits(ctx, ls, dry)
 }
 
-// HostQuery chooses hosts; see [Hosts]. The zero value asks for the first page.
+// HostQuery selects hosts; see [Hosts]. The zero value selects the first page.
 type HostQuery struct {
 	Prefix string // only hosts that begin with it
 	Sort   string // a field's name: "host" (the default), or a number, the largest first: "in_use", "waiting", …
-	Limit  int    // the most that are answered, 1 to 10000; 0: 1000
+	Limit  int    // the size of the page, 1 to 10000; 0: 1000
 	After  string // an earlier answer's Next, to go on behind it
 	Local  bool   // only the use of the node that is called
 }
@@ -90,7 +89,7 @@ func (c *Client) Hosts(ctx context.Context, q HostQuery) (Hosts, error) {
 	return do[Hosts](ctx, c, call{method: "GET", path: pathHosts, query: v})
 }
 
-// Host tells the use of one host.
+// Host returns the use of one host.
 func (c *Client) Host(ctx context.Context, host string) (Host, error) {
 	return do[Host](ctx, c, call{method: "GET", path: pathHosts + "/" + url.PathEscape(host)})
 }

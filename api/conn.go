@@ -16,15 +16,15 @@ import (
 	"time"
 )
 
-// What net/http refuses by itself, a request that it can't read above all, never reaches a handler,
-// and it answers in plain text, or not at all to one that does not arrive in time. These
-// connections make problems of such answers: what is written while no handler answers is one of
-// them, whole, as net/http writes it.
+// Requests that net/http refuses by itself, above all malformed ones, never reach a handler.
+// net/http answers them in plain text, and does not answer a request that is too slow to arrive.
+// The connections here turn such answers into problems: anything that is written while no handler
+// runs is such an answer, written at once.
 //
-// On a listener that speaks TLS net/http must see the TLS connection itself, so there its own
-// answers stay as they are.
+// On a listener with TLS, net/http must see the TLS connection itself, so its own answers stay as
+// they are.
 
-// problemListener accepts connections on which all refusals are problems.
+// problemListener accepts connections on which every refusal is a problem.
 type problemListener struct{ net.Listener }
 
 func (l problemListener) Accept() (net.Conn, error) {
@@ -38,35 +38,35 @@ func (l problemListener) Accept() (net.Conn, error) {
 	return &problemConn{Conn: c}, nil
 }
 
-// problemConn is one of them.
+// problemConn is a connection of a problemListener.
 type problemConn struct {
 	net.Conn
 	phase atomic.Int32
-	begun atomic.Bool // something of the next request has come
+	begun atomic.Bool // a byte of the next request has come
 }
 
 // The phases of a connection.
 const (
-	phaseReading   int32 = iota // what is written is a refusal of net/http's
+	phaseReading   int32 = iota // anything written is a refusal of net/http's
 	phaseAnswering              // a handler writes
-	phaseRefused                // a refusal was sent: there is nothing more to say
+	phaseRefused                // a refusal was sent: nothing may follow
 )
 
 type connKey struct{}
 
-// connContext lets handlers find their connection.
+// connContext gives handlers access to their connection.
 func connContext(ctx context.Context, c net.Conn) context.Context {
 	return withOrigin(context.WithValue(ctx, connKey{}, c), c)
 }
 
-// handling notes that a handler answers from here on.
+// handling records that a handler answers from here on.
 func handling(r *http.Request) {
 	if c, ok := r.Context().Value(connKey{}).(*problemConn); ok {
 		c.phase.Store(phaseAnswering)
 	}
 }
 
-// connState notes that an answer has been sent, and whether a request is under way.
+// connState records that an answer has been sent, and whether a request is under way.
 func (s *Server) connState(conn net.Conn, state http.ConnState) {
 	s.conns.noteState(conn, state)
 	if c, ok := conn.(*problemConn); ok && state == http.StateIdle {
@@ -75,8 +75,8 @@ func (s *Server) connState(conn net.Conn, state http.ConnState) {
 	}
 }
 
-// Read implements [net.Conn]. A request that has begun and does not arrive in time is answered with
-// 408, which net/http leaves out.
+// Read implements [net.Conn]. A request that has begun but does not arrive in time is answered with
+// 408, which net/http omits.
 func (c *problemConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	if n > 0 {
@@ -109,7 +109,8 @@ func (c *problemConn) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// CloseWrite ends what is sent, and lets the client read it: net/http asks for it behind a refusal.
+// CloseWrite closes the sending side; net/http calls it after a refusal, so that the client can
+// read that.
 func (c *problemConn) CloseWrite() error {
 	if w, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return w.CloseWrite()
@@ -117,8 +118,8 @@ func (c *problemConn) CloseWrite() error {
 	return nil
 }
 
-// ownAnswer makes a problem of a refusal that net/http has written: its status line is "HTTP/1.1
-// 400 Bad Request", or that with a colon and the reason.
+// ownAnswer turns a refusal of net/http's into a problem. The status line of such a refusal is
+// "HTTP/1.1 400 Bad Request", or that with a colon and the reason.
 func ownAnswer(b []byte) (*Problem, bool) {
 	line, _, _ := bytes.Cut(b, []byte("\r\n"))
 	version, rest, _ := strings.Cut(string(line), " ")
@@ -133,7 +134,7 @@ func ownAnswer(b []byte) (*Problem, bool) {
 		if why == "" {
 			why = "its first line or one of its headers is malformed"
 		}
-		return malformed("this is no HTTP request: %s", why), true
+		return malformed("this is not an HTTP request: %s", why), true
 	case http.StatusRequestHeaderFieldsTooLarge:
 		return problemf(status, "head_too_large", "the request's head is longer than %d bytes", maxHeader), true
 	case http.StatusNotImplemented:
@@ -146,7 +147,7 @@ func ownAnswer(b []byte) (*Problem, bool) {
 	return problemf(status, "refused", "the request was refused: %s", http.StatusText(status)), true
 }
 
-// message is a whole HTTP/1.1 response with the problem, after which the connection is closed.
+// message returns a whole HTTP/1.1 response with the problem, after which the connection closes.
 func (p *Problem) message() []byte {
 	body, _ := json.Marshal(p) // the type always encodes
 	body = append(body, '\n')

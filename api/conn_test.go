@@ -36,8 +36,8 @@ func TestRefusalsOfTheLibrary(t *testing.T) {
 		status       int
 		code, detail string
 	}{
-		{"GET /v1/status\r\n\r\n", 400, "malformed", "no HTTP request"},
-		{"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400, "malformed", "no HTTP request"},
+		{"GET /v1/status\r\n\r\n", 400, "malformed", "not an HTTP request"},
+		{"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400, "malformed", "not an HTTP request"},
 		{"GET /v1/status HTTP/1.1\r\n\r\n", 400, "malformed", "missing required Host header"},
 		{"GET /v1/status HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n", 400, "malformed", ""},
 		{"GET /v1/status HTTP/1.1\r\nHost: localhost\r\nA b: c\r\n\r\n", 400, "malformed", ""},

@@ -19,18 +19,18 @@ import (
 // ConnectionList answers GET /v1/connections.
 type ConnectionList struct {
 	Connections []Connection `json:"connections"` // oldest first
-	// Next, when there are more, is what to send as after for them.
+	// Next is the value of after for the next page, if there is one.
 	Next string `json:"next,omitempty"`
-	// Unreachable are nodes that were asked and didn't answer.
+	// Unreachable lists the nodes that were asked and did not answer.
 	Unreachable []Unreachable `json:"unreachable,omitempty"`
 }
 
 // Connection is one open upstream connection.
 type Connection struct {
 	ID     string    `json:"id"`             // unique on its node
-	Node   string    `json:"node"`           // whose it is
+	Node   string    `json:"node"`           // the node that has it open
 	Client string    `json:"client"`         // the worker's address; "" for one that is kept for reuse
-	User   string    `json:"user,omitempty"` // who has opened it; "" where the proxy asks nobody
+	User   string    `json:"user,omitempty"` // the authenticated user; "" if the proxy has no users
 	Host   string    `json:"host"`           // normalised
 	Port   uint16    `json:"port"`
 	Kind   string    `json:"kind"` // "connect", "http", "upgrade" or "idle"
@@ -47,30 +47,30 @@ type ConnectionClosed struct {
 	Closed string `json:"closed"`
 }
 
-// Connections are this node's open upstream connections.
+// Connections provides this node's open upstream connections.
 type Connections interface {
-	// Connections lists those to a normalised host, or with "" all. Age need not be set.
+	// Connections lists the connections to a normalised host, or with "" all. Age need not be set.
 	Connections(host string) []Connection
-	// CloseConnection starts to close one; false when there is none with this id.
+	// CloseConnection starts to close a connection. It returns false if none has this id.
 	CloseConnection(id string) bool
 }
 
-// everyNode is, as a call's node, all there are.
+// everyNode, as a call's node, means all nodes.
 const everyNode = "*"
 
-// connectionsMost is how many connections one answer holds, also where no limit is given.
+// connectionsMost bounds the connections of one answer, even if no limit is given.
 const connectionsMost = 10_000
 
-// connectionListing is a question for connections.
+// connectionListing is a query for connections.
 type connectionListing struct {
 	host  string // normalised; "" is any
-	key   string // what they are counted under; "" is anything
+	key   string // the name that they count under; "" is any
 	limit int
 	after connectionCursor
 }
 
-// connectionCursor is where a page ended: its last connection's place in the order. The zero cursor
-// stands before all.
+// connectionCursor is the end of a page: its last connection's place in the order. The zero cursor
+// precedes all.
 type connectionCursor struct {
 	since    int64 // unix time in nanoseconds
 	node, id string
@@ -114,7 +114,7 @@ func parseConnectionListing(q url.Values) (l connectionListing, err error) {
 	return l, err
 }
 
-// page sorts connections, the oldest first, cuts the page out of them and says how to go on.
+// page sorts connections, the oldest first, and returns one page of them and the next cursor.
 func (l connectionListing) page(all []Connection) (page []Connection, next string) {
 	page = slices.DeleteFunc(all, func(c Connection) bool {
 		return l.after != connectionCursor{} && cursorAt(c).compare(l.after) <= 0
@@ -127,9 +127,9 @@ func (l connectionListing) page(all []Connection) (page []Connection, next strin
 	return page, cursorAt(page[l.limit-1]).String()
 }
 
-// connections answers GET /v1/connections[?host=][&key=][&node=][&limit=][&after=]. host keeps
-// those to one host; key, which is a name that GET /v1/hosts lists, those that are counted under
-// it. node asks another node, or with "*" all.
+// connections answers GET /v1/connections[?host=][&key=][&node=][&limit=][&after=]. host selects
+// the connections to one host. key selects those that count under a name of GET /v1/hosts. node
+// asks another node or, with "*", all.
 func (s *Server) connections(r *http.Request, peer bool) (answer, error) {
 	q, err := query(r, "host", "key", "node", "limit", "after")
 	if err != nil {
@@ -153,7 +153,7 @@ func (s *Server) connections(r *http.Request, peer bool) (answer, error) {
 	return answer{body: body}, err
 }
 
-// localConnections are this node's.
+// localConnections returns this node's connections.
 func (s *Server) localConnections(l connectionListing) []Connection {
 	now := time.Now()
 	table := s.deps.View.Table()
@@ -168,7 +168,7 @@ func (s *Server) localConnections(l connectionListing) []Connection {
 	return list
 }
 
-// countedAs is the name under which a connection counts.
+// countedAs returns the name under which a connection counts.
 func countedAs(t *fsm.Table, c Connection) string {
 	target, err := fsm.ParseTarget(net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port))), 0)
 	if err != nil {
@@ -178,9 +178,9 @@ func countedAs(t *fsm.Table, c Connection) string {
 	return key.Name
 }
 
-// allConnections are those of every node. What is among the first of all is among the first on its
-// own node, so that no more than two pages are held at a time. (That a node has more than a page
-// says that there is another.)
+// allConnections returns a page of all nodes' connections. Any connection on that page is also on
+// its own node's page, so at most two pages are held at a time. If a node has more than a page,
+// there is a next page.
 func (s *Server) allConnections(ctx context.Context, q url.Values, l connectionListing) ConnectionList {
 	var body ConnectionList
 	page, next := l.page(s.localConnections(l))
@@ -196,7 +196,7 @@ func (s *Server) allConnections(ctx context.Context, q url.Values, l connectionL
 	return body
 }
 
-// connectionsOf are another node's.
+// connectionsOf returns another node's connections.
 func (s *Server) connectionsOf(ctx context.Context, node string, q url.Values) (ConnectionList, error) {
 	p, err := s.peerNamed(node)
 	if err != nil {
@@ -212,13 +212,13 @@ func (s *Server) peerNamed(node string) (Peer, error) {
 	peers := s.deps.Peers.Peers()
 	i := slices.IndexFunc(peers, func(p Peer) bool { return p.Name == node })
 	if i < 0 {
-		return Peer{}, problemf(http.StatusNotFound, "not_found", "there is no node %q: GET %s lists those there are", node, pathNodes)
+		return Peer{}, problemf(http.StatusNotFound, "not_found", "there is no node %q: GET %s lists the nodes", node, pathNodes)
 	}
 	return peers[i], nil
 }
 
-// notReached is what a caller is told of a node that could not be asked; a problem of the node's
-// own goes through.
+// notReached turns a failed call of a node into the caller's error. A problem that the node sent
+// passes unchanged.
 func notReached(node string, err error) error {
 	var p *Problem
 	if err == nil || errors.As(err, &p) {
@@ -244,7 +244,7 @@ func (s *Server) closeConnection(r *http.Request, peer bool) (answer, error) {
 	return answer{body: ConnectionClosed{Closed: id}}, nil
 }
 
-// closeAt has another node close a connection.
+// closeAt makes another node close a connection.
 func (s *Server) closeAt(r *http.Request, node, id string) (answer, error) {
 	p, err := s.peerNamed(node)
 	if err != nil {

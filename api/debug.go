@@ -17,7 +17,7 @@ const (
 	pathLogs   = "/v1/logs"
 	pathSystem = "/v1/system"
 
-	logLines    = 200  // of GET /v1/logs, unless it asks for another number
+	logLines    = 200  // the default of GET /v1/logs
 	maxLogLines = 1000 // that a node remembers
 )
 
@@ -30,8 +30,8 @@ type NodeConfig struct {
 // Setting is one attribute of a node's configuration.
 type Setting struct {
 	Path  string `json:"path"`  // "proxy.listen"
-	Value string `json:"value"` // as the file would have it; a secret is "(hidden)"
-	// At is file:line where the config sets it; absent: it is the default, or follows from others.
+	Value string `json:"value"` // in the file's syntax; a secret is "(hidden)"
+	// At is the file:line that sets it; absent for a default or derived value.
 	At string `json:"at,omitempty"`
 }
 
@@ -54,17 +54,17 @@ type System struct {
 	PID     int       `json:"pid"`
 	Started time.Time `json:"started"`
 	Now     time.Time `json:"now"` // by the node's clock
-	// OpenFiles are the process's open descriptors; -1 where the system does not tell.
+	// OpenFiles counts the process's open descriptors; -1 if the system does not say.
 	OpenFiles int    `json:"open_files"`
 	MaxFiles  uint64 `json:"max_files"`
-	// DataFree and DataTotal are bytes on the file system of data_dir; 0 without one.
+	// DataFree and DataTotal describe the file system of data_dir, in bytes; 0 without one.
 	DataFree  uint64 `json:"data_free"`
 	DataTotal uint64 `json:"data_total"`
 }
 
-// Diagnostics is what a support bundle holds of a node beyond what it shows anyway.
+// Diagnostics provides a node's part of a support bundle, beyond the other endpoints.
 type Diagnostics interface {
-	// Settings lists the configuration that runs, without secrets.
+	// Settings lists the running configuration, without secrets.
 	Settings() []Setting
 	// RecentLog returns the newest lines of the node's log, at most n, oldest first.
 	RecentLog(n int) []string
@@ -72,8 +72,8 @@ type Diagnostics interface {
 	System() System
 }
 
-// debugRoutes tell of this node, or of another that ?node= names. They are for who may do
-// everything: logs name clients, and a profile slows the node down.
+// debugRoutes describe this node, or the node in ?node=. They need full access, because logs name
+// clients, and a profile slows the node down.
 func (s *Server) debugRoutes(peer bool) router {
 	own := func(f func(*http.Request) (answer, error)) map[string]endpoint {
 		return map[string]endpoint{"GET": s.confidential(peer, s.atNode(peer, reading(f)))}
@@ -114,9 +114,9 @@ func (s *Server) system(r *http.Request) (answer, error) {
 	return answer{body: s.deps.Diagnostics.System()}, nil
 }
 
-// confidential lets an endpoint answer only who may do everything: who has shown the token for that
-// or, where none is set at all and so nobody but this machine is listened to, a process on it. A
-// page in a browser there is none.
+// confidential restricts an endpoint to callers with full access: those with the token for it or,
+// if no token is set and the node listens on loopback only, processes on this machine. A page in a
+// browser is refused then.
 func (s *Server) confidential(peer bool, serve endpoint) endpoint {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		known := s.guard.tokens.Load()
@@ -142,7 +142,7 @@ func fromLoopback(r *http.Request) bool {
 	return err == nil && addr.Unmap().IsLoopback()
 }
 
-// atNode lets the node that ?node= names answer in place of this one.
+// atNode passes a request with ?node= on to that node.
 func (s *Server) atNode(peer bool, serve endpoint) endpoint {
 	if peer {
 		return serve
@@ -167,7 +167,7 @@ func (s *Server) atNode(peer bool, serve endpoint) endpoint {
 		if err != nil {
 			return err
 		}
-		seconds, _ := strconv.Atoi(q.Get("seconds")) // a wrong one is the node's to refuse
+		seconds, _ := strconv.Atoi(q.Get("seconds")) // the node refuses a wrong value
 		most := s.cfg.PeerTimeout + time.Duration(min(max(seconds, 0), maxProfileSeconds))*time.Second
 		ctx, cancel := context.WithTimeout(r.Context(), most)
 		defer cancel()
@@ -180,12 +180,12 @@ func (s *Server) atNode(peer bool, serve endpoint) endpoint {
 	}
 }
 
-// Config tells the configuration that a node runs, without secrets; "" is the client's own node.
+// Config returns the configuration that a node runs, without secrets; "" is the client's own node.
 func (c *Client) Config(ctx context.Context, node string) (NodeConfig, error) {
 	return do[NodeConfig](ctx, c, call{method: http.MethodGet, path: pathConfig, query: atNode(node)})
 }
 
-// Logs tells the newest lines of a node's log, at most 1000.
+// Logs returns the newest lines of a node's log, at most 1000.
 func (c *Client) Logs(ctx context.Context, node string, lines int) (Logs, error) {
 	q := atNode(node)
 	q.Set("lines", strconv.Itoa(lines))
@@ -205,9 +205,8 @@ func atNode(node string) url.Values {
 	return q
 }
 
-// Fetch writes to w what a GET of path (with its query) answers, whatever that is: at most 64 MiB
-// of it. Where ctx ends before the answer does, what has come is written, and the error is the
-// context's.
+// Fetch writes the answer to a GET of path (with its query) to w, up to 64 MiB of it. If ctx ends
+// first, the part that has arrived is written, and the error is the context's.
 func (c *Client) Fetch(ctx context.Context, path string, w io.Writer) error {
 	req, err := c.request(ctx, call{method: http.MethodGet, path: path})
 	if err != nil {

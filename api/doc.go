@@ -2,14 +2,13 @@
 // each other, and the typed [Client] that the command line and the end-to-end tests use.
 //
 // There is one file per noun (limits, hosts, connections, …). Each noun's wire types stand at the
-// top of its file, are shared by server and client, and are the documentation of its JSON.
-// Everything that a noun needs from the node comes through a narrow interface declared beside it;
-// [Deps] collects them.
+// top of its file, are shared by server and client, and document its JSON. A noun gets everything
+// it needs from the node through a narrow interface declared beside it; [Deps] collects them.
 //
 // A request passes the guard (Host, token), the router, the media type check, and then an endpoint.
-// A write is first understood on the node that took it, so that nonsense is refused without a
-// leader, and then delivered: committed here if this node leads, otherwise sent on to the leader's
-// peer handler.
+// The node that took a write parses it first, so that a malformed one is refused without a leader.
+// Then it delivers the write: it commits it here if this node leads, and otherwise forwards it to
+// the leader's peer handler.
 //
 // # Decisions
 //
@@ -17,27 +16,27 @@
 // old. A write waits until the node that took it has seen it, so that a client reads its own writes
 // there; the cost is one more follower round trip per write.
 //
-// A request is forwarded once at most. A node that is asked as the leader and isn't says so, and
-// the node that asked tries again for a bounded time. A write whose outcome is unknown is repeated
-// only where repeating it is harmless.
+// A request is forwarded once at most. A node that is asked as the leader but does not lead says
+// so, and the asking node retries for a bounded time. A write whose outcome is unknown is repeated
+// only if repeating it is harmless.
 //
 // Unknown fields, unknown query parameters, duplicate keys and differently cased names are errors:
 // a misspelt dry_run must not become a write. The cost is that a newer client can't talk down to an
 // older server.
 //
-// Who follows the events gets the state of the whole cluster once a second: its first frame whole,
-// and after that what has changed. The node asks the others once for all who follow. One that
-// doesn't read for some seconds is let go, and comes back.
+// A client of the event stream gets the state of the whole cluster once a second: first all of it,
+// then the changes. The node asks the others once for all such clients. A client that does not read
+// for some seconds is disconnected, and can reconnect.
 //
-// The client follows the events as an iterator that doesn't reconnect: how long to wait, what to
-// show meanwhile, and whether the same node is still the one to ask, its caller knows better. Where
-// to go on is a field of the last event.
+// The Go client offers the events as an iterator that does not reconnect: its caller knows better
+// how long to wait, what to show meanwhile, and which node to ask. The last event's ID says where
+// to continue.
 //
-// A snapshot is no JSON and may be large, so it goes through as a stream, and what is sent is
-// checked as it comes. The node that takes one to restore sends the leader its limits alone, as the
-// log entry that they become: a gigabyte crosses the network once, and no node holds it. Its one
-// content type can't be sent by a page either.
+// A snapshot may be large and is not JSON, so it is streamed, and checked as it arrives. The node
+// that restores one sends the leader only the limits, as the log entry that they become: a gigabyte
+// crosses the network once, and no node holds it. A page can't send its content type without a
+// preflight either.
 //
-// Every other successful answer has a JSON body, also to DELETE, and status 200; 202 says that
+// Every other successful answer has a JSON body, even to DELETE, and status 200; 202 means that
 // something was started.
 package api

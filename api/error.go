@@ -10,50 +10,50 @@ import (
 	"github.com/weirproxy/weir/fsm"
 )
 
-// Errors that the interfaces in [Deps] answer with; wrapped ones keep their text as the detail.
+// Errors of the interfaces in [Deps]. Wrapping one adds text, which becomes the problem's detail.
 var (
-	// ErrNotLeader: this node doesn't lead, and nothing has been written.
+	// ErrNotLeader: this node does not lead, and nothing was written.
 	ErrNotLeader = errors.New("this node is not the leader")
-	// ErrNoLeader: nobody leads, and nothing has been written.
+	// ErrNoLeader: nobody leads, and nothing was written.
 	ErrNoLeader = errors.New("the cluster has no leader: a majority of its servers must be up and reach each other")
 	// ErrOutcomeUnknown: the write may or may not have been committed.
 	ErrOutcomeUnknown = errors.New("leadership or the connection to the leader was lost during the write: it may or may not have been applied; read it back before repeating it")
-	// ErrDiskFull: the disk of the node that must write has no room; nothing has been written.
+	// ErrDiskFull: the disk of the writing node is full, and nothing was written.
 	ErrDiskFull = errors.New("the disk is full: make room on the leader's data directory")
-	// ErrTooLarge: the write makes an entry that the log does not take.
+	// ErrTooLarge: the write is too large for one log entry.
 	ErrTooLarge = errors.New("the write is too large for one log entry: write less at a time")
-	// ErrMixedVersions: not all servers understand the write yet; nothing has been written.
+	// ErrMixedVersions: not all servers understand the write yet, and nothing was written.
 	ErrMixedVersions = errors.New("not all servers understand this write")
-	// ErrNotFound: the peer named doesn't exist.
+	// ErrNotFound: the named peer does not exist.
 	ErrNotFound = errors.New("not found")
-	// ErrConflict: the cluster's present state doesn't allow it.
+	// ErrConflict: the cluster's present state does not allow it.
 	ErrConflict = errors.New("conflict")
-	// ErrNoRaft: the node has role proxy, and so no Raft state of its own.
+	// ErrNoRaft: the node is a proxy, without Raft state of its own.
 	ErrNoRaft = errors.New("this node holds no Raft state")
-	// ErrInvalidConfig: the configuration that a reload has read is wrong, and nothing has changed.
+	// ErrInvalidConfig: a reload found errors in the config, and nothing has changed.
 	ErrInvalidConfig = errors.New("the configuration is invalid")
-	// ErrNotVisible: the write is committed, but this node hasn't seen it in time.
+	// ErrNotVisible: the write is committed, but did not reach this node in time.
 	ErrNotVisible = errors.New("the write is committed, but this node has not seen it yet")
 )
 
 // Problem is an error answer, RFC 9457. [Client] returns an [Error] for one.
 type Problem struct {
-	Type   string `json:"type"` // always about:blank: Code tells problems apart
+	Type   string `json:"type"` // always about:blank: Code distinguishes problems
 	Title  string `json:"title"`
 	Status int    `json:"status"`
-	// Detail says what is wrong and what to do, in a sentence.
+	// Detail says what is wrong and how to mend it, in a sentence.
 	Detail string `json:"detail"`
 	// Code names the problem for programs; codes are never renamed.
 	Code string `json:"code"`
-	// Index is the log index of a write that is committed all the same (code not_visible).
+	// Index is the log index of a write that was committed nevertheless (code not_visible).
 	Index uint64 `json:"index,omitempty"`
 
 	allow        string // the Allow header of a 405
 	authenticate string // the WWW-Authenticate header of a 401 or 403
-	notLeader    bool   // tells a node that has forwarded a request to look for the leader again
+	notLeader    bool   // the forwarding node must look for the leader again
 }
 
-// Error is the detail.
+// Error returns the detail.
 func (p *Problem) Error() string {
 	if p.Detail != "" {
 		return p.Detail
@@ -84,7 +84,7 @@ type errorRow struct {
 	code   string
 }
 
-// errorTable is the one place where errors become statuses. The first row that matches counts.
+// errorTable is the one place that maps errors to statuses. The first matching row counts.
 func errorTable() []errorRow {
 	return []errorRow{
 		{fsm.ErrPrecondition, http.StatusPreconditionFailed, "precondition_failed"},
@@ -108,8 +108,8 @@ func errorTable() []errorRow {
 	}
 }
 
-// problemOf turns any error into the problem that is answered. One that isn't in the table is the
-// server's fault, and its text, which may name files or addresses, stays out of the answer.
+// problemOf turns any error into a problem. An error that is not in the table is a fault of the
+// server. Its text stays out of the answer, because it may name files or addresses.
 func problemOf(err error) *Problem {
 	var p *Problem
 	if errors.As(err, &p) {

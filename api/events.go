@@ -10,18 +10,18 @@ import (
 	"time"
 )
 
-// Event is something that an operator wants to know of afterwards. GET /v1/events sends each as a
-// server-sent event named after its Type; which fields beside the first five are set depends on it.
+// Event is an occurrence that an operator may want to know of later. GET /v1/events sends each as a
+// server-sent event named after its Type, which also determines the fields beside the first five.
 type Event struct {
-	// Time is by the clock of the node that noted the event.
+	// Time is from the clock of the node that recorded the event.
 	Time time.Time `json:"time"`
-	// Type is "leader" (who leads), "member" (a node came, died or left), "limit" (one was
-	// changed), "reclaim" (slots of a session that has ended came back), "fence" (a node stopped
-	// using its slots) or "drain" (a node takes no new work, or takes it again).
+	// Type is "leader" (who leads), "member" (a node joined, died or left), "limit" (a limit
+	// changed), "reclaim" (the slots of an ended session came back), "fence" (a node stopped using
+	// its slots) or "drain" (a node refuses new work, or accepts it again).
 	Type string `json:"type"`
-	// Node is whom it is about; of a limit, the node that took the write.
+	// Node is the subject; for a limit, the node that took the write.
 	Node string `json:"node"`
-	// SeenBy is the node that noted it.
+	// SeenBy is the node that recorded the event.
 	SeenBy string `json:"seen_by"`
 	Text   string `json:"text"` // a sentence
 
@@ -32,7 +32,7 @@ type Event struct {
 	Session uint64   `json:"session,omitempty"` // reclaim
 	Why     string   `json:"why,omitempty"`     // reclaim: "expired", "left" or "taken over"
 	Slots   int64    `json:"slots,omitempty"`   // reclaim
-	Silent  Duration `json:"silent,omitempty"`  // reclaim: since the node was last heard
+	Silent  Duration `json:"silent,omitempty"`  // reclaim: time since the node was last heard
 	Severed int      `json:"severed,omitempty"` // fence: connections
 
 	Change *Change `json:"change,omitempty"` // limit
@@ -43,25 +43,25 @@ type Event struct {
 // Author is who changed a limit.
 type Author struct {
 	Source string `json:"source"`           // "api", or "config" for a reload
-	Node   string `json:"node"`             // that took the call, or reloaded
-	Client string `json:"client,omitempty"` // the caller's address; "" where a signal or the start did it
-	// Auth is what the caller has shown: "token", the one in api.token_file, or "none", where the
+	Node   string `json:"node"`             // the node that took the call, or reloaded
+	Client string `json:"client,omitempty"` // the caller's address; "" for a signal or the start
+	// Auth is how the caller authenticated: "token", the one in api.token_file, or "none", if the
 	// API asks for none.
 	Auth string `json:"auth,omitempty"`
 }
 
-// Bounds of what a node remembers.
+// Bounds of a node's log of events.
 const (
 	eventsKept   = 1000
 	changesNoted = 100 // events of one write; a last one counts the others
 )
 
-// EventLog is what a node remembers of events: its own, and those that other nodes have noted and
-// that it has fetched from them. The oldest fall out. What every node sees by itself (who leads,
-// who is there) is not fetched, so that it stands there once.
+// EventLog holds a node's events: its own, and those it has fetched from other nodes. The oldest
+// are dropped. Events that every node sees by itself (leaders, members) are not fetched, so that
+// each appears once.
 type EventLog struct {
 	node  string
-	epoch string // tells one process's numbers from another's
+	epoch string // distinguishes this process's numbers from another's
 	now   func() time.Time
 
 	mu      sync.Mutex
@@ -75,11 +75,11 @@ type EventLog struct {
 // logEntry is one event in a node's log.
 type logEntry struct {
 	number uint64
-	shared bool // it was noted here, and other nodes can't know of it but from here
+	shared bool // recorded here, and other nodes can learn of it from this one only
 	event  Event
 }
 
-// NewEventLog makes the log of the node named.
+// NewEventLog makes the log of the named node.
 func NewEventLog(node string) *EventLog {
 	return &EventLog{
 		node: node, epoch: strconv.FormatInt(time.Now().UnixNano(), 36), now: time.Now,
@@ -87,8 +87,7 @@ func NewEventLog(node string) *EventLog {
 	}
 }
 
-// Leader notes who leads, as far as this node knows; "" is nobody. The same as before is noted
-// once.
+// Leader records who leads, as far as this node knows; "" is nobody. Repetitions are not recorded.
 func (l *EventLog) Leader(name string, term uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -103,7 +102,7 @@ func (l *EventLog) Leader(name string, term uint64) {
 	l.add(false, Event{Type: "leader", Node: name, Term: term, Text: text})
 }
 
-// Member notes a node's health, as this node sees it. The same as before is noted once.
+// Member records a node's health, as this node sees it. Repetitions are not recorded.
 func (l *EventLog) Member(name, role, health string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -127,12 +126,12 @@ func (l *EventLog) Member(name, role, health string) {
 	l.add(false, Event{Type: "member", Node: name, Role: role, Health: health, Text: text})
 }
 
-// maxHealth bounds the members whose health is remembered: a proxy may have a new name at each
+// maxHealth bounds the members whose health is remembered. A proxy may have a new name at each
 // start.
 const maxHealth = 8192
 
-// forgetHealth makes room, those first that are there no more. Where one is back all the same, it
-// is noted as having joined.
+// forgetHealth makes room by forgetting members that are gone, or if that is not enough, all. A
+// member that returns afterwards is recorded as having joined.
 func (l *EventLog) forgetHealth() {
 	for name, health := range l.health {
 		if health == "left" || health == "dead" {
@@ -144,8 +143,8 @@ func (l *EventLog) forgetHealth() {
 	}
 }
 
-// Fenced notes that this node can't prove its session any more, and has severed so many connections
-// for that.
+// Fenced records that this node can no longer prove its session, and how many connections it
+// severed.
 func (l *EventLog) Fenced(severed int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -153,7 +152,7 @@ func (l *EventLog) Fenced(severed int) {
 	l.add(true, Event{Type: "fence", Node: l.node, Severed: severed, Text: text})
 }
 
-// Drain notes that this node has begun to drain, or takes new work again.
+// Drain records that this node has begun to drain, or accepts new work again.
 func (l *EventLog) Drain(draining bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -164,8 +163,8 @@ func (l *EventLog) Drain(draining bool) {
 	l.add(true, Event{Type: "drain", Node: l.node, Text: text})
 }
 
-// Reclaimed notes, on the leader, that a node's session has ended and its slots are the cluster's
-// again.
+// Reclaimed records, on the leader, that a node's session has ended and the cluster has its slots
+// back.
 func (l *EventLog) Reclaimed(node string, session uint64, why string, slots int64, silent time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -189,7 +188,7 @@ func plural(n int, noun string) string {
 	return fmt.Sprintf("%d %ss", n, noun)
 }
 
-// limits notes, on the leader, what one write has changed.
+// limits records, on the leader, the changes of one write.
 func (l *EventLog) limits(by Author, index uint64, changes []Change) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -214,7 +213,7 @@ func changeText(c Change) string {
 	return fmt.Sprintf("limit on %s changed: %s, was %s", c.Pattern, c.After.words(), c.Before.words())
 }
 
-// words is what a limit allows; nil is none.
+// words says what a limit allows; nil is none.
 func (l *Limit) words() string {
 	if l == nil {
 		return "none"
@@ -242,7 +241,7 @@ func (l *EventLog) add(shared bool, e Event) {
 	l.append(logEntry{shared: shared, event: e})
 }
 
-// append numbers an entry and lets the oldest fall out. Needs the lock.
+// append numbers an entry and drops the oldest if there are too many. Needs the lock.
 func (l *EventLog) append(e logEntry) {
 	l.last++
 	e.number = l.last
@@ -254,7 +253,7 @@ func (l *EventLog) append(e logEntry) {
 	l.changed = make(chan struct{})
 }
 
-// take adds what another node has noted.
+// take adds events of other nodes.
 func (l *EventLog) take(events []Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -263,8 +262,8 @@ func (l *EventLog) take(events []Event) {
 	}
 }
 
-// since returns the entries behind a cursor, and a channel that is closed when there are more. A
-// cursor that is not one of this process's stands before the first entry.
+// since returns the entries after a cursor, and a channel that is closed when there are more. A
+// cursor of another process precedes all entries.
 func (l *EventLog) since(cursor string) ([]logEntry, <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -273,7 +272,7 @@ func (l *EventLog) since(cursor string) ([]logEntry, <-chan struct{}) {
 	return slices.Clone(l.entries[i:]), l.changed
 }
 
-// cursor is a place in the log, as others may keep it.
+// cursor returns a position in the log, for others to keep.
 func (l *EventLog) cursor(number uint64) string {
 	return l.epoch + "-" + strconv.FormatUint(number, 10)
 }
@@ -287,7 +286,8 @@ func (l *EventLog) position(cursor string) uint64 {
 	return n
 }
 
-// own are the events behind a cursor that other nodes must be told, and the cursor behind them.
+// own returns the events after a cursor that other nodes can learn from this one only, and the next
+// cursor.
 func (l *EventLog) own(cursor string) ([]Event, string) {
 	entries, _ := l.since(cursor)
 	events := []Event{}

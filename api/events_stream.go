@@ -11,22 +11,22 @@ import (
 
 // The stream's bounds.
 const (
-	streamWrite = 10 * time.Second // for one write: a client that takes nothing for so long has gone
-	streamQuiet = 15 * time.Second // after which a comment shows that the stream lives
+	streamWrite = 10 * time.Second // for one write: a client that reads nothing for so long is gone
+	streamQuiet = 15 * time.Second // interval of comments that show that the stream lives
 )
 
-// eventTypes are what GET /v1/events sends: those of Event, and the state of the cluster, once a
-// second.
+// eventTypes returns the types that GET /v1/events sends: those of Event, and the cluster's states,
+// sent once a second.
 func eventTypes() (noted, state []string) {
 	return []string{"leader", "member", "limit", "reclaim", "fence", "drain"}, []string{"status", "nodes", "use"}
 }
 
 // eventStream answers GET /v1/events[?types=leader,limit] with server-sent events, until the client
-// goes or is too slow.
+// disconnects or is too slow.
 //
-// It begins with the events that the node remembers; with a Last-Event-ID, with those behind it.
-// Then come, once a second, "status" ([Status]), "nodes" ([Nodes]) and "use" ([UseFrame], the first
-// of which holds all hosts), and each [Event] as it happens.
+// The stream begins with the remembered events; with a Last-Event-ID, with those after it. Then it
+// sends "status" ([Status]), "nodes" ([Nodes]) and "use" ([UseFrame], the first with all hosts)
+// once a second, and each new [Event].
 func (s *Server) eventStream(w http.ResponseWriter, r *http.Request) error {
 	types, err := parseEventTypes(r)
 	if err != nil {
@@ -39,7 +39,7 @@ func (s *Server) eventStream(w http.ResponseWriter, r *http.Request) error {
 	defer s.watcher.end(watch)
 	h := w.Header()
 	h.Set("Content-Type", "text/event-stream")
-	h.Set("X-Accel-Buffering", "no") // nginx would wait for more
+	h.Set("X-Accel-Buffering", "no") // nginx would buffer
 	out := &eventWriter{w: w, rc: http.NewResponseController(w)}
 	out.begin()
 	if r.Method == http.MethodHead {
@@ -95,7 +95,7 @@ func parseEventTypes(r *http.Request) ([]string, error) {
 	return types, nil
 }
 
-// frame is one server-sent event; JSON has no line breaks.
+// frame returns one server-sent event; JSON has no line breaks.
 func frame(id, name string, data any) []byte {
 	var b bytes.Buffer
 	if id != "" {
@@ -104,12 +104,12 @@ func frame(id, name string, data any) []byte {
 	b.WriteString("event: " + name + "\ndata: ")
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
-	_ = enc.Encode(data) // our own types always encode, and a Buffer never fails; it ends the line
+	_ = enc.Encode(data) // our types always encode, and a Buffer never fails; Encode ends the line
 	b.WriteByte('\n')
 	return b.Bytes()
 }
 
-// only keeps the frames of the types given.
+// only keeps the frames of the given types.
 func only(frames []byte, types []string) []byte {
 	var b []byte
 	for f := range bytes.SplitAfterSeq(frames, []byte("\n\n")) {
@@ -121,14 +121,14 @@ func only(frames []byte, types []string) []byte {
 	return b
 }
 
-// eventWriter writes to a client for as long as that takes what it is sent.
+// eventWriter writes to a client until the client stops reading.
 type eventWriter struct {
 	w  http.ResponseWriter
 	rc *http.ResponseController
 }
 
-// begin frees the stream from the bounds of ordinary requests, and tells how soon to come back
-// after its end. Errors are of writers that know no deadlines.
+// begin lifts the time limits of ordinary requests from the stream, and sends how soon to reconnect
+// after its end. Errors are of writers without deadlines.
 func (e *eventWriter) begin() {
 	_ = e.rc.SetReadDeadline(time.Time{})
 	e.write([]byte("retry: 1000\n\n"))

@@ -13,27 +13,27 @@ import (
 	"time"
 )
 
-// Watched answers GET /v1/watch, which nodes ask each other: this node's use, and what it alone has
-// noted.
+// Watched answers GET /v1/watch, which nodes ask each other: this node's use, and the events that
+// only it knows.
 type Watched struct {
-	// Cursor is what to send as after the next time.
+	// Cursor is the value of after for the next call.
 	Cursor string  `json:"cursor"`
 	Events []Event `json:"events"`
 	Hosts  []Host  `json:"hosts"` // unless hosts=false
 }
 
-// UseFrame is the data of the server-sent event "use": what has changed since the last.
+// UseFrame is the data of the server-sent event "use": the changes since the last one.
 type UseFrame struct {
 	Time time.Time `json:"time"`
-	// Full says that Hosts are all there are; otherwise only those that have changed, and Gone are
-	// no more.
+	// Full says that Hosts lists all hosts. Otherwise it lists those that have changed, and Gone
+	// those that no longer exist.
 	Full  bool     `json:"full"`
 	Hosts []Host   `json:"hosts"`
 	Gone  []string `json:"gone,omitempty"`
-	// More counts the hosts that are left out because there are too many: those with the least use.
+	// More counts the hosts with the least use, which are left out if there are too many.
 	More int `json:"more,omitempty"`
-	// Limits is the index of the limits that this node goes by: another than before says to read
-	// them again.
+	// Limits is the index of the limits in force on this node. When it changes, read the limits
+	// again.
 	Limits      uint64        `json:"limits_index"`
 	Unreachable []Unreachable `json:"unreachable,omitempty"`
 }
@@ -41,32 +41,33 @@ type UseFrame struct {
 const (
 	pathWatch   = "/v1/watch"
 	watchEvery  = time.Second
-	watchSoon   = 200 * time.Millisecond // the least between two looks: who begins to watch doesn't wait for the next
-	watchIdle   = 5 * time.Second        // between two looks for events that the leader might take with it
-	mostWatcher = maxConns / 2           // streams last: calls and probes keep the other places
-	frameQueue  = 4                      // seconds that a reader may be late
+	watchSoon   = 200 * time.Millisecond // minimum between two looks; a new client does not wait for the next second
+	watchIdle   = 5 * time.Second        // between two fetches of events that would die with the leader
+	mostWatcher = maxConns / 2           // streams are long-lived: calls and probes keep the other places
+	frameQueue  = 4                      // seconds by which a reader may be late
 )
 
-// watcher looks at the whole cluster once a second while somebody watches, and sends what it sees
-// to all who do. While nobody does, a server goes on to fetch what other nodes have noted, now and
-// then: what only a leader knows should outlive it.
+// watcher looks at the whole cluster once a second while there are watching clients, and sends them
+// the result. Without clients, a server still fetches other nodes' events at intervals, so that
+// events known only to a leader outlive it.
 type watcher struct {
 	s *Server
 
 	mu       sync.Mutex
 	watching map[*watch]struct{}
 	closed   bool
-	began    chan struct{} // of capacity 1: somebody has begun to watch
+	began    chan struct{} // of capacity 1: a client has begun to watch
 
 	// Owned by run.
 	cursors map[string]string // of other nodes
 	hosts   map[string]Host   // as they were sent last
 }
 
-// watch is one reader's place. Its frames end when it was too slow, or the node stops.
+// watch is one client's subscription. Its frames channel is closed when the client was too slow, or
+// the node stops.
 type watch struct {
 	frames chan []byte
-	fresh  bool // it has got no frame yet
+	fresh  bool // it has received no frame yet
 }
 
 func newWatcher(s *Server) *watcher {
@@ -76,7 +77,7 @@ func newWatcher(s *Server) *watcher {
 	}
 }
 
-// begin lets a reader watch until end.
+// begin adds a client, until end.
 func (wr *watcher) begin() (*watch, error) {
 	wr.mu.Lock()
 	defer wr.mu.Unlock()
@@ -101,7 +102,7 @@ func (wr *watcher) end(w *watch) {
 	}
 }
 
-// close ends all watches, and lets none begin.
+// close ends all watches, and refuses new ones.
 func (wr *watcher) close() {
 	wr.mu.Lock()
 	defer wr.mu.Unlock()
@@ -143,7 +144,7 @@ func (wr *watcher) run(ctx context.Context) {
 	}
 }
 
-// look asks the other nodes, and sends what has changed to all who watch.
+// look asks the other nodes, and sends the changes to all watching clients.
 func (wr *watcher) look(ctx context.Context, hosts bool) {
 	ctx, cancel := context.WithTimeout(ctx, watchEvery-watchSoon/2)
 	defer cancel()
@@ -151,7 +152,7 @@ func (wr *watcher) look(ctx context.Context, hosts bool) {
 	if hosts {
 		sum = newHostSum(wr.s.localHosts())
 	}
-	missing := wr.gather(ctx, hosts, sum)
+	missing := wr.fetch(ctx, hosts, sum)
 	if !hosts {
 		return
 	}
@@ -178,14 +179,14 @@ func (wr *watcher) look(ctx context.Context, hosts bool) {
 	wr.send(slices.Concat(state, frame("", "use", full)), slices.Concat(state, frame("", "use", changed)))
 }
 
-// gather fetches from each other node what it alone has noted and, into sum, its hosts.
-func (wr *watcher) gather(ctx context.Context, hosts bool, sum hostSum) []Unreachable {
+// fetch fetches from each other node the events that only it knows and, into sum, its hosts.
+func (wr *watcher) fetch(ctx context.Context, hosts bool, sum hostSum) []Unreachable {
 	var mu sync.Mutex
-	type told struct {
+	type reported struct {
 		node string
 		Watched
 	}
-	var all []told
+	var all []reported
 	missing := fanOutEach(wr.s, ctx, func(p Peer) *url.URL {
 		q := url.Values{"after": {wr.cursors[p.Name]}}
 		if !hosts {
@@ -195,7 +196,7 @@ func (wr *watcher) gather(ctx context.Context, hosts bool, sum hostSum) []Unreac
 	}, func(node string, w Watched) {
 		mu.Lock()
 		defer mu.Unlock()
-		all = append(all, told{node, w})
+		all = append(all, reported{node, w})
 	})
 	var events []Event
 	for _, t := range all {
@@ -204,7 +205,7 @@ func (wr *watcher) gather(ctx context.Context, hosts bool, sum hostSum) []Unreac
 		sum.add(t.Hosts)
 	}
 	wr.forgetCursors(func(node string) bool {
-		return slices.ContainsFunc(all, func(t told) bool { return t.node == node }) ||
+		return slices.ContainsFunc(all, func(t reported) bool { return t.node == node }) ||
 			slices.ContainsFunc(missing, func(u Unreachable) bool { return u.Node == node })
 	})
 	if len(events) > 0 {
@@ -214,11 +215,11 @@ func (wr *watcher) gather(ctx context.Context, hosts bool, sum hostSum) []Unreac
 	return missing
 }
 
-// maxCursors bounds the nodes whose place in the events is remembered, beyond those there are.
+// maxCursors bounds the cursors that are kept beyond those of present nodes.
 const maxCursors = 1024
 
-// forgetCursors forgets nodes that are gone, once they are many: one that comes back within a while
-// goes on where it was.
+// forgetCursors forgets nodes that are gone, once there are many cursors. Until then, a node that
+// returns continues at its cursor.
 func (wr *watcher) forgetCursors(there func(node string) bool) {
 	if len(wr.cursors) < maxCursors {
 		return
@@ -230,7 +231,7 @@ func (wr *watcher) forgetCursors(there func(node string) bool) {
 	}
 }
 
-// most cuts the hosts to as many as are sent: those with the most use.
+// most keeps the hosts with the most use, as many as one answer holds.
 func (wr *watcher) most(hosts []Host) (kept []Host, more int) {
 	if len(hosts) > hostsMost {
 		slices.SortFunc(hosts, func(a, b Host) int {
@@ -257,7 +258,7 @@ func sameNumbers(a, b Use) bool {
 	return a == b
 }
 
-// status and nodes are the frames of GET /v1/status and /v1/nodes.
+// status and nodes return the frames of GET /v1/status and /v1/nodes.
 func (wr *watcher) status() []byte {
 	a, err := wr.s.status(&http.Request{URL: &url.URL{}})
 	if err != nil {
@@ -278,8 +279,8 @@ func (wr *watcher) nodes(ctx context.Context) []byte {
 	return frame("", "nodes", a.body)
 }
 
-// send hands a frame to all who watch: everything to who has just begun, what has changed to the
-// others. Who has not read for some seconds is let go, and comes back with a new request.
+// send queues a frame for all watching clients: full for a new one, changed for the others. A
+// client that has not read for some seconds is disconnected, and can reconnect.
 func (wr *watcher) send(full, changed []byte) {
 	wr.mu.Lock()
 	defer wr.mu.Unlock()

@@ -15,8 +15,8 @@ import (
 
 // PeerSource finds the other nodes.
 type PeerSource interface {
-	// Peers lists every other node that hasn't left, those that seem dead too: what is missing must
-	// be told.
+	// Peers lists every other node that has not left, dead ones too, since their missing numbers
+	// must be reported.
 	Peers() []Peer
 }
 
@@ -26,15 +26,15 @@ type Peer struct {
 	RT   http.RoundTripper
 }
 
-// fanWidth bounds how many nodes are asked at a time.
+// fanWidth bounds the nodes that are asked at once.
 const fanWidth = 32
 
 // clusterHosts adds the other nodes' hosts to this node's.
 func (s *Server) clusterHosts(ctx context.Context, l listing, own []Host) ([]Host, []Unreachable) {
 	q := url.Values{"local": {"true"}, "prefix": {l.prefix}}
 	if l.order == "host" {
-		// What is among the first of the union is among the first on each node. (One more tells
-		// whether to go on.)
+		// Any host on the first page of all is on the first page of its node. One more host shows
+		// whether there is another page.
 		q.Set("limit", strconv.Itoa(l.limit+1))
 		if l.after.set {
 			q.Set("after", l.after.host)
@@ -51,7 +51,7 @@ func (s *Server) clusterHost(ctx context.Context, own Host) Host {
 	u.RawPath = pathHosts + "/" + url.PathEscape(own.Host)
 	sum := newHostSum([]Host{own})
 	missing := fanOut(s, ctx, u, func(h Host) {
-		h.Host = own.Host // a node that knows other limits may count it otherwise for a moment
+		h.Host = own.Host // a node with other limits may count it under another name for a moment
 		sum.add([]Host{h})
 	})
 	h := sum.hosts()[0]
@@ -59,13 +59,13 @@ func (s *Server) clusterHost(ctx context.Context, own Host) Host {
 	return h
 }
 
-// fanOut asks every other node for the same. got is called with one answer at a time.
+// fanOut asks every other node the same question. got is called for one answer at a time.
 func fanOut[T any](s *Server, ctx context.Context, u *url.URL, got func(T)) []Unreachable {
 	return fanOutEach(s, ctx, func(Peer) *url.URL { return u }, func(_ string, a T) { got(a) })
 }
 
 // fanOutEach asks every other node, each in its own goroutine, and waits for all or the timeout.
-// got is called with one node's answer at a time.
+// got is called for one answer at a time.
 func fanOutEach[T any](s *Server, ctx context.Context, question func(Peer) *url.URL, got func(node string, a T)) []Unreachable {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.PeerTimeout)
 	defer cancel()
@@ -102,7 +102,7 @@ func fanOutEach[T any](s *Server, ctx context.Context, question func(Peer) *url.
 	return missing
 }
 
-// ask puts one question to one node.
+// ask asks one node one question.
 func ask[T any](s *Server, ctx context.Context, p Peer, u *url.URL) (a T, err error) {
 	rep, err := s.forward(ctx, p.RT, &http.Request{Method: http.MethodGet, URL: u, Header: http.Header{}}, nil)
 	if err != nil {
@@ -124,7 +124,7 @@ func reason(err error) string {
 	return err.Error()
 }
 
-// hostSum adds up what nodes tell.
+// hostSum adds up the hosts of several nodes.
 type hostSum map[string]*Host
 
 func newHostSum(own []Host) hostSum {

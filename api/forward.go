@@ -18,41 +18,41 @@ import (
 
 // Log commits commands to the replicated log.
 type Log interface {
-	// Propose commits c and returns its log index and what applying it answered. It works on the
-	// leader alone. Errors: ErrNotLeader and ErrDiskFull, when nothing was written;
-	// ErrOutcomeUnknown, also when ctx ended before the answer was there.
+	// Propose commits c and returns its log index and the result of applying it. It works on the
+	// leader alone. Errors: ErrNotLeader and ErrDiskFull if nothing was written; ErrOutcomeUnknown
+	// otherwise, even if ctx ended before the result was there.
 	Propose(ctx context.Context, c fsm.Command) (index uint64, r fsm.Result, err error)
-	// Committed returns the limits as the log has them: on the leader, with every write that
-	// Propose has answered. It may be ahead of View's.
+	// Committed returns the limits in the log: on the leader, with every write that Propose has
+	// answered. It may be ahead of View's.
 	Committed() *fsm.Table
-	// ConfigLimits returns the config's limits as the log has them, sorted by pattern, once it is
-	// certain that this node leads and has applied all that was committed before the call.
-	// Otherwise ok is false.
+	// ConfigLimits returns the config's limits in the log, sorted by pattern, once it is certain
+	// that this node leads and has applied everything committed before the call. Otherwise ok is
+	// false.
 	ConfigLimits(ctx context.Context) (limits []fsm.Limit, ok bool)
 }
 
-// Leader finds the node that writes.
+// Leader finds the leader.
 type Leader interface {
-	// Leader returns the leader's name and a way to its peer handler, for which the host of a URL
-	// means nothing; self, without a way, when it is this node; and not ok when nobody is known to
-	// lead. A request that could not be sent at all is repeated if the way shows that: by heeding
-	// httptrace, as [http.Transport] does, or by failing with a *net.OpError of Op "dial".
+	// Leader returns the leader's name and a RoundTripper to its peer handler, which ignores the
+	// host of a URL. self, with no RoundTripper, means that this node leads; ok is false if no
+	// leader is known. A request that was never sent is repeated if the RoundTripper shows that: by
+	// calling the hooks of httptrace, as [http.Transport] does, or by failing with a *net.OpError
+	// of Op "dial".
 	Leader() (name string, rt http.RoundTripper, self, ok bool)
 }
 
-// View is what this node knows of the limits.
+// View is this node's knowledge of the limits.
 type View interface {
-	// Table returns the limits; its Index tells how far the node has come.
+	// Table returns the limits; its Index is the write up to which the node has them.
 	Table() *fsm.Table
 	// WaitTable waits until Table().Index has reached index, or ctx has ended.
 	WaitTable(ctx context.Context, index uint64) error
 }
 
-// understand reads a write before it goes anywhere, so that what is wrong with it is told by any
-// node, at once.
+// understand parses a write before it goes anywhere, so that any node reports its errors at once.
 type understand func(r *http.Request, body []byte) (commit, error)
 
-// commit carries a write out, on the leader.
+// commit executes a write, on the leader.
 type commit func(ctx context.Context) (answer, error)
 
 const (
@@ -60,12 +60,12 @@ const (
 	retryMost  = 250 * time.Millisecond
 )
 
-// writing serves what only the leader can do. A peer's request is never sent on again.
+// writing serves an action that only the leader can do. A peer's request is never forwarded again.
 func (s *Server) writing(u understand, peer bool, most int64) endpoint {
 	return s.writingWithin(s.cfg.WriteTimeout, u, peer, most)
 }
 
-// writingWithin is writing with a time of its own.
+// writingWithin is writing with a timeout of its own.
 func (s *Server) writingWithin(within time.Duration, u understand, peer bool, most int64) endpoint {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		body, err := readBody(w, r, most)
@@ -99,7 +99,7 @@ func (s *Server) writingWithin(within time.Duration, u understand, peer bool, mo
 	}
 }
 
-// asLeader serves a request that another node has sent here because it takes this one for the
+// asLeader serves a request that another node forwarded here because it considers this one the
 // leader.
 func (s *Server) asLeader(ctx context.Context, r *http.Request, c commit) (reply, error) {
 	if _, _, self, _ := s.deps.Leader.Leader(); !self {
@@ -117,10 +117,10 @@ func (s *Server) asLeader(ctx context.Context, r *http.Request, c commit) (reply
 	return rep, err
 }
 
-// deliver has a write carried out by whoever leads, and waits until this node sees it. While nobody
-// leads, or the one that led has stopped, it tries again until ctx ends. After an unknown outcome
-// it does so only if the same write again comes to the same: a PUT without a condition, unless
-// somebody else has written meanwhile (see repeat).
+// deliver has the leader execute a write, and waits until this node sees it. While nobody leads, or
+// the leader has stopped, it retries until ctx ends. After an unknown outcome it retries only a
+// write that may safely be repeated: a PUT without a condition, unless somebody else has written
+// meanwhile (see retry.go).
 func (s *Server) deliver(ctx context.Context, r *http.Request, body []byte, c commit) (reply, error) {
 	repeatable := r.Method == http.MethodPut && r.Header.Get("If-Match") == "" && r.Header.Get("If-None-Match") == ""
 	unknown := false
@@ -130,7 +130,7 @@ func (s *Server) deliver(ctx context.Context, r *http.Request, body []byte, c co
 	}
 	if repeatable {
 		ctx = withWrite(ctx)
-		each /= 2 // a leader that has frozen must not use up the time in which the next one could be asked
+		each /= 2 // a frozen leader must leave time to ask its successor
 	}
 	known := s.deps.View.Table().Index
 	for wait := retryFirst; ; wait = min(2*wait, retryMost) {
@@ -181,7 +181,7 @@ func (s *Server) attempt(ctx context.Context, r *http.Request, body []byte, c co
 	return rep, nil
 }
 
-// commitHere carries a write out on this node. A wait that ended says nothing about the write.
+// commitHere executes a write on this node. If its wait ends early, the outcome is unknown.
 func (s *Server) commitHere(ctx context.Context, c commit) (reply, error) {
 	a, err := c(ctx)
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
@@ -207,7 +207,7 @@ func (s *Server) visible(ctx context.Context, rep reply) error {
 	return nil
 }
 
-// errNotSent: the other node has not got a byte of the request.
+// errNotSent says that not a byte of the request has reached the other node.
 var errNotSent = errors.New("the node can't be connected to")
 
 // forward sends a request to another node's peer handler and reads its whole answer.
@@ -218,7 +218,7 @@ func (s *Server) forward(ctx context.Context, rt http.RoundTripper, r *http.Requ
 	if err != nil {
 		return reply{}, err
 	}
-	req.URL = &u // as it came: its escapes tell patterns apart
+	req.URL = &u // as it came: its escapes distinguish patterns
 	for _, name := range []string{"Content-Type", "If-Match", "If-None-Match"} {
 		if v := r.Header.Values(name); len(v) > 0 {
 			req.Header[name] = v
@@ -253,9 +253,9 @@ func (s *Server) forward(ctx context.Context, rt http.RoundTripper, r *http.Requ
 	return reply{status: res.StatusCode, header: h, body: b}, nil
 }
 
-// roundTrip tells a request that was never sent, which is always safe to repeat, from one that may
-// have arrived. A transport that traces proves it by having asked for a connection and got none;
-// any other by a dial error.
+// roundTrip distinguishes a request that was never sent, which is always safe to repeat, from one
+// that may have arrived. A transport with httptrace proves the former by asking for a connection
+// and getting none; any other transport by a dial error.
 func roundTrip(rt http.RoundTripper, r *http.Request) (*http.Response, error) {
 	var asked, got atomic.Bool
 	ctx := httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{
@@ -273,11 +273,11 @@ func roundTrip(rt http.RoundTripper, r *http.Request) (*http.Response, error) {
 	return nil, err
 }
 
-// errAskLeader makes asking go to the leader.
+// errAskLeader makes asking forward to the leader.
 var errAskLeader = errors.New("the leader knows")
 
-// asking serves a read that the leader answers better: f tells, by errAskLeader, that this node
-// would rather ask. When the leader can't be asked, fallback is what this node knows by itself.
+// asking serves a read that the leader answers better. f returns errAskLeader if this node would
+// rather ask. If the leader can't be asked, this node answers from its own knowledge.
 func (s *Server) asking(f func(r *http.Request, own bool) (answer, error), peer bool) endpoint {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		a, err := f(r, peer)
@@ -300,8 +300,8 @@ func (s *Server) asking(f func(r *http.Request, own bool) (answer, error), peer 
 	}
 }
 
-// askLeader sends a read to the leader; false when there is none to ask or it doesn't answer well
-// in time.
+// askLeader forwards a read to the leader. It returns false if there is no leader to ask, or no
+// good answer in time.
 func (s *Server) askLeader(r *http.Request) (reply, bool) {
 	_, rt, self, ok := s.deps.Leader.Leader()
 	if !ok || self {
@@ -317,7 +317,7 @@ func (s *Server) askLeader(r *http.Request) (reply, bool) {
 	return rep, true
 }
 
-// sleep waits, and reports whether ctx is still running.
+// sleep waits, and reports whether ctx is still alive.
 func sleep(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()

@@ -8,9 +8,9 @@ import (
 // buckets is the number of a histogram's upper bounds.
 const buckets = 18
 
-// bounds are the buckets' upper bounds, inclusive; what is longer than the last is counted behind
-// it. They double or so from half a millisecond to five minutes: coarse, but a queue, a dial, a
-// commit and a reclaim all fit, and the cost of a finer one would be paid on every connection.
+// bounds are the buckets' inclusive upper bounds; longer durations are counted after the last. They
+// roughly double from half a millisecond to five minutes: coarse, but a queue, a dial, a commit and
+// a reclaim all fit, and a finer scale would cost time on every connection.
 var bounds = [buckets]time.Duration{
 	500 * time.Microsecond, time.Millisecond, 2500 * time.Microsecond,
 	5 * time.Millisecond, 10 * time.Millisecond, 25 * time.Millisecond,
@@ -21,17 +21,17 @@ var bounds = [buckets]time.Duration{
 }
 
 // Histogram counts durations on paths that can't wait: observing one takes two atomic additions, no
-// lock and no memory. All histograms have the same buckets, so that the zero value is ready. It
-// must not be copied.
+// lock and no allocation. All histograms have the same buckets, so the zero value is ready. It must
+// not be copied.
 //
-// It costs half of what Prometheus' own does, whose readers see all of an observation or nothing;
-// here they may be a moment behind, in the sum or in the counts.
+// It costs half as much as Prometheus's own, whose readers see each observation whole or not at
+// all. Here the sum and the counts may briefly disagree.
 type Histogram struct {
 	counts [buckets + 1]atomic.Uint64
 	sum    atomic.Int64 // nanoseconds
 }
 
-// Observe counts one duration; one below zero counts as zero. It may be called by many at once.
+// Observe counts one duration; a negative one counts as zero. It is safe for concurrent use.
 func (h *Histogram) Observe(d time.Duration) {
 	i := 0
 	for i < buckets && d > bounds[i] {
@@ -43,22 +43,21 @@ func (h *Histogram) Observe(d time.Duration) {
 	}
 }
 
-// Distribution is what a histogram has counted by some moment.
+// Distribution is a histogram's content at one moment.
 type Distribution struct {
 	Count uint64
 	Sum   time.Duration
-	// Buckets are cumulative: how many were at most as long as the bound. Those above the last
-	// bound are in Count alone.
+	// Buckets are cumulative. Durations above the last bound are only in Count.
 	Buckets []Bucket
 }
 
-// Bucket is how many durations were at most AtMost long.
+// Bucket counts the durations of at most AtMost.
 type Bucket struct {
 	AtMost time.Duration
 	Count  uint64
 }
 
-// Read returns what has been counted. What is observed meanwhile may be in Count and not yet in
+// Read returns the present content. Durations observed meanwhile may be in Count and not yet in
 // Sum, or the other way round.
 func (h *Histogram) Read() Distribution {
 	d := Distribution{Sum: time.Duration(h.sum.Load()), Buckets: make([]Bucket, buckets)}

@@ -14,15 +14,15 @@ import (
 
 // Hosts answers GET /v1/hosts[?prefix=&sort=&limit=&after=&local=true].
 //
-// prefix keeps the hosts that begin with it. sort is a field's name: "host" (the default,
+// prefix selects the hosts that begin with it. sort is a field's name: "host" (the default,
 // ascending), or "in_use", "granted", "waiting", "admitted_total", "rejected_total" (the largest
-// first). limit is the most that are answered, 1 to 10000, 1000 unless given. after continues
-// behind an earlier answer's Next, or behind a host. local asks this node alone.
+// first). limit is the size of a page, 1 to 10000, by default 1000. after continues after an
+// earlier answer's Next, or after a host. local asks this node alone.
 type Hosts struct {
 	Hosts []Host `json:"hosts"`
-	// Next, when there are more, is what to send as after for them.
+	// Next is the value of after for the next page, if there is one.
 	Next string `json:"next,omitempty"`
-	// Unreachable are nodes whose use isn't in the sums.
+	// Unreachable lists the nodes whose use is missing in the sums.
 	Unreachable []Unreachable `json:"unreachable,omitempty"`
 }
 
@@ -32,15 +32,15 @@ type Unreachable struct {
 	Error string `json:"error"`
 }
 
-// Host is what is counted under one name: a host, a host with a port where a limit names it, or the
-// pattern of a shared limit. The numbers beside Nodes are the sums over them.
+// Host is the use that counts under one name: a host, a host with a port if a limit names it, or
+// the pattern of a shared limit. The numbers beside Nodes are sums over Nodes.
 type Host struct {
 	Host string `json:"host"`
 	Use
 	Nodes map[string]Use `json:"nodes"`
-	// Pattern is that of the limit which governs the host; "" without one.
+	// Pattern is the pattern of the limit that governs the host; "" without one.
 	Pattern string `json:"pattern,omitempty"`
-	// Unreachable is set in the answer for one host; a list has one of its own.
+	// Unreachable is set in the answer for one host; a list has its own.
 	Unreachable []Unreachable `json:"unreachable,omitempty"`
 }
 
@@ -49,7 +49,7 @@ type Use struct {
 	Limit    *int64 `json:"limit"` // null: no cap
 	Granted  int64  `json:"granted"`
 	InUse    int64  `json:"in_use"`
-	Idle     int64  `json:"idle"` // of those in use: upstream connections kept for reuse, without a request
+	Idle     int64  `json:"idle"` // of InUse: upstream connections kept for reuse, without a request
 	Waiting  int64  `json:"waiting"`
 	Admitted uint64 `json:"admitted_total"`
 	Rejected uint64 `json:"rejected_total"`
@@ -75,11 +75,11 @@ type HostUse struct {
 	Rejected uint64
 }
 
-// UseSource tells how this node uses hosts.
+// UseSource provides this node's use of hosts.
 type UseSource interface {
-	// HostUses lists every host that the node has anything to tell about, in any order.
+	// HostUses lists every host that the node has numbers of, in any order.
 	HostUses() []HostUse
-	// HostUse tells about one.
+	// HostUse returns the use of one key.
 	HostUse(key fsm.Key) (HostUse, bool)
 }
 
@@ -88,7 +88,7 @@ const (
 	hostsMost    = 10_000
 )
 
-// listing is a question for hosts.
+// listing is a query for hosts.
 type listing struct {
 	prefix string
 	order  string
@@ -97,18 +97,18 @@ type listing struct {
 	local  bool
 }
 
-// cursor is where a page ended: the last host and, unless hosts are sorted by name, the number it
-// was sorted by.
+// cursor is the end of a page: the last host and, unless hosts are sorted by name, the number that
+// it was sorted by.
 type cursor struct {
 	set   bool
 	count uint64
 	host  string
-	// now: the number is the host's as it is by now. The client sent the host alone, as from the
-	// list that it was shown.
+	// now: use the host's present number, because the client sent only a host, as from a list that
+	// it was shown.
 	now bool
 }
 
-// hostCounts are what hosts can be sorted by beside their names.
+// hostCounts returns the numbers that hosts can be sorted by.
 func hostCounts() map[string]func(Use) uint64 {
 	return map[string]func(Use) uint64{
 		"granted":        func(u Use) uint64 { return uint64(max(0, u.Granted)) },
@@ -167,7 +167,7 @@ func parseCursor(q url.Values, order string) (cursor, error) {
 	return cursor{set: true, host: p.String(), now: true}, nil
 }
 
-// page sorts hosts, cuts the page out of them and says how to go on.
+// page sorts hosts, and returns one page of them and the next cursor.
 func (l listing) page(hosts []Host) (page []Host, next string) {
 	count, byCount := hostCounts()[l.order]
 	compare := func(n uint64, host string, b Host) int {
@@ -202,7 +202,7 @@ func (l listing) page(hosts []Host) (page []Host, next string) {
 	return page, last.Host
 }
 
-// hosts answers GET /v1/hosts. What a peer asks is never asked on.
+// hosts answers GET /v1/hosts. A question from a peer is not passed on.
 func (s *Server) hosts(r *http.Request, peer bool) (answer, error) {
 	l, err := parseListing(r)
 	if err != nil {
@@ -221,8 +221,8 @@ func (s *Server) hosts(r *http.Request, peer bool) (answer, error) {
 	return answer{body: body}, nil
 }
 
-// host answers GET /v1/hosts/{host}[?local=true]. A host that nobody has used is shown with the
-// limit that would apply.
+// host answers GET /v1/hosts/{host}[?local=true]. An unused host is shown with the limit that would
+// apply.
 func (s *Server) host(r *http.Request, peer bool) (answer, error) {
 	q, err := query(r, "local")
 	if err != nil {
@@ -244,8 +244,8 @@ func (s *Server) host(r *http.Request, peer bool) (answer, error) {
 	return answer{body: h}, nil
 }
 
-// hostUse finds this node's use of what counts a host, a host with a port, or the pattern of a
-// limit that is shared (or was, and is still in use). Without any use it is zero.
+// hostUse returns this node's use under a name: a host, a host with a port, or the pattern of a
+// shared limit (or of one that was shared, and is still in use). Without any use it is zero.
 func (s *Server) hostUse(t *fsm.Table, name string) (HostUse, error) {
 	target, err := fsm.ParseHost(name)
 	if err != nil {
@@ -274,7 +274,7 @@ func (s *Server) patternUse(t *fsm.Table, name string, notHost error) (HostUse, 
 	return u, nil
 }
 
-// localHosts is this node's use of every host.
+// localHosts returns this node's use of every host.
 func (s *Server) localHosts() []Host {
 	t := s.deps.View.Table()
 	uses := s.deps.Uses.HostUses()

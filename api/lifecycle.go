@@ -7,12 +7,12 @@ import (
 
 // Started answers POST /v1/drain and POST /v1/leave, with 202: they have begun. GET /v1/status
 // shows their progress; a node that has left stops answering. It also answers DELETE /v1/drain,
-// with 200: draining has ended.
+// with 200, when draining has ended.
 type Started struct {
 	Node     string `json:"node"`
 	Draining bool   `json:"draining"`
 	Leaving  bool   `json:"leaving"`
-	// Connections are those still open.
+	// Connections counts the connections still open.
 	Connections int `json:"connections"`
 }
 
@@ -24,18 +24,18 @@ type Reloaded struct {
 	NeedRestart []string `json:"need_restart"`
 }
 
-// Lifecycle acts on the node as a whole. Drain and Leave return when they have started, and do
-// nothing when they had.
+// Lifecycle acts on the node as a whole. Drain and Leave return once they have begun, and do
+// nothing if they had begun before.
 type Lifecycle interface {
 	// Drain makes the node refuse new work and lets its connections end.
 	Drain(ctx context.Context) error
-	// Undrain makes a node that drains take new work again, and does nothing to any other. One that
-	// leaves or stops can't: that is ErrConflict.
+	// Undrain makes a draining node accept new work again. On other nodes it does nothing, except
+	// on one that leaves or stops: there it fails with ErrConflict.
 	Undrain(ctx context.Context) error
-	// Leave takes the node out of the cluster for good, after draining, and then ends the process.
+	// Leave drains the node, removes it from the cluster for good, and ends the process.
 	Leave(ctx context.Context) error
-	// Reload reads the configuration again; one that is wrong changes nothing and is
-	// ErrInvalidConfig, with the positions.
+	// Reload reads the config again. A config with errors changes nothing: Reload fails with
+	// ErrInvalidConfig and the errors' positions.
 	Reload(ctx context.Context) (Reloaded, error)
 }
 
@@ -43,7 +43,7 @@ func (s *Server) drain(r *http.Request) (answer, error) {
 	return s.start(r, "draining", http.StatusAccepted, s.deps.Lifecycle.Drain)
 }
 
-// undrain answers DELETE /v1/drain, also where the node does not drain.
+// undrain answers DELETE /v1/drain, even if the node does not drain.
 func (s *Server) undrain(r *http.Request) (answer, error) {
 	return s.start(r, "draining ended", http.StatusOK, s.deps.Lifecycle.Undrain)
 }

@@ -5,28 +5,26 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/weirproxy/weir/fsm"
 )
 
 // Limit is one limit, in answers and in the bodies of writes.
 //
-// In the body of PUT /v1/limits/host/{pattern} no field is required; Pattern, when given, must be
-// the path's. Source and ModifyIndex are ignored in bodies, so that what was read can be written
-// back.
+// In the body of PUT /v1/limits/host/{pattern} no field is required; Pattern, if given, must be the
+// path's. Source and ModifyIndex are ignored in bodies, so that a limit can be written back as it
+// was read.
 type Limit struct {
 	Pattern string `json:"pattern"` // canonical in answers
-	// Connections is the most concurrent upstream connections: 0 blocks; null or absent, no cap.
+	// Connections is the maximum of concurrent upstream connections: 0 blocks; null or absent, no
+	// cap.
 	Connections *int64 `json:"connections"`
-	// Queue lets requests wait; null or absent: they are refused at once.
+	// Queue lets requests wait; if null or absent, they are refused at once.
 	Queue *Queue `json:"queue"`
-	// Shared makes all hosts that match share one count.
+	// Shared makes all matching hosts share one count.
 	Shared bool `json:"shared"`
 	// Source is "api" or "config".
 	Source string `json:"source,omitempty"`
@@ -34,13 +32,13 @@ type Limit struct {
 	ModifyIndex uint64 `json:"modify_index,omitempty"`
 }
 
-// Queue says how long, and how many per node, may wait for a slot.
+// Queue bounds how long, and how many per node, requests may wait for a slot.
 type Queue struct {
 	Timeout Duration `json:"timeout"`
 	Size    int      `json:"size"`
 }
 
-// Limits answers GET /v1/limits, and is accepted by PUT (Index is ignored there: use If-Match).
+// Limits answers GET /v1/limits. It is also the body of PUT, which ignores Index: use If-Match.
 type Limits struct {
 	// Index is the log index of the last change to any limit; in quotes, the list's ETag.
 	Index  uint64  `json:"index"`
@@ -57,15 +55,15 @@ type LimitWritten struct {
 type LimitDeleted struct {
 	Index   uint64 `json:"index"`
 	Pattern string `json:"pattern"`
-	// Uncovered is the config's limit with this pattern, which holds again; null when there is
+	// Uncovered is the config's limit with this pattern, which is in force again; null if there is
 	// none.
 	Uncovered *Limit `json:"uncovered"`
 }
 
 // LimitsReplaced answers PUT /v1/limits.
 type LimitsReplaced struct {
-	// Index is the write's log index; of a dry run, that of the table compared with: its ETag in an
-	// If-Match makes sure that the write which follows does what was shown.
+	// Index is the write's log index or, for a dry run, that of the compared table. Its ETag in an
+	// If-Match makes sure that the following write does what the dry run showed.
 	Index   uint64   `json:"index"`
 	DryRun  bool     `json:"dry_run"`
 	Changes []Change `json:"changes"` // sorted by pattern; empty, not null
@@ -126,7 +124,7 @@ func pattern(r *http.Request) (fsm.Pattern, error) {
 	return p, nil
 }
 
-// putLimit understands PUT /v1/limits/host/{pattern}[?evict=true].
+// putLimit parses PUT /v1/limits/host/{pattern}[?evict=true].
 func (s *Server) putLimit(r *http.Request, body []byte) (commit, error) {
 	q, err := query(r, "evict")
 	if err != nil {
@@ -186,7 +184,7 @@ func (s *Server) commitPut(ctx context.Context, l fsm.Limit, cond condition) (an
 	}, nil
 }
 
-// deleteLimit understands DELETE /v1/limits/host/{pattern}.
+// deleteLimit parses DELETE /v1/limits/host/{pattern}.
 func (s *Server) deleteLimit(r *http.Request, body []byte) (commit, error) {
 	if _, err := query(r); err != nil {
 		return nil, err
@@ -224,7 +222,7 @@ func (s *Server) commitDelete(ctx context.Context, p fsm.Pattern, cond condition
 	return answer{body: body, index: index, table: visibleAt(index, res, t)}, nil
 }
 
-// replaceLimits understands PUT /v1/limits[?dry_run=true][&evict=true].
+// replaceLimits parses PUT /v1/limits[?dry_run=true][&evict=true].
 func (s *Server) replaceLimits(r *http.Request, body []byte) (commit, error) {
 	q, err := query(r, "dry_run", "evict")
 	if err != nil {
@@ -278,7 +276,7 @@ func (s *Server) commitReplace(ctx context.Context, ls []fsm.Limit, cond conditi
 	}
 	changes := difference(before, ls)
 	s.noteLimits(ctx, fsm.SourceAPI, index, changes)
-	if len(ls) > 0 && ls[0].Evict { // one is as all
+	if len(ls) > 0 && ls[0].Evict { // all have the same Evict
 		s.note(ctx, "connections above the limits are being closed", "limits", len(ls), "index", index)
 	}
 	t := s.deps.Log.Committed()
@@ -286,15 +284,14 @@ func (s *Server) commitReplace(ctx context.Context, ls []fsm.Limit, cond conditi
 	return answer{body: LimitsReplaced{Index: index, Changes: changes}, etag: etag(at), index: index, table: at}, nil
 }
 
-// replaceConfigLimits understands what ReplaceConfigLimits sends to the leader.
+// replaceConfigLimits parses a write of ReplaceConfigLimits, on the leader.
 func (s *Server) replaceConfigLimits(_ *http.Request, body []byte) (commit, error) {
 	ls, err := parseLimits(body, fsm.SourceConfig, false)
 	if err != nil {
 		return nil, err
 	}
 	return func(ctx context.Context) (answer, error) {
-		// An entry that changes nothing would still be sent to every server, and cost the size of
-		// the whole list.
+		// An entry without changes would still be sent to every server, with the whole list.
 		if now, ok := s.deps.Log.ConfigLimits(ctx); ok && sameLimits(now, ls) {
 			t := s.deps.Log.Committed()
 			return answer{body: configReplaced{Index: t.Index}, index: t.Index, table: t.Index}, nil
@@ -311,9 +308,9 @@ func (s *Server) replaceConfigLimits(_ *http.Request, body []byte) (commit, erro
 	}, nil
 }
 
-// configReplaced is the leader's answer to a node that has its config's limits written.
+// configReplaced is the leader's answer to a node that sent its config's limits.
 type configReplaced struct {
-	Index   uint64 `json:"index"` // of the write, or of the limits that were the same already
+	Index   uint64 `json:"index"` // of the write, or of the equal limits that were there already
 	Changed bool   `json:"changed"`
 }
 
@@ -334,9 +331,9 @@ func sameLimits(a, b []fsm.Limit) bool {
 	return true
 }
 
-// ReplaceConfigLimits makes limits the cluster's config limits, through the leader, and reports
-// whether that changed any. Limits that the cluster has already are not written again. Its errors
-// are those of [Log], [ErrNoLeader], [ErrNotVisible] as a *[Problem], the leader's *[Problem], or
+// ReplaceConfigLimits replaces the cluster's config limits, through the leader, and reports whether
+// any changed. Limits that the cluster has already are not written again. Its errors are those of
+// [Log], [ErrNoLeader], [ErrNotVisible] as a *[Problem], the leader's *[Problem], or
 // [fsm.ErrInvalid].
 func (s *Server) ReplaceConfigLimits(ctx context.Context, limits []fsm.Limit) (changed bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.WriteTimeout)
@@ -379,13 +376,13 @@ func (s *Server) propose(ctx context.Context, c fsm.Command) (uint64, fsm.Result
 		err = res.Err
 	}
 	if _, again := repeated(ctx); again && errors.Is(err, fsm.ErrPrecondition) {
-		err = ErrOutcomeUnknown // somebody has written meanwhile; it may have been the first attempt
+		err = ErrOutcomeUnknown // somebody has written meanwhile: perhaps the first attempt
 	}
 	return index, res, err
 }
 
-// visibleAt is the table index from which on a write is visible. One that changed nothing is
-// visible with whatever it was compared with, which the committed table t, read after it, includes.
+// visibleAt returns the first table index at which a write is visible. A write without effect is
+// visible in the table that it was compared with, and so in t, the committed table read after it.
 func visibleAt(index uint64, res fsm.Result, t *fsm.Table) uint64 {
 	if res.Changed {
 		return index
@@ -393,7 +390,7 @@ func visibleAt(index uint64, res fsm.Result, t *fsm.Table) uint64 {
 	return t.Index
 }
 
-// difference lists what would change if the effective limits became ls.
+// difference lists the changes if ls became the effective limits.
 func difference(t *fsm.Table, ls []fsm.Limit) []Change {
 	changes := []Change{}
 	wanted := make(map[fsm.Pattern]bool, len(ls))
@@ -420,7 +417,7 @@ func difference(t *fsm.Table, ls []fsm.Limit) []Change {
 	return changes
 }
 
-// changeOf is the difference that one limit makes to t; nil: there is none any more.
+// changeOf returns the difference that one limit makes to t. after is nil if the limit is removed.
 func changeOf(t *fsm.Table, p fsm.Pattern, after *fsm.Limit) Change {
 	c := Change{Action: "change", Pattern: p.String()}
 	if l, ok := t.Get(p); ok {
@@ -436,195 +433,4 @@ func changeOf(t *fsm.Table, p fsm.Pattern, after *fsm.Limit) Change {
 	w := wireLimit(after)
 	c.After = &w
 	return c
-}
-
-// parseLimits reads the body that replaces all limits. The list must be there: an empty object must
-// not delete all.
-func parseLimits(body []byte, source fsm.Source, evict bool) ([]fsm.Limit, error) {
-	o, err := parseBody(body)
-	if err != nil {
-		return nil, err
-	}
-	if err := o.only("index", "limits"); err != nil {
-		return nil, err
-	}
-	if !o.has("limits") {
-		return nil, invalid("limits is missing: send {\"limits\": []} to delete all")
-	}
-	var raws []json.RawMessage
-	if err := o.decode("limits", &raws, "a list"); err != nil {
-		return nil, err
-	}
-	ls := make([]fsm.Limit, 0, len(raws))
-	seen := make(map[fsm.Pattern]int, len(raws))
-	for i, raw := range raws {
-		o, err := parseObject(raw, fmt.Sprintf("limits[%d]", i))
-		if err != nil {
-			return nil, err
-		}
-		l, err := parseLimit(o, nil)
-		if err != nil {
-			return nil, err
-		}
-		if j, twice := seen[l.Pattern]; twice {
-			return nil, invalid("limits[%d] and limits[%d] are both for %s", j, i, l.Pattern)
-		}
-		seen[l.Pattern] = i
-		l.Source, l.Evict = source, evict
-		ls = append(ls, l)
-	}
-	return ls, nil
-}
-
-// parseLimit reads one limit. The pattern is the one given, which the body may repeat, or else the
-// body's.
-func parseLimit(o *object, given *fsm.Pattern) (fsm.Limit, error) {
-	l := fsm.Limit{Connections: fsm.Unlimited}
-	if err := o.only("pattern", "connections", "queue", "shared", "source", "modify_index", "index"); err != nil {
-		return l, err
-	}
-	var err error
-	if l.Pattern, err = parseLimitPattern(o, given); err != nil {
-		return l, err
-	}
-	if err := o.decode("connections", &l.Connections, "a whole number, or null for no cap"); err != nil {
-		return l, err
-	}
-	if o.has("connections") && l.Connections < 0 {
-		return l, invalid("%s must be 0 or more, or null for no cap", o.path("connections"))
-	}
-	if err := o.decode("shared", &l.Shared, "true or false"); err != nil {
-		return l, err
-	}
-	if l.Queue, err = parseQueue(o); err != nil {
-		return l, err
-	}
-	if err := l.Validate(); err != nil {
-		return l, err
-	}
-	return l, nil
-}
-
-func parseLimitPattern(o *object, given *fsm.Pattern) (fsm.Pattern, error) {
-	if !o.has("pattern") {
-		if given == nil {
-			return fsm.Pattern{}, invalid("%s is missing", o.path("pattern"))
-		}
-		return *given, nil
-	}
-	var text string
-	if err := o.decode("pattern", &text, "a string"); err != nil {
-		return fsm.Pattern{}, err
-	}
-	p, err := fsm.ParsePattern(text)
-	if err != nil {
-		return p, invalid("%s: %s", o.path("pattern"), err)
-	}
-	if given != nil && p != *given {
-		return p, invalid("the body is for %s, but the path for %s", p, *given)
-	}
-	return p, nil
-}
-
-func parseQueue(o *object) (fsm.Queue, error) {
-	var q fsm.Queue
-	if !o.has("queue") {
-		return q, nil
-	}
-	qo, err := parseObject(o.fields["queue"], o.path("queue"))
-	if err != nil {
-		return q, err
-	}
-	if err := qo.only("timeout", "size"); err != nil {
-		return q, err
-	}
-	var timeout Duration
-	if err := qo.decode("timeout", &timeout, `a duration such as "2s"`); err != nil {
-		return q, err
-	}
-	if err := qo.decode("size", &q.Size, "a whole number"); err != nil {
-		return q, err
-	}
-	q.Timeout = time.Duration(timeout)
-	if q.Timeout <= 0 || q.Size <= 0 {
-		return q, invalid("%s needs a timeout and a size, both above 0; leave it out to refuse at once", qo.at)
-	}
-	return q, nil
-}
-
-// condition is a write's If-Match or If-None-Match, RFC 9110, section 13.1.
-type condition struct {
-	exists  bool     // If-Match: *
-	indexes []uint64 // If-Match: tags; one that is none of ours becomes an index that nothing has
-	absent  bool     // If-None-Match: *
-}
-
-func parseCondition(r *http.Request) (condition, error) {
-	var c condition
-	match, none := r.Header.Values("If-Match"), r.Header.Values("If-None-Match")
-	if len(match) > 0 && len(none) > 0 {
-		return c, malformed("send If-Match or If-None-Match, not both")
-	}
-	if len(none) > 0 {
-		if len(none) > 1 || strings.TrimSpace(none[0]) != "*" {
-			return c, malformed("a write takes If-None-Match: * alone, which creates and never overwrites")
-		}
-		c.absent = true
-		return c, nil
-	}
-	tags := strings.Split(strings.Join(match, ","), ",")
-	for _, tag := range tags {
-		tag = strings.TrimSpace(tag)
-		switch {
-		case len(match) == 0:
-		case tag == "*":
-			c.exists = true
-		case len(strings.TrimPrefix(tag, "W/")) < 2 || !strings.HasPrefix(strings.TrimPrefix(tag, "W/"), `"`) || !strings.HasSuffix(tag, `"`):
-			return c, malformed("If-Match takes an ETag as it was answered, with its quotes, not %q", tag)
-		default:
-			c.indexes = append(c.indexes, tagIndex(tag))
-		}
-	}
-	if c.exists && len(tags) > 1 {
-		return c, malformed("If-Match takes * alone, or tags")
-	}
-	return c, nil
-}
-
-// tagIndex is the index in a tag of ours. Others, weak ones too (If-Match compares strongly), match
-// nothing.
-func tagIndex(tag string) uint64 {
-	n, err := strconv.ParseUint(strings.Trim(tag, `"`), 10, 64)
-	if err != nil || etag(n) != tag {
-		return math.MaxUint64
-	}
-	return n
-}
-
-// forLimit is the condition as the log takes it. Of several tags the current one counts; the log
-// checks it again.
-func (c condition) forLimit(t *fsm.Table, p fsm.Pattern) fsm.Precondition {
-	pre := fsm.Precondition{MustExist: c.exists, MustNotExist: c.absent}
-	if l, ok := t.Get(p); ok {
-		pre.MatchIndex = c.pick(l.ModifyIndex)
-	} else {
-		pre.MatchIndex = c.pick(math.MaxUint64)
-	}
-	return pre
-}
-
-// forTable is the condition on the list of all, which always exists.
-func (c condition) forTable(t *fsm.Table) fsm.Precondition {
-	return fsm.Precondition{MatchIndex: c.pick(t.Index), MustNotExist: c.absent}
-}
-
-func (c condition) pick(current uint64) *uint64 {
-	if len(c.indexes) == 0 {
-		return nil
-	}
-	n := c.indexes[0]
-	if slices.Contains(c.indexes, current) {
-		n = current
-	}
-	return &n
 }

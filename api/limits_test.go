@@ -301,3 +301,14 @@ func TestEvictReachesTheLog(t *testing.T) {
 		}
 	}
 }
+
+// A limit that not all servers understand yet is refused with what the leader says of them.
+func TestLimitThatNotAllServersUnderstand(t *testing.T) {
+	b := newBench(t, Config{}, "a", "b")
+	before := b.index
+	b.nodes["a"].propose = fmt.Errorf("%w: it needs log version 3, and c knows 2: upgrade them", ErrMixedVersions)
+	refused(t, b.nodes["b"].do(put("x.org", `{"connections":5}`)), 409, "c knows 2: upgrade")
+	if b.index != before {
+		t.Errorf("something was written: index %d, was %d", b.index, before)
+	}
+}

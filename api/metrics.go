@@ -12,13 +12,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Measures are the node's numbers that only /metrics tells. Counters begin with the process.
+// Measures are the node's numbers that only /metrics shows. Counters begin with the process.
 type Measures struct {
 	GoVersion string
 	// Members counts the nodes that gossip knows by their health.
 	Members map[string]int
-	// Certificates tells, for each listener that speaks TLS ("rpc", "api", "proxy"), when the
-	// certificate in use ends.
+	// Certificates holds, for each listener with TLS ("rpc", "api", "proxy"), when the certificate
+	// in use expires.
 	Certificates map[string]time.Time
 
 	Proxy   ProxyMeasures
@@ -26,7 +26,7 @@ type Measures struct {
 	Cluster ClusterMeasures
 }
 
-// ProxyMeasures are what the proxy has done.
+// ProxyMeasures are the proxy's numbers.
 type ProxyMeasures struct {
 	Clients                                       int64 // connections of workers, now
 	Requests, Tunnels, Exchanges, Reused, Retries int64
@@ -46,7 +46,7 @@ type LimitRefusals struct {
 	Refused         int64
 }
 
-// DNSMeasures are about the names that the proxy resolves.
+// DNSMeasures are numbers of the proxy's name resolution.
 type DNSMeasures struct {
 	Lookups       map[string]int64 // by result; every result is in it
 	Queries       int64
@@ -55,19 +55,19 @@ type DNSMeasures struct {
 	LookupSeconds Distribution
 }
 
-// SessionMeasures are about the node's lease with the cluster.
+// SessionMeasures are numbers of the node's session with the cluster.
 type SessionMeasures struct {
-	Age    time.Duration // 0 unless it is live
+	Age    time.Duration // 0 unless the session is live
 	Fences uint64
 }
 
-// ClusterMeasures are about the servers' common work.
+// ClusterMeasures are numbers of Raft and gossip.
 type ClusterMeasures struct {
-	// Reclaims are sessions whose slots came back while this node led, by why ("expired", "left",
-	// "taken_over"): how long each took from the node's last sign of life on. Every why is in it,
-	// on a server.
+	// Reclaims holds, by cause ("expired", "left", "taken_over"), the sessions whose slots came
+	// back while this node led, with the time from the node's last sign of life. On a server every
+	// cause is present.
 	Reclaims map[string]Distribution
-	// ReclaimedSlots are the slots, by the same.
+	// ReclaimedSlots counts the slots, by the same causes.
 	ReclaimedSlots map[string]int64
 
 	Commits              Distribution
@@ -77,14 +77,14 @@ type ClusterMeasures struct {
 	GossipScore          int
 }
 
-// MetricSource tells the node's numbers.
+// MetricSource provides the node's numbers.
 type MetricSource interface {
-	// Measures returns them as they are now. It must not wait for other nodes or for the disk.
+	// Measures returns the present numbers. It must not wait for other nodes or for the disk.
 	Measures() Measures
 }
 
-// newMetrics makes the handler of /metrics. The registry is the server's own: nothing that a
-// library registers for all of the process appears in it.
+// newMetrics makes the handler of /metrics. Its registry is the server's own, so metrics that
+// libraries register for the whole process do not appear in it.
 func newMetrics(s *Server, hosts *hostPlaces) http.Handler {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
@@ -97,7 +97,7 @@ func newMetrics(s *Server, hosts *hostPlaces) http.Handler {
 	})
 }
 
-// metricsLog is where what can't be collected or written is told.
+// metricsLog logs failures to collect or write metrics.
 type metricsLog struct{ log hclog.Logger }
 
 // Println implements [promhttp.Logger].
@@ -117,7 +117,7 @@ func (s *Server) serveMetrics(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// collector turns one look at the node into samples.
+// collector turns one snapshot of the node into samples.
 type collector struct {
 	server   *Server
 	hosts    *hostPlaces
@@ -150,13 +150,13 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// samples takes what a family has to tell.
+// samples receives the values of one family.
 type samples struct {
 	family family
 	ch     chan<- prometheus.Metric
 }
 
-// value takes a gauge's or counter's value, with the family's labels in their order.
+// value adds a gauge's or counter's value, with the family's labels in their order.
 func (s samples) value(v float64, labels ...string) {
 	kind := prometheus.GaugeValue
 	if s.family.kind == counter {
@@ -165,7 +165,7 @@ func (s samples) value(v float64, labels ...string) {
 	s.ch <- prometheus.MustNewConstMetric(s.family.desc, kind, v, labels...)
 }
 
-// truth takes a gauge that is 1 or 0.
+// truth adds a gauge of 1 or 0.
 func (s samples) truth(yes bool) {
 	if yes {
 		s.value(1)
@@ -174,7 +174,7 @@ func (s samples) truth(yes bool) {
 	s.value(0)
 }
 
-// distribution takes a histogram.
+// distribution adds a histogram.
 func (s samples) distribution(d Distribution, labels ...string) {
 	buckets := make(map[float64]uint64, len(d.Buckets))
 	for _, b := range d.Buckets {

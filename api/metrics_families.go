@@ -8,7 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// kind is a metric's type, as Prometheus calls it.
+// kind is a metric's type in Prometheus's words.
 type kind string
 
 const (
@@ -17,7 +17,7 @@ const (
 	histogram kind = "histogram"
 )
 
-// family is one metric: its name, which is never changed, and how it is read.
+// family is one metric: its name, which never changes, and how it is read.
 type family struct {
 	name   string
 	kind   kind
@@ -28,7 +28,7 @@ type family struct {
 	desc *prometheus.Desc
 }
 
-// moment is the node at one moment.
+// moment is the node's state at one moment.
 type moment struct {
 	Measures
 	status Status
@@ -39,23 +39,22 @@ type moment struct {
 // server reports whether the node holds Raft state.
 func (m *moment) server() bool { return m.status.Raft.State != "none" }
 
-// families lists every metric of weir's own. docs/metrics.md has the same list, which a test
-// compares.
+// families lists all of weir's own metrics. A test compares them with docs/metrics.md.
 func families() []family {
 	return slices.Concat(nodeFamilies(), hostFamilies(), proxyFamilies(), dnsFamilies(), sessionFamilies(), raftFamilies(), memberFamilies())
 }
 
 func nodeFamilies() []family {
 	return []family{
-		{name: "weir_node_info", kind: gauge, labels: []string{"node", "role", "version", "go_version"}, help: "Always 1: who this node is and what it runs.",
+		{name: "weir_node_info", kind: gauge, labels: []string{"node", "role", "version", "go_version"}, help: "Always 1; the labels name the node, its role and its versions.",
 			read: func(m *moment, s samples) {
 				s.value(1, m.status.Node, m.status.Role, m.status.Version, m.GoVersion)
 			}},
 		{name: "weir_ready", kind: gauge, help: "1 while the node can admit connections to limited hosts, as /readyz says.",
 			read: func(m *moment, s samples) { s.truth(m.status.Ready) }},
-		{name: "weir_draining", kind: gauge, help: "1 while the node takes no new work because it was told to drain or leave.",
+		{name: "weir_draining", kind: gauge, help: "1 while the node takes no new work because it is draining or leaving.",
 			read: func(m *moment, s samples) { s.truth(m.status.Draining) }},
-		{name: "weir_tls_certificate_expiry_timestamp_seconds", kind: gauge, labels: []string{"listener"}, help: "When the certificate that a listener shows ends, in seconds since 1970: rpc, api or proxy, where it speaks TLS. For rpc, the CA's end if that comes first.",
+		{name: "weir_tls_certificate_expiry_timestamp_seconds", kind: gauge, labels: []string{"listener"}, help: "When a listener's certificate expires, in seconds since 1970: rpc, api or proxy, if it speaks TLS. For rpc, when the CA expires if that is earlier.",
 			read: func(m *moment, s samples) {
 				for _, listener := range slices.Sorted(maps.Keys(m.Certificates)) {
 					s.value(float64(m.Certificates[listener].Unix()), listener)
@@ -74,9 +73,9 @@ func hostFamilies() []family {
 		}
 	}
 	return []family{
-		{name: "weir_hosts", kind: gauge, help: "Hosts that the node has used in the last ten minutes. Where they are more than api.metrics_hosts, the rest is told as host=\"other\".",
+		{name: "weir_hosts", kind: gauge, help: "Hosts that the node has used in the last ten minutes. If there are more than api.metrics_hosts, the rest is added up as host=\"other\".",
 			read: func(m *moment, s samples) { s.value(float64(len(m.known))) }},
-		{name: "weir_slots_limit", kind: gauge, labels: host, help: "The limit that a host goes by, for the whole cluster; absent where there is none.",
+		{name: "weir_slots_limit", kind: gauge, labels: host, help: "The limit that applies to a host, for the whole cluster; absent if there is none.",
 			read: func(m *moment, s samples) {
 				for _, h := range m.hosts {
 					if h.limit != nil {
@@ -86,7 +85,7 @@ func hostFamilies() []family {
 			}},
 		{name: "weir_slots_granted", kind: gauge, labels: host, help: "Slots that the cluster has granted to this node.",
 			read: each(func(h hostSeries) float64 { return float64(h.granted) })},
-		{name: "weir_slots_in_use", kind: gauge, labels: host, help: "Upstream connections of this node, those kept alive for reuse included; also to hosts without a limit.",
+		{name: "weir_slots_in_use", kind: gauge, labels: host, help: "Upstream connections of this node, including those kept for reuse and those to hosts without a limit.",
 			read: each(func(h hostSeries) float64 { return float64(h.inUse) })},
 		{name: "weir_slots_waiting", kind: gauge, labels: host, help: "Requests that wait on this node for a slot.",
 			read: each(func(h hostSeries) float64 { return float64(h.waiting) })},
@@ -112,11 +111,11 @@ func proxyFamilies() []family {
 			read: number(func(p ProxyMeasures) int64 { return p.Tunnels })},
 		{name: "weir_exchanges_total", kind: counter, help: "Plain requests that an upstream answered.",
 			read: number(func(p ProxyMeasures) int64 { return p.Exchanges })},
-		{name: "weir_exchanges_reused_total", kind: counter, help: "Plain requests on an upstream connection that was kept alive.",
+		{name: "weir_exchanges_reused_total", kind: counter, help: "Plain requests on an upstream connection that was kept for reuse.",
 			read: number(func(p ProxyMeasures) int64 { return p.Reused })},
-		{name: "weir_retries_total", kind: counter, help: "Plain requests sent again because a connection kept alive had ended.",
+		{name: "weir_retries_total", kind: counter, help: "Plain requests sent again because a connection kept for reuse had ended.",
 			read: number(func(p ProxyMeasures) int64 { return p.Retries })},
-		{name: "weir_refusals_total", kind: counter, labels: []string{"reason"}, help: "Requests that the proxy refused, by the error in Proxy-Status, or what is known beyond it.",
+		{name: "weir_refusals_total", kind: counter, labels: []string{"reason"}, help: "Requests that the proxy refused, by the error in Proxy-Status, or a more exact reason.",
 			read: func(m *moment, s samples) {
 				for _, reason := range slices.Sorted(maps.Keys(m.Proxy.Refusals)) {
 					s.value(float64(m.Proxy.Refusals[reason]), reason)
@@ -128,13 +127,13 @@ func proxyFamilies() []family {
 					s.value(float64(l.Refused), l.Scope, l.Resource)
 				}
 			}},
-		{name: "weir_queue_wait_seconds", kind: histogram, help: "How long admissions under a limit waited for their slots; refused ones are not in it.",
+		{name: "weir_queue_wait_seconds", kind: histogram, help: "How long admitted requests to limited hosts waited for their slot; refused ones are not counted.",
 			read: func(m *moment, s samples) { s.distribution(m.Proxy.QueueWait) }},
-		{name: "weir_dial_seconds", kind: histogram, help: "How long connecting to the upstream took, where it succeeded.",
+		{name: "weir_dial_seconds", kind: histogram, help: "How long connecting to the upstream took, if it succeeded.",
 			read: func(m *moment, s samples) { s.distribution(m.Proxy.DialTime) }},
 		{name: "weir_dial_errors_total", kind: counter, help: "Upstreams that could not be resolved or connected to.",
 			read: number(func(p ProxyMeasures) int64 { return p.DialErrors })},
-		{name: "weir_bytes_total", kind: counter, labels: []string{"direction"}, help: "Bytes of tunnels and requests, those under way included.",
+		{name: "weir_bytes_total", kind: counter, labels: []string{"direction"}, help: "Bytes of tunnels and requests, including those still open.",
 			read: func(m *moment, s samples) {
 				s.value(float64(m.Proxy.BytesOut), "to_upstream")
 				s.value(float64(m.Proxy.BytesIn), "from_upstream")
@@ -144,19 +143,19 @@ func proxyFamilies() []family {
 
 func dnsFamilies() []family {
 	return []family{
-		{name: "weir_dns_lookups_total", kind: counter, labels: []string{"result"}, help: "Names that were resolved for connections, by how: remembered, hosts, ok, not_found, timeout, error or abandoned.",
+		{name: "weir_dns_lookups_total", kind: counter, labels: []string{"result"}, help: "Names that were resolved for connections, by result: remembered, hosts, ok, not_found, timeout, error or abandoned.",
 			read: func(m *moment, s samples) {
 				for _, result := range slices.Sorted(maps.Keys(m.Proxy.DNS.Lookups)) {
 					s.value(float64(m.Proxy.DNS.Lookups[result]), result)
 				}
 			}},
-		{name: "weir_dns_lookup_seconds", kind: histogram, help: "How long lookups took that asked name servers, whatever came of them; connections that wait for the same name share one.",
+		{name: "weir_dns_lookup_seconds", kind: histogram, help: "How long lookups that asked name servers took, whatever their result; connections that wait for the same name share one.",
 			read: func(m *moment, s samples) { s.distribution(m.Proxy.DNS.LookupSeconds) }},
 		{name: "weir_dns_lookups_in_flight", kind: gauge, help: "Lookups that wait for name servers.",
 			read: func(m *moment, s samples) { s.value(float64(m.Proxy.DNS.InFlight)) }},
 		{name: "weir_dns_queries_total", kind: counter, help: "Queries that were sent to name servers.",
 			read: func(m *moment, s samples) { s.value(float64(m.Proxy.DNS.Queries)) }},
-		{name: "weir_dns_names", kind: gauge, help: "Names whose answers are in memory, expired ones included.",
+		{name: "weir_dns_names", kind: gauge, help: "Names whose answers are in memory, including expired ones.",
 			read: func(m *moment, s samples) { s.value(float64(m.Proxy.DNS.Names)) }},
 	}
 }
@@ -167,17 +166,17 @@ func sessionFamilies() []family {
 			read: func(m *moment, s samples) { s.truth(m.status.Session.State == "live") }},
 		{name: "weir_session_age_seconds", kind: gauge, help: "How long the node has had its session; 0 without a live one.",
 			read: func(m *moment, s samples) { s.value(m.Session.Age.Seconds()) }},
-		{name: "weir_session_expires_in_seconds", kind: gauge, help: "The time until the node must stop using its slots, unless the cluster answers.",
+		{name: "weir_session_expires_in_seconds", kind: gauge, help: "The time until the node must stop using its slots, unless the cluster answers before.",
 			read: func(m *moment, s samples) { s.value(seconds(m.status.Session.ExpiresIn)) }},
 		{name: "weir_fences_total", kind: counter, help: "How often the node had to stop using limited hosts because it could not prove its session.",
 			read: func(m *moment, s samples) { s.value(float64(m.Session.Fences)) }},
-		{name: "weir_reclaim_seconds", kind: histogram, labels: []string{"why"}, help: "Sessions whose slots came back while this node led, and how long each took from the last sign of life that this leader had; why is expired, left or taken_over.",
+		{name: "weir_reclaim_seconds", kind: histogram, labels: []string{"why"}, help: "How long slots of ended sessions took to come back while this node led, from the node's last sign of life that this leader received; why is expired, left or taken_over.",
 			read: func(m *moment, s samples) {
 				for _, why := range slices.Sorted(maps.Keys(m.Cluster.Reclaims)) {
 					s.distribution(m.Cluster.Reclaims[why], why)
 				}
 			}},
-		{name: "weir_reclaimed_slots_total", kind: counter, labels: []string{"why"}, help: "Slots of those sessions.",
+		{name: "weir_reclaimed_slots_total", kind: counter, labels: []string{"why"}, help: "Slots that came back from ended sessions while this node led.",
 			read: func(m *moment, s samples) {
 				for _, why := range slices.Sorted(maps.Keys(m.Cluster.ReclaimedSlots)) {
 					s.value(float64(m.Cluster.ReclaimedSlots[why]), why)
@@ -186,7 +185,7 @@ func sessionFamilies() []family {
 	}
 }
 
-// raftFamilies are told by servers alone.
+// raftFamilies exist on servers only.
 func raftFamilies() []family {
 	onServers := func(f func(*moment, samples)) func(*moment, samples) {
 		return func(m *moment, s samples) {
@@ -209,15 +208,15 @@ func raftFamilies() []family {
 			read: number(func(m *moment) uint64 { return m.status.Raft.CommitIndex })},
 		{name: "weir_raft_applied_index", kind: gauge, help: "The last entry that this server has applied.",
 			read: number(func(m *moment) uint64 { return m.status.Raft.AppliedIndex })},
-		{name: "weir_raft_commit_seconds", kind: histogram, help: "How long entries took that this server proposed as the leader, until they were applied.",
+		{name: "weir_raft_commit_seconds", kind: histogram, help: "How long entries that this server proposed as the leader took until they were applied.",
 			read: onServers(func(m *moment, s samples) { s.distribution(m.Cluster.Commits) })},
 		{name: "weir_raft_log_entries", kind: gauge, help: "Entries in this server's log; 0 while its disk has stalled.",
 			read: number(func(m *moment) uint64 { return m.Cluster.LogEntries })},
-		{name: "weir_raft_log_bytes", kind: gauge, help: "Size of the log's file, which keeps the room of entries that are gone; 0 in memory and while the disk has stalled.",
+		{name: "weir_raft_log_bytes", kind: gauge, help: "Size of the log's file, which does not shrink when entries are removed; 0 in memory and while the disk has stalled.",
 			read: number(func(m *moment) uint64 { return m.Cluster.LogBytes })},
 		{name: "weir_raft_voters", kind: gauge, help: "Voters in the Raft configuration.",
 			read: number(func(m *moment) uint64 { return uint64(m.Cluster.Voters) })},
-		{name: "weir_disk_full", kind: gauge, help: "1 while the server can't write its log: no room, or a file system that has turned read-only.",
+		{name: "weir_disk_full", kind: gauge, help: "1 while the server can't write its log because the disk is full or read-only.",
 			read: onServers(func(m *moment, s samples) { s.truth(m.status.DiskFull) })},
 		{name: "weir_disk_stalled", kind: gauge, help: "1 while a write of the log takes too long.",
 			read: onServers(func(m *moment, s samples) { s.truth(m.status.DiskStalled) })},
@@ -226,19 +225,19 @@ func raftFamilies() []family {
 
 func memberFamilies() []family {
 	return []family{
-		{name: "weir_leader_known", kind: gauge, help: "1 while the node knows who leads.",
+		{name: "weir_leader_known", kind: gauge, help: "1 while the node knows the leader.",
 			read: func(m *moment, s samples) { s.truth(m.status.Leader != "") }},
-		{name: "weir_leader_changes_total", kind: counter, help: "How often the node has heard of a leader: another one, or the same again after an interruption.",
+		{name: "weir_leader_changes_total", kind: counter, help: "How often the node has learned of a new leader, or of the same one after an interruption.",
 			read: func(m *moment, s samples) { s.value(float64(m.Cluster.LeaderChanges)) }},
-		{name: "weir_members", kind: gauge, labels: []string{"health"}, help: "Nodes that gossip knows, this one too: alive, suspect, dead or left.",
+		{name: "weir_members", kind: gauge, labels: []string{"health"}, help: "Nodes that gossip knows, including this one: alive, suspect, dead or left.",
 			read: func(m *moment, s samples) {
 				for _, health := range []string{"alive", "dead", "left", "suspect"} {
 					s.value(float64(m.Members[health]), health)
 				}
 			}},
-		{name: "weir_gossip_score", kind: gauge, help: "Gossip's own account of this node's health: 0 is best, more means that answers fail to come in time.",
+		{name: "weir_gossip_score", kind: gauge, help: "Gossip's estimate of this node's health: 0 is best; a higher value means that answers don't arrive in time.",
 			read: func(m *moment, s samples) { s.value(float64(m.Cluster.GossipScore)) }},
-		{name: "weir_config_disagreements", kind: gauge, help: "Nodes whose configuration of lease.ttl or limits differs from the cluster's.",
+		{name: "weir_config_disagreements", kind: gauge, help: "Nodes whose config has another lease.ttl or other limits than the cluster.",
 			read: func(m *moment, s samples) { s.value(float64(len(m.status.ConfigDisagreements))) }},
 	}
 }

@@ -8,21 +8,21 @@ import (
 	"github.com/weirproxy/weir/fsm"
 )
 
-// otherHosts is the label of all hosts that have no place of their own.
+// otherHosts is the label that stands for all hosts without a place of their own.
 const otherHosts = "other"
 
 // hostPlaces bounds the hosts that metrics name: a proxy may see hundreds of thousands, and each
-// would be a time series of its own. So many have a place; the others are told as one, "other".
+// would be a time series. A bounded number have a place; the others share the label "other".
 //
-// A place is kept for as long as the node knows the host, so that a series does not come and go
-// with every reading. Hosts with a limit go first, and take the places of those without. No counter
-// ever falls: what is counted stays under the name that the host had then.
+// A host keeps its place for as long as the node knows the host, so that a series does not come and
+// go with every scrape. Hosts with a limit come first, and take the places of those without. No
+// counter ever falls: an admission stays counted under the name that its host had then.
 type hostPlaces struct {
 	mu    sync.Mutex
 	most  int
 	named map[string]*hostTotals
 	other hostTotals
-	seen  map[string]hostTotals // as the node last told them, of every host that it knows
+	seen  map[string]hostTotals // the last counters of every host that the node knows
 }
 
 // hostTotals are the counters of one name.
@@ -33,7 +33,8 @@ func (t *hostTotals) add(o hostTotals) {
 	t.rejected += o.rejected
 }
 
-// since is what has been added after before. A host that was forgotten meanwhile has begun anew.
+// since returns the increase after before. A host that was forgotten meanwhile has started again at
+// zero.
 func (t hostTotals) since(before hostTotals) hostTotals {
 	if t.admitted < before.admitted || t.rejected < before.rejected {
 		return t
@@ -41,7 +42,7 @@ func (t hostTotals) since(before hostTotals) hostTotals {
 	return hostTotals{t.admitted - before.admitted, t.rejected - before.rejected}
 }
 
-// hostSeries is what is told under one name.
+// hostSeries holds the numbers under one name.
 type hostSeries struct {
 	name                    string
 	limit                   *int64 // nil: no cap, or many
@@ -49,20 +50,19 @@ type hostSeries struct {
 	hostTotals
 }
 
-// newHostPlaces makes room for so many names beside "other"; 0 tells all as one.
+// newHostPlaces has room for so many names beside "other"; with 0, all hosts share "other".
 func newHostPlaces(most int) *hostPlaces {
 	return &hostPlaces{most: most, named: map[string]*hostTotals{}, seen: map[string]hostTotals{}}
 }
 
-// setMost changes how many names there is room for; who has one too many is told under "other" from
-// the next reading on.
+// setMost changes the number of names. From the next scrape on, hosts above it count under "other".
 func (h *hostPlaces) setMost(most int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.most = most
 }
 
-// update takes what the node tells of its hosts and returns what is told of them, "other" last.
+// update takes the node's hosts and returns the series for them, "other" last.
 func (h *hostPlaces) update(uses []HostUse, table *fsm.Table) []hostSeries {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -94,7 +94,7 @@ func (h *hostPlaces) update(uses []HostUse, table *fsm.Table) []hostSeries {
 	return append(series, other)
 }
 
-// forget drops what the node knows no longer.
+// forget drops hosts that the node no longer knows.
 func (h *hostPlaces) forget(uses []HostUse) {
 	known := make(map[string]bool, len(uses))
 	for _, u := range uses {
@@ -108,11 +108,11 @@ func (h *hostPlaces) forget(uses []HostUse) {
 	}
 }
 
-// place gives names to those who need them most: hosts with a limit, then the busiest.
+// place gives names to the most important hosts: those with a limit, then the busiest.
 func (h *hostPlaces) place(uses []HostUse, table *fsm.Table) {
 	capped := func(u HostUse) bool { return table.Governing(u.Key).Capped() }
 	var placed, waiting []HostUse
-	settled := true // whoever has a name keeps it
+	settled := true // a host with a name keeps it
 	for _, u := range uses {
 		_, named := h.named[u.Key.Name]
 		switch {

@@ -9,7 +9,7 @@ import (
 
 // Nodes answers GET /v1/nodes.
 type Nodes struct {
-	// View names the node whose view this is: the leader's, where it answers, because it alone
+	// View names the node whose view this is: the leader's if it answers, because only the leader
 	// knows the sessions.
 	View  string `json:"view"`
 	Nodes []Node `json:"nodes"` // sorted by name
@@ -22,22 +22,22 @@ type Node struct {
 	Leader  bool   `json:"leader"`
 	Health  string `json:"health"`  // "alive", "suspect", "dead" or "left"
 	Session string `json:"session"` // "live", "fenced", "expired" or "none"
-	// Draining: its proxy takes no new work.
+	// Draining: its proxy refuses new work.
 	Draining bool `json:"draining"`
-	// ReclaimIn is the time until the node's slots are given to others; null while nothing is
-	// reclaimed.
+	// ReclaimIn is the time until the cluster takes the node's slots back; null if that is not
+	// pending.
 	ReclaimIn *Duration `json:"reclaim_in"`
 	Version   string    `json:"version"`
 	Addresses Addresses `json:"addresses"`
 }
 
-// Addresses are what other nodes dial, "host:port".
+// Addresses are the addresses that other nodes dial, "host:port".
 type Addresses struct {
 	RPC    string `json:"rpc"`
 	Gossip string `json:"gossip"`
 }
 
-// NodeSource tells about the members.
+// NodeSource provides the members.
 type NodeSource interface {
 	// Nodes lists every member that this node knows of, itself included.
 	Nodes() []Node

@@ -5,7 +5,8 @@ import (
 	"strings"
 )
 
-// The page's address. It is served without a token: it holds nothing but itself, and asks for one.
+// pathUI is the page's address. It is served without a token, because it contains no data; it asks
+// for the token itself.
 const pathUI = "/ui/"
 
 // page answers GET /ui/ and the files below it.
@@ -16,14 +17,14 @@ func (s *Server) page(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// toPage leads who typed the node's address alone to the page.
+// toPage redirects from the node's bare address to the page.
 func (s *Server) toPage(w http.ResponseWriter, _ *http.Request) error {
 	w.Header().Set("Location", pathUI)
 	w.WriteHeader(http.StatusFound)
 	return nil
 }
 
-// isPage reports whether a path is the page's.
+// isPage reports whether a path belongs to the page.
 func isPage(path string) bool {
 	return path == "/" || path == strings.TrimSuffix(pathUI, "/") || strings.HasPrefix(path, pathUI)
 }

@@ -11,17 +11,18 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// The bounds of the API's listener. They fit into what the proxy leaves the node
-// (proxy/descriptors.go), so that Raft, gossip and the log's files always have the rest, whatever
-// strangers do before they have shown a token.
+// Bounds of the API's listener. They fit into the descriptors that the proxy leaves to the node
+// (proxy/descriptors.go), so that Raft, gossip and the log's files always have theirs, whatever
+// callers without a token do.
 const (
 	maxConns        = 128
-	maxConnsPerAddr = 96          // of one address: the others keep some
-	placesLogEvery  = time.Minute // between two lines about connections that were turned away
+	maxConnsPerAddr = 96          // per address, so that some are left for others
+	placesLogEvery  = time.Minute // between two lines about refused connections
 )
 
-// places are the listener's connections. When they run out, one that has no request under way gives
-// way: the oldest of the address that has the most. Where all are busy, the new one is closed.
+// places bounds the listener's connections. When places run out, the address with the most
+// connections loses its oldest one without a request under way. If all are busy, the new connection
+// is closed.
 type places struct {
 	total, perAddr int
 	log            hclog.Logger
@@ -32,7 +33,7 @@ type places struct {
 	number uint64 // of the last connection
 
 	turnedAway uint64    // since the last line
-	said       time.Time // when that was written
+	said       time.Time // time of the last line
 }
 
 func newPlaces(total, perAddr int, log hclog.Logger) *places {
@@ -58,7 +59,7 @@ func (l placedListener) Accept() (net.Conn, error) {
 	}
 }
 
-// placedConn is a connection with a place, which it gives back when it is closed.
+// placedConn is a connection that keeps its place until it is closed.
 type placedConn struct {
 	net.Conn
 	places *places
@@ -67,7 +68,7 @@ type placedConn struct {
 	busy   bool   // a request is under way; guarded by places.mu
 }
 
-// CloseWrite ends what is sent; see problemConn.
+// CloseWrite closes the sending side; see problemConn.
 func (c *placedConn) CloseWrite() error {
 	if w, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return w.CloseWrite()
@@ -81,7 +82,7 @@ func (c *placedConn) Close() error {
 	return c.Conn.Close()
 }
 
-// take gives a connection a place, if need be another's.
+// take gives a connection a place, if need be by closing another connection.
 func (p *places) take(c net.Conn, now time.Time) (*placedConn, bool) {
 	p.mu.Lock()
 	addr := sourceOf(c)
@@ -117,8 +118,8 @@ func (p *places) take(c net.Conn, now time.Time) (*placedConn, bool) {
 	return placed, true
 }
 
-// busiest is the address with the most connections of which one has no request under way. The
-// caller holds mu.
+// busiest returns the address with the most connections that has one without a request under way.
+// The caller holds mu.
 func (p *places) busiest() (most netip.Addr) {
 	n := 0
 	for addr, conns := range p.of {
@@ -156,7 +157,7 @@ func (p *places) remove(c *placedConn) {
 	p.count--
 }
 
-// report logs that places run out, at most once in a while. The caller holds mu.
+// report logs that places run out, at most once per interval. The caller holds mu.
 func (p *places) report(now time.Time) {
 	p.turnedAway++
 	if !p.said.IsZero() && now.Sub(p.said) < placesLogEvery {
@@ -167,7 +168,7 @@ func (p *places) report(now time.Time) {
 	p.turnedAway, p.said = 0, now
 }
 
-// noteState follows whether a connection has a request under way.
+// noteState records whether a connection has a request under way.
 func (p *places) noteState(conn net.Conn, state http.ConnState) {
 	c := placedOf(conn)
 	if c == nil {
@@ -178,7 +179,7 @@ func (p *places) noteState(conn net.Conn, state http.ConnState) {
 	c.busy = state == http.StateActive
 }
 
-// placedOf finds the connection with the place beneath what net/http knows.
+// placedOf finds the placedConn beneath net/http's connection.
 func placedOf(conn net.Conn) *placedConn {
 	for {
 		switch c := conn.(type) {

@@ -14,13 +14,12 @@ import (
 	"time"
 )
 
-// pathProfiles lists what can be profiled; the names are those of net/http/pprof, which isn't used
-// because it puts itself into http.DefaultServeMux, asks for no token, and answers errors in plain
+// pathProfiles lists the profiles. Their names are those of net/http/pprof, which is not used
+// because it registers itself in http.DefaultServeMux, needs no token, and answers errors in plain
 // text.
 const pathProfiles = "/debug/pprof/"
 
-// Profiles that take time are taken for so many seconds; WriteTimeout ends an answer after a
-// minute.
+// Durations of profiles that take time. WriteTimeout ends an answer after a minute.
 const (
 	profileSeconds     = 30
 	maxProfileSeconds  = 50
@@ -50,7 +49,7 @@ func profileNames() (names []string) {
 	return names
 }
 
-// profile answers with one, in the format of pprof, or of go tool trace.
+// profile answers with one profile, in the format of pprof, or of go tool trace.
 func (s *Server) profile(w http.ResponseWriter, r *http.Request) error {
 	switch name := r.PathValue("name"); name {
 	case "profile":
@@ -62,7 +61,7 @@ func (s *Server) profile(w http.ResponseWriter, r *http.Request) error {
 	}
 }
 
-// recorded records for the seconds that are asked for.
+// recorded records for the requested number of seconds.
 func (s *Server) recorded(
 	w http.ResponseWriter, r *http.Request, usual, most int, start func(io.Writer) error, stop func(),
 ) error {
@@ -89,11 +88,11 @@ func (s *Server) recorded(
 	return nil
 }
 
-// snapshotProfile answers with what the runtime has counted up to now.
+// snapshotProfile answers with the runtime's present counts.
 func snapshotProfile(w http.ResponseWriter, r *http.Request, name string) error {
 	p := pprof.Lookup(name)
 	if p == nil {
-		return problemf(http.StatusNotFound, "no_such_profile", "there is no profile %q: %s lists those that there are", name, pathProfiles)
+		return problemf(http.StatusNotFound, "no_such_profile", "there is no profile %q: %s lists the profiles", name, pathProfiles)
 	}
 	q, err := query(r, "debug", "gc")
 	if err != nil {

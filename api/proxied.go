@@ -9,18 +9,18 @@ import (
 	"sync"
 )
 
-// A worker that reaches the API through a proxy of the cluster comes from a node's address, and
-// with a listener on loopback needs no token. The proxies don't connect workers to the API, but an
-// address translation on the way can hide that it is the API. So it refuses what it can tell to
-// have come through a proxy.
+// A worker that reaches the API through one of the cluster's proxies comes from a node's address,
+// and needs no token on a listener on loopback. The proxies do not connect workers to the API, but
+// address translation on the way can hide that an address is the API's. So the API refuses requests
+// that have recognisably come through a proxy.
 
-// ProxySource knows the cluster's proxies.
+// ProxySource describes the cluster's proxies.
 type ProxySource interface {
-	// Proxied reports whether requests that come through the cluster's proxies are to be refused.
+	// Proxied reports whether requests through the cluster's proxies must be refused.
 	Proxied() bool
-	// Dialled reports whether this node's proxy has made the connection that comes from client.
+	// Dialled reports whether this node's proxy opened the connection from client.
 	Dialled(client netip.AddrPort) bool
-	// NamesProxy reports whether a name in Via is that of one of the cluster's proxies.
+	// NamesProxy reports whether a name in Via belongs to one of the cluster's proxies.
 	NamesProxy(pseudonym string) bool
 }
 
@@ -51,8 +51,8 @@ func (s *Server) checkDirect(r *http.Request) error {
 
 type originKey struct{}
 
-// origin is where a connection comes from, which is found out at its first request: a proxy knows
-// its own connections before it sends anything over them.
+// origin says whether a connection comes from a proxy. It is determined at the first request,
+// because a proxy records a connection before it sends anything over it.
 type origin struct {
 	client net.Addr
 

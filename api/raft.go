@@ -27,9 +27,9 @@ type RaftPeerRemoved struct {
 	Removed string `json:"removed"`
 }
 
-// RaftTransfer is the body of POST /v1/raft/transfer, where it may be left out.
+// RaftTransfer is the body of POST /v1/raft/transfer, which is optional.
 type RaftTransfer struct {
-	To string `json:"to,omitempty"` // a peer's name; empty: the one that is furthest
+	To string `json:"to,omitempty"` // a peer's name; empty: the most up-to-date one
 }
 
 // RaftTransferred answers POST /v1/raft/transfer.
@@ -38,21 +38,21 @@ type RaftTransferred struct {
 	To   string `json:"to,omitempty"` // as asked
 }
 
-// Raft operates the consensus group. RemovePeer and Transfer are called on the leader; elsewhere
-// they answer ErrNotLeader. An unknown name is ErrNotFound; what would cost the quorum is
-// ErrConflict.
+// Raft operates the consensus group. RemovePeer and TransferLeadership work on the leader;
+// elsewhere they fail with ErrNotLeader. An unknown name is ErrNotFound; an action that would cost
+// the quorum is ErrConflict.
 type Raft interface {
-	// RaftPeers lists the group as this node knows it; ErrNoRaft on a proxy.
+	// RaftPeers lists the group that this node knows; ErrNoRaft on a proxy.
 	RaftPeers() ([]RaftPeer, error)
-	// RemovePeer takes a peer out of the group, dead or alive.
+	// RemovePeer removes a peer from the group, dead or alive.
 	RemovePeer(ctx context.Context, name string) error
-	// TransferLeadership hands over to the peer named, or with "" to the one that is furthest, and
-	// returns when it leads.
+	// TransferLeadership hands over to the named peer or, with "", to the most up-to-date one, and
+	// returns once it leads.
 	TransferLeadership(ctx context.Context, to string) error
 }
 
-// raftPeers is answered by any server from its own state, so that it works without a leader; a
-// proxy asks the leader.
+// raftPeers answers from the own state on any server, so that it works without a leader. A proxy
+// asks the leader.
 func (s *Server) raftPeers(r *http.Request, own bool) (answer, error) {
 	if _, err := query(r); err != nil {
 		return answer{}, err
@@ -71,7 +71,7 @@ func (s *Server) raftPeers(r *http.Request, own bool) (answer, error) {
 	return answer{body: RaftPeers{Peers: peers}}, nil
 }
 
-// removeRaftPeer understands DELETE /v1/raft/peers/{name}.
+// removeRaftPeer parses DELETE /v1/raft/peers/{name}.
 func (s *Server) removeRaftPeer(r *http.Request, body []byte) (commit, error) {
 	if _, err := query(r); err != nil {
 		return nil, err
@@ -89,7 +89,7 @@ func (s *Server) removeRaftPeer(r *http.Request, body []byte) (commit, error) {
 	}, nil
 }
 
-// transferLeadership understands POST /v1/raft/transfer, with or without a body.
+// transferLeadership parses POST /v1/raft/transfer, with or without a body.
 func (s *Server) transferLeadership(r *http.Request, body []byte) (commit, error) {
 	if _, err := query(r); err != nil {
 		return nil, err

@@ -7,11 +7,11 @@ import (
 	"strings"
 )
 
-// endpoint answers one request; the error it returns becomes a problem, so it must not have written
-// before.
+// endpoint answers one request. The error it returns becomes a problem, so it must not have written
+// anything before.
 type endpoint func(w http.ResponseWriter, r *http.Request) error
 
-// route is one path and what answers its methods. A path that ends in a name in braces takes the
+// route maps the methods of one path to endpoints. A path that ends in a name in braces takes the
 // rest of the request's path as that parameter, percent-decoded once, so that both 10.0.0.0%2F8 and
 // 10.0.0.0/8 name the CIDR.
 type route struct {
@@ -19,8 +19,8 @@ type route struct {
 	methods map[string]endpoint
 }
 
-// router finds the endpoint of a request. net/http's own multiplexer isn't used because it
-// redirects paths that it thinks unclean, and answers 404 and 405 in plain text.
+// router finds the endpoint of a request. net/http's own multiplexer is not used because it
+// redirects paths that it considers unclean, and answers 404 and 405 in plain text.
 type router []route
 
 func (rs router) find(r *http.Request) (endpoint, error) {
@@ -60,8 +60,8 @@ func (rt route) endpoint(r *http.Request) (endpoint, error) {
 	return nil, p
 }
 
-// isProbe reports whether a path is one that load balancers ask, in their own ways: OPTIONS is a
-// common one.
+// isProbe reports whether a path is one that load balancers probe, in ways of their own, such as
+// OPTIONS.
 func isProbe(path string) bool { return path == pathHealthz || path == pathReadyz }
 
 func (rt route) allow() string {

@@ -17,7 +17,7 @@ import (
 	"github.com/weirproxy/weir/api/ui"
 )
 
-// Paths that are named in more than one place.
+// Paths that are used in several places.
 const (
 	pathHealthz      = "/healthz"
 	pathReadyz       = "/readyz"
@@ -29,12 +29,12 @@ const (
 	pathConnections  = "/v1/connections"
 )
 
-// Bounds that nobody needs to set.
+// Bounds that need no setting.
 const (
 	maxBody       = 1 << 20  // of a client's request, in bytes
-	maxLimitsBody = 15 << 20 // of all limits at once: as one entry they must fit into the log, which takes 16 MiB
+	maxLimitsBody = 15 << 20 // of all limits at once: they become one log entry, of at most 16 MiB
 	maxPeerBody   = 16 << 20 // of a config's limits, between nodes
-	maxPeerAnswer = 64 << 20 // of what is read from another node
+	maxPeerAnswer = 64 << 20 // of an answer from another node
 	maxHeader     = 64 << 10
 
 	headTimeout    = 5 * time.Second // for a request's head
@@ -43,31 +43,31 @@ const (
 	idleTimeout    = 2 * time.Minute
 )
 
-// Config is what the server is told once.
+// Config configures the server.
 type Config struct {
 	// Node is this node's name.
 	Node string
-	// Hosts are the names, beyond localhost, Node and address literals, that Host may carry.
+	// Hosts are further names that Host may carry, beyond localhost, Node and address literals.
 	Hosts []string
-	// Token may do everything, ReadToken may only read. Both empty: everybody may do everything,
-	// which is for loopback alone. [Server.SetTokens] changes them.
+	// Token gives full access, ReadToken read access. If both are empty, everybody has full access,
+	// which is for loopback only. [Server.SetTokens] changes them.
 	Token, ReadToken string
-	// TLS, where set, is what the listener speaks: HTTP/2 and HTTP/1.1, as the client likes. nil:
-	// plain HTTP.
+	// TLS makes the listener speak TLS, with HTTP/2 or HTTP/1.1 as the client chooses. With nil it
+	// speaks plain HTTP.
 	TLS *tls.Config
-	// WriteTimeout bounds a write from its arrival until it is visible here, searching for a leader
-	// included. Raising it outlasts longer elections; lowering it gives clients their 503 sooner.
-	// 0: 5 s.
+	// WriteTimeout bounds a write from its arrival until it is visible here, including the search
+	// for a leader. A longer one outlasts longer elections; a shorter one gives clients their 503
+	// sooner. 0: 5 s.
 	WriteTimeout time.Duration
-	// PeerTimeout bounds what a read waits for other nodes. Raising it shows slow nodes' use;
-	// lowering it answers sooner when nodes are down. 0: 2 s.
+	// PeerTimeout bounds how long a read waits for other nodes. A longer one includes slow nodes'
+	// use; a shorter one answers sooner when nodes are down. 0: 2 s.
 	PeerTimeout time.Duration
-	// MetricsHosts is how many hosts /metrics names; all others are told as one. Each is six time
-	// series for every node. 0 names none. [Server.SetMetricsHosts] changes it.
+	// MetricsHosts is the number of hosts that /metrics names; all others share one name. Each is
+	// six time series per node. 0 names none. [Server.SetMetricsHosts] changes it.
 	MetricsHosts int
 }
 
-// Deps is what the server asks of the node.
+// Deps are the server's interfaces to the node.
 type Deps struct {
 	Log         Log
 	Leader      Leader
@@ -81,10 +81,10 @@ type Deps struct {
 	Raft        Raft
 	Snapshots   Snapshots
 	Diagnostics Diagnostics
-	// Events is what the node remembers of events; nil: a log of the server's own.
+	// Events is the node's log of events; nil: the server makes its own.
 	Events  *EventLog
 	Metrics MetricSource
-	// Proxies tells what has come through the cluster's proxies; nil: nothing has.
+	// Proxies recognises requests through the cluster's proxies; nil: there are none.
 	Proxies ProxySource
 	Logger  hclog.Logger
 }
@@ -102,8 +102,8 @@ type Server struct {
 	places  *hostPlaces
 	conns   *places // of the listener
 	http    *http.Server
-	cancel  context.CancelFunc // ends the waits of requests that Shutdown cuts short
-	ctx     context.Context    // that they run in
+	cancel  context.CancelFunc // ends the waits of requests that Shutdown cuts off
+	ctx     context.Context    // the context of those waits
 	events  *EventLog
 	ui      *ui.Page
 	watcher *watcher // runs while the server serves
@@ -111,7 +111,7 @@ type Server struct {
 	attempts attempts
 }
 
-// New makes a server; it starts nothing.
+// New makes a server. It starts nothing.
 func New(cfg Config, deps Deps) *Server {
 	if cfg.WriteTimeout == 0 {
 		cfg.WriteTimeout = 5 * time.Second
@@ -143,7 +143,7 @@ func New(cfg Config, deps Deps) *Server {
 		ConnState:         s.connState,
 		ErrorLog:          quietLog(deps.Logger),
 
-		DisableGeneralOptionsHandler: true, // OPTIONS * is answered as other paths are
+		DisableGeneralOptionsHandler: true, // OPTIONS * is answered like other paths
 	}
 	return s
 }
@@ -152,7 +152,7 @@ func quietLog(l hclog.Logger) *log.Logger {
 	return l.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug})
 }
 
-// Handler is the API as clients see it.
+// Handler returns the API for clients.
 func (s *Server) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		handling(r)
@@ -160,7 +160,7 @@ func (s *Server) Handler() http.Handler {
 	})
 }
 
-// check refuses what does not come from a client that may call.
+// check refuses requests from clients that may not call.
 func (s *Server) check(r *http.Request) error {
 	if err := s.checkDirect(r); err != nil {
 		return err
@@ -168,8 +168,8 @@ func (s *Server) check(r *http.Request) error {
 	return s.guard.check(r)
 }
 
-// PeerHandler is the part of the API that nodes ask of each other. It knows no token and no Host:
-// it belongs on a port that only nodes reach.
+// PeerHandler returns the API for other nodes. It checks no token and no Host: it belongs on a port
+// that only nodes reach.
 func (s *Server) PeerHandler() http.Handler {
 	open := func(*http.Request) error { return nil }
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -177,7 +177,7 @@ func (s *Server) PeerHandler() http.Handler {
 	})
 }
 
-// Serve answers on l until Shutdown, and then returns nil.
+// Serve serves l until Shutdown, and then returns nil.
 func (s *Server) Serve(l net.Listener) error {
 	ctx, stop := context.WithCancel(s.ctx)
 	var watching sync.WaitGroup
@@ -194,18 +194,18 @@ func (s *Server) Serve(l net.Listener) error {
 	return nil
 }
 
-// withProtocols offers what net/http speaks over TLS (RFC 7301).
+// withProtocols offers net/http's protocols over TLS (RFC 7301).
 func withProtocols(c *tls.Config) *tls.Config {
 	c = c.Clone()
 	c.NextProtos = []string{"h2", "http/1.1"}
 	return c
 }
 
-// Shutdown closes the listener and waits for requests under way; when ctx ends they are cut off,
-// and its error is returned.
+// Shutdown closes the listener and waits for requests under way. When ctx ends, it cuts them off
+// and returns the context's error.
 func (s *Server) Shutdown(ctx context.Context) error {
 	defer s.cancel()
-	s.watcher.close() // or the streams would never end
+	s.watcher.close() // otherwise the streams would never end
 	if err := s.http.Shutdown(ctx); err != nil {
 		s.cancel()
 		return errors.Join(fmt.Errorf("requests to the API were cut off: %w", err), s.http.Close())
@@ -213,7 +213,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	return nil
 }
 
-// sharedRoutes are answered to clients and to nodes alike.
+// sharedRoutes serve clients and nodes alike.
 func (s *Server) sharedRoutes(peer bool) router {
 	return router{
 		{pathLimits, map[string]endpoint{"GET": reading(s.limits), "PUT": s.writing(s.replaceLimits, peer, maxLimitsBody)}},
@@ -251,7 +251,7 @@ func (s *Server) publicRoutes() router {
 	}
 }
 
-// peerRoutes are for nodes alone.
+// peerRoutes serve nodes only.
 func (s *Server) peerRoutes() router {
 	return router{
 		{"/v1/status", map[string]endpoint{"GET": reading(s.status)}},

@@ -20,40 +20,39 @@ const (
 
 	snapshotType = "application/octet-stream"
 
-	// maxSnapshotBody bounds a snapshot that is sent here, in bytes. It is read as a stream.
+	// maxSnapshotBody bounds a snapshot in a request, in bytes. It is read as a stream.
 	maxSnapshotBody = 1 << 30
 	// maxRestored bounds the log entry that a restore becomes, in bytes: some 300,000 limits.
 	maxRestored = 15 << 20
-	// snapshotPatience is how long either side of a snapshot may stand still.
+	// snapshotPatience is how long either side of a transfer may make no progress.
 	snapshotPatience = 30 * time.Second
-	// restoreTimeout bounds a restore once its snapshot is here. An entry of this size takes longer
-	// than others.
+	// restoreTimeout bounds a restore after its snapshot has arrived. An entry of this size takes
+	// longer than others.
 	restoreTimeout = 30 * time.Second
 )
 
 // SnapshotRestored answers PUT /v1/snapshot.
 type SnapshotRestored struct {
 	Index uint64 `json:"index"` // the write's log index
-	// Limits are those that the snapshot has, in both layers.
+	// Limits counts the snapshot's limits, in both layers.
 	Limits int `json:"limits"`
-	// Added, Changed and Removed count the limits that hold now, and did not before, or otherwise,
-	// or hold no more.
+	// Added, Changed and Removed count the differences in the limits in force.
 	Added   int `json:"added"`
 	Changed int `json:"changed"`
 	Removed int `json:"removed"`
 }
 
-// Snapshots gives out the replicated state.
+// Snapshots provides the replicated state.
 type Snapshots interface {
-	// Freeze returns the state as this node has it now; ErrNoRaft on a proxy.
+	// Freeze returns this node's present state; ErrNoRaft on a proxy.
 	Freeze() (*fsm.Frozen, error)
 }
 
-// LimitOf is a limit as the API tells it.
+// LimitOf returns a limit in the API's form.
 func LimitOf(l *fsm.Limit) Limit { return wireLimit(l) }
 
-// snapshotEndpoints: nodes restore through restored-limits, so that a whole snapshot goes over the
-// network once.
+// snapshotEndpoints serve snapshots. Between nodes a restore goes through restored-limits, so that
+// a whole snapshot crosses the network once.
 func (s *Server) snapshotEndpoints(peer bool) map[string]endpoint {
 	e := map[string]endpoint{"GET": s.saveSnapshot(peer)}
 	if !peer {
@@ -62,8 +61,8 @@ func (s *Server) snapshotEndpoints(peer bool) map[string]endpoint {
 	return e
 }
 
-// saveSnapshot answers GET /v1/snapshot: the leader's state, or while nobody leads, that of a
-// server which can be reached.
+// saveSnapshot answers GET /v1/snapshot with the leader's state or, while nobody leads, with that
+// of a reachable server.
 func (s *Server) saveSnapshot(peer bool) endpoint {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		if _, err := query(r); err != nil {
@@ -90,7 +89,7 @@ func (s *Server) saveSnapshot(peer bool) endpoint {
 	}
 }
 
-// servers are the other nodes that hold Raft state, as far as they live.
+// servers returns the other live nodes that hold Raft state.
 func (s *Server) servers() []Peer {
 	held := make(map[string]bool)
 	for _, n := range s.deps.Nodes.Nodes() {
@@ -108,7 +107,7 @@ func (s *Server) sendSnapshot(w http.ResponseWriter) error {
 	snapshotHeaders(w.Header(), strconv.FormatUint(frozen.Index(), 10))
 	if err := frozen.WriteSnapshot(patientWriter{w, http.NewResponseController(w)}); err != nil {
 		s.log.Debug("a snapshot was not sent to its end", "error", err)
-		panic(http.ErrAbortHandler) // the status is sent: only a broken connection tells that this is not all
+		panic(http.ErrAbortHandler) // the status is sent: only a broken connection shows that the body is incomplete
 	}
 	s.log.Info("snapshot sent", "index", frozen.Index())
 	return nil
@@ -120,8 +119,8 @@ func snapshotHeaders(h http.Header, index string) {
 	h.Set(HeaderIndex, index)
 }
 
-// relaySnapshot passes on another node's, as it comes; false where nothing came, and another may be
-// tried.
+// relaySnapshot streams another node's snapshot. It returns false if nothing came, so that another
+// node may be tried.
 func (s *Server) relaySnapshot(w http.ResponseWriter, r *http.Request, rt http.RoundTripper) (bool, error) {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
@@ -150,8 +149,8 @@ func (s *Server) relaySnapshot(w http.ResponseWriter, r *http.Request, rt http.R
 	return true, nil
 }
 
-// restoreSnapshot answers PUT /v1/snapshot: it makes the limits of both layers the snapshot's, in
-// one entry of the log. Sessions and grants stay as they are, and so do the settings.
+// restoreSnapshot answers PUT /v1/snapshot: one log entry replaces the limits of both layers by the
+// snapshot's. Sessions, grants and settings stay as they are.
 func (s *Server) restoreSnapshot(w http.ResponseWriter, r *http.Request) error {
 	if _, err := query(r); err != nil {
 		return err
@@ -192,8 +191,8 @@ func (s *Server) restoreSnapshot(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// restoring is the command for a snapshot's limits. That one once asked for an eviction is no
-// reason to evict again.
+// restoring returns the command for a snapshot's limits, without their evictions: those were done
+// when the limits were first set.
 func restoring(limits []fsm.Limit) *fsm.RestoreLimits {
 	limits = slices.Clone(limits)
 	for i := range limits {
@@ -206,7 +205,7 @@ func snapshotTooLarge() error {
 	return problemf(http.StatusRequestEntityTooLarge, "body_too_large", "the snapshot is longer than %d bytes", maxSnapshotBody)
 }
 
-// snapshotProblem tells what is wrong with a snapshot that was sent.
+// snapshotProblem says what is wrong with a snapshot.
 func snapshotProblem(err error) error {
 	var tooLong *http.MaxBytesError
 	switch {
@@ -224,7 +223,7 @@ func snapshotProblem(err error) error {
 	return malformed("the snapshot could not be read to its end: %v", err)
 }
 
-// restoreLimits understands what restoreSnapshot sends to the leader: the entry itself.
+// restoreLimits parses a write of restoreSnapshot, on the leader: the entry itself.
 func (s *Server) restoreLimits(_ *http.Request, entry []byte) (commit, error) {
 	c, err := fsm.Decode(entry)
 	if errors.Is(err, fsm.ErrNewer) {
@@ -271,7 +270,7 @@ func (s *Server) commitRestore(ctx context.Context, cmd fsm.RestoreLimits) (answ
 	return answer{body: body, index: index, table: visibleAt(index, res, s.deps.Log.Committed())}, nil
 }
 
-// patientWriter gives each piece its own time to be sent.
+// patientWriter gives each piece its own write deadline.
 type patientWriter struct {
 	w  io.Writer
 	rc *http.ResponseController
@@ -282,7 +281,7 @@ func (p patientWriter) Write(b []byte) (int, error) {
 	return p.w.Write(b)
 }
 
-// progress calls moved before each read, which may then take its time.
+// progress calls moved before each read, which then has its full time.
 type progress struct {
 	r     io.Reader
 	moved func()
@@ -293,8 +292,8 @@ func (p progress) Read(b []byte) (int, error) {
 	return p.r.Read(b)
 }
 
-// SaveSnapshot writes the cluster's state to w, as it comes: check it with [fsm.ReadSummary] before
-// relying on it. It returns the log index that the state has.
+// SaveSnapshot streams the cluster's state to w: check it with [fsm.ReadSummary] before relying on
+// it. It returns the state's log index.
 func (c *Client) SaveSnapshot(ctx context.Context, w io.Writer) (index uint64, err error) {
 	req, err := c.request(ctx, call{method: http.MethodGet, path: pathSnapshot})
 	if err != nil {
@@ -329,7 +328,7 @@ func (c *Client) SaveSnapshot(ctx context.Context, w io.Writer) (index uint64, e
 	return index, nil
 }
 
-// RestoreSnapshot makes the cluster's limits those of the snapshot that r holds.
+// RestoreSnapshot replaces the cluster's limits by those of the snapshot in r.
 func (c *Client) RestoreSnapshot(ctx context.Context, r io.Reader) (SnapshotRestored, error) {
 	return do[SnapshotRestored](ctx, c, call{method: http.MethodPut, path: pathSnapshot, stream: r})
 }

@@ -5,46 +5,45 @@ import (
 	"time"
 )
 
-// Status answers GET /v1/status: this node, and the cluster as it sees it.
+// Status answers GET /v1/status: this node, and its view of the cluster.
 type Status struct {
 	Node    string        `json:"node"`
-	Cluster string        `json:"cluster"` // its id; "" while the node is of none yet
+	Cluster string        `json:"cluster"` // its id; "" while unknown
 	Version string        `json:"version"`
 	Role    string        `json:"role"`   // "server" or "proxy"
-	Leader  string        `json:"leader"` // "" when nobody leads
+	Leader  string        `json:"leader"` // "" if nobody leads
 	Ready   bool          `json:"ready"`  // able to admit: see /readyz
 	Session SessionStatus `json:"session"`
 	Raft    RaftStatus    `json:"raft"`
-	// ConfigDisagreements names the nodes whose lease.ttl or limits differ in config from what the
-	// cluster has.
+	// ConfigDisagreements names the nodes whose config has another lease.ttl or other limits than
+	// the cluster.
 	ConfigDisagreements []string `json:"config_disagreements"`
 
 	// Beyond the contract's minimum, for the command line.
 
 	Draining bool `json:"draining"`
 	Leaving  bool `json:"leaving"`
-	// Connections are the upstream connections that this node has open, limited or not.
+	// Connections counts the upstream connections that this node has open, limited or not.
 	Connections int `json:"connections"`
 	// ProxyAddr and APIAddr are where this node listens, "host:port".
 	ProxyAddr string `json:"proxy_addr"`
 	// ProxyTLS: the proxy speaks TLS to workers.
 	ProxyTLS bool   `json:"proxy_tls,omitempty"`
 	APIAddr  string `json:"api_addr"`
-	// DiskFull: the node can't write its log until there is room, or its file system is writable
-	// again.
+	// DiskFull: the node's disk is full or read-only, so it can't write its log.
 	DiskFull bool `json:"disk_full"`
-	// DiskStalled: the node's log is being written to, and that takes too long.
+	// DiskStalled: the present write to the node's log takes too long.
 	DiskStalled bool `json:"disk_stalled"`
 }
 
-// SessionStatus is the node's lease with the cluster.
+// SessionStatus describes the node's session with the cluster.
 type SessionStatus struct {
 	ID        uint64   `json:"id"`         // 0: none
 	State     string   `json:"state"`      // "live", "fenced", "expired" or "none"
 	ExpiresIn Duration `json:"expires_in"` // "0s" unless live
 }
 
-// RaftStatus is the node's place in the consensus group.
+// RaftStatus describes the node's part in the consensus group.
 type RaftStatus struct {
 	State        string `json:"state"` // "leader", "follower", "candidate", …; "none" on a proxy
 	Term         uint64 `json:"term"`
@@ -53,7 +52,7 @@ type RaftStatus struct {
 	AppliedIndex uint64 `json:"applied_index"`
 }
 
-// StatusSource tells about this node.
+// StatusSource describes this node.
 type StatusSource interface {
 	// Status describes the node now.
 	Status() Status

@@ -16,11 +16,11 @@ import (
 const (
 	acknowledgedFile = "acknowledged.json"
 	maxAcknowledged  = 256 << 10
-	// maxRemembered bounds the servers that are remembered; the ids of a former life of a server
-	// count too.
+	// maxRemembered bounds the servers that are remembered. A server whose data directory was
+	// replaced has several ids, and each counts.
 	maxRemembered = 256
-	// rememberEvery is how often what is remembered is saved and spread: so much may be missing
-	// after a kill.
+	// rememberEvery is the interval at which the memory is saved and spread. After a kill, at most
+	// this much of it is missing.
 	rememberEvery = time.Second
 )
 
@@ -42,7 +42,8 @@ func later(p, q position) position {
 	return p
 }
 
-// remembered is what one server knows of another: what it is certain to have had on its disk.
+// remembered holds the facts that one server knows about another: all of them were certainly on
+// that server's disk.
 type remembered struct {
 	Acknowledged position `json:"acknowledged"`
 	Voted        uint64   `json:"voted"` // the newest term in which it voted, followed or led
@@ -52,16 +53,16 @@ func (r remembered) merge(other remembered) remembered {
 	return remembered{Acknowledged: later(r.Acknowledged, other.Acknowledged), Voted: max(r.Voted, other.Voted)}
 }
 
-// memory is what a server remembers of the others, so that one whose disk was put back to an older
-// copy can be found out. It is saved in the background, never on the way of a commit. After a kill,
-// what was learnt since is missing; gap covers it.
+// memory holds one server's knowledge of the others, which reveals a server whose disk was put back
+// to an older copy. It is saved in the background, never while a commit waits. After a kill the
+// newest facts are missing; gap covers them.
 type memory struct {
 	dir *DataDir
 
 	mu      sync.Mutex
 	servers map[raft.ServerID]remembered
-	// gap bounds what may be missing. A follower can't have acknowledged to this server what this
-	// server did not have, nor can it have voted for it in a term that it had not reached.
+	// gap bounds the facts that may be missing. A follower can't have acknowledged to this server
+	// an entry that this server did not have, nor voted for it in a term that it had not reached.
 	gap     remembered
 	own     position // the end of this server's own log
 	wait    time.Duration
@@ -72,23 +73,23 @@ type memory struct {
 	saving  sync.Mutex
 }
 
-// memoryContent is the file.
+// memoryContent is the content of the file.
 type memoryContent struct {
 	Format  int                          `json:"format"`
-	Clean   bool                         `json:"clean"` // it was written by a process that then ended in an orderly way
+	Clean   bool                         `json:"clean"` // the process that wrote it then ended in an orderly way
 	Own     position                     `json:"own"`
 	WaitNS  int64                        `json:"wait_ns"`
 	Promise uint64                       `json:"promise,omitempty"`
 	Servers map[raft.ServerID]remembered `json:"servers"`
 }
 
-// openMemory reads what the server remembers. end and term are its log's end and its term now. A
-// file that is damaged is an error; the memory is as good as it can be without it.
+// openMemory reads the server's memory. end and term are its log's end and its term now. A damaged
+// file is an error; the memory is then as good as it can be without the file.
 func openMemory(dir *DataDir, end position, term uint64) (*memory, error) {
 	m := &memory{dir: dir, servers: make(map[raft.ServerID]remembered), own: end}
 	whole := remembered{Acknowledged: end, Voted: term}
 	if dir.Path() == "" {
-		return m, nil // nothing of it outlives the process
+		return m, nil // without a directory, the memory ends with the process
 	}
 	raw, err := readBounded(filepath.Join(dir.Path(), acknowledgedFile), maxAcknowledged)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -116,11 +117,11 @@ func openMemory(dir *DataDir, end position, term uint64) (*memory, error) {
 			m.servers[id] = r
 		}
 	}
-	m.changed = content.Clean // it must no longer say so
+	m.changed = content.Clean // the file must no longer claim a clean end
 	return m, nil
 }
 
-// learn adds what is known of a server.
+// learn adds facts about a server.
 func (m *memory) learn(id raft.ServerID, r remembered) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -133,21 +134,22 @@ func (m *memory) learn(id raft.ServerID, r remembered) {
 	m.changed, m.news = true, true
 }
 
-// recall returns what is known of a server, and what may be missing of that.
+// recall returns the known facts about a server, and a bound on those that may be missing.
 func (m *memory) recall(id raft.ServerID) (known, gap remembered) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.servers[id], m.gap
 }
 
-// lastOwn is where the own log ended when that was saved last.
+// lastOwn is the end of the own log when it was last saved.
 func (m *memory) lastOwn() position {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.own
 }
 
-// note keeps where the own log ends, and how long a session may live unseen (0: not known).
+// note records the end of the own log, and how long a session may live without contact (0:
+// unknown).
 func (m *memory) note(end position, wait time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -179,7 +181,7 @@ func (m *memory) setPromise(term uint64) {
 	}
 }
 
-// takeNews returns what has been learnt since the last call, or nil where that is nothing.
+// takeNews returns the facts learnt since the last call, or nil if there are none.
 func (m *memory) takeNews() map[raft.ServerID]remembered {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -198,11 +200,11 @@ func (m *memory) copied() map[raft.ServerID]remembered {
 	return all
 }
 
-// save writes what has changed. clean says that nothing can change any more.
+// save writes the memory if it has changed. clean says that it can't change any more.
 //
-// It does not wait for the disk, which the Raft log needs: after a kill the file is there all the
-// same, and where the machine went down, the gap covers what it lacks. A promise must be durable,
-// and waits.
+// It does not wait for the disk, because the Raft log needs it. After a kill the file is there all
+// the same; after a machine crash, the gap covers the missing facts. A promise must be durable, so
+// saving one does wait.
 func (m *memory) save(clean bool) error {
 	if m.dir.Path() == "" {
 		return nil
@@ -238,8 +240,8 @@ func (m *memory) save(clean bool) error {
 	return nil
 }
 
-// replaceFileSoon is replaceFile without waiting for the disk: after the machine went down, the
-// file may be the old one, or damaged.
+// replaceFileSoon is ReplaceFile without the sync: after a machine crash, the file may be the old
+// one, or damaged.
 func replaceFileSoon(path string, content []byte) error {
 	tmp := path + ".tmp"
 	if err := os.WriteFile(tmp, content, 0o600); err != nil {
@@ -248,7 +250,7 @@ func replaceFileSoon(path string, content []byte) error {
 	return os.Rename(tmp, path)
 }
 
-// forget removes what a server remembers of the others, which will never run again.
+// forget removes a server's memory of servers that will never run again.
 func forget(dir *DataDir) error {
 	err := os.Remove(filepath.Join(dir.Path(), acknowledgedFile))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -8,27 +8,28 @@ import (
 	"github.com/weirproxy/weir/cluster/clusterpb"
 )
 
-// meeting is how two nodes have met.
+// meeting says how two nodes have met.
 type meeting uint8
 
 const (
-	metDialled  meeting = iota // this node dialled an address that it has from gossip, Raft or a leader
-	metProbed                  // this node asks, while it is undecided, who listens at its addresses of cluster.join
+	metDialled  meeting = iota // this node dialled an address from gossip, Raft or a leader
+	metProbed                  // this node is undecided, and asks its cluster.join addresses for their cluster
 	metAccepted                // the other node dialled this one
-	metMeant                   // likewise, and it named this server by its Raft id
+	metMeant                   // the other node dialled this one, and named its Raft id
 )
 
-// affiliation is which cluster this node is of. A node is of one cluster for good: it is undecided
-// until it has reached a member through its own configuration, or has the id from the log or from
-// its first session. From then on it has nothing to do with members of any other cluster.
+// affiliation holds the cluster of this node. A node belongs to one cluster for good. It is
+// undecided until it has reached a member through its own configuration, or gets the id from the
+// log or from its first session. From then on it refuses members of any other cluster.
 //
-// The id is settled once the log or a session has confirmed it, and then kept in the data
-// directory. Before, it is what the node's cluster.join led to, for the life of the process.
+// The id is settled once the log or a session has confirmed it, and is then kept in the data
+// directory. Before, the id comes from the members at cluster.join, and lasts as long as the
+// process.
 type affiliation struct {
-	// seed says that cluster.join is empty: such a node is found by others, and follows the first
+	// seed says that cluster.join is empty: other nodes find such a node, and it follows the first
 	// cluster that dials it.
 	seed bool
-	// keep writes a settled id down, durably.
+	// keep stores a settled id, durably.
 	keep func(id string) error
 	// decided, if not nil, is called once the id is known, in the goroutine that learned it.
 	decided func(id string)
@@ -40,17 +41,17 @@ type affiliation struct {
 
 // errUndecided refuses a cluster's member while one of the two nodes has yet to find its own
 // cluster.
-var errUndecided = errors.New("one of the two nodes is of no cluster yet: it has reached no member through its own cluster.join")
+var errUndecided = errors.New("one of the two nodes belongs to no cluster yet: it has reached no member through its own cluster.join")
 
-// cluster is the id; "" while undecided.
+// cluster returns the id, or "" while the node is undecided.
 func (a *affiliation) cluster() string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.id
 }
 
-// judge returns nil where this node may deal with the other one, and the reason to log where it may
-// not.
+// judge returns nil if this node may deal with the other one, and otherwise the reason, for the
+// log.
 func (a *affiliation) judge(other *clusterpb.Introduction, at string, how meeting) error {
 	theirs := other.GetCluster()
 	if theirs == "" {
@@ -73,7 +74,7 @@ func (a *affiliation) judge(other *clusterpb.Introduction, at string, how meetin
 	}
 }
 
-// follow lets a seed be of the cluster of the node that has dialled it.
+// follow makes a seed join the cluster of the node that dialled it.
 func (a *affiliation) follow(other *clusterpb.Introduction, how meeting) error {
 	if other.GetCluster() == "" || how != metAccepted || !a.seed || a.cluster() != "" {
 		return nil
@@ -81,7 +82,7 @@ func (a *affiliation) follow(other *clusterpb.Introduction, how meeting) error {
 	return a.lean(other.GetCluster())
 }
 
-// lean takes an id for the life of the process.
+// lean adopts an id for the life of the process.
 func (a *affiliation) lean(id string) error {
 	a.mu.Lock()
 	if a.id != "" {
@@ -100,7 +101,7 @@ func (a *affiliation) lean(id string) error {
 	return nil
 }
 
-// settle takes an id for good. Where it can't be written down, nothing has changed.
+// settle adopts an id for good. If storing it fails, nothing has changed.
 func (a *affiliation) settle(id string) error {
 	a.mu.Lock()
 	mine, settled := a.id, a.settled

@@ -9,7 +9,8 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// appliedFSM knows how far the FSM is; Raft only knows what it has handed over.
+// appliedFSM tracks the index up to which the FSM has applied entries. Raft only knows which
+// entries it has handed over.
 type appliedFSM struct {
 	raft.FSM
 	restored func() uint64 // the index that the FSM has after a snapshot was restored

@@ -22,13 +22,13 @@ const (
 	pledgeTimeout    = 2 * time.Second
 	bootstrapRemind  = 15 * time.Second
 	maxPledgeServers = 64
-	// listenFirst is how long a server that would form a cluster alone listens first. A leader, or
-	// a server that would be one, dials each voter at least every 1.5 s: whoever is alive of a
-	// cluster that counts on this server is heard in that time. Longer makes the first start of a
-	// lone server slower.
+	// listenFirst is how long a server listens before it forms a cluster alone. A leader or
+	// candidate dials each voter at least every 1.5 s, so any live member of a cluster that counts
+	// on this server is heard in that time. A longer time makes the first start of a lone server
+	// slower.
 	listenFirst = 2 * time.Second
-	// heardFor is how long a member of another cluster that has dialled a server keeps it from
-	// forming its own.
+	// heardFor is how long a server does not form a cluster of its own after a member of another
+	// cluster has dialled it.
 	heardFor = 15 * time.Second
 )
 
@@ -44,7 +44,7 @@ var (
 	errHasState = errors.New("holds Raft state already")
 )
 
-// ballot holds this server's pledge, durably: a restart doesn't break the promise.
+// ballot holds this server's pledge, durably: a restart does not break the promise.
 type ballot struct {
 	dir *DataDir
 	mu  sync.Mutex
@@ -62,7 +62,7 @@ func (b *ballot) give(p pledge) (held pledge, err error) {
 	return pledge{}, b.dir.update(func(id *identity) { id.Pledge = p })
 }
 
-// release takes back exactly this pledge.
+// release takes back this pledge and no other.
 func (b *ballot) release(candidate string, round uint64) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -73,7 +73,7 @@ func (b *ballot) release(candidate string, round uint64) error {
 	return b.dir.update(func(id *identity) { id.Pledge = pledge{} })
 }
 
-// bootstrapPlan is what a server without state makes of what it sees.
+// bootstrapPlan is the decision of a server without state, given the members it sees.
 type bootstrapPlan struct {
 	lead    bool     // this server is the candidate
 	servers []Member // the configuration to be, this server included
@@ -112,31 +112,30 @@ func planBootstrap(self Member, all []Member, expect int) bootstrapPlan {
 	return bootstrapPlan{lead: true, servers: servers}
 }
 
-// bootstrapper forms the first configuration, or finds that there is no need.
+// bootstrapper forms the first configuration, or finds that a cluster exists already.
 type bootstrapper struct {
 	c      *Cluster
 	ballot *ballot
 
 	mu    sync.Mutex
-	round uint64 // under way, in which pledges bind; 0: none
+	round uint64 // the round under way, whose pledges bind; 0: none
 
 	checking sync.Mutex // one question about a foreign pledge at a time
 
 	heardMu sync.Mutex
-	heard   string // which member of a cluster has dialled this server last
+	heard   string // the member of a cluster that dialled this server last
 	heardAt time.Time
 }
 
-// hear notes that a member of a cluster has dialled this server, which that member knows by its
-// name or its address.
+// hear records that a member of a cluster has dialled this server, by its name or its address.
 func (b *bootstrapper) hear(member string, now time.Time) {
 	b.heardMu.Lock()
 	defer b.heardMu.Unlock()
 	b.heard, b.heardAt = member, now
 }
 
-// mayFormAlone returns why this server, which sees no other that has no cluster, should not form
-// one by itself yet; "": it may.
+// mayFormAlone returns why this server should not form a cluster alone yet, or "" if it may. It
+// sees no other server that has no cluster.
 func (b *bootstrapper) mayFormAlone(began, now time.Time) (wait string) {
 	b.heardMu.Lock()
 	defer b.heardMu.Unlock()
@@ -179,8 +178,8 @@ func (b *bootstrapper) run(ctx context.Context) {
 	b.c.log.Debug("this server has Raft state: nothing to bootstrap")
 }
 
-// attempt collects every server's pledge and then writes the configuration; otherwise it gives the
-// pledges back.
+// attempt collects the pledges of all servers and then writes the configuration. If one is missing,
+// it gives the others back.
 func (b *bootstrapper) attempt(ctx context.Context, servers []Member) error {
 	p := pledge{Candidate: b.c.cfg.Data.ServerID(), Addr: b.c.RPCAddr(), Round: rand.Uint64() | 1}
 	b.setRound(p.Round)
@@ -238,8 +237,8 @@ func (b *bootstrapper) collect(ctx context.Context, p pledge, servers []Member) 
 	return group.Wait()
 }
 
-// write makes the configuration durable here, where nothing has arrived from elsewhere in the
-// meantime. The lock makes a question whether the round still binds wait for the outcome.
+// write makes the configuration durable here, unless one has arrived from elsewhere in the
+// meantime. Its lock makes questions about the round wait for the outcome.
 func (b *bootstrapper) write(servers []Member) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -261,8 +260,8 @@ func (b *bootstrapper) write(servers []Member) error {
 	return nil
 }
 
-// releaseAll gives the pledges back. One that can't be given back now is found to be void by its
-// giver.
+// releaseAll gives the pledges back. If that fails for one of them, its giver finds out later that
+// the pledge is void.
 func (b *bootstrapper) releaseAll(ctx context.Context, p pledge, servers []Member) {
 	ctx, cancel := context.WithTimeout(ctx, pledgeTimeout)
 	defer cancel()
@@ -311,20 +310,20 @@ func (b *bootstrapper) pledgeTo(r *clusterpb.PledgeRequest) *clusterpb.PledgeRep
 	return &clusterpb.PledgeReply{Granted: true}
 }
 
-// binding reports whether pledges of a round still bind their givers: unless the round is over and
+// binding reports whether the pledges of a round still bind: they do unless the round is over and
 // no configuration was written.
 func (b *bootstrapper) binding(candidate string, round uint64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if candidate != b.c.cfg.Data.ServerID() {
-		// Under the same name, this server has been wiped since: what it had written is gone with
-		// it.
+		// A candidate of this name with another id is this server before its data was wiped. Any
+		// configuration that it wrote is gone.
 		return NameOf(candidate) != b.c.cfg.Name
 	}
 	return round == b.round || !b.c.raftIsEmpty()
 }
 
-// checkHolder asks the holder of this server's pledge whether it still needs it.
+// checkHolder asks the holder of this server's pledge whether the pledge is still needed.
 func (b *bootstrapper) checkHolder(held pledge) {
 	if held.Candidate == "" || !b.checking.TryLock() {
 		return
@@ -338,7 +337,7 @@ func (b *bootstrapper) checkHolder(held pledge) {
 	}
 }
 
-// binds finds out whether a pledge of this server still binds it. Where nobody can tell, it does.
+// binds asks whether a pledge of this server still binds it. Without an answer, it does.
 func (b *bootstrapper) binds(held pledge) bool {
 	if held.Candidate == b.c.cfg.Data.ServerID() {
 		return b.binding(held.Candidate, held.Round) // perhaps from before a restart

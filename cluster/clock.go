@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// sleep waits, and reports false where the context ended first.
+// sleep waits, and reports false if the context ended first.
 func sleep(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -17,7 +17,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// reminder says when a text that recurs should be logged: when it is new, and once in a while.
+// reminder decides when a recurring text is logged: when it is new, and at intervals.
 type reminder struct {
 	every time.Duration
 	text  string
@@ -33,11 +33,10 @@ func (r *reminder) due(text string) bool {
 	return true
 }
 
-// waiter is what Raft's futures have in common.
+// waiter is the common part of Raft's futures.
 type waiter interface{ Error() error }
 
-// await waits for a future, but not longer than the context. The future's own goroutine ends with
-// Raft.
+// await waits for a future until the context ends. The future's own goroutine ends with Raft.
 func await(ctx context.Context, f waiter) error {
 	done := make(chan error, 1)
 	go func() { done <- f.Error() }()

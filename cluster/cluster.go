@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -40,7 +39,7 @@ type Cluster struct {
 	wg   sync.WaitGroup
 
 	of        *affiliation
-	said      *saidBefore // of gossip that is refused
+	said      *saidBefore // lines about refused gossip
 	mux       *mux
 	peers     *peers
 	servers   *servers
@@ -55,28 +54,28 @@ type Cluster struct {
 	past      *pastGuard
 	netRaft   *raft.NetworkTransport
 	raft      *raft.Raft
-	raftReady chan struct{} // closed once raft is set: Raft's own goroutines come back before
+	raftReady chan struct{} // closed once raft is set: Raft's goroutines call back before that
 	pilot     *pilot
 	bootstrap *bootstrapper
 	proposals *proposals
 	verifier  *verifier
-	muted     atomic.Bool // by the watchdog: followers are sent nothing
-	// superseded says that an older cluster counts on this server, which has formed another one
-	// alone: it leads nobody.
+	muted     atomic.Bool // set by the watchdog: followers are sent nothing
+	// superseded says that this server must not lead: it has formed a cluster alone, and an older
+	// cluster still counts on it.
 	superseded atomic.Bool
 
 	leaderChanges atomic.Uint64
 
-	nameTaken atomic.Bool // by another node, which this one must not say goodbye for
+	nameTaken atomic.Bool // by another node: a goodbye from this one would be taken for its
 	fatalOnce sync.Once
 	downOnce  sync.Once
 	down      chan struct{}
-	started   chan struct{} // closed once gossip and Raft are set, before anybody else can reach them
+	started   chan struct{} // closed once gossip and raft are set, before other nodes can reach them
 
-	leaderKick chan struct{} // gossip may tell of another leader
+	leaderKick chan struct{} // gossip may name another leader
 }
 
-// New checks the configuration, binds both ports and opens the stores. Errors are one line that
+// New checks the configuration, binds both ports and opens the stores. An error is one line that
 // names the setting.
 func New(cfg Config) (*Cluster, error) {
 	if err := cfg.normalise(); err != nil {
@@ -94,7 +93,7 @@ func New(cfg Config) (*Cluster, error) {
 	return c, nil
 }
 
-// open takes the ports and files; on an error it gives back what it has taken.
+// open binds the ports and opens the files. On an error it releases them.
 func (c *Cluster) open() (err error) {
 	listener, err := net.Listen("tcp", c.cfg.RPC)
 	if errors.Is(err, syscall.EADDRINUSE) {
@@ -134,8 +133,8 @@ func (c *Cluster) open() (err error) {
 	return nil
 }
 
-// advertisedRPC is what others dial: as configured, or where the port is bound to every address,
-// the one that gossip advertises.
+// advertisedRPC returns the address that other nodes dial: the configured one, or if the port is
+// bound to every address, the one that gossip advertises.
 func (c *Cluster) advertisedRPC(listener net.Listener) (string, error) {
 	_, bound, err := net.SplitHostPort(listener.Addr().String())
 	if err != nil {
@@ -170,7 +169,7 @@ func (c *Cluster) advertisedRPC(listener net.Listener) (string, error) {
 	return net.JoinHostPort(ip.String(), bound), nil
 }
 
-// Start begins to take part. On an error, Shutdown has been called.
+// Start joins the cluster and begins to serve. On an error, Shutdown has been called.
 func (c *Cluster) Start(h Handlers) error {
 	if err := c.start(h); err != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
@@ -210,8 +209,8 @@ func (c *Cluster) start(h Handlers) error {
 	c.mux.start()
 	c.background(func() { c.gossip.run(c.life) })
 	c.background(func() { c.followAddresses(c.life) })
-	c.background(func() { c.tellMembers(c.life) })
-	c.background(func() { c.tellLeader(c.life) })
+	c.background(func() { c.followMembers(c.life) })
+	c.background(func() { c.followLeader(c.life) })
 	if c.raft != nil {
 		c.background(func() { c.followLeadership(c.life) })
 		c.background(func() { c.watch(c.life) })
@@ -251,7 +250,7 @@ func (c *Cluster) firstMeta() (*clusterpb.Meta, error) {
 	return meta, nil
 }
 
-// raftConfig is tuned for one network: a leader that is gone is replaced within one to two seconds.
+// raftConfig is tuned for one network: a lost leader is replaced within one to two seconds.
 func (c *Cluster) raftConfig() *raft.Config {
 	mult := time.Duration(c.cfg.Multiplier)
 	conf := raft.DefaultConfig()
@@ -259,12 +258,12 @@ func (c *Cluster) raftConfig() *raft.Config {
 	conf.HeartbeatTimeout, conf.ElectionTimeout = c.raftTimeouts(), c.raftTimeouts()
 	conf.LeaderLeaseTimeout = 500 * time.Millisecond * mult
 	if c.past.doubt != nil {
-		// The only voter of a configuration asks nobody before it leads. It has to listen first,
-		// until it is released.
+		// The only voter of a configuration becomes leader without asking anybody. It has to listen
+		// first, until it is released.
 		conf.HeartbeatTimeout, conf.ElectionTimeout = longestLife, longestLife
 	}
-	// A follower that is told of commits within half a second is soon enough: what is committed is
-	// acted upon on the leader, and this is what an idle cluster mostly does.
+	// Followers may learn of commits up to half a second later: only the leader acts on them. In an
+	// idle cluster these messages are most of the traffic.
 	conf.CommitTimeout = 250 * time.Millisecond
 	conf.SnapshotInterval = 2 * time.Minute
 	conf.SnapshotThreshold = 8192
@@ -324,8 +323,8 @@ func (c *Cluster) alone() bool {
 	return len(servers) == 1 && servers[0].ID == c.serverID()
 }
 
-// restoreTimeouts lets a server that had to listen first stand for election. The only one of a
-// cluster does so at once.
+// restoreTimeouts allows a server that had to listen first to stand for election. The only server
+// of a cluster does so at once.
 func (c *Cluster) restoreTimeouts() {
 	normal := c.raftTimeouts()
 	conf := c.raft.ReloadableConfig()
@@ -335,117 +334,12 @@ func (c *Cluster) restoreTimeouts() {
 	}
 }
 
-// raftTimeouts is how long a leader may be silent, and an election take.
+// raftTimeouts is how long a leader may be silent, and how long an election may take.
 func (c *Cluster) raftTimeouts() time.Duration {
 	return 700 * time.Millisecond * time.Duration(c.cfg.Multiplier)
 }
 
-// noteState tells the others when this server has Raft state.
-func (c *Cluster) noteState(ctx context.Context) {
-	for c.raftIsEmpty() {
-		if !sleep(ctx, leaderPoll) {
-			return
-		}
-	}
-	c.setMeta(func(m *clusterpb.Meta) { m.HasState = true })
-}
-
-// tellMembers passes membership on.
-func (c *Cluster) tellMembers(ctx context.Context) {
-	had := make(map[string]string)
-	for {
-		select {
-		case <-c.gossip.members.kick:
-		case <-ctx.Done():
-			return
-		}
-		changed := c.gossip.members.takeChanged()
-		all := c.Members()
-		for _, m := range all {
-			if _, has := slices.BinarySearch(changed, m.Name); has && c.handlers.MemberChanged != nil {
-				c.handlers.MemberChanged(m)
-			}
-		}
-		c.dropDeparted(had, all)
-		select {
-		case c.leaderKick <- struct{}{}:
-		default: // it has yet to look
-		}
-		if c.pilot != nil {
-			c.pilot.membersChanged()
-		}
-	}
-}
-
-// tellLeader passes on who leads: as Raft knows it, or on a proxy as gossip tells. Who waits for a
-// leader that has frozen, or is cut off, would otherwise learn of the next one only when its
-// connection fails.
-func (c *Cluster) tellLeader(ctx context.Context) {
-	elected := make(chan raft.Observation, 1) // one that is dropped is told by the one that waits
-	if c.raft != nil {
-		observer := raft.NewObserver(elected, false, func(o *raft.Observation) bool {
-			leader, ok := o.Data.(raft.LeaderObservation)
-			if ok && leader.LeaderID != "" {
-				c.leaderChanges.Add(1)
-			}
-			return ok
-		})
-		c.raft.RegisterObserver(observer)
-		defer c.raft.DeregisterObserver(observer)
-		if _, id := c.raft.LeaderWithID(); id != "" {
-			c.leaderChanges.CompareAndSwap(0, 1) // a leader that was there before the observer
-		}
-	}
-	told := ""
-	for {
-		if _, addr := c.Leader(); addr != "" && addr != told && c.handlers.LeaderChanged != nil {
-			told = addr
-			if c.raft == nil {
-				c.leaderChanges.Add(1)
-			}
-			c.handlers.LeaderChanged(addr)
-		}
-		select {
-		case <-elected:
-		case <-c.leaderKick:
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// dropDeparted closes connections to addresses that a member had, and nobody has any more. A dead
-// node's stay: it may not be dead. had holds each member's address, from one call to the next.
-func (c *Cluster) dropDeparted(had map[string]string, all []Member) {
-	keep := make(map[string]bool)
-	var gone []string
-	for _, m := range all {
-		if old := had[m.Name]; old != "" && old != m.RPCAddr {
-			gone = append(gone, old)
-		}
-		had[m.Name] = m.RPCAddr
-		if m.Health == HealthLeft {
-			gone = append(gone, m.RPCAddr)
-		} else {
-			keep[m.RPCAddr] = true
-		}
-	}
-	if len(had) > len(all) {
-		for name, addr := range had { // of members that are forgotten
-			if !slices.ContainsFunc(all, func(m Member) bool { return m.Name == name }) {
-				delete(had, name)
-				gone = append(gone, addr)
-			}
-		}
-	}
-	for _, addr := range gone {
-		if !keep[addr] {
-			c.peers.drop(addr)
-		}
-	}
-}
-
-// background runs f as part of the node's life.
+// background runs f until it returns; stopping the node waits for it.
 func (c *Cluster) background(f func()) {
 	if c.life.Err() == nil {
 		c.wg.Go(f)
@@ -454,7 +348,7 @@ func (c *Cluster) background(f func()) {
 
 func (c *Cluster) fatal(err error) {
 	c.fatalOnce.Do(func() {
-		c.log.Info("this node has to stop", "error", err) // whoever is told prints it as the process's last word
+		c.log.Info("this node has to stop", "error", err) // cfg.Fatal prints it as the process's last line
 		if c.cfg.Fatal != nil {
 			go c.cfg.Fatal(err)
 		}
@@ -477,7 +371,7 @@ func (c *Cluster) raftIsEmpty() bool {
 	return c.raft.LastIndex() == 0 && len(c.configuration().Servers) == 0
 }
 
-// dialAddress is addressOf for Raft's goroutines.
+// dialAddress is addressOf for Raft's goroutines, which run before raft is set.
 func (c *Cluster) dialAddress(id raft.ServerID) (string, bool) {
 	select {
 	case <-c.raftReady:
@@ -508,10 +402,10 @@ func (c *Cluster) self() Member {
 	return m
 }
 
-// ClusterID is the id of the cluster that this node is of; "" until it is known.
+// ClusterID returns the id of this node's cluster, or "" until it is known.
 func (c *Cluster) ClusterID() string { return c.of.cluster() }
 
-// plainAddress is an address without the id that Raft's transport may have put before it.
+// plainAddress removes the id that Raft's transport may have put before an address.
 func plainAddress(addr raft.ServerAddress) string {
 	if _, after, ok := strings.Cut(string(addr), "@"); ok {
 		return after

@@ -227,10 +227,12 @@ func tryNode(t *testing.T, name, path string, opts ...option) (*testNode, error)
 	}
 	n.dir = cfg.Data
 	if n.Cluster, err = New(cfg); err == nil {
-		err = n.Start(Handlers{Lead: n.lead, HTTP: echo(name), MemberChanged: func(m Member) {
-			select {
-			case n.members <- m:
-			default:
+		err = n.Start(Handlers{Lead: n.lead, HTTP: echo(name), MembersChanged: func(changed []Member) {
+			for _, m := range changed {
+				select {
+				case n.members <- m:
+				default:
+				}
 			}
 		}, LeaderChanged: func(addr string) { n.told.Store(addr) }, Superseded: func(err error) { n.superseded <- err }})
 	}

@@ -16,12 +16,13 @@ import (
 	"github.com/weirproxy/weir/config/certs"
 )
 
-// Config says how a node takes part. Every address is "host:port"; port 0 takes a free one.
+// Config describes a node's part in the cluster. Every address is "host:port"; port 0 takes a free
+// one.
 type Config struct {
 	Name    string
 	Role    Role
 	Version string // spread by gossip, at most 64 bytes
-	// Data is the node's open directory, or what stands for one. The caller closes it, after
+	// Data is the node's open directory, or one from MemoryDataDir. The caller closes it after
 	// Shutdown.
 	Data *DataDir
 
@@ -29,55 +30,55 @@ type Config struct {
 	FSM raft.FSM
 	// LogVersion is the newest version of the log's commands that the FSM understands; 0 is 1.
 	LogVersion uint32
-	// AppliedIndex answers the index that the FSM has after a snapshot was restored; nil leaves
-	// WaitApplied waiting for the next entry then.
+	// AppliedIndex returns the FSM's index after a snapshot was restored. With nil, WaitApplied
+	// then waits for the next entry.
 	AppliedIndex func() uint64
 
 	RPC             string // the TCP port that Raft, gRPC and the peers' HTTP share
-	AdvertiseRPC    string // what others dial, where it differs
+	AdvertiseRPC    string // the address that others dial, if it differs
 	Gossip          string // TCP and UDP
 	AdvertiseGossip string
-	Join            []string // gossip addresses or names, tried for ever
-	// APIAddr is what the node's HTTP API listens on, for the others to know; its host may be
+	Join            []string // gossip addresses or names, retried for ever
+	// APIAddr is the listen address of the node's HTTP API, spread by gossip. Its host may be
 	// unspecified.
 	APIAddr string
-	// ProxyAddrs are what the node's proxy listens on, likewise.
+	// ProxyAddrs are the listen addresses of the node's proxy, spread by gossip.
 	ProxyAddrs []string
-	// BootstrapExpect is the number of servers that form the cluster together; 0 never forms one,
-	// and waits to be added. Every server of a cluster must have the same.
+	// BootstrapExpect is the number of servers that form the cluster together. With 0 this server
+	// forms none and waits to be added. Every server of a cluster must have the same value.
 	BootstrapExpect int
-	// TLS tells the node's certificate and CA as they are now, for mutual TLS on the rpc port; nil:
-	// it is not encrypted.
+	// TLS returns the node's present certificate and CA, for mutual TLS on the rpc port. With nil,
+	// the port is not encrypted.
 	TLS func() *certs.Set
-	// GossipKeys encrypt gossip with the first, and decrypt it with any; nil: gossip is not
-	// encrypted.
+	// GossipKeys: the first key encrypts gossip, and any of them decrypts it. With nil, gossip is
+	// not encrypted.
 	GossipKeys GossipKeys
-	// Plaintext is what becomes of what isn't encrypted; "" is PlainRefuse. It is nothing to a node
-	// without TLS and keys.
+	// Plaintext says whether unencrypted traffic is accepted or sent; "" is PlainRefuse. Without
+	// TLS and keys it has no effect.
 	Plaintext Plaintext
-	// Label keeps gossip of other systems apart that use the same addresses; "" is "weir".
+	// Label separates this gossip from that of other systems at the same addresses; "" is "weir".
 	Label        string
 	ConfigDigest string // spread by gossip, at most 64 bytes
 
-	// Multiplier stretches the timings of Raft and gossip, for slow networks and starved machines:
-	// 1 (or 0) notices a dead leader within about a second, 2 takes twice as long and bears pauses
-	// twice as long.
+	// Multiplier stretches the timings of Raft and gossip, for slow networks and overloaded
+	// machines. At 1 (or 0) a dead leader is noticed within about a second. At 2 that takes twice
+	// as long, and pauses may be twice as long.
 	Multiplier int
 
 	Log hclog.Logger
-	// Fatal is called, from a goroutine of its own and at most once, when the process must stop:
-	// the name is taken.
+	// Fatal is called at most once, from a goroutine of its own, when the process must stop: its
+	// name is taken, for example.
 	Fatal func(error)
 
-	// OnCommit is told how long each entry took that this server proposed as the leader, from being
-	// handed to Raft until it was applied here; those that failed are not told. Many may call at
-	// once; it must not block. nil tells nobody.
+	// OnCommit receives the time that each entry took which this server proposed as the leader,
+	// from handing it to Raft until it was applied here. Failed entries are left out. Calls may be
+	// concurrent, and must not block. It may be nil.
 	OnCommit func(time.Duration)
 
-	// SessionLife says for how long a session may be alive after its leader was last confirmed (the
-	// ttl, and the margin), and whether that is certain for the cluster. A server whose disk may be
-	// an older copy waits for so long. nil: it is not known, and the longest that there can be
-	// counts.
+	// SessionLife returns how long a session may stay alive after its leader was last confirmed
+	// (the ttl and the margin), and whether that value is certain for the cluster. A server whose
+	// disk may be an older copy waits that long. With nil, it waits for the longest life that is
+	// possible.
 	SessionLife func() (life time.Duration, certain bool)
 
 	// Tests set these.
@@ -85,30 +86,29 @@ type Config struct {
 	addressesEvery time.Duration
 	goneEvery      time.Duration
 	wrapStore      func(logStable) logStable
-	patience       time.Duration // of the watchdog: with commits
-	stall          time.Duration // and with the own disk
+	patience       time.Duration // the watchdog's, with commits
+	stall          time.Duration // the watchdog's, with the own disk
 	listen         time.Duration // before a cluster is formed alone; negative: not at all
 }
 
-// Handlers is what a node does as part of the cluster. All are optional.
+// Handlers are called by the cluster. All are optional.
 type Handlers struct {
 	// Services registers gRPC services on the rpc port.
 	Services func(grpc.ServiceRegistrar)
 	// HTTP answers the peers' requests on the rpc port.
 	HTTP http.Handler
-	// Lead does the leader's work in one term, from the moment that the FSM holds everything
-	// committed before. It returns soon after its context has ended, which says that the term is
-	// over; until then no other Lead begins.
+	// Lead does the leader's work of one term. It is called once the FSM holds everything committed
+	// before. When its context ends, the term is over and Lead must return soon: no other Lead
+	// begins before.
 	Lead func(ctx context.Context, term uint64)
-	// MemberChanged is told of a member that is new or has changed, except that it became a
-	// suspect, which is told by nobody. Changes in quick succession may be told as one; calls come
-	// one at a time.
-	MemberChanged func(Member)
-	// LeaderChanged is told the rpc address of a leader that this node has heard of, when it is
-	// another one than before. It must not block.
+	// MembersChanged receives the members that are new or have changed, by name. A member that
+	// becomes a suspect is not reported. Calls come one at a time.
+	MembersChanged func([]Member)
+	// LeaderChanged receives the rpc address of a leader, each time this node learns of a new one.
+	// It must not block.
 	LeaderChanged func(rpcAddr string)
-	// Superseded is told, once, that this server must not lead the cluster that it has formed, nor
-	// use what that cluster has granted: an older cluster names it as a voter. It must not block.
+	// Superseded is called, once, if an older cluster names this server as a voter: the server must
+	// not lead the cluster that it has formed, nor use grants from it. It must not block.
 	Superseded func(error)
 }
 
@@ -122,7 +122,7 @@ func (cfg *Config) normalise() error {
 	}
 	switch {
 	case cfg.listen == 0 && (cfg.Data == nil || cfg.Data.Path() == ""):
-		cfg.listen = -1 // nothing that is kept in memory can have been lost
+		cfg.listen = -1 // a directory in memory can't have been lost
 	case cfg.listen == 0:
 		cfg.listen = listenFirst * time.Duration(cfg.Multiplier)
 	}

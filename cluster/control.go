@@ -14,7 +14,7 @@ import (
 	"github.com/weirproxy/weir/cluster/clusterpb"
 )
 
-// control answers what servers ask of each other.
+// control answers the questions that servers ask each other.
 type control struct {
 	clusterpb.UnimplementedControlServer
 	c *Cluster
@@ -118,7 +118,7 @@ func (s control) Remember(_ context.Context, r *clusterpb.RememberRequest) (*clu
 	return &clusterpb.RememberReply{}, nil
 }
 
-// raftStats is how far this server's log is.
+// raftStats describes the end of this server's log.
 func (c *Cluster) raftStats() *clusterpb.RaftStatsReply {
 	stats := c.raft.Stats()
 	term, _ := strconv.ParseUint(stats["last_log_term"], 10, 64) // Raft writes a number
@@ -132,8 +132,8 @@ func (c *Cluster) raftStats() *clusterpb.RaftStatsReply {
 	return reply
 }
 
-// settleConflict finds out who of two live nodes of one name has to go: the one that has run for
-// less long. The other may also just be this node's former process, or be gone.
+// settleConflict decides which of two live nodes with one name has to stop: the one that started
+// later. The other may also be this node's former process, or gone.
 func (c *Cluster) settleConflict(other Member) {
 	if other.Identity == c.cfg.Data.Identity() {
 		return

@@ -25,16 +25,16 @@ const (
 	maxIdentity    = 64 << 10
 )
 
-// DataDir is a node's directory, locked while the process runs, and the identity that was made with
-// it. One made by [MemoryDataDir] keeps nothing.
+// DataDir is a node's directory, locked while the process runs, with the identity that was made
+// with it. A DataDir of [MemoryDataDir] stores nothing on disk.
 type DataDir struct {
 	path string
 	lock *flock.Flock
 	// name and identity never change.
 	name     string
 	identity string
-	// moved is why the directory may be an older copy that was put back; nil: it is not. It is
-	// found out first of all, since what is written later hides some of it.
+	// moved is why the directory may be an older copy that was put back; nil: it is not one. The
+	// check comes before any write, because later writes hide some of the evidence.
 	moved error
 
 	mu    sync.Mutex
@@ -47,16 +47,16 @@ type identity struct {
 	Name     string `json:"name"`
 	Identity string `json:"identity"`
 	Cluster  string `json:"cluster,omitempty"` // the cluster's id, once known
-	// FormedAlone says that this server wrote the first configuration of its cluster as the only
-	// server of it.
+	// FormedAlone says that this server wrote the first configuration of its cluster, with itself
+	// as the only server.
 	FormedAlone bool `json:"formed_alone,omitempty"`
 	HasRaft     bool `json:"has_raft,omitempty"` // a Raft log was made here: it must not be missing
-	// Pledge is the bootstrap that this server has promised to take part in, and in no other.
+	// Pledge names the one bootstrap that this server has promised to take part in.
 	Pledge pledge `json:"pledge,omitzero"`
 }
 
-// OpenDataDir makes the directory where it is missing, locks it, and reads its identity, or makes
-// one. Errors are one line that says what to do.
+// OpenDataDir makes the directory if it is missing, locks it, and reads or makes its identity. An
+// error is one line that says what to do.
 func OpenDataDir(path, name string) (*DataDir, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, fmt.Errorf("data_dir %q can't be made: %w", path, err)
@@ -79,7 +79,7 @@ func OpenDataDir(path, name string) (*DataDir, error) {
 	return d, nil
 }
 
-// MemoryDataDir returns the identity of a node that keeps nothing on disk: a new one at each start.
+// MemoryDataDir returns a directory that is kept in memory: the identity is new at each start.
 func MemoryDataDir(name string) *DataDir {
 	d := &DataDir{}
 	d.adopt(newIdentity(name))
@@ -97,7 +97,7 @@ func (d *DataDir) Close() error {
 	return nil
 }
 
-// Path is the directory, "" where nothing is kept on disk.
+// Path is the directory, or "" for one in memory.
 func (d *DataDir) Path() string { return d.path }
 
 // Name is the node's name.
@@ -121,14 +121,14 @@ func serverID(name, identity string) string {
 	return name + "." + identity[:min(16, len(identity))]
 }
 
-// state returns what is kept beside the identity.
+// state returns the stored facts beside the identity.
 func (d *DataDir) state() identity {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.saved
 }
 
-// update changes what is kept, durably, before it returns. On an error nothing has changed.
+// update changes the stored facts, durably, before it returns. On an error nothing has changed.
 func (d *DataDir) update(change func(*identity)) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -155,7 +155,7 @@ func (d *DataDir) load(name string) error {
 	}
 	var id identity
 	if err := json.Unmarshal(raw, &id); err != nil || !id.valid() {
-		return fmt.Errorf("the node's identity in %s is damaged: remove %s as a whole, and the node starts anew, as another server", path, d.path)
+		return fmt.Errorf("the node's identity in %s is damaged: remove %s as a whole, and the node starts again as a new server", path, d.path)
 	}
 	if id.Name != name {
 		return fmt.Errorf("data_dir %q belongs to node %q, but this node's name is %q: set name = %q, or another data_dir", d.path, id.Name, name, id.Name)
@@ -165,14 +165,14 @@ func (d *DataDir) load(name string) error {
 	return nil
 }
 
-// adopt sets the identity, before anybody else knows the directory.
+// adopt sets the identity. It is called before anybody else has the directory.
 func (d *DataDir) adopt(id identity) {
 	d.name, d.identity, d.saved = id.Name, id.Identity, id
 }
 
 func (d *DataDir) create(name string) error {
 	if _, err := os.Stat(filepath.Join(d.path, raftDirectory)); err == nil {
-		return fmt.Errorf("data_dir %q holds a Raft log but no %s: put that file back, or remove %s as a whole, and the node starts anew, as another server",
+		return fmt.Errorf("data_dir %q holds a Raft log but no %s: put that file back, or remove %s as a whole, and the node starts again as a new server",
 			d.path, identityFile, d.path)
 	}
 	id := newIdentity(name)
@@ -211,7 +211,8 @@ func (d *DataDir) write(id identity) error {
 	return nil
 }
 
-// writePID notes who holds the lock, for the one that finds it held. It is a courtesy: it may fail.
+// writePID stores the process id of the lock's holder, for the error that a second process prints.
+// It may fail without harm.
 func (d *DataDir) writePID() {
 	_ = os.WriteFile(filepath.Join(d.path, lockFile), []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600)
 }
@@ -239,8 +240,8 @@ func readBounded(path string, limit int64) ([]byte, error) {
 	return os.ReadFile(path)
 }
 
-// ReplaceFile writes a file beside path, which only its owner may read, syncs it, and renames it over
-// path: after a loss of power either the old or the new content is there, whole.
+// ReplaceFile writes a file beside path that only its owner may read, syncs it, and renames it over
+// path. After a loss of power, path holds either the old or the new content, whole.
 func ReplaceFile(path string, content []byte) (err error) {
 	tmp := path + ".tmp"
 	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)

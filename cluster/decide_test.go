@@ -260,17 +260,22 @@ func TestMembersHealth(t *testing.T) {
 
 func TestHintedLeaderIsTheLatestThatIsAlive(t *testing.T) {
 	t.Parallel()
-	lead := func(term uint64, h Health) func(*Member) {
-		return func(m *Member) { m.LeadsTerm, m.Health, m.RPCAddr = term, h, m.Name+":1" }
+	now := time.Now()
+	ms := newMembers("self", func(int) time.Duration { return time.Second })
+	if leader := ms.look(now).leader; leader.Name != "" {
+		t.Errorf("%q leads, though nobody says so", leader.Name)
 	}
-	name, addr, term := hintedLeader([]Member{
-		server("a", lead(3, HealthAlive)), server("b", lead(5, HealthSuspect)), server("c", lead(9, HealthDead)), server("d", lead(0, HealthAlive)),
-	})
-	if name != "b" || addr != "b:1" || term != 5 {
-		t.Errorf("%q at %q in term %d", name, addr, term)
+	for name, term := range map[string]uint64{"a": 3, "b": 5, "c": 9, "d": 0} {
+		ms.here(name, name, metaOf(1, func(m *clusterpb.Meta) { m.LeadsTerm, m.RpcAddr = term, name+":1" }), true, now)
 	}
-	if name, addr, _ := hintedLeader([]Member{server("a", lead(0, HealthAlive))}); name != "" || addr != "" {
-		t.Errorf("%q at %q leads, though nobody says so", name, addr)
+	ms.heard("a", now.Add(2*time.Second))
+	ms.gone("c", now)
+	now = now.Add(2 * time.Second)
+	if b, _ := ms.get("b", now); b.Health != HealthSuspect {
+		t.Fatalf("b is %s", b.Health)
+	}
+	if leader := ms.look(now).leader; leader.Name != "b" || leader.RPCAddr != "b:1" || leader.LeadsTerm != 5 {
+		t.Errorf("%q at %q in term %d", leader.Name, leader.RPCAddr, leader.LeadsTerm)
 	}
 }
 

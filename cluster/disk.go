@@ -23,22 +23,21 @@ const (
 	diskFullReminders = 30 * time.Second
 )
 
-// errChecksum says that what was read is not what was written.
+// errChecksum says that a value read from disk differs from the one written.
 var errChecksum = errors.New("the checksum does not match")
 
-// logStable is what a disk guards.
+// logStable is the store that a disk guards.
 type logStable interface {
 	raft.LogStore
 	raft.StableStore
 }
 
-// disk stands between Raft and its store. It adds a checksum to every entry and value, waits out a
-// full disk where Raft would stop the process, and tells the watchdog how long a write has been
-// under way.
+// disk stands between Raft and its store. It adds a checksum to every entry and value, waits while
+// the disk is full where Raft would stop the process, and reports to the watchdog how long a write
+// has been under way.
 //
-// A log entry that finds no room fails at once: a leader then steps down, a follower is sent the
-// entry again. A vote or term that finds none is tried again until it is written or the disk is
-// closed.
+// Appending a log entry to a full disk fails at once: a leader then steps down, and a follower gets
+// the entry again. Writing a vote or a term is retried until it succeeds or the disk is closed.
 type disk struct {
 	store logStable
 	log   hclog.Logger
@@ -46,7 +45,7 @@ type disk struct {
 	closed    chan struct{}
 	closeOnce sync.Once
 	full      atomic.Bool
-	gone      atomic.Bool               // the file has no name any more: nothing is written to it
+	gone      atomic.Bool               // the store's file was removed: nothing is written to it
 	writing   atomic.Pointer[time.Time] // when the log write under way began; nil: none is
 
 	mu       sync.Mutex
@@ -61,13 +60,13 @@ func newDisk(store logStable, log hclog.Logger) *disk {
 // close ends every wait for room. It does not close the store.
 func (d *disk) close() { d.closeOnce.Do(func() { close(d.closed) }) }
 
-// isFull reports whether the last write found no room, or a file system that takes none.
+// isFull reports whether the last write found the disk full, or the file system read-only.
 func (d *disk) isFull() bool { return d.full.Load() }
 
-// setGone says whether the store's file is gone, and reports whether that is news.
+// setGone records whether the store's file is gone, and reports whether that has changed.
 func (d *disk) setGone(gone bool) bool { return d.gone.Swap(gone) != gone }
 
-// unwritable is why nothing can be written.
+// unwritable returns why nothing can be written.
 func (d *disk) unwritable() error {
 	if d.gone.Load() {
 		return errGone
@@ -83,13 +82,13 @@ func (d *disk) write(f func() error) error {
 	return f()
 }
 
-// busyFor is how long the write of entries now under way has taken.
+// busyFor returns how long the present write of entries has taken.
 func (d *disk) busyFor() time.Duration {
 	began := d.writing.Load()
 	if began == nil {
 		return 0
 	}
-	return time.Since(*began) // monotonic: a wall clock that is set makes no stall, and hides none
+	return time.Since(*began) // monotonic: setting the wall clock neither causes nor hides a stall
 }
 
 // FirstIndex implements [raft.LogStore].
@@ -142,9 +141,9 @@ func (d *disk) DeleteRange(first, last uint64) error {
 	return d.outcome("shorten the Raft log", d.write(func() error { return d.store.DeleteRange(first, last) }))
 }
 
-// Set implements [raft.StableStore]. It returns once the value is durable. Where it can't be
-// because the disk is closed, it ends the calling goroutine, which is Raft's: to Raft a term that
-// can't be written is a reason to stop the process, and this one is shutting down.
+// Set implements [raft.StableStore]. It returns once the value is durable. If the disk is closed
+// first, it ends the calling goroutine, which is Raft's: an error would make Raft stop the process,
+// and the process is shutting down in order.
 func (d *disk) Set(key, value []byte) error {
 	if d.unchanged(key, value) {
 		return nil
@@ -198,8 +197,8 @@ func (d *disk) GetUint64(key []byte) (uint64, error) {
 	return binary.BigEndian.Uint64(value), nil
 }
 
-// outcome notes whether the disk has room, and says so in the log when that changes and once in a
-// while.
+// outcome records whether the disk has room. It logs each change, and repeats the line at
+// intervals.
 func (d *disk) outcome(what string, err error) error {
 	if err == nil {
 		if d.full.CompareAndSwap(true, false) {
@@ -239,7 +238,7 @@ func (d *disk) remember(key, value []byte) {
 	d.values[string(key)] = bytes.Clone(value)
 }
 
-// noRoom reports whether an error says that the disk takes no more, or that there is none.
+// noRoom reports whether an error means that the disk is full or read-only.
 func noRoom(err error) bool {
 	return errors.Is(err, errGone) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EROFS)
 }

@@ -25,7 +25,7 @@ func joinsNobody(join []string, own ...string) bool {
 	return !slices.ContainsFunc(join, func(addr string) bool { return !slices.Contains(own, addr) })
 }
 
-// introduce says what others need to know of this node where a connection begins.
+// introduce fills in what other nodes need to know of this one when a connection begins.
 func (c *Cluster) introduce(i *clusterpb.Introduction) {
 	select {
 	case <-c.started:
@@ -34,7 +34,7 @@ func (c *Cluster) introduce(i *clusterpb.Introduction) {
 	}
 }
 
-// gossipRefused logs why there is no gossip with an address: at most once in a while for each
+// gossipRefused logs why gossip with an address is refused, at most once per interval for each
 // machine.
 func (c *Cluster) gossipRefused(peer string, err error) {
 	log := c.log.Named("gossip")
@@ -57,13 +57,13 @@ func (c *Cluster) gossipRefused(peer string, err error) {
 	log.Debug("no gossip with a node", "peer", peer, "reason", err)
 }
 
-// keepClusterID writes down, for good, of which cluster this node is.
+// keepClusterID stores the id of this node's cluster, for good.
 func (c *Cluster) keepClusterID(id string) error {
 	return c.cfg.Data.update(func(saved *identity) { saved.Cluster = id })
 }
 
-// clusterDecided follows the moment at which this node knows its cluster: from then on it has
-// nothing to do with members of others that it met before.
+// clusterDecided is called once this node knows its cluster. It ends all contact with members of
+// other clusters that this node met before.
 func (c *Cluster) clusterDecided(id string) {
 	c.log.Info("this node's cluster is known", "cluster", id)
 	c.mux.dropOthers(id)

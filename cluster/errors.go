@@ -2,20 +2,20 @@ package cluster
 
 import "errors"
 
-// What a proposal or a leader's action may fail with. Only after [ErrUnknownOutcome] may the entry
-// have been applied, or still be.
+// Errors of a proposal or of a leader's action. Only after [ErrUnknownOutcome] may the entry have
+// been applied, or still be applied later.
 var (
-	// ErrNotLeader says that the entry was not written, because this node does not lead, or not in
-	// the given term.
+	// ErrNotLeader says that the entry was not written, because this node does not lead, or does
+	// not lead in the given term.
 	ErrNotLeader = errors.New("this node does not lead the cluster")
-	// ErrUnknownOutcome is wrapped by every error after which the entry may or may not be applied.
+	// ErrUnknownOutcome is wrapped by every error that leaves open whether the entry is applied.
 	ErrUnknownOutcome = errors.New("the write may or may not take effect")
 	// ErrLeadershipLost says that leadership ended while the entry was on its way. It wraps
 	// ErrUnknownOutcome.
 	ErrLeadershipLost = &outcomeError{"leadership was lost while writing"}
 	// ErrTimeout says that no quorum of servers took the entry in time. It wraps ErrUnknownOutcome.
 	ErrTimeout = &outcomeError{"no quorum of servers answered in time"}
-	// ErrBusy says that the entry was not written, because Raft did not take it in time.
+	// ErrBusy says that the entry was not written, because Raft did not accept it in time.
 	ErrBusy = errors.New("raft is busy and took no new entry in time")
 	// ErrDiskFull says that the entry was not written, because this server's disk has no room.
 	ErrDiskFull = errors.New("the disk that holds data_dir is full: free some space; the server goes on by itself")

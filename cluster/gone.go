@@ -12,13 +12,13 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// goneEvery is how often a server looks whether its log is still where it was opened. Longer, a
-// leader whose directory was removed promises for longer what a restart would lose; shorter costs
-// an idle node more.
+// goneEvery is the interval at which a server checks that its log is still where it was opened. A
+// longer interval lets a leader whose directory was removed acknowledge for longer what a restart
+// would lose. A shorter one costs an idle node more.
 const goneEvery = time.Second
 
-// errGone says that the file which holds the log has no name any more: what is written to it ends
-// with the process. To whoever asks for a write it is the same as a full disk: nothing was written.
+// errGone says that the log's file was removed: anything written to it ends with the process.
+// Callers treat it like a full disk, because nothing was written.
 var errGone = goneError{}
 
 type goneError struct{}
@@ -31,10 +31,10 @@ func (goneError) Error() string {
 // Is implements the interface of [errors.Is].
 func (goneError) Is(target error) bool { return target == ErrDiskFull }
 
-// watchDataDir notices that the file of the Raft log is not in its directory any more. Writing to
-// it still succeeds, and reading too, but what this server promises to remember is lost with the
-// process. So it takes no more writes, votes for nobody, and if it leads, it makes room for another
-// leader; the node goes on, and leases from that one.
+// watchDataDir notices that the file of the Raft log is no longer in its directory. Writing and
+// reading still succeed, but everything this server promises to remember ends with the process. So
+// the server writes and votes no more and, if it leads, hands over. The node goes on, and leases
+// from the next leader.
 func (c *Cluster) watchDataDir(ctx context.Context) {
 	dir := c.cfg.Data.Path()
 	if dir == "" {
@@ -57,8 +57,8 @@ func (c *Cluster) watchDataDir(ctx context.Context) {
 	}
 }
 
-// isGone reports whether the file that was opened is not at its path any more. An error that does
-// not say so is none of this watch's business.
+// isGone reports whether the opened file is no longer at its path. Any other error of looking is
+// ignored.
 func isGone(path string, opened os.FileInfo) bool {
 	now, err := os.Stat(path)
 	switch {
@@ -70,8 +70,8 @@ func isGone(path string, opened os.FileInfo) bool {
 	return opened == nil || !os.SameFile(opened, now)
 }
 
-// stepDown makes another server lead, or at least none: a leader gives up where it can't append to
-// its own log.
+// stepDown makes another server lead. If none takes over, it makes this one fail to append to its
+// own log, which ends its leadership.
 func (c *Cluster) stepDown(ctx context.Context) {
 	if err := c.handOver(ctx, ""); err != nil {
 		c.log.Warn("leadership could not be handed over: this server steps down", "error", err)

@@ -28,7 +28,7 @@ const (
 	joinRepeats      = 3
 	joinsAtOnce      = 16
 	joinSettle       = 5 * time.Second
-	conflictHold     = 10 * time.Second // how long after a name conflict joining is repeated
+	conflictHold     = 10 * time.Second // joining is repeated for this long after a name conflict
 	metaTimeout      = time.Second
 	leaveTimeout     = time.Second
 	goodbyeServers   = 8
@@ -37,24 +37,24 @@ const (
 	conflictsPending = 4
 )
 
-// gossipConfig is what gossip needs of the node's configuration.
+// gossipConfig is the part of the node's configuration that gossip needs.
 type gossipConfig struct {
 	name       string
-	advertise  string // host:port, or "" for what is bound
-	everywhere bool   // bound to every IPv6 address: nothing to advertise follows from that
+	advertise  string // host:port, or "" for the bound address
+	everywhere bool   // bound to every IPv6 address, from which no address to advertise follows
 	join       []string
 	keys       GossipKeys
 	plaintext  Plaintext
 	label      string
 	mult       int
 	log        hclog.Logger
-	// conflict is called, in a goroutine of its own, with another live node of the same name.
+	// conflict is called, in a goroutine of its own, if another live node has the same name.
 	conflict func(other Member)
 	// fatal is called when the node must stop: its cluster.join names members of two clusters.
 	fatal func(error)
 }
 
-// gossip is this node's place in memberlist.
+// gossip is this node's part in memberlist.
 type gossip struct {
 	cfg       gossipConfig
 	transport *gossipTransport
@@ -75,7 +75,7 @@ type gossip struct {
 	heardOf []string // gossip addresses of members that have dialled this node, for one without cluster.join
 
 	conflicts  chan Member
-	conflicted atomic.Int64 // when the last one was seen, in unix nanoseconds
+	conflicted atomic.Int64 // time of the last one, in unix nanoseconds
 	udpChecked bool
 }
 
@@ -94,7 +94,7 @@ func newGossip(cfg gossipConfig, transport *gossipTransport, meta *clusterpb.Met
 	}
 	conf := g.config()
 	g.members = newMembers(cfg.name, func(alive int) time.Duration {
-		// Each probe interval one of the others is probed in turn.
+		// In each probe interval, one of the others is probed, in turn.
 		return time.Duration(max(alive-1, 1)+2) * conf.ProbeInterval
 	})
 	if err := g.advertiseIn(conf); err != nil {
@@ -109,7 +109,8 @@ func newGossip(cfg gossipConfig, transport *gossipTransport, meta *clusterpb.Met
 	return g, nil
 }
 
-// config makes memberlist's configuration: for a LAN, with failures noticed in two to four seconds.
+// config makes memberlist's configuration for a LAN: failures are noticed within two to four
+// seconds.
 func (g *gossip) config() *memberlist.Config {
 	mult := time.Duration(g.cfg.mult)
 	conf := memberlist.DefaultLANConfig()
@@ -125,8 +126,8 @@ func (g *gossip) config() *memberlist.Config {
 	conf.ProbeTimeout = 300 * time.Millisecond * mult
 	conf.TCPTimeout = 3 * time.Second * mult
 	conf.PushPullInterval = 15 * time.Second
-	// A dead node's name may come back under a new address at once: whether the old one is really
-	// gone is found out by asking it.
+	// A dead node's name may return at a new address at once. Whether the old node is really gone
+	// is found out by asking it.
 	conf.DeadNodeReclaimTime = time.Second
 	conf.Logger = newQuietStandardLogger(g.cfg.log)
 	conf.Delegate, conf.Events, conf.Conflict, conf.Alive, conf.Ping = g, g, g, g, g
@@ -151,7 +152,7 @@ func (g *gossip) advertiseIn(conf *memberlist.Config) error {
 	return nil
 }
 
-// run joins, keeps the metadata spread and looks into name conflicts, until the context ends.
+// run joins, spreads the metadata and settles name conflicts, until the context ends.
 func (g *gossip) run(ctx context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(func() { g.joinForever(ctx) })
@@ -167,7 +168,7 @@ func (g *gossip) run(ctx context.Context) {
 	}
 }
 
-// update changes the metadata; it spreads soon after.
+// update changes the metadata, which spreads soon after.
 func (g *gossip) update(change func(*clusterpb.Meta)) error {
 	g.metaMu.Lock()
 	defer g.metaMu.Unlock()
@@ -207,13 +208,13 @@ func (g *gossip) spread() {
 	}
 }
 
-// leave says goodbye, with the metadata as it then is: to the servers over TCP, to all by gossip.
-// It takes about a second, and some more where others don't answer.
+// leave says goodbye with the final metadata: to the servers over TCP, to all others by gossip. It
+// takes about a second, and some more if others don't answer.
 func (g *gossip) leave(ctx context.Context, final func(*clusterpb.Meta)) {
 	if err := g.update(func(m *clusterpb.Meta) { final(m); m.Leaving = true }); err != nil {
 		g.cfg.log.Error("the last metadata can't be set", "error", err)
 	}
-	g.tellServers(ctx)
+	g.sayGoodbye(ctx)
 	g.spread()
 	if ctx.Err() != nil {
 		return
@@ -223,7 +224,7 @@ func (g *gossip) leave(ctx context.Context, final func(*clusterpb.Meta)) {
 	}
 }
 
-func (g *gossip) tellServers(ctx context.Context) {
+func (g *gossip) sayGoodbye(ctx context.Context) {
 	g.metaMu.Lock()
 	goodbye := &clusterpb.Goodbye{Name: g.cfg.name, Meta: proto.CloneOf(g.meta)}
 	g.metaMu.Unlock()
@@ -232,13 +233,13 @@ func (g *gossip) tellServers(ctx context.Context) {
 		return
 	}
 	var wg sync.WaitGroup
-	told := 0
+	sent := 0
 	for _, m := range g.members.list(time.Now()) {
 		to, err := netip.ParseAddrPort(m.GossipAddr)
-		if err != nil || m.Name == g.cfg.name || !m.server() || !m.Alive() || told == goodbyeServers {
+		if err != nil || m.Name == g.cfg.name || !m.server() || !m.Alive() || sent == goodbyeServers {
 			continue
 		}
-		told++
+		sent++
 		wg.Go(func() {
 			node := &memberlist.Node{Name: m.Name, Addr: to.Addr().AsSlice(), Port: to.Port()}
 			if err := g.list.SendReliable(node, raw); err != nil {
@@ -288,9 +289,9 @@ func (g *gossip) LocalState(bool) []byte { return nil }
 // MergeRemoteState implements [memberlist.Delegate].
 func (g *gossip) MergeRemoteState([]byte, bool) {}
 
-// NotifyAlive implements [memberlist.AliveDelegate]: it keeps out what can't be understood, and the
-// members of other clusters. Those can be named only by a node that has yet to find its own
-// cluster, or is of an older version.
+// NotifyAlive implements [memberlist.AliveDelegate]. It keeps out nodes whose metadata can't be
+// read, and members of other clusters. Only a node that has yet to find its own cluster, or that
+// runs an older version, can mention such members.
 func (g *gossip) NotifyAlive(n *memberlist.Node) error {
 	meta, err := decodeMeta(n.Meta)
 	if err != nil {
@@ -335,14 +336,14 @@ func (g *gossip) NotifyConflict(existing, other *memberlist.Node) {
 	m.describe(meta)
 	select {
 	case g.conflicts <- m:
-	default: // another look at it is pending
+	default: // another conflict waits to be settled
 	}
 }
 
 func (g *gossip) noteHere(n *memberlist.Node, joined bool) {
 	meta, err := decodeMeta(n.Meta)
 	if err != nil {
-		return // NotifyAlive lets none through
+		return // NotifyAlive has refused such nodes
 	}
 	g.members.here(n.Name, nodeAddr(n), meta, joined, time.Now())
 }
@@ -355,5 +356,5 @@ func nodeAddr(n *memberlist.Node) string {
 	return netip.AddrPortFrom(ip.Unmap(), n.Port).String()
 }
 
-// oneLine is an error's text without the lines and bullets that libraries put into it.
+// oneLine returns an error's text without the line breaks and bullets that libraries add.
 func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }

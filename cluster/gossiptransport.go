@@ -20,9 +20,8 @@ import (
 
 const gossipPortTries = 10
 
-// gossipTransport is memberlist's own transport, with dials and dialled connections that end when
-// the node stops, and with a handshake on each stream and a mark on each packet that keep other
-// clusters out.
+// gossipTransport wraps memberlist's own transport. Dials and dialled connections end when the node
+// stops. A handshake on each stream and a mark on each packet keep other clusters out.
 type gossipTransport struct {
 	*memberlist.NetTransport
 	life       context.Context
@@ -30,17 +29,18 @@ type gossipTransport struct {
 	bound      netip.AddrPort
 	everywhere bool // bound to every IPv6 address
 	door       *doorkeeper
-	refused    func(peer string, err error) // logs why there is no gossip with an address
+	refused    func(peer string, err error) // logs why gossip with an address is refused
 
 	packets chan *memberlist.Packet
 	streams chan net.Conn
-	places  *places // streams, to their end
+	places  *places // places of streams, kept until they end
 	wg      sync.WaitGroup
 	ended   chan struct{} // closed once the inner transport has stopped
 	endOnce sync.Once
 }
 
-// dialled is a connection that is closed when the node stops: memberlist waits for an answer on it.
+// dialled is a connection that is closed when the node stops: memberlist would go on waiting for an
+// answer on it.
 type dialled struct {
 	net.Conn
 	forget func() bool
@@ -82,7 +82,7 @@ func listenGossip(addr string, logger *log.Logger, strangers hclog.Logger, door 
 	return nil, fmt.Errorf("cluster.gossip: can't listen on %s: %w", addr, err)
 }
 
-// probeBind reports whether an address is taken, for TCP or UDP: memberlist's error doesn't say.
+// probeBind reports whether an address is in use, for TCP or UDP: memberlist's error does not say.
 func probeBind(addr string) bool {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
@@ -97,7 +97,7 @@ func probeBind(addr string) bool {
 	return false
 }
 
-// start begins to hand on what arrives. memberlist must read it.
+// start begins to deliver streams and packets, which memberlist must read.
 func (t *gossipTransport) start() {
 	t.wg.Go(t.takePackets)
 	t.wg.Go(t.takeStreams)
@@ -117,7 +117,7 @@ func (t *gossipTransport) DialAddressTimeout(a memberlist.Address, timeout time.
 	return t.DialTimeout(a.Addr, timeout)
 }
 
-// probe learns who listens at an address of cluster.join.
+// probe asks who listens at an address of cluster.join.
 func (t *gossipTransport) probe(ctx context.Context, addr string, timeout time.Duration) (*clusterpb.Introduction, error) {
 	conn, other, err := t.open(ctx, addr, timeout, kindProbe, metProbed)
 	if conn != nil {
@@ -126,7 +126,8 @@ func (t *gossipTransport) probe(ctx context.Context, addr string, timeout time.D
 	return other, err
 }
 
-// open connects to another node's gossip port, up to where that node has accepted the connection.
+// open connects to another node's gossip port, and returns once that node has accepted the
+// connection.
 func (t *gossipTransport) open(ctx context.Context, addr string, timeout time.Duration, k kind, how meeting) (net.Conn, *clusterpb.Introduction, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -155,7 +156,7 @@ func (t *gossipTransport) open(ctx context.Context, addr string, timeout time.Du
 	return conn, other, nil
 }
 
-// takeStreams admits streams.
+// takeStreams accepts streams.
 func (t *gossipTransport) takeStreams() {
 	for {
 		select {
@@ -167,7 +168,7 @@ func (t *gossipTransport) takeStreams() {
 	}
 }
 
-// admit does the handshake in a goroutine of its own, as long as the stream keeps its place.
+// admit does the handshake in a goroutine of its own. The stream keeps its place until it ends.
 func (t *gossipTransport) admit(raw net.Conn) {
 	place := t.places.take(raw, t.life.Done())
 	if place == nil {
@@ -192,7 +193,7 @@ func (t *gossipTransport) admit(raw net.Conn) {
 	})
 }
 
-// greet answers the preface and returns what memberlist may read.
+// greet answers the preface and returns the stream for memberlist.
 func (t *gossipTransport) greet(conn *placedStream) (net.Conn, error) {
 	stop := context.AfterFunc(t.life, func() { _ = conn.Close() })
 	defer stop()
@@ -219,7 +220,7 @@ func (t *gossipTransport) StreamCh() <-chan net.Conn { return t.streams }
 // PacketCh implements [memberlist.Transport].
 func (t *gossipTransport) PacketCh() <-chan *memberlist.Packet { return t.packets }
 
-// takePackets hands on the packets of this cluster, and of nodes that have yet to find theirs.
+// takePackets delivers packets of this cluster, and of nodes that have yet to find theirs.
 func (t *gossipTransport) takePackets() {
 	for {
 		select {
@@ -235,7 +236,7 @@ func (t *gossipTransport) takePackets() {
 			p.Buf = body
 			select {
 			case t.packets <- p:
-			case <-t.life.Done(): // memberlist may read no more; the inner transport still has to be emptied
+			case <-t.life.Done(): // memberlist may have stopped reading; the inner transport must still be drained
 			}
 		case <-t.ended:
 			return
@@ -262,8 +263,8 @@ func (t *gossipTransport) Shutdown() error {
 	return err
 }
 
-// discard closes a transport that no memberlist reads from: its goroutines block on what has
-// arrived.
+// discard closes a transport that no memberlist reads from. Its goroutines block on packets that
+// have arrived, so those are drained.
 func (t *gossipTransport) discard() {
 	done := make(chan struct{})
 	go func() {
@@ -281,7 +282,7 @@ func (t *gossipTransport) discard() {
 	}
 }
 
-// resolveBind reads a listen address; an empty host is every address.
+// resolveBind reads a listen address; an empty host means every address.
 func resolveBind(addr string) (netip.Addr, int, error) {
 	host, portText, err := net.SplitHostPort(addr)
 	if err != nil {

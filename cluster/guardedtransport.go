@@ -11,11 +11,11 @@ import (
 
 var (
 	errDoubtful = errors.New("this server's disk may have been put back to an older copy: it takes no part yet")
-	errPromised = errors.New("this server has promised to have nothing to do with leaders of this term any more")
+	errPromised = errors.New("this server has promised to follow no leader of this term any more")
 )
 
-// guardedTransport lets a [pastGuard] see and refuse what Raft says and hears. One goroutine passes
-// on what comes in; Raft takes it one at a time anyway.
+// guardedTransport lets a [pastGuard] inspect and refuse Raft's messages in both directions. One
+// goroutine passes on the incoming ones; Raft takes them one at a time anyway.
 type guardedTransport struct {
 	verifyingTransport
 	guard   *pastGuard
@@ -29,8 +29,8 @@ func newGuardedTransport(t verifyingTransport, g *pastGuard) *guardedTransport {
 // Consumer implements [raft.Transport].
 func (t *guardedTransport) Consumer() <-chan raft.RPC { return t.inbound }
 
-// run passes requests on until the context ends. What waits for an answer then gets none, as when
-// the process ends.
+// run passes requests on until the context ends. Requests without an answer by then get none, as
+// when the process ends.
 func (t *guardedTransport) run(ctx context.Context) {
 	for {
 		select {
@@ -97,7 +97,7 @@ func (t *guardedTransport) take(ctx context.Context, rpc raft.RPC) {
 	t.pass(ctx, rpc)
 }
 
-// watch puts an observer before the one that waits for the answer.
+// watch inserts an observer in front of the receiver of the answer.
 func (t *guardedTransport) watch(ctx context.Context, rpc *raft.RPC, answered func(response any)) {
 	asker, answer := rpc.RespChan, make(chan raft.RPCResponse, 1)
 	rpc.RespChan = answer
@@ -113,11 +113,12 @@ func (t *guardedTransport) watch(ctx context.Context, rpc *raft.RPC, answered fu
 	})
 }
 
-// takeVote lets Raft vote, or refuses. Where the vote needs a majority's promise first, it is asked
-// for beside the requests that follow: the candidate waits for longer than that takes.
+// takeVote passes a vote request on to Raft, or refuses it. If the vote needs a majority's promise
+// first, takeVote collects that in the background while later requests go on: a candidate waits
+// longer than it takes.
 func (t *guardedTransport) takeVote(ctx context.Context, rpc raft.RPC, r *raft.RequestVoteRequest) {
 	g := t.guard
-	g.mem.learn(raft.ServerID(r.ID), remembered{Voted: r.Term}) // it has voted for itself
+	g.mem.learn(raft.ServerID(r.ID), remembered{Voted: r.Term}) // a candidate has voted for itself
 	floor := g.voteFloor()
 	refuse := func() {
 		rpc.Respond(&raft.RequestVoteResponse{RPCHeader: answerHeader(), Term: max(floor, r.Term)}, nil)
@@ -178,7 +179,7 @@ func (t *guardedTransport) RequestVote(id raft.ServerID, to raft.ServerAddress, 
 func (t *guardedTransport) RequestPreVote(id raft.ServerID, to raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
 	g := t.guard
 	if floor := g.voteFloor(); args.Term <= floor || !g.mayVote(args.Term, position{Term: args.LastLogTerm, Index: args.LastLogIndex}) && !g.quiet() {
-		resp.Term = max(floor, args.Term) // Raft goes on from there
+		resp.Term = max(floor, args.Term) // Raft continues with this term
 		return nil
 	}
 	return t.verifyingTransport.RequestPreVote(id, to, args, resp)
@@ -216,7 +217,7 @@ func (t *guardedTransport) AppendEntriesPipeline(id raft.ServerID, to raft.Serve
 	return p, nil
 }
 
-// guardedPipeline looks at each answer before Raft does.
+// guardedPipeline inspects each answer before Raft gets it.
 type guardedPipeline struct {
 	raft.AppendPipeline
 	guard   *pastGuard
@@ -232,7 +233,7 @@ func (p *guardedPipeline) run() {
 		select {
 		case f := <-p.AppendPipeline.Consumer():
 			if f.Error() == nil {
-				_ = p.guard.noteAnswer(p.id, f.Request(), f.Response()) // its next request fails
+				_ = p.guard.noteAnswer(p.id, f.Request(), f.Response()) // on an error, its next request fails
 			}
 			select {
 			case p.answers <- f:
@@ -264,8 +265,8 @@ func (p *guardedPipeline) Close() error {
 	return err
 }
 
-// hearLeader decides whether Raft may hear a leader, and notes what that says of the leader's own
-// log.
+// hearLeader decides whether Raft may follow a leader's request, and records what the request
+// reveals about the leader's log.
 func (g *pastGuard) hearLeader(r *raft.AppendEntriesRequest) error {
 	if err := g.admitLeader(r.Term); err != nil {
 		return err
@@ -280,7 +281,7 @@ func (g *pastGuard) hearLeader(r *raft.AppendEntriesRequest) error {
 	return nil
 }
 
-// admitLeader notes that a leader of a term is heard, or refuses it.
+// admitLeader records that this server follows a leader of a term, or refuses that leader.
 func (g *pastGuard) admitLeader(term uint64) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -297,7 +298,7 @@ func (g *pastGuard) admitLeader(term uint64) error {
 	return nil
 }
 
-// noteAnswer takes a follower's answer to this server as the leader. The error says that it must
+// noteAnswer records a follower's answer to this server as the leader. On an error, the answer must
 // not count.
 func (g *pastGuard) noteAnswer(id raft.ServerID, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	if !resp.Success {
@@ -334,8 +335,8 @@ func (g *pastGuard) hasPromised(term uint64) bool {
 	return term <= g.promised
 }
 
-// voteFloor is the newest term in which this server votes for nobody: it has promised that, or may
-// have voted in it before.
+// voteFloor is the newest term in which this server votes for nobody, because of a promise or
+// because it may have voted in it before.
 func (g *pastGuard) voteFloor() uint64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -14,23 +14,24 @@ import (
 	"github.com/weirproxy/weir/cluster/clusterpb"
 )
 
-// doorkeeper speaks for this node where a connection to another node begins, at either end:
+// doorkeeper does this node's part of the handshake that begins a connection between nodes, at
+// either end:
 //
-//	preface →            what the connection is for, and who opens it
-//	        ← greeting, answer   who listens, a verdict, and a nonce
+//	preface →            the connection's purpose, and the node that opens it
+//	        ← greeting, answer   the node that listens, its verdict, and a nonce
 //	nonce →              before anything else
 //
-// The nonce costs a round trip for each connection, and shows that the one who dialled has read the
-// answer: a client of a proxy has not (see [Greeting]). Both ends judge whether the other is of
-// their cluster, and both have what they need to log the reason.
+// The nonce costs a round trip for each connection. It proves that the dialling end has read the
+// answer, which a client of a proxy can't (see [Greeting]). Both ends judge whether the other
+// belongs to their cluster, and both can log the reason.
 type doorkeeper struct {
 	name     string
 	serverID string // "" takes any target
 	of       *affiliation
-	// introduction, if not nil, adds what changes to what the node says of itself.
+	// introduction, if not nil, adds the changing facts about this node.
 	introduction func(*clusterpb.Introduction)
-	// heard, if not nil, is told of each preface of another node that has read the answer, also of
-	// those that are refused.
+	// heard, if not nil, receives the preface of each node that has read the answer, even if that
+	// node is refused.
 	heard func(p *clusterpb.Preface, from net.Addr)
 }
 
@@ -42,7 +43,7 @@ func (d *doorkeeper) introduce() *clusterpb.Introduction {
 	return i
 }
 
-// open asks for admission on a connection that has just been dialled, and returns who answered. The
+// open asks for admission on a connection that was just dialled, and returns the other node. The
 // caller has set a deadline and closes the connection on an error.
 func (d *doorkeeper) open(conn net.Conn, k kind, target string, at string, how meeting) (*clusterpb.Introduction, error) {
 	preface, err := appendPreface(nil, &clusterpb.Preface{Kind: k, Target: target, From: d.introduce()})
@@ -57,7 +58,7 @@ func (d *doorkeeper) open(conn net.Conn, k kind, target string, at string, how m
 		return nil, err
 	}
 	other := answer.GetFrom()
-	if k != kindProbe { // also where nothing comes of it: the other node believes what was said only then
+	if k != kindProbe { // even if this end refuses: the other node believes the preface only now
 		if _, err := conn.Write(answer.GetNonce()); err != nil {
 			return other, err
 		}
@@ -79,8 +80,8 @@ func (d *doorkeeper) open(conn net.Conn, k kind, target string, at string, how m
 	return other, nil
 }
 
-// answer admits or refuses a connection that has just been accepted and begins with preface, on a
-// port that takes the kinds that fit. The caller has set a deadline and closes the connection on an
+// answer admits or refuses a connection that was just accepted and begins with preface, on a port
+// that takes the kinds that fit. The caller has set a deadline and closes the connection on an
 // error.
 func (d *doorkeeper) answer(conn net.Conn, preface *clusterpb.Preface, fits func(kind) bool) error {
 	how := metAccepted
@@ -112,8 +113,8 @@ func (d *doorkeeper) answer(conn net.Conn, preface *clusterpb.Preface, fits func
 	return d.of.follow(preface.GetFrom(), how)
 }
 
-// confirm waits for the nonce. Nothing that a preface says counts before: it may come from the
-// client of a proxy.
+// confirm waits for the nonce. Until it has come, nothing in a preface counts, because a client of
+// a proxy may have sent it.
 func confirm(conn net.Conn, nonce []byte) error {
 	back := make([]byte, len(nonce))
 	if _, err := io.ReadFull(conn, back); err != nil {
@@ -143,7 +144,7 @@ func (d *doorkeeper) judge(p *clusterpb.Preface, from net.Addr, how meeting, fit
 	return clusterpb.Verdict_VERDICT_ACCEPTED, nil
 }
 
-// deadlineOf is the context's, and prefaceTimeout at most.
+// deadlineOf returns the context's deadline, but at most prefaceTimeout from now.
 func deadlineOf(ctx context.Context) time.Time {
 	most := time.Now().Add(prefaceTimeout)
 	if deadline, ok := ctx.Deadline(); ok && deadline.Before(most) {

@@ -17,9 +17,9 @@ import (
 	"github.com/weirproxy/weir/cluster/clusterpb"
 )
 
-// joinForever contacts every configured address that is not a member yet, for as long as there is
-// one: so two halves that have lost each other find together again, also when both have forgotten
-// the other.
+// joinForever contacts every configured address that is not a member, for as long as there is one.
+// So two halves of a cluster that have lost each other find together again, even after both have
+// forgotten the other.
 func (g *gossip) joinForever(ctx context.Context) {
 	reminder := reminder{every: joinRemind}
 	foreign := reminder
@@ -58,15 +58,15 @@ func (g *gossip) joinForever(ctx context.Context) {
 	}
 }
 
-// insists reports whether joining is repeated with those who are members already: after a name
-// conflict, until it is settled, and in the first seconds, because one who is just then suspected
-// is not seen to conflict.
+// insists reports whether members are joined again although they are members already. That is so
+// after a name conflict, until it is settled, and in the first seconds, because a member that is
+// suspected just then does not show a conflict.
 func (g *gossip) insists() bool {
 	return time.Since(time.Unix(0, g.conflicted.Load())) < conflictHold || time.Since(g.born) < joinSettle
 }
 
 // joinMissing tries the addresses that no live member has, and returns how many stay missing. With
-// force, it also tries all that are configured, and some members.
+// force, it also tries the other configured addresses, and some members.
 func (g *gossip) joinMissing(ctx context.Context, force bool) (missing int, err error) {
 	present := map[string]bool{g.gossipIP.String(): true}
 	var targets []string
@@ -113,16 +113,16 @@ func (g *gossip) joinMissing(ctx context.Context, force bool) (missing int, err 
 
 func (g *gossip) undecided() bool { return g.transport.door.of.cluster() == "" }
 
-// findCluster asks who listens at the addresses of cluster.join, while this node is of no cluster:
-// the first members that it finds there decide which cluster it is of. It returns an error where
-// they are members of two.
+// findCluster asks the nodes at the addresses of cluster.join for their cluster, while this node
+// has none. The first members that answer decide. If they are of two clusters, findCluster returns
+// an error.
 func (g *gossip) findCluster(ctx context.Context) error {
 	if !g.undecided() {
 		return nil
 	}
 	var addrs []string
 	for _, name := range g.cfg.join {
-		found, _ := resolveJoin(ctx, name) // joining reports what can't be resolved
+		found, _ := resolveJoin(ctx, name) // joinMissing reports names that do not resolve
 		addrs = append(addrs, found...)
 	}
 	answers := make([]*clusterpb.Introduction, len(addrs))
@@ -130,7 +130,7 @@ func (g *gossip) findCluster(ctx context.Context) error {
 	group.SetLimit(joinsAtOnce)
 	for i, addr := range addrs {
 		group.Go(func() error {
-			answers[i], _ = g.transport.probe(ctx, addr, probeTimeout) // nor what can't be reached
+			answers[i], _ = g.transport.probe(ctx, addr, probeTimeout) // unreachable addresses are skipped
 			return nil
 		})
 	}
@@ -156,7 +156,8 @@ func (g *gossip) findCluster(ctx context.Context) error {
 	return nil
 }
 
-// hear notes a member that has dialled this node: one that has nobody to join joins through it.
+// hear records a member that has dialled this node: a node with an empty cluster.join joins through
+// it.
 func (g *gossip) hear(addr string) {
 	if !g.transport.door.of.seed || addr == "" {
 		return
@@ -168,13 +169,13 @@ func (g *gossip) hear(addr string) {
 	}
 }
 
-// decide spreads the id of the cluster that this node is of, and forgets members of others.
+// decide spreads the id of this node's cluster, and forgets the members of others.
 func (g *gossip) decide(cluster string) error {
 	g.members.keepCluster(cluster)
 	return g.update(func(m *clusterpb.Meta) { m.Cluster = cluster })
 }
 
-// resolveJoin resolves a join address anew.
+// resolveJoin resolves a join address.
 func resolveJoin(ctx context.Context, name string) ([]string, error) {
 	host, portText, err := net.SplitHostPort(name)
 	if err != nil {
@@ -202,7 +203,8 @@ func resolveJoin(ctx context.Context, name string) ([]string, error) {
 
 func (g *gossip) alone() bool { return g.list.NumMembers() <= 1 }
 
-// checkUDP says in the log where TCP got through and UDP does not: it looks like nodes that flap.
+// checkUDP logs members that answer over TCP but not over UDP: such nodes would seem to come and
+// go.
 func (g *gossip) checkUDP(ctx context.Context) {
 	checked := 0
 	for _, m := range g.members.list(time.Now()) {

@@ -10,7 +10,8 @@ import (
 	"github.com/hashicorp/memberlist"
 )
 
-// GossipKeys are the keys of gossip, of 16, 24 or 32 bytes each. The first encrypts, all decrypt.
+// GossipKeys are the keys of gossip, of 16, 24 or 32 bytes each. The first encrypts; any of them
+// decrypts.
 type GossipKeys [][]byte
 
 const maxGossipKeys = 16 // each is tried on every message
@@ -27,7 +28,7 @@ func (k GossipKeys) check() error {
 	return nil
 }
 
-// keyRing is memberlist's key ring, which encrypts from the moment that it holds a key.
+// keyRing is memberlist's key ring. It encrypts from the moment it holds a key.
 type keyRing struct {
 	*memberlist.Keyring
 	mu sync.Mutex // one change at a time
@@ -44,16 +45,16 @@ func newKeyRing(keys GossipKeys) (*keyRing, error) {
 	return &keyRing{Keyring: ring}, nil
 }
 
-// errUnencrypted: a ring can't be put into, or taken from, a running memberlist.
+// errUnencrypted says that a running memberlist can't be given a key ring, nor lose its own.
 var errUnencrypted = errors.New("gossip can't be encrypted, or cease to be, without a restart")
 
-// set makes the ring hold the keys given, the first of them in use. New keys come in before the one
-// in use changes, and old ones go after it: no message in between is encrypted with a key that this
-// node does not know.
+// set makes the ring hold the given keys and use the first. New keys are added before the key in
+// use changes, and old ones removed after: no message in between is encrypted with a key that this
+// node lacks.
 //
-// A key is only ever taken from the ring's end. The ring closes a gap in place, under the eyes of
-// who is decrypting; what stood behind it is therefore taken out, and put back: what arrives within
-// that moment is lost, and gossip repeats it.
+// memberlist compacts the ring in place while other goroutines read it. So keys are only removed
+// from the end, and the keys behind a removed one are re-added. Messages under those keys that
+// arrive within that moment are lost, and gossip repeats them.
 func (r *keyRing) set(keys GossipKeys) error {
 	if r == nil || len(keys) == 0 {
 		return errUnencrypted
@@ -95,8 +96,8 @@ func (r *keyRing) set(keys GossipKeys) error {
 	return nil
 }
 
-// SetGossipKeys changes the keys of gossip while it runs. It fails where gossip was not encrypted
-// at the start, or would not be any more.
+// SetGossipKeys changes the keys of gossip while it runs. It fails if gossip was not encrypted at
+// the start, or would no longer be.
 func (c *Cluster) SetGossipKeys(keys GossipKeys) error {
 	if err := c.gossip.ring.set(keys); err != nil {
 		return fmt.Errorf("the gossip keys are not changed: %w", err)

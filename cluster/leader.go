@@ -21,9 +21,9 @@ const (
 	handOverTimeout = 3 * time.Second
 )
 
-// leadingTerm is the term in which this server leads now, or 0. Raft sets the term before the state
-// when it wins, and the state before the term when it loses: a term that is the same before and
-// after belongs to the state.
+// leadingTerm returns the term in which this server leads now, or 0. When Raft wins, it sets the
+// term before the state; when it loses, the state before the term. So a term that reads the same
+// before and after the state belongs to that state.
 func (c *Cluster) leadingTerm() uint64 {
 	if c.raft == nil || c.superseded.Load() {
 		return 0
@@ -35,14 +35,14 @@ func (c *Cluster) leadingTerm() uint64 {
 	return term
 }
 
-// reign is one term's leadership.
+// reign is one term of leadership.
 type reign struct {
 	term   uint64
 	cancel context.CancelFunc
 	done   chan struct{}
 }
 
-// followLeadership starts a reign for each term in which this server leads, one after the other.
+// followLeadership runs a reign for each term in which this server leads, one after the other.
 func (c *Cluster) followLeadership(ctx context.Context) {
 	poll := time.NewTicker(leaderPoll)
 	defer poll.Stop()
@@ -52,7 +52,7 @@ func (c *Cluster) followLeadership(ctx context.Context) {
 		if current != nil && current.term != term {
 			c.end(current)
 			current = nil
-			continue // time has passed
+			continue // ending it took time: look again
 		}
 		if current == nil && term != 0 {
 			current = c.begin(ctx, term)
@@ -80,7 +80,7 @@ func (c *Cluster) begin(ctx context.Context, term uint64) *reign {
 	return r
 }
 
-// end tells a reign that it is over, and waits until it is.
+// end ends a reign, and waits until its work has stopped.
 func (c *Cluster) end(r *reign) {
 	r.cancel()
 	began := time.Now()
@@ -94,8 +94,8 @@ func (c *Cluster) end(r *reign) {
 	}
 }
 
-// reign does what a leader does: first a barrier, so that the FSM holds all that former leaders
-// have committed.
+// reign does the leader's work. It begins with a barrier, so that the FSM holds everything that
+// former leaders committed.
 func (c *Cluster) reign(ctx context.Context, term uint64) {
 	for {
 		err := await(ctx, c.raft.Barrier(enqueueTimeout))
@@ -135,8 +135,8 @@ func (c *Cluster) reign(ctx context.Context, term uint64) {
 	<-ctx.Done()
 }
 
-// campaign makes this server stand for election at once. It is called where nobody else can lead:
-// Raft notices a shorter heartbeat timeout, and that nobody has been heard.
+// campaign makes this server stand for election at once. It is called when no other server can
+// lead. Raft reacts to a shorter heartbeat timeout by checking when it last heard a leader.
 func (c *Cluster) campaign() {
 	conf := c.raft.ReloadableConfig()
 	conf.HeartbeatTimeout -= time.Millisecond
@@ -145,8 +145,7 @@ func (c *Cluster) campaign() {
 	}
 }
 
-// Transfer hands leadership to the named server, or, with "", to the one that is most up to date of
-// those alive.
+// Transfer hands leadership to the named server or, with "", to the most up-to-date live one.
 func (c *Cluster) Transfer(ctx context.Context, name string) error {
 	if c.raft == nil {
 		return ErrNoRaft
@@ -180,7 +179,8 @@ func (c *Cluster) handOver(ctx context.Context, name string) error {
 	return fmt.Errorf("leadership could not be transferred: %w", err)
 }
 
-// successors lists the voters that may lead next, those that gossip calls alive first.
+// successors lists the voters that may lead next: all live ones or, if a name is given, only that
+// voter, live or not.
 func (c *Cluster) successors(name string) ([]raft.Server, error) {
 	var alive, others []raft.Server
 	for _, s := range c.configuration().Servers {
@@ -198,7 +198,7 @@ func (c *Cluster) successors(name string) ([]raft.Server, error) {
 		alive = append(alive, others...)
 	}
 	if len(alive) == 0 && name != "" {
-		return nil, fmt.Errorf("%w: %q is no voter", ErrUnknownPeer, name)
+		return nil, fmt.Errorf("%w: %q is not a voter", ErrUnknownPeer, name)
 	}
 	if len(alive) == 0 {
 		return nil, fmt.Errorf("%w: no other voter is alive to lead", ErrUnsafe)
@@ -206,9 +206,9 @@ func (c *Cluster) successors(name string) ([]raft.Server, error) {
 	return alive, nil
 }
 
-// RemovePeer takes a server out of the Raft configuration, on the leader only. One that is alive
-// stays out until its process starts again. It refuses where the servers that remain would have no
-// quorum alive.
+// RemovePeer removes a server from the Raft configuration; only the leader can. A live server stays
+// out until its process starts again. RemovePeer fails if the remaining servers would have no live
+// quorum.
 func (c *Cluster) RemovePeer(ctx context.Context, name string) error {
 	if c.raft == nil {
 		return ErrNoRaft
@@ -235,7 +235,8 @@ func (c *Cluster) RemovePeer(ctx context.Context, name string) error {
 	return nil
 }
 
-// peerToRemove finds the server that a name means: a former one, before the one that lives.
+// peerToRemove finds the server with a name. A former server of that name comes before the live
+// one.
 func (c *Cluster) peerToRemove(name string) (raft.Server, error) {
 	var found []raft.Server
 	for _, s := range c.configuration().Servers {
@@ -255,7 +256,8 @@ func (c *Cluster) peerToRemove(name string) (raft.Server, error) {
 	return found[0], nil
 }
 
-// removeServer removes by id, and waits until that is committed.
+// removeServer removes a server by id, and waits until that is committed. If it fails, the server's
+// address is followed again.
 func (c *Cluster) removeServer(ctx context.Context, id string) error {
 	if c.leadingTerm() == 0 {
 		return ErrNotLeader
@@ -274,14 +276,14 @@ func (c *Cluster) removeServer(ctx context.Context, id string) error {
 	return nil
 }
 
-// isConfigured reports whether the newest Raft configuration known here has a server. Where a
-// removal's outcome is not known, it is in the log, and the newest configuration is the one without
+// isConfigured reports whether the newest Raft configuration on this server's disk has a server.
+// While a removal's outcome is unknown, its entry is in the log, so the newest configuration lacks
 // the server.
 func (c *Cluster) isConfigured(id raft.ServerID) bool {
 	return slices.ContainsFunc(c.configuration().Servers, func(s raft.Server) bool { return s.ID == id })
 }
 
-// checkRemoval makes sure that a quorum of those that remain is alive.
+// checkRemoval makes sure that the remaining servers have a live quorum.
 func (c *Cluster) checkRemoval(id raft.ServerID) error {
 	found, voters, alive := false, 0, 0
 	for _, s := range c.configuration().Servers {

@@ -12,21 +12,21 @@ import (
 )
 
 const (
-	// addressesEvery is how often the machine's addresses are listed. Longer, the others learn
-	// later of a new one; shorter costs an idle node more.
+	// addressesEvery is the interval at which the machine's addresses are read. With a longer one,
+	// other nodes learn of a new address later; a shorter one costs an idle node more.
 	addressesEvery = 5 * time.Second
-	// maxListeners and maxAddresses bound what is told and believed. Gossip metadata has room for
-	// fewer addresses yet.
+	// maxListeners and maxAddresses bound the ports and addresses that are sent and accepted.
+	// Gossip metadata has room for even fewer addresses.
 	maxListeners = 32
 	maxAddresses = 64
 )
 
-// Listening is where a node's ports are reached, as far as the node can tell: its proxies keep
-// clients away from them. An unspecified address is every one in Addrs.
+// Listening holds the addresses of a node's ports, as far as the node knows them. Other nodes'
+// proxies keep clients away from them. An unspecified address stands for all of Addrs.
 type Listening struct {
 	Nodes   []netip.AddrPort // rpc, gossip and API
 	Proxies []netip.AddrPort
-	Addrs   []netip.Addr // of its machine, but for loopback and link-local ones
+	Addrs   []netip.Addr // of the machine, without loopback and link-local ones
 }
 
 // everywhere reports whether any port is bound to all addresses of the machine.
@@ -41,7 +41,8 @@ func (l *Listening) everywhere() bool {
 	return false
 }
 
-// listening is what this node's ports are bound to, without the machine's addresses.
+// listening returns the addresses that this node's ports are bound to, without those of the
+// machine.
 func (c *Cluster) listening() Listening {
 	rpc, gossip := c.Listening()
 	l := Listening{Proxies: parseAddrs(c.cfg.ProxyAddrs)}
@@ -62,20 +63,20 @@ func parseAddrs(list []string) (addrs []netip.AddrPort) {
 	return addrs
 }
 
-// followAddresses tells the others the machine's addresses, again whenever they change.
+// followAddresses spreads the machine's addresses, again whenever they change.
 func (c *Cluster) followAddresses(ctx context.Context) {
 	l := c.listening()
 	if !l.everywhere() {
 		return
 	}
 	for sleep(ctx, c.cfg.addressesEvery) {
-		if list, err := c.cfg.interfaceAddrs(); err == nil { // else what was told before stays
+		if list, err := c.cfg.interfaceAddrs(); err == nil { // on an error, the former addresses stay
 			c.setMeta(func(m *clusterpb.Meta) { m.Listening = l.encode(list) })
 		}
 	}
 }
 
-// encode is l as gossip has it, with the machine's addresses where they matter to others.
+// encode returns l for gossip, with the machine's addresses if a port is bound to all of them.
 func (l *Listening) encode(machine []net.Addr) *clusterpb.Listening {
 	pb := &clusterpb.Listening{Nodes: encodeListeners(l.Nodes), Proxies: encodeListeners(l.Proxies)}
 	if l.everywhere() {
@@ -95,8 +96,8 @@ func encodeListeners(list []netip.AddrPort) (listeners []*clusterpb.Listener) {
 	return listeners
 }
 
-// packAddrs packs the addresses that others may reach. Loopback and link-local addresses are every
-// machine's own.
+// packAddrs packs the addresses that other nodes can reach. Loopback and link-local addresses exist
+// on every machine, so they are left out.
 func packAddrs(list []net.Addr) (v4, v6 []byte) {
 	count := 0
 	for _, a := range list {
@@ -119,8 +120,8 @@ func packAddrs(list []net.Addr) (v4, v6 []byte) {
 	return v4, v6
 }
 
-// shorten drops one address, the last of the family that takes more room; false says that there is
-// none left.
+// shorten drops one address, the last of the family that takes more room. It returns false if none
+// is left.
 func shorten(l *clusterpb.Listening) bool {
 	v4, v6 := len(l.GetIpv4()), len(l.GetIpv6())
 	switch {
@@ -134,8 +135,8 @@ func shorten(l *clusterpb.Listening) bool {
 	return true
 }
 
-// fit encodes metadata in at most limit bytes, at the cost of addresses where it must be; what
-// remains too long is returned as it is.
+// fit encodes metadata in at most limit bytes, dropping addresses if it must. Metadata that is
+// still too long is returned as it is.
 func fit(meta *clusterpb.Meta, limit int) ([]byte, error) {
 	options := proto.MarshalOptions{Deterministic: true}
 	raw, err := options.Marshal(meta)
@@ -151,7 +152,7 @@ func fit(meta *clusterpb.Meta, limit int) ([]byte, error) {
 	return raw, err
 }
 
-// decodeListening reads what another node says of itself; what can't be right is left out.
+// decodeListening reads another node's ports and addresses, and leaves out invalid ones.
 func decodeListening(pb *clusterpb.Listening) Listening {
 	l := Listening{Nodes: decodeListeners(pb.GetNodes()), Proxies: decodeListeners(pb.GetProxies())}
 	for _, family := range []struct {

@@ -8,13 +8,13 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// A server stops at a log entry that it doesn't understand. While a cluster is upgraded, server
-// after server, nothing may be written that the older ones don't know. So each server tells in
-// gossip up to which version it understands the log.
+// A server stops at a log entry that it doesn't understand. While a cluster is upgraded, server by
+// server, no entry may be written that an older server doesn't know. So each server announces in
+// gossip the newest version of the log that it understands.
 
-// CheckLogVersion reports, as [ErrMixedVersions], which servers would stop at an entry that needs
-// this version of the log. Version 1 is understood by all. A server that this one has never heard
-// of counts as one of version 1: it may come back as that.
+// CheckLogVersion returns an error that wraps [ErrMixedVersions] and names the servers that would
+// stop at an entry of this version of the log. All servers understand version 1. A server that this
+// one has never heard of counts as version 1, because it may come back as such.
 func (c *Cluster) CheckLogVersion(need uint32) error {
 	if need <= 1 || c.raft == nil {
 		return nil
@@ -27,8 +27,8 @@ func (c *Cluster) CheckLogVersion(need uint32) error {
 		ErrMixedVersions, need, strings.Join(behind, ", "))
 }
 
-// behindVersion says which servers may not know a version of the log, and what is known of them.
-// Those about to be added count too.
+// behindVersion names the servers that may not understand a version of the log, with what is known
+// of them. Servers that are about to be added count too.
 func behindVersion(need uint32, self raft.ServerID, own uint32, servers []raft.Server, members []Member) []string {
 	byName := make(map[string]Member, len(members))
 	for _, m := range members {

@@ -5,21 +5,21 @@ import (
 	"path/filepath"
 )
 
-// Measures are numbers of this node's part in the cluster, for those who watch it. What only
-// servers have is zero on a proxy.
+// Measures are metrics of this node's part in the cluster. Metrics that only servers have are zero
+// on a proxy.
 type Measures struct {
-	// LeaderChanges is how often this node has heard of a leader: another one than before, or the
-	// same once more after an interruption. The first counts too.
+	// LeaderChanges counts how often this node has heard of a leader: a new one, or the same one
+	// after an interruption. The first counts too.
 	LeaderChanges uint64
-	// LogEntries are those in the Raft log, and LogBytes the size of its file, which keeps the room
-	// of entries that are gone for new ones. Both are zero while the disk has stalled: asking would
-	// wait for it. In memory there is no file.
+	// LogEntries counts the entries in the Raft log, and LogBytes is the size of its file, which
+	// keeps the space of removed entries for new ones. Both are zero while the disk has stalled,
+	// because reading them would wait for it. A log in memory has no file.
 	LogEntries, LogBytes uint64
-	// Voters are those in the Raft configuration.
+	// Voters counts the voters in the Raft configuration.
 	Voters int
-	// GossipScore is memberlist's own account of this node's health, 0 being the best: it rises
-	// while answers to this node's probes fail to come, which a node that is short of time or
-	// network sees from everybody.
+	// GossipScore is memberlist's measure of this node's health; 0 is best. It rises while answers
+	// to this node's probes are missing: a node that is short of CPU or network sees that from all
+	// others.
 	GossipScore int
 }
 
@@ -37,7 +37,7 @@ func (c *Cluster) Measures() Measures {
 	if c.stores.disk.busyFor() >= c.cfg.stall {
 		return m
 	}
-	// An error here is one that Raft meets too, and tells.
+	// Raft meets the same error, and reports it.
 	if first, err := c.stores.log.FirstIndex(); err == nil && first > 0 {
 		m.LogEntries = max(c.raft.LastIndex()+1, first) - first
 	}

@@ -1,9 +1,11 @@
 package cluster
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/weirproxy/weir/cluster/clusterpb"
@@ -16,24 +18,35 @@ const (
 	maxMembers  = 4096
 )
 
-// members is what this node knows of the others: memberlist forgets the dead after half a minute
-// and does not tell suspects or reasons.
+// members holds this node's knowledge of the others. memberlist alone is not enough: it forgets the
+// dead after half a minute, and reports neither suspects nor why a node has gone.
 type members struct {
 	self         string                        // never a suspect to itself
 	suspectAfter func(alive int) time.Duration // without an answer to a probe
 
+	// roster is the last one made; nil once it no longer holds. Reading it takes no lock.
+	roster atomic.Pointer[roster]
+
 	mu      sync.Mutex
-	byName  map[string]*memberEntry
-	sorted  []*memberEntry // the same by name, and alive those of them that are not gone; nil: to be made anew
-	alive   int
-	changed map[string]struct{} // names to be told about
+	sorted  []*memberEntry      // by name
+	alive   int                 // of them, those that are not departed
+	changed map[string]struct{} // names that takeChanged will return
 	kick    chan struct{}       // of capacity 1
+}
+
+// roster is the members at one time, immutable, so that everybody can share it. It holds until a
+// member changes, or until a member that does not answer becomes a suspect.
+type roster struct {
+	all   []Member  // by name
+	until time.Time // when the first of them becomes a suspect; zero: none will
+	// leader is the member that claims to lead in the highest term; zero without one.
+	leader Member
 }
 
 type memberEntry struct {
 	Member
-	leaving  bool // it has said goodbye
-	departed bool // gossip says that it is gone
+	leaving  bool // it has announced that it leaves
+	departed bool // gossip counts it as dead or gone
 	pinned   bool // detached here, before its metadata says so
 	heard    time.Time
 }
@@ -42,70 +55,86 @@ func newMembers(self string, suspectAfter func(int) time.Duration) *members {
 	return &members{
 		self:         self,
 		suspectAfter: suspectAfter,
-		byName:       make(map[string]*memberEntry),
 		changed:      make(map[string]struct{}),
 		kick:         make(chan struct{}, 1),
 	}
 }
 
-// here notes a live node. joined says that gossip did not count it as live before.
+// find returns a member's entry, or nil and the entry's place. Needs the lock.
+func (ms *members) find(name string) (e *memberEntry, at int) {
+	at, ok := slices.BinarySearchFunc(ms.sorted, name, func(e *memberEntry, name string) int { return strings.Compare(e.Name, name) })
+	if ok {
+		e = ms.sorted[at]
+	}
+	return e, at
+}
+
+// here records a live node. joined says that gossip did not count it as live before.
 func (ms *members) here(name, gossipAddr string, meta *clusterpb.Meta, joined bool, now time.Time) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
-	e := ms.byName[name]
+	e, _ := ms.find(name)
 	if e == nil {
 		ms.makeRoom(now)
+		_, at := ms.find(name)
 		e = &memberEntry{Member: Member{Name: name, Since: now}}
-		ms.byName[name] = e
+		ms.sorted = slices.Insert(ms.sorted, at, e)
+		ms.alive++
 	}
 	if e.departed || joined {
+		if e.departed {
+			ms.alive++
+		}
 		e.departed, e.leaving, e.pinned = false, false, false
 		e.Since = now
 	}
 	given := e.SessionLeft
 	e.describe(meta)
-	if e.leaving { // an older message may be slower than the goodbye
+	if e.leaving { // an older message may arrive after the goodbye
 		e.SessionLeft = max(e.SessionLeft, given)
 	}
 	e.GossipAddr, e.heard = gossipAddr, now
 	e.leaving = e.leaving || meta.GetLeaving()
-	ms.tell(name)
+	ms.note(name)
 }
 
-// gone notes that gossip takes a node for dead or departed.
+// gone records that gossip counts a node as dead or departed.
 func (ms *members) gone(name string, now time.Time) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
-	if e := ms.byName[name]; e != nil && !e.departed {
+	if e, _ := ms.find(name); e != nil && !e.departed {
 		e.departed, e.Since = true, now
-		ms.tell(name)
+		ms.alive--
+		ms.note(name)
 	}
 }
 
-// goodbye notes a node's own announcement that it leaves.
+// goodbye records a node's announcement that it leaves.
 func (ms *members) goodbye(name string, meta *clusterpb.Meta) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
-	e := ms.byName[name]
-	if e == nil {
-		return
-	}
-	told := Member{}
-	told.describe(meta)
-	if told.Identity != e.Identity {
+	e, _ := ms.find(name)
+	said := Member{}
+	said.describe(meta)
+	if e == nil || said.Identity != e.Identity {
 		return
 	}
 	e.leaving, e.SessionLeft = true, meta.GetSessionLeft()
 	e.detached = e.detached || meta.GetDetached()
-	ms.tell(name)
+	ms.note(name)
 }
 
-// heard notes that a node has answered a probe.
+// heard records that a node has answered a probe.
 func (ms *members) heard(name string, now time.Time) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
-	if e := ms.byName[name]; e != nil {
-		e.heard = now
+	e, _ := ms.find(name)
+	if e == nil {
+		return
+	}
+	e.heard = now
+	if r := ms.roster.Load(); r != nil && r.isSuspect(name) {
+		ms.roster.Store(nil)
 	}
 }
 
@@ -113,19 +142,20 @@ func (ms *members) heard(name string, now time.Time) {
 func (ms *members) detach(serverID string) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
-	if e := ms.byName[NameOf(serverID)]; e != nil && e.ServerID() == serverID {
+	if e, _ := ms.find(NameOf(serverID)); e != nil && e.ServerID() == serverID {
 		e.pinned = true
+		ms.roster.Store(nil)
 	}
 }
 
-// reattach undoes detach: the server stays in the Raft configuration, so its address must be
-// followed.
+// reattach undoes detach, for a server whose removal has failed: it is still in the Raft
+// configuration, which must follow its address.
 func (ms *members) reattach(serverID string) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
-	if e := ms.byName[NameOf(serverID)]; e != nil && e.ServerID() == serverID && e.pinned {
+	if e, _ := ms.find(NameOf(serverID)); e != nil && e.ServerID() == serverID && e.pinned {
 		e.pinned = false
-		ms.tell(e.Name)
+		ms.note(e.Name)
 	}
 }
 
@@ -133,79 +163,96 @@ func (ms *members) reattach(serverID string) {
 func (ms *members) keepCluster(cluster string) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
-	for name, e := range ms.byName {
-		if e.Cluster != "" && e.Cluster != cluster {
-			delete(ms.byName, name)
-			ms.tell(name)
+	ms.forget(func(e *memberEntry) bool { return e.Cluster != "" && e.Cluster != cluster })
+}
+
+// forget removes some members. Needs the lock.
+func (ms *members) forget(which func(*memberEntry) bool) {
+	ms.sorted = slices.DeleteFunc(ms.sorted, func(e *memberEntry) bool {
+		if !which(e) {
+			return false
 		}
-	}
-}
-
-// list returns all members, by name.
-func (ms *members) list(now time.Time) []Member {
-	ms.mu.Lock()
-	defer ms.mu.Unlock()
-	ms.index()
-	patience := ms.suspectAfter(ms.alive)
-	all := make([]Member, len(ms.sorted))
-	for i, e := range ms.sorted {
-		all[i] = ms.view(e, now, patience)
-	}
-	return all
-}
-
-// index sorts the members where they have changed since it was last called. Needs the lock.
-func (ms *members) index() {
-	if ms.sorted != nil {
-		return
-	}
-	ms.sorted, ms.alive = make([]*memberEntry, 0, len(ms.byName)), 0
-	for _, e := range ms.byName {
-		ms.sorted = append(ms.sorted, e)
 		if !e.departed {
-			ms.alive++
+			ms.alive--
 		}
-	}
-	slices.SortFunc(ms.sorted, func(a, b *memberEntry) int { return strings.Compare(a.Name, b.Name) })
+		ms.note(e.Name)
+		return true
+	})
 }
 
-// view is one member as this node sees it: never itself as a suspect. Needs the lock.
-func (ms *members) view(e *memberEntry, now time.Time, patience time.Duration) Member {
-	m := e.view(now, patience)
-	if m.Name == ms.self && m.Health == HealthSuspect {
-		m.Health = HealthAlive
+// look returns the members as they are now.
+func (ms *members) look(now time.Time) *roster {
+	if r := ms.roster.Load(); r.holds(now) {
+		return r
 	}
-	return m
-}
-
-// get returns one member, at a cost that does not grow with their number.
-func (ms *members) get(name string, now time.Time) (Member, bool) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
-	e := ms.byName[name]
-	if e == nil {
+	r := ms.roster.Load()
+	if !r.holds(now) { // nobody else has made it meanwhile
+		r = ms.makeRoster(now)
+		ms.roster.Store(r)
+	}
+	return r
+}
+
+// makeRoster needs the lock.
+func (ms *members) makeRoster(now time.Time) *roster {
+	patience := ms.suspectAfter(ms.alive)
+	r := &roster{all: make([]Member, len(ms.sorted))}
+	for i, e := range ms.sorted {
+		m := e.view(now, patience)
+		if m.Name == ms.self && m.Health == HealthSuspect {
+			m.Health = HealthAlive
+		}
+		if m.Health == HealthAlive && m.Name != ms.self && patience > 0 {
+			if at := e.heard.Add(patience); r.until.IsZero() || at.Before(r.until) {
+				r.until = at
+			}
+		}
+		if m.server() && m.Alive() && m.LeadsTerm > r.leader.LeadsTerm {
+			r.leader = m
+		}
+		r.all[i] = m
+	}
+	return r
+}
+
+func (r *roster) holds(now time.Time) bool {
+	return r != nil && (r.until.IsZero() || !now.After(r.until))
+}
+
+// get returns one member, by binary search.
+func (r *roster) get(name string) (Member, bool) {
+	i, ok := slices.BinarySearchFunc(r.all, name, func(m Member, name string) int { return strings.Compare(m.Name, name) })
+	if !ok {
 		return Member{}, false
 	}
-	ms.index()
-	return ms.view(e, now, ms.suspectAfter(ms.alive)), true
+	return r.all[i], true
 }
 
-// takeChanged returns the names that have changed since it was last called.
+func (r *roster) isSuspect(name string) bool {
+	m, _ := r.get(name)
+	return m.Health == HealthSuspect
+}
+
+// list returns all members, by name. The slice is shared: callers must not change it.
+func (ms *members) list(now time.Time) []Member { return ms.look(now).all }
+
+// get returns one member.
+func (ms *members) get(name string, now time.Time) (Member, bool) { return ms.look(now).get(name) }
+
+// takeChanged returns, sorted, the names that have changed since it was last called.
 func (ms *members) takeChanged() []string {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
-	names := make([]string, 0, len(ms.changed))
-	for name := range ms.changed {
-		names = append(names, name)
-	}
+	names := slices.Sorted(maps.Keys(ms.changed))
 	clear(ms.changed)
-	slices.Sort(names)
 	return names
 }
 
-// tell notes that a member has come, changed or gone. Needs the lock.
-func (ms *members) tell(name string) {
-	ms.sorted = nil
+// note records that a member has come, changed or gone. Needs the lock.
+func (ms *members) note(name string) {
+	ms.roster.Store(nil)
 	ms.changed[name] = struct{}{}
 	select {
 	case ms.kick <- struct{}{}:
@@ -213,22 +260,20 @@ func (ms *members) tell(name string) {
 	}
 }
 
-// makeRoom forgets who has been gone for long, and the longest gone where there are too many.
+// makeRoom forgets members that departed long ago and, if there are still too many, the one that
+// departed first. Needs the lock.
 func (ms *members) makeRoom(now time.Time) {
+	ms.forget(func(e *memberEntry) bool { return e.departed && now.Sub(e.Since) > forgetAfter })
+	if len(ms.sorted) < maxMembers {
+		return
+	}
 	var oldest *memberEntry
-	for name, e := range ms.byName {
-		if !e.departed {
-			continue
-		}
-		if now.Sub(e.Since) > forgetAfter {
-			delete(ms.byName, name)
-		} else if oldest == nil || e.Since.Before(oldest.Since) {
+	for _, e := range ms.sorted {
+		if e.departed && (oldest == nil || e.Since.Before(oldest.Since)) {
 			oldest = e
 		}
 	}
-	if len(ms.byName) >= maxMembers && oldest != nil {
-		delete(ms.byName, oldest.Name)
-	}
+	ms.forget(func(e *memberEntry) bool { return e == oldest })
 }
 
 func (e *memberEntry) view(now time.Time, patience time.Duration) Member {

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"reflect"
@@ -8,10 +9,12 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/weirproxy/weir/cluster/clusterpb"
 )
 
-// Whatever happens to the members, one that is looked up is as it stands in the list, which is
-// sorted, and the number of those alive is counted right.
+// Whatever happens to the members, the list is sorted and as new as one made afresh, a member that
+// is looked up is the same as in the list, and the live ones are counted right.
 func TestMembersIndex(t *testing.T) {
 	t.Parallel()
 	r := rand.New(rand.NewPCG(1, 2))
@@ -23,7 +26,8 @@ func TestMembersIndex(t *testing.T) {
 		now = now.Add(time.Duration(r.IntN(500)) * time.Millisecond)
 		switch r.IntN(8) {
 		case 0, 1:
-			ms.here(name, "127.0.0.1:2", metaOf(byte(r.IntN(3))), r.IntN(2) == 0, now)
+			leads := func(m *clusterpb.Meta) { m.LeadsTerm = r.Uint64N(20) }
+			ms.here(name, "127.0.0.1:2", metaOf(byte(r.IntN(3)), leads), r.IntN(2) == 0, now)
 		case 2:
 			ms.gone(name, now)
 		case 3:
@@ -44,17 +48,20 @@ func TestMembersIndex(t *testing.T) {
 			}
 		}
 		want := 0
-		for _, e := range ms.byName {
+		for _, e := range ms.sorted {
 			if !e.departed {
 				want++
 			}
 		}
 		all := ms.list(now)
-		if alive != want || len(all) != len(ms.byName) {
-			t.Fatalf("%d of %d members are alive, counted as %d of %d", want, len(ms.byName), alive, len(all))
+		if alive != want || len(all) != len(ms.sorted) {
+			t.Fatalf("%d of %d members are alive, counted as %d of %d", want, len(ms.sorted), alive, len(all))
 		}
 		if !slices.IsSortedFunc(all, func(a, b Member) int { return strings.Compare(a.Name, b.Name) }) {
 			t.Fatal("the list is not sorted")
+		}
+		if fresh := ms.makeRoster(now); !reflect.DeepEqual(fresh.all, all) || fresh.leader.Name != ms.look(now).leader.Name {
+			t.Fatalf("the list is out of date: %+v, want %+v", all, fresh.all)
 		}
 		for _, m := range all {
 			if one, ok := ms.get(m.Name, now); !ok || !reflect.DeepEqual(one, m) {
@@ -64,6 +71,46 @@ func TestMembersIndex(t *testing.T) {
 	}
 	if _, ok := ms.get("nobody", now); ok {
 		t.Error("an unknown member is found")
+	}
+}
+
+// A list that was handed out stays as it is, whatever happens to the members.
+func TestListIsImmutable(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	ms := newMembers("self", func(int) time.Duration { return time.Second })
+	ms.here("a", "127.0.0.1:1", metaOf(1), true, now)
+	ms.here("c", "127.0.0.1:2", metaOf(2), true, now)
+	all := ms.list(now)
+	before := slices.Clone(all)
+	if again := ms.list(now.Add(time.Millisecond)); &again[0] != &all[0] {
+		t.Error("the list was made anew though nothing has changed")
+	}
+	ms.here("b", "127.0.0.1:3", metaOf(3), true, now)
+	ms.gone("a", now)
+	ms.detach(all[1].ServerID())
+	ms.list(now.Add(time.Hour))
+	if !reflect.DeepEqual(all, before) {
+		t.Errorf("the list has changed to %+v", all)
+	}
+}
+
+// The members stay bounded where each has a new name, and the live ones are never forgotten.
+func TestMembersAreBounded(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	ms := newMembers("self", func(int) time.Duration { return time.Second })
+	ms.here("alive", "127.0.0.1:1", metaOf(1), true, now)
+	for i := range maxMembers + 10 {
+		name := fmt.Sprint("node-", i)
+		ms.here(name, "127.0.0.1:2", metaOf(2), true, now)
+		now = now.Add(time.Millisecond)
+		ms.gone(name, now)
+	}
+	_, first := ms.get("node-0", now)
+	_, alive := ms.get("alive", now)
+	if n := len(ms.list(now)); n != maxMembers || first || !alive {
+		t.Errorf("%d members, want %d; the first to go is remembered: %v, the live one: %v", n, maxMembers, first, alive)
 	}
 }
 
@@ -119,4 +166,29 @@ func TestDepartedAddressesAreForgotten(t *testing.T) {
 			t.Fatalf("%d addresses are remembered of 2 members", len(had))
 		}
 	}
+}
+
+// Members that change at the same time are passed on in one call, so that work for all of them is
+// done once.
+func TestChangesArePassedOnTogether(t *testing.T) {
+	t.Parallel()
+	ms := newMembers("self", func(int) time.Duration { return time.Second })
+	calls := make(chan []Member, 2)
+	c := &Cluster{gossip: &gossip{members: ms}, peers: &peers{}, leaderKick: make(chan struct{}, 1)}
+	c.handlers.MembersChanged = func(changed []Member) { calls <- changed }
+	for i := range 100 {
+		ms.here(fmt.Sprintf("node-%02d", i), "127.0.0.1:2", metaOf(1), true, time.Now())
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); c.followMembers(ctx) }()
+	if first := <-calls; len(first) != 100 || first[0].Name != "node-00" || first[99].Name != "node-99" {
+		t.Errorf("%d of 100 members in the first call", len(first))
+	}
+	ms.gone("node-42", time.Now())
+	if second := <-calls; len(second) != 1 || second[0].Name != "node-42" || second[0].Health != HealthDead {
+		t.Errorf("one member has changed, passed on: %v", second)
+	}
+	cancel()
+	<-done
 }

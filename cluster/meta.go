@@ -11,7 +11,7 @@ import (
 	"github.com/weirproxy/weir/cluster/clusterpb"
 )
 
-// Role is what a node holds.
+// Role says whether a node holds Raft state.
 type Role string
 
 // The roles.
@@ -20,11 +20,11 @@ const (
 	RoleProxy  Role = "proxy"  // no Raft state
 )
 
-// Health is what gossip thinks of a node.
+// Health is a node's state according to gossip.
 type Health string
 
-// The healths. Suspect is this node's own impression: its probes go unanswered, but gossip has not
-// judged yet.
+// The healths. A suspect does not answer this node's probes, but gossip has not declared it dead
+// yet.
 const (
 	HealthAlive   Health = "alive"
 	HealthSuspect Health = "suspect"
@@ -32,21 +32,21 @@ const (
 	HealthLeft    Health = "left"
 )
 
-// Member is what gossip knows about a node.
+// Member is gossip's knowledge of a node.
 type Member struct {
 	Name         string
 	Identity     string // 32 hexadecimal digits
 	Role         Role
-	RPCAddr      string // what others dial
+	RPCAddr      string // the address that others dial
 	GossipAddr   string
-	APIAddr      string // what its HTTP API listens on; the host may be unspecified
+	APIAddr      string // the listen address of its HTTP API; the host may be unspecified
 	Health       Health
 	Since        time.Time // when Health last changed, by this node's clock
 	Version      string
 	ConfigDigest string
-	LeadsTerm    uint64 // > 0: it says that it leads in this term
-	SessionLeft  uint64 // the session that it gave back before it left
-	Cluster      string // the cluster's id, where it knows it
+	LeadsTerm    uint64 // > 0: it claims to lead in this term
+	SessionLeft  uint64 // the session that it returned before it left
+	Cluster      string // the cluster's id, if it knows it
 	Draining     bool   // its proxy takes no new work
 	Listening    Listening
 
@@ -76,8 +76,8 @@ func decodeMeta(raw []byte) (*clusterpb.Meta, error) {
 	return meta, nil
 }
 
-// encodeMeta writes gossip metadata; a bound on each text keeps it within memberlist's limit, and
-// addresses take what room is left.
+// encodeMeta encodes gossip metadata. Each text has a bound that keeps the whole within
+// memberlist's limit; addresses get the remaining room.
 func encodeMeta(meta *clusterpb.Meta) ([]byte, error) {
 	raw, err := fit(meta, memberlist.MetaMaxSize)
 	if err != nil {

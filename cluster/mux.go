@@ -17,28 +17,29 @@ import (
 const (
 	dialTimeout    = 3 * time.Second
 	prefaceTimeout = 5 * time.Second
-	// silenceTimeout ends a connection whose peer acknowledges nothing for so long. Shorter, a busy
-	// network breaks more of them; longer, a node takes longer to be heard again after a partition.
+	// silenceTimeout ends a connection whose peer acknowledges nothing for this long. A shorter
+	// time breaks more connections on a busy network; with a longer one, a node takes longer to
+	// reconnect after a partition.
 	silenceTimeout = 3 * time.Second
-	// probeEvery is how often an idle connection's peer is asked whether it is still there: one
-	// that has forgotten the connection says so at once.
+	// probeEvery is the interval of TCP keep-alives on an idle connection. A peer that has lost the
+	// connection answers with a reset at once.
 	probeEvery       = time.Second
 	acceptRetryFirst = 5 * time.Millisecond
 	acceptRetryLast  = time.Second
 )
 
-// mux shares one TCP listener between the kinds of connection, and dials in the same way. It knows
-// every connection that it has accepted or dialled, and closes them all in the end.
+// mux shares one TCP listener between the kinds of connection, and dials them too. It tracks every
+// connection that it has accepted or dialled, and closes them all at its end.
 type mux struct {
 	log      hclog.Logger
 	listener net.Listener
 	door     *doorkeeper
-	self     string // the address that others dial this node at
+	self     string // the address at which others dial this node
 	security *security
 	said     *saidBefore
 	subs     map[kind]*subListener
-	greeting *places // connections that have not shown yet that they come from a node
-	settled  *places // and those that have, but without a certificate
+	greeting *places // connections that have not proved yet that they come from a node
+	settled  *places // those that have, but without a certificate
 	closed   chan struct{}
 	wg       sync.WaitGroup
 
@@ -46,8 +47,8 @@ type mux struct {
 	conns map[*trackedConn]struct{}
 }
 
-// newMux takes over an open listener. self is what others dial, and becomes the listeners' address.
-// Without security nothing is encrypted.
+// newMux takes over an open listener. self is the address that others dial, and becomes the address
+// of the listeners. Without security, nothing is encrypted.
 func newMux(log hclog.Logger, listener net.Listener, self string, door *doorkeeper, s *security) *mux {
 	m := &mux{
 		log: log, listener: listener, self: self, door: door, security: s,
@@ -73,9 +74,9 @@ func (m *mux) start() {
 // sub returns the listener of one kind of connection.
 func (m *mux) sub(k kind) net.Listener { return m.subs[k] }
 
-// dial opens a connection of a kind to a node. target is the Raft id of the server that must
-// answer, or "". The connection is open once the other node has accepted it. The node's own address
-// leads there without a socket.
+// dial opens a connection of a kind to a node, and returns once that node has accepted it. target
+// is the Raft id of the server that must answer, or "". A dial to the node's own address uses no
+// socket.
 func (m *mux) dial(ctx context.Context, addr string, k kind, target string) (net.Conn, error) {
 	if addr == m.self {
 		return m.dialSelf(ctx, k)
@@ -92,14 +93,14 @@ func (m *mux) dial(ctx context.Context, addr string, k kind, target string) (net
 	conn, err := m.open(ctx, held, k, target, addr)
 	if err != nil {
 		_ = held.Close()
-		m.tell("a node can't be connected to", addr, addr, err)
+		m.report("a node can't be connected to", addr, addr, err)
 		return nil, fmt.Errorf("the connection to %s can't be opened: %w", addr, err)
 	}
 	return conn, nil
 }
 
-// open makes a connection that has just been dialled one that the other node has accepted: as a
-// node's, over TLS where this node encrypts.
+// open does the handshake on a connection that was just dialled, over TLS if this node encrypts.
+// The other node has accepted the connection that it returns.
 func (m *mux) open(ctx context.Context, held *trackedConn, k kind, target, addr string) (conn net.Conn, err error) {
 	stop := context.AfterFunc(ctx, func() { _ = held.Close() })
 	defer func() {
@@ -124,14 +125,14 @@ func (m *mux) open(ctx context.Context, held *trackedConn, k kind, target, addr 
 	return conn, held.SetDeadline(time.Time{})
 }
 
-// mark notes of which cluster a connection's other end is.
+// mark records the cluster of a connection's other end.
 func (m *mux) mark(c *trackedConn, cluster string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	c.cluster = cluster
 }
 
-// dropOthers closes the connections to members of other clusters than this one.
+// dropOthers closes the connections to members of other clusters.
 func (m *mux) dropOthers(cluster string) {
 	m.mu.Lock()
 	var others []*trackedConn
@@ -146,9 +147,9 @@ func (m *mux) dropOthers(cluster string) {
 	}
 }
 
-// tell logs why a connection was not made. What a person has to deal with is a warning, once in
-// half a minute for each peer: it comes back with every attempt.
-func (m *mux) tell(msg, peer, host string, err error) {
+// report logs why a connection was not made. A cause that a person must mend is a warning, at most
+// once in half a minute for each peer, because it recurs with every attempt.
+func (m *mux) report(msg, peer, host string, err error) {
 	var wrong *misfit
 	if errors.As(err, &wrong) && m.said.due(host+" "+wrong.kind(), time.Now()) {
 		m.log.Warn(msg, "peer", peer, "reason", wrong)
@@ -213,7 +214,7 @@ func (m *mux) accept() {
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		// Typically the process is out of file descriptors.
+		// Usually the process is out of file descriptors.
 		if m.said.due("accept", time.Now()) {
 			m.log.Error("can't accept a connection on the rpc port", "error", err, "retry_in", retry)
 		}
@@ -226,7 +227,7 @@ func (m *mux) accept() {
 	}
 }
 
-// greet reads the preface in a goroutine of its own, as long as the connection keeps its place.
+// greet reads the preface in a goroutine of its own. The connection keeps its place until it ends.
 func (m *mux) greet(raw net.Conn) {
 	place := m.greeting.take(raw, m.closed)
 	if place == nil {
@@ -245,7 +246,7 @@ func (m *mux) greet(raw net.Conn) {
 			err = sub.hand(context.Background(), taken)
 		}
 		if err != nil {
-			m.tell("closed a connection on the rpc port", raw.RemoteAddr().String(), hostOf(raw.RemoteAddr()), err)
+			m.report("closed a connection on the rpc port", raw.RemoteAddr().String(), hostOf(raw.RemoteAddr()), err)
 			_ = conn.Close()
 		}
 	})
@@ -259,8 +260,8 @@ func hostOf(addr net.Addr) string {
 	return host
 }
 
-// classify reads the preface, from within TLS where the connection begins with it, and answers what
-// is to be used.
+// classify reads the preface, inside TLS if the connection begins with TLS, and answers a preface
+// of a kind that is served.
 func (m *mux) classify(conn *trackedConn, place *placed) (net.Conn, *subListener, error) {
 	if err := conn.SetDeadline(time.Now().Add(prefaceTimeout)); err != nil {
 		return nil, nil, err
@@ -275,7 +276,7 @@ func (m *mux) classify(conn *trackedConn, place *placed) (net.Conn, *subListener
 	secure := first[0] == handshakeRecord
 	if secure {
 		if m.security == nil {
-			_, _ = conn.Write(mismatch[:]) // it is closed in any case
+			_, _ = conn.Write(mismatch[:]) // the connection is closed in any case
 			return nil, nil, errPeerHasTLS
 		}
 		server := tls.Server(begun, m.security.server())
@@ -285,7 +286,7 @@ func (m *mux) classify(conn *trackedConn, place *placed) (net.Conn, *subListener
 		taken = &secureConn{Conn: server, held: conn}
 	}
 	p, err := readPreface(taken)
-	var other *misfit // it is a node, of another version
+	var other *misfit // the other end is a node of another version
 	if (err == nil || errors.As(err, &other)) && !secure && !m.security.hearsPlain() {
 		_, _ = conn.Write(mismatch[:])
 		return nil, nil, errPeerWantsPlain
@@ -301,19 +302,21 @@ func (m *mux) classify(conn *trackedConn, place *placed) (net.Conn, *subListener
 	}
 	m.mark(conn, p.GetFrom().GetCluster())
 	if !secure {
-		taken = conn // the byte looked at was the preface's
+		taken = conn // the first byte belongs to the preface
 		if !m.settle(conn) {
 			return nil, nil, errNoPlace
 		}
 	}
 	if p.GetKind() == kindRaft {
-		// gRPC and HTTP have timeouts of their own; a Raft peer dials when it has something to say.
+		// gRPC and HTTP have timeouts of their own. A Raft peer dials when it has something to
+		// send, so its first bytes are due soon.
 		return &firstWord{Conn: taken}, m.subs[kindRaft], conn.SetDeadline(time.Now().Add(prefaceTimeout))
 	}
 	return taken, m.subs[p.GetKind()], conn.SetDeadline(time.Time{})
 }
 
-// firstWord is a connection on which something has to come before its deadline, which is over then.
+// firstWord is a connection with a deadline for its first bytes. Once they have come, the deadline
+// is lifted.
 type firstWord struct {
 	net.Conn
 	heard bool // by the one reader
@@ -329,11 +332,11 @@ func (c *firstWord) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// errNoPlace closes a connection without TLS, which anybody can open, while those of members have
-// all places.
+// errNoPlace closes a connection without TLS, which anybody can open, while members' connections
+// use all places.
 var errNoPlace = errors.New("there is no place for another connection without TLS")
 
-// settle gives a connection the place of one that is not encrypted, until it is closed.
+// settle gives an unencrypted connection a place, until it is closed.
 func (m *mux) settle(c *trackedConn) bool {
 	place := m.settled.take(c, m.closed)
 	if place == nil {
@@ -344,7 +347,7 @@ func (m *mux) settle(c *trackedConn) bool {
 	defer m.mu.Unlock()
 	if _, open := m.conns[c]; !open {
 		place.free()
-		return true // who has closed it is told by the next read
+		return true // closed meanwhile: the next read fails
 	}
 	c.place = place
 	return true
@@ -353,7 +356,7 @@ func (m *mux) settle(c *trackedConn) bool {
 // errProbed ends a connection that was opened only to learn who listens.
 var errProbed = errors.New("it only asked who listens")
 
-// track registers a connection, or closes it where the mux is closed.
+// track registers a connection, or closes it if the mux is closed.
 func (m *mux) track(raw net.Conn) (*trackedConn, error) {
 	if err := endAfterSilence(raw, silenceTimeout); err != nil {
 		m.log.Debug("a connection may outlive its peer's silence", "peer", raw.RemoteAddr(), "error", err)
@@ -371,12 +374,12 @@ func (m *mux) track(raw net.Conn) (*trackedConn, error) {
 	return c, nil
 }
 
-// trackedConn is forgotten by its mux when it is closed.
+// trackedConn leaves its mux when it is closed.
 type trackedConn struct {
 	net.Conn
 	mux     *mux
-	cluster string  // of the other end, as far as it is known; guarded by the mux
-	place   *placed // likewise; nil: it needs none
+	cluster string  // of the other end, if known; guarded by the mux
+	place   *placed // guarded by the mux; nil: it needs none
 	once    sync.Once
 	err     error
 }
@@ -403,7 +406,7 @@ type subListener struct {
 	closed   chan struct{}
 }
 
-// hand gives a connection to Accept, or fails once the listener is closed.
+// hand passes a connection to Accept, or fails once the listener is closed.
 func (l *subListener) hand(ctx context.Context, conn net.Conn) error {
 	select {
 	case l.accepted <- conn:
@@ -431,7 +434,7 @@ func (l *subListener) Close() error {
 	return nil
 }
 
-// Addr implements [net.Listener]: it is what others dial.
+// Addr implements [net.Listener]. It returns the address that others dial.
 func (l *subListener) Addr() net.Addr { return l.addr }
 
 // address is a host and port as others dial it.

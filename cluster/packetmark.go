@@ -6,9 +6,9 @@ import (
 	"fmt"
 )
 
-// Every gossip packet begins with a mark: two bytes that say how it is made, and the beginning of
-// the sender's cluster id, or zeros while it has none. A packet costs no round trip, so this is a
-// filter against addresses that two clusters use one after the other, not a proof.
+// Every gossip packet begins with a mark: two bytes for the format, and the beginning of the
+// sender's cluster id, or zeros while it has none. Unlike the handshake, a mark costs no round trip
+// and proves nothing: it filters packets at addresses that two clusters use one after the other.
 const (
 	packetMagic = "w\x02"
 	clusterMark = 12 // bytes of the id
@@ -25,8 +25,8 @@ func mark(b []byte, cluster string) []byte {
 	return append(marked, b...)
 }
 
-// unmark takes the mark off a packet that a node of the cluster may take: one of its own members,
-// or of a node that has yet to find its cluster. A node that is itself undecided ("") takes all.
+// unmark removes the mark from a packet of the same cluster, or of a node that has yet to find its
+// cluster. Other packets are errors. A node that is itself undecided ("") takes all.
 func unmark(b []byte, cluster string) ([]byte, error) {
 	if len(b) < markBytes || string(b[:len(packetMagic)]) != packetMagic {
 		return nil, errUnmarked

@@ -17,19 +17,20 @@ import (
 const (
 	recallEvery   = 100 * time.Millisecond
 	recallTimeout = 500 * time.Millisecond
-	// aloneListen is how long the only voter of a configuration listens before it leads, where its
-	// disk is in doubt: a cluster that has grown since the copy was made calls it well within that.
+	// aloneListen is how long the only voter of a configuration listens before it leads, if its
+	// disk is in doubt. If the cluster has grown since the copy was made, one of its members dials
+	// within that time.
 	aloneListen = 3 * time.Second
-	// longestLife is assumed where nobody knows how long sessions live: the longest ttl, and the
-	// margin.
+	// longestLife is the assumed life of a session while the real one is unknown: the longest ttl,
+	// and the margin.
 	longestLife = 5*time.Minute + 500*time.Millisecond
 	doubtRemind = 5 * time.Second
-	// olderCopyHelp is where an operator reads on.
+	// olderCopyHelp names the documentation for the operator.
 	olderCopyHelp = "docs/operations.md: a disk put back to an older copy"
 )
 
-// pastGuard keeps a server whose disk may have been put back to an older copy from what needs its
-// past (judgePast), and answers for the pasts of the others. It stands between Raft and the
+// pastGuard keeps a server whose disk may be an older copy away from everything that needs its past
+// (judgePast), and answers other servers' questions about theirs. It stands between Raft and the
 // transport (guardedTransport).
 type pastGuard struct {
 	c     *Cluster
@@ -42,17 +43,17 @@ type pastGuard struct {
 	alone    bool // it was released as the only server
 	verdict  pastVerdict
 	heard    time.Time // when this server last followed or led, or started
-	promised uint64    // a term: it follows no leader of this or an earlier one, nor votes in one
-	votedOut uint64    // it votes in no term up to this: it may have done so before
-	term     uint64    // in which it follows a leader while in doubt
+	promised uint64    // it follows no leader of this term or an earlier one, nor votes in one
+	votedOut uint64    // it votes in no term up to this, because it may have voted in it before
+	term     uint64    // the term in which it follows a leader while in doubt
 	matched  uint64
 	answers  map[raft.ServerID]testimony
-	cleared  uint64 // a majority's promise is there for a candidate of this term
+	cleared  uint64 // a majority has promised for a candidate of this term
 
-	asking sync.Mutex // one round of promises at a time; whoever waits has the last one's answer
+	asking sync.Mutex // one round of promises at a time; waiters share its answer
 }
 
-// newPastGuard looks at what the disk holds, before Raft writes to it.
+// newPastGuard inspects the disk before Raft writes to it.
 func newPastGuard(c *Cluster) (*pastGuard, error) {
 	has, err := c.stores.hasState()
 	if err != nil {
@@ -74,7 +75,7 @@ func newPastGuard(c *Cluster) (*pastGuard, error) {
 	self, _ := mem.recall(c.serverID())
 	g.votedOut = self.Voted
 	switch {
-	case !has || c.cfg.Data.Path() == "": // there is nothing that it could have forgotten
+	case !has || c.cfg.Data.Path() == "": // it has nothing to forget
 		g.verdict = pastVerdict{released: true}
 		close(g.done)
 		g.recordPlace()
@@ -87,7 +88,7 @@ func newPastGuard(c *Cluster) (*pastGuard, error) {
 	return g, nil
 }
 
-// run settles the doubt, and keeps the memory.
+// run settles the doubt, then keeps the memory up to date.
 func (g *pastGuard) run(ctx context.Context) {
 	select {
 	case <-g.c.raftReady:
@@ -98,7 +99,8 @@ func (g *pastGuard) run(ctx context.Context) {
 	unrecorded := g.doubt != nil
 	for sleep(ctx, rememberEvery) {
 		g.remember(ctx)
-		// A process that starts before nothing depends on the doubt any more must have it, too.
+		// A process that restarts while anything depends on the doubt must be in doubt again. So
+		// the place is recorded only now.
 		if unrecorded && g.free() && g.holdLeft() == 0 {
 			unrecorded = false
 			g.recordPlace()
@@ -181,8 +183,8 @@ func (g *pastGuard) recordPlace() {
 	}
 }
 
-// holdLeft is for how long this server must still grant nothing. Nobody remembers what the only
-// server has forgotten, so it lets every session that there may be run out.
+// holdLeft is how long this server must still grant nothing. If it is the only server, no other one
+// remembers what it may have forgotten, so it waits until every possible session has run out.
 func (g *pastGuard) holdLeft() time.Duration {
 	g.mu.Lock()
 	alone := g.alone
@@ -203,7 +205,7 @@ func (g *pastGuard) free() bool {
 	}
 }
 
-// wait is how long a session may live after a majority last confirmed its leader.
+// wait returns how long a session may live after a majority last confirmed its leader.
 func (g *pastGuard) wait() time.Duration {
 	if saved := g.mem.savedWait(); saved > 0 {
 		return saved
@@ -232,7 +234,7 @@ func (g *pastGuard) voters() (ids []raft.ServerID) {
 	return ids
 }
 
-// missing names the voters that have not answered, or are not sure themselves.
+// missing names the voters that have not answered, or do not trust their own memory.
 func (g *pastGuard) missing() string {
 	ids := g.voters()
 	g.mu.Lock()
@@ -247,7 +249,7 @@ func (g *pastGuard) missing() string {
 	return strings.Join(names, ", ")
 }
 
-// look decides anew.
+// look judges the present evidence.
 func (g *pastGuard) look() pastVerdict {
 	voters, end, wait, leads := g.voters(), g.c.logEnd(), g.wait(), g.c.leadingTerm() != 0
 	g.mu.Lock()
@@ -260,11 +262,11 @@ func (g *pastGuard) look() pastVerdict {
 	return g.verdict
 }
 
-// promise makes sure that no leader of a term before this one can confirm a session any more, and
-// that all that were confirmed have run out: a majority, this server included, has followed nobody
-// for long enough, and promises to follow, and to vote for, nobody in an earlier term. Any majority
-// that confirmed a session meets that one in a server that has been silent since. Only then may
-// this server vote in the term, whatever it has forgotten.
+// promise makes sure that no leader of an earlier term can confirm a session any more, and that all
+// sessions confirmed so far have run out. For that, a majority that includes this server must have
+// followed nobody for long enough, and must promise not to follow, or vote for, anybody in an
+// earlier term. Any majority that confirmed a session shares a server with that one, which has been
+// silent since. Only then may this server vote in the term, whatever it has forgotten.
 func (g *pastGuard) promise(ctx context.Context, term uint64) bool {
 	if term == 0 {
 		return false
@@ -302,14 +304,14 @@ func (g *pastGuard) promise(ctx context.Context, term uint64) bool {
 	return true
 }
 
-// tryPromise binds this server, durably, unless it has followed or led within that time.
+// tryPromise binds this server, durably, unless it has followed or led within silence.
 func (g *pastGuard) tryPromise(term uint64, silence time.Duration) bool {
 	g.mu.Lock()
 	if time.Since(g.heard) < silence {
 		g.mu.Unlock()
 		return false
 	}
-	g.promised = max(g.promised, term) // from here on, whatever comes of the disk
+	g.promised = max(g.promised, term) // it holds from here on, even if the write fails
 	g.mu.Unlock()
 	g.mem.setPromise(term)
 	if err := g.mem.save(false); err != nil && g.c.said.due("memory", time.Now()) {
@@ -319,7 +321,7 @@ func (g *pastGuard) tryPromise(term uint64, silence time.Duration) bool {
 	return true
 }
 
-// remember saves and spreads what has been learnt.
+// remember saves and spreads newly learnt facts.
 func (g *pastGuard) remember(ctx context.Context) {
 	var life time.Duration
 	if g.c.cfg.SessionLife != nil {
@@ -362,7 +364,7 @@ func (g *pastGuard) remember(ctx context.Context) {
 	wg.Wait()
 }
 
-// end is where the stored log ends.
+// end returns the end of the stored log.
 func (s *stores) end() (position, error) {
 	var end position
 	list, err := s.snapshots.List()
@@ -383,7 +385,7 @@ func (s *stores) end() (position, error) {
 	return position{Term: entry.Term, Index: entry.Index}, nil
 }
 
-// logEnd is where Raft's log ends now.
+// logEnd returns the present end of Raft's log.
 func (c *Cluster) logEnd() position {
 	stats := c.raft.Stats()
 	number := func(key string) uint64 {
@@ -398,9 +400,9 @@ func (c *Cluster) logEnd() position {
 	return log
 }
 
-// GrantHold is for how long this server must grant nothing, though it leads: it is the only one,
-// and its disk may have been put back to an older copy. What it grants once that time is over is
-// nobody else's.
+// GrantHold returns how long this server must grant nothing although it leads, because it is the
+// only server and its disk may be an older copy. Once that time is over, no forgotten session can
+// hold the slots it grants.
 func (c *Cluster) GrantHold() time.Duration {
 	if c.past == nil {
 		return 0

@@ -16,9 +16,9 @@ import (
 )
 
 const (
-	keepaliveTime     = 10 * time.Second // the least that gRPC's client allows
+	keepaliveTime     = 10 * time.Second // the minimum of gRPC's client
 	keepaliveTimeout  = 3 * time.Second
-	keepaliveMinimum  = 5 * time.Second // what a server puts up with
+	keepaliveMinimum  = 5 * time.Second // the minimum that a server accepts
 	connectTimeout    = 3 * time.Second
 	reconnectFirst    = 100 * time.Millisecond
 	reconnectLast     = 2 * time.Second
@@ -27,12 +27,12 @@ const (
 	peerHeaderTimeout = 10 * time.Second
 	peerHeaderBytes   = 64 << 10
 	maxStreams        = 1024     // on one connection
-	maxMessage        = 64 << 20 // of an answer, in bytes: all limits go to a node as one
-	maxRequest        = 16 << 20 // what a server takes in one message: an older node states all that it holds in one
+	maxMessage        = 64 << 20 // of an answer, in bytes: a node gets all limits in one message
+	maxRequest        = 16 << 20 // the largest message to a server: an older node states all its holdings in one
 	serverStopTimeout = 2 * time.Second
 )
 
-// peers are this node's connections to the others, over their rpc ports.
+// peers holds this node's connections to the others' rpc ports.
 type peers struct {
 	mux  *mux
 	http *http.Transport
@@ -56,7 +56,7 @@ func newPeers(m *mux) *peers {
 	return p
 }
 
-// grpcConn returns the connection to an rpc address; it connects when it is used.
+// grpcConn returns the connection to an rpc address, which connects on first use.
 func (p *peers) grpcConn(addr string) (*grpc.ClientConn, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -86,7 +86,7 @@ func (p *peers) grpcConn(addr string) (*grpc.ClientConn, error) {
 	return conn, nil
 }
 
-// drop closes the connection to an address that nobody has any more.
+// drop closes the connection to an address that no member has any more.
 func (p *peers) drop(addr string) {
 	p.mu.Lock()
 	conn := p.conns[addr]
@@ -97,7 +97,7 @@ func (p *peers) drop(addr string) {
 	}
 }
 
-// close closes every connection, and makes no more.
+// close closes every connection; new ones are refused.
 func (p *peers) close() {
 	p.mu.Lock()
 	p.closed = true
@@ -110,7 +110,7 @@ func (p *peers) close() {
 	p.http.CloseIdleConnections()
 }
 
-// roundTripper sends requests to one rpc address, whatever their URL's host.
+// roundTripper sends requests to one rpc address, whatever the host in their URL.
 func (p *peers) roundTripper(addr string) http.RoundTripper {
 	return peerTransport{addr: addr, http: p.http}
 }
@@ -127,7 +127,7 @@ func (t peerTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return t.http.RoundTrip(r)
 }
 
-// servers answer on the rpc port what is not Raft.
+// servers serve everything on the rpc port except Raft.
 type servers struct {
 	grpc *grpc.Server
 	http *http.Server
@@ -164,7 +164,7 @@ func (s *servers) start(m *mux, failed func(error)) {
 	})
 }
 
-// stop ends streams and requests, and waits for their handlers, for a while.
+// stop ends streams and requests, and waits a bounded time for their handlers.
 func (s *servers) stop() (clean bool) {
 	done := make(chan struct{})
 	go func() {

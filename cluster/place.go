@@ -17,17 +17,16 @@ const (
 	maxPlace    = 4 << 10
 )
 
-// place is where a data directory lies: evidence that a server finds its own disk again, and not a
-// copy of it that was put back. It is recorded once the server is sure of its past, and compared at
-// the next start.
+// place is the evidence that a data directory is the original, and not a copy that was put back. It
+// is recorded once the server is sure of its past, and compared at the next start.
 //
-// A copy has files of its own (Log, Witness), or the witness was written over, which changes its
-// time; what was renamed in between, or written over with the copy's times, was changed later than
-// its content (see undisturbed); a machine that was put back as a whole has booted since. A file
-// system that is rolled back below a running machine shows nothing of all that.
+// A copy has other files (Log, Witness), or the witness was overwritten, which changes its time. A
+// directory that was renamed, or overwritten with its times restored, has an inode change later
+// than its last change of content (see undisturbed). A machine that was restored as a whole has
+// booted since. A file system that is rolled back under a running machine leaves no such evidence.
 type place struct {
 	Boot    string `json:"boot"`    // of the machine
-	Log     fileID `json:"log"`     // of the Raft log; it is written to all the time, so Changed is not recorded
+	Log     fileID `json:"log"`     // of the Raft log; it changes all the time, so Changed is not recorded
 	Witness fileID `json:"witness"` // of a file that nobody writes to
 }
 
@@ -39,8 +38,7 @@ type fileID struct {
 	Changed int64  `json:"changed,omitempty"` // the inode's last change, which no program can set
 }
 
-// sameAs returns nil where now shows that nothing was put back since before was recorded, or the
-// difference.
+// sameAs returns nil if nothing was put back between the two records, or else the difference.
 func (before place) sameAs(now place) error {
 	switch {
 	case before.Boot == "" || now.Boot == "":
@@ -55,8 +53,8 @@ func (before place) sameAs(now place) error {
 	return nil
 }
 
-// checkPlace returns nil if the directory is certain to be the one that this server wrote to last,
-// or the reason for doubt.
+// checkPlace returns nil if the directory is certainly the one this server last wrote to, or else
+// the reason for doubt.
 func (d *DataDir) checkPlace() error {
 	raw, err := readBounded(filepath.Join(d.path, placeFile), maxPlace)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -88,7 +86,7 @@ func (d *DataDir) checkPlace() error {
 	return nil
 }
 
-// recordPlace makes the present place the one to compare with.
+// recordPlace records the present place, for the next comparison.
 func (d *DataDir) recordPlace() error {
 	if d.path == "" {
 		return nil

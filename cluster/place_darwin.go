@@ -20,6 +20,6 @@ func identify(path string) (fileID, error) {
 	}, nil
 }
 
-// undisturbed knows nothing here: what a rename does to a directory's times is the file system's
-// affair.
+// undisturbed can't tell on this system: how a rename affects a directory's times depends on the
+// file system.
 func undisturbed(string) (bool, error) { return true, nil }

@@ -25,9 +25,9 @@ func identify(path string) (fileID, error) {
 	return id, nil
 }
 
-// undisturbed reports whether the last change of a file or directory was one of its content. To
-// rename a directory, or to give a file back the times of what was copied into it, makes the
-// inode's time the later one.
+// undisturbed reports whether the last change of a file or directory was a change of its content.
+// Renaming a directory, or restoring a file's times after a copy, makes the inode's change time the
+// later one.
 func undisturbed(path string) (bool, error) {
 	st, err := statx(path)
 	if err != nil {

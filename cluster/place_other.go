@@ -4,7 +4,7 @@ package cluster
 
 import "errors"
 
-// bootID is not known here: each start may be one from a copy.
+// bootID is not available here, so each start may be one from a copy.
 func bootID() (string, error) { return "", errors.ErrUnsupported }
 
 func identify(string) (fileID, error) { return fileID{}, errors.ErrUnsupported }

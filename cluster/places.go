@@ -12,28 +12,29 @@ import (
 )
 
 const (
-	// placesLogEvery is how often the log says that connections to a port had to be closed for want
-	// of places.
+	// placesLogEvery is the interval of the log line about connections that were closed for want of
+	// places.
 	placesLogEvery = time.Minute
-	// membersEvery is how long a list of the members' machines is used, where places run out.
+	// membersEvery is how long a list of the members' machines is reused while places are short.
 	membersEvery = time.Second
-	// perSourceShare is the part of the places that one address may have, unless it is a member's.
+	// perSourceShare: one address, unless it is a member's, may have one in this many places.
 	perSourceShare = 2
 	fewOpenFiles   = 512
-	// grace is how long a connection keeps its place in any case: a node's first bytes are on their
-	// way. Longer, more of them arrive; shorter, a flood holds up the next connection for less.
+	// grace is how long a connection keeps its place in any case, because a node's first bytes are
+	// under way. A longer grace lets more of them arrive; a shorter one delays the next connection
+	// less during a flood.
 	grace = 25 * time.Millisecond
 )
 
-// places are the connections of one kind to a port of this node. Strangers can open any number;
-// when places run out, what goes is, of the address that has the most and is no member's, the
-// oldest connection that has not said a word, or else the oldest. So whoever opens many closes
-// their own, and a member's machine keeps its connections.
+// places bounds the connections of one kind to a port of this node, since strangers can open any
+// number. When places run out, the address with the most connections, other than a member's, loses
+// one: its oldest silent connection, or else its oldest. So a flood closes its own connections, and
+// members' machines keep theirs.
 type places struct {
 	what             string
 	log              hclog.Logger
 	total, perSource int
-	// beyond lets members have places beyond the total.
+	// beyond allows members places above the total.
 	beyond bool
 	// members lists the addresses of the members' machines; nil: none are known.
 	members func() map[netip.Addr]struct{}
@@ -64,9 +65,9 @@ func newPlaces(what string, log hclog.Logger, total int) *places {
 	return &places{what: what, log: log, total: total, perSource: max(total/perSourceShare, 1), of: make(map[netip.Addr]map[*placed]struct{})}
 }
 
-// openFiles is the process's limit. The proxy leaves two fifths of it to the node, of which the API
-// takes 128; the bounds below take half of what is left, and members' connections and files have
-// the rest.
+// openFiles is the process's limit of descriptors. The proxy leaves two fifths of it to the node,
+// of which the API takes 128. The bounds below take half of the remainder; members' connections and
+// files use the rest.
 func openFiles() int {
 	var limit unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
@@ -75,13 +76,13 @@ func openFiles() int {
 	return int(min(max(limit.Cur, fewOpenFiles), 1<<22))
 }
 
-// The places of the rpc port, before and behind the handshake, and those of gossip over TCP.
+// The places of the rpc port, before and after the handshake, and those of gossip over TCP.
 func greetingPlaces() int { return min(openFiles()/12, 256) }
 func settledPlaces() int  { return min(openFiles()/16, 4096) }
 func gossipPlaces() int   { return min(openFiles()/32, 128) }
 
-// take gives a connection a place, if need be another's, which is closed. It returns nil where
-// there is none for it, or where the node has stopped: then stopped is closed.
+// take gives a connection a place, if need be by closing another connection. It returns nil if no
+// place can be had, or once the node has stopped, which closes stopped.
 func (p *places) take(conn net.Conn, stopped <-chan struct{}) *placed {
 	for {
 		c, wait := p.try(conn, time.Now())
@@ -96,7 +97,7 @@ func (p *places) take(conn net.Conn, stopped <-chan struct{}) *placed {
 	}
 }
 
-// try is take, but for the wait until the connection that is to give way has had its time.
+// try is take without its wait: the connection that has to go is first allowed its grace.
 func (p *places) try(conn net.Conn, now time.Time) (c *placed, wait time.Duration) {
 	source := sourceOf(conn.RemoteAddr())
 	p.mu.Lock()
@@ -129,8 +130,8 @@ func (p *places) try(conn net.Conn, now time.Time) (c *placed, wait time.Duratio
 	return c, 0
 }
 
-// makeRoom finds out whether a connection from an address gets a place, and which one gives way to
-// it. The caller holds mu.
+// makeRoom decides whether a connection from an address gets a place, and which connection is
+// closed for it. The caller holds mu.
 func (p *places) makeRoom(source netip.Addr, now time.Time) (old *placed, ok bool) {
 	crowd := len(p.of[source]) >= p.perSource
 	if !crowd && p.count < p.total {
@@ -151,7 +152,7 @@ func (p *places) makeRoom(source netip.Addr, now time.Time) (old *placed, ok boo
 	return old, old != nil
 }
 
-// isMember reports whether an address is that of a member's machine. The caller holds mu.
+// isMember reports whether an address belongs to a member's machine. The caller holds mu.
 func (p *places) isMember(source netip.Addr, now time.Time) bool {
 	if p.members != nil && (p.known == nil || now.Sub(p.knownAt) >= membersEvery) {
 		p.known, p.knownAt = p.members(), now
@@ -160,8 +161,8 @@ func (p *places) isMember(source netip.Addr, now time.Time) bool {
 	return ok
 }
 
-// busiest are the connections of the address that has the most, among members' machines or others.
-// The caller holds mu and has asked isMember.
+// busiest returns the connections of the address that has the most, among members' machines or
+// among others. The caller holds mu and has called isMember.
 func (p *places) busiest(members bool) (most map[*placed]struct{}) {
 	for source, conns := range p.of {
 		if _, member := p.known[source]; member == members && len(conns) > len(most) {
@@ -171,7 +172,7 @@ func (p *places) busiest(members bool) (most map[*placed]struct{}) {
 	return most
 }
 
-// dispensable is the oldest connection that has been silent, or else the oldest.
+// dispensable returns the oldest silent connection, or else the oldest.
 func dispensable(conns map[*placed]struct{}) (first *placed) {
 	for c := range conns {
 		if first == nil || (c.spoken == first.spoken && c.number < first.number) || (!c.spoken && first.spoken) {
@@ -193,7 +194,7 @@ func (p *places) remove(c *placed) {
 	p.count--
 }
 
-// report logs that places run out, at most once in a while. The caller holds mu.
+// report logs that places run out, at most once per interval. The caller holds mu.
 func (p *places) report(now time.Time) {
 	p.closed++
 	if !p.said.IsZero() && now.Sub(p.said) < placesLogEvery {
@@ -204,7 +205,7 @@ func (p *places) report(now time.Time) {
 	p.closed, p.said = 0, now
 }
 
-// spoke notes that something has come over the connection.
+// spoke records that bytes have come over the connection.
 func (c *placed) spoke() {
 	c.in.mu.Lock()
 	defer c.in.mu.Unlock()
@@ -225,7 +226,7 @@ func sourceOf(addr net.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
-// placedStream is a stream that has its place until it is closed.
+// placedStream is a stream that keeps its place until it is closed.
 type placedStream struct {
 	net.Conn
 	place *placed
@@ -237,7 +238,7 @@ func (c *placedStream) Close() error {
 	return c.Conn.Close()
 }
 
-// machines are the addresses that members are dialled at.
+// machines returns the addresses at which members are dialled.
 func (c *Cluster) machines() map[netip.Addr]struct{} {
 	machines := make(map[netip.Addr]struct{})
 	for _, m := range c.gossip.members.list(time.Now()) {

@@ -14,7 +14,7 @@ import (
 	"github.com/weirproxy/weir/cluster/clusterpb"
 )
 
-// kind says what a connection carries. Numbers are on the wire: they are only appended to.
+// kind is the purpose of a connection. The numbers are on the wire: only append.
 type kind = clusterpb.Kind
 
 const (
@@ -28,13 +28,13 @@ const (
 const (
 	prefaceMagic   = "weir"
 	prefaceVersion = 2
-	maxPreface     = 2048 // bytes of a preface or an answer, without what frames it
+	maxPreface     = 2048 // bytes of a preface or an answer, without its frame
 	maxTarget      = 255
 	maxIntroduced  = 255 // bytes of one text in an introduction
 	nonceBytes     = 16
 )
 
-// appendPreface appends a preface as it goes on the wire.
+// appendPreface appends a preface in its wire format.
 func appendPreface(b []byte, p *clusterpb.Preface) ([]byte, error) {
 	if len(p.GetTarget()) > maxTarget {
 		return nil, fmt.Errorf("the server id %q is longer than %d bytes", p.GetTarget(), maxTarget)
@@ -42,8 +42,7 @@ func appendPreface(b []byte, p *clusterpb.Preface) ([]byte, error) {
 	return appendFrame(append(b, prefaceMagic+string(rune(prefaceVersion))...), p)
 }
 
-// readPreface reads a preface and not a byte beyond it. Four bytes that are not weir's are enough
-// to refuse.
+// readPreface reads a preface and not a byte more. Four wrong bytes are enough to refuse.
 func readPreface(r io.Reader) (*clusterpb.Preface, error) {
 	magic := make([]byte, len(prefaceMagic))
 	n, err := io.ReadFull(r, magic)
@@ -76,23 +75,23 @@ func readPreface(r io.Reader) (*clusterpb.Preface, error) {
 // oldPreface refuses a node of another version.
 func oldPreface(version byte) error {
 	return &misfit{
-		what: fmt.Sprintf("the other node opens connections as version %d has it, and this one knows version %d only", version, prefaceVersion),
+		what: fmt.Sprintf("the other node opens connections by version %d of the protocol, and this one knows only version %d", version, prefaceVersion),
 		do:   "stop both, upgrade the older one and start them again",
 	}
 }
 
-// appendAnswer appends an answer as it goes on the wire, behind the greeting.
+// appendAnswer appends an answer in its wire format, after the greeting.
 func appendAnswer(b []byte, a *clusterpb.Answer) ([]byte, error) {
 	return appendFrame(append(b, Greeting...), a)
 }
 
-// readAnswer reads an answer and not a byte beyond it.
+// readAnswer reads an answer and not a byte more.
 func readAnswer(r io.Reader) (*clusterpb.Answer, error) {
 	first := make([]byte, 1)
 	if _, err := io.ReadFull(r, first); err != nil {
 		return nil, fmt.Errorf("the connection has ended without an answer: %w", err)
 	}
-	if first[0] == alertRecord { // nothing that is spoken here starts like this
+	if first[0] == alertRecord { // no answer begins with this byte
 		return nil, errPeerWantsTLS
 	}
 	greeting := make([]byte, len(Greeting))
@@ -122,8 +121,8 @@ func appendFrame(b []byte, m proto.Message) ([]byte, error) {
 	return append(binary.BigEndian.AppendUint16(b, uint16(len(raw))), raw...), nil
 }
 
-// readFrame reads a message that appendFrame wrote. Its errors go on a sentence that names the
-// message.
+// readFrame reads a message that appendFrame wrote. Callers put the message's name in front of its
+// errors.
 func readFrame(r io.Reader, m proto.Message) error {
 	head := make([]byte, 2)
 	if _, err := io.ReadFull(r, head); err != nil {
@@ -143,7 +142,7 @@ func readFrame(r io.Reader, m proto.Message) error {
 	return nil
 }
 
-// introduces checks texts of another node, which go to the log.
+// introduces checks the texts of another node before they are logged.
 func introduces(i *clusterpb.Introduction) error {
 	for _, text := range []string{i.GetNode(), i.GetCluster(), i.GetGossipAddr()} {
 		if len(text) > maxIntroduced || !plainText(text) {
@@ -162,7 +161,7 @@ func plainText(s string) bool {
 	return true
 }
 
-// resembles names the protocol that starts like this, for the log.
+// resembles names the protocol that begins with these bytes, for the log.
 func resembles(b []byte) string {
 	switch {
 	case len(b) == 0:

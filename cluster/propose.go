@@ -29,7 +29,7 @@ type Proposal struct {
 // Done is closed once the entry is applied, or has failed.
 func (p *Proposal) Done() <-chan struct{} { return p.done }
 
-// Result is, after Done, the entry's log index and what the FSM answered, or why there is none.
+// Result returns, after Done, the entry's log index and the FSM's response, or the error.
 func (p *Proposal) Result() (index uint64, response any, err error) {
 	<-p.done
 	return p.index, p.response, p.err
@@ -41,9 +41,9 @@ func failed(err error) *Proposal {
 	return p
 }
 
-// Propose writes an entry and waits until it is applied here. term is the one in which the caller
-// judged, or 0 for any. Unless the error wraps [ErrUnknownOutcome], a failed entry has no effect,
-// also not later.
+// Propose writes an entry and waits until it is applied here. term is the term in which the caller
+// decided on it, or 0 for any. Unless its error wraps [ErrUnknownOutcome], a failed entry has no
+// effect, now or later.
 func (c *Cluster) Propose(ctx context.Context, term uint64, data []byte) (index uint64, response any, err error) {
 	p := c.ProposeAsync(term, data)
 	select {
@@ -54,8 +54,8 @@ func (c *Cluster) Propose(ctx context.Context, term uint64, data []byte) (index 
 	}
 }
 
-// ProposeAsync hands an entry to Raft, in order with the caller's other entries, and returns while
-// it is under way. It blocks until Raft has taken the entry: while Raft syncs the ones before, and
+// ProposeAsync passes an entry to Raft, in order with the caller's other entries, and returns while
+// it is under way. It blocks until Raft has accepted the entry: while Raft syncs earlier ones, and
 // at most two seconds.
 func (c *Cluster) ProposeAsync(term uint64, data []byte) *Proposal {
 	switch {
@@ -97,7 +97,8 @@ func (c *Cluster) mayPropose(term uint64) error {
 	return nil
 }
 
-// notLeading is ErrNotLeader, or, where nobody else leads either, what keeps this server from it.
+// notLeading returns ErrNotLeader or, if no other server leads either, the reason why this one
+// can't.
 func (c *Cluster) notLeading() error {
 	_, leader := c.raft.LeaderWithID()
 	if c.stores.disk.isFull() && (leader == "" || leader == c.serverID()) {
@@ -106,7 +107,7 @@ func (c *Cluster) notLeading() error {
 	return ErrNotLeader
 }
 
-// explain turns Raft's errors into this package's.
+// explain translates Raft's errors into this package's.
 func (c *Cluster) explain(err error) error {
 	switch {
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
@@ -116,9 +117,9 @@ func (c *Cluster) explain(err error) error {
 	case errors.Is(err, raft.ErrEnqueueTimeout):
 		return ErrBusy
 	case c.stores.disk.isFull():
-		return c.stores.disk.unwritable() // the leader could not append it, and sent it to nobody
+		return c.stores.disk.unwritable() // the leader could not append the entry, and sent it to nobody
 	default:
-		return fmt.Errorf("%w: %w", ErrUnknownOutcome, err) // a write may reach the disk though it is reported as failed
+		return fmt.Errorf("%w: %w", ErrUnknownOutcome, err) // a write that is reported as failed may still reach the disk
 	}
 }
 
@@ -154,7 +155,7 @@ func (p *proposals) leave() {
 	}
 }
 
-// close refuses further entries. The channel is closed once those under way have been answered.
+// close refuses further entries. Its channel is closed once those under way are answered.
 func (p *proposals) close() <-chan struct{} {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -167,7 +168,7 @@ func (p *proposals) close() <-chan struct{} {
 	return p.idle
 }
 
-// underWay is the number of entries without an answer.
+// underWay returns the number of unanswered entries.
 func (p *proposals) underWay() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -13,21 +13,21 @@ import (
 	"github.com/weirproxy/weir/cluster/clusterpb"
 )
 
-// What servers ask each other about their pasts, and answer.
+// The questions that servers ask each other about their pasts, and the answers.
 
-// askAll asks every other voter what it remembers, once.
+// askAll asks every other voter once for what it remembers.
 func (g *pastGuard) askAll(ctx context.Context) {
 	g.askEach(ctx, &clusterpb.RecallRequest{Server: string(g.c.serverID())}, func(id raft.ServerID, t testimony) {
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		if had := g.answers[id]; had.answered && !t.answered {
-			return // what it said stays true
+			return // its answer stays true
 		}
 		g.answers[id] = t
 	})
 }
 
-// askEach sends a request to every other voter, and hands each answer on, or that there is none.
+// askEach sends a request to every other voter, and reports each answer, or that there was none.
 func (g *pastGuard) askEach(ctx context.Context, r *clusterpb.RecallRequest, heard func(raft.ServerID, testimony)) {
 	ctx, cancel := context.WithTimeout(ctx, recallTimeout*time.Duration(g.c.cfg.Multiplier))
 	defer cancel()
@@ -52,7 +52,7 @@ func (g *pastGuard) askEach(ctx context.Context, r *clusterpb.RecallRequest, hea
 
 func testimonyOf(r *clusterpb.RecallReply, err error) testimony {
 	if forgets(err) {
-		return testimony{answered: true, sure: true} // an older version remembers nothing, and never will
+		return testimony{answered: true, sure: true} // an older version remembers nothing, ever
 	}
 	if err != nil {
 		return testimony{}
@@ -63,7 +63,7 @@ func testimonyOf(r *clusterpb.RecallReply, err error) testimony {
 	}
 }
 
-// recallFor answers another server.
+// recallFor answers another server's question.
 func (g *pastGuard) recallFor(r *clusterpb.RecallRequest) *clusterpb.RecallReply {
 	asker := raft.ServerID(r.GetServer())
 	known, gap := g.mem.recall(asker)
@@ -85,7 +85,7 @@ func (g *pastGuard) recallFor(r *clusterpb.RecallRequest) *clusterpb.RecallReply
 	return reply
 }
 
-// rememberAll takes what a leader knows of the servers. What it says of this one, this one knows
+// rememberAll adopts a leader's facts about the servers, except those about this one, which knows
 // better.
 func (g *pastGuard) rememberAll(r *clusterpb.RememberRequest) {
 	for i, s := range r.GetServers() {
@@ -110,5 +110,5 @@ func rememberedProto(id raft.ServerID, r remembered) *clusterpb.Remembered {
 	}
 }
 
-// forgets reports whether a server said that it is of a version without a memory.
+// forgets reports whether a server's error says that its version has no memory.
 func forgets(err error) bool { return status.Code(err) == codes.Unimplemented }

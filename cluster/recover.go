@@ -14,10 +14,10 @@ import (
 // Recovery makes a stopped server, whose cluster has lost its quorum for good, the only server of
 // its cluster. It works on the data directory alone.
 type Recovery struct {
-	// Servers are the last Raft configuration that this server knows, itself included.
+	// Servers is the newest Raft configuration that this server has, itself included.
 	Servers []Peer
-	// LastIndex and LastTerm are where its log ends. Entries at the end may never have been
-	// committed; they will be.
+	// LastIndex and LastTerm are the end of its log. The last entries may never have been
+	// committed; recovery commits them.
 	LastIndex, LastTerm uint64
 
 	data    *DataDir
@@ -26,8 +26,8 @@ type Recovery struct {
 	log     hclog.Logger
 }
 
-// OpenServerData opens the data directory of a server that has run before, and is stopped now. It
-// makes none.
+// OpenServerData opens the data directory of a stopped server. Unlike OpenDataDir, it never makes
+// one.
 func OpenServerData(path, name string) (*DataDir, error) {
 	if _, err := os.Stat(filepath.Join(path, identityFile)); errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("data_dir %q holds no node: there is nothing to recover", path)
@@ -35,11 +35,11 @@ func OpenServerData(path, name string) (*DataDir, error) {
 	return OpenDataDir(path, name)
 }
 
-// OpenRecovery reads what the server knows, and brings state up to the end of its log; it changes
-// nothing. state must be new.
+// OpenRecovery reads the server's data and applies all of its log to state, which must be new. It
+// changes nothing on disk.
 func OpenRecovery(data *DataDir, state raft.FSM, log hclog.Logger) (*Recovery, error) {
 	if !data.state().HasRaft {
-		return nil, fmt.Errorf("data_dir %q holds no Raft log: this node was no server, or never started", data.Path())
+		return nil, fmt.Errorf("data_dir %q holds no Raft log: this node was not a server, or never started", data.Path())
 	}
 	s, err := openStores(data, log, nil)
 	if err != nil {
@@ -63,7 +63,7 @@ func (r *Recovery) read(state raft.FSM) error {
 	if !has {
 		return fmt.Errorf("the Raft log in %q is empty: this server has been part of no cluster yet", r.data.Path())
 	}
-	// It restores state from the newest snapshot, as the server would at its start.
+	// This restores state from the newest snapshot, as a start of the server would.
 	configuration, err := raft.GetConfiguration(r.config(), state, r.stores.log, r.stores.stable, r.stores.snapshots, r.transport())
 	if err != nil {
 		return damaged(r.data, "in "+r.data.Path(), err)
@@ -85,7 +85,7 @@ func (r *Recovery) read(state raft.FSM) error {
 	return nil
 }
 
-// replay applies what follows the newest snapshot.
+// replay applies the entries after the newest snapshot.
 func (r *Recovery) replay(state raft.FSM) error {
 	list, err := r.stores.snapshots.List()
 	if err != nil {
@@ -111,9 +111,9 @@ func (r *Recovery) replay(state raft.FSM) error {
 	return nil
 }
 
-// Run makes this server the only one. The caller has waited until no session can be alive that the
-// log has forgotten: it may be an older copy, and the server need not wait again when it starts.
-// state must be new. A failure leaves what was there, or what is wanted: it may be run again.
+// Run makes this server the only one. The log may be an older copy, so the caller has waited until
+// no forgotten session can be alive; the server need not wait again when it starts. state must be
+// new. After a failure, Run can be repeated.
 func (r *Recovery) Run(state raft.FSM) error {
 	alone := raft.Configuration{Servers: []raft.Server{{Suffrage: raft.Voter, ID: raft.ServerID(r.data.ServerID()), Address: r.address}}}
 	err := trapped(func() error {
@@ -136,7 +136,7 @@ func (r *Recovery) config() *raft.Config {
 	return conf
 }
 
-// transport is one that Raft asks for and does not use.
+// transport returns a transport for Raft's checks, which do not use it.
 func (r *Recovery) transport() raft.Transport {
 	_, t := raft.NewInmemTransport(raft.ServerAddress(r.data.ServerID()))
 	return t

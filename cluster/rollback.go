@@ -25,21 +25,21 @@ import (
 //     leader, and a majority has then promised to confirm none of those leaders any more (see
 //     pastGuard.promise).
 
-// testimony is what another voter has said.
+// testimony is another voter's answer.
 type testimony struct {
-	sure     bool // of its own memory, but for the gap
+	sure     bool // its own memory is complete, except for the gap
 	known    remembered
 	gap      remembered
-	silent   time.Duration // since it heard of a leader, when it was asked
+	silent   time.Duration // time since it heard of a leader, when it answered
 	leads    uint64        // > 0: it leads in that term
 	commit   uint64
-	promised bool // what it was asked to
+	promised bool // the promise that it was asked for
 	answered bool
 }
 
-// pastEvidence is what a server in doubt goes by.
+// pastEvidence is the evidence about a server in doubt.
 type pastEvidence struct {
-	kept   bool // the files are the ones that it wrote to last
+	kept   bool // the files are those that it last wrote to
 	end    position
 	voters []raft.ServerID // the others of its configuration
 	// heard has an entry for each voter that has been asked, whether or not it has answered.
@@ -52,20 +52,20 @@ type pastEvidence struct {
 	matched uint64 // up to there its log is certain to be that leader's
 }
 
-// pastVerdict is what a server may do.
+// pastVerdict says what a server may do.
 type pastVerdict struct {
 	released bool
 	why      string // it was released
 	alone    bool   // it was released because there is no other server
 	kept     bool   // its files are as it left them, and nobody remembers more
-	// complete says that had and voted are all that it can have acknowledged and voted.
+	// complete says that had and voted cover everything that it can have acknowledged and voted.
 	complete bool
-	had      position // acknowledged, or, where that is not known, may have been
+	had      position // the end of what it acknowledged, or may have acknowledged
 	voted    uint64
-	// lost is how far the log is known to have reached, where it does not any more.
+	// lost is the known former end of the log, if the log no longer reaches it.
 	lost position
-	// waited says that this server has followed nobody for so long that no session hangs on what it
-	// did before; quiet, that the same held of a majority when it was asked last.
+	// waited says that this server has followed nobody for so long that no session depends on what
+	// it did before. quiet says the same of a majority, when it was last asked.
 	waited, quiet bool
 }
 
@@ -96,7 +96,7 @@ func judgePast(e pastEvidence) pastVerdict {
 	if e.end.before(v.had) {
 		v.lost = v.had
 	}
-	// Files that were kept can't have lost what the others are not certain of.
+	// If the files were kept, they can't have lost facts that the others are unsure of.
 	v.kept = e.kept && v.lost == position{}
 	if !v.kept {
 		for _, id := range e.voters {
@@ -107,7 +107,7 @@ func judgePast(e pastEvidence) pastVerdict {
 	v.quiet = v.waited && quiet > (len(e.voters)+1)/2
 	reaches := !e.end.before(v.had)
 	switch {
-	case e.leads: // a majority's promise has made sure that nothing hangs on what it forgot
+	case e.leads: // a majority has promised, so nothing depends on what it forgot
 		v.released, v.why = true, "it was elected, long after any session of before"
 	case v.kept && asked:
 		v.released, v.why = true, "its disk is the one that it wrote to last"
@@ -122,13 +122,13 @@ func judgePast(e pastEvidence) pastVerdict {
 	return v
 }
 
-// mayFollow reports whether a server in doubt may accept what a leader of a term says.
+// mayFollow reports whether a server in doubt may follow a leader of a term.
 func (v pastVerdict) mayFollow(term uint64) bool {
 	return v.released || v.kept || term >= v.voted && (v.complete || v.waited)
 }
 
-// mayVote reports whether a server in doubt may vote, without any promise, for a candidate whose
-// log ends there.
+// mayVote reports whether a server in doubt may vote, without a promise, for a candidate whose log
+// ends at a position.
 func (v pastVerdict) mayVote(term uint64, end position) bool {
 	return v.released || v.complete && term > v.voted && !end.before(v.had)
 }

@@ -9,12 +9,12 @@ import (
 	"github.com/weirproxy/weir/cluster/clusterpb"
 )
 
-// workTimeout is how long the node's own work may take to end while Raft still runs.
+// workTimeout bounds the wait for the node's own work to end while Raft still runs.
 const workTimeout = 2 * time.Second
 
-// Leave takes a server out of the Raft configuration, handing leadership over first, and returns
-// once that is committed. The only server of a cluster stays: there is nobody to leave it to. It
-// says nothing in gossip: that is Shutdown's part, which comes next.
+// Leave hands leadership over, removes this server from the Raft configuration, and returns once
+// that is committed. The only server of a cluster stays in it. Leave says nothing in gossip:
+// Shutdown does, which comes next.
 func (c *Cluster) Leave(ctx context.Context) error {
 	if c.raft == nil {
 		return nil
@@ -36,7 +36,8 @@ func (c *Cluster) Leave(ctx context.Context) error {
 	}
 }
 
-// configured reports whether this server must be removed: it is in a configuration with others.
+// configured reports whether this server must be removed: it is in a configuration with other
+// servers.
 func (c *Cluster) configured() bool {
 	servers := c.configuration().Servers
 	for _, s := range servers {
@@ -66,9 +67,9 @@ func (c *Cluster) leaveOnce(ctx context.Context) error {
 	return err
 }
 
-// Shutdown hands leadership over where this node has it, says goodbye in gossip, and stops
-// everything. It takes a few seconds at most, also without a quorum, and less once the context has
-// ended. It may be called again.
+// Shutdown hands leadership over if this node leads, says goodbye in gossip, and stops everything.
+// It takes a few seconds at most, even without a quorum, and less once the context has ended. It
+// may be called again.
 func (c *Cluster) Shutdown(ctx context.Context) error {
 	var err error
 	c.downOnce.Do(func() {
@@ -100,14 +101,14 @@ func (c *Cluster) shutdown(ctx context.Context) error {
 	return c.stopAll()
 }
 
-// stopAll ends what was started, in the order in which nothing is used after its end.
+// stopAll ends the parts in an order in which no part is used after its end.
 func (c *Cluster) stopAll() error {
 	var errs []error
 	if c.servers != nil && !c.servers.stop() {
 		errs = append(errs, errors.New("a handler on the rpc port did not end"))
 	}
 	c.transport.cancel()
-	c.waitBackground(workTimeout) // it may need Raft to come to its end, or Raft's end
+	c.waitBackground(workTimeout) // some of it needs Raft to end, some ends with Raft
 	if c.netRaft != nil {
 		_ = c.netRaft.Close() // never fails
 	}

@@ -22,7 +22,7 @@ const (
 	boltLockTimeout   = time.Second
 )
 
-// stores are where Raft keeps its log, its votes and its snapshots.
+// stores holds Raft's log, votes and snapshots.
 type stores struct {
 	log       raft.LogStore
 	stable    raft.StableStore
@@ -31,9 +31,9 @@ type stores struct {
 	closer    func() error
 }
 
-// openStores opens what the data directory holds, or makes it, and reads it all once: damage shows
-// here, in one line that says what to do, and not as a panic later. wrap, where set, stands between
-// the guard and the store.
+// openStores opens or makes the stores in the data directory, and reads them once: damage becomes
+// one line that says what to do, and not a later panic. wrap, if set, stands between the disk and
+// the store.
 func openStores(dir *DataDir, log hclog.Logger, wrap func(logStable) logStable) (*stores, error) {
 	if wrap == nil {
 		wrap = func(s logStable) logStable { return s }
@@ -102,7 +102,7 @@ func (s *stores) hasState() (bool, error) {
 	return has, nil
 }
 
-// openBolt opens the log. One that was made before is first read through, without writing to it.
+// openBolt opens the log. An existing log is first read through without writing to it.
 func openBolt(dir *DataDir, path string, snapshot uint64) (*raftboltdb.BoltStore, error) {
 	if dir.state().HasRaft {
 		if err := trapped(func() error { return verifyBolt(path, snapshot) }); err != nil {
@@ -134,7 +134,7 @@ func boltOptions(readOnly bool) *bbolt.Options {
 	}
 }
 
-// verifyBolt reads every entry that follows the newest snapshot. None may be missing.
+// verifyBolt reads every entry after the newest snapshot. None may be missing.
 func verifyBolt(path string, snapshot uint64) error {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -172,7 +172,7 @@ func verifyBolt(path string, snapshot uint64) error {
 	return nil
 }
 
-// latestIndex is the last entry that the newest readable snapshot covers.
+// latestIndex returns the last index that the newest readable snapshot covers.
 func latestIndex(snapshots raft.SnapshotStore) uint64 {
 	list, err := snapshots.List()
 	if err != nil || len(list) == 0 {
@@ -181,8 +181,8 @@ func latestIndex(snapshots raft.SnapshotStore) uint64 {
 	return list[0].Index
 }
 
-// trapped turns a panic of a store that was given garbage into an error. Reading a mapped file that
-// has been cut short faults, which is a panic only where it is asked for.
+// trapped turns a panic of a store on damaged data into an error. Reading a truncated mapped file
+// faults; trapped makes that a panic too.
 func trapped(f func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
@@ -195,5 +195,5 @@ func trapped(f func() error) (err error) {
 
 func damaged(dir *DataDir, path string, err error) error {
 	return fmt.Errorf("the Raft state %s is damaged (%w): remove %s as a whole and start this node again: it joins as a new server "+
-		"and copies the state from the others (where there are no others, put back a copy of the directory)", path, err, dir.Path())
+		"and copies the state from the others (if there are no others, put back a copy of the directory)", path, err, dir.Path())
 }

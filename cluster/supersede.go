@@ -8,8 +8,7 @@ import (
 	"github.com/weirproxy/weir/cluster/clusterpb"
 )
 
-// heardPreface takes what another node says of itself when it dials this one, whether or not it is
-// admitted.
+// heardPreface receives the preface of each node that dials this one, admitted or not.
 func (c *Cluster) heardPreface(p *clusterpb.Preface, from net.Addr) {
 	select {
 	case <-c.started:
@@ -43,10 +42,10 @@ func (c *Cluster) heardPreface(p *clusterpb.Preface, from net.Addr) {
 	}
 }
 
-// namesAsVoter reports whether a preface shows that this server forms a second cluster: a leader of
-// another cluster looks, at this address, for a voter of this server's name that had another data
-// directory, and this server has formed its own cluster alone. A server that has joined its cluster
-// was sent there by its configuration: that it is still a voter elsewhere is a remnant.
+// namesAsVoter reports whether a preface shows that this server has formed a second cluster: it
+// formed its own alone, and a leader of another cluster looks at this address for a voter of this
+// name with another data directory. A server that joined its cluster was sent there by its own
+// configuration, so there the older voter entry is only a remnant.
 func namesAsVoter(p *clusterpb.Preface, self identity) bool {
 	target, other := p.GetTarget(), p.GetFrom()
 	return p.GetKind() == kindRaft && other.GetLeadsTerm() > 0 &&

@@ -13,19 +13,19 @@ import (
 	"github.com/weirproxy/weir/config/certs"
 )
 
-// Plaintext says what becomes of what isn't encrypted, on the rpc port and in gossip, where there
-// is a certificate or a key to encrypt with. All but PlainRefuse are for the time in which a
-// running cluster is moved from one to the other.
+// Plaintext says how unencrypted traffic is treated, on the rpc port and in gossip, if there is a
+// certificate or key to encrypt with. All values but PlainRefuse are for moving a running cluster
+// from one to the other.
 type Plaintext string
 
 const (
-	PlainRefuse Plaintext = "refuse" // nothing passes that isn't encrypted
-	PlainAccept Plaintext = "accept" // this node encrypts, and hears others that don't
-	PlainSend   Plaintext = "send"   // this node does not encrypt either; it understands others that do
+	PlainRefuse Plaintext = "refuse" // unencrypted traffic is refused
+	PlainAccept Plaintext = "accept" // this node encrypts, and accepts unencrypted traffic
+	PlainSend   Plaintext = "send"   // this node does not encrypt, and accepts encrypted traffic
 )
 
 const (
-	// rpcProtocol tells, in ALPN (RFC 7301), the rpc port from other ports that speak TLS.
+	// rpcProtocol distinguishes, in ALPN (RFC 7301), the rpc port from other ports with TLS.
 	rpcProtocol             = "weir/1"
 	handshakeRecord    byte = 0x16 // the first byte of a connection that begins with TLS
 	alertRecord        byte = 0x15
@@ -33,11 +33,10 @@ const (
 )
 
 // mismatch is a TLS record (RFC 8446, section 6) with the fatal alert access_denied, which no TLS
-// library sends by itself. It tells the one that has dialled that this end speaks TLS and it
-// doesn't, or the other way round.
+// library sends by itself. It informs the dialling end that only one of the two uses TLS.
 var mismatch = [...]byte{alertRecord, 3, 3, 0, 2, 2, 49}
 
-// security is how the rpc port is encrypted. A nil *security is not.
+// security encrypts the rpc port. A nil *security does not.
 type security struct {
 	current   func() *certs.Set
 	plaintext Plaintext
@@ -53,11 +52,11 @@ func newSecurity(cfg *Config) *security {
 // encrypts reports whether this node dials with TLS.
 func (s *security) encrypts() bool { return s != nil && s.plaintext != PlainSend }
 
-// hearsPlain reports whether connections without TLS are taken.
+// hearsPlain reports whether connections without TLS are accepted.
 func (s *security) hearsPlain() bool { return s == nil || s.plaintext != PlainRefuse }
 
-// base is what both ends have in common. Tickets are off: every connection is judged by the CA of
-// its own time.
+// base returns the common settings of both ends. Session tickets are off, so that every connection
+// is judged by the present CA.
 func (s *security) base() (*tls.Config, *certs.Set) {
 	set := s.current()
 	return &tls.Config{
@@ -92,12 +91,12 @@ func speaksRPC(state tls.ConnectionState) error {
 	return nil
 }
 
-// errNoRPC: TLS, but for something else.
+// errNoRPC says that the other end speaks TLS, but is not an rpc port.
 var errNoRPC = errors.New("the other end speaks TLS for something else than weir's rpc port")
 
-// open does TLS on a connection that has just been dialled; the caller has set its deadline. In TLS
-// 1.3 the one that dials is done before its certificate has been judged: the answer to the preface
-// shows that it was accepted.
+// open does the TLS handshake on a connection that was just dialled; the caller has set its
+// deadline. In TLS 1.3 the dialling end finishes before its certificate has been judged: only the
+// answer to the preface shows that it was accepted.
 func (s *security) open(ctx context.Context, held *trackedConn, target string) (net.Conn, error) {
 	conn := &secureConn{Conn: tls.Client(held, s.client()), held: held}
 	if err := conn.HandshakeContext(ctx); err != nil {
@@ -106,7 +105,7 @@ func (s *security) open(ctx context.Context, held *trackedConn, target string) (
 	return conn, isServer(conn.ConnectionState(), target)
 }
 
-// isServer checks that a Raft server's certificate is the one of the node that is meant.
+// isServer checks that a Raft server's certificate belongs to the target node.
 func isServer(state tls.ConnectionState, target string) error {
 	if target == "" {
 		return nil
@@ -118,20 +117,20 @@ func isServer(state tls.ConnectionState, target string) error {
 	return nil
 }
 
-// secureConn is a TLS connection whose end is bounded.
+// secureConn is a TLS connection whose close is bounded.
 type secureConn struct {
 	*tls.Conn
 	held *trackedConn
 }
 
-// Close says goodbye as TLS has it, and waits little for a peer that takes nothing more.
+// Close sends TLS's close_notify, but waits only briefly for a peer that reads nothing.
 func (c *secureConn) Close() error {
 	stop := time.AfterFunc(closeNotifyTimeout, func() { _ = c.held.Close() })
 	defer stop.Stop()
 	return c.Conn.Close()
 }
 
-// rewound is a connection whose first byte has been looked at.
+// rewound is a connection whose first byte has been read, and is read again.
 type rewound struct {
 	*trackedConn
 	first []byte
@@ -146,11 +145,11 @@ func (c *rewound) Read(b []byte) (int, error) {
 	return c.trackedConn.Read(b)
 }
 
-// misfit is why two nodes can't talk, and what to do about it: somebody has to change a file.
+// misfit says why two nodes can't talk and how to mend it: somebody has to change a file.
 type misfit struct {
 	what, do string
 	cause    error
-	is       error // what it is to errors.Is, beside the cause
+	is       error // also matched by errors.Is
 }
 
 // Is implements the interface of [errors.Is].
@@ -166,7 +165,7 @@ func (m *misfit) Error() string {
 
 func (m *misfit) Unwrap() error { return m.cause }
 
-// kind is the same for all misfits of one reason, whichever nodes they are about.
+// kind is equal for all misfits of one cause, whichever nodes they concern.
 func (m *misfit) kind() string {
 	if m.is != nil {
 		return m.is.Error()
@@ -189,7 +188,7 @@ var (
 	}
 )
 
-// Alerts of the other end, as crypto/tls calls them, and what they say about this node.
+// Alerts of the other end, by crypto/tls's name, and what they mean for this node.
 var alerts = map[string]*misfit{
 	"tls: unknown certificate authority": {what: "the other node does not know the CA of this node's certificate", do: "give all nodes certificates of one CA, and its certificate as cluster.tls.ca_file"},
 	"tls: expired certificate":           {what: "the other node finds this node's certificate expired", do: "make a new one with weir tls cert, and check the clocks of both machines"},
@@ -199,8 +198,7 @@ var alerts = map[string]*misfit{
 	"tls: access denied":                 errPeerWantsPlain,
 }
 
-// explainTLS says why a handshake has failed, where the reason is one that a person has to deal
-// with.
+// explainTLS replaces a handshake's error by a misfit if a person has to mend the cause.
 func explainTLS(err error) error {
 	var op *net.OpError
 	var unknown x509.UnknownAuthorityError
@@ -224,7 +222,7 @@ func explainTLS(err error) error {
 	case strings.Contains(err.Error(), "client didn't provide a certificate"):
 		return &misfit{what: "the other end shows no certificate", do: "only nodes may connect to the rpc port; a node needs cluster.tls"}
 	case strings.Contains(err.Error(), "unsupported application protocols"), strings.Contains(err.Error(), "unsupported versions"):
-		return &misfit{what: "the other end is no node", do: "only nodes may connect to the rpc port", cause: err}
+		return &misfit{what: "the other end is not a node", do: "only nodes may connect to the rpc port", cause: err}
 	}
 	return err
 }

@@ -244,7 +244,7 @@ func TestRefusalsAreExplained(t *testing.T) {
 			}
 		}
 		eventually(t, 5*time.Second, "it is told", func() bool {
-			return strings.Contains(far.String(), "the other end shows no certificate") && strings.Contains(far.String(), "the other end is no node")
+			return strings.Contains(far.String(), "the other end shows no certificate") && strings.Contains(far.String(), "the other end is not a node")
 		})
 	})
 }

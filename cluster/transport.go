@@ -30,13 +30,13 @@ func (l raftLayer) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn,
 	return l.mux.dial(ctx, addr, kindRaft, id)
 }
 
-// composeAddress makes the address that Raft's transport dials: it carries the id, so that the
-// connection can say whom it is meant for.
+// composeAddress makes the address that Raft's transport dials. It contains the id, so that the
+// preface can name the server it is meant for.
 func composeAddress(id raft.ServerID, addr string) raft.ServerAddress {
 	return raft.ServerAddress(string(id) + "@" + addr)
 }
 
-// addressBook finds a server's present address, which gossip may know better than the Raft
+// addressBook finds a server's present address. Gossip may have a newer one than the Raft
 // configuration.
 type addressBook struct {
 	self     raft.ServerID
@@ -44,8 +44,8 @@ type addressBook struct {
 	lookup   func(id raft.ServerID) (addr string, ok bool)
 }
 
-// ServerAddr implements [raft.ServerAddressProvider]. The own address stays plain: it is what
-// others are told.
+// ServerAddr implements [raft.ServerAddressProvider]. The own address stays plain, because other
+// servers receive it.
 func (b addressBook) ServerAddr(id raft.ServerID) (raft.ServerAddress, error) {
 	if id == b.self {
 		return raft.ServerAddress(b.selfAddr), nil
@@ -57,15 +57,15 @@ func (b addressBook) ServerAddr(id raft.ServerID) (raft.ServerAddress, error) {
 	return composeAddress(id, addr), nil
 }
 
-// verifyingTransport notes, for each peer, when the last heartbeat was sent that it has agreed to.
-// While muted, it sends followers nothing: to them the leader is gone.
+// verifyingTransport records, for each peer, when the last heartbeat was sent that the peer agreed
+// to. While muted, it sends followers nothing: to them the leader is gone.
 type verifyingTransport struct {
 	*raft.NetworkTransport
 	acks  *ackBook
 	muted *atomic.Bool
 }
 
-// errMuted is what Raft is told of a message that was not sent.
+// errMuted is the error that Raft gets for a message that was not sent.
 var errMuted = errors.New("this leader's disk has stalled: it waits to be replaced")
 
 // AppendEntries implements [raft.Transport]. Heartbeats always come this way, entries sometimes.
@@ -104,7 +104,7 @@ func (p mutablePipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *ra
 	return p.AppendPipeline.AppendEntries(args, resp)
 }
 
-// ackBook knows since when each follower must have followed this leader.
+// ackBook records, for each follower, the latest time at which it certainly followed this leader.
 type ackBook struct {
 	mu   sync.Mutex
 	term uint64
@@ -126,7 +126,7 @@ func (b *ackBook) note(id raft.ServerID, term uint64, sent time.Time) {
 }
 
 // quorumSince reports whether a quorum of the voters, this server among them, has agreed in this
-// term to something that was sent at since or later.
+// term to a message that was sent at since or later.
 func (b *ackBook) quorumSince(term uint64, since time.Time, self raft.ServerID, servers []raft.Server) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -13,10 +13,10 @@ import (
 	"github.com/hashicorp/go-msgpack/v2/codec"
 )
 
-// memberlist unpacks whatever it is sent, as a whole and in memory: 47 kB make 60 MiB and two
-// seconds of work. So everything that is not encrypted is unpacked here, within bounds, and
-// memberlist gets it plain. It also gets no header that makes it set aside more memory than a
-// cluster of maxMembers needs.
+// memberlist decompresses any message it gets, whole and in memory: 47 kB become 60 MiB and two
+// seconds of work. So unencrypted messages are decompressed here, within bounds, and memberlist
+// gets them plain. Headers that would make memberlist allocate more than a cluster of maxMembers
+// needs are refused too.
 
 // Message types of memberlist, as they are on the wire.
 const (
@@ -29,12 +29,12 @@ const (
 )
 
 const (
-	// maxPacket is what a packet may unpack to: nodes put at most 1,400 bytes into one.
+	// maxPacket bounds a decompressed packet. Nodes put at most 1,400 bytes into one.
 	maxPacket = 64 << 10
-	// maxStream is what a stream's message may have or unpack to: each member in it takes at most 2
-	// KiB.
+	// maxStream bounds a stream's message, before and after decompression: each member in it takes
+	// at most 2 KiB.
 	maxStream = maxMembers * 2 << 10
-	// maxStreamUser bounds what is said over a stream beyond the list of members: a goodbye.
+	// maxStreamUser bounds user data on a stream, beside the list of members: a goodbye.
 	maxStreamUser = 64 << 10
 	lzwLiteral    = 8
 )
@@ -44,8 +44,8 @@ var (
 	errNoGossip   = errors.New("a message on the gossip port can't be read: let only nodes reach the port, or set cluster.gossip_key (`weir keygen` makes one)")
 )
 
-// checkPacket returns a packet as memberlist may have it: unpacked, where it is packed. One that is
-// encrypted stays as it is.
+// checkPacket returns a packet for memberlist, decompressed if need be. An encrypted packet stays
+// as it is.
 func checkPacket(b []byte) ([]byte, error) {
 	label, message, err := cutLabel(b)
 	if err != nil {
@@ -70,8 +70,8 @@ func checkPacket(b []byte) ([]byte, error) {
 	return append(bytes.Clone(label), plain...), checkParts(plain)
 }
 
-// checkParts refuses what is packed within something else: nodes pack a message once, around all of
-// it.
+// checkParts refuses compressed parts inside another message: nodes compress a message once, as a
+// whole.
 func checkParts(plain []byte) error {
 	switch plain[0] {
 	case gossipPacked:
@@ -97,7 +97,7 @@ func checkParts(plain []byte) error {
 	return nil
 }
 
-// cutLabel takes memberlist's label off a message.
+// cutLabel removes memberlist's label from a message.
 func cutLabel(b []byte) (label, message []byte, err error) {
 	if len(b) == 0 || b[0] != gossipLabel {
 		return nil, b, nil
@@ -108,13 +108,14 @@ func cutLabel(b []byte) (label, message []byte, err error) {
 	return b[:2+int(b[1])], b[2+int(b[1]):], nil
 }
 
-// packed is how memberlist frames what it has packed.
+// packed is memberlist's frame of a compressed message.
 type packed struct {
 	Algo uint8
 	Buf  []byte
 }
 
-// unpack reads a packed message of at most limit bytes, before and after, which is not empty.
+// unpack reads a compressed message, which must not be empty, and of at most limit bytes before and
+// after.
 func unpack(r io.Reader, limit int64) ([]byte, error) {
 	var p packed
 	if err := codec.NewDecoder(io.LimitReader(r, limit), &codec.MsgpackHandle{}).Decode(&p); err != nil || p.Algo != 0 {
@@ -132,7 +133,7 @@ func unpack(r io.Reader, limit int64) ([]byte, error) {
 	return plain, nil
 }
 
-// checkedStream is a stream, accepted or dialled, whose beginning is looked at before memberlist
+// checkedStream is a stream, accepted or dialled, whose beginning is checked before memberlist
 // reads it.
 type checkedStream struct {
 	net.Conn
@@ -151,8 +152,8 @@ func (c *checkedStream) Read(b []byte) (int, error) {
 	return c.r.Read(b)
 }
 
-// checkStream reads the beginning of a stream and returns the stream as memberlist may have it. The
-// caller has set a deadline.
+// checkStream reads the beginning of a stream and returns the stream for memberlist. The caller has
+// set a deadline.
 func checkStream(conn io.Reader) (io.Reader, error) {
 	r := bufio.NewReader(conn)
 	start, kind, err := readStart(r)
@@ -160,7 +161,7 @@ func checkStream(conn io.Reader) (io.Reader, error) {
 		return nil, err
 	}
 	if kind == gossipPacked {
-		_, _ = r.Discard(1) // it is there
+		_, _ = r.Discard(1) // it has been peeked at
 		plain, err := unpack(r, maxStream)
 		switch {
 		case err != nil:
@@ -177,7 +178,7 @@ func checkStream(conn io.Reader) (io.Reader, error) {
 	return io.MultiReader(bytes.NewReader(start), &read, r), nil
 }
 
-// readStart reads a stream's label and looks at what kind of message follows.
+// readStart reads a stream's label and the type of the message after it.
 func readStart(r *bufio.Reader) (label []byte, kind byte, err error) {
 	first, err := r.Peek(1)
 	if err != nil {
@@ -199,7 +200,7 @@ func readStart(r *bufio.Reader) (label []byte, kind byte, err error) {
 	return label, first[0], nil
 }
 
-// checkHeader reads what a message of a kind says of its own size.
+// checkHeader checks the sizes that the header of a message claims.
 func checkHeader(r io.Reader, kind byte) error {
 	if kind != gossipPushPull && kind != gossipUser {
 		return nil

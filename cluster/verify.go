@@ -7,12 +7,12 @@ import (
 	"time"
 )
 
-// verifier answers everybody who has asked by the time a check begins with that check.
+// verifier shares one check between all callers that asked before it began.
 type verifier struct {
 	check func(since time.Time) error
 
 	mu      sync.Mutex
-	next    *verification // for whoever asks now
+	next    *verification // for callers that ask now
 	running bool
 	began   time.Time // of the check that runs
 }
@@ -22,7 +22,7 @@ type verification struct {
 	err  error
 }
 
-// verify returns nil once it is certain that this node still led after verify was called.
+// verify returns nil once it is certain that this node still led after the call.
 func (v *verifier) verify(ctx context.Context) error {
 	v.mu.Lock()
 	if v.next == nil {
@@ -59,7 +59,7 @@ func (v *verifier) run() {
 	}
 }
 
-// stuckFor is how long the check under way has taken.
+// stuckFor returns how long the present check has taken.
 func (v *verifier) stuckFor(now time.Time) time.Duration {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -69,8 +69,8 @@ func (v *verifier) stuckFor(now time.Time) time.Duration {
 	return now.Sub(v.began)
 }
 
-// VerifyLeader returns nil once it is certain that, at a moment after the call, this node led the
-// cluster. All who wait share one round of heartbeats.
+// VerifyLeader returns nil once it is certain that this node led the cluster at some moment after
+// the call. Callers share one round of heartbeats.
 func (c *Cluster) VerifyLeader(ctx context.Context) error {
 	if c.raft == nil {
 		return ErrNoRaft
@@ -78,8 +78,8 @@ func (c *Cluster) VerifyLeader(ctx context.Context) error {
 	return c.verifier.verify(ctx)
 }
 
-// verifySince asks Raft, and then makes sure that those who agreed were asked at since or later:
-// Raft also counts an answer that was on its way before.
+// verifySince asks Raft, and then checks that the followers that agreed were asked at since or
+// later: Raft also counts an answer that was under way before.
 func (c *Cluster) verifySince(since time.Time) error {
 	for {
 		term := c.leadingTerm()

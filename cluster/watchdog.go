@@ -9,51 +9,51 @@ import (
 )
 
 const (
-	// watchdogLimit is how long a leader may commit nothing, or not prove that it leads, because of
-	// the others, before leadership is handed over.
+	// watchdogLimit is how long a leader may commit nothing, or go unconfirmed, because of the
+	// other servers, before it hands over.
 	watchdogLimit = 5 * time.Second
 	// stallLimit is how long a leader's own write may take, or Raft's main loop not run, before the
-	// leader stops to keep the others from electing another one. At the default ttl they have one
-	// before a session runs out. Lower costs elections on slow disks.
+	// leader falls silent so that the others elect another one. At the default ttl, they do before
+	// a session runs out. A lower limit costs elections on slow disks.
 	stallLimit = 2 * time.Second
 )
 
-// vitals is what the watchdog looks at.
+// vitals are the watchdog's measurements.
 type vitals struct {
 	term       uint64 // > 0: this server leads in it
 	commit     uint64
 	pending    bool          // entries wait to be committed
-	diskBusy   time.Duration // how long the write under way has taken
-	raftSilent time.Duration // how long Raft's main loop has not answered a question
-	unproven   time.Duration // how long the others have not confirmed that this server leads
+	diskBusy   time.Duration // how long the present write has taken
+	raftSilent time.Duration // how long Raft's main loop has not answered
+	unproven   time.Duration // how long the others have not confirmed this leader
 }
 
-// within cuts the durations down to the time for which the process is known to have run. While it
-// stands still (a frozen virtual machine, a container without CPU time) its writes and questions
-// stand still too, and another leader would not help: the others have elected one by then, or stand
-// still themselves.
+// within limits the durations to the time for which the process is known to have run. While it
+// stands still (a frozen virtual machine, a container without CPU time), so do its writes and
+// questions, and a step-down would not help: the others have elected another leader by then, or
+// stand still themselves.
 func (v vitals) within(ran time.Duration) vitals {
 	v.diskBusy, v.raftSilent, v.unproven = min(v.diskBusy, ran), min(v.raftSilent, ran), min(v.unproven, ran)
 	return v
 }
 
-// remedy is what the watchdog prescribes.
+// remedy is the watchdog's decision.
 type remedy int
 
 const (
 	remedyNone remedy = iota
 	// remedyHandOver gives leadership to another server.
 	remedyHandOver
-	// remedyMute sends the followers nothing any more, so that they elect another leader. A Raft
-	// that waits for the disk can't hand over, but its heartbeats go on. They may be heard again
-	// once it answers: it finds out by itself that it is deposed.
+	// remedyMute sends the followers nothing, so that they elect another leader. While Raft waits
+	// for the disk it can't hand over, though its heartbeats go on. Once it answers, it may be
+	// heard again: it finds out by itself that it is deposed.
 	remedyMute
 )
 
-// watchdog notices a leader that keeps its followers while nothing is committed or proven. Where
-// that is up to the others it only tries to hand over, again and again: muting would leave no
-// leader at all, while this one may yet be confirmed. That it has lost its followers is none of its
-// business: Raft's own lease ends such a leadership.
+// watchdog notices a leader that keeps its followers while nothing is committed or confirmed. If
+// the others are the cause, it only tries to hand over, repeatedly: muting would leave the cluster
+// without a leader, while this one may yet be confirmed. A leader that has lost its followers is no
+// case for it: Raft's own lease ends such a leadership.
 type watchdog struct {
 	limit time.Duration // for commits
 	stall time.Duration // for the own disk, and Raft
@@ -74,7 +74,7 @@ func (w *watchdog) look(now time.Time, v vitals) remedy {
 		return remedyNone
 	case v.diskBusy >= w.stall || v.raftSilent >= w.stall:
 		w.since, w.given = now, now
-		return remedyMute // as long as it lasts, also where it began before the term
+		return remedyMute // for as long as it lasts, even if it began before the term
 	case v.unproven >= w.limit && now.Sub(w.given) >= w.limit:
 	case now.Sub(w.since) >= w.limit:
 	default:
@@ -84,14 +84,14 @@ func (w *watchdog) look(now time.Time, v vitals) remedy {
 	return remedyHandOver
 }
 
-// pace tells for how long the process has run without standing still.
+// pace measures how long the process has run without standing still.
 type pace struct {
-	most  time.Duration // between two looks: more, and it stood still
+	most  time.Duration // longest time between two looks of a running process
 	last  time.Time
 	since time.Time // the end of the last standstill
 }
 
-// ran notes a look, and returns the time since the last standstill.
+// ran records a look, and returns the time since the last standstill.
 func (p *pace) ran(now time.Time) time.Duration {
 	if now.Sub(p.last) > p.most {
 		p.since = now
@@ -100,13 +100,13 @@ func (p *pace) ran(now time.Time) time.Duration {
 	return now.Sub(p.since)
 }
 
-// pulse asks Raft's main loop for a sign of life, one question at a time.
+// pulse checks that Raft's main loop runs, with one question at a time.
 type pulse struct {
 	ask   func() // returns once the loop has answered, or Raft is shut down
 	asked atomic.Pointer[time.Time]
 }
 
-// silentFor asks, unless the last question waits still, and returns how long that has waited.
+// silentFor asks, unless the last question is unanswered, and returns how long that one has waited.
 func (p *pulse) silentFor(now time.Time) time.Duration {
 	if asked := p.asked.Load(); asked != nil {
 		return now.Sub(*asked)
@@ -119,9 +119,9 @@ func (p *pulse) silentFor(now time.Time) time.Duration {
 	return 0
 }
 
-// askRaft returns once Raft's main loop has run. Of what only the loop answers, to bootstrap with
-// no servers is the one request that is refused in every state and changes nothing. A verification
-// would not do: it waits for the others too.
+// askRaft returns once Raft's main loop has run. Bootstrapping with no servers is the one request
+// that only the loop answers, that it refuses in every state, and that changes nothing. A
+// verification would wait for the other servers too.
 func (c *Cluster) askRaft() {
 	_ = c.raft.BootstrapCluster(raft.Configuration{}).Error() // the refusal is the answer
 }

@@ -11,7 +11,7 @@ import (
 
 const maxTokenBytes = 4096
 
-// resolve fills in what follows from other settings.
+// resolve fills in settings that follow from others.
 func (l *loader) resolve() {
 	c := l.cfg
 	if c.Dev {
@@ -40,8 +40,8 @@ func (l *loader) isSet(path string) bool {
 	return ok
 }
 
-// at is where a problem with path is shown: at the attribute, else at its block, else at the first
-// file's start.
+// at returns the place to report a problem with path: its attribute, or else its block, or else the
+// first file's start.
 func (l *loader) at(path string) Position {
 	for p := path; p != ""; p = parent(p) {
 		if at, ok := l.cfg.Origins[p]; ok {
@@ -54,7 +54,7 @@ func (l *loader) at(path string) Position {
 	return Position{}
 }
 
-// check judges what no attribute can be judged by alone.
+// check checks rules that concern several attributes.
 func (l *loader) check() {
 	l.checkNode()
 	l.checkExposure()
@@ -69,7 +69,7 @@ func (l *loader) check() {
 	l.checkAccessLog()
 }
 
-// checkAccessLog refuses a file that could not be made.
+// checkAccessLog refuses a file that can't be created.
 func (l *loader) checkAccessLog() {
 	path := l.cfg.Proxy.AccessLog
 	if path == AccessLogHere || path == AccessLogOff || l.faulty["proxy.access_log"] {
@@ -97,20 +97,20 @@ func (l *loader) checkNode() {
 		l.add(l.at("data_dir"), "a server needs data_dir, for its Raft log and identity", `Write data_dir = "/var/lib/weir".`)
 	}
 	if c.API.Token != "" && c.API.Token == c.API.ReadToken {
-		l.add(l.at("api.read_token_file"), "api.read_token_file holds the same token as api.token_file", "Put another token into it: whoever reads could write.")
+		l.add(l.at("api.read_token_file"), "api.read_token_file holds the same token as api.token_file", "Put another token into it: with this one, anyone who may read may also write.")
 	}
 }
 
-// checkExposure refuses what would be open to the world by accident.
+// checkExposure refuses listeners that would be open to the world by accident.
 func (l *loader) checkExposure() {
 	c := l.cfg
 	if !loopback(c.API.Listen) && c.API.TokenFile == "" && !l.faulty["api.listen"] && !l.faulty["api.token_file"] {
-		l.add(l.at("api.listen"), fmt.Sprintf("api.listen is %s, which others reach, and there is no token", c.API.Listen),
+		l.add(l.at("api.listen"), fmt.Sprintf("api.listen is %s, which other machines can reach, and there is no token", c.API.Listen),
 			`Write token_file = "…" in api { } (weir keygen > FILE makes one), or listen on 127.0.0.1.`)
 	}
 	open := !loopback(c.Proxy.Listen) && !l.faulty["proxy.listen"]
 	if open && c.Proxy.UsersFile == "" && !l.isSet("proxy.allow_clients") {
-		l.add(l.at("proxy.listen"), fmt.Sprintf("proxy.listen is %s, which others reach, and allow_clients is not set", c.Proxy.Listen),
+		l.add(l.at("proxy.listen"), fmt.Sprintf("proxy.listen is %s, which other machines can reach, and allow_clients is not set", c.Proxy.Listen),
 			`Write allow_clients = ["10.0.0.0/8"] in proxy { }, with the networks of your workers, or listen on 127.0.0.1.`)
 	}
 	if l.isSet("proxy.allow_clients") && len(c.Proxy.AllowClients) == 0 && !l.faulty["proxy.allow_clients"] {
@@ -145,7 +145,7 @@ func (l *loader) address(path string) string {
 	return strings.Trim(l.shape.config[path].text(l.cfg), `"`)
 }
 
-// collide reports whether two addresses can't both be listened on.
+// collide reports whether two listeners can't have these two addresses.
 func collide(a, b string) bool {
 	hostA, portA, _ := net.SplitHostPort(a)
 	hostB, portB, _ := net.SplitHostPort(b)
@@ -155,8 +155,8 @@ func collide(a, b string) bool {
 	return hostA == hostB || covers(hostA, hostB) || covers(hostB, hostA)
 }
 
-// covers reports whether listening on a includes b: "" and "::" are both families, "0.0.0.0" is
-// IPv4 alone.
+// covers reports whether listening on a includes b: "" and "::" stand for both families, "0.0.0.0"
+// for IPv4 only.
 func covers(a, b string) bool {
 	if a == "0.0.0.0" {
 		addr, err := netip.ParseAddr(b)
@@ -165,14 +165,14 @@ func covers(a, b string) bool {
 	return unspecified(a)
 }
 
-// checkAdvertised refuses an address whose port was taken from a listener that has none of its own.
+// checkAdvertised refuses an advertised address whose port would come from a listener with port 0.
 func (l *loader) checkAdvertised(path, address string) {
 	if portOf(address) == "0" {
 		l.add(l.at(path), path+" has no port, and the one listened on is picked at the start", "Add the port that others dial.")
 	}
 }
 
-// checkBalancers refuses to take everybody's word for who a client is.
+// checkBalancers refuses to believe a PROXY protocol header from everybody.
 func (l *loader) checkBalancers() {
 	const path = "proxy.proxy_protocol_from"
 	for _, p := range l.cfg.Proxy.ProxyProtocolFrom {
@@ -183,7 +183,7 @@ func (l *loader) checkBalancers() {
 	}
 }
 
-// checkReadable checks that a file, where one is named, can be read and has content.
+// checkReadable checks that a named file can be read and is not empty.
 func (l *loader) checkReadable(path, name string) (ok bool) {
 	if name == "" {
 		return false
@@ -200,8 +200,8 @@ func (l *loader) checkReadable(path, name string) (ok bool) {
 	return false
 }
 
-// token reads a token file. What it holds must be sendable in an Authorization header (RFC 6750,
-// section 2.1).
+// token reads a token file. The token must be valid in an Authorization header (RFC 6750, section
+// 2.1).
 func (l *loader) token(path, name string) Secret {
 	const hint = "Make one with `weir keygen > FILE`."
 	if name == "" {

@@ -8,9 +8,9 @@ import (
 	"slices"
 )
 
-// Digest is a short hash, 16 hex digits, of what must be the same on all nodes: the lease's ttl and
-// the limits. It doesn't depend on the order or spelling in the files. Nodes gossip it, so that one
-// whose config disagrees can be named.
+// Digest returns a short hash, 16 hex digits, of the settings that must be equal on all nodes: the
+// lease's ttl and the limits. It does not depend on their order or spelling in the files. Nodes
+// spread it in gossip, so that a node whose config disagrees can be named.
 func Digest(c *Config) string {
 	limits := slices.Clone(c.Limits)
 	slices.SortFunc(limits, func(a, b Limit) int { return cmp.Compare(a.Pattern, b.Pattern) })
@@ -22,9 +22,9 @@ func Digest(c *Config) string {
 	return hex.EncodeToString(h.Sum(nil)[:8])
 }
 
-// Diff names the settings that differ, by path, in the order of the reference: those that a reload
-// applies, and those that wait for a restart. The limits are one setting, "limits". A file of
-// tokens or users is changed where its content is.
+// Diff returns the paths of the settings that differ, in the order of the reference: those that a
+// reload applies, and those that wait for a restart. The limits are one setting, "limits". A file
+// of tokens or users counts as changed if its content is.
 func Diff(before, after *Config) (live, restart []string) {
 	for _, f := range configFields() {
 		if f.same(before, after) && !contentChanged(f.Path, before, after) {
@@ -54,9 +54,9 @@ func contentChanged(path string, before, after *Config) bool {
 	return false
 }
 
-// needsRestart names the changes that a reload must leave although it applies others of the same
-// setting: the encryption of gossip can't be turned on or off, and the token must not go while the
-// listener that it guards stays.
+// needsRestart reports changes that need a restart although a reload applies others of the same
+// setting: gossip encryption can't be turned on or off, and a token must not go while the listener
+// that it guards stays.
 func needsRestart(path string, before, after *Config) bool {
 	switch path {
 	case "cluster.gossip_key", "cluster.gossip_accept_keys":
@@ -67,13 +67,13 @@ func needsRestart(path string, before, after *Config) bool {
 	return false
 }
 
-// TokensCanChange reports whether a reload may take the API's tokens: a config without any was
-// judged by its own api.listen.
+// TokensCanChange reports whether a reload may change the API's tokens. A config without tokens was
+// checked with its own api.listen, which a reload does not apply.
 func TokensCanChange(before, after *Config) bool {
 	return after.API.Token != "" || before.API.Listen == after.API.Listen
 }
 
-// sameLimit ignores where a limit is written.
+// sameLimit compares two limits, but not their positions.
 func sameLimit(a, b Limit) bool {
 	a.At, b.At = Position{}, Position{}
 	return a == b

@@ -18,39 +18,37 @@ const (
 	RoleProxy  Role = "proxy"
 )
 
-// OnExpiry says what a node does with limited connections when its session with the cluster ends.
+// OnExpiry says how a node treats limited connections when its session with the cluster ends.
 type OnExpiry string
 
-// The choices. Only OnExpiryClose keeps the cap whatever fails.
+// The choices. Only OnExpiryClose keeps the cap in every failure.
 const (
 	OnExpiryClose OnExpiry = "close" // reset them: the cap holds, connections are lost in a partition
 	OnExpiryDrain OnExpiry = "drain" // let them end, admit no new ones: the cap may be passed by those still open
 	OnExpiryKeep  OnExpiry = "keep"  // go on as before: availability first, no cap while the cluster can't be reached
 )
 
-// Plaintext says what becomes of traffic between nodes that isn't encrypted, where this node could
-// encrypt.
+// Plaintext says how unencrypted traffic between nodes is treated, if this node could encrypt.
 type Plaintext string
 
-// The choices. All but PlainRefuse are for the time in which a running cluster is moved to
-// encryption.
+// The choices. All but PlainRefuse are for moving a running cluster to encryption.
 const (
 	PlainRefuse Plaintext = "refuse" // refuse it
-	PlainAccept Plaintext = "accept" // send encrypted, hear also who doesn't
-	PlainSend   Plaintext = "send"   // send unencrypted, understand both
+	PlainAccept Plaintext = "accept" // send encrypted, accept unencrypted
+	PlainSend   Plaintext = "send"   // send unencrypted, accept both
 )
 
-// Config is one node's configuration: resolved, checked, and with every default filled in. It is
-// not to be changed once it is in use; a reload makes a new one.
+// Config is one node's configuration: resolved, checked, and with every default filled in. It must
+// not change once it is in use; a reload makes a new one.
 type Config struct {
 	// Name is the node's name, unique in the cluster: 1 to 63 of A-Z a-z 0-9 . _ -
 	Name string
-	// DataDir holds the Raft log, snapshots and the node's identity. Empty means in memory: right
-	// for a proxy node (which then waits its former session out when it restarts) and for Dev,
-	// refused for a server.
+	// DataDir holds the Raft log, snapshots and the node's identity. Empty keeps everything in
+	// memory: right for a proxy (which after a restart waits until its former session has expired)
+	// and for Dev, refused for a server.
 	DataDir string
-	// Role is what the node is to the cluster. Servers vote, and every write waits for a majority
-	// of them: run three or five.
+	// Role is the node's role in the cluster. Servers vote, and every write waits for a majority of
+	// them: run three or five.
 	Role Role
 	// Dev is a single node that keeps everything in memory; DataDir is then always empty.
 	Dev bool
@@ -61,53 +59,49 @@ type Config struct {
 	Proxy   Proxy
 	API     API
 
-	// Limits are the cluster-wide limits that this node's files carry, sorted by pattern.
+	// Limits are the cluster-wide limits in this node's files, sorted by pattern.
 	Limits []Limit
 
-	// Origins says where each attribute that the files set is written, by its path
-	// ("proxy.listen"), and each block by its first opening ("proxy.tls"). Attributes left at their
-	// default are not in it.
+	// Origins holds the position of each attribute in the files, by its path ("proxy.listen"), and
+	// of each block's first opening ("proxy.tls"). Attributes with their default are not in it.
 	Origins map[string]Position
 }
 
-// Log is where the node's log goes.
+// Log configures the node's log.
 type Log struct {
-	// Level is the least severe level that is written: trace, debug, info, warn, error. Below info,
-	// a busy proxy writes several lines for each connection.
+	// Level is the lowest level that is written: trace, debug, info, warn, error. Below info, a
+	// busy proxy writes several lines for each connection.
 	Level string
 	// Format is "text" for people or "json" for machines.
 	Format string
 }
 
-// Cluster is how the node reaches the others.
+// Cluster configures the connections to other nodes.
 type Cluster struct {
 	// RPC is the TCP address to listen on for Raft and leases. Port 0 picks a free one.
 	RPC string
 	// Gossip is the TCP and UDP address to listen on for gossip. Port 0 picks a free one.
 	Gossip string
-	// AdvertiseRPC and AdvertiseGossip are what others dial, host:port; empty means the address
-	// listened on.
+	// AdvertiseRPC and AdvertiseGossip are the addresses that others dial, host:port. Empty means
+	// the address listened on.
 	AdvertiseRPC    string
 	AdvertiseGossip string
-	// Join are gossip addresses, host:port, of nodes to look for, retried for ever. A node may list
-	// itself. More entries survive the loss of more nodes while this one starts; names are looked
-	// up at each attempt.
+	// Join lists gossip addresses, host:port, of other nodes, retried for ever. A node may list
+	// itself. With more entries, this node can start while more of the others are down. Names are
+	// resolved at each attempt.
 	Join []string
-	// BootstrapExpect is how many servers must have met before the first election, and must be the
-	// same on all of them. 1 makes a node a cluster of its own at once. 0 (join set,
-	// bootstrap_expect absent) never starts a cluster: the server waits until one that it joins
-	// takes it in. Set too low, two halves of a new fleet could each start a cluster; too high,
-	// none ever starts.
+	// BootstrapExpect is the number of servers that must meet before the first election, the same
+	// on all of them. With 1, a node forms a cluster of its own at once. With 0 (join set,
+	// bootstrap_expect absent), the server never forms one, and waits until another server adds it.
+	// Set too low, two halves of a new fleet could each form a cluster; too high, none ever forms.
 	BootstrapExpect int
-	// GossipKey encrypts gossip: 16, 24 or 32 bytes, the same on all nodes; empty sends it in the
-	// clear.
+	// GossipKey encrypts gossip: 16, 24 or 32 bytes, the same on all nodes. Empty sends gossip
+	// unencrypted.
 	GossipKey Secret
-	// GossipAcceptKeys are further keys that gossip is understood with, while GossipKey is changed
-	// on one node after the other. Each is tried on every message that the ones before it can't
-	// decrypt.
+	// GossipAcceptKeys also decrypt gossip, while GossipKey is changed node by node. Each is tried
+	// on every message that the keys before it can't decrypt.
 	GossipAcceptKeys []Secret
-	// Plaintext is what becomes of unencrypted traffic between nodes, where TLS or GossipKey is
-	// set.
+	// Plaintext says how unencrypted traffic between nodes is treated, if TLS or GossipKey is set.
 	Plaintext Plaintext
 	// TLS is mutual TLS on the rpc port.
 	TLS TLS
@@ -120,7 +114,7 @@ type Lease struct {
 	// node's slots unused for as long; lowering it frees them sooner and fences nodes at shorter
 	// interruptions.
 	TTL time.Duration
-	// OnExpiry is what happens to limited connections at the session's end.
+	// OnExpiry says how limited connections are treated at the session's end.
 	OnExpiry OnExpiry
 }
 
@@ -151,9 +145,9 @@ type Proxy struct {
 	// FIN. Raising it tolerates upstreams that think long after the end of a request; the slot is
 	// held meanwhile.
 	HalfCloseTimeout time.Duration
-	// ResponseTimeout gives up a plain exchange in which no byte has come from either side, or been
-	// taken by it, for so long; 0 never does. Lowering it frees slots of dead exchanges sooner, and
-	// cuts answers that take long.
+	// ResponseTimeout ends a plain exchange in which no byte has come from either side, or been
+	// accepted by it, for so long; 0 never does. Lowering it frees slots of dead exchanges sooner,
+	// and cuts slow answers.
 	ResponseTimeout time.Duration
 	// DrainTimeout is how long a stopping node lets connections end by themselves; 0 resets them at
 	// once. Keep a service manager's own stop timeout above it.
@@ -165,14 +159,14 @@ type Proxy struct {
 	// Users is its content.
 	UsersFile string
 	Users     []User
-	// ProxyProtocolFrom are the load balancers that tell, in a PROXY protocol header, who their
-	// clients are. What they say is believed: each must be under the same control as the node.
+	// ProxyProtocolFrom lists load balancers that name their clients in a PROXY protocol header.
+	// The headers are believed, so the balancers must be under the same control as the node.
 	ProxyProtocolFrom []netip.Prefix
 	// DenyDestinations are networks never connected to, judged on the resolved address.
 	DenyDestinations []netip.Prefix
 	// AllowDestinations, where not empty, are the only networks connected to. Deny wins.
 	AllowDestinations []netip.Prefix
-	// AccessLog is where the line of each finished tunnel and request goes: AccessLogHere,
+	// AccessLog is the destination of the line for each finished tunnel and request: AccessLogHere,
 	// AccessLogOff, or the path of a file. A file gets them whatever the log's level.
 	AccessLog string
 	// ShareKeptConnections lets an upstream connection that is kept for reuse serve anybody;
@@ -186,7 +180,7 @@ type Proxy struct {
 	TLS TLS
 }
 
-// The access logs that are no file.
+// Values of AccessLog other than a file.
 const (
 	AccessLogHere = "log" // among the node's own lines, at level info
 	AccessLogOff  = "off"
@@ -207,9 +201,9 @@ type API struct {
 	// content.
 	ReadTokenFile string
 	ReadToken     Secret
-	// MetricsHosts is how many hosts /metrics names, 0 to 10,000; all others are told as one. Each
-	// name is six time series on every node: a fleet of a hundred nodes tells a hundred of them in
-	// 60,000.
+	// MetricsHosts is the number of hosts that /metrics names, 0 to 10,000; all others share one
+	// name. Each name is six time series per node: with a hundred names, a fleet of a hundred nodes
+	// has 60,000.
 	MetricsHosts int
 	// TLS makes the listener speak TLS.
 	TLS TLS
@@ -227,16 +221,16 @@ func (t TLS) Enabled() bool { return t != TLS{} }
 
 // Limit is one host block of a limits block.
 type Limit struct {
-	// Pattern is canonical, as Options.CheckPattern answered it.
+	// Pattern is in the canonical form that Options.CheckPattern returned.
 	Pattern string
-	// Connections is the most concurrent upstream connections, 0 to 1,000,000: 0 blocks the host,
-	// Unlimited sets no cap.
+	// Connections is the maximum of concurrent upstream connections, 0 to 1,000,000: 0 blocks the
+	// host, Unlimited sets no cap.
 	Connections int64
 	// Queue lets requests over the limit wait; the zero Queue rejects them at once.
 	Queue Queue
 	// Shared makes all hosts that match a wildcard share one count.
 	Shared bool
-	// At is where the pattern is written.
+	// At is the position of the pattern.
 	At Position
 }
 
@@ -246,9 +240,9 @@ type Queue struct {
 	Size    int           // the most that wait on one node, 1 to 1,000,000: each waiting request holds a client connection
 }
 
-// Default is the config of a node whose files set nothing: the machine's host name where that can
-// be a node's name, else "". With dev it is the whole config of `weir agent --dev`, which has a
-// name in any case.
+// Default returns the config of a node whose files set nothing. Its name is the machine's host name
+// if that is valid as one, else "". With dev it is the whole config of `weir agent --dev`, which
+// always has a name.
 func Default(dev bool) *Config {
 	name := hostName()
 	if name == "" && dev {
@@ -288,7 +282,7 @@ func Default(dev bool) *Config {
 	}
 }
 
-// hostName is the machine's name where it can be a node's, else "".
+// hostName returns the machine's name if it is valid as a node's, else "".
 func hostName() string {
 	name, err := os.Hostname()
 	if err != nil || !UsableName(name) {

@@ -150,7 +150,7 @@ func TestDefaultValues(t *testing.T) {
 // described.
 func TestReference(t *testing.T) {
 	l := newLoader(testOptions())
-	l.gather([]string{"testdata/full.hcl"})
+	l.readAll([]string{"testdata/full.hcl"})
 	l.parse()
 	written := map[string]bool{}
 	var walk func(path string, body *hclsyntax.Body)

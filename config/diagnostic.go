@@ -63,10 +63,10 @@ func (d Diagnostic) String() string {
 	return s
 }
 
-// Diagnostics are problems, in the order of files and lines.
+// Diagnostics are problems, ordered by file and line.
 type Diagnostics []Diagnostic
 
-// Err is nil where there are no problems, else an error whose text is what WriteDiagnostics writes.
+// Err returns nil if there are no problems, else an error with the text of WriteDiagnostics.
 func (ds Diagnostics) Err() error {
 	if len(ds) == 0 {
 		return nil
@@ -118,8 +118,8 @@ func (p *problems) add(at Position, message, hint string) {
 	p.found = append(p.found, Diagnostic{At: at, Message: message, Hint: hint})
 }
 
-// parser takes over what the HCL parser found in a file. One missing quote makes it say the same of
-// every line that follows: the first is enough.
+// parser adds the HCL parser's problems with a file. A missing quote causes the same problem on
+// every later line: only the first is kept.
 func (p *problems) parser(diags hcl.Diagnostics) {
 	said := map[string]bool{}
 	for _, d := range diags {
@@ -156,12 +156,12 @@ func (p *problems) position(r hcl.Range) Position {
 	return Position{File: r.Filename, Line: r.Start.Line, Column: r.Start.Column, Text: p.line(r.Filename, r.Start.Byte)}
 }
 
-// fileStart is where a missing attribute is reported.
+// fileStart returns the position for a missing attribute.
 func (p *problems) fileStart(name string) Position {
 	return Position{File: name, Line: 1, Column: 1, Text: p.line(name, 0)}
 }
 
-// line is the text of the line that holds the byte at offset, as far as it may be shown.
+// line returns the text of the line with the byte at offset, without secrets.
 func (p *problems) line(name string, offset int) string {
 	src := p.files[name]
 	if offset < 0 || offset > len(src) {
@@ -192,8 +192,8 @@ func (p *problems) line(name string, offset int) string {
 	return string(text)
 }
 
-// printable keeps a file's bytes from steering the terminal that shows them. Tabs become a space,
-// as the column counts them.
+// printable removes characters that would control the terminal. Tabs become a space, as in the
+// column's count.
 func printable(s string) string {
 	s = strings.TrimSuffix(s, "\r")
 	return strings.Map(func(r rune) rune {
@@ -214,8 +214,8 @@ func lowerFirst(s string) string {
 	return strings.ToLower(s[:1]) + s[1:]
 }
 
-// nearest is the candidate that s was most likely meant to be, or "": the one that takes the fewest
-// edits, else one that s begins with or begins.
+// nearest returns the candidate that s was most likely meant to be, or "": the one with the fewest
+// edits, else one that is a prefix of s or has s as a prefix.
 func nearest(s string, candidates []string) string {
 	if len(s) > maxNameCompared {
 		return ""

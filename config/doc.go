@@ -1,24 +1,24 @@
 // Package config reads a node's HCL files into plain values.
 //
-// Load takes files and directories, merges them, and answers either a complete, resolved [Config]
-// or every problem that it found, each with its position, its source line and what to write
-// instead. Nothing is ignored: an attribute that nobody reads is an error.
+// Load takes files and directories, merges them, and returns either a complete, resolved [Config]
+// or every problem that it found, each with its position, its source line and a remedy. Nothing is
+// ignored: an unknown attribute is an error.
 //
 // # Decisions
 //
-// One table describes every attribute: where it stands in the file, which Go field it sets, what
-// values it takes, whether a reload applies it, and its documentation. Decoding, defaults, the
-// field reference and the difference between two configs are all read from that table, so they
-// can't disagree. The cost is a little generic plumbing, where tags on structs would have been
-// shorter but would have made the file's shape and the running values one thing.
+// One table describes every attribute: its path in the file, its Go field, its type, whether a
+// reload applies it, and its documentation. Decoding, defaults, the field reference and the
+// difference between two configs all come from that table, so they can't disagree. The cost is some
+// generic plumbing. Struct tags would have been shorter, but would have tied the file's schema to
+// the running values.
 //
 // A value is a literal, a list of literals, or a string with ${env.NAME} in it. HCL's expressions,
 // functions and other variables are refused: a config that computes can't be judged by reading it.
 //
-// Files are merged by attribute: a block may be spread over several files, but an attribute that is
-// set twice is an error that names both places. The order of files therefore never matters.
+// Files are merged by attribute: a block may be spread over several files, but setting an attribute
+// twice is an error that names both places. So the order of files never matters.
 //
 // Relative paths in a config are relative to the working directory of the process, not to the file.
 //
-// The package knows nothing of hosts and patterns: the caller passes in how to check one.
+// The package knows nothing of hosts and patterns: the caller passes in a function to check them.
 package config

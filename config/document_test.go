@@ -108,7 +108,7 @@ func exampleText(t *testing.T) string {
 	}
 	above := map[int]string{} // by line, from 0
 	l := newLoader(testOptions())
-	l.gather([]string{"testdata/full.hcl"})
+	l.readAll([]string{"testdata/full.hcl"})
 	l.parse()
 	said := map[string]bool{}
 	var walk func(path string, body *hclsyntax.Body)

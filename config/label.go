@@ -7,19 +7,18 @@ import (
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 )
 
-// A limit's pattern is a string too, so that it takes ${env.NAME}; but it is a block's label, in
-// which HCL's parser takes no templates. Such labels are hidden from the parser, and read as the
-// expressions that they are.
+// A limit's pattern may contain ${env.NAME}, like any string. But it is a block's label, and HCL's
+// parser accepts no templates there. Such labels are hidden from the parser, and read as
+// expressions later.
 
-// labelAt is where a label begins.
+// labelAt is the position of a label.
 type labelAt struct {
 	file string
 	byte int
 }
 
-// hideTemplates answers the source, whose tokens are given, with letters in place of labels that
-// hold templates, at the same positions, and where those labels stand. The source itself is not
-// changed.
+// hideTemplates returns a copy of the source, whose tokens are given, in which letters replace
+// labels with templates, and the positions of those labels.
 func hideTemplates(source []byte, tokens hclsyntax.Tokens) ([]byte, []hcl.Range) {
 	var hidden []hcl.Range
 	for i := 0; i < len(tokens); i++ {
@@ -27,7 +26,7 @@ func hideTemplates(source []byte, tokens hclsyntax.Tokens) ([]byte, []hcl.Range)
 			continue
 		}
 		end, template := closingQuote(tokens, i)
-		// No expression begins behind a word or another string: what does is a label.
+		// A string after a word or another string is a label: no expression begins there.
 		label := i > 0 && (tokens[i-1].Type == hclsyntax.TokenIdent || tokens[i-1].Type == hclsyntax.TokenCQuote)
 		if label && template && end < len(tokens) {
 			hidden = append(hidden, hcl.RangeBetween(tokens[i].Range, tokens[end].Range))
@@ -46,8 +45,8 @@ func hideTemplates(source []byte, tokens hclsyntax.Tokens) ([]byte, []hcl.Range)
 	return source, hidden
 }
 
-// closingQuote is the token that ends the string that begins at tokens[open], len(tokens) where
-// none does, and whether the string holds a template. Strings stand in templates, in turn.
+// closingQuote returns the token that ends the string at tokens[open], or len(tokens) if none does,
+// and whether the string holds a template. Templates may contain strings again.
 func closingQuote(tokens hclsyntax.Tokens, open int) (end int, template bool) {
 	depth := 0
 	for i := open; i < len(tokens); i++ {
@@ -65,7 +64,8 @@ func closingQuote(tokens hclsyntax.Tokens, open int) (end int, template bool) {
 	return len(tokens), template
 }
 
-// label is the text of a block's label; false if it has a problem, which is told then.
+// label returns the text of a block's label. It returns false, after reporting it, if the label has
+// a problem.
 func (l *loader) label(b *hclsyntax.Block, i int) (string, bool) {
 	at := b.LabelRanges[i]
 	if !l.hidden[labelAt{at.Filename, at.Start.Byte}] {

@@ -9,12 +9,12 @@ import (
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 )
 
-// LoadLimits reads only the limits of a file or directory, for `weir limits apply`. A node's whole
-// config will do: its other blocks are passed over. Without a limits block it is an error, because
-// applying it would delete every limit; an empty one says that this is meant.
+// LoadLimits reads only the limits of a file or directory, for `weir limits apply`, and skips the
+// other blocks of a node's config. A missing limits block is an error, because applying it would
+// delete every limit; an empty block shows that this is intended.
 func LoadLimits(path string, opts Options) ([]Limit, Diagnostics) {
 	l := newLoader(opts)
-	l.gather([]string{path})
+	l.readAll([]string{path})
 	l.parse()
 	found := false
 	for _, body := range l.bodies {
@@ -30,8 +30,8 @@ func LoadLimits(path string, opts Options) ([]Limit, Diagnostics) {
 	return l.cfg.Limits, nil
 }
 
-// limitsOnly reads a file's limits blocks, and reports whether it has any. Names unknown to a
-// config are still errors: a misspelt limits block must not pass for none.
+// limitsOnly reads a file's limits blocks, and reports whether there are any. Names that a config
+// does not have are still errors: otherwise a misspelt limits block would count as none.
 func (l *loader) limitsOnly(body *hclsyntax.Body) (found bool) {
 	for _, a := range attributes(body) {
 		if !l.shape.isAttribute(a.Name) {
@@ -69,7 +69,7 @@ func (l *loader) limits(body *hclsyntax.Body) {
 	}
 }
 
-// host reads one limit. Its problems are told also where its pattern is no good.
+// host reads one limit. It reports a limit's problems even if its pattern is invalid.
 func (l *loader) host(b *hclsyntax.Block) {
 	pattern, at, ok := l.pattern(b)
 	limit := newLimit(pattern, at)
@@ -93,7 +93,7 @@ func (l *loader) host(b *hclsyntax.Block) {
 	}
 }
 
-// pattern checks a host block's label, and that it stands nowhere else in any spelling.
+// pattern checks a host block's label, and that its pattern occurs only once, in any spelling.
 func (l *loader) pattern(b *hclsyntax.Block) (canonical string, at Position, ok bool) {
 	const hint = `Write host "api.example.com" { … }.`
 	if len(b.Labels) == 0 {
@@ -153,7 +153,7 @@ func (l *loader) queue(b *hclsyntax.Block, limit *Limit) {
 	}
 }
 
-// capped refuses a queue where nothing caps the connections: nobody could ever wait in it.
+// capped refuses a queue without a cap on connections: no request could ever wait in it.
 func (l *loader) capped(b *hclsyntax.Block) {
 	if _, ok := b.Body.Attributes["connections"]; ok {
 		return
@@ -166,7 +166,7 @@ func (l *loader) capped(b *hclsyntax.Block) {
 	}
 }
 
-// shared refuses a shared count where a pattern matches one host only.
+// shared refuses a shared count for a pattern that matches only one host.
 func (l *loader) shared(b *hclsyntax.Block, limit *Limit) {
 	a, ok := b.Body.Attributes["shared"]
 	if ok && limit.Shared && !strings.ContainsAny(limit.Pattern, "*/") {

@@ -19,21 +19,20 @@ const maxFileBytes = 16 << 20 // of one config file: some hundred thousand limit
 type Options struct {
 	// Dev is `weir agent --dev`: no data directory is required, and one that is set is not used.
 	Dev bool
-	// Running is a node's own: it takes a certificate that has expired, and warns.
+	// Running is set by a running node: it accepts an expired certificate, with a warning.
 	Running bool
-	// CheckPattern judges a limit's pattern and answers its canonical form; the error, which is all
-	// that is said, names the pattern and what to write instead. Nil takes any pattern that is not
-	// empty.
+	// CheckPattern checks a limit's pattern and returns its canonical form. Its error is the whole
+	// message, so it names the pattern and the remedy. Nil accepts any pattern that is not empty.
 	CheckPattern func(pattern string) (canonical string, err error)
 	// LookupEnv resolves ${env.NAME}; nil means os.LookupEnv.
 	LookupEnv func(name string) (string, bool)
 }
 
-// Load reads files, and directories of *.hcl in name order, as one config. It answers a complete
-// config, or nil and every problem found. Without paths it is the defaults that are checked.
+// Load reads files, and directories of *.hcl in name order, as one config. It returns a complete
+// config, or nil and every problem found. Without paths it checks the defaults.
 func Load(paths []string, opts Options) (*Config, Diagnostics) {
 	l := newLoader(opts)
-	l.gather(paths)
+	l.readAll(paths)
 	l.parse()
 	for _, body := range l.bodies {
 		l.block("", body)
@@ -49,7 +48,7 @@ func Load(paths []string, opts Options) (*Config, Diagnostics) {
 	return l.cfg, nil
 }
 
-// loader is one run of Load. It owns nothing that outlives it but the Config.
+// loader is one run of Load.
 type loader struct {
 	problems
 	opts   Options
@@ -58,9 +57,11 @@ type loader struct {
 	cfg    *Config
 	order  []string // files as read
 	bodies []*hclsyntax.Body
-	// broken: a file can't be read or parsed, so that what seems to be missing may stand there.
+	// broken says that a file can't be read or parsed, so a setting that seems to be missing may be
+	// in it.
 	broken bool
-	// faulty are the attributes whose value was refused; what depends on them isn't judged.
+	// faulty holds the attributes whose value was refused. Settings that depend on them are not
+	// checked.
 	faulty   map[string]bool
 	patterns map[string]Position
 	hidden   map[labelAt]bool // labels that hideTemplates has hidden
@@ -85,8 +86,8 @@ func newLoader(opts Options) *loader {
 	}
 }
 
-// gather reads the files.
-func (l *loader) gather(paths []string) {
+// readAll reads the files.
+func (l *loader) readAll(paths []string) {
 	for _, path := range paths {
 		names, err := expand(path)
 		if err != nil {
@@ -98,7 +99,7 @@ func (l *loader) gather(paths []string) {
 	}
 }
 
-// expand is the files that a path names.
+// expand returns the files that a path stands for.
 func expand(path string) ([]string, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -156,7 +157,7 @@ func readBounded(name string, limit int64) ([]byte, error) {
 	return src, err
 }
 
-// reason is an error without the file's name, which the position tells already.
+// reason returns an error's text without the file's name, which the position shows already.
 func reason(err error) string {
 	if pe, ok := errors.AsType[*os.PathError](err); ok {
 		return pe.Err.Error()
@@ -164,8 +165,8 @@ func reason(err error) string {
 	return err.Error()
 }
 
-// parse parses every file that was read; of a file with syntax errors, what could be understood is
-// still judged.
+// parse parses every file that was read. Of a file with syntax errors, the parts that were
+// understood are still checked.
 func (l *loader) parse() {
 	for _, name := range l.order {
 		source, at, deep := l.prepare(name)
@@ -188,10 +189,9 @@ func (l *loader) parse() {
 	}
 }
 
-// prepare returns a file's source as the parser takes it, with the labels that hold templates
-// hidden, or the place where the file nests too deeply. Lexing costs more than everything else that
-// is done with a file, so a file that can be judged without is not lexed here. The parser reports
-// the lexer's errors.
+// prepare returns a file's source for the parser, with labels that hold templates hidden, or the
+// place where the file nests too deeply. Lexing costs more than all other work on a file, so a file
+// that does not need it is not lexed here. The parser reports the lexer's errors.
 func (l *loader) prepare(name string) (source []byte, at hcl.Range, deep bool) {
 	source = l.files[name]
 	if shallow(source) {
@@ -249,7 +249,7 @@ func set[T any](e evaluator, f field[T], a *hclsyntax.Attribute, target *T) []fa
 	return f.parse(v, target)
 }
 
-// claim notes where an attribute is set, and refuses it where it has been set before.
+// claim records where an attribute is set, and refuses a second setting.
 func (l *loader) claim(path string, a *hclsyntax.Attribute) bool {
 	at := l.position(a.NameRange)
 	if first, twice := l.cfg.Origins[path]; twice {
@@ -260,7 +260,7 @@ func (l *loader) claim(path string, a *hclsyntax.Attribute) bool {
 	return true
 }
 
-// faults reports what is wrong with an attribute's value.
+// faults reports the faults of an attribute's value.
 func (l *loader) faults(path string, faults []fault) {
 	for _, f := range faults {
 		if f.message == "" {
@@ -294,7 +294,7 @@ func (l *loader) unknownBlock(path string, b *hclsyntax.Block) {
 	l.add(at, fmt.Sprintf("unknown block %q", b.Type), l.shape.suggest(path, b.Type))
 }
 
-// attributes are a body's, in the order of the file.
+// attributes returns a body's attributes, in the order of the file.
 func attributes(body *hclsyntax.Body) []*hclsyntax.Attribute {
 	var out []*hclsyntax.Attribute
 	for _, a := range body.Attributes {

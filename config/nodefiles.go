@@ -5,7 +5,7 @@ package config
 // Load reports it.
 func NodeFiles(paths []string) (named, shared []string) {
 	l := newLoader(Options{})
-	l.gather(paths)
+	l.readAll(paths)
 	l.parse()
 	for _, body := range l.bodies {
 		file := body.SrcRange.Filename

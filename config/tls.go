@@ -8,9 +8,9 @@ import (
 	"github.com/weirproxy/weir/config/certs"
 )
 
-// checkTLS checks a tls block: complete, its files readable, what they hold of one piece, and, for
-// the rpc port, this node's. A certificate that has expired is a problem to weir validate alone: a
-// node that starts with it can do more than one that doesn't.
+// checkTLS checks a tls block: complete, with readable files that match each other and, for the rpc
+// port, belong to this node. An expired certificate is a problem for weir validate only: a node
+// that starts with one can do more than a node that does not start.
 func (l *loader) checkTLS(path string, t TLS, withCA bool) {
 	if !l.isSet(path) {
 		return
@@ -32,8 +32,8 @@ func (l *loader) checkTLS(path string, t TLS, withCA bool) {
 	}
 }
 
-// checkComplete reports whether all files of a tls block are named; where not, those that are must
-// still be readable.
+// checkComplete reports whether a tls block names all its files. If not, the named ones must still
+// be readable.
 func (l *loader) checkComplete(path string, files certs.Files, withCA bool) bool {
 	complete := true
 	names := []struct{ name, file string }{{certs.CAFile, files.CA}, {certs.CertFile, files.Cert}, {certs.KeyFile, files.Key}}
@@ -58,7 +58,7 @@ func (l *loader) checkComplete(path string, files certs.Files, withCA bool) bool
 	return complete
 }
 
-// checkGossip checks the keys that gossip is understood with.
+// checkGossip checks the gossip keys.
 func (l *loader) checkGossip() {
 	const path = "cluster.gossip_accept_keys"
 	c := l.cfg.Cluster
@@ -81,8 +81,8 @@ func (l *loader) checkGossip() {
 	}
 }
 
-// Warnings lists what a node may run with, and its operator should know: what is open to the
-// network, and secrets that every user of the machine can read.
+// Warnings lists problems with which a node may still run, but that its operator should know: ports
+// that are open to the network, and secrets that every user of the machine can read.
 func Warnings(c *Config) Diagnostics {
 	var out Diagnostics
 	warn := func(path, message, hint string) {
@@ -93,11 +93,11 @@ func Warnings(c *Config) Diagnostics {
 		out = append(out, Diagnostic{At: at, Message: message, Hint: hint, Warning: true})
 	}
 	if !loopback(c.Cluster.RPC) && !c.Cluster.TLS.Enabled() {
-		warn("cluster.rpc", fmt.Sprintf("cluster.rpc is %s without TLS: whoever reaches that port is trusted like a node, and can change limits and read all traffic between nodes", c.Cluster.RPC),
+		warn("cluster.rpc", fmt.Sprintf("cluster.rpc is %s without TLS: anyone who reaches that port is trusted like a node, and can change limits and read all traffic between nodes", c.Cluster.RPC),
 			"Set cluster { tls { … } } (weir tls ca, weir tls cert NAME), or let only nodes reach the port.")
 	}
 	if !loopback(c.Cluster.Gossip) && c.Cluster.GossipKey == "" {
-		warn("cluster.gossip", fmt.Sprintf("cluster.gossip is %s without a key: whoever reaches that port can join, and take nodes for dead", c.Cluster.Gossip),
+		warn("cluster.gossip", fmt.Sprintf("cluster.gossip is %s without a key: anyone who reaches that port can join, and have nodes taken for dead", c.Cluster.Gossip),
 			"Set gossip_key (weir keygen), or let only nodes reach the port.")
 	}
 	if c.Role == RoleServer && len(c.Cluster.Join) == 0 && c.DataDir != "" {

@@ -225,7 +225,7 @@ func key() valueType[Secret] {
 			return "", "is not base64", hint
 		}
 		if len(b) != 16 && len(b) != 24 && len(b) != 32 {
-			return "", fmt.Sprintf("holds %d bytes, where a key has 16, 24 or 32", len(b)), hint
+			return "", fmt.Sprintf("holds %d bytes, but a key has 16, 24 or 32", len(b)), hint
 		}
 		return Secret(b), "", ""
 	})

@@ -13,8 +13,8 @@ const (
 	maxUsers    = 100_000
 	maxUserName = 255 // bytes, as in htpasswd
 
-	// The costs of bcrypt that are taken. Each step up doubles the time of a check: 15 takes a
-	// second or two.
+	// The accepted costs of bcrypt. Each step doubles the time of a check: 15 takes a second or
+	// two.
 	minBcryptCost = 4
 	maxBcryptCost = 15
 )
@@ -26,8 +26,8 @@ type User struct {
 }
 
 // ReadUsers reads a users file: lines of a name, a colon and a bcrypt hash, as `htpasswd -B` writes
-// them. Empty lines and those that begin with "#" are passed over. It answers the users in the
-// file's order, or every problem; none shows what stands in the file.
+// them. Empty lines and lines that begin with "#" are skipped. It returns the users in the file's
+// order, or every problem. Problems do not show the file's content.
 func ReadUsers(name string) ([]User, Diagnostics) {
 	src, err := readBounded(name, maxFileBytes)
 	if err != nil {
@@ -69,11 +69,11 @@ func parseUsers(name string, src []byte) (users []User, problems Diagnostics) {
 	return users, nil
 }
 
-// makeUser says how a line is made.
+// makeUser is the hint for making a line.
 const makeUser = "Make a line with `htpasswd -nB NAME`."
 
-// parseUser reads one line. Otherwise message says what is wrong with it, without a word of it but
-// the name.
+// parseUser parses one line. Otherwise message describes the problem, and shows nothing of the line
+// but the name.
 func parseUser(line string) (u User, message, hint string) {
 	name, hash, found := strings.Cut(line, ":")
 	control := func(r rune) bool { return unicode.IsControl(r) }
@@ -93,7 +93,7 @@ func parseUser(line string) (u User, message, hint string) {
 	return User{name, Secret(hash)}, "", ""
 }
 
-// checkBcrypt says what is wrong with a hash, if anything.
+// checkBcrypt returns what is wrong with a hash, or "".
 func checkBcrypt(hash string) string {
 	version, rest, found := strings.Cut(strings.TrimPrefix(hash, "$"), "$")
 	cost, digest, complete := strings.Cut(rest, "$")
@@ -113,12 +113,12 @@ func checkBcrypt(hash string) string {
 
 func notDigit(r rune) bool { return r < '0' || r > '9' }
 
-// notBcrypt tells what bcrypt's own base64 does not have.
+// notBcrypt reports whether bcrypt's own base64 lacks a character.
 func notBcrypt(r rune) bool {
 	return notDigit(r) && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z') && r != '.' && r != '/'
 }
 
-// users reads the file that path names, where one is.
+// users reads the file at path, if the config names one.
 func (l *loader) users(path, name string) []User {
 	if !l.checkReadable(path, name) {
 		return nil

@@ -281,13 +281,12 @@ func TestAllServersMoveAtOnce(t *testing.T) {
 	c.awaitVoters(t, "a", "b", "c")
 }
 
-// former builds weir with the version of the log before the present one: it stands for the release
-// before.
-func former(t *testing.T) string {
+// former builds weir with an earlier version of the log: it stands for a release that had none later.
+func former(t *testing.T, version int) string {
 	t.Helper()
-	out := filepath.Join(t.TempDir(), "weir-former")
-	if text, err := exec.Command("go", "build", "-tags=logversion1", "-o", out, "../cmd/weir").CombinedOutput(); err != nil {
-		t.Fatalf("build the former version: %v\n%s", err, text)
+	out := filepath.Join(t.TempDir(), fmt.Sprintf("weir-former-%d", version))
+	if text, err := exec.Command("go", "build", fmt.Sprintf("-tags=logversion%d", version), "-o", out, "../cmd/weir").CombinedOutput(); err != nil {
+		t.Fatalf("build a former version: %v\n%s", err, text)
 	}
 	return out
 }
@@ -296,7 +295,7 @@ func former(t *testing.T) string {
 // fails on those that are up. What only the next version understands is refused until all have it,
 // and taken then; a node of the former version stops at it, and says why.
 func TestRollingUpgrade(t *testing.T) {
-	old := former(t)
+	old := former(t, 1)
 	c := startCluster(t, shape{prepare: func(n *node) { n.binary = old }})
 	up := c.upstream(t)
 	const limit = 10

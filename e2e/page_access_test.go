@@ -97,7 +97,7 @@ func pageByKeyboard(t *testing.T, b *browser, host string) {
 	b.press(t, kb.Enter)
 	b.shows(t, stepTime, fmt.Sprintf(`tr[data-detail=%q] .conns button`, host), "Really?")
 	b.press(t, kb.Enter)
-	b.shows(t, stepTime, fmt.Sprintf(`tr[data-detail=%q] .connections`, host), "None is open.")
+	b.shows(t, stepTime, fmt.Sprintf(`tr[data-detail=%q] .connections`, host), "No open connections.")
 	eval[bool](t, b, `(document.querySelector('.open[aria-expanded=true]').click(), true)`)
 }
 

@@ -171,7 +171,7 @@ func pageCloses(t *testing.T, b *browser, host string, tunnel *load.Tunnel) {
 	if err := tunnel.Broken(5 * time.Second); errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Error("the tunnel lives on")
 	}
-	b.shows(t, 10*time.Second, fmt.Sprintf(`tr[data-detail=%q] .connections`, host), "None is open.")
+	b.shows(t, 10*time.Second, fmt.Sprintf(`tr[data-detail=%q] .connections`, host), "No open connections.")
 }
 
 // pageKeys: the page can be used without a mouse.

@@ -49,7 +49,7 @@ func (s *State) checkSessions() error {
 func (s *State) checkGrants() error {
 	var errs []error
 	for _, key := range s.grants.keys() {
-		if err := s.checkHolding(s.grants[key]); err != nil {
+		if err := s.checkHolding(key.Resource, s.grants[key]); err != nil {
 			errs = append(errs, fmt.Errorf("key %q: %w", key.Name, err))
 		}
 		if !key.Canonical() {
@@ -59,7 +59,11 @@ func (s *State) checkGrants() error {
 	return errors.Join(errs...)
 }
 
-func (s *State) checkHolding(h *holding) error {
+func (s *State) checkHolding(r limit.Resource, h *holding) error {
+	most := limit.MaxConnections
+	if r.IsRate() {
+		most = limit.Shares
+	}
 	var sum int64
 	var last uint64
 	for _, g := range h.slots {
@@ -69,7 +73,7 @@ func (s *State) checkHolding(h *holding) error {
 		if g.Session <= last {
 			return fmt.Errorf("session %d stands behind %d", g.Session, last)
 		}
-		if g.Slots <= 0 || g.Slots > limit.MaxConnections {
+		if g.Slots <= 0 || g.Slots > most {
 			return fmt.Errorf("session %d holds %d slots", g.Session, g.Slots)
 		}
 		sum += g.Slots
@@ -78,26 +82,49 @@ func (s *State) checkHolding(h *holding) error {
 	switch {
 	case sum != h.total:
 		return fmt.Errorf("the grants add up to %d, not %d", sum, h.total)
-	case sum > limit.MaxConnections:
+	case sum > most:
 		return fmt.Errorf("%d slots are granted, more than any limit allows", sum)
-	case sum == 0:
+	case sum == 0 && !r.IsRate():
 		return errors.New("an entry without grants was kept")
 	}
+	return checkLevel(r, h)
+}
+
+// checkLevel: no level lies above what the free shares hold under the largest limit that there can
+// be. That of the limit in force says nothing: it may have been lowered since the level was written.
+func checkLevel(r limit.Resource, h *holding) error {
+	if !r.IsRate() && h.level != 0 {
+		return fmt.Errorf("a level of %d grains, of what has none", h.level)
+	}
+	if h.level < 0 || h.level > part(maxBurst(r), limit.Shares-h.total, limit.Shares) {
+		return fmt.Errorf("a level of %d grains in %d free shares, more than any limit allows", h.level, limit.Shares-h.total)
+	}
 	return nil
+}
+
+// maxBurst is the size of the largest bucket that a limit can make, in grains.
+func maxBurst(r limit.Resource) int64 {
+	switch r {
+	case limit.Connections:
+		return 0
+	case limit.Requests:
+		return limit.MaxRequests * limit.TokenGrains
+	}
+	return limit.MaxBandwidth
 }
 
 func (s *State) checkLimits() error {
 	var errs []error
 	for _, source := range []limit.Source{limit.SourceAPI, limit.SourceConfig} {
 		layer := s.layers.of(source)
-		for _, pattern := range slices.Sorted(maps.Keys(layer)) {
+		for _, pattern := range slices.SortedFunc(maps.Keys(layer), limit.Pattern.Compare) {
 			l := layer[pattern]
 			if err := l.Validate(); err != nil {
 				errs = append(errs, err)
 			}
-			if l.Pattern.String() != pattern || l.Source != source || l.ModifyIndex == 0 || l.ModifyIndex > s.table.Index {
+			if l.Pattern != pattern || l.Source != source || l.ModifyIndex == 0 || l.ModifyIndex > s.table.Index {
 				errs = append(errs, fmt.Errorf("limit %q of %v stands under %q in the layer %v, modified at %d with the table at %d",
-					l.Pattern.String(), l.Source, pattern, source, l.ModifyIndex, s.table.Index))
+					l.Name(), l.Source, pattern.Name(), source, l.ModifyIndex, s.table.Index))
 			}
 		}
 	}

@@ -80,7 +80,7 @@ func commandToPB(c Command) *fsmpb.Command {
 		}}}
 	case *DeleteLimit:
 		return &fsmpb.Command{Command: &fsmpb.Command_DeleteLimit{DeleteLimit: &fsmpb.DeleteLimit{
-			Pattern: c.Pattern.String(), Precondition: preconditionToPB(c.Precondition),
+			Pattern: c.Pattern.String(), Scope: fsmpb.ScopeOf(c.Pattern), Precondition: preconditionToPB(c.Precondition),
 		}}}
 	case *ReplaceLimits:
 		return &fsmpb.Command{Command: &fsmpb.Command_ReplaceLimits{ReplaceLimits: &fsmpb.ReplaceLimits{
@@ -136,7 +136,10 @@ func closeSessionsFromPB(m *fsmpb.CloseSessions) (Command, error) {
 func adjustToPB(c *Adjust) *fsmpb.Adjust {
 	m := &fsmpb.Adjust{Term: c.Term, Batch: c.Batch, Adjustments: make([]*fsmpb.Adjustment, len(c.Adjustments))}
 	for i, a := range c.Adjustments {
-		m.Adjustments[i] = &fsmpb.Adjustment{Session: a.Session, Key: fsmpb.KeyOf(a.Key), Delta: a.Delta}
+		m.Adjustments[i] = &fsmpb.Adjustment{Session: a.Session, Key: fsmpb.KeyOf(a.Key), Delta: a.Delta, Level: a.Level}
+	}
+	for _, key := range c.Forget {
+		m.Forget = append(m.Forget, fsmpb.KeyOf(key))
 	}
 	return m
 }
@@ -151,7 +154,14 @@ func adjustFromPB(m *fsmpb.Adjust) (Command, error) {
 		if err := errors.Join(err, fsmpb.Known(a)); err != nil {
 			return nil, err
 		}
-		c.Adjustments[i] = Adjustment{Session: a.GetSession(), Key: key, Delta: a.GetDelta()}
+		c.Adjustments[i] = Adjustment{Session: a.GetSession(), Key: key, Delta: a.GetDelta(), Level: a.GetLevel()}
+	}
+	for _, k := range m.GetForget() {
+		key, err := fsmpb.ParseKey(k)
+		if err != nil {
+			return nil, err
+		}
+		c.Forget = append(c.Forget, key)
 	}
 	return c, fsmpb.Known(m)
 }
@@ -169,7 +179,7 @@ func putLimitFromPB(m *fsmpb.PutLimit) (Command, error) {
 }
 
 func deleteLimitFromPB(m *fsmpb.DeleteLimit) (Command, error) {
-	pattern, err := fsmpb.ParsePattern(m.GetPattern())
+	pattern, err := fsmpb.ParsePattern(m.GetScope(), m.GetPattern())
 	if err != nil {
 		return nil, err
 	}

@@ -17,9 +17,10 @@ import (
 
 	"github.com/weirproxy/weir/fsm/fsmpb"
 	"github.com/weirproxy/weir/limit"
+	"github.com/weirproxy/weir/limit/limittest"
 )
 
-// everyCommand has each command, with each field set and with none.
+// everyCommand has each command, with each field set and with none, of each version.
 func everyCommand() []Command {
 	index := uint64(7)
 	full := limit.Limit{
@@ -29,17 +30,66 @@ func everyCommand() []Command {
 	bare := limit.Limit{Pattern: pattern("10.0.0.0/8"), Connections: limit.Unlimited}
 	zero := limit.Limit{Pattern: pattern("blocked.example"), Source: limit.SourceConfig}
 	all := Precondition{MatchIndex: &index, MustExist: true, MustNotExist: true}
-	return []Command{
+	commands := []Command{
 		&Init{}, &Init{ClusterID: "id", TTL: 10 * time.Second, Limits: []limit.Limit{full, bare, zero}},
 		&OpenSession{}, &OpenSession{Term: 3, Node: "a", Identity: "xyz"},
 		&CloseSessions{Reason: CloseLeft}, &CloseSessions{Term: 3, Sessions: []uint64{1, math.MaxUint64}, Reason: CloseExpired},
 		&Adjust{}, &Adjust{Term: 3, Batch: 4, Adjustments: []Adjustment{
-			{1, limit.HostConnections("a.example"), 5}, {2, limit.HostConnections("[::1]:80"), -5}, {0, limit.HostConnections(""), math.MinInt64},
+			{Session: 1, Key: limit.HostConnections("a.example"), Delta: 5},
+			{Session: 2, Key: limit.HostConnections("[::1]:80"), Delta: -5},
+			{Session: 0, Key: limit.HostConnections(""), Delta: math.MinInt64},
 		}},
 		&PutLimit{Limit: full}, &PutLimit{Limit: zero, Precondition: all}, &PutLimit{Limit: limit.Limit{Pattern: pattern("*"), Connections: -5}},
 		&DeleteLimit{Pattern: full.Pattern}, &DeleteLimit{Pattern: bare.Pattern, Precondition: all},
 		&RestoreLimits{}, &RestoreLimits{Limits: []limit.Limit{full, bare, zero}, Precondition: all},
 		&ReplaceLimits{Source: limit.SourceConfig}, &ReplaceLimits{Source: limit.SourceAPI, Limits: []limit.Limit{zero, full}, Precondition: all},
+	}
+	for _, l := range newerLimits() {
+		commands = append(commands,
+			&Init{ClusterID: "id", TTL: 10 * time.Second, Limits: []limit.Limit{zero, l}},
+			&PutLimit{Limit: l, Precondition: all},
+			&ReplaceLimits{Source: limit.SourceConfig, Limits: []limit.Limit{full, l}},
+			&RestoreLimits{Limits: []limit.Limit{l, zero}},
+		)
+		if l.Pattern.Scope() != limit.ScopeHost {
+			commands = append(commands, &DeleteLimit{Pattern: l.Pattern, Precondition: all})
+		}
+	}
+	for _, a := range newerAdjustments() {
+		commands = append(commands, &Adjust{Term: 3, Batch: 5, Adjustments: []Adjustment{{Session: 1, Key: limit.HostConnections("a"), Delta: 1}, a}})
+	}
+	return append(commands, &Adjust{Term: 3, Batch: 6, Forget: []limit.Key{{Scope: limit.ScopeTotal, Resource: limit.Upload}, limit.HostConnections("a")}})
+}
+
+// newerLimits are limits that only version 3 of the log has.
+func newerLimits() []limit.Limit {
+	rate := limit.Rate{Thousandths: 500, Per: time.Minute, Burst: 3}
+	bandwidth := limit.Bandwidth{Upload: 1 << 20, Download: 1 << 30, Burst: 1 << 16}
+	host, free := pattern("a.example"), limit.Unlimited
+	return []limit.Limit{
+		{Pattern: host, Connections: free, Requests: rate},
+		{Pattern: host, Connections: free, Bandwidth: bandwidth},
+		{Pattern: host, Connections: 1, Report: true},
+		{Pattern: limittest.Scoped(limit.ScopeClient, "10.0.0.0/8"), Connections: 2, Shared: true, Source: limit.SourceAPI},
+		{Pattern: limittest.Scoped(limit.ScopeUser, "ünal"), Connections: 0, Requests: rate, Bandwidth: bandwidth, Queue: limit.Queue{Timeout: 1, Size: 2}},
+		{Pattern: limittest.Scoped(limit.ScopeTotal, ""), Connections: free, Requests: rate, Report: true, Evict: true},
+		{Pattern: limittest.Scoped(limit.ScopeKey, "tenant/*"), Connections: 7, Source: limit.SourceConfig, ModifyIndex: 4},
+		{Pattern: limittest.Scoped(limit.ScopeConnection, ""), Connections: free, Bandwidth: limit.Bandwidth{Download: 4096}},
+	}
+}
+
+// newerAdjustments are adjustments that only version 3 of the log has.
+func newerAdjustments() []Adjustment {
+	key := func(s limit.Scope, r limit.Resource, name string) limit.Key {
+		return limit.Key{Scope: s, Resource: r, Name: name}
+	}
+	return []Adjustment{
+		{Session: 1, Key: key(limit.ScopeHost, limit.Requests, "a.example"), Delta: 1000},
+		{Session: 1, Key: key(limit.ScopeClient, limit.Connections, "10.0.0.1"), Delta: 1},
+		{Session: 2, Key: key(limit.ScopeTotal, limit.Download, ""), Delta: -limit.Shares, Level: math.MaxInt64},
+		{Session: 2, Key: key(limit.ScopeUser, limit.Upload, "ünal"), Delta: -1, Level: 1},
+		{Session: 3, Key: key(limit.ScopeKey, limit.Requests, "tenant/*"), Delta: -1, Level: -1},
+		{Session: 3, Key: limit.HostConnections("a"), Delta: -1, Level: 1},
 	}
 }
 
@@ -162,8 +212,25 @@ func TestDecodeRefusesWhatItDoesNotKnow(t *testing.T) {
 		"pattern of init": {enc(&fsmpb.Command{Command: &fsmpb.Command_Init{Init: &fsmpb.Init{Limits: []*fsmpb.Limit{{Pattern: "?"}}}}}),
 			"not a pattern"},
 		"no key":       {adjust(nil), "key scope 0"},
-		"key scope":    {adjust(&fsmpb.Key{Scope: 2, Resource: 1}), "key scope 2"},
-		"key resource": {adjust(&fsmpb.Key{Scope: 1, Resource: 2}), "key resource 2"},
+		"key scope":    {adjust(&fsmpb.Key{Scope: 7, Resource: 1}), "key scope 7"},
+		"no key's":     {adjust(&fsmpb.Key{Scope: 6, Resource: 3}), "key scope 6"},
+		"large scope":  {adjust(&fsmpb.Key{Scope: 257, Resource: 1}), "key scope 257"},
+		"key resource": {adjust(&fsmpb.Key{Scope: 1, Resource: 5}), "key resource 5"},
+		"no resource":  {adjust(&fsmpb.Key{Scope: 1}), "key resource 0"},
+		"large one":    {adjust(&fsmpb.Key{Scope: 1, Resource: 258}), "key resource 258"},
+		"forgotten key": {enc(&fsmpb.Command{Command: &fsmpb.Command_Adjust{Adjust: &fsmpb.Adjust{Forget: []*fsmpb.Key{{Scope: 7, Resource: 2}}}}}),
+			"key scope 7"},
+		"limit's scope":       {put(&fsmpb.Limit{Pattern: "a", Scope: 7}), "limit scope 7"},
+		"limit's large scope": {put(&fsmpb.Limit{Pattern: "a", Scope: 258}), "limit scope 258"},
+		"scope host, written": {put(&fsmpb.Limit{Pattern: "a", Scope: 1}), "limit scope 1"},
+		"client's spelling":   {put(&fsmpb.Limit{Pattern: "10.1.2.3/8", Scope: 2}), "which is \"10.0.0.0/8\" here"},
+		"pattern of total":    {put(&fsmpb.Limit{Pattern: "*", Scope: 4}), "not a pattern"},
+		"name of a host":      {put(&fsmpb.Limit{Pattern: "a.example", Scope: 2}), "not a pattern"},
+		"star of a user":      {put(&fsmpb.Limit{Pattern: "a*", Scope: 3}), "not a pattern"},
+		"requests of nothing": {put(&fsmpb.Limit{Pattern: "a", Requests: &fsmpb.Rate{}}), "requests without a rate"},
+		"bandwidth of none":   {put(&fsmpb.Limit{Pattern: "a", Bandwidth: &fsmpb.Bandwidth{}}), "bandwidth without a rate"},
+		"deleted scope": {enc(&fsmpb.Command{Command: &fsmpb.Command_DeleteLimit{DeleteLimit: &fsmpb.DeleteLimit{Pattern: "a", Scope: 9}}}),
+			"limit scope 9"},
 	} {
 		got, err := Decode(c.entry)
 		if got != nil || !errors.Is(err, ErrNewer) || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "upgrade") {
@@ -199,7 +266,7 @@ func TestDecodeRefusesUnknownFields(t *testing.T) {
 			}
 		}
 	}
-	if len(tried) != 14 {
+	if len(tried) != 16 {
 		t.Errorf("%d messages were tried: %v", len(tried), tried)
 	}
 }
@@ -293,7 +360,7 @@ func TestDecodingCostsInProportion(t *testing.T) {
 }
 
 func BenchmarkDecodeAdjust(b *testing.B) {
-	entry := Encode(&Adjust{Term: 1, Batch: 1, Adjustments: []Adjustment{{1, limit.HostConnections("api.example.com"), 1}}})
+	entry := Encode(&Adjust{Term: 1, Batch: 1, Adjustments: []Adjustment{{Session: 1, Key: limit.HostConnections("api.example.com"), Delta: 1}}})
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := Decode(entry); err != nil {

@@ -46,7 +46,10 @@ type CloseSessions struct {
 type Adjustment struct {
 	Session uint64
 	Key     limit.Key
-	Delta   int64
+	Delta   int64 // slots, or of a rate [limit.Shares]
+	// Level is, of a decrease of a rate, how many grains come back in the shares; see
+	// [limit.TokenGrains]. Of an increase it is only in the [Result]: how many go out with them.
+	Level int64
 }
 
 // Adjust changes grants.
@@ -54,6 +57,9 @@ type Adjust struct {
 	Term        uint64
 	Batch       uint64 // rises with each Adjust of a term, from 1: a repeated entry is void
 	Adjustments []Adjustment
+	// Forget names keys of rates of which nobody holds anything, and that must be full by now: their
+	// levels are removed. For any other key it is void.
+	Forget []limit.Key
 }
 
 // Precondition makes a write of limits conditional.
@@ -69,7 +75,7 @@ type PutLimit struct {
 	Precondition Precondition
 }
 
-// DeleteLimit removes the API's limit with this pattern, which uncovers the config's, if there is
+// DeleteLimit removes the API's limit with this pattern, of its scope, which uncovers the config's, if there is
 // one; where there is only the config's, it removes that, until the next reload.
 type DeleteLimit struct {
 	Pattern      limit.Pattern

@@ -1,24 +1,27 @@
 package fsm
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/weirproxy/weir/limit"
 )
 
-// layers are the limits as they were written: the API's over the config's. Keys
-// are the patterns' texts. Methods that write report whether anything changed.
+// layers are the limits as they were written: the API's over the config's.
+// Methods that write report whether anything changed. A limit that stands here is never altered, only
+// replaced.
 type layers struct {
-	api, config map[string]limit.Limit
+	api, config map[limit.Pattern]*limit.Limit
 }
 
 func newLayers() layers {
-	return layers{api: make(map[string]limit.Limit), config: make(map[string]limit.Limit)}
+	return layers{api: make(map[limit.Pattern]*limit.Limit), config: make(map[limit.Pattern]*limit.Limit)}
 }
 
-func (y *layers) of(s limit.Source) map[string]limit.Limit {
+func (y *layers) of(s limit.Source) map[limit.Pattern]*limit.Limit {
 	if s == limit.SourceAPI {
 		return y.api
 	}
@@ -26,32 +29,47 @@ func (y *layers) of(s limit.Source) map[string]limit.Limit {
 }
 
 // effective returns the limit that counts for a pattern.
-func (y *layers) effective(pattern string) (limit.Limit, bool) {
-	if l, ok := y.api[pattern]; ok {
-		return l, true
+func (y *layers) effective(pattern limit.Pattern) (limit.Limit, bool) {
+	if l := cmp.Or(y.api[pattern], y.config[pattern]); l != nil {
+		return *l, true
 	}
-	l, ok := y.config[pattern]
-	return l, ok
+	return limit.Limit{}, false
 }
 
 // all lists the effective limits, sorted by pattern.
 func (y *layers) all() []limit.Limit {
-	// Sorting the texts moves a tenth of the memory that sorting the limits would.
-	texts := make([]string, 0, len(y.api)+len(y.config))
-	for text := range y.api {
-		texts = append(texts, text)
+	holding := make([]placed, 0, len(y.api)+len(y.config))
+	for _, l := range y.api {
+		holding = append(holding, place(l))
 	}
-	for text := range y.config {
-		if _, covered := y.api[text]; !covered {
-			texts = append(texts, text)
+	for p, l := range y.config {
+		if _, covered := y.api[p]; !covered {
+			holding = append(holding, place(l))
 		}
 	}
-	slices.Sort(texts)
-	all := make([]limit.Limit, len(texts))
-	for i, text := range texts {
-		all[i], _ = y.effective(text)
+	slices.SortFunc(holding, placed.compare)
+	all := make([]limit.Limit, len(holding))
+	for i := range holding {
+		all[i] = *holding[i].limit
 	}
 	return all
+}
+
+// placed is a limit with what it is sorted by, which is a tenth of its size.
+type placed struct {
+	text  string
+	limit *limit.Limit
+	scope limit.Scope
+}
+
+func place(l *limit.Limit) placed { return placed{l.Pattern.String(), l, l.Pattern.Scope()} }
+
+// compare orders as [limit.Pattern.Compare] does.
+func (p placed) compare(o placed) int {
+	if p.scope != o.scope {
+		return int(p.scope) - int(o.scope)
+	}
+	return strings.Compare(p.text, o.text)
 }
 
 // put writes a limit to the layer that its Source names. Writing what stands there
@@ -60,17 +78,18 @@ func (y *layers) all() []limit.Limit {
 // cleared by a reload of the same config, a node that lags would miss it.
 func (y *layers) put(index uint64, l limit.Limit) bool {
 	layer := y.of(l.Source)
-	if old, ok := layer[l.Pattern.String()]; ok && old.SameValue(&l) && !l.Evict {
+	if old, ok := layer[l.Pattern]; ok && old.SameValue(&l) && !l.Evict {
 		return false
 	}
-	l.ModifyIndex = index
-	layer[l.Pattern.String()] = l
+	written := l // so that l itself, and with it a write that changes nothing, costs no memory
+	written.ModifyIndex = index
+	layer[l.Pattern] = &written
 	return true
 }
 
 // remove deletes the API's limit, which uncovers the config's; where there is only
 // the config's, that.
-func (y *layers) remove(index uint64, pattern string) bool {
+func (y *layers) remove(index uint64, pattern limit.Pattern) bool {
 	if _, ok := y.api[pattern]; ok {
 		y.uncover(index, pattern)
 		return true
@@ -83,11 +102,12 @@ func (y *layers) remove(index uint64, pattern string) bool {
 // uncover deletes the API's limit. The config's below it becomes effective now, so
 // this is its last change: an ETag must not go back to one that was seen before,
 // nor an old eviction be asked for again.
-func (y *layers) uncover(index uint64, pattern string) {
+func (y *layers) uncover(index uint64, pattern limit.Pattern) {
 	delete(y.api, pattern)
-	if l, ok := y.config[pattern]; ok {
+	if below := y.config[pattern]; below != nil {
+		l := *below
 		l.ModifyIndex, l.Evict = index, false
-		y.config[pattern] = l
+		y.config[pattern] = &l
 	}
 }
 
@@ -109,9 +129,9 @@ func (y *layers) replaceAPI(index uint64, limits []limit.Limit) bool {
 	changed = y.keepOnly(limit.SourceConfig, named) || changed
 	for _, l := range limits {
 		l.Source = limit.SourceAPI
-		if c, ok := y.config[l.Pattern.String()]; ok && c.SameValue(&l) {
-			if _, covered := y.api[l.Pattern.String()]; covered {
-				y.uncover(index, l.Pattern.String())
+		if c, ok := y.config[l.Pattern]; ok && c.SameValue(&l) {
+			if _, covered := y.api[l.Pattern]; covered {
+				y.uncover(index, l.Pattern)
 				changed = true
 			}
 			l.Source = limit.SourceConfig
@@ -161,13 +181,13 @@ func splitLayers(limits []limit.Limit) (lists limitLists) {
 func Effective(limits []limit.Limit) []limit.Limit {
 	y := newLayers()
 	for _, l := range limits {
-		y.of(l.Source)[l.Pattern.String()] = l
+		y.of(l.Source)[l.Pattern] = &l
 	}
 	return y.all()
 }
 
 // keepOnly deletes all limits of a layer but those named.
-func (y *layers) keepOnly(s limit.Source, named map[string]bool) bool {
+func (y *layers) keepOnly(s limit.Source, named map[limit.Pattern]bool) bool {
 	layer := y.of(s)
 	before := len(layer)
 	for pattern := range layer {
@@ -178,26 +198,26 @@ func (y *layers) keepOnly(s limit.Source, named map[string]bool) bool {
 	return len(layer) != before
 }
 
-func patternsOf(limits []limit.Limit) map[string]bool {
-	named := make(map[string]bool, len(limits))
+func patternsOf(limits []limit.Limit) map[limit.Pattern]bool {
+	named := make(map[limit.Pattern]bool, len(limits))
 	for i := range limits {
-		named[limits[i].Pattern.String()] = true
+		named[limits[i].Pattern] = true
 	}
 	return named
 }
 
 // validateAll verifies limits that are written together.
 func validateAll(limits []limit.Limit) error {
-	seen := make(map[string]bool, len(limits))
+	seen := make(map[limit.Pattern]bool, len(limits))
 	for i := range limits {
 		l := &limits[i]
 		if err := l.Validate(); err != nil {
 			return err
 		}
-		if seen[l.Pattern.String()] {
-			return fmt.Errorf("%w: limit %q: it stands twice", limit.ErrInvalid, l.Pattern.String())
+		if seen[l.Pattern] {
+			return fmt.Errorf("%w: limit %q: it stands twice", limit.ErrInvalid, l.Name())
 		}
-		seen[l.Pattern.String()] = true
+		seen[l.Pattern] = true
 	}
 	return nil
 }
@@ -213,10 +233,7 @@ func validateLayers(limits []limit.Limit) error {
 	return errors.Join(validateAll(lists.api), validateAll(lists.config))
 }
 
-// sameShape reports whether two sorted lists have the same patterns, each with the
-// same Shared flag and in both with or without a cap.
+// sameShape reports whether two sorted lists count the same things in the same way.
 func sameShape(a, b []limit.Limit) bool {
-	return slices.EqualFunc(a, b, func(x, y limit.Limit) bool {
-		return x.Pattern == y.Pattern && x.Shared == y.Shared && x.Capped() == y.Capped()
-	})
+	return slices.EqualFunc(a, b, func(x, y limit.Limit) bool { return x.SameShape(&y) })
 }

@@ -3,18 +3,21 @@ package fsm
 import (
 	"cmp"
 	"maps"
+	"math/bits"
 	"slices"
 
 	"github.com/weirproxy/weir/limit"
 )
 
-// ledger holds the grants: per key one compact entry, since there may be very many
-// keys and each is held by few sessions. A key without grants has none.
+// ledger holds the grants: per key one compact entry, since there may be very many keys and each is
+// held by few sessions. A key of connections without grants has none. One of a rate keeps its entry
+// for the level, until it is forgotten.
 type ledger map[limit.Key]*holding
 
-// holding is who holds slots of one key.
+// holding is who holds slots of one key, or shares, where that is of a rate.
 type holding struct {
 	total int64          // the sum of slots
+	level int64          // of a rate: the grains in the shares that nobody holds
 	slots []SessionSlots // by session id, each > 0
 }
 
@@ -41,6 +44,64 @@ func (h *holding) sum() int64 {
 	return h.total
 }
 
+// levelUnder is the level of a rate's free shares while l is in force. A key that has never been
+// leased is full.
+func (h *holding) levelUnder(l *limit.Limit, r limit.Resource) int64 {
+	if h == nil {
+		return l.BurstGrains(r)
+	}
+	return min(h.level, sizeOf(l, r, limit.Shares-h.total))
+}
+
+// putBack adds the level that comes back with shares, which have left their holder already, and
+// answers how much of it was kept: never more than these shares hold under the limit in force. Without
+// a limit it is lost.
+func (h *holding) putBack(l *limit.Limit, r limit.Resource, shares, level int64) int64 {
+	if h == nil || shares == 0 || !l.Caps(r) {
+		return 0
+	}
+	level = min(max(level, 0), sizeOf(l, r, shares))
+	// What was free before is cut to its own size first, or the shares that came would make room for
+	// what a lower limit has taken away.
+	h.level = min(h.level, sizeOf(l, r, limit.Shares-h.total-shares)) + level
+	return level
+}
+
+// takeOut takes the part of the free level that goes with shares, which are not granted yet. It
+// rounds down: what is left may lie a grain above the size of what is free then, and is cut.
+func (h *holding) takeOut(l *limit.Limit, r limit.Resource, shares int64) int64 {
+	free := limit.Shares - h.total
+	level := h.levelUnder(l, r)
+	taken := part(level, shares, free)
+	h.level = min(level-taken, sizeOf(l, r, free-shares))
+	return taken
+}
+
+// sizeOf is the most that some shares of a rate hold, in grains.
+func sizeOf(l *limit.Limit, r limit.Resource, shares int64) int64 {
+	return part(l.BurstGrains(r), shares, limit.Shares)
+}
+
+// part is n·k/of, rounded down, where 0 ≤ k ≤ of, whatever n·k comes to.
+func part(n, k, of int64) int64 {
+	if k <= 0 {
+		return 0
+	}
+	hi, lo := bits.Mul64(uint64(n), uint64(k))
+	q, _ := bits.Div64(hi, lo, uint64(of))
+	return int64(q)
+}
+
+// entry returns the key's entry; where there is none, it makes one.
+func (g ledger) entry(key limit.Key) *holding {
+	h := g[key]
+	if h == nil {
+		h = &holding{}
+		g[key] = h
+	}
+	return h
+}
+
 // add changes a session's grant of a key by delta, which must leave it ≥ 0.
 func (g ledger) add(session uint64, key limit.Key, delta int64) { g.addTo(g[key], session, key, delta) }
 
@@ -50,8 +111,7 @@ func (g ledger) addTo(h *holding, session uint64, key limit.Key, delta int64) {
 		return
 	}
 	if h == nil {
-		h = &holding{}
-		g[key] = h
+		h = g.entry(key)
 	}
 	i, found := h.find(session)
 	if !found {
@@ -63,11 +123,22 @@ func (g ledger) addTo(h *holding, session uint64, key limit.Key, delta int64) {
 		h.slots = slices.Delete(h.slots, i, i+1)
 	}
 	if len(h.slots) == 0 {
+		h.slots = nil
+		if !key.Resource.IsRate() {
+			delete(g, key)
+		}
+	}
+}
+
+// forget removes a key's entry, unless somebody holds a part of it.
+func (g ledger) forget(key limit.Key) {
+	if h := g[key]; h != nil && h.total == 0 {
 		delete(g, key)
 	}
 }
 
-// free takes everything from the sessions given and lists it by session, then key.
+// free takes everything from the sessions given and lists it by session, then key. Shares of a rate
+// come back empty: nobody says what was left in them.
 func (g ledger) free(sessions map[uint64]bool) []Adjustment {
 	var freed []Adjustment
 	for key, h := range g {
@@ -96,7 +167,7 @@ func (g ledger) held(session uint64) []Adjustment {
 	return held
 }
 
-// keys lists the keys that are granted to anybody, sorted.
+// keys lists the keys that have an entry, sorted.
 func (g ledger) keys() []limit.Key {
 	return slices.SortedFunc(maps.Keys(g), limit.Key.Compare)
 }

@@ -1,17 +1,10 @@
 package fsm
 
 import (
-	"bytes"
-	"errors"
-	"fmt"
 	"maps"
+	"math/big"
 	"slices"
-	"testing"
 	"time"
-
-	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
-	"pgregory.net/rapid"
 
 	"github.com/weirproxy/weir/limit"
 	"github.com/weirproxy/weir/limit/limittest"
@@ -24,36 +17,80 @@ type model struct {
 	index, batchTerm, batch uint64
 	clusterID               string
 	ttl                     time.Duration
-	api, config             map[string]limit.Limit
-	effective               map[string]limit.Limit
+	api, config             map[limit.Pattern]limit.Limit
+	effective               map[limit.Pattern]limit.Limit
 	tableIndex, shapeIndex  uint64
 	sessions                map[uint64]Session
-	grants                  map[string]map[uint64]int64
+	grants                  map[limit.Key]map[uint64]int64
+	levels                  map[limit.Key]int64 // of rates that have been leased
 }
 
 func newModel() *model {
 	return &model{
-		api: map[string]limit.Limit{}, config: map[string]limit.Limit{}, effective: map[string]limit.Limit{},
-		sessions: map[uint64]Session{}, grants: map[string]map[uint64]int64{},
+		api: map[limit.Pattern]limit.Limit{}, config: map[limit.Pattern]limit.Limit{}, effective: map[limit.Pattern]limit.Limit{},
+		sessions: map[uint64]Session{}, grants: map[limit.Key]map[uint64]int64{}, levels: map[limit.Key]int64{},
 	}
 }
 
-func (m *model) governing(key string) *limit.Limit {
+// governing is the limit under which somebody is counted as this key, by the reference.
+func (m *model) governing(key limit.Key) *limit.Limit {
 	limits := slices.Collect(maps.Values(m.effective))
 	for i := range limits {
-		if limits[i].Shared && limits[i].Pattern.String() == key {
+		p := limits[i].Pattern
+		if p.Scope() == key.Scope && limits[i].Shared && p.String() == key.Name {
 			return &limits[i]
 		}
 	}
-	for _, t := range limittest.Targets() {
-		if l, k := limittest.Match(limits, t); k == key {
+	if key.Scope == limit.ScopeConnection {
+		return nil
+	}
+	for _, s := range limittest.Subjects() {
+		if l, name := limittest.Find(limits, key.Scope, &s); l != nil && name == key.Name {
 			return l
 		}
 	}
 	return nil
 }
 
-func (m *model) granted(key string) (sum int64) {
+// capacity is how much of a key may be granted, and the size of its bucket where it is a rate.
+func (m *model) capacity(key limit.Key) (capacity, burst int64) {
+	l := m.governing(key)
+	if l == nil {
+		return 0, 0
+	}
+	switch key.Resource {
+	case limit.Connections:
+		return max(0, l.Connections), 0
+	case limit.Requests:
+		burst = l.Requests.Burst * 1_000_000
+	case limit.Upload:
+		burst = bandwidthBurst(l.Bandwidth.Upload, l.Bandwidth.Burst)
+	case limit.Download:
+		burst = bandwidthBurst(l.Bandwidth.Download, l.Bandwidth.Burst)
+	}
+	if burst == 0 {
+		return 0, 0
+	}
+	return 1_000_000, burst
+}
+
+func bandwidthBurst(rate, burst int64) int64 {
+	switch {
+	case rate == 0:
+		return 0
+	case burst == 0:
+		return max(rate, 65536)
+	}
+	return burst
+}
+
+// share is n·k/of, rounded down.
+func share(n, k, of int64) int64 {
+	product := new(big.Int).Mul(big.NewInt(n), big.NewInt(k))
+	return product.Div(product, big.NewInt(of)).Int64()
+}
+
+func (m *model) granted(key limit.Key) (sum int64) {
 	for _, n := range m.grants[key] {
 		sum += n
 	}
@@ -80,13 +117,13 @@ func (m *model) apply(index, term uint64, c Command) Result {
 	case *Adjust:
 		return m.adjust(term, c)
 	case *PutLimit:
-		old, ok := m.effective[c.Limit.Pattern.String()]
+		old, ok := m.effective[c.Limit.Pattern]
 		if err := modelPrecondition(c.Precondition, ok, old.ModifyIndex); err != nil {
 			return Result{Err: err}
 		}
 		return Result{Changed: m.write(c)}
 	case *DeleteLimit:
-		old, ok := m.effective[c.Pattern.String()]
+		old, ok := m.effective[c.Pattern]
 		if err := modelPrecondition(c.Precondition, ok, old.ModifyIndex); err != nil {
 			return Result{Err: err}
 		}
@@ -133,13 +170,14 @@ func (m *model) open(term uint64, c *OpenSession) Result {
 	return r
 }
 
+// end closes sessions. Shares of rates come back empty: no level changes.
 func (m *model) end(ids ...uint64) []Adjustment {
 	var freed []Adjustment
 	for _, id := range slices.Compact(slices.Sorted(slices.Values(ids))) {
 		delete(m.sessions, id)
-		for _, key := range slices.Sorted(maps.Keys(m.grants)) {
+		for _, key := range slices.SortedFunc(maps.Keys(m.grants), limit.Key.Compare) {
 			if n := m.grants[key][id]; n > 0 {
-				freed = append(freed, Adjustment{id, limit.HostConnections(key), n})
+				freed = append(freed, Adjustment{Session: id, Key: key, Delta: n})
 			}
 			delete(m.grants[key], id)
 		}
@@ -161,22 +199,31 @@ func (m *model) adjust(term uint64, c *Adjust) Result {
 			if decreases != (a.Delta < 0) {
 				continue
 			}
+			if a.Key.Resource.IsRate() {
+				r.Adjusted[i].Delta, r.Adjusted[i].Level = m.adjustRate(a)
+				continue
+			}
 			applied := int64(0)
 			// One slot at a time, as long as the rules allow it.
-			for applied != a.Delta && m.step(a.Session, a.Key.Name, decreases) {
+			for applied != a.Delta && m.step(a.Session, a.Key, decreases) {
 				if decreases {
 					applied--
 				} else {
 					applied++
 				}
 			}
-			r.Adjusted[i].Delta = applied
+			r.Adjusted[i].Delta, r.Adjusted[i].Level = applied, 0
+		}
+	}
+	for _, key := range c.Forget {
+		if m.granted(key) == 0 {
+			delete(m.levels, key)
 		}
 	}
 	return r
 }
 
-func (m *model) step(session uint64, key string, decrease bool) bool {
+func (m *model) step(session uint64, key limit.Key, decrease bool) bool {
 	if decrease {
 		if m.grants[key][session] == 0 {
 			return false
@@ -184,27 +231,71 @@ func (m *model) step(session uint64, key string, decrease bool) bool {
 		m.grants[key][session]--
 		return true
 	}
-	l := m.governing(key)
-	if _, open := m.sessions[session]; !open || l == nil || l.Connections == limit.Unlimited || m.granted(key) >= l.Connections {
+	capacity, _ := m.capacity(key)
+	if _, open := m.sessions[session]; !open || m.granted(key) >= capacity {
 		return false
 	}
+	m.give(session, key, 1)
+	return true
+}
+
+func (m *model) give(session uint64, key limit.Key, n int64) {
 	if m.grants[key] == nil {
 		m.grants[key] = map[uint64]int64{}
 	}
-	m.grants[key][session]++
-	return true
+	m.grants[key][session] += n
+}
+
+// adjustRate moves shares, and what lies in them.
+func (m *model) adjustRate(a Adjustment) (delta, level int64) {
+	capacity, burst := m.capacity(a.Key)
+	if a.Delta < 0 {
+		back := min(m.grants[a.Key][a.Session], -max(a.Delta, -1_000_000))
+		if back == 0 {
+			return 0, 0
+		}
+		m.give(a.Session, a.Key, -back)
+		if burst == 0 {
+			return -back, 0
+		}
+		level = min(max(a.Level, 0), share(burst, back, 1_000_000))
+		m.levels[a.Key] = level + min(m.levels[a.Key], share(burst, 1_000_000-m.granted(a.Key)-back, 1_000_000))
+		return -back, level
+	}
+	free := capacity - m.granted(a.Key)
+	if _, open := m.sessions[a.Session]; !open || free <= 0 || a.Delta == 0 {
+		return 0, 0
+	}
+	in := m.freeLevel(a.Key)
+	delta = min(a.Delta, free)
+	level = share(in, delta, free)
+	m.levels[a.Key] = min(in-level, share(burst, free-delta, 1_000_000))
+	m.give(a.Session, a.Key, delta)
+	return delta, level
+}
+
+// freeLevel is what lies in the shares that nobody holds.
+func (m *model) freeLevel(key limit.Key) int64 {
+	_, burst := m.capacity(key)
+	level, leased := m.levels[key]
+	switch {
+	case !leased:
+		return burst
+	case burst == 0:
+		return level
+	}
+	return min(level, share(burst, 1_000_000-m.granted(key), 1_000_000))
 }
 
 // write applies one of the commands that write limits, then compares.
 func (m *model) write(c Command) bool {
 	api, config := maps.Clone(m.api), maps.Clone(m.config)
-	asked := map[string]limit.Source{} // evictions, and the layer they are asked in
-	put := func(layer map[string]limit.Limit, s limit.Source, l limit.Limit) {
-		text := l.Pattern.String()
+	asked := map[limit.Pattern]limit.Source{} // evictions, and the layer they are asked in
+	put := func(layer map[limit.Pattern]limit.Limit, s limit.Source, l limit.Limit) {
 		if l.Evict {
-			asked[text] = s
+			asked[l.Pattern] = s
 		}
-		layer[text] = limit.Limit{Pattern: l.Pattern, Connections: l.Connections, Queue: l.Queue, Shared: l.Shared, Source: s}
+		layer[l.Pattern] = valueOf(l, s)
 	}
 	switch c := c.(type) {
 	case *PutLimit:
@@ -214,13 +305,13 @@ func (m *model) write(c Command) bool {
 			put(m.config, limit.SourceConfig, c.Limit)
 		}
 	case *DeleteLimit:
-		if _, ok := m.api[c.Pattern.String()]; ok {
-			delete(m.api, c.Pattern.String())
+		if _, ok := m.api[c.Pattern]; ok {
+			delete(m.api, c.Pattern)
 		} else {
-			delete(m.config, c.Pattern.String())
+			delete(m.config, c.Pattern)
 		}
 	case *RestoreLimits:
-		m.api, m.config = map[string]limit.Limit{}, map[string]limit.Limit{}
+		m.api, m.config = map[limit.Pattern]limit.Limit{}, map[limit.Pattern]limit.Limit{}
 		for _, l := range c.Limits {
 			if l.Source == limit.SourceConfig {
 				put(m.config, limit.SourceConfig, l)
@@ -233,19 +324,19 @@ func (m *model) write(c Command) bool {
 		}
 	case *ReplaceLimits:
 		if c.Source == limit.SourceConfig {
-			m.config = map[string]limit.Limit{}
+			m.config = map[limit.Pattern]limit.Limit{}
 			for _, l := range c.Limits {
 				put(m.config, limit.SourceConfig, l)
 			}
 			break
 		}
-		m.api, m.config = map[string]limit.Limit{}, map[string]limit.Limit{}
+		m.api, m.config = map[limit.Pattern]limit.Limit{}, map[limit.Pattern]limit.Limit{}
 		for _, l := range c.Limits {
-			below, ok := config[l.Pattern.String()]
+			below, ok := config[l.Pattern]
 			if ok {
-				m.config[l.Pattern.String()] = below
+				m.config[l.Pattern] = below
 			}
-			if ok && below.Connections == l.Connections && below.Queue == l.Queue && below.Shared == l.Shared {
+			if ok && below == withIndex(valueOf(l, limit.SourceConfig), below) {
 				put(m.config, limit.SourceConfig, l)
 			} else {
 				put(m.api, limit.SourceAPI, l)
@@ -260,340 +351,44 @@ func (m *model) write(c Command) bool {
 	return changed
 }
 
+// valueOf is what a limit allows, in a layer.
+func valueOf(l limit.Limit, s limit.Source) limit.Limit {
+	return limit.Limit{
+		Pattern: l.Pattern, Connections: l.Connections, Requests: l.Requests, Bandwidth: l.Bandwidth,
+		Queue: l.Queue, Shared: l.Shared, Report: l.Report, Source: s,
+	}
+}
+
+// withIndex is l as if it had been written when old was.
+func withIndex(l, old limit.Limit) limit.Limit {
+	l.ModifyIndex, l.Evict = old.ModifyIndex, old.Evict
+	return l
+}
+
+// sameCounts reports whether two limits count the same in the same way.
+func sameCounts(a, b limit.Limit) bool {
+	return a.Shared == b.Shared && a.Report == b.Report && (a.Connections < 0) == (b.Connections < 0) &&
+		(a.Requests.Thousandths == 0) == (b.Requests.Thousandths == 0) &&
+		(a.Bandwidth.Upload == 0) == (b.Bandwidth.Upload == 0) && (a.Bandwidth.Download == 0) == (b.Bandwidth.Download == 0)
+}
+
 // settle computes the effective limits, and which of them changed.
-func (m *model) settle(asked map[string]limit.Source) {
+func (m *model) settle(asked map[limit.Pattern]limit.Source) {
 	before := m.effective
 	m.effective = maps.Clone(m.config)
 	maps.Copy(m.effective, m.api)
 	same := len(before) == len(m.effective)
-	for text, l := range m.effective {
-		old, ok := before[text]
-		same = same && ok && old.Shared == l.Shared && (old.Connections < 0) == (l.Connections < 0)
-		l.ModifyIndex, l.Evict = old.ModifyIndex, old.Evict
-		value := old
-		value.ModifyIndex, value.Evict = l.ModifyIndex, l.Evict
-		evict := asked[text] == l.Source
-		if !ok || value != l || evict {
+	for p, l := range m.effective {
+		old, ok := before[p]
+		same = same && ok && sameCounts(old, l)
+		l = withIndex(l, old)
+		evict := asked[p] == l.Source
+		if !ok || old != l || evict {
 			l.ModifyIndex, l.Evict = m.index, evict
 		}
-		m.effective[text] = l
+		m.effective[p] = l
 	}
 	if !same {
 		m.shapeIndex = m.index
 	}
-}
-
-// world drives two states and the model with the same commands.
-type world struct {
-	t           *rapid.T
-	a, b        *State
-	m           *model
-	index, term uint64
-	batch       uint64
-	// A few patterns and targets for each run, so that commands meet each other's.
-	patterns []string
-	targets  []limit.Target
-}
-
-func newWorld(t *rapid.T) *world {
-	w := &world{t: t, a: NewState(), b: NewState(), m: newModel(), term: 1}
-	w.patterns = rapid.SliceOfNDistinct(rapid.SampledFrom(limittest.Patterns), 1, 6, rapid.ID[string]).Draw(t, "patterns")
-	w.targets = rapid.SliceOfNDistinct(rapid.SampledFrom(limittest.Targets()), 2, 7, limit.Target.String).Draw(t, "targets")
-	if rapid.IntRange(0, 3).Draw(t, "begun") > 0 {
-		// Something to hold, and somebody to hold it.
-		w.do(&Init{ClusterID: "c", TTL: time.Second, Limits: []limit.Limit{{Pattern: pattern("*"), Connections: 4}}})
-		for _, node := range []string{"n1", "n2"} {
-			w.do(&OpenSession{w.term, node, "i"})
-		}
-	}
-	return w
-}
-
-func (w *world) do(c Command) {
-	// Indexes have holes: other entries of raft's lie between ours.
-	w.index += rapid.Uint64Range(1, 3).Draw(w.t, "index step")
-	entry := Encode(c)
-	decoded, err := Decode(entry)
-	if err != nil {
-		w.t.Fatalf("%#v: %v", c, err)
-	}
-	before := w.a.Table()
-	beforeLimits := slices.Clone(before.Limits())
-	late := w.restored() // a server that starts from a snapshot taken just before
-	want, got, twin := w.m.apply(w.index, w.term, c), w.a.Apply(w.index, w.term, c), w.b.Apply(w.index, w.term, decoded)
-	if !bytes.Equal(Encode(c), entry) {
-		w.t.Fatalf("applying %#v has changed it", decoded)
-	}
-	if !errors.Is(got.Err, want.Err) || (got.Err == nil) != (want.Err == nil) {
-		w.t.Fatalf("%#v: error %v, want %v", c, got.Err, want.Err)
-	}
-	if fmt.Sprint(got) != fmt.Sprint(twin) {
-		w.t.Fatalf("%#v: results differ: %v and %v", c, got, twin)
-	}
-	if r := late.Apply(w.index, w.term, decoded); fmt.Sprint(r) != fmt.Sprint(got) || !bytes.Equal(snapshotOf(w.t, late), snapshotOf(w.t, w.a)) {
-		w.t.Fatalf("%#v: after a restore it answers %v, not %v, or leaves another state", c, r, got)
-	}
-	got.Err, want.Err = nil, nil
-	if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" {
-		w.t.Fatalf("%#v: result (-want +got):\n%s", c, diff)
-	}
-	if !slices.Equal(beforeLimits, before.Limits()) {
-		w.t.Fatalf("%#v changed a table that was given out", c)
-	}
-	if again := w.a.Apply(w.index, w.term, c); !errors.Is(again.Err, ErrRepeated) || again.Changed {
-		w.t.Fatalf("%#v applied twice: %v", c, again)
-	}
-}
-
-// restored is the state as a snapshot brings it back.
-func (w *world) restored() *State {
-	s, err := ReadSnapshot(bytes.NewReader(snapshotOf(w.t, w.a)))
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return s
-}
-
-// check compares everything that can be read.
-func (w *world) check(t *rapid.T) {
-	if err := w.a.Check(); err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(snapshotOf(t, w.a), snapshotOf(t, w.b)) {
-		t.Fatal("two states that were fed the same differ")
-	}
-	m, s := w.m, w.a
-	if s.Index() != m.index || s.ClusterID() != m.clusterID || s.TTL() != m.ttl {
-		t.Fatalf("settings: %d %q %v", s.Index(), s.ClusterID(), s.TTL())
-	}
-	var keys []string
-	s.Keys(func(k limit.Key, n int64) bool {
-		keys = append(keys, k.Name)
-		if n != m.granted(k.Name) || n != s.Granted(k) {
-			t.Fatalf("%v: %d granted, want %d", k, n, m.granted(k.Name))
-		}
-		return true
-	})
-	held := map[uint64][]Adjustment{}
-	for _, key := range slices.Sorted(maps.Keys(m.grants)) {
-		want := m.grants[key]
-		maps.DeleteFunc(want, func(_ uint64, n int64) bool { return n == 0 })
-		got := map[uint64]int64{}
-		for _, g := range s.Grants(limit.HostConnections(key)) {
-			got[g.Session] = s.GrantOf(g.Session, limit.HostConnections(key))
-			held[g.Session] = append(held[g.Session], Adjustment{g.Session, limit.HostConnections(key), g.Slots})
-		}
-		if !maps.Equal(got, want) || slices.Contains(keys, key) != (len(want) > 0) {
-			t.Fatalf("%s: granted %v, want %v", key, got, want)
-		}
-	}
-	var sessions []Session
-	for _, id := range slices.Sorted(maps.Keys(m.sessions)) {
-		sessions = append(sessions, m.sessions[id])
-		if one, ok := s.Session(id); !ok || one != m.sessions[id] {
-			t.Fatalf("session %d: %v, %v", id, one, ok)
-		}
-		if got := s.SessionGrants(id); !slices.Equal(got, held[id]) {
-			t.Fatalf("session %d holds %v, want %v", id, got, held[id])
-		}
-	}
-	if !slices.Equal(s.Sessions(), sessions) {
-		t.Fatalf("sessions %v, want %v", s.Sessions(), sessions)
-	}
-	w.checkTable(t)
-}
-
-func (w *world) checkTable(t *rapid.T) {
-	table := w.a.Table()
-	if table.Index != w.m.tableIndex || table.ShapeIndex != w.m.shapeIndex {
-		t.Fatalf("table of %d, shape of %d, want %d and %d", table.Index, table.ShapeIndex, w.m.tableIndex, w.m.shapeIndex)
-	}
-	var want []limit.Limit
-	for _, text := range slices.Sorted(maps.Keys(w.m.effective)) {
-		want = append(want, w.m.effective[text])
-	}
-	if !slices.Equal(table.Limits(), want) {
-		t.Fatalf("limits\n%+v, want\n%+v", table.Limits(), want)
-	}
-	var config []string
-	for _, l := range w.a.ConfigLimits() {
-		config = append(config, l.Pattern.String())
-		below := w.m.config[l.Pattern.String()]
-		if l.Connections != below.Connections || l.Queue != below.Queue || l.Shared != below.Shared || l.Source != limit.SourceConfig {
-			t.Fatalf("the config's limit is %+v, want %+v", l, below)
-		}
-	}
-	if !slices.Equal(config, slices.Sorted(maps.Keys(w.m.config))) {
-		t.Fatalf("the config has limits on %v, want %v", config, w.m.config)
-	}
-	fresh := limit.NewTable(table.Index, table.ShapeIndex, want)
-	for _, target := range limittest.Targets() {
-		got, key := table.Match(target)
-		l, freshKey := fresh.Match(target)
-		if key != freshKey || (got == nil) != (l == nil) || got != nil && *got != *l {
-			t.Fatalf("%v matches %v, and in a table of its own %v", target, got, l)
-		}
-	}
-}
-
-func snapshotOf(t interface{ Fatal(...any) }, s *State) []byte {
-	var b bytes.Buffer
-	if err := s.WriteSnapshot(&b); err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
-}
-
-func (w *world) drawLimit(t *rapid.T) limit.Limit {
-	l := limit.Limit{
-		Pattern:     pattern(rapid.SampledFrom(w.patterns).Draw(t, "pattern")),
-		Connections: rapid.Int64Range(-1, 6).Draw(t, "connections"),
-		Evict:       rapid.IntRange(0, 3).Draw(t, "evict") == 0,
-		Source:      rapid.SampledFrom([]limit.Source{limit.SourceAPI, limit.SourceConfig}).Draw(t, "source"),
-	}
-	l.Shared = l.Pattern.Wildcard() && rapid.Bool().Draw(t, "shared")
-	if l.Connections >= 0 && rapid.IntRange(0, 3).Draw(t, "queue") == 0 {
-		l.Queue = limit.Queue{Timeout: time.Second, Size: 5}
-	}
-	return l
-}
-
-func (w *world) drawLimitSet(t *rapid.T) []limit.Limit {
-	return rapid.SliceOfNDistinct(rapid.Custom(w.drawLimit), 0, len(w.patterns), func(l limit.Limit) limit.Pattern { return l.Pattern }).Draw(t, "limits")
-}
-
-func (w *world) drawPrecondition(t *rapid.T, index uint64) Precondition {
-	switch rapid.IntRange(0, 9).Draw(t, "precondition") {
-	case 0:
-		return Precondition{MatchIndex: &index}
-	case 1:
-		other := rapid.Uint64Range(0, 20).Draw(t, "match index")
-		return Precondition{MatchIndex: &other}
-	case 2:
-		return Precondition{MustExist: true}
-	case 3:
-		return Precondition{MustNotExist: true}
-	}
-	return Precondition{}
-}
-
-// drawTerm is the present one, mostly: no other is good, be it past or to come.
-func (w *world) drawTerm(t *rapid.T) uint64 {
-	return w.term - 1 + rapid.SampledFrom([]uint64{1, 1, 1, 1, 1, 1, 1, 0, 2}).Draw(t, "term")
-}
-
-func (w *world) drawSession(t *rapid.T) uint64 {
-	ids := []uint64{0, w.index, 1 << 40}
-	for _, s := range w.a.Sessions() {
-		ids = append(ids, s.ID, s.ID, s.ID)
-	}
-	return rapid.SampledFrom(ids).Draw(t, "session")
-}
-
-func (w *world) drawAdjustments(t *rapid.T) []Adjustment {
-	var list []Adjustment
-	for range rapid.IntRange(0, 6).Draw(t, "adjustments") {
-		name := "A..wrong"
-		switch rapid.IntRange(0, 9).Draw(t, "kind of key") {
-		case 0:
-			name = rapid.SampledFrom(w.patterns).Draw(t, "key")
-		case 1:
-			name = rapid.SampledFrom(limittest.Targets()).Draw(t, "key").String()
-		case 2:
-		default:
-			_, key := w.a.Table().Match(rapid.SampledFrom(w.targets).Draw(t, "key"))
-			name = key.Name
-		}
-		list = append(list, Adjustment{w.drawSession(t), limit.HostConnections(name), rapid.Int64Range(-5, 7).Draw(t, "delta")})
-	}
-	return list
-}
-
-func TestStateAgainstTheModel(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		w := newWorld(t)
-		t.Repeat(map[string]func(*rapid.T){
-			"":      w.check,
-			"init":  func(t *rapid.T) { w.do(&Init{ClusterID: "c", TTL: time.Second, Limits: w.drawLimitSet(t)}) },
-			"term":  func(*rapid.T) { w.term++; w.batch = 0 },
-			"open":  w.open,
-			"open2": w.open,
-			"close": func(t *rapid.T) {
-				w.do(&CloseSessions{w.drawTerm(t), []uint64{w.drawSession(t), w.drawSession(t)}, CloseExpired})
-			},
-			"adjust":  w.adjust,
-			"adjust2": w.adjust,
-			"adjust3": w.adjust,
-			"put":     w.put,
-			"put2":    w.put,
-			"delete": func(t *rapid.T) {
-				p := pattern(rapid.SampledFrom(w.patterns).Draw(t, "pattern"))
-				w.do(&DeleteLimit{p, w.drawPrecondition(t, w.m.effective[p.String()].ModifyIndex)})
-			},
-			"replace": w.replace,
-			"restore": w.restoreLimits,
-			"restart": func(*rapid.T) { w.a = w.restored() },
-		})
-	})
-}
-
-func (w *world) open(t *rapid.T) {
-	w.do(&OpenSession{w.drawTerm(t), rapid.SampledFrom([]string{"n1", "n2", "n3"}).Draw(t, "node"), rapid.SampledFrom([]string{"i", "i", "i", "j"}).Draw(t, "identity")})
-}
-
-func (w *world) adjust(t *rapid.T) {
-	batch := w.batch + rapid.Uint64Range(0, 2).Draw(t, "batch step")
-	c := &Adjust{w.drawTerm(t), batch, w.drawAdjustments(t)}
-	if c.Term == w.term {
-		w.batch = max(w.batch, batch)
-	}
-	w.do(c)
-}
-
-func (w *world) put(t *rapid.T) {
-	l := w.drawLimit(t)
-	if old, ok := w.m.effective[l.Pattern.String()]; ok && old.Connections >= 0 && rapid.Bool().Draw(t, "like the one there") {
-		drawn := l
-		l = limit.Limit{Pattern: old.Pattern, Connections: old.Connections, Queue: old.Queue, Shared: old.Shared, Source: drawn.Source}
-		switch rapid.IntRange(0, 3).Draw(t, "but for") {
-		case 0:
-			l.Queue = limit.Queue{Timeout: time.Minute, Size: 5}
-		case 1:
-			l.Shared = drawn.Shared
-		case 2:
-			l.Connections = max(0, l.Connections-2)
-		}
-	}
-	w.do(&PutLimit{l, w.drawPrecondition(t, w.m.effective[l.Pattern.String()].ModifyIndex)})
-}
-
-func (w *world) replace(t *rapid.T) {
-	limits := w.drawLimitSet(t)
-	if rapid.Bool().Draw(t, "of what there is") {
-		// What GET answers, PUT accepts: with its sources, and perhaps one change.
-		limits = slices.Clone(w.a.Table().Limits())
-		for i := range limits {
-			limits[i].Evict = false
-		}
-		if len(limits) > 0 && rapid.Bool().Draw(t, "changed") {
-			limits[0].Connections = 3
-		}
-	}
-	source := rapid.SampledFrom([]limit.Source{limit.SourceAPI, limit.SourceConfig}).Draw(t, "source")
-	w.do(&ReplaceLimits{source, limits, w.drawPrecondition(t, w.m.tableIndex)})
-}
-
-// restoreLimits writes both layers: of what there is, or anything.
-func (w *world) restoreLimits(t *rapid.T) {
-	limits := rapid.SliceOfNDistinct(rapid.Custom(w.drawLimit), 0, len(w.patterns)+2, func(l limit.Limit) string {
-		return l.Source.String() + l.Pattern.String()
-	}).Draw(t, "limits")
-	if rapid.Bool().Draw(t, "of what there was") {
-		s, err := ReadSummary(bytes.NewReader(snapshotOf(t, w.a)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		limits = s.Limits[rapid.IntRange(0, len(s.Limits)).Draw(t, "from"):]
-	}
-	w.do(&RestoreLimits{limits, w.drawPrecondition(t, w.m.tableIndex)})
 }

@@ -8,9 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -52,9 +50,11 @@ type image struct {
 	keys     []keyGrants
 }
 
-// keyGrants is who holds slots of one key, by session id.
+// keyGrants is who holds slots of one key, by session id, and of a rate the level of what nobody
+// holds.
 type keyGrants struct {
 	key   limit.Key
+	level int64
 	slots []SessionSlots
 }
 
@@ -79,13 +79,16 @@ func (s *State) image() *image {
 		sessions: s.Sessions(),
 		keys:     make([]keyGrants, 0, len(s.grants)),
 	}
-	m.limits = slices.AppendSeq(m.limits, maps.Values(s.layers.api))
-	m.limits = slices.AppendSeq(m.limits, maps.Values(s.layers.config))
+	for _, layer := range []map[limit.Pattern]*limit.Limit{s.layers.api, s.layers.config} {
+		for _, l := range layer {
+			m.limits = append(m.limits, *l)
+		}
+	}
 	all := make([]SessionSlots, 0, grants)
 	for key, h := range s.grants {
 		from := len(all)
 		all = append(all, h.slots...)
-		m.keys = append(m.keys, keyGrants{key, all[from:]})
+		m.keys = append(m.keys, keyGrants{key, h.level, all[from:]})
 	}
 	return m
 }
@@ -96,7 +99,7 @@ func (m *image) sort() {
 		if a.Source != b.Source {
 			return int(a.Source) - int(b.Source)
 		}
-		return strings.Compare(a.Pattern.String(), b.Pattern.String())
+		return a.Pattern.Compare(b.Pattern)
 	})
 	slices.SortFunc(m.keys, func(a, b keyGrants) int { return a.key.Compare(b.key) })
 }
@@ -152,7 +155,7 @@ func (m *image) bySession() []sessionPart {
 		for _, g := range k.slots {
 			p := of[g.Session] // of an open session: invariant 2
 			p.held = append(p.held, held{i, g.Slots})
-			p.size += sizeField(sizeGrant(k.key, g.Slots))
+			p.size += sizeField(sizeCounted(k.key, g.Slots))
 		}
 	}
 	return parts
@@ -167,11 +170,16 @@ func (m *image) size(parts []sessionPart) int {
 	for _, p := range parts {
 		n += sizeField(p.size)
 	}
+	for i := range m.keys {
+		if k := &m.keys[i]; k.key.Resource.IsRate() {
+			n += sizeField(sizeCounted(k.key, k.level))
+		}
+	}
 	return n
 }
 
 // body writes the message: protobuf lets its fields be written one after the other. The grants, of
-// which there may be millions, are encoded here, and all else by the library.
+// which there may be millions, and the levels are encoded here, and all else by the library.
 func (m *image) body(w io.Writer, parts []sessionPart) error {
 	e := encoder{w: w}
 	e.message(m.head)
@@ -184,7 +192,12 @@ func (m *image) body(w io.Writer, parts []sessionPart) error {
 		e.begin(snapshotSessions, parts[i].size)
 		e.message(&fsmpb.Session{Id: s.ID, Node: fsmpb.Text(s.Node), Identity: fsmpb.Text(s.Identity)})
 		for _, h := range parts[i].held {
-			e.grant(m.keys[h.key].key, h.slots)
+			e.counted(sessionGrants, m.keys[h.key].key, h.slots)
+		}
+	}
+	for i := range m.keys {
+		if k := &m.keys[i]; k.key.Resource.IsRate() {
+			e.counted(snapshotLevels, k.key, k.level)
 		}
 	}
 	e.flush()
@@ -195,9 +208,10 @@ func (m *image) body(w io.Writer, parts []sessionPart) error {
 const (
 	snapshotLimits   protowire.Number = 8
 	snapshotSessions protowire.Number = 9
+	snapshotLevels   protowire.Number = 10
 	sessionGrants    protowire.Number = 4
-	grantKey         protowire.Number = 1
-	grantSlots       protowire.Number = 2
+	countedKey       protowire.Number = 1 // of Grant, and of Level
+	countedNumber    protowire.Number = 2
 	keyScope         protowire.Number = 1
 	keyResource      protowire.Number = 2
 	keyName          protowire.Number = 3
@@ -226,7 +240,8 @@ func sizeKey(k limit.Key) int {
 	return sizeUint(uint64(k.Scope)) + sizeUint(uint64(k.Resource)) + sizeText(fsmpb.Text(k.Name))
 }
 
-func sizeGrant(k limit.Key, slots int64) int { return sizeField(sizeKey(k)) + sizeUint(uint64(slots)) }
+// sizeCounted is the size of a Grant, or of a Level: a key, and a number that is never negative.
+func sizeCounted(k limit.Key, n int64) int { return sizeField(sizeKey(k)) + sizeUint(uint64(n)) }
 
 // encoder writes protobuf until the first error.
 type encoder struct {
@@ -251,17 +266,17 @@ func (e *encoder) message(m proto.Message) {
 	}
 }
 
-// grant writes a session's grant.
-func (e *encoder) grant(k limit.Key, slots int64) {
-	e.begin(sessionGrants, sizeGrant(k, slots))
-	e.begin(grantKey, sizeKey(k))
+// counted writes a Grant, or a Level, as a field.
+func (e *encoder) counted(field protowire.Number, k limit.Key, n int64) {
+	e.begin(field, sizeCounted(k, n))
+	e.begin(countedKey, sizeKey(k))
 	e.number(keyScope, uint64(k.Scope))
 	e.number(keyResource, uint64(k.Resource))
 	if name := fsmpb.Text(k.Name); name != "" {
 		e.begin(keyName, len(name))
 		e.buf = append(e.buf, name...)
 	}
-	e.number(grantSlots, uint64(slots))
+	e.number(countedNumber, uint64(n))
 	e.drain()
 }
 
@@ -370,18 +385,49 @@ func stateFromPB(m *fsmpb.Snapshot) (*State, error) {
 			return nil, err
 		}
 		layer := s.layers.of(l.Source)
-		if _, twice := layer[l.Pattern.String()]; twice {
-			return nil, fmt.Errorf("limit %q twice", l.Pattern.String())
+		if _, twice := layer[l.Pattern]; twice {
+			return nil, fmt.Errorf("limit %q twice", l.Name())
 		}
-		layer[l.Pattern.String()] = l
+		layer[l.Pattern] = &l
 	}
-	s.table = limit.NewSortedTable(m.GetLimitsIndex(), m.GetShapeIndex(), s.layers.all())
+	s.setTable(limit.NewSortedTable(m.GetLimitsIndex(), m.GetShapeIndex(), s.layers.all()))
 	for _, sm := range m.GetSessions() {
 		if err := s.addSession(sm); err != nil {
 			return nil, err
 		}
 	}
+	if err := s.addLevels(m.GetLevels()); err != nil {
+		return nil, err
+	}
+	if v := s.LogVersion(); v > LogVersion {
+		return nil, fmt.Errorf("what needs log version %d, known is %d", v, LogVersion)
+	}
 	return s, nil
+}
+
+// addLevels reads the levels, once all grants have been read: each rate that is granted has one.
+func (s *State) addLevels(list []*fsmpb.Level) error {
+	seen := make(map[limit.Key]bool, len(list))
+	for _, m := range list {
+		key, err := fsmpb.ParseKey(m.GetKey())
+		if err := errors.Join(err, fsmpb.Known(m)); err != nil {
+			return err
+		}
+		if !key.Resource.IsRate() {
+			return fmt.Errorf("a level of key %q, which is no rate", key.String())
+		}
+		if seen[key] {
+			return fmt.Errorf("the level of key %q twice", key.String())
+		}
+		seen[key] = true
+		s.grants.entry(key).level = m.GetLevel()
+	}
+	for key := range s.grants {
+		if key.Resource.IsRate() && !seen[key] {
+			return errors.New("a rate that is granted and has no level")
+		}
+	}
+	return nil
 }
 
 func (s *State) addSession(m *fsmpb.Session) error {
@@ -400,7 +446,7 @@ func (s *State) addSession(m *fsmpb.Session) error {
 			return err
 		}
 		if s.grants[key].of(id) != 0 {
-			return fmt.Errorf("key %q twice in session %d", key.Name, id)
+			return fmt.Errorf("key %q twice in session %d", key.String(), id)
 		}
 		s.grants.add(id, key, g.GetSlots())
 	}

@@ -5,11 +5,11 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -39,14 +39,14 @@ func sampleLog() ([]Command, *State) {
 		&OpenSession{1, "a", "id-a"},
 		&OpenSession{1, "b", "id-b"},
 		&PutLimit{Limit: queued},
-		&Adjust{1, 1, []Adjustment{{a, hosts[0], 3}, {b, hosts[0], 3}, {a, hosts[1], 60}, {b, hosts[2], 4}, {b, limit.HostConnections("::1"), 1}}},
+		&Adjust{Term: 1, Batch: 1, Adjustments: []Adjustment{{Session: a, Key: hosts[0], Delta: 3}, {Session: b, Key: hosts[0], Delta: 3}, {Session: a, Key: hosts[1], Delta: 60}, {Session: b, Key: hosts[2], Delta: 4}, {Session: b, Key: limit.HostConnections("::1"), Delta: 1}}},
 		&PutLimit{Limit: lowered},
 		&PutLimit{Limit: limited("gone.example:443", limit.Unlimited, limit.SourceAPI)},
 		&DeleteLimit{Pattern: pattern("gone.example:443"), Precondition: Precondition{MustExist: true}},
 		&ReplaceLimits{Source: limit.SourceConfig, Limits: []limit.Limit{limited("*", 30, limit.SourceConfig), shared}},
 		&OpenSession{1, "c", "id-c"},
 		&CloseSessions{1, []uint64{10}, CloseLeft},
-		&Adjust{1, 2, []Adjustment{{b, hosts[0], -1}, {a, hosts[0], 1}}},
+		&Adjust{Term: 1, Batch: 2, Adjustments: []Adjustment{{Session: b, Key: hosts[0], Delta: -1}, {Session: a, Key: hosts[0], Delta: 1}}},
 	}
 	s := NewState()
 	for i, c := range log {
@@ -128,6 +128,14 @@ func TestSnapshotThatIsNewerOrWrong(t *testing.T) {
 	limits := func(list ...*fsmpb.Limit) []byte {
 		return marshal(&fsmpb.Snapshot{Index: 5, LimitsIndex: 5, ShapeIndex: 5, Limits: list})
 	}
+	levels := func(key *fsmpb.Key, grants []*fsmpb.Grant, list ...int64) []byte {
+		m := &fsmpb.Snapshot{Index: 5, Sessions: []*fsmpb.Session{{Id: 4, Node: "a", Identity: "i", Grants: grants}}}
+		for _, n := range list {
+			m.Levels = append(m.Levels, &fsmpb.Level{Key: key, Level: n})
+		}
+		return marshal(m)
+	}
+	total := &fsmpb.Key{Scope: 4, Resource: 2}
 	future := protowire.AppendVarint(protowire.AppendTag(nil, 1000, protowire.VarintType), 1)
 	for name, c := range map[string]struct {
 		b     []byte
@@ -144,6 +152,17 @@ func TestSnapshotThatIsNewerOrWrong(t *testing.T) {
 		"limit twice":       {sealed(1, limits(&fsmpb.Limit{Pattern: "a", Source: 1}, &fsmpb.Limit{Pattern: "a", Source: 1})), true, "twice"},
 		"limit's source":    {sealed(1, limits(&fsmpb.Limit{Pattern: "a"})), true, "source 0"},
 		"pattern":           {sealed(1, limits(&fsmpb.Limit{Pattern: "A", Source: 1})), true, "pattern"},
+		"level's scope":     {sealed(1, levels(&fsmpb.Key{Scope: 7, Resource: 2}, nil, 1)), true, "scope 7"},
+		"level of slots":    {sealed(1, levels(key, nil, 1)), true, "no rate"},
+		"level twice":       {sealed(1, levels(total, nil, 1, 1)), true, "twice"},
+		"no level":          {sealed(1, levels(total, []*fsmpb.Grant{{Key: total, Slots: 1}})), true, "no level"},
+		"in level":          {sealed(1, protowire.AppendBytes(protowire.AppendTag(nil, 10, protowire.BytesType), append(levelOf(t, total), future...))), true, "a field of Level"},
+		"negative level":    {sealed(1, levels(total, nil, -1)), false, "a level of -1"},
+		"huge level":        {sealed(1, levels(total, nil, 1<<62)), false, "more than any limit"},
+		"too many shares":   {sealed(1, levels(total, []*fsmpb.Grant{{Key: total, Slots: 1 << 40}}, 0)), false, "slots"},
+		"name of total":     {sealed(1, levels(&fsmpb.Key{Scope: 4, Resource: 2, Name: "x"}, nil, 1)), false, "not canonical"},
+		"limit's scope":     {sealed(1, limits(&fsmpb.Limit{Pattern: "a", Source: 1, Scope: 9})), true, "limit scope 9"},
+		"two scopes":        {sealed(1, limits(&fsmpb.Limit{Pattern: "a", Source: 1, ModifyIndex: 1}, &fsmpb.Limit{Pattern: "a", Source: 1, Scope: 3, ModifyIndex: 1, Shared: true})), false, "shared has no meaning"},
 		"negative grant":    {sealed(1, session(&fsmpb.Grant{Key: key, Slots: -1})), false, "holds -1 slots"},
 		"huge grant":        {sealed(1, session(&fsmpb.Grant{Key: key, Slots: 1 << 62})), false, "slots"},
 		"key not canonical": {sealed(1, session(&fsmpb.Grant{Key: &fsmpb.Key{Scope: 1, Resource: 1, Name: "A"}, Slots: 1})), false, "not canonical"},
@@ -163,12 +182,22 @@ func TestSnapshotThatIsNewerOrWrong(t *testing.T) {
 	}
 }
 
+func levelOf(t *testing.T, key *fsmpb.Key) []byte {
+	b, err := proto.Marshal(&fsmpb.Level{Key: key, Level: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
 // FuzzReadSnapshot: a body with a right checksum never panics or costs memory beyond its size. What
 // is accepted holds the invariants, is written as it was read, and goes on like the state that
 // wrote it.
 func FuzzReadSnapshot(f *testing.F) {
 	_, s := sampleLog()
 	f.Add(snapshotOf(f, s)[snapshotHeader:])
+	_, rated := ratedLog()
+	f.Add(snapshotOf(f, rated)[snapshotHeader:])
 	f.Add(snapshotOf(f, NewState())[snapshotHeader:])
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, body []byte) {
@@ -242,7 +271,11 @@ func FuzzSnapshotFile(f *testing.F) {
 func FuzzLog(f *testing.F) {
 	log, _ := sampleLog()
 	f.Add(logOf(log...))
-	f.Add(logOf(everyCommand()...))
+	rated, _ := ratedLog()
+	f.Add(logOf(rated...))
+	for commands := range slices.Chunk(everyCommand(), 10) {
+		f.Add(logOf(commands...))
+	}
 	fixture, err := os.ReadFile(filepath.Join("testdata", "log-v1.bin"))
 	if err != nil {
 		f.Fatal(err)
@@ -287,8 +320,10 @@ func applyWatched(t *testing.T, s *State, term uint64, c Command) *State {
 	if err != nil {
 		t.Fatal(err)
 	}
-	granted := map[limit.Key]int64{}
-	s.Keys(func(k limit.Key, n int64) bool { granted[k] = n; return true })
+	granted, levels := map[limit.Key]int64{}, map[limit.Key]int64{}
+	for key, h := range s.grants {
+		granted[key], levels[key] = h.total, h.level
+	}
 	index := s.Index() + 1
 	r, twin := s.Apply(index, term, c), restored.Apply(index, term, c)
 	if fmt.Sprint(r) != fmt.Sprint(twin) || !bytes.Equal(snapshotOf(t, s), snapshotOf(t, restored)) {
@@ -297,12 +332,19 @@ func applyWatched(t *testing.T, s *State, term uint64, c Command) *State {
 	if err := s.Check(); err != nil {
 		t.Fatalf("%#v: %v", c, err)
 	}
-	s.Keys(func(k limit.Key, n int64) bool {
-		if l := s.Table().Governing(k); n > granted[k] && (!l.Capped() || n > l.Connections) {
-			t.Fatalf("%#v: %v went from %d to %d under %+v", c, k, granted[k], n, l)
+	if v := VersionOf(c); s.LogVersion() == 3 && len(granted) == 0 && len(s.grants) > 0 && v < 3 {
+		t.Fatalf("%#v is of version %d, and made grants of 3", c, v)
+	}
+	_, adjusts := c.(*Adjust)
+	for k, h := range s.grants {
+		l := s.Table().Governing(k)
+		if h.total > granted[k] && h.total > l.Capacity(k.Resource) {
+			t.Fatalf("%#v: %v went from %d to %d under %+v", c, k, granted[k], h.total, l)
 		}
-		return true
-	})
+		if before, known := levels[k]; known && h.level != before && !adjusts || h.level > max(before, l.BurstGrains(k.Resource)) {
+			t.Fatalf("%#v: the level of %v went from %d to %d under %+v", c, k, before, h.level, l)
+		}
+	}
 	if r.Err != nil {
 		s.index = index - 1
 		if !bytes.Equal(snapshotOf(t, s), before) {
@@ -341,122 +383,4 @@ func TestWriteSnapshotReportsAFullDisk(t *testing.T) {
 			t.Errorf("full after %d bytes: %v", n, err)
 		}
 	}
-}
-
-var writeFixtures = flag.Bool("write-fixtures", false, "write testdata of this version anew: only before its first release")
-
-// TestFixturesOfVersion1 reads a log and a snapshot as they were stored when version
-// 1 was made. They must be readable, and mean the same, in every version to come.
-func TestFixturesOfVersion1(t *testing.T) {
-	logPath, snapPath := filepath.Join("testdata", "log-v1.bin"), filepath.Join("testdata", "snapshot-v1.bin")
-	if *writeFixtures {
-		writeFixture(t, logPath, snapPath)
-	}
-	replayed := replay(t, logPath)
-	f, err := os.Open(snapPath)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	read, err := ReadSnapshot(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	const want = `index 12, cluster 0c1d, ttl 10s, table 9, shape 8
-* 30 {0s 0} shared=false evict=false config 9
-*.example.org 100 {0s 0} shared=true evict=false config 1
-10.0.0.0/8 2 {0s 0} shared=false evict=true api 6
-api.example.com 5 {2s 100} shared=false evict=false api 4
-session 2 a id-a: *.example.org=60 api.example.com=4
-session 3 b id-b: 10.0.0.1=4 ::1=1 api.example.com=1
-`
-	for name, s := range map[string]*State{"replayed": replayed, "read": read} {
-		if got := describe(s); got != want {
-			t.Errorf("%s:\n%s\nwant\n%s", name, got, want)
-		}
-		if err := s.Check(); err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-	if !bytes.Equal(snapshotOf(t, replayed), snapshotOf(t, read)) {
-		t.Error("the log and the snapshot give different states")
-	}
-}
-
-// TestFixturesOfVersion2 reads a log with what version 2 added.
-func TestFixturesOfVersion2(t *testing.T) {
-	path := filepath.Join("testdata", "log-v2.bin")
-	if *writeFixtures {
-		log, _ := sampleLog()
-		log = append(log, &RestoreLimits{Limits: []limit.Limit{
-			{Pattern: pattern("*"), Connections: 25, Source: limit.SourceConfig},
-			{Pattern: pattern("*"), Connections: 7, Source: limit.SourceAPI, Queue: limit.Queue{Timeout: time.Second, Size: 3}},
-			{Pattern: pattern("*.example.org"), Connections: limit.Unlimited, Source: limit.SourceAPI},
-		}})
-		if err := os.WriteFile(path, logOf(log...), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	s := replay(t, path)
-	const want = `index 13, cluster 0c1d, ttl 10s, table 13, shape 13
-* 7 {1s 3} shared=false evict=false api 13
-*.example.org -1 {0s 0} shared=false evict=false api 13
-session 2 a id-a: *.example.org=60 api.example.com=4
-session 3 b id-b: 10.0.0.1=4 ::1=1 api.example.com=1
-`
-	if got := describe(s); got != want {
-		t.Errorf("%s\nwant\n%s", got, want)
-	}
-	if below := s.ConfigLimits(); len(below) != 1 || below[0].Connections != 25 {
-		t.Errorf("the config's layer is %+v", below)
-	}
-}
-
-// replay applies the entries in a file to a new state.
-func replay(t *testing.T, path string) *State {
-	t.Helper()
-	log, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := NewState()
-	for index := uint64(1); len(log) > 0; index++ {
-		n, size := binary.Uvarint(log)
-		if size <= 0 || n > uint64(len(log)-size) {
-			t.Fatal("the fixture is torn")
-		}
-		c, err := Decode(log[size : size+int(n)])
-		if err != nil {
-			t.Fatalf("entry %d: %v", index, err)
-		}
-		if r := s.Apply(index, 1, c); r.Err != nil {
-			t.Fatalf("entry %d: %v", index, r.Err)
-		}
-		log = log[size+int(n):]
-	}
-	return s
-}
-
-func writeFixture(t *testing.T, logPath, snapPath string) {
-	log, s := sampleLog()
-	if err := errors.Join(os.MkdirAll("testdata", 0o755), os.WriteFile(logPath, logOf(log...), 0o644), os.WriteFile(snapPath, snapshotOf(t, s), 0o644)); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// describe writes a state as text.
-func describe(s *State) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "index %d, cluster %s, ttl %v, table %d, shape %d\n", s.Index(), s.ClusterID(), s.TTL(), s.Table().Index, s.Table().ShapeIndex)
-	for _, l := range s.Table().Limits() {
-		fmt.Fprintf(&b, "%s %d %v shared=%v evict=%v %v %d\n", l.Pattern, l.Connections, l.Queue, l.Shared, l.Evict, l.Source, l.ModifyIndex)
-	}
-	for _, session := range s.Sessions() {
-		fmt.Fprintf(&b, "session %d %s %s:", session.ID, session.Node, session.Identity)
-		for _, g := range s.SessionGrants(session.ID) {
-			fmt.Fprintf(&b, " %v=%d", g.Key, g.Delta)
-		}
-		b.WriteByte('\n')
-	}
-	return b.String()
 }

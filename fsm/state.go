@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/weirproxy/weir/limit"
@@ -36,7 +35,8 @@ type Result struct {
 	// Freed are the grants that closing sessions (or a take-over) freed, sorted by session, then
 	// key.
 	Freed []Adjustment
-	// Adjusted answers Adjust: what was really applied, in the entry's order (Delta may be 0).
+	// Adjusted answers Adjust: what was really applied, in the entry's order (Delta may be 0). Level
+	// is, of a rate, what came back and was kept, or what goes out with the shares.
 	Adjusted []Adjustment
 	// Changed reports whether the entry changed the limits (or, for Init, anything), also where
 	// only a config limit changed that one of the API's covers.
@@ -50,7 +50,7 @@ type Session struct {
 	Identity string
 }
 
-// SessionSlots is one session's grant of some key.
+// SessionSlots is one session's grant of some key: slots, or of a rate shares.
 type SessionSlots struct {
 	Session uint64
 	Slots   int64
@@ -64,6 +64,8 @@ type State struct {
 
 	layers layers
 	table  *limit.Table // of layers; a new one at each change, so that others may keep it
+	// limitsVersion is the version of the log that layers need.
+	limitsVersion uint32
 
 	sessions map[uint64]Session
 	names    map[string]uint64 // node name → its open session
@@ -75,13 +77,14 @@ type State struct {
 
 // NewState returns the empty state.
 func NewState() *State {
-	return &State{
+	s := &State{
 		layers:   newLayers(),
-		table:    limit.NewTable(0, 0, nil),
 		sessions: make(map[uint64]Session),
 		names:    make(map[string]uint64),
 		grants:   make(ledger),
 	}
+	s.setTable(limit.NewTable(0, 0, nil))
+	return s
 }
 
 // Apply applies one entry, stored in the log at index in term. An index that is not
@@ -186,41 +189,68 @@ func (s *State) adjust(term uint64, c *Adjust) Result {
 	adjusted := slices.Clone(c.Adjustments)
 	for i := range adjusted {
 		if a := &adjusted[i]; a.Delta < 0 {
-			a.Delta = s.decrease(*a)
+			s.decrease(a)
 		}
 	}
 	for i := range adjusted {
 		// A decrease has been cut to at most 0 by now, so none is taken for an increase.
 		if a := &adjusted[i]; a.Delta > 0 {
-			a.Delta = s.increase(*a)
+			s.increase(a)
+		} else if c.Adjustments[i].Delta == 0 {
+			a.Level = 0
 		}
+	}
+	for _, key := range c.Forget {
+		s.grants.forget(key)
 	}
 	return Result{Adjusted: adjusted}
 }
 
-// decrease takes at most what the session holds (invariant 3).
-func (s *State) decrease(a Adjustment) int64 {
+// decrease takes at most what the session holds (invariant 3), and puts the level back that comes
+// with it.
+func (s *State) decrease(a *Adjustment) {
 	h := s.grants[a.Key]
-	delta := max(a.Delta, -h.of(a.Session))
-	s.grants.addTo(h, a.Session, a.Key, delta)
-	return delta
+	a.Delta = max(a.Delta, -h.of(a.Session))
+	s.grants.addTo(h, a.Session, a.Key, a.Delta)
+	if !a.Key.Resource.IsRate() {
+		a.Level = 0
+		return
+	}
+	a.Level = h.putBack(s.table.Governing(a.Key), a.Key.Resource, -a.Delta, a.Level)
 }
 
-// increase gives at most what is free (invariant 1), and nothing to a session that
-// isn't open (invariant 2). Only keys under a cap have grants.
-func (s *State) increase(a Adjustment) int64 {
+// increase gives at most what is free (invariant 1), and nothing to a session that isn't open
+// (invariant 2). Only keys under a cap have grants. With shares of a rate goes what lies in them
+// (invariant 4).
+func (s *State) increase(a *Adjustment) {
+	asked := a.Delta
+	a.Delta, a.Level = 0, 0
 	if _, open := s.sessions[a.Session]; !open {
-		return 0
+		return
 	}
 	l := s.table.Governing(a.Key)
-	if !l.Capped() {
-		return 0
-	}
 	// Where the limit was lowered, more may be granted than it allows.
 	h := s.grants[a.Key]
-	delta := max(0, min(a.Delta, l.Connections-h.sum()))
-	s.grants.addTo(h, a.Session, a.Key, delta)
-	return delta
+	free := l.Capacity(a.Key.Resource) - h.sum() // below 0 without a cap, too
+	if free <= 0 {
+		return
+	}
+	a.Delta = min(asked, free)
+	if a.Key.Resource.IsRate() {
+		a.Level = s.takeOut(h, l, a)
+		h = s.grants[a.Key]
+	}
+	s.grants.addTo(h, a.Session, a.Key, a.Delta)
+}
+
+// takeOut is the level that goes with an increase. A key's first one makes its entry: from then on,
+// its level counts.
+func (s *State) takeOut(h *holding, l *limit.Limit, a *Adjustment) int64 {
+	if h == nil {
+		h = s.grants.entry(a.Key)
+		h.level = l.BurstGrains(a.Key.Resource)
+	}
+	return h.takeOut(l, a.Key.Resource, a.Delta)
 }
 
 func (s *State) putLimit(c *PutLimit) Result {
@@ -231,7 +261,7 @@ func (s *State) putLimit(c *PutLimit) Result {
 	if err := l.Validate(); err != nil {
 		return Result{Err: err}
 	}
-	old, exists := s.layers.effective(l.Pattern.String())
+	old, exists := s.layers.effective(l.Pattern)
 	if err := c.Precondition.check(exists, old.ModifyIndex); err != nil {
 		return Result{Err: err}
 	}
@@ -239,14 +269,14 @@ func (s *State) putLimit(c *PutLimit) Result {
 }
 
 func (s *State) deleteLimit(c *DeleteLimit) Result {
-	old, exists := s.layers.effective(c.Pattern.String())
+	old, exists := s.layers.effective(c.Pattern)
 	if err := c.Precondition.check(exists, old.ModifyIndex); err != nil {
 		return Result{Err: err}
 	}
 	if !exists {
 		return Result{Err: ErrNotFound}
 	}
-	return s.limitsChanged(s.layers.remove(s.index, c.Pattern.String()))
+	return s.limitsChanged(s.layers.remove(s.index, c.Pattern))
 }
 
 func (s *State) replaceLimits(c *ReplaceLimits) Result {
@@ -283,10 +313,13 @@ func (s *State) limitsChanged(changed bool) Result {
 		if !sameShape(limits, s.table.Limits()) {
 			shape = s.index
 		}
-		s.table = limit.NewSortedTable(s.index, shape, limits)
+		s.setTable(limit.NewSortedTable(s.index, shape, limits))
 	}
 	return Result{Changed: changed}
 }
+
+// setTable replaces the table by one of the layers as they are now.
+func (s *State) setTable(t *limit.Table) { s.table, s.limitsVersion = t, s.layers.version(t.Limits()) }
 
 func validateSource(source limit.Source) error {
 	if source != limit.SourceAPI && source != limit.SourceConfig {
@@ -363,18 +396,47 @@ func (s *State) SessionGrants(session uint64) []Adjustment { return s.grants.hel
 // for hot paths.
 func (s *State) Keys(f func(limit.Key, int64) bool) {
 	for _, key := range s.grants.keys() {
-		if !f(key, s.grants[key].sum()) {
+		if n := s.grants[key].total; n > 0 && !f(key, n) {
 			return
 		}
 	}
+}
+
+// Kept calls f for each key of a rate that is kept for its level alone, since nobody holds any of
+// it, sorted, until f returns false: what an [Adjust] may forget. It copies and sorts, as Keys does.
+func (s *State) Kept(f func(limit.Key) bool) {
+	for _, key := range s.grants.keys() {
+		if s.grants[key].total == 0 && !f(key) {
+			return
+		}
+	}
+}
+
+// Capacity is how much of a key can be granted in all: slots, or [limit.Shares] of a rate;
+// [limit.Unlimited] where no limit caps it.
+func (s *State) Capacity(key limit.Key) int64 { return s.table.Governing(key).Capacity(key.Resource) }
+
+// FreeLevel is how many grains lie in the shares of a rate that nobody holds, under the limit in
+// force. Without one it is what would be left, were there one again that is large enough.
+func (s *State) FreeLevel(key limit.Key) int64 {
+	h, l := s.grants[key], s.table.Governing(key)
+	switch {
+	case !key.Resource.IsRate():
+		return 0
+	case l.Caps(key.Resource):
+		return h.levelUnder(l, key.Resource)
+	case h == nil:
+		return 0
+	}
+	return h.level
 }
 
 // ConfigLimits lists the config layer, sorted by pattern: also what the API's limits cover.
 func (s *State) ConfigLimits() []limit.Limit {
 	all := make([]limit.Limit, 0, len(s.layers.config))
 	for _, l := range s.layers.config {
-		all = append(all, l)
+		all = append(all, *l)
 	}
-	slices.SortFunc(all, func(a, b limit.Limit) int { return strings.Compare(a.Pattern.String(), b.Pattern.String()) })
+	slices.SortFunc(all, func(a, b limit.Limit) int { return a.Pattern.Compare(b.Pattern) })
 	return all
 }

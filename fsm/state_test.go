@@ -61,18 +61,18 @@ func TestExtremeAdjustments(t *testing.T) {
 	s := NewState()
 	key := limit.HostConnections("a")
 	run(t, s, put("a", 5, limit.SourceAPI), &OpenSession{1, "n", "i"})
-	r := run(t, s, &Adjust{1, 1, []Adjustment{{2, key, math.MaxInt64}, {2, key, math.MinInt64}, {2, key, math.MaxInt64}}})
+	r := run(t, s, &Adjust{Term: 1, Batch: 1, Adjustments: []Adjustment{{Session: 2, Key: key, Delta: math.MaxInt64}, {Session: 2, Key: key, Delta: math.MinInt64}, {Session: 2, Key: key, Delta: math.MaxInt64}}})
 	if fmt.Sprint(r.Adjusted[0].Delta, r.Adjusted[1].Delta, r.Adjusted[2].Delta) != "5 0 0" {
 		t.Errorf("%v", r.Adjusted)
 	}
-	r = run(t, s, &Adjust{1, 2, []Adjustment{{2, key, 1}, {2, key, math.MinInt64}}})
+	r = run(t, s, &Adjust{Term: 1, Batch: 2, Adjustments: []Adjustment{{Session: 2, Key: key, Delta: 1}, {Session: 2, Key: key, Delta: math.MinInt64}}})
 	if fmt.Sprint(r.Adjusted[0].Delta, r.Adjusted[1].Delta, s.Granted(key)) != "1 -5 1" {
 		t.Errorf("decreases go first: %v, %d granted", r.Adjusted, s.Granted(key))
 	}
-	if r := s.Apply(99, 1, &Adjust{1, math.MaxUint64, nil}); r.Err != nil {
+	if r := s.Apply(99, 1, &Adjust{Term: 1, Batch: math.MaxUint64, Adjustments: nil}); r.Err != nil {
 		t.Error(r.Err)
 	}
-	if r := s.Apply(100, 1, &Adjust{1, 0, nil}); !errors.Is(r.Err, ErrRepeated) {
+	if r := s.Apply(100, 1, &Adjust{Term: 1, Batch: 0, Adjustments: nil}); !errors.Is(r.Err, ErrRepeated) {
 		t.Error(r.Err)
 	}
 	if err := s.Check(); err != nil {
@@ -84,10 +84,10 @@ func TestExtremeAdjustments(t *testing.T) {
 func TestAdjustOfAFormerTermIsVoid(t *testing.T) {
 	s := NewState()
 	run(t, s, put("a", 5, limit.SourceAPI))
-	if r := s.Apply(2, 2, &Adjust{2, 1, nil}); r.Err != nil {
+	if r := s.Apply(2, 2, &Adjust{Term: 2, Batch: 1, Adjustments: nil}); r.Err != nil {
 		t.Fatal(r.Err)
 	}
-	if r := s.Apply(3, 1, &Adjust{1, 9, nil}); !errors.Is(r.Err, ErrStaleTerm) {
+	if r := s.Apply(3, 1, &Adjust{Term: 1, Batch: 9, Adjustments: nil}); !errors.Is(r.Err, ErrStaleTerm) {
 		t.Error(r.Err)
 	}
 }
@@ -96,9 +96,9 @@ func TestLoweredLimitGivesNothingUntilBelow(t *testing.T) {
 	s := NewState()
 	key := limit.HostConnections("a")
 	run(t, s, put("a", 5, limit.SourceAPI), &OpenSession{1, "n", "i"}, &OpenSession{1, "m", "i"},
-		&Adjust{1, 1, []Adjustment{{2, key, 3}, {3, key, 2}}}, put("a", 3, limit.SourceAPI))
+		&Adjust{Term: 1, Batch: 1, Adjustments: []Adjustment{{Session: 2, Key: key, Delta: 3}, {Session: 3, Key: key, Delta: 2}}}, put("a", 3, limit.SourceAPI))
 	for i, c := range []struct{ down, up, got int64 }{{0, 1, 0}, {-1, 1, 0}, {-1, 1, 0}, {-1, 1, 1}, {0, 9, 0}} {
-		r := run(t, s, &Adjust{1, uint64(i + 2), []Adjustment{{3, key, c.up}, {2, key, c.down}}})
+		r := run(t, s, &Adjust{Term: 1, Batch: uint64(i + 2), Adjustments: []Adjustment{{Session: 3, Key: key, Delta: c.up}, {Session: 2, Key: key, Delta: c.down}}})
 		if r.Adjusted[0].Delta != c.got {
 			t.Errorf("step %d: %v of %d", i, r.Adjusted, s.Granted(key))
 		}
@@ -193,14 +193,24 @@ func TestCheckFindsEachBreach(t *testing.T) {
 	set := func(f func(h *holding)) func(*State) {
 		return func(s *State) { f(s.grants[key]) }
 	}
+	rated := func(f func(h *holding)) func(*State) {
+		return func(s *State) {
+			h := &holding{total: limit.Shares / 2, slots: []SessionSlots{{Session: 2, Slots: limit.Shares / 2}}}
+			s.grants[limit.Key{Scope: limit.ScopeTotal, Resource: limit.Requests}] = h
+			if err := s.Check(); err != nil {
+				t.Error(err)
+			}
+			f(h)
+		}
+	}
 	move := func(from, to limit.Key) func(*State) {
 		return func(s *State) { s.grants[to] = s.grants[from]; delete(s.grants, from) }
 	}
 	relimit := func(f func(*limit.Limit)) func(*State) {
 		return func(s *State) {
-			l := s.layers.api["api.example.com"]
+			l := *s.layers.api[pattern("api.example.com")]
 			f(&l)
-			s.layers.api["api.example.com"] = l
+			s.layers.api[pattern("api.example.com")] = &l
 			s.table = limit.NewTable(s.table.Index, s.table.ShapeIndex, s.layers.all())
 		}
 	}
@@ -216,6 +226,11 @@ func TestCheckFindsEachBreach(t *testing.T) {
 		"twice":              {set(func(h *holding) { h.slots[1] = h.slots[0] }), "stands behind"},
 		"empty":              {set(func(h *holding) { *h = holding{} }), "without grants"},
 		"too many":           {set(func(h *holding) { h.slots[0].Slots = limit.MaxConnections; h.total = limit.MaxConnections + 1 }), "more than any limit"},
+		"level of slots":     {set(func(h *holding) { h.level = 1 }), "of what has none"},
+		"level below 0":      {rated(func(h *holding) { h.level = -1 }), "a level of -1 grains"},
+		"level of too much":  {rated(func(h *holding) { h.level = limit.MaxRequests*limit.TokenGrains/2 + 1 }), "in 500000 free shares"},
+		"level of nothing":   {rated(func(h *holding) { h.slots[0].Slots, h.total, h.level = limit.Shares, limit.Shares, 1 }), "in 0 free shares"},
+		"too many shares":    {rated(func(h *holding) { h.slots[0].Slots, h.total = limit.Shares+1, limit.Shares+1 }), "holds 1000001"},
 		"closed session":     {func(s *State) { delete(s.sessions, 2); delete(s.names, "a") }, "not open"},
 		"key's name":         {move(key, limit.HostConnections("API.example.com")), "not canonical"},
 		"key's scope":        {move(key, limit.Key{Scope: 9, Resource: 1, Name: "api.example.com"}), "not canonical"},
@@ -238,7 +253,7 @@ func TestCheckFindsEachBreach(t *testing.T) {
 		"table's index":      {func(s *State) { s.table = limit.NewTable(99, 1, s.layers.all()) }, "the table of 99"},
 		"table's shape":      {func(s *State) { s.table = limit.NewTable(9, 10, s.layers.all()) }, "shape is of 10"},
 		"table's limits":     {func(s *State) { s.table = limit.NewTable(9, 1, s.layers.all()[1:]) }, "not that of the limits"},
-		"layer behind table": {func(s *State) { delete(s.layers.config, "*") }, "not that of the limits"},
+		"layer behind table": {func(s *State) { delete(s.layers.config, pattern("*")) }, "not that of the limits"},
 	} {
 		_, s := sampleLog()
 		if err := s.Check(); err != nil {
@@ -260,7 +275,7 @@ func busyState(t testing.TB, n int) (*State, []limit.Key) {
 	for i := range keys {
 		keys[i] = limit.HostConnections(fmt.Sprintf("host-%06d.api.example.com", i))
 		batch++
-		run(t, s, &Adjust{1, batch, []Adjustment{{2, keys[i], 3}, {3, keys[i], 1}, {4, keys[i], 2}}})
+		run(t, s, &Adjust{Term: 1, Batch: batch, Adjustments: []Adjustment{{Session: 2, Key: keys[i], Delta: 3}, {Session: 3, Key: keys[i], Delta: 1}, {Session: 4, Key: keys[i], Delta: 2}}})
 	}
 	return s, keys
 }
@@ -296,7 +311,7 @@ func BenchmarkAdjust(b *testing.B) {
 			if i%2 == 1 {
 				delta = -1
 			}
-			c.Adjustments[j] = Adjustment{2, keys[(i/2*64+j)*7919%len(keys)], delta}
+			c.Adjustments[j] = Adjustment{Session: 2, Key: keys[(i/2*64+j)*7919%len(keys)], Delta: delta}
 		}
 		c.Batch++
 		if r := s.Apply(s.Index()+1, 1, c); r.Err != nil {

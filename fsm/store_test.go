@@ -70,7 +70,7 @@ func TestStoreAppliesAndPublishes(t *testing.T) {
 		{&OpenSession{1, "n", "i"}, false},
 		{put, true},
 		{put, false},
-		{&Adjust{1, 1, []Adjustment{{3, limit.HostConnections("a"), 5}}}, false},
+		{&Adjust{Term: 1, Batch: 1, Adjustments: []Adjustment{{Session: 3, Key: limit.HostConnections("a"), Delta: 5}}}, false},
 		{&DeleteLimit{Pattern: pattern("b")}, false},
 		{&DeleteLimit{Pattern: pattern("a")}, true},
 		{&CloseSessions{1, []uint64{3}, CloseLeft}, false},
@@ -232,7 +232,7 @@ func TestStoreReadersAndWriter(t *testing.T) {
 	var granted int64
 	for i := uint64(3); i < 600; i += 2 {
 		applied(t, s, i, &PutLimit{Limit: limit.Limit{Pattern: pattern("a"), Connections: int64(i), Source: limit.SourceAPI}})
-		r := applied(t, s, i+1, &Adjust{1, i, []Adjustment{{2, limit.HostConnections("a"), 1}}})
+		r := applied(t, s, i+1, &Adjust{Term: 1, Batch: i, Adjustments: []Adjustment{{Session: 2, Key: limit.HostConnections("a"), Delta: 1}}})
 		granted += r.Adjusted[0].Delta
 	}
 	close(stop)

@@ -48,8 +48,9 @@ type Summary struct {
 // SessionSummary is one session in a snapshot.
 type SessionSummary struct {
 	Session
-	Keys  int   // of which it holds slots
-	Slots int64 // of all keys together
+	Keys  int   // of connections, of which it holds slots
+	Slots int64 // of these keys together
+	Rates int   // keys of rates of which it holds shares
 }
 
 // ReadSummary reads a saved snapshot to its end, in memory that depends on the number of limits and
@@ -103,6 +104,8 @@ func (s *Summary) read(b *summaryReader) error {
 			return s.readLimit(v)
 		case n == snapshotSessions && v.bytes:
 			return s.readSession(v)
+		case n == snapshotLevels && v.bytes:
+			return v.level()
 		case n == 2 && v.bytes:
 			var err error
 			s.ClusterID, err = v.text()
@@ -161,9 +164,13 @@ func (s *Summary) readSession(v summaryValue) error {
 			*into, err = f.text()
 			return err
 		case n == sessionGrants && f.bytes:
-			slots, err := f.grant()
-			session.Keys++
-			session.Slots += slots
+			key, slots, err := f.grant()
+			if key.Resource.IsRate() {
+				session.Rates++
+			} else {
+				session.Keys++
+				session.Slots += slots
+			}
 			return err
 		}
 		return unknownField("a session", n)
@@ -268,21 +275,37 @@ func (v summaryValue) text() (string, error) {
 	return string(raw), err
 }
 
-// grant reads a value as a grant, and answers its slots.
-func (v summaryValue) grant() (int64, error) {
+// grant reads a value as a grant.
+func (v summaryValue) grant() (limit.Key, int64, error) {
+	var m fsmpb.Grant
+	key, err := v.counted(&m, m.GetKey)
+	return key, m.GetSlots(), err
+}
+
+// level reads a value as the level of a rate, of which nothing is told.
+func (v summaryValue) level() error {
+	var m fsmpb.Level
+	key, err := v.counted(&m, m.GetKey)
+	if err == nil && !key.Resource.IsRate() {
+		err = fmt.Errorf("it has a level of key %q, which is no rate: %w", key.String(), ErrNewer)
+	}
+	return err
+}
+
+// counted reads a message with a key.
+func (v summaryValue) counted(m proto.Message, keyOf func() *fsmpb.Key) (limit.Key, error) {
 	raw, err := v.take()
 	if err != nil {
-		return 0, err
+		return limit.Key{}, err
 	}
-	var m fsmpb.Grant
-	if err := proto.Unmarshal(raw, &m); err != nil {
-		return 0, notProto()
+	if err := proto.Unmarshal(raw, m); err != nil {
+		return limit.Key{}, notProto()
 	}
-	_, err = fsmpb.ParseKey(m.GetKey())
-	if err := errors.Join(err, fsmpb.Known(&m)); err != nil {
-		return 0, fmt.Errorf("it has %w: %w", err, ErrNewer)
+	key, err := fsmpb.ParseKey(keyOf())
+	if err := errors.Join(err, fsmpb.Known(m)); err != nil {
+		return limit.Key{}, fmt.Errorf("it has %w: %w", err, ErrNewer)
 	}
-	return m.GetSlots(), nil
+	return key, nil
 }
 
 // readFull reads from the body.

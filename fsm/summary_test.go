@@ -128,6 +128,8 @@ func TestSummaryIsReadInLittleMemory(t *testing.T) {
 func FuzzReadSummary(f *testing.F) {
 	_, s := sampleLog()
 	f.Add(snapshotOf(f, s)[snapshotHeader:])
+	_, rated := ratedLog()
+	f.Add(snapshotOf(f, rated)[snapshotHeader:])
 	f.Add(snapshotOf(f, NewState())[snapshotHeader:])
 	f.Fuzz(func(t *testing.T, body []byte) {
 		file := sealed(1, body)
@@ -150,4 +152,35 @@ func FuzzReadSummary(f *testing.F) {
 			}
 		}
 	})
+}
+
+// What a session holds of rates is counted apart: shares are no slots.
+func TestSummaryOfRates(t *testing.T) {
+	_, state := ratedLog()
+	s, err := ReadSummary(bytes.NewReader(snapshotOf(t, state)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := ""
+	for _, session := range s.Sessions {
+		got += fmt.Sprintln(session.ID, session.Keys, session.Slots, session.Rates)
+	}
+	if want := "2 3 66 2\n3 4 13 2\n"; got != want {
+		t.Errorf("%s\nwant\n%s", got, want)
+	}
+	if !slices.Equal(Effective(s.Limits), state.Table().Limits()) {
+		t.Errorf("the limits that hold are %+v", Effective(s.Limits))
+	}
+	for name, m := range map[string]*fsmpb.Level{
+		"of slots":         {Key: fsmpb.KeyOf(limit.HostConnections("a")), Level: 1},
+		"of another scope": {Key: &fsmpb.Key{Scope: 7, Resource: 2}, Level: 1},
+	} {
+		body, err := proto.Marshal(&fsmpb.Snapshot{Levels: []*fsmpb.Level{m}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ReadSummary(bytes.NewReader(sealed(1, body))); !errors.Is(err, ErrNewer) {
+			t.Errorf("a level %s: %v", name, err)
+		}
+	}
 }

@@ -1,6 +1,6 @@
-//go:build !logversion1
+//go:build !logversion1 && !logversion2
 
 package fsm
 
 // LogVersion is the newest version of the log that this build understands.
-const LogVersion uint32 = 2
+const LogVersion uint32 = 3

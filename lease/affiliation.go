@@ -52,15 +52,6 @@ func clusterOf(m *leasepb.LeaderMessage) (id string, states bool) {
 	return "", false
 }
 
-// mayServe refuses a node of another cluster.
-func mayServe(h *leasepb.Hello, cluster string) *leasepb.LeaderMessage {
-	if h.Cluster == "" || h.Cluster == cluster {
-		return nil
-	}
-	return refusal(leasepb.Refused_REASON_OTHER_CLUSTER,
-		fmt.Sprintf("this server leads cluster %s, and node %s is of cluster %s", cluster, h.Node, h.Cluster), time.Second)
-}
-
 // affiliate keeps the id of the cluster that the node is let into, before anything that its leader
 // says is used. Once it is kept, that costs nothing; a leader of another cluster is for the core to
 // refuse.

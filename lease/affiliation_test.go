@@ -3,17 +3,15 @@ package lease
 import (
 	"errors"
 	"io"
-	"strings"
 	"testing"
 	"time"
 
-	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease/leasepb"
 	"github.com/weirproxy/weir/limit"
 )
 
 func statesLimits(cluster string, index uint64) *leasepb.LeaderMessage {
-	return limitsMessage(cluster, limit.NewTable(index, 1, nil))
+	return leasepb.LimitsMessage(cluster, limit.NewTable(index, 1, nil))
 }
 
 func statesWelcome(cluster string, session uint64) *leasepb.LeaderMessage {
@@ -48,30 +46,6 @@ func TestNodeIsOfOneCluster(t *testing.T) {
 		}
 		if n.Table().Index != 3 || n.Session(0).ID != 7 {
 			t.Errorf("%s: limits %d and session %d, want those of its own cluster, 3 and 7", name, n.Table().Index, n.Session(0).ID)
-		}
-	}
-}
-
-// TestLeaderServesItsOwnCluster: a leader opens no session, and goes on with none, for a node of
-// another cluster.
-func TestLeaderServesItsOwnCluster(t *testing.T) {
-	t.Parallel()
-	st := fsm.NewState()
-	if res := st.Apply(1, 1, &fsm.Init{ClusterID: "one", TTL: 10 * time.Second}); res.Err != nil {
-		t.Fatal(res.Err)
-	}
-	for _, session := range []uint64{0, 7} {
-		for cluster, want := range map[string]bool{"": true, "one": true, "two": false} {
-			a := NewAllocator(0, 1, st)
-			a.hello(0, st, 1, &leasepb.Hello{Protocol: protocolVersion, Node: "a", Identity: "1", Session: session, Cluster: cluster})
-			out := a.Take()
-			refused := len(out) == 1 && out[0].End && out[0].Msg.GetRefused().GetReason() == leasepb.Refused_REASON_OTHER_CLUSTER
-			if refused == want {
-				t.Errorf("session %d of a node of cluster %q: answered %v", session, cluster, out)
-			}
-			if refused && (!strings.Contains(out[0].Msg.GetRefused().Detail, "two") || !strings.Contains(out[0].Msg.GetRefused().Detail, "one")) {
-				t.Errorf("the refusal does not name both clusters: %s", out[0].Msg.GetRefused().Detail)
-			}
 		}
 	}
 }
@@ -120,7 +94,9 @@ func TestClusterIsKeptBeforeItsGrantsAreUsed(t *testing.T) {
 type scripted struct{ messages []*leasepb.LeaderMessage }
 
 func (s *scripted) Send(*leasepb.NodeMessage) error { return nil }
-func (s *scripted) Close()                          {}
+
+func (s *scripted) Close() {}
+
 func (s *scripted) Recv() (*leasepb.LeaderMessage, error) {
 	if len(s.messages) == 0 {
 		return nil, io.EOF

@@ -1,6 +1,7 @@
 package lease
 
 import (
+	"sync"
 	"time"
 
 	"github.com/weirproxy/weir/limit"
@@ -30,6 +31,7 @@ const (
 type book struct {
 	all     []*pool
 	held    []*pool
+	rates   int // of the held ones
 	bare    bareList
 	bounds  Bounds
 	unswept int // so many of the first of the held ones has the sweep yet to visit
@@ -56,11 +58,17 @@ func (n *Node) SetBounds(b Bounds) { n.bounds = b }
 
 // lookup finds a key's pool without any lock; nil where there is none yet.
 func (n *Node) lookup(key limit.Key) *pool {
-	if p, ok := n.pools.Load(key); ok {
+	if p, ok := n.pools.of(key).Load(key.Name); ok {
 		return p.(*pool)
 	}
 	return nil
 }
+
+// pools are a node's pools by name, for each scope and resource; the book has the order. A name alone
+// is looked up faster than a key.
+type pools [limit.ScopeConnection + 1][limit.Download + 1]sync.Map
+
+func (p *pools) of(key limit.Key) *sync.Map { return &p[key.Scope][key.Resource] }
 
 // pool finds or makes a key's pool. The caller must hold no pool's lock.
 func (n *Node) pool(now time.Duration, key limit.Key) *pool {
@@ -69,23 +77,27 @@ func (n *Node) pool(now time.Duration, key limit.Key) *pool {
 	}
 	table := n.table.Load()
 	p := newPool(key)
-	p.slow, p.era = n.leaving, n.era
+	p.slow, p.era = n.leaving(), n.era
 	p.looked, p.usedAt = now, now
 	if table != nil {
-		n.govern(p, table)
+		n.govern(now, p, table)
 	}
 	n.trim(now, looksPerPool) // before the new one is listed: it has yet to be used
 	p.index = len(n.all)
 	n.all = append(n.all, p)
 	n.bare.push(p)
-	n.pools.Store(key, p)
+	n.pools.of(key).Store(key.Name, p)
 	return p
 }
 
 // govern lets a pool go by a table. Needs the pool's lock.
-func (n *Node) govern(p *pool, table *limit.Table) {
-	p.table, p.limit, p.direct = table, table.Governing(p.key), table.Direct(p.key)
-	if p.direct {
+func (n *Node) govern(now time.Duration, p *pool, table *limit.Table) {
+	p.table, p.limit = table, table.Governing(p.key)
+	if p.key.Scope != limit.ScopeHost || p.key.Resource != limit.Connections {
+		p.resize(now)
+		return
+	}
+	if p.direct = table.Direct(p.key); p.direct {
 		n.hosts.Store(p.key.Name, p)
 	} else {
 		n.hosts.Delete(p.key.Name)
@@ -102,6 +114,9 @@ func (n *Node) hold(p *pool) {
 	p.isHeld, p.heldIndex = true, len(n.held)
 	n.held = append(n.held, p)
 	p.low, p.lows = p.free(), [idleBuckets]int64{}
+	if p.key.Resource.IsRate() {
+		n.rates++
+	}
 }
 
 // unhold makes a pool without slots bare. Needs the pool's lock.
@@ -113,6 +128,9 @@ func (n *Node) unhold(now time.Duration, p *pool) {
 	n.held = n.held[:last]
 	p.isHeld, p.looked = false, now
 	n.bare.push(p)
+	if p.key.Resource.IsRate() {
+		n.rates--
+	}
 }
 
 // second begins a sweep over the held pools, and looks at the bare ones that are due.
@@ -146,13 +164,13 @@ func (n *Node) sweepSome(now time.Duration) {
 func (n *Node) sweep(now time.Duration, p *pool) {
 	p.lows[p.lowAt] = p.low
 	p.lowAt = (p.lowAt + 1) % idleBuckets
-	p.low = p.free()
-	if p.limit.Capped() && n.welcomed {
-		least := p.free()
+	p.low = p.idle(now)
+	if p.capped() && n.welcomed() {
+		least := p.low
 		for _, l := range p.lows {
 			least = min(least, l)
 		}
-		n.giveBack(p, least)
+		n.giveBack(now, p, least)
 	}
 	if p.granted == 0 {
 		n.unhold(now, p)
@@ -197,14 +215,16 @@ func (n *Node) passOver(now time.Duration, p *pool) {
 // isNeeded reports whether anything refers to a bare pool, or the leader has yet to hear of it.
 // Needs the pool's lock.
 func (n *Node) isNeeded(p *pool) bool {
-	return p.open > 0 || p.waiters.len() > 0 || p.putOff || p.releasing > 0 || p.reported && n.welcomed || p.refused != [2]int64{} || n.isDirty(p)
+	return p.open > 0 || p.waiters.len() > 0 || p.flows.head != nil || p.dueAt != 0 || p.putOff || p.releasing > 0 || p.reported && n.welcomed() || p.refused != [2]int64{} || n.isDirty(p)
 }
 
 // forget drops a bare pool. Needs the pool's lock.
 func (n *Node) forget(p *pool) {
 	p.table = nil // a caller of the fast path that has it in hand looks again
-	n.hosts.Delete(p.key.Name)
-	n.pools.Delete(p.key)
+	if p.direct {
+		n.hosts.Delete(p.key.Name)
+	}
+	n.pools.of(p.key).Delete(p.key.Name)
 	n.bare.remove(p)
 	last := len(n.all) - 1
 	n.all[p.index] = n.all[last]

@@ -16,15 +16,12 @@ func (n *Node) Check() error {
 	if err := n.checkBook(); err != nil {
 		return fmt.Errorf("node %s: %w", n.name, err)
 	}
-	for _, list := range [][]*pool{n.dirty, n.hot, n.later} {
+	for _, list := range [][]*pool{n.stream.dirty, n.hot, n.later} {
 		for i, p := range list {
 			if slices.Index(list, p) != i {
 				return fmt.Errorf("node %s: %s is twice in a list", n.name, p.key)
 			}
 		}
-	}
-	if n.sess.live() && n.welcomed && !n.attached {
-		return fmt.Errorf("node %s is welcome on no stream", n.name)
 	}
 	return nil
 }
@@ -59,13 +56,13 @@ func (n *Node) checkPool(index int, p *pool) error {
 	switch {
 	case p.granted < 0 || p.releasing < 0:
 		return fmt.Errorf("%d slots granted, %d being released", p.granted, p.releasing)
-	case n.isDirty(p) != slices.Contains(n.dirty, p):
+	case n.isDirty(p) != slices.Contains(n.stream.dirty, p):
 		return fmt.Errorf("it is marked as changed %v, and in the list %v", n.isDirty(p), !n.isDirty(p))
 	case p.granted > 0 && !p.isHeld || p.isHeld && n.held[p.heldIndex] != p:
 		return fmt.Errorf("it has %d slots, and its place among the held is wrong", p.granted)
-	case p.busy != (n.parting && p.limit.Capped() && p.open > 0):
+	case p.busy != (n.parting() && p.enforced() && p.open > 0):
 		return fmt.Errorf("it has %d connections, and is counted as one to wait for: %v", p.open, p.busy)
-	case !p.limit.Capped() && p.granted != 0:
+	case !p.capped() && p.granted != 0:
 		return fmt.Errorf("%d slots are held without a limit", p.granted)
 	}
 	return nil
@@ -95,69 +92,8 @@ func (n *Node) AtRest() error {
 			return fmt.Errorf("node %s, %s: %d open, %d granted, %d waiting, something to say: %v", n.name, p.key, open, granted, waiting, busy)
 		}
 	}
-	if len(n.hot)+len(n.dirty)+len(n.later) != 0 {
-		return fmt.Errorf("node %s has %d refused, %d changed and %d asking hosts in hand", n.name, len(n.hot), len(n.dirty), len(n.later))
-	}
-	return nil
-}
-
-// Check returns an error where the leader's side contradicts itself. It is for tests, which call it
-// after every step.
-func (a *Allocator) Check() error {
-	for i, p := range a.order {
-		if a.peers[p.ID] != p || i > 0 && a.order[i-1].ID >= p.ID {
-			return fmt.Errorf("session %d of node %s is not in its place", p.ID, p.Node)
-		}
-		if p.conn != 0 && a.conns[p.conn] != p {
-			return fmt.Errorf("session %d of node %s and its stream disagree", p.ID, p.Node)
-		}
-		for key, d := range p.demands {
-			if d.peer != p || d.c.key != key || a.keys[key] != d.c || !slices.Contains(d.c.demands, d) {
-				return fmt.Errorf("the demand of node %s for %s is not in its place", p.Node, key)
-			}
-		}
-	}
-	if len(a.order) != len(a.peers) {
-		return fmt.Errorf("%d sessions are listed, and %d known", len(a.order), len(a.peers))
-	}
-	for conn, p := range a.conns {
-		if p.conn != conn || a.peers[p.ID] != p {
-			return fmt.Errorf("stream %d and its session disagree", conn)
-		}
-	}
-	if len(a.contests) != len(a.keys) {
-		return fmt.Errorf("%d keys are listed, and %d known", len(a.contests), len(a.keys))
-	}
-	for key, c := range a.keys {
-		if a.contests[c.index] != c {
-			return fmt.Errorf("%s is not where the list has it", key)
-		}
-		for i, d := range c.demands {
-			if d.peer.demands[key] != d || i > 0 && c.demands[i-1].peer.ID >= d.peer.ID {
-				return fmt.Errorf("a demand for %s is not in its place", key)
-			}
-		}
-		if c.dirty != slices.Contains(a.dirty, c) || (c.wake != 0) != slices.Contains(a.waking, c) ||
-			c.wake != 0 && a.waking[c.wakeIndex] != c {
-			return fmt.Errorf("%s is not in the lists that it should be in", key)
-		}
-	}
-	return nil
-}
-
-// AtRest returns an error where the leader's side remembers anything but sessions, each with its
-// stream.
-func (a *Allocator) AtRest() error {
-	if n := len(a.keys) + len(a.dirty) + len(a.review) + len(a.waking) + len(a.rests); n != 0 {
-		return fmt.Errorf("the leader remembers %d keys, %d changed, %d to be woken, %d at rest", len(a.keys), len(a.dirty), len(a.waking), len(a.rests))
-	}
-	if n := len(a.opens) + len(a.unproven) + len(a.partial) + len(a.closes) + len(a.leaves); n != 0 || a.inflight != nil {
-		return fmt.Errorf("the leader has %d requests in hand, and %v on its way", n, a.inflight)
-	}
-	for _, p := range a.order {
-		if len(p.demands)+len(p.missing) != 0 || p.assign != nil || p.conn == 0 {
-			return fmt.Errorf("of node %s the leader remembers %d demands, %d missing", p.Node, len(p.demands), len(p.missing))
-		}
+	if len(n.hot)+len(n.stream.dirty)+len(n.later) != 0 {
+		return fmt.Errorf("node %s has %d refused, %d changed and %d asking hosts in hand", n.name, len(n.hot), len(n.stream.dirty), len(n.later))
 	}
 	return nil
 }

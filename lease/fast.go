@@ -1,6 +1,8 @@
 package lease
 
 import (
+	"time"
+
 	"github.com/weirproxy/weir/limit"
 )
 
@@ -11,27 +13,35 @@ func (n *Node) TryAcquire(s *Slot, clock Clock) (ok bool, err error) {
 	if table == nil {
 		return false, ErrNoLease
 	}
-	now := clock.Now()
-	if p, found := n.hosts.Load(s.target.Host); found {
-		if v := p.(*pool).try(now, s, table, true, &n.gate); v != verdictStale {
-			return v == verdictAdmitted, v.err()
+	return n.tryAcquire(clock.Now(), s, table)
+}
+
+// tryAcquire is TryAcquire at a time that has been read.
+func (n *Node) tryAcquire(now time.Duration, s *Slot, table *limit.Table) (ok bool, err error) {
+	if s.request == nil {
+		if p, found := n.hosts.Load(s.target.Host); found {
+			if v := p.(*pool).try(now, s, table, true, &n.gate); v != verdictStale {
+				return v == verdictAdmitted, p.(*pool).blocked(v)
+			}
 		}
 	}
-	_, key := table.Match(s.target)
+	_, key := s.match(table)
 	p := n.lookup(key)
 	if p == nil {
 		return false, nil
 	}
 	v := p.try(now, s, table, false, &n.gate)
-	return v == verdictAdmitted, v.err()
+	return v == verdictAdmitted, p.blocked(v)
 }
 
-// err is the answer that needs nobody else's word.
-func (v verdict) err() error {
-	if v == verdictBlocked {
-		return ErrOverLimit
+// blocked is the answer that needs nobody else's word.
+func (p *pool) blocked(v verdict) error {
+	if v != verdictBlocked {
+		return nil
 	}
-	return nil
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.refusal(0, ErrBlocked)
 }
 
 // TryRelease is the fast path of a release. Where it reports false, the core must hear of it:
@@ -87,6 +97,3 @@ func (n *Node) Live(s *Slot, clock Clock) bool {
 	}
 	return !s.guarded.Load() || n.expiry != ExpiryClose || n.gate.admits(clock)
 }
-
-// Table is the limits that the node goes by, nil until it knows any.
-func (n *Node) Table() *limit.Table { return n.table.Load() }

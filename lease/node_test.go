@@ -10,6 +10,7 @@ import (
 
 	"github.com/weirproxy/weir/fsm/fsmpb"
 	"github.com/weirproxy/weir/lease/leasepb"
+	"github.com/weirproxy/weir/lease/leasetest/kit"
 	"github.com/weirproxy/weir/limit"
 )
 
@@ -74,7 +75,7 @@ func said(m *Manager) (releases int64, hello *leasepb.Hello, bye bool) {
 // A session that the leader has closed allows nothing from that moment on, however long it would
 // have run.
 func TestClosedSessionAllowsNothing(t *testing.T) {
-	m, _ := liveManager(t, ExpiryClose, 2, configLimit(t, "up", 5, limit.Queue{}))
+	m, _ := liveManager(t, ExpiryClose, 2, kit.Limit(t, "up", 5, limit.Queue{}))
 	h := newHolder()
 	if _, err := acquire(m, t.Context(), to(t, "up"), h); err != nil {
 		t.Fatal(err)
@@ -89,7 +90,7 @@ func TestClosedSessionAllowsNothing(t *testing.T) {
 			t.Errorf("a grant of a closed session was taken: %v", late)
 		}
 	})
-	if use, _ := m.Host(limit.HostConnections("up")); h.severed() != SeverFenced || m.node.gate.admits(m.cfg.Clock) || use.Granted != 0 {
+	if use, _ := m.Use(limit.HostConnections("up")); h.severed() != SeverFenced || m.node.gate.admits(m.cfg.Clock) || use.Granted != 0 {
 		t.Errorf("severed %v, admits %v, %d slots believed", h.severed(), m.node.gate.admits(m.cfg.Clock), use.Granted)
 	}
 }
@@ -97,8 +98,8 @@ func TestClosedSessionAllowsNothing(t *testing.T) {
 // A leader that was deposed without noticing may still tell its limits, which are older than those
 // that the node goes by: they don't count, unless it opens a session: then the log is a new one.
 func TestLimitsDoNotGoBack(t *testing.T) {
-	m, _ := liveManager(t, ExpiryClose, 0, configLimit(t, "up", 5, limit.Queue{}))
-	tell := func(index uint64) { hear(t, m, limitsMessage("", limit.NewTable(index, 1, nil))) }
+	m, _ := liveManager(t, ExpiryClose, 0, kit.Limit(t, "up", 5, limit.Queue{}))
+	tell := func(index uint64) { hear(t, m, leasepb.LimitsMessage("", limit.NewTable(index, 1, nil))) }
 	again := func() {
 		m.do(func(now time.Duration) {
 			m.node.StreamDown(now)
@@ -146,14 +147,14 @@ func TestNothingIsSaidOrHeardPastTheDeadline(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			m, clock := liveManager(t, ExpiryClose, 1, configLimit(t, "up", 5, limit.Queue{}))
+			m, clock := liveManager(t, ExpiryClose, 1, kit.Limit(t, "up", 5, limit.Queue{}))
 			h := newHolder()
 			if _, err := acquire(m, t.Context(), to(t, "up"), h); err != nil {
 				t.Fatal(err)
 			}
 			clock.now.Store(int64(time.Hour))
 			m.do(func(now time.Duration) { wake(m, now) })
-			if st := m.Session(); st.State != SessionFenced || h.severed() != SeverFenced {
+			if st := m.Session(); st.State != leasepb.SessionFenced || h.severed() != SeverFenced {
 				t.Errorf("the session is %s, the connection severed as %q", st.State, h.severed())
 			}
 		})
@@ -187,7 +188,7 @@ func TestLeaseRunsFromTheHello(t *testing.T) {
 // What a draining node gives back while it has no stream is in the difference between its hello and
 // the log: said again, it would free slots that are in use.
 func TestReleaseBetweenStreamsIsNotSaidTwice(t *testing.T) {
-	m, _ := liveManager(t, ExpiryClose, 2, configLimit(t, "up", 5, limit.Queue{}))
+	m, _ := liveManager(t, ExpiryClose, 2, kit.Limit(t, "up", 5, limit.Queue{}))
 	s := mustAcquire(t, m, "up")
 	mustAcquire(t, m, "up")
 	m.do(func(now time.Duration) { m.node.StreamDown(now) })
@@ -206,7 +207,7 @@ func TestReleaseBetweenStreamsIsNotSaidTwice(t *testing.T) {
 
 // While limits change, nobody is let through by a limit that no longer counts the host.
 func TestWaitersMoveOnlyUnderNewLimits(t *testing.T) {
-	shared := configLimit(t, "*.x.org", 3, limit.Queue{Timeout: time.Minute, Size: 9})
+	shared := kit.Limit(t, "*.x.org", 3, limit.Queue{Timeout: time.Minute, Size: 9})
 	shared.Shared = true
 	m, _ := liveManager(t, ExpiryClose, 0, shared)
 	m.do(func(time.Duration) {
@@ -223,14 +224,14 @@ func TestWaitersMoveOnlyUnderNewLimits(t *testing.T) {
 	each := shared
 	each.Shared = false
 	m.do(func(now time.Duration) { m.node.setLimits(now, limit.NewTable(2, 2, []limit.Limit{each})) })
-	if use, _ := m.Host(limit.HostConnections("a.x.org")); use.InUse != 0 || use.Waiting != 1 {
+	if use, _ := m.Use(limit.HostConnections("a.x.org")); use.InUse != 0 || use.Waiting != 1 {
 		t.Errorf("%d in use and %d waiting without a slot granted, want 0 and 1", use.InUse, use.Waiting)
 	}
 }
 
 // A process that wakes past its lease lets nobody in, though a grant lies on its stream.
 func TestGrantPastTheLeaseAdmitsNobody(t *testing.T) {
-	m, clock := liveManager(t, ExpiryClose, 0, configLimit(t, "up", 5, limit.Queue{Timeout: time.Minute, Size: 9}))
+	m, clock := liveManager(t, ExpiryClose, 0, kit.Limit(t, "up", 5, limit.Queue{Timeout: time.Minute, Size: 9}))
 	var told error
 	m.do(func(now time.Duration) {
 		_, _ = m.node.Acquire(now, &Slot{manager: m, target: to(t, "up"), holder: newHolder()}, func(err error) { told = err })
@@ -249,7 +250,7 @@ func TestGrantPastTheLeaseAdmitsNobody(t *testing.T) {
 // With on_expiry "drain", connections live on past the lease, and nothing new starts on them.
 func TestDrainLetsConnectionsEnd(t *testing.T) {
 	for expiry, live := range map[Expiry]bool{ExpiryClose: false, ExpiryDrain: true, ExpiryKeep: true} {
-		m, clock := liveManager(t, expiry, 3, configLimit(t, "up", 5, limit.Queue{}))
+		m, clock := liveManager(t, expiry, 3, kit.Limit(t, "up", 5, limit.Queue{}))
 		h := newHolder()
 		s, err := acquire(m, t.Context(), to(t, "up"), h)
 		if err != nil {
@@ -271,7 +272,7 @@ func TestDrainLetsConnectionsEnd(t *testing.T) {
 
 // A draining node keeps nothing idle, also what falls idle later.
 func TestDrainClosesWhatIsParkedLater(t *testing.T) {
-	m, _ := liveManager(t, ExpiryClose, 2, configLimit(t, "up", 5, limit.Queue{}))
+	m, _ := liveManager(t, ExpiryClose, 2, kit.Limit(t, "up", 5, limit.Queue{}))
 	h := newHolder()
 	s, err := acquire(m, t.Context(), to(t, "up"), h)
 	if err != nil {
@@ -292,7 +293,7 @@ func TestDrainClosesWhatIsParkedLater(t *testing.T) {
 // A node that drains no more keeps slots and idle connections again; one that has said goodbye does
 // not.
 func TestUndrainKeepsSlotsAgain(t *testing.T) {
-	m, _ := liveManager(t, ExpiryClose, 2, configLimit(t, "up", 5, limit.Queue{}))
+	m, _ := liveManager(t, ExpiryClose, 2, kit.Limit(t, "up", 5, limit.Queue{}))
 	h := newHolder()
 	s, err := acquire(m, t.Context(), to(t, "up"), h)
 	if err != nil {
@@ -323,7 +324,7 @@ func TestUndrainKeepsSlotsAgain(t *testing.T) {
 // The session is not ended by consent while something still uses it, and nothing starts once it is
 // to end.
 func TestGoodbyeWaitsForTheLastRelease(t *testing.T) {
-	m, clock := liveManager(t, ExpiryClose, 2, configLimit(t, "up", 5, limit.Queue{}))
+	m, clock := liveManager(t, ExpiryClose, 2, kit.Limit(t, "up", 5, limit.Queue{}))
 	s := mustAcquire(t, m, "up")
 	clock.now.Store(int64(4 * time.Second))
 	said(m) // a keep-alive among it
@@ -351,7 +352,7 @@ func TestGoodbyeWaitsForTheLastRelease(t *testing.T) {
 // Where the log grants less than the node states, the newest connections beyond it are fenced;
 // adopted ones stay.
 func TestCorrectionFencesTheDifference(t *testing.T) {
-	m, _ := liveManager(t, ExpiryClose, 3, configLimit(t, "up", 5, limit.Queue{}))
+	m, _ := liveManager(t, ExpiryClose, 3, kit.Limit(t, "up", 5, limit.Queue{}))
 	var holders []*holder
 	for range 3 {
 		h := newHolder()
@@ -372,14 +373,14 @@ func TestCorrectionFencesTheDifference(t *testing.T) {
 			t.Errorf("connection %d severed %v", i, h.severed())
 		}
 	}
-	if use, _ := m.Host(limit.HostConnections("up")); use.Granted != 1 {
+	if use, _ := m.Use(limit.HostConnections("up")); use.Granted != 1 {
 		t.Errorf("%d slots believed, the log grants 1", use.Granted)
 	}
 }
 
 // A keep-alive that is due and stuck in the stream does not make the timer spin.
 func TestDueKeepAliveDoesNotSpin(t *testing.T) {
-	m, clock := liveManager(t, ExpiryClose, 0, configLimit(t, "up", 5, limit.Queue{}))
+	m, clock := liveManager(t, ExpiryClose, 0, kit.Limit(t, "up", 5, limit.Queue{}))
 	clock.now.Store(int64(5 * time.Second))
 	m.do(func(now time.Duration) {
 		m.node.Tick(now, now)
@@ -392,7 +393,7 @@ func TestDueKeepAliveDoesNotSpin(t *testing.T) {
 // A host that is refused for long without ever being let in is not forgotten while its refusals are
 // counted.
 func TestRefusedHostIsNotForgotten(t *testing.T) {
-	m, _ := liveManager(t, ExpiryClose, 0, configLimit(t, "up", 5, limit.Queue{}))
+	m, _ := liveManager(t, ExpiryClose, 0, kit.Limit(t, "up", 5, limit.Queue{}))
 	m.do(func(now time.Duration) {
 		p := m.node.pool(now, limit.HostConnections("up"))
 		p.lock()
@@ -410,7 +411,7 @@ func TestRefusedHostIsNotForgotten(t *testing.T) {
 // answered has no lease.
 func TestUnansweredIsNotOverLimit(t *testing.T) {
 	for _, queue := range []limit.Queue{{}, {Timeout: time.Second, Size: 3}} {
-		m, clock := liveManager(t, ExpiryClose, 0, configLimit(t, "up", 3, queue))
+		m, clock := liveManager(t, ExpiryClose, 0, kit.Limit(t, "up", 3, queue))
 		var got error
 		var w *Waiter
 		m.do(func(now time.Duration) {

@@ -1,22 +1,17 @@
 package lease
 
 import (
-	"math/rand/v2"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/weirproxy/weir/lease/leasepb"
 	"github.com/weirproxy/weir/limit"
 )
 
-const (
-	// idleBuckets of one second make the window in which a slot must have been idle
-	// throughout before it goes back: between 3 and 4 s, within the promised 5.
-	idleBuckets = 3
-	// noTarget stands for "hold as many as you use".
-	noTarget int64 = -1
-)
+// idleBuckets of one second make the window in which a slot must have been idle throughout before it
+// goes back: between 3 and 4 s, within the promised 5.
+const idleBuckets = 3
 
 // pool is what one node holds of one key.
 //
@@ -32,12 +27,19 @@ type pool struct {
 	direct bool         // counts all connections to the host of its name, whatever the port
 	slow   bool         // somebody waits for what comes free: releases go through the core
 
-	rejected uint64
-	crowded  int // how often the lock was waited for
+	rejected    uint64
+	wouldReject uint64 // by a limit that only reports
+	crowded     int    // how often the lock was waited for
 	// spread is set while many CPUs contend for this pool: its free slots are divided into parts
 	// with a lock each. Taking the pool's lock merges the parts, so code under it sees one count.
 	spread    atomic.Pointer[[]part]
 	lowBefore int64 // low, before it was spread
+
+	// Of a rate: in place of slots, the node's part of it as a bucket.
+	bucket bucket
+	draws  drawMeter
+	used   bool   // a token has been taken since the last grant
+	life   uint32 // changes with what the bucket is a part of
 
 	// The core's half.
 	era       era    // of the events that concern every pool, those that this one has taken
@@ -46,7 +48,13 @@ type pool struct {
 	releasing int64  // out of use, to be said with the next Update
 	reported  bool   // the leader knows of a demand
 	waiters   waiterList
-	target    int64 // come down to this as connections end
+	ghosts    int64 // of those that wait, requests that have been admitted already: the limit only reports
+	flows     meterList
+	dueAt     time.Duration // of a rate: when what waits can go on; 0: nothing waits, or for a grant only
+	dueIndex  int           // among those that wait for time to pass
+	said      int64         // of a rate: the units in use that the leader was told of
+	leaving   int64         // grains that go with what is being released
+	target    int64         // come down to this as connections end
 	targetSeq uint64
 	contended bool
 	evict     bool
@@ -83,7 +91,7 @@ type part struct {
 
 // newPool returns an empty pool.
 func newPool(key limit.Key) *pool {
-	p := &pool{key: key, target: noTarget}
+	p := &pool{key: key, target: leasepb.NoTarget}
 	p.pool, p.live = p, true
 	return p
 }
@@ -95,9 +103,6 @@ func (p *pool) lock() {
 		p.gather(*parts)
 	}
 }
-
-// free is what may be admitted at once. Needs the part's lock.
-func (q *part) free() int64 { return q.granted - q.open }
 
 type verdict uint8
 
@@ -131,15 +136,23 @@ func (p *pool) try(now time.Duration, s *Slot, table *limit.Table, byHost bool, 
 	return v
 }
 
+// capped reports whether the key is counted against a number. Needs the pool's lock.
+func (p *pool) capped() bool { return p.limit.Caps(p.key.Resource) }
+
+// enforced reports whether the limit refuses anything. Needs the pool's lock.
+func (p *pool) enforced() bool { return p.capped() && !p.limit.Report }
+
 // tryLocked needs the pool's lock.
 func (p *pool) tryLocked(now time.Duration, s *Slot, table *limit.Table, gate *gate) verdict {
 	switch {
-	case p.table != table && !p.follow(table):
+	case p.table != table && !p.follow(now, table):
 		return verdictStale
 	case !p.limit.Capped():
-	case p.limit.Connections == 0:
+	case p.limit.Connections == 0 && !p.limit.Report:
 		p.rejected++
 		return verdictBlocked
+	case p.limit.Report && !gate.admitsAt(now):
+		return verdictShort
 	case !gate.admitsAt(now):
 		return verdictNoLease
 	case p.free() <= 0 || p.waiters.len() > 0 || p.target >= 0 && p.granted > p.target:
@@ -151,7 +164,7 @@ func (p *pool) tryLocked(now time.Duration, s *Slot, table *limit.Table, gate *g
 
 // follow goes by newer limits of the same shape: only numbers have changed, and what counts where
 // has not. The core follows. Needs the pool's lock.
-func (p *pool) follow(table *limit.Table) bool {
+func (p *pool) follow(now time.Duration, table *limit.Table) bool {
 	if p.table == nil || p.table.ShapeIndex != table.ShapeIndex || p.table.Index > table.Index {
 		return false
 	}
@@ -159,102 +172,12 @@ func (p *pool) follow(table *limit.Table) bool {
 		p.gather(*parts)
 	}
 	p.table, p.limit = table, table.Governing(p.key)
+	p.resize(now)
 	return true
 }
 
-const (
-	// crowdedAfter is how often the lock must have been waited for before a pool is spread.
-	crowdedAfter = 64
-	// maxParts bounds the parts.
-	maxParts = 16
-	// sharePerPart is how many free slots each part must get at least: with fewer they run short
-	// one by one.
-	sharePerPart = 4
-)
-
-// noteCrowd counts a wait for the lock, and spreads the pool where they are many. Needs the pool's
-// lock.
-func (p *pool) noteCrowd() {
-	p.crowded++
-	if p.crowded < crowdedAfter || p.slow || p.spread.Load() != nil {
-		return
-	}
-	p.crowded = 0
-	n := int64(min(2*runtime.GOMAXPROCS(0), maxParts))
-	share := int64(0)
-	if p.limit.Capped() {
-		if share = p.free() / n; share < sharePerPart {
-			return
-		}
-	}
-	parts := make([]part, n)
-	for i := range parts {
-		q := &parts[i]
-		q.pool, q.index, q.live, q.granted, q.low = p, i, true, share, share
-		p.granted -= share
-	}
-	p.lowBefore, p.low = p.low, p.free()
-	p.spread.Store(&parts)
-}
-
-// gather takes back what was spread. Needs the pool's lock.
-func (p *pool) gather(parts []part) {
-	p.spread.Store(nil)
-	low := p.low
-	for i := range parts {
-		q := &parts[i]
-		q.mu.Lock()
-		q.live = false
-		for s := q.head; s != nil; s = s.next {
-			s.part.Store(&p.part)
-		}
-		p.append(q.head, q.tail)
-		p.granted += q.granted
-		p.open += q.open
-		p.parked += q.parked
-		p.taken += q.taken
-		p.admitted += q.admitted
-		p.usedAt = max(p.usedAt, q.usedAt)
-		low += q.low
-		q.mu.Unlock()
-	}
-	p.low = min(p.lowBefore, low)
-}
-
-// trySpread admits s to one of the parts: the one where it was last, or any other whose lock is
-// free.
-func trySpread(parts []part, now time.Duration, s *Slot, table *limit.Table, byHost bool, gate *gate) bool {
-	var at int
-	if last := s.part.Load(); last != nil {
-		at = last.index
-	} else {
-		at = rand.IntN(len(parts))
-	}
-	for range parts {
-		q := &parts[at%len(parts)]
-		at++
-		if !q.mu.TryLock() {
-			continue
-		}
-		live, ok := q.live, q.admit(now, s, table, byHost, gate)
-		q.mu.Unlock()
-		if ok || !live {
-			return ok
-		}
-	}
-	return false
-}
-
-// admit is tryLocked for a part. What it reads of the pool is written only when no part is live.
-// Needs the part's lock.
-func (q *part) admit(now time.Duration, s *Slot, table *limit.Table, byHost bool, gate *gate) bool {
-	p := q.pool
-	if !q.live || p.table != table || byHost && !p.direct || p.limit.Capped() && (q.free() <= 0 || !gate.admitsAt(now)) {
-		return false
-	}
-	q.begin(now, s)
-	return true
-}
+// free is what may be admitted at once. Needs the part's lock.
+func (q *part) free() int64 { return q.granted - q.open }
 
 // begin admits a slot. Needs the part's lock.
 func (q *part) begin(now time.Duration, s *Slot) {
@@ -272,8 +195,8 @@ func (q *part) link(s *Slot) {
 	if s.part.Load() != q { // storing costs more than looking
 		s.part.Store(q)
 	}
-	if capped := q.pool.limit.Capped(); s.guarded.Load() != capped {
-		s.guarded.Store(capped)
+	if guarded := q.pool.enforced(); s.guarded.Load() != guarded {
+		s.guarded.Store(guarded)
 	}
 	s.prev, s.next = q.tail, nil
 	if q.tail != nil {
@@ -344,63 +267,5 @@ func lockPart(s *Slot) *part {
 			return q
 		}
 		q.mu.Unlock()
-	}
-}
-
-// Waiter is one request that waits for a slot.
-type Waiter struct {
-	slot     *Slot
-	since    time.Duration
-	patience time.Duration // the longest wait; who calls acquire keeps the time
-	queued   bool          // the limit has a queue; otherwise it waits for the leader's answer only
-	ask      uint64        // the ask that covers it, 0 before it is sent
-	pool     *pool         // nil once it has been answered
-	// done is called once, under the core's lock, and must not block.
-	done func(error)
-
-	prev, next *Waiter
-}
-
-// Patience is the longest wait; who calls Acquire keeps the time, and calls Expire.
-func (w *Waiter) Patience() time.Duration { return w.patience }
-
-// waiterList is first come first served.
-type waiterList struct {
-	head, tail *Waiter
-	n          int64
-	queued     int64
-}
-
-func (l *waiterList) len() int64 { return l.n }
-
-func (l *waiterList) push(w *Waiter) {
-	w.prev, w.next = l.tail, nil
-	if l.tail != nil {
-		l.tail.next = w
-	} else {
-		l.head = w
-	}
-	l.tail = w
-	l.n++
-	if w.queued {
-		l.queued++
-	}
-}
-
-func (l *waiterList) remove(w *Waiter) {
-	if w.prev != nil {
-		w.prev.next = w.next
-	} else {
-		l.head = w.next
-	}
-	if w.next != nil {
-		w.next.prev = w.prev
-	} else {
-		l.tail = w.prev
-	}
-	w.prev, w.next = nil, nil
-	l.n--
-	if w.queued {
-		l.queued--
 	}
 }

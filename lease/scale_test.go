@@ -1,21 +1,13 @@
 package lease
 
 import (
-	"context"
 	"fmt"
-	"net"
 	"runtime"
 	"testing"
-	"testing/synctest"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/test/bufconn"
-
-	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease/leasepb"
+	"github.com/weirproxy/weir/lease/leasetest/kit"
 	"github.com/weirproxy/weir/limit"
 )
 
@@ -26,7 +18,7 @@ const longestStall = 50 * time.Millisecond
 // stallMeter measures the longest turn of the core.
 type stallMeter struct{ longest time.Duration }
 
-func (s *stallMeter) do(f func()) { s.longest = max(s.longest, busy(f)) }
+func (s *stallMeter) do(f func()) { s.longest = max(s.longest, kit.Busy(f)) }
 
 // manyNames is a node that one name after another is asked of, in virtual time, with a leader that
 // grants what it asks.
@@ -59,7 +51,7 @@ func (x *manyNames) hear(m *leasepb.LeaderMessage) {
 
 // leader takes what the node says, and grants.
 func (x *manyNames) leader() {
-	for x.n.Pending(x.now) && !x.mute {
+	for x.n.pending(x.now) && !x.mute {
 		var out []*leasepb.NodeMessage
 		x.stall.do(func() { out = x.n.Outgoing(x.now) })
 		for _, m := range out {
@@ -113,7 +105,8 @@ func (x *manyNames) use(host string) {
 
 type fixedClock time.Duration
 
-func (c fixedClock) Now() time.Duration  { return time.Duration(c) }
+func (c fixedClock) Now() time.Duration { return time.Duration(c) }
+
 func (c fixedClock) Wall() time.Duration { return time.Duration(c) }
 
 // Clients ask for names at the rate of a million in ten minutes, with and without a limit. The node
@@ -127,7 +120,7 @@ func TestManyNames(t *testing.T) {
 		most   int
 	}{
 		{"without a limit", nil, maxBare + 1},
-		{"with a limit", []limit.Limit{configLimit(t, "*", 25, limit.Queue{})}, maxBare + 6*names/seconds},
+		{"with a limit", []limit.Limit{kit.Limit(t, "*", 25, limit.Queue{})}, maxBare + 6*names/seconds},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			x := newManyNames(t, c.limits...)
@@ -147,7 +140,7 @@ func TestManyNames(t *testing.T) {
 			if x.stall.longest > longestStall {
 				t.Errorf("the core was busy for %v in one go", x.stall.longest)
 			}
-			if use, _ := x.n.Host(limit.HostConnections("busy.example.com")); use.Admitted != seconds {
+			if use, _ := x.n.Use(x.now, limit.HostConnections("busy.example.com")); use.Admitted != seconds {
 				t.Errorf("of a host that is used all the time %d admissions are remembered", use.Admitted)
 			}
 			if err := x.n.Check(); err != nil {
@@ -232,7 +225,7 @@ func TestForgottenPoolAdmitsNothing(t *testing.T) {
 // With a slot in use of each of many keys, no event that concerns all of them keeps the core busy
 // for long; and a fence severs them all without waiting for a timer.
 func TestManyKeysInPages(t *testing.T) {
-	x := newManyNames(t, configLimit(t, "*", 25, limit.Queue{}))
+	x := newManyNames(t, kit.Limit(t, "*", 25, limit.Queue{}))
 	slots := make([]*Slot, 0, heldKeys)
 	for i := range heldKeys {
 		key := limit.HostConnections(fmt.Sprintf("host-%d.example.com", i))
@@ -260,7 +253,7 @@ func TestManyKeysInPages(t *testing.T) {
 	walk("stream's end", func() { x.stall.do(func() { x.n.StreamDown(x.now) }) })
 	walk("hello", func() { x.n.StreamUp(x.now) })
 	var stated, messages int
-	for x.n.Pending(x.now) && !x.n.welcomed {
+	for x.n.pending(x.now) && !x.n.welcomed() {
 		var out []*leasepb.NodeMessage
 		x.stall.do(func() { out = x.n.Outgoing(x.now) })
 		for _, m := range out {
@@ -277,8 +270,8 @@ func TestManyKeysInPages(t *testing.T) {
 	walk("updates", x.leader)
 	walk("drain", func() { x.stall.do(func() { x.n.Drain(x.now) }) })
 	walk("fence", func() { x.stall.do(func() { x.n.Lose(x.now) }) })
-	if severs := x.n.TakeSevers(); len(severs) != heldKeys || x.n.fenceSevered != heldKeys || x.n.fencing {
-		t.Errorf("%d connections are severed, %d counted, fencing: %v", len(severs), x.n.fenceSevered, x.n.fencing)
+	if e := x.n.Effects(x.now); len(e.Severs) != heldKeys || e.Severed != heldKeys || !e.Fenced {
+		t.Errorf("%d connections are severed, %d counted, fenced: %v", len(e.Severs), e.Severed, e.Fenced)
 	}
 	for _, s := range slots {
 		x.n.Release(x.now, s)
@@ -289,7 +282,7 @@ func TestManyKeysInPages(t *testing.T) {
 // A fence whose walk has pages left stops everything all the same: nothing is admitted, reused or
 // written, and no hello asks for the next session before the walk has ended.
 func TestFenceBetweenPages(t *testing.T) {
-	x := newManyNames(t, configLimit(t, "*", 25, limit.Queue{}))
+	x := newManyNames(t, kit.Limit(t, "*", 25, limit.Queue{}))
 	x.n.SetBounds(Bounds{Page: 1, Stated: 1, Bare: 100})
 	const hosts = 8
 	var slots []*Slot
@@ -326,12 +319,12 @@ func TestFenceBetweenPages(t *testing.T) {
 		if x.n.Unpark(slots[hosts-1], clock) {
 			t.Errorf("page %d: a parked connection is reused", page)
 		}
-		if x.n.Pending(x.now) || len(x.n.Outgoing(x.now)) > 0 {
+		if x.n.pending(x.now) || len(x.n.Outgoing(x.now)) > 0 {
 			t.Errorf("page %d: the node asks for a session", page)
 		}
 		x.n.Walk(x.now)
 	}
-	if n := len(x.n.TakeSevers()); n != hosts {
+	if n := len(x.n.Effects(x.now).Severs); n != hosts {
 		t.Errorf("%d of %d connections are severed", n, hosts)
 	}
 	if out := x.n.Outgoing(x.now); len(out) != 1 || out[0].GetHello() == nil || len(out[0].GetHello().Holdings) > 0 {
@@ -342,7 +335,7 @@ func TestFenceBetweenPages(t *testing.T) {
 // Slots that are given back while the hello is on its way in parts are said once: before their part
 // was composed by not being stated, and after it with the first Update.
 func TestGivenBackBetweenPartsOfHello(t *testing.T) {
-	x := newManyNames(t, configLimit(t, "*", 25, limit.Queue{}))
+	x := newManyNames(t, kit.Limit(t, "*", 25, limit.Queue{}))
 	x.n.SetBounds(Bounds{Page: 1, Stated: 1, Bare: 100})
 	log := map[string]int64{}
 	for i := range 6 {
@@ -356,7 +349,7 @@ func TestGivenBackBetweenPartsOfHello(t *testing.T) {
 		p := x.n.lookup(limit.HostConnections(host))
 		x.n.lock(p)
 		defer p.mu.Unlock()
-		x.n.giveBack(p, 2)
+		x.n.giveBack(x.now, p, 2)
 	}
 	giveBack("host-0") // before the hello
 	stated := map[string]int64{}
@@ -373,14 +366,14 @@ func TestGivenBackBetweenPartsOfHello(t *testing.T) {
 		state()
 	}
 	giveBack("host-2") // after its part
-	for x.n.Pending(x.now) {
+	for x.n.pending(x.now) {
 		state()
 	}
 	x.hear(&leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Welcome{Welcome: &leasepb.Welcome{Session: 7, Resumed: true, TtlNs: 10e9}}})
 	for host, k := range stated {
 		log[host] = min(log[host], k) // the leader releases the difference
 	}
-	for x.n.Pending(x.now) || x.n.Walking() {
+	for x.n.pending(x.now) || x.n.Walking() {
 		x.n.Walk(x.now)
 		for _, m := range x.n.Outgoing(x.now) {
 			for _, r := range m.GetUpdate().GetReleases() {
@@ -389,7 +382,7 @@ func TestGivenBackBetweenPartsOfHello(t *testing.T) {
 		}
 	}
 	for i := range 6 {
-		use, _ := x.n.Host(limit.HostConnections(fmt.Sprint("host-", i)))
+		use, _ := x.n.Use(x.now, limit.HostConnections(fmt.Sprint("host-", i)))
 		if use.Granted != log[use.Key.Name] {
 			t.Errorf("%s: the node holds %d, the log grants %d", use.Key.Name, use.Granted, log[use.Key.Name])
 		}
@@ -398,127 +391,3 @@ func TestGivenBackBetweenPartsOfHello(t *testing.T) {
 		t.Errorf("stated: %v", stated)
 	}
 }
-
-// holdMany lets a node hold a slot of each of many keys, in the log as at the node. The leader must
-// be another afterwards: it has not proposed this.
-func holdMany(t *testing.T, c *testCluster, m *Manager, keys int) {
-	t.Helper()
-	session := m.Session().ID
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for i, batch := 0, uint64(1); i < keys; batch++ {
-		adj := &fsm.Adjust{Term: 1, Batch: batch}
-		for ; i < keys && len(adj.Adjustments) < maxBatch; i++ {
-			key := limit.HostConnections(fmt.Sprintf("host-%d.a-name-of-the-usual-length.example.com", i))
-			adj.Adjustments = append(adj.Adjustments, fsm.Adjustment{Session: session, Key: key, Delta: 1})
-		}
-		c.index++
-		if res := c.state.Apply(c.index, 1, adj); res.Err != nil || len(res.Adjusted) != len(adj.Adjustments) {
-			t.Fatalf("the log grants %d of %d: %v", len(res.Adjusted), len(adj.Adjustments), res.Err)
-		}
-		m.do(func(time.Duration) {
-			for _, a := range adj.Adjustments {
-				m.node.grant(a.Key, 1)
-			}
-		})
-	}
-}
-
-// awaitResumed waits until a node has been welcomed by the next leader.
-func awaitResumed(t *testing.T, m *Manager) {
-	t.Helper()
-	if err := m.await(t.Context(), func() bool { return m.node.sess.term == 2 && m.node.welcomed }); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// A node that holds slots of more keys than one message states keeps its session, and all of them,
-// over a reconnect.
-func TestReconnectWithManyKeys(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		const keys = 3*maxStated + 10
-		c := startCluster(t, configLimit(t, "*", 25, limit.Queue{}))
-		m, _ := c.start(t, "a", "1")
-		if err := m.WaitLive(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		id := m.Session().ID
-		holdMany(t, c, m, keys)
-		c.depose()
-		c.lead(t, 2)
-		awaitResumed(t, m)
-		if now := m.Session(); now.ID != id || now.Fences != 0 {
-			t.Fatalf("session %d goes on as %+v", id, now)
-		}
-		held := func() (node, log int) {
-			for _, h := range m.Hosts() {
-				node += int(h.Granted)
-			}
-			c.Read(func(st *fsm.State) { log = len(st.SessionGrants(id)) })
-			return node, log
-		}
-		if node, log := held(); node != keys || log != keys {
-			t.Fatalf("after the reconnect the node holds %d, the log grants %d, want %d", node, log, keys)
-		}
-		time.Sleep(20 * time.Second) // virtual: nothing is used, so all of it goes back
-		if node, log := held(); node != 0 || log != 0 {
-			t.Errorf("given back, the node holds %d, the log grants %d", node, log)
-		}
-	})
-}
-
-// The same with 200,000 keys over gRPC, whose messages are bounded by 4 MiB unless a server says
-// otherwise.
-func TestReconnectOverGRPC(t *testing.T) {
-	c := &testCluster{cut: map[string]bool{}, streams: map[string]*memStream{}, state: fsm.NewState(), changed: make(chan struct{})}
-	c.server = NewServer(c, c, func() string { return "" }, hclog.NewNullLogger())
-	if _, err := c.Propose(t.Context(), 1, &fsm.Init{ClusterID: "test", TTL: time.Minute, Limits: []limit.Limit{configLimit(t, "*", 25, limit.Queue{})}}); err != nil {
-		t.Fatal(err)
-	}
-	c.depose = c.lead(t, 1)
-	server := grpc.NewServer()
-	leasepb.RegisterLeaseServer(server, c.server)
-	listener := bufconn.Listen(1 << 20)
-	go func() { _ = server.Serve(listener) }()
-	t.Cleanup(server.Stop)
-	conn, err := grpc.NewClient("passthrough:///leader", grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close() })
-	m := NewManager(ManagerConfig{Name: "a", Identity: "1", Clock: NewSystemClock(), Log: hclog.NewNullLogger(), Connect: func(ctx context.Context, _ string) (Stream, error) {
-		ctx, cancel := context.WithCancel(ctx)
-		s, err := leasepb.NewLeaseClient(conn).Session(ctx)
-		return grpcStream{s, cancel}, err
-	}})
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- m.Run(ctx) }()
-	defer func() {
-		cancel()
-		<-ended
-	}()
-	deadline, stop := context.WithTimeout(t.Context(), time.Minute)
-	defer stop()
-	if err := m.WaitLive(deadline); err != nil {
-		t.Fatal(err)
-	}
-	id := m.Session().ID
-	holdMany(t, c, m, heldKeys)
-	began := time.Now()
-	c.depose()
-	c.lead(t, 2)
-	awaitResumed(t, m)
-	t.Logf("%d keys: the node is back after %v", heldKeys, time.Since(began).Round(time.Millisecond))
-	if now := m.Session(); now.ID != id || now.Fences != 0 {
-		t.Errorf("session %d goes on as %+v", id, now)
-	}
-}
-
-type grpcStream struct {
-	leasepb.Lease_SessionClient
-	cancel context.CancelFunc
-}
-
-func (s grpcStream) Close() { s.cancel() }

@@ -4,17 +4,11 @@ import (
 	"math"
 	"sync/atomic"
 	"time"
+
+	"github.com/weirproxy/weir/lease/leasepb"
 )
 
 const (
-	// Margin is how much longer than the ttl the leader waits before it ends a silent session. It
-	// covers clocks that run apart, and the time that a reset takes to reach the upstream.
-	Margin = 500 * time.Millisecond
-
-	// keepAlives is how many are sent in a ttl. The protocol asks for three; a fourth leaves a node
-	// whose leader has died a quarter of a second more, at a ttl of 3 s, to find the next one.
-	keepAlives = 4
-
 	// maxOutstanding bounds the keep-alives that may be unanswered at once: more than a ttl's
 	// worth.
 	maxOutstanding = 8
@@ -40,7 +34,8 @@ func (g *gate) admitsAt(now time.Duration) bool {
 	return until != 0 && int64(now) < until
 }
 
-func (g *gate) close()                { g.until.Store(0) }
+func (g *gate) close() { g.until.Store(0) }
+
 func (g *gate) open(to time.Duration) { g.until.Store(int64(to)) }
 
 // session is the node's own view of its lease: how long it may believe in it.
@@ -77,14 +72,14 @@ func (s *session) fenceAt() time.Duration { return s.deadline - guard(s.ttl) }
 
 // begin notes a session that was asked for at t0.
 func (s *session) begin(id, term uint64, ttl, t0 time.Duration) {
-	*s = session{id: id, term: term, ttl: ttl, begun: t0, deadline: t0 + ttl, seq: s.seq, nextSend: t0 + ttl/keepAlives}
+	*s = session{id: id, term: term, ttl: ttl, begun: t0, deadline: t0 + ttl, seq: s.seq, nextSend: t0 + ttl/leasepb.KeepAlives}
 }
 
 // keepAlive notes one that is sent right after now, and returns its number.
 func (s *session) keepAlive(now time.Duration) uint64 {
 	s.seq++
 	s.sent[s.seq%maxOutstanding] = sentKeepAlive{seq: s.seq, at: now}
-	s.nextSend = now + s.ttl/keepAlives
+	s.nextSend = now + s.ttl/leasepb.KeepAlives
 	return s.seq
 }
 

@@ -3,304 +3,23 @@ package lease
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	"go.uber.org/goleak"
-	"google.golang.org/grpc"
 
-	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/fsm/fsmpb"
 	"github.com/weirproxy/weir/lease/leasepb"
+	"github.com/weirproxy/weir/lease/leasetest/kit"
 	"github.com/weirproxy/weir/limit"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// testCluster is one leader on the real store, reached by streams in memory, in virtual time.
-type testCluster struct {
-	state   *fsm.State
-	changed chan struct{}
-	server  *Server
-	index   uint64
-	mu      sync.RWMutex
-	full    bool // the log takes nothing
-	void    bool // entries that end sessions have no effect
-	cut     map[string]bool
-	streams map[string]*memStream // the newest of each node
-	verify  error                 // what verifying the leadership ends in
-	depose  func()                // ends the first leadership
-	toldMu  sync.Mutex            // a lock of its own: hooks are called while the state is read
-	told    []string              // what the hooks were told
-}
-
-func (c *testCluster) Propose(ctx context.Context, term uint64, cmd fsm.Command) (fsm.Result, error) {
-	select {
-	case <-time.After(2 * time.Millisecond):
-	case <-ctx.Done():
-		return fsm.Result{}, ctx.Err()
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.full {
-		return fsm.Result{}, ErrNotProposed
-	}
-	c.index++
-	if _, ends := cmd.(*fsm.CloseSessions); ends && c.void {
-		return fsm.Result{Err: fsm.ErrStaleTerm}, nil
-	}
-	res := c.state.Apply(c.index, term, cmd)
-	if res.Changed {
-		close(c.changed)
-		c.changed = make(chan struct{})
-	}
-	return res, nil
-}
-
-func (c *testCluster) Read(f func(*fsm.State)) {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	f(c.state)
-}
-
-func (c *testCluster) Changed() <-chan struct{} {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	return c.changed
-}
-
-func (c *testCluster) VerifyLeader(ctx context.Context) error {
-	select {
-	case <-time.After(time.Millisecond):
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		return c.verify
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func (c *testCluster) setFull(full bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.full = full
-}
-
-func (c *testCluster) tell(format string, args ...any) {
-	c.toldMu.Lock()
-	defer c.toldMu.Unlock()
-	c.told = append(c.told, fmt.Sprintf(format, args...))
-}
-
-func (c *testCluster) hasTold() []string {
-	c.toldMu.Lock()
-	defer c.toldMu.Unlock()
-	return slices.Clone(c.told)
-}
-
-func (c *testCluster) setCut(node string, cut bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.cut[node] = cut
-}
-
-func (c *testCluster) setVerify(err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.verify = err
-}
-
-// breakStream ends a node's stream.
-func (c *testCluster) breakStream(node string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if s := c.streams[node]; s != nil {
-		s.cancel()
-	}
-}
-
-func (c *testCluster) isCut(node string) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.cut[node]
-}
-
-// memStream is both ends of a stream.
-type memStream struct {
-	grpc.ServerStream
-	ctx    context.Context
-	cancel context.CancelFunc
-	up     chan *leasepb.NodeMessage
-	down   chan *leasepb.LeaderMessage
-	lost   func() bool
-}
-
-func (s *memStream) Context() context.Context { return s.ctx }
-func (s *memStream) Close()                   { s.cancel() }
-
-func pass[M any](s *memStream, ch chan M, m M) error {
-	if s.lost() {
-		return nil // on the way
-	}
-	select {
-	case ch <- m:
-		return nil
-	case <-s.ctx.Done():
-		return io.EOF
-	}
-}
-
-func take[M any](s *memStream, ch chan M) (m M, err error) {
-	select {
-	case m = <-ch:
-		return m, nil
-	case <-s.ctx.Done():
-		return m, io.EOF
-	}
-}
-
-type nodeEnd struct{ *memStream }
-
-func (s nodeEnd) Send(m *leasepb.NodeMessage) error     { return pass(s.memStream, s.up, m) }
-func (s nodeEnd) Recv() (*leasepb.LeaderMessage, error) { return take(s.memStream, s.down) }
-
-type leaderEnd struct{ *memStream }
-
-func (s leaderEnd) Send(m *leasepb.LeaderMessage) error { return pass(s.memStream, s.down, m) }
-func (s leaderEnd) Recv() (*leasepb.NodeMessage, error) { return take(s.memStream, s.up) }
-
-func (c *testCluster) connect(name string) Connector {
-	return func(ctx context.Context, _ string) (Stream, error) {
-		if c.isCut(name) {
-			return nil, errors.New("unreachable")
-		}
-		ctx, cancel := context.WithCancel(ctx)
-		s := &memStream{
-			ctx: ctx, cancel: cancel,
-			up: make(chan *leasepb.NodeMessage, 16), down: make(chan *leasepb.LeaderMessage, 16),
-			lost: func() bool { return c.isCut(name) },
-		}
-		c.mu.Lock()
-		c.streams[name] = s
-		c.mu.Unlock()
-		go func() {
-			defer cancel()
-			_ = c.server.Session(leaderEnd{s})
-		}()
-		return nodeEnd{s}, nil
-	}
-}
-
-// bubbleClock is the time of the bubble.
-type bubbleClock struct{ start time.Time }
-
-func (c bubbleClock) Now() time.Duration  { return time.Since(c.start) + time.Hour }
-func (c bubbleClock) Wall() time.Duration { return time.Since(c.start) }
-
-func startCluster(t *testing.T, limits ...limit.Limit) *testCluster {
-	t.Helper()
-	c := &testCluster{cut: map[string]bool{}, streams: map[string]*memStream{}, state: fsm.NewState(), changed: make(chan struct{})}
-	c.server = NewServer(c, c, func() string { return "" }, hclog.NewNullLogger())
-	c.server.OnEnd = func(e SessionEnd) { c.tell("%s %s: %d slots", e.Node, e.Why, e.Slots) }
-	if _, err := c.Propose(t.Context(), 1, &fsm.Init{ClusterID: "test", TTL: 3 * time.Second, Limits: limits}); err != nil {
-		t.Fatal(err)
-	}
-	c.depose = c.lead(t, 1)
-	return c
-}
-
-// lead makes the server lead until the test ends, or the function returned is called.
-func (c *testCluster) lead(t *testing.T, term uint64) (stop func()) {
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		c.server.Lead(ctx, term, 0)
-	}()
-	stop = func() {
-		cancel()
-		<-done
-	}
-	t.Cleanup(stop)
-	return stop
-}
-
-// start runs a node until the test ends, or the function returned is called.
-func (c *testCluster) start(t *testing.T, name, identity string) (*Manager, func() error) {
-	t.Helper()
-	m := NewManager(ManagerConfig{
-		Name: name, Identity: identity, Connect: c.connect(name),
-		Clock: bubbleClock{time.Now()}, Log: hclog.NewNullLogger(),
-		OnFence: func(severed int) { c.tell("%s fenced: %d severed", name, severed) },
-	})
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- m.Run(ctx) }()
-	var once sync.Once
-	var result error
-	stop := func() error {
-		once.Do(func() {
-			cancel()
-			result = <-ended
-		})
-		return result
-	}
-	t.Cleanup(func() { _ = stop() })
-	return m, stop
-}
-
-// holder notes how it was severed.
-type holder struct {
-	mu   sync.Mutex
-	why  Reason
-	done chan struct{}
-}
-
-func newHolder() *holder { return &holder{done: make(chan struct{})} }
-
-func (h *holder) Sever(why Reason) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.why == 0 {
-		h.why = why
-		close(h.done)
-	}
-}
-
-func (h *holder) severed() Reason {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.why
-}
-
-// acquire acquires a new slot.
-func acquire(m *Manager, ctx context.Context, target limit.Target, h Holder) (*Slot, error) {
-	s := new(Slot)
-	if err := m.Acquire(ctx, s, target, h); err != nil {
-		return nil, err
-	}
-	return s, nil
-}
-
-func to(t testing.TB, s string) limit.Target {
-	t.Helper()
-	tg, err := limit.ParseTarget(s, 443)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tg
-}
-
 func TestManagerAcquiresAndReleases(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := startCluster(t, configLimit(t, "up", 2, limit.Queue{}))
+		c := startCluster(t, kit.Limit(t, "up", 2, limit.Queue{}))
 		m, _ := c.start(t, "a", "1")
 		if err := m.WaitLive(t.Context()); err != nil {
 			t.Fatal(err)
@@ -336,7 +55,7 @@ func TestManagerAcquiresAndReleases(t *testing.T) {
 
 func TestQueueIsFirstComeFirstServed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := startCluster(t, configLimit(t, "up", 1, limit.Queue{Timeout: 2 * time.Second, Size: 3}))
+		c := startCluster(t, kit.Limit(t, "up", 1, limit.Queue{Timeout: 2 * time.Second, Size: 3}))
 		m, _ := c.start(t, "a", "1")
 		if err := m.WaitLive(t.Context()); err != nil {
 			t.Fatal(err)
@@ -375,7 +94,7 @@ func TestQueueIsFirstComeFirstServed(t *testing.T) {
 
 func TestQueueTimesOutAndCancels(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := startCluster(t, configLimit(t, "up", 1, limit.Queue{Timeout: 2 * time.Second, Size: 3}))
+		c := startCluster(t, kit.Limit(t, "up", 1, limit.Queue{Timeout: 2 * time.Second, Size: 3}))
 		m, _ := c.start(t, "a", "1")
 		if err := m.WaitLive(t.Context()); err != nil {
 			t.Fatal(err)
@@ -397,7 +116,7 @@ func TestQueueTimesOutAndCancels(t *testing.T) {
 		if _, err := acquire(m, ctx, up, newHolder()); !errors.Is(err, context.DeadlineExceeded) {
 			t.Fatalf("a client that went away: %v", err)
 		}
-		for _, h := range m.Hosts() {
+		for _, h := range m.Uses() {
 			if h.Waiting != 0 || h.InUse != 1 {
 				t.Errorf("%s: %d waiting, %d in use; want 0 and 1", h.Key, h.Waiting, h.InUse)
 			}
@@ -410,7 +129,7 @@ func TestQueueTimesOutAndCancels(t *testing.T) {
 // elsewhere only after it.
 func TestCutOffNodeFencesBeforeReclaim(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := startCluster(t, configLimit(t, "up", 1, limit.Queue{Timeout: time.Minute, Size: 3}))
+		c := startCluster(t, kit.Limit(t, "up", 1, limit.Queue{Timeout: time.Minute, Size: 3}))
 		a, _ := c.start(t, "a", "1")
 		b, _ := c.start(t, "b", "2")
 		if err := errors.Join(a.WaitLive(t.Context()), b.WaitLive(t.Context())); err != nil {
@@ -495,7 +214,7 @@ func TestNameOfALiveNodeIsRefused(t *testing.T) {
 
 func TestGoodbyeFreesAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := startCluster(t, configLimit(t, "up", 1, limit.Queue{Timeout: time.Minute, Size: 3}))
+		c := startCluster(t, kit.Limit(t, "up", 1, limit.Queue{Timeout: time.Minute, Size: 3}))
 		a, _ := c.start(t, "a", "1")
 		b, _ := c.start(t, "b", "2")
 		if err := errors.Join(a.WaitLive(t.Context()), b.WaitLive(t.Context())); err != nil {
@@ -524,7 +243,7 @@ func TestGoodbyeFreesAtOnce(t *testing.T) {
 // A new leader takes over without a connection being lost, and grants again.
 func TestSessionsSurviveALeaderChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := startCluster(t, configLimit(t, "up", 2, limit.Queue{Timeout: time.Minute, Size: 3}))
+		c := startCluster(t, kit.Limit(t, "up", 2, limit.Queue{Timeout: time.Minute, Size: 3}))
 		m, _ := c.start(t, "a", "1")
 		if err := m.WaitLive(t.Context()); err != nil {
 			t.Fatal(err)
@@ -536,7 +255,7 @@ func TestSessionsSurviveALeaderChange(t *testing.T) {
 		}
 		id := m.Session().ID
 		c.depose()
-		if m.await(t.Context(), func() bool { return !m.node.welcomed }) != nil {
+		if m.await(t.Context(), func() bool { return !m.node.welcomed() }) != nil {
 			t.Fatal("the stream outlived its leader")
 		}
 		c.lead(t, 2)
@@ -554,7 +273,7 @@ func TestSessionsSurviveALeaderChange(t *testing.T) {
 // lease runs out.
 func TestUnverifiedLeaderAnswersNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := startCluster(t, configLimit(t, "up", 2, limit.Queue{}))
+		c := startCluster(t, kit.Limit(t, "up", 2, limit.Queue{}))
 		a, _ := c.start(t, "a", "1")
 		if err := a.WaitLive(t.Context()); err != nil {
 			t.Fatal(err)
@@ -572,10 +291,10 @@ func TestUnverifiedLeaderAnswersNobody(t *testing.T) {
 			t.Fatal("a node went on past its lease")
 		}
 		s.Release()
-		if got := a.Session().State; got != SessionFenced {
+		if got := a.Session().State; got != leasepb.SessionFenced {
 			t.Errorf("session %s without a verified answer, want fenced", got)
 		}
-		if got := b.Session().State; got != SessionNone {
+		if got := b.Session().State; got != leasepb.SessionNone {
 			t.Errorf("session %s was opened without a verified answer", got)
 		}
 		c.setVerify(nil)
@@ -587,52 +306,10 @@ func TestUnverifiedLeaderAnswersNobody(t *testing.T) {
 	})
 }
 
-// racingStore changes the limits right after the new leader has read them.
-type racingStore struct {
-	*testCluster
-	change func()
-}
-
-func (s *racingStore) Read(f func(*fsm.State)) {
-	s.testCluster.Read(f)
-	if change := s.change; change != nil {
-		s.change = nil
-		change()
-	}
-}
-
-// A change of the limits in the first moment of a leadership reaches the nodes.
-func TestLimitsChangedAtTheStart(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := startCluster(t, configLimit(t, "up", 2, limit.Queue{}))
-		c.depose()
-		store := &racingStore{testCluster: c}
-		changed := uint64(0)
-		store.change = func() {
-			l := configLimit(t, "up", 7, limit.Queue{})
-			if _, err := c.Propose(t.Context(), 1, &fsm.PutLimit{Limit: l}); err != nil {
-				t.Error(err)
-			}
-			changed = c.index
-		}
-		c.server = NewServer(c, store, func() string { return "" }, hclog.NewNullLogger())
-		c.lead(t, 2)
-		m, _ := c.start(t, "a", "1")
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-		defer cancel()
-		if err := m.WaitLive(ctx); err != nil {
-			t.Fatal(err)
-		}
-		if err := m.WaitTable(ctx, changed); err != nil {
-			t.Errorf("the node never heard of the limits at index %d: %v", changed, err)
-		}
-	})
-}
-
 // A log that takes nothing for a while delays grants and loses nothing.
 func TestFullDiskDelaysGrants(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := startCluster(t, configLimit(t, "up", 2, limit.Queue{Timeout: time.Minute, Size: 3}))
+		c := startCluster(t, kit.Limit(t, "up", 2, limit.Queue{Timeout: time.Minute, Size: 3}))
 		m, _ := c.start(t, "a", "1")
 		if err := m.WaitLive(t.Context()); err != nil {
 			t.Fatal(err)
@@ -654,7 +331,7 @@ func TestFullDiskDelaysGrants(t *testing.T) {
 // Kept-alive connections count, and are the first to go when somebody waits.
 func TestParkedConnectionsAreGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := startCluster(t, configLimit(t, "up", 1, limit.Queue{}))
+		c := startCluster(t, kit.Limit(t, "up", 1, limit.Queue{}))
 		a, _ := c.start(t, "a", "1")
 		b, _ := c.start(t, "b", "2")
 		if err := errors.Join(a.WaitLive(t.Context()), b.WaitLive(t.Context())); err != nil {
@@ -694,7 +371,7 @@ func TestParkedConnectionsAreGivenUp(t *testing.T) {
 // Nobody is refused, on this node or another, for a slot whose connection is closing.
 func TestClosingSlotIsWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := startCluster(t, configLimit(t, "up", 1, limit.Queue{}))
+		c := startCluster(t, kit.Limit(t, "up", 1, limit.Queue{}))
 		a, _ := c.start(t, "a", "1")
 		b, _ := c.start(t, "b", "2")
 		if err := errors.Join(a.WaitLive(t.Context()), b.WaitLive(t.Context())); err != nil {
@@ -726,7 +403,7 @@ func TestClosingSlotIsWaitedFor(t *testing.T) {
 func TestFrozenProcess(t *testing.T) {
 	clock := &manualClock{}
 	m := NewManager(ManagerConfig{Name: "a", Identity: "1", Clock: clock, Log: hclog.NewNullLogger()})
-	table := limit.NewTable(1, 1, []limit.Limit{configLimit(t, "up", 5, limit.Queue{})})
+	table := limit.NewTable(1, 1, []limit.Limit{kit.Limit(t, "up", 5, limit.Queue{})})
 	m.node.setLimits(0, table)
 	m.node.StreamUp(0)
 	m.node.Outgoing(0)
@@ -773,8 +450,3 @@ func TestClockJumpFences(t *testing.T) {
 		t.Fatal("a wall clock that jumped ahead did not fence")
 	}
 }
-
-type manualClock struct{ now atomic.Int64 }
-
-func (c *manualClock) Now() time.Duration  { return time.Duration(c.now.Load()) }
-func (c *manualClock) Wall() time.Duration { return time.Duration(c.now.Load()) }

@@ -40,11 +40,14 @@ func (r Reason) String() string {
 // called more than once.
 type Holder interface{ Sever(Reason) }
 
-// Slot is the right to one open upstream connection. Its holder must Release it, once the upstream
-// has seen the end of the connection.
+// Slot is one connection's or request's unit of one key: a claim. Of scope host it is the right to
+// one open upstream connection, and its holder must Release it once the upstream has seen the end of
+// the connection. Those of the other scopes belong to a [Request].
 type Slot struct {
 	manager *Manager
-	target  limit.Target
+	scope   limit.Scope  // of a request's
+	target  limit.Target // of scope host
+	request *Request     // of the other scopes; nil: the slot is of scope host
 	holder  Holder
 	waited  time.Duration
 
@@ -60,6 +63,16 @@ type Slot struct {
 	prev, next *Slot
 	since      time.Duration // when it was admitted last
 	use        slotUse
+	ghost      *Waiter // admitted above a limit that only reports, and not known yet to have exceeded it
+}
+
+// match finds the limit that a slot counts under, and its key.
+func (s *Slot) match(t *limit.Table) (*limit.Limit, limit.Key) {
+	if s.request == nil {
+		return t.Match(s.target)
+	}
+	l, name := t.Find(s.scope, &s.request.subject)
+	return l, limit.Key{Scope: s.scope, Resource: limit.Connections, Name: name}
 }
 
 type slotUse uint8
@@ -73,7 +86,9 @@ const (
 
 // NewSlot returns a slot for one connection to target, for [Node.TryAcquire] and [Node.Acquire]. It
 // has no [Manager]: its own methods must not be called.
-func NewSlot(target limit.Target, h Holder) *Slot { return &Slot{target: target, holder: h} }
+func NewSlot(target limit.Target, h Holder) *Slot {
+	return &Slot{target: target, holder: h}
+}
 
 // Holder is who uses the slot.
 func (s *Slot) Holder() Holder { return s.holder }

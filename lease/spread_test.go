@@ -2,12 +2,14 @@ package lease
 
 import (
 	"context"
+	"errors"
 	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/weirproxy/weir/lease/leasetest/kit"
 	"github.com/weirproxy/weir/limit"
 )
 
@@ -29,7 +31,7 @@ func spread(t *testing.T, p *pool) []part {
 // connection, and the fence too.
 func TestSpreadPoolHoldsItsCount(t *testing.T) {
 	n := int64(sharePerPart * min(2*runtime.GOMAXPROCS(0), maxParts))
-	m, _ := liveManager(t, ExpiryClose, n+3, configLimit(t, "up", 1000, limit.Queue{}))
+	m, _ := liveManager(t, ExpiryClose, n+3, kit.Limit(t, "up", 1000, limit.Queue{}))
 	p := m.node.lookup(limit.HostConnections("up"))
 	spread(t, p)
 	var slots []*Slot
@@ -65,7 +67,7 @@ func TestSpreadPoolHoldsItsCount(t *testing.T) {
 			t.Error("a slot in a part is not released without the core")
 		}
 	}
-	if use, _ := m.Host(p.key); use.InUse != int64(len(slots)-1) || use.Granted != n+3 || use.Admitted != uint64(len(slots)) {
+	if use, _ := m.Use(p.key); use.InUse != int64(len(slots)-1) || use.Granted != n+3 || use.Admitted != uint64(len(slots)) {
 		t.Errorf("counted %d in use, %d granted, %d admitted, of %d admitted", use.InUse, use.Granted, use.Admitted, len(slots))
 	}
 	if p.spread.Load() != nil {
@@ -92,7 +94,7 @@ func TestSpreadPoolHoldsItsCount(t *testing.T) {
 // never exceeds what is held, and the counts agree in the end. Run with -race.
 func TestSpreadPoolUnderLoad(t *testing.T) {
 	const held = 200
-	m, _ := liveManager(t, ExpiryClose, held, configLimit(t, "up", held, limit.Queue{}))
+	m, _ := liveManager(t, ExpiryClose, held, kit.Limit(t, "up", held, limit.Queue{}))
 	p := m.node.lookup(limit.HostConnections("up"))
 	var open, peak, spreads, admitted atomic.Int64
 	stop := make(chan struct{})
@@ -134,10 +136,10 @@ func TestSpreadPoolUnderLoad(t *testing.T) {
 			}
 			switch index % 3 {
 			case 0:
-				m.Hosts()
+				m.Uses()
 			case 1:
 				m.do(func(now time.Duration) {
-					m.node.setLimits(now, limit.NewTable(index, 1, []limit.Limit{configLimit(t, "up", held, limit.Queue{})}))
+					m.node.setLimits(now, limit.NewTable(index, 1, []limit.Limit{kit.Limit(t, "up", held, limit.Queue{})}))
 				})
 			case 2:
 				p.lock()
@@ -154,7 +156,7 @@ func TestSpreadPoolUnderLoad(t *testing.T) {
 	if peak.Load() > held || admitted.Load() == 0 || spreads.Load() == 0 {
 		t.Errorf("%d in use at once of %d held; %d admitted, %d times found spread", peak.Load(), held, admitted.Load(), spreads.Load())
 	}
-	if use, _ := m.Host(p.key); use.InUse != 0 || use.Granted != held || use.Admitted != uint64(admitted.Load()) {
+	if use, _ := m.Use(p.key); use.InUse != 0 || use.Granted != held || use.Admitted != uint64(admitted.Load()) {
 		t.Errorf("in the end %d in use, %d granted, %d admitted of %d", use.InUse, use.Granted, use.Admitted, admitted.Load())
 	}
 	if err := m.node.Check(); err != nil {
@@ -172,7 +174,7 @@ func fresh(s *Slot, m *Manager, t *testing.T) *Slot {
 // core some hosts at a time.
 func TestNumbersAreFollowedInTurns(t *testing.T) {
 	const hosts = 3*regovernAtOnce + 10
-	m, _ := liveManager(t, ExpiryClose, 0, configLimit(t, "*.x.org", 5, limit.Queue{}))
+	m, _ := liveManager(t, ExpiryClose, 0, kit.Limit(t, "*.x.org", 5, limit.Queue{}))
 	var keys []limit.Key
 	for i := range hosts {
 		host := to(t, string(rune('a'+i%26))+string(rune('a'+i/26%26))+string(rune('a'+i/676))+".x.org").Host
@@ -180,13 +182,13 @@ func TestNumbersAreFollowedInTurns(t *testing.T) {
 		m.node.grant(keys[i], 1)
 	}
 	m.do(func(now time.Duration) {
-		m.node.setLimits(now, limit.NewTable(2, 1, []limit.Limit{configLimit(t, "*.x.org", 0, limit.Queue{})}))
+		m.node.setLimits(now, limit.NewTable(2, 1, []limit.Limit{kit.Limit(t, "*.x.org", 0, limit.Queue{})}))
 	})
-	if m.node.ackDue || len(m.node.regoverning) != hosts-regovernAtOnce {
-		t.Fatalf("after the first step %d hosts are left, acknowledged: %v", len(m.node.regoverning), m.node.ackDue)
+	if m.node.stream.ackDue || len(m.node.regoverning) != hosts-regovernAtOnce {
+		t.Fatalf("after the first step %d hosts are left, acknowledged: %v", len(m.node.regoverning), m.node.stream.ackDue)
 	}
 	last := keys[hosts-1]
-	if err := m.Acquire(context.Background(), new(Slot), limit.Target{Host: last.Name, Port: 443}, newHolder()); err != ErrOverLimit {
+	if err := m.Acquire(context.Background(), new(Slot), limit.Target{Host: last.Name, Port: 443}, newHolder()); !errors.Is(err, ErrBlocked) {
 		t.Errorf("a host that the core has not come to is admitted by the old limit: %v", err)
 	}
 	for i := 0; len(m.node.regoverning) > 0; i++ {
@@ -195,11 +197,11 @@ func TestNumbersAreFollowedInTurns(t *testing.T) {
 		}
 		m.do(func(now time.Duration) { m.node.Tick(now, now) })
 	}
-	if !m.node.ackDue {
+	if !m.node.stream.ackDue {
 		t.Error("the new limits are not acknowledged")
 	}
 	for _, key := range keys {
-		if use, _ := m.Host(key); use.Limit == nil || use.Limit.Connections != 0 {
+		if use, _ := m.Use(key); use.Limit == nil || use.Limit.Connections != 0 {
 			t.Fatalf("%s goes by %+v", key, use.Limit)
 		}
 	}

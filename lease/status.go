@@ -1,10 +1,10 @@
 package lease
 
 import (
-	"cmp"
 	"slices"
 	"time"
 
+	"github.com/weirproxy/weir/lease/leasepb"
 	"github.com/weirproxy/weir/limit"
 )
 
@@ -20,64 +20,120 @@ type SessionStatus struct {
 
 // Session returns the node's own view of its session.
 func (n *Node) Session(now time.Duration) SessionStatus {
-	st := SessionStatus{ID: n.sess.id, State: SessionNone, Connected: n.welcomed, Fences: n.fences}
+	st := SessionStatus{ID: n.sess.id, State: leasepb.SessionNone, Connected: n.welcomed(), Fences: n.fences}
 	switch {
 	case n.sess.live():
-		st.State = SessionLive
+		st.State = leasepb.SessionLive
 		st.ExpiresIn = max(0, n.sess.deadline-now)
 		st.Age = max(0, now-n.sess.begun)
-	case !n.fresh && !n.parting:
-		st.State = SessionFenced
+	case !n.fresh && !n.parting():
+		st.State = leasepb.SessionFenced
 	}
 	return st
 }
 
-// HostUse is the use of one host on this node.
-type HostUse struct {
-	Key      limit.Key
-	Limit    *limit.Limit // nil: none
-	Granted  int64
-	InUse    int64
-	Idle     int64 // of those in use: kept for reuse, or being closed, without a request
-	Waiting  int64
-	Admitted uint64
-	Rejected uint64
+// Session returns the node's own view of its session.
+func (m *Manager) Session() SessionStatus {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.node.Session(m.cfg.Clock.Now())
 }
 
-// Hosts lists the use of every host that this node knows, by name.
-func (n *Node) Hosts() []HostUse {
-	return sortedUses(n.uses(make([]HostUse, 0, len(n.all)), n.all))
+// Late is for how long the Manager has not looked at the clock. While it runs, that is a quarter of
+// a second at most on a machine that is not overloaded: more says that it is stuck.
+func (m *Manager) Late() time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.cfg.Clock.Now() - m.ticked
+}
+
+// InSession reports whether the node has a live session, and the leader of its stream knows it.
+func (n *Node) InSession() bool { return n.sess.live() && n.welcomed() }
+
+// Use is the use of one key on this node.
+type Use struct {
+	Key         limit.Key
+	Limit       *limit.Limit // nil: none
+	Granted     int64        // slots; of a rate, shares of it
+	InUse       int64        // slots; of a rate 0
+	Idle        int64        // of those in use: kept for reuse, or being closed, without a request
+	Waiting     int64        // requests, or flows of bytes
+	Admitted    uint64       // connections, requests or bytes
+	Rejected    uint64
+	WouldReject uint64  // by a limit that only reports
+	Now         float64 // of a rate: requests or bytes in the last half second, a second
+	Level       float64 // of a rate: requests or bytes that the node could let through at once
+}
+
+// Uses lists the use of every key that this node knows, in the order of the keys.
+func (n *Node) Uses(now time.Duration) []Use {
+	return sortedUses(n.uses(now, make([]Use, 0, len(n.all)), n.all))
+}
+
+// Use returns the use of one key; ok is false where this node knows nothing of it.
+func (n *Node) Use(now time.Duration, key limit.Key) (use Use, ok bool) {
+	p := n.lookup(key)
+	if p == nil {
+		return Use{}, false
+	}
+	return n.usage(now, p), true
+}
+
+// Uses lists the use of every key that this node knows, in the order of the keys.
+func (m *Manager) Uses() []Use {
+	m.mu.Lock()
+	pools := slices.Clone(m.node.all)
+	m.mu.Unlock()
+	out := make([]Use, 0, len(pools))
+	for page := range slices.Chunk(pools, pageSize) {
+		m.mu.Lock()
+		out = m.node.uses(m.cfg.Clock.Now(), out, page)
+		m.mu.Unlock()
+	}
+	return sortedUses(out)
+}
+
+// Use returns the use of one key; ok is false where this node knows nothing of it.
+func (m *Manager) Use(key limit.Key) (use Use, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.node.Use(m.cfg.Clock.Now(), key)
 }
 
 // uses appends the use of some pools.
-func (n *Node) uses(to []HostUse, pools []*pool) []HostUse {
+func (n *Node) uses(now time.Duration, to []Use, pools []*pool) []Use {
 	for _, p := range pools {
-		to = append(to, n.usage(p))
+		to = append(to, n.usage(now, p))
 	}
 	return to
 }
 
-// sortedUses sorts by name, in place.
-func sortedUses(all []HostUse) []HostUse {
-	slices.SortFunc(all, func(x, y HostUse) int { return cmp.Compare(x.Key.Name, y.Key.Name) })
+// sortedUses sorts by key, in place.
+func sortedUses(all []Use) []Use {
+	slices.SortFunc(all, func(x, y Use) int { return x.Key.Compare(y.Key) })
 	return all
 }
 
-// Host returns the use of one; ok is false where this node knows nothing of it.
-func (n *Node) Host(key limit.Key) (use HostUse, ok bool) {
-	p := n.lookup(key)
-	if p == nil {
-		return HostUse{}, false
-	}
-	return n.usage(p), true
-}
-
 // usage describes a pool.
-func (n *Node) usage(p *pool) HostUse {
+func (n *Node) usage(now time.Duration, p *pool) Use {
 	n.lock(p)
 	defer p.mu.Unlock()
-	return HostUse{
+	u := Use{
 		Key: p.key, Limit: p.limit, Granted: p.granted, InUse: p.open, Idle: p.parked + p.taken,
-		Waiting: p.waiters.len(), Admitted: p.admitted, Rejected: p.rejected,
+		Waiting: p.waiters.len() - p.ghosts, Admitted: p.admitted, Rejected: p.rejected, WouldReject: p.wouldReject,
 	}
+	if !p.key.Resource.IsRate() {
+		return u
+	}
+	for f := p.flows.head; f != nil; f = f.next {
+		u.Waiting++
+	}
+	grains := float64(1)
+	if p.key.Resource == limit.Requests {
+		grains = oneRequest
+	}
+	p.bucket.settle(now)
+	u.Now, _ = p.draws.lately(now)
+	u.Now, u.Level = u.Now/grains, p.bucket.level/grains
+	return u
 }

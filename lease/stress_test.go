@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/lease/leasetest/kit"
 	"github.com/weirproxy/weir/limit"
 )
 
@@ -37,7 +38,7 @@ func TestManagersUnderStress(t *testing.T) {
 	for _, change := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			q := limit.Queue{Timeout: 300 * time.Millisecond, Size: 4}
-			c := startCluster(t, configLimit(t, "up", 3, q), configLimit(t, "down", 1, limit.Queue{}), configLimit(t, "*.x.org", 2, q))
+			c := startCluster(t, kit.Limit(t, "up", 3, q), kit.Limit(t, "down", 1, limit.Queue{}), kit.Limit(t, "*.x.org", 2, q))
 			ctx, cancel := context.WithCancel(t.Context())
 			s := &stress{
 				t: t, c: c, stop: ctx, live: map[string]*atomic.Int64{},
@@ -143,7 +144,7 @@ func (s *stress) disturb(change bool) {
 func (s *stress) change(rng *rand.Rand, term uint64) {
 	var cmd fsm.Command
 	pattern := []string{"up", "down:443", "*.x.org"}[rng.IntN(3)]
-	l := configLimit(s.t, pattern, int64(rng.IntN(4)), limit.Queue{Timeout: 300 * time.Millisecond, Size: 4})
+	l := kit.Limit(s.t, pattern, int64(rng.IntN(4)), limit.Queue{Timeout: 300 * time.Millisecond, Size: 4})
 	l.Source = limit.SourceAPI
 	l.Shared = pattern == "*.x.org" && rng.IntN(2) == 0
 	l.Evict = rng.IntN(2) == 0
@@ -176,21 +177,13 @@ func (s *stress) check() {
 		})
 	})
 	for _, m := range s.managers {
-		for _, h := range m.Hosts() {
+		for _, h := range m.Uses() {
 			if h.Granted+h.InUse+h.Waiting != 0 {
 				t.Errorf("node %s, %s: %d granted, %d in use, %d waiting", m.cfg.Name, h.Key, h.Granted, h.InUse, h.Waiting)
 			}
 		}
 	}
-	s.c.server.mu.Lock()
-	lead := s.c.server.lead
-	s.c.server.mu.Unlock()
-	done := make(chan struct{})
-	lead.post(func(time.Duration, *fsm.State) {
-		defer close(done)
-		if err := lead.alloc.AtRest(); err != nil {
-			t.Error(err)
-		}
-	})
-	<-done
+	if err := s.c.server.AtRest(t.Context()); err != nil {
+		t.Error(err)
+	}
 }

@@ -1,10 +1,8 @@
 package lease
 
 import (
-	"slices"
 	"time"
 
-	"github.com/weirproxy/weir/fsm/fsmpb"
 	"github.com/weirproxy/weir/lease/leasepb"
 )
 
@@ -60,10 +58,10 @@ func (n *Node) lockPool(s *Slot) *pool {
 func (n *Node) catchUp(p *pool) {
 	had := p.era
 	p.era = n.era
-	if had.fences != n.era.fences && p.limit.Capped() {
+	if had.fences != n.era.fences && p.capped() {
 		n.fencePool(p)
 	}
-	if had.parts != n.era.parts && p.limit.Capped() {
+	if had.parts != n.era.parts && p.enforced() {
 		for w := p.waiters.head; w != nil; w = p.waiters.head {
 			p.rejected++
 			n.answer(p, w, ErrDraining)
@@ -71,17 +69,17 @@ func (n *Node) catchUp(p *pool) {
 	}
 	if had.streams != n.era.streams {
 		p.reported = false
-		p.target, p.targetSeq, p.contended, p.evict = noTarget, 0, false, false
+		p.target, p.targetSeq, p.contended, p.evict = leasepb.NoTarget, 0, false, false
 		p.ask, p.asking, p.denied = 0, false, false
 		for w := p.waiters.head; w != nil; w = w.next {
 			w.ask = 0
 		}
 	}
 	if had.streams != n.era.streams || had.hellos != n.era.hellos {
-		p.releasing = 0 // the leader finds it in the difference between the hello and the log
+		p.releasing, p.leaving = 0, 0 // the leader finds it in the difference between the hello and the log
 	}
 	if had.sessions != n.era.sessions {
-		p.granted, p.releasing = 0, 0 // slots of the former session, where they were kept beyond its end
+		p.lose() // slots of the former session, where they were kept beyond its end
 	}
 	n.noteSlow(p)
 }
@@ -121,67 +119,8 @@ func (n *Node) Walk(now time.Duration) {
 // concernsLeader reports whether a pool has something to say on a new stream. What a key without a
 // limit gives back is left from a limit that it had. Needs the pool's lock.
 func (n *Node) concernsLeader(p *pool) bool {
-	if !p.limit.Capped() {
+	if !p.capped() {
 		return p.releasing > 0
 	}
-	return p.open > 0 || p.granted > 0 || p.waiters.len() > 0 || p.releasing > 0 || p.refused != [2]int64{}
-}
-
-// maxStated bounds the holdings that one message states, to the next page. With the longest names
-// that is well below the 4 MiB that an older server takes in one message.
-const maxStated = 8192
-
-// statement is the hello on its way out: where the session goes on, it states all that is held.
-// What was given back since the last stream broke is not in it: the leader finds that in the
-// difference to the log, so it must not be said again. What is given back after its page has been
-// composed is said with the first Update.
-type statement struct {
-	hello    *leasepb.Hello // nil: all is said
-	begun    bool           // the hello is out, and messages of holdings follow
-	unstated []*pool
-	holdings []*leasepb.Holding
-}
-
-func (n *Node) beginHello(now time.Duration) {
-	n.helloAt = now
-	n.era.hellos++
-	n.statement = statement{hello: &leasepb.Hello{Protocol: protocolVersion, Node: n.name, Identity: n.identity,
-		Session: n.sess.id, Fresh: n.fresh, Cluster: n.cluster}}
-	if n.sess.live() {
-		n.statement.unstated = slices.Clone(n.held)
-	}
-}
-
-// stateSome states the next page of what is held. It returns nothing while a message has room for
-// the next page.
-func (n *Node) stateSome() []*leasepb.NodeMessage {
-	st := &n.statement
-	k := min(len(st.unstated), n.bounds.Page)
-	for _, p := range st.unstated[:k] {
-		n.lock(p)
-		p.releasing = 0
-		if p.granted > 0 {
-			st.holdings = append(st.holdings, &leasepb.Holding{Key: fsmpb.KeyOf(p.key), Slots: p.granted})
-		}
-		p.mu.Unlock()
-	}
-	st.unstated = st.unstated[k:]
-	more := len(st.unstated) > 0
-	if more && len(st.holdings) < n.bounds.Stated {
-		return nil
-	}
-	out := &leasepb.NodeMessage{Message: &leasepb.NodeMessage_Holdings{Holdings: &leasepb.Holdings{Holdings: st.holdings, More: more}}}
-	if !st.begun {
-		st.begun = true
-		st.hello.Holdings, st.hello.More = st.holdings, more
-		if more {
-			st.hello.Protocol = protocolPaged
-		}
-		out = &leasepb.NodeMessage{Message: &leasepb.NodeMessage_Hello{Hello: st.hello}}
-	}
-	st.holdings = nil
-	if !more {
-		n.statement = statement{}
-	}
-	return []*leasepb.NodeMessage{out}
+	return p.flows.head != nil || p.open > 0 || p.granted > 0 || p.waiters.len() > 0 || p.releasing > 0 || p.refused != [2]int64{}
 }

@@ -130,6 +130,11 @@ func FuzzParsePattern(f *testing.F) {
 func TestLimitValidate(t *testing.T) {
 	wild, host := pattern("*.a.b"), pattern("a.b")
 	ok := Queue{Timeout: 1, Size: 1}
+	total, _ := ScopeTotal.ParsePattern("")
+	connection, _ := ScopeConnection.ParsePattern("")
+	user, _ := ScopeUser.ParsePattern("ann")
+	prefix, _ := ScopeKey.ParsePattern("tenant/*")
+	rate, bandwidth := Rate{Thousandths: 1, Per: 1e9, Burst: 1}, Bandwidth{Download: 1}
 	for _, l := range []Limit{
 		{Pattern: host},
 		{Pattern: host, Connections: Unlimited},
@@ -139,6 +144,10 @@ func TestLimitValidate(t *testing.T) {
 		{Pattern: wild, Connections: 1, Shared: true},
 		{Pattern: pattern("*"), Connections: 1, Shared: true},
 		{Pattern: pattern("10.0.0.0/8"), Connections: 1, Shared: true},
+		{Pattern: total, Connections: 1, Requests: rate, Bandwidth: bandwidth, Queue: ok, Report: true},
+		{Pattern: connection, Connections: Unlimited, Bandwidth: bandwidth},
+		{Pattern: user, Connections: Unlimited, Requests: rate, Queue: ok},
+		{Pattern: prefix, Connections: 1, Shared: true},
 	} {
 		if err := l.Validate(); err != nil {
 			t.Errorf("%+v: %v", l, err)
@@ -161,6 +170,17 @@ func TestLimitValidate(t *testing.T) {
 		{Limit{Pattern: host, Connections: 1, Queue: Queue{1, -1}}, "queue size is -1"},
 		{Limit{Pattern: host, Connections: 1, Queue: Queue{1, MaxQueueSize + 1}}, "queue size is 1000001"},
 		{Limit{Pattern: host, Connections: Unlimited, Queue: ok}, "needs a cap"},
+		{Limit{Pattern: host, Connections: Unlimited, Bandwidth: bandwidth, Queue: ok}, "a queue needs a cap to wait for: set connections or requests"},
+		{Limit{Pattern: host, Requests: Rate{Thousandths: 1, Per: 5, Burst: 1}}, "the rate counts by 5ns: write /s, /m or /h"},
+		{Limit{Pattern: host, Requests: Rate{Thousandths: -1, Per: 1e9, Burst: 1}}, "write a number above 0"},
+		{Limit{Pattern: host, Requests: Rate{Thousandths: 1, Per: 1e9}}, "the burst is 0: write at least 1"},
+		{Limit{Pattern: host, Requests: Rate{Burst: 1}}, "the rate counts by 0s"},
+		{Limit{Pattern: host, Bandwidth: Bandwidth{Burst: 5000}}, "has a burst and no rate"},
+		{Limit{Pattern: user, Connections: 1, Shared: true}, "shared has no meaning on a single user: leave it out, or write *"},
+		{Limit{Pattern: total, Connections: 1, Shared: true}, "shared has no meaning"},
+		{Limit{Pattern: connection, Connections: 1}, "scope connection limits the bandwidth of each connection alone"},
+		{Limit{Pattern: connection, Connections: Unlimited, Requests: rate}, "set bandwidth, and nothing else"},
+		{Limit{Pattern: connection, Connections: Unlimited, Requests: rate, Queue: ok}, "set bandwidth, and nothing else"},
 	} {
 		if err := c.l.Validate(); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%+v: %v, want %q", c.l, err, c.want)

@@ -1,6 +1,7 @@
 package limit
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"strconv"
@@ -70,7 +71,7 @@ func parseDecimal(s string, scale int64) (int64, error) {
 		if strings.HasPrefix(s, "-") {
 			return 0, fmt.Errorf("it is negative: write a number above 0")
 		}
-		if err != nil && strings.Contains(err.Error(), "out of range") {
+		if errors.Is(err, strconv.ErrRange) {
 			return 0, fmt.Errorf("it is too large to count")
 		}
 		return 0, fmt.Errorf("%s is no number: write digits, with a point at most", shorten(s))
@@ -192,14 +193,14 @@ func ParseBytes(s string) (int64, error) {
 		if err != nil {
 			return 0, invalidf("%s: %w", shorten(s), err)
 		}
-		if thousandths > MaxBandwidth/u.bytes*1000 {
+		if thousandths > MaxBandwidth*1000/u.bytes {
 			return 0, invalidf("%s is too large to count: at most %s", shorten(s), FormatBytes(MaxBandwidth))
 		}
-		n := float64(thousandths) * float64(u.bytes) / 1000
+		n := thousandths * u.bytes / 1000
 		if n < 1 {
 			return 0, invalidf("%s is less than a byte", shorten(s))
 		}
-		return int64(n), nil
+		return n, nil
 	}
 	return 0, invalidf("%s has no unit that is known: write B, KB, MB, GB, KiB, MiB or GiB, as in 10MB", shorten(s))
 }

@@ -46,9 +46,11 @@ func NewTable(index, shape uint64, limits []Limit) *Table {
 
 // NewSortedTable is [NewTable] of limits that are sorted by pattern. It takes the slice over.
 func NewSortedTable(index, shape uint64, limits []Limit) *Table {
-	var kinds [patternBare + 1]int
+	var kinds [patternBare + 1]int // of hosts
 	for i := range limits {
-		kinds[limits[i].Pattern.kind]++
+		if limits[i].Pattern.scope == ScopeHost {
+			kinds[limits[i].Pattern.kind]++
+		}
 	}
 	t := &Table{
 		Index:      index,
@@ -78,6 +80,11 @@ func NewSortedTable(index, shape uint64, limits []Limit) *Table {
 		}
 	}
 	return t
+}
+
+// CapsAny reports whether any limit of a scope that a connection has caps a resource.
+func (t *Table) CapsAny(r Resource) bool {
+	return t.caps[ScopeHost][r] || t.caps[ScopeClient][r] || t.caps[ScopeUser][r] || t.caps[ScopeTotal][r]
 }
 
 // Caps reports whether any limit of a scope caps a resource. Where none does, nobody need look for
@@ -129,9 +136,8 @@ func addPrefix(all []prefixes, l *Limit) []prefixes {
 }
 
 // Match returns the most specific limit of scope host for a target, and the key that counts its
-// connections. Without one
-// the limit is nil and the key is the target's host. It allocates only for a wildcard with a port,
-// whose key it has to spell.
+// connections. Without one the limit is nil and the key is the target's host. It allocates only for a
+// wildcard with a port, whose key it has to spell.
 func (t *Table) Match(target Target) (*Limit, Key) {
 	l := t.find(target)
 	if l == nil {
@@ -224,7 +230,9 @@ func (t *Table) Governing(key Key) *Limit {
 	case ScopeHost:
 		return t.governingHost(key.Name)
 	case ScopeTotal:
-		return t.total
+		if key.Name == "" {
+			return t.total
+		}
 	case ScopeClient:
 		return t.governingClient(key.Name)
 	case ScopeUser:
@@ -288,11 +296,10 @@ func governingName(n *names, key Key) *Limit {
 			}
 		}
 	}
-	l, name := named(n.find(key.Name), key.Name)
-	if l == nil || name != key.Name {
-		return nil
+	if l := n.find(key.Name); l != nil && !l.Shared && checkLabel(key.Name) == nil {
+		return l
 	}
-	return l
+	return nil
 }
 
 // Direct reports whether a key counts all connections to the host that it names, whatever the port.

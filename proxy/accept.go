@@ -100,7 +100,7 @@ func (s *Server) takePlace() bool {
 	defer look.Stop()
 	for first := true; ; first = false {
 		if gaveWay := s.makePlace(time.Now()); (first || gaveWay > 0) && s.crowded.show() {
-			s.log.Warn("every place for a client is taken: idle clients give way to new ones, which wait where none is idle",
+			s.log.Warn("every place for a client is taken: new clients take the places of idle ones, or wait if none is idle",
 				"places", cap(s.places), "gave_way", gaveWay, "hint", "raise the limit of open files, or run more nodes")
 		}
 		select {

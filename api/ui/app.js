@@ -64,15 +64,15 @@ function drawAlerts() {
   const s = model.status;
   const all = [];
   if (s) {
-    if (!s.leader) all.push('No leader: limits can’t be changed, and leases run out. A majority of the servers must be up and reach each other.');
-    if (s.disk_full) all.push(`The disk of ${s.node} is full: make room in its data directory; it goes on by itself.`);
-    if (s.disk_stalled) all.push(`The disk of ${s.node} has stalled: another server leads meanwhile.`);
+    if (!s.leader) all.push('No leader: limits can’t be changed, and leases expire. A majority of the servers must be up and reach each other.');
+    if (s.disk_full) all.push(`The disk of ${s.node} is full: free some space; the server then goes on by itself.`);
+    if (s.disk_stalled) all.push(`The disk of ${s.node} has stalled. Another server leads meanwhile.`);
     if (s.draining) all.push(`${s.node} is draining: it takes no new connections.`);
-    else if (s.session.state !== 'live') all.push(`${s.node} has no live session with the cluster: it admits to hosts without a limit alone.`);
-    if (s.config_disagreements.length) all.push(`The configs of ${s.config_disagreements.join(', ')} disagree with the cluster: make them equal and reload one.`);
+    else if (s.session.state !== 'live') all.push(`${s.node} has no live session with the cluster: it only admits connections to hosts without a limit.`);
+    if (s.config_disagreements.length) all.push(`The configs of ${s.config_disagreements.join(', ')} disagree with the cluster: make them equal, and reload one node.`);
   }
   const silent = model.unreachable.map((u) => u.node);
-  if (silent.length) all.push(`The use of ${silent.join(', ')} is not counted here: no answer.`);
+  if (silent.length) all.push(`No answer from ${silent.join(', ')}: the use there is not counted here.`);
   if (model.more) all.push(`${number(model.more)} hosts with the least use are not shown.`);
   const el = $('alerts');
   const key = all.join('\n');

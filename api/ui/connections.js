@@ -37,7 +37,7 @@ export function connections(name) {
       list = body.connections;
       more = Boolean(body.next);
       const missing = (body.unreachable ?? []).map((u) => u.node).join(', ');
-      text(none, missing ? `${missing} did not answer: its connections are not listed.` : list.length ? '' : 'None is open.');
+      text(none, missing ? `${missing} did not answer: its connections are not listed.` : list.length ? '' : 'No open connections.');
     } catch (error) {
       text(none, error.message);
     }

@@ -130,7 +130,7 @@ export function edit(place, { limit = null, pattern = limit?.pattern ?? '' }, ba
     } },
   h('div', { class: 'fields' }, fresh ? f.pattern.el : null, f.connections.el, f.timeout.el, f.size.el),
   sharedField, evictField,
-  limit?.source === 'config' ? h('p', { class: 'dim' }, 'This limit comes from the config. What is set here wins over it until it is deleted here.') : null,
+  limit?.source === 'config' ? h('p', { class: 'dim' }, 'This limit comes from the config. A limit set here wins over it until you delete it here.') : null,
   diff, note,
   h('div', { class: 'row end' }, h('button', { type: 'button', onclick: () => close(place) }, 'Cancel'), apply));
   open(place, form, back);
@@ -142,10 +142,10 @@ export function edit(place, { limit = null, pattern = limit?.pattern ?? '' }, ba
 async function changed(name, note) {
   try {
     const { body } = await call('GET', path(name));
-    text(note, 'Somebody has changed this limit meanwhile. The difference is now to what they wrote; apply again to write over it.');
+    text(note, 'Somebody has changed this limit meanwhile. The difference now shows your change to theirs; apply again to overwrite it.');
     return body;
   } catch (error) {
-    text(note, error.status === 404 ? 'Somebody has deleted this limit meanwhile. Cancel, and add it again if it should be there.' : error.message);
+    text(note, error.status === 404 ? 'Somebody has deleted this limit meanwhile. Cancel, and add it again if it is still needed.' : error.message);
     return null;
   }
 }
@@ -157,8 +157,8 @@ export function remove(place, limit, back) {
   const note = h('p', { class: 'error', role: 'alert' });
   const gone = h('button', { type: 'submit', class: 'danger' }, 'Delete');
   const what = limit.source === 'config'
-    ? 'This limit comes from the config: it is back with the next reload of a config that names it.'
-    : 'A config’s limit with this pattern holds again, if there is one; otherwise the next less specific limit does.';
+    ? 'This limit comes from the config: the next reload of a config that names it brings it back.'
+    : 'If the config has a limit with this pattern, it applies again; otherwise the next less specific limit does.';
   const form = h('form', { class: 'editor', 'aria-label': `Delete the limit on ${limit.pattern}`,
     onsubmit: async (event) => {
       event.preventDefault();
@@ -170,7 +170,7 @@ export function remove(place, limit, back) {
         $('limit-add').focus(); // the limit's own buttons go with it
       } catch (error) {
         set(gone, 'disabled', error.status === 412);
-        text(note, error.status === 412 ? 'Somebody has changed this limit meanwhile. Cancel, and look at it first.' : error.message);
+        text(note, error.status === 412 ? 'Somebody has changed this limit meanwhile. Cancel, and look at the change first.' : error.message);
       }
     } }, diff, h('p', { class: 'dim' }, what), note,
   h('div', { class: 'row end' }, h('button', { type: 'button', onclick: () => close(place) }, 'Cancel'), gone));

@@ -287,7 +287,7 @@ function drawGoverned(el, place, x) {
   if (limit) {
     const words = limit.connections === null ? 'no cap' : plural(limit.connections, 'connection');
     el.replaceChildren(h('code', {}, pattern), `: ${words}${limit.queue ? `, queue of ${limit.queue.size} for ${limit.queue.timeout}` : ''}${limit.shared ? ', shared' : ''} `,
-      button('Edit', { limit }), pattern !== x.name && !limit.shared ? button('Set one for this host alone', own) : '');
-  } else el.replaceChildren('None: connections are counted and never refused. ', button('Set a limit', own));
+      button('Edit', { limit }), pattern !== x.name && !limit.shared ? button('Set one for this host only', own) : '');
+  } else el.replaceChildren('None: connections are counted, but never refused. ', button('Set a limit', own));
   if (focused) first().focus();
 }

@@ -2,14 +2,13 @@
 //
 // # Decisions
 //
-// There is no framework and no build step: the scripts are modules that every browser of the last
-// years runs, and what is served is what is read here. The cost is that a few small things which a
-// framework would bring (an element helper, keyed rows) are written by hand.
+// There is no framework and no build step: the scripts are modules that every browser of recent
+// years runs, and they are served as they are in the repository. The cost is that a few helpers of
+// a framework (elements, keyed rows) are written by hand.
 //
-// The page needs no token to be loaded, since a browser can't send one with an address that was
-// typed; it holds nothing but itself, asks for the token, and sends it with each call. The policy
-// sent with every file lets it load and call nothing but the node it came from, and no script
-// builds HTML out of text.
+// Loading the page needs no token, because a browser can't send one with a typed address. The page
+// contains no data; it asks for the token and sends it with each call. The policy of every file
+// allows it to load and call only the node it came from, and no script builds HTML out of text.
 package ui
 
 import (
@@ -28,7 +27,7 @@ var files embed.FS
 // policy is the Content-Security-Policy of every file.
 const policy = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'; require-trusted-types-for 'script'"
 
-// Page is the page's files, ready to be sent.
+// Page holds the page's files, ready to be served.
 type Page struct {
 	files map[string]file
 }
@@ -57,7 +56,7 @@ func New() *Page {
 	return p
 }
 
-// Serve sends the file named, "" being the page itself; false when there is none.
+// Serve sends the named file, or with "" the page. It returns false if there is no such file.
 func (p *Page) Serve(w http.ResponseWriter, r *http.Request, name string) bool {
 	if name == "" {
 		name = "index.html"
@@ -73,7 +72,7 @@ func (p *Page) Serve(w http.ResponseWriter, r *http.Request, name string) bool {
 	h.Set("Referrer-Policy", "no-referrer")
 	h.Set("Cross-Origin-Opener-Policy", "same-origin")
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
-	// Asked for each time, and sent only when another version of weir has another.
+	// The browser asks each time, and gets the file only if another version of weir has changed it.
 	h.Set("Cache-Control", "no-cache")
 	h.Set("Etag", f.etag)
 	if r.Header.Get("If-None-Match") == f.etag {
@@ -82,7 +81,7 @@ func (p *Page) Serve(w http.ResponseWriter, r *http.Request, name string) bool {
 	}
 	h.Set("Content-Length", strconv.Itoa(len(f.body)))
 	if r.Method != http.MethodHead {
-		_, _ = w.Write(f.body) // a client that has gone is no error here
+		_, _ = w.Write(f.body) // a client that has disconnected is no error here
 	}
 	return true
 }

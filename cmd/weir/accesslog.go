@@ -12,17 +12,17 @@ import (
 	"github.com/weirproxy/weir/proxy"
 )
 
-// accessLog is where the lines of finished tunnels and requests go. The zero value is a closed one.
+// accessLog writes the lines of finished tunnels and requests. The zero value is closed.
 type accessLog struct {
 	log hclog.Logger
 
 	mu     sync.Mutex
-	file   *os.File // nil where they go to the node's own log, or nowhere
-	failed bool     // the last write did, and has been reported
+	file   *os.File // nil if they go to the node's own log, or nowhere
+	failed bool     // the last write failed, and that was logged
 }
 
-// open gives set the output of a configuration. A file is opened anew: whoever rotates it has moved
-// the former one away. On an error everything stays as it was.
+// open passes the output of a configuration to set. It opens a file anew, because log rotation has
+// moved the former one away. On an error everything stays as it was.
 func (a *accessLog) open(c *config.Config, set func(proxy.LineOutput)) error {
 	to := proxy.LineOutput{JSON: c.Log.Format == "json"}
 	switch path := c.Proxy.AccessLog; path {
@@ -42,7 +42,7 @@ func (a *accessLog) open(c *config.Config, set func(proxy.LineOutput)) error {
 	return a.replace(nil)
 }
 
-// replace takes another file, and closes the former one.
+// replace changes to another file, and closes the former one.
 func (a *accessLog) replace(file *os.File) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()

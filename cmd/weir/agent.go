@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -22,6 +23,7 @@ import (
 	"github.com/weirproxy/weir/config"
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/lease/leader"
 	"github.com/weirproxy/weir/proxy"
 	"github.com/weirproxy/weir/proxy/resolve"
 )
@@ -51,7 +53,7 @@ On SIGTERM or SIGINT the node drains, gives back every slot and exits 0; a secon
 	return cmd
 }
 
-// source is where a node's config comes from, at the start and at each reload.
+// source is the origin of a node's config, read at the start and at each reload.
 type source struct {
 	paths []string
 	dev   bool
@@ -66,8 +68,15 @@ func (s source) load() (*config.Config, error) {
 	return c, nil
 }
 
-// agent is one node: the parts, wired. Requests go proxy → manager → (stream) → leases → members →
-// store.
+// problemsError returns a config's problems as one error.
+func problemsError(problems config.Diagnostics) error {
+	var b strings.Builder
+	_ = config.WriteDiagnostics(&b, problems) // a Builder never fails
+	return errors.New("the config has " + count(len(problems), "problem") + ":\n" + strings.TrimSuffix(b.String(), "\n"))
+}
+
+// agent is one node: its parts, wired together. Requests go proxy → manager → (stream) → leases →
+// members → store.
 type agent struct {
 	source   source
 	log      hclog.InterceptLogger
@@ -75,7 +84,7 @@ type agent struct {
 	store    *fsm.Store // nil on role proxy
 	members  *cluster.Cluster
 	manager  *lease.Manager
-	leases   *lease.Server // nil on role proxy
+	leases   *leader.Server // nil on role proxy
 	resolver *resolve.Resolver
 	proxy    *proxy.Server
 	api      *api.Server
@@ -94,17 +103,17 @@ type agent struct {
 
 	fatal chan error         // why the process must stop
 	leave context.CancelFunc // asks to leave
-	asked context.Context    // is done once somebody has
+	asked context.Context    // done once leave was called
 
-	ports        *portBook     // of forbidOwnPorts
-	portsChanged chan struct{} // of capacity 1: for guardOwnPorts
+	ports        *portBook     // used by forbidOwnPorts
+	portsChanged chan struct{} // of capacity 1: wakes guardOwnPorts
 
-	leadingTerm atomic.Uint64 // whose leader this node is, everything before it applied; 0: none
+	leadingTerm atomic.Uint64 // the term in which this node leads, with everything before it applied; 0: none
 
-	reloading sync.Mutex // from the files to the cluster's limits; held before applying
-	applying  sync.Mutex // settings; held before mu
+	reloader reloader
+	applying sync.Mutex // settings; held before mu
 
-	turning sync.Mutex // the begin and end of draining; held before mu
+	turning sync.Mutex // held while draining begins or ends; before mu
 
 	mu          sync.Mutex
 	cfg         *config.Config
@@ -112,7 +121,7 @@ type agent struct {
 	disagreeing string
 }
 
-// runAgent starts a node, runs it until it is told to stop, and stops it.
+// runAgent starts a node, runs it until it must stop, and stops it.
 func runAgent(ctx context.Context, src source) error {
 	cfg, err := src.load()
 	if err != nil {
@@ -138,7 +147,8 @@ func runAgent(ctx context.Context, src source) error {
 	return a.run(ctx, signals)
 }
 
-// build makes the parts. What others may hold (ports, the data directory) comes first.
+// build makes the parts, beginning with those that another process may hold: ports and the data
+// directory.
 func (a *agent) build() (err error) {
 	cfg := a.cfg
 	if a.proxyListener, err = listen(cfg, "proxy.listen", cfg.Proxy.Listen); err != nil {
@@ -167,7 +177,7 @@ func (a *agent) build() (err error) {
 		return err
 	}
 	if a.store != nil {
-		a.leases = lease.NewServer(leaseLog{a.members}, a.store, a.leaderAddr, a.log.Named("lease"))
+		a.leases = leader.New(leaseLog{a.members, a.store}, a.store, a.leaderAddr, a.log.Named("lease"))
 		a.leases.OnEnd = a.sessionEnded
 	}
 	clock, err := leaseClock()
@@ -193,6 +203,10 @@ func (a *agent) build() (err error) {
 		return err
 	}
 	a.api = a.newAPI()
+	a.reloader = reloader{
+		settings: a.reloadSettings, digest: a.members.SetConfigDigest, limits: a.api.ReplaceConfigLimits,
+		turn: make(chan struct{}, 1),
+	}
 	return nil
 }
 
@@ -238,7 +252,7 @@ func (a *agent) run(ctx context.Context, signals <-chan os.Signal) error {
 	return a.finish(why, signals, stopped)
 }
 
-// errLeave is why a node stops that was asked to leave.
+// errLeave is the reason of a node that stops because it was asked to leave.
 var errLeave = errors.New("asked to leave the cluster")
 
 // wait returns why the node must stop: nil for a signal.
@@ -287,20 +301,20 @@ func (a *agent) finish(why error, signals <-chan os.Signal, stopped <-chan error
 				return fmt.Errorf("stopped at once by a second signal (%v): connections were cut", s)
 			}
 		case <-a.notify.due():
-			a.notify.alive(0, "stopping") // how long it may take is bounded, here and by the service manager
+			a.notify.alive(0, "stopping") // its time is bounded, here and by the service manager
 		}
 	}
 }
 
-// The parts of a shutdown that wait for others are bounded: without a quorum it ends all the same.
+// Bounds of the steps of a shutdown that wait for other nodes: it ends even without a quorum.
 const (
 	goodbyeTimeout  = 3 * time.Second
 	leaveTimeout    = 15 * time.Second
 	shutdownTimeout = 10 * time.Second
 )
 
-// shutdown ends connections (gracefully, or at once), gives back every slot, says goodbye, and
-// stops the parts.
+// shutdown ends connections (gracefully, or at once), returns every slot, says goodbye, and stops
+// the parts.
 func (a *agent) shutdown(graceful, leave bool) error {
 	a.setLeaving()
 	a.members.SetDraining(true)
@@ -336,8 +350,7 @@ func (a *agent) drainTimeout() time.Duration {
 	return a.cfg.Proxy.DrainTimeout
 }
 
-// goodbye gives the session back and, where asked to, takes the server out of the Raft
-// configuration.
+// goodbye returns the session and, with leave, removes the server from the Raft configuration.
 func (a *agent) goodbye(leave bool) error {
 	ctx, cancel := context.WithTimeout(context.Background(), goodbyeTimeout)
 	defer cancel()
@@ -354,7 +367,7 @@ func (a *agent) goodbye(leave bool) error {
 	return a.members.Leave(ctx)
 }
 
-// abandon releases what build got before it failed.
+// abandon releases everything that build had made when it failed.
 func (a *agent) abandon() error {
 	var errs []error
 	for _, l := range []net.Listener{a.proxyListener, a.apiListener} {
@@ -384,11 +397,11 @@ func (a *agent) abandon() error {
 func (a *agent) stop(err error) {
 	select {
 	case a.fatal <- err:
-	default: // it is ending already
+	default: // the process is ending already
 	}
 }
 
-// listen binds a port that workers or operators connect to; a failure says which setting is meant.
+// listen binds a port for workers or operators. Its error names the setting.
 func listen(cfg *config.Config, setting, addr string) (net.Listener, error) {
 	lc := net.ListenConfig{Control: proxy.Control}
 	lc.SetMultipathTCP(false) // the proxy reads a connection's state from the kernel as plain TCP has it

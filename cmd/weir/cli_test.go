@@ -201,7 +201,7 @@ x.org: deleted (index 13)
 `},
 		{"limits delete, uncovering", "DELETE /v1/limits/host/%2A.open.org", `{"index":13,"pattern":"*.open.org","uncovered":` + capless + `}`,
 			[]string{"limits", "delete", "*.open.org"}, `
-*.open.org: the config's limit holds again: no cap, shared
+*.open.org: the config's limit applies again: no cap, shared
 `},
 		{"raft peers", "GET /v1/raft/peers", `{"peers":[{"name":"a","id":"a.12ab","address":"10.0.0.1:8082","voter":true,"leader":true},{"name":"bb","id":"bb.34cd","address":"10.0.0.2:8082"}]}`,
 			[]string{"raft", "peers"}, `
@@ -365,13 +365,13 @@ func TestLimitsDeleteNamesFreedHosts(t *testing.T) {
 		want             string
 	}{
 		{"*", `{"index":13,"pattern":"*"}`, []string{list("25", "b.org", "a.org"), list("null", "b.org", "a.org")},
-			"*: deleted (index 13)\nHosts without a limit of their own have no cap now.\nNo cap any more: b.org, a.org\n"},
+			"*: deleted (index 13)\nHosts without a limit of their own have no cap now.\nNo longer capped: b.org, a.org\n"},
 		{"*", `{"index":13,"pattern":"*"}`, []string{list("25", many...), list("null", many...)},
-			"*: deleted (index 13)\nHosts without a limit of their own have no cap now.\nNo cap any more: h0.org, h1.org, h2.org, h3.org, h4.org, h5.org, h6.org, h7.org, h8.org, h9.org, and 2 more\n"},
+			"*: deleted (index 13)\nHosts without a limit of their own have no cap now.\nNo longer capped: h0.org, h1.org, h2.org, h3.org, h4.org, h5.org, h6.org, h7.org, h8.org, h9.org, and 2 more\n"},
 		{"*", `{"index":13,"pattern":"*"}`, []string{list("25"), list("25")}, "*: deleted (index 13)\nHosts without a limit of their own have no cap now.\n"},
 		{"*", `{"index":13,"pattern":"*","uncovered":` + capless + `}`, []string{list("25", "a.org"), list("null", "a.org")},
-			"*: the config's limit holds again: no cap, shared\nNo cap any more: a.org\n"},
-		{"a.org", `{"index":13,"pattern":"a.org"}`, []string{list("5", "a.org"), list("null", "a.org")}, "a.org: deleted (index 13)\nNo cap any more: a.org\n"},
+			"*: the config's limit applies again: no cap, shared\nNo longer capped: a.org\n"},
+		{"a.org", `{"index":13,"pattern":"a.org"}`, []string{list("5", "a.org"), list("null", "a.org")}, "a.org: deleted (index 13)\nNo longer capped: a.org\n"},
 		{"a.org", `{"index":13,"pattern":"a.org"}`, []string{list("5", "a.org"), list("25", "a.org")}, "a.org: deleted (index 13)\n"},
 		{"a.org", `{"index":13,"pattern":"a.org"}`, []string{"500|broken"}, "a.org: deleted (index 13)\n"},
 		{"a.org", `{"index":13,"pattern":"a.org"}`, []string{list("5", "a.org"), "gone"}, "a.org: deleted (index 13)\n"},
@@ -561,7 +561,7 @@ func TestDrainUndo(t *testing.T) {
 		"POST /v1/drain": {`{"node":"a","draining":true,"leaving":false,"connections":2}`},
 		"GET /v1/status": {`{"node":"a","draining":true,"connections":2}`, `{"node":"a","draining":false,"connections":2}`},
 	})
-	if code, _, stderr := f.weir(testProcess(), "drain"); code != 1 || !strings.Contains(stderr, "drains no more") {
+	if code, _, stderr := f.weir(testProcess(), "drain"); code != 1 || !strings.Contains(stderr, "is no longer draining") {
 		t.Errorf("ended by somebody else: exit %d %q", code, stderr)
 	}
 }

@@ -26,7 +26,7 @@ type clientFlags struct {
 	json  bool
 }
 
-// addClientFlags gives cmd, and the commands under it, the flags.
+// addClientFlags adds the flags to cmd and its subcommands.
 func addClientFlags(p *process, cmd *cobra.Command) *clientFlags {
 	f := &clientFlags{p: p}
 	flags := cmd.PersistentFlags()
@@ -37,7 +37,7 @@ func addClientFlags(p *process, cmd *cobra.Command) *clientFlags {
 	return f
 }
 
-// client makes the client that flags and environment ask for.
+// client makes the client that flags and environment describe.
 func (f *clientFlags) client(cmd *cobra.Command) (*api.Client, error) {
 	addr, token := f.addr, f.token
 	if addr == "" {
@@ -57,8 +57,8 @@ func (f *clientFlags) client(cmd *cobra.Command) (*api.Client, error) {
 	return c, nil
 }
 
-// call runs one command's calls: with --json their answers are printed as they are, and show is not
-// called.
+// call runs one command's calls. With --json it prints their answers as they are, and does not call
+// show.
 func call[T any](f *clientFlags, cmd *cobra.Command, ask func(context.Context, *api.Client) (T, error), show func(T) error) error {
 	c, err := f.client(cmd)
 	if err != nil {
@@ -72,7 +72,7 @@ func ask1[T any](f *clientFlags, cmd *cobra.Command, c *api.Client, ask func(con
 	return askWithin(callTimeout, f, cmd, c, ask, show)
 }
 
-// askWithin is ask1 for what may take longer than other calls.
+// askWithin makes a call that may take longer than others.
 func askWithin[T any](most time.Duration, f *clientFlags, cmd *cobra.Command, c *api.Client,
 	ask func(context.Context, *api.Client) (T, error), show func(T) error,
 ) error {
@@ -92,7 +92,7 @@ func askWithin[T any](most time.Duration, f *clientFlags, cmd *cobra.Command, c 
 	return show(v)
 }
 
-// explain makes of a failed connection one line that says what to try.
+// explain turns a failed connection into one line that says what to try.
 func explain(c *api.Client, err error) error {
 	var refused *api.Error
 	var conn *url.Error
@@ -108,8 +108,8 @@ func explain(c *api.Client, err error) error {
 	return err
 }
 
-// complete makes the shell complete a command's first argument with names that the node tells,
-// quickly or not at all.
+// complete makes the shell complete a command's first argument with names from the node, quickly or
+// not at all.
 func (f *clientFlags) complete(names func(context.Context, *api.Client, string) []string) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
 		c, err := f.client(cmd)

@@ -4,5 +4,5 @@ package main
 
 import "github.com/weirproxy/weir/lease"
 
-// leaseClock is what the lease goes by.
+// leaseClock returns the clock of the lease.
 func leaseClock() (lease.Clock, error) { return lease.NewSystemClock(), nil }

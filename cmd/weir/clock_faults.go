@@ -15,12 +15,12 @@ import (
 )
 
 // clockFaults names a file of two numbers, in nanoseconds and in this machine's byte order, that
-// are added to what the clocks read: CLOCK_BOOTTIME, and the wall clock. A test that writes to it
-// plays a machine that was suspended, or whose clock was set. It is read at each look at a clock,
-// from memory, so that a jump is seen wherever a real one would be.
+// are added to the readings of CLOCK_BOOTTIME and of the wall clock. A test that writes to it
+// simulates a machine that was suspended, or whose clock was set. The file is mapped, and read at
+// each reading of a clock, so that a jump is seen wherever a real one would be.
 const clockFaults = "WEIR_CLOCK_FAULTS"
 
-// leaseClock is what the lease goes by.
+// leaseClock returns the clock of the lease.
 func leaseClock() (lease.Clock, error) {
 	path := os.Getenv(clockFaults)
 	if path == "" {
@@ -40,7 +40,7 @@ func leaseClock() (lease.Clock, error) {
 	return faultyClock{lease.NewSystemClock(), &offsets[0], &offsets[1]}, nil
 }
 
-// faultyClock is off by what a test says.
+// faultyClock adds a test's offsets to a clock.
 type faultyClock struct {
 	lease.Clock
 	boot, wall *atomic.Int64

@@ -106,7 +106,7 @@ func collectDebug(cmd *cobra.Command, c *api.Client, all bool, seconds int, out 
 	return err
 }
 
-// bundle is an archive in the making. Its parts may be added by several goroutines.
+// bundle is an archive that is being filled. Several goroutines may add parts.
 type bundle struct {
 	c       *api.Client
 	name    string
@@ -134,13 +134,13 @@ func (b *bundle) miss(what string, err error) {
 	b.missing = append(b.missing, fmt.Sprintf("%s: %v", what, err))
 }
 
-// part is one file: what a GET answers, within a time.
+// part is one file: the answer to a GET within a time.
 type part struct {
 	file, path string
 	within     time.Duration
 }
 
-// collect fetches everything: what is the cluster's once, and the rest from each node.
+// collect fetches everything: the cluster's parts once, and the others from each node.
 func (b *bundle) collect(ctx context.Context, nodes []string) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -196,7 +196,7 @@ func (b *bundle) fetch(ctx context.Context, p part) {
 	b.add(p.file, content.Bytes())
 }
 
-// fetchLog takes the newest lines of a node's log, as it wrote them.
+// fetchLog fetches the newest lines of a node's log.
 func (b *bundle) fetchLog(ctx context.Context, node string) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -209,7 +209,7 @@ func (b *bundle) fetchLog(ctx context.Context, node string) {
 	b.add(file, []byte(strings.Join(logs.Lines, "\n")+"\n"))
 }
 
-// fetchEvents takes what the stream of events begins with: what the node remembers.
+// fetchEvents fetches the beginning of the event stream: the events that the node remembers.
 func (b *bundle) fetchEvents(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, eventsFor)
 	defer cancel()
@@ -221,7 +221,7 @@ func (b *bundle) fetchEvents(ctx context.Context) {
 	b.add("events.txt", content.Bytes())
 }
 
-// write writes the archive: a directory of its own, the files by name.
+// write writes the archive: one directory with the files, sorted by name.
 func (b *bundle) write(w io.Writer, now time.Time) error {
 	slices.Sort(b.missing)
 	if len(b.missing) > 0 {
@@ -242,7 +242,7 @@ func (b *bundle) write(w io.Writer, now time.Time) error {
 	return errors.Join(archive.Close(), zip.Close())
 }
 
-// fileName is a node's name as part of a file's: a node that isn't ours could have any.
+// fileName makes a node's name safe as part of a file name: a foreign node could have any name.
 func fileName(node string) string {
 	name := strings.Map(func(r rune) rune {
 		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_.", r) {

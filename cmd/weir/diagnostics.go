@@ -21,11 +21,11 @@ const (
 	lineRemembered  = 4 << 10 // bytes of one
 )
 
-// logRing remembers the newest lines that are written to it.
+// logRing holds the newest lines that were written to it.
 type logRing struct {
 	mu    sync.Mutex
 	lines []string
-	next  int // of the line that is overwritten next, once the ring is full
+	next  int // the line to overwrite next, once the ring is full
 }
 
 // Write implements [io.Writer]; it never fails.
@@ -98,7 +98,7 @@ func kernel() string {
 	return unix.ByteSliceToString(u.Release[:])
 }
 
-// openFiles counts the process's descriptors, where the system lists them.
+// openFiles counts the process's descriptors, if the system lists them.
 func openFiles() int {
 	list, err := os.ReadDir("/proc/self/fd")
 	if err != nil {

@@ -19,7 +19,7 @@ type waitFlags struct {
 }
 
 func (w *waitFlags) add(cmd *cobra.Command) {
-	cmd.Flags().BoolVar(&w.detach, "detach", false, "start it, and do not wait until it has ended")
+	cmd.Flags().BoolVar(&w.detach, "detach", false, "return at once, without waiting for the end")
 	cmd.Flags().DurationVar(&w.timeout, "timeout", waitDefault, "wait at most this `time`; the node goes on afterwards")
 }
 
@@ -71,7 +71,7 @@ func undrain(f *clientFlags, cmd *cobra.Command) error {
 	})
 }
 
-// waitDrained looks at the node until its last connection has ended, and tells when their number
+// waitDrained polls the node until its last connection has ended, and prints when their number
 // changes.
 func waitDrained(f *clientFlags, cmd *cobra.Command, c *api.Client, timeout time.Duration) error {
 	last := -1
@@ -84,7 +84,7 @@ func waitDrained(f *clientFlags, cmd *cobra.Command, c *api.Client, timeout time
 			fmt.Fprintf(cmd.OutOrStdout(), "%s open\n", count(st.Connections, "connection"))
 		}
 		if !st.Draining {
-			return false, fmt.Errorf("%s drains no more: somebody made it take new work again", printable(st.Node))
+			return false, fmt.Errorf("%s is no longer draining: somebody made it take new work again", printable(st.Node))
 		}
 		last = st.Connections
 		return st.Connections == 0, nil
@@ -100,7 +100,8 @@ func waitDrained(f *clientFlags, cmd *cobra.Command, c *api.Client, timeout time
 	return err
 }
 
-// poll calls look, with pauses, until it reports true or fails, or the time is over: then false.
+// poll calls look, with pauses, until it reports true or fails. It reports false once the time is
+// over.
 func poll(ctx context.Context, pause, timeout time.Duration, look func(context.Context) (bool, error)) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()

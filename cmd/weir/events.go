@@ -16,8 +16,8 @@ import (
 	"github.com/weirproxy/weir/api"
 )
 
-// eventTypes are what weir events follows unless --types says otherwise: what happens, not the
-// state that the stream repeats once a second.
+// eventTypes are the default of weir events: real events, without the states that the stream
+// repeats once a second.
 var eventTypes = []string{"leader", "member", "limit", "reclaim", "fence", "drain"}
 
 func newEventsCommand(p *process) *cobra.Command {
@@ -57,8 +57,8 @@ and continues after the last event that it printed.`,
 	return cmd
 }
 
-// followEvents prints events until ctx ends. The first connection must succeed; a later one that is
-// lost is made again.
+// followEvents prints events until ctx ends. The first connection must succeed; a lost one is made
+// again.
 func followEvents(ctx context.Context, f *clientFlags, cmd *cobra.Command, c *api.Client, q api.EventQuery) error {
 	printed := false
 	for {
@@ -90,7 +90,7 @@ func followEvents(ctx context.Context, f *clientFlags, cmd *cobra.Command, c *ap
 	}
 }
 
-// pause waits, and reports false if ctx ends before.
+// pause waits, and reports false if ctx ended first.
 func pause(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()

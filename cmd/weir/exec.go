@@ -83,7 +83,7 @@ in process listings.`,
 	return cmd
 }
 
-// proxyURL is the proxy given, or the one that the node's API tells.
+// proxyURL returns the given proxy, or the one that the node's API reports.
 func proxyURL(cmd *cobra.Command, c *api.Client, given string) (*url.URL, error) {
 	if given != "" {
 		if !strings.Contains(given, "://") {
@@ -106,7 +106,7 @@ func proxyURL(cmd *cobra.Command, c *api.Client, given string) (*url.URL, error)
 		return nil, fmt.Errorf("the node at %s does not report its proxy's address: set --proxy or WEIR_PROXY", c.Addr())
 	}
 	if addr, err := netip.ParseAddr(host); host == "" || err == nil && addr.IsUnspecified() {
-		// It listens on every address; the one that its API was reached at is one of them.
+		// The proxy listens on every address. The one at which the API was reached is one of them.
 		if u, err := url.Parse(c.Addr()); err == nil {
 			host = u.Hostname()
 		}
@@ -118,7 +118,7 @@ func proxyURL(cmd *cobra.Command, c *api.Client, given string) (*url.URL, error)
 	return &url.URL{Scheme: scheme, Host: net.JoinHostPort(host, port)}, nil
 }
 
-// proxyUser reads NAME:PASSWORD; "" is nobody. What is wrong with it is told without it.
+// proxyUser parses NAME:PASSWORD; "" is no user. Its errors do not show the value.
 func proxyUser(cmd *cobra.Command, given string) (*url.Userinfo, error) {
 	if given == "" {
 		return nil, nil
@@ -130,8 +130,8 @@ func proxyUser(cmd *cobra.Command, given string) (*url.Userinfo, error) {
 	return url.UserPassword(name, password), nil
 }
 
-// proxyEnv is env with the proxy's variables in place of those it has, and with the node's API as
-// WEIR_ADDR. Addresses that env excepts already, in either case of the name, stay excepted.
+// proxyEnv returns env with the proxy's variables replaced, and with WEIR_ADDR set to the node's
+// API. Hosts that env excludes from proxying, in either case of the name, stay excluded.
 func proxyEnv(env []string, proxy, apiAddr string) []string {
 	var out, direct []string
 	except := func(hosts ...string) {
@@ -160,9 +160,9 @@ func proxyEnv(env []string, proxy, apiAddr string) []string {
 	return append(out, "WEIR_ADDR="+apiAddr)
 }
 
-// directHosts are the forms of the API's host. They stand without a port, since most clients (curl,
-// wget, requests, aiohttp) ignore an entry that has one. Of an IPv6 address some take the form with
-// brackets and others the one without. No other host is excepted: its limits count here too.
+// directHosts returns the spellings of the API's host. They have no port, because most clients
+// (curl, wget, requests, aiohttp) ignore an entry with one. Some clients expect an IPv6 address
+// with brackets, others without. No other host bypasses the proxy: its limits count here too.
 func directHosts(apiAddr string) []string {
 	u, err := url.Parse(apiAddr)
 	if err != nil || u.Hostname() == "" {

@@ -41,7 +41,7 @@ or TERM is dumb, one table after the other is printed until Ctrl-C.`,
 	var q api.HostQuery
 	var watch bool
 	var interval time.Duration
-	cmd.Flags().BoolVar(&watch, "watch", false, "go on showing it")
+	cmd.Flags().BoolVar(&watch, "watch", false, "keep showing the list, refreshed in place")
 	addIntervalFlag(p, cmd, &interval)
 	cmd.Flags().StringVar(&q.Prefix, "prefix", "", "only hosts that begin with this `text`")
 	cmd.Flags().StringVar(&q.Sort, "sort", "", "by `field`: host, in_use, granted, waiting, admitted_total or rejected_total (default host)")
@@ -85,7 +85,7 @@ or TERM is dumb, one table after the other is printed until Ctrl-C.`,
 	return cmd
 }
 
-// showHosts asks once and prints one table, or the answer as it is.
+// showHosts asks once and prints one table, or the raw answer.
 func showHosts(f *clientFlags, cmd *cobra.Command, c *api.Client, q api.HostQuery, args []string, w io.Writer) error {
 	ctx, cancel := context.WithTimeout(cmd.Context(), callTimeout)
 	defer cancel()
@@ -113,8 +113,8 @@ func showHosts(f *clientFlags, cmd *cobra.Command, c *api.Client, q api.HostQuer
 	return writeHosts(w, hosts)
 }
 
-// watchHosts prints again and again until ctx ends. A node that doesn't answer may come back, so
-// that is printed too.
+// watchHosts prints repeatedly until ctx ends. It also prints failures and goes on, because the
+// node may come back.
 func watchHosts(ctx context.Context, interval time.Duration, w, errs io.Writer, raw bool, show func(io.Writer) error) error {
 	for first := true; ; first = false {
 		var b bytes.Buffer
@@ -197,7 +197,7 @@ func writeUnreachable(w io.Writer, nodes []api.Unreachable) error {
 	return nil
 }
 
-// connections is a limit's number as people write it.
+// connections formats a limit's number for people.
 func connections(n *int64) string {
 	if n == nil {
 		return "none"

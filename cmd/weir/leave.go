@@ -46,9 +46,9 @@ that will not come back under its name. To restart a node, stop it with SIGTERM.
 	return cmd
 }
 
-// waitLeft looks at the node until nothing, or another node, answers in its place.
+// waitLeft polls the node until nothing, or another node, answers in its place.
 func waitLeft(f *clientFlags, cmd *cobra.Command, c *api.Client, node string, w waitFlags) error {
-	stranded := false // a server that has never known of a leader, who alone could take it out
+	stranded := false // a server that has never known a leader, which alone could remove it
 	led := false
 	done, err := poll(cmd.Context(), f.p.tick, w.timeout, func(ctx context.Context) (bool, error) {
 		st, err := c.Status(ctx)
@@ -61,7 +61,7 @@ func waitLeft(f *clientFlags, cmd *cobra.Command, c *api.Client, node string, w 
 		case st.Node != node:
 			return true, nil
 		case !st.Leaving:
-			return false, fmt.Errorf("%s is not leaving any more; its log says why", node)
+			return false, fmt.Errorf("%s is no longer leaving; its log says why", node)
 		}
 		led = led || st.Leader != ""
 		stranded = st.Role == "server" && !led

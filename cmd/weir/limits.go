@@ -88,7 +88,7 @@ If somebody else changes a limit between the comparison and the write, nothing i
 	return cmd
 }
 
-// readLimits reads a file's limits as the API takes them.
+// readLimits reads a file's limits in the API's form.
 func readLimits(cmd *cobra.Command, path string) ([]api.Limit, error) {
 	read, problems := config.LoadLimits(path, config.Options{CheckPattern: checkPattern})
 	if len(problems) > 0 {
@@ -111,8 +111,8 @@ func readLimits(cmd *cobra.Command, path string) ([]api.Limit, error) {
 	return limits, nil
 }
 
-// applyLimits compares, shows, and writes exactly what it has shown. With --json the last answer is
-// printed alone.
+// applyLimits compares, shows the changes, and writes exactly those. With --json only the last
+// answer is printed.
 func applyLimits(f *clientFlags, cmd *cobra.Command, c *api.Client, limits []api.Limit, dry bool) error {
 	ctx, cancel := context.WithTimeout(cmd.Context(), 2*callTimeout)
 	defer cancel()
@@ -148,8 +148,8 @@ func applyLimits(f *clientFlags, cmd *cobra.Command, c *api.Client, limits []api
 	return err
 }
 
-// colour reports whether standard output shows colours, and they are wanted (NO_COLOR,
-// https://no-color.org).
+// colour reports whether standard output shows colours and NO_COLOR (https://no-color.org) is not
+// set.
 func (p *process) colour() bool {
 	_, terminal := p.rows()
 	return terminal && p.getenv("NO_COLOR") == "" && p.getenv("TERM") != "dumb"
@@ -204,7 +204,7 @@ func showLimits(w io.Writer, limits []api.Limit) error {
 	return t.write(w)
 }
 
-// describe is a limit's content in words.
+// describe says in words what a limit allows.
 func describe(l api.Limit) string {
 	s := "no cap"
 	if l.Connections != nil {

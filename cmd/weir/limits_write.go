@@ -15,10 +15,10 @@ import (
 	"github.com/weirproxy/weir/api"
 )
 
-// namedHosts is how many hosts limits delete names.
+// namedHosts bounds the hosts that limits delete names.
 const namedHosts = 10
 
-// limitFlags are what limits set takes. A flag that is not given leaves what it names as it is.
+// limitFlags are the flags of limits set. A flag that is not given leaves its field as it is.
 type limitFlags struct {
 	connections  string
 	queueTimeout time.Duration
@@ -75,7 +75,7 @@ If somebody else changes the limit at the same moment, the command reads it agai
 	return cmd
 }
 
-// check judges the flags that can be judged without the limit that they change.
+// check checks the flags, as far as possible without the present limit.
 func (l limitFlags) check(cmd *cobra.Command) error {
 	flags := cmd.Flags()
 	queue := flags.Changed("queue-timeout") || flags.Changed("queue-size")
@@ -89,7 +89,7 @@ func (l limitFlags) check(cmd *cobra.Command) error {
 	return err
 }
 
-// cap is the value of --connections; nil is no cap.
+// cap returns the value of --connections; nil is no cap.
 func (l limitFlags) cap(cmd *cobra.Command) (*int64, error) {
 	if l.connections == "none" || !cmd.Flags().Changed("connections") {
 		return nil, nil
@@ -101,9 +101,8 @@ func (l limitFlags) cap(cmd *cobra.Command) (*int64, error) {
 	return &n, nil
 }
 
-// change reads the limit, changes what the flags name, and writes it back if nobody else has
-// written it meanwhile. If somebody has, it starts again, once. before is nil where there was no
-// limit.
+// change reads the limit, changes the fields that the flags name, and writes it back if nobody has
+// written it meanwhile. Otherwise it starts again, once. before is nil if there was no limit.
 func (l limitFlags) change(ctx context.Context, cmd *cobra.Command, c *api.Client, pattern string) (done api.LimitWritten, before *api.Limit, err error) {
 	for attempt := 1; ; attempt++ {
 		limit := api.Limit{Pattern: pattern}
@@ -139,7 +138,7 @@ func hasStatus(err error, status int) bool {
 	return errors.As(err, &refused) && refused.Status == status
 }
 
-// merge returns limit with what the flags name in it.
+// merge returns limit with the values of the flags.
 func (l limitFlags) merge(cmd *cobra.Command, limit api.Limit, exists bool) (api.Limit, error) {
 	flags := cmd.Flags()
 	limit.Source, limit.ModifyIndex = "", 0
@@ -210,7 +209,7 @@ The answer names the hosts that have no cap any more.`,
 func showDeleted(w io.Writer, done api.LimitDeleted, freed []string) error {
 	var b strings.Builder
 	if done.Uncovered != nil {
-		fmt.Fprintf(&b, "%s: the config's limit holds again: %s\n", printable(done.Pattern), describe(*done.Uncovered))
+		fmt.Fprintf(&b, "%s: the config's limit applies again: %s\n", printable(done.Pattern), describe(*done.Uncovered))
 	} else {
 		fmt.Fprintf(&b, "%s: deleted (index %d)\n", printable(done.Pattern), done.Index)
 	}
@@ -223,17 +222,17 @@ func showDeleted(w io.Writer, done api.LimitDeleted, freed []string) error {
 			more = fmt.Sprintf(", and %d more", n)
 			freed = freed[:namedHosts]
 		}
-		fmt.Fprintf(&b, "No cap any more: %s%s\n", strings.Join(freed, ", "), more)
+		fmt.Fprintf(&b, "No longer capped: %s%s\n", strings.Join(freed, ", "), more)
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }
 
-// busiest asks for the hosts with the most connections: as many as one answer holds.
+// busiest selects the hosts with the most connections, one page of them.
 var busiest = api.HostQuery{Sort: "in_use"}
 
-// cappedHosts are the hosts in use that have a cap; none where they can't be listed, which must not
-// stop a deletion.
+// cappedHosts returns the hosts in use that have a cap, or none if they can't be listed, which must
+// not stop a deletion.
 func cappedHosts(ctx context.Context, c *api.Client) map[string]bool {
 	capped := map[string]bool{}
 	hosts, err := c.Hosts(ctx, busiest)
@@ -248,7 +247,7 @@ func cappedHosts(ctx context.Context, c *api.Client) map[string]bool {
 	return capped
 }
 
-// freedHosts are those of the hosts that had a cap which have none now, the busiest first.
+// freedHosts returns those of the capped hosts that have no cap now, the busiest first.
 func freedHosts(ctx context.Context, c *api.Client, capped map[string]bool) []string {
 	if len(capped) == 0 {
 		return nil

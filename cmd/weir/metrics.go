@@ -5,7 +5,7 @@ import (
 	"sync/atomic"
 
 	"github.com/weirproxy/weir/api"
-	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/lease/leader"
 	"github.com/weirproxy/weir/proxy"
 	"github.com/weirproxy/weir/proxy/resolve"
 )
@@ -54,25 +54,25 @@ func dnsMeasures(r *resolve.Resolver) api.DNSMeasures {
 	return api.DNSMeasures{Lookups: s.Lookups, Queries: s.Queries, InFlight: s.InFlight, Names: s.Names}
 }
 
-// timings are how long things took. The zero value is ready.
+// timings are histograms of durations. The zero value is ready.
 type timings struct{ queueWait, lookup, dial, commits api.Histogram }
 
 // reclaims counts the sessions that ended while this node led. The zero value is ready.
 type reclaims struct{ expired, left, takenOver reclaimed }
 
-// reclaimed are the sessions that ended for one reason.
+// reclaimed holds the sessions that ended for one cause.
 type reclaimed struct {
 	took  api.Histogram
 	slots atomic.Int64
 }
 
 // sessionEnded is told of each session that ends while this node leads.
-func (a *agent) sessionEnded(end lease.SessionEnd) {
+func (a *agent) sessionEnded(end leader.SessionEnd) {
 	a.reclaims.note(end)
 	a.events.Reclaimed(end.Node, end.Session, end.Why, end.Slots, end.Silent)
 }
 
-func (r *reclaims) note(end lease.SessionEnd) {
+func (r *reclaims) note(end leader.SessionEnd) {
 	var by *reclaimed
 	switch end.Why {
 	case "expired":
@@ -86,7 +86,7 @@ func (r *reclaims) note(end lease.SessionEnd) {
 	by.slots.Add(end.Slots)
 }
 
-// read returns how long they took, and how many slots came back, by why the sessions ended.
+// read returns, by cause, the durations and the reclaimed slots.
 func (r *reclaims) read() (took map[string]api.Distribution, slots map[string]int64) {
 	took, slots = map[string]api.Distribution{}, map[string]int64{}
 	for why, by := range map[string]*reclaimed{"expired": &r.expired, "left": &r.left, "taken_over": &r.takenOver} {

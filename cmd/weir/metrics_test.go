@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/lease/leader"
 	"github.com/weirproxy/weir/proxy"
 )
 
@@ -31,10 +31,10 @@ func TestRefusalReasonsAreDocumented(t *testing.T) {
 
 func TestReclaims(t *testing.T) {
 	var r reclaims
-	r.note(lease.SessionEnd{Why: "expired", Slots: 5, Silent: 10 * time.Second})
-	r.note(lease.SessionEnd{Why: "expired", Slots: 2, Silent: 11 * time.Second})
-	r.note(lease.SessionEnd{Why: "left"})
-	r.note(lease.SessionEnd{Why: "taken over", Slots: 1, Silent: time.Second})
+	r.note(leader.SessionEnd{Why: "expired", Slots: 5, Silent: 10 * time.Second})
+	r.note(leader.SessionEnd{Why: "expired", Slots: 2, Silent: 11 * time.Second})
+	r.note(leader.SessionEnd{Why: "left"})
+	r.note(leader.SessionEnd{Why: "taken over", Slots: 1, Silent: time.Second})
 	took, slots := r.read()
 	for why, want := range map[string]struct {
 		count uint64

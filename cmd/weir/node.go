@@ -6,19 +6,19 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
-
-	"github.com/hashicorp/go-hclog"
 
 	"github.com/weirproxy/weir/api"
 	"github.com/weirproxy/weir/cluster"
 	"github.com/weirproxy/weir/config"
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/lease/leader"
+	"github.com/weirproxy/weir/lease/leasepb"
+	"github.com/weirproxy/weir/limit"
 )
 
-// What the API shows of the node, and does to it.
+// The API's view of the node, and its actions on it.
 
 func (a *agent) newAPI() *api.Server {
 	c := a.cfg
@@ -36,7 +36,7 @@ func (a *agent) Propose(ctx context.Context, c fsm.Command) (uint64, fsm.Result,
 	if a.store == nil {
 		return 0, fsm.Result{}, api.ErrNotLeader
 	}
-	index, res, err := propose(ctx, a.members, 0, c)
+	index, res, err := propose(ctx, a.members, a.store, 0, c)
 	return index, res, apiError(err)
 }
 
@@ -48,9 +48,9 @@ func (a *agent) Committed() *fsm.Table {
 	return a.store.Table()
 }
 
-// ConfigLimits implements [api.Log]. The limits are read before leadership is confirmed: another
-// leader could have changed them only in a later term, which the confirmation would have met. A
-// leader's own term begins with all entries before it applied, which is when lead is called.
+// ConfigLimits implements [api.Log]. It reads the limits before it confirms leadership: another
+// leader could have changed them only in a later term, and the confirmation would fail then. In a
+// leader's own term all earlier entries are applied, because that comes before the call of lead.
 func (a *agent) ConfigLimits(ctx context.Context) (limits []fsm.Limit, ok bool) {
 	term := a.leadingTerm.Load()
 	if term == 0 {
@@ -63,7 +63,7 @@ func (a *agent) ConfigLimits(ctx context.Context) (limits []fsm.Limit, ok bool) 
 	return limits, a.members.RaftStatus().Term == term
 }
 
-// apiError says in the API's words what went wrong in the cluster's.
+// apiError translates the cluster's errors into the API's.
 func apiError(err error) error {
 	for _, e := range []struct{ from, to error }{
 		{cluster.ErrNotLeader, api.ErrNotLeader},
@@ -157,7 +157,7 @@ func (a *agent) Ready() (bool, string) {
 	switch {
 	case leaving || a.proxy.Draining():
 		return false, "the node is draining"
-	case a.manager.Session().State != lease.SessionLive:
+	case a.manager.Session().State != leasepb.SessionLive:
 		return false, "no live session: the cluster's leader has not been reached yet"
 	}
 	return true, ""
@@ -170,25 +170,25 @@ func (a *agent) Nodes() []api.Node {
 	var nodes []api.Node
 	for _, m := range a.members.Members() {
 		n := api.Node{
-			Name: m.Name, Role: string(m.Role), Leader: m.Name == leader, Health: string(m.Health), Session: lease.SessionNone, Draining: m.Draining,
+			Name: m.Name, Role: string(m.Role), Leader: m.Name == leader, Health: string(m.Health), Session: leasepb.SessionNone, Draining: m.Draining,
 			Version: m.Version, Addresses: api.Addresses{RPC: m.RPCAddr, Gossip: m.GossipAddr},
 		}
 		if s, ok := sessions[m.Name]; ok {
 			n.Session = s.State
-			if m.Health != cluster.HealthAlive || s.State != lease.SessionLive { // not while it reconnects
+			if m.Health != cluster.HealthAlive || s.State != leasepb.SessionLive { // not while it reconnects
 				n.ReclaimIn = reclaim(s)
 			}
 			delete(sessions, m.Name)
 		}
 		nodes = append(nodes, n)
 	}
-	for name, s := range sessions { // gossip has forgotten them, or does not know them yet
+	for name, s := range sessions { // nodes that gossip has forgotten, or does not know yet
 		nodes = append(nodes, api.Node{Name: name, Role: string(config.RoleServer), Health: string(cluster.HealthDead), Session: s.State, ReclaimIn: reclaim(s)})
 	}
 	return nodes
 }
 
-func reclaim(s lease.SessionInfo) *api.Duration {
+func reclaim(s leader.SessionInfo) *api.Duration {
 	if s.ReclaimedIn <= 0 {
 		return nil
 	}
@@ -197,8 +197,8 @@ func reclaim(s lease.SessionInfo) *api.Duration {
 }
 
 // sessions are the leader's view of the sessions; elsewhere, this node's own.
-func (a *agent) sessions() map[string]lease.SessionInfo {
-	out := map[string]lease.SessionInfo{}
+func (a *agent) sessions() map[string]leader.SessionInfo {
+	out := map[string]leader.SessionInfo{}
 	if a.leases != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
@@ -209,29 +209,30 @@ func (a *agent) sessions() map[string]lease.SessionInfo {
 			return out
 		}
 	}
-	if s := a.manager.Session(); s.State != lease.SessionNone {
-		out[a.name()] = lease.SessionInfo{ID: s.ID, Node: a.name(), State: s.State}
+	if s := a.manager.Session(); s.State != leasepb.SessionNone {
+		out[a.name()] = leader.SessionInfo{ID: s.ID, Node: a.name(), State: s.State}
 	}
 	return out
 }
 
 // HostUses implements [api.UseSource].
 func (a *agent) HostUses() []api.HostUse {
-	hosts := a.manager.Hosts()
-	out := make([]api.HostUse, len(hosts))
-	for i, h := range hosts {
-		out[i] = hostUse(h)
+	var out []api.HostUse
+	for _, u := range a.manager.Uses() {
+		if u.Key.Scope == limit.ScopeHost && u.Key.Resource == limit.Connections {
+			out = append(out, hostUse(u))
+		}
 	}
 	return out
 }
 
 // HostUse implements [api.UseSource].
 func (a *agent) HostUse(key fsm.Key) (api.HostUse, bool) {
-	h, ok := a.manager.Host(key)
+	h, ok := a.manager.Use(key)
 	return hostUse(h), ok
 }
 
-func hostUse(h lease.HostUse) api.HostUse {
+func hostUse(h lease.Use) api.HostUse {
 	return api.HostUse{Key: h.Key, Granted: h.Granted, InUse: h.InUse, Idle: h.Idle, Waiting: h.Waiting, Admitted: h.Admitted, Rejected: h.Rejected}
 }
 
@@ -261,144 +262,6 @@ func (a *agent) Connections(host string) []api.Connection {
 // CloseConnection implements [api.Connections].
 func (a *agent) CloseConnection(id string) bool { return a.proxy.CloseConnection(id) }
 
-// Drain implements [api.Lifecycle].
-func (a *agent) Drain(context.Context) error {
-	a.turning.Lock()
-	defer a.turning.Unlock()
-	if a.isLeaving() || a.proxy.Draining() {
-		return nil
-	}
-	a.log.Info("draining: no new connections; those that are open may end")
-	a.proxy.SetDraining(true)
-	a.manager.Drain()
-	a.members.SetDraining(true)
-	a.events.Drain(true)
-	return nil
-}
-
-// Undrain implements [api.Lifecycle].
-func (a *agent) Undrain(context.Context) error {
-	a.turning.Lock()
-	defer a.turning.Unlock()
-	if a.isLeaving() {
-		return fmt.Errorf("%w: %s is stopping or leaving the cluster, which can't be taken back: start it again instead", api.ErrConflict, a.name())
-	}
-	if !a.proxy.Draining() {
-		return nil
-	}
-	a.log.Info("no longer draining: new connections are taken again")
-	a.manager.Undrain()
-	a.proxy.SetDraining(false)
-	a.members.SetDraining(false)
-	a.events.Drain(false)
-	return nil
-}
-
-func (a *agent) isLeaving() bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.leaving
-}
-
-// setLeaving notes that the node stops. From then on draining can't be ended.
-func (a *agent) setLeaving() {
-	a.turning.Lock()
-	defer a.turning.Unlock()
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.leaving = true
-}
-
-// Leave implements [api.Lifecycle].
-func (a *agent) Leave(context.Context) error {
-	a.setLeaving()
-	a.leave()
-	return nil
-}
-
-// Reload implements [api.Lifecycle].
-func (a *agent) Reload(ctx context.Context) (api.Reloaded, error) {
-	a.reloading.Lock() // or gossip could tell the digest of one file while the cluster has the limits of another
-	defer a.reloading.Unlock()
-	cfg, reloaded, err := a.reloadSettings()
-	if err != nil {
-		return api.Reloaded{}, err
-	}
-	a.members.SetConfigDigest(config.Digest(cfg))
-	changed, err := a.api.ReplaceConfigLimits(ctx, limitsOf(cfg))
-	if err != nil {
-		return api.Reloaded{}, fmt.Errorf("the node's own settings are applied, the limits are not: %w", err)
-	}
-	if changed && !slices.Contains(reloaded.Applied, "limits") { // the cluster had another node's
-		reloaded.Applied = append(reloaded.Applied, "limits")
-	}
-	a.checkAgreement()
-	a.log.Info("reloaded", "applied", reloaded.Applied, "need_restart", reloaded.NeedRestart)
-	return reloaded, nil
-}
-
-// reloadSettings applies the node's own settings.
-func (a *agent) reloadSettings() (*config.Config, api.Reloaded, error) {
-	a.applying.Lock()
-	defer a.applying.Unlock()
-	next, err := a.source.load()
-	if err != nil {
-		return nil, api.Reloaded{}, fmt.Errorf("%w:\n%w", api.ErrInvalidConfig, err)
-	}
-	a.mu.Lock()
-	live, restart := config.Diff(a.cfg, next)
-	cfg := *a.cfg // what needs a restart stays as it runs
-	cfg.Log.Level, cfg.Limits, cfg.Origins = next.Log.Level, next.Limits, next.Origins
-	cfg.API.MetricsHosts = next.API.MetricsHosts
-	if config.TokensCanChange(a.cfg, next) {
-		cfg.API.TokenFile, cfg.API.Token = next.API.TokenFile, next.API.Token
-		cfg.API.ReadTokenFile, cfg.API.ReadToken = next.API.ReadTokenFile, next.API.ReadToken
-	}
-	if (cfg.Cluster.GossipKey == "") == (next.Cluster.GossipKey == "") {
-		cfg.Cluster.GossipKey, cfg.Cluster.GossipAcceptKeys = next.Cluster.GossipKey, next.Cluster.GossipAcceptKeys
-	}
-	running := cfg.Proxy
-	cfg.Proxy = next.Proxy
-	cfg.Proxy.Listen, cfg.Proxy.TLS = running.Listen, running.TLS
-	a.mu.Unlock()
-	if err := a.reloadSecrets(&cfg); err != nil {
-		return nil, api.Reloaded{}, err
-	}
-	if err := a.access.open(&cfg, a.proxy.SetLines); err != nil {
-		return nil, api.Reloaded{}, fmt.Errorf("%w: %w", api.ErrInvalidConfig, err)
-	}
-	if err := a.proxy.SetPolicy(policy(&cfg)); err != nil {
-		return nil, api.Reloaded{}, fmt.Errorf("%w: %w", api.ErrInvalidConfig, err)
-	}
-	a.resolver.SetTTLMax(cfg.Proxy.DNSTTLMax)
-	a.log.SetLevel(hclog.LevelFromString(cfg.Log.Level))
-	a.api.SetMetricsHosts(cfg.API.MetricsHosts)
-	a.api.SetTokens(string(cfg.API.Token), string(cfg.API.ReadToken))
-	a.mu.Lock()
-	a.cfg = &cfg
-	a.mu.Unlock()
-	a.checkOwnPorts()
-	return &cfg, api.Reloaded{Applied: live, NeedRestart: restart}, nil
-}
-
-// reloadSecrets takes certificates and gossip keys as they are now.
-func (a *agent) reloadSecrets(cfg *config.Config) error {
-	if err := a.certs.reload(); err != nil {
-		return fmt.Errorf("%w: %w", api.ErrInvalidConfig, err)
-	}
-	if keys := gossipKeys(cfg); keys != nil {
-		return a.members.SetGossipKeys(keys)
-	}
-	return nil
-}
-
-// reloadOnSignal reloads where nobody waits for the answer but the log.
-func (a *agent) reloadOnSignal(ctx context.Context) {
-	if _, err := a.Reload(ctx); err != nil {
-		a.log.Error("reload failed", "error", err)
-	}
-}
-
 // RaftPeers implements [api.Raft].
 func (a *agent) RaftPeers() ([]api.RaftPeer, error) {
 	if a.store == nil {
@@ -420,7 +283,7 @@ func (a *agent) RemovePeer(ctx context.Context, name string) error {
 	return apiError(err)
 }
 
-// leads reports whether the only peer that a name means is the leader.
+// leads reports whether a name means one peer only, and that one leads.
 func leads(peers []cluster.Peer, name string) bool {
 	means := slices.DeleteFunc(slices.Clone(peers), func(p cluster.Peer) bool { return p.Name != name && p.ID != name })
 	return len(means) == 1 && means[0].Leader
@@ -439,7 +302,7 @@ func (a *agent) Freeze() (*fsm.Frozen, error) {
 	return a.store.Freeze()
 }
 
-// leaderChanged is told when this node has heard of another leader.
+// leaderChanged is called when this node learns of a new leader.
 func (a *agent) leaderChanged(addr string) {
 	a.streams.leaderChanged(addr)
 	if name, now := a.members.Leader(); now == addr {
@@ -448,75 +311,19 @@ func (a *agent) leaderChanged(addr string) {
 	a.checkOwnPorts() // a node without Raft state knows its cluster by the leader
 }
 
-// memberChanged follows gossip: a node may be dead, one that has left gave its session back, and a
-// config may disagree.
-func (a *agent) memberChanged(m cluster.Member) {
-	a.events.Member(m.Name, string(m.Role), string(m.Health))
-	if a.leases != nil {
+// membersChanged passes changes in gossip on: a dead node to the lease, the session of a node that
+// has left, and changed ports and configs.
+func (a *agent) membersChanged(changed []cluster.Member) {
+	for _, m := range changed {
+		a.events.Member(m.Name, string(m.Role), string(m.Health))
+		if a.leases == nil {
+			continue
+		}
 		a.leases.Health(m.Name, m.Health == cluster.HealthDead)
 		if m.Health == cluster.HealthLeft {
-			a.leases.Left(lease.Farewell{Node: m.Name, Session: m.SessionLeft})
+			a.leases.Left(leader.Farewell{Node: m.Name, Session: m.SessionLeft})
 		}
 	}
 	a.checkOwnPorts()
 	a.checkAgreement()
-}
-
-// disagreements names the nodes whose config differs from what the cluster has.
-func (a *agent) disagreements() []string {
-	digest := a.clusterDigest()
-	names := []string{}
-	for _, m := range a.members.Members() {
-		if m.Alive() && m.ConfigDigest != "" && digest != "" && m.ConfigDigest != digest {
-			names = append(names, m.Name)
-		}
-	}
-	slices.Sort(names)
-	return names
-}
-
-// clusterDigest is the digest of a config that agrees with the cluster; "" while nothing is known.
-// A node without Raft state takes the leader's config for it.
-func (a *agent) clusterDigest() string {
-	if a.store == nil {
-		leader, _ := a.members.Leader()
-		m, _ := a.members.Member(leader)
-		return m.ConfigDigest
-	}
-	var c config.Config
-	a.store.Read(func(st *fsm.State) {
-		c.Lease.TTL = st.TTL()
-		for _, l := range st.ConfigLimits() {
-			c.Limits = append(c.Limits, config.Limit{
-				Pattern: l.Pattern.String(), Connections: l.Connections, Shared: l.Shared,
-				Queue: config.Queue{Timeout: l.Queue.Timeout, Size: l.Queue.Size},
-			})
-		}
-	})
-	if c.Lease.TTL == 0 {
-		return ""
-	}
-	return config.Digest(&c)
-}
-
-// checkAgreement logs when other nodes' configs begin or cease to disagree with the cluster's.
-func (a *agent) checkAgreement() {
-	names := strings.Join(a.disagreements(), ", ")
-	a.mu.Lock()
-	changed := names != a.disagreeing
-	a.disagreeing = names
-	a.mu.Unlock()
-	switch {
-	case changed && names != "":
-		a.log.Warn("configs disagree with the cluster on lease.ttl or limits; the last reload wins", "nodes", names)
-	case changed:
-		a.log.Info("all configs agree with the cluster")
-	}
-}
-
-// problemsError is a config's problems as one error.
-func problemsError(problems config.Diagnostics) error {
-	var b strings.Builder
-	_ = config.WriteDiagnostics(&b, problems) // a Builder never fails
-	return errors.New("the config has " + count(len(problems), "problem") + ":\n" + strings.TrimSuffix(b.String(), "\n"))
 }

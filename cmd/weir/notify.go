@@ -12,25 +12,25 @@ import (
 )
 
 const (
-	// notifyTimeout bounds one message: the service manager's queue may be full.
+	// notifyTimeout bounds one message, because the service manager's queue may be full.
 	notifyTimeout = time.Second
-	// maxLate is how long the lease may go without a look at the clock, which it takes several
-	// times a second, before the node counts as stuck.
+	// maxLate is how long the lease may go without reading the clock before the node counts as
+	// stuck. Normally it does so several times a second.
 	maxLate = 5 * time.Second
 	// stopReserve is how long stopping may take beyond drain_timeout.
 	stopReserve = 30 * time.Second
 )
 
-// notifier tells the service manager how the node is, as sd_notify(3) describes. Where the
-// environment names no socket it tells nobody. Its methods are for one goroutine at a time.
+// notifier reports the node's state to the service manager, as in sd_notify(3). Without a socket in
+// the environment it does nothing. Its methods are for one goroutine at a time.
 type notifier struct {
-	socket string // "": nobody is told
+	socket string // "": nothing is reported
 	beat   *time.Ticker
 	log    hclog.Logger
 }
 
 // newNotifier reads NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID; pid is this process's. A failure
-// to tell is logged, and is no reason not to run.
+// to report is logged, and does not stop the node.
 func newNotifier(getenv func(string) string, pid int, log hclog.Logger) *notifier {
 	n := &notifier{log: log}
 	switch socket := getenv("NOTIFY_SOCKET"); {
@@ -48,8 +48,8 @@ func newNotifier(getenv func(string) string, pid int, log hclog.Logger) *notifie
 	return n
 }
 
-// watchdogInterval is the time between two signs of life: half of what the service manager allows.
-// 0: it expects none.
+// watchdogInterval is the time between two signs of life: half of the service manager's limit, or 0
+// if it expects none.
 func watchdogInterval(getenv func(string) string, pid int) time.Duration {
 	if of := getenv("WATCHDOG_PID"); of != "" && of != strconv.Itoa(pid) {
 		return 0
@@ -61,7 +61,7 @@ func watchdogInterval(getenv func(string) string, pid int) time.Duration {
 	return max(time.Duration(micros)*time.Microsecond/2, time.Millisecond)
 }
 
-// due is when a sign of life is expected; nil where none ever is.
+// due fires when a sign of life is expected; nil if none ever is.
 func (n *notifier) due() <-chan time.Time {
 	if n.beat == nil {
 		return nil
@@ -75,22 +75,22 @@ func (n *notifier) close() {
 	}
 }
 
-// ready says that the node serves, after its start or a reload.
+// ready reports that the node serves, after its start or a reload.
 func (n *notifier) ready() { n.send("READY=1") }
 
-// reloading says that a reload has begun; ready follows.
+// reloading reports that a reload has begun; ready follows.
 func (n *notifier) reloading() {
 	n.send("RELOADING=1", "MONOTONIC_USEC="+strconv.FormatInt(monotonic().Microseconds(), 10))
 }
 
-// stopping says that the node ends, and that it may take drain and something more.
+// stopping reports that the node ends, and that this may take drain and some more time.
 func (n *notifier) stopping(drain time.Duration) {
 	n.send("STOPPING=1", "EXTEND_TIMEOUT_USEC="+strconv.FormatInt((drain+stopReserve).Microseconds(), 10),
 		"STATUS=draining: connections may end for "+drain.String())
 }
 
-// alive gives a sign of life, unless the lease is late: a node that has stopped looking at the
-// clock must be restarted, and a process that is stuck is restarted for want of signs.
+// alive sends a sign of life, unless the lease is late: without one, the service manager restarts a
+// node that is stuck.
 func (n *notifier) alive(late time.Duration, status string) {
 	if late > maxLate {
 		n.log.Error("the lease has stopped looking at the clock: the service manager's watchdog gets no sign of life", "for", late)
@@ -123,7 +123,7 @@ func (n *notifier) write(message string) error {
 	return err
 }
 
-// monotonic is CLOCK_MONOTONIC, which the service manager compares with its own.
+// monotonic returns CLOCK_MONOTONIC, which the service manager compares with its own.
 func monotonic() time.Duration {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
@@ -132,8 +132,7 @@ func monotonic() time.Duration {
 	return time.Duration(ts.Nano())
 }
 
-// pulse gives a sign of life of the whole node: that of the goroutine which runs this, and the
-// lease's.
+// pulse sends a sign of life for the calling goroutine and the lease.
 func (a *agent) pulse() {
 	a.notify.alive(a.manager.Late(), fmt.Sprintf("session %s, %s", a.manager.Session().State, count(a.proxy.Open(), "connection")))
 }

@@ -95,7 +95,7 @@ func recoverServer(cmd *cobra.Command, cfg *config.Config, yes bool) (err error)
 	return err
 }
 
-// recovered is what a server's state holds.
+// recovered describes a server's state.
 type recovered struct {
 	limits int
 	nodes  []string // with sessions
@@ -150,8 +150,8 @@ func confirm(cmd *cobra.Command, name string) error {
 	return nil
 }
 
-// waitOut waits until no node can hold slots any more: each gives them up a ttl after it last heard
-// of a leader, and there has been none since this server was stopped, at the latest.
+// waitOut waits until no node can hold slots any more. Each gives them up a ttl after it last heard
+// from a leader, and since this server was stopped there has been none.
 func waitOut(cmd *cobra.Command, d time.Duration) error {
 	if _, err := fmt.Fprintf(cmd.OutOrStdout(), "Waiting %v, until nodes that still run have let go of their slots …\n", d); err != nil {
 		return err

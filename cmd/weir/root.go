@@ -98,7 +98,7 @@ const (
 
 // newRootCommand puts the commands together; node are those that run or prepare a node.
 func newRootCommand(p *process, node ...*cobra.Command) *cobra.Command {
-	root := newGroup("weir", "A cluster of forward proxies that holds connection limits per host")
+	root := newGroup("weir", "A cluster of forward proxies that enforces connection limits per host")
 	root.Long = `weir is a cluster of forward proxies. However many nodes there are, and whichever of them a worker goes
 through, an upstream host never sees more concurrent connections than its limit.
 
@@ -111,7 +111,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage.`
 	root.SilenceErrors = true
 	root.AddGroup(
 		&cobra.Group{ID: groupNode, Title: "Run a node:"},
-		&cobra.Group{ID: groupCluster, Title: "Ask and change a running cluster:"},
+		&cobra.Group{ID: groupCluster, Title: "Inspect and change a running cluster:"},
 	)
 	for _, cmd := range node {
 		cmd.GroupID = groupNode

@@ -17,11 +17,11 @@ import (
 	"github.com/weirproxy/weir/fsm"
 )
 
-// snapshotTimeout bounds a snapshot's way over the network: a gigabyte at some 2 MB/s.
+// snapshotTimeout bounds a snapshot's transfer: a gigabyte at some 2 MB/s.
 const snapshotTimeout = 10 * time.Minute
 
 func newSnapshotCommand(p *process) *cobra.Command {
-	cmd := newGroup("snapshot", "Save, restore and look into the cluster's state")
+	cmd := newGroup("snapshot", "Save, restore and inspect the cluster's state")
 	cmd.Example = `  weir snapshot save weir.snap
   weir snapshot inspect weir.snap
   weir snapshot restore weir.snap`
@@ -87,7 +87,7 @@ func newSnapshotInspectCommand(f *clientFlags) *cobra.Command {
 	return cmd
 }
 
-// snapshotInfo is what inspect tells.
+// snapshotInfo is the output of inspect.
 type snapshotInfo struct {
 	Version   int               `json:"version"`
 	Bytes     int64             `json:"bytes"`
@@ -134,7 +134,7 @@ func showSnapshot(w io.Writer, s snapshotInfo) error {
 		return err
 	}
 	if len(s.Limits) > 0 {
-		fmt.Fprintln(w) // what can't be written is told by the next write
+		fmt.Fprintln(w) // a failure shows at the next write
 		if err := showLimits(w, s.Limits); err != nil {
 			return err
 		}
@@ -150,7 +150,7 @@ func showSnapshot(w io.Writer, s snapshotInfo) error {
 	return sessions.write(w)
 }
 
-// openSnapshot opens a snapshot and verifies it; it is read from its beginning then.
+// openSnapshot opens and verifies a snapshot, positioned at its beginning.
 func openSnapshot(path string) (*os.File, *fsm.Summary, error) {
 	file, err := os.Open(path)
 	if err != nil {
@@ -164,7 +164,7 @@ func openSnapshot(path string) (*os.File, *fsm.Summary, error) {
 	return file, s, nil
 }
 
-// readSummary reads a snapshot from the file's beginning, and leaves the file there.
+// readSummary reads a snapshot from the file's beginning, and rewinds the file.
 func readSummary(file *os.File) (*fsm.Summary, error) {
 	if _, err := file.Seek(0, io.SeekStart); err != nil {
 		return nil, err
@@ -177,7 +177,7 @@ func readSummary(file *os.File) (*fsm.Summary, error) {
 	return s, err
 }
 
-// replaceFile has fill write a file, which only its owner may read, and puts it at path once it is
+// replaceFile lets fill write a file that only its owner may read, and moves it to path once it is
 // on disk.
 func replaceFile(path string, fill func(*os.File) error) (err error) {
 	file, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // with mode 0600

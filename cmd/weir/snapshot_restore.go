@@ -76,7 +76,7 @@ terminal, as in a script, it does not ask. --dry-run shows the difference and ch
 	return cmd
 }
 
-// restoreChanges is what a restore would change of the limits that hold.
+// restoreChanges returns the changes that a restore would make to the limits in force.
 func restoreChanges(ctx context.Context, c *api.Client, s *fsm.Summary) ([]api.Change, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -91,7 +91,7 @@ func restoreChanges(ctx context.Context, c *api.Client, s *fsm.Summary) ([]api.C
 	return limitChanges(now.Limits, then), nil
 }
 
-// limitChanges compares two lists of limits by what they allow, not by where they come from. The
+// limitChanges compares two lists of limits by what they allow, and ignores their source. The
 // result is sorted by pattern.
 func limitChanges(before, after []api.Limit) []api.Change {
 	changes := []api.Change{}
@@ -125,7 +125,7 @@ func showRestore(w io.Writer, changes []api.Change, colour bool) error {
 	return showChanges(w, changes, colour)
 }
 
-// confirm asks a question whose answer is no unless it is yes.
+// confirm asks a question; any answer but yes is no.
 func (p *process) confirm(w io.Writer, question string) (bool, error) {
 	if _, err := fmt.Fprintf(w, "%s [y/N] ", question); err != nil {
 		return false, err

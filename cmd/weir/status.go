@@ -33,7 +33,7 @@ func newStatusCommand(p *process) *cobra.Command {
 	return cmd
 }
 
-// askReady asks what a load balancer or a container's health check would.
+// askReady asks the question of load balancers and container health checks.
 func askReady(f *clientFlags, cmd *cobra.Command) error {
 	ask := func(ctx context.Context, c *api.Client) (struct{}, error) { return struct{}{}, c.Ready(ctx) }
 	return call(f, cmd, ask, func(struct{}) error {

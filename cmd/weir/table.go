@@ -60,8 +60,8 @@ func (t *table) write(w io.Writer) error {
 	return err
 }
 
-// printable keeps what others sent from steering the terminal, or from turning the direction of its
-// text; lines stay lines.
+// printable removes characters in foreign text that would control the terminal or change the
+// direction of the text. Line breaks stay.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) && r != '\n' && r != '\t' {

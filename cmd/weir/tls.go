@@ -14,10 +14,10 @@ import (
 	"github.com/weirproxy/weir/config/certs"
 )
 
-// certificates are those of the listeners that speak TLS; nil where one doesn't.
+// certificates holds the certificates of the listeners with TLS; nil for the others.
 type certificates struct{ rpc, api, proxy *certs.Source }
 
-// openCertificates reads the files that the config names.
+// openCertificates reads the files in the config.
 func openCertificates(c *config.Config, log hclog.Logger) (out certificates, err error) {
 	for _, l := range []struct {
 		name string
@@ -43,7 +43,7 @@ func openCertificates(c *config.Config, log hclog.Logger) (out certificates, err
 	return out, nil
 }
 
-// each calls f with every listener's source.
+// each calls f for every listener with TLS.
 func (c certificates) each(f func(listener string, s *certs.Source)) {
 	for _, l := range []struct {
 		name   string
@@ -55,7 +55,7 @@ func (c certificates) each(f func(listener string, s *certs.Source)) {
 	}
 }
 
-// run follows the files until the context ends.
+// run reloads changed files until the context ends.
 func (c certificates) run(ctx context.Context) {
 	var wg sync.WaitGroup
 	c.each(func(_ string, s *certs.Source) { wg.Go(func() { s.Run(ctx) }) })
@@ -69,14 +69,14 @@ func (c certificates) reload() error {
 	return errors.Join(errs...)
 }
 
-// ends tells when each listener's certificate ends.
+// ends returns the expiry of each listener's certificate.
 func (c certificates) ends() map[string]time.Time {
 	ends := map[string]time.Time{}
 	c.each(func(listener string, s *certs.Source) { ends[listener] = s.Current().NotAfter })
 	return ends
 }
 
-// rpcTLS is what the cluster needs; nil without TLS.
+// rpcTLS returns the source of the rpc port's certificates; nil without TLS.
 func (c certificates) rpcTLS() func() *certs.Set {
 	if c.rpc == nil {
 		return nil
@@ -84,7 +84,7 @@ func (c certificates) rpcTLS() func() *certs.Set {
 	return c.rpc.Current
 }
 
-// apiTLS is the API listener's; nil without TLS.
+// apiTLS returns the API listener's configuration; nil without TLS.
 func (c certificates) apiTLS() *tls.Config {
 	if c.api == nil {
 		return nil
@@ -92,7 +92,7 @@ func (c certificates) apiTLS() *tls.Config {
 	return c.api.ServerConfig()
 }
 
-// proxyTLS is the workers' listener's; nil without TLS.
+// proxyTLS returns the proxy listener's configuration; nil without TLS.
 func (c certificates) proxyTLS() *tls.Config {
 	if c.proxy == nil {
 		return nil
@@ -100,7 +100,7 @@ func (c certificates) proxyTLS() *tls.Config {
 	return c.proxy.ServerConfig()
 }
 
-// gossipKeys are a config's, the one that encrypts first.
+// gossipKeys returns a config's gossip keys; the first encrypts.
 func gossipKeys(c *config.Config) cluster.GossipKeys {
 	if c.Cluster.GossipKey == "" {
 		return nil

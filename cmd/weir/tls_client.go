@@ -14,7 +14,7 @@ import (
 	"github.com/weirproxy/weir/config/certs"
 )
 
-// transport is what --ca-file asks for; nil where it asks for nothing.
+// transport returns the transport for --ca-file, or nil without that flag.
 func (f *clientFlags) transport() (http.RoundTripper, error) {
 	path := cmp.Or(f.ca, f.p.getenv("WEIR_CA_FILE"))
 	if path == "" {
@@ -30,8 +30,8 @@ func (f *clientFlags) transport() (http.RoundTripper, error) {
 	}, nil
 }
 
-// explainTLS says what to change where a node can't be talked to because of TLS; nil where it is
-// something else.
+// explainTLS says what to change if TLS is why a node can't be reached. It returns nil for other
+// errors.
 func explainTLS(addr string, err error) error {
 	var unknown x509.UnknownAuthorityError
 	var name x509.HostnameError

@@ -32,7 +32,7 @@ Keep ca-key.pem away from the nodes: anyone who has it can create a node. A node
 	return cmd
 }
 
-// made says where and how what is made is kept.
+// made holds the flags of commands that write certificates.
 type made struct {
 	dir   string
 	days  int
@@ -42,7 +42,7 @@ type made struct {
 func (m *made) flags(cmd *cobra.Command, days int) {
 	cmd.Flags().StringVar(&m.dir, "out", ".", "the `directory` to write to")
 	cmd.Flags().IntVar(&m.days, "days", days, "days until it expires")
-	cmd.Flags().BoolVar(&m.force, "force", false, "replace files that are there")
+	cmd.Flags().BoolVar(&m.force, "force", false, "replace existing files")
 }
 
 func (m *made) check(cmd *cobra.Command) error {
@@ -165,8 +165,8 @@ api {
 	return err
 }
 
-// write writes a certificate and its key, and answers where. Neither is touched where one is there
-// already, unless forced to.
+// write writes a certificate and its key, and returns their paths. Without force it fails if either
+// exists, and changes neither.
 func (m *made) write(name string, p certs.PEM) (cert, key string, err error) {
 	if err := os.MkdirAll(m.dir, 0o700); err != nil {
 		return "", "", fmt.Errorf("can't make the directory: %w", err)
@@ -185,7 +185,7 @@ func (m *made) write(name string, p certs.PEM) (cert, key string, err error) {
 	return cert, key, m.writeFile(cert, p.Cert, publicMode)
 }
 
-// writeFile makes a file that is not there, or replaces one whole: a node may be about to read it.
+// writeFile makes a new file, or replaces one atomically, because a node may be about to read it.
 func (m *made) writeFile(path string, b []byte, mode fs.FileMode) error {
 	open := func() (*os.File, error) { return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode) }
 	if m.force {

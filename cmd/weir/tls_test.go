@@ -73,7 +73,7 @@ func TestTLSCommands(t *testing.T) {
 		{"cert --out " + dir, 2, "accepts 1 arg"},
 		{"cert b --dns bücher.example --out " + dir, 1, ""},
 		{"cert b --ip 10.0.0 --out " + dir, 2, "10.0.0"},
-		{"cert b --ca " + dir + "/a.pem --ca-key " + dir + "/a-key.pem --out " + dir, 1, "is no CA's"},
+		{"cert b --ca " + dir + "/a.pem --ca-key " + dir + "/a-key.pem --out " + dir, 1, "is not a CA's"},
 		{"ca --out /dev/null/x", 1, "can't make the directory"},
 	} {
 		if code, out, errs := weirTLS(t, strings.Fields(c.args)...); code != c.code || !strings.Contains(errs, c.says) {

@@ -56,10 +56,10 @@ NO_COLOR turns colours off.`,
 }
 
 func addIntervalFlag(p *process, cmd *cobra.Command, at *time.Duration) {
-	cmd.Flags().DurationVar(at, "interval", p.tick, "the `time` between two pictures")
+	cmd.Flags().DurationVar(at, "interval", p.tick, "the `time` between two refreshes")
 }
 
-// checkView checks the flags that choose what is shown.
+// checkView checks the flags of the view.
 func checkView(cmd *cobra.Command, o top.Options) error {
 	if o.Sort != "" && !slices.Contains(top.Sorts(), o.Sort) {
 		return usagef(cmd, "--sort is one of %s, not %q", strings.Join(top.Sorts(), ", "), o.Sort)
@@ -70,14 +70,15 @@ func checkView(cmd *cobra.Command, o top.Options) error {
 	return nil
 }
 
-// showTop shows the cluster on the terminal until a key ends it, or once, where there is none.
+// showTop shows the cluster on the terminal until a key ends it. Without a terminal, it prints it
+// once.
 func showTop(f *clientFlags, cmd *cobra.Command, o top.Options) error {
 	c, err := f.client(cmd)
 	if err != nil {
 		return err
 	}
 	defer c.CloseIdle()
-	// What can't even begin is an error, and not a screen that says so.
+	// If the first call fails, the command fails, instead of showing the error on a screen.
 	ctx, cancel := context.WithTimeout(cmd.Context(), callTimeout)
 	defer cancel()
 	if o.Host != "" {
@@ -114,7 +115,7 @@ func printTop(ctx context.Context, c *api.Client, w io.Writer, o top.Options) er
 		if begin.IsZero() {
 			begin = n.Use.Time
 		}
-		// Frames come every second, more or less.
+		// Frames come roughly every second.
 		if n.Use.Time.Sub(begin) < o.Interval-minInterval {
 			continue
 		}

@@ -9,12 +9,13 @@ import (
 	"github.com/weirproxy/weir/config"
 )
 
-// usersEvery is how often the users file is looked at. What has changed counts at the second look:
-// programs write such a file in place, and half of it may name half of the users.
+// usersEvery is the interval at which the users file is checked. A change takes effect at the
+// second check, because programs write such a file in place, and half a file names half of the
+// users.
 const usersEvery = time.Second
 
-// stamp tells one state of a file from another, as far as that can be seen without reading it. The
-// zero stamp is that of a file that can't be looked at.
+// stamp identifies a state of a file, as far as that is visible without reading it. The zero stamp
+// is that of a file that can't be examined.
 type stamp struct {
 	modified time.Time
 	size     int64
@@ -28,7 +29,7 @@ func stampOf(path string) stamp {
 	return stamp{info.ModTime(), info.Size()}
 }
 
-// settled finds out that a file has changed and is not being written any more.
+// settled detects that a file has changed and is no longer being written.
 type settled struct {
 	path      string
 	last, now stamp
@@ -36,7 +37,7 @@ type settled struct {
 
 // look reports whether the file is to be read again.
 func (s *settled) look(path string, now stamp) bool {
-	if path != s.path { // somebody has just read it, but maybe before it changed
+	if path != s.path { // a reload has just read this file, but perhaps before a change
 		*s = settled{path: path, now: now}
 		return false
 	}
@@ -49,8 +50,7 @@ func (s *settled) look(path string, now stamp) bool {
 	return true
 }
 
-// watchUsers gives the proxy the users file anew whenever it changes. One that is broken changes
-// nothing.
+// watchUsers gives the proxy the users file whenever it changes. A broken file changes nothing.
 func (a *agent) watchUsers(ctx context.Context) {
 	ticker := time.NewTicker(usersEvery)
 	defer ticker.Stop()
@@ -73,7 +73,7 @@ func (a *agent) usersFile() string {
 	return a.cfg.Proxy.UsersFile
 }
 
-// readUsers takes over what the file says now.
+// readUsers adopts the present content of the file.
 func (a *agent) readUsers(path string) {
 	a.applying.Lock()
 	defer a.applying.Unlock()

@@ -52,8 +52,8 @@ func validate(cmd *cobra.Command, paths []string) error {
 	return errors.New("the config has " + count(len(problems), "problem"))
 }
 
-// severalNodes finds out whether paths is one directory in which several files name a node: then
-// they can't be one config.
+// severalNodes returns the files that name a node, and the other files, if paths is one directory
+// in which several files name a node: such files can't be one config. Otherwise it returns none.
 func severalNodes(paths []string) (named, shared []string) {
 	if len(paths) != 1 {
 		return nil, nil
@@ -90,13 +90,13 @@ func validateEach(cmd *cobra.Command, dir string, named, shared []string) error 
 	return nil
 }
 
-// checkPattern is how the config package judges limit patterns, here and in the agent.
+// checkPattern checks limit patterns for the config package, here and in the agent.
 func checkPattern(s string) (string, error) {
 	p, err := fsm.ParsePattern(s)
 	return p.String(), err
 }
 
-// count is "1 limit", "2 limits".
+// count returns "1 limit" or "2 limits".
 func count(n int, noun string) string {
 	if n == 1 {
 		return "1 " + noun

@@ -9,11 +9,11 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// version and commit are set by the linker (-X); a plain go build leaves them to the build's own
-// record.
+// version and commit are set by the linker (-X). A plain go build uses the build's own record
+// instead.
 var version, commit string
 
-// build says what this binary was made from.
+// build describes the source of this binary.
 type build struct {
 	Version   string `json:"version"`
 	Commit    string `json:"commit"`

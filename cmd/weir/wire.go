@@ -19,12 +19,13 @@ import (
 	"github.com/weirproxy/weir/config"
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/lease/leader"
 	"github.com/weirproxy/weir/lease/leasepb"
 	"github.com/weirproxy/weir/limit"
 	"github.com/weirproxy/weir/proxy"
 )
 
-// What the packages need of each other, fitted together. Nothing is decided here.
+// The packages' needs of each other, wired. Nothing is decided here.
 
 var expiries = map[config.OnExpiry]lease.Expiry{
 	config.OnExpiryClose: lease.ExpiryClose,
@@ -65,31 +66,31 @@ func (a *agent) clusterConfig() cluster.Config {
 	}
 }
 
-// sessionLife is how long a session may be alive after its leader was last confirmed. The file's
-// ttl counts until the cluster's is known.
+// sessionLife returns how long a session may stay alive after its leader was last confirmed. Until
+// the cluster's ttl is known, the config's counts.
 func (a *agent) sessionLife() (life time.Duration, certain bool) {
 	if a.store != nil {
 		a.store.Read(func(st *fsm.State) {
 			if st.ClusterID() != "" {
-				life, certain = st.TTL()+lease.Margin, true
+				life, certain = st.TTL()+leasepb.Margin, true
 			}
 		})
 	}
 	if !certain {
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		life = a.cfg.Lease.TTL + lease.Margin
+		life = a.cfg.Lease.TTL + leasepb.Margin
 	}
 	return life, certain
 }
 
 func (a *agent) handlers() cluster.Handlers {
 	h := cluster.Handlers{
-		HTTP:          a.api.PeerHandler(),
-		MemberChanged: a.memberChanged,
-		LeaderChanged: a.leaderChanged,
-		Superseded:    func(error) { a.manager.GiveUp() },
-		Services:      func(grpc.ServiceRegistrar) {},
+		HTTP:           a.api.PeerHandler(),
+		MembersChanged: a.membersChanged,
+		LeaderChanged:  a.leaderChanged,
+		Superseded:     func(error) { a.manager.GiveUp() },
+		Services:       func(grpc.ServiceRegistrar) {},
 	}
 	if a.leases != nil {
 		h.Services = func(r grpc.ServiceRegistrar) { leasepb.RegisterLeaseServer(r, a.leases) }
@@ -98,9 +99,9 @@ func (a *agent) handlers() cluster.Handlers {
 	return h
 }
 
-// lead does the leader's work of one term: the very first leader fixes what the cluster shares.
+// lead does the leader's work of one term. The very first leader writes the cluster's settings.
 func (a *agent) lead(ctx context.Context, term uint64) {
-	log := leaseLog{a.members}
+	log := leaseLog{a.members, a.store}
 	found := func() error {
 		res, err := log.Propose(ctx, term, a.initial())
 		return cmp.Or(err, res.Err)
@@ -108,27 +109,27 @@ func (a *agent) lead(ctx context.Context, term uint64) {
 	if !foundCluster(ctx, found, func() bool { return a.clusterID() != "" }, a.log) {
 		return
 	}
-	if err := a.members.SetClusterID(a.clusterID()); err != nil { // before anybody is let in
+	if err := a.members.SetClusterID(a.clusterID()); err != nil { // before any node is admitted
 		a.stop(err)
 		return
 	}
 	a.leadingTerm.Store(term)
 	defer a.leadingTerm.Store(0)
-	var left []lease.Farewell
+	var left []leader.Farewell
 	for _, m := range a.members.Members() {
 		if m.Health == cluster.HealthLeft && m.SessionLeft != 0 {
-			left = append(left, lease.Farewell{Node: m.Name, Session: m.SessionLeft})
+			left = append(left, leader.Farewell{Node: m.Name, Session: m.SessionLeft})
 		}
 	}
 	a.leases.Lead(ctx, term, a.members.GrantHold(), left...)
 }
 
-// foundPause is the time between two tries to write the cluster's settings. What the state machine
-// refuses is in the log all the same: without a pause, refusals would fill it.
+// foundPause is the pause between two attempts to write the cluster's settings. Entries that the
+// state machine refuses stay in the log: without a pause, refusals would fill it.
 const foundPause = 200 * time.Millisecond
 
-// foundCluster writes the cluster's settings unless it has some, and reports false if ctx ends
-// before.
+// foundCluster writes the cluster's settings unless it has some. It reports false if ctx ended
+// first.
 func foundCluster(ctx context.Context, found func() error, founded func() bool, log hclog.Logger) bool {
 	for !founded() {
 		err := found()
@@ -143,7 +144,7 @@ func foundCluster(ctx context.Context, found func() error, founded func() bool, 
 	return true
 }
 
-// initial is the cluster's first entry: its id, its ttl, and the limits in this node's config.
+// initial returns the cluster's first entry: its id, its ttl, and the limits of this node's config.
 func (a *agent) initial() *fsm.Init {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -152,8 +153,7 @@ func (a *agent) initial() *fsm.Init {
 	return &fsm.Init{ClusterID: hex.EncodeToString(id), TTL: a.cfg.Lease.TTL, Limits: limitsOf(a.cfg)}
 }
 
-// followClusterID makes a server a member of the cluster that its log names, from the moment that
-// the log does.
+// followClusterID adopts the cluster id as soon as the log contains it.
 func (a *agent) followClusterID(ctx context.Context) error {
 	for {
 		changed := a.store.Changed()
@@ -178,8 +178,8 @@ func (a *agent) appliedIndex() (index uint64) {
 	return index
 }
 
-// limitsOf are the config's limits as the log has them. The config's check has parsed the patterns
-// before.
+// limitsOf returns the config's limits in the log's form. The config's check has parsed all
+// patterns before.
 func limitsOf(c *config.Config) []fsm.Limit {
 	limits := make([]fsm.Limit, 0, len(c.Limits))
 	for _, l := range c.Limits {
@@ -195,24 +195,27 @@ func limitsOf(c *config.Config) []fsm.Limit {
 	return limits
 }
 
-// leaseLog lets the leader's side of the lease write to the Raft log.
-type leaseLog struct{ members *cluster.Cluster }
+// leaseLog gives the leader's side of the lease access to the Raft log.
+type leaseLog struct {
+	members *cluster.Cluster
+	store   *fsm.Store
+}
 
-// Propose implements [lease.Log].
+// Propose implements [leader.Log].
 func (l leaseLog) Propose(ctx context.Context, term uint64, c fsm.Command) (fsm.Result, error) {
-	_, res, err := propose(ctx, l.members, term, c)
+	_, res, err := propose(ctx, l.members, l.store, term, c)
 	if err != nil && !errors.Is(err, cluster.ErrUnknownOutcome) {
 		// This includes a hand-over that fails after all: the term goes on.
-		err = fmt.Errorf("%w: %w", lease.ErrNotProposed, err)
+		err = fmt.Errorf("%w: %w", leader.ErrNotProposed, err)
 	}
 	return res, err
 }
 
-// VerifyLeader implements [lease.Log].
+// VerifyLeader implements [leader.Log].
 func (l leaseLog) VerifyLeader(ctx context.Context) error { return l.members.VerifyLeader(ctx) }
 
-func propose(ctx context.Context, m *cluster.Cluster, term uint64, c fsm.Command) (uint64, fsm.Result, error) {
-	if err := m.CheckLogVersion(fsm.VersionOf(c)); err != nil {
+func propose(ctx context.Context, m *cluster.Cluster, store *fsm.Store, term uint64, c fsm.Command) (uint64, fsm.Result, error) {
+	if err := checkVersion(store, c, m.CheckLogVersion); err != nil {
 		return 0, fsm.Result{}, err
 	}
 	index, response, err := m.Propose(ctx, term, fsm.Encode(c))
@@ -226,60 +229,53 @@ func propose(ctx context.Context, m *cluster.Cluster, term uint64, c fsm.Command
 	return index, *res, nil
 }
 
-// admitter lets the proxy acquire from the manager.
+// checkVersion refuses an entry that some server would stop at. What the state holds already
+// needs no asking: all servers have read it, or have stopped before.
+func checkVersion(store *fsm.Store, c fsm.Command, ask func(version uint32) error) error {
+	need := fsm.VersionOf(c)
+	if need <= 1 {
+		return nil
+	}
+	var held uint32
+	store.Read(func(st *fsm.State) { held = st.LogVersion() })
+	if need <= held {
+		return nil
+	}
+	return ask(need)
+}
+
+// admitter lets the proxy acquire slots from the manager.
 type admitter struct{ manager *lease.Manager }
 
 // Begin implements [proxy.Admitter].
-func (a admitter) Begin(context.Context, *limit.Subject, lease.Holder) (proxy.Claims, error) {
-	return noClaims{}, nil
+func (a admitter) Begin(ctx context.Context, s *limit.Subject, h lease.Holder) (proxy.Claims, error) {
+	r := new(lease.Request)
+	if err := a.manager.Begin(ctx, r, s, h); err != nil {
+		return nil, err // a nil *lease.Request in the interface would not be nil
+	}
+	return r, nil
 }
 
-// noClaims are those of a request under no limit of scope total, client and user.
-type noClaims struct{}
-
-func (noClaims) End()                  {}
-func (noClaims) Live() bool            { return true }
-func (noClaims) Limited() bool         { return false }
-func (noClaims) Waited() time.Duration { return 0 }
-
 // Acquire implements [proxy.Admitter].
-func (a admitter) Acquire(ctx context.Context, t fsm.Target, h lease.Holder) (proxy.Slot, error) {
+func (a admitter) Acquire(ctx context.Context, t limit.Target, h lease.Holder) (proxy.Slot, error) {
 	s := new(lease.Slot)
 	if err := a.manager.Acquire(ctx, s, t, h); err != nil {
-		return nil, a.limitError(t, err) // a nil *lease.Slot in the interface would not be nil
+		return nil, err // a nil *lease.Slot in the interface would not be nil
 	}
 	return s, nil
 }
 
-// limitError says which limit an error of Acquire is about.
-func (a admitter) limitError(t fsm.Target, err error) error {
-	table := a.manager.Table()
-	if table == nil || err != lease.ErrOverLimit && err != lease.ErrQueueFull && err != lease.ErrQueueTimeout {
-		return err
-	}
-	l, key := table.Match(t)
-	e := &lease.LimitError{Key: key, Why: err}
-	if l.Capped() {
-		e.Limit = *l
-	}
-	if l.Capped() && l.Connections == 0 {
-		e.Why = lease.ErrBlocked
-	}
-	return e
+// Take implements [proxy.Admitter].
+func (a admitter) Take(ctx context.Context, s *limit.Subject, waited time.Duration) error {
+	return a.manager.Take(ctx, s, waited)
 }
 
-// Take implements [proxy.Admitter].
-func (a admitter) Take(context.Context, *limit.Subject, time.Duration) error { return nil }
-
 // Meter implements [proxy.Admitter].
-func (a admitter) Meter(*limit.Subject, limit.Resource, lease.Waker) proxy.Meter { return noMeter{} }
-
-// noMeter is that of a connection under no limit on bandwidth.
-type noMeter struct{}
-
-func (noMeter) Take(n int) int { return n }
-func (noMeter) Put(int)        {}
-func (noMeter) End()           {}
+func (a admitter) Meter(s *limit.Subject, r limit.Resource, w lease.Waker) proxy.Meter {
+	m := new(lease.Meter)
+	a.manager.Init(m, s, r, w)
+	return m
+}
 
 // Limit implements [proxy.Admitter].
 func (a admitter) Limit(t fsm.Target) (limit.Limit, bool) {
@@ -299,7 +295,8 @@ func (a *agent) leaderAddr() string {
 	return addr
 }
 
-// connect opens a lease stream to the leader, as far as it is known; any server says who leads.
+// connect opens a lease stream to the leader if one is known, and otherwise to any server, which
+// names the leader.
 func (a *agent) connect(ctx context.Context, hint string) (lease.Stream, error) {
 	changes := a.streams.seen()
 	addr := hint
@@ -307,7 +304,7 @@ func (a *agent) connect(ctx context.Context, hint string) (lease.Stream, error) 
 		addr = a.leaderAddr()
 	}
 	if addr == "" && a.store != nil {
-		return nil, errors.New("no leader is known yet") // this server will hear of one as soon as anybody
+		return nil, errors.New("no leader is known yet") // this server will learn of a leader as soon as any other node
 	}
 	if addr == "" {
 		var servers []string
@@ -328,8 +325,8 @@ func (a *agent) connect(ctx context.Context, hint string) (lease.Stream, error) 
 	return a.streams.open(ctx, conn, addr, changes)
 }
 
-// limitsFile keeps, in the data directory, the limits that the node last heard of: a node that
-// starts while the cluster is down lets through what had no limit.
+// limitsFile is the file in the data directory with the newest known limits. A node that starts
+// while the cluster is down lets requests to hosts without a limit through.
 const limitsFile = "limits.pb"
 
 func (a *agent) lastLimits() *fsm.Table {
@@ -342,7 +339,7 @@ func (a *agent) lastLimits() *fsm.Table {
 	}
 	if err == nil {
 		var table *fsm.Table
-		if table, err = lease.UnmarshalTable(b); err == nil {
+		if table, err = leasepb.UnmarshalTable(b); err == nil {
 			a.keeper.note(table.Index)
 			return table
 		}

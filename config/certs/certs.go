@@ -196,7 +196,7 @@ func certificates(src []byte) (found []*x509.Certificate, what string) {
 func onlyCAs(all []*x509.Certificate) ([]*x509.Certificate, string) {
 	for _, c := range all {
 		if !c.BasicConstraintsValid || !c.IsCA {
-			return nil, fmt.Sprintf("holds a certificate that is no CA's (%s)", nameOf(c))
+			return nil, fmt.Sprintf("holds a certificate that is not a CA's (%s)", nameOf(c))
 		}
 	}
 	return all, ""

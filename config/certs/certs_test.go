@@ -92,7 +92,7 @@ func TestRead(t *testing.T) {
 		"cert for key":     {Files{CA: good.CA, Cert: good.Cert, Key: good.Cert}, noon, KeyFile, "can't be used", false},
 		"another's key":    {Files{CA: good.CA, Cert: good.Cert, Key: other.Key}, noon, KeyFile, "is not the key of the certificate", false},
 		"another CA":       {Files{CA: other.CA, Cert: good.Cert, Key: good.Key}, noon, CertFile, "is not signed by a CA in ca_file", false},
-		"no CA":            {Files{CA: good.Cert, Cert: good.Cert, Key: good.Key}, noon, CAFile, "is no CA's", false},
+		"no CA":            {Files{CA: good.Cert, Cert: good.Cert, Key: good.Key}, noon, CAFile, "is not a CA's", false},
 		"expired":          {good, noon.AddDate(1, 1, 0), CertFile, "has expired on 2031-06-01 12:00 UTC", true},
 		"not yet":          {good, noon.AddDate(0, 0, -1), CertFile, "is not valid before 2030-06-01 11:00 UTC", true},
 		"the CA's end":     {short, noon.AddDate(0, 0, 11), CertFile, "has expired", true},
@@ -223,7 +223,7 @@ func TestAuthority(t *testing.T) {
 	if leaf.VerifyHostname("b.node.weir") == nil {
 		t.Error("it is valid for another node")
 	}
-	if _, err := ReadAuthority(f.Cert, f.Key, noon); err == nil || !strings.Contains(err.Error(), "is no CA's") {
+	if _, err := ReadAuthority(f.Cert, f.Key, noon); err == nil || !strings.Contains(err.Error(), "is not a CA's") {
 		t.Errorf("a node's certificate as a CA: %v", err)
 	}
 	if _, err := ReadAuthority(l.path("ca.pem"), f.Key, noon); err == nil || !strings.Contains(err.Error(), "not the key") {

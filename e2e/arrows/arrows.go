@@ -14,18 +14,30 @@ const module = "github.com/weirproxy/weir"
 // areas says which areas of the tree an area may import beside itself. An area is a package of the
 // top level (or a program) with all that is below it, but what is an area of its own.
 var areas = map[string][]string{
-	"limit":         nil,
-	"fsm":           {"limit"},
-	"config/certs":  nil,
-	"config":        {"config/certs"},
-	"lease":         {"limit", "fsm"},
-	"cluster":       {"fsm", "config/certs"},
-	"proxy":         {"lease", "limit", "proxy/resolve"},
-	"proxy/resolve": nil,
-	"api":           {"fsm"},
-	"cmd/weir":      {"config", "api", "proxy", "proxy/resolve", "lease", "cluster", "fsm", "limit", "config/certs"},
-	"e2e":           {"api"},
-	"examples/demo": {"e2e"},
+	"limit":           nil,
+	"fsm/fsmpb":       {"limit"},
+	"fsm":             {"fsm/fsmpb", "limit"},
+	"config/certs":    nil,
+	"config":          {"config/certs"},
+	"lease/leasepb":   {"fsm/fsmpb", "limit"},
+	"lease":           {"lease/leasepb", "fsm/fsmpb", "limit"},
+	"lease/leader":    {"lease/leasepb", "fsm", "fsm/fsmpb", "limit"},
+	"lease/leasetest": {"lease", "lease/leader", "lease/leasepb", "fsm", "fsm/fsmpb", "limit"},
+	"cluster":         {"fsm", "config/certs"},
+	"proxy":           {"lease", "limit", "proxy/resolve"},
+	"proxy/resolve":   nil,
+	"api":             {"fsm"},
+	"cmd/weir":        {"config", "api", "proxy", "proxy/resolve", "lease", "lease/leader", "lease/leasepb", "cluster", "fsm", "limit", "config/certs"},
+	"e2e":             {"api"},
+	"examples/demo":   {"e2e"},
+}
+
+// testAreas says what an area's tests may import beyond that: a side of the lease is tested against
+// the other.
+var testAreas = map[string][]string{
+	"lease":         {"lease/leader", "lease/leasetest", "fsm"},
+	"lease/leader":  {"lease/leasetest"},
+	"lease/leasepb": {"lease/leasetest"},
 }
 
 // libraries says in which areas a third-party module may be imported but by tests. What is not
@@ -41,8 +53,8 @@ var libraries = map[string][]string{
 	"github.com/gofrs/flock":              {"cluster"},
 	"github.com/spf13/cobra":              {"cmd/weir"},
 	"charm.land/bubbletea":                {"cmd/weir"},
-	"google.golang.org/grpc":              {"lease", "cluster", "cmd/weir"},
-	"google.golang.org/protobuf":          {"fsm", "lease", "cluster"},
+	"google.golang.org/grpc":              {"lease/leasepb", "lease/leader", "cluster", "cmd/weir"},
+	"google.golang.org/protobuf":          {"fsm", "fsm/fsmpb", "lease/leasepb", "lease/leasetest", "cluster"},
 	"github.com/miekg/dns":                {"proxy/resolve"},
 	"github.com/prometheus":               {"api"},
 }
@@ -76,7 +88,7 @@ func forbidden(within, area, target string, tests bool) string {
 			return "only tests may"
 		}
 		to, _ := areaOf(inside)
-		if to == area || slices.Contains(areas[area], to) {
+		if to == area || slices.Contains(areas[area], to) || tests && slices.Contains(testAreas[area], to) {
 			return ""
 		}
 		return fmt.Sprintf("%s may import %v", area, areas[area])

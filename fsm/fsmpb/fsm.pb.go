@@ -30,6 +30,11 @@ type Scope int32
 const (
 	Scope_SCOPE_UNSPECIFIED Scope = 0
 	Scope_SCOPE_HOST        Scope = 1
+	Scope_SCOPE_CLIENT      Scope = 2
+	Scope_SCOPE_USER        Scope = 3
+	Scope_SCOPE_TOTAL       Scope = 4
+	Scope_SCOPE_KEY         Scope = 5
+	Scope_SCOPE_CONNECTION  Scope = 6 // of limits only: no key has it
 )
 
 // Enum value maps for Scope.
@@ -37,10 +42,20 @@ var (
 	Scope_name = map[int32]string{
 		0: "SCOPE_UNSPECIFIED",
 		1: "SCOPE_HOST",
+		2: "SCOPE_CLIENT",
+		3: "SCOPE_USER",
+		4: "SCOPE_TOTAL",
+		5: "SCOPE_KEY",
+		6: "SCOPE_CONNECTION",
 	}
 	Scope_value = map[string]int32{
 		"SCOPE_UNSPECIFIED": 0,
 		"SCOPE_HOST":        1,
+		"SCOPE_CLIENT":      2,
+		"SCOPE_USER":        3,
+		"SCOPE_TOTAL":       4,
+		"SCOPE_KEY":         5,
+		"SCOPE_CONNECTION":  6,
 	}
 )
 
@@ -76,6 +91,9 @@ type Resource int32
 const (
 	Resource_RESOURCE_UNSPECIFIED Resource = 0
 	Resource_RESOURCE_CONNECTIONS Resource = 1
+	Resource_RESOURCE_REQUESTS    Resource = 2
+	Resource_RESOURCE_UPLOAD      Resource = 3
+	Resource_RESOURCE_DOWNLOAD    Resource = 4
 )
 
 // Enum value maps for Resource.
@@ -83,10 +101,16 @@ var (
 	Resource_name = map[int32]string{
 		0: "RESOURCE_UNSPECIFIED",
 		1: "RESOURCE_CONNECTIONS",
+		2: "RESOURCE_REQUESTS",
+		3: "RESOURCE_UPLOAD",
+		4: "RESOURCE_DOWNLOAD",
 	}
 	Resource_value = map[string]int32{
 		"RESOURCE_UNSPECIFIED": 0,
 		"RESOURCE_CONNECTIONS": 1,
+		"RESOURCE_REQUESTS":    2,
+		"RESOURCE_UPLOAD":      3,
+		"RESOURCE_DOWNLOAD":    4,
 	}
 )
 
@@ -328,22 +352,148 @@ func (x *Queue) GetSize() int64 {
 	return 0
 }
 
-type Limit struct {
+type Rate struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Pattern       string                 `protobuf:"bytes,1,opt,name=pattern,proto3" json:"pattern,omitempty"`
-	Connections   *int64                 `protobuf:"varint,2,opt,name=connections,proto3,oneof" json:"connections,omitempty"` // absent: no cap
-	Queue         *Queue                 `protobuf:"bytes,3,opt,name=queue,proto3" json:"queue,omitempty"`
-	Shared        bool                   `protobuf:"varint,4,opt,name=shared,proto3" json:"shared,omitempty"`
-	Evict         bool                   `protobuf:"varint,5,opt,name=evict,proto3" json:"evict,omitempty"`
-	Source        Source                 `protobuf:"varint,6,opt,name=source,proto3,enum=weir.fsm.v1.Source" json:"source,omitempty"`
-	ModifyIndex   uint64                 `protobuf:"varint,7,opt,name=modify_index,json=modifyIndex,proto3" json:"modify_index,omitempty"`
+	Thousandths   int64                  `protobuf:"varint,1,opt,name=thousandths,proto3" json:"thousandths,omitempty"` // requests in per_ns, times 1,000
+	PerNs         int64                  `protobuf:"varint,2,opt,name=per_ns,json=perNs,proto3" json:"per_ns,omitempty"`
+	Burst         int64                  `protobuf:"varint,3,opt,name=burst,proto3" json:"burst,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rate) Reset() {
+	*x = Rate{}
+	mi := &file_fsm_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rate) ProtoMessage() {}
+
+func (x *Rate) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rate.ProtoReflect.Descriptor instead.
+func (*Rate) Descriptor() ([]byte, []int) {
+	return file_fsm_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Rate) GetThousandths() int64 {
+	if x != nil {
+		return x.Thousandths
+	}
+	return 0
+}
+
+func (x *Rate) GetPerNs() int64 {
+	if x != nil {
+		return x.PerNs
+	}
+	return 0
+}
+
+func (x *Rate) GetBurst() int64 {
+	if x != nil {
+		return x.Burst
+	}
+	return 0
+}
+
+// Bandwidth is in bytes a second.
+type Bandwidth struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Upload        int64                  `protobuf:"varint,1,opt,name=upload,proto3" json:"upload,omitempty"`     // 0: no cap
+	Download      int64                  `protobuf:"varint,2,opt,name=download,proto3" json:"download,omitempty"` // 0: no cap
+	Burst         int64                  `protobuf:"varint,3,opt,name=burst,proto3" json:"burst,omitempty"`       // bytes; 0: the default
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Bandwidth) Reset() {
+	*x = Bandwidth{}
+	mi := &file_fsm_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Bandwidth) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Bandwidth) ProtoMessage() {}
+
+func (x *Bandwidth) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Bandwidth.ProtoReflect.Descriptor instead.
+func (*Bandwidth) Descriptor() ([]byte, []int) {
+	return file_fsm_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Bandwidth) GetUpload() int64 {
+	if x != nil {
+		return x.Upload
+	}
+	return 0
+}
+
+func (x *Bandwidth) GetDownload() int64 {
+	if x != nil {
+		return x.Download
+	}
+	return 0
+}
+
+func (x *Bandwidth) GetBurst() int64 {
+	if x != nil {
+		return x.Burst
+	}
+	return 0
+}
+
+type Limit struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Pattern     string                 `protobuf:"bytes,1,opt,name=pattern,proto3" json:"pattern,omitempty"`
+	Connections *int64                 `protobuf:"varint,2,opt,name=connections,proto3,oneof" json:"connections,omitempty"` // absent: no cap
+	Queue       *Queue                 `protobuf:"bytes,3,opt,name=queue,proto3" json:"queue,omitempty"`
+	Shared      bool                   `protobuf:"varint,4,opt,name=shared,proto3" json:"shared,omitempty"`
+	Evict       bool                   `protobuf:"varint,5,opt,name=evict,proto3" json:"evict,omitempty"`
+	Source      Source                 `protobuf:"varint,6,opt,name=source,proto3,enum=weir.fsm.v1.Source" json:"source,omitempty"`
+	ModifyIndex uint64                 `protobuf:"varint,7,opt,name=modify_index,json=modifyIndex,proto3" json:"modify_index,omitempty"`
+	// Since log version 3.
+	Scope         Scope      `protobuf:"varint,8,opt,name=scope,proto3,enum=weir.fsm.v1.Scope" json:"scope,omitempty"` // absent: host
+	Requests      *Rate      `protobuf:"bytes,9,opt,name=requests,proto3" json:"requests,omitempty"`                   // absent: no cap
+	Bandwidth     *Bandwidth `protobuf:"bytes,10,opt,name=bandwidth,proto3" json:"bandwidth,omitempty"`                // absent: no cap
+	Report        bool       `protobuf:"varint,11,opt,name=report,proto3" json:"report,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Limit) Reset() {
 	*x = Limit{}
-	mi := &file_fsm_proto_msgTypes[2]
+	mi := &file_fsm_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -355,7 +505,7 @@ func (x *Limit) String() string {
 func (*Limit) ProtoMessage() {}
 
 func (x *Limit) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_proto_msgTypes[2]
+	mi := &file_fsm_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -368,7 +518,7 @@ func (x *Limit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limit.ProtoReflect.Descriptor instead.
 func (*Limit) Descriptor() ([]byte, []int) {
-	return file_fsm_proto_rawDescGZIP(), []int{2}
+	return file_fsm_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Limit) GetPattern() string {
@@ -420,6 +570,34 @@ func (x *Limit) GetModifyIndex() uint64 {
 	return 0
 }
 
+func (x *Limit) GetScope() Scope {
+	if x != nil {
+		return x.Scope
+	}
+	return Scope_SCOPE_UNSPECIFIED
+}
+
+func (x *Limit) GetRequests() *Rate {
+	if x != nil {
+		return x.Requests
+	}
+	return nil
+}
+
+func (x *Limit) GetBandwidth() *Bandwidth {
+	if x != nil {
+		return x.Bandwidth
+	}
+	return nil
+}
+
+func (x *Limit) GetReport() bool {
+	if x != nil {
+		return x.Report
+	}
+	return false
+}
+
 // Command is the payload of one Raft log entry, behind one version byte.
 type Command struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -440,7 +618,7 @@ type Command struct {
 
 func (x *Command) Reset() {
 	*x = Command{}
-	mi := &file_fsm_proto_msgTypes[3]
+	mi := &file_fsm_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -452,7 +630,7 @@ func (x *Command) String() string {
 func (*Command) ProtoMessage() {}
 
 func (x *Command) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_proto_msgTypes[3]
+	mi := &file_fsm_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -465,7 +643,7 @@ func (x *Command) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Command.ProtoReflect.Descriptor instead.
 func (*Command) Descriptor() ([]byte, []int) {
-	return file_fsm_proto_rawDescGZIP(), []int{3}
+	return file_fsm_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Command) GetCommand() isCommand_Command {
@@ -611,7 +789,7 @@ type Init struct {
 
 func (x *Init) Reset() {
 	*x = Init{}
-	mi := &file_fsm_proto_msgTypes[4]
+	mi := &file_fsm_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -623,7 +801,7 @@ func (x *Init) String() string {
 func (*Init) ProtoMessage() {}
 
 func (x *Init) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_proto_msgTypes[4]
+	mi := &file_fsm_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -636,7 +814,7 @@ func (x *Init) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Init.ProtoReflect.Descriptor instead.
 func (*Init) Descriptor() ([]byte, []int) {
-	return file_fsm_proto_rawDescGZIP(), []int{4}
+	return file_fsm_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Init) GetClusterId() string {
@@ -671,7 +849,7 @@ type OpenSession struct {
 
 func (x *OpenSession) Reset() {
 	*x = OpenSession{}
-	mi := &file_fsm_proto_msgTypes[5]
+	mi := &file_fsm_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -683,7 +861,7 @@ func (x *OpenSession) String() string {
 func (*OpenSession) ProtoMessage() {}
 
 func (x *OpenSession) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_proto_msgTypes[5]
+	mi := &file_fsm_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -696,7 +874,7 @@ func (x *OpenSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenSession.ProtoReflect.Descriptor instead.
 func (*OpenSession) Descriptor() ([]byte, []int) {
-	return file_fsm_proto_rawDescGZIP(), []int{5}
+	return file_fsm_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *OpenSession) GetTerm() uint64 {
@@ -731,7 +909,7 @@ type CloseSessions struct {
 
 func (x *CloseSessions) Reset() {
 	*x = CloseSessions{}
-	mi := &file_fsm_proto_msgTypes[6]
+	mi := &file_fsm_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -743,7 +921,7 @@ func (x *CloseSessions) String() string {
 func (*CloseSessions) ProtoMessage() {}
 
 func (x *CloseSessions) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_proto_msgTypes[6]
+	mi := &file_fsm_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -756,7 +934,7 @@ func (x *CloseSessions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseSessions.ProtoReflect.Descriptor instead.
 func (*CloseSessions) Descriptor() ([]byte, []int) {
-	return file_fsm_proto_rawDescGZIP(), []int{6}
+	return file_fsm_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *CloseSessions) GetTerm() uint64 {
@@ -785,13 +963,14 @@ type Adjustment struct {
 	Session       uint64                 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
 	Key           *Key                   `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
 	Delta         int64                  `protobuf:"varint,3,opt,name=delta,proto3" json:"delta,omitempty"`
+	Level         int64                  `protobuf:"varint,4,opt,name=level,proto3" json:"level,omitempty"` // since log version 3: of a decrease of a rate, the grains that come back with the shares
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Adjustment) Reset() {
 	*x = Adjustment{}
-	mi := &file_fsm_proto_msgTypes[7]
+	mi := &file_fsm_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -803,7 +982,7 @@ func (x *Adjustment) String() string {
 func (*Adjustment) ProtoMessage() {}
 
 func (x *Adjustment) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_proto_msgTypes[7]
+	mi := &file_fsm_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -816,7 +995,7 @@ func (x *Adjustment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Adjustment.ProtoReflect.Descriptor instead.
 func (*Adjustment) Descriptor() ([]byte, []int) {
-	return file_fsm_proto_rawDescGZIP(), []int{7}
+	return file_fsm_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Adjustment) GetSession() uint64 {
@@ -840,18 +1019,26 @@ func (x *Adjustment) GetDelta() int64 {
 	return 0
 }
 
+func (x *Adjustment) GetLevel() int64 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
+}
+
 type Adjust struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Term          uint64                 `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"`
 	Batch         uint64                 `protobuf:"varint,2,opt,name=batch,proto3" json:"batch,omitempty"`
 	Adjustments   []*Adjustment          `protobuf:"bytes,3,rep,name=adjustments,proto3" json:"adjustments,omitempty"`
+	Forget        []*Key                 `protobuf:"bytes,4,rep,name=forget,proto3" json:"forget,omitempty"` // since log version 3
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Adjust) Reset() {
 	*x = Adjust{}
-	mi := &file_fsm_proto_msgTypes[8]
+	mi := &file_fsm_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -863,7 +1050,7 @@ func (x *Adjust) String() string {
 func (*Adjust) ProtoMessage() {}
 
 func (x *Adjust) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_proto_msgTypes[8]
+	mi := &file_fsm_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -876,7 +1063,7 @@ func (x *Adjust) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Adjust.ProtoReflect.Descriptor instead.
 func (*Adjust) Descriptor() ([]byte, []int) {
-	return file_fsm_proto_rawDescGZIP(), []int{8}
+	return file_fsm_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Adjust) GetTerm() uint64 {
@@ -900,6 +1087,13 @@ func (x *Adjust) GetAdjustments() []*Adjustment {
 	return nil
 }
 
+func (x *Adjust) GetForget() []*Key {
+	if x != nil {
+		return x.Forget
+	}
+	return nil
+}
+
 // Precondition makes a write of limits conditional: compare-and-set.
 type Precondition struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -912,7 +1106,7 @@ type Precondition struct {
 
 func (x *Precondition) Reset() {
 	*x = Precondition{}
-	mi := &file_fsm_proto_msgTypes[9]
+	mi := &file_fsm_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -924,7 +1118,7 @@ func (x *Precondition) String() string {
 func (*Precondition) ProtoMessage() {}
 
 func (x *Precondition) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_proto_msgTypes[9]
+	mi := &file_fsm_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -937,7 +1131,7 @@ func (x *Precondition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Precondition.ProtoReflect.Descriptor instead.
 func (*Precondition) Descriptor() ([]byte, []int) {
-	return file_fsm_proto_rawDescGZIP(), []int{9}
+	return file_fsm_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Precondition) GetMatchIndex() uint64 {
@@ -971,7 +1165,7 @@ type PutLimit struct {
 
 func (x *PutLimit) Reset() {
 	*x = PutLimit{}
-	mi := &file_fsm_proto_msgTypes[10]
+	mi := &file_fsm_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -983,7 +1177,7 @@ func (x *PutLimit) String() string {
 func (*PutLimit) ProtoMessage() {}
 
 func (x *PutLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_proto_msgTypes[10]
+	mi := &file_fsm_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -996,7 +1190,7 @@ func (x *PutLimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutLimit.ProtoReflect.Descriptor instead.
 func (*PutLimit) Descriptor() ([]byte, []int) {
-	return file_fsm_proto_rawDescGZIP(), []int{10}
+	return file_fsm_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PutLimit) GetLimit() *Limit {
@@ -1017,13 +1211,14 @@ type DeleteLimit struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pattern       string                 `protobuf:"bytes,1,opt,name=pattern,proto3" json:"pattern,omitempty"`
 	Precondition  *Precondition          `protobuf:"bytes,2,opt,name=precondition,proto3" json:"precondition,omitempty"`
+	Scope         Scope                  `protobuf:"varint,3,opt,name=scope,proto3,enum=weir.fsm.v1.Scope" json:"scope,omitempty"` // since log version 3; absent: host
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteLimit) Reset() {
 	*x = DeleteLimit{}
-	mi := &file_fsm_proto_msgTypes[11]
+	mi := &file_fsm_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1035,7 +1230,7 @@ func (x *DeleteLimit) String() string {
 func (*DeleteLimit) ProtoMessage() {}
 
 func (x *DeleteLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_proto_msgTypes[11]
+	mi := &file_fsm_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1048,7 +1243,7 @@ func (x *DeleteLimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteLimit.ProtoReflect.Descriptor instead.
 func (*DeleteLimit) Descriptor() ([]byte, []int) {
-	return file_fsm_proto_rawDescGZIP(), []int{11}
+	return file_fsm_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *DeleteLimit) GetPattern() string {
@@ -1065,6 +1260,13 @@ func (x *DeleteLimit) GetPrecondition() *Precondition {
 	return nil
 }
 
+func (x *DeleteLimit) GetScope() Scope {
+	if x != nil {
+		return x.Scope
+	}
+	return Scope_SCOPE_UNSPECIFIED
+}
+
 type ReplaceLimits struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Source        Source                 `protobuf:"varint,1,opt,name=source,proto3,enum=weir.fsm.v1.Source" json:"source,omitempty"`
@@ -1076,7 +1278,7 @@ type ReplaceLimits struct {
 
 func (x *ReplaceLimits) Reset() {
 	*x = ReplaceLimits{}
-	mi := &file_fsm_proto_msgTypes[12]
+	mi := &file_fsm_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1088,7 +1290,7 @@ func (x *ReplaceLimits) String() string {
 func (*ReplaceLimits) ProtoMessage() {}
 
 func (x *ReplaceLimits) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_proto_msgTypes[12]
+	mi := &file_fsm_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1101,7 +1303,7 @@ func (x *ReplaceLimits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceLimits.ProtoReflect.Descriptor instead.
 func (*ReplaceLimits) Descriptor() ([]byte, []int) {
-	return file_fsm_proto_rawDescGZIP(), []int{12}
+	return file_fsm_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ReplaceLimits) GetSource() Source {
@@ -1135,7 +1337,7 @@ type RestoreLimits struct {
 
 func (x *RestoreLimits) Reset() {
 	*x = RestoreLimits{}
-	mi := &file_fsm_proto_msgTypes[13]
+	mi := &file_fsm_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1147,7 +1349,7 @@ func (x *RestoreLimits) String() string {
 func (*RestoreLimits) ProtoMessage() {}
 
 func (x *RestoreLimits) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_proto_msgTypes[13]
+	mi := &file_fsm_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1160,7 +1362,7 @@ func (x *RestoreLimits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreLimits.ProtoReflect.Descriptor instead.
 func (*RestoreLimits) Descriptor() ([]byte, []int) {
-	return file_fsm_proto_rawDescGZIP(), []int{13}
+	return file_fsm_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RestoreLimits) GetLimits() []*Limit {
@@ -1189,13 +1391,14 @@ type Snapshot struct {
 	Batch         uint64                 `protobuf:"varint,7,opt,name=batch,proto3" json:"batch,omitempty"`
 	Limits        []*Limit               `protobuf:"bytes,8,rep,name=limits,proto3" json:"limits,omitempty"` // both layers
 	Sessions      []*Session             `protobuf:"bytes,9,rep,name=sessions,proto3" json:"sessions,omitempty"`
+	Levels        []*Level               `protobuf:"bytes,10,rep,name=levels,proto3" json:"levels,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_fsm_proto_msgTypes[14]
+	mi := &file_fsm_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1207,7 +1410,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_proto_msgTypes[14]
+	mi := &file_fsm_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1220,7 +1423,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_fsm_proto_rawDescGZIP(), []int{14}
+	return file_fsm_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Snapshot) GetIndex() uint64 {
@@ -1286,6 +1489,13 @@ func (x *Snapshot) GetSessions() []*Session {
 	return nil
 }
 
+func (x *Snapshot) GetLevels() []*Level {
+	if x != nil {
+		return x.Levels
+	}
+	return nil
+}
+
 type Session struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -1298,7 +1508,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_fsm_proto_msgTypes[15]
+	mi := &file_fsm_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1310,7 +1520,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_proto_msgTypes[15]
+	mi := &file_fsm_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1323,7 +1533,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_fsm_proto_rawDescGZIP(), []int{15}
+	return file_fsm_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Session) GetId() uint64 {
@@ -1357,14 +1567,14 @@ func (x *Session) GetGrants() []*Grant {
 type Grant struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           *Key                   `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Slots         int64                  `protobuf:"varint,2,opt,name=slots,proto3" json:"slots,omitempty"`
+	Slots         int64                  `protobuf:"varint,2,opt,name=slots,proto3" json:"slots,omitempty"` // of a rate: shares
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_fsm_proto_msgTypes[16]
+	mi := &file_fsm_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1376,7 +1586,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_proto_msgTypes[16]
+	mi := &file_fsm_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1389,7 +1599,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_fsm_proto_rawDescGZIP(), []int{16}
+	return file_fsm_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Grant) GetKey() *Key {
@@ -1406,6 +1616,60 @@ func (x *Grant) GetSlots() int64 {
 	return 0
 }
 
+// Level is what lies in the shares of a rate that nobody holds. There is one for each key of a rate
+// that has been leased and was not forgotten, also where nobody holds any share.
+type Level struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           *Key                   `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Level         int64                  `protobuf:"varint,2,opt,name=level,proto3" json:"level,omitempty"` // grains
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Level) Reset() {
+	*x = Level{}
+	mi := &file_fsm_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Level) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Level) ProtoMessage() {}
+
+func (x *Level) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Level.ProtoReflect.Descriptor instead.
+func (*Level) Descriptor() ([]byte, []int) {
+	return file_fsm_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Level) GetKey() *Key {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *Level) GetLevel() int64 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
+}
+
 var File_fsm_proto protoreflect.FileDescriptor
 
 const file_fsm_proto_rawDesc = "" +
@@ -1418,7 +1682,15 @@ const file_fsm_proto_rawDesc = "" +
 	"\x05Queue\x12\x1d\n" +
 	"\n" +
 	"timeout_ns\x18\x01 \x01(\x03R\ttimeoutNs\x12\x12\n" +
-	"\x04size\x18\x02 \x01(\x03R\x04size\"\x80\x02\n" +
+	"\x04size\x18\x02 \x01(\x03R\x04size\"U\n" +
+	"\x04Rate\x12 \n" +
+	"\vthousandths\x18\x01 \x01(\x03R\vthousandths\x12\x15\n" +
+	"\x06per_ns\x18\x02 \x01(\x03R\x05perNs\x12\x14\n" +
+	"\x05burst\x18\x03 \x01(\x03R\x05burst\"U\n" +
+	"\tBandwidth\x12\x16\n" +
+	"\x06upload\x18\x01 \x01(\x03R\x06upload\x12\x1a\n" +
+	"\bdownload\x18\x02 \x01(\x03R\bdownload\x12\x14\n" +
+	"\x05burst\x18\x03 \x01(\x03R\x05burst\"\xa7\x03\n" +
 	"\x05Limit\x12\x18\n" +
 	"\apattern\x18\x01 \x01(\tR\apattern\x12%\n" +
 	"\vconnections\x18\x02 \x01(\x03H\x00R\vconnections\x88\x01\x01\x12(\n" +
@@ -1426,7 +1698,12 @@ const file_fsm_proto_rawDesc = "" +
 	"\x06shared\x18\x04 \x01(\bR\x06shared\x12\x14\n" +
 	"\x05evict\x18\x05 \x01(\bR\x05evict\x12+\n" +
 	"\x06source\x18\x06 \x01(\x0e2\x13.weir.fsm.v1.SourceR\x06source\x12!\n" +
-	"\fmodify_index\x18\a \x01(\x04R\vmodifyIndexB\x0e\n" +
+	"\fmodify_index\x18\a \x01(\x04R\vmodifyIndex\x12(\n" +
+	"\x05scope\x18\b \x01(\x0e2\x12.weir.fsm.v1.ScopeR\x05scope\x12-\n" +
+	"\brequests\x18\t \x01(\v2\x11.weir.fsm.v1.RateR\brequests\x124\n" +
+	"\tbandwidth\x18\n" +
+	" \x01(\v2\x16.weir.fsm.v1.BandwidthR\tbandwidth\x12\x16\n" +
+	"\x06report\x18\v \x01(\bR\x06reportB\x0e\n" +
 	"\f_connections\"\xef\x03\n" +
 	"\aCommand\x12'\n" +
 	"\x04init\x18\x01 \x01(\v2\x11.weir.fsm.v1.InitH\x00R\x04init\x12=\n" +
@@ -1450,16 +1727,18 @@ const file_fsm_proto_rawDesc = "" +
 	"\rCloseSessions\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x1a\n" +
 	"\bsessions\x18\x02 \x03(\x04R\bsessions\x120\n" +
-	"\x06reason\x18\x03 \x01(\x0e2\x18.weir.fsm.v1.CloseReasonR\x06reason\"`\n" +
+	"\x06reason\x18\x03 \x01(\x0e2\x18.weir.fsm.v1.CloseReasonR\x06reason\"v\n" +
 	"\n" +
 	"Adjustment\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\"\n" +
 	"\x03key\x18\x02 \x01(\v2\x10.weir.fsm.v1.KeyR\x03key\x12\x14\n" +
-	"\x05delta\x18\x03 \x01(\x03R\x05delta\"m\n" +
+	"\x05delta\x18\x03 \x01(\x03R\x05delta\x12\x14\n" +
+	"\x05level\x18\x04 \x01(\x03R\x05level\"\x97\x01\n" +
 	"\x06Adjust\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x14\n" +
 	"\x05batch\x18\x02 \x01(\x04R\x05batch\x129\n" +
-	"\vadjustments\x18\x03 \x03(\v2\x17.weir.fsm.v1.AdjustmentR\vadjustments\"\x89\x01\n" +
+	"\vadjustments\x18\x03 \x03(\v2\x17.weir.fsm.v1.AdjustmentR\vadjustments\x12(\n" +
+	"\x06forget\x18\x04 \x03(\v2\x10.weir.fsm.v1.KeyR\x06forget\"\x89\x01\n" +
 	"\fPrecondition\x12$\n" +
 	"\vmatch_index\x18\x01 \x01(\x04H\x00R\n" +
 	"matchIndex\x88\x01\x01\x12\x1d\n" +
@@ -1469,17 +1748,18 @@ const file_fsm_proto_rawDesc = "" +
 	"\f_match_index\"s\n" +
 	"\bPutLimit\x12(\n" +
 	"\x05limit\x18\x01 \x01(\v2\x12.weir.fsm.v1.LimitR\x05limit\x12=\n" +
-	"\fprecondition\x18\x02 \x01(\v2\x19.weir.fsm.v1.PreconditionR\fprecondition\"f\n" +
+	"\fprecondition\x18\x02 \x01(\v2\x19.weir.fsm.v1.PreconditionR\fprecondition\"\x90\x01\n" +
 	"\vDeleteLimit\x12\x18\n" +
 	"\apattern\x18\x01 \x01(\tR\apattern\x12=\n" +
-	"\fprecondition\x18\x02 \x01(\v2\x19.weir.fsm.v1.PreconditionR\fprecondition\"\xa7\x01\n" +
+	"\fprecondition\x18\x02 \x01(\v2\x19.weir.fsm.v1.PreconditionR\fprecondition\x12(\n" +
+	"\x05scope\x18\x03 \x01(\x0e2\x12.weir.fsm.v1.ScopeR\x05scope\"\xa7\x01\n" +
 	"\rReplaceLimits\x12+\n" +
 	"\x06source\x18\x01 \x01(\x0e2\x13.weir.fsm.v1.SourceR\x06source\x12*\n" +
 	"\x06limits\x18\x02 \x03(\v2\x12.weir.fsm.v1.LimitR\x06limits\x12=\n" +
 	"\fprecondition\x18\x03 \x01(\v2\x19.weir.fsm.v1.PreconditionR\fprecondition\"z\n" +
 	"\rRestoreLimits\x12*\n" +
 	"\x06limits\x18\x01 \x03(\v2\x12.weir.fsm.v1.LimitR\x06limits\x12=\n" +
-	"\fprecondition\x18\x02 \x01(\v2\x19.weir.fsm.v1.PreconditionR\fprecondition\"\xad\x02\n" +
+	"\fprecondition\x18\x02 \x01(\v2\x19.weir.fsm.v1.PreconditionR\fprecondition\"\xd9\x02\n" +
 	"\bSnapshot\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x1d\n" +
 	"\n" +
@@ -1492,7 +1772,9 @@ const file_fsm_proto_rawDesc = "" +
 	"batch_term\x18\x06 \x01(\x04R\tbatchTerm\x12\x14\n" +
 	"\x05batch\x18\a \x01(\x04R\x05batch\x12*\n" +
 	"\x06limits\x18\b \x03(\v2\x12.weir.fsm.v1.LimitR\x06limits\x120\n" +
-	"\bsessions\x18\t \x03(\v2\x14.weir.fsm.v1.SessionR\bsessions\"u\n" +
+	"\bsessions\x18\t \x03(\v2\x14.weir.fsm.v1.SessionR\bsessions\x12*\n" +
+	"\x06levels\x18\n" +
+	" \x03(\v2\x12.weir.fsm.v1.LevelR\x06levels\"u\n" +
 	"\aSession\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1a\n" +
@@ -1500,14 +1782,26 @@ const file_fsm_proto_rawDesc = "" +
 	"\x06grants\x18\x04 \x03(\v2\x12.weir.fsm.v1.GrantR\x06grants\"A\n" +
 	"\x05Grant\x12\"\n" +
 	"\x03key\x18\x01 \x01(\v2\x10.weir.fsm.v1.KeyR\x03key\x12\x14\n" +
-	"\x05slots\x18\x02 \x01(\x03R\x05slots*.\n" +
+	"\x05slots\x18\x02 \x01(\x03R\x05slots\"A\n" +
+	"\x05Level\x12\"\n" +
+	"\x03key\x18\x01 \x01(\v2\x10.weir.fsm.v1.KeyR\x03key\x12\x14\n" +
+	"\x05level\x18\x02 \x01(\x03R\x05level*\x86\x01\n" +
 	"\x05Scope\x12\x15\n" +
 	"\x11SCOPE_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
-	"SCOPE_HOST\x10\x01*>\n" +
+	"SCOPE_HOST\x10\x01\x12\x10\n" +
+	"\fSCOPE_CLIENT\x10\x02\x12\x0e\n" +
+	"\n" +
+	"SCOPE_USER\x10\x03\x12\x0f\n" +
+	"\vSCOPE_TOTAL\x10\x04\x12\r\n" +
+	"\tSCOPE_KEY\x10\x05\x12\x14\n" +
+	"\x10SCOPE_CONNECTION\x10\x06*\x81\x01\n" +
 	"\bResource\x12\x18\n" +
 	"\x14RESOURCE_UNSPECIFIED\x10\x00\x12\x18\n" +
-	"\x14RESOURCE_CONNECTIONS\x10\x01*C\n" +
+	"\x14RESOURCE_CONNECTIONS\x10\x01\x12\x15\n" +
+	"\x11RESOURCE_REQUESTS\x10\x02\x12\x13\n" +
+	"\x0fRESOURCE_UPLOAD\x10\x03\x12\x15\n" +
+	"\x11RESOURCE_DOWNLOAD\x10\x04*C\n" +
 	"\x06Source\x12\x16\n" +
 	"\x12SOURCE_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
@@ -1531,7 +1825,7 @@ func file_fsm_proto_rawDescGZIP() []byte {
 }
 
 var file_fsm_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_fsm_proto_goTypes = []any{
 	(Scope)(0),            // 0: weir.fsm.v1.Scope
 	(Resource)(0),         // 1: weir.fsm.v1.Resource
@@ -1539,56 +1833,66 @@ var file_fsm_proto_goTypes = []any{
 	(CloseReason)(0),      // 3: weir.fsm.v1.CloseReason
 	(*Key)(nil),           // 4: weir.fsm.v1.Key
 	(*Queue)(nil),         // 5: weir.fsm.v1.Queue
-	(*Limit)(nil),         // 6: weir.fsm.v1.Limit
-	(*Command)(nil),       // 7: weir.fsm.v1.Command
-	(*Init)(nil),          // 8: weir.fsm.v1.Init
-	(*OpenSession)(nil),   // 9: weir.fsm.v1.OpenSession
-	(*CloseSessions)(nil), // 10: weir.fsm.v1.CloseSessions
-	(*Adjustment)(nil),    // 11: weir.fsm.v1.Adjustment
-	(*Adjust)(nil),        // 12: weir.fsm.v1.Adjust
-	(*Precondition)(nil),  // 13: weir.fsm.v1.Precondition
-	(*PutLimit)(nil),      // 14: weir.fsm.v1.PutLimit
-	(*DeleteLimit)(nil),   // 15: weir.fsm.v1.DeleteLimit
-	(*ReplaceLimits)(nil), // 16: weir.fsm.v1.ReplaceLimits
-	(*RestoreLimits)(nil), // 17: weir.fsm.v1.RestoreLimits
-	(*Snapshot)(nil),      // 18: weir.fsm.v1.Snapshot
-	(*Session)(nil),       // 19: weir.fsm.v1.Session
-	(*Grant)(nil),         // 20: weir.fsm.v1.Grant
+	(*Rate)(nil),          // 6: weir.fsm.v1.Rate
+	(*Bandwidth)(nil),     // 7: weir.fsm.v1.Bandwidth
+	(*Limit)(nil),         // 8: weir.fsm.v1.Limit
+	(*Command)(nil),       // 9: weir.fsm.v1.Command
+	(*Init)(nil),          // 10: weir.fsm.v1.Init
+	(*OpenSession)(nil),   // 11: weir.fsm.v1.OpenSession
+	(*CloseSessions)(nil), // 12: weir.fsm.v1.CloseSessions
+	(*Adjustment)(nil),    // 13: weir.fsm.v1.Adjustment
+	(*Adjust)(nil),        // 14: weir.fsm.v1.Adjust
+	(*Precondition)(nil),  // 15: weir.fsm.v1.Precondition
+	(*PutLimit)(nil),      // 16: weir.fsm.v1.PutLimit
+	(*DeleteLimit)(nil),   // 17: weir.fsm.v1.DeleteLimit
+	(*ReplaceLimits)(nil), // 18: weir.fsm.v1.ReplaceLimits
+	(*RestoreLimits)(nil), // 19: weir.fsm.v1.RestoreLimits
+	(*Snapshot)(nil),      // 20: weir.fsm.v1.Snapshot
+	(*Session)(nil),       // 21: weir.fsm.v1.Session
+	(*Grant)(nil),         // 22: weir.fsm.v1.Grant
+	(*Level)(nil),         // 23: weir.fsm.v1.Level
 }
 var file_fsm_proto_depIdxs = []int32{
 	0,  // 0: weir.fsm.v1.Key.scope:type_name -> weir.fsm.v1.Scope
 	1,  // 1: weir.fsm.v1.Key.resource:type_name -> weir.fsm.v1.Resource
 	5,  // 2: weir.fsm.v1.Limit.queue:type_name -> weir.fsm.v1.Queue
 	2,  // 3: weir.fsm.v1.Limit.source:type_name -> weir.fsm.v1.Source
-	8,  // 4: weir.fsm.v1.Command.init:type_name -> weir.fsm.v1.Init
-	9,  // 5: weir.fsm.v1.Command.open_session:type_name -> weir.fsm.v1.OpenSession
-	10, // 6: weir.fsm.v1.Command.close_sessions:type_name -> weir.fsm.v1.CloseSessions
-	12, // 7: weir.fsm.v1.Command.adjust:type_name -> weir.fsm.v1.Adjust
-	14, // 8: weir.fsm.v1.Command.put_limit:type_name -> weir.fsm.v1.PutLimit
-	15, // 9: weir.fsm.v1.Command.delete_limit:type_name -> weir.fsm.v1.DeleteLimit
-	16, // 10: weir.fsm.v1.Command.replace_limits:type_name -> weir.fsm.v1.ReplaceLimits
-	17, // 11: weir.fsm.v1.Command.restore_limits:type_name -> weir.fsm.v1.RestoreLimits
-	6,  // 12: weir.fsm.v1.Init.limits:type_name -> weir.fsm.v1.Limit
-	3,  // 13: weir.fsm.v1.CloseSessions.reason:type_name -> weir.fsm.v1.CloseReason
-	4,  // 14: weir.fsm.v1.Adjustment.key:type_name -> weir.fsm.v1.Key
-	11, // 15: weir.fsm.v1.Adjust.adjustments:type_name -> weir.fsm.v1.Adjustment
-	6,  // 16: weir.fsm.v1.PutLimit.limit:type_name -> weir.fsm.v1.Limit
-	13, // 17: weir.fsm.v1.PutLimit.precondition:type_name -> weir.fsm.v1.Precondition
-	13, // 18: weir.fsm.v1.DeleteLimit.precondition:type_name -> weir.fsm.v1.Precondition
-	2,  // 19: weir.fsm.v1.ReplaceLimits.source:type_name -> weir.fsm.v1.Source
-	6,  // 20: weir.fsm.v1.ReplaceLimits.limits:type_name -> weir.fsm.v1.Limit
-	13, // 21: weir.fsm.v1.ReplaceLimits.precondition:type_name -> weir.fsm.v1.Precondition
-	6,  // 22: weir.fsm.v1.RestoreLimits.limits:type_name -> weir.fsm.v1.Limit
-	13, // 23: weir.fsm.v1.RestoreLimits.precondition:type_name -> weir.fsm.v1.Precondition
-	6,  // 24: weir.fsm.v1.Snapshot.limits:type_name -> weir.fsm.v1.Limit
-	19, // 25: weir.fsm.v1.Snapshot.sessions:type_name -> weir.fsm.v1.Session
-	20, // 26: weir.fsm.v1.Session.grants:type_name -> weir.fsm.v1.Grant
-	4,  // 27: weir.fsm.v1.Grant.key:type_name -> weir.fsm.v1.Key
-	28, // [28:28] is the sub-list for method output_type
-	28, // [28:28] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	0,  // 4: weir.fsm.v1.Limit.scope:type_name -> weir.fsm.v1.Scope
+	6,  // 5: weir.fsm.v1.Limit.requests:type_name -> weir.fsm.v1.Rate
+	7,  // 6: weir.fsm.v1.Limit.bandwidth:type_name -> weir.fsm.v1.Bandwidth
+	10, // 7: weir.fsm.v1.Command.init:type_name -> weir.fsm.v1.Init
+	11, // 8: weir.fsm.v1.Command.open_session:type_name -> weir.fsm.v1.OpenSession
+	12, // 9: weir.fsm.v1.Command.close_sessions:type_name -> weir.fsm.v1.CloseSessions
+	14, // 10: weir.fsm.v1.Command.adjust:type_name -> weir.fsm.v1.Adjust
+	16, // 11: weir.fsm.v1.Command.put_limit:type_name -> weir.fsm.v1.PutLimit
+	17, // 12: weir.fsm.v1.Command.delete_limit:type_name -> weir.fsm.v1.DeleteLimit
+	18, // 13: weir.fsm.v1.Command.replace_limits:type_name -> weir.fsm.v1.ReplaceLimits
+	19, // 14: weir.fsm.v1.Command.restore_limits:type_name -> weir.fsm.v1.RestoreLimits
+	8,  // 15: weir.fsm.v1.Init.limits:type_name -> weir.fsm.v1.Limit
+	3,  // 16: weir.fsm.v1.CloseSessions.reason:type_name -> weir.fsm.v1.CloseReason
+	4,  // 17: weir.fsm.v1.Adjustment.key:type_name -> weir.fsm.v1.Key
+	13, // 18: weir.fsm.v1.Adjust.adjustments:type_name -> weir.fsm.v1.Adjustment
+	4,  // 19: weir.fsm.v1.Adjust.forget:type_name -> weir.fsm.v1.Key
+	8,  // 20: weir.fsm.v1.PutLimit.limit:type_name -> weir.fsm.v1.Limit
+	15, // 21: weir.fsm.v1.PutLimit.precondition:type_name -> weir.fsm.v1.Precondition
+	15, // 22: weir.fsm.v1.DeleteLimit.precondition:type_name -> weir.fsm.v1.Precondition
+	0,  // 23: weir.fsm.v1.DeleteLimit.scope:type_name -> weir.fsm.v1.Scope
+	2,  // 24: weir.fsm.v1.ReplaceLimits.source:type_name -> weir.fsm.v1.Source
+	8,  // 25: weir.fsm.v1.ReplaceLimits.limits:type_name -> weir.fsm.v1.Limit
+	15, // 26: weir.fsm.v1.ReplaceLimits.precondition:type_name -> weir.fsm.v1.Precondition
+	8,  // 27: weir.fsm.v1.RestoreLimits.limits:type_name -> weir.fsm.v1.Limit
+	15, // 28: weir.fsm.v1.RestoreLimits.precondition:type_name -> weir.fsm.v1.Precondition
+	8,  // 29: weir.fsm.v1.Snapshot.limits:type_name -> weir.fsm.v1.Limit
+	21, // 30: weir.fsm.v1.Snapshot.sessions:type_name -> weir.fsm.v1.Session
+	23, // 31: weir.fsm.v1.Snapshot.levels:type_name -> weir.fsm.v1.Level
+	22, // 32: weir.fsm.v1.Session.grants:type_name -> weir.fsm.v1.Grant
+	4,  // 33: weir.fsm.v1.Grant.key:type_name -> weir.fsm.v1.Key
+	4,  // 34: weir.fsm.v1.Level.key:type_name -> weir.fsm.v1.Key
+	35, // [35:35] is the sub-list for method output_type
+	35, // [35:35] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_fsm_proto_init() }
@@ -1596,8 +1900,8 @@ func file_fsm_proto_init() {
 	if File_fsm_proto != nil {
 		return
 	}
-	file_fsm_proto_msgTypes[2].OneofWrappers = []any{}
-	file_fsm_proto_msgTypes[3].OneofWrappers = []any{
+	file_fsm_proto_msgTypes[4].OneofWrappers = []any{}
+	file_fsm_proto_msgTypes[5].OneofWrappers = []any{
 		(*Command_Init)(nil),
 		(*Command_OpenSession)(nil),
 		(*Command_CloseSessions)(nil),
@@ -1607,14 +1911,14 @@ func file_fsm_proto_init() {
 		(*Command_ReplaceLimits)(nil),
 		(*Command_RestoreLimits)(nil),
 	}
-	file_fsm_proto_msgTypes[9].OneofWrappers = []any{}
+	file_fsm_proto_msgTypes[11].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fsm_proto_rawDesc), len(file_fsm_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   17,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -238,11 +238,12 @@ type Hello struct {
 	Protocol      uint32                 `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
 	Identity      string                 `protobuf:"bytes,3,opt,name=identity,proto3" json:"identity,omitempty"`
-	Session       uint64                 `protobuf:"varint,4,opt,name=session,proto3" json:"session,omitempty"`  // 0: open one; otherwise go on with it
-	Holdings      []*Holding             `protobuf:"bytes,5,rep,name=holdings,proto3" json:"holdings,omitempty"` // all that the node holds, where it goes on; with more, some of it
-	Fresh         bool                   `protobuf:"varint,6,opt,name=fresh,proto3" json:"fresh,omitempty"`      // the process has held no session yet: it stops where its name is taken
-	Cluster       string                 `protobuf:"bytes,7,opt,name=cluster,proto3" json:"cluster,omitempty"`   // the id of the node's cluster; "": it is of none yet
-	More          bool                   `protobuf:"varint,8,opt,name=more,proto3" json:"more,omitempty"`        // Holdings follow: the hello counts once the last of them is there
+	Session       uint64                 `protobuf:"varint,4,opt,name=session,proto3" json:"session,omitempty"`                                  // 0: open one; otherwise go on with it
+	Holdings      []*Holding             `protobuf:"bytes,5,rep,name=holdings,proto3" json:"holdings,omitempty"`                                 // all that the node holds, where it goes on; with more, some of it
+	Fresh         bool                   `protobuf:"varint,6,opt,name=fresh,proto3" json:"fresh,omitempty"`                                      // the process has held no session yet: it stops where its name is taken
+	Cluster       string                 `protobuf:"bytes,7,opt,name=cluster,proto3" json:"cluster,omitempty"`                                   // the id of the node's cluster; "": it is of none yet
+	More          bool                   `protobuf:"varint,8,opt,name=more,proto3" json:"more,omitempty"`                                        // Holdings follow: the hello counts once the last of them is there
+	LimitsVersion uint32                 `protobuf:"varint,9,opt,name=limits_version,json=limitsVersion,proto3" json:"limits_version,omitempty"` // the log version whose limits and keys the node can read; 0: 1
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -333,6 +334,13 @@ func (x *Hello) GetMore() bool {
 	return false
 }
 
+func (x *Hello) GetLimitsVersion() uint32 {
+	if x != nil {
+		return x.LimitsVersion
+	}
+	return 0
+}
+
 // Holdings goes on with the Hello's statement.
 type Holdings struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -389,7 +397,8 @@ func (x *Holdings) GetMore() bool {
 type Holding struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           *fsmpb.Key             `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Slots         int64                  `protobuf:"varint,2,opt,name=slots,proto3" json:"slots,omitempty"`
+	Slots         int64                  `protobuf:"varint,2,opt,name=slots,proto3" json:"slots,omitempty"` // of a rate: shares
+	Level         int64                  `protobuf:"varint,3,opt,name=level,proto3" json:"level,omitempty"` // of a rate: the grains that go with them
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -434,6 +443,13 @@ func (x *Holding) GetKey() *fsmpb.Key {
 func (x *Holding) GetSlots() int64 {
 	if x != nil {
 		return x.Slots
+	}
+	return 0
+}
+
+func (x *Holding) GetLevel() int64 {
+	if x != nil {
+		return x.Level
 	}
 	return 0
 }
@@ -543,7 +559,8 @@ func (x *Update) GetLimitsIndex() uint64 {
 	return 0
 }
 
-// Demand is a node's whole interest in a key; the newest counts.
+// Demand is a node's whole interest in a key; the newest counts. Of a rate the numbers are shares, in
+// whole units.
 type Demand struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           *fsmpb.Key             `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
@@ -1488,7 +1505,7 @@ const file_lease_proto_rawDesc = "" +
 	"\x03bye\x18\x04 \x01(\v2\x12.weir.lease.v1.ByeH\x00R\x03bye\x12,\n" +
 	"\x05proof\x18\x05 \x01(\v2\x14.weir.lease.v1.ProofH\x00R\x05proof\x125\n" +
 	"\bholdings\x18\x06 \x01(\v2\x17.weir.lease.v1.HoldingsH\x00R\bholdingsB\t\n" +
-	"\amessage\"\xe5\x01\n" +
+	"\amessage\"\x8c\x02\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1a\n" +
@@ -1497,13 +1514,15 @@ const file_lease_proto_rawDesc = "" +
 	"\bholdings\x18\x05 \x03(\v2\x16.weir.lease.v1.HoldingR\bholdings\x12\x14\n" +
 	"\x05fresh\x18\x06 \x01(\bR\x05fresh\x12\x18\n" +
 	"\acluster\x18\a \x01(\tR\acluster\x12\x12\n" +
-	"\x04more\x18\b \x01(\bR\x04more\"R\n" +
+	"\x04more\x18\b \x01(\bR\x04more\x12%\n" +
+	"\x0elimits_version\x18\t \x01(\rR\rlimitsVersion\"R\n" +
 	"\bHoldings\x122\n" +
 	"\bholdings\x18\x01 \x03(\v2\x16.weir.lease.v1.HoldingR\bholdings\x12\x12\n" +
-	"\x04more\x18\x02 \x01(\bR\x04more\"C\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\"Y\n" +
 	"\aHolding\x12\"\n" +
 	"\x03key\x18\x01 \x01(\v2\x10.weir.fsm.v1.KeyR\x03key\x12\x14\n" +
-	"\x05slots\x18\x02 \x01(\x03R\x05slots\"\x1d\n" +
+	"\x05slots\x18\x02 \x01(\x03R\x05slots\x12\x14\n" +
+	"\x05level\x18\x03 \x01(\x03R\x05level\"\x1d\n" +
 	"\tKeepAlive\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\"\x90\x01\n" +
 	"\x06Update\x122\n" +

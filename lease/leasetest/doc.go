@@ -1,5 +1,5 @@
 // Package leasetest runs a whole cluster from one seed: the real deciding cores of nodes and
-// leaders ([lease.Node], [lease.Allocator]) and the real replicated state ([fsm.State]) on a
+// leaders ([lease.Node], [leader.Allocator]) and the real replicated state ([fsm.State]) on a
 // virtual clock and network, in one goroutine, with an upstream that counts its connections and
 // judges. A seed makes a [Plan]: who is there, what they do, and what goes wrong when. The same
 // plan gives the same run, event by event; it can be printed, kept, run again and shrunk.
@@ -52,7 +52,7 @@
 //
 // With every entry: the state machine's rules, and that no node believes to hold more than the log
 // grants it. Every 64 events, and in one plan of sixteen after each: that everything agrees with
-// itself ([lease.Node.Check], [lease.Allocator.Check], [fsm.State.Check]) and replicas with each
+// itself ([lease.Node.Check], [leader.Allocator.Check], [fsm.State.Check]) and replicas with each
 // other.
 //
 // When the faults have ended, within a ttl and a few seconds: every node has a session; no request

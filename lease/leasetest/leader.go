@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"github.com/weirproxy/weir/fsm"
-	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/lease/leader"
 	"github.com/weirproxy/weir/lease/leasepb"
 )
 
@@ -15,7 +15,7 @@ type leadership struct {
 	w       *world
 	p       *process
 	term    uint64
-	alloc   *lease.Allocator
+	alloc   *leader.Allocator
 	streams []*stream
 	dead    bool
 	foreign bool // it leads another cluster
@@ -55,7 +55,7 @@ func newLeadership(x *process, term uint64) *leadership {
 	case RuleNewLeaderNoRest:
 		now -= rest
 	}
-	l.alloc = lease.NewAllocator(now, term, x.state)
+	l.alloc = leader.NewAllocator(now, term, x.state)
 	for _, f := range w.left {
 		if w.dice.one(2) { // gossip may not have told it
 			l.alloc.Left(f)
@@ -129,7 +129,7 @@ func (l *leadership) pump() {
 	l.alarm()
 }
 
-func (l *leadership) send(s *stream, o lease.Outbound) {
+func (l *leadership) send(s *stream, o leader.Outbound) {
 	w := l.w
 	if o.Msg.GetProve() != nil && w.rule == RuleUnproven {
 		l.alloc.Receive(l.p.mono(), s.id, &leasepb.NodeMessage{Message: &leasepb.NodeMessage_Proof{Proof: &leasepb.Proof{}}}, l.p.mono())

@@ -3,7 +3,7 @@ package leasetest
 import (
 	"testing"
 
-	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/lease/leasepb"
 )
 
 // A first limit on a host with open connections: they count from then on and are not closed.
@@ -145,7 +145,7 @@ func TestZeroBlocks(t *testing.T) {
 	w.cut(Fault{Kind: FaultCut}, 1, 1)
 	w.pass(10 * second)
 	x := w.nodes[1]
-	if s := x.node.Session(x.clock()); s.State == lease.SessionLive {
+	if s := x.node.Session(x.clock()); s.State == leasepb.SessionLive {
 		t.Fatalf("a node that is cut off has a session: %+v", s)
 	}
 	if c, _ := w.hold(1, "up"); c != nil {

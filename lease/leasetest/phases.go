@@ -8,6 +8,8 @@ import (
 
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/lease/leader"
+	"github.com/weirproxy/weir/lease/leasepb"
 	"github.com/weirproxy/weir/limit"
 )
 
@@ -33,7 +35,7 @@ func (w *world) act(kind uint8, n int64) {
 			w.gossip(x.name, true)
 		}
 	case evLeft:
-		i := slices.IndexFunc(w.left, func(f lease.Farewell) bool { return f.Session == uint64(n) })
+		i := slices.IndexFunc(w.left, func(f leader.Farewell) bool { return f.Session == uint64(n) })
 		if i < 0 {
 			return // the node is back, and gossip says so
 		}
@@ -291,7 +293,7 @@ func (w *world) settle() {
 	w.final = true
 	u.seen = u.seen[:0]
 	for _, x := range w.nodes {
-		if x.node.Session(x.clock()).State != lease.SessionLive {
+		if x.node.Session(x.clock()).State != leasepb.SessionLive {
 			w.fail(BreachNoSession, "node %s has no session long after the last fault", x.name)
 		}
 		u.seen = append(u.seen, x.conns...)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/lease/leader"
 	"github.com/weirproxy/weir/lease/leasepb"
 	"github.com/weirproxy/weir/limit"
 )
@@ -174,7 +175,7 @@ func (x *process) boot() {
 	}
 	x.pausedUntil, x.frozen = 0, false
 	x.born, x.outlived = x.mono(), false
-	w.left = slices.DeleteFunc(w.left, func(f lease.Farewell) bool { return f.Node == x.name })
+	w.left = slices.DeleteFunc(w.left, func(f leader.Farewell) bool { return f.Node == x.name })
 	w.trace.note(w.now, x.name, "starts", x.identity)
 	w.gossip(x.name, false)
 	w.raft.evaluate()
@@ -189,19 +190,17 @@ func (x *process) tick() {
 	x.after()
 }
 
-// after carries out what the core has decided.
+// after carries out what the core has decided, as [lease.Manager] does.
 func (x *process) after() {
-	for _, s := range x.node.TakeSevers() {
-		s.Slot.Holder().Sever(s.Reason)
-	}
+	e := x.effects()
 	if s := x.stream; s != nil {
-		if x.node.Stale() {
+		if e.Stale {
 			x.w.trace.note(x.w.now, x.name, "fenced")
 			s.hangUp()
 			return
 		}
-		if now := x.clock(); x.node.Pending(now) {
-			for _, m := range x.node.Outgoing(now) {
+		if e.Pending {
+			for _, m := range x.node.Outgoing(x.clock()) {
 				s.toLeader(m)
 			}
 		}
@@ -210,6 +209,19 @@ func (x *process) after() {
 		x.sayLeft()
 	}
 	x.alarm()
+}
+
+// effects takes the core's effects, until nothing is left to be severed.
+func (x *process) effects() lease.Effects {
+	for {
+		e := x.node.Effects(x.clock())
+		if len(e.Severs) == 0 {
+			return e
+		}
+		for _, s := range e.Severs {
+			s.Slot.Holder().Sever(s.Reason)
+		}
+	}
 }
 
 // alarm wakes the core when it asks for it, or earlier.
@@ -297,9 +309,9 @@ func (x *process) remember() {
 	if x.known == nil || !x.w.plan.Codec {
 		return
 	}
-	b, err := lease.MarshalTable(x.known)
+	b, err := leasepb.MarshalTable(x.known)
 	if err == nil {
-		x.known, err = lease.UnmarshalTable(b)
+		x.known, err = leasepb.UnmarshalTable(b)
 	}
 	if err != nil {
 		x.w.fail(BreachEncoding, "node %s can't keep its limits: %v", x.name, err)
@@ -316,7 +328,7 @@ func (x *process) pause(d, bootLost, monoLost time.Duration) {
 	if x.pausedUntil <= w.now && x.excusedSince() < 0 {
 		x.pausedAt = w.now
 		left := x.node.Session(x.clock()).ExpiresIn
-		if x.node.Session(x.clock()).State != lease.SessionLive {
+		if x.node.Session(x.clock()).State != leasepb.SessionLive {
 			left = time.Hour
 		}
 		x.fenceAt = w.now + x.realWait(max(0, left-guard(w.plan.TTL.D())))
@@ -402,7 +414,7 @@ func (x *process) sayLeft() {
 			return
 		}
 	}
-	w.left = append(w.left, lease.Farewell{Node: x.name, Session: id})
+	w.left = append(w.left, leader.Farewell{Node: x.name, Session: id})
 	w.at(x.dice.scale(10*ms, 5*second), w, evLeft, int64(id))
 }
 
@@ -420,7 +432,7 @@ type stream struct {
 	session  uint64
 	told     int64 // the losses of its node that the welcome on it takes in
 	upward   fifo[*leasepb.NodeMessage]
-	downward fifo[lease.Outbound]
+	downward fifo[leader.Outbound]
 	lastUp   time.Duration
 	lastDown time.Duration
 }
@@ -525,7 +537,7 @@ func (s *stream) arriveUp() {
 	l.receive(s, m)
 }
 
-func (s *stream) fromLeader(o lease.Outbound) {
+func (s *stream) fromLeader(o leader.Outbound) {
 	w := s.x.w
 	if o.Msg.GetWelcome() != nil {
 		s.told = s.x.losses

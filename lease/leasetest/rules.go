@@ -7,7 +7,7 @@ import (
 
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/fsm/fsmpb"
-	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/lease/leader"
 	"github.com/weirproxy/weir/lease/leasepb"
 	"github.com/weirproxy/weir/limit"
 )
@@ -157,7 +157,7 @@ func (w *world) spoilDown(_ *stream, m *leasepb.LeaderMessage) *leasepb.LeaderMe
 
 // assign tells a node of slots.
 func (s *stream) assign(key limit.Key, slots int64) {
-	s.fromLeader(lease.Outbound{Conn: s.id, Msg: &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Assign{
+	s.fromLeader(leader.Outbound{Conn: s.id, Msg: &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Assign{
 		Assign: &leasepb.Assign{Grants: []*leasepb.Holding{{Key: fsmpb.KeyOf(key), Slots: slots}}}}}})
 }
 

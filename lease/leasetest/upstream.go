@@ -354,7 +354,7 @@ func (u *upstream) agrees(x *process) {
 	}
 	for i := range u.keys {
 		k := &u.keys[i]
-		use, known := x.node.Host(k.key)
+		use, known := x.node.Use(x.clock(), k.key)
 		if !known {
 			continue
 		}

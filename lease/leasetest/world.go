@@ -6,10 +6,12 @@ import (
 
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/lease/leader"
+	"github.com/weirproxy/weir/lease/leasepb"
 )
 
 const (
-	leaseMargin = lease.Margin
+	leaseMargin = leasepb.Margin
 	// rest is how long slots rest that a take-over freed, as the protocol says.
 	rest = 250 * time.Millisecond
 	// tickEvery is the longest between a process's looks at its clock.
@@ -43,7 +45,7 @@ type world struct {
 	wild            time.Duration // until then the leader is buggy
 	loss            *process      // is to lose a grant with the next entry
 	dead            map[string]bool
-	left            []lease.Farewell
+	left            []leader.Farewell
 	expiry          lease.Expiry
 	struck          map[int]int // by the fault's place: who led when it struck
 	foreign, second *leadership // of other clusters; nil: nobody has come to one

@@ -1,0 +1,121 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/weirproxy/weir/api"
+	"github.com/weirproxy/weir/config"
+	"github.com/weirproxy/weir/fsm"
+)
+
+// reloader takes a changed config from the files to the cluster, one reload at a time. Two at once
+// could publish the digest of one file in gossip and give the cluster the limits of the other: every
+// node would then seem to disagree with it.
+type reloader struct {
+	settings func() (*config.Config, api.Reloaded, error) // reads the files, applies the node's own settings
+	digest   func(string)                                 // publishes it in gossip
+	limits   func(context.Context, []fsm.Limit) (changed bool, err error)
+
+	// turn, of capacity 1, is taken from reading the files to the cluster's limits, before
+	// agent.applying.
+	turn chan struct{}
+}
+
+func (r *reloader) reload(ctx context.Context) (api.Reloaded, error) {
+	select {
+	case r.turn <- struct{}{}:
+		defer func() { <-r.turn }()
+	case <-ctx.Done():
+		return api.Reloaded{}, fmt.Errorf("another reload is still under way: %w", ctx.Err())
+	}
+	cfg, reloaded, err := r.settings()
+	if err != nil {
+		return api.Reloaded{}, err
+	}
+	r.digest(config.Digest(cfg))
+	changed, err := r.limits(ctx, limitsOf(cfg))
+	if err != nil {
+		return api.Reloaded{}, fmt.Errorf("the node's own settings are applied, the limits are not: %w", err)
+	}
+	if changed && !slices.Contains(reloaded.Applied, "limits") { // the cluster had other limits, from another node
+		reloaded.Applied = append(reloaded.Applied, "limits")
+	}
+	return reloaded, nil
+}
+
+// Reload implements [api.Lifecycle].
+func (a *agent) Reload(ctx context.Context) (api.Reloaded, error) {
+	reloaded, err := a.reloader.reload(ctx)
+	if err != nil {
+		return api.Reloaded{}, err
+	}
+	a.checkAgreement()
+	a.log.Info("reloaded", "applied", reloaded.Applied, "need_restart", reloaded.NeedRestart)
+	return reloaded, nil
+}
+
+// reloadSettings applies the node's own settings.
+func (a *agent) reloadSettings() (*config.Config, api.Reloaded, error) {
+	a.applying.Lock()
+	defer a.applying.Unlock()
+	next, err := a.source.load()
+	if err != nil {
+		return nil, api.Reloaded{}, fmt.Errorf("%w:\n%w", api.ErrInvalidConfig, err)
+	}
+	a.mu.Lock()
+	live, restart := config.Diff(a.cfg, next)
+	cfg := *a.cfg // settings that need a restart keep their running values
+	cfg.Log.Level, cfg.Limits, cfg.Origins = next.Log.Level, next.Limits, next.Origins
+	cfg.API.MetricsHosts = next.API.MetricsHosts
+	if config.TokensCanChange(a.cfg, next) {
+		cfg.API.TokenFile, cfg.API.Token = next.API.TokenFile, next.API.Token
+		cfg.API.ReadTokenFile, cfg.API.ReadToken = next.API.ReadTokenFile, next.API.ReadToken
+	}
+	if (cfg.Cluster.GossipKey == "") == (next.Cluster.GossipKey == "") {
+		cfg.Cluster.GossipKey, cfg.Cluster.GossipAcceptKeys = next.Cluster.GossipKey, next.Cluster.GossipAcceptKeys
+	}
+	running := cfg.Proxy
+	cfg.Proxy = next.Proxy
+	cfg.Proxy.Listen, cfg.Proxy.TLS = running.Listen, running.TLS
+	a.mu.Unlock()
+	if err := a.reloadSecrets(&cfg); err != nil {
+		return nil, api.Reloaded{}, err
+	}
+	if err := a.access.open(&cfg, a.proxy.SetLines); err != nil {
+		return nil, api.Reloaded{}, fmt.Errorf("%w: %w", api.ErrInvalidConfig, err)
+	}
+	if err := a.proxy.SetPolicy(policy(&cfg)); err != nil {
+		return nil, api.Reloaded{}, fmt.Errorf("%w: %w", api.ErrInvalidConfig, err)
+	}
+	a.resolver.SetTTLMax(cfg.Proxy.DNSTTLMax)
+	a.log.SetLevel(hclog.LevelFromString(cfg.Log.Level))
+	a.api.SetMetricsHosts(cfg.API.MetricsHosts)
+	a.api.SetTokens(string(cfg.API.Token), string(cfg.API.ReadToken))
+	a.mu.Lock()
+	a.cfg = &cfg
+	a.mu.Unlock()
+	a.checkOwnPorts()
+	return &cfg, api.Reloaded{Applied: live, NeedRestart: restart}, nil
+}
+
+// reloadSecrets reloads certificates and gossip keys.
+func (a *agent) reloadSecrets(cfg *config.Config) error {
+	if err := a.certs.reload(); err != nil {
+		return fmt.Errorf("%w: %w", api.ErrInvalidConfig, err)
+	}
+	if keys := gossipKeys(cfg); keys != nil {
+		return a.members.SetGossipKeys(keys)
+	}
+	return nil
+}
+
+// reloadOnSignal reloads; failures go to the log only.
+func (a *agent) reloadOnSignal(ctx context.Context) {
+	if _, err := a.Reload(ctx); err != nil {
+		a.log.Error("reload failed", "error", err)
+	}
+}

@@ -1,0 +1,153 @@
+package lease
+
+import (
+	"math"
+	"time"
+
+	"github.com/weirproxy/weir/limit"
+)
+
+// bucketDrift is how much slower buckets fill than they might: the clocks of two nodes, between
+// which a unit goes to and fro, run apart by less.
+const bucketDrift = 1.0 / 1000
+
+// bucket is a node's part of one rate: the sum of the token buckets of the units that it holds. It
+// is a value; the time is an argument. What it counts is grains: see [limit.TokenGrains].
+//
+// In any time t no more than size + fill*t is taken from it, whatever is put in and taken out
+// otherwise: units bring at most what was taken out with them, and leave their part behind.
+type bucket struct {
+	level float64       // what may be taken, at the moment below
+	at    time.Duration // on the node's clock
+	fill  float64       // grains a nanosecond
+	size  float64       // the most that it holds
+}
+
+// settle lets the time up to now fill the bucket. Time in which a process was stopped fills it like
+// any other, at most to its size. A time before the last one changes nothing.
+func (b *bucket) settle(now time.Duration) {
+	if now <= b.at {
+		return
+	}
+	b.level = min(b.level+float64(now-b.at)*b.fill, b.size)
+	b.at = now
+}
+
+// slack is what dividing a full bucket among units may round away, in grains. Even with the most units
+// that there are it is less than bucketDrift takes from one token.
+const slack = 1
+
+// take takes n grains, or nothing.
+func (b *bucket) take(now time.Duration, n float64) bool {
+	b.settle(now)
+	if b.level < n-slack {
+		return false
+	}
+	b.level -= n
+	return true
+}
+
+// takeUpTo takes at most n grains, and at least least or nothing.
+func (b *bucket) takeUpTo(now time.Duration, n, least float64) float64 {
+	b.settle(now)
+	n = min(n, math.Floor(b.level))
+	if n < least {
+		return 0
+	}
+	b.level -= n
+	return n
+}
+
+// put gives back what was taken and not used.
+func (b *bucket) put(n float64) { b.level = min(b.level+n, b.size) }
+
+// resize changes what the bucket is a part of. It never fills: what no longer fits is lost.
+func (b *bucket) resize(now time.Duration, fill, size float64) {
+	b.settle(now)
+	b.at = max(b.at, now)
+	b.fill, b.size = fill, size
+	b.level = min(b.level, size)
+}
+
+// leave takes the part of the level that goes with a part of the bucket. The rest of the bucket must
+// be resized before it is filled again.
+func (b *bucket) leave(now time.Duration, part float64) (grains int64) {
+	b.settle(now)
+	gone := math.Floor(max(b.level, 0) * part)
+	b.level -= gone
+	return int64(gone)
+}
+
+// until is when n grains can be taken, if nobody takes any before; never where the bucket is too
+// small for them or does not fill.
+func (b *bucket) until(n float64) (at time.Duration, ever bool) {
+	n -= slack
+	switch {
+	case b.level >= n:
+		return b.at, true
+	case n > b.size || b.fill <= 0:
+		return 0, false
+	}
+	// A nanosecond more than the division says, for what it rounds away.
+	return b.at + time.Duration(math.Ceil((n-b.level)/b.fill)) + 1, true
+}
+
+// partOf is what so many shares of a rate are: the whole units among them.
+func partOf(l *limit.Limit, r limit.Resource, shares int64) (fill, size float64) {
+	all := l.Units(r)
+	if all == 0 {
+		return 0, 0
+	}
+	units := float64(min(shares/l.UnitShares(r), all))
+	// Multiplied first: the size of whole units is then exact.
+	fill = l.PerSecond(r) * units / float64(all) * (1 - bucketDrift) / float64(time.Second)
+	return fill, float64(l.BurstGrains(r)) * units / float64(all)
+}
+
+// drawMeter measures what has been drawn from a bucket lately, in grains a second.
+type drawMeter struct {
+	since   time.Duration // the present interval's beginning
+	drawn   float64       // in it
+	last    float64       // in the interval before
+	highest [2]float64    // of the intervals before that
+}
+
+// drawInterval is how long one interval of a drawMeter is. Shorter follows a demand that moves
+// sooner, and takes more for a change that is chance.
+const drawInterval = 250 * time.Millisecond
+
+func (d *drawMeter) add(now time.Duration, n float64) {
+	d.roll(now)
+	d.drawn += n
+}
+
+// roll ends the intervals that are over.
+func (d *drawMeter) roll(now time.Duration) {
+	passed := now - d.since
+	switch {
+	case passed < drawInterval:
+	case passed < 2*drawInterval:
+		d.highest[1], d.highest[0] = d.highest[0], d.last
+		d.last, d.drawn = d.drawn, 0
+		d.since += drawInterval
+	case passed < 4*drawInterval:
+		d.highest[1], d.highest[0] = 0, max(d.last, d.drawn)
+		d.last, d.drawn = 0, 0
+		d.since = now
+	default:
+		*d = drawMeter{since: now}
+	}
+}
+
+// lately is the rate of the last half second, and recent the highest over about a second; both are 0
+// where nothing was drawn in the last half second.
+func (d *drawMeter) lately(now time.Duration) (rate, recent float64) {
+	d.roll(now)
+	whole := d.last + d.drawn
+	if whole == 0 {
+		return 0, 0
+	}
+	rate = whole / (drawInterval + max(now-d.since, drawInterval/2)).Seconds()
+	recent = max(rate, max(d.highest[0], d.highest[1])/drawInterval.Seconds())
+	return rate, recent
+}

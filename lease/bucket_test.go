@@ -1,0 +1,166 @@
+package lease
+
+import (
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/weirproxy/weir/limit"
+)
+
+func rateLimit(t testing.TB, rate string, burst int64) *limit.Limit {
+	t.Helper()
+	r, err := limit.ParseRate(rate, burst)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := limit.ParsePattern("up")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &limit.Limit{Pattern: p, Connections: limit.Unlimited, Requests: r}
+}
+
+const token = float64(limit.TokenGrains)
+
+func TestBucketFillsSlowerThanItsRate(t *testing.T) {
+	var b bucket
+	fill, size := partOf(rateLimit(t, "10/s", 10), limit.Requests, limit.Shares)
+	b.resize(time.Hour, fill, size)
+	if b.take(time.Hour, token) {
+		t.Fatal("a bucket that is new gives a token")
+	}
+	if b.take(time.Hour+100*time.Millisecond, token) {
+		t.Error("the first token comes as early as it might: clocks run apart")
+	}
+	at, ever := b.until(token)
+	if !ever || at > time.Hour+101*time.Millisecond {
+		t.Errorf("the first token comes at %v, %v", at, ever)
+	}
+	if b.take(at-2, token) || !b.take(at, token) {
+		t.Error("the token is not there at the time that was said")
+	}
+	for range 10 {
+		if !b.take(3*time.Hour, token) {
+			t.Fatal("a long time does not fill the bucket to its size")
+		}
+	}
+	if b.take(3*time.Hour, token) {
+		t.Error("a long time fills the bucket above its size")
+	}
+	if b.take(2*time.Hour, token) {
+		t.Error("a clock that goes back gives a token")
+	}
+}
+
+func TestWholeUnitsHoldWholeTokens(t *testing.T) {
+	for burst := int64(1); burst <= 3000; burst++ {
+		l := rateLimit(t, "7/s", burst)
+		shares, units := l.UnitShares(limit.Requests), l.Units(limit.Requests)
+		if units*shares > limit.Shares {
+			t.Fatalf("burst %d: %d units of %d shares are more than there are", burst, units, shares)
+		}
+		if (units+1)*shares <= limit.Shares {
+			t.Fatalf("burst %d: there are shares for more than %d units", burst, units)
+		}
+		for k := int64(1); k <= min(units, 7); k++ {
+			if _, size := partOf(l, limit.Requests, k*shares); size < float64(k)*token {
+				t.Fatalf("burst %d: %d units hold %v grains", burst, k, size)
+			}
+		}
+	}
+}
+
+// grains taken at a moment
+type draw struct {
+	at time.Duration
+	n  float64
+}
+
+// TestNoWindowIsAboveTheRate: units go to and fro between nodes, with their levels or without; in no
+// window of time is more taken than rate*t + burst.
+func TestNoWindowIsAboveTheRate(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		burst := rapid.Int64Range(1, 12).Draw(rt, "burst")
+		l := rateLimit(t, rapid.SampledFrom([]string{"0.5/s", "5/s", "50/s"}).Draw(rt, "rate"), burst)
+		unit, units := l.UnitShares(limit.Requests), l.Units(limit.Requests)
+		nodes := make([]bucket, 3)
+		held := make([]int64, len(nodes))
+		free, freeLevel := units, l.BurstGrains(limit.Requests)
+		var now time.Duration
+		var draws []draw
+		resize := func(i int) {
+			fill, size := partOf(l, limit.Requests, held[i]*unit)
+			nodes[i].resize(now, fill, size)
+		}
+		rt.Repeat(map[string]func(*rapid.T){
+			"wait": func(rt *rapid.T) { now += time.Duration(rapid.IntRange(0, 2e9).Draw(rt, "ns")) },
+			"take": func(rt *rapid.T) {
+				if nodes[rapid.IntRange(0, 2).Draw(rt, "node")].take(now, token) {
+					draws = append(draws, draw{now, token})
+				}
+			},
+			"grant": func(rt *rapid.T) {
+				i, k := rapid.IntRange(0, 2).Draw(rt, "node"), rapid.Int64Range(0, free).Draw(rt, "units")
+				if k == 0 {
+					return
+				}
+				level := freeLevel * k / free
+				free, freeLevel, held[i] = free-k, freeLevel-level, held[i]+k
+				resize(i)
+				nodes[i].put(float64(level))
+			},
+			"release": func(rt *rapid.T) {
+				i := rapid.IntRange(0, 2).Draw(rt, "node")
+				k := rapid.Int64Range(0, held[i]).Draw(rt, "units")
+				if k == 0 {
+					return
+				}
+				level := nodes[i].leave(now, float64(k)/float64(held[i]))
+				if rapid.Bool().Draw(rt, "lost") {
+					level = 0
+				}
+				free, freeLevel, held[i] = free+k, freeLevel+level, held[i]-k
+				resize(i)
+			},
+			"": func(rt *rapid.T) {
+				sum := 0.0
+				for i := len(draws) - 1; i >= 0; i-- {
+					sum += draws[i].n
+					window := now - draws[i].at
+					if most := float64(l.BurstGrains(limit.Requests)) + l.PerSecond(limit.Requests)*window.Seconds(); sum > most+1 {
+						rt.Fatalf("%v grains in %v, at most %v", sum, window, most)
+					}
+				}
+			},
+		})
+	})
+}
+
+func TestDrawMeter(t *testing.T) {
+	var d drawMeter
+	now := time.Hour
+	for range 40 {
+		now += 50 * time.Millisecond
+		d.add(now, 5)
+	}
+	rate, recent := d.lately(now)
+	if rate < 80 || rate > 125 || recent < rate || recent > 130 {
+		t.Errorf("100 a second is measured as %v, recently %v", rate, recent)
+	}
+	if rate, recent := d.lately(now + time.Second); rate != 0 || recent != 0 {
+		t.Errorf("after a second of nothing the rate is %v, recently %v", rate, recent)
+	}
+}
+
+func BenchmarkBucketTake(b *testing.B) {
+	var k bucket
+	fill, size := partOf(rateLimit(b, "10000000/s", 0), limit.Requests, limit.Shares)
+	k.resize(1, fill, size)
+	now := time.Hour
+	for b.Loop() {
+		now += 200
+		k.take(now, token)
+	}
+}

@@ -1,0 +1,108 @@
+package lease
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/weirproxy/weir/limit"
+)
+
+// heldUnits is a node in a session, with plenty in hand of some limits.
+func heldUnits(b *testing.B, limits ...limit.Limit) *Manager {
+	b.Helper()
+	clock := NewSystemClock()
+	m := NewManager(ManagerConfig{Name: "a", Identity: "1", Clock: clock, Log: hclog.NewNullLogger()})
+	m.node.setLimits(0, limit.NewTable(1, 1, limits))
+	m.node.sess.begin(1, 1, time.Hour, clock.Now())
+	m.node.stream.phase = streamWelcome
+	m.node.openGate()
+	return m
+}
+
+func benchLimit(b *testing.B, scope limit.Scope, pattern string) limit.Limit {
+	b.Helper()
+	p, err := scope.ParsePattern(pattern)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return limit.Limit{Pattern: p, Connections: 1000, Source: limit.SourceConfig}
+}
+
+var benchSubject = limit.Subject{
+	Client: limit.ClientOf(netip.MustParseAddr("10.0.0.7")), User: "nightly",
+	Host: limit.Target{Host: "api.example.com", Port: 443},
+}
+
+// A request with its upstream connection, admitted and given back: with one claim, with four, and
+// without a limit.
+func BenchmarkClaims(b *testing.B) {
+	host, total := benchLimit(b, limit.ScopeHost, "*"), benchLimit(b, limit.ScopeTotal, "")
+	client, user := benchLimit(b, limit.ScopeClient, "*"), benchLimit(b, limit.ScopeUser, "*")
+	for _, c := range []struct {
+		name   string
+		limits []limit.Limit
+	}{{"none", nil}, {"1", []limit.Limit{host}}, {"4", []limit.Limit{host, total, client, user}}} {
+		b.Run(c.name, func(b *testing.B) {
+			m := heldUnits(b, c.limits...)
+			for _, key := range []limit.Key{
+				limit.HostConnections("api.example.com"), {Scope: limit.ScopeTotal, Resource: limit.Connections},
+				{Scope: limit.ScopeClient, Resource: limit.Connections, Name: "10.0.0.7"},
+				{Scope: limit.ScopeUser, Resource: limit.Connections, Name: "nightly"},
+			} {
+				if m.node.table.Load().Governing(key) != nil {
+					m.node.grant(key, 1000)
+				}
+			}
+			h, r, s, ctx := newHolder(), new(Request), new(Slot), context.Background()
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := m.Begin(ctx, r, &benchSubject, h); err != nil {
+					b.Fatal(err)
+				}
+				if err := m.Acquire(ctx, s, benchSubject.Host, h); err != nil {
+					b.Fatal(err)
+				}
+				s.Release()
+				r.End()
+			}
+		})
+	}
+}
+
+// A token that the node has in hand, of one limit and of four.
+func BenchmarkTake(b *testing.B) {
+	for _, scopes := range [][]limit.Scope{nil, {limit.ScopeHost}, {limit.ScopeTotal, limit.ScopeClient, limit.ScopeUser, limit.ScopeHost}} {
+		b.Run(fmt.Sprint(len(scopes)), func(b *testing.B) {
+			var limits []limit.Limit
+			for _, scope := range scopes {
+				pattern := "*"
+				if scope.Bare() {
+					pattern = ""
+				}
+				l := benchLimit(b, scope, pattern)
+				l.Connections = limit.Unlimited
+				l.Requests, _ = limit.ParseRate("10000000/s", 0)
+				limits = append(limits, l)
+			}
+			m := heldUnits(b, limits...)
+			for _, scope := range scopes {
+				_, name := m.Table().Find(scope, &benchSubject)
+				key := limit.Key{Scope: scope, Resource: limit.Requests, Name: name}
+				m.node.grant(key, limit.Shares)
+				m.node.lookup(key).fillUp(m.cfg.Clock.Now(), m.Table().Governing(key).BurstGrains(limit.Requests))
+			}
+			ctx := context.Background()
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := m.Take(ctx, &benchSubject, 0); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

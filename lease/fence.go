@@ -1,0 +1,89 @@
+package lease
+
+import (
+	"cmp"
+	"math"
+	"slices"
+	"time"
+)
+
+// lapse fences a node whose deadline has passed, before it sends or takes a message. Where a
+// machine wakes up, the stream may be read before the timer fires, and a keep-alive sent after the
+// deadline must not bring the session back.
+func (n *Node) lapse(now time.Duration) {
+	if n.sess.live() && now >= n.sess.fenceAt() {
+		n.fence(now)
+	}
+}
+
+// Lose notes that the session has ended in the log: nothing is held any more.
+func (n *Node) Lose(now time.Duration) {
+	if n.sess.live() {
+		n.fence(now)
+	}
+}
+
+// fence ends everything that the lease allowed. From here on the closed gate refuses all requests.
+// The walk severs the connections; the shell carries it on at once.
+func (n *Node) fence(now time.Duration) {
+	n.sess.end()
+	n.stream.giveUp()
+	n.fences++
+	n.fencing, n.fenceSevered = true, 0
+	if n.expiry != ExpiryKeep {
+		n.gate.close()
+		n.era.fences++
+	}
+	n.beginWalk(now)
+}
+
+// fencePool takes away what the lease allowed of one key. Needs the pool's lock.
+func (n *Node) fencePool(p *pool) {
+	p.lose()
+	for w := p.waiters.head; w != nil; w = p.waiters.head {
+		p.rejected++
+		n.answer(p, w, ErrNoLease)
+	}
+	if n.expiry == ExpiryClose && p.enforced() {
+		before := len(n.severs)
+		for s := p.head; s != nil; s = s.next {
+			n.severSlot(s, SeverFenced)
+		}
+		n.fenceSevered += len(n.severs) - before
+	}
+}
+
+func (n *Node) severSlot(s *Slot, why Reason) {
+	if !s.severed.Swap(true) {
+		n.severs = append(n.severs, Severance{s, why})
+	}
+}
+
+// severNewest resets the k newest connections that have not been yet. Needs the pool's lock.
+func (n *Node) severNewest(p *pool, k int64, why Reason) {
+	if k <= 0 {
+		return
+	}
+	var newest []*Slot
+	for s := p.tail; s != nil; s = s.prev {
+		newest = append(newest, s)
+	}
+	slices.SortStableFunc(newest, func(x, y *Slot) int { return cmp.Compare(y.since, x.since) })
+	for _, s := range newest[:min(k, int64(len(newest)))] {
+		if !s.severed.Load() {
+			n.severSlot(s, why)
+		}
+	}
+}
+
+// openGate lets the fast path admit until the lease's end.
+func (n *Node) openGate() {
+	if n.parting() {
+		return
+	}
+	if n.expiry == ExpiryKeep {
+		n.gate.open(math.MaxInt64)
+		return
+	}
+	n.gate.open(n.sess.fenceAt())
+}

@@ -1,0 +1,198 @@
+package leader
+
+import (
+	"slices"
+	"time"
+
+	"github.com/weirproxy/weir/fsm/fsmpb"
+	"github.com/weirproxy/weir/lease/leasepb"
+)
+
+const (
+	// askPatience bounds how long an ask is held back while other nodes are asked. It is below the
+	// time for which a node's requests wait for the answer.
+	askPatience = 600 * time.Millisecond
+	// contendedFor is how long nodes go on reporting at once after the last shortage.
+	contendedFor = time.Second
+	// maxLinger bounds how long an idle slot stays with a node that expects requests while others
+	// wait for one.
+	maxLinger = 20 * time.Millisecond
+)
+
+// aim decides who must come down, and to what, and tells those for whom that changes.
+func (p *keyPlan) aim() {
+	var shortage, waiting int64
+	for _, r := range p.rows {
+		shortage += r.short()
+		waiting += r.unserved()
+	}
+	// Slots that are held back will be granted in a moment: nobody need give any up.
+	shortage, waiting = max(0, shortage-p.back), max(0, waiting-p.back)
+	over := p.fixed - p.capacity
+	for _, r := range p.rows {
+		over += r.held
+	}
+	overhang := p.overhang()
+	if over > 0 || shortage > 0 {
+		p.aimAtShares(over)
+	}
+	if overhang > 0 {
+		for _, r := range p.rows {
+			if r.overhang == 0 {
+				r.lower(r.held - overhang)
+			}
+		}
+	}
+	if p.tight {
+		p.aimAtIdle(waiting)
+	}
+	if over > 0 || shortage > 0 || overhang > 0 {
+		p.c.contendedUntil = p.now + contendedFor
+	}
+	contended := p.now < p.c.contendedUntil
+	if contended {
+		p.a.wakeAt(p.c, p.c.contendedUntil)
+	}
+	for _, r := range p.rows {
+		evict := p.overhangs && p.limit.Evict && !p.wait && (over > 0 || r.overhang > 0)
+		if evict && r.overhang > 0 {
+			r.lower(r.held)
+		}
+		t := target{slots: leasepb.NoTarget, contended: contended}
+		if r.target >= 0 && r.held+r.overhang > r.target {
+			t.slots = r.target * p.unit
+			t.evict = evict
+		}
+		p.noteFetch(r)
+		p.a.setTarget(r.d, t)
+	}
+}
+
+// aimAtShares asks those above their share to come down while others are below theirs, or while the
+// limit is exceeded.
+func (p *keyPlan) aimAtShares(over int64) {
+	var below, claims int64
+	var holders []*row
+	for _, r := range p.rows {
+		switch {
+		case r.held > r.share:
+			holders = append(holders, r)
+		case !p.claims(r):
+		case r.held < r.share:
+			below += r.share - r.held
+		case r.short() > 0:
+			claims++
+		}
+	}
+	slices.SortStableFunc(holders, func(x, y *row) int { return int(x.d.extraSince - y.d.extraSince) })
+	switch {
+	case !p.tight: // enough for all: what some lack lies idle with others
+		need := max(below, over)
+		for _, r := range holders {
+			k := min(r.held-r.share, need)
+			r.lower(r.held - k)
+			need -= k
+		}
+	case below+claims > 0 || over > 0:
+		p.aimAtTurns(holders, claims)
+	}
+}
+
+// claims reports whether slots may be taken from other nodes for a row: requests wait there, or,
+// where none can wait, it is owed slot-time. Refusals alone are no reason to take a slot that
+// another request is about to use. With a queue, a request that comes back waits, and goes first if
+// its node is owed: a slot kept for it meanwhile would lie idle, be fetched for a request
+// elsewhere, and be kept again.
+func (p *keyPlan) claims(r *row) bool {
+	return r.present() || !p.limit.Queue.Enabled() && r.d.owed >= p.a.turn/2
+}
+
+// aimAtTurns brings holders down to their share and at most one extra slot, and passes the extra
+// ones on: a node that has held one for a turn gives it to a node that has none.
+func (p *keyPlan) aimAtTurns(holders []*row, claims int64) {
+	surplus := int64(len(holders)) - p.extra
+	for i, r := range holders {
+		r.lower(r.share + 1)
+		switch turn := p.turnEnd(r.d.extraSince); {
+		case int64(i) < surplus, claims > 0 && p.now >= turn:
+			r.lower(r.share)
+		case claims > 0:
+			p.a.wakeAt(p.c, turn)
+		}
+	}
+}
+
+// aimAtIdle asks for slots that nodes hold without a use, also within their share, while requests
+// wait elsewhere. Where a node has refused requests lately, the next is likely to come soon: the
+// slot is fetched only once it has lain idle for as long as fetching it takes, so that neither
+// choice can cost much more than the other (the ski-rental rule). Of a rate that a node draws from, a
+// little more than the draw stays for a while: requests come unevenly, and would fetch it back.
+func (p *keyPlan) aimAtIdle(waiting int64) {
+	for _, r := range p.rows {
+		if r.add > 0 || r.present() {
+			continue
+		}
+		now, later, at := p.fetchable(r)
+		if later > 0 && now < waiting {
+			p.a.wakeAt(p.c, at)
+		}
+		if k := min(now, waiting); k > 0 {
+			r.lower(r.held - k)
+			waiting -= k
+		}
+	}
+}
+
+// fetchable is how much of what a node holds idle can be fetched now, and how much from a moment on.
+func (p *keyPlan) fetchable(r *row) (now, later int64, at time.Duration) {
+	idle := r.says.idle()
+	switch {
+	case idle == 0:
+	case p.rate:
+		at, later = r.d.idleSince+spareFor, min(idle, r.says.headroom)
+	case r.says.refused > 0:
+		at, later = r.d.idleSince+min(p.a.commit, maxLinger), idle
+	}
+	if p.now >= at {
+		later = 0
+	}
+	return idle - later, later, at
+}
+
+// answer lets a node refuse the requests that asked whether anything is free, once nothing is:
+// nothing can be granted, no idle slot is about to come back on the node itself, and every other
+// holder has reported that it has none idle.
+func (p *keyPlan) answer() {
+	for _, r := range p.rows {
+		d := r.d
+		if d.ask == 0 {
+			continue
+		}
+		if p.now < d.askSince+askPatience && r.present() && (r.add > 0 || p.wait || d.parked > 0 || !p.othersBusy(r)) {
+			if r.add < r.says.waiting { // otherwise all who wait are served, which the node will say
+				p.a.wakeAt(p.c, d.askSince+askPatience)
+			}
+			continue
+		}
+		as := d.peer.assigning()
+		as.Answers = append(as.Answers, &leasepb.Answer{Key: fsmpb.KeyOf(p.c.key), Ask: d.ask})
+		d.ask = 0
+	}
+}
+
+func (p *keyPlan) othersBusy(asking *row) bool {
+	for _, r := range p.rows {
+		if r == asking || r.held == 0 {
+			continue
+		}
+		// A slot that the node has not reported yet may be one that it has no use for.
+		idle, later, _ := p.fetchable(r)
+		if !p.rate {
+			idle += later // it comes in a moment; of a rate it is what the node keeps
+		}
+		if !r.d.sent.contended || r.d.acked != r.d.seq || idle > 0 || r.held > r.says.held {
+			return false
+		}
+	}
+	return true
+}

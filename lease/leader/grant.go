@@ -1,0 +1,91 @@
+package leader
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// grant gives out the free slots: first to connections that are open without one, then to waiting
+// requests up to their node's share, then to waiting requests beyond it, then to nodes whose
+// requests were refused lately and may come back. Where requests can't wait for long, such a node
+// goes before requests that wait elsewhere, if it is owed slot-time. Slots that nobody wants become
+// headroom.
+func (p *keyPlan) grant() {
+	if p.overhang() > 0 {
+		p.cover()
+	}
+	if p.overhang() > 0 {
+		return
+	}
+	queue := p.queue()
+	for _, r := range queue {
+		switch {
+		case r.present():
+			p.free -= r.give(r.share-r.held, p.free)
+		case p.claims(r):
+			p.free -= r.give(min(r.short(), max(1, r.share-r.held)), p.free)
+		}
+	}
+	for _, r := range queue {
+		if r.held <= r.share {
+			p.free -= r.give(min(1, r.unserved()), p.free)
+		}
+	}
+	for _, r := range queue {
+		p.free -= r.give(r.unserved(), p.free)
+	}
+	for _, r := range queue {
+		p.free -= r.give(r.share-r.held, p.free)
+	}
+	for _, r := range queue {
+		p.free -= r.give(r.short(), p.free)
+	}
+	if p.free > 0 && !p.tight {
+		headroom := make([]int64, len(p.rows))
+		for i, r := range p.rows {
+			headroom[i] = max(0, r.want+r.says.headroom-r.held)
+		}
+		shares, _ := divide(p.free, headroom)
+		for i, r := range p.rows {
+			p.free -= r.give(shares[i], p.free)
+		}
+	}
+}
+
+// queue lists the rows in the order in which they are served: by slot-time owed, then by how long
+// they have been short. What is owed is compared in steps of half a turn, so that a newcomer does
+// not overtake a long waiter by a few milliseconds.
+func (p *keyPlan) queue() []*row {
+	queue := slices.Clone(p.rows)
+	grain := p.a.turn / 2
+	slices.SortStableFunc(queue, func(x, y *row) int {
+		return cmp.Or(cmp.Compare(y.d.owed/grain, x.d.owed/grain), cmp.Compare(p.shortSince(x), p.shortSince(y)))
+	})
+	return queue
+}
+
+// shortSince is since when a row has had less than it wants; one that has just given a slot back
+// comes last.
+func (p *keyPlan) shortSince(r *row) time.Duration {
+	if r.d.shortSince == 0 {
+		return p.now
+	}
+	return r.d.shortSince
+}
+
+// cover gives slots to connections that are open without one.
+func (p *keyPlan) cover() {
+	overhangs := make([]int64, len(p.rows))
+	for i, r := range p.rows {
+		overhangs[i] = r.overhang
+	}
+	shares, _ := divide(p.free, overhangs)
+	for i, r := range p.rows {
+		p.free -= r.give(shares[i], p.free)
+	}
+	for _, r := range p.rows {
+		p.free -= r.give(min(1, r.says.inUse+r.says.parked-r.held), p.free)
+		r.overhang = max(0, r.says.inUse+r.says.parked-r.held)
+	}
+}

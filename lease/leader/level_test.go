@@ -1,0 +1,124 @@
+package leader
+
+import (
+	"testing"
+
+	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/fsm/fsmpb"
+	"github.com/weirproxy/weir/lease/leasepb"
+	"github.com/weirproxy/weir/lease/leasetest/kit"
+	"github.com/weirproxy/weir/limit"
+)
+
+// handOver lets node a hold all units of a rate, of which the first grant was full, and give them back
+// with a level while node b waits for them.
+func handOver(t *testing.T, level int64) *desk {
+	d := newDesk(t, rateLimit(t, "1/s", 4))
+	d.join(1, "a", "1")
+	d.join(2, "b", "2")
+	key := fsmpb.KeyOf(totalRequests)
+	d.alloc.update(d.now, 1, &leasepb.Update{LimitsIndex: 1, Demands: []*leasepb.Demand{{Key: key, Waiting: limit.Shares}}})
+	if got := grantsOf(d.turn(), 1); got.Slots != limit.Shares || got.Level != 4*limit.TokenGrains {
+		t.Fatalf("the first grant is %v; want all shares, full", got)
+	}
+	d.alloc.update(d.now, 2, &leasepb.Update{LimitsIndex: 1, Demands: []*leasepb.Demand{{Key: key, Waiting: limit.Shares}}})
+	d.alloc.update(d.now, 1, &leasepb.Update{LimitsIndex: 1,
+		Releases: []*leasepb.Holding{{Key: key, Slots: limit.Shares / 2, Level: level}, {Key: key, Slots: limit.Shares / 2, Level: level}},
+		Demands:  []*leasepb.Demand{{Key: key}},
+	})
+	return d
+}
+
+type granted struct{ Slots, Level int64 }
+
+// grantsOf is what a node is granted, in all.
+func grantsOf(out []Outbound, conn uint64) (sum granted) {
+	for _, o := range out {
+		for _, g := range o.Msg.GetAssign().GetGrants() {
+			if o.Conn == conn {
+				sum.Slots += g.Slots
+				sum.Level += g.Level
+			}
+		}
+	}
+	return sum
+}
+
+// What is left in the shares of a rate goes with them into the log and out of it, and no more than
+// they hold.
+func TestLevelGoesAlong(t *testing.T) {
+	for level, want := range map[int64]int64{0: 0, 1234: 2468, limit.TokenGrains: 2 * limit.TokenGrains, 1 << 62: 4 * limit.TokenGrains, -5: 0} {
+		d := handOver(t, level)
+		if got := grantsOf(d.turn(), 2); got.Slots != limit.Shares || got.Level != want {
+			t.Errorf("with twice %d grains in them, %d shares go out with %d, want %d with %d", level, got.Slots, got.Level, limit.Shares, want)
+		}
+	}
+}
+
+// An entry that had no effect loses no level.
+func TestVoidEntryKeepsLevel(t *testing.T) {
+	d := handOver(t, 1000)
+	if cmd, ok := d.alloc.Next(d.now, d.state).(*fsm.Adjust); !ok || cmd.Adjustments[0].Level != 2000 {
+		t.Fatalf("proposed: %v", cmd)
+	}
+	d.alloc.Applied(d.now, d.state, fsm.Result{Err: fsm.ErrRepeated})
+	if got := grantsOf(d.turn(), 2); got.Slots != limit.Shares || got.Level != 2000 {
+		t.Errorf("%d shares go out with %d grains, want %d with 2000", got.Slots, got.Level, limit.Shares)
+	}
+}
+
+// What a node no longer states in its hello comes back empty: it may have been used.
+func TestUnstatedComesBackEmpty(t *testing.T) {
+	d := handOver(t, 0)
+	d.turn()
+	id := d.alloc.conns[2].ID
+	d.alloc.Gone(2)
+	d.alloc.hello(d.now, d.state, 3, &leasepb.Hello{Protocol: leasepb.Version, Node: "b", Identity: "2", Session: id, LimitsVersion: leasepb.LimitsVersion})
+	d.turn()
+	d.alloc.update(d.now, 3, &leasepb.Update{LimitsIndex: 1})
+	d.turn()
+	if n, level := d.state.Granted(totalRequests), d.state.FreeLevel(totalRequests); n != 0 || level != 0 {
+		t.Errorf("%d shares stay granted, and %d grains came back", n, level)
+	}
+}
+
+// A connection has no level: an entry with one would need servers that know of rates.
+func TestSlotsHaveNoLevel(t *testing.T) {
+	d := newDesk(t, kit.Limit(t, "up", 3, limit.Queue{}))
+	d.join(1, "a", "1")
+	d.demand(1, &leasepb.Demand{Waiting: 2})
+	d.turn()
+	d.alloc.update(d.now, 1, &leasepb.Update{Releases: []*leasepb.Holding{{Key: fsmpb.KeyOf(limit.HostConnections("up")), Slots: 2, Level: 7}}})
+	cmd, ok := d.alloc.Next(d.now, d.state).(*fsm.Adjust)
+	if !ok || fsm.VersionOf(cmd) != 1 {
+		t.Errorf("%v needs log version %d", cmd, fsm.VersionOf(cmd))
+	}
+}
+
+// A change of the burst moves nothing: what nodes hold counts in whole units of the new size, and
+// nobody is granted more than the rest holds.
+func TestChangedBurstMovesNothing(t *testing.T) {
+	d := newDesk(t, rateLimit(t, "10/s", 3))
+	d.join(1, "a", "1")
+	d.join(2, "b", "2")
+	key := fsmpb.KeyOf(totalRequests)
+	third := limit.Shares / 3
+	d.alloc.update(d.now, 1, &leasepb.Update{LimitsIndex: 1, Demands: []*leasepb.Demand{{Key: key, Waiting: third}}})
+	if got := grantsOf(d.turn(), 1); got.Slots != third {
+		t.Fatalf("%d shares granted, want %d", got.Slots, third)
+	}
+	l := rateLimit(t, "10/s", 10)
+	l.Source = limit.SourceAPI
+	d.apply(&fsm.PutLimit{Limit: l})
+	d.alloc.LimitsChanged(d.state)
+	d.alloc.update(d.now, 1, &leasepb.Update{Demands: []*leasepb.Demand{{Key: key, Held: third, InUse: third}}})
+	d.alloc.update(d.now, 2, &leasepb.Update{Demands: []*leasepb.Demand{{Key: key, Waiting: limit.Shares}}})
+	if got := grantsOf(d.turn(), 2); got.Slots != limit.Shares/10*6 {
+		t.Errorf("%d shares are granted beside a third of them, want six tenths of %d", got.Slots, limit.Shares)
+	}
+	tenth := []*leasepb.Holding{{Key: key, Slots: third - 3*limit.Shares/10}} // of no use to node a now
+	d.alloc.update(d.now, 1, &leasepb.Update{Releases: tenth, Demands: []*leasepb.Demand{{Key: key, Held: 3 * limit.Shares / 10, InUse: 3 * limit.Shares / 10}}})
+	if got := grantsOf(d.turn(), 2); got.Slots != limit.Shares/10 {
+		t.Errorf("%d shares are granted of a tenth that is free", got.Slots)
+	}
+}

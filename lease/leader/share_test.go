@@ -1,0 +1,117 @@
+package leader
+
+import (
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// fairest looks at every way to share capacity among demands, which are sorted, and returns the one
+// that is max-min fair by the definition: sorted, the least share is as large as it can be, then
+// the next, and so on.
+func fairest(capacity int64, demands []int64) []int64 {
+	var best []int64
+	shares := make([]int64, len(demands))
+	var try func(i int, left int64)
+	try = func(i int, left int64) {
+		if i == len(demands) {
+			sorted := slices.Sorted(slices.Values(shares))
+			if best == nil || slices.Compare(sorted, best) > 0 {
+				best = sorted
+			}
+			return
+		}
+		for shares[i] = range min(demands[i], left) + 1 {
+			try(i+1, left-shares[i])
+		}
+	}
+	try(0, max(capacity, 0))
+	return best
+}
+
+// checkDivision verifies what divide promises: each share, and one more for any so many of those
+// who lack something, is within the demands, uses up what there is, and can't be made fairer.
+func checkDivision(t interface{ Fatalf(string, ...any) }, capacity int64, demands []int64) (total []int64) {
+	shares, extra := divide(capacity, demands)
+	if len(shares) != len(demands) || extra < 0 {
+		t.Fatalf("%d among %v: %v and %d", capacity, demands, shares, extra)
+	}
+	total = slices.Clone(shares)
+	lacking := int64(0)
+	for i, d := range demands {
+		if shares[i] < d {
+			if lacking++; lacking <= extra {
+				total[i]++
+			}
+		}
+	}
+	if extra > 0 && extra >= lacking {
+		t.Fatalf("%d among %v: %v, and %d more for %d", capacity, demands, shares, extra, lacking)
+	}
+	var used, wanted int64
+	for i, d := range demands {
+		if total[i] < 0 || total[i] > max(d, 0) {
+			t.Fatalf("%d among %v: %v", capacity, demands, total)
+		}
+		used += total[i]
+		wanted += max(d, 0)
+	}
+	if used != min(max(capacity, 0), wanted) {
+		t.Fatalf("%d among %v: %v uses %d", capacity, demands, total, used)
+	}
+	for i, d := range demands {
+		for j := range demands {
+			if total[i] < d && total[j] > total[i]+1 {
+				t.Fatalf("%d among %v: %v, where %d could give to %d", capacity, demands, total, j, i)
+			}
+			// Before the extras nobody who lacks anything has less than another.
+			if shares[i] < d && shares[j] > shares[i] {
+				t.Fatalf("%d among %v: shares %v are uneven", capacity, demands, shares)
+			}
+		}
+	}
+	return total
+}
+
+// Every way to want up to 6 slots, for up to four nodes, and every capacity up to 12, against
+// looking at all divisions.
+func TestDivideIsMaxMinFair(t *testing.T) {
+	cases := 0
+	for nodes := range 5 {
+		demands := make([]int64, nodes)
+		var each func(i int)
+		each = func(i int) {
+			if i < nodes {
+				for demands[i] = range int64(7) {
+					each(i + 1)
+				}
+				return
+			}
+			for capacity := int64(-1); capacity <= 12; capacity++ {
+				got := slices.Sorted(slices.Values(checkDivision(t, capacity, demands)))
+				// Who wants what does not matter to the shares: one order is enough to search.
+				if slices.IsSorted(demands) && !slices.Equal(got, fairest(capacity, demands)) {
+					t.Fatalf("%d among %v: %v, fairest is %v", capacity, demands, got, fairest(capacity, demands))
+				}
+				if order := slices.Sorted(slices.Values(demands)); !slices.Equal(got, slices.Sorted(slices.Values(checkDivision(t, capacity, order)))) {
+					t.Fatalf("%d among %v: the order of the nodes matters", capacity, demands)
+				}
+				cases++
+			}
+		}
+		each(0)
+	}
+	if want := 14 * (1 + 7 + 49 + 343 + 2401); cases != want {
+		t.Errorf("%d cases were tried, not %d", cases, want)
+	}
+}
+
+func TestDivideManyDemands(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		demand := rapid.OneOf(rapid.Int64Range(-2, 3), rapid.Int64Range(0, 1000), rapid.Int64Range(0, 1<<40))
+		demands := rapid.SliceOfN(demand, 0, 60).Draw(t, "demands")
+		capacity := rapid.OneOf(rapid.Int64Range(-5, 60), rapid.Int64Range(0, 1_000_000), rapid.Int64Range(0, 1<<45)).Draw(t, "capacity")
+		checkDivision(t, capacity, demands)
+	})
+}

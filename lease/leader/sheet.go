@@ -1,0 +1,58 @@
+package leader
+
+// row is one session in the plan for a key. All numbers are units.
+type row struct {
+	d        *demand
+	says     wish  // what the node reported last
+	held     int64 // granted in the log, less what is being released, plus what this plan adds
+	add      int64
+	want     int64 // in use, waiting, and refused lately: what counts for a share
+	share    int64
+	overhang int64 // open connections beyond what is held: a limit was set on them
+	target   int64
+}
+
+// short is what is lacking of what is wanted.
+func (r *row) short() int64 { return max(0, r.want-r.held) }
+
+// present reports whether requests wait at this moment.
+func (r *row) present() bool { return r.says.waiting > 0 }
+
+// unserved is what is asked for waiting requests and has no slot in the plan yet.
+func (r *row) unserved() int64 { return max(0, min(r.short(), r.says.waiting-r.add)) }
+
+// give moves up to k free slots to the row and returns how many it took.
+func (r *row) give(k, free int64) int64 {
+	k = max(0, min(k, free))
+	r.add += k
+	r.held += k
+	return k
+}
+
+func (r *row) lower(to int64) {
+	to = max(to, 0)
+	if r.target < 0 || to < r.target {
+		r.target = to
+	}
+}
+
+// sheet is the memory of one plan, which the next one uses again.
+type sheet struct {
+	all  []row
+	list []*row
+}
+
+// rows starts a plan of up to n rows.
+func (s *sheet) rows(n int) []*row {
+	if cap(s.all) < n {
+		s.all, s.list = make([]row, 0, 2*n), make([]*row, 0, 2*n)
+	}
+	s.all = s.all[:0]
+	return s.list[:0]
+}
+
+// row is the next one's memory.
+func (s *sheet) row() *row {
+	s.all = s.all[:len(s.all)+1]
+	return &s.all[len(s.all)-1]
+}

@@ -1,0 +1,310 @@
+package lease
+
+import (
+	"container/heap"
+	"math"
+	"time"
+
+	"github.com/weirproxy/weir/lease/leasepb"
+	"github.com/weirproxy/weir/limit"
+)
+
+// oneRequest is what one request takes from a bucket.
+const oneRequest = float64(limit.TokenGrains)
+
+// unit is how many shares make one unit of a rate. Needs the pool's lock.
+func (p *pool) unit() int64 { return p.limit.UnitShares(p.key.Resource) }
+
+// resize lets the bucket be as large as what the node holds of the rate. It never fills. Needs the
+// pool's lock.
+func (p *pool) resize(now time.Duration) {
+	if p.key.Resource.IsRate() {
+		fill, size := partOf(p.limit, p.key.Resource, p.granted)
+		p.bucket.resize(now, fill, size)
+		p.life++
+	}
+}
+
+// fillUp takes over the level that came with a grant, which the pool has counted. Needs the pool's
+// lock.
+func (p *pool) fillUp(now time.Duration, level int64) {
+	if p.key.Resource.IsRate() {
+		p.resize(now)
+		p.bucket.put(float64(level))
+		p.used = false
+	}
+}
+
+// leaveBucket takes the level of k shares out, before they are released. Needs the pool's lock.
+func (p *pool) leaveBucket(now time.Duration, k int64) {
+	p.leaving += p.bucket.leave(now, float64(k)/float64(max(p.granted, 1)))
+}
+
+// lose forgets what was granted: the session that held it is over. Needs the pool's lock.
+func (p *pool) lose() {
+	p.granted, p.releasing, p.leaving = 0, 0, 0
+	p.bucket = bucket{at: p.bucket.at}
+	p.life++
+}
+
+// takeLocked is the fast path of a rate: it takes grains, if they are there or none are needed.
+//
+// now was read before, and the gate is read under the pool's lock, as for slots: no token is taken
+// past the deadline. Needs the pool's lock.
+func (p *pool) takeLocked(now time.Duration, grains float64, table *limit.Table, gate *gate) verdict {
+	switch {
+	case p.table != table && !p.follow(now, table):
+		return verdictStale
+	case !p.capped():
+	case !gate.admitsAt(now):
+		if p.limit.Report {
+			return verdictShort
+		}
+		return verdictNoLease
+	case p.waiters.head != nil || !p.bucket.take(now, grains):
+		return verdictShort // whoever waits goes first
+	default:
+		p.drawn(now, grains)
+	}
+	p.admitted++
+	p.usedAt = now
+	return verdictAdmitted
+}
+
+// drawn notes what was taken. Needs the pool's lock.
+func (p *pool) drawn(now time.Duration, grains float64) {
+	p.draws.add(now, grains)
+	p.used = true
+}
+
+// settleRate is settle for a rate: units go back, first of all those that are of no use; then tokens
+// go to those who wait, as long as there are any. Needs the pool's lock.
+func (n *Node) settleRate(now time.Duration, p *pool) {
+	defer n.noteDue(now, p)
+	defer n.noteSlow(p)
+	if !p.capped() {
+		for p.waiters.head != nil {
+			n.admitToken(now, p)
+		}
+		n.wakeFlows(p)
+		return
+	}
+	if p.limit.Report {
+		n.admitAsGhosts(now, p)
+		n.wakeFlows(p)
+	}
+	n.giveBack(now, p, p.granted-min(p.granted/p.unit(), p.limit.Units(p.key.Resource))*p.unit())
+	n.yield(now, p)
+	if n.gate.admitsAt(now) {
+		for p.waiters.head != nil && p.bucket.take(now, oneRequest) {
+			p.drawn(now, oneRequest)
+			n.admitToken(now, p)
+		}
+		n.feed(now, p)
+	}
+	n.yield(now, p)
+	if n.leaving() && p.waiters.head == nil && p.flows.head == nil {
+		n.giveBack(now, p, p.granted)
+	}
+}
+
+// admitToken answers the first who waits: its token has been taken.
+func (n *Node) admitToken(now time.Duration, p *pool) {
+	w := p.waiters.head
+	if p.capped() {
+		w.took = p.receipt()
+	}
+	if !w.ghost {
+		p.admitted++
+		p.usedAt = now
+	}
+	n.answer(p, w, nil)
+	n.mark(p)
+}
+
+// yield gives back what the leader asked for. A turn lasts until a token has been taken: a node that
+// gave its unit back before the token is there would never have one. Needs the pool's lock.
+func (n *Node) yield(now time.Duration, p *pool) {
+	if p.target < 0 || p.granted <= p.target {
+		return
+	}
+	k := p.granted - p.target
+	if !p.used && (p.waiters.head != nil || p.flows.head != nil) {
+		k = min(k, p.granted-p.unit())
+	}
+	n.giveBack(now, p, k)
+}
+
+// fewDraws is how many requests, or pieces of 4 KiB, in half a second say so little that no more units
+// are asked for because of them: a burst once in a while is what a bucket is for.
+const fewDraws = 4
+
+// need is how many units the draw of lately takes, and how many more would be good to have, so that
+// the next request finds a token. Needs the pool's lock.
+func (p *pool) need(now time.Duration) (units, spare int64) {
+	_, recent := p.draws.lately(now)
+	all := p.limit.Units(p.key.Resource)
+	if recent <= 0 || all == 0 {
+		return 0, 0
+	}
+	held := p.granted / p.unit()
+	perUnit := p.limit.PerSecond(p.key.Resource) / float64(all)
+	units = min(int64(math.Ceil(recent/perUnit)), all)
+	if recent/2 < fewDraws*p.grain() {
+		return min(units, held), 0
+	}
+	return min(units, held), max(units-held, 0) + max(units/4, 1)
+}
+
+// grain is what one draw takes.
+func (p *pool) grain() float64 {
+	if p.key.Resource == limit.Requests {
+		return oneRequest
+	}
+	return leastPiece
+}
+
+// idle is what a sweep may give back of a pool: free slots, or units that nobody needs. Units of a
+// rate are in use until their bucket is full: in the log, nothing fills them. Needs the pool's lock.
+func (p *pool) idle(now time.Duration) int64 {
+	if !p.key.Resource.IsRate() {
+		return p.free()
+	}
+	p.bucket.settle(now)
+	if !p.capped() || p.waiters.head != nil || p.flows.head != nil || p.bucket.level < p.bucket.size {
+		return 0
+	}
+	need, spare := p.need(now)
+	return max(0, p.granted-(need+spare)*p.unit())
+}
+
+// rateDemand says what a node wants of a rate, in shares of whole units. Requests that wait, or were
+// refused, don't say how many units they need: the node asks for twice what it has, up to all. Needs
+// the pool's lock.
+func (n *Node) rateDemand(now time.Duration, p *pool, d *leasepb.Demand) {
+	unit, units := p.unit(), p.limit.Units(p.key.Resource)
+	need, spare := p.need(now)
+	more := max(min(max(2*(p.granted/unit), need)+1, units)-need, 1)
+	d.InUse = need * unit
+	if p.waiters.head != nil || p.flows.head != nil {
+		d.Waiting = more * unit
+	}
+	if p.refused != [2]int64{} {
+		d.Refused = more * unit
+	}
+	if !n.leaving() {
+		d.Headroom = spare * unit
+	}
+	d.Ask = n.askFor(now, p)
+	p.said = need + spare
+}
+
+// meter looks whether the leader must hear that a rate is drawn from otherwise than it was told.
+// Needs the pool's lock.
+func (n *Node) meter(now time.Duration, p *pool) {
+	if !p.capped() {
+		return
+	}
+	units, spare := p.need(now)
+	need := units + spare
+	if change := need - p.said; change > max(p.said/8, 1) || -change > max(p.said/8, 1) || (need == 0) != (p.said == 0) {
+		n.mark(p)
+	}
+}
+
+// meterSome visits the next held pools of rates.
+func (n *Node) meterSome(now time.Duration) {
+	n.unmetered = min(n.unmetered, len(n.held))
+	for k := 0; n.unmetered > 0 && k < n.bounds.Page; k++ {
+		n.unmetered--
+		if p := n.held[n.unmetered]; p.key.Resource.IsRate() {
+			n.lock(p)
+			n.meter(now, p)
+			p.mu.Unlock()
+		}
+	}
+}
+
+// nextToken is how long it takes until somebody who comes now gets a token: from this node's units, or
+// from those of others, which come when they are asked for. Needs the pool's lock.
+func (p *pool) nextToken(now time.Duration) time.Duration {
+	rate := p.limit.PerSecond(p.key.Resource)
+	if rate <= 0 {
+		return 0
+	}
+	next := time.Duration(oneRequest / rate * float64(time.Second))
+	p.bucket.settle(now)
+	if at, ever := p.bucket.until(oneRequest); ever {
+		next = min(next, max(at-now, 0))
+	}
+	return next + time.Duration(oneRequest*float64(p.waiters.queued)/rate*float64(time.Second))
+}
+
+// noteDue lets the core come back to a pool when the next who waits can go on. Needs the pool's lock.
+func (n *Node) noteDue(now time.Duration, p *pool) {
+	var at time.Duration
+	if p.granted > 0 && p.capped() {
+		p.bucket.settle(now)
+		if p.waiters.head != nil {
+			at, _ = p.bucket.until(oneRequest)
+		}
+		if p.flows.head != nil {
+			if flowAt, ever := p.bucket.until(p.piece()); ever && (at == 0 || flowAt < at) {
+				at = flowAt
+			}
+		}
+	}
+	switch {
+	case at == p.dueAt:
+	case p.dueAt == 0:
+		p.dueAt = at
+		heap.Push(&n.dues, p)
+	case at == 0:
+		heap.Remove(&n.dues, p.dueIndex)
+		p.dueAt = 0
+	default:
+		p.dueAt = at
+		heap.Fix(&n.dues, p.dueIndex)
+	}
+}
+
+// comeDue settles the pools whose time has come, a page of them at most.
+func (n *Node) comeDue(now time.Duration) {
+	for k := 0; k < n.bounds.Page && len(n.dues) > 0 && n.dues[0].dueAt <= now; k++ {
+		p := heap.Pop(&n.dues).(*pool)
+		p.dueAt = 0
+		n.lockFlow(p)
+		if p.key.Scope == limit.ScopeConnection {
+			n.feed(now, p)
+			n.noteDue(now, p)
+		} else {
+			n.settle(now, p)
+		}
+		p.mu.Unlock()
+	}
+}
+
+// dues is a heap (container/heap) of the pools of rates in which somebody waits for time to pass, the
+// next one first: one timer serves all of them.
+type dues []*pool
+
+func (d dues) Len() int           { return len(d) }
+func (d dues) Less(i, j int) bool { return d[i].dueAt < d[j].dueAt }
+
+func (d dues) Swap(i, j int) {
+	d[i], d[j] = d[j], d[i]
+	d[i].dueIndex, d[j].dueIndex = i, j
+}
+
+func (d *dues) Push(p any) {
+	p.(*pool).dueIndex = len(*d)
+	*d = append(*d, p.(*pool))
+}
+
+func (d *dues) Pop() any {
+	last := len(*d) - 1
+	p := (*d)[last]
+	(*d)[last] = nil
+	*d = (*d)[:last]
+	return p
+}

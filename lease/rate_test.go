@@ -1,0 +1,453 @@
+package lease
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
+)
+
+// judge is who is asked: it notes when, and holds every window of time against the limit.
+type judge struct {
+	mu    sync.Mutex
+	start time.Time
+	at    []time.Duration
+	by    map[string]int
+}
+
+func newJudge() *judge { return &judge{start: time.Now(), by: map[string]int{}} }
+
+func (j *judge) note(node string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.at = append(j.at, time.Since(j.start))
+	j.by[node]++
+}
+
+// check looks at each window that begins with a request and ends with one.
+func (j *judge) check(t *testing.T, rate float64, burst int) {
+	t.Helper()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	slices.Sort(j.at)
+	// The least of i - rate*at(i) so far is where the fullest window begins.
+	least := 0.0
+	for i, at := range j.at {
+		if over := float64(i+1) - rate*at.Seconds() - least; over > float64(burst)+1e-6 {
+			t.Fatalf("request %d, at %v, is %.3f above %v/s with burst %d", i, at, over-float64(burst), rate, burst)
+		}
+		least = min(least, float64(i)-rate*at.Seconds())
+		if i == 0 {
+			least = -rate * at.Seconds()
+		}
+	}
+}
+
+// used is the part of a rate that was used from one moment to another.
+func (j *judge) used(from, to time.Duration, rate float64) float64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	n := 0
+	for _, at := range j.at {
+		if at >= from && at < to {
+			n++
+		}
+	}
+	return float64(n) / (rate * (to - from).Seconds())
+}
+
+func requestLimit(t *testing.T, pattern, rate string, burst int64, q limit.Queue) limit.Limit {
+	t.Helper()
+	p, err := limit.ParsePattern(pattern)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := limit.ParseRate(rate, burst)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return limit.Limit{Pattern: p, Connections: limit.Unlimited, Requests: r, Queue: q, Source: limit.SourceConfig}
+}
+
+// ask begins requests on a node, one after the other, until ctx ends.
+func ask(ctx context.Context, m *Manager, s *limit.Subject, node string, j *judge) {
+	for ctx.Err() == nil {
+		err := m.Take(ctx, s, 0)
+		switch {
+		case err == nil:
+			j.note(node)
+		case ctx.Err() != nil:
+			return
+		default:
+			select {
+			case <-time.After(20 * time.Millisecond):
+			case <-ctx.Done():
+			}
+		}
+	}
+}
+
+func (c *testCluster) entries() uint64 {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.index
+}
+
+func TestRateOverThreeNodes(t *testing.T) {
+	for _, c := range []struct {
+		rate    string
+		perSec  float64
+		burst   int
+		lasts   time.Duration
+		entries uint64 // at most, in 10,000 requests of steady demand; 0: any
+	}{
+		{"0.5/s", 0.5, 1, 10 * time.Minute, 0},
+		{"5/s", 5, 1, 2 * time.Minute, 0},
+		{"50/s", 50, 10, 200 * time.Second, 50},
+		{"2000/s", 2000, 200, 5 * time.Second, 50},
+	} {
+		t.Run(c.rate, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cl := startCluster(t, requestLimit(t, "up", c.rate, int64(c.burst), limit.Queue{Timeout: time.Minute, Size: 100}))
+				nodes := startThree(t, cl)
+				j := newJudge()
+				subject := &limit.Subject{Host: to(t, "up")}
+				settle := 3 * time.Second
+				var entries uint64
+				withDemand(t, nodes, subject, j, settle+c.lasts, func() {
+					time.Sleep(settle)
+					before := cl.entries()
+					time.Sleep(c.lasts - time.Second)
+					entries = cl.entries() - before
+				})
+				j.check(t, c.perSec, c.burst)
+				if used := j.used(settle, settle+c.lasts, c.perSec); used < 0.95 {
+					t.Errorf("%.3f of the rate is used", used)
+				}
+				var sum, squares float64
+				for _, n := range j.by {
+					sum += float64(n)
+					squares += float64(n) * float64(n)
+				}
+				if jain := sum * sum / (3 * squares); jain < 0.95 {
+					t.Errorf("Jain %.3f: %v", jain, j.by)
+				}
+				t.Logf("used %.4f, %v, %d entries", j.used(settle, settle+c.lasts, c.perSec), j.by, entries)
+				if c.entries > 0 && entries > c.entries {
+					t.Errorf("%d entries", entries)
+				}
+			})
+		})
+	}
+}
+
+func startThree(t *testing.T, c *testCluster) map[string]*Manager {
+	t.Helper()
+	nodes := map[string]*Manager{}
+	for _, name := range []string{"a", "b", "c"} {
+		nodes[name], _ = c.start(t, name, name)
+		if err := nodes[name].WaitLive(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return nodes
+}
+
+// withDemand lets eight workers ask through each node while f runs.
+func withDemand(t *testing.T, nodes map[string]*Manager, s *limit.Subject, j *judge, most time.Duration, f func()) {
+	ctx, cancel := context.WithTimeout(t.Context(), most)
+	defer cancel()
+	var wg sync.WaitGroup
+	for name, m := range nodes {
+		for range 8 {
+			wg.Go(func() { ask(ctx, m, s, name, j) })
+		}
+	}
+	f()
+	wg.Wait()
+}
+
+func TestRateFollowsTheDemand(t *testing.T) {
+	for _, c := range []struct {
+		rate   string
+		perSec float64
+		burst  int
+	}{{"0.5/s", 0.5, 1}, {"5/s", 5, 1}, {"50/s", 50, 10}, {"2000/s", 2000, 200}} {
+		t.Run(c.rate, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cl := startCluster(t, requestLimit(t, "up", c.rate, int64(c.burst), limit.Queue{Timeout: time.Minute, Size: 100}))
+				nodes := startThree(t, cl)
+				j := newJudge()
+				subject := &limit.Subject{Host: to(t, "up")}
+				stay := max(10*time.Second, time.Duration(20/c.perSec*float64(time.Second)))
+				for i, name := range []string{"a", "b", "c", "a"} {
+					one := map[string]*Manager{name: nodes[name]}
+					from := time.Since(j.start)
+					withDemand(t, one, subject, j, stay, func() { time.Sleep(stay) })
+					grace := time.Duration(0.05 / c.perSec * float64(time.Second))
+					used := j.used(from+time.Second, from+stay+grace, c.perSec)
+					if n := c.perSec * (stay - time.Second).Seconds(); used < 0.95-1/n {
+						t.Errorf("on node %s, the %d. in turn, %.3f of the rate is used", name, i+1, used)
+					}
+				}
+				j.check(t, c.perSec, c.burst)
+			})
+		})
+	}
+}
+
+// Without a queue a request is refused once nothing is free anywhere, with the time of the next
+// token.
+func TestRateRefusals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cl := startCluster(t, requestLimit(t, "up", "6/m", 3, limit.Queue{}))
+		nodes := startThree(t, cl)
+		subject := &limit.Subject{Host: to(t, "up")}
+		for _, name := range []string{"a", "b", "c"} { // a full bucket, wherever its tokens are asked for
+			if err := nodes[name].Take(t.Context(), subject, 0); err != nil {
+				t.Fatalf("on %s: %v", name, err)
+			}
+		}
+		err := nodes["b"].Take(t.Context(), subject, 0)
+		var refused *LimitError
+		if !errors.As(err, &refused) || !errors.Is(err, ErrOverLimit) {
+			t.Fatalf("a fourth of a burst of 3: %v", err)
+		}
+		if refused.Key != (limit.Key{Scope: limit.ScopeHost, Resource: limit.Requests, Name: "up"}) || refused.Limit.Requests.Burst != 3 {
+			t.Errorf("refused for %v, %+v", refused.Key, refused.Limit)
+		}
+		if refused.RetryAfter < 5*time.Second || refused.RetryAfter > 31*time.Second {
+			t.Errorf("come again after %v; a token comes every 10 s, and this node has a third of them", refused.RetryAfter)
+		}
+	})
+}
+
+// A change of a rate, also to and fro, fills nothing.
+func TestChangeFillsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow := requestLimit(t, "up", "1/h", 5, limit.Queue{})
+		cl := startCluster(t, slow)
+		m, _ := cl.start(t, "a", "1")
+		if err := m.WaitLive(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		subject := &limit.Subject{Host: to(t, "up")}
+		for range 5 {
+			if err := m.Take(t.Context(), subject, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i, l := range []limit.Limit{requestLimit(t, "up", "1/h", 50, limit.Queue{}), requestLimit(t, "up", "2/h", 7, limit.Queue{}), slow} {
+			if _, err := cl.Propose(t.Context(), 1, &fsm.PutLimit{Limit: l}); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+			for range 3 {
+				if err := m.Take(t.Context(), subject, 0); !errors.Is(err, ErrOverLimit) {
+					t.Fatalf("after change %d: %v", i, err)
+				}
+			}
+			time.Sleep(time.Minute) // the node gives everything back
+		}
+	})
+}
+
+func addr(t *testing.T, s string) netip.Addr {
+	t.Helper()
+	a, err := netip.ParseAddr(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// begin is a request in hand of a client.
+func begin(t *testing.T, m *Manager, client string) (*Request, error) {
+	t.Helper()
+	r := new(Request)
+	a := limit.ClientOf(addr(t, client))
+	return r, m.Begin(t.Context(), r, &limit.Subject{Client: a, User: "u", Host: to(t, "up")}, newHolder())
+}
+
+func scopeLimit(t *testing.T, scope limit.Scope, pattern string, n int64) limit.Limit {
+	t.Helper()
+	p, err := scope.ParsePattern(pattern)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return limit.Limit{Pattern: p, Connections: n, Source: limit.SourceConfig}
+}
+
+func TestRequestsCountInEachScope(t *testing.T) {
+	for _, c := range []struct {
+		limit limit.Limit
+		other bool // another client is let in
+	}{
+		{scopeLimit(t, limit.ScopeClient, "*", 2), true},
+		{scopeLimit(t, limit.ScopeClient, "10.0.0.0/8", 2), true},
+		{scopeLimit(t, limit.ScopeUser, "u", 2), false},
+		{scopeLimit(t, limit.ScopeTotal, "", 2), false},
+	} {
+		t.Run(c.limit.Name(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cl := startCluster(t, c.limit)
+				nodes := startThree(t, cl)
+				first, err := begin(t, nodes["a"], "10.0.0.7")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := begin(t, nodes["b"], "10.0.0.7"); err != nil {
+					t.Fatal(err)
+				}
+				var refused *LimitError
+				_, err = begin(t, nodes["c"], "10.0.0.7")
+				if !errors.As(err, &refused) || refused.Key.Scope != c.limit.Pattern.Scope() {
+					t.Fatalf("a third of 2 requests: %v", err)
+				}
+				if other, err := begin(t, nodes["c"], "10.0.0.8"); (err == nil) != c.other {
+					t.Errorf("another client's: %v", err)
+				} else if err == nil {
+					other.End()
+				}
+				first.End()
+				first.End()
+				if _, err := begin(t, nodes["c"], "10.0.0.7"); err != nil {
+					t.Errorf("after one has ended: %v", err)
+				}
+			})
+		})
+	}
+}
+
+// A limit that is set while requests are in hand counts them, closes none, and lets no others in
+// until enough of them have ended.
+func TestFirstLimitCountsRequestsInHand(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cl := startCluster(t)
+		m, _ := cl.start(t, "a", "1")
+		if err := m.WaitLive(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		var held []*Request
+		for range 3 {
+			r, err := begin(t, m, "10.0.0.7")
+			if err != nil {
+				t.Fatal(err)
+			}
+			held = append(held, r)
+		}
+		if _, err := cl.Propose(t.Context(), 1, &fsm.PutLimit{Limit: scopeLimit(t, limit.ScopeClient, "*", 3)}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if !held[0].Limited() || !held[0].Live() {
+			t.Errorf("limited %v, live %v", held[0].Limited(), held[0].Live())
+		}
+		if _, err := begin(t, m, "10.0.0.7"); !errors.Is(err, ErrOverLimit) {
+			t.Fatalf("a fourth beside three that were there before: %v", err)
+		}
+		held[0].End()
+		if _, err := begin(t, m, "10.0.0.7"); err != nil {
+			t.Errorf("after one has ended: %v", err)
+		}
+	})
+}
+
+// A limit that only reports refuses nothing, and counts what it would have refused.
+func TestReportRefusesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slots := limit.Limit{Connections: 2, Report: true, Source: limit.SourceConfig}
+		slots.Pattern, _ = limit.ParsePattern("up")
+		rate := requestLimit(t, "rated", "1/h", 2, limit.Queue{})
+		rate.Report = true
+		cl := startCluster(t, slots, rate)
+		m, _ := cl.start(t, "a", "1")
+		if err := m.WaitLive(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 5 {
+			if _, err := acquire(m, t.Context(), to(t, "up"), newHolder()); err != nil {
+				t.Fatalf("connection %d: %v", i, err)
+			}
+			if err := m.Take(t.Context(), &limit.Subject{Host: to(t, "rated")}, 0); err != nil {
+				t.Fatalf("request %d: %v", i, err)
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		for _, key := range []limit.Key{limit.HostConnections("up"), {Scope: limit.ScopeHost, Resource: limit.Requests, Name: "rated"}} {
+			if use, ok := m.Use(key); !ok || use.WouldReject != 3 || use.Admitted != 5 || use.Rejected != 0 {
+				t.Errorf("%v: %+v", key, use)
+			}
+		}
+	})
+}
+
+type wakeup chan struct{}
+
+func (w wakeup) Wake() {
+	select {
+	case w <- struct{}{}:
+	default:
+	}
+}
+
+func TestBandwidthIsShared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const rate, burst = 1 << 20, 64 << 10
+		l := limit.Limit{Connections: limit.Unlimited, Bandwidth: limit.Bandwidth{Download: rate, Burst: burst}, Source: limit.SourceConfig}
+		l.Pattern, _ = limit.ParsePattern("up")
+		cl := startCluster(t, l)
+		nodes := startThree(t, cl)
+		var mu sync.Mutex
+		moved := map[string]int{}
+		var total int
+		begun := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		var wg sync.WaitGroup
+		for name, m := range nodes {
+			for i := range 2 {
+				wg.Go(func() {
+					var f Meter
+					wake := make(wakeup, 1)
+					m.Init(&f, &limit.Subject{Host: to(t, "up")}, limit.Download, wake)
+					defer f.End()
+					for ctx.Err() == nil {
+						n := f.Take(32 << 10)
+						if n == 0 {
+							select {
+							case <-wake:
+							case <-ctx.Done():
+							}
+							continue
+						}
+						mu.Lock()
+						moved[fmt.Sprint(name, i)] += n
+						total += n
+						if most := burst + rate*time.Since(begun).Seconds(); float64(total) > most {
+							t.Errorf("%d bytes after %v, at most %.0f", total, time.Since(begun), most)
+						}
+						mu.Unlock()
+					}
+				})
+			}
+		}
+		wg.Wait()
+		if used := float64(total) / (20 * rate); used < 0.95 {
+			t.Errorf("%.3f of the bandwidth is used", used)
+		}
+		for flow, n := range moved {
+			if share := float64(n) * 6 / float64(total); share < 0.9 || share > 1.1 {
+				t.Errorf("flow %s has %.3f of its share", flow, share)
+			}
+		}
+	})
+}

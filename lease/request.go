@@ -1,0 +1,219 @@
+package lease
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/weirproxy/weir/limit"
+)
+
+// requestScopes are the scopes in which a request in hand counts, in the order in which its slots are
+// taken. All take them in one order, and the upstream connection's slot after them, so nobody waits
+// in a circle.
+var requestScopes = [...]limit.Scope{limit.ScopeTotal, limit.ScopeClient, limit.ScopeUser}
+
+// Request is one request in hand: a tunnel from its CONNECT to its end, or a plain request to the end
+// of its response. It holds a slot of each limit on connections in the scopes total, client and user
+// that it is under. A limit that is set while it runs counts it from then on.
+type Request struct {
+	manager *Manager
+	subject limit.Subject
+	holder  Holder
+	slots   atomic.Pointer[[len(requestScopes)]Slot] // nil until one is needed: most requests need none
+	had     [len(requestScopes)]bool                 // the slots that Begin has got
+
+	// Guarded by the shard's lock.
+	shard      *requestShard // nil: it is not in hand
+	prev, next *Request
+	needed     [len(requestScopes)]bool // the slots that Begin gets
+	late       [len(requestScopes)]bool // those that a later limit has made it hold
+}
+
+// requestShards is how many lists there are: more make it rarer that two requests want one at once.
+const requestShards = 16
+
+// requestShard is some of a node's requests in hand. They are found when a limit is set on what had
+// none; which shard one is in is chance, so that requests share no lock.
+type requestShard struct {
+	mu   sync.Mutex
+	head *Request
+	_    [64 - 16]byte // no two share a cache line
+}
+
+// Begin makes r a request in hand of subject, which h will serve. It waits, as Acquire does, for the
+// slots that it needs. It ends early when ctx does. On an error r holds nothing, and may be used
+// again.
+//
+// The memory is the caller's: r is new, or ended, and must not be copied afterwards.
+func (m *Manager) Begin(ctx context.Context, r *Request, subject *limit.Subject, h Holder) error {
+	r.manager, r.subject, r.holder = m, *subject, h
+	needed := m.node.enter(r)
+	if needed == [len(requestScopes)]bool{} {
+		return nil
+	}
+	now := m.cfg.Clock.Now() // once for all: reading it costs as much as a slot
+	for i := range requestScopes {
+		if !needed[i] {
+			continue
+		}
+		s := r.slot(i)
+		ok, err := m.node.tryAcquire(now, s, m.node.table.Load())
+		if !ok && err == nil {
+			err = m.waitForSlot(ctx, s)
+			now = m.cfg.Clock.Now()
+		}
+		if err != nil {
+			r.End()
+			return err
+		}
+		r.had[i] = true
+	}
+	return nil
+}
+
+// enter lists a request, and says which slots it needs by the limits of that moment. A limit that is
+// set later finds it in the list.
+func (n *Node) enter(r *Request) (needed [len(requestScopes)]bool) {
+	shard := &n.requests[rand.IntN(requestShards)]
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	r.shard, r.prev, r.next = shard, nil, shard.head
+	if r.next != nil {
+		r.next.prev = r
+	}
+	shard.head = r
+	r.needed, r.late = [len(requestScopes)]bool{}, [len(requestScopes)]bool{}
+	table := n.table.Load()
+	if table == nil {
+		return r.needed
+	}
+	for i, scope := range requestScopes {
+		if table.Caps(scope, limit.Connections) {
+			l, _ := table.Find(scope, &r.subject)
+			r.needed[i] = l.Caps(limit.Connections)
+		}
+	}
+	return r.needed
+}
+
+// End gives back what the request holds. A second call does nothing.
+func (r *Request) End() {
+	shard := r.shard
+	if shard == nil {
+		return
+	}
+	shard.mu.Lock()
+	if r.prev != nil {
+		r.prev.next = r.next
+	} else {
+		shard.head = r.next
+	}
+	if r.next != nil {
+		r.next.prev = r.prev
+	}
+	r.shard, r.prev, r.next = nil, nil, nil
+	late := r.late
+	shard.mu.Unlock()
+	for i := range requestScopes {
+		if r.had[i] || late[i] {
+			r.manager.release(&r.slots.Load()[i])
+			r.had[i] = false
+		}
+	}
+}
+
+// slot prepares one of the request's slots. Either Begin needs it, or, under the shard's lock, a
+// limit that is set later: never both.
+func (r *Request) slot(i int) *Slot {
+	slots := r.slots.Load()
+	if slots == nil {
+		slots = new([len(requestScopes)]Slot)
+		if !r.slots.CompareAndSwap(nil, slots) {
+			slots = r.slots.Load()
+		}
+	}
+	s := &slots[i]
+	s.manager, s.scope, s.request, s.holder, s.waited = r.manager, requestScopes[i], r, r.holder, 0
+	return s
+}
+
+// Live reports whether the request may be served at this moment, as [Slot.Live] does.
+func (r *Request) Live() bool {
+	slots := r.slots.Load()
+	if slots == nil {
+		return true
+	}
+	for i := range slots {
+		if s := &slots[i]; (s.severed.Load() || s.guarded.Load()) && !s.Live() {
+			return false
+		}
+	}
+	return true
+}
+
+// Limited reports whether the request counts against a limit.
+func (r *Request) Limited() bool {
+	slots := r.slots.Load()
+	if slots == nil {
+		return false
+	}
+	for i := range slots {
+		if slots[i].guarded.Load() {
+			return true
+		}
+	}
+	return false
+}
+
+// Waited is how long Begin waited.
+func (r *Request) Waited() (sum time.Duration) {
+	if slots := r.slots.Load(); slots != nil {
+		for i := range slots {
+			sum += slots[i].waited
+		}
+	}
+	return sum
+}
+
+// claimRequests lets the requests in hand count under limits that they were not under before.
+func (n *Node) claimRequests(now time.Duration, table *limit.Table) {
+	if !table.Caps(limit.ScopeTotal, limit.Connections) && !table.Caps(limit.ScopeClient, limit.Connections) &&
+		!table.Caps(limit.ScopeUser, limit.Connections) {
+		return
+	}
+	for i := range n.requests {
+		shard := &n.requests[i]
+		shard.mu.Lock()
+		for r := shard.head; r != nil; r = r.next {
+			n.claim(now, r, table)
+		}
+		shard.mu.Unlock()
+	}
+}
+
+// claim needs the lock of the request's shard.
+func (n *Node) claim(now time.Duration, r *Request, table *limit.Table) {
+	for i, scope := range requestScopes {
+		if r.needed[i] || r.late[i] {
+			continue
+		}
+		l, name := table.Find(scope, &r.subject)
+		if !l.Caps(limit.Connections) {
+			continue
+		}
+		r.late[i] = true
+		s := r.slot(i)
+		key := limit.Key{Scope: scope, Resource: limit.Connections, Name: name}
+		p := n.pool(now, key)
+		n.lock(p)
+		s.since, s.use = now, slotBusy
+		s.severed.Store(false)
+		p.link(s)
+		n.noteSlow(p)
+		n.mark(p)
+		p.mu.Unlock()
+	}
+}

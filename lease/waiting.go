@@ -1,0 +1,238 @@
+package lease
+
+import (
+	"time"
+
+	"github.com/weirproxy/weir/limit"
+)
+
+// refusedWindow is how long a refusal counts as demand: whoever was refused tends to come again.
+const refusedWindow = 250 * time.Millisecond
+
+// Waiter is one request that waits for a slot, or for a token.
+type Waiter struct {
+	slot     *Slot // nil: it waits for a token
+	scope    limit.Scope
+	subject  *limit.Subject
+	since    time.Duration
+	patience time.Duration // the longest wait; who calls acquire keeps the time
+	queued   bool          // the limit has a queue; otherwise it waits for the leader's answer only
+	ask      uint64        // the ask that covers it, 0 before it is sent
+	pool     *pool         // nil once it has been answered
+	took     receipt       // for the token
+	ghost    bool          // it has been admitted: the limit only reports
+	// done is called once, under the core's lock, and must not block.
+	done func(error)
+
+	prev, next *Waiter
+}
+
+// key is what the waiter waits for by a table.
+func (w *Waiter) key(t *limit.Table) limit.Key {
+	if w.slot != nil {
+		_, key := w.slot.match(t)
+		return key
+	}
+	_, name := t.Find(w.scope, w.subject)
+	return limit.Key{Scope: w.scope, Resource: limit.Requests, Name: name}
+}
+
+// Patience is the longest wait; who calls Acquire keeps the time, and calls Expire.
+func (w *Waiter) Patience() time.Duration { return w.patience }
+
+// waiterList is first come first served.
+type waiterList struct {
+	head, tail *Waiter
+	n          int64
+	queued     int64
+}
+
+func (l *waiterList) len() int64 { return l.n }
+
+func (l *waiterList) push(w *Waiter) {
+	w.prev, w.next = l.tail, nil
+	if l.tail != nil {
+		l.tail.next = w
+	} else {
+		l.head = w
+	}
+	l.tail = w
+	l.n++
+	if w.queued {
+		l.queued++
+	}
+}
+
+func (l *waiterList) remove(w *Waiter) {
+	if w.prev != nil {
+		w.prev.next = w.next
+	} else {
+		l.head = w.next
+	}
+	if w.next != nil {
+		w.next.prev = w.prev
+	} else {
+		l.tail = w.prev
+	}
+	w.prev, w.next = nil, nil
+	l.n--
+	if w.queued {
+		l.queued--
+	}
+}
+
+// Acquire is the slow path: the request waits, unless a slot has come free since the fast path
+// looked. It returns the waiter, or, where the answer is known at once, nil and the answer.
+func (n *Node) Acquire(now time.Duration, s *Slot, done func(error)) (*Waiter, error) {
+	table := n.table.Load()
+	if table == nil {
+		return nil, ErrNoLease
+	}
+	_, key := s.match(table)
+	p := n.pool(now, key)
+	n.lock(p)
+	defer p.mu.Unlock()
+	v := p.tryLocked(now, s, table, &n.gate)
+	if v == verdictShort && p.limit.Report {
+		n.admitGhost(now, p, s)
+		return nil, nil
+	}
+	return n.wait(now, p, v, &Waiter{slot: s}, 0, done)
+}
+
+// wait lets a request wait for what it did not get at once, unless the answer is known. It has waited
+// already for a while, for other units of the same limit. Needs the pool's lock.
+func (n *Node) wait(now time.Duration, p *pool, v verdict, w *Waiter, waited time.Duration, done func(error)) (*Waiter, error) {
+	switch v {
+	case verdictAdmitted:
+		return nil, nil
+	case verdictBlocked:
+		return nil, p.refusal(now, ErrBlocked)
+	case verdictNoLease:
+		p.rejected++
+		if n.parting() {
+			return nil, ErrDraining
+		}
+		return nil, ErrNoLease
+	}
+	w.since, w.queued, w.patience, w.done = now, p.limit.Queue.Enabled(), askTimeout, func(error) {}
+	if w.queued {
+		w.patience = max(p.limit.Queue.Timeout-waited, 0)
+	}
+	if w.queued && p.waiters.queued >= int64(p.limit.Queue.Size) {
+		err := p.refusal(now, ErrQueueFull)
+		n.noteRefused(now, p)
+		return nil, err
+	}
+	if !w.queued && p.waiters.len()-p.waiters.queued >= maxAsking {
+		p.rejected++
+		return nil, ErrNoLease
+	}
+	n.enqueue(p, w)
+	n.settle(now, p)
+	if w.pool == nil {
+		return nil, nil // settled at once
+	}
+	w.done = done
+	return w, nil
+}
+
+// refusal is the error of a request for which a limit is in the way. Needs the pool's lock.
+func (p *pool) refusal(now time.Duration, why error) error {
+	e := &LimitError{Key: p.key, Why: why}
+	if p.limit != nil {
+		e.Limit = *p.limit
+	}
+	if p.key.Resource.IsRate() {
+		e.RetryAfter = p.nextToken(now)
+	}
+	return e
+}
+
+func (n *Node) enqueue(p *pool, w *Waiter) {
+	w.pool = p
+	p.waiters.push(w)
+	n.noteSlow(p)
+	n.mark(p)
+}
+
+// answer ends a wait. Needs the pool's lock.
+func (n *Node) answer(p *pool, w *Waiter, err error) {
+	p.waiters.remove(w)
+	w.pool = nil
+	if w.ghost {
+		n.endGhost(p, w, err)
+		return
+	}
+	w.done(err)
+}
+
+// Cancel ends the wait of somebody who went away. It reports false where the answer has come
+// already.
+func (n *Node) Cancel(w *Waiter) bool {
+	p := w.pool
+	if p == nil {
+		return false
+	}
+	n.lock(p)
+	defer p.mu.Unlock()
+	if w.pool == nil {
+		return false // a fence or the end answered it just now
+	}
+	p.waiters.remove(w)
+	w.pool = nil
+	n.noteSlow(p)
+	n.mark(p)
+	return true
+}
+
+// Expire ends a wait that has lasted long enough, with the reason.
+func (n *Node) Expire(now time.Duration, w *Waiter) {
+	p := w.pool
+	if p == nil {
+		return
+	}
+	n.lock(p)
+	defer p.mu.Unlock()
+	if w.pool == nil {
+		return
+	}
+	err := ErrNoLease // nobody could be asked, or nobody has answered: the limit need not be reached
+	if w.queued && n.welcomed() {
+		err = p.refusal(now, ErrQueueTimeout)
+	}
+	n.answer(p, w, err)
+	n.noteRefused(now, p)
+	n.noteSlow(p)
+}
+
+// noteRefused counts a refusal, and as demand for a while. Needs the pool's lock.
+func (n *Node) noteRefused(now time.Duration, p *pool) {
+	p.rejected++
+	if p.refused[0] == 0 && p.refused[1] == 0 {
+		if len(n.hot) == 0 {
+			n.nextQuarter = now + refusedWindow
+		}
+		n.hot = append(n.hot, p)
+	}
+	p.refused[0]++
+	n.mark(p)
+}
+
+// quarter ages the refusals.
+func (n *Node) quarter(now time.Duration) {
+	n.nextQuarter = now + refusedWindow
+	keep := n.hot[:0]
+	for _, p := range n.hot {
+		n.lock(p)
+		p.refused[0], p.refused[1] = 0, p.refused[0]
+		if p.refused[1] > 0 {
+			keep = append(keep, p)
+		} else {
+			n.settle(now, p)
+			n.mark(p)
+		}
+		p.mu.Unlock()
+	}
+	n.hot = keep
+}
