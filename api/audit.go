@@ -4,7 +4,7 @@ import (
 	"context"
 	"net/http"
 
-	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 // The audit consists of the log lines at level info named "audit". They record each change with its
@@ -61,7 +61,7 @@ func (s *Server) note(ctx context.Context, what string, args ...any) {
 
 // noteLimits records the changes of a write, its author and its origin, in the audit and in the
 // events.
-func (s *Server) noteLimits(ctx context.Context, source fsm.Source, index uint64, changes []Change) {
+func (s *Server) noteLimits(ctx context.Context, source limit.Source, index uint64, changes []Change) {
 	by := s.authorOf(ctx)
 	by.Source = source.String()
 	for i, c := range changes {

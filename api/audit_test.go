@@ -12,7 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/hashicorp/go-hclog"
 
-	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 // audited are the lines of a node's audit since they were asked for last: the message, and then the
@@ -97,8 +97,8 @@ func TestAudit(t *testing.T) {
 func TestAuditOfConfig(t *testing.T) {
 	b := newBench(t, Config{}, "a", "b")
 	leader := b.nodes["a"].audited(t)
-	p, _ := fsm.ParsePattern("x.org")
-	if _, err := b.nodes["b"].server.ReplaceConfigLimits(t.Context(), []fsm.Limit{{Pattern: p, Connections: 3}}); err != nil {
+	p, _ := limit.ParsePattern("x.org")
+	if _, err := b.nodes["b"].server.ReplaceConfigLimits(t.Context(), []limit.Limit{{Pattern: p, Connections: 3}}); err != nil {
 		t.Fatal(err)
 	}
 	want := []string{"limit changed action=add after=3 connections auth= before=none client= pattern=x.org scope=host source=config through=b"}
@@ -117,7 +117,7 @@ func TestAuditOfMany(t *testing.T) {
 	for i := range changes {
 		changes[i] = Change{Action: "add", Pattern: fmt.Sprintf("h%d.org", i), After: &Limit{Connections: &one}}
 	}
-	s.noteLimits(t.Context(), fsm.SourceAPI, 9, changes)
+	s.noteLimits(t.Context(), limit.SourceAPI, 9, changes)
 	lines := told()
 	if len(lines) != changesTold+1 || lines[changesTold] != "more limits changed by the same write auth= client= limits=7 source=api through=a" {
 		t.Errorf("%d lines, the last: %s", len(lines), lines[len(lines)-1])

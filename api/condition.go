@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 // condition holds a write's If-Match or If-None-Match, RFC 9110, section 13.1.
@@ -61,7 +62,7 @@ func tagIndex(tag string) uint64 {
 
 // forLimit returns the condition for the log. Of several tags, the current one counts; the log
 // checks it again.
-func (c condition) forLimit(t *fsm.Table, p fsm.Pattern) fsm.Precondition {
+func (c condition) forLimit(t *limit.Table, p limit.Pattern) fsm.Precondition {
 	pre := fsm.Precondition{MustExist: c.exists, MustNotExist: c.absent}
 	if l, ok := t.Get(p); ok {
 		pre.MatchIndex = c.pick(l.ModifyIndex)
@@ -72,7 +73,7 @@ func (c condition) forLimit(t *fsm.Table, p fsm.Pattern) fsm.Precondition {
 }
 
 // forTable returns the condition on the list of all limits, which always exists.
-func (c condition) forTable(t *fsm.Table) fsm.Precondition {
+func (c condition) forTable(t *limit.Table) fsm.Precondition {
 	return fsm.Precondition{MatchIndex: c.pick(t.Index), MustNotExist: c.absent}
 }
 

@@ -13,7 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 // ConnectionList answers GET /v1/connections.
@@ -101,7 +101,7 @@ func parseConnectionCursor(text string) (c connectionCursor, err error) {
 func parseConnectionListing(q url.Values) (l connectionListing, err error) {
 	l.key = q.Get("key")
 	if q.Has("host") {
-		t, err := fsm.ParseHost(q.Get("host"))
+		t, err := limit.ParseHost(q.Get("host"))
 		if err != nil {
 			return l, invalid("host: %s", err)
 		}
@@ -169,8 +169,8 @@ func (s *Server) localConnections(l connectionListing) []Connection {
 }
 
 // countedAs returns the name under which a connection counts.
-func countedAs(t *fsm.Table, c Connection) string {
-	target, err := fsm.ParseTarget(net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port))), 0)
+func countedAs(t *limit.Table, c Connection) string {
+	target, err := limit.ParseTarget(net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port))), 0)
 	if err != nil {
 		return c.Host
 	}

@@ -8,6 +8,7 @@ import (
 	"net/http"
 
 	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 // Errors of the interfaces in [Deps]. Wrapping one adds text, which becomes the problem's detail.
@@ -90,8 +91,8 @@ func errorTable() []errorRow {
 		{fsm.ErrPrecondition, http.StatusPreconditionFailed, "precondition_failed"},
 		{fsm.ErrNotFound, http.StatusNotFound, "not_found"},
 		{fsm.ErrNameTaken, http.StatusConflict, "name_taken"},
-		{fsm.ErrInvalid, http.StatusUnprocessableEntity, "invalid"},
-		{fsm.ErrHost, http.StatusUnprocessableEntity, "invalid"},
+		{limit.ErrInvalid, http.StatusUnprocessableEntity, "invalid"},
+		{limit.ErrHost, http.StatusUnprocessableEntity, "invalid"},
 		{ErrInvalidConfig, http.StatusUnprocessableEntity, "invalid_config"},
 		{ErrNotFound, http.StatusNotFound, "not_found"},
 		{ErrConflict, http.StatusConflict, "conflict"},

@@ -15,7 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 func texts(l *EventLog) []string {
@@ -93,7 +93,7 @@ func TestLimitEventsNameTheirAuthor(t *testing.T) {
 	get[LimitWritten](t, other.do(lie)) // changes nothing
 	get[LimitWritten](t, b.nodes["a"].do(put("api.org", `{"connections":7,"queue":{"timeout":"2s","size":9}}`)))
 	get[LimitDeleted](t, other.do(try{method: "DELETE", path: pathLimit + "api.org"}))
-	if _, err := other.server.ReplaceConfigLimits(t.Context(), []fsm.Limit{{Pattern: mustPattern(t, "*"), Connections: 1}}); err != nil {
+	if _, err := other.server.ReplaceConfigLimits(t.Context(), []limit.Limit{{Pattern: mustPattern(t, "*"), Connections: 1}}); err != nil {
 		t.Fatal(err)
 	}
 	entries, _ := leader.events.since("")
@@ -113,9 +113,9 @@ func TestLimitEventsNameTheirAuthor(t *testing.T) {
 	}
 }
 
-func mustPattern(t *testing.T, s string) fsm.Pattern {
+func mustPattern(t *testing.T, s string) limit.Pattern {
 	t.Helper()
-	p, err := fsm.ParsePattern(s)
+	p, err := limit.ParsePattern(s)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 // Log commits commands to the replicated log.
@@ -24,11 +25,11 @@ type Log interface {
 	Propose(ctx context.Context, c fsm.Command) (index uint64, r fsm.Result, err error)
 	// Committed returns the limits in the log: on the leader, with every write that Propose has
 	// answered. It may be ahead of View's.
-	Committed() *fsm.Table
+	Committed() *limit.Table
 	// ConfigLimits returns the config's limits in the log, sorted by pattern, once it is certain
 	// that this node leads and has applied everything committed before the call. Otherwise ok is
 	// false.
-	ConfigLimits(ctx context.Context) (limits []fsm.Limit, ok bool)
+	ConfigLimits(ctx context.Context) (limits []limit.Limit, ok bool)
 }
 
 // Leader finds the leader.
@@ -44,7 +45,7 @@ type Leader interface {
 // View is this node's knowledge of the limits.
 type View interface {
 	// Table returns the limits; its Index is the write up to which the node has them.
-	Table() *fsm.Table
+	Table() *limit.Table
 	// WaitTable waits until Table().Index has reached index, or ctx has ended.
 	WaitTable(ctx context.Context, index uint64) error
 }

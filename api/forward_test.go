@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 func TestWriteThroughAnyNodeIsVisibleThere(t *testing.T) {
@@ -134,8 +135,8 @@ func TestTrouble(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := newBench(t, Config{WriteTimeout: 5 * time.Second}, "a", "b", "c")
-				p, _ := fsm.ParsePattern("x.org")
-				b.apply(&fsm.PutLimit{Limit: fsm.Limit{Pattern: p, Connections: 9, Source: fsm.SourceAPI}})
+				p, _ := limit.ParsePattern("x.org")
+				b.apply(&fsm.PutLimit{Limit: limit.Limit{Pattern: p, Connections: 9, Source: limit.SourceAPI}})
 				b.see()
 				before := b.index
 				c.trouble(b.nodes)
@@ -190,7 +191,7 @@ func TestARepeatedWriteUndoesNothing(t *testing.T) {
 					t.Errorf("it answers %d: %s", w.Code, w.Body)
 				}
 				time.Sleep(time.Second)
-				p, _ := fsm.ParsePattern("x.org")
+				p, _ := limit.ParsePattern("x.org")
 				got := int64(-1)
 				if l, ok := b.tableNow().Get(p); ok {
 					got = l.Connections
@@ -277,8 +278,8 @@ func TestNotVisible(t *testing.T) {
 
 func TestReplaceConfigLimits(t *testing.T) {
 	b := newBench(t, Config{}, "a", "b")
-	star, _ := fsm.ParsePattern("*")
-	ls := []fsm.Limit{{Pattern: star, Connections: 25, Queue: fsm.Queue{Timeout: time.Second, Size: 3}}}
+	star, _ := limit.ParsePattern("*")
+	ls := []limit.Limit{{Pattern: star, Connections: 25, Queue: limit.Queue{Timeout: time.Second, Size: 3}}}
 	for _, name := range []string{"b", "a"} {
 		ls[0].Queue.Size++
 		changed, err := b.nodes[name].server.ReplaceConfigLimits(t.Context(), ls)
@@ -286,12 +287,12 @@ func TestReplaceConfigLimits(t *testing.T) {
 			t.Fatal(changed, err)
 		}
 		got, ok := b.nodes[name].Table().Get(star)
-		if !ok || got.Source != fsm.SourceConfig || got.Queue != ls[0].Queue || got.Connections != 25 {
+		if !ok || got.Source != limit.SourceConfig || got.Queue != ls[0].Queue || got.Connections != 25 {
 			t.Errorf("%s: %+v", name, got)
 		}
 	}
 	ls[0].Connections = 1 << 60
-	if _, err := b.nodes["b"].server.ReplaceConfigLimits(t.Context(), ls); !errors.Is(err, fsm.ErrInvalid) {
+	if _, err := b.nodes["b"].server.ReplaceConfigLimits(t.Context(), ls); !errors.Is(err, limit.ErrInvalid) {
 		t.Error(err)
 	}
 	synctest.Test(t, func(t *testing.T) {
@@ -306,14 +307,14 @@ func TestReplaceConfigLimits(t *testing.T) {
 // TestSameConfigLimitsAreNotWritten: a reload that changes nothing leaves the log as it is, unless
 // the leader can't be sure that it compares with the newest limits.
 func TestSameConfigLimitsAreNotWritten(t *testing.T) {
-	limits := func(connections int64, patterns ...string) (ls []fsm.Limit) {
+	limits := func(connections int64, patterns ...string) (ls []limit.Limit) {
 		for _, p := range patterns {
-			ls = append(ls, fsm.Limit{Pattern: mustPattern(t, p), Connections: connections})
+			ls = append(ls, limit.Limit{Pattern: mustPattern(t, p), Connections: connections})
 		}
 		return ls
 	}
 	b := newBench(t, Config{}, "a", "b")
-	replace := func(node string, ls []fsm.Limit) (changed bool, entries uint64) {
+	replace := func(node string, ls []limit.Limit) (changed bool, entries uint64) {
 		t.Helper()
 		before := b.index
 		changed, err := b.nodes[node].server.ReplaceConfigLimits(t.Context(), ls)
@@ -325,7 +326,7 @@ func TestSameConfigLimitsAreNotWritten(t *testing.T) {
 	for _, step := range []struct {
 		what    string
 		node    string
-		limits  []fsm.Limit
+		limits  []limit.Limit
 		changed bool
 		entries uint64
 	}{

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 // membersOf takes a JSON object apart, and reports whether it is one, whole, with no key twice, of
@@ -60,7 +60,7 @@ func textOf(raw json.RawMessage) (s string, ok bool) {
 
 // wantedLimit is the limit that a body means by the documentation alone. The pattern is the path's,
 // or "".
-func wantedLimit(raw []byte, path string) (l fsm.Limit, ok bool) {
+func wantedLimit(raw []byte, path string) (l limit.Limit, ok bool) {
 	m, ok := membersOf(raw, "pattern", "connections", "queue", "shared", "source", "modify_index", "index")
 	if !ok {
 		return l, false
@@ -71,11 +71,11 @@ func wantedLimit(raw []byte, path string) (l fsm.Limit, ok bool) {
 			return l, false
 		}
 	}
-	p, err := fsm.ParsePattern(name)
+	p, err := limit.ParsePattern(name)
 	if err != nil || given && path != "" && p.String() != path {
 		return l, false
 	}
-	l = fsm.Limit{Pattern: p, Connections: fsm.Unlimited}
+	l = limit.Limit{Pattern: p, Connections: limit.Unlimited}
 	if raw := m["connections"]; raw != nil {
 		if l.Connections, ok = numberOf(raw, 0, 1_000_000); !ok {
 			return l, false
@@ -88,14 +88,14 @@ func wantedLimit(raw []byte, path string) (l fsm.Limit, ok bool) {
 		return l, false
 	}
 	if raw := m["queue"]; raw != nil {
-		if l.Queue, ok = wantedQueue(raw); !ok || l.Connections == fsm.Unlimited {
+		if l.Queue, ok = wantedQueue(raw); !ok || l.Connections == limit.Unlimited {
 			return l, false
 		}
 	}
 	return l, !l.Shared || p.Wildcard()
 }
 
-func wantedQueue(raw []byte) (q fsm.Queue, ok bool) {
+func wantedQueue(raw []byte) (q limit.Queue, ok bool) {
 	m, ok := membersOf(raw, "timeout", "size")
 	if !ok || m["timeout"] == nil || m["size"] == nil {
 		return q, false
@@ -103,17 +103,17 @@ func wantedQueue(raw []byte) (q fsm.Queue, ok bool) {
 	text, ok := textOf(m["timeout"])
 	d, err := time.ParseDuration(text)
 	size, fits := numberOf(m["size"], 1, 1_000_000)
-	return fsm.Queue{Timeout: d, Size: int(size)}, ok && err == nil && d > 0 && d <= time.Hour && fits
+	return limit.Queue{Timeout: d, Size: int(size)}, ok && err == nil && d > 0 && d <= time.Hour && fits
 }
 
 // wantedLimits is the list that a body means, by pattern.
-func wantedLimits(raw []byte) (map[fsm.Pattern]fsm.Limit, bool) {
+func wantedLimits(raw []byte) (map[limit.Pattern]limit.Limit, bool) {
 	m, ok := membersOf(raw, "index", "limits")
 	var list []json.RawMessage
 	if !ok || m["limits"] == nil || json.Unmarshal(m["limits"], &list) != nil {
 		return nil, false
 	}
-	wanted := map[fsm.Pattern]fsm.Limit{}
+	wanted := map[limit.Pattern]limit.Limit{}
 	for _, raw := range list {
 		l, ok := wantedLimit(raw, "")
 		if _, twice := wanted[l.Pattern]; !ok || twice {
@@ -124,7 +124,7 @@ func wantedLimits(raw []byte) (map[fsm.Pattern]fsm.Limit, bool) {
 	return wanted, true
 }
 
-func sameRule(a, b fsm.Limit) bool {
+func sameRule(a, b limit.Limit) bool {
 	return a.Pattern == b.Pattern && a.Connections == b.Connections && a.Queue == b.Queue && a.Shared == b.Shared
 }
 
@@ -144,7 +144,7 @@ func FuzzLimitBodies(f *testing.F) {
 	} {
 		f.Add([]byte(s))
 	}
-	path, err := fsm.ParsePattern("x.org")
+	path, err := limit.ParsePattern("x.org")
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -198,7 +198,7 @@ func FuzzPatternsInPaths(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) {
 		b := newBench(t, Config{}, "a")
 		a := b.nodes["a"]
-		p, err := fsm.ParsePattern(s)
+		p, err := limit.ParsePattern(s)
 		path := pathLimit + url.PathEscape(s)
 		w := a.do(try{method: "PUT", path: path, body: `{"connections":1}`})
 		switch {

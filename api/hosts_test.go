@@ -11,11 +11,11 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 func use(name string, n int64) NodeUse {
-	return NodeUse{Key: fsm.HostConnections(name), Granted: n + 1, InUse: n, Waiting: 2 * n, Admitted: uint64(10 * n), Rejected: uint64(n % 3)}
+	return NodeUse{Key: limit.HostConnections(name), Granted: n + 1, InUse: n, Waiting: 2 * n, Admitted: uint64(10 * n), Rejected: uint64(n % 3)}
 }
 
 func TestHostsAddUp(t *testing.T) {

@@ -136,7 +136,7 @@ func (s *Server) putLimit(r *http.Request, body []byte) (commit, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.Source, l.Evict = fsm.SourceAPI, evict
+	l.Source, l.Evict = limit.SourceAPI, evict
 	return func(ctx context.Context) (answer, error) { return s.commitPut(ctx, l, cond) }, nil
 }
 
@@ -198,13 +198,13 @@ func (s *Server) commitDelete(ctx context.Context, p limit.Pattern, cond conditi
 	t := s.deps.Log.Committed()
 	body := LimitDeleted{Index: index, Scope: p.Scope().String(), Pattern: p.String()}
 	uncovered, ok := t.Get(p)
-	if ok && uncovered.Source == fsm.SourceConfig {
+	if ok && uncovered.Source == limit.SourceConfig {
 		w := LimitOf(uncovered)
 		body.Uncovered = &w
 	} else {
 		uncovered = nil
 	}
-	s.noteLimits(ctx, fsm.SourceAPI, index, []Change{changeOf(before, p, uncovered)})
+	s.noteLimits(ctx, limit.SourceAPI, index, []Change{changeOf(before, p, uncovered)})
 	return answer{body: body, index: index, table: visibleAt(index, res, t)}, nil
 }
 
@@ -226,7 +226,7 @@ func (s *Server) replaceLimits(r *http.Request, body []byte) (commit, error) {
 	if err != nil {
 		return nil, err
 	}
-	ls, err := parseLimits(body, fsm.SourceAPI, evict)
+	ls, err := parseLimits(body, limit.SourceAPI, evict)
 	if err != nil {
 		return nil, err
 	}
@@ -256,12 +256,12 @@ func (s *Server) commitReplace(ctx context.Context, ls []limit.Limit, cond condi
 			return answer{}, err
 		}
 	}
-	index, res, err := s.propose(ctx, &fsm.ReplaceLimits{Source: fsm.SourceAPI, Limits: ls, Precondition: pre})
+	index, res, err := s.propose(ctx, &fsm.ReplaceLimits{Source: limit.SourceAPI, Limits: ls, Precondition: pre})
 	if err != nil {
 		return answer{}, err
 	}
 	changes := difference(before, ls)
-	s.noteLimits(ctx, fsm.SourceAPI, index, changes)
+	s.noteLimits(ctx, limit.SourceAPI, index, changes)
 	if len(ls) > 0 && ls[0].Evict { // all have the same Evict
 		s.note(ctx, "connections above the limits are being closed", "limits", len(ls), "index", index)
 	}
@@ -272,7 +272,7 @@ func (s *Server) commitReplace(ctx context.Context, ls []limit.Limit, cond condi
 
 // replaceConfigLimits parses a write of ReplaceConfigLimits, on the leader.
 func (s *Server) replaceConfigLimits(_ *http.Request, body []byte) (commit, error) {
-	ls, err := parseLimits(body, fsm.SourceConfig, false)
+	ls, err := parseLimits(body, limit.SourceConfig, false)
 	if err != nil {
 		return nil, err
 	}
@@ -283,12 +283,12 @@ func (s *Server) replaceConfigLimits(_ *http.Request, body []byte) (commit, erro
 			return answer{body: configReplaced{Index: t.Index}, index: t.Index, table: t.Index}, nil
 		}
 		before := s.deps.Log.Committed()
-		index, res, err := s.propose(ctx, &fsm.ReplaceLimits{Source: fsm.SourceConfig, Limits: ls})
+		index, res, err := s.propose(ctx, &fsm.ReplaceLimits{Source: limit.SourceConfig, Limits: ls})
 		if err != nil {
 			return answer{}, err
 		}
 		after := s.deps.Log.Committed()
-		s.noteLimits(ctx, fsm.SourceConfig, index, difference(before, after.Limits()))
+		s.noteLimits(ctx, limit.SourceConfig, index, difference(before, after.Limits()))
 		at := visibleAt(index, res, after)
 		return answer{body: configReplaced{Index: index, Changed: res.Changed}, index: index, table: at}, nil
 	}, nil
@@ -320,7 +320,7 @@ func sameLimits(a, b []limit.Limit) bool {
 // ReplaceConfigLimits replaces the cluster's config limits, through the leader, and reports whether
 // any changed. Limits that the cluster has already are not written again. Its errors are those of
 // [Log], [ErrNoLeader], [ErrNotVisible] as a *[Problem], the leader's *[Problem], or
-// [fsm.ErrInvalid].
+// [limit.ErrInvalid].
 func (s *Server) ReplaceConfigLimits(ctx context.Context, limits []limit.Limit) (changed bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.WriteTimeout)
 	defer cancel()

@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 const five = `{"connections":5,"queue":{"timeout":"2s","size":100},"shared":false}`
@@ -60,8 +61,8 @@ func TestLimitLifeCycle(t *testing.T) {
 
 func TestDeleteUncoversConfig(t *testing.T) {
 	b := newBench(t, Config{}, "a")
-	p, _ := fsm.ParsePattern("x.org")
-	b.apply(&fsm.ReplaceLimits{Source: fsm.SourceConfig, Limits: []fsm.Limit{{Pattern: p, Connections: 7, Source: fsm.SourceConfig}}})
+	p, _ := limit.ParsePattern("x.org")
+	b.apply(&fsm.ReplaceLimits{Source: limit.SourceConfig, Limits: []limit.Limit{{Pattern: p, Connections: 7, Source: limit.SourceConfig}}})
 	a := b.nodes["a"]
 	get[LimitWritten](t, a.do(put("x.org", `{"connections":1}`)))
 	d := get[LimitDeleted](t, a.do(try{method: "DELETE", path: pathLimit + "x.org"}))
@@ -238,8 +239,8 @@ func TestConditions(t *testing.T) {
 func TestReplaceLimits(t *testing.T) {
 	b := newBench(t, Config{}, "a", "b")
 	a := b.nodes["a"]
-	p, _ := fsm.ParsePattern("conf.org")
-	b.apply(&fsm.ReplaceLimits{Source: fsm.SourceConfig, Limits: []fsm.Limit{{Pattern: p, Connections: 7, Source: fsm.SourceConfig}}})
+	p, _ := limit.ParsePattern("conf.org")
+	b.apply(&fsm.ReplaceLimits{Source: limit.SourceConfig, Limits: []limit.Limit{{Pattern: p, Connections: 7, Source: limit.SourceConfig}}})
 	get[LimitWritten](t, a.do(put("x.org", five)))
 	get[LimitWritten](t, a.do(put("open.org", `{}`)))
 	get[LimitWritten](t, a.do(put("*.y.org", `{"connections":3,"shared":true}`)))
@@ -294,7 +295,7 @@ func TestEvictReachesTheLog(t *testing.T) {
 		for _, evict := range []bool{true, false} {
 			b.nodes["a"].do(put("x.org", `{"connections":9}`))
 			get[map[string]any](t, b.nodes["a"].do(try{method: "PUT", path: fmt.Sprintf("%s?evict=%v", path, evict), body: body}))
-			p, _ := fsm.ParsePattern("x.org")
+			p, _ := limit.ParsePattern("x.org")
 			if l, ok := b.tableNow().Get(p); !ok || l.Evict != evict || l.Connections != 1 {
 				t.Errorf("%s: %+v", path, l)
 			}

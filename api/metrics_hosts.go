@@ -5,7 +5,7 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 // otherHosts is the label that stands for all hosts without a place of their own.
@@ -63,7 +63,7 @@ func (h *hostPlaces) setMost(most int) {
 }
 
 // update takes the node's hosts and returns the series for them, "other" last.
-func (h *hostPlaces) update(uses []NodeUse, table *fsm.Table) []hostSeries {
+func (h *hostPlaces) update(uses []NodeUse, table *limit.Table) []hostSeries {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.forget(uses)
@@ -109,7 +109,7 @@ func (h *hostPlaces) forget(uses []NodeUse) {
 }
 
 // place gives names to the most important hosts: those with a limit, then the busiest.
-func (h *hostPlaces) place(uses []NodeUse, table *fsm.Table) {
+func (h *hostPlaces) place(uses []NodeUse, table *limit.Table) {
 	capped := func(u NodeUse) bool { return table.Governing(u.Key).Capped() }
 	var placed, waiting []NodeUse
 	settled := true // a host with a name keeps it

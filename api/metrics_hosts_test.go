@@ -9,24 +9,24 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
-	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
-func tableOf(t testing.TB, patterns ...string) *fsm.Table {
+func tableOf(t testing.TB, patterns ...string) *limit.Table {
 	t.Helper()
-	var limits []fsm.Limit
+	var limits []limit.Limit
 	for _, text := range patterns {
-		p, err := fsm.ParsePattern(text)
+		p, err := limit.ParsePattern(text)
 		if err != nil {
 			t.Fatal(err)
 		}
-		limits = append(limits, fsm.Limit{Pattern: p, Connections: 3, Source: fsm.SourceAPI})
+		limits = append(limits, limit.Limit{Pattern: p, Connections: 3, Source: limit.SourceAPI})
 	}
-	return fsm.NewTable(1, 1, limits)
+	return limit.NewTable(1, 1, limits)
 }
 
 func usedBy(host string, admitted uint64) NodeUse {
-	return NodeUse{Key: fsm.HostConnections(host), InUse: 1, Admitted: admitted}
+	return NodeUse{Key: limit.HostConnections(host), InUse: 1, Admitted: admitted}
 }
 
 // told are the admissions by name.
@@ -44,7 +44,7 @@ func TestHostPlaces(t *testing.T) {
 	for _, step := range []struct {
 		what  string
 		uses  []NodeUse
-		table *fsm.Table
+		table *limit.Table
 		want  map[string]uint64
 	}{
 		{"the busiest have places", []NodeUse{usedBy("a", 1), usedBy("b", 5), usedBy("c", 3)}, none, map[string]uint64{"b": 5, "c": 3, "other": 1}},
@@ -92,7 +92,7 @@ func TestHostPlacesFewerAndMore(t *testing.T) {
 // TestHostPlacesProperties: never more names than places, what is in use is told once and in full,
 // and no series falls while it is there.
 func TestHostPlacesProperties(t *testing.T) {
-	tables := []*fsm.Table{tableOf(t), tableOf(t, "h1", "h2", "h3"), tableOf(t, "*")}
+	tables := []*limit.Table{tableOf(t), tableOf(t, "h1", "h2", "h3"), tableOf(t, "*")}
 	rapid.Check(t, func(t *rapid.T) {
 		most := rapid.IntRange(0, 4).Draw(t, "most")
 		h := newHostPlaces(most)

@@ -12,7 +12,7 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 
-	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 // Measures makes the bench's node a [MetricSource] with something in every family.
@@ -66,8 +66,8 @@ func metricsBench(t *testing.T, cfg Config) *benchNode {
 	a.st.Session = SessionStatus{ID: 7, State: "live", ExpiresIn: Duration(8 * time.Second)}
 	a.st.Raft = RaftStatus{State: "leader", Term: 2, LastIndex: 9, CommitIndex: 8, AppliedIndex: 7}
 	a.uses = []NodeUse{
-		{Key: fsm.HostConnections("x.org"), Granted: 4, InUse: 3, Waiting: 2, Admitted: 100, Rejected: 10},
-		{Key: fsm.HostConnections("free.org"), InUse: 1, Admitted: 50},
+		{Key: limit.HostConnections("x.org"), Granted: 4, InUse: 3, Waiting: 2, Admitted: 100, Rejected: 10},
+		{Key: limit.HostConnections("free.org"), InUse: 1, Admitted: 50},
 	}
 	return a
 }

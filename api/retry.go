@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 // A write that is repeated after an unknown outcome must not take effect twice: in between, others
@@ -48,7 +49,7 @@ func repeated(ctx context.Context) (known uint64, ok bool) {
 // write; t is the committed table. A pattern without a limit has no index for the log to compare,
 // so there the outcome stays unknown: the first attempt, and somebody's delete after it, may be
 // about to be applied.
-func repeatLimit(t *fsm.Table, l *fsm.Limit, known uint64) (fsm.Precondition, error) {
+func repeatLimit(t *limit.Table, l *limit.Limit, known uint64) (fsm.Precondition, error) {
 	if now, ok := t.Get(l.Pattern); ok && (now.ModifyIndex <= known || sameLimit(now, l)) {
 		return fsm.Precondition{MatchIndex: &now.ModifyIndex}, nil
 	}
@@ -56,7 +57,7 @@ func repeatLimit(t *fsm.Table, l *fsm.Limit, known uint64) (fsm.Precondition, er
 }
 
 // repeatLimits is repeatLimit for all limits.
-func repeatLimits(t *fsm.Table, ls []fsm.Limit, known uint64) (fsm.Precondition, error) {
+func repeatLimits(t *limit.Table, ls []limit.Limit, known uint64) (fsm.Precondition, error) {
 	if t.Index <= known || len(difference(t, ls)) == 0 {
 		return fsm.Precondition{MatchIndex: &t.Index}, nil
 	}
@@ -64,7 +65,7 @@ func repeatLimits(t *fsm.Table, ls []fsm.Limit, known uint64) (fsm.Precondition,
 }
 
 // sameLimit reports whether writing l over now would change nothing.
-func sameLimit(now, l *fsm.Limit) bool {
+func sameLimit(now, l *limit.Limit) bool {
 	return now.SameValue(l) && now.Source == l.Source
 }
 

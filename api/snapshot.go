@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 const (
@@ -190,7 +191,7 @@ func (s *Server) restoreSnapshot(w http.ResponseWriter, r *http.Request) error {
 
 // restoring returns the command for a snapshot's limits, without their evictions: those were done
 // when the limits were first set.
-func restoring(limits []fsm.Limit) *fsm.RestoreLimits {
+func restoring(limits []limit.Limit) *fsm.RestoreLimits {
 	limits = slices.Clone(limits)
 	for i := range limits {
 		limits[i].Evict, limits[i].ModifyIndex = false, 0
@@ -214,7 +215,7 @@ func snapshotProblem(err error) error {
 		return problemf(http.StatusUnprocessableEntity, "snapshot_newer", "a newer weir has made the snapshot: upgrade this node before it restores it (%s)", err)
 	case errors.Is(err, fsm.ErrTooMany):
 		return problemf(http.StatusRequestEntityTooLarge, "too_many_limits", "%s", err)
-	case errors.Is(err, fsm.ErrInvalid):
+	case errors.Is(err, limit.ErrInvalid):
 		return err
 	}
 	return malformed("the snapshot could not be read to its end: %v", err)
@@ -250,7 +251,7 @@ func (s *Server) commitRestore(ctx context.Context, cmd fsm.RestoreLimits) (answ
 		return answer{}, err
 	}
 	changes := difference(before, effective)
-	s.noteLimits(ctx, fsm.SourceAPI, index, changes)
+	s.noteLimits(ctx, limit.SourceAPI, index, changes)
 	body := SnapshotRestored{Index: index, Limits: len(cmd.Limits)}
 	for _, c := range changes {
 		switch c.Action {

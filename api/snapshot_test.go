@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 // snapshot is the bench's state, as a file.
@@ -40,8 +41,8 @@ func TestSnapshotRestore(t *testing.T) {
 			b := newBench(t, Config{}, "a", "b", "p")
 			b.nodes["p"].proxy = true
 			b.put("x.org", 5)
-			star, _ := fsm.ParsePattern("*")
-			b.apply(&fsm.ReplaceLimits{Source: fsm.SourceConfig, Limits: []fsm.Limit{{Pattern: star, Connections: 25}}})
+			star, _ := limit.ParsePattern("*")
+			b.apply(&fsm.ReplaceLimits{Source: limit.SourceConfig, Limits: []limit.Limit{{Pattern: star, Connections: 25}}})
 			b.apply(&fsm.OpenSession{Term: 1, Node: "a", Identity: "i"})
 			w := b.nodes[through].do(try{method: "GET", path: pathSnapshot})
 			file := w.Body.String()
@@ -51,7 +52,7 @@ func TestSnapshotRestore(t *testing.T) {
 			b.put("x.org", 7)
 			b.put("new.org", 1)
 			b.put("*", 3)
-			b.apply(&fsm.ReplaceLimits{Source: fsm.SourceConfig})
+			b.apply(&fsm.ReplaceLimits{Source: limit.SourceConfig})
 			b.apply(&fsm.OpenSession{Term: 1, Node: "b", Identity: "i"})
 			got := get[SnapshotRestored](t, b.nodes[through].restore(file))
 			if want := (SnapshotRestored{Index: 10, Limits: 2, Changed: 2, Removed: 1}); got != want {
@@ -136,13 +137,13 @@ func TestSnapshotThatIsRefused(t *testing.T) {
 // written.
 func TestSnapshotWithTooManyLimits(t *testing.T) {
 	long := strings.Repeat(strings.Repeat("x", 60)+".", 3) + "example.com"
-	limits := make([]fsm.Limit, 70_000)
+	limits := make([]limit.Limit, 70_000)
 	for i := range limits {
-		p, err := fsm.ParsePattern(fmt.Sprintf("host-%06d.%s", i, long))
+		p, err := limit.ParsePattern(fmt.Sprintf("host-%06d.%s", i, long))
 		if err != nil {
 			t.Fatal(err)
 		}
-		limits[i] = fsm.Limit{Pattern: p, Connections: 3, Queue: fsm.Queue{Timeout: time.Hour, Size: 1000}, Source: fsm.SourceAPI}
+		limits[i] = limit.Limit{Pattern: p, Connections: 3, Queue: limit.Queue{Timeout: time.Hour, Size: 1000}, Source: limit.SourceAPI}
 	}
 	big := newBench(t, Config{}, "a")
 	big.apply(&fsm.RestoreLimits{Limits: limits})

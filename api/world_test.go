@@ -42,7 +42,7 @@ type benchNode struct {
 	transport *http.Transport
 
 	mu        sync.Mutex
-	table     *fsm.Table
+	table     *limit.Table
 	stuck     bool // the view never moves
 	down      bool // can't be dialled
 	proxy     bool // holds no Raft state
@@ -94,12 +94,12 @@ func (b *bench) apply(c fsm.Command) (uint64, fsm.Result) {
 
 // put and remove write a limit, whoever leads.
 func (b *bench) put(pattern string, connections int64) {
-	p, _ := fsm.ParsePattern(pattern)
-	b.apply(&fsm.PutLimit{Limit: fsm.Limit{Pattern: p, Connections: connections, Source: fsm.SourceAPI}})
+	p, _ := limit.ParsePattern(pattern)
+	b.apply(&fsm.PutLimit{Limit: limit.Limit{Pattern: p, Connections: connections, Source: limit.SourceAPI}})
 }
 
 func (b *bench) remove(pattern string) {
-	p, _ := fsm.ParsePattern(pattern)
+	p, _ := limit.ParsePattern(pattern)
 	b.apply(&fsm.DeleteLimit{Pattern: p})
 }
 
@@ -122,7 +122,7 @@ func (b *bench) leading() string {
 	return b.leader
 }
 
-func (b *bench) tableNow() *fsm.Table {
+func (b *bench) tableNow() *limit.Table {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.state.Table()
@@ -148,9 +148,9 @@ func (n *benchNode) Propose(_ context.Context, c fsm.Command) (uint64, fsm.Resul
 	return index, r, nil
 }
 
-func (n *benchNode) Committed() *fsm.Table { return n.b.tableNow() }
+func (n *benchNode) Committed() *limit.Table { return n.b.tableNow() }
 
-func (n *benchNode) ConfigLimits(context.Context) ([]fsm.Limit, bool) {
+func (n *benchNode) ConfigLimits(context.Context) ([]limit.Limit, bool) {
 	n.mu.Lock()
 	unsure := n.deposed || n.unsure
 	n.mu.Unlock()
@@ -179,7 +179,7 @@ func (n *benchNode) Leader() (string, http.RoundTripper, bool, bool) {
 	return leader, n.way(leader), false, true
 }
 
-func (n *benchNode) Table() *fsm.Table {
+func (n *benchNode) Table() *limit.Table {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.table

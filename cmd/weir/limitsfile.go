@@ -8,8 +8,8 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/weirproxy/weir/cluster"
-	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease/leasepb"
+	"github.com/weirproxy/weir/limit"
 )
 
 // keepWithin bounds how long the answer to a write of limits waits for this node's own copy of them.
@@ -24,14 +24,14 @@ type limitsKeeper struct {
 	log  hclog.Logger
 
 	mu      sync.Mutex
-	next    *fsm.Table    // waits to be written; a newer one takes its place
+	next    *limit.Table  // waits to be written; a newer one takes its place
 	running bool          // somebody writes
 	done    uint64        // index of the table that was written last, or could not be
 	changed chan struct{} // closed and made anew at each write; nil: nobody waits for one
 }
 
 // keep has t written, in the background.
-func (k *limitsKeeper) keep(t *fsm.Table) {
+func (k *limitsKeeper) keep(t *limit.Table) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.next = t
@@ -51,7 +51,7 @@ func (k *limitsKeeper) run() {
 }
 
 // take returns what is to be written next; nil ends the run.
-func (k *limitsKeeper) take() *fsm.Table {
+func (k *limitsKeeper) take() *limit.Table {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	t := k.next
@@ -111,7 +111,7 @@ func (k *limitsKeeper) until(ctx context.Context, ok func() bool) {
 }
 
 // writeLimits replaces the file at once or not at all.
-func writeLimits(path string, t *fsm.Table) error {
+func writeLimits(path string, t *limit.Table) error {
 	b, err := leasepb.MarshalTable(t)
 	if err != nil {
 		return err

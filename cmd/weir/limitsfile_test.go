@@ -11,8 +11,8 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
-	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease/leasepb"
+	"github.com/weirproxy/weir/limit"
 )
 
 func (k *limitsKeeper) waits() bool {
@@ -29,12 +29,12 @@ func TestKeepingTheLimitsHoldsUpNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	k := &limitsKeeper{path: path, log: hclog.NewNullLogger()}
-	k.keep(fsm.NewTable(1, 0, nil))
+	k.keep(limit.NewTable(1, 0, nil))
 	for k.waits() {
 		runtime.Gosched() // until the first is being written
 	}
-	k.keep(fsm.NewTable(2, 0, nil))
-	k.keep(fsm.NewTable(3, 0, nil))
+	k.keep(limit.NewTable(2, 0, nil))
+	k.keep(limit.NewTable(3, 0, nil))
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
 	k.wait(ctx)

@@ -14,6 +14,7 @@ import (
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease/leader"
 	"github.com/weirproxy/weir/lease/leasepb"
+	"github.com/weirproxy/weir/limit"
 )
 
 // The API's view of the node, and its actions on it.
@@ -39,9 +40,9 @@ func (a *agent) Propose(ctx context.Context, c fsm.Command) (uint64, fsm.Result,
 }
 
 // Committed implements [api.Log]: the log's limits, which the node's own may be a moment behind.
-func (a *agent) Committed() *fsm.Table {
+func (a *agent) Committed() *limit.Table {
 	if a.store == nil {
-		return fsm.NewTable(0, 0, nil)
+		return limit.NewTable(0, 0, nil)
 	}
 	return a.store.Table()
 }
@@ -49,7 +50,7 @@ func (a *agent) Committed() *fsm.Table {
 // ConfigLimits implements [api.Log]. It reads the limits before it confirms leadership: another
 // leader could have changed them only in a later term, and the confirmation would fail then. In a
 // leader's own term all earlier entries are applied, because that comes before the call of lead.
-func (a *agent) ConfigLimits(ctx context.Context) (limits []fsm.Limit, ok bool) {
+func (a *agent) ConfigLimits(ctx context.Context) (limits []limit.Limit, ok bool) {
 	term := a.leadingTerm.Load()
 	if term == 0 {
 		return nil, false
@@ -97,14 +98,14 @@ func (a *agent) Leader() (name string, rt http.RoundTripper, self, ok bool) {
 func (a *agent) name() string { return a.data.Name() }
 
 // Table implements [api.View]: the limits that this node goes by.
-func (a *agent) Table() *fsm.Table {
+func (a *agent) Table() *limit.Table {
 	if t := a.manager.Table(); t != nil {
 		return t
 	}
 	if a.store != nil {
 		return a.store.Table()
 	}
-	return fsm.NewTable(0, 0, nil)
+	return limit.NewTable(0, 0, nil)
 }
 
 // WaitTable implements [api.View]. It also waits for the copy of the limits by which this node goes

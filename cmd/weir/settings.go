@@ -9,7 +9,7 @@ import (
 
 	"github.com/weirproxy/weir/api"
 	"github.com/weirproxy/weir/config"
-	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 // reloader takes a changed config from the files to the cluster, one reload at a time. Two at once
@@ -18,7 +18,7 @@ import (
 type reloader struct {
 	settings func() (*config.Config, api.Reloaded, error) // reads the files, applies the node's own settings
 	digest   func(string)                                 // publishes it in gossip
-	limits   func(context.Context, []fsm.Limit) (changed bool, err error)
+	limits   func(context.Context, []limit.Limit) (changed bool, err error)
 
 	// turn, of capacity 1, is taken from reading the files to the cluster's limits, before
 	// agent.applying.

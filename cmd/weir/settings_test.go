@@ -11,7 +11,7 @@ import (
 
 	"github.com/weirproxy/weir/api"
 	"github.com/weirproxy/weir/config"
-	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 // A reload that begins while another one is writing the limits waits for it, so that the published
@@ -26,14 +26,14 @@ func TestReloadsTakeTurns(t *testing.T) {
 			settings: func() (*config.Config, api.Reloaded, error) {
 				file := fmt.Sprintf("file-%d.test", len(steps)) // another one at each reload
 				steps = append(steps, "read")
-				p, err := fsm.ParsePattern(file)
+				p, err := limit.ParsePattern(file)
 				if err != nil {
 					t.Error(err)
 				}
-				return &config.Config{Limits: []config.Limit{{Limit: fsm.Limit{Pattern: p, Connections: 1}}}}, api.Reloaded{}, nil
+				return &config.Config{Limits: []config.Limit{{Limit: limit.Limit{Pattern: p, Connections: 1}}}}, api.Reloaded{}, nil
 			},
 			digest: func(d string) { steps, digests = append(steps, "digest"), append(digests, d) },
-			limits: func(_ context.Context, l []fsm.Limit) (bool, error) {
+			limits: func(_ context.Context, l []limit.Limit) (bool, error) {
 				<-write
 				steps = append(steps, "limits")
 				limits = append(limits, config.Digest(0, l))
@@ -80,7 +80,10 @@ func TestABrokenConfigIsNotPublished(t *testing.T) {
 		turn:     make(chan struct{}, 1),
 		settings: func() (*config.Config, api.Reloaded, error) { return nil, api.Reloaded{}, broken },
 		digest:   func(string) { t.Error("its digest is published") },
-		limits:   func(context.Context, []fsm.Limit) (bool, error) { t.Error("its limits are written"); return false, nil },
+		limits: func(context.Context, []limit.Limit) (bool, error) {
+			t.Error("its limits are written")
+			return false, nil
+		},
 	}
 	if _, err := r.reload(t.Context()); !errors.Is(err, broken) {
 		t.Errorf("error %v", err)

@@ -13,24 +13,25 @@ import (
 	"time"
 
 	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 // savedSnapshot is a small cluster's state.
 func savedSnapshot(t *testing.T) []byte {
 	t.Helper()
-	limit := func(pattern string, n int64, source fsm.Source) fsm.Limit {
-		p, err := fsm.ParsePattern(pattern)
+	limited := func(pattern string, n int64, source limit.Source) limit.Limit {
+		p, err := limit.ParsePattern(pattern)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return fsm.Limit{Pattern: p, Connections: n, Source: source}
+		return limit.Limit{Pattern: p, Connections: n, Source: source}
 	}
 	s := fsm.NewState()
 	for i, c := range []fsm.Command{
-		&fsm.Init{ClusterID: "0c1d", TTL: 10 * time.Second, Limits: []fsm.Limit{limit("*", 25, fsm.SourceConfig)}},
+		&fsm.Init{ClusterID: "0c1d", TTL: 10 * time.Second, Limits: []limit.Limit{limited("*", 25, limit.SourceConfig)}},
 		&fsm.OpenSession{Term: 2, Node: "a", Identity: "i"},
-		&fsm.PutLimit{Limit: limit("x.org", 5, fsm.SourceAPI)},
-		&fsm.Adjust{Term: 2, Batch: 1, Adjustments: []fsm.Adjustment{{Session: 2, Key: fsm.HostConnections("x.org"), Delta: 3}}},
+		&fsm.PutLimit{Limit: limited("x.org", 5, limit.SourceAPI)},
+		&fsm.Adjust{Term: 2, Batch: 1, Adjustments: []fsm.Adjustment{{Session: 2, Key: limit.HostConnections("x.org"), Delta: 3}}},
 	} {
 		if r := s.Apply(uint64(i+1), 2, c); r.Err != nil {
 			t.Fatal(r.Err)

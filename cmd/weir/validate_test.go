@@ -14,7 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/weirproxy/weir/config"
-	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 // runOne runs a command by itself.
@@ -93,7 +93,7 @@ func TestLimitsAgree(t *testing.T) {
 		_, problems := config.LoadLimits(file, config.Options{})
 		return problems.Err()
 	}
-	pattern, err := fsm.ParsePattern("*.example.com")
+	pattern, err := limit.ParsePattern("*.example.com")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,11 +101,11 @@ func TestLimitsAgree(t *testing.T) {
 		connections, size int64
 		timeout           time.Duration
 	}{
-		{0, 1, time.Millisecond}, {fsm.MaxConnections, fsm.MaxQueueSize, fsm.MaxQueueTimeout},
-		{fsm.MaxConnections + 1, 1, time.Second}, {1, fsm.MaxQueueSize + 1, time.Second}, {1, 1, fsm.MaxQueueTimeout + time.Second},
+		{0, 1, time.Millisecond}, {limit.MaxConnections, limit.MaxQueueSize, limit.MaxQueueTimeout},
+		{limit.MaxConnections + 1, 1, time.Second}, {1, limit.MaxQueueSize + 1, time.Second}, {1, 1, limit.MaxQueueTimeout + time.Second},
 		{-5, 1, time.Second}, {1, 0, time.Second}, {1, 1, 0}, {1, 1, -time.Second},
 	} {
-		limit := fsm.Limit{Pattern: pattern, Connections: test.connections, Shared: true, Queue: fsm.Queue{Timeout: test.timeout, Size: int(test.size)}}
+		limit := limit.Limit{Pattern: pattern, Connections: test.connections, Shared: true, Queue: limit.Queue{Timeout: test.timeout, Size: int(test.size)}}
 		inFile, inCluster := load(test.connections, test.size, test.timeout), limit.Validate()
 		if (inFile == nil) != (inCluster == nil) {
 			t.Errorf("%+v: the file says %v, the cluster %v", test, inFile, inCluster)

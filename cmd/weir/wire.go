@@ -261,7 +261,7 @@ func (a admitter) Meter(s *limit.Subject, r limit.Resource, w lease.Waker) proxy
 }
 
 // Limit implements [proxy.Admitter].
-func (a admitter) Limit(t fsm.Target) (limit.Limit, bool) {
+func (a admitter) Limit(t limit.Target) (limit.Limit, bool) {
 	table := a.manager.Table()
 	if table == nil {
 		return limit.Limit{}, false
@@ -312,7 +312,7 @@ func (a *agent) connect(ctx context.Context, hint string) (lease.Stream, error) 
 // while the cluster is down lets requests to hosts without a limit through.
 const limitsFile = "limits.pb"
 
-func (a *agent) lastLimits() *fsm.Table {
+func (a *agent) lastLimits() *limit.Table {
 	if a.data.Path() == "" {
 		return nil
 	}
@@ -321,7 +321,7 @@ func (a *agent) lastLimits() *fsm.Table {
 		return nil
 	}
 	if err == nil {
-		var table *fsm.Table
+		var table *limit.Table
 		if table, err = leasepb.UnmarshalTable(b); err == nil {
 			a.keeper.note(table.Index)
 			return table
@@ -331,7 +331,7 @@ func (a *agent) lastLimits() *fsm.Table {
 	return nil
 }
 
-func (a *agent) keepLimits(t *fsm.Table) {
+func (a *agent) keepLimits(t *limit.Table) {
 	a.checkAgreement()
 	if a.keeper != nil {
 		a.keeper.keep(t)
