@@ -50,6 +50,11 @@ type requestShard struct {
 // The memory is the caller's: r is new, or ended, and must not be copied afterwards.
 func (m *Manager) Begin(ctx context.Context, r *Request, subject *limit.Subject, h Holder) error {
 	r.manager, r.subject, r.holder = m, *subject, h
+	if slots := r.slots.Load(); slots != nil {
+		for i := range slots {
+			slots[i].waited = 0 // in a former use
+		}
+	}
 	needed := m.node.enter(r)
 	if needed == [len(requestScopes)]bool{} {
 		return nil
