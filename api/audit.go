@@ -69,7 +69,7 @@ func (s *Server) noteLimits(ctx context.Context, source fsm.Source, index uint64
 			s.note(ctx, "more limits changed by the same write", "limits", len(changes)-i, "source", by.Source, "index", index)
 			break
 		}
-		s.note(ctx, "limit changed", "pattern", c.Pattern, "action", c.Action, "before", c.Before.words(), "after", c.After.words(),
+		s.note(ctx, "limit changed", "scope", c.Scope, "pattern", c.Pattern, "action", c.Action, "before", c.Before.Words(), "after", c.After.Words(),
 			"source", by.Source, "index", index)
 	}
 	s.events.limits(by, index, changes)

@@ -54,16 +54,16 @@ func TestAudit(t *testing.T) {
 		leader, other      []string
 	}{
 		{"PUT", pathLimit + "x.org", `{"connections":5}`,
-			[]string{"limit changed action=add after=5 connections" + " auth=token before=none client=192.0.2.1:1234 pattern=x.org source=api through=b"}, nil},
+			[]string{"limit changed action=add after=5 connections" + " auth=token before=none client=192.0.2.1:1234 pattern=x.org scope=host source=api through=b"}, nil},
 		{"PUT", pathLimit + "x.org", `{"connections":5}`, nil, nil}, // changes nothing
 		{"PUT", pathLimit + "x.org?evict=true", `{"connections":2,"queue":{"timeout":"2s","size":9}}`, []string{
-			"limit changed action=change after=2 connections, queue of 9 for 2s auth=token before=5 connections client=192.0.2.1:1234 pattern=x.org source=api through=b",
-			"connections above the limit are being closed" + who + " pattern=x.org through=b"}, nil},
+			"limit changed action=change after=2 connections, queue of 9 for 2s auth=token before=5 connections client=192.0.2.1:1234 pattern=x.org scope=host source=api through=b",
+			"connections above the limit are being closed" + who + " pattern=x.org scope=host through=b"}, nil},
 		{"DELETE", pathLimit + "x.org", "",
-			[]string{"limit changed action=remove after=none auth=token before=2 connections, queue of 9 for 2s client=192.0.2.1:1234 pattern=x.org source=api through=b"}, nil},
+			[]string{"limit changed action=remove after=none auth=token before=2 connections, queue of 9 for 2s client=192.0.2.1:1234 pattern=x.org scope=host source=api through=b"}, nil},
 		{"PUT", pathLimits + "?dry_run=true", `{"limits":[{"pattern":"y.org"}]}`, nil, nil},
 		{"PUT", pathLimits + "?evict=true", `{"limits":[{"pattern":"*.y.org","connections":1,"shared":true}]}`, []string{
-			"limit changed action=add after=1 connection, shared auth=token before=none client=192.0.2.1:1234 pattern=*.y.org source=api through=b",
+			"limit changed action=add after=1 connection, shared auth=token before=none client=192.0.2.1:1234 pattern=*.y.org scope=host source=api through=b",
 			"connections above the limits are being closed" + who + " limits=1 through=b"}, nil},
 		{"DELETE", "/v1/raft/peers/c", "", []string{"raft peer removed" + who + " peer=c through=b"}, nil},
 		{"POST", "/v1/raft/transfer", `{"to":"b"}`, []string{"leadership handed over" + who + " through=b to=b"}, nil},
@@ -101,7 +101,7 @@ func TestAuditOfConfig(t *testing.T) {
 	if _, err := b.nodes["b"].server.ReplaceConfigLimits(t.Context(), []fsm.Limit{{Pattern: p, Connections: 3}}); err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"limit changed action=add after=3 connections auth= before=none client= pattern=x.org source=config through=b"}
+	want := []string{"limit changed action=add after=3 connections auth= before=none client= pattern=x.org scope=host source=config through=b"}
 	if diff := cmp.Diff(want, leader()); diff != "" {
 		t.Error(diff)
 	}

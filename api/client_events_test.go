@@ -31,7 +31,7 @@ func TestClientEvents(t *testing.T) {
 		stop := a.serveOnPipes(t)
 		defer stop()
 		c := a.client(t)
-		a.uses = []HostUse{use("one.org", 3)}
+		a.uses = []NodeUse{use("one.org", 3)}
 		a.members = []Node{{Name: "a", Health: "alive"}}
 		a.server.events.Member("a", "server", "alive")
 		var last string

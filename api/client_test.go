@@ -34,7 +34,7 @@ func TestClient(t *testing.T) {
 	b := newBench(t, Config{Token: "secret"}, "a", "b")
 	a := b.nodes["a"]
 	a.list = []Connection{{ID: "a/1", Host: "x.org"}}
-	a.uses = []HostUse{use("x.org", 1), use("*.s.org", 2)}
+	a.uses = []NodeUse{use("x.org", 1), use("*.s.org", 2)}
 	a.members = []Node{{Name: "a"}}
 	c, ctx := connect(t, a, "secret"), t.Context()
 
@@ -44,7 +44,7 @@ func TestClient(t *testing.T) {
 		if err != nil || put.Pattern != pattern {
 			t.Fatal(put, err)
 		}
-		got, err := c.Limit(ctx, pattern)
+		got, err := c.Limit(ctx, "host", pattern)
 		if err != nil || got.Pattern != pattern || *got.Connections != 5 || got.ModifyIndex != put.Index || *got.Queue != (Queue{1e9, 2}) {
 			t.Errorf("%+v %v", got, err)
 		}
@@ -55,7 +55,7 @@ func TestClient(t *testing.T) {
 		if _, err := c.PutLimit(ctx, got, IfIndex(put.Index), Evict()); err != nil {
 			t.Error(err)
 		}
-		if _, err := c.DeleteLimit(ctx, pattern, IfIndex(put.Index)); status(err) != 412 {
+		if _, err := c.DeleteLimit(ctx, "host", pattern, IfIndex(put.Index)); status(err) != 412 {
 			t.Errorf("IfIndex of an old one: %v", err)
 		}
 	}
@@ -70,7 +70,7 @@ func TestClient(t *testing.T) {
 	if _, err := c.ReplaceLimits(ctx, all.Limits[1:], IfIndex(dry.Index)); err != nil {
 		t.Error(err)
 	}
-	if _, err := c.DeleteLimit(ctx, "*.s.org"); err != nil {
+	if _, err := c.DeleteLimit(ctx, "host", "*.s.org"); err != nil {
 		t.Error(err)
 	}
 
@@ -138,7 +138,7 @@ func TestTee(t *testing.T) {
 		t.Errorf("%q, want %q", b.String(), want)
 	}
 	b.Reset()
-	if _, err := c.Tee(&b).Limit(t.Context(), "x.org"); status(err) != 404 || b.Len() != 0 {
+	if _, err := c.Tee(&b).Limit(t.Context(), "host", "x.org"); status(err) != 404 || b.Len() != 0 {
 		t.Errorf("%v %q", err, b.String())
 	}
 }

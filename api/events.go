@@ -181,13 +181,6 @@ func (l *EventLog) Reclaimed(node string, session uint64, why string, slots int6
 	})
 }
 
-func plural(n int, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return fmt.Sprintf("%d %ss", n, noun)
-}
-
 // limits records, on the leader, the changes of one write.
 func (l *EventLog) limits(by Author, index uint64, changes []Change) {
 	l.mu.Lock()
@@ -206,33 +199,11 @@ func (l *EventLog) limits(by Author, index uint64, changes []Change) {
 func changeText(c Change) string {
 	switch c.Action {
 	case "add":
-		return fmt.Sprintf("limit on %s set: %s", c.Pattern, c.After.words())
+		return fmt.Sprintf("limit on %s set: %s", c.Name(), c.After.Words())
 	case "remove":
-		return fmt.Sprintf("limit on %s deleted (was: %s)", c.Pattern, c.Before.words())
+		return fmt.Sprintf("limit on %s deleted (was: %s)", c.Name(), c.Before.Words())
 	}
-	return fmt.Sprintf("limit on %s changed: %s, was %s", c.Pattern, c.After.words(), c.Before.words())
-}
-
-// words says what a limit allows; nil is none.
-func (l *Limit) words() string {
-	if l == nil {
-		return "none"
-	}
-	text := "no cap"
-	switch {
-	case l.Connections == nil:
-	case *l.Connections == 0:
-		text = "blocked"
-	default:
-		text = plural(int(*l.Connections), "connection")
-	}
-	if l.Queue != nil {
-		text += fmt.Sprintf(", queue of %d for %s", l.Queue.Size, l.Queue.Timeout)
-	}
-	if l.Shared {
-		text += ", shared"
-	}
-	return text
+	return fmt.Sprintf("limit on %s changed: %s, was %s", c.Name(), c.After.Words(), c.Before.Words())
 }
 
 // add appends an event of this node. Needs the lock.

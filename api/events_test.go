@@ -250,8 +250,8 @@ func TestStream(t *testing.T) {
 		a := b.nodes["a"]
 		stop := a.serveOnPipes(t)
 		defer stop()
-		a.uses = []HostUse{use("one.org", 3), use("two.org", 1)}
-		b.nodes["b"].uses = []HostUse{use("one.org", 2)}
+		a.uses = []NodeUse{use("one.org", 3), use("two.org", 1)}
+		b.nodes["b"].uses = []NodeUse{use("one.org", 2)}
 		a.members = []Node{{Name: "a", Health: "alive"}, {Name: "b", Health: "alive"}}
 		a.server.events.Member("a", "server", "alive")
 
@@ -270,7 +270,7 @@ func TestStream(t *testing.T) {
 					t.Fatal(err)
 				}
 				frames = append(frames, f)
-				a.set(func() { a.uses = []HostUse{use("one.org", 4)} })
+				a.set(func() { a.uses = []NodeUse{use("one.org", 4)} })
 				b.nodes["b"].server.events.Fenced(1)
 			}
 			return len(frames) < 2

@@ -233,14 +233,14 @@ func (wr *watcher) forgetCursors(there func(node string) bool) {
 
 // most keeps the hosts with the most use, as many as one answer holds.
 func (wr *watcher) most(hosts []Host) (kept []Host, more int) {
-	if len(hosts) > hostsMost {
+	if len(hosts) > usesMost {
 		slices.SortFunc(hosts, func(a, b Host) int {
 			if d := (b.InUse + b.Waiting) - (a.InUse + a.Waiting); d != 0 {
 				return int(d)
 			}
 			return strings.Compare(a.Host, b.Host)
 		})
-		hosts, more = hosts[:hostsMost], len(hosts)-hostsMost
+		hosts, more = hosts[:usesMost], len(hosts)-usesMost
 	}
 	slices.SortFunc(hosts, func(a, b Host) int { return strings.Compare(a.Host, b.Host) })
 	return hosts, more

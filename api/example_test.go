@@ -49,7 +49,7 @@ func ExampleClient_PutLimit() {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 
-	l, err := c.Limit(ctx, "api.example.com")
+	l, err := c.Limit(ctx, "host", "api.example.com")
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -72,7 +72,7 @@ func ExampleError() {
 	}
 	defer c.CloseIdle()
 
-	_, err = c.Limit(context.Background(), "none.example.com")
+	_, err = c.Limit(context.Background(), "host", "none.example.com")
 	var refused *api.Error
 	if errors.As(err, &refused) {
 		fmt.Println(refused.Status, refused.Code, refused.RetryAfter)

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+
+	"github.com/weirproxy/weir/limit"
 )
 
 // PeerSource finds the other nodes.
@@ -29,31 +31,63 @@ type Peer struct {
 // fanWidth bounds the nodes that are asked at once.
 const fanWidth = 32
 
-// clusterHosts adds the other nodes' hosts to this node's.
-func (s *Server) clusterHosts(ctx context.Context, l listing, own []Host) ([]Host, []Unreachable) {
+// usePath is where a node is asked for what counts in a scope. Nodes of versions that knew hosts alone
+// answer for hosts.
+func usePath(scope limit.Scope) string {
+	if scope == limit.ScopeHost {
+		return pathHosts
+	}
+	return pathUsage + "/" + scope.String()
+}
+
+// clusterUses adds the other nodes' use of a scope to this node's.
+func (s *Server) clusterUses(ctx context.Context, l listing, own []Host) ([]Host, []Unreachable) {
 	q := url.Values{"local": {"true"}, "prefix": {l.prefix}}
-	if l.order == "host" {
-		// Any host on the first page of all is on the first page of its node. One more host shows
-		// whether there is another page.
+	if l.order == "" {
+		// What is among the first of the union is among the first on each node. (One more tells
+		// whether to go on.)
 		q.Set("limit", strconv.Itoa(l.limit+1))
 		if l.after.set {
 			q.Set("after", l.after.host)
 		}
 	}
+	u := &url.URL{Path: usePath(l.scope), RawQuery: q.Encode()}
 	sum := newHostSum(own)
-	missing := fanOut(s, ctx, &url.URL{Path: pathHosts, RawQuery: q.Encode()}, func(h Hosts) { sum.add(h.Hosts) })
+	if l.scope == limit.ScopeHost {
+		missing := fanOut(s, ctx, u, func(h Hosts) { sum.add(h.Hosts) })
+		return sum.hosts(), missing
+	}
+	missing := fanOut(s, ctx, u, func(all Usages) {
+		for _, one := range all.Usage {
+			sum.add([]Host{one.host()})
+		}
+	})
 	return sum.hosts(), missing
 }
 
-// clusterHost adds the other nodes' use of one host to this node's.
-func (s *Server) clusterHost(ctx context.Context, own Host) Host {
-	u := &url.URL{Path: pathHosts + "/" + own.Host, RawQuery: "local=true"}
-	u.RawPath = pathHosts + "/" + url.PathEscape(own.Host)
+// clusterUse adds the other nodes' use of one name to this node's.
+func (s *Server) clusterUse(ctx context.Context, scope limit.Scope, own Host) Host {
 	sum := newHostSum([]Host{own})
-	missing := fanOut(s, ctx, u, func(h Host) {
-		h.Host = own.Host // a node with other limits may count it under another name for a moment
+	add := func(h Host) {
+		h.Host = own.Host // a node that knows other limits may count it otherwise for a moment
 		sum.add([]Host{h})
-	})
+	}
+	u := &url.URL{Path: usePath(scope) + "/" + own.Host, RawQuery: "local=true"}
+	u.RawPath = usePath(scope) + "/" + url.PathEscape(own.Host)
+	var missing []Unreachable
+	switch scope {
+	case limit.ScopeHost:
+		missing = fanOut(s, ctx, u, add)
+	case limit.ScopeTotal: // which has no names
+		u = &url.URL{Path: usePath(scope), RawQuery: "local=true"}
+		missing = fanOut(s, ctx, u, func(all Usages) {
+			for _, one := range all.Usage {
+				add(one.host())
+			}
+		})
+	default:
+		missing = fanOut(s, ctx, u, func(one Usage) { add(one.host()) })
+	}
 	h := sum.hosts()[0]
 	h.Unreachable = missing
 	return h

@@ -14,16 +14,16 @@ import (
 	"github.com/weirproxy/weir/fsm"
 )
 
-func use(name string, n int64) HostUse {
-	return HostUse{Key: fsm.HostConnections(name), Granted: n + 1, InUse: n, Waiting: 2 * n, Admitted: uint64(10 * n), Rejected: uint64(n % 3)}
+func use(name string, n int64) NodeUse {
+	return NodeUse{Key: fsm.HostConnections(name), Granted: n + 1, InUse: n, Waiting: 2 * n, Admitted: uint64(10 * n), Rejected: uint64(n % 3)}
 }
 
 func TestHostsAddUp(t *testing.T) {
 	b := newBench(t, Config{}, "a", "b", "c")
 	get[LimitWritten](t, b.nodes["a"].do(put("api.org", `{"connections":9}`)))
-	b.nodes["a"].uses = []HostUse{use("api.org", 1), use("free.org", 5)}
-	b.nodes["b"].uses = []HostUse{use("api.org", 2)}
-	b.nodes["c"].uses = []HostUse{use("only-c.org", 1)}
+	b.nodes["a"].uses = []NodeUse{use("api.org", 1), use("free.org", 5)}
+	b.nodes["b"].uses = []NodeUse{use("api.org", 2)}
+	b.nodes["c"].uses = []NodeUse{use("only-c.org", 1)}
 	b.nodes["b"].set(func() { b.nodes["b"].table = b.tableNow() })
 	b.nodes["c"].set(func() { b.nodes["c"].down = true })
 
@@ -79,7 +79,7 @@ func TestOneHost(t *testing.T) {
 		get[LimitWritten](t, a.do(put(pattern, body)))
 	}
 	b.nodes["b"].set(func() { b.nodes["b"].table = b.tableNow() })
-	b.nodes["b"].uses = []HostUse{use("10.0.0.0/8", 2), use("*.shared.org", 3), use("[2001:db8::]:80", 1)}
+	b.nodes["b"].uses = []NodeUse{use("10.0.0.0/8", 2), use("*.shared.org", 3), use("[2001:db8::]:80", 1)}
 	for _, c := range []struct {
 		path, host string
 		limit      any
@@ -126,7 +126,7 @@ func TestHostPages(t *testing.T) {
 		}
 	}
 	key := map[string]func(Host) uint64{"host": func(Host) uint64 { return 0 }}
-	for order, f := range hostCounts() {
+	for order, f := range useCounts() {
 		key[order] = func(h Host) uint64 { return f(h.Use) }
 	}
 	for order, count := range key {
@@ -192,7 +192,7 @@ func TestSilentPeerIsNamed(t *testing.T) {
 				return nil, r.Context().Err()
 			})})
 		}
-		b.nodes["a"].uses = []HostUse{use("x.org", 1)}
+		b.nodes["a"].uses = []NodeUse{use("x.org", 1)}
 		b.nodes["a"].server.deps.Peers = peerList(peers)
 		start := time.Now()
 		got := get[Hosts](t, b.nodes["a"].do(try{method: "GET", path: pathHosts}))

@@ -5,60 +5,40 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
 
 	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
-
-// Limit is one limit, in answers and in the bodies of writes.
-//
-// In the body of PUT /v1/limits/host/{pattern} no field is required; Pattern, if given, must be the
-// path's. Source and ModifyIndex are ignored in bodies, so that a limit can be written back as it
-// was read.
-type Limit struct {
-	Pattern string `json:"pattern"` // canonical in answers
-	// Connections is the maximum of concurrent upstream connections: 0 blocks; null or absent, no
-	// cap.
-	Connections *int64 `json:"connections"`
-	// Queue lets requests wait; if null or absent, they are refused at once.
-	Queue *Queue `json:"queue"`
-	// Shared makes all matching hosts share one count.
-	Shared bool `json:"shared"`
-	// Source is "api" or "config".
-	Source string `json:"source,omitempty"`
-	// ModifyIndex is the log index of the last write of this limit; in quotes, its ETag.
-	ModifyIndex uint64 `json:"modify_index,omitempty"`
-}
-
-// Queue bounds how long, and how many per node, requests may wait for a slot.
-type Queue struct {
-	Timeout Duration `json:"timeout"`
-	Size    int      `json:"size"`
-}
 
 // Limits answers GET /v1/limits. It is also the body of PUT, which ignores Index: use If-Match.
 type Limits struct {
 	// Index is the log index of the last change to any limit; in quotes, the list's ETag.
 	Index  uint64  `json:"index"`
-	Limits []Limit `json:"limits"` // sorted by pattern
+	Limits []Limit `json:"limits"` // sorted by scope and pattern
 }
 
-// LimitWritten answers PUT /v1/limits/host/{pattern}.
+// LimitWritten answers PUT /v1/limits/{scope}/{pattern}.
 type LimitWritten struct {
 	Index uint64 `json:"index"` // the write's log index
 	Limit
 }
 
-// LimitDeleted answers DELETE /v1/limits/host/{pattern}.
+// LimitDeleted answers DELETE /v1/limits/{scope}/{pattern}.
 type LimitDeleted struct {
 	Index   uint64 `json:"index"`
+	Scope   string `json:"scope"`
 	Pattern string `json:"pattern"`
 	// Uncovered is the config's limit with this pattern, which is in force again; null if there is
 	// none.
 	Uncovered *Limit `json:"uncovered"`
 }
+
+// Name names what the limit was for, as [Limit.Name] does.
+func (d *LimitDeleted) Name() string { return nameOf(d.Scope, d.Pattern) }
 
 // LimitsReplaced answers PUT /v1/limits.
 type LimitsReplaced struct {
@@ -66,28 +46,20 @@ type LimitsReplaced struct {
 	// If-Match makes sure that the following write does what the dry run showed.
 	Index   uint64   `json:"index"`
 	DryRun  bool     `json:"dry_run"`
-	Changes []Change `json:"changes"` // sorted by pattern; empty, not null
+	Changes []Change `json:"changes"` // sorted by scope and pattern; empty, not null
 }
 
 // Change is one limit's difference.
 type Change struct {
 	Action  string `json:"action"` // "add", "change" or "remove"
+	Scope   string `json:"scope"`
 	Pattern string `json:"pattern"`
 	Before  *Limit `json:"before"` // null for add
 	After   *Limit `json:"after"`  // null for remove
 }
 
-func wireLimit(l *fsm.Limit) Limit {
-	w := Limit{Pattern: l.Pattern.String(), Shared: l.Shared, Source: l.Source.String(), ModifyIndex: l.ModifyIndex}
-	if l.Capped() {
-		n := l.Connections
-		w.Connections = &n
-	}
-	if l.Queue.Enabled() {
-		w.Queue = &Queue{Timeout: Duration(l.Queue.Timeout), Size: l.Queue.Size}
-	}
-	return w
-}
+// Name names what the changed limit is for, as [Limit.Name] does.
+func (c *Change) Name() string { return nameOf(c.Scope, c.Pattern) }
 
 func (s *Server) limits(r *http.Request) (answer, error) {
 	if _, err := query(r); err != nil {
@@ -96,7 +68,7 @@ func (s *Server) limits(r *http.Request) (answer, error) {
 	t := s.deps.View.Table()
 	body := Limits{Index: t.Index, Limits: []Limit{}}
 	for _, l := range t.Limits() {
-		body.Limits = append(body.Limits, wireLimit(&l))
+		body.Limits = append(body.Limits, LimitOf(&l))
 	}
 	return answer{body: body, etag: etag(t.Index)}, nil
 }
@@ -111,20 +83,34 @@ func (s *Server) limit(r *http.Request) (answer, error) {
 	}
 	l, ok := s.deps.View.Table().Get(p)
 	if !ok {
-		return answer{}, fmt.Errorf("%w for exactly %s: GET %s lists those there are", fsm.ErrNotFound, p, pathLimits)
+		return answer{}, fmt.Errorf("%w for exactly %s: GET %s lists those there are", fsm.ErrNotFound, p.Name(), pathLimits)
 	}
-	return answer{body: wireLimit(l), etag: etag(l.ModifyIndex)}, nil
+	return answer{body: LimitOf(l), etag: etag(l.ModifyIndex)}, nil
 }
 
-func pattern(r *http.Request) (fsm.Pattern, error) {
-	p, err := fsm.ParsePattern(r.PathValue("pattern"))
+// pattern is the path's pattern, of the path's scope.
+func pattern(r *http.Request) (limit.Pattern, error) {
+	scope, err := scopeOf(r)
+	if err != nil {
+		return limit.Pattern{}, err
+	}
+	p, err := scope.ParsePattern(r.PathValue("pattern"))
 	if err != nil {
 		return p, invalid("%s", err)
 	}
 	return p, nil
 }
 
-// putLimit parses PUT /v1/limits/host/{pattern}[?evict=true].
+// scopeOf is the path's scope. A scope without patterns is the whole rest of its route.
+func scopeOf(r *http.Request) (limit.Scope, error) {
+	word := r.PathValue("scope")
+	if word == "" {
+		word = strings.TrimPrefix(r.URL.Path, pathLimits+"/")
+	}
+	return limit.ParseScope(word)
+}
+
+// putLimit parses PUT /v1/limits/{scope}/{pattern}[?evict=true].
 func (s *Server) putLimit(r *http.Request, body []byte) (commit, error) {
 	q, err := query(r, "evict")
 	if err != nil {
@@ -154,7 +140,7 @@ func (s *Server) putLimit(r *http.Request, body []byte) (commit, error) {
 	return func(ctx context.Context) (answer, error) { return s.commitPut(ctx, l, cond) }, nil
 }
 
-func (s *Server) commitPut(ctx context.Context, l fsm.Limit, cond condition) (answer, error) {
+func (s *Server) commitPut(ctx context.Context, l limit.Limit, cond condition) (answer, error) {
 	before := s.deps.Log.Committed()
 	pre := cond.forLimit(before, l.Pattern)
 	if known, ok := repeated(ctx); ok {
@@ -176,15 +162,15 @@ func (s *Server) commitPut(ctx context.Context, l fsm.Limit, cond condition) (an
 		s.noteLimits(ctx, l.Source, index, []Change{changeOf(before, l.Pattern, &l)})
 	}
 	if l.Evict {
-		s.note(ctx, "connections above the limit are being closed", "pattern", l.Pattern.String(), "index", index)
+		s.note(ctx, "connections above the limit are being closed", "scope", l.Pattern.Scope().String(), "pattern", l.Pattern.String(), "index", index)
 	}
 	return answer{
-		body: LimitWritten{Index: index, Limit: wireLimit(&l)}, etag: etag(l.ModifyIndex),
+		body: LimitWritten{Index: index, Limit: LimitOf(&l)}, etag: etag(l.ModifyIndex),
 		index: index, table: visibleAt(index, res, t),
 	}, nil
 }
 
-// deleteLimit parses DELETE /v1/limits/host/{pattern}.
+// deleteLimit parses DELETE /v1/limits/{scope}/{pattern}.
 func (s *Server) deleteLimit(r *http.Request, body []byte) (commit, error) {
 	if _, err := query(r); err != nil {
 		return nil, err
@@ -203,17 +189,17 @@ func (s *Server) deleteLimit(r *http.Request, body []byte) (commit, error) {
 	return func(ctx context.Context) (answer, error) { return s.commitDelete(ctx, p, cond) }, nil
 }
 
-func (s *Server) commitDelete(ctx context.Context, p fsm.Pattern, cond condition) (answer, error) {
+func (s *Server) commitDelete(ctx context.Context, p limit.Pattern, cond condition) (answer, error) {
 	before := s.deps.Log.Committed()
 	index, res, err := s.propose(ctx, &fsm.DeleteLimit{Pattern: p, Precondition: cond.forLimit(before, p)})
 	if err != nil {
-		return answer{}, fmt.Errorf("%w (%s)", err, p)
+		return answer{}, fmt.Errorf("%w (%s)", err, p.Name())
 	}
 	t := s.deps.Log.Committed()
-	body := LimitDeleted{Index: index, Pattern: p.String()}
+	body := LimitDeleted{Index: index, Scope: p.Scope().String(), Pattern: p.String()}
 	uncovered, ok := t.Get(p)
 	if ok && uncovered.Source == fsm.SourceConfig {
-		w := wireLimit(uncovered)
+		w := LimitOf(uncovered)
 		body.Uncovered = &w
 	} else {
 		uncovered = nil
@@ -250,7 +236,7 @@ func (s *Server) replaceLimits(r *http.Request, body []byte) (commit, error) {
 	return func(ctx context.Context) (answer, error) { return s.commitReplace(ctx, ls, cond) }, nil
 }
 
-func (s *Server) dryRun(ls []fsm.Limit, cond condition) (answer, error) {
+func (s *Server) dryRun(ls []limit.Limit, cond condition) (answer, error) {
 	t := s.deps.Log.Committed()
 	if p := cond.forTable(t); p.MustNotExist || p.MatchIndex != nil && *p.MatchIndex != t.Index {
 		return answer{}, fsm.ErrPrecondition
@@ -258,7 +244,7 @@ func (s *Server) dryRun(ls []fsm.Limit, cond condition) (answer, error) {
 	return answer{body: LimitsReplaced{Index: t.Index, DryRun: true, Changes: difference(t, ls)}, etag: etag(t.Index)}, nil
 }
 
-func (s *Server) commitReplace(ctx context.Context, ls []fsm.Limit, cond condition) (answer, error) {
+func (s *Server) commitReplace(ctx context.Context, ls []limit.Limit, cond condition) (answer, error) {
 	before := s.deps.Log.Committed()
 	pre := cond.forTable(before)
 	if pre.MustNotExist {
@@ -315,16 +301,16 @@ type configReplaced struct {
 }
 
 // sameLimits compares two lists of the same source, whatever their order.
-func sameLimits(a, b []fsm.Limit) bool {
+func sameLimits(a, b []limit.Limit) bool {
 	if len(a) != len(b) {
 		return false
 	}
-	byPattern := make(map[fsm.Pattern]*fsm.Limit, len(a))
+	byPattern := make(map[limit.Pattern]*limit.Limit, len(a))
 	for i := range a {
 		byPattern[a[i].Pattern] = &a[i]
 	}
 	for i := range b {
-		if l, ok := byPattern[b[i].Pattern]; !ok || l.Connections != b[i].Connections || l.Queue != b[i].Queue || l.Shared != b[i].Shared {
+		if l, ok := byPattern[b[i].Pattern]; !ok || !l.SameValue(&b[i]) {
 			return false
 		}
 	}
@@ -335,12 +321,12 @@ func sameLimits(a, b []fsm.Limit) bool {
 // any changed. Limits that the cluster has already are not written again. Its errors are those of
 // [Log], [ErrNoLeader], [ErrNotVisible] as a *[Problem], the leader's *[Problem], or
 // [fsm.ErrInvalid].
-func (s *Server) ReplaceConfigLimits(ctx context.Context, limits []fsm.Limit) (changed bool, err error) {
+func (s *Server) ReplaceConfigLimits(ctx context.Context, limits []limit.Limit) (changed bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.WriteTimeout)
 	defer cancel()
 	wire := Limits{Limits: []Limit{}}
 	for _, l := range limits {
-		wire.Limits = append(wire.Limits, wireLimit(&l))
+		wire.Limits = append(wire.Limits, LimitOf(&l))
 	}
 	body, err := json.Marshal(wire)
 	if err != nil {
@@ -383,45 +369,43 @@ func (s *Server) propose(ctx context.Context, c fsm.Command) (uint64, fsm.Result
 
 // visibleAt returns the first table index at which a write is visible. A write without effect is
 // visible in the table that it was compared with, and so in t, the committed table read after it.
-func visibleAt(index uint64, res fsm.Result, t *fsm.Table) uint64 {
+func visibleAt(index uint64, res fsm.Result, t *limit.Table) uint64 {
 	if res.Changed {
 		return index
 	}
 	return t.Index
 }
 
-// difference lists the changes if ls became the effective limits.
-func difference(t *fsm.Table, ls []fsm.Limit) []Change {
-	changes := []Change{}
-	wanted := make(map[fsm.Pattern]bool, len(ls))
-	for _, l := range ls {
+// difference lists the changes that would turn the effective limits into ls.
+func difference(t *limit.Table, ls []limit.Limit) []Change {
+	changed := map[limit.Pattern]Change{}
+	wanted := make(map[limit.Pattern]bool, len(ls))
+	for i := range ls {
+		l := &ls[i]
 		wanted[l.Pattern] = true
-		after := wireLimit(&l)
-		after.Source = ""
-		now, ok := t.Get(l.Pattern)
-		switch {
-		case !ok:
-			changes = append(changes, Change{Action: "add", Pattern: after.Pattern, After: &after})
-		case now.Connections != l.Connections || now.Queue != l.Queue || now.Shared != l.Shared:
-			before := wireLimit(now)
-			changes = append(changes, Change{Action: "change", Pattern: after.Pattern, Before: &before, After: &after})
+		if now, ok := t.Get(l.Pattern); !ok || !now.SameValue(l) {
+			c := changeOf(t, l.Pattern, l)
+			c.After.Source = ""
+			changed[l.Pattern] = c
 		}
 	}
 	for _, l := range t.Limits() {
 		if !wanted[l.Pattern] {
-			before := wireLimit(&l)
-			changes = append(changes, Change{Action: "remove", Pattern: before.Pattern, Before: &before})
+			changed[l.Pattern] = changeOf(t, l.Pattern, nil)
 		}
 	}
-	slices.SortFunc(changes, func(a, b Change) int { return strings.Compare(a.Pattern, b.Pattern) })
+	changes := make([]Change, 0, len(changed))
+	for _, p := range slices.SortedFunc(maps.Keys(changed), limit.Pattern.Compare) {
+		changes = append(changes, changed[p])
+	}
 	return changes
 }
 
 // changeOf returns the difference that one limit makes to t. after is nil if the limit is removed.
-func changeOf(t *fsm.Table, p fsm.Pattern, after *fsm.Limit) Change {
-	c := Change{Action: "change", Pattern: p.String()}
+func changeOf(t *limit.Table, p limit.Pattern, after *limit.Limit) Change {
+	c := Change{Action: "change", Scope: p.Scope().String(), Pattern: p.String()}
 	if l, ok := t.Get(p); ok {
-		w := wireLimit(l)
+		w := LimitOf(l)
 		c.Before = &w
 	} else {
 		c.Action = "add"
@@ -430,7 +414,7 @@ func changeOf(t *fsm.Table, p fsm.Pattern, after *fsm.Limit) Change {
 		c.Action = "remove"
 		return c
 	}
-	w := wireLimit(after)
+	w := LimitOf(after)
 	c.After = &w
 	return c
 }

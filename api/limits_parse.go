@@ -3,14 +3,15 @@ package api
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
-	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 // parseLimits reads the body that replaces all limits. The list is required, so that an empty
 // object can't delete them all.
-func parseLimits(body []byte, source fsm.Source, evict bool) ([]fsm.Limit, error) {
+func parseLimits(body []byte, source limit.Source, evict bool) ([]limit.Limit, error) {
 	o, err := parseBody(body)
 	if err != nil {
 		return nil, err
@@ -25,8 +26,8 @@ func parseLimits(body []byte, source fsm.Source, evict bool) ([]fsm.Limit, error
 	if err := o.decode("limits", &raws, "a list"); err != nil {
 		return nil, err
 	}
-	ls := make([]fsm.Limit, 0, len(raws))
-	seen := make(map[fsm.Pattern]int, len(raws))
+	ls := make([]limit.Limit, 0, len(raws))
+	seen := make(map[limit.Pattern]int, len(raws))
 	for i, raw := range raws {
 		o, err := parseObject(raw, fmt.Sprintf("limits[%d]", i))
 		if err != nil {
@@ -37,7 +38,7 @@ func parseLimits(body []byte, source fsm.Source, evict bool) ([]fsm.Limit, error
 			return nil, err
 		}
 		if j, twice := seen[l.Pattern]; twice {
-			return nil, invalid("limits[%d] and limits[%d] are both for %s", j, i, l.Pattern)
+			return nil, invalid("limits[%d] and limits[%d] are both for %s", j, i, l.Pattern.Name())
 		}
 		seen[l.Pattern] = i
 		l.Source, l.Evict = source, evict
@@ -48,9 +49,9 @@ func parseLimits(body []byte, source fsm.Source, evict bool) ([]fsm.Limit, error
 
 // parseLimit reads one limit. Its pattern is the given one, which the body may repeat, or else the
 // body's.
-func parseLimit(o *object, given *fsm.Pattern) (fsm.Limit, error) {
-	l := fsm.Limit{Connections: fsm.Unlimited}
-	if err := o.only("pattern", "connections", "queue", "shared", "source", "modify_index", "index"); err != nil {
+func parseLimit(o *object, given *limit.Pattern) (limit.Limit, error) {
+	l := limit.Limit{Connections: limit.Unlimited}
+	if err := o.only("scope", "pattern", "connections", "requests", "bandwidth", "queue", "shared", "mode", "source", "modify_index", "index"); err != nil {
 		return l, err
 	}
 	var err error
@@ -66,58 +67,152 @@ func parseLimit(o *object, given *fsm.Pattern) (fsm.Limit, error) {
 	if err := o.decode("shared", &l.Shared, "true or false"); err != nil {
 		return l, err
 	}
-	if l.Queue, err = parseQueue(o); err != nil {
-		return l, err
+	for _, parse := range []func(*object, *limit.Limit) error{parseMode, parseRequests, parseBandwidth, parseQueue} {
+		if err := parse(o, &l); err != nil {
+			return l, err
+		}
 	}
-	if err := l.Validate(); err != nil {
-		return l, err
-	}
-	return l, nil
+	return l, l.Validate()
 }
 
-func parseLimitPattern(o *object, given *fsm.Pattern) (fsm.Pattern, error) {
-	if !o.has("pattern") {
-		if given == nil {
-			return fsm.Pattern{}, invalid("%s is missing", o.path("pattern"))
+func parseLimitPattern(o *object, given *limit.Pattern) (limit.Pattern, error) {
+	scope := limit.ScopeHost
+	if given != nil {
+		scope = given.Scope()
+	}
+	var word string
+	if err := o.decode("scope", &word, "a string"); err != nil {
+		return limit.Pattern{}, err
+	}
+	if word != "" {
+		written, err := limit.ParseScope(word)
+		if err != nil {
+			return limit.Pattern{}, invalid("%s: %s", o.path("scope"), err)
 		}
-		return *given, nil
+		if given != nil && written != scope {
+			return limit.Pattern{}, invalid("the body is of scope %s, but the path of %s", written, scope)
+		}
+		scope = written
 	}
 	var text string
-	if err := o.decode("pattern", &text, "a string"); err != nil {
-		return fsm.Pattern{}, err
+	switch {
+	case o.has("pattern"):
+		if err := o.decode("pattern", &text, "a string"); err != nil {
+			return limit.Pattern{}, err
+		}
+	case given != nil:
+		return *given, nil
+	case !scope.Bare():
+		return limit.Pattern{}, invalid("%s is missing", o.path("pattern"))
 	}
-	p, err := fsm.ParsePattern(text)
+	p, err := scope.ParsePattern(text)
 	if err != nil {
 		return p, invalid("%s: %s", o.path("pattern"), err)
 	}
 	if given != nil && p != *given {
-		return p, invalid("the body is for %s, but the path for %s", p, *given)
+		return p, invalid("the body is for %s, but the path for %s", p.Name(), given.Name())
 	}
 	return p, nil
 }
 
-func parseQueue(o *object) (fsm.Queue, error) {
-	var q fsm.Queue
+func parseMode(o *object, l *limit.Limit) error {
+	var mode string
+	if err := o.decode("mode", &mode, `"enforce" or "report"`); err != nil {
+		return err
+	}
+	if mode != "" && mode != ModeEnforce && mode != ModeReport {
+		return invalid(`%s must be "enforce" or "report", not %q`, o.path("mode"), shorten(mode))
+	}
+	l.Report = mode == ModeReport
+	return nil
+}
+
+func parseRequests(o *object, l *limit.Limit) error {
+	if !o.has("requests") {
+		return nil
+	}
+	ro, err := parseObject(o.fields["requests"], o.path("requests"))
+	if err != nil {
+		return err
+	}
+	if err := ro.only("rate", "burst"); err != nil {
+		return err
+	}
+	var rate string
+	var burst int64
+	if err := ro.decode("rate", &rate, `a string such as "10/s", "600/m" or "0.5/h"`); err != nil {
+		return err
+	}
+	if !ro.has("rate") {
+		return invalid(`%s is missing: write a rate such as "10/s", or leave requests out for no cap`, ro.path("rate"))
+	}
+	if err := ro.decode("burst", &burst, "a whole number from 1 on"); err != nil {
+		return err
+	}
+	if ro.has("burst") && burst < 1 {
+		return invalid("%s is %d: write at least 1, or a request could never begin", ro.path("burst"), burst)
+	}
+	if l.Requests, err = limit.ParseRate(rate, burst); err != nil {
+		return invalid("%s: %s", ro.path("rate"), plainReason(err))
+	}
+	return nil
+}
+
+func parseBandwidth(o *object, l *limit.Limit) error {
+	if !o.has("bandwidth") {
+		return nil
+	}
+	bo, err := parseObject(o.fields["bandwidth"], o.path("bandwidth"))
+	if err != nil {
+		return err
+	}
+	if err := bo.only("upload", "download", "burst"); err != nil {
+		return err
+	}
+	for name, to := range map[string]*int64{"upload": &l.Bandwidth.Upload, "download": &l.Bandwidth.Download, "burst": &l.Bandwidth.Burst} {
+		var text string
+		if err := bo.decode(name, &text, `a string such as "10MB"`); err != nil {
+			return err
+		}
+		if !bo.has(name) {
+			continue
+		}
+		if *to, err = limit.ParseBytes(text); err != nil {
+			return invalid("%s: %s", bo.path(name), plainReason(err))
+		}
+	}
+	if l.Bandwidth.Upload == 0 && l.Bandwidth.Download == 0 {
+		return invalid("%s needs upload, download or both; leave it out for no cap", bo.at)
+	}
+	return nil
+}
+
+// plainReason is an error of a value without saying again that it is one.
+func plainReason(err error) string {
+	return strings.TrimPrefix(err.Error(), limit.ErrInvalid.Error()+": ")
+}
+
+func parseQueue(o *object, l *limit.Limit) error {
 	if !o.has("queue") {
-		return q, nil
+		return nil
 	}
 	qo, err := parseObject(o.fields["queue"], o.path("queue"))
 	if err != nil {
-		return q, err
+		return err
 	}
 	if err := qo.only("timeout", "size"); err != nil {
-		return q, err
+		return err
 	}
 	var timeout Duration
 	if err := qo.decode("timeout", &timeout, `a duration such as "2s"`); err != nil {
-		return q, err
+		return err
 	}
-	if err := qo.decode("size", &q.Size, "a whole number"); err != nil {
-		return q, err
+	if err := qo.decode("size", &l.Queue.Size, "a whole number"); err != nil {
+		return err
 	}
-	q.Timeout = time.Duration(timeout)
-	if q.Timeout <= 0 || q.Size <= 0 {
-		return q, invalid("%s needs a timeout and a size, both above 0; leave it out to refuse at once", qo.at)
+	l.Queue.Timeout = time.Duration(timeout)
+	if !l.Queue.Enabled() {
+		return invalid("%s needs a timeout and a size, both above 0; leave it out to refuse at once", qo.at)
 	}
-	return q, nil
+	return nil
 }

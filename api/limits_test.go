@@ -24,7 +24,7 @@ func TestLimitLifeCycle(t *testing.T) {
 	got := get[LimitWritten](t, w)
 	conns := int64(5)
 	want := LimitWritten{Index: got.Index, Limit: Limit{
-		Pattern: "api.example.com", Connections: &conns, Queue: &Queue{Timeout: 2e9, Size: 100}, Source: "api", ModifyIndex: got.Index,
+		Scope: "host", Pattern: "api.example.com", Connections: &conns, Queue: &Queue{Timeout: 2e9, Size: 100}, Mode: ModeEnforce, Source: "api", ModifyIndex: got.Index,
 	}}
 	if diff := cmp.Diff(want, got); diff != "" || got.Index == 0 {
 		t.Fatal(diff)
@@ -312,3 +312,7 @@ func TestLimitThatNotAllServersUnderstand(t *testing.T) {
 		t.Errorf("something was written: index %d, was %d", b.index, before)
 	}
 }
+
+// fullLimit has every field of a limit's body.
+const fullLimit = `{"scope":"host","pattern":"r.org","connections":5,"requests":{"rate":"10/s","burst":20},"bandwidth":{"upload":"1MB","download":"10MB","burst":"2MB"},` +
+	`"queue":{"timeout":"2s","size":100},"shared":false,"mode":"report"}`

@@ -10,6 +10,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/weirproxy/weir/limit"
 )
 
 // Measures are the node's numbers that only /metrics shows. Counters begin with the process.
@@ -143,7 +145,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements [prometheus.Collector].
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	s := c.server
-	m := &moment{Measures: s.deps.Metrics.Measures(), status: s.deps.Status.Status(), known: s.deps.Uses.HostUses()}
+	m := &moment{Measures: s.deps.Metrics.Measures(), status: s.deps.Status.Status(), known: s.deps.Uses.Uses(limit.ScopeHost)}
 	m.hosts = c.hosts.update(m.known, s.deps.View.Table())
 	for _, f := range c.families {
 		f.read(m, samples{f, ch})

@@ -32,7 +32,7 @@ type family struct {
 type moment struct {
 	Measures
 	status Status
-	known  []HostUse
+	known  []NodeUse
 	hosts  []hostSeries
 }
 

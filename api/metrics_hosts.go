@@ -63,7 +63,7 @@ func (h *hostPlaces) setMost(most int) {
 }
 
 // update takes the node's hosts and returns the series for them, "other" last.
-func (h *hostPlaces) update(uses []HostUse, table *fsm.Table) []hostSeries {
+func (h *hostPlaces) update(uses []NodeUse, table *fsm.Table) []hostSeries {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.forget(uses)
@@ -95,7 +95,7 @@ func (h *hostPlaces) update(uses []HostUse, table *fsm.Table) []hostSeries {
 }
 
 // forget drops hosts that the node no longer knows.
-func (h *hostPlaces) forget(uses []HostUse) {
+func (h *hostPlaces) forget(uses []NodeUse) {
 	known := make(map[string]bool, len(uses))
 	for _, u := range uses {
 		known[u.Key.Name] = true
@@ -109,9 +109,9 @@ func (h *hostPlaces) forget(uses []HostUse) {
 }
 
 // place gives names to the most important hosts: those with a limit, then the busiest.
-func (h *hostPlaces) place(uses []HostUse, table *fsm.Table) {
-	capped := func(u HostUse) bool { return table.Governing(u.Key).Capped() }
-	var placed, waiting []HostUse
+func (h *hostPlaces) place(uses []NodeUse, table *fsm.Table) {
+	capped := func(u NodeUse) bool { return table.Governing(u.Key).Capped() }
+	var placed, waiting []NodeUse
 	settled := true // a host with a name keeps it
 	for _, u := range uses {
 		_, named := h.named[u.Key.Name]
@@ -127,7 +127,7 @@ func (h *hostPlaces) place(uses []HostUse, table *fsm.Table) {
 	if len(placed) == h.most && settled {
 		return
 	}
-	more := func(a, b HostUse) int {
+	more := func(a, b NodeUse) int {
 		return cmp.Or(compareBool(capped(b), capped(a)), cmp.Compare(b.Waiting+b.InUse, a.Waiting+a.InUse),
 			cmp.Compare(b.Admitted, a.Admitted), a.Key.Compare(b.Key))
 	}

@@ -25,8 +25,8 @@ func tableOf(t testing.TB, patterns ...string) *fsm.Table {
 	return fsm.NewTable(1, 1, limits)
 }
 
-func usedBy(host string, admitted uint64) HostUse {
-	return HostUse{Key: fsm.HostConnections(host), InUse: 1, Admitted: admitted}
+func usedBy(host string, admitted uint64) NodeUse {
+	return NodeUse{Key: fsm.HostConnections(host), InUse: 1, Admitted: admitted}
 }
 
 // told are the admissions by name.
@@ -43,27 +43,27 @@ func TestHostPlaces(t *testing.T) {
 	h := newHostPlaces(2)
 	for _, step := range []struct {
 		what  string
-		uses  []HostUse
+		uses  []NodeUse
 		table *fsm.Table
 		want  map[string]uint64
 	}{
-		{"the busiest have places", []HostUse{usedBy("a", 1), usedBy("b", 5), usedBy("c", 3)}, none, map[string]uint64{"b": 5, "c": 3, "other": 1}},
-		{"a place is kept", []HostUse{usedBy("a", 90), usedBy("b", 6), usedBy("c", 3)}, none, map[string]uint64{"b": 6, "c": 3, "other": 90}},
-		{"what was counted under other stays there", []HostUse{usedBy("a", 95), usedBy("b", 6)}, none, map[string]uint64{"a": 5, "b": 6, "other": 90}},
-		{"a host that was forgotten begins anew", []HostUse{usedBy("a", 2), usedBy("b", 6)}, none, map[string]uint64{"a": 7, "b": 6, "other": 90}},
-		{"one with a limit takes the place of the least without", []HostUse{usedBy("a", 2), usedBy("b", 7), usedBy("l", 4)}, tableOf(t, "l"),
+		{"the busiest have places", []NodeUse{usedBy("a", 1), usedBy("b", 5), usedBy("c", 3)}, none, map[string]uint64{"b": 5, "c": 3, "other": 1}},
+		{"a place is kept", []NodeUse{usedBy("a", 90), usedBy("b", 6), usedBy("c", 3)}, none, map[string]uint64{"b": 6, "c": 3, "other": 90}},
+		{"what was counted under other stays there", []NodeUse{usedBy("a", 95), usedBy("b", 6)}, none, map[string]uint64{"a": 5, "b": 6, "other": 90}},
+		{"a host that was forgotten begins anew", []NodeUse{usedBy("a", 2), usedBy("b", 6)}, none, map[string]uint64{"a": 7, "b": 6, "other": 90}},
+		{"one with a limit takes the place of the least without", []NodeUse{usedBy("a", 2), usedBy("b", 7), usedBy("l", 4)}, tableOf(t, "l"),
 			map[string]uint64{"b": 7, "l": 4, "other": 90}},
-		{"and what comes after is other's", []HostUse{usedBy("a", 3), usedBy("b", 7), usedBy("l", 4)}, tableOf(t, "l"),
+		{"and what comes after is other's", []NodeUse{usedBy("a", 3), usedBy("b", 7), usedBy("l", 4)}, tableOf(t, "l"),
 			map[string]uint64{"b": 7, "l": 4, "other": 91}},
-		{"nobody takes a limited host's place", []HostUse{usedBy("l", 4), usedBy("m", 9), usedBy("n", 99)}, tableOf(t, "l", "m", "n"),
+		{"nobody takes a limited host's place", []NodeUse{usedBy("l", 4), usedBy("m", 9), usedBy("n", 99)}, tableOf(t, "l", "m", "n"),
 			map[string]uint64{"l": 4, "n": 99, "other": 100}},
-		{"a host of that name is told with the others", []HostUse{usedBy("other", 10)}, tableOf(t, "other"), map[string]uint64{"other": 110}},
+		{"a host of that name is told with the others", []NodeUse{usedBy("other", 10)}, tableOf(t, "other"), map[string]uint64{"other": 110}},
 	} {
 		if diff := cmp.Diff(step.want, told(h.update(step.uses, step.table))); diff != "" {
 			t.Fatalf("%s: %s", step.what, diff)
 		}
 	}
-	if got := told(newHostPlaces(0).update([]HostUse{usedBy("a", 1)}, none)); !maps.Equal(got, map[string]uint64{"other": 1}) {
+	if got := told(newHostPlaces(0).update([]NodeUse{usedBy("a", 1)}, none)); !maps.Equal(got, map[string]uint64{"other": 1}) {
 		t.Errorf("without places: %v", got)
 	}
 }
@@ -72,7 +72,7 @@ func TestHostPlaces(t *testing.T) {
 func TestHostPlacesFewerAndMore(t *testing.T) {
 	h := newHostPlaces(3)
 	table := tableOf(t, "l")
-	uses := []HostUse{usedBy("a", 1), usedBy("b", 5), usedBy("c", 3), usedBy("l", 2)}
+	uses := []NodeUse{usedBy("a", 1), usedBy("b", 5), usedBy("c", 3), usedBy("l", 2)}
 	for _, step := range []struct {
 		most int
 		want map[string]uint64
@@ -108,7 +108,7 @@ func TestHostPlacesProperties(t *testing.T) {
 					count[name] += rapid.Uint64Range(0, 9).Draw(t, "more")
 				}
 			}
-			var uses []HostUse
+			var uses []NodeUse
 			for _, name := range slices.Sorted(maps.Keys(count)) {
 				uses = append(uses, usedBy(name, count[name]))
 			}

@@ -65,7 +65,7 @@ func metricsBench(t *testing.T, cfg Config) *benchNode {
 	b.see()
 	a.st.Session = SessionStatus{ID: 7, State: "live", ExpiresIn: Duration(8 * time.Second)}
 	a.st.Raft = RaftStatus{State: "leader", Term: 2, LastIndex: 9, CommitIndex: 8, AppliedIndex: 7}
-	a.uses = []HostUse{
+	a.uses = []NodeUse{
 		{Key: fsm.HostConnections("x.org"), Granted: 4, InUse: 3, Waiting: 2, Admitted: 100, Rejected: 10},
 		{Key: fsm.HostConnections("free.org"), InUse: 1, Admitted: 50},
 	}

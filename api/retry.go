@@ -65,7 +65,7 @@ func repeatLimits(t *fsm.Table, ls []fsm.Limit, known uint64) (fsm.Precondition,
 
 // sameLimit reports whether writing l over now would change nothing.
 func sameLimit(now, l *fsm.Limit) bool {
-	return now.Connections == l.Connections && now.Queue == l.Queue && now.Shared == l.Shared && now.Source == l.Source
+	return now.SameValue(l) && now.Source == l.Source
 }
 
 // A repeated write may overtake its own first attempt: if the leader freezes after receiving a

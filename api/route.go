@@ -26,25 +26,45 @@ type router []route
 func (rs router) find(r *http.Request) (endpoint, error) {
 	path := r.URL.EscapedPath()
 	for _, rt := range rs {
-		fixed, name, param := strings.Cut(rt.path, "{")
-		if !param {
-			if path != rt.path {
-				continue
-			}
-			return rt.endpoint(r)
-		}
-		rest, ok := strings.CutPrefix(path, fixed)
-		if !ok || rest == "" {
+		params, ok := rt.match(path)
+		if !ok {
 			continue
 		}
-		value, err := url.PathUnescape(rest)
-		if err != nil {
-			return nil, malformed("%q in the path is not percent-encoded correctly", rest)
+		for name, text := range params {
+			value, err := url.PathUnescape(text)
+			if err != nil {
+				return nil, malformed("%q in the path is not percent-encoded correctly", text)
+			}
+			r.SetPathValue(name, value)
 		}
-		r.SetPathValue(strings.TrimSuffix(name, "}"), value)
 		return rt.endpoint(r)
 	}
 	return nil, problemf(http.StatusNotFound, "no_such_path", "there is nothing at %s", r.URL.Path)
+}
+
+// match finds the parameters of a path, as they are written there. None is empty.
+func (rt route) match(path string) (params map[string]string, ok bool) {
+	if !strings.Contains(rt.path, "{") {
+		return nil, path == rt.path
+	}
+	params = map[string]string{}
+	for pattern := rt.path; pattern != ""; {
+		fixed, rest, _ := strings.Cut(pattern, "{")
+		if path, ok = strings.CutPrefix(path, fixed); !ok {
+			return nil, false
+		}
+		var name string
+		name, pattern, _ = strings.Cut(rest, "}")
+		value := path
+		if pattern != "" {
+			value, _, _ = strings.Cut(path, "/")
+		}
+		if value == "" {
+			return nil, false
+		}
+		params[name], path = value, path[len(value):]
+	}
+	return params, true
 }
 
 func (rt route) endpoint(r *http.Request) (endpoint, error) {

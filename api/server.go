@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/weirproxy/weir/api/ui"
+	"github.com/weirproxy/weir/limit"
 )
 
 // Paths that are used in several places.
@@ -22,9 +23,10 @@ const (
 	pathHealthz      = "/healthz"
 	pathReadyz       = "/readyz"
 	pathLimits       = "/v1/limits"
-	pathLimit        = "/v1/limits/host/"
 	pathConfigLimits = "/v1/config-limits" // between nodes only
 	pathHosts        = "/v1/hosts"
+	pathUsage        = "/v1/usage"
+	pathExplain      = "/v1/explain"
 	pathNodes        = "/v1/nodes"
 	pathConnections  = "/v1/connections"
 )
@@ -215,14 +217,19 @@ func (s *Server) Shutdown(ctx context.Context) error {
 
 // sharedRoutes serve clients and nodes alike.
 func (s *Server) sharedRoutes(peer bool) router {
+	oneLimit := map[string]endpoint{
+		"GET": reading(s.limit), "PUT": s.writing(s.putLimit, peer, maxBody), "DELETE": s.writing(s.deleteLimit, peer, maxBody),
+	}
 	return router{
 		{pathLimits, map[string]endpoint{"GET": reading(s.limits), "PUT": s.writing(s.replaceLimits, peer, maxLimitsBody)}},
-		{pathLimit + "{pattern}", map[string]endpoint{
-			"GET": reading(s.limit), "PUT": s.writing(s.putLimit, peer, maxBody), "DELETE": s.writing(s.deleteLimit, peer, maxBody),
-		}},
+		{limitPath(limit.ScopeTotal.String(), ""), oneLimit},
+		{limitPath(limit.ScopeConnection.String(), ""), oneLimit},
+		{pathLimits + "/{scope}/{pattern}", oneLimit},
 		{pathNodes, map[string]endpoint{"GET": s.asking(s.nodes, peer)}},
 		{pathHosts, map[string]endpoint{"GET": readingFor(peer, s.hosts)}},
 		{pathHosts + "/{host}", map[string]endpoint{"GET": readingFor(peer, s.host)}},
+		{pathUsage + "/{scope}/{name}", map[string]endpoint{"GET": readingFor(peer, s.usage)}},
+		{pathUsage + "/{scope}", map[string]endpoint{"GET": readingFor(peer, s.usages)}},
 		{pathConnections, map[string]endpoint{"GET": readingFor(peer, s.connections)}},
 		{pathConnections + "/{id}", map[string]endpoint{"DELETE": bodiless(readingFor(peer, s.closeConnection))}},
 		{pathSnapshot, s.snapshotEndpoints(peer)},
@@ -236,6 +243,7 @@ func (s *Server) sharedRoutes(peer bool) router {
 func (s *Server) publicRoutes() router {
 	return router{
 		{"/v1/status", map[string]endpoint{"GET": s.atNode(false, reading(s.status))}},
+		{pathExplain, map[string]endpoint{"GET": reading(s.explain)}},
 		{"/v1/events", map[string]endpoint{"GET": s.eventStream}},
 		{pathUI, map[string]endpoint{"GET": s.page}},
 		{pathUI + "{file}", map[string]endpoint{"GET": s.page}},

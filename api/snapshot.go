@@ -48,9 +48,6 @@ type Snapshots interface {
 	Freeze() (*fsm.Frozen, error)
 }
 
-// LimitOf returns a limit in the API's form.
-func LimitOf(l *fsm.Limit) Limit { return wireLimit(l) }
-
 // snapshotEndpoints serve snapshots. Between nodes a restore goes through restored-limits, so that
 // a whole snapshot crosses the network once.
 func (s *Server) snapshotEndpoints(peer bool) map[string]endpoint {

@@ -19,6 +19,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 // bench is a cluster in memory: the real state machine, a log that is one counter, and nodes whose
@@ -52,7 +53,7 @@ type benchNode struct {
 	lostRoute bool // … before the request got there
 	asked     []*http.Request
 
-	uses     []HostUse
+	uses     []NodeUse
 	list     []Connection
 	closed   []string
 	st       Status
@@ -219,19 +220,19 @@ func (n *benchNode) Nodes() []Node {
 	return nodes
 }
 
-func (n *benchNode) HostUses() []HostUse {
+func (n *benchNode) Uses(scope limit.Scope) []NodeUse {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return slices.Clone(n.uses)
+	return slices.DeleteFunc(slices.Clone(n.uses), func(u NodeUse) bool { return u.Key.Scope != scope })
 }
 
-func (n *benchNode) HostUse(key fsm.Key) (HostUse, bool) {
+func (n *benchNode) Use(key limit.Key) (NodeUse, bool) {
 	for _, u := range n.uses {
 		if u.Key == key {
 			return u, true
 		}
 	}
-	return HostUse{}, false
+	return NodeUse{}, false
 }
 
 func (n *benchNode) Peers() []Peer {
@@ -438,3 +439,6 @@ func refused(t *testing.T, w *httptest.ResponseRecorder, status int, detail stri
 	}
 	return p
 }
+
+// pathLimit is where the limits on hosts are.
+const pathLimit = pathLimits + "/host/"

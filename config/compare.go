@@ -1,23 +1,41 @@
 package config
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"slices"
+	"time"
+
+	"github.com/weirproxy/weir/limit"
 )
 
 // Digest returns a short hash, 16 hex digits, of the settings that must be equal on all nodes: the
-// lease's ttl and the limits. It does not depend on their order or spelling in the files. Nodes
-// spread it in gossip, so that a node whose config disagrees can be named.
-func Digest(c *Config) string {
-	limits := slices.Clone(c.Limits)
-	slices.SortFunc(limits, func(a, b Limit) int { return cmp.Compare(a.Pattern, b.Pattern) })
+// lease's ttl and the limits. It depends neither on their order or spelling in the files nor on a
+// limit's source. Nodes spread it in gossip, so that a node whose config disagrees can be named.
+//
+// A limit on connections to a host is hashed as in the versions that knew no other limits, so that
+// nodes of two versions agree if their files do.
+func Digest(ttl time.Duration, limits []limit.Limit) string {
+	limits = slices.Clone(limits)
+	slices.SortFunc(limits, func(a, b limit.Limit) int { return a.Pattern.Compare(b.Pattern) })
 	h := sha256.New()
-	fmt.Fprintf(h, "v1 ttl %d\n", c.Lease.TTL)
+	fmt.Fprintf(h, "v1 ttl %d\n", ttl)
 	for _, l := range limits {
-		fmt.Fprintf(h, "%q %d %d %d %t\n", l.Pattern, l.Connections, l.Queue.Timeout, l.Queue.Size, l.Shared)
+		if s := l.Pattern.Scope(); s != limit.ScopeHost {
+			fmt.Fprintf(h, "%s ", s)
+		}
+		fmt.Fprintf(h, "%q %d %d %d %t", l.Pattern, l.Connections, l.Queue.Timeout, l.Queue.Size, l.Shared)
+		if r := l.Requests; r != (limit.Rate{}) {
+			fmt.Fprintf(h, " requests %d %d %d", r.Thousandths, r.Per, r.Burst)
+		}
+		if b := l.Bandwidth; b != (limit.Bandwidth{}) {
+			fmt.Fprintf(h, " bandwidth %d %d %d", b.Upload, b.Download, b.Burst)
+		}
+		if l.Report {
+			fmt.Fprint(h, " report")
+		}
+		fmt.Fprintln(h)
 	}
 	return hex.EncodeToString(h.Sum(nil)[:8])
 }
@@ -74,7 +92,4 @@ func TokensCanChange(before, after *Config) bool {
 }
 
 // sameLimit compares two limits, but not their positions.
-func sameLimit(a, b Limit) bool {
-	a.At, b.At = Position{}, Position{}
-	return a == b
-}
+func sameLimit(a, b Limit) bool { return a.Limit == b.Limit }

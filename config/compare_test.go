@@ -1,19 +1,27 @@
 package config
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/weirproxy/weir/limit"
 )
 
 func TestDigest(t *testing.T) {
 	const a = "host \"a\" {\n connections = 5\n}\n"
 	const b = "host \"b\" {\n connections = 7\n shared = false\n queue {\n timeout = \"2s\"\n size = 3\n }\n}\n"
 	digest := func(head, limits string) string {
-		return Digest(load(t, "data_dir = \"d\"\n"+head+"\nlimits {\n"+limits+"}"))
+		c := load(t, "data_dir = \"d\"\n"+head+"\nlimits {\n"+limits+"}")
+		return Digest(c.Lease.TTL, c.ClusterLimits())
 	}
 	base := digest("", a+b)
 	if len(base) != 16 || strings.Trim(base, "0123456789abcdef") != "" {
@@ -39,12 +47,63 @@ func TestDigest(t *testing.T) {
 		"queue":       digest("", a+strings.Replace(b, "2s", "3s", 1)),
 		"size":        digest("", a+strings.Replace(b, "size = 3", "size = 4", 1)),
 		"pattern":     digest("", strings.Replace(a, `"a"`, `"*.a"`, 1)+b),
+		"rate":        digest("", strings.Replace(a, "5", "5\n requests {\n rate = \"5/s\"\n }", 1)+b),
+		"per":         digest("", strings.Replace(a, "5", "5\n requests {\n rate = \"5/m\"\n burst = 5\n }", 1)+b),
+		"burst":       digest("", strings.Replace(a, "5", "5\n requests {\n rate = \"5/s\"\n burst = 6\n }", 1)+b),
+		"upload":      digest("", strings.Replace(a, "5", "5\n bandwidth {\n upload = \"5MB\"\n }", 1)+b),
+		"download":    digest("", strings.Replace(a, "5", "5\n bandwidth {\n download = \"5MB\"\n }", 1)+b),
+		"bytes":       digest("", strings.Replace(a, "5", "5\n bandwidth {\n upload = \"5MB\"\n burst = \"5MB\"\n }", 1)+b),
+		"mode":        digest("", strings.Replace(a, "5", "5\n mode = \"report\"", 1)+b),
+		"scope":       digest("", strings.Replace(a, "host", "user", 1)+b),
+		"another":     digest("", strings.Replace(a, "host", "key", 1)+b),
 		"shared":      digest("", strings.Replace(strings.Replace(a, `"a"`, `"*.a"`, 1), "5\n", "5\n shared = true\n", 1)+b),
 	} {
 		if twin, ok := seen[other]; ok {
 			t.Errorf("%s has the digest of %s", name, twin)
 		}
 		seen[other] = name
+	}
+}
+
+// TestDigestHasEachField: no field of what a limit allows is left out of the digest, whatever is added
+// to limits. Where a limit is from, and when it was written, does not count.
+func TestDigestHasEachField(t *testing.T) {
+	without := []string{"Evict", "Source", "ModifyIndex", "Pattern"}
+	plain := rule(limit.ScopeHost, "a").Limit
+	base := Digest(time.Second, []limit.Limit{plain})
+	var change func(v reflect.Value, path string, done func(path string))
+	change = func(v reflect.Value, path string, done func(string)) {
+		switch v.Kind() {
+		case reflect.Struct:
+			for i := range v.NumField() {
+				if name := v.Type().Field(i).Name; !slices.Contains(without, name) {
+					change(v.Field(i), path+"."+name, done)
+				}
+			}
+			return
+		case reflect.Bool:
+			v.SetBool(true)
+		default:
+			v.SetInt(7)
+		}
+		done(path)
+		v.SetZero()
+	}
+	l := plain
+	change(reflect.ValueOf(&l).Elem(), "", func(path string) {
+		if Digest(time.Second, []limit.Limit{l}) == base {
+			t.Errorf("the digest does not depend on %s", path)
+		}
+	})
+}
+
+// TestDigestOfEarlierVersions: nodes of versions that knew connections to hosts alone come to the
+// same.
+func TestDigestOfEarlierVersions(t *testing.T) {
+	c := load(t, "data_dir = \"d\"\nlimits {\n host \"*.a\" {\n connections = 5\n shared = true\n queue {\n timeout = \"2s\"\n size = 3\n }\n }\n host \"b\" {}\n}")
+	h := sha256.Sum256([]byte("v1 ttl 10000000000\n\"*.a\" 5 2000000000 3 true\n\"b\" -1 0 0 false\n"))
+	if got := Digest(c.Lease.TTL, c.ClusterLimits()); got != hex.EncodeToString(h[:8]) {
+		t.Errorf("the digest is %s", got)
 	}
 }
 
@@ -170,7 +229,9 @@ func TestDiffOfTokens(t *testing.T) {
 }
 
 func TestLoadLimits(t *testing.T) {
-	want := []Limit{{Pattern: "*", Connections: 3}, {Pattern: "a", Connections: Unlimited}}
+	all := rule(limit.ScopeHost, "*")
+	all.Connections = 3
+	want := []Limit{all, rule(limit.ScopeHost, "a")}
 	for name, content := range map[string]string{
 		"limits alone": "limits {\n host \"A\" {}\n host \"*\" {\n connections = 3\n }\n}",
 		"a node's config, for another machine": "name = \"${env.NOT_HERE}\"\napi {\n listen = \":1\"\n token_file = \"/none\"\n}\n" +
@@ -180,7 +241,7 @@ func TestLoadLimits(t *testing.T) {
 		if err := diags.Err(); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(Limit{}, "At")); diff != "" {
+		if diff := cmp.Diff(want, got, samePattern, cmpopts.IgnoreFields(Limit{}, "At")); diff != "" {
 			t.Errorf("%s (-want +got)\n%s", name, diff)
 		}
 	}
@@ -196,7 +257,7 @@ func TestLoadLimitsRefuses(t *testing.T) {
 		"name = \"a\"":                       ":1,1: there is no limits block",
 		"limts {\n host \"a\" {}\n}":         ":1,1: unknown block \"limts\". Did you mean \"limits\"?",
 		"limits = {}":                        ":1,1: \"limits\" is a block, not an attribute",
-		"limits {\n host \"a b\" {}\n}":      ":2,7: not a pattern: \"a b\"",
+		"limits {\n host \"a b\" {}\n}":      ":2,7: not a pattern: not a host: \"a b\"",
 		"host \"a\" {}":                      ":1,1: unknown block \"host\". It belongs in limits { … }",
 		"limits {\n host \"a\" {\n":          "unclosed configuration block",
 		"nam = 5\nlimits {\n host \"a\" {}}": ":1,1: unknown attribute \"nam\"",

@@ -4,10 +4,9 @@ import (
 	"net/netip"
 	"os"
 	"time"
-)
 
-// Unlimited is the value of Limit.Connections that sets no cap.
-const Unlimited int64 = -1
+	"github.com/weirproxy/weir/limit"
+)
 
 // Role says what a node is to the cluster.
 type Role string
@@ -59,7 +58,7 @@ type Config struct {
 	Proxy   Proxy
 	API     API
 
-	// Limits are the cluster-wide limits in this node's files, sorted by pattern.
+	// Limits are the cluster-wide limits in this node's files, sorted by scope and pattern.
 	Limits []Limit
 
 	// Origins holds the position of each attribute in the files, by its path ("proxy.listen"), and
@@ -219,25 +218,20 @@ type TLS struct {
 // Enabled reports whether the files have a tls block.
 func (t TLS) Enabled() bool { return t != TLS{} }
 
-// Limit is one host block of a limits block.
+// Limit is one block of a limits block. Its Source is always the config, and it has no index yet.
 type Limit struct {
-	// Pattern is in the canonical form that Options.CheckPattern returned.
-	Pattern string
-	// Connections is the maximum of concurrent upstream connections, 0 to 1,000,000: 0 blocks the
-	// host, Unlimited sets no cap.
-	Connections int64
-	// Queue lets requests over the limit wait; the zero Queue rejects them at once.
-	Queue Queue
-	// Shared makes all hosts that match a wildcard share one count.
-	Shared bool
-	// At is the position of the pattern.
+	limit.Limit
+	// At is the position of the pattern, or of the block if its scope has none.
 	At Position
 }
 
-// Queue bounds the wait for a slot. Both are set, or neither.
-type Queue struct {
-	Timeout time.Duration // the longest wait, up to 1 h: raising it trades refusals for latency
-	Size    int           // the most that wait on one node, 1 to 1,000,000: each waiting request holds a client connection
+// ClusterLimits are the limits without the places where they are written.
+func (c *Config) ClusterLimits() []limit.Limit {
+	all := make([]limit.Limit, len(c.Limits))
+	for i := range c.Limits {
+		all[i] = c.Limits[i].Limit
+	}
+	return all
 }
 
 // Default returns the config of a node whose files set nothing. Its name is the machine's host name

@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,28 +16,61 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"go.uber.org/goleak"
+
+	"github.com/weirproxy/weir/limit"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-var testPattern = regexp.MustCompile(`^[a-z0-9.*:/\[\]-]+$`)
-
-// testOptions have a small stand-in for the real pattern parser, and a fixed environment.
+// testOptions have a fixed environment.
 func testOptions() Options {
 	env := map[string]string{"NAME": "n1", "EMPTY": "", "NET": "10.0.0.0/8", "A": "a"}
 	return Options{
-		CheckPattern: func(s string) (string, error) {
-			s = strings.ToLower(strings.TrimSuffix(s, "."))
-			if !testPattern.MatchString(s) {
-				return "", fmt.Errorf("not a pattern: %q: write a host name", s)
-			}
-			return s, nil
-		},
 		LookupEnv: func(name string) (string, bool) {
 			v, ok := env[name]
 			return v, ok
 		},
 	}
+}
+
+var samePattern = cmp.Comparer(func(a, b limit.Pattern) bool { return a == b })
+
+// rule is a config's limit that caps nothing yet.
+func rule(scope limit.Scope, pattern string) Limit {
+	p, err := scope.ParsePattern(pattern)
+	if err != nil {
+		panic(err)
+	}
+	return newDraft(p, Position{}).Limit
+}
+
+// fullLimits are those of testdata/full.hcl.
+func fullLimits() []Limit {
+	var all []Limit
+	add := func(scope limit.Scope, pattern string, change func(l *Limit)) {
+		l := rule(scope, pattern)
+		change(&l)
+		all = append(all, l)
+	}
+	add(limit.ScopeHost, "*", func(l *Limit) { l.Connections = 25 })
+	add(limit.ScopeHost, "*.example.org", func(l *Limit) { l.Connections, l.Shared = 100, true })
+	add(limit.ScopeHost, "api.example.com", func(l *Limit) { l.Connections, l.Queue = 5, limit.Queue{Timeout: 2 * time.Second, Size: 100} })
+	add(limit.ScopeHost, "slow.example.net", func(l *Limit) {
+		l.Connections = 5
+		l.Requests = limit.Rate{Thousandths: 10_000, Per: time.Second, Burst: 20}
+		l.Bandwidth = limit.Bandwidth{Upload: 1e6, Download: 10e6, Burst: 2e6}
+		l.Queue = limit.Queue{Timeout: 5 * time.Second, Size: 100}
+	})
+	add(limit.ScopeClient, "*", func(l *Limit) { l.Connections = 200 })
+	add(limit.ScopeClient, "10.1.0.0/16", func(l *Limit) { l.Connections, l.Shared = 2000, true })
+	add(limit.ScopeUser, "nightly", func(l *Limit) {
+		l.Connections = 50
+		l.Requests = limit.Rate{Thousandths: 600_000, Per: time.Minute, Burst: 10}
+	})
+	add(limit.ScopeTotal, "", func(l *Limit) { l.Connections = 20000 })
+	add(limit.ScopeKey, "tenant/*", func(l *Limit) { l.Connections, l.Report = 3, true })
+	add(limit.ScopeConnection, "", func(l *Limit) { l.Bandwidth.Download = 5e6 })
+	return all
 }
 
 // write makes a directory of files, given as name, content, name, content.
@@ -87,12 +119,8 @@ func TestFull(t *testing.T) {
 	want.Cluster.BootstrapExpect = 3
 	want.Cluster.TLS = TLS{CAFile: "testdata/files/ca.pem", CertFile: pem.CertFile, KeyFile: pem.KeyFile}
 	want.Proxy.TLS, want.API.TLS = pem, pem
-	want.Limits = []Limit{
-		{Pattern: "*", Connections: 25},
-		{Pattern: "*.example.org", Connections: 100, Shared: true},
-		{Pattern: "api.example.com", Connections: 5, Queue: Queue{Timeout: 2 * time.Second, Size: 100}},
-	}
-	ignore := cmp.Options{cmpopts.IgnoreFields(Limit{}, "At"), cmpopts.IgnoreFields(Config{}, "Origins"), cmp.Comparer(samePrefix)}
+	want.Limits = fullLimits()
+	ignore := cmp.Options{samePattern, cmpopts.IgnoreFields(Limit{}, "At"), cmpopts.IgnoreFields(Config{}, "Origins"), cmp.Comparer(samePrefix)}
 	if diff := cmp.Diff(want, got, ignore); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
@@ -146,6 +174,54 @@ func TestDefaultValues(t *testing.T) {
 	}
 }
 
+// asOfHosts is the attribute of a host block that does the same as one of another scope's; "" outside
+// limits.
+func asOfHosts(path string) string {
+	scoped, ok := strings.CutPrefix(path, "limits.")
+	if !ok {
+		return ""
+	}
+	_, name, _ := strings.Cut(scoped, ".")
+	return "limits.host." + name
+}
+
+// TestEachScopeTakesItsAttributes writes each attribute of limits alone, in each scope that has it.
+func TestEachScopeTakesItsAttributes(t *testing.T) {
+	values := map[string]string{
+		"connections": "7", "shared": "true", "mode": `"report"`, "requests.rate": `"7/m"`, "requests.burst": "7", "queue.timeout": `"7s"`, "queue.size": "7",
+		"bandwidth.upload": `"7MB"`, "bandwidth.download": `"7MB"`, "bandwidth.burst": `"7MB"`,
+	}
+	taken := map[string]int{}
+	for _, f := range limitFields() {
+		name := strings.TrimPrefix(asOfHosts(f.Path), "limits.host.")
+		c := load(t, oneAttribute(f.Path, values[name]))
+		if len(c.Limits) != 1 || "limits."+c.Limits[0].Pattern.Scope().String()+"."+name != f.Path {
+			t.Fatalf("%s: %+v", f.Path, c.Limits)
+		}
+		l := c.Limits[0]
+		got := map[string]any{
+			"connections": l.Connections, "shared": l.Shared, "mode": l.Report, "requests.rate": l.Requests, "requests.burst": l.Requests.Burst,
+			"queue.timeout": l.Queue.Timeout, "queue.size": l.Queue.Size,
+			"bandwidth.upload": l.Bandwidth.Upload, "bandwidth.download": l.Bandwidth.Download, "bandwidth.burst": l.Bandwidth.Burst,
+		}[name]
+		want := map[string]any{
+			"connections": int64(7), "shared": true, "mode": true, "requests.rate": limit.Rate{Thousandths: 7000, Per: time.Minute, Burst: 1}, "requests.burst": int64(7),
+			"queue.timeout": 7 * time.Second, "queue.size": 7,
+			"bandwidth.upload": int64(7e6), "bandwidth.download": int64(7e6), "bandwidth.burst": int64(7e6),
+		}[name]
+		if got != want {
+			t.Errorf("%s is %v, want %v", f.Path, got, want)
+		}
+		taken[name]++
+	}
+	for name := range values {
+		want := map[string]int{"shared": 4, "mode": 6, "bandwidth.upload": 6, "bandwidth.download": 6, "bandwidth.burst": 6}[name]
+		if got := taken[name]; got != max(want, 5) && got != want {
+			t.Errorf("%d scopes take %s, want %d", got, name, max(want, 5))
+		}
+	}
+}
+
 // TestReference checks that the full example has every field of the reference, and that each is
 // described.
 func TestReference(t *testing.T) {
@@ -163,17 +239,20 @@ func TestReference(t *testing.T) {
 		}
 	}
 	walk("", l.bodies[0])
+	known := map[string]bool{}
 	for _, f := range Reference() {
-		if !written[f.Path] {
+		if !written[f.Path] && !written[asOfHosts(f.Path)] { // the scopes share most attributes
 			t.Errorf("testdata/full.hcl lacks %s", f.Path)
 		}
-		delete(written, f.Path)
+		known[f.Path] = true
 		if f.Type == "" || f.Default == "" || !strings.HasSuffix(f.Doc, ".") {
 			t.Errorf("not described: %+v", f)
 		}
 	}
-	if len(written) > 0 {
-		t.Errorf("the reference lacks %v", written)
+	for path := range written {
+		if !known[path] {
+			t.Errorf("the reference lacks %s", path)
+		}
 	}
 }
 
@@ -221,8 +300,12 @@ limits {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
-	limits := []Limit{{Pattern: "10.0.0.0/8", Connections: Unlimited, Shared: true}, {Pattern: "blocked.example.com"}, {Pattern: "free.example.com", Connections: Unlimited}}
-	if diff := cmp.Diff(limits, c.Limits, cmpopts.IgnoreFields(Limit{}, "At")); diff != "" {
+	shared := rule(limit.ScopeHost, "10.0.0.0/8")
+	shared.Shared = true
+	blocked := rule(limit.ScopeHost, "blocked.example.com")
+	blocked.Connections = 0
+	limits := []Limit{shared, blocked, rule(limit.ScopeHost, "free.example.com")}
+	if diff := cmp.Diff(limits, c.Limits, samePattern, cmpopts.IgnoreFields(Limit{}, "At")); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
 }
@@ -246,7 +329,7 @@ limits {
 	got := []string{c.Name, c.DataDir, c.Cluster.Join[0], c.Cluster.Join[1], c.Cluster.AdvertiseRPC, c.Proxy.AllowClients[0].String()}
 	want := []string{"n1", "data/a/x${env.A}", "a.example.com:1", "a:8083", "", "10.0.0.0/8"}
 	for _, l := range c.Limits {
-		got = append(got, l.Pattern)
+		got = append(got, l.Pattern.String())
 	}
 	want = append(want, "10.0.0.0/8", "a.example.com")
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -261,12 +344,12 @@ func TestProcessEnvironment(t *testing.T) {
 name     = "${env.WEIR_CONFIG_TEST_NAME}"
 data_dir = "d"
 limits {
-  host "Any thing" {}
+  user "Any thing" {}
 }`)}, Options{})
 	if err := diags.Err(); err != nil {
 		t.Fatal(err)
 	}
-	if c.Name != "from-the-process" || c.Limits[0].Pattern != "Any thing" {
+	if c.Name != "from-the-process" || c.Limits[0].Pattern.String() != "Any thing" {
 		t.Errorf("%q, %v", c.Name, c.Limits)
 	}
 }
@@ -427,7 +510,7 @@ func TestExamples(t *testing.T) {
 		} else if len(ds) > 0 {
 			t.Errorf("%s: %v", name, ds)
 		}
-		digests = append(digests, Digest(c))
+		digests = append(digests, Digest(c.Lease.TTL, c.ClusterLimits()))
 		if name == "single.hcl" {
 			continue
 		}

@@ -20,5 +20,6 @@
 //
 // Relative paths in a config are relative to the working directory of the process, not to the file.
 //
-// The package knows nothing of hosts and patterns: the caller passes in a function to check them.
+// What a limit, its pattern and its rates can be is the limit package's to say: this one adds the
+// place in the file, and takes its error texts apart into what is wrong and what to write instead.
 package config

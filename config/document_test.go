@@ -55,33 +55,64 @@ func between(t *testing.T, text, name, part string) string {
 	return before + begin + "\n" + part + "\n" + end + after
 }
 
-// referenceText is a table for each block.
+// referenceText is a table for each block. Blocks of limits that say the same are one.
 func referenceText() string {
-	var b strings.Builder
-	block := "none yet"
+	var tables []table
 	for _, f := range Reference() {
-		if p := parent(f.Path); p != block {
-			block = p
-			fmt.Fprintf(&b, "### %s\n\n| attribute | takes | default | changed by | meaning |\n| --- | --- | --- | --- | --- |\n", blockTitle(p))
+		p := parent(f.Path)
+		if len(tables) == 0 || tables[len(tables)-1].blocks[0] != p {
+			tables = append(tables, table{blocks: []string{p}})
 		}
 		changed := "restart"
 		if f.Reload {
 			changed = "reload"
 		}
-		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s |\n", base(f.Path), f.Type, defaultText(f.Default), changed, f.Doc)
+		last := &tables[len(tables)-1]
+		last.rows += fmt.Sprintf("| `%s` | %s | %s | %s | %s |\n", base(f.Path), f.Type, defaultText(f.Default), changed, f.Doc)
 	}
-	return strings.ReplaceAll(b.String(), "|\n### ", "|\n\n### ")
+	var b strings.Builder
+	for _, t := range mergeTables(tables) {
+		fmt.Fprintf(&b, "### %s\n\n| attribute | takes | default | changed by | meaning |\n| --- | --- | --- | --- | --- |\n%s\n", blockTitle(t.blocks), t.rows)
+	}
+	return strings.TrimSuffix(b.String(), "\n")
 }
 
-// blockTitle names a block as the file would open it.
-func blockTitle(path string) string {
-	if path == "" {
+// table is what the reference says of blocks that take the same.
+type table struct {
+	blocks []string
+	rows   string
+}
+
+func mergeTables(tables []table) []table {
+	var joined []table
+	for _, t := range tables {
+		i := slices.IndexFunc(joined, func(o table) bool { return o.rows == t.rows && strings.HasPrefix(t.blocks[0], "limits.") })
+		if i < 0 {
+			joined = append(joined, t)
+		} else {
+			joined[i].blocks = append(joined[i].blocks, t.blocks...)
+		}
+	}
+	return joined
+}
+
+// blockTitle names blocks as the file would open them; those of several scopes of limits in one.
+func blockTitle(paths []string) string {
+	if paths[0] == "" {
 		return "Outside of blocks"
 	}
 	s := newShape()
 	var opened []string
-	for p := path; p != ""; p = parent(p) {
-		opened = append(opened, s.opening(p))
+	for p := paths[0]; p != ""; p = parent(p) {
+		name := s.opening(p)
+		if parent(p) == "limits" && len(paths) > 1 {
+			var scopes []string
+			for _, other := range paths {
+				scopes = append(scopes, s.opening("limits."+strings.Split(other, ".")[1]))
+			}
+			name = strings.Join(scopes, "｜")
+		}
+		opened = append(opened, name)
 	}
 	slices.Reverse(opened)
 	return "`" + strings.Join(opened, " { ") + " {" + strings.Repeat(" }", len(opened)) + "`"
@@ -110,13 +141,11 @@ func exampleText(t *testing.T) string {
 	l := newLoader(testOptions())
 	l.readAll([]string{"testdata/full.hcl"})
 	l.parse()
-	said := map[string]bool{}
+	said := map[string]bool{} // also what another scope's limit has said already
 	var walk func(path string, body *hclsyntax.Body)
 	walk = func(path string, body *hclsyntax.Body) {
 		for name, a := range body.Attributes {
-			if p := join(path, name); !said[p] || !strings.HasPrefix(p, "limits.") {
-				above[a.SrcRange.Start.Line-1] = p
-			}
+			above[a.SrcRange.Start.Line-1] = join(path, name)
 		}
 		for _, b := range body.Blocks {
 			walk(join(path, b.Type), b.Body)
@@ -127,8 +156,11 @@ func exampleText(t *testing.T) string {
 	lines := strings.Split(strings.TrimSuffix(string(src), "\n"), "\n")
 	for i, line := range lines[1:] { // the first says what the file is for its own readers
 		line = strings.ReplaceAll(line, examplePaths, exampleDir)
-		if p, ok := above[i+1]; ok && !said[p] {
+		if p, ok := above[i+1]; ok && !said[p] && !said[docs[p].Doc] {
 			said[p] = true
+			if strings.HasPrefix(p, "limits.") {
+				said[docs[p].Doc] = true
+			}
 			indent := line[:len(line)-len(strings.TrimLeft(line, " "))]
 			b.WriteString(comment(indent, docs[p].Doc))
 		}

@@ -6,9 +6,11 @@ import (
 	"reflect"
 	"strings"
 	"time"
+
+	"github.com/weirproxy/weir/limit"
 )
 
-// The bounds of what can be meant. The limits' own are the cluster's too.
+// The bounds of what can be meant. Those of limits are the limit package's.
 const (
 	minTTL         = time.Second
 	maxTTL         = 5 * time.Minute
@@ -17,9 +19,6 @@ const (
 	maxIdle        = 365 * 24 * time.Hour
 	maxExpect      = 99
 	maxGossipKeys  = 8
-	maxConnections = 1_000_000
-	maxQueueSize   = 1_000_000
-	maxQueueWait   = time.Hour
 	maxMetricHosts = 10_000
 )
 
@@ -47,7 +46,7 @@ func Reference() []Field {
 	for _, f := range configFields() {
 		out = append(out, f.reference(defaults))
 	}
-	noLimit := newLimit("", Position{})
+	noLimit := newDraft(limit.Pattern{}, Position{})
 	for _, f := range limitFields() {
 		out = append(out, f.reference(&noLimit))
 	}
@@ -238,19 +237,5 @@ func apiFields() []field[Config] {
 			"The certificate (PEM) that the API shows. It and key_file are read again when they change."),
 		attr("api.tls.key_file", text(), func(c *Config) *string { return &c.API.TLS.KeyFile },
 			"The private key (PEM) of cert_file."),
-	}
-}
-
-// limitFields is the shape of a host block.
-func limitFields() []field[Limit] {
-	return []field[Limit]{
-		attr("limits.host.connections", integer[int64](0, maxConnections), func(l *Limit) *int64 { return &l.Connections },
-			"The most concurrent upstream connections, idle ones included; 0 blocks the host.").live().byDefault("no cap"),
-		attr("limits.host.shared", boolean(), func(l *Limit) *bool { return &l.Shared },
-			"On a wildcard: all hosts that match share one count; otherwise each has its own.").live(),
-		attr("limits.host.queue.timeout", duration(minTimeout, maxQueueWait), func(l *Limit) *time.Duration { return &l.Queue.Timeout },
-			"The longest that a request over the limit waits for a slot. Without a queue block it is refused at once.").live().byDefault("required in a queue block"),
-		attr("limits.host.queue.size", integer(1, maxQueueSize), func(l *Limit) *int { return &l.Queue.Size },
-			"The most requests that wait on one node.").live().byDefault("required in a queue block"),
 	}
 }

@@ -17,6 +17,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/weirproxy/weir/limit"
 )
 
 // acceptedConfigs hold what the other seeds do not: values in every spelling.
@@ -25,6 +27,8 @@ var acceptedConfigs = []string{
 	"role = \"proxy\"\nproxy {\n  listen = \":80\"\n  allow_clients = [\"${env.NET}\", \"::ffff:10.1.2.3\", \"::ffff:10.0.0.0/100\", \"fd00::1\"]\n  tunnel_idle_timeout = \"1h30m\"\n}\n",
 	"data_dir = \"a$${b}%%{c}\\u00e9\\\"\\n\"\nlimits {\n  host \"A.example.\" {}\n  host \"*.b\" {\n    connections = 1e3\n    shared = true\n  }\n}\n",
 	"role = \"proxy\"\napi {\n  listen = \"[::]:0\"\n  token_file = \"testdata/files/token\"\n  hosts = [\"Weir.Example.\"]\n}\nlimits {\n  host \"x\" {\n    connections = 0\n    queue {\n      timeout = \"1h\"\n      size = 1000000\n    }\n  }\n}\n",
+	"role = \"proxy\"\nlimits {\n  client \"::ffff:10.1.2.3\" {\n    mode = \"report\"\n    requests {\n      rate = \"0.5/m\"\n      burst = 3\n    }\n  }\n  user \"a b$${\" {}\n" +
+		"  key \"${env.A}/*\" {\n    shared = true\n    bandwidth {\n      upload = \"1.5KiB\"\n      burst = \"4KiB\"\n    }\n  }\n  total {}\n  connection {}\n}\n",
 	"data_dir = <<E\nx\nE\nlease {\n  ttl = \"1.5s\"\n  on_expiry = \"keep\"\n}\nproxy {\n  listen = \"localhost:81\"\n  users_file = \"testdata/files/users\"\n}\n",
 }
 
@@ -39,6 +43,9 @@ var refusedConfigs = []string{
 	"role = \"proxy\"\nlimits {\n  host \"a.b\" {}\n  host \"A.B.\" {}\n}\n",
 	"role = \"proxy\"\nlimits {\n  host \"a\" {\n    shared = true\n  }\n}\n",
 	"role = \"proxy\"\nlimits {\n  host \"a\" {\n    queue {\n      timeout = \"1s\"\n      size = 1\n    }\n  }\n}\n",
+	"role = \"proxy\"\nlimits {\n  total \"a\" {}\n}\n",
+	"role = \"proxy\"\nlimits {\n  user \"*\" {\n    requests {\n      rate = 5\n    }\n  }\n}\n",
+	"role = \"proxy\"\nlimits {\n  connection {\n    connections = 5\n  }\n}\n",
 	"role = \"proxy\"\napi {\n  token_file = \"testdata/files/token\"\n  read_token_file = \"testdata/files/same-token\"\n}\n",
 }
 
@@ -103,6 +110,8 @@ func oneAttribute(path, value string) string {
 		switch block {
 		case "host":
 			block = `host "*.a"`
+		case "client", "user", "key":
+			block += ` "*"`
 		case "tls":
 			for _, file := range []string{"cert_file", "key_file", "ca_file"} {
 				if file != name && (file != "ca_file" || blocks[0] == "cluster") {
@@ -113,6 +122,12 @@ func oneAttribute(path, value string) string {
 			other := map[string]string{"timeout": "size = 5", "size": `timeout = "2s"`}[name]
 			block = "connections = 1\n queue {\n" + other + "\n"
 			fmt.Fprint(&b, block)
+			continue
+		case "requests", "bandwidth":
+			fmt.Fprint(&b, block+" {\n")
+			if name == "burst" {
+				fmt.Fprintln(&b, map[string]string{"requests": `rate = "5/s"`, "bandwidth": `upload = "1MB"`}[block])
+			}
 			continue
 		}
 		fmt.Fprintf(&b, "%s {\n", block)
@@ -185,10 +200,8 @@ func checkLoaded(t *testing.T, c *Config) {
 		}
 	}
 	for i, l := range c.Limits {
-		queue := l.Queue == Queue{} || l.Queue.Timeout > 0 && l.Queue.Timeout <= time.Hour && l.Queue.Size > 0 && l.Queue.Size <= 1_000_000
-		if l.Connections < Unlimited || l.Connections > 1_000_000 || !queue || l.Queue != (Queue{}) && l.Connections == Unlimited ||
-			i > 0 && c.Limits[i-1].Pattern >= l.Pattern || l.Shared && !strings.ContainsAny(l.Pattern, "*/") {
-			t.Fatalf("accepted the limit %+v", l)
+		if err := l.Validate(); err != nil || l.Source != limit.SourceConfig || i > 0 && c.Limits[i-1].Pattern.Compare(l.Pattern) >= 0 {
+			t.Fatalf("accepted the limit %+v: %v", l, err)
 		}
 	}
 	if live, restart := Diff(c, c); len(live)+len(restart) > 0 {
@@ -209,7 +222,7 @@ func checkWritten(t *testing.T, dir string, c *Config) {
 		t.Fatalf("%+v is written\n%s\nwhich is refused: %v", c, text, diags)
 	}
 	diff := cmp.Diff(c, again, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), cmpopts.EquateEmpty(),
-		cmpopts.IgnoreFields(Config{}, "Origins"), cmpopts.IgnoreFields(Limit{}, "At"))
+		samePattern, cmpopts.IgnoreFields(Config{}, "Origins"), cmpopts.IgnoreFields(Limit{}, "At"))
 	if diff != "" {
 		t.Fatalf("written\n%s\nand read again, it differs (-want +got):\n%s", text, diff)
 	}
@@ -284,22 +297,7 @@ func writeHCL(c *Config) string {
 	set("metrics_hosts", c.API.MetricsHosts)
 	tls(c.API.TLS)
 	end()
-	open("limits")
-	for _, l := range c.Limits {
-		open("host " + hclValue(l.Pattern))
-		if l.Connections != Unlimited {
-			set("connections", l.Connections)
-		}
-		if l.Queue != (Queue{}) {
-			open("queue")
-			set("timeout", l.Queue.Timeout)
-			set("size", l.Queue.Size)
-			end()
-		}
-		set("shared", l.Shared)
-		end()
-	}
-	end()
+	b.WriteString(FormatLimits(c.ClusterLimits()))
 	return b.String()
 }
 
@@ -307,18 +305,7 @@ func writeHCL(c *Config) string {
 func hclValue(v any) string {
 	switch v := v.(type) {
 	case string:
-		var b strings.Builder
-		for _, r := range v {
-			switch {
-			case r == '"' || r == '\\':
-				b.WriteString("\\" + string(r))
-			case r < ' ' || r == 0x7f:
-				fmt.Fprintf(&b, "\\u%04x", r)
-			default:
-				b.WriteRune(r)
-			}
-		}
-		return `"` + strings.NewReplacer("${", "$${", "%{", "%%{").Replace(b.String()) + `"`
+		return quote(v)
 	case time.Duration:
 		return hclValue(v.String())
 	case []string:

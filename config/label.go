@@ -77,6 +77,6 @@ func (l *loader) label(b *hclsyntax.Block, i int) (string, bool) {
 		return "", false
 	}
 	v, faults := l.eval.value(x)
-	l.faults("limits.host", faults)
+	l.faults("limits."+b.Type, faults)
 	return v.text, len(faults) == 0
 }

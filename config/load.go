@@ -11,6 +11,8 @@ import (
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
+
+	"github.com/weirproxy/weir/limit"
 )
 
 const maxFileBytes = 16 << 20 // of one config file: some hundred thousand limits
@@ -21,9 +23,6 @@ type Options struct {
 	Dev bool
 	// Running is set by a running node: it accepts an expired certificate, with a warning.
 	Running bool
-	// CheckPattern checks a limit's pattern and returns its canonical form. Its error is the whole
-	// message, so it names the pattern and the remedy. Nil accepts any pattern that is not empty.
-	CheckPattern func(pattern string) (canonical string, err error)
 	// LookupEnv resolves ${env.NAME}; nil means os.LookupEnv.
 	LookupEnv func(name string) (string, bool)
 }
@@ -63,16 +62,13 @@ type loader struct {
 	// faulty holds the attributes whose value was refused. Settings that depend on them are not
 	// checked.
 	faulty   map[string]bool
-	patterns map[string]Position
+	patterns map[limit.Pattern]Position
 	hidden   map[labelAt]bool // labels that hideTemplates has hidden
 }
 
 func newLoader(opts Options) *loader {
 	if opts.LookupEnv == nil {
 		opts.LookupEnv = os.LookupEnv
-	}
-	if opts.CheckPattern == nil {
-		opts.CheckPattern = func(s string) (string, error) { return s, nil }
 	}
 	return &loader{
 		problems: problems{files: map[string][]byte{}},
@@ -81,7 +77,7 @@ func newLoader(opts Options) *loader {
 		shape:    newShape(),
 		cfg:      Default(opts.Dev),
 		faulty:   map[string]bool{},
-		patterns: map[string]Position{},
+		patterns: map[limit.Pattern]Position{},
 		hidden:   map[labelAt]bool{},
 	}
 }

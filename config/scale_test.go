@@ -23,6 +23,12 @@ var bigConfigs = map[string]func(n int) string{
 	"limits with queues": func(n int) string {
 		return "limits {\n" + repeated(n, "  host \"h%d.example.com\" {\n    connections = 5\n    queue {\n      timeout = \"1s\"\n      size = 9\n    }\n  }\n") + "}\n"
 	},
+	"limits with rates": func(n int) string {
+		return "limits {\n" + repeated(n, "  client \"fd00::%x\" {\n    requests {\n      rate = \"5/m\"\n    }\n    bandwidth {\n      upload = \"5MB\"\n    }\n  }\n") + "}\n"
+	},
+	"limits on keys": func(n int) string {
+		return "limits {\n" + repeated(n, "  key \"tenant/%d/*\" {\n    connections = 5\n    shared = true\n    mode = \"report\"\n  }\n") + "}\n"
+	},
 	"limits from the environment": func(n int) string {
 		return "limits {\n" + repeated(n, "  host \"${env.A}%d.example.com\" {\n    connections = 5\n  }\n") + "}\n"
 	},

@@ -4,18 +4,20 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/weirproxy/weir/limit"
 )
 
 // shape holds the attributes and blocks that each block may contain.
 type shape struct {
 	config map[string]field[Config] // by path
-	limit  map[string]field[Limit]
+	limit  map[string]field[draft]
 	blocks map[string]bool
 	paths  []string // of all attributes, in the order of the reference
 }
 
 func newShape() shape {
-	s := shape{config: map[string]field[Config]{}, limit: map[string]field[Limit]{}, blocks: map[string]bool{}}
+	s := shape{config: map[string]field[Config]{}, limit: map[string]field[draft]{}, blocks: map[string]bool{}}
 	for _, f := range configFields() {
 		s.config[f.Path] = f
 		s.add(f.Path)
@@ -39,8 +41,16 @@ func (s *shape) isAttribute(path string) bool { return slices.Contains(s.paths, 
 // suggest returns the likely meaning of a wrong name in the block at path: a similar name there, or
 // the same name elsewhere.
 func (s *shape) suggest(path, name string) string {
+	for _, p := range append(s.paths, s.blockPaths()...) {
+		if base(p) == name && path != "" && parent(parent(p)) == path { // a block is missing around it
+			return fmt.Sprintf("It belongs %s.", s.place(parent(p)))
+		}
+	}
 	if near := nearest(name, s.names(path)); near != "" {
 		return fmt.Sprintf("Did you mean %q?", near)
+	}
+	if other := join("limits.host", name); parent(path) == "limits" && (s.isAttribute(other) || s.blocks[other]) {
+		return fmt.Sprintf("A %s block takes %s.", base(path), strings.Join(s.names(path), ", "))
 	}
 	for _, p := range append(s.paths, s.blockPaths()...) {
 		if base(p) == name && parent(p) != path {
@@ -65,12 +75,16 @@ func (s *shape) names(path string) []string {
 	return out
 }
 
+// blockPaths are all blocks, in the order of the reference.
 func (s *shape) blockPaths() []string {
 	var out []string
-	for b := range s.blocks {
-		out = append(out, b)
+	seen := map[string]bool{}
+	for _, p := range s.paths {
+		if b := parent(p); b != "" && !seen[b] {
+			seen[b] = true
+			out = append(out, b)
+		}
 	}
-	slices.Sort(out)
 	return out
 }
 
@@ -88,8 +102,8 @@ func (s *shape) place(path string) string {
 
 // opening returns the opening line of a block.
 func (s *shape) opening(path string) string {
-	if path == "limits.host" {
-		return `host "…"`
+	if scope, err := limit.ParseScope(base(path)); err == nil && parent(path) == "limits" && !scope.Bare() {
+		return scope.String() + ` "…"`
 	}
 	return base(path)
 }

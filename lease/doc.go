@@ -26,6 +26,20 @@
 // time, and makes "refused" mean something. In a storm of refusals the next ask waits a few
 // milliseconds, so that a storm costs the leader a few hundred answers a second.
 //
+// A connection may need units of several keys. Each is a claim of its own, and there are two kinds of
+// holder: a [Request] in hand holds the slots of scope total, client and user, the upstream
+// connection the host's, also while it is kept for reuse. So all take their claims in one order,
+// which is why nobody waits in a circle: whoever waits for a later one holds the earlier ones, and
+// gives them back if it is refused. Tokens come last.
+//
+// A rate is leased as slots are: the log counts shares of it, and a node's whole units are one token
+// bucket ([bucket]) that never fills by being granted, moved or changed. A token goes back only as far
+// as the bucket would have had room for it all the time: otherwise it could be used twice in one
+// window. Waiting for time to pass costs one timer for all keys.
+//
+// A limit that only reports (mode "report") admits at once. The request then waits on as a ghost, and
+// is counted if the leader answers that nothing is free.
+//
 // A node keeps a pool for each key that it was asked for, in a book that is bounded: names come
 // from clients, who may make up as many as they like. What concerns every pool (a fence, a new
 // stream) is done a page at a time, so that keep-alives never wait for a million pools; a pool that
@@ -35,18 +49,25 @@
 //
 //	session    a node's right to hold slots, opened and ended in the log; it has an id
 //	stream     the connection between a node and the leader; a session outlives it
-//	key        what a limit counts: a host, a host with a port, or a pattern that is shared
-//	slot       one connection's unit of a key
-//	grant      slots of a key that the log gives a session
-//	held       granted slots, as the node knows them; in use or free
+//	key        what a limit counts: a scope, a resource, and a name or a pattern that is shared
+//	slot       one connection's or request's unit of a key of connections
+//	share      a millionth of a rate, as the log counts it
+//	unit       a slot; of a rate, the shares whose bucket holds a token or more
+//	token      the right to begin one request; of bytes, a grain is one byte
+//	level      what lies in the bucket of some shares, and goes with them
+//	claim      one unit that a request or connection holds
+//	grant      units of a key that the log gives a session
+//	held       granted units, as the node knows them; in use or free
 //	parked     in use by a kept-alive connection without a request
 //	taken      in use by a connection that is closing: free in a moment
 //	demand     what a node reports of a key: held, in use, waiting, refused
 //	ask        the question whether a slot is free anywhere, for requests without a queue
 //	target     the number of slots that the leader asks a node to come down to
-//	share      a node's fair part of a limit (max-min)
-//	turn       how long a node keeps a slot above its share while others wait
-//	owed       slot-time that a node got below its share, to be made up for
+//	fair share a node's part of a limit while it is contended (max-min)
+//	turn       how long a node keeps a unit above its fair share while others wait
+//	ghost      a request that a limit in mode report has admitted, and that waits on to be judged
+//	meter      what paces one direction of a connection's bytes
+//	owed       slot-time that a node got below its fair share, to be made up for
 //	headroom   slots beyond the demand, so that the next connection costs no round trip
 //	gate       the deadline up to which the fast path may admit
 //	fence      the node's stop when it can't prove its session in time

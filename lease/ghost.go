@@ -22,7 +22,7 @@ func (n *Node) haunt(now time.Duration, p *pool, w *Waiter) {
 		n.mark(p)
 		return
 	}
-	w.ghost, w.since, w.done = true, now, func(error) {}
+	w.since, w.done = now, func(error) {}
 	n.become(p, w)
 	n.enqueue(p, w)
 	n.settle(now, p)
@@ -31,6 +31,10 @@ func (n *Node) haunt(now time.Duration, p *pool, w *Waiter) {
 // become makes a waiter a ghost. Needs the pool's lock.
 func (n *Node) become(p *pool, w *Waiter) {
 	w.ghost = true
+	if w.subject != nil { // the request goes on, and its connection may serve another one
+		s := *w.subject
+		w.subject = &s
+	}
 	if w.slot != nil {
 		w.slot.ghost = w
 		p.ghosts++

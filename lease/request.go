@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/weirproxy/weir/limit"
@@ -21,8 +22,8 @@ type Request struct {
 	manager *Manager
 	subject limit.Subject
 	holder  Holder
-	slots   [len(requestScopes)]Slot
-	had     [len(requestScopes)]bool // the slots that Begin has got
+	slots   atomic.Pointer[[len(requestScopes)]Slot] // nil until one is needed: most requests need none
+	had     [len(requestScopes)]bool                 // the slots that Begin has got
 
 	// Guarded by the shard's lock.
 	shard      *requestShard // nil: it is not in hand
@@ -54,12 +55,11 @@ func (m *Manager) Begin(ctx context.Context, r *Request, subject *limit.Subject,
 		return nil
 	}
 	now := m.cfg.Clock.Now() // once for all: reading it costs as much as a slot
-	for i := range r.slots {
+	for i := range requestScopes {
 		if !needed[i] {
 			continue
 		}
-		s := &r.slots[i]
-		s.manager, s.scope, s.request, s.holder, s.waited = m, requestScopes[i], r, h, 0
+		s := r.slot(i)
 		ok, err := m.node.tryAcquire(now, s, m.node.table.Load())
 		if !ok && err == nil {
 			err = m.waitForSlot(ctx, s)
@@ -117,18 +117,37 @@ func (r *Request) End() {
 	r.shard, r.prev, r.next = nil, nil, nil
 	late := r.late
 	shard.mu.Unlock()
-	for i := range r.slots {
+	for i := range requestScopes {
 		if r.had[i] || late[i] {
-			r.manager.release(&r.slots[i])
+			r.manager.release(&r.slots.Load()[i])
 			r.had[i] = false
 		}
 	}
 }
 
+// slot prepares one of the request's slots. Either Begin needs it, or, under the shard's lock, a
+// limit that is set later: never both.
+func (r *Request) slot(i int) *Slot {
+	slots := r.slots.Load()
+	if slots == nil {
+		slots = new([len(requestScopes)]Slot)
+		if !r.slots.CompareAndSwap(nil, slots) {
+			slots = r.slots.Load()
+		}
+	}
+	s := &slots[i]
+	s.manager, s.scope, s.request, s.holder, s.waited = r.manager, requestScopes[i], r, r.holder, 0
+	return s
+}
+
 // Live reports whether the request may be served at this moment, as [Slot.Live] does.
 func (r *Request) Live() bool {
-	for i := range r.slots {
-		if s := &r.slots[i]; (s.severed.Load() || s.guarded.Load()) && !s.Live() {
+	slots := r.slots.Load()
+	if slots == nil {
+		return true
+	}
+	for i := range slots {
+		if s := &slots[i]; (s.severed.Load() || s.guarded.Load()) && !s.Live() {
 			return false
 		}
 	}
@@ -137,8 +156,12 @@ func (r *Request) Live() bool {
 
 // Limited reports whether the request counts against a limit.
 func (r *Request) Limited() bool {
-	for i := range r.slots {
-		if r.slots[i].guarded.Load() {
+	slots := r.slots.Load()
+	if slots == nil {
+		return false
+	}
+	for i := range slots {
+		if slots[i].guarded.Load() {
 			return true
 		}
 	}
@@ -147,8 +170,10 @@ func (r *Request) Limited() bool {
 
 // Waited is how long Begin waited.
 func (r *Request) Waited() (sum time.Duration) {
-	for i := range r.slots {
-		sum += r.slots[i].waited
+	if slots := r.slots.Load(); slots != nil {
+		for i := range slots {
+			sum += slots[i].waited
+		}
 	}
 	return sum
 }
@@ -175,13 +200,13 @@ func (n *Node) claim(now time.Duration, r *Request, table *limit.Table) {
 		if r.needed[i] || r.late[i] {
 			continue
 		}
-		s := &r.slots[i]
-		s.manager, s.scope, s.request, s.holder, s.waited = r.manager, scope, r, r.holder, 0
-		l, key := s.match(table)
+		l, name := table.Find(scope, &r.subject)
 		if !l.Caps(limit.Connections) {
 			continue
 		}
 		r.late[i] = true
+		s := r.slot(i)
+		key := limit.Key{Scope: scope, Resource: limit.Connections, Name: name}
 		p := n.pool(now, key)
 		n.lock(p)
 		s.since, s.use = now, slotBusy

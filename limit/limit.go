@@ -168,7 +168,7 @@ func (l *Limit) Validate() error {
 		bad("scope connection limits the bandwidth of each connection alone: set bandwidth, and nothing else")
 	}
 	if l.Shared && !l.Pattern.Wildcard() {
-		bad("shared has no meaning on a single %s: leave it out, or write %s", l.Pattern.scope, l.Pattern.scope.wildcardHint())
+		bad("shared has no meaning on a single %s: leave it out, or write %s", l.Pattern.scope, l.Pattern.scope.WildcardForms())
 	}
 	if q := l.Queue; q != (Queue{}) {
 		if q.Timeout <= 0 || q.Timeout > MaxQueueTimeout {

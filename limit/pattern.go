@@ -99,7 +99,7 @@ func (s Scope) parseNamePattern(text string) (Pattern, error) {
 	case text == "":
 		return Pattern{}, patternErrorf(text, "is empty: write a name, or * for each")
 	case strings.Contains(name, "*") || star && s == ScopeUser:
-		return Pattern{}, patternErrorf(text, "has a star in a name: write %s", s.patternForms())
+		return Pattern{}, patternErrorf(text, "has a star in a name: write %s", s.PatternForms())
 	case strings.Contains(name, ":") && s == ScopeUser:
 		return Pattern{}, patternErrorf(text, "has a colon, which no user's name has (RFC 7617, section 2)")
 	}
@@ -142,8 +142,8 @@ func CheckName(name string) error {
 	return nil
 }
 
-// patternForms says what patterns of the scope look like.
-func (s Scope) patternForms() string {
+// PatternForms says what patterns of the scope look like.
+func (s Scope) PatternForms() string {
 	switch s {
 	case ScopeHost:
 		return "a host, host:port, *.suffix, an address, a CIDR or *"
@@ -157,8 +157,8 @@ func (s Scope) patternForms() string {
 	return "no pattern"
 }
 
-// wildcardHint is an example of a pattern that may be shared.
-func (s Scope) wildcardHint() string {
+// WildcardForms is an example of a pattern that may be shared.
+func (s Scope) WildcardForms() string {
 	switch s {
 	case ScopeClient:
 		return "a CIDR such as 10.0.0.0/8, or *"

@@ -90,7 +90,7 @@ func parseDecimal(s string, scale int64) (int64, error) {
 		parts += int64(c-'0') * scale
 	}
 	if parts == 0 {
-		return 0, fmt.Errorf("it is 0: write a number above 0, or connections = 0 to block")
+		return 0, fmt.Errorf("it is 0: write a number above 0, or leave it out for no cap")
 	}
 	return parts, nil
 }

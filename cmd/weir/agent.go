@@ -61,7 +61,7 @@ type source struct {
 
 // load reads the config; the error holds every problem, as weir validate prints them.
 func (s source) load() (*config.Config, error) {
-	c, problems := config.Load(s.paths, config.Options{Dev: s.dev, Running: true, CheckPattern: checkPattern})
+	c, problems := config.Load(s.paths, config.Options{Dev: s.dev, Running: true})
 	if len(problems) > 0 {
 		return nil, problemsError(problems)
 	}

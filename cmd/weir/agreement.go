@@ -3,9 +3,11 @@ package main
 import (
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/weirproxy/weir/config"
 	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 // disagreements names the nodes whose config differs from the cluster's settings.
@@ -29,20 +31,13 @@ func (a *agent) clusterDigest() string {
 		m, _ := a.members.Member(leader)
 		return m.ConfigDigest
 	}
-	var c config.Config
-	a.store.Read(func(st *fsm.State) {
-		c.Lease.TTL = st.TTL()
-		for _, l := range st.ConfigLimits() {
-			c.Limits = append(c.Limits, config.Limit{
-				Pattern: l.Pattern.String(), Connections: l.Connections, Shared: l.Shared,
-				Queue: config.Queue{Timeout: l.Queue.Timeout, Size: l.Queue.Size},
-			})
-		}
-	})
-	if c.Lease.TTL == 0 {
+	var ttl time.Duration
+	var limits []limit.Limit
+	a.store.Read(func(st *fsm.State) { ttl, limits = st.TTL(), st.ConfigLimits() })
+	if ttl == 0 {
 		return ""
 	}
-	return config.Digest(&c)
+	return config.Digest(ttl, limits)
 }
 
 // checkAgreement logs when other nodes' configs begin or cease to disagree with the cluster.

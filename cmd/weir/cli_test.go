@@ -108,8 +108,8 @@ const (
 	statusJSON = `{"node":"a","cluster":"1f3a9c5c0b7d4e2f8a6b5c4d3e2f1a0b","version":"v1.2.3","role":"server","leader":"b","ready":true,` +
 		`"session":{"id":7,"state":"live","expires_in":"8.1s"},"raft":{"state":"follower","term":2,"last_index":9,"commit_index":8,"applied_index":8},` +
 		`"config_disagreements":["c"],"connections":3,"proxy_addr":"127.0.0.1:8080"}`
-	limitJSON = `{"pattern":"api.example.com","connections":5,"queue":{"timeout":"2s","size":100},"shared":false,"source":"api","modify_index":12}`
-	capless   = `{"pattern":"*.open.org","connections":null,"queue":null,"shared":true,"source":"config","modify_index":3}`
+	limitJSON = `{"scope":"host","pattern":"api.example.com","connections":5,"requests":null,"bandwidth":null,"queue":{"timeout":"2s","size":100},"shared":false,"mode":"enforce","source":"api","modify_index":12}`
+	capless   = `{"scope":"host","pattern":"*.open.org","connections":null,"requests":null,"bandwidth":null,"queue":null,"shared":true,"mode":"enforce","source":"config","modify_index":3}`
 	useJSON   = `"limit":5,"granted":4,"in_use":3,"idle":1,"waiting":2,"admitted_total":1000,"rejected_total":1`
 	hostJSON  = `{"host":"api.example.com",` + useJSON + `,"nodes":{"b":{` + useJSON + `},"a":{"limit":5,"granted":0,"in_use":0,"idle":0,"waiting":0,"admitted_total":0,"rejected_total":0}}}`
 	freeJSON  = `{"host":"free.org","limit":null,"granted":0,"in_use":12,"idle":12,"waiting":0,"admitted_total":7,"rejected_total":0,"nodes":{}}`
@@ -188,18 +188,18 @@ b         5       3     1        4        2      1000        1
 all       5       3     1        4        2      1000        1
 `},
 		{"limits list", "GET /v1/limits", `{"index":12,"limits":[` + capless + `,` + limitJSON + `]}`, []string{"limits", "list"}, `
-PATTERN          CONNECTIONS  QUEUE TIMEOUT  QUEUE SIZE  SHARED  SOURCE  INDEX
-*.open.org              none              -           -  yes     config      3
-api.example.com            5             2s         100  no      api        12
+SCOPE  PATTERN          CONNECTIONS  REQUESTS  BURST  UPLOAD  DOWNLOAD  BYTE BURST  QUEUE TIMEOUT  QUEUE SIZE  SHARED  MODE     SOURCE  INDEX
+host   *.open.org              none         -      -       -         -           -              -           -  yes     enforce  config      3
+host   api.example.com            5         -      -       -         -           -             2s         100  no      enforce  api        12
 `},
 		{"limits get", "GET /v1/limits/host/10.0.0.0%2F8", limitJSON, []string{"limits", "get", "10.0.0.0/8"}, `
-PATTERN          CONNECTIONS  QUEUE TIMEOUT  QUEUE SIZE  SHARED  SOURCE  INDEX
-api.example.com            5             2s         100  no      api        12
+SCOPE  PATTERN          CONNECTIONS  REQUESTS  BURST  UPLOAD  DOWNLOAD  BYTE BURST  QUEUE TIMEOUT  QUEUE SIZE  SHARED  MODE     SOURCE  INDEX
+host   api.example.com            5         -      -       -         -           -             2s         100  no      enforce  api        12
 `},
-		{"limits delete", "DELETE /v1/limits/host/x.org", `{"index":13,"pattern":"x.org"}`, []string{"limits", "delete", "x.org"}, `
+		{"limits delete", "DELETE /v1/limits/host/x.org", `{"index":13,"scope":"host","pattern":"x.org"}`, []string{"limits", "delete", "x.org"}, `
 x.org: deleted (index 13)
 `},
-		{"limits delete, uncovering", "DELETE /v1/limits/host/%2A.open.org", `{"index":13,"pattern":"*.open.org","uncovered":` + capless + `}`,
+		{"limits delete, uncovering", "DELETE /v1/limits/host/%2A.open.org", `{"index":13,"scope":"host","pattern":"*.open.org","uncovered":` + capless + `}`,
 			[]string{"limits", "delete", "*.open.org"}, `
 *.open.org: the config's limit applies again: no cap, shared
 `},
@@ -244,9 +244,9 @@ func TestLimitsSet(t *testing.T) {
 	const (
 		read   = "GET /v1/limits/host/x.org"
 		write  = "PUT /v1/limits/host/x.org"
-		queued = `{"pattern":"x.org","connections":5,"queue":{"timeout":"2s","size":100},"shared":true,"source":"config","modify_index":7}`
-		plain  = `{"pattern":"x.org","connections":5,"queue":null,"shared":false,"source":"api","modify_index":7}`
-		q      = `"queue":{"timeout":"2s","size":100}`
+		queued = `{"scope":"host","pattern":"x.org","connections":5,"requests":null,"bandwidth":null,"queue":{"timeout":"2s","size":100},"shared":true,"mode":"enforce","source":"config","modify_index":7}`
+		plain  = `{"scope":"host","pattern":"x.org","connections":5,"requests":null,"bandwidth":null,"queue":null,"shared":false,"mode":"enforce","source":"api","modify_index":7}`
+		q      = `"requests":null,"bandwidth":null,"queue":{"timeout":"2s","size":100}`
 		now    = "5 connections, queue of 100 for 2s (index 12)\n"
 	)
 	written := `{"index":12,` + limitJSON[1:]
@@ -257,22 +257,22 @@ func TestLimitsSet(t *testing.T) {
 		body   string
 		was    string
 	}{
-		{"", []string{"--connections", "5"}, write, `{"pattern":"x.org","connections":5,"queue":null,"shared":false}`, ""},
-		{"", []string{"--connections", "0", "--evict"}, write + "?evict=true", `{"pattern":"x.org","connections":0,"queue":null,"shared":false}`, ""},
-		{"", []string{"--connections", "none", "--shared"}, write, `{"pattern":"x.org","connections":null,"queue":null,"shared":true}`, ""},
+		{"", []string{"--connections", "5"}, write, `{"scope":"host","pattern":"x.org","connections":5,"requests":null,"bandwidth":null,"queue":null,"shared":false,"mode":"enforce"}`, ""},
+		{"", []string{"--connections", "0", "--evict"}, write + "?evict=true", `{"scope":"host","pattern":"x.org","connections":0,"requests":null,"bandwidth":null,"queue":null,"shared":false,"mode":"enforce"}`, ""},
+		{"", []string{"--connections", "none", "--shared"}, write, `{"scope":"host","pattern":"x.org","connections":null,"requests":null,"bandwidth":null,"queue":null,"shared":true,"mode":"enforce"}`, ""},
 		{
 			"", []string{"--connections=9", "--queue-timeout=1500ms", "--queue-size=7"}, write,
-			`{"pattern":"x.org","connections":9,"queue":{"timeout":"1.5s","size":7},"shared":false}`, "",
+			`{"scope":"host","pattern":"x.org","connections":9,"requests":null,"bandwidth":null,"queue":{"timeout":"1.5s","size":7},"shared":false,"mode":"enforce"}`, "",
 		},
-		{queued, []string{"--connections", "8"}, write, `{"pattern":"x.org","connections":8,` + q + `,"shared":true}`, "5 connections, queue of 100 for 2s, shared → "},
-		{queued, []string{"--connections", "8", "--no-queue"}, write, `{"pattern":"x.org","connections":8,"queue":null,"shared":true}`, "5 connections, queue of 100 for 2s, shared → "},
-		{queued, []string{"--no-queue"}, write, `{"pattern":"x.org","connections":5,"queue":null,"shared":true}`, "5 connections, queue of 100 for 2s, shared → "},
-		{queued, []string{"--shared=false"}, write, `{"pattern":"x.org","connections":5,` + q + `,"shared":false}`, "5 connections, queue of 100 for 2s, shared → "},
-		{queued, []string{"--queue-size", "3"}, write, `{"pattern":"x.org","connections":5,"queue":{"timeout":"2s","size":3},"shared":true}`, "5 connections, queue of 100 for 2s, shared → "},
-		{queued, []string{"--queue-timeout", "9s"}, write, `{"pattern":"x.org","connections":5,"queue":{"timeout":"9s","size":100},"shared":true}`, "5 connections, queue of 100 for 2s, shared → "},
-		{queued, []string{"--connections", "none", "--no-queue"}, write, `{"pattern":"x.org","connections":null,"queue":null,"shared":true}`, "5 connections, queue of 100 for 2s, shared → "},
-		{plain, []string{"--queue-timeout", "2s", "--queue-size", "100"}, write, `{"pattern":"x.org","connections":5,` + q + `,"shared":false}`, "5 connections → "},
-		{plain, []string{"--no-queue"}, write, `{"pattern":"x.org","connections":5,"queue":null,"shared":false}`, "5 connections → "},
+		{queued, []string{"--connections", "8"}, write, `{"scope":"host","pattern":"x.org","connections":8,` + q + `,"shared":true,"mode":"enforce"}`, "5 connections, queue of 100 for 2s, shared → "},
+		{queued, []string{"--connections", "8", "--no-queue"}, write, `{"scope":"host","pattern":"x.org","connections":8,"requests":null,"bandwidth":null,"queue":null,"shared":true,"mode":"enforce"}`, "5 connections, queue of 100 for 2s, shared → "},
+		{queued, []string{"--no-queue"}, write, `{"scope":"host","pattern":"x.org","connections":5,"requests":null,"bandwidth":null,"queue":null,"shared":true,"mode":"enforce"}`, "5 connections, queue of 100 for 2s, shared → "},
+		{queued, []string{"--shared=false"}, write, `{"scope":"host","pattern":"x.org","connections":5,` + q + `,"shared":false,"mode":"enforce"}`, "5 connections, queue of 100 for 2s, shared → "},
+		{queued, []string{"--queue-size", "3"}, write, `{"scope":"host","pattern":"x.org","connections":5,"requests":null,"bandwidth":null,"queue":{"timeout":"2s","size":3},"shared":true,"mode":"enforce"}`, "5 connections, queue of 100 for 2s, shared → "},
+		{queued, []string{"--queue-timeout", "9s"}, write, `{"scope":"host","pattern":"x.org","connections":5,"requests":null,"bandwidth":null,"queue":{"timeout":"9s","size":100},"shared":true,"mode":"enforce"}`, "5 connections, queue of 100 for 2s, shared → "},
+		{queued, []string{"--connections", "none", "--no-queue"}, write, `{"scope":"host","pattern":"x.org","connections":null,"requests":null,"bandwidth":null,"queue":null,"shared":true,"mode":"enforce"}`, "5 connections, queue of 100 for 2s, shared → "},
+		{plain, []string{"--queue-timeout", "2s", "--queue-size", "100"}, write, `{"scope":"host","pattern":"x.org","connections":5,` + q + `,"shared":false,"mode":"enforce"}`, "5 connections → "},
+		{plain, []string{"--no-queue"}, write, `{"scope":"host","pattern":"x.org","connections":5,"requests":null,"bandwidth":null,"queue":null,"shared":false,"mode":"enforce"}`, "5 connections → "},
 	} {
 		answers := map[string][]string{c.call: {written}}
 		if c.before != "" {
@@ -321,8 +321,8 @@ func TestLimitsSetAgain(t *testing.T) {
 	const (
 		read  = "GET /v1/limits/host/x.org"
 		write = "PUT /v1/limits/host/x.org"
-		first = `{"pattern":"x.org","connections":5,"queue":null,"shared":false,"source":"api","modify_index":7}`
-		then  = `{"pattern":"x.org","connections":5,"queue":{"timeout":"2s","size":9},"shared":false,"source":"api","modify_index":8}`
+		first = `{"scope":"host","pattern":"x.org","connections":5,"requests":null,"bandwidth":null,"queue":null,"shared":false,"mode":"enforce","source":"api","modify_index":7}`
+		then  = `{"scope":"host","pattern":"x.org","connections":5,"requests":null,"bandwidth":null,"queue":{"timeout":"2s","size":9},"shared":false,"mode":"enforce","source":"api","modify_index":8}`
 	)
 	f := newFakeAPI(t, map[string][]string{read: {first, then}, write: {"412|changed", `{"index":12,` + limitJSON[1:]}})
 	code, stdout, stderr := f.weir(testProcess(), "limits", "set", "x.org", "--connections", "6")
@@ -364,17 +364,17 @@ func TestLimitsDeleteNamesFreedHosts(t *testing.T) {
 		hosts            []string
 		want             string
 	}{
-		{"*", `{"index":13,"pattern":"*"}`, []string{list("25", "b.org", "a.org"), list("null", "b.org", "a.org")},
+		{"*", `{"index":13,"scope":"host","pattern":"*"}`, []string{list("25", "b.org", "a.org"), list("null", "b.org", "a.org")},
 			"*: deleted (index 13)\nHosts without a limit of their own have no cap now.\nNo longer capped: b.org, a.org\n"},
-		{"*", `{"index":13,"pattern":"*"}`, []string{list("25", many...), list("null", many...)},
+		{"*", `{"index":13,"scope":"host","pattern":"*"}`, []string{list("25", many...), list("null", many...)},
 			"*: deleted (index 13)\nHosts without a limit of their own have no cap now.\nNo longer capped: h0.org, h1.org, h2.org, h3.org, h4.org, h5.org, h6.org, h7.org, h8.org, h9.org, and 2 more\n"},
-		{"*", `{"index":13,"pattern":"*"}`, []string{list("25"), list("25")}, "*: deleted (index 13)\nHosts without a limit of their own have no cap now.\n"},
-		{"*", `{"index":13,"pattern":"*","uncovered":` + capless + `}`, []string{list("25", "a.org"), list("null", "a.org")},
+		{"*", `{"index":13,"scope":"host","pattern":"*"}`, []string{list("25"), list("25")}, "*: deleted (index 13)\nHosts without a limit of their own have no cap now.\n"},
+		{"*", `{"index":13,"scope":"host","pattern":"*","uncovered":` + capless + `}`, []string{list("25", "a.org"), list("null", "a.org")},
 			"*: the config's limit applies again: no cap, shared\nNo longer capped: a.org\n"},
-		{"a.org", `{"index":13,"pattern":"a.org"}`, []string{list("5", "a.org"), list("null", "a.org")}, "a.org: deleted (index 13)\nNo longer capped: a.org\n"},
-		{"a.org", `{"index":13,"pattern":"a.org"}`, []string{list("5", "a.org"), list("25", "a.org")}, "a.org: deleted (index 13)\n"},
-		{"a.org", `{"index":13,"pattern":"a.org"}`, []string{"500|broken"}, "a.org: deleted (index 13)\n"},
-		{"a.org", `{"index":13,"pattern":"a.org"}`, []string{list("5", "a.org"), "gone"}, "a.org: deleted (index 13)\n"},
+		{"a.org", `{"index":13,"scope":"host","pattern":"a.org"}`, []string{list("5", "a.org"), list("null", "a.org")}, "a.org: deleted (index 13)\nNo longer capped: a.org\n"},
+		{"a.org", `{"index":13,"scope":"host","pattern":"a.org"}`, []string{list("5", "a.org"), list("25", "a.org")}, "a.org: deleted (index 13)\n"},
+		{"a.org", `{"index":13,"scope":"host","pattern":"a.org"}`, []string{"500|broken"}, "a.org: deleted (index 13)\n"},
+		{"a.org", `{"index":13,"scope":"host","pattern":"a.org"}`, []string{list("5", "a.org"), "gone"}, "a.org: deleted (index 13)\n"},
 	} {
 		f := newFakeAPI(t, map[string][]string{hosts: c.hosts, "DELETE /v1/limits/host/" + url.PathEscape(c.pattern): {c.deleted}})
 		if code, stdout, stderr := f.weir(testProcess(), "limits", "delete", c.pattern); code != 0 || stdout != c.want {
@@ -388,22 +388,22 @@ func TestLimitsApply(t *testing.T) {
 		dry   = "PUT /v1/limits?dry_run=true"
 		write = "PUT /v1/limits"
 		diff  = `{"index":20,"dry_run":true,"changes":[` +
-			`{"action":"remove","pattern":"*.open.org","before":` + capless + `,"after":null},` +
-			`{"action":"change","pattern":"api.example.com","before":` + limitJSON + `,"after":{"pattern":"api.example.com","connections":1,"queue":null,"shared":false}},` +
-			`{"action":"add","pattern":"n.org","before":null,"after":{"pattern":"n.org","connections":0,"queue":null,"shared":false}}]}`
+			`{"action":"remove","scope":"host","pattern":"*.open.org","before":` + capless + `,"after":null},` +
+			`{"action":"change","scope":"host","pattern":"api.example.com","before":` + limitJSON + `,"after":{"scope":"host","pattern":"api.example.com","connections":1,"requests":null,"bandwidth":null,"queue":null,"shared":false,"mode":"enforce"}},` +
+			`{"action":"add","scope":"host","pattern":"n.org","before":null,"after":{"scope":"host","pattern":"n.org","connections":0,"requests":null,"bandwidth":null,"queue":null,"shared":false,"mode":"enforce"}}]}`
 		same  = `{"index":20,"dry_run":true,"changes":[]}`
 		done  = `{"index":21,"dry_run":false,"changes":[{"action":"add"},{"action":"add"},{"action":"add"}]}`
 		shown = "-  *.open.org       no cap, shared\n" +
 			"~  api.example.com  5 connections, queue of 100 for 2s → 1 connection\n" +
-			"+  n.org            0 connections\n"
+			"+  n.org            blocked\n"
 	)
 	file := filepath.Join(t.TempDir(), "limits.hcl")
 	content := "limits {\n  host \"N.org.\" {\n    connections = 0\n  }\n  host \"q.org\" {\n    connections = 2\n    queue {\n      timeout = \"1s\"\n      size = 3\n    }\n  }\n  host \"free.org\" {\n  }\n}\n"
 	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	sent := `{"index":0,"limits":[{"pattern":"free.org","connections":null,"queue":null,"shared":false},` +
-		`{"pattern":"n.org","connections":0,"queue":null,"shared":false},{"pattern":"q.org","connections":2,"queue":{"timeout":"1s","size":3},"shared":false}]}`
+	sent := `{"index":0,"limits":[{"scope":"host","pattern":"free.org","connections":null,"requests":null,"bandwidth":null,"queue":null,"shared":false,"mode":"enforce"},` +
+		`{"scope":"host","pattern":"n.org","connections":0,"requests":null,"bandwidth":null,"queue":null,"shared":false,"mode":"enforce"},{"scope":"host","pattern":"q.org","connections":2,"requests":null,"bandwidth":null,"queue":{"timeout":"1s","size":3},"shared":false,"mode":"enforce"}]}`
 	for _, c := range []struct {
 		name    string
 		answers map[string][]string
@@ -489,8 +489,8 @@ func TestExitCodes(t *testing.T) {
 		{"status --nope", 2, "--nope"},
 		{"--nope", 2, "--nope"},
 		{"status --addr ftp://x", 2, "not an API address"},
-		{"limits get", 2, "1 arg"},
-		{"limits get a b", 2, "1 arg"},
+		{"limits get", 2, "one pattern"},
+		{"limits get a b", 2, "one pattern"},
 		{"limits set x.org", 2, "--connections is missing"},
 		{"limits set x.org --connections -1", 2, "from 0 on"},
 		{"limits set x.org --connections five", 2, "from 0 on"},

@@ -142,7 +142,9 @@ func limitPatterns(ctx context.Context, c *api.Client, _ string) []string {
 	}
 	var names []string
 	for _, l := range limits.Limits {
-		names = append(names, l.Pattern)
+		if l.Pattern != "" {
+			names = append(names, l.Pattern)
+		}
 	}
 	return names
 }

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -13,47 +15,119 @@ import (
 
 	"github.com/weirproxy/weir/api"
 	"github.com/weirproxy/weir/config"
+	"github.com/weirproxy/weir/limit"
 )
 
 func newLimitsCommand(p *process) *cobra.Command {
 	cmd := newGroup("limits", "List and change the cluster's limits")
-	cmd.Long = `List and change the limits, which hold for the whole cluster. A limit is for a host, host:port, *.suffix,
-*.suffix:port, an address, a CIDR, or * for every host; the most specific one counts. What is set here wins over
-the same pattern in the nodes' config until it is deleted.`
+	cmd.Long = `List and change the limits, which hold for the whole cluster. A limit is of a scope, host unless --scope says
+otherwise: of host for a host, host:port, *.suffix, *.suffix:port, an address, a CIDR, or * for every host; of client
+for an address, a CIDR or *; of user for a name or *; of key for a name, prefix* or *. The scopes total and connection
+have one limit each, without a pattern. In each scope the most specific pattern counts, as a whole. What is set here
+wins over the same pattern in the nodes' config until it is deleted.`
 	cmd.Example = `  weir limits list
   weir limits set api.example.com --connections 5
+  weir limits set --scope client '*' --requests 10/s --download 10MB
+  weir limits set --scope total --connections 20000
   weir limits apply limits.hcl --dry-run`
 	f := addClientFlags(p, cmd)
-	cmd.AddCommand(newLimitsListCommand(f), newLimitsGetCommand(f), newLimitsSetCommand(f), newLimitsDeleteCommand(f), newLimitsApplyCommand(f))
+	cmd.AddCommand(newLimitsListCommand(f), newLimitsGetCommand(f), newLimitsSetCommand(f), newLimitsDeleteCommand(f), newLimitsApplyCommand(f), newLimitsImportCommand())
 	return cmd
 }
 
 func newLimitsListCommand(f *clientFlags) *cobra.Command {
-	return &cobra.Command{
+	var scope string
+	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List all limits",
+		Long:  "List all limits, or those of one scope. --json prints the API's answer, which has them all.",
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if _, err := parseScope(cmd, scope); scope != "" && err != nil {
+				return err
+			}
 			ask := func(ctx context.Context, c *api.Client) (api.Limits, error) { return c.Limits(ctx) }
-			return call(f, cmd, ask, func(l api.Limits) error { return showLimits(cmd.OutOrStdout(), l.Limits) })
+			return call(f, cmd, ask, func(all api.Limits) error {
+				shown := slices.DeleteFunc(all.Limits, func(l api.Limit) bool { return scope != "" && l.Scope != scope })
+				return showLimits(cmd.OutOrStdout(), shown)
+			})
 		},
 	}
+	addScopeFlag(cmd, &scope, "", "only the limits of this `scope`")
+	return cmd
+}
+
+// addScopeFlag adds --scope, with what it completes to.
+func addScopeFlag(cmd *cobra.Command, scope *string, def, usage string) {
+	cmd.Flags().StringVar(scope, "scope", def, usage+": host, client, user, total, key or connection")
+	var words []string
+	for _, s := range limit.Scopes {
+		words = append(words, s.String())
+	}
+	// Fails only for a flag that isn't there.
+	_ = cmd.RegisterFlagCompletionFunc("scope", cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
+}
+
+func parseScope(cmd *cobra.Command, word string) (limit.Scope, error) {
+	for _, s := range limit.Scopes {
+		if s.String() == word {
+			return s, nil
+		}
+	}
+	return 0, usagef(cmd, "--scope is host, client, user, total, key or connection, not %q", word)
+}
+
+// target is which limit a command is about.
+type target struct{ scope string }
+
+func (t *target) addFlag(cmd *cobra.Command) {
+	addScopeFlag(cmd, &t.scope, limit.ScopeHost.String(), "the limit's `scope`")
+}
+
+// pattern is the command's argument, which the scopes total and connection don't take.
+func (t *target) pattern(cmd *cobra.Command, args []string) (string, error) {
+	scope, err := parseScope(cmd, t.scope)
+	switch {
+	case err != nil:
+		return "", err
+	case scope.Bare() && len(args) > 0:
+		return "", usagef(cmd, "scope %s has one limit, without a pattern: leave %q out", scope, args[0])
+	case scope.Bare():
+		return "", nil
+	case len(args) != 1:
+		return "", usagef(cmd, "give one pattern (%s)", scope.PatternForms())
+	}
+	return args[0], nil
+}
+
+// args is pattern as a check of the arguments.
+func (t *target) args(cmd *cobra.Command, args []string) error {
+	_, err := t.pattern(cmd, args)
+	return err
 }
 
 func newLimitsGetCommand(f *clientFlags) *cobra.Command {
-	return &cobra.Command{
-		Use:   "get HOST",
+	var t target
+	cmd := &cobra.Command{
+		Use:   "get PATTERN",
 		Short: "Show the limit with exactly this pattern",
-		Long:  "Show the limit with exactly this pattern. To see which limit applies to a host, use weir hosts HOST.",
+		Long:  "Show the limit with exactly this pattern. To see which limits apply to a connection, use weir explain HOST.",
 		Example: `  weir limits get api.example.com
-  weir limits get 10.0.0.0/8`,
-		Args:              cobra.ExactArgs(1),
+  weir limits get 10.0.0.0/8 --scope client
+  weir limits get --scope total`,
+		Args:              t.args,
 		ValidArgsFunction: f.complete(limitPatterns),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ask := func(ctx context.Context, c *api.Client) (api.Limit, error) { return c.Limit(ctx, args[0]) }
-			return call(f, cmd, ask, func(l api.Limit) error { return showLimits(cmd.OutOrStdout(), []api.Limit{l}) })
-		},
 	}
+	t.addFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		pattern, err := t.pattern(cmd, args)
+		if err != nil {
+			return err
+		}
+		ask := func(ctx context.Context, c *api.Client) (api.Limit, error) { return c.Limit(ctx, t.scope, pattern) }
+		return call(f, cmd, ask, func(l api.Limit) error { return showLimits(cmd.OutOrStdout(), []api.Limit{l}) })
+	}
+	return cmd
 }
 
 func newLimitsApplyCommand(f *clientFlags) *cobra.Command {
@@ -90,7 +164,7 @@ If somebody else changes a limit between the comparison and the write, nothing i
 
 // readLimits reads a file's limits in the API's form.
 func readLimits(cmd *cobra.Command, path string) ([]api.Limit, error) {
-	read, problems := config.LoadLimits(path, config.Options{CheckPattern: checkPattern})
+	read, problems := config.LoadLimits(path, config.Options{})
 	if len(problems) > 0 {
 		if err := config.WriteDiagnostics(cmd.ErrOrStderr(), problems); err != nil {
 			return nil, err
@@ -99,13 +173,8 @@ func readLimits(cmd *cobra.Command, path string) ([]api.Limit, error) {
 	}
 	limits := []api.Limit{}
 	for _, l := range read {
-		w := api.Limit{Pattern: l.Pattern, Shared: l.Shared}
-		if l.Connections != config.Unlimited {
-			w.Connections = &l.Connections
-		}
-		if l.Queue != (config.Queue{}) {
-			w.Queue = &api.Queue{Timeout: api.Duration(l.Queue.Timeout), Size: l.Queue.Size}
-		}
+		w := api.LimitOf(&l.Limit)
+		w.Source = "" // the API's, once they are written
 		limits = append(limits, w)
 	}
 	return limits, nil
@@ -166,13 +235,13 @@ func showChanges(w io.Writer, changes []api.Change, colour bool) error {
 	for _, c := range changes {
 		switch {
 		case c.Before == nil:
-			t.add("+", c.Pattern, describe(*c.After))
+			t.add("+", c.Name(), c.After.Words())
 			colours = append(colours, green)
 		case c.After == nil:
-			t.add("-", c.Pattern, describe(*c.Before))
+			t.add("-", c.Name(), c.Before.Words())
 			colours = append(colours, red)
 		default:
-			t.add("~", c.Pattern, describe(*c.Before)+" → "+describe(*c.After))
+			t.add("~", c.Name(), c.Before.Words()+" → "+c.After.Words())
 			colours = append(colours, yellow)
 		}
 	}
@@ -193,28 +262,22 @@ func showChanges(w io.Writer, changes []api.Change, colour bool) error {
 }
 
 func showLimits(w io.Writer, limits []api.Limit) error {
-	t := table{header: []string{"PATTERN", "-CONNECTIONS", "-QUEUE TIMEOUT", "-QUEUE SIZE", "SHARED", "SOURCE", "-INDEX"}}
+	t := table{header: []string{"SCOPE", "PATTERN", "-CONNECTIONS", "-REQUESTS", "-BURST", "-UPLOAD", "-DOWNLOAD", "-BYTE BURST", "-QUEUE TIMEOUT", "-QUEUE SIZE", "SHARED", "MODE", "SOURCE", "-INDEX"}}
 	for _, l := range limits {
+		rate, burst := "-", "-"
+		if r := l.Requests; r != nil {
+			rate, burst = r.Rate, strconv.FormatInt(r.Burst, 10)
+		}
+		var b api.Bandwidth
+		if l.Bandwidth != nil {
+			b = *l.Bandwidth
+		}
 		timeout, size := "-", "-"
 		if l.Queue != nil {
 			timeout, size = l.Queue.Timeout.String(), strconv.Itoa(l.Queue.Size)
 		}
-		t.add(l.Pattern, connections(l.Connections), timeout, size, yesNo(l.Shared), l.Source, strconv.FormatUint(l.ModifyIndex, 10))
+		t.add(l.Scope, cmp.Or(l.Pattern, "-"), connections(l.Connections), rate, burst, cmp.Or(b.Upload, "-"), cmp.Or(b.Download, "-"), cmp.Or(b.Burst, "-"),
+			timeout, size, yesNo(l.Shared), l.Mode, l.Source, strconv.FormatUint(l.ModifyIndex, 10))
 	}
 	return t.write(w)
-}
-
-// describe says in words what a limit allows.
-func describe(l api.Limit) string {
-	s := "no cap"
-	if l.Connections != nil {
-		s = count(int(*l.Connections), "connection")
-	}
-	if l.Queue != nil {
-		s += fmt.Sprintf(", queue of %d for %s", l.Queue.Size, l.Queue.Timeout)
-	}
-	if l.Shared {
-		s += ", shared"
-	}
-	return s
 }

@@ -6,36 +6,25 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/weirproxy/weir/api"
+	"github.com/weirproxy/weir/limit"
 )
 
 // namedHosts bounds the hosts that limits delete names.
 const namedHosts = 10
 
-// limitFlags are the flags of limits set. A flag that is not given leaves its field as it is.
-type limitFlags struct {
-	connections  string
-	queueTimeout time.Duration
-	queueSize    int
-	noQueue      bool
-	shared       bool
-	evict        bool
-}
-
 func newLimitsSetCommand(f *clientFlags) *cobra.Command {
 	var l limitFlags
 	cmd := &cobra.Command{
-		Use:   "set HOST --connections N",
+		Use:   "set PATTERN --connections N",
 		Short: "Set one limit, or change part of one",
 		Long: `Set one limit. If the pattern has one already, only the given settings change: its queue stays unless
---no-queue removes it, and --shared=false ends a shared count. The answer shows the limit before and after.
-Lowering a limit closes nothing unless --evict is given.
+--no-queue removes it, none in place of a number removes a cap, and --shared=false ends a shared count. The answer
+shows the limit before and after. Lowering a limit closes nothing unless --evict is given.
 
 If somebody else changes the limit at the same moment, the command reads it again and tries once more.`,
 		Example: `  weir limits set api.example.com --connections 5
@@ -43,72 +32,46 @@ If somebody else changes the limit at the same moment, the command reads it agai
   weir limits set api.example.com --no-queue
   weir limits set '*.example.org' --connections 100 --shared
   weir limits set internal.example.com --connections none
-  weir limits set api.example.com --connections 0 --evict`,
-		Args:              cobra.ExactArgs(1),
+  weir limits set api.example.com --connections 0 --evict
+  weir limits set '*' --scope client --requests 10/s --requests-burst 50 --mode report
+  weir limits set --scope connection --download 5MB`,
+		Args:              l.args,
 		ValidArgsFunction: f.complete(limitPatterns),
 	}
-	flags := cmd.Flags()
-	flags.StringVar(&l.connections, "connections", "", "the most concurrent connections, `N`; 0 blocks the host, none sets no cap (required for a new limit)")
-	flags.DurationVar(&l.queueTimeout, "queue-timeout", 0, "let requests over the limit wait, at most this `time`; a new queue needs --queue-size too")
-	flags.IntVar(&l.queueSize, "queue-size", 0, "at most this `number` of requests wait on each node; a new queue needs --queue-timeout too")
-	flags.BoolVar(&l.noQueue, "no-queue", false, "remove the queue: refuse requests over the limit at once")
-	flags.BoolVar(&l.shared, "shared", false, "all hosts that match share one count")
-	flags.BoolVar(&l.evict, "evict", false, "close connections above the new limit, on each node its newest")
+	l.add(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		pattern, err := l.pattern(cmd, args)
+		if err != nil {
+			return err
+		}
 		if err := l.check(cmd); err != nil {
 			return err
 		}
 		var before *api.Limit
 		ask := func(ctx context.Context, c *api.Client) (done api.LimitWritten, err error) {
-			done, before, err = l.change(ctx, cmd, c, args[0])
+			done, before, err = l.change(ctx, cmd, c, pattern)
 			return done, err
 		}
 		return call(f, cmd, ask, func(done api.LimitWritten) error {
 			was := ""
 			if before != nil {
-				was = describe(*before) + " → "
+				was = before.Words() + " → "
 			}
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: %s%s (index %d)\n", printable(done.Pattern), was, describe(done.Limit), done.Index)
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: %s%s (index %d)\n", printable(done.Name()), was, done.Limit.Words(), done.Index)
 			return err
 		})
 	}
 	return cmd
 }
 
-// check checks the flags, as far as possible without the present limit.
-func (l limitFlags) check(cmd *cobra.Command) error {
-	flags := cmd.Flags()
-	queue := flags.Changed("queue-timeout") || flags.Changed("queue-size")
-	if !flags.Changed("connections") && !flags.Changed("shared") && !queue && !l.noQueue {
-		return usagef(cmd, "--connections is missing: give a number, or none for no cap")
-	}
-	if queue && l.noQueue {
-		return usagef(cmd, "--no-queue removes the queue that --queue-timeout and --queue-size describe: give one or the other")
-	}
-	_, err := l.cap(cmd)
-	return err
-}
-
-// cap returns the value of --connections; nil is no cap.
-func (l limitFlags) cap(cmd *cobra.Command) (*int64, error) {
-	if l.connections == "none" || !cmd.Flags().Changed("connections") {
-		return nil, nil
-	}
-	n, err := strconv.ParseInt(l.connections, 10, 64)
-	if err != nil || n < 0 {
-		return nil, usagef(cmd, "--connections is a number from 0 on, or none for no cap, not %q", l.connections)
-	}
-	return &n, nil
-}
-
 // change reads the limit, changes the fields that the flags name, and writes it back if nobody has
 // written it meanwhile. Otherwise it starts again, once. before is nil if there was no limit.
 func (l limitFlags) change(ctx context.Context, cmd *cobra.Command, c *api.Client, pattern string) (done api.LimitWritten, before *api.Limit, err error) {
 	for attempt := 1; ; attempt++ {
-		limit := api.Limit{Pattern: pattern}
+		limit := api.Limit{Scope: l.scope, Pattern: pattern, Mode: api.ModeEnforce}
 		unchanged := api.IfAbsent()
 		before = nil
-		now, err := c.Tee(io.Discard).Limit(ctx, pattern) // --json prints the answer to the write alone
+		now, err := c.Tee(io.Discard).Limit(ctx, l.scope, pattern) // --json prints the answer to the write alone
 		switch {
 		case err == nil:
 			limit, before, unchanged = now, &now, api.IfIndex(now.ModifyIndex)
@@ -138,82 +101,51 @@ func hasStatus(err error, status int) bool {
 	return errors.As(err, &refused) && refused.Status == status
 }
 
-// merge returns limit with the values of the flags.
-func (l limitFlags) merge(cmd *cobra.Command, limit api.Limit, exists bool) (api.Limit, error) {
-	flags := cmd.Flags()
-	limit.Source, limit.ModifyIndex = "", 0
-	switch {
-	case flags.Changed("connections"):
-		limit.Connections, _ = l.cap(cmd) // checked before
-	case !exists:
-		return limit, usagef(cmd, "--connections is missing: there is no limit for %s yet, so give a number, or none for no cap", limit.Pattern)
-	}
-	if flags.Changed("shared") {
-		limit.Shared = l.shared
-	}
-	timeout, size := flags.Changed("queue-timeout"), flags.Changed("queue-size")
-	switch {
-	case l.noQueue:
-		limit.Queue = nil
-	case timeout || size:
-		if limit.Queue == nil && timeout != size {
-			return limit, usagef(cmd, "--queue-timeout and --queue-size go together where the limit has no queue yet")
-		}
-		var q api.Queue
-		if limit.Queue != nil {
-			q = *limit.Queue
-		}
-		if timeout {
-			q.Timeout = api.Duration(l.queueTimeout)
-		}
-		if size {
-			q.Size = l.queueSize
-		}
-		limit.Queue = &q
-	}
-	if limit.Queue != nil && limit.Connections == nil {
-		return limit, usagef(cmd, "the limit has a queue, in which nobody can wait without a cap: add --no-queue")
-	}
-	return limit, nil
-}
-
 func newLimitsDeleteCommand(f *clientFlags) *cobra.Command {
-	return &cobra.Command{
-		Use:   "delete HOST",
+	var t target
+	cmd := &cobra.Command{
+		Use:   "delete PATTERN",
 		Short: "Delete one limit",
 		Long: `Delete the limit with exactly this pattern. A limit of the nodes' config with the same pattern then applies
 again. A config limit can be deleted too; the next reload of a node whose config has it brings it back.
 The answer names the hosts that have no cap any more.`,
 		Example: `  weir limits delete api.example.com
-  weir limits delete '*'`,
-		Args:              cobra.ExactArgs(1),
+  weir limits delete '*'
+  weir limits delete nightly --scope user`,
+		Args:              t.args,
 		ValidArgsFunction: f.complete(limitPatterns),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			var freed []string
-			ask := func(ctx context.Context, c *api.Client) (api.LimitDeleted, error) {
-				if f.json {
-					return c.DeleteLimit(ctx, args[0])
-				}
-				capped := cappedHosts(ctx, c)
-				done, err := c.DeleteLimit(ctx, args[0])
-				if err == nil {
-					freed = freedHosts(ctx, c, capped)
-				}
-				return done, err
-			}
-			return call(f, cmd, ask, func(done api.LimitDeleted) error { return showDeleted(cmd.OutOrStdout(), done, freed) })
-		},
 	}
+	t.addFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		pattern, err := t.pattern(cmd, args)
+		if err != nil {
+			return err
+		}
+		var freed []string
+		ask := func(ctx context.Context, c *api.Client) (api.LimitDeleted, error) {
+			if f.json || t.scope != limit.ScopeHost.String() {
+				return c.DeleteLimit(ctx, t.scope, pattern)
+			}
+			capped := cappedHosts(ctx, c)
+			done, err := c.DeleteLimit(ctx, t.scope, pattern)
+			if err == nil {
+				freed = freedHosts(ctx, c, capped)
+			}
+			return done, err
+		}
+		return call(f, cmd, ask, func(done api.LimitDeleted) error { return showDeleted(cmd.OutOrStdout(), done, freed) })
+	}
+	return cmd
 }
 
 func showDeleted(w io.Writer, done api.LimitDeleted, freed []string) error {
 	var b strings.Builder
 	if done.Uncovered != nil {
-		fmt.Fprintf(&b, "%s: the config's limit applies again: %s\n", printable(done.Pattern), describe(*done.Uncovered))
+		fmt.Fprintf(&b, "%s: the config's limit applies again: %s\n", printable(done.Name()), done.Uncovered.Words())
 	} else {
-		fmt.Fprintf(&b, "%s: deleted (index %d)\n", printable(done.Pattern), done.Index)
+		fmt.Fprintf(&b, "%s: deleted (index %d)\n", printable(done.Name()), done.Index)
 	}
-	if done.Pattern == "*" && done.Uncovered == nil {
+	if done.Name() == "*" && done.Uncovered == nil {
 		b.WriteString("Hosts without a limit of their own have no cap now.\n")
 	}
 	if len(freed) > 0 {

@@ -12,10 +12,8 @@ import (
 	"github.com/weirproxy/weir/cluster"
 	"github.com/weirproxy/weir/config"
 	"github.com/weirproxy/weir/fsm"
-	"github.com/weirproxy/weir/lease"
 	"github.com/weirproxy/weir/lease/leader"
 	"github.com/weirproxy/weir/lease/leasepb"
-	"github.com/weirproxy/weir/limit"
 )
 
 // The API's view of the node, and its actions on it.
@@ -213,27 +211,6 @@ func (a *agent) sessions() map[string]leader.SessionInfo {
 		out[a.name()] = leader.SessionInfo{ID: s.ID, Node: a.name(), State: s.State}
 	}
 	return out
-}
-
-// HostUses implements [api.UseSource].
-func (a *agent) HostUses() []api.HostUse {
-	var out []api.HostUse
-	for _, u := range a.manager.Uses() {
-		if u.Key.Scope == limit.ScopeHost && u.Key.Resource == limit.Connections {
-			out = append(out, hostUse(u))
-		}
-	}
-	return out
-}
-
-// HostUse implements [api.UseSource].
-func (a *agent) HostUse(key fsm.Key) (api.HostUse, bool) {
-	h, ok := a.manager.Use(key)
-	return hostUse(h), ok
-}
-
-func hostUse(h lease.Use) api.HostUse {
-	return api.HostUse{Key: h.Key, Granted: h.Granted, InUse: h.InUse, Idle: h.Idle, Waiting: h.Waiting, Admitted: h.Admitted, Rejected: h.Rejected}
 }
 
 // Peers implements [api.PeerSource].

@@ -36,8 +36,8 @@ func (r *reloader) reload(ctx context.Context) (api.Reloaded, error) {
 	if err != nil {
 		return api.Reloaded{}, err
 	}
-	r.digest(config.Digest(cfg))
-	changed, err := r.limits(ctx, limitsOf(cfg))
+	r.digest(config.Digest(cfg.Lease.TTL, cfg.ClusterLimits()))
+	changed, err := r.limits(ctx, cfg.ClusterLimits())
 	if err != nil {
 		return api.Reloaded{}, fmt.Errorf("the node's own settings are applied, the limits are not: %w", err)
 	}

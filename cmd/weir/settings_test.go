@@ -26,13 +26,17 @@ func TestReloadsTakeTurns(t *testing.T) {
 			settings: func() (*config.Config, api.Reloaded, error) {
 				file := fmt.Sprintf("file-%d.test", len(steps)) // another one at each reload
 				steps = append(steps, "read")
-				return &config.Config{Limits: []config.Limit{{Pattern: file, Connections: 1}}}, api.Reloaded{}, nil
+				p, err := fsm.ParsePattern(file)
+				if err != nil {
+					t.Error(err)
+				}
+				return &config.Config{Limits: []config.Limit{{Limit: fsm.Limit{Pattern: p, Connections: 1}}}}, api.Reloaded{}, nil
 			},
 			digest: func(d string) { steps, digests = append(steps, "digest"), append(digests, d) },
 			limits: func(_ context.Context, l []fsm.Limit) (bool, error) {
 				<-write
 				steps = append(steps, "limits")
-				limits = append(limits, config.Digest(&config.Config{Limits: []config.Limit{{Pattern: l[0].Pattern.String(), Connections: l[0].Connections}}}))
+				limits = append(limits, config.Digest(0, l))
 				return true, nil
 			},
 		}

@@ -92,28 +92,28 @@ func restoreChanges(ctx context.Context, c *api.Client, s *fsm.Summary) ([]api.C
 }
 
 // limitChanges compares two lists of limits by what they allow, and ignores their source. The
-// result is sorted by pattern.
+// result is sorted by name.
 func limitChanges(before, after []api.Limit) []api.Change {
 	changes := []api.Change{}
 	was := make(map[string]*api.Limit, len(before))
 	for i := range before {
-		was[before[i].Pattern] = &before[i]
+		was[before[i].Scope+" "+before[i].Pattern] = &before[i]
 	}
 	for i := range after {
 		l := &after[i]
-		old, ok := was[l.Pattern]
-		delete(was, l.Pattern)
+		old, ok := was[l.Scope+" "+l.Pattern]
+		delete(was, l.Scope+" "+l.Pattern)
 		switch {
 		case !ok:
-			changes = append(changes, api.Change{Action: "add", Pattern: l.Pattern, After: l})
-		case describe(*old) != describe(*l):
-			changes = append(changes, api.Change{Action: "change", Pattern: l.Pattern, Before: old, After: l})
+			changes = append(changes, api.Change{Action: "add", Scope: l.Scope, Pattern: l.Pattern, After: l})
+		case old.Words() != l.Words():
+			changes = append(changes, api.Change{Action: "change", Scope: l.Scope, Pattern: l.Pattern, Before: old, After: l})
 		}
 	}
-	for pattern, old := range was {
-		changes = append(changes, api.Change{Action: "remove", Pattern: pattern, Before: old})
+	for _, old := range was {
+		changes = append(changes, api.Change{Action: "remove", Scope: old.Scope, Pattern: old.Pattern, Before: old})
 	}
-	slices.SortFunc(changes, func(a, b api.Change) int { return strings.Compare(a.Pattern, b.Pattern) })
+	slices.SortFunc(changes, func(a, b api.Change) int { return strings.Compare(a.Name(), b.Name()) })
 	return changes
 }
 

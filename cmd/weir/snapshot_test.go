@@ -58,7 +58,7 @@ func TestSnapshotInspect(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, out)
 		}
 	}
-	for _, row := range []string{"x.org 5 - - no api 3", "* 25 - - no config 1", "a 2 1 3"} {
+	for _, row := range []string{"host x.org 5 - - - - - - - no enforce api 3", "host * 25 - - - - - - - no enforce config 1", "a 2 1 3"} {
 		if !strings.Contains(strings.Join(strings.Fields(out), " "), row) {
 			t.Errorf("no row %q in\n%s", row, out)
 		}

@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/weirproxy/weir/config"
-	"github.com/weirproxy/weir/fsm"
 )
 
 func newValidateCommand() *cobra.Command {
@@ -38,7 +37,7 @@ together with the files that set none. Give weir agent one of them, not the dire
 
 // validate checks paths as one node's config.
 func validate(cmd *cobra.Command, paths []string) error {
-	c, problems := config.Load(paths, config.Options{CheckPattern: checkPattern})
+	c, problems := config.Load(paths, config.Options{})
 	if len(problems) == 0 {
 		if err := config.WriteDiagnostics(cmd.ErrOrStderr(), config.Warnings(c)); err != nil {
 			return err
@@ -88,12 +87,6 @@ func validateEach(cmd *cobra.Command, dir string, named, shared []string) error 
 		return fmt.Errorf("%d of %s have problems", bad, count(len(named), "node file"))
 	}
 	return nil
-}
-
-// checkPattern checks limit patterns for the config package, here and in the agent.
-func checkPattern(s string) (string, error) {
-	p, err := fsm.ParsePattern(s)
-	return p.String(), err
 }
 
 // count returns "1 limit" or "2 limits".

@@ -90,7 +90,7 @@ func TestLimitsAgree(t *testing.T) {
 		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		_, problems := config.LoadLimits(file, config.Options{CheckPattern: checkPattern})
+		_, problems := config.LoadLimits(file, config.Options{})
 		return problems.Err()
 	}
 	pattern, err := fsm.ParsePattern("*.example.com")

@@ -61,7 +61,7 @@ func (a *agent) clusterConfig() cluster.Config {
 		APIAddr: a.apiListener.Addr().String(), ProxyAddrs: []string{a.proxyListener.Addr().String()},
 		Join: c.Cluster.Join, BootstrapExpect: c.Cluster.BootstrapExpect,
 		GossipKeys: gossipKeys(c), TLS: a.certs.rpcTLS(), Plaintext: cluster.Plaintext(c.Cluster.Plaintext),
-		ConfigDigest: config.Digest(c), OnCommit: a.timings.commits.Observe, Log: a.log.Named("cluster"), Fatal: a.stop,
+		ConfigDigest: config.Digest(c.Lease.TTL, c.ClusterLimits()), OnCommit: a.timings.commits.Observe, Log: a.log.Named("cluster"), Fatal: a.stop,
 		SessionLife: a.sessionLife,
 	}
 }
@@ -150,7 +150,7 @@ func (a *agent) initial() *fsm.Init {
 	defer a.mu.Unlock()
 	id := make([]byte, 16)
 	_, _ = rand.Read(id) // never fails: it stops the program instead
-	return &fsm.Init{ClusterID: hex.EncodeToString(id), TTL: a.cfg.Lease.TTL, Limits: limitsOf(a.cfg)}
+	return &fsm.Init{ClusterID: hex.EncodeToString(id), TTL: a.cfg.Lease.TTL, Limits: a.cfg.ClusterLimits()}
 }
 
 // followClusterID adopts the cluster id as soon as the log contains it.
@@ -176,23 +176,6 @@ func (a *agent) clusterID() (id string) {
 func (a *agent) appliedIndex() (index uint64) {
 	a.store.Read(func(st *fsm.State) { index = st.Index() })
 	return index
-}
-
-// limitsOf returns the config's limits in the log's form. The config's check has parsed all
-// patterns before.
-func limitsOf(c *config.Config) []fsm.Limit {
-	limits := make([]fsm.Limit, 0, len(c.Limits))
-	for _, l := range c.Limits {
-		p, err := fsm.ParsePattern(l.Pattern)
-		if err != nil {
-			continue
-		}
-		limits = append(limits, fsm.Limit{
-			Pattern: p, Connections: l.Connections, Shared: l.Shared, Source: fsm.SourceConfig,
-			Queue: fsm.Queue{Timeout: l.Queue.Timeout, Size: l.Queue.Size},
-		})
-	}
-	return limits
 }
 
 // leaseLog gives the leader's side of the lease access to the Raft log.

@@ -90,4 +90,57 @@ limits {
     connections = 100
     shared      = true
   }
+
+  host "slow.example.net" {
+    connections = 5
+    mode        = "enforce"
+
+    requests {
+      rate  = "10/s"
+      burst = 20
+    }
+
+    bandwidth {
+      upload   = "1MB"
+      download = "10MB"
+      burst    = "2MB"
+    }
+
+    queue {
+      timeout = "5s"
+      size    = 100
+    }
+  }
+
+  client "*" {
+    connections = 200
+  }
+
+  client "10.1.0.0/16" {
+    connections = 2000
+    shared      = true
+  }
+
+  user "nightly" {
+    connections = 50
+
+    requests {
+      rate = "600/m"
+    }
+  }
+
+  total {
+    connections = 20000
+  }
+
+  connection {
+    bandwidth {
+      download = "5MB"
+    }
+  }
+
+  key "tenant/*" {
+    connections = 3
+    mode        = "report"
+  }
 }

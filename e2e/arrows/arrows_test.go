@@ -73,7 +73,7 @@ func TestCheck(t *testing.T) {
 		{"config", module + "/config/certs", false, ""},
 		{"cluster", module + "/config/certs", false, ""},
 		{"cluster", module + "/config", false, "cluster may import [fsm config/certs]"},
-		{"config", module + "/fsm", false, "config may import [config/certs]"},
+		{"config", module + "/fsm", false, "config may import [config/certs limit]"},
 		{"api", "github.com/hashicorp/hcl/v2", false, "only [config] may"},
 		{"cmd/weir", "github.com/hashicorp/memberlist", false, "only [cluster] may"},
 		{"lease", "github.com/hashicorp/raft", false, "only [cluster fsm] may"},

@@ -1,0 +1,173 @@
+package api
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/weirproxy/weir/limit"
+)
+
+// Explanation answers GET /v1/explain?host=&client=&user=&key=. The subject is what is given: a
+// connection of a client or a user to a host, or a permit for a key. A host without a port is under
+// no limit that names one.
+type Explanation struct {
+	Host   string `json:"host,omitempty"` // as it is counted
+	Client string `json:"client,omitempty"`
+	User   string `json:"user,omitempty"`
+	Key    string `json:"key,omitempty"`
+	// Admitted reports whether it would be let in now, without waiting.
+	Admitted bool `json:"admitted"`
+	// Limits are those that govern it, in the order in which they are asked.
+	Limits []Governing `json:"limits"`
+	// Unreachable lists nodes whose use is not in the sums.
+	Unreachable []Unreachable `json:"unreachable,omitempty"`
+}
+
+// Governing is one limit that governs a subject.
+type Governing struct {
+	Scope   string `json:"scope"`
+	Pattern string `json:"pattern"`
+	// Key is the name that it is counted under, as in GET /v1/usage; "" in the scopes total and
+	// connection.
+	Key string `json:"key"`
+	// Why says why this pattern wins over others that match.
+	Why         string     `json:"why"`
+	Connections *int64     `json:"connections"`
+	Requests    *Rate      `json:"requests"`
+	Bandwidth   *Bandwidth `json:"bandwidth"`
+	Queue       *Queue     `json:"queue"`
+	Mode        string     `json:"mode"`
+	Source      string     `json:"source"`
+	// Use is the use now, as under /v1/usage; null in scope connection, where nothing is counted.
+	Use *Use `json:"use"`
+	// Admitted reports whether this limit would let it in now, without waiting.
+	Admitted bool `json:"admitted"`
+	// Reason says what is in the way where it would not.
+	Reason string `json:"reason,omitempty"`
+}
+
+// explained are the scopes in the order in which a connection asks them.
+var explained = []limit.Scope{limit.ScopeTotal, limit.ScopeClient, limit.ScopeUser, limit.ScopeHost, limit.ScopeKey, limit.ScopeConnection}
+
+// explain answers GET /v1/explain.
+func (s *Server) explain(r *http.Request) (answer, error) {
+	body, subject, err := parseSubject(r)
+	if err != nil {
+		return answer{}, err
+	}
+	t := s.deps.View.Table()
+	// A permit for a key alone passes no proxy: what is counted of all requests does not concern it.
+	proxied := body.Host != "" || body.Client != "" || body.Key == ""
+	body.Limits = []Governing{}
+	for _, scope := range explained {
+		l, name := t.Find(scope, &subject)
+		if l == nil || scope.Bare() && !proxied {
+			continue
+		}
+		w := LimitOf(l)
+		body.Limits = append(body.Limits, Governing{
+			Scope: w.Scope, Pattern: w.Pattern, Key: name, Why: l.Pattern.Why(), Mode: w.Mode, Source: w.Source,
+			Connections: w.Connections, Requests: w.Requests, Bandwidth: w.Bandwidth, Queue: w.Queue,
+		})
+	}
+	body.Unreachable = s.useNow(r, t, body.Limits)
+	session := s.deps.Status.Status().Session.State == sessionLive
+	body.Admitted = true
+	for i := range body.Limits {
+		g := &body.Limits[i]
+		g.judge(session)
+		body.Admitted = body.Admitted && g.Admitted
+	}
+	return answer{body: body}, nil
+}
+
+// sessionLive is the state of a session that admits; see SessionStatus.
+const sessionLive = "live"
+
+// parseSubject reads the query.
+func parseSubject(r *http.Request) (e Explanation, s limit.Subject, err error) {
+	q, err := query(r, "host", "client", "user", "key")
+	if err != nil {
+		return e, s, err
+	}
+	for _, part := range []struct {
+		name  string
+		scope limit.Scope
+	}{{"host", limit.ScopeHost}, {"client", limit.ScopeClient}, {"user", limit.ScopeUser}, {"key", limit.ScopeKey}} {
+		text := q.Get(part.name)
+		if text == "" {
+			continue
+		}
+		one, err := subjectOf(part.scope, text)
+		if err != nil {
+			return e, s, err
+		}
+		switch part.scope {
+		case limit.ScopeHost:
+			s.Host, e.Host = one.Host, one.Host.String()
+		case limit.ScopeClient:
+			s.Client, e.Client = one.Client, one.Client.Name
+		case limit.ScopeUser:
+			s.User, e.User = one.User, one.User
+		case limit.ScopeKey:
+			s.Key, e.Key = one.Key, one.Key
+		}
+	}
+	if s == (limit.Subject{}) {
+		return e, s, malformed("say what to explain: host, client, user or key, as in ?host=api.example.com:443&client=10.0.0.7")
+	}
+	return e, s, nil
+}
+
+// useNow fills in the use of each limit's key, of all nodes, and returns those that did not answer.
+func (s *Server) useNow(r *http.Request, t *limit.Table, limits []Governing) []Unreachable {
+	var wg sync.WaitGroup
+	missing := make([][]Unreachable, len(limits))
+	for i := range limits {
+		g := &limits[i]
+		scope, err := limit.ParseScope(g.Scope)
+		if err != nil || scope == limit.ScopeConnection {
+			continue
+		}
+		wg.Go(func() {
+			key := limit.Key{Scope: scope, Resource: limit.Connections, Name: g.Key}
+			u, _ := s.deps.Uses.Use(key)
+			u.Key = key
+			h := s.clusterUse(r.Context(), scope, s.entry(t, u))
+			g.Use, missing[i] = &h.Use, h.Unreachable
+		})
+	}
+	wg.Wait()
+	all := slices.Concat(missing...)
+	slices.SortFunc(all, func(a, b Unreachable) int { return strings.Compare(a.Node, b.Node) })
+	return slices.CompactFunc(all, func(a, b Unreachable) bool { return a.Node == b.Node })
+}
+
+// judge says whether the limit would let the subject in now, by the use of its key on all nodes. Slots
+// that lie unused on another node are fetched before anybody is refused, so the sums decide.
+func (g *Governing) judge(session bool) {
+	g.Admitted = true
+	if g.Mode == ModeReport {
+		return
+	}
+	refuse := func(format string, args ...any) { g.Admitted, g.Reason = false, fmt.Sprintf(format, args...) }
+	switch {
+	case g.Connections != nil && *g.Connections == 0:
+		refuse("blocked: its limit is 0 connections")
+	case g.Use == nil || g.Connections == nil && g.Requests == nil: // bandwidth refuses nobody
+	case !session:
+		refuse("this node has no live session with the cluster")
+	case g.Connections != nil && g.Use.Waiting > 0:
+		refuse("%d waiting before it", g.Use.Waiting)
+	case g.Connections != nil && g.Use.InUse >= *g.Connections:
+		refuse("%d of %s in use", g.Use.InUse, plural(int(*g.Connections), "connection"))
+	case g.Requests == nil || g.Use.Requests == nil:
+	case g.Use.Requests.Waiting > 0:
+		refuse("%d waiting for the rate before it", g.Use.Requests.Waiting)
+	case g.Use.Requests.Granted > 0 && g.Use.Requests.Available < 1:
+		refuse("the rate of %s is used up", g.Requests.Rate)
+	}
+}

@@ -1,0 +1,210 @@
+package api
+
+import (
+	"net/http"
+	"net/netip"
+
+	"github.com/weirproxy/weir/limit"
+)
+
+// Usages answers GET /v1/usage/{scope}[?prefix=&sort=&limit=&after=&local=true], as [Hosts] answers
+// GET /v1/hosts. sort is "name" unless given.
+type Usages struct {
+	Usage []Usage `json:"usage"`
+	// Next, if there are more, is the after parameter for them.
+	Next string `json:"next,omitempty"`
+	// Unreachable lists nodes whose use is not in the sums.
+	Unreachable []Unreachable `json:"unreachable,omitempty"`
+}
+
+// Usage is the use that counts under one name of a scope: a host, a client's address, a user, a key,
+// or the pattern of a shared limit; "" in scope total. The numbers beside Nodes are sums over Nodes.
+type Usage struct {
+	Scope string `json:"scope"`
+	Name  string `json:"name"`
+	Use
+	Nodes map[string]Use `json:"nodes"`
+	// Pattern is the pattern of the limit that governs the name; "" without one, and in scope total.
+	Pattern string `json:"pattern,omitempty"`
+	// Unreachable is set in the answer for one name; a list has its own.
+	Unreachable []Unreachable `json:"unreachable,omitempty"`
+}
+
+// usage is a Host of any scope, as /v1/usage shows it.
+func (h Host) usage(scope limit.Scope) Usage {
+	return Usage{Scope: scope.String(), Name: h.Host, Use: h.Use, Nodes: h.Nodes, Pattern: h.Pattern, Unreachable: h.Unreachable}
+}
+
+// host is the same the other way, of an answer from another node.
+func (u Usage) host() Host {
+	return Host{Host: u.Name, Use: u.Use, Nodes: u.Nodes, Pattern: u.Pattern, Unreachable: u.Unreachable}
+}
+
+// usages answers GET /v1/usage/{scope}.
+func (s *Server) usages(r *http.Request, peer bool) (answer, error) {
+	scope, err := countedScope(r)
+	if err != nil {
+		return answer{}, err
+	}
+	hosts, next, missing, err := s.uses(r, scope, peer)
+	body := Usages{Usage: make([]Usage, 0, len(hosts)), Next: next, Unreachable: missing}
+	for _, h := range hosts {
+		body.Usage = append(body.Usage, h.usage(scope))
+	}
+	return answer{body: body}, err
+}
+
+// usage answers GET /v1/usage/{scope}/{name}[?local=true].
+func (s *Server) usage(r *http.Request, peer bool) (answer, error) {
+	scope, err := countedScope(r)
+	if err != nil {
+		return answer{}, err
+	}
+	if scope.Bare() {
+		return answer{}, invalid("scope %s has no names: GET %s/%s has all of it", scope, pathUsage, scope)
+	}
+	h, err := s.use(r, scope, r.PathValue("name"), peer)
+	return answer{body: h.usage(scope)}, err
+}
+
+// countedScope is the path's scope, one that counts.
+func countedScope(r *http.Request) (limit.Scope, error) {
+	scope, err := limit.ParseScope(r.PathValue("scope"))
+	if err == nil && scope == limit.ScopeConnection {
+		err = invalid("each connection is limited for itself, and nothing is counted: GET %s lists the connections", pathConnections)
+	}
+	return scope, err
+}
+
+// uses answers a list of what counts in a scope, a page of it. A question from a peer is not passed
+// on.
+func (s *Server) uses(r *http.Request, scope limit.Scope, peer bool) (page []Host, next string, missing []Unreachable, err error) {
+	l, err := parseListing(r, scope)
+	if err != nil {
+		return nil, "", nil, err
+	}
+	all := s.localUses(scope)
+	if !l.local && !peer {
+		all, missing = s.clusterUses(r.Context(), l, all)
+	}
+	page, next = l.page(all)
+	if page == nil {
+		page = []Host{}
+	}
+	return page, next, missing, nil
+}
+
+// use answers what counts under one name. One without any use is shown with the limit that would
+// apply.
+func (s *Server) use(r *http.Request, scope limit.Scope, name string, peer bool) (Host, error) {
+	q, err := query(r, "local")
+	if err != nil {
+		return Host{}, err
+	}
+	local, err := queryBool(q, "local")
+	if err != nil {
+		return Host{}, err
+	}
+	t := s.deps.View.Table()
+	u, err := s.nodeUse(t, scope, name)
+	if err != nil {
+		return Host{}, err
+	}
+	h := s.entry(t, u)
+	if !local && !peer {
+		h = s.clusterUse(r.Context(), scope, h)
+	}
+	return h, nil
+}
+
+// nodeUse returns this node's use under a name: that of a subject, or the pattern of a shared limit
+// (or of one that was shared, and is still in use). Without any use it is zero.
+func (s *Server) nodeUse(t *limit.Table, scope limit.Scope, name string) (NodeUse, error) {
+	subject, err := subjectOf(scope, name)
+	if err != nil {
+		return s.patternUse(t, scope, name, err)
+	}
+	if p, perr := scope.ParsePattern(name); perr == nil && p.Wildcard() { // a name that is spelled as a pattern
+		if u, perr := s.patternUse(t, scope, name, err); perr == nil {
+			return u, nil
+		}
+	}
+	_, counted := t.Find(scope, &subject)
+	key := limit.Key{Scope: scope, Resource: limit.Connections, Name: counted}
+	u, _ := s.deps.Uses.Use(key)
+	u.Key = key
+	return u, nil
+}
+
+// subjectOf reads a name of a scope.
+func subjectOf(scope limit.Scope, name string) (s limit.Subject, err error) {
+	switch scope {
+	case limit.ScopeHost:
+		s.Host, err = limit.ParseHost(name)
+		if err != nil {
+			var perr error
+			if s.Host, perr = limit.ParseTarget(name, 0); perr == nil {
+				return s, nil
+			}
+		}
+	case limit.ScopeClient:
+		var a netip.Addr
+		if a, err = netip.ParseAddr(name); err != nil {
+			return s, invalid("%q is not a client: write an address such as 10.0.0.7", shorten(name))
+		}
+		s.Client = limit.ClientOf(a)
+	case limit.ScopeUser:
+		s.User, err = name, checkName(name)
+	case limit.ScopeKey:
+		s.Key, err = name, checkName(name)
+	}
+	return s, err
+}
+
+func checkName(name string) error {
+	if err := limit.CheckName(name); err != nil {
+		return invalid("%s", err)
+	}
+	return nil
+}
+
+func (s *Server) patternUse(t *limit.Table, scope limit.Scope, name string, notSubject error) (NodeUse, error) {
+	if notSubject == nil {
+		notSubject = limit.ErrPattern
+	}
+	p, err := scope.ParsePattern(name)
+	if err != nil {
+		return NodeUse{}, notSubject
+	}
+	key := limit.Key{Scope: scope, Resource: limit.Connections, Name: p.String()}
+	u, used := s.deps.Uses.Use(key)
+	if l, ok := t.Get(p); !used && !(ok && l.Shared) {
+		return NodeUse{}, notSubject
+	}
+	u.Key = key
+	return u, nil
+}
+
+// localUses returns this node's use of everything in a scope.
+func (s *Server) localUses(scope limit.Scope) []Host {
+	t := s.deps.View.Table()
+	uses := s.deps.Uses.Uses(scope)
+	hosts := make([]Host, 0, len(uses))
+	for _, u := range uses {
+		hosts = append(hosts, s.entry(t, u))
+	}
+	return hosts
+}
+
+func (s *Server) localHosts() []Host { return s.localUses(limit.ScopeHost) }
+
+func (s *Server) entry(t *limit.Table, u NodeUse) Host {
+	h := Host{Host: u.Key.Name}
+	l := t.Governing(u.Key)
+	if l != nil {
+		h.Pattern = l.Pattern.String()
+	}
+	h.Use = useOf(u, l)
+	h.Nodes = map[string]Use{s.cfg.Node: h.Use}
+	return h
+}

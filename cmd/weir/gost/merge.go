@@ -1,0 +1,131 @@
+package gost
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"github.com/weirproxy/weir/limit"
+)
+
+// slot is what one number is for.
+type slot struct {
+	pattern  limit.Pattern
+	resource limit.Resource
+}
+
+// entry is a number, and the line that has it.
+type entry struct {
+	value value
+	at    int
+}
+
+// book is what all limiters say.
+type book struct {
+	entries map[slot]entry
+}
+
+// take notes a number. Of two limiters' the lower counts.
+func (c *converter) take(s slot, e entry) {
+	if c.entries == nil {
+		c.entries = map[slot]entry{}
+	}
+	have, twice := c.entries[s]
+	if !twice {
+		c.entries[s] = e
+		return
+	}
+	low, high := have, e
+	if e.less(have) {
+		low, high = e, have
+	}
+	c.entries[s] = low
+	c.warnf(high.at, "line %d says less for the same: it is taken for both", low.at)
+}
+
+func (e entry) less(o entry) bool {
+	return cmp.Or(cmp.Compare(e.value.n, o.value.n), cmp.Compare(e.value.rate.PerSecond(), o.value.rate.PerSecond())) < 0
+}
+
+// limits puts the numbers together, sorted by scope and pattern.
+func (c *converter) limits() []limit.Limit {
+	byPattern := map[limit.Pattern]*limit.Limit{}
+	for s := range c.entries {
+		if byPattern[s.pattern] == nil {
+			byPattern[s.pattern] = &limit.Limit{Pattern: s.pattern, Connections: limit.Unlimited, Source: limit.SourceConfig}
+		}
+	}
+	networks := c.networks()
+	all := make([]limit.Limit, 0, len(byPattern))
+	for p, l := range byPattern {
+		for _, r := range limit.Resources {
+			if e, ok := c.effective(p, r, networks); ok {
+				set(l, r, e.value)
+			}
+		}
+		all = append(all, *l)
+	}
+	slices.SortFunc(all, func(a, b limit.Limit) int { return a.Pattern.Compare(b.Pattern) })
+	return all
+}
+
+func set(l *limit.Limit, r limit.Resource, v value) {
+	switch r {
+	case limit.Connections:
+		l.Connections = v.n
+	case limit.Requests:
+		l.Requests = v.rate
+	case limit.Upload:
+		l.Bandwidth.Upload = v.n
+	case limit.Download:
+		l.Bandwidth.Download = v.n
+	}
+}
+
+// networks are the CIDRs that have limits, the narrowest first.
+func (c *converter) networks() []netip.Prefix {
+	var all []netip.Prefix
+	for s := range c.entries {
+		if n, err := netip.ParsePrefix(s.pattern.String()); err == nil && !slices.Contains(all, n) {
+			all = append(all, n)
+		}
+	}
+	slices.SortFunc(all, func(a, b netip.Prefix) int { return cmp.Or(b.Bits()-a.Bits(), a.Addr().Compare(b.Addr())) })
+	return all
+}
+
+// effective is what counts for a pattern: its own number, or else that of the narrowest network
+// around it, or else that of all addresses.
+func (c *converter) effective(p limit.Pattern, r limit.Resource, networks []netip.Prefix) (entry, bool) {
+	own, ok := c.entries[slot{p, r}]
+	if p.Scope() != limit.ScopeClient || p.String() == "*" {
+		return own, ok
+	}
+	network, err := netip.ParsePrefix(p.String())
+	isNetwork := err == nil
+	if !isNetwork {
+		a, _ := netip.ParseAddr(p.String())
+		network = netip.PrefixFrom(a, a.BitLen())
+	}
+	for _, n := range networks {
+		if !n.Contains(network.Addr()) || isNetwork && n.Bits() >= network.Bits() {
+			continue
+		}
+		around, _ := limit.ScopeClient.ParsePattern(n.String())
+		e, found := c.entries[slot{around, r}]
+		switch {
+		case !found:
+		case !ok:
+			return e, true
+		case isNetwork:
+			c.warnf(own.at, "GOST goes by the widest network, %s of line %d, which covers this one; here the narrowest counts", n, e.at)
+			return own, true
+		}
+	}
+	if ok {
+		return own, true
+	}
+	all, _ := limit.ScopeClient.ParsePattern("*")
+	e, found := c.entries[slot{all, r}]
+	return e, found
+}

@@ -1,0 +1,203 @@
+package gost
+
+import (
+	"fmt"
+	"math"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/weirproxy/weir/limit"
+)
+
+// The scopes that are no address.
+const (
+	service = "$"  // everything that one service passes
+	each    = "$$" // of bandwidth each connection, of the others each address without a line of its own
+)
+
+// add takes over one limiter, line by line.
+func (c *converter) add(l limiter) {
+	own := map[slot]entry{} // a later line of a limiter replaces an earlier one
+	for _, ln := range l.lines {
+		fields := strings.Fields(ln.text)
+		if len(fields) < 2 {
+			c.warnf(ln.at, "%q has a scope and no value: GOST passes it over", ln.text)
+			continue
+		}
+		p, err := l.kind.pattern(fields[0])
+		if err != nil {
+			c.warnf(ln.at, "%q is neither $, $$, an address nor a CIDR, so GOST never applies it: it is left out", fields[0])
+			continue
+		}
+		for _, r := range l.kind.resources() {
+			delete(own, slot{p, r})
+		}
+		for i, r := range l.kind.resources() {
+			if i+1 >= len(fields) {
+				break // the rate of output may be missing
+			}
+			if v, ok := c.value(r, fields[i+1], ln.at); ok {
+				own[slot{p, r}] = entry{value: v, at: ln.at}
+			}
+		}
+		if extra := fields[1+min(len(l.kind.resources()), len(fields)-1):]; len(extra) > 0 {
+			c.warnf(ln.at, "%q is passed over, as GOST does", strings.Join(extra, " "))
+		}
+	}
+	for s, e := range own {
+		c.take(s, e)
+	}
+}
+
+func (k kind) resources() []limit.Resource {
+	switch k {
+	case bandwidth:
+		return []limit.Resource{limit.Upload, limit.Download} // what the service receives, what it sends
+	case requests:
+		return []limit.Resource{limit.Requests}
+	}
+	return []limit.Resource{limit.Connections}
+}
+
+// pattern is what a line's scope is here.
+func (k kind) pattern(scope string) (limit.Pattern, error) {
+	switch {
+	case scope == service:
+		return limit.ScopeTotal.ParsePattern("")
+	case scope == each && k == bandwidth:
+		return limit.ScopeConnection.ParsePattern("")
+	case scope == each:
+		return limit.ScopeClient.ParsePattern("*")
+	}
+	if a, err := netip.ParseAddr(scope); err == nil {
+		return limit.ScopeClient.ParsePattern(a.WithZone("").String())
+	}
+	p, err := netip.ParsePrefix(scope)
+	if err != nil {
+		return limit.Pattern{}, err
+	}
+	return limit.ScopeClient.ParsePattern(p.String())
+}
+
+// value is one number of a limit, of its resource.
+type value struct {
+	n    int64 // connections, or bytes a second
+	rate limit.Rate
+}
+
+// value reads a number as GOST does; false where GOST sets no limit, or none is possible here.
+func (c *converter) value(r limit.Resource, text string, at int) (v value, ok bool) {
+	var err error
+	var positive bool
+	switch r {
+	case limit.Requests:
+		var f float64
+		f, err = strconv.ParseFloat(text, 64)
+		positive = f > 0
+		if err == nil && positive {
+			v.rate, err = c.rate(f, text, at)
+			if err != nil {
+				return v, false // which has warned
+			}
+		}
+	case limit.Connections:
+		var n int
+		n, err = strconv.Atoi(text)
+		v.n, positive = int64(n), n > 0
+		if v.n > limit.MaxConnections {
+			c.warnf(at, "%s connections are more than the %d that can be a limit here: there will be no cap", text, limit.MaxConnections)
+			return v, false
+		}
+	default:
+		v.n, err = parseBytes(text)
+		positive = v.n > 0
+		if v.n > limit.MaxBandwidth {
+			c.warnf(at, "%s a second is more than the %s that can be a limit here: there will be no cap", text, limit.FormatBytes(limit.MaxBandwidth))
+			return v, false
+		}
+	}
+	if err != nil {
+		c.warnf(at, "%q does not parse, which GOST takes for no limit: write what you mean (%s); there will be no cap", text, examples[r])
+		return v, false
+	}
+	return v, positive // GOST takes 0 and less for no limit
+}
+
+var examples = map[limit.Resource]string{
+	limit.Requests: "requests a second, as in 10 or 0.5", limit.Connections: "a whole number, as in 100",
+	limit.Upload: "bytes a second, as in 512KB or 10MB", limit.Download: "bytes a second, as in 512KB or 10MB",
+}
+
+// rate is a number of requests a second, in the smallest unit of time that says it exactly.
+func (c *converter) rate(f float64, text string, at int) (limit.Rate, error) {
+	if math.IsNaN(f) || f > float64(limit.MaxRequests) {
+		c.warnf(at, "%s requests a second are more than the %d that can be a limit here: there will be no cap", text, limit.MaxRequests)
+		return limit.Rate{}, limit.ErrInvalid
+	}
+	burst := int64(f) + 1 // as GOST has it
+	for _, per := range []time.Duration{time.Second, time.Minute, time.Hour} {
+		thousandths := f * per.Seconds() * 1000
+		if whole := math.Round(thousandths); whole >= 1 && math.Abs(whole-thousandths) < 1e-6*thousandths {
+			return limit.Rate{Thousandths: int64(whole), Per: per, Burst: min(burst, limit.MaxRequests)}, nil
+		}
+	}
+	r := limit.Rate{Thousandths: max(1, int64(f*time.Hour.Seconds()*1000)), Per: time.Hour, Burst: burst}
+	c.warnf(at, "%s requests a second are written as %s", text, r)
+	return r, nil
+}
+
+// byteUnits are GOST's, all of them powers of two: with the i or without it they mean the same, but
+// one value can't have both.
+var byteUnits = map[string]int64{"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40, "P": 1 << 50, "E": 1 << 60}
+
+// parseBytes reads a number of bytes as GOST does: one or several of a number and a unit, as in
+// "1MB512KB". The units' case counts.
+func parseBytes(text string) (int64, error) {
+	rest := strings.TrimPrefix(text, "+")
+	negative := strings.HasPrefix(rest, "-")
+	rest = strings.TrimPrefix(rest, "-")
+	if rest == "0" {
+		return 0, nil
+	}
+	var sum float64
+	suffix := ""
+	for rest != "" {
+		number := rest[:len(rest)-len(strings.TrimLeft(rest, "0123456789."))]
+		n, err := strconv.ParseFloat(number, 64)
+		if err != nil {
+			return 0, fmt.Errorf("%q is no number", number)
+		}
+		rest = rest[len(number):]
+		unit := rest
+		if i := strings.IndexAny(rest, "0123456789."); i >= 0 {
+			unit = rest[:i]
+		}
+		rest = rest[len(unit):]
+		prefix, binary := strings.CutSuffix(unit, "iB")
+		if !binary {
+			prefix, _ = strings.CutSuffix(unit, "B")
+		}
+		scale, known := byteUnits[prefix]
+		if !known || prefix+"B" != unit && prefix+"iB" != unit || prefix == "" && binary {
+			return 0, fmt.Errorf("%q is no unit", unit)
+		}
+		if s := unit[len(prefix):]; prefix != "" {
+			if suffix != "" && suffix != s {
+				return 0, fmt.Errorf("%q mixes units", text)
+			}
+			suffix = s
+		}
+		sum += n * float64(scale)
+	}
+	switch {
+	case text == "" || sum == 0 && !strings.ContainsAny(text, "0123456789"):
+		return 0, fmt.Errorf("%q is no number of bytes", text)
+	case negative:
+		return -1, nil
+	case sum > math.MaxInt64/2:
+		return math.MaxInt64, nil
+	}
+	return int64(sum), nil
+}
