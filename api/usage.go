@@ -106,8 +106,11 @@ func (s *Server) use(r *http.Request, scope limit.Scope, name string, peer bool)
 		return Host{}, err
 	}
 	t := s.deps.View.Table()
-	u, err := s.nodeUse(t, scope, name)
-	if err != nil {
+	var u NodeUse
+	if key := (limit.Key{Scope: scope, Resource: limit.Connections, Name: name}); peer && key.Canonical() {
+		u, _ = s.deps.Uses.Use(key) // a node asks by the name of its key, whatever limits this one knows
+		u.Key = key
+	} else if u, err = s.nodeUse(t, scope, name); err != nil {
 		return Host{}, err
 	}
 	h := s.entry(t, u)

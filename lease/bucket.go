@@ -106,10 +106,9 @@ func partOf(l *limit.Limit, r limit.Resource, shares int64) (fill, size float64)
 
 // drawMeter measures what has been drawn from a bucket lately, in grains a second.
 type drawMeter struct {
-	since   time.Duration // the present interval's beginning
-	drawn   float64       // in it
-	last    float64       // in the interval before
-	highest [2]float64    // of the intervals before that
+	since time.Duration // the present interval's beginning
+	drawn float64       // in it
+	past  [3]float64    // in the intervals before, the newest first
 }
 
 // drawInterval is how long one interval of a drawMeter is. Shorter follows a demand that moves
@@ -123,31 +122,25 @@ func (d *drawMeter) add(now time.Duration, n float64) {
 
 // roll ends the intervals that are over.
 func (d *drawMeter) roll(now time.Duration) {
-	passed := now - d.since
-	switch {
-	case passed < drawInterval:
-	case passed < 2*drawInterval:
-		d.highest[1], d.highest[0] = d.highest[0], d.last
-		d.last, d.drawn = d.drawn, 0
-		d.since += drawInterval
-	case passed < 4*drawInterval:
-		d.highest[1], d.highest[0] = 0, max(d.last, d.drawn)
-		d.last, d.drawn = 0, 0
-		d.since = now
-	default:
+	over := int64((now - d.since) / drawInterval)
+	if over > int64(len(d.past)) {
 		*d = drawMeter{since: now}
+		return
+	}
+	for range over {
+		d.past[2], d.past[1], d.past[0], d.drawn = d.past[1], d.past[0], d.drawn, 0
+		d.since += drawInterval
 	}
 }
 
-// lately is the rate of the last half second, and recent the highest over about a second; both are 0
-// where nothing was drawn in the last half second.
-func (d *drawMeter) lately(now time.Duration) (rate, recent float64) {
+// lately is the rate of about the last second; 0 where nothing was drawn in the last half second.
+func (d *drawMeter) lately(now time.Duration) float64 {
 	d.roll(now)
-	whole := d.last + d.drawn
-	if whole == 0 {
-		return 0, 0
+	if d.drawn+d.past[0]+d.past[1] <= 0 {
+		return 0
 	}
-	rate = whole / (drawInterval + max(now-d.since, drawInterval/2)).Seconds()
-	recent = max(rate, max(d.highest[0], d.highest[1])/drawInterval.Seconds())
-	return rate, recent
+	if d.past[1]+d.past[2] == 0 { // it has just begun
+		return (d.drawn + d.past[0]) / (drawInterval + now - d.since).Seconds()
+	}
+	return (d.drawn + d.past[0] + d.past[1] + d.past[2]) / (3*drawInterval + now - d.since).Seconds()
 }

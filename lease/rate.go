@@ -75,6 +75,7 @@ func (p *pool) takeLocked(now time.Duration, grains float64, table *limit.Table,
 func (p *pool) drawn(now time.Duration, grains float64) {
 	p.draws.add(now, grains)
 	p.used = true
+	p.low = min(p.low, max(p.granted-p.unit(), 0)) // it is not idle throughout
 }
 
 // settleRate is settle for a rate: units go back, first of all those that are of no use; then tokens
@@ -142,7 +143,7 @@ const fewDraws = 4
 // need is how many units the draw of lately takes, and how many more would be good to have, so that
 // the next request finds a token. Needs the pool's lock.
 func (p *pool) need(now time.Duration) (units, spare int64) {
-	_, recent := p.draws.lately(now)
+	recent := p.draws.lately(now)
 	all := p.limit.Units(p.key.Resource)
 	if recent <= 0 || all == 0 {
 		return 0, 0

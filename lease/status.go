@@ -133,7 +133,6 @@ func (n *Node) usage(now time.Duration, p *pool) Use {
 		grains = oneRequest
 	}
 	p.bucket.settle(now)
-	u.Now, _ = p.draws.lately(now)
-	u.Now, u.Level = u.Now/grains, p.bucket.level/grains
+	u.Now, u.Level = p.draws.lately(now)/grains, p.bucket.level/grains
 	return u
 }

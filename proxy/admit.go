@@ -23,6 +23,10 @@ type Admitter interface {
 	// waits for them. waited is how long the request has waited already. On an error nothing has been
 	// taken.
 	Take(ctx context.Context, s *limit.Subject, waited time.Duration) error
+	// Meter returns what paces the bytes of one connection in one direction: [limit.Upload] is from
+	// the worker to the upstream. It is never nil; limits that are set later hold, too. The subject
+	// stays as it is as long as the meter is used.
+	Meter(s *limit.Subject, r limit.Resource, w lease.Waker) Meter
 	// Limit returns the limit on connections of scope host that governs the target, as far as this
 	// node knows; false means that there is none.
 	Limit(t limit.Target) (limit.Limit, bool)
@@ -78,7 +82,6 @@ func (f *flow) connectFor(r *request, addrs resolve.Addrs) (ok bool, _ *refusal)
 	}
 	f.admitted(slot)
 	r.waited += slot.Waited()
-	f.slotWait = r.waited
 	if addrs.Len() == 0 && !f.target.Addr.IsValid() {
 		f.finish(endUnconnected) // its limit was 0 when resolve looked, so it was not resolved
 		return false, refuseLimit(&lease.LimitError{Key: slot.Key(), Why: lease.ErrBlocked})
@@ -87,7 +90,7 @@ func (f *flow) connectFor(r *request, addrs resolve.Addrs) (ok bool, _ *refusal)
 		return false, f.unadmitted(err, endUnconnected)
 	}
 	began := f.since
-	if f.tokenWait = r.tokenWait; f.tokenWait > 0 {
+	if r.tokenWait > 0 {
 		began = time.Now()
 	}
 	err = f.dial(addrs, began)
@@ -99,7 +102,7 @@ func (f *flow) connectFor(r *request, addrs resolve.Addrs) (ok bool, _ *refusal)
 		}
 		return false, f.unreachable(err, how)
 	}
-	f.noteOpened()
+	f.noteOpened(r)
 	return true, nil
 }
 

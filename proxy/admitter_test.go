@@ -26,13 +26,12 @@ type admitter struct {
 	misuse   []string
 	blocked  atomic.Bool
 
-	inHand    int // the most requests in hand; 0: unlimited
+	inHand    atomic.Int64 // the most requests in hand; 0: unlimited
 	failBegin error
 	requests  map[*claims]struct{}
 	beginning []chan struct{} // requests that wait
 	subjects  []limit.Subject // of all requests
-	begun     int
-	uncounted bool // requests are not counted, which is faster
+	uncounted bool            // requests are not counted, which is faster
 
 	scarce   bool // tokens are limited
 	tokens   int
@@ -40,7 +39,117 @@ type admitter struct {
 	taken    int
 	waits    []time.Duration // what each Take was told
 	forToken []chan struct{} // requests that wait
+
+	paced  bool
+	supply map[limit.Resource]*supply
 }
+
+// supply is a fake bucket of bytes.
+type supply struct {
+	left, moved int
+	meters      int // that have not ended
+	waiting     []*meter
+}
+
+// meter is a fake one.
+type meter struct {
+	a     *admitter
+	s     *supply
+	waker lease.Waker
+	waits bool
+	taken int // by the last Take, and not put back
+	ended bool
+}
+
+// pace makes bytes scarce in both directions: there are none before feed.
+func (a *admitter) pace() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.paced = true
+	a.supply = map[limit.Resource]*supply{limit.Upload: {}, limit.Download: {}}
+}
+
+// feed adds bytes and wakes who waits for some.
+func (a *admitter) feed(r limit.Resource, n int) {
+	a.mu.Lock()
+	s := a.supply[r]
+	s.left += n
+	woken := s.waiting
+	s.waiting = nil
+	for _, m := range woken {
+		m.waits = false
+	}
+	a.mu.Unlock()
+	for _, m := range woken {
+		m.waker.Wake()
+	}
+}
+
+// flowing returns how many bytes have been moved, and how many meters wait and have not ended.
+func (a *admitter) flowing(r limit.Resource) (moved, waiting, meters int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := a.supply[r]
+	return s.moved, len(s.waiting), s.meters
+}
+
+func (a *admitter) Meter(_ *limit.Subject, r limit.Resource, w lease.Waker) Meter {
+	if a.uncounted {
+		return noMeter{}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.paced {
+		return noMeter{}
+	}
+	a.supply[r].meters++
+	return &meter{a: a, s: a.supply[r], waker: w}
+}
+
+func (m *meter) Take(n int) int {
+	m.a.mu.Lock()
+	defer m.a.mu.Unlock()
+	if m.ended || n <= 0 {
+		m.a.misuse = append(m.a.misuse, fmt.Sprintf("Take(%d) of a meter, ended %t", n, m.ended))
+	}
+	n = min(n, m.s.left)
+	if n == 0 && !m.waits {
+		m.waits = true
+		m.s.waiting = append(m.s.waiting, m)
+	}
+	m.s.left -= n
+	m.s.moved += n
+	m.taken = n
+	return n
+}
+
+func (m *meter) Put(n int) {
+	m.a.mu.Lock()
+	defer m.a.mu.Unlock()
+	if n < 0 || n > m.taken {
+		m.a.misuse = append(m.a.misuse, fmt.Sprintf("Put(%d) after Take gave %d", n, m.taken))
+	}
+	m.taken -= n
+	m.s.left += n
+	m.s.moved -= n
+}
+
+func (m *meter) End() {
+	m.a.mu.Lock()
+	defer m.a.mu.Unlock()
+	m.s.waiting = slices.DeleteFunc(m.s.waiting, func(w *meter) bool { return w == m })
+	if !m.ended {
+		m.ended = true
+		m.s.meters--
+	}
+}
+
+// noMeter is that of a connection under no limit.
+type noMeter struct{}
+
+func (noMeter) Take(n int) int { return n }
+func (noMeter) Put(int)        {}
+func (noMeter) End()           {}
 
 // Take takes a token, or waits for one.
 func (a *admitter) Take(ctx context.Context, s *limit.Subject, waited time.Duration) error {
@@ -112,16 +221,15 @@ func (a *admitter) Begin(ctx context.Context, s *limit.Subject, h lease.Holder) 
 			defer a.mu.Unlock()
 			return nil, a.limitError(a.failBegin, limit.ScopeClient, limit.Connections, s.Client.Name)
 		}
-		if a.inHand == 0 || len(a.requests) < a.inHand {
+		if most := int(a.inHand.Load()); most == 0 || len(a.requests) < most {
 			defer a.mu.Unlock()
 			c := &claims{a: a, holder: h}
-			if a.beginning != nil || a.inHand > 0 {
+			if a.beginning != nil || a.inHand.Load() > 0 {
 				c.waited = time.Since(start)
 			}
 			c.live.Store(true)
 			a.requests[c] = struct{}{}
 			a.subjects = append(a.subjects, *s)
-			a.begun++
 			return c, nil
 		}
 		turn := make(chan struct{})
@@ -153,7 +261,7 @@ func (c *claims) End() {
 
 func (c *claims) Live() bool { return c.live.Load() }
 
-func (c *claims) Limited() bool { return c.a.inHand > 0 }
+func (c *claims) Limited() bool { return c.a.inHand.Load() > 0 }
 
 func (c *claims) Waited() time.Duration { return c.waited }
 
@@ -173,6 +281,13 @@ func (a *admitter) claimed() (list []*claims, waiting int) {
 		list = append(list, c)
 	}
 	return list, len(a.beginning)
+}
+
+// allBegun returns what all requests were under the limits of.
+func (a *admitter) allBegun() []limit.Subject {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.subjects)
 }
 
 // inHandNow returns the number of requests in hand.

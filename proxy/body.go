@@ -84,6 +84,15 @@ func (b *body) next() ([]byte, error) {
 	p := b.in.bytes()
 	if b.framing != framedClose {
 		p = p[:min(int64(len(p)), b.left)]
+	}
+	if b.in.unpaid > 0 {
+		n, err := b.in.pay(len(p))
+		if err != nil {
+			return nil, unexpected(err)
+		}
+		p = p[:n]
+	}
+	if b.framing != framedClose {
 		b.left -= int64(len(p))
 		if b.framing == framedLength && b.left == 0 {
 			b.finish()
@@ -192,11 +201,15 @@ func (b *body) readTrailers() error {
 }
 
 // copyTo sends the body on, as chunks where chunked, and counts the bytes sent. The bytes of a
-// message that is over are flushed. What is collected goes out before each read.
-func (b *body) copyTo(out *outbuf, chunked bool, sent *atomic.Uint64) (readErr, writeErr error) {
+// message that is over are flushed. What is collected goes out before each read. The meter, which may
+// be nil, paces what is read from the socket, and what is in hand already.
+func (b *body) copyTo(out *outbuf, chunked bool, sent *atomic.Uint64, meter Meter) (readErr, writeErr error) {
 	b.in.before, out.err = out, nil
+	if b.in.sock.meter = meter; meter != nil {
+		b.in.unpaid = b.in.len()
+	}
 	readErr, writeErr = b.copyPieces(out, chunked, sent)
-	b.in.before = nil
+	b.in.before, b.in.sock.meter, b.in.unpaid = nil, nil, 0
 	return readErr, writeErr
 }
 

@@ -30,30 +30,35 @@ type request struct {
 	// Used by the owner of the request only.
 	claims    Claims        // nil: none
 	waited    time.Duration // for the claims and for slots
-	taken     bool          // its token has been taken: the request has begun
 	tokenWait time.Duration
+	taken     bool // its token has been taken: the request has begun
 
+	severed lease.Reason // guarded by mu; 0: the claims were not severed
 	mu      sync.Mutex
 	flow    *flow // that serves the request, or that waits for what the request needs; nil: none
-	severed error // the cause, if the claims were severed
 }
 
 // Sever implements [lease.Holder]. Idle connections have no claims, so these are never wanted.
 func (r *request) Sever(why lease.Reason) {
-	cause := errFenced
-	switch why {
-	case lease.SeverWanted:
+	if why == lease.SeverWanted {
 		return
-	case lease.SeverEvicted:
-		cause = errRequestEvicted
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.severed == nil {
-		r.severed = cause
+	if r.severed == 0 {
+		r.severed = why
 	}
-	if r.flow != nil {
-		r.flow.abort(cause) // with mu held: the request lets go of a flow before another may have it
+	r.abort() // with mu held: the request lets go of a flow before another may have it
+}
+
+// abort ends the flow of a request whose claims were severed. The caller holds mu.
+func (r *request) abort() {
+	switch {
+	case r.flow == nil:
+	case r.severed == lease.SeverEvicted:
+		r.flow.abort(errRequestEvicted)
+	default:
+		r.flow.abort(errFenced)
 	}
 }
 
@@ -64,8 +69,8 @@ func (r *request) serve(f *flow) {
 	r.letGo()
 	r.flow = f
 	f.setClaims(r.claims)
-	if r.severed != nil {
-		f.abort(r.severed)
+	if r.severed != 0 {
+		r.abort()
 	}
 }
 
@@ -121,11 +126,10 @@ func (r *request) giveBack() {
 func (r *request) end() (again bool) {
 	limited := r.claims != nil && r.claims.Limited()
 	r.giveBack()
-	r.waited, r.taken, r.tokenWait = 0, false, 0
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.letGo()
-	return !limited && r.severed == nil
+	return !limited && r.severed == 0
 }
 
 // setClaims makes the claims those that the flow's connection needs beside its slot.

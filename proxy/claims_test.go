@@ -34,7 +34,7 @@ func TestTunnelHoldsItsClaims(t *testing.T) {
 		Host:   limit.Target{Host: "127.0.0.1", Addr: at.Addr(), Port: at.Port()},
 		Client: limit.ClientOf(netip.MustParseAddr("127.0.0.1")), User: "ada",
 	}
-	if got := w.adm.subjects[0]; got != want {
+	if got := w.adm.allBegun()[0]; got != want {
 		t.Errorf("it is under the limits of %+v, want %+v", got, want)
 	}
 	p.CloseWrite()
@@ -52,7 +52,7 @@ func TestTunnelHoldsItsClaims(t *testing.T) {
 func TestPlainRequestHoldsItsClaims(t *testing.T) {
 	u := newUpstream(t, nil)
 	w := newWorld(t, 1)
-	w.adm.inHand = 1
+	w.adm.inHand.Store(1)
 	p := w.dial()
 	q := (*peer)(nil)
 	for n := 1; n <= 3; n++ {
@@ -68,17 +68,24 @@ func TestPlainRequestHoldsItsClaims(t *testing.T) {
 		eventually(t, "the request has ended and its connection is kept", func() bool {
 			return w.adm.inHandNow() == 0 && len(w.idle.all()) == 1 && w.idle.all()[0].isParked()
 		})
-		if f := w.idle.all()[0]; f.upstream.claims != nil || f.claims != nil {
+		if f := w.idle.all()[0]; f.hasClaims() {
 			t.Error("the kept connection has claims")
 		}
 		first.holder.Sever(lease.SeverEvicted) // late: it must meet neither the connection nor the next request
-		if w.adm.begun != n || w.adm.inUse() != 1 {
-			t.Errorf("%d requests begun, %d slots held; want %d and 1", w.adm.begun, w.adm.inUse(), n)
+		if begun := len(w.adm.allBegun()); begun != n || w.adm.inUse() != 1 {
+			t.Errorf("%d requests begun, %d slots held; want %d and 1", begun, w.adm.inUse(), n)
 		}
 	}
 	if n := w.Counters().Reused.Load(); n != 2 {
 		t.Errorf("%d requests were sent on a kept connection, want 2", n)
 	}
+}
+
+// hasClaims reports whether the flow, which must be parked, has any.
+func (f *flow) hasClaims() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.upstream.claims != nil || f.claims != nil
 }
 
 // A claim that is severed ends the request, as a slot that is severed does.
@@ -191,7 +198,7 @@ func TestClaimsWhileAnotherIsInTheWay(t *testing.T) {
 		})
 		t.Run(method+" in the queue of its claims", func(t *testing.T) {
 			w := newWorld(t, 0)
-			w.adm.inHand = 1
+			w.adm.inHand.Store(1)
 			first := w.connect(u.addr)
 			u.accept()
 			p := w.dial()

@@ -94,6 +94,7 @@ func (c *client) identify() bool {
 func (c *client) end() {
 	if c.exchange != nil {
 		c.exchange.vigil.timer.Stop()
+		c.exchange.upload.end()
 	}
 	c.in.release()
 	c.out.release()

@@ -122,9 +122,9 @@ func (c *Counters) RefusedBy(l LimitRefused) int64 { return c.limits.of(l.Scope,
 
 // noteOpened reports how long the flow's connection took to open. The wait for slots counts only
 // under a limit.
-func (f *flow) noteOpened() {
-	if f.slot.Limited() || f.claims.Limited() {
-		f.srv.onWait(f.slotWait)
+func (f *flow) noteOpened(r *request) {
+	if f.slot.Limited() || r.claims.Limited() {
+		f.srv.onWait(r.waited)
 	}
 	f.srv.onDial(f.dialTime)
 }

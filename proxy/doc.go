@@ -33,6 +33,7 @@
 //	tunnel.go          relaying in both directions
 //	opening.go         the upstream's first bytes: nested proxies
 //	sleep.go           idle tunnels without goroutines
+//	pace.go            bandwidth: what a read may take
 //	timeouts.go        idle and half-closed tunnels
 //	request.go         plain requests: the heads to forward
 //	exchange.go        a plain request and its response
@@ -123,7 +124,7 @@
 //
 // # Dialling
 //
-// A name is resolved before the slot is acquired, so that a slow name server holds no slot. If the
+// A name is resolved before anything is acquired, so that a slow name server holds no slot. If the
 // answer expires in the queue, a fresher one is used if known. Addresses that failed in the last
 // 30 s come last. Each address gets a short time at first; those that did not answer divide the
 // rest. So a living address is found behind several dead ones, and a slow one is found too.
@@ -149,11 +150,25 @@
 // set wakes it within microseconds. On Linux, bulk data is spliced through a pipe, which is held only
 // while data flows.
 //
+// # Bandwidth
+//
+// Each direction has a meter. A read first takes bytes from it, reads at most so many, and puts back
+// the rest, so an idle connection holds none. If there are none, the direction of a tunnel sleeps
+// until the meter wakes it; for a plain message, the goroutine that it has anyway waits. A paced flow
+// is alive: none of the timeouts for idle, half-closed or stalled connections ends it.
+//
+// The meter is asked before the kernel, because asking the kernel first would cost a system call for
+// each read. So a direction without bytes may wait for its meter once. While it does, its FIN is not
+// passed on; a reset is noticed at once.
+//
 // # Plain requests
 //
 // An exchange has one bound: response_timeout without a byte in either direction.
 // docs/architecture.md lists its states and how each ends. Reads and writes pay nothing for it: the
 // kernel's byte counts of lasting exchanges are sampled.
+//
+// A request that meets a kept connection waits for its token with the connection unparked, and parks
+// it again if the token does not come.
 //
 // A kept-alive upstream connection is reused for its target (host and port) within 30 s, the most
 // recently used first; at most 32 are kept per target and 1024 in all. A request without content

@@ -29,6 +29,7 @@ type exchange struct {
 	body    body
 
 	request *request
+	upload  paced
 	spare   *flow // for the next admission; nil: one must be made
 	flow    *flow
 	begun   time.Time // once there was a connection
@@ -99,7 +100,9 @@ func (x *exchange) settle() {
 func (x *exchange) release() {
 	x.c.sock.guard(nil, nil)
 	x.c.use(nil)
-	if !x.request.end() {
+	if r := x.request; r.end() {
+		r.waited, r.tokenWait, r.taken = 0, 0, false
+	} else {
 		x.request = new(request)
 	}
 }
@@ -187,8 +190,12 @@ func (x *exchange) ask() error {
 func (x *exchange) send() {
 	f := x.flow
 	f.writer.set(append(f.writer.writable(), x.head...))
-	if x.body.buffered() {
-		x.copyBody()
+	var meter Meter
+	if !x.body.done {
+		meter = x.upload.of(x.c, limit.Upload, x.c.sock)
+	}
+	if x.body.buffered() && prepaid(meter, x.body.left) {
+		x.copyBody(nil)
 		return
 	}
 	x.done = make(chan struct{})
@@ -197,16 +204,19 @@ func (x *exchange) send() {
 	x.c.untimed()
 	go func() {
 		defer close(x.done)
-		x.copyBody()
+		x.copyBody(meter)
 		if x.readErr != nil {
 			f.resetUpstream() // half a request must not look like a whole one
 		}
 	}()
 }
 
-func (x *exchange) copyBody() {
+func (x *exchange) copyBody(meter Meter) {
 	f := x.flow
-	x.readErr, x.writeErr = x.body.copyTo(&f.writer, x.body.framing == framedChunked, &f.in)
+	x.readErr, x.writeErr = x.body.copyTo(&f.writer, x.body.framing == framedChunked, &f.in, meter)
+	if x.readErr != nil || x.writeErr != nil {
+		x.upload.end()
+	}
 }
 
 // received reports whether the client has sent the whole request.
@@ -221,10 +231,10 @@ func (x *exchange) stopSending() (sent bool) {
 	}
 	if !x.ended() {
 		x.flow.resetUpstream()
-		x.c.sock.conn.SetReadDeadline(time.Unix(1, 0))
+		x.c.sock.stopReading()
 		<-x.done
 		x.c.clock = clockNone
-		x.c.sock.conn.SetReadDeadline(time.Time{})
+		x.c.sock.readAgain()
 		return false
 	}
 	return x.readErr == nil && x.writeErr == nil
@@ -284,7 +294,14 @@ func (x *exchange) respond(headLen int) bool {
 	}
 	c.out.set(c.unsent(h.appendResponse(c.out.writable(), chunked, length, keep, c.srv.via())))
 	f.reader.skip(headLen)
-	readErr, writeErr := content.copyTo(&c.out, chunked, &f.out)
+	var meter Meter
+	if !content.done {
+		meter = f.download.of(c, limit.Download, f.upstream)
+	}
+	readErr, writeErr := content.copyTo(&c.out, chunked, &f.out, meter)
+	if readErr != nil || writeErr != nil {
+		f.download.end()
+	}
 	switch {
 	case writeErr != nil:
 		x.drop(errClientReset)
@@ -462,10 +479,7 @@ func (x *exchange) log() {
 	if !f.reused {
 		f.logLookup(l)
 	}
-	l.duration("slot_wait", x.request.waited)
-	if x.request.tokenWait > 0 {
-		l.duration("token_wait", x.request.tokenWait)
-	}
+	x.request.logWaits(l)
 	l.duration("dial", dial)
 	l.number("bytes_in", in)
 	l.number("bytes_out", out)

@@ -73,13 +73,12 @@ type flow struct {
 	upstream   *sock
 	addr       netip.Addr // the upstream's
 	reused     bool
-	slotWait   time.Duration // for the claims and the slot that it was opened with
-	tokenWait  time.Duration // of the request that opened it
-	spoilt     bool          // stray bytes may follow the upstream's response: the connection is not kept
-	owner      owner         // of the requests that it has carried
-	head       *head         // of the response; nil in a CONNECT's flow
-	reader     inbuf         // the upstream's bytes, read but not relayed
-	writer     outbuf        // bytes waiting to be written to the upstream
+	spoilt     bool   // stray bytes may follow the upstream's response: the connection is not kept
+	owner      owner  // of the requests that it has carried
+	head       *head  // of the response; nil in a CONNECT's flow
+	reader     inbuf  // the upstream's bytes, read but not relayed
+	writer     outbuf // bytes waiting to be written to the upstream
+	download   paced  // of plain responses
 	idle       idleLinks
 
 	mu           sync.Mutex
@@ -104,6 +103,8 @@ type flow struct {
 	done        chan struct{} // closed at the tunnel's end; may be nil
 	opening     opening       // of the upstream's bytes
 	asleep      uint32        // directions that sleep; guarded by mu
+	starved     uint32        // those of them that wait for their meters; guarded by mu
+	fedEarly    uint32        // directions whose meters have bytes again before they slept; guarded by mu
 	hasSlept    uint32        // directions that have slept at least once; guarded by mu
 	toldToSleep bool          // putToSleep was called; guarded by mu
 	sleepState  sleepState    // guarded by the registry
@@ -270,6 +271,7 @@ func (f *flow) finish(how ending) {
 	slot := f.slot
 	f.mu.Unlock()
 	f.own.end()
+	f.download.end()
 	f.reader.release()
 	f.writer.release()
 	if slot == nil {

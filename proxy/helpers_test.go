@@ -125,6 +125,11 @@ func newWorld(t *testing.T, limit int, options ...option) *world {
 		if n := adm.inHandNow(); n != 0 {
 			t.Errorf("after Close: %d requests in hand", n)
 		}
+		for r, s := range adm.supply {
+			if len(s.waiting) > 0 || s.meters > 0 {
+				t.Errorf("after Close: %d meters for %v, %d wait", s.meters, r, len(s.waiting))
+			}
+		}
 		if len(adm.misuse) > 0 {
 			t.Errorf("slots misused: %q", adm.misuse)
 		}

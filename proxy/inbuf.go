@@ -15,6 +15,9 @@ type inbuf struct {
 	sock *sock
 	buf  []byte
 	r, w int // unread bytes are buf[r:w]
+	// unpaid is how many of the unread bytes were read without the socket's meter and are to be taken
+	// from it before they are passed on: the first ones.
+	unpaid int
 	// before, if not nil, is called before each read of the socket. A read may wait, and output
 	// that depends on the bytes in hand, such as a head that waits for the first piece of its body,
 	// must not wait with it.
@@ -42,7 +45,7 @@ func (in *inbuf) release() {
 	if in.buf != nil {
 		in.sock.pool.put(in.buf)
 	}
-	in.buf, in.r, in.w = nil, 0, 0
+	in.buf, in.r, in.w, in.unpaid = nil, 0, 0, 0
 }
 
 // fill reads more bytes. The buffer grows beyond the pooled size up to maxHead; then fill fails
@@ -53,9 +56,10 @@ func (in *inbuf) fill() error {
 			return err
 		}
 	}
+	in.unpaid = min(in.unpaid, in.len())
 	if in.r == in.w { // wait without a buffer
 		in.release()
-		buf, n, err := in.sock.read(nil)
+		buf, n, err := in.sock.readPaced(nil)
 		if err != nil {
 			return err
 		}
@@ -76,7 +80,7 @@ func (in *inbuf) fill() error {
 		}
 		in.r, in.w = 0, in.w-in.r
 	}
-	_, n, err := in.sock.read(in.buf[in.w:])
+	_, n, err := in.sock.readPaced(in.buf[in.w:])
 	in.w += n
 	return err
 }

@@ -38,7 +38,7 @@ func relayResponse(t *testing.T, in *inbuf, method string, minor int) (out []byt
 		chunked := minor > 0 && (content.framing == framedChunked || content.framing == framedClose)
 		to.set(h.appendResponse(to.writable(), chunked, length, keepAlive{false, minor}, "n1"))
 		in.skip(len(b))
-		readErr, writeErr := content.copyTo(&to.outbuf, chunked, new(atomic.Uint64))
+		readErr, writeErr := content.copyTo(&to.outbuf, chunked, new(atomic.Uint64), nil)
 		return to.written(t), h.status, readErr == nil && writeErr == nil
 	}
 	return nil, 0, false

@@ -11,10 +11,10 @@ import (
 func (x *exchange) connect(fresh bool) (ok bool, _ *refusal) {
 	c, f := x.c, x.spare
 	if f == nil {
-		f = &flow{srv: c.srv, head: new(head)}
+		f = &flow{srv: c.srv, client: c, head: new(head)}
 		f.kind.Store(uint32(KindHTTP))
 	}
-	f.target, f.client, f.owner = c.subject.Host, c, c.owner()
+	f.target, f.owner = c.subject.Host, c.owner()
 	x.flow, x.spare = f, nil
 	c.use(f)
 	x.request.serve(f)

@@ -51,9 +51,12 @@ func (f *flow) putToSleep() {
 // longAgo is a deadline in the past.
 var longAgo = time.Unix(1, 0)
 
-// sleep puts a direction to sleep whose pump has nothing to read. After true, the pump must return
-// at once: the direction may already run in another goroutine.
-func (f *flow) sleep(src *sock, fin uint32) bool {
+// sleep puts a direction to sleep whose pump has nothing to read, or whose meter has nothing to give.
+// After true, the pump must return at once: the direction may already run in another goroutine.
+func (f *flow) sleep(src *sock, fin uint32, starved bool) bool {
+	if starved {
+		return f.starve(fin)
+	}
 	src.conn.SetReadDeadline(time.Time{})
 	f.mu.Lock()
 	if f.phase != phaseBusy || f.cause != nil {
@@ -76,6 +79,7 @@ func (f *flow) wake(fins uint32) {
 	f.mu.Lock()
 	woken, c := f.asleep&fins, f.client
 	f.asleep &^= woken
+	f.starved &^= woken
 	f.mu.Unlock()
 	if woken == 0 {
 		return

@@ -54,6 +54,9 @@ type sock struct {
 	// while neither is in progress. There are no claims without a slot.
 	slot   Slot
 	claims Claims
+	// meter, if not nil, paces the bytes that are read. It belongs to the goroutine that reads.
+	meter   Meter
+	waiting meterWait // for the meter of a plain message
 	// front, if not nil, is the client's TLS, at the other end of the socket pair.
 	front *front
 	// tunnel, if not nil, is the flow whose blocked is called when the peer's window is full.
@@ -134,7 +137,8 @@ func (s *sock) readBy(b []byte, try func(fd uintptr) bool) ([]byte, int, error) 
 	return b, r.n, nil
 }
 
-// tryRead makes one read; false means that there is nothing to read yet.
+// tryRead makes one read; false means that there is nothing to read yet. Of a socket with a meter, it
+// reads at most what that gives.
 func (s *sock) tryRead(fd uintptr) bool {
 	r := &s.reading
 	if s.slot != nil && (!s.slot.Live() || s.claims != nil && !s.claims.Live()) {
@@ -142,14 +146,28 @@ func (s *sock) tryRead(fd uintptr) bool {
 		return true
 	}
 	pooled := r.buf == nil
+	most := bufSize
+	if !pooled {
+		most = len(r.buf)
+	}
+	if s.meter != nil {
+		if most = s.meter.Take(most); most == 0 {
+			r.err = errStarved
+			return true
+		}
+	}
 	if pooled {
 		r.buf = s.pool.get()
 	}
 	for {
-		n, err := unix.Read(int(fd), r.buf)
-		switch {
-		case err == unix.EINTR:
+		n, err := unix.Read(int(fd), r.buf[:most])
+		if err == unix.EINTR {
 			continue
+		}
+		if s.meter != nil {
+			s.meter.Put(most - max(n, 0))
+		}
+		switch {
 		case err == unix.EAGAIN:
 			if pooled {
 				s.pool.put(r.buf)

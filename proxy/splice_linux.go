@@ -109,8 +109,8 @@ func splice(dst, src *sock, pipes *pipePool, moved *atomic.Uint64) (readErr, wri
 	}
 }
 
-// fill fills the pipe from the source; false means that there is nothing to read yet. No pipe is
-// held during that wait.
+// fill fills the pipe from the source, with at most what the source's meter gives; false means that
+// there is nothing to read yet. No pipe is held during that wait.
 func (s *splicing) fill(fd uintptr) bool {
 	if s.src.slot != nil && (!s.src.slot.Live() || s.src.claims != nil && !s.src.claims.Live()) {
 		s.err = errNotLive
@@ -121,11 +121,22 @@ func (s *splicing) fill(fd uintptr) bool {
 			return true
 		}
 	}
+	most := pipeSize
+	if s.src.meter != nil {
+		if most = s.src.meter.Take(most); most == 0 {
+			s.err = errStarved
+			return true
+		}
+	}
 	for {
-		n, err := unix.Splice(int(fd), nil, s.pipe.w, nil, pipeSize, unix.SPLICE_F_NONBLOCK)
-		switch {
-		case err == unix.EINTR:
+		n, err := unix.Splice(int(fd), nil, s.pipe.w, nil, most, unix.SPLICE_F_NONBLOCK)
+		if err == unix.EINTR {
 			continue
+		}
+		if s.src.meter != nil {
+			s.src.meter.Put(most - max(int(n), 0))
+		}
+		switch {
 		case err == unix.EAGAIN:
 			s.release()
 			return false

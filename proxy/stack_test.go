@@ -35,6 +35,43 @@ func (a clockAdmitter) Acquire(ctx context.Context, t limit.Target, h lease.Hold
 	return &clockSlot{s, a.clock}, err
 }
 
+// clockClaims read it one frame deeper: a request asks its slots.
+type clockClaims struct {
+	Claims
+	slot clockSlot
+}
+
+func (a clockAdmitter) Begin(ctx context.Context, s *limit.Subject, h lease.Holder) (Claims, error) {
+	c, err := a.admitter.Begin(ctx, s, h)
+	held := new(slot)
+	held.live.Store(true)
+	return &clockClaims{c, clockSlot{held, a.clock}}, err
+}
+
+//go:noinline
+func (c *clockClaims) Live() bool {
+	var frame [32]byte
+	frame[c.slot.clock.Now()&7] = 1
+	return frame[0] <= 1 && c.slot.Live()
+}
+
+// clockMeter looks for limits in frames as deep as a lease's.
+type clockMeter struct {
+	noMeter
+	clock *lease.SystemClock
+}
+
+func (a clockAdmitter) Meter(*limit.Subject, limit.Resource, lease.Waker) Meter {
+	return clockMeter{clock: a.clock}
+}
+
+//go:noinline
+func (m clockMeter) Take(n int) int {
+	var frame [72]byte
+	frame[m.clock.Now()&7] = 1
+	return n + int(frame[8])
+}
+
 //go:noinline
 func (s *clockSlot) Live() bool { return s.Slot.Live() && s.started() }
 

@@ -145,7 +145,7 @@ func relayRequests(t *testing.T, in *inbuf) (r relayed) {
 		content := requestBody(in, &h)
 		before := len(out.written(t))
 		out.set(append(out.writable(), forward...))
-		if readErr, writeErr := content.copyTo(&out.outbuf, content.framing == framedChunked, new(atomic.Uint64)); readErr != nil || writeErr != nil {
+		if readErr, writeErr := content.copyTo(&out.outbuf, content.framing == framedChunked, new(atomic.Uint64), nil); readErr != nil || writeErr != nil {
 			r.end = fmt.Sprint(readErr, writeErr)
 			break
 		}

@@ -87,7 +87,7 @@ func (f *flow) tick() {
 			t.reset(f.idleUntil.Sub(now), f.tick)
 		}
 	case phase == phaseBusy && t.limit > 0:
-		if moved := f.moved(); moved != t.moved {
+		if moved := f.moved(); moved != t.moved || f.starved != 0 { // a paced tunnel is alive
 			t.moved, t.since = moved, now
 		}
 		switch {
@@ -135,5 +135,7 @@ func (f *flow) watchPeers(c *client) {
 	if c != nil {
 		c.watch()
 	}
-	f.srv.hangups.add(f.upstream, f.upstreamHungUp)
+	if !f.upstream.watch.on() {
+		f.srv.hangups.add(f.upstream, f.upstreamHungUp)
+	}
 }

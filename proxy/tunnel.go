@@ -18,6 +18,7 @@ func (f *flow) tunnel(c *client, kind Kind, done chan struct{}) {
 	up.guard(f.slot, f.claims)
 	down.stall, up.stall = 0, 0
 	down.tunnel, up.tunnel = f, f
+	f.pace(c)
 	f.kind.Store(uint32(kind))
 	f.watchIdle(f.srv.policy.Load().TunnelIdleTimeout)
 
@@ -55,25 +56,19 @@ func (f *flow) pumped(c *client) {
 
 // pump relays from src to dst until src's FIN, which it passes on. Small pieces are copied, and a
 // buffer is held only between a read and its write; full buffers switch to splicing. over is false
-// if the direction went to sleep.
+// if the direction went to sleep, for want of bytes or because the bandwidth is used up.
 //
 // The frames of pump and its callees fit into a goroutine's smallest stack. A larger frame means
 // copying the stack of each tunnel, which costs 3 % of a short one; TestStackOfATunnel checks it.
 func (f *flow) pump(dst, src *sock, early *inbuf, moved *atomic.Uint64, fin uint32) (over bool) {
 	var readErr, writeErr error
-	if b := early.bytes(); len(b) > 0 {
-		if readErr = f.checkOpening(b, fin); readErr == nil {
-			writeErr = dst.write(b, nil, nil)
-		}
-		if readErr == nil && writeErr == nil {
-			moved.Add(uint64(len(b)))
-		}
-		early.skip(len(b))
-	}
 	for readErr == nil && writeErr == nil {
 		var buf []byte
 		var n int
-		if buf, n, readErr = src.read(nil); readErr == nil {
+		if early.len() > 0 {
+			n, readErr, writeErr = f.pumpEarly(dst, src, early, fin)
+			moved.Add(uint64(n))
+		} else if buf, n, readErr = src.read(nil); readErr == nil {
 			if readErr = f.checkOpening(buf[:n], fin); readErr == nil {
 				writeErr = dst.write(buf[:n], nil, nil)
 			}
@@ -85,8 +80,8 @@ func (f *flow) pump(dst, src *sock, early *inbuf, moved *atomic.Uint64, fin uint
 				}
 			}
 		}
-		if readErr != nil && errors.Is(readErr, os.ErrDeadlineExceeded) {
-			if f.sleep(src, fin) {
+		if readErr != nil && isPause(readErr) {
+			if f.sleep(src, fin, readErr == errStarved) {
 				return false
 			}
 			readErr = nil
@@ -94,6 +89,11 @@ func (f *flow) pump(dst, src *sock, early *inbuf, moved *atomic.Uint64, fin uint
 	}
 	f.pumpEnded(dst, readErr, writeErr, fin)
 	return true
+}
+
+// isPause reports whether the direction has nothing to do for a while.
+func isPause(err error) bool {
+	return err == errStarved || errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 // checkOpening checks the upstream's first bytes. A client may begin with anything.
@@ -176,6 +176,7 @@ func (f *flow) endTunnel(c *client) {
 	f.stall.stop()
 	toldToSleep := f.toldToSleep
 	f.mu.Unlock()
+	f.unpace(c)
 	if toldToSleep {
 		f.upstream.conn.SetReadDeadline(time.Time{})
 	}
@@ -204,6 +205,14 @@ func (f *flow) logLookup(l *line) {
 	}
 }
 
+// logWaits adds the times that the request has waited.
+func (r *request) logWaits(l *line) {
+	l.duration("slot_wait", r.waited)
+	if r.tokenWait > 0 {
+		l.duration("token_wait", r.tokenWait)
+	}
+}
+
 // logTunnel writes the log line of a finished tunnel.
 func (f *flow) logTunnel(c *client, now time.Time) {
 	in, out := f.in.Load(), f.out.Load()
@@ -211,6 +220,10 @@ func (f *flow) logTunnel(c *client, now time.Time) {
 	f.srv.counters.BytesOut.Add(int64(out))
 	if !f.srv.lines.wanted() {
 		return
+	}
+	r := &f.own
+	if Kind(f.kind.Load()) == KindUpgrade {
+		r = c.exchange.request
 	}
 	l := f.srv.lines.begin(now, "tunnel ended")
 	l.text("kind", Kind(f.kind.Load()).String())
@@ -222,10 +235,7 @@ func (f *flow) logTunnel(c *client, now time.Time) {
 	l.text("host", f.target.Host)
 	l.number("port", uint64(f.target.Port))
 	f.logLookup(l)
-	l.duration("slot_wait", f.slotWait)
-	if f.tokenWait > 0 {
-		l.duration("token_wait", f.tokenWait)
-	}
+	r.logWaits(l)
 	l.duration("dial", f.dialTime)
 	l.number("bytes_in", in)
 	l.number("bytes_out", out)

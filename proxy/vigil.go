@@ -84,7 +84,8 @@ func (x *exchange) lookStalled(now time.Time) {
 	if stuck {
 		f.watchPeers(c) // meanwhile nothing reads the upstream
 	}
-	if carried := f.upstream.carried() + c.sock.carried(); carried != v.carried {
+	paced := c.sock.awaitsMeter() || f.upstream.awaitsMeter() // such an exchange is alive
+	if carried := f.upstream.carried() + c.sock.carried(); carried != v.carried || paced {
 		v.carried, v.since = carried, now
 	}
 	limit := c.srv.policy.Load().ResponseTimeout

@@ -117,7 +117,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage.`
 		cmd.GroupID = groupNode
 	}
 	cluster := []*cobra.Command{
-		newStatusCommand(p), newNodesCommand(p), newHostsCommand(p), newTopCommand(p), newConnectionsCommand(p), newEventsCommand(p), newLimitsCommand(p), newReloadCommand(p), newDrainCommand(p),
+		newStatusCommand(p), newNodesCommand(p), newHostsCommand(p), newUsageCommand(p), newExplainCommand(p), newTopCommand(p), newConnectionsCommand(p), newEventsCommand(p), newLimitsCommand(p), newReloadCommand(p), newDrainCommand(p),
 		newLeaveCommand(p), newRaftCommand(p), newSnapshotCommand(p), newDebugCommand(p), newExecCommand(p),
 	}
 	for _, cmd := range cluster {

@@ -253,6 +253,13 @@ func (a admitter) Take(ctx context.Context, s *limit.Subject, waited time.Durati
 	return a.manager.Take(ctx, s, waited)
 }
 
+// Meter implements [proxy.Admitter].
+func (a admitter) Meter(s *limit.Subject, r limit.Resource, w lease.Waker) proxy.Meter {
+	m := new(lease.Meter)
+	a.manager.Init(m, s, r, w)
+	return m
+}
+
 // Limit implements [proxy.Admitter].
 func (a admitter) Limit(t fsm.Target) (limit.Limit, bool) {
 	table := a.manager.Table()

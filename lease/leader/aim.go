@@ -63,6 +63,7 @@ func (p *keyPlan) aim() {
 			t.slots = r.target * p.unit
 			t.evict = evict
 		}
+		p.noteFetch(r)
 		p.a.setTarget(r.d, t)
 	}
 }
@@ -138,9 +139,6 @@ func (p *keyPlan) aimAtIdle(waiting int64) {
 		if k := min(now, waiting); k > 0 {
 			r.lower(r.held - k)
 			waiting -= k
-			if p.rate && r.says.inUse == 0 {
-				p.noteFetch(r)
-			}
 		}
 	}
 }

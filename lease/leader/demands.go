@@ -49,6 +49,7 @@ type demand struct {
 	shortSince time.Duration // has had less than it asks for since; 0: has enough
 	owed       time.Duration // slot-time that it had less (or, below 0, more) than its fair share of, while slots were short
 	idleSince  time.Duration // has held a slot without a use since
+	quietSince time.Duration // has used nothing, and nothing has waited, since
 	extraSince time.Duration // has held more than its share since; 0: does not
 	grantedAt  time.Duration // was granted a slot last
 }
@@ -134,6 +135,12 @@ func (a *Allocator) update(now time.Duration, conn uint64, u *leasepb.Update) {
 			d.idleSince = 0
 		case d.idleSince == 0:
 			d.idleSince = now
+		}
+		switch {
+		case d.inUse+d.waiting > 0:
+			d.quietSince = 0
+		case d.quietSince == 0:
+			d.quietSince = now
 		}
 		switch {
 		case m.Ask > d.ask:

@@ -20,17 +20,16 @@ type drawer struct {
 	waiting float64
 	taken   int
 
-	granted, target     int64 // shares
-	seq                 uint64
-	level               float64 // tokens
-	at                  time.Duration
-	used                bool // a token has been taken since the last grant
-	releasing, leaving  int64
-	drawn               [6]float64 // in quarters of a second, the present one first
-	quarter             time.Duration
-	idleSince           time.Duration
-	said                leasepb.Demand
-	saidWaiting, silent bool
+	granted, target    int64 // shares
+	seq                uint64
+	level              float64 // tokens
+	at                 time.Duration
+	used               bool // a token has been taken since the last grant
+	releasing, leaving int64
+	drawn              [6]float64 // in quarters of a second, the present one first
+	quarter            time.Duration
+	idleSince          time.Duration
+	said               leasepb.Demand
 }
 
 func (d *drawer) unit() int64 { return d.limit.UnitShares(d.key.Resource) }

@@ -143,7 +143,7 @@ var promisedRates = []struct {
 }{
 	{"0.5/s", 1, 3 * time.Minute},
 	{"5/s", 1, time.Minute},
-	{"50/s", 10, 200 * time.Second},
+	{"50/s", 10, 100 * time.Second},
 	{"2000/s", 200, 15 * time.Second},
 }
 
@@ -176,6 +176,9 @@ func TestRateUsedEverywhere(t *testing.T) {
 		}
 		if most := sum / 10_000 * 50; w.limit.Requests.Burst >= 10 && float64(entries) > most {
 			t.Errorf("%d entries for %.0f requests", entries, sum)
+		}
+		if most := 4 * (1 + int(over/steadyTurn)); w.limit.Requests.Burst >= 10 && entries > most {
+			t.Errorf("%d entries in %v: turns are shorter than %v", entries, over, steadyTurn)
 		}
 	})
 }

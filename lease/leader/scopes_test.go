@@ -113,6 +113,26 @@ func TestReportEvictsNothing(t *testing.T) {
 	}
 }
 
+// Nor where such a limit is lowered: nodes come down as connections end.
+func TestReportEvictsNothingWhenLowered(t *testing.T) {
+	for _, report := range []bool{false, true} {
+		l := kit.Limit(t, "up", 4, limit.Queue{})
+		l.Report, l.Evict, l.Source = report, true, limit.SourceAPI
+		d := newDesk(t, l)
+		d.join(1, "a", "1")
+		d.demand(1, &leasepb.Demand{Waiting: 4})
+		d.turn()
+		d.demand(1, &leasepb.Demand{Held: 4, InUse: 4})
+		l.Connections = 2
+		d.apply(&fsm.PutLimit{Limit: l})
+		d.alloc.LimitsChanged(d.state)
+		d.turn()
+		if sent := d.alloc.conns[1].demands[limit.HostConnections("up")].sent; sent.slots != 2 || sent.evict == report {
+			t.Errorf("report %v: the node is to come down to %d, and closes connections: %v", report, sent.slots, sent.evict)
+		}
+	}
+}
+
 // The end of a session tells slots from rates.
 func TestEndTellsSlotsFromRates(t *testing.T) {
 	l := rateLimit(t, "1/s", 4)

@@ -26,10 +26,10 @@ const (
 	sparedPart = 5
 )
 
-// noteFetch notes that all units are fetched from a node that draws nothing.
+// noteFetch notes where all units are fetched from a node that draws nothing.
 func (p *keyPlan) noteFetch(r *row) {
 	g := &p.c.regrets
-	if r.target > 0 {
+	if !p.rate || r.target != 0 || r.held == 0 || r.says.inUse+r.says.waiting > 0 {
 		return
 	}
 	if g.fetched == nil || len(g.fetched) > 2*len(p.c.demands)+16 { // of sessions that have ended, too
@@ -70,7 +70,7 @@ func (p *keyPlan) spare(r *row) {
 	if g.patience == 0 || r.held == 0 || r.says.held == 0 || r.says.inUse+r.says.waiting > 0 || (p.spared+1)*sparedPart > p.capacity {
 		return
 	}
-	if until := r.d.idleSince + g.patience; p.now < until {
+	if until := r.d.quietSince + g.patience; p.now < until {
 		r.says.inUse = 1
 		p.spared++
 		p.a.wakeAt(p.c, until)

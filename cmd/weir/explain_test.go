@@ -1,0 +1,62 @@
+package main
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// TestExplainAndUsage: the tables that people read of answers.
+func TestExplainAndUsage(t *testing.T) {
+	const (
+		rates = `"requests":{"rate":10,"burst":20,"granted":10,"now":2.5,"available":3,"waiting":1,"admitted_total":9,"rejected_total":2,"would_reject_total":0}`
+		bytes = `"bandwidth":{"download":{"rate":5000000,"burst":5000000,"granted":5000000,"now":1234567,"available":0,"waiting":0,"admitted_total":9,"rejected_total":0,"would_reject_total":0}}`
+		use   = `{"limit":5,"granted":4,"in_use":5,"idle":0,"waiting":0,"admitted_total":7,"rejected_total":1,"would_reject_total":0,` + rates + `,` + bytes + `}`
+	)
+	client := `{"scope":"client","name":"10.0.0.7","pattern":"*",` + use[1:len(use)-1] + `,"nodes":{"a":` + use + `}}`
+	for _, c := range []struct {
+		call, answer string
+		args         []string
+		want         string
+	}{
+		{
+			"GET /v1/explain?client=10.0.0.7&host=x.org",
+			`{"host":"x.org","client":"10.0.0.7","admitted":false,"limits":[` +
+				`{"scope":"client","pattern":"*","key":"10.0.0.7","why":"nothing more specific matches","connections":5,"requests":{"rate":"10/s","burst":20},"bandwidth":{"download":"5MB"},"queue":null,"mode":"enforce","source":"api","use":` + use + `,"admitted":false,"reason":"5 of 5 connections in use"},` +
+				`{"scope":"connection","pattern":"","key":"","why":"holds for everything","connections":null,"requests":null,"bandwidth":{"upload":"1MB"},"queue":null,"mode":"report","source":"api","use":null,"admitted":true}]}`,
+			[]string{"explain", "x.org", "--client", "10.0.0.7"}, `
+SCOPE       PATTERN  COUNTED AS  ALLOWS                                                 IN USE                  WHY                            NOW
+client      *        10.0.0.7    5 connections, 10/s requests (20 at once), 5MB/s down  5, 2.5/s, 1.2MB/s down  nothing more specific matches  5 of 5 connections in use
+connection  -        -           1MB/s up                                               -                       holds for everything           let in: report only
+It would not be let in now without waiting.
+`,
+		},
+		{"GET /v1/explain?key=tenant%2F42", `{"key":"tenant/42","admitted":true,"limits":[]}`, []string{"explain", "--key", "tenant/42"}, "\nNo limit: it is let in.\n"},
+		{"GET /v1/usage/client?sort=in_use", `{"usage":[` + client + `],"next":"5/10.0.0.7"}`, []string{"usage", "client", "--sort", "in_use"}, `
+NAME      LIMIT  IN USE  IDLE  GRANTED  WAITING  ADMITTED  REFUSED  WOULD REFUSE  REQUESTS    OF  UPLOAD  OF  DOWNLOAD     OF
+10.0.0.7      5       5     0        4        0         7        1             0     2.5/s  10/s       -   -   1.2MB/s  5MB/s
+There are more: continue with --after 5/10.0.0.7
+`},
+		{"GET /v1/usage/client/10.0.0.7", client, []string{"usage", "client", "10.0.0.7"}, `
+client 10.0.0.7 (limit of *)
+NODE  LIMIT  IN USE  IDLE  GRANTED  WAITING  ADMITTED  REFUSED  WOULD REFUSE  REQUESTS    OF  UPLOAD  OF  DOWNLOAD     OF
+a         5       5     0        4        0         7        1             0     2.5/s  10/s       -   -   1.2MB/s  5MB/s
+all       5       5     0        4        0         7        1             0     2.5/s  10/s       -   -   1.2MB/s  5MB/s
+`},
+	} {
+		f := newFakeAPI(t, map[string][]string{c.call: {c.answer}})
+		code, stdout, stderr := f.weir(testProcess(), c.args...)
+		if diff := cmp.Diff(c.want[1:], stdout); diff != "" || code != 0 {
+			t.Errorf("%q: exit %d, %q, %q, asked %q\n%s", c.args, code, stderr, stdout, f.asked, diff)
+		}
+		f = newFakeAPI(t, map[string][]string{c.call: {c.answer}})
+		if code, stdout, _ := f.weir(testProcess(), append(c.args, "--json")...); code != 0 || stdout != c.answer+"\n" && stdout != c.answer {
+			t.Errorf("%q --json: exit %d, %q", c.args, code, stdout)
+		}
+	}
+	for _, args := range [][]string{{"explain"}, {"usage", "connection"}, {"usage", "hosts"}, {"usage"}} {
+		if code, _, stderr := newFakeAPI(t, nil).weir(testProcess(), args...); code != exitUsage {
+			t.Errorf("%q: exit %d, %q", args, code, stderr)
+		}
+	}
+}
