@@ -218,7 +218,7 @@ func TestConnectTellsRefusalsApart(t *testing.T) {
 	if !errors.As(err, &refused) {
 		t.Fatalf("error %v; want a refusal", err)
 	}
-	want := Refusal{503, "a; error=connection_limit_reached", "1", "full\n"}
+	want := Refusal{503, "Service Unavailable", "a; error=connection_limit_reached", "1", "full\n"}
 	if *refused != want || refused.Reason() != "connection_limit_reached" {
 		t.Errorf("refusal %+v; want %+v", *refused, want)
 	}

@@ -18,6 +18,7 @@ const maxReason = 4 << 10
 // Refusal is a proxy's answer that there will be no connection.
 type Refusal struct {
 	Status      int
+	Phrase      string // the rest of the status line
 	ProxyStatus string // the Proxy-Status field, "" if absent
 	RetryAfter  string // the Retry-After field, "" if absent
 	Text        string // the body
@@ -55,6 +56,18 @@ type Dial func(ctx context.Context, proxy string) (net.Conn, error)
 
 // ConnectBy is Connect over a connection that by makes; nil: as the machine does.
 func ConnectBy(ctx context.Context, by Dial, proxy, target string) (*Tunnel, error) {
+	return Caller{Dial: by}.Connect(ctx, proxy, target)
+}
+
+// Caller is a client: where it comes from, and who it says it is.
+type Caller struct {
+	Dial   Dial   // nil: as the machine does
+	Fields string // further fields of its request, each with its CRLF
+}
+
+// Connect is [Connect] by this client.
+func (c Caller) Connect(ctx context.Context, proxy, target string) (*Tunnel, error) {
+	by := c.Dial
 	if by == nil {
 		by = dial
 	}
@@ -63,17 +76,17 @@ func ConnectBy(ctx context.Context, by Dial, proxy, target string) (*Tunnel, err
 		return nil, err
 	}
 	t := &Tunnel{Conn: conn, r: bufio.NewReader(conn)}
-	if err := t.ask(ctx, target); err != nil {
+	if err := t.ask(ctx, target, c.Fields); err != nil {
 		_ = conn.Close()
 		return nil, err
 	}
 	return t, nil
 }
 
-func (t *Tunnel) ask(ctx context.Context, target string) error {
+func (t *Tunnel) ask(ctx context.Context, target, fields string) error {
 	stop := context.AfterFunc(ctx, func() { _ = t.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	if _, err := fmt.Fprintf(t, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", target, target); err != nil {
+	if _, err := fmt.Fprintf(t, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n%s\r\n", target, target, fields); err != nil {
 		return err
 	}
 	resp, err := http.ReadResponse(t.r, &http.Request{Method: http.MethodConnect})
@@ -149,7 +162,7 @@ func dial(ctx context.Context, proxy string) (net.Conn, error) {
 func refusal(resp *http.Response) *Refusal {
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxReason)) // where it breaks off, the head says enough
 	return &Refusal{
-		Status: resp.StatusCode, ProxyStatus: resp.Header.Get("Proxy-Status"),
+		Status: resp.StatusCode, Phrase: strings.TrimPrefix(resp.Status, fmt.Sprintf("%d ", resp.StatusCode)), ProxyStatus: resp.Header.Get("Proxy-Status"),
 		RetryAfter: resp.Header.Get("Retry-After"), Text: string(text),
 	}
 }

@@ -16,6 +16,13 @@ type Stats struct {
 	Peers    map[string]Count // by the peer's address, without its port
 }
 
+// Chunk is some bytes that a connection has brought.
+type Chunk struct {
+	At   time.Time
+	Conn uint64 // as in Event
+	N    int
+}
+
 // Count is the share of one peer address in Stats.
 type Count struct {
 	Open     int
@@ -44,7 +51,9 @@ type meter struct {
 	last    time.Time // up to here area is complete
 	area    float64   // connection-seconds since the period began
 	events  []Event
-	dropped uint64 // events that did not fit
+	dropped uint64      // events that did not fit
+	asked   []time.Time // requests, at most maxEvents
+	taken   []Chunk     // likewise
 }
 
 func newMeter(now time.Time) *meter {
@@ -88,7 +97,7 @@ func (m *meter) restart(now time.Time) {
 		c.Peak, c.Accepted = c.Open, 0
 	}
 	m.since, m.last, m.area = now, now, 0
-	m.events, m.dropped = nil, 0
+	m.events, m.dropped, m.asked, m.taken = nil, 0, nil, nil
 }
 
 func (m *meter) stats(now time.Time) Stats {
@@ -117,4 +126,16 @@ func (m *meter) record(e Event) {
 		return
 	}
 	m.events = append(m.events, e)
+}
+
+func (m *meter) request(now time.Time) {
+	if len(m.asked) < maxEvents {
+		m.asked = append(m.asked, now)
+	}
+}
+
+func (m *meter) took(now time.Time, conn uint64, n int) {
+	if len(m.taken) < maxEvents {
+		m.taken = append(m.taken, Chunk{At: now, Conn: conn, N: n})
+	}
 }

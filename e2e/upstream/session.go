@@ -20,21 +20,26 @@ const (
 	maxHold = 10 * time.Minute
 	maxLine = 256
 	maxEcho = 1 << 20
+	maxGive = 1 << 30
 )
+
+// block is what is given at a time.
+var block [32 << 10]byte
 
 // errDone ends a conversation from the server's side.
 var errDone = errors.New("the server is done")
 
 // session is one connection's conversation.
 type session struct {
-	conn net.Conn // the TCP connection, or TLS over it
-	r    *bufio.Reader
+	conn  net.Conn // the TCP connection, or TLS over it
+	r     *bufio.Reader
+	notes notes
 }
 
 // converse talks until either side is done, passes the server's end on and returns what ended the
 // peer's side: io.EOF or the read error. It leaves the connection open.
-func converse(c *listened, config *tls.Config) error {
-	x := &session{conn: c}
+func converse(c *listened, config *tls.Config, n notes) error {
+	x := &session{conn: c, notes: n}
 	if config != nil {
 		x.conn = tls.Server(c, config)
 	}
@@ -72,6 +77,7 @@ func (x *session) next() error {
 	if err != nil {
 		return err
 	}
+	x.notes.request()
 	if first[0] >= 'A' && first[0] <= 'Z' {
 		return x.request()
 	}
@@ -90,6 +96,17 @@ func (x *session) line() error {
 			return err
 		}
 		return io.EOF
+	case "take":
+		if _, err := io.Copy(x.notes, x.r); err != nil {
+			return err
+		}
+		return io.EOF
+	case "give":
+		n, err := amount(arg)
+		if err != nil {
+			return x.say("bad amount\n", errDone)
+		}
+		return x.give(n)
 	case "hold", "close":
 		d, err := time.ParseDuration(arg)
 		if err != nil || d < 0 || d > maxHold {
@@ -103,7 +120,7 @@ func (x *session) line() error {
 		}
 		return x.say("closed\n", errDone)
 	}
-	return x.say("unknown line: write hold, close or echo\n", errDone)
+	return x.say("unknown line: write hold, close, echo, give or take\n", errDone)
 }
 
 func (x *session) request() error {
@@ -112,6 +129,9 @@ func (x *session) request() error {
 		return x.say("HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", errDone)
 	}
 	last := req.Close || req.URL.Path == "/close"
+	if req.URL.Path == "/give" {
+		return x.giveBody(req.URL.Query().Get("bytes"))
+	}
 	status, body, err := x.answer(req)
 	if err != nil {
 		return err
@@ -135,11 +155,47 @@ func (x *session) answer(req *http.Request) (status int, body string, err error)
 			return 0, "", err
 		}
 		return http.StatusOK, "held\n", nil
+	case "/take":
+		n, err := io.Copy(x.notes, req.Body)
+		return http.StatusOK, fmt.Sprintf("%d\n", n), err
 	case "/echo":
 		b, err := io.ReadAll(io.LimitReader(req.Body, maxEcho))
 		return http.StatusOK, string(b), err
 	}
 	return http.StatusNotFound, "no such path\n", nil
+}
+
+// amount reads a number of bytes.
+func amount(text string) (int, error) {
+	n, err := strconv.Atoi(text)
+	if err == nil && (n < 0 || n > maxGive) {
+		err = strconv.ErrRange
+	}
+	return n, err
+}
+
+// give sends n bytes. Its error is that of the write: the peer takes no more.
+func (x *session) give(n int) error {
+	for n > 0 {
+		k, err := x.conn.Write(block[:min(n, len(block))])
+		if err != nil {
+			return err
+		}
+		n -= k
+	}
+	return nil
+}
+
+// giveBody is give as a response's content.
+func (x *session) giveBody(text string) error {
+	n, err := amount(text)
+	if err != nil {
+		return x.say("HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", errDone)
+	}
+	if _, err := fmt.Fprintf(x.conn, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", n); err != nil {
+		return err
+	}
+	return x.give(n)
 }
 
 // hold waits for d, or until the peer's end has arrived, which it returns.

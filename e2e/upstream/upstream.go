@@ -11,9 +11,12 @@
 //	hold 30ms    answers "held" after that time, then reads the next line
 //	close 30ms   answers "closed" after that time and sends FIN; the connection counts until the peer's end
 //	echo         sends back all that follows
+//	give 1000    sends so many bytes, then reads the next line
+//	take         takes all that follows, and notes when how many bytes have come
 //
 // And HTTP/1.1, with kept-alive connections: GET /hold?ms=30, GET /close?ms=30 (Connection: close),
-// and POST /echo.
+// GET /give?bytes=1000, POST /take and POST /echo. Each line and each request is noted when its first
+// byte has come.
 package upstream
 
 import (
@@ -22,6 +25,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -81,6 +85,20 @@ func (s *Server) Timeline() (events []Event, dropped uint64) {
 	return append([]Event(nil), s.meter.events...), s.meter.dropped
 }
 
+// Asked returns when each line or request since the last Reset has come, in order.
+func (s *Server) Asked() []time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.meter.asked)
+}
+
+// Taken returns what "take" has taken since the last Reset, in order.
+func (s *Server) Taken() []Chunk {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.meter.taken)
+}
+
 // Close stops listening, resets what is open and waits for every connection's goroutine.
 func (s *Server) Close() error {
 	s.mu.Lock()
@@ -123,13 +141,33 @@ func (s *Server) admit(c *net.TCPConn) {
 	s.meter.opened(time.Now(), id, peer)
 	s.wg.Go(func() {
 		l := &listened{TCPConn: c}
-		err := converse(l, s.tls)
+		err := converse(l, s.tls, notes{s, id})
 		s.mu.Lock()
 		s.meter.ended(time.Now(), id, peer, l.heard, errors.Is(err, syscall.ECONNRESET))
 		delete(s.conns, c)
 		s.mu.Unlock()
 		_ = c.Close() // only now does the peer see our end
 	})
+}
+
+// notes is where a connection's conversation is noted.
+type notes struct {
+	server *Server
+	conn   uint64
+}
+
+func (n notes) request() {
+	n.server.mu.Lock()
+	defer n.server.mu.Unlock()
+	n.server.meter.request(time.Now())
+}
+
+// Write notes bytes that have come.
+func (n notes) Write(b []byte) (int, error) {
+	n.server.mu.Lock()
+	defer n.server.mu.Unlock()
+	n.server.meter.took(time.Now(), n.conn, len(b))
+	return len(b), nil
 }
 
 // listened is a connection that notes when its peer was last heard. Only the goroutine that reads

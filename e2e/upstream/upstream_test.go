@@ -268,3 +268,33 @@ func TestCloseResetsWhatIsOpen(t *testing.T) {
 		t.Error("a closed server accepts")
 	}
 }
+
+// Bytes are given as asked for, and noted when they are taken; each line and request is noted once.
+func TestGiveAndTake(t *testing.T) {
+	s := start(t, nil)
+	c := dial(t, s)
+	exchange(t, c, "give 5\n", "\x00\x00\x00\x00\x00")
+	exchange(t, c, "GET /give?bytes=2 HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n\x00\x00")
+	exchange(t, c, "POST /take HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc", "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n3\n")
+	if _, err := io.WriteString(c, "take\nxyz"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	awaitEOF(t, c)
+	sum := 0
+	for _, chunk := range s.Taken() {
+		sum += chunk.N
+		if chunk.Conn != 1 || chunk.At.IsZero() {
+			t.Errorf("%+v; want connection 1 and a time", chunk)
+		}
+	}
+	if asked := len(s.Asked()); asked != 4 || sum != 6 {
+		t.Errorf("%d lines and requests, %d bytes taken; want 4 and 6", asked, sum)
+	}
+	s.Reset()
+	if len(s.Asked())+len(s.Taken()) > 0 {
+		t.Error("a reset keeps what was noted")
+	}
+}

@@ -1,0 +1,256 @@
+package e2e
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/weirproxy/weir/e2e/judge"
+	"github.com/weirproxy/weir/e2e/load"
+)
+
+// underFaults is a cluster whose rates are pressed while things happen to it.
+type underFaults struct {
+	*cluster
+	rates    []*rated
+	changing *rated // its limit changes
+	phases   []phase
+	snapshot string // the file of a snapshot with the limits as they were first
+	rng      *rand.Rand
+}
+
+// phase is a time in which a limit stayed as it was.
+type phase struct {
+	step judge.Step
+	to   time.Time
+}
+
+// The rate that is in the nodes' files, and that a reload changes.
+const (
+	configRate, configBurst = 50, 10
+	reloadedRate            = 20
+)
+
+func configLimits(host string, rate int) string {
+	return fmt.Sprintf("  host %q {\n    requests {\n      rate  = \"%d/s\"\n      burst = %d\n    }\n    queue {\n      timeout = \"1m\"\n      size    = 100\n    }\n  }\n",
+		host, rate, configBurst)
+}
+
+// TestRatesUnderFaults: whatever becomes of nodes and limits, nothing is ever refilled, and the rate is
+// used again afterwards. WEIR_E2E_ROUNDS does all of it so often, in an order of its own each time.
+func TestRatesUnderFaults(t *testing.T) {
+	t.Parallel()
+	rounds := 1
+	if s := os.Getenv(roundsVariable); s != "" {
+		var err error
+		if rounds, err = strconv.Atoi(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const inConfig = "127.77.0.1" // what the cluster gives out first
+	c := startCluster(t, shape{ttl: 2 * time.Second, limits: configLimits(inConfig, configRate)})
+	if first := c.address(); first != inConfig {
+		t.Fatalf("the first address is %s", first)
+	}
+	u := &underFaults{cluster: c, rng: seeded(t)}
+	late := c.lateness(t)
+	u.begin(t, inConfig)
+	u.press()
+	measure(time.Second)
+	events := []struct {
+		what string
+		do   func(*testing.T)
+	}{
+		{"kill -9 of a follower, and its return", u.killFollower},
+		{"kill -9 of the leader, and its return", u.killLeader},
+		{"SIGTERM and a restart", u.restart},
+		{"a reload", u.reload},
+		{"raised", u.raise},
+		{"lowered", u.lower},
+		{"restored from a snapshot", u.restore},
+	}
+	for i := range rounds {
+		if i > 0 {
+			u.rng.Shuffle(len(events), func(i, j int) { events[i], events[j] = events[j], events[i] })
+		}
+		for _, e := range events {
+			begun := time.Now()
+			e.do(t)
+			measure(500 * time.Millisecond)
+			t.Logf("%s: %v", e.what, time.Since(begun).Round(10*time.Millisecond))
+		}
+	}
+	u.press() // through what has come back
+	measure(time.Second)
+	reach(t, "after all", false, u.rates...)
+	most := late.most(t)
+	for _, r := range u.rates {
+		r.rest()
+		r.judge(t, most)
+	}
+	u.judgePhases(t, most)
+}
+
+// judgePhases holds the limit that changes to each of its bursts, and not only to the largest.
+func (u *underFaults) judgePhases(t *testing.T, late time.Duration) {
+	t.Helper()
+	all := u.changing.seen()
+	for _, p := range u.phases {
+		var seen []judge.Passing
+		for _, one := range all {
+			if one.At.After(p.step.From.Add(late)) && one.At.Before(p.to) {
+				seen = append(seen, one)
+			}
+		}
+		if worst := judge.Weigh([]judge.Step{p.step}, late, seen); worst.Over() {
+			t.Errorf("under %g/s, burst %g: %v", p.step.PerSecond, p.step.Burst, worst)
+		}
+	}
+}
+
+// begin sets the limits. The upstream of the limit in config must be the first.
+func (u *underFaults) begin(t *testing.T, inConfig string) {
+	t.Helper()
+	h, err := listen(inConfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = h.Close() })
+	reloaded := &rated{host: h, perSecond: configRate, burst: configBurst, workers: 4, runs: map[*node]*load.Run{}}
+	reloaded.steps = []judge.Step{{PerSecond: configRate, Burst: configBurst}}
+	t.Cleanup(reloaded.rest)
+	u.changing = u.rated(t, 20, 5, 4)
+	u.rates = []*rated{
+		reloaded, u.changing,
+		u.rated(t, 0.5, 1, 2), u.rated(t, 5, 1, 2), u.rated(t, 200, 20, 6),
+	}
+	u.snapshot = filepath.Join(t.TempDir(), "weir.snap")
+	if _, stderr, code := u.nodes[0].weir(t, "snapshot", "save", u.snapshot); code != 0 {
+		t.Fatalf("save: %d %s", code, stderr)
+	}
+}
+
+func (u *underFaults) press() {
+	for _, r := range u.rates {
+		r.press(u.cluster, u.nodes...)
+	}
+}
+
+func (u *underFaults) killFollower(t *testing.T) {
+	_, followers := u.leader(t)
+	u.killAndReturn(t, followers[u.rng.IntN(len(followers))])
+}
+
+func (u *underFaults) killLeader(t *testing.T) {
+	leader, _ := u.leader(t)
+	u.killAndReturn(t, leader)
+}
+
+// killAndReturn leaves the node dead until the others have its part.
+func (u *underFaults) killAndReturn(t *testing.T, n *node) {
+	t.Helper()
+	n.kill(t)
+	measure(u.shape.ttl + reclaimSlack)
+	n.start(t)
+	n.awaitReady(t, 15*time.Second)
+}
+
+// restart stops a node in good order, so that it gives its levels back, and starts it at once; then it
+// kills it, and starts it before the others have its part.
+func (u *underFaults) restart(t *testing.T) {
+	n := u.nodes[u.rng.IntN(len(u.nodes))]
+	n.terminate(t)
+	n.start(t)
+	n.awaitReady(t, 15*time.Second)
+	n.kill(t)
+	n.start(t)
+	n.awaitReady(t, 15*time.Second)
+}
+
+// reload reads the same again, then another rate, then the first.
+func (u *underFaults) reload(t *testing.T) {
+	r := u.rates[0]
+	n := u.nodes[1]
+	for _, rate := range []int{configRate, reloadedRate, configRate} {
+		n.limits = configLimits(r.name, rate)
+		n.writeConfig(t)
+		u.change(t, r, float64(rate), configBurst, func() {
+			n.signal(t, syscall.SIGHUP)
+			for _, each := range u.nodes {
+				eventually(t, 5*time.Second, "node "+each.name+" sees the reloaded rate", func() error {
+					return each.http.rateIs(r.name, fmt.Sprintf("%d/s", rate))
+				})
+			}
+		})
+	}
+}
+
+func (u *underFaults) raise(t *testing.T) {
+	u.set(t, 40, 5)
+	u.set(t, 40, 10)
+}
+
+func (u *underFaults) lower(t *testing.T) {
+	u.set(t, 40, 2)
+	u.set(t, 10, 2)
+	u.set(t, 20, 5)
+}
+
+// set changes the limit, and leaves it for a while.
+func (u *underFaults) set(t *testing.T, rate, burst float64) {
+	t.Helper()
+	u.change(t, u.changing, rate, burst, func() { u.put(t, "host", u.changing.name, rateBody(rate, burst)) })
+	measure(700 * time.Millisecond)
+	u.phases = append(u.phases, phase{u.changing.steps[len(u.changing.steps)-1], time.Now()})
+}
+
+// change notes that a rate holds: the larger of the two until all nodes know of it.
+func (u *underFaults) change(t *testing.T, r *rated, rate, burst float64, do func()) {
+	t.Helper()
+	was := r.steps[len(r.steps)-1]
+	r.steps = append(r.steps, judge.Step{From: time.Now(), PerSecond: max(was.PerSecond, rate), Burst: max(was.Burst, burst)})
+	do()
+	r.perSecond, r.burst = rate, burst
+	r.steps = append(r.steps, judge.Step{From: time.Now(), PerSecond: rate, Burst: burst})
+}
+
+// restore brings back all limits, which are as they were when the snapshot was saved.
+func (u *underFaults) restore(t *testing.T) {
+	for range 2 {
+		u.change(t, u.changing, 20, 5, func() {
+			if stdout, stderr, code := u.nodes[2].weir(t, "snapshot", "restore", u.snapshot); code != 0 {
+				t.Fatalf("restore: %d %s%s", code, stdout, stderr)
+			}
+			for _, r := range u.rates {
+				u.awaitSame(t, limitPath(r.name))
+			}
+		})
+		measure(300 * time.Millisecond)
+	}
+}
+
+// rateIs checks a host's limit on requests as the node sees it.
+func (c *client) rateIs(host, want string) error {
+	var l struct {
+		Requests struct {
+			Rate string `json:"rate"`
+		} `json:"requests"`
+	}
+	a, err := c.call(http.MethodGet, limitPath(host), "", nil)
+	if err != nil {
+		return err
+	}
+	if a.status == http.StatusOK {
+		err = c.read(limitPath(host), &l)
+	}
+	if err == nil && l.Requests.Rate != want {
+		err = fmt.Errorf("the rate is %q", l.Requests.Rate)
+	}
+	return err
+}
