@@ -6,6 +6,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"sync/atomic"
 	"testing"
 )
 
@@ -88,5 +89,37 @@ func TestSpliceAsksTheSlot(t *testing.T) {
 	eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
 	if made, free := w.pipes.counts(); made != free {
 		t.Errorf("%d pipes are made, %d free", made, free)
+	}
+}
+
+// Neither end of a splice moves a byte once the claims are not live, though the slots are.
+func TestSplicingNeedsLiveClaims(t *testing.T) {
+	u := newUpstream(t, nil)
+	end := func() (s *sock, q *peer) {
+		conn, err := net.Dial("tcp", u.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, q = sockOf(t, conn), u.accept()
+		t.Cleanup(func() { s.close(); q.Close() })
+		return s, q
+	}
+	src, from := end()
+	dst, _ := end()
+	from.send("bytes")
+	held := new(slot)
+	held.live.Store(true)
+	var pipes pipePool
+	defer pipes.close()
+	var moved atomic.Uint64
+
+	src.guard(held, new(claims))
+	if readErr, _ := splice(dst, src, &pipes, &moved); readErr != errNotLive || src.unread() != len("bytes") {
+		t.Errorf("read: %v, and %d bytes are left", readErr, src.unread())
+	}
+	src.guard(nil, nil)
+	dst.guard(held, new(claims))
+	if _, writeErr := splice(dst, src, &pipes, &moved); writeErr != errNotLive || moved.Load() != 0 {
+		t.Errorf("write: %v, %d bytes moved", writeErr, moved.Load())
 	}
 }
