@@ -30,8 +30,13 @@ type Meter struct {
 	resource limit.Resource
 	waker    Waker
 
-	table *limit.Table // by which pools were found
-	n     int          // of pools
+	table  *limit.Table // by which pools were found
+	n      int          // of pools
+	*paced              // nil where there never was a limit: most connections are under none
+}
+
+// paced is what a meter needs under a limit.
+type paced struct {
 	pools [len(meterScopes)]*pool
 	have  [len(meterScopes)]float64 // taken from each and not moved; guarded by the pool's lock while waiting there
 	back  [len(meterScopes)]receipt
@@ -73,7 +78,9 @@ func (f *Meter) Take(n int) int {
 func (f *Meter) look(table *limit.Table) {
 	f.End()
 	f.table, f.n = table, 0
-	f.have = [len(meterScopes)]float64{}
+	if f.paced != nil {
+		f.have = [len(meterScopes)]float64{}
+	}
 	for _, scope := range meterScopes {
 		if table == nil || !table.Caps(scope, f.resource) {
 			continue
@@ -81,6 +88,9 @@ func (f *Meter) look(table *limit.Table) {
 		l, name := table.Find(scope, f.subject)
 		if !l.Caps(f.resource) {
 			continue
+		}
+		if f.paced == nil {
+			f.paced = new(paced)
 		}
 		f.pools[f.n] = f.manager.meterPool(f, l, limit.Key{Scope: scope, Resource: f.resource, Name: name})
 		f.n++
