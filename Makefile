@@ -68,8 +68,8 @@ partitions: needs ## cut real nodes off from each other; needs root (COUNT=10: t
 	@[ "$$(id -u)" = 0 ] || { echo "*** NOT TESTED: partitions need root ***" >&2; exit 1; }
 	$(GO) test -race -v -run '^TestPartition' -parallel 4 -count $(COUNT) -timeout $$(($(COUNT) * 5 + 5))m ./e2e
 
-long: needs ## run the long tests: ROUNDS_LONG (10) rounds of two clusters, SEEDS_LONG seeds of the simulation
-	WEIR_E2E_ROUNDS=$(ROUNDS_LONG) $(GO) test -race -v -run '^TestTwoClustersUnderFaults$$' -timeout 20m ./e2e
+long: needs ## run the long tests: ROUNDS_LONG (10) rounds of two clusters and of rates under faults, SEEDS_LONG seeds of the simulation
+	WEIR_E2E_ROUNDS=$(ROUNDS_LONG) $(GO) test -race -v -run '^Test(TwoClusters|Rates)UnderFaults$$' -timeout 20m ./e2e
 	$(GO) run ./lease/leasetest/sim -seeds $(SEEDS_LONG) -first $(FIRST_LONG)
 
 linear: needs ## check that limits are linearisable, under faults for LINEAR (10m)
