@@ -76,6 +76,18 @@ func rows() []row {
 		absolute("contend-1", "commit ms, one after the other", "commit_ms", none, false),
 		absolute("contend-1", "round trip ms, one after the other", "round_trip_ms", none, false),
 	}
+	list = append(list,
+		row{"limits-4", "CPU µs/connection", "cpu_us", func(r round) float64 { return r.of(weir, "cpu_us") / r.of(weir, "one_cpu_us") }, "four limits/one", none, false},
+		absolute("limits-4", "with one limit, CPU µs/connection", "one_cpu_us", none, false),
+		absolute("rate", "share of the rate used", "use", 0.95, true),
+		absolute("rate", "Jain's index of the nodes", "jain", 0.95, true),
+		absolute("rate", "log entries per 10,000 requests", "entries_per_10k", 50, false),
+		row{"paced", "CPU s/GiB", "cpu_s_per_gib", func(r round) float64 { return r.of(weir, "cpu_s_per_gib") / r.of(weir, "unpaced_cpu_s_per_gib") }, "paced/unpaced", 1.3, false},
+		absolute("paced", "share of the bandwidth used", "use", 0.95, true),
+		absolute("paced-many", "cores per 10,000 flows", "cores_per_10k", 0.5, false),
+		absolute("paced-many", "goroutines/flow", "goroutines", 0.01, false),
+		absolute("paced-many", "share of the bandwidth used", "use", 0.95, true),
+	)
 	for _, r := range []struct{ workload, figure, metric string }{
 		{"churn-64", "CPU µs/connection", "cpu_us"},
 		{"churn-16", "CPU µs/connection", "cpu_us"},

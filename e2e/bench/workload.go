@@ -44,7 +44,7 @@ func workloads() []workload {
 	for _, limit := range contendLimits {
 		list = append(list, contend(limit))
 	}
-	return list
+	return append(list, limitWorkloads()...)
 }
 
 // churn is: dial, CONNECT, one small round trip, close.
@@ -86,8 +86,11 @@ func runHTTP(ctx context.Context, b *bench, c *contender) (sample, error) {
 	return b.measure(ctx, c, plan)
 }
 
-func runBulk(ctx context.Context, b *bench, c *contender) (sample, error) {
-	plan := b.tunnels(c, b.targets(c.host)[:1])
+func runBulk(ctx context.Context, b *bench, c *contender) (sample, error) { return bulkFrom(ctx, b, c, c.host) }
+
+// bulkFrom is bulk from a host.
+func bulkFrom(ctx context.Context, b *bench, c *contender, host netip.Addr) (sample, error) {
+	plan := b.tunnels(c, b.targets(host)[:1])
 	plan.Workers, plan.Send, plan.Drain = 1, wire.Bulk(), true
 	s, err := b.measure(ctx, c, plan)
 	if err != nil {

@@ -29,7 +29,7 @@ type Plan struct {
 	Reply int
 
 	Park  bool // an operation is a tunnel that stays open, as it is after its first answer, until Close; Workers in all
-	Drain bool // Reply is without end: the bytes that come are the operations
+	Drain bool // Reply is without end: the bytes that come are the operations. With Park, a few are begun at once
 }
 
 // Tally is what a driver has done since Measure.
@@ -63,6 +63,7 @@ type Driver struct {
 	ops, failures, redials atomic.Int64
 	samples                []int64 // nanoseconds
 	count                  atomic.Int64
+	begun                  atomic.Int64 // workers
 	measuring              atomic.Bool
 
 	stop atomic.Bool
@@ -135,6 +136,9 @@ func (d *Driver) Measure() {
 	d.measuring.Store(true)
 }
 
+// Begun is the number of workers that have begun: with Park, a few more than have had an answer.
+func (d *Driver) Begun() int { return int(d.begun.Load()) }
+
 // Ops is the number of operations completed since Measure; bytes for a plan with Drain.
 func (d *Driver) Ops() int64 { return d.ops.Load() }
 
@@ -196,6 +200,7 @@ func (d *Driver) run() {
 func (d *Driver) startOne() {
 	if d.started < len(d.workers) {
 		d.started++
+		d.begun.Store(int64(d.started))
 		d.begin(d.started - 1)
 	}
 }
@@ -334,6 +339,10 @@ func (d *Driver) take(i int, w *worker, b []byte) bool {
 	}
 	if d.plan.Drain {
 		d.ops.Add(int64(len(b)))
+		if d.plan.Park && !w.reused {
+			w.reused = true
+			d.startOne()
+		}
 		return true
 	}
 	if w.left -= len(b); w.stage != stageReply || w.left < 0 {

@@ -17,6 +17,7 @@ import (
 const (
 	pingByte = 'p' // PingSize bytes are answered with as many, again and again
 	bulkByte = 'b' // answered with zeros for ever
+	someByte = 's' // answered with SomeSize zeros, and nothing more
 	// Anything else is HTTP/1.1: each head is answered with BodySize bytes.
 )
 
@@ -25,6 +26,7 @@ const (
 const (
 	PingSize = 64
 	BodySize = 256
+	SomeSize = 64 << 10
 )
 
 // Ping and Bulk are what a client sends in its tunnel.
@@ -32,6 +34,10 @@ func Ping() []byte { return bytes.Repeat([]byte{pingByte}, PingSize) }
 
 // Bulk asks for bytes without end.
 func Bulk() []byte { return []byte{bulkByte} }
+
+// Some asks for SomeSize bytes, which fit into the sockets' buffers: many flows that are slowed down
+// would fill the kernel's memory otherwise.
+func Some() []byte { return []byte{someByte} }
 
 // Upstream is a running server. Its methods may be called from any goroutine.
 type Upstream struct {
@@ -50,7 +56,7 @@ type Upstream struct {
 type served struct {
 	open bool
 	mode byte // 0 until the first byte
-	left int  // of a ping, bytes still to come
+	left int  // of a ping, bytes still to come; of some, bytes still to be sent
 	scan headScan
 }
 
@@ -181,8 +187,13 @@ func (u *Upstream) serve(fd int, events uint32) {
 	if c.open && readable(events) {
 		u.read(fd, c, ended(events))
 	}
-	if c.open && c.mode == bulkByte && events&unix.EPOLLOUT != 0 {
-		u.pour(fd)
+	if c.open && events&unix.EPOLLOUT != 0 {
+		switch c.mode {
+		case bulkByte:
+			u.pour(fd)
+		case someByte:
+			u.pourSome(fd, c)
+		}
 	}
 }
 
@@ -208,8 +219,14 @@ func (u *Upstream) read(fd int, c *served, ended bool) {
 func (u *Upstream) answer(fd int, c *served, b []byte) bool {
 	if c.mode == 0 {
 		c.mode, c.left = b[0], PingSize
+		if c.mode == someByte {
+			c.left = SomeSize
+		}
 	}
 	switch c.mode {
+	case someByte:
+		u.pourSome(fd, c)
+		return true
 	case bulkByte:
 		u.pour(fd)
 		return true
@@ -238,6 +255,17 @@ func (u *Upstream) pour(fd int) {
 		if n, err := unix.Write(fd, u.zeros); err != nil || n < len(u.zeros) {
 			return // an end is told by another event
 		}
+	}
+}
+
+// pourSome sends what is left, as far as the peer takes it for now.
+func (u *Upstream) pourSome(fd int, c *served) {
+	for c.left > 0 {
+		n, err := unix.Write(fd, u.zeros[:c.left])
+		if err != nil {
+			return
+		}
+		c.left -= n
 	}
 }
 

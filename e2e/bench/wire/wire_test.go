@@ -93,6 +93,24 @@ func TestDrainCountsBytes(t *testing.T) {
 	}
 }
 
+func TestSomeBytesAndNoMore(t *testing.T) {
+	const workers = 2 * rampUp
+	_, addrs := startUpstream(t, 1)
+	d, err := Start(Plan{Workers: workers, Dials: addrs, Send: Some(), Drain: true, Park: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(10 * time.Second)
+	for d.Ops() < workers*SomeSize && time.Now().Before(deadline) {
+		time.Sleep(time.Millisecond)
+	}
+	begun := d.Begun()
+	tally, err := d.Close()
+	if err != nil || tally.Ops != workers*SomeSize || begun != workers {
+		t.Errorf("%d bytes by %d workers, %v; want %d by %d", tally.Ops, begun, err, workers*SomeSize, workers)
+	}
+}
+
 func TestParkedTunnelsStayOpen(t *testing.T) {
 	const workers = 3 * rampUp
 	u, addrs := startUpstream(t, 1)
