@@ -49,26 +49,34 @@ type requestShard struct {
 // The memory is the caller's: r is new, or ended, and must not be copied afterwards.
 func (m *Manager) Begin(ctx context.Context, r *Request, subject *limit.Subject, h Holder) error {
 	r.manager, r.subject, r.holder = m, *subject, h
-	needed := m.node.enter(r)
-	for i := range r.slots {
-		if !needed[i] {
-			continue
-		}
-		s := &r.slots[i]
-		s.manager, s.scope, s.request, s.holder, s.waited = m, requestScopes[i], r, h, 0
+	m.node.Enter(r)
+	for s := r.Next(); s != nil; s = r.Next() {
 		if err := m.acquire(ctx, s); err != nil {
 			r.End()
 			return err
 		}
-		r.had[i] = true
+		r.Got(s)
 	}
 	return nil
 }
 
-// enter lists a request, and says which slots it needs by the limits of that moment. A limit that is
-// set later finds it in the list.
-func (n *Node) enter(r *Request) (needed [len(requestScopes)]bool) {
-	shard := &n.requests[rand.IntN(requestShards)]
+// NewRequest returns a request for [Node.Enter]. It has no [Manager]: End, Live and Waited must not be
+// called.
+func NewRequest(subject *limit.Subject, h Holder) *Request {
+	return &Request{subject: *subject, holder: h}
+}
+
+// Enter lists a request, and notes which slots it needs by the limits of this moment. A limit that is
+// set later finds it in the list. Then each slot that Next names is to be acquired, until there is
+// none; whatever becomes of that, Leave must follow.
+func (n *Node) Enter(r *Request) {
+	for i := range r.slots { // what a former use left
+		if s := &r.slots[i]; s.guarded.Load() || s.severed.Load() {
+			s.guarded.Store(false)
+			s.severed.Store(false)
+		}
+	}
+	shard := &n.requests[rand.IntN(max(n.bounds.Requests, 1))]
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	r.shard, r.prev, r.next = shard, nil, shard.head
@@ -79,7 +87,7 @@ func (n *Node) enter(r *Request) (needed [len(requestScopes)]bool) {
 	r.needed, r.late = [len(requestScopes)]bool{}, [len(requestScopes)]bool{}
 	table := n.table.Load()
 	if table == nil {
-		return r.needed
+		return
 	}
 	for i, scope := range requestScopes {
 		if table.Caps(scope, limit.Connections) {
@@ -87,14 +95,35 @@ func (n *Node) enter(r *Request) (needed [len(requestScopes)]bool) {
 			r.needed[i] = l.Caps(limit.Connections)
 		}
 	}
-	return r.needed
 }
 
-// End gives back what the request holds. A second call does nothing.
-func (r *Request) End() {
+// Next is the slot that the request must get next, nil where it has all.
+func (r *Request) Next() *Slot {
+	for i, scope := range requestScopes {
+		if r.needed[i] && !r.had[i] {
+			s := &r.slots[i]
+			s.manager, s.scope, s.request, s.holder, s.waited = r.manager, scope, r, r.holder, 0
+			return s
+		}
+	}
+	return nil
+}
+
+// Got notes that Next's slot has been acquired.
+func (r *Request) Got(s *Slot) {
+	for i := range r.slots {
+		if s == &r.slots[i] {
+			r.had[i] = true
+		}
+	}
+}
+
+// Leave takes the request out of the list. It returns the slots that it holds, which are to be
+// released: in no order, and nil where it holds none.
+func (r *Request) Leave() (held [len(requestScopes)]*Slot) {
 	shard := r.shard
 	if shard == nil {
-		return
+		return held
 	}
 	shard.mu.Lock()
 	if r.prev != nil {
@@ -110,16 +139,29 @@ func (r *Request) End() {
 	shard.mu.Unlock()
 	for i := range r.slots {
 		if r.had[i] || late[i] {
-			r.manager.release(&r.slots[i])
+			held[i] = &r.slots[i]
 			r.had[i] = false
+		}
+	}
+	return held
+}
+
+// End gives back what the request holds. A second call does nothing.
+func (r *Request) End() {
+	for _, s := range r.Leave() {
+		if s != nil {
+			r.manager.release(s)
 		}
 	}
 }
 
 // Live reports whether the request may be served at this moment, as [Slot.Live] does.
-func (r *Request) Live() bool {
+func (r *Request) Live() bool { return r.manager.node.Serves(r, r.manager.cfg.Clock) }
+
+// Serves reports whether a request may be served at this moment, as [Slot.Live] does.
+func (n *Node) Serves(r *Request, clock Clock) bool {
 	for i := range r.slots {
-		if s := &r.slots[i]; (s.severed.Load() || s.guarded.Load()) && !s.Live() {
+		if s := &r.slots[i]; (s.severed.Load() || s.guarded.Load()) && !n.Live(s, clock) {
 			return false
 		}
 	}

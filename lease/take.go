@@ -14,38 +14,67 @@ var tokenScopes = [...]limit.Scope{limit.ScopeTotal, limit.ScopeClient, limit.Sc
 // Acquire does for a slot; a request that has waited for a slot already waits for so much less. It
 // ends early when ctx does. On an error nothing has been taken.
 func (m *Manager) Take(ctx context.Context, subject *limit.Subject, waited time.Duration) error {
-	table := m.node.Table()
-	if table == nil {
-		return nil // whoever had a slot without limits had one of no limited host
-	}
-	var taken [len(tokenScopes)]receipt
-	for i, scope := range tokenScopes {
-		if !table.Caps(scope, limit.Requests) {
-			continue
-		}
-		took, err := m.take(ctx, scope, subject, waited)
+	d := NewDraw(subject)
+	for !d.Try(m.node, m.cfg.Clock) {
+		w := d.Taker()
+		err := m.wait(ctx, func(now time.Duration, done func(error)) (*Waiter, error) {
+			return m.node.Take(now, w, waited, done)
+		}, func() { w.took.giveBack(m.cfg.Clock.Now(), oneRequest) })
 		if err != nil {
-			for _, r := range taken[:i] {
-				r.giveBack(m.cfg.Clock.Now(), oneRequest)
-			}
+			d.GiveBack(m.cfg.Clock.Now())
 			return err
 		}
-		taken[i] = took
+		d.Got(w)
 	}
 	return nil
 }
 
-// take takes one scope's token; the receipt is empty where none was needed.
-func (m *Manager) take(ctx context.Context, scope limit.Scope, subject *limit.Subject, waited time.Duration) (receipt, error) {
-	took, v := m.node.tryTake(scope, subject, m.cfg.Clock)
-	if v == verdictAdmitted {
-		return took, nil
+// Draw is the tokens of one request, one of each limit on requests that it is under. All take them in
+// one order.
+type Draw struct {
+	subject *limit.Subject
+	next    int // among tokenScopes
+	taken   [len(tokenScopes)]receipt
+}
+
+// NewDraw returns a draw that has taken nothing yet.
+func NewDraw(subject *limit.Subject) Draw { return Draw{subject: subject} }
+
+// Try takes the tokens that are there, up to the first that is not. It reports whether that was all:
+// otherwise the next is what Taker waits for.
+func (d *Draw) Try(n *Node, clock Clock) bool {
+	table := n.table.Load()
+	if table == nil {
+		return true // whoever had a slot without limits had one of no limited host
 	}
-	w := NewTaker(scope, subject)
-	err := m.wait(ctx, func(now time.Duration, done func(error)) (*Waiter, error) {
-		return m.node.Take(now, w, waited, done)
-	}, func() { w.took.giveBack(m.cfg.Clock.Now(), oneRequest) })
-	return w.took, err
+	for ; d.next < len(tokenScopes); d.next++ {
+		if !table.Caps(tokenScopes[d.next], limit.Requests) {
+			continue
+		}
+		took, v := n.tryTake(tokenScopes[d.next], d.subject, clock)
+		if v != verdictAdmitted {
+			return false
+		}
+		d.taken[d.next] = took
+	}
+	return true
+}
+
+// Taker is what waits for the token that Try did not get, for [Node.Take].
+func (d *Draw) Taker() *Waiter { return &Waiter{scope: tokenScopes[d.next], subject: d.subject} }
+
+// Got notes that the Taker has got its token.
+func (d *Draw) Got(w *Waiter) {
+	d.taken[d.next] = w.took
+	d.next++
+}
+
+// GiveBack returns what has been taken, as far as the buckets would have had room for it all the time.
+func (d *Draw) GiveBack(now time.Duration) {
+	for i := range d.taken {
+		d.taken[i].giveBack(now, oneRequest)
+		d.taken[i] = receipt{}
+	}
 }
 
 // tryTake is the fast path of Take for one scope.
@@ -66,20 +95,6 @@ func (n *Node) tryTake(scope limit.Scope, subject *limit.Subject, clock Clock) (
 	}
 	p.mu.Unlock()
 	return took, v
-}
-
-// TryTake is the fast path of one scope's token. Where ok is false, the core must be asked: Take.
-func (n *Node) TryTake(scope limit.Scope, subject *limit.Subject, clock Clock) (ok bool) {
-	if n.table.Load() == nil {
-		return true
-	}
-	_, v := n.tryTake(scope, subject, clock)
-	return v == verdictAdmitted
-}
-
-// NewTaker returns what waits for one scope's token, for [Node.Take].
-func NewTaker(scope limit.Scope, subject *limit.Subject) *Waiter {
-	return &Waiter{scope: scope, subject: subject}
 }
 
 // Take is the slow path: the request waits, unless a token has come meanwhile. It returns the waiter,

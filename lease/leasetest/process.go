@@ -165,7 +165,7 @@ func (x *process) boot() {
 	}
 	x.node = lease.NewNode(x.name, x.identity, expiry, x.known)
 	x.node.SetCluster(x.cluster)
-	x.node.SetBounds(lease.Bounds{Page: w.page, Stated: w.page, Bare: w.page})
+	x.node.SetBounds(lease.Bounds{Page: w.page, Stated: w.page, Bare: w.page, Requests: 1})
 	x.life++
 	x.running, x.parting, x.idle = true, false, false
 	x.alarmAt, x.back, x.losing = 0, 0, false
