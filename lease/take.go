@@ -69,6 +69,17 @@ func (d *Draw) Got(w *Waiter) {
 	d.next++
 }
 
+// Keys are what the tokens that have been taken so far are of, in order. Some may be of no limit any
+// more.
+func (d *Draw) Keys() (keys []limit.Key) {
+	for i := range d.taken {
+		if p := d.taken[i].pool; p != nil {
+			keys = append(keys, p.key)
+		}
+	}
+	return keys
+}
+
 // GiveBack returns what has been taken, as far as the buckets would have had room for it all the time.
 func (d *Draw) GiveBack(now time.Duration) {
 	for i := range d.taken {
