@@ -1,6 +1,7 @@
 package leader
 
 import (
+	"container/heap"
 	"slices"
 	"time"
 
@@ -203,9 +204,14 @@ func (a *Allocator) tidy(c *contest) {
 			a.drop(d)
 		}
 	}
-	if len(c.demands) == 0 && !c.dirty && c.wake == 0 {
-		a.forget(c)
+	if len(c.demands) > 0 || c.dirty {
+		return
 	}
+	if c.wake != 0 { // nobody is left for whom it would be planned again
+		heap.Remove(&a.waking, c.wakeIndex)
+		c.wake = 0
+	}
+	a.forget(c)
 }
 
 func sortedDemands(m map[limit.Key]*demand) []*demand {
