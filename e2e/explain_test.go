@@ -23,6 +23,7 @@ type explanation struct {
 		Key      string `json:"key"`
 		Why      string `json:"why"`
 		Admitted bool   `json:"admitted"`
+		Reason   string `json:"reason"`
 	} `json:"limits"`
 }
 
@@ -31,19 +32,22 @@ func (c *client) explain(host, from string) (e explanation, err error) {
 	return e, err
 }
 
-// inTheWay is how the phrase of a refusal begins: with the first limit that would not let it in.
+// inTheWay is how the phrase of a refusal begins: with the first limit that would not let it in. All
+// slots are taken before the first token.
 func (e *explanation) inTheWay() string {
-	for _, l := range e.Limits {
-		switch {
-		case l.Admitted:
-		case l.Scope == "total":
-			return "weir: all workers together "
-		case l.Scope == "host":
-			return "weir: " + l.Key + " "
-		case l.Key == "*":
-			return "weir: all clients together "
-		default:
-			return "weir: client " + l.Key + " "
+	for _, tokens := range []bool{false, true} {
+		for _, l := range e.Limits {
+			switch {
+			case l.Admitted || strings.Contains(l.Reason, "the rate") != tokens:
+			case l.Scope == "total":
+				return "weir: all workers together "
+			case l.Scope == "host":
+				return "weir: " + l.Key + " "
+			case l.Key == "*":
+				return "weir: all clients together "
+			default:
+				return "weir: client " + l.Key + " "
+			}
 		}
 	}
 	return "no limit"

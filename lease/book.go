@@ -51,6 +51,8 @@ type Bounds struct {
 	Page   int // pools that one page of a walk visits
 	Stated int // holdings in one message of the hello, to the next page
 	Bare   int // pools without a slot that are kept unused
+	// Requests is how many lists of requests there are: with one, all that happens to them has an order.
+	Requests int
 }
 
 // SetBounds replaces a node's bounds.

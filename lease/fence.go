@@ -59,9 +59,10 @@ func (n *Node) severSlot(s *Slot, why Reason) {
 	}
 }
 
-// severNewest resets the k newest connections that have not been yet. Needs the pool's lock.
+// severNewest resets the k newest connections that have not been yet; none where the limit only
+// reports. Needs the pool's lock.
 func (n *Node) severNewest(p *pool, k int64, why Reason) {
-	if k <= 0 {
+	if k <= 0 || p.limit != nil && p.limit.Report {
 		return
 	}
 	var newest []*Slot

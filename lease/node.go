@@ -90,7 +90,7 @@ type Severance struct {
 // until it hears from the cluster.
 func NewNode(name, identity string, expiry Expiry, limits *limit.Table) *Node {
 	n := &Node{name: name, identity: identity, expiry: expiry, fresh: true}
-	n.SetBounds(Bounds{Page: pageSize, Stated: maxStated, Bare: maxBare})
+	n.SetBounds(Bounds{Page: pageSize, Stated: maxStated, Bare: maxBare, Requests: requestShards})
 	n.era.streams = 1
 	n.table.Store(limits)
 	return n

@@ -30,7 +30,7 @@ func (p *pool) resize(now time.Duration) {
 func (p *pool) fillUp(now time.Duration, level int64) {
 	if p.key.Resource.IsRate() {
 		p.resize(now)
-		p.bucket.put(float64(level))
+		p.bucket.put(float64(max(level, 0)))
 		p.used = false
 	}
 }

@@ -361,6 +361,44 @@ func TestFirstLimitCountsRequestsInHand(t *testing.T) {
 	})
 }
 
+// A request's memory that is used again knows nothing of its former use: one whose client was counted,
+// and severed, is served where nothing counts it any more.
+func TestRequestIsUsedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		counted := scopeLimit(t, limit.ScopeClient, "*", 2)
+		cl := startCluster(t, counted)
+		m, _ := cl.start(t, "a", "1")
+		if err := m.WaitLive(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r, err := begin(t, m, "10.0.0.7")
+		if err != nil {
+			t.Fatal(err)
+		}
+		counted.Connections, counted.Evict, counted.Source = 0, true, limit.SourceAPI
+		if _, err := cl.Propose(t.Context(), 1, &fsm.PutLimit{Limit: counted}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if r.Live() || !r.Limited() {
+			t.Fatalf("a request above a limit that evicts: live %v, limited %v", r.Live(), r.Limited())
+		}
+		r.End()
+		for range 2 { // the API's, and the one below it
+			if _, err := cl.Propose(t.Context(), 1, &fsm.DeleteLimit{Pattern: counted.Pattern}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Second)
+		if err := m.Begin(t.Context(), r, &r.subject, newHolder()); err != nil {
+			t.Fatal(err)
+		}
+		if !r.Live() || r.Limited() {
+			t.Errorf("where no limit is: live %v, limited %v", r.Live(), r.Limited())
+		}
+	})
+}
+
 // A limit that only reports refuses nothing, and counts what it would have refused.
 func TestReportRefusesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -154,7 +154,7 @@ func (n *Node) applyTable(now time.Duration, p *pool, table *limit.Table) (m mov
 	for w := p.waiters.head; w != nil; w = next {
 		next = w.next
 		switch {
-		case w.key(table) == p.key && (!w.ghost || p.limit.Report):
+		case w.key(table) == p.key && (!w.ghost || p.capped() && p.limit.Report):
 		case w.ghost:
 			n.answer(p, w, nil) // what it exceeds from here on was there before the limit
 		default:

@@ -59,7 +59,7 @@ func (n *Node) demand(now time.Duration, p *pool) *leasepb.Demand {
 	case p.capped() && p.key.Resource.IsRate():
 		n.rateDemand(now, p, d)
 	case p.capped():
-		d.InUse = p.open - p.parked - p.taken - p.ghosts
+		d.InUse = max(p.open-p.parked-p.taken-p.ghosts, 0) // a ghost may be parked already
 		d.Parked = p.parked + p.taken
 		d.Waiting = p.waiters.len()
 		d.Refused = p.refused[0] + p.refused[1]

@@ -50,39 +50,44 @@ type requestShard struct {
 // The memory is the caller's: r is new, or ended, and must not be copied afterwards.
 func (m *Manager) Begin(ctx context.Context, r *Request, subject *limit.Subject, h Holder) error {
 	r.manager, r.subject, r.holder = m, *subject, h
-	if slots := r.slots.Load(); slots != nil {
-		for i := range slots {
-			slots[i].waited = 0 // in a former use
+	m.node.Enter(r)
+	var now time.Duration // read once for all: that costs as much as a slot
+	for s := r.Next(); s != nil; s = r.Next() {
+		if now == 0 {
+			now = m.cfg.Clock.Now()
 		}
-	}
-	needed := m.node.enter(r)
-	if needed == [len(requestScopes)]bool{} {
-		return nil
-	}
-	now := m.cfg.Clock.Now() // once for all: reading it costs as much as a slot
-	for i := range requestScopes {
-		if !needed[i] {
-			continue
-		}
-		s := r.slot(i)
 		ok, err := m.node.tryAcquire(now, s, m.node.table.Load())
 		if !ok && err == nil {
-			err = m.waitForSlot(ctx, s)
-			now = m.cfg.Clock.Now()
+			err, now = m.waitForSlot(ctx, s), 0
 		}
 		if err != nil {
 			r.End()
 			return err
 		}
-		r.had[i] = true
+		r.Got(s)
 	}
 	return nil
 }
 
-// enter lists a request, and says which slots it needs by the limits of that moment. A limit that is
-// set later finds it in the list.
-func (n *Node) enter(r *Request) (needed [len(requestScopes)]bool) {
-	shard := &n.requests[rand.IntN(requestShards)]
+// NewRequest returns a request for [Node.Enter]. It has no [Manager]: End, Live and Waited must not be
+// called.
+func NewRequest(subject *limit.Subject, h Holder) *Request {
+	return &Request{subject: *subject, holder: h}
+}
+
+// Enter lists a request, and notes which slots it needs by the limits of this moment. A limit that is
+// set later finds it in the list. Then each slot that Next names is to be acquired, until there is
+// none; whatever becomes of that, Leave must follow.
+func (n *Node) Enter(r *Request) {
+	if slots := r.slots.Load(); slots != nil { // what a former use left
+		for i := range slots {
+			s := &slots[i]
+			s.waited = 0
+			s.guarded.Store(false)
+			s.severed.Store(false)
+		}
+	}
+	shard := &n.requests[rand.IntN(max(n.bounds.Requests, 1))]
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	r.shard, r.prev, r.next = shard, nil, shard.head
@@ -93,7 +98,7 @@ func (n *Node) enter(r *Request) (needed [len(requestScopes)]bool) {
 	r.needed, r.late = [len(requestScopes)]bool{}, [len(requestScopes)]bool{}
 	table := n.table.Load()
 	if table == nil {
-		return r.needed
+		return
 	}
 	for i, scope := range requestScopes {
 		if table.Caps(scope, limit.Connections) {
@@ -101,14 +106,49 @@ func (n *Node) enter(r *Request) (needed [len(requestScopes)]bool) {
 			r.needed[i] = l.Caps(limit.Connections)
 		}
 	}
-	return r.needed
 }
 
-// End gives back what the request holds. A second call does nothing.
-func (r *Request) End() {
+// Next is the slot that the request must get next, nil where it has all.
+func (r *Request) Next() *Slot {
+	for i := range requestScopes {
+		if r.needed[i] && !r.had[i] {
+			return r.slot(i)
+		}
+	}
+	return nil
+}
+
+// slot prepares one of the request's slots. Either Next names it, or, under the shard's lock, a limit
+// that is set later needs it: never both.
+func (r *Request) slot(i int) *Slot {
+	slots := r.slots.Load()
+	if slots == nil {
+		slots = new([len(requestScopes)]Slot)
+		if !r.slots.CompareAndSwap(nil, slots) {
+			slots = r.slots.Load()
+		}
+	}
+	s := &slots[i]
+	s.manager, s.scope, s.request, s.holder, s.waited = r.manager, requestScopes[i], r, r.holder, 0
+	return s
+}
+
+// Got notes that Next's slot has been acquired.
+func (r *Request) Got(s *Slot) {
+	slots := r.slots.Load()
+	for i := range slots {
+		if s == &slots[i] {
+			r.had[i] = true
+		}
+	}
+}
+
+// Leave takes the request out of the list. It returns the slots that it holds, which are to be
+// released: in no order, and nil where it holds none.
+func (r *Request) Leave() (held [len(requestScopes)]*Slot) {
 	shard := r.shard
 	if shard == nil {
-		return
+		return held
 	}
 	shard.mu.Lock()
 	if r.prev != nil {
@@ -124,35 +164,33 @@ func (r *Request) End() {
 	shard.mu.Unlock()
 	for i := range requestScopes {
 		if r.had[i] || late[i] {
-			r.manager.release(&r.slots.Load()[i])
+			held[i] = &r.slots.Load()[i]
 			r.had[i] = false
 		}
 	}
+	return held
 }
 
-// slot prepares one of the request's slots. Either Begin needs it, or, under the shard's lock, a
-// limit that is set later: never both.
-func (r *Request) slot(i int) *Slot {
-	slots := r.slots.Load()
-	if slots == nil {
-		slots = new([len(requestScopes)]Slot)
-		if !r.slots.CompareAndSwap(nil, slots) {
-			slots = r.slots.Load()
+// End gives back what the request holds. A second call does nothing.
+func (r *Request) End() {
+	for _, s := range r.Leave() {
+		if s != nil {
+			r.manager.release(s)
 		}
 	}
-	s := &slots[i]
-	s.manager, s.scope, s.request, s.holder, s.waited = r.manager, requestScopes[i], r, r.holder, 0
-	return s
 }
 
 // Live reports whether the request may be served at this moment, as [Slot.Live] does.
-func (r *Request) Live() bool {
+func (r *Request) Live() bool { return r.manager.node.Serves(r, r.manager.cfg.Clock) }
+
+// Serves reports whether a request may be served at this moment, as [Slot.Live] does.
+func (n *Node) Serves(r *Request, clock Clock) bool {
 	slots := r.slots.Load()
 	if slots == nil {
 		return true
 	}
 	for i := range slots {
-		if s := &slots[i]; (s.severed.Load() || s.guarded.Load()) && !s.Live() {
+		if s := &slots[i]; (s.severed.Load() || s.guarded.Load()) && !n.Live(s, clock) {
 			return false
 		}
 	}
@@ -161,13 +199,11 @@ func (r *Request) Live() bool {
 
 // Limited reports whether the request counts against a limit.
 func (r *Request) Limited() bool {
-	slots := r.slots.Load()
-	if slots == nil {
-		return false
-	}
-	for i := range slots {
-		if slots[i].guarded.Load() {
-			return true
+	if slots := r.slots.Load(); slots != nil {
+		for i := range slots {
+			if slots[i].guarded.Load() {
+				return true
+			}
 		}
 	}
 	return false

@@ -103,8 +103,11 @@ func (n *Node) giveBack(now time.Duration, p *pool, k int64) {
 }
 
 // closeParked asks for the slots of kept-alive connections where they are needed, the oldest first.
-// Needs the pool's lock.
+// A limit that only reports asks for none. Needs the pool's lock.
 func (n *Node) closeParked(p *pool) {
+	if p.limit.Report && !n.leaving() {
+		return
+	}
 	need := p.waiters.len()
 	if p.target >= 0 {
 		need = max(need, p.granted-p.target)

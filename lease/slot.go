@@ -90,6 +90,14 @@ func NewSlot(target limit.Target, h Holder) *Slot {
 	return &Slot{target: target, holder: h}
 }
 
+// Scope is the scope of the limits that the slot counts under.
+func (s *Slot) Scope() limit.Scope {
+	if s.request == nil {
+		return limit.ScopeHost
+	}
+	return s.scope
+}
+
 // Holder is who uses the slot.
 func (s *Slot) Holder() Holder { return s.holder }
 

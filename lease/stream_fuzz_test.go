@@ -1,6 +1,8 @@
 package lease
 
 import (
+	"math"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -24,6 +26,9 @@ const (
 	nodeSays
 	nodeLosesStream
 	nodeGivesUp
+	nodeBegins
+	nodeEnds
+	nodeTakes
 	nodeSteps
 )
 
@@ -35,6 +40,8 @@ type nodeScript struct {
 	up      bool
 	slots   []*Slot
 	waiters []*Waiter
+	// requests in hand, and those that wait for a slot, or for tokens.
+	requests []*Request
 }
 
 // Now makes the script a clock.
@@ -50,6 +57,7 @@ func (p *nodeScript) play(s kit.Script) {
 		if err := p.n.Check(); err != nil {
 			p.t.Fatal(err)
 		}
+		p.checkBuckets()
 	}
 	p.finish()
 }
@@ -88,6 +96,15 @@ func (p *nodeScript) do(s *kit.Script) {
 			p.up = true
 			n.StreamUp(p.now)
 		}
+	case nodeBegins:
+		p.begin(s.Byte())
+	case nodeEnds:
+		if len(p.requests) > 0 {
+			p.end(int(s.Byte()) % len(p.requests))
+		}
+	case nodeTakes:
+		d := NewDraw(scriptSubject(s.Byte()))
+		p.take(&d)
 	case nodeGivesUp:
 		cancel := s.Byte()%2 == 0
 		if len(p.waiters) == 0 {
@@ -138,11 +155,96 @@ func (p *nodeScript) acquire(host string) {
 // admitted is where a node could break its word: with a limit, no connection may be admitted beyond
 // the grant, or without a lease.
 func (p *nodeScript) admitted(s *Slot) {
+	p.mayServe(s)
+	p.slots = append(p.slots, s)
+}
+
+func (p *nodeScript) mayServe(s *Slot) {
 	pool := s.part.Load().pool
-	if l := pool.limit; l.Capped() && (pool.open > pool.granted || !p.n.gate.admitsAt(p.now) || l.Connections == 0) {
+	if l := pool.limit; l.Capped() && !l.Report && (pool.open > pool.granted || !p.n.gate.admitsAt(p.now) || l.Connections == 0) {
 		p.t.Errorf("admitted to %s: %d open, %d granted, limit %d, lease %v", pool.key, pool.open, pool.granted, l.Connections, p.n.gate.admitsAt(p.now))
 	}
-	p.slots = append(p.slots, s)
+}
+
+func scriptSubject(b byte) *limit.Subject {
+	return &limit.Subject{
+		Host: limit.Target{Host: "up", Port: 443}, User: []string{"u", ""}[b%2],
+		Client: limit.ClientOf(netip.AddrFrom4([4]byte{10, 0, 0, b % 3})),
+	}
+}
+
+// begin takes a request in hand, whose slots may come later.
+func (p *nodeScript) begin(b byte) {
+	r := NewRequest(scriptSubject(b), newHolder())
+	p.n.Enter(r)
+	p.requests = append(p.requests, r)
+	p.goOn(r)
+}
+
+func (p *nodeScript) goOn(r *Request) {
+	for s := r.Next(); s != nil; s = r.Next() {
+		got := func(err error) {
+			if err == nil {
+				p.mayServe(s)
+				r.Got(s)
+			}
+		}
+		ok, err := p.n.TryAcquire(s, p)
+		if !ok && err == nil {
+			var w *Waiter
+			if w, err = p.n.Acquire(p.now, s, got); w != nil {
+				p.waiters = append(p.waiters, w)
+				return // it goes no further here
+			}
+		}
+		if got(err); err != nil {
+			return
+		}
+	}
+}
+
+func (p *nodeScript) end(i int) {
+	r := p.requests[i]
+	p.requests = slices.Delete(p.requests, i, i+1)
+	p.waiters = slices.DeleteFunc(p.waiters, func(w *Waiter) bool {
+		return w.slot != nil && w.slot.request == r && (p.n.Cancel(w) || true)
+	})
+	for _, s := range r.Leave() {
+		if s != nil && !p.n.TryRelease(s) {
+			p.n.Release(p.now, s)
+		}
+	}
+}
+
+// take takes tokens; no token may come without a lease, or from a bucket that holds none.
+func (p *nodeScript) take(d *Draw) {
+	for !d.Try(p.n, p) {
+		t := d.Taker()
+		w, err := p.n.Take(p.now, t, 0, func(error) {})
+		if w != nil {
+			p.waiters = append(p.waiters, w)
+			return
+		}
+		if err != nil {
+			d.GiveBack(p.now)
+			return
+		}
+		d.Got(t)
+	}
+	for _, key := range d.Keys() {
+		if pool := p.n.lookup(key); pool != nil && pool.enforced() && (!p.n.gate.admitsAt(p.now) || pool.bucket.size < oneRequest-slack) {
+			p.t.Errorf("a token of %s was taken: %d shares, lease %v", key, pool.granted, p.n.gate.admitsAt(p.now))
+		}
+	}
+}
+
+// checkBuckets: whatever the leader says, a bucket holds between nothing and its size.
+func (p *nodeScript) checkBuckets() {
+	for _, pool := range p.n.all {
+		if b := pool.bucket; pool.key.Resource.IsRate() && (b.level < -slack || b.level > b.size || b.size > float64(pool.limit.BurstGrains(pool.key.Resource))) {
+			p.t.Fatalf("the bucket of %s holds %v of %v", pool.key, b.level, b.size)
+		}
+	}
 }
 
 func (p *nodeScript) release(i int) {
@@ -164,7 +266,7 @@ func (p *nodeScript) say() {
 			p.t.Fatalf("%v: %v", m, err)
 		}
 		for _, r := range m.GetUpdate().GetReleases() {
-			if r.GetSlots() <= 0 {
+			if r.GetSlots() <= 0 || r.GetLevel() < 0 || r.GetLevel() > limit.MaxRequests*limit.TokenGrains {
 				p.t.Fatalf("gives back %v", r)
 			}
 		}
@@ -193,6 +295,10 @@ func (p *nodeScript) finish() {
 	for _, w := range p.waiters {
 		p.n.Cancel(w)
 	}
+	for len(p.requests) > 0 {
+		p.end(0)
+		p.sever()
+	}
 	for len(p.slots) > 0 {
 		p.release(0)
 		p.sever()
@@ -203,6 +309,32 @@ func (p *nodeScript) finish() {
 	if err := p.n.Check(); err != nil {
 		p.t.Fatal(err)
 	}
+}
+
+// scopedScripts are scripts with limits of all scopes, and levels that come with units, more than they
+// hold too.
+func scopedScripts(begin []byte, limits, target *leasepb.LeaderMessage) (all [][]byte) {
+	var grants []*leasepb.Holding
+	for _, key := range []limit.Key{
+		{Scope: limit.ScopeTotal, Resource: limit.Connections}, {Scope: limit.ScopeClient, Resource: limit.Connections, Name: "10.0.0.1"},
+		{Scope: limit.ScopeUser, Resource: limit.Connections, Name: "u"},
+	} {
+		grants = append(grants, &leasepb.Holding{Key: fsmpb.KeyOf(key), Slots: 1})
+	}
+	rate := fsmpb.KeyOf(limit.Key{Scope: limit.ScopeHost, Resource: limit.Requests, Name: "up"})
+	assign := func(level int64, targets ...*leasepb.Target) *leasepb.LeaderMessage {
+		return &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Assign{Assign: &leasepb.Assign{
+			Grants: append(grants, &leasepb.Holding{Key: rate, Slots: 500_000, Level: level}), Targets: targets}}}
+	}
+	for _, level := range []int64{0, 1_500_000, math.MaxInt64, math.MinInt64} {
+		b := kit.Step(kit.Step(kit.Step(begin, nodeHears, assign(level)), nodeTakes, 0), nodeTakes, 1)
+		b = kit.Step(kit.Step(kit.Step(kit.Step(b, nodeBegins, 1), nodeBegins, 3), nodeTicks, 10), nodeTakes, 2)
+		b = kit.Step(kit.Step(b, nodeHears, assign(0, &leasepb.Target{Key: rate, Seq: 2, Slots: 250_000, Contended: true})), nodeSays, nil)
+		all = append(all, kit.Step(kit.Step(b, nodeEnds, 0), nodeSays, nil),
+			kit.Step(kit.Step(kit.Step(b, nodeHears, limits), nodeTakes, 1), nodeSays, nil),
+			kit.Step(kit.Step(kit.Step(b, nodeHears, target), nodeGivesUp, 0), nodeGivesUp, 1))
+	}
+	return all
 }
 
 // FuzzNodeStream: whatever a leader says, and whatever happens meanwhile, the node does not
@@ -236,10 +368,19 @@ func FuzzNodeStream(f *testing.F) {
 	f.Add(kit.Step(kit.Step(kit.Step(kit.Step(keeps, nodeTicks, 255), nodeTicks, 255), nodeAcquires, 2), nodeReleases, 0))
 	waits := kit.Step(kit.Step(kit.Step(kit.Step(served, nodeAcquires, 0), nodeAcquires, 0), nodeSays, nil), nodeTicks, 41)
 	f.Add(kit.Step(kit.Step(kit.Step(kit.Step(kit.Step(waits, nodeHears, target), nodeGivesUp, 1), nodeTicks, 20), nodeTicks, 20), nodeSays, nil))
+	for _, b := range scopedScripts(begin, limits, target) {
+		f.Add(b)
+	}
 	f.Add(kit.Step(kit.Step(kit.Step(served, nodeHears, closed), nodeAcquires, 0), nodeSays, nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s := kit.Script(b)
-		n := NewNode("a", "1", Expiry(s.Byte()%3), limit.NewTable(1, 1, []limit.Limit{kit.Limit(t, "up", 3, limit.Queue{Timeout: time.Second, Size: 5})}))
+		rated := requestLimit(t, "x.org", "10/s", 4, limit.Queue{})
+		up := kit.Limit(t, "up", 3, limit.Queue{Timeout: time.Second, Size: 5})
+		up.Requests = rated.Requests
+		reports := scopeLimit(t, limit.ScopeUser, "u", 1)
+		reports.Report, reports.Requests = true, rated.Requests
+		n := NewNode("a", "1", Expiry(s.Byte()%3), limit.NewTable(1, 1, []limit.Limit{up, rated, reports,
+			scopeLimit(t, limit.ScopeClient, "*", 1), scopeLimit(t, limit.ScopeTotal, "", 2)}))
 		(&nodeScript{t: t, n: n}).play(s)
 	})
 }

@@ -14,40 +14,79 @@ var tokenScopes = [...]limit.Scope{limit.ScopeTotal, limit.ScopeClient, limit.Sc
 // Acquire does for a slot; a request that has waited for a slot already waits for so much less. It
 // ends early when ctx does. On an error nothing has been taken.
 func (m *Manager) Take(ctx context.Context, subject *limit.Subject, waited time.Duration) error {
-	table := m.node.Table()
-	if table == nil || !table.CapsAny(limit.Requests) {
-		return nil // whoever had a slot without a table had one of no limited host
-	}
-	var taken [len(tokenScopes)]receipt
-	now := m.cfg.Clock.Now() // once for all: reading it costs more than a token
-	for i, scope := range tokenScopes {
-		if !table.Caps(scope, limit.Requests) {
-			continue
-		}
-		took, v := m.node.tryTake(now, scope, subject)
-		var err error
-		if v != verdictAdmitted {
-			took, err = m.waitForToken(ctx, scope, subject, waited)
-			now = m.cfg.Clock.Now()
-		}
+	d := NewDraw(subject)
+	for !d.Try(m.node, m.cfg.Clock) {
+		w := d.Taker()
+		err := m.wait(ctx, func(now time.Duration, done func(error)) (*Waiter, error) {
+			return m.node.Take(now, w, waited, done)
+		}, func() { w.took.giveBack(m.cfg.Clock.Now(), oneRequest) })
 		if err != nil {
-			for _, r := range taken[:i] {
-				r.giveBack(m.cfg.Clock.Now(), oneRequest)
-			}
+			d.GiveBack(m.cfg.Clock.Now())
 			return err
 		}
-		taken[i] = took
+		d.Got(w)
 	}
 	return nil
 }
 
-// waitForToken is the slow path of one scope's token; the receipt is empty where none was needed.
-func (m *Manager) waitForToken(ctx context.Context, scope limit.Scope, subject *limit.Subject, waited time.Duration) (receipt, error) {
-	w := NewTaker(scope, subject)
-	err := m.wait(ctx, func(now time.Duration, done func(error)) (*Waiter, error) {
-		return m.node.Take(now, w, waited, done)
-	}, func() { w.took.giveBack(m.cfg.Clock.Now(), oneRequest) })
-	return w.took, err
+// Draw is the tokens of one request, one of each limit on requests that it is under. All take them in
+// one order.
+type Draw struct {
+	subject *limit.Subject
+	next    int // among tokenScopes
+	taken   [len(tokenScopes)]receipt
+}
+
+// NewDraw returns a draw that has taken nothing yet.
+func NewDraw(subject *limit.Subject) Draw { return Draw{subject: subject} }
+
+// Try takes the tokens that are there, up to the first that is not. It reports whether that was all:
+// otherwise the next is what Taker waits for.
+func (d *Draw) Try(n *Node, clock Clock) bool {
+	table := n.table.Load()
+	if table == nil || !table.CapsAny(limit.Requests) {
+		return true // whoever had a slot without a table had one of no limited host
+	}
+	now := clock.Now() // once for all: reading it costs more than a token
+	for ; d.next < len(tokenScopes); d.next++ {
+		if !table.Caps(tokenScopes[d.next], limit.Requests) {
+			continue
+		}
+		took, v := n.tryTake(now, tokenScopes[d.next], d.subject)
+		if v != verdictAdmitted {
+			return false
+		}
+		d.taken[d.next] = took
+	}
+	return true
+}
+
+// Taker is what waits for the token that Try did not get, for [Node.Take].
+func (d *Draw) Taker() *Waiter { return &Waiter{scope: tokenScopes[d.next], subject: d.subject} }
+
+// Got notes that the Taker has got its token.
+func (d *Draw) Got(w *Waiter) {
+	d.taken[d.next] = w.took
+	d.next++
+}
+
+// Keys are what the tokens that have been taken so far are of, in order. Some may be of no limit any
+// more.
+func (d *Draw) Keys() (keys []limit.Key) {
+	for i := range d.taken {
+		if p := d.taken[i].pool; p != nil {
+			keys = append(keys, p.key)
+		}
+	}
+	return keys
+}
+
+// GiveBack returns what has been taken, as far as the buckets would have had room for it all the time.
+func (d *Draw) GiveBack(now time.Duration) {
+	for i := range d.taken {
+		d.taken[i].giveBack(now, oneRequest)
+		d.taken[i] = receipt{}
+	}
 }
 
 // tryTake is the fast path of Take for one scope.
@@ -67,20 +106,6 @@ func (n *Node) tryTake(now time.Duration, scope limit.Scope, subject *limit.Subj
 	}
 	p.mu.Unlock()
 	return took, v
-}
-
-// TryTake is the fast path of one scope's token. Where ok is false, the core must be asked: Take.
-func (n *Node) TryTake(scope limit.Scope, subject *limit.Subject, clock Clock) (ok bool) {
-	if n.table.Load() == nil {
-		return true
-	}
-	_, v := n.tryTake(clock.Now(), scope, subject)
-	return v == verdictAdmitted
-}
-
-// NewTaker returns what waits for one scope's token, for [Node.Take].
-func NewTaker(scope limit.Scope, subject *limit.Subject) *Waiter {
-	return &Waiter{scope: scope, subject: subject}
 }
 
 // Take is the slow path: the request waits, unless a token has come meanwhile. It returns the waiter,

@@ -37,6 +37,9 @@ func (w *Waiter) key(t *limit.Table) limit.Key {
 	return limit.Key{Scope: w.scope, Resource: limit.Requests, Name: name}
 }
 
+// Key is what the waiter waits for by a table.
+func (w *Waiter) Key(t *limit.Table) limit.Key { return w.key(t) }
+
 // Patience is the longest wait; who calls Acquire keeps the time, and calls Expire.
 func (w *Waiter) Patience() time.Duration { return w.patience }
 

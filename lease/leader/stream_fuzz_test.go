@@ -45,10 +45,37 @@ type leaderScript struct {
 
 func newLeaderScript(t *testing.T) *leaderScript {
 	p := &leaderScript{t: t, st: fsm.NewState(), said: map[uint64]bool{}, gone: map[uint64]bool{}, conns: 4}
-	p.apply(&fsm.Init{ClusterID: "c", TTL: 10 * time.Second, Limits: []limit.Limit{kit.Limit(t, "up", 3, limit.Queue{})}})
+	p.apply(&fsm.Init{ClusterID: "c", TTL: 10 * time.Second, Limits: []limit.Limit{kit.Limit(t, "up", 3, limit.Queue{}), rated(t)}})
 	p.apply(&fsm.OpenSession{Term: 1, Node: "a", Identity: "1"})
 	p.a = NewAllocator(0, 1, p.st)
 	return p
+}
+
+// rated limits the requests of all.
+func rated(t *testing.T) limit.Limit {
+	t.Helper()
+	p, err := limit.ScopeTotal.ParsePattern("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return limit.Limit{Pattern: p, Connections: limit.Unlimited, Requests: limit.Rate{Thousandths: 10_000, Per: time.Second, Burst: 4}, Source: limit.SourceConfig}
+}
+
+// checkLevels: whatever nodes give back, no more lies in the log, or goes out, than the burst.
+func (p *leaderScript) checkLevels(out []Outbound) {
+	p.st.Kept(func(key limit.Key) bool {
+		if level, most := p.st.FreeLevel(key), p.st.Table().Governing(key).BurstGrains(key.Resource); level < 0 || level > most {
+			p.t.Fatalf("%d grains of %s lie in the log, its burst is %d", level, key, most)
+		}
+		return true
+	})
+	for _, o := range out {
+		for _, g := range o.Msg.GetAssign().GetGrants() {
+			if g.Level < 0 || g.Level > 4*limit.TokenGrains {
+				p.t.Fatalf("a node is told %v", g)
+			}
+		}
+	}
 }
 
 func (p *leaderScript) apply(c fsm.Command) fsm.Result {
@@ -59,7 +86,9 @@ func (p *leaderScript) apply(c fsm.Command) fsm.Result {
 func (p *leaderScript) play(s kit.Script) {
 	for steps := 0; len(s) > 0 && steps < kit.MaxSteps; steps++ {
 		p.do(&s)
-		for _, o := range p.a.Take() {
+		out := p.a.Take()
+		p.checkLevels(out)
+		for _, o := range out {
 			if _, err := proto.Marshal(o.Msg); err != nil {
 				p.t.Fatalf("%v: %v", o.Msg, err)
 			}
@@ -165,6 +194,7 @@ func (p *leaderScript) commit() {
 // and gives out nothing that the log would have to cut.
 func FuzzLeaderStream(f *testing.F) {
 	up := fsmpb.KeyOf(limit.HostConnections("up"))
+	rate := fsmpb.KeyOf(limit.Key{Scope: limit.ScopeTotal, Resource: limit.Requests})
 	hello := func(node, identity string, session uint64, held ...*leasepb.Holding) *leasepb.NodeMessage {
 		return &leasepb.NodeMessage{Message: &leasepb.NodeMessage_Hello{Hello: &leasepb.Hello{Protocol: leasepb.Version, Node: node, Identity: identity, Session: session, Holdings: held}}}
 	}
@@ -176,6 +206,10 @@ func FuzzLeaderStream(f *testing.F) {
 		return &leasepb.NodeMessage{Message: &leasepb.NodeMessage_Update{Update: &leasepb.Update{
 			Releases: []*leasepb.Holding{{Key: up, Slots: n}, {Key: up, Slots: n}, {Key: up, Slots: n}}, LimitsIndex: 1,
 			Demands: []*leasepb.Demand{{Key: up, Held: n, InUse: n, Waiting: n, Refused: n, Headroom: n, Parked: n, Ask: 1}}}}}
+	}
+	draws := func(n int64, released ...*leasepb.Holding) *leasepb.NodeMessage {
+		return &leasepb.NodeMessage{Message: &leasepb.NodeMessage_Update{Update: &leasepb.Update{
+			Releases: released, Demands: []*leasepb.Demand{{Key: rate, InUse: n, Waiting: n, Refused: n, Headroom: n, Ask: 1}}, LimitsIndex: 1}}}
 	}
 	keepAlive := &leasepb.NodeMessage{Message: &leasepb.NodeMessage_KeepAlive{KeepAlive: &leasepb.KeepAlive{Seq: 1}}}
 	proof := &leasepb.NodeMessage{Message: &leasepb.NodeMessage_Proof{Proof: &leasepb.Proof{}}}
@@ -192,6 +226,13 @@ func FuzzLeaderStream(f *testing.F) {
 	}
 	two := round(round(say(round(say(say(nil, 0, hello("a", "1", 2)), 1, hello("b", "2", 0))), 1, proof)))
 	both := round(say(say(two, 0, wants(2)), 1, wants(3)))
+	drawn := round(say(round(say(two, 0, draws(250_000))), 1, draws(500_000)))
+	for _, level := range []int64{0, 2_000_000, -1, math.MaxInt64, math.MinInt64} {
+		back := &leasepb.Holding{Key: rate, Slots: 250_000, Level: level}
+		f.Add(round(say(round(say(drawn, 0, draws(0, back, back))), 1, draws(1_000_000, back))))
+		f.Add(round(kit.Step(round(say(kit.Step(drawn, leaderLosesStream, 1), 0, draws(0, back))), leaderTicks, 255)))
+	}
+	f.Add(round(say(drawn, 1, draws(-250_000, &leasepb.Holding{Key: rate, Slots: 1, Level: 1}))))
 	f.Add(round(round(say(both, 0, wants(0, &leasepb.Holding{Key: up, Slots: 1})))))
 	f.Add(round(say(round(kit.Step(both, leaderLimits, 1)), 1, keepAlive)))
 	f.Add(round(say(round(say(both, 0, bye)), 2, hello("b", "2", 4, &leasepb.Holding{Key: up, Slots: 9}))))

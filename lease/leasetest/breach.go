@@ -21,6 +21,9 @@ const (
 	BreachNoSession          // a node had no session long after the last fault
 	BreachStarved            // a request was not served though it could have been
 	BreachNotEvicted         // connections above a lowered limit were not closed
+	BreachOverRate           // more tokens were taken in some time than the rate allows
+	BreachCircle             // requests waited for each other
+	BreachReport             // a limit that only reports was in the way
 	BreachUnrest             // something was left in hand when nobody worked any more
 
 	breaches
@@ -28,7 +31,7 @@ const (
 
 var breachNames = [breaches]string{
 	"none", "plan", "encoding", "over-limit", "byte-after-end", "belief", "over-granted", "closed-grant", "freed", "state", "replicas",
-	"node", "leader", "no-session", "starved", "not-evicted", "unrest",
+	"node", "leader", "no-session", "starved", "not-evicted", "over-rate", "circle", "report", "unrest",
 }
 
 // String is the kind's name.

@@ -72,7 +72,7 @@ func (w *calm) ask(node int, host string, hold time.Duration, answered func(serv
 			ended()
 		}
 	}
-	c.ask(w.up.hosts[c.host].target)
+	c.ask(w.up.hosts[c.host].subject)
 	return c
 }
 

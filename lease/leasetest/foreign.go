@@ -28,7 +28,9 @@ func (w *world) otherCluster(id string) *leadership {
 		if err != nil {
 			w.fail(BreachPlan, "the plan has a limit that can't be: %v", err)
 		}
-		limit.Connections += 3
+		if limit.Connections >= 0 {
+			limit.Connections += 3
+		}
 		limits = append(limits, limit)
 	}
 	p.applied++

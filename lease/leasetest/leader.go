@@ -106,7 +106,7 @@ func (l *leadership) pump() {
 	}
 	w, now := l.w, l.p.mono()
 	switch w.rule {
-	case RuleCloseEarly:
+	case RuleCloseEarly, RuleUnitsFreedEarly:
 		l.alloc.Tick(now + 2*second)
 	case RuleNoMargin:
 		l.alloc.Tick(now + leaseMargin)
@@ -205,7 +205,7 @@ func (l *leadership) told(cmd fsm.Command, res fsm.Result) fsm.Result {
 	if l.w.rule == RuleNoRest && res.TookOver != 0 {
 		res.Freed = nil
 	}
-	return res
+	return l.spoilLevels(res)
 }
 
 // verify asks whether this is still the leader.
@@ -361,7 +361,7 @@ func (x *process) lose() {
 	x.losses++
 	session := x.node.Session(x.clock()).ID
 	for _, c := range x.w.up.conns {
-		if c.x == x && (c.session != session || !x.running) {
+		if c.x == x && (slices.ContainsFunc(c.claims[:], func(cl claim) bool { return cl.has && cl.session != session }) || !x.running) {
 			c.excused = true // killed meanwhile: nobody is left to be told
 		}
 	}

@@ -290,7 +290,7 @@ func (w *world) settle() {
 		return
 	}
 	u := &w.up
-	w.final = true
+	w.final, u.finalFrom = true, w.now
 	u.seen = u.seen[:0]
 	for _, x := range w.nodes {
 		if x.node.Session(x.clock()).State != leasepb.SessionLive {
@@ -310,6 +310,9 @@ func (w *world) settle() {
 	}
 	hungry := w.hungry()
 	length := 2 * second
+	if w.longestFill() > 0 {
+		length = 2 * length
+	}
 	for _, h := range hungry {
 		length = max(length, h.within)
 	}
@@ -335,7 +338,7 @@ type hunger struct {
 
 // uses reports whether a process has a connection to a host: one may be used again and again.
 func (x *process) uses(host int) bool {
-	return slices.ContainsFunc(x.conns, func(c *conn) bool { return c.host == host })
+	return slices.ContainsFunc(x.conns, func(c *conn) bool { return c.host == host && c.claims[hostClaim].has })
 }
 
 // hungry lists who must be served in a while that can be waited for: where requests queue, all in
@@ -344,7 +347,7 @@ func (w *world) hungry() (all []hunger) {
 	const longest = 12 * second
 	for key, k := range w.up.keys {
 		l := w.up.table.Governing(k.key)
-		if !l.Capped() || l.Connections == 0 {
+		if k.limit <= 0 || k.key.Scope != limit.ScopeHost || w.mixed(key) {
 			continue
 		}
 		var most, round time.Duration // the longest use, and that of all one after the other
@@ -381,6 +384,22 @@ func (w *world) hungry() (all []hunger) {
 	return all
 }
 
+// mixed reports whether somebody who asks for a key's slots may have to wait for something else too:
+// how long that takes can't be told.
+func (w *world) mixed(key int) bool {
+	t := w.up.table
+	return w.scoped && slices.ContainsFunc(w.plan.Workers, func(k Worker) bool {
+		if w.up.hosts[w.up.hostOf(k.Host)].key != key {
+			return false
+		}
+		s, _ := k.subject()
+		return slices.ContainsFunc(claimedScopes[:], func(scope limit.Scope) bool {
+			l, _ := t.Find(scope, &s)
+			return l.Caps(limit.Requests) || scope != limit.ScopeHost && l.Capped()
+		})
+	})
+}
+
 // rest lets the work stop, and checks that nothing is left of it.
 func (w *world) rest() {
 	if w.breach != "" {
@@ -396,7 +415,7 @@ func (w *world) rest() {
 		}
 	}
 	var err error
-	for range 20 {
+	for range 20 + int(w.longestFill()/(500*ms)) {
 		w.run(500 * ms)
 		if err = w.atRest(); err == nil || w.breach != "" {
 			break
@@ -406,6 +425,16 @@ func (w *world) rest() {
 		w.fail(BreachUnrest, "nobody works any more, and yet: %v", err)
 	}
 	w.checkAll()
+}
+
+// longestFill is how long the slowest bucket takes to fill: units go back once theirs is full.
+func (w *world) longestFill() (longest time.Duration) {
+	for i := range w.up.keys {
+		if l := w.up.table.Governing(w.up.keys[i].key); l.Caps(limit.Requests) {
+			longest = max(longest, time.Duration(float64(l.BurstGrains(limit.Requests))/l.PerSecond(limit.Requests)*float64(time.Second)))
+		}
+	}
+	return longest
 }
 
 func (w *world) atRest() error {

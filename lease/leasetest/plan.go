@@ -33,8 +33,12 @@ type Plan struct {
 
 // Limit is a limit to begin with, or to be set by a fault.
 type Limit struct {
+	Scope       string   `json:"scope,omitempty"` // host where it is empty
 	Pattern     string   `json:"pattern"`
-	Connections int64    `json:"connections"`
+	Connections int64    `json:"connections"`        // -1: no cap
+	Requests    string   `json:"requests,omitempty"` // as in "2/s"
+	Burst       int64    `json:"burst,omitempty"`
+	Report      bool     `json:"report,omitempty"`
 	Timeout     Duration `json:"queue_timeout,omitempty"` // 0: no queue
 	Size        int      `json:"queue_size,omitempty"`
 	Shared      bool     `json:"shared,omitempty"`
@@ -44,21 +48,36 @@ type Limit struct {
 
 // limit is the limit as the log knows it.
 func (l Limit) limit(source limit.Source) (limit.Limit, error) {
-	p, err := limit.ParsePattern(l.Pattern)
+	scope := limit.ScopeHost
+	var err error
+	if l.Scope != "" {
+		scope, err = limit.ParseScope(l.Scope)
+	}
+	var p limit.Pattern
+	if err == nil {
+		p, err = scope.ParsePattern(l.Pattern)
+	}
+	var r limit.Rate
+	if err == nil && l.Requests != "" {
+		r, err = limit.ParseRate(l.Requests, l.Burst)
+	}
 	return limit.Limit{
-		Pattern: p, Connections: l.Connections, Shared: l.Shared, Evict: l.Evict, Source: source,
+		Pattern: p, Connections: l.Connections, Requests: r, Shared: l.Shared, Evict: l.Evict, Report: l.Report, Source: source,
 		Queue: limit.Queue{Timeout: l.Timeout.D(), Size: l.Size},
 	}, err
 }
 
 // Worker is one client of one node: it connects, holds, ends, pauses, and again.
 type Worker struct {
-	Node  int      `json:"node"`
-	Host  string   `json:"host"`
-	Hold  Duration `json:"hold"`
-	Pause Duration `json:"pause"`           // after a refusal; after a connection it is a tenth of that
-	Keep  Duration `json:"keep,omitempty"`  // after use the connection is kept alive for so long, and used again
-	Leave Duration `json:"leave,omitempty"` // it goes away when it has waited for so long
+	Node int    `json:"node"`
+	Host string `json:"host"`
+	// Client and User say for whom it asks.
+	Client string   `json:"client,omitempty"`
+	User   string   `json:"user,omitempty"`
+	Hold   Duration `json:"hold"`
+	Pause  Duration `json:"pause"`           // after a refusal; after a connection it is a tenth of that
+	Keep   Duration `json:"keep,omitempty"`  // after use the connection is kept alive for so long, and used again
+	Leave  Duration `json:"leave,omitempty"` // it goes away when it has waited for so long
 }
 
 // Duration is a time.Duration that is written like "1.5s".
@@ -142,8 +161,8 @@ func (p *Plan) Validate() error {
 		}
 	}
 	for _, x := range p.Workers {
-		if _, err := limit.ParseTarget(x.Host, 443); err != nil || x.Node < 0 || x.Node >= p.Nodes {
-			bad("a worker on node %d for %q", x.Node, x.Host)
+		if _, err := x.subject(); err != nil || x.Node < 0 || x.Node >= p.Nodes {
+			bad("a worker on node %d for %q of %q: %v", x.Node, x.Host, x.Client, err)
 		}
 	}
 	for _, f := range p.Faults {
@@ -189,6 +208,7 @@ func Generate(seed uint64) *Plan {
 	} else if two := newDice(seed, 10); two.one(6) {
 		g.strays(&two)
 	}
+	g.scopes()
 	return g.p
 }
 

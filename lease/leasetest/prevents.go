@@ -4,10 +4,10 @@ import "slices"
 
 // The invariants that several rules keep together.
 var (
-	capHolds = []Breach{BreachOverLimit, BreachByte}               // no connection outlives its session, so none is above the limit
-	beliefs  = []Breach{BreachBelief, BreachOverLimit}             // no node holds more than the log grants
-	leaks    = []Breach{BreachStarved, BreachUnrest}               // no slot stays granted to a node that does not have it
-	clusters = []Breach{BreachOverLimit, BreachByte, BreachBelief} // no grant of another log is used
+	capHolds = []Breach{BreachOverLimit, BreachByte, BreachOverRate}               // nothing outlives its session, so nothing is above the limit
+	beliefs  = []Breach{BreachBelief, BreachOverLimit, BreachOverRate}             // no node holds more than the log grants
+	leaks    = []Breach{BreachStarved, BreachUnrest}                               // no slot stays granted to a node that does not have it
+	clusters = []Breach{BreachOverLimit, BreachByte, BreachBelief, BreachOverRate} // no grant of another log is used
 )
 
 // prevents is what each rule is there to prevent: the kinds of breach that count as finding that it
@@ -40,6 +40,17 @@ var prevents = map[Rule][]Breach{
 	RulePutBackGrants:    clusters,
 	RuleOtherCluster:     clusters,
 	RuleSecondCluster:    clusters,
+	RuleKeepsClaims:      leaks,
+	RuleOtherOrder:       {BreachCircle},
+	RuleReusedFree:       {BreachOverLimit},
+	RuleUnitFull:         {BreachOverRate},
+	RuleTokensLate:       {BreachOverRate},
+	RuleUnitsKept:        {BreachOverRate, BreachBelief},
+	RuleNoCut:            {BreachOverRate},
+	RuleLevelTwice:       {BreachOverRate},
+	RuleUnitsFreedEarly:  {BreachOverRate},
+	RuleTwoFill:          {BreachOverRate, BreachBelief},
+	RuleRefill:           {BreachOverRate},
 	RuleUncut:            {BreachOverGranted},
 	RuleClosedIncrease:   leaks,
 	RuleBelowZero:        beliefs,
@@ -51,9 +62,10 @@ var prevents = map[Rule][]Breach{
 // besides is what a rule's switch brings about as well, by the way in which it breaks the rule:
 // such a run is passed over.
 var besides = map[Rule][]Breach{
-	RuleFromAnswer: {BreachUnrest},    // the node's clock is set back, and with it the time at which it gives slots back
-	RuleCloseEarly: {BreachNoSession}, // a session may be closed before its node has sent a keep-alive
-	RuleUnproven:   {BreachUnrest},    // the session that a late hello opened stays, and holds what was granted to it
+	RuleUnitsFreedEarly: {BreachNoSession, BreachOverLimit, BreachByte}, // slots of such a session are freed early too
+	RuleFromAnswer:      {BreachUnrest},                                 // the node's clock is set back, and with it the time at which it gives slots back
+	RuleCloseEarly:      {BreachNoSession},                              // a session may be closed before its node has sent a keep-alive
+	RuleUnproven:        {BreachUnrest},                                 // the session that a late hello opened stays, and holds what was granted to it
 }
 
 // Finds reports whether a breach shows that the rule is broken. Without a rule (0), every breach

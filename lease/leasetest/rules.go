@@ -47,12 +47,23 @@ const (
 	RulePutBackGrants         // a lone server whose log is an older copy grants at once
 	RuleOtherCluster          // 9: node and leader don't look which cluster the other is of
 	RuleSecondCluster         // 9: a server that has lost its disk forms a cluster without listening first
+	RuleKeepsClaims           // a request that is refused keeps its earlier claims
+	RuleOtherOrder            // some requests take their claims in another order
+	RuleReusedFree            // a request on a connection that is used again takes no claims
+	RuleUnitFull              // rates 1: a unit that is granted starts full
+	RuleTokensLate            // rates 2: the clock is not read before a token is taken
+	RuleUnitsKept             // rates 3: a release is said, and its share of the bucket stays
+	RuleNoCut                 // rates 3: a bucket is not cut when units leave it
+	RuleLevelTwice            // rates 4: a level goes out with two grants
+	RuleUnitsFreedEarly       // rates 4: units of a session that is not proven any more are freed early
+	RuleTwoFill               // rates: two nodes fill one unit
 	RuleUncut                 // fsm 1: an increase is not cut to what is free
 	RuleClosedIncrease        // fsm 2: an increase for a session that is not open counts
 	RuleBelowZero             // fsm 3: a decrease takes more than the session has
 	RuleCloseKeeps            // fsm 3: closing does not free in the same step
 	RuleStaleTerm             // fsm: an entry judged in another term counts
 	RuleRepeated              // fsm: an entry that is applied twice counts twice
+	RuleRefill                // rates 5: a change of limits, or a restart, fills what is free
 
 	rules
 )
@@ -61,8 +72,9 @@ var ruleNames = [rules]string{
 	"", "lease-from-answer", "unverified", "stale-proof", "close-early", "no-margin", "new-leader-forgets", "no-fence", "fence-late",
 	"timer-only", "sever-ignored", "bytes-after", "clock-stops", "wall-ignored", "uncommitted", "release-in-use", "other-identity",
 	"no-rest", "new-leader-no-rest", "unproven", "stale-statement", "keep-missing", "keep-difference", "before-exchange", "release-early",
-	"put-back-grants", "other-cluster", "second-cluster",
-	"fsm-uncut", "fsm-closed-increase", "fsm-below-zero", "fsm-close-keeps", "fsm-stale-term", "fsm-repeated",
+	"put-back-grants", "other-cluster", "second-cluster", "keeps-claims", "other-order", "reused-free", "unit-full", "tokens-late",
+	"units-kept", "no-cut", "level-twice", "units-freed-early", "two-fill",
+	"fsm-uncut", "fsm-closed-increase", "fsm-below-zero", "fsm-close-keeps", "fsm-stale-term", "fsm-repeated", "fsm-refill",
 }
 
 // String is the rule's name for the flag that breaks it.
@@ -115,6 +127,8 @@ func (w *world) spoilUp(s *stream, m *leasepb.NodeMessage) *leasepb.NodeMessage 
 				h.Holdings = append(h.Holdings, &leasepb.Holding{Key: fsmpb.KeyOf(g.Key), Slots: g.Delta})
 			}
 		}
+	case RuleUnitsKept, RuleNoCut:
+		m = w.spoilUnits(m)
 	case RuleReleaseInUse:
 		if u := m.GetUpdate(); u != nil && s.x.dice.one(4) {
 			m = proto.CloneOf(m)
@@ -222,6 +236,8 @@ func (x *process) applyBroken(index uint64, e logEntry) fsm.Result {
 		c := *cmd
 		c.Adjustments = append([]fsm.Adjustment(nil), cmd.Adjustments...)
 		return m.adjust(&c)
+	case *fsm.PutLimit:
+		defer m.refill()
 	case *fsm.CloseSessions:
 		c := *cmd
 		if x.w.rule == RuleStaleTerm {
@@ -233,6 +249,7 @@ func (x *process) applyBroken(index uint64, e logEntry) fsm.Result {
 		if x.w.rule == RuleStaleTerm {
 			c.Term = e.term
 		}
+		defer m.refill()
 		return m.closing(&c)
 	}
 	return m.apply(e.cmd)

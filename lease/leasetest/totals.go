@@ -14,6 +14,8 @@ type Totals struct {
 	Steps       int
 	Entries     int
 	Connections int
+	Tokens      int
+	Watched     int
 	Faults      [kinds]int
 }
 
@@ -25,6 +27,8 @@ func (t *Totals) Add(o Outcome) {
 	t.Steps += o.Steps
 	t.Entries += o.Entries
 	t.Connections += o.Connections
+	t.Tokens += o.Tokens
+	t.Watched += o.Watched
 	for k, n := range o.Faults {
 		t.Faults[k] += n
 	}
@@ -69,6 +73,8 @@ func (t *Totals) Summary(took time.Duration) string {
 	row("node-hours", t.NodeTime.Hours(), 1)
 	row("node-years", t.NodeTime.Hours()/24/365, 4)
 	row("connections", float64(t.Connections), 0)
+	row("tokens", float64(t.Tokens), 0)
+	row("looks at use", float64(t.Watched), 0)
 	row("log entries", float64(t.Entries), 0)
 	row("events", float64(t.Steps), 0)
 	row("faults", float64(t.AllFaults()), 0)

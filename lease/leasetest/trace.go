@@ -59,7 +59,7 @@ func (t *trace) conn(now time.Duration, c *conn, what string, h *hostInfo) {
 	if t == nil {
 		return
 	}
-	t.add(now, c.x.name, fmt.Sprintf("%s a connection to %s, of session %d: %d", what, h.name, c.session, h.open))
+	t.add(now, c.x.name, fmt.Sprintf("%s a connection to %s, of session %d: %d", what, h.name, c.claims[hostClaim].session, h.open))
 }
 
 // update is what a node says of its demands.

@@ -1,7 +1,6 @@
 package leasetest
 
 import (
-	"errors"
 	"math"
 	"slices"
 	"time"
@@ -20,31 +19,37 @@ import (
 // nothing has gone wrong for long; and those of a process that is stopped past its lease, which
 // can't close them. Where on_expiry is not close, only those count whose session is open.
 type upstream struct {
-	w     *world
-	hosts []hostInfo
-	keys  []keyInfo
-	table *limit.Table // by which hosts and keys are described
-	conns []*conn      // from the dial to the end at the upstream
-	asked []*conn      // waiting now
-	seen  []*conn      // in use by nodes: from the admission to the release. Kept only while nothing goes wrong
+	w         *world
+	hosts     []hostInfo
+	keys      []keyInfo
+	table     *limit.Table  // by which hosts and keys are described
+	finalFrom time.Duration // since when nothing has gone wrong for long
+	conns     []*conn       // from the dial to the end at the upstream
+	asked     []*conn       // waiting now
+	seen      []*conn       // in use by nodes: from the admission to the release. Kept only while nothing goes wrong
 }
 
+// hostInfo is a host, or what else limits count: a client, a user, or all that workers ask for.
 type hostInfo struct {
-	name   string
-	target limit.Target
-	key    int
-	capped bool
-	since  uint64 // index of the limits since which it is counted like this
-	open   int
-	peak   int
-	area   time.Duration // of open over time
-	last   time.Duration
+	scope   limit.Scope
+	name    string
+	subject limit.Subject
+	key     int
+	capped  bool
+	since   uint64 // index of the limits since which it is counted like this
+	open    int
+	peak    int
+	area    time.Duration // of open over time
+	last    time.Duration
 }
 
 type keyInfo struct {
 	key      limit.Key
-	limit    int64 // -1: none
-	high     int64 // what may be open or granted although the limit is lower
+	limit    int64 // of connections that may be open; -1: none
+	high     int64 // what may be open although the limit is lower
+	capacity int64 // what may be granted; -1: nothing
+	granted  int64 // what may be although the limit is lower
+	rate     *rateInfo
 	freeFrom time.Duration
 	full     bool
 }
@@ -53,27 +58,62 @@ const evJudge uint8 = iota
 
 func (u *upstream) act(uint8, int64) { u.judgeAll() }
 
+// noPlace is the place of what is not counted.
+const noPlace = -1
+
 // hostOf finds or makes a host.
 func (u *upstream) hostOf(name string) int {
-	for i := range u.hosts {
-		if u.hosts[i].name == name {
-			return i
-		}
-	}
 	t, err := limit.ParseTarget(name, 443)
 	if err != nil {
 		u.w.fail(BreachPlan, "host %q: %v", name, err)
 	}
-	u.hosts = append(u.hosts, hostInfo{name: name, target: t, last: u.w.now})
-	h := &u.hosts[len(u.hosts)-1]
-	if u.table != nil {
-		l, key := u.table.Match(t)
-		h.key, h.capped = u.keyOf(key), l.Capped()
-	} else {
-		h.key = u.keyOf(limit.HostConnections(t.Host))
-	}
-	return len(u.hosts) - 1
+	return u.place(limit.ScopeHost, name, &limit.Subject{Host: t})
 }
+
+// placeOf finds or makes what counts a subject's requests in a scope; noPlace: nothing can.
+func (u *upstream) placeOf(scope limit.Scope, s *limit.Subject) int {
+	switch scope {
+	case limit.ScopeClient:
+		if !s.Client.Addr.IsValid() {
+			return noPlace
+		}
+		return u.place(scope, s.Client.Name, &limit.Subject{Client: s.Client})
+	case limit.ScopeUser:
+		if s.User == "" {
+			return noPlace
+		}
+		return u.place(scope, s.User, &limit.Subject{User: s.User})
+	case limit.ScopeTotal:
+		return u.place(scope, "", &limit.Subject{})
+	}
+	return u.hostOf(s.Host.Host)
+}
+
+func (u *upstream) place(scope limit.Scope, name string, s *limit.Subject) int {
+	for i := range u.hosts {
+		if u.hosts[i].name == name && u.hosts[i].scope == scope {
+			return i
+		}
+	}
+	u.hosts = append(u.hosts, hostInfo{scope: scope, name: name, subject: *s, last: u.w.now})
+	i := len(u.hosts) - 1
+	if u.table == nil {
+		u.hosts[i].key = u.keyOf(limit.Key{Scope: scope, Resource: limit.Connections, Name: name})
+	} else {
+		k, enforced := u.counts(&u.hosts[i])
+		u.hosts[i].key, u.hosts[i].capped = k, enforced
+	}
+	return i
+}
+
+// counts is by which key something is counted now, and whether anything is refused for it.
+func (u *upstream) counts(h *hostInfo) (key int, enforced bool) {
+	l, name := u.table.Find(h.scope, &h.subject)
+	return u.keyOf(limit.Key{Scope: h.scope, Resource: limit.Connections, Name: name}), l.Capped() && !l.Report
+}
+
+// keyIn is the key that counts a place.
+func (u *upstream) keyIn(place int) limit.Key { return u.keys[u.hosts[place].key].key }
 
 func (u *upstream) keyOf(key limit.Key) int {
 	for i := range u.keys {
@@ -81,19 +121,27 @@ func (u *upstream) keyOf(key limit.Key) int {
 			return i
 		}
 	}
-	u.keys = append(u.keys, keyInfo{key: key, limit: -1})
+	u.keys = append(u.keys, keyInfo{key: key, limit: -1, capacity: -1, freeFrom: u.w.now})
 	k := &u.keys[len(u.keys)-1]
+	if key.Resource == limit.Requests {
+		k.rate = &rateInfo{}
+	}
 	if u.table != nil {
-		k.limit = connections(u.table.Governing(key))
+		u.measure(k)
 	}
 	return len(u.keys) - 1
 }
 
-func connections(l *limit.Limit) int64 {
-	if !l.Capped() {
-		return -1
+// measure takes what may be of a key from the limits.
+func (u *upstream) measure(k *keyInfo) {
+	l := u.table.Governing(k.key)
+	k.capacity, k.limit = l.Capacity(k.key.Resource), -1
+	if k.key.Resource == limit.Connections && (l == nil || !l.Report) {
+		k.limit = k.capacity
 	}
-	return l.Connections
+	if k.rate != nil {
+		u.rateChanged(k)
+	}
 }
 
 // limitsChanged describes hosts and keys by new limits.
@@ -102,15 +150,14 @@ func (u *upstream) limitsChanged() {
 	u.table = st.Table()
 	for i := range u.hosts {
 		h := &u.hosts[i]
-		l, key := u.table.Match(h.target)
-		if k := u.keyOf(key); k != h.key || l.Capped() != h.capped {
-			h.key, h.capped, h.since = k, l.Capped(), u.table.Index
+		if k, enforced := u.counts(h); k != h.key || enforced != h.capped {
+			h.key, h.capped, h.since = k, enforced, u.table.Index
 		}
 	}
 	for i := range u.keys {
 		k := &u.keys[i]
-		k.limit = connections(u.table.Governing(k.key))
-		k.high = u.taken(i)
+		u.measure(k)
+		k.high, k.granted = u.taken(i), st.Granted(k.key)
 	}
 }
 
@@ -166,8 +213,8 @@ func (u *upstream) adjusted(st *fsm.State, res fsm.Result) {
 			u.w.fail(BreachClosedGrant, "session %d, which is not open, was granted %d slots of %s", a.Session, a.Delta, a.Key)
 		}
 		k := &u.keys[u.keyOf(a.Key)]
-		if n := st.Granted(a.Key); n > max(k.limit, 0) && n > k.high {
-			u.w.fail(BreachOverGranted, "%d slots of %s are granted, the limit is %d", n, a.Key, k.limit)
+		if n := st.Granted(a.Key); n > max(k.capacity, 0) && n > k.granted {
+			u.w.fail(BreachOverGranted, "%d slots of %s are granted, the limit is %d", n, a.Key, k.capacity)
 		}
 	}
 }
@@ -186,7 +233,7 @@ func (u *upstream) lost(a fsm.Adjustment) {
 func (u *upstream) overfull() (key limit.Key, n int64, found bool) {
 	for i := range u.keys {
 		k := &u.keys[i]
-		if l := u.table.Governing(k.key); l.Capped() && l.Evict {
+		if l := u.table.Governing(k.key); k.limit >= 0 && l.Evict {
 			if n := u.open(i, false); n > k.limit {
 				return k.key, n, true
 			}
@@ -202,6 +249,9 @@ func (u *upstream) settle() {
 		if k.high > k.limit {
 			k.high = min(k.high, u.taken(i))
 		}
+		if k.granted > k.capacity {
+			k.granted = min(k.granted, u.w.raft.head.state.Granted(k.key))
+		}
 	}
 }
 
@@ -210,38 +260,51 @@ func (u *upstream) settle() {
 func (u *upstream) taken(key int) int64 {
 	st := u.w.raft.head.state
 	n := st.Granted(u.keys[key].key)
-	for _, c := range u.conns {
-		if h := &u.hosts[c.host]; h.key == key && c.table >= h.since {
-			if _, open := st.Session(c.session); !open {
+	u.each(key, func(_ *conn, cl *claim, h *hostInfo) {
+		if cl.table >= h.since {
+			if _, open := st.Session(cl.session); !open {
 				n++
 			}
 		}
-	}
+	})
 	return max(n, u.open(key, true))
 }
 
-// open counts a key's connections: those that the limit counts, or all that may become open.
-func (u *upstream) open(key int, all bool) (n int64) {
+// each visits the claims on a key of the connections that are, or may become, open.
+func (u *upstream) each(key int, visit func(*conn, *claim, *hostInfo)) {
 	for _, c := range u.conns {
-		h := &u.hosts[c.host]
-		switch {
-		case h.key != key, c.table < h.since && (!u.w.final || all):
-		case all || c.visible && !u.excused(c):
-			n++
+		for i := range c.claims {
+			cl := &c.claims[i]
+			if cl.place == noPlace || u.hosts[cl.place].key != key || i != hostClaim && !c.serves {
+				continue
+			}
+			visit(c, cl, &u.hosts[cl.place])
 		}
 	}
+}
+
+// open counts a key's connections, or the requests that are served on them: those that the limit
+// counts, or all that may become open.
+func (u *upstream) open(key int, all bool) (n int64) {
+	u.each(key, func(c *conn, cl *claim, h *hostInfo) {
+		switch {
+		case cl.table < h.since && (!u.w.final || all):
+		case all || (c.visible || h.scope != limit.ScopeHost) && !u.excused(c, cl):
+			n++
+		}
+	})
 	return n
 }
 
 // excused reports whether a connection is one that the promise leaves out.
-func (u *upstream) excused(c *conn) bool {
+func (u *upstream) excused(c *conn, cl *claim) bool {
 	if c.excused || c.x.losing || c.since <= c.x.excusedSince() {
 		return true
 	}
 	if u.w.expiry == lease.ExpiryClose {
 		return false
 	}
-	_, open := u.w.raft.head.state.Session(c.session)
+	_, open := u.w.raft.head.state.Session(cl.session)
 	return !open
 }
 
@@ -249,10 +312,22 @@ func (u *upstream) excused(c *conn) bool {
 func (u *upstream) dials(c *conn) {
 	c.listed = true
 	u.conns = append(u.conns, c)
-	u.unwait(c)
+	u.serves(c)
+}
+
+// serves is the moment at which a request has all that it needs.
+func (u *upstream) serves(c *conn) {
+	for i := range c.claims[:hostClaim] {
+		if at := c.claims[i].place; at != noPlace {
+			u.judge(u.hosts[at].key, c)
+		}
+	}
+}
+
+// asks notes a request that begins to ask.
+func (u *upstream) asks(c *conn) {
 	if u.w.final {
 		u.seen = append(u.seen, c)
-		u.watch(c.host)
 	}
 }
 
@@ -329,11 +404,12 @@ func (u *upstream) ended(c *conn) {
 // one.
 func (u *upstream) byte(c *conn) {
 	h := &u.hosts[c.host]
-	if u.w.expiry != lease.ExpiryClose || !c.held || c.x.losing || c.x.outlived || !h.capped || c.table < h.since {
+	cl := &c.claims[hostClaim]
+	if u.w.expiry != lease.ExpiryClose || !cl.needed || c.x.losing || c.x.outlived || !h.capped || cl.table < h.since {
 		return
 	}
-	if _, open := u.w.raft.head.state.Session(c.session); !open {
-		u.w.fail(BreachByte, "node %s moved a byte to %s on a connection of session %d, which has ended", c.x.name, h.name, c.session)
+	if _, open := u.w.raft.head.state.Session(cl.session); !open {
+		u.w.fail(BreachByte, "node %s moved a byte to %s on a connection of session %d, which has ended", c.x.name, h.name, cl.session)
 	}
 }
 
@@ -371,8 +447,10 @@ const forgotten = math.MaxUint64
 // given out again, to sessions that had nothing to do with the connections.
 func (u *upstream) forgetSessions() {
 	for _, c := range u.conns {
-		if _, open := u.w.raft.head.state.Session(c.session); !open {
-			c.session = forgotten
+		for i := range c.claims {
+			if _, open := u.w.raft.head.state.Session(c.claims[i].session); !open {
+				c.claims[i].session = forgotten
+			}
 		}
 	}
 }
@@ -381,12 +459,19 @@ func (u *upstream) forgetSessions() {
 func (u *upstream) waits(c *conn) {
 	if u.w.final {
 		u.asked = append(u.asked, c)
+		if r := u.keys[u.keyOf(c.key)].rate; r != nil {
+			r.waits(u.w.now, 1)
+		}
+		u.circle()
 	}
 }
 
 func (u *upstream) unwait(c *conn) {
 	if i := slices.Index(u.asked, c); i >= 0 {
 		u.asked = slices.Delete(u.asked, i, i+1)
+		if r := u.keys[u.keyOf(c.key)].rate; r != nil {
+			r.waits(u.w.now, -1)
+		}
 	}
 }
 
@@ -394,60 +479,5 @@ func (u *upstream) over(c *conn) {
 	u.unwait(c)
 	if i := slices.Index(u.seen, c); i >= 0 {
 		u.seen = slices.Delete(u.seen, i, i+1)
-	}
-	if u.w.final {
-		u.watch(c.host)
-	}
-}
-
-// watch notes since when a host has had a slot that nobody uses.
-func (u *upstream) watch(host int) {
-	key := u.hosts[host].key
-	k := &u.keys[key]
-	if k.limit < 0 {
-		return
-	}
-	var n int64
-	for _, c := range u.seen {
-		if u.hosts[c.host].key == key {
-			n++
-		}
-	}
-	full := n >= k.limit
-	if k.full && !full {
-		k.freeFrom = u.w.now
-	}
-	k.full = full
-}
-
-// patience is how long somebody may wait, or how long a slot must have been free for a refusal to
-// be wrong, while nothing fails.
-func (w *world) patience() time.Duration {
-	return 1500*ms + 20*w.rtt + 6*w.commit + 6*w.plan.Upstream.D()
-}
-
-// refused judges a refusal: with slots free for long, there should be none.
-func (u *upstream) refused(c *conn) {
-	if !u.w.final {
-		return
-	}
-	k := &u.keys[u.hosts[c.host].key]
-	switch {
-	case k.limit == 0:
-	case errors.Is(c.err, lease.ErrNoLease):
-		u.w.fail(BreachNoSession, "node %s has no lease long after the last fault", c.x.name)
-	case errors.Is(c.err, lease.ErrQueueFull):
-	case k.limit > 0 && !k.full && u.w.now-k.freeFrom > u.w.patience():
-		u.w.fail(BreachStarved, "node %s refused a request for %s (%v) while a slot has been free for %v", c.x.name, k.key, c.err, u.w.now-k.freeFrom)
-	}
-}
-
-// watchAll judges those who wait.
-func (u *upstream) watchAll() {
-	for _, c := range u.asked {
-		k := &u.keys[u.hosts[c.host].key]
-		if k.limit > 0 && !k.full && u.w.now-max(k.freeFrom, c.since) > u.w.patience() {
-			u.w.fail(BreachStarved, "node %s has had a request for %s waiting for %v while a slot was free", c.x.name, k.key, u.w.now-max(k.freeFrom, c.since))
-		}
 	}
 }

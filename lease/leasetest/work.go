@@ -12,8 +12,8 @@ type worker struct {
 	x    *process
 	dice dice
 	Worker
-	target limit.Target
-	host   int // in the upstream's list
+	subject limit.Subject
+	host    int // in the upstream's list
 }
 
 // The events of a worker.
@@ -32,7 +32,7 @@ func (x *process) startWorkers() {
 		}
 		k := &worker{x: x, Worker: plan, dice: newDice(x.w.plan.Seed, 4, uint64(i), uint64(x.life))}
 		k.host = x.w.up.hostOf(plan.Host)
-		k.target = x.w.up.hosts[k.host].target
+		k.subject, _ = plan.subject()
 		x.at(k.dice.upTo(plan.Pause.D()), false, k, evAsk, 0)
 	}
 }
@@ -49,32 +49,45 @@ func (k *worker) again(served bool) {
 func (k *worker) ask() {
 	c := &conn{x: k.x, w: k.x.w, k: k, host: k.host, hold: k.Hold.D()/2 + k.dice.upTo(k.Hold.D())}
 	c.done = func(_ *conn, served bool) { k.again(served) }
-	c.ask(k.target)
+	c.ask(k.subject)
 	if k.Leave > 0 && c.state == connWaits {
-		k.x.at(k.dice.upTo(k.Leave.D()), true, c, evLeave, 0)
+		k.x.at(k.dice.upTo(k.Leave.D()), true, c, evLeave, c.uses)
 	}
 }
 
-// conn is one connection of a worker, from the request to the release of its slot.
+// conn is one connection of a worker, from the request to the release of its slot, and whatever
+// requests are served on it.
 type conn struct {
 	w    *world
 	x    *process
 	k    *worker // nil: of a test
 	host int
-	slot *lease.Slot
 	hold time.Duration
 	done func(c *conn, served bool)
-	// onDial, if not nil, is told when the slot is there.
+	// onDial, if not nil, is told when all is there that the request needs.
 	onDial func(*conn)
 
+	subject limit.Subject
+	slot    *lease.Slot
+	request *lease.Request // in hand; nil: none, or the plan has no limit that would count it
+	draw    lease.Draw
+	noted   int64 // so many of the draw's tokens the upstream has counted
+	claims  [claimScopes]claim
+	swapped bool // it takes its claims in another order, where that rule is broken
+
 	waiter  *lease.Waiter
-	err     error // of the request
+	taker   *lease.Waiter // the waiter, where it waits for a token
+	waits   int64         // how often it has waited
+	uses    int64         // how many requests it has served, or tried to
+	key     limit.Key     // what it waits for, or waited for last
+	waited  time.Duration // for claims
+	asked   time.Duration // when it began to wait
+	err     error         // of the request
 	state   connState
+	reuses  bool // it is parked, and a request waits that would use it
+	serves  bool // a request, from the moment that it has all it needs to its end
 	served  bool
 	since   time.Duration // it waits, or was admitted
-	table   uint64        // index of the limits that it was admitted by
-	session uint64        // by which it was admitted; 0: without one
-	held    bool          // it needed a slot
 	opensAt time.Duration // at the upstream
 	visible bool          // at the upstream
 	listed  bool          // by the upstream, from the dial to the end
@@ -106,20 +119,18 @@ const (
 	evReleased
 )
 
-func (c *conn) act(kind uint8, _ int64) {
+func (c *conn) act(kind uint8, n int64) {
 	switch kind {
 	case evAnswered:
 		c.answered()
 	case evExpire:
-		if c.state == connWaits && c.waiter != nil {
+		if c.waiter != nil && c.waits == n {
 			c.x.node.Expire(c.x.clock(), c.waiter)
 			c.x.after()
 		}
 	case evLeave:
-		if c.state == connWaits && c.waiter != nil && c.x.node.Cancel(c.waiter) {
-			c.waiter = nil
-			c.over(false)
-			c.x.after()
+		if c.uses == n {
+			c.leave()
 		}
 	case evOpens:
 		c.w.up.opened(c)
@@ -142,93 +153,6 @@ func (c *conn) act(kind uint8, _ int64) {
 	}
 }
 
-func (c *conn) ask(target limit.Target) {
-	x := c.x
-	now := x.Now()
-	c.since = c.w.now
-	c.slot = lease.NewSlot(target, c)
-	if ok, err := x.node.TryAcquire(c.slot, x); ok || err != nil {
-		c.err = err
-		c.admitted()
-		return
-	}
-	waiter, err := x.node.Acquire(now, c.slot, c.answer)
-	switch {
-	case waiter != nil:
-		c.waiter = waiter
-		c.w.up.waits(c)
-		x.at(waiter.Patience(), true, c, evExpire, 0)
-	default:
-		c.err = err
-		c.admitted()
-	}
-	x.after()
-}
-
-// answer is called by the core, which must not be called back.
-func (c *conn) answer(err error) {
-	c.err = err
-	c.waiter = nil
-	if err == nil {
-		c.note()
-	}
-	c.x.at(0, false, c, evAnswered, 0)
-}
-
-func (c *conn) answered() {
-	switch {
-	case c.state == connGone:
-	case c.err != nil:
-		c.w.up.refused(c)
-		c.over(false)
-	default:
-		c.dial()
-	}
-}
-
-// note keeps by which limits and session the connection was admitted.
-func (c *conn) note() {
-	x := c.x
-	if t := x.node.Table(); t != nil {
-		c.table = t.Index
-	}
-	c.session = x.node.Session(x.clock()).ID
-	if x.outlived && c.w.expiry != lease.ExpiryClose {
-		c.session = forgotten
-	}
-	c.held = c.slot.Limited()
-	c.state = connDials
-	c.since = c.w.now
-	c.w.up.dials(c)
-	c.place = len(x.conns)
-	x.conns = append(x.conns, c)
-}
-
-// admitted goes on with the answer.
-func (c *conn) admitted() {
-	if c.err != nil {
-		c.w.up.refused(c)
-		c.over(false)
-		return
-	}
-	c.note()
-	c.dial()
-}
-
-func (c *conn) dial() {
-	x := c.x
-	if c.state != connDials || !x.node.Live(c.slot, x) {
-		c.drop()
-		return
-	}
-	if c.onDial != nil {
-		c.onDial(c)
-	}
-	c.opensAt = c.w.now + x.dice.upTo(c.w.plan.Upstream.D())
-	c.w.at(c.opensAt-c.w.now, c, evOpens, 0)
-	x.at(c.opensAt-c.w.now+c.w.delay(x), false, c, evOpened, 0)
-}
-
 // delay is what a connection's end takes to the upstream, or back.
 func (w *world) delay(x *process) time.Duration {
 	return w.plan.Upstream.D()/8 + x.dice.upTo(w.plan.Upstream.D()*7/8)
@@ -245,25 +169,42 @@ func (c *conn) holdOver() {
 		c.end()
 		return
 	}
+	c.endRequest()
 	c.state = connParked
 	x.at(c.k.dice.upTo(c.k.Keep.D()), false, c, evReuse, 0)
 	if x.node.Park(c.slot) {
 		x.node.Parked(x.clock(), c.slot)
-		x.after()
 	}
+	x.after()
 }
 
-// reuse takes the connection back into use, or closes it.
+// reuse begins another request on the connection, or closes it.
 func (c *conn) reuse() {
 	if c.state != connParked {
 		return
 	}
 	x := c.x
-	if x.idle || c.k.dice.one(3) || !x.node.Unpark(c.slot, x) {
+	if x.idle || c.k.dice.one(3) {
 		c.end()
 		return
 	}
+	c.reuses = true
+	c.begin()
+	c.goOn()
+	x.after()
+}
+
+// resume takes the connection back into use, for a request that has all else.
+func (c *conn) resume() {
+	x := c.x
+	if !c.reuses || c.state != connParked || !c.lives() || !x.node.Unpark(c.slot, x) {
+		c.end()
+		return
+	}
+	c.reuses = false
 	c.state = connOpen
+	c.serves = true
+	c.w.up.serves(c)
 	c.moveBytes()
 	x.at(c.k.dice.upTo(c.hold), false, c, evHeld, 0)
 }
@@ -273,7 +214,7 @@ func (c *conn) moveBytes() {
 	if !c.visible || c.state == connEnds || c.state == connGone {
 		return
 	}
-	if c.x.node.Live(c.slot, c.x) || c.w.rule == RuleBytesAfter {
+	if c.lives() || c.w.rule == RuleBytesAfter {
 		c.w.up.byte(c)
 	}
 }
@@ -284,7 +225,9 @@ func (c *conn) end() {
 	if c.state >= connEnds {
 		return
 	}
+	c.giveUp()
 	c.state = connEnds
+	c.serves, c.reuses = false, false
 	if w.rule == RuleReleaseEarly {
 		c.release()
 		w.at(w.endDelay(c), c, evEnds, 0)
@@ -303,31 +246,26 @@ func (w *world) endDelay(c *conn) time.Duration {
 	return max(w.delay(c.x), c.opensAt-w.now)
 }
 
-// drop gives a slot back that was never used.
+// drop gives back what was never used.
 func (c *conn) drop() {
 	c.w.up.forget(c)
+	c.returnTokens()
 	c.release()
 }
 
 func (c *conn) release() {
-	x := c.x
 	if c.state == connGone {
 		return
 	}
-	last := len(x.conns) - 1
-	x.conns[c.place] = x.conns[last]
-	x.conns[c.place].place = c.place
-	x.conns[last] = nil
-	x.conns = x.conns[:last]
-	if !x.node.TryRelease(c.slot) {
-		x.node.Release(x.clock(), c.slot)
-	}
+	c.releaseClaims()
 	c.over(c.served)
-	x.after()
+	c.x.after()
 }
 
 func (c *conn) over(served bool) {
 	c.state = connGone
+	c.serves = false
+	c.unlist()
 	c.w.up.over(c)
 	if served {
 		c.w.out.Connections++
@@ -354,6 +292,7 @@ func (c *conn) die(excused time.Duration) {
 		w.up.forget(c)
 	}
 	c.state = connGone
+	c.serves = false
 	w.up.over(c)
 }
 
@@ -364,6 +303,7 @@ func (c *conn) Sever(why lease.Reason) {
 	}
 	switch c.state {
 	case connWaits:
+		c.x.at(0, false, c, evLeave, c.uses)
 	case connDials:
 		if c.opensAt == 0 {
 			return // it will see for itself before it dials

@@ -8,6 +8,7 @@ import (
 	"github.com/weirproxy/weir/lease"
 	"github.com/weirproxy/weir/lease/leader"
 	"github.com/weirproxy/weir/lease/leasepb"
+	"github.com/weirproxy/weir/limit"
 )
 
 const (
@@ -41,9 +42,11 @@ type world struct {
 	links           links
 	rtt             time.Duration
 	commit          time.Duration
-	page            int           // pools that a node visits, and states, in one go
-	wild            time.Duration // until then the leader is buggy
-	loss            *process      // is to lose a grant with the next entry
+	scoped          bool                // more than hosts is limited, or more than connections
+	levels          map[limit.Key]int64 // that went out last, where that rule is broken
+	page            int                 // pools that a node visits, and states, in one go
+	wild            time.Duration       // until then the leader is buggy
+	loss            *process            // is to lose a grant with the next entry
 	dead            map[string]bool
 	left            []leader.Farewell
 	expiry          lease.Expiry
@@ -67,6 +70,8 @@ type Outcome struct {
 	Steps       int
 	Entries     int
 	Connections int
+	Tokens      int // of rates that were judged
+	Watched     int // how often it was looked whether a rate is used
 	Faults      [kinds]int
 	NodeTime    time.Duration // the sum of the nodes' times
 	Hash        uint64        // of everything that happened: the same plan gives the same
@@ -105,10 +110,11 @@ func run(p *Plan, broken Rule, t *trace) Outcome {
 func newWorld(p *Plan, broken Rule, t *trace) *world {
 	w := &world{
 		plan: p, rule: broken, dice: newDice(p.Seed, 2), trace: t, every: p.Every,
-		rtt: p.RTT.D(), commit: p.Commit.D(), dead: map[string]bool{}, struck: map[int]int{}, hash: 14695981039346656037,
+		rtt: p.RTT.D(), commit: p.Commit.D(), dead: map[string]bool{}, levels: map[limit.Key]int64{}, struck: map[int]int{}, hash: 14695981039346656037,
 	}
 	w.page = 1 + int(p.Seed%3)
 	w.expiry, _ = p.expiry()
+	w.scoped = p.scoped()
 	w.up.w = w
 	w.raft.w = w
 	for i := range p.Nodes {

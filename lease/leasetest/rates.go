@@ -1,0 +1,205 @@
+package leasetest
+
+import (
+	"slices"
+	"time"
+
+	"github.com/weirproxy/weir/limit"
+)
+
+// rateInfo judges the tokens of one key: in every window of time, which begins with a token, no more
+// are taken than the rate brings in it, and the burst, by the larger of the limits that were in force
+// in it. One is in force until every node with a session has heard of the next. Clocks that run fast
+// bring as much more.
+type rateInfo struct {
+	steps  []rateStep
+	spans  []rateSpan
+	behind bool // some node has yet to hear of the newest limits
+	now    rateSpan
+
+	takes   []time.Duration // of all tokens, those included that went back for nothing: then their unit may have gone on
+	waiting int             // requests, once nothing goes wrong any more
+	since   time.Duration   // somebody has waited all the time, but for moments
+	until   time.Duration   // somebody waited last
+}
+
+// rateMoment is for how long nobody may wait while there is demand all the time.
+const rateMoment = 100 * ms
+
+// waits notes that one request more, or fewer, waits for a token.
+func (r *rateInfo) waits(now time.Duration, by int) {
+	if r.waiting == 0 && now-r.until > rateMoment {
+		r.since = now
+	}
+	r.waiting += by
+	r.until = now
+}
+
+// rateStep is a token that was taken, or a change of what is in force.
+type rateStep struct {
+	at     time.Duration
+	by     *conn // nil: a change
+	second float64
+	burst  float64
+}
+
+// rateSpan is all windows that begin between two changes. excess is how many tokens the fullest of
+// them has above what the rate brought.
+type rateSpan struct {
+	second, burst float64 // second is 0 where nothing is capped
+	excess        float64
+	at            time.Duration
+}
+
+// rateSlack is what dividing buckets rounds away, in tokens.
+const rateSlack = 1e-3
+
+// inForce is what a key's rate comes to, by all who may take of it; 0: not capped by some.
+func (u *upstream) inForce(k *keyInfo) (second, burst float64) {
+	k.rate.behind = false
+	worst := func(t *limit.Table) bool {
+		l := t.Governing(k.key)
+		if !l.Caps(limit.Requests) || l.Report {
+			return false
+		}
+		second = max(second, l.PerSecond(limit.Requests)/float64(limit.TokenGrains))
+		burst = max(burst, float64(l.BurstGrains(limit.Requests))/float64(limit.TokenGrains))
+		return true
+	}
+	capped := worst(u.table)
+	for _, x := range u.w.everybody() {
+		if !x.running || x.node.Session(x.clock()).ID == 0 {
+			continue
+		}
+		if t := x.node.Table(); t != nil && t.Index < u.table.Index {
+			k.rate.behind = true
+			capped = worst(t) && capped
+		}
+	}
+	if !capped {
+		return 0, 0
+	}
+	fast := int64(0)
+	for _, ppm := range u.w.plan.Drift {
+		fast = max(fast, ppm)
+	}
+	return second * (1 + float64(fast)/1e6), burst
+}
+
+// rateChanged takes over what is in force now.
+func (u *upstream) rateChanged(k *keyInfo) {
+	second, burst := u.inForce(k)
+	if r := k.rate; second != r.now.second || burst != r.now.burst {
+		r.now = rateSpan{second: second, burst: burst}
+		r.add(rateStep{at: u.w.now, second: second, burst: burst})
+	}
+}
+
+// took is a token of a key that a node takes. Once the log has been put back to an older copy, nothing
+// is judged: it hands out again what levels that copy has.
+func (u *upstream) took(c *conn, key limit.Key) {
+	k := &u.keys[u.keyOf(key)]
+	if k.rate == nil || u.table == nil || c.x.losing || u.w.raft.putBacks > 0 {
+		return
+	}
+	if k.rate.behind {
+		u.rateChanged(k)
+	}
+	if k.rate.now.second == 0 {
+		return
+	}
+	u.w.out.Tokens++
+	k.rate.takes = append(k.rate.takes, u.w.now)
+	if over := k.rate.add(rateStep{at: u.w.now, by: c}); over > rateSlack {
+		u.w.fail(BreachOverRate, "node %s took a token of %s, which is %.3f more than %.3g a second and %.3g at once allow", c.x.name, key, over, k.rate.now.second, k.rate.now.burst)
+	}
+}
+
+// untook is a token that goes back, since nothing came of the request.
+func (u *upstream) untook(c *conn, key limit.Key) {
+	r := u.keys[u.keyOf(key)].rate
+	if r == nil {
+		return
+	}
+	for i := len(r.steps) - 1; i >= 0; i-- {
+		if r.steps[i].by == c {
+			steps := slices.Delete(r.steps, i, i+1)
+			r.steps, r.spans = nil, nil
+			for _, s := range steps {
+				r.add(s)
+			}
+			return
+		}
+	}
+}
+
+// add takes a step over, and returns by how much the fullest window is above what may be.
+func (r *rateInfo) add(s rateStep) (over float64) {
+	r.steps = append(r.steps, s)
+	last := len(r.spans) - 1
+	if s.by == nil {
+		if s.second == 0 {
+			r.spans = r.spans[:0] // no window that is not capped throughout is judged
+			return 0
+		}
+		for i := range r.spans {
+			p := &r.spans[i]
+			p.pass(s.at)
+			p.second, p.burst = max(p.second, s.second), max(p.burst, s.burst)
+		}
+		r.spans = append(r.spans, rateSpan{second: s.second, burst: s.burst, at: s.at})
+		return 0
+	}
+	keep := r.spans[:0]
+	for i, p := range r.spans {
+		p.pass(s.at)
+		if i == last {
+			p.excess = max(p.excess, 0)
+		} else if p.excess <= 0 {
+			continue // what is above, is in a later window too
+		}
+		p.excess++
+		over = max(over, p.excess-p.burst)
+		keep = append(keep, p)
+	}
+	r.spans = keep
+	return over
+}
+
+func (p *rateSpan) pass(at time.Duration) {
+	p.excess -= p.second * (at - p.at).Seconds()
+	p.at = at
+}
+
+// used is how many tokens have been taken since a moment.
+func (r *rateInfo) used(since time.Duration) (n int) {
+	for i := len(r.takes) - 1; i >= 0 && r.takes[i] >= since; i-- {
+		n++
+	}
+	return n
+}
+
+// watchRate judges a rate for which requests wait: most of it is used, and everybody has a turn.
+func (u *upstream) watchRate(k *keyInfo) {
+	r := k.rate
+	if r.behind {
+		u.rateChanged(k)
+	}
+	if r.now.second == 0 || r.waiting == 0 || u.w.raft.putBacks > 0 {
+		return
+	}
+	token := time.Duration(float64(time.Second) / r.now.second)
+	window := u.w.patience() + 3*token
+	if u.w.now-max(r.since, u.finalFrom) > window {
+		u.w.out.Watched++
+		if n, brings := r.used(u.w.now-window), r.now.second*window.Seconds(); float64(n) < brings/2-1 {
+			u.w.fail(BreachStarved, "requests wait for tokens of %s, and of %.1f in the last %v only %d were used", k.key, brings, window, n)
+		}
+	}
+	turn := u.w.patience() + 3*token*time.Duration(len(u.w.plan.Workers)+3)
+	for _, c := range u.asked {
+		if waited := u.w.now - c.asked; c.key == k.key && waited > turn {
+			u.w.fail(BreachStarved, "node %s has waited %v for a token of %s, want at most %v", c.x.name, waited, k.key, turn)
+		}
+	}
+}

@@ -1,0 +1,130 @@
+package leasetest
+
+import (
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/limit"
+)
+
+// watch notes since when something has had a slot that nobody uses.
+func (u *upstream) watch(place int) {
+	if !u.w.final {
+		return
+	}
+	key := u.hosts[place].key
+	k := &u.keys[key]
+	if k.limit < 0 {
+		return
+	}
+	full := u.inHand(key) >= k.limit
+	if k.full && !full {
+		k.freeFrom = u.w.now
+	}
+	k.full = full
+}
+
+// inHand is how many claims on a key are held.
+func (u *upstream) inHand(key int) (n int64) {
+	for _, c := range u.seen {
+		if c.holds(key) {
+			n++
+		}
+	}
+	return n
+}
+
+// holds reports whether a connection, or the request on it, holds a claim on a key.
+func (c *conn) holds(key int) bool {
+	return slices.ContainsFunc(c.claims[:], func(cl claim) bool { return cl.has && c.w.up.hosts[cl.place].key == key })
+}
+
+// circle fails the run where requests wait for each other: each for a slot of which all are held by
+// others of them.
+func (u *upstream) circle() {
+	waits := map[*conn]int{}
+	for _, c := range u.asked {
+		if k := u.keyOf(c.key); c.key.Resource == limit.Connections && c.waiter != nil && u.keys[k].limit > 0 {
+			waits[c] = k
+		}
+	}
+	for again := true; again; {
+		again = false
+		for _, c := range u.asked {
+			key, found := waits[c]
+			if !found {
+				continue
+			}
+			n, free := int64(0), false
+			for _, other := range u.seen {
+				if !other.holds(key) {
+					continue
+				}
+				n++
+				if _, stuck := waits[other]; !stuck || other.state != connWaits {
+					free = true
+				}
+			}
+			if free || n < u.keys[key].limit {
+				delete(waits, c)
+				again = true
+			}
+		}
+	}
+	for _, c := range u.asked {
+		if key, stuck := waits[c]; stuck {
+			u.w.fail(BreachCircle, "node %s waits for %s, of which all is held by requests that wait for what others of them hold", c.x.name, u.keys[key].key)
+			return
+		}
+	}
+}
+
+// patience is how long somebody may wait, or how long a slot must have been free for a refusal to
+// be wrong, while nothing fails.
+func (w *world) patience() time.Duration {
+	return 1500*ms + 20*w.rtt + 6*w.commit + 6*w.plan.Upstream.D()
+}
+
+// refused judges a refusal: a limit that only reports refuses nobody, and with slots free for long,
+// there should be none.
+func (u *upstream) refused(c *conn) {
+	e, over := isLimit(c.err)
+	if over && e.Limit.Report {
+		u.w.fail(BreachReport, "node %s was refused by %s, which only reports: %v", c.x.name, e.Key, c.err)
+	}
+	switch {
+	case !u.w.final:
+	case errors.Is(c.err, lease.ErrNoLease):
+		u.w.fail(BreachNoSession, "node %s has no lease long after the last fault", c.x.name)
+	case !over || errors.Is(c.err, lease.ErrQueueFull) || e.Key.Resource != limit.Connections:
+	default:
+		if k := &u.keys[u.keyOf(e.Key)]; k.limit > 0 && !k.full && u.w.now-k.freeFrom > u.w.patience() {
+			u.w.fail(BreachStarved, "node %s refused a request for %s (%v) while a slot has been free for %v", c.x.name, k.key, c.err, u.w.now-k.freeFrom)
+		}
+	}
+}
+
+// severed judges the end of a connection: a limit that only reports asks for none.
+func (u *upstream) severed(x *process, s lease.Severance) {
+	key := s.Slot.Key()
+	if l := x.node.Table().Governing(key); l != nil && l.Report && !x.idle {
+		u.w.fail(BreachReport, "node %s is to give up a slot of %s (%s), which only reports", x.name, key, s.Reason)
+	}
+}
+
+// watchAll judges those who wait.
+func (u *upstream) watchAll() {
+	for i := range u.keys {
+		if k := &u.keys[i]; k.rate != nil {
+			u.watchRate(k)
+		}
+	}
+	for _, c := range u.asked {
+		k := &u.keys[u.keyOf(c.key)]
+		if k.limit > 0 && !k.full && u.w.now-max(k.freeFrom, c.asked) > u.w.patience() {
+			u.w.fail(BreachStarved, "node %s has had a request for %s waiting for %v while a slot was free", c.x.name, k.key, u.w.now-max(k.freeFrom, c.asked))
+		}
+	}
+}
