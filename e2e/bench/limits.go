@@ -27,8 +27,8 @@ var (
 const (
 	ratePerSecond = 2000
 	pacedMB       = 200 // a second
-	slowFlows     = 8000
-	slowMB        = 16 // a second, of all together: 2 KB each
+	slowFlows     = 5000
+	slowMB        = 10 // a second, of all together: 2 KB each
 )
 
 // limitWorkloads are those of other limits than a host's connections. weir takes part alone: what is
@@ -196,7 +196,7 @@ func pressPaced(ctx context.Context, b *bench, c *contender) (sample, error) {
 		return nil, err
 	}
 	s, err := func() (sample, error) {
-		err := await(ctx, time.Minute, func() error {
+		err := await(ctx, 20*time.Second, func() error {
 			if n := driver.Begun(); n < slowFlows {
 				return fmt.Errorf("%d of %d tunnels are open", n, slowFlows)
 			}

@@ -86,7 +86,9 @@ func runHTTP(ctx context.Context, b *bench, c *contender) (sample, error) {
 	return b.measure(ctx, c, plan)
 }
 
-func runBulk(ctx context.Context, b *bench, c *contender) (sample, error) { return bulkFrom(ctx, b, c, c.host) }
+func runBulk(ctx context.Context, b *bench, c *contender) (sample, error) {
+	return bulkFrom(ctx, b, c, c.host)
+}
 
 // bulkFrom is bulk from a host.
 func bulkFrom(ctx context.Context, b *bench, c *contender, host netip.Addr) (sample, error) {
