@@ -79,7 +79,7 @@ func TestMetricsDocument(t *testing.T) {
 			heading  string
 			families []family
 		}{
-			{"## Node", nodeFamilies()}, {"## Hosts", hostFamilies()}, {"## Proxy", proxyFamilies()}, {"## Names", dnsFamilies()},
+			{"## Node", nodeFamilies()}, {"## Hosts", hostFamilies()}, {"## Limits", limitFamilies()}, {"## Proxy", proxyFamilies()}, {"## Names", dnsFamilies()},
 			{"## Session", sessionFamilies()}, {"## Raft", raftFamilies()}, {"## Members", memberFamilies()},
 		} {
 			text = withTable(t, text, s.heading, familyTable(s.families))

@@ -87,10 +87,10 @@ type MetricSource interface {
 
 // newMetrics makes the handler of /metrics. Its registry is the server's own, so metrics that
 // libraries register for the whole process do not appear in it.
-func newMetrics(s *Server, hosts *hostPlaces) http.Handler {
+func newMetrics(s *Server, places scopePlaces) http.Handler {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
-		newCollector(s, hosts),
+		newCollector(s, places),
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
@@ -122,12 +122,12 @@ func (s *Server) serveMetrics(w http.ResponseWriter, r *http.Request) error {
 // collector turns one snapshot of the node into samples.
 type collector struct {
 	server   *Server
-	hosts    *hostPlaces
+	places   scopePlaces
 	families []family
 }
 
-func newCollector(s *Server, hosts *hostPlaces) *collector {
-	c := &collector{server: s, hosts: hosts, families: families()}
+func newCollector(s *Server, places scopePlaces) *collector {
+	c := &collector{server: s, places: places, families: families()}
 	for i := range c.families {
 		f := &c.families[i]
 		f.desc = prometheus.NewDesc(f.name, f.help, f.labels, nil)
@@ -145,8 +145,16 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements [prometheus.Collector].
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	s := c.server
-	m := &moment{Measures: s.deps.Metrics.Measures(), status: s.deps.Status.Status(), known: s.deps.Uses.Uses(limit.ScopeHost)}
-	m.hosts = c.hosts.update(m.known, s.deps.View.Table())
+	m := &moment{Measures: s.deps.Metrics.Measures(), status: s.deps.Status.Status(), scopes: map[limit.Scope][]hostSeries{}}
+	table := s.deps.View.Table()
+	for _, scope := range countedScopes {
+		uses := s.deps.Uses.Uses(scope)
+		if scope == limit.ScopeHost {
+			m.known = uses
+		}
+		m.scopes[scope] = c.places[scope].update(uses, table)
+	}
+	m.hosts = m.scopes[limit.ScopeHost]
 	for _, f := range c.families {
 		f.read(m, samples{f, ch})
 	}

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/weirproxy/weir/limit"
 )
 
 // kind is a metric's type in Prometheus's words.
@@ -33,7 +35,8 @@ type moment struct {
 	Measures
 	status Status
 	known  []NodeUse
-	hosts  []hostSeries
+	hosts  []hostSeries // those of scope host
+	scopes map[limit.Scope][]hostSeries
 }
 
 // server reports whether the node holds Raft state.
@@ -41,7 +44,7 @@ func (m *moment) server() bool { return m.status.Raft.State != "none" }
 
 // families lists all of weir's own metrics. A test compares them with docs/metrics.md.
 func families() []family {
-	return slices.Concat(nodeFamilies(), hostFamilies(), proxyFamilies(), dnsFamilies(), sessionFamilies(), raftFamilies(), memberFamilies())
+	return slices.Concat(nodeFamilies(), hostFamilies(), limitFamilies(), proxyFamilies(), dnsFamilies(), sessionFamilies(), raftFamilies(), memberFamilies())
 }
 
 func nodeFamilies() []family {
@@ -93,6 +96,48 @@ func hostFamilies() []family {
 			read: each(func(h hostSeries) float64 { return float64(h.admitted) })},
 		{name: "weir_rejections_total", kind: counter, labels: host, help: "Requests that got no slot.",
 			read: each(func(h hostSeries) float64 { return float64(h.rejected) })},
+	}
+}
+
+// limitFamilies show, in every scope, what limits cap.
+func limitFamilies() []family {
+	labels := []string{"scope", "resource", "name"}
+	each := func(f func(hostSeries, limit.Resource) (v float64, ok bool)) func(*moment, samples) {
+		return func(m *moment, s samples) {
+			for _, scope := range countedScopes {
+				for _, h := range m.scopes[scope] {
+					for _, r := range limit.Resources {
+						if v, ok := f(h, r); ok && h.resources[r].shown {
+							s.value(v, scope.String(), r.String(), h.name)
+						}
+					}
+				}
+			}
+		}
+	}
+	now := func(f func(resourceSeries) float64) func(*moment, samples) {
+		return each(func(h hostSeries, r limit.Resource) (float64, bool) { return f(h.resources[r]), true })
+	}
+	total := func(f func(counts) uint64) func(*moment, samples) {
+		return each(func(h hostSeries, r limit.Resource) (float64, bool) { return float64(f(h.capped[r])), true })
+	}
+	return []family{
+		{name: "weir_limit", kind: gauge, labels: labels, help: "What the limit allows in the whole cluster: connections at once, or requests or bytes per second; absent for name=\"other\".",
+			read: each(func(h hostSeries, r limit.Resource) (float64, bool) {
+				return h.resources[r].limit, h.name != otherHosts
+			})},
+		{name: "weir_limit_granted", kind: gauge, labels: labels, help: "What the cluster has granted of it to this node.",
+			read: now(func(r resourceSeries) float64 { return r.granted })},
+		{name: "weir_limit_used", kind: gauge, labels: labels, help: "What this node uses of it: connections that are open, or requests or bytes in the last second.",
+			read: now(func(r resourceSeries) float64 { return r.used })},
+		{name: "weir_limit_waiting", kind: gauge, labels: labels, help: "Requests, or for bandwidth connections, that wait for it on this node.",
+			read: now(func(r resourceSeries) float64 { return r.waiting })},
+		{name: "weir_limit_admitted_total", kind: counter, labels: labels, help: "Connections or requests that were admitted, or bytes that passed, under the limit.",
+			read: total(func(c counts) uint64 { return c.admitted })},
+		{name: "weir_limit_rejected_total", kind: counter, labels: labels, help: "Requests that the limit refused.",
+			read: total(func(c counts) uint64 { return c.rejected })},
+		{name: "weir_limit_would_reject_total", kind: counter, labels: labels, help: "What a limit in mode report would have refused, or held back.",
+			read: total(func(c counts) uint64 { return c.wouldReject })},
 	}
 }
 

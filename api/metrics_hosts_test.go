@@ -134,3 +134,67 @@ func TestHostPlacesProperties(t *testing.T) {
 		}
 	})
 }
+
+// TestMetricsOfLimits: every scope and resource that a limit caps is told, under a bounded number of
+// names.
+func TestMetricsOfLimits(t *testing.T) {
+	b := newBench(t, Config{MetricsHosts: 1}, "a")
+	a := b.nodes["a"]
+	rates := func(r limit.Resource, n NodeRate) map[limit.Resource]NodeRate {
+		return map[limit.Resource]NodeRate{r: n}
+	}
+	for path, body := range map[string]string{
+		"client/%2A": `{"connections":5,"requests":{"rate":"600/m"},"mode":"report"}`,
+		"total":      `{"bandwidth":{"download":"10MB"}}`,
+	} {
+		if w := a.do(try{method: "PUT", path: "/v1/limits/" + path, body: body}); w.Code != 200 {
+			t.Fatalf("%s: %d %s", path, w.Code, w.Body)
+		}
+	}
+	b.see()
+	client := func(name string, n NodeRate) NodeUse {
+		return NodeUse{Key: limit.Key{Scope: limit.ScopeClient, Resource: limit.Connections, Name: name}, Granted: 4, InUse: 3, Waiting: 2, Admitted: 9, WouldReject: 1, Rates: rates(limit.Requests, n)}
+	}
+	a.uses = []NodeUse{
+		client("10.0.0.1", NodeRate{Granted: 5, Now: 2.5, Waiting: 1, Admitted: 70, Rejected: 8, WouldReject: 6}),
+		client("10.0.0.2", NodeRate{Admitted: 1}),
+		client("10.0.0.3", NodeRate{Admitted: 2}),
+		{Key: limit.Key{Scope: limit.ScopeTotal, Resource: limit.Connections}, InUse: 7, Rates: rates(limit.Download, NodeRate{Now: 1e6, Admitted: 5e6})},
+	}
+	got := metricsOf(t, a)
+	for name, want := range map[string]float64{
+		`weir_limit{name="10.0.0.1",resource="requests",scope="client"}`:                       10,
+		`weir_limit{name="10.0.0.1",resource="connections",scope="client"}`:                    5,
+		`weir_limit{name="",resource="download",scope="total"}`:                                1e7,
+		`weir_limit_granted{name="10.0.0.1",resource="requests",scope="client"}`:               5,
+		`weir_limit_used{name="10.0.0.1",resource="requests",scope="client"}`:                  2.5,
+		`weir_limit_used{name="10.0.0.1",resource="connections",scope="client"}`:               3,
+		`weir_limit_used{name="other",resource="connections",scope="client"}`:                  6,
+		`weir_limit_used{name="",resource="download",scope="total"}`:                           1e6,
+		`weir_limit_waiting{name="10.0.0.1",resource="connections",scope="client"}`:            2,
+		`weir_limit_admitted_total{name="10.0.0.1",resource="requests",scope="client"}`:        70,
+		`weir_limit_admitted_total{name="other",resource="requests",scope="client"}`:           3,
+		`weir_limit_rejected_total{name="10.0.0.1",resource="requests",scope="client"}`:        8,
+		`weir_limit_would_reject_total{name="10.0.0.1",resource="requests",scope="client"}`:    6,
+		`weir_limit_would_reject_total{name="10.0.0.1",resource="connections",scope="client"}`: 1,
+		`weir_limit_admitted_total{name="",resource="download",scope="total"}`:                 5e6,
+	} {
+		if v, ok := got[name]; !ok || v != want {
+			t.Errorf("%s is %v (there: %v), want %v", name, v, ok, want)
+		}
+	}
+	for _, name := range []string{
+		`weir_limit{name="other",resource="requests",scope="client"}`, `weir_limit_used{name="10.0.0.2",resource="requests",scope="client"}`,
+		`weir_limit_used{name="",resource="connections",scope="total"}`, `weir_limit_used{name="other",resource="connections",scope="host"}`,
+	} {
+		if _, ok := got[name]; ok {
+			t.Errorf("%s is told", name)
+		}
+	}
+
+	// The names stay bounded, and no counter falls, when the limit's rates begin anew.
+	a.uses[0].Rates = rates(limit.Requests, NodeRate{Admitted: 1})
+	if v := metricsOf(t, a)[`weir_limit_admitted_total{name="10.0.0.1",resource="requests",scope="client"}`]; v != 71 {
+		t.Errorf("after a rate began anew, %v are told, want 71", v)
+	}
+}

@@ -64,8 +64,8 @@ type Config struct {
 	// PeerTimeout bounds how long a read waits for other nodes. A longer one includes slow nodes'
 	// use; a shorter one answers sooner when nodes are down. 0: 2 s.
 	PeerTimeout time.Duration
-	// MetricsHosts is the number of hosts that /metrics names; all others share one name. Each is
-	// six time series per node. 0 names none. [Server.SetMetricsHosts] changes it.
+	// MetricsHosts is the number of hosts, and of names in each other scope, that /metrics shows; all
+	// others share one name. 0 names none. [Server.SetMetricsHosts] changes it.
 	MetricsHosts int
 }
 
@@ -101,7 +101,7 @@ type Server struct {
 	public  router
 	peer    router
 	metrics http.Handler
-	places  *hostPlaces
+	places  scopePlaces
 	conns   *places // of the listener
 	http    *http.Server
 	cancel  context.CancelFunc // ends the waits of requests that Shutdown cuts off
@@ -128,7 +128,7 @@ func New(cfg Config, deps Deps) *Server {
 		s.events = NewEventLog(cfg.Node)
 	}
 	s.watcher, s.ui = newWatcher(s), ui.New()
-	s.places = newHostPlaces(cfg.MetricsHosts)
+	s.places = newScopePlaces(cfg.MetricsHosts)
 	s.conns = newPlaces(maxConns, maxConnsPerAddr, deps.Logger)
 	s.metrics = newMetrics(s, s.places)
 	s.public = slices.Concat(s.sharedRoutes(false), s.debugRoutes(false), s.publicRoutes())

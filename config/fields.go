@@ -232,7 +232,7 @@ func apiFields() []field[Config] {
 		attr("api.read_token_file", text(), func(c *Config) *string { return &c.API.ReadTokenFile },
 			"File with a second token that can only read.").live(),
 		attr("api.metrics_hosts", integer(0, maxMetricHosts), func(c *Config) *int { return &c.API.MetricsHosts },
-			"How many hosts /metrics names: first those with a limit, then the busiest. All others are added up as other. Each name is six time series on every node.").live(),
+			"How many hosts, and names in each other scope, /metrics shows: first those with a limit, then the busiest. All others are added up as other.").live(),
 		attr("api.tls.cert_file", text(), func(c *Config) *string { return &c.API.TLS.CertFile },
 			"The certificate (PEM) that the API shows. It and key_file are read again when they change."),
 		attr("api.tls.key_file", text(), func(c *Config) *string { return &c.API.TLS.KeyFile },

@@ -58,6 +58,14 @@ func pageViews(t *testing.T, b *browser, host string, look func(t *testing.T, wh
 	press(fmt.Sprintf(`tr[data-limit=%q] button[aria-label^=Delete]`, host))
 	look(t, "a limit being deleted")
 	press(fmt.Sprintf(`tr[data-below=%q] [type=button]`, host))
+	for _, scope := range []string{"client", "user", "total", "key", "connection"} {
+		press("#tab-" + scope)
+		look(t, "scope "+scope)
+	}
+	press("#tab-explain")
+	eval[bool](t, b, `(document.querySelector('#explain-host').value = %s, document.querySelector('#explain-button').click(), true)`, host)
+	b.shows(t, stepTime, ".explained", host)
+	look(t, "what is explained")
 	press("#tab-events")
 	look(t, "the events")
 }

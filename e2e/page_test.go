@@ -186,7 +186,7 @@ func pageKeys(t *testing.T, b *browser) {
 	eval[bool](t, b, `(document.querySelector('#host-filter').value = '', document.querySelector('#host-filter').dispatchEvent(new Event('input')), true)`)
 	eval[bool](t, b, `(document.querySelector('#tab-hosts').focus(), true)`)
 	b.press(t, kb.ArrowRight)
-	if selected := eval[string](t, b, `document.querySelector('[role=tab][aria-selected=true]').id`); selected != "tab-limits" {
+	if selected := eval[string](t, b, `document.querySelector('[role=tab][aria-selected=true]').id`); selected != "tab-client" {
 		t.Errorf("after → the view is %q", selected)
 	}
 	b.press(t, kb.ArrowLeft)

@@ -2,11 +2,12 @@
 
 import { $, set, text, number, rate, h } from './dom.js';
 import { call, follow, hasToken, newToken, onToken } from './net.js';
-import { model, takeEvent, takeLimits, takeNodes, takeUse, totals } from './model.js';
+import { model, takeEvent, takeLimits, takeNodes, takeUsage, takeUse, totals } from './model.js';
 import { drawNodes, tickNodes } from './nodes.js';
-import { drawHosts, setUpHosts } from './hosts.js';
+import { drawHosts, setUpHosts, showScope } from './hosts.js';
 import { drawLimits, setUpLimits } from './limits.js';
 import { drawEvents, setUpEvents } from './events.js';
+import { setUpExplain } from './explain.js';
 
 let waiting = false;
 
@@ -101,6 +102,28 @@ async function readLimits() {
   }
 }
 
+const USES = 1000; // of a scope, at most: more would be no list to read
+
+let scope = 'host'; // the one that is shown
+let asking = false;
+
+/** Asks for the use of the scope that is shown. That of hosts comes with the stream. */
+async function readUsage() {
+  if (asking || !(scope in model.scopes) || scope === 'host' || document.hidden || !model.live) return;
+  asking = true;
+  const of = scope;
+  try {
+    const { body } = await call('GET', `/v1/usage/${of}?sort=in_use&limit=${USES}`);
+    takeUsage(of, body);
+    draw();
+  } catch (error) {
+    console.warn(error.message);
+  } finally {
+    asking = false;
+  }
+  if (of !== scope) readUsage();
+}
+
 function take(name, data) {
   switch (name) {
     case 'status': model.status = data; break;
@@ -134,16 +157,26 @@ function askToken(problem) {
 /** Tabs as in https://www.w3.org/WAI/ARIA/apg/patterns/tabs/; on a wide screen the events stand beside the others. */
 function setUpTabs() {
   const wide = matchMedia('(min-width: 1240px)');
-  const tabs = ['hosts', 'limits', 'events'];
+  const scopes = { hosts: 'host', client: 'client', user: 'user', total: 'total', key: 'key', connection: 'connection' };
+  const panels = ['hosts', 'limits', 'explain', 'events'];
+  const tabs = [...Object.keys(scopes), ...panels.slice(1)];
   let current = 'hosts';
   const show = (name, focus) => {
     if (name === 'events' && wide.matches) name = 'hosts';
     current = name;
+    const panel = name in scopes ? 'hosts' : name;
     for (const t of tabs) {
-      const tab = $(`tab-${t}`);
-      set(tab, 'aria-selected', t === name ? 'true' : 'false');
-      set(tab, 'tabindex', t === name ? 0 : -1);
-      $(t).hidden = t !== name && !(t === 'events' && wide.matches);
+      set($(`tab-${t}`), 'aria-selected', t === name ? 'true' : 'false');
+      set($(`tab-${t}`), 'tabindex', t === name ? 0 : -1);
+    }
+    for (const p of panels) $(p).hidden = p !== panel && !(p === 'events' && wide.matches);
+    const tab = $(`tab-${name}`);
+    tab.parentElement.scrollLeft = tab.offsetLeft - (tab.parentElement.clientWidth - tab.offsetWidth) / 2; // on a phone they don't all fit
+    if (name in scopes) {
+      scope = scopes[name];
+      set($('hosts'), 'aria-labelledby', `tab-${name}`);
+      showScope(scope);
+      readUsage();
     }
     $('tab-events').hidden = wide.matches;
     set($('events'), 'role', wide.matches ? false : 'tabpanel');
@@ -167,7 +200,8 @@ function setUpKeys() {
   document.addEventListener('keydown', (event) => {
     if (event.key !== '/' || event.ctrlKey || event.metaKey || /^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement.tagName)) return;
     event.preventDefault();
-    (($('limits').hidden) ? $('host-filter') : $('limit-filter')).focus();
+    if (!$('explain').hidden) $('explain-host').focus();
+    else (($('limits').hidden) ? $('host-filter') : $('limit-filter')).focus();
   });
 }
 
@@ -177,9 +211,11 @@ $('token-button').addEventListener('click', () => newToken(null));
 setUpHosts(draw);
 setUpLimits(draw);
 setUpEvents(draw);
+setUpExplain();
 setUpTabs();
 setUpKeys();
 setInterval(tickNodes, 100);
+setInterval(readUsage, 1000);
 follow('/v1/events', take, (live) => {
   if (model.live !== live) {
     model.live = live;

@@ -3,20 +3,11 @@
 import { $, h, set, text, toast } from './dom.js';
 import { call } from './net.js';
 import { model } from './model.js';
+import { SCOPES, bare, lines, limitKey, nameOf, wildcard } from './words.js';
 
 let ids = 0;
 
-const path = (pattern) => `/v1/limits/host/${encodeURIComponent(pattern)}`;
-
-/** The lines that say what a limit allows. */
-function lines(limit) {
-  if (!limit) return [];
-  const all = [['connections', limit.connections === null ? 'no cap' : limit.connections === 0 ? '0, blocked' : String(limit.connections)]];
-  if (limit.queue) all.push(['queue', `${limit.queue.size} per node, for ${limit.queue.timeout}`]);
-  else all.push(['queue', 'none, refused at once']);
-  if (limit.shared) all.push(['shared', 'all hosts that match share one count']);
-  return all;
-}
+const path = (scope, pattern) => `/v1/limits/${scope}${bare(scope) ? '' : `/${encodeURIComponent(pattern)}`}`;
 
 /** What changes from one limit to another (null: none), line by line, as in a diff. */
 export function difference(before, after) {
@@ -65,83 +56,129 @@ document.addEventListener('keydown', (event) => {
   close(place);
 });
 
-/**
- * Opens the editor in place: for a limit, or for a new one of a pattern, or (nothing given) of one to be typed. back() finds the
- * button that has opened it.
- */
-export function edit(place, { limit = null, pattern = limit?.pattern ?? '' }, back) {
-  const id = `edit-${++ids}`;
+const HINTS = {
+  host: ['api.example.com', 'host, host:port, *.suffix, address, CIDR, *'],
+  client: ['10.0.0.0/8', 'address, CIDR, *'],
+  user: ['nightly', 'a user’s name, *'],
+  key: ['tenant/*', 'a name, prefix*, *'],
+};
+
+/** The fields of the form, filled in from the limit. */
+function makeFields(id, limit, scope, pattern) {
   const field = (name, label, attributes, hint) => {
-    const input = h('input', { id: `${id}-${name}`, name, autocomplete: 'off', ...attributes });
-    return { input, el: h('label', { class: 'field stack', for: input.id }, h('span', {}, label), input, hint ? h('span', { class: 'hint' }, hint) : null) };
+    const input = h('input', { id: `${id}-${name}`, name, autocomplete: 'off', spellcheck: 'false', ...attributes });
+    const says = hint ? h('span', { class: 'hint' }, hint) : null;
+    return { input, says, el: h('label', { class: 'field stack', for: input.id }, h('span', {}, label), input, says) };
   };
+  const numeric = { type: 'number', min: 1, inputmode: 'numeric' };
+  const select = h('select', { id: `${id}-scope`, name: 'scope' }, Object.keys(SCOPES).map((s) => h('option', { value: s, selected: s === scope }, s)));
+  const mode = h('select', { id: `${id}-mode`, name: 'mode' }, ['enforce', 'report'].map((m) => h('option', { value: m, selected: m === (limit?.mode ?? 'enforce') }, m)));
+  const labelled = (input, label, hint) => ({ input, el: h('label', { class: 'field stack', for: input.id }, h('span', {}, label), input, h('span', { class: 'hint' }, hint)) });
+  return {
+    scope: labelled(select, 'Scope', 'what it counts for'),
+    pattern: field('pattern', 'Pattern', { value: pattern }, ' '),
+    connections: field('connections', 'Connections', { ...numeric, min: 0, max: 1000000, value: limit?.connections ?? '', placeholder: 'no cap' }, '0 blocks, empty is no cap'),
+    timeout: field('timeout', 'Queue for', { value: limit?.queue?.timeout ?? '', placeholder: 'no queue' }, 'such as 2s; empty: none'),
+    size: field('size', 'Queue size', { ...numeric, value: limit?.queue?.size ?? '', placeholder: '100' }, 'per node'),
+    rate: field('rate', 'Requests', { value: limit?.requests?.rate ?? '', placeholder: 'no cap' }, 'such as 10/s, 600/m'),
+    burst: field('burst', 'Requests at once', { ...numeric, value: limit?.requests?.burst ?? '', placeholder: 'one second’s' }, 'burst'),
+    upload: field('upload', 'Upload', { value: limit?.bandwidth?.upload ?? '', placeholder: 'no cap' }, 'a second, such as 1MB'),
+    download: field('download', 'Download', { value: limit?.bandwidth?.download ?? '', placeholder: 'no cap' }, 'a second, such as 10MB'),
+    bytes: field('bytes', 'Bytes at once', { value: limit?.bandwidth?.burst ?? '', placeholder: 'one second’s' }, 'burst, such as 2MB'),
+    mode: labelled(mode, 'Mode', 'report refuses nothing'),
+  };
+}
+
+/** The limit that the form asks for. What the form does not show stays as it is in the limit. */
+function asked(f, scope, limit, shared) {
+  const value = (name) => f[name].input.value.trim();
+  const { source, modify_index: index, index: written, ...rest } = limit ?? {}; // which a write does not take
+  const next = { ...rest, scope, connections: null, requests: null, bandwidth: null, queue: null, shared, mode: value('mode') };
+  const part = (before, fields) => ({ ...before, ...Object.fromEntries(Object.entries(fields).map(([k, v]) => [k, v || undefined])) });
+  if (value('upload') || value('download')) next.bandwidth = part(limit?.bandwidth, { upload: value('upload'), download: value('download'), burst: value('bytes') });
+  if (scope === 'connection') return next;
+  if (value('connections') !== '') next.connections = Number(value('connections'));
+  if (value('rate')) next.requests = part(limit?.requests, { rate: value('rate'), burst: Number(value('burst')) });
+  const timeout = value('timeout');
+  if (timeout) next.queue = { ...limit?.queue, timeout: /^\d+$/.test(timeout) ? `${timeout}s` : timeout, size: Number(value('size') || 100) };
+  return next;
+}
+
+/**
+ * Opens the editor in place: for a limit, or for a new one of a scope and pattern, or (only a scope given) of one to be typed. back()
+ * finds the button that has opened it.
+ */
+export function edit(place, { limit = null, scope = limit?.scope ?? 'host', pattern = limit?.pattern ?? '' }, back) {
+  const id = `edit-${++ids}`;
   const fresh = limit === null;
-  const f = {
-    pattern: field('pattern', 'Pattern', { value: pattern, required: true, spellcheck: 'false', placeholder: 'api.example.com' }, 'host, host:port, *.suffix, address, CIDR, *'),
-    connections: field('connections', 'Connections', { type: 'number', min: 0, max: 1000000, value: limit ? limit.connections : '', inputmode: 'numeric', placeholder: 'no cap' }, '0 blocks, empty is no cap'),
-    timeout: field('timeout', 'Queue for', { value: limit?.queue?.timeout ?? '', placeholder: 'no queue', spellcheck: 'false' }, 'such as 2s; empty: none'),
-    size: field('size', 'Queue size', { type: 'number', min: 1, value: limit?.queue?.size ?? '', placeholder: '100', inputmode: 'numeric' }, 'per node'),
-  };
-  const shared = h('input', { type: 'checkbox', id: `${id}-shared`, checked: limit?.shared ?? false });
+  const f = makeFields(id, limit, scope, pattern);
+  const shared = h('input', { type: 'checkbox', id: `${id}-shared`, name: 'shared', checked: limit?.shared ?? false });
   const evict = h('input', { type: 'checkbox', id: `${id}-evict` });
-  const sharedField = h('label', { class: 'check' }, shared, 'All hosts that match share one count');
+  const sharedWords = h('span', {});
+  const sharedField = h('label', { class: 'check' }, shared, sharedWords);
   const evictField = h('label', { class: 'check' }, evict, 'Also close connections above it, the newest first');
   const diff = h('div', { class: 'diff', role: 'group', 'aria-live': 'polite', 'aria-label': 'What changes' });
   const note = h('p', { class: 'error', role: 'alert' });
   const apply = h('button', { type: 'submit', class: 'primary' }, 'Apply');
-
-  const wanted = () => {
-    const timeout = f.timeout.input.value.trim();
-    return {
-      connections: f.connections.input.value === '' ? null : Number(f.connections.input.value),
-      queue: timeout === '' ? null : { timeout: /^\d+$/.test(timeout) ? `${timeout}s` : timeout, size: Number(f.size.input.value || 100) },
-      shared: shared.checked && /[*/]/.test(f.pattern.input.value),
-    };
+  const now = () => {
+    const of = f.scope.input.value;
+    return { of, to: bare(of) ? '' : f.pattern.input.value.trim() };
   };
+  const wanted = () => asked(f, now().of, limit, shared.checked && wildcard(now().of, now().to));
   const redraw = () => {
     const next = wanted();
-    const name = f.pattern.input.value.trim();
-    const taken = fresh && model.limits.get(name);
+    const { of, to } = now();
+    const taken = fresh && model.limits.has(limitKey(of, to));
     const rows = difference(limit, next);
-    sharedField.hidden = !/[*/]/.test(name);
+    f.pattern.el.hidden = !fresh || bare(of);
+    f.pattern.input.required = !f.pattern.el.hidden;
+    if (HINTS[of]) {
+      set(f.pattern.input, 'placeholder', HINTS[of][0]);
+      text(f.pattern.says, HINTS[of][1]);
+    }
+    for (const name of ['connections', 'timeout', 'size', 'rate', 'burst']) f[name].el.hidden = of === 'connection';
+    sharedField.hidden = !wildcard(of, to);
+    text(sharedWords, `All ${SCOPES[of]} that match share one count`);
     evictField.hidden = !(limit && next.connections !== null && (limit.connections === null || next.connections < limit.connections));
-    drawDifference(diff, name, rows);
-    apply.disabled = rows.length === 0 || !name || Boolean(taken);
+    drawDifference(diff, nameOf(of, to), rows);
+    apply.disabled = rows.length === 0 || (!to && !bare(of)) || Boolean(taken);
     text(note, taken ? 'There is a limit with this pattern already: edit that one.' : '');
   };
 
-  const form = h('form', { class: 'editor', 'aria-label': fresh ? 'Add a limit' : `Edit the limit on ${limit.pattern}`, oninput: redraw,
+  const form = h('form', { class: 'editor', 'aria-label': fresh ? 'Add a limit' : `Edit the limit on ${nameOf(scope, pattern)}`, oninput: redraw,
     onsubmit: async (event) => {
       event.preventDefault();
       apply.disabled = true;
-      const name = f.pattern.input.value.trim();
+      const { of, to } = now();
+      const name = nameOf(of, to);
       const condition = fresh ? { 'If-None-Match': '*' } : { 'If-Match': `"${limit.modify_index}"` };
       const flag = !evictField.hidden && evict.checked ? '?evict=true' : '';
       try {
-        await call('PUT', path(name) + flag, wanted(), condition);
+        await call('PUT', path(of, to) + flag, { ...wanted(), pattern: to }, condition);
         toast(fresh ? `The limit on ${name} is set` : `The limit on ${name} is changed`);
         close(place);
       } catch (error) {
         apply.disabled = false;
-        if (error.status === 412) limit = await changed(name, note);
+        if (error.status === 412) limit = await changed(of, to, note);
         else text(note, error.message);
         if (error.status === 412) drawDifference(diff, name, difference(limit, wanted()));
       }
     } },
-  h('div', { class: 'fields' }, fresh ? f.pattern.el : null, f.connections.el, f.timeout.el, f.size.el),
+  h('div', { class: 'fields' }, fresh ? [f.scope.el, f.pattern.el] : null, f.connections.el, f.timeout.el, f.size.el, f.rate.el, f.burst.el, f.upload.el, f.download.el, f.bytes.el, f.mode.el),
   sharedField, evictField,
   limit?.source === 'config' ? h('p', { class: 'dim' }, 'This limit comes from the config. A limit set here wins over it until you delete it here.') : null,
   diff, note,
   h('div', { class: 'row end' }, h('button', { type: 'button', onclick: () => close(place) }, 'Cancel'), apply));
   open(place, form, back);
   redraw();
-  (fresh && !pattern ? f.pattern.input : f.connections.input).focus();
+  if (fresh && !pattern && !bare(scope)) f.pattern.input.focus();
+  else (scope === 'connection' ? f.download.input : f.connections.input).focus();
 }
 
 /** Somebody else has written: reads what is there now and says so. */
-async function changed(name, note) {
+async function changed(scope, pattern, note) {
   try {
-    const { body } = await call('GET', path(name));
+    const { body } = await call('GET', path(scope, pattern));
     text(note, 'Somebody has changed this limit meanwhile. The difference now shows your change to theirs; apply again to overwrite it.');
     return body;
   } catch (error) {
@@ -152,20 +189,21 @@ async function changed(name, note) {
 
 /** Asks, in place, before a limit is deleted. */
 export function remove(place, limit, back) {
+  const name = nameOf(limit.scope, limit.pattern);
   const diff = h('div', { class: 'diff', role: 'group', 'aria-label': 'What changes' });
-  drawDifference(diff, limit.pattern, difference(limit, null));
+  drawDifference(diff, name, difference(limit, null));
   const note = h('p', { class: 'error', role: 'alert' });
   const gone = h('button', { type: 'submit', class: 'danger' }, 'Delete');
   const what = limit.source === 'config'
     ? 'This limit comes from the config: the next reload of a config that names it brings it back.'
     : 'If the config has a limit with this pattern, it applies again; otherwise the next less specific limit does.';
-  const form = h('form', { class: 'editor', 'aria-label': `Delete the limit on ${limit.pattern}`,
+  const form = h('form', { class: 'editor', 'aria-label': `Delete the limit on ${name}`,
     onsubmit: async (event) => {
       event.preventDefault();
       gone.disabled = true;
       try {
-        await call('DELETE', path(limit.pattern), undefined, { 'If-Match': `"${limit.modify_index}"` });
-        toast(`The limit on ${limit.pattern} is deleted`);
+        await call('DELETE', path(limit.scope, limit.pattern), undefined, { 'If-Match': `"${limit.modify_index}"` });
+        toast(`The limit on ${name} is deleted`);
         close(place, false);
         $('limit-add').focus(); // the limit's own buttons go with it
       } catch (error) {

@@ -1,9 +1,12 @@
-// The table of hosts: bars, rates, charts, and for a host that is opened its nodes, its limit and its connections.
+// The table of what counts in a scope: hosts, clients and so on, with bars, rates and charts; of one that is opened its nodes, its limit
+// and, of a host, its connections.
 
 import { $, h, keyed, number, paged, plural, rate, set, text } from './dom.js';
-import { KEPT, colour, model } from './model.js';
+import { colour, model } from './model.js';
+import { FLOWS, flow, flowsOf, spark } from './charts.js';
 import { connections } from './connections.js';
 import { edit } from './editor.js';
+import { SCOPES, bare, limitKey, words } from './words.js';
 
 const COLUMNS = [
   { id: 'host', name: 'Host', value: (x) => x.name, first: 1 },
@@ -15,21 +18,54 @@ const COLUMNS = [
   { id: 'waiting', name: 'Waiting', value: (x) => x.waiting, first: -1, num: true },
   { id: 'refused', name: 'Refused/s', value: (x) => x.refusals, first: -1, num: true },
   { id: 'chart', name: 'Last minutes' },
+  { id: 'rates', name: 'Rates', value: (x) => Math.max(-1, ...Object.values(x.flows).map(share)), first: -1, flows: Object.keys(FLOWS) },
 ];
+
+/** How much of a rate is used. */
+const share = (f) => f.now / f.rate;
+
+const RATES = COLUMNS.find((c) => c.flows);
+
+const NOUNS = { host: 'Host', client: 'Client', user: 'User', total: 'All requests', key: 'Key' };
 
 const SHOWN = {
   all: () => true,
   busy: (x) => x.inUse > 0 || x.waiting > 0,
-  limited: (x) => x.limit !== null,
-  full: (x) => x.limit !== null && x.inUse >= x.limit,
+  limited: (x) => x.limit !== null || Object.keys(x.flows).length > 0,
+  full: (x) => (x.limit !== null && x.inUse >= x.limit) || Object.values(x.flows).some((f) => f.now >= 0.95 * f.rate),
   refused: (x) => x.refusals > 0,
+  report: (x) => isReport(x),
 };
 
 const RESORT = 3000; // ms: rows that jump each second can't be read
 
-const view = { filter: '', show: 'all', sort: 'in_use', down: -1, order: [], sorted: 0, pager: { page: 0, size: 50 } };
-const opened = new Set();
+const view = { scope: 'host', filter: '', show: 'all', sort: 'in_use', down: -1, order: [], sorted: 0, pager: { page: 0, size: 50 } };
+const opened = new Set(); // "scope name"
+const scopeLimit = h('div', {}); // where the limit of a scope without names is edited
 let redraw = () => {};
+
+const all = () => model.scopes[view.scope] ?? new Map();
+const openKey = (x) => `${view.scope} ${x.name}`;
+
+/** Whether the limit on x only reports. */
+const isReport = (x) => model.limits.get(limitKey(view.scope, x.data.pattern ?? ''))?.mode === 'report';
+
+/** Shows another scope. */
+export function showScope(scope) {
+  if (view.scope === scope) return;
+  Object.assign(view, { scope, sorted: 0, order: [] });
+  view.pager.page = 0;
+  if (!bare(scope)) {
+    text($('host-filter-label'), `Filter ${SCOPES[scope]}`);
+    set($('host-filter'), 'placeholder', `Filter ${SCOPES[scope]}`);
+  }
+  text(COLUMNS[0].button, NOUNS[scope] ?? '');
+  text($('host-caption'), `Use of ${SCOPES[scope]} over the whole cluster`);
+  $('host-table').hidden = scope === 'connection';
+  $('host-tools').hidden = bare(scope);
+  scopeLimit.replaceChildren();
+  $('scope-limit').governed.key = null;
+}
 
 export function setUpHosts(draw) {
   redraw = draw;
@@ -39,7 +75,7 @@ export function setUpHosts(draw) {
   for (const c of COLUMNS) {
     const th = h('th', { scope: 'col', class: `${c.num ? 'num' : ''} col-${c.id}` });
     if (c.value) {
-      th.append(h('button', { type: 'button', class: 'sort', onclick: () => {
+      th.append(c.button = h('button', { type: 'button', class: 'sort', onclick: () => {
         view.down = view.sort === c.id ? -view.down : c.first;
         view.sort = c.id;
         again();
@@ -49,6 +85,9 @@ export function setUpHosts(draw) {
     c.th = th;
     $('host-head').append(th);
   }
+  const own = $('scope-limit');
+  own.governed = h('p', { class: 'governed' });
+  own.append(own.governed, scopeLimit);
   $('host-sort-narrow').addEventListener('change', (e) => {
     view.sort = e.target.value;
     view.down = COLUMNS.find((c) => c.id === view.sort).first;
@@ -63,47 +102,64 @@ function ordered() {
   const busy = view.sorted && (table.matches(':hover') || table.contains(document.activeElement));
   if (busy || now - view.sorted < RESORT) {
     const known = new Set(view.order);
-    const rest = [...model.hosts.values()].filter((x) => !known.has(x.name) && wanted(x));
+    const rest = [...all().values()].filter((x) => !known.has(x.name) && wanted(x));
     view.order.push(...rest.map((x) => x.name));
-    return view.order.map((name) => model.hosts.get(name)).filter(Boolean);
+    return view.order.map((name) => all().get(name)).filter(Boolean);
   }
   const column = COLUMNS.find((c) => c.id === view.sort);
   const compare = (a, b) => {
     const [x, y] = [column.value(a), column.value(b)];
     return (x < y ? -1 : x > y ? 1 : 0) * view.down || (a.name < b.name ? -1 : 1);
   };
-  const hosts = [...model.hosts.values()].filter(wanted).sort(compare);
+  const hosts = [...all().values()].filter(wanted).sort(compare);
   view.order = hosts.map((x) => x.name);
   view.sorted = now;
   return hosts;
 }
 
-const wanted = (x) => x.name.includes(view.filter) && SHOWN[view.show](x);
+const wanted = (x) => bare(view.scope) || (x.name.toLowerCase().includes(view.filter) && SHOWN[view.show](x));
 
 export function drawHosts() {
   if ($('hosts').hidden) return;
   for (const c of COLUMNS) set(c.th, 'aria-sort', c.id !== view.sort ? false : view.down > 0 ? 'ascending' : 'descending');
+  $('scope-limit').hidden = !bare(view.scope);
+  if (bare(view.scope)) drawGoverned($('scope-limit').governed, scopeLimit, { name: '', data: {} });
   const hosts = ordered();
   const page = paged($('host-pages'), view.pager, hosts, () => { view.sorted = 0; drawHosts(); });
-  const rows = page.flatMap((x) => (opened.has(x.name) ? [{ host: x }, { host: x, detail: true }] : [{ host: x }]));
-  keyed($('host-rows'), rows, (r) => (r.detail ? `+${r.host.name}` : r.host.name), (r) => (r.detail ? makeDetail(r.host) : makeRow(r.host)));
-  const none = $('host-none');
-  none.hidden = hosts.length > 0;
-  text(none, !model.first ? 'Asking the nodes…' : model.hosts.size ? 'No host matches the filter.' : 'No host is used yet. Point a worker’s HTTPS_PROXY at any node.');
+  RATES.th.hidden = !page.some((x) => RATES.flows.some((f) => x.flows[f]));
+  $('host-table').classList.toggle('rated', !RATES.th.hidden);
+  const rows = page.flatMap((x) => (opened.has(openKey(x)) ? [{ host: x }, { host: x, detail: true }] : [{ host: x }]));
+  keyed($('host-rows'), rows, (r) => `${r.detail ? '+' : ''}${openKey(r.host)}`, (r) => (r.detail ? makeDetail(r.host) : makeRow(r.host)));
+  $('host-none').hidden = hosts.length > 0;
+  text($('host-none'), nothing());
 }
 
-function toggle(name) {
-  if (!opened.delete(name)) opened.add(name);
+/** Why there are no rows. */
+function nothing() {
+  if (view.scope === 'connection') return 'This limit holds for each connection by itself, so nothing is counted.';
+  if (!model.first || !model.scopesRead.has(view.scope)) return 'Asking the nodes…';
+  if (all().size) return `No ${NOUNS[view.scope].toLowerCase()} matches the filter.`;
+  if (view.scope === 'host') return 'No host is used yet. Point a worker’s HTTPS_PROXY at any node.';
+  if (view.scope === 'total') return 'Nothing is counted in all yet: set a limit on all requests together.';
+  return `No ${view.scope} is counted. They are counted once a limit of this scope governs them: add one under Limits.`;
+}
+
+function toggle(x) {
+  if (!opened.delete(openKey(x))) opened.add(openKey(x));
   redraw();
 }
 
 function makeRow(host) {
   const cell = (id, ...children) => h('td', { class: `col-${id} ${COLUMNS.find((c) => c.id === id).num ? 'num' : ''}` }, ...children);
-  const open = h('button', { type: 'button', class: 'open', onclick: () => toggle(host.name) }, h('span', { class: 'twist', 'aria-hidden': 'true' }), h('span', { class: 'name' }, host.name));
-  const p = { open, bar: bar(), inUse: cell('in_use'), idle: cell('idle'), limit: cell('limit'), granted: cell('granted'), waiting: cell('waiting'), refused: cell('refused'), chart: spark() };
-  const tr = h('tr', { 'data-host': host.name }, h('th', { scope: 'row', class: 'col-host' }, open), cell('use', p.bar), p.inUse, p.idle, p.limit, p.granted, p.waiting, p.refused, cell('chart', p.chart));
+  const mode = h('span', { class: 'badge report', title: 'The limit only reports: it counts what it would have refused or slowed down' });
+  const open = h('button', { type: 'button', class: 'open', onclick: () => toggle(host) }, h('span', { class: 'twist', 'aria-hidden': 'true' }), h('span', { class: 'name' }, host.name || 'all requests'));
+  const p = { bar: bar(), inUse: cell('in_use'), idle: cell('idle'), limit: cell('limit'), granted: cell('granted'), waiting: cell('waiting'), refused: cell('refused'), chart: spark() };
+  const flows = cell('rates');
+  const tr = h('tr', { 'data-host': host.name, 'data-scope': view.scope }, h('th', { scope: 'row', class: 'col-host' }, open, mode), cell('use', p.bar), p.inUse, p.idle, p.limit, p.granted, p.waiting, p.refused, cell('chart', p.chart), flows);
   tr.update = ({ host: x }) => {
-    set(open, 'aria-expanded', opened.has(x.name) ? 'true' : 'false');
+    set(open, 'aria-expanded', opened.has(openKey(x)) ? 'true' : 'false');
+    mode.hidden = !isReport(x);
+    text(mode, `report · ${number(x.wouldReject)} would be refused`);
     p.bar.update(x);
     text(p.inUse, number(x.inUse));
     text(p.idle, number(x.idle));
@@ -116,8 +172,20 @@ function makeRow(host) {
     tr.classList.toggle('full', x.limit !== null && x.inUse >= x.limit);
     tr.classList.toggle('idle', x.inUse === 0 && x.waiting === 0 && x.granted === 0);
     p.chart.update(x);
+    flows.hidden = RATES.th.hidden;
+    drawFlows(flows, x);
   };
   return tr;
+}
+
+/** The rates of x, each with its bar and chart. */
+function drawFlows(el, x) {
+  keyed(el, RATES.flows.filter((k) => x.flows[k]).map((kind) => ({ kind, x })), (f) => f.kind, ({ kind }) => {
+    const box = flow(kind);
+    const update = box.update;
+    box.update = (f) => update(f.x);
+    return box;
+  });
 }
 
 /**
@@ -176,89 +244,38 @@ function bar() {
   return el;
 }
 
-const WIDE = 120;
-const HIGH = 24;
-const STEP = 2; // px to a bucket of seconds
-
-/** Use over the last minutes, as many as are known: the most of each few seconds, with a line for the limit. */
-function spark() {
-  const area = h('path', { class: 'area' });
-  const line = h('path', { class: 'line' });
-  const limit = h('line', { class: 'cap', x1: 0, x2: WIDE });
-  const svg = h('svg', { class: 'spark', viewBox: `0 0 ${WIDE} ${HIGH}`, width: WIDE, height: HIGH, preserveAspectRatio: 'none', role: 'img' }, area, limit, line);
-  svg.update = (x) => {
-    const buckets = WIDE / STEP;
-    const minutes = Math.min(KEPT / 60, 1 + Math.floor((model.second - model.first) / 60));
-    const each = (60 * minutes) / buckets;
-    const values = [];
-    let most = 1;
-    let last = -1;
-    for (let b = 0; b < buckets; b++) {
-      let v = NaN;
-      // Buckets stand on whole multiples, so that a drawn one doesn't change while it moves to the left.
-      const end = Math.floor(model.second / each) * each - (buckets - 1 - b) * each;
-      for (let s = end; s < end + each; s++) {
-        if (s > model.second || s <= model.second - KEPT || s < model.first) continue;
-        const at = x.series[s % KEPT];
-        if (!Number.isNaN(at) && !(at <= v)) v = at;
-      }
-      values.push(v);
-      if (!Number.isNaN(v)) {
-        most = Math.max(most, v);
-        last = b;
-      }
-    }
-    if (x.limit !== null && x.limit <= most * 3) most = Math.max(most, x.limit);
-    const y = (v) => (HIGH - 1.5 - (v / most) * (HIGH - 4)).toFixed(1);
-    let d = '';
-    let fill = '';
-    let start = -1;
-    values.forEach((v, b) => {
-      const px = ((b + 1) * STEP).toFixed(1);
-      if (Number.isNaN(v)) {
-        if (start >= 0) fill += `L${(b * STEP).toFixed(1)} ${HIGH}Z`;
-        start = -1;
-        return;
-      }
-      if (start < 0) {
-        const from = (b * STEP).toFixed(1);
-        d += `M${from} ${y(v)}L${px} ${y(v)}`;
-        fill += `M${from} ${HIGH}L${from} ${y(v)}L${px} ${y(v)}`;
-        start = b;
-      } else {
-        d += `L${px} ${y(v)}`;
-        fill += `L${px} ${y(v)}`;
-      }
-    });
-    if (start >= 0) fill += `L${((last + 1) * STEP).toFixed(1)} ${HIGH}Z`;
-    set(line, 'd', d);
-    set(area, 'd', fill);
-    const capped = x.limit !== null && x.limit <= most;
-    set(limit, 'y1', capped ? y(x.limit) : false);
-    set(limit, 'y2', capped ? y(x.limit) : false);
-    set(limit, 'visibility', capped ? false : 'hidden');
-    set(svg, 'aria-label', `In use over the last minutes: at most ${last < 0 ? 0 : Math.max(...values.filter((v) => !Number.isNaN(v)))}`);
-  };
-  return svg;
-}
-
 function makeDetail(host) {
   const nodes = h('tbody', {});
+  const rates = h('tbody', {});
   const governed = h('p', { class: 'governed' });
   const place = h('div', {});
-  const list = connections(host.name);
+  const name = host.name || 'all requests';
+  const table = (of, head, body) => h('table', { class: 'mini bynode' }, h('caption', { class: 'hush' }, `${of} of ${name} by node`), h('thead', {}, h('tr', {}, ...head.map((t, i) => h('th', { scope: 'col', class: i ? 'num' : '' }, t)))), body);
+  const flows = h('div', {}, h('h3', {}, 'Rates by node'), table('Rates', ['Node', 'Rate', 'Now', 'Granted', 'Waiting', 'Passed', 'Refused', 'Would refuse'], rates));
+  const list = view.scope === 'host' ? connections(host.name) : null;
+  const byNode = [h('h3', {}, 'By node'), table('Use', ['Node', 'In use', 'Idle', 'Granted', 'Waiting', 'Admitted', 'Refused', 'Refused/s'], nodes)];
   const tr = h('tr', { class: 'detail', 'data-detail': host.name }, h('td', { colspan: COLUMNS.length },
     h('div', { class: 'panes' },
-      h('div', { class: 'pane' },
-        h('h3', {}, 'Limit'), governed, place,
-        h('h3', {}, 'By node'),
-        h('table', { class: 'mini bynode' }, h('caption', { class: 'hush' }, `Use of ${host.name} by node`), h('thead', {}, h('tr', {}, ...['Node', 'In use', 'Idle', 'Granted', 'Waiting', 'Admitted', 'Refused', 'Refused/s'].map((name, i) => h('th', { scope: 'col', class: i ? 'num' : '' }, name)))), nodes)),
-      h('div', { class: 'pane' }, list))));
+      h('div', { class: 'pane' }, h('h3', {}, 'Limit'), governed, place, byNode),
+      h('div', { class: 'pane' }, flows, list))));
   tr.update = ({ host: x }) => {
-    keyed(nodes, Object.keys(x.data.nodes).sort().map((n) => ({ node: n, x })), (r) => r.node, makeNode);
+    const names = Object.keys(x.data.nodes).sort();
+    keyed(nodes, names.map((n) => ({ node: n, x })), (r) => r.node, makeNode);
+    const capped = names.flatMap((node) => Object.entries(flowsOf(x.data.nodes[node])).map(([kind, f]) => ({ node, kind, f })));
+    flows.hidden = capped.length === 0;
+    keyed(rates, capped, (r) => `${r.node} ${r.kind}`, makeFlow);
     drawGoverned(governed, place, x);
-    list.update();
+    list?.update();
   };
+  return tr;
+}
+
+/** What one node has of one rate. */
+function makeFlow({ node, kind }) {
+  const { name, say, total } = FLOWS[kind];
+  const cells = Array.from({ length: 6 }, () => h('td', { class: 'num' }));
+  const tr = h('tr', {}, h('th', { scope: 'row' }, h('i', { class: `swatch c${colour(node)}` }), node), h('td', { class: 'num' }, name), cells);
+  tr.update = ({ f }) => [say(f.now), say(f.granted), number(f.waiting), total(f.admitted_total), number(f.rejected_total), number(f.would_reject_total)].forEach((t, i) => text(cells[i], t));
   return tr;
 }
 
@@ -273,21 +290,21 @@ function makeNode({ node }) {
   return tr;
 }
 
-/** Which limit governs the host, and what can be done about it. */
+/** Which limit governs x, and what can be done about it. */
 function drawGoverned(el, place, x) {
   const pattern = x.data.pattern ?? '';
-  const limit = model.limits.get(pattern);
-  const key = JSON.stringify([pattern, limit ?? null]);
+  const scope = view.scope;
+  const limit = model.limits.get(limitKey(scope, pattern));
+  const key = JSON.stringify([scope, pattern, limit ?? null]);
   if (el.key === key) return;
   el.key = key;
   const focused = el.contains(document.activeElement);
   const first = () => el.querySelector('button'); // its place is taken by another when the limit changes
   const button = (label, what) => h('button', { type: 'button', class: 'small', onclick: () => edit(place, what, first) }, label);
-  const own = { limit: null, pattern: x.name };
+  const own = { limit: null, scope, pattern: x.name };
   if (limit) {
-    const words = limit.connections === null ? 'no cap' : plural(limit.connections, 'connection');
-    el.replaceChildren(h('code', {}, pattern), `: ${words}${limit.queue ? `, queue of ${limit.queue.size} for ${limit.queue.timeout}` : ''}${limit.shared ? ', shared' : ''} `,
-      button('Edit', { limit }), pattern !== x.name && !limit.shared ? button('Set one for this host only', own) : '');
-  } else el.replaceChildren('None: connections are counted, but never refused. ', button('Set a limit', own));
+    el.replaceChildren(h('code', {}, pattern || scope), `: ${words(limit)} `, limit.mode === 'report' ? h('span', { class: 'badge report' }, 'report') : '',
+      button('Edit', { limit }), !bare(scope) && pattern !== x.name && !limit.shared ? button(`Set one for this ${scope} only`, own) : '');
+  } else el.replaceChildren(scope === 'connection' ? 'None: each connection is as fast as it can. ' : `${scope === 'host' ? 'None: connections are counted, but never refused.' : 'None: nothing is refused in this scope.'} `, button('Set a limit', own));
   if (focused) first().focus();
 }

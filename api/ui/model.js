@@ -1,5 +1,7 @@
 // What is known of the cluster: fed by the stream, read by the views.
 
+import { limitKey } from './words.js';
+
 /** Seconds of use that are kept for the charts. */
 export const KEPT = 300;
 
@@ -10,9 +12,11 @@ export const model = {
   view: '',           // the node whose view the nodes are
   nodesAt: 0,         // when they came, in ms of performance.now()
   hosts: new Map(),   // by name: see Host
+  scopes: {},         // the same of each scope that counts
+  scopesRead: new Set(['host']), // those whose use was told
   more: 0,            // hosts that the node left out
   unreachable: [],
-  limits: new Map(),  // by pattern
+  limits: new Map(),  // by scope and pattern: see limitKey
   limitsIndex: 0,     // of those in limits
   wantedIndex: 0,     // of those that the node goes by
   events: [],         // newest first
@@ -20,6 +24,8 @@ export const model = {
   first: 0,           // the second of the first frame, and the newest
   second: 0,
 };
+
+model.scopes = { host: model.hosts, client: new Map(), user: new Map(), total: new Map(), key: new Map() };
 
 const EVENTS_KEPT = 500;
 const colours = new Map();
@@ -30,7 +36,10 @@ export function colour(node) {
   return colours.get(node);
 }
 
-/** One host: what the API says of it, its refusals per second, and what was in use in each of the last seconds. */
+/**
+ * What counts under one name of a scope, such as a host: what the API says of it, its refusals per second, and what was in use, and
+ * passed, in each of the last seconds.
+ */
 class Host {
   constructor(name) {
     this.name = name;
@@ -38,6 +47,9 @@ class Host {
     this.rates = {};
     this.held = {}; // by nodes that answer no more: what they were granted last
     this.series = new Float32Array(KEPT).fill(NaN);
+    this.second = 0; // the last that is in the series
+    this.flows = {}; // its rates: requests, upload, download, where a limit caps them
+    this.flowSeries = {};
     this.data = null;
   }
 
@@ -45,8 +57,8 @@ class Host {
     let refused = 0;
     for (const [node, use] of Object.entries(data.nodes)) {
       // A node that started again counts from zero.
-      const before = this.data?.nodes[node]?.rejected_total;
-      const n = before === undefined || passed <= 0 ? 0 : Math.max(0, use.rejected_total - before) / passed;
+      const before = this.data?.nodes[node];
+      const n = before === undefined || passed <= 0 ? 0 : Math.max(0, rejected(use) - rejected(before)) / passed;
       this.rates[node] = settle(this.rates[node] ?? 0, n);
       refused += n;
     }
@@ -54,6 +66,23 @@ class Host {
     for (const node of Object.keys(data.nodes)) delete this.held[node];
     this.refusals = settle(this.refusals, refused);
     this.data = data;
+    this.flows = {};
+    if (data.requests) this.flows.requests = data.requests;
+    for (const direction of ['upload', 'download']) if (data.bandwidth?.[direction]) this.flows[direction] = data.bandwidth[direction];
+  }
+
+  /** Notes a second's numbers. Short gaps are bridged, long ones stay gaps. */
+  note(second) {
+    const missed = Math.min(second - this.second, KEPT);
+    const put = (series, value) => {
+      const before = series[this.second % KEPT];
+      for (let i = 1; i < missed; i++) series[(second - i) % KEPT] = missed <= 4 ? before : NaN;
+      series[second % KEPT] = value;
+    };
+    put(this.series, this.inUse);
+    for (const kind of Object.keys(this.flowSeries)) if (!this.flows[kind]) delete this.flowSeries[kind];
+    for (const [kind, f] of Object.entries(this.flows)) put(this.flowSeries[kind] ??= new Float32Array(KEPT).fill(NaN), f.now);
+    this.second = second;
   }
 
   rest() {
@@ -69,7 +98,12 @@ class Host {
   get granted() { return this.data.granted; }
   get waiting() { return this.data.waiting; }
   get limit() { return this.data.limit; }
+  /** What a limit that only reports would have refused or held back. */
+  get wouldReject() { return Object.values(this.flows).reduce((sum, f) => sum + f.would_reject_total, this.data.would_reject_total ?? 0); }
 }
+
+/** All refusals of a use: for want of a slot, and by the rate of requests. */
+const rejected = (use) => use.rejected_total + (use.requests?.rejected_total ?? 0);
 
 /** A rate that follows the last second by half, so that it can be read. */
 function settle(before, now) {
@@ -99,20 +133,35 @@ export function takeUse(frame) {
   model.more = frame.more ?? 0;
   model.unreachable = frame.unreachable ?? [];
   model.wantedIndex = frame.limits_index;
-  chart();
+  chart(model.hosts);
 }
 
-/** Notes this second's use. Short gaps are bridged, long ones stay gaps. */
-function chart() {
+/** Notes this second's use of a scope. */
+function chart(uses) {
   const second = Math.floor(performance.now() / 1000);
   model.first ||= second;
-  const missed = Math.min(second - model.second, KEPT);
-  for (const host of model.hosts.values()) {
-    const before = host.series[model.second % KEPT];
-    for (let i = 1; i < missed; i++) host.series[(second - i) % KEPT] = missed <= 4 ? before : NaN;
-    host.series[second % KEPT] = host.inUse;
+  for (const use of uses.values()) use.note(second);
+  if (uses === model.hosts) model.second = second;
+}
+
+const asked = {};
+
+/** Takes an answer of /v1/usage/{scope}. */
+export function takeUsage(scope, body) {
+  const now = performance.now();
+  const passed = asked[scope] ? (now - asked[scope]) / 1000 : 0;
+  asked[scope] = now;
+  const uses = model.scopes[scope];
+  const there = new Set();
+  for (const data of body.usage) {
+    let use = uses.get(data.name);
+    if (!use) uses.set(data.name, use = new Host(data.name));
+    use.take(data, passed);
+    there.add(data.name);
   }
-  model.second = second;
+  for (const name of uses.keys()) if (!there.has(name)) uses.delete(name);
+  model.scopesRead.add(scope);
+  chart(uses);
 }
 
 export function takeNodes(frame) {
@@ -124,7 +173,7 @@ export function takeNodes(frame) {
 }
 
 export function takeLimits(body) {
-  model.limits = new Map(body.limits.map((l) => [l.pattern, l]));
+  model.limits = new Map(body.limits.map((l) => [limitKey(l.scope, l.pattern), l]));
   model.limitsIndex = body.index;
 }
 

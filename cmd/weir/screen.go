@@ -20,7 +20,8 @@ const (
 	clockTick  = time.Second // the longest between two frames: what counts down moves
 	askTimeout = 5 * time.Second
 
-	connectionsShown = 500 // of a host, the oldest
+	connectionsShown = 500  // of a host, the oldest
+	usesShown        = 1000 // of a scope, the most used
 )
 
 // What the screen is told beside what the terminal tells.
@@ -35,6 +36,11 @@ type (
 		list api.ConnectionList
 		err  string
 	}
+	usageMsg struct {
+		scope string
+		uses  api.Usages
+		err   string
+	}
 )
 
 // screen owns the terminal for a model.
@@ -45,6 +51,9 @@ type screen struct {
 	// ask lists a host's connections.
 	ask    func(host string) tea.Msg
 	asking string // the host whose connections are being asked for
+	// askUsage tells the use of a scope.
+	askUsage    func(scope string) tea.Msg
+	askingUsage string // the scope whose use is being asked for
 }
 
 // draws reports whether standard output is a terminal that can be drawn on, and not only written to
@@ -72,6 +81,7 @@ func runScreen(ctx context.Context, p *process, c *api.Client, w io.Writer, o to
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s := &screen{model: top.New(o), interval: o.Interval, ask: func(host string) tea.Msg { return askConnections(ctx, c, host) }}
+	s.askUsage = func(scope string) tea.Msg { return askUsage(ctx, c, scope) }
 	return s.run(ctx, p, w, func(ctx context.Context, send func(tea.Msg)) {
 		follow(ctx, c, send)
 	})
@@ -146,6 +156,17 @@ func askConnections(ctx context.Context, c *api.Client, host string) tea.Msg {
 	return msg
 }
 
+func askUsage(ctx context.Context, c *api.Client, scope string) tea.Msg {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	uses, err := c.Usage(ctx, scope, api.HostQuery{Sort: "in_use", Limit: usesShown})
+	msg := usageMsg{scope: scope, uses: uses}
+	if err != nil {
+		msg.err = cause(err)
+	}
+	return msg
+}
+
 // Init implements [tea.Model].
 func (s *screen) Init() tea.Cmd { return tea.Batch(s.clock(), s.connections()) }
 
@@ -161,6 +182,16 @@ func (s *screen) connections() tea.Cmd {
 	}
 	s.asking = host
 	return func() tea.Msg { return s.ask(host) }
+}
+
+// usage asks for the use of the scope that is shown, unless it is on its way.
+func (s *screen) usage() tea.Cmd {
+	scope := s.model.Scope()
+	if scope == "" || scope == s.askingUsage {
+		return nil
+	}
+	s.askingUsage = scope
+	return func() tea.Msg { return s.askUsage(scope) }
 }
 
 // Update implements [tea.Model].
@@ -181,6 +212,11 @@ func (s *screen) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 			s.asking = ""
 		}
 		s.model.TakeConnections(msg.host, msg.list, msg.err)
+	case usageMsg:
+		if s.askingUsage == msg.scope {
+			s.askingUsage = ""
+		}
+		s.model.TakeUsage(time.Now(), msg.scope, msg.uses, msg.err)
 	case clockMsg:
 		return s, tea.Batch(s.clock(), s.refresh(time.Time(msg)))
 	}
@@ -191,12 +227,12 @@ func (s *screen) key(key string) tea.Cmd {
 	if key == "ctrl+z" {
 		return tea.Suspend
 	}
-	before := s.model.Host()
+	host, scope := s.model.Host(), s.model.Scope()
 	if s.model.Key(key) {
 		return tea.Quit
 	}
-	if s.model.Host() != before {
-		return s.connections()
+	if s.model.Host() != host || s.model.Scope() != scope {
+		return tea.Batch(s.connections(), s.usage())
 	}
 	return nil
 }
@@ -208,7 +244,7 @@ func (s *screen) refresh(now time.Time) tea.Cmd {
 	}
 	s.refreshed = now
 	s.model.Refresh()
-	return s.connections()
+	return tea.Batch(s.connections(), s.usage())
 }
 
 // View implements [tea.Model].

@@ -26,7 +26,8 @@ func newTopCommand(p *process) *cobra.Command {
 		Use:   "top",
 		Short: "Watch the cluster: nodes, hosts and their use",
 		Long: `Watch the cluster on the terminal: its nodes, and its hosts with their use as bars, coloured by node. Enter shows a
-host's nodes and connections; ? shows all keys. If the node becomes unreachable, the last picture stays on screen while
+host's nodes and connections; s goes to the use of clients, users, the total and keys, with their rates and bandwidth;
+? shows all keys. If the node becomes unreachable, the last picture stays on screen while
 top retries.
 
 If standard output is no terminal, or TERM is dumb, one picture is printed, with the rates of one interval.

@@ -38,11 +38,14 @@ func connColumns() []column {
 
 // hostView is one host: its limit, its bar, its nodes and its connections.
 func (m *Model) hostView() []string {
-	i := slices.IndexFunc(m.picture.hosts, func(h *hostRow) bool { return h.Host.Host == m.host })
-	row := &hostRow{Host: m.cluster.hosts[m.host]}
+	i := slices.IndexFunc(m.rows(), func(h *hostRow) bool { return h.Host.Host == m.host })
+	row := &hostRow{}
+	if m.scope == hostScope {
+		row.Host = m.cluster.hosts[m.host]
+	}
 	row.Host.Host = m.host
 	if i >= 0 {
-		row = m.picture.hosts[i]
+		row = m.rows()[i]
 	}
 	limit := "no cap"
 	if row.Limit != nil {
@@ -56,6 +59,9 @@ func (m *Model) hostView() []string {
 		m.opt.drawn(bar(m.width, row.Limit, m.shares(row), row.Waiting, row.InUse)),
 	}
 	lines = append(lines, m.useTable(row)...)
+	if m.scope != hostScope { // connections are listed by host
+		return lines
+	}
 	lines = append(lines, "")
 	return append(lines, m.connTable(m.height-1-3-len(lines))...)
 }

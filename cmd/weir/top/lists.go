@@ -141,28 +141,31 @@ func hostColumns() []column {
 // hostTable is the hosts' part of the screen.
 func (m *Model) hostTable() []string {
 	columns := hostColumns()
+	columns[0].title = m.scopeTitle()
+	more, cells := m.rateColumns()
+	columns = append(columns, more...)
 	widths := layout(columns, m.width)
 	lines := []string{m.header(columns, widths, true)}
 	if len(m.shown) == 0 {
-		why := "no host is in use"
-		if m.filter != "" || m.opt.Prefix != "" {
-			why = "no host passes the filter"
-		}
-		return append(lines, m.opt.paint(faint, why))
+		return append(lines, m.opt.paint(faint, m.emptyScope()))
 	}
 	full := m.fullBar()
 	from, to := m.hosts.window(m.hostRows())
 	for i, h := range m.shown[from:to] {
-		name := styled{text: Clean(h.Host.Host)}
+		name := styled{text: nameOf(h)}
 		if m.focus == hostPane && from+i == m.hosts.cursor {
 			name.look = inverse
 		}
-		lines = append(lines, m.row(columns, widths, []styled{
+		row := []styled{
 			name, limitCell(h.Limit), {text: count(h.InUse), look: when(atLimit(h), warn)}, {text: count(h.Idle)}, {text: count(h.Granted)},
 			{text: count(h.Waiting), look: when(h.Waiting > 0, warn)},
 			{text: m.opt.drawn(bar(widths[6], h.Limit, m.shares(h), h.Waiting, full)), raw: true},
 			{text: perSecond(h.admitted)}, {text: perSecond(h.refused), look: when(h.refused > 0, bad)},
-		}))
+		}
+		for _, cell := range cells {
+			row = append(row, cell(h.Use))
+		}
+		lines = append(lines, m.row(columns, widths, row))
 	}
 	return lines
 }

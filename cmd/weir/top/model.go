@@ -48,7 +48,9 @@ type Model struct {
 	width, height int
 	cluster       cluster
 	picture       *picture
-	shown         []*hostRow // the picture's hosts, filtered and in order
+	shown         []*hostRow // the scope's rows, filtered and in order
+	scope         string
+	uses          scopeUse // of a scope other than host
 
 	sort    int // index into orders
 	reverse bool
@@ -74,7 +76,7 @@ type Model struct {
 
 // New makes a model; the terminal is 80×24 until [Model.Resize] says otherwise.
 func New(o Options) *Model {
-	m := &Model{opt: o, width: 80, height: 24, cluster: newCluster(), host: o.Host}
+	m := &Model{opt: o, width: 80, height: 24, cluster: newCluster(), host: o.Host, scope: hostScope}
 	for i, by := range orders() {
 		if by.name == o.Sort || o.Sort == "" && by.name == "in_use" {
 			m.sort = i
@@ -111,7 +113,7 @@ func (m *Model) Rated() bool { return m.picture != nil && m.picture.rated }
 // Host is the host whose details are shown, and whose connections are wanted; "" while there is
 // none.
 func (m *Model) Host() string {
-	if m.paused {
+	if m.paused || m.scope != hostScope {
 		return ""
 	}
 	return m.host
@@ -146,8 +148,8 @@ func (m *Model) arrange() {
 		selected = m.shown[m.hosts.cursor].Host.Host
 	}
 	want := strings.ToLower(m.filter)
-	m.shown = arrange(m.picture.hosts, orders()[m.sort], m.reverse, func(host string) bool {
-		return strings.HasPrefix(host, m.opt.Prefix) && strings.Contains(host, want)
+	m.shown = arrange(m.rows(), orders()[m.sort], m.reverse, func(host string) bool {
+		return strings.HasPrefix(host, m.opt.Prefix) && strings.Contains(strings.ToLower(host), want)
 	})
 	if m.opt.Limit > 0 && len(m.shown) > m.opt.Limit {
 		m.shown = m.shown[:m.opt.Limit]
@@ -190,6 +192,10 @@ func (m *Model) listKey(key string) {
 	switch key {
 	case "/":
 		m.typing = true
+	case "s":
+		if !m.opt.HostList {
+			m.nextScope()
+		}
 	case "tab":
 		if !m.opt.HostList {
 			m.focus = 1 - m.focus

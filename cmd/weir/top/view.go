@@ -151,7 +151,7 @@ func (m *Model) foot() string {
 	case m.host != "":
 		keys = "?:help  q:quit  esc:back  space:pause"
 	case !m.opt.HostList:
-		keys += "  tab:nodes"
+		keys += "  tab:nodes  s:scope"
 	}
 	if m.host == "" && m.picture != nil {
 		place := fmt.Sprintf("%d of %d", min(m.hosts.cursor+1, len(m.shown)), len(m.shown))
@@ -168,6 +168,7 @@ func (m *Model) helpLines() []string {
 		{"up down pgup pgdn home end", "move"},
 		{"enter, esc", "a host's nodes and connections, and back"},
 		{"tab", "move among nodes, or among hosts"},
+		{"s", "the next scope: host, client, user, total, key"},
 		{"/", "only hosts whose names contain what follows"},
 		{"h u g w", "sort by host, in use, granted, waiting"},
 		{"a r", "sort by admitted/s, refused/s; the same key again reverses"},
