@@ -360,8 +360,7 @@ func (w *world) hungry() (all []hunger) {
 			}
 		}
 		rounds := time.Duration(n)/time.Duration(l.Connections) + 2
-		handing := max(100*ms, 60*w.commit) + 10*w.rtt + 4*w.plan.Upstream.D() // a turn, and what passing the slot on takes
-		within := rounds*(most+handing) + second
+		within := rounds*(most+w.handing()) + second
 		patience := l.Queue.Timeout
 		if !l.Queue.Enabled() { // who is refused must come again soon, and be there when its turn is
 			within, patience = 2*within, 150*ms
@@ -382,6 +381,11 @@ func (w *world) hungry() (all []hunger) {
 		}
 	}
 	return all
+}
+
+// handing is how long a turn is, and what passing a slot on takes.
+func (w *world) handing() time.Duration {
+	return max(100*ms, 60*w.commit) + 10*w.rtt + 4*w.plan.Upstream.D()
 }
 
 // mixed reports whether somebody who asks for a key's slots may have to wait for something else too:

@@ -189,10 +189,13 @@ func (u *upstream) watchRate(k *keyInfo) {
 		return
 	}
 	token := time.Duration(float64(time.Second) / r.now.second)
+	if int(r.now.burst) < len(u.w.nodes) { // units go round, and a node whose turn it is may have no more use for its own
+		token = max(token, u.w.handing())
+	}
 	window := u.w.patience() + 3*token
 	if u.w.now-max(r.since, u.finalFrom) > window {
 		u.w.out.Watched++
-		if n, brings := r.used(u.w.now-window), r.now.second*window.Seconds(); float64(n) < brings/2-1 {
+		if n, brings := r.used(u.w.now-window), float64(window)/float64(token); float64(n) < brings/2-1 {
 			u.w.fail(BreachStarved, "requests wait for tokens of %s, and of %.1f in the last %v only %d were used", k.key, brings, window, n)
 		}
 	}
