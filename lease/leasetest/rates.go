@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/weirproxy/weir/lease"
 	"github.com/weirproxy/weir/limit"
 )
 
@@ -107,6 +108,11 @@ func (u *upstream) took(c *conn, key limit.Key) {
 	}
 	if k.rate.now.second == 0 {
 		return
+	}
+	if id := c.x.node.Session(c.x.clock()).ID; u.w.expiry != lease.ExpiryClose {
+		if _, open := u.w.raft.head.state.Session(id); !open {
+			return // it goes on without a lease, by choice
+		}
 	}
 	u.w.out.Tokens++
 	k.rate.takes = append(k.rate.takes, u.w.now)
