@@ -55,7 +55,7 @@ func (n *Node) fencePool(p *pool) {
 
 func (n *Node) severSlot(s *Slot, why Reason) {
 	if !s.severed.Swap(true) {
-		n.severs = append(n.severs, Severance{s, why})
+		n.severs = append(n.severs, Severance{s, s.holder, why})
 	}
 }
 

@@ -172,7 +172,7 @@ func (m *Manager) step(f func(now time.Duration)) (walks bool) {
 	}
 	m.mu.Unlock()
 	for _, sv := range e.Severs {
-		sv.Slot.holder.Sever(sv.Reason)
+		sv.Holder.Sever(sv.Reason)
 	}
 	for _, w := range e.Woken {
 		w.Wake()

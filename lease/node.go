@@ -82,7 +82,9 @@ type Node struct {
 
 // Severance is a slot that its holder must give up, and why.
 type Severance struct {
-	Slot   *Slot
+	Slot *Slot
+	// Holder is who used the slot then: its memory may be another's until it is told.
+	Holder Holder
 	Reason Reason
 }
 

@@ -119,7 +119,7 @@ func (n *Node) closeParked(p *pool) {
 	for s := p.head; s != nil && need > 0; s = s.next {
 		if s.use == slotParked {
 			p.setUse(s, slotTaken)
-			n.severs = append(n.severs, Severance{s, SeverWanted})
+			n.severs = append(n.severs, Severance{s, s.holder, SeverWanted})
 			need--
 		}
 	}

@@ -37,7 +37,7 @@ func (r Reason) String() string {
 // Holder is what uses a slot: the proxy's tunnel or upstream connection. Sever is called from
 // another goroutine, at any time between Acquire and Release, also before the dial has ended, and
 // must not block: it starts the end, and Release follows when the upstream has seen it. It may be
-// called more than once.
+// called more than once, and just after Release.
 type Holder interface{ Sever(Reason) }
 
 // Slot is one connection's or request's unit of one key: a claim. Of scope host it is the right to
@@ -97,9 +97,6 @@ func (s *Slot) Scope() limit.Scope {
 	}
 	return s.scope
 }
-
-// Holder is who uses the slot.
-func (s *Slot) Holder() Holder { return s.holder }
 
 // Release gives the slot back. The upstream must have seen the end of the connection. A second call
 // does nothing.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -15,14 +16,16 @@ import (
 	"github.com/weirproxy/weir/limit"
 )
 
-// stress is two nodes whose workers acquire, park, reuse and release at random, and give up
-// waiting.
+// stress is two nodes whose workers begin requests, take tokens, acquire, park, reuse and release at
+// random, move bytes, and give up waiting.
 type stress struct {
 	t        *testing.T
 	c        *testCluster
 	managers []*Manager
 	stop     context.Context
-	live     map[string]*atomic.Int64 // by host: slots that may be used at this moment
+	live     map[string]*atomic.Int64 // by host, client or user: slots that may be used at this moment
+	begun    *judge                   // every request: all are under one rate
+	moved    atomic.Int64             // bytes: all flows are under one limit
 	limits   map[string]int64
 	strict   atomic.Bool // the limits hold: no change of them is under way
 	served   atomic.Int64
@@ -38,11 +41,13 @@ func TestManagersUnderStress(t *testing.T) {
 	for _, change := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			q := limit.Queue{Timeout: 300 * time.Millisecond, Size: 4}
-			c := startCluster(t, kit.Limit(t, "up", 3, q), kit.Limit(t, "down", 1, limit.Queue{}), kit.Limit(t, "*.x.org", 2, q))
+			c := startCluster(t, append(scopedLimits(t, q),
+				kit.Limit(t, "up", 3, q), kit.Limit(t, "down", 1, limit.Queue{}), kit.Limit(t, "*.x.org", 2, q))...)
 			ctx, cancel := context.WithCancel(t.Context())
 			s := &stress{
 				t: t, c: c, stop: ctx, live: map[string]*atomic.Int64{},
-				limits: map[string]int64{"up": 3, "down": 1, "a.x.org": 2, "b.x.org": 2},
+				limits: map[string]int64{"up": 3, "down": 1, "a.x.org": 2, "b.x.org": 2, "10.0.0.0": 4, "10.0.0.1": 4, "10.0.0.2": 4, "u": 3, "all": 11},
+				begun:  newJudge(),
 			}
 			s.strict.Store(!change)
 			for _, name := range []string{"a", "b"} {
@@ -52,11 +57,14 @@ func TestManagersUnderStress(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			for _, host := range stressHosts {
-				s.live[host] = new(atomic.Int64)
+			for _, name := range append([]string{"10.0.0.0", "10.0.0.1", "10.0.0.2", "u", "", "all"}, stressHosts...) {
+				s.live[name] = new(atomic.Int64)
+			}
+			for i := range 4 {
+				s.workers.Go(func() { s.flow(s.managers[i%2]) })
 			}
 			for i := range 40 {
-				s.workers.Go(func() { s.work(rand.New(rand.NewPCG(uint64(i), 1)), s.managers[i%2], stressHosts[i%len(stressHosts)]) })
+				s.workers.Go(func() { s.work(rand.New(rand.NewPCG(uint64(i), 1)), s.managers[i%2], stressSubject(t, i)) })
 			}
 			s.disturb(change)
 			cancel()
@@ -66,10 +74,93 @@ func TestManagersUnderStress(t *testing.T) {
 	}
 }
 
-func (s *stress) work(rng *rand.Rand, m *Manager, host string) {
-	nap := func(d time.Duration) { time.Sleep(time.Duration(rng.Int64N(int64(d)))) }
+// scopedLimits are limits of all scopes, on requests in hand, on how many begin, and on bytes.
+func scopedLimits(t *testing.T, q limit.Queue) []limit.Limit {
+	user := scopeLimit(t, limit.ScopeUser, "u", 3)
+	user.Queue = q
+	total := scopeLimit(t, limit.ScopeTotal, "", 11)
+	total.Queue = q
+	total.Requests = limit.Rate{Thousandths: stressRate * 1000, Per: time.Second, Burst: stressBurst}
+	total.Bandwidth = limit.Bandwidth{Download: stressBytes, Burst: stressBytes}
+	return []limit.Limit{scopeLimit(t, limit.ScopeClient, "*", 4), user, total}
+}
+
+const (
+	stressRate  = 100    // requests a second
+	stressBurst = 20     // at once
+	stressBytes = 64_000 // a second, and at once
+)
+
+func stressSubject(t *testing.T, i int) *limit.Subject {
+	return &limit.Subject{
+		Host: to(t, stressHosts[i%len(stressHosts)]), User: []string{"u", "", ""}[i%3],
+		Client: limit.ClientOf(netip.AddrFrom4([4]byte{10, 0, 0, byte(i % 3)})),
+	}
+}
+
+// work begins requests for a subject, one after the other, in the same memory.
+func (s *stress) work(rng *rand.Rand, m *Manager, subject *limit.Subject) {
+	var r Request
 	for s.stop.Err() == nil {
-		ctx, cancel := context.WithTimeout(s.stop, time.Duration(1+rng.Int64N(int64(400*time.Millisecond))))
+		ctx, cancel := context.WithTimeout(s.stop, time.Duration(1+rng.Int64N(int64(600*time.Millisecond))))
+		h := newHolder()
+		err := m.Begin(ctx, &r, subject, h)
+		if err == nil {
+			s.serve(ctx, rng, m, subject, h)
+			r.End()
+		}
+		if rng.IntN(4) == 0 {
+			r.End()
+		}
+		cancel()
+		time.Sleep(time.Duration(rng.Int64N(int64(20 * time.Millisecond)))) // a refusal may take no time
+	}
+}
+
+// serve is a request in hand: it takes a token, and uses a few connections.
+func (s *stress) serve(ctx context.Context, rng *rand.Rand, m *Manager, subject *limit.Subject, h *holder) {
+	for _, name := range []string{"all", subject.Client.Name, subject.User} {
+		n := s.live[name].Add(1)
+		defer s.live[name].Add(-1)
+		if limit, ok := s.limits[name]; ok && s.strict.Load() && n > limit && h.severed() == 0 {
+			s.t.Errorf("%d requests of %s in hand, limit %d", n, name, limit)
+		}
+	}
+	if m.Take(ctx, subject, 0) != nil {
+		return
+	}
+	s.begun.note(m.cfg.Name)
+	s.connect(ctx, rng, m, subject.Host.Host)
+}
+
+// flow moves bytes as fast as it may.
+func (s *stress) flow(m *Manager) {
+	wake := make(wakeup, 1)
+	subject := &limit.Subject{Host: to(s.t, "free")}
+	for s.stop.Err() == nil {
+		var f Meter
+		m.Init(&f, subject, limit.Download, wake)
+		for range 100 {
+			n := f.Take(5000)
+			if n == 0 {
+				select {
+				case <-wake:
+				case <-time.After(time.Second): // it ends, and another begins
+				}
+				continue
+			}
+			f.Put(n / 4)
+			s.moved.Add(int64(n - n/4))
+			time.Sleep(time.Millisecond) // without a limit, it would take all of the time
+		}
+		f.End()
+	}
+}
+
+func (s *stress) connect(until context.Context, rng *rand.Rand, m *Manager, host string) {
+	nap := func(d time.Duration) { time.Sleep(time.Duration(rng.Int64N(int64(d)))) }
+	for range 1 + rng.IntN(3) {
+		ctx, cancel := context.WithTimeout(until, time.Duration(1+rng.Int64N(int64(400*time.Millisecond))))
 		h := newHolder()
 		slot, err := acquire(m, ctx, to(s.t, host), h)
 		cancel()
@@ -143,6 +234,10 @@ func (s *stress) disturb(change bool) {
 
 func (s *stress) change(rng *rand.Rand, term uint64) {
 	var cmd fsm.Command
+	if rng.IntN(2) == 0 {
+		s.changeScoped(rng, term)
+		return
+	}
 	pattern := []string{"up", "down:443", "*.x.org"}[rng.IntN(3)]
 	l := kit.Limit(s.t, pattern, int64(rng.IntN(4)), limit.Queue{Timeout: 300 * time.Millisecond, Size: 4})
 	l.Source = limit.SourceAPI
@@ -157,11 +252,34 @@ func (s *stress) change(rng *rand.Rand, term uint64) {
 	}
 }
 
+// changeScoped changes a limit of another scope: its numbers, or whether it is there.
+func (s *stress) changeScoped(rng *rand.Rand, term uint64) {
+	all := scopedLimits(s.t, limit.Queue{Timeout: 300 * time.Millisecond, Size: 4})
+	l := all[rng.IntN(len(all))]
+	l.Source, l.Connections, l.Evict, l.Report = limit.SourceAPI, int64(1+rng.IntN(6)), rng.IntN(2) == 0, rng.IntN(3) == 0
+	if l.Requests.Burst != 0 {
+		l.Requests.Thousandths = 1000 * int64(1+rng.IntN(2*stressRate))
+	}
+	var cmd fsm.Command = &fsm.PutLimit{Limit: l}
+	if rng.IntN(3) == 0 {
+		cmd = &fsm.DeleteLimit{Pattern: l.Pattern}
+	}
+	if _, err := s.c.Propose(s.t.Context(), term, cmd); err != nil && !errors.Is(err, context.Canceled) {
+		s.t.Error(err)
+	}
+}
+
 // check waits until everything must have gone back, and looks for what is left.
 func (s *stress) check() {
 	time.Sleep(10 * time.Second)
 	synctest.Wait()
 	t := s.t
+	if s.strict.Load() {
+		s.begun.check(t, stressRate, stressBurst)
+		if n, most := float64(s.moved.Load()), stressBytes*(1+time.Since(s.begun.start).Seconds()); n > most || n < most/20 {
+			t.Errorf("%.0f bytes were moved, at most %.0f may be", n, most)
+		}
+	}
 	if s.served.Load() < 1000 {
 		t.Errorf("only %d served", s.served.Load())
 	}

@@ -220,7 +220,7 @@ func (x *process) effects() lease.Effects {
 		}
 		for _, s := range e.Severs {
 			x.w.up.severed(x, s)
-			s.Slot.Holder().Sever(s.Reason)
+			s.Holder.Sever(s.Reason)
 		}
 	}
 }
