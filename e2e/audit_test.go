@@ -55,12 +55,12 @@ func TestAuditTrail(t *testing.T) {
 
 	by := fmt.Sprintf(` client=127\.0\.0\.1:\d+ auth=token through=%s$`, other.name)
 	for _, want := range []string{
-		`limit changed: pattern=x\.example action=add before=none after="5 connections" source=api index=\d+` + by,
-		`limit changed: pattern=x\.example action=change before="5 connections" after="2 connections" source=api index=\d+` + by,
-		`connections above the limit are being closed: pattern=x\.example index=\d+` + by,
-		`limit changed: pattern=x\.example action=remove before="2 connections" after=none source=api index=\d+` + by,
-		`limit changed: pattern=config\.example action=change before="1 connection" after="7 connections" source=config index=\d+` + by,
-		`limit changed: pattern=config\.example action=change before="7 connections" after="8 connections" source=config index=\d+ client="" auth="" through=` + other.name,
+		`limit changed: scope=host pattern=x\.example action=add before=none after="5 connections" source=api index=\d+` + by,
+		`limit changed: scope=host pattern=x\.example action=change before="5 connections" after="2 connections" source=api index=\d+` + by,
+		`connections above the limit are being closed: scope=host pattern=x\.example index=\d+` + by,
+		`limit changed: scope=host pattern=x\.example action=remove before="2 connections" after=none source=api index=\d+` + by,
+		`limit changed: scope=host pattern=config\.example action=change before="1 connection" after="7 connections" source=config index=\d+` + by,
+		`limit changed: scope=host pattern=config\.example action=change before="7 connections" after="8 connections" source=config index=\d+ client="" auth="" through=` + other.name,
 	} {
 		leader.audits(t, want)
 	}
