@@ -47,8 +47,8 @@ func (c *Client) Limits(ctx context.Context) (Limits, error) {
 	return do[Limits](ctx, c, limitCall("GET", pathLimits, nil))
 }
 
-// Limit returns the limit of a scope with exactly this pattern. The scopes total and connection have
-// no patterns.
+// Limit returns the limit of a scope with exactly this pattern. The scopes total and connection
+// have no patterns.
 func (c *Client) Limit(ctx context.Context, scope, pattern string) (Limit, error) {
 	return do[Limit](ctx, c, limitCall("GET", limitPath(scope, pattern), nil))
 }

@@ -146,8 +146,8 @@ func (s *Server) useNow(r *http.Request, t *limit.Table, limits []Governing) []U
 	return slices.CompactFunc(all, func(a, b Unreachable) bool { return a.Node == b.Node })
 }
 
-// judge says whether the limit would let the subject in now, by the use of its key on all nodes. Slots
-// that lie unused on another node are fetched before anybody is refused, so the sums decide.
+// judge says whether the limit would let the subject in now, by the use of its key on all nodes.
+// Slots that lie unused on another node are fetched before anybody is refused, so the sums decide.
 func (g *Governing) judge(session bool) {
 	g.Admitted = true
 	if g.Mode == ModeReport {

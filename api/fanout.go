@@ -31,8 +31,8 @@ type Peer struct {
 // fanWidth bounds the nodes that are asked at once.
 const fanWidth = 32
 
-// usePath is where a node is asked for what counts in a scope. Nodes of versions that knew hosts alone
-// answer for hosts.
+// usePath is where a node is asked for what counts in a scope. Nodes of versions that knew hosts
+// alone answer for hosts.
 func usePath(scope limit.Scope) string {
 	if scope == limit.ScopeHost {
 		return pathHosts

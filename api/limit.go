@@ -9,9 +9,9 @@ import (
 
 // Limit is one limit, in answers and in the bodies of writes.
 //
-// In the body of PUT /v1/limits/{scope}/{pattern} no field is required; Scope and Pattern, if given,
-// must be the path's. Source and ModifyIndex are ignored in bodies, so that a limit can be written
-// back as it was read.
+// In the body of PUT /v1/limits/{scope}/{pattern} no field is required; Scope and Pattern, if
+// given, must be the path's. Source and ModifyIndex are ignored in bodies, so that a limit can be
+// written back as it was read.
 type Limit struct {
 	// Scope is "host", "client", "user", "total", "key" or "connection"; "" in a body is "host".
 	Scope string `json:"scope"`
@@ -107,8 +107,8 @@ func bandwidthOf(l *limit.Limit) *Bandwidth {
 	return &Bandwidth{Upload: text(l.Bandwidth.Upload), Download: text(l.Bandwidth.Download), Burst: text(l.Bandwidth.Burst)}
 }
 
-// Name names what the limit is for, in messages: the pattern, with the scope in front if that is not
-// host.
+// Name names what the limit is for, in messages: the pattern, with the scope in front if that is
+// not host.
 func (l *Limit) Name() string { return nameOf(l.Scope, l.Pattern) }
 
 func nameOf(scope, pattern string) string {

@@ -17,7 +17,8 @@ const (
 	usesMost    = 10_000
 )
 
-// listing is a query for what counts in a scope. What is counted is a Host here, whatever its scope.
+// listing is a query for what counts in a scope. What is counted is a Host here, whatever its
+// scope.
 type listing struct {
 	scope  limit.Scope
 	prefix string

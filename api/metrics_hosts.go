@@ -11,13 +11,13 @@ import (
 // otherHosts is the label that stands for all names without a place of their own.
 const otherHosts = "other"
 
-// hostPlaces bounds the names of a scope, such as hosts, that metrics show: a proxy may see hundreds
-// of thousands, and each would be a time series. A bounded number have a place; the others share the
-// label "other".
+// hostPlaces bounds the names of a scope, such as hosts, that metrics show: a proxy may see
+// hundreds of thousands, and each would be a time series. A bounded number have a place; the others
+// share the label "other".
 //
-// A name keeps its place for as long as the node knows it, so that a series does not come and go with
-// every scrape. Names with a limit come first, and take the places of those without. No counter ever
-// falls: an admission stays counted under the name that its host had then.
+// A name keeps its place for as long as the node knows it, so that a series does not come and go
+// with every scrape. Names with a limit come first, and take the places of those without. No
+// counter ever falls: an admission stays counted under the name that its host had then.
 type hostPlaces struct {
 	mu    sync.Mutex
 	most  int
@@ -79,8 +79,8 @@ type hostSeries struct {
 	resources [limit.Download + 1]resourceSeries
 }
 
-// resourceSeries holds the numbers of one resource under one name, while a limit caps it. Rates are in
-// requests or bytes a second.
+// resourceSeries holds the numbers of one resource under one name, while a limit caps it. Rates are
+// in requests or bytes a second.
 type resourceSeries struct {
 	shown                         bool
 	limit, granted, used, waiting float64 // no limit under "other"

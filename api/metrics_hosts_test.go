@@ -135,8 +135,8 @@ func TestHostPlacesProperties(t *testing.T) {
 	})
 }
 
-// TestMetricsOfLimits: every scope and resource that a limit caps is told, under a bounded number of
-// names.
+// TestMetricsOfLimits: every scope and resource that a limit caps is told, under a bounded number
+// of names.
 func TestMetricsOfLimits(t *testing.T) {
 	b := newBench(t, Config{MetricsHosts: 1}, "a")
 	a := b.nodes["a"]

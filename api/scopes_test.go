@@ -65,8 +65,8 @@ func TestLimitsOfEveryScope(t *testing.T) {
 	}
 }
 
-// TestDifferenceOfScopes: the same pattern in two scopes is two limits, and changes are by scope and
-// pattern, in that order.
+// TestDifferenceOfScopes: the same pattern in two scopes is two limits, and changes are by scope
+// and pattern, in that order.
 func TestDifferenceOfScopes(t *testing.T) {
 	a := newBench(t, Config{}, "a").nodes["a"]
 	get[LimitsReplaced](t, a.do(try{method: "PUT", path: pathLimits, body: `{"limits":[{"scope":"user","pattern":"*","connections":1},{"pattern":"*","connections":1},{"scope":"total","connections":9}]}`}))
@@ -142,8 +142,8 @@ func count(scope limit.Scope, name string, n int64) NodeUse {
 	return NodeUse{Key: limit.Key{Scope: scope, Resource: limit.Connections, Name: name}, InUse: n, Granted: n, WouldReject: uint64(n)}
 }
 
-// TestUsageOfScopes: hosts and the other scopes are listed, paged and summed up over the nodes alike,
-// and never mixed up where a client and a host have one name.
+// TestUsageOfScopes: hosts and the other scopes are listed, paged and summed up over the nodes
+// alike, and never mixed up where a client and a host have one name.
 func TestUsageOfScopes(t *testing.T) {
 	b := newBench(t, Config{}, "a", "b")
 	a := b.nodes["a"]
@@ -206,8 +206,8 @@ func TestUsageOfScopes(t *testing.T) {
 	}
 }
 
-// TestExplain: in each scope the most specific limit, in the order in which they are asked, why, and
-// what is in the way.
+// TestExplain: in each scope the most specific limit, in the order in which they are asked, why,
+// and what is in the way.
 func TestExplain(t *testing.T) {
 	b := newBench(t, Config{}, "a", "b")
 	a := b.nodes["a"]

@@ -17,8 +17,9 @@ type Usages struct {
 	Unreachable []Unreachable `json:"unreachable,omitempty"`
 }
 
-// Usage is the use that counts under one name of a scope: a host, a client's address, a user, a key,
-// or the pattern of a shared limit; "" in scope total. The numbers beside Nodes are sums over Nodes.
+// Usage is the use that counts under one name of a scope: a host, a client's address, a user, a
+// key, or the pattern of a shared limit; "" in scope total. The numbers beside Nodes are sums over
+// Nodes.
 type Usage struct {
 	Scope string `json:"scope"`
 	Name  string `json:"name"`

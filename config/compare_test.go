@@ -65,8 +65,8 @@ func TestDigest(t *testing.T) {
 	}
 }
 
-// TestDigestHasEachField: no field of what a limit allows is left out of the digest, whatever is added
-// to limits. Where a limit is from, and when it was written, does not count.
+// TestDigestHasEachField: no field of what a limit allows is left out of the digest, whatever is
+// added to limits. Where a limit is from, and when it was written, does not count.
 func TestDigestHasEachField(t *testing.T) {
 	without := []string{"Evict", "Source", "ModifyIndex", "Pattern"}
 	plain := rule(limit.ScopeHost, "a").Limit

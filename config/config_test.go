@@ -174,8 +174,8 @@ func TestDefaultValues(t *testing.T) {
 	}
 }
 
-// asOfHosts is the attribute of a host block that does the same as one of another scope's; "" outside
-// limits.
+// asOfHosts is the attribute of a host block that does the same as one of another scope's; ""
+// outside limits.
 func asOfHosts(path string) string {
 	scoped, ok := strings.CutPrefix(path, "limits.")
 	if !ok {

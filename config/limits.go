@@ -216,7 +216,8 @@ func (l *loader) limitAttributes(path string, body *hclsyntax.Body, d *draft) {
 	}
 }
 
-// capped refuses a queue without a cap on connections or requests: no request could ever wait in it.
+// capped refuses a queue without a cap on connections or requests: no request could ever wait in
+// it.
 func (l *loader) capped(b *hclsyntax.Block) {
 	if _, ok := b.Body.Attributes["connections"]; ok {
 		return

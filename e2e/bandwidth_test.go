@@ -224,8 +224,8 @@ func reachBandwidth(t *testing.T, pending []*paced) {
 	}
 }
 
-// TestBandwidthOfConnections: a limit of scope connection holds for each connection alone, without a
-// count that they share, and a change of it for those that are open.
+// TestBandwidthOfConnections: a limit of scope connection holds for each connection alone, without
+// a count that they share, and a change of it for those that are open.
 func TestBandwidthOfConnections(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t, shape{names: []string{"a"}})

@@ -12,10 +12,10 @@
 // partition comes between. Times to recover are held to what is promised, unless the machine itself
 // stood still meanwhile; the limit is held to always.
 //
-// Rates are judged by their receiver: the upstream notes when each request and each byte has come, or
-// the client does, and in every window of time no more may come than rate × t + burst. What has begun
-// is seen a little later. How late it may be is measured meanwhile with requests that no limit holds
-// back, and added to t.
+// Rates are judged by their receiver: the upstream notes when each request and each byte has come,
+// or the client does, and in every window of time no more may come than rate × t + burst. What has
+// begun is seen a little later. How late it may be is measured meanwhile with requests that no
+// limit holds back, and added to t.
 //
 // The disk scenarios mount a file system of its own for every node and fill it, make the kernel
 // believe that it is damaged, or freeze it; they, and that of clocks which have nothing in common,

@@ -32,8 +32,8 @@ func (c *client) explain(host, from string) (e explanation, err error) {
 	return e, err
 }
 
-// inTheWay is how the phrase of a refusal begins: with the first limit that would not let it in. All
-// slots are taken before the first token.
+// inTheWay is how the phrase of a refusal begins: with the first limit that would not let it in.
+// All slots are taken before the first token.
 func (e *explanation) inTheWay() string {
 	for _, tokens := range []bool{false, true} {
 		for _, l := range e.Limits {
@@ -61,7 +61,8 @@ type explained struct {
 	node    *node // through which all is asked, where rates are limited; nil: any
 }
 
-// randomTable has some patterns of each scope, of those that overlap, with few connections and tokens.
+// randomTable has some patterns of each scope, of those that overlap, with few connections and
+// tokens.
 func randomTable(t *testing.T, c *cluster, rng *rand.Rand, i int) *explained {
 	t.Helper()
 	e := &explained{hosts: []host{c.upstream(t), c.upstream(t)}}
@@ -98,8 +99,8 @@ func randomTable(t *testing.T, c *cluster, rng *rand.Rand, i int) *explained {
 	return e
 }
 
-// TestExplainIsRight: what /v1/explain says of a connection is what happens to one, on whatever node, in
-// tables whose limits overlap.
+// TestExplainIsRight: what /v1/explain says of a connection is what happens to one, on whatever
+// node, in tables whose limits overlap.
 func TestExplainIsRight(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t, shape{})
@@ -141,8 +142,8 @@ func TestExplainIsRight(t *testing.T) {
 	}
 }
 
-// compareExplained asks what would happen, and looks what does. What another has let go of may take a
-// moment to be seen everywhere: a difference must not last.
+// compareExplained asks what would happen, and looks what does. What another has let go of may take
+// a moment to be seen everywhere: a difference must not last.
 func compareExplained(t *testing.T, n *node, target string, w *worker, table string) (tunnel *load.Tunnel) {
 	t.Helper()
 	eventually(t, 2*time.Second, "explain of node "+n.name+" is right, under "+table, func() error {

@@ -281,7 +281,8 @@ func TestAllServersMoveAtOnce(t *testing.T) {
 	c.awaitVoters(t, "a", "b", "c")
 }
 
-// former builds weir with an earlier version of the log: it stands for a release that had none later.
+// former builds weir with an earlier version of the log: it stands for a release that had none
+// later.
 func former(t *testing.T, version int) string {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), fmt.Sprintf("weir-former-%d", version))

@@ -12,8 +12,8 @@ import (
 	"github.com/weirproxy/weir/e2e/load"
 )
 
-// TestPageOfScopes shows on the page what limits of every scope and resource do, changes one, and has
-// one explained.
+// TestPageOfScopes shows on the page what limits of every scope and resource do, changes one, and
+// has one explained.
 func TestPageOfScopes(t *testing.T) {
 	c := startCluster(t, shape{names: []string{"a"}})
 	n := c.nodes[0]

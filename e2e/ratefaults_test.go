@@ -42,8 +42,9 @@ func configLimits(host string, rate int) string {
 		host, rate, configBurst)
 }
 
-// TestRatesUnderFaults: whatever becomes of nodes and limits, nothing is ever refilled, and the rate is
-// used again afterwards. WEIR_E2E_ROUNDS does all of it so often, in an order of its own each time.
+// TestRatesUnderFaults: whatever becomes of nodes and limits, nothing is ever refilled, and the
+// rate is used again afterwards. WEIR_E2E_ROUNDS does all of it so often, in an order of its own
+// each time.
 func TestRatesUnderFaults(t *testing.T) {
 	t.Parallel()
 	rounds := 1
@@ -161,8 +162,8 @@ func (u *underFaults) killAndReturn(t *testing.T, n *node) {
 	n.awaitReady(t, 15*time.Second)
 }
 
-// restart stops a node in good order, so that it gives its levels back, and starts it at once; then it
-// kills it, and starts it before the others have its part.
+// restart stops a node in good order, so that it gives its levels back, and starts it at once; then
+// it kills it, and starts it before the others have its part.
 func (u *underFaults) restart(t *testing.T) {
 	n := u.nodes[u.rng.IntN(len(u.nodes))]
 	n.terminate(t)

@@ -47,8 +47,8 @@ func (c *cluster) rated(t *testing.T, perSecond, burst float64, workers int) *ra
 	return r
 }
 
-// press lets workers ask without a pause, through these nodes alone: tunnels through every other node,
-// and plain requests through the rest.
+// press lets workers ask without a pause, through these nodes alone: tunnels through every other
+// node, and plain requests through the rest.
 func (r *rated) press(c *cluster, nodes ...*node) {
 	for n, run := range r.runs {
 		if !slices.Contains(nodes, n) {
@@ -83,8 +83,8 @@ func (r *rated) seen() (seen []judge.Passing) {
 	return seen
 }
 
-// used is the share of the rate that began between two moments, and one more at most: a moment may lie
-// just before the next.
+// used is the share of the rate that began between two moments, and one more at most: a moment may
+// lie just before the next.
 func (r *rated) used(from, to time.Time) float64 {
 	return (judge.Between(r.seen(), from, to) + 1) / (r.perSecond * to.Sub(from).Seconds())
 }
@@ -100,8 +100,8 @@ func (r *rated) judge(t *testing.T, late time.Duration) {
 	}
 }
 
-// lateness measures how late the upstream may see what has begun: unlimited requests go through each
-// node meanwhile, and the longest that one took, there and back, is the most.
+// lateness measures how late the upstream may see what has begun: unlimited requests go through
+// each node meanwhile, and the longest that one took, there and back, is the most.
 type lateness struct {
 	run   *load.Run
 	pace  *pace
@@ -191,8 +191,8 @@ func less(a, b []float64) []float64 {
 	return a
 }
 
-// TestRates: in no window of time more than rate × t + burst, and nearly all of it used, wherever the
-// demand is, from one second after it has moved.
+// TestRates: in no window of time more than rate × t + burst, and nearly all of it used, wherever
+// the demand is, from one second after it has moved.
 func TestRates(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t, shape{})

@@ -8,8 +8,8 @@ import (
 	"github.com/weirproxy/weir/e2e/load"
 )
 
-// TestReport: a limit that only reports refuses nothing and makes nobody wait, and each node counts what
-// it would have refused.
+// TestReport: a limit that only reports refuses nothing and makes nobody wait, and each node counts
+// what it would have refused.
 func TestReport(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t, shape{})

@@ -83,8 +83,8 @@ func startElsewhere(t testing.TB, servers ...*node) {
 	}
 }
 
-// fill opens tunnels through nodes, in turns, until all that the limit allows are there. A node that
-// has no lease yet, or not any more, is asked again.
+// fill opens tunnels through nodes, in turns, until all that the limit allows are there. A node
+// that has no lease yet, or not any more, is asked again.
 func fill(t testing.TB, up host, nodes ...*node) {
 	t.Helper()
 	var held []*load.Tunnel

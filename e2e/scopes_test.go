@@ -10,8 +10,8 @@ import (
 	"github.com/weirproxy/weir/e2e/load"
 )
 
-// TestScopes runs, one after another on one cluster, what limits of clients and of the total promise.
-// Each scenario has clients of its own.
+// TestScopes runs, one after another on one cluster, what limits of clients and of the total
+// promise. Each scenario has clients of its own.
 func TestScopes(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t, shape{})
@@ -90,8 +90,8 @@ func clientsTogether(t *testing.T, c *cluster) {
 	up.peakAtMost(t, 2)
 }
 
-// clientStorm: the upstream of one client's tunnels never sees more than the client's limit, and all
-// of it in use.
+// clientStorm: the upstream of one client's tunnels never sees more than the client's limit, and
+// all of it in use.
 func clientStorm(t *testing.T, c *cluster) {
 	up := c.upstream(t)
 	w := from("127.5.4.1")
@@ -191,8 +191,8 @@ func waitingCounts(t *testing.T, c *cluster) {
 	busy.peakAtMost(t, 1)
 }
 
-// limitInHand: a first limit counts what is in hand from then on, and closes nothing; with evict, what
-// is above it is closed.
+// limitInHand: a first limit counts what is in hand from then on, and closes nothing; with evict,
+// what is above it is closed.
 func limitInHand(t *testing.T, c *cluster) {
 	up := c.upstream(t)
 	w := from("127.5.8.1")
@@ -239,8 +239,8 @@ func totalLimit(t *testing.T, c *cluster) {
 	w.open(t, c.nodes[1], two.target)
 }
 
-// TestUserLimits: a user has one count, from wherever it comes and through whatever node; others have
-// their own.
+// TestUserLimits: a user has one count, from wherever it comes and through whatever node; others
+// have their own.
 func TestUserLimits(t *testing.T) {
 	t.Parallel()
 	file := newUsersFile(t)

@@ -91,7 +91,8 @@ func (s *State) checkHolding(r limit.Resource, h *holding) error {
 }
 
 // checkLevel: no level lies above what the free shares hold under the largest limit that there can
-// be. That of the limit in force says nothing: it may have been lowered since the level was written.
+// be. That of the limit in force says nothing: it may have been lowered since the level was
+// written.
 func checkLevel(r limit.Resource, h *holding) error {
 	if !r.IsRate() && h.level != 0 {
 		return fmt.Errorf("a level of %d grains, of what has none", h.level)

@@ -75,8 +75,8 @@ type PutLimit struct {
 	Precondition Precondition
 }
 
-// DeleteLimit removes the API's limit with this pattern, of its scope, which uncovers the config's, if there is
-// one; where there is only the config's, it removes that, until the next reload.
+// DeleteLimit removes the API's limit with this pattern, of its scope, which uncovers the config's,
+// if there is one; where there is only the config's, it removes that, until the next reload.
 type DeleteLimit struct {
 	Pattern      limit.Pattern
 	Precondition Precondition

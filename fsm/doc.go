@@ -15,8 +15,8 @@
 //     the same step.
 //  4. The level of a rate only moves: an increase takes its part of what is free along, a decrease
 //     brings back at most what its shares hold. Only a key that has never been leased, or was
-//     forgotten, counts as full; a session that is closed frees its shares empty; no change of a limit
-//     adds anything.
+//     forgotten, counts as full; a session that is closed frees its shares empty; no change of a
+//     limit adds anything.
 //
 // [State.Check] verifies them and is run after every step in tests.
 //
@@ -35,17 +35,17 @@
 // are part of the encoding: to move one is to make a new version.
 //
 // What an entry says decides which version of the log it needs, not its kind: an upgrade in place
-// goes on writing what it always wrote. What the state holds already, all servers have understood, so
-// that no server need be asked about more of it.
+// goes on writing what it always wrote. What the state holds already, all servers have understood,
+// so that no server need be asked about more of it.
 //
-// Of a rate the log counts shares, a fixed number whatever the limit says, so that a change of rate or
-// burst moves no grant. Units, which nodes are granted whole, are above this package.
+// Of a rate the log counts shares, a fixed number whatever the limit says, so that a change of rate
+// or burst moves no grant. Units, which nodes are granted whole, are above this package.
 //
 // A limit that is lowered cuts a free level where the next Adjust touches its key, and for whoever
-// reads it, not at once: that would walk all keys. So one that is raised again before has taken nothing
-// away, and has added nothing either: the level is what was left in the bucket. The entry of a rate
-// stays when nobody holds any of it, since what was taken is to be remembered; the leader has it
-// forgotten once it must be full.
+// reads it, not at once: that would walk all keys. So one that is raised again before has taken
+// nothing away, and has added nothing either: the level is what was left in the bucket. The entry
+// of a rate stays when nobody holds any of it, since what was taken is to be remembered; the leader
+// has it forgotten once it must be full.
 //
 // Grants are one map entry a key, below 300 bytes with three
 // holders; closing a session walks them all, which is rare and costs milliseconds.

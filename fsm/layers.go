@@ -10,9 +10,8 @@ import (
 	"github.com/weirproxy/weir/limit"
 )
 
-// layers are the limits as they were written: the API's over the config's.
-// Methods that write report whether anything changed. A limit that stands here is never altered, only
-// replaced.
+// layers are the limits as they were written: the API's over the config's. Methods that write
+// report whether anything changed. A limit that stands here is never altered, only replaced.
 type layers struct {
 	api, config map[limit.Pattern]*limit.Limit
 }

@@ -54,8 +54,8 @@ func (h *holding) levelUnder(l *limit.Limit, r limit.Resource) int64 {
 }
 
 // putBack adds the level that comes back with shares, which have left their holder already, and
-// answers how much of it was kept: never more than these shares hold under the limit in force. Without
-// a limit it is lost.
+// answers how much of it was kept: never more than these shares hold under the limit in force.
+// Without a limit it is lost.
 func (h *holding) putBack(l *limit.Limit, r limit.Resource, shares, level int64) int64 {
 	if h == nil || shares == 0 || !l.Caps(r) {
 		return 0

@@ -403,7 +403,8 @@ func (s *State) Keys(f func(limit.Key, int64) bool) {
 }
 
 // Kept calls f for each key of a rate that is kept for its level alone, since nobody holds any of
-// it, sorted, until f returns false: what an [Adjust] may forget. It copies and sorts, as Keys does.
+// it, sorted, until f returns false: what an [Adjust] may forget. It copies and sorts, as Keys
+// does.
 func (s *State) Kept(f func(limit.Key) bool) {
 	for _, key := range s.grants.keys() {
 		if s.grants[key].total == 0 && !f(key) {

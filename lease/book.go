@@ -51,7 +51,8 @@ type Bounds struct {
 	Page   int // pools that one page of a walk visits
 	Stated int // holdings in one message of the hello, to the next page
 	Bare   int // pools without a slot that are kept unused
-	// Requests is how many lists of requests there are: with one, all that happens to them has an order.
+	// Requests is how many lists of requests there are: with one, all that happens to them has an
+	// order.
 	Requests int
 }
 
@@ -66,8 +67,8 @@ func (n *Node) lookup(key limit.Key) *pool {
 	return nil
 }
 
-// pools are a node's pools by name, for each scope and resource; the book has the order. A name alone
-// is looked up faster than a key.
+// pools are a node's pools by name, for each scope and resource; the book has the order. A name
+// alone is looked up faster than a key.
 type pools [limit.ScopeConnection + 1][limit.Download + 1]sync.Map
 
 func (p *pools) of(key limit.Key) *sync.Map { return &p[key.Scope][key.Resource] }

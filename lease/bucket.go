@@ -33,8 +33,8 @@ func (b *bucket) settle(now time.Duration) {
 	b.at = now
 }
 
-// slack is what dividing a full bucket among units may round away, in grains. Even with the most units
-// that there are it is less than bucketDrift takes from one token.
+// slack is what dividing a full bucket among units may round away, in grains. Even with the most
+// units that there are it is less than bucketDrift takes from one token.
 const slack = 1
 
 // take takes n grains, or nothing.
@@ -69,8 +69,8 @@ func (b *bucket) resize(now time.Duration, fill, size float64) {
 	b.level = min(b.level, size)
 }
 
-// leave takes the part of the level that goes with a part of the bucket. The rest of the bucket must
-// be resized before it is filled again.
+// leave takes the part of the level that goes with a part of the bucket. The rest of the bucket
+// must be resized before it is filled again.
 func (b *bucket) leave(now time.Duration, part float64) (grains int64) {
 	b.settle(now)
 	gone := math.Floor(max(b.level, 0) * part)

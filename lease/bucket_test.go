@@ -78,8 +78,8 @@ type draw struct {
 	n  float64
 }
 
-// TestNoWindowIsAboveTheRate: units go to and fro between nodes, with their levels or without; in no
-// window of time is more taken than rate*t + burst.
+// TestNoWindowIsAboveTheRate: units go to and fro between nodes, with their levels or without; in
+// no window of time is more taken than rate*t + burst.
 func TestNoWindowIsAboveTheRate(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		burst := rapid.Int64Range(1, 12).Draw(rt, "burst")

@@ -26,19 +26,19 @@
 // time, and makes "refused" mean something. In a storm of refusals the next ask waits a few
 // milliseconds, so that a storm costs the leader a few hundred answers a second.
 //
-// A connection may need units of several keys. Each is a claim of its own, and there are two kinds of
-// holder: a [Request] in hand holds the slots of scope total, client and user, the upstream
+// A connection may need units of several keys. Each is a claim of its own, and there are two kinds
+// of holder: a [Request] in hand holds the slots of scope total, client and user, the upstream
 // connection the host's, also while it is kept for reuse. So all take their claims in one order,
 // which is why nobody waits in a circle: whoever waits for a later one holds the earlier ones, and
 // gives them back if it is refused. Tokens come last.
 //
-// A rate is leased as slots are: the log counts shares of it, and a node's whole units are one token
-// bucket ([bucket]) that never fills by being granted, moved or changed. A token goes back only as far
-// as the bucket would have had room for it all the time: otherwise it could be used twice in one
-// window. Waiting for time to pass costs one timer for all keys.
+// A rate is leased as slots are: the log counts shares of it, and a node's whole units are one
+// token bucket ([bucket]) that never fills by being granted, moved or changed. A token goes back
+// only as far as the bucket would have had room for it all the time: otherwise it could be used
+// twice in one window. Waiting for time to pass costs one timer for all keys.
 //
-// A limit that only reports (mode "report") admits at once. The request then waits on as a ghost, and
-// is counted if the leader answers that nothing is free.
+// A limit that only reports (mode "report") admits at once. The request then waits on as a ghost,
+// and is counted if the leader answers that nothing is free.
 //
 // A node keeps a pool for each key that it was asked for, in a book that is bounded: names come
 // from clients, who may make up as many as they like. What concerns every pool (a fence, a new

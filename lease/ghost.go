@@ -4,9 +4,9 @@ import "time"
 
 // A ghost is a request under a limit that only reports (mode = "report"): it has been admitted, and
 // still waits for what it would need, as a request without a queue does. If it gets that, the limit
-// would have admitted it. If the leader answers that nothing is free, it would have been refused, and
-// is counted; it then goes on above what is granted, as connections do that were open before their
-// limit.
+// would have admitted it. If the leader answers that nothing is free, it would have been refused,
+// and is counted; it then goes on above what is granted, as connections do that were open before
+// their limit.
 
 // admitGhost admits s above a limit that only reports. Needs the pool's lock.
 func (n *Node) admitGhost(now time.Duration, p *pool, s *Slot) {
@@ -87,6 +87,6 @@ func (n *Node) dropGhost(p *pool, s *Slot) {
 	}
 }
 
-// free is what may be admitted at once: who has been admitted as a ghost still waits for it. Needs the
-// pool's lock.
+// free is what may be admitted at once: who has been admitted as a ghost still waits for it. Needs
+// the pool's lock.
 func (p *pool) free() int64 { return p.part.free() + p.ghosts }

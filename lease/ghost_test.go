@@ -17,9 +17,9 @@ func reportLimit(t *testing.T, pattern string, n int64) limit.Limit {
 	return l
 }
 
-// A limit that only reports closes nothing, whatever the leader asks for or takes away: no connection
-// that is kept for reuse while others have exceeded the limit, none above a target, none that the log
-// knows nothing of.
+// A limit that only reports closes nothing, whatever the leader asks for or takes away: no
+// connection that is kept for reuse while others have exceeded the limit, none above a target, none
+// that the log knows nothing of.
 func TestReportSeversNothing(t *testing.T) {
 	m, _ := liveManager(t, ExpiryClose, 1, reportLimit(t, "up", 1))
 	var holders []*holder

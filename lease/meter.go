@@ -18,12 +18,12 @@ const (
 	leastPiece = float64(limit.MinByteBurst)
 )
 
-// Waker is told, at most once for each time that a Meter gave nothing, that it is worth to try again.
-// It is called from another goroutine, and must not block.
+// Waker is told, at most once for each time that a Meter gave nothing, that it is worth to try
+// again. It is called from another goroutine, and must not block.
 type Waker interface{ Wake() }
 
-// Meter paces the bytes of one connection in one direction. Bytes are taken before they are read. It
-// is not safe for concurrent use, but for the wake-up.
+// Meter paces the bytes of one connection in one direction. Bytes are taken before they are read.
+// It is not safe for concurrent use, but for the wake-up.
 type Meter struct {
 	manager  *Manager
 	subject  *limit.Subject
@@ -62,8 +62,8 @@ func (m *Manager) Init(f *Meter, subject *limit.Subject, r limit.Resource, w Wak
 	*f = Meter{manager: m, subject: subject, resource: r, waker: w}
 }
 
-// Take returns how many of at most n bytes may be moved now. Where that is 0, the Waker is woken when
-// it is worth to try again. What is not moved goes back with Put, before the next Take.
+// Take returns how many of at most n bytes may be moved now. Where that is 0, the Waker is woken
+// when it is worth to try again. What is not moved goes back with Put, before the next Take.
 func (f *Meter) Take(n int) int {
 	if t := f.manager.node.table.Load(); t != f.table {
 		f.look(t)
@@ -196,8 +196,8 @@ func (p *pool) receipt() receipt {
 }
 
 // giveBack returns grains to the bucket that they were taken from, as far as it would have had room
-// for them all the time: had they not been taken, the rest would have run over. What was taken under
-// another grant is lost. Needs no lock.
+// for them all the time: had they not been taken, the rest would have run over. What was taken
+// under another grant is lost. Needs no lock.
 func (r receipt) giveBack(now time.Duration, grains float64) {
 	if r.pool == nil || grains <= 0 {
 		return

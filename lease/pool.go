@@ -9,8 +9,8 @@ import (
 	"github.com/weirproxy/weir/limit"
 )
 
-// idleBuckets of one second make the window in which a slot must have been idle throughout before it
-// goes back: between 3 and 4 s, within the promised 5.
+// idleBuckets of one second make the window in which a slot must have been idle throughout before
+// it goes back: between 3 and 4 s, within the promised 5.
 const idleBuckets = 3
 
 // pool is what one node holds of one key.

@@ -78,8 +78,8 @@ func (p *pool) drawn(now time.Duration, grains float64) {
 	p.low = min(p.low, max(p.granted-p.unit(), 0)) // it is not idle throughout
 }
 
-// settleRate is settle for a rate: units go back, first of all those that are of no use; then tokens
-// go to those who wait, as long as there are any. Needs the pool's lock.
+// settleRate is settle for a rate: units go back, first of all those that are of no use; then
+// tokens go to those who wait, as long as there are any. Needs the pool's lock.
 func (n *Node) settleRate(now time.Duration, p *pool) {
 	defer n.noteDue(now, p)
 	defer n.noteSlow(p)
@@ -123,8 +123,8 @@ func (n *Node) admitToken(now time.Duration, p *pool) {
 	n.mark(p)
 }
 
-// yield gives back what the leader asked for. A turn lasts until a token has been taken: a node that
-// gave its unit back before the token is there would never have one. Needs the pool's lock.
+// yield gives back what the leader asked for. A turn lasts until a token has been taken: a node
+// that gave its unit back before the token is there would never have one. Needs the pool's lock.
 func (n *Node) yield(now time.Duration, p *pool) {
 	if p.target < 0 || p.granted <= p.target {
 		return
@@ -136,8 +136,8 @@ func (n *Node) yield(now time.Duration, p *pool) {
 	n.giveBack(now, p, k)
 }
 
-// fewDraws is how many requests, or pieces of 4 KiB, in half a second say so little that no more units
-// are asked for because of them: a burst once in a while is what a bucket is for.
+// fewDraws is how many requests, or pieces of 4 KiB, in half a second say so little that no more
+// units are asked for because of them: a burst once in a while is what a bucket is for.
 const fewDraws = 4
 
 // need is how many units the draw of lately takes, and how many more would be good to have, so that
@@ -166,7 +166,8 @@ func (p *pool) grain() float64 {
 }
 
 // idle is what a sweep may give back of a pool: free slots, or units that nobody needs. Units of a
-// rate are in use until their bucket is full: in the log, nothing fills them. Needs the pool's lock.
+// rate are in use until their bucket is full: in the log, nothing fills them. Needs the pool's
+// lock.
 func (p *pool) idle(now time.Duration) int64 {
 	if !p.key.Resource.IsRate() {
 		return p.free()
@@ -179,9 +180,9 @@ func (p *pool) idle(now time.Duration) int64 {
 	return max(0, p.granted-(need+spare)*p.unit())
 }
 
-// rateDemand says what a node wants of a rate, in shares of whole units. Requests that wait, or were
-// refused, don't say how many units they need: the node asks for twice what it has, up to all. Needs
-// the pool's lock.
+// rateDemand says what a node wants of a rate, in shares of whole units. Requests that wait, or
+// were refused, don't say how many units they need: the node asks for twice what it has, up to all.
+// Needs the pool's lock.
 func (n *Node) rateDemand(now time.Duration, p *pool, d *leasepb.Demand) {
 	unit, units := p.unit(), p.limit.Units(p.key.Resource)
 	need, spare := p.need(now)
@@ -226,8 +227,8 @@ func (n *Node) meterSome(now time.Duration) {
 	}
 }
 
-// nextToken is how long it takes until somebody who comes now gets a token: from this node's units, or
-// from those of others, which come when they are asked for. Needs the pool's lock.
+// nextToken is how long it takes until somebody who comes now gets a token: from this node's units,
+// or from those of others, which come when they are asked for. Needs the pool's lock.
 func (p *pool) nextToken(now time.Duration) time.Duration {
 	rate := p.limit.PerSecond(p.key.Resource)
 	if rate <= 0 {
@@ -241,7 +242,8 @@ func (p *pool) nextToken(now time.Duration) time.Duration {
 	return next + time.Duration(oneRequest*float64(p.waiters.queued)/rate*float64(time.Second))
 }
 
-// noteDue lets the core come back to a pool when the next who waits can go on. Needs the pool's lock.
+// noteDue lets the core come back to a pool when the next who waits can go on. Needs the pool's
+// lock.
 func (n *Node) noteDue(now time.Duration, p *pool) {
 	var at time.Duration
 	if p.granted > 0 && p.capped() {
@@ -285,8 +287,8 @@ func (n *Node) comeDue(now time.Duration) {
 	}
 }
 
-// dues is a heap (container/heap) of the pools of rates in which somebody waits for time to pass, the
-// next one first: one timer serves all of them.
+// dues is a heap (container/heap) of the pools of rates in which somebody waits for time to pass,
+// the next one first: one timer serves all of them.
 type dues []*pool
 
 func (d dues) Len() int           { return len(d) }

@@ -361,8 +361,8 @@ func TestFirstLimitCountsRequestsInHand(t *testing.T) {
 	})
 }
 
-// A request's memory that is used again knows nothing of its former use: one whose client was counted,
-// and severed, is served where nothing counts it any more.
+// A request's memory that is used again knows nothing of its former use: one whose client was
+// counted, and severed, is served where nothing counts it any more.
 func TestRequestIsUsedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		counted := scopeLimit(t, limit.ScopeClient, "*", 2)

@@ -10,14 +10,14 @@ import (
 	"github.com/weirproxy/weir/limit"
 )
 
-// requestScopes are the scopes in which a request in hand counts, in the order in which its slots are
-// taken. All take them in one order, and the upstream connection's slot after them, so nobody waits
-// in a circle.
+// requestScopes are the scopes in which a request in hand counts, in the order in which its slots
+// are taken. All take them in one order, and the upstream connection's slot after them, so nobody
+// waits in a circle.
 var requestScopes = [...]limit.Scope{limit.ScopeTotal, limit.ScopeClient, limit.ScopeUser}
 
-// Request is one request in hand: a tunnel from its CONNECT to its end, or a plain request to the end
-// of its response. It holds a slot of each limit on connections in the scopes total, client and user
-// that it is under. A limit that is set while it runs counts it from then on.
+// Request is one request in hand: a tunnel from its CONNECT to its end, or a plain request to the
+// end of its response. It holds a slot of each limit on connections in the scopes total, client and
+// user that it is under. A limit that is set while it runs counts it from then on.
 type Request struct {
 	manager *Manager
 	subject limit.Subject
@@ -43,9 +43,9 @@ type requestShard struct {
 	_    [64 - 16]byte // no two share a cache line
 }
 
-// Begin makes r a request in hand of subject, which h will serve. It waits, as Acquire does, for the
-// slots that it needs. It ends early when ctx does. On an error r holds nothing, and may be used
-// again.
+// Begin makes r a request in hand of subject, which h will serve. It waits, as Acquire does, for
+// the slots that it needs. It ends early when ctx does. On an error r holds nothing, and may be
+// used again.
 //
 // The memory is the caller's: r is new, or ended, and must not be copied afterwards.
 func (m *Manager) Begin(ctx context.Context, r *Request, subject *limit.Subject, h Holder) error {
@@ -69,15 +69,15 @@ func (m *Manager) Begin(ctx context.Context, r *Request, subject *limit.Subject,
 	return nil
 }
 
-// NewRequest returns a request for [Node.Enter]. It has no [Manager]: End, Live and Waited must not be
-// called.
+// NewRequest returns a request for [Node.Enter]. It has no [Manager]: End, Live and Waited must not
+// be called.
 func NewRequest(subject *limit.Subject, h Holder) *Request {
 	return &Request{subject: *subject, holder: h}
 }
 
-// Enter lists a request, and notes which slots it needs by the limits of this moment. A limit that is
-// set later finds it in the list. Then each slot that Next names is to be acquired, until there is
-// none; whatever becomes of that, Leave must follow.
+// Enter lists a request, and notes which slots it needs by the limits of this moment. A limit that
+// is set later finds it in the list. Then each slot that Next names is to be acquired, until there
+// is none; whatever becomes of that, Leave must follow.
 func (n *Node) Enter(r *Request) {
 	if slots := r.slots.Load(); slots != nil { // what a former use left
 		for i := range slots {
@@ -118,8 +118,8 @@ func (r *Request) Next() *Slot {
 	return nil
 }
 
-// slot prepares one of the request's slots. Either Next names it, or, under the shard's lock, a limit
-// that is set later needs it: never both.
+// slot prepares one of the request's slots. Either Next names it, or, under the shard's lock, a
+// limit that is set later needs it: never both.
 func (r *Request) slot(i int) *Slot {
 	slots := r.slots.Load()
 	if slots == nil {

@@ -41,8 +41,8 @@ func (r Reason) String() string {
 type Holder interface{ Sever(Reason) }
 
 // Slot is one connection's or request's unit of one key: a claim. Of scope host it is the right to
-// one open upstream connection, and its holder must Release it once the upstream has seen the end of
-// the connection. Those of the other scopes belong to a [Request].
+// one open upstream connection, and its holder must Release it once the upstream has seen the end
+// of the connection. Those of the other scopes belong to a [Request].
 type Slot struct {
 	manager *Manager
 	scope   limit.Scope  // of a request's

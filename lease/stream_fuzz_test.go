@@ -311,8 +311,8 @@ func (p *nodeScript) finish() {
 	}
 }
 
-// scopedScripts are scripts with limits of all scopes, and levels that come with units, more than they
-// hold too.
+// scopedScripts are scripts with limits of all scopes, and levels that come with units, more than
+// they hold too.
 func scopedScripts(begin []byte, limits, target *leasepb.LeaderMessage) (all [][]byte) {
 	var grants []*leasepb.Holding
 	for _, key := range []limit.Key{

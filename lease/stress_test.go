@@ -16,8 +16,8 @@ import (
 	"github.com/weirproxy/weir/limit"
 )
 
-// stress is two nodes whose workers begin requests, take tokens, acquire, park, reuse and release at
-// random, move bytes, and give up waiting.
+// stress is two nodes whose workers begin requests, take tokens, acquire, park, reuse and release
+// at random, move bytes, and give up waiting.
 type stress struct {
 	t        *testing.T
 	c        *testCluster

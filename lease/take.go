@@ -29,8 +29,8 @@ func (m *Manager) Take(ctx context.Context, subject *limit.Subject, waited time.
 	return nil
 }
 
-// Draw is the tokens of one request, one of each limit on requests that it is under. All take them in
-// one order.
+// Draw is the tokens of one request, one of each limit on requests that it is under. All take them
+// in one order.
 type Draw struct {
 	subject *limit.Subject
 	next    int // among tokenScopes
@@ -40,8 +40,8 @@ type Draw struct {
 // NewDraw returns a draw that has taken nothing yet.
 func NewDraw(subject *limit.Subject) Draw { return Draw{subject: subject} }
 
-// Try takes the tokens that are there, up to the first that is not. It reports whether that was all:
-// otherwise the next is what Taker waits for.
+// Try takes the tokens that are there, up to the first that is not. It reports whether that was
+// all: otherwise the next is what Taker waits for.
 func (d *Draw) Try(n *Node, clock Clock) bool {
 	table := n.table.Load()
 	if table == nil || !table.CapsAny(limit.Requests) {
@@ -70,8 +70,8 @@ func (d *Draw) Got(w *Waiter) {
 	d.next++
 }
 
-// Keys are what the tokens that have been taken so far are of, in order. Some may be of no limit any
-// more.
+// Keys are what the tokens that have been taken so far are of, in order. Some may be of no limit
+// any more.
 func (d *Draw) Keys() (keys []limit.Key) {
 	for i := range d.taken {
 		if p := d.taken[i].pool; p != nil {
@@ -81,7 +81,8 @@ func (d *Draw) Keys() (keys []limit.Key) {
 	return keys
 }
 
-// GiveBack returns what has been taken, as far as the buckets would have had room for it all the time.
+// GiveBack returns what has been taken, as far as the buckets would have had room for it all the
+// time.
 func (d *Draw) GiveBack(now time.Duration) {
 	for i := range d.taken {
 		d.taken[i].giveBack(now, oneRequest)
@@ -108,8 +109,8 @@ func (n *Node) tryTake(now time.Duration, scope limit.Scope, subject *limit.Subj
 	return took, v
 }
 
-// Take is the slow path: the request waits, unless a token has come meanwhile. It returns the waiter,
-// or, where the answer is known at once, nil and the answer.
+// Take is the slow path: the request waits, unless a token has come meanwhile. It returns the
+// waiter, or, where the answer is known at once, nil and the answer.
 func (n *Node) Take(now time.Duration, w *Waiter, waited time.Duration, done func(error)) (*Waiter, error) {
 	table := n.table.Load()
 	if l, _ := table.Find(w.scope, w.subject); !l.Caps(limit.Requests) {

@@ -103,8 +103,8 @@ func (n *Node) Acquire(now time.Duration, s *Slot, done func(error)) (*Waiter, e
 	return n.wait(now, p, v, &Waiter{slot: s}, 0, done)
 }
 
-// wait lets a request wait for what it did not get at once, unless the answer is known. It has waited
-// already for a while, for other units of the same limit. Needs the pool's lock.
+// wait lets a request wait for what it did not get at once, unless the answer is known. It has
+// waited already for a while, for other units of the same limit. Needs the pool's lock.
 func (n *Node) wait(now time.Duration, p *pool, v verdict, w *Waiter, waited time.Duration, done func(error)) (*Waiter, error) {
 	switch v {
 	case verdictAdmitted:

@@ -129,8 +129,8 @@ func (l *Limit) BurstGrains(r Resource) int64 {
 	return max(l.Bandwidth.of(r), leastByteBurst)
 }
 
-// Units is how many parts a rate is leased in. Each is a token bucket of its own that holds at least
-// one request, or 4 KiB.
+// Units is how many parts a rate is leased in. Each is a token bucket of its own that holds at
+// least one request, or 4 KiB.
 func (l *Limit) Units(r Resource) int64 {
 	switch {
 	case !l.Caps(r) || !r.IsRate():
@@ -141,13 +141,13 @@ func (l *Limit) Units(r Resource) int64 {
 	return min(l.BurstGrains(r)/minBytesPerUnit, maxUnits)
 }
 
-// UnitShares is how many [Shares] make one unit. What a node holds beyond whole units is of no use to
-// it.
+// UnitShares is how many [Shares] make one unit. What a node holds beyond whole units is of no use
+// to it.
 func (l *Limit) UnitShares(r Resource) int64 { return Shares / max(l.Units(r), 1) }
 
 // Validate names everything that is wrong with the limit; the error wraps [ErrInvalid]. A queue in
-// which nobody could ever wait is refused: whoever wrote one forgot the cap. A queue on a limit of 0
-// is allowed, so that a host can be blocked and opened again without losing its queue.
+// which nobody could ever wait is refused: whoever wrote one forgot the cap. A queue on a limit of
+// 0 is allowed, so that a host can be blocked and opened again without losing its queue.
 func (l *Limit) Validate() error {
 	var errs []error
 	bad := func(format string, args ...any) {

@@ -14,9 +14,9 @@ var ErrPattern = errors.New("not a pattern")
 
 // Pattern is a parsed, canonical limit pattern and the scope that it is of. In scope host it is
 // "host", "host:port", "*.suffix", "*.suffix:port", an address, a CIDR, or "*"; in scope client an
-// address, a CIDR or "*"; in scope user a name or "*"; in scope key a name, "prefix*" or "*". In the
-// scopes total and connection it is "". It is comparable: two spellings give one Pattern. The zero
-// Pattern matches nothing and is invalid in a Limit.
+// address, a CIDR or "*"; in scope user a name or "*"; in scope key a name, "prefix*" or "*". In
+// the scopes total and connection it is "". It is comparable: two spellings give one Pattern. The
+// zero Pattern matches nothing and is invalid in a Limit.
 type Pattern struct {
 	text  string
 	scope Scope
@@ -134,7 +134,8 @@ func checkLabel(name string) error {
 // ErrName is wrapped by the errors of [CheckName].
 var ErrName = errors.New("not a name")
 
-// CheckName verifies a name that a program chose to be counted under: 1 to 255 printable characters.
+// CheckName verifies a name that a program chose to be counted under: 1 to 255 printable
+// characters.
 func CheckName(name string) error {
 	if err := checkLabel(name); err != nil {
 		return fmt.Errorf("%w: %s %w", ErrName, shorten(name), err)
@@ -216,8 +217,8 @@ func (p Pattern) Compare(o Pattern) int {
 	return cmp.Or(cmp.Compare(p.scope, o.scope), strings.Compare(p.text, o.text))
 }
 
-// Wildcard reports whether the pattern can match more than one thing: a wildcard, a CIDR, a prefix or
-// "*".
+// Wildcard reports whether the pattern can match more than one thing: a wildcard, a CIDR, a prefix
+// or "*".
 func (p Pattern) Wildcard() bool {
 	switch p.kind {
 	case patternSuffix, patternCIDR, patternPrefix, patternAny:

@@ -9,9 +9,10 @@ import (
 	"time"
 )
 
-// Shares is what a rate is divided into for the log: a grant of k shares is k/Shares of the rate and
-// of the burst, whatever these are. So a change of a limit moves no grant, and what all nodes hold is
-// never more than the whole. Nodes are granted whole units, of [Limit.UnitShares] shares each.
+// Shares is what a rate is divided into for the log: a grant of k shares is k/Shares of the rate
+// and of the burst, whatever these are. So a change of a limit moves no grant, and what all nodes
+// hold is never more than the whole. Nodes are granted whole units, of [Limit.UnitShares] shares
+// each.
 const Shares int64 = 1_000_000
 
 // Bounds of rates. They are part of what a valid entry of the log is: see [MaxConnections].
@@ -136,8 +137,8 @@ func (r Rate) validate() error {
 	return nil
 }
 
-// Bandwidth is how many bytes may pass, in each direction for itself. The zero Bandwidth is none: no
-// cap.
+// Bandwidth is how many bytes may pass, in each direction for itself. The zero Bandwidth is none:
+// no cap.
 type Bandwidth struct {
 	Upload   int64 // bytes a second from workers; 0: no cap
 	Download int64 // bytes a second to workers; 0: no cap

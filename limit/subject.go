@@ -18,8 +18,8 @@ func ClientOf(a netip.Addr) Client {
 	return Client{Addr: a, Name: a.String()}
 }
 
-// Subject is what limits are looked up for: one connection, request or permit, as far as it is known.
-// What is left empty is under no limit of that scope.
+// Subject is what limits are looked up for: one connection, request or permit, as far as it is
+// known. What is left empty is under no limit of that scope.
 type Subject struct {
 	Host   Target
 	Client Client

@@ -54,9 +54,9 @@ type Slot interface {
 
 // open opens the upstream connection of a CONNECT, whose request is r: it resolves the target's
 // name, begins the request, acquires a slot, takes the request's token and dials. Nothing is held
-// while the name is resolved; whoever waits for one of the others holds those before it. On failure the refusal to answer with is
-// returned, which is nil if the client has gone; everything is given back then. f must be new, and
-// already be its client's flow (see use).
+// while the name is resolved; whoever waits for one of the others holds those before it. On failure
+// the refusal to answer with is returned, which is nil if the client has gone; everything is given
+// back then. f must be new, and already be its client's flow (see use).
 func (f *flow) open(r *request) (ok bool, _ *refusal) {
 	r.serve(f)
 	if !f.admitting() {
@@ -73,8 +73,8 @@ func (f *flow) open(r *request) (ok bool, _ *refusal) {
 	return f.connectFor(r, addrs)
 }
 
-// connectFor acquires a slot, takes the request's token and dials, for a request that has its claims. The flow must be in its
-// admission.
+// connectFor acquires a slot, takes the request's token and dials, for a request that has its
+// claims. The flow must be in its admission.
 func (f *flow) connectFor(r *request, addrs resolve.Addrs) (ok bool, _ *refusal) {
 	slot, err := f.srv.admitter.Acquire((*waiting)(f), f.target, f)
 	if err != nil {

@@ -201,8 +201,8 @@ func (b *body) readTrailers() error {
 }
 
 // copyTo sends the body on, as chunks where chunked, and counts the bytes sent. The bytes of a
-// message that is over are flushed. What is collected goes out before each read. The meter, which may
-// be nil, paces what is read from the socket, and what is in hand already.
+// message that is over are flushed. What is collected goes out before each read. The meter, which
+// may be nil, paces what is read from the socket, and what is in hand already.
 func (b *body) copyTo(out *outbuf, chunked bool, sent *atomic.Uint64, meter Meter) (readErr, writeErr error) {
 	b.in.before, out.err = out, nil
 	if b.in.sock.meter = meter; meter != nil {

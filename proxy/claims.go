@@ -23,9 +23,9 @@ type Claims interface {
 	Waited() time.Duration
 }
 
-// request is one request in hand, and the [lease.Holder] of its claims: a tunnel from its CONNECT to
-// its end, or a plain request to the end of its response. The upstream connection's slot belongs to
-// the flow, which may outlive the request, and may have carried others before.
+// request is one request in hand, and the [lease.Holder] of its claims: a tunnel from its CONNECT
+// to its end, or a plain request to the end of its response. The upstream connection's slot belongs
+// to the flow, which may outlive the request, and may have carried others before.
 type request struct {
 	// Used by the owner of the request only.
 	claims    Claims        // nil: none
@@ -82,8 +82,8 @@ func (r *request) letGo() {
 	}
 }
 
-// begin waits for the claims, for as long as the limits' queues allow. f must serve the request, and
-// be in its admission.
+// begin waits for the claims, for as long as the limits' queues allow. f must serve the request,
+// and be in its admission.
 func (r *request) begin(f *flow) error {
 	claims, err := f.srv.admitter.Begin((*waiting)(f), &f.client.subject, r)
 	if err != nil {
@@ -94,8 +94,8 @@ func (r *request) begin(f *flow) error {
 	return nil
 }
 
-// take takes the request's token of each limit on requests, and waits for them as long as the limits'
-// queues allow. It takes them once, however often the request is sent. f is as for begin.
+// take takes the request's token of each limit on requests, and waits for them as long as the
+// limits' queues allow. It takes them once, however often the request is sent. f is as for begin.
 func (r *request) take(f *flow) error {
 	if r.taken {
 		return nil

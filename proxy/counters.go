@@ -94,7 +94,8 @@ func (c *Counters) refused(r *refusal) {
 // limitCounters has a counter for each scope and resource.
 type limitCounters [int(limit.ScopeConnection) + 1][int(limit.Download) + 1]counter
 
-// of returns the counter of a scope and a resource; those that this version does not know share one.
+// of returns the counter of a scope and a resource; those that this version does not know share
+// one.
 func (c *limitCounters) of(s limit.Scope, r limit.Resource) *counter {
 	if !s.Known() || !r.Known() {
 		return &c[0][0]

@@ -56,17 +56,19 @@
 //	sock.go            sockets whose reads and writes check the slot and the claims
 //	hangup.go          a peer's FIN or reset while nothing reads the socket
 //
-// Files named for a system have what differs between kernels: events (epoll, kqueue), tcp (the state
-// of a connection), system (fewer system calls), splice (relaying without copying). The build tag
-// portable selects the portable ones on Linux too; that is how they are tested.
+// Files named for a system have what differs between kernels: events (epoll, kqueue), tcp (the
+// state of a connection), system (fewer system calls), splice (relaying without copying). The build
+// tag portable selects the portable ones on Linux too; that is how they are tested.
 //
 // # Rules
 //
 //  1. One slot, one upstream connection at a time: addresses are dialled one after the other.
 //  2. A slot is released after both FINs, once the upstream has acknowledged ours; or some time
-//     after we sent a reset (two round trips, at least 10 ms); or at once after the upstream's reset.
+//     after we sent a reset (two round trips, at least 10 ms); or at once after the upstream's
+//     reset.
 //  3. Every read and write of a flow's sockets first waits for readiness and then checks that the
-//     slot and the request's claims are still live. So a process that was frozen past its lease touches no further byte.
+//     slot and the request's claims are still live. So a process that was frozen past its lease
+//     touches no further byte.
 //  4. Only a flow's owner finishes it. Everything else makes the owner's wait fail.
 //  5. The request holds the claims of scope total, client and user, the flow holds the host's slot.
 //     Claims are taken first, then the slot, then the request's token, once; whoever waits for one
@@ -80,8 +82,8 @@
 // net/http's. Unsupported transfer codings and versions are malformed (400), and so is Max-Forwards
 // 0. There is no upgrade to h2c.
 //
-// A head has header_timeout to arrive; the first one's begins with the connection. If some of it has
-// come by then, the answer is 408; otherwise the connection is closed without one.
+// A head has header_timeout to arrive; the first one's begins with the connection. If some of it
+// has come by then, the answer is 408; otherwise the connection is closed without one.
 //
 // # Sockets and hang-ups
 //
@@ -114,13 +116,14 @@
 //
 // A FIN may mean that the client has closed, or that it has only finished sending. Before an answer
 // begins, the proxy finds out by sending its first bytes, "HTTP/1.1 ": a closed connection answers
-// with a reset, and the request is given up. Otherwise the answer continues behind them. The cost: a
-// client that gets no answer may get a part of a status line.
+// with a reset, and the request is given up. Otherwise the answer continues behind them. The cost:
+// a client that gets no answer may get a part of a status line.
 //
 // Once an answer has begun, its own bytes do the same. While the upstream is silent, a closed
-// client's slot is held until the client's kernel answers a keep-alive with a reset (75 s on Linux),
-// or for response_timeout; cutting sooner would break answers that are awaited. A FIN behind unread
-// content can't be seen. In a tunnel, a FIN is passed on and starts half_close_timeout.
+// client's slot is held until the client's kernel answers a keep-alive with a reset (75 s on
+// Linux), or for response_timeout; cutting sooner would break answers that are awaited. A FIN
+// behind unread content can't be seen. In a tunnel, a FIN is passed on and starts
+// half_close_timeout.
 //
 // # Dialling
 //
@@ -134,10 +137,10 @@
 //
 // # Loops and the cluster's own ports
 //
-// The cluster's ports are refused by address and port. For a port that listens on all addresses, the
-// kernel is asked whether the destination is local; other destinations cost nothing. A proxy's port
-// is a loop: nested tunnels would multiply one client's descriptors, and a client could write a
-// PROXY header to a node that trusts this one.
+// The cluster's ports are refused by address and port. For a port that listens on all addresses,
+// the kernel is asked whether the destination is local; other destinations cost nothing. A proxy's
+// port is a loop: nested tunnels would multiply one client's descriptors, and a client could write
+// a PROXY header to a node that trusts this one.
 //
 // No list of addresses is complete, so a tunnel's first bytes are checked as well. Ports that only
 // nodes dial begin with a greeting that the client would have to answer, and never sees whole. A
@@ -147,19 +150,19 @@
 // # Tunnels
 //
 // A tunnel that is idle for 100 ms, or longer if it has woken before, holds no goroutine: an event
-// set wakes it within microseconds. On Linux, bulk data is spliced through a pipe, which is held only
-// while data flows.
+// set wakes it within microseconds. On Linux, bulk data is spliced through a pipe, which is held
+// only while data flows.
 //
 // # Bandwidth
 //
-// Each direction has a meter. A read first takes bytes from it, reads at most so many, and puts back
-// the rest, so an idle connection holds none. If there are none, the direction of a tunnel sleeps
-// until the meter wakes it; for a plain message, the goroutine that it has anyway waits. A paced flow
-// is alive: none of the timeouts for idle, half-closed or stalled connections ends it.
+// Each direction has a meter. A read first takes bytes from it, reads at most so many, and puts
+// back the rest, so an idle connection holds none. If there are none, the direction of a tunnel
+// sleeps until the meter wakes it; for a plain message, the goroutine that it has anyway waits. A
+// paced flow is alive: none of the timeouts for idle, half-closed or stalled connections ends it.
 //
-// The meter is asked before the kernel, because asking the kernel first would cost a system call for
-// each read. So a direction without bytes may wait for its meter once. While it does, its FIN is not
-// passed on; a reset is noticed at once.
+// The meter is asked before the kernel, because asking the kernel first would cost a system call
+// for each read. So a direction without bytes may wait for its meter once. While it does, its FIN
+// is not passed on; a reset is noticed at once.
 //
 // # Plain requests
 //
@@ -167,8 +170,8 @@
 // docs/architecture.md lists its states and how each ends. Reads and writes pay nothing for it: the
 // kernel's byte counts of lasting exchanges are sampled.
 //
-// A request that meets a kept connection waits for its token with the connection unparked, and parks
-// it again if the token does not come.
+// A request that meets a kept connection waits for its token with the connection unparked, and
+// parks it again if the token does not come.
 //
 // A kept-alive upstream connection is reused for its target (host and port) within 30 s, the most
 // recently used first; at most 32 are kept per target and 1024 in all. A request without content

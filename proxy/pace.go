@@ -21,8 +21,8 @@ type Meter interface {
 	End()
 }
 
-// errStarved ends a read for which the socket's meter had no bytes to give. In a tunnel the direction
-// sleeps then, without a goroutine. A plain message has a goroutine that waits.
+// errStarved ends a read for which the socket's meter had no bytes to give. In a tunnel the
+// direction sleeps then, without a goroutine. A plain message has a goroutine that waits.
 var errStarved = errors.New("the bandwidth is used up for now")
 
 // uploading and downloading are a tunnel's flow as the waker of one direction's meter.

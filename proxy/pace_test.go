@@ -36,8 +36,8 @@ func (w *world) moved(r limit.Resource, want int) {
 	})
 }
 
-// A tunnel carries what its meters give, and not a byte more, in each direction for itself. While it
-// waits it holds no goroutine.
+// A tunnel carries what its meters give, and not a byte more, in each direction for itself. While
+// it waits it holds no goroutine.
 func TestPacedTunnel(t *testing.T) {
 	w := pacedWorld(t)
 	u := newUpstream(t, nil)

@@ -148,8 +148,8 @@ func (f *flow) isParked() bool {
 
 // unpark takes the connection out of the idle phase; false means that it could not and is being
 // closed. A request that can't be repeated takes no connection that has been idle for longer than
-// unsafeIdle. The connection has no client until occupy; the caller must check that the upstream has
-// sent nothing meanwhile.
+// unsafeIdle. The connection has no client until occupy; the caller must check that the upstream
+// has sent nothing meanwhile.
 func (f *flow) unpark(repeatable bool, now time.Time) bool {
 	f.mu.Lock()
 	if f.phase != phaseParked {
@@ -178,8 +178,8 @@ func (f *flow) idleTooLong(repeatable bool, now time.Time) bool {
 	return !repeatable && f.idleUntil.Sub(now) < upstreamIdleTimeout-unsafeIdle
 }
 
-// occupy gives an unparked connection to c; false means that it has been ended by force, and must be
-// finished.
+// occupy gives an unparked connection to c; false means that it has been ended by force, and must
+// be finished.
 func (f *flow) occupy(c *client) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -190,7 +190,8 @@ func (f *flow) occupy(c *client) bool {
 	return true
 }
 
-// parkAgain parks an unparked connection that was not used. It stays idle since it was parked first.
+// parkAgain parks an unparked connection that was not used. It stays idle since it was parked
+// first.
 func (f *flow) parkAgain() {
 	if f.endCause() != nil {
 		f.finish(endReset)

@@ -17,8 +17,8 @@ const (
 	maxPhraseName = 64
 )
 
-// appendPhrase appends the reason phrase: visible ASCII and spaces, at most maxPhrase bytes. target is
-// zero if it is not known.
+// appendPhrase appends the reason phrase: visible ASCII and spaces, at most maxPhrase bytes. target
+// is zero if it is not known.
 func (r *refusal) appendPhrase(dst []byte, status int, target limit.Target) []byte {
 	start := len(dst)
 	dst = append(dst, "weir: "...)

@@ -67,8 +67,9 @@ func (r *refusal) code() string { return httpForms[r.reason].code }
 const usage = `This is a forward proxy: set HTTP_PROXY and HTTPS_PROXY to its address, ` +
 	`or send "CONNECT host:port HTTP/1.1" or "GET http://host/path HTTP/1.1".`
 
-// render appends the refusal as an HTTP answer with the given status. target is the request's; loop is a whole field, or nil;
-// keep says whether the client's connection goes on; the answer to a HEAD request has no body.
+// render appends the refusal as an HTTP answer with the given status. target is the request's; loop
+// is a whole field, or nil; keep says whether the client's connection goes on; the answer to a HEAD
+// request has no body.
 func (r *refusal) render(dst []byte, status int, loop []byte, node string, target limit.Target, keep keepAlive, head bool) []byte {
 	body := r.text()
 	dst = append(dst, statusPrefix...)

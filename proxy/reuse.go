@@ -6,8 +6,8 @@ import (
 	"github.com/weirproxy/weir/proxy/resolve"
 )
 
-// connect makes x.flow a connection to the target that the request may use: a kept-alive one, unless
-// fresh, or a new one.
+// connect makes x.flow a connection to the target that the request may use: a kept-alive one,
+// unless fresh, or a new one.
 func (x *exchange) connect(fresh bool) (ok bool, _ *refusal) {
 	c, f := x.c, x.spare
 	if f == nil {

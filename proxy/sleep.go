@@ -51,8 +51,9 @@ func (f *flow) putToSleep() {
 // longAgo is a deadline in the past.
 var longAgo = time.Unix(1, 0)
 
-// sleep puts a direction to sleep whose pump has nothing to read, or whose meter has nothing to give.
-// After true, the pump must return at once: the direction may already run in another goroutine.
+// sleep puts a direction to sleep whose pump has nothing to read, or whose meter has nothing to
+// give. After true, the pump must return at once: the direction may already run in another
+// goroutine.
 func (f *flow) sleep(src *sock, fin uint32, starved bool) bool {
 	if starved {
 		return f.starve(fin)

@@ -137,8 +137,8 @@ func (s *sock) readBy(b []byte, try func(fd uintptr) bool) ([]byte, int, error) 
 	return b, r.n, nil
 }
 
-// tryRead makes one read; false means that there is nothing to read yet. Of a socket with a meter, it
-// reads at most what that gives.
+// tryRead makes one read; false means that there is nothing to read yet. Of a socket with a meter,
+// it reads at most what that gives.
 func (s *sock) tryRead(fd uintptr) bool {
 	r := &s.reading
 	if s.slot != nil && (!s.slot.Live() || s.claims != nil && !s.claims.Live()) {

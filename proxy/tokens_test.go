@@ -13,8 +13,8 @@ import (
 
 const noContent = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
-// Each CONNECT, plain request and upgraded request takes one token, also on a client connection, and
-// on an upstream connection, that is kept.
+// Each CONNECT, plain request and upgraded request takes one token, also on a client connection,
+// and on an upstream connection, that is kept.
 func TestATokenForEachRequest(t *testing.T) {
 	u := newUpstream(t, nil)
 	w := newWorld(t, 0)
@@ -59,8 +59,8 @@ func TestNoTokenForARetry(t *testing.T) {
 	}
 }
 
-// Who waits for a token holds the claims and the slot, and has sent nothing. Who goes away meanwhile
-// gives all back.
+// Who waits for a token holds the claims and the slot, and has sent nothing. Who goes away
+// meanwhile gives all back.
 func TestWaitForAToken(t *testing.T) {
 	u := newUpstream(t, nil)
 	for method, request := range map[string]string{"CONNECT": "CONNECT " + u.addr + " HTTP/1.1\r\n\r\n", "GET": get(u, "/", "")} {

@@ -128,7 +128,8 @@ func (l *limitFlags) merge(cmd *cobra.Command, w api.Limit, exists bool) (api.Li
 	return w, nil
 }
 
-// mergeRequests keeps a burst that was set on purpose; the one that follows from the rate follows it.
+// mergeRequests keeps a burst that was set on purpose; the one that follows from the rate follows
+// it.
 func (l *limitFlags) mergeRequests(cmd *cobra.Command, w *api.Limit) error {
 	if changed(cmd, "requests") {
 		if l.requests == none {

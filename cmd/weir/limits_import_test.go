@@ -10,8 +10,8 @@ import (
 	"github.com/weirproxy/weir/config"
 )
 
-// TestImportGOST: what is written is a file that limits apply reads, and what is doubtful is named with
-// its place.
+// TestImportGOST: what is written is a file that limits apply reads, and what is doubtful is named
+// with its place.
 func TestImportGOST(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "gost.yaml")
 	const src = "climiters:\n- name: a\n  limits:\n  - $$ 10\n  - $ many\n"

@@ -12,8 +12,9 @@ import (
 	"github.com/weirproxy/weir/limit"
 )
 
-// keepWithin bounds how long the answer to a write of limits waits for this node's own copy of them.
-// The write is in the cluster's log by then: a disk that has stalled must not make it look failed.
+// keepWithin bounds how long the answer to a write of limits waits for this node's own copy of
+// them. The write is in the cluster's log by then: a disk that has stalled must not make it look
+// failed.
 const keepWithin = time.Second
 
 // limitsKeeper writes the limits that the node last heard of to a file. It writes beside the

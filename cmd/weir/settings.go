@@ -13,8 +13,8 @@ import (
 )
 
 // reloader takes a changed config from the files to the cluster, one reload at a time. Two at once
-// could publish the digest of one file in gossip and give the cluster the limits of the other: every
-// node would then seem to disagree with it.
+// could publish the digest of one file in gossip and give the cluster the limits of the other:
+// every node would then seem to disagree with it.
 type reloader struct {
 	settings func() (*config.Config, api.Reloaded, error) // reads the files, applies the node's own settings
 	digest   func(string)                                 // publishes it in gossip

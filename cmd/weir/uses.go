@@ -27,7 +27,8 @@ func (a *agent) Use(key limit.Key) (api.NodeUse, bool) {
 	return uses[0], true
 }
 
-// nodeUses puts together what the lease knows of the resources of each name. all may be in any order.
+// nodeUses puts together what the lease knows of the resources of each name. all may be in any
+// order.
 func nodeUses(all []lease.Use, scope limit.Scope) []api.NodeUse {
 	var out []api.NodeUse
 	at := map[string]int{} // by name, the index in out

@@ -31,8 +31,8 @@ const (
 	slowMB        = 10 // a second, of all together: 2 KB each
 )
 
-// limitWorkloads are those of other limits than a host's connections. weir takes part alone: what is
-// judged is with the limits against without them.
+// limitWorkloads are those of other limits than a host's connections. weir takes part alone: what
+// is judged is with the limits against without them.
 func limitWorkloads() []workload {
 	return []workload{
 		{name: "limits-4", about: "as churn-16, under four limits: connections in all, of the client and the host, and the host's requests", only: []string{weir}, run: runFour},
@@ -42,8 +42,8 @@ func limitWorkloads() []workload {
 	}
 }
 
-// under sets limits, by their path behind /v1/limits/, while do runs. They are not in the nodes' files,
-// which a weir from before has to read too.
+// under sets limits, by their path behind /v1/limits/, while do runs. They are not in the nodes'
+// files, which a weir from before has to read too.
 func (c *cluster) under(ctx context.Context, limits map[string]string, do func() error) (err error) {
 	defer func() {
 		ctx := context.WithoutCancel(ctx)

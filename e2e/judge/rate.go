@@ -33,12 +33,12 @@ func (b Busiest) String() string {
 	return fmt.Sprintf("%.0f passed in %v, %.1f beyond the rate; %.1f may be", b.Passed, b.To.Sub(b.From).Round(time.Millisecond), b.Beyond, b.Allowed)
 }
 
-// Weigh looks at every window of time: between any two passings, both included, no more may pass than
-// rate × t + burst. The rate is that of steps, in order, the first of which holds from the beginning;
-// the burst is the largest of them.
+// Weigh looks at every window of time: between any two passings, both included, no more may pass
+// than rate × t + burst. The rate is that of steps, in order, the first of which holds from the
+// beginning; the burst is the largest of them.
 //
-// A passing is seen after its token was taken, at most late after it. So what is seen in a window was
-// taken in one that is longer by late at most, and late is added to t.
+// A passing is seen after its token was taken, at most late after it. So what is seen in a window
+// was taken in one that is longer by late at most, and late is added to t.
 func Weigh(steps []Step, late time.Duration, seen []Passing) Busiest {
 	var burst, fastest float64
 	for _, s := range steps {

@@ -15,8 +15,8 @@
 //	take         takes all that follows, and notes when how many bytes have come
 //
 // And HTTP/1.1, with kept-alive connections: GET /hold?ms=30, GET /close?ms=30 (Connection: close),
-// GET /give?bytes=1000, POST /take and POST /echo. Each line and each request is noted when its first
-// byte has come.
+// GET /give?bytes=1000, POST /take and POST /echo. Each line and each request is noted when its
+// first byte has come.
 package upstream
 
 import (

@@ -125,8 +125,8 @@ func (p *keyPlan) aimAtTurns(holders []*row, claims int64) {
 // aimAtIdle asks for slots that nodes hold without a use, also within their share, while requests
 // wait elsewhere. Where a node has refused requests lately, the next is likely to come soon: the
 // slot is fetched only once it has lain idle for as long as fetching it takes, so that neither
-// choice can cost much more than the other (the ski-rental rule). Of a rate that a node draws from, a
-// little more than the draw stays for a while: requests come unevenly, and would fetch it back.
+// choice can cost much more than the other (the ski-rental rule). Of a rate that a node draws from,
+// a little more than the draw stays for a while: requests come unevenly, and would fetch it back.
 func (p *keyPlan) aimAtIdle(waiting int64) {
 	for _, r := range p.rows {
 		if r.add > 0 || r.present() {
@@ -143,7 +143,8 @@ func (p *keyPlan) aimAtIdle(waiting int64) {
 	}
 }
 
-// fetchable is how much of what a node holds idle can be fetched now, and how much from a moment on.
+// fetchable is how much of what a node holds idle can be fetched now, and how much from a moment
+// on.
 func (p *keyPlan) fetchable(r *row) (now, later int64, at time.Duration) {
 	idle := r.says.idle()
 	switch {

@@ -99,8 +99,9 @@ func BenchmarkTickWhileKeysWait(b *testing.B) {
 	}
 }
 
-// A wildcard's limit is lowered and raised over 100,000 hosts with slots of three nodes. µs-stall is
-// the longest time for which the core is busy with it without a pause: the median of the changes.
+// A wildcard's limit is lowered and raised over 100,000 hosts with slots of three nodes. µs-stall
+// is the longest time for which the core is busy with it without a pause: the median of the
+// changes.
 func BenchmarkWildcardChange(b *testing.B) {
 	const hosts, nodes = 100_000, 3
 	a, st, apply := busyLeader(b, nodes, hosts, nodes)

@@ -55,12 +55,12 @@ type demand struct {
 	grantedAt  time.Duration // was granted a slot last
 }
 
-// wish is what a node says of a key: in slots or, of a rate, in shares, as on the stream; in a plan,
-// in units.
+// wish is what a node says of a key: in slots or, of a rate, in shares, as on the stream; in a
+// plan, in units.
 type wish struct{ held, inUse, parked, waiting, refused, headroom int64 }
 
-// in converts a wish to units of so many slots or shares. What is held beyond whole units is of no use
-// to the node, and what it asks for can't be less than a unit.
+// in converts a wish to units of so many slots or shares. What is held beyond whole units is of no
+// use to the node, and what it asks for can't be less than a unit.
 func (w wish) in(unit int64) wish {
 	if unit == 1 {
 		return w
@@ -87,8 +87,8 @@ const maxReported = 1 << 30
 // shares.
 func reported(n int64) int64 { return max(0, min(n, maxReported)) }
 
-// maxLevel bounds the grains of a release: far above what any bucket holds, and far below what could
-// make a sum overflow.
+// maxLevel bounds the grains of a release: far above what any bucket holds, and far below what
+// could make a sum overflow.
 const maxLevel = 1 << 60
 
 // release takes slots or shares that are out of use at the node, and the level that goes with them.

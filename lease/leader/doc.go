@@ -1,19 +1,19 @@
 // Package leader is the leader's side of the lease: it decides who holds how many slots and which
 // parts of rates, and ends the sessions of nodes that have gone. [Server] is a shell (goroutines,
-// streams, Raft) around a deciding core, [Allocator], which has no goroutine, no clock and no I/O. It
-// holds soft state only, in five parts: the handshake of streams, the roster of sessions, what nodes
-// demand, the schedule of what is planned when, and which keys of rates lie vacant. The plan for one
-// key is plan.go. The node's side is package lease, whose comment has the words for all this and the
-// reason why the cap holds.
+// streams, Raft) around a deciding core, [Allocator], which has no goroutine, no clock and no I/O.
+// It holds soft state only, in five parts: the handshake of streams, the roster of sessions, what
+// nodes demand, the schedule of what is planned when, and which keys of rates lie vacant. The plan
+// for one key is plan.go. The node's side is package lease, whose comment has the words for all
+// this and the reason why the cap holds.
 //
 // # Rates
 //
-// A rate is planned as slots are. Its units are token buckets of their own, which fill and are drawn
-// from on the nodes; here they are counted, shared out and handed round, and the level that a node
-// gives back goes through the log to the next. Three things differ. Nothing of a rate stays open, so
-// none of it has to be covered first. Where everybody has a unit, turns last long, and units stay for
-// a while with a node that may need them again. And a key that nobody holds is forgotten once its
-// bucket must be full, since names of clients are many.
+// A rate is planned as slots are. Its units are token buckets of their own, which fill and are
+// drawn from on the nodes; here they are counted, shared out and handed round, and the level that a
+// node gives back goes through the log to the next. Three things differ. Nothing of a rate stays
+// open, so none of it has to be covered first. Where everybody has a unit, turns last long, and
+// units stay for a while with a node that may need them again. And a key that nobody holds is
+// forgotten once its bucket must be full, since names of clients are many.
 //
 // # Decisions
 //
@@ -26,7 +26,7 @@
 // back, also where that node is below its share. The node is owed that slot-time, and gets it with
 // its next turns: shares are equal over a second, not at every moment.
 //
-// Steady demand for a rate costs next to no entries. In return, parts of a rate are equal to within a
-// unit at any moment, and to more than that only over some turns of ten seconds or longer; and where
-// units are few, a node with rare requests may keep one that it draws little from.
+// Steady demand for a rate costs next to no entries. In return, parts of a rate are equal to within
+// a unit at any moment, and to more than that only over some turns of ten seconds or longer; and
+// where units are few, a node with rare requests may keep one that it draws little from.
 package leader

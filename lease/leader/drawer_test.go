@@ -42,8 +42,8 @@ func (d *drawer) part() (perSecond, size float64) {
 	return d.limit.PerSecond(d.key.Resource) / grains * units / all * 0.999, float64(d.limit.BurstGrains(d.key.Resource)) / grains * units / all
 }
 
-// pass lets the time up to now fill the bucket and bring requests, and serves them. It calls take for
-// each.
+// pass lets the time up to now fill the bucket and bring requests, and serves them. It calls take
+// for each.
 func (d *drawer) pass(now time.Duration, take func()) {
 	perSecond, size := d.part()
 	d.level = min(d.level+(now-d.at).Seconds()*perSecond, size)

@@ -10,8 +10,8 @@ import (
 	"github.com/weirproxy/weir/limit"
 )
 
-// handOver lets node a hold all units of a rate, of which the first grant was full, and give them back
-// with a level while node b waits for them.
+// handOver lets node a hold all units of a rate, of which the first grant was full, and give them
+// back with a level while node b waits for them.
 func handOver(t *testing.T, level int64) *desk {
 	d := newDesk(t, rateLimit(t, "1/s", 4))
 	d.join(1, "a", "1")

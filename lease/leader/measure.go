@@ -14,9 +14,9 @@ type measure struct {
 	capacity int64 // units
 	whole    int64 // the same, in slots or shares
 	unit     int64 // how many slots, or shares of a rate, are one unit in the log and on the stream
-	// overhangs is set where connections may be open without a slot, and must then be covered before
-	// anything else. A rate has nothing that stays open, and a limit that only reports lets connections
-	// go on above what is granted.
+	// overhangs is set where connections may be open without a slot, and must then be covered
+	// before anything else. A rate has nothing that stays open, and a limit that only reports lets
+	// connections go on above what is granted.
 	overhangs bool
 	// steadyTurn is how long the turn of an extra unit lasts at least where everybody has a unit
 	// besides. See [measureOf].
@@ -47,8 +47,8 @@ func measureOf(l *limit.Limit, r limit.Resource) measure {
 	return m
 }
 
-// left is how many units are left where so many slots or shares are taken; below 0 where a limit was
-// lowered.
+// left is how many units are left where so many slots or shares are taken; below 0 where a limit
+// was lowered.
 func (m *measure) left(taken int64) int64 {
 	free := m.whole - taken
 	if free < 0 {
@@ -65,8 +65,8 @@ func timeToFill(grains int64, perSecond float64) time.Duration {
 	return longest
 }
 
-// turnEnd is when the turn of an extra unit is over that has been held since a moment. Long turns of
-// one key end together, so that one entry hands on all of them.
+// turnEnd is when the turn of an extra unit is over that has been held since a moment. Long turns
+// of one key end together, so that one entry hands on all of them.
 func (p *keyPlan) turnEnd(since time.Duration) time.Duration {
 	if p.turn == p.a.turn {
 		return since + p.turn

@@ -31,8 +31,8 @@ const (
 	simStep   = time.Millisecond
 )
 
-// rateWorld is a leader and nodes that draw from one rate. Commits and messages take their time, and
-// every token is judged: in no time more go through than the limit says.
+// rateWorld is a leader and nodes that draw from one rate. Commits and messages take their time,
+// and every token is judged: in no time more go through than the limit says.
 type rateWorld struct {
 	*desk
 	nodes   []*drawer
@@ -110,7 +110,8 @@ func (w *rateWorld) judge() {
 	}
 }
 
-// taken is how many tokens each node takes from now on for so long, and how many entries that costs.
+// taken is how many tokens each node takes from now on for so long, and how many entries that
+// costs.
 func (w *rateWorld) taken(d time.Duration) (each []float64, sum float64, entries int) {
 	before := make([]int, len(w.nodes))
 	for i, n := range w.nodes {
@@ -159,8 +160,8 @@ func (w *rateWorld) used(sum float64, over time.Duration) float64 {
 	return sum / (w.limit.Requests.PerSecond() * over.Seconds())
 }
 
-// With demand everywhere nearly all of a rate is used, the nodes get equal parts, and where the burst
-// is large enough for a unit for each, hardly anything moves.
+// With demand everywhere nearly all of a rate is used, the nodes get equal parts, and where the
+// burst is large enough for a unit for each, hardly anything moves.
 func TestRateUsedEverywhere(t *testing.T) {
 	eachRate(t, func(t *testing.T, w *rateWorld, over time.Duration) {
 		for _, n := range w.nodes {
@@ -205,8 +206,8 @@ func TestSteadyDemandCostsNoEntries(t *testing.T) {
 	}
 }
 
-// A node with few requests leaves the rest to one with many, also where there is one unit alone; and
-// its requests don't wait for long.
+// A node with few requests leaves the rest to one with many, also where there is one unit alone;
+// and its requests don't wait for long.
 func TestRareRequestsLeaveTheRest(t *testing.T) {
 	eachRate(t, func(t *testing.T, w *rateWorld, over time.Duration) {
 		w.nodes[0].pace = w.limit.Requests.PerSecond() / 20

@@ -183,9 +183,9 @@ func (a *Allocator) adjusted(now time.Duration, st *fsm.State, cmd *fsm.Adjust, 
 	}
 }
 
-// restore keeps what a void entry was to release, with its level: it had no effect, so the slots are
-// still granted, and out of use at their nodes. A node whose stream has ended meanwhile states what it holds on
-// the next.
+// restore keeps what a void entry was to release, with its level: it had no effect, so the slots
+// are still granted, and out of use at their nodes. A node whose stream has ended meanwhile states
+// what it holds on the next.
 func (a *Allocator) restore(cmd *fsm.Adjust) {
 	for _, adj := range cmd.Adjustments {
 		p := a.peers[adj.Session]

@@ -51,8 +51,8 @@ func TestScopesAreSharedOutAlike(t *testing.T) {
 	}
 }
 
-// A rate that is limited from now on waits for nobody: nothing is open that counts. Slots wait until
-// every node has said what it has open.
+// A rate that is limited from now on waits for nobody: nothing is open that counts. Slots wait
+// until every node has said what it has open.
 func TestNewRateWaitsForNobody(t *testing.T) {
 	total := limit.Key{Scope: limit.ScopeTotal, Resource: limit.Connections}
 	d := newDesk(t)
@@ -90,8 +90,8 @@ func TestSharesRestAfterTakeOver(t *testing.T) {
 	}
 }
 
-// Under a limit that only reports nothing is closed for connections above what is granted, and they go
-// before nobody.
+// Under a limit that only reports nothing is closed for connections above what is granted, and they
+// go before nobody.
 func TestReportEvictsNothing(t *testing.T) {
 	for _, report := range []bool{false, true} {
 		l := kit.Limit(t, "up", 4, limit.Queue{})

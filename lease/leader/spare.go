@@ -2,10 +2,10 @@ package leader
 
 import "time"
 
-// regrets remembers of a rate's key which nodes' last units were fetched for others, because they had
-// not drawn anything for a moment, and whether they came to need them again soon. Where that happens,
-// requests are rare but steady, and each would cost entries: the last unit then stays longer. Where
-// it does not, demand has moved, and the unit goes at once.
+// regrets remembers of a rate's key which nodes' last units were fetched for others, because they
+// had not drawn anything for a moment, and whether they came to need them again soon. Where that
+// happens, requests are rare but steady, and each would cost entries: the last unit then stays
+// longer. Where it does not, demand has moved, and the unit goes at once.
 type regrets struct {
 	fetched  map[uint64]time.Duration // by session: when
 	patience time.Duration            // how long a last unit stays idle
@@ -16,8 +16,8 @@ const (
 	regretWithin = 10 * time.Second
 	minPatience  = time.Second
 	maxPatience  = 10 * time.Second
-	// settleFor is how long a node keeps what was granted to it and it does not draw, while others wait:
-	// what requests wait for, nobody knows before it has been granted.
+	// settleFor is how long a node keeps what was granted to it and it does not draw, while others
+	// wait: what requests wait for, nobody knows before it has been granted.
 	settleFor = 500 * time.Millisecond
 	// spareFor is how long a node that draws from a rate keeps a little more than it draws, while
 	// others wait.
@@ -57,9 +57,9 @@ func (g *regrets) look(now time.Duration, r *row) {
 }
 
 // spare lets units that a node says it has no use for count as in use for a while: what was granted
-// for requests that waited, since nobody knows before how much they need, and, where that has shown to
-// be wise, the last unit of a node that draws nothing any more. Of few units one would be too large a
-// part of a rate.
+// for requests that waited, since nobody knows before how much they need, and, where that has shown
+// to be wise, the last unit of a node that draws nothing any more. Of few units one would be too
+// large a part of a rate.
 func (p *keyPlan) spare(r *row) {
 	g := &p.c.regrets
 	g.look(p.now, r)

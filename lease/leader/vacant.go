@@ -68,8 +68,8 @@ func nextStep(at time.Duration) time.Duration {
 	return (at + forgetEvery - 1) / forgetEvery * forgetEvery
 }
 
-// judge decides when a vacant key comes due under the limit in force. If that is not the one by which
-// it was judged before, its time begins anew: a change of limits fills nothing.
+// judge decides when a vacant key comes due under the limit in force. If that is not the one by
+// which it was judged before, its time begins anew: a change of limits fills nothing.
 func (a *Allocator) judge(now time.Duration, st *fsm.State, v *vacancy) {
 	l := st.Table().Governing(v.key)
 	index, wait := uint64(0), vacantFor

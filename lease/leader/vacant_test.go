@@ -146,7 +146,8 @@ func TestVacantKeyIsForgottenWhenFull(t *testing.T) {
 	}
 }
 
-// A key that is held is not forgotten, however long; nor what somebody is granted in the same entry.
+// A key that is held is not forgotten, however long; nor what somebody is granted in the same
+// entry.
 func TestHeldKeyIsNotForgotten(t *testing.T) {
 	d := newDesk(t, clientRate(t, "1/s", 2))
 	d.join(1, "a", "1")

@@ -92,7 +92,8 @@ func (c *conn) next() (s *lease.Slot, i int) {
 	return nil, 0
 }
 
-// scopeOf is the scope of one of the request's slots: the core takes them in the order of the scopes.
+// scopeOf is the scope of one of the request's slots: the core takes them in the order of the
+// scopes.
 func (c *conn) scopeOf(s *lease.Slot) int {
 	for i, scope := range claimedScopes[:hostClaim] {
 		if s.Scope() == scope {

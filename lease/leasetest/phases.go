@@ -388,8 +388,8 @@ func (w *world) handing() time.Duration {
 	return max(100*ms, 60*w.commit) + 10*w.rtt + 4*w.plan.Upstream.D()
 }
 
-// mixed reports whether somebody who asks for a key's slots may have to wait for something else too:
-// how long that takes can't be told.
+// mixed reports whether somebody who asks for a key's slots may have to wait for something else
+// too: how long that takes can't be told.
 func (w *world) mixed(key int) bool {
 	t := w.up.table
 	return w.scoped && slices.ContainsFunc(w.plan.Workers, func(k Worker) bool {

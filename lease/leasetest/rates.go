@@ -8,10 +8,10 @@ import (
 	"github.com/weirproxy/weir/limit"
 )
 
-// rateInfo judges the tokens of one key: in every window of time, which begins with a token, no more
-// are taken than the rate brings in it, and the burst, by the larger of the limits that were in force
-// in it. One is in force until every node with a session has heard of the next. Clocks that run fast
-// bring as much more.
+// rateInfo judges the tokens of one key: in every window of time, which begins with a token, no
+// more are taken than the rate brings in it, and the burst, by the larger of the limits that were
+// in force in it. One is in force until every node with a session has heard of the next. Clocks
+// that run fast bring as much more.
 type rateInfo struct {
 	steps  []rateStep
 	spans  []rateSpan
@@ -96,8 +96,8 @@ func (u *upstream) rateChanged(k *keyInfo) {
 	}
 }
 
-// took is a token of a key that a node takes. Once the log has been put back to an older copy, nothing
-// is judged: it hands out again what levels that copy has.
+// took is a token of a key that a node takes. Once the log has been put back to an older copy,
+// nothing is judged: it hands out again what levels that copy has.
 func (u *upstream) took(c *conn, key limit.Key) {
 	k := &u.keys[u.keyOf(key)]
 	if k.rate == nil || u.table == nil || c.x.losing || u.w.raft.putBacks > 0 {

@@ -128,8 +128,8 @@ func TestReportCounts(t *testing.T) {
 	}
 }
 
-// The judge of rates itself: every window counts, by the larger of the limits within it, and what goes
-// back does not.
+// The judge of rates itself: every window counts, by the larger of the limits within it, and what
+// goes back does not.
 func TestRateInfo(t *testing.T) {
 	var r rateInfo
 	c := &conn{}

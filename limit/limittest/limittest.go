@@ -66,7 +66,8 @@ func Targets() []limit.Target {
 	return list
 }
 
-// Match is the slow reference of [limit.Table.Match]: it scores every limit by the text of its pattern.
+// Match is the slow reference of [limit.Table.Match]: it scores every limit by the text of its
+// pattern.
 func Match(limits []limit.Limit, t limit.Target) (*limit.Limit, string) {
 	var best *limit.Limit
 	var bestScore int

@@ -47,8 +47,8 @@ var (
 	keyNames    = []string{"tenant/", "tenant/*", "tenant/a", "tenant/a/x", "tenant/ab", "tenant", "t", "*", "GET /x", "ähnlich", "other", "tenant/a*", "tenant/a/*", "t*", "GET /*", "ä*", ""}
 )
 
-// Subjects are matched by some of AllPatterns each, in every scope. The last ones are of nobody, and
-// go nowhere.
+// Subjects are matched by some of AllPatterns each, in every scope. The last ones are of nobody,
+// and go nowhere.
 func Subjects() []limit.Subject {
 	targets := Targets()
 	n := max(len(targets), len(clientAddrs), len(userNames), len(keyNames))
@@ -67,7 +67,8 @@ func Subjects() []limit.Subject {
 	return append(list, limit.Subject{})
 }
 
-// Find is the slow reference of [limit.Table.Find]: it scores every limit by the text of its pattern.
+// Find is the slow reference of [limit.Table.Find]: it scores every limit by the text of its
+// pattern.
 func Find(limits []limit.Limit, scope limit.Scope, s *limit.Subject) (*limit.Limit, string) {
 	own := ""
 	switch scope {

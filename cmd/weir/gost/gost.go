@@ -1,10 +1,10 @@
 // Package gost turns the limiters of a GOST v3 config (limiters, rlimiters and climiters) into
 // limits, and says which of its lines mean something else here. It goes by what GOST does rather
-// than by what its documentation says: its units are powers of two (1MB is 1 MiB), a value that does
-// not parse is no limit, and of two networks that hold an address the wider one counts.
+// than by what its documentation says: its units are powers of two (1MB is 1 MiB), a value that
+// does not parse is no limit, and of two networks that hold an address the wider one counts.
 //
-// GOST counts each kind of limiter for itself, while a limit here replaces a wider one as a whole. So
-// a client's limit is written out with what the client would have had of wider lines.
+// GOST counts each kind of limiter for itself, while a limit here replaces a wider one as a whole.
+// So a client's limit is written out with what the client would have had of wider lines.
 package gost
 
 import (
@@ -127,8 +127,8 @@ func (c *converter) limiters(root *yaml.Node, k kind) []limiter {
 
 func title(l limiter) string { return fmt.Sprintf("%s %q", l.kind.reference(), l.name) }
 
-// used leaves out the limiters that no service names. A file without services is a part of a config:
-// all of its limiters are used.
+// used leaves out the limiters that no service names. A file without services is a part of a
+// config: all of its limiters are used.
 func (c *converter) used(root *yaml.Node, all []limiter) []limiter {
 	services := field(root, "services")
 	named := map[string]bool{}

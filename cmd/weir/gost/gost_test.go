@@ -230,8 +230,8 @@ func TestParseBytes(t *testing.T) {
 	}
 }
 
-// TestAgreesWithGOST draws configs without networks in networks, and compares what each address gets
-// with what GOST gives it, kind by kind.
+// TestAgreesWithGOST draws configs without networks in networks, and compares what each address
+// gets with what GOST gives it, kind by kind.
 func TestAgreesWithGOST(t *testing.T) {
 	scopes := []string{"$$", "10.0.0.0/8", "192.168.0.0/16", "10.1.2.3", "10.1.2.4", "172.16.0.1"}
 	rapid.Check(t, func(t *rapid.T) {
@@ -310,7 +310,8 @@ func FuzzConvert(f *testing.F) {
 	})
 }
 
-// TestDocument: the example of docs/from-gost.md is what comes out, and so is each row of its table.
+// TestDocument: the example of docs/from-gost.md is what comes out, and so is each row of its
+// table.
 func TestDocument(t *testing.T) {
 	b, err := os.ReadFile("../../../docs/from-gost.md")
 	if err != nil {

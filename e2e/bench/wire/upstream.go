@@ -35,8 +35,8 @@ func Ping() []byte { return bytes.Repeat([]byte{pingByte}, PingSize) }
 // Bulk asks for bytes without end.
 func Bulk() []byte { return []byte{bulkByte} }
 
-// Some asks for SomeSize bytes, which fit into the sockets' buffers: many flows that are slowed down
-// would fill the kernel's memory otherwise.
+// Some asks for SomeSize bytes, which fit into the sockets' buffers: many flows that are slowed
+// down would fill the kernel's memory otherwise.
 func Some() []byte { return []byte{someByte} }
 
 // Upstream is a running server. Its methods may be called from any goroutine.
