@@ -1,4 +1,4 @@
-package main
+package weir
 
 import (
 	"github.com/weirproxy/weir/api"
@@ -7,16 +7,16 @@ import (
 )
 
 // Uses implements [api.UseSource].
-func (a *agent) Uses(scope limit.Scope) []api.NodeUse {
-	return nodeUses(a.manager.Uses(), scope)
+func (v view) Uses(scope limit.Scope) []api.NodeUse {
+	return nodeUses(v.manager.Uses(), scope)
 }
 
 // Use implements [api.UseSource].
-func (a *agent) Use(key limit.Key) (api.NodeUse, bool) {
+func (v view) Use(key limit.Key) (api.NodeUse, bool) {
 	var known []lease.Use
 	for _, r := range limit.Resources {
 		key.Resource = r
-		if u, ok := a.manager.Use(key); ok {
+		if u, ok := v.manager.Use(key); ok {
 			known = append(known, u)
 		}
 	}
