@@ -2,6 +2,7 @@ package weir
 
 import (
 	"github.com/weirproxy/weir/api"
+	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease"
 	"github.com/weirproxy/weir/limit"
 )
@@ -25,6 +26,18 @@ func (v view) Use(key limit.Key) (api.NodeUse, bool) {
 		return api.NodeUse{}, false
 	}
 	return uses[0], true
+}
+
+// Unassigned implements [api.UseSource].
+func (a *agent) Unassigned(key limit.Key) (n float64, known bool) {
+	if a.store == nil {
+		return 0, false
+	}
+	a.store.Read(func(st *fsm.State) { n = float64(st.FreeLevel(key)) })
+	if key.Resource == limit.Requests {
+		n /= float64(limit.TokenGrains)
+	}
+	return n, true
 }
 
 // nodeUses puts together what the lease knows of the resources of each name. all may be in any
@@ -62,7 +75,7 @@ func addUse(n *api.NodeUse, u lease.Use) {
 		n.Rates = map[limit.Resource]api.NodeRate{}
 	}
 	n.Rates[u.Key.Resource] = api.NodeRate{
-		Granted: perSecond * float64(u.Granted) / float64(limit.Shares), Now: u.Now, Available: int64(max(0, u.Level)), Waiting: u.Waiting,
+		Granted: perSecond * float64(u.Granted) / float64(limit.Shares), Now: u.Now, Available: max(0, u.Level), Waiting: u.Waiting,
 		Admitted: u.Admitted, Rejected: u.Rejected, WouldReject: u.WouldReject,
 	}
 }
