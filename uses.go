@@ -29,11 +29,11 @@ func (v view) Use(key limit.Key) (api.NodeUse, bool) {
 }
 
 // Unassigned implements [api.UseSource].
-func (a *agent) Unassigned(key limit.Key) (n float64, known bool) {
-	if a.store == nil {
+func (v view) Unassigned(key limit.Key) (n float64, known bool) {
+	if v.store == nil {
 		return 0, false
 	}
-	a.store.Read(func(st *fsm.State) { n = float64(st.FreeLevel(key)) })
+	v.store.Read(func(st *fsm.State) { n = float64(st.FreeLevel(key)) })
 	if key.Resource == limit.Requests {
 		n /= float64(limit.TokenGrains)
 	}
