@@ -37,10 +37,15 @@ func (b *bucket) settle(now time.Duration) {
 // units that there are it is less than bucketDrift takes from one token.
 const slack = 1
 
+// has reports whether n grains can be taken.
+func (b *bucket) has(now time.Duration, n float64) bool {
+	b.settle(now)
+	return b.level >= n-slack
+}
+
 // take takes n grains, or nothing.
 func (b *bucket) take(now time.Duration, n float64) bool {
-	b.settle(now)
-	if b.level < n-slack {
+	if !b.has(now, n) {
 		return false
 	}
 	b.level -= n
