@@ -41,7 +41,6 @@ type pool struct {
 	used   bool   // a token has been taken since the last grant
 	kept   int64  // tokens in the bucket that are for requests whose turn it is
 	lost   uint32 // how often all was lost, what was kept too
-	life   uint32 // changes with what the bucket is a part of
 
 	// The core's half.
 	era       era    // of the events that concern every pool, those that this one has taken

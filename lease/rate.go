@@ -21,7 +21,6 @@ func (p *pool) resize(now time.Duration) {
 	if p.key.Resource.IsRate() {
 		fill, size := partOf(p.limit, p.key.Resource, p.granted)
 		p.bucket.resize(now, fill, size)
-		p.life++
 	}
 }
 
@@ -43,8 +42,8 @@ func (p *pool) leaveBucket(now time.Duration, k int64) {
 // lose forgets what was granted: the session that held it is over. Needs the pool's lock.
 func (p *pool) lose() {
 	p.granted, p.releasing, p.leaving, p.kept = 0, 0, 0, 0
-	p.bucket = bucket{at: p.bucket.at}
-	p.life++
+	p.bucket = bucket{at: p.bucket.at, life: p.bucket.life}
+	p.bucket.void()
 	p.lost++
 }
 
