@@ -2,6 +2,7 @@ package lease
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -99,5 +100,42 @@ func TestSeveralRatesHoldUpNobody(t *testing.T) {
 				t.Errorf("%s: %d served, want at least %d", what, c.got, c.least)
 			}
 		}
+	})
+}
+
+// A limit has one queue: who waits for a slot and who waits for a token count together.
+func TestQueueIsOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := requestLimit(t, "up", "1/h", 2, limit.Queue{Timeout: time.Minute, Size: 3})
+		l.Connections = 1
+		cl := startCluster(t, l)
+		m, _ := cl.start(t, "a", "1")
+		if err := m.WaitLive(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		subject := &limit.Subject{Host: to(t, "up")}
+		for range 2 {
+			if err := m.Take(ctx, subject, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := acquire(m, ctx, subject.Host, newHolder()); err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		for range 2 {
+			wg.Go(func() { _, _ = acquire(m, ctx, subject.Host, newHolder()) })
+		}
+		wg.Go(func() { _ = m.Take(ctx, subject, 0) })
+		synctest.Wait()
+		if err := m.Take(ctx, subject, 0); !errors.Is(err, ErrQueueFull) {
+			t.Errorf("a fourth in a queue of 3, for a token: %v", err)
+		}
+		if _, err := acquire(m, ctx, subject.Host, newHolder()); !errors.Is(err, ErrQueueFull) {
+			t.Errorf("a fourth in a queue of 3, for a slot: %v", err)
+		}
+		cancel()
+		wg.Wait()
 	})
 }

@@ -138,7 +138,7 @@ func (n *Node) wait(now time.Duration, p *pool, v verdict, w *Waiter, waited tim
 	if w.queued {
 		w.patience = max(p.limit.Queue.Timeout-waited, 0)
 	}
-	if w.queued && p.waiters.queued >= int64(p.limit.Queue.Size) {
+	if w.queued && n.queued(p) >= int64(p.limit.Queue.Size) {
 		err := p.refusal(now, ErrQueueFull)
 		n.noteRefused(now, p)
 		return nil, err
@@ -154,6 +154,19 @@ func (n *Node) wait(now time.Duration, p *pool, v verdict, w *Waiter, waited tim
 	}
 	w.done = done
 	return w, nil
+}
+
+// queued is how many requests wait in the queue of a pool's limit: it is one for slots and tokens.
+func (n *Node) queued(p *pool) int64 {
+	other := p.key
+	if other.Resource = limit.Requests; p.key.Resource == limit.Requests {
+		other.Resource = limit.Connections
+	}
+	waiting := p.waiters.queued
+	if q := n.lookup(other); q != nil { // the waiters are the core's, which holds its lock
+		waiting += q.waiters.queued
+	}
+	return waiting
 }
 
 // refusal is the error of a request for which a limit is in the way. Needs the pool's lock.
