@@ -27,6 +27,7 @@ var areas = map[string][]string{
 	"proxy":           {"lease", "limit", "proxy/resolve"},
 	"proxy/resolve":   nil,
 	"api":             {"fsm", "limit"},
+	"connlimit":       nil,
 	"cmd/weir":        {"config", "api", "proxy", "proxy/resolve", "lease", "lease/leader", "lease/leasepb", "cluster", "fsm", "limit", "config/certs"},
 	"e2e":             {"api"},
 	"examples/demo":   {"e2e"},
@@ -61,7 +62,7 @@ var libraries = map[string][]string{
 }
 
 // testOnly are the modules that no program may contain.
-var testOnly = []string{"pgregory.net/rapid", "go.uber.org/goleak", "github.com/google/go-cmp", "github.com/anishathalye/porcupine", "github.com/pb33f", "github.com/chromedp"}
+var testOnly = []string{"pgregory.net/rapid", "go.uber.org/goleak", "github.com/google/go-cmp", "github.com/anishathalye/porcupine", "github.com/pb33f", "github.com/chromedp", "github.com/hashicorp/go-connlimit", "golang.org/x/net/netutil"}
 
 // testHelpers are the areas whose packages exist for tests, though their files are not test files.
 var testHelpers = []string{"e2e", "examples/demo", "lease/leasetest", "limit/limittest"}
