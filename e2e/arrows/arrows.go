@@ -32,6 +32,7 @@ var areas = map[string][]string{
 	"proxy/auth":      nil,
 	"proxy/resolve":   nil,
 	"api":             {"fsm", "limit"},
+	"connlimit":       nil,
 	root:              {"config", "api", "proxy", "proxy/resolve", "lease", "lease/leader", "lease/leasepb", "cluster", "fsm", "limit", "config/certs"},
 	"cmd/weir":        {root, "config", "api", "config/certs", "limit", "fsm", "cluster"}, // the last two read a stopped server's files
 	"e2e":             {"api"},
@@ -67,7 +68,7 @@ var libraries = map[string][]string{
 }
 
 // testOnly are the modules that no program may contain.
-var testOnly = []string{"pgregory.net/rapid", "go.uber.org/goleak", "github.com/google/go-cmp", "github.com/anishathalye/porcupine", "github.com/pb33f", "github.com/chromedp"}
+var testOnly = []string{"pgregory.net/rapid", "go.uber.org/goleak", "github.com/google/go-cmp", "github.com/anishathalye/porcupine", "github.com/pb33f", "github.com/chromedp", "github.com/hashicorp/go-connlimit", "golang.org/x/net/netutil"}
 
 // testHelpers are the areas whose packages exist for tests, though their files are not test files.
 var testHelpers = []string{"e2e", "examples/demo", "lease/leasetest", "limit/limittest"}

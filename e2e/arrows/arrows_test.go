@@ -87,6 +87,10 @@ func TestCheck(t *testing.T) {
 		{"fsm", "pgregory.net/rapid", false, "only tests may"},
 		{"proxy", "github.com/prometheus/client_golang/prometheus", false, "only [api] may"},
 		{"api", "github.com/pb33f/libopenapi-validator", false, "only tests may"},
+		{"connlimit", "net/http", false, ""},
+		{"connlimit", module + "/limit", false, "connlimit may import []"},
+		{"connlimit", "github.com/hashicorp/go-connlimit", true, ""},
+		{"connlimit", "github.com/hashicorp/go-connlimit", false, "only tests may"},
 		{"elsewhere", "net", false, "no area"},
 	} {
 		wrong := strings.Join(Check(strings.TrimSuffix(module+"/"+test.from, "/"), []string{test.imports}, test.tests), "\n")
