@@ -1,4 +1,4 @@
-package main
+package weir
 
 import (
 	"context"
@@ -47,31 +47,32 @@ func (r *reloader) reload(ctx context.Context) (api.Reloaded, error) {
 	return reloaded, nil
 }
 
-// Reload implements [api.Lifecycle].
-func (a *agent) Reload(ctx context.Context) (api.Reloaded, error) {
-	reloaded, err := a.reloader.reload(ctx)
+// Reload reads the settings again, and applies those that need no restart. Limits in them become
+// the cluster's config limits. An error in the settings changes nothing.
+func (n *Node) Reload(ctx context.Context) (api.Reloaded, error) {
+	reloaded, err := n.reloader.reload(ctx)
 	if err != nil {
 		return api.Reloaded{}, err
 	}
-	a.checkAgreement()
-	a.log.Info("reloaded", "applied", reloaded.Applied, "need_restart", reloaded.NeedRestart)
+	n.checkAgreement()
+	n.log.Info("reloaded", "applied", reloaded.Applied, "need_restart", reloaded.NeedRestart)
 	return reloaded, nil
 }
 
 // reloadSettings applies the node's own settings.
-func (a *agent) reloadSettings() (*config.Config, api.Reloaded, error) {
-	a.applying.Lock()
-	defer a.applying.Unlock()
-	next, err := a.source.load()
+func (n *Node) reloadSettings() (*config.Config, api.Reloaded, error) {
+	n.applying.Lock()
+	defer n.applying.Unlock()
+	next, err := n.source.Load()
 	if err != nil {
 		return nil, api.Reloaded{}, fmt.Errorf("%w:\n%w", api.ErrInvalidConfig, err)
 	}
-	a.mu.Lock()
-	live, restart := config.Diff(a.cfg, next)
-	cfg := *a.cfg // settings that need a restart keep their running values
+	n.mu.Lock()
+	live, restart := config.Diff(n.cfg, next)
+	cfg := *n.cfg // settings that need a restart keep their running values
 	cfg.Log.Level, cfg.Limits, cfg.Origins = next.Log.Level, next.Limits, next.Origins
 	cfg.API.MetricsHosts = next.API.MetricsHosts
-	if config.TokensCanChange(a.cfg, next) {
+	if config.TokensCanChange(n.cfg, next) {
 		cfg.API.TokenFile, cfg.API.Token = next.API.TokenFile, next.API.Token
 		cfg.API.ReadTokenFile, cfg.API.ReadToken = next.API.ReadTokenFile, next.API.ReadToken
 	}
@@ -81,41 +82,34 @@ func (a *agent) reloadSettings() (*config.Config, api.Reloaded, error) {
 	running := cfg.Proxy
 	cfg.Proxy = next.Proxy
 	cfg.Proxy.Listen, cfg.Proxy.TLS = running.Listen, running.TLS
-	a.mu.Unlock()
-	if err := a.reloadSecrets(&cfg); err != nil {
+	n.mu.Unlock()
+	if err := n.reloadSecrets(&cfg); err != nil {
 		return nil, api.Reloaded{}, err
 	}
-	if err := a.access.open(&cfg, a.proxy.SetLines); err != nil {
+	if err := n.access.open(&cfg, n.proxy.SetLines); err != nil {
 		return nil, api.Reloaded{}, fmt.Errorf("%w: %w", api.ErrInvalidConfig, err)
 	}
-	if err := a.proxy.SetPolicy(policy(&cfg)); err != nil {
+	if err := n.proxy.SetPolicy(policy(&cfg)); err != nil {
 		return nil, api.Reloaded{}, fmt.Errorf("%w: %w", api.ErrInvalidConfig, err)
 	}
-	a.resolver.SetTTLMax(cfg.Proxy.DNSTTLMax)
-	a.log.SetLevel(hclog.LevelFromString(cfg.Log.Level))
-	a.api.SetMetricsHosts(cfg.API.MetricsHosts)
-	a.api.SetTokens(string(cfg.API.Token), string(cfg.API.ReadToken))
-	a.mu.Lock()
-	a.cfg = &cfg
-	a.mu.Unlock()
-	a.checkOwnPorts()
+	n.resolver.SetTTLMax(cfg.Proxy.DNSTTLMax)
+	n.log.SetLevel(hclog.LevelFromString(cfg.Log.Level))
+	n.api.SetMetricsHosts(cfg.API.MetricsHosts)
+	n.api.SetTokens(string(cfg.API.Token), string(cfg.API.ReadToken))
+	n.mu.Lock()
+	n.cfg = &cfg
+	n.mu.Unlock()
+	n.checkOwnPorts()
 	return &cfg, api.Reloaded{Applied: live, NeedRestart: restart}, nil
 }
 
 // reloadSecrets reloads certificates and gossip keys.
-func (a *agent) reloadSecrets(cfg *config.Config) error {
-	if err := a.certs.reload(); err != nil {
+func (n *Node) reloadSecrets(cfg *config.Config) error {
+	if err := n.certs.reload(); err != nil {
 		return fmt.Errorf("%w: %w", api.ErrInvalidConfig, err)
 	}
 	if keys := gossipKeys(cfg); keys != nil {
-		return a.members.SetGossipKeys(keys)
+		return n.members.SetGossipKeys(keys)
 	}
 	return nil
-}
-
-// reloadOnSignal reloads; failures go to the log only.
-func (a *agent) reloadOnSignal(ctx context.Context) {
-	if _, err := a.Reload(ctx); err != nil {
-		a.log.Error("reload failed", "error", err)
-	}
 }

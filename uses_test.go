@@ -1,4 +1,4 @@
-package main
+package weir
 
 import (
 	"testing"
@@ -29,7 +29,7 @@ func TestNodeUses(t *testing.T) {
 			Key: key(limit.ScopeClient, limit.Connections, "a"), Granted: 3, InUse: 2, Idle: 1, Waiting: 4, Admitted: 6, Rejected: 7, WouldReject: 8,
 			Rates: map[limit.Resource]api.NodeRate{
 				limit.Download: {Granted: 2e6, Now: 7, Waiting: 2, Admitted: 70, WouldReject: 5},
-				limit.Requests: {Granted: 5, Now: 1.5, Available: 2, Rejected: 1},
+				limit.Requests: {Granted: 5, Now: 1.5, Available: 2.9, Rejected: 1},
 			},
 		},
 		{Key: key(limit.ScopeClient, limit.Connections, "b"), Rates: map[limit.Resource]api.NodeRate{limit.Requests: {}}},

@@ -1,6 +1,7 @@
-package main
+package weir
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,8 +16,8 @@ import (
 // An access log can be moved, rotated and switched off; a name that can't be opened changes
 // nothing.
 func TestAccessLog(t *testing.T) {
-	var log logRing
-	a := accessLog{log: hclog.New(&hclog.LoggerOptions{Output: &log})}
+	var log, lines bytes.Buffer
+	a := accessLog{log: hclog.New(&hclog.LoggerOptions{Output: &log}), lines: &lines}
 	var to proxy.LineOutput
 	open := func(path string) error {
 		c := config.Default(true)
@@ -57,7 +58,7 @@ func TestAccessLog(t *testing.T) {
 	write("4\n")
 	holds(path, "3\n4\n")
 
-	if err := open(config.AccessLogHere); err != nil || to.Writer != os.Stderr || to.Always {
+	if err := open(config.AccessLogHere); err != nil || to.Writer != &lines || to.Always {
 		t.Errorf("%v, %+v", err, to)
 	}
 	if err := open(config.AccessLogOff); err != nil || to.Writer != nil {
@@ -71,8 +72,8 @@ func TestAccessLog(t *testing.T) {
 	a.file.Close()
 	write("lost\n")
 	write("lost\n")
-	if lines := log.newest(9); len(lines) != 1 || !strings.Contains(lines[0], "the access log can't be written") {
-		t.Errorf("the log says %q", lines)
+	if said := log.String(); strings.Count(said, "\n") != 1 || !strings.Contains(said, "the access log can't be written") {
+		t.Errorf("the log says %q", said)
 	}
 	a.file = nil
 	if err := a.close(); err != nil {

@@ -1,4 +1,4 @@
-package main
+package weir
 
 import (
 	"runtime"
@@ -11,23 +11,23 @@ import (
 )
 
 // Measures implements [api.MetricSource].
-func (a *agent) Measures() api.Measures {
-	m := api.Measures{GoVersion: runtime.Version(), Members: map[string]int{}, Certificates: a.certs.ends(), Proxy: proxyMeasures(a.proxy)}
-	m.Proxy.DNS = dnsMeasures(a.resolver)
-	m.Proxy.DNS.LookupSeconds = a.timings.lookup.Read()
-	m.Proxy.QueueWait, m.Proxy.DialTime = a.timings.queueWait.Read(), a.timings.dial.Read()
-	for _, member := range a.members.Members() {
+func (v view) Measures() api.Measures {
+	m := api.Measures{GoVersion: runtime.Version(), Members: map[string]int{}, Certificates: v.certs.ends(), Proxy: proxyMeasures(v.proxy)}
+	m.Proxy.DNS = dnsMeasures(v.resolver)
+	m.Proxy.DNS.LookupSeconds = v.timings.lookup.Read()
+	m.Proxy.QueueWait, m.Proxy.DialTime = v.timings.queueWait.Read(), v.timings.dial.Read()
+	for _, member := range v.members.Members() {
 		m.Members[string(member.Health)]++
 	}
-	s := a.manager.Session()
+	s := v.manager.Session()
 	m.Session = api.SessionMeasures{Age: s.Age, Fences: s.Fences}
-	c := a.members.Measures()
+	c := v.members.Measures()
 	m.Cluster = api.ClusterMeasures{
-		Commits: a.timings.commits.Read(), LeaderChanges: c.LeaderChanges, LogEntries: c.LogEntries, LogBytes: c.LogBytes,
+		Commits: v.timings.commits.Read(), LeaderChanges: c.LeaderChanges, LogEntries: c.LogEntries, LogBytes: c.LogBytes,
 		Voters: c.Voters, GossipScore: c.GossipScore,
 	}
-	if a.leases != nil {
-		m.Cluster.Reclaims, m.Cluster.ReclaimedSlots = a.reclaims.read()
+	if v.leases != nil {
+		m.Cluster.Reclaims, m.Cluster.ReclaimedSlots = v.reclaims.read()
 	}
 	return m
 }
@@ -67,9 +67,9 @@ type reclaimed struct {
 }
 
 // sessionEnded is told of each session that ends while this node leads.
-func (a *agent) sessionEnded(end leader.SessionEnd) {
-	a.reclaims.note(end)
-	a.events.Reclaimed(end.Node, end.Session, end.Why, end.Slots, end.Silent)
+func (n *Node) sessionEnded(end leader.SessionEnd) {
+	n.reclaims.note(end)
+	n.events.Reclaimed(end.Node, end.Session, end.Why, end.Slots, end.Silent)
 }
 
 func (r *reclaims) note(end leader.SessionEnd) {

@@ -1,4 +1,4 @@
-package main
+package weir
 
 import (
 	"slices"
@@ -11,10 +11,10 @@ import (
 )
 
 // disagreements names the nodes whose config differs from the cluster's settings.
-func (a *agent) disagreements() []string {
-	digest := a.clusterDigest()
+func (n *Node) disagreements() []string {
+	digest := n.clusterDigest()
 	names := []string{}
-	for _, m := range a.members.Members() {
+	for _, m := range n.members.Members() {
 		if m.Alive() && m.ConfigDigest != "" && digest != "" && m.ConfigDigest != digest {
 			names = append(names, m.Name)
 		}
@@ -25,15 +25,15 @@ func (a *agent) disagreements() []string {
 
 // clusterDigest returns the digest of a config that agrees with the cluster, or "" if that is
 // unknown. A node without Raft state uses the leader's digest.
-func (a *agent) clusterDigest() string {
-	if a.store == nil {
-		leader, _ := a.members.Leader()
-		m, _ := a.members.Member(leader)
+func (n *Node) clusterDigest() string {
+	if n.store == nil {
+		leader, _ := n.members.Leader()
+		m, _ := n.members.Member(leader)
 		return m.ConfigDigest
 	}
 	var ttl time.Duration
 	var limits []limit.Limit
-	a.store.Read(func(st *fsm.State) { ttl, limits = st.TTL(), st.ConfigLimits() })
+	n.store.Read(func(st *fsm.State) { ttl, limits = st.TTL(), st.ConfigLimits() })
 	if ttl == 0 {
 		return ""
 	}
@@ -41,16 +41,16 @@ func (a *agent) clusterDigest() string {
 }
 
 // checkAgreement logs when other nodes' configs begin or cease to disagree with the cluster.
-func (a *agent) checkAgreement() {
-	names := strings.Join(a.disagreements(), ", ")
-	a.mu.Lock()
-	changed := names != a.disagreeing
-	a.disagreeing = names
-	a.mu.Unlock()
+func (n *Node) checkAgreement() {
+	names := strings.Join(n.disagreements(), ", ")
+	n.mu.Lock()
+	changed := names != n.disagreeing
+	n.disagreeing = names
+	n.mu.Unlock()
 	switch {
 	case changed && names != "":
-		a.log.Warn("configs disagree with the cluster on lease.ttl or limits; the last reload wins", "nodes", names)
+		n.log.Warn("configs disagree with the cluster on lease.ttl or limits; the last reload wins", "nodes", names)
 	case changed:
-		a.log.Info("all configs agree with the cluster")
+		n.log.Info("all configs agree with the cluster")
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package weir
 
 import (
 	"context"
@@ -48,20 +48,20 @@ func newPortBook() *portBook {
 }
 
 // forbidOwnPorts forbids the proxy to connect clients to the cluster's own ports, as they are now.
-func (a *agent) forbidOwnPorts(ctx context.Context) {
-	a.mu.Lock()
-	allowed := a.cfg.Proxy.AllowClusterDestinations
-	a.mu.Unlock()
-	rpc, gossip := a.members.Listening()
-	ports := a.ports.list(ctx, a.members.Members(),
-		[]netip.AddrPort{rpc, gossip, addrPort(a.apiListener.Addr())}, []netip.AddrPort{addrPort(a.proxyListener.Addr())}, time.Now())
+func (n *Node) forbidOwnPorts(ctx context.Context) {
+	n.mu.Lock()
+	allowed := n.cfg.Proxy.AllowClusterDestinations
+	n.mu.Unlock()
+	rpc, gossip := n.members.Listening()
+	ports := n.ports.list(ctx, n.members.Members(),
+		[]netip.AddrPort{rpc, gossip, addrPort(n.apiListener.Addr())}, []netip.AddrPort{addrPort(n.proxyListener.Addr())}, time.Now())
 	if allowed {
 		ports.Nodes = proxy.Listeners{}
 	}
-	a.proxy.SetForbidden(ports)
-	if id := a.members.ClusterID(); id != "" {
-		a.proxy.SetLoopMark(loopMark(id))
-		a.proxy.SetPseudonym(viaName(a.cfg.Name, id))
+	n.proxy.SetForbidden(ports)
+	if id := n.members.ClusterID(); id != "" {
+		n.proxy.SetLoopMark(loopMark(id))
+		n.proxy.SetPseudonym(viaName(n.cfg.Name, id))
 	}
 }
 
@@ -81,18 +81,18 @@ func viaName(node, clusterID string) string {
 }
 
 // Proxied implements [api.ProxySource].
-func (a *agent) Proxied() bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return !a.cfg.Proxy.AllowClusterDestinations
+func (v view) Proxied() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return !v.cfg.Proxy.AllowClusterDestinations
 }
 
 // Dialled implements [api.ProxySource].
-func (a *agent) Dialled(client netip.AddrPort) bool { return a.proxy.Dialled(client) }
+func (v view) Dialled(client netip.AddrPort) bool { return v.proxy.Dialled(client) }
 
 // NamesProxy implements [api.ProxySource].
-func (a *agent) NamesProxy(pseudonym string) bool {
-	return namesProxy(a.members.Members(), a.members.ClusterID(), pseudonym)
+func (v view) NamesProxy(pseudonym string) bool {
+	return namesProxy(v.members.Members(), v.members.ClusterID(), pseudonym)
 }
 
 func namesProxy(members []cluster.Member, clusterID, pseudonym string) bool {
@@ -102,17 +102,17 @@ func namesProxy(members []cluster.Member, clusterID, pseudonym string) bool {
 }
 
 // guardOwnPorts calls forbidOwnPorts again whenever a member joins or moves.
-func (a *agent) guardOwnPorts(ctx context.Context) {
+func (n *Node) guardOwnPorts(ctx context.Context) {
 	ticker := time.NewTicker(ownPortsEvery)
 	defer ticker.Stop()
 	for {
 		select {
-		case <-a.portsChanged:
+		case <-n.portsChanged:
 		case <-ticker.C:
 		case <-ctx.Done():
 			return
 		}
-		a.forbidOwnPorts(ctx)
+		n.forbidOwnPorts(ctx)
 		select {
 		case <-time.After(ownPortsPause):
 		case <-ctx.Done():
@@ -122,9 +122,9 @@ func (a *agent) guardOwnPorts(ctx context.Context) {
 }
 
 // checkOwnPorts makes guardOwnPorts look again.
-func (a *agent) checkOwnPorts() {
+func (n *Node) checkOwnPorts() {
 	select {
-	case a.portsChanged <- struct{}{}:
+	case n.portsChanged <- struct{}{}:
 	default: // a look is pending already
 	}
 }

@@ -1,22 +1,23 @@
-package main
+package weir
 
 import (
 	"github.com/weirproxy/weir/api"
+	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease"
 	"github.com/weirproxy/weir/limit"
 )
 
 // Uses implements [api.UseSource].
-func (a *agent) Uses(scope limit.Scope) []api.NodeUse {
-	return nodeUses(a.manager.Uses(), scope)
+func (v view) Uses(scope limit.Scope) []api.NodeUse {
+	return nodeUses(v.manager.Uses(), scope)
 }
 
 // Use implements [api.UseSource].
-func (a *agent) Use(key limit.Key) (api.NodeUse, bool) {
+func (v view) Use(key limit.Key) (api.NodeUse, bool) {
 	var known []lease.Use
 	for _, r := range limit.Resources {
 		key.Resource = r
-		if u, ok := a.manager.Use(key); ok {
+		if u, ok := v.manager.Use(key); ok {
 			known = append(known, u)
 		}
 	}
@@ -25,6 +26,18 @@ func (a *agent) Use(key limit.Key) (api.NodeUse, bool) {
 		return api.NodeUse{}, false
 	}
 	return uses[0], true
+}
+
+// Unassigned implements [api.UseSource].
+func (v view) Unassigned(key limit.Key) (n float64, known bool) {
+	if v.store == nil {
+		return 0, false
+	}
+	v.store.Read(func(st *fsm.State) { n = float64(st.FreeLevel(key)) })
+	if key.Resource == limit.Requests {
+		n /= float64(limit.TokenGrains)
+	}
+	return n, true
 }
 
 // nodeUses puts together what the lease knows of the resources of each name. all may be in any
@@ -62,7 +75,7 @@ func addUse(n *api.NodeUse, u lease.Use) {
 		n.Rates = map[limit.Resource]api.NodeRate{}
 	}
 	n.Rates[u.Key.Resource] = api.NodeRate{
-		Granted: perSecond * float64(u.Granted) / float64(limit.Shares), Now: u.Now, Available: int64(max(0, u.Level)), Waiting: u.Waiting,
+		Granted: perSecond * float64(u.Granted) / float64(limit.Shares), Now: u.Now, Available: max(0, u.Level), Waiting: u.Waiting,
 		Admitted: u.Admitted, Rejected: u.Rejected, WouldReject: u.WouldReject,
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package weir
 
 import (
 	"context"
@@ -51,13 +51,13 @@ func (s *settled) look(path string, now stamp) bool {
 }
 
 // watchUsers gives the proxy the users file whenever it changes. A broken file changes nothing.
-func (a *agent) watchUsers(ctx context.Context) {
+func (n *Node) watchUsers(ctx context.Context) {
 	ticker := time.NewTicker(usersEvery)
 	defer ticker.Stop()
 	var file settled
 	for {
-		if path := a.usersFile(); file.look(path, stampOf(path)) {
-			a.readUsers(path)
+		if path := n.usersFile(); file.look(path, stampOf(path)) {
+			n.readUsers(path)
 		}
 		select {
 		case <-ticker.C:
@@ -67,34 +67,34 @@ func (a *agent) watchUsers(ctx context.Context) {
 	}
 }
 
-func (a *agent) usersFile() string {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.cfg.Proxy.UsersFile
+func (n *Node) usersFile() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.cfg.Proxy.UsersFile
 }
 
 // readUsers adopts the present content of the file.
-func (a *agent) readUsers(path string) {
-	a.applying.Lock()
-	defer a.applying.Unlock()
+func (n *Node) readUsers(path string) {
+	n.applying.Lock()
+	defer n.applying.Unlock()
 	users, problems := config.ReadUsers(path)
 	if len(problems) > 0 {
-		a.log.Error("the users file has changed and can't be used: the former users go on", "problem", problems[0].String(), "problems", len(problems))
+		n.log.Error("the users file has changed and can't be used: the former users go on", "problem", problems[0].String(), "problems", len(problems))
 		return
 	}
-	a.mu.Lock()
-	cfg := *a.cfg
-	a.mu.Unlock()
+	n.mu.Lock()
+	cfg := *n.cfg
+	n.mu.Unlock()
 	if cfg.Proxy.UsersFile != path || slices.Equal(cfg.Proxy.Users, users) {
 		return
 	}
 	cfg.Proxy.Users = users
-	if err := a.proxy.SetPolicy(policy(&cfg)); err != nil {
-		a.log.Error("the users file has changed and can't be used: the former users go on", "problem", err)
+	if err := n.proxy.SetPolicy(policy(&cfg)); err != nil {
+		n.log.Error("the users file has changed and can't be used: the former users go on", "problem", err)
 		return
 	}
-	a.mu.Lock()
-	a.cfg = &cfg
-	a.mu.Unlock()
-	a.log.Info("the users file has changed", "users", len(users))
+	n.mu.Lock()
+	n.cfg = &cfg
+	n.mu.Unlock()
+	n.log.Info("the users file has changed", "users", len(users))
 }

@@ -1,8 +1,9 @@
-package main
+package weir
 
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"sync"
 
@@ -14,7 +15,8 @@ import (
 
 // accessLog writes the lines of finished tunnels and requests. The zero value is closed.
 type accessLog struct {
-	log hclog.Logger
+	log   hclog.Logger
+	lines io.Writer // for lines without a file
 
 	mu     sync.Mutex
 	file   *os.File // nil if they go to the node's own log, or nowhere
@@ -28,7 +30,7 @@ func (a *accessLog) open(c *config.Config, set func(proxy.LineOutput)) error {
 	switch path := c.Proxy.AccessLog; path {
 	case config.AccessLogOff:
 	case config.AccessLogHere:
-		to.Writer = os.Stderr // newLogger's lines go there; these are written past it
+		to.Writer = a.lines
 	default:
 		file, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
 		if err != nil {

@@ -1,4 +1,4 @@
-package main
+package weir
 
 import (
 	"context"
@@ -17,49 +17,51 @@ import (
 	"github.com/weirproxy/weir/limit"
 )
 
-// The API's view of the node, and its actions on it.
+// view is the node as the API shows it, and the API's actions on it.
+type view struct{ *Node }
 
-func (a *agent) newAPI() *api.Server {
-	c := a.cfg
+func (n *Node) newAPI() *api.Server {
+	c, v := n.cfg, view{n}
 	return api.New(api.Config{
-		Node: c.Name, Hosts: c.API.Hosts, Token: string(c.API.Token), ReadToken: string(c.API.ReadToken), TLS: a.certs.apiTLS(),
+		Node: c.Name, Hosts: c.API.Hosts, Token: string(c.API.Token), ReadToken: string(c.API.ReadToken), TLS: n.certs.apiTLS(),
 		MetricsHosts: c.API.MetricsHosts,
 	}, api.Deps{
-		Log: a, Leader: a, Events: a.events, View: a, Status: a, Nodes: a, Uses: a, Peers: a, Connections: a, Lifecycle: a, Raft: a, Snapshots: a, Diagnostics: a, Metrics: a, Proxies: a,
-		Logger: a.log.Named("api"),
+		Log: v, Leader: v, Events: n.events, View: v, Status: v, Nodes: v, Uses: v, Peers: v, Connections: v,
+		Lifecycle: v, Raft: v, Snapshots: v, Diagnostics: v, Metrics: v, Proxies: v,
+		Logger: n.log.Named("api"),
 	})
 }
 
 // Propose implements [api.Log].
-func (a *agent) Propose(ctx context.Context, c fsm.Command) (uint64, fsm.Result, error) {
-	if a.store == nil {
+func (v view) Propose(ctx context.Context, c fsm.Command) (uint64, fsm.Result, error) {
+	if v.store == nil {
 		return 0, fsm.Result{}, api.ErrNotLeader
 	}
-	index, res, err := propose(ctx, a.members, a.store, 0, c)
+	index, res, err := propose(ctx, v.members, v.store, 0, c)
 	return index, res, apiError(err)
 }
 
 // Committed implements [api.Log]: the log's limits, which the node's own may be a moment behind.
-func (a *agent) Committed() *limit.Table {
-	if a.store == nil {
+func (v view) Committed() *limit.Table {
+	if v.store == nil {
 		return limit.NewTable(0, 0, nil)
 	}
-	return a.store.Table()
+	return v.store.Table()
 }
 
 // ConfigLimits implements [api.Log]. It reads the limits before it confirms leadership: another
 // leader could have changed them only in a later term, and the confirmation would fail then. In a
 // leader's own term all earlier entries are applied, because that comes before the call of lead.
-func (a *agent) ConfigLimits(ctx context.Context) (limits []limit.Limit, ok bool) {
-	term := a.leadingTerm.Load()
+func (v view) ConfigLimits(ctx context.Context) (limits []limit.Limit, ok bool) {
+	term := v.leadingTerm.Load()
 	if term == 0 {
 		return nil, false
 	}
-	a.store.Read(func(st *fsm.State) { limits = st.ConfigLimits() })
-	if err := a.members.VerifyLeader(ctx); err != nil {
+	v.store.Read(func(st *fsm.State) { limits = st.ConfigLimits() })
+	if err := v.members.VerifyLeader(ctx); err != nil {
 		return nil, false
 	}
-	return limits, a.members.RaftStatus().Term == term
+	return limits, v.members.RaftStatus().Term == term
 }
 
 // apiError translates the cluster's errors into the API's.
@@ -84,26 +86,26 @@ func apiError(err error) error {
 }
 
 // Leader implements [api.Leader].
-func (a *agent) Leader() (name string, rt http.RoundTripper, self, ok bool) {
-	name, addr := a.members.Leader()
+func (v view) Leader() (name string, rt http.RoundTripper, self, ok bool) {
+	name, addr := v.members.Leader()
 	switch {
 	case addr == "":
 		return "", nil, false, false
-	case name == a.name():
+	case name == v.name():
 		return name, nil, true, true
 	}
-	return name, a.members.RoundTripper(addr), false, true
+	return name, v.members.RoundTripper(addr), false, true
 }
 
-func (a *agent) name() string { return a.data.Name() }
+func (n *Node) name() string { return n.data.Name() }
 
 // Table implements [api.View]: the limits that this node goes by.
-func (a *agent) Table() *limit.Table {
-	if t := a.manager.Table(); t != nil {
+func (v view) Table() *limit.Table {
+	if t := v.manager.Table(); t != nil {
 		return t
 	}
-	if a.store != nil {
-		return a.store.Table()
+	if v.store != nil {
+		return v.store.Table()
 	}
 	return limit.NewTable(0, 0, nil)
 }
@@ -111,63 +113,63 @@ func (a *agent) Table() *limit.Table {
 // WaitTable implements [api.View]. It also waits for the copy of the limits by which this node goes
 // at its next start, until it hears from the cluster: a limit that somebody has been told of must
 // not be forgotten by a crash.
-func (a *agent) WaitTable(ctx context.Context, index uint64) error {
-	if err := a.manager.WaitTable(ctx, index); err != nil {
+func (v view) WaitTable(ctx context.Context, index uint64) error {
+	if err := v.manager.WaitTable(ctx, index); err != nil {
 		return err
 	}
-	if a.keeper != nil {
+	if v.keeper != nil {
 		ctx, cancel := context.WithTimeout(ctx, keepWithin)
 		defer cancel()
-		a.keeper.await(ctx, index)
+		v.keeper.await(ctx, index)
 	}
 	return nil
 }
 
 // Status implements [api.StatusSource].
-func (a *agent) Status() api.Status {
-	a.mu.Lock()
-	role, leaving, proxyTLS := a.cfg.Role, a.leaving, a.cfg.Proxy.TLS.Enabled()
-	a.mu.Unlock()
-	leader, _ := a.members.Leader()
-	ready, _ := a.Ready()
-	r := a.members.RaftStatus()
+func (v view) Status() api.Status {
+	v.mu.Lock()
+	role, leaving, proxyTLS := v.cfg.Role, v.leaving, v.cfg.Proxy.TLS.Enabled()
+	v.mu.Unlock()
+	leader, _ := v.members.Leader()
+	ready, _ := v.Ready()
+	r := v.members.RaftStatus()
 	return api.Status{
-		Node: a.name(), Cluster: a.members.ClusterID(), Version: thisBuild().Version, Role: string(role), Leader: leader, Ready: ready,
-		Session:             a.sessionStatus(),
+		Node: v.name(), Cluster: v.members.ClusterID(), Version: v.source.Version, Role: string(role), Leader: leader, Ready: ready,
+		Session:             v.sessionStatus(),
 		Raft:                api.RaftStatus{State: r.State, Term: r.Term, LastIndex: r.LastIndex, CommitIndex: r.CommitIndex, AppliedIndex: r.AppliedIndex},
-		ConfigDisagreements: a.disagreements(),
-		Draining:            leaving || a.proxy.Draining(), Leaving: leaving,
-		Connections: a.proxy.Open(),
-		ProxyAddr:   a.proxyListener.Addr().String(), ProxyTLS: proxyTLS, APIAddr: a.apiListener.Addr().String(),
+		ConfigDisagreements: v.disagreements(),
+		Draining:            leaving || v.proxy.Draining(), Leaving: leaving,
+		Connections: v.proxy.Open(),
+		ProxyAddr:   v.proxyListener.Addr().String(), ProxyTLS: proxyTLS, APIAddr: v.apiListener.Addr().String(),
 		DiskFull: r.DiskFull, DiskStalled: r.DiskStalled,
 	}
 }
 
-func (a *agent) sessionStatus() api.SessionStatus {
-	s := a.manager.Session()
+func (n *Node) sessionStatus() api.SessionStatus {
+	s := n.manager.Session()
 	return api.SessionStatus{ID: s.ID, State: s.State, ExpiresIn: api.Duration(s.ExpiresIn)}
 }
 
 // Ready implements [api.StatusSource]: able to admit.
-func (a *agent) Ready() (bool, string) {
-	a.mu.Lock()
-	leaving := a.leaving
-	a.mu.Unlock()
+func (v view) Ready() (bool, string) {
+	v.mu.Lock()
+	leaving := v.leaving
+	v.mu.Unlock()
 	switch {
-	case leaving || a.proxy.Draining():
+	case leaving || v.proxy.Draining():
 		return false, "the node is draining"
-	case a.manager.Session().State != leasepb.SessionLive:
+	case v.manager.Session().State != leasepb.SessionLive:
 		return false, "no live session: the cluster's leader has not been reached yet"
 	}
 	return true, ""
 }
 
 // Nodes implements [api.NodeSource].
-func (a *agent) Nodes() []api.Node {
-	sessions := a.sessions()
-	leader, _ := a.members.Leader()
+func (v view) Nodes() []api.Node {
+	sessions := v.sessions()
+	leader, _ := v.members.Leader()
 	var nodes []api.Node
-	for _, m := range a.members.Members() {
+	for _, m := range v.members.Members() {
 		n := api.Node{
 			Name: m.Name, Role: string(m.Role), Leader: m.Name == leader, Health: string(m.Health), Session: leasepb.SessionNone, Draining: m.Draining,
 			Version: m.Version, Addresses: api.Addresses{RPC: m.RPCAddr, Gossip: m.GossipAddr},
@@ -196,39 +198,39 @@ func reclaim(s leader.SessionInfo) *api.Duration {
 }
 
 // sessions are the leader's view of the sessions; elsewhere, this node's own.
-func (a *agent) sessions() map[string]leader.SessionInfo {
+func (n *Node) sessions() map[string]leader.SessionInfo {
 	out := map[string]leader.SessionInfo{}
-	if a.leases != nil {
+	if n.leases != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
-		if infos, ok := a.leases.Sessions(ctx); ok {
+		if infos, ok := n.leases.Sessions(ctx); ok {
 			for _, s := range infos {
 				out[s.Node] = s
 			}
 			return out
 		}
 	}
-	if s := a.manager.Session(); s.State != leasepb.SessionNone {
-		out[a.name()] = leader.SessionInfo{ID: s.ID, Node: a.name(), State: s.State}
+	if s := n.manager.Session(); s.State != leasepb.SessionNone {
+		out[n.name()] = leader.SessionInfo{ID: s.ID, Node: n.name(), State: s.State}
 	}
 	return out
 }
 
 // Peers implements [api.PeerSource].
-func (a *agent) Peers() []api.Peer {
+func (v view) Peers() []api.Peer {
 	var peers []api.Peer
-	for _, m := range a.members.Members() {
-		if m.Name != a.name() && m.Health != cluster.HealthLeft {
-			peers = append(peers, api.Peer{Name: m.Name, RT: a.members.RoundTripper(m.RPCAddr)})
+	for _, m := range v.members.Members() {
+		if m.Name != v.name() && m.Health != cluster.HealthLeft {
+			peers = append(peers, api.Peer{Name: m.Name, RT: v.members.RoundTripper(m.RPCAddr)})
 		}
 	}
 	return peers
 }
 
 // Connections implements [api.Connections].
-func (a *agent) Connections(host string) []api.Connection {
+func (v view) Connections(host string) []api.Connection {
 	var out []api.Connection
-	for _, c := range a.proxy.Connections(host) {
+	for _, c := range v.proxy.Connections(host) {
 		out = append(out, api.Connection{
 			ID: c.ID, Client: c.Client, User: c.User, Host: c.Host, Port: c.Port, Kind: c.Kind.String(), Since: c.Since,
 			BytesOut: c.BytesIn, BytesIn: c.BytesOut, Limited: c.Limited, // the proxy counts from the client's side
@@ -238,24 +240,24 @@ func (a *agent) Connections(host string) []api.Connection {
 }
 
 // CloseConnection implements [api.Connections].
-func (a *agent) CloseConnection(id string) bool { return a.proxy.CloseConnection(id) }
+func (v view) CloseConnection(id string) bool { return v.proxy.CloseConnection(id) }
 
 // RaftPeers implements [api.Raft].
-func (a *agent) RaftPeers() ([]api.RaftPeer, error) {
-	if a.store == nil {
+func (v view) RaftPeers() ([]api.RaftPeer, error) {
+	if v.store == nil {
 		return nil, api.ErrNoRaft
 	}
 	peers := []api.RaftPeer{}
-	for _, p := range a.members.Peers() {
+	for _, p := range v.members.Peers() {
 		peers = append(peers, api.RaftPeer{Name: p.Name, ID: p.ID, Address: p.Address, Voter: p.Voter, Leader: p.Leader})
 	}
 	return peers, nil
 }
 
 // RemovePeer implements [api.Raft].
-func (a *agent) RemovePeer(ctx context.Context, name string) error {
-	err := a.members.RemovePeer(ctx, name)
-	if errors.Is(err, cluster.ErrUnsafe) && leads(a.members.Peers(), name) {
+func (v view) RemovePeer(ctx context.Context, name string) error {
+	err := v.members.RemovePeer(ctx, name)
+	if errors.Is(err, cluster.ErrUnsafe) && leads(v.members.Peers(), name) {
 		return fmt.Errorf("%w: %s leads the cluster: hand leadership to another server first (weir raft transfer), then remove it", api.ErrConflict, name)
 	}
 	return apiError(err)
@@ -268,40 +270,40 @@ func leads(peers []cluster.Peer, name string) bool {
 }
 
 // TransferLeadership implements [api.Raft].
-func (a *agent) TransferLeadership(ctx context.Context, to string) error {
-	return apiError(a.members.Transfer(ctx, to))
+func (v view) TransferLeadership(ctx context.Context, to string) error {
+	return apiError(v.members.Transfer(ctx, to))
 }
 
 // Freeze implements [api.Snapshots].
-func (a *agent) Freeze() (*fsm.Frozen, error) {
-	if a.store == nil {
+func (v view) Freeze() (*fsm.Frozen, error) {
+	if v.store == nil {
 		return nil, api.ErrNoRaft
 	}
-	return a.store.Freeze()
+	return v.store.Freeze()
 }
 
 // leaderChanged is called when this node learns of a new leader.
-func (a *agent) leaderChanged(addr string) {
-	a.streams.leaderChanged(addr)
-	if name, now := a.members.Leader(); now == addr {
-		a.events.Leader(name, a.members.RaftStatus().Term)
+func (n *Node) leaderChanged(addr string) {
+	n.streams.leaderChanged(addr)
+	if name, now := n.members.Leader(); now == addr {
+		n.events.Leader(name, n.members.RaftStatus().Term)
 	}
-	a.checkOwnPorts() // a node without Raft state knows its cluster by the leader
+	n.checkOwnPorts() // a node without Raft state knows its cluster by the leader
 }
 
 // membersChanged passes changes in gossip on: a dead node to the lease, the session of a node that
 // has left, and changed ports and configs.
-func (a *agent) membersChanged(changed []cluster.Member) {
+func (n *Node) membersChanged(changed []cluster.Member) {
 	for _, m := range changed {
-		a.events.Member(m.Name, string(m.Role), string(m.Health))
-		if a.leases == nil {
+		n.events.Member(m.Name, string(m.Role), string(m.Health))
+		if n.leases == nil {
 			continue
 		}
-		a.leases.Health(m.Name, m.Health == cluster.HealthDead)
+		n.leases.Health(m.Name, m.Health == cluster.HealthDead)
 		if m.Health == cluster.HealthLeft {
-			a.leases.Left(leader.Farewell{Node: m.Name, Session: m.SessionLeft})
+			n.leases.Left(leader.Farewell{Node: m.Name, Session: m.SessionLeft})
 		}
 	}
-	a.checkOwnPorts()
-	a.checkAgreement()
+	n.checkOwnPorts()
+	n.checkAgreement()
 }

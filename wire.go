@@ -1,4 +1,4 @@
-package main
+package weir
 
 import (
 	"cmp"
@@ -52,76 +52,76 @@ func users(list []config.User) []proxy.User {
 	return out
 }
 
-func (a *agent) clusterConfig() cluster.Config {
-	c := a.cfg
+func (n *Node) clusterConfig() cluster.Config {
+	c := n.cfg
 	return cluster.Config{
-		Name: c.Name, Role: cluster.Role(c.Role), Version: thisBuild().Version, Data: a.data,
+		Name: c.Name, Role: cluster.Role(c.Role), Version: n.source.Version, Data: n.data,
 		RPC: c.Cluster.RPC, AdvertiseRPC: c.Cluster.AdvertiseRPC,
 		Gossip: c.Cluster.Gossip, AdvertiseGossip: c.Cluster.AdvertiseGossip,
-		APIAddr: a.apiListener.Addr().String(), ProxyAddrs: []string{a.proxyListener.Addr().String()},
+		APIAddr: n.apiListener.Addr().String(), ProxyAddrs: []string{n.proxyListener.Addr().String()},
 		Join: c.Cluster.Join, BootstrapExpect: c.Cluster.BootstrapExpect,
-		GossipKeys: gossipKeys(c), TLS: a.certs.rpcTLS(), Plaintext: cluster.Plaintext(c.Cluster.Plaintext),
-		ConfigDigest: config.Digest(c.Lease.TTL, c.ClusterLimits()), OnCommit: a.timings.commits.Observe, Log: a.log.Named("cluster"), Fatal: a.stop,
-		SessionLife: a.sessionLife,
+		GossipKeys: gossipKeys(c), TLS: n.certs.rpcTLS(), Plaintext: cluster.Plaintext(c.Cluster.Plaintext),
+		ConfigDigest: config.Digest(c.Lease.TTL, c.ClusterLimits()), OnCommit: n.timings.commits.Observe, Log: n.log.Named("cluster"), Fatal: n.stop,
+		SessionLife: n.sessionLife,
 	}
 }
 
 // sessionLife returns how long a session may stay alive after its leader was last confirmed. Until
 // the cluster's ttl is known, the config's counts.
-func (a *agent) sessionLife() (life time.Duration, certain bool) {
-	if a.store != nil {
-		a.store.Read(func(st *fsm.State) {
+func (n *Node) sessionLife() (life time.Duration, certain bool) {
+	if n.store != nil {
+		n.store.Read(func(st *fsm.State) {
 			if st.ClusterID() != "" {
 				life, certain = st.TTL()+leasepb.Margin, true
 			}
 		})
 	}
 	if !certain {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		life = a.cfg.Lease.TTL + leasepb.Margin
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		life = n.cfg.Lease.TTL + leasepb.Margin
 	}
 	return life, certain
 }
 
-func (a *agent) handlers() cluster.Handlers {
+func (n *Node) handlers() cluster.Handlers {
 	h := cluster.Handlers{
-		HTTP:           a.api.PeerHandler(),
-		MembersChanged: a.membersChanged,
-		LeaderChanged:  a.leaderChanged,
-		Superseded:     func(error) { a.manager.GiveUp() },
+		HTTP:           n.api.PeerHandler(),
+		MembersChanged: n.membersChanged,
+		LeaderChanged:  n.leaderChanged,
+		Superseded:     func(error) { n.manager.GiveUp() },
 		Services:       func(grpc.ServiceRegistrar) {},
 	}
-	if a.leases != nil {
-		h.Services = func(r grpc.ServiceRegistrar) { leasepb.RegisterLeaseServer(r, a.leases) }
-		h.Lead = a.lead
+	if n.leases != nil {
+		h.Services = func(r grpc.ServiceRegistrar) { leasepb.RegisterLeaseServer(r, n.leases) }
+		h.Lead = n.lead
 	}
 	return h
 }
 
 // lead does the leader's work of one term. The very first leader writes the cluster's settings.
-func (a *agent) lead(ctx context.Context, term uint64) {
-	log := leaseLog{a.members, a.store}
+func (n *Node) lead(ctx context.Context, term uint64) {
+	log := leaseLog{n.members, n.store}
 	found := func() error {
-		res, err := log.Propose(ctx, term, a.initial())
+		res, err := log.Propose(ctx, term, n.initial())
 		return cmp.Or(err, res.Err)
 	}
-	if !foundCluster(ctx, found, func() bool { return a.clusterID() != "" }, a.log) {
+	if !foundCluster(ctx, found, func() bool { return n.clusterID() != "" }, n.log) {
 		return
 	}
-	if err := a.members.SetClusterID(a.clusterID()); err != nil { // before any node is admitted
-		a.stop(err)
+	if err := n.members.SetClusterID(n.clusterID()); err != nil { // before any node is admitted
+		n.stop(err)
 		return
 	}
-	a.leadingTerm.Store(term)
-	defer a.leadingTerm.Store(0)
+	n.leadingTerm.Store(term)
+	defer n.leadingTerm.Store(0)
 	var left []leader.Farewell
-	for _, m := range a.members.Members() {
+	for _, m := range n.members.Members() {
 		if m.Health == cluster.HealthLeft && m.SessionLeft != 0 {
 			left = append(left, leader.Farewell{Node: m.Name, Session: m.SessionLeft})
 		}
 	}
-	a.leases.Lead(ctx, term, a.members.GrantHold(), left...)
+	n.leases.Lead(ctx, term, n.members.GrantHold(), left...)
 }
 
 // foundPause is the pause between two attempts to write the cluster's settings. Entries that the
@@ -137,7 +137,9 @@ func foundCluster(ctx context.Context, found func() error, founded func() bool, 
 			continue
 		}
 		log.Warn("the cluster's settings can't be written yet", "error", err)
-		if !pause(ctx, foundPause) {
+		select {
+		case <-time.After(foundPause):
+		case <-ctx.Done():
 			return false
 		}
 	}
@@ -145,20 +147,20 @@ func foundCluster(ctx context.Context, found func() error, founded func() bool, 
 }
 
 // initial returns the cluster's first entry: its id, its ttl, and the limits of this node's config.
-func (a *agent) initial() *fsm.Init {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+func (n *Node) initial() *fsm.Init {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	id := make([]byte, 16)
 	_, _ = rand.Read(id) // never fails: it stops the program instead
-	return &fsm.Init{ClusterID: hex.EncodeToString(id), TTL: a.cfg.Lease.TTL, Limits: a.cfg.ClusterLimits()}
+	return &fsm.Init{ClusterID: hex.EncodeToString(id), TTL: n.cfg.Lease.TTL, Limits: n.cfg.ClusterLimits()}
 }
 
 // followClusterID adopts the cluster id as soon as the log contains it.
-func (a *agent) followClusterID(ctx context.Context) error {
+func (n *Node) followClusterID(ctx context.Context) error {
 	for {
-		changed := a.store.Changed()
-		if id := a.clusterID(); id != "" {
-			return a.members.SetClusterID(id)
+		changed := n.store.Changed()
+		if id := n.clusterID(); id != "" {
+			return n.members.SetClusterID(id)
 		}
 		select {
 		case <-changed:
@@ -168,13 +170,13 @@ func (a *agent) followClusterID(ctx context.Context) error {
 	}
 }
 
-func (a *agent) clusterID() (id string) {
-	a.store.Read(func(st *fsm.State) { id = st.ClusterID() })
+func (n *Node) clusterID() (id string) {
+	n.store.Read(func(st *fsm.State) { id = st.ClusterID() })
 	return id
 }
 
-func (a *agent) appliedIndex() (index uint64) {
-	a.store.Read(func(st *fsm.State) { index = st.Index() })
+func (n *Node) appliedIndex() (index uint64) {
+	n.store.Read(func(st *fsm.State) { index = st.Index() })
 	return index
 }
 
@@ -273,25 +275,25 @@ func (a admitter) Limit(t limit.Target) (limit.Limit, bool) {
 	return *l, true
 }
 
-func (a *agent) leaderAddr() string {
-	_, addr := a.members.Leader()
+func (n *Node) leaderAddr() string {
+	_, addr := n.members.Leader()
 	return addr
 }
 
 // connect opens a lease stream to the leader if one is known, and otherwise to any server, which
 // names the leader.
-func (a *agent) connect(ctx context.Context, hint string) (lease.Stream, error) {
-	changes := a.streams.seen()
+func (n *Node) connect(ctx context.Context, hint string) (lease.Stream, error) {
+	changes := n.streams.seen()
 	addr := hint
 	if addr == "" {
-		addr = a.leaderAddr()
+		addr = n.leaderAddr()
 	}
-	if addr == "" && a.store != nil {
+	if addr == "" && n.store != nil {
 		return nil, errors.New("no leader is known yet") // this server will learn of a leader as soon as any other node
 	}
 	if addr == "" {
 		var servers []string
-		for _, m := range a.members.Servers() {
+		for _, m := range n.members.Servers() {
 			if m.Alive() {
 				servers = append(servers, m.RPCAddr)
 			}
@@ -301,39 +303,39 @@ func (a *agent) connect(ctx context.Context, hint string) (lease.Stream, error) 
 		}
 		addr = servers[mrand.IntN(len(servers))]
 	}
-	conn, err := a.members.GRPCConn(addr)
+	conn, err := n.members.GRPCConn(addr)
 	if err != nil {
 		return nil, err
 	}
-	return a.streams.open(ctx, conn, addr, changes)
+	return n.streams.open(ctx, conn, addr, changes)
 }
 
 // limitsFile is the file in the data directory with the newest known limits. A node that starts
 // while the cluster is down lets requests to hosts without a limit through.
 const limitsFile = "limits.pb"
 
-func (a *agent) lastLimits() *limit.Table {
-	if a.data.Path() == "" {
+func (n *Node) lastLimits() *limit.Table {
+	if n.data.Path() == "" {
 		return nil
 	}
-	b, err := os.ReadFile(filepath.Join(a.data.Path(), limitsFile))
+	b, err := os.ReadFile(filepath.Join(n.data.Path(), limitsFile))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	if err == nil {
 		var table *limit.Table
 		if table, err = leasepb.UnmarshalTable(b); err == nil {
-			a.keeper.note(table.Index)
+			n.keeper.note(table.Index)
 			return table
 		}
 	}
-	a.log.Warn("the limits last known can't be read; all hosts count as limited until the cluster is reached", "error", err)
+	n.log.Warn("the limits last known can't be read; all hosts count as limited until the cluster is reached", "error", err)
 	return nil
 }
 
-func (a *agent) keepLimits(t *limit.Table) {
-	a.checkAgreement()
-	if a.keeper != nil {
-		a.keeper.keep(t)
+func (n *Node) keepLimits(t *limit.Table) {
+	n.checkAgreement()
+	if n.keeper != nil {
+		n.keeper.keep(t)
 	}
 }
