@@ -39,6 +39,7 @@ type pool struct {
 	bucket bucket
 	draws  drawMeter
 	used   bool   // a token has been taken since the last grant
+	told   bool   // the leader knows that somebody waits for more than this grant
 	life   uint32 // changes with what the bucket is a part of
 
 	// The core's half.

@@ -22,6 +22,7 @@ func (p *pool) resize(now time.Duration) {
 		fill, size := partOf(p.limit, p.key.Resource, p.granted)
 		p.bucket.resize(now, fill, size)
 		p.life++
+		p.told = false
 	}
 }
 
@@ -191,6 +192,7 @@ func (n *Node) rateDemand(now time.Duration, p *pool, d *leasepb.Demand) {
 	if p.waiters.head != nil || p.flows.head != nil {
 		d.Waiting = more * unit
 	}
+	p.told = d.Waiting > 0
 	if p.refused != [2]int64{} {
 		d.Refused = more * unit
 	}
