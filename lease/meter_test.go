@@ -15,6 +15,7 @@ func startOne(t *testing.T, c *testCluster) *Manager {
 	if err := m.WaitLive(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	time.Sleep(time.Second) // what the node has to say first is said
 	return m
 }
 
