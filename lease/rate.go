@@ -1,7 +1,6 @@
 package lease
 
 import (
-	"container/heap"
 	"math"
 	"time"
 
@@ -261,20 +260,20 @@ func (n *Node) noteDue(now time.Duration, p *pool) {
 	case at == p.dueAt:
 	case p.dueAt == 0:
 		p.dueAt = at
-		heap.Push(&n.dues, p)
+		n.dues.Push(p)
 	case at == 0:
-		heap.Remove(&n.dues, p.dueIndex)
+		n.dues.Remove(p)
 		p.dueAt = 0
 	default:
 		p.dueAt = at
-		heap.Fix(&n.dues, p.dueIndex)
+		n.dues.Fix(p)
 	}
 }
 
 // comeDue settles the pools whose time has come, a page of them at most.
 func (n *Node) comeDue(now time.Duration) {
 	for k := 0; k < n.bounds.Page && len(n.dues) > 0 && n.dues[0].dueAt <= now; k++ {
-		p := heap.Pop(&n.dues).(*pool)
+		p := n.dues.Pop()
 		p.dueAt = 0
 		n.lockFlow(p)
 		if p.key.Scope == limit.ScopeConnection {
@@ -287,27 +286,8 @@ func (n *Node) comeDue(now time.Duration) {
 	}
 }
 
-// dues is a heap (container/heap) of the pools of rates in which somebody waits for time to pass,
-// the next one first: one timer serves all of them.
-type dues []*pool
+// DueAt implements [due.Item].
+func (p *pool) DueAt() time.Duration { return p.dueAt }
 
-func (d dues) Len() int           { return len(d) }
-func (d dues) Less(i, j int) bool { return d[i].dueAt < d[j].dueAt }
-
-func (d dues) Swap(i, j int) {
-	d[i], d[j] = d[j], d[i]
-	d[i].dueIndex, d[j].dueIndex = i, j
-}
-
-func (d *dues) Push(p any) {
-	p.(*pool).dueIndex = len(*d)
-	*d = append(*d, p.(*pool))
-}
-
-func (d *dues) Pop() any {
-	last := len(*d) - 1
-	p := (*d)[last]
-	(*d)[last] = nil
-	*d = (*d)[:last]
-	return p
-}
+// Place implements [due.Item].
+func (p *pool) Place() *int { return &p.dueIndex }

@@ -1,7 +1,6 @@
 package leader
 
 import (
-	"container/heap"
 	"slices"
 	"time"
 
@@ -209,7 +208,7 @@ func (a *Allocator) tidy(c *contest) {
 		return
 	}
 	if c.wake != 0 { // nobody is left for whom it would be planned again
-		heap.Remove(&a.waking, c.wakeIndex)
+		a.waking.Remove(c)
 		c.wake = 0
 	}
 	a.forget(c)
