@@ -300,3 +300,28 @@ func TestClusterRequests(t *testing.T) {
 		t.Error("the hijacked connection is open after its slot was lost")
 	}
 }
+
+// late is a cluster that gives its slot whenever it likes, whatever its context says.
+type late struct {
+	answer   chan struct{}
+	released chan struct{}
+}
+
+func (l late) Hold(context.Context, netip.Addr, string, func()) (func(), error) {
+	<-l.answer
+	return func() { close(l.released) }, nil
+}
+
+// TestClusterIsLate: a slot that comes after the connection has ended is given back at once.
+func TestClusterIsLate(t *testing.T) {
+	cluster := late{make(chan struct{}), make(chan struct{})}
+	l := newLimiter(t, Config{Cluster: cluster})
+	c := from("192.0.2.1")
+	l.ConnState(c, http.StateNew)
+	l.ConnState(c, http.StateClosed)
+	if n := l.Stats().Connections.Open; n != 0 {
+		t.Errorf("%d are open; want 0", n)
+	}
+	close(cluster.answer)
+	<-cluster.released
+}
