@@ -1,7 +1,6 @@
 package lease
 
 import (
-	"container/heap"
 	"math"
 	"time"
 
@@ -21,7 +20,7 @@ func (p *pool) resize(now time.Duration) {
 	if p.key.Resource.IsRate() {
 		fill, size := partOf(p.limit, p.key.Resource, p.granted)
 		p.bucket.resize(now, fill, size)
-		p.life++
+		p.told = false
 	}
 }
 
@@ -42,33 +41,10 @@ func (p *pool) leaveBucket(now time.Duration, k int64) {
 
 // lose forgets what was granted: the session that held it is over. Needs the pool's lock.
 func (p *pool) lose() {
-	p.granted, p.releasing, p.leaving = 0, 0, 0
-	p.bucket = bucket{at: p.bucket.at}
-	p.life++
-}
-
-// takeLocked is the fast path of a rate: it takes grains, if they are there or none are needed.
-//
-// now was read before, and the gate is read under the pool's lock, as for slots: no token is taken
-// past the deadline. Needs the pool's lock.
-func (p *pool) takeLocked(now time.Duration, grains float64, table *limit.Table, gate *gate) verdict {
-	switch {
-	case p.table != table && !p.follow(now, table):
-		return verdictStale
-	case !p.capped():
-	case !gate.admitsAt(now):
-		if p.limit.Report {
-			return verdictShort
-		}
-		return verdictNoLease
-	case p.waiters.head != nil || !p.bucket.take(now, grains):
-		return verdictShort // whoever waits goes first
-	default:
-		p.drawn(now, grains)
-	}
-	p.admitted++
-	p.usedAt = now
-	return verdictAdmitted
+	p.granted, p.releasing, p.leaving, p.kept = 0, 0, 0, 0
+	p.bucket = bucket{at: p.bucket.at, life: p.bucket.life}
+	p.bucket.void()
+	p.lost++
 }
 
 // drawn notes what was taken. Needs the pool's lock.
@@ -84,8 +60,8 @@ func (n *Node) settleRate(now time.Duration, p *pool) {
 	defer n.noteDue(now, p)
 	defer n.noteSlow(p)
 	if !p.capped() {
-		for p.waiters.head != nil {
-			n.admitToken(now, p)
+		for w := p.waiters.head; w != nil; w = p.waiters.head {
+			n.answer(p, w, nil)
 		}
 		n.wakeFlows(p)
 		return
@@ -97,31 +73,36 @@ func (n *Node) settleRate(now time.Duration, p *pool) {
 	n.giveBack(now, p, p.granted-min(p.granted/p.unit(), p.limit.Units(p.key.Resource))*p.unit())
 	n.yield(now, p)
 	if n.gate.admitsAt(now) {
-		for p.waiters.head != nil && p.bucket.take(now, oneRequest) {
-			p.drawn(now, oneRequest)
-			n.admitToken(now, p)
+		for p.waiters.head != nil && p.bucket.has(now, oneRequest*float64(1+p.kept)) {
+			n.giveTurn(now, p)
 		}
 		n.feed(now, p)
 	}
 	n.yield(now, p)
-	if n.leaving() && p.waiters.head == nil && p.flows.head == nil {
+	if n.leaving() && !p.awaited() {
 		n.giveBack(now, p, p.granted)
 	}
+	n.meter(now, p)
 }
 
-// admitToken answers the first who waits: its token has been taken.
-func (n *Node) admitToken(now time.Duration, p *pool) {
+// giveTurn tells the first who waits that a token is there, which is kept for it: it takes it
+// together with the others that it needs. A ghost needs no others. Needs the pool's lock.
+func (n *Node) giveTurn(now time.Duration, p *pool) {
 	w := p.waiters.head
-	if p.capped() {
-		w.took = p.receipt()
-	}
-	if !w.ghost {
-		p.admitted++
-		p.usedAt = now
+	if w.ghost {
+		p.bucket.level -= oneRequest
+		p.drawn(now, oneRequest)
+	} else {
+		p.kept++
+		w.draw.keeps[w.at] = keep{p, p.lost}
 	}
 	n.answer(p, w, nil)
 	n.mark(p)
 }
+
+// awaited reports whether somebody waits for what a rate brings, or is about to take it. Needs the
+// pool's lock.
+func (p *pool) awaited() bool { return p.waiters.head != nil || p.kept > 0 || p.flows.head != nil }
 
 // yield gives back what the leader asked for. A turn lasts until a token has been taken: a node
 // that gave its unit back before the token is there would never have one. Needs the pool's lock.
@@ -130,7 +111,7 @@ func (n *Node) yield(now time.Duration, p *pool) {
 		return
 	}
 	k := p.granted - p.target
-	if !p.used && (p.waiters.head != nil || p.flows.head != nil) {
+	if !p.used && p.awaited() {
 		k = min(k, p.granted-p.unit())
 	}
 	n.giveBack(now, p, k)
@@ -152,10 +133,26 @@ func (p *pool) need(now time.Duration) (units, spare int64) {
 	perUnit := p.limit.PerSecond(p.key.Resource) / float64(all)
 	units = min(int64(math.Ceil(recent/perUnit)), all)
 	if recent/2 < fewDraws*p.grain() {
-		return min(units, held), 0
+		return min(units, held, p.filling(now)), 0
 	}
 	return min(units, held), max(units-held, 0) + max(units/4, 1)
 }
+
+// filling is how many units are not full. Where requests are few, a full one is of no use: its token
+// may be what another node lacks. Of many units, one is no great part of the rate, and stays. Needs
+// the pool's lock.
+func (p *pool) filling(now time.Duration) int64 {
+	all := p.limit.Units(p.key.Resource)
+	if all >= manyUnits || p.awaited() {
+		return all
+	}
+	p.bucket.settle(now)
+	each := float64(p.limit.BurstGrains(p.key.Resource)) / float64(all)
+	return int64(math.Ceil((p.bucket.size - p.bucket.level - slack) / each))
+}
+
+// manyUnits is from how many units on it costs more to move one for a moment than it brings.
+const manyUnits = 10
 
 // grain is what one draw takes.
 func (p *pool) grain() float64 {
@@ -173,7 +170,7 @@ func (p *pool) idle(now time.Duration) int64 {
 		return p.free()
 	}
 	p.bucket.settle(now)
-	if !p.capped() || p.waiters.head != nil || p.flows.head != nil || p.bucket.level < p.bucket.size {
+	if !p.capped() || p.awaited() || p.bucket.level < p.bucket.size {
 		return 0
 	}
 	need, spare := p.need(now)
@@ -188,9 +185,10 @@ func (n *Node) rateDemand(now time.Duration, p *pool, d *leasepb.Demand) {
 	need, spare := p.need(now)
 	more := max(min(max(2*(p.granted/unit), need)+1, units)-need, 1)
 	d.InUse = need * unit
-	if p.waiters.head != nil || p.flows.head != nil {
+	if p.awaited() {
 		d.Waiting = more * unit
 	}
+	p.told = d.Waiting > 0
 	if p.refused != [2]int64{} {
 		d.Refused = more * unit
 	}
@@ -236,7 +234,7 @@ func (p *pool) nextToken(now time.Duration) time.Duration {
 	}
 	next := time.Duration(oneRequest / rate * float64(time.Second))
 	p.bucket.settle(now)
-	if at, ever := p.bucket.until(oneRequest); ever {
+	if at, ever := p.bucket.until(oneRequest * float64(1+p.kept)); ever {
 		next = min(next, max(at-now, 0))
 	}
 	return next + time.Duration(oneRequest*float64(p.waiters.queued)/rate*float64(time.Second))
@@ -249,32 +247,35 @@ func (n *Node) noteDue(now time.Duration, p *pool) {
 	if p.granted > 0 && p.capped() {
 		p.bucket.settle(now)
 		if p.waiters.head != nil {
-			at, _ = p.bucket.until(oneRequest)
+			at, _ = p.bucket.until(oneRequest * float64(1+p.kept))
 		}
 		if p.flows.head != nil {
 			if flowAt, ever := p.bucket.until(p.piece()); ever && (at == 0 || flowAt < at) {
 				at = flowAt
 			}
 		}
+		if p.contended && !p.awaited() && p.filling(now) > 0 && p.limit.Units(p.key.Resource) < manyUnits {
+			at, _ = p.bucket.until(p.bucket.size) // then it is of no use here
+		}
 	}
 	switch {
 	case at == p.dueAt:
 	case p.dueAt == 0:
 		p.dueAt = at
-		heap.Push(&n.dues, p)
+		n.dues.Push(p)
 	case at == 0:
-		heap.Remove(&n.dues, p.dueIndex)
+		n.dues.Remove(p)
 		p.dueAt = 0
 	default:
 		p.dueAt = at
-		heap.Fix(&n.dues, p.dueIndex)
+		n.dues.Fix(p)
 	}
 }
 
 // comeDue settles the pools whose time has come, a page of them at most.
 func (n *Node) comeDue(now time.Duration) {
 	for k := 0; k < n.bounds.Page && len(n.dues) > 0 && n.dues[0].dueAt <= now; k++ {
-		p := heap.Pop(&n.dues).(*pool)
+		p := n.dues.Pop()
 		p.dueAt = 0
 		n.lockFlow(p)
 		if p.key.Scope == limit.ScopeConnection {
@@ -287,27 +288,8 @@ func (n *Node) comeDue(now time.Duration) {
 	}
 }
 
-// dues is a heap (container/heap) of the pools of rates in which somebody waits for time to pass,
-// the next one first: one timer serves all of them.
-type dues []*pool
+// DueAt implements [due.Item].
+func (p *pool) DueAt() time.Duration { return p.dueAt }
 
-func (d dues) Len() int           { return len(d) }
-func (d dues) Less(i, j int) bool { return d[i].dueAt < d[j].dueAt }
-
-func (d dues) Swap(i, j int) {
-	d[i], d[j] = d[j], d[i]
-	d[i].dueIndex, d[j].dueIndex = i, j
-}
-
-func (d *dues) Push(p any) {
-	p.(*pool).dueIndex = len(*d)
-	*d = append(*d, p.(*pool))
-}
-
-func (d *dues) Pop() any {
-	last := len(*d) - 1
-	p := (*d)[last]
-	(*d)[last] = nil
-	*d = (*d)[:last]
-	return p
-}
+// Place implements [due.Item].
+func (p *pool) Place() *int { return &p.dueIndex }

@@ -23,13 +23,18 @@ var areas = map[string][]string{
 	"config/certs":    nil,
 	"config":          {"config/certs", "limit"},
 	"lease/leasepb":   {"fsm/fsmpb", "limit"},
-	"lease":           {"lease/leasepb", "fsm/fsmpb", "limit"},
-	"lease/leader":    {"lease/leasepb", "fsm", "fsm/fsmpb", "limit"},
+	"lease/due":       nil,
+	"lease":           {"lease/leasepb", "lease/due", "fsm/fsmpb", "limit"},
+	"lease/leader":    {"lease/leasepb", "lease/due", "fsm", "fsm/fsmpb", "limit"},
 	"lease/leasetest": {"lease", "lease/leader", "lease/leasepb", "fsm", "fsm/fsmpb", "limit"},
 	"cluster":         {"fsm", "config/certs"},
-	"proxy":           {"lease", "limit", "proxy/resolve"},
+	"proxy":           {"lease", "limit", "proxy/accesslog", "proxy/auth", "proxy/http1", "proxy/resolve"},
+	"proxy/accesslog": nil,
+	"proxy/auth":      nil,
+	"proxy/http1":     nil,
 	"proxy/resolve":   nil,
 	"api":             {"fsm", "limit"},
+	"connlimit":       nil,
 	root:              {"config", "api", "proxy", "proxy/resolve", "lease", "lease/leader", "lease/leasepb", "cluster", "fsm", "limit", "config/certs"},
 	"cmd/weir":        {root, "config", "api", "config/certs", "limit", "fsm", "cluster"}, // the last two read a stopped server's files
 	"e2e":             {"api"},
@@ -42,6 +47,7 @@ var testAreas = map[string][]string{
 	"lease":         {"lease/leader", "lease/leasetest", "fsm"},
 	"lease/leader":  {"lease/leasetest"},
 	"lease/leasepb": {"lease/leasetest"},
+	"proxy/http1":   {"limit"},
 }
 
 // libraries says in which areas a third-party module may be imported but by tests. What is not
@@ -65,7 +71,7 @@ var libraries = map[string][]string{
 }
 
 // testOnly are the modules that no program may contain.
-var testOnly = []string{"pgregory.net/rapid", "go.uber.org/goleak", "github.com/google/go-cmp", "github.com/anishathalye/porcupine", "github.com/pb33f", "github.com/chromedp"}
+var testOnly = []string{"pgregory.net/rapid", "go.uber.org/goleak", "github.com/google/go-cmp", "github.com/anishathalye/porcupine", "github.com/pb33f", "github.com/chromedp", "github.com/hashicorp/go-connlimit", "golang.org/x/net/netutil"}
 
 // testHelpers are the areas whose packages exist for tests, though their files are not test files.
 var testHelpers = []string{"e2e", "examples/demo", "lease/leasetest", "limit/limittest"}
