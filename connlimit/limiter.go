@@ -41,8 +41,8 @@ func (l *Limiter) Config() Config { return l.config.Load().withDefaults() }
 
 // SetConfig replaces the configuration, all of it at once, or returns an error and changes nothing.
 // A lower limit closes nothing: what is open counts, and new connections are refused until the
-// count has fallen below the limit. The time it takes grows with the number of open connections, by
-// about 0.2 µs each, in which none is accepted.
+// count has fallen below the limit. It takes about 1 µs for each open connection, during which none
+// is accepted.
 func (l *Limiter) SetConfig(c Config) error {
 	if err := c.Validate(); err != nil {
 		return err
