@@ -50,6 +50,7 @@ var prevents = map[Rule][]Breach{
 	RuleLevelTwice:       {BreachOverRate},
 	RuleUnitsFreedEarly:  {BreachOverRate},
 	RuleTwoFill:          {BreachOverRate, BreachBelief},
+	RuleTokensEarly:      {BreachOverRate},
 	RuleRefill:           {BreachOverRate},
 	RuleUncut:            {BreachOverGranted},
 	RuleClosedIncrease:   leaks,

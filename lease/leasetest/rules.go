@@ -57,6 +57,7 @@ const (
 	RuleLevelTwice            // rates 4: a level goes out with two grants
 	RuleUnitsFreedEarly       // rates 4: units of a session that is not proven any more are freed early
 	RuleTwoFill               // rates: two nodes fill one unit
+	RuleTokensEarly           // rates 6: tokens are taken before the request has waited for others
 	RuleUncut                 // fsm 1: an increase is not cut to what is free
 	RuleClosedIncrease        // fsm 2: an increase for a session that is not open counts
 	RuleBelowZero             // fsm 3: a decrease takes more than the session has
@@ -73,7 +74,7 @@ var ruleNames = [rules]string{
 	"timer-only", "sever-ignored", "bytes-after", "clock-stops", "wall-ignored", "uncommitted", "release-in-use", "other-identity",
 	"no-rest", "new-leader-no-rest", "unproven", "stale-statement", "keep-missing", "keep-difference", "before-exchange", "release-early",
 	"put-back-grants", "other-cluster", "second-cluster", "keeps-claims", "other-order", "reused-free", "unit-full", "tokens-late",
-	"units-kept", "no-cut", "level-twice", "units-freed-early", "two-fill",
+	"units-kept", "no-cut", "level-twice", "units-freed-early", "two-fill", "tokens-early",
 	"fsm-uncut", "fsm-closed-increase", "fsm-below-zero", "fsm-close-keeps", "fsm-stale-term", "fsm-repeated", "fsm-refill",
 }
 
