@@ -13,14 +13,18 @@ import (
 // shard's lock and no other, for a few dozen instructions. What several shards share is in quota
 // and network.
 type book struct {
-	rules  atomic.Pointer[rules]
-	total  quota
-	shards []shard
-	queue  queue
+	rules    atomic.Pointer[rules]
+	total    quota
+	shards   []shard
+	affinity affinity
+	queue    queue
+	changing sync.Mutex // held by whoever calls setRules
 }
 
 type shard struct {
 	mu      sync.Mutex
+	crowd   crowd
+	index   int
 	book    *book
 	rules   *rules // the book's, as far as this shard knows: they change under all locks
 	clients table
@@ -43,6 +47,7 @@ type ticket struct {
 	key        clientKey
 	hash       uint64
 	network    *network
+	hot        *hot
 	addr       netip.Addr
 	release    func() // gives back the cluster's slot; nil for none
 	next, prev *ticket
@@ -56,7 +61,7 @@ func newBook(r *rules) *book {
 	b := &book{shards: make([]shard, n)}
 	for i := range b.shards {
 		sh := &b.shards[i]
-		sh.book = b
+		sh.book, sh.index = b, i
 		sh.open.next, sh.open.prev = &sh.open, &sh.open
 	}
 	b.queue.book = b
@@ -65,10 +70,16 @@ func newBook(r *rules) *book {
 }
 
 // setRules puts r in force, all at once. What is open is counted anew, because other bits of its
-// address may count, and another network may govern it.
+// address may count, and another network may govern it. Needs changing.
 func (b *book) setRules(r *rules) {
 	b.total.gathering.Lock()
 	defer b.total.gathering.Unlock()
+	if old := b.rules.Load(); old != nil {
+		for _, h := range old.hot {
+			h.quota.gathering.Lock()
+			defer h.quota.gathering.Unlock()
+		}
+	}
 	var open []*ticket
 	for i := range b.shards {
 		sh := &b.shards[i]
@@ -81,16 +92,24 @@ func (b *book) setRules(r *rules) {
 		sh.clients = table{}
 		sh.rules, sh.spare = r, 0
 	}
+	r.reset(len(b.shards))
 	for _, t := range open {
 		v := r.govern(t.addr)
 		sh := b.shard(v.hash)
 		sh.link(t)
 		t.shard.Store(sh)
-		t.key, t.hash, t.network = v.key, v.hash, v.network
-		sh.clients.enter(r, v.hash, v.key)
+		t.key, t.hash, t.network, t.hot = v.key, v.hash, v.network, v.hot
+		if v.hot != nil {
+			v.hot.parts[sh.index].open++
+		} else {
+			sh.clients.enter(r, v.hash, v.key)
+		}
 		if v.network != nil && v.network.Total.capped {
 			v.network.state.Add(inUse)
 		}
+	}
+	for _, h := range r.hot {
+		h.quota.set(h.limit, h.open(), len(b.shards))
 	}
 	b.total.set(r.Total, len(open), len(b.shards))
 	b.rules.Store(r)
@@ -104,8 +123,7 @@ func (b *book) take(addr netip.Addr, quiet bool) (Slot, error) {
 	for {
 		r := b.rules.Load()
 		v := r.govern(addr)
-		sh := b.shard(v.hash)
-		sh.mu.Lock()
+		sh, promote := b.lock(v)
 		if sh.rules != r {
 			sh.mu.Unlock()
 			continue
@@ -115,11 +133,12 @@ func (b *book) take(addr netip.Addr, quiet bool) (Slot, error) {
 			sh.tallies.Refused++
 		}
 		sh.mu.Unlock()
+		if promote {
+			b.promote(r, v)
+		}
 		switch {
-		case !done && scope == ScopeTotal:
-			b.total.gather(b.shards)
 		case !done:
-			runtime.Gosched() // somebody is about to settle
+			b.settle(scope, v)
 		case scope != 0:
 			return Slot{}, r.refusal(scope, v)
 		default:
@@ -128,30 +147,73 @@ func (b *book) take(addr netip.Addr, quiet bool) (Slot, error) {
 	}
 }
 
+// lock locks the client's shard, or, if it is hot, that of this core. promote says that the client
+// is to become hot.
+func (b *book) lock(v verdict) (sh *shard, promote bool) {
+	if v.hot != nil {
+		sh = b.affinity.shard(b.shards)
+		sh.mu.Lock()
+		return sh, false
+	}
+	sh = b.shard(v.hash)
+	if !sh.mu.TryLock() {
+		sh.mu.Lock()
+		promote = len(sh.rules.hot) < maxHot && sh.crowd.note(v.key)
+	}
+	return sh, promote
+}
+
+// settle does what is needed to tell whether the limit is reached.
+func (b *book) settle(scope Scope, v verdict) {
+	switch scope {
+	case ScopeTotal:
+		b.total.gather(b.shards, func(sh *shard) *int64 { return &sh.spare })
+	case ScopeClient:
+		v.hot.quota.gather(b.shards, func(sh *shard) *int64 { return &v.hot.parts[sh.index].spare })
+	default:
+		runtime.Gosched() // somebody is about to settle
+	}
+}
+
 // take returns a slot, or the scope of the limit that refuses; done is false where that can't be
 // told yet.
 func (sh *shard) take(addr netip.Addr, v verdict) (slot Slot, scope Scope, done bool) {
-	if v.perClient.reached(sh.clients.find(v.hash, v.key)) {
-		return Slot{}, ScopeClient, true
+	if v.hot == nil {
+		if v.perClient.reached(sh.clients.find(v.hash, v.key)) {
+			return Slot{}, ScopeClient, true
+		}
+	} else if got := v.hot.offer(sh); got != taken {
+		return Slot{}, ScopeClient, got == refused
 	}
-	if ok, unsettled := v.network.take(); !ok {
-		return Slot{}, ScopeNetwork, !unsettled
+	if scope, done = sh.takeShared(v); scope != 0 {
+		if v.hot != nil {
+			v.hot.decline(sh)
+		}
+		return Slot{}, scope, done
 	}
-	switch sh.book.total.take(&sh.spare) {
-	case refused:
-		v.network.settle(false)
-		return Slot{}, ScopeTotal, true
-	case mustGather:
-		v.network.settle(false)
-		return Slot{}, ScopeTotal, false
+	if v.hot == nil {
+		sh.clients.enter(sh.rules, v.hash, v.key)
+	} else {
+		v.hot.accept(sh)
 	}
-	v.network.settle(true)
-	sh.clients.enter(sh.rules, v.hash, v.key)
 	sh.tallies.Open++
 	sh.tallies.Accepted++
 	t := sh.ticket()
-	t.key, t.hash, t.network, t.addr = v.key, v.hash, v.network, addr
+	t.key, t.hash, t.network, t.hot, t.addr = v.key, v.hash, v.network, v.hot, addr
 	return Slot{t, t.generation}, 0, true
+}
+
+// takeShared takes a unit of what the client shares with others: its network, and the total.
+func (sh *shard) takeShared(v verdict) (scope Scope, done bool) {
+	if ok, unsettled := v.network.take(); !ok {
+		return ScopeNetwork, !unsettled
+	}
+	got := sh.book.total.take(&sh.spare)
+	v.network.settle(got == taken)
+	if got != taken {
+		return ScopeTotal, got == refused
+	}
+	return 0, true
 }
 
 // ticket returns a ticket that is linked.
@@ -193,13 +255,17 @@ func (t *ticket) free(generation uint64) {
 		return
 	}
 	t.generation++
-	sh.clients.leave(sh.rules, t.hash, t.key)
+	if t.hot != nil {
+		t.hot.leave(sh)
+	} else {
+		sh.clients.leave(sh.rules, t.hash, t.key)
+	}
 	t.network.give()
 	book := sh.book
 	book.total.give(&sh.spare)
 	sh.tallies.Open--
 	release := t.release
-	t.network, t.release = nil, nil
+	t.network, t.hot, t.release = nil, nil, nil
 	t.next.prev, t.prev.next = t.prev, t.next
 	t.next, t.prev = nil, nil
 	if sh.idles < maxIdle {
@@ -229,6 +295,9 @@ func (b *book) open(addr netip.Addr) int {
 	for {
 		r := b.rules.Load()
 		v := r.govern(addr)
+		if v.hot != nil {
+			return v.hot.count(b.shards)
+		}
 		sh := b.shard(v.hash)
 		sh.mu.Lock()
 		same, n := sh.rules == r, sh.clients.find(v.hash, v.key)

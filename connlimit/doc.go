@@ -34,7 +34,8 @@
 // of its own, and some spare units of the total, so that connections of different clients touch no
 // common memory. When the total runs low, the spare units are gathered before anything is refused;
 // from then on all shards share one number. So a connection costs more while the server is nearly
-// full, and all the connections of one client share one lock.
+// full. A client for which many cores compete, such as a proxy in front, is counted in the same way:
+// spread over the shards, until its own limit runs low.
 //
 // There are no goroutines but for what waits: connections in the queue, answers, and one that looks
 // at hijacked connections while there are any. The price is that a slot that comes free is handed on

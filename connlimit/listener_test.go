@@ -2,12 +2,14 @@ package connlimit
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"errors"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"strings"
 	"sync"
@@ -220,7 +222,7 @@ func TestQueueOrder(t *testing.T) {
 		config := Config{Connections: Limits{Total: AtMost(1), Wait: time.Hour}}
 		l := newLimiter(t, config)
 		b := l.conns
-		held, err := b.acquire(t.Context(), from("192.0.2.1").RemoteAddr().(*net.TCPAddr).AddrPort().Addr())
+		held, err := b.acquire(t.Context(), netAddr(from("192.0.2.1").RemoteAddr()))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -431,7 +433,50 @@ func TestAnswer(t *testing.T) {
 		if resp.StatusCode != http.StatusTooManyRequests || resp.Header.Get("Retry-After") != "2" || !resp.Close {
 			t.Errorf("secure %v: %s, %v; want 429, to try again after 2", secure, resp.Status, resp.Header)
 		}
+		if _, err := io.Copy(io.Discard, c); err != nil {
+			t.Errorf("secure %v: after the answer: %v; want the end, not a reset, which may overtake the answer", secure, err)
+		}
 		ln.Close()
+	}
+}
+
+// TestQueueIsServed: a slot that comes free while another goroutine has the queue's lock is handed on
+// by that one.
+func TestQueueIsServed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLimiter(t, Config{Connections: Limits{Total: AtMost(1), Wait: time.Hour}})
+		b, addr := l.conns, netip.MustParseAddr("192.0.2.1")
+		held, err := b.acquire(t.Context(), addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := make(chan error, 1)
+		go func() { _, err := b.acquire(t.Context(), addr); got <- err }()
+		synctest.Wait()
+		b.queue.mu.Lock()
+		held.Free()
+		b.queue.unlock()
+		if err := <-got; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestQueueLeavesNothing: one who goes away at the moment of being served gives the slot back.
+func TestQueueLeavesNothing(t *testing.T) {
+	l := newLimiter(t, Config{Connections: Limits{Total: AtMost(1), Wait: time.Hour}})
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	for range 100 {
+		slot, err := l.conns.queue.wait(gone, netip.MustParseAddr("192.0.2.1"), l.conns.rules.Load())
+		if err == nil {
+			slot.Free()
+		} else if !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+	}
+	if s := l.Stats().Connections; s.Open != 0 || s.Waiting != 0 {
+		t.Errorf("%+v; want nothing left", s)
 	}
 }
 

@@ -165,6 +165,12 @@ func compare(seed uint64, steps int) error {
 			if err := l.SetConfig(m.config); err != nil {
 				return err
 			}
+		case n == 1: // a client is asked for by many cores
+			rules := l.conns.rules.Load()
+			v := rules.govern(netip.MustParseAddr(modelAddrs[r.IntN(len(modelAddrs))]))
+			if v.hot == nil {
+				l.conns.promote(rules, v)
+			}
 		case n < 40 && len(frees) > 0:
 			j := r.IntN(len(frees))
 			frees[j]()
@@ -270,9 +276,13 @@ func TestNeverOverAnyLimit(t *testing.T) {
 				})
 			}
 			wg.Go(func() {
-				for range 20 {
+				for i := range 20 {
 					if err := l.SetConfig(config); err != nil {
 						t.Error(err)
+					}
+					for j := range 5 {
+						rules := l.conns.rules.Load()
+						l.conns.promote(rules, rules.govern(netip.AddrFrom4([4]byte{byte(10 + j%2), 0, 0, byte(i)})))
 					}
 				}
 			})
@@ -338,5 +348,115 @@ func TestNoUnitLiesUnused(t *testing.T) {
 			}
 			wg.Wait()
 		})
+	}
+}
+
+// TestHotClient: a client that is counted in all shards has as many as its limit, to the last unit,
+// wherever the spare ones lie, and is never refused one that is free.
+func TestHotClient(t *testing.T) {
+	for _, most := range []int{4, 16, 4096} {
+		t.Run(fmt.Sprint(most), func(t *testing.T) {
+			t.Parallel()
+			l := newLimiter(t, Config{Connections: Limits{PerClient: AtMost(most), Total: AtMost(most + 1)}})
+			kept := admit(t, l, from("192.0.2.1"))
+			b := l.conns
+			b.promote(b.rules.Load(), b.rules.Load().govern(netip.MustParseAddr("192.0.2.1")))
+			admit(t, l, from("192.0.2.2"))
+			kept.Free()
+			var wg sync.WaitGroup
+			for range 4 {
+				wg.Go(func() {
+					mine := make([]func(), most/4)
+					for i := range 3000 {
+						j := i % len(mine)
+						if mine[j] != nil {
+							mine[j]()
+						}
+						b.affinity.pool.Put(&b.shards[i%len(b.shards)]) // as if on another core
+						free, err := l.Accept(from("192.0.2.1"))
+						if err != nil {
+							t.Error(err)
+							return
+						}
+						mine[j] = free
+					}
+					for i := range mine {
+						if mine[i] == nil {
+							mine[i], _ = l.Accept(from("192.0.2.1"))
+						}
+					}
+				})
+			}
+			wg.Wait()
+			if n := l.NumOpen(from("192.0.2.1").RemoteAddr()); n != most {
+				t.Errorf("%d are open; want %d", n, most)
+			}
+			_, err := l.Accept(from("192.0.2.1"))
+			refusedBy(t, err, ScopeClient)
+		})
+	}
+}
+
+// TestCrowd: a client becomes hot if it is most of what a lock is waited for, and not otherwise.
+func TestCrowd(t *testing.T) {
+	a, b := clientKey{lo: 1}, clientKey{lo: 2}
+	var c crowd
+	for i := range 1000 {
+		if c.note([]clientKey{a, b}[i%2]) {
+			t.Fatal("one of two that wait equally becomes hot")
+		}
+	}
+	for i := 1; !c.note(a); i++ {
+		if i > hotAfter+1 {
+			t.Fatalf("not hot after %d waits", i)
+		}
+	}
+}
+
+// TestUnsure: where units may still be in a shard, or may come back from an attempt that another limit
+// refuses, nothing is refused before that is known.
+func TestUnsure(t *testing.T) {
+	for _, test := range []struct {
+		free, mode int64
+		want       outcome
+	}{
+		{0, modeUncapped, taken},
+		{64, modeSpread, taken}, {3, modeSpread, mustGather}, {0, modeSpread, mustGather},
+		{1, modeGathering, taken}, {0, modeGathering, mustGather}, {-2, modeGathering, mustGather},
+		{1, modeCentral, taken}, {0, modeCentral, refused}, {-2, modeCentral, refused},
+	} {
+		q := &quota{batch: 4}
+		q.word.Store(test.free<<modeBits | test.mode)
+		spare := int64(0)
+		if got := q.take(&spare); got != test.want {
+			t.Errorf("%d free in mode %d: %d; want %d", test.free, test.mode, got, test.want)
+		}
+		h := &hot{limit: AtMost(10), parts: make([]hotPart, 1), quota: quota{batch: 4}}
+		h.quota.word.Store(test.free<<modeBits | test.mode)
+		if test.mode == modeUncapped {
+			h.limit = Limit{}
+		}
+		if got := h.offer(&shard{}); got != test.want {
+			t.Errorf("of a hot client, %d free in mode %d: %d; want %d", test.free, test.mode, got, test.want)
+		}
+	}
+	n := &network{Network: Network{Total: AtMost(2)}}
+	n.take()
+	n.settle(true)
+	if ok, _ := n.take(); !ok {
+		t.Fatal("the second of two is refused")
+	}
+	if ok, unsettled := n.take(); ok || !unsettled {
+		t.Errorf("while the second is not settled: %v, %v; want that it can't be told", ok, unsettled)
+	}
+	n.settle(false)
+	n.take()
+	n.settle(true)
+	if ok, unsettled := n.take(); ok || unsettled {
+		t.Errorf("with two: %v, %v; want a refusal", ok, unsettled)
+	}
+	n.give()
+	if ok, _ := n.take(); !ok {
+		t.Error("after one was given back: refused")
 	}
 }

@@ -110,8 +110,8 @@ func (q *quota) give(spare *int64) {
 	}
 }
 
-// gather brings all spare units back to the word.
-func (q *quota) gather(shards []shard) {
+// gather brings the spare units of all shards back to the word. spare says where a shard has its.
+func (q *quota) gather(shards []shard, spare func(*shard) *int64) {
 	q.gathering.Lock()
 	defer q.gathering.Unlock()
 	for {
@@ -126,8 +126,9 @@ func (q *quota) gather(shards []shard) {
 	for i := range shards {
 		sh := &shards[i]
 		sh.mu.Lock()
-		q.word.Add(sh.spare * one)
-		sh.spare = 0
+		units := spare(sh)
+		q.word.Add(*units * one)
+		*units = 0
 		sh.mu.Unlock()
 	}
 	q.word.Add(modeCentral - modeGathering)

@@ -21,6 +21,7 @@ type rules struct {
 	zones            maphash.Seed
 	retryAfter       int64 // nanoseconds
 	retryAfterBlocks bool
+	hot              []*hot
 }
 
 // A level holds the networks of one length.
@@ -90,12 +91,13 @@ type verdict struct {
 	hash      uint64
 	perClient Limit
 	network   *network // nil for none
+	hot       *hot     // nil for most
 }
 
 // govern finds what holds for an address, which may be the zero Addr. It is already unmapped.
 func (r *rules) govern(addr netip.Addr) verdict {
 	if !addr.IsValid() {
-		return verdict{}
+		return r.heat(verdict{})
 	}
 	v := verdict{perClient: r.PerClient}
 	levels, length := r.v6, r.v6Bits
@@ -115,6 +117,15 @@ func (r *rules) govern(addr netip.Addr) verdict {
 	}
 	v.key = r.key(addr, length)
 	v.hash = r.hash(v.key)
+	return r.heat(v)
+}
+
+func (r *rules) heat(v verdict) verdict {
+	for _, h := range r.hot {
+		if h.key == v.key {
+			v.hot = h
+		}
+	}
 	return v
 }
 

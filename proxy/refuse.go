@@ -43,7 +43,7 @@ const (
 	reasonUnchecked     // too many credentials wait to be checked
 	reasonMalformed     // the request can't be parsed, or asks for something unsupported
 	reasonHeadTimeout   // the request's head did not arrive in time
-	reasonHeadTooLarge  // the request's head is longer than maxHead
+	reasonHeadTooLarge  // the request's head is longer than http1.MaxHead
 	reasonClientStalled // the request's content stopped arriving
 
 	reasonProhibited         // the policy excludes the destination's address
@@ -59,7 +59,7 @@ const (
 	reasonNoResponse         // the upstream did not answer the request in time
 	reasonWriteTimeout       // the upstream stopped reading the request
 	reasonBadResponse        // the upstream's response can't be parsed
-	reasonResponseHeadTooBig // the upstream's response head is longer than maxHead
+	reasonResponseHeadTooBig // the upstream's response head is longer than http1.MaxHead
 
 	reasonCount
 )

@@ -23,13 +23,15 @@ var areas = map[string][]string{
 	"config/certs":    nil,
 	"config":          {"config/certs", "limit"},
 	"lease/leasepb":   {"fsm/fsmpb", "limit"},
-	"lease":           {"lease/leasepb", "fsm/fsmpb", "limit"},
-	"lease/leader":    {"lease/leasepb", "fsm", "fsm/fsmpb", "limit"},
+	"lease/due":       nil,
+	"lease":           {"lease/leasepb", "lease/due", "fsm/fsmpb", "limit"},
+	"lease/leader":    {"lease/leasepb", "lease/due", "fsm", "fsm/fsmpb", "limit"},
 	"lease/leasetest": {"lease", "lease/leader", "lease/leasepb", "fsm", "fsm/fsmpb", "limit"},
 	"cluster":         {"fsm", "config/certs"},
-	"proxy":           {"lease", "limit", "proxy/accesslog", "proxy/auth", "proxy/resolve"},
+	"proxy":           {"lease", "limit", "proxy/accesslog", "proxy/auth", "proxy/http1", "proxy/resolve"},
 	"proxy/accesslog": nil,
 	"proxy/auth":      nil,
+	"proxy/http1":     nil,
 	"proxy/resolve":   nil,
 	"api":             {"fsm", "limit"},
 	"connlimit":       nil,
@@ -45,6 +47,7 @@ var testAreas = map[string][]string{
 	"lease":         {"lease/leader", "lease/leasetest", "fsm"},
 	"lease/leader":  {"lease/leasetest"},
 	"lease/leasepb": {"lease/leasetest"},
+	"proxy/http1":   {"limit"},
 }
 
 // libraries says in which areas a third-party module may be imported but by tests. What is not

@@ -1,7 +1,6 @@
 package leader
 
 import (
-	"container/heap"
 	"slices"
 	"time"
 
@@ -71,6 +70,23 @@ func NewAllocator(now time.Duration, term uint64, st *fsm.State) *Allocator {
 // it has forgotten may use them. Sessions may be opened and go on meanwhile, since a node never
 // uses more than the log grants it: what it has was its own when the log was longer, too.
 func (a *Allocator) Hold(until time.Duration) { a.notBefore = max(a.notBefore, until) }
+
+// Distrust passes on no levels of rates from the log for a while, but empty units: the log may be an
+// older copy, in which there is still what has been taken since. from is when nobody can take any
+// more by a grant that the log has forgotten. Once a unit has lain free for as long as its bucket
+// takes to fill, its level says nothing that would not be true by then.
+func (a *Allocator) Distrust(from time.Duration) { a.distrusts, a.trustFrom = true, from }
+
+// level is what may be passed on of a level that the log has for a grant of a key.
+func (a *Allocator) level(now time.Duration, st *fsm.State, key limit.Key, level int64) int64 {
+	if !a.distrusts || !key.Resource.IsRate() {
+		return level
+	}
+	if l := st.Table().Governing(key); l.Caps(key.Resource) && now < a.trustFrom+fillTime(l, key.Resource) {
+		return 0
+	}
+	return level
+}
 
 func (a *Allocator) send(conn uint64, m *leasepb.LeaderMessage) {
 	if conn != 0 {
@@ -151,7 +167,7 @@ func (a *Allocator) Tick(now time.Duration) {
 		}
 	}
 	for len(a.waking) > 0 && a.waking[0].wake <= now {
-		c := heap.Pop(&a.waking).(*contest)
+		c := a.waking.Pop()
 		c.wake = 0
 		a.mark(c)
 	}
@@ -173,10 +189,10 @@ func (a *Allocator) NextWake(now time.Duration) time.Duration {
 			at = min(at, a.expiry(p)+1)
 		}
 	}
-	if len(a.waking) > 0 {
-		at = min(at, a.waking[0].wake)
+	if next, ok := a.waking.Next(); ok {
+		at = min(at, next)
 	}
-	if due, any := a.vacant.next(); any && a.inflight == nil {
+	if due, any := a.vacant.heap.Next(); any && a.inflight == nil {
 		at = min(at, max(due, a.gather))
 	}
 	return at

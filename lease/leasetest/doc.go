@@ -72,9 +72,9 @@
 // When the faults have ended, within a ttl and a few seconds: every node has a session; no request
 // waits, or is refused, while a slot has been free for about one and a half seconds; where requests
 // queue, every node that asks is served within the rounds that it takes; no requests wait for each
-// other; while requests wait for tokens at least half of the rate is used, of theirs or of
-// another that they are under, and everybody has a turn. When the work ends, within ten seconds, nothing is left: no grant in the log, nothing in
-// the memory of nodes or of the leader.
+// other; while requests wait for tokens at least half of the rate is used, of theirs or of another
+// that they are under, and everybody has a turn. When the work ends, within ten seconds, nothing is
+// left: no grant in the log, nothing in the memory of nodes or of the leader.
 //
 // # How it can fail
 //
@@ -89,9 +89,7 @@
 //
 // # What is not simulated
 //
-// Bytes by time: a [lease.Meter] takes them through the Manager, whose tests have real ones. Levels
-// of a log that was put back to an older copy, which hands them out again: rates are not judged
-// from then on.
+// Bytes by time: a [lease.Meter] takes them through the Manager, whose tests have real ones.
 //
 // The goroutines around the cores, gRPC, Raft itself (its promises are assumed, not its code),
 // memberlist, sockets: those have tests of their own, with real ones. Clocks that drift further

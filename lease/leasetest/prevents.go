@@ -38,6 +38,7 @@ var prevents = map[Rule][]Breach{
 	RuleBeforeExchange:   beliefs,
 	RuleReleaseEarly:     {BreachOverLimit},
 	RulePutBackGrants:    clusters,
+	RulePutBackLevels:    {BreachOverRate},
 	RuleOtherCluster:     clusters,
 	RuleSecondCluster:    clusters,
 	RuleKeepsClaims:      leaks,

@@ -95,11 +95,10 @@ func (u *upstream) rateChanged(k *keyInfo) {
 	}
 }
 
-// took is a token of a key that a node takes. Once the log has been put back to an older copy,
-// nothing is judged: it hands out again what levels that copy has.
+// took is a token of a key that a node takes.
 func (u *upstream) took(c *conn, key limit.Key) {
 	k := &u.keys[u.keyOf(key)]
-	if k.rate == nil || u.table == nil || c.x.losing || u.w.raft.putBacks > 0 {
+	if k.rate == nil || u.table == nil || c.x.losing {
 		return
 	}
 	if k.rate.behind {
@@ -173,7 +172,7 @@ func (u *upstream) watchRate(k *keyInfo) {
 	if r.behind {
 		u.rateChanged(k)
 	}
-	if r.now.second == 0 || r.waiting == 0 || u.w.raft.putBacks > 0 {
+	if r.now.second == 0 || r.waiting == 0 {
 		return
 	}
 	window := u.w.patience() + 3*u.tokenTime(r)

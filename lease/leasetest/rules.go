@@ -45,6 +45,7 @@ const (
 	RuleBeforeExchange        // 8: a node is granted slots before the exchange
 	RuleReleaseEarly          // the slot is released before the upstream has seen the end
 	RulePutBackGrants         // a lone server whose log is an older copy grants at once
+	RulePutBackLevels         // it passes on the levels of that log
 	RuleOtherCluster          // 9: node and leader don't look which cluster the other is of
 	RuleSecondCluster         // 9: a server that has lost its disk forms a cluster without listening first
 	RuleKeepsClaims           // a request that is refused keeps its earlier claims
@@ -73,7 +74,7 @@ var ruleNames = [rules]string{
 	"", "lease-from-answer", "unverified", "stale-proof", "close-early", "no-margin", "new-leader-forgets", "no-fence", "fence-late",
 	"timer-only", "sever-ignored", "bytes-after", "clock-stops", "wall-ignored", "uncommitted", "release-in-use", "other-identity",
 	"no-rest", "new-leader-no-rest", "unproven", "stale-statement", "keep-missing", "keep-difference", "before-exchange", "release-early",
-	"put-back-grants", "other-cluster", "second-cluster", "keeps-claims", "other-order", "reused-free", "unit-full", "tokens-late",
+	"put-back-grants", "put-back-levels", "other-cluster", "second-cluster", "keeps-claims", "other-order", "reused-free", "unit-full", "tokens-late",
 	"units-kept", "no-cut", "level-twice", "units-freed-early", "two-fill", "tokens-early",
 	"fsm-uncut", "fsm-closed-increase", "fsm-below-zero", "fsm-close-keeps", "fsm-stale-term", "fsm-repeated", "fsm-refill",
 }

@@ -1,4 +1,4 @@
-package proxy
+package http1
 
 import (
 	"bufio"
@@ -14,85 +14,70 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	"golang.org/x/sys/unix"
 
 	"github.com/weirproxy/weir/limit"
 )
 
-// descriptor is a syscall.RawConn for any file descriptor. Each read is preceded by one piece of
-// the input; the input's end follows the last.
-type descriptor struct {
-	fd     int
-	feed   int // the pipe's other end, -1 without one
+// stream is an input whose bytes arrive in pieces, and then end. Bytes that are no longer valid are
+// overwritten.
+type stream struct {
+	buf    []byte
+	r      int // the unread bytes are buf[r:]
 	pieces [][]byte
 }
 
-func (d *descriptor) Control(f func(uintptr)) error { f(uintptr(d.fd)); return nil }
+// arriving returns an input that receives data in pieces of n bytes.
+func arriving(data []byte, n int) *stream {
+	return &stream{pieces: slices.Collect(slices.Chunk(data, n))}
+}
 
-func (d *descriptor) Write(f func(uintptr) bool) error { f(uintptr(d.fd)); return nil }
+func (s *stream) Bytes() []byte { return s.buf[s.r:] }
 
-func (d *descriptor) Read(f func(uintptr) bool) error {
-	if len(d.pieces) > 0 {
-		if _, err := unix.Write(d.feed, d.pieces[0]); err != nil {
-			return err
-		}
-		d.pieces = d.pieces[1:]
-	} else if d.feed >= 0 {
-		unix.Close(d.feed)
-		d.feed = -1
+func (s *stream) Fill() error {
+	old := s.buf
+	s.buf, s.r = slices.Clone(s.Bytes()), 0
+	clear(old)
+	if len(s.pieces) == 0 {
+		return io.EOF
 	}
-	f(uintptr(d.fd))
+	s.buf = append(s.buf, s.pieces[0]...)
+	s.pieces = s.pieces[1:]
 	return nil
 }
 
-// arriving returns an inbuf that receives data in pieces of n bytes, and then a FIN.
-func arriving(t *testing.T, data []byte, n int) *inbuf {
-	var ends [2]int
-	if err := unix.Pipe(ends[:]); err != nil {
-		t.Fatal(err)
+func (s *stream) Skip(n int) {
+	if s.r += n; s.r == len(s.buf) {
+		clear(s.buf)
+		s.buf, s.r = nil, 0
 	}
-	d := &descriptor{fd: ends[0], feed: ends[1], pieces: slices.Collect(slices.Chunk(data, n))}
-	t.Cleanup(func() {
-		unix.Close(d.fd)
-		if d.feed >= 0 {
-			unix.Close(d.feed)
-		}
-	})
-	return &inbuf{sock: onDescriptor(d)}
 }
 
-func onDescriptor(d *descriptor) *sock {
-	s := &sock{raw: d, pool: new(bufferPool)}
-	s.tryReadFunc, s.tryWriteFunc = s.tryRead, s.tryWrite
-	return s
+func (s *stream) Pass(n int) { s.r += n }
+
+func (s *stream) Pay(n int) (int, error) { return n, nil }
+
+// sink is an output that keeps everything.
+type sink struct{ buf, sent []byte }
+
+func (s *sink) Writable() []byte { return s.buf }
+
+func (s *sink) Set(b []byte) { s.buf = b }
+
+func (s *sink) Flush() error { return s.Send(nil, nil) }
+
+func (s *sink) Send(p, end []byte) error {
+	s.sent = slices.Concat(s.sent, s.buf, p, end)
+	clear(s.buf)
+	s.buf = s.buf[:0]
+	return nil
 }
 
-// sink is an outbuf whose output can be read.
-type sink struct {
-	outbuf
-	fd int
-}
-
-func newSink(t *testing.T) *sink {
-	fd := newMemoryFile(t)
-	t.Cleanup(func() { unix.Close(fd) })
-	return &sink{outbuf{sock: onDescriptor(&descriptor{fd: fd, feed: -1})}, fd}
-}
+func (s *sink) Err() error { return nil }
 
 // written returns the whole output.
-func (s *sink) written(t *testing.T) []byte {
-	if err := s.flush(); err != nil {
-		t.Fatal(err)
-	}
-	var st unix.Stat_t
-	if err := unix.Fstat(s.fd, &st); err != nil {
-		t.Fatal(err)
-	}
-	b := make([]byte, st.Size)
-	if _, err := unix.Pread(s.fd, b, 0); err != nil {
-		t.Fatal(err)
-	}
-	return b
+func (s *sink) written() []byte {
+	s.Flush()
+	return slices.Clone(s.sent)
 }
 
 // message is a parsed request or response.
@@ -115,52 +100,52 @@ type relayed struct {
 }
 
 // relayRequests handles a connection like a client's goroutine, but without connections.
-func relayRequests(t *testing.T, in *inbuf) (r relayed) {
-	out := newSink(t)
+func relayRequests(t *testing.T, in *stream) (r relayed) {
+	out := new(sink)
 	for len(r.seen) < 8 {
-		b, err := in.head()
+		b, err := ReadHead(in)
 		if err != nil {
 			r.end = err.Error()
 			break
 		}
-		var h head
-		if err := h.parseRequest(b); err != nil {
+		var h Head
+		if err := h.ParseRequest(b); err != nil {
 			r.end = err.Error()
 			break
 		}
-		method := string(h.method)
-		authority, path, refusal := h.absolute(method)
-		if _, err := limit.ParseTarget(string(authority), 80); method == "CONNECT" || refusal != nil || err != nil || !isHost(authority) {
+		method := string(h.Method)
+		authority, path, refusal := h.Absolute(method)
+		if _, err := limit.ParseTarget(string(authority), 80); method == "CONNECT" || refusal != nil || err != nil || !IsHost(authority) {
 			r.end = "not for an upstream"
 			break
 		}
-		m := message{Start: fmt.Sprintf("%s %s 1.%d", method, h.target, h.minor), Host: string(authority), Header: headerOf(&h), Persist: h.persists()}
-		for _, f := range h.fields {
-			if f.kind == fieldConnection {
-				m.Options = append(m.Options, optionsOf(string(f.value))...)
+		m := message{Start: fmt.Sprintf("%s %s 1.%d", method, h.Target, h.Minor), Host: string(authority), Header: headerOf(&h), Persist: h.Persists()}
+		for _, f := range h.Fields {
+			if f.Kind == fieldConnection {
+				m.Options = append(m.Options, optionsOf(string(f.Value))...)
 			}
 		}
-		forward := h.appendRequest(nil, authority, path, -1, false, "n1")
-		in.skip(len(b))
-		content := requestBody(in, &h)
-		before := len(out.written(t))
-		out.set(append(out.writable(), forward...))
-		if readErr, writeErr := content.copyTo(&out.outbuf, content.framing == framedChunked, new(atomic.Uint64), nil); readErr != nil || writeErr != nil {
+		forward := h.AppendRequest(nil, authority, path, -1, false, "n1")
+		in.Skip(len(b))
+		content := RequestBody(in, &h)
+		before := len(out.written())
+		out.Set(append(out.Writable(), forward...))
+		readErr, writeErr := content.CopyTo(out, content.Framing == FramedChunked, new(atomic.Uint64))
+		if readErr != nil || writeErr != nil {
 			r.end = fmt.Sprint(readErr, writeErr)
 			break
 		}
-		r.out = out.written(t)
+		r.out = out.written()
 		// The caller parses the output; this is the content as weir read it.
 		m.Body, m.Trailer = contentOf(t, r.out[before+len(forward):], content)
-		r.seen, r.rest = append(r.seen, m), in.len()
+		r.seen, r.rest = append(r.seen, m), len(in.Bytes())
 	}
-	in.release()
 	return r
 }
 
 // contentOf parses the output behind a head.
-func contentOf(t *testing.T, b []byte, content body) (string, http.Header) {
-	if content.framing != framedChunked {
+func contentOf(t *testing.T, b []byte, content Body) (string, http.Header) {
+	if content.Framing != FramedChunked {
 		return string(b), nil
 	}
 	m, err := http.ReadRequest(bufio.NewReader(io.MultiReader(strings.NewReader("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"), bytes.NewReader(b))))
@@ -203,26 +188,26 @@ func trailersOf(h http.Header) http.Header {
 
 // standardRefusal names the rule by which net/http refuses a request that weir accepts, or "". In
 // three cases weir leaves the decision to the origin; in one it repairs the request.
-func standardRefusal(h *head) string {
-	target := string(h.target)
-	if string(h.method) == "CONNECT" && !strings.HasPrefix(target, "/") {
+func standardRefusal(h *Head) string {
+	target := string(h.Target)
+	if string(h.Method) == "CONNECT" && !strings.HasPrefix(target, "/") {
 		target = "http://" + target
 	}
 	if _, err := url.ParseRequestURI(target); err != nil {
 		return "an escape or a port in the target that net/url can't read"
 	}
 	var length []byte
-	for _, f := range h.fields {
-		if f.kind == fieldContentLength {
-			if length != nil && !bytes.Equal(f.value, length) || bytes.IndexByte(f.value, ',') >= 0 {
+	for _, f := range h.Fields {
+		if f.Kind == fieldContentLength {
+			if length != nil && !bytes.Equal(f.Value, length) || bytes.IndexByte(f.Value, ',') >= 0 {
 				return "one Content-Length, written more than once"
 			}
-			length = f.value
+			length = f.Value
 		}
-		if f.kind != fieldTrailer {
+		if f.Kind != fieldTrailer {
 			continue
 		}
-		for name := range strings.SplitSeq(string(f.value), ",") {
+		for name := range strings.SplitSeq(string(f.Value), ",") {
 			switch http.CanonicalHeaderKey(strings.TrimSpace(name)) {
 			case "Transfer-Encoding", "Trailer", "Content-Length":
 				return "Trailer names a field that can't be in one"
@@ -341,7 +326,7 @@ var smuggled = []struct {
 
 func TestSmugglingShapes(t *testing.T) {
 	for _, c := range smuggled {
-		got := relayRequests(t, arriving(t, []byte(c.in), len(c.in)))
+		got := relayRequests(t, arriving([]byte(c.in), len(c.in)))
 		if len(got.seen) != c.want || bytes.Contains(got.out, []byte("evil")) {
 			t.Errorf("%q: %d requests, want %d; then %q", c.in, len(got.seen), c.want, got.end)
 		}
@@ -369,8 +354,8 @@ func FuzzRequestStream(f *testing.F) {
 
 func checkRequests(t *testing.T, data []byte, piece int) {
 	t.Helper()
-	got := relayRequests(t, arriving(t, data, max(len(data), 1)))
-	cut := relayRequests(t, arriving(t, data, piece))
+	got := relayRequests(t, arriving(data, max(len(data), 1)))
+	cut := relayRequests(t, arriving(data, piece))
 	if d := cmp.Diff(got.seen, cut.seen); d != "" {
 		t.Fatalf("%q (then %s) reads otherwise in pieces of %d (then %s):\n%s", data, got.end, piece, cut.end, d)
 	}
@@ -402,16 +387,16 @@ func checkRequests(t *testing.T, data []byte, piece int) {
 func justified(data []byte, n int) bool {
 	in := offline(data)
 	for range n {
-		b, err := in.head()
-		var h head
-		if err != nil || h.parseRequest(b) != nil {
+		b, err := ReadHead(in)
+		var h Head
+		if err != nil || h.ParseRequest(b) != nil {
 			return false
 		}
 		if standardRefusal(&h) != "" {
 			return true
 		}
-		in.skip(len(b))
-		content := requestBody(in, &h)
+		in.Skip(len(b))
+		content := RequestBody(in, &h)
 		for err == nil {
 			_, err = content.next()
 		}

@@ -1,4 +1,4 @@
-package proxy
+package http1
 
 import (
 	"bufio"
@@ -17,29 +17,28 @@ import (
 
 // relayResponse handles a response like an exchange, but without connections. It returns the bytes
 // for the client, and whether they are complete.
-func relayResponse(t *testing.T, in *inbuf, method string, minor int) (out []byte, status int, complete bool) {
-	to := newSink(t)
-	defer in.release()
+func relayResponse(t *testing.T, in *stream, method string, minor int) (out []byte, status int, complete bool) {
+	to := new(sink)
 	for range 8 {
-		b, err := in.head()
-		var h head
-		if err != nil || h.parseResponse(b) != nil || h.status == http.StatusSwitchingProtocols {
+		b, err := ReadHead(in)
+		var h Head
+		if err != nil || h.ParseResponse(b) != nil || h.Status == http.StatusSwitchingProtocols {
 			return nil, 0, false
 		}
-		if h.status < 200 {
-			in.skip(len(b))
+		if h.Status < 200 {
+			in.Skip(len(b))
 			continue
 		}
-		content := responseBody(in, &h, method)
-		length := h.length
-		if h.status == http.StatusNoContent {
+		content := ResponseBody(in, &h, method)
+		length := h.Length
+		if h.Status == http.StatusNoContent {
 			length = -1
 		}
-		chunked := minor > 0 && (content.framing == framedChunked || content.framing == framedClose)
-		to.set(h.appendResponse(to.writable(), chunked, length, keepAlive{false, minor}, "n1"))
-		in.skip(len(b))
-		readErr, writeErr := content.copyTo(&to.outbuf, chunked, new(atomic.Uint64), nil)
-		return to.written(t), h.status, readErr == nil && writeErr == nil
+		chunked := minor > 0 && (content.Framing == FramedChunked || content.Framing == FramedClose)
+		to.Set(h.AppendResponse(to.Writable(), chunked, length, KeepAlive{false, minor}, "n1"))
+		in.Skip(len(b))
+		readErr, writeErr := content.CopyTo(to, chunked, new(atomic.Uint64))
+		return to.written(), h.Status, readErr == nil && writeErr == nil
 	}
 	return nil, 0, false
 }
@@ -129,8 +128,8 @@ func FuzzResponseStream(f *testing.F) {
 		if http11 {
 			minor = 1
 		}
-		_, status, _ := relayResponse(t, arriving(t, data, max(len(data), 1)), method, minor)
-		out, cutStatus, complete := relayResponse(t, arriving(t, data, int(piece)+1), method, minor)
+		_, status, _ := relayResponse(t, arriving(data, max(len(data), 1)), method, minor)
+		out, cutStatus, complete := relayResponse(t, arriving(data, int(piece)+1), method, minor)
 		if status != cutStatus {
 			t.Fatalf("%q: status %d, in pieces of %d it is %d", data, status, piece, cutStatus)
 		}

@@ -1,4 +1,4 @@
-package proxy
+package http1
 
 import (
 	"bufio"
@@ -16,23 +16,23 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// ended is a beforeReader at the end of its input.
-type ended struct{}
+// held is an input that holds all of its bytes.
+type held struct{ rest []byte }
 
-func (ended) beforeRead() error { return io.EOF }
+func (h *held) Bytes() []byte          { return h.rest }
+func (h *held) Fill() error            { return io.EOF }
+func (h *held) Skip(n int)             { h.rest = h.rest[n:] }
+func (h *held) Pass(n int)             { h.rest = h.rest[n:] }
+func (h *held) Pay(n int) (int, error) { return n, nil }
 
-// offline returns an inbuf that holds data and gets no more.
-func offline(data []byte) *inbuf {
-	in := &inbuf{sock: &sock{pool: new(bufferPool)}, before: ended{}}
-	in.buf, in.w = slices.Clone(data), len(data)
-	return in
-}
+// offline returns an input that holds data and gets no more.
+func offline(data []byte) *held { return &held{slices.Clone(data)} }
 
 // headerOf returns the fields as net/http would, except framing and Host.
-func headerOf(h *head) http.Header {
+func headerOf(h *Head) http.Header {
 	header := http.Header{}
-	for _, f := range h.fields {
-		header.Add(string(f.name), string(f.value))
+	for _, f := range h.Fields {
+		header.Add(string(f.Name), string(f.Value))
 	}
 	return comparable(header)
 }
@@ -64,12 +64,12 @@ func FuzzRequestHead(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		in := offline(data)
-		b, err := in.head()
+		b, err := ReadHead(in)
 		if err != nil {
 			return
 		}
-		var h head
-		if h.parseRequest(b) != nil {
+		var h Head
+		if h.ParseRequest(b) != nil {
 			return
 		}
 		want, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(b)))
@@ -79,54 +79,54 @@ func FuzzRequestHead(f *testing.F) {
 			}
 			return
 		}
-		if string(h.method) != want.Method || string(h.target) != want.RequestURI || h.minor != want.ProtoMinor {
-			t.Fatalf("%q: read as %s %s 1.%d, by net/http as %s %s %s", b, h.method, h.target, h.minor, want.Method, want.RequestURI, want.Proto)
+		if string(h.Method) != want.Method || string(h.Target) != want.RequestURI || h.Minor != want.ProtoMinor {
+			t.Fatalf("%q: read as %s %s 1.%d, by net/http as %s %s %s", b, h.Method, h.Target, h.Minor, want.Method, want.RequestURI, want.Proto)
 		}
 		if d := cmp.Diff(comparable(want.Header), headerOf(&h)); d != "" {
 			t.Fatalf("%q: fields differ from net/http's: %s", b, d)
 		}
-		length := max(h.length, 0)
-		if h.chunked {
+		length := max(h.Length, 0)
+		if h.Chunked {
 			length = -1
 		}
-		if length != want.ContentLength || h.chunked != (len(want.TransferEncoding) > 0) {
-			t.Fatalf("%q: content length %d, chunked %v; net/http says %d, %q", b, length, h.chunked, want.ContentLength, want.TransferEncoding)
+		if length != want.ContentLength || h.Chunked != (len(want.TransferEncoding) > 0) {
+			t.Fatalf("%q: content length %d, chunked %v; net/http says %d, %q", b, length, h.Chunked, want.ContentLength, want.TransferEncoding)
 		}
-		if target := want.URL; !target.IsAbs() && want.Method != "CONNECT" && string(h.host) != want.Host {
-			t.Fatalf("%q: Host %q, net/http says %q", b, h.host, want.Host)
+		if target := want.URL; !target.IsAbs() && want.Method != "CONNECT" && string(h.Host) != want.Host {
+			t.Fatalf("%q: Host %q, net/http says %q", b, h.Host, want.Host)
 		}
 		checkForwarded(t, &h)
 	})
 }
 
 // checkForwarded checks the request for the upstream.
-func checkForwarded(t *testing.T, h *head) {
-	authority, path, refusal := h.absolute(string(h.method))
-	if refusal != nil || !isHost(authority) {
+func checkForwarded(t *testing.T, h *Head) {
+	authority, path, refusal := h.Absolute(string(h.Method))
+	if refusal != nil || !IsHost(authority) {
 		return
 	}
-	out := h.appendRequest(nil, authority, path, -1, h.upgrade != nil, "n1")
-	var again head
-	if b, err := offline(out).head(); err != nil || len(b) != len(out) {
+	out := h.AppendRequest(nil, authority, path, -1, h.Upgrade != nil, "n1")
+	var again Head
+	if b, err := ReadHead(offline(out)); err != nil || len(b) != len(out) {
 		t.Fatalf("%q is not one head: %v", out, err)
 	}
-	if err := again.parseRequest(out); err != nil {
+	if err := again.ParseRequest(out); err != nil {
 		t.Fatalf("%q: %v", out, err)
 	}
-	if again.length != h.length || again.chunked != h.chunked || !bytes.Equal(again.host, authority) {
+	if again.Length != h.Length || again.Chunked != h.Chunked || !bytes.Equal(again.Host, authority) {
 		t.Fatalf("%q: framing or host changed", out)
 	}
-	for _, f := range again.fields {
-		switch f.kind {
+	for _, f := range again.Fields {
+		switch f.Kind {
 		case fieldKeepAlive, fieldProxyConnection, fieldProxyAuthorization, fieldProxyAuthenticate:
-			t.Fatalf("%q: %s is passed on", out, f.name)
+			t.Fatalf("%q: %s is passed on", out, f.Name)
 		case fieldOther:
-			if h.nominates(strings.ToLower(string(f.name))) {
-				t.Fatalf("%q: %s is passed on though Connection names it", out, f.name)
+			if h.nominates(strings.ToLower(string(f.Name))) {
+				t.Fatalf("%q: %s is passed on though Connection names it", out, f.Name)
 			}
 		}
 	}
-	if !again.passedThrough("n1") {
+	if !again.PassedThrough("n1") {
 		t.Fatalf("%q: no Via", out)
 	}
 }
@@ -154,13 +154,13 @@ func FuzzResponseHead(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		b, err := offline(data).head()
+		b, err := ReadHead(offline(data))
 		if err != nil {
 			return
 		}
-		var h head
+		var h Head
 		given := spaced.ReplaceAll(b, []byte("$1:")) // before it is repaired in place
-		if h.parseResponse(b) != nil {
+		if h.ParseResponse(b) != nil {
 			return
 		}
 		b = given
@@ -171,15 +171,15 @@ func FuzzResponseHead(f *testing.F) {
 			}
 			t.Fatalf("net/http refuses %q: %v", b, err)
 		}
-		if h.status != want.StatusCode || h.minor != want.ProtoMinor {
-			t.Fatalf("%q: read as %d 1.%d, by net/http as %d %s", b, h.status, h.minor, want.StatusCode, want.Proto)
+		if h.Status != want.StatusCode || h.Minor != want.ProtoMinor {
+			t.Fatalf("%q: read as %d 1.%d, by net/http as %d %s", b, h.Status, h.Minor, want.StatusCode, want.Proto)
 		}
 		if d := cmp.Diff(evened(comparable(want.Header)), evened(headerOf(&h))); d != "" {
 			t.Fatalf("%q: fields differ from net/http's: %s", b, d)
 		}
-		content := responseBody(nil, &h, "GET")
-		length := content.left
-		if content.framing == framedChunked || content.framing == framedClose {
+		content := ResponseBody(nil, &h, "GET")
+		length := content.Left
+		if content.Framing == FramedChunked || content.Framing == FramedClose {
 			length = -1
 		}
 		if length != want.ContentLength {
@@ -196,7 +196,7 @@ func FuzzChunkedBody(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		in := offline(data)
 		got, content, ok := readChunks(in)
-		pieces, _, fine := readChunks(arriving(t, data, len(data)%7+1))
+		pieces, _, fine := readChunks(arriving(data, len(data)%7+1))
 		if ok != fine || ok && !bytes.Equal(got, pieces) {
 			t.Fatalf("%q: decoded to %q, %v, and in pieces of %d to %q, %v", data, got, ok, len(data)%7+1, pieces, fine)
 		}
@@ -219,20 +219,57 @@ func FuzzChunkedBody(f *testing.F) {
 			}
 		}
 		rest, _ := io.ReadAll(r)
-		if !bytes.Equal(rest, in.bytes()) {
-			t.Fatalf("%q: %q is left, for net/http %q", data, in.bytes(), rest)
+		if !bytes.Equal(rest, in.Bytes()) {
+			t.Fatalf("%q: %q is left, for net/http %q", data, in.Bytes(), rest)
 		}
 	})
 }
 
 // readChunks reads a chunked body to its end.
-func readChunks(in *inbuf) (got []byte, content body, ok bool) {
-	content = body{in: in, framing: framedChunked}
+func readChunks(in Input) (got []byte, content Body, ok bool) {
+	content = Body{in: in, Framing: FramedChunked}
 	for {
 		p, err := content.next()
 		if err != nil {
 			return got, content, err == io.EOF
 		}
 		got = append(got, p...)
+	}
+}
+
+// Parsing and checking a request's head.
+func BenchmarkParseRequest(b *testing.B) {
+	in := offline([]byte("GET http://api.example.com/v1/things?limit=10 HTTP/1.1\r\nHost: api.example.com\r\n" +
+		"User-Agent: bench/1.0\r\nAccept: */*\r\nAccept-Encoding: gzip\r\nConnection: keep-alive\r\n\r\n"))
+	var h Head
+	b.ReportAllocs()
+	for b.Loop() {
+		head, err := ReadHead(in)
+		if err == nil {
+			err = h.ParseRequest(head)
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// The refusal names the field, but not its value.
+func TestFieldsAreNamed(t *testing.T) {
+	const secret = "s3cret\x01"
+	for line, want := range map[string]string{
+		"X-Key: " + secret:             `a control character in the header field "X-Key"`,
+		"X-Key : " + secret:            `a space before the colon of the header field "X-Key"`,
+		"X Key: " + secret:             `malformed name of the header field "X"`,
+		"X-Key " + secret:              `no colon behind the header field "X-Key"`,
+		": " + secret:                  `malformed name of the header field ""`,
+		strings.Repeat("x", 60) + " y": `no colon behind the header field "` + strings.Repeat("x", maxNamedField) + `"`,
+		"X-Key: a\r\n " + secret:       `a second line of the header field "X-Key"`,
+	} {
+		var h Head
+		err := h.ParseRequest([]byte("GET http://a/ HTTP/1.1\r\nHost: a\r\n" + line + "\r\n\r\n"))
+		if err == nil || err.Error() != want {
+			t.Errorf("%q: %v, want %s", line, err, want)
+		}
 	}
 }

@@ -1,4 +1,4 @@
-package proxy
+package http1
 
 import "strings"
 
@@ -6,17 +6,8 @@ import "strings"
 // of two clusters may have the same name and forward to each other without a loop, so Via needs a
 // name that is unique: the pseudonym.
 
-// SetPseudonym changes the node's name in Via. No proxy of another cluster may have the same.
-func (s *Server) SetPseudonym(name string) {
-	name = Pseudonym(name)
-	s.pseudonym.Store(&name)
-}
-
-// via returns the node's name in Via.
-func (s *Server) via() string { return *s.pseudonym.Load() }
-
-// Pseudonym converts a name to the form that Via needs: a token.
-func Pseudonym(name string) string {
+// ViaName converts a name to the form that Via needs: a token.
+func ViaName(name string) string {
 	clean := strings.Map(func(r rune) rune {
 		if r < 0x80 && isTokenChar(byte(r)) {
 			return r

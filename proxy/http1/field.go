@@ -1,4 +1,4 @@
-package proxy
+package http1
 
 import (
 	"bytes"
@@ -43,21 +43,21 @@ func closeUp(line []byte) []byte {
 }
 
 // parseField parses one line (RFC 9112 §5): no space before the colon, no control characters.
-func parseField(line []byte) (field, error) {
+func parseField(line []byte) (Field, error) {
 	colon := bytes.IndexByte(line, ':')
 	switch {
 	case colon < 0:
-		return field{}, errField("no colon behind the header field", line)
-	case !isToken(line[:colon]) && isToken(bytes.TrimRight(line[:colon], " \t")):
-		return field{}, errField("a space before the colon of the header field", line[:colon])
-	case !isToken(line[:colon]):
-		return field{}, errField("malformed name of the header field", line[:colon])
+		return Field{}, errField("no colon behind the header field", line)
+	case !IsToken(line[:colon]) && IsToken(bytes.TrimRight(line[:colon], " \t")):
+		return Field{}, errField("a space before the colon of the header field", line[:colon])
+	case !IsToken(line[:colon]):
+		return Field{}, errField("malformed name of the header field", line[:colon])
 	}
 	value := bytes.Trim(line[colon+1:], " \t")
 	if !isFieldValue(value) {
-		return field{}, errField("a control character in the header field", line[:colon])
+		return Field{}, errField("a control character in the header field", line[:colon])
 	}
-	return field{line[:colon], value, kindOf(line[:colon])}, nil
+	return Field{line[:colon], value, kindOf(line[:colon])}, nil
 }
 
 // maxNamedField bounds a field's name in an error.
@@ -70,15 +70,15 @@ func errField(what string, name []byte) error {
 	for end < len(name) && end < maxNamedField && isTokenChar(name[end]) {
 		end++
 	}
-	return syntaxError(what + " \"" + string(name[:end]) + "\"")
+	return SyntaxError(what + " \"" + string(name[:end]) + "\"")
 }
 
 // errFold names the field that a folded line continues.
-func (h *head) errFold() error {
-	if len(h.fields) == 0 {
+func (h *Head) errFold() error {
+	if len(h.Fields) == 0 {
 		return errFirstFold
 	}
-	return errField("a second line of the header field", h.fields[len(h.fields)-1].name)
+	return errField("a second line of the header field", h.Fields[len(h.Fields)-1].Name)
 }
 
 // parseLengths parses a Content-Length: a number, or a list that repeats one number, as a sender
@@ -167,7 +167,8 @@ func isTokenChar(c byte) bool {
 	return isAlpha(c) || '0' <= c && c <= '9'
 }
 
-func isToken(b []byte) bool {
+// IsToken reports whether b is a token (RFC 9110 §5.6.2).
+func IsToken(b []byte) bool {
 	for _, c := range b {
 		if !isTokenChar(c) {
 			return false
@@ -199,7 +200,7 @@ func isTarget(b []byte) bool {
 // isHostField also allows names in UTF-8, which isHost does not. Some clients write them in Host
 // beside a target with the same name. The target counts, and this Host is not forwarded.
 func isHostField(b []byte) bool {
-	if isHost(b) {
+	if IsHost(b) {
 		return true
 	}
 	ascii := bytes.Map(func(r rune) rune {
@@ -208,15 +209,45 @@ func isHostField(b []byte) bool {
 		}
 		return r
 	}, b)
-	return !bytes.ContainsRune(b, utf8.RuneError) && isHost(ascii) // bytes.Map turns invalid UTF-8 into RuneError
+	return !bytes.ContainsRune(b, utf8.RuneError) && IsHost(ascii) // bytes.Map turns invalid UTF-8 into RuneError
 }
 
-// isHost reports whether b can be the value of a Host field (RFC 3986 §3.2.2), which may be empty.
-func isHost(b []byte) bool {
+// IsHost reports whether b can be the value of a Host field (RFC 3986 §3.2.2), which may be empty.
+func IsHost(b []byte) bool {
 	for _, c := range b {
 		if !isAlpha(c) && !('0' <= c && c <= '9') && bytes.IndexByte([]byte("-._~!$&'()*+,;=:%[]"), c) < 0 {
 			return false
 		}
 	}
 	return true
+}
+
+// AppendString appends s as a structured field's string (RFC 8941 §3.3.3), with '?' for characters
+// that can't be in one.
+func AppendString(dst []byte, s string) []byte {
+	dst = append(dst, '"')
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c == '"' || c == '\\':
+			dst = append(dst, '\\', c)
+		case c < 0x20 || c > 0x7e:
+			dst = append(dst, '?')
+		default:
+			dst = append(dst, c)
+		}
+	}
+	return append(dst, '"')
+}
+
+// StatusName returns the node's name for Proxy-Status: a token if it can be one, otherwise a
+// string.
+func StatusName(node string) string {
+	token := node != "" && (isAlpha(node[0]) || node[0] == '*')
+	for i := range len(node) {
+		token = token && (isTokenChar(node[i]) || node[i] == ':' || node[i] == '/')
+	}
+	if token {
+		return node
+	}
+	return string(AppendString(nil, node))
 }
