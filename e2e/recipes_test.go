@@ -28,6 +28,7 @@ func TestRecipes(t *testing.T) {
 	t.Parallel()
 	kitchen := newKitchen(t)
 	t.Run("names alone", func(t *testing.T) { t.Parallel(); kitchen.namesAlone(t) })
+	t.Run("from", func(t *testing.T) { t.Parallel(); kitchen.fromScripts(t) })
 	for _, r := range recipes {
 		t.Run(r.name, func(t *testing.T) {
 			if why := r.absent(t); why != "" {
