@@ -9,6 +9,7 @@ import (
 	autopilot "github.com/hashicorp/raft-autopilot"
 
 	"github.com/weirproxy/weir/cluster/clusterpb"
+	"github.com/weirproxy/weir/cluster/handshake"
 )
 
 const (
@@ -147,7 +148,7 @@ func (p *pilot) KnownServers() map[raft.ServerID]*autopilot.Server {
 
 func (p *pilot) describe(s raft.Server, now time.Time) *autopilot.Server {
 	server := &autopilot.Server{
-		ID: s.ID, Name: NameOf(string(s.ID)), Address: s.Address, RaftVersion: int(raft.ProtocolVersionMax),
+		ID: s.ID, Name: handshake.NameOf(string(s.ID)), Address: s.Address, RaftVersion: int(raft.ProtocolVersionMax),
 		NodeType: autopilot.NodeVoter, NodeStatus: autopilot.NodeFailed, IsLeader: s.ID == p.c.serverID(),
 	}
 	m, ok := p.c.Member(server.Name)

@@ -14,6 +14,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/weirproxy/weir/cluster/clusterpb"
+	"github.com/weirproxy/weir/cluster/handshake"
+	"github.com/weirproxy/weir/cluster/lognoise"
 )
 
 const (
@@ -151,7 +153,7 @@ func (b *bootstrapper) mayFormAlone(began, now time.Time) (wait string) {
 // run returns once this server has Raft state.
 func (b *bootstrapper) run(ctx context.Context) {
 	expect, began := b.c.cfg.BootstrapExpect, time.Now()
-	reminder := reminder{every: bootstrapRemind}
+	reminder := lognoise.Reminder{Every: bootstrapRemind}
 	for b.c.raftIsEmpty() {
 		plan := planBootstrap(b.c.self(), b.c.Members(), expect)
 		pause := bootstrapTick
@@ -168,7 +170,7 @@ func (b *bootstrapper) run(ctx context.Context) {
 			plan.wait = err.Error()
 			pause = bootstrapPause + rand.N(bootstrapPause)
 		}
-		if reminder.due(plan.wait) {
+		if reminder.Due(plan.wait) {
 			b.c.log.Info("no cluster yet", "reason", plan.wait)
 		}
 		if !sleep(ctx, pause) {
@@ -206,7 +208,7 @@ func (b *bootstrapper) setRound(round uint64) {
 func (b *bootstrapper) collect(ctx context.Context, p pledge, servers []Member) error {
 	if held, err := b.ballot.give(p); err != nil {
 		b.checkHolder(held)
-		return fmt.Errorf("this server is pledged to %s: %w", NameOf(held.Candidate), err)
+		return fmt.Errorf("this server is pledged to %s: %w", handshake.NameOf(held.Candidate), err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, pledgeTimeout)
 	defer cancel()
@@ -302,7 +304,7 @@ func (b *bootstrapper) pledgeTo(r *clusterpb.PledgeRequest) *clusterpb.PledgeRep
 	held, err := b.ballot.give(pledge{Candidate: r.GetCandidate(), Addr: r.GetCandidateAddr(), Round: r.GetRound()})
 	if errors.Is(err, errPledged) {
 		b.c.background(func() { b.checkHolder(held) })
-		return refuse("pledged to " + NameOf(held.Candidate))
+		return refuse("pledged to " + handshake.NameOf(held.Candidate))
 	}
 	if err != nil {
 		return refuse(err.Error())
@@ -318,7 +320,7 @@ func (b *bootstrapper) binding(candidate string, round uint64) bool {
 	if candidate != b.c.cfg.Data.ServerID() {
 		// A candidate of this name with another id is this server before its data was wiped. Any
 		// configuration that it wrote is gone.
-		return NameOf(candidate) != b.c.cfg.Name
+		return handshake.NameOf(candidate) != b.c.cfg.Name
 	}
 	return round == b.round || !b.c.raftIsEmpty()
 }
@@ -343,7 +345,7 @@ func (b *bootstrapper) binds(held pledge) bool {
 		return b.binding(held.Candidate, held.Round) // perhaps from before a restart
 	}
 	addr := held.Addr
-	if m, ok := b.c.Member(NameOf(held.Candidate)); ok && m.Alive() {
+	if m, ok := b.c.Member(handshake.NameOf(held.Candidate)); ok && m.Alive() {
 		addr = m.RPCAddr
 	}
 	ctx, cancel := context.WithTimeout(b.c.life, pledgeTimeout)
@@ -353,7 +355,7 @@ func (b *bootstrapper) binds(held pledge) bool {
 	})
 	if err != nil {
 		b.c.log.Warn("this server is pledged to form a cluster with another one that can't be reached: start that one; where it is gone for good, "+
-			"remove this server's data_dir, which holds nothing else yet", "pledged_to", NameOf(held.Candidate), "error", err)
+			"remove this server's data_dir, which holds nothing else yet", "pledged_to", handshake.NameOf(held.Candidate), "error", err)
 		return true
 	}
 	return reply.GetBinding()

@@ -17,22 +17,6 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// reminder decides when a recurring text is logged: when it is new, and at intervals.
-type reminder struct {
-	every time.Duration
-	text  string
-	last  time.Time
-}
-
-func (r *reminder) due(text string) bool {
-	now := time.Now()
-	if text == r.text && now.Sub(r.last) < r.every {
-		return false
-	}
-	r.text, r.last = text, now
-	return true
-}
-
 // waiter is the common part of Raft's futures.
 type waiter interface{ Error() error }
 

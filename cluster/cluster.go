@@ -15,8 +15,12 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+	"google.golang.org/grpc"
 
 	"github.com/weirproxy/weir/cluster/clusterpb"
+	"github.com/weirproxy/weir/cluster/handshake"
+	"github.com/weirproxy/weir/cluster/lognoise"
+	"github.com/weirproxy/weir/cluster/rpcport"
 )
 
 const (
@@ -38,11 +42,9 @@ type Cluster struct {
 	stop context.CancelFunc
 	wg   sync.WaitGroup
 
-	of        *affiliation
-	said      *saidBefore // lines about refused gossip
-	mux       *mux
-	peers     *peers
-	servers   *servers
+	of        *handshake.Affiliation
+	said      *lognoise.Said // lines about refused gossip
+	port      *rpcport.Port
 	transport *gossipTransport
 	gossip    *gossip
 	handlers  Handlers
@@ -82,7 +84,7 @@ func New(cfg Config) (*Cluster, error) {
 		return nil, err
 	}
 	c := &Cluster{
-		cfg: cfg, log: cfg.Log, born: time.Now(), said: newStrangersSaid(), proposals: newProposals(), raftReady: make(chan struct{}), down: make(chan struct{}), started: make(chan struct{}),
+		cfg: cfg, log: cfg.Log, born: time.Now(), said: lognoise.Strangers(), proposals: newProposals(), raftReady: make(chan struct{}), down: make(chan struct{}), started: make(chan struct{}),
 		leaderKick: make(chan struct{}, 1),
 	}
 	c.life, c.stop = context.WithCancel(context.Background())
@@ -127,9 +129,11 @@ func (c *Cluster) open() (err error) {
 		c.transport.discard()
 		return err
 	}
-	c.mux = newMux(c.log.Named("rpc"), listener, self, door, newSecurity(&c.cfg))
-	c.mux.greeting.members, c.mux.settled.members, c.transport.places.members = c.machines, c.machines, c.machines
-	c.peers = newPeers(c.mux)
+	c.port = rpcport.New(rpcport.Config{
+		Log: c.log.Named("rpc"), Listener: listener, Self: self, Door: door,
+		TLS: c.cfg.TLS, Plaintext: c.cfg.Plaintext, Members: c.machines,
+	})
+	c.transport.places.Members = c.machines
 	return nil
 }
 
@@ -192,21 +196,21 @@ func (c *Cluster) start(h Handlers) error {
 	}, c.transport, meta); err != nil {
 		return err
 	}
-	c.of.seed = joinsNobody(c.cfg.Join, c.gossip.gossipIP.String(), c.cfg.Gossip, c.cfg.AdvertiseGossip)
+	c.of.Seed = joinsNobody(c.cfg.Join, c.gossip.gossipIP.String(), c.cfg.Gossip, c.cfg.AdvertiseGossip)
 	if c.cfg.Role == RoleServer {
 		if err := c.startRaft(); err != nil {
 			return err
 		}
 	}
-	c.servers = newServers(h.HTTP)
-	clusterpb.RegisterControlServer(c.servers.grpc, control{c: c})
-	if h.Services != nil {
-		h.Services(c.servers.grpc)
-	}
-	c.servers.start(c.mux, c.fatal)
+	c.port.Serve(h.HTTP, func(s grpc.ServiceRegistrar) {
+		clusterpb.RegisterControlServer(s, control{c: c})
+		if h.Services != nil {
+			h.Services(s)
+		}
+	}, c.fatal)
 	close(c.started)
 	c.transport.start()
-	c.mux.start()
+	c.port.Accept()
 	c.background(func() { c.gossip.run(c.life) })
 	c.background(func() { c.followAddresses(c.life) })
 	c.background(func() { c.followMembers(c.life) })
@@ -229,8 +233,8 @@ func (c *Cluster) firstMeta() (*clusterpb.Meta, error) {
 		return nil, fmt.Errorf("the node's identity is damaged: %w", err)
 	}
 	meta := &clusterpb.Meta{
-		Identity: identity, Role: clusterpb.Role_ROLE_PROXY, RpcAddr: c.mux.self, Version: c.cfg.Version, ConfigDigest: c.cfg.ConfigDigest,
-		ApiAddr: c.cfg.APIAddr, Cluster: c.of.cluster(),
+		Identity: identity, Role: clusterpb.Role_ROLE_PROXY, RpcAddr: c.port.Self(), Version: c.cfg.Version, ConfigDigest: c.cfg.ConfigDigest,
+		ApiAddr: c.cfg.APIAddr, Cluster: c.of.Cluster(),
 	}
 	machine, err := c.cfg.interfaceAddrs()
 	if err != nil {
@@ -284,9 +288,9 @@ func (c *Cluster) startRaft() error {
 		return damaged(c.cfg.Data, "in "+c.cfg.Data.Path(), err)
 	}
 	c.netRaft = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		ServerAddressProvider: addressBook{self: c.serverID(), selfAddr: c.mux.self, lookup: c.dialAddress},
+		ServerAddressProvider: addressBook{self: c.serverID(), selfAddr: c.port.Self(), lookup: c.dialAddress},
 		Logger:                newQuietLogger(c.log.Named("raft-net")),
-		Stream:                raftLayer{Listener: c.mux.sub(kindRaft), mux: c.mux},
+		Stream:                raftLayer{Listener: c.port.Listener(handshake.KindRaft), port: c.port},
 		MaxPool:               3,
 		Timeout:               3 * time.Second * time.Duration(c.cfg.Multiplier),
 	})
@@ -383,7 +387,7 @@ func (c *Cluster) dialAddress(id raft.ServerID) (string, bool) {
 
 // addressOf finds a server's rpc address.
 func (c *Cluster) addressOf(id raft.ServerID) (string, bool) {
-	if m, ok := c.Member(NameOf(string(id))); ok && m.Alive() && m.ServerID() == string(id) && m.RPCAddr != "" {
+	if m, ok := c.Member(handshake.NameOf(string(id))); ok && m.Alive() && m.ServerID() == string(id) && m.RPCAddr != "" {
 		return m.RPCAddr, true
 	}
 	if c.raft == nil {
@@ -403,7 +407,7 @@ func (c *Cluster) self() Member {
 }
 
 // ClusterID returns the id of this node's cluster, or "" until it is known.
-func (c *Cluster) ClusterID() string { return c.of.cluster() }
+func (c *Cluster) ClusterID() string { return c.of.Cluster() }
 
 // plainAddress removes the id that Raft's transport may have put before an address.
 func plainAddress(addr raft.ServerAddress) string {

@@ -13,33 +13,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weirproxy/weir/cluster/clustertest"
+
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
-	"go.uber.org/goleak"
 )
 
-// TestMain looks for goroutines that are left behind. memberlist does not wait for the probe that
-// is under way when it is shut down: it ends by itself once its interval has passed, so the search
-// goes on for a few seconds.
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if code == 0 {
-		if err := findLeaks(8 * time.Second); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { clustertest.Main(m) }
 
-func findLeaks(within time.Duration) (err error) {
-	for end := time.Now().Add(within); time.Now().Before(end); {
-		if err = goleak.Find(); err == nil {
-			return nil
-		}
-	}
-	return err
-}
+var must, eventually = clustertest.Must, clustertest.Eventually
 
 // testFSM counts entries and keeps their sum.
 type testFSM struct {
@@ -264,27 +246,12 @@ func (n *testNode) halt() {
 func (n *testNode) kill() {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	n.mux.close()
+	n.port.Close()
 	if err := n.Shutdown(ctx); err != nil {
 		n.t.Errorf("kill %s: %v", n.cfg.Name, err)
 	}
 	if err := n.dir.Close(); err != nil {
 		n.t.Errorf("close %s: %v", n.cfg.Name, err)
-	}
-}
-
-// eventually waits for a condition.
-func eventually(t *testing.T, within time.Duration, what string, cond func() bool) {
-	t.Helper()
-	look := time.NewTicker(5 * time.Millisecond)
-	defer look.Stop()
-	deadline := time.After(within)
-	for !cond() {
-		select {
-		case <-look.C:
-		case <-deadline:
-			t.Fatalf("after %s: not yet: %s", within, what)
-		}
 	}
 }
 

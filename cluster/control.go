@@ -26,7 +26,7 @@ func ask[T any](ctx context.Context, c *Cluster, addr string, call func(context.
 	if addr == "" {
 		return none, errors.New("its address is not known")
 	}
-	conn, err := c.peers.grpcConn(addr)
+	conn, err := c.port.GRPCConn(addr)
 	if err != nil {
 		return none, err
 	}

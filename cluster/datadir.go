@@ -14,6 +14,8 @@ import (
 	"sync"
 
 	"github.com/gofrs/flock"
+
+	"github.com/weirproxy/weir/cluster/handshake"
 )
 
 const (
@@ -21,7 +23,6 @@ const (
 	identityFile   = "identity.json"
 	raftDirectory  = "raft"
 	identityFormat = 1
-	identityBytes  = 16 // 128 bits
 	maxIdentity    = 64 << 10
 )
 
@@ -107,19 +108,7 @@ func (d *DataDir) Name() string { return d.name }
 func (d *DataDir) Identity() string { return d.identity }
 
 // ServerID is the node's id in the Raft configuration.
-func (d *DataDir) ServerID() string { return serverID(d.name, d.identity) }
-
-// NameOf returns the node name in a Raft server id.
-func NameOf(serverID string) string {
-	if i := strings.LastIndexByte(serverID, '.'); i >= 0 {
-		return serverID[:i]
-	}
-	return serverID
-}
-
-func serverID(name, identity string) string {
-	return name + "." + identity[:min(16, len(identity))]
-}
+func (d *DataDir) ServerID() string { return handshake.ServerID(d.name, d.identity) }
 
 // state returns the stored facts beside the identity.
 func (d *DataDir) state() identity {
@@ -185,14 +174,14 @@ func (d *DataDir) create(name string) error {
 }
 
 func newIdentity(name string) identity {
-	random := make([]byte, identityBytes)
+	random := make([]byte, handshake.IdentityBytes)
 	_, _ = rand.Read(random) // never fails
 	return identity{Format: identityFormat, Name: name, Identity: hex.EncodeToString(random)}
 }
 
 func (id identity) valid() bool {
 	raw, err := hex.DecodeString(id.Identity)
-	return err == nil && len(raw) == identityBytes && id.Format == identityFormat
+	return err == nil && len(raw) == handshake.IdentityBytes && id.Format == identityFormat
 }
 
 // write replaces the identity file: after a crash it holds the old content or the new.

@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/weirproxy/weir/cluster/clusterpb"
+	"github.com/weirproxy/weir/cluster/handshake"
 )
 
 func TestWatchdog(t *testing.T) {
@@ -200,7 +201,7 @@ func TestWhoAsksDuringACheckWaitsForTheNext(t *testing.T) {
 }
 
 func metaOf(identity byte, change ...func(*clusterpb.Meta)) *clusterpb.Meta {
-	m := &clusterpb.Meta{Identity: bytes.Repeat([]byte{identity}, identityBytes), Role: clusterpb.Role_ROLE_SERVER, RpcAddr: "127.0.0.1:1"}
+	m := &clusterpb.Meta{Identity: bytes.Repeat([]byte{identity}, handshake.IdentityBytes), Role: clusterpb.Role_ROLE_SERVER, RpcAddr: "127.0.0.1:1"}
 	for _, f := range change {
 		f(m)
 	}

@@ -1,7 +1,8 @@
-// Package cluster keeps a node in its cluster: Raft and its stores, the one TCP port that Raft,
-// gRPC and the nodes' HTTP share, gossip and its metadata, joining and the first bootstrap,
-// raft-autopilot, the leader's life, and the data directory's lock and identity. It decides nothing
-// about slots: it is given a [raft.FSM] and calls back with a term to lead in.
+// Package cluster keeps a node in its cluster: Raft and its stores, gossip and its metadata, joining
+// and the first bootstrap, raft-autopilot, the leader's life, and the data directory's lock and
+// identity. It decides nothing about slots: it is given a [raft.FSM] and calls back with a term to
+// lead in. The port that Raft, gRPC and the nodes' HTTP share is package rpcport, and the beginning
+// of every connection is package handshake.
 //
 // A node opens its [DataDir], calls [New], which binds the ports and opens the stores, and then
 // [Cluster.Start]. [Cluster.Shutdown] ends the process's part and leaves the server a Raft peer
@@ -9,22 +10,6 @@
 // configuration.
 //
 // # Decisions
-//
-// A connection to the rpc port or the gossip port starts with a handshake. The preface names its
-// kind, who opens it, of which cluster, and, for Raft, the server it is meant for. A server that
-// was wiped and listens on its old address is thus never taken for the one whose votes and log it
-// has lost, and two clusters whose addresses meet refuse each other. The answer carries a nonce
-// that is to be sent back: a client of a proxy that stops at the [Greeting] never has it. This
-// costs a round trip for each connection.
-//
-// A node is of one cluster for good. It trusts its own configuration, the log and its first session
-// to say which; gossip, an address and a name are hints. A node that has reached no member yet
-// refuses members who dial it, at the cost of a start that waits for its own join to succeed.
-//
-// Over TLS, the certificate says that its holder is a node, and for Raft which one. Every node is
-// fully trusted, so nothing more is checked. If one end lacks a certificate or key, both ends log
-// the cause and the setting to change: a plain end answers TLS, and a TLS end plain, with an alert
-// that no library sends by itself.
 //
 // A server's Raft id carries the identity made with its data directory: a wiped server is a new
 // server, and autopilot retires the old one.

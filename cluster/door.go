@@ -7,15 +7,16 @@ import (
 	"time"
 
 	"github.com/weirproxy/weir/cluster/clusterpb"
+	"github.com/weirproxy/weir/cluster/handshake"
 )
 
 // doorkeeper speaks for this node on both of its ports.
-func (c *Cluster) doorkeeper() *doorkeeper {
+func (c *Cluster) doorkeeper() *handshake.Doorkeeper {
 	saved := c.cfg.Data.state().Cluster
-	c.of = &affiliation{id: saved, settled: saved != "", keep: c.keepClusterID, decided: c.clusterDecided}
-	d := &doorkeeper{name: c.cfg.Name, of: c.of, introduction: c.introduce, heard: c.heardPreface}
+	c.of = handshake.NewAffiliation(saved, c.keepClusterID, c.clusterDecided)
+	d := &handshake.Doorkeeper{Name: c.cfg.Name, Of: c.of, Introduction: c.introduce, Heard: c.heardPreface}
 	if c.cfg.Role == RoleServer {
-		d.serverID = c.cfg.Data.ServerID()
+		d.ServerID = c.cfg.Data.ServerID()
 	}
 	return d
 }
@@ -42,15 +43,15 @@ func (c *Cluster) gossipRefused(peer string, err error) {
 	if splitErr != nil {
 		host = peer
 	}
-	var wrong *misfit
+	var wrong *handshake.Misfit
 	why := ""
 	switch {
 	case errors.As(err, &wrong):
-		why = wrong.kind()
+		why = wrong.Kind()
 	case errors.Is(err, errUnmarked), errors.Is(err, errOverpacked), errors.Is(err, errNoGossip):
 		why = err.Error()
 	}
-	if why != "" && c.said.due(host+" "+why, time.Now()) {
+	if why != "" && c.said.Due(host+" "+why, time.Now()) {
 		log.Warn("no gossip with a node", "peer", peer, "reason", err)
 		return
 	}
@@ -66,7 +67,7 @@ func (c *Cluster) keepClusterID(id string) error {
 // other clusters that this node met before.
 func (c *Cluster) clusterDecided(id string) {
 	c.log.Info("this node's cluster is known", "cluster", id)
-	c.mux.dropOthers(id)
+	c.port.DropOthers(id)
 	if err := c.gossip.decide(id); err != nil {
 		c.log.Error("the gossip metadata can't be changed", "error", err)
 	}

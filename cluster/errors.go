@@ -1,6 +1,11 @@
 package cluster
 
-import "errors"
+import (
+	"errors"
+
+	"github.com/weirproxy/weir/cluster/handshake"
+	"github.com/weirproxy/weir/cluster/rpcport"
+)
 
 // Errors of a proposal or of a leader's action. Only after [ErrUnknownOutcome] may the entry have
 // been applied, or still be applied later.
@@ -24,13 +29,15 @@ var (
 	// ErrMixedVersions says that the entry was not written, because not all servers understand it.
 	ErrMixedVersions = errors.New("not all servers understand the log entry")
 	// ErrClosed says that the node is shutting down.
-	ErrClosed = errors.New("the node is shutting down")
+	ErrClosed = rpcport.ErrClosed
 	// ErrNoRaft says that the node's role holds no Raft state.
 	ErrNoRaft = errors.New("this node holds no Raft state: ask a server")
 	// ErrUnknownPeer says that no server in the Raft configuration has the name.
 	ErrUnknownPeer = errors.New("no such server in the Raft configuration")
 	// ErrUnsafe says that an action would cost the cluster its quorum.
 	ErrUnsafe = errors.New("the cluster would lose its quorum")
+	// ErrOtherCluster says that two nodes are of two clusters.
+	ErrOtherCluster = handshake.ErrOtherCluster
 	// ErrNameTaken says that another live process has this node's name.
 	ErrNameTaken = errors.New("the node name is taken")
 )

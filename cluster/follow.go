@@ -114,7 +114,7 @@ func (c *Cluster) dropDeparted(had map[string]string, all []Member) {
 	}
 	for _, addr := range gone {
 		if !keep[addr] {
-			c.peers.drop(addr)
+			c.port.Drop(addr)
 		}
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/weirproxy/weir/cluster/clustertest"
 )
 
 func watchful(c *Config) { c.goneEvery = 10 * time.Millisecond }
@@ -14,9 +16,9 @@ func watchful(c *Config) { c.goneEvery = 10 * time.Millisecond }
 // node.
 func TestALeaderWithoutItsDirectoryStepsDown(t *testing.T) {
 	t.Parallel()
-	logs := map[string]*muxLog{}
+	logs := map[string]*clustertest.Log{}
 	nodes := startThree(t, watchful, func(c *Config) {
-		logs[c.Name] = &muxLog{}
+		logs[c.Name] = &clustertest.Log{}
 		logged(logs[c.Name])(c)
 	})
 	leader := waitLeader(t, nodes...)

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/weirproxy/weir/cluster/clusterpb"
+	"github.com/weirproxy/weir/cluster/handshake"
 )
 
 const (
@@ -273,7 +274,7 @@ func (g *gossip) NodeMeta(int) []byte {
 // NotifyMsg implements [memberlist.Delegate]: the only message is a goodbye.
 func (g *gossip) NotifyMsg(raw []byte) {
 	goodbye := &clusterpb.Goodbye{}
-	if err := proto.Unmarshal(raw, goodbye); err != nil || len(goodbye.GetMeta().GetIdentity()) != identityBytes {
+	if err := proto.Unmarshal(raw, goodbye); err != nil || len(goodbye.GetMeta().GetIdentity()) != handshake.IdentityBytes {
 		g.cfg.log.Debug("ignored a message that is none of ours")
 		return
 	}
@@ -297,9 +298,9 @@ func (g *gossip) NotifyAlive(n *memberlist.Node) error {
 	if err != nil {
 		return err
 	}
-	mine := g.transport.door.of.cluster()
+	mine := g.transport.door.Of.Cluster()
 	if mine != "" && meta.GetCluster() != "" && meta.GetCluster() != mine {
-		return otherCluster(&clusterpb.Introduction{Node: n.Name, Cluster: meta.GetCluster()}, n.Address(), mine)
+		return handshake.OtherCluster(&clusterpb.Introduction{Node: n.Name, Cluster: meta.GetCluster()}, n.Address(), mine)
 	}
 	return nil
 }

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/weirproxy/weir/cluster/handshake"
+
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/memberlist"
 
@@ -28,12 +30,12 @@ type gossipTransport struct {
 	cancel     context.CancelFunc
 	bound      netip.AddrPort
 	everywhere bool // bound to every IPv6 address
-	door       *doorkeeper
+	door       *handshake.Doorkeeper
 	refused    func(peer string, err error) // logs why gossip with an address is refused
 
 	packets chan *memberlist.Packet
 	streams chan net.Conn
-	places  *places // places of streams, kept until they end
+	places  *handshake.Places // places of streams, kept until they end
 	wg      sync.WaitGroup
 	ended   chan struct{} // closed once the inner transport has stopped
 	endOnce sync.Once
@@ -52,7 +54,7 @@ func (c dialled) Close() error {
 }
 
 // listenGossip binds TCP and UDP on one port; 0 takes a free one.
-func listenGossip(addr string, logger *log.Logger, strangers hclog.Logger, door *doorkeeper, refused func(peer string, err error)) (*gossipTransport, error) {
+func listenGossip(addr string, logger *log.Logger, strangers hclog.Logger, door *handshake.Doorkeeper, refused func(peer string, err error)) (*gossipTransport, error) {
 	ip, port, err := resolveBind(addr)
 	if err != nil {
 		return nil, fmt.Errorf("cluster.gossip: %w", err)
@@ -71,7 +73,7 @@ func listenGossip(addr string, logger *log.Logger, strangers hclog.Logger, door 
 				NetTransport: inner, life: life, cancel: cancel, bound: bound, everywhere: ip == netip.IPv6Unspecified(),
 				door: door, refused: refused,
 				packets: make(chan *memberlist.Packet), streams: make(chan net.Conn),
-				places: newPlaces("connections to the gossip port", strangers, gossipPlaces()),
+				places: handshake.NewPlaces("connections to the gossip port", strangers, handshake.GossipPlaces()),
 				ended:  make(chan struct{}),
 			}, nil
 		}
@@ -105,7 +107,7 @@ func (t *gossipTransport) start() {
 
 // DialTimeout implements [memberlist.Transport].
 func (t *gossipTransport) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
-	conn, _, err := t.open(t.life, addr, timeout, kindGossip, metDialled)
+	conn, _, err := t.open(t.life, addr, timeout, handshake.KindGossip, handshake.MetDialled)
 	if err != nil {
 		return nil, err
 	}
@@ -119,7 +121,7 @@ func (t *gossipTransport) DialAddressTimeout(a memberlist.Address, timeout time.
 
 // probe asks who listens at an address of cluster.join.
 func (t *gossipTransport) probe(ctx context.Context, addr string, timeout time.Duration) (*clusterpb.Introduction, error) {
-	conn, other, err := t.open(ctx, addr, timeout, kindProbe, metProbed)
+	conn, other, err := t.open(ctx, addr, timeout, handshake.KindProbe, handshake.MetProbed)
 	if conn != nil {
 		_ = conn.Close()
 	}
@@ -128,7 +130,7 @@ func (t *gossipTransport) probe(ctx context.Context, addr string, timeout time.D
 
 // open connects to another node's gossip port, and returns once that node has accepted the
 // connection.
-func (t *gossipTransport) open(ctx context.Context, addr string, timeout time.Duration, k kind, how meeting) (net.Conn, *clusterpb.Introduction, error) {
+func (t *gossipTransport) open(ctx context.Context, addr string, timeout time.Duration, k handshake.Kind, how handshake.Meeting) (net.Conn, *clusterpb.Introduction, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	var dialer net.Dialer
@@ -139,8 +141,8 @@ func (t *gossipTransport) open(ctx context.Context, addr string, timeout time.Du
 	conn := dialled{Conn: raw, forget: context.AfterFunc(t.life, func() { _ = raw.Close() })}
 	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
 	var other *clusterpb.Introduction
-	if err = raw.SetDeadline(deadlineOf(ctx)); err == nil {
-		other, err = t.door.open(raw, k, "", addr, how)
+	if err = raw.SetDeadline(handshake.Deadline(ctx)); err == nil {
+		other, err = t.door.Open(raw, k, "", addr, how)
 	}
 	if !stop() && err == nil {
 		err = ctx.Err()
@@ -170,7 +172,7 @@ func (t *gossipTransport) takeStreams() {
 
 // admit does the handshake in a goroutine of its own. The stream keeps its place until it ends.
 func (t *gossipTransport) admit(raw net.Conn) {
-	place := t.places.take(raw, t.life.Done())
+	place := t.places.Take(raw, t.life.Done())
 	if place == nil {
 		_ = raw.Close()
 		return
@@ -187,7 +189,7 @@ func (t *gossipTransport) admit(raw net.Conn) {
 			}
 		}
 		_ = conn.Close()
-		if !errors.Is(err, errProbed) {
+		if !errors.Is(err, handshake.ErrProbed) {
 			t.refused(raw.RemoteAddr().String(), err)
 		}
 	})
@@ -197,19 +199,19 @@ func (t *gossipTransport) admit(raw net.Conn) {
 func (t *gossipTransport) greet(conn *placedStream) (net.Conn, error) {
 	stop := context.AfterFunc(t.life, func() { _ = conn.Close() })
 	defer stop()
-	if err := conn.SetDeadline(time.Now().Add(prefaceTimeout)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(handshake.Timeout)); err != nil {
 		return nil, err
 	}
-	p, err := readPreface(conn)
+	p, err := handshake.ReadPreface(conn)
 	if err != nil {
 		return nil, err
 	}
-	conn.place.spoke()
-	if err := t.door.answer(conn, p, func(k kind) bool { return k == kindGossip }); err != nil {
+	conn.place.Spoke()
+	if err := t.door.Answer(conn, p, func(k handshake.Kind) bool { return k == handshake.KindGossip }); err != nil {
 		return nil, err
 	}
-	if p.GetKind() == kindProbe {
-		return nil, errProbed
+	if p.GetKind() == handshake.KindProbe {
+		return nil, handshake.ErrProbed
 	}
 	return &checkedStream{Conn: conn}, conn.SetDeadline(time.Time{})
 }
@@ -225,7 +227,7 @@ func (t *gossipTransport) takePackets() {
 	for {
 		select {
 		case p := <-t.NetTransport.PacketCh():
-			body, err := unmark(p.Buf, t.door.of.cluster())
+			body, err := unmark(p.Buf, t.door.Of.Cluster())
 			if err == nil {
 				body, err = checkPacket(body)
 			}
@@ -246,12 +248,12 @@ func (t *gossipTransport) takePackets() {
 
 // WriteTo implements [memberlist.Transport].
 func (t *gossipTransport) WriteTo(b []byte, addr string) (time.Time, error) {
-	return t.NetTransport.WriteTo(mark(b, t.door.of.cluster()), addr)
+	return t.NetTransport.WriteTo(mark(b, t.door.Of.Cluster()), addr)
 }
 
 // WriteToAddress implements [memberlist.NodeAwareTransport].
 func (t *gossipTransport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, error) {
-	return t.NetTransport.WriteToAddress(mark(b, t.door.of.cluster()), a)
+	return t.NetTransport.WriteToAddress(mark(b, t.door.Of.Cluster()), a)
 }
 
 // Shutdown implements [memberlist.Transport].
@@ -318,4 +320,16 @@ func resolveIP(host string) (netip.Addr, error) {
 		}
 	}
 	return ips[0], nil
+}
+
+// placedStream is a stream that keeps its place until it is closed.
+type placedStream struct {
+	net.Conn
+	place *handshake.Place
+}
+
+// Close implements [net.Conn].
+func (c *placedStream) Close() error {
+	c.place.Free()
+	return c.Conn.Close()
 }

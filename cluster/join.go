@@ -15,13 +15,14 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/weirproxy/weir/cluster/clusterpb"
+	"github.com/weirproxy/weir/cluster/lognoise"
 )
 
 // joinForever contacts every configured address that is not a member, for as long as there is one.
 // So two halves of a cluster that have lost each other find together again, even after both have
 // forgotten the other.
 func (g *gossip) joinForever(ctx context.Context) {
-	reminder := reminder{every: joinRemind}
+	reminder := lognoise.Reminder{Every: joinRemind}
 	foreign := reminder
 	wait := joinFirst
 	for {
@@ -31,19 +32,19 @@ func (g *gossip) joinForever(ctx context.Context) {
 		}
 		missing, err := g.joinMissing(ctx, g.insists())
 		if err != nil {
-			if wrong := unreadable(err.Error()); wrong != nil && foreign.due(wrong.what) {
+			if wrong := unreadable(err.Error()); wrong != nil && foreign.Due(wrong.What) {
 				g.cfg.log.Warn("a node can't be joined", "reason", wrong, "error", oneLine(err))
 			}
 		}
 		switch {
 		case g.insists() && !g.alone():
 			wait = time.Second
-		case g.undecided() && !g.transport.door.of.seed && !g.alone():
+		case g.undecided() && !g.transport.door.Of.Seed && !g.alone():
 			wait = joinFirst // the others may form a cluster at any moment
 		case missing == 0:
 			wait = joinCheck
 		default:
-			if err != nil && g.alone() && reminder.due(err.Error()) {
+			if err != nil && g.alone() && reminder.Due(err.Error()) {
 				g.cfg.log.Info("nobody to join yet: trying again for ever", "error", oneLine(err))
 			}
 			wait = min(max(wait, joinFirst)*8/5, joinLast)
@@ -111,7 +112,7 @@ func (g *gossip) joinMissing(ctx context.Context, force bool) (missing int, err 
 	return missing, err
 }
 
-func (g *gossip) undecided() bool { return g.transport.door.of.cluster() == "" }
+func (g *gossip) undecided() bool { return g.transport.door.Of.Cluster() == "" }
 
 // findCluster asks the nodes at the addresses of cluster.join for their cluster, while this node
 // has none. The first members that answer decide. If they are of two clusters, findCluster returns
@@ -150,7 +151,7 @@ func (g *gossip) findCluster(ctx context.Context) error {
 	if first < 0 {
 		return nil
 	}
-	if err := g.transport.door.of.lean(answers[first].GetCluster()); err != nil {
+	if err := g.transport.door.Of.Lean(answers[first].GetCluster()); err != nil {
 		g.cfg.log.Warn("the cluster that cluster.join leads to is not this node's", "reason", err)
 	}
 	return nil
@@ -159,7 +160,7 @@ func (g *gossip) findCluster(ctx context.Context) error {
 // hear records a member that has dialled this node: a node with an empty cluster.join joins through
 // it.
 func (g *gossip) hear(addr string) {
-	if !g.transport.door.of.seed || addr == "" {
+	if !g.transport.door.Of.Seed || addr == "" {
 		return
 	}
 	g.heardMu.Lock()

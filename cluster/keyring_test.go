@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/weirproxy/weir/cluster/clustertest"
 )
 
 func gossipKey(b byte) []byte { return bytes.Repeat([]byte{b}, 32) }
@@ -132,14 +134,14 @@ func TestForeignGossipIsExplained(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			var near, far muxLog
+			var near, far clustertest.Log
 			to := startNode(t, "a", "", asProxy, func(c *Config) {
 				c.GossipKeys, c.Log = test.theirs, hclog.New(&hclog.LoggerOptions{Output: &far, Level: hclog.Warn})
 			})
 			startNode(t, "b", "", asProxy, joining(to), func(c *Config) {
 				c.GossipKeys, c.Log = test.mine, hclog.New(&hclog.LoggerOptions{Output: &near, Level: hclog.Warn})
 			})
-			for log, says := range map[*muxLog]string{&near: test.joiner, &far: test.host} {
+			for log, says := range map[*clustertest.Log]string{&near: test.joiner, &far: test.host} {
 				eventually(t, 10*time.Second, "it is told", func() bool { return strings.Contains(log.String(), says) })
 				if got := strings.Count(log.String(), says); got > 2 {
 					t.Errorf("%q is said %d times:\n%s", says, got, log)

@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/weirproxy/weir/cluster/clusterpb"
+	"github.com/weirproxy/weir/cluster/handshake"
 )
 
 const (
@@ -184,10 +185,10 @@ func (c *Cluster) handOver(ctx context.Context, name string) error {
 func (c *Cluster) successors(name string) ([]raft.Server, error) {
 	var alive, others []raft.Server
 	for _, s := range c.configuration().Servers {
-		if s.ID == c.serverID() || s.Suffrage != raft.Voter || (name != "" && NameOf(string(s.ID)) != name) {
+		if s.ID == c.serverID() || s.Suffrage != raft.Voter || (name != "" && handshake.NameOf(string(s.ID)) != name) {
 			continue
 		}
-		m, ok := c.Member(NameOf(string(s.ID)))
+		m, ok := c.Member(handshake.NameOf(string(s.ID)))
 		if ok && m.Health == HealthAlive && m.ServerID() == string(s.ID) {
 			alive = append(alive, s)
 		} else {
@@ -240,7 +241,7 @@ func (c *Cluster) RemovePeer(ctx context.Context, name string) error {
 func (c *Cluster) peerToRemove(name string) (raft.Server, error) {
 	var found []raft.Server
 	for _, s := range c.configuration().Servers {
-		if NameOf(string(s.ID)) == name || string(s.ID) == name {
+		if handshake.NameOf(string(s.ID)) == name || string(s.ID) == name {
 			found = append(found, s)
 		}
 	}
@@ -271,7 +272,7 @@ func (c *Cluster) removeServer(ctx context.Context, id string) error {
 		if c.isConfigured(raft.ServerID(id)) {
 			c.gossip.members.reattach(id)
 		}
-		return fmt.Errorf("%s could not be removed from the Raft configuration: %w", NameOf(id), c.explain(err))
+		return fmt.Errorf("%s could not be removed from the Raft configuration: %w", handshake.NameOf(id), c.explain(err))
 	}
 	return nil
 }
@@ -295,17 +296,17 @@ func (c *Cluster) checkRemoval(id raft.ServerID) error {
 			continue
 		}
 		voters++
-		if m, ok := c.Member(NameOf(string(s.ID))); s.ID == c.serverID() || (ok && m.Alive() && m.ServerID() == string(s.ID)) {
+		if m, ok := c.Member(handshake.NameOf(string(s.ID))); s.ID == c.serverID() || (ok && m.Alive() && m.ServerID() == string(s.ID)) {
 			alive++
 		}
 	}
 	switch {
 	case !found:
-		return fmt.Errorf("%w: %q", ErrUnknownPeer, NameOf(string(id)))
+		return fmt.Errorf("%w: %q", ErrUnknownPeer, handshake.NameOf(string(id)))
 	case id == c.serverID():
-		return fmt.Errorf("%w: %q leads: transfer leadership first", ErrUnsafe, NameOf(string(id)))
+		return fmt.Errorf("%w: %q leads: transfer leadership first", ErrUnsafe, handshake.NameOf(string(id)))
 	case alive < voters/2+1:
-		return fmt.Errorf("%w: without %q, only %d of %d voters would be alive", ErrUnsafe, NameOf(string(id)), alive, voters)
+		return fmt.Errorf("%w: without %q, only %d of %d voters would be alive", ErrUnsafe, handshake.NameOf(string(id)), alive, voters)
 	}
 	return nil
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/memberlist"
 
 	"github.com/weirproxy/weir/cluster/clusterpb"
+	"github.com/weirproxy/weir/cluster/handshake"
 )
 
 func interfaces(list ...string) (addrs []net.Addr) {
@@ -58,7 +59,7 @@ func TestAddressesTakeTheRoomThatIsLeft(t *testing.T) {
 	last := maxAddresses + 1
 	for _, length := range []int{1, 64, 150, 240, 300} {
 		meta := &clusterpb.Meta{
-			Identity: make([]byte, identityBytes), RpcAddr: strings.Repeat("x", length), Version: strings.Repeat("v", maxMetaText),
+			Identity: make([]byte, handshake.IdentityBytes), RpcAddr: strings.Repeat("x", length), Version: strings.Repeat("v", maxMetaText),
 			Cluster: strings.Repeat("c", 36), Listening: l.encode(interfaces(machine...)),
 		}
 		told := len(meta.GetListening().GetIpv4())

@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"bytes"
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -10,19 +9,15 @@ import (
 	"net"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/weirproxy/weir/cluster/handshake"
+	"github.com/weirproxy/weir/cluster/lognoise"
 )
 
 const (
-	quietEvery   = 30 * time.Second
-	maxQuietKeys = 1024
-	// maxQuietLines bounds the lines about all peers together within quietEvery, and
-	// maxStrangersLines those that strangers cause, on each port.
-	maxQuietLines     = 64
-	maxStrangersLines = 8
 	// maxGossipLines bounds memberlist's other lines: without a key, strangers can cause lines
 	// about members too.
 	maxGossipLines = 24
@@ -32,11 +27,11 @@ const (
 // Here each such line is a warning, repeated every half minute; the others appear at debug level.
 type quietLogger struct {
 	hclog.Logger
-	said *saidBefore
+	said *lognoise.Said
 }
 
 func newQuietLogger(log hclog.Logger) hclog.Logger {
-	return &quietLogger{Logger: log, said: &saidBefore{}}
+	return &quietLogger{Logger: log, said: &lognoise.Said{}}
 }
 
 // Error implements [hclog.Logger].
@@ -47,7 +42,7 @@ func (l *quietLogger) Error(msg string, args ...any) {
 		l.Logger.Debug(msg, args...)
 	case !peer:
 		l.Logger.Error(msg, args...)
-	case l.said.due(key, time.Now()):
+	case l.said.Due(key, time.Now()):
 		l.Logger.Warn(msg, args...)
 	default:
 		l.Logger.Debug(msg, args...)
@@ -56,7 +51,7 @@ func (l *quietLogger) Error(msg string, args ...any) {
 
 // Warn implements [hclog.Logger].
 func (l *quietLogger) Warn(msg string, args ...any) {
-	if key, peer := peerOf(msg, args); peer && !l.said.due(key, time.Now()) {
+	if key, peer := peerOf(msg, args); peer && !l.said.Due(key, time.Now()) {
 		l.Logger.Debug(msg, args...)
 		return
 	}
@@ -98,38 +93,6 @@ func closedByUs(args []any) bool {
 	return false
 }
 
-// saidBefore records when each line was last logged.
-type saidBefore struct {
-	mu    sync.Mutex
-	last  map[string]time.Time
-	since time.Time // the lines are counted since then
-	lines int
-	most  int // in quietEvery; 0: maxQuietLines
-}
-
-// newStrangersSaid is for lines that anybody who reaches a port can cause.
-func newStrangersSaid() *saidBefore { return &saidBefore{most: maxStrangersLines} }
-
-func (s *saidBefore) due(key string, now time.Time) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if last, ok := s.last[key]; ok && now.Sub(last) < quietEvery {
-		return false
-	}
-	if now.Sub(s.since) >= quietEvery {
-		s.since, s.lines = now, 0
-	}
-	if s.lines >= cmp.Or(s.most, maxQuietLines) {
-		return false
-	}
-	s.lines++
-	if s.last == nil || len(s.last) >= maxQuietKeys {
-		s.last = make(map[string]time.Time)
-	}
-	s.last[key] = now
-	return true
-}
-
 // quietWriter receives memberlist's log lines. Name conflicts, and sockets that this node closed,
 // appear at debug level only, because weir logs them itself. Other lines about an address recur
 // with every packet, and strangers can cause them: each is logged once in half a minute per
@@ -137,13 +100,13 @@ func (s *saidBefore) due(key string, now time.Time) bool {
 type quietWriter struct {
 	log  hclog.Logger
 	out  io.Writer
-	said *saidBefore // of strangers
-	rest *saidBefore
+	said *lognoise.Said // of strangers
+	rest *lognoise.Said
 }
 
 func newQuietStandardLogger(logger hclog.Logger) *log.Logger {
 	out := logger.StandardWriter(&hclog.StandardLoggerOptions{InferLevels: true})
-	return log.New(quietWriter{log: logger, out: out, said: newStrangersSaid(), rest: &saidBefore{most: maxGossipLines}}, "", 0)
+	return log.New(quietWriter{log: logger, out: out, said: lognoise.Strangers(), rest: lognoise.AtMost(maxGossipLines)}, "", 0)
 }
 
 // Write implements [io.Writer].
@@ -165,9 +128,9 @@ func (w quietWriter) Write(line []byte) (int, error) {
 	}
 	wrong := unreadable(text)
 	switch {
-	case wrong != nil && w.said.due(about+wrong.what, time.Now()):
+	case wrong != nil && w.said.Due(about+wrong.What, time.Now()):
 		w.log.Warn("a node's gossip is refused", "from", sender(text), "reason", wrong)
-	case wrong == nil && said.due(about, time.Now()):
+	case wrong == nil && said.Due(about, time.Now()):
 		return w.out.Write(line)
 	default:
 		w.log.Debug(text)
@@ -206,15 +169,15 @@ func withoutDigits(r rune) rune {
 
 // unreadable explains memberlist's line about gossip that it can't decrypt. It returns nil for any
 // other line.
-func unreadable(line string) *misfit {
+func unreadable(line string) *handshake.Misfit {
 	for _, known := range []struct {
 		text string
-		why  misfit
+		why  handshake.Misfit
 	}{
-		{"no installed keys could decrypt", misfit{what: "the gossip keys differ", do: "give both nodes the same cluster.gossip_key, or, while it is changed, the other's in cluster.gossip_accept_keys"}},
-		{"remote state is encrypted and encryption is not configured", misfit{what: "one node encrypts gossip, and the other has no key", do: "give both the same cluster.gossip_key, and restart the one without"}},
-		{"encryption is configured but remote state is not encrypted", misfit{what: "one node encrypts gossip, and the other doesn't", do: "give both the same cluster.gossip_key, and restart the one without"}},
-		{"Decrypt packet failed", misfit{what: "a packet on the gossip port is not encrypted, or is not gossip", do: "give all nodes the same cluster.gossip_key, and let only nodes reach the port"}},
+		{"no installed keys could decrypt", handshake.Misfit{What: "the gossip keys differ", Do: "give both nodes the same cluster.gossip_key, or, while it is changed, the other's in cluster.gossip_accept_keys"}},
+		{"remote state is encrypted and encryption is not configured", handshake.Misfit{What: "one node encrypts gossip, and the other has no key", Do: "give both the same cluster.gossip_key, and restart the one without"}},
+		{"encryption is configured but remote state is not encrypted", handshake.Misfit{What: "one node encrypts gossip, and the other doesn't", Do: "give both the same cluster.gossip_key, and restart the one without"}},
+		{"Decrypt packet failed", handshake.Misfit{What: "a packet on the gossip port is not encrypted, or is not gossip", Do: "give all nodes the same cluster.gossip_key, and let only nodes reach the port"}},
 	} {
 		if strings.Contains(line, known.text) {
 			return &known.why

@@ -2,12 +2,12 @@ package cluster
 
 import (
 	"errors"
-	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/weirproxy/weir/cluster/clustertest"
 )
 
 // What strangers can make memberlist and Raft's transport say is said a few times in half a minute,
@@ -23,7 +23,7 @@ func TestStrangersCauseFewLines(t *testing.T) {
 		"[WARN] memberlist: Refuting a suspect message (from: stranger%d)",
 		"[ERR] memberlist: Failed to decode ping request: EOF from=192.0.2.1:%d",
 	} {
-		var log muxLog
+		var log clustertest.Log
 		out := newQuietStandardLogger(hclog.New(&hclog.LoggerOptions{Output: &log, Level: hclog.Info}))
 		for i := range times {
 			out.Printf(line, i)
@@ -32,21 +32,12 @@ func TestStrangersCauseFewLines(t *testing.T) {
 			t.Errorf("%d lines of %d like %q", n, times, line)
 		}
 	}
-	var log muxLog
+	var log clustertest.Log
 	raft := newQuietLogger(hclog.New(&hclog.LoggerOptions{Output: &log, Level: hclog.Info}))
 	for range times {
 		raft.Error("failed to decode incoming command", "error", errors.New("unknown rpc type 71"))
 	}
 	if n := strings.Count(log.String(), "\n"); n != 1 {
 		t.Errorf("%d lines about commands that can't be decoded", n)
-	}
-	said, shown, now := newStrangersSaid(), 0, time.Now()
-	for i := range times {
-		if said.due(fmt.Sprint("host ", i), now) {
-			shown++
-		}
-	}
-	if shown != maxStrangersLines {
-		t.Errorf("%d lines about %d strangers", shown, times)
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/weirproxy/weir/cluster/handshake"
 )
 
 // A server stops at a log entry that it doesn't understand. While a cluster is upgraded, server by
@@ -41,7 +43,7 @@ func behindVersion(need uint32, self raft.ServerID, own uint32, servers []raft.S
 		}
 	}
 	for _, s := range servers {
-		name := NameOf(string(s.ID))
+		name := handshake.NameOf(string(s.ID))
 		m, heard := byName[name]
 		switch {
 		case s.ID == self:

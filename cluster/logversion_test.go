@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/weirproxy/weir/cluster/handshake"
 )
 
 func TestBehindVersion(t *testing.T) {
@@ -16,7 +18,7 @@ func TestBehindVersion(t *testing.T) {
 	member := func(name, identity string, health Health, version uint32) Member {
 		return Member{Name: name, Identity: identity, Role: RoleServer, Health: health, logVersion: version}
 	}
-	servers := []raft.Server{{ID: raft.ServerID(serverID("a", ida))}, {ID: raft.ServerID(serverID("b", idb))}}
+	servers := []raft.Server{{ID: raft.ServerID(handshake.ServerID("a", ida))}, {ID: raft.ServerID(handshake.ServerID("b", idb))}}
 	a, b := member("a", ida, HealthAlive, 2), member("b", idb, HealthAlive, 2)
 	proxy := Member{Name: "p", Role: RoleProxy, Health: HealthAlive}
 	for what, test := range map[string]struct {
@@ -35,7 +37,7 @@ func TestBehindVersion(t *testing.T) {
 		"an older one is about to be added":    {2, []Member{a, b, member("c", ida, HealthAlive, 1)}, "c knows 1"},
 		"one that won't be added doesn't vote": {2, []Member{a, b, member("c", ida, HealthDead, 1)}, ""},
 	} {
-		got := strings.Join(behindVersion(2, raft.ServerID(serverID("a", ida)), test.own, servers, test.members), "; ")
+		got := strings.Join(behindVersion(2, raft.ServerID(handshake.ServerID("a", ida)), test.own, servers, test.members), "; ")
 		if got != test.want {
 			t.Errorf("%s: %q, want %q", what, got, test.want)
 		}

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/weirproxy/weir/cluster/clusterpb"
+	"github.com/weirproxy/weir/cluster/handshake"
 )
 
 const (
@@ -142,7 +144,7 @@ func (ms *members) heard(name string, now time.Time) {
 func (ms *members) detach(serverID string) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
-	if e, _ := ms.find(NameOf(serverID)); e != nil && e.ServerID() == serverID {
+	if e, _ := ms.find(handshake.NameOf(serverID)); e != nil && e.ServerID() == serverID {
 		e.pinned = true
 		ms.roster.Store(nil)
 	}
@@ -153,7 +155,7 @@ func (ms *members) detach(serverID string) {
 func (ms *members) reattach(serverID string) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
-	if e, _ := ms.find(NameOf(serverID)); e != nil && e.ServerID() == serverID && e.pinned {
+	if e, _ := ms.find(handshake.NameOf(serverID)); e != nil && e.ServerID() == serverID && e.pinned {
 		e.pinned = false
 		ms.note(e.Name)
 	}
@@ -290,4 +292,17 @@ func (e *memberEntry) view(now time.Time, patience time.Duration) Member {
 		m.Health = HealthAlive
 	}
 	return m
+}
+
+// machines returns the addresses at which members are dialled.
+func (c *Cluster) machines() map[netip.Addr]struct{} {
+	machines := make(map[netip.Addr]struct{})
+	for _, m := range c.gossip.members.list(time.Now()) {
+		for _, text := range []string{m.RPCAddr, m.GossipAddr} {
+			if at, err := netip.ParseAddrPort(text); err == nil {
+				machines[at.Addr().Unmap().WithZone("")] = struct{}{}
+			}
+		}
+	}
+	return machines
 }

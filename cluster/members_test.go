@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weirproxy/weir/cluster/rpcport"
+
 	"github.com/weirproxy/weir/cluster/clusterpb"
 )
 
@@ -157,7 +159,7 @@ func TestReattach(t *testing.T) {
 // What is remembered of members' addresses goes with them.
 func TestDepartedAddressesAreForgotten(t *testing.T) {
 	t.Parallel()
-	c := &Cluster{peers: &peers{}}
+	c := &Cluster{port: rpcport.New(rpcport.Config{})}
 	had := map[string]string{}
 	for i := range 100 {
 		all := []Member{{Name: "a", RPCAddr: "127.0.0.1:1"}, {Name: fmt.Sprint("b-", i), RPCAddr: fmt.Sprint("127.0.0.1:", i+2)}}
@@ -174,7 +176,7 @@ func TestChangesArePassedOnTogether(t *testing.T) {
 	t.Parallel()
 	ms := newMembers("self", func(int) time.Duration { return time.Second })
 	calls := make(chan []Member, 2)
-	c := &Cluster{gossip: &gossip{members: ms}, peers: &peers{}, leaderKick: make(chan struct{}, 1)}
+	c := &Cluster{gossip: &gossip{members: ms}, port: rpcport.New(rpcport.Config{}), leaderKick: make(chan struct{}, 1)}
 	c.handlers.MembersChanged = func(changed []Member) { calls <- changed }
 	for i := range 100 {
 		ms.here(fmt.Sprintf("node-%02d", i), "127.0.0.1:2", metaOf(1), true, time.Now())

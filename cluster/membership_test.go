@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/weirproxy/weir/cluster/clusterpb"
+	"github.com/weirproxy/weir/cluster/handshake"
 )
 
 // again restarts a node with its directory, on the ports that it had unless an option says
@@ -91,7 +92,7 @@ func TestWipedServerIsANewServer(t *testing.T) {
 		return hasPeer(leader, back.dir.ServerID(), true) && !hasPeer(leader, old, false)
 	})
 	waitApplied(t, back, index)
-	if NameOf(old) != NameOf(back.dir.ServerID()) || old == back.dir.ServerID() {
+	if handshake.NameOf(old) != handshake.NameOf(back.dir.ServerID()) || old == back.dir.ServerID() {
 		t.Errorf("old id %s, new id %s", old, back.dir.ServerID())
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/weirproxy/weir/cluster/clusterpb"
+	"github.com/weirproxy/weir/cluster/handshake"
 )
 
 // Role says whether a node holds Raft state.
@@ -57,7 +58,7 @@ type Member struct {
 }
 
 // ServerID is the member's id in the Raft configuration, if it is a server.
-func (m Member) ServerID() string { return serverID(m.Name, m.Identity) }
+func (m Member) ServerID() string { return handshake.ServerID(m.Name, m.Identity) }
 
 // Alive reports whether the member takes part: suspects do.
 func (m Member) Alive() bool { return m.Health == HealthAlive || m.Health == HealthSuspect }
@@ -70,8 +71,8 @@ func decodeMeta(raw []byte) (*clusterpb.Meta, error) {
 	if err := proto.Unmarshal(raw, meta); err != nil {
 		return nil, fmt.Errorf("the gossip metadata can't be read: %w", err)
 	}
-	if len(meta.GetIdentity()) != identityBytes {
-		return nil, fmt.Errorf("the gossip metadata carries an identity of %d bytes instead of %d", len(meta.GetIdentity()), identityBytes)
+	if len(meta.GetIdentity()) != handshake.IdentityBytes {
+		return nil, fmt.Errorf("the gossip metadata carries an identity of %d bytes instead of %d", len(meta.GetIdentity()), handshake.IdentityBytes)
 	}
 	return meta, nil
 }

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+
+	"github.com/weirproxy/weir/cluster/handshake"
 )
 
 // Every gossip packet begins with a mark: two bytes for the format, and the beginning of the
@@ -34,10 +36,10 @@ func unmark(b []byte, cluster string) ([]byte, error) {
 	theirs := bytes.TrimRight(b[len(packetMagic):markBytes], "\x00")
 	mine := cluster[:min(len(cluster), clusterMark)]
 	if len(theirs) > 0 && mine != "" && string(theirs) != mine {
-		return nil, &misfit{
-			what: fmt.Sprintf("a member of another cluster (its id begins with %q) takes this node for one of its own, of cluster %s", theirs, cluster),
-			do:   "give the nodes of each cluster addresses of their own, and remove this node from that cluster",
-			is:   ErrOtherCluster,
+		return nil, &handshake.Misfit{
+			What:     fmt.Sprintf("a member of another cluster (its id begins with %q) takes this node for one of its own, of cluster %s", theirs, cluster),
+			Do:       "give the nodes of each cluster addresses of their own, and remove this node from that cluster",
+			Sentinel: ErrOtherCluster,
 		}
 	}
 	return b[markBytes:], nil

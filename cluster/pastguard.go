@@ -12,6 +12,8 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/weirproxy/weir/cluster/clusterpb"
+	"github.com/weirproxy/weir/cluster/handshake"
+	"github.com/weirproxy/weir/cluster/lognoise"
 )
 
 const (
@@ -126,7 +128,7 @@ func (g *pastGuard) settle(ctx context.Context) {
 		log.Warn("this server's disk may have been put back to an older copy: it takes no part in elections yet",
 			"reason", g.doubt, "see", olderCopyHelp)
 	}
-	remind := reminder{every: doubtRemind}
+	remind := lognoise.Reminder{Every: doubtRemind}
 	var lost position
 	for {
 		g.askAll(ctx)
@@ -143,7 +145,7 @@ func (g *pastGuard) settle(ctx context.Context) {
 			g.release(v)
 			return
 		}
-		if missing := g.missing(); missing != "" && g.doubt != nil && remind.due(missing) {
+		if missing := g.missing(); missing != "" && g.doubt != nil && remind.Due(missing) {
 			log.Warn("this server waits for servers that may remember more than its log holds",
 				"not_heard", missing, "sessions_end_in", max(0, g.wait()-g.silence()).Round(100*time.Millisecond), "see", olderCopyHelp)
 		}
@@ -242,7 +244,7 @@ func (g *pastGuard) missing() string {
 	var names []string
 	for _, id := range ids {
 		if t := g.answers[id]; !t.answered || !t.sure {
-			names = append(names, NameOf(string(id)))
+			names = append(names, handshake.NameOf(string(id)))
 		}
 	}
 	slices.Sort(names)
@@ -314,7 +316,7 @@ func (g *pastGuard) tryPromise(term uint64, silence time.Duration) bool {
 	g.promised = max(g.promised, term) // it holds from here on, even if the write fails
 	g.mu.Unlock()
 	g.mem.setPromise(term)
-	if err := g.mem.save(false); err != nil && g.c.said.due("memory", time.Now()) {
+	if err := g.mem.save(false); err != nil && g.c.said.Due("memory", time.Now()) {
 		g.c.log.Warn("no promise can be given", "error", err)
 		return false
 	}
@@ -330,7 +332,7 @@ func (g *pastGuard) remember(ctx context.Context) {
 		}
 	}
 	g.mem.note(g.c.logEnd(), life)
-	if err := g.mem.save(false); err != nil && g.c.said.due("memory", time.Now()) {
+	if err := g.mem.save(false); err != nil && g.c.said.Due("memory", time.Now()) {
 		g.c.log.Warn("this server may forget what it knows of the others", "error", err)
 	}
 	if g.c.leadingTerm() == 0 {

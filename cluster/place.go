@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/weirproxy/weir/cluster/handshake"
 )
 
 const (
@@ -91,7 +93,7 @@ func (d *DataDir) recordPlace() error {
 	if d.path == "" {
 		return nil
 	}
-	nonce := make([]byte, identityBytes)
+	nonce := make([]byte, handshake.IdentityBytes)
 	_, _ = rand.Read(nonce) // never fails
 	if err := ReplaceFile(d.witnessPath(), []byte(hex.EncodeToString(nonce)+"\n")); err != nil {
 		return fmt.Errorf("where the data directory lies can't be recorded: %w", err)

@@ -9,6 +9,8 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+
+	"github.com/weirproxy/weir/cluster/handshake"
 )
 
 // Recovery makes a stopped server, whose cluster has lost its quorum for good, the only server of
@@ -72,7 +74,7 @@ func (r *Recovery) read(state raft.FSM) error {
 		return damaged(r.data, "in "+r.data.Path(), err)
 	}
 	for _, s := range configuration.Servers {
-		p := Peer{ID: string(s.ID), Name: NameOf(string(s.ID)), Address: string(s.Address), Voter: s.Suffrage == raft.Voter}
+		p := Peer{ID: string(s.ID), Name: handshake.NameOf(string(s.ID)), Address: string(s.Address), Voter: s.Suffrage == raft.Voter}
 		r.Servers = append(r.Servers, p)
 		if p.ID == r.data.ServerID() {
 			r.address = s.Address

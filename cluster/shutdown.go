@@ -104,7 +104,7 @@ func (c *Cluster) shutdown(ctx context.Context) error {
 // stopAll ends the parts in an order in which no part is used after its end.
 func (c *Cluster) stopAll() error {
 	var errs []error
-	if c.servers != nil && !c.servers.stop() {
+	if !c.port.StopServing() {
 		errs = append(errs, errors.New("a handler on the rpc port did not end"))
 	}
 	c.transport.cancel()
@@ -112,8 +112,7 @@ func (c *Cluster) stopAll() error {
 	if c.netRaft != nil {
 		_ = c.netRaft.Close() // never fails
 	}
-	c.mux.close()
-	c.peers.close()
+	c.port.Close()
 	if c.raft != nil {
 		c.stores.disk.close()
 		if err := c.raft.Shutdown().Error(); err != nil {

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/weirproxy/weir/cluster/clusterpb"
+	"github.com/weirproxy/weir/cluster/handshake"
 )
 
 // RaftStatus describes this server's Raft. A proxy's State is "none".
@@ -34,13 +35,12 @@ type Peer struct {
 }
 
 // RPCAddr returns the address at which other nodes dial this node's rpc port.
-func (c *Cluster) RPCAddr() string { return c.mux.self }
+func (c *Cluster) RPCAddr() string { return c.port.Self() }
 
 // Listening returns the addresses that the rpc and gossip ports are bound to. An unspecified
 // address stands for all of the machine's.
 func (c *Cluster) Listening() (rpc, gossip netip.AddrPort) {
-	rpc, _ = netip.ParseAddrPort(c.mux.listener.Addr().String()) // zero for listeners other than TCP, which only tests have
-	return netip.AddrPortFrom(rpc.Addr().Unmap(), rpc.Port()), c.transport.bound
+	return c.port.Bound(), c.transport.bound
 }
 
 // GossipAddr returns the address that other nodes join, after Start.
@@ -76,9 +76,9 @@ func (c *Cluster) Leader() (name, rpcAddr string) {
 		return "", ""
 	}
 	if known, ok := c.addressOf(id); ok {
-		return NameOf(string(id)), known
+		return handshake.NameOf(string(id)), known
 	}
-	return NameOf(string(id)), plainAddress(addr)
+	return handshake.NameOf(string(id)), plainAddress(addr)
 }
 
 // RaftStatus returns the status of this server's Raft.
@@ -105,7 +105,7 @@ func (c *Cluster) Peers() []Peer {
 	leader, _ := c.Leader()
 	var peers []Peer
 	for _, s := range c.configuration().Servers {
-		p := Peer{ID: string(s.ID), Name: NameOf(string(s.ID)), Address: string(s.Address), Voter: s.Suffrage == raft.Voter, Health: HealthDead}
+		p := Peer{ID: string(s.ID), Name: handshake.NameOf(string(s.ID)), Address: string(s.Address), Voter: s.Suffrage == raft.Voter, Health: HealthDead}
 		if m, ok := c.Member(p.Name); ok && m.ServerID() == p.ID {
 			p.Health = m.Health
 			p.Leader = p.Name == leader
@@ -134,12 +134,12 @@ func (c *Cluster) SetSessionLeft(session uint64) {
 // SetClusterID adopts the id of this node's cluster, from the log or from the node's first session,
 // and stores it in the data directory before it returns. A node belongs to one cluster for good:
 // another id is an error that wraps [ErrOtherCluster].
-func (c *Cluster) SetClusterID(id string) error { return c.of.settle(id) }
+func (c *Cluster) SetClusterID(id string) error { return c.of.Settle(id) }
 
 // GRPCConn returns this node's connection to the gRPC services at an rpc address. It is shared,
 // reconnects by itself, and must not be closed: it closes when no member has the address any more.
-func (c *Cluster) GRPCConn(addr string) (*grpc.ClientConn, error) { return c.peers.grpcConn(addr) }
+func (c *Cluster) GRPCConn(addr string) (*grpc.ClientConn, error) { return c.port.GRPCConn(addr) }
 
 // RoundTripper sends HTTP requests to the peer handler at an rpc address, whatever the host in
 // their URL.
-func (c *Cluster) RoundTripper(addr string) http.RoundTripper { return c.peers.roundTripper(addr) }
+func (c *Cluster) RoundTripper(addr string) http.RoundTripper { return c.port.RoundTripper(addr) }

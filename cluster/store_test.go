@@ -14,6 +14,8 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+
+	"github.com/weirproxy/weir/cluster/handshake"
 )
 
 func TestDataDirIsOneProcessAndOneName(t *testing.T) {
@@ -23,7 +25,7 @@ func TestDataDirIsOneProcessAndOneName(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(d.Identity()) != 32 || NameOf(d.ServerID()) != "a" || d.ServerID() != "a."+d.Identity()[:16] {
+	if len(d.Identity()) != 32 || handshake.NameOf(d.ServerID()) != "a" || d.ServerID() != "a."+d.Identity()[:16] {
 		t.Errorf("identity %q, server id %q", d.Identity(), d.ServerID())
 	}
 	_, err = OpenDataDir(path, "a")
@@ -122,13 +124,6 @@ func raftDB(dir string) string { return filepath.Join(dir, raftDirectory, raftDB
 func overwrite(t *testing.T, path string, content []byte) {
 	t.Helper()
 	must(t, os.WriteFile(path, content, 0o600))
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 // faultyStore fails or stalls its writes when told to.

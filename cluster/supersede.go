@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/weirproxy/weir/cluster/clusterpb"
+	"github.com/weirproxy/weir/cluster/handshake"
 )
 
 // heardPreface receives the preface of each node that dials this one, admitted or not.
@@ -37,7 +38,7 @@ func (c *Cluster) heardPreface(p *clusterpb.Preface, from net.Addr) {
 		}
 		return
 	}
-	if c.said.due("superseded", time.Now()) {
+	if c.said.Due("superseded", time.Now()) {
 		c.log.Error("still fenced: an older cluster names this server as a voter", "reason", err)
 	}
 }
@@ -48,7 +49,7 @@ func (c *Cluster) heardPreface(p *clusterpb.Preface, from net.Addr) {
 // configuration, so there the older voter entry is only a remnant.
 func namesAsVoter(p *clusterpb.Preface, self identity) bool {
 	target, other := p.GetTarget(), p.GetFrom()
-	return p.GetKind() == kindRaft && other.GetLeadsTerm() > 0 &&
+	return p.GetKind() == handshake.KindRaft && other.GetLeadsTerm() > 0 &&
 		self.FormedAlone && self.Cluster != "" && other.GetCluster() != self.Cluster &&
-		NameOf(target) == self.Name && target != serverID(self.Name, self.Identity)
+		handshake.NameOf(target) == self.Name && target != handshake.ServerID(self.Name, self.Identity)
 }

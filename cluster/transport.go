@@ -11,12 +11,15 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/weirproxy/weir/cluster/handshake"
+	"github.com/weirproxy/weir/cluster/rpcport"
 )
 
-// raftLayer carries Raft's connections over the mux.
+// raftLayer carries Raft's connections over the rpc port.
 type raftLayer struct {
 	net.Listener
-	mux *mux
+	port *rpcport.Port
 }
 
 // Dial implements [raft.StreamLayer] for addresses made by composeAddress.
@@ -27,7 +30,7 @@ func (l raftLayer) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn,
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	return l.mux.dial(ctx, addr, kindRaft, id)
+	return l.port.Dial(ctx, addr, handshake.KindRaft, id)
 }
 
 // composeAddress makes the address that Raft's transport dials. It contains the id, so that the

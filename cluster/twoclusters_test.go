@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/weirproxy/weir/cluster/clusterpb"
+	"github.com/weirproxy/weir/cluster/clustertest"
 	"github.com/weirproxy/weir/config/certs"
 )
 
@@ -26,7 +27,7 @@ func (n *testNode) of(id string) *testNode {
 	return n
 }
 
-func logged(log *muxLog) option {
+func logged(log *clustertest.Log) option {
 	return func(c *Config) {
 		c.Log = hclog.New(&hclog.LoggerOptions{Name: c.Name, Level: hclog.Warn, Output: log})
 	}
@@ -41,12 +42,12 @@ func knows(n *testNode, name string) bool { _, ok := n.Member(name); return ok }
 // other for a member, on no port.
 func TestClustersAreKeptApart(t *testing.T) {
 	t.Parallel()
-	l := newTestLab(t)
+	l := clustertest.NewLab(t)
 	for name, set := range map[string]option{
 		"plain": func(*Config) {},
 		// A CA and a key that both clusters have say nothing about which one a node is of.
 		"encrypted": func(c *Config) {
-			certificate := l.set(c.Name, 1, 30)
+			certificate := l.Set(c.Name, 1, 30)
 			c.TLS, c.GossipKeys = func() *certs.Set { return certificate }, GossipKeys{make([]byte, 32)}
 		},
 	} {
@@ -58,13 +59,13 @@ func TestClustersAreKeptApart(t *testing.T) {
 }
 
 func testKeptApart(t *testing.T, set option) {
-	var aLog, bLog muxLog
+	var aLog, bLog clustertest.Log
 	a := startNode(t, "a", "", asProxy, set, logged(&aLog)).of(idX)
 	b := startNode(t, "b", "", asProxy, set, logged(&bLog), joining(a), func(c *Config) { c.Data = dirOf(t, c.Name, idY) })
 	eventually(t, 10*time.Second, "both log it", func() bool {
 		return strings.Contains(aLog.String(), "cluster "+idY) && strings.Contains(bLog.String(), "cluster "+idX)
 	})
-	for log, want := range map[*muxLog]string{&aLog: "node b at 127.0.0.1:", &bLog: "node a at " + a.GossipAddr()} {
+	for log, want := range map[*clustertest.Log]string{&aLog: "node b at 127.0.0.1:", &bLog: "node a at " + a.GossipAddr()} {
 		if !strings.Contains(log.String(), want) || !strings.Contains(log.String(), idX) || !strings.Contains(log.String(), idY) {
 			t.Errorf("want %q and both clusters in:\n%s", want, log)
 		}
@@ -108,7 +109,7 @@ func TestAnAddressChangesClusters(t *testing.T) {
 	rpc, gossip := former.RPCAddr(), former.GossipAddr()
 	former.kill()
 	x := startNode(t, "a", "", asProxy).of(idX)
-	var log muxLog
+	var log clustertest.Log
 	stray := startNode(t, "p", "", asProxy, onAddresses(rpc, gossip), joining(x), logged(&log))
 	eventually(t, 10*time.Second, "p is a member of the cluster that it joins", func() bool { return knows(x, "p") && stray.ClusterID() == idX })
 	eventually(t, 15*time.Second, "f is dead to its own cluster", func() bool { m, _ := y.Member("f"); return m.Health == HealthDead })
@@ -229,7 +230,7 @@ func TestASecondClusterFences(t *testing.T) {
 		t.Error("it does not note that it formed its cluster alone")
 	}
 	apart.kill()
-	var log muxLog
+	var log clustertest.Log
 	again := startNode(t, "a", path, expecting(1), onAddresses(rpc, gossip), logged(&log))
 	select {
 	case err := <-again.superseded:

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-msgpack/v2/codec"
+
+	"github.com/weirproxy/weir/cluster/clustertest"
 )
 
 // pack is a message as memberlist packs it.
@@ -130,7 +132,7 @@ func TestStreamsAreCheckedBeforeTheyAreRead(t *testing.T) {
 
 // A datagram that would unpack to 60 MiB is refused, with a line that says what to do.
 func TestPackedDatagramIsRefused(t *testing.T) {
-	var log muxLog
+	var log clustertest.Log
 	n := startNode(t, "a", "", asProxy, logged(&log))
 	label := append([]byte{gossipLabel, byte(len(t.Name()))}, t.Name()...)
 	bomb := mark(append(label, pack(t, bytes.Repeat([]byte{gossipUser}, 60<<20))...), "")

@@ -17,37 +17,45 @@ const root = "weir"
 // areas says which areas of the tree an area may import beside itself. An area is a package of the
 // top level (or a program) with all that is below it, but what is an area of its own.
 var areas = map[string][]string{
-	"limit":           nil,
-	"fsm/fsmpb":       {"limit"},
-	"fsm":             {"fsm/fsmpb", "limit"},
-	"config/certs":    nil,
-	"config":          {"config/certs", "limit"},
-	"lease/leasepb":   {"fsm/fsmpb", "limit"},
-	"lease/due":       nil,
-	"lease":           {"lease/leasepb", "lease/due", "fsm/fsmpb", "limit"},
-	"lease/leader":    {"lease/leasepb", "lease/due", "fsm", "fsm/fsmpb", "limit"},
-	"lease/leasetest": {"lease", "lease/leader", "lease/leasepb", "fsm", "fsm/fsmpb", "limit"},
-	"cluster":         {"fsm", "config/certs"},
-	"proxy":           {"lease", "limit", "proxy/accesslog", "proxy/auth", "proxy/http1", "proxy/resolve"},
-	"proxy/accesslog": nil,
-	"proxy/auth":      nil,
-	"proxy/http1":     nil,
-	"proxy/resolve":   nil,
-	"api":             {"fsm", "limit"},
-	"connlimit":       nil,
-	root:              {"config", "api", "proxy", "proxy/resolve", "lease", "lease/leader", "lease/leasepb", "cluster", "fsm", "limit", "config/certs"},
-	"cmd/weir":        {root, "config", "api", "config/certs", "limit", "fsm", "cluster"}, // the last two read a stopped server's files
-	"e2e":             {"api"},
-	"examples/demo":   {"e2e"},
+	"limit":               nil,
+	"fsm/fsmpb":           {"limit"},
+	"fsm":                 {"fsm/fsmpb", "limit"},
+	"config/certs":        nil,
+	"config":              {"config/certs", "limit"},
+	"lease/leasepb":       {"fsm/fsmpb", "limit"},
+	"lease/due":           nil,
+	"lease":               {"lease/leasepb", "lease/due", "fsm/fsmpb", "limit"},
+	"lease/leader":        {"lease/leasepb", "lease/due", "fsm", "fsm/fsmpb", "limit"},
+	"lease/leasetest":     {"lease", "lease/leader", "lease/leasepb", "fsm", "fsm/fsmpb", "limit"},
+	"cluster":             {"cluster/rpcport", "cluster/handshake", "cluster/lognoise", "cluster/clusterpb", "fsm", "config/certs"},
+	"cluster/rpcport":     {"cluster/handshake", "cluster/lognoise", "config/certs"},
+	"cluster/handshake":   {"cluster/clusterpb"},
+	"cluster/lognoise":    nil,
+	"cluster/clusterpb":   nil,
+	"cluster/clustertest": {"config/certs"},
+	"proxy":               {"lease", "limit", "proxy/accesslog", "proxy/auth", "proxy/http1", "proxy/resolve"},
+	"proxy/accesslog":     nil,
+	"proxy/auth":          nil,
+	"proxy/http1":         nil,
+	"proxy/resolve":       nil,
+	"api":                 {"fsm", "limit"},
+	"connlimit":           nil,
+	root:                  {"config", "api", "proxy", "proxy/resolve", "lease", "lease/leader", "lease/leasepb", "cluster", "fsm", "limit", "config/certs"},
+	"cmd/weir":            {root, "config", "api", "config/certs", "limit", "fsm", "cluster"}, // the last two read a stopped server's files
+	"e2e":                 {"api"},
+	"examples/demo":       {"e2e"},
 }
 
 // testAreas says what an area's tests may import beyond that: a side of the lease is tested against
 // the other.
 var testAreas = map[string][]string{
-	"lease":         {"lease/leader", "lease/leasetest", "fsm"},
-	"lease/leader":  {"lease/leasetest"},
-	"lease/leasepb": {"lease/leasetest"},
-	"proxy/http1":   {"limit"},
+	"cluster":           {"cluster/clustertest"},
+	"cluster/rpcport":   {"cluster/clustertest", "cluster/clusterpb"},
+	"cluster/handshake": {"cluster/clustertest"},
+	"lease":             {"lease/leader", "lease/leasetest", "fsm"},
+	"lease/leader":      {"lease/leasetest"},
+	"lease/leasepb":     {"lease/leasetest"},
+	"proxy/http1":       {"limit"},
 }
 
 // libraries says in which areas a third-party module may be imported but by tests. What is not
@@ -64,8 +72,8 @@ var libraries = map[string][]string{
 	"github.com/spf13/cobra":              {"cmd/weir"},
 	"charm.land/bubbletea":                {"cmd/weir"},
 	"go.yaml.in/yaml":                     {"cmd/weir"},
-	"google.golang.org/grpc":              {"lease/leasepb", "lease/leader", "cluster", root},
-	"google.golang.org/protobuf":          {"fsm", "fsm/fsmpb", "lease/leasepb", "lease/leasetest", "cluster"},
+	"google.golang.org/grpc":              {"lease/leasepb", "lease/leader", "cluster", "cluster/rpcport", "cluster/clusterpb", root},
+	"google.golang.org/protobuf":          {"fsm", "fsm/fsmpb", "lease/leasepb", "lease/leasetest", "cluster", "cluster/handshake", "cluster/clusterpb"},
 	"github.com/miekg/dns":                {"proxy/resolve"},
 	"github.com/prometheus":               {"api"},
 }
@@ -74,7 +82,7 @@ var libraries = map[string][]string{
 var testOnly = []string{"pgregory.net/rapid", "go.uber.org/goleak", "github.com/google/go-cmp", "github.com/anishathalye/porcupine", "github.com/pb33f", "github.com/chromedp", "github.com/hashicorp/go-connlimit", "golang.org/x/net/netutil"}
 
 // testHelpers are the areas whose packages exist for tests, though their files are not test files.
-var testHelpers = []string{"e2e", "examples/demo", "lease/leasetest", "limit/limittest"}
+var testHelpers = []string{"e2e", "examples/demo", "cluster/clustertest", "lease/leasetest", "limit/limittest"}
 
 // Check returns a sentence for each import of the package at path that no arrow allows. tests tells
 // that the imports are those of its tests.

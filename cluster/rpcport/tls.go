@@ -1,4 +1,4 @@
-package cluster
+package rpcport
 
 import (
 	"context"
@@ -10,50 +10,38 @@ import (
 	"strings"
 	"time"
 
+	"github.com/weirproxy/weir/cluster/handshake"
 	"github.com/weirproxy/weir/config/certs"
-)
-
-// Plaintext says how unencrypted traffic is treated, on the rpc port and in gossip, if there is a
-// certificate or key to encrypt with. All values but PlainRefuse are for moving a running cluster
-// from one to the other.
-type Plaintext string
-
-const (
-	PlainRefuse Plaintext = "refuse" // unencrypted traffic is refused
-	PlainAccept Plaintext = "accept" // this node encrypts, and accepts unencrypted traffic
-	PlainSend   Plaintext = "send"   // this node does not encrypt, and accepts encrypted traffic
 )
 
 const (
 	// rpcProtocol distinguishes, in ALPN (RFC 7301), the rpc port from other ports with TLS.
-	rpcProtocol             = "weir/1"
-	handshakeRecord    byte = 0x16 // the first byte of a connection that begins with TLS
-	alertRecord        byte = 0x15
-	closeNotifyTimeout      = 250 * time.Millisecond
+	rpcProtocol        = "weir/1"
+	closeNotifyTimeout = 250 * time.Millisecond
 )
 
 // mismatch is a TLS record (RFC 8446, section 6) with the fatal alert access_denied, which no TLS
 // library sends by itself. It informs the dialling end that only one of the two uses TLS.
-var mismatch = [...]byte{alertRecord, 3, 3, 0, 2, 2, 49}
+var mismatch = [...]byte{handshake.TLSAlert, 3, 3, 0, 2, 2, 49}
 
 // security encrypts the rpc port. A nil *security does not.
 type security struct {
 	current   func() *certs.Set
-	plaintext Plaintext
+	plaintext handshake.Plaintext
 }
 
-func newSecurity(cfg *Config) *security {
-	if cfg.TLS == nil {
+func newSecurity(current func() *certs.Set, plaintext handshake.Plaintext) *security {
+	if current == nil {
 		return nil
 	}
-	return &security{current: cfg.TLS, plaintext: cfg.Plaintext}
+	return &security{current: current, plaintext: plaintext}
 }
 
 // encrypts reports whether this node dials with TLS.
-func (s *security) encrypts() bool { return s != nil && s.plaintext != PlainSend }
+func (s *security) encrypts() bool { return s != nil && s.plaintext != handshake.PlainSend }
 
 // hearsPlain reports whether connections without TLS are accepted.
-func (s *security) hearsPlain() bool { return s == nil || s.plaintext != PlainRefuse }
+func (s *security) hearsPlain() bool { return s == nil || s.plaintext != handshake.PlainRefuse }
 
 // base returns the common settings of both ends. Session tickets are off, so that every connection
 // is judged by the present CA.
@@ -110,9 +98,9 @@ func isServer(state tls.ConnectionState, target string) error {
 	if target == "" {
 		return nil
 	}
-	name := certs.NodeName(NameOf(target))
+	name := certs.NodeName(handshake.NameOf(target))
 	if err := state.PeerCertificates[0].VerifyHostname(name); err != nil {
-		return fmt.Errorf("%w: it is meant for %s, and the certificate does not name it", errWrongServer, name)
+		return fmt.Errorf("%w: it is meant for %s, and the certificate does not name it", handshake.ErrWrongServer, name)
 	}
 	return nil
 }
@@ -145,56 +133,24 @@ func (c *rewound) Read(b []byte) (int, error) {
 	return c.trackedConn.Read(b)
 }
 
-// misfit says why two nodes can't talk and how to mend it: somebody has to change a file.
-type misfit struct {
-	what, do string
-	cause    error
-	is       error // also matched by errors.Is
-}
-
-// Is implements the interface of [errors.Is].
-func (m *misfit) Is(target error) bool { return m.is != nil && target == m.is }
-
-func (m *misfit) Error() string {
-	text := m.what
-	if m.cause != nil {
-		text += " (" + oneLine(m.cause) + ")"
-	}
-	return text + ": " + m.do
-}
-
-func (m *misfit) Unwrap() error { return m.cause }
-
-// kind is equal for all misfits of one cause, whichever nodes they concern.
-func (m *misfit) kind() string {
-	if m.is != nil {
-		return m.is.Error()
-	}
-	return m.what
-}
-
 var (
-	errPeerWantsTLS = &misfit{
-		what: "the other node takes only TLS, and this one has none",
-		do:   "set cluster.tls here, with a certificate of the same CA",
+	errPeerHasTLS = &handshake.Misfit{
+		What: "the other node speaks TLS, and this one has none",
+		Do:   "set cluster.tls here, with a certificate of the same CA",
 	}
-	errPeerHasTLS = &misfit{
-		what: "the other node speaks TLS, and this one has none",
-		do:   "set cluster.tls here, with a certificate of the same CA",
-	}
-	errPeerWantsPlain = &misfit{
-		what: "the other node has no TLS, and this one takes nothing else",
-		do:   "set cluster.tls there, with a certificate of the same CA",
+	errPeerWantsPlain = &handshake.Misfit{
+		What: "the other node has no TLS, and this one takes nothing else",
+		Do:   "set cluster.tls there, with a certificate of the same CA",
 	}
 )
 
 // Alerts of the other end, by crypto/tls's name, and what they mean for this node.
-var alerts = map[string]*misfit{
-	"tls: unknown certificate authority": {what: "the other node does not know the CA of this node's certificate", do: "give all nodes certificates of one CA, and its certificate as cluster.tls.ca_file"},
-	"tls: expired certificate":           {what: "the other node finds this node's certificate expired", do: "make a new one with weir tls cert, and check the clocks of both machines"},
-	"tls: bad certificate":               {what: "the other node refuses this node's certificate", do: "make one with weir tls cert; the other node's log says why"},
-	"tls: certificate required":          {what: "the other node has got no certificate from this one", do: "set cluster.tls.cert_file"},
-	"tls: no application protocol":       {what: "the other end speaks TLS for something else than weir's rpc port", do: "check what listens at that address"},
+var alerts = map[string]*handshake.Misfit{
+	"tls: unknown certificate authority": {What: "the other node does not know the CA of this node's certificate", Do: "give all nodes certificates of one CA, and its certificate as cluster.tls.ca_file"},
+	"tls: expired certificate":           {What: "the other node finds this node's certificate expired", Do: "make a new one with weir tls cert, and check the clocks of both machines"},
+	"tls: bad certificate":               {What: "the other node refuses this node's certificate", Do: "make one with weir tls cert; the other node's log says why"},
+	"tls: certificate required":          {What: "the other node has got no certificate from this one", Do: "set cluster.tls.cert_file"},
+	"tls: no application protocol":       {What: "the other end speaks TLS for something else than weir's rpc port", Do: "check what listens at that address"},
 	"tls: access denied":                 errPeerWantsPlain,
 }
 
@@ -210,19 +166,19 @@ func explainTLS(err error) error {
 			return known
 		}
 	case errors.As(err, &unknown):
-		return &misfit{what: "the other node's certificate is of a CA that this one does not know", do: "give all nodes certificates of one CA, and its certificate as cluster.tls.ca_file"}
+		return &handshake.Misfit{What: "the other node's certificate is of a CA that this one does not know", Do: "give all nodes certificates of one CA, and its certificate as cluster.tls.ca_file"}
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		return &misfit{what: "the other node's certificate has expired", do: "make a new one for it with weir tls cert, and check the clocks of both machines", cause: err}
+		return &handshake.Misfit{What: "the other node's certificate has expired", Do: "make a new one for it with weir tls cert, and check the clocks of both machines", Cause: err}
 	case errors.As(err, &invalid):
-		return &misfit{what: "the other node's certificate is not valid here", do: "make one for it with weir tls cert", cause: err}
+		return &handshake.Misfit{What: "the other node's certificate is not valid here", Do: "make one for it with weir tls cert", Cause: err}
 	case errors.As(err, &name):
-		return &misfit{what: "the other end's certificate is not a node's", do: "it must have the DNS name " + certs.ClusterName + ", as those of weir tls cert"}
+		return &handshake.Misfit{What: "the other end's certificate is not a node's", Do: "it must have the DNS name " + certs.ClusterName + ", as those of weir tls cert"}
 	case errors.Is(err, errNoRPC):
-		return &misfit{what: errNoRPC.Error(), do: "check what listens at that address"}
+		return &handshake.Misfit{What: errNoRPC.Error(), Do: "check what listens at that address"}
 	case strings.Contains(err.Error(), "client didn't provide a certificate"):
-		return &misfit{what: "the other end shows no certificate", do: "only nodes may connect to the rpc port; a node needs cluster.tls"}
+		return &handshake.Misfit{What: "the other end shows no certificate", Do: "only nodes may connect to the rpc port; a node needs cluster.tls"}
 	case strings.Contains(err.Error(), "unsupported application protocols"), strings.Contains(err.Error(), "unsupported versions"):
-		return &misfit{what: "the other end is not a node", do: "only nodes may connect to the rpc port", cause: err}
+		return &handshake.Misfit{What: "the other end is not a node", Do: "only nodes may connect to the rpc port", Cause: err}
 	}
 	return err
 }

@@ -1,4 +1,4 @@
-package cluster
+package handshake
 
 import (
 	"net"
@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/weirproxy/weir/cluster/clustertest"
 )
 
 // fakeConn is a connection from an address.
@@ -26,13 +28,13 @@ func (c *fakeConn) Close() error { c.closed = true; return nil }
 // When places run out, strangers lose theirs: of the busiest address first those that are silent,
 // then the oldest.
 func TestPlacesGoToMembersFirst(t *testing.T) {
-	var log muxLog
-	p := newPlaces("test connections", hclog.New(&hclog.LoggerOptions{Output: &log}), 8)
-	p.members = func() map[netip.Addr]struct{} {
+	var log clustertest.Log
+	p := NewPlaces("test connections", hclog.New(&hclog.LoggerOptions{Output: &log}), 8)
+	p.Members = func() map[netip.Addr]struct{} {
 		return map[netip.Addr]struct{}{netip.MustParseAddr("10.0.0.1"): {}, netip.MustParseAddr("10.0.0.2"): {}}
 	}
 	now := time.Now()
-	open := func(from string) (*fakeConn, *placed) {
+	open := func(from string) (*fakeConn, *Place) {
 		c := &fakeConn{from: from}
 		now = now.Add(grace)
 		got, wait := p.try(c, now)
@@ -51,11 +53,11 @@ func TestPlacesGoToMembersFirst(t *testing.T) {
 		}
 	}
 	conns := map[string]*fakeConn{}
-	placedBy := map[string]*placed{}
+	placedBy := map[string]*Place{}
 	for _, name := range []string{"s1", "s2", "s3", "s4"} { // all that one stranger may have
 		conns[name], placedBy[name] = open("192.0.2.1")
 	}
-	placedBy["s1"].spoke()
+	placedBy["s1"].Spoke()
 	conns["s5"], _ = open("192.0.2.1")
 	expect("a stranger has its share", conns, "s2")
 	conns["t1"], _ = open("192.0.2.2")
@@ -80,107 +82,22 @@ func TestPlacesGoToMembersFirst(t *testing.T) {
 	}
 	conns["m9"], _ = open("10.0.0.2")
 	expect("a member may", conns, "s2", "s3", "s4", "s5", "s1", "t1", "t2", "m1")
-	placedBy["m8"].free()
-	placedBy["m8"].free()
-	if p.count != 7 {
-		t.Errorf("%d places are taken", p.count)
+	placedBy["m8"].Free()
+	placedBy["m8"].Free()
+	if p.Taken() != 7 {
+		t.Errorf("%d places are taken", p.Taken())
 	}
 	if n := strings.Count(log.String(), "no place for another connection"); n != 1 {
 		t.Errorf("%d lines within a minute: %s", n, log.String())
 	}
 
-	p.beyond = true
+	p.Beyond = true
 	for range 4 {
 		if _, got := open("10.0.0.1"); got == nil {
 			t.Error("a member has got no place")
 		}
 	}
-	if p.count != 11 {
-		t.Errorf("%d places are taken, those of members beyond the bound included", p.count)
-	}
-}
-
-// Silent connections to an rpc port, renewed as soon as they are closed, keep no node out.
-func TestSilentConnectionsKeepNoNodeOut(t *testing.T) {
-	lab := newTestLab(t)
-	from, to := lab.mux("a", PlainRefuse), lab.mux("b", PlainRefuse)
-	to.greeting.mu.Lock()
-	to.greeting.total, to.greeting.perSource = 64, 32
-	to.greeting.mu.Unlock()
-	addr := to.listener.Addr().String()
-	done := make(chan struct{})
-	const silent = 64
-	ended := make(chan struct{}, silent)
-	for range silent {
-		go func() {
-			defer func() { ended <- struct{}{} }()
-			for {
-				c, err := net.Dial("tcp", addr)
-				if err != nil {
-					return
-				}
-				stop := make(chan struct{})
-				go func() {
-					select {
-					case <-done:
-						c.Close()
-					case <-stop:
-					}
-				}()
-				_, _ = c.Read(make([]byte, 1)) // until it is closed
-				close(stop)
-				c.Close()
-				select {
-				case <-done:
-					return
-				default:
-				}
-			}
-		}()
-	}
-	eventually(t, 10*time.Second, "all places are taken", func() bool {
-		to.greeting.mu.Lock()
-		defer to.greeting.mu.Unlock()
-		return to.greeting.closed > silent
-	})
-	failed := 0
-	const dials = 20
-	for range dials {
-		if talk(t, from, to, kindRaft, "") != nil {
-			failed++
-		}
-	}
-	close(done)
-	for range silent {
-		<-ended
-	}
-	if failed > dials/10 {
-		t.Errorf("%d of %d connections between nodes failed", failed, dials)
-	}
-}
-
-// A connection that passes the handshake as a Raft peer's and then says nothing is closed, and it
-// holds one of few places.
-func TestSilentRaftConnectionIsClosed(t *testing.T) {
-	from, to := newTestMux(t, "a"), newTestMux(t, "b")
-	conn, err := from.dial(ctxWithin(t, false, to, kindRaft), to.self, kindRaft, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	accepted, ok := acceptWithin(to, kindRaft)
-	if !ok {
-		t.Fatal("no connection was accepted")
-	}
-	defer accepted.Close()
-	if to.settled.count != 1 {
-		t.Errorf("%d places are taken", to.settled.count)
-	}
-	if _, err := accepted.Read(make([]byte, 1)); !isTimeout(err) {
-		t.Errorf("reading from a silent peer: %v", err)
-	}
-	accepted.Close()
-	if to.settled.count != 0 {
-		t.Error("the place is not given back")
+	if p.Taken() != 11 {
+		t.Errorf("%d places are taken, those of members beyond the bound included", p.Taken())
 	}
 }

@@ -1,4 +1,4 @@
-package cluster
+package handshake
 
 import (
 	"io"
@@ -26,21 +26,21 @@ const (
 	grace = 25 * time.Millisecond
 )
 
-// places bounds the connections of one kind to a port of this node, since strangers can open any
+// Places bounds the connections of one kind to a port of this node, since strangers can open any
 // number. When places run out, the address with the most connections, other than a member's, loses
 // one: its oldest silent connection, or else its oldest. So a flood closes its own connections, and
 // members' machines keep theirs.
-type places struct {
+type Places struct {
 	what             string
 	log              hclog.Logger
 	total, perSource int
-	// beyond allows members places above the total.
-	beyond bool
-	// members lists the addresses of the members' machines; nil: none are known.
-	members func() map[netip.Addr]struct{}
+	// Beyond allows members places above the total.
+	Beyond bool
+	// Members lists the addresses of the members' machines; nil: none are known.
+	Members func() map[netip.Addr]struct{}
 
 	mu     sync.Mutex
-	of     map[netip.Addr]map[*placed]struct{}
+	of     map[netip.Addr]map[*Place]struct{}
 	count  int
 	number uint64 // of the last connection
 
@@ -51,9 +51,9 @@ type places struct {
 	said   time.Time
 }
 
-// placed is a connection that has a place.
-type placed struct {
-	in     *places
+// Place is what a connection has until it ends.
+type Place struct {
+	in     *Places
 	conn   io.Closer
 	source netip.Addr
 	number uint64
@@ -61,8 +61,9 @@ type placed struct {
 	spoken bool // guarded by places.mu
 }
 
-func newPlaces(what string, log hclog.Logger, total int) *places {
-	return &places{what: what, log: log, total: total, perSource: max(total/perSourceShare, 1), of: make(map[netip.Addr]map[*placed]struct{})}
+// NewPlaces makes a number of places for the connections that what describes in the log.
+func NewPlaces(what string, log hclog.Logger, total int) *Places {
+	return &Places{what: what, log: log, total: total, perSource: max(total/perSourceShare, 1), of: make(map[netip.Addr]map[*Place]struct{})}
 }
 
 // openFiles is the process's limit of descriptors. The proxy leaves two fifths of it to the node,
@@ -76,14 +77,18 @@ func openFiles() int {
 	return int(min(max(limit.Cur, fewOpenFiles), 1<<22))
 }
 
-// The places of the rpc port, before and after the handshake, and those of gossip over TCP.
-func greetingPlaces() int { return min(openFiles()/12, 256) }
-func settledPlaces() int  { return min(openFiles()/16, 4096) }
-func gossipPlaces() int   { return min(openFiles()/32, 128) }
+// GreetingPlaces is the number of places on the rpc port before the handshake is over.
+func GreetingPlaces() int { return min(openFiles()/12, 256) }
 
-// take gives a connection a place, if need be by closing another connection. It returns nil if no
+// SettledPlaces is the number of places on the rpc port after a handshake without TLS.
+func SettledPlaces() int { return min(openFiles()/16, 4096) }
+
+// GossipPlaces is the number of places of gossip over TCP.
+func GossipPlaces() int { return min(openFiles()/32, 128) }
+
+// Take gives a connection a place, if need be by closing another connection. It returns nil if no
 // place can be had, or once the node has stopped, which closes stopped.
-func (p *places) take(conn net.Conn, stopped <-chan struct{}) *placed {
+func (p *Places) Take(conn net.Conn, stopped <-chan struct{}) *Place {
 	for {
 		c, wait := p.try(conn, time.Now())
 		if wait <= 0 {
@@ -97,8 +102,8 @@ func (p *places) take(conn net.Conn, stopped <-chan struct{}) *placed {
 	}
 }
 
-// try is take without its wait: the connection that has to go is first allowed its grace.
-func (p *places) try(conn net.Conn, now time.Time) (c *placed, wait time.Duration) {
+// try is Take without its wait: the connection that has to go is first allowed its grace.
+func (p *Places) try(conn net.Conn, now time.Time) (c *Place, wait time.Duration) {
 	source := sourceOf(conn.RemoteAddr())
 	p.mu.Lock()
 	old, ok := p.makeRoom(source, now)
@@ -110,9 +115,9 @@ func (p *places) try(conn net.Conn, now time.Time) (c *placed, wait time.Duratio
 	}
 	if ok {
 		p.number++
-		c = &placed{in: p, conn: conn, source: source, number: p.number, since: now}
+		c = &Place{in: p, conn: conn, source: source, number: p.number, since: now}
 		if p.of[source] == nil {
-			p.of[source] = make(map[*placed]struct{})
+			p.of[source] = make(map[*Place]struct{})
 		}
 		p.of[source][c] = struct{}{}
 		p.count++
@@ -132,14 +137,14 @@ func (p *places) try(conn net.Conn, now time.Time) (c *placed, wait time.Duratio
 
 // makeRoom decides whether a connection from an address gets a place, and which connection is
 // closed for it. The caller holds mu.
-func (p *places) makeRoom(source netip.Addr, now time.Time) (old *placed, ok bool) {
+func (p *Places) makeRoom(source netip.Addr, now time.Time) (old *Place, ok bool) {
 	crowd := len(p.of[source]) >= p.perSource
 	if !crowd && p.count < p.total {
 		return nil, true
 	}
 	member := p.isMember(source, now)
 	switch {
-	case member && p.beyond:
+	case member && p.Beyond:
 		return nil, true
 	case !member && crowd:
 		return dispensable(p.of[source]), true
@@ -153,9 +158,9 @@ func (p *places) makeRoom(source netip.Addr, now time.Time) (old *placed, ok boo
 }
 
 // isMember reports whether an address belongs to a member's machine. The caller holds mu.
-func (p *places) isMember(source netip.Addr, now time.Time) bool {
-	if p.members != nil && (p.known == nil || now.Sub(p.knownAt) >= membersEvery) {
-		p.known, p.knownAt = p.members(), now
+func (p *Places) isMember(source netip.Addr, now time.Time) bool {
+	if p.Members != nil && (p.known == nil || now.Sub(p.knownAt) >= membersEvery) {
+		p.known, p.knownAt = p.Members(), now
 	}
 	_, ok := p.known[source]
 	return ok
@@ -163,7 +168,7 @@ func (p *places) isMember(source netip.Addr, now time.Time) bool {
 
 // busiest returns the connections of the address that has the most, among members' machines or
 // among others. The caller holds mu and has called isMember.
-func (p *places) busiest(members bool) (most map[*placed]struct{}) {
+func (p *Places) busiest(members bool) (most map[*Place]struct{}) {
 	for source, conns := range p.of {
 		if _, member := p.known[source]; member == members && len(conns) > len(most) {
 			most = conns
@@ -173,7 +178,7 @@ func (p *places) busiest(members bool) (most map[*placed]struct{}) {
 }
 
 // dispensable returns the oldest silent connection, or else the oldest.
-func dispensable(conns map[*placed]struct{}) (first *placed) {
+func dispensable(conns map[*Place]struct{}) (first *Place) {
 	for c := range conns {
 		if first == nil || (c.spoken == first.spoken && c.number < first.number) || (!c.spoken && first.spoken) {
 			first = c
@@ -183,7 +188,7 @@ func dispensable(conns map[*placed]struct{}) (first *placed) {
 }
 
 // remove takes a connection out, once. The caller holds mu.
-func (p *places) remove(c *placed) {
+func (p *Places) remove(c *Place) {
 	if _, ok := p.of[c.source][c]; !ok {
 		return
 	}
@@ -195,7 +200,7 @@ func (p *places) remove(c *placed) {
 }
 
 // report logs that places run out, at most once per interval. The caller holds mu.
-func (p *places) report(now time.Time) {
+func (p *Places) report(now time.Time) {
 	p.closed++
 	if !p.said.IsZero() && now.Sub(p.said) < placesLogEvery {
 		return
@@ -205,15 +210,15 @@ func (p *places) report(now time.Time) {
 	p.closed, p.said = 0, now
 }
 
-// spoke records that bytes have come over the connection.
-func (c *placed) spoke() {
+// Spoke records that bytes have come over the connection.
+func (c *Place) Spoke() {
 	c.in.mu.Lock()
 	defer c.in.mu.Unlock()
 	c.spoken = true
 }
 
-// free gives the place back.
-func (c *placed) free() {
+// Free gives the place back.
+func (c *Place) Free() {
 	c.in.mu.Lock()
 	defer c.in.mu.Unlock()
 	c.in.remove(c)
@@ -226,27 +231,9 @@ func sourceOf(addr net.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
-// placedStream is a stream that keeps its place until it is closed.
-type placedStream struct {
-	net.Conn
-	place *placed
-}
-
-// Close implements [net.Conn].
-func (c *placedStream) Close() error {
-	c.place.free()
-	return c.Conn.Close()
-}
-
-// machines returns the addresses at which members are dialled.
-func (c *Cluster) machines() map[netip.Addr]struct{} {
-	machines := make(map[netip.Addr]struct{})
-	for _, m := range c.gossip.members.list(time.Now()) {
-		for _, text := range []string{m.RPCAddr, m.GossipAddr} {
-			if at, err := netip.ParseAddrPort(text); err == nil {
-				machines[at.Addr().Unmap().WithZone("")] = struct{}{}
-			}
-		}
-	}
-	return machines
+// Taken returns how many places are taken.
+func (p *Places) Taken() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.count
 }

@@ -1,4 +1,4 @@
-package cluster
+package handshake
 
 import (
 	"bytes"
@@ -14,15 +14,16 @@ import (
 	"github.com/weirproxy/weir/cluster/clusterpb"
 )
 
-// kind is the purpose of a connection. The numbers are on the wire: only append.
-type kind = clusterpb.Kind
+// Kind is the purpose of a connection. The numbers are on the wire: only append.
+type Kind = clusterpb.Kind
 
+// The kinds. A probe only asks who listens.
 const (
-	kindRaft   = clusterpb.Kind_KIND_RAFT
-	kindGRPC   = clusterpb.Kind_KIND_GRPC
-	kindHTTP   = clusterpb.Kind_KIND_HTTP
-	kindGossip = clusterpb.Kind_KIND_GOSSIP
-	kindProbe  = clusterpb.Kind_KIND_PROBE
+	KindRaft   = clusterpb.Kind_KIND_RAFT
+	KindGRPC   = clusterpb.Kind_KIND_GRPC
+	KindHTTP   = clusterpb.Kind_KIND_HTTP
+	KindGossip = clusterpb.Kind_KIND_GOSSIP
+	KindProbe  = clusterpb.Kind_KIND_PROBE
 )
 
 const (
@@ -34,16 +35,16 @@ const (
 	nonceBytes     = 16
 )
 
-// appendPreface appends a preface in its wire format.
-func appendPreface(b []byte, p *clusterpb.Preface) ([]byte, error) {
+// AppendPreface appends a preface in its wire format.
+func AppendPreface(b []byte, p *clusterpb.Preface) ([]byte, error) {
 	if len(p.GetTarget()) > maxTarget {
 		return nil, fmt.Errorf("the server id %q is longer than %d bytes", p.GetTarget(), maxTarget)
 	}
 	return appendFrame(append(b, prefaceMagic+string(rune(prefaceVersion))...), p)
 }
 
-// readPreface reads a preface and not a byte more. Four wrong bytes are enough to refuse.
-func readPreface(r io.Reader) (*clusterpb.Preface, error) {
+// ReadPreface reads a preface and not a byte more. Four wrong bytes are enough to refuse.
+func ReadPreface(r io.Reader) (*clusterpb.Preface, error) {
 	magic := make([]byte, len(prefaceMagic))
 	n, err := io.ReadFull(r, magic)
 	if string(magic[:n]) != prefaceMagic[:n] {
@@ -63,7 +64,7 @@ func readPreface(r io.Reader) (*clusterpb.Preface, error) {
 	if err := readFrame(r, p); err != nil {
 		return nil, fmt.Errorf("the preface %w", err)
 	}
-	if p.GetKind() < kindRaft || p.GetKind() > kindProbe {
+	if p.GetKind() < KindRaft || p.GetKind() > KindProbe {
 		return nil, fmt.Errorf("unknown kind of connection %d: upgrade this node", p.GetKind())
 	}
 	if len(p.GetTarget()) > maxTarget || !plainText(p.GetTarget()) {
@@ -74,9 +75,9 @@ func readPreface(r io.Reader) (*clusterpb.Preface, error) {
 
 // oldPreface refuses a node of another version.
 func oldPreface(version byte) error {
-	return &misfit{
-		what: fmt.Sprintf("the other node opens connections by version %d of the protocol, and this one knows only version %d", version, prefaceVersion),
-		do:   "stop both, upgrade the older one and start them again",
+	return &Misfit{
+		What: fmt.Sprintf("the other node opens connections by version %d of the protocol, and this one knows only version %d", version, prefaceVersion),
+		Do:   "stop both, upgrade the older one and start them again",
 	}
 }
 
@@ -91,7 +92,7 @@ func readAnswer(r io.Reader) (*clusterpb.Answer, error) {
 	if _, err := io.ReadFull(r, first); err != nil {
 		return nil, fmt.Errorf("the connection has ended without an answer: %w", err)
 	}
-	if first[0] == alertRecord { // no answer begins with this byte
+	if first[0] == TLSAlert { // no answer begins with this byte
 		return nil, errPeerWantsTLS
 	}
 	greeting := make([]byte, len(Greeting))
@@ -166,7 +167,7 @@ func resembles(b []byte) string {
 	switch {
 	case len(b) == 0:
 		return "nothing: it was closed"
-	case b[0] == handshakeRecord:
+	case b[0] == TLSHandshake:
 		return "a TLS handshake"
 	case bytes.HasPrefix(b, []byte("GET ")), bytes.HasPrefix(b, []byte("POST")), bytes.HasPrefix(b, []byte("HEAD")),
 		bytes.HasPrefix(b, []byte("CONN")), bytes.HasPrefix(b, []byte("PUT ")), bytes.HasPrefix(b, []byte("DELE")):
@@ -178,5 +179,8 @@ func resembles(b []byte) string {
 	}
 }
 
-// errWrongServer says that a connection was meant for another server.
-var errWrongServer = errors.New("the connection is meant for another server")
+// ErrWrongServer says that a connection was meant for another server.
+var ErrWrongServer = errors.New("the connection is meant for another server")
+
+// ErrProbed ends a connection that was opened only to learn who listens.
+var ErrProbed = errors.New("it only asked who listens")

@@ -1,4 +1,4 @@
-package cluster
+package rpcport
 
 import (
 	"maps"
@@ -6,19 +6,22 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/weirproxy/weir/cluster/clustertest"
+	"github.com/weirproxy/weir/cluster/handshake"
 )
 
 // TestSilentConnectionsEnd: both ends of every connection between rpc ports give up on a peer that
 // acknowledges nothing.
 func TestSilentConnectionsEnd(t *testing.T) {
-	plain, secure := newTestMux(t, "a.1"), newTestLab(t)
+	plain, secure := newTestMux(t, "a.1"), clustertest.NewLab(t)
 	checkSilence(t, plain, newTestMux(t, "b.1"))
-	checkSilence(t, secure.mux("a", PlainRefuse), secure.mux("b", PlainRefuse))
+	checkSilence(t, muxOf(t, secure, "a", handshake.PlainRefuse), muxOf(t, secure, "b", handshake.PlainRefuse))
 }
 
 func checkSilence(t *testing.T, from, to *mux) {
 	t.Helper()
-	for _, k := range []kind{kindRaft, kindGRPC, kindHTTP} {
+	for _, k := range []handshake.Kind{handshake.KindRaft, handshake.KindGRPC, handshake.KindHTTP} {
 		near, err := from.dial(t.Context(), to.self, k, "")
 		if err != nil {
 			t.Fatal(err)

@@ -1,4 +1,4 @@
-package cluster
+package rpcport
 
 import (
 	"context"
@@ -13,6 +13,8 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
+
+	"github.com/weirproxy/weir/cluster/handshake"
 )
 
 const (
@@ -46,7 +48,7 @@ func newPeers(m *mux) *peers {
 	p := &peers{mux: m, conns: make(map[string]*grpc.ClientConn)}
 	p.http = &http.Transport{
 		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
-			return m.dial(ctx, addr, kindHTTP, "")
+			return m.dial(ctx, addr, handshake.KindHTTP, "")
 		},
 		MaxIdleConnsPerHost:   peerIdleConns,
 		IdleConnTimeout:       peerIdleTimeout,
@@ -69,7 +71,7 @@ func (p *peers) grpcConn(addr string) (*grpc.ClientConn, error) {
 	conn, err := grpc.NewClient("passthrough:///"+addr,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
-			return p.mux.dial(ctx, addr, kindGRPC, "")
+			return p.mux.dial(ctx, addr, handshake.KindGRPC, "")
 		}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
 		grpc.WithConnectParams(grpc.ConnectParams{
@@ -153,12 +155,12 @@ func newServers(handler http.Handler) *servers {
 
 func (s *servers) start(m *mux, failed func(error)) {
 	s.wg.Go(func() {
-		if err := s.grpc.Serve(m.sub(kindGRPC)); err != nil && !errors.Is(err, grpc.ErrServerStopped) && !errors.Is(err, net.ErrClosed) {
+		if err := s.grpc.Serve(m.sub(handshake.KindGRPC)); err != nil && !errors.Is(err, grpc.ErrServerStopped) && !errors.Is(err, net.ErrClosed) {
 			failed(fmt.Errorf("the gRPC server has failed: %w", err))
 		}
 	})
 	s.wg.Go(func() {
-		if err := s.http.Serve(m.sub(kindHTTP)); err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+		if err := s.http.Serve(m.sub(handshake.KindHTTP)); err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 			failed(fmt.Errorf("the peers' HTTP server has failed: %w", err))
 		}
 	})

@@ -1,4 +1,4 @@
-package cluster
+package rpcport
 
 import (
 	"cmp"
@@ -12,11 +12,13 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/weirproxy/weir/cluster/handshake"
+	"github.com/weirproxy/weir/cluster/lognoise"
 )
 
 const (
-	dialTimeout    = 3 * time.Second
-	prefaceTimeout = 5 * time.Second
+	dialTimeout = 3 * time.Second
 	// silenceTimeout ends a connection whose peer acknowledges nothing for this long. A shorter
 	// time breaks more connections on a busy network; with a longer one, a node takes longer to
 	// reconnect after a partition.
@@ -33,13 +35,13 @@ const (
 type mux struct {
 	log      hclog.Logger
 	listener net.Listener
-	door     *doorkeeper
+	door     *handshake.Doorkeeper
 	self     string // the address at which others dial this node
 	security *security
-	said     *saidBefore
-	subs     map[kind]*subListener
-	greeting *places // connections that have not proved yet that they come from a node
-	settled  *places // those that have, but without a certificate
+	said     *lognoise.Said
+	subs     map[handshake.Kind]*subListener
+	greeting *handshake.Places // connections that have not proved yet that they come from a node
+	settled  *handshake.Places // those that have, but without a certificate
 	closed   chan struct{}
 	wg       sync.WaitGroup
 
@@ -49,18 +51,18 @@ type mux struct {
 
 // newMux takes over an open listener. self is the address that others dial, and becomes the address
 // of the listeners. Without security, nothing is encrypted.
-func newMux(log hclog.Logger, listener net.Listener, self string, door *doorkeeper, s *security) *mux {
+func newMux(log hclog.Logger, listener net.Listener, self string, door *handshake.Doorkeeper, s *security) *mux {
 	m := &mux{
 		log: log, listener: listener, self: self, door: door, security: s,
-		said:     newStrangersSaid(),
-		subs:     make(map[kind]*subListener),
-		greeting: newPlaces("connections to the rpc port that have yet to open with a node's handshake", log, greetingPlaces()),
-		settled:  newPlaces("connections to the rpc port without TLS", log, settledPlaces()),
+		said:     lognoise.Strangers(),
+		subs:     make(map[handshake.Kind]*subListener),
+		greeting: handshake.NewPlaces("connections to the rpc port that have yet to open with a node's handshake", log, handshake.GreetingPlaces()),
+		settled:  handshake.NewPlaces("connections to the rpc port without TLS", log, handshake.SettledPlaces()),
 		closed:   make(chan struct{}),
 		conns:    make(map[*trackedConn]struct{}),
 	}
-	m.settled.beyond = true
-	for _, k := range []kind{kindRaft, kindGRPC, kindHTTP} {
+	m.settled.Beyond = true
+	for _, k := range []handshake.Kind{handshake.KindRaft, handshake.KindGRPC, handshake.KindHTTP} {
 		m.subs[k] = &subListener{addr: address(self), accepted: make(chan net.Conn), closed: make(chan struct{})}
 	}
 	return m
@@ -72,12 +74,12 @@ func (m *mux) start() {
 }
 
 // sub returns the listener of one kind of connection.
-func (m *mux) sub(k kind) net.Listener { return m.subs[k] }
+func (m *mux) sub(k handshake.Kind) net.Listener { return m.subs[k] }
 
 // dial opens a connection of a kind to a node, and returns once that node has accepted it. target
 // is the Raft id of the server that must answer, or "". A dial to the node's own address uses no
 // socket.
-func (m *mux) dial(ctx context.Context, addr string, k kind, target string) (net.Conn, error) {
+func (m *mux) dial(ctx context.Context, addr string, k handshake.Kind, target string) (net.Conn, error) {
 	if addr == m.self {
 		return m.dialSelf(ctx, k)
 	}
@@ -101,14 +103,14 @@ func (m *mux) dial(ctx context.Context, addr string, k kind, target string) (net
 
 // open does the handshake on a connection that was just dialled, over TLS if this node encrypts.
 // The other node has accepted the connection that it returns.
-func (m *mux) open(ctx context.Context, held *trackedConn, k kind, target, addr string) (conn net.Conn, err error) {
+func (m *mux) open(ctx context.Context, held *trackedConn, k handshake.Kind, target, addr string) (conn net.Conn, err error) {
 	stop := context.AfterFunc(ctx, func() { _ = held.Close() })
 	defer func() {
 		if !stop() && err == nil {
 			err = ctx.Err()
 		}
 	}()
-	if err := held.SetDeadline(deadlineOf(ctx)); err != nil {
+	if err := held.SetDeadline(handshake.Deadline(ctx)); err != nil {
 		return nil, err
 	}
 	conn = held
@@ -117,7 +119,7 @@ func (m *mux) open(ctx context.Context, held *trackedConn, k kind, target, addr 
 			return nil, err
 		}
 	}
-	other, err := m.door.open(conn, k, target, addr, metDialled)
+	other, err := m.door.Open(conn, k, target, addr, handshake.MetDialled)
 	if err != nil {
 		return nil, explainTLS(err)
 	}
@@ -150,15 +152,15 @@ func (m *mux) dropOthers(cluster string) {
 // report logs why a connection was not made. A cause that a person must mend is a warning, at most
 // once in half a minute for each peer, because it recurs with every attempt.
 func (m *mux) report(msg, peer, host string, err error) {
-	var wrong *misfit
-	if errors.As(err, &wrong) && m.said.due(host+" "+wrong.kind(), time.Now()) {
+	var wrong *handshake.Misfit
+	if errors.As(err, &wrong) && m.said.Due(host+" "+wrong.Kind(), time.Now()) {
 		m.log.Warn(msg, "peer", peer, "reason", wrong)
 		return
 	}
 	m.log.Debug(msg, "peer", peer, "reason", err)
 }
 
-func (m *mux) dialSelf(ctx context.Context, k kind) (net.Conn, error) {
+func (m *mux) dialSelf(ctx context.Context, k handshake.Kind) (net.Conn, error) {
 	client, server := net.Pipe()
 	near, err := m.track(client)
 	if err != nil {
@@ -215,7 +217,7 @@ func (m *mux) accept() {
 			return
 		}
 		// Usually the process is out of file descriptors.
-		if m.said.due("accept", time.Now()) {
+		if m.said.Due("accept", time.Now()) {
 			m.log.Error("can't accept a connection on the rpc port", "error", err, "retry_in", retry)
 		}
 		select {
@@ -229,19 +231,19 @@ func (m *mux) accept() {
 
 // greet reads the preface in a goroutine of its own. The connection keeps its place until it ends.
 func (m *mux) greet(raw net.Conn) {
-	place := m.greeting.take(raw, m.closed)
+	place := m.greeting.Take(raw, m.closed)
 	if place == nil {
 		_ = raw.Close()
 		return
 	}
 	conn, err := m.track(raw)
 	if err != nil {
-		place.free()
+		place.Free()
 		return
 	}
 	m.wg.Go(func() {
 		taken, sub, err := m.classify(conn, place)
-		place.free()
+		place.Free()
 		if err == nil {
 			err = sub.hand(context.Background(), taken)
 		}
@@ -262,18 +264,18 @@ func hostOf(addr net.Addr) string {
 
 // classify reads the preface, inside TLS if the connection begins with TLS, and answers a preface
 // of a kind that is served.
-func (m *mux) classify(conn *trackedConn, place *placed) (net.Conn, *subListener, error) {
-	if err := conn.SetDeadline(time.Now().Add(prefaceTimeout)); err != nil {
+func (m *mux) classify(conn *trackedConn, place *handshake.Place) (net.Conn, *subListener, error) {
+	if err := conn.SetDeadline(time.Now().Add(handshake.Timeout)); err != nil {
 		return nil, nil, err
 	}
 	first := make([]byte, 1)
 	if _, err := io.ReadFull(conn, first); err != nil {
 		return nil, nil, fmt.Errorf("it has sent nothing: %w", err)
 	}
-	place.spoke()
+	place.Spoke()
 	begun := &rewound{trackedConn: conn, first: first}
 	var taken net.Conn = begun
-	secure := first[0] == handshakeRecord
+	secure := first[0] == handshake.TLSHandshake
 	if secure {
 		if m.security == nil {
 			_, _ = conn.Write(mismatch[:]) // the connection is closed in any case
@@ -285,8 +287,8 @@ func (m *mux) classify(conn *trackedConn, place *placed) (net.Conn, *subListener
 		}
 		taken = &secureConn{Conn: server, held: conn}
 	}
-	p, err := readPreface(taken)
-	var other *misfit // the other end is a node of another version
+	p, err := handshake.ReadPreface(taken)
+	var other *handshake.Misfit // the other end is a node of another version
 	if (err == nil || errors.As(err, &other)) && !secure && !m.security.hearsPlain() {
 		_, _ = conn.Write(mismatch[:])
 		return nil, nil, errPeerWantsPlain
@@ -294,11 +296,11 @@ func (m *mux) classify(conn *trackedConn, place *placed) (net.Conn, *subListener
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := m.door.answer(taken, p, func(k kind) bool { return m.subs[k] != nil }); err != nil {
+	if err := m.door.Answer(taken, p, func(k handshake.Kind) bool { return m.subs[k] != nil }); err != nil {
 		return nil, nil, err
 	}
-	if p.GetKind() == kindProbe {
-		return nil, nil, errProbed
+	if p.GetKind() == handshake.KindProbe {
+		return nil, nil, handshake.ErrProbed
 	}
 	m.mark(conn, p.GetFrom().GetCluster())
 	if !secure {
@@ -307,10 +309,10 @@ func (m *mux) classify(conn *trackedConn, place *placed) (net.Conn, *subListener
 			return nil, nil, errNoPlace
 		}
 	}
-	if p.GetKind() == kindRaft {
+	if p.GetKind() == handshake.KindRaft {
 		// gRPC and HTTP have timeouts of their own. A Raft peer dials when it has something to
 		// send, so its first bytes are due soon.
-		return &firstWord{Conn: taken}, m.subs[kindRaft], conn.SetDeadline(time.Now().Add(prefaceTimeout))
+		return &firstWord{Conn: taken}, m.subs[handshake.KindRaft], conn.SetDeadline(time.Now().Add(handshake.Timeout))
 	}
 	return taken, m.subs[p.GetKind()], conn.SetDeadline(time.Time{})
 }
@@ -338,23 +340,20 @@ var errNoPlace = errors.New("there is no place for another connection without TL
 
 // settle gives an unencrypted connection a place, until it is closed.
 func (m *mux) settle(c *trackedConn) bool {
-	place := m.settled.take(c, m.closed)
+	place := m.settled.Take(c, m.closed)
 	if place == nil {
 		return false
 	}
-	place.spoke()
+	place.Spoke()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if _, open := m.conns[c]; !open {
-		place.free()
+		place.Free()
 		return true // closed meanwhile: the next read fails
 	}
 	c.place = place
 	return true
 }
-
-// errProbed ends a connection that was opened only to learn who listens.
-var errProbed = errors.New("it only asked who listens")
 
 // track registers a connection, or closes it if the mux is closed.
 func (m *mux) track(raw net.Conn) (*trackedConn, error) {
@@ -378,8 +377,8 @@ func (m *mux) track(raw net.Conn) (*trackedConn, error) {
 type trackedConn struct {
 	net.Conn
 	mux     *mux
-	cluster string  // of the other end, if known; guarded by the mux
-	place   *placed // guarded by the mux; nil: it needs none
+	cluster string           // of the other end, if known; guarded by the mux
+	place   *handshake.Place // guarded by the mux; nil: it needs none
 	once    sync.Once
 	err     error
 }
@@ -391,7 +390,7 @@ func (c *trackedConn) Close() error {
 		place := c.place
 		c.mux.mu.Unlock()
 		if place != nil {
-			place.free()
+			place.Free()
 		}
 		c.err = c.Conn.Close()
 	})

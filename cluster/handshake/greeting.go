@@ -1,4 +1,4 @@
-package cluster
+package handshake
 
 // Greeting begins every answer on a node's rpc and gossip port. A node's proxy closes a tunnel
 // whose upstream begins with it. So a client of a proxy never sees the nonce that follows, and
