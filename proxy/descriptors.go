@@ -12,7 +12,7 @@ import (
 // descriptor, all of it at once:
 //
 //	the node        Raft, gossip, the API and the log's files: each bounds what strangers can take
-//	pipes           of splice, maxPipes with two ends each
+//	pipes           of splice, sock.MaxPipes with two ends each
 //	strangers       connections that allow_clients refuses, maxStrangers
 //	name servers    every query that the resolver may have under way
 //	each client     its own connection and one to an upstream; over TLS also the pair between

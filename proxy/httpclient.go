@@ -24,12 +24,12 @@ type httpClient struct {
 	exchange *exchange // of plain requests; nil before the first
 }
 
-// answer makes c the connection that is answered.
-func (h *httpClient) answer(c *conn) *httpClient {
-	h.conn, h.out.Conn, h.headLen, h.exchange = c, c.sock, 0, nil
-	h.head.Clear()
-	c.ahead.begin = http1.StatusPrefix
-	return h
+// answer makes conn the connection that is answered.
+func (c *httpClient) answer(conn *conn) *httpClient {
+	c.conn, c.out.Conn, c.headLen, c.exchange = conn, conn.sock, 0, nil
+	c.head.Clear()
+	conn.ahead.begin = http1.StatusPrefix
+	return c
 }
 
 // serve implements [protocol].

@@ -7,7 +7,7 @@ import (
 // MaxBuffered is the largest buffer, and so the most bytes that may be unread.
 const MaxBuffered = 64 << 10
 
-// errFull means that maxBuffered bytes are unread.
+// errFull means that MaxBuffered bytes are unread.
 var errFull = errors.New("too many bytes are unread")
 
 // Reader reads a socket through one pooled buffer, which it holds only while it has unread bytes.
@@ -52,7 +52,7 @@ func (in *Reader) Release() {
 	in.buf, in.r, in.w, in.unpaid = nil, 0, 0, 0
 }
 
-// fill reads more bytes. The buffer grows beyond the pooled size up to maxBuffered; then fill
+// fill reads more bytes. The buffer grows beyond the pooled size up to MaxBuffered; then fill
 // fails with errFull.
 func (in *Reader) Fill() error {
 	if in.Before != nil {

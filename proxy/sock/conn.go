@@ -20,7 +20,7 @@ var ErrNotLive = errors.New("the session of the slot or the claims has passed it
 // BufferSize is the size of pooled buffers, and the most that one read takes.
 const BufferSize = 32 << 10
 
-// Buffers holds buffers of bufSize between reads.
+// Buffers holds buffers of BufferSize between reads.
 type Buffers struct{ pool sync.Pool }
 
 // Get returns a buffer.

@@ -44,7 +44,7 @@ func asKevents(events []kevent) []unix.Kevent_t {
 const stopIdent = 0
 
 // NewEvents starts a set that calls notify for each event, with the socket's token and whether
-// the connection was reset. notify must not block. close ends the set.
+// the connection was reset. notify must not block. Close ends the set.
 func NewEvents(name string, notify func(token uint64, gone bool)) (*Events, error) {
 	fd, err := unix.Kqueue()
 	if err != nil {

@@ -18,7 +18,7 @@ type Events struct {
 
 // NewEvents starts a set that calls notify for each event, with the socket's token and whether
 // the connection was reset. notify must not block. (EPOLLHUP is no reset: it means that both sides
-// have sent their FIN, and bytes may precede the peer's.) close ends the set.
+// have sent their FIN, and bytes may precede the peer's.) Close ends the set.
 func NewEvents(name string, notify func(token uint64, gone bool)) (*Events, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {

@@ -31,7 +31,7 @@ type watch struct {
 	notify func(Hangup)
 }
 
-// NewHangups starts the watcher; close ends it.
+// NewHangups starts the watcher; Close ends it.
 func NewHangups() (*Hangups, error) {
 	h := &Hangups{watched: make(map[uint64]*watch)}
 	set, err := NewEvents("hang-ups", h.notify)

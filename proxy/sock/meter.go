@@ -39,7 +39,7 @@ type meterWait struct {
 	mu      sync.Mutex
 	waits   bool
 	woken   bool // the meter has bytes again
-	stopped bool // see stopReading
+	stopped bool // see StopReading
 }
 
 // Pacing is a socket as the waker of a plain message's meter.
@@ -83,7 +83,7 @@ func (s *Conn) AwaitsMeter() bool {
 	return s.waiting.waits
 }
 
-// StopReading makes reads of the socket, and waits for its meter, fail until readAgain.
+// StopReading makes reads of the socket, and waits for its meter, fail until ReadAgain.
 func (s *Conn) StopReading() {
 	s.waiting.mu.Lock()
 	defer s.waiting.mu.Unlock()

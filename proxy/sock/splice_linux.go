@@ -11,7 +11,7 @@ import (
 
 const (
 	// pipeSize is the capacity of a pipe, and the most that one call moves. An unprivileged process
-	// may have maxPipes of this size (pipe-max-size, pipe-user-pages-soft).
+	// may have MaxPipes of this size (pipe-max-size, pipe-user-pages-soft).
 	pipeSize = 1 << 20
 	MaxPipes = 64
 	// bulkPiece is the smallest piece worth a pipe; smaller ones are copied.

@@ -125,7 +125,7 @@ func addrPortOf(sa unix.Sockaddr) netip.AddrPort {
 }
 
 const (
-	firstLook = 250 * time.Microsecond // first pause of awaitClosed; doubled up to lastLook
+	firstLook = 250 * time.Microsecond // first pause of AwaitClosed; doubled up to lastLook
 	lastLook  = 10 * time.Millisecond
 )
 
