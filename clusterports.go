@@ -54,7 +54,7 @@ func (n *Node) forbidOwnPorts(ctx context.Context) {
 	n.mu.Unlock()
 	rpc, gossip := n.members.Listening()
 	ports := n.ports.list(ctx, n.members.Members(),
-		[]netip.AddrPort{rpc, gossip, addrPort(n.apiListener.Addr())}, []netip.AddrPort{addrPort(n.proxyListener.Addr())}, time.Now())
+		[]netip.AddrPort{rpc, gossip, addrPort(n.apiListener)}, []netip.AddrPort{addrPort(n.proxyListener)}, time.Now())
 	if allowed {
 		ports.Nodes = proxy.Listeners{}
 	}
@@ -129,8 +129,8 @@ func (n *Node) checkOwnPorts() {
 	}
 }
 
-func addrPort(addr net.Addr) netip.AddrPort {
-	at, _ := netip.ParseAddrPort(addr.String()) // a listener's address always parses
+func addrPort(l net.Listener) netip.AddrPort {
+	at, _ := netip.ParseAddrPort(address(l)) // a listener's address always parses; without one there is none
 	return at
 }
 

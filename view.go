@@ -37,7 +37,7 @@ func (v view) Propose(ctx context.Context, c fsm.Command) (uint64, fsm.Result, e
 	if v.store == nil {
 		return 0, fsm.Result{}, api.ErrNotLeader
 	}
-	index, res, err := propose(ctx, v.members, v.store, 0, c)
+	index, res, err := v.entries.Append(ctx, 0, c)
 	return index, res, apiError(err)
 }
 
@@ -140,7 +140,7 @@ func (v view) Status() api.Status {
 		ConfigDisagreements: v.disagreements(),
 		Draining:            leaving || v.proxy.Draining(), Leaving: leaving,
 		Connections: v.proxy.Open(),
-		ProxyAddr:   v.proxyListener.Addr().String(), ProxyTLS: proxyTLS, APIAddr: v.apiListener.Addr().String(),
+		ProxyAddr:   address(v.proxyListener), ProxyTLS: proxyTLS, APIAddr: address(v.apiListener),
 		DiskFull: r.DiskFull, DiskStalled: r.DiskStalled,
 	}
 }
