@@ -50,6 +50,7 @@ var testAreas = map[string][]string{
 	"lease/leader":  {"lease/leasetest"},
 	"lease/leasepb": {"lease/leasetest"},
 	"proxy/http1":   {"limit"},
+	root:            {"connlimit"}, // whose Cluster a node is
 }
 
 // libraries says in which areas a third-party module may be imported but by tests. What is not
