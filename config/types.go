@@ -340,8 +340,12 @@ func unspecified(host string) bool {
 	return host == "" || err == nil && addr.Unmap().IsUnspecified()
 }
 
-// loopback reports whether an address to listen on is reachable from this machine alone.
+// loopback reports whether an address to listen on is reachable from this machine alone; "" is no
+// listener.
 func loopback(address string) bool {
+	if address == "" {
+		return true
+	}
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
 		return false

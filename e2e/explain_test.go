@@ -41,12 +41,14 @@ func (e *explanation) inTheWay() string {
 			case l.Admitted || strings.Contains(l.Reason, "the rate") != tokens:
 			case l.Scope == "total":
 				return "weir: all workers together "
+			case l.Key == "*":
+				return "weir: all " + l.Scope + "s together "
+			case strings.Contains(l.Key, "/"): // a shared network
+				return "weir: all " + l.Scope + "s of " + l.Key + " together "
 			case l.Scope == "host":
 				return "weir: " + l.Key + " "
-			case l.Key == "*":
-				return "weir: all clients together "
 			default:
-				return "weir: client " + l.Key + " "
+				return "weir: " + l.Scope + " " + l.Key + " "
 			}
 		}
 	}
@@ -58,7 +60,6 @@ type explained struct {
 	hosts   []host
 	workers []*worker
 	limits  []map[string]any
-	node    *node // through which all is asked, where rates are limited; nil: any
 }
 
 // randomTable has some patterns of each scope, of those that overlap, with few connections and
@@ -86,7 +87,6 @@ func randomTable(t *testing.T, c *cluster, rng *rand.Rand, i int) *explained {
 		}
 		if i%2 == 1 && rng.IntN(2) == 0 {
 			l["requests"] = map[string]any{"rate": "1/h", "burst": 1 + rng.IntN(3)}
-			e.node = c.nodes[i%3]
 		}
 		if one.wide && rng.IntN(2) == 0 {
 			l["shared"] = true
@@ -117,9 +117,6 @@ func TestExplainIsRight(t *testing.T) {
 		var held []*load.Tunnel
 		for range 12 {
 			n, h, w := c.nodes[rng.IntN(3)], e.hosts[rng.IntN(2)], e.workers[rng.IntN(3)]
-			if e.node != nil {
-				n = e.node
-			}
 			tunnel := compareExplained(t, n, h.target, w, string(body))
 			if t.Failed() {
 				return

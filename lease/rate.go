@@ -20,6 +20,7 @@ func (p *pool) resize(now time.Duration) {
 	if p.key.Resource.IsRate() {
 		fill, size := partOf(p.limit, p.key.Resource, p.granted)
 		p.bucket.resize(now, fill, size)
+		p.told = false
 	}
 }
 
@@ -187,6 +188,7 @@ func (n *Node) rateDemand(now time.Duration, p *pool, d *leasepb.Demand) {
 	if p.awaited() {
 		d.Waiting = more * unit
 	}
+	p.told = d.Waiting > 0
 	if p.refused != [2]int64{} {
 		d.Refused = more * unit
 	}

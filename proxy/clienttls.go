@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/weirproxy/weir/limit"
+	"github.com/weirproxy/weir/proxy/auth"
+	"github.com/weirproxy/weir/proxy/http1"
 )
 
 // Clients that connect with TLS.
@@ -37,16 +39,11 @@ const (
 	stuckEvery = 100 * time.Millisecond
 )
 
-// Refusals for clients that speak HTTP or SOCKS where TLS is expected.
-var (
-	refusePlain = badRequest("the client began with plain HTTP, and this port speaks TLS: use https:// in the proxy's URL")
-	refuseSOCKS = badRequest("the client began with SOCKS, and this port speaks HTTP over TLS: use https:// in the proxy's URL")
-)
+// refusePlain is for clients that speak HTTP where TLS is expected.
+var refusePlain = badRequest("the client began with plain HTTP, and this port speaks TLS: use https:// in the proxy's URL")
 
-const (
-	errSOCKS4 = syntaxError("a SOCKS4 client")
-	errSOCKS5 = syntaxError("a SOCKS5 client")
-)
+// errForeign means that the client speaks neither TLS nor HTTP, but a protocol that is recognised.
+var errForeign = errors.New("the client speaks another protocol than TLS")
 
 // front is one client's TLS.
 type front struct {
@@ -56,7 +53,7 @@ type front struct {
 	in     inbuf          // bytes read from wire, but not yet by tls
 	tls    *tls.Conn
 	inner  *sock // our end of the pair
-	client *client
+	client *conn
 
 	balanced bool // the connection must begin with a PROXY header
 	since    time.Time
@@ -129,7 +126,7 @@ func (f *front) run() {
 
 // open does everything before the first request, within header_timeout: the PROXY header, the
 // handshake, the socket pair.
-func (f *front) open() (*client, error) {
+func (f *front) open() (*conn, error) {
 	s := f.srv
 	timeout := s.policy.Load().HeaderTimeout
 	stranger := f.places == s.strangers
@@ -163,7 +160,7 @@ func (f *front) open() (*client, error) {
 		return nil, err
 	}
 	f.inner = newSock(ours, &s.buffers)
-	f.client = newClient(s, theirs, f.addr)
+	f.client = newConn(s, theirs, f.addr)
 	f.client.stranger = stranger
 	f.client.sock.front = f
 	return f.client, nil
@@ -172,16 +169,13 @@ func (f *front) open() (*client, error) {
 // checkFirst recognises SOCKS by the first byte: its first message is shorter than what the TLS
 // handshake waits for.
 func (f *front) checkFirst() error {
-	if f.in.len() == 0 {
-		if err := f.in.fill(); err != nil {
+	if f.in.Len() == 0 {
+		if err := f.in.Fill(); err != nil {
 			return err
 		}
 	}
-	switch f.in.bytes()[0] {
-	case firstSOCKS4:
-		return errSOCKS4
-	case firstSOCKS5:
-		return errSOCKS5
+	if foreignOf(f.in.Bytes()[0]).overTLS != nil {
+		return errForeign
 	}
 	return nil
 }
@@ -190,20 +184,19 @@ func (f *front) checkFirst() error {
 func (f *front) refuse(err error) {
 	s := f.srv
 	var header tls.RecordHeaderError
-	var syntax syntaxError
+	var syntax auth.HeaderError
 	switch {
-	case err == errSOCKS4:
-		f.answer(refuseSOCKS, socks4Rejected)
-	case err == errSOCKS5:
-		f.answer(refuseSOCKS, socks5Rejected)
+	case err == errForeign:
+		p := foreignOf(f.in.Bytes()[0])
+		f.answer(p.overTLS, p.answer)
 	case errors.As(err, &syntax):
-		(&client{srv: s, addr: f.addr}).noteRefusal(badRequest(string(syntax)))
+		(&conn{srv: s, addr: f.addr}).noteRefusal(badRequest(string(syntax)))
 	case errors.As(err, &header) && header.Conn != nil && looksLikeHTTP(header.RecordHeader):
-		f.answer(refusePlain, refusePlain.render(nil, refusePlain.status(0), s.loop.Load().field(), s.status, limit.Target{}, keepAlive{}, false))
+		f.answer(refusePlain, refusePlain.render(nil, refusePlain.status(0), s.loop.Load().field(), s.status, limit.Target{}, http1.KeepAlive{}, false))
 	case err == io.EOF, isReset(err), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, os.ErrClosed):
 		// A health check, a scan, or the end of the server.
 	default:
-		if s.handshakes.show() {
+		if s.handshakes.Show() {
 			s.log.Warn("a client's TLS handshake failed", "client", f.addr, "error", err)
 		}
 	}
@@ -211,7 +204,7 @@ func (f *front) refuse(err error) {
 
 // answer sends a refusal without TLS to a client that does not speak it.
 func (f *front) answer(r *refusal, b []byte) {
-	(&client{srv: f.srv, addr: f.addr}).noteRefusal(r)
+	(&conn{srv: f.srv, addr: f.addr}).noteRefusal(r)
 	f.in.release()
 	if f.wire.write(b, nil, nil) == nil && f.wire.closeWrite() == nil {
 		drained(f.wire, lingerTimeout)
@@ -221,7 +214,7 @@ func (f *front) answer(r *refusal, b []byte) {
 // looksLikeHTTP reports whether the header of the first record could be the beginning of a request.
 func looksLikeHTTP(header [5]byte) bool {
 	method, _, _ := bytes.Cut(header[:], []byte(" "))
-	return isToken(method)
+	return http1.IsToken(method)
 }
 
 // pumpUp carries the client's bytes to the pair.
@@ -372,9 +365,9 @@ type wireConn struct{ f *front }
 
 // Read implements [net.Conn].
 func (w wireConn) Read(b []byte) (int, error) {
-	if in := &w.f.in; in.len() > 0 {
-		n := copy(b, in.bytes())
-		in.skip(n)
+	if in := &w.f.in; in.Len() > 0 {
+		n := copy(b, in.Bytes())
+		in.Skip(n)
 		return n, nil
 	}
 	_, n, err := w.f.wire.read(b)

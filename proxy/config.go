@@ -6,16 +6,13 @@ import (
 	"fmt"
 	"net/netip"
 	"time"
+
+	"github.com/weirproxy/weir/proxy/accesslog"
+	"github.com/weirproxy/weir/proxy/auth"
 )
 
 // Limits without a setting. Each bounds something that a peer could otherwise make grow.
 const (
-	// maxHead is the longest request or response head, first line included (431).
-	maxHead = 64 << 10
-	// maxTrailers is the longest trailer section of a chunked body.
-	maxTrailers = 16 << 10
-	// maxChunkLine is the longest chunk-size line, extensions included.
-	maxChunkLine = 4 << 10
 	// clientIdleTimeout is how long a client may leave its connection without a request.
 	clientIdleTimeout = 60 * time.Second
 	// upstreamIdleTimeout is how long an upstream connection is kept for reuse. Most servers close
@@ -89,6 +86,12 @@ type Config struct {
 	Policy Policy
 }
 
+// User may use the proxy; see [auth.User].
+type User = auth.User
+
+// LineOutput says where and how log lines are written; see [accesslog.Output].
+type LineOutput = accesslog.Output
+
 // Policy holds the settings that can change while the server runs. New requests follow a new policy
 // at once. Open tunnels keep the timeouts that they started with. Kept-alive upstream connections
 // to destinations that the new policy forbids are closed.
@@ -130,7 +133,7 @@ type Policy struct {
 	// address. It costs an upstream connection, and a slot, for each of them.
 	PrivateConnections bool
 
-	roster *roster // of Users; the server's
+	roster *auth.Roster // of Users; the server's
 }
 
 // DefaultPolicy is the policy of an empty configuration.

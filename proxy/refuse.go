@@ -11,6 +11,7 @@ import (
 
 	"github.com/weirproxy/weir/lease"
 	"github.com/weirproxy/weir/limit"
+	"github.com/weirproxy/weir/proxy/auth"
 )
 
 // refusal says why the proxy turns a request away, in no protocol's terms. refusehttp.go renders it
@@ -42,7 +43,7 @@ const (
 	reasonUnchecked     // too many credentials wait to be checked
 	reasonMalformed     // the request can't be parsed, or asks for something unsupported
 	reasonHeadTimeout   // the request's head did not arrive in time
-	reasonHeadTooLarge  // the request's head is longer than maxHead
+	reasonHeadTooLarge  // the request's head is longer than http1.MaxHead
 	reasonClientStalled // the request's content stopped arriving
 
 	reasonProhibited         // the policy excludes the destination's address
@@ -58,7 +59,7 @@ const (
 	reasonNoResponse         // the upstream did not answer the request in time
 	reasonWriteTimeout       // the upstream stopped reading the request
 	reasonBadResponse        // the upstream's response can't be parsed
-	reasonResponseHeadTooBig // the upstream's response head is longer than maxHead
+	reasonResponseHeadTooBig // the upstream's response head is longer than http1.MaxHead
 
 	reasonCount
 )
@@ -116,6 +117,25 @@ var (
 	refuseLoop = refusal{reason: reasonLoop, details: "the request came through this node already"}
 )
 
+// Refusals for missing or wrong credentials.
+var (
+	refuseAnonymous   = refusal{reason: reasonCredentials, details: "this proxy asks for a user and a password"}
+	refuseCredentials = refusal{reason: reasonCredentials, details: auth.ErrWrong.Error()}
+	refuseGuessing    = refusal{reason: reasonGuessing, details: auth.ErrGuessing.Error(), retryAfter: retryAfter}
+	refuseUnchecked   = refusal{reason: reasonUnchecked, details: auth.ErrBusy.Error(), retryAfter: retryAfter}
+)
+
+// refuseUser maps an error of checking credentials.
+func refuseUser(err error) *refusal {
+	switch err {
+	case auth.ErrGuessing:
+		return &refuseGuessing
+	case auth.ErrBusy:
+		return &refuseUnchecked
+	}
+	return &refuseCredentials
+}
+
 // Refusals for something that the destination is or does.
 var (
 	refuseNested     = refusal{reason: reasonLoop, details: "the destination is a proxy of this cluster"}
@@ -163,16 +183,18 @@ func refuseLimit(e *lease.LimitError) *refusal {
 	case errors.Is(e.Why, lease.ErrQueueTimeout):
 		r.reason = reasonQueueTimeout
 	}
-	r.details = limitDetails(e.Key, r.reason)
+	r.details = limitDetails(e, r.reason)
 	return r
 }
 
 // limitDetails says what is at its limit, without its name: others may share it.
-func limitDetails(k limit.Key, why reason) string {
-	details, unit := "", "slot came free"
-	switch k.Scope {
-	case limit.ScopeTotal:
+func limitDetails(e *lease.LimitError, why reason) string {
+	k, details, unit := e.Key, "", "slot came free"
+	switch {
+	case k.Scope == limit.ScopeTotal:
 		details = "all workers together are at their "
+	case countsSeveral(e):
+		details = "the " + k.Scope.String() + "s that share a limit are at their "
 	default:
 		details = "the " + k.Scope.String() + " is at its "
 	}

@@ -11,6 +11,10 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/weirproxy/weir/proxy/accesslog"
+	"github.com/weirproxy/weir/proxy/auth"
+	"github.com/weirproxy/weir/proxy/http1"
 )
 
 // counter is a number that others may read, but not reset.
@@ -44,13 +48,13 @@ type Server struct {
 	local     *localCache
 	greeting  string // the first bytes of ports that only nodes dial
 	loop      atomic.Pointer[loopMark]
-	gate      *gate
+	gate      *auth.Gate
 	tls       *tls.Config // nil: clients speak plain HTTP
 	admitter  Admitter
 	resolver  Resolver
 	failed    failedAddrs
 	log       hclog.Logger
-	lines     *lines
+	lines     *accesslog.Log
 	counters  Counters
 	onWait    func(time.Duration)
 	onDial    func(time.Duration)
@@ -62,9 +66,9 @@ type Server struct {
 	resets    resetLog
 	hangups   *hangups
 	sleepers  *sleepSet
-	refusals  [refusalCount]*sampler
+	refusals  [refusalCount]*accesslog.Sampler
 
-	accepts, handshakes, crowded *sampler
+	accepts, handshakes, crowded *accesslog.Sampler
 
 	draining atomic.Bool // new requests are refused
 	stopping atomic.Bool // Drain has begun: clients without a request are closed, new ones too
@@ -79,7 +83,7 @@ type Server struct {
 	closings  atomic.Int64   // those of them that wait for the upstream's FIN after ours
 	work      sync.WaitGroup // clients and flows with a slot
 
-	toIdleWorker chan *client // to idle workers; closed once no client can come any more
+	toIdleWorker chan *conn // to idle workers; closed once no client can come any more
 	idleWorkers  atomic.Int64
 	ended        sync.Once
 
@@ -88,7 +92,7 @@ type Server struct {
 	sleepTimer *time.Timer // runs sleepQuiet
 	closed     bool        // no new listeners or clients
 	listeners  map[*listener]struct{}
-	clients    map[*client]struct{}
+	clients    map[*conn]struct{}
 	fronts     map[*front]struct{} // those whose handshake is not complete
 }
 
@@ -116,32 +120,32 @@ func New(cfg Config, admitter Admitter, resolver Resolver, log hclog.Logger) (*S
 	}
 	s := &Server{
 		node:         cfg.Node,
-		status:       statusName(cfg.Node),
+		status:       http1.StatusName(cfg.Node),
 		local:        newLocalCache(isLocal),
 		greeting:     cfg.NodeGreeting,
-		gate:         newGate(),
+		gate:         auth.NewGate(),
 		admitter:     admitter,
 		resolver:     resolver,
 		log:          log,
-		lines:        newLines(cfg.Lines, log),
+		lines:        accesslog.New(cfg.Lines, log),
 		onWait:       cfg.OnQueueWait,
 		onDial:       cfg.OnDial,
 		hangups:      hangups,
 		places:       make(chan struct{}, cfg.MaxClients),
 		strangers:    make(chan struct{}, maxStrangers),
-		toIdleWorker: make(chan *client),
+		toIdleWorker: make(chan *conn),
 		listeners:    make(map[*listener]struct{}),
-		clients:      make(map[*client]struct{}),
+		clients:      make(map[*conn]struct{}),
 		fronts:       make(map[*front]struct{}),
 		tls:          clientTLS(cfg.TLS),
 	}
 	s.SetPseudonym(cmp.Or(cfg.Pseudonym, cfg.Node))
 	s.newSamplers()
-	cfg.Policy.roster = newRoster(cfg.Policy.Users, nil)
+	cfg.Policy.roster = auth.NewRoster(cfg.Policy.Users, nil)
 	s.policy.Store(&cfg.Policy)
 	if s.sleepers, err = newSleepSet(&s.flows); err != nil {
 		hangups.close()
-		s.lines.close()
+		s.lines.Close()
 		return nil, fmt.Errorf("proxy: %w", err)
 	}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
@@ -178,6 +182,18 @@ func (s *Server) lookAround() {
 	}
 }
 
+// SetPseudonym changes the node's name in Via. No proxy of another cluster may have the same.
+func (s *Server) SetPseudonym(name string) {
+	name = Pseudonym(name)
+	s.pseudonym.Store(&name)
+}
+
+// via returns the node's name in Via.
+func (s *Server) via() string { return *s.pseudonym.Load() }
+
+// Pseudonym converts a name to the form that Via needs: a token.
+func Pseudonym(name string) string { return http1.ViaName(name) }
+
 // clientTLS returns cfg for proxy clients: they speak HTTP/1.1 only.
 func clientTLS(cfg *tls.Config) *tls.Config {
 	if cfg == nil {
@@ -193,7 +209,7 @@ func (s *Server) SetPolicy(p Policy) error {
 	if err := p.Validate(); err != nil {
 		return fmt.Errorf("proxy: %w", err)
 	}
-	p.roster = newRoster(p.Users, s.policy.Load().roster)
+	p.roster = auth.NewRoster(p.Users, s.policy.Load().roster)
 	s.policy.Store(&p)
 	for _, f := range s.idle.all() {
 		if !p.allowsDestination(f.addr) {
@@ -273,7 +289,7 @@ func (s *Server) Drain(ctx context.Context) error {
 	s.hangups.close()
 	s.sleepers.close()
 	s.closeSamplers()
-	s.lines.close()
+	s.lines.Close()
 	return err
 }
 

@@ -1,0 +1,221 @@
+package proxy
+
+import (
+	"errors"
+	"os"
+	"time"
+
+	"github.com/weirproxy/weir/limit"
+	"github.com/weirproxy/weir/proxy/auth"
+	"github.com/weirproxy/weir/proxy/http1"
+)
+
+// httpClient is a client that speaks HTTP: its requests are answered one after the other; a CONNECT
+// is the last. It implements [protocol].
+type httpClient struct {
+	*conn
+	out      outbuf
+	head     http1.Head
+	headLen  int       // bytes of the request's head still in hand
+	exchange *exchange // of plain requests; nil before the first
+}
+
+// answer makes c the connection that is answered.
+func (h *httpClient) answer(c *conn) *httpClient {
+	h.conn, h.out.sock, h.headLen, h.exchange = c, c.sock, 0, nil
+	h.head.Clear()
+	c.ahead.begin = http1.StatusPrefix
+	return h
+}
+
+// serve implements [protocol].
+func (c *httpClient) serve() {
+	defer c.leave()
+	for c.next() {
+		c.sock.stall = stallTimeout
+		if !c.handle() {
+			break
+		}
+		c.first = false
+	}
+}
+
+// leave releases what belongs to the requests, but not to their connection, and forgets both.
+func (c *httpClient) leave() {
+	if c.exchange != nil {
+		c.exchange.vigil.timer.Stop()
+		c.exchange.upload.end()
+	}
+	c.out.release()
+	c.conn, c.exchange = nil, nil
+}
+
+// next reads a request's head into c.head. false means that the connection is over, and answered if
+// needed.
+func (c *httpClient) next() bool {
+	if !c.setIdle(true) {
+		return false
+	}
+	c.nextRequest()
+	c.in.before = c.conn
+	b, err := http1.ReadHead(&c.in)
+	for errors.Is(err, os.ErrDeadlineExceeded) && c.stillIdle() {
+		b, err = http1.ReadHead(&c.in)
+	}
+	c.in.before = nil
+	c.setIdle(false)
+	if c.clock == clockHead {
+		c.untimed()
+	}
+	c.headLen = len(b)
+	if err == nil {
+		err = c.head.ParseRequest(b)
+	}
+	if err != nil {
+		c.refuseHead(err)
+		return false
+	}
+	c.method = methodName(c.head.Method)
+	return true
+}
+
+// refuseHead answers a malformed or late head, if the client is still there to read the answer.
+func (c *httpClient) refuseHead(err error) {
+	var syntax http1.SyntaxError
+	var header auth.HeaderError
+	switch {
+	case err == http1.ErrNotHTTP && c.in.Len() > 0:
+		c.refuseForeign(c.in.Bytes()[0])
+	case errors.As(err, &syntax):
+		c.respond(badRequest(string(syntax)), http1.KeepAlive{})
+	case errors.As(err, &header):
+		c.respond(badRequest(string(header)), http1.KeepAlive{})
+	case err == http1.ErrTooLong:
+		c.respond(&refuseTooLarge, http1.KeepAlive{})
+	case errors.Is(err, os.ErrDeadlineExceeded) && c.in.Len() > 0:
+		c.respond(&refuseTimeout, http1.KeepAlive{})
+	case c.stranger:
+		c.noteRefusal(&refuseClient)
+	}
+}
+
+// consume drops the request's head, and with it everything that c.head points to.
+func (c *httpClient) consume() {
+	c.in.Skip(c.headLen)
+	c.headLen = 0
+}
+
+// methodName converts the method to a string, without an allocation for the usual ones.
+func methodName(b []byte) string {
+	for _, m := range [...]string{"GET", "CONNECT", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"} {
+		if string(b) == m {
+			return m
+		}
+	}
+	return string(b)
+}
+
+// handle answers the request in c.head; false ends the connection.
+func (c *httpClient) handle() bool {
+	s := c.srv
+	s.counters.Requests.Add(1)
+	c.ahead.state.Store(answerOpen)
+	h, policy := &c.head, s.policy.Load()
+	keep := c.keepAlive()
+	switch {
+	case !c.mayUse(policy):
+		return c.respond(&refuseClient, http1.KeepAlive{})
+	case h.PassedThrough(s.via()):
+		return c.respond(&refuseLoop, keep)
+	case s.draining.Load():
+		return c.respond(&refuseDraining, http1.KeepAlive{})
+	}
+	user, refusal := c.authenticate(policy)
+	if refusal != nil {
+		return c.respond(refusal, keep)
+	}
+	c.identified(user)
+	if c.method == "CONNECT" {
+		c.connect()
+		return false
+	}
+	return c.plain(keep)
+}
+
+// authenticate returns the request's user, or "" if the policy has no users.
+func (c *httpClient) authenticate(p *Policy) (user string, _ *refusal) {
+	if p.roster == nil {
+		return "", nil
+	}
+	switch c.head.Authorizations {
+	case 0:
+		return "", &refuseAnonymous
+	case 1:
+	default: // another parser might read another one of them
+		return "", &refuseCredentials
+	}
+	user, err := c.srv.gate.Basic(c.srv.ctx, p.roster, c.head.Authorization, c.addr.Addr())
+	if err != nil {
+		return "", refuseUser(err)
+	}
+	return user, nil
+}
+
+// connect opens a tunnel.
+func (c *httpClient) connect() {
+	h := &c.head
+	target, err := limit.ParseTarget(string(h.Target), 0)
+	switch {
+	case err != nil:
+		c.respond(badRequest("CONNECT needs host:port: "+err.Error()), http1.KeepAlive{})
+		return
+	case h.Chunked || h.Length > 0:
+		c.respond(badRequest("CONNECT with content"), http1.KeepAlive{})
+		return
+	}
+	c.consume()
+	c.openTunnel(c, KindConnect, target)
+}
+
+// accepted implements [protocol].
+func (c *httpClient) accepted() []byte { return c.srv.loop.Load().answer() }
+
+// refuse implements [protocol].
+func (c *httpClient) refuse(r *refusal) { c.respond(r, http1.KeepAlive{}) }
+
+// established answers a CONNECT (RFC 9110 §9.3.6) if there is no loop mark to include.
+var established = []byte(establishedLine + "\r\n\r\n")
+
+const establishedLine = http1.StatusPrefix + "200 Connection established"
+
+// keepAlive returns the request's wish.
+func (c *httpClient) keepAlive() http1.KeepAlive {
+	return http1.KeepAlive{On: c.head.Persists(), Minor: c.head.Minor}
+}
+
+// respond answers with a refusal, and reports whether the connection goes on. It goes on only if no
+// content follows, because content must not be read as a request. The same holds for bytes behind a
+// refused CONNECT, which were meant for the tunnel. A CONNECT without valid credentials can be
+// repeated on the connection, unless such bytes are in hand already; bytes that come later fail for
+// want of credentials.
+func (c *httpClient) respond(r *refusal, keep http1.KeepAlive) bool {
+	h := &c.head
+	again := r.reason == reasonCredentials && c.in.Len() == c.headLen
+	if h.Chunked || h.Length > 0 || c.method == "CONNECT" && !again {
+		keep.On = false
+	}
+	status := c.noteRefusal(r)
+	c.idleFrom = time.Now()
+	c.consume()
+	c.sock.guard(nil, nil)
+	c.sock.stall = stallTimeout
+	c.out.Set(c.unsent(r.render(c.out.Writable(), status, c.srv.loop.Load().field(), c.srv.status, c.subject.Host, keep, c.method == "HEAD")))
+	if c.out.Flush() != nil {
+		return false
+	}
+	if !keep.On {
+		unread := c.method == "" && r.reason != reasonHeadTimeout // the head could not be parsed: content may follow
+		c.linger(unread || h.Chunked || h.Length > int64(c.in.Len()))
+	}
+	return keep.On
+}
