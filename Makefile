@@ -36,7 +36,7 @@ COMMIT  := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 
 # The end-to-end tests measure, so they have the machine to themselves: all other packages first.
-UNIT = $$($(GO) list ./... | grep -v '/e2e$$')
+UNIT = $$($(GO) list ./... | grep -v -e '/e2e$$' -e '/lease/leasetest$$')
 
 .PHONY: build cluster demo test unit e2e partitions long linear screenshots docs sim check format vet lint tidy deploy arrows vuln release reproducible bench pgo gobench fuzz proto needs clean help
 .DEFAULT_GOAL := build

@@ -15,6 +15,7 @@ import (
 // TestAuditTrail reads, in the logs of real processes, who has changed what: the leader's for the
 // cluster, a node's own for itself.
 func TestAuditTrail(t *testing.T) {
+	t.Parallel()
 	const token = "open-sesame"
 	c := startCluster(t, shape{limits: "  host \"config.example\" {\n    connections = 1\n  }\n", prepare: func(n *node) {
 		n.token = filepath.Join(filepath.Dir(n.config), "token")

@@ -12,6 +12,7 @@ import (
 // TestCommandLine walks through the commands that ask and change a cluster: what they print, on
 // which stream, and how they end.
 func TestCommandLine(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, shape{limits: "  host \"*\" {\n    connections = 25\n  }\n"})
 	leader, others := c.leader(t)
 	n := others[0]
@@ -72,6 +73,7 @@ func TestCommandLine(t *testing.T) {
 
 // TestJSONIsTheAnswer: --json prints what the API answers, byte for byte.
 func TestJSONIsTheAnswer(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, shape{names: []string{"a"}, limits: "  host \"*.example\" {\n    connections = 7\n    shared = true\n  }\n"})
 	n := c.nodes[0]
 	for args, path := range map[string]string{

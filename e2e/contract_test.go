@@ -18,6 +18,7 @@ import (
 // server and a proxy, with use, limits, a dead node and a refused request behind them, then
 // drained, and then without a leader. Success and error alike.
 func TestAnswersAreAsDescribed(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, shape{ttl: 5 * time.Second, limits: "  host \"*\" {\n    connections = 25\n  }\n"})
 	leader, others := c.leader(t)
 	proxy := c.add(t, "p", "proxy")

@@ -16,6 +16,7 @@ import (
 // TestErrorsAreProblems provokes each error that the contract lists on real nodes: all are problems
 // with a sentence to act on.
 func TestErrorsAreProblems(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, shape{prepare: func(n *node) {
 		n.token = filepath.Join(filepath.Dir(n.config), "token")
 		if err := os.WriteFile(n.token, []byte("open-sesame\n"), 0o600); err != nil {

@@ -41,12 +41,14 @@ func (e *explanation) inTheWay() string {
 			case l.Admitted || strings.Contains(l.Reason, "the rate") != tokens:
 			case l.Scope == "total":
 				return "weir: all workers together "
+			case l.Key == "*":
+				return "weir: all " + l.Scope + "s together "
+			case strings.Contains(l.Key, "/"): // a shared network
+				return "weir: all " + l.Scope + "s of " + l.Key + " together "
 			case l.Scope == "host":
 				return "weir: " + l.Key + " "
-			case l.Key == "*":
-				return "weir: all clients together "
 			default:
-				return "weir: client " + l.Key + " "
+				return "weir: " + l.Scope + " " + l.Key + " "
 			}
 		}
 	}

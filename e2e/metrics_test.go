@@ -129,6 +129,7 @@ var hostLabel = regexp.MustCompile(`(?m)^weir_rejections_total\{host="([^"]+)"\}
 // TestMetricsNameSoManyHosts: metrics_hosts bounds the hosts that /metrics names, and a reload
 // changes it. Nothing is told twice, nor lost while a host keeps its name.
 func TestMetricsNameSoManyHosts(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, shape{names: []string{"a"}})
 	n := c.nodes[0]
 	c.setLimit(t, "*.many.example", connections(0))

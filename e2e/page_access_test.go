@@ -15,6 +15,7 @@ import (
 // TestPageForEverybody: what the page has can be reached with the keyboard, is named for who hears
 // it, and fits a phone.
 func TestPageForEverybody(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, shape{ttl: 5 * time.Second})
 	page, others := c.leader(t)
 	up := c.upstream(t)

@@ -283,6 +283,7 @@ func TestPageWithThousandsOfHosts(t *testing.T) {
 // TestPageAsksForAToken: without one there is nothing to see; a wrong one is refused; the right one
 // stays until the tab is closed.
 func TestPageAsksForAToken(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, shape{names: []string{"a"}, prepare: func(n *node) {
 		n.token = filepath.Join(filepath.Dir(n.config), "token")
 		if err := os.WriteFile(n.token, []byte("open-sesame\n"), 0o600); err != nil {
@@ -317,6 +318,7 @@ func TestPageAsksForAToken(t *testing.T) {
 // TestPageBehindTLS: a balancer that speaks TLS stands before the node, and the page and its stream
 // work through it.
 func TestPageBehindTLS(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, shape{names: []string{"a"}})
 	n := c.nodes[0]
 	target := &url.URL{Scheme: "http", Host: n.api}

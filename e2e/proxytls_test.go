@@ -89,6 +89,7 @@ func (n *node) dialTLS(t testing.TB, roots *x509.CertPool) *wire {
 // TestProxyTLS: workers speak TLS to the proxy, with users, limits and both ends of a tunnel as
 // ever.
 func TestProxyTLS(t *testing.T) {
+	t.Parallel()
 	id, file := newIdentity(t), newUsersFile(t)
 	file.add(t, "ada", "lovelace")
 	c := startCluster(t, shape{names: []string{"a"}, prepare: func(n *node) {
@@ -227,6 +228,7 @@ func proxyTLSRenewal(t *testing.T, c *cluster, n *node, id identity) {
 // TestProxyProtocol: load balancers that the config names say who the client is: that is who must
 // be allowed, and who the log names.
 func TestProxyProtocol(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, shape{names: []string{"a"}, prepare: func(n *node) {
 		n.more = "proxy {\n  proxy_protocol_from = [\"127.0.0.1/32\"]\n  allow_clients       = [\"192.0.2.0/24\", \"2001:db8::/32\"]\n}\n"
 	}})

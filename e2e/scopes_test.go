@@ -83,7 +83,7 @@ func clientsTogether(t *testing.T, c *cluster) {
 	first := from("127.5.3.1").open(t, c.nodes[0], up.target)
 	from("127.5.3.2").open(t, c.nodes[1], up.target)
 	third := from("127.5.3.3")
-	third.refuse(t, c.nodes[2], up.target, "client "+network+" is at its limit of 2 connections")
+	third.refuse(t, c.nodes[2], up.target, "weir: all clients of "+network+" together are at their limit of 2 connections")
 	c.awaitUsage(t, "client", network, 2, 0)
 	end(t, first)
 	third.open(t, c.nodes[2], up.target)

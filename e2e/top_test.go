@@ -153,6 +153,7 @@ func topComesBack(t *testing.T, s *screen, asked *node) {
 
 // TestTopEndsBySignal: as by a key.
 func TestTopEndsBySignal(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, shape{names: []string{"a"}})
 	env := []string{"LANG=C.UTF-8", "TERM=screen-256color", "WEIR_ADDR=" + c.nodes[0].api}
 	s := openScreen(t, env, "timeout --foreground --preserve-status -s TERM 4 "+os.Getenv(binaryVariable)+" top")
@@ -161,6 +162,7 @@ func TestTopEndsBySignal(t *testing.T) {
 
 // TestTopIsPlainElsewhere: into a pipe, and on a terminal that can't draw, one picture is printed.
 func TestTopIsPlainElsewhere(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, shape{names: []string{"a"}})
 	n := c.nodes[0]
 	up := c.upstream(t)

@@ -114,6 +114,7 @@ func needCurl(t testing.TB) bool {
 
 // TestUsers: who has no password gets nowhere, who has one gets through, and nobody else learns it.
 func TestUsers(t *testing.T) {
+	t.Parallel()
 	file := newUsersFile(t)
 	file.add(t, "ada", "love lace:1815")
 	c := startCluster(t, shape{names: []string{"a"}, prepare: func(n *node) {
@@ -258,6 +259,7 @@ func usersReloaded(t *testing.T, n *node, up *site, file *usersFile) {
 // TestOwnPorts: no client reaches a node's own ports through a proxy, nor another node's; other
 // ports of the same address are as ever.
 func TestOwnPorts(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, shape{})
 	up, err := listen("127.0.0.1")
 	if err != nil {

@@ -27,7 +27,7 @@
 // milliseconds, so that a storm costs the leader a few hundred answers a second.
 //
 // A connection may need units of several keys. Each is a claim of its own, and there are two kinds
-// of holder: a [Request] in hand holds the slots of scope total, client and user, the upstream
+// of holder: a [Request] in hand holds the slots of scope total, client, user and key, the upstream
 // connection the host's, also while it is kept for reuse. So all take their claims in one order,
 // which is why nobody waits in a circle: whoever waits for a later one holds the earlier ones, and
 // gives them back if it is refused. Tokens come last.

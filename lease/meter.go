@@ -8,7 +8,7 @@ import (
 
 // meterScopes are the scopes in which bytes are counted, in the order in which they are taken. That
 // of the connection alone is first: it is no one else's.
-var meterScopes = [...]limit.Scope{limit.ScopeConnection, limit.ScopeTotal, limit.ScopeClient, limit.ScopeUser, limit.ScopeHost}
+var meterScopes = [...]limit.Scope{limit.ScopeConnection, limit.ScopeTotal, limit.ScopeClient, limit.ScopeUser, limit.ScopeHost, limit.ScopeKey}
 
 const (
 	// pieceTime is how much of a rate one flow takes at once: flows of one key take turns by pieces.

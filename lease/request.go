@@ -3,6 +3,7 @@ package lease
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,12 +13,13 @@ import (
 
 // requestScopes are the scopes in which a request in hand counts, in the order in which its slots
 // are taken. All take them in one order, and the upstream connection's slot after them, so nobody
-// waits in a circle.
-var requestScopes = [...]limit.Scope{limit.ScopeTotal, limit.ScopeClient, limit.ScopeUser}
+// waits in a circle. Only what a program asks for by name has a key.
+var requestScopes = [...]limit.Scope{limit.ScopeTotal, limit.ScopeClient, limit.ScopeUser, limit.ScopeKey}
 
-// Request is one request in hand: a tunnel from its CONNECT to its end, or a plain request to the
-// end of its response. It holds a slot of each limit on connections in the scopes total, client and
-// user that it is under. A limit that is set while it runs counts it from then on.
+// Request is one request in hand: a tunnel from its CONNECT to its end, a plain request to the end
+// of its response, or a program's permit. It holds a slot of each limit on connections in the scopes
+// total, client, user and key that it is under. A limit that is set while it runs counts it from
+// then on.
 type Request struct {
 	manager *Manager
 	subject limit.Subject
@@ -221,8 +223,7 @@ func (r *Request) Waited() (sum time.Duration) {
 
 // claimRequests lets the requests in hand count under limits that they were not under before.
 func (n *Node) claimRequests(now time.Duration, table *limit.Table) {
-	if !table.Caps(limit.ScopeTotal, limit.Connections) && !table.Caps(limit.ScopeClient, limit.Connections) &&
-		!table.Caps(limit.ScopeUser, limit.Connections) {
+	if !slices.ContainsFunc(requestScopes[:], func(s limit.Scope) bool { return table.Caps(s, limit.Connections) }) {
 		return
 	}
 	for i := range n.requests {

@@ -8,7 +8,13 @@ import (
 )
 
 // tokenScopes are the scopes in which a request takes a token, in the order in which it does.
-var tokenScopes = [...]limit.Scope{limit.ScopeTotal, limit.ScopeClient, limit.ScopeUser, limit.ScopeHost}
+var tokenScopes = [...]limit.Scope{limit.ScopeTotal, limit.ScopeClient, limit.ScopeUser, limit.ScopeHost, limit.ScopeKey}
+
+// rated reports whether any limit on requests may count a subject: without a key none of the limits
+// on keys does.
+func rated(t *limit.Table, s *limit.Subject) bool {
+	return t.CapsAny(limit.Requests) || s.Key != "" && t.Caps(limit.ScopeKey, limit.Requests)
+}
 
 // Take takes one token of each limit on requests that the subject is under. It waits for them as
 // Acquire does for a slot; a request that has waited for a slot already waits for so much less. It
@@ -44,7 +50,7 @@ func NewDraw(subject *limit.Subject) Draw { return Draw{subject: subject} }
 // all: otherwise the next is what Taker waits for.
 func (d *Draw) Try(n *Node, clock Clock) bool {
 	table := n.table.Load()
-	if table == nil || !table.CapsAny(limit.Requests) {
+	if table == nil || !rated(table, d.subject) {
 		return true // whoever had a slot without a table had one of no limited host
 	}
 	now := clock.Now() // once for all: reading it costs more than a token

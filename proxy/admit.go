@@ -83,8 +83,9 @@ func (f *flow) connectFor(r *request, addrs resolve.Addrs) (ok bool, _ *refusal)
 	f.admitted(slot)
 	r.waited += slot.Waited()
 	if addrs.Len() == 0 && !f.target.Addr.IsValid() {
+		l, _ := f.srv.admitter.Limit(f.target)
 		f.finish(endUnconnected) // its limit was 0 when resolve looked, so it was not resolved
-		return false, refuseLimit(&lease.LimitError{Key: slot.Key(), Why: lease.ErrBlocked})
+		return false, refuseLimit(&lease.LimitError{Key: slot.Key(), Limit: l, Why: lease.ErrBlocked})
 	}
 	if err := r.take(f); err != nil {
 		return false, f.unadmitted(err, endUnconnected)

@@ -3,6 +3,7 @@ package proxy
 import (
 	"strconv"
 
+	"github.com/weirproxy/weir/lease"
 	"github.com/weirproxy/weir/limit"
 )
 
@@ -15,6 +16,8 @@ const (
 	maxPhrase = 120
 	// maxPhraseName bounds a name in the phrase, to leave room for the reason.
 	maxPhraseName = 64
+	// maxSharedName is the same for a pattern, which more words stand around.
+	maxSharedName = 44
 )
 
 // appendPhrase appends the reason phrase: visible ASCII and spaces, at most maxPhrase bytes. target
@@ -50,9 +53,9 @@ func (r *refusal) appendPhrase(dst []byte, status int, target limit.Target) []by
 
 // appendLimit appends which limit is in the way, and how.
 func (r *refusal) appendLimit(dst []byte) []byte {
-	dst, several := appendLimited(dst, r.limit.Key)
+	dst = appendLimited(dst, r.limit)
 	is, its := " is ", "its "
-	if several {
+	if countsSeveral(r.limit) {
 		is, its = " are ", "their "
 	}
 	dst = append(dst, is...)
@@ -86,21 +89,32 @@ func (r *refusal) appendLimit(dst []byte) []byte {
 	return dst
 }
 
-// appendLimited appends what a limit counts for. several says that it is a plural.
-func appendLimited(dst []byte, k limit.Key) (_ []byte, several bool) {
+// countsSeveral reports whether a limit counts several hosts, clients or users together.
+func countsSeveral(e *lease.LimitError) bool {
+	return e.Limit.Shared || e.Key.Scope == limit.ScopeTotal
+}
+
+// appendLimited appends what a limit counts for. A shared one counts for all that its pattern
+// matches.
+func appendLimited(dst []byte, e *lease.LimitError) []byte {
+	k := e.Key
 	switch {
 	case k.Scope == limit.ScopeTotal:
-		return append(dst, "all workers together"...), true
-	case k.Scope == limit.ScopeHost:
-		return appendCut(dst, k.Name, maxPhraseName), false
-	case k.Name == "*":
+		return append(dst, "all workers together"...)
+	case countsSeveral(e):
 		dst = append(dst, "all "...)
 		dst = append(dst, k.Scope.String()...)
-		return append(dst, "s together"...), true
+		dst = append(dst, 's')
+		if k.Name != "*" {
+			dst = append(dst, " of "...)
+			dst = appendCut(dst, k.Name, maxSharedName)
+		}
+		return append(dst, " together"...)
+	case k.Scope != limit.ScopeHost:
+		dst = append(dst, k.Scope.String()...)
+		dst = append(dst, ' ')
 	}
-	dst = append(dst, k.Scope.String()...)
-	dst = append(dst, ' ')
-	return appendCut(dst, k.Name, maxPhraseName), false
+	return appendCut(dst, k.Name, maxPhraseName)
 }
 
 // appendDestination appends host:port.

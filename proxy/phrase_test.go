@@ -33,6 +33,11 @@ func TestReasonPhrases(t *testing.T) {
 		}
 		return refuseLimit(&lease.LimitError{Key: limit.Key{Scope: s, Resource: limit.Requests, Name: name}, Limit: limit.Limit{Connections: -1, Requests: r}, Why: why})
 	}
+	together := func(why error, s limit.Scope, pattern string, n int64) *refusal {
+		return refuseLimit(&lease.LimitError{
+			Key: limit.Key{Scope: s, Resource: limit.Connections, Name: pattern}, Limit: limit.Limit{Connections: n, Shared: true}, Why: why,
+		})
+	}
 	const host, client, user, total = limit.ScopeHost, limit.ScopeClient, limit.ScopeUser, limit.ScopeTotal
 	api := target.Host
 	for _, c := range []struct {
@@ -51,8 +56,19 @@ func TestReasonPhrases(t *testing.T) {
 		{of(lease.ErrBlocked, host, api, 0), 503, target, "503 weir: api.example.com is blocked by a limit of 0 connections", "blocked"},
 		{of(lease.ErrOverLimit, client, "10.0.0.7", 200), 503, target,
 			"503 weir: client 10.0.0.7 is at its limit of 200 connections", "the client is at its connection limit"},
-		{of(lease.ErrOverLimit, client, "*", 200), 503, target, "503 weir: all clients together are at their limit of 200 connections", ""},
-		{of(lease.ErrBlocked, client, "10.0.0.0/8", 0), 503, target, "503 weir: client 10.0.0.0/8 is blocked by a limit of 0 connections", "blocked"},
+		{together(lease.ErrOverLimit, client, "*", 200), 503, target,
+			"503 weir: all clients together are at their limit of 200 connections", "the clients that share a limit are at their connection limit"},
+		{together(lease.ErrBlocked, client, "10.0.0.0/8", 0), 503, target,
+			"503 weir: all clients of 10.0.0.0/8 together are blocked by a limit of 0 connections", "blocked"},
+		{together(lease.ErrOverLimit, host, "*", 5), 503, target,
+			"503 weir: all hosts together are at their limit of 5 connections", "the hosts that share a limit are at their connection limit"},
+		{together(lease.ErrQueueFull, host, "*.example.com:443", 1), 503, target,
+			"503 weir: all hosts of *.example.com:443 together are at their limit of 1 connection and their queue is full",
+			"the hosts that share a limit are at their connection limit, and the queue is full"},
+		{together(lease.ErrOverLimit, host, "*."+strings.Repeat("x", 60), 1_000_000), 503, target,
+			"503 weir: all hosts of *." + strings.Repeat("x", 39) + "... together are at their limit of 1000000 connections", ""},
+		{together(lease.ErrOverLimit, user, "*", 5), 503, target, "503 weir: all users together are at their limit of 5 connections", ""},
+		{of(lease.ErrOverLimit, user, "*", 5), 503, target, "503 weir: user * is at its limit of 5 connections", ""}, // who is called so
 		{of(lease.ErrQueueFull, user, "nightly", 50), 503, target,
 			"503 weir: user nightly is at its limit of 50 connections and its queue is full", "the user is at its connection limit, and the queue is full"},
 		{of(lease.ErrOverLimit, total, "", 20_000), 503, target, "503 weir: all workers together are at their limit of 20000 connections",

@@ -163,16 +163,18 @@ func refuseLimit(e *lease.LimitError) *refusal {
 	case errors.Is(e.Why, lease.ErrQueueTimeout):
 		r.reason = reasonQueueTimeout
 	}
-	r.details = limitDetails(e.Key, r.reason)
+	r.details = limitDetails(e, r.reason)
 	return r
 }
 
 // limitDetails says what is at its limit, without its name: others may share it.
-func limitDetails(k limit.Key, why reason) string {
-	details, unit := "", "slot came free"
-	switch k.Scope {
-	case limit.ScopeTotal:
+func limitDetails(e *lease.LimitError, why reason) string {
+	k, details, unit := e.Key, "", "slot came free"
+	switch {
+	case k.Scope == limit.ScopeTotal:
 		details = "all workers together are at their "
+	case countsSeveral(e):
+		details = "the " + k.Scope.String() + "s that share a limit are at their "
 	default:
 		details = "the " + k.Scope.String() + " is at its "
 	}
