@@ -74,6 +74,9 @@ func (s *Server) newSamplers() {
 	s.crowded = newSampler(strangerEvery, func(left int64) {
 		s.log.Warn("idle clients gave way more often, not shown", "times", left)
 	})
+	s.resolvers = newSampler(strangerEvery, func(left int64) {
+		s.log.Warn("more SOCKS5 clients ask for addresses, not shown", "clients", left)
+	})
 	s.handshakes = newSampler(strangerEvery, func(left int64) {
 		s.log.Warn("more TLS handshakes failed, not shown", "clients", left)
 	})
@@ -85,5 +88,6 @@ func (s *Server) closeSamplers() {
 	}
 	s.accepts.close()
 	s.crowded.close()
+	s.resolvers.close()
 	s.handshakes.close()
 }

@@ -99,7 +99,8 @@ type agent struct {
 	certs    certificates
 	notify   *notifier
 
-	proxyListener, apiListener net.Listener
+	proxyListeners []net.Listener // at least one, in the order of the config
+	apiListener    net.Listener
 
 	fatal chan error         // why the process must stop
 	leave context.CancelFunc // asks to leave
@@ -151,8 +152,12 @@ func runAgent(ctx context.Context, src source) error {
 // directory.
 func (a *agent) build() (err error) {
 	cfg := a.cfg
-	if a.proxyListener, err = listen(cfg, "proxy.listen", cfg.Proxy.Listen); err != nil {
-		return err
+	for _, addr := range cfg.Proxy.Listen {
+		l, err := listen(cfg, "proxy.listen", addr)
+		if err != nil {
+			return err
+		}
+		a.proxyListeners = append(a.proxyListeners, l)
 	}
 	if a.apiListener, err = listen(cfg, "api.listen", cfg.API.Listen); err != nil {
 		return err
@@ -233,10 +238,12 @@ func (a *agent) run(ctx context.Context, signals <-chan os.Signal) error {
 		part("cluster id", func() error { return a.followClusterID(ctx) })
 	}
 	part("lease", func() error { return a.manager.Run(ctx) })
-	part("proxy", func() error { return a.proxy.Serve(a.proxyListener) })
+	for _, l := range a.proxyListeners {
+		part("proxy", func() error { return a.proxy.Serve(l) })
+	}
 	part("api", func() error { return a.api.Serve(a.apiListener) })
 	a.log.Info("node started", "node", a.cfg.Name, "role", string(a.cfg.Role), "version", thisBuild().Version,
-		"proxy", a.proxyListener.Addr().String(), "api", a.apiListener.Addr().String(),
+		"proxy", strings.Join(a.proxyAddrs(), ", "), "api", a.apiListener.Addr().String(),
 		"rpc", a.members.RPCAddr(), "gossip", a.members.GossipAddr())
 
 	a.notify.ready()
@@ -370,7 +377,7 @@ func (a *agent) goodbye(leave bool) error {
 // abandon releases everything that build had made when it failed.
 func (a *agent) abandon() error {
 	var errs []error
-	for _, l := range []net.Listener{a.proxyListener, a.apiListener} {
+	for _, l := range append(a.proxyListeners, a.apiListener) {
 		if l != nil {
 			_ = l.Close()
 		}
@@ -391,6 +398,15 @@ func (a *agent) abandon() error {
 		errs = append(errs, a.data.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// proxyAddrs returns where the proxy listens.
+func (a *agent) proxyAddrs() []string {
+	addrs := make([]string, len(a.proxyListeners))
+	for i, l := range a.proxyListeners {
+		addrs[i] = l.Addr().String()
+	}
+	return addrs
 }
 
 // stop makes the process end with an error.

@@ -53,8 +53,11 @@ func (a *agent) forbidOwnPorts(ctx context.Context) {
 	allowed := a.cfg.Proxy.AllowClusterDestinations
 	a.mu.Unlock()
 	rpc, gossip := a.members.Listening()
-	ports := a.ports.list(ctx, a.members.Members(),
-		[]netip.AddrPort{rpc, gossip, addrPort(a.apiListener.Addr())}, []netip.AddrPort{addrPort(a.proxyListener.Addr())}, time.Now())
+	var proxies []netip.AddrPort
+	for _, l := range a.proxyListeners {
+		proxies = append(proxies, addrPort(l.Addr()))
+	}
+	ports := a.ports.list(ctx, a.members.Members(), []netip.AddrPort{rpc, gossip, addrPort(a.apiListener.Addr())}, proxies, time.Now())
 	if allowed {
 		ports.Nodes = proxy.Listeners{}
 	}

@@ -126,21 +126,31 @@ func (a *agent) WaitTable(ctx context.Context, index uint64) error {
 // Status implements [api.StatusSource].
 func (a *agent) Status() api.Status {
 	a.mu.Lock()
-	role, leaving, proxyTLS := a.cfg.Role, a.leaving, a.cfg.Proxy.TLS.Enabled()
+	role, leaving, proxyTLS, protocols := a.cfg.Role, a.leaving, a.cfg.Proxy.TLS.Enabled(), a.cfg.Proxy.Protocols
 	a.mu.Unlock()
 	leader, _ := a.members.Leader()
 	ready, _ := a.Ready()
 	r := a.members.RaftStatus()
-	return api.Status{
+	proxies := a.proxyAddrs()
+	st := api.Status{
 		Node: a.name(), Cluster: a.members.ClusterID(), Version: thisBuild().Version, Role: string(role), Leader: leader, Ready: ready,
 		Session:             a.sessionStatus(),
 		Raft:                api.RaftStatus{State: r.State, Term: r.Term, LastIndex: r.LastIndex, CommitIndex: r.CommitIndex, AppliedIndex: r.AppliedIndex},
 		ConfigDisagreements: a.disagreements(),
 		Draining:            leaving || a.proxy.Draining(), Leaving: leaving,
 		Connections: a.proxy.Open(),
-		ProxyAddr:   a.proxyListener.Addr().String(), ProxyTLS: proxyTLS, APIAddr: a.apiListener.Addr().String(),
+		ProxyAddr:   proxies[0], ProxyAddrs: proxies, ProxyTLS: proxyTLS, APIAddr: a.apiListener.Addr().String(),
 		DiskFull: r.DiskFull, DiskStalled: r.DiskStalled,
 	}
+	for _, p := range protocols {
+		st.ProxyProtocols = append(st.ProxyProtocols, string(p))
+	}
+	for _, c := range a.proxy.ResolvingClients() {
+		st.ResolvingClients = append(st.ResolvingClients, api.ResolvingClient{
+			Client: c.Client.String(), Destination: c.Destination, Requests: c.Requests, LastSeen: c.LastSeen,
+		})
+	}
+	return st
 }
 
 func (a *agent) sessionStatus() api.SessionStatus {

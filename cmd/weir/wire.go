@@ -36,12 +36,25 @@ var expiries = map[config.OnExpiry]lease.Expiry{
 func policy(c *config.Config) proxy.Policy {
 	p := c.Proxy
 	return proxy.Policy{
+		Protocols: protocols(p.Protocols), NamesOnly: p.SOCKS5NamesOnly,
 		RejectStatus: p.RejectStatus, DialTimeout: p.DialTimeout, HeaderTimeout: p.HeaderTimeout,
 		TunnelIdleTimeout: p.TunnelIdleTimeout, HalfCloseTimeout: p.HalfCloseTimeout,
 		ResponseTimeout: p.ResponseTimeout, PrivateConnections: !p.ShareKeptConnections,
 		AllowClients: p.AllowClients, DenyDestinations: p.DenyDestinations, AllowDestinations: p.AllowDestinations,
 		Users: users(p.Users), ProxyProtocolFrom: p.ProxyProtocolFrom,
 	}
+}
+
+func protocols(list []config.Protocol) (set proxy.Protocols) {
+	for _, p := range list {
+		switch p {
+		case config.ProtocolHTTP:
+			set |= proxy.HTTP
+		case config.ProtocolSOCKS5:
+			set |= proxy.SOCKS5
+		}
+	}
+	return set
 }
 
 func users(list []config.User) []proxy.User {
@@ -58,7 +71,7 @@ func (a *agent) clusterConfig() cluster.Config {
 		Name: c.Name, Role: cluster.Role(c.Role), Version: thisBuild().Version, Data: a.data,
 		RPC: c.Cluster.RPC, AdvertiseRPC: c.Cluster.AdvertiseRPC,
 		Gossip: c.Cluster.Gossip, AdvertiseGossip: c.Cluster.AdvertiseGossip,
-		APIAddr: a.apiListener.Addr().String(), ProxyAddrs: []string{a.proxyListener.Addr().String()},
+		APIAddr: a.apiListener.Addr().String(), ProxyAddrs: a.proxyAddrs(),
 		Join: c.Cluster.Join, BootstrapExpect: c.Cluster.BootstrapExpect,
 		GossipKeys: gossipKeys(c), TLS: a.certs.rpcTLS(), Plaintext: cluster.Plaintext(c.Cluster.Plaintext),
 		ConfigDigest: config.Digest(c.Lease.TTL, c.ClusterLimits()), OnCommit: a.timings.commits.Observe, Log: a.log.Named("cluster"), Fatal: a.stop,
@@ -271,6 +284,12 @@ func (a admitter) Limit(t limit.Target) (limit.Limit, bool) {
 		return limit.Limit{}, false
 	}
 	return *l, true
+}
+
+// CountsNames implements [proxy.Admitter].
+func (a admitter) CountsNames() bool {
+	table := a.manager.Table()
+	return table != nil && table.CountsNames()
 }
 
 func (a *agent) leaderAddr() string {
