@@ -71,7 +71,7 @@ func (s *Server) receive(fd int, addr netip.AddrPort, balanced bool, places chan
 		s.greet(fd, addr, balanced, places)
 		return
 	}
-	c := newClient(s, fd, addr)
+	c := newConn(s, fd, addr)
 	c.balanced, c.places, c.stranger = balanced, places, places == s.strangers
 	s.start(c)
 }
@@ -85,7 +85,7 @@ func (s *Server) turnAway(fd int, addr netip.AddrPort) {
 		s.receive(fd, addr, false, s.strangers)
 	default:
 		unix.Close(fd)
-		(&client{srv: s, addr: addr}).noteRefusal(&refuseClient)
+		(&conn{srv: s, addr: addr}).noteRefusal(&refuseClient)
 	}
 }
 
@@ -173,7 +173,7 @@ func (s *Server) accept(l *listener) (fd int, addr netip.AddrPort, err error) {
 }
 
 // start hands a client to an idle worker, or to a new one if none is idle.
-func (s *Server) start(c *client) {
+func (s *Server) start(c *conn) {
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
@@ -194,10 +194,10 @@ func (s *Server) start(c *client) {
 
 // serveClients serves one client after another. Reusing the goroutine saves the next client the
 // cost of growing a stack.
-func (s *Server) serveClients(c *client) {
-	h := new(head)
+func (s *Server) serveClients(c *conn) {
+	w := new(worker)
 	for c != nil {
-		if c.serve(h) {
+		if c.serve(w) {
 			s.left(c)
 		}
 		if s.idleWorkers.Add(1) > maxIdleWorkers {
@@ -210,7 +210,7 @@ func (s *Server) serveClients(c *client) {
 }
 
 // left removes a client whose connection is over.
-func (s *Server) left(c *client) {
+func (s *Server) left(c *conn) {
 	c.end()
 	s.mu.Lock()
 	delete(s.clients, c)
@@ -222,7 +222,7 @@ func (s *Server) left(c *client) {
 
 // freePlace gives back the client's place. A TLS client's place belongs to its front, which keeps
 // it for as long as it holds descriptors.
-func (c *client) freePlace() {
+func (c *conn) freePlace() {
 	if c.places != nil {
 		<-c.places
 	}

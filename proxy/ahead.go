@@ -10,6 +10,7 @@ import "sync/atomic"
 // ahead counts the bytes of the current answer that were sent in advance. The client's goroutine
 // opens and begins an answer; the hang-up watcher's goroutine calls ask.
 type ahead struct {
+	begin string // the bytes that begin every answer of the protocol
 	state atomic.Uint32
 	sent  int // guarded by the client's mu
 }
@@ -22,20 +23,20 @@ const (
 
 // ask provokes a reset if the client's connection is closed, unless an answer under way does so. It
 // doesn't block.
-func (c *client) ask() {
+func (c *conn) ask() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.ahead.state.CompareAndSwap(answerOpen, answerAhead) {
 		return
 	}
-	if c.ahead.sent = c.sock.offer(statusPrefix); c.ahead.sent == 0 {
+	if c.ahead.sent = c.sock.offer(c.ahead.begin); c.ahead.sent == 0 {
 		c.ahead.state.Store(answerOpen) // the client's window is full, or its reset is about to be reported
 	}
 }
 
-// unsent returns the unsent part of b, the first bytes of an answer, which begin with
-// [statusPrefix]. From here on only the caller writes to the client.
-func (c *client) unsent(b []byte) []byte {
+// unsent returns the unsent part of b, the first bytes of an answer, which begin with those
+// that begin every answer. From here on only the caller writes to the client.
+func (c *conn) unsent(b []byte) []byte {
 	if c.ahead.state.CompareAndSwap(answerOpen, answerBegun) {
 		return b
 	}

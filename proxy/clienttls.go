@@ -37,16 +37,11 @@ const (
 	stuckEvery = 100 * time.Millisecond
 )
 
-// Refusals for clients that speak HTTP or SOCKS where TLS is expected.
-var (
-	refusePlain = badRequest("the client began with plain HTTP, and this port speaks TLS: use https:// in the proxy's URL")
-	refuseSOCKS = badRequest("the client began with SOCKS, and this port speaks HTTP over TLS: use https:// in the proxy's URL")
-)
+// refusePlain is for clients that speak HTTP where TLS is expected.
+var refusePlain = badRequest("the client began with plain HTTP, and this port speaks TLS: use https:// in the proxy's URL")
 
-const (
-	errSOCKS4 = syntaxError("a SOCKS4 client")
-	errSOCKS5 = syntaxError("a SOCKS5 client")
-)
+// errForeign means that the client speaks neither TLS nor HTTP, but a protocol that is recognised.
+var errForeign = errors.New("the client speaks another protocol than TLS")
 
 // front is one client's TLS.
 type front struct {
@@ -56,7 +51,7 @@ type front struct {
 	in     inbuf          // bytes read from wire, but not yet by tls
 	tls    *tls.Conn
 	inner  *sock // our end of the pair
-	client *client
+	client *conn
 
 	balanced bool // the connection must begin with a PROXY header
 	since    time.Time
@@ -129,7 +124,7 @@ func (f *front) run() {
 
 // open does everything before the first request, within header_timeout: the PROXY header, the
 // handshake, the socket pair.
-func (f *front) open() (*client, error) {
+func (f *front) open() (*conn, error) {
 	s := f.srv
 	timeout := s.policy.Load().HeaderTimeout
 	stranger := f.places == s.strangers
@@ -163,7 +158,7 @@ func (f *front) open() (*client, error) {
 		return nil, err
 	}
 	f.inner = newSock(ours, &s.buffers)
-	f.client = newClient(s, theirs, f.addr)
+	f.client = newConn(s, theirs, f.addr)
 	f.client.stranger = stranger
 	f.client.sock.front = f
 	return f.client, nil
@@ -177,11 +172,8 @@ func (f *front) checkFirst() error {
 			return err
 		}
 	}
-	switch f.in.bytes()[0] {
-	case firstSOCKS4:
-		return errSOCKS4
-	case firstSOCKS5:
-		return errSOCKS5
+	if foreignOf(f.in.bytes()[0]).overTLS != nil {
+		return errForeign
 	}
 	return nil
 }
@@ -192,12 +184,11 @@ func (f *front) refuse(err error) {
 	var header tls.RecordHeaderError
 	var syntax syntaxError
 	switch {
-	case err == errSOCKS4:
-		f.answer(refuseSOCKS, socks4Rejected)
-	case err == errSOCKS5:
-		f.answer(refuseSOCKS, socks5Rejected)
+	case err == errForeign:
+		p := foreignOf(f.in.bytes()[0])
+		f.answer(p.overTLS, p.answer)
 	case errors.As(err, &syntax):
-		(&client{srv: s, addr: f.addr}).noteRefusal(badRequest(string(syntax)))
+		(&conn{srv: s, addr: f.addr}).noteRefusal(badRequest(string(syntax)))
 	case errors.As(err, &header) && header.Conn != nil && looksLikeHTTP(header.RecordHeader):
 		f.answer(refusePlain, refusePlain.render(nil, refusePlain.status(0), s.loop.Load().field(), s.status, limit.Target{}, keepAlive{}, false))
 	case err == io.EOF, isReset(err), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, os.ErrClosed):
@@ -211,7 +202,7 @@ func (f *front) refuse(err error) {
 
 // answer sends a refusal without TLS to a client that does not speak it.
 func (f *front) answer(r *refusal, b []byte) {
-	(&client{srv: f.srv, addr: f.addr}).noteRefusal(r)
+	(&conn{srv: f.srv, addr: f.addr}).noteRefusal(r)
 	f.in.release()
 	if f.wire.write(b, nil, nil) == nil && f.wire.closeWrite() == nil {
 		drained(f.wire, lingerTimeout)

@@ -13,7 +13,9 @@
 //	accept.go          accepted clients get a place and a worker
 //	clienttls.go       TLS from clients
 //	proxyprotocol.go   the PROXY protocol of load balancers
-//	client.go          one client: its requests, one after the other
+//	conn.go            a client's connection, whatever is spoken on it
+//	protocol.go        what is spoken: the first byte tells
+//	httpclient.go      HTTP: its requests, one after the other
 //	ahead.go           finding out whether a client that sent a FIN is still there
 //	foreign.go         clients that speak TLS or SOCKS by mistake
 //	users.go           user names and passwords

@@ -18,7 +18,8 @@ import (
 //
 // A client has one exchange, which is reused for each request.
 type exchange struct {
-	c         *client
+	c         *conn
+	http      *httpClient  // used by the client's goroutine only
 	authority []byte       // of the last request
 	host      []byte       // the Host that the upstream gets for it
 	target    limit.Target // for it
@@ -47,8 +48,8 @@ type exchange struct {
 	vigil    vigil
 }
 
-func newExchange(c *client) *exchange {
-	x := &exchange{c: c, request: new(request)}
+func newExchange(h *httpClient) *exchange {
+	x := &exchange{c: h.conn, http: h, request: new(request)}
 	x.vigil.timer = time.AfterFunc(time.Hour, x.look)
 	x.vigil.timer.Stop()
 	return x
@@ -114,7 +115,7 @@ func (x *exchange) refuse(r *refusal) bool {
 		x.c.sock.reset()
 		return false
 	}
-	return x.c.refuse(r, x.keep)
+	return x.http.respond(r, x.keep)
 }
 
 // once sends the request on x.flow and relays the response. again says that the request must be
@@ -268,9 +269,9 @@ func (x *exchange) inform(headLen int) error {
 		return nil
 	}
 	x.informed = true
-	c.out.set(c.unsent(f.head.appendResponse(c.out.writable(), false, -1, x.keep, c.srv.via())))
+	x.http.out.set(c.unsent(f.head.appendResponse(x.http.out.writable(), false, -1, x.keep, c.srv.via())))
 	f.reader.skip(headLen)
-	return c.out.flush()
+	return x.http.out.flush()
 }
 
 // respond relays the final response, and parks or ends the flow.
@@ -292,13 +293,13 @@ func (x *exchange) respond(headLen int) bool {
 	if h.status == http.StatusNoContent {
 		length = -1 // RFC 9110 §8.6
 	}
-	c.out.set(c.unsent(h.appendResponse(c.out.writable(), chunked, length, keep, c.srv.via())))
+	x.http.out.set(c.unsent(h.appendResponse(x.http.out.writable(), chunked, length, keep, c.srv.via())))
 	f.reader.skip(headLen)
 	var meter Meter
 	if !content.done {
 		meter = f.download.of(c, limit.Download, f.upstream)
 	}
-	readErr, writeErr := content.copyTo(&c.out, chunked, &f.out, meter)
+	readErr, writeErr := content.copyTo(&x.http.out, chunked, &f.out, meter)
 	if readErr != nil || writeErr != nil {
 		f.download.end()
 	}
@@ -355,7 +356,7 @@ func (x *exchange) truncate(framed bool) {
 	x.flow.finish(endReset)
 	x.release()
 	c.sock.stall = stallTimeout
-	if c.out.flush() == nil {
+	if x.http.out.flush() == nil {
 		c.linger(!x.received())
 	}
 }
@@ -436,16 +437,16 @@ func (x *exchange) switchProtocols(headLen int) bool {
 		f.finish(endReset)
 		return x.refuse(badResponse(why))
 	}
-	c.out.set(c.unsent(f.head.appendResponse(c.out.writable(), false, -1, x.keep, c.srv.via())))
+	x.http.out.set(c.unsent(f.head.appendResponse(x.http.out.writable(), false, -1, x.keep, c.srv.via())))
 	f.reader.skip(headLen)
 	c.srv.counters.Tunnels.Add(1)
-	if c.out.flush() != nil {
+	if x.http.out.flush() != nil {
 		f.abort(errClientReset)
 	}
 	x.settle() // a tunnel may be long and quiet
 	c.untimed()
 	done := make(chan struct{})
-	f.tunnel(c, KindUpgrade, done)
+	f.tunnel(c, KindUpgrade, x.request, done)
 	<-done
 	return false
 }

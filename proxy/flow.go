@@ -87,7 +87,7 @@ type flow struct {
 	claims       Claims // of the request that it serves; nil: none
 	wait         wait   // of admission and dialling
 	dialling     *sock  // the connection under way
-	client       *client
+	client       *conn
 	upstreamGone bool
 	cause        error // the first reason to end by force
 	idleUntil    time.Time
@@ -99,6 +99,7 @@ type flow struct {
 	own request // of a CONNECT; others belong to the exchange
 
 	// Of a tunnel.
+	request     *request      // that it serves
 	pumps       atomic.Int32  // running or sleeping directions
 	done        chan struct{} // closed at the tunnel's end; may be nil
 	opening     opening       // of the upstream's bytes
@@ -218,7 +219,7 @@ func (f *flow) abort(cause error) {
 // followUpstream ends a flow whose client has reset after the upstream's FIN. The upstream gets a
 // FIN and not a RST: it has nothing more to say, and a FIN is acknowledged. (Clients that close
 // while a last TLS alert is unread reset every connection like this.)
-func (f *flow) followUpstream(c *client) {
+func (f *flow) followUpstream(c *conn) {
 	if c != nil {
 		c.sock.reset()
 	}
@@ -240,7 +241,7 @@ func (f *flow) fail(cause error) {
 }
 
 // reset resets both sides, the upstream's first: the slot depends on it.
-func (f *flow) reset(c *client) {
+func (f *flow) reset(c *conn) {
 	f.resetUpstream()
 	if c != nil {
 		c.sock.reset()

@@ -3,15 +3,6 @@ package proxy
 // Clients of other protocols are recognised by their first byte, which no HTTP message begins with,
 // and answered in their own protocol.
 
-var (
-	refuseTLS    = *badRequest("the client began with TLS, and this port speaks plain HTTP: use http:// in the proxy's URL")
-	refuseSOCKS4 = *badRequest("the client began with SOCKS4, and this port speaks HTTP: use http:// in the proxy's URL")
-	refuseSOCKS5 = *badRequest("the client began with SOCKS5, and this port speaks HTTP: use http:// in the proxy's URL")
-
-	socks4Rejected = []byte{0, 0x5b, 0, 0, 0, 0, 0, 0}
-	socks5Rejected = []byte{5, 0xff} // no acceptable authentication method (RFC 1928 §3)
-)
-
 // The first bytes of other protocols.
 const (
 	firstTLS    = 0x16 // a handshake record
@@ -19,46 +10,61 @@ const (
 	firstSOCKS5 = 0x05
 )
 
-// foreign returns the refusal for a connection that begins with a byte which no HTTP message begins
-// with.
-func foreign(first byte) *refusal {
-	switch first {
-	case firstTLS:
-		return &refuseTLS
-	case firstSOCKS4:
-		return &refuseSOCKS4
-	case firstSOCKS5:
-		return &refuseSOCKS5
-	}
-	return badRequest(string(errNotHTTP))
+// foreign is a protocol that is recognised, but not spoken.
+type foreign struct {
+	refusal *refusal // where plain HTTP is expected
+	overTLS *refusal // where TLS is expected
+	// answer is the protocol's own for "no"; nil: clients get the HTTP answer.
+	answer []byte
 }
 
-// foreignAnswer returns the answer for a SOCKS client. A TLS client gets the HTTP answer: TLS
-// libraries recognise it and report it as such.
-func (r *refusal) foreignAnswer() []byte {
-	switch r {
-	case &refuseSOCKS4:
-		return socks4Rejected
-	case &refuseSOCKS5:
-		return socks5Rejected
+var (
+	// TLS libraries recognise an HTTP answer and report it as such.
+	foreignTLS = foreign{
+		refusal: badRequest("the client began with TLS, and this port speaks plain HTTP: use http:// in the proxy's URL"),
 	}
-	return nil
+	foreignSOCKS4 = foreign{
+		refusal: badRequest("the client began with SOCKS4, and this port speaks HTTP: use http:// in the proxy's URL"),
+		overTLS: refuseSOCKS,
+		answer:  []byte{0, 0x5b, 0, 0, 0, 0, 0, 0},
+	}
+	foreignSOCKS5 = foreign{
+		refusal: badRequest("the client began with SOCKS5, and this port speaks HTTP: use http:// in the proxy's URL"),
+		overTLS: refuseSOCKS,
+		answer:  []byte{5, 0xff}, // no acceptable authentication method (RFC 1928 §3)
+	}
+	foreignOther = foreign{refusal: badRequest(string(errNotHTTP))}
+
+	refuseSOCKS = badRequest("the client began with SOCKS, and this port speaks HTTP over TLS: use https:// in the proxy's URL")
+)
+
+// foreignOf returns the protocol whose connections begin with a byte which no HTTP message begins
+// with.
+func foreignOf(first byte) *foreign {
+	switch first {
+	case firstTLS:
+		return &foreignTLS
+	case firstSOCKS4:
+		return &foreignSOCKS4
+	case firstSOCKS5:
+		return &foreignSOCKS5
+	}
+	return &foreignOther
 }
 
 // refuseForeign answers a client that begins with a byte which no HTTP message begins with, and
 // ends its connection.
-func (c *client) refuseForeign(first byte) {
-	r := foreign(first)
-	answer := r.foreignAnswer()
-	if answer == nil {
-		c.refuse(r, keepAlive{})
+func (c *httpClient) refuseForeign(first byte) {
+	p := foreignOf(first)
+	if p.answer == nil {
+		c.refuse(p.refusal)
 		return
 	}
-	c.noteRefusal(r)
+	c.noteRefusal(p.refusal)
 	c.in.release()
 	c.sock.guard(nil, nil)
 	c.sock.stall = stallTimeout
-	if c.sock.write(answer, nil, nil) == nil {
+	if c.sock.write(p.answer, nil, nil) == nil {
 		c.linger(false)
 	}
 }

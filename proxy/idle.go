@@ -59,7 +59,7 @@ type owner struct {
 	several bool
 }
 
-func (c *client) owner() owner { return owner{addr: c.addr.Addr(), user: c.subject.User} }
+func (c *conn) owner() owner { return owner{addr: c.addr.Addr(), user: c.subject.User} }
 
 // take returns the most recently used connection to t, since it is the likeliest to be still open.
 // If private, only connections that have carried no other owner's requests are considered.

@@ -38,13 +38,13 @@ func (f *uploading) Wake() { (*flow)(f).fed(finUp) }
 func (f *downloading) Wake() { (*flow)(f).fed(finDown) }
 
 // pace begins to pace a tunnel. The bytes of the client are the upload.
-func (f *flow) pace(c *client) {
+func (f *flow) pace(c *conn) {
 	c.sock.meter = f.srv.admitter.Meter(&c.subject, limit.Upload, (*uploading)(f))
 	f.upstream.meter = f.srv.admitter.Meter(&c.subject, limit.Download, (*downloading)(f))
 }
 
 // unpace ends what pace began, after both directions have.
-func (f *flow) unpace(c *client) {
+func (f *flow) unpace(c *conn) {
 	for _, s := range [...]*sock{c.sock, f.upstream} {
 		s.meter.End()
 		s.meter = nil
@@ -104,12 +104,12 @@ func (f *flow) pumpEarly(dst, src *sock, early *inbuf, fin uint32) (n int, readE
 // one target. It is kept from one message to the next.
 type paced struct {
 	meter  Meter // nil: none
-	client *client
+	client *conn
 	user   string
 }
 
 // of returns the meter for the current request of c, whose bytes are read from s.
-func (p *paced) of(c *client, r limit.Resource, s *sock) Meter {
+func (p *paced) of(c *conn, r limit.Resource, s *sock) Meter {
 	if p.meter == nil || p.client != c || p.user != c.subject.User {
 		p.end()
 		*p = paced{c.srv.admitter.Meter(&c.subject, r, (*pacing)(s)), c, c.subject.User}

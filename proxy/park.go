@@ -180,7 +180,7 @@ func (f *flow) idleTooLong(repeatable bool, now time.Time) bool {
 
 // occupy gives an unparked connection to c; false means that it has been ended by force, and must
 // be finished.
-func (f *flow) occupy(c *client) bool {
+func (f *flow) occupy(c *conn) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.cause != nil {

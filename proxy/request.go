@@ -62,22 +62,22 @@ func hasPrefixFold(b []byte, lower string) bool {
 }
 
 // plain answers a request for an http:// URL; false ends the connection.
-func (c *client) plain(keep keepAlive) bool {
-	h := c.head
+func (c *httpClient) plain(keep keepAlive) bool {
+	h := &c.head
 	authority, path, refusal := h.absolute(c.method)
 	if refusal != nil {
-		return c.refuse(refusal, keep)
+		return c.respond(refusal, keep)
 	}
 	if c.exchange == nil {
 		c.exchange = newExchange(c)
 	}
 	x := c.exchange
 	if !x.address(authority) {
-		return c.refuse(badRequest("the target's host is malformed"), keep)
+		return c.respond(badRequest("the target's host is malformed"), keep)
 	}
 	forwards, refusal := c.maxForwards()
 	if refusal != nil {
-		return c.refuse(refusal, keep)
+		return c.respond(refusal, keep)
 	}
 	x.keep, x.upgrade = keep, h.upgrade != nil && !hasItem(h.upgrade, "h2c")
 	x.head = h.appendRequest(c.srv.buffers.get()[:0], x.host, path, forwards, x.upgrade, c.srv.via())
@@ -120,7 +120,7 @@ func hostField(authority []byte, target limit.Target) []byte {
 // maxForwards returns the Max-Forwards to send with an OPTIONS or TRACE request (RFC 9110 §7.6.2),
 // or -1 for none. A request that may go no further is refused, because this node does not answer
 // for itself.
-func (c *client) maxForwards() (int64, *refusal) {
+func (c *httpClient) maxForwards() (int64, *refusal) {
 	if c.method != "OPTIONS" && c.method != "TRACE" {
 		return -1, nil
 	}

@@ -153,7 +153,7 @@ func TestIdleClock(t *testing.T) {
 	}
 	exchange()
 	w.mu.Lock()
-	var c *client
+	var c *conn
 	for c = range w.clients {
 	}
 	w.mu.Unlock()
@@ -164,11 +164,11 @@ func TestIdleClock(t *testing.T) {
 		t.Error(err)
 	}
 
-	idle := &client{clock: clockIdle, idleFrom: time.Now().Add(-clientIdleTimeout), sock: c.sock}
+	idle := &conn{clock: clockIdle, idleFrom: time.Now().Add(-clientIdleTimeout), sock: c.sock}
 	if idle.stillIdle() {
 		t.Error("a client that was idle for the whole time may stay")
 	}
-	head := &client{clock: clockHead, idleFrom: time.Now(), sock: c.sock}
+	head := &conn{clock: clockHead, idleFrom: time.Now(), sock: c.sock}
 	if head.stillIdle() {
 		t.Error("a head may take longer than header_timeout")
 	}

@@ -82,7 +82,7 @@ type Server struct {
 	closings  atomic.Int64   // those of them that wait for the upstream's FIN after ours
 	work      sync.WaitGroup // clients and flows with a slot
 
-	toIdleWorker chan *client // to idle workers; closed once no client can come any more
+	toIdleWorker chan *conn // to idle workers; closed once no client can come any more
 	idleWorkers  atomic.Int64
 	ended        sync.Once
 
@@ -91,7 +91,7 @@ type Server struct {
 	sleepTimer *time.Timer // runs sleepQuiet
 	closed     bool        // no new listeners or clients
 	listeners  map[*listener]struct{}
-	clients    map[*client]struct{}
+	clients    map[*conn]struct{}
 	fronts     map[*front]struct{} // those whose handshake is not complete
 }
 
@@ -132,9 +132,9 @@ func New(cfg Config, admitter Admitter, resolver Resolver, log hclog.Logger) (*S
 		hangups:      hangups,
 		places:       make(chan struct{}, cfg.MaxClients),
 		strangers:    make(chan struct{}, maxStrangers),
-		toIdleWorker: make(chan *client),
+		toIdleWorker: make(chan *conn),
 		listeners:    make(map[*listener]struct{}),
-		clients:      make(map[*client]struct{}),
+		clients:      make(map[*conn]struct{}),
 		fronts:       make(map[*front]struct{}),
 		tls:          clientTLS(cfg.TLS),
 	}

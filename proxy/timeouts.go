@@ -131,7 +131,7 @@ func (f *flow) blocked() {
 }
 
 // watchPeers starts watching both ends for hang-ups; a second call does nothing.
-func (f *flow) watchPeers(c *client) {
+func (f *flow) watchPeers(c *conn) {
 	if c != nil {
 		c.watch()
 	}

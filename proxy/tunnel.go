@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// tunnel starts to relay between c and the upstream. When both directions have ended, it finishes
+// tunnel starts to relay between c and the upstream, for the request r. When both directions have ended, it finishes
 // the flow and closes done, or, without done, ends c as well. Bytes that were read behind the heads
 // go first. The two goroutines start with the smallest stacks and end while the tunnel sleeps; the
 // caller's goroutine, whose stack has grown, is free for another client.
-func (f *flow) tunnel(c *client, kind Kind, done chan struct{}) {
+func (f *flow) tunnel(c *conn, kind Kind, r *request, done chan struct{}) {
 	down, up := c.sock, f.upstream
 	down.guard(f.slot, f.claims)
 	up.guard(f.slot, f.claims)
@@ -22,27 +22,27 @@ func (f *flow) tunnel(c *client, kind Kind, done chan struct{}) {
 	f.kind.Store(uint32(kind))
 	f.watchIdle(f.srv.policy.Load().TunnelIdleTimeout)
 
-	f.done, f.opening = done, f.srv.newOpening()
+	f.done, f.request, f.opening = done, r, f.srv.newOpening()
 	f.pumps.Store(2)
 	f.srv.flows.markAwake(f)
 	go f.pumpDown(c)
 	go f.pumpUp(c)
 }
 
-func (f *flow) pumpUp(c *client) {
+func (f *flow) pumpUp(c *conn) {
 	if f.pump(f.upstream, c.sock, &c.in, &f.in, finUp) {
 		f.pumped(c)
 	}
 }
 
-func (f *flow) pumpDown(c *client) {
+func (f *flow) pumpDown(c *conn) {
 	if f.pump(c.sock, f.upstream, &f.reader, &f.out, finDown) {
 		f.pumped(c)
 	}
 }
 
 // pumped is called at the end of each direction; the second call ends the tunnel.
-func (f *flow) pumped(c *client) {
+func (f *flow) pumped(c *conn) {
 	if f.pumps.Add(-1) > 0 {
 		return
 	}
@@ -164,7 +164,7 @@ func (f *flow) pumpFailed(err, cause error, fin uint32) {
 
 // endTunnel closes both sides: after two FINs once the upstream has acknowledged ours, otherwise at
 // once.
-func (f *flow) endTunnel(c *client) {
+func (f *flow) endTunnel(c *conn) {
 	f.mu.Lock()
 	if f.cause == nil && f.fins.Load() != finUp|finDown {
 		f.cause = errUpstreamReset
@@ -214,16 +214,12 @@ func (r *request) logWaits(l *line) {
 }
 
 // logTunnel writes the log line of a finished tunnel.
-func (f *flow) logTunnel(c *client, now time.Time) {
+func (f *flow) logTunnel(c *conn, now time.Time) {
 	in, out := f.in.Load(), f.out.Load()
 	f.srv.counters.BytesIn.Add(int64(in))
 	f.srv.counters.BytesOut.Add(int64(out))
 	if !f.srv.lines.wanted() {
 		return
-	}
-	r := &f.own
-	if Kind(f.kind.Load()) == KindUpgrade {
-		r = c.exchange.request
 	}
 	l := f.srv.lines.begin(now, "tunnel ended")
 	l.text("kind", Kind(f.kind.Load()).String())
@@ -235,7 +231,7 @@ func (f *flow) logTunnel(c *client, now time.Time) {
 	l.text("host", f.target.Host)
 	l.number("port", uint64(f.target.Port))
 	f.logLookup(l)
-	r.logWaits(l)
+	f.request.logWaits(l)
 	l.duration("dial", f.dialTime)
 	l.number("bytes_in", in)
 	l.number("bytes_out", out)

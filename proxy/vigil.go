@@ -111,7 +111,7 @@ func (f *flow) isBusy() bool {
 
 // giveUp ends a plain exchange of c by force, and leaves the answer to the owner if none has begun.
 // It returns false if f is not such an exchange. It doesn't block.
-func (f *flow) giveUp(c *client, cause error) bool {
+func (f *flow) giveUp(c *conn, cause error) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if c == nil || f.phase != phaseBusy || f.client != c || Kind(f.kind.Load()) != KindHTTP || f.cause != nil {

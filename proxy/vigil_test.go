@@ -37,7 +37,7 @@ func (j *journal) ended(t *testing.T, want string) {
 }
 
 // only returns the two sides of the only flow.
-func (w *world) only() (*client, *sock) {
+func (w *world) only() (*conn, *sock) {
 	f := w.flows.all()[0]
 	f.mu.Lock()
 	defer f.mu.Unlock()

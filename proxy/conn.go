@@ -1,0 +1,305 @@
+package proxy
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/weirproxy/weir/limit"
+)
+
+// conn is a client's connection, whatever is spoken on it. A worker's goroutine serves it, until it
+// is over or a tunnel takes it over. See [protocol].
+type conn struct {
+	srv  *Server
+	sock *sock
+	addr netip.AddrPort
+	in   inbuf
+
+	method  string        // of the request in hand, for the log; "" before it is known
+	subject limit.Subject // likewise; Host is zero before it is known, User "" without authentication
+	first   bool          // no request has been answered yet
+
+	balanced  bool          // the connection must begin with a PROXY header
+	stranger  bool          // not allowed: it is answered once
+	tunnelled bool          // a tunnel has taken over
+	places    chan struct{} // holds the client's place; nil if its front's do
+	clock     clock         // what the read deadline measures
+	idleFrom  time.Time     // start of the idle time, if clock is clockIdle
+
+	ahead ahead // of the answer to the request in hand
+
+	mu   sync.Mutex
+	idle bool // waiting for a request
+	// since is when that wait began; zero before the client was first read from.
+	since time.Time
+	flow  *flow
+	gone  hangup // the watcher's last report
+}
+
+func newConn(s *Server, fd int, addr netip.AddrPort) *conn {
+	sock := newSock(fd, &s.buffers)
+	c := &conn{srv: s, sock: sock, addr: addr, first: true}
+	c.in.sock = sock
+	return c
+}
+
+// serve serves the connection with what w has for its protocol. over is false if the connection
+// lives on as a tunnel, which then ends it.
+func (c *conn) serve(w *worker) (over bool) {
+	if c.balanced {
+		if err := c.identify(); err != nil {
+			h := w.http.answer(c)
+			h.refuseHead(err)
+			h.leave()
+			return true
+		}
+	}
+	if first, ok := c.begin(); ok {
+		w.protocol(c, first).serve()
+	}
+	return !c.tunnelled
+}
+
+// identify reads the load balancer's header, which names the client.
+func (c *conn) identify() error {
+	if !c.setIdle(true) {
+		return errShutdown
+	}
+	c.in.before = c
+	client, err := readProxyHeader(&c.in)
+	c.in.before = nil
+	c.setIdle(false)
+	if err == nil && client.IsValid() {
+		c.addr = client
+	}
+	return err
+}
+
+// begin waits for the connection's first byte, which stays in hand. false means that the connection
+// is over.
+func (c *conn) begin() (first byte, ok bool) {
+	if !c.setIdle(true) {
+		return 0, false
+	}
+	if c.in.len() == 0 {
+		c.in.before = c
+		err := c.in.fill()
+		c.in.before = nil
+		if err != nil {
+			c.setIdle(false)
+			if c.stranger {
+				c.noteRefusal(&refuseClient)
+			}
+			return 0, false
+		}
+	}
+	return c.in.bytes()[0], true
+}
+
+// end releases what serve has left open.
+func (c *conn) end() {
+	c.in.release()
+	c.sock.close()
+}
+
+// nextRequest forgets the request in hand.
+func (c *conn) nextRequest() {
+	c.method, c.subject.Host, c.subject.User = "", limit.Target{}, ""
+}
+
+// mayUse reports whether the policy lets the client use the proxy.
+func (c *conn) mayUse(p *Policy) bool { return !c.stranger && p.allowsClient(c.addr.Addr()) }
+
+// identified completes the subject of the request in hand, whose user is known.
+func (c *conn) identified(user string) {
+	c.subject.User = user
+	if !c.subject.Client.Addr.IsValid() {
+		c.subject.Client = c.srv.names.client(c.addr.Addr())
+	}
+}
+
+// clock is the meaning of a client's read deadline.
+type clock uint8
+
+const (
+	clockNone clock = iota
+	clockIdle       // until the first byte of the next request; one deadline may span several
+	clockHead       // until the whole head; for the first, from the connection's start
+)
+
+// beforeRead implements [beforeReader] for heads. It sets the read deadline once for each clock:
+// header_timeout is for a whole head, however many reads that takes.
+func (c *conn) beforeRead() error {
+	clock, timeout := clockIdle, clientIdleTimeout
+	if c.first || c.in.len() > 0 {
+		clock, timeout = clockHead, c.headTimeout()
+	}
+	if c.clock == clock {
+		return nil
+	}
+	now := time.Now()
+	c.clock, c.idleFrom = clock, now
+	c.setIdle(c.in.len() == 0)
+	return c.sock.conn.SetReadDeadline(now.Add(timeout))
+}
+
+// headTimeout returns the time for a whole head.
+func (c *conn) headTimeout() time.Duration {
+	timeout := c.srv.policy.Load().HeaderTimeout
+	if c.stranger {
+		return min(timeout, strangerTimeout)
+	}
+	return timeout
+}
+
+// stillIdle reports whether the read deadline that has passed was left from an earlier wait, and
+// extends it for this one.
+func (c *conn) stillIdle() bool {
+	if c.clock != clockIdle {
+		return false
+	}
+	left := clientIdleTimeout - time.Since(c.idleFrom)
+	return left > 0 && c.sock.conn.SetReadDeadline(time.Now().Add(left)) == nil
+}
+
+// untimed clears the read deadline: the next read is not of a head.
+func (c *conn) untimed() {
+	if c.clock != clockNone {
+		c.clock = clockNone
+		c.sock.conn.SetReadDeadline(time.Time{})
+	}
+}
+
+// setIdle records whether the client waits for its next request; false means that the server takes
+// no more requests.
+func (c *conn) setIdle(idle bool) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.idle, c.since = idle, c.idleFrom
+	return !idle || !c.srv.stopping.Load() && (c.first || !c.srv.draining.Load())
+}
+
+// idleSince returns the time since which the client has waited for a request; zero if it has one.
+func (c *conn) idleSince() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.idle {
+		return time.Time{}
+	}
+	return c.since
+}
+
+// closeIdle ends the connection if it waits for a request, by waking its goroutine.
+func (c *conn) closeIdle() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.idle {
+		c.sock.closeRead()
+	}
+}
+
+// use makes f the flow to which the client's hang-ups go. A hang-up that was reported before is
+// passed on at once.
+func (c *conn) use(f *flow) {
+	if f == nil && c.flow == nil { // only this goroutine changes it
+		return
+	}
+	c.mu.Lock()
+	c.flow = f
+	gone := c.gone
+	c.mu.Unlock()
+	if f != nil && gone != 0 {
+		f.clientHungUp(gone)
+	}
+}
+
+// watch starts watching for the client's hang-up.
+func (c *conn) watch() {
+	if !c.sock.watch.on() {
+		c.srv.hangups.add(c.sock, c.hungUp)
+	}
+}
+
+func (c *conn) hungUp(kind hangup) {
+	c.mu.Lock()
+	f := c.flow
+	c.gone = max(c.gone, kind)
+	c.mu.Unlock()
+	if f != nil {
+		f.clientHungUp(kind)
+	}
+}
+
+// openTunnel answers the request in hand with a tunnel to the target, or with a refusal, for which
+// the caller has made the connection ready.
+func (c *conn) openTunnel(p protocol, kind Kind, target limit.Target) {
+	c.subject.Host = target
+	c.untimed()
+	f := &flow{srv: c.srv, target: target, client: c}
+	f.kind.Store(uint32(kind))
+	c.use(f)
+	ok, refusal := f.open(&f.own)
+	switch {
+	case ok:
+		c.srv.counters.Tunnels.Add(1)
+		c.sock.guard(f.slot, f.claims)
+		if err := c.sock.write(c.unsent(p.accepted()), nil, nil); err != nil {
+			f.abort(errClientReset)
+		}
+		c.tunnelled = true
+		f.tunnel(c, kind, &f.own, nil)
+	case refusal == nil:
+		c.sock.reset()
+	default:
+		c.use(nil)
+		p.refuse(refusal)
+	}
+}
+
+// noteRefusal counts and logs a refusal, and returns its status.
+func (c *conn) noteRefusal(r *refusal) (status int) {
+	status = r.status(c.srv.policy.Load().RejectStatus)
+	c.srv.counters.refused(r)
+	c.logRefusal("request refused", status, r)
+	return status
+}
+
+// linger ends the connection so that the last answer arrives. Closing a socket with unread bytes,
+// or before more bytes arrive, would reset it, and the client could lose the answer (RFC 9112
+// §9.6). A client that may be sending content, and may read only afterwards, gets more time.
+func (c *conn) linger(sending bool) {
+	switch {
+	case c.sock.closeWrite() != nil:
+	case sending:
+		drainedWhile(c.sock, contentQuiet, contentLinger)
+	default:
+		drained(c.sock, lingerTimeout)
+	}
+}
+
+// logRefusal logs a refusal: every one at debug, otherwise a sample as warnings. A status of 0 is
+// left out.
+func (c *conn) logRefusal(message string, status int, r *refusal) {
+	s := c.srv
+	log := s.log.Debug
+	if !s.log.IsDebug() {
+		if log = s.log.Warn; !s.refusals[r.counted()].show() {
+			return
+		}
+	}
+	fields := make([]any, 0, 22)
+	fields = append(fields, "client", c.addr)
+	if c.subject.User != "" {
+		fields = append(fields, "user", c.subject.User)
+	}
+	fields = append(fields, "node", s.node, "method", c.method, "host", c.subject.Host.Host, "port", c.subject.Host.Port)
+	if status > 0 {
+		fields = append(fields, "status", status)
+	}
+	fields = append(fields, "error", r.code(), "details", r.details)
+	if r.limit != nil {
+		fields = append(fields, "scope", r.limit.Key.Scope.String(), "resource", r.limit.Key.Resource.String())
+	}
+	log(message, fields...)
+}

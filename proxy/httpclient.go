@@ -1,0 +1,217 @@
+package proxy
+
+import (
+	"errors"
+	"os"
+	"time"
+
+	"github.com/weirproxy/weir/limit"
+)
+
+// httpClient is a client that speaks HTTP: its requests are answered one after the other; a CONNECT
+// is the last. It implements [protocol].
+type httpClient struct {
+	*conn
+	out      outbuf
+	head     head
+	headLen  int       // bytes of the request's head still in hand
+	exchange *exchange // of plain requests; nil before the first
+}
+
+// answer makes c the connection that is answered.
+func (h *httpClient) answer(c *conn) *httpClient {
+	h.conn, h.out.sock, h.headLen, h.exchange = c, c.sock, 0, nil
+	h.head.clear()
+	c.ahead.begin = statusPrefix
+	return h
+}
+
+// serve implements [protocol].
+func (c *httpClient) serve() {
+	defer c.leave()
+	for c.next() {
+		c.sock.stall = stallTimeout
+		if !c.handle() {
+			break
+		}
+		c.first = false
+	}
+}
+
+// leave releases what belongs to the requests, but not to their connection, and forgets both.
+func (c *httpClient) leave() {
+	if c.exchange != nil {
+		c.exchange.vigil.timer.Stop()
+		c.exchange.upload.end()
+	}
+	c.out.release()
+	c.conn, c.exchange = nil, nil
+}
+
+// next reads a request's head into c.head. false means that the connection is over, and answered if
+// needed.
+func (c *httpClient) next() bool {
+	if !c.setIdle(true) {
+		return false
+	}
+	c.nextRequest()
+	c.in.before = c.conn
+	b, err := c.in.head()
+	for errors.Is(err, os.ErrDeadlineExceeded) && c.stillIdle() {
+		b, err = c.in.head()
+	}
+	c.in.before = nil
+	c.setIdle(false)
+	if c.clock == clockHead {
+		c.untimed()
+	}
+	c.headLen = len(b)
+	if err == nil {
+		err = c.head.parseRequest(b)
+	}
+	if err != nil {
+		c.refuseHead(err)
+		return false
+	}
+	c.method = methodName(c.head.method)
+	return true
+}
+
+// refuseHead answers a malformed or late head, if the client is still there to read the answer.
+func (c *httpClient) refuseHead(err error) {
+	var syntax syntaxError
+	switch {
+	case err == errNotHTTP && c.in.len() > 0:
+		c.refuseForeign(c.in.bytes()[0])
+	case errors.As(err, &syntax):
+		c.respond(badRequest(string(syntax)), keepAlive{})
+	case err == errTooLong:
+		c.respond(&refuseTooLarge, keepAlive{})
+	case errors.Is(err, os.ErrDeadlineExceeded) && c.in.len() > 0:
+		c.respond(&refuseTimeout, keepAlive{})
+	case c.stranger:
+		c.noteRefusal(&refuseClient)
+	}
+}
+
+// consume drops the request's head, and with it everything that c.head points to.
+func (c *httpClient) consume() {
+	c.in.skip(c.headLen)
+	c.headLen = 0
+}
+
+// methodName converts the method to a string, without an allocation for the usual ones.
+func methodName(b []byte) string {
+	for _, m := range [...]string{"GET", "CONNECT", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"} {
+		if string(b) == m {
+			return m
+		}
+	}
+	return string(b)
+}
+
+// handle answers the request in c.head; false ends the connection.
+func (c *httpClient) handle() bool {
+	s := c.srv
+	s.counters.Requests.Add(1)
+	c.ahead.state.Store(answerOpen)
+	h, policy := &c.head, s.policy.Load()
+	keep := c.keepAlive()
+	switch {
+	case !c.mayUse(policy):
+		return c.respond(&refuseClient, keepAlive{})
+	case h.passedThrough(s.via()):
+		return c.respond(&refuseLoop, keep)
+	case s.draining.Load():
+		return c.respond(&refuseDraining, keepAlive{})
+	}
+	user := ""
+	if policy.roster != nil {
+		var refusal *refusal
+		if user, refusal = s.gate.user(s.ctx, policy.roster, h, c.addr.Addr()); refusal != nil {
+			return c.respond(refusal, keep)
+		}
+	}
+	c.identified(user)
+	if c.method == "CONNECT" {
+		c.connect()
+		return false
+	}
+	return c.plain(keep)
+}
+
+// connect opens a tunnel.
+func (c *httpClient) connect() {
+	h := &c.head
+	target, err := limit.ParseTarget(string(h.target), 0)
+	switch {
+	case err != nil:
+		c.respond(badRequest("CONNECT needs host:port: "+err.Error()), keepAlive{})
+		return
+	case h.chunked || h.length > 0:
+		c.respond(badRequest(string(errConnectBody)), keepAlive{})
+		return
+	}
+	c.consume()
+	c.openTunnel(c, KindConnect, target)
+}
+
+// accepted implements [protocol].
+func (c *httpClient) accepted() []byte { return c.srv.loop.Load().answer() }
+
+// refuse implements [protocol].
+func (c *httpClient) refuse(r *refusal) { c.respond(r, keepAlive{}) }
+
+// established answers a CONNECT (RFC 9110 §9.3.6) if there is no loop mark to include.
+var established = []byte(establishedLine + "\r\n\r\n")
+
+const establishedLine = statusPrefix + "200 Connection established"
+
+// keepAlive says whether the client's connection goes on after an answer.
+type keepAlive struct {
+	on    bool
+	minor int // the request's version is HTTP/1.minor
+}
+
+// render appends the Connection field, if one is needed.
+func (k keepAlive) render(dst []byte) []byte {
+	switch {
+	case !k.on:
+		return append(dst, "Connection: close\r\n"...)
+	case k.minor == 0:
+		return append(dst, "Connection: keep-alive\r\n"...)
+	}
+	return dst
+}
+
+// keepAlive returns the request's wish.
+func (c *httpClient) keepAlive() keepAlive {
+	return keepAlive{c.head.persists(), c.head.minor}
+}
+
+// respond answers with a refusal, and reports whether the connection goes on. It goes on only if no
+// content follows, because content must not be read as a request. The same holds for bytes behind a
+// refused CONNECT, which were meant for the tunnel. A CONNECT without valid credentials can be
+// repeated on the connection, unless such bytes are in hand already; bytes that come later fail for
+// want of credentials.
+func (c *httpClient) respond(r *refusal, keep keepAlive) bool {
+	h := &c.head
+	again := r.reason == reasonCredentials && c.in.len() == c.headLen
+	if h.chunked || h.length > 0 || c.method == "CONNECT" && !again {
+		keep.on = false
+	}
+	status := c.noteRefusal(r)
+	c.idleFrom = time.Now()
+	c.consume()
+	c.sock.guard(nil, nil)
+	c.sock.stall = stallTimeout
+	c.out.set(c.unsent(r.render(c.out.writable(), status, c.srv.loop.Load().field(), c.srv.status, c.subject.Host, keep, c.method == "HEAD")))
+	if c.out.flush() != nil {
+		return false
+	}
+	if !keep.on {
+		unread := c.method == "" && r.reason != reasonHeadTimeout // the head could not be parsed: content may follow
+		c.linger(unread || h.chunked || h.length > int64(c.in.len()))
+	}
+	return keep.on
+}
