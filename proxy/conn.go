@@ -244,7 +244,7 @@ func (c *conn) openTunnel(p protocol, kind Kind, target limit.Target) {
 	case ok:
 		c.srv.counters.Tunnels.Add(1)
 		c.sock.guard(f.slot, f.claims)
-		if err := c.sock.write(c.unsent(p.accepted()), nil, nil); err != nil {
+		if err := c.sock.write(c.unsent(p.accepted(f)), nil, nil); err != nil {
 			f.abort(errClientReset)
 		}
 		c.tunnelled = true
@@ -261,7 +261,7 @@ func (c *conn) openTunnel(p protocol, kind Kind, target limit.Target) {
 func (c *conn) noteRefusal(r *refusal) (status int) {
 	status = r.status(c.srv.policy.Load().RejectStatus)
 	c.srv.counters.refused(r)
-	c.logRefusal("request refused", status, r)
+	c.logRefusal("request refused", r, "status", status)
 	return status
 }
 
@@ -278,9 +278,9 @@ func (c *conn) linger(sending bool) {
 	}
 }
 
-// logRefusal logs a refusal: every one at debug, otherwise a sample as warnings. A status of 0 is
-// left out.
-func (c *conn) logRefusal(message string, status int, r *refusal) {
+// logRefusal logs a refusal: every one at debug, otherwise a sample as warnings. answer is a field
+// that says how it was answered, if it was.
+func (c *conn) logRefusal(message string, r *refusal, answer ...any) {
 	s := c.srv
 	log := s.log.Debug
 	if !s.log.IsDebug() {
@@ -294,9 +294,7 @@ func (c *conn) logRefusal(message string, status int, r *refusal) {
 		fields = append(fields, "user", c.subject.User)
 	}
 	fields = append(fields, "node", s.node, "method", c.method, "host", c.subject.Host.Host, "port", c.subject.Host.Port)
-	if status > 0 {
-		fields = append(fields, "status", status)
-	}
+	fields = append(fields, answer...)
 	fields = append(fields, "error", r.code(), "details", r.details)
 	if r.limit != nil {
 		fields = append(fields, "scope", r.limit.Key.Scope.String(), "resource", r.limit.Key.Resource.String())

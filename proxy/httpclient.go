@@ -120,6 +120,8 @@ func (c *httpClient) handle() bool {
 	switch {
 	case !c.mayUse(policy):
 		return c.respond(&refuseClient, keepAlive{})
+	case policy.Protocols&HTTP == 0:
+		return c.respond(&refuseHTTP, keepAlive{})
 	case h.passedThrough(s.via()):
 		return c.respond(&refuseLoop, keep)
 	case s.draining.Load():
@@ -157,7 +159,7 @@ func (c *httpClient) connect() {
 }
 
 // accepted implements [protocol].
-func (c *httpClient) accepted() []byte { return c.srv.loop.Load().answer() }
+func (c *httpClient) accepted(*flow) []byte { return c.srv.loop.Load().answer() }
 
 // refuse implements [protocol].
 func (c *httpClient) refuse(r *refusal) { c.respond(r, keepAlive{}) }

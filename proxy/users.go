@@ -154,6 +154,11 @@ func (g *gate) user(ctx context.Context, r *roster, h *head, from netip.Addr) (n
 	if !ok {
 		return "", &refuseCredentials
 	}
+	return g.userOf(ctx, r, token, from)
+}
+
+// userOf returns the user of a token, or a refusal.
+func (g *gate) userOf(ctx context.Context, r *roster, token []byte, from netip.Addr) (name string, _ *refusal) {
 	m := g.mark(token)
 	r.mu.RLock()
 	name, known := r.good[m]
