@@ -99,7 +99,7 @@ func (s *Server) takePlace() bool {
 	look := time.NewTicker(lookForIdle)
 	defer look.Stop()
 	for first := true; ; first = false {
-		if gaveWay := s.makePlace(time.Now()); (first || gaveWay > 0) && s.crowded.show() {
+		if gaveWay := s.makePlace(time.Now()); (first || gaveWay > 0) && s.crowded.Show() {
 			s.log.Warn("every place for a client is taken: new clients take the places of idle ones, or wait if none is idle",
 				"places", cap(s.places), "gave_way", gaveWay, "hint", "raise the limit of open files, or run more nodes")
 		}
@@ -161,7 +161,7 @@ func (s *Server) accept(l *listener) (fd int, addr netip.AddrPort, err error) {
 			s.idle.giveWay(1 + maxIdle/giveWayShare)
 		}
 		pause = min(max(2*pause, 5*time.Millisecond), time.Second)
-		if s.accepts.show() {
+		if s.accepts.Show() {
 			s.log.Warn("a client could not be accepted", "error", err, "retry_in", pause)
 		}
 		select {

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/weirproxy/weir/proxy/accesslog"
 )
 
 // dialFrom connects to the proxy from another loopback address.
@@ -43,7 +45,7 @@ func TestRefusedClientsTakeNoPlace(t *testing.T) {
 	eventually(t, "each one is refused or waited for", func() bool {
 		return int(w.Counters().Refusals[RefusedDenied].Load())+len(w.strangers) >= strangers
 	})
-	if n := len(j.lines(t, "request refused")); n == 0 || n > 2*sampleLines {
+	if n := len(j.lines(t, "request refused")); n == 0 || n > 2*accesslog.Shown {
 		t.Errorf("%d lines about %d refused clients", n, strangers)
 	}
 }

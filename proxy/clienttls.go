@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/weirproxy/weir/limit"
+	"github.com/weirproxy/weir/proxy/auth"
 )
 
 // Clients that connect with TLS.
@@ -182,7 +183,7 @@ func (f *front) checkFirst() error {
 func (f *front) refuse(err error) {
 	s := f.srv
 	var header tls.RecordHeaderError
-	var syntax syntaxError
+	var syntax auth.HeaderError
 	switch {
 	case err == errForeign:
 		p := foreignOf(f.in.bytes()[0])
@@ -194,7 +195,7 @@ func (f *front) refuse(err error) {
 	case err == io.EOF, isReset(err), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, os.ErrClosed):
 		// A health check, a scan, or the end of the server.
 	default:
-		if s.handshakes.show() {
+		if s.handshakes.Show() {
 			s.log.Warn("a client's TLS handshake failed", "client", f.addr, "error", err)
 		}
 	}

@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"net/netip"
 	"time"
+
+	"github.com/weirproxy/weir/proxy/accesslog"
+	"github.com/weirproxy/weir/proxy/auth"
 )
 
 // Limits without a setting. Each bounds something that a peer could otherwise make grow.
@@ -98,6 +101,12 @@ const (
 	SOCKS5
 )
 
+// User may use the proxy; see [auth.User].
+type User = auth.User
+
+// LineOutput says where and how log lines are written; see [accesslog.Output].
+type LineOutput = accesslog.Output
+
 // Policy holds the settings that can change while the server runs. New requests follow a new policy
 // at once. Open tunnels keep the timeouts that they started with. Kept-alive upstream connections
 // to destinations that the new policy forbids are closed.
@@ -145,7 +154,7 @@ type Policy struct {
 	// address. It costs an upstream connection, and a slot, for each of them.
 	PrivateConnections bool
 
-	roster *roster // of Users; the server's
+	roster *auth.Roster // of Users; the server's
 }
 
 // DefaultPolicy is the policy of an empty configuration.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/weirproxy/weir/limit"
+	"github.com/weirproxy/weir/proxy/auth"
 )
 
 // conn is a client's connection, whatever is spoken on it. A worker's goroutine serves it, until it
@@ -74,6 +75,28 @@ func (c *conn) identify() error {
 		c.addr = client
 	}
 	return err
+}
+
+// readProxyHeader reads and consumes a header. It returns the client's address, or an invalid one
+// if the header names none: the connection is the balancer's own, or has another kind of address.
+// io.EOF means that nothing came.
+func readProxyHeader(in *inbuf) (netip.AddrPort, error) {
+	for {
+		client, n, err := auth.ParseProxyHeader(in.bytes())
+		if err != nil {
+			return client, err
+		}
+		if n > 0 {
+			in.skip(n)
+			return client, nil
+		}
+		if err := in.fill(); err != nil {
+			if in.len() > 0 {
+				err = unexpected(err)
+			}
+			return client, err
+		}
+	}
 }
 
 // begin waits for the connection's first byte, which stays in hand. false means that the connection
@@ -276,28 +299,4 @@ func (c *conn) linger(sending bool) {
 	default:
 		drained(c.sock, lingerTimeout)
 	}
-}
-
-// logRefusal logs a refusal: every one at debug, otherwise a sample as warnings. answer is a field
-// that says how it was answered, if it was.
-func (c *conn) logRefusal(message string, r *refusal, answer ...any) {
-	s := c.srv
-	log := s.log.Debug
-	if !s.log.IsDebug() {
-		if log = s.log.Warn; !s.refusals[r.counted()].show() {
-			return
-		}
-	}
-	fields := make([]any, 0, 22)
-	fields = append(fields, "client", c.addr)
-	if c.subject.User != "" {
-		fields = append(fields, "user", c.subject.User)
-	}
-	fields = append(fields, "node", s.node, "method", c.method, "host", c.subject.Host.Host, "port", c.subject.Host.Port)
-	fields = append(fields, answer...)
-	fields = append(fields, "error", r.code(), "details", r.details)
-	if r.limit != nil {
-		fields = append(fields, "scope", r.limit.Key.Scope.String(), "resource", r.limit.Key.Resource.String())
-	}
-	log(message, fields...)
 }

@@ -12,13 +12,11 @@
 //	listen.go          the listening socket
 //	accept.go          accepted clients get a place and a worker
 //	clienttls.go       TLS from clients
-//	proxyprotocol.go   the PROXY protocol of load balancers
 //	conn.go            a client's connection, whatever is spoken on it
 //	protocol.go        what is spoken: the first byte tells
 //	httpclient.go      HTTP: its requests, one after the other
 //	ahead.go           finding out whether a client that sent a FIN is still there
 //	foreign.go         clients that speak TLS or SOCKS by mistake
-//	users.go           user names and passwords
 //	via.go             loops, by the Via field
 //
 //	flow.go            a slot and its upstream connection: states, abort, end
@@ -48,8 +46,7 @@
 //	refusehttp.go      a refusal as an HTTP answer
 //	phrase.go          its reason phrase
 //	counters.go        refusals and bytes in the metrics
-//	accesslog.go       a log line for each finished tunnel and request
-//	logsampler.go      bounds on repeated log lines
+//	log.go             a line for each finished tunnel and request; refusals, sampled
 //	registry.go        the open connections
 //
 //	head.go, field.go  message heads

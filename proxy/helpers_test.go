@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
+	"github.com/weirproxy/weir/proxy/accesslog"
 	"github.com/weirproxy/weir/proxy/resolve"
 )
 
@@ -98,7 +99,7 @@ func newWorld(t *testing.T, limit int, options ...option) *world {
 	for _, o := range options {
 		o(&cfg, &res, logs)
 	}
-	cfg.Lines = LineOutput{Writer: logs.Output, JSON: logs.JSONFormat}
+	cfg.Lines = accesslog.Output{Writer: logs.Output, JSON: logs.JSONFormat}
 	adm := newAdmitter(limit)
 	s, err := New(cfg, adm, res, hclog.New(logs))
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/weirproxy/weir/limit"
+	"github.com/weirproxy/weir/proxy/auth"
 )
 
 // httpClient is a client that speaks HTTP: its requests are answered one after the other; a CONNECT
@@ -80,11 +81,14 @@ func (c *httpClient) next() bool {
 // refuseHead answers a malformed or late head, if the client is still there to read the answer.
 func (c *httpClient) refuseHead(err error) {
 	var syntax syntaxError
+	var header auth.HeaderError
 	switch {
 	case err == errNotHTTP && c.in.len() > 0:
 		c.refuseForeign(c.in.bytes()[0])
 	case errors.As(err, &syntax):
 		c.respond(badRequest(string(syntax)), keepAlive{})
+	case errors.As(err, &header):
+		c.respond(badRequest(string(header)), keepAlive{})
 	case err == errTooLong:
 		c.respond(&refuseTooLarge, keepAlive{})
 	case errors.Is(err, os.ErrDeadlineExceeded) && c.in.len() > 0:
@@ -127,12 +131,9 @@ func (c *httpClient) handle() bool {
 	case s.draining.Load():
 		return c.respond(&refuseDraining, keepAlive{})
 	}
-	user := ""
-	if policy.roster != nil {
-		var refusal *refusal
-		if user, refusal = s.gate.user(s.ctx, policy.roster, h, c.addr.Addr()); refusal != nil {
-			return c.respond(refusal, keep)
-		}
+	user, refusal := c.authenticate(policy)
+	if refusal != nil {
+		return c.respond(refusal, keep)
 	}
 	c.identified(user)
 	if c.method == "CONNECT" {
@@ -140,6 +141,25 @@ func (c *httpClient) handle() bool {
 		return false
 	}
 	return c.plain(keep)
+}
+
+// authenticate returns the request's user, or "" if the policy has no users.
+func (c *httpClient) authenticate(p *Policy) (user string, _ *refusal) {
+	if p.roster == nil {
+		return "", nil
+	}
+	switch c.head.authorizations {
+	case 0:
+		return "", &refuseAnonymous
+	case 1:
+	default: // another parser might read another one of them
+		return "", &refuseCredentials
+	}
+	user, err := c.srv.gate.Basic(c.srv.ctx, p.roster, c.head.authorization, c.addr.Addr())
+	if err != nil {
+		return "", refuseUser(err)
+	}
+	return user, nil
 }
 
 // connect opens a tunnel.

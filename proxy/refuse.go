@@ -11,6 +11,7 @@ import (
 
 	"github.com/weirproxy/weir/lease"
 	"github.com/weirproxy/weir/limit"
+	"github.com/weirproxy/weir/proxy/auth"
 )
 
 // refusal says why the proxy turns a request away, in no protocol's terms. refusehttp.go renders it
@@ -120,6 +121,25 @@ var (
 		details: "the client stalled: it stopped sending the request's content"}
 	refuseLoop = refusal{reason: reasonLoop, details: "the request came through this node already"}
 )
+
+// Refusals for missing or wrong credentials.
+var (
+	refuseAnonymous   = refusal{reason: reasonCredentials, details: "this proxy asks for a user and a password"}
+	refuseCredentials = refusal{reason: reasonCredentials, details: auth.ErrWrong.Error()}
+	refuseGuessing    = refusal{reason: reasonGuessing, details: auth.ErrGuessing.Error(), retryAfter: retryAfter}
+	refuseUnchecked   = refusal{reason: reasonUnchecked, details: auth.ErrBusy.Error(), retryAfter: retryAfter}
+)
+
+// refuseUser maps an error of checking credentials.
+func refuseUser(err error) *refusal {
+	switch err {
+	case auth.ErrGuessing:
+		return &refuseGuessing
+	case auth.ErrBusy:
+		return &refuseUnchecked
+	}
+	return &refuseCredentials
+}
 
 // Refusals for something that the destination is or does.
 var (

@@ -67,6 +67,9 @@ func (r *refusal) status(rejectStatus int) int {
 
 func (r *refusal) code() string { return httpForms[r.reason].code }
 
+// challenge is the extra field of a 407 (RFC 9110 §11.7.1, RFC 7617 §2.1).
+const challenge = "Proxy-Authenticate: Basic realm=\"weir\", charset=\"UTF-8\"\r\n"
+
 // usage ends the text of every 400. Most of them go to clients that take the proxy for a server.
 const usage = `This is a forward proxy: set HTTP_PROXY and HTTPS_PROXY to its address, ` +
 	`or send "CONNECT host:port HTTP/1.1" or "GET http://host/path HTTP/1.1".`

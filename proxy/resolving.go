@@ -102,7 +102,7 @@ func (s *Server) noteAddress(client netip.Addr, destination limit.Target) {
 		return
 	}
 	s.counters.Addresses.Add(1)
-	if s.resolving.note(client.Unmap().WithZone(""), destination, time.Now()) && s.resolvers.show() {
+	if s.resolving.note(client.Unmap().WithZone(""), destination, time.Now()) && s.resolvers.Show() {
 		s.log.Warn("a SOCKS5 client asks for an address, where limits count names: if it resolves names itself, they don't hold for it",
 			"client", client, "destination", destination.String(),
 			"hint", "write socks5h:// in place of socks5:// in the client's settings; socks5_names_only refuses addresses")

@@ -11,6 +11,9 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/weirproxy/weir/proxy/accesslog"
+	"github.com/weirproxy/weir/proxy/auth"
 )
 
 // counter is a number that others may read, but not reset.
@@ -45,13 +48,13 @@ type Server struct {
 	local     *localCache
 	greeting  string // the first bytes of ports that only nodes dial
 	loop      atomic.Pointer[loopMark]
-	gate      *gate
+	gate      *auth.Gate
 	tls       *tls.Config // nil: clients speak plain HTTP
 	admitter  Admitter
 	resolver  Resolver
 	failed    failedAddrs
 	log       hclog.Logger
-	lines     *lines
+	lines     *accesslog.Log
 	counters  Counters
 	onWait    func(time.Duration)
 	onDial    func(time.Duration)
@@ -63,11 +66,11 @@ type Server struct {
 	resets    resetLog
 	hangups   *hangups
 	sleepers  *sleepSet
-	refusals  [refusalCount]*sampler
+	refusals  [refusalCount]*accesslog.Sampler
 
 	resolving resolving
 
-	accepts, handshakes, crowded, resolvers *sampler
+	accepts, handshakes, crowded, resolvers *accesslog.Sampler
 
 	draining atomic.Bool // new requests are refused
 	stopping atomic.Bool // Drain has begun: clients without a request are closed, new ones too
@@ -122,11 +125,11 @@ func New(cfg Config, admitter Admitter, resolver Resolver, log hclog.Logger) (*S
 		status:       statusName(cfg.Node),
 		local:        newLocalCache(isLocal),
 		greeting:     cfg.NodeGreeting,
-		gate:         newGate(),
+		gate:         auth.NewGate(),
 		admitter:     admitter,
 		resolver:     resolver,
 		log:          log,
-		lines:        newLines(cfg.Lines, log),
+		lines:        accesslog.New(cfg.Lines, log),
 		onWait:       cfg.OnQueueWait,
 		onDial:       cfg.OnDial,
 		hangups:      hangups,
@@ -140,11 +143,11 @@ func New(cfg Config, admitter Admitter, resolver Resolver, log hclog.Logger) (*S
 	}
 	s.SetPseudonym(cmp.Or(cfg.Pseudonym, cfg.Node))
 	s.newSamplers()
-	cfg.Policy.roster = newRoster(cfg.Policy.Users, nil)
+	cfg.Policy.roster = auth.NewRoster(cfg.Policy.Users, nil)
 	s.policy.Store(&cfg.Policy)
 	if s.sleepers, err = newSleepSet(&s.flows); err != nil {
 		hangups.close()
-		s.lines.close()
+		s.lines.Close()
 		return nil, fmt.Errorf("proxy: %w", err)
 	}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
@@ -196,7 +199,7 @@ func (s *Server) SetPolicy(p Policy) error {
 	if err := p.Validate(); err != nil {
 		return fmt.Errorf("proxy: %w", err)
 	}
-	p.roster = newRoster(p.Users, s.policy.Load().roster)
+	p.roster = auth.NewRoster(p.Users, s.policy.Load().roster)
 	s.policy.Store(&p)
 	for _, f := range s.idle.all() {
 		if !p.allowsDestination(f.addr) {
@@ -276,7 +279,7 @@ func (s *Server) Drain(ctx context.Context) error {
 	s.hangups.close()
 	s.sleepers.close()
 	s.closeSamplers()
-	s.lines.close()
+	s.lines.Close()
 	return err
 }
 

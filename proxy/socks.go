@@ -1,8 +1,6 @@
 package proxy
 
 import (
-	"bytes"
-	"encoding/base64"
 	"errors"
 	"net/netip"
 	"os"
@@ -18,9 +16,8 @@ import (
 // it. So answers are collected, and sent before the node waits for anything.
 type socksClient struct {
 	*conn
-	out  []byte // answers that have not been sent
-	buf  [maxSOCKSAnswers]byte
-	pair []byte // scratch: a user's name and password, as HTTP has them
+	out []byte // answers that have not been sent
+	buf [maxSOCKSAnswers]byte
 }
 
 const (
@@ -116,7 +113,11 @@ func (c *socksClient) authenticate(p *Policy) bool {
 	}
 	var refusal *refusal
 	if p.roster != nil {
-		c.subject.User, refusal = c.user(p, given)
+		user, err := c.srv.gate.Password(c.srv.ctx, p.roster, given.Name, given.Password, c.addr.Addr())
+		if err != nil {
+			refusal = refuseUser(err)
+		}
+		c.subject.User = user
 		c.untimed() // the check may have taken a while
 	}
 	c.in.skip(n)
@@ -126,19 +127,6 @@ func (c *socksClient) authenticate(p *Policy) bool {
 	}
 	c.out = socks5.AppendStatus(c.out, true)
 	return true
-}
-
-// user returns the user with these credentials, or a refusal. They are checked, and remembered, as
-// if they had come in HTTP.
-func (c *socksClient) user(p *Policy, given socks5.Credentials) (string, *refusal) {
-	if bytes.IndexByte(given.Name, ':') >= 0 {
-		return "", &refuseCredentials // HTTP would take what follows for the password's beginning
-	}
-	c.pair = append(append(append(c.pair[:0], given.Name...), ':'), given.Password...)
-	end := len(c.pair)
-	c.pair = base64.StdEncoding.AppendEncode(c.pair, c.pair)
-	defer clear(c.pair)
-	return c.srv.gate.userOf(c.srv.ctx, p.roster, c.pair[end:], c.addr.Addr())
 }
 
 // deny answers wrong credentials, and ends the connection.

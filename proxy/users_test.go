@@ -1,18 +1,12 @@
 package proxy
 
 import (
-	"context"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"golang.org/x/crypto/bcrypt"
 )
@@ -26,7 +20,7 @@ func testUsers(t testing.TB) []User {
 		if err != nil {
 			t.Fatal(err)
 		}
-		users = append(users, User{u[0], strings.Replace(string(hash), "$2a$", "$2y$", 1)})
+		users = append(users, User{Name: u[0], Hash: strings.Replace(string(hash), "$2a$", "$2y$", 1)})
 	}
 	return users
 }
@@ -65,7 +59,7 @@ func TestUsers(t *testing.T) {
 		authorization("ada:lovelace") + authorization("ada:lovelace"),
 		"Proxy-Authorization: Bearer " + base64.StdEncoding.EncodeToString([]byte("ada:lovelace")) + "\r\n",
 		"Proxy-Authorization: Basic\r\n", "Proxy-Authorization: Basic ada:lovelace\r\n",
-		"Proxy-Authorization: Basic " + strings.Repeat("YWRh", maxCredentials/4) + "\r\n",
+		"Proxy-Authorization: Basic " + strings.Repeat("YWRh", 1<<10/4) + "\r\n",
 		"Authorization: " + basic("ada:lovelace") + "\r\n",
 	} {
 		p.send(get(u, "/", wrong))
@@ -151,12 +145,7 @@ func TestUsersChange(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	remembered := func() int {
-		r := w.policy.Load().roster
-		r.mu.RLock()
-		defer r.mu.RUnlock()
-		return len(r.good)
-	}
+	remembered := func() int { return w.policy.Load().roster.Remembered() }
 	set(users)
 	if n := remembered(); n != 1 {
 		t.Errorf("%d users are remembered; want the one that was there before", n)
@@ -173,7 +162,7 @@ func TestUsersChange(t *testing.T) {
 	gone := w.dial()
 	gone.send(head + authorization("ada:lovelace") + "\r\n")
 	gone.challenged("CONNECT")
-	set([]User{{"ada", users[1].Hash}}) // another password
+	set([]User{{Name: "ada", Hash: users[1].Hash}}) // another password
 	gone.send(head + authorization("ada:lovelace") + "\r\n")
 	gone.challenged("CONNECT")
 	gone.send(head + authorization("ada:a:b") + "\r\n")
@@ -182,185 +171,4 @@ func TestUsersChange(t *testing.T) {
 	ada.expect("still")
 	set(nil)
 	w.connect(u.addr)
-}
-
-// testGate counts its checks, each of which takes a second. Every user's password is "right".
-func testGate() (g *gate, compared *atomic.Int64) {
-	compared = new(atomic.Int64)
-	g = newGate()
-	g.turns = make(chan struct{}, 2)
-	g.compare = func(hash, password []byte) error {
-		compared.Add(1)
-		time.Sleep(time.Second) // virtual
-		if string(password) == "right" {
-			return nil
-		}
-		return errors.New("wrong")
-	}
-	return g, compared
-}
-
-func headWith(userPass string) *head {
-	return &head{authorizations: 1, authorization: []byte(basic(userPass))}
-}
-
-var testAddr = netip.MustParseAddr("192.0.2.1")
-
-func TestEqualCredentialsShareOneCheck(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g, compared := testGate()
-		r := newRoster([]User{{Name: "ada"}}, nil)
-		begun := time.Now()
-		for _, userPass := range []string{"ada:right", "ada:wrong"} {
-			var wg sync.WaitGroup
-			for range 500 {
-				wg.Go(func() {
-					name, refusal := g.user(t.Context(), r, headWith(userPass), testAddr)
-					if (userPass == "ada:right") != (refusal == nil) || (refusal == nil) != (name == "ada") {
-						t.Errorf("%s: %q, %v", userPass, name, refusal)
-					}
-				})
-			}
-			wg.Wait()
-		}
-		if n, took := compared.Load(), time.Since(begun); n != 2 || took != 2*time.Second {
-			t.Errorf("%d checks in %v; want 2 in 2s", n, took)
-		}
-		if _, refusal := g.user(t.Context(), r, headWith("ada:wrong"), testAddr); refusal != &refuseCredentials || compared.Load() != 2 {
-			t.Errorf("a wrong password is not remembered: %v", refusal)
-		}
-	})
-}
-
-// A guessing address gets a burst of checks, and then one every few seconds. Remembered users and
-// other addresses are not affected.
-func TestGuessing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g, compared := testGate()
-		r := newRoster([]User{{Name: "ada"}, {Name: "bob"}}, nil)
-		ask := func(userPass string, from netip.Addr) *refusal {
-			_, refusal := g.user(t.Context(), r, headWith(userPass), from)
-			return refusal
-		}
-		if ask("ada:right", testAddr) != nil {
-			t.Fatal("a right password is refused")
-		}
-		n, refused := 0, 0
-		for begun := time.Now(); time.Since(begun) < 10*time.Minute; n++ {
-			switch ask(fmt.Sprintf("ada:%d", n), testAddr) {
-			case &refuseCredentials:
-			case &refuseGuessing:
-				refused++
-				time.Sleep(100 * time.Millisecond)
-			default:
-				t.Fatal("another answer")
-			}
-		}
-		checks := int(compared.Load()) - 1
-		if most := failureBurst + int(10*time.Minute/failureEvery) + 1; checks > most || checks < most/2 || refused == 0 {
-			t.Errorf("%d guesses were checked, %d refused, of %d; want about %d", checks, refused, n, most)
-		}
-		if ask("bob:right", testAddr) != &refuseGuessing {
-			t.Error("what is not known from this address is checked all the same")
-		}
-		if ask("ada:right", testAddr) != nil || ask("bob:right", netip.MustParseAddr("192.0.2.2")) != nil {
-			t.Error("others suffer")
-		}
-		time.Sleep(time.Minute)
-		if ask("ada:never", testAddr) != &refuseCredentials {
-			t.Error("failures are not forgotten")
-		}
-	})
-}
-
-// Running and waiting checks are bounded; a request that waits in vain is asked to try again.
-func TestChecksAreBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g, compared := testGate()
-		r := newRoster([]User{{Name: "ada"}}, nil)
-		var wg sync.WaitGroup
-		var unchecked atomic.Int64
-		begun := time.Now()
-		for i := range 2 * maxChecking {
-			from := netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
-			wg.Go(func() {
-				_, refusal := g.user(t.Context(), r, headWith(fmt.Sprintf("ada:%d", i)), from)
-				if refusal == &refuseUnchecked {
-					unchecked.Add(1)
-				} else if refusal != &refuseCredentials {
-					t.Errorf("refused with %v", refusal)
-				}
-			})
-		}
-		wg.Wait()
-		if took := time.Since(begun); took > checkPatience+time.Second {
-			t.Errorf("took %v", took)
-		}
-		if n := compared.Load(); n > 2*int64(checkPatience/time.Second)+2 || n+unchecked.Load() != 2*maxChecking {
-			t.Errorf("%d checks, %d refused without one", n, unchecked.Load())
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		for i := range 4 {
-			wg.Go(func() { g.user(ctx, r, headWith(fmt.Sprintf("ada:late%d", i)), testAddr) })
-		}
-		synctest.Wait()
-		cancel()
-		wg.Wait()
-		if g.waiting.Load() != 0 || len(g.turns) != 0 || len(r.checking) != 0 {
-			t.Errorf("left over: %d waiting, %d turns, %d checks", g.waiting.Load(), len(g.turns), len(r.checking))
-		}
-	})
-}
-
-// An unknown name is compared with some user's hash, always the same one, so it takes as long.
-func TestUnknownUsersTakeAsLong(t *testing.T) {
-	g := newGate()
-	var hashes []string
-	g.compare = func(hash, _ []byte) error {
-		hashes = append(hashes, string(hash))
-		return nil // even if it matches
-	}
-	r := newRoster([]User{{"ada", "h1"}, {"bob", "h2"}}, nil)
-	for i := range 4 {
-		if _, refusal := g.user(t.Context(), r, headWith(fmt.Sprintf("carol:%d", i)), testAddr); refusal != &refuseCredentials {
-			t.Fatalf("an unknown user is answered %v", refusal)
-		}
-	}
-	for _, h := range hashes {
-		if len(hashes) != 4 || h != hashes[0] || h != "h1" && h != "h2" {
-			t.Fatalf("compared with %q", hashes)
-		}
-	}
-}
-
-func TestMemoriesAreBounded(t *testing.T) {
-	known := map[mark]string{}
-	for i := range 100 {
-		makeRoom(known, 10)
-		known[mark{byte(i)}] = "x"
-	}
-	if len(known) != 10 {
-		t.Errorf("%d are remembered", len(known))
-	}
-	var f failures
-	now := time.Unix(1000, 0)
-	for i := range maxFailing + 100 {
-		f.note(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), now)
-	}
-	if n := len(f.byAddr); n > maxFailing {
-		t.Errorf("%d addresses are remembered", n)
-	}
-	f = failures{}
-	for i := range failureBurst {
-		if f.tooMany(netip.MustParseAddr("2001:db8::1"), now) {
-			t.Fatalf("too many after %d", i)
-		}
-		f.note(netip.MustParseAddr(fmt.Sprintf("2001:db8::%x", i+2)), now)
-	}
-	if !f.tooMany(netip.MustParseAddr("2001:db8::ffff%eth0"), now) || f.tooMany(netip.MustParseAddr("2001:db8:0:1::1"), now) {
-		t.Error("a /64 is one client")
-	}
-	if f.tooMany(netip.MustParseAddr("2001:db8::1"), now.Add(failureEvery)) {
-		t.Error("nothing is forgotten")
-	}
 }

@@ -1,4 +1,4 @@
-package proxy
+package auth
 
 import (
 	"bytes"
@@ -9,7 +9,7 @@ import (
 
 // Load balancers announce their clients with the PROXY protocol: one header, of version 1 or 2,
 // before the first byte of the connection. (Sections are those of its specification.) Connections
-// from [Policy].ProxyProtocolFrom must have a header; from other addresses it is refused as
+// from a trusted balancer must have a header; from other addresses it is refused as
 // malformed HTTP.
 
 const (
@@ -20,40 +20,25 @@ const (
 	maxProxyBlock = 4 << 10
 )
 
+// HeaderError says what is wrong with the beginning of a connection that should be a header.
+// Clients see it.
+type HeaderError string
+
+// Error implements error.
+func (e HeaderError) Error() string { return string(e) }
+
 // Errors of reading a header.
 const (
-	errNoProxyHeader  = syntaxError("connections from this address must begin with a PROXY protocol header")
-	errBadProxyHeader = syntaxError("malformed PROXY protocol header")
+	errNoProxyHeader  = HeaderError("connections from this address must begin with a PROXY protocol header")
+	errBadProxyHeader = HeaderError("malformed PROXY protocol header")
 )
 
 // proxySignature begins a header of version 2 (§2.2).
 var proxySignature = []byte("\r\n\r\n\x00\r\nQUIT\n")
 
-// readProxyHeader reads and consumes a header. It returns the client's address, or an invalid one
-// if the header names none: the connection is the balancer's own, or has another kind of address.
-// io.EOF means that nothing came.
-func readProxyHeader(in *inbuf) (netip.AddrPort, error) {
-	for {
-		client, n, err := parseProxyHeader(in.bytes())
-		if err != nil {
-			return client, err
-		}
-		if n > 0 {
-			in.skip(n)
-			return client, nil
-		}
-		if err := in.fill(); err != nil {
-			if in.len() > 0 {
-				err = unexpected(err)
-			}
-			return client, err
-		}
-	}
-}
-
-// parseProxyHeader reads the header at the beginning of b. n is its length, or 0 if more bytes are
+// ParseProxyHeader reads the header at the beginning of b. n is its length, or 0 if more bytes are
 // needed.
-func parseProxyHeader(b []byte) (client netip.AddrPort, n int, err error) {
+func ParseProxyHeader(b []byte) (client netip.AddrPort, n int, err error) {
 	switch {
 	case begins(b, proxySignature):
 		return parseProxyBlock(b)

@@ -1,4 +1,4 @@
-package proxy
+package auth
 
 import (
 	"bytes"
@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"errors"
 	"hash"
 	"hash/maphash"
 	"net/netip"
@@ -51,22 +52,23 @@ type User struct {
 	Hash string // bcrypt: "$2y$10$…"
 }
 
-// Refusals for missing or wrong credentials.
+// Errors of checking credentials.
 var (
-	refuseAnonymous   = refusal{reason: reasonCredentials, details: "this proxy asks for a user and a password"}
-	refuseCredentials = refusal{reason: reasonCredentials, details: "wrong user or password"}
-	refuseGuessing    = refusal{reason: reasonGuessing, details: "too many wrong passwords from this address", retryAfter: retryAfter}
-	refuseUnchecked   = refusal{reason: reasonUnchecked, details: "too many passwords are being checked", retryAfter: retryAfter}
+	// ErrWrong means that there is no such user, or that the password is not the user's.
+	ErrWrong = errors.New("wrong user or password")
+	// ErrGuessing means that too many wrong passwords came from the address lately. Nothing was
+	// checked.
+	ErrGuessing = errors.New("too many wrong passwords from this address")
+	// ErrBusy means that too many passwords wait to be checked, or that this one has waited for too
+	// long.
+	ErrBusy = errors.New("too many passwords are being checked")
 )
-
-// challenge is the extra field of a 407 (RFC 9110 §11.7.1, RFC 7617 §2.1).
-const challenge = "Proxy-Authenticate: Basic realm=\"weir\", charset=\"UTF-8\"\r\n"
 
 // mark is the MAC of credentials.
 type mark [sha256.Size]byte
 
-// gate is the state that all checks of a server share, whatever the roster.
-type gate struct {
+// Gate is the state that all checks of a server share, whatever the roster.
+type Gate struct {
 	marks    sync.Pool     // of *marker
 	seed     maphash.Seed  // chooses the hash that stands in for an unknown user's
 	turns    chan struct{} // one entry for each running check
@@ -75,10 +77,11 @@ type gate struct {
 	compare  func(hash, password []byte) error
 }
 
-func newGate() *gate {
+// NewGate makes a gate; its memory of right credentials belongs to the rosters.
+func NewGate() *Gate {
 	key := make([]byte, sha256.Size)
 	_, _ = rand.Read(key) // never returns an error
-	return &gate{
+	return &Gate{
 		marks:   sync.Pool{New: func() any { return &marker{mac: hmac.New(sha256.New, key)} }},
 		seed:    maphash.MakeSeed(),
 		turns:   make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/4)),
@@ -88,21 +91,38 @@ func newGate() *gate {
 
 // marker computes marks without allocating.
 type marker struct {
-	mac hash.Hash
-	sum mark
+	mac  hash.Hash
+	sum  mark
+	pair []byte // scratch, cleared after use
 }
 
-func (g *gate) mark(token []byte) mark {
-	k := g.marks.Get().(*marker)
-	defer g.marks.Put(k)
+func (k *marker) mark(token []byte) mark {
 	k.mac.Reset()
 	k.mac.Write(token)
 	k.mac.Sum(k.sum[:0])
 	return k.sum
 }
 
-// roster is one set of users with the remembered credentials.
-type roster struct {
+func (g *Gate) mark(token []byte) mark {
+	k := g.marks.Get().(*marker)
+	defer g.marks.Put(k)
+	return k.mark(token)
+}
+
+// markOf is the mark of the token that most HTTP clients would make of a name and a password.
+func (g *Gate) markOf(name, password []byte) mark {
+	k := g.marks.Get().(*marker)
+	defer g.marks.Put(k)
+	k.pair = append(append(append(k.pair[:0], name...), ':'), password...)
+	n := len(k.pair)
+	k.pair = base64.StdEncoding.AppendEncode(k.pair, k.pair)
+	m := k.mark(k.pair[n:])
+	clear(k.pair)
+	return m
+}
+
+// Roster is one set of users with the remembered credentials.
+type Roster struct {
 	users  []User
 	byName map[string]int
 
@@ -112,17 +132,17 @@ type roster struct {
 	checking map[mark]chan struct{} // closed at the check's end
 }
 
-// newRoster makes a roster, or returns the former one if the users are the same; nil turns
+// NewRoster makes a roster, or returns the former one if the users are the same; nil turns
 // authentication off. Good credentials of the former roster stay valid for users whose hash is the
 // same.
-func newRoster(users []User, former *roster) *roster {
+func NewRoster(users []User, former *Roster) *Roster {
 	switch {
 	case len(users) == 0:
 		return nil
 	case former != nil && slices.Equal(users, former.users):
 		return former
 	}
-	r := &roster{
+	r := &Roster{
 		users: users, byName: make(map[string]int, len(users)),
 		good: make(map[mark]string), bad: make(map[mark]struct{}), checking: make(map[mark]chan struct{}),
 	}
@@ -141,52 +161,69 @@ func newRoster(users []User, former *roster) *roster {
 	return r
 }
 
-// user returns the user whose credentials the head carries, or a refusal.
-func (g *gate) user(ctx context.Context, r *roster, h *head, from netip.Addr) (name string, _ *refusal) {
-	switch h.authorizations {
-	case 0:
-		return "", &refuseAnonymous
-	case 1:
-	default: // another parser might read another one of them
-		return "", &refuseCredentials
-	}
-	token, ok := basicToken(h.authorization)
+// Basic returns the user whose credentials the value of a Proxy-Authorization field carries. from is
+// the client's address.
+func (g *Gate) Basic(ctx context.Context, r *Roster, field []byte, from netip.Addr) (name string, err error) {
+	token, ok := basicToken(field)
 	if !ok {
-		return "", &refuseCredentials
+		return "", ErrWrong
 	}
-	return g.userOf(ctx, r, token, from)
-}
-
-// userOf returns the user of a token, or a refusal.
-func (g *gate) userOf(ctx context.Context, r *roster, token []byte, from netip.Addr) (name string, _ *refusal) {
 	m := g.mark(token)
-	r.mu.RLock()
-	name, known := r.good[m]
-	r.mu.RUnlock()
-	if known {
+	if name, known := r.known(m); known {
 		return name, nil
 	}
-	return g.examine(ctx, r, m, token, from)
+	claimed, password, ok := decodeCredentials(token)
+	if !ok {
+		return "", ErrWrong
+	}
+	return g.examine(ctx, r, m, claimed, password, from)
+}
+
+// Password is [Gate.Basic] for a name and a password that came by themselves, as in SOCKS5. They are
+// remembered as the same.
+func (g *Gate) Password(ctx context.Context, r *Roster, name, password []byte, from netip.Addr) (string, error) {
+	if bytes.IndexByte(name, ':') >= 0 {
+		return "", ErrWrong // in Basic, the password would begin behind the colon
+	}
+	m := g.markOf(name, password)
+	if user, known := r.known(m); known {
+		return user, nil
+	}
+	if !printable(name) || !printable(password) {
+		return "", ErrWrong
+	}
+	return g.examine(ctx, r, m, name, password, from)
+}
+
+// known returns the user whose credentials are remembered under the mark.
+func (r *Roster) known(m mark) (user string, known bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	user, known = r.good[m]
+	return user, known
+}
+
+// Remembered returns how many credentials are known to be right.
+func (r *Roster) Remembered() int {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return len(r.good)
 }
 
 // basicToken returns the credentials in base64, without the scheme.
 func basicToken(field []byte) (token []byte, ok bool) {
 	const scheme = "basic "
-	if len(field) > maxCredentials || !hasPrefixFold(field, scheme) {
+	if len(field) > maxCredentials || len(field) < len(scheme) || !bytes.EqualFold(field[:len(scheme)], []byte(scheme)) {
 		return nil, false
 	}
 	return bytes.TrimLeft(field[len(scheme):], " "), true
 }
 
 // examine checks credentials that are not remembered as good.
-func (g *gate) examine(ctx context.Context, r *roster, m mark, token []byte, from netip.Addr) (string, *refusal) {
-	name, password, ok := decodeCredentials(token)
-	if !ok {
-		return "", &refuseCredentials
-	}
+func (g *Gate) examine(ctx context.Context, r *Roster, m mark, name, password []byte, from netip.Addr) (string, error) {
 	if g.waiting.Add(1) > maxChecking {
 		g.waiting.Add(-1)
-		return "", &refuseUnchecked
+		return "", ErrBusy
 	}
 	defer g.waiting.Add(-1)
 	ctx, cancel := context.WithTimeout(ctx, checkPatience)
@@ -197,22 +234,22 @@ func (g *gate) examine(ctx context.Context, r *roster, m mark, token []byte, fro
 		case verdict == verdictGood:
 			return user, nil
 		case verdict == verdictBad:
-			return "", &refuseCredentials
+			return "", ErrWrong
 		case mine != nil:
-			passed, refusal := g.check(ctx, r, name, password, from)
-			r.end(m, string(name), refusal == nil, passed)
+			passed, err := g.check(ctx, r, name, password, from)
+			r.end(m, string(name), err == nil, passed)
 			switch {
-			case refusal != nil:
-				return "", refusal
+			case err != nil:
+				return "", err
 			case !passed:
-				return "", &refuseCredentials
+				return "", ErrWrong
 			}
 			return string(name), nil
 		}
 		select {
 		case <-other: // look again: the other check may have been refused because of its address
 		case <-ctx.Done():
-			return "", &refuseUnchecked
+			return "", ErrBusy
 		}
 	}
 }
@@ -223,15 +260,20 @@ func decodeCredentials(token []byte) (name, password []byte, ok bool) {
 	text := make([]byte, base64.StdEncoding.DecodedLen(len(token)))
 	n, err := base64.StdEncoding.Strict().Decode(text, token)
 	text = text[:n]
-	if err != nil || !utf8.Valid(text) {
+	if err != nil || !printable(text) {
 		return nil, nil, false
 	}
+	return bytes.Cut(text, []byte(":"))
+}
+
+// printable reports whether text is UTF-8 without control characters.
+func printable(text []byte) bool {
 	for _, c := range text {
 		if c < ' ' || c == 0x7f {
-			return nil, nil, false
+			return false
 		}
 	}
-	return bytes.Cut(text, []byte(":"))
+	return utf8.Valid(text)
 }
 
 // verdict is the remembered result of a check.
@@ -245,7 +287,7 @@ const (
 
 // begin returns the remembered verdict. If there is none, it begins a check, which the caller must
 // end (mine), or returns the channel of the check under way (other).
-func (r *roster) begin(m mark) (user string, v verdict, mine, other chan struct{}) {
+func (r *Roster) begin(m mark) (user string, v verdict, mine, other chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if user, ok := r.good[m]; ok {
@@ -263,7 +305,7 @@ func (r *roster) begin(m mark) (user string, v verdict, mine, other chan struct{
 }
 
 // end ends a check, and remembers its result if it has one (checked).
-func (r *roster) end(m mark, user string, checked, passed bool) {
+func (r *Roster) end(m mark, user string, checked, passed bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
@@ -291,18 +333,18 @@ func makeRoom[V any](known map[mark]V, limit int) {
 
 // check waits for its turn and compares. For an unknown user it compares with another user's hash,
 // so that it takes as long as for a known one.
-func (g *gate) check(ctx context.Context, r *roster, name, password []byte, from netip.Addr) (passed bool, _ *refusal) {
+func (g *Gate) check(ctx context.Context, r *Roster, name, password []byte, from netip.Addr) (passed bool, _ error) {
 	if g.failures.tooMany(from, time.Now()) {
-		return false, &refuseGuessing
+		return false, ErrGuessing
 	}
 	select {
 	case g.turns <- struct{}{}:
 		defer func() { <-g.turns }()
 	case <-ctx.Done():
-		return false, &refuseUnchecked
+		return false, ErrBusy
 	}
 	if g.failures.tooMany(from, time.Now()) { // it may have changed during the wait
-		return false, &refuseGuessing
+		return false, ErrGuessing
 	}
 	i, known := r.byName[string(name)]
 	if !known {

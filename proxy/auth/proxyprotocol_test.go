@@ -1,21 +1,16 @@
-package proxy
+package auth
 
 import (
 	"bytes"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
-	"io"
-	"net/http"
 	"net/netip"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
-	"time"
-
-	"github.com/hashicorp/go-hclog"
 )
 
 // block builds a header of version 2.
@@ -55,7 +50,7 @@ func TestProxyHeader(t *testing.T) {
 	} {
 		for rest := range 2 {
 			b := []byte(header + strings.Repeat("G", rest))
-			client, n, err := parseProxyHeader(b)
+			client, n, err := ParseProxyHeader(b)
 			got := none
 			if client.IsValid() {
 				got = client.String()
@@ -91,7 +86,7 @@ func TestProxyHeader(t *testing.T) {
 		block(0x21, 0x21, content6[1:]):                               errBadProxyHeader,
 		block(0x21, 0x11, strings.Repeat("x", maxProxyBlock+1)):       errBadProxyHeader,
 	} {
-		if client, n, err := parseProxyHeader([]byte(header)); err != want || client.IsValid() || n != 0 {
+		if client, n, err := ParseProxyHeader([]byte(header)); err != want || client.IsValid() || n != 0 {
 			t.Errorf("%q: %v, %d, %v; want %v", header, client, n, err, want)
 		}
 	}
@@ -158,7 +153,7 @@ func FuzzProxyHeader(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		client, n, err := parseProxyHeader(b)
+		client, n, err := ParseProxyHeader(b)
 		got := ""
 		if client.IsValid() {
 			got = client.Addr().String() + " " + fmt.Sprint(client.Port())
@@ -171,118 +166,9 @@ func FuzzProxyHeader(f *testing.F) {
 			return
 		}
 		for i := range n { // a header that comes in pieces is waited for
-			if _, more, err := parseProxyHeader(b[:i]); more != 0 || err != nil {
+			if _, more, err := ParseProxyHeader(b[:i]); more != 0 || err != nil {
 				t.Fatalf("%q, of which %d bytes have come: %d, %v", b, i, more, err)
 			}
 		}
 	})
-}
-
-// balanced makes all of loopback a load balancer.
-func balanced(p *Policy) { p.ProxyProtocolFrom = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")} }
-
-func TestProxyProtocol(t *testing.T) {
-	u := httpUpstream(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })
-	var j journal
-	w := newWorld(t, 0, policy(balanced), policy(func(p *Policy) {
-		p.AllowClients = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/32")}
-	}), func(_ *Config, _ *resolver, o *hclogOptions) { o.Output, o.Level, o.JSONFormat = &j, hclog.Info, true })
-	lines := 0
-	for header, want := range map[string]string{
-		"PROXY TCP4 192.0.2.1 192.0.2.2 258 443\r\n":     "192.0.2.1:258",
-		block(0x21, 0x21, content6):                      "[2001:db8::1]:258",
-		"PROXY TCP4 198.51.100.1 192.0.2.2 258 443\r\n":  "", // not allowed
-		"PROXY UNKNOWN\r\n":                              "", // the balancer is no allowed client either
-		block(0x20, 0x00, ""):                            "",
-		"PROXY TCP6 2001:db9::1 2001:db8::2 258 443\r\n": "",
-	} {
-		p := w.dial()
-		for i := range len(header) { // in pieces
-			p.send(header[i : i+1])
-		}
-		for range 2 {
-			p.send(get(u, "/", ""))
-			if want == "" {
-				p.refused("GET", 403, "http_request_denied")
-				p.expectEOF() // a refused client's connection ends with the answer
-				break
-			}
-			if resp, body := p.response("GET"); resp.StatusCode != 200 || body != "ok" {
-				t.Fatalf("%q: %s %q", header, resp.Status, body)
-			}
-			lines++
-			eventually(t, "a line", func() bool { return len(j.lines(t, "request ended")) == lines })
-			if got := j.lines(t, "request ended")[lines-1]["client"]; got != want {
-				t.Errorf("%q: the client is %v", header, got)
-			}
-		}
-	}
-}
-
-// A connection without the required header is refused, and so is one with a header from another
-// address.
-func TestProxyProtocolIsNotGuessed(t *testing.T) {
-	const request = "GET http://127.0.0.1:1/ HTTP/1.1\r\nHost: x\r\n\r\n"
-	w := newWorld(t, 0, policy(balanced))
-	for _, start := range []string{request, "\x16\x03\x01", "PROXY TCP4 nonsense\r\n", block(0x21, 0x11, "") + request} {
-		p := w.dial()
-		p.send(start)
-		p.refused("GET", 400, "http_request_error")
-		p.expectEOF()
-	}
-	w = newWorld(t, 0)
-	for _, header := range []string{"PROXY TCP4 192.0.2.1 192.0.2.2 258 443\r\n", block(0x21, 0x11, content4)} {
-		p := w.dial()
-		p.send(header + request)
-		p.refused("GET", 400, "http_request_error")
-		p.expectEOF()
-	}
-}
-
-// A health check leaves no log line, and a balancer that sends nothing is closed soon.
-func TestProxyProtocolHealthChecks(t *testing.T) {
-	var j journal
-	w := newWorld(t, 0, policy(balanced), policy(func(p *Policy) { p.HeaderTimeout = 200 * time.Millisecond }), func(_ *Config, _ *resolver, o *hclogOptions) {
-		o.Output, o.Level, o.JSONFormat = &j, hclog.Info, true
-	})
-	w.dial().Close()
-	w.dial().reset()
-	p := w.dial()
-	p.send(block(0x20, 0x00, ""))
-	p.CloseWrite()
-	p.expectEOF()
-	w.dial().expectEOF()
-	p = w.dial()
-	p.send("PROXY TCP4 ")
-	p.refused("GET", 408, "http_request_error")
-	if n := w.Counters().Refused.Load(); n != 1 {
-		t.Errorf("%d refusals", n)
-	}
-	eventually(t, "no client is left", func() bool { return w.Counters().Clients.Load() == 0 })
-	w.Close()
-	if lines := j.lines(t, "request refused"); len(lines) != 1 { // the half header
-		t.Errorf("lines: %v", lines)
-	}
-}
-
-// The header comes before TLS.
-func TestProxyProtocolBeforeTLS(t *testing.T) {
-	u := newUpstream(t, echo)
-	cert := newCertificate(t)
-	w := newWorld(t, 0, speakTLS(cert), policy(balanced))
-	p := w.dialTLSAfter("PROXY TCP4 127.0.0.9 127.0.0.1 258 443\r\n", cert)
-	p.connect(u.addr)
-	p.send("hello")
-	p.expect("hello")
-	if list := w.Connections(""); len(list) != 1 || list[0].Client != "127.0.0.9:258" {
-		t.Errorf("connections: %+v", list)
-	}
-	silent := w.dial()
-	silent.send("\x16\x03\x01\x00\x05hello")
-	if b, err := io.ReadAll(silent.r); len(b) > 0 || err != nil && !isReset(err) {
-		t.Errorf("%q %v", b, err)
-	}
-	if n := w.Counters().Refusals[RefusedMalformed].Load(); n != 1 {
-		t.Errorf("%d refusals", n)
-	}
 }

@@ -1,4 +1,4 @@
-package proxy
+package accesslog
 
 import (
 	"bytes"
@@ -23,14 +23,48 @@ type values struct {
 	took   time.Duration
 }
 
-func (v values) line(ls *lines, now time.Time) {
-	l := ls.begin(now, "request ended")
-	l.text("text", v.text)
-	l.number("number", v.number)
-	l.flag("flag", v.flag)
-	l.addr("addr", v.addr)
-	l.duration("took", v.took)
-	ls.end(l)
+func (v values) line(ls *Log, now time.Time) {
+	l := ls.Begin(now, "request ended")
+	l.Text("text", v.text)
+	l.Number("number", v.number)
+	l.Flag("flag", v.flag)
+	l.Addr("addr", v.addr)
+	l.Duration("took", v.took)
+	ls.End(l)
+}
+
+// lineJournal is a log in JSON that can be read while it is written.
+type journal struct {
+	mu      sync.Mutex
+	buf     bytes.Buffer
+	written chan struct{} // gets one entry for each write; nil: none
+}
+
+func (j *journal) Write(b []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.written != nil {
+		j.written <- struct{}{}
+	}
+	return j.buf.Write(b)
+}
+
+// lines returns the lines with the message.
+func (j *journal) lines(t *testing.T, message string) []map[string]any {
+	t.Helper()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	var found []map[string]any
+	for line := range strings.Lines(j.buf.String()) {
+		var m map[string]any
+		if err := json.Unmarshal([]byte(line), &m); err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		if m["@message"] == message {
+			found = append(found, m)
+		}
+	}
+	return found
 }
 
 // Lines equal the logger's.
@@ -55,10 +89,10 @@ func TestLinesAreTheLoggers(t *testing.T) {
 			log := hclog.New(&hclog.LoggerOptions{
 				Name: "weir.proxy", Output: &want, JSONFormat: format, TimeFn: func() time.Time { return now },
 			})
-			ls := newLines(LineOutput{Writer: &got, JSON: format}, log)
+			ls := New(Output{Writer: &got, JSON: format}, log)
 			log.Info("request ended", "text", v.text, "number", v.number, "flag", v.flag, "addr", v.addr, "took", v.took.String())
 			v.line(ls, now)
-			ls.close()
+			ls.Close()
 			if format {
 				same(t, got.Bytes(), want.Bytes())
 				continue
@@ -86,7 +120,7 @@ func same(t *testing.T, got, want []byte) {
 func TestLinesOfManyGoroutines(t *testing.T) {
 	const writers, each = 8, 500
 	var out journal
-	ls := newLines(LineOutput{Writer: &out, JSON: true}, hclog.New(&hclog.LoggerOptions{Output: io.Discard}))
+	ls := New(Output{Writer: &out, JSON: true}, hclog.New(&hclog.LoggerOptions{Output: io.Discard}))
 	var wg sync.WaitGroup
 	for w := range writers {
 		wg.Go(func() {
@@ -96,7 +130,7 @@ func TestLinesOfManyGoroutines(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	ls.close()
+	ls.Close()
 	found := out.lines(t, "request ended")
 	if len(found) != writers*each {
 		t.Fatalf("%d lines of %d", len(found), writers*each)
@@ -131,7 +165,7 @@ func (s *stuck) Write(b []byte) (int, error) {
 func TestLinesAreDroppedWhereTheOutputIsStuck(t *testing.T) {
 	out := &stuck{entered: make(chan struct{}), released: make(chan struct{})}
 	var log journal
-	ls := newLines(LineOutput{Writer: out, JSON: true}, hclog.New(&hclog.LoggerOptions{Output: &log, JSONFormat: true}))
+	ls := New(Output{Writer: out, JSON: true}, hclog.New(&hclog.LoggerOptions{Output: &log, JSONFormat: true}))
 	long := values{text: strings.Repeat("x", 64<<10)}
 	long.line(ls, time.Now())
 	<-out.entered
@@ -143,7 +177,7 @@ func TestLinesAreDroppedWhereTheOutputIsStuck(t *testing.T) {
 		t.Errorf("%d bytes are pending", n)
 	}
 	close(out.released)
-	ls.close()
+	ls.Close()
 	written := len(out.lines(t, "request ended"))
 	told := log.lines(t, "the log's output is too slow: lines of finished tunnels and requests were dropped")
 	if len(told) != 1 || told[0]["lines"] != float64(1+more-written) || written < maxPendingLines/(65<<10) {
@@ -155,48 +189,48 @@ func TestLinesAreDroppedWhereTheOutputIsStuck(t *testing.T) {
 func TestLinesFollowTheLoggersLevel(t *testing.T) {
 	log := hclog.New(&hclog.LoggerOptions{Output: io.Discard, Level: hclog.Warn})
 	for _, c := range []struct {
-		to   LineOutput
+		to   Output
 		want bool
-	}{{LineOutput{Writer: io.Discard}, true}, {LineOutput{}, false}} {
+	}{{Output{Writer: io.Discard}, true}, {Output{}, false}} {
 		log.SetLevel(hclog.Warn)
-		ls := newLines(c.to, log)
-		if ls.wanted() {
+		ls := New(c.to, log)
+		if ls.Wanted() {
 			t.Error("wanted at warn")
 		}
-		if log.SetLevel(hclog.Info); ls.wanted() != c.want {
-			t.Errorf("at info: %t", ls.wanted())
+		if log.SetLevel(hclog.Info); ls.Wanted() != c.want {
+			t.Errorf("at info: %t", ls.Wanted())
 		}
-		ls.close()
+		ls.Close()
 	}
 }
 
 // At any time the lines can be turned off, redirected, and made independent of the logger's level.
 func TestLinesGoElsewhere(t *testing.T) {
 	log := hclog.New(&hclog.LoggerOptions{Output: io.Discard, Level: hclog.Warn})
-	var first, second journal
-	s := &Server{lines: newLines(LineOutput{Writer: &first, JSON: true, Always: true}, log)}
+	first, second := journal{written: make(chan struct{}, 1)}, journal{}
+	ls := New(Output{Writer: &first, JSON: true, Always: true}, log)
 	write := func(text string) {
-		if s.lines.wanted() {
-			values{text: text}.line(s.lines, time.Now())
+		if ls.Wanted() {
+			values{text: text}.line(ls, time.Now())
 		}
 	}
 	write("one")
-	eventually(t, "the first line", func() bool { return len(first.lines(t, "request ended")) == 1 })
-	s.SetLines(LineOutput{})
+	<-first.written
+	ls.SetOutput(Output{})
 	write("lost")
-	s.SetLines(LineOutput{Writer: &second, JSON: true})
+	ls.SetOutput(Output{Writer: &second, JSON: true})
 	write("below the level")
 	log.SetLevel(hclog.Info)
 	write("two")
-	s.lines.close()
+	ls.Close()
 	if got := second.lines(t, "request ended"); len(got) != 1 || got[0]["text"] != "two" || len(first.lines(t, "request ended")) != 1 {
 		t.Errorf("%v, then %v", first.lines(t, "request ended"), got)
 	}
 }
 
 func BenchmarkLine(b *testing.B) {
-	ls := newLines(LineOutput{Writer: io.Discard}, hclog.New(&hclog.LoggerOptions{Output: io.Discard}))
-	defer ls.close()
+	ls := New(Output{Writer: io.Discard}, hclog.New(&hclog.LoggerOptions{Output: io.Discard}))
+	defer ls.Close()
 	v := values{"closed", 200, true, netip.MustParseAddrPort("127.0.0.1:40000"), 345 * time.Microsecond}
 	now := time.Now()
 	b.ReportAllocs()

@@ -1,4 +1,4 @@
-package proxy
+package accesslog
 
 import (
 	"encoding/json"
@@ -21,12 +21,12 @@ const (
 	maxLineBatch = 64 << 10
 	// maxPooledLine is the largest buffer that is reused for another line.
 	maxPooledLine = 1 << 10
-	// lineGrace is how long close waits for an output that is stuck.
+	// lineGrace is how long Close waits for an output that is stuck.
 	lineGrace = time.Second
 )
 
-// LineOutput says where and how log lines are written.
-type LineOutput struct {
+// Output says where and how log lines are written.
+type Output struct {
 	// Writer gets whole lines, many in one call. It must be safe for use beside the logger, which
 	// may write to it too. nil turns the lines off.
 	Writer io.Writer
@@ -36,17 +36,17 @@ type LineOutput struct {
 	Always bool
 }
 
-// lines writes one line for each finished tunnel or request: the bytes that hclog would write for
+// Log writes lines: the bytes that hclog would write for
 // the same message and fields, but without reflection, a lock, or a system call for each. The
 // goroutine that ends the request appends its line to a list, and one writer takes the list every
 // lineDelay. If the writer can't keep up, lines are dropped, and the log reports how many.
-type lines struct {
-	to   atomic.Pointer[LineOutput]
+type Log struct {
+	to   atomic.Pointer[Output]
 	log  hclog.Logger // its level decides; it reports dropped lines
 	name string
 	pool sync.Pool // of *line
 
-	newest  atomic.Pointer[line] // the newest unwritten line; each points to the one before
+	newest  atomic.Pointer[Line] // the newest unwritten line; each points to the one before
 	pending atomic.Int64         // bytes in the list or being written
 	dropped atomic.Int64
 	second  atomic.Pointer[second]
@@ -56,16 +56,16 @@ type lines struct {
 	batch            []byte // the writer's
 }
 
-// line is one log line. Its fields are in the order of the calls.
-type line struct {
+// Line is one log line. Its fields are in the order of the calls.
+type Line struct {
 	buf  []byte
 	json bool
-	next *line
+	next *Line
 }
 
-// newLines starts the writer; close ends it.
-func newLines(to LineOutput, log hclog.Logger) *lines {
-	ls := &lines{
+// New starts the writer; Close ends it. log's level decides, and log reports dropped lines.
+func New(to Output, log hclog.Logger) *Log {
+	ls := &Log{
 		log: log, name: log.Name(),
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
 	}
@@ -74,20 +74,20 @@ func newLines(to LineOutput, log hclog.Logger) *lines {
 	return ls
 }
 
-// SetLines changes the output of log lines. Unwritten lines may go to the old or to the new one.
-func (s *Server) SetLines(to LineOutput) { s.lines.to.Store(&to) }
+// SetOutput changes the output. Unwritten lines may go to the old or to the new one.
+func (ls *Log) SetOutput(to Output) { ls.to.Store(&to) }
 
-// wanted reports whether a line would be written.
-func (ls *lines) wanted() bool {
+// Wanted reports whether a line would be written.
+func (ls *Log) Wanted() bool {
 	to := ls.to.Load()
 	return to.Writer != nil && (to.Always || ls.log.IsInfo())
 }
 
-// begin starts a line of level info; end takes it.
-func (ls *lines) begin(now time.Time, message string) *line {
-	l, ok := ls.pool.Get().(*line)
+// Begin starts a line of level info; End takes it.
+func (ls *Log) Begin(now time.Time, message string) *Line {
+	l, ok := ls.pool.Get().(*Line)
 	if !ok {
-		l = &line{buf: make([]byte, 0, 384)}
+		l = &Line{buf: make([]byte, 0, 384)}
 	}
 	b := l.buf[:0]
 	if l.json = ls.to.Load().JSON; l.json {
@@ -109,8 +109,8 @@ func (ls *lines) begin(now time.Time, message string) *line {
 	return l
 }
 
-// end passes the line to the writer.
-func (ls *lines) end(l *line) {
+// End passes the line to the writer.
+func (ls *Log) End(l *Line) {
 	if l.json {
 		l.buf = append(l.buf, '}')
 	}
@@ -138,14 +138,14 @@ func (ls *lines) end(l *line) {
 	}
 }
 
-func (ls *lines) recycle(l *line) {
+func (ls *Log) recycle(l *Line) {
 	if l.next = nil; cap(l.buf) <= maxPooledLine {
 		ls.pool.Put(l)
 	}
 }
 
-// run writes lines until close, and then the remaining ones.
-func (ls *lines) run() {
+// run writes lines until Close, and then the remaining ones.
+func (ls *Log) run() {
 	defer close(ls.done)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -166,8 +166,8 @@ func (ls *lines) run() {
 }
 
 // flush writes the lines in the list, oldest first.
-func (ls *lines) flush() {
-	var oldest *line
+func (ls *Log) flush() {
+	var oldest *Line
 	for l := ls.newest.Swap(nil); l != nil; {
 		before := l.next
 		l.next, oldest = oldest, l
@@ -186,7 +186,7 @@ func (ls *lines) flush() {
 	}
 }
 
-func (ls *lines) write() {
+func (ls *Log) write() {
 	if to := ls.to.Load().Writer; to != nil { // nil: turned off meanwhile
 		// There is nowhere to report a failure of the log's own output.
 		_, _ = to.Write(ls.batch)
@@ -197,8 +197,8 @@ func (ls *lines) write() {
 	}
 }
 
-// close writes the remaining lines and stops the writer. No line may be begun afterwards.
-func (ls *lines) close() {
+// Close writes the remaining lines and stops the writer. No line may be begun afterwards.
+func (ls *Log) Close() {
 	ls.closing.Do(func() { close(ls.stop) })
 	timer := time.NewTimer(lineGrace)
 	defer timer.Stop()
@@ -217,7 +217,7 @@ type second struct {
 
 // appendTime appends the time as hclog does, in ms, or in µs for JSON. The text of a second is made
 // once.
-func (ls *lines) appendTime(dst []byte, t time.Time, json bool) []byte {
+func (ls *Log) appendTime(dst []byte, t time.Time, json bool) []byte {
 	s := ls.second.Load()
 	if s == nil || s.unix != t.Unix() || s.json != json {
 		s = &second{t.Unix(), json, t.Format("2006-01-02T15:04:05."), t.Format("Z0700")}
@@ -237,7 +237,7 @@ func (ls *lines) appendTime(dst []byte, t time.Time, json bool) []byte {
 	return append(dst, s.zone...)
 }
 
-func (l *line) key(key string) {
+func (l *Line) key(key string) {
 	if l.json {
 		l.buf = append(l.buf, `,"`...)
 		l.buf = append(l.buf, key...)
@@ -249,7 +249,8 @@ func (l *line) key(key string) {
 	l.buf = append(l.buf, '=')
 }
 
-func (l *line) text(key, value string) {
+// Text adds a string.
+func (l *Line) Text(key, value string) {
 	l.key(key)
 	if l.json {
 		l.buf = appendJSON(l.buf, value)
@@ -258,17 +259,20 @@ func (l *line) text(key, value string) {
 	l.buf = appendText(l.buf, value)
 }
 
-func (l *line) number(key string, value uint64) {
+// Number adds a number.
+func (l *Line) Number(key string, value uint64) {
 	l.key(key)
 	l.buf = strconv.AppendUint(l.buf, value, 10)
 }
 
-func (l *line) flag(key string, value bool) {
+// Flag adds true or false.
+func (l *Line) Flag(key string, value bool) {
 	l.key(key)
 	l.buf = strconv.AppendBool(l.buf, value)
 }
 
-func (l *line) addr(key string, value netip.AddrPort) {
+// Addr adds an address.
+func (l *Line) Addr(key string, value netip.AddrPort) {
 	l.key(key)
 	if l.json {
 		l.buf = append(value.AppendTo(append(l.buf, '"')), '"')
@@ -281,7 +285,8 @@ func (l *line) addr(key string, value netip.AddrPort) {
 	l.buf = value.AppendTo(l.buf)
 }
 
-func (l *line) duration(key string, value time.Duration) {
+// Duration adds a time.
+func (l *Line) Duration(key string, value time.Duration) {
 	l.key(key)
 	micros := value.Abs() < time.Millisecond && value.Abs() >= time.Microsecond // "µs" is not ASCII
 	if l.json || micros {
