@@ -21,6 +21,8 @@ type conn struct {
 	subject limit.Subject // likewise; Host is zero before it is known, User "" without authentication
 	first   bool          // no request has been answered yet
 
+	bound *netip.AddrPort // if not nil, gets the local address of the connection dialled for it
+
 	balanced  bool          // the connection must begin with a PROXY header
 	stranger  bool          // not allowed: it is answered once
 	tunnelled bool          // a tunnel has taken over
@@ -267,7 +269,7 @@ func (c *conn) openTunnel(p protocol, kind Kind, target limit.Target) {
 	case ok:
 		c.srv.counters.Tunnels.Add(1)
 		c.sock.guard(f.slot, f.claims)
-		if err := c.sock.write(c.unsent(p.accepted(f)), nil, nil); err != nil {
+		if err := c.sock.write(c.unsent(p.accepted()), nil, nil); err != nil {
 			f.abort(errClientReset)
 		}
 		c.tunnelled = true

@@ -152,13 +152,14 @@ func attemptEnd(now, deadline time.Time, n int, brief bool) time.Time {
 // count the connection for as long as it likes.
 func (f *flow) connect(addr netip.AddrPort, deadline time.Time) error {
 	family, peer, err := sockaddr(addr)
+	own := f.client.bound
 	var up *sock
 	connected := false
 	if err == nil {
-		up, connected, err = dialSock(family, peer, addr, &f.srv.buffers)
+		up, connected, err = dialSock(family, peer, addr, own, &f.srv.buffers)
 	}
 	if err == nil && !connected {
-		err = f.awaitConnect(up, peer, addr, deadline)
+		err = f.awaitConnect(up, peer, addr, own, deadline)
 	}
 	if err == nil {
 		return f.connected(up, addr.Addr())
@@ -171,7 +172,7 @@ func (f *flow) connect(addr netip.AddrPort, deadline time.Time) error {
 
 // awaitConnect waits until the connection is established or fails, the deadline passes, or the flow
 // is aborted.
-func (f *flow) awaitConnect(up *sock, peer unix.Sockaddr, addr netip.AddrPort, deadline time.Time) error {
+func (f *flow) awaitConnect(up *sock, peer unix.Sockaddr, addr netip.AddrPort, own *netip.AddrPort, deadline time.Time) error {
 	f.mu.Lock()
 	if f.cause != nil {
 		defer f.mu.Unlock()
@@ -182,7 +183,7 @@ func (f *flow) awaitConnect(up *sock, peer unix.Sockaddr, addr netip.AddrPort, d
 	f.watchSoon()
 	f.mu.Unlock()
 
-	err := up.finishConnect(peer, addr)
+	err := up.finishConnect(peer, addr, own)
 
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -198,8 +199,9 @@ func (f *flow) awaitConnect(up *sock, peer unix.Sockaddr, addr netip.AddrPort, d
 	return err
 }
 
-// dialSock begins to connect to peer, which is addr in the kernel's form.
-func dialSock(family int, peer unix.Sockaddr, addr netip.AddrPort, pool *bufferPool) (s *sock, connected bool, err error) {
+// dialSock begins to connect to peer, which is addr in the kernel's form. If own is not nil, it gets
+// the socket's own address once it is connected.
+func dialSock(family int, peer unix.Sockaddr, addr netip.AddrPort, own *netip.AddrPort, pool *bufferPool) (s *sock, connected bool, err error) {
 	fd, err := newSocket(family)
 	if err != nil {
 		return nil, false, err
@@ -209,7 +211,7 @@ func dialSock(family int, peer unix.Sockaddr, addr netip.AddrPort, pool *bufferP
 		// Nearby peers have answered by now: asking costs less than waiting for an event.
 		err = connectOn(fd, peer)
 	}
-	err = notItself(fd, addr, err)
+	err = notItself(fd, addr, own, err)
 	if err != nil && !isConnecting(err) {
 		unix.Close(fd)
 		return nil, false, err
@@ -225,12 +227,19 @@ const lowestEphemeral = 1024
 
 // notItself turns the success of a connection to itself into a refusal. TCP allows such
 // connections: if a socket connects to an unused port of its own machine, the kernel may choose
-// that very port for the socket.
-func notItself(fd int, addr netip.AddrPort, err error) error {
-	if err == nil && addr.Port() >= lowestEphemeral && localAddr(fd) == addr {
+// that very port for the socket. If own is not nil, it gets the socket's own address.
+func notItself(fd int, addr netip.AddrPort, own *netip.AddrPort, err error) error {
+	if err != nil || addr.Port() < lowestEphemeral && own == nil {
+		return err
+	}
+	local := localAddr(fd)
+	if local == addr {
 		return unix.ECONNREFUSED
 	}
-	return err
+	if own != nil {
+		*own = local
+	}
+	return nil
 }
 
 // isConnecting reports whether err, of a non-blocking connect, means that it is under way.

@@ -179,7 +179,7 @@ func (c *httpClient) connect() {
 }
 
 // accepted implements [protocol].
-func (c *httpClient) accepted(*flow) []byte { return c.srv.loop.Load().answer() }
+func (c *httpClient) accepted() []byte { return c.srv.loop.Load().answer() }
 
 // refuse implements [protocol].
 func (c *httpClient) refuse(r *refusal) { c.respond(r, keepAlive{}) }

@@ -6,9 +6,9 @@ import "github.com/weirproxy/weir/proxy/socks5"
 type protocol interface {
 	// serve answers the requests of the connection, until it is over or a tunnel has taken it over.
 	serve()
-	// accepted returns the answer to a request for a tunnel, which f is now. It begins with the bytes
+	// accepted returns the answer to a request for a tunnel that is open. It begins with the bytes
 	// that begin every answer, see [ahead].
-	accepted(f *flow) []byte
+	accepted() []byte
 	// refuse answers a request for a tunnel with a refusal, and ends the connection.
 	refuse(r *refusal)
 }

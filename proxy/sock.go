@@ -101,11 +101,11 @@ func newSock(fd int, pool *bufferPool) *sock {
 }
 
 // finishConnect waits until the connection to peer is established, has failed, or the write
-// deadline has passed.
-func (s *sock) finishConnect(peer unix.Sockaddr, addr netip.AddrPort) error {
+// deadline has passed. own is as for dialSock.
+func (s *sock) finishConnect(peer unix.Sockaddr, addr netip.AddrPort, own *netip.AddrPort) error {
 	var failure error
 	err := s.raw.Write(func(fd uintptr) bool {
-		failure = notItself(int(fd), addr, connectOn(int(fd), peer))
+		failure = notItself(int(fd), addr, own, connectOn(int(fd), peer))
 		return !isConnecting(failure)
 	})
 	return cmp.Or(err, failure)

@@ -16,8 +16,9 @@ import (
 // it. So answers are collected, and sent before the node waits for anything.
 type socksClient struct {
 	*conn
-	out []byte // answers that have not been sent
-	buf [maxSOCKSAnswers]byte
+	out   []byte // answers that have not been sent
+	buf   [maxSOCKSAnswers]byte
+	local netip.AddrPort // the proxy's side of the connection to the destination
 }
 
 const (
@@ -43,7 +44,7 @@ var (
 // answer makes c the connection that is answered.
 func (k *socksClient) answer(c *conn) *socksClient {
 	k.conn, k.out = c, k.buf[:0]
-	c.ahead.begin = socksBegin
+	c.ahead.begin, c.bound = socksBegin, &k.local
 	return k
 }
 
@@ -242,8 +243,9 @@ func (c *socksClient) lost(err error) {
 }
 
 // accepted implements [protocol].
-func (c *socksClient) accepted(f *flow) []byte {
-	return socks5.AppendReply(c.out, socks5.Succeeded, f.upstream.local())
+func (c *socksClient) accepted() []byte {
+	c.conn.bound = nil
+	return socks5.AppendReply(c.out, socks5.Succeeded, c.local)
 }
 
 // refuse implements [protocol].
