@@ -10,6 +10,9 @@ command -v curl >/dev/null 2>&1 || optional="$optional curl"
 command -v wget >/dev/null 2>&1 || optional="$optional wget"
 command -v python3 >/dev/null 2>&1 || optional="$optional python3"
 python3 -c 'import requests' >/dev/null 2>&1 || optional="$optional python3-requests"
+{ python3 -c 'import socks' || /usr/bin/python3 -c 'import socks'; } >/dev/null 2>&1 || optional="$optional python3-socks" # SOCKS5
+command -v ssh >/dev/null 2>&1 || optional="$optional openssh-client"
+nc -h 2>&1 | grep -q -e '-X' || optional="$optional netcat-openbsd"
 command -v chromium >/dev/null 2>&1 || command -v chromium-browser >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1 ||
 	optional="$optional chromium" # the page
 command -v tmux >/dev/null 2>&1 || optional="$optional tmux" # weir top

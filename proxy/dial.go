@@ -152,8 +152,11 @@ func attemptEnd(now, deadline time.Time, n int, brief bool) time.Time {
 // count the connection for as long as it likes.
 func (f *flow) connect(addr netip.AddrPort, deadline time.Time) error {
 	family, peer, err := sockaddr(addr)
-	own := f.client.bound
 	var up *sock
+	var own *netip.AddrPort
+	if f.client != nil {
+		own = f.client.bound
+	}
 	connected := false
 	if err == nil {
 		up, connected, err = dialSock(family, peer, addr, own, &f.srv.buffers)
