@@ -240,9 +240,11 @@ func (c *Client) Reload(ctx context.Context) (Reloaded, error) {
 
 // ConnectionQuery selects connections. The zero value selects all of the node that is called.
 type ConnectionQuery struct {
-	Host string // only those to this host
-	Key  string // only those that count under this name, as listed by [Client.Hosts]
-	Node string // those of another node; "*": of all
+	Host   string // only those to this host, which may have a port
+	Client string // only those of this address, or of this network
+	User   string // only those of this user
+	Key    string // only those that count under this name, as listed by [Client.Hosts]
+	Node   string // those of another node; "*": of all
 	// Limit bounds the answer; 0: the node's maximum.
 	Limit int
 	After string // an earlier answer's Next, to continue after it
@@ -250,7 +252,7 @@ type ConnectionQuery struct {
 
 // Connections lists open upstream connections, the oldest first.
 func (c *Client) Connections(ctx context.Context, q ConnectionQuery) (ConnectionList, error) {
-	v := values("host", q.Host, "key", q.Key, "node", q.Node, "after", q.After)
+	v := values("host", q.Host, "client", q.Client, "user", q.User, "key", q.Key, "node", q.Node, "after", q.After)
 	if q.Limit != 0 {
 		v.Set("limit", strconv.Itoa(q.Limit))
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
@@ -63,8 +64,11 @@ const connectionsMost = 10_000
 
 // connectionListing is a query for connections.
 type connectionListing struct {
-	host  string // normalised; "" is any
-	key   string // the name that they count under; "" is any
+	host  string       // normalised; "" is any
+	port  uint16       // of host; 0 is any
+	key   string       // the name that they count under; "" is any
+	from  netip.Prefix // what the client's address is in; zero is any
+	user  string       // "" is any
 	limit int
 	after connectionCursor
 }
@@ -99,19 +103,56 @@ func parseConnectionCursor(text string) (c connectionCursor, err error) {
 }
 
 func parseConnectionListing(q url.Values) (l connectionListing, err error) {
-	l.key = q.Get("key")
+	l.key, l.user = q.Get("key"), q.Get("user")
 	if q.Has("host") {
-		t, err := limit.ParseHost(q.Get("host"))
+		s, err := subjectOf(limit.ScopeHost, q.Get("host"))
 		if err != nil {
 			return l, invalid("host: %s", err)
 		}
-		l.host = t.Host
+		l.host, l.port = s.Host.Host, s.Host.Port
+	}
+	if q.Has("client") {
+		if l.from, err = parseClients(q.Get("client")); err != nil {
+			return l, err
+		}
+	}
+	if q.Has("user") {
+		if err := checkName(l.user); err != nil {
+			return l, err
+		}
 	}
 	if l.limit, err = queryNumber(q, "limit", connectionsMost, 1, connectionsMost); err != nil {
 		return l, err
 	}
 	l.after, err = parseConnectionCursor(q.Get("after"))
 	return l, err
+}
+
+// parseClients reads an address or a CIDR.
+func parseClients(text string) (netip.Prefix, error) {
+	if a, err := netip.ParseAddr(text); err == nil {
+		a = a.Unmap().WithZone("")
+		return netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	p, err := netip.ParsePrefix(text)
+	if err != nil {
+		return p, invalid("client: %q is neither an address such as 10.0.0.7 nor a network such as 10.0.0.0/8", shorten(text))
+	}
+	return p.Masked(), nil
+}
+
+// wants reports whether a connection is one of those that are asked for.
+func (l *connectionListing) wants(t *limit.Table, c *Connection) bool {
+	switch {
+	case l.port != 0 && c.Port != l.port, l.user != "" && c.User != l.user:
+		return false
+	case l.from.IsValid():
+		a, err := netip.ParseAddrPort(c.Client)
+		if err != nil || !l.from.Contains(a.Addr().Unmap().WithZone("")) { // one that is kept for reuse has no client
+			return false
+		}
+	}
+	return l.key == "" || countedAs(t, *c) == l.key
 }
 
 // page sorts connections, the oldest first, and returns one page of them and the next cursor.
@@ -127,11 +168,12 @@ func (l connectionListing) page(all []Connection) (page []Connection, next strin
 	return page, cursorAt(page[l.limit-1]).String()
 }
 
-// connections answers GET /v1/connections[?host=][&key=][&node=][&limit=][&after=]. host selects
-// the connections to one host. key selects those that count under a name of GET /v1/hosts. node
-// asks another node or, with "*", all.
+// connections answers GET /v1/connections[?host=][&client=][&user=][&key=][&node=][&limit=]
+// [&after=]. host, with or without a port, selects the connections to it; client those of an
+// address or a network; user those of one user; key those that count under a name of GET /v1/hosts.
+// Only connections that meet all of these are listed. node asks another node or, with "*", all.
 func (s *Server) connections(r *http.Request, peer bool) (answer, error) {
-	q, err := query(r, "host", "key", "node", "limit", "after")
+	q, err := query(r, "host", "client", "user", "key", "node", "limit", "after")
 	if err != nil {
 		return answer{}, err
 	}
@@ -159,7 +201,7 @@ func (s *Server) localConnections(l connectionListing) []Connection {
 	table := s.deps.View.Table()
 	list := []Connection{}
 	for _, c := range s.deps.Connections.Connections(l.host) {
-		if l.key != "" && countedAs(table, c) != l.key {
+		if !l.wants(table, &c) {
 			continue
 		}
 		c.Node, c.Age = s.cfg.Node, Duration(max(0, now.Sub(c.Since)).Round(time.Millisecond))

@@ -18,7 +18,7 @@ type Explanation struct {
 	Client string `json:"client,omitempty"`
 	User   string `json:"user,omitempty"`
 	Key    string `json:"key,omitempty"`
-	// Admitted reports whether it would be let in now, without waiting.
+	// Admitted reports whether the node that answers would let it in now, without waiting.
 	Admitted bool `json:"admitted"`
 	// Limits are those that govern it, in the order in which they are asked.
 	Limits []Governing `json:"limits"`
@@ -73,12 +73,13 @@ func (s *Server) explain(r *http.Request) (answer, error) {
 			Connections: w.Connections, Requests: w.Requests, Bandwidth: w.Bandwidth, Queue: w.Queue,
 		})
 	}
-	body.Unreachable = s.useNow(r, t, body.Limits)
+	counts, unreachable := s.useNow(r, t, body.Limits)
+	body.Unreachable = unreachable
 	session := s.deps.Status.Status().Session.State == sessionLive
 	body.Admitted = true
 	for i := range body.Limits {
 		g := &body.Limits[i]
-		g.judge(session)
+		g.judge(session, &counts[i])
 		body.Admitted = body.Admitted && g.Admitted
 	}
 	return answer{body: body}, nil
@@ -122,33 +123,42 @@ func parseSubject(r *http.Request) (e Explanation, s limit.Subject, err error) {
 	return e, s, nil
 }
 
-// useNow fills in the use of each limit's key, of all nodes, and returns those that did not answer.
-func (s *Server) useNow(r *http.Request, t *limit.Table, limits []Governing) []Unreachable {
+// counted is what a limit's use is judged by.
+type counted struct {
+	node string  // that would have to let the subject in
+	own  NodeUse // of that node
+	all  Host    // of all nodes
+}
+
+// useNow fills in the use of each limit's key, of all nodes. It also returns those that did not
+// answer.
+func (s *Server) useNow(r *http.Request, t *limit.Table, limits []Governing) ([]counted, []Unreachable) {
 	var wg sync.WaitGroup
-	missing := make([][]Unreachable, len(limits))
+	counts, missing := make([]counted, len(limits)), make([][]Unreachable, len(limits))
 	for i := range limits {
-		g := &limits[i]
+		g, c := &limits[i], &counts[i]
 		scope, err := limit.ParseScope(g.Scope)
 		if err != nil || scope == limit.ScopeConnection {
 			continue
 		}
 		wg.Go(func() {
 			key := limit.Key{Scope: scope, Resource: limit.Connections, Name: g.Key}
-			u, _ := s.deps.Uses.Use(key)
-			u.Key = key
-			h := s.clusterUse(r.Context(), scope, s.entry(t, u))
-			g.Use, missing[i] = &h.Use, h.Unreachable
+			c.node = s.cfg.Node
+			c.own, _ = s.deps.Uses.Use(key)
+			c.own.Key = key
+			c.all = s.clusterUse(r.Context(), scope, s.entry(t, c.own))
+			g.Use, missing[i] = &c.all.Use, c.all.Unreachable
 		})
 	}
 	wg.Wait()
 	all := slices.Concat(missing...)
 	slices.SortFunc(all, func(a, b Unreachable) int { return strings.Compare(a.Node, b.Node) })
-	return slices.CompactFunc(all, func(a, b Unreachable) bool { return a.Node == b.Node })
+	return counts, slices.CompactFunc(all, func(a, b Unreachable) bool { return a.Node == b.Node })
 }
 
 // judge says whether the limit would let the subject in now, by the use of its key on all nodes.
 // Slots that lie unused on another node are fetched before anybody is refused, so the sums decide.
-func (g *Governing) judge(session bool) {
+func (g *Governing) judge(session bool, c *counted) {
 	g.Admitted = true
 	if g.Mode == ModeReport {
 		return
@@ -164,10 +174,36 @@ func (g *Governing) judge(session bool) {
 		refuse("%d waiting before it", g.Use.Waiting)
 	case g.Connections != nil && g.Use.InUse >= *g.Connections:
 		refuse("%d of %s in use", g.Use.InUse, plural(int(*g.Connections), "connection"))
-	case g.Requests == nil || g.Use.Requests == nil:
-	case g.Use.Requests.Waiting > 0:
+	case g.Requests == nil || c.hasToken():
+	case g.Use.Requests != nil && g.Use.Requests.Waiting > 0:
 		refuse("%d waiting for the rate before it", g.Use.Requests.Waiting)
-	case g.Use.Requests.Granted > 0 && g.Use.Requests.Available < 1:
+	case !c.canFetchToken():
 		refuse("the rate of %s is used up", g.Requests.Rate)
 	}
+}
+
+// wholeToken is what counts as one: the lease lets this much be missing, for what dividing a bucket
+// rounds away.
+const wholeToken = 1 - 1/float64(limit.TokenGrains)
+
+// hasToken reports whether the node has a token in hand that nobody waits for.
+func (c *counted) hasToken() bool {
+	r := c.own.Rates[limit.Requests]
+	return r.Waiting == 0 && r.Available >= wholeToken
+}
+
+// canFetchToken reports whether the node has a token together with what is fetched before anybody
+// is refused: what lies in units that no node holds, and what other nodes have that draw nothing.
+// A node that draws from its units keeps them.
+func (c *counted) canFetchToken() bool {
+	sum := c.own.Rates[limit.Requests].Available
+	if r := c.all.Requests; r != nil && r.Unassigned != nil {
+		sum += *r.Unassigned
+	}
+	for name, u := range c.all.Nodes {
+		if r := u.Requests; name != c.node && r != nil && r.Now == 0 {
+			sum += float64(r.Available)
+		}
+	}
+	return sum >= wholeToken
 }

@@ -66,6 +66,34 @@ func TestConnections(t *testing.T) {
 	}
 }
 
+// TestConnectionsThatMatch: only what meets every filter is listed, on whatever node it is.
+func TestConnectionsThatMatch(t *testing.T) {
+	b := newBench(t, Config{}, "a", "b")
+	a := b.nodes["a"]
+	a.list = []Connection{
+		{ID: "1", Host: "x.org", Port: 443, Client: "10.0.0.1:5", User: "ada"},
+		{ID: "2", Host: "x.org", Port: 80, Client: "10.0.0.2:5", User: "bob"},
+		{ID: "3", Host: "x.org", Port: 80, Kind: "idle"},
+		{ID: "4", Host: "y.org", Port: 443, Client: "[fd00::1]:5", User: "ada"},
+	}
+	b.nodes["b"].list = []Connection{{ID: "5", Host: "x.org", Port: 443, Client: "[::ffff:10.0.0.1]:6", User: "ada"}}
+	for query, want := range map[string]string{
+		"host=x.org": "1 2 3 5", "host=x.org:443": "1 5", "client=10.0.0.1": "1 5", "client=::ffff:10.0.0.1": "1 5", "client=10.0.0.0/8": "1 2 5", "client=10.0.0.3/30": "1 2 5",
+		"client=fd00::/8": "4", "user=ada": "1 4 5", "user=Ada": "", "client=10.0.0.1&user=bob": "", "host=x.org&client=10.0.0.2&user=bob": "2", "client=0.0.0.0/0": "1 2 5",
+	} {
+		var got []string
+		for _, c := range get[ConnectionList](t, a.do(try{method: "GET", path: pathConnections + "?node=*&" + query})).Connections {
+			got = append(got, c.ID)
+		}
+		if slices.Sort(got); strings.Join(got, " ") != want {
+			t.Errorf("%s: %q, want %q", query, got, want)
+		}
+	}
+	for query, status := range map[string]int{"client=x.org": 422, "client=": 422, "client=10.0.0.0/33": 422, "user=": 422, "user=%01": 422, "host=": 422} {
+		refused(t, a.do(try{method: "GET", path: pathConnections + "?" + query}), status, "")
+	}
+}
+
 // TestConnectionPages: pages of any size, of one node or of all, are together what one answer
 // without a limit is, in its order.
 func TestConnectionPages(t *testing.T) {

@@ -156,6 +156,10 @@ func TestUsageOfScopes(t *testing.T) {
 	b.see()
 	rated := count(limit.ScopeClient, "192.0.2.1", 2)
 	rated.Rates = map[limit.Resource]NodeRate{limit.Requests: {Granted: 4, Now: 2.5, Available: 3, Waiting: 1, Admitted: 9, Rejected: 1}, limit.Download: {Now: 7, Admitted: 70}}
+	requests := rated.Key
+	requests.Resource = limit.Requests
+	a.unassigned = map[limit.Key]float64{requests: 5}
+	b.nodes["b"].unassigned = map[limit.Key]float64{requests: 4.5} // it has not caught up
 	a.uses = []NodeUse{rated, count(limit.ScopeHost, "192.0.2.1", 100), count(limit.ScopeClient, "10.0.0.0/8", 4), count(limit.ScopeTotal, "", 6), count(limit.ScopeUser, "Ada", 1)}
 	b.nodes["b"].uses = []NodeUse{rated, count(limit.ScopeClient, "192.0.2.9", 1), count(limit.ScopeTotal, "", 1), count(limit.ScopeKey, "tenant/*", 3), count(limit.ScopeUser, "ada", 2)}
 
@@ -164,7 +168,8 @@ func TestUsageOfScopes(t *testing.T) {
 	if len(list.Usage) != 3 || first.Name != "192.0.2.1" || first.InUse != 4 || first.WouldReject != 4 || first.Pattern != "*" || first.Scope != "client" || len(first.Nodes) != 2 {
 		t.Errorf("%+v", list)
 	}
-	if diff := cmp.Diff(&RateUse{Rate: 10, Burst: 10, Granted: 8, Now: 5, Available: 6, Waiting: 2, Admitted: 18, Rejected: 2}, first.Requests); diff != "" {
+	free := 5.0
+	if diff := cmp.Diff(&RateUse{Rate: 10, Burst: 10, Granted: 8, Now: 5, Available: 6, Waiting: 2, Admitted: 18, Rejected: 2, Unassigned: &free}, first.Requests); diff != "" {
 		t.Error(diff)
 	}
 	if got := first.Bandwidth; got == nil || got.Upload != nil || got.Download.Now != 14 || got.Download.Rate != 1e6 || first.Nodes["a"].Bandwidth.Download.Now != 7 {
@@ -220,6 +225,7 @@ func TestExplain(t *testing.T) {
 		get[LimitWritten](t, a.do(try{method: "PUT", path: pathLimits + "/" + path, body: body}))
 	}
 	b.see()
+	a.unassigned = map[limit.Key]float64{{Scope: limit.ScopeClient, Resource: limit.Requests, Name: "10.1.1.1"}: 10} // never leased: full
 	a.uses = []NodeUse{count(limit.ScopeHost, "api.x.org:443", 1), count(limit.ScopeUser, "ada", 9), count(limit.ScopeKey, "tenant/1", 1)}
 	b.nodes["b"].uses = []NodeUse{count(limit.ScopeHost, "api.x.org:443", 1)}
 	for _, c := range []struct {
@@ -259,6 +265,55 @@ func TestExplain(t *testing.T) {
 	}
 	for query, status := range map[string]int{"": 400, "?host=": 400, "?host=a..b": 422, "?client=x": 422, "?user=%01": 422, "?key=%01": 422, "?hots=x": 400} {
 		refused(t, a.do(try{method: "GET", path: pathExplain + query}), status, "")
+	}
+}
+
+// TestExplainRates: a request is let in where the node has a token, or where the log and the nodes
+// that draw nothing have one for it.
+func TestExplainRates(t *testing.T) {
+	for name, c := range map[string]struct {
+		own, other NodeRate
+		free       float64 // in units that no node holds
+		proxy      bool    // the node that is asked has no log
+		reason     string  // "": let in
+	}{
+		"a token in hand":                 {own: NodeRate{Granted: 4, Available: 1, Now: 4}},
+		"a token but for what is rounded": {own: NodeRate{Granted: 4, Available: 1 - 0.5/float64(limit.TokenGrains)}},
+		"no token anywhere":               {own: NodeRate{Granted: 4, Available: 0.9}, reason: "the rate of 10/s is used up"},
+		"nothing granted, a full log":     {free: 20},
+		"nothing granted, an empty log":   {free: 0.5, reason: "the rate of 10/s is used up"},
+		"a part here, a part in the log":  {own: NodeRate{Granted: 4, Available: 0.4}, free: 0.6},
+		"another's log":                   {free: 20, proxy: true},
+		"another's empty log":             {proxy: true, reason: "the rate of 10/s is used up"},
+		"an idle node's":                  {other: NodeRate{Granted: 4, Available: 2}},
+		"a busy node's":                   {other: NodeRate{Granted: 4, Available: 2, Now: 4}, reason: "the rate of 10/s is used up"},
+		"one waits here":                  {own: NodeRate{Granted: 4, Available: 1, Waiting: 1}, reason: "1 waiting for the rate before it"},
+		"one waits elsewhere":             {other: NodeRate{Granted: 4, Waiting: 1}, free: 3, reason: "1 waiting for the rate before it"},
+		"one waits elsewhere, not here":   {own: NodeRate{Granted: 4, Available: 1}, other: NodeRate{Granted: 4, Waiting: 1}},
+	} {
+		for _, scope := range []string{"host/x.org", "total"} {
+			b := newBench(t, Config{}, "a", "b")
+			a := b.nodes["a"]
+			a.st.Session, a.proxy = SessionStatus{State: "live"}, c.proxy
+			get[LimitWritten](t, a.do(try{method: "PUT", path: pathLimits + "/" + scope, body: `{"requests":{"rate":"10/s","burst":20}}`}))
+			b.see()
+			key := limit.HostConnections("x.org")
+			if scope == "total" {
+				key = limit.Key{Scope: limit.ScopeTotal, Resource: limit.Connections}
+			}
+			for node, rate := range map[string]NodeRate{"a": c.own, "b": c.other} {
+				n, of := b.nodes[node], key
+				of.Resource = limit.Requests
+				n.unassigned = map[limit.Key]float64{of: c.free}
+				if rate != (NodeRate{}) {
+					n.uses = []NodeUse{{Key: key, Rates: map[limit.Resource]NodeRate{limit.Requests: rate}}}
+				}
+			}
+			e := get[Explanation](t, a.do(try{method: "GET", path: pathExplain + "?host=x.org"}))
+			if len(e.Limits) != 1 || e.Limits[0].Reason != c.reason || e.Admitted != (c.reason == "") {
+				t.Errorf("%s, %s: %+v", name, scope, e)
+			}
+		}
 	}
 }
 

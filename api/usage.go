@@ -197,6 +197,9 @@ func (s *Server) localUses(scope limit.Scope) []Host {
 	for _, u := range uses {
 		hosts = append(hosts, s.entry(t, u))
 	}
+	if total := (limit.Key{Scope: limit.ScopeTotal, Resource: limit.Connections}); scope == limit.ScopeTotal && len(hosts) == 0 && t.Governing(total) != nil {
+		hosts = append(hosts, s.entry(t, NodeUse{Key: total})) // the only one there can be
+	}
 	return hosts
 }
 
@@ -208,7 +211,7 @@ func (s *Server) entry(t *limit.Table, u NodeUse) Host {
 	if l != nil {
 		h.Pattern = l.Pattern.String()
 	}
-	h.Use = useOf(u, l)
+	h.Use = s.useOf(u, l)
 	h.Nodes = map[string]Use{s.cfg.Node: h.Use}
 	return h
 }

@@ -26,11 +26,14 @@ type RateUse struct {
 	Burst       int64   `json:"burst"`              // the most at once
 	Granted     float64 `json:"granted"`            // of the rate, to nodes
 	Now         float64 `json:"now"`                // in the last second
-	Available   int64   `json:"available"`          // what could begin, or pass, at once
+	Available   int64   `json:"available"`          // what could begin, or pass, at once, of what is granted
 	Waiting     int64   `json:"waiting"`            // requests, or connections, that wait for it
 	Admitted    uint64  `json:"admitted_total"`     // requests begun, or bytes passed
 	Rejected    uint64  `json:"rejected_total"`     // requests refused
 	WouldReject uint64  `json:"would_reject_total"` // what a limit in report mode would have refused, or held back
+	// Unassigned is what lies in units that no node holds, and goes with them to the next that asks:
+	// requests or bytes, by the log. It is not part of Available. Nil: no server has answered.
+	Unassigned *float64 `json:"unassigned,omitempty"`
 }
 
 // BandwidthUse is the use of bandwidth in the directions that a limit caps.
@@ -74,6 +77,9 @@ func (r *RateUse) plus(o *RateUse) *RateUse {
 	sum.Admitted += o.Admitted
 	sum.Rejected += o.Rejected
 	sum.WouldReject += o.WouldReject
+	if sum.Unassigned == nil { // all servers see one log: this node's own view of it is preferred
+		sum.Unassigned = o.Unassigned
+	}
 	return &sum
 }
 
@@ -97,7 +103,7 @@ type NodeUse struct {
 type NodeRate struct {
 	Granted     float64 // of the limit's rate, to this node
 	Now         float64 // in the last second
-	Available   int64   // what could begin, or pass, at once
+	Available   float64 // what could begin, or pass, at once; ≥ 0
 	Waiting     int64
 	Admitted    uint64 // requests, or bytes
 	Rejected    uint64
@@ -110,21 +116,38 @@ type UseSource interface {
 	Uses(scope limit.Scope) []NodeUse
 	// Use returns the use of one name. The key's resource is [limit.Connections].
 	Use(key limit.Key) (NodeUse, bool)
+	// Unassigned returns the requests or bytes that lie in units of a rate that no node holds. A node
+	// without a log does not know.
+	Unassigned(key limit.Key) (n float64, known bool)
 }
 
-// useOf is a node's use, beside the limit that governs it.
-func useOf(u NodeUse, l *limit.Limit) Use {
+// useOf is this node's use, beside the limit that governs it.
+func (s *Server) useOf(u NodeUse, l *limit.Limit) Use {
 	use := Use{
 		Granted: u.Granted, InUse: u.InUse, Idle: u.Idle, Waiting: u.Waiting,
 		Admitted: u.Admitted, Rejected: u.Rejected, WouldReject: u.WouldReject,
-		Requests: rateUse(u, l, limit.Requests),
+		Requests: s.rateOf(u, l, limit.Requests),
 	}
 	if l.Capped() {
 		n := l.Connections
 		use.Limit = &n
 	}
 	if l.Caps(limit.Upload) || l.Caps(limit.Download) {
-		use.Bandwidth = &BandwidthUse{Upload: rateUse(u, l, limit.Upload), Download: rateUse(u, l, limit.Download)}
+		use.Bandwidth = &BandwidthUse{Upload: s.rateOf(u, l, limit.Upload), Download: s.rateOf(u, l, limit.Download)}
+	}
+	return use
+}
+
+// rateOf is rateUse with what the log has.
+func (s *Server) rateOf(u NodeUse, l *limit.Limit, r limit.Resource) *RateUse {
+	use := rateUse(u, l, r)
+	if use == nil {
+		return nil
+	}
+	key := u.Key
+	key.Resource = r
+	if free, known := s.deps.Uses.Unassigned(key); known {
+		use.Unassigned = &free
 	}
 	return use
 }
@@ -140,7 +163,7 @@ func rateUse(u NodeUse, l *limit.Limit, r limit.Resource) *RateUse {
 	}
 	return &RateUse{
 		Rate: l.PerSecond(r) / float64(grains), Burst: l.BurstGrains(r) / grains,
-		Granted: n.Granted, Now: n.Now, Available: n.Available, Waiting: n.Waiting,
+		Granted: n.Granted, Now: n.Now, Available: int64(n.Available), Waiting: n.Waiting,
 		Admitted: n.Admitted, Rejected: n.Rejected, WouldReject: n.WouldReject,
 	}
 }

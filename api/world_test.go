@@ -53,17 +53,19 @@ type benchNode struct {
 	lostRoute bool // … before the request got there
 	asked     []*http.Request
 
-	uses     []NodeUse
-	list     []Connection
-	closed   []string
-	st       Status
-	notReady string
-	members  []Node
-	propose  error // what Propose answers instead of working
-	began    []string
-	reload   error
-	raftErr  error
-	panics   bool
+	uses []NodeUse
+	// unassigned is what the log has of a rate.
+	unassigned map[limit.Key]float64
+	list       []Connection
+	closed     []string
+	st         Status
+	notReady   string
+	members    []Node
+	propose    error // what Propose answers instead of working
+	began      []string
+	reload     error
+	raftErr    error
+	panics     bool
 }
 
 func newBench(t testing.TB, cfg Config, names ...string) *bench {
@@ -233,6 +235,11 @@ func (n *benchNode) Use(key limit.Key) (NodeUse, bool) {
 		}
 	}
 	return NodeUse{}, false
+}
+
+// Unassigned says what is set where the node is a server.
+func (n *benchNode) Unassigned(key limit.Key) (float64, bool) {
+	return n.unassigned[key], !n.proxy
 }
 
 func (n *benchNode) Peers() []Peer {

@@ -50,19 +50,25 @@ func idleCosts(t *testing.T, c *cluster) {
 	const over, most = 10 * time.Second, 0.02
 	leader, _ := c.leader(t)
 	slow := slowness(t)
-	before := map[*node]time.Duration{}
-	for _, n := range c.nodes {
-		before[n] = cpu(t, n)
-	}
-	index := lastIndex(t, leader)
-	begun := time.Now()
-	measure(over)
-	shares := map[*node]float64{}
-	for _, n := range c.nodes {
-		shares[n] = float64(cpu(t, n)-before[n]) / float64(time.Since(begun))
-	}
-	if grown := lastIndex(t, leader) - index; grown > 1 {
-		t.Errorf("the log grew by %d entries in %v", grown, over)
+	before, shares := map[*node]time.Duration{}, map[*node]float64{}
+	for attempt := range 3 { // a machine that stands still for seconds costs a session, which is no idling
+		for _, n := range c.nodes {
+			before[n] = cpu(t, n)
+		}
+		index := lastIndex(t, leader)
+		begun := time.Now()
+		measure(over)
+		for _, n := range c.nodes {
+			shares[n] = float64(cpu(t, n)-before[n]) / float64(time.Since(begun))
+		}
+		grown := lastIndex(t, leader) - index
+		if grown <= 1 {
+			break
+		}
+		t.Logf("the log grew by %d entries in %v", grown, over)
+		if attempt == 2 {
+			t.Error("that is no idle cluster")
+		}
 	}
 	slow = max(slow, slowness(t))
 	for n, share := range shares {

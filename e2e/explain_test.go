@@ -60,7 +60,6 @@ type explained struct {
 	hosts   []host
 	workers []*worker
 	limits  []map[string]any
-	node    *node // through which all is asked, where rates are limited; nil: any
 }
 
 // randomTable has some patterns of each scope, of those that overlap, with few connections and
@@ -88,7 +87,6 @@ func randomTable(t *testing.T, c *cluster, rng *rand.Rand, i int) *explained {
 		}
 		if i%2 == 1 && rng.IntN(2) == 0 {
 			l["requests"] = map[string]any{"rate": "1/h", "burst": 1 + rng.IntN(3)}
-			e.node = c.nodes[i%3]
 		}
 		if one.wide && rng.IntN(2) == 0 {
 			l["shared"] = true
@@ -119,9 +117,6 @@ func TestExplainIsRight(t *testing.T) {
 		var held []*load.Tunnel
 		for range 12 {
 			n, h, w := c.nodes[rng.IntN(3)], e.hosts[rng.IntN(2)], e.workers[rng.IntN(3)]
-			if e.node != nil {
-				n = e.node
-			}
 			tunnel := compareExplained(t, n, h.target, w, string(body))
 			if t.Failed() {
 				return

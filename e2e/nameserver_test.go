@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -69,12 +70,36 @@ func listenOnPort53(t *testing.T) net.PacketConn {
 	}
 }
 
-// deadNameServer is the address of a name server that hears and says nothing.
-func deadNameServer(t *testing.T) string {
+// deadNameServer is a name server that hears and says nothing.
+type deadNameServer struct {
+	addr    string
+	packets net.PacketConn
+}
+
+func newDeadNameServer(t *testing.T) *deadNameServer {
 	t.Helper()
 	packets := listenOnPort53(t)
 	t.Cleanup(func() { _ = packets.Close() })
-	return packets.LocalAddr().(*net.UDPAddr).IP.String()
+	return &deadNameServer{addr: packets.LocalAddr().(*net.UDPAddr).IP.String(), packets: packets}
+}
+
+// asked returns the names that it was asked for, each once, in order.
+func (s *deadNameServer) asked(t *testing.T) (names []string) {
+	t.Helper()
+	if err := s.packets.SetReadDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	for b := make([]byte, dns.MaxMsgSize); ; {
+		size, _, err := s.packets.ReadFrom(b)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return slices.Compact(names)
+		}
+		var m dns.Msg
+		if err != nil || m.Unpack(b[:size]) != nil || len(m.Question) != 1 {
+			t.Fatalf("%d bytes that are no question: %v", size, err)
+		}
+		names = append(names, strings.TrimSuffix(strings.ToLower(m.Question[0].Name), "."))
+	}
 }
 
 func (s *nameServer) set(name string, n nameAnswer) {

@@ -218,7 +218,7 @@ func (n *Node) passOver(now time.Duration, p *pool) {
 // isNeeded reports whether anything refers to a bare pool, or the leader has yet to hear of it.
 // Needs the pool's lock.
 func (n *Node) isNeeded(p *pool) bool {
-	return p.open > 0 || p.waiters.len() > 0 || p.flows.head != nil || p.dueAt != 0 || p.putOff || p.releasing > 0 || p.reported && n.welcomed() || p.refused != [2]int64{} || n.isDirty(p)
+	return p.pinned || p.kept > 0 || p.open > 0 || p.waiters.len() > 0 || p.flows.head != nil || p.dueAt != 0 || p.putOff || p.releasing > 0 || p.reported && n.welcomed() || p.refused != [2]int64{} || n.isDirty(p)
 }
 
 // forget drops a bare pool. Needs the pool's lock.

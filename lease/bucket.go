@@ -21,6 +21,62 @@ type bucket struct {
 	at    time.Duration // on the node's clock
 	fill  float64       // grains a nanosecond
 	size  float64       // the most that it holds
+
+	// For receipts. What has come in is counted in units of the bucket that has shrunk to scale since
+	// it began.
+	life  uint32  // receipts of another one are void
+	scale float64 // what has been left of it when parts of it left
+	risen float64 // what has come in, divided by the scale then
+}
+
+// receipt says from what grains were taken, to give them back.
+type receipt struct {
+	life  uint32
+	scale float64
+	risen float64
+	level float64 // that was left
+	size  float64
+}
+
+// receipt notes what is left after something was taken.
+func (b *bucket) receipt() receipt { return receipt{b.life, b.scale, b.risen, b.level, b.size} }
+
+// giveBack returns grains that were taken, as far as the bucket would have had room for them all
+// the time: had they not been taken, the rest would have run over. The level has been no higher
+// meanwhile than if nothing had been taken after them. Where a part of the bucket has left since,
+// as much of what comes back would have left with it.
+func (b *bucket) giveBack(now time.Duration, r receipt, grains float64) {
+	b.settle(now)
+	if b.life != r.life {
+		return
+	}
+	room := r.size - r.level - (b.risen-r.risen)*r.scale
+	if back := min(grains, room) * b.scale / r.scale; back > 0 {
+		b.put(back)
+	}
+}
+
+const (
+	// leastScale and mostRisen bound the counts behind receipts: beyond, they would not be exact.
+	leastScale = 1e-6
+	mostRisen  = 1e12
+)
+
+// void makes all receipts worthless.
+func (b *bucket) void() {
+	b.life++
+	b.scale, b.risen = 1, 0
+}
+
+// rise adds to the level what there is room for.
+func (b *bucket) rise(n float64) {
+	if n = min(n, b.size-b.level); n > 0 {
+		b.level += n
+		b.risen += n / b.scale
+		if b.risen > mostRisen {
+			b.void()
+		}
+	}
 }
 
 // settle lets the time up to now fill the bucket. Time in which a process was stopped fills it like
@@ -29,7 +85,7 @@ func (b *bucket) settle(now time.Duration) {
 	if now <= b.at {
 		return
 	}
-	b.level = min(b.level+float64(now-b.at)*b.fill, b.size)
+	b.rise(float64(now-b.at) * b.fill)
 	b.at = now
 }
 
@@ -37,10 +93,15 @@ func (b *bucket) settle(now time.Duration) {
 // units that there are it is less than bucketDrift takes from one token.
 const slack = 1
 
+// has reports whether n grains can be taken.
+func (b *bucket) has(now time.Duration, n float64) bool {
+	b.settle(now)
+	return b.level >= n-slack
+}
+
 // take takes n grains, or nothing.
 func (b *bucket) take(now time.Duration, n float64) bool {
-	b.settle(now)
-	if b.level < n-slack {
+	if !b.has(now, n) {
 		return false
 	}
 	b.level -= n
@@ -58,23 +119,31 @@ func (b *bucket) takeUpTo(now time.Duration, n, least float64) float64 {
 	return n
 }
 
-// put gives back what was taken and not used.
-func (b *bucket) put(n float64) { b.level = min(b.level+n, b.size) }
+// put takes in what came with a grant, or goes back.
+func (b *bucket) put(n float64) { b.rise(n) }
 
-// resize changes what the bucket is a part of. It never fills: what no longer fits is lost.
+// resize changes what the bucket is a part of. It never fills: what no longer fits is lost, and
+// receipts with it.
 func (b *bucket) resize(now time.Duration, fill, size float64) {
 	b.settle(now)
 	b.at = max(b.at, now)
+	if size < b.size*(1-1e-9) || b.scale == 0 {
+		b.void()
+	}
 	b.fill, b.size = fill, size
 	b.level = min(b.level, size)
 }
 
-// leave takes the part of the level that goes with a part of the bucket. The rest of the bucket
+// leave takes a part of the bucket out, and of the level what goes with it. The rest of the bucket
 // must be resized before it is filled again.
 func (b *bucket) leave(now time.Duration, part float64) (grains int64) {
 	b.settle(now)
 	gone := math.Floor(max(b.level, 0) * part)
 	b.level -= gone
+	b.size *= 1 - part
+	if b.scale *= 1 - part; b.scale < leastScale {
+		b.void()
+	}
 	return int64(gone)
 }
 

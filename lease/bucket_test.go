@@ -1,6 +1,9 @@
 package lease
 
 import (
+	"cmp"
+	"math"
+	"slices"
 	"testing"
 	"time"
 
@@ -90,6 +93,12 @@ func TestNoWindowIsAboveTheRate(t *testing.T) {
 		free, freeLevel := units, l.BurstGrains(limit.Requests)
 		var now time.Duration
 		var draws []draw
+		type ticket struct {
+			node int
+			draw draw
+			receipt
+		}
+		var tickets []ticket
 		resize := func(i int) {
 			fill, size := partOf(l, limit.Requests, held[i]*unit)
 			nodes[i].resize(now, fill, size)
@@ -99,6 +108,28 @@ func TestNoWindowIsAboveTheRate(t *testing.T) {
 			"take": func(rt *rapid.T) {
 				if nodes[rapid.IntRange(0, 2).Draw(rt, "node")].take(now, token) {
 					draws = append(draws, draw{now, token})
+				}
+			},
+			"take, and see": func(rt *rapid.T) {
+				i := rapid.IntRange(0, 2).Draw(rt, "node")
+				n := float64(rapid.Int64Range(1, 3*limit.TokenGrains).Draw(rt, "grains"))
+				if n = nodes[i].takeUpTo(now, n, 1); n > 0 {
+					tickets = append(tickets, ticket{i, draw{now, n}, nodes[i].receipt()})
+				}
+			},
+			"use": func(rt *rapid.T) {
+				if len(tickets) > 0 {
+					at := rapid.IntRange(0, len(tickets)-1).Draw(rt, "ticket")
+					draws = append(draws, tickets[at].draw)
+					slices.SortFunc(draws, func(x, y draw) int { return cmp.Compare(x.at, y.at) })
+					tickets = slices.Delete(tickets, at, at+1)
+				}
+			},
+			"give back": func(rt *rapid.T) {
+				if len(tickets) > 0 {
+					at := rapid.IntRange(0, len(tickets)-1).Draw(rt, "ticket")
+					nodes[tickets[at].node].giveBack(now, tickets[at].receipt, tickets[at].draw.n)
+					tickets = slices.Delete(tickets, at, at+1)
 				}
 			},
 			"grant": func(rt *rapid.T) {
@@ -136,6 +167,41 @@ func TestNoWindowIsAboveTheRate(t *testing.T) {
 			},
 		})
 	})
+}
+
+// What was taken and not used goes back whole where there was room for it all the time, also when
+// units have come meanwhile or the burst has grown; as far as there was room, where it would have
+// run over; and as much of it as the units that stayed, where others have left.
+func TestGivingBack(t *testing.T) {
+	const n = 1000.0
+	for name, c := range map[string]struct {
+		between func(b *bucket)
+		want    float64
+	}{
+		"at once":            {func(*bucket) {}, n},
+		"after a while":      {func(b *bucket) { b.settle(time.Hour + 3) }, n},
+		"units have come":    {func(b *bucket) { b.resize(time.Hour, 2, 20_000); b.put(500) }, n},
+		"a larger burst":     {func(b *bucket) { b.resize(time.Hour, 1, 50_000) }, n},
+		"it has filled":      {func(b *bucket) { b.settle(time.Hour + 8500) }, 500},
+		"others have filled": {func(b *bucket) { b.put(8700); b.take(time.Hour, 9000) }, 300},
+		"a half has left":    {func(b *bucket) { b.leave(time.Hour, 0.5); b.resize(time.Hour, 0.5, 5000) }, n / 2},
+		"all has left":       {func(b *bucket) { b.leave(time.Hour, 1); b.resize(time.Hour, 0, 0); b.resize(time.Hour, 1, 10_000) }, 0},
+		"a smaller burst":    {func(b *bucket) { b.resize(time.Hour, 1, 9000) }, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var b bucket
+			b.resize(time.Hour, 1, 10_000)
+			b.put(2000)
+			b.take(time.Hour, n)
+			r := b.receipt()
+			c.between(&b)
+			before := b.level
+			b.giveBack(b.at, r, n)
+			if got := b.level - before; math.Abs(got-c.want) > 1e-6 {
+				t.Errorf("%v of %v go back, want %v", got, n, c.want)
+			}
+		})
+	}
 }
 
 func TestDrawMeter(t *testing.T) {

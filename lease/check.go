@@ -54,6 +54,8 @@ func (n *Node) checkPool(index int, p *pool) error {
 		return fmt.Errorf("%d waiters are counted, and %d in its list", p.waiters.n, waiting)
 	}
 	switch {
+	case p.kept < 0 || p.kept > 0 && !p.key.Resource.IsRate():
+		return fmt.Errorf("%d tokens are kept", p.kept)
 	case p.granted < 0 || p.releasing < 0:
 		return fmt.Errorf("%d slots granted, %d being released", p.granted, p.releasing)
 	case n.isDirty(p) != slices.Contains(n.stream.dirty, p):

@@ -30,7 +30,9 @@
 // of holder: a [Request] in hand holds the slots of scope total, client, user and key, the upstream
 // connection the host's, also while it is kept for reuse. So all take their claims in one order,
 // which is why nobody waits in a circle: whoever waits for a later one holds the earlier ones, and
-// gives them back if it is refused. Tokens come last.
+// gives them back if it is refused. Tokens come last, and all at the moment when the request begins
+// ([Draw]): what counts is how many begin in a window of time, not how many are let through one of
+// several waits.
 //
 // A rate is leased as slots are: the log counts shares of it, and a node's whole units are one
 // token bucket ([bucket]) that never fills by being granted, moved or changed. A token goes back

@@ -31,9 +31,9 @@ func (n *Node) haunt(now time.Duration, p *pool, w *Waiter) {
 // become makes a waiter a ghost. Needs the pool's lock.
 func (n *Node) become(p *pool, w *Waiter) {
 	w.ghost = true
-	if w.subject != nil { // the request goes on, and its connection may serve another one
-		s := *w.subject
-		w.subject = &s
+	if w.draw != nil { // the request goes on, and its connection may serve another one
+		s := *w.draw.subject
+		w.draw = &Draw{subject: &s}
 	}
 	if w.slot != nil {
 		w.slot.ghost = w
@@ -50,17 +50,17 @@ func (n *Node) admitAsGhosts(now time.Duration, p *pool) {
 		if w.ghost {
 			continue
 		}
+		if w.draw != nil {
+			n.answer(p, w, nil) // it tries again, and goes on
+			continue
+		}
 		p.waiters.remove(w)
 		done := w.done
 		w.queued, w.ask, w.done = false, 0, func(error) {}
 		w.pool = p
-		if w.slot != nil {
-			w.slot.waited = now - w.since
-			p.begin(now, w.slot)
-		} else {
-			p.admitted++
-		}
-		ghost := &Waiter{slot: w.slot, scope: w.scope, subject: w.subject, since: now, done: func(error) {}}
+		w.slot.waited = now - w.since
+		p.begin(now, w.slot)
+		ghost := &Waiter{slot: w.slot, since: now, done: func(error) {}}
 		w.pool = nil
 		n.become(p, ghost)
 		ghost.pool = p

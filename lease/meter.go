@@ -39,21 +39,13 @@ type Meter struct {
 type paced struct {
 	pools [len(meterScopes)]*pool
 	have  [len(meterScopes)]float64 // taken from each and not moved; guarded by the pool's lock while waiting there
-	back  [len(meterScopes)]receipt
+	back  [len(meterScopes)]from
 	own   *pool // of the connection alone
 
 	// Guarded by the core's lock.
 	waits      *pool // nil: it does not wait
 	at         int   // for which of pools
 	prev, next *Meter
-}
-
-// receipt says from what grains were taken, to give them back.
-type receipt struct {
-	pool  *pool
-	life  uint32
-	level float64 // that was left
-	at    time.Duration
 }
 
 // Init makes m the meter of one direction of a connection: [limit.Upload] is from the worker. The
@@ -158,7 +150,7 @@ func (f *Meter) takeFrom(now time.Duration, i int, most float64) bool {
 				return false
 			}
 			p.wouldReject++
-			f.have[i], f.back[i] = most, receipt{}
+			f.have[i], f.back[i] = most, from{}
 			return true
 		}
 	}
@@ -174,14 +166,14 @@ func (p *pool) serve(now time.Duration, f *Meter, i int, most float64) bool {
 			return false
 		}
 		p.wouldReject++
-		f.have[i], f.back[i] = most, receipt{}
+		f.have[i], f.back[i] = most, from{}
 		return true
 	}
 	p.drawn(now, got)
 	p.admitted += uint64(got)
 	p.usedAt = now
 	f.have[i] = got
-	f.back[i] = p.receipt()
+	f.back[i] = from{p, p.bucket.receipt()}
 	return true
 }
 
@@ -190,33 +182,23 @@ func (p *pool) piece() float64 {
 	return min(max(p.bucket.fill*float64(pieceTime), leastPiece), max(p.bucket.size, leastPiece))
 }
 
-// receipt notes what is left after something was taken. Needs the pool's lock.
-func (p *pool) receipt() receipt {
-	return receipt{pool: p, life: p.life, level: p.bucket.level, at: p.bucket.at}
+// from is where bytes were taken, to give them back; without a pool they are of no limit's.
+type from struct {
+	pool *pool
+	receipt
 }
 
-// giveBack returns grains to the bucket that they were taken from, as far as it would have had room
-// for them all the time: had they not been taken, the rest would have run over. What was taken
-// under another grant is lost. Needs no lock.
-func (r receipt) giveBack(now time.Duration, grains float64) {
-	if r.pool == nil || grains <= 0 {
+// giveBack returns bytes to where they were taken. Needs no lock.
+func (r from) giveBack(now time.Duration, bytes float64) {
+	if r.pool == nil || bytes <= 0 {
 		return
 	}
 	p := r.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.draws.add(now, -grains)
-	if p.key.Resource == limit.Requests {
-		p.admitted--
-	} else {
-		p.admitted -= uint64(grains)
-	}
-	if p.life != r.life {
-		return
-	}
-	p.bucket.settle(now)
-	highest := max(r.level+float64(p.bucket.at-r.at)*p.bucket.fill, p.bucket.level)
-	p.bucket.put(min(grains, max(p.bucket.size-highest, 0)))
+	p.draws.add(now, -bytes)
+	p.admitted -= uint64(bytes)
+	p.bucket.giveBack(now, r.receipt, bytes)
 }
 
 func (f *Meter) giveBack(now time.Duration, i int, grains float64) { f.back[i].giveBack(now, grains) }
@@ -261,7 +243,7 @@ func (n *Node) flow(now time.Duration, f *Meter, i int, most float64) (got bool)
 	case f.waits != nil:
 		return false // woken for nothing: it keeps its place
 	case p.key.Scope != limit.ScopeConnection && !p.capped():
-		f.have[i], f.back[i] = most, receipt{}
+		f.have[i], f.back[i] = most, from{}
 		return true
 	case p.flows.head == nil && n.mayFeed(now, p) && p.serve(now, f, i, most):
 		return true
@@ -309,7 +291,7 @@ func (n *Node) feed(now time.Duration, p *pool) {
 		p.admitted += uint64(got)
 		p.usedAt = now
 		f.have[f.at] = got
-		f.back[f.at] = p.receipt()
+		f.back[f.at] = from{p, p.bucket.receipt()}
 		p.flows.remove(f)
 		f.waits = nil
 		n.woken = append(n.woken, f.waker)

@@ -39,7 +39,8 @@ type pool struct {
 	bucket bucket
 	draws  drawMeter
 	used   bool   // a token has been taken since the last grant
-	life   uint32 // changes with what the bucket is a part of
+	kept   int64  // tokens in the bucket that are for requests whose turn it is
+	lost   uint32 // how often all was lost, what was kept too
 
 	// The core's half.
 	era       era    // of the events that concern every pool, those that this one has taken
@@ -48,6 +49,7 @@ type pool struct {
 	releasing int64  // out of use, to be said with the next Update
 	reported  bool   // the leader knows of a demand
 	waiters   waiterList
+	pinned    bool  // it must stay in the book
 	ghosts    int64 // of those that wait, requests that have been admitted already: the limit only reports
 	flows     meterList
 	dueAt     time.Duration // of a rate: when what waits can go on; 0: nothing waits, or for a grant only

@@ -21,7 +21,6 @@ func (p *pool) resize(now time.Duration) {
 	if p.key.Resource.IsRate() {
 		fill, size := partOf(p.limit, p.key.Resource, p.granted)
 		p.bucket.resize(now, fill, size)
-		p.life++
 	}
 }
 
@@ -42,33 +41,10 @@ func (p *pool) leaveBucket(now time.Duration, k int64) {
 
 // lose forgets what was granted: the session that held it is over. Needs the pool's lock.
 func (p *pool) lose() {
-	p.granted, p.releasing, p.leaving = 0, 0, 0
-	p.bucket = bucket{at: p.bucket.at}
-	p.life++
-}
-
-// takeLocked is the fast path of a rate: it takes grains, if they are there or none are needed.
-//
-// now was read before, and the gate is read under the pool's lock, as for slots: no token is taken
-// past the deadline. Needs the pool's lock.
-func (p *pool) takeLocked(now time.Duration, grains float64, table *limit.Table, gate *gate) verdict {
-	switch {
-	case p.table != table && !p.follow(now, table):
-		return verdictStale
-	case !p.capped():
-	case !gate.admitsAt(now):
-		if p.limit.Report {
-			return verdictShort
-		}
-		return verdictNoLease
-	case p.waiters.head != nil || !p.bucket.take(now, grains):
-		return verdictShort // whoever waits goes first
-	default:
-		p.drawn(now, grains)
-	}
-	p.admitted++
-	p.usedAt = now
-	return verdictAdmitted
+	p.granted, p.releasing, p.leaving, p.kept = 0, 0, 0, 0
+	p.bucket = bucket{at: p.bucket.at, life: p.bucket.life}
+	p.bucket.void()
+	p.lost++
 }
 
 // drawn notes what was taken. Needs the pool's lock.
@@ -84,8 +60,8 @@ func (n *Node) settleRate(now time.Duration, p *pool) {
 	defer n.noteDue(now, p)
 	defer n.noteSlow(p)
 	if !p.capped() {
-		for p.waiters.head != nil {
-			n.admitToken(now, p)
+		for w := p.waiters.head; w != nil; w = p.waiters.head {
+			n.answer(p, w, nil)
 		}
 		n.wakeFlows(p)
 		return
@@ -97,31 +73,35 @@ func (n *Node) settleRate(now time.Duration, p *pool) {
 	n.giveBack(now, p, p.granted-min(p.granted/p.unit(), p.limit.Units(p.key.Resource))*p.unit())
 	n.yield(now, p)
 	if n.gate.admitsAt(now) {
-		for p.waiters.head != nil && p.bucket.take(now, oneRequest) {
-			p.drawn(now, oneRequest)
-			n.admitToken(now, p)
+		for p.waiters.head != nil && p.bucket.has(now, oneRequest*float64(1+p.kept)) {
+			n.giveTurn(now, p)
 		}
 		n.feed(now, p)
 	}
 	n.yield(now, p)
-	if n.leaving() && p.waiters.head == nil && p.flows.head == nil {
+	if n.leaving() && !p.awaited() {
 		n.giveBack(now, p, p.granted)
 	}
 }
 
-// admitToken answers the first who waits: its token has been taken.
-func (n *Node) admitToken(now time.Duration, p *pool) {
+// giveTurn tells the first who waits that a token is there, which is kept for it: it takes it
+// together with the others that it needs. A ghost needs no others. Needs the pool's lock.
+func (n *Node) giveTurn(now time.Duration, p *pool) {
 	w := p.waiters.head
-	if p.capped() {
-		w.took = p.receipt()
-	}
-	if !w.ghost {
-		p.admitted++
-		p.usedAt = now
+	if w.ghost {
+		p.bucket.level -= oneRequest
+		p.drawn(now, oneRequest)
+	} else {
+		p.kept++
+		w.draw.keeps[w.at] = keep{p, p.lost}
 	}
 	n.answer(p, w, nil)
 	n.mark(p)
 }
+
+// awaited reports whether somebody waits for what a rate brings, or is about to take it. Needs the
+// pool's lock.
+func (p *pool) awaited() bool { return p.waiters.head != nil || p.kept > 0 || p.flows.head != nil }
 
 // yield gives back what the leader asked for. A turn lasts until a token has been taken: a node
 // that gave its unit back before the token is there would never have one. Needs the pool's lock.
@@ -130,7 +110,7 @@ func (n *Node) yield(now time.Duration, p *pool) {
 		return
 	}
 	k := p.granted - p.target
-	if !p.used && (p.waiters.head != nil || p.flows.head != nil) {
+	if !p.used && p.awaited() {
 		k = min(k, p.granted-p.unit())
 	}
 	n.giveBack(now, p, k)
@@ -173,7 +153,7 @@ func (p *pool) idle(now time.Duration) int64 {
 		return p.free()
 	}
 	p.bucket.settle(now)
-	if !p.capped() || p.waiters.head != nil || p.flows.head != nil || p.bucket.level < p.bucket.size {
+	if !p.capped() || p.awaited() || p.bucket.level < p.bucket.size {
 		return 0
 	}
 	need, spare := p.need(now)
@@ -188,7 +168,7 @@ func (n *Node) rateDemand(now time.Duration, p *pool, d *leasepb.Demand) {
 	need, spare := p.need(now)
 	more := max(min(max(2*(p.granted/unit), need)+1, units)-need, 1)
 	d.InUse = need * unit
-	if p.waiters.head != nil || p.flows.head != nil {
+	if p.awaited() {
 		d.Waiting = more * unit
 	}
 	if p.refused != [2]int64{} {
@@ -236,7 +216,7 @@ func (p *pool) nextToken(now time.Duration) time.Duration {
 	}
 	next := time.Duration(oneRequest / rate * float64(time.Second))
 	p.bucket.settle(now)
-	if at, ever := p.bucket.until(oneRequest); ever {
+	if at, ever := p.bucket.until(oneRequest * float64(1+p.kept)); ever {
 		next = min(next, max(at-now, 0))
 	}
 	return next + time.Duration(oneRequest*float64(p.waiters.queued)/rate*float64(time.Second))
@@ -249,7 +229,7 @@ func (n *Node) noteDue(now time.Duration, p *pool) {
 	if p.granted > 0 && p.capped() {
 		p.bucket.settle(now)
 		if p.waiters.head != nil {
-			at, _ = p.bucket.until(oneRequest)
+			at, _ = p.bucket.until(oneRequest * float64(1+p.kept))
 		}
 		if p.flows.head != nil {
 			if flowAt, ever := p.bucket.until(p.piece()); ever && (at == 0 || flowAt < at) {

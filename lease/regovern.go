@@ -157,6 +157,8 @@ func (n *Node) applyTable(now time.Duration, p *pool, table *limit.Table) (m mov
 		case w.key(table) == p.key && (!w.ghost || p.capped() && p.limit.Report):
 		case w.ghost:
 			n.answer(p, w, nil) // what it exceeds from here on was there before the limit
+		case w.draw != nil:
+			n.answer(p, w, nil) // it tries again, under the new limits
 		default:
 			p.waiters.remove(w)
 			m.waiters = append(m.waiters, w)

@@ -40,6 +40,7 @@ type nodeScript struct {
 	up      bool
 	slots   []*Slot
 	waiters []*Waiter
+	draws   []*Draw
 	// requests in hand, and those that wait for a slot, or for tokens.
 	requests []*Request
 }
@@ -103,8 +104,7 @@ func (p *nodeScript) do(s *kit.Script) {
 			p.end(int(s.Byte()) % len(p.requests))
 		}
 	case nodeTakes:
-		d := NewDraw(scriptSubject(s.Byte()))
-		p.take(&d)
+		p.take(scriptSubject(s.Byte()))
 	case nodeGivesUp:
 		cancel := s.Byte()%2 == 0
 		if len(p.waiters) == 0 {
@@ -217,23 +217,24 @@ func (p *nodeScript) end(i int) {
 }
 
 // take takes tokens; no token may come without a lease, or from a bucket that holds none.
-func (p *nodeScript) take(d *Draw) {
-	for !d.Try(p.n, p) {
-		t := d.Taker()
-		w, err := p.n.Take(p.now, t, 0, func(error) {})
+func (p *nodeScript) take(s *limit.Subject) {
+	d := NewDraw(s, 0)
+	for !d.Taken() && (d.begun || !p.n.TryTake(s, p)) {
+		w, err := p.n.Take(p.now, d, func(error) {})
 		if w != nil {
-			p.waiters = append(p.waiters, w)
+			p.waiters, p.draws = append(p.waiters, w), append(p.draws, d)
 			return
 		}
 		if err != nil {
-			d.GiveBack(p.now)
+			p.n.Forsake(p.now, d)
 			return
 		}
-		d.Got(t)
 	}
-	for _, key := range d.Keys() {
-		if pool := p.n.lookup(key); pool != nil && pool.enforced() && (!p.n.gate.admitsAt(p.now) || pool.bucket.size < oneRequest-slack) {
-			p.t.Errorf("a token of %s was taken: %d shares, lease %v", key, pool.granted, p.n.gate.admitsAt(p.now))
+	for _, scope := range tokenScopes {
+		_, name := p.n.Table().Find(scope, s)
+		pool := p.n.lookup(limit.Key{Scope: scope, Resource: limit.Requests, Name: name})
+		if pool != nil && pool.enforced() && (!p.n.gate.admitsAt(p.now) || pool.bucket.size < oneRequest-slack) {
+			p.t.Errorf("a token of %s was taken: %d shares, lease %v", pool.key, pool.granted, p.n.gate.admitsAt(p.now))
 		}
 	}
 }
@@ -294,6 +295,9 @@ func (p *nodeScript) sever() {
 func (p *nodeScript) finish() {
 	for _, w := range p.waiters {
 		p.n.Cancel(w)
+	}
+	for _, d := range p.draws {
+		p.n.Forsake(p.now, d)
 	}
 	for len(p.requests) > 0 {
 		p.end(0)

@@ -7,7 +7,10 @@ import (
 	"github.com/weirproxy/weir/limit"
 )
 
-// tokenScopes are the scopes in which a request takes a token, in the order in which it does.
+// tokenScopes are the scopes in which a request takes a token, in the order in which it is refused
+// or waits. The tokens themselves are all taken at one moment, that at which the request begins. A
+// token that was taken while the request had yet to wait for another one would let requests begin
+// together that waited apart, and windows of time hold more of them than the rate allows.
 var tokenScopes = [...]limit.Scope{limit.ScopeTotal, limit.ScopeClient, limit.ScopeUser, limit.ScopeHost, limit.ScopeKey}
 
 // rated reports whether any limit on requests may count a subject: without a key none of the limits
@@ -20,120 +23,290 @@ func rated(t *limit.Table, s *limit.Subject) bool {
 // Acquire does for a slot; a request that has waited for a slot already waits for so much less. It
 // ends early when ctx does. On an error nothing has been taken.
 func (m *Manager) Take(ctx context.Context, subject *limit.Subject, waited time.Duration) error {
-	d := NewDraw(subject)
-	for !d.Try(m.node, m.cfg.Clock) {
-		w := d.Taker()
+	if m.node.TryTake(subject, m.cfg.Clock) {
+		return nil
+	}
+	return m.waitForTokens(ctx, subject, waited)
+}
+
+// waitForTokens is the slow path of Take: the request waits where a token is lacking, tries again
+// when it is its turn there, and so on.
+func (m *Manager) waitForTokens(ctx context.Context, subject *limit.Subject, waited time.Duration) error {
+	d := NewDraw(subject, waited)
+	for !d.Taken() {
 		err := m.wait(ctx, func(now time.Duration, done func(error)) (*Waiter, error) {
-			return m.node.Take(now, w, waited, done)
-		}, func() { w.took.giveBack(m.cfg.Clock.Now(), oneRequest) })
+			return m.node.Take(now, d, done)
+		}, func() {})
 		if err != nil {
-			d.GiveBack(m.cfg.Clock.Now())
+			m.do(func(now time.Duration) { m.node.Forsake(now, d) })
 			return err
 		}
-		d.Got(w)
 	}
 	return nil
 }
 
-// Draw is the tokens of one request, one of each limit on requests that it is under. All take them
-// in one order.
-type Draw struct {
-	subject *limit.Subject
-	next    int // among tokenScopes
-	taken   [len(tokenScopes)]receipt
+// tokenPools are the pools from which one request takes its tokens, by the order of tokenScopes;
+// nil where it needs none.
+type tokenPools [len(tokenScopes)]*pool
+
+// lock locks all of them, the narrowest first: that of all requests is locked for the shortest
+// time. Nobody else holds the locks of two pools of rates.
+func (ps *tokenPools) lock() {
+	for i := len(ps) - 1; i >= 0; i-- {
+		if ps[i] != nil {
+			ps[i].mu.Lock()
+		}
+	}
 }
 
-// NewDraw returns a draw that has taken nothing yet.
-func NewDraw(subject *limit.Subject) Draw { return Draw{subject: subject} }
+func (ps *tokenPools) unlock() {
+	for _, p := range ps {
+		if p != nil {
+			p.mu.Unlock()
+		}
+	}
+}
 
-// Try takes the tokens that are there, up to the first that is not. It reports whether that was
-// all: otherwise the next is what Taker waits for.
-func (d *Draw) Try(n *Node, clock Clock) bool {
+// TryTake is the fast path of Take: it takes all tokens that the subject needs, or none. Where it
+// reports false, the core must be asked: Take.
+func (n *Node) TryTake(s *limit.Subject, clock Clock) bool {
 	table := n.table.Load()
-	if table == nil || !rated(table, d.subject) {
+	if table == nil || !rated(table, s) {
 		return true // whoever had a slot without a table had one of no limited host
 	}
-	now := clock.Now() // once for all: reading it costs more than a token
-	for ; d.next < len(tokenScopes); d.next++ {
-		if !table.Caps(tokenScopes[d.next], limit.Requests) {
+	var ps tokenPools
+	some := false
+	for i, scope := range tokenScopes {
+		if !table.Caps(scope, limit.Requests) {
 			continue
 		}
-		took, v := n.tryTake(now, tokenScopes[d.next], d.subject)
-		if v != verdictAdmitted {
+		l, name := table.Find(scope, s)
+		if !l.Caps(limit.Requests) {
+			continue
+		}
+		if ps[i] = n.lookup(limit.Key{Scope: scope, Resource: limit.Requests, Name: name}); ps[i] == nil {
 			return false
 		}
-		d.taken[d.next] = took
+		some = true
 	}
-	return true
+	if !some {
+		return true
+	}
+	now := clock.Now() // once for all: reading it costs more than a token
+	_, v := n.takeAll(now, table, &ps, nil)
+	return v == verdictAdmitted
 }
 
-// Taker is what waits for the token that Try did not get, for [Node.Take].
-func (d *Draw) Taker() *Waiter { return &Waiter{scope: tokenScopes[d.next], subject: d.subject} }
-
-// Got notes that the Taker has got its token.
-func (d *Draw) Got(w *Waiter) {
-	d.taken[d.next] = w.took
-	d.next++
-}
-
-// Keys are what the tokens that have been taken so far are of, in order. Some may be of no limit
-// any more.
-func (d *Draw) Keys() (keys []limit.Key) {
-	for i := range d.taken {
-		if p := d.taken[i].pool; p != nil {
-			keys = append(keys, p.key)
+// takeAll takes a token from each pool, or none; then it says which is the first that is short. d
+// is nil on the fast path.
+//
+// now was read before, and the gate is read under the pools' locks, as for slots: no token is taken
+// past the deadline.
+func (n *Node) takeAll(now time.Duration, table *limit.Table, ps *tokenPools, d *Draw) (short int, v verdict) {
+	ps.lock()
+	for i, p := range ps {
+		if p == nil {
+			continue
+		}
+		if v = p.mayTake(now, table, &n.gate, d, i); v == verdictAdmitted {
+			continue
+		}
+		if v == verdictShort && d != nil && p.limit.Report {
+			d.exceeds[i] = true
+			v = verdictAdmitted
+			continue
+		}
+		ps.unlock()
+		return i, v
+	}
+	for i, p := range ps {
+		if p != nil {
+			p.takeToken(now, d, i)
 		}
 	}
-	return keys
+	ps.unlock()
+	return 0, verdictAdmitted
 }
 
-// GiveBack returns what has been taken, as far as the buckets would have had room for it all the
-// time.
-func (d *Draw) GiveBack(now time.Duration) {
-	for i := range d.taken {
-		d.taken[i].giveBack(now, oneRequest)
-		d.taken[i] = receipt{}
+// mayTake reports whether there is a token that nobody else is to have. Needs the pool's lock.
+func (p *pool) mayTake(now time.Duration, table *limit.Table, gate *gate, d *Draw, i int) verdict {
+	switch {
+	case p.table != table && !p.follow(now, table):
+		return verdictStale
+	case !p.capped():
+		return verdictAdmitted
+	case !gate.admitsAt(now):
+		if p.limit.Report {
+			return verdictShort
+		}
+		return verdictNoLease
 	}
+	kept := p.kept
+	if d != nil && d.keeps[i].holds(p) {
+		kept--
+	} else if first := p.waiters.head; first != nil && (d == nil || first.since <= d.since) {
+		return verdictShort // whoever waits goes first
+	}
+	if !p.bucket.has(now, oneRequest*float64(1+kept)) {
+		return verdictShort
+	}
+	return verdictAdmitted
 }
 
-// tryTake is the fast path of Take for one scope.
-func (n *Node) tryTake(now time.Duration, scope limit.Scope, subject *limit.Subject) (took receipt, v verdict) {
+// takeToken takes a token for a request, if it needs one here. Needs the pool's lock.
+func (p *pool) takeToken(now time.Duration, d *Draw, i int) {
+	if p.capped() && (d == nil || !d.exceeds[i]) {
+		p.bucket.level -= oneRequest
+		p.drawn(now, oneRequest)
+	}
+	if d != nil && d.keeps[i].holds(p) {
+		p.kept--
+		d.keeps[i] = keep{}
+	}
+	p.admitted++
+	p.usedAt = now
+}
+
+// Draw is the tokens of one request that did not get them at once. It waits in one pool at a time,
+// in the order in which such requests came. When it is its turn, the token there is kept for it: it
+// stays in the bucket, and others leave it alone. Then all tokens are taken at one moment; or one
+// is lacking elsewhere, and the request goes on waiting there.
+//
+// Meanwhile it leaves to others what was kept for it, so that a slow limit holds up nobody who is
+// not under it; else several requests could take each other's turns away for ever. So where it has
+// been before, and only waits for those who came earlier, it keeps the tokens of slower limits. As
+// all keep those of slower limits while they wait for faster ones, nobody waits in a circle.
+type Draw struct {
+	subject *limit.Subject
+	waited  time.Duration // for slots, before
+	since   time.Duration // when it began to wait
+	begun   bool          // to wait
+	taken   bool
+	keeps   [len(tokenScopes)]keep
+	met     [len(tokenScopes)]bool // it has waited there before
+	exceeds [len(tokenScopes)]bool // a limit that only reports: it has no token
+}
+
+// keep is one token that is kept for a request.
+type keep struct {
+	pool *pool
+	lost uint32 // of the pool then
+}
+
+// holds reports whether it is of a pool, and still kept there. Needs the pool's lock.
+func (k keep) holds(p *pool) bool { return k.pool == p && k.lost == p.lost }
+
+// NewDraw returns a draw that has taken nothing yet. It has waited already for a while.
+func NewDraw(subject *limit.Subject, waited time.Duration) *Draw {
+	return &Draw{subject: subject, waited: waited}
+}
+
+// Taken reports whether all tokens have been taken.
+func (d *Draw) Taken() bool { return d.taken }
+
+// Take is the slow path: the request takes all its tokens, or waits where one is lacking. It
+// returns the waiter; where that is nil without an error, and Taken does not say that all is there,
+// and also when the waiter has got its answer, Take is to be called again. After an error, or where
+// nobody calls it again, Forsake must follow.
+func (n *Node) Take(now time.Duration, d *Draw, done func(error)) (*Waiter, error) {
+	if !d.begun {
+		d.begun, d.since = true, now
+	}
 	table := n.table.Load()
-	l, name := table.Find(scope, subject)
-	if !l.Caps(limit.Requests) {
-		return receipt{}, verdictAdmitted
-	}
-	p := n.lookup(limit.Key{Scope: scope, Resource: limit.Requests, Name: name})
-	if p == nil {
-		return receipt{}, verdictShort
-	}
-	p.mu.Lock()
-	if v = p.takeLocked(now, oneRequest, table, &n.gate); v == verdictAdmitted {
-		took = p.receipt()
-	}
-	p.mu.Unlock()
-	return took, v
-}
-
-// Take is the slow path: the request waits, unless a token has come meanwhile. It returns the
-// waiter, or, where the answer is known at once, nil and the answer.
-func (n *Node) Take(now time.Duration, w *Waiter, waited time.Duration, done func(error)) (*Waiter, error) {
-	table := n.table.Load()
-	if l, _ := table.Find(w.scope, w.subject); !l.Caps(limit.Requests) {
+	if table == nil {
+		d.taken = true
 		return nil, nil
 	}
-	p := n.pool(now, w.key(table))
+	ps := n.tokenPools(now, table, d.subject)
+	defer ps.unpin()
+	d.exceeds = [len(tokenScopes)]bool{}
+	short, v := n.takeAll(now, table, &ps, d)
+	if v == verdictAdmitted {
+		n.took(now, &ps, d)
+		return nil, nil
+	}
+	p := ps[short]
+	for i := range d.keeps {
+		if d.keeps[i].pool != nil && !(d.met[short] && ps[i] != nil && slower(table, ps[i], p)) {
+			n.unkeep(now, d, i)
+		}
+	}
 	n.lock(p)
 	defer p.mu.Unlock()
-	v := p.takeLocked(now, oneRequest, table, &n.gate)
-	if v == verdictShort && p.limit.Report {
-		p.admitted++
-		p.usedAt = now
-		n.haunt(now, p, &Waiter{scope: w.scope, subject: w.subject})
-		return nil, nil
+	d.met[short] = true
+	return n.wait(now, p, v, &Waiter{draw: d, at: short, since: d.since}, d.waited+now-d.since, done)
+}
+
+// tokenPools finds or makes the pools of a subject, and lets them take all events that concern
+// them. They stay in the book until they are unpinned.
+func (n *Node) tokenPools(now time.Duration, table *limit.Table, s *limit.Subject) (ps tokenPools) {
+	for i, scope := range tokenScopes {
+		if l, name := table.Find(scope, s); l.Caps(limit.Requests) {
+			ps[i] = n.pool(now, limit.Key{Scope: scope, Resource: limit.Requests, Name: name})
+			n.lock(ps[i])
+			ps[i].pinned = true
+			ps[i].mu.Unlock()
+		}
 	}
-	if v == verdictAdmitted {
-		w.took = p.receipt()
+	return ps
+}
+
+func (ps *tokenPools) unpin() {
+	for _, p := range ps {
+		if p != nil {
+			p.pinned = false
+		}
 	}
-	return n.wait(now, p, v, w, waited, done)
+}
+
+// slower reports whether p's tokens come more slowly than q's.
+func slower(t *limit.Table, p, q *pool) bool {
+	x, y := t.Governing(p.key).PerSecond(limit.Requests), t.Governing(q.key).PerSecond(limit.Requests)
+	return x < y || x == y && p.key.Scope < q.key.Scope
+}
+
+// took follows up what takeAll has taken.
+func (n *Node) took(now time.Duration, ps *tokenPools, d *Draw) {
+	d.taken = true
+	for i := range d.keeps {
+		n.unkeep(now, d, i) // of limits that it is under no more
+	}
+	for i, p := range ps {
+		if p == nil {
+			continue
+		}
+		n.lock(p)
+		if d.exceeds[i] {
+			n.haunt(now, p, &Waiter{draw: d, at: i})
+		}
+		if d.met[i] {
+			n.mark(p)
+		}
+		if p.slow {
+			n.settle(now, p)
+		}
+		p.mu.Unlock()
+	}
+}
+
+// unkeep leaves a token to others that was kept for a request.
+func (n *Node) unkeep(now time.Duration, d *Draw, i int) {
+	p := d.keeps[i].pool
+	if p == nil {
+		return
+	}
+	n.lock(p)
+	defer p.mu.Unlock()
+	if d.keeps[i].holds(p) {
+		p.kept--
+		n.settle(now, p)
+	}
+	d.keeps[i] = keep{}
+}
+
+// Forsake leaves all to others that was kept for a request that does not go on.
+func (n *Node) Forsake(now time.Duration, d *Draw) {
+	for i := range d.keeps {
+		n.unkeep(now, d, i)
+	}
 }

@@ -12,14 +12,13 @@ const refusedWindow = 250 * time.Millisecond
 // Waiter is one request that waits for a slot, or for a token.
 type Waiter struct {
 	slot     *Slot // nil: it waits for a token
-	scope    limit.Scope
-	subject  *limit.Subject
+	draw     *Draw // of which that is one
+	at       int   // among the draw's
 	since    time.Duration
 	patience time.Duration // the longest wait; who calls acquire keeps the time
 	queued   bool          // the limit has a queue; otherwise it waits for the leader's answer only
 	ask      uint64        // the ask that covers it, 0 before it is sent
 	pool     *pool         // nil once it has been answered
-	took     receipt       // for the token
 	ghost    bool          // it has been admitted: the limit only reports
 	// done is called once, under the core's lock, and must not block.
 	done func(error)
@@ -33,8 +32,9 @@ func (w *Waiter) key(t *limit.Table) limit.Key {
 		_, key := w.slot.match(t)
 		return key
 	}
-	_, name := t.Find(w.scope, w.subject)
-	return limit.Key{Scope: w.scope, Resource: limit.Requests, Name: name}
+	scope := tokenScopes[w.at]
+	_, name := t.Find(scope, w.draw.subject)
+	return limit.Key{Scope: scope, Resource: limit.Requests, Name: name}
 }
 
 // Key is what the waiter waits for by a table.
@@ -52,14 +52,27 @@ type waiterList struct {
 
 func (l *waiterList) len() int64 { return l.n }
 
+// push lists a waiter behind those who came before it. It is the last, or one that has waited
+// elsewhere before: then it is near the head.
 func (l *waiterList) push(w *Waiter) {
 	w.prev, w.next = l.tail, nil
-	if l.tail != nil {
-		l.tail.next = w
+	if l.tail != nil && l.tail.since > w.since {
+		w.next = l.head
+		for w.next.since <= w.since {
+			w.next = w.next.next
+		}
+		w.prev = w.next.prev
+	}
+	if w.prev != nil {
+		w.prev.next = w
 	} else {
 		l.head = w
 	}
-	l.tail = w
+	if w.next != nil {
+		w.next.prev = w
+	} else {
+		l.tail = w
+	}
 	l.n++
 	if w.queued {
 		l.queued++
@@ -118,11 +131,14 @@ func (n *Node) wait(now time.Duration, p *pool, v verdict, w *Waiter, waited tim
 		}
 		return nil, ErrNoLease
 	}
-	w.since, w.queued, w.patience, w.done = now, p.limit.Queue.Enabled(), askTimeout, func(error) {}
+	if w.slot != nil {
+		w.since = now
+	}
+	w.queued, w.patience, w.done = p.limit.Queue.Enabled(), askTimeout, func(error) {}
 	if w.queued {
 		w.patience = max(p.limit.Queue.Timeout-waited, 0)
 	}
-	if w.queued && p.waiters.queued >= int64(p.limit.Queue.Size) {
+	if w.queued && n.queued(p) >= int64(p.limit.Queue.Size) {
 		err := p.refusal(now, ErrQueueFull)
 		n.noteRefused(now, p)
 		return nil, err
@@ -138,6 +154,19 @@ func (n *Node) wait(now time.Duration, p *pool, v verdict, w *Waiter, waited tim
 	}
 	w.done = done
 	return w, nil
+}
+
+// queued is how many requests wait in the queue of a pool's limit: it is one for slots and tokens.
+func (n *Node) queued(p *pool) int64 {
+	other := p.key
+	if other.Resource = limit.Requests; p.key.Resource == limit.Requests {
+		other.Resource = limit.Connections
+	}
+	waiting := p.waiters.queued
+	if q := n.lookup(other); q != nil { // the waiters are the core's, which holds its lock
+		waiting += q.waiters.queued
+	}
+	return waiting
 }
 
 // refusal is the error of a request for which a limit is in the way. Needs the pool's lock.

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weirproxy/weir/proxy/http1"
 	"github.com/weirproxy/weir/proxy/resolve"
 )
 
@@ -35,7 +36,7 @@ func answer(p, q *peer, content string) {
 // asked waits until the client has been sent the first bytes of its answer.
 func (p *peer) asked() {
 	p.t.Helper()
-	if b, err := p.r.Peek(len(statusPrefix)); err != nil || string(b) != statusPrefix {
+	if b, err := p.r.Peek(len(http1.StatusPrefix)); err != nil || string(b) != http1.StatusPrefix {
 		p.t.Fatalf("peeked at %q, %v", b, err)
 	}
 }

@@ -198,20 +198,3 @@ func BenchmarkExchange(b *testing.B) {
 		}
 	}
 }
-
-// Parsing and checking a request's head.
-func BenchmarkParseRequest(b *testing.B) {
-	in := offline([]byte("GET http://api.example.com/v1/things?limit=10 HTTP/1.1\r\nHost: api.example.com\r\n" +
-		"User-Agent: bench/1.0\r\nAccept: */*\r\nAccept-Encoding: gzip\r\nConnection: keep-alive\r\n\r\n"))
-	var h head
-	b.ReportAllocs()
-	for b.Loop() {
-		head, err := in.head()
-		if err == nil {
-			err = h.parseRequest(head)
-		}
-		if err != nil {
-			b.Fatal(err)
-		}
-	}
-}

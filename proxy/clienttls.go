@@ -14,6 +14,7 @@ import (
 
 	"github.com/weirproxy/weir/limit"
 	"github.com/weirproxy/weir/proxy/auth"
+	"github.com/weirproxy/weir/proxy/http1"
 )
 
 // Clients that connect with TLS.
@@ -168,12 +169,12 @@ func (f *front) open() (*conn, error) {
 // checkFirst recognises SOCKS by the first byte: its first message is shorter than what the TLS
 // handshake waits for.
 func (f *front) checkFirst() error {
-	if f.in.len() == 0 {
-		if err := f.in.fill(); err != nil {
+	if f.in.Len() == 0 {
+		if err := f.in.Fill(); err != nil {
 			return err
 		}
 	}
-	if foreignOf(f.in.bytes()[0]).overTLS != nil {
+	if foreignOf(f.in.Bytes()[0]).overTLS != nil {
 		return errForeign
 	}
 	return nil
@@ -186,12 +187,12 @@ func (f *front) refuse(err error) {
 	var syntax auth.HeaderError
 	switch {
 	case err == errForeign:
-		p := foreignOf(f.in.bytes()[0])
+		p := foreignOf(f.in.Bytes()[0])
 		f.answer(p.overTLS, p.answer)
 	case errors.As(err, &syntax):
 		(&conn{srv: s, addr: f.addr}).noteRefusal(badRequest(string(syntax)))
 	case errors.As(err, &header) && header.Conn != nil && looksLikeHTTP(header.RecordHeader):
-		f.answer(refusePlain, refusePlain.render(nil, refusePlain.status(0), s.loop.Load().field(), s.status, limit.Target{}, keepAlive{}, false))
+		f.answer(refusePlain, refusePlain.render(nil, refusePlain.status(0), s.loop.Load().field(), s.status, limit.Target{}, http1.KeepAlive{}, false))
 	case err == io.EOF, isReset(err), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, os.ErrClosed):
 		// A health check, a scan, or the end of the server.
 	default:
@@ -213,7 +214,7 @@ func (f *front) answer(r *refusal, b []byte) {
 // looksLikeHTTP reports whether the header of the first record could be the beginning of a request.
 func looksLikeHTTP(header [5]byte) bool {
 	method, _, _ := bytes.Cut(header[:], []byte(" "))
-	return isToken(method)
+	return http1.IsToken(method)
 }
 
 // pumpUp carries the client's bytes to the pair.
@@ -364,9 +365,9 @@ type wireConn struct{ f *front }
 
 // Read implements [net.Conn].
 func (w wireConn) Read(b []byte) (int, error) {
-	if in := &w.f.in; in.len() > 0 {
-		n := copy(b, in.bytes())
-		in.skip(n)
+	if in := &w.f.in; in.Len() > 0 {
+		n := copy(b, in.Bytes())
+		in.Skip(n)
 		return n, nil
 	}
 	_, n, err := w.f.wire.read(b)

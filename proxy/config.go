@@ -13,12 +13,6 @@ import (
 
 // Limits without a setting. Each bounds something that a peer could otherwise make grow.
 const (
-	// maxHead is the longest request or response head, first line included (431).
-	maxHead = 64 << 10
-	// maxTrailers is the longest trailer section of a chunked body.
-	maxTrailers = 16 << 10
-	// maxChunkLine is the longest chunk-size line, extensions included.
-	maxChunkLine = 4 << 10
 	// clientIdleTimeout is how long a client may leave its connection without a request.
 	clientIdleTimeout = 60 * time.Second
 	// upstreamIdleTimeout is how long an upstream connection is kept for reuse. Most servers close

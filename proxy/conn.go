@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"io"
 	"net/netip"
 	"sync"
 	"time"
@@ -84,21 +85,29 @@ func (c *conn) identify() error {
 // io.EOF means that nothing came.
 func readProxyHeader(in *inbuf) (netip.AddrPort, error) {
 	for {
-		client, n, err := auth.ParseProxyHeader(in.bytes())
+		client, n, err := auth.ParseProxyHeader(in.Bytes())
 		if err != nil {
 			return client, err
 		}
 		if n > 0 {
-			in.skip(n)
+			in.Skip(n)
 			return client, nil
 		}
-		if err := in.fill(); err != nil {
-			if in.len() > 0 {
-				err = unexpected(err)
+		if err := in.Fill(); err != nil {
+			if in.Len() > 0 {
+				err = unexpectedEnd(err)
 			}
 			return client, err
 		}
 	}
+}
+
+// unexpectedEnd turns io.EOF into io.ErrUnexpectedEOF.
+func unexpectedEnd(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
 }
 
 // begin waits for the connection's first byte, which stays in hand. false means that the connection
@@ -107,9 +116,9 @@ func (c *conn) begin() (first byte, ok bool) {
 	if !c.setIdle(true) {
 		return 0, false
 	}
-	if c.in.len() == 0 {
+	if c.in.Len() == 0 {
 		c.in.before = c
-		err := c.in.fill()
+		err := c.in.Fill()
 		c.in.before = nil
 		if err != nil {
 			c.setIdle(false)
@@ -119,7 +128,7 @@ func (c *conn) begin() (first byte, ok bool) {
 			return 0, false
 		}
 	}
-	return c.in.bytes()[0], true
+	return c.in.Bytes()[0], true
 }
 
 // end releases what serve has left open.
@@ -157,7 +166,7 @@ const (
 // header_timeout is for a whole head, however many reads that takes.
 func (c *conn) beforeRead() error {
 	clock, timeout := clockIdle, clientIdleTimeout
-	if c.first || c.in.len() > 0 {
+	if c.first || c.in.Len() > 0 {
 		clock, timeout = clockHead, c.headTimeout()
 	}
 	if c.clock == clock {
@@ -165,7 +174,7 @@ func (c *conn) beforeRead() error {
 	}
 	now := time.Now()
 	c.clock, c.idleFrom = clock, now
-	c.setIdle(c.in.len() == 0)
+	c.setIdle(c.in.Len() == 0)
 	return c.sock.conn.SetReadDeadline(now.Add(timeout))
 }
 

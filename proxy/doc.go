@@ -17,7 +17,6 @@
 //	httpclient.go      HTTP: its requests, one after the other
 //	ahead.go           finding out whether a client that sent a FIN is still there
 //	foreign.go         clients that speak TLS or SOCKS by mistake
-//	via.go             loops, by the Via field
 //
 //	flow.go            a slot and its upstream connection: states, abort, end
 //	claims.go          a request in hand and its claims
@@ -35,7 +34,7 @@
 //	sleep.go           idle tunnels without goroutines
 //	pace.go            bandwidth: what a read may take
 //	timeouts.go        idle and half-closed tunnels
-//	request.go         plain requests: the heads to forward
+//	request.go         plain requests: targets and the heads to forward
 //	exchange.go        a plain request and its response
 //	reuse.go           finding its connection: a kept-alive or a new one
 //	vigil.go           exchanges that last or stall
@@ -49,8 +48,6 @@
 //	log.go             a line for each finished tunnel and request; refusals, sampled
 //	registry.go        the open connections
 //
-//	head.go, field.go  message heads
-//	body.go            message content
 //	inbuf.go           buffers
 //	sock.go            sockets whose reads and writes check the slot and the claims
 //	hangup.go          a peer's FIN or reset while nothing reads the socket
@@ -76,7 +73,7 @@
 //
 // # Parsing
 //
-// This package parses heads itself, without net/http. A request costs one pooled buffer, and
+// Package http1 parses heads, without net/http. A request costs one pooled buffer, and
 // malformed ones get a Proxy-Status. The cost is a parser to keep right; it is fuzzed against
 // net/http's. Unsupported transfer codings and versions are malformed (400), and so is Max-Forwards
 // 0. There is no upgrade to h2c.

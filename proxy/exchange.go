@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/weirproxy/weir/limit"
+	"github.com/weirproxy/weir/proxy/http1"
 )
 
 // exchange is one plain request and its response.
@@ -24,10 +25,10 @@ type exchange struct {
 	host      []byte       // the Host that the upstream gets for it
 	target    limit.Target // for it
 
-	keep    keepAlive // what the client asked for
-	upgrade bool      // the client asked for another protocol
-	head    []byte    // of the request, as sent to the upstream
-	body    body
+	keep    http1.KeepAlive // what the client asked for
+	upgrade bool            // the client asked for another protocol
+	head    []byte          // of the request, as sent to the upstream
+	body    http1.Body
 
 	request *request
 	upload  paced
@@ -132,7 +133,7 @@ func (x *exchange) once() (again, keep bool) {
 		x.read.Store(true)
 	}
 
-	if !f.reused || !x.body.done {
+	if !f.reused || !x.body.Done {
 		x.send()
 	} else if err := x.ask(); err != nil {
 		return x.failed(err)
@@ -142,14 +143,14 @@ func (x *exchange) once() (again, keep bool) {
 		return true, false
 	}
 	for {
-		b, err := f.reader.head()
+		b, err := http1.ReadHead(&f.reader)
 		if err == nil {
-			err = f.head.parseResponse(b)
+			err = f.head.ParseResponse(b)
 		}
 		if err != nil {
 			return x.failed(err)
 		}
-		switch status := f.head.status; {
+		switch status := f.head.Status; {
 		case status == http.StatusSwitchingProtocols:
 			return false, x.switchProtocols(len(b))
 		case status == http.StatusRequestTimeout && f.reused && !x.informed && x.repeatable():
@@ -160,7 +161,7 @@ func (x *exchange) once() (again, keep bool) {
 		case status >= 200:
 			return false, x.respond(len(b))
 		}
-		f.spoilt = f.spoilt || f.head.announcesContent()
+		f.spoilt = f.spoilt || f.head.AnnouncesContent()
 		if err := x.inform(len(b)); err != nil {
 			return x.failed(err)
 		}
@@ -190,18 +191,18 @@ func (x *exchange) ask() error {
 // answer and close without reading the whole request.
 func (x *exchange) send() {
 	f := x.flow
-	f.writer.set(append(f.writer.writable(), x.head...))
+	f.writer.Set(append(f.writer.Writable(), x.head...))
 	var meter Meter
-	if !x.body.done {
+	if !x.body.Done {
 		meter = x.upload.of(x.c, limit.Upload, x.c.sock)
 	}
-	if x.body.buffered() && prepaid(meter, x.body.left) {
+	if x.body.Buffered() && prepaid(meter, x.body.Left) {
 		x.copyBody(nil)
 		return
 	}
 	x.done = make(chan struct{})
 	x.read.Store(false)
-	x.body.complete = &x.read
+	x.body.Complete = &x.read
 	x.c.untimed()
 	go func() {
 		defer close(x.done)
@@ -214,7 +215,10 @@ func (x *exchange) send() {
 
 func (x *exchange) copyBody(meter Meter) {
 	f := x.flow
-	x.readErr, x.writeErr = x.body.copyTo(&f.writer, x.body.framing == framedChunked, &f.in, meter)
+	in := &x.c.in
+	in.begin(&f.writer, meter)
+	x.readErr, x.writeErr = x.body.CopyTo(&f.writer, x.body.Framing == http1.FramedChunked, &f.in)
+	in.end()
 	if x.readErr != nil || x.writeErr != nil {
 		x.upload.end()
 	}
@@ -264,14 +268,14 @@ func (x *exchange) ended() bool {
 // inform forwards an interim response. HTTP/1.0 has none (RFC 9110 §15.2).
 func (x *exchange) inform(headLen int) error {
 	c, f := x.c, x.flow
-	if x.keep.minor == 0 {
-		f.reader.skip(headLen)
+	if x.keep.Minor == 0 {
+		f.reader.Skip(headLen)
 		return nil
 	}
 	x.informed = true
-	x.http.out.set(c.unsent(f.head.appendResponse(x.http.out.writable(), false, -1, x.keep, c.srv.via())))
-	f.reader.skip(headLen)
-	return x.http.out.flush()
+	x.http.out.Set(c.unsent(f.head.AppendResponse(x.http.out.Writable(), false, -1, x.keep, c.srv.via())))
+	f.reader.Skip(headLen)
+	return x.http.out.Flush()
 }
 
 // respond relays the final response, and parks or ends the flow.
@@ -279,27 +283,29 @@ func (x *exchange) respond(headLen int) bool {
 	c, f := x.c, x.flow
 	h := f.head
 	keep := x.keep
-	reuse := h.persists() && !f.spoilt && (h.status != http.StatusNoContent || !h.announcesContent())
+	reuse := h.Persists() && !f.spoilt && (h.Status != http.StatusNoContent || !h.AnnouncesContent())
 	if !x.received() || c.srv.draining.Load() {
-		keep.on = false // the client may be sending content that nothing will read
+		keep.On = false // the client may be sending content that nothing will read
 	}
-	content := responseBody(&f.reader, h, c.method)
-	unframed := content.framing == framedChunked || content.framing == framedClose
-	chunked := unframed && keep.minor > 0
-	if unframed && keep.minor == 0 {
-		keep.on = false // the end of the connection is the end of the body
+	content := http1.ResponseBody(&f.reader, h, c.method)
+	unframed := content.Framing == http1.FramedChunked || content.Framing == http1.FramedClose
+	chunked := unframed && keep.Minor > 0
+	if unframed && keep.Minor == 0 {
+		keep.On = false // the end of the connection is the end of the body
 	}
-	length := h.length
-	if h.status == http.StatusNoContent {
+	length := h.Length
+	if h.Status == http.StatusNoContent {
 		length = -1 // RFC 9110 §8.6
 	}
-	x.http.out.set(c.unsent(h.appendResponse(x.http.out.writable(), chunked, length, keep, c.srv.via())))
-	f.reader.skip(headLen)
+	x.http.out.Set(c.unsent(h.AppendResponse(x.http.out.Writable(), chunked, length, keep, c.srv.via())))
+	f.reader.Skip(headLen)
 	var meter Meter
-	if !content.done {
+	if !content.Done {
 		meter = f.download.of(c, limit.Download, f.upstream)
 	}
-	readErr, writeErr := content.copyTo(&x.http.out, chunked, &f.out, meter)
+	f.reader.begin(&x.http.out, meter)
+	readErr, writeErr := content.CopyTo(&x.http.out, chunked, &f.out)
+	f.reader.end()
 	if readErr != nil || writeErr != nil {
 		f.download.end()
 	}
@@ -323,14 +329,14 @@ func (x *exchange) respond(headLen int) bool {
 	switch {
 	case !sent:
 		f.finish(endReset)
-		keep.on = keep.on && received
-	case !reuse || content.framing == framedClose || f.reader.len() > 0 || !f.park(x.over):
+		keep.On = keep.On && received
+	case !reuse || content.Framing == http1.FramedClose || f.reader.Len() > 0 || !f.park(x.over):
 		f.closeSoon()
 	}
-	if !keep.on {
+	if !keep.On {
 		c.linger(!received)
 	}
-	return keep.on
+	return keep.On
 }
 
 // drop ends an exchange whose response can't be delivered.
@@ -356,7 +362,7 @@ func (x *exchange) truncate(framed bool) {
 	x.flow.finish(endReset)
 	x.release()
 	c.sock.stall = stallTimeout
-	if x.http.out.flush() == nil {
+	if x.http.out.Flush() == nil {
 		c.linger(!x.received())
 	}
 }
@@ -369,8 +375,8 @@ func (x *exchange) failed(err error) (again, keep bool) {
 	// On a reused connection, the upstream either closed it before it saw the request, or sent
 	// something that is no answer to it. The request may be repeated if it is idempotent (RFC 9110
 	// §9.2.2).
-	var syntax syntaxError
-	broken := !errors.As(err, &syntax) && err != errTooLong
+	var syntax http1.SyntaxError
+	broken := !errors.As(err, &syntax) && err != http1.ErrTooLong
 	again = cause == nil && f.reused && !x.informed && x.repeatable()
 	switch {
 	case broken && isReset(err):
@@ -393,7 +399,7 @@ func (x *exchange) failed(err error) (again, keep bool) {
 
 // reason maps the failure to a refusal; nil if the client has gone or was cut off on purpose.
 func (x *exchange) reason(err, cause error) *refusal {
-	var syntax syntaxError
+	var syntax http1.SyntaxError
 	switch {
 	case cause == errClosed:
 		return &refuseClosed
@@ -411,7 +417,7 @@ func (x *exchange) reason(err, cause error) *refusal {
 		return nil
 	case errors.As(err, &syntax):
 		return badResponse("the upstream's answer: " + string(syntax))
-	case err == errTooLong:
+	case err == http1.ErrTooLong:
 		return &refuseLongHead
 	}
 	return &refuseBroken
@@ -420,7 +426,7 @@ func (x *exchange) reason(err, cause error) *refusal {
 // repeatable reports whether the request can be sent twice: it is idempotent (RFC 9110 §9.2.2) and
 // has no content, so all of it is still in hand.
 func (x *exchange) repeatable() bool {
-	if x.body.framing != framedNone {
+	if x.body.Framing != http1.FramedNone {
 		return false
 	}
 	switch x.c.method {
@@ -433,14 +439,14 @@ func (x *exchange) repeatable() bool {
 // switchProtocols forwards a 101 and relays the new protocol (RFC 9110 §7.8).
 func (x *exchange) switchProtocols(headLen int) bool {
 	c, f := x.c, x.flow
-	if why := f.head.badSwitch(x.stopSending(), x.upgrade); why != "" {
+	if why := f.head.BadSwitch(x.stopSending(), x.upgrade); why != "" {
 		f.finish(endReset)
 		return x.refuse(badResponse(why))
 	}
-	x.http.out.set(c.unsent(f.head.appendResponse(x.http.out.writable(), false, -1, x.keep, c.srv.via())))
-	f.reader.skip(headLen)
+	x.http.out.Set(c.unsent(f.head.AppendResponse(x.http.out.Writable(), false, -1, x.keep, c.srv.via())))
+	f.reader.Skip(headLen)
 	c.srv.counters.Tunnels.Add(1)
-	if x.http.out.flush() != nil {
+	if x.http.out.Flush() != nil {
 		f.abort(errClientReset)
 	}
 	x.settle() // a tunnel may be long and quiet

@@ -10,6 +10,7 @@ import (
 
 	"github.com/weirproxy/weir/lease"
 	"github.com/weirproxy/weir/limit"
+	"github.com/weirproxy/weir/proxy/http1"
 )
 
 // Causes of a flow's end by force, beside the errors of refuse.go.
@@ -73,12 +74,12 @@ type flow struct {
 	upstream   *sock
 	addr       netip.Addr // the upstream's
 	reused     bool
-	spoilt     bool   // stray bytes may follow the upstream's response: the connection is not kept
-	owner      owner  // of the requests that it has carried
-	head       *head  // of the response; nil in a CONNECT's flow
-	reader     inbuf  // the upstream's bytes, read but not relayed
-	writer     outbuf // bytes waiting to be written to the upstream
-	download   paced  // of plain responses
+	spoilt     bool        // stray bytes may follow the upstream's response: the connection is not kept
+	owner      owner       // of the requests that it has carried
+	head       *http1.Head // of the response; nil in a CONNECT's flow
+	reader     inbuf       // the upstream's bytes, read but not relayed
+	writer     outbuf      // bytes waiting to be written to the upstream
+	download   paced       // of plain responses
 	idle       idleLinks
 
 	mu           sync.Mutex

@@ -1,5 +1,7 @@
 package proxy
 
+import "github.com/weirproxy/weir/proxy/http1"
+
 // Clients of other protocols are recognised by their first byte, which no HTTP message begins with,
 // and answered in their own protocol.
 
@@ -33,7 +35,7 @@ var (
 		overTLS: refuseSOCKS,
 		answer:  []byte{5, 0xff}, // no acceptable authentication method (RFC 1928 §3)
 	}
-	foreignOther = foreign{refusal: badRequest(string(errNotHTTP))}
+	foreignOther = foreign{refusal: badRequest(string(http1.ErrNotHTTP))}
 
 	refuseSOCKS = badRequest("the client began with SOCKS, and this port speaks TLS first: use https:// in the proxy's URL")
 )

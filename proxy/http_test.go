@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/proxy/http1"
 )
 
 // get returns a plain GET for a path of an upstream.
@@ -421,7 +422,7 @@ func TestValidatePolicy(t *testing.T) {
 func TestNames(t *testing.T) {
 	got := [][2]string{}
 	for _, n := range []string{"a", "node-1.example", "1a", "Büro", `q"\`} {
-		got = append(got, [2]string{statusName(n), Pseudonym(n)})
+		got = append(got, [2]string{http1.StatusName(n), Pseudonym(n)})
 	}
 	want := [][2]string{{"a", "a"}, {"node-1.example", "node-1.example"}, {`"1a"`, "1a"}, {`"B??ro"`, "B-ro"}, {`"q\"\\"`, "q--"}}
 	if d := cmp.Diff(want, got); d != "" {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/weirproxy/weir/limit"
 	"github.com/weirproxy/weir/proxy/auth"
+	"github.com/weirproxy/weir/proxy/http1"
 )
 
 // httpClient is a client that speaks HTTP: its requests are answered one after the other; a CONNECT
@@ -14,7 +15,7 @@ import (
 type httpClient struct {
 	*conn
 	out      outbuf
-	head     head
+	head     http1.Head
 	headLen  int       // bytes of the request's head still in hand
 	exchange *exchange // of plain requests; nil before the first
 }
@@ -22,8 +23,8 @@ type httpClient struct {
 // answer makes c the connection that is answered.
 func (h *httpClient) answer(c *conn) *httpClient {
 	h.conn, h.out.sock, h.headLen, h.exchange = c, c.sock, 0, nil
-	h.head.clear()
-	c.ahead.begin = statusPrefix
+	h.head.Clear()
+	c.ahead.begin = http1.StatusPrefix
 	return h
 }
 
@@ -57,9 +58,9 @@ func (c *httpClient) next() bool {
 	}
 	c.nextRequest()
 	c.in.before = c.conn
-	b, err := c.in.head()
+	b, err := http1.ReadHead(&c.in)
 	for errors.Is(err, os.ErrDeadlineExceeded) && c.stillIdle() {
-		b, err = c.in.head()
+		b, err = http1.ReadHead(&c.in)
 	}
 	c.in.before = nil
 	c.setIdle(false)
@@ -68,31 +69,31 @@ func (c *httpClient) next() bool {
 	}
 	c.headLen = len(b)
 	if err == nil {
-		err = c.head.parseRequest(b)
+		err = c.head.ParseRequest(b)
 	}
 	if err != nil {
 		c.refuseHead(err)
 		return false
 	}
-	c.method = methodName(c.head.method)
+	c.method = methodName(c.head.Method)
 	return true
 }
 
 // refuseHead answers a malformed or late head, if the client is still there to read the answer.
 func (c *httpClient) refuseHead(err error) {
-	var syntax syntaxError
+	var syntax http1.SyntaxError
 	var header auth.HeaderError
 	switch {
-	case err == errNotHTTP && c.in.len() > 0:
-		c.refuseForeign(c.in.bytes()[0])
+	case err == http1.ErrNotHTTP && c.in.Len() > 0:
+		c.refuseForeign(c.in.Bytes()[0])
 	case errors.As(err, &syntax):
-		c.respond(badRequest(string(syntax)), keepAlive{})
+		c.respond(badRequest(string(syntax)), http1.KeepAlive{})
 	case errors.As(err, &header):
-		c.respond(badRequest(string(header)), keepAlive{})
-	case err == errTooLong:
-		c.respond(&refuseTooLarge, keepAlive{})
-	case errors.Is(err, os.ErrDeadlineExceeded) && c.in.len() > 0:
-		c.respond(&refuseTimeout, keepAlive{})
+		c.respond(badRequest(string(header)), http1.KeepAlive{})
+	case err == http1.ErrTooLong:
+		c.respond(&refuseTooLarge, http1.KeepAlive{})
+	case errors.Is(err, os.ErrDeadlineExceeded) && c.in.Len() > 0:
+		c.respond(&refuseTimeout, http1.KeepAlive{})
 	case c.stranger:
 		c.noteRefusal(&refuseClient)
 	}
@@ -100,7 +101,7 @@ func (c *httpClient) refuseHead(err error) {
 
 // consume drops the request's head, and with it everything that c.head points to.
 func (c *httpClient) consume() {
-	c.in.skip(c.headLen)
+	c.in.Skip(c.headLen)
 	c.headLen = 0
 }
 
@@ -123,13 +124,13 @@ func (c *httpClient) handle() bool {
 	keep := c.keepAlive()
 	switch {
 	case !c.mayUse(policy):
-		return c.respond(&refuseClient, keepAlive{})
+		return c.respond(&refuseClient, http1.KeepAlive{})
 	case policy.Protocols&HTTP == 0:
-		return c.respond(&refuseHTTP, keepAlive{})
-	case h.passedThrough(s.via()):
+		return c.respond(&refuseHTTP, http1.KeepAlive{})
+	case h.PassedThrough(s.via()):
 		return c.respond(&refuseLoop, keep)
 	case s.draining.Load():
-		return c.respond(&refuseDraining, keepAlive{})
+		return c.respond(&refuseDraining, http1.KeepAlive{})
 	}
 	user, refusal := c.authenticate(policy)
 	if refusal != nil {
@@ -148,14 +149,14 @@ func (c *httpClient) authenticate(p *Policy) (user string, _ *refusal) {
 	if p.roster == nil {
 		return "", nil
 	}
-	switch c.head.authorizations {
+	switch c.head.Authorizations {
 	case 0:
 		return "", &refuseAnonymous
 	case 1:
 	default: // another parser might read another one of them
 		return "", &refuseCredentials
 	}
-	user, err := c.srv.gate.Basic(c.srv.ctx, p.roster, c.head.authorization, c.addr.Addr())
+	user, err := c.srv.gate.Basic(c.srv.ctx, p.roster, c.head.Authorization, c.addr.Addr())
 	if err != nil {
 		return "", refuseUser(err)
 	}
@@ -165,13 +166,13 @@ func (c *httpClient) authenticate(p *Policy) (user string, _ *refusal) {
 // connect opens a tunnel.
 func (c *httpClient) connect() {
 	h := &c.head
-	target, err := limit.ParseTarget(string(h.target), 0)
+	target, err := limit.ParseTarget(string(h.Target), 0)
 	switch {
 	case err != nil:
-		c.respond(badRequest("CONNECT needs host:port: "+err.Error()), keepAlive{})
+		c.respond(badRequest("CONNECT needs host:port: "+err.Error()), http1.KeepAlive{})
 		return
-	case h.chunked || h.length > 0:
-		c.respond(badRequest(string(errConnectBody)), keepAlive{})
+	case h.Chunked || h.Length > 0:
+		c.respond(badRequest("CONNECT with content"), http1.KeepAlive{})
 		return
 	}
 	c.consume()
@@ -182,33 +183,16 @@ func (c *httpClient) connect() {
 func (c *httpClient) accepted() []byte { return c.srv.loop.Load().answer() }
 
 // refuse implements [protocol].
-func (c *httpClient) refuse(r *refusal) { c.respond(r, keepAlive{}) }
+func (c *httpClient) refuse(r *refusal) { c.respond(r, http1.KeepAlive{}) }
 
 // established answers a CONNECT (RFC 9110 §9.3.6) if there is no loop mark to include.
 var established = []byte(establishedLine + "\r\n\r\n")
 
-const establishedLine = statusPrefix + "200 Connection established"
-
-// keepAlive says whether the client's connection goes on after an answer.
-type keepAlive struct {
-	on    bool
-	minor int // the request's version is HTTP/1.minor
-}
-
-// render appends the Connection field, if one is needed.
-func (k keepAlive) render(dst []byte) []byte {
-	switch {
-	case !k.on:
-		return append(dst, "Connection: close\r\n"...)
-	case k.minor == 0:
-		return append(dst, "Connection: keep-alive\r\n"...)
-	}
-	return dst
-}
+const establishedLine = http1.StatusPrefix + "200 Connection established"
 
 // keepAlive returns the request's wish.
-func (c *httpClient) keepAlive() keepAlive {
-	return keepAlive{c.head.persists(), c.head.minor}
+func (c *httpClient) keepAlive() http1.KeepAlive {
+	return http1.KeepAlive{On: c.head.Persists(), Minor: c.head.Minor}
 }
 
 // respond answers with a refusal, and reports whether the connection goes on. It goes on only if no
@@ -216,24 +200,24 @@ func (c *httpClient) keepAlive() keepAlive {
 // refused CONNECT, which were meant for the tunnel. A CONNECT without valid credentials can be
 // repeated on the connection, unless such bytes are in hand already; bytes that come later fail for
 // want of credentials.
-func (c *httpClient) respond(r *refusal, keep keepAlive) bool {
+func (c *httpClient) respond(r *refusal, keep http1.KeepAlive) bool {
 	h := &c.head
-	again := r.reason == reasonCredentials && c.in.len() == c.headLen
-	if h.chunked || h.length > 0 || c.method == "CONNECT" && !again {
-		keep.on = false
+	again := r.reason == reasonCredentials && c.in.Len() == c.headLen
+	if h.Chunked || h.Length > 0 || c.method == "CONNECT" && !again {
+		keep.On = false
 	}
 	status := c.noteRefusal(r)
 	c.idleFrom = time.Now()
 	c.consume()
 	c.sock.guard(nil, nil)
 	c.sock.stall = stallTimeout
-	c.out.set(c.unsent(r.render(c.out.writable(), status, c.srv.loop.Load().field(), c.srv.status, c.subject.Host, keep, c.method == "HEAD")))
-	if c.out.flush() != nil {
+	c.out.Set(c.unsent(r.render(c.out.Writable(), status, c.srv.loop.Load().field(), c.srv.status, c.subject.Host, keep, c.method == "HEAD")))
+	if c.out.Flush() != nil {
 		return false
 	}
-	if !keep.on {
+	if !keep.On {
 		unread := c.method == "" && r.reason != reasonHeadTimeout // the head could not be parsed: content may follow
-		c.linger(unread || h.chunked || h.length > int64(c.in.len()))
+		c.linger(unread || h.Chunked || h.Length > int64(c.in.Len()))
 	}
-	return keep.on
+	return keep.On
 }

@@ -1,14 +1,19 @@
 package proxy
 
 import (
-	"bytes"
 	"errors"
-	"io"
-	"strconv"
+
+	"github.com/weirproxy/weir/proxy/http1"
 )
 
-// errTooLong means that a head or line exceeds its bound.
-var errTooLong = errors.New("too long")
+// maxBuffered is the largest buffer, and so the most bytes that may be unread.
+const maxBuffered = 64 << 10
+
+// A head must fit.
+const _ = uint(maxBuffered - http1.MaxHead)
+
+// errFull means that maxBuffered bytes are unread.
+var errFull = errors.New("too many bytes are unread")
 
 // inbuf reads a socket through one pooled buffer, which it holds only while it has unread bytes.
 type inbuf struct {
@@ -28,12 +33,15 @@ type inbuf struct {
 type beforeReader interface{ beforeRead() error }
 
 // bytes returns the unread bytes, valid until the next fill.
-func (in *inbuf) bytes() []byte { return in.buf[in.r:in.w] }
+func (in *inbuf) Bytes() []byte { return in.buf[in.r:in.w] }
 
-func (in *inbuf) len() int { return in.w - in.r }
+func (in *inbuf) Len() int { return in.w - in.r }
+
+// pass is skip, but the bytes stay valid until the next fill or skip.
+func (in *inbuf) Pass(n int) { in.r += n }
 
 // skip drops n unread bytes.
-func (in *inbuf) skip(n int) {
+func (in *inbuf) Skip(n int) {
 	in.r += n
 	if in.r == in.w {
 		in.release()
@@ -48,15 +56,15 @@ func (in *inbuf) release() {
 	in.buf, in.r, in.w, in.unpaid = nil, 0, 0, 0
 }
 
-// fill reads more bytes. The buffer grows beyond the pooled size up to maxHead; then fill fails
-// with errTooLong.
-func (in *inbuf) fill() error {
+// fill reads more bytes. The buffer grows beyond the pooled size up to maxBuffered; then fill
+// fails with errFull.
+func (in *inbuf) Fill() error {
 	if in.before != nil {
 		if err := in.before.beforeRead(); err != nil {
 			return err
 		}
 	}
-	in.unpaid = min(in.unpaid, in.len())
+	in.unpaid = min(in.unpaid, in.Len())
 	if in.r == in.w { // wait without a buffer
 		in.release()
 		buf, n, err := in.sock.readPaced(nil)
@@ -70,13 +78,13 @@ func (in *inbuf) fill() error {
 		switch {
 		case in.r > 0:
 			copy(in.buf, in.buf[in.r:in.w])
-		case len(in.buf) < maxHead:
-			grown := make([]byte, maxHead)
+		case len(in.buf) < maxBuffered:
+			grown := make([]byte, maxBuffered)
 			copy(grown, in.buf)
 			in.sock.pool.put(in.buf)
 			in.buf = grown
 		default:
-			return errTooLong
+			return errFull
 		}
 		in.r, in.w = 0, in.w-in.r
 	}
@@ -94,82 +102,6 @@ func (in *inbuf) take(buf []byte, n int) {
 	in.buf, in.r, in.w = buf, 0, n
 }
 
-// head reads until a whole message head is in hand and returns it, including its empty line. The
-// bytes stay in hand. io.EOF means that the peer ended before a first byte, a syntaxError that this
-// is no HTTP.
-func (in *inbuf) head() ([]byte, error) {
-	line := 0 // start of the incomplete line
-	for {
-		b := in.bytes()
-		for {
-			i := bytes.IndexByte(b[line:], '\n')
-			if i < 0 {
-				break
-			}
-			// RFC 9112 §2.2: a line may end with LF alone, and an empty line before the first one
-			// is ignored.
-			empty := i == 0 || i == 1 && b[line] == '\r'
-			switch {
-			case empty && line == 0:
-				in.skip(i + 1)
-				b = in.bytes()
-				continue
-			case empty:
-				return b[:line+i+1], nil
-			}
-			line += i + 1
-		}
-		if len(b) > 0 && !isTokenChar(b[0]) && b[0] != '\r' {
-			return nil, errNotHTTP
-		}
-		if len(b) >= maxHead {
-			return nil, errTooLong
-		}
-		if err := in.fill(); err != nil {
-			if err == io.EOF && len(b) > 0 {
-				err = io.ErrUnexpectedEOF
-			}
-			return nil, err
-		}
-	}
-}
-
-// line reads and consumes one line of at most limit bytes, including its CR. It returns the line
-// without CR LF, valid until the next fill.
-func (in *inbuf) line(limit int) ([]byte, error) {
-	from := 0
-	for {
-		b := in.bytes()
-		if i := bytes.IndexByte(b[from:], '\n'); i >= 0 {
-			end := from + i
-			if end == 0 || b[end-1] != '\r' {
-				return nil, errBareLF
-			}
-			if end > limit {
-				return nil, errTooLong
-			}
-			// No skip here: it could release the buffer that the line is in.
-			in.r += end + 1
-			return b[:end-1], nil
-		}
-		from = len(b)
-		if len(b) > limit {
-			return nil, errTooLong
-		}
-		if err := in.fill(); err != nil {
-			return nil, unexpected(err)
-		}
-	}
-}
-
-// unexpected turns io.EOF into io.ErrUnexpectedEOF.
-func unexpected(err error) error {
-	if err == io.EOF {
-		return io.ErrUnexpectedEOF
-	}
-	return err
-}
-
 // outbuf collects small pieces for a socket, so that heads, chunk sizes and short bodies go out in
 // one write.
 type outbuf struct {
@@ -179,17 +111,17 @@ type outbuf struct {
 }
 
 // writable returns the buffer to append to; set stores the result.
-func (o *outbuf) writable() []byte {
+func (o *outbuf) Writable() []byte {
 	if o.buf == nil {
 		o.buf = o.sock.pool.get()[:0]
 	}
 	return o.buf
 }
 
-func (o *outbuf) set(b []byte) { o.buf = b }
+func (o *outbuf) Set(b []byte) { o.buf = b }
 
 // flush writes the collected bytes.
-func (o *outbuf) flush() error {
+func (o *outbuf) Flush() error {
 	if len(o.buf) == 0 {
 		return nil
 	}
@@ -200,7 +132,7 @@ func (o *outbuf) flush() error {
 
 // beforeRead implements [beforeReader].
 func (o *outbuf) beforeRead() error {
-	o.err = o.flush()
+	o.err = o.Flush()
 	return o.err
 }
 
@@ -212,30 +144,24 @@ func (o *outbuf) release() {
 	o.buf = nil
 }
 
-// smallPiece is the largest piece that is copied to go out together with its neighbours.
-const smallPiece = 4 << 10
-
-// payload sends a piece of a body, as one chunk if chunked. A small piece waits for the next flush.
-func (o *outbuf) payload(p []byte, chunked bool) error {
-	b := o.writable()
-	if chunked {
-		b = strconv.AppendUint(b, uint64(len(p)), 16)
-		b = append(b, "\r\n"...)
-	}
-	if len(p) <= smallPiece && len(b)+len(p) < bufSize-2 {
-		b = append(b, p...)
-		if chunked {
-			b = append(b, "\r\n"...)
-		}
-		o.set(b)
-		return nil
-	}
-	var end []byte
-	if chunked {
-		end = crlf
-	}
-	o.set(b)
-	err := o.sock.write(b, p, end)
+// send writes the collected bytes, p and end.
+func (o *outbuf) Send(p, end []byte) error {
+	err := o.sock.write(o.buf, p, end)
 	o.release()
 	return err
 }
+
+// Err returns the error of beforeRead's flush.
+func (o *outbuf) Err() error { return o.err }
+
+// begin lets a message pass: what is collected in out goes out before each read. The meter, which
+// may be nil, paces what is read from the socket, and what is in hand already. end ends both.
+func (in *inbuf) begin(out *outbuf, meter Meter) {
+	in.before, out.err = out, nil
+	if in.sock.meter = meter; meter != nil {
+		in.unpaid = in.Len()
+	}
+}
+
+// end ends what begin began.
+func (in *inbuf) end() { in.before, in.sock.meter, in.unpaid = nil, nil, 0 }

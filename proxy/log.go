@@ -155,7 +155,7 @@ func (x *exchange) log() {
 	l.Text("method", c.method)
 	l.Text("host", c.subject.Host.Host)
 	l.Number("port", uint64(c.subject.Host.Port))
-	l.Number("status", uint64(f.head.status))
+	l.Number("status", uint64(f.head.Status))
 	l.Flag("reused", f.reused)
 	if !f.reused {
 		f.logLookup(l)

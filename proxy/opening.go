@@ -3,6 +3,8 @@ package proxy
 import (
 	"errors"
 	"strings"
+
+	"github.com/weirproxy/weir/proxy/http1"
 )
 
 // A tunnel may lead to a node of the cluster by an address that is in no list: through a port
@@ -16,7 +18,7 @@ const (
 	// is the first field of every answer that the proxy itself gives.
 	loopField = "Weir-Loop"
 	// maxStatusLine is the longest status line that is checked; the proxy's own are no longer.
-	maxStatusLine = len(statusPrefix) + len("503 ") + maxPhrase
+	maxStatusLine = len(http1.StatusPrefix) + len("503 ") + maxPhrase
 	// maxLoopMark bounds the mark itself.
 	maxLoopMark = 64
 )
@@ -58,7 +60,7 @@ func (m *loopMark) field() []byte {
 	if m == nil {
 		return nil
 	}
-	return m.tail[len(crlf):]
+	return m.tail[len("\r\n"):]
 }
 
 // answer returns the answer to a CONNECT.
@@ -68,9 +70,6 @@ func (m *loopMark) answer() []byte {
 	}
 	return m.established
 }
-
-// statusPrefix begins every answer.
-const statusPrefix = "HTTP/1.1 "
 
 // opening compares the first bytes from a tunnel's upstream with those that only a node of the
 // cluster sends. A partial match is passed on; the bytes that complete a match, and all after them,
@@ -129,8 +128,8 @@ func (o *opening) matchAnswer(c byte) {
 	switch {
 	case o.loop == nil:
 		return
-	case o.seen < len(statusPrefix):
-		fits = c == statusPrefix[o.seen]
+	case o.seen < len(http1.StatusPrefix):
+		fits = c == http1.StatusPrefix[o.seen]
 	case o.matched == 0 && c != '\r':
 		fits = c >= ' ' && o.seen < maxStatusLine
 	default:

@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/weirproxy/weir/limit"
+	"github.com/weirproxy/weir/proxy/http1"
 )
 
 const (
@@ -93,7 +94,7 @@ func TestLoopMark(t *testing.T) {
 func TestOwnAnswersAreMarked(t *testing.T) {
 	for _, r := range []*refusal{&refuseDraining, &refuseLoop, &refuseTooLarge, &refuseCredentials, badRequest("x")} {
 		o := opening{loop: newLoopMark(testMark).tail}
-		answer := r.render(nil, r.status(503), newLoopMark(testMark).field(), "n1", limit.Target{}, keepAlive{}, false)
+		answer := r.render(nil, r.status(503), newLoopMark(testMark).field(), "n1", limit.Target{}, http1.KeepAlive{}, false)
 		if err := o.check(answer); err != errProxyGreeted {
 			t.Errorf("%q: %v", answer, err)
 		}

@@ -82,10 +82,10 @@ func (f *flow) fed(fin uint32) {
 
 // pumpEarly relays bytes that were read together with a head, as many as the meter allows.
 func (f *flow) pumpEarly(dst, src *sock, early *inbuf, fin uint32) (n int, readErr, writeErr error) {
-	b := early.bytes()
+	b := early.Bytes()
 	if n = src.meter.Take(len(b)); n == 0 {
 		if f.endCause() != nil {
-			early.skip(len(b)) // the read that is next finds the socket closed
+			early.Skip(len(b)) // the read that is next finds the socket closed
 			return 0, nil, nil
 		}
 		return 0, errStarved, nil
@@ -96,7 +96,7 @@ func (f *flow) pumpEarly(dst, src *sock, early *inbuf, fin uint32) (n int, readE
 	if err := dst.write(b[:n], nil, nil); err != nil {
 		return 0, nil, err
 	}
-	early.skip(n)
+	early.Skip(n)
 	return n, nil, nil
 }
 
@@ -206,8 +206,8 @@ func (s *sock) readPaced(b []byte) ([]byte, int, error) {
 
 // pay takes at most n of the bytes in hand that were read without the meter, and waits for them.
 // It returns how many bytes may be passed on.
-func (in *inbuf) pay(n int) (int, error) {
-	if in.unpaid = min(in.unpaid, in.len()); in.unpaid == 0 {
+func (in *inbuf) Pay(n int) (int, error) {
+	if in.unpaid = min(in.unpaid, in.Len()); in.unpaid == 0 {
 		return n, nil
 	}
 	n = min(n, in.unpaid)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/weirproxy/weir/lease"
 	"github.com/weirproxy/weir/limit"
+	"github.com/weirproxy/weir/proxy/http1"
 )
 
 // statusLines matches the status lines of the proxy's own answers.
@@ -16,7 +17,7 @@ var statusLines = regexp.MustCompile(`^HTTP/1\.1 [4-5]\d\d weir: [ -~]{1,114}\r\
 
 // statusLine returns the first line of a refusal.
 func statusLine(r *refusal, rejectStatus int, target limit.Target) string {
-	line, _, _ := strings.Cut(string(r.render(nil, r.status(rejectStatus), nil, "n1", target, keepAlive{}, false)), "\n")
+	line, _, _ := strings.Cut(string(r.render(nil, r.status(rejectStatus), nil, "n1", target, http1.KeepAlive{}, false)), "\n")
 	return line + "\n"
 }
 
@@ -113,7 +114,7 @@ func FuzzReasonPhrase(f *testing.F) {
 		}
 		mark := newLoopMark(testMark)
 		o := opening{loop: mark.tail}
-		if err := o.check(r.render(nil, r.status(503), mark.field(), "n1", target, keepAlive{}, false)); err != errProxyGreeted {
+		if err := o.check(r.render(nil, r.status(503), mark.field(), "n1", target, http1.KeepAlive{}, false)); err != errProxyGreeted {
 			t.Fatalf("%q, %q: not known as the proxy's own: %v", name, details, err)
 		}
 	})

@@ -47,7 +47,7 @@ const (
 	reasonAddressType   // a SOCKS5 destination that is neither a name nor an address
 	reasonAddress       // a SOCKS5 destination that is an address, where only names are allowed
 	reasonHeadTimeout   // the request's head did not arrive in time
-	reasonHeadTooLarge  // the request's head is longer than maxHead
+	reasonHeadTooLarge  // the request's head is longer than http1.MaxHead
 	reasonClientStalled // the request's content stopped arriving
 
 	reasonProhibited         // the policy excludes the destination's address
@@ -63,7 +63,7 @@ const (
 	reasonNoResponse         // the upstream did not answer the request in time
 	reasonWriteTimeout       // the upstream stopped reading the request
 	reasonBadResponse        // the upstream's response can't be parsed
-	reasonResponseHeadTooBig // the upstream's response head is longer than maxHead
+	reasonResponseHeadTooBig // the upstream's response head is longer than http1.MaxHead
 
 	reasonCount
 )

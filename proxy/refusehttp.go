@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/weirproxy/weir/limit"
+	"github.com/weirproxy/weir/proxy/http1"
 )
 
 // httpForm is a reason in HTTP's terms.
@@ -77,9 +78,9 @@ const usage = `This is a forward proxy: set HTTP_PROXY and HTTPS_PROXY to its ad
 // render appends the refusal as an HTTP answer with the given status. target is the request's; loop
 // is a whole field, or nil; keep says whether the client's connection goes on; the answer to a HEAD
 // request has no body.
-func (r *refusal) render(dst []byte, status int, loop []byte, node string, target limit.Target, keep keepAlive, head bool) []byte {
+func (r *refusal) render(dst []byte, status int, loop []byte, node string, target limit.Target, keep http1.KeepAlive, head bool) []byte {
 	body := r.text()
-	dst = append(dst, statusPrefix...)
+	dst = append(dst, http1.StatusPrefix...)
 	dst = strconv.AppendInt(dst, int64(status), 10)
 	dst = append(dst, ' ')
 	dst = r.appendPhrase(dst, status, target)
@@ -92,7 +93,7 @@ func (r *refusal) render(dst []byte, status int, loop []byte, node string, targe
 	dst = append(dst, "; error="...)
 	dst = append(dst, r.code()...)
 	dst = append(dst, "; details="...)
-	dst = appendString(dst, r.details)
+	dst = http1.AppendString(dst, r.details)
 	if r.retryAfter > 0 {
 		dst = append(dst, "\r\nRetry-After: "...)
 		dst = strconv.AppendInt(dst, int64((r.retryAfter+time.Second-1)/time.Second), 10)
@@ -101,7 +102,7 @@ func (r *refusal) render(dst []byte, status int, loop []byte, node string, targe
 	if status == http.StatusProxyAuthRequired {
 		dst = append(dst, challenge...)
 	}
-	dst = keep.render(dst)
+	dst = keep.Append(dst)
 	dst = append(dst, "\r\n"...)
 	if head {
 		return dst
@@ -115,34 +116,4 @@ func (r *refusal) text() string {
 		return r.code() + ": " + r.details + ". " + usage + "\n"
 	}
 	return r.code() + ": " + r.details + "\n"
-}
-
-// appendString appends s as a structured field's string (RFC 8941 §3.3.3), with '?' for characters
-// that can't be in one.
-func appendString(dst []byte, s string) []byte {
-	dst = append(dst, '"')
-	for i := range len(s) {
-		switch c := s[i]; {
-		case c == '"' || c == '\\':
-			dst = append(dst, '\\', c)
-		case c < 0x20 || c > 0x7e:
-			dst = append(dst, '?')
-		default:
-			dst = append(dst, c)
-		}
-	}
-	return append(dst, '"')
-}
-
-// statusName returns the node's name for Proxy-Status: a token if it can be one, otherwise a
-// string.
-func statusName(node string) string {
-	token := node != "" && (isAlpha(node[0]) || node[0] == '*')
-	for i := range len(node) {
-		token = token && (isTokenChar(node[i]) || node[i] == ':' || node[i] == '/')
-	}
-	if token {
-		return node
-	}
-	return string(appendString(nil, node))
 }

@@ -3,6 +3,7 @@ package proxy
 import (
 	"time"
 
+	"github.com/weirproxy/weir/proxy/http1"
 	"github.com/weirproxy/weir/proxy/resolve"
 )
 
@@ -11,7 +12,7 @@ import (
 func (x *exchange) connect(fresh bool) (ok bool, _ *refusal) {
 	c, f := x.c, x.spare
 	if f == nil {
-		f = &flow{srv: c.srv, client: c, head: new(head)}
+		f = &flow{srv: c.srv, client: c, head: new(http1.Head)}
 		f.kind.Store(uint32(KindHTTP))
 	}
 	f.target, f.owner = c.subject.Host, c.owner()
@@ -91,7 +92,7 @@ func (x *exchange) reuse(f *flow, private bool) (ok bool, _ error) {
 		switch {
 		case !kept.occupy(c):
 			kept.finish(endReset)
-		case kept.idleTooLong(x.repeatable(), x.begun), !x.body.done && !kept.upstream.quiet():
+		case kept.idleTooLong(x.repeatable(), x.begun), !x.body.Done && !kept.upstream.quiet():
 			kept.closeNow() // its slot is needed for the next attempt
 		default:
 			x.flow = kept

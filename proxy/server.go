@@ -14,6 +14,7 @@ import (
 
 	"github.com/weirproxy/weir/proxy/accesslog"
 	"github.com/weirproxy/weir/proxy/auth"
+	"github.com/weirproxy/weir/proxy/http1"
 )
 
 // counter is a number that others may read, but not reset.
@@ -122,7 +123,7 @@ func New(cfg Config, admitter Admitter, resolver Resolver, log hclog.Logger) (*S
 	}
 	s := &Server{
 		node:         cfg.Node,
-		status:       statusName(cfg.Node),
+		status:       http1.StatusName(cfg.Node),
 		local:        newLocalCache(isLocal),
 		greeting:     cfg.NodeGreeting,
 		gate:         auth.NewGate(),
@@ -183,6 +184,18 @@ func (s *Server) lookAround() {
 		s.look.Reset(lookEvery)
 	}
 }
+
+// SetPseudonym changes the node's name in Via. No proxy of another cluster may have the same.
+func (s *Server) SetPseudonym(name string) {
+	name = Pseudonym(name)
+	s.pseudonym.Store(&name)
+}
+
+// via returns the node's name in Via.
+func (s *Server) via() string { return *s.pseudonym.Load() }
+
+// Pseudonym converts a name to the form that Via needs: a token.
+func Pseudonym(name string) string { return http1.ViaName(name) }
 
 // clientTLS returns cfg for proxy clients: they speak HTTP/1.1 only.
 func clientTLS(cfg *tls.Config) *tls.Config {

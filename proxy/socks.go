@@ -72,7 +72,7 @@ func (c *socksClient) greet(p *Policy) (socks5.Method, bool) {
 		return 0, false
 	}
 	method, refusal := c.choose(p, offered)
-	c.in.skip(n)
+	c.in.Skip(n)
 	c.out = socks5.AppendChoice(c.out, method)
 	if refusal != nil {
 		c.reject(refusal, "method", int(method))
@@ -121,7 +121,7 @@ func (c *socksClient) authenticate(p *Policy) bool {
 		c.subject.User = user
 		c.untimed() // the check may have taken a while
 	}
-	c.in.skip(n)
+	c.in.Skip(n)
 	if refusal != nil {
 		c.deny(refusal)
 		return false
@@ -151,7 +151,7 @@ func (c *socksClient) request(p *Policy) {
 		return
 	}
 	target, refusal := destination(&r)
-	c.in.skip(n)
+	c.in.Skip(n)
 	c.subject.Host = target
 	c.srv.counters.Requests.Add(1)
 	switch {
@@ -205,14 +205,14 @@ func destination(r *socks5.Request) (t limit.Target, _ *refusal) {
 // been sent go out before it waits.
 func readSOCKS[M any](c *socksClient, parse func([]byte) (M, int, error)) (m M, n int, err error) {
 	for {
-		if m, n, err = parse(c.in.bytes()); n > 0 || err != nil {
+		if m, n, err = parse(c.in.Bytes()); n > 0 || err != nil {
 			return m, n, err
 		}
 		if err = c.flush(); err != nil {
 			return m, 0, err
 		}
 		c.in.before = c.conn
-		err = c.in.fill()
+		err = c.in.Fill()
 		c.in.before = nil
 		if err != nil {
 			return m, 0, err

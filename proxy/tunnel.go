@@ -65,7 +65,7 @@ func (f *flow) pump(dst, src *sock, early *inbuf, moved *atomic.Uint64, fin uint
 	for readErr == nil && writeErr == nil {
 		var buf []byte
 		var n int
-		if early.len() > 0 {
+		if early.Len() > 0 {
 			n, readErr, writeErr = f.pumpEarly(dst, src, early, fin)
 			moved.Add(uint64(n))
 		} else if buf, n, readErr = src.read(nil); readErr == nil {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"net"
 	"strconv"
 	"strings"
@@ -130,9 +129,4 @@ func monotonic() time.Duration {
 		return 0 // the message is then older than any
 	}
 	return time.Duration(ts.Nano())
-}
-
-// pulse sends a sign of life for the calling goroutine and the lease.
-func (a *agent) pulse() {
-	a.notify.alive(a.manager.Late(), fmt.Sprintf("session %s, %s", a.manager.Session().State, count(a.proxy.Open(), "connection")))
 }

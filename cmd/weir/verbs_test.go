@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -48,6 +49,7 @@ func TestConnections(t *testing.T) {
 	}{
 		{nil, "GET /v1/connections?node=%2A"},
 		{[]string{"x.org"}, "GET /v1/connections?host=x.org&node=%2A"},
+		{[]string{"x.org:443", "--client", "10.0.0.0/8", "--user", "nightly"}, "GET /v1/connections?client=10.0.0.0%2F8&host=x.org%3A443&node=%2A&user=nightly"},
 		{[]string{"x.org", "--node", "b", "--limit", "2", "--after", "1/a/9"}, "GET /v1/connections?after=1%2Fa%2F9&host=x.org&limit=2&node=b"},
 	} {
 		f := newFakeAPI(t, map[string][]string{c.call: {list}})
@@ -66,6 +68,46 @@ func TestConnections(t *testing.T) {
 	for _, args := range [][]string{{"connections", "close"}, {"connections", "--limit", "-1"}, {"connections", "a", "b"}} {
 		if code, _, _ := f.weir(testProcess(), args...); code != 2 {
 			t.Errorf("%q: exit %d, want 2", args, code)
+		}
+	}
+}
+
+// TestNoConnections: where nothing is listed, the command says so, and whether the name is known.
+func TestNoConnections(t *testing.T) {
+	use := func(scope, name, pattern string, admitted int) string {
+		return fmt.Sprintf(`{"scope":%q,"name":%q,"pattern":%q,"admitted_total":%d,"nodes":{}}`, scope, name, pattern, admitted)
+	}
+	usage := map[string][]string{
+		"GET /v1/usage/host/x.org":       {use("host", "x.org", "*", 7)},
+		"GET /v1/usage/host/xx.org":      {use("host", "xx.org", "*", 0)},
+		"GET /v1/usage/host/limited.org": {use("host", "limited.org", "limited.org", 0)},
+		"GET /v1/usage/client/10.0.0.7":  {use("client", "10.0.0.7", "", 0)},
+		"GET /v1/usage/user/nightly":     {use("user", "nightly", "*", 0)},
+	}
+	for _, c := range []struct{ args, call, want string }{
+		{"", "", "No open connections.\n"},
+		{"x.org", "host=x.org&", "No open connections to x.org.\n"},
+		{"xx.org", "host=xx.org&", "No open connections to xx.org.\nNothing else is known of host xx.org: no connection to it has been asked for lately.\n"},
+		{"limited.org", "host=limited.org&", "No open connections to limited.org.\n"},
+		{"--client 10.0.0.7 --user nightly", "client=10.0.0.7&", "No open connections of client 10.0.0.7 of user nightly.\n" +
+			"Nothing else is known of client 10.0.0.7: no limit counts it.\nNothing else is known of user nightly: it has asked for nothing lately.\n"},
+		{"--client 10.0.0.0/8", "client=10.0.0.0%2F8&", "No open connections of client 10.0.0.0/8.\n"},
+		{"--after 1/a/9", "after=1%2Fa%2F9&", "No more connections.\n"},
+	} {
+		call := "GET /v1/connections?" + c.call + "node=%2A"
+		if strings.Contains(c.args, "--user") {
+			call += "&user=nightly"
+		}
+		answers := maps.Clone(usage)
+		answers[call] = []string{`{"connections":[]}`}
+		f := newFakeAPI(t, answers)
+		code, stdout, stderr := f.weir(testProcess(), append([]string{"connections"}, strings.Fields(c.args)...)...)
+		if code != 0 || stdout != c.want {
+			t.Errorf("%q: exit %d %q %q", c.args, code, stdout, stderr)
+		}
+		f = newFakeAPI(t, map[string][]string{call: {`{"connections":[]}`}})
+		if code, stdout, _ := f.weir(testProcess(), append([]string{"connections", "--json"}, strings.Fields(c.args)...)...); code != 0 || strings.TrimSpace(stdout) != `{"connections":[]}` || len(f.asked) != 1 {
+			t.Errorf("%q --json: exit %d %q", c.args, code, stdout)
 		}
 	}
 }

@@ -11,6 +11,9 @@ import (
 
 const module = "github.com/weirproxy/weir"
 
+// root is the area of the package at the module's root; only itself is in it.
+const root = "weir"
+
 // areas says which areas of the tree an area may import beside itself. An area is a package of the
 // top level (or a program) with all that is below it, but what is an area of its own.
 var areas = map[string][]string{
@@ -24,13 +27,16 @@ var areas = map[string][]string{
 	"lease/leader":    {"lease/leasepb", "fsm", "fsm/fsmpb", "limit"},
 	"lease/leasetest": {"lease", "lease/leader", "lease/leasepb", "fsm", "fsm/fsmpb", "limit"},
 	"cluster":         {"fsm", "config/certs"},
-	"proxy":           {"lease", "limit", "proxy/accesslog", "proxy/auth", "proxy/resolve", "proxy/socks5"},
+	"proxy":           {"lease", "limit", "proxy/accesslog", "proxy/auth", "proxy/http1", "proxy/resolve", "proxy/socks5"},
 	"proxy/accesslog": nil,
 	"proxy/auth":      nil,
+	"proxy/http1":     nil,
 	"proxy/resolve":   nil,
 	"proxy/socks5":    nil,
 	"api":             {"fsm", "limit"},
-	"cmd/weir":        {"config", "api", "proxy", "proxy/resolve", "lease", "lease/leader", "lease/leasepb", "cluster", "fsm", "limit", "config/certs"},
+	"connlimit":       nil,
+	root:              {"config", "api", "proxy", "proxy/resolve", "lease", "lease/leader", "lease/leasepb", "cluster", "fsm", "limit", "config/certs"},
+	"cmd/weir":        {root, "config", "api", "config/certs", "limit", "fsm", "cluster"}, // the last two read a stopped server's files
 	"e2e":             {"api"},
 	"examples/demo":   {"e2e"},
 }
@@ -41,6 +47,7 @@ var testAreas = map[string][]string{
 	"lease":         {"lease/leader", "lease/leasetest", "fsm"},
 	"lease/leader":  {"lease/leasetest"},
 	"lease/leasepb": {"lease/leasetest"},
+	"proxy/http1":   {"limit"},
 }
 
 // libraries says in which areas a third-party module may be imported but by tests. What is not
@@ -57,14 +64,14 @@ var libraries = map[string][]string{
 	"github.com/spf13/cobra":              {"cmd/weir"},
 	"charm.land/bubbletea":                {"cmd/weir"},
 	"go.yaml.in/yaml":                     {"cmd/weir"},
-	"google.golang.org/grpc":              {"lease/leasepb", "lease/leader", "cluster", "cmd/weir"},
+	"google.golang.org/grpc":              {"lease/leasepb", "lease/leader", "cluster", root},
 	"google.golang.org/protobuf":          {"fsm", "fsm/fsmpb", "lease/leasepb", "lease/leasetest", "cluster"},
 	"github.com/miekg/dns":                {"proxy/resolve"},
 	"github.com/prometheus":               {"api"},
 }
 
 // testOnly are the modules that no program may contain.
-var testOnly = []string{"pgregory.net/rapid", "go.uber.org/goleak", "github.com/google/go-cmp", "github.com/anishathalye/porcupine", "github.com/pb33f", "github.com/chromedp"}
+var testOnly = []string{"pgregory.net/rapid", "go.uber.org/goleak", "github.com/google/go-cmp", "github.com/anishathalye/porcupine", "github.com/pb33f", "github.com/chromedp", "github.com/hashicorp/go-connlimit", "golang.org/x/net/netutil"}
 
 // testHelpers are the areas whose packages exist for tests, though their files are not test files.
 var testHelpers = []string{"e2e", "examples/demo", "lease/leasetest", "limit/limittest"}
@@ -72,7 +79,7 @@ var testHelpers = []string{"e2e", "examples/demo", "lease/leasetest", "limit/lim
 // Check returns a sentence for each import of the package at path that no arrow allows. tests tells
 // that the imports are those of its tests.
 func Check(path string, imports []string, tests bool) []string {
-	within := strings.TrimPrefix(strings.TrimPrefix(path, module), "/")
+	within := place(path)
 	area, known := areaOf(within)
 	if !known {
 		return []string{fmt.Sprintf("%s is in no area of the layout: add it to the arrows", path)}
@@ -87,7 +94,8 @@ func Check(path string, imports []string, tests bool) []string {
 }
 
 func forbidden(within, area, target string, tests bool) string {
-	if inside, ok := strings.CutPrefix(target, module+"/"); ok {
+	if covers(module, target) {
+		inside := place(target)
 		if !tests && isHelper(inside) && !isHelper(within) {
 			return "only tests may"
 		}
@@ -106,6 +114,14 @@ func forbidden(within, area, target string, tests bool) string {
 		return "only tests may"
 	}
 	return ""
+}
+
+// place is a package's path below the module, or root.
+func place(path string) string {
+	if path == module {
+		return root
+	}
+	return strings.TrimPrefix(path, module+"/")
 }
 
 func isHelper(within string) bool {

@@ -54,6 +54,8 @@ func TestCheck(t *testing.T) {
 		{"lease/leasetest", module + "/lease", false, ""},
 		{"lease", module + "/lease/leasepb", false, ""},
 		{"cmd/weir", module + "/config", false, ""},
+		{"cmd/weir", module, false, ""},
+		{"", module + "/cluster", false, ""},
 		{"config", "github.com/hashicorp/hcl/v2/hclparse", false, ""},
 		{"proxy", "net/http", false, ""},
 		{"proxy", "go.uber.org/goleak", true, ""},
@@ -62,6 +64,9 @@ func TestCheck(t *testing.T) {
 		{"lease/leasetest/sim", module + "/lease/leasetest", false, ""},
 		{"lease", module + "/lease/leasetest", false, "only tests may"},
 		{"cmd/weir", module + "/lease/leasetest", false, "only tests may"},
+		{"cmd/weir", module + "/proxy", false, "cmd/weir may import"},
+		{"api", module, false, "api may import [fsm limit]"},
+		{"", module + "/cmd/weir/top", false, "weir may import"},
 		{"lease", module + "/proxy", false, "lease may import [lease/leasepb fsm/fsmpb limit]"},
 		{"lease", module + "/proxy", true, "lease may import [lease/leasepb fsm/fsmpb limit]"},
 		{"lease", module + "/fsm", false, "lease may import [lease/leasepb fsm/fsmpb limit]"},
@@ -69,7 +74,7 @@ func TestCheck(t *testing.T) {
 		{"lease", module + "/lease/leader", false, "lease may import [lease/leasepb fsm/fsmpb limit]"},
 		{"lease", module + "/lease/leader", true, ""},
 		{"lease/leader", module + "/lease", false, "lease/leader may import [lease/leasepb fsm fsm/fsmpb limit]"},
-		{"lease", "google.golang.org/grpc", false, "only [lease/leasepb lease/leader cluster cmd/weir] may"},
+		{"lease", "google.golang.org/grpc", false, "only [lease/leasepb lease/leader cluster weir] may"},
 		{"config", module + "/config/certs", false, ""},
 		{"cluster", module + "/config/certs", false, ""},
 		{"cluster", module + "/config", false, "cluster may import [fsm config/certs]"},
@@ -82,9 +87,13 @@ func TestCheck(t *testing.T) {
 		{"fsm", "pgregory.net/rapid", false, "only tests may"},
 		{"proxy", "github.com/prometheus/client_golang/prometheus", false, "only [api] may"},
 		{"api", "github.com/pb33f/libopenapi-validator", false, "only tests may"},
+		{"connlimit", "net/http", false, ""},
+		{"connlimit", module + "/limit", false, "connlimit may import []"},
+		{"connlimit", "github.com/hashicorp/go-connlimit", true, ""},
+		{"connlimit", "github.com/hashicorp/go-connlimit", false, "only tests may"},
 		{"elsewhere", "net", false, "no area"},
 	} {
-		wrong := strings.Join(Check(module+"/"+test.from, []string{test.imports}, test.tests), "\n")
+		wrong := strings.Join(Check(strings.TrimSuffix(module+"/"+test.from, "/"), []string{test.imports}, test.tests), "\n")
 		if (wrong == "") != (test.wrong == "") || !strings.Contains(wrong, test.wrong) {
 			t.Errorf("%s imports %s (tests: %v): %q; want %q", test.from, test.imports, test.tests, wrong, test.wrong)
 		}

@@ -75,6 +75,8 @@ func (p *keyPlan) aimAtShares(over int64) {
 	var holders []*row
 	for _, r := range p.rows {
 		switch {
+		case over <= 0 && !p.rate && r.awaits():
+			// it would give back at once what it got for its requests, and they would be refused
 		case r.held > r.share:
 			holders = append(holders, r)
 		case !p.claims(r):
@@ -169,8 +171,8 @@ func (p *keyPlan) answer() {
 		if d.ask == 0 {
 			continue
 		}
-		if p.now < d.askSince+askPatience && r.present() && (r.add > 0 || p.wait || d.parked > 0 || !p.othersBusy(r)) {
-			if r.add < r.says.waiting { // otherwise all who wait are served, which the node will say
+		if p.now < d.askSince+askPatience && r.present() && (r.add > 0 || r.awaits() || p.wait || d.parked > 0 || !p.othersBusy(r)) {
+			if r.held-r.says.held < r.says.waiting { // otherwise all who wait are served, which the node will say
 				p.a.wakeAt(p.c, d.askSince+askPatience)
 			}
 			continue

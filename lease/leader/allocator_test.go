@@ -387,3 +387,41 @@ func TestWakes(t *testing.T) {
 		a.dirty[0].dirty, a.dirty = false, a.dirty[:0]
 	}
 }
+
+// A slot that is on its way to a request that waits is not asked back before the node has had it,
+// and the request is not refused meanwhile: it would lie idle with one node after the other.
+func TestGrantOnItsWayStays(t *testing.T) {
+	d := newDesk(t, kit.Limit(t, "up", 2, limit.Queue{}))
+	d.join(1, "a", "1")
+	d.join(2, "b", "2")
+	d.demand(1, &leasepb.Demand{Waiting: 1})
+	d.turn()
+	d.demand(1, &leasepb.Demand{Held: 1, InUse: 1, Waiting: 1, Ask: 1})
+	cmd := d.alloc.Next(d.now, d.state)
+	d.demand(2, &leasepb.Demand{Waiting: 1, Ask: 1})
+	d.alloc.Applied(d.now, d.state, d.apply(cmd))
+	if d.granted(1) != 2 {
+		t.Fatalf("node a has %d slots, want both", d.granted(1))
+	}
+	for _, o := range d.turn() {
+		as := o.Msg.GetAssign()
+		for _, target := range as.GetTargets() {
+			if o.Conn == 1 && target.Slots != leasepb.NoTarget {
+				t.Errorf("node a is to come down to %d before it has what it was granted", target.Slots)
+			}
+		}
+		if len(as.GetAnswers()) > 0 {
+			t.Errorf("node %d is told that nothing is free", o.Conn)
+		}
+	}
+	d.demand(1, &leasepb.Demand{Held: 2, InUse: 2})
+	asked := false
+	for _, o := range d.turn() {
+		for _, target := range o.Msg.GetAssign().GetTargets() {
+			asked = asked || o.Conn == 1 && target.Slots == 1
+		}
+	}
+	if !asked {
+		t.Error("node a keeps both slots while b waits")
+	}
+}

@@ -2,6 +2,7 @@ package leader
 
 import (
 	"testing"
+	"time"
 
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/fsm/fsmpb"
@@ -120,5 +121,21 @@ func TestChangedBurstMovesNothing(t *testing.T) {
 	d.alloc.update(d.now, 1, &leasepb.Update{Releases: tenth, Demands: []*leasepb.Demand{{Key: key, Held: 3 * limit.Shares / 10, InUse: 3 * limit.Shares / 10}}})
 	if got := grantsOf(d.turn(), 2); got.Slots != limit.Shares/10 {
 		t.Errorf("%d shares are granted of a tenth that is free", got.Slots)
+	}
+}
+
+// What an older log says of the levels is passed on only once a unit that lay free since would have
+// filled: what has been taken since that log may be in it still.
+func TestLevelsOfAnOlderLog(t *testing.T) {
+	for after, want := range map[time.Duration]int64{0: 0, 4 * time.Second: 0, 5 * time.Second: 2000} {
+		d := handOver(t, 1000)
+		d.alloc.Distrust(d.now)
+		d.now += after
+		for _, p := range d.alloc.order {
+			p.seen = d.now
+		}
+		if got := grantsOf(d.turn(), 2); got.Slots != limit.Shares || got.Level != want {
+			t.Errorf("after %v, %d shares go out with %d grains, want %d with %d", after, got.Slots, got.Level, limit.Shares, want)
+		}
 	}
 }

@@ -36,6 +36,9 @@ type schedule struct {
 	notBefore time.Duration // a new leader grants nothing before this
 	turn      time.Duration
 	commit    time.Duration // moving average
+
+	distrusts bool // the levels in the log, up to trustFrom and the time to fill
+	trustFrom time.Duration
 }
 
 // rest is freed slots that may not be granted yet.
@@ -179,7 +182,7 @@ func (a *Allocator) adjusted(now time.Duration, st *fsm.State, cmd *fsm.Adjust, 
 			continue
 		}
 		as := p.assigning()
-		as.Grants = append(as.Grants, &leasepb.Holding{Key: fsmpb.KeyOf(adj.Key), Slots: adj.Delta, Level: adj.Level})
+		as.Grants = append(as.Grants, &leasepb.Holding{Key: fsmpb.KeyOf(adj.Key), Slots: adj.Delta, Level: a.level(now, st, adj.Key, adj.Level)})
 	}
 }
 

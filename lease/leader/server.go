@@ -47,6 +47,9 @@ type Server struct {
 	lead *leadership
 	dead map[string]bool // nodes that gossip calls dead
 	left []lateFarewell  // those that came while nobody led here, the newest last
+	// heldUntil is up to when this server was to grant nothing, since its log may be an older copy;
+	// zero: it was not.
+	heldUntil time.Time
 }
 
 // maxDead bounds the memory of nodes that gossip calls dead: names may be new with each start of a
@@ -85,7 +88,8 @@ func New(log Log, store Store, leader func() string, logger hclog.Logger) *Serve
 
 // Lead serves as the leader of a term until ctx ends. Everything in the log up to the term's
 // beginning must have been applied. For hold it grants nothing: the log may have forgotten sessions
-// that are alive until then. left is what nodes said in gossip before they went.
+// that are alive until then, and what it says of the levels of rates is passed on only once that
+// can do no harm. left is what nodes said in gossip before they went.
 func (s *Server) Lead(ctx context.Context, term uint64, hold time.Duration, left ...Farewell) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -102,6 +106,12 @@ func (s *Server) Lead(ctx context.Context, term uint64, hold time.Duration, left
 		l.alloc.Hold(l.now() + hold)
 	}
 	s.mu.Lock()
+	if hold > 0 {
+		s.heldUntil = time.Now().Add(hold)
+	}
+	if !s.heldUntil.IsZero() { // also of an earlier term
+		l.alloc.Distrust(l.now() + time.Until(s.heldUntil))
+	}
 	for _, f := range left {
 		l.alloc.Left(f)
 	}

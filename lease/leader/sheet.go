@@ -18,6 +18,9 @@ func (r *row) short() int64 { return max(0, r.want-r.held) }
 // present reports whether requests wait at this moment.
 func (r *row) present() bool { return r.says.waiting > 0 }
 
+// awaits reports whether a grant is on its way to requests that wait.
+func (r *row) awaits() bool { return r.present() && r.held > r.says.held }
+
 // unserved is what is asked for waiting requests and has no slot in the plan yet.
 func (r *row) unserved() int64 { return max(0, min(r.short(), r.says.waiting-r.add)) }
 

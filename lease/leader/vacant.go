@@ -75,15 +75,20 @@ func (a *Allocator) judge(now time.Duration, st *fsm.State, v *vacancy) {
 	index, wait := uint64(0), vacantFor
 	if l.Caps(v.key.Resource) {
 		index = l.ModifyIndex
-		// Buckets fill a little slower than they might, and clocks run apart.
-		fill := timeToFill(l.BurstGrains(v.key.Resource), l.PerSecond(v.key.Resource))
-		wait = fill + fill/100 + leasepb.Margin
+		wait = fillTime(l, v.key.Resource)
 	}
 	if v.judged && v.limit != index || !v.judged && v.table != st.Table().Index {
 		v.since = now
 	}
 	v.judged, v.limit = true, index
 	v.due = nextStep(max(v.since, a.notBefore) + wait)
+}
+
+// fillTime is how long the bucket of a rate takes to fill. Buckets fill a little slower than they
+// might, and clocks run apart.
+func fillTime(l *limit.Limit, r limit.Resource) time.Duration {
+	fill := timeToFill(l.BurstGrains(r), l.PerSecond(r))
+	return fill + fill/100 + leasepb.Margin
 }
 
 // forgettable takes out the keys that the log may forget now. What becomes of them, the entry's

@@ -50,7 +50,7 @@ func (c *conn) ask(s limit.Subject) {
 // begin takes a request in hand.
 func (c *conn) begin() {
 	c.uses++
-	c.draw, c.noted, c.waited = lease.NewDraw(&c.subject), 0, 0
+	c.draw, c.tokens, c.waited = nil, nil, 0
 	c.swapped = c.w.rule == RuleOtherOrder && c.x.dice.one(2)
 	if !c.w.scoped || c.reuses && c.w.rule == RuleReusedFree {
 		return
@@ -133,23 +133,52 @@ func (c *conn) goOn() {
 		}
 		c.got(s, i)
 	}
-	for !c.draw.Try(x.node, c.tokenClock()) {
-		c.countTokens()
-		t := c.draw.Taker()
-		w, err := x.node.Take(c.tokenClock().Now(), t, c.waited, c.answer)
+	if c.draw == nil && !x.node.TryTake(&c.subject, c.tokenClock()) {
+		c.draw = lease.NewDraw(&c.subject, c.waited)
+	}
+	for c.draw != nil && !c.draw.Taken() {
+		w, err := x.node.Take(c.tokenClock().Now(), c.draw, c.answer)
 		if w != nil {
-			c.taker = t
-			c.waitFor(w, t.Key(x.node.Table()))
+			c.drawing = true
+			c.waitFor(w, w.Key(x.node.Table()))
 			return
 		}
 		if err != nil {
 			c.fail(err)
 			return
 		}
-		c.draw.Got(t)
+	}
+	c.tokens = c.tokenKeys()
+	if c.draw != nil && len(c.tokens) > 1 && c.w.rule == RuleTokensEarly {
+		x.at(x.dice.upTo(2*second), false, c, evBegins, c.uses)
+		return
 	}
 	c.countTokens()
 	c.admitted()
+}
+
+// tokenKeys is of what a request that begins has tokens, by the limits that its node enforces.
+func (c *conn) tokenKeys() (keys []limit.Key) {
+	table := c.x.node.Table()
+	for _, scope := range claimedScopes {
+		if table == nil {
+			break
+		}
+		if l, name := table.Find(scope, &c.subject); l.Caps(limit.Requests) && !l.Report {
+			keys = append(keys, limit.Key{Scope: scope, Resource: limit.Requests, Name: name})
+		}
+	}
+	return keys
+}
+
+// beginLate begins a request long after it has taken its tokens, where that rule is broken.
+func (c *conn) beginLate() {
+	if c.state != connWaits && !c.reuses {
+		return
+	}
+	c.countTokens()
+	c.admitted()
+	c.x.after()
 }
 
 // waitFor notes that the request waits.
@@ -165,19 +194,14 @@ func (c *conn) answer(err error) {
 	c.err = err
 	c.waiter = nil
 	c.w.up.unwait(c)
-	if c.taker == nil {
+	if !c.drawing {
 		c.waited += c.w.now - c.asked
+		if err == nil {
+			s, i := c.next()
+			c.got(s, i)
+		}
 	}
-	switch {
-	case err != nil:
-	case c.taker != nil:
-		c.draw.Got(c.taker)
-		c.countTokens()
-	default:
-		s, i := c.next()
-		c.got(s, i)
-	}
-	c.taker = nil
+	c.drawing = false
 	c.x.at(0, false, c, evAnswered, c.uses)
 }
 
@@ -202,7 +226,7 @@ func (c *conn) fail(err error) {
 		c.end()
 		return
 	}
-	c.returnTokens()
+	c.forsake()
 	if c.w.rule != RuleKeepsClaims {
 		c.releaseClaims()
 	}
@@ -219,8 +243,8 @@ func (c *conn) leave() {
 	case !c.x.node.Cancel(c.waiter):
 		return
 	}
-	c.waiter, c.taker = nil, nil
-	c.returnTokens()
+	c.waiter, c.drawing = nil, false
+	c.forsake()
 	c.releaseClaims()
 	c.over(false)
 	c.x.after()
@@ -231,10 +255,10 @@ func (c *conn) giveUp() {
 	if c.reuses {
 		if c.waiter != nil {
 			c.x.node.Cancel(c.waiter)
-			c.waiter, c.taker = nil, nil
+			c.waiter, c.drawing = nil, false
 			c.w.up.unwait(c)
 		}
-		c.returnTokens()
+		c.forsake()
 	}
 }
 
@@ -315,25 +339,19 @@ func (c *conn) unlist() {
 	x.conns = x.conns[:last]
 }
 
-// countTokens lets the upstream count the tokens that have been taken since it did last.
+// countTokens lets the upstream count the tokens of a request that begins.
 func (c *conn) countTokens() {
-	keys := c.draw.Keys()
-	for _, key := range keys[min(c.noted, int64(len(keys))):] {
+	for _, key := range c.tokens {
 		c.w.up.took(c, key)
-		c.noted++
 	}
+	c.tokens = nil
 }
 
-// returnTokens gives back tokens that were taken for nothing.
-func (c *conn) returnTokens() {
-	if c.noted == 0 {
-		return
+// forsake gives up what is kept for a request that does not go on.
+func (c *conn) forsake() {
+	if c.draw != nil {
+		c.x.node.Forsake(c.x.clock(), c.draw)
 	}
-	for _, key := range c.draw.Keys() {
-		c.w.up.untook(c, key)
-	}
-	c.noted = 0
-	c.draw.GiveBack(c.x.clock())
 }
 
 // tokenClock is the clock that tokens are taken by.

@@ -60,8 +60,9 @@
 // user and in all. Whenever a token is taken: in no window of time that begins with a token are
 // there more than the rate brings in it, and the burst, in true time, plus what a clock that runs
 // fast makes of it. A limit that was changed is in force until all nodes with a session have heard
-// of it, and a window is judged by the largest that was in force within it. Tokens that went back
-// for nothing don't count. A limit that only reports refuses nobody and severs nothing.
+// of it, and a window is judged by the largest that was in force within it. What counts is when the
+// request begins, for all its limits alike. A limit that only reports refuses nobody and severs
+// nothing.
 //
 // With every entry: the state machine's rules, and that no node believes to hold more than the log
 // grants it. Every 64 events, and in one plan of sixteen after each: that everything agrees with
@@ -71,9 +72,9 @@
 // When the faults have ended, within a ttl and a few seconds: every node has a session; no request
 // waits, or is refused, while a slot has been free for about one and a half seconds; where requests
 // queue, every node that asks is served within the rounds that it takes; no requests wait for each
-// other; while requests wait for tokens at least half of the rate is used, and everybody has a
-// turn. When the work ends, within ten seconds, nothing is left: no grant in the log, nothing in
-// the memory of nodes or of the leader.
+// other; while requests wait for tokens at least half of the rate is used, of theirs or of another
+// that they are under, and everybody has a turn. When the work ends, within ten seconds, nothing is
+// left: no grant in the log, nothing in the memory of nodes or of the leader.
 //
 // # How it can fail
 //
@@ -88,10 +89,7 @@
 //
 // # What is not simulated
 //
-// Bytes by time: a [lease.Meter] takes them through the Manager, whose tests have real ones. Levels
-// of a log that was put back to an older copy, which hands them out again: rates are not judged
-// from then on. A token that was taken, and whose request then waits for another, counts from when
-// it was taken.
+// Bytes by time: a [lease.Meter] takes them through the Manager, whose tests have real ones.
 //
 // The goroutines around the cores, gRPC, Raft itself (its promises are assumed, not its code),
 // memberlist, sockets: those have tests of their own, with real ones. Clocks that drift further

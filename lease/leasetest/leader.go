@@ -64,6 +64,9 @@ func newLeadership(x *process, term uint64) *leadership {
 	if x.doubted && w.rule != RulePutBackGrants {
 		l.alloc.Hold(x.born + w.plan.TTL.D() + leaseMargin)
 	}
+	if x.doubted && w.rule != RulePutBackLevels {
+		l.alloc.Distrust(x.born + w.plan.TTL.D() + leaseMargin)
+	}
 	for _, y := range w.nodes {
 		if w.dead[y.name] {
 			l.alloc.Health(y.name, true)

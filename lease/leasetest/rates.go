@@ -1,7 +1,6 @@
 package leasetest
 
 import (
-	"slices"
 	"time"
 
 	"github.com/weirproxy/weir/lease"
@@ -18,7 +17,7 @@ type rateInfo struct {
 	behind bool // some node has yet to hear of the newest limits
 	now    rateSpan
 
-	takes   []time.Duration // of all tokens, those included that went back for nothing: then their unit may have gone on
+	takes   []time.Duration // of all tokens
 	waiting int             // requests, once nothing goes wrong any more
 	since   time.Duration   // somebody has waited all the time, but for moments
 	until   time.Duration   // somebody waited last
@@ -96,11 +95,10 @@ func (u *upstream) rateChanged(k *keyInfo) {
 	}
 }
 
-// took is a token of a key that a node takes. Once the log has been put back to an older copy,
-// nothing is judged: it hands out again what levels that copy has.
+// took is a token of a key that a node takes.
 func (u *upstream) took(c *conn, key limit.Key) {
 	k := &u.keys[u.keyOf(key)]
-	if k.rate == nil || u.table == nil || c.x.losing || u.w.raft.putBacks > 0 {
+	if k.rate == nil || u.table == nil || c.x.losing {
 		return
 	}
 	if k.rate.behind {
@@ -118,24 +116,6 @@ func (u *upstream) took(c *conn, key limit.Key) {
 	k.rate.takes = append(k.rate.takes, u.w.now)
 	if over := k.rate.add(rateStep{at: u.w.now, by: c}); over > rateSlack {
 		u.w.fail(BreachOverRate, "node %s took a token of %s, which is %.3f more than %.3g a second and %.3g at once allow", c.x.name, key, over, k.rate.now.second, k.rate.now.burst)
-	}
-}
-
-// untook is a token that goes back, since nothing came of the request.
-func (u *upstream) untook(c *conn, key limit.Key) {
-	r := u.keys[u.keyOf(key)].rate
-	if r == nil {
-		return
-	}
-	for i := len(r.steps) - 1; i >= 0; i-- {
-		if r.steps[i].by == c {
-			steps := slices.Delete(r.steps, i, i+1)
-			r.steps, r.spans = nil, nil
-			for _, s := range steps {
-				r.add(s)
-			}
-			return
-		}
 	}
 }
 
@@ -185,30 +165,72 @@ func (r *rateInfo) used(since time.Duration) (n int) {
 	return n
 }
 
-// watchRate judges a rate for which requests wait: most of it is used, and everybody has a turn.
+// watchRate judges a rate for which requests wait: most of it is used, unless they lack others too,
+// and everybody has a turn.
 func (u *upstream) watchRate(k *keyInfo) {
 	r := k.rate
 	if r.behind {
 		u.rateChanged(k)
 	}
-	if r.now.second == 0 || r.waiting == 0 || u.w.raft.putBacks > 0 {
+	if r.now.second == 0 || r.waiting == 0 {
 		return
+	}
+	window := u.w.patience() + 3*u.tokenTime(r)
+	if u.w.now-max(r.since, u.finalFrom) > window && !u.lacksOthers(k, window) {
+		u.w.out.Watched++
+		if n, brings, ok := u.wellUsed(r, window); !ok {
+			u.w.fail(BreachStarved, "requests wait for tokens of %s, and of %.1f in the last %v only %d were used", k.key, brings, window, n)
+		}
+	}
+	for _, c := range u.asked {
+		if c.key != k.key {
+			continue
+		}
+		token := u.tokenTime(r)
+		for _, key := range c.tokenKeys() {
+			token = max(token, u.tokenTime(u.keys[u.keyOf(key)].rate))
+		}
+		turn := u.w.patience() + 3*token*time.Duration(len(u.w.plan.Workers)+3)
+		if waited := u.w.now - c.asked; waited > turn {
+			u.w.fail(BreachStarved, "node %s has waited %v for a token of %s, want at most %v", c.x.name, waited, k.key, turn)
+		}
+	}
+}
+
+// tokenTime is how long a token takes to come, and to be used.
+func (u *upstream) tokenTime(r *rateInfo) time.Duration {
+	if r.now.second == 0 {
+		return 0
 	}
 	token := time.Duration(float64(time.Second) / r.now.second)
 	if int(r.now.burst) < len(u.w.nodes) { // units go round, and a node whose turn it is may have no more use for its own
 		token = max(token, u.w.handing())
 	}
-	window := u.w.patience() + 3*token
-	if u.w.now-max(r.since, u.finalFrom) > window {
-		u.w.out.Watched++
-		if n, brings := r.used(u.w.now-window), float64(window)/float64(token); float64(n) < brings/2-1 {
-			u.w.fail(BreachStarved, "requests wait for tokens of %s, and of %.1f in the last %v only %d were used", k.key, brings, window, n)
-		}
-	}
-	turn := u.w.patience() + 3*token*time.Duration(len(u.w.plan.Workers)+3)
+	return token
+}
+
+// wellUsed reports whether most of a rate was used lately.
+func (u *upstream) wellUsed(r *rateInfo, window time.Duration) (n int, brings float64, ok bool) {
+	n, brings = r.used(u.w.now-window), float64(window)/float64(u.tokenTime(r))
+	return n, brings, float64(n) >= brings/2-1
+}
+
+// lacksOthers reports whether a request that waits for a rate is under another one too, which is
+// used well, or which it can't have for now.
+func (u *upstream) lacksOthers(k *keyInfo, window time.Duration) bool {
 	for _, c := range u.asked {
-		if waited := u.w.now - c.asked; c.key == k.key && waited > turn {
-			u.w.fail(BreachStarved, "node %s has waited %v for a token of %s, want at most %v", c.x.name, waited, k.key, turn)
+		if c.key != k.key {
+			continue
+		}
+		for _, key := range c.tokenKeys() {
+			r := u.keys[u.keyOf(key)].rate
+			if key == k.key || r.now.second == 0 {
+				continue
+			}
+			if _, _, ok := u.wellUsed(r, window); ok {
+				return true
+			}
 		}
 	}
+	return false
 }

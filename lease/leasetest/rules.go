@@ -45,6 +45,7 @@ const (
 	RuleBeforeExchange        // 8: a node is granted slots before the exchange
 	RuleReleaseEarly          // the slot is released before the upstream has seen the end
 	RulePutBackGrants         // a lone server whose log is an older copy grants at once
+	RulePutBackLevels         // it passes on the levels of that log
 	RuleOtherCluster          // 9: node and leader don't look which cluster the other is of
 	RuleSecondCluster         // 9: a server that has lost its disk forms a cluster without listening first
 	RuleKeepsClaims           // a request that is refused keeps its earlier claims
@@ -57,6 +58,7 @@ const (
 	RuleLevelTwice            // rates 4: a level goes out with two grants
 	RuleUnitsFreedEarly       // rates 4: units of a session that is not proven any more are freed early
 	RuleTwoFill               // rates: two nodes fill one unit
+	RuleTokensEarly           // rates 6: tokens are taken before the request has waited for others
 	RuleUncut                 // fsm 1: an increase is not cut to what is free
 	RuleClosedIncrease        // fsm 2: an increase for a session that is not open counts
 	RuleBelowZero             // fsm 3: a decrease takes more than the session has
@@ -72,8 +74,8 @@ var ruleNames = [rules]string{
 	"", "lease-from-answer", "unverified", "stale-proof", "close-early", "no-margin", "new-leader-forgets", "no-fence", "fence-late",
 	"timer-only", "sever-ignored", "bytes-after", "clock-stops", "wall-ignored", "uncommitted", "release-in-use", "other-identity",
 	"no-rest", "new-leader-no-rest", "unproven", "stale-statement", "keep-missing", "keep-difference", "before-exchange", "release-early",
-	"put-back-grants", "other-cluster", "second-cluster", "keeps-claims", "other-order", "reused-free", "unit-full", "tokens-late",
-	"units-kept", "no-cut", "level-twice", "units-freed-early", "two-fill",
+	"put-back-grants", "put-back-levels", "other-cluster", "second-cluster", "keeps-claims", "other-order", "reused-free", "unit-full", "tokens-late",
+	"units-kept", "no-cut", "level-twice", "units-freed-early", "two-fill", "tokens-early",
 	"fsm-uncut", "fsm-closed-increase", "fsm-below-zero", "fsm-close-keeps", "fsm-stale-term", "fsm-repeated", "fsm-refill",
 }
 

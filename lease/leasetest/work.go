@@ -70,13 +70,13 @@ type conn struct {
 	subject limit.Subject
 	slot    *lease.Slot
 	request *lease.Request // in hand; nil: none, or the plan has no limit that would count it
-	draw    lease.Draw
-	noted   int64 // so many of the draw's tokens the upstream has counted
+	draw    *lease.Draw    // of its tokens; nil: it needs none, or got them at once
+	tokens  []limit.Key    // that it has taken, and the upstream has yet to count
 	claims  [claimScopes]claim
 	swapped bool // it takes its claims in another order, where that rule is broken
 
 	waiter  *lease.Waiter
-	taker   *lease.Waiter // the waiter, where it waits for a token
+	drawing bool          // it waits for a token
 	waits   int64         // how often it has waited
 	uses    int64         // how many requests it has served, or tried to
 	key     limit.Key     // what it waits for, or waited for last
@@ -115,6 +115,7 @@ const (
 	evOpened
 	evHeld
 	evReuse
+	evBegins
 	evEnds // at the upstream
 	evReleased
 )
@@ -146,6 +147,10 @@ func (c *conn) act(kind uint8, n int64) {
 		c.holdOver()
 	case evReuse:
 		c.reuse()
+	case evBegins:
+		if c.uses == n {
+			c.beginLate()
+		}
 	case evEnds:
 		c.w.up.ended(c)
 	case evReleased:
@@ -249,7 +254,6 @@ func (w *world) endDelay(c *conn) time.Duration {
 // drop gives back what was never used.
 func (c *conn) drop() {
 	c.w.up.forget(c)
-	c.returnTokens()
 	c.release()
 }
 

@@ -1,8 +1,0 @@
-//go:build !faults
-
-package main
-
-import "github.com/weirproxy/weir/lease"
-
-// leaseClock returns the clock of the lease.
-func leaseClock() (lease.Clock, error) { return lease.NewSystemClock(), nil }

@@ -1,0 +1,86 @@
+package connlimit
+
+import (
+	"net"
+	"net/netip"
+	"strings"
+)
+
+// addrOf returns the address that conn is from, unmapped, or the zero Addr if it has none. Where a
+// wrapper does not know, what it wraps is asked.
+func addrOf(conn net.Conn) netip.Addr {
+	for conn != nil {
+		if a := conn.RemoteAddr(); a != nil {
+			return netAddr(a)
+		}
+		conn = inner(conn)
+	}
+	return netip.Addr{}
+}
+
+// inner returns what conn wraps, or nil.
+func inner(conn net.Conn) net.Conn {
+	switch c := conn.(type) {
+	case interface{ NetConn() net.Conn }:
+		return c.NetConn()
+	case interface{ Unwrap() net.Conn }:
+		return c.Unwrap()
+	}
+	return nil
+}
+
+// innermost unwraps conn as far as possible.
+func innermost(conn net.Conn) net.Conn {
+	for range 16 { // a wrapper of itself is a mistake, but not a reason to hang
+		in := inner(conn)
+		if in == nil {
+			break
+		}
+		conn = in
+	}
+	return conn
+}
+
+// netAddr returns the IP address in a, unmapped, or the zero Addr.
+func netAddr(a net.Addr) netip.Addr {
+	switch a := a.(type) {
+	case nil:
+		return netip.Addr{}
+	case *net.TCPAddr:
+		return fromIP(a.IP, a.Zone)
+	case *net.UDPAddr:
+		return fromIP(a.IP, a.Zone)
+	case *net.IPAddr:
+		return fromIP(a.IP, a.Zone)
+	case *net.UnixAddr:
+		return netip.Addr{}
+	case interface{ AddrPort() netip.AddrPort }:
+		return a.AddrPort().Addr().Unmap()
+	}
+	return parseHost(a.String())
+}
+
+func fromIP(ip net.IP, zone string) netip.Addr {
+	addr, _ := netip.AddrFromSlice(ip)
+	addr = addr.Unmap()
+	if zone != "" && addr.Is6() {
+		addr = addr.WithZone(zone)
+	}
+	return addr
+}
+
+// parseHost reads an address as it stands in http.Request.RemoteAddr and in the headers of proxies:
+// with or without a port, IPv6 with or without brackets. Anything else is the zero Addr.
+func parseHost(s string) netip.Addr {
+	if p, err := netip.ParseAddrPort(s); err == nil {
+		return p.Addr().Unmap()
+	}
+	if in, ok := strings.CutPrefix(s, "["); ok {
+		s = strings.TrimSuffix(in, "]")
+	}
+	addr, err := netip.ParseAddr(s)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return addr.Unmap()
+}

@@ -1,0 +1,78 @@
+package connlimit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"time"
+)
+
+// Cluster holds slots that a fleet of servers shares. A node of package weir in the same process is
+// one.
+type Cluster interface {
+	// Hold takes a slot of each limit of scope client and key that (client, key) is under, with
+	// client possibly the zero Addr and key possibly "". lost is called at most once, when the slots
+	// are lost: the connection must end. ctx bounds the taking; the slots outlive it.
+	//
+	// An error of being over a limit has a method RetryAfter() (time.Duration, bool).
+	Hold(ctx context.Context, client netip.Addr, key string, lost func()) (release func(), err error)
+}
+
+// hold adds the cluster's slot to one from here, or frees that.
+func (l *Limiter) hold(ctx clusterContext, b *book, c *Config, slot Slot, addr netip.Addr) (Slot, error) {
+	err := l.holdWithin(ctx, b, c, slot, addr)
+	if err == nil {
+		return slot, nil
+	}
+	slot.Free()
+	if errors.Is(err, ErrLimit) {
+		b.countRefusal(addr)
+	}
+	return Slot{}, err
+}
+
+// A clusterContext is how long a slot of the cluster is waited for, and what happens when it is lost.
+type clusterContext struct {
+	context.Context
+	lost func()
+}
+
+// closing is the context of a connection: it is closed when its slot is lost.
+func closing(conn net.Conn) clusterContext {
+	return clusterContext{context.Background(), func() { abort(conn) }}
+}
+
+func (l *Limiter) holdWithin(cc clusterContext, b *book, c *Config, slot Slot, addr netip.Addr) error {
+	ctx, cancel := context.WithTimeout(cc, c.ClusterTimeout)
+	defer cancel()
+	var ended atomic.Bool // what is lost after the connection's end is nobody's loss
+	release, err := c.Cluster.Hold(ctx, addr, c.ClusterKey, func() {
+		if !ended.Load() {
+			b.tally(addr, func(c *Counters) { c.Lost++ })
+			cc.lost()
+		}
+	})
+	var over interface{ RetryAfter() (time.Duration, bool) }
+	switch {
+	case err == nil:
+		if !slot.attach(func() { ended.Store(true); release() }) {
+			release()
+		}
+		return nil
+	case errors.As(err, &over):
+		after, _ := over.RetryAfter()
+		return &Error{Scope: ScopeCluster, Kind: b.rules.Load().kind, Limit: -1, Cause: err, after: after}
+	case cc.Err() != nil:
+		return context.Cause(cc)
+	case c.ClusterOptional:
+		return nil
+	}
+	return fmt.Errorf("connlimit: the cluster can't say whether there is a slot: %w", err)
+}
+
+// abort closes what conn wraps, and so breaks off whatever is read from it or written to it. Close
+// of a tls.Conn would wait for a writer.
+func abort(conn net.Conn) { innermost(conn).Close() }

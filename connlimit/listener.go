@@ -1,0 +1,171 @@
+package connlimit
+
+import (
+	"context"
+	"io"
+	"net"
+	"sync"
+	"time"
+)
+
+// Listener returns a listener whose connections are counted until they are closed. It accepts from
+// inner; its connections are of type *Conn.
+//
+// What is over a limit never reaches Accept. It is closed, after Config.Answer where that is set, or
+// waits for its turn where Limits.Wait says so; none of that holds up the next connection. Errors of
+// inner's Accept are passed on. Close closes inner, and the connections that wait.
+//
+// For TLS, wrap what Listener returns: tls.NewListener(limiter.Listener(inner), config), or
+// http.Server.ServeTLS. With Config.Answer it is the other way round, so that Answer writes through
+// TLS: limiter.Listener(tls.NewListener(inner, config)).
+func (l *Limiter) Listener(inner net.Listener) net.Listener {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	return &listener{Listener: inner, limiter: l, ctx: ctx, cancel: cancel,
+		ready: make(chan *Conn), failed: make(chan error)}
+}
+
+type listener struct {
+	net.Listener
+	limiter *Limiter
+	start   sync.Once
+	ctx     context.Context // ends with Close
+	cancel  context.CancelCauseFunc
+	ready   chan *Conn
+	failed  chan error
+}
+
+// Accept returns the next connection that is within the limits.
+func (l *listener) Accept() (net.Conn, error) {
+	if l.ctx.Err() != nil {
+		return nil, l.errClosed()
+	}
+	l.start.Do(func() { go l.run() })
+	select {
+	case conn := <-l.ready:
+		return conn, nil
+	case err := <-l.failed:
+		return nil, err
+	case <-l.ctx.Done():
+		return nil, l.errClosed()
+	}
+}
+
+func (l *listener) errClosed() error {
+	addr := l.Addr()
+	network := ""
+	if addr != nil {
+		network = addr.Network()
+	}
+	return &net.OpError{Op: "accept", Net: network, Addr: addr, Err: net.ErrClosed}
+}
+
+// Close stops accepting. Connections that were accepted go on.
+func (l *listener) Close() error {
+	err := l.Listener.Close()
+	l.cancel(net.ErrClosed)
+	return err
+}
+
+// run accepts, one connection ahead of those who call Accept, until the listener is closed. An error
+// waits to be taken, so one that lasts does not make it spin.
+func (l *listener) run() {
+	for {
+		conn, err := l.Listener.Accept()
+		if err == nil {
+			l.admit(conn)
+			continue
+		}
+		select {
+		case l.failed <- err:
+		case <-l.ctx.Done():
+			return
+		}
+	}
+}
+
+// admit delivers conn if there is a slot for it at once, and leaves it to a goroutine otherwise.
+func (l *listener) admit(conn net.Conn) {
+	c := l.limiter.config.Load()
+	addr := addrOf(conn)
+	book := l.limiter.conns
+	if cluster := c.Cluster != nil && !c.ClusterRequests; cluster || book.queue.waiting.Load() > 0 {
+		go l.admitLater(conn, cluster)
+		return
+	}
+	slot, err := book.take(addr, c.Connections.Wait > 0)
+	switch {
+	case err == nil:
+		l.deliver(conn, slot)
+	case c.Connections.Wait > 0:
+		go l.admitLater(conn, false)
+	default:
+		l.limiter.refuse(conn, c, err)
+	}
+}
+
+// admitLater waits in the queue here, and then for the cluster.
+func (l *listener) admitLater(conn net.Conn, cluster bool) {
+	c := l.limiter.config.Load()
+	addr := addrOf(conn)
+	slot, err := l.limiter.conns.acquire(l.ctx, addr)
+	if err == nil && cluster && c.Cluster != nil {
+		cc := clusterContext{l.ctx, func() { abort(conn) }}
+		slot, err = l.limiter.hold(cc, l.limiter.conns, c, slot, addr)
+	}
+	switch {
+	case err == nil:
+		l.deliver(conn, slot)
+	case l.ctx.Err() != nil:
+		conn.Close()
+	default:
+		l.limiter.refuse(conn, c, err)
+	}
+}
+
+func (l *listener) deliver(conn net.Conn, slot Slot) {
+	counted := &Conn{Conn: conn, slot: slot, limits: l.limiter}
+	select {
+	case l.ready <- counted:
+	case <-l.ctx.Done():
+		counted.Close()
+	}
+}
+
+// refuse closes conn, after the answer if there is one, and room for another. It does not block.
+func (l *Limiter) refuse(conn net.Conn, c *Config, why error) {
+	if c.Answer == nil || l.answers.Add(1) > int64(c.MaxAnswers) {
+		if c.Answer != nil {
+			l.answers.Add(-1)
+		}
+		abort(conn)
+		return
+	}
+	go func() {
+		defer l.answers.Add(-1)
+		defer abort(conn)
+		// Also what Answer does without a deadline, such as computing, is not the client's to prolong.
+		if conn.SetDeadline(time.Now().Add(c.AnswerTimeout)) != nil {
+			return
+		}
+		c.Answer(conn, why)
+		linger(conn)
+	}()
+}
+
+// linger ends the sending side and reads on until the client closes, too, or the deadline. Closing
+// with data unread would reset the connection, and a reset may overtake the answer (RFC 9112,
+// section 9.6).
+func linger(conn net.Conn) {
+	w, ok := conn.(interface{ CloseWrite() error })
+	if !ok || w.CloseWrite() != nil {
+		return
+	}
+	if raw := innermost(conn); raw != conn {
+		// After TLS has said goodbye, TCP must, too.
+		if w, ok := raw.(interface{ CloseWrite() error }); ok {
+			w.CloseWrite()
+		}
+		conn = raw
+	}
+	io.Copy(io.Discard, io.LimitReader(conn, 1<<20))
+}

@@ -1,0 +1,151 @@
+package connlimit
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A queue holds those who wait for a slot, the longest waiting first. Whoever frees a slot serves
+// it, so it needs no goroutine of its own.
+type queue struct {
+	book    *book
+	waiting atomic.Int32
+	again   atomic.Bool // something has changed since the last look began
+	mu      sync.Mutex
+	waiters []*waiter
+}
+
+type waiter struct {
+	addr   netip.Addr
+	slot   Slot
+	why    error         // the last refusal
+	served chan struct{} // closed once there is a slot
+}
+
+// acquire takes a slot, and waits for it as the rules allow.
+func (b *book) acquire(ctx context.Context, addr netip.Addr) (Slot, error) {
+	r := b.rules.Load()
+	if r.Wait <= 0 || b.queue.waiting.Load() == 0 {
+		slot, err := b.take(addr, r.Wait > 0)
+		if err == nil || r.Wait <= 0 {
+			return slot, err
+		}
+		if refusal := (*Error)(nil); errors.As(err, &refusal) && refusal.Blocked() {
+			b.countRefusal(addr)
+			return Slot{}, err
+		}
+	}
+	return b.queue.wait(ctx, addr, r)
+}
+
+func (q *queue) wait(ctx context.Context, addr netip.Addr, r *rules) (Slot, error) {
+	w := &waiter{addr: addr, served: make(chan struct{})}
+	if !q.join(w, r.MaxWaiting) {
+		return q.book.take(addr, false) // refuses, unless a slot has come free just now
+	}
+
+	timer := time.NewTimer(r.Wait)
+	defer timer.Stop()
+	select {
+	case <-w.served:
+		return w.slot, nil
+	case <-ctx.Done():
+		if !q.leave(w) {
+			w.slot.Free()
+		}
+		return Slot{}, context.Cause(ctx)
+	case <-timer.C:
+		if !q.leave(w) {
+			return w.slot, nil
+		}
+		if w.why == nil { // nobody has looked yet
+			return q.book.take(addr, false)
+		}
+		q.book.countRefusal(addr)
+		return Slot{}, w.why
+	}
+}
+
+// join puts w at the end of the queue, unless it is full.
+func (q *queue) join(w *waiter, most int) bool {
+	q.mu.Lock()
+	room := len(q.waiters) < most
+	if room {
+		q.waiters = append(q.waiters, w)
+		q.waiting.Add(1)
+		q.again.Store(true)
+	}
+	q.unlock()
+	return room
+}
+
+// leave takes w out of the queue. It is false if w has been served.
+func (q *queue) leave(w *waiter) bool {
+	q.mu.Lock()
+	i := slices.Index(q.waiters, w)
+	if i >= 0 {
+		q.waiters = slices.Delete(q.waiters, i, i+1)
+		q.waiting.Add(-1)
+	}
+	q.unlock()
+	return i >= 0
+}
+
+// unlock looks for those who wanted to serve while the lock was held.
+func (q *queue) unlock() {
+	q.mu.Unlock()
+	if q.again.Load() {
+		q.serve()
+	}
+}
+
+// serve gives slots to those who wait, if there are any. It is called after each change that may
+// let one in. Where another goroutine is at it already, that one looks again.
+func (q *queue) serve() {
+	if q.waiting.Load() == 0 {
+		return
+	}
+	q.again.Store(true)
+	for q.again.Load() && q.mu.TryLock() {
+		q.again.Store(false)
+		q.look()
+		q.mu.Unlock()
+	}
+}
+
+// look tries each in turn. Behind one that the total refuses, all are refused.
+func (q *queue) look() {
+	kept, full := q.waiters[:0], false
+	for _, w := range q.waiters {
+		if !full {
+			if w.slot, w.why = q.book.take(w.addr, true); w.why == nil {
+				q.waiting.Add(-1)
+				close(w.served)
+				continue
+			}
+			full = w.why.(*Error).Scope == ScopeTotal
+		} else if w.why == nil {
+			w.why = kept[len(kept)-1].why
+		}
+		kept = append(kept, w)
+	}
+	clear(q.waiters[len(kept):])
+	q.waiters = kept
+}
+
+func (b *book) countRefusal(addr netip.Addr) {
+	b.tally(addr, func(c *Counters) { c.Refused++ })
+}
+
+// tally changes the counters of the shard of addr.
+func (b *book) tally(addr netip.Addr, change func(*Counters)) {
+	sh := b.shard(b.rules.Load().govern(addr).hash)
+	sh.mu.Lock()
+	change(&sh.tallies)
+	sh.mu.Unlock()
+}

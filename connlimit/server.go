@@ -1,0 +1,241 @@
+package connlimit
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/netip"
+	"reflect"
+	"sync"
+	"time"
+)
+
+// ConnState is for http.Server.ConnState: it counts the server's connections and closes those that
+// are over a limit, without an answer and without blocking the server's accept loop. Where clients
+// should be told why, use Guard.
+//
+// Hijacked connections count until they are closed, whoever closes them: they are looked at four
+// times a second. That needs a connection that leads to its socket by SyscallConn, NetConn or Unwrap;
+// any other is no longer counted once it is hijacked. With a Listener in place of ConnState, all
+// are.
+func (l *Limiter) ConnState(conn net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		if err := l.serveNew(conn); err != nil {
+			abort(conn)
+		}
+	case http.StateHijacked:
+		l.hijacked(conn)
+	case http.StateClosed:
+		l.serveClosed(conn)
+	}
+}
+
+// Guard makes srv enforce the limits on connections, and answer those that are over a limit: each of
+// their requests is refused as Handler refuses one, with Retry-After and Connection: close, over
+// HTTP/1 and HTTP/2, with TLS or without, by the goroutine that the server has for the connection.
+// At most Config.MaxAnswers such connections are open at once, each for at most Config.AnswerTimeout;
+// others are closed at once. srv.Handler never sees them.
+//
+// Call Guard once, before srv serves. It sets srv.ConnContext, srv.ConnState and srv.Handler, and
+// calls those that were set. Hijacked connections are counted as by ConnState. Connections that come
+// from a Listener of the same Limiter are counted there, and not again.
+func (l *Limiter) Guard(srv *http.Server) {
+	contexts, states, handler := srv.ConnContext, srv.ConnState, srv.Handler
+	if handler == nil {
+		handler = http.DefaultServeMux
+	}
+	srv.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
+		if contexts != nil {
+			if ctx = contexts(ctx, conn); ctx == nil {
+				return nil // and the server panics, as it would without Guard
+			}
+		}
+		return context.WithValue(ctx, guardKey{l}, l.guard(conn))
+	}
+	srv.ConnState = func(conn net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateHijacked:
+			l.hijacked(conn)
+		case http.StateClosed:
+			l.serveClosed(conn)
+		}
+		if states != nil {
+			states(conn, state)
+		}
+	}
+	srv.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		g, _ := r.Context().Value(guardKey{l}).(*guarded)
+		if g == nil { // counted by a Listener, or the request is not from srv
+			handler.ServeHTTP(w, r)
+			return
+		}
+		if g.decided != nil {
+			select {
+			case <-g.decided:
+			case <-r.Context().Done():
+				return
+			}
+		}
+		if g.refusal == nil {
+			handler.ServeHTTP(w, r)
+			return
+		}
+		w.Header().Set("Connection", "close")
+		l.config.Load().answer(w, r, g.refusal)
+	})
+}
+
+type guardKey struct{ limiter *Limiter }
+
+// guarded is what became of a connection.
+type guarded struct {
+	refusal error         // nil: it is within the limits
+	decided chan struct{} // closed when refusal is final; nil: it is
+}
+
+// guard counts conn. It is nil where that has been done.
+func (l *Limiter) guard(conn net.Conn) *guarded {
+	if l.counts(conn) {
+		return nil
+	}
+	c := l.config.Load()
+	end := l.served.begin(conn)
+	addr := addrOf(conn)
+	slot, err := l.conns.take(addr, false)
+	if err != nil {
+		l.keepForAnswer(conn, end, c)
+		return &guarded{refusal: err}
+	}
+	end.then(slot.Free)
+	if c.Cluster == nil || c.ClusterRequests {
+		return &guarded{}
+	}
+	g := &guarded{decided: make(chan struct{})}
+	go func() {
+		defer close(g.decided)
+		if g.refusal = l.holdServed(conn, end, c, slot, addr); g.refusal != nil {
+			l.keepForAnswer(conn, end, c)
+		}
+	}()
+	return g
+}
+
+// keepForAnswer bounds the number of refused connections, and the time of each.
+func (l *Limiter) keepForAnswer(conn net.Conn, end *ending, c *Config) {
+	if l.guardsAnswers.Add(1) > int64(c.MaxAnswers) {
+		l.guardsAnswers.Add(-1)
+		abort(conn)
+		return
+	}
+	done := sync.OnceFunc(func() { l.guardsAnswers.Add(-1) })
+	timer := time.AfterFunc(c.AnswerTimeout, func() { abort(conn); done() })
+	end.then(func() { timer.Stop(); done() })
+}
+
+// serveNew counts a connection that a server has accepted.
+func (l *Limiter) serveNew(conn net.Conn) error {
+	if l.counts(conn) {
+		return nil
+	}
+	addr := addrOf(conn)
+	slot, err := l.conns.take(addr, false)
+	if err != nil {
+		return err
+	}
+	end := l.served.begin(conn)
+	end.then(slot.Free)
+	if c := l.config.Load(); c.Cluster != nil && !c.ClusterRequests {
+		go func() {
+			if err := l.holdServed(conn, end, c, slot, addr); err != nil {
+				abort(conn)
+			}
+		}()
+	}
+	return nil
+}
+
+// holdServed takes the cluster's slot for a connection that a server has begun to serve.
+func (l *Limiter) holdServed(conn net.Conn, end *ending, c *Config, slot Slot, addr netip.Addr) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	end.then(cancel)
+	_, err := l.hold(clusterContext{ctx, func() { abort(conn) }}, l.conns, c, slot, addr)
+	return err
+}
+
+func (l *Limiter) serveClosed(conn net.Conn) {
+	if end := l.served.take(conn); end != nil {
+		end.now()
+	}
+}
+
+// hijacked keeps conn counted until it is closed.
+func (l *Limiter) hijacked(conn net.Conn) {
+	if end := l.served.take(conn); end != nil && !l.watch.add(conn, end.now) {
+		end.now()
+	}
+}
+
+// served maps the connections of servers to what is to be done at their end, because a server says
+// which connection has ended, and nothing else.
+type served struct{ endings sync.Map }
+
+func (s *served) begin(conn net.Conn) *ending {
+	e := new(ending)
+	s.endings.Store(identity(conn), e)
+	return e
+}
+
+// take returns what was begun, once.
+func (s *served) take(conn net.Conn) *ending {
+	e, _ := s.endings.LoadAndDelete(identity(conn))
+	end, _ := e.(*ending)
+	return end
+}
+
+// An ending is what is to be done when a connection has ended.
+type ending struct {
+	mu   sync.Mutex
+	over bool
+	do   []func()
+}
+
+// then adds f, or calls it where the connection has ended already.
+func (e *ending) then(f func()) {
+	e.mu.Lock()
+	over := e.over
+	if !over {
+		e.do = append(e.do, f)
+	}
+	e.mu.Unlock()
+	if over {
+		f()
+	}
+}
+
+func (e *ending) now() {
+	e.mu.Lock()
+	do := e.do
+	e.over, e.do = true, nil
+	e.mu.Unlock()
+	for _, f := range do {
+		f()
+	}
+}
+
+// identity returns what conn is found by: itself, or, of a type that can't be compared, its ends,
+// which only one open connection has.
+func identity(conn net.Conn) any {
+	if reflect.TypeOf(conn).Comparable() && reflect.ValueOf(conn).Comparable() {
+		return conn
+	}
+	type ends struct{ local, remote string }
+	id := ends{}
+	if a := conn.LocalAddr(); a != nil {
+		id.local = a.Network() + " " + a.String()
+	}
+	if a := conn.RemoteAddr(); a != nil {
+		id.remote = a.String()
+	}
+	return id
+}

@@ -1,0 +1,273 @@
+package connlimit
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+func certificate(t *testing.T) tls.Certificate {
+	t.Helper()
+	s := httptest.NewUnstartedServer(nil)
+	s.StartTLS()
+	defer s.Close()
+	return s.TLS.Certificates[0]
+}
+
+// TestConnState: of 10 connections at once, those over the limit of 5 are closed.
+func TestConnState(t *testing.T) {
+	for _, kind := range []string{"http", "https"} {
+		t.Run(kind, func(t *testing.T) {
+			l := newLimiter(t, perClient(5))
+			g := newGate()
+			s := serve(t, kind, g.ServeHTTP, func(s *httptest.Server) { s.Config.ConnState = l.ConnState })
+			client := newClient(t, s)
+			var ok, closed atomic.Int32
+			var wg sync.WaitGroup
+			for range 10 {
+				wg.Go(func() {
+					if resp, err := client.Get(s.URL); err != nil {
+						closed.Add(1)
+					} else {
+						resp.Body.Close()
+						ok.Add(1)
+					}
+				})
+			}
+			eventually(t, "five are refused, five are served", func() bool { return closed.Load() == 5 && len(g.entered) == 5 })
+			close(g.opened)
+			wg.Wait()
+			if ok.Load() != 5 {
+				t.Errorf("%d were served; want 5", ok.Load())
+			}
+			eventually(t, "all are freed", func() bool { return l.Stats().Connections.Open == 0 })
+		})
+	}
+}
+
+// TestGuard: those over the limit are told so, whatever they speak, and may try again.
+func TestGuard(t *testing.T) {
+	for _, kind := range []string{"http", "https", "h2"} {
+		t.Run(kind, func(t *testing.T) {
+			l := newLimiter(t, perClient(2))
+			g := newGate()
+			var states atomic.Int32
+			type mark struct{}
+			handler := func(w http.ResponseWriter, r *http.Request) {
+				if r.Context().Value(mark{}) != true {
+					t.Error("the server's own ConnContext is lost")
+				}
+				g.ServeHTTP(w, r)
+			}
+			s := serve(t, kind, handler, func(s *httptest.Server) {
+				s.Config.ConnState = func(net.Conn, http.ConnState) { states.Add(1) }
+				s.Config.ConnContext = func(ctx context.Context, _ net.Conn) context.Context {
+					return context.WithValue(ctx, mark{}, true)
+				}
+				l.Guard(s.Config)
+			})
+			var wg sync.WaitGroup
+			for range 2 {
+				c := newClient(t, s)
+				wg.Go(func() {
+					if status, _, body := get(t, c, s.URL); status != 200 || body != "hello" {
+						t.Errorf("%d %q; want 200", status, body)
+					}
+				})
+				<-g.entered
+			}
+			for range 3 {
+				status, after, body := get(t, newClient(t, s), s.URL)
+				want := "You have too many connections open at once: the limit is 2. Close some, or try again later.\n"
+				if status != 429 || after != "1" || body != want {
+					t.Errorf("%d, after %q: %q; want 429, after 1: %q", status, after, body, want)
+				}
+			}
+			close(g.opened)
+			wg.Wait()
+			s.CloseClientConnections()
+			eventually(t, "all are freed", func() bool { return l.Stats().Connections.Open == 0 && l.guardsAnswers.Load() == 0 })
+			if status, _, _ := get(t, newClient(t, s), s.URL); status != 200 {
+				t.Errorf("%d once there is room; want 200", status)
+			}
+			if states.Load() == 0 {
+				t.Error("the server's own ConnState is lost")
+			}
+		})
+	}
+}
+
+// TestGuardIsNotHeldUp: refused clients that don't speak, or don't shake hands, keep nobody waiting,
+// where an answer that is written in the ConnState hook stops the server; they are bounded in number
+// and in time.
+func TestGuardIsNotHeldUp(t *testing.T) {
+	l := newLimiter(t, Config{MaxAnswers: 3, AnswerTimeout: 200 * time.Millisecond,
+		Connections: Limits{Networks: []Network{{Prefix: netip.MustParsePrefix("127.0.0.1/32"), PerClient: AtMost(1)}}}})
+	s := serve(t, "https", func(w http.ResponseWriter, r *http.Request) {}, func(s *httptest.Server) { l.Guard(s.Config) })
+	held := insecure(dial(t, s.Listener.Addr()))
+	if resp := answered(t, held); resp.StatusCode != 200 {
+		t.Fatal(resp.Status)
+	}
+	start := time.Now()
+	var silent []net.Conn
+	for range 6 {
+		silent = append(silent, dial(t, s.Listener.Addr()))
+	}
+	if resp := answered(t, held); resp.StatusCode != 200 {
+		t.Error(resp.Status)
+	}
+	for _, c := range silent {
+		if _, err := c.Read(make([]byte, 1)); err == nil {
+			t.Error("a refused client that says nothing was sent something")
+		}
+	}
+	if d := time.Since(start); d < 200*time.Millisecond {
+		t.Errorf("all were closed after %v; three have 200 ms", d)
+	}
+	eventually(t, "none is left", func() bool { return l.guardsAnswers.Load() == 0 })
+	if resp := answered(t, insecure(dial(t, s.Listener.Addr()))); resp.StatusCode != 429 {
+		t.Errorf("%s once there is room for an answer; want 429", resp.Status)
+	}
+	if s := l.Stats().Connections; s.Open != 1 || s.Refused != 7 {
+		t.Errorf("%+v; want 1 open, 7 refused", s)
+	}
+}
+
+// TestGuardAndListener of one Limiter count a connection once.
+func TestGuardAndListener(t *testing.T) {
+	for _, kind := range []string{"http", "https"} {
+		l := newLimiter(t, total(1))
+		s := serve(t, kind, func(w http.ResponseWriter, r *http.Request) {}, func(s *httptest.Server) {
+			s.Listener = l.Listener(s.Listener)
+			l.Guard(s.Config)
+		})
+		if status, _, _ := get(t, newClient(t, s), s.URL); status != 200 {
+			t.Errorf("%s: %d; want 200", kind, status)
+		}
+		eventually(t, "it is freed", func() bool { return l.Stats().Connections.Open == 0 })
+		if n := l.Stats().Connections.Accepted; n != 1 {
+			t.Errorf("%s: %d were counted; want 1", kind, n)
+		}
+		l2 := newLimiter(t, total(1))
+		other := serve(t, kind, func(w http.ResponseWriter, r *http.Request) {}, func(s *httptest.Server) {
+			s.Listener = l2.Listener(s.Listener)
+			s.Config.ConnState = l2.ConnState
+		})
+		if status, _, _ := get(t, newClient(t, other), other.URL); status != 200 {
+			t.Errorf("%s with ConnState: %d; want 200", kind, status)
+		}
+	}
+}
+
+// TestHijackedConnections are counted to their end: by ConnState, Guard and Listener, over TLS too.
+// Where they are freed when they are hijacked, a client has as many WebSockets as it likes.
+func TestHijackedConnections(t *testing.T) {
+	for _, kind := range []string{"http", "https"} {
+		for name, prepare := range map[string]func(*Limiter, *httptest.Server){
+			"ConnState": func(l *Limiter, s *httptest.Server) { s.Config.ConnState = l.ConnState },
+			"Guard":     func(l *Limiter, s *httptest.Server) { l.Guard(s.Config) },
+			"Listener":  func(l *Limiter, s *httptest.Server) { s.Listener = l.Listener(s.Listener) },
+		} {
+			t.Run(kind+"/"+name, func(t *testing.T) {
+				t.Parallel()
+				l := newLimiter(t, perClient(2))
+				hijacked := make(chan net.Conn, 1)
+				s := serve(t, kind, hijack1(hijacked), func(s *httptest.Server) { prepare(l, s) })
+				c := dial(t, s.Listener.Addr())
+				if kind == "https" {
+					c = insecure(c)
+				}
+				answered(t, c)
+				conn := <-hijacked
+				for range 3 { // longer than it takes to look
+					l.watch.look()
+				}
+				if n := l.Stats().Connections.Open; n != 1 {
+					t.Errorf("%d are counted; want 1", n)
+				}
+				conn.Close()
+				eventually(t, "it is freed", func() bool { return l.Stats().Connections.Open == 0 })
+			})
+		}
+	}
+}
+
+// hijack1 takes over the connection and answers 101.
+func hijack1(hijacked chan net.Conn) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			panic(err)
+		}
+		io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\n\r\n")
+		hijacked <- conn
+	}
+}
+
+// TestHijackedWithoutASocket: what can't be watched is freed when it is hijacked, not kept for ever;
+// a connection of no comparable type is found again.
+func TestHijackedWithoutASocket(t *testing.T) {
+	l := newLimiter(t, total(1))
+	addr := textAddr("192.0.2.1:1")
+	a, _ := net.Pipe()
+	c := uncomparable{conn: conn{Conn: a, remote: addr}}
+	for _, end := range []http.ConnState{http.StateHijacked, http.StateClosed} {
+		l.ConnState(c, http.StateNew)
+		if n := l.NumOpen(addr); n != 1 {
+			t.Errorf("%d are open; want 1", n)
+		}
+		l.ConnState(c, http.StateActive)
+		l.ConnState(c, http.StateIdle)
+		l.ConnState(c, end)
+		l.ConnState(c, http.StateClosed)
+		if n := l.NumOpen(addr); n != 0 {
+			t.Errorf("%d are open after %v; want 0", n, end)
+		}
+	}
+}
+
+// TestGuardPassesUpgrades: a server behind Guard still passes WebSocket upgrades both ways.
+func TestGuardPassesUpgrades(t *testing.T) {
+	l := newLimiter(t, Config{Connections: Limits{PerClient: AtMost(1)}, Requests: Limits{PerClient: AtMost(1)}})
+	s := serve(t, "http", nil, func(s *httptest.Server) {
+		s.Config.Handler = l.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			conn, rw, err := w.(http.Hijacker).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\n")
+			go func() { defer conn.Close(); io.Copy(conn, rw) }()
+		}))
+		l.Guard(s.Config)
+	})
+	c := dial(t, s.Listener.Addr())
+	io.WriteString(c, "GET / HTTP/1.1\r\nHost: a.test\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\n")
+	r := bufio.NewReader(c)
+	if resp, err := http.ReadResponse(r, nil); err != nil || resp.StatusCode != 101 {
+		t.Fatal(resp, err)
+	}
+	io.WriteString(c, "ping")
+	b := make([]byte, 4)
+	if _, err := io.ReadFull(r, b); err != nil || string(b) != "ping" {
+		t.Fatalf("%q, %v", b, err)
+	}
+	stats := l.Stats()
+	if stats.Connections.Open != 1 || stats.Requests.Open != 1 {
+		t.Errorf("%+v; want one of each open", stats)
+	}
+	if resp := answered(t, dial(t, s.Listener.Addr())); resp.StatusCode != 429 {
+		t.Errorf("%s for a second client; want 429", resp.Status)
+	}
+	c.Close()
+	eventually(t, "both are freed", func() bool { s := l.Stats(); return s.Connections.Open == 0 && s.Requests.Open == 0 })
+}

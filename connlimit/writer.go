@@ -1,0 +1,73 @@
+package connlimit
+
+import (
+	"bufio"
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+)
+
+type tlsConn interface{ ConnectionState() tls.ConnectionState }
+
+// headEnds reports whether the blank line that ends a request's head is in s.
+func headEnds(s string) bool { return strings.Contains(s, "\r\n\r\n") || strings.Contains(s, "\n\n") }
+
+// Hijack hijacks the connection and has it counted until it is closed.
+func (h *hijack) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := h.hijacker.Hijack()
+	if err != nil {
+		return conn, rw, err
+	}
+	counted := &Conn{Conn: conn, free: h.end}
+	h.mu.Lock()
+	h.conn = counted
+	lost := h.lost
+	h.mu.Unlock()
+	if lost {
+		abort(counted)
+	}
+	return counted, rw, nil
+}
+
+// writer is what a handler gets in place of net/http's own writer, with all that it can do.
+type writer struct {
+	fullWriter
+	hijack *hijack
+}
+
+type fullWriter interface {
+	http.ResponseWriter
+	http.Flusher
+	io.ReaderFrom
+	io.StringWriter
+}
+
+func (w *writer) Hijack() (net.Conn, *bufio.ReadWriter, error) { return w.hijack.Hijack() }
+func (w *writer) Unwrap() http.ResponseWriter                  { return w.fullWriter }
+
+// plainWriter is what it gets in place of a writer that can do less.
+type plainWriter struct {
+	http.ResponseWriter
+	hijack *hijack
+}
+
+func (w *plainWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) { return w.hijack.Hijack() }
+func (w *plainWriter) Unwrap() http.ResponseWriter                  { return w.ResponseWriter }
+
+// flushWriter is a plainWriter that can flush.
+type flushWriter struct {
+	plainWriter
+	http.Flusher
+}
+
+func wrapWriter(w http.ResponseWriter, h *hijack) http.ResponseWriter {
+	if full, ok := w.(fullWriter); ok {
+		return &writer{full, h}
+	}
+	if f, ok := w.(http.Flusher); ok {
+		return &flushWriter{plainWriter{w, h}, f}
+	}
+	return &plainWriter{w, h}
+}

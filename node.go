@@ -1,0 +1,359 @@
+package weir
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/weirproxy/weir/api"
+	"github.com/weirproxy/weir/cluster"
+	"github.com/weirproxy/weir/config"
+	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/lease/leader"
+	"github.com/weirproxy/weir/proxy"
+	"github.com/weirproxy/weir/proxy/resolve"
+)
+
+// Node is a running node: its parts, wired together. Requests go proxy → manager → (stream) →
+// leases → members → store. Its methods are safe for concurrent use.
+type Node struct {
+	source   Source
+	log      hclog.Logger
+	data     *cluster.DataDir
+	store    *fsm.Store // nil on role proxy
+	members  *cluster.Cluster
+	manager  *lease.Manager
+	leases   *leader.Server // nil on role proxy
+	resolver *resolve.Resolver
+	proxy    *proxy.Server
+	api      *api.Server
+	events   *api.EventLog
+	access   accessLog
+	started  time.Time
+	streams  leaseStreams
+	reclaims reclaims
+	timings  timings
+	keeper   *limitsKeeper // nil without a data directory
+	certs    certificates
+
+	proxyListeners []net.Listener // at least one, in the order of the config
+	apiListener    net.Listener
+
+	ports        *portBook     // used by forbidOwnPorts
+	portsChanged chan struct{} // of capacity 1: wakes guardOwnPorts
+
+	leadingTerm atomic.Uint64 // the term in which this node leads, with everything before it applied; 0: none
+
+	reloader reloader
+	applying sync.Mutex // settings; held before mu
+
+	turning sync.Mutex // held while draining begins or ends; before mu
+
+	parts  sync.WaitGroup // what begin has started
+	end    context.CancelFunc
+	must   context.Context // done once the node must stop, for its cause
+	stop   context.CancelCauseFunc
+	closed func() error // the work of Close, done once
+
+	mu          sync.Mutex
+	cfg         *config.Config
+	leaving     bool
+	disagreeing string
+}
+
+// StartFrom starts a node with settings in the config file's form. ctx bounds the start alone.
+func StartFrom(ctx context.Context, s Source) (*Node, error) {
+	cfg := s.Config
+	n := &Node{source: s, cfg: cfg, log: s.Log, started: time.Now(), events: api.NewEventLog(cfg.Name)}
+	n.access = accessLog{log: n.log, lines: s.Lines}
+	n.ports, n.portsChanged = newPortBook(), make(chan struct{}, 1)
+	n.must, n.stop = context.WithCancelCause(context.Background())
+	for _, w := range config.Warnings(cfg) {
+		n.log.Warn(w.Message, "at", w.At.String(), "hint", w.Hint)
+	}
+	if err := n.build(); err != nil {
+		return nil, errors.Join(err, n.abandon())
+	}
+	if err := n.begin(); err != nil {
+		return nil, errors.Join(err, n.abandon())
+	}
+	return n, nil
+}
+
+// build makes the parts, beginning with those that another process may hold: ports and the data
+// directory.
+func (n *Node) build() (err error) {
+	cfg := n.cfg
+	for _, addr := range cfg.Proxy.Listen {
+		l, err := listen(cfg, "proxy.listen", addr)
+		if err != nil {
+			return err
+		}
+		n.proxyListeners = append(n.proxyListeners, l)
+	}
+	if n.apiListener, err = listen(cfg, "api.listen", cfg.API.Listen); err != nil {
+		return err
+	}
+	if n.certs, err = openCertificates(cfg, n.log); err != nil {
+		return err
+	}
+	if n.data, err = openData(cfg); err != nil {
+		return err
+	}
+	if n.data.Path() != "" {
+		n.keeper = &limitsKeeper{path: filepath.Join(n.data.Path(), limitsFile), log: n.log}
+	}
+	clusterConfig := n.clusterConfig()
+	if cfg.Role == config.RoleServer {
+		n.store = fsm.NewStore(n.log.Named("fsm"), n.stop)
+		clusterConfig.FSM = n.store
+		clusterConfig.AppliedIndex = n.appliedIndex
+		clusterConfig.LogVersion = fsm.LogVersion
+	}
+	if n.members, err = cluster.New(clusterConfig); err != nil {
+		return err
+	}
+	if n.store != nil {
+		n.leases = leader.New(leaseLog{n.members, n.store}, n.store, n.leaderAddr, n.log.Named("lease"))
+		n.leases.OnEnd = n.sessionEnded
+	}
+	clock, err := leaseClock()
+	if err != nil {
+		return err
+	}
+	n.manager = lease.NewManager(lease.ManagerConfig{
+		Name: cfg.Name, Identity: n.data.Identity(), OnExpiry: expiries[cfg.Lease.OnExpiry],
+		Affiliation: n.members, Connect: n.connect, Clock: clock, Log: n.log.Named("lease"),
+		Limits: n.lastLimits(), OnLimits: n.keepLimits, OnFence: n.events.Fenced,
+	})
+	n.resolver = resolve.New(resolve.Config{TTLMax: cfg.Proxy.DNSTTLMax, OnLookup: n.timings.lookup.Observe, Log: n.log.Named("dns")})
+	proxyConfig := proxy.Config{
+		Node: cfg.Name, Pseudonym: viaName(cfg.Name, n.data.Identity()), Policy: policy(cfg), TLS: n.certs.proxyTLS(),
+		NodeGreeting: cluster.Greeting,
+		OnQueueWait:  n.timings.queueWait.Observe, OnDial: n.timings.dial.Observe,
+	}
+	if err := n.access.open(cfg, func(to proxy.LineOutput) { proxyConfig.Lines = to }); err != nil {
+		return err
+	}
+	n.proxy, err = proxy.New(proxyConfig, admitter{n.manager}, n.resolver, n.log.Named("proxy"))
+	if err != nil {
+		return err
+	}
+	n.api = n.newAPI()
+	n.reloader = reloader{
+		settings: n.reloadSettings, digest: n.members.SetConfigDigest, limits: n.api.ReplaceConfigLimits,
+		turn: make(chan struct{}, 1),
+	}
+	return nil
+}
+
+// begin starts the parts. What fails later stops the node.
+func (n *Node) begin() error {
+	if err := n.members.Start(n.handlers()); err != nil {
+		return err
+	}
+	ctx, end := context.WithCancel(context.Background())
+	n.end = end
+	part := func(name string, f func() error) {
+		n.parts.Go(func() {
+			if err := f(); err != nil {
+				n.stop(fmt.Errorf("%s: %w", name, err))
+			}
+		})
+	}
+	part("certificates", func() error { n.certs.run(ctx); return nil })
+	n.forbidOwnPorts(ctx)
+	part("own ports", func() error { n.guardOwnPorts(ctx); return nil })
+	part("users", func() error { n.watchUsers(ctx); return nil })
+	if n.store != nil {
+		part("cluster id", func() error { return n.followClusterID(ctx) })
+	}
+	part("lease", func() error { return n.manager.Run(ctx) })
+	for _, l := range n.proxyListeners {
+		part("proxy", func() error { return n.proxy.Serve(l) })
+	}
+	part("api", func() error { return n.api.Serve(n.apiListener) })
+	n.log.Info("node started", "node", n.cfg.Name, "role", string(n.cfg.Role), "version", n.source.Version,
+		"proxy", strings.Join(n.proxyAddrs(), ", "), "api", n.apiListener.Addr().String(),
+		"rpc", n.members.RPCAddr(), "gossip", n.members.GossipAddr())
+	return nil
+}
+
+// ErrLeave is the reason of a node that must stop because it was asked to leave its cluster.
+var ErrLeave = errors.New("asked to leave the cluster")
+
+// ErrClosed is the error of a node after its Close.
+var ErrClosed = errors.New("the node is closed")
+
+// Done returns a channel that is closed when the node must stop: because one of its parts has
+// failed, or it was asked through the API to leave its cluster. Err tells why. The node still needs
+// its Close.
+func (n *Node) Done() <-chan struct{} { return n.must.Done() }
+
+// Err returns why the node must stop: [ErrLeave], another error if a part has failed, [ErrClosed] after
+// Close, and nil while it need not.
+func (n *Node) Err() error { return context.Cause(n.must) }
+
+// Pulse is a node's sign of life.
+type Pulse struct {
+	Session      string // the state of its session: "none", "live", "expired" …
+	Connections  int    // open at upstreams
+	Late         time.Duration
+	DrainTimeout time.Duration // how long Close lets connections end
+}
+
+// Pulse returns the node's sign of life. Late is how long the lease has not read its clock, which
+// it does several times a second: after some seconds the process is stuck.
+func (n *Node) Pulse() Pulse {
+	return Pulse{n.manager.Session().State, n.proxy.Open(), n.manager.Late(), n.drainTimeout()}
+}
+
+// Bounds of the steps of a shutdown that wait for other nodes: it ends even without a quorum.
+const (
+	goodbyeTimeout  = 3 * time.Second
+	leaveTimeout    = 15 * time.Second
+	shutdownTimeout = 10 * time.Second
+)
+
+// Close stops the node. It takes no new work, and waits for connections to end until ctx ends or
+// the drain timeout passes; those that are left then are reset. Then it returns every slot, says
+// goodbye, and stops the parts. A node that has failed resets its connections at once. A second
+// call waits for the first, and returns the same.
+func (n *Node) Close(ctx context.Context) error {
+	n.mu.Lock()
+	if n.closed == nil {
+		n.closed = sync.OnceValue(func() error { return n.shutdown(ctx) })
+	}
+	closed := n.closed
+	n.mu.Unlock()
+	return closed()
+}
+
+func (n *Node) shutdown(ctx context.Context) error {
+	defer n.stop(ErrClosed)
+	why := n.Err()
+	leave := errors.Is(why, ErrLeave)
+	graceful := why == nil || leave
+	n.setLeaving()
+	n.members.SetDraining(true)
+	n.manager.Drain()
+	n.drain(ctx, graceful)
+	var errs []error
+	if graceful {
+		errs = append(errs, n.goodbye(leave))
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
+	defer cancel()
+	errs = append(errs, n.members.Shutdown(ctx), n.api.Shutdown(ctx))
+	n.proxy.Close()
+	n.resolver.Close()
+	if n.keeper != nil {
+		n.keeper.wait(ctx)
+	}
+	errs = append(errs, n.access.close(), n.data.Close())
+	n.end()
+	n.parts.Wait()
+	return errors.Join(errs...)
+}
+
+// drain waits for connections to end, and resets those that do not end in time.
+func (n *Node) drain(ctx context.Context, graceful bool) {
+	timeout := n.drainTimeout()
+	if !graceful {
+		timeout = 0
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	if err := n.proxy.Drain(ctx); err != nil && graceful {
+		n.log.Warn("not all connections ended in time; the rest were reset", "drain_timeout", timeout)
+	}
+}
+
+func (n *Node) drainTimeout() time.Duration {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.cfg.Proxy.DrainTimeout
+}
+
+// goodbye returns the session and, with leave, removes the server from the Raft configuration.
+func (n *Node) goodbye(leave bool) error {
+	ctx, cancel := context.WithTimeout(context.Background(), goodbyeTimeout)
+	defer cancel()
+	session, err := n.manager.Goodbye(ctx)
+	if err != nil {
+		n.log.Warn("the leader could not be told that this node stops; gossip tells it", "error", err)
+	}
+	n.members.SetSessionLeft(session)
+	if !leave {
+		return nil
+	}
+	ctx, cancel = context.WithTimeout(context.Background(), leaveTimeout)
+	defer cancel()
+	return n.members.Leave(ctx)
+}
+
+// abandon releases everything that build had made when it failed.
+func (n *Node) abandon() error {
+	var errs []error
+	for _, l := range append(n.proxyListeners, n.apiListener) {
+		if l != nil {
+			_ = l.Close()
+		}
+	}
+	if n.members != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		errs = append(errs, n.members.Shutdown(ctx))
+	}
+	if n.proxy != nil {
+		n.proxy.Close()
+	}
+	if n.resolver != nil {
+		n.resolver.Close()
+	}
+	errs = append(errs, n.access.close())
+	if n.data != nil {
+		errs = append(errs, n.data.Close())
+	}
+	n.stop(ErrClosed)
+	return errors.Join(errs...)
+}
+
+// listen binds a port for workers or operators. Its error names the setting.
+func listen(cfg *config.Config, setting, addr string) (net.Listener, error) {
+	lc := net.ListenConfig{Control: proxy.Control}
+	lc.SetMultipathTCP(false) // the proxy reads a connection's state from the kernel as plain TCP has it
+	l, err := lc.Listen(context.Background(), "tcp", addr)
+	if err == nil {
+		return l, nil
+	}
+	var op *net.OpError
+	if errors.As(err, &op) {
+		err = op.Err
+	}
+	where := ""
+	if at, ok := cfg.Origins[setting]; ok {
+		where = fmt.Sprintf(" (%s:%d)", at.File, at.Line)
+	}
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("%s%s: %s is taken: stop the other process, or choose another port", setting, where, addr)
+	}
+	return nil, fmt.Errorf("%s%s: can't listen on %s: %w", setting, where, addr, err)
+}
+
+func openData(cfg *config.Config) (*cluster.DataDir, error) {
+	if cfg.DataDir == "" {
+		return cluster.MemoryDataDir(cfg.Name), nil
+	}
+	return cluster.OpenDataDir(cfg.DataDir, cfg.Name)
+}

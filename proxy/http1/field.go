@@ -1,0 +1,253 @@
+package http1
+
+import (
+	"bytes"
+	"unicode/utf8"
+)
+
+// Lines, fields and lists, and the characters that they may consist of (RFC 9110 §5, RFC 9112 §5).
+
+// unfold joins folded lines in place: spaces replace the line ends between them (RFC 9112 §5.2). It
+// leaves a line alone that starts with a space but follows no field.
+func unfold(b []byte) {
+	for line, at := 0, 0; ; {
+		i := bytes.IndexByte(b[at:], '\n')
+		if i < 0 {
+			return
+		}
+		end := at + i
+		at = end + 1
+		empty := end == line || end == line+1 && b[line] == '\r'
+		if empty || at == len(b) || !isSpace(b[at]) || bytes.IndexByte(b[line:end], ':') < 0 {
+			line = at
+			continue
+		}
+		b[end] = ' '
+		if b[end-1] == '\r' {
+			b[end-1] = ' '
+		}
+	}
+}
+
+// closeUp removes the space between a field's name and its colon, by moving the name up to the
+// colon in place (RFC 9112 §5.1).
+func closeUp(line []byte) []byte {
+	colon := bytes.IndexByte(line, ':')
+	if colon <= 0 || !isSpace(line[colon-1]) {
+		return line
+	}
+	name := bytes.TrimRight(line[:colon], " \t")
+	gap := colon - len(name)
+	copy(line[gap:], name)
+	return line[gap:]
+}
+
+// parseField parses one line (RFC 9112 §5): no space before the colon, no control characters.
+func parseField(line []byte) (Field, error) {
+	colon := bytes.IndexByte(line, ':')
+	switch {
+	case colon < 0:
+		return Field{}, errField("no colon behind the header field", line)
+	case !IsToken(line[:colon]) && IsToken(bytes.TrimRight(line[:colon], " \t")):
+		return Field{}, errField("a space before the colon of the header field", line[:colon])
+	case !IsToken(line[:colon]):
+		return Field{}, errField("malformed name of the header field", line[:colon])
+	}
+	value := bytes.Trim(line[colon+1:], " \t")
+	if !isFieldValue(value) {
+		return Field{}, errField("a control character in the header field", line[:colon])
+	}
+	return Field{line[:colon], value, kindOf(line[:colon])}, nil
+}
+
+// maxNamedField bounds a field's name in an error.
+const maxNamedField = 40
+
+// errField names a refused field, up to the first byte that can't be in a name: what follows may be
+// a secret.
+func errField(what string, name []byte) error {
+	end := 0
+	for end < len(name) && end < maxNamedField && isTokenChar(name[end]) {
+		end++
+	}
+	return SyntaxError(what + " \"" + string(name[:end]) + "\"")
+}
+
+// errFold names the field that a folded line continues.
+func (h *Head) errFold() error {
+	if len(h.Fields) == 0 {
+		return errFirstFold
+	}
+	return errField("a second line of the header field", h.Fields[len(h.Fields)-1].Name)
+}
+
+// parseLengths parses a Content-Length: a number, or a list that repeats one number, as a sender
+// makes when it joins two lines (RFC 9112 §6.3). It is forwarded as one number.
+func parseLengths(b []byte) (int64, bool) {
+	first, rest, more := bytes.Cut(b, comma)
+	n, ok := parseLength(bytes.Trim(first, " \t"))
+	for ok && more {
+		var item []byte
+		item, rest, more = bytes.Cut(rest, comma)
+		m, valid := parseLength(bytes.Trim(item, " \t"))
+		ok = valid && m == n
+	}
+	return n, ok
+}
+
+// parseLength parses a length: only digits, and at most 18, which fit an int64.
+func parseLength(b []byte) (int64, bool) {
+	if len(b) == 0 || len(b) > 18 {
+		return 0, false
+	}
+	var n int64
+	for _, c := range b {
+		if c < '0' || c > '9' {
+			return 0, false
+		}
+		n = n*10 + int64(c-'0')
+	}
+	return n, true
+}
+
+// cutLine splits b after the first LF, and drops the LF and a CR before it (RFC 9112 §2.2). b must
+// contain an LF.
+func cutLine(b []byte) (line, rest []byte) {
+	i := bytes.IndexByte(b, '\n')
+	line, rest = b[:i], b[i+1:]
+	if i > 0 && line[i-1] == '\r' {
+		line = line[:i-1]
+	}
+	return line, rest
+}
+
+// eachItem calls f for each non-empty element of a comma-separated list (RFC 9110 §5.6.1).
+func eachItem(list []byte, f func([]byte)) {
+	for len(list) > 0 {
+		var item []byte
+		item, list, _ = bytes.Cut(list, comma)
+		if item = bytes.Trim(item, " \t"); len(item) > 0 {
+			f(item)
+		}
+	}
+}
+
+var (
+	crlf  = []byte("\r\n")
+	comma = []byte(",")
+)
+
+// equalFold compares b with a lower-case ASCII string, ignoring ASCII case.
+func equalFold(b []byte, lower string) bool {
+	if len(b) != len(lower) {
+		return false
+	}
+	for i := range b {
+		c := b[i]
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		if d := lower[i]; c != d && !('A' <= d && d <= 'Z' && c == d+('a'-'A')) {
+			return false
+		}
+	}
+	return true
+}
+
+func isSpace(c byte) bool { return c == ' ' || c == '\t' }
+
+func isAlpha(c byte) bool { return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' }
+
+// isTokenChar is tchar of RFC 9110 §5.6.2.
+func isTokenChar(c byte) bool {
+	switch c {
+	case '!', '#', '$', '%', '&', '\'', '*', '+', '-', '.', '^', '_', '`', '|', '~':
+		return true
+	}
+	return isAlpha(c) || '0' <= c && c <= '9'
+}
+
+// IsToken reports whether b is a token (RFC 9110 §5.6.2).
+func IsToken(b []byte) bool {
+	for _, c := range b {
+		if !isTokenChar(c) {
+			return false
+		}
+	}
+	return len(b) > 0
+}
+
+// isFieldValue reports whether b has only visible characters, spaces, tabs and bytes from 0x80 on.
+func isFieldValue(b []byte) bool {
+	for _, c := range b {
+		if c < ' ' && c != '\t' || c == 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+// isTarget reports whether b can be a request target: not empty, no spaces, no control characters.
+func isTarget(b []byte) bool {
+	for _, c := range b {
+		if c <= ' ' || c == 0x7f {
+			return false
+		}
+	}
+	return len(b) > 0
+}
+
+// isHostField also allows names in UTF-8, which isHost does not. Some clients write them in Host
+// beside a target with the same name. The target counts, and this Host is not forwarded.
+func isHostField(b []byte) bool {
+	if IsHost(b) {
+		return true
+	}
+	ascii := bytes.Map(func(r rune) rune {
+		if r >= utf8.RuneSelf {
+			return -1
+		}
+		return r
+	}, b)
+	return !bytes.ContainsRune(b, utf8.RuneError) && IsHost(ascii) // bytes.Map turns invalid UTF-8 into RuneError
+}
+
+// IsHost reports whether b can be the value of a Host field (RFC 3986 §3.2.2), which may be empty.
+func IsHost(b []byte) bool {
+	for _, c := range b {
+		if !isAlpha(c) && !('0' <= c && c <= '9') && bytes.IndexByte([]byte("-._~!$&'()*+,;=:%[]"), c) < 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// AppendString appends s as a structured field's string (RFC 8941 §3.3.3), with '?' for characters
+// that can't be in one.
+func AppendString(dst []byte, s string) []byte {
+	dst = append(dst, '"')
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c == '"' || c == '\\':
+			dst = append(dst, '\\', c)
+		case c < 0x20 || c > 0x7e:
+			dst = append(dst, '?')
+		default:
+			dst = append(dst, c)
+		}
+	}
+	return append(dst, '"')
+}
+
+// StatusName returns the node's name for Proxy-Status: a token if it can be one, otherwise a
+// string.
+func StatusName(node string) string {
+	token := node != "" && (isAlpha(node[0]) || node[0] == '*')
+	for i := range len(node) {
+		token = token && (isTokenChar(node[i]) || node[i] == ':' || node[i] == '/')
+	}
+	if token {
+		return node
+	}
+	return string(AppendString(nil, node))
+}

@@ -1,0 +1,115 @@
+package weir
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/weirproxy/weir/api"
+	"github.com/weirproxy/weir/config"
+	"github.com/weirproxy/weir/limit"
+)
+
+// reloader takes a changed config from the files to the cluster, one reload at a time. Two at once
+// could publish the digest of one file in gossip and give the cluster the limits of the other:
+// every node would then seem to disagree with it.
+type reloader struct {
+	settings func() (*config.Config, api.Reloaded, error) // reads the files, applies the node's own settings
+	digest   func(string)                                 // publishes it in gossip
+	limits   func(context.Context, []limit.Limit) (changed bool, err error)
+
+	// turn, of capacity 1, is taken from reading the files to the cluster's limits, before
+	// agent.applying.
+	turn chan struct{}
+}
+
+func (r *reloader) reload(ctx context.Context) (api.Reloaded, error) {
+	select {
+	case r.turn <- struct{}{}:
+		defer func() { <-r.turn }()
+	case <-ctx.Done():
+		return api.Reloaded{}, fmt.Errorf("another reload is still under way: %w", ctx.Err())
+	}
+	cfg, reloaded, err := r.settings()
+	if err != nil {
+		return api.Reloaded{}, err
+	}
+	r.digest(config.Digest(cfg.Lease.TTL, cfg.ClusterLimits()))
+	changed, err := r.limits(ctx, cfg.ClusterLimits())
+	if err != nil {
+		return api.Reloaded{}, fmt.Errorf("the node's own settings are applied, the limits are not: %w", err)
+	}
+	if changed && !slices.Contains(reloaded.Applied, "limits") { // the cluster had other limits, from another node
+		reloaded.Applied = append(reloaded.Applied, "limits")
+	}
+	return reloaded, nil
+}
+
+// Reload reads the settings again, and applies those that need no restart. Limits in them become
+// the cluster's config limits. An error in the settings changes nothing.
+func (n *Node) Reload(ctx context.Context) (api.Reloaded, error) {
+	reloaded, err := n.reloader.reload(ctx)
+	if err != nil {
+		return api.Reloaded{}, err
+	}
+	n.checkAgreement()
+	n.log.Info("reloaded", "applied", reloaded.Applied, "need_restart", reloaded.NeedRestart)
+	return reloaded, nil
+}
+
+// reloadSettings applies the node's own settings.
+func (n *Node) reloadSettings() (*config.Config, api.Reloaded, error) {
+	n.applying.Lock()
+	defer n.applying.Unlock()
+	next, err := n.source.Load()
+	if err != nil {
+		return nil, api.Reloaded{}, fmt.Errorf("%w:\n%w", api.ErrInvalidConfig, err)
+	}
+	n.mu.Lock()
+	live, restart := config.Diff(n.cfg, next)
+	cfg := *n.cfg // settings that need a restart keep their running values
+	cfg.Log.Level, cfg.Limits, cfg.Origins = next.Log.Level, next.Limits, next.Origins
+	cfg.API.MetricsHosts = next.API.MetricsHosts
+	if config.TokensCanChange(n.cfg, next) {
+		cfg.API.TokenFile, cfg.API.Token = next.API.TokenFile, next.API.Token
+		cfg.API.ReadTokenFile, cfg.API.ReadToken = next.API.ReadTokenFile, next.API.ReadToken
+	}
+	if (cfg.Cluster.GossipKey == "") == (next.Cluster.GossipKey == "") {
+		cfg.Cluster.GossipKey, cfg.Cluster.GossipAcceptKeys = next.Cluster.GossipKey, next.Cluster.GossipAcceptKeys
+	}
+	running := cfg.Proxy
+	cfg.Proxy = next.Proxy
+	cfg.Proxy.Listen, cfg.Proxy.TLS = running.Listen, running.TLS
+	n.mu.Unlock()
+	if err := n.reloadSecrets(&cfg); err != nil {
+		return nil, api.Reloaded{}, err
+	}
+	if err := n.access.open(&cfg, n.proxy.SetLines); err != nil {
+		return nil, api.Reloaded{}, fmt.Errorf("%w: %w", api.ErrInvalidConfig, err)
+	}
+	if err := n.proxy.SetPolicy(policy(&cfg)); err != nil {
+		return nil, api.Reloaded{}, fmt.Errorf("%w: %w", api.ErrInvalidConfig, err)
+	}
+	n.resolver.SetTTLMax(cfg.Proxy.DNSTTLMax)
+	n.log.SetLevel(hclog.LevelFromString(cfg.Log.Level))
+	n.api.SetMetricsHosts(cfg.API.MetricsHosts)
+	n.api.SetTokens(string(cfg.API.Token), string(cfg.API.ReadToken))
+	n.mu.Lock()
+	n.cfg = &cfg
+	n.mu.Unlock()
+	n.checkOwnPorts()
+	return &cfg, api.Reloaded{Applied: live, NeedRestart: restart}, nil
+}
+
+// reloadSecrets reloads certificates and gossip keys.
+func (n *Node) reloadSecrets(cfg *config.Config) error {
+	if err := n.certs.reload(); err != nil {
+		return fmt.Errorf("%w: %w", api.ErrInvalidConfig, err)
+	}
+	if keys := gossipKeys(cfg); keys != nil {
+		return n.members.SetGossipKeys(keys)
+	}
+	return nil
+}

@@ -1,0 +1,81 @@
+package weir
+
+import (
+	"github.com/weirproxy/weir/api"
+	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/limit"
+)
+
+// Uses implements [api.UseSource].
+func (v view) Uses(scope limit.Scope) []api.NodeUse {
+	return nodeUses(v.manager.Uses(), scope)
+}
+
+// Use implements [api.UseSource].
+func (v view) Use(key limit.Key) (api.NodeUse, bool) {
+	var known []lease.Use
+	for _, r := range limit.Resources {
+		key.Resource = r
+		if u, ok := v.manager.Use(key); ok {
+			known = append(known, u)
+		}
+	}
+	uses := nodeUses(known, key.Scope)
+	if len(uses) == 0 {
+		return api.NodeUse{}, false
+	}
+	return uses[0], true
+}
+
+// Unassigned implements [api.UseSource].
+func (v view) Unassigned(key limit.Key) (n float64, known bool) {
+	if v.store == nil {
+		return 0, false
+	}
+	v.store.Read(func(st *fsm.State) { n = float64(st.FreeLevel(key)) })
+	if key.Resource == limit.Requests {
+		n /= float64(limit.TokenGrains)
+	}
+	return n, true
+}
+
+// nodeUses puts together what the lease knows of the resources of each name. all may be in any
+// order.
+func nodeUses(all []lease.Use, scope limit.Scope) []api.NodeUse {
+	var out []api.NodeUse
+	at := map[string]int{} // by name, the index in out
+	for _, u := range all {
+		if u.Key.Scope != scope {
+			continue
+		}
+		i, known := at[u.Key.Name]
+		if !known {
+			i = len(out)
+			at[u.Key.Name] = i
+			out = append(out, api.NodeUse{Key: limit.Key{Scope: scope, Resource: limit.Connections, Name: u.Key.Name}})
+		}
+		addUse(&out[i], u)
+	}
+	return out
+}
+
+// addUse adds one resource. A rate is granted in shares of the limit's.
+func addUse(n *api.NodeUse, u lease.Use) {
+	if !u.Key.Resource.IsRate() {
+		n.Granted, n.InUse, n.Idle, n.Waiting = u.Granted, u.InUse, u.Idle, u.Waiting
+		n.Admitted, n.Rejected, n.WouldReject = u.Admitted, u.Rejected, u.WouldReject
+		return
+	}
+	perSecond := u.Limit.PerSecond(u.Key.Resource)
+	if u.Key.Resource == limit.Requests {
+		perSecond /= float64(limit.TokenGrains)
+	}
+	if n.Rates == nil {
+		n.Rates = map[limit.Resource]api.NodeRate{}
+	}
+	n.Rates[u.Key.Resource] = api.NodeRate{
+		Granted: perSecond * float64(u.Granted) / float64(limit.Shares), Now: u.Now, Available: max(0, u.Level), Waiting: u.Waiting,
+		Admitted: u.Admitted, Rejected: u.Rejected, WouldReject: u.WouldReject,
+	}
+}

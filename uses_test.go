@@ -1,0 +1,40 @@
+package weir
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/weirproxy/weir/api"
+	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/limit"
+)
+
+// TestNodeUses: what the lease says of the resources of one name is one row, a rate is granted in
+// shares of the limit's, and other scopes are left out.
+func TestNodeUses(t *testing.T) {
+	l := &limit.Limit{Requests: limit.Rate{Thousandths: 10_000, Per: 1e9, Burst: 10}, Bandwidth: limit.Bandwidth{Download: 8e6}}
+	key := func(scope limit.Scope, r limit.Resource, name string) limit.Key {
+		return limit.Key{Scope: scope, Resource: r, Name: name}
+	}
+	all := []lease.Use{
+		{Key: key(limit.ScopeClient, limit.Download, "a"), Limit: l, Granted: limit.Shares / 4, Now: 7, Level: -3, Waiting: 2, Admitted: 70, WouldReject: 5},
+		{Key: key(limit.ScopeHost, limit.Connections, "a"), InUse: 99},
+		{Key: key(limit.ScopeClient, limit.Connections, "a"), Limit: l, Granted: 3, InUse: 2, Idle: 1, Waiting: 4, Admitted: 6, Rejected: 7, WouldReject: 8},
+		{Key: key(limit.ScopeClient, limit.Requests, "a"), Limit: l, Granted: limit.Shares / 2, Now: 1.5, Level: 2.9, Rejected: 1},
+		{Key: key(limit.ScopeClient, limit.Requests, "b"), Granted: 5}, // its limit has gone
+	}
+	want := []api.NodeUse{
+		{
+			Key: key(limit.ScopeClient, limit.Connections, "a"), Granted: 3, InUse: 2, Idle: 1, Waiting: 4, Admitted: 6, Rejected: 7, WouldReject: 8,
+			Rates: map[limit.Resource]api.NodeRate{
+				limit.Download: {Granted: 2e6, Now: 7, Waiting: 2, Admitted: 70, WouldReject: 5},
+				limit.Requests: {Granted: 5, Now: 1.5, Available: 2.9, Rejected: 1},
+			},
+		},
+		{Key: key(limit.ScopeClient, limit.Connections, "b"), Rates: map[limit.Resource]api.NodeRate{limit.Requests: {}}},
+	}
+	if diff := cmp.Diff(want, nodeUses(all, limit.ScopeClient)); diff != "" {
+		t.Error(diff)
+	}
+}
