@@ -38,7 +38,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 # The end-to-end tests measure, so they have the machine to themselves: all other packages first.
 UNIT = $$($(GO) list ./... | grep -v -e '/e2e$$' -e '/lease/leasetest$$')
 
-.PHONY: build cluster demo test unit e2e partitions long linear screenshots docs sim check format vet lint tidy deploy arrows vuln release reproducible bench pgo gobench fuzz proto needs clean help
+.PHONY: build cluster demo test unit e2e partitions long recipes linear screenshots docs sim check format vet lint tidy deploy arrows vuln release reproducible bench pgo gobench fuzz proto needs clean help
 .DEFAULT_GOAL := build
 
 build: ## build bin/weir
@@ -71,6 +71,13 @@ partitions: needs ## cut real nodes off from each other; needs root (COUNT=10: t
 long: needs ## run the long tests: ROUNDS_LONG (10) rounds of two clusters and of rates under faults, SEEDS_LONG seeds of the simulation
 	WEIR_E2E_ROUNDS=$(ROUNDS_LONG) $(GO) test -race -v -run '^Test(TwoClusters|Rates)UnderFaults$$' -timeout 20m ./e2e
 	$(GO) run ./lease/leasetest/sim -seeds $(SEEDS_LONG) -first $(FIRST_LONG)
+
+# The packages of npm are those of e2e/testdata/node, in the versions that its lock file names.
+recipes: ## run the lines of docs/workers.md with the clients that they are for; first installs these, if it may
+	@sh e2e/needs.sh recipes
+	@mkdir -p bin/recipes && cp e2e/testdata/node/package.json e2e/testdata/node/package-lock.json bin/recipes/
+	cd bin/recipes && npm ci --ignore-scripts --no-audit --no-fund
+	WEIR_E2E_RECIPES=1 $(GO) test -v -run '^TestRecipes' -parallel 4 ./e2e
 
 linear: needs ## check that limits are linearisable, under faults for LINEAR (10m)
 	WEIR_E2E_LINEAR=$(LINEAR) $(GO) test -race -v -run '^TestLimitsAreLinearisable' -timeout 0 ./e2e

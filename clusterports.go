@@ -55,9 +55,9 @@ func (n *Node) forbidOwnPorts(ctx context.Context) {
 	rpc, gossip := n.members.Listening()
 	var proxies []netip.AddrPort
 	for _, l := range n.proxyListeners {
-		proxies = append(proxies, addrPort(l.Addr()))
+		proxies = append(proxies, addrPort(l))
 	}
-	ports := n.ports.list(ctx, n.members.Members(), []netip.AddrPort{rpc, gossip, addrPort(n.apiListener.Addr())}, proxies, time.Now())
+	ports := n.ports.list(ctx, n.members.Members(), []netip.AddrPort{rpc, gossip, addrPort(n.apiListener)}, proxies, time.Now())
 	if allowed {
 		ports.Nodes = proxy.Listeners{}
 	}
@@ -132,8 +132,8 @@ func (n *Node) checkOwnPorts() {
 	}
 }
 
-func addrPort(addr net.Addr) netip.AddrPort {
-	at, _ := netip.ParseAddrPort(addr.String()) // a listener's address always parses
+func addrPort(l net.Listener) netip.AddrPort {
+	at, _ := netip.ParseAddrPort(address(l)) // a listener's address always parses; without one there is none
 	return at
 }
 

@@ -31,7 +31,8 @@ type Node struct {
 	log      hclog.Logger
 	data     *cluster.DataDir
 	store    *fsm.Store // nil on role proxy
-	members  *cluster.Cluster
+	entries  entryLog   // nil on role proxy
+	members  membership
 	manager  *lease.Manager
 	leases   *leader.Server // nil on role proxy
 	resolver *resolve.Resolver
@@ -45,6 +46,8 @@ type Node struct {
 	timings  timings
 	keeper   *limitsKeeper // nil without a data directory
 	certs    certificates
+	permits  permits
+	watching sync.Once // starts what the API needs without a listener
 
 	proxyListeners []net.Listener // at least one, in the order of the config
 	apiListener    net.Listener
@@ -59,7 +62,8 @@ type Node struct {
 
 	turning sync.Mutex // held while draining begins or ends; before mu
 
-	parts  sync.WaitGroup // what begin has started
+	parts  sync.WaitGroup  // what begin has started
+	life   context.Context // of the parts
 	end    context.CancelFunc
 	must   context.Context // done once the node must stop, for its cause
 	stop   context.CancelCauseFunc
@@ -101,8 +105,10 @@ func (n *Node) build() (err error) {
 		}
 		n.proxyListeners = append(n.proxyListeners, l)
 	}
-	if n.apiListener, err = listen(cfg, "api.listen", cfg.API.Listen); err != nil {
-		return err
+	if cfg.API.Listen != "" {
+		if n.apiListener, err = listen(cfg, "api.listen", cfg.API.Listen); err != nil {
+			return err
+		}
 	}
 	if n.certs, err = openCertificates(cfg, n.log); err != nil {
 		return err
@@ -113,19 +119,8 @@ func (n *Node) build() (err error) {
 	if n.data.Path() != "" {
 		n.keeper = &limitsKeeper{path: filepath.Join(n.data.Path(), limitsFile), log: n.log}
 	}
-	clusterConfig := n.clusterConfig()
-	if cfg.Role == config.RoleServer {
-		n.store = fsm.NewStore(n.log.Named("fsm"), n.stop)
-		clusterConfig.FSM = n.store
-		clusterConfig.AppliedIndex = n.appliedIndex
-		clusterConfig.LogVersion = fsm.LogVersion
-	}
-	if n.members, err = cluster.New(clusterConfig); err != nil {
+	if err := n.join(); err != nil {
 		return err
-	}
-	if n.store != nil {
-		n.leases = leader.New(leaseLog{n.members, n.store}, n.store, n.leaderAddr, n.log.Named("lease"))
-		n.leases.OnEnd = n.sessionEnded
 	}
 	clock, err := leaseClock()
 	if err != nil {
@@ -157,13 +152,39 @@ func (n *Node) build() (err error) {
 	return nil
 }
 
+// join makes the node's part in its cluster, and the leader's side of the lease on a server.
+func (n *Node) join() error {
+	if n.cfg.Role == config.RoleServer {
+		n.store = fsm.NewStore(n.log.Named("fsm"), n.stop)
+	}
+	if n.source.alone {
+		log := leader.NewLocal(n.store)
+		n.entries, n.members = log, &alone{name: n.cfg.Name, version: n.source.Version, log: log, since: n.started}
+	} else {
+		c := n.clusterConfig()
+		if n.store != nil {
+			c.FSM, c.AppliedIndex, c.LogVersion = n.store, n.appliedIndex, fsm.LogVersion
+		}
+		members, err := cluster.New(c)
+		if err != nil {
+			return err
+		}
+		n.entries, n.members = leaseLog{members, n.store}, members
+	}
+	if n.store != nil {
+		n.leases = leader.New(n.entries, n.store, n.leaderAddr, n.log.Named("lease"))
+		n.leases.OnEnd = n.sessionEnded
+	}
+	return nil
+}
+
 // begin starts the parts. What fails later stops the node.
 func (n *Node) begin() error {
 	if err := n.members.Start(n.handlers()); err != nil {
 		return err
 	}
-	ctx, end := context.WithCancel(context.Background())
-	n.end = end
+	n.life, n.end = context.WithCancel(context.Background())
+	ctx := n.life
 	part := func(name string, f func() error) {
 		n.parts.Go(func() {
 			if err := f(); err != nil {
@@ -182,9 +203,11 @@ func (n *Node) begin() error {
 	for _, l := range n.proxyListeners {
 		part("proxy", func() error { return n.proxy.Serve(l) })
 	}
-	part("api", func() error { return n.api.Serve(n.apiListener) })
+	if n.apiListener != nil {
+		part("api", func() error { return n.api.Serve(n.apiListener) })
+	}
 	n.log.Info("node started", "node", n.cfg.Name, "role", string(n.cfg.Role), "version", n.source.Version,
-		"proxy", strings.Join(n.proxyAddrs(), ", "), "api", n.apiListener.Addr().String(),
+		"proxy", strings.Join(n.proxyAddrs(), ", "), "api", address(n.apiListener),
 		"rpc", n.members.RPCAddr(), "gossip", n.members.GossipAddr())
 	return nil
 }
@@ -225,10 +248,14 @@ const (
 	shutdownTimeout = 10 * time.Second
 )
 
-// Close stops the node. It takes no new work, and waits for connections to end until ctx ends or
-// the drain timeout passes; those that are left then are reset. Then it returns every slot, says
-// goodbye, and stops the parts. A node that has failed resets its connections at once. A second
-// call waits for the first, and returns the same.
+// Close stops the node. It takes no new work, and waits for connections and permits to end until
+// ctx ends or the drain timeout (30 s by default) passes: connections that are left then are reset,
+// and permits are lost. Then it returns every slot, says goodbye, and waits until everything of the
+// node has ended. That takes some seconds more at most, also without a cluster. Slots of permits
+// that are not released then come back to the cluster when the lease has run out.
+//
+// A node that has failed resets its connections at once. A second call waits for the first, and
+// returns the same.
 func (n *Node) Close(ctx context.Context) error {
 	n.mu.Lock()
 	if n.closed == nil {
@@ -266,7 +293,7 @@ func (n *Node) shutdown(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// drain waits for connections to end, and resets those that do not end in time.
+// drain waits for connections and permits to end. Those that do not end in time are reset, or lost.
 func (n *Node) drain(ctx context.Context, graceful bool) {
 	timeout := n.drainTimeout()
 	if !graceful {
@@ -274,8 +301,14 @@ func (n *Node) drain(ctx context.Context, graceful bool) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	released := n.permits.close()
 	if err := n.proxy.Drain(ctx); err != nil && graceful {
 		n.log.Warn("not all connections ended in time; the rest were reset", "drain_timeout", timeout)
+	}
+	select {
+	case <-released:
+	case <-ctx.Done():
+		n.permits.sever()
 	}
 }
 
@@ -342,7 +375,7 @@ func listen(cfg *config.Config, setting, addr string) (net.Listener, error) {
 		err = op.Err
 	}
 	where := ""
-	if at, ok := cfg.Origins[setting]; ok {
+	if at := cfg.Origins[setting]; at.Line > 0 {
 		where = fmt.Sprintf(" (%s:%d)", at.File, at.Line)
 	}
 	if errors.Is(err, syscall.EADDRINUSE) {

@@ -63,7 +63,7 @@ func (n *Node) Reload(ctx context.Context) (api.Reloaded, error) {
 func (n *Node) reloadSettings() (*config.Config, api.Reloaded, error) {
 	n.applying.Lock()
 	defer n.applying.Unlock()
-	next, err := n.source.Load()
+	next, err := n.load()
 	if err != nil {
 		return nil, api.Reloaded{}, fmt.Errorf("%w:\n%w", api.ErrInvalidConfig, err)
 	}
@@ -101,6 +101,16 @@ func (n *Node) reloadSettings() (*config.Config, api.Reloaded, error) {
 	n.mu.Unlock()
 	n.checkOwnPorts()
 	return &cfg, api.Reloaded{Applied: live, NeedRestart: restart}, nil
+}
+
+// load reads the settings again, if they can be read.
+func (n *Node) load() (*config.Config, error) {
+	if n.source.Load != nil {
+		return n.source.Load()
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.cfg, nil
 }
 
 // reloadSecrets reloads certificates and gossip keys.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/weirproxy/weir/api"
@@ -37,7 +38,7 @@ func (v view) Propose(ctx context.Context, c fsm.Command) (uint64, fsm.Result, e
 	if v.store == nil {
 		return 0, fsm.Result{}, api.ErrNotLeader
 	}
-	index, res, err := propose(ctx, v.members, v.store, 0, c)
+	index, res, err := v.entries.Append(ctx, 0, c)
 	return index, res, apiError(err)
 }
 
@@ -141,7 +142,7 @@ func (v view) Status() api.Status {
 		ConfigDisagreements: v.disagreements(),
 		Draining:            leaving || v.proxy.Draining(), Leaving: leaving,
 		Connections: v.proxy.Open(),
-		ProxyAddr:   proxies[0], ProxyAddrs: proxies, ProxyTLS: proxyTLS, APIAddr: v.apiListener.Addr().String(),
+		ProxyAddr:   strings.Join(proxies[:min(len(proxies), 1)], ""), ProxyAddrs: proxies, ProxyTLS: proxyTLS, APIAddr: address(v.apiListener),
 		DiskFull: r.DiskFull, DiskStalled: r.DiskStalled,
 	}
 	for _, p := range protocols {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	mrand "math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
 	"time"
@@ -80,7 +81,7 @@ func (n *Node) clusterConfig() cluster.Config {
 		Name: c.Name, Role: cluster.Role(c.Role), Version: n.source.Version, Data: n.data,
 		RPC: c.Cluster.RPC, AdvertiseRPC: c.Cluster.AdvertiseRPC,
 		Gossip: c.Cluster.Gossip, AdvertiseGossip: c.Cluster.AdvertiseGossip,
-		APIAddr: n.apiListener.Addr().String(), ProxyAddrs: n.proxyAddrs(),
+		APIAddr: address(n.apiListener), ProxyAddrs: n.proxyAddrs(),
 		Join: c.Cluster.Join, BootstrapExpect: c.Cluster.BootstrapExpect,
 		GossipKeys: gossipKeys(c), TLS: n.certs.rpcTLS(), Plaintext: cluster.Plaintext(c.Cluster.Plaintext),
 		ConfigDigest: config.Digest(c.Lease.TTL, c.ClusterLimits()), OnCommit: n.timings.commits.Observe, Log: n.log.Named("cluster"), Fatal: n.stop,
@@ -123,9 +124,8 @@ func (n *Node) handlers() cluster.Handlers {
 
 // lead does the leader's work of one term. The very first leader writes the cluster's settings.
 func (n *Node) lead(ctx context.Context, term uint64) {
-	log := leaseLog{n.members, n.store}
 	found := func() error {
-		res, err := log.Propose(ctx, term, n.initial())
+		res, err := n.entries.Propose(ctx, term, n.initial())
 		return cmp.Or(err, res.Err)
 	}
 	if !foundCluster(ctx, found, func() bool { return n.clusterID() != "" }, n.log) {
@@ -202,7 +202,14 @@ func (n *Node) appliedIndex() (index uint64) {
 	return index
 }
 
-// leaseLog gives the leader's side of the lease access to the Raft log.
+// entryLog is the log that the state is replicated by: Raft's, or that of a node that is alone.
+type entryLog interface {
+	leader.Log
+	// Append is Propose, and returns the entry's index too. Term 0 is whatever term it is.
+	Append(ctx context.Context, term uint64, c fsm.Command) (index uint64, res fsm.Result, err error)
+}
+
+// leaseLog is Raft's log.
 type leaseLog struct {
 	members *cluster.Cluster
 	store   *fsm.Store
@@ -210,7 +217,7 @@ type leaseLog struct {
 
 // Propose implements [leader.Log].
 func (l leaseLog) Propose(ctx context.Context, term uint64, c fsm.Command) (fsm.Result, error) {
-	_, res, err := propose(ctx, l.members, l.store, term, c)
+	_, res, err := l.Append(ctx, term, c)
 	if err != nil && !errors.Is(err, cluster.ErrUnknownOutcome) {
 		// This includes a hand-over that fails after all: the term goes on.
 		err = fmt.Errorf("%w: %w", leader.ErrNotProposed, err)
@@ -221,11 +228,12 @@ func (l leaseLog) Propose(ctx context.Context, term uint64, c fsm.Command) (fsm.
 // VerifyLeader implements [leader.Log].
 func (l leaseLog) VerifyLeader(ctx context.Context) error { return l.members.VerifyLeader(ctx) }
 
-func propose(ctx context.Context, m *cluster.Cluster, store *fsm.Store, term uint64, c fsm.Command) (uint64, fsm.Result, error) {
-	if err := checkVersion(store, c, m.CheckLogVersion); err != nil {
+// Append implements [entryLog].
+func (l leaseLog) Append(ctx context.Context, term uint64, c fsm.Command) (uint64, fsm.Result, error) {
+	if err := checkVersion(l.store, c, l.members.CheckLogVersion); err != nil {
 		return 0, fsm.Result{}, err
 	}
-	index, response, err := m.Propose(ctx, term, fsm.Encode(c))
+	index, response, err := l.members.Propose(ctx, term, fsm.Encode(c))
 	if err != nil {
 		return 0, fsm.Result{}, err
 	}
@@ -303,6 +311,14 @@ func (a admitter) CountsNames() bool {
 	return table != nil && table.CountsNames()
 }
 
+// address is a listener's; "" without one.
+func address(l net.Listener) string {
+	if l == nil {
+		return ""
+	}
+	return l.Addr().String()
+}
+
 func (n *Node) leaderAddr() string {
 	_, addr := n.members.Leader()
 	return addr
@@ -311,6 +327,9 @@ func (n *Node) leaderAddr() string {
 // connect opens a lease stream to the leader if one is known, and otherwise to any server, which
 // names the leader.
 func (n *Node) connect(ctx context.Context, hint string) (lease.Stream, error) {
+	if n.source.alone {
+		return n.leases.Open(ctx, n.parts.Go)
+	}
 	changes := n.streams.seen()
 	addr := hint
 	if addr == "" {

@@ -47,6 +47,20 @@ func parseLimits(body []byte, source limit.Source, evict bool) ([]limit.Limit, e
 	return ls, nil
 }
 
+// Limit returns the limit that l describes, as PUT /v1/limits takes it. The error says what is
+// wrong with it.
+func (l Limit) Limit() (limit.Limit, error) {
+	body, err := json.Marshal(l)
+	if err != nil {
+		return limit.Limit{}, err
+	}
+	o, err := parseBody(body)
+	if err != nil {
+		return limit.Limit{}, err
+	}
+	return parseLimit(o, nil)
+}
+
 // parseLimit reads one limit. Its pattern is the given one, which the body may repeat, or else the
 // body's.
 func parseLimit(o *object, given *limit.Pattern) (limit.Limit, error) {

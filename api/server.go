@@ -183,7 +183,7 @@ func (s *Server) PeerHandler() http.Handler {
 func (s *Server) Serve(l net.Listener) error {
 	ctx, stop := context.WithCancel(s.ctx)
 	var watching sync.WaitGroup
-	watching.Go(func() { s.watcher.run(ctx) })
+	watching.Go(func() { s.Watch(ctx) })
 	defer watching.Wait()
 	defer stop()
 	l = placedListener{l, s.conns}
@@ -195,6 +195,10 @@ func (s *Server) Serve(l net.Listener) error {
 	}
 	return nil
 }
+
+// Watch follows the other nodes until ctx ends, for those who follow the events of all. Serve does
+// it; it is for a [Server.Handler] that another server serves.
+func (s *Server) Watch(ctx context.Context) { s.watcher.run(ctx) }
 
 // withProtocols offers net/http's protocols over TLS (RFC 7301).
 func withProtocols(c *tls.Config) *tls.Config {

@@ -123,12 +123,12 @@ func (l *loader) checkNode() {
 // checkExposure refuses listeners that would be open to the world by accident.
 func (l *loader) checkExposure() {
 	c := l.cfg
-	if !loopback(c.API.Listen) && c.API.TokenFile == "" && !l.faulty["api.listen"] && !l.faulty["api.token_file"] {
+	if !loopback(c.API.Listen) && c.API.TokenFile == "" && c.API.Token == "" && !l.faulty["api.listen"] && !l.faulty["api.token_file"] {
 		l.add(l.at("api.listen"), fmt.Sprintf("api.listen is %s, which other machines can reach, and there is no token", c.API.Listen),
 			`Write token_file = "…" in api { } (weir keygen > FILE makes one), or listen on 127.0.0.1.`)
 	}
 	open := slices.IndexFunc(c.Proxy.Listen, func(address string) bool { return !loopback(address) })
-	if open >= 0 && !l.faulty["proxy.listen"] && c.Proxy.UsersFile == "" && !l.isSet("proxy.allow_clients") {
+	if open >= 0 && !l.faulty["proxy.listen"] && c.Proxy.UsersFile == "" && len(c.Proxy.Users) == 0 && !l.isSet("proxy.allow_clients") {
 		l.add(l.at("proxy.listen"), fmt.Sprintf("proxy.listen is %s, which other machines can reach, and allow_clients is not set", c.Proxy.Listen[open]),
 			`Write allow_clients = ["10.0.0.0/8"] in proxy { }, with the networks of your workers, or listen on 127.0.0.1.`)
 	}
@@ -176,7 +176,7 @@ func (l *loader) samePort(a, b listener) {
 func collide(a, b string) bool {
 	hostA, portA, _ := net.SplitHostPort(a)
 	hostB, portB, _ := net.SplitHostPort(b)
-	if portA != portB || portA == "0" {
+	if portA != portB || portA == "0" || portA == "" { // without a port, a listener is off
 		return false
 	}
 	return hostA == hostB || covers(hostA, hostB) || covers(hostB, hostA)

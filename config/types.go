@@ -219,9 +219,12 @@ func oneOrMore[V any](item valueType[V], most int) valueType[[]V] {
 	}}
 }
 
-// renderOneOrMore writes a single value without brackets.
+// renderOneOrMore writes a single value without brackets, and none, which no file can say, as "".
 func renderOneOrMore[V any](vs []V) string {
-	if len(vs) == 1 {
+	switch len(vs) {
+	case 0:
+		return `""`
+	case 1:
 		return render(vs[0])
 	}
 	return "[" + renderAll(vs) + "]"
@@ -372,8 +375,12 @@ func unspecified(host string) bool {
 	return host == "" || err == nil && addr.Unmap().IsUnspecified()
 }
 
-// loopback reports whether an address to listen on is reachable from this machine alone.
+// loopback reports whether an address to listen on is reachable from this machine alone; "" is no
+// listener.
 func loopback(address string) bool {
+	if address == "" {
+		return true
+	}
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
 		return false

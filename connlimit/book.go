@@ -296,7 +296,10 @@ func (b *book) open(addr netip.Addr) int {
 		r := b.rules.Load()
 		v := r.govern(addr)
 		if v.hot != nil {
-			return v.hot.count(b.shards)
+			if n := v.hot.count(b.shards); b.rules.Load() == r {
+				return n
+			}
+			continue
 		}
 		sh := b.shard(v.hash)
 		sh.mu.Lock()

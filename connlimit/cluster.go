@@ -17,7 +17,8 @@ type Cluster interface {
 	// client possibly the zero Addr and key possibly "". lost is called at most once, when the slots
 	// are lost: the connection must end. ctx bounds the taking; the slots outlive it.
 	//
-	// An error of being over a limit has a method RetryAfter() (time.Duration, bool).
+	// An error of being over a limit has a method RetryAfter() (time.Duration, bool): when to try
+	// again, as far as that is known. If it also has Blocked() bool, that says whether the limit is 0.
 	Hold(ctx context.Context, client netip.Addr, key string, lost func()) (release func(), err error)
 }
 
@@ -63,8 +64,7 @@ func (l *Limiter) holdWithin(cc clusterContext, b *book, c *Config, slot Slot, a
 		}
 		return nil
 	case errors.As(err, &over):
-		after, _ := over.RetryAfter()
-		return &Error{Scope: ScopeCluster, Kind: b.rules.Load().kind, Limit: -1, Cause: err, after: after}
+		return b.rules.Load().clusterRefusal(err, over.RetryAfter)
 	case cc.Err() != nil:
 		return context.Cause(cc)
 	case c.ClusterOptional:

@@ -29,6 +29,11 @@ type overLimit struct{ after time.Duration }
 func (overLimit) Error() string                       { return "the key is at its limit" }
 func (o overLimit) RetryAfter() (time.Duration, bool) { return o.after, o.after > 0 }
 
+// blocked is what it says of a limit of 0.
+type blocked struct{ overLimit }
+
+func (blocked) Blocked() bool { return true }
+
 func (f *fleet) lose() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -110,6 +115,26 @@ func TestClusterAccept(t *testing.T) {
 		if f.asked[i] != want[i] {
 			t.Errorf("the cluster was asked for %q; want %q", f.asked, want)
 			break
+		}
+	}
+}
+
+// TestClusterRetryAfter: a refusal says when to try again, by the cluster's word if it knows; but not
+// if the cluster blocks.
+func TestClusterRetryAfter(t *testing.T) {
+	for _, test := range []struct {
+		err     error
+		after   time.Duration
+		blocked bool
+	}{
+		{overLimit{time.Minute}, time.Minute, false},
+		{overLimit{}, DefaultRetryAfter, false},
+		{blocked{}, 0, true},
+	} {
+		_, err := newLimiter(t, clustered(&fleet{err: test.err}, Limits{})).Accept(from("192.0.2.1"))
+		e := refusedBy(t, err, ScopeCluster)
+		if after, ok := e.RetryAfter(); after != test.after || ok == test.blocked || e.Blocked() != test.blocked {
+			t.Errorf("%T: again after %v, %v; blocked: %v", test.err, after, ok, e.Blocked())
 		}
 	}
 }
@@ -299,4 +324,29 @@ func TestClusterRequests(t *testing.T) {
 	if _, err := c.Read(make([]byte, 1)); err == nil {
 		t.Error("the hijacked connection is open after its slot was lost")
 	}
+}
+
+// late is a cluster that gives its slot whenever it likes, whatever its context says.
+type late struct {
+	answer   chan struct{}
+	released chan struct{}
+}
+
+func (l late) Hold(context.Context, netip.Addr, string, func()) (func(), error) {
+	<-l.answer
+	return func() { close(l.released) }, nil
+}
+
+// TestClusterIsLate: a slot that comes after the connection has ended is given back at once.
+func TestClusterIsLate(t *testing.T) {
+	cluster := late{make(chan struct{}), make(chan struct{})}
+	l := newLimiter(t, Config{Cluster: cluster})
+	c := from("192.0.2.1")
+	l.ConnState(c, http.StateNew)
+	l.ConnState(c, http.StateClosed)
+	if n := l.Stats().Connections.Open; n != 0 {
+		t.Errorf("%d are open; want 0", n)
+	}
+	close(cluster.answer)
+	<-cluster.released
 }

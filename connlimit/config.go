@@ -12,9 +12,9 @@ import (
 	"time"
 )
 
-// What a Config stands for where it says nothing.
+// The defaults of a Config.
 const (
-	// DefaultIPv6Prefix is what one subscriber is usually given: whoever has one address of a /64 has
+	// DefaultIPv6Prefix is what one subscriber usually gets: a host with one address of a /64 can use
 	// all of them.
 	DefaultIPv6Prefix     = 64
 	DefaultRetryAfter     = time.Second
@@ -61,7 +61,7 @@ type Limits struct {
 	// Total holds for all clients together.
 	Total Limit
 	// PerClient holds for each client: an IPv4 address or an IPv6 prefix, see Config.IPv6Prefix.
-	// What has no address, such as the client of a Unix socket, is under Total alone.
+	// Connections without an address, such as those of a Unix socket, are under Total alone.
 	PerClient Limit
 	// Networks have limits of their own. The longest that contains an address governs it, alone. A
 	// network that is smaller than a client (a /128, say, where clients are /64s) is a client, or
@@ -88,10 +88,9 @@ type Config struct {
 	// a link share their prefix.
 	IPv4Prefix, IPv6Prefix int
 
-	// TrustedProxies are the proxies whose word is taken for whom they forward. Handler believes
-	// ForwardedHeader only from them, and only as far as the last address that is not one of them.
-	// Their own connections carry those of many clients, so Connections.PerClient does not hold for
-	// them; a Network does.
+	// TrustedProxies are the proxies whose ForwardedHeader Handler believes. It believes no more than
+	// the last address that is not one of them. The proxies' own connections carry requests of many
+	// clients, so Connections.PerClient does not hold for them; a Network does.
 	TrustedProxies []netip.Prefix
 	// ForwardedHeader is the header that the proxies set: X-Forwarded-For (the default), Forwarded
 	// (RFC 7239), or any other that holds addresses. It is one alone, because a proxy that sets one
@@ -101,9 +100,8 @@ type Config struct {
 	// Status answers a refused request. Default 429 where the client or its network is over a limit,
 	// and 503 where the server is.
 	Status int
-	// RetryAfter is what a refusal asks the client to wait, in whole seconds, rounded up. Default
-	// DefaultRetryAfter, but nothing where the limit is 0: waiting does not help there. If set, every
-	// refusal says it.
+	// RetryAfter is the Retry-After of a refusal, rounded up to seconds. Default DefaultRetryAfter,
+	// and none if the limit is 0, because waiting does not help there. If set, every refusal has it.
 	RetryAfter time.Duration
 	// ErrorHandler answers a refused request in place of the default, which is one line of text.
 	// errors.As finds an *Error in err where a limit refused.

@@ -12,17 +12,17 @@
 //
 // There are several ways in, which all count the same connections:
 //
-//   - [Limiter.Guard], for an http.Server, tells those that are over a limit so: 429 or 503 with
-//     Retry-After, which they can read over TLS and HTTP/2, too.
-//   - [Limiter.Listener], for a server of any protocol, closes them, answers them, or lets them wait.
-//   - [Limiter.ConnState], for an http.Server, closes them.
+//   - [Limiter.Guard], for an http.Server, answers what is over a limit with 429 or 503 and
+//     Retry-After, also over TLS and HTTP/2.
+//   - [Limiter.Listener], for a server of any protocol, closes it, answers it, or lets it wait.
+//   - [Limiter.ConnState], for an http.Server, closes it.
 //   - [Limiter.Accept] and [Limiter.Admit] leave everything to the caller.
 //
 // [Limiter.Handler] limits requests at once, which matters where one connection carries many, or a
 // proxy forwards those of many clients: [Config.TrustedProxies].
 //
-// With [Config.Cluster], which a node of package weir in the same process is, the cluster's limits of
-// scope client and key hold besides, over a fleet of servers.
+// With a node of package weir in the same process as [Config.Cluster], the cluster's limits of scope
+// client and key also hold, over a fleet of servers.
 //
 // # Decisions
 //
@@ -37,7 +37,7 @@
 // full. A client for which many cores compete, such as a proxy in front, is counted in the same way:
 // spread over the shards, until its own limit runs low.
 //
-// There are no goroutines but for what waits: connections in the queue, answers, and one that looks
-// at hijacked connections while there are any. The price is that a slot that comes free is handed on
-// by the goroutine that has freed it.
+// Goroutines exist only for what waits: connections in the queue, answers, and one goroutine that
+// watches hijacked connections while there are any. In return, the goroutine that frees a slot also
+// hands it to the next in the queue.
 package connlimit

@@ -39,7 +39,7 @@ type Error struct {
 	Scope Scope
 	// Kind is "connections" or "requests".
 	Kind string
-	// Limit is the limit's number; 0 blocks. Of ScopeCluster it is unknown, and −1.
+	// Limit is the limit's number; 0 blocks. Of ScopeCluster other numbers are unknown, and −1.
 	Limit int
 	// Prefix is the client, or the network. Of other scopes it is the zero Prefix.
 	Prefix netip.Prefix
@@ -90,6 +90,19 @@ func (r *rules) refusal(scope Scope, v verdict) *Error {
 		e.Limit = r.Total.n
 	}
 	if e.Limit > 0 || r.retryAfterBlocks {
+		e.after = time.Duration(r.retryAfter)
+	}
+	return e
+}
+
+func (r *rules) clusterRefusal(cause error, retryAfter func() (time.Duration, bool)) *Error {
+	e := &Error{Scope: ScopeCluster, Kind: r.kind, Limit: -1, Cause: cause}
+	var block interface{ Blocked() bool }
+	if errors.As(cause, &block) && block.Blocked() {
+		e.Limit = 0
+	}
+	after, known := retryAfter()
+	if e.after = after; !known && (e.Limit != 0 || r.retryAfterBlocks) {
 		e.after = time.Duration(r.retryAfter)
 	}
 	return e

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// client returns who has sent r: the peer, or, where that is a trusted proxy, the last address in
-// its header that is not one.
+// client returns the address that has sent r: the peer's, or, if that is a trusted proxy, the last
+// one in its header that is not.
 //
 // The header is read from its end. Each trusted proxy vouches for the address that it has added; the
 // first one that is not trusted is the client, and what stands before it is only the client's word.

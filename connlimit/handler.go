@@ -13,7 +13,7 @@ import (
 )
 
 // Handler returns a handler that serves with next as many requests at once as Config.Requests allows,
-// in all and per client, over HTTP/1, 2 and 3 alike. A request counts until next returns, also by a
+// in all and per client, over HTTP/1 and HTTP/2. A request counts until next returns, also by a
 // panic; one whose connection next has hijacked counts until both has happened, and the connection
 // is closed.
 //
@@ -59,7 +59,7 @@ func (l *Limiter) serveHeld(w http.ResponseWriter, r *http.Request, next http.Ha
 
 func (l *Limiter) serve(w http.ResponseWriter, r *http.Request, next http.Handler, slot Slot, taken *hijack) {
 	hijacker, ok := w.(http.Hijacker)
-	if !ok { // HTTP/2 and 3
+	if !ok { // HTTP/2
 		defer slot.Free()
 		next.ServeHTTP(w, r)
 		return

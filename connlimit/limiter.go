@@ -41,8 +41,8 @@ func (l *Limiter) Config() Config { return l.config.Load().withDefaults() }
 
 // SetConfig replaces the configuration, all of it at once, or returns an error and changes nothing.
 // A lower limit closes nothing: what is open counts, and new connections are refused until the
-// count has fallen below the limit. The time it takes grows with the number of open connections, by
-// about 0.2 µs each, in which none is accepted.
+// count has fallen below the limit. It takes about 1 µs for each open connection, during which none
+// is accepted.
 func (l *Limiter) SetConfig(c Config) error {
 	if err := c.Validate(); err != nil {
 		return err
@@ -63,11 +63,11 @@ func (l *Limiter) SetConfig(c Config) error {
 // calls but the first do nothing. If conn is over a limit, it returns an *Error, and a func that
 // does nothing; conn stays open, and closing it is up to the caller.
 //
-// Who conn is from is asked once, here. Accept does not wait, but for Config.Cluster: then call it
-// on the connection's own goroutine.
+// The address of conn is read once, here. Accept waits for Config.Cluster and for nothing else; with
+// a cluster, call it on the connection's own goroutine.
 //
-// Accept allocates nothing if its caller calls free, or defers it, and does not pass it on. A free
-// that is kept takes 24 bytes; Admit returns a value instead.
+// Accept allocates nothing if its caller calls or defers free. A free that is stored or passed on
+// takes 24 bytes; Admit returns a value instead.
 func (l *Limiter) Accept(conn net.Conn) (free func(), err error) {
 	slot, err := l.Admit(conn)
 	return slot.Free, err // small enough for the compiler to put it, and the func, into the caller

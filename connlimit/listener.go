@@ -4,7 +4,7 @@ import (
 	"context"
 	"io"
 	"net"
-	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -12,7 +12,8 @@ import (
 // inner; its connections are of type *Conn.
 //
 // What is over a limit never reaches Accept. It is closed, after Config.Answer where that is set, or
-// waits for its turn where Limits.Wait says so; none of that holds up the next connection. Errors of
+// waits for its turn where Limits.Wait says so; none of that holds up the next connection. Once one
+// has had to wait, here or for Config.Cluster, a goroutine accepts one connection ahead. Errors of
 // inner's Accept are passed on. Close closes inner, and the connections that wait.
 //
 // For TLS, wrap what Listener returns: tls.NewListener(limiter.Listener(inner), config), or
@@ -27,19 +28,29 @@ func (l *Limiter) Listener(inner net.Listener) net.Listener {
 type listener struct {
 	net.Listener
 	limiter *Limiter
-	start   sync.Once
 	ctx     context.Context // ends with Close
 	cancel  context.CancelCauseFunc
 	ready   chan *Conn
 	failed  chan error
+	// ahead is set once a connection has had to wait: from then on a goroutine accepts from inner,
+	// and Accept takes what comes first.
+	ahead atomic.Bool
 }
 
 // Accept returns the next connection that is within the limits.
 func (l *listener) Accept() (net.Conn, error) {
+	for !l.ahead.Load() {
+		conn, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if counted := l.admit(conn); counted != nil {
+			return counted, nil
+		}
+	}
 	if l.ctx.Err() != nil {
 		return nil, l.errClosed()
 	}
-	l.start.Do(func() { go l.run() })
 	select {
 	case conn := <-l.ready:
 		return conn, nil
@@ -69,38 +80,40 @@ func (l *listener) Close() error {
 // run accepts, one connection ahead of those who call Accept, until the listener is closed. An error
 // waits to be taken, so one that lasts does not make it spin.
 func (l *listener) run() {
-	for {
+	for l.ctx.Err() == nil {
 		conn, err := l.Listener.Accept()
-		if err == nil {
-			l.admit(conn)
-			continue
-		}
-		select {
-		case l.failed <- err:
-		case <-l.ctx.Done():
-			return
+		if err != nil {
+			select {
+			case l.failed <- err:
+			case <-l.ctx.Done():
+			}
+		} else if counted := l.admit(conn); counted != nil {
+			l.deliver(counted)
 		}
 	}
 }
 
-// admit delivers conn if there is a slot for it at once, and leaves it to a goroutine otherwise.
-func (l *listener) admit(conn net.Conn) {
+// admit returns conn, counted, if there is a slot for it at once. It leaves conn to a goroutine if it
+// may have to wait, and refuses it otherwise.
+func (l *listener) admit(conn net.Conn) *Conn {
 	c := l.limiter.config.Load()
-	addr := addrOf(conn)
 	book := l.limiter.conns
-	if cluster := c.Cluster != nil && !c.ClusterRequests; cluster || book.queue.waiting.Load() > 0 {
-		go l.admitLater(conn, cluster)
-		return
+	cluster := c.Cluster != nil && !c.ClusterRequests
+	if !cluster && book.queue.waiting.Load() == 0 {
+		slot, err := book.take(addrOf(conn), c.Connections.Wait > 0)
+		if err == nil {
+			return &Conn{Conn: conn, slot: slot, limits: l.limiter}
+		}
+		if c.Connections.Wait == 0 {
+			l.limiter.refuse(conn, c, err)
+			return nil
+		}
 	}
-	slot, err := book.take(addr, c.Connections.Wait > 0)
-	switch {
-	case err == nil:
-		l.deliver(conn, slot)
-	case c.Connections.Wait > 0:
-		go l.admitLater(conn, false)
-	default:
-		l.limiter.refuse(conn, c, err)
+	go l.admitLater(conn, cluster)
+	if !l.ahead.Swap(true) {
+		go l.run()
 	}
+	return nil
 }
 
 // admitLater waits in the queue here, and then for the cluster.
@@ -114,7 +127,7 @@ func (l *listener) admitLater(conn net.Conn, cluster bool) {
 	}
 	switch {
 	case err == nil:
-		l.deliver(conn, slot)
+		l.deliver(&Conn{Conn: conn, slot: slot, limits: l.limiter})
 	case l.ctx.Err() != nil:
 		conn.Close()
 	default:
@@ -122,8 +135,7 @@ func (l *listener) admitLater(conn net.Conn, cluster bool) {
 	}
 }
 
-func (l *listener) deliver(conn net.Conn, slot Slot) {
-	counted := &Conn{Conn: conn, slot: slot, limits: l.limiter}
+func (l *listener) deliver(counted *Conn) {
 	select {
 	case l.ready <- counted:
 	case <-l.ctx.Done():

@@ -213,57 +213,6 @@ func TestWaiting(t *testing.T) {
 	})
 }
 
-// TestQueueOrder: with a total of 1, those who wait come in the order in which they arrived, and
-// nobody who comes later gets in between.
-func TestQueueOrder(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		config := Config{Connections: Limits{Total: AtMost(1), Wait: time.Hour}}
-		l := newLimiter(t, config)
-		b := l.conns
-		held, err := b.acquire(t.Context(), from("192.0.2.1").RemoteAddr().(*net.TCPAddr).AddrPort().Addr())
-		if err != nil {
-			t.Fatal(err)
-		}
-		order := make(chan int, 100)
-		var slots [20]Slot
-		for i := range slots {
-			go func() {
-				addr := netAddr(from("192.0.2.2").RemoteAddr())
-				s, err := b.acquire(t.Context(), addr)
-				if err != nil {
-					t.Error(err)
-				}
-				slots[i] = s
-				order <- i
-			}()
-			synctest.Wait()
-		}
-		for i := range slots {
-			if i == 0 {
-				held.Free()
-			} else {
-				slots[i-1].Free()
-			}
-			if got := <-order; got != i {
-				t.Fatalf("number %d got the slot; want %d", got, i)
-			}
-		}
-		slots[len(slots)-1].Free()
-		// A higher limit lets those in who wait.
-		held, _ = b.acquire(t.Context(), netAddr(from("192.0.2.1").RemoteAddr()))
-		go func() { b.acquire(t.Context(), netAddr(from("192.0.2.3").RemoteAddr())); order <- 99 }()
-		synctest.Wait()
-		config.Connections.Total = AtMost(2)
-		if err := l.SetConfig(config); err != nil {
-			t.Fatal(err)
-		}
-		if got := <-order; got != 99 {
-			t.Errorf("%d got in", got)
-		}
-		held.Free()
-	})
-}
-
 type temporary struct{ error }
 
 // TestAcceptErrorsPass, those that may pass and those that don't, as they are.
@@ -430,6 +379,9 @@ func TestAnswer(t *testing.T) {
 		resp := answered(t, c)
 		if resp.StatusCode != http.StatusTooManyRequests || resp.Header.Get("Retry-After") != "2" || !resp.Close {
 			t.Errorf("secure %v: %s, %v; want 429, to try again after 2", secure, resp.Status, resp.Header)
+		}
+		if _, err := io.Copy(io.Discard, c); err != nil {
+			t.Errorf("secure %v: after the answer: %v; want the end, not a reset, which may overtake the answer", secure, err)
 		}
 		ln.Close()
 	}

@@ -412,3 +412,51 @@ func TestCrowd(t *testing.T) {
 		}
 	}
 }
+
+// TestUnsure: where units may still be in a shard, or may come back from an attempt that another limit
+// refuses, nothing is refused before that is known.
+func TestUnsure(t *testing.T) {
+	for _, test := range []struct {
+		free, mode int64
+		want       outcome
+	}{
+		{0, modeUncapped, taken},
+		{64, modeSpread, taken}, {3, modeSpread, mustGather}, {0, modeSpread, mustGather},
+		{1, modeGathering, taken}, {0, modeGathering, mustGather}, {-2, modeGathering, mustGather},
+		{1, modeCentral, taken}, {0, modeCentral, refused}, {-2, modeCentral, refused},
+	} {
+		q := &quota{batch: 4}
+		q.word.Store(test.free<<modeBits | test.mode)
+		spare := int64(0)
+		if got := q.take(&spare); got != test.want {
+			t.Errorf("%d free in mode %d: %d; want %d", test.free, test.mode, got, test.want)
+		}
+		h := &hot{limit: AtMost(10), parts: make([]hotPart, 1), quota: quota{batch: 4}}
+		h.quota.word.Store(test.free<<modeBits | test.mode)
+		if test.mode == modeUncapped {
+			h.limit = Limit{}
+		}
+		if got := h.offer(&shard{}); got != test.want {
+			t.Errorf("of a hot client, %d free in mode %d: %d; want %d", test.free, test.mode, got, test.want)
+		}
+	}
+	n := &network{Network: Network{Total: AtMost(2)}}
+	n.take()
+	n.settle(true)
+	if ok, _ := n.take(); !ok {
+		t.Fatal("the second of two is refused")
+	}
+	if ok, unsettled := n.take(); ok || !unsettled {
+		t.Errorf("while the second is not settled: %v, %v; want that it can't be told", ok, unsettled)
+	}
+	n.settle(false)
+	n.take()
+	n.settle(true)
+	if ok, unsettled := n.take(); ok || unsettled {
+		t.Errorf("with two: %v, %v; want a refusal", ok, unsettled)
+	}
+	n.give()
+	if ok, _ := n.take(); !ok {
+		t.Error("after one was given back: refused")
+	}
+}

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// A queue holds those who wait for a slot, the longest waiting first. Whoever frees a slot serves
-// it, so it needs no goroutine of its own.
+// A queue holds what waits for a slot, the longest waiting first. The goroutine that frees a slot
+// serves it, so it needs none of its own.
 type queue struct {
 	book    *book
 	waiting atomic.Int32
@@ -96,7 +96,7 @@ func (q *queue) leave(w *waiter) bool {
 	return i >= 0
 }
 
-// unlock looks for those who wanted to serve while the lock was held.
+// unlock serves on behalf of goroutines that found the lock held.
 func (q *queue) unlock() {
 	q.mu.Unlock()
 	if q.again.Load() {
@@ -104,8 +104,8 @@ func (q *queue) unlock() {
 	}
 }
 
-// serve gives slots to those who wait, if there are any. It is called after each change that may
-// let one in. Where another goroutine is at it already, that one looks again.
+// serve gives slots to waiters, if there are any. It is called after each change that may let one
+// in. If another goroutine is serving already, that one looks again.
 func (q *queue) serve() {
 	if q.waiting.Load() == 0 {
 		return

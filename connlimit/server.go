@@ -11,13 +11,12 @@ import (
 )
 
 // ConnState is for http.Server.ConnState: it counts the server's connections and closes those that
-// are over a limit, without an answer and without blocking the server's accept loop. Where clients
-// should be told why, use Guard.
+// are over a limit, without an answer and without blocking the server's accept loop. Guard answers
+// them.
 //
-// Hijacked connections count until they are closed, whoever closes them: they are looked at four
-// times a second. That needs a connection that leads to its socket by SyscallConn, NetConn or Unwrap;
-// any other is no longer counted once it is hijacked. With a Listener in place of ConnState, all
-// are.
+// Hijacked connections count until they are closed, which is noticed within a quarter of a second.
+// That needs a connection that leads to its socket by SyscallConn, NetConn or Unwrap; any other no
+// longer counts once it is hijacked. With a Listener, all of them count to their end.
 func (l *Limiter) ConnState(conn net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:

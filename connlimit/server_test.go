@@ -122,6 +122,10 @@ func TestGuardIsNotHeldUp(t *testing.T) {
 	for range 6 {
 		silent = append(silent, dial(t, s.Listener.Addr()))
 	}
+	eventually(t, "six are refused", func() bool { return l.Stats().Connections.Refused == 6 })
+	if n := l.guardsAnswers.Load(); n > 3 {
+		t.Errorf("%d refused connections are kept; the bound is 3", n)
+	}
 	if resp := answered(t, held); resp.StatusCode != 200 {
 		t.Error(resp.Status)
 	}

@@ -49,9 +49,8 @@ func curl(t *testing.T, c *cluster) {
 	})
 }
 
-// The programs take one URL, print what came back, and exit 1 where it was no 200.
-const (
-	urllibProgram = `
+// urllibProgram takes one URL, prints what came back, and exits 1 where it was no 200.
+const urllibProgram = `
 import ssl, sys, urllib.request, urllib.error
 try:
     with urllib.request.urlopen(sys.argv[1], timeout=10, context=ssl._create_unverified_context()) as r:
@@ -61,40 +60,6 @@ except urllib.error.HTTPError as e:
 except urllib.error.URLError as e:
     print(e.reason); sys.exit(1)
 `
-	requestsProgram = `
-import sys, requests
-requests.packages.urllib3.disable_warnings()
-try:
-    r = requests.get(sys.argv[1], timeout=10, verify=False)
-    print(r.status_code, r.headers, r.text); sys.exit(0 if r.ok else 1)
-except requests.exceptions.ProxyError as e:
-    print(e); sys.exit(1)
-`
-)
-
-// python goes through a node with the standard library's client and, where it is installed, with
-// requests.
-func python(t *testing.T, c *cluster) {
-	path, err := exec.LookPath("python3")
-	if err != nil {
-		t.Log("python3 is not on this machine (Debian: apt-get install python3): not checked")
-		return
-	}
-	programs := map[string]string{"urllib": urllibProgram}
-	if _, _, code := run(t, nil, path, "-c", "import requests"); code == 0 {
-		programs["requests"] = requestsProgram
-	} else {
-		t.Log("python3 has no requests (Debian: apt-get install python3-requests): urllib only")
-	}
-	for name, program := range programs {
-		t.Run(name, func(t *testing.T) {
-			thirdParty(t, c, func(n *node, url string) (out string, code int) {
-				stdout, stderr, code := run(t, viaProxy(n), path, "-c", program, url)
-				return stdout + stderr, code
-			})
-		})
-	}
-}
 
 // thirdParty checks a client, fetch, that prints a response and exits 0 for success.
 func thirdParty(t *testing.T, c *cluster, fetch func(n *node, url string) (out string, code int)) {

@@ -23,6 +23,10 @@
 // (WEIR_E2E_FAULTS names one to use instead). WEIR_E2E_LINEAR=10m makes the check of
 // linearisability, whose judge is package linear, that long.
 //
+// The lines of docs/workers.md are run by the clients that they are for. With WEIR_E2E_RECIPES=1,
+// which make recipes sets, all are run, and a client that is missing is an error; without it, those
+// that start quickly and are here. A recipe that is not run says so in the output of go test -v.
+//
 // A scenario that breaks a cluster has one of its own; those that leave it as they found it share
 // one, each with an upstream address of its own, which makes it a host of its own to the limits.
 // Nothing waits for a time to pass but measurements: all else waits for a condition, with a

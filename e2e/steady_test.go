@@ -36,7 +36,6 @@ func TestSteady(t *testing.T) {
 		{"lowering a limit with evict", evict},
 		{"first limit on open connections", firstLimit},
 		{"curl", curl},
-		{"python", python},
 		{"weir exec", weirExec},
 		{"command line", commandLine},
 		{"reload", reload},

@@ -57,6 +57,11 @@ func (s *Store) Apply(l *raft.Log) any {
 	return &r
 }
 
+// Commit applies a command as the log's entry at index, of term, for a log that is not Raft's.
+func (s *Store) Commit(index, term uint64, c Command) *Result {
+	return s.Apply(&raft.Log{Index: index, Term: term, Type: raft.LogCommand, Data: Encode(c)}).(*Result)
+}
+
 // fail stops applying for good. It returns the first failure, which is the cause.
 func (s *Store) fail(err error) error {
 	s.mu.Lock()

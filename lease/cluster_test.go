@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -121,6 +122,13 @@ func (c *testCluster) breakStream(node string) {
 	}
 }
 
+// updates counts the updates on a node's present stream.
+func (c *testCluster) updates(node string) int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.streams[node].updates.Load()
+}
+
 func (c *testCluster) isCut(node string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -135,6 +143,8 @@ type memStream struct {
 	up     chan *leasepb.NodeMessage
 	down   chan *leasepb.LeaderMessage
 	lost   func() bool
+
+	updates atomic.Int64 // from the node
 }
 
 func (s *memStream) Context() context.Context { return s.ctx }
@@ -164,7 +174,12 @@ func take[M any](s *memStream, ch chan M) (m M, err error) {
 
 type nodeEnd struct{ *memStream }
 
-func (s nodeEnd) Send(m *leasepb.NodeMessage) error { return pass(s.memStream, s.up, m) }
+func (s nodeEnd) Send(m *leasepb.NodeMessage) error {
+	if m.GetUpdate() != nil {
+		s.updates.Add(1)
+	}
+	return pass(s.memStream, s.up, m)
+}
 
 func (s nodeEnd) Recv() (*leasepb.LeaderMessage, error) { return take(s.memStream, s.down) }
 

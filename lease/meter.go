@@ -1,6 +1,7 @@
 package lease
 
 import (
+	"math"
 	"time"
 
 	"github.com/weirproxy/weir/limit"
@@ -16,6 +17,9 @@ const (
 	pieceTime = 20 * time.Millisecond
 	// leastPiece is the least that is worth a system call.
 	leastPiece = float64(limit.MinByteBurst)
+	// roomyTime is how long a bucket takes to fill that holds enough for a flow to sleep until there
+	// is a piece, and a timer that is late.
+	roomyTime = pieceTime / 2
 )
 
 // Waker is told, at most once for each time that a Meter gave nothing, that it is worth to try
@@ -160,7 +164,7 @@ func (f *Meter) takeFrom(now time.Duration, i int, most float64) bool {
 // serve gives a meter a piece of one pool. Needs the pool's lock.
 func (p *pool) serve(now time.Duration, f *Meter, i int, most float64) bool {
 	piece := min(p.piece(), most)
-	got := p.bucket.takeUpTo(now, piece, min(piece, leastPiece))
+	got := p.bucket.takeUpTo(now, piece, min(piece, p.worth()))
 	if got == 0 {
 		if !p.limit.Report {
 			return false
@@ -177,9 +181,20 @@ func (p *pool) serve(now time.Duration, f *Meter, i int, most float64) bool {
 	return true
 }
 
-// piece is what one flow takes at once. Needs the pool's lock.
+// piece is what one flow takes at once: whole bytes, and at most half of what the bucket holds, so
+// that nothing runs over while a flow that waits for it is woken. Needs the pool's lock.
 func (p *pool) piece() float64 {
-	return min(max(p.bucket.fill*float64(pieceTime), leastPiece), max(p.bucket.size, leastPiece))
+	return math.Floor(min(max(p.bucket.fill*float64(pieceTime), leastPiece), max(p.bucket.size/2, leastPiece)))
+}
+
+// worth is the least that a flow takes instead of waiting for a piece. A flow that took what has
+// come since its last call would never sleep, and move a fast rate's bytes by some kilobytes; but
+// a bucket that fills within a timer's accuracy leaves no choice. Needs the pool's lock.
+func (p *pool) worth() float64 {
+	if p.bucket.size < p.bucket.fill*float64(roomyTime) {
+		return leastPiece
+	}
+	return p.piece()
 }
 
 // from is where bytes were taken, to give them back; without a pool they are of no limit's.
@@ -250,7 +265,9 @@ func (n *Node) flow(now time.Duration, f *Meter, i int, most float64) (got bool)
 	}
 	f.waits, f.at = p, i
 	p.flows.push(f)
-	n.markFlow(p)
+	if !p.told { // a flow that draws all that it gets waits again and again
+		n.markFlow(p)
+	}
 	n.noteDue(now, p)
 	return false
 }

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/weirproxy/weir/lease/due"
 	"github.com/weirproxy/weir/lease/leasepb"
 	"github.com/weirproxy/weir/limit"
 )
@@ -70,9 +71,9 @@ type Node struct {
 	lastWall    time.Duration
 
 	requests  [requestShards]requestShard
-	dues      dues          // of the rates, those in which somebody waits for time to pass
-	nextMeter time.Duration // when the rates are looked at next
-	unmetered int           // so many of the first of the held pools have yet to be looked at
+	dues      due.Heap[*pool] // the rates in which somebody waits for time to pass
+	nextMeter time.Duration   // when the rates are looked at next
+	unmetered int             // so many of the first of the held pools have yet to be looked at
 
 	woken    []Waker     // for the shell to wake
 	severs   []Severance // for the shell to carry out once the locks are free
@@ -242,8 +243,8 @@ func (n *Node) NextWake(now time.Duration) time.Duration {
 	if len(n.later) > 0 {
 		at = min(at, n.nextAsk)
 	}
-	if len(n.dues) > 0 {
-		at = min(at, n.dues[0].dueAt)
+	if next, ok := n.dues.Next(); ok {
+		at = min(at, next)
 	}
 	if n.rates > 0 {
 		at = min(at, n.nextMeter)

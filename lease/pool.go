@@ -41,6 +41,7 @@ type pool struct {
 	used   bool   // a token has been taken since the last grant
 	kept   int64  // tokens in the bucket that are for requests whose turn it is
 	lost   uint32 // how often all was lost, what was kept too
+	told   bool   // the leader knows that somebody waits for more than this grant
 
 	// The core's half.
 	era       era    // of the events that concern every pool, those that this one has taken

@@ -1,7 +1,6 @@
 package lease
 
 import (
-	"container/heap"
 	"math"
 	"time"
 
@@ -21,6 +20,7 @@ func (p *pool) resize(now time.Duration) {
 	if p.key.Resource.IsRate() {
 		fill, size := partOf(p.limit, p.key.Resource, p.granted)
 		p.bucket.resize(now, fill, size)
+		p.told = false
 	}
 }
 
@@ -82,6 +82,7 @@ func (n *Node) settleRate(now time.Duration, p *pool) {
 	if n.leaving() && !p.awaited() {
 		n.giveBack(now, p, p.granted)
 	}
+	n.meter(now, p)
 }
 
 // giveTurn tells the first who waits that a token is there, which is kept for it: it takes it
@@ -132,10 +133,26 @@ func (p *pool) need(now time.Duration) (units, spare int64) {
 	perUnit := p.limit.PerSecond(p.key.Resource) / float64(all)
 	units = min(int64(math.Ceil(recent/perUnit)), all)
 	if recent/2 < fewDraws*p.grain() {
-		return min(units, held), 0
+		return min(units, held, p.filling(now)), 0
 	}
 	return min(units, held), max(units-held, 0) + max(units/4, 1)
 }
+
+// filling is how many units are not full. Where requests are few, a full one is of no use: its token
+// may be what another node lacks. Of many units, one is no great part of the rate, and stays. Needs
+// the pool's lock.
+func (p *pool) filling(now time.Duration) int64 {
+	all := p.limit.Units(p.key.Resource)
+	if all >= manyUnits || p.awaited() {
+		return all
+	}
+	p.bucket.settle(now)
+	each := float64(p.limit.BurstGrains(p.key.Resource)) / float64(all)
+	return int64(math.Ceil((p.bucket.size - p.bucket.level - slack) / each))
+}
+
+// manyUnits is from how many units on it costs more to move one for a moment than it brings.
+const manyUnits = 10
 
 // grain is what one draw takes.
 func (p *pool) grain() float64 {
@@ -171,6 +188,7 @@ func (n *Node) rateDemand(now time.Duration, p *pool, d *leasepb.Demand) {
 	if p.awaited() {
 		d.Waiting = more * unit
 	}
+	p.told = d.Waiting > 0
 	if p.refused != [2]int64{} {
 		d.Refused = more * unit
 	}
@@ -236,25 +254,28 @@ func (n *Node) noteDue(now time.Duration, p *pool) {
 				at = flowAt
 			}
 		}
+		if p.contended && !p.awaited() && p.filling(now) > 0 && p.limit.Units(p.key.Resource) < manyUnits {
+			at, _ = p.bucket.until(p.bucket.size) // then it is of no use here
+		}
 	}
 	switch {
 	case at == p.dueAt:
 	case p.dueAt == 0:
 		p.dueAt = at
-		heap.Push(&n.dues, p)
+		n.dues.Push(p)
 	case at == 0:
-		heap.Remove(&n.dues, p.dueIndex)
+		n.dues.Remove(p)
 		p.dueAt = 0
 	default:
 		p.dueAt = at
-		heap.Fix(&n.dues, p.dueIndex)
+		n.dues.Fix(p)
 	}
 }
 
 // comeDue settles the pools whose time has come, a page of them at most.
 func (n *Node) comeDue(now time.Duration) {
 	for k := 0; k < n.bounds.Page && len(n.dues) > 0 && n.dues[0].dueAt <= now; k++ {
-		p := heap.Pop(&n.dues).(*pool)
+		p := n.dues.Pop()
 		p.dueAt = 0
 		n.lockFlow(p)
 		if p.key.Scope == limit.ScopeConnection {
@@ -267,27 +288,8 @@ func (n *Node) comeDue(now time.Duration) {
 	}
 }
 
-// dues is a heap (container/heap) of the pools of rates in which somebody waits for time to pass,
-// the next one first: one timer serves all of them.
-type dues []*pool
+// DueAt implements [due.Item].
+func (p *pool) DueAt() time.Duration { return p.dueAt }
 
-func (d dues) Len() int           { return len(d) }
-func (d dues) Less(i, j int) bool { return d[i].dueAt < d[j].dueAt }
-
-func (d dues) Swap(i, j int) {
-	d[i], d[j] = d[j], d[i]
-	d[i].dueIndex, d[j].dueIndex = i, j
-}
-
-func (d *dues) Push(p any) {
-	p.(*pool).dueIndex = len(*d)
-	*d = append(*d, p.(*pool))
-}
-
-func (d *dues) Pop() any {
-	last := len(*d) - 1
-	p := (*d)[last]
-	(*d)[last] = nil
-	*d = (*d)[:last]
-	return p
-}
+// Place implements [due.Item].
+func (p *pool) Place() *int { return &p.dueIndex }

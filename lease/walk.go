@@ -68,6 +68,7 @@ func (n *Node) catchUp(p *pool) {
 		}
 	}
 	if had.streams != n.era.streams {
+		p.told = false
 		p.reported = false
 		p.target, p.targetSeq, p.contended, p.evict = leasepb.NoTarget, 0, false, false
 		p.ask, p.asking, p.denied = 0, false, false

@@ -25,6 +25,9 @@ type Subject struct {
 	Client Client
 	User   string
 	Key    string // that a program chose
+	// Direct says that a program makes the connection itself, if there is one at all: scope total,
+	// which counts what is asked of the proxies, does not count it.
+	Direct bool
 }
 
 // Find returns the most specific limit of a scope for a subject, and the name that counts it there:
@@ -48,6 +51,9 @@ func (t *Table) Find(scope Scope, s *Subject) (l *Limit, name string) {
 	case ScopeKey:
 		return named(t.names.find(s.Key), s.Key)
 	case ScopeTotal:
+		if s.Direct {
+			return nil, ""
+		}
 		return t.total, ""
 	case ScopeConnection:
 		return t.connection, ""

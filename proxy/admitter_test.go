@@ -10,6 +10,7 @@ import (
 
 	"github.com/weirproxy/weir/lease"
 	"github.com/weirproxy/weir/limit"
+	"github.com/weirproxy/weir/proxy/sock"
 )
 
 // admitter is a strict fake: it grants at most limit slots, and the others wait in order.
@@ -96,7 +97,7 @@ func (a *admitter) flowing(r limit.Resource) (moved, waiting, meters int) {
 
 func (a *admitter) CountsNames() bool { return a.names }
 
-func (a *admitter) Meter(_ *limit.Subject, r limit.Resource, w lease.Waker) Meter {
+func (a *admitter) Meter(_ *limit.Subject, r limit.Resource, w lease.Waker) sock.Meter {
 	if a.uncounted {
 		return noMeter{}
 	}

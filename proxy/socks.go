@@ -52,7 +52,7 @@ func (k *socksClient) answer(c *conn) *socksClient {
 func (c *socksClient) serve() {
 	c.setIdle(false)
 	c.nextRequest()
-	c.method, c.sock.stall = "SOCKS5", stallTimeout
+	c.method, c.sock.Stall = "SOCKS5", stallTimeout
 	policy := c.srv.policy.Load()
 	method, ok := c.greet(policy)
 	if !ok {
@@ -211,9 +211,9 @@ func readSOCKS[M any](c *socksClient, parse func([]byte) (M, int, error)) (m M, 
 		if err = c.flush(); err != nil {
 			return m, 0, err
 		}
-		c.in.before = c.conn
+		c.in.Before = c.conn
 		err = c.in.Fill()
-		c.in.before = nil
+		c.in.Before = nil
 		if err != nil {
 			return m, 0, err
 		}
@@ -225,7 +225,7 @@ func (c *socksClient) flush() error {
 	if len(c.out) == 0 {
 		return nil
 	}
-	err := c.sock.write(c.out, nil, nil)
+	err := c.sock.Write(c.out, nil, nil)
 	c.out = c.out[:0]
 	return err
 }
@@ -259,9 +259,9 @@ func (c *socksClient) refuse(r *refusal) {
 func (c *socksClient) reject(r *refusal, field string, answer int) {
 	c.srv.counters.refused(r)
 	c.logRefusal("request refused", r, field, answer)
-	c.in.release()
-	c.sock.guard(nil, nil)
-	c.sock.stall = stallTimeout
+	c.in.Release()
+	c.sock.Guard(nil, nil)
+	c.sock.Stall = stallTimeout
 	if c.flush() == nil {
 		c.linger(false)
 	}

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weirproxy/weir/proxy/sock"
 	"github.com/weirproxy/weir/proxy/socks5"
 )
 
@@ -90,7 +91,7 @@ func converse(rng *rand.Rand, proxy string, b []byte) error {
 	}
 	answer, err := io.ReadAll(conn)
 	switch {
-	case err != nil && !isReset(err):
+	case err != nil && !sock.IsReset(err):
 		return fmt.Errorf("after %q: %w", answer, err)
 	case socks && len(answer) > 0 && answer[0] != socks5.Version:
 		return fmt.Errorf("answered with %q", answer)

@@ -73,9 +73,16 @@ export function spark(of = (x) => ({ series: x.series, cap: x.limit }), say = nu
   return svg;
 }
 
+/** Requests a second, in words; a slow rate by the minute or hour, to a tenth. */
+function often(n) {
+  if (n <= 0 || n >= 0.1) return `${rate(n)}/s`;
+  const minute = n * 60 >= 0.95;
+  return `${Math.round(n * (minute ? 600 : 36_000)) / 10}/${minute ? 'm' : 'h'}`;
+}
+
 /** The rates that a limit can cap: how each is named, and its numbers are written. */
 export const FLOWS = {
-  requests: { name: 'Requests', short: '', say: (n) => `${rate(n)}/s`, total: number, waits: 'request' },
+  requests: { name: 'Requests', short: '', say: often, total: number, waits: 'request' },
   upload: { name: 'Upload', short: '↑ ', say: (n) => `${bytes(n)}/s`, total: bytes, waits: 'connection' },
   download: { name: 'Download', short: '↓ ', say: (n) => `${bytes(n)}/s`, total: bytes, waits: 'connection' },
 };

@@ -80,7 +80,7 @@ func usedNow(u *api.Use) string {
 	}
 	text := fmt.Sprint(u.InUse)
 	if r := u.Requests; r != nil {
-		text += ", " + rate(r.Now) + "/s"
+		text += ", " + requestRate(r.Now)
 	}
 	if b := u.Bandwidth; b != nil && b.Upload != nil {
 		text += ", " + byteRate(b.Upload.Now) + " up"

@@ -60,3 +60,11 @@ all       5       5     0        4        0         7        1             0    
 		}
 	}
 }
+
+func TestRequestRates(t *testing.T) {
+	for n, want := range map[float64]string{0: "0/s", 0.1: "0.1/s", 2.5: "2.5/s", 250: "250/s", 0.05: "3/m", 1.0 / 60: "1/m", 1.0 / 3600: "1/h", 90.0 / 3600: "1.5/m", 30.0 / 3600: "30/h"} {
+		if got := requestRate(n); got != want {
+			t.Errorf("%v: %q, want %q", n, got, want)
+		}
+	}
+}

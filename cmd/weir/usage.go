@@ -100,7 +100,7 @@ func usageRow(first string, u api.Use) []string {
 		}
 		row = append(row, text(r.Now), text(r.Rate))
 	}
-	pair(u.Requests, func(n float64) string { return rate(n) + "/s" })
+	pair(u.Requests, requestRate)
 	var b api.BandwidthUse
 	if u.Bandwidth != nil {
 		b = *u.Bandwidth
@@ -116,6 +116,17 @@ func rate(n float64) string {
 		return strconv.FormatFloat(float64(int64(n*10+0.5))/10, 'f', -1, 64)
 	}
 	return strconv.FormatInt(int64(n+0.5), 10)
+}
+
+// requestRate is a number of requests a second, a slow one by the minute or hour.
+func requestRate(n float64) string {
+	switch {
+	case n <= 0 || n >= 0.1:
+		return rate(n) + "/s"
+	case n*60 >= 0.95:
+		return rate(n*60) + "/m"
+	}
+	return rate(n*3600) + "/h"
 }
 
 // byteRate is a number of bytes a second, in the unit that leaves at most three digits before the

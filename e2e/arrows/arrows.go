@@ -23,15 +23,17 @@ var areas = map[string][]string{
 	"config/certs":    nil,
 	"config":          {"config/certs", "limit"},
 	"lease/leasepb":   {"fsm/fsmpb", "limit"},
-	"lease":           {"lease/leasepb", "fsm/fsmpb", "limit"},
-	"lease/leader":    {"lease/leasepb", "fsm", "fsm/fsmpb", "limit"},
+	"lease/due":       nil,
+	"lease":           {"lease/leasepb", "lease/due", "fsm/fsmpb", "limit"},
+	"lease/leader":    {"lease/leasepb", "lease/due", "fsm", "fsm/fsmpb", "limit"},
 	"lease/leasetest": {"lease", "lease/leader", "lease/leasepb", "fsm", "fsm/fsmpb", "limit"},
 	"cluster":         {"fsm", "config/certs"},
-	"proxy":           {"lease", "limit", "proxy/accesslog", "proxy/auth", "proxy/http1", "proxy/resolve", "proxy/socks5"},
+	"proxy":           {"lease", "limit", "proxy/accesslog", "proxy/auth", "proxy/http1", "proxy/resolve", "proxy/sock", "proxy/socks5"},
 	"proxy/accesslog": nil,
 	"proxy/auth":      nil,
 	"proxy/http1":     nil,
 	"proxy/resolve":   nil,
+	"proxy/sock":      nil,
 	"proxy/socks5":    nil,
 	"api":             {"fsm", "limit"},
 	"connlimit":       nil,
@@ -44,6 +46,7 @@ var areas = map[string][]string{
 // testAreas says what an area's tests may import beyond that: a side of the lease is tested against
 // the other.
 var testAreas = map[string][]string{
+	root:            {"connlimit"}, // a node is a cluster for it
 	"lease":         {"lease/leader", "lease/leasetest", "fsm"},
 	"lease/leader":  {"lease/leasetest"},
 	"lease/leasepb": {"lease/leasetest"},

@@ -37,7 +37,7 @@ func limitWorkloads() []workload {
 	return []workload{
 		{name: "limits-4", about: "as churn-16, under four limits: connections in all, of the client and the host, and the host's requests", only: []string{weir}, run: runFour},
 		{name: "rate", about: fmt.Sprintf("48 kept-alive clients on three nodes wait for a rate of %d/s", ratePerSecond), only: []string{weir}, run: runRate},
-		{name: "paced", about: fmt.Sprintf("as bulk, under a limit of %d MB/s", pacedMB), only: []string{weir}, run: runPaced},
+		{name: "paced", about: fmt.Sprintf("as bulk, under a limit of %d MB/s; and without one, at the same rate", pacedMB), only: []string{weir}, run: runPaced},
 		{name: "paced-many", about: fmt.Sprintf("%d tunnels under a limit of %d MB/s, downloading", slowFlows, slowMB), only: []string{weir}, fresh: true, run: runPacedMany},
 	}
 }
@@ -154,22 +154,29 @@ func pressRate(ctx context.Context, b *bench, c *contender) (sample, error) {
 	}, nil
 }
 
-// runPaced measures bulk without a limit, then with one.
+// runPaced measures bulk that the upstream sends at a rate, then bulk that the client reads at that
+// rate, then bulk that the limit holds to it: what a byte costs depends on how fast they come, and
+// in what pieces.
 func runPaced(ctx context.Context, b *bench, c *contender) (sample, error) {
-	free, err := bulkFrom(ctx, b, c, freeHost)
+	sent, err := bulkFrom(ctx, b, c, freeHost, wire.Plan{Send: wire.BulkAt(pacedMB * 1e6)})
+	if err != nil {
+		return nil, err
+	}
+	read, err := bulkFrom(ctx, b, c, freeHost, wire.Plan{Send: wire.Bulk(), Rate: pacedMB * 1e6})
 	if err != nil {
 		return nil, err
 	}
 	var paced sample
 	limit := fmt.Sprintf(`{"bandwidth":{"download":"%dMB","burst":"%dMB"}}`, pacedMB, pacedMB/10)
 	err = c.cluster.under(ctx, map[string]string{"host/" + pacedHost.String(): limit}, func() (err error) {
-		paced, err = bulkFrom(ctx, b, c, pacedHost)
+		paced, err = bulkFrom(ctx, b, c, pacedHost, wire.Plan{Send: wire.Bulk()})
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	paced["unpaced_cpu_s_per_gib"] = free["cpu_s_per_gib"]
+	paced["sent_cpu_s_per_gib"], paced["sent_gib_per_s"] = sent["cpu_s_per_gib"], sent["gib_per_s"]
+	paced["read_cpu_s_per_gib"], paced["read_gib_per_s"] = read["cpu_s_per_gib"], read["gib_per_s"]
 	paced["use"] = paced["gib_per_s"] * (1 << 30) / (pacedMB * 1e6)
 	return paced, nil
 }

@@ -111,13 +111,13 @@ func runHTTP(ctx context.Context, b *bench, c *contender) (sample, error) {
 }
 
 func runBulk(ctx context.Context, b *bench, c *contender) (sample, error) {
-	return bulkFrom(ctx, b, c, c.host)
+	return bulkFrom(ctx, b, c, c.host, wire.Plan{Send: wire.Bulk()})
 }
 
-// bulkFrom is bulk from a host.
-func bulkFrom(ctx context.Context, b *bench, c *contender, host netip.Addr) (sample, error) {
+// bulkFrom is bulk from a host; of how, only what is sent and the rate count.
+func bulkFrom(ctx context.Context, b *bench, c *contender, host netip.Addr, how wire.Plan) (sample, error) {
 	plan := b.tunnels(c, b.targets(host)[:1])
-	plan.Workers, plan.Send, plan.Drain = 1, wire.Bulk(), true
+	plan.Workers, plan.Send, plan.Rate, plan.Drain = 1, how.Send, how.Rate, true
 	s, err := b.measure(ctx, c, plan)
 	if err != nil {
 		return nil, err

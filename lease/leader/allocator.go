@@ -1,7 +1,6 @@
 package leader
 
 import (
-	"container/heap"
 	"slices"
 	"time"
 
@@ -168,7 +167,7 @@ func (a *Allocator) Tick(now time.Duration) {
 		}
 	}
 	for len(a.waking) > 0 && a.waking[0].wake <= now {
-		c := heap.Pop(&a.waking).(*contest)
+		c := a.waking.Pop()
 		c.wake = 0
 		a.mark(c)
 	}
@@ -190,10 +189,10 @@ func (a *Allocator) NextWake(now time.Duration) time.Duration {
 			at = min(at, a.expiry(p)+1)
 		}
 	}
-	if len(a.waking) > 0 {
-		at = min(at, a.waking[0].wake)
+	if next, ok := a.waking.Next(); ok {
+		at = min(at, next)
 	}
-	if due, any := a.vacant.next(); any && a.inflight == nil {
+	if due, any := a.vacant.heap.Next(); any && a.inflight == nil {
 		at = min(at, max(due, a.gather))
 	}
 	return at

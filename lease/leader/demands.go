@@ -1,7 +1,6 @@
 package leader
 
 import (
-	"container/heap"
 	"slices"
 	"time"
 
@@ -30,6 +29,7 @@ type contest struct {
 	planned        time.Duration // when it was planned last
 	tight          bool          // more was wanted then than there was
 	regrets                      // of a rate
+	budget                       // of a rate
 }
 
 // demand is one session's interest in a key.
@@ -208,7 +208,7 @@ func (a *Allocator) tidy(c *contest) {
 		return
 	}
 	if c.wake != 0 { // nobody is left for whom it would be planned again
-		heap.Remove(&a.waking, c.wakeIndex)
+		a.waking.Remove(c)
 		c.wake = 0
 	}
 	a.forget(c)

@@ -1,11 +1,11 @@
 package leader
 
 import (
-	"container/heap"
 	"time"
 
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/fsm/fsmpb"
+	"github.com/weirproxy/weir/lease/due"
 	"github.com/weirproxy/weir/lease/leasepb"
 	"github.com/weirproxy/weir/limit"
 )
@@ -25,8 +25,8 @@ const (
 // schedule is which keys are to be planned, when, and the entry that is on its way.
 type schedule struct {
 	dirty  []*contest
-	review []*contest // to be decided anew when there is time, some at once
-	waking wakes
+	review []*contest         // to be decided anew when there is time, some at once
+	waking due.Heap[*contest] // to be planned again at some time
 	rests  map[limit.Key]rest
 	sheet  sheet
 
@@ -80,39 +80,18 @@ func (a *Allocator) wakeAt(c *contest, at time.Duration) {
 	switch {
 	case c.wake == 0:
 		c.wake = at
-		heap.Push(&a.waking, c)
+		a.waking.Push(c)
 	case at < c.wake:
 		c.wake = at
-		heap.Fix(&a.waking, c.wakeIndex)
+		a.waking.Fix(c)
 	}
 }
 
-// wakes is a heap (container/heap) of the keys that are to be planned again at some time, the next
-// one first. Each waiting request adds one for a moment, so adding one must not cost time for all
-// the others.
-type wakes []*contest
+// DueAt implements [due.Item].
+func (c *contest) DueAt() time.Duration { return c.wake }
 
-func (w wakes) Len() int { return len(w) }
-
-func (w wakes) Less(i, j int) bool { return w[i].wake < w[j].wake }
-
-func (w wakes) Swap(i, j int) {
-	w[i], w[j] = w[j], w[i]
-	w[i].wakeIndex, w[j].wakeIndex = i, j
-}
-
-func (w *wakes) Push(c any) {
-	c.(*contest).wakeIndex = len(*w)
-	*w = append(*w, c.(*contest))
-}
-
-func (w *wakes) Pop() any {
-	last := len(*w) - 1
-	c := (*w)[last]
-	(*w)[last] = nil
-	*w = (*w)[:last]
-	return c
-}
+// Place implements [due.Item].
+func (c *contest) Place() *int { return &c.wakeIndex }
 
 // reviewAtOnce bounds the keys that are decided anew, after new limits, before whoever asks has
 // their turn.
@@ -139,12 +118,18 @@ func (a *Allocator) adjust(now time.Duration, st *fsm.State) fsm.Command {
 	for ; k < len(a.dirty) && len(less)+len(more) < leasepb.MaxBatch; k++ {
 		c := a.dirty[k]
 		c.dirty = false
+		releases := false
 		for _, d := range c.demands {
 			if d.releasing > 0 {
+				releases = true
 				less = append(less, fsm.Adjustment{Session: d.peer.ID, Key: c.key, Delta: -d.releasing, Level: d.level})
 			}
 		}
+		changes := len(less) + len(more)
 		more = append(more, a.plan(now, st, c)...)
+		if len(less)+len(more) > changes || releases {
+			c.left--
+		}
 		for _, d := range c.demands {
 			d.releasing, d.level = 0, 0 // in the entry now
 		}

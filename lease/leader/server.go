@@ -43,6 +43,9 @@ type Server struct {
 	// committed. It must not block, and is set before Lead is called.
 	OnEnd func(SessionEnd)
 
+	led   chan struct{} // closed once Lead has been called
+	first sync.Once
+
 	mu   sync.Mutex
 	lead *leadership
 	dead map[string]bool // nodes that gossip calls dead
@@ -83,7 +86,7 @@ type SessionEnd struct {
 // New returns a Server. leader names the leader's rpc address as far as it is known, for
 // nodes that ask the wrong server.
 func New(log Log, store Store, leader func() string, logger hclog.Logger) *Server {
-	return &Server{log: log, store: store, leader: leader, logger: logger}
+	return &Server{log: log, store: store, leader: leader, logger: logger, led: make(chan struct{})}
 }
 
 // Lead serves as the leader of a term until ctx ends. Everything in the log up to the term's
@@ -126,6 +129,7 @@ func (s *Server) Lead(ctx context.Context, term uint64, hold time.Duration, left
 		l.alloc.Health(node, true)
 	}
 	s.mu.Unlock()
+	s.first.Do(func() { close(s.led) })
 	s.logger.Info("leading: sessions are waited for", "term", term, "sessions", len(l.alloc.peers))
 	defer func() {
 		s.mu.Lock()

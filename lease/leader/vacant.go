@@ -1,10 +1,10 @@
 package leader
 
 import (
-	"container/heap"
 	"time"
 
 	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/lease/due"
 	"github.com/weirproxy/weir/lease/leasepb"
 	"github.com/weirproxy/weir/limit"
 )
@@ -31,18 +31,10 @@ type vacancy struct {
 	index  int           // in the heap
 }
 
-// vacancies are the vacant keys, and a heap (container/heap) of them, the next to come due first.
+// vacancies are the vacant keys.
 type vacancies struct {
 	keys map[limit.Key]*vacancy
-	heap vacancyHeap
-}
-
-// next is when the next key comes due.
-func (v *vacancies) next() (at time.Duration, any bool) {
-	if len(v.heap) == 0 {
-		return 0, false
-	}
-	return v.heap[0].due, true
+	heap due.Heap[*vacancy]
 }
 
 // noteVacant looks whether a key of which the log keeps something has become vacant, or is so no
@@ -53,7 +45,7 @@ func (a *Allocator) noteVacant(now time.Duration, st *fsm.State, key limit.Key) 
 		return
 	}
 	if v := a.vacant.keys[key]; v != nil {
-		heap.Remove(&a.vacant.heap, v.index)
+		a.vacant.heap.Remove(v)
 		delete(a.vacant.keys, key)
 	}
 	if st.Granted(key) > 0 {
@@ -61,7 +53,7 @@ func (a *Allocator) noteVacant(now time.Duration, st *fsm.State, key limit.Key) 
 	}
 	v := &vacancy{key: key, since: now, table: st.Table().Index, due: nextStep(now)}
 	a.vacant.keys[key] = v
-	heap.Push(&a.vacant.heap, v)
+	a.vacant.heap.Push(v)
 }
 
 func nextStep(at time.Duration) time.Duration {
@@ -95,41 +87,23 @@ func fillTime(l *limit.Limit, r limit.Resource) time.Duration {
 // outcome says.
 func (a *Allocator) forgettable(now time.Duration, st *fsm.State) (keys []limit.Key) {
 	for range leasepb.MaxBatch {
-		if due, any := a.vacant.next(); !any || due > now {
+		if due, any := a.vacant.heap.Next(); !any || due > now {
 			break
 		}
 		v := a.vacant.heap[0]
 		if a.judge(now, st, v); v.due > now {
-			heap.Fix(&a.vacant.heap, v.index)
+			a.vacant.heap.Fix(v)
 			continue
 		}
-		heap.Pop(&a.vacant.heap)
+		a.vacant.heap.Pop()
 		delete(a.vacant.keys, v.key)
 		keys = append(keys, v.key)
 	}
 	return keys
 }
 
-type vacancyHeap []*vacancy
+// DueAt implements [due.Item].
+func (v *vacancy) DueAt() time.Duration { return v.due }
 
-func (h vacancyHeap) Len() int { return len(h) }
-
-func (h vacancyHeap) Less(i, j int) bool { return h[i].due < h[j].due }
-
-func (h vacancyHeap) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].index, h[j].index = i, j
-}
-
-func (h *vacancyHeap) Push(v any) {
-	v.(*vacancy).index = len(*h)
-	*h = append(*h, v.(*vacancy))
-}
-
-func (h *vacancyHeap) Pop() any {
-	last := len(*h) - 1
-	v := (*h)[last]
-	(*h)[last] = nil
-	*h = (*h)[:last]
-	return v
-}
+// Place implements [due.Item].
+func (v *vacancy) Place() *int { return &v.index }

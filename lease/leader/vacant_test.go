@@ -160,7 +160,7 @@ func TestHeldKeyIsNotForgotten(t *testing.T) {
 	if n := d.state.Granted(key); n == 0 || d.kept() != 0 {
 		t.Fatalf("%d shares are granted", n)
 	}
-	if at, any := d.alloc.vacant.next(); any {
+	if at, any := d.alloc.vacant.heap.Next(); any {
 		t.Errorf("a key that is held would be forgotten at %v", at)
 	}
 }

@@ -58,11 +58,13 @@ func number(n uint64) string {
 
 func count(n int64) string { return number(uint64(max(0, n))) }
 
-// perSecond is a rate: 0.4, 12, 1,234.
+// perSecond is a rate: <0.1, 0.4, 12, 1,234.
 func perSecond(v float64) string {
 	switch {
 	case v <= 0:
 		return "0"
+	case v < 0.05:
+		return "<0.1"
 	case v < 9.95:
 		return fmt.Sprintf("%.1f", v)
 	}

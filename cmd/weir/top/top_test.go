@@ -371,7 +371,7 @@ func TestBars(t *testing.T) {
 func TestTexts(t *testing.T) {
 	for got, want := range map[string]string{
 		number(0): "0", number(999): "999", number(12_345): "12,345", number(123_456): "123k", number(1_250_000): "1.2M", number(34_000_000): "34M",
-		perSecond(0): "0", perSecond(0.04): "0.0", perSecond(9.94): "9.9", perSecond(9.96): "10", perSecond(1234.4): "1,234",
+		perSecond(0): "0", perSecond(0.04): "<0.1", perSecond(0.05): "0.1", perSecond(9.94): "9.9", perSecond(9.96): "10", perSecond(1234.4): "1,234",
 		size(0): "0B", size(1024): "1.0K", size(1<<20 - 1): "1024K", size(5 << 30): "5.0G",
 		age(-time.Second): "0.0s", age(4200 * time.Millisecond): "4.2s", age(3*time.Minute + 5*time.Second): "3m05s", age(50 * time.Hour): "2d02h", age(2*time.Hour + 10*time.Minute): "2h10m",
 		fit("世界世界", 5, false, "~"): "世界~", fit("世", 4, true, "~"): "  世",

@@ -33,7 +33,11 @@ type Plan struct {
 
 	Park  bool // an operation is a tunnel that stays open, as it is after its first answer, until Close; Workers in all
 	Drain bool // Reply is without end: the bytes that come are the operations. With Park, a few are begun at once
+	Rate  int  // with Drain and one worker: bytes a second that it reads, in pieces of rateStep; 0: all that come
 }
+
+// rateStep is how much time's bytes a worker reads at once that reads at a rate.
+const rateStep = 20 * time.Millisecond
 
 // Tally is what a driver has done since Measure.
 type Tally struct {
@@ -62,6 +66,8 @@ type Driver struct {
 	turn    int // connections and requests begun
 	started int // workers
 	buf     []byte
+	ahead   int       // bytes read since readAt
+	readAt  time.Time // when the last step of a plan with a Rate was due
 
 	ops, failures, redials atomic.Int64
 	samples                []int64 // nanoseconds
@@ -352,6 +358,7 @@ func (d *Driver) take(i int, w *worker, b []byte) bool {
 	}
 	if d.plan.Drain {
 		d.ops.Add(int64(len(b)))
+		d.pace(len(b))
 		if d.plan.Park && !w.reused {
 			w.reused = true
 			d.startOne()
@@ -407,6 +414,22 @@ func (d *Driver) takeAnswer(i int, w *worker, b []byte) bool {
 		d.broken(i, w, unix.EPIPE)
 	}
 	return true
+}
+
+// pace waits where more was read than the plan's rate allows. What was missed is not caught up.
+func (d *Driver) pace(n int) {
+	if d.plan.Rate == 0 {
+		return
+	}
+	step := d.plan.Rate / int(time.Second/rateStep)
+	for d.ahead += n; d.ahead >= step; d.ahead -= step {
+		d.readAt = d.readAt.Add(rateStep)
+		if wait := time.Until(d.readAt); wait > 0 {
+			time.Sleep(wait)
+		} else {
+			d.readAt = time.Now()
+		}
+	}
 }
 
 // complete counts an operation and begins the next.

@@ -4,6 +4,7 @@ package wire
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"runtime"
 	"strconv"
@@ -17,6 +18,7 @@ import (
 const (
 	pingByte = 'p' // PingSize bytes are answered with as many, again and again
 	bulkByte = 'b' // answered with zeros for ever
+	rateByte = 'r' // the same at a rate, which 8 bytes more say, in bytes a second, big endian
 	someByte = 's' // answered with SomeSize zeros, and nothing more
 	// Anything else is HTTP/1.1: each head is answered with BodySize bytes.
 )
@@ -34,6 +36,12 @@ func Ping() []byte { return bytes.Repeat([]byte{pingByte}, PingSize) }
 
 // Bulk asks for bytes without end.
 func Bulk() []byte { return []byte{bulkByte} }
+
+// BulkAt asks for bytes without end, so many a second: the upstream's kernel paces them, as a slow
+// link would.
+func BulkAt(bytesPerSecond uint64) []byte {
+	return binary.BigEndian.AppendUint64([]byte{rateByte}, bytesPerSecond)
+}
 
 // Some asks for SomeSize bytes, which fit into the sockets' buffers: many flows that are slowed
 // down would fill the kernel's memory otherwise.
@@ -189,7 +197,7 @@ func (u *Upstream) serve(fd int, events uint32) {
 	}
 	if c.open && events&unix.EPOLLOUT != 0 {
 		switch c.mode {
-		case bulkByte:
+		case bulkByte, rateByte:
 			u.pour(fd)
 		case someByte:
 			u.pourSome(fd, c)
@@ -228,6 +236,12 @@ func (u *Upstream) answer(fd int, c *served, b []byte) bool {
 		u.pourSome(fd, c)
 		return true
 	case bulkByte:
+		u.pour(fd)
+		return true
+	case rateByte:
+		if len(b) != 9 || unix.SetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_MAX_PACING_RATE, binary.BigEndian.Uint64(b[1:])) != nil {
+			return false
+		}
 		u.pour(fd)
 		return true
 	case pingByte:

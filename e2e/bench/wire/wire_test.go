@@ -160,6 +160,21 @@ func TestDrainCountsBytes(t *testing.T) {
 	}
 }
 
+// TestDrainAtARate: neither end that holds a reply to a rate is faster than that; that it is reached
+// is not judged, since the machine may be busy.
+func TestDrainAtARate(t *testing.T) {
+	const rate, size = 64 << 20, 8 << 20
+	_, addrs := startUpstream(t, 1)
+	for name, plan := range map[string]Plan{"the sender": {Send: BulkAt(rate)}, "the reader": {Send: Bulk(), Rate: rate}} {
+		plan.Workers, plan.Dials, plan.Drain = 1, addrs, true
+		begun := time.Now()
+		drive(t, plan, size)
+		if took := time.Since(begun); took < size*time.Second/rate/2 { // the kernel lets the first bytes go at once
+			t.Errorf("%s: %d bytes in %v, at %d a second", name, size, took, rate)
+		}
+	}
+}
+
 func TestSomeBytesAndNoMore(t *testing.T) {
 	const workers = 2 * rampUp
 	_, addrs := startUpstream(t, 1)

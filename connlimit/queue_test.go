@@ -1,0 +1,102 @@
+package connlimit
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestQueueOrder: with a total of 1, those who wait come in the order in which they arrived, and
+// nobody who comes later gets in between.
+func TestQueueOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		config := Config{Connections: Limits{Total: AtMost(1), Wait: time.Hour}}
+		l := newLimiter(t, config)
+		b := l.conns
+		held, err := b.acquire(t.Context(), netAddr(from("192.0.2.1").RemoteAddr()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		order := make(chan int, 100)
+		var slots [20]Slot
+		for i := range slots {
+			go func() {
+				addr := netAddr(from("192.0.2.2").RemoteAddr())
+				s, err := b.acquire(t.Context(), addr)
+				if err != nil {
+					t.Error(err)
+				}
+				slots[i] = s
+				order <- i
+			}()
+			synctest.Wait()
+		}
+		for i := range slots {
+			if i == 0 {
+				held.Free()
+			} else {
+				slots[i-1].Free()
+			}
+			if got := <-order; got != i {
+				t.Fatalf("number %d got the slot; want %d", got, i)
+			}
+		}
+		slots[len(slots)-1].Free()
+		// A higher limit lets those in who wait.
+		held, _ = b.acquire(t.Context(), netAddr(from("192.0.2.1").RemoteAddr()))
+		go func() { b.acquire(t.Context(), netAddr(from("192.0.2.3").RemoteAddr())); order <- 99 }()
+		synctest.Wait()
+		config.Connections.Total = AtMost(2)
+		if err := l.SetConfig(config); err != nil {
+			t.Fatal(err)
+		}
+		if got := <-order; got != 99 {
+			t.Errorf("%d got in", got)
+		}
+		held.Free()
+	})
+}
+
+// TestQueueIsServed: a slot that comes free while another goroutine has the queue's lock is handed on
+// by that one.
+func TestQueueIsServed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLimiter(t, Config{Connections: Limits{Total: AtMost(1), Wait: time.Hour}})
+		b, addr := l.conns, netip.MustParseAddr("192.0.2.1")
+		held, err := b.acquire(t.Context(), addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := make(chan error, 1)
+		go func() { _, err := b.acquire(t.Context(), addr); got <- err }()
+		synctest.Wait()
+		start := time.Now()
+		b.queue.mu.Lock()
+		held.Free()
+		b.queue.unlock()
+		if err := <-got; err != nil || time.Since(start) > 0 {
+			t.Errorf("served after %v, %v; want at once", time.Since(start), err)
+		}
+	})
+}
+
+// TestQueueLeavesNothing: one who goes away at the moment of being served gives the slot back.
+func TestQueueLeavesNothing(t *testing.T) {
+	l := newLimiter(t, Config{Connections: Limits{Total: AtMost(1), Wait: time.Hour}})
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	for range 100 {
+		slot, err := l.conns.queue.wait(gone, netip.MustParseAddr("192.0.2.1"), l.conns.rules.Load())
+		if err == nil {
+			slot.Free()
+		} else if !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+	}
+	if s := l.Stats().Connections; s.Open != 0 || s.Waiting != 0 {
+		t.Errorf("%+v; want nothing left", s)
+	}
+}

@@ -1,0 +1,88 @@
+package weir
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+)
+
+// Name returns the node's name.
+func (n *Node) Name() string { return n.name() }
+
+// Ready waits until the node has a live session with its cluster, so that it can admit what is
+// limited. It returns early with an error when ctx ends, or when the node must stop.
+func (n *Node) Ready(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stop := context.AfterFunc(n.must, func() { cancel(n.Err()) })
+	defer stop()
+	if err := n.manager.WaitLive(ctx); err != nil {
+		return fmt.Errorf("%s has no session with its cluster yet: %w", n.name(), context.Cause(ctx))
+	}
+	return nil
+}
+
+// ProxyURL returns the URL of the node's proxy, for [http.ProxyURL] or HTTPS_PROXY; nil without a
+// proxy. If it listens on all addresses, the URL is on loopback.
+func (n *Node) ProxyURL() *url.URL {
+	if len(n.proxyListeners) == 0 {
+		return nil
+	}
+	scheme := "http"
+	if n.certs.proxy != nil {
+		scheme = "https"
+	}
+	return &url.URL{Scheme: scheme, Host: dialled(n.proxyListeners[0])}
+}
+
+// APIURL returns the URL of the HTTP API; nil without a listener for it.
+func (n *Node) APIURL() *url.URL {
+	if n.apiListener == nil {
+		return nil
+	}
+	scheme := "http"
+	if n.certs.api != nil {
+		scheme = "https"
+	}
+	return &url.URL{Scheme: scheme, Host: dialled(n.apiListener)}
+}
+
+// dialled is the address at which this machine reaches a listener.
+func dialled(l net.Listener) string {
+	at := addrPort(l)
+	if !at.Addr().IsUnspecified() {
+		return at.String()
+	}
+	return fmt.Sprintf("localhost:%d", at.Port())
+}
+
+// GossipAddr returns the address of the node's gossip, for other nodes' [Cluster.Join]; "" if the
+// node is alone.
+func (n *Node) GossipAddr() string { return n.members.GossipAddr() }
+
+// Handler returns the HTTP API and its page, as they are served on [Config.API]. It belongs at the
+// root of a server. Names that requests' Host may carry, beyond localhost and the node's, are a
+// setting, as the tokens are.
+func (n *Node) Handler() http.Handler {
+	n.watching.Do(func() {
+		if n.apiListener == nil {
+			n.parts.Go(func() { n.api.Watch(n.life) })
+		}
+	})
+	return n.api.Handler()
+}
+
+// Active returns how many connections to a host are open through this node, permits for the host
+// included. If one limit is shared by several hosts, it counts those together. A host that can't be
+// one has none.
+func (n *Node) Active(host string) int {
+	target, err := parseHost(host)
+	if err != nil {
+		return 0
+	}
+	_, key := view{n}.Table().Match(target)
+	use, _ := n.manager.Use(key)
+	return int(use.InUse)
+}

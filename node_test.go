@@ -1,0 +1,666 @@
+package weir_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/weirproxy/weir"
+	"github.com/weirproxy/weir/api"
+	"github.com/weirproxy/weir/config"
+)
+
+func start(t *testing.T, c weir.Config) *weir.Node {
+	t.Helper()
+	n, err := weir.Start(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := n.Close(ended()); err != nil {
+			t.Errorf("close %s: %v", n.Name(), err)
+		}
+	})
+	return n
+}
+
+// ended is a context that has ended.
+func ended() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}
+
+func upstream(t *testing.T) *httptest.Server {
+	t.Helper()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello") }))
+	t.Cleanup(s.Close)
+	return s
+}
+
+// get makes one request through a node's proxy, on a connection of its own.
+func get(t *testing.T, n *weir.Node, url string) (status int, body string) {
+	t.Helper()
+	transport := &http.Transport{Proxy: http.ProxyURL(n.ProxyURL()), DisableKeepAlives: true}
+	defer transport.CloseIdleConnections()
+	resp, err := (&http.Client{Transport: transport}).Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(b)
+}
+
+// A node that is alone is ready when Start returns: nothing is elected, and nothing is written. The
+// best of several starts counts, as the machine may be busy.
+func TestAloneIsReadyAtOnce(t *testing.T) {
+	best := time.Hour
+	for range 10 {
+		began := time.Now()
+		n, err := weir.Start(t.Context(), weir.Config{Proxy: "127.0.0.1:0"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		best = min(best, time.Since(began))
+		if p := n.Pulse(); p.Session != "live" {
+			t.Errorf("after the start the session is %s", p.Session)
+		}
+		if n.APIURL() != nil || n.GossipAddr() != "" {
+			t.Errorf("it has ports: API %v, gossip %q", n.APIURL(), n.GossipAddr())
+		}
+		if err := n.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if best > 20*time.Millisecond {
+		t.Errorf("the fastest of ten starts took %v, want at most 20ms", best)
+	}
+	t.Logf("ready after %v", best)
+}
+
+// The zero Config has no port at all.
+func TestLimitsOnly(t *testing.T) {
+	t.Parallel()
+	n := start(t, weir.Config{Limits: []weir.Limit{weir.KeyLimit("k", 1)}})
+	if n.ProxyURL() != nil {
+		t.Errorf("it has a proxy at %v", n.ProxyURL())
+	}
+	p, err := n.Acquire(t.Context(), weir.Subject{Key: "k"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Release()
+	p.Release()
+}
+
+func TestTwoNodesInOneProcess(t *testing.T) {
+	t.Parallel()
+	up := upstream(t)
+	open := start(t, weir.Config{Name: "node", Proxy: "127.0.0.1:0"})
+	blocked := start(t, weir.Config{Name: "node", Proxy: "127.0.0.1:0", Limits: []weir.Limit{weir.HostLimit("127.0.0.1", 0)}})
+	if status, body := get(t, open, up.URL); status != 200 || body != "hello" {
+		t.Errorf("through the node without limits: %d %q", status, body)
+	}
+	if status, _ := get(t, blocked, up.URL); status != 503 {
+		t.Errorf("through the node that blocks the host: %d", status)
+	}
+	if err := open.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := blocked.Limits().Set(t.Context(), weir.HostLimit("127.0.0.1", 1)); err != nil {
+		t.Fatal(err)
+	}
+	if status, _ := get(t, blocked, up.URL); status != 200 {
+		t.Errorf("after the other node's end: %d", status)
+	}
+}
+
+// tunnel opens a tunnel to a listener through the node's proxy, and returns both ends.
+func tunnel(t *testing.T, n *weir.Node) (client, server net.Conn) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if client, err = net.Dial("tcp", n.ProxyURL().Host); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = client.Close() })
+	if _, err := io.WriteString(client, "CONNECT "+l.Addr().String()+" HTTP/1.1\r\nHost: "+l.Addr().String()+"\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if server, err = l.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Close() })
+	resp, err := http.ReadResponse(bufio.NewReader(client), nil)
+	if err != nil || resp.StatusCode != 200 {
+		t.Fatalf("CONNECT: %v, %v", resp, err)
+	}
+	return client, server
+}
+
+// Close waits for what is open, and cuts it off when its context ends.
+func TestCloseWaits(t *testing.T) {
+	t.Parallel()
+	t.Run("for a tunnel", func(t *testing.T) {
+		n := start(t, weir.Config{Proxy: "127.0.0.1:0"})
+		client, server := tunnel(t, n)
+		if got := n.Active("127.0.0.1"); got != 1 {
+			t.Errorf("%d connections are active", got)
+		}
+		done := make(chan error, 1)
+		go func() { done <- n.Close(context.Background()) }()
+		if _, err := io.WriteString(server, "x"); err != nil {
+			t.Fatal(err)
+		}
+		if b, err := io.ReadAll(io.LimitReader(client, 1)); err != nil || string(b) != "x" {
+			t.Errorf("the tunnel carries %q, %v", b, err)
+		}
+		select {
+		case err := <-done:
+			t.Fatalf("Close did not wait: %v", err)
+		default:
+		}
+		_, _ = client.Close(), server.Close()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("until its context ends", func(t *testing.T) {
+		n := start(t, weir.Config{Proxy: "127.0.0.1:0"})
+		client, _ := tunnel(t, n)
+		if err := n.Close(ended()); err != nil {
+			t.Error(err)
+		}
+		if _, err := client.Read(make([]byte, 1)); err == nil {
+			t.Error("the tunnel is still open")
+		}
+		if !errors.Is(n.Err(), weir.ErrClosed) {
+			t.Errorf("after Close, Err is %v", n.Err())
+		}
+		<-n.Done()
+	})
+	t.Run("for a permit", func(t *testing.T) {
+		n := start(t, weir.Config{})
+		p, err := n.Acquire(t.Context(), weir.Subject{Key: "k"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 1)
+		go func() { done <- n.Close(context.Background()) }()
+		for {
+			other, err := n.Acquire(t.Context(), weir.Subject{Key: "k"})
+			if errors.Is(err, weir.ErrClosed) {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			other.Release()
+		}
+		select {
+		case <-p.Lost():
+			t.Error("the permit is lost")
+		case err := <-done:
+			t.Errorf("Close did not wait: %v", err)
+		default:
+		}
+		p.Release()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("and tells a permit that it is lost", func(t *testing.T) {
+		n := start(t, weir.Config{})
+		lost := make(chan struct{})
+		release, err := n.Hold(t.Context(), netip.Addr{}, "k", func() { close(lost) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 1)
+		go func() { done <- n.Close(ended()) }()
+		<-lost
+		release()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// However many ask at once, never more than the limit hold a permit.
+func TestLimitHoldsThroughAcquire(t *testing.T) {
+	t.Parallel()
+	const most, programs, times = 3, 20, 50
+	l := weir.KeyLimit("k", most)
+	l.Queue = &weir.Queue{Timeout: weir.Duration(time.Minute), Size: programs}
+	n := start(t, weir.Config{Limits: []weir.Limit{l}})
+	var now, peak atomic.Int64
+	var wg sync.WaitGroup
+	for range programs {
+		wg.Go(func() {
+			for range times {
+				p, err := n.Acquire(t.Context(), weir.Subject{Key: "k"})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				for at, seen := now.Add(1), peak.Load(); at > seen && !peak.CompareAndSwap(seen, at); seen = peak.Load() {
+				}
+				now.Add(-1)
+				p.Release()
+			}
+		})
+	}
+	wg.Wait()
+	if peak.Load() > most {
+		t.Errorf("%d held a permit at once, %d are allowed", peak.Load(), most)
+	}
+}
+
+// A permit for a host and a connection through the proxy share one count.
+func TestPermitAndProxyShareACount(t *testing.T) {
+	t.Parallel()
+	up := upstream(t)
+	n := start(t, weir.Config{Proxy: "127.0.0.1:0", Limits: []weir.Limit{weir.HostLimit("127.0.0.1", 1)}})
+	p, err := n.Acquire(t.Context(), weir.Subject{Host: up.Listener.Addr().String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := n.Active("127.0.0.1"); got != 1 {
+		t.Errorf("%d connections are active", got)
+	}
+	if status, _ := get(t, n, up.URL); status != 503 {
+		t.Errorf("with the host's only slot taken: %d", status)
+	}
+	p.Release()
+	if status, _ := get(t, n, up.URL); status != 200 {
+		t.Errorf("once it is released: %d", status)
+	}
+}
+
+func TestAcquireErrors(t *testing.T) {
+	t.Parallel()
+	queued := weir.KeyLimit("queued", 1)
+	queued.Queue = &weir.Queue{Timeout: weir.Duration(time.Millisecond), Size: 1}
+	n := start(t, weir.Config{Limits: []weir.Limit{
+		weir.HostLimit("blocked.test", 0), weir.KeyLimit("one", 1), queued,
+		{Scope: "key", Pattern: "slow", Requests: &weir.Rate{Rate: "1/h"}},
+		{Scope: "client", Pattern: "10.0.0.0/8", Connections: new(int64(0)), Shared: true},
+		{Scope: "user", Pattern: "nobody", Connections: new(int64(0))},
+	}})
+	for _, key := range []string{"one", "queued", "slow"} {
+		p, err := n.Acquire(t.Context(), weir.Subject{Key: key})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(p.Release)
+	}
+	for _, c := range []struct {
+		subject    weir.Subject
+		why        error
+		scope, key string // of a LimitError
+		again      bool   // RetryAfter is known
+	}{
+		{weir.Subject{Host: "Blocked.test.:443"}, weir.ErrBlocked, "host", "blocked.test", false},
+		{weir.Subject{Key: "one"}, weir.ErrOverLimit, "key", "one", false},
+		{weir.Subject{Key: "queued"}, weir.ErrQueueTimeout, "key", "queued", false},
+		{weir.Subject{Key: "slow"}, weir.ErrOverLimit, "key", "slow", true},
+		{weir.Subject{Client: netip.MustParseAddr("::ffff:10.1.2.3")}, weir.ErrBlocked, "client", "10.0.0.0/8", false},
+		{weir.Subject{Host: "open.test", User: "nobody"}, weir.ErrBlocked, "user", "nobody", false},
+		{weir.Subject{}, weir.ErrSubject, "", "", false},
+		{weir.Subject{Host: "no host"}, weir.ErrSubject, "", "", false},
+		{weir.Subject{Host: "a.test:0"}, weir.ErrSubject, "", "", false},
+		{weir.Subject{Key: "line\nline"}, weir.ErrSubject, "", "", false},
+		{weir.Subject{Key: strings.Repeat("x", 256)}, weir.ErrSubject, "", "", false},
+	} {
+		_, err := n.Acquire(t.Context(), c.subject)
+		if !errors.Is(err, c.why) {
+			t.Errorf("%+v: %v; want %v", c.subject, err, c.why)
+			continue
+		}
+		var over *weir.LimitError
+		if errors.As(err, &over) != (c.scope != "") {
+			t.Errorf("%+v: %T", c.subject, err)
+			continue
+		}
+		if over == nil {
+			continue
+		}
+		after, ok := over.RetryAfter()
+		if over.Scope != c.scope || over.Key != c.key || ok != c.again || ok && (after <= 0 || after > time.Hour) {
+			t.Errorf("%+v: scope %s, key %s, again after %v %v; want %+v", c.subject, over.Scope, over.Key, after, ok, c)
+		}
+	}
+	if _, err := n.Acquire(ended(), weir.Subject{Key: "queued"}); !errors.Is(err, context.Canceled) {
+		t.Errorf("with a context that has ended: %v", err)
+	}
+	// Whoever was refused by one limit holds nothing of the others.
+	if got := n.Active("open.test"); got != 0 {
+		t.Errorf("%d connections are active at a host that a user was kept from", got)
+	}
+}
+
+// A program's server is not asked of a proxy: scope total does not count what it holds.
+func TestHold(t *testing.T) {
+	t.Parallel()
+	n := start(t, weir.Config{Limits: []weir.Limit{
+		{Scope: "total", Connections: new(int64(0))},
+		{Scope: "client", Pattern: "*", Connections: new(int64(1))}, weir.KeyLimit("server", 2),
+	}})
+	a, b, c := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.0.0.3")
+	hold := func(client netip.Addr, key string) func() {
+		t.Helper()
+		release, err := n.Hold(t.Context(), client, key, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return release
+	}
+	refused := func(client netip.Addr, key, scope string) {
+		t.Helper()
+		_, err := n.Hold(t.Context(), client, key, nil)
+		var over *weir.LimitError
+		var again interface{ RetryAfter() (time.Duration, bool) }
+		if !errors.As(err, &over) || !errors.As(err, &again) || over.Scope != scope {
+			t.Errorf("%v %q: %v; want a limit of scope %s", client, key, err, scope)
+		}
+	}
+	first, second := hold(a, "server"), hold(b, "server")
+	refused(a, "server", "client")
+	refused(c, "server", "key")
+	hold(c, "")()
+	hold(netip.Addr{}, "")()
+	refused(netip.Addr{}, "server", "key")
+	first()
+	first()
+	hold(a, "server")()
+	second()
+}
+
+// A limit that is lowered with Evict takes permits away, and Lost says so.
+func TestEvictedPermitIsLost(t *testing.T) {
+	t.Parallel()
+	n := start(t, weir.Config{Limits: []weir.Limit{weir.KeyLimit("k", 1)}})
+	p, err := n.Acquire(t.Context(), weir.Subject{Key: "k"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !p.Live() {
+		t.Error("a new permit is not live")
+	}
+	if err := n.Limits().Set(t.Context(), weir.KeyLimit("k", 0), weir.Evict()); err != nil {
+		t.Fatal(err)
+	}
+	<-p.Lost()
+	if p.Live() {
+		t.Error("a lost permit is live")
+	}
+	p.Release()
+}
+
+// A node that has lost its cluster loses its permits, and admits only what has no limit.
+func TestFencedPermitIsLost(t *testing.T) {
+	t.Parallel()
+	ttl := func(c *config.Config) { c.Lease.TTL = time.Second }
+	limits := []weir.Limit{weir.KeyLimit("k", 1)}
+	server := start(t, weir.Config{Name: "server", Limits: limits, Settings: ttl, Cluster: &weir.Cluster{
+		DataDir: t.TempDir(), RPC: "127.0.0.1:0", Gossip: "127.0.0.1:0",
+	}})
+	n := start(t, weir.Config{Name: "proxy", Limits: limits, Settings: ttl, Cluster: &weir.Cluster{
+		Role: config.RoleProxy, RPC: "127.0.0.1:0", Gossip: "127.0.0.1:0", Join: []string{server.GossipAddr()},
+	}})
+	if err := n.Ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	p, err := n.Acquire(t.Context(), weir.Subject{Key: "k"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := server.Acquire(t.Context(), weir.Subject{Key: "k"}); !errors.Is(err, weir.ErrOverLimit) {
+		t.Errorf("the cluster's only permit, again: %v", err)
+	}
+	if err := server.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	<-p.Lost()
+	p.Release()
+	if _, err := n.Acquire(t.Context(), weir.Subject{Key: "k"}); !errors.Is(err, weir.ErrNoLease) {
+		t.Errorf("without a cluster: %v", err)
+	}
+	free, err := n.Acquire(t.Context(), weir.Subject{Key: "free"})
+	if err != nil {
+		t.Fatalf("without a limit: %v", err)
+	}
+	free.Release()
+}
+
+func TestLimits(t *testing.T) {
+	t.Parallel()
+	n := start(t, weir.Config{Limits: []weir.Limit{weir.HostLimit("config.test", 1)}})
+	ctx, limits := t.Context(), n.Limits()
+	listed := func() string {
+		var all []string
+		for _, l := range limits.List() {
+			all = append(all, l.Name()+" "+l.Words())
+		}
+		return strings.Join(all, "; ")
+	}
+	check := func(what string, err, want error, list string) {
+		t.Helper()
+		if !errors.Is(err, want) {
+			t.Errorf("%s: %v; want %v", what, err, want)
+		}
+		if got := listed(); got != list {
+			t.Errorf("%s: the limits are %q; want %q", what, got, list)
+		}
+	}
+	check("at first", nil, nil, "config.test 1 connection")
+	check("default", limits.Default(ctx, 25), nil, "* 25 connections; config.test 1 connection")
+	check("cover", limits.Set(ctx, weir.HostLimit("config.test", 2)), nil, "* 25 connections; config.test 2 connections")
+	check("uncover", limits.Remove(ctx, "", "config.test"), nil, "* 25 connections; config.test 1 connection")
+	check("remove again", limits.Remove(ctx, "host", "gone.test"), weir.ErrNoLimit, "* 25 connections; config.test 1 connection")
+	check("invalid", limits.Set(ctx, weir.HostLimit("a.test", -1)), weir.ErrInvalid, "* 25 connections; config.test 1 connection")
+	check("no pattern", limits.Set(ctx, weir.HostLimit("", 1)), weir.ErrInvalid, "* 25 connections; config.test 1 connection")
+	check("there already", limits.Set(ctx, weir.HostLimit("*", 1), weir.IfAbsent()), weir.ErrChanged, "* 25 connections; config.test 1 connection")
+	check("replace", limits.Replace(ctx, []weir.Limit{weir.KeyLimit("k", 1)}), nil, "key k 1 connection")
+	check("cancelled", limits.Default(ended(), 1), context.Canceled, "key k 1 connection")
+	got, err := limits.Get(ctx, "key", "k")
+	if err != nil || *got.Connections != 1 || got.ModifyIndex == 0 {
+		t.Errorf("get: %+v, %v", got, err)
+	}
+	if _, err := limits.Get(ctx, "", "k"); !errors.Is(err, weir.ErrNoLimit) {
+		t.Errorf("get what is not there: %v", err)
+	}
+	var refused *api.Error
+	if err := limits.Remove(ctx, "host", "gone.test"); !errors.As(err, &refused) || refused.Status != 404 {
+		t.Errorf("the API's own error is lost: %v", err)
+	}
+}
+
+func TestConfigErrors(t *testing.T) {
+	t.Parallel()
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	set := func(f func(*config.Config)) weir.Config { return weir.Config{Settings: f} }
+	for _, c := range []struct {
+		config weir.Config
+		want   []string
+	}{
+		{weir.Config{Name: "no name"}, []string{"name: "}},
+		{weir.Config{Proxy: "127.0.0.1"}, []string{"proxy.listen: "}},
+		{weir.Config{Proxy: "0.0.0.0:0"}, []string{"allow_clients is not set"}},
+		{weir.Config{API: "0.0.0.0:0"}, []string{"there is no token"}},
+		{weir.Config{Proxy: "127.0.0.1:7", API: "127.0.0.1:7"}, []string{"listen on the same port"}},
+		{weir.Config{Limits: []weir.Limit{weir.HostLimit("a b", 1), weir.HostLimit("c.test", 1), weir.HostLimit("c.test", 2)}}, []string{"limit 0", "two limits for c.test"}},
+		{weir.Config{Cluster: &weir.Cluster{}}, []string{"a server needs data_dir"}},
+		{weir.Config{Cluster: &weir.Cluster{Role: "queen"}}, []string{"role: "}},
+		{set(func(c *config.Config) { c.Lease.TTL = time.Millisecond }), []string{"lease.ttl: "}},
+		{set(func(c *config.Config) { c.Proxy.RejectStatus = 200; c.Proxy.UsersFile = "/none" }), []string{"proxy.reject_status: ", "/none"}},
+	} {
+		n, err := weir.Start(t.Context(), c.config)
+		var bad *weir.ConfigError
+		if !errors.As(err, &bad) || n != nil {
+			t.Errorf("%v: %v, %v", c.want, n, err)
+			continue
+		}
+		for _, part := range c.want {
+			if !strings.Contains(err.Error(), part) {
+				t.Errorf("%q does not say %q", err, part)
+			}
+		}
+	}
+	if n, err := weir.Start(t.Context(), weir.Config{Proxy: taken.Addr().String()}); err == nil || n != nil || !strings.Contains(err.Error(), "is taken") {
+		t.Errorf("on a port that is taken: %v, %v", n, err)
+	}
+}
+
+// The API is there where it is asked for: on a listener, or as a handler.
+func TestAPI(t *testing.T) {
+	t.Parallel()
+	n := start(t, weir.Config{Name: "n", API: "127.0.0.1:0", Settings: func(c *config.Config) { c.API.Token = "secret" }})
+	own := httptest.NewServer(n.Handler())
+	defer own.Close()
+	for _, addr := range []string{n.APIURL().String(), own.URL} {
+		client, err := api.NewClient(addr, "secret", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		st, err := client.Status(t.Context())
+		if err != nil || st.Node != "n" || !st.Ready || st.Leader != "n" || st.ProxyAddr != "" {
+			t.Errorf("%s: %+v, %v", addr, st, err)
+		}
+		client.CloseIdle()
+		resp, err := http.Get(addr + "/v1/status")
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusUnauthorized {
+			t.Errorf("%s without the token: %s", addr, resp.Status)
+		}
+	}
+	if err := n.Limits().Default(t.Context(), 3); err != nil {
+		t.Errorf("the program itself needs no token: %v", err)
+	}
+	// Without a listener, the page and its events work too.
+	quiet := start(t, weir.Config{})
+	other := httptest.NewServer(quiet.Handler())
+	defer other.Close()
+	for _, path := range []string{"/ui/", "/metrics", "/v1/nodes", "/v1/raft/peers"} {
+		resp, err := http.Get(other.URL + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != 200 {
+			t.Errorf("%s: %s", path, resp.Status)
+		}
+	}
+	http.DefaultClient.CloseIdleConnections()
+}
+
+// A node that is alone needs no other to reload, drain, or be asked to leave.
+func TestAloneThroughTheAPI(t *testing.T) {
+	t.Parallel()
+	n := start(t, weir.Config{API: "127.0.0.1:0"})
+	client, err := api.NewClient(n.APIURL().String(), "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.CloseIdle()
+	if _, err := client.Reload(t.Context()); err != nil {
+		t.Errorf("reload: %v", err)
+	}
+	if _, err := client.Drain(t.Context()); err != nil {
+		t.Errorf("drain: %v", err)
+	}
+	if _, err := client.Undrain(t.Context()); err != nil {
+		t.Errorf("undrain: %v", err)
+	}
+	if _, err := client.Leave(t.Context()); err != nil {
+		t.Errorf("leave: %v", err)
+	}
+	<-n.Done()
+	if !errors.Is(n.Err(), weir.ErrLeave) {
+		t.Errorf("after the call the node must stop because of %v", n.Err())
+	}
+}
+
+// embedding makes the test binary a program that embeds a node: it prints its memory before and
+// after.
+const embedding = "WEIR_TEST_EMBEDDING"
+
+func resident() int {
+	b, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := strings.Cut(string(b), "VmRSS:")
+	kib, _ := strconv.Atoi(strings.Fields(rest)[0])
+	return kib
+}
+
+// A program that embeds a node grows by less than 25 MB, also once the node has served.
+func TestMemoryOfAnEmbeddedNode(t *testing.T) {
+	if os.Getenv(embedding) != "" {
+		up := upstream(t)
+		before := resident()
+		n := start(t, weir.Config{Proxy: "127.0.0.1:0", API: "127.0.0.1:0", Limits: []weir.Limit{weir.HostLimit("*", 100)}})
+		for range 200 {
+			get(t, n, up.URL)
+		}
+		resp, err := http.Get(n.APIURL().String() + "/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		http.DefaultClient.CloseIdleConnections()
+		t.Logf("grown by %d KiB", resident()-before)
+		return
+	}
+	if resident() == 0 {
+		t.Log("this system does not say how much memory a process has")
+		return
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^TestMemoryOfAnEmbeddedNode$", "-test.v")
+	cmd.Env = append(os.Environ(), embedding+"=1")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	_, rest, found := strings.Cut(string(out), "grown by ")
+	kib, err := strconv.Atoi(strings.Fields(rest + " x")[0])
+	if !found || err != nil {
+		t.Fatalf("%s", out)
+	}
+	most := 25 << 10
+	if raceEnabled {
+		most *= 4
+	}
+	if kib > most {
+		t.Errorf("it has grown by %d KiB, want less than %d", kib, most)
+	}
+	t.Logf("it has grown by %d KiB", kib)
+}
