@@ -1,7 +1,6 @@
 // Package proxy is weir's forward proxy: CONNECT tunnels, absolute-form HTTP/1.x requests, and
-// SOCKS5. Each
-// request needs claims from an [Admitter], and each upstream connection a slot, which it gives back
-// only when the upstream has seen the connection's end.
+// SOCKS5. Each request needs claims from an [Admitter], and each upstream connection a slot, which
+// it gives back only when the upstream has seen the connection's end.
 //
 // # Files
 //
@@ -116,9 +115,9 @@
 // # Half-closed clients
 //
 // A FIN may mean that the client has closed, or that it has only finished sending. Before an answer
-// begins, the proxy finds out by sending its first bytes, "HTTP/1.1 ", or the version of a SOCKS5 reply: a closed connection answers
-// with a reset, and the request is given up. Otherwise the answer continues behind them. The cost:
-// a client that gets no answer may get a part of a status line.
+// begins, the proxy finds out by sending its first bytes, "HTTP/1.1 " or SOCKS5's version: a closed
+// connection answers with a reset, and the request is given up. Otherwise the answer continues
+// behind them. The cost: a client that gets no answer may get a part of a status line.
 //
 // Once an answer has begun, its own bytes do the same. While the upstream is silent, a closed
 // client's slot is held until the client's kernel answers a keep-alive with a reset (75 s on
