@@ -46,7 +46,7 @@ var areas = map[string][]string{
 // testAreas says what an area's tests may import beyond that: a side of the lease is tested against
 // the other.
 var testAreas = map[string][]string{
-	root:            {"connlimit"}, // a node is a cluster for it
+	root:            {"connlimit"},
 	"lease":         {"lease/leader", "lease/leasetest", "fsm"},
 	"lease/leader":  {"lease/leasetest"},
 	"lease/leasepb": {"lease/leasetest"},
