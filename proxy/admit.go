@@ -7,6 +7,7 @@ import (
 	"github.com/weirproxy/weir/lease"
 	"github.com/weirproxy/weir/limit"
 	"github.com/weirproxy/weir/proxy/resolve"
+	"github.com/weirproxy/weir/proxy/sock"
 )
 
 // Admitter hands out the right to serve requests and to open upstream connections.
@@ -30,7 +31,13 @@ type Admitter interface {
 	// Limit returns the limit on connections of scope host that governs the target, as far as this
 	// node knows; false means that there is none.
 	Limit(t limit.Target) (limit.Limit, bool)
+	// CountsNames reports whether a limit of scope host counts names apart from their addresses, as
+	// far as this node knows.
+	CountsNames() bool
 }
+
+// Meter paces the bytes of one connection in one direction; see [sock.Meter].
+type Meter = sock.Meter
 
 // Slot is the right to one upstream connection.
 type Slot interface {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/weirproxy/weir/lease"
 	"github.com/weirproxy/weir/limit"
+	"github.com/weirproxy/weir/proxy/sock"
 )
 
 // admitter is a strict fake: it grants at most limit slots, and the others wait in order.
@@ -40,6 +41,7 @@ type admitter struct {
 	waits    []time.Duration // what each Take was told
 	forToken []chan struct{} // requests that wait
 
+	names  bool // limits count names
 	paced  bool
 	supply map[limit.Resource]*supply
 }
@@ -93,7 +95,9 @@ func (a *admitter) flowing(r limit.Resource) (moved, waiting, meters int) {
 	return s.moved, len(s.waiting), s.meters
 }
 
-func (a *admitter) Meter(_ *limit.Subject, r limit.Resource, w lease.Waker) Meter {
+func (a *admitter) CountsNames() bool { return a.names }
+
+func (a *admitter) Meter(_ *limit.Subject, r limit.Resource, w lease.Waker) sock.Meter {
 	if a.uncounted {
 		return noMeter{}
 	}

@@ -1,6 +1,6 @@
-// Package proxy is weir's forward proxy: CONNECT tunnels and absolute-form HTTP/1.x requests. Each
-// request needs claims from an [Admitter], and each upstream connection a slot, which it gives back
-// only when the upstream has seen the connection's end.
+// Package proxy is weir's forward proxy: CONNECT tunnels, absolute-form HTTP/1.x requests, and
+// SOCKS5. Each request needs claims from an [Admitter], and each upstream connection a slot, which
+// it gives back only when the upstream has seen the connection's end.
 //
 // # Files
 //
@@ -9,14 +9,15 @@
 //	config.go          configuration, policy, fixed limits
 //	descriptors.go     how many clients the file descriptors allow
 //	server.go          start, drain, close
-//	listen.go          the listening socket
 //	accept.go          accepted clients get a place and a worker
 //	clienttls.go       TLS from clients
 //	conn.go            a client's connection, whatever is spoken on it
 //	protocol.go        what is spoken: the first byte tells
 //	httpclient.go      HTTP: its requests, one after the other
+//	socks.go           SOCKS5: one request, for a tunnel
 //	ahead.go           finding out whether a client that sent a FIN is still there
 //	foreign.go         clients that speak TLS or SOCKS by mistake
+//	resolving.go       SOCKS5 clients that ask for addresses, where limits count names
 //
 //	flow.go            a slot and its upstream connection: states, abort, end
 //	claims.go          a request in hand and its claims
@@ -24,7 +25,6 @@
 //	dial.go            connecting to one of the addresses
 //	destinations.go    the cluster's own ports, which are out of reach
 //	embedded.go        IPv4 addresses inside IPv6 addresses
-//	local.go           addresses of this machine; also local_linux.go, local_portable.go
 //	failed.go          addresses that failed lately
 //	exhausted.go       errors for want of ports or descriptors
 //	dialled.go         recognising connections that this proxy made
@@ -43,18 +43,17 @@
 //
 //	refuse.go          reasons to turn a request away
 //	refusehttp.go      a refusal as an HTTP answer
+//	refusesocks.go     a refusal as a SOCKS5 reply
 //	phrase.go          its reason phrase
 //	counters.go        refusals and bytes in the metrics
 //	log.go             a line for each finished tunnel and request; refusals, sampled
 //	registry.go        the open connections
 //
-//	inbuf.go           buffers
-//	sock.go            sockets whose reads and writes check the slot and the claims
-//	hangup.go          a peer's FIN or reset while nothing reads the socket
+// # Rooms
 //
-// Files named for a system have what differs between kernels: events (epoll, kqueue), tcp (the
-// state of a connection), system (fewer system calls), splice (relaying without copying). The build
-// tag portable selects the portable ones on Linux too; that is how they are tested.
+// What stands on the ground is in packages of its own, which import nothing of this one: bytes to
+// HTTP heads and bodies in http1, users and the PROXY protocol in auth, sockets in sock, log lines in
+// accesslog, names in resolve. Only sock has files named for a system.
 //
 // # Rules
 //
@@ -80,6 +79,11 @@
 //
 // A head has header_timeout to arrive; the first one's begins with the connection. If some of it
 // has come by then, the answer is 408; otherwise the connection is closed without one.
+//
+// SOCKS5 is told by its first byte, which begins no HTTP message. A client may send greeting,
+// credentials, request and bytes for the tunnel in any pieces; answers are collected and sent before
+// the node waits for anything. A reply has no room for a text or a loop mark: the log has the
+// reason, and a nested tunnel by SOCKS5 is found by its destination alone.
 //
 // # Sockets and hang-ups
 //
@@ -111,9 +115,9 @@
 // # Half-closed clients
 //
 // A FIN may mean that the client has closed, or that it has only finished sending. Before an answer
-// begins, the proxy finds out by sending its first bytes, "HTTP/1.1 ": a closed connection answers
-// with a reset, and the request is given up. Otherwise the answer continues behind them. The cost:
-// a client that gets no answer may get a part of a status line.
+// begins, the proxy finds out by sending its first bytes, "HTTP/1.1 " or SOCKS5's version: a closed
+// connection answers with a reset, and the request is given up. Otherwise the answer continues
+// behind them. The cost: a client that gets no answer may get a part of a status line.
 //
 // Once an answer has begun, its own bytes do the same. While the upstream is silent, a closed
 // client's slot is held until the client's kernel answers a keep-alive with a reset (75 s on

@@ -33,11 +33,13 @@ var areas = map[string][]string{
 	"cluster/lognoise":    nil,
 	"cluster/clusterpb":   nil,
 	"cluster/clustertest": {"config/certs"},
-	"proxy":               {"lease", "limit", "proxy/accesslog", "proxy/auth", "proxy/http1", "proxy/resolve"},
+	"proxy":               {"lease", "limit", "proxy/accesslog", "proxy/auth", "proxy/http1", "proxy/resolve", "proxy/sock", "proxy/socks5"},
 	"proxy/accesslog":     nil,
 	"proxy/auth":          nil,
 	"proxy/http1":         nil,
 	"proxy/resolve":       nil,
+	"proxy/sock":          nil,
+	"proxy/socks5":        nil,
 	"api":                 {"fsm", "limit"},
 	"connlimit":           nil,
 	root:                  {"config", "api", "proxy", "proxy/resolve", "lease", "lease/leader", "lease/leasepb", "cluster", "fsm", "limit", "config/certs"},
@@ -49,6 +51,7 @@ var areas = map[string][]string{
 // testAreas says what an area's tests may import beyond that: a side of the lease is tested against
 // the other.
 var testAreas = map[string][]string{
+	root:                {"connlimit"},
 	"cluster":           {"cluster/clustertest"},
 	"cluster/rpcport":   {"cluster/clustertest", "cluster/clusterpb"},
 	"cluster/handshake": {"cluster/clustertest"},

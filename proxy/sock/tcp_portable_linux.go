@@ -1,0 +1,6 @@
+//go:build portable
+
+package sock
+
+// allowLateOptions does nothing: Linux always allows them.
+func allowLateOptions(int) {}

@@ -1,6 +1,0 @@
-//go:build portable
-
-package proxy
-
-// allowLateOptions does nothing: Linux always allows them.
-func allowLateOptions(int) {}
