@@ -54,6 +54,9 @@ func (e *LimitError) RetryAfter() (d time.Duration, ok bool) {
 	return e.why.RetryAfter, e.why.RetryAfter > 0
 }
 
+// Blocked reports whether the limit is 0: trying again is of no use until it is changed.
+func (e *LimitError) Blocked() bool { return errors.Is(e.why.Why, ErrBlocked) }
+
 // Subject is what a permit is for. It counts under the limits of each scope that it has a name for.
 type Subject struct {
 	// Host is the destination of a connection that the program will make: "api.example.com:443", or

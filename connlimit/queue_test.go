@@ -73,11 +73,12 @@ func TestQueueIsServed(t *testing.T) {
 		got := make(chan error, 1)
 		go func() { _, err := b.acquire(t.Context(), addr); got <- err }()
 		synctest.Wait()
+		start := time.Now()
 		b.queue.mu.Lock()
 		held.Free()
 		b.queue.unlock()
-		if err := <-got; err != nil {
-			t.Error(err)
+		if err := <-got; err != nil || time.Since(start) > 0 {
+			t.Errorf("served after %v, %v; want at once", time.Since(start), err)
 		}
 	})
 }

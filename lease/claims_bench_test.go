@@ -9,13 +9,38 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/weirproxy/weir/lease/leasetest/kit"
 	"github.com/weirproxy/weir/limit"
 )
 
+// cheapClock costs nothing to read, and goes on by 200 ns each time.
+type cheapClock struct{ now time.Duration }
+
+// Now implements [Clock].
+func (c *cheapClock) Now() time.Duration {
+	c.now += 200
+	return c.now
+}
+
+// Wall implements [Clock].
+func (c *cheapClock) Wall() time.Duration { return c.now }
+
+// eachClock runs a benchmark with the machine's clock, and with one that costs nothing: reading the
+// time is a good part of an admission.
+func eachClock(b *testing.B, name string, f func(b *testing.B, clock Clock)) {
+	run := func(name string, clock Clock) {
+		b.Run(name, func(b *testing.B) {
+			busy := kit.Busy(func() { f(b, clock) })
+			b.ReportMetric(float64(busy.Nanoseconds())/float64(b.N), "cpu-ns/op")
+		})
+	}
+	run(name, NewSystemClock())
+	run(name+"/without the clock", &cheapClock{time.Hour})
+}
+
 // heldUnits is a node in a session, with plenty in hand of some limits.
-func heldUnits(b *testing.B, limits ...limit.Limit) *Manager {
+func heldUnits(b *testing.B, clock Clock, limits ...limit.Limit) *Manager {
 	b.Helper()
-	clock := NewSystemClock()
 	m := NewManager(ManagerConfig{Name: "a", Identity: "1", Clock: clock, Log: hclog.NewNullLogger()})
 	m.node.setLimits(0, limit.NewTable(1, 1, limits))
 	m.node.sess.begin(1, 1, time.Hour, clock.Now())
@@ -47,8 +72,8 @@ func BenchmarkClaims(b *testing.B) {
 		name   string
 		limits []limit.Limit
 	}{{"none", nil}, {"1", []limit.Limit{host}}, {"4", []limit.Limit{host, total, client, user}}} {
-		b.Run(c.name, func(b *testing.B) {
-			m := heldUnits(b, c.limits...)
+		eachClock(b, c.name, func(b *testing.B, clock Clock) {
+			m := heldUnits(b, clock, c.limits...)
 			for _, key := range []limit.Key{
 				limit.HostConnections("api.example.com"), {Scope: limit.ScopeTotal, Resource: limit.Connections},
 				{Scope: limit.ScopeClient, Resource: limit.Connections, Name: "10.0.0.7"},
@@ -77,7 +102,7 @@ func BenchmarkClaims(b *testing.B) {
 // A token that the node has in hand, of one limit and of four.
 func BenchmarkTake(b *testing.B) {
 	for _, scopes := range [][]limit.Scope{nil, {limit.ScopeHost}, {limit.ScopeTotal, limit.ScopeClient, limit.ScopeUser, limit.ScopeHost}} {
-		b.Run(fmt.Sprint(len(scopes)), func(b *testing.B) {
+		eachClock(b, fmt.Sprint(len(scopes)), func(b *testing.B, clock Clock) {
 			var limits []limit.Limit
 			for _, scope := range scopes {
 				pattern := "*"
@@ -89,7 +114,7 @@ func BenchmarkTake(b *testing.B) {
 				l.Requests, _ = limit.ParseRate("10000000/s", 0)
 				limits = append(limits, l)
 			}
-			m := heldUnits(b, limits...)
+			m := heldUnits(b, clock, limits...)
 			for _, scope := range scopes {
 				_, name := m.Table().Find(scope, &benchSubject)
 				key := limit.Key{Scope: scope, Resource: limit.Requests, Name: name}

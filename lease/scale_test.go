@@ -2,6 +2,7 @@ package lease
 
 import (
 	"fmt"
+	"net/netip"
 	"runtime"
 	"testing"
 	"time"
@@ -154,6 +155,66 @@ func TestManyNames(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// client begins a request of one client among many, with its slot, and ends it.
+func (x *manyNames) client(i int) {
+	a := netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
+	s := &limit.Subject{Client: limit.ClientOf(a), Host: limit.Target{Host: "up", Port: 443}}
+	r := NewRequest(s, nil)
+	x.n.Enter(r)
+	for slot := r.Next(); slot != nil; slot = r.Next() {
+		if ok, _ := x.n.TryAcquire(slot, fixedClock(x.now)); !ok {
+			if _, err := x.n.Acquire(x.now, slot, func(error) {}); err != nil {
+				x.t.Fatal(err)
+			}
+			x.leader()
+		}
+		r.Got(slot)
+	}
+	for _, slot := range r.Leave() {
+		if slot != nil && !x.n.TryRelease(slot) {
+			x.n.Release(x.now, slot)
+		}
+	}
+}
+
+// A limit on each client for itself, and very many of them, each of which comes once: what the node
+// remembers of each is little, it forgets it, and the core is never busy for long.
+func TestManyClients(t *testing.T) {
+	const seconds = 60
+	x := newManyNames(t, scopeLimit(t, limit.ScopeClient, "*", 20))
+	before := heapSize()
+	var most int64
+	for second := range seconds {
+		for i := second * clients / seconds; i < (second+1)*clients/seconds; i++ {
+			x.client(i)
+		}
+		if second%15 == 14 {
+			most = max(most, heapSize()-before)
+		}
+		x.pass(time.Second)
+	}
+	t.Logf("%d clients in a minute: %d B for each, %d pools at most, the core is busy for %v at most", clients, most/clients, x.most, x.stall.longest)
+	if most > clients*perClient || x.stall.longest > longestStall {
+		t.Errorf("%d B for each client, want at most %d; the core is busy for %v", most/clients, perClient, x.stall.longest)
+	}
+	x.pass(forgetAfter + 2*lookEvery)
+	if len(x.n.all) != 0 {
+		t.Errorf("%d pools are left after ten minutes", len(x.n.all))
+	}
+}
+
+// All clients come at once: the book is back at its bound soon after their slots have gone back.
+func TestClientsAtOnceAreForgotten(t *testing.T) {
+	x := newManyNames(t, scopeLimit(t, limit.ScopeClient, "*", 20))
+	for i := range clients {
+		x.client(i)
+	}
+	x.pass(21 * time.Second)
+	if n := len(x.n.all); n > maxBare {
+		t.Errorf("%d pools are left after twenty seconds, want at most %d", n, maxBare)
 	}
 }
 

@@ -7,4 +7,7 @@ package lease
 const (
 	names    = 60_000
 	heldKeys = 20_000
+	clients  = 40_000
+	// What is allocated takes more memory then.
+	perClient = 1500
 )

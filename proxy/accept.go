@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/weirproxy/weir/proxy/sock"
 )
 
 const (
@@ -31,14 +33,14 @@ const (
 // clients that have been idle longest are closed; if none is idle, new ones wait in the listener's
 // backlog.
 func (s *Server) Serve(l net.Listener) error {
-	ln, err := newListener(l)
+	ln, err := sock.NewListener(l)
 	if err != nil {
 		return fmt.Errorf("serve proxy clients on %v: %w", l.Addr(), err)
 	}
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
-		ln.close()
+		ln.Close()
 		return nil
 	}
 	s.listeners[ln] = struct{}{}
@@ -143,18 +145,18 @@ func (s *Server) idlers(before time.Time) (idlers []idler) {
 	}
 	for f := range s.fronts {
 		if f.since.Before(before) && f.places == s.places {
-			idlers = append(idlers, idler{f.since, f.wire.reset})
+			idlers = append(idlers, idler{f.since, f.wire.Reset})
 		}
 	}
 	return idlers
 }
 
 // accept accepts a connection. It retries after errors that pass, such as too many open files.
-func (s *Server) accept(l *listener) (fd int, addr netip.AddrPort, err error) {
+func (s *Server) accept(l *sock.Listener) (fd int, addr netip.AddrPort, err error) {
 	pause := time.Duration(0)
 	for {
-		fd, addr, err = l.accept()
-		if err == nil || !isExhausted(err) && !isReset(err) && !errors.Is(err, unix.ECONNABORTED) {
+		fd, addr, err = l.Accept()
+		if err == nil || !isExhausted(err) && !sock.IsReset(err) && !errors.Is(err, unix.ECONNABORTED) {
 			return fd, addr, err
 		}
 		if isExhausted(err) {
@@ -177,7 +179,7 @@ func (s *Server) start(c *conn) {
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
-		c.sock.close()
+		c.sock.Close()
 		c.freePlace()
 		return
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/weirproxy/weir/proxy/resolve"
+	"github.com/weirproxy/weir/proxy/sock"
 )
 
 // When all places are taken, the client that has been idle longest is closed; one with a tunnel is
@@ -74,7 +75,7 @@ func TestSlowEndsAreBounded(t *testing.T) {
 	w.SetDraining(true)
 	resets := 0
 	for _, q := range ends {
-		if _, err := q.r.ReadByte(); isReset(err) {
+		if _, err := q.r.ReadByte(); sock.IsReset(err) {
 			resets++
 		} else if err != io.EOF {
 			t.Errorf("the upstream read: %v", err)
@@ -91,7 +92,7 @@ func TestDescriptorsAreReckoned(t *testing.T) {
 	for _, limit := range []int{1024, 4096, 65536, 1 << 20} {
 		for _, tls := range []bool{false, true} {
 			clients, each := clientsWithin(limit, tls), descriptorsPerClient(tls)
-			sum := clients*each + clients/closingShare + maxStrangers*(each-1) + 2*maxPipes + resolve.Descriptors(limit)
+			sum := clients*each + clients/closingShare + maxStrangers*(each-1) + 2*sock.MaxPipes + resolve.Descriptors(limit)
 			if left := limit - sum; left < min(limit/3, mostOfNode) {
 				t.Errorf("limit %d, tls %v: %d clients leave the node %d descriptors", limit, tls, clients, left)
 			}

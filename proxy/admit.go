@@ -7,6 +7,7 @@ import (
 	"github.com/weirproxy/weir/lease"
 	"github.com/weirproxy/weir/limit"
 	"github.com/weirproxy/weir/proxy/resolve"
+	"github.com/weirproxy/weir/proxy/sock"
 )
 
 // Admitter hands out the right to serve requests and to open upstream connections.
@@ -31,6 +32,9 @@ type Admitter interface {
 	// node knows; false means that there is none.
 	Limit(t limit.Target) (limit.Limit, bool)
 }
+
+// Meter paces the bytes of one connection in one direction; see [sock.Meter].
+type Meter = sock.Meter
 
 // Slot is the right to one upstream connection.
 type Slot interface {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/weirproxy/weir/lease"
 	"github.com/weirproxy/weir/limit"
+	"github.com/weirproxy/weir/proxy/sock"
 )
 
 // admitter is a strict fake: it grants at most limit slots, and the others wait in order.
@@ -93,7 +94,7 @@ func (a *admitter) flowing(r limit.Resource) (moved, waiting, meters int) {
 	return s.moved, len(s.waiting), s.meters
 }
 
-func (a *admitter) Meter(_ *limit.Subject, r limit.Resource, w lease.Waker) Meter {
+func (a *admitter) Meter(_ *limit.Subject, r limit.Resource, w lease.Waker) sock.Meter {
 	if a.uncounted {
 		return noMeter{}
 	}

@@ -29,7 +29,7 @@ func (c *conn) ask() {
 	if !c.ahead.state.CompareAndSwap(answerOpen, answerAhead) {
 		return
 	}
-	if c.ahead.sent = c.sock.offer(c.ahead.begin); c.ahead.sent == 0 {
+	if c.ahead.sent = c.sock.Offer(c.ahead.begin); c.ahead.sent == 0 {
 		c.ahead.state.Store(answerOpen) // the client's window is full, or its reset is about to be reported
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/weirproxy/weir/proxy/sock"
 )
 
 // noise is reproducible content.
@@ -70,7 +72,7 @@ func TestLastBytesBehindBothFINs(t *testing.T) {
 	f.mu.Lock()
 	client, up := f.client.sock, f.upstream
 	f.mu.Unlock()
-	if err := up.raw.Control(func(fd uintptr) {
+	if err := up.Control(func(fd uintptr) {
 		unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, 4<<10)
 	}); err != nil {
 		t.Fatal(err)
@@ -83,8 +85,8 @@ func TestLastBytesBehindBothFINs(t *testing.T) {
 	}()
 	eventually(t, "both FINs lie behind bytes that nobody takes", func() bool {
 		over := false
-		client.raw.Control(func(fd uintptr) { over, _ = isOver(int(fd)) })
-		return over && client.watch.on()
+		client.Control(func(fd uintptr) { over, _ = sock.IsOver(int(fd)) })
+		return over && client.Watched()
 	})
 	if in := f.in.Load(); in == size {
 		t.Fatal("the upstream's kernel has taken all: nothing is tested")

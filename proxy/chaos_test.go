@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/proxy/sock"
 )
 
 // Slots are severed for every reason, and connections end in every way and phase: the upstream
@@ -269,7 +270,7 @@ func (w *witness) serve(c *witnessed) {
 		if err == nil {
 			_, err = io.Copy(io.Discard, req.Body)
 		}
-		if isReset(err) {
+		if sock.IsReset(err) {
 			w.ended(c)
 		}
 		if err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/weirproxy/weir/lease"
 	"github.com/weirproxy/weir/limit"
+	"github.com/weirproxy/weir/proxy/sock"
 )
 
 // only returns the one request in hand.
@@ -85,7 +86,7 @@ func TestPlainRequestHoldsItsClaims(t *testing.T) {
 func (f *flow) hasClaims() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.upstream.claims != nil || f.claims != nil
+	return f.upstream.Claimed() || f.claims != nil
 }
 
 // A claim that is severed ends the request, as a slot that is severed does.
@@ -164,7 +165,7 @@ func TestNoSplicingWithoutLiveClaims(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.adm.only(t).live.Store(false)
-	if _, err := io.Copy(io.Discard, p.r); !isReset(err) {
+	if _, err := io.Copy(io.Discard, p.r); !sock.IsReset(err) {
 		t.Errorf("the tunnel ended with %v, want a reset", err)
 	}
 	eventually(t, "all is given back", func() bool { return w.adm.inHandNow()+w.adm.inUse() == 0 })

@@ -15,6 +15,7 @@ import (
 	"github.com/weirproxy/weir/limit"
 	"github.com/weirproxy/weir/proxy/auth"
 	"github.com/weirproxy/weir/proxy/http1"
+	"github.com/weirproxy/weir/proxy/sock"
 )
 
 // Clients that connect with TLS.
@@ -49,10 +50,10 @@ var errForeign = errors.New("the client speaks another protocol than TLS")
 type front struct {
 	srv    *Server
 	addr   netip.AddrPort // the client's
-	wire   *sock          // to the client
-	in     inbuf          // bytes read from wire, but not yet by tls
+	wire   *sock.Conn     // to the client
+	in     sock.Reader    // bytes read from wire, but not yet by tls
 	tls    *tls.Conn
-	inner  *sock // our end of the pair
+	inner  *sock.Conn // our end of the pair
 	client *conn
 
 	balanced bool // the connection must begin with a PROXY header
@@ -72,12 +73,12 @@ type front struct {
 
 // greet starts a front for a connection to a listener with TLS.
 func (s *Server) greet(fd int, addr netip.AddrPort, balanced bool, places chan struct{}) {
-	f := &front{srv: s, addr: addr, balanced: balanced, since: time.Now(), places: places, wire: newSock(fd, &s.buffers)}
-	f.in.sock = f.wire
+	f := &front{srv: s, addr: addr, balanced: balanced, since: time.Now(), places: places, wire: sock.New(fd, &s.buffers)}
+	f.in.Conn = f.wire
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
-		f.wire.close()
+		f.wire.Close()
 		<-places
 		return
 	}
@@ -92,7 +93,7 @@ func (s *Server) dropGreetings() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for f := range s.fronts {
-		f.wire.reset()
+		f.wire.Reset()
 	}
 }
 
@@ -111,15 +112,15 @@ func (f *front) run() {
 	s.greeted(f)
 	if err != nil {
 		f.refuse(err)
-		f.in.release()
-		f.wire.close()
+		f.in.Release()
+		f.wire.Close()
 		<-f.places
 		return
 	}
 	f.pumps.Store(2)
 	s.work.Add(1)
 	go f.pumpDown()
-	s.hangups.add(f.wire, f.hungUp)
+	s.hangups.Add(f.wire, f.hungUp)
 	s.start(c)
 	f.pumpUp()
 }
@@ -133,7 +134,7 @@ func (f *front) open() (*conn, error) {
 	if stranger {
 		timeout = min(timeout, strangerTimeout)
 	}
-	if err := f.wire.conn.SetDeadline(f.since.Add(timeout)); err != nil {
+	if err := f.wire.SetDeadline(f.since.Add(timeout)); err != nil {
 		return nil, err
 	}
 	if f.balanced {
@@ -152,17 +153,17 @@ func (f *front) open() (*conn, error) {
 	if err := f.tls.Handshake(); err != nil {
 		return nil, err
 	}
-	if err := f.wire.conn.SetDeadline(time.Time{}); err != nil {
+	if err := f.wire.SetDeadline(time.Time{}); err != nil {
 		return nil, err
 	}
-	ours, theirs, err := newPair()
+	ours, theirs, err := sock.NewPair()
 	if err != nil {
 		return nil, err
 	}
-	f.inner = newSock(ours, &s.buffers)
+	f.inner = sock.New(ours, &s.buffers)
 	f.client = newConn(s, theirs, f.addr)
 	f.client.stranger = stranger
-	f.client.sock.front = f
+	f.client.sock.SetFront(f)
 	return f.client, nil
 }
 
@@ -193,7 +194,7 @@ func (f *front) refuse(err error) {
 		(&conn{srv: s, addr: f.addr}).noteRefusal(badRequest(string(syntax)))
 	case errors.As(err, &header) && header.Conn != nil && looksLikeHTTP(header.RecordHeader):
 		f.answer(refusePlain, refusePlain.render(nil, refusePlain.status(0), s.loop.Load().field(), s.status, limit.Target{}, http1.KeepAlive{}, false))
-	case err == io.EOF, isReset(err), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, os.ErrClosed):
+	case err == io.EOF, sock.IsReset(err), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, os.ErrClosed):
 		// A health check, a scan, or the end of the server.
 	default:
 		if s.handshakes.Show() {
@@ -205,9 +206,9 @@ func (f *front) refuse(err error) {
 // answer sends a refusal without TLS to a client that does not speak it.
 func (f *front) answer(r *refusal, b []byte) {
 	(&conn{srv: f.srv, addr: f.addr}).noteRefusal(r)
-	f.in.release()
-	if f.wire.write(b, nil, nil) == nil && f.wire.closeWrite() == nil {
-		drained(f.wire, lingerTimeout)
+	f.in.Release()
+	if f.wire.Write(b, nil, nil) == nil && f.wire.CloseWrite() == nil {
+		sock.Drained(f.wire, lingerTimeout)
 	}
 }
 
@@ -225,21 +226,21 @@ func (f *front) pumpUp() {
 	for {
 		n, err := f.tls.Read(buf)
 		if n > 0 {
-			if f.inner.write(buf[:n], nil, nil) != nil {
-				break // the pair is closed: clientClosed or clientReset has seen to the client
+			if f.inner.Write(buf[:n], nil, nil) != nil {
+				break // the pair is closed: Closed or Reset has seen to the client
 			}
 			f.moved.Add(uint64(n))
 		}
 		switch {
 		case err == io.EOF:
-			_ = f.inner.closeWrite() // fails where the other end is closed
+			_ = f.inner.CloseWrite() // fails where the other end is closed
 		case err != nil:
 			f.breakOff()
 		case n == len(small) && len(buf) == len(small):
-			buf = f.srv.buffers.get()
+			buf = f.srv.buffers.Get()
 			continue
 		case n < len(small) && len(buf) > len(small):
-			f.srv.buffers.put(buf)
+			f.srv.buffers.Put(buf)
 			buf = small
 			continue
 		default:
@@ -248,7 +249,7 @@ func (f *front) pumpUp() {
 		break
 	}
 	if len(buf) > len(small) {
-		f.srv.buffers.put(buf)
+		f.srv.buffers.Put(buf)
 	}
 }
 
@@ -257,13 +258,13 @@ func (f *front) pumpDown() {
 	defer f.srv.work.Done()
 	defer f.pumped()
 	for {
-		buf, n, err := f.inner.read(nil)
+		buf, n, err := f.inner.Read(nil)
 		if err == nil {
 			_, err = f.tls.Write(buf[:n])
-			f.srv.buffers.put(buf)
+			f.srv.buffers.Put(buf)
 		} else if err == io.EOF {
 			if err = f.tls.CloseWrite(); err == nil {
-				err = f.wire.closeWrite()
+				err = f.wire.CloseWrite()
 			}
 			if err == nil {
 				f.sent()
@@ -287,9 +288,9 @@ func (f *front) pumped() {
 		f.stuck.Stop()
 	}
 	f.mu.Unlock()
-	f.in.release()
-	f.wire.close()
-	f.inner.close()
+	f.in.Release()
+	f.wire.Close()
+	f.inner.Close()
 	<-f.places
 }
 
@@ -300,39 +301,45 @@ func (f *front) sent() {
 	defer f.mu.Unlock()
 	f.done = true
 	if f.closed {
-		f.wire.close()
+		f.wire.Close()
 	}
 }
 
-// clientClosed is called when the client's end of the pair is closed.
-func (f *front) clientClosed() {
+// Closed implements [sock.Front]: it is called when the client's end of the pair is closed.
+func (f *front) Closed() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.closed = true
 	if f.done {
-		f.wire.close()
+		f.wire.Close()
 		return
 	}
-	_ = f.wire.conn.SetWriteDeadline(time.Now().Add(frontGrace)) // fails if it is closed
+	_ = f.wire.SetWriteDeadline(time.Now().Add(frontGrace)) // fails if it is closed
 }
 
-// clientReset is called when the client's end of the pair is reset.
-func (f *front) clientReset() { f.wire.reset() }
+// Reset implements [sock.Front]: it is called when the client's end of the pair is reset.
+func (f *front) Reset() { f.wire.Reset() }
+
+// Broken implements [sock.Front].
+func (f *front) Broken() bool { return f.broken.Load() }
+
+// Wire implements [sock.Front].
+func (f *front) Wire() *sock.Conn { return f.wire }
 
 // breakOff turns the client's reset, or broken TLS, into a reset of its end of the pair.
 func (f *front) breakOff() {
 	if f.broken.Swap(true) {
 		return
 	}
-	f.wire.reset()
-	_ = f.inner.closeWrite() // these fail if it is closed
-	_ = f.inner.closeRead()
-	f.client.hungUp(hangupReset)
+	f.wire.Reset()
+	_ = f.inner.CloseWrite() // these fail if it is closed
+	_ = f.inner.CloseRead()
+	f.client.hungUp(sock.HangupReset)
 }
 
 // hungUp is called by the hang-up watcher at the end of the client's connection.
-func (f *front) hungUp(kind hangup) {
-	if kind == hangupReset {
+func (f *front) hungUp(kind sock.Hangup) {
+	if kind == sock.HangupReset {
 		f.breakOff()
 		return
 	}
@@ -347,7 +354,7 @@ func (f *front) hungUp(kind hangup) {
 // lookStuck reports a client's FIN that cannot be forwarded because the bytes before it are not
 // being read.
 func (f *front) lookStuck() {
-	moved, unread := f.moved.Load(), f.client.sock.unread()
+	moved, unread := f.moved.Load(), f.client.sock.Unread()
 	f.mu.Lock()
 	stuck := moved == f.seen && unread > 0
 	if f.seen = moved; !stuck && f.pumps.Load() == 2 {
@@ -355,7 +362,7 @@ func (f *front) lookStuck() {
 	}
 	f.mu.Unlock()
 	if stuck {
-		f.client.hungUp(hangupFIN)
+		f.client.hungUp(sock.HangupFIN)
 	}
 }
 
@@ -370,13 +377,13 @@ func (w wireConn) Read(b []byte) (int, error) {
 		in.Skip(n)
 		return n, nil
 	}
-	_, n, err := w.f.wire.read(b)
+	_, n, err := w.f.wire.Read(b)
 	return n, err
 }
 
 // Write implements [net.Conn].
 func (w wireConn) Write(b []byte) (int, error) {
-	if err := w.f.wire.write(b, nil, nil); err != nil {
+	if err := w.f.wire.Write(b, nil, nil); err != nil {
 		return 0, err
 	}
 	return len(b), nil
@@ -384,7 +391,7 @@ func (w wireConn) Write(b []byte) (int, error) {
 
 // Close implements [net.Conn].
 func (w wireConn) Close() error {
-	w.f.wire.close()
+	w.f.wire.Close()
 	return nil
 }
 

@@ -22,6 +22,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/weirproxy/weir/proxy/sock"
 )
 
 // newCertificate makes a self-signed certificate for 127.0.0.1.
@@ -227,7 +229,7 @@ func TestTLSResets(t *testing.T) {
 		p := w.dialTLS(cert)
 		p.connect(u.addr)
 		u.accept().reset()
-		if err := p.end(); !isReset(err) {
+		if err := p.end(); !sock.IsReset(err) {
 			t.Errorf("the client reads %v; want a reset", err)
 		}
 		eventually(t, "the slot is back", func() bool { return w.adm.inUse() == 0 })
@@ -364,7 +366,7 @@ func TestTLSHandshakeTimeout(t *testing.T) {
 	for _, start := range []string{"", "\x16\x03\x01\x01\x00"} {
 		p := w.dial()
 		p.send(start)
-		if b, err := io.ReadAll(p.r); len(b) > 0 || err != nil && !isReset(err) {
+		if b, err := io.ReadAll(p.r); len(b) > 0 || err != nil && !sock.IsReset(err) {
 			t.Errorf("%q: read %q, %v", start, b, err)
 		}
 	}
@@ -395,10 +397,10 @@ func TestTLSClose(t *testing.T) {
 	w.Close()
 	q.expectReset()
 	greeting.expectReset()
-	if err := tunnel.end(); !isReset(err) {
+	if err := tunnel.end(); !sock.IsReset(err) {
 		t.Errorf("the tunnel's client reads %v", err)
 	}
-	if err := idle.end(); err != nil && !isReset(err) {
+	if err := idle.end(); err != nil && !sock.IsReset(err) {
 		t.Errorf("the idle client reads %v", err)
 	}
 }

@@ -8,15 +8,16 @@ import (
 
 	"github.com/weirproxy/weir/limit"
 	"github.com/weirproxy/weir/proxy/auth"
+	"github.com/weirproxy/weir/proxy/sock"
 )
 
 // conn is a client's connection, whatever is spoken on it. A worker's goroutine serves it, until it
 // is over or a tunnel takes it over. See [protocol].
 type conn struct {
 	srv  *Server
-	sock *sock
+	sock *sock.Conn
 	addr netip.AddrPort
-	in   inbuf
+	in   sock.Reader
 
 	method  string        // of the request in hand, for the log; "" before it is known
 	subject limit.Subject // likewise; Host is zero before it is known, User "" without authentication
@@ -36,13 +37,13 @@ type conn struct {
 	// since is when that wait began; zero before the client was first read from.
 	since time.Time
 	flow  *flow
-	gone  hangup // the watcher's last report
+	gone  sock.Hangup // the watcher's last report
 }
 
 func newConn(s *Server, fd int, addr netip.AddrPort) *conn {
-	sock := newSock(fd, &s.buffers)
+	sock := sock.New(fd, &s.buffers)
 	c := &conn{srv: s, sock: sock, addr: addr, first: true}
-	c.in.sock = sock
+	c.in.Conn = sock
 	return c
 }
 
@@ -68,9 +69,9 @@ func (c *conn) identify() error {
 	if !c.setIdle(true) {
 		return errShutdown
 	}
-	c.in.before = c
+	c.in.Before = c
 	client, err := readProxyHeader(&c.in)
-	c.in.before = nil
+	c.in.Before = nil
 	c.setIdle(false)
 	if err == nil && client.IsValid() {
 		c.addr = client
@@ -81,7 +82,7 @@ func (c *conn) identify() error {
 // readProxyHeader reads and consumes a header. It returns the client's address, or an invalid one
 // if the header names none: the connection is the balancer's own, or has another kind of address.
 // io.EOF means that nothing came.
-func readProxyHeader(in *inbuf) (netip.AddrPort, error) {
+func readProxyHeader(in *sock.Reader) (netip.AddrPort, error) {
 	for {
 		client, n, err := auth.ParseProxyHeader(in.Bytes())
 		if err != nil {
@@ -115,9 +116,9 @@ func (c *conn) begin() (first byte, ok bool) {
 		return 0, false
 	}
 	if c.in.Len() == 0 {
-		c.in.before = c
+		c.in.Before = c
 		err := c.in.Fill()
-		c.in.before = nil
+		c.in.Before = nil
 		if err != nil {
 			c.setIdle(false)
 			if c.stranger {
@@ -131,8 +132,8 @@ func (c *conn) begin() (first byte, ok bool) {
 
 // end releases what serve has left open.
 func (c *conn) end() {
-	c.in.release()
-	c.sock.close()
+	c.in.Release()
+	c.sock.Close()
 }
 
 // nextRequest forgets the request in hand.
@@ -160,9 +161,9 @@ const (
 	clockHead       // until the whole head; for the first, from the connection's start
 )
 
-// beforeRead implements [beforeReader] for heads. It sets the read deadline once for each clock:
+// BeforeRead implements [BeforeReader] for heads. It sets the read deadline once for each clock:
 // header_timeout is for a whole head, however many reads that takes.
-func (c *conn) beforeRead() error {
+func (c *conn) BeforeRead() error {
 	clock, timeout := clockIdle, clientIdleTimeout
 	if c.first || c.in.Len() > 0 {
 		clock, timeout = clockHead, c.headTimeout()
@@ -173,7 +174,7 @@ func (c *conn) beforeRead() error {
 	now := time.Now()
 	c.clock, c.idleFrom = clock, now
 	c.setIdle(c.in.Len() == 0)
-	return c.sock.conn.SetReadDeadline(now.Add(timeout))
+	return c.sock.SetReadDeadline(now.Add(timeout))
 }
 
 // headTimeout returns the time for a whole head.
@@ -192,14 +193,14 @@ func (c *conn) stillIdle() bool {
 		return false
 	}
 	left := clientIdleTimeout - time.Since(c.idleFrom)
-	return left > 0 && c.sock.conn.SetReadDeadline(time.Now().Add(left)) == nil
+	return left > 0 && c.sock.SetReadDeadline(time.Now().Add(left)) == nil
 }
 
 // untimed clears the read deadline: the next read is not of a head.
 func (c *conn) untimed() {
 	if c.clock != clockNone {
 		c.clock = clockNone
-		c.sock.conn.SetReadDeadline(time.Time{})
+		c.sock.SetReadDeadline(time.Time{})
 	}
 }
 
@@ -227,7 +228,7 @@ func (c *conn) closeIdle() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.idle {
-		c.sock.closeRead()
+		c.sock.CloseRead()
 	}
 }
 
@@ -248,12 +249,12 @@ func (c *conn) use(f *flow) {
 
 // watch starts watching for the client's hang-up.
 func (c *conn) watch() {
-	if !c.sock.watch.on() {
-		c.srv.hangups.add(c.sock, c.hungUp)
+	if !c.sock.Watched() {
+		c.srv.hangups.Add(c.sock, c.hungUp)
 	}
 }
 
-func (c *conn) hungUp(kind hangup) {
+func (c *conn) hungUp(kind sock.Hangup) {
 	c.mu.Lock()
 	f := c.flow
 	c.gone = max(c.gone, kind)
@@ -275,14 +276,14 @@ func (c *conn) openTunnel(p protocol, kind Kind, target limit.Target) {
 	switch {
 	case ok:
 		c.srv.counters.Tunnels.Add(1)
-		c.sock.guard(f.slot, f.claims)
-		if err := c.sock.write(c.unsent(p.accepted()), nil, nil); err != nil {
+		c.sock.Guard(f.slot, f.claims)
+		if err := c.sock.Write(c.unsent(p.accepted()), nil, nil); err != nil {
 			f.abort(errClientReset)
 		}
 		c.tunnelled = true
 		f.tunnel(c, kind, &f.own, nil)
 	case refusal == nil:
-		c.sock.reset()
+		c.sock.Reset()
 	default:
 		c.use(nil)
 		p.refuse(refusal)
@@ -302,10 +303,10 @@ func (c *conn) noteRefusal(r *refusal) (status int) {
 // §9.6). A client that may be sending content, and may read only afterwards, gets more time.
 func (c *conn) linger(sending bool) {
 	switch {
-	case c.sock.closeWrite() != nil:
+	case c.sock.CloseWrite() != nil:
 	case sending:
-		drainedWhile(c.sock, contentQuiet, contentLinger)
+		sock.DrainedWhile(c.sock, contentQuiet, contentLinger)
 	default:
-		drained(c.sock, lingerTimeout)
+		sock.Drained(c.sock, lingerTimeout)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weirproxy/weir/proxy/resolve"
+	"github.com/weirproxy/weir/proxy/sock"
 )
 
 // The reckoning of file descriptors. A node that runs out of them loses its place in the cluster,
@@ -11,7 +12,7 @@ import (
 // descriptor, all of it at once:
 //
 //	the node        Raft, gossip, the API and the log's files: each bounds what strangers can take
-//	pipes           of splice, maxPipes with two ends each
+//	pipes           of splice, sock.MaxPipes with two ends each
 //	strangers       connections that allow_clients refuses, maxStrangers
 //	name servers    every query that the resolver may have under way
 //	each client     its own connection and one to an upstream; over TLS also the pair between
@@ -50,7 +51,7 @@ func defaultMaxClients(tls bool) int {
 // clientsWithin is the number of clients for which a limit has room; at least minClients.
 func clientsWithin(limit int, tls bool) int {
 	perClient := descriptorsPerClient(tls)
-	free := limit - min(int(nodeShare*float64(limit)), mostOfNode) - 2*maxPipes - maxStrangers*(perClient-1) - resolve.Descriptors(limit)
+	free := limit - min(int(nodeShare*float64(limit)), mostOfNode) - 2*sock.MaxPipes - maxStrangers*(perClient-1) - resolve.Descriptors(limit)
 	return max(free*closingShare/(perClient*closingShare+1), minClients)
 }
 

@@ -27,7 +27,7 @@ type Ports struct {
 // Connections that were made before the ports were known are reset, and those kept for reuse are
 // closed. Setting the same ports again costs only a comparison.
 func (s *Server) SetForbidden(p Ports) {
-	f := newForbidden(p, func(addr netip.AddrPort) bool { return s.local.isLocal(addr, time.Now()) })
+	f := newForbidden(p, func(addr netip.AddrPort) bool { return s.local.IsLocal(addr, time.Now()) })
 	if f.equal(s.forbidden.Load()) {
 		return
 	}

@@ -6,12 +6,12 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/weirproxy/weir/proxy/resolve"
+	"github.com/weirproxy/weir/proxy/sock"
 )
 
 // Resolver finds the addresses of names. Names are absolute, in lower case and without the final
@@ -151,11 +151,11 @@ func attemptEnd(now, deadline time.Time, n int, brief bool) time.Time {
 // abandoned dial is reset: the upstream may have accepted it, and after a FIN the upstream could
 // count the connection for as long as it likes.
 func (f *flow) connect(addr netip.AddrPort, deadline time.Time) error {
-	family, peer, err := sockaddr(addr)
-	var up *sock
+	family, peer, err := sock.Sockaddr(addr)
+	var up *sock.Conn
 	connected := false
 	if err == nil {
-		up, connected, err = dialSock(family, peer, addr, &f.srv.buffers)
+		up, connected, err = sock.Dial(family, peer, addr, &f.srv.buffers)
 	}
 	if err == nil && !connected {
 		err = f.awaitConnect(up, peer, addr, deadline)
@@ -164,25 +164,25 @@ func (f *flow) connect(addr netip.AddrPort, deadline time.Time) error {
 		return f.connected(up, addr.Addr())
 	}
 	if up != nil {
-		up.reset()
+		up.Reset()
 	}
 	return newDialError(addr, err)
 }
 
 // awaitConnect waits until the connection is established or fails, the deadline passes, or the flow
 // is aborted.
-func (f *flow) awaitConnect(up *sock, peer unix.Sockaddr, addr netip.AddrPort, deadline time.Time) error {
+func (f *flow) awaitConnect(up *sock.Conn, peer unix.Sockaddr, addr netip.AddrPort, deadline time.Time) error {
 	f.mu.Lock()
 	if f.cause != nil {
 		defer f.mu.Unlock()
 		return f.cause
 	}
 	f.dialling = up
-	up.conn.SetWriteDeadline(deadline)
+	up.SetWriteDeadline(deadline)
 	f.watchSoon()
 	f.mu.Unlock()
 
-	err := up.finishConnect(peer, addr)
+	err := up.FinishConnect(peer, addr)
 
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -191,78 +191,9 @@ func (f *flow) awaitConnect(up *sock, peer unix.Sockaddr, addr netip.AddrPort, d
 	case f.cause != nil:
 		return f.cause
 	case err == nil:
-		up.conn.SetWriteDeadline(time.Time{})
+		up.SetWriteDeadline(time.Time{})
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return unix.ETIMEDOUT
 	}
 	return err
-}
-
-// dialSock begins to connect to peer, which is addr in the kernel's form.
-func dialSock(family int, peer unix.Sockaddr, addr netip.AddrPort, pool *bufferPool) (s *sock, connected bool, err error) {
-	fd, err := newSocket(family)
-	if err != nil {
-		return nil, false, err
-	}
-	err = unix.Connect(fd, peer)
-	if err == unix.EINPROGRESS {
-		// Nearby peers have answered by now: asking costs less than waiting for an event.
-		err = connectOn(fd, peer)
-	}
-	err = notItself(fd, addr, err)
-	if err != nil && !isConnecting(err) {
-		unix.Close(fd)
-		return nil, false, err
-	}
-	s = newSock(fd, pool)
-	s.slowStart = true
-	return s, err == nil, nil
-}
-
-// lowestEphemeral is the lowest port that a kernel can be configured to choose for outgoing
-// connections.
-const lowestEphemeral = 1024
-
-// notItself turns the success of a connection to itself into a refusal. TCP allows such
-// connections: if a socket connects to an unused port of its own machine, the kernel may choose
-// that very port for the socket.
-func notItself(fd int, addr netip.AddrPort, err error) error {
-	if err == nil && addr.Port() >= lowestEphemeral && localAddr(fd) == addr {
-		return unix.ECONNREFUSED
-	}
-	return err
-}
-
-// isConnecting reports whether err, of a non-blocking connect, means that it is under way.
-func isConnecting(err error) bool {
-	return err == unix.EINPROGRESS || err == unix.EALREADY || err == unix.EINTR
-}
-
-// zoneIndex returns the interface number of a zone.
-func zoneIndex(zone string) (index uint32, ok bool) {
-	if n, err := strconv.ParseUint(zone, 10, 32); err == nil {
-		return uint32(n), true
-	}
-	ifi, err := net.InterfaceByName(zone)
-	if err != nil {
-		return 0, false
-	}
-	return uint32(ifi.Index), true
-}
-
-// sockaddr converts an address to the kernel's form.
-func sockaddr(addr netip.AddrPort) (family int, sa unix.Sockaddr, err error) {
-	ip := addr.Addr()
-	if ip.Is4() {
-		return unix.AF_INET, &unix.SockaddrInet4{Port: int(addr.Port()), Addr: ip.As4()}, nil
-	}
-	six := &unix.SockaddrInet6{Port: int(addr.Port()), Addr: ip.As16()}
-	if zone := ip.Zone(); zone != "" {
-		index, ok := zoneIndex(zone)
-		if !ok {
-			return 0, nil, unix.EHOSTUNREACH // there is no such interface
-		}
-		six.ZoneId = index
-	}
-	return unix.AF_INET6, six, nil
 }

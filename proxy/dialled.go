@@ -24,24 +24,18 @@ const (
 // of the server's connections, so it suits listeners that see few connections.
 func (s *Server) Dialled(local netip.AddrPort) bool {
 	local = plain(local)
-	if !s.local.isLocal(netip.AddrPortFrom(local.Addr(), 0), time.Now()) {
+	if !s.local.IsLocal(netip.AddrPortFrom(local.Addr(), 0), time.Now()) {
 		return false
 	}
 	for _, f := range s.flows.all() {
 		f.mu.Lock()
 		up := f.upstream
 		f.mu.Unlock()
-		if up != nil && plain(up.local()) == local {
+		if up != nil && plain(up.Local()) == local {
 			return true
 		}
 	}
 	return s.resets.has(local, time.Now()) // looked at last: a reset moves a connection from flows to resets
-}
-
-// local returns the socket's own address, or the zero value if the socket is closed.
-func (s *sock) local() (at netip.AddrPort) {
-	s.raw.Control(func(fd uintptr) { at = localAddr(int(fd)) })
-	return at
 }
 
 // resetLog holds the local ends of recently reset connections, oldest first.

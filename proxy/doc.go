@@ -9,7 +9,6 @@
 //	config.go          configuration, policy, fixed limits
 //	descriptors.go     how many clients the file descriptors allow
 //	server.go          start, drain, close
-//	listen.go          the listening socket
 //	accept.go          accepted clients get a place and a worker
 //	clienttls.go       TLS from clients
 //	conn.go            a client's connection, whatever is spoken on it
@@ -24,7 +23,6 @@
 //	dial.go            connecting to one of the addresses
 //	destinations.go    the cluster's own ports, which are out of reach
 //	embedded.go        IPv4 addresses inside IPv6 addresses
-//	local.go           addresses of this machine; also local_linux.go, local_portable.go
 //	failed.go          addresses that failed lately
 //	exhausted.go       errors for want of ports or descriptors
 //	dialled.go         recognising connections that this proxy made
@@ -48,13 +46,11 @@
 //	log.go             a line for each finished tunnel and request; refusals, sampled
 //	registry.go        the open connections
 //
-//	inbuf.go           buffers
-//	sock.go            sockets whose reads and writes check the slot and the claims
-//	hangup.go          a peer's FIN or reset while nothing reads the socket
+// # Rooms
 //
-// Files named for a system have what differs between kernels: events (epoll, kqueue), tcp (the
-// state of a connection), system (fewer system calls), splice (relaying without copying). The build
-// tag portable selects the portable ones on Linux too; that is how they are tested.
+// What stands on the ground is in packages of its own, which import nothing of this one: bytes to
+// HTTP heads and bodies in http1, users and the PROXY protocol in auth, sockets in sock, log lines in
+// accesslog, names in resolve. Only sock has files named for a system.
 //
 // # Rules
 //

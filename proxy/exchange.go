@@ -9,6 +9,7 @@ import (
 
 	"github.com/weirproxy/weir/limit"
 	"github.com/weirproxy/weir/proxy/http1"
+	"github.com/weirproxy/weir/proxy/sock"
 )
 
 // exchange is one plain request and its response.
@@ -45,7 +46,7 @@ type exchange struct {
 	readErr  error         // of reading the request's body, once done
 	writeErr error         // of sending the request, once done
 	informed bool          // the client has been sent a 1xx
-	asking   asking
+	asking   sock.Asking
 	vigil    vigil
 }
 
@@ -91,7 +92,7 @@ func (x *exchange) attempt() (keep bool) {
 // settle releases the head's buffer and ends the vigil.
 func (x *exchange) settle() {
 	if x.head != nil {
-		x.c.srv.buffers.put(x.head)
+		x.c.srv.buffers.Put(x.head)
 		x.head = nil
 		x.vigil.end()
 	}
@@ -100,7 +101,7 @@ func (x *exchange) settle() {
 // release ends the request: what it holds beside the upstream connection goes back. Neither of the
 // two goroutines may use the connections for it any more.
 func (x *exchange) release() {
-	x.c.sock.guard(nil, nil)
+	x.c.sock.Guard(nil, nil)
 	x.c.use(nil)
 	if r := x.request; r.end() {
 		r.waited, r.tokenWait, r.taken = 0, 0, false
@@ -113,7 +114,7 @@ func (x *exchange) release() {
 func (x *exchange) refuse(r *refusal) bool {
 	x.release()
 	if r == nil {
-		x.c.sock.reset()
+		x.c.sock.Reset()
 		return false
 	}
 	return x.http.respond(r, x.keep)
@@ -126,9 +127,9 @@ func (x *exchange) once() (again, keep bool) {
 	c, f := x.c, x.flow
 	x.in, x.out = f.in.Load(), f.out.Load()
 	x.done, x.readErr, x.writeErr, x.sent = nil, nil, nil, true
-	c.sock.guard(f.slot, f.claims)
-	f.upstream.guard(f.slot, f.claims)
-	c.sock.stall, f.upstream.stall = 0, 0 // the vigil bounds both
+	c.sock.Guard(f.slot, f.claims)
+	f.upstream.Guard(f.slot, f.claims)
+	c.sock.Stall, f.upstream.Stall = 0, 0 // the vigil bounds both
 	if !x.read.Load() {
 		x.read.Store(true)
 	}
@@ -172,10 +173,10 @@ func (x *exchange) once() (again, keep bool) {
 // come. It sets x.sent to false if the connection has become useless.
 func (x *exchange) ask() error {
 	f := x.flow
-	buf, n, asked, readErr, writeErr := x.asking.ask(f.upstream, x.head)
+	buf, n, asked, readErr, writeErr := x.asking.Ask(f.upstream, x.head)
 	switch {
 	case asked && readErr == nil:
-		f.reader.take(buf, n)
+		f.reader.Take(buf, n)
 		x.writeErr = writeErr
 	case asked:
 		return readErr
@@ -192,7 +193,7 @@ func (x *exchange) ask() error {
 func (x *exchange) send() {
 	f := x.flow
 	f.writer.Set(append(f.writer.Writable(), x.head...))
-	var meter Meter
+	var meter sock.Meter
 	if !x.body.Done {
 		meter = x.upload.of(x.c, limit.Upload, x.c.sock)
 	}
@@ -213,12 +214,12 @@ func (x *exchange) send() {
 	}()
 }
 
-func (x *exchange) copyBody(meter Meter) {
+func (x *exchange) copyBody(meter sock.Meter) {
 	f := x.flow
 	in := &x.c.in
-	in.begin(&f.writer, meter)
+	in.Begin(&f.writer, meter)
 	x.readErr, x.writeErr = x.body.CopyTo(&f.writer, x.body.Framing == http1.FramedChunked, &f.in)
-	in.end()
+	in.End()
 	if x.readErr != nil || x.writeErr != nil {
 		x.upload.end()
 	}
@@ -236,10 +237,10 @@ func (x *exchange) stopSending() (sent bool) {
 	}
 	if !x.ended() {
 		x.flow.resetUpstream()
-		x.c.sock.stopReading()
+		x.c.sock.StopReading()
 		<-x.done
 		x.c.clock = clockNone
-		x.c.sock.readAgain()
+		x.c.sock.ReadAgain()
 		return false
 	}
 	return x.readErr == nil && x.writeErr == nil
@@ -299,13 +300,13 @@ func (x *exchange) respond(headLen int) bool {
 	}
 	x.http.out.Set(c.unsent(h.AppendResponse(x.http.out.Writable(), chunked, length, keep, c.srv.via())))
 	f.reader.Skip(headLen)
-	var meter Meter
+	var meter sock.Meter
 	if !content.Done {
 		meter = f.download.of(c, limit.Download, f.upstream)
 	}
-	f.reader.begin(&x.http.out, meter)
+	f.reader.Begin(&x.http.out, meter)
 	readErr, writeErr := content.CopyTo(&x.http.out, chunked, &f.out)
-	f.reader.end()
+	f.reader.End()
 	if readErr != nil || writeErr != nil {
 		f.download.end()
 	}
@@ -313,7 +314,7 @@ func (x *exchange) respond(headLen int) bool {
 	case writeErr != nil:
 		x.drop(errClientReset)
 		return false
-	case errors.Is(readErr, errNotLive):
+	case errors.Is(readErr, sock.ErrNotLive):
 		x.drop(errFenced) // what was read before is dropped too
 		return false
 	case readErr != nil:
@@ -324,7 +325,7 @@ func (x *exchange) respond(headLen int) bool {
 	c.srv.counters.Exchanges.Add(1)
 	x.log() // before the flow is given up
 	c.idleFrom = x.over
-	f.upstream.guard(f.slot, nil)
+	f.upstream.Guard(f.slot, nil)
 	x.release()
 	switch {
 	case !sent:
@@ -343,7 +344,7 @@ func (x *exchange) respond(headLen int) bool {
 func (x *exchange) drop(cause error) {
 	x.flow.abort(cause)
 	x.stopSending()
-	x.c.sock.reset()
+	x.c.sock.Reset()
 	x.log()
 	x.flow.finish(endReset)
 }
@@ -361,7 +362,7 @@ func (x *exchange) truncate(framed bool) {
 	x.log()
 	x.flow.finish(endReset)
 	x.release()
-	c.sock.stall = stallTimeout
+	c.sock.Stall = stallTimeout
 	if x.http.out.Flush() == nil {
 		c.linger(!x.received())
 	}
@@ -379,7 +380,7 @@ func (x *exchange) failed(err error) (again, keep bool) {
 	broken := !errors.As(err, &syntax) && err != http1.ErrTooLong
 	again = cause == nil && f.reused && !x.informed && x.repeatable()
 	switch {
-	case broken && isReset(err):
+	case broken && sock.IsReset(err):
 		f.finish(endUpstreamReset)
 	case again:
 		f.closeNow() // its slot is needed for the next attempt
@@ -391,7 +392,7 @@ func (x *exchange) failed(err error) (again, keep bool) {
 	}
 	r := x.reason(err, cause)
 	if r == nil {
-		c.sock.reset()
+		c.sock.Reset()
 		return false, false
 	}
 	return false, x.refuse(r)
@@ -409,7 +410,7 @@ func (x *exchange) reason(err, cause error) *refusal {
 		return &refuseUnwritable
 	case cause == errUpstreamStalled:
 		return &refuseNoResponse
-	case cause != nil, errors.Is(err, errNotLive):
+	case cause != nil, errors.Is(err, sock.ErrNotLive):
 		return nil
 	case errors.As(x.readErr, &syntax):
 		return badRequest(string(syntax))

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/weirproxy/weir/proxy/sock"
 )
 
 // Errors that mean that this machine has run out of something; the destination is not at fault.
@@ -24,25 +26,10 @@ func (e *dialError) Unwrap() error { return e.err }
 // the address are taken, or the machine has no source address to reach it from (typically no IPv6).
 // The second becomes ENETUNREACH.
 func newDialError(addr netip.AddrPort, err error) error {
-	if errors.Is(err, unix.EADDRNOTAVAIL) && !hasSource(addr) {
+	if errors.Is(err, unix.EADDRNOTAVAIL) && !sock.HasSource(addr) {
 		err = unix.ENETUNREACH
 	}
 	return &dialError{addr, err}
-}
-
-// hasSource reports whether the machine has a source address to reach addr from. Connecting a UDP
-// socket reveals that without sending anything, and takes no TCP port.
-func hasSource(addr netip.AddrPort) bool {
-	family, peer, err := sockaddr(addr)
-	if err != nil {
-		return false
-	}
-	fd, err := unix.Socket(family, unix.SOCK_DGRAM, 0)
-	if err != nil {
-		return true // unknown: keep the kernel's error
-	}
-	defer unix.Close(fd)
-	return unix.Connect(fd, peer) == nil
 }
 
 // isExhausted reports whether err is this machine's fault rather than the peer's.

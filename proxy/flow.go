@@ -11,6 +11,7 @@ import (
 	"github.com/weirproxy/weir/lease"
 	"github.com/weirproxy/weir/limit"
 	"github.com/weirproxy/weir/proxy/http1"
+	"github.com/weirproxy/weir/proxy/sock"
 )
 
 // Causes of a flow's end by force, beside the errors of refuse.go.
@@ -71,23 +72,23 @@ type flow struct {
 	since      time.Time
 	dialTime   time.Duration
 	lookupTime time.Duration // 0 if the name's addresses were known
-	upstream   *sock
+	upstream   *sock.Conn
 	addr       netip.Addr // the upstream's
 	reused     bool
 	spoilt     bool        // stray bytes may follow the upstream's response: the connection is not kept
 	owner      owner       // of the requests that it has carried
 	head       *http1.Head // of the response; nil in a CONNECT's flow
-	reader     inbuf       // the upstream's bytes, read but not relayed
-	writer     outbuf      // bytes waiting to be written to the upstream
+	reader     sock.Reader // the upstream's bytes, read but not relayed
+	writer     sock.Writer // bytes waiting to be written to the upstream
 	download   paced       // of plain responses
 	idle       idleLinks
 
 	mu           sync.Mutex
 	phase        phase
 	slot         Slot
-	claims       Claims // of the request that it serves; nil: none
-	wait         wait   // of admission and dialling
-	dialling     *sock  // the connection under way
+	claims       Claims     // of the request that it serves; nil: none
+	wait         wait       // of admission and dialling
+	dialling     *sock.Conn // the connection under way
 	client       *conn
 	upstreamGone bool
 	cause        error // the first reason to end by force
@@ -154,12 +155,12 @@ func (f *flow) admitted(slot Slot) {
 }
 
 // connected takes over the upstream connection. An error means that the slot is already lost.
-func (f *flow) connected(up *sock, addr netip.Addr) error {
+func (f *flow) connected(up *sock.Conn, addr netip.Addr) error {
 	f.addr = addr
-	f.reader.sock, f.writer.sock = up, up
+	f.reader.Conn, f.writer.Conn = up, up
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	up.guard(f.slot, f.claims)
+	up.Guard(f.slot, f.claims)
 	f.upstream = up
 	if f.cause == nil && (!f.slot.Live() || f.claims != nil && !f.claims.Live()) {
 		f.cause = errFenced
@@ -177,7 +178,7 @@ func (f *flow) keepAlive() {
 	up := f.upstream
 	f.mu.Unlock()
 	if up != nil {
-		up.keepAlive()
+		up.KeepAlive()
 	}
 }
 
@@ -200,7 +201,7 @@ func (f *flow) abort(cause error) {
 	case phaseNew, phaseAdmitting:
 		f.wait.end(cause)
 		if f.dialling != nil {
-			f.dialling.conn.SetWriteDeadline(time.Unix(1, 0))
+			f.dialling.SetWriteDeadline(time.Unix(1, 0))
 		}
 	case phaseParked:
 		f.phase = phaseEnding
@@ -222,9 +223,9 @@ func (f *flow) abort(cause error) {
 // while a last TLS alert is unread reset every connection like this.)
 func (f *flow) followUpstream(c *conn) {
 	if c != nil {
-		c.sock.reset()
+		c.sock.Reset()
 	}
-	if f.upstream.closeWrite() != nil {
+	if f.upstream.CloseWrite() != nil {
 		f.resetUpstream()
 	}
 	f.wake(finUp | finDown)
@@ -245,7 +246,7 @@ func (f *flow) fail(cause error) {
 func (f *flow) reset(c *conn) {
 	f.resetUpstream()
 	if c != nil {
-		c.sock.reset()
+		c.sock.Reset()
 	}
 	f.wake(finUp | finDown)
 }
@@ -253,9 +254,9 @@ func (f *flow) reset(c *conn) {
 func (f *flow) resetUpstream() {
 	f.resetOnce.Do(func() {
 		if f.upstream != nil {
-			f.rtt = f.upstream.rtt()
-			f.srv.resets.add(f.upstream.local(), time.Now())
-			f.upstream.reset()
+			f.rtt = f.upstream.RTT()
+			f.srv.resets.add(f.upstream.Local(), time.Now())
+			f.upstream.Reset()
 		}
 	})
 }
@@ -274,8 +275,8 @@ func (f *flow) finish(how ending) {
 	f.mu.Unlock()
 	f.own.end()
 	f.download.end()
-	f.reader.release()
-	f.writer.release()
+	f.reader.Release()
+	f.writer.Release()
 	if slot == nil {
 		return
 	}
@@ -283,7 +284,7 @@ func (f *flow) finish(how ending) {
 	switch how {
 	case endUnconnected:
 	case endClean:
-		f.upstream.close()
+		f.upstream.Close()
 	case endUpstreamReset:
 		f.resetUpstream()
 	default:
@@ -306,18 +307,18 @@ func (f *flow) release(slot Slot) {
 }
 
 // clientHungUp handles an end of the client that no read has found.
-func (f *flow) clientHungUp(kind hangup) {
+func (f *flow) clientHungUp(kind sock.Hangup) {
 	f.mu.Lock()
 	phase, client := f.phase, f.client
 	f.mu.Unlock()
 	waits := phase == phaseAdmitting || phase == phaseNew
 	switch {
 	case client == nil:
-	case kind == hangupFIN && (waits || phase == phaseBusy && Kind(f.kind.Load()) == KindHTTP):
+	case kind == sock.HangupFIN && (waits || phase == phaseBusy && Kind(f.kind.Load()) == KindHTTP):
 		client.ask()
 	case waits:
 		f.abort(errClientGone)
-	case phase == phaseBusy && kind == hangupFIN:
+	case phase == phaseBusy && kind == sock.HangupFIN:
 		f.halfClosed()
 	case phase == phaseBusy && f.fins.Load() != finUp|finDown:
 		f.abort(errClientReset)
@@ -325,7 +326,7 @@ func (f *flow) clientHungUp(kind hangup) {
 }
 
 // upstreamHungUp handles an end of the upstream that no read has found.
-func (f *flow) upstreamHungUp(kind hangup) {
+func (f *flow) upstreamHungUp(kind sock.Hangup) {
 	f.mu.Lock()
 	f.upstreamGone = true
 	phase := f.phase
@@ -333,7 +334,7 @@ func (f *flow) upstreamHungUp(kind hangup) {
 	switch {
 	case phase == phaseParked:
 		f.retire()
-	case phase == phaseBusy && kind == hangupReset:
+	case phase == phaseBusy && kind == sock.HangupReset:
 		// Bytes that it sent before are still relayed, as long as they move.
 		f.halfClosed()
 	}

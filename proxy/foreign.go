@@ -63,10 +63,10 @@ func (c *httpClient) refuseForeign(first byte) {
 		return
 	}
 	c.noteRefusal(p.refusal)
-	c.in.release()
-	c.sock.guard(nil, nil)
-	c.sock.stall = stallTimeout
-	if c.sock.write(p.answer, nil, nil) == nil {
+	c.in.Release()
+	c.sock.Guard(nil, nil)
+	c.sock.Stall = stallTimeout
+	if c.sock.Write(p.answer, nil, nil) == nil {
 		c.linger(false)
 	}
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/weirproxy/weir/proxy/accesslog"
 	"github.com/weirproxy/weir/proxy/resolve"
+	"github.com/weirproxy/weir/proxy/sock"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -142,7 +143,7 @@ func newWorld(t *testing.T, limit int, options ...option) *world {
 }
 
 // sockOf takes over a connection as a sock.
-func sockOf(t *testing.T, conn net.Conn) *sock {
+func sockOf(t *testing.T, conn net.Conn) *sock.Conn {
 	t.Helper()
 	defer conn.Close()
 	file, err := conn.(*net.TCPConn).File()
@@ -157,8 +158,8 @@ func sockOf(t *testing.T, conn net.Conn) *sock {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := newSock(fd, new(bufferPool))
-	t.Cleanup(s.close)
+	s := sock.New(fd, new(sock.Buffers))
+	t.Cleanup(s.Close)
 	return s
 }
 
@@ -222,7 +223,7 @@ func (p *peer) expectEOF() {
 func (p *peer) expectReset() {
 	p.t.Helper()
 	b, err := io.ReadAll(p.r)
-	if !isReset(err) {
+	if !sock.IsReset(err) {
 		p.t.Fatalf("read %q, %v; want a reset", b, err)
 	}
 }

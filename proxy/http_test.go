@@ -132,8 +132,8 @@ func TestStalledWriteEnds(t *testing.T) {
 	}
 	defer conn.Close()
 	s := sockOf(t, conn)
-	s.stall = 50 * time.Millisecond
-	if err := s.write(make([]byte, 64<<20), nil, nil); !isTimeout(err) {
+	s.Stall = 50 * time.Millisecond
+	if err := s.Write(make([]byte, 64<<20), nil, nil); !isTimeout(err) {
 		t.Fatalf("a write that nobody reads: %v", err)
 	}
 }

@@ -8,31 +8,35 @@ import (
 	"github.com/weirproxy/weir/limit"
 	"github.com/weirproxy/weir/proxy/auth"
 	"github.com/weirproxy/weir/proxy/http1"
+	"github.com/weirproxy/weir/proxy/sock"
 )
+
+// A head must fit into the buffer that it is read through.
+const _ = uint(sock.MaxBuffered - http1.MaxHead)
 
 // httpClient is a client that speaks HTTP: its requests are answered one after the other; a CONNECT
 // is the last. It implements [protocol].
 type httpClient struct {
 	*conn
-	out      outbuf
+	out      sock.Writer
 	head     http1.Head
 	headLen  int       // bytes of the request's head still in hand
 	exchange *exchange // of plain requests; nil before the first
 }
 
-// answer makes c the connection that is answered.
-func (h *httpClient) answer(c *conn) *httpClient {
-	h.conn, h.out.sock, h.headLen, h.exchange = c, c.sock, 0, nil
-	h.head.Clear()
-	c.ahead.begin = http1.StatusPrefix
-	return h
+// answer makes conn the connection that is answered.
+func (c *httpClient) answer(conn *conn) *httpClient {
+	c.conn, c.out.Conn, c.headLen, c.exchange = conn, conn.sock, 0, nil
+	c.head.Clear()
+	conn.ahead.begin = http1.StatusPrefix
+	return c
 }
 
 // serve implements [protocol].
 func (c *httpClient) serve() {
 	defer c.leave()
 	for c.next() {
-		c.sock.stall = stallTimeout
+		c.sock.Stall = stallTimeout
 		if !c.handle() {
 			break
 		}
@@ -46,7 +50,7 @@ func (c *httpClient) leave() {
 		c.exchange.vigil.timer.Stop()
 		c.exchange.upload.end()
 	}
-	c.out.release()
+	c.out.Release()
 	c.conn, c.exchange = nil, nil
 }
 
@@ -57,12 +61,12 @@ func (c *httpClient) next() bool {
 		return false
 	}
 	c.nextRequest()
-	c.in.before = c.conn
+	c.in.Before = c.conn
 	b, err := http1.ReadHead(&c.in)
 	for errors.Is(err, os.ErrDeadlineExceeded) && c.stillIdle() {
 		b, err = http1.ReadHead(&c.in)
 	}
-	c.in.before = nil
+	c.in.Before = nil
 	c.setIdle(false)
 	if c.clock == clockHead {
 		c.untimed()
@@ -207,8 +211,8 @@ func (c *httpClient) respond(r *refusal, keep http1.KeepAlive) bool {
 	status := c.noteRefusal(r)
 	c.idleFrom = time.Now()
 	c.consume()
-	c.sock.guard(nil, nil)
-	c.sock.stall = stallTimeout
+	c.sock.Guard(nil, nil)
+	c.sock.Stall = stallTimeout
 	c.out.Set(c.unsent(r.render(c.out.Writable(), status, c.srv.loop.Load().field(), c.srv.status, c.subject.Host, keep, c.method == "HEAD")))
 	if c.out.Flush() != nil {
 		return false

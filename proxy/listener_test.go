@@ -19,7 +19,7 @@ func fullListener(t *testing.T) string {
 // fullListenerAt makes a full listener at the given address.
 func fullListenerAt(t *testing.T, at netip.AddrPort) string {
 	t.Helper()
-	fd, err := newSocket(unix.AF_INET)
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

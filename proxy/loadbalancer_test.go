@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/weirproxy/weir/proxy/sock"
 )
 
 // proxyBlock builds a header of version 2.
@@ -127,7 +129,7 @@ func TestProxyProtocolBeforeTLS(t *testing.T) {
 	}
 	silent := w.dial()
 	silent.send("\x16\x03\x01\x00\x05hello")
-	if b, err := io.ReadAll(silent.r); len(b) > 0 || err != nil && !isReset(err) {
+	if b, err := io.ReadAll(silent.r); len(b) > 0 || err != nil && !sock.IsReset(err) {
 		t.Errorf("%q %v", b, err)
 	}
 	if n := w.Counters().Refusals[RefusedMalformed].Load(); n != 1 {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/weirproxy/weir/limit"
 	"github.com/weirproxy/weir/proxy/http1"
+	"github.com/weirproxy/weir/proxy/sock"
 )
 
 func TestMalformedRequests(t *testing.T) {
@@ -132,7 +133,7 @@ func TestMalformedBodies(t *testing.T) {
 		p.send("POST http://" + u.addr + "/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks)
 		q := u.accept()
 		p.refused("POST", 400, "http_request_error")
-		if b, err := io.ReadAll(q.r); !isReset(err) || strings.HasSuffix(string(b), "\r\n0\r\n\r\n") {
+		if b, err := io.ReadAll(q.r); !sock.IsReset(err) || strings.HasSuffix(string(b), "\r\n0\r\n\r\n") {
 			t.Errorf("%q: the upstream read %q, %v", chunks, b, err)
 		}
 		q.Close()

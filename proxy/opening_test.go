@@ -10,6 +10,7 @@ import (
 
 	"github.com/weirproxy/weir/limit"
 	"github.com/weirproxy/weir/proxy/http1"
+	"github.com/weirproxy/weir/proxy/sock"
 )
 
 const (
@@ -228,7 +229,7 @@ func TestGreetingBeforeBulk(t *testing.T) {
 	for _, way := range ways {
 		t.Run(way.name, func(t *testing.T) {
 			n := way.open(t, "")
-			n.up.send(testGreeting + strings.Repeat("x", 2*bufSize))
+			n.up.send(testGreeting + strings.Repeat("x", 2*sock.BufferSize))
 			n.cut(t, RefusedNode, errNodeGreeted)
 		})
 	}

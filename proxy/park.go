@@ -1,9 +1,10 @@
 package proxy
 
 import (
-	"io"
 	"net/netip"
 	"time"
+
+	"github.com/weirproxy/weir/proxy/sock"
 )
 
 // retire closes a parked connection gracefully; in other phases it does nothing. It doesn't block.
@@ -53,31 +54,11 @@ func (f *flow) closeIdle() {
 	}
 	up := f.upstream
 	timeout := min(f.srv.policy.Load().HalfCloseTimeout, lingerTimeout)
-	if up.closeWrite() != nil || !drained(up, timeout) || !up.awaitClosed(timeout) {
+	if up.CloseWrite() != nil || !sock.Drained(up, timeout) || !up.AwaitClosed(timeout) {
 		f.finish(endReset)
 		return
 	}
 	f.finish(endClean)
-}
-
-// drained reads and drops the peer's remaining bytes, and reports whether its FIN came in time.
-func drained(s *sock, timeout time.Duration) bool { return drainedWhile(s, timeout, timeout) }
-
-// drainedWhile is drained with two bounds: quiet for a pause between bytes, whole for the total.
-func drainedWhile(s *sock, quiet, whole time.Duration) bool {
-	end := time.Now().Add(whole)
-	for {
-		next := time.Now().Add(quiet)
-		if next.After(end) {
-			next = end
-		}
-		s.conn.SetReadDeadline(next)
-		buf, _, err := s.read(nil)
-		if err != nil {
-			return err == io.EOF
-		}
-		s.pool.put(buf)
-	}
 }
 
 // park makes the connection available for reuse; false means that it can't be kept, and that the
@@ -103,8 +84,8 @@ func (f *flow) park(now time.Time) bool {
 	f.slot.Park()
 	f.kind.Store(uint32(KindIdle)) // stored after Park: a connection shown as idle can be withdrawn
 	kept := s.idle.put(f)
-	if !f.upstream.watch.on() {
-		s.hangups.add(f.upstream, f.upstreamHungUp)
+	if !f.upstream.Watched() {
+		s.hangups.Add(f.upstream, f.upstreamHungUp)
 	}
 	switch {
 	case !kept || s.draining.Load() || f.forbidden() != nil:

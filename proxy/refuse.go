@@ -12,6 +12,7 @@ import (
 	"github.com/weirproxy/weir/lease"
 	"github.com/weirproxy/weir/limit"
 	"github.com/weirproxy/weir/proxy/auth"
+	"github.com/weirproxy/weir/proxy/sock"
 )
 
 // refusal says why the proxy turns a request away, in no protocol's terms. refusehttp.go renders it
@@ -231,7 +232,7 @@ func refuseDial(err error) *refusal {
 		return because(reasonConnectionRefused, "the destination refused the connection")
 	case isTimeout(err):
 		return because(reasonConnectionTimeout, "the destination did not answer in time")
-	case isReset(err):
+	case sock.IsReset(err):
 		return because(reasonConnectionBroken, "the destination ended the connection")
 	case errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.EINVAL):
 		return because(reasonUnroutable, "there is no route to the destination")

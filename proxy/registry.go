@@ -234,7 +234,7 @@ func (f *flow) close() {
 	f.mu.Lock()
 	c := f.client
 	f.mu.Unlock()
-	if c == nil || c.sock.stuck.Load() || !f.giveUp(c, errClosed) {
+	if c == nil || c.sock.IsStuck() || !f.giveUp(c, errClosed) {
 		f.abort(errClosed)
 	}
 }

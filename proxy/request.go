@@ -27,7 +27,7 @@ func (c *httpClient) plain(keep http1.KeepAlive) bool {
 		return c.respond(badRequest(err.Error()), keep)
 	}
 	x.keep, x.upgrade = keep, h.Upgrade != nil && !http1.HasItem(h.Upgrade, "h2c")
-	x.head = h.AppendRequest(c.srv.buffers.get()[:0], x.host, path, forwards, x.upgrade, c.srv.via())
+	x.head = h.AppendRequest(c.srv.buffers.Get()[:0], x.host, path, forwards, x.upgrade, c.srv.via())
 	c.consume()
 	x.body = http1.RequestBody(&c.in, h)
 	return x.run()

@@ -92,7 +92,7 @@ func (x *exchange) reuse(f *flow, private bool) (ok bool, _ error) {
 		switch {
 		case !kept.occupy(c):
 			kept.finish(endReset)
-		case kept.idleTooLong(x.repeatable(), x.begun), !x.body.Done && !kept.upstream.quiet():
+		case kept.idleTooLong(x.repeatable(), x.begun), !x.body.Done && !kept.upstream.Quiet():
 			kept.closeNow() // its slot is needed for the next attempt
 		default:
 			x.flow = kept
@@ -101,52 +101,4 @@ func (x *exchange) reuse(f *flow, private bool) (ok bool, _ error) {
 			return true, nil
 		}
 	}
-}
-
-// asking sends a request over a kept-alive connection.
-//
-// Waiting for a response needs one read that finds nothing. Doing it before the write detects a
-// closed or misbehaving upstream without an extra system call.
-type asking struct {
-	sock    *sock
-	asked   bool // the connection was silent, so the request was written as far as the window allowed
-	blocked bool // the window allowed only a part
-	try     func(fd uintptr) bool
-}
-
-// ask writes a request to s and reads the first bytes of the answer into a pooled buffer, which
-// belongs to the caller if err is nil. asked is false if the connection is useless; then nothing
-// was written. n is 0, without an error, if no byte of the answer has come yet.
-func (a *asking) ask(s *sock, request []byte) (buf []byte, n int, asked bool, readErr, writeErr error) {
-	if a.try == nil {
-		a.try = a.tryAsk
-	}
-	w := &s.writing
-	w.parts, w.err = [3][]byte{request}, nil
-	a.sock, a.asked, a.blocked = s, false, false
-	buf, n, readErr = s.readBy(nil, a.try)
-	rest, writeErr := w.parts[0], w.err
-	w.parts = [3][]byte{}
-	if !a.asked {
-		if readErr == nil {
-			s.pool.put(buf)
-		}
-		return nil, 0, false, nil, nil
-	}
-	if a.blocked {
-		writeErr = s.write(rest, nil, nil)
-	}
-	return buf, n, true, readErr, writeErr
-}
-
-// tryAsk reads, and writes the request after the first read, which must find nothing; false means
-// that no answer has come yet.
-func (a *asking) tryAsk(fd uintptr) bool {
-	s := a.sock
-	if done := s.tryRead(fd); done || a.asked {
-		return done
-	}
-	a.asked = true
-	a.blocked = !s.tryWrite(fd)
-	return a.blocked || s.writing.err != nil
 }

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/weirproxy/weir/proxy/sock"
 )
 
 // park makes one exchange; then the upstream's connection q is kept.
@@ -36,7 +38,7 @@ func TestUnaskedAnswerIsNotTaken(t *testing.T) {
 		p, q := park(t, w, u)
 		q.send("HTTP/1.1 299 Unasked\r\nContent-Length: 0\r\n\r\n")
 		up := w.idle.all()[0].upstream
-		eventually(t, "the bytes have come", func() bool { return up.unread() > 0 })
+		eventually(t, "the bytes have come", func() bool { return up.Unread() > 0 })
 		go func() { // the upstream ends when asked to
 			io.Copy(io.Discard, q.r)
 			q.Close()
@@ -91,11 +93,11 @@ func TestAskBeyondTheWindow(t *testing.T) {
 	}
 	defer peer.Close()
 	s := sockOf(t, conn.(*net.TCPConn))
-	s.raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, 4<<10) })
+	s.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, 4<<10) })
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.stall = patience
+	s.Stall = patience
 	request := bytes.Repeat([]byte("0123456789abcdef"), 1<<18)
 	received := make(chan []byte, 1)
 	go func() {
@@ -104,16 +106,16 @@ func TestAskBeyondTheWindow(t *testing.T) {
 		received <- b
 		io.WriteString(peer, "answer")
 	}()
-	var a asking
-	buf, n, asked, readErr, writeErr := a.ask(s, request)
+	var a sock.Asking
+	buf, n, asked, readErr, writeErr := a.Ask(s, request)
 	if !asked || readErr != nil || writeErr != nil || n != 0 {
 		t.Fatalf("asked %t, %d bytes, %v, %v", asked, n, readErr, writeErr)
 	}
-	s.pool.put(buf)
+	s.Recycle(buf)
 	if !bytes.Equal(<-received, request) {
 		t.Error("the request did not arrive as it was sent")
 	}
-	if buf, n, err := s.read(nil); err != nil || string(buf[:n]) != "answer" {
+	if buf, n, err := s.Read(nil); err != nil || string(buf[:n]) != "answer" {
 		t.Errorf("%q, %v", buf[:n], err)
 	}
 }
@@ -131,9 +133,9 @@ func TestAskNeedsALiveSlot(t *testing.T) {
 	}
 	defer conn.Close()
 	s := sockOf(t, conn.(*net.TCPConn))
-	s.slot = new(slot)
-	var a asking
-	if _, _, asked, _, _ := a.ask(s, []byte("x")); asked {
+	s.Guard(new(slot), nil)
+	var a sock.Asking
+	if _, _, asked, _, _ := a.Ask(s, []byte("x")); asked {
 		t.Error("asked without a session")
 	}
 }
@@ -157,7 +159,7 @@ func TestIdleClock(t *testing.T) {
 	for c = range w.clients {
 	}
 	w.mu.Unlock()
-	c.sock.conn.SetReadDeadline(time.Unix(1, 0)) // as if it had been set a minute ago
+	c.sock.SetReadDeadline(time.Unix(1, 0)) // as if it had been set a minute ago
 	exchange()
 	exchange()
 	if _, err := p.Write(nil); err != nil {

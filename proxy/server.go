@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -15,6 +16,7 @@ import (
 	"github.com/weirproxy/weir/proxy/accesslog"
 	"github.com/weirproxy/weir/proxy/auth"
 	"github.com/weirproxy/weir/proxy/http1"
+	"github.com/weirproxy/weir/proxy/sock"
 )
 
 // counter is a number that others may read, but not reset.
@@ -45,7 +47,7 @@ type Server struct {
 	pseudonym atomic.Pointer[string] // the node in Via
 	policy    atomic.Pointer[Policy]
 	forbidden atomic.Pointer[forbidden]
-	local     *localCache
+	local     *sock.LocalCache
 	greeting  string // the first bytes of ports that only nodes dial
 	loop      atomic.Pointer[loopMark]
 	gate      *auth.Gate
@@ -58,13 +60,13 @@ type Server struct {
 	counters  Counters
 	onWait    func(time.Duration)
 	onDial    func(time.Duration)
-	buffers   bufferPool
-	pipes     pipePool
+	buffers   sock.Buffers
+	pipes     sock.Pipes
 	idle      idlePool
 	names     clientNames
 	flows     registry
 	resets    resetLog
-	hangups   *hangups
+	hangups   *sock.Hangups
 	sleepers  *sleepSet
 	refusals  [refusalCount]*accesslog.Sampler
 
@@ -91,7 +93,7 @@ type Server struct {
 	look       *time.Timer // runs lookAround
 	sleepTimer *time.Timer // runs sleepQuiet
 	closed     bool        // no new listeners or clients
-	listeners  map[*listener]struct{}
+	listeners  map[*sock.Listener]struct{}
 	clients    map[*conn]struct{}
 	fronts     map[*front]struct{} // those whose handshake is not complete
 }
@@ -104,7 +106,7 @@ func New(cfg Config, admitter Admitter, resolver Resolver, log hclog.Logger) (*S
 	if err := cfg.Policy.Validate(); err != nil {
 		return nil, fmt.Errorf("proxy: %w", err)
 	}
-	hangups, err := newHangups()
+	hangups, err := sock.NewHangups()
 	if err != nil {
 		return nil, fmt.Errorf("proxy: %w", err)
 	}
@@ -121,7 +123,7 @@ func New(cfg Config, admitter Admitter, resolver Resolver, log hclog.Logger) (*S
 	s := &Server{
 		node:         cfg.Node,
 		status:       http1.StatusName(cfg.Node),
-		local:        newLocalCache(isLocal),
+		local:        sock.NewLocalCache(sock.IsLocal),
 		greeting:     cfg.NodeGreeting,
 		gate:         auth.NewGate(),
 		admitter:     admitter,
@@ -134,7 +136,7 @@ func New(cfg Config, admitter Admitter, resolver Resolver, log hclog.Logger) (*S
 		places:       make(chan struct{}, cfg.MaxClients),
 		strangers:    make(chan struct{}, maxStrangers),
 		toIdleWorker: make(chan *conn),
-		listeners:    make(map[*listener]struct{}),
+		listeners:    make(map[*sock.Listener]struct{}),
 		clients:      make(map[*conn]struct{}),
 		fronts:       make(map[*front]struct{}),
 		tls:          clientTLS(cfg.TLS),
@@ -144,7 +146,7 @@ func New(cfg Config, admitter Admitter, resolver Resolver, log hclog.Logger) (*S
 	cfg.Policy.roster = auth.NewRoster(cfg.Policy.Users, nil)
 	s.policy.Store(&cfg.Policy)
 	if s.sleepers, err = newSleepSet(&s.flows); err != nil {
-		hangups.close()
+		hangups.Close()
 		s.lines.Close()
 		return nil, fmt.Errorf("proxy: %w", err)
 	}
@@ -174,7 +176,7 @@ func (s *Server) lookAround() {
 	for _, f := range s.flows.lasting(time.Now().Add(-lookEvery)) {
 		f.keepAlive()
 	}
-	s.pipes.close()
+	s.pipes.Close()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.closed {
@@ -190,6 +192,12 @@ func (s *Server) SetPseudonym(name string) {
 
 // via returns the node's name in Via.
 func (s *Server) via() string { return *s.pseudonym.Load() }
+
+// Control sets the options that accepted connections inherit. Serve sets them too, but as a
+// [net.ListenConfig]'s Control it also covers connections that arrive before Serve.
+func Control(network, address string, raw syscall.RawConn) error {
+	return sock.Control(network, address, raw)
+}
 
 // Pseudonym converts a name to the form that Via needs: a token.
 func Pseudonym(name string) string { return http1.ViaName(name) }
@@ -262,7 +270,7 @@ func (s *Server) Drain(ctx context.Context) error {
 	s.look.Stop()
 	s.sleepTimer.Stop()
 	for l := range s.listeners {
-		l.close()
+		l.Close()
 	}
 	clear(s.listeners)
 	s.mu.Unlock()
@@ -285,8 +293,8 @@ func (s *Server) Drain(ctx context.Context) error {
 	}
 	s.cancel(errShutdown)
 	s.ended.Do(func() { close(s.toIdleWorker) })
-	s.pipes.close()
-	s.hangups.close()
+	s.pipes.Close()
+	s.hangups.Close()
 	s.sleepers.close()
 	s.closeSamplers()
 	s.lines.Close()
@@ -310,6 +318,6 @@ func (s *Server) abortAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.clients {
-		go c.sock.reset()
+		go c.sock.Reset()
 	}
 }

@@ -1,6 +1,10 @@
 package proxy
 
-import "time"
+import (
+	"time"
+
+	"github.com/weirproxy/weir/proxy/sock"
+)
 
 // A tunnel that has carried nothing for a while sleeps: its goroutines end, and one event set for
 // all tunnels wakes each direction when it can go on. Only the flow, its sockets and its slot
@@ -9,17 +13,17 @@ import "time"
 // sleepSet waits for events of the directions that sleep.
 type sleepSet struct {
 	flows *registry
-	set   *eventSet
+	set   *sock.Events
 }
 
 func newSleepSet(flows *registry) (*sleepSet, error) {
 	d := &sleepSet{flows: flows}
-	set, err := newEventSet("tunnels that sleep", d.notify)
+	set, err := sock.NewEvents("tunnels that sleep", d.notify)
 	d.set = set
 	return d, err
 }
 
-func (d *sleepSet) close() { d.set.close() }
+func (d *sleepSet) close() { d.set.Close() }
 
 // sleepToken names a direction: the flow's id, and a last bit that is set for upstream to client.
 func sleepToken(f *flow, fin uint32) uint64 { return f.id<<1 | uint64(fin>>1) }
@@ -41,24 +45,21 @@ func (f *flow) putToSleep() {
 	f.toldToSleep = true
 	awake := ^(f.asleep | f.fins.Load())
 	if awake&finUp != 0 {
-		f.client.sock.conn.SetReadDeadline(longAgo)
+		f.client.sock.SetReadDeadline(sock.LongAgo)
 	}
 	if awake&finDown != 0 {
-		f.upstream.conn.SetReadDeadline(longAgo)
+		f.upstream.SetReadDeadline(sock.LongAgo)
 	}
 }
-
-// longAgo is a deadline in the past.
-var longAgo = time.Unix(1, 0)
 
 // sleep puts a direction to sleep whose pump has nothing to read, or whose meter has nothing to
 // give. After true, the pump must return at once: the direction may already run in another
 // goroutine.
-func (f *flow) sleep(src *sock, fin uint32, starved bool) bool {
+func (f *flow) sleep(src *sock.Conn, fin uint32, starved bool) bool {
 	if starved {
 		return f.starve(fin)
 	}
-	src.conn.SetReadDeadline(time.Time{})
+	src.SetReadDeadline(time.Time{})
 	f.mu.Lock()
 	if f.phase != phaseBusy || f.cause != nil {
 		f.mu.Unlock()
@@ -69,7 +70,7 @@ func (f *flow) sleep(src *sock, fin uint32, starved bool) bool {
 	f.asleep |= fin
 	f.mu.Unlock()
 	// Bytes that have come since are reported at once.
-	if !f.srv.sleepers.set.watchOnce(src, sleepToken(f, fin), again) {
+	if !f.srv.sleepers.set.WatchOnce(src, sleepToken(f, fin), again) {
 		f.wake(fin) // the pump finds the socket closed
 	}
 	return true

@@ -8,22 +8,18 @@ import (
 	"net"
 	"sync/atomic"
 	"testing"
-)
 
-func (p *pipePool) counts() (made, free int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.made, len(p.free)
-}
+	"github.com/weirproxy/weir/proxy/sock"
+)
 
 // Bulk data goes through pipes, which are given back.
 func TestBulkIsSpliced(t *testing.T) {
 	w := newWorld(t, 0)
 	carryBulk(t, w, func() {
 		// A paused reader leaves the pipe full and the source waiting.
-		eventually(t, "a pipe is in use", func() bool { made, free := w.pipes.counts(); return made > free })
+		eventually(t, "a pipe is in use", func() bool { made, free := w.pipes.Counts(); return made > free })
 	})
-	if made, free := w.pipes.counts(); made == 0 || made != free {
+	if made, free := w.pipes.Counts(); made == 0 || made != free {
 		t.Errorf("%d pipes were made, %d are free", made, free)
 	}
 }
@@ -39,12 +35,12 @@ func TestQuietTunnelHoldsNoPipe(t *testing.T) {
 		seed := byte(round)
 		go io.Copy(q, noise(seed, much))
 		sameBytes(t, "a burst", io.LimitReader(p.r, much), noise(seed, much))
-		eventually(t, "the pipe is free", func() bool { made, free := w.pipes.counts(); return made > 0 && made == free })
+		eventually(t, "the pipe is free", func() bool { made, free := w.pipes.Counts(); return made > 0 && made == free })
 		q.send("ping")
 		p.expect("ping")
 	}
-	w.pipes.close()
-	if made, free := w.pipes.counts(); made != 0 || free != 0 {
+	w.pipes.Close()
+	if made, free := w.pipes.Counts(); made != 0 || free != 0 {
 		t.Errorf("%d pipes are left, %d of them free", made, free)
 	}
 }
@@ -52,9 +48,7 @@ func TestQuietTunnelHoldsNoPipe(t *testing.T) {
 // If no pipe is available, everything is copied.
 func TestBulkWithoutPipes(t *testing.T) {
 	w := newWorld(t, 0)
-	w.pipes.mu.Lock()
-	w.pipes.made = maxPipes
-	w.pipes.mu.Unlock()
+	w.pipes.Exhaust()
 	u := newUpstream(t, func(c *net.TCPConn) {
 		io.Copy(c, noise(3, 8<<20))
 		c.CloseWrite()
@@ -79,15 +73,15 @@ func TestSpliceAsksTheSlot(t *testing.T) {
 		if out := w.Connections("")[0].BytesOut; out != last {
 			last, unchanged = out, 0
 		}
-		made, free := w.pipes.counts()
+		made, free := w.pipes.Counts()
 		return unchanged > 50 && made > free
 	})
 	w.adm.slots()[0].live.Store(false)
-	if _, err := io.Copy(io.Discard, p.r); !isReset(err) {
+	if _, err := io.Copy(io.Discard, p.r); !sock.IsReset(err) {
 		t.Errorf("the client reads to %v, want a reset", err)
 	}
 	eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
-	if made, free := w.pipes.counts(); made != free {
+	if made, free := w.pipes.Counts(); made != free {
 		t.Errorf("%d pipes are made, %d free", made, free)
 	}
 }
@@ -95,13 +89,13 @@ func TestSpliceAsksTheSlot(t *testing.T) {
 // Neither end of a splice moves a byte once the claims are not live, though the slots are.
 func TestSplicingNeedsLiveClaims(t *testing.T) {
 	u := newUpstream(t, nil)
-	end := func() (s *sock, q *peer) {
+	end := func() (s *sock.Conn, q *peer) {
 		conn, err := net.Dial("tcp", u.addr)
 		if err != nil {
 			t.Fatal(err)
 		}
 		s, q = sockOf(t, conn), u.accept()
-		t.Cleanup(func() { s.close(); q.Close() })
+		t.Cleanup(func() { s.Close(); q.Close() })
 		return s, q
 	}
 	src, from := end()
@@ -109,17 +103,17 @@ func TestSplicingNeedsLiveClaims(t *testing.T) {
 	from.send("bytes")
 	held := new(slot)
 	held.live.Store(true)
-	var pipes pipePool
-	defer pipes.close()
+	var pipes sock.Pipes
+	defer pipes.Close()
 	var moved atomic.Uint64
 
-	src.guard(held, new(claims))
-	if readErr, _ := splice(dst, src, &pipes, &moved); readErr != errNotLive || src.unread() != len("bytes") {
-		t.Errorf("read: %v, and %d bytes are left", readErr, src.unread())
+	src.Guard(held, new(claims))
+	if readErr, _ := sock.Splice(dst, src, &pipes, &moved); readErr != sock.ErrNotLive || src.Unread() != len("bytes") {
+		t.Errorf("read: %v, and %d bytes are left", readErr, src.Unread())
 	}
-	src.guard(nil, nil)
-	dst.guard(held, new(claims))
-	if _, writeErr := splice(dst, src, &pipes, &moved); writeErr != errNotLive || moved.Load() != 0 {
+	src.Guard(nil, nil)
+	dst.Guard(held, new(claims))
+	if _, writeErr := sock.Splice(dst, src, &pipes, &moved); writeErr != sock.ErrNotLive || moved.Load() != 0 {
 		t.Errorf("write: %v, %d bytes moved", writeErr, moved.Load())
 	}
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/weirproxy/weir/lease"
 	"github.com/weirproxy/weir/limit"
+	"github.com/weirproxy/weir/proxy/sock"
 )
 
 // clockAdmitter's slots read the clock in frames as deep as a lease's.
@@ -61,7 +62,7 @@ type clockMeter struct {
 	clock *lease.SystemClock
 }
 
-func (a clockAdmitter) Meter(*limit.Subject, limit.Resource, lease.Waker) Meter {
+func (a clockAdmitter) Meter(*limit.Subject, limit.Resource, lease.Waker) sock.Meter {
 	return clockMeter{clock: a.clock}
 }
 

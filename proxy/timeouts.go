@@ -113,17 +113,17 @@ func (f *flow) tick() {
 func (f *flow) moved() uint64 {
 	sum := f.in.Load() + f.out.Load()
 	if f.stall.half {
-		sum += f.upstream.acked()
+		sum += f.upstream.Acked()
 		if f.client != nil {
-			sum += f.client.sock.acked()
+			sum += f.client.sock.Acked()
 		}
 	}
 	return sum
 }
 
-// blocked is called when a write has to wait: meanwhile nothing reads the other side, whose end
+// Blocked implements [sock.Tunnel]. It is called when a write has to wait: meanwhile nothing reads the other side, whose end
 // must be noticed.
-func (f *flow) blocked() {
+func (f *flow) Blocked() {
 	f.mu.Lock()
 	c := f.client
 	f.mu.Unlock()
@@ -135,7 +135,7 @@ func (f *flow) watchPeers(c *conn) {
 	if c != nil {
 		c.watch()
 	}
-	if !f.upstream.watch.on() {
-		f.srv.hangups.add(f.upstream, f.upstreamHungUp)
+	if !f.upstream.Watched() {
+		f.srv.hangups.Add(f.upstream, f.upstreamHungUp)
 	}
 }

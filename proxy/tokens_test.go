@@ -152,7 +152,7 @@ func TestWaitForATokenWithAKeptConnection(t *testing.T) {
 	eventually(t, "it waits", waits)
 	q.CloseWrite()
 	f := w.flows.all()[0]
-	eventually(t, "the end has come", func() bool { return !f.upstream.quiet() })
+	eventually(t, "the end has come", func() bool { return !f.upstream.Quiet() })
 	w.adm.setTokens(1, nil)
 	q.Close()
 	q = u.accept()

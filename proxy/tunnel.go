@@ -6,6 +6,8 @@ import (
 	"os"
 	"sync/atomic"
 	"time"
+
+	"github.com/weirproxy/weir/proxy/sock"
 )
 
 // tunnel starts to relay between c and the upstream, for the request r. When both directions have ended, it finishes
@@ -14,10 +16,10 @@ import (
 // caller's goroutine, whose stack has grown, is free for another client.
 func (f *flow) tunnel(c *conn, kind Kind, r *request, done chan struct{}) {
 	down, up := c.sock, f.upstream
-	down.guard(f.slot, f.claims)
-	up.guard(f.slot, f.claims)
-	down.stall, up.stall = 0, 0
-	down.tunnel, up.tunnel = f, f
+	down.Guard(f.slot, f.claims)
+	up.Guard(f.slot, f.claims)
+	down.SetTunnel(f)
+	up.SetTunnel(f)
 	f.pace(c)
 	f.kind.Store(uint32(kind))
 	f.watchIdle(f.srv.policy.Load().TunnelIdleTimeout)
@@ -60,7 +62,7 @@ func (f *flow) pumped(c *conn) {
 //
 // The frames of pump and its callees fit into a goroutine's smallest stack. A larger frame means
 // copying the stack of each tunnel, which costs 3 % of a short one; TestStackOfATunnel checks it.
-func (f *flow) pump(dst, src *sock, early *inbuf, moved *atomic.Uint64, fin uint32) (over bool) {
+func (f *flow) pump(dst, src *sock.Conn, early *sock.Reader, moved *atomic.Uint64, fin uint32) (over bool) {
 	var readErr, writeErr error
 	for readErr == nil && writeErr == nil {
 		var buf []byte
@@ -68,20 +70,20 @@ func (f *flow) pump(dst, src *sock, early *inbuf, moved *atomic.Uint64, fin uint
 		if early.Len() > 0 {
 			n, readErr, writeErr = f.pumpEarly(dst, src, early, fin)
 			moved.Add(uint64(n))
-		} else if buf, n, readErr = src.read(nil); readErr == nil {
+		} else if buf, n, readErr = src.Read(nil); readErr == nil {
 			if readErr = f.checkOpening(buf[:n], fin); readErr == nil {
-				writeErr = dst.write(buf[:n], nil, nil)
+				writeErr = dst.Write(buf[:n], nil, nil)
 			}
-			src.pool.put(buf)
+			src.Recycle(buf)
 			if readErr == nil && writeErr == nil {
 				moved.Add(uint64(n))
-				if n == bufSize { // longer than an opening
-					readErr, writeErr = splice(dst, src, &f.srv.pipes, moved)
+				if n == sock.BufferSize { // longer than an opening
+					readErr, writeErr = sock.Splice(dst, src, &f.srv.pipes, moved)
 				}
 			}
 		}
 		if readErr != nil && isPause(readErr) {
-			if f.sleep(src, fin, readErr == errStarved) {
+			if f.sleep(src, fin, readErr == sock.ErrStarved) {
 				return false
 			}
 			readErr = nil
@@ -93,7 +95,7 @@ func (f *flow) pump(dst, src *sock, early *inbuf, moved *atomic.Uint64, fin uint
 
 // isPause reports whether the direction has nothing to do for a while.
 func isPause(err error) bool {
-	return err == errStarved || errors.Is(err, os.ErrDeadlineExceeded)
+	return err == sock.ErrStarved || errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 // checkOpening checks the upstream's first bytes. A client may begin with anything.
@@ -105,7 +107,7 @@ func (f *flow) checkOpening(b []byte, fin uint32) error {
 }
 
 // pumpEnded forwards a FIN, or ends the tunnel after an error.
-func (f *flow) pumpEnded(dst *sock, readErr, writeErr error, fin uint32) {
+func (f *flow) pumpEnded(dst *sock.Conn, readErr, writeErr error, fin uint32) {
 	if readErr == io.EOF {
 		writeErr = f.passOn(dst, fin)
 		readErr = nil
@@ -141,22 +143,22 @@ func (f *flow) cutNested(cause error) {
 }
 
 // passOn forwards a FIN.
-func (f *flow) passOn(dst *sock, fin uint32) error {
+func (f *flow) passOn(dst *sock.Conn, fin uint32) error {
 	if before := f.fins.Or(fin); fin == finDown && before&finUp != 0 {
 		return nil // both have ended: endTunnel closes the client after the slot is free
 	}
 	f.halfClosed()
-	return dst.closeWrite()
+	return dst.CloseWrite()
 }
 
 // pumpFailed ends the tunnel after an error; cause names the side at fault. An upstream that takes
 // no more bytes may have sent some before; those are relayed first.
 func (f *flow) pumpFailed(err, cause error, fin uint32) {
 	switch {
-	case errors.Is(err, errNotLive):
+	case errors.Is(err, sock.ErrNotLive):
 		f.abort(errFenced)
-	case fin == finUp && isReset(err):
-		f.upstreamHungUp(hangupReset)
+	case fin == finUp && sock.IsReset(err):
+		f.upstreamHungUp(sock.HangupReset)
 	default:
 		f.abort(cause)
 	}
@@ -178,21 +180,21 @@ func (f *flow) endTunnel(c *conn) {
 	f.mu.Unlock()
 	f.unpace(c)
 	if toldToSleep {
-		f.upstream.conn.SetReadDeadline(time.Time{})
+		f.upstream.SetReadDeadline(time.Time{})
 	}
 
 	switch {
-	case cause == nil && f.upstream.awaitClosed(f.srv.policy.Load().HalfCloseTimeout):
+	case cause == nil && f.upstream.AwaitClosed(f.srv.policy.Load().HalfCloseTimeout):
 		f.finish(endClean)
-		c.sock.close()
-	case cause == errClientReset && f.fins.Load()&finDown != 0 && f.upstream.awaitClosed(lingerTimeout):
+		c.sock.Close()
+	case cause == errClientReset && f.fins.Load()&finDown != 0 && f.upstream.AwaitClosed(lingerTimeout):
 		f.finish(endClean)
 	case cause == errUpstreamReset:
 		f.finish(endUpstreamReset)
-		c.sock.reset()
+		c.sock.Reset()
 	default:
 		f.resetUpstream()
-		c.sock.reset()
+		c.sock.Reset()
 		f.finish(endReset)
 	}
 	f.logTunnel(c, time.Now())

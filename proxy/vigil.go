@@ -40,7 +40,7 @@ func (v *vigil) end() { v.turn.Add(1) }
 
 // nextLook returns the time to the next check. It is short until the client is watched.
 func (x *exchange) nextLook() time.Duration {
-	if !x.c.sock.watch.on() {
+	if !x.c.sock.Watched() {
 		return watchDelay
 	}
 	limit := x.c.srv.policy.Load().ResponseTimeout
@@ -80,22 +80,22 @@ func (x *exchange) lookStalled(now time.Time) {
 		v.since = now
 		return
 	}
-	stuck := c.sock.stuck.Load()
+	stuck := c.sock.IsStuck()
 	if stuck {
 		f.watchPeers(c) // meanwhile nothing reads the upstream
 	}
-	paced := c.sock.awaitsMeter() || f.upstream.awaitsMeter() // such an exchange is alive
-	if carried := f.upstream.carried() + c.sock.carried(); carried != v.carried || paced {
+	paced := c.sock.AwaitsMeter() || f.upstream.AwaitsMeter() // such an exchange is alive
+	if carried := f.upstream.Carried() + c.sock.Carried(); carried != v.carried || paced {
 		v.carried, v.since = carried, now
 	}
 	limit := c.srv.policy.Load().ResponseTimeout
 	switch {
 	case stuck && f.endCause() != nil:
-		c.sock.reset() // given up already, but this write still waits
+		c.sock.Reset() // given up already, but this write still waits
 	case limit <= 0 || now.Sub(v.since) < limit:
 	case stuck:
 		f.abort(errClientStalled)
-	case !x.read.Load() && !f.upstream.stuck.Load():
+	case !x.read.Load() && !f.upstream.IsStuck():
 		f.giveUp(c, errClientStalled)
 	default:
 		f.giveUp(c, errUpstreamStalled)

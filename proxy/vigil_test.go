@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/weirproxy/weir/proxy/sock"
 )
 
 // impatient returns a world whose plain exchanges may stall only for a moment, and its log.
@@ -37,7 +39,7 @@ func (j *journal) ended(t *testing.T, want string) {
 }
 
 // only returns the two sides of the only flow.
-func (w *world) only() (*conn, *sock) {
+func (w *world) only() (*conn, *sock.Conn) {
 	f := w.flows.all()[0]
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -115,12 +117,12 @@ func TestClientThatStopsReadingIsGivenUp(t *testing.T) {
 	q.readHead()
 	q.send("HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")
 	_, err := io.Copy(q.TCPConn, io.LimitReader(zeros{}, 100000000))
-	if !isReset(err) {
+	if !sock.IsReset(err) {
 		t.Errorf("the upstream's write: %v", err)
 	}
 	w.freed()
 	j.ended(t, errClientStalled.Error())
-	if _, err := io.Copy(io.Discard, p.r); !isReset(err) {
+	if _, err := io.Copy(io.Discard, p.r); !sock.IsReset(err) {
 		t.Errorf("the client's read: %v", err)
 	}
 }
@@ -186,9 +188,9 @@ func TestHeldUpUploadGoesOn(t *testing.T) {
 	q := u.accept()
 	q.readHead()
 	_, up := w.only()
-	eventually(t, "the upload is stuck", up.stuck.Load)
-	if up.stall != 0 {
-		t.Errorf("the write is bounded by %v", up.stall)
+	eventually(t, "the upload is stuck", up.IsStuck)
+	if up.Stall != 0 {
+		t.Errorf("the write is bounded by %v", up.Stall)
 	}
 	if n, err := io.Copy(io.Discard, io.LimitReader(q.r, size)); n != size || err != nil {
 		t.Fatalf("the upstream has read %d bytes, %v", n, err)
@@ -256,7 +258,7 @@ func TestOperatorClosesPlainExchanges(t *testing.T) {
 		q.send("HTTP/1.1 200 OK\r\n\r\n")
 		go io.Copy(q.TCPConn, zeros{})
 		c, _ := w.only()
-		eventually(t, "the client is stuck", c.sock.stuck.Load)
+		eventually(t, "the client is stuck", c.sock.IsStuck)
 		closeOnly()
 		w.freed()
 	})
@@ -305,7 +307,7 @@ func TestDrainedWhile(t *testing.T) {
 	p := w.connect(u.addr)
 	s := sockOf(t, u.accept().TCPConn)
 	start := time.Now()
-	if drainedWhile(s, 50*time.Millisecond, patience) {
+	if sock.DrainedWhile(s, 50*time.Millisecond, patience) {
 		t.Error("there was no end")
 	}
 	if d := time.Since(start); d < 50*time.Millisecond || d > patience/2 {
@@ -321,7 +323,7 @@ func TestDrainedWhile(t *testing.T) {
 		}
 	}()
 	start = time.Now()
-	if drainedWhile(s, patience, 100*time.Millisecond) {
+	if sock.DrainedWhile(s, patience, 100*time.Millisecond) {
 		t.Error("there was no end")
 	}
 	if d := time.Since(start); d < 100*time.Millisecond || d > patience/2 {

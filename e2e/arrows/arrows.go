@@ -28,11 +28,12 @@ var areas = map[string][]string{
 	"lease/leader":    {"lease/leasepb", "lease/due", "fsm", "fsm/fsmpb", "limit"},
 	"lease/leasetest": {"lease", "lease/leader", "lease/leasepb", "fsm", "fsm/fsmpb", "limit"},
 	"cluster":         {"fsm", "config/certs"},
-	"proxy":           {"lease", "limit", "proxy/accesslog", "proxy/auth", "proxy/http1", "proxy/resolve"},
+	"proxy":           {"lease", "limit", "proxy/accesslog", "proxy/auth", "proxy/http1", "proxy/resolve", "proxy/sock"},
 	"proxy/accesslog": nil,
 	"proxy/auth":      nil,
 	"proxy/http1":     nil,
 	"proxy/resolve":   nil,
+	"proxy/sock":      nil,
 	"api":             {"fsm", "limit"},
 	"connlimit":       nil,
 	root:              {"config", "api", "proxy", "proxy/resolve", "lease", "lease/leader", "lease/leasepb", "cluster", "fsm", "limit", "config/certs"},
@@ -44,10 +45,12 @@ var areas = map[string][]string{
 // testAreas says what an area's tests may import beyond that: a side of the lease is tested against
 // the other.
 var testAreas = map[string][]string{
+	root:            {"connlimit"}, // a node is a cluster for it
 	"lease":         {"lease/leader", "lease/leasetest", "fsm"},
 	"lease/leader":  {"lease/leasetest"},
 	"lease/leasepb": {"lease/leasetest"},
 	"proxy/http1":   {"limit"},
+	root:            {"connlimit"}, // whose Cluster a node is
 }
 
 // libraries says in which areas a third-party module may be imported but by tests. What is not

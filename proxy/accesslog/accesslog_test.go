@@ -33,7 +33,7 @@ func (v values) line(ls *Log, now time.Time) {
 	ls.End(l)
 }
 
-// lineJournal is a log in JSON that can be read while it is written.
+// journal is a log in JSON that can be read while it is written.
 type journal struct {
 	mu      sync.Mutex
 	buf     bytes.Buffer

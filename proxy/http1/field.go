@@ -197,7 +197,7 @@ func isTarget(b []byte) bool {
 	return len(b) > 0
 }
 
-// isHostField also allows names in UTF-8, which isHost does not. Some clients write them in Host
+// isHostField also allows names in UTF-8, which IsHost does not. Some clients write them in Host
 // beside a target with the same name. The target counts, and this Host is not forwarded.
 func isHostField(b []byte) bool {
 	if IsHost(b) {

@@ -1,4 +1,4 @@
-package proxy
+package sock
 
 import (
 	"encoding/binary"
@@ -16,9 +16,9 @@ const (
 	tcpTimeWait = 10
 )
 
-// isOver reports whether the connection is over for the kernel: both FINs are acknowledged, or it
+// IsOver reports whether the connection is over for the kernel: both FINs are acknowledged, or it
 // was reset.
-func isOver(fd int) (bool, error) {
+func IsOver(fd int) (bool, error) {
 	info, err := unix.GetsockoptTCPConnectionInfo(fd, unix.IPPROTO_TCP, unix.TCP_CONNECTION_INFO)
 	if err != nil {
 		return false, err

@@ -1,4 +1,4 @@
-package proxy
+package sock
 
 import (
 	"fmt"
@@ -8,18 +8,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// eventSet reports events of many sockets at the cost of one goroutine. It is an epoll set, which
+// Events reports events of many sockets at the cost of one goroutine. It is an epoll set, which
 // the Go runtime's poller watches.
-type eventSet struct {
+type Events struct {
 	file *os.File
 	raw  syscall.RawConn
 	done chan struct{}
 }
 
-// newEventSet starts a set that calls notify for each event, with the socket's token and whether
+// NewEvents starts a set that calls notify for each event, with the socket's token and whether
 // the connection was reset. notify must not block. (EPOLLHUP is no reset: it means that both sides
-// have sent their FIN, and bytes may precede the peer's.) close ends the set.
-func newEventSet(name string, notify func(token uint64, gone bool)) (*eventSet, error) {
+// have sent their FIN, and bytes may precede the peer's.) Close ends the set.
+func NewEvents(name string, notify func(token uint64, gone bool)) (*Events, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("create the epoll set for %s: %w", name, err)
@@ -28,7 +28,7 @@ func newEventSet(name string, notify func(token uint64, gone bool)) (*eventSet, 
 		unix.Close(fd)
 		return nil, fmt.Errorf("prepare the epoll set for %s: %w", name, err)
 	}
-	e := &eventSet{file: os.NewFile(uintptr(fd), name), done: make(chan struct{})}
+	e := &Events{file: os.NewFile(uintptr(fd), name), done: make(chan struct{})}
 	if e.raw, err = e.file.SyscallConn(); err != nil {
 		e.file.Close()
 		return nil, fmt.Errorf("watch the epoll set for %s: %w", name, err)
@@ -45,8 +45,8 @@ func newEventSet(name string, notify func(token uint64, gone bool)) (*eventSet, 
 	return e, nil
 }
 
-// close ends the set and waits for its goroutine.
-func (e *eventSet) close() {
+// Close ends the set and waits for its goroutine.
+func (e *Events) Close() {
 	e.file.Close()
 	<-e.done
 }
@@ -54,13 +54,13 @@ func (e *eventSet) close() {
 // watchEnd adds s to the set, to report each kind of end once: the peer's FIN, even behind unread
 // bytes, and a reset. It returns false if the socket or the set is closed. Closing the socket
 // removes it.
-func (e *eventSet) watchEnd(s *sock, token uint64) bool {
+func (e *Events) watchEnd(s *Conn, token uint64) bool {
 	return e.control(unix.EPOLL_CTL_ADD, s, unix.EPOLLRDHUP|unix.EPOLLET, token)
 }
 
-// watchOnce reports once that there are bytes to read or that the connection ended, including what
+// WatchOnce reports once that there are bytes to read or that the connection ended, including what
 // happened before the call. again says that s is in the set from an earlier call.
-func (e *eventSet) watchOnce(s *sock, token uint64, again bool) bool {
+func (e *Events) WatchOnce(s *Conn, token uint64, again bool) bool {
 	op := unix.EPOLL_CTL_ADD
 	if again {
 		op = unix.EPOLL_CTL_MOD
@@ -69,7 +69,7 @@ func (e *eventSet) watchOnce(s *sock, token uint64, again bool) bool {
 }
 
 // control adds s to the set or changes the events to report; false means that it could not.
-func (e *eventSet) control(op int, s *sock, events uint32, token uint64) (ok bool) {
+func (e *Events) control(op int, s *Conn, events uint32, token uint64) (ok bool) {
 	event := unix.EpollEvent{Events: events, Fd: int32(uint32(token)), Pad: int32(uint32(token >> 32))}
 	s.raw.Control(func(fd uintptr) {
 		e.raw.Control(func(set uintptr) {

@@ -1,4 +1,4 @@
-package proxy
+package sock
 
 import (
 	"bytes"
@@ -39,7 +39,7 @@ func (d *descriptor) Read(f func(uintptr) bool) error {
 }
 
 // arrivingAt returns an inbuf that receives data in pieces of n bytes, and then a FIN.
-func arrivingAt(t *testing.T, data []byte, n int) *inbuf {
+func arrivingAt(t *testing.T, data []byte, n int) *Reader {
 	var ends [2]int
 	if err := unix.Pipe(ends[:]); err != nil {
 		t.Fatal(err)
@@ -54,11 +54,11 @@ func arrivingAt(t *testing.T, data []byte, n int) *inbuf {
 			unix.Close(d.feed)
 		}
 	})
-	return &inbuf{sock: onDescriptor(d)}
+	return &Reader{Conn: onDescriptor(d)}
 }
 
-func onDescriptor(d *descriptor) *sock {
-	s := &sock{raw: d, pool: new(bufferPool)}
+func onDescriptor(d *descriptor) *Conn {
+	s := &Conn{raw: d, pool: new(Buffers)}
 	s.tryReadFunc, s.tryWriteFunc = s.tryRead, s.tryWrite
 	return s
 }
@@ -75,7 +75,7 @@ func FuzzReader(f *testing.F) {
 			data[i] = byte(i) ^ byte(i>>8)*31
 		}
 		in := arrivingAt(t, data, int(piece)+1)
-		defer in.release()
+		defer in.Release()
 		at := 0
 		for i := 0; ; i++ {
 			b := in.Bytes()
@@ -95,7 +95,7 @@ func FuzzReader(f *testing.F) {
 			switch err := in.Fill(); {
 			case err == io.EOF && at+in.Len() == len(data):
 				return
-			case err == errFull && in.Len() == maxBuffered:
+			case err == errFull && in.Len() == MaxBuffered:
 				return
 			case err != nil:
 				t.Fatalf("at %d of %d, with %d unread: %v", at, len(data), in.Len(), err)

@@ -1,4 +1,4 @@
-package proxy
+package sock
 
 import (
 	"net/netip"
@@ -8,12 +8,12 @@ import (
 
 func TestLocalCache(t *testing.T) {
 	local, asked := true, 0
-	c := newLocalCache(func(netip.AddrPort) bool { asked++; return local })
+	c := NewLocalCache(func(netip.AddrPort) bool { asked++; return local })
 	now := time.Unix(1000, 0)
 	at := netip.MustParseAddrPort("10.0.0.1:8080")
 	check := func(addr netip.AddrPort, later time.Duration, want bool, wantAsked int) {
 		t.Helper()
-		if got := c.isLocal(addr, now.Add(later)); got != want || asked != wantAsked {
+		if got := c.IsLocal(addr, now.Add(later)); got != want || asked != wantAsked {
 			t.Errorf("local is %v, asked %d times; want %v, %d", got, asked, want, wantAsked)
 		}
 	}
@@ -24,7 +24,7 @@ func TestLocalCache(t *testing.T) {
 	check(netip.AddrPortFrom(at.Addr(), 8081), 0, false, 2)
 	check(at, localFor, false, 3)
 	for i := range 3 * maxLocal {
-		c.isLocal(netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), 1), now)
+		c.IsLocal(netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), 1), now)
 	}
 	if len(c.known) > maxLocal {
 		t.Errorf("%d addresses are remembered", len(c.known))

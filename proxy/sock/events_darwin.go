@@ -1,4 +1,4 @@
-package proxy
+package sock
 
 import (
 	"fmt"
@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// eventSet reports events of many sockets at the cost of one goroutine and its thread. It is a
+// Events reports events of many sockets at the cost of one goroutine and its thread. It is a
 // kqueue, which the Go runtime's poller can't watch.
-type eventSet struct {
+type Events struct {
 	done chan struct{}
 
 	mu     sync.RWMutex // a reader may use fd
@@ -43,15 +43,15 @@ func asKevents(events []kevent) []unix.Kevent_t {
 // stopIdent is the event by which close wakes the goroutine.
 const stopIdent = 0
 
-// newEventSet starts a set that calls notify for each event, with the socket's token and whether
-// the connection was reset. notify must not block. close ends the set.
-func newEventSet(name string, notify func(token uint64, gone bool)) (*eventSet, error) {
+// NewEvents starts a set that calls notify for each event, with the socket's token and whether
+// the connection was reset. notify must not block. Close ends the set.
+func NewEvents(name string, notify func(token uint64, gone bool)) (*Events, error) {
 	fd, err := unix.Kqueue()
 	if err != nil {
 		return nil, fmt.Errorf("create the kqueue for %s: %w", name, err)
 	}
 	unix.CloseOnExec(fd) // a child would not inherit it anyway
-	e := &eventSet{fd: fd, done: make(chan struct{})}
+	e := &Events{fd: fd, done: make(chan struct{})}
 	if err := e.change(kevent{ident: stopIdent, filter: unix.EVFILT_USER, flags: unix.EV_ADD | unix.EV_CLEAR}); err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("prepare the kqueue for %s: %w", name, err)
@@ -65,8 +65,8 @@ func newEventSet(name string, notify func(token uint64, gone bool)) (*eventSet, 
 	return e, nil
 }
 
-// close ends the set and waits for its goroutine.
-func (e *eventSet) close() {
+// Close ends the set and waits for its goroutine.
+func (e *Events) Close() {
 	e.mu.Lock()
 	first := !e.closed
 	e.closed = true
@@ -83,19 +83,19 @@ func (e *eventSet) close() {
 // watchEnd adds s to the set, to report each kind of end once: the peer's FIN, even behind unread
 // bytes, and a reset. It returns false if the socket or the set is closed. Closing the socket
 // removes it.
-func (e *eventSet) watchEnd(s *sock, token uint64) bool {
+func (e *Events) watchEnd(s *Conn, token uint64) bool {
 	// Bytes are reported only once the buffer is full, but an end always is.
 	return e.add(s, kevent{flags: unix.EV_ADD | unix.EV_CLEAR, fflags: unix.NOTE_LOWAT, data: 1 << 30, token: uintptr(token)})
 }
 
-// watchOnce reports once that there are bytes to read or that the connection ended, including what
+// WatchOnce reports once that there are bytes to read or that the connection ended, including what
 // happened before the call. The kqueue forgets s with each report, so s is always added anew.
-func (e *eventSet) watchOnce(s *sock, token uint64, _ bool) bool {
+func (e *Events) WatchOnce(s *Conn, token uint64, _ bool) bool {
 	return e.add(s, kevent{flags: unix.EV_ADD | unix.EV_ONESHOT, token: uintptr(token)})
 }
 
 // add sets the read events of s to report.
-func (e *eventSet) add(s *sock, event kevent) (ok bool) {
+func (e *Events) add(s *Conn, event kevent) (ok bool) {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
 	if e.closed {
@@ -110,7 +110,7 @@ func (e *eventSet) add(s *sock, event kevent) (ok bool) {
 }
 
 // change makes one change to the set.
-func (e *eventSet) change(event kevent) error {
+func (e *Events) change(event kevent) error {
 	_, err := unix.Kevent(e.fd, asKevents([]kevent{event}), nil, nil)
 	return err
 }

@@ -1,6 +1,6 @@
 //go:build portable
 
-package proxy
+package sock
 
 // allowLateOptions does nothing: Linux always allows them.
 func allowLateOptions(int) {}

@@ -1,23 +1,23 @@
-package proxy
+package sock
 
 import (
 	"sync"
 	"sync/atomic"
 )
 
-// hangup says how a peer has ended its connection.
-type hangup uint8
+// Hangup says how a peer has ended its connection.
+type Hangup uint8
 
 const (
-	hangupFIN   hangup = iota + 1 // it will send nothing more
-	hangupReset                   // the connection is gone
+	HangupFIN   Hangup = iota + 1 // it will send nothing more
+	HangupReset                   // the connection is gone
 )
 
-// hangups detects that a peer has closed or reset while no goroutine reads the socket: a client in
+// Hangups detects that a peer has closed or reset while no goroutine reads the socket: a client in
 // the queue, one whose tunnel is stuck in a write, an upstream whose connection is kept for reuse.
 // It notices an end even behind unread bytes, and costs no goroutine per connection.
-type hangups struct {
-	set *eventSet
+type Hangups struct {
+	set *Events
 
 	mu      sync.Mutex
 	last    uint64
@@ -26,25 +26,25 @@ type hangups struct {
 
 // watch is one socket's registration. Its zero value is not registered.
 type watch struct {
-	set    atomic.Pointer[hangups] // set once, with the set's lock held
+	set    atomic.Pointer[Hangups] // set once, with the set's lock held
 	token  uint64
-	notify func(hangup)
+	notify func(Hangup)
 }
 
-// newHangups starts the watcher; close ends it.
-func newHangups() (*hangups, error) {
-	h := &hangups{watched: make(map[uint64]*watch)}
-	set, err := newEventSet("hang-ups", h.notify)
+// NewHangups starts the watcher; Close ends it.
+func NewHangups() (*Hangups, error) {
+	h := &Hangups{watched: make(map[uint64]*watch)}
+	set, err := NewEvents("hang-ups", h.notify)
 	h.set = set
 	return h, err
 }
 
-// close stops the watcher and waits for it.
-func (h *hangups) close() { h.set.close() }
+// Close stops the watcher and waits for it.
+func (h *Hangups) Close() { h.set.Close() }
 
-// add starts watching s, once. notify is called from the watcher's goroutine and must not block. An
+// Add starts watching s, once. notify is called from the watcher's goroutine and must not block. An
 // end that came before is reported too.
-func (h *hangups) add(s *sock, notify func(hangup)) {
+func (h *Hangups) Add(s *Conn, notify func(Hangup)) {
 	h.mu.Lock()
 	if s.watch.set.Load() != nil {
 		h.mu.Unlock()
@@ -62,8 +62,8 @@ func (h *hangups) add(s *sock, notify func(hangup)) {
 	}
 }
 
-// on reports whether the socket is, or was, registered.
-func (w *watch) on() bool { return w.set.Load() != nil }
+// Watched reports whether the socket is, or was, registered.
+func (s *Conn) Watched() bool { return s.watch.set.Load() != nil }
 
 // forget drops the registration. Closing the socket removes it from the kernel's set.
 func (w *watch) forget() {
@@ -77,16 +77,16 @@ func (w *watch) forget() {
 }
 
 // notify passes an event on to the socket's callback.
-func (h *hangups) notify(token uint64, gone bool) {
+func (h *Hangups) notify(token uint64, gone bool) {
 	h.mu.Lock()
 	w := h.watched[token]
 	h.mu.Unlock()
 	if w == nil {
 		return
 	}
-	kind := hangupFIN
+	kind := HangupFIN
 	if gone {
-		kind = hangupReset
+		kind = HangupReset
 	}
 	w.notify(kind)
 }

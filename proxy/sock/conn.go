@@ -1,4 +1,4 @@
-package proxy
+package sock
 
 import (
 	"cmp"
@@ -14,55 +14,81 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// errNotLive ends reads and writes of a flow whose slot, or whose claims, are no longer live.
-var errNotLive = errors.New("the session of the slot or the claims has passed its deadline")
+// ErrNotLive ends reads and writes of a flow whose slot, or whose claims, are no longer live.
+var ErrNotLive = errors.New("the session of the slot or the claims has passed its deadline")
 
-// bufSize is the size of pooled buffers, and the most that one read takes.
-const bufSize = 32 << 10
+// BufferSize is the size of pooled buffers, and the most that one read takes.
+const BufferSize = 32 << 10
 
-// bufferPool holds buffers of bufSize between reads.
-type bufferPool struct{ pool sync.Pool }
+// Buffers holds buffers of BufferSize between reads.
+type Buffers struct{ pool sync.Pool }
 
-func (p *bufferPool) get() []byte {
-	if b, ok := p.pool.Get().(*[bufSize]byte); ok {
+// Get returns a buffer.
+func (p *Buffers) Get() []byte {
+	if b, ok := p.pool.Get().(*[BufferSize]byte); ok {
 		return b[:]
 	}
-	return new([bufSize]byte)[:]
+	return new([BufferSize]byte)[:]
 }
 
-// put takes back a buffer from get. A buffer that was grown meanwhile is left to the garbage
+// Put takes back a buffer from get. A buffer that was grown meanwhile is left to the garbage
 // collector.
-func (p *bufferPool) put(b []byte) {
-	if cap(b) == bufSize {
-		p.pool.Put((*[bufSize]byte)(b[:bufSize]))
+func (p *Buffers) Put(b []byte) {
+	if cap(b) == BufferSize {
+		p.pool.Put((*[BufferSize]byte)(b[:BufferSize]))
 	}
 }
 
-// sock is one TCP connection, the client's or the upstream's.
+// Live is a right to use a connection, which may end at any time.
+type Live interface {
+	// Live reports whether another byte may be read or written.
+	Live() bool
+}
+
+// Tunnel is what a connection is part of whose other end waits as well.
+type Tunnel interface {
+	// Blocked is called when a write has to wait. It must not block.
+	Blocked()
+}
+
+// Front stands between the peer and one end of a socket pair, and the socket is the other end: it
+// terminates the peer's TLS. What is asked of the peer's connection is asked of the front.
+type Front interface {
+	// Broken reports whether the peer's connection was reset.
+	Broken() bool
+	// Reset resets the peer's connection.
+	Reset()
+	// Closed says that the socket was closed. What was written is still delivered.
+	Closed()
+	// Wire is the peer's connection.
+	Wire() *Conn
+}
+
+// Conn is one TCP connection, the client's or the upstream's.
 //
 // Every read and write first waits for readiness, then asks the slot whether it is still live, and
 // then makes one non-blocking system call. So a process that was frozen past its lease notices
 // before it touches another byte. One goroutine may read and one may write at a time; reset and
 // close may be called from anywhere.
-type sock struct {
+type Conn struct {
 	// conn is the descriptor, registered with the runtime's poller. Unlike package net, it makes no
 	// system calls for addresses and default options.
 	conn *os.File
 	raw  syscall.RawConn
-	pool *bufferPool
+	pool *Buffers
 	// slot and claims, if not nil, must be live for every read and write. They are changed only
 	// while neither is in progress. There are no claims without a slot.
-	slot   Slot
-	claims Claims
+	slot   Live
+	claims Live
 	// meter, if not nil, paces the bytes that are read. It belongs to the goroutine that reads.
 	meter   Meter
 	waiting meterWait // for the meter of a plain message
-	// front, if not nil, is the client's TLS, at the other end of the socket pair.
-	front *front
-	// tunnel, if not nil, is the flow whose blocked is called when the peer's window is full.
-	tunnel *flow
-	// stall bounds a write without progress; 0 is no bound.
-	stall time.Duration
+	// front, if not nil, is what stands between the peer and a socket pair.
+	front Front
+	// tunnel, if not nil, is told when the peer's window is full.
+	tunnel Tunnel
+	// Stall bounds a write without progress; 0 is no bound.
+	Stall time.Duration
 	// stuck is set while a write waits for the peer's window.
 	stuck atomic.Bool
 	// watch is the registration with the hang-up watcher.
@@ -92,17 +118,17 @@ type writing struct {
 	armed bool // a write deadline is set
 }
 
-// newSock takes over a non-blocking TCP socket.
-func newSock(fd int, pool *bufferPool) *sock {
-	s := &sock{conn: os.NewFile(uintptr(fd), ""), pool: pool}
+// New takes over a non-blocking TCP socket.
+func New(fd int, pool *Buffers) *Conn {
+	s := &Conn{conn: os.NewFile(uintptr(fd), ""), pool: pool}
 	s.raw, _ = s.conn.SyscallConn() // never fails for an open file
 	s.tryReadFunc, s.tryWriteFunc = s.tryRead, s.tryWrite
 	return s
 }
 
-// finishConnect waits until the connection to peer is established, has failed, or the write
+// FinishConnect waits until the connection to peer is established, has failed, or the write
 // deadline has passed.
-func (s *sock) finishConnect(peer unix.Sockaddr, addr netip.AddrPort) error {
+func (s *Conn) FinishConnect(peer unix.Sockaddr, addr netip.AddrPort) error {
 	var failure error
 	err := s.raw.Write(func(fd uintptr) bool {
 		failure = notItself(int(fd), addr, connectOn(int(fd), peer))
@@ -111,15 +137,15 @@ func (s *sock) finishConnect(peer unix.Sockaddr, addr netip.AddrPort) error {
 	return cmp.Or(err, failure)
 }
 
-// guard sets what must be live for every read and write.
-func (s *sock) guard(slot Slot, claims Claims) { s.slot, s.claims = slot, claims }
+// Guard sets what must be live for every read and write.
+func (s *Conn) Guard(slot, claims Live) { s.slot, s.claims = slot, claims }
 
-// read fills b with the bytes of one system call. If b is nil, a buffer is taken from the pool once
+// Read fills b with the bytes of one system call. If b is nil, a buffer is taken from the pool once
 // there is something to read; unless err is set, it belongs to the caller.
-func (s *sock) read(b []byte) ([]byte, int, error) { return s.readBy(b, s.tryReadFunc) }
+func (s *Conn) Read(b []byte) ([]byte, int, error) { return s.readBy(b, s.tryReadFunc) }
 
 // readBy reads with try, which is tryRead or calls it.
-func (s *sock) readBy(b []byte, try func(fd uintptr) bool) ([]byte, int, error) {
+func (s *Conn) readBy(b []byte, try func(fd uintptr) bool) ([]byte, int, error) {
 	r := &s.reading
 	r.buf, r.n, r.err = b, 0, nil
 	err := s.raw.Read(try)
@@ -128,7 +154,7 @@ func (s *sock) readBy(b []byte, try func(fd uintptr) bool) ([]byte, int, error) 
 	}
 	if err != nil {
 		if b == nil && r.buf != nil {
-			s.pool.put(r.buf)
+			s.pool.Put(r.buf)
 		}
 		r.buf = nil
 		return b, 0, err
@@ -139,25 +165,25 @@ func (s *sock) readBy(b []byte, try func(fd uintptr) bool) ([]byte, int, error) 
 
 // tryRead makes one read; false means that there is nothing to read yet. Of a socket with a meter,
 // it reads at most what that gives.
-func (s *sock) tryRead(fd uintptr) bool {
+func (s *Conn) tryRead(fd uintptr) bool {
 	r := &s.reading
 	if s.slot != nil && (!s.slot.Live() || s.claims != nil && !s.claims.Live()) {
-		r.err = errNotLive
+		r.err = ErrNotLive
 		return true
 	}
 	pooled := r.buf == nil
-	most := bufSize
+	most := BufferSize
 	if !pooled {
 		most = len(r.buf)
 	}
 	if s.meter != nil {
 		if most = s.meter.Take(most); most == 0 {
-			r.err = errStarved
+			r.err = ErrStarved
 			return true
 		}
 	}
 	if pooled {
-		r.buf = s.pool.get()
+		r.buf = s.pool.Get()
 	}
 	for {
 		n, err := unix.Read(int(fd), r.buf[:most])
@@ -170,7 +196,7 @@ func (s *sock) tryRead(fd uintptr) bool {
 		switch {
 		case err == unix.EAGAIN:
 			if pooled {
-				s.pool.put(r.buf)
+				s.pool.Put(r.buf)
 				r.buf = nil
 			}
 			return false
@@ -187,15 +213,15 @@ func (s *sock) tryRead(fd uintptr) bool {
 
 // end returns the error for an end of file: the peer's FIN, or the reset of a TLS client's
 // connection.
-func (s *sock) end() error {
-	if s.front != nil && s.front.broken.Load() {
+func (s *Conn) end() error {
+	if s.front != nil && s.front.Broken() {
 		return unix.ECONNRESET
 	}
 	return io.EOF
 }
 
-// write writes all of a, b and c, in one system call if the window allows it.
-func (s *sock) write(a, b, c []byte) error {
+// Write writes all of a, b and c, in one system call if the window allows it.
+func (s *Conn) Write(a, b, c []byte) error {
 	w := &s.writing
 	w.parts, w.err = [3][]byte{a, b, c}, nil
 	err := s.raw.Write(s.tryWriteFunc)
@@ -214,7 +240,7 @@ func (s *sock) write(a, b, c []byte) error {
 }
 
 // tryWrite writes; false means that the peer's window is full.
-func (s *sock) tryWrite(fd uintptr) bool {
+func (s *Conn) tryWrite(fd uintptr) bool {
 	w := &s.writing
 	for {
 		first, rest := w.first()
@@ -222,7 +248,7 @@ func (s *sock) tryWrite(fd uintptr) bool {
 			return true
 		}
 		if s.slot != nil && (!s.slot.Live() || s.claims != nil && !s.claims.Live()) {
-			w.err = errNotLive
+			w.err = ErrNotLive
 			return true
 		}
 		s.pushSmall(fd)
@@ -248,7 +274,7 @@ func (s *sock) tryWrite(fd uintptr) bool {
 }
 
 // pushSmall turns off Nagle's algorithm before a second write.
-func (s *sock) pushSmall(fd uintptr) {
+func (s *Conn) pushSmall(fd uintptr) {
 	if s.slowStart && s.written {
 		s.slowStart = false
 		unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
@@ -273,7 +299,7 @@ func (w *writing) first() (first int, rest bool) {
 }
 
 // wrote removes n written bytes from the parts.
-func (s *sock) wrote(n int) {
+func (s *Conn) wrote(n int) {
 	for i, p := range s.writing.parts {
 		k := min(n, len(p))
 		s.writing.parts[i] = p[k:]
@@ -281,20 +307,20 @@ func (s *sock) wrote(n int) {
 	}
 }
 
-func (s *sock) writeBlocked() {
+func (s *Conn) writeBlocked() {
 	s.stuck.Store(true)
-	if s.stall > 0 {
+	if s.Stall > 0 {
 		s.writing.armed = true
-		s.conn.SetWriteDeadline(time.Now().Add(s.stall))
+		s.conn.SetWriteDeadline(time.Now().Add(s.Stall))
 	}
 	if s.tunnel != nil {
-		s.tunnel.blocked()
+		s.tunnel.Blocked()
 	}
 }
 
-// offer writes as much of b as the window allows, without regard to writes in progress, and returns
+// Offer writes as much of b as the window allows, without regard to writes in progress, and returns
 // the number of bytes written.
-func (s *sock) offer(b string) (n int) {
+func (s *Conn) Offer(b string) (n int) {
 	s.raw.Control(func(fd uintptr) {
 		if wrote, err := unix.Write(int(fd), []byte(b)); err == nil {
 			n = wrote
@@ -303,8 +329,8 @@ func (s *sock) offer(b string) (n int) {
 	return n
 }
 
-// quiet reports whether the connection has neither bytes to read nor an end.
-func (s *sock) quiet() bool {
+// Quiet reports whether the connection has neither bytes to read nor an end.
+func (s *Conn) Quiet() bool {
 	quiet := false
 	err := s.raw.Control(func(fd uintptr) {
 		var b [1]byte
@@ -314,39 +340,39 @@ func (s *sock) quiet() bool {
 	return err == nil && quiet
 }
 
-// unread returns the number of received bytes that have not been read.
-func (s *sock) unread() (n int) {
+// Unread returns the number of received bytes that have not been read.
+func (s *Conn) Unread() (n int) {
 	s.raw.Control(func(fd uintptr) { n = received(int(fd)) })
 	return n
 }
 
-// reset ends the connection at once, with a RST, and wakes goroutines that read or write it.
-func (s *sock) reset() {
+// Reset ends the connection at once, with a RST, and wakes goroutines that read or write it.
+func (s *Conn) Reset() {
 	if s.front != nil {
-		s.front.clientReset()
+		s.front.Reset()
 	}
 	s.raw.Control(func(fd uintptr) {
 		unix.SetsockoptLinger(int(fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 	})
-	s.close()
+	s.Close()
 }
 
-// close ends the connection; written bytes are still delivered.
-func (s *sock) close() {
+// Close ends the connection; written bytes are still delivered.
+func (s *Conn) Close() {
 	s.conn.Close()
 	s.watch.forget() // afterwards: a concurrent registration finds the socket closed, or is undone here
 	if s.front != nil {
-		s.front.clientClosed()
+		s.front.Closed()
 	}
 }
 
-// closeWrite sends a FIN after the written bytes.
-func (s *sock) closeWrite() error { return s.shutdown(unix.SHUT_WR) }
+// CloseWrite sends a FIN after the written bytes.
+func (s *Conn) CloseWrite() error { return s.shutdown(unix.SHUT_WR) }
 
-// closeRead makes reads end as if a FIN had come. The peer does not notice.
-func (s *sock) closeRead() error { return s.shutdown(unix.SHUT_RD) }
+// CloseRead makes reads end as if a FIN had come. The peer does not notice.
+func (s *Conn) CloseRead() error { return s.shutdown(unix.SHUT_RD) }
 
-func (s *sock) shutdown(how int) error {
+func (s *Conn) shutdown(how int) error {
 	var err error
 	if closed := s.raw.Control(func(fd uintptr) { err = unix.Shutdown(int(fd), how) }); closed != nil {
 		return closed
@@ -373,38 +399,68 @@ func setKeepAlive(fd uintptr) error {
 	return nil
 }
 
-// keepAlive makes the kernel probe a silent peer.
-func (s *sock) keepAlive() {
+// KeepAlive makes the kernel probe a silent peer.
+func (s *Conn) KeepAlive() {
 	s.raw.Control(func(fd uintptr) { _ = setKeepAlive(fd) })
 }
 
-// rtt returns the kernel's smoothed round-trip time, or 0 for a closed connection.
-func (s *sock) rtt() (d time.Duration) {
+// RTT returns the kernel's smoothed round-trip time, or 0 for a closed connection.
+func (s *Conn) RTT() (d time.Duration) {
 	s.raw.Control(func(fd uintptr) { d = roundTrip(int(fd)) })
 	return d
 }
 
-// acked returns a number that changes with each byte that the peer's kernel acknowledges.
-func (s *sock) acked() (n uint64) {
+// Acked returns a number that changes with each byte that the peer's kernel acknowledges.
+func (s *Conn) Acked() (n uint64) {
 	if s.front != nil {
-		return s.front.wire.acked()
+		return s.front.Wire().Acked()
 	}
 	s.raw.Control(func(fd uintptr) { n = taken(int(fd)) })
 	return n
 }
 
-// carried returns a number that changes with each byte received, and with each byte that the peer's
+// Carried returns a number that changes with each byte received, and with each byte that the peer's
 // kernel acknowledges.
-func (s *sock) carried() (n uint64) {
+func (s *Conn) Carried() (n uint64) {
 	if s.front != nil {
-		return s.front.wire.carried()
+		return s.front.Wire().Carried()
 	}
 	s.raw.Control(func(fd uintptr) { n = carried(int(fd)) })
 	return n
 }
 
-// isReset reports whether err means that the peer, or the network, has ended the connection.
-func isReset(err error) bool {
+// IsReset reports whether err means that the peer, or the network, has ended the connection.
+func IsReset(err error) bool {
 	return errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) ||
 		errors.Is(err, unix.ETIMEDOUT) || errors.Is(err, unix.ENOTCONN)
 }
+
+// SetFront puts a front before the socket.
+func (s *Conn) SetFront(f Front) { s.front = f }
+
+// SetTunnel makes the socket part of a tunnel, which has no bound for a stalled write.
+func (s *Conn) SetTunnel(t Tunnel) { s.Stall, s.tunnel = 0, t }
+
+// SetMeter makes m pace the bytes that are read; nil ends that.
+func (s *Conn) SetMeter(m Meter) { s.meter = m }
+
+// IsStuck reports whether a write waits for the peer's window.
+func (s *Conn) IsStuck() bool { return s.stuck.Load() }
+
+// Control calls f with the descriptor; an error means that the socket is closed.
+func (s *Conn) Control(f func(fd uintptr)) error { return s.raw.Control(f) }
+
+// SetDeadline sets the time at which reads and writes fail; zero is none.
+func (s *Conn) SetDeadline(t time.Time) error { return s.conn.SetDeadline(t) }
+
+// SetReadDeadline sets the time at which reads fail; zero is none.
+func (s *Conn) SetReadDeadline(t time.Time) error { return s.conn.SetReadDeadline(t) }
+
+// SetWriteDeadline sets the time at which writes fail; zero is none.
+func (s *Conn) SetWriteDeadline(t time.Time) error { return s.conn.SetWriteDeadline(t) }
+
+// Recycle gives back a buffer that read has taken from the pool.
+func (s *Conn) Recycle(b []byte) { s.pool.Put(b) }
+
+// Claimed reports whether claims must be live beside the slot.
+func (s *Conn) Claimed() bool { return s.claims != nil }

@@ -1,6 +1,6 @@
 //go:build !portable
 
-package proxy
+package sock
 
 import (
 	"encoding/binary"
@@ -37,20 +37,20 @@ route add unreachable 10.13.0.0/24
 			"10.10.0.1": true, "10.9.1.1": false, "fd01::2": true, "fd01::3": false, "fd09::77": true, "fd10::1": false, "10.1.0.255": true,
 			"fe80::2%one": true, "fe80::3%one": false, "fe80::2%none": false, "10.11.0.1": true, "10.12.0.1": false, "10.13.0.1": false,
 		} {
-			if got := isLocal(netip.AddrPortFrom(netip.MustParseAddr(addr), 8080)); got != want {
+			if got := IsLocal(netip.AddrPortFrom(netip.MustParseAddr(addr), 8080)); got != want {
 				return fmt.Errorf("%s: local is %v", addr, got)
 			}
 		}
 		if err := ip("addr add 10.1.0.4/24 dev one\n"); err != nil {
 			return err
 		}
-		if !isLocal(netip.MustParseAddrPort("10.1.0.4:8080")) {
+		if !IsLocal(netip.MustParseAddrPort("10.1.0.4:8080")) {
 			return errors.New("an address that was added later is not found")
 		}
 		if err := ip("rule add ipproto tcp dport 8080 to 10.14.0.0/24 lookup 14\nroute add local 10.14.0.0/24 dev lo table 14\n"); err != nil {
 			return err
 		}
-		if !isLocal(netip.MustParseAddrPort("10.14.0.1:8080")) || isLocal(netip.MustParseAddrPort("10.14.0.1:8081")) {
+		if !IsLocal(netip.MustParseAddrPort("10.14.0.1:8080")) || IsLocal(netip.MustParseAddrPort("10.14.0.1:8081")) {
 			return errors.New("a rule for one port is not followed")
 		}
 		return nil
@@ -120,6 +120,6 @@ func FuzzRouteAnswer(f *testing.F) {
 func BenchmarkIsLocal(b *testing.B) {
 	addr := netip.MustParseAddrPort("192.0.2.7:8080")
 	for b.Loop() {
-		isLocal(addr)
+		IsLocal(addr)
 	}
 }

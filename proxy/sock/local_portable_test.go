@@ -1,6 +1,6 @@
 //go:build !linux || portable
 
-package proxy
+package sock
 
 import (
 	"net"
@@ -15,12 +15,12 @@ func TestOwnAddresses(t *testing.T) {
 	}
 	for _, a := range list {
 		ip, _ := netip.AddrFromSlice(a.(*net.IPNet).IP)
-		if !isLocal(netip.AddrPortFrom(ip.Unmap(), 8080)) || !isLocal(netip.AddrPortFrom(ip.Unmap().WithZone("one"), 8080)) {
+		if !IsLocal(netip.AddrPortFrom(ip.Unmap(), 8080)) || !IsLocal(netip.AddrPortFrom(ip.Unmap().WithZone("one"), 8080)) {
 			t.Errorf("%v is not local", ip)
 		}
 	}
 	for addr, want := range map[string]bool{"127.9.9.9": true, "203.0.113.77": false, "2001:db8::77": false} {
-		if isLocal(netip.AddrPortFrom(netip.MustParseAddr(addr), 8080)) != want {
+		if IsLocal(netip.AddrPortFrom(netip.MustParseAddr(addr), 8080)) != want {
 			t.Errorf("%s is not %v", addr, want)
 		}
 	}

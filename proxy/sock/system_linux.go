@@ -1,6 +1,6 @@
 //go:build !portable
 
-package proxy
+package sock
 
 import (
 	"encoding/binary"
@@ -32,8 +32,8 @@ func newSocket(family int) (fd int, err error) {
 	return unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
 }
 
-// newPair makes two connected non-blocking sockets.
-func newPair() (a, b int, err error) {
+// NewPair makes two connected non-blocking sockets.
+func NewPair() (a, b int, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	return fds[0], fds[1], err
 }
@@ -70,12 +70,12 @@ func (a *rawAddr) addrPort() netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// awaitClosed waits, after a FIN in each direction, until the peer has acknowledged ours. It
+// AwaitClosed waits, after a FIN in each direction, until the peer has acknowledged ours. It
 // returns false if that takes longer than timeout or the connection is reset.
-func (s *sock) awaitClosed(timeout time.Duration) bool {
+func (s *Conn) AwaitClosed(timeout time.Duration) bool {
 	closed, armed := false, false
 	err := s.raw.Read(func(fd uintptr) bool {
-		over, err := isOver(int(fd))
+		over, err := IsOver(int(fd))
 		if err != nil {
 			return true
 		}

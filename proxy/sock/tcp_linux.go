@@ -1,4 +1,4 @@
-package proxy
+package sock
 
 import (
 	"time"
@@ -15,9 +15,9 @@ const (
 	tcpClose    = 7
 )
 
-// isOver reports whether the connection is over for the kernel: both FINs are acknowledged, or it
+// IsOver reports whether the connection is over for the kernel: both FINs are acknowledged, or it
 // was reset.
-func isOver(fd int) (bool, error) {
+func IsOver(fd int) (bool, error) {
 	state, err := unix.GetsockoptByte(fd, unix.IPPROTO_TCP, unix.TCP_INFO) // its first field
 	return state == tcpClose || state == tcpTimeWait, err
 }

@@ -1,6 +1,6 @@
 //go:build !linux || portable
 
-package proxy
+package sock
 
 import (
 	"errors"
@@ -56,8 +56,8 @@ func newSocket(family int) (fd int, err error) {
 	return fd, nil
 }
 
-// newPair makes two connected non-blocking sockets.
-func newPair() (a, b int, err error) {
+// NewPair makes two connected non-blocking sockets.
+func NewPair() (a, b int, err error) {
 	syscall.ForkLock.RLock()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 	if err == nil {
@@ -125,17 +125,17 @@ func addrPortOf(sa unix.Sockaddr) netip.AddrPort {
 }
 
 const (
-	firstLook = 250 * time.Microsecond // first pause of awaitClosed; doubled up to lastLook
+	firstLook = 250 * time.Microsecond // first pause of AwaitClosed; doubled up to lastLook
 	lastLook  = 10 * time.Millisecond
 )
 
-// awaitClosed waits, after a FIN in each direction, until the peer has acknowledged ours. It
+// AwaitClosed waits, after a FIN in each direction, until the peer has acknowledged ours. It
 // returns false if that takes longer than timeout or the connection is reset. It polls, because not
 // every kernel reports an acknowledgement.
-func (s *sock) awaitClosed(timeout time.Duration) bool {
+func (s *Conn) AwaitClosed(timeout time.Duration) bool {
 	closed, failed := false, false
 	look := func(fd uintptr) bool {
-		over, err := isOver(int(fd))
+		over, err := IsOver(int(fd))
 		closed, failed = over, err != nil
 		return closed || failed
 	}

@@ -1,4 +1,4 @@
-package proxy
+package sock
 
 import (
 	"fmt"
@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// listener accepts TCP connections with one system call each. They inherit their options from the
+// Listener accepts TCP connections with one system call each. They inherit their options from the
 // listening socket, and accept returns the peer's address.
-type listener struct {
+type Listener struct {
 	file *os.File
 	raw  syscall.RawConn
 
@@ -22,8 +22,8 @@ type listener struct {
 	tryFunc func(uintptr) bool
 }
 
-// newListener takes l over.
-func newListener(l net.Listener) (*listener, error) {
+// NewListener takes l over.
+func NewListener(l net.Listener) (*Listener, error) {
 	defer l.Close() // file has its own descriptor
 	tcp, ok := l.(*net.TCPListener)
 	if !ok {
@@ -33,7 +33,7 @@ func newListener(l net.Listener) (*listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	ln := &listener{file: file}
+	ln := &Listener{file: file}
 	ln.tryFunc = ln.try
 	if ln.raw, err = file.SyscallConn(); err == nil {
 		err = Control("", "", ln.raw)
@@ -64,8 +64,8 @@ func setListenerOptions(fd uintptr) error {
 	return unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 }
 
-// accept waits for the next connection. One goroutine at a time may call it.
-func (l *listener) accept() (fd int, addr netip.AddrPort, err error) {
+// Accept waits for the next connection. One goroutine at a time may call it.
+func (l *Listener) Accept() (fd int, addr netip.AddrPort, err error) {
 	l.fd, l.err = -1, nil
 	if closed := l.raw.Read(l.tryFunc); closed != nil {
 		return 0, addr, closed
@@ -77,7 +77,7 @@ func (l *listener) accept() (fd int, addr netip.AddrPort, err error) {
 }
 
 // try accepts a connection; false means that none is waiting.
-func (l *listener) try(listening uintptr) bool {
+func (l *Listener) try(listening uintptr) bool {
 	fd, err := acceptFrom(int(listening), &l.peer)
 	if err == unix.EAGAIN || err == unix.EINTR {
 		return false
@@ -86,4 +86,5 @@ func (l *listener) try(listening uintptr) bool {
 	return true
 }
 
-func (l *listener) close() { l.file.Close() }
+// Close closes the listening socket; Accept fails then.
+func (l *Listener) Close() { l.file.Close() }

@@ -1,6 +1,6 @@
 //go:build !portable
 
-package proxy
+package sock
 
 import (
 	"encoding/binary"
@@ -22,11 +22,11 @@ const (
 	rtaDPort   = 0x1d
 )
 
-// isLocal asks the kernel's routing table whether a TCP connection to addr would end on this
+// IsLocal asks the kernel's routing table whether a TCP connection to addr would end on this
 // machine. That covers cases that no list of the machine's addresses has: a route of type local (ip
 // route add local 10.9.0.0/24 dev lo), and addresses added a moment ago. If the kernel can't
 // answer, the address counts as local.
-func isLocal(addr netip.AddrPort) bool {
+func IsLocal(addr netip.AddrPort) bool {
 	kind, err := routeType(addr)
 	return err != nil || kind != unix.RTN_UNICAST && kind != unix.RTN_UNREACHABLE
 }

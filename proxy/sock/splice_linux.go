@@ -1,6 +1,6 @@
 //go:build !portable
 
-package proxy
+package sock
 
 import (
 	"sync"
@@ -11,9 +11,9 @@ import (
 
 const (
 	// pipeSize is the capacity of a pipe, and the most that one call moves. An unprivileged process
-	// may have maxPipes of this size (pipe-max-size, pipe-user-pages-soft).
+	// may have MaxPipes of this size (pipe-max-size, pipe-user-pages-soft).
 	pipeSize = 1 << 20
-	maxPipes = 64
+	MaxPipes = 64
 	// bulkPiece is the smallest piece worth a pipe; smaller ones are copied.
 	bulkPiece = 16 << 10
 )
@@ -21,15 +21,15 @@ const (
 // pipe carries bytes from one socket to another without copying them.
 type pipe struct{ r, w int }
 
-// pipePool holds empty pipes between uses, and bounds their number.
-type pipePool struct {
+// Pipes holds empty pipes between uses, and bounds their number.
+type Pipes struct {
 	mu   sync.Mutex
 	made int
 	free []*pipe
 }
 
 // get returns an empty pipe, or nil if all are in use or the process has no descriptor left.
-func (p *pipePool) get() *pipe {
+func (p *Pipes) get() *pipe {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if n := len(p.free); n > 0 {
@@ -37,7 +37,7 @@ func (p *pipePool) get() *pipe {
 		p.free = p.free[:n-1]
 		return pp
 	}
-	if p.made >= maxPipes {
+	if p.made >= MaxPipes {
 		return nil
 	}
 	var fds [2]int
@@ -50,14 +50,14 @@ func (p *pipePool) get() *pipe {
 }
 
 // put takes back an empty pipe.
-func (p *pipePool) put(pp *pipe) {
+func (p *Pipes) put(pp *pipe) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.free = append(p.free, pp)
 }
 
 // drop closes a pipe that still holds bytes.
-func (p *pipePool) drop(pp *pipe) {
+func (p *Pipes) drop(pp *pipe) {
 	unix.Close(pp.r)
 	unix.Close(pp.w)
 	p.mu.Lock()
@@ -65,8 +65,8 @@ func (p *pipePool) drop(pp *pipe) {
 	p.made--
 }
 
-// close closes the pipes that are not in use.
-func (p *pipePool) close() {
+// Close closes the pipes that are not in use.
+func (p *Pipes) Close() {
 	p.mu.Lock()
 	free := p.free
 	p.free = nil
@@ -79,16 +79,16 @@ func (p *pipePool) close() {
 // splicing moves bytes from one socket to another in the kernel. It keeps the rules of sock: wait
 // for readiness, check the slot, then make one non-blocking call.
 type splicing struct {
-	src, dst *sock
-	pipes    *pipePool
+	src, dst *Conn
+	pipes    *Pipes
 	pipe     *pipe // nil while the source has nothing, and if none is available
 	n        int   // bytes in the pipe
 	err      error // of the call under way
 }
 
-// splice relays from src to dst as long as the pieces are large enough. If both errors are nil, the
+// Splice relays from src to dst as long as the pieces are large enough. If both errors are nil, the
 // caller goes on by copying.
-func splice(dst, src *sock, pipes *pipePool, moved *atomic.Uint64) (readErr, writeErr error) {
+func Splice(dst, src *Conn, pipes *Pipes, moved *atomic.Uint64) (readErr, writeErr error) {
 	s := &splicing{src: src, dst: dst, pipes: pipes}
 	fill, drain := s.fill, s.drain // a method value is an allocation
 	defer s.release()
@@ -113,7 +113,7 @@ func splice(dst, src *sock, pipes *pipePool, moved *atomic.Uint64) (readErr, wri
 // there is nothing to read yet. No pipe is held during that wait.
 func (s *splicing) fill(fd uintptr) bool {
 	if s.src.slot != nil && (!s.src.slot.Live() || s.src.claims != nil && !s.src.claims.Live()) {
-		s.err = errNotLive
+		s.err = ErrNotLive
 		return true
 	}
 	if s.pipe == nil {
@@ -124,7 +124,7 @@ func (s *splicing) fill(fd uintptr) bool {
 	most := pipeSize
 	if s.src.meter != nil {
 		if most = s.src.meter.Take(most); most == 0 {
-			s.err = errStarved
+			s.err = ErrStarved
 			return true
 		}
 	}
@@ -155,7 +155,7 @@ func (s *splicing) fill(fd uintptr) bool {
 func (s *splicing) drain(fd uintptr) bool {
 	for s.n > 0 {
 		if s.dst.slot != nil && (!s.dst.slot.Live() || s.dst.claims != nil && !s.dst.claims.Live()) {
-			s.err = errNotLive
+			s.err = ErrNotLive
 			return true
 		}
 		s.dst.pushSmall(fd)
@@ -193,4 +193,18 @@ func firstError(a, b error) error {
 		return a
 	}
 	return b
+}
+
+// Counts returns how many pipes there are, and how many of them are not in use.
+func (p *Pipes) Counts() (made, free int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.made, len(p.free)
+}
+
+// Exhaust makes the pool hand out no new pipe from now on. It is for tests.
+func (p *Pipes) Exhaust() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.made = MaxPipes
 }

@@ -1,4 +1,4 @@
-package proxy
+package sock
 
 import (
 	"net/netip"
@@ -15,9 +15,9 @@ const (
 	maxLocal = 1024
 )
 
-// localCache caches the answers of ask for localFor. It is used only for ports on which this node
+// LocalCache caches the answers of ask for localFor. It is used only for ports on which this node
 // listens on all addresses, and for Dialled.
-type localCache struct {
+type LocalCache struct {
 	ask func(netip.AddrPort) bool
 
 	mu    sync.Mutex
@@ -29,12 +29,13 @@ type localAnswer struct {
 	until time.Time
 }
 
-func newLocalCache(ask func(netip.AddrPort) bool) *localCache {
-	return &localCache{ask: ask, known: make(map[netip.AddrPort]localAnswer)}
+// NewLocalCache makes an empty cache.
+func NewLocalCache(ask func(netip.AddrPort) bool) *LocalCache {
+	return &LocalCache{ask: ask, known: make(map[netip.AddrPort]localAnswer)}
 }
 
-// isLocal reports whether a connection to addr would end on this machine.
-func (c *localCache) isLocal(addr netip.AddrPort, now time.Time) bool {
+// IsLocal reports whether a connection to addr would end on this machine.
+func (c *LocalCache) IsLocal(addr netip.AddrPort, now time.Time) bool {
 	if addr.Addr().IsLoopback() {
 		return true
 	}

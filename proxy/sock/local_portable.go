@@ -1,15 +1,15 @@
 //go:build !linux || portable
 
-package proxy
+package sock
 
 import (
 	"net"
 	"net/netip"
 )
 
-// isLocal reports whether addr is one of the machine's addresses. If they can't be listed, it
+// IsLocal reports whether addr is one of the machine's addresses. If they can't be listed, it
 // counts as one. Addresses that only a route makes local are not found.
-func isLocal(addr netip.AddrPort) bool {
+func IsLocal(addr netip.AddrPort) bool {
 	list, err := net.InterfaceAddrs()
 	if err != nil {
 		return true
