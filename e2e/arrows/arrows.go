@@ -45,12 +45,11 @@ var areas = map[string][]string{
 // testAreas says what an area's tests may import beyond that: a side of the lease is tested against
 // the other.
 var testAreas = map[string][]string{
-	root:            {"connlimit"}, // a node is a cluster for it
+	root:            {"connlimit"},
 	"lease":         {"lease/leader", "lease/leasetest", "fsm"},
 	"lease/leader":  {"lease/leasetest"},
 	"lease/leasepb": {"lease/leasetest"},
 	"proxy/http1":   {"limit"},
-	root:            {"connlimit"}, // whose Cluster a node is
 }
 
 // libraries says in which areas a third-party module may be imported but by tests. What is not
