@@ -53,8 +53,11 @@ func (n *Node) forbidOwnPorts(ctx context.Context) {
 	allowed := n.cfg.Proxy.AllowClusterDestinations
 	n.mu.Unlock()
 	rpc, gossip := n.members.Listening()
-	ports := n.ports.list(ctx, n.members.Members(),
-		[]netip.AddrPort{rpc, gossip, addrPort(n.apiListener)}, []netip.AddrPort{addrPort(n.proxyListener)}, time.Now())
+	var proxies []netip.AddrPort
+	for _, l := range n.proxyListeners {
+		proxies = append(proxies, addrPort(l))
+	}
+	ports := n.ports.list(ctx, n.members.Members(), []netip.AddrPort{rpc, gossip, addrPort(n.apiListener)}, proxies, time.Now())
 	if allowed {
 		ports.Nodes = proxy.Listeners{}
 	}

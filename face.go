@@ -27,14 +27,14 @@ func (n *Node) Ready(ctx context.Context) error {
 // ProxyURL returns the URL of the node's proxy, for [http.ProxyURL] or HTTPS_PROXY; nil without a
 // proxy. If it listens on all addresses, the URL is on loopback.
 func (n *Node) ProxyURL() *url.URL {
-	if n.proxyListener == nil {
+	if len(n.proxyListeners) == 0 {
 		return nil
 	}
 	scheme := "http"
 	if n.certs.proxy != nil {
 		scheme = "https"
 	}
-	return &url.URL{Scheme: scheme, Host: dialled(n.proxyListener)}
+	return &url.URL{Scheme: scheme, Host: dialled(n.proxyListeners[0])}
 }
 
 // APIURL returns the URL of the HTTP API; nil without a listener for it.

@@ -47,7 +47,9 @@ func TestKeepingTheLimitsHoldsUpNobody(t *testing.T) {
 	if err := os.Rename(path+".tmp", path+".pipe"); err != nil {
 		t.Fatal(err)
 	}
-	stalled, err := os.Open(path + ".pipe")
+	// Without O_NONBLOCK, this would wait for a writer; there is none if the first write had not
+	// begun when the pipe was moved.
+	stalled, err := os.OpenFile(path+".pipe", os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

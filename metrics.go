@@ -36,7 +36,8 @@ func proxyMeasures(p *proxy.Server) api.ProxyMeasures {
 	c, bytes := p.Counters(), p.Bytes()
 	m := api.ProxyMeasures{
 		Clients: c.Clients.Load(), Requests: c.Requests.Load(), Tunnels: c.Tunnels.Load(), Exchanges: c.Exchanges.Load(),
-		Reused: c.Reused.Load(), Retries: c.Retries.Load(), DialErrors: c.DialErrors.Load(),
+		AddressRequests: c.Addresses.Load(),
+		Reused:          c.Reused.Load(), Retries: c.Retries.Load(), DialErrors: c.DialErrors.Load(),
 		Refusals: map[string]int64{},
 		BytesOut: bytes.In, BytesIn: bytes.Out, // the proxy counts from the client's side
 	}

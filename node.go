@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -48,7 +49,8 @@ type Node struct {
 	permits  permits
 	watching sync.Once // starts what the API needs without a listener
 
-	proxyListener, apiListener net.Listener
+	proxyListeners []net.Listener // at least one, in the order of the config
+	apiListener    net.Listener
 
 	ports        *portBook     // used by forbidOwnPorts
 	portsChanged chan struct{} // of capacity 1: wakes guardOwnPorts
@@ -96,10 +98,12 @@ func StartFrom(ctx context.Context, s Source) (*Node, error) {
 // directory.
 func (n *Node) build() (err error) {
 	cfg := n.cfg
-	if cfg.Proxy.Listen != "" {
-		if n.proxyListener, err = listen(cfg, "proxy.listen", cfg.Proxy.Listen); err != nil {
+	for _, addr := range cfg.Proxy.Listen {
+		l, err := listen(cfg, "proxy.listen", addr)
+		if err != nil {
 			return err
 		}
+		n.proxyListeners = append(n.proxyListeners, l)
 	}
 	if cfg.API.Listen != "" {
 		if n.apiListener, err = listen(cfg, "api.listen", cfg.API.Listen); err != nil {
@@ -196,14 +200,14 @@ func (n *Node) begin() error {
 		part("cluster id", func() error { return n.followClusterID(ctx) })
 	}
 	part("lease", func() error { return n.manager.Run(ctx) })
-	if n.proxyListener != nil {
-		part("proxy", func() error { return n.proxy.Serve(n.proxyListener) })
+	for _, l := range n.proxyListeners {
+		part("proxy", func() error { return n.proxy.Serve(l) })
 	}
 	if n.apiListener != nil {
 		part("api", func() error { return n.api.Serve(n.apiListener) })
 	}
 	n.log.Info("node started", "node", n.cfg.Name, "role", string(n.cfg.Role), "version", n.source.Version,
-		"proxy", address(n.proxyListener), "api", address(n.apiListener),
+		"proxy", strings.Join(n.proxyAddrs(), ", "), "api", address(n.apiListener),
 		"rpc", n.members.RPCAddr(), "gossip", n.members.GossipAddr())
 	return nil
 }
@@ -334,7 +338,7 @@ func (n *Node) goodbye(leave bool) error {
 // abandon releases everything that build had made when it failed.
 func (n *Node) abandon() error {
 	var errs []error
-	for _, l := range []net.Listener{n.proxyListener, n.apiListener} {
+	for _, l := range append(n.proxyListeners, n.apiListener) {
 		if l != nil {
 			_ = l.Close()
 		}

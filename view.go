@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/weirproxy/weir/api"
@@ -128,21 +129,31 @@ func (v view) WaitTable(ctx context.Context, index uint64) error {
 // Status implements [api.StatusSource].
 func (v view) Status() api.Status {
 	v.mu.Lock()
-	role, leaving, proxyTLS := v.cfg.Role, v.leaving, v.cfg.Proxy.TLS.Enabled()
+	role, leaving, proxyTLS, protocols := v.cfg.Role, v.leaving, v.cfg.Proxy.TLS.Enabled(), v.cfg.Proxy.Protocols
 	v.mu.Unlock()
 	leader, _ := v.members.Leader()
 	ready, _ := v.Ready()
 	r := v.members.RaftStatus()
-	return api.Status{
+	proxies := v.proxyAddrs()
+	st := api.Status{
 		Node: v.name(), Cluster: v.members.ClusterID(), Version: v.source.Version, Role: string(role), Leader: leader, Ready: ready,
 		Session:             v.sessionStatus(),
 		Raft:                api.RaftStatus{State: r.State, Term: r.Term, LastIndex: r.LastIndex, CommitIndex: r.CommitIndex, AppliedIndex: r.AppliedIndex},
 		ConfigDisagreements: v.disagreements(),
 		Draining:            leaving || v.proxy.Draining(), Leaving: leaving,
 		Connections: v.proxy.Open(),
-		ProxyAddr:   address(v.proxyListener), ProxyTLS: proxyTLS, APIAddr: address(v.apiListener),
+		ProxyAddr:   strings.Join(proxies[:min(len(proxies), 1)], ""), ProxyAddrs: proxies, ProxyTLS: proxyTLS, APIAddr: address(v.apiListener),
 		DiskFull: r.DiskFull, DiskStalled: r.DiskStalled,
 	}
+	for _, p := range protocols {
+		st.ProxyProtocols = append(st.ProxyProtocols, string(p))
+	}
+	for _, c := range v.proxy.ResolvingClients() {
+		st.ResolvingClients = append(st.ResolvingClients, api.ResolvingClient{
+			Client: c.Client.String(), Destination: c.Destination, Requests: c.Requests, LastSeen: c.LastSeen,
+		})
+	}
+	return st
 }
 
 func (n *Node) sessionStatus() api.SessionStatus {

@@ -164,7 +164,10 @@ func Start(ctx context.Context, c Config) (*Node, error) {
 func (c *Config) resolve() (*config.Config, error) {
 	cfg := config.Default(c.Cluster == nil)
 	cfg.Name = cmp.Or(c.Name, cfg.Name)
-	cfg.Proxy.Listen, cfg.API.Listen = c.Proxy, c.API
+	cfg.Proxy.Listen, cfg.API.Listen = nil, c.API
+	if c.Proxy != "" {
+		cfg.Proxy.Listen = []string{c.Proxy}
+	}
 	cfg.Proxy.AccessLog = config.AccessLogOff
 	if m := c.Cluster; m != nil {
 		cfg.DataDir = m.DataDir

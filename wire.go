@@ -37,12 +37,34 @@ var expiries = map[config.OnExpiry]lease.Expiry{
 func policy(c *config.Config) proxy.Policy {
 	p := c.Proxy
 	return proxy.Policy{
+		Protocols: protocols(p.Protocols), NamesOnly: p.SOCKS5NamesOnly,
 		RejectStatus: p.RejectStatus, DialTimeout: p.DialTimeout, HeaderTimeout: p.HeaderTimeout,
 		TunnelIdleTimeout: p.TunnelIdleTimeout, HalfCloseTimeout: p.HalfCloseTimeout,
 		ResponseTimeout: p.ResponseTimeout, PrivateConnections: !p.ShareKeptConnections,
 		AllowClients: p.AllowClients, DenyDestinations: p.DenyDestinations, AllowDestinations: p.AllowDestinations,
 		Users: users(p.Users), ProxyProtocolFrom: p.ProxyProtocolFrom,
 	}
+}
+
+func protocols(list []config.Protocol) (set proxy.Protocols) {
+	for _, p := range list {
+		switch p {
+		case config.ProtocolHTTP:
+			set |= proxy.HTTP
+		case config.ProtocolSOCKS5:
+			set |= proxy.SOCKS5
+		}
+	}
+	return set
+}
+
+// proxyAddrs returns where the proxy listens.
+func (n *Node) proxyAddrs() []string {
+	addrs := make([]string, len(n.proxyListeners))
+	for i, l := range n.proxyListeners {
+		addrs[i] = l.Addr().String()
+	}
+	return addrs
 }
 
 func users(list []config.User) []proxy.User {
@@ -55,15 +77,11 @@ func users(list []config.User) []proxy.User {
 
 func (n *Node) clusterConfig() cluster.Config {
 	c := n.cfg
-	var proxies []string
-	if n.proxyListener != nil {
-		proxies = []string{address(n.proxyListener)}
-	}
 	return cluster.Config{
 		Name: c.Name, Role: cluster.Role(c.Role), Version: n.source.Version, Data: n.data,
 		RPC: c.Cluster.RPC, AdvertiseRPC: c.Cluster.AdvertiseRPC,
 		Gossip: c.Cluster.Gossip, AdvertiseGossip: c.Cluster.AdvertiseGossip,
-		APIAddr: address(n.apiListener), ProxyAddrs: proxies,
+		APIAddr: address(n.apiListener), ProxyAddrs: n.proxyAddrs(),
 		Join: c.Cluster.Join, BootstrapExpect: c.Cluster.BootstrapExpect,
 		GossipKeys: gossipKeys(c), TLS: n.certs.rpcTLS(), Plaintext: cluster.Plaintext(c.Cluster.Plaintext),
 		ConfigDigest: config.Digest(c.Lease.TTL, c.ClusterLimits()), OnCommit: n.timings.commits.Observe, Log: n.log.Named("cluster"), Fatal: n.stop,
@@ -285,6 +303,12 @@ func (a admitter) Limit(t limit.Target) (limit.Limit, bool) {
 		return limit.Limit{}, false
 	}
 	return *l, true
+}
+
+// CountsNames implements [proxy.Admitter].
+func (a admitter) CountsNames() bool {
+	table := a.manager.Table()
+	return table != nil && table.CountsNames()
 }
 
 // address is a listener's; "" without one.

@@ -32,6 +32,7 @@ type Measures struct {
 type ProxyMeasures struct {
 	Clients                                       int64 // connections of workers, now
 	Requests, Tunnels, Exchanges, Reused, Retries int64
+	AddressRequests                               int64 // over SOCKS5, while limits counted names
 	DialErrors                                    int64
 	Refusals                                      map[string]int64 // by reason; every reason is in it
 	LimitRefusals                                 []LimitRefusals

@@ -150,17 +150,19 @@ func proxyFamilies() []family {
 			read: number(func(p ProxyMeasures) int64 { return p.Clients })},
 		{name: "weir_connections", kind: gauge, help: "Upstream connections that are open, limited or not.",
 			read: func(m *moment, s samples) { s.value(float64(m.status.Connections)) }},
-		{name: "weir_requests_total", kind: counter, help: "Requests with a well-formed head.",
+		{name: "weir_requests_total", kind: counter, help: "Requests with a well-formed head, and SOCKS5 requests.",
 			read: number(func(p ProxyMeasures) int64 { return p.Requests })},
-		{name: "weir_tunnels_total", kind: counter, help: "CONNECT and upgrade tunnels begun.",
+		{name: "weir_tunnels_total", kind: counter, help: "CONNECT, SOCKS5 and upgrade tunnels begun.",
 			read: number(func(p ProxyMeasures) int64 { return p.Tunnels })},
+		{name: "weir_socks5_address_requests_total", kind: counter, help: "SOCKS5 requests for an address while limits counted names: limits on names don't hold for clients that resolve names themselves.",
+			read: number(func(p ProxyMeasures) int64 { return p.AddressRequests })},
 		{name: "weir_exchanges_total", kind: counter, help: "Plain requests that an upstream answered.",
 			read: number(func(p ProxyMeasures) int64 { return p.Exchanges })},
 		{name: "weir_exchanges_reused_total", kind: counter, help: "Plain requests on an upstream connection that was kept for reuse.",
 			read: number(func(p ProxyMeasures) int64 { return p.Reused })},
 		{name: "weir_retries_total", kind: counter, help: "Plain requests sent again because a connection kept for reuse had ended.",
 			read: number(func(p ProxyMeasures) int64 { return p.Retries })},
-		{name: "weir_refusals_total", kind: counter, labels: []string{"reason"}, help: "Requests that the proxy refused, by the error in Proxy-Status, or a more exact reason.",
+		{name: "weir_refusals_total", kind: counter, labels: []string{"reason"}, help: "Requests that the proxy refused, by the error in Proxy-Status, or a more exact reason; refused SOCKS5 requests count alike.",
 			read: func(m *moment, s samples) {
 				for _, reason := range slices.Sorted(maps.Keys(m.Proxy.Refusals)) {
 					s.value(float64(m.Proxy.Refusals[reason]), reason)

@@ -24,7 +24,7 @@ func (n *benchNode) Measures() Measures {
 	return Measures{
 		GoVersion: "go1.26", Members: map[string]int{"alive": 2, "dead": 1}, Certificates: map[string]time.Time{"rpc": time.Unix(2_000_000_000, 0)},
 		Proxy: ProxyMeasures{
-			Clients: 1, Requests: 2, Tunnels: 3, Exchanges: 4, Reused: 5, Retries: 6, DialErrors: 7,
+			Clients: 1, Requests: 2, Tunnels: 3, Exchanges: 4, Reused: 5, Retries: 6, DialErrors: 7, AddressRequests: 8,
 			Refusals: map[string]int64{"queue_full": 8, "no_lease": 0}, BytesOut: 9, BytesIn: 10, LimitRefusals: []LimitRefusals{{"client", "requests", 20}}, QueueWait: d, DialTime: d,
 			DNS: DNSMeasures{Lookups: map[string]int64{"ok": 16, "timeout": 0}, Queries: 17, InFlight: 18, Names: 19, LookupSeconds: d},
 		},
@@ -82,7 +82,7 @@ func TestMetricsTellTheNumbers(t *testing.T) {
 		`weir_slots_waiting{host="x.org"}`: 2, `weir_admissions_total{host="x.org"}`: 100, `weir_rejections_total{host="x.org"}`: 10,
 		`weir_slots_in_use{host="other"}`: 1, `weir_admissions_total{host="other"}`: 50, `weir_rejections_total{host="other"}`: 0,
 		`weir_clients`: 1, `weir_requests_total`: 2, `weir_tunnels_total`: 3, `weir_exchanges_total`: 4,
-		`weir_exchanges_reused_total`: 5, `weir_retries_total`: 6, `weir_dial_errors_total`: 7,
+		`weir_exchanges_reused_total`: 5, `weir_retries_total`: 6, `weir_socks5_address_requests_total`: 8, `weir_dial_errors_total`: 7,
 		`weir_refusals_total{reason="queue_full"}`: 8, `weir_refusals_total{reason="no_lease"}`: 0,
 		`weir_limit_refusals_total{resource="requests",scope="client"}`: 20,
 		`weir_bytes_total{direction="to_upstream"}`:                     9, `weir_bytes_total{direction="from_upstream"}`: 10,

@@ -27,13 +27,29 @@ type Status struct {
 	Connections int `json:"connections"`
 	// ProxyAddr and APIAddr are where this node listens, "host:port".
 	ProxyAddr string `json:"proxy_addr"`
+	// ProxyAddrs are all addresses at which workers reach the proxy; ProxyAddr is the first.
+	ProxyAddrs []string `json:"proxy_addrs"`
 	// ProxyTLS: the proxy speaks TLS to workers.
-	ProxyTLS bool   `json:"proxy_tls,omitempty"`
-	APIAddr  string `json:"api_addr"`
+	ProxyTLS bool `json:"proxy_tls,omitempty"`
+	// ProxyProtocols are those that the proxy speaks: "http", "socks5".
+	ProxyProtocols []string `json:"proxy_protocols"`
+	APIAddr        string   `json:"api_addr"`
+	// ResolvingClients are clients of this node that, in the last hour, asked for addresses over
+	// SOCKS5 while limits counted names. Limits on names don't hold for those that resolve names
+	// themselves. The latest is first; there are at most 64.
+	ResolvingClients []ResolvingClient `json:"resolving_clients"`
 	// DiskFull: the node's disk is full or read-only, so it can't write its log.
 	DiskFull bool `json:"disk_full"`
 	// DiskStalled: the present write to the node's log takes too long.
 	DiskStalled bool `json:"disk_stalled"`
+}
+
+// ResolvingClient is a client that asks for addresses over SOCKS5.
+type ResolvingClient struct {
+	Client      string    `json:"client"`      // its address
+	Destination string    `json:"destination"` // of its last such request, with its port
+	Requests    int64     `json:"requests"`
+	LastSeen    time.Time `json:"last_seen"`
 }
 
 // SessionStatus describes the node's session with the cluster.
@@ -68,6 +84,15 @@ func (s *Server) status(r *http.Request) (answer, error) {
 	st.Session.ExpiresIn = Duration(time.Duration(st.Session.ExpiresIn).Round(time.Millisecond))
 	if st.ConfigDisagreements == nil {
 		st.ConfigDisagreements = []string{}
+	}
+	if st.ProxyAddrs == nil {
+		st.ProxyAddrs = []string{}
+	}
+	if st.ProxyProtocols == nil {
+		st.ProxyProtocols = []string{}
+	}
+	if st.ResolvingClients == nil {
+		st.ResolvingClients = []ResolvingClient{}
 	}
 	return answer{body: st}, nil
 }

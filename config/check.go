@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -65,8 +66,26 @@ func (l *loader) check() {
 	l.checkTLS("cluster.tls", l.cfg.Cluster.TLS, true)
 	l.checkTLS("proxy.tls", l.cfg.Proxy.TLS, false)
 	l.checkTLS("api.tls", l.cfg.API.TLS, false)
+	l.checkProtocols()
 	l.checkBalancers()
 	l.checkAccessLog()
+}
+
+// checkProtocols refuses a proxy that speaks nothing, and a protocol that stands twice.
+func (l *loader) checkProtocols() {
+	const path = "proxy.protocols"
+	all := l.cfg.Proxy.Protocols
+	if l.faulty[path] {
+		return
+	}
+	if len(all) == 0 {
+		l.add(l.at(path), path+" is empty: nobody could use the proxy", `Write "http", "socks5" or both, or remove the line.`)
+	}
+	for i, p := range all {
+		if slices.Contains(all[:i], p) {
+			l.add(l.at(path), fmt.Sprintf("%s holds %q twice", path, string(p)), "Remove one of them.")
+		}
+	}
 }
 
 // checkAccessLog refuses a file that can't be created.
@@ -108,9 +127,9 @@ func (l *loader) checkExposure() {
 		l.add(l.at("api.listen"), fmt.Sprintf("api.listen is %s, which other machines can reach, and there is no token", c.API.Listen),
 			`Write token_file = "…" in api { } (weir keygen > FILE makes one), or listen on 127.0.0.1.`)
 	}
-	open := !loopback(c.Proxy.Listen) && !l.faulty["proxy.listen"]
-	if open && c.Proxy.UsersFile == "" && len(c.Proxy.Users) == 0 && !l.isSet("proxy.allow_clients") {
-		l.add(l.at("proxy.listen"), fmt.Sprintf("proxy.listen is %s, which other machines can reach, and allow_clients is not set", c.Proxy.Listen),
+	open := slices.IndexFunc(c.Proxy.Listen, func(address string) bool { return !loopback(address) })
+	if open >= 0 && !l.faulty["proxy.listen"] && c.Proxy.UsersFile == "" && len(c.Proxy.Users) == 0 && !l.isSet("proxy.allow_clients") {
+		l.add(l.at("proxy.listen"), fmt.Sprintf("proxy.listen is %s, which other machines can reach, and allow_clients is not set", c.Proxy.Listen[open]),
 			`Write allow_clients = ["10.0.0.0/8"] in proxy { }, with the networks of your workers, or listen on 127.0.0.1.`)
 	}
 	if l.isSet("proxy.allow_clients") && len(c.Proxy.AllowClients) == 0 && !l.faulty["proxy.allow_clients"] {
@@ -119,30 +138,38 @@ func (l *loader) checkExposure() {
 	}
 }
 
+// listener is one address to listen on, and the attribute that names it.
+type listener struct{ path, address string }
+
 // checkAddresses refuses two listeners on one TCP port.
 func (l *loader) checkAddresses() {
 	c := l.cfg
-	listeners := []struct{ path, address string }{
-		{"proxy.listen", c.Proxy.Listen}, {"api.listen", c.API.Listen},
-		{"cluster.rpc", c.Cluster.RPC}, {"cluster.gossip", c.Cluster.Gossip},
+	var listeners []listener
+	for _, address := range c.Proxy.Listen {
+		listeners = append(listeners, listener{"proxy.listen", address})
 	}
+	listeners = append(listeners, listener{"api.listen", c.API.Listen}, listener{"cluster.rpc", c.Cluster.RPC}, listener{"cluster.gossip", c.Cluster.Gossip})
 	for i, b := range listeners {
 		for _, a := range listeners[:i] {
-			if !collide(a.address, b.address) || l.faulty[a.path] || l.faulty[b.path] {
-				continue
+			if collide(a.address, b.address) && !l.faulty[a.path] && !l.faulty[b.path] {
+				l.samePort(a, b)
+				break
 			}
-			where, other := b.path, a
-			if !l.isSet(b.path) {
-				where, other = a.path, b
-			}
-			l.add(l.at(where), fmt.Sprintf("%s and %s listen on the same port: %s and %s", where, other.path, l.address(where), other.address),
-				"Give each its own port.")
 		}
 	}
 }
 
-func (l *loader) address(path string) string {
-	return strings.Trim(l.shape.config[path].text(l.cfg), `"`)
+// samePort reports two listeners on one port, where the files set one of them.
+func (l *loader) samePort(a, b listener) {
+	if a.path == b.path {
+		l.add(l.at(a.path), fmt.Sprintf("%s listens on the same port twice: %s and %s", a.path, a.address, b.address), "Remove one of them.")
+		return
+	}
+	if !l.isSet(b.path) {
+		a, b = b, a
+	}
+	l.add(l.at(b.path), fmt.Sprintf("%s and %s listen on the same port: %s and %s", b.path, a.path, b.address, a.address),
+		"Give each its own port.")
 }
 
 // collide reports whether two listeners can't have these two addresses.

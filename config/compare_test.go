@@ -139,7 +139,9 @@ lease {
   on_expiry = "keep"
 }
 proxy {
-  listen              = "127.0.0.1:11"
+  listen              = ["127.0.0.1:11", "127.0.0.1:13"]
+  protocols           = ["socks5"]
+  socks5_names_only   = true
   reject_status       = 429
   dial_timeout        = "1s"
   dns_ttl_max         = "1s"

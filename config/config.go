@@ -37,6 +37,15 @@ const (
 	PlainSend   Plaintext = "send"   // send unencrypted, accept both
 )
 
+// Protocol is one that workers may speak on the proxy's port.
+type Protocol string
+
+// The protocols.
+const (
+	ProtocolHTTP   Protocol = "http"
+	ProtocolSOCKS5 Protocol = "socks5"
+)
+
 // Config is one node's configuration: resolved, checked, and with every default filled in. It must
 // not change once it is in use; a reload makes a new one.
 type Config struct {
@@ -117,11 +126,18 @@ type Lease struct {
 	OnExpiry OnExpiry
 }
 
-// Proxy is the listener for workers.
+// Proxy is the listeners for workers.
 type Proxy struct {
-	// Listen is the TCP address for workers. Beyond loopback, AllowClients must have been set in
-	// the file (or users_file).
-	Listen string
+	// Listen holds the TCP addresses for workers, at least one. With one of them beyond loopback,
+	// AllowClients must have been set in the file (or users_file). The first is shown where there is
+	// room for one only.
+	Listen []string
+	// Protocols are those that workers may speak, on all addresses, at least one. A connection's
+	// first byte tells them apart.
+	Protocols []Protocol
+	// SOCKS5NamesOnly refuses SOCKS5 requests for addresses. Clients that resolve names themselves
+	// ask for addresses, so limits on names don't hold for them; they then have to change.
+	SOCKS5NamesOnly bool
 	// RejectStatus answers a request over the limit: 400 to 599. 503 makes most clients retry; 429
 	// tells those that know it to slow down.
 	RejectStatus int
@@ -175,7 +191,7 @@ type Proxy struct {
 	// AllowClusterDestinations lets clients connect to the nodes' APIs, rpc and gossip ports
 	// through the proxy, but not to proxies.
 	AllowClusterDestinations bool
-	// TLS makes the listener speak TLS to workers.
+	// TLS makes the listeners speak TLS to workers.
 	TLS TLS
 }
 
@@ -255,7 +271,8 @@ func Default(dev bool) *Config {
 		},
 		Lease: Lease{TTL: 10 * time.Second, OnExpiry: OnExpiryClose},
 		Proxy: Proxy{
-			Listen:               "127.0.0.1:8080",
+			Listen:               []string{"127.0.0.1:8080"},
+			Protocols:            []Protocol{ProtocolHTTP, ProtocolSOCKS5},
 			RejectStatus:         503,
 			DialTimeout:          10 * time.Second,
 			DNSTTLMax:            60 * time.Second,

@@ -155,7 +155,7 @@ func TestDefaultValues(t *testing.T) {
 		"cluster.gossip_accept_keys": `[]`, "cluster.plaintext": `"refuse"`,
 		"cluster.tls.ca_file": `""`, "cluster.tls.cert_file": `""`, "cluster.tls.key_file": `""`,
 		"lease.ttl": `"10s"`, "lease.on_expiry": `"close"`,
-		"proxy.listen": `"127.0.0.1:8080"`, "proxy.reject_status": `503`,
+		"proxy.listen": `"127.0.0.1:8080"`, "proxy.protocols": `["http", "socks5"]`, "proxy.socks5_names_only": "false", "proxy.reject_status": `503`,
 		"proxy.dial_timeout": `"10s"`, "proxy.dns_ttl_max": `"1m"`, "proxy.header_timeout": `"10s"`, "proxy.tunnel_idle_timeout": `"0s"`,
 		"proxy.half_close_timeout": `"10s"`, "proxy.response_timeout": `"15m"`, "proxy.drain_timeout": `"30s"`,
 		"proxy.allow_clients": `["127.0.0.0/8", "::1/128"]`, "proxy.users_file": `""`,
@@ -291,7 +291,7 @@ limits {
 }
 `)
 	got := []any{c.Name, c.DataDir, c.Role, c.Cluster.AdvertiseRPC, c.Cluster.AdvertiseGossip, c.Cluster.BootstrapExpect,
-		strings.Join(c.Cluster.Join, " "), len(c.Cluster.GossipKey), c.Proxy.Listen, fmt.Sprint(c.Proxy.AllowClients),
+		strings.Join(c.Cluster.Join, " "), len(c.Cluster.GossipKey), strings.Join(c.Proxy.Listen, " "), fmt.Sprint(c.Proxy.AllowClients),
 		c.Proxy.TunnelIdleTimeout, len(c.Proxy.DenyDestinations), c.API.Listen, c.API.Hosts[0], string(c.API.Token), string(c.API.ReadToken)}
 	want := []any{"n-1.example_x", "", RoleProxy, "node.example.com:9002", "[2001:db8::1]:9003", 0,
 		"10.0.0.2:8083 other.example.com:8083 [::1]:8083 [fd00::1]:7000 10.0.0.3:7001", 32, ":9000",
@@ -435,7 +435,7 @@ func TestMerge(t *testing.T) {
 	if err := diags.Err(); err != nil {
 		t.Fatal(err)
 	}
-	if c.Proxy.RejectStatus != 429 || c.Proxy.Listen != "127.0.0.1:9000" || len(c.Limits) != 2 {
+	if c.Proxy.RejectStatus != 429 || c.Proxy.Listen[0] != "127.0.0.1:9000" || len(c.Limits) != 2 {
 		t.Errorf("%+v %v", c.Proxy, c.Limits)
 	}
 	if at := c.Origins["proxy.listen"]; at.File != filepath.Join(dir, "20-proxy.hcl") || at.Line != 2 || at.Column != 2 {
@@ -515,7 +515,7 @@ func TestExamples(t *testing.T) {
 			continue
 		}
 		i := len(digests) - 1
-		got := []string{c.Name, c.DataDir, c.Proxy.Listen, c.API.Listen, c.Cluster.RPC, c.Cluster.Gossip}
+		got := []string{c.Name, c.DataDir, c.Proxy.Listen[0], c.API.Listen, c.Cluster.RPC, c.Cluster.Gossip}
 		want := []string{"abc"[i : i+1], "examples/three-nodes/data/" + "abc"[i:i+1]}
 		for port := 8080 + 100*i; port < 8084+100*i; port++ {
 			want = append(want, fmt.Sprintf("127.0.0.1:%d", port))
@@ -526,6 +526,30 @@ func TestExamples(t *testing.T) {
 	}
 	if digests[0] != digests[1] || digests[1] != digests[2] {
 		t.Errorf("the three nodes disagree: %v", digests)
+	}
+}
+
+// TestListen: one address is written without brackets, and several are checked each for itself.
+func TestListen(t *testing.T) {
+	for src, want := range map[string]string{
+		``:                            `"127.0.0.1:8080"`,
+		`listen = "127.0.0.1:9000"`:   `"127.0.0.1:9000"`,
+		`listen = ["127.0.0.1:9000"]`: `"127.0.0.1:9000"`,
+		`listen = ["[::1]:08080", "127.0.0.1:0"]`:                            `["[::1]:8080", "127.0.0.1:0"]`,
+		`listen = ["127.0.0.1:0", "127.0.0.1:0"]`:                            `["127.0.0.1:0", "127.0.0.1:0"]`,
+		"listen = [\":80\", \":81\"]\nusers_file = \"testdata/files/users\"": `[":80", ":81"]`,
+	} {
+		c := load(t, "data_dir = \"d\"\nproxy {\n"+src+"\n}")
+		for _, s := range Settings(c) {
+			if s.Path == "proxy.listen" && s.Value != want {
+				t.Errorf("%s is shown as %s, want %s", src, s.Value, want)
+			}
+		}
+	}
+	before, after := load(t, "data_dir = \"d\""), load(t, "data_dir = \"d\"\nproxy {\nlisten = [\"127.0.0.1:8080\", \"[::1]:8080\"]\nprotocols = [\"http\"]\nsocks5_names_only = true\n}")
+	live, restart := Diff(before, after)
+	if diff := cmp.Diff([][]string{{"proxy.protocols", "proxy.socks5_names_only"}, {"proxy.listen"}}, [][]string{live, restart}); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
 	}
 }
 

@@ -20,6 +20,7 @@ const (
 	maxExpect      = 99
 	maxGossipKeys  = 8
 	maxMetricHosts = 10_000
+	maxListen      = 64
 )
 
 // The ports of an address that is written without one.
@@ -97,6 +98,12 @@ func (f field[T]) byDefault(s string) field[T] {
 	return f
 }
 
+// shownBy sets how a value is written, where render would do it in another way.
+func (f field[T]) shownBy(text func(*T) string) field[T] {
+	f.text = text
+	return f
+}
+
 // render writes a value as the file would have it.
 func render(v any) string {
 	switch v := v.(type) {
@@ -105,6 +112,8 @@ func render(v any) string {
 	case []string:
 		return "[" + renderAll(v) + "]"
 	case []Secret:
+		return "[" + renderAll(v) + "]"
+	case []Protocol:
 		return "[" + renderAll(v) + "]"
 	case []netip.Prefix:
 		return "[" + renderAll(v) + "]"
@@ -180,8 +189,13 @@ func clusterFields() []field[Config] {
 
 func proxyFields() []field[Config] {
 	return []field[Config]{
-		attr("proxy.listen", listenAddress(portProxy), func(c *Config) *string { return &c.Proxy.Listen },
-			"TCP address for workers. Beyond loopback, allow_clients (or users_file) must be set."),
+		attr("proxy.listen", oneOrMore(listenAddress(portProxy), maxListen), func(c *Config) *[]string { return &c.Proxy.Listen },
+			"TCP address for workers, or a list of them. Beyond loopback, allow_clients (or users_file) must be set. Where only one can be shown, as in weir status, it is the first.").
+			shownBy(func(c *Config) string { return renderOneOrMore(c.Proxy.Listen) }),
+		attr("proxy.protocols", setOf(ProtocolHTTP, ProtocolSOCKS5), func(c *Config) *[]Protocol { return &c.Proxy.Protocols },
+			"The protocols that workers may speak, on every address of listen; a connection's first byte tells them apart. The log names clients that speak another one.").live(),
+		attr("proxy.socks5_names_only", boolean(), func(c *Config) *bool { return &c.Proxy.SOCKS5NamesOnly },
+			"Refuses SOCKS5 requests for addresses. Clients that resolve names themselves (socks5:// in place of socks5h://) ask for addresses, so limits on names don't hold for them.").live(),
 		attr("proxy.reject_status", integer(400, 599), func(c *Config) *int { return &c.Proxy.RejectStatus },
 			"HTTP status of a request over a limit. 429 and 500 are common choices.").live(),
 		attr("proxy.dial_timeout", duration(minTimeout, maxTimeout), func(c *Config) *time.Duration { return &c.Proxy.DialTimeout },
@@ -215,7 +229,7 @@ func proxyFields() []field[Config] {
 		attr("proxy.access_log", text(), func(c *Config) *string { return &c.Proxy.AccessLog },
 			"Where the line of each finished tunnel and request goes: log (the node's log, at level info), off, or the path of a separate file, which log.level does not affect. A reload (SIGHUP) opens the file again, so that it can be rotated.").live(),
 		attr("proxy.tls.cert_file", text(), func(c *Config) *string { return &c.Proxy.TLS.CertFile },
-			"The certificate (PEM) that the proxy shows workers."),
+			"The certificate (PEM) that the proxy shows workers, on every address of listen."),
 		attr("proxy.tls.key_file", text(), func(c *Config) *string { return &c.Proxy.TLS.KeyFile },
 			"The private key (PEM) of cert_file."),
 	}

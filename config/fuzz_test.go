@@ -170,6 +170,10 @@ func checkLoaded(t *testing.T, c *Config) {
 		return err == nil && digits == nil && lowest <= n && n <= 65535 && host == strings.ToLower(host)
 	}
 	p, l := c.Proxy, c.Lease
+	local, proper := true, len(p.Listen) > 0
+	for _, listen := range p.Listen {
+		local, proper = local && loopback(listen), proper && address(listen, 0)
+	}
 	for what, ok := range map[string]bool{
 		"name":      regexp.MustCompile(`^[A-Za-z0-9._-]{1,63}$`).MatchString(c.Name),
 		"data_dir":  c.Role == RoleProxy || c.DataDir != "",
@@ -179,13 +183,14 @@ func checkLoaded(t *testing.T, c *Config) {
 		"status":    400 <= p.RejectStatus && p.RejectStatus <= 599,
 		"timeouts":  min(p.DialTimeout, p.HeaderTimeout, p.HalfCloseTimeout) > 0 && min(p.TunnelIdleTimeout, p.ResponseTimeout, p.DrainTimeout, p.DNSTTLMax) >= 0,
 		"waits":     max(p.DialTimeout, p.HeaderTimeout, p.HalfCloseTimeout, p.DrainTimeout, p.DNSTTLMax) <= 24*time.Hour && max(p.TunnelIdleTimeout, p.ResponseTimeout) <= 365*24*time.Hour,
-		"exposed":   loopback(p.Listen) || c.Origins["proxy.allow_clients"] != Position{} || p.UsersFile != "",
+		"exposed":   local || c.Origins["proxy.allow_clients"] != Position{} || p.UsersFile != "",
 		"clients":   len(p.AllowClients) > 0,
 		"API token": loopback(c.API.Listen) || c.API.Token != "",
 		"tokens":    c.API.Token == "" || c.API.Token != c.API.ReadToken,
-		"listeners": address(p.Listen, 0) && address(c.API.Listen, 0) && address(c.Cluster.RPC, 0) && address(c.Cluster.Gossip, 0),
+		"listeners": proper && address(c.API.Listen, 0) && address(c.Cluster.RPC, 0) && address(c.Cluster.Gossip, 0),
 		"join":      !slices.ContainsFunc(c.Cluster.Join, func(s string) bool { return !address(s, 1) }),
 		"key":       slices.Contains([]int{0, 16, 24, 32}, len(c.Cluster.GossipKey)),
+		"protocols": len(p.Protocols) > 0 && len(p.Protocols) <= 2,
 		"expect":    c.Cluster.BootstrapExpect > 0 || len(c.Cluster.Join) > 0,
 	} {
 		if !ok {
@@ -271,6 +276,8 @@ func writeHCL(c *Config) string {
 	end()
 	open("proxy")
 	set("listen", c.Proxy.Listen)
+	set("protocols", c.Proxy.Protocols)
+	set("socks5_names_only", c.Proxy.SOCKS5NamesOnly)
 	set("reject_status", c.Proxy.RejectStatus)
 	set("dial_timeout", c.Proxy.DialTimeout)
 	set("dns_ttl_max", c.Proxy.DNSTTLMax)
@@ -314,6 +321,12 @@ func hclValue(v any) string {
 			texts[i] = hclValue(s)
 		}
 		return "[" + strings.Join(texts, ", ") + "]"
+	case []Protocol:
+		texts := make([]string, len(v))
+		for i, p := range v {
+			texts[i] = string(p)
+		}
+		return hclValue(texts)
 	case []netip.Prefix:
 		texts := make([]string, len(v))
 		for i, p := range v {

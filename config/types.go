@@ -195,6 +195,41 @@ func listOf[V any](item valueType[V]) valueType[[]V] {
 	}}
 }
 
+// setOf is a list of words out of a few.
+func setOf[V ~string](words ...V) valueType[[]V] {
+	list := listOf(choice(words...))
+	list.name = "list of " + quoted(words)
+	return list
+}
+
+// oneOrMore is a value, or a list of 1 to most of them.
+func oneOrMore[V any](item valueType[V], most int) valueType[[]V] {
+	return valueType[[]V]{item.name + ", or list of them", func(v value) ([]V, []fault) {
+		if v.kind != kindList {
+			x, faults := item.parse(v)
+			return []V{x}, faults
+		}
+		switch n := len(v.list); {
+		case n == 0:
+			return nil, v.fault("the list is empty", "Write at least one "+item.name+".")
+		case n > most:
+			return nil, v.fault(fmt.Sprintf("the list has %d entries", n), fmt.Sprintf("Write at most %d.", most))
+		}
+		return listOf(item).parse(v)
+	}}
+}
+
+// renderOneOrMore writes a single value without brackets, and none, which no file can say, as "".
+func renderOneOrMore[V any](vs []V) string {
+	switch len(vs) {
+	case 0:
+		return `""`
+	case 1:
+		return render(vs[0])
+	}
+	return "[" + renderAll(vs) + "]"
+}
+
 // network is a CIDR, or an address for a network of one.
 func network() valueType[netip.Prefix] {
 	return parseString("network (CIDR)", func(s string) (netip.Prefix, string, string) {

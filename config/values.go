@@ -16,8 +16,8 @@ import (
 // what follows from them and reads the files that they name, as Load does, and returns every
 // problem. Problems name attributes and have no place. What differs from the default counts as set.
 //
-// A listener without an address is off: [Proxy.Listen] and [API.Listen] may be "". A token and
-// users may be given without a file.
+// A listener without an address is off: [Proxy.Listen] may be empty, and [API.Listen] "". A token
+// and users may be given without a file.
 func (c *Config) Complete(opts Options) Diagnostics {
 	l := newLoader(opts)
 	defaults := l.cfg

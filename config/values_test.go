@@ -31,12 +31,12 @@ func TestComplete(t *testing.T) {
 		wrong  string // part of the one problem; "": none
 	}{
 		{func(*Config) {}, ""},
-		{func(c *Config) { c.Proxy.Listen, c.API.Listen = "", "" }, ""},
+		{func(c *Config) { c.Proxy.Listen, c.API.Listen = nil, "" }, ""},
 		{func(c *Config) { c.Proxy.AccessLog = "/no${such}/directory" }, "does not exist: /no${such}/directory"},
 		{func(c *Config) { c.Lease.TTL = time.Hour }, "lease.ttl: \"1h\" is out of range"},
 		{func(c *Config) { c.Lease.OnExpiry = "explode" }, "lease.on_expiry: "},
 		{func(c *Config) { c.API.Listen, c.API.Token = "0.0.0.0:1", "secret" }, ""},
-		{func(c *Config) { c.Proxy.Listen = "0.0.0.0:1" }, "allow_clients is not set"},
+		{func(c *Config) { c.Proxy.Listen = []string{"0.0.0.0:1"} }, "allow_clients is not set"},
 		{func(c *Config) { c.Cluster.GossipKey = "short" }, "a gossip key holds 5 bytes"},
 		{func(c *Config) { c.Limits = []Limit{one, one} }, "there are two limits for b.test"},
 		{func(c *Config) { c.Limits = []Limit{{Limit: limit.Limit{Pattern: b, Connections: -5}}} }, "connections is -5"},

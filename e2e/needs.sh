@@ -11,9 +11,11 @@ command -v curl >/dev/null 2>&1 || optional="$optional curl"
 command -v wget >/dev/null 2>&1 || optional="$optional wget"
 command -v git >/dev/null 2>&1 || optional="$optional git"
 python=/usr/bin/python3 # the one whose modules Debian's packages install; another may come first in PATH
-for module in requests httpx aiohttp; do
+for module in requests httpx aiohttp socks; do
 	$python -c "import $module" >/dev/null 2>&1 || optional="$optional python3-$module"
 done
+command -v ssh >/dev/null 2>&1 || optional="$optional openssh-client"
+nc -h 2>&1 | grep -q -e '-X' || optional="$optional netcat-openbsd" # for ssh
 command -v chromium >/dev/null 2>&1 || command -v chromium-browser >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1 ||
 	optional="$optional chromium" # the page
 command -v tmux >/dev/null 2>&1 || optional="$optional tmux" # weir top

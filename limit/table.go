@@ -13,6 +13,7 @@ type Table struct {
 
 	limits []Limit // sorted by pattern; what is below points into it
 	caps   [ScopeConnection + 1][Download + 1]bool
+	named  bool // see CountsNames
 
 	exact   map[string]rules // hosts
 	suffix  map[string]rules
@@ -67,6 +68,7 @@ func NewSortedTable(index, shape uint64, limits []Limit) *Table {
 		switch l.Pattern.scope {
 		case ScopeHost:
 			t.addHost(l)
+			t.named = t.named || l.countsNames()
 		case ScopeClient:
 			t.clients.add(l)
 		case ScopeUser:
@@ -90,6 +92,25 @@ func (t *Table) CapsAny(r Resource) bool {
 // Caps reports whether any limit of a scope caps a resource. Where none does, nobody need look for
 // one.
 func (t *Table) Caps(s Scope, r Resource) bool { return t.caps[s][r] }
+
+// CountsNames reports whether any limit of scope host counts names apart from their addresses.
+// Then connections to a name's address, asked for as an address, are not counted with those to the
+// name.
+func (t *Table) CountsNames() bool { return t.named }
+
+// countsNames: a shared "*" counts names and addresses together.
+func (l *Limit) countsNames() bool {
+	switch l.Pattern.kind {
+	case patternExact:
+		_, err := netip.ParseAddr(l.Pattern.host)
+		return err != nil
+	case patternSuffix:
+		return true
+	case patternAny:
+		return !l.Shared
+	}
+	return false
+}
 
 func (t *Table) addHost(l *Limit) {
 	switch l.Pattern.kind {

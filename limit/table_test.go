@@ -153,6 +153,25 @@ func TestGoverningStaleShapes(t *testing.T) {
 	}
 }
 
+func TestCountsNames(t *testing.T) {
+	for _, c := range []struct {
+		limits []limit.Limit
+		want   bool
+	}{
+		{nil, false},
+		{[]limit.Limit{limittest.Rule("10.1.2.3", 1), limittest.Rule("10.0.0.0/8", 1), limittest.Rule("[2001:db8::1]:80", 1)}, false},
+		{[]limit.Limit{limittest.Rule("a.b", 1)}, true},
+		{[]limit.Limit{limittest.Rule("a.b:443", 1)}, true},
+		{[]limit.Limit{limittest.Rule("10.1.2.3", 1), limittest.Rule("*.b", 1)}, true},
+		{[]limit.Limit{limittest.Rule("*", 1)}, true},
+		{[]limit.Limit{limittest.Shared("*", 1)}, false},
+	} {
+		if got := limit.NewTable(1, 1, c.limits).CountsNames(); got != c.want {
+			t.Errorf("%v: got %t", c.limits, got)
+		}
+	}
+}
+
 func TestTableLimitsAndGet(t *testing.T) {
 	given := []limit.Limit{limittest.Rule("b", 1), limittest.Rule("*", 2), limittest.Rule("a:1", 3), limittest.Rule("a", 4), limittest.Rule("10.0.0.0/8", 5), limittest.Rule("*.b:2", 6)}
 	table := limit.NewTable(7, 5, given)

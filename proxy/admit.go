@@ -31,6 +31,9 @@ type Admitter interface {
 	// Limit returns the limit on connections of scope host that governs the target, as far as this
 	// node knows; false means that there is none.
 	Limit(t limit.Target) (limit.Limit, bool)
+	// CountsNames reports whether a limit of scope host counts names apart from their addresses, as
+	// far as this node knows.
+	CountsNames() bool
 }
 
 // Meter paces the bytes of one connection in one direction; see [sock.Meter].

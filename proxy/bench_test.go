@@ -88,6 +88,29 @@ func churn(b *testing.B, proxy, up string) {
 	}
 }
 
+// The same by SOCKS5: two round trips before the tunnel is open.
+func BenchmarkChurnSOCKS5(b *testing.B) {
+	proxy, up := benchServer(b)
+	ask := []byte(socksAsk(up))
+	buf := make([]byte, 10)
+	b.ReportAllocs()
+	for b.Loop() {
+		c, err := net.Dial("tcp", proxy)
+		if err != nil {
+			b.Fatal(err)
+		}
+		io.WriteString(c, socksHello)
+		io.ReadFull(c, buf[:2])
+		c.Write(ask)
+		io.ReadFull(c, buf)
+		c.Write(buf[:8])
+		io.ReadFull(c, buf[:8])
+		c.(*net.TCPConn).CloseWrite()
+		c.Read(buf)
+		c.Close()
+	}
+}
+
 // A few bytes to the upstream and back, in an open tunnel.
 func BenchmarkTunnelEcho(b *testing.B) {
 	c := benchTunnel(b)

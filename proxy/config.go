@@ -86,6 +86,15 @@ type Config struct {
 	Policy Policy
 }
 
+// Protocols is a set of protocols that clients may speak.
+type Protocols uint8
+
+// The protocols. A connection's first byte tells them apart.
+const (
+	HTTP Protocols = 1 << iota
+	SOCKS5
+)
+
 // User may use the proxy; see [auth.User].
 type User = auth.User
 
@@ -96,6 +105,12 @@ type LineOutput = accesslog.Output
 // at once. Open tunnels keep the timeouts that they started with. Kept-alive upstream connections
 // to destinations that the new policy forbids are closed.
 type Policy struct {
+	// Protocols are those that clients may speak; at least one. Others are refused, each in its own
+	// terms.
+	Protocols Protocols
+	// NamesOnly refuses SOCKS5 requests for addresses, also if they are written as names. Limits on
+	// names don't hold for clients that resolve names themselves.
+	NamesOnly bool
 	// RejectStatus answers requests over the limit: 400 to 599.
 	RejectStatus int
 	// DialTimeout bounds connecting, over all addresses, from the moment the slot is granted; > 0.
@@ -139,6 +154,7 @@ type Policy struct {
 // DefaultPolicy is the policy of an empty configuration.
 func DefaultPolicy() Policy {
 	return Policy{
+		Protocols:        HTTP | SOCKS5,
 		RejectStatus:     503,
 		DialTimeout:      10 * time.Second,
 		HeaderTimeout:    10 * time.Second,
@@ -155,6 +171,9 @@ func DefaultPolicy() Policy {
 // Validate reports all invalid values at once.
 func (p *Policy) Validate() error {
 	var errs []error
+	if p.Protocols == 0 || p.Protocols&^(HTTP|SOCKS5) != 0 {
+		errs = append(errs, fmt.Errorf("protocols %#b has none, or an unknown one: use HTTP, SOCKS5 or both", p.Protocols))
+	}
 	if p.RejectStatus < 400 || p.RejectStatus > 599 {
 		errs = append(errs, fmt.Errorf("reject_status %d is not an error status: use 400 to 599, such as 503", p.RejectStatus))
 	}

@@ -23,6 +23,8 @@ type conn struct {
 	subject limit.Subject // likewise; Host is zero before it is known, User "" without authentication
 	first   bool          // no request has been answered yet
 
+	bound *netip.AddrPort // if not nil, gets the local address of the connection dialled for it
+
 	balanced  bool          // the connection must begin with a PROXY header
 	stranger  bool          // not allowed: it is answered once
 	tunnelled bool          // a tunnel has taken over
@@ -294,7 +296,7 @@ func (c *conn) openTunnel(p protocol, kind Kind, target limit.Target) {
 func (c *conn) noteRefusal(r *refusal) (status int) {
 	status = r.status(c.srv.policy.Load().RejectStatus)
 	c.srv.counters.refused(r)
-	c.logRefusal("request refused", status, r)
+	c.logRefusal("request refused", r, "status", status)
 	return status
 }
 

@@ -153,12 +153,16 @@ func attemptEnd(now, deadline time.Time, n int, brief bool) time.Time {
 func (f *flow) connect(addr netip.AddrPort, deadline time.Time) error {
 	family, peer, err := sock.Sockaddr(addr)
 	var up *sock.Conn
+	var own *netip.AddrPort
+	if f.client != nil {
+		own = f.client.bound
+	}
 	connected := false
 	if err == nil {
-		up, connected, err = sock.Dial(family, peer, addr, &f.srv.buffers)
+		up, connected, err = sock.Dial(family, peer, addr, own, &f.srv.buffers)
 	}
 	if err == nil && !connected {
-		err = f.awaitConnect(up, peer, addr, deadline)
+		err = f.awaitConnect(up, peer, addr, own, deadline)
 	}
 	if err == nil {
 		return f.connected(up, addr.Addr())
@@ -171,7 +175,7 @@ func (f *flow) connect(addr netip.AddrPort, deadline time.Time) error {
 
 // awaitConnect waits until the connection is established or fails, the deadline passes, or the flow
 // is aborted.
-func (f *flow) awaitConnect(up *sock.Conn, peer unix.Sockaddr, addr netip.AddrPort, deadline time.Time) error {
+func (f *flow) awaitConnect(up *sock.Conn, peer unix.Sockaddr, addr netip.AddrPort, own *netip.AddrPort, deadline time.Time) error {
 	f.mu.Lock()
 	if f.cause != nil {
 		defer f.mu.Unlock()
@@ -182,7 +186,7 @@ func (f *flow) awaitConnect(up *sock.Conn, peer unix.Sockaddr, addr netip.AddrPo
 	f.watchSoon()
 	f.mu.Unlock()
 
-	err := up.FinishConnect(peer, addr)
+	err := up.FinishConnect(peer, addr, own)
 
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -1,6 +1,6 @@
-// Package proxy is weir's forward proxy: CONNECT tunnels and absolute-form HTTP/1.x requests. Each
-// request needs claims from an [Admitter], and each upstream connection a slot, which it gives back
-// only when the upstream has seen the connection's end.
+// Package proxy is weir's forward proxy: CONNECT tunnels, absolute-form HTTP/1.x requests, and
+// SOCKS5. Each request needs claims from an [Admitter], and each upstream connection a slot, which
+// it gives back only when the upstream has seen the connection's end.
 //
 // # Files
 //
@@ -14,8 +14,10 @@
 //	conn.go            a client's connection, whatever is spoken on it
 //	protocol.go        what is spoken: the first byte tells
 //	httpclient.go      HTTP: its requests, one after the other
+//	socks.go           SOCKS5: one request, for a tunnel
 //	ahead.go           finding out whether a client that sent a FIN is still there
 //	foreign.go         clients that speak TLS or SOCKS by mistake
+//	resolving.go       SOCKS5 clients that ask for addresses, where limits count names
 //
 //	flow.go            a slot and its upstream connection: states, abort, end
 //	claims.go          a request in hand and its claims
@@ -41,6 +43,7 @@
 //
 //	refuse.go          reasons to turn a request away
 //	refusehttp.go      a refusal as an HTTP answer
+//	refusesocks.go     a refusal as a SOCKS5 reply
 //	phrase.go          its reason phrase
 //	counters.go        refusals and bytes in the metrics
 //	log.go             a line for each finished tunnel and request; refusals, sampled
@@ -77,6 +80,11 @@
 // A head has header_timeout to arrive; the first one's begins with the connection. If some of it
 // has come by then, the answer is 408; otherwise the connection is closed without one.
 //
+// SOCKS5 is told by its first byte, which begins no HTTP message. A client may send greeting,
+// credentials, request and bytes for the tunnel in any pieces; answers are collected and sent before
+// the node waits for anything. A reply has no room for a text or a loop mark: the log has the
+// reason, and a nested tunnel by SOCKS5 is found by its destination alone.
+//
 // # Sockets and hang-ups
 //
 // Sockets belong to the runtime's poller, without package net, which saves options and addresses
@@ -107,9 +115,9 @@
 // # Half-closed clients
 //
 // A FIN may mean that the client has closed, or that it has only finished sending. Before an answer
-// begins, the proxy finds out by sending its first bytes, "HTTP/1.1 ": a closed connection answers
-// with a reset, and the request is given up. Otherwise the answer continues behind them. The cost:
-// a client that gets no answer may get a part of a status line.
+// begins, the proxy finds out by sending its first bytes, "HTTP/1.1 " or SOCKS5's version: a closed
+// connection answers with a reset, and the request is given up. Otherwise the answer continues
+// behind them. The cost: a client that gets no answer may get a part of a status line.
 //
 // Once an answer has begun, its own bytes do the same. While the upstream is silent, a closed
 // client's slot is held until the client's kernel answers a keep-alive with a reset (75 s on

@@ -26,18 +26,18 @@ var (
 		refusal: badRequest("the client began with TLS, and this port speaks plain HTTP: use http:// in the proxy's URL"),
 	}
 	foreignSOCKS4 = foreign{
-		refusal: badRequest("the client began with SOCKS4, and this port speaks HTTP: use http:// in the proxy's URL"),
+		refusal: badRequest("the client began with SOCKS4, which this port does not speak: use socks5h:// or http:// in the proxy's URL"),
 		overTLS: refuseSOCKS,
 		answer:  []byte{0, 0x5b, 0, 0, 0, 0, 0, 0},
 	}
 	foreignSOCKS5 = foreign{
-		refusal: badRequest("the client began with SOCKS5, and this port speaks HTTP: use http:// in the proxy's URL"),
+		refusal: badRequest("the client began with SOCKS5, which proxy.protocols leaves out: use http:// in the proxy's URL"),
 		overTLS: refuseSOCKS,
 		answer:  []byte{5, 0xff}, // no acceptable authentication method (RFC 1928 §3)
 	}
 	foreignOther = foreign{refusal: badRequest(string(http1.ErrNotHTTP))}
 
-	refuseSOCKS = badRequest("the client began with SOCKS, and this port speaks HTTP over TLS: use https:// in the proxy's URL")
+	refuseSOCKS = badRequest("the client began with SOCKS, and this port speaks TLS first: use https:// in the proxy's URL")
 )
 
 // foreignOf returns the protocol whose connections begin with a byte which no HTTP message begins

@@ -129,6 +129,8 @@ func (c *httpClient) handle() bool {
 	switch {
 	case !c.mayUse(policy):
 		return c.respond(&refuseClient, http1.KeepAlive{})
+	case policy.Protocols&HTTP == 0:
+		return c.respond(&refuseHTTP, http1.KeepAlive{})
 	case h.PassedThrough(s.via()):
 		return c.respond(&refuseLoop, keep)
 	case s.draining.Load():

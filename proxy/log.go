@@ -39,6 +39,9 @@ func (s *Server) newSamplers() {
 	s.crowded = accesslog.NewSampler(strangerEvery, func(left int64) {
 		s.log.Warn("idle clients gave way more often, not shown", "times", left)
 	})
+	s.resolvers = accesslog.NewSampler(strangerEvery, func(left int64) {
+		s.log.Warn("more SOCKS5 clients ask for addresses, not shown", "clients", left)
+	})
 	s.handshakes = accesslog.NewSampler(strangerEvery, func(left int64) {
 		s.log.Warn("more TLS handshakes failed, not shown", "clients", left)
 	})
@@ -50,12 +53,13 @@ func (s *Server) closeSamplers() {
 	}
 	s.accepts.Close()
 	s.crowded.Close()
+	s.resolvers.Close()
 	s.handshakes.Close()
 }
 
-// logRefusal logs a refusal: every one at debug, otherwise a sample as warnings. A status of 0 is
-// left out.
-func (c *conn) logRefusal(message string, status int, r *refusal) {
+// logRefusal logs a refusal: every one at debug, otherwise a sample as warnings. answer is a field
+// that says how it was answered, if it was.
+func (c *conn) logRefusal(message string, r *refusal, answer ...any) {
 	s := c.srv
 	log := s.log.Debug
 	if !s.log.IsDebug() {
@@ -69,9 +73,7 @@ func (c *conn) logRefusal(message string, status int, r *refusal) {
 		fields = append(fields, "user", c.subject.User)
 	}
 	fields = append(fields, "node", s.node, "method", c.method, "host", c.subject.Host.Host, "port", c.subject.Host.Port)
-	if status > 0 {
-		fields = append(fields, "status", status)
-	}
+	fields = append(fields, answer...)
 	fields = append(fields, "error", r.code(), "details", r.details)
 	if r.limit != nil {
 		fields = append(fields, "scope", r.limit.Key.Scope.String(), "resource", r.limit.Key.Resource.String())

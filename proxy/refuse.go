@@ -43,6 +43,10 @@ const (
 	reasonGuessing      // too many wrong credentials came from the address
 	reasonUnchecked     // too many credentials wait to be checked
 	reasonMalformed     // the request can't be parsed, or asks for something unsupported
+	reasonProtocol      // the policy leaves out the client's protocol
+	reasonCommand       // a SOCKS5 command other than CONNECT
+	reasonAddressType   // a SOCKS5 destination that is neither a name nor an address
+	reasonAddress       // a SOCKS5 destination that is an address, where only names are allowed
 	reasonHeadTimeout   // the request's head did not arrive in time
 	reasonHeadTooLarge  // the request's head is longer than http1.MaxHead
 	reasonClientStalled // the request's content stopped arriving
@@ -112,6 +116,7 @@ var (
 var (
 	refuseClient   = refusal{reason: reasonClientDenied, details: "client address not allowed"}
 	refuseTimeout  = refusal{reason: reasonHeadTimeout, details: "the request head took too long"}
+	refuseHTTP     = refusal{reason: reasonProtocol, details: "this port speaks SOCKS5 only: use socks5h:// in the proxy's URL"}
 	refuseTooLarge = refusal{reason: reasonHeadTooLarge, details: "the request head is longer than 64 KiB"}
 	refuseStalled  = refusal{reason: reasonClientStalled,
 		details: "the client stalled: it stopped sending the request's content"}

@@ -18,6 +18,7 @@ const (
 	KindHTTP                    // a plain request in progress
 	KindUpgrade                 // a tunnel after 101
 	KindIdle                    // kept for reuse, no client
+	KindSOCKS5                  // a tunnel that SOCKS5 asked for
 )
 
 // String is the kind's name in the API.
@@ -31,6 +32,8 @@ func (k Kind) String() string {
 		return "upgrade"
 	case KindIdle:
 		return "idle"
+	case KindSOCKS5:
+		return "socks5"
 	}
 	return "unknown"
 }

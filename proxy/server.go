@@ -26,7 +26,8 @@ type counter = atomic.Int64
 type Counters struct {
 	Clients    counter // client connections open now
 	Requests   counter // requests with a well-formed head
-	Tunnels    counter // CONNECT and upgrade tunnels begun
+	Tunnels    counter // CONNECT, SOCKS5 and upgrade tunnels begun
+	Addresses  counter // SOCKS5 requests for an address while limits counted names
 	Exchanges  counter // plain requests that an upstream answered
 	Reused     counter // exchanges on a kept-alive upstream connection
 	Retries    counter // requests sent again because a kept-alive connection was stale
@@ -70,7 +71,9 @@ type Server struct {
 	sleepers  *sleepSet
 	refusals  [refusalCount]*accesslog.Sampler
 
-	accepts, handshakes, crowded *accesslog.Sampler
+	resolving resolving
+
+	accepts, handshakes, crowded, resolvers *accesslog.Sampler
 
 	draining atomic.Bool // new requests are refused
 	stopping atomic.Bool // Drain has begun: clients without a request are closed, new ones too

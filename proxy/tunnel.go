@@ -137,7 +137,7 @@ func (f *flow) cutNested(cause error) {
 			r = &cutNested
 		}
 		c.srv.counters.refused(r)
-		c.logRefusal("tunnel cut", 0, r)
+		c.logRefusal("tunnel cut", r)
 	}
 	f.abort(cause)
 }

@@ -60,6 +60,14 @@ function drawTop(sum) {
   document.title = `${sum.refusals ? '● ' : ''}weir${s ? ` · ${s.node}` : ''}`;
 }
 
+/** Clients for which limits on names may not hold. */
+function resolving(node, clients) {
+  const shown = clients.slice(0, 3).map((c) => c.client);
+  const more = clients.length - shown.length;
+  return `SOCKS5 clients of ${node} ask for addresses (${shown.join(', ')}${more ? ` and ${number(more)} more` : ''}): ` +
+    'limits on names don’t hold for those that resolve names themselves. Write socks5h:// in place of socks5:// in their settings.';
+}
+
 /** What an operator must know of, in words that say what to do. */
 function drawAlerts() {
   const s = model.status;
@@ -70,6 +78,7 @@ function drawAlerts() {
     if (s.disk_stalled) all.push(`The disk of ${s.node} has stalled. Another server leads meanwhile.`);
     if (s.draining) all.push(`${s.node} is draining: it takes no new connections.`);
     else if (s.session.state !== 'live') all.push(`${s.node} has no live session with the cluster: it only admits connections to hosts without a limit.`);
+    if (s.resolving_clients.length) all.push(resolving(s.node, s.resolving_clients));
     if (s.config_disagreements.length) all.push(`The configs of ${s.config_disagreements.join(', ')} disagree with the cluster: make them equal, and reload one node.`);
   }
   const silent = model.unreachable.map((u) => u.node);

@@ -132,6 +132,21 @@ Proxy        127.0.0.1:8080
 Connections  3
 Config       lease.ttl or limits differ on c
 `},
+		{
+			"status with several addresses, and clients that resolve names", "GET /v1/status",
+			`{"node":"p","version":"v1","role":"proxy","session":{"state":"none","expires_in":"0s"},"raft":{"state":"none"},` +
+				`"proxy_addr":"10.0.0.1:80","proxy_addrs":["10.0.0.1:80","[::1]:8080"],"proxy_protocols":["socks5"],` +
+				`"resolving_clients":[{"client":"10.0.0.7"},{"client":"10.0.0.8"},{"client":"10.0.0.9"},{"client":"10.0.0.10"}]}`,
+			[]string{"status"}, `
+Node         p (proxy, v1)
+Leader       nobody
+Ready        no
+Session      none
+Raft         none: the node's role is proxy
+Proxy        10.0.0.1:80, [::1]:8080 (socks5 only)
+Connections  0
+SOCKS5       10.0.0.7, 10.0.0.8, 10.0.0.9 and 1 more ask for addresses: limits on names don't hold for clients that resolve names themselves (write socks5h://)
+`},
 		{"whether it is ready", "GET /readyz", `{"status":"ok"}`, []string{"status", "--ready"}, "ready\n"},
 		{
 			"status of a proxy in trouble", "GET /v1/status",
@@ -666,6 +681,9 @@ func TestExec(t *testing.T) {
 		{"environment", "", []string{"WEIR_PROXY=10.0.0.1:3128"}, nil, "http://10.0.0.1:3128", host},
 		{"flag", "", []string{"WEIR_PROXY=10.0.0.1:3128"}, []string{"--proxy", "https://p.example"}, "https://p.example", host},
 		{"TLS", "127.0.0.1:8080\",\"proxy_tls\":true,\"x\":\"", nil, nil, "https://127.0.0.1:8080", host},
+		{"both protocols", "127.0.0.1:8080\",\"proxy_protocols\":[\"http\",\"socks5\"],\"x\":\"", nil, nil, "http://127.0.0.1:8080", host},
+		{"SOCKS5 only", "127.0.0.1:8080\",\"proxy_protocols\":[\"socks5\"],\"x\":\"", []string{"WEIR_PROXY_USER=me:x"}, nil, "socks5h://me:x@127.0.0.1:8080", host},
+		{"SOCKS5 by flag", "", nil, []string{"--proxy", "socks5h://p.example:1"}, "socks5h://p.example:1", host},
 		{"user", "127.0.0.1:8080", []string{"WEIR_PROXY_USER=me:p@ss/word"}, nil, "http://me:p%40ss%2Fword@127.0.0.1:8080", host},
 		{"user by flag", "127.0.0.1:8080", []string{"WEIR_PROXY_USER=you:x"}, []string{"--user", "me:secret"}, "http://me:secret@127.0.0.1:8080", host},
 		{"user in the URL", "", []string{"WEIR_PROXY=https://me:secret@p.example:1"}, nil, "https://me:secret@p.example:1", host},
@@ -695,11 +713,15 @@ func TestExec(t *testing.T) {
 			}
 		})
 	}
-	for _, args := range [][]string{{"--user", "secret"}, {"--user", ":secret"}, {"--proxy", "ftp://me:secret@p"}} {
+	for _, args := range [][]string{{"--user", "secret"}, {"--user", ":secret"}, {"--proxy", "ftp://me:secret@p"}, {"--proxy", "socks5://me:secret@p"}} {
 		code, _, stderr := f.weir(testProcess(), append(append([]string{"exec"}, args...), prog)...)
 		if code != 2 || strings.Contains(stderr, "secret") {
 			t.Errorf("%q: exit %d %q", args, code, stderr)
 		}
+	}
+	f.answers["GET /v1/status"] = []string{`{"node":"a","proxy_addr":"127.0.0.1:8080","proxy_tls":true,"proxy_protocols":["socks5"]}`}
+	if code, _, stderr := f.weir(testProcess(), "exec", prog); code != 1 || !strings.Contains(stderr, "inside TLS") {
+		t.Errorf("exit %d %q", code, stderr)
 	}
 	f.answers["GET /v1/status"] = []string{`{"node":"a"}`}
 	if code, _, stderr := f.weir(testProcess(), "exec", prog); code != 1 || !strings.Contains(stderr, "WEIR_PROXY") {

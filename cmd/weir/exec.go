@@ -27,6 +27,9 @@ replaces this process, so signals and the exit code are its own.
 The host of the node's API is added to what NO_PROXY and no_proxy list: the command connects to it
 directly, whatever the port, and weir does not count those connections. WEIR_ADDR is set to the node's API.
 
+If the proxy speaks SOCKS5 only (proxy.protocols), the variables are socks5h:// URLs. They are never
+socks5:// ones: with these, many programs resolve names themselves, and limits on names don't hold for them.
+
 The proxy's address comes from the node's API, unless --proxy or WEIR_PROXY gives it. If the proxy has
 users, set WEIR_PROXY_USER to NAME:PASSWORD. The flag --user does the same, but makes the password visible
 in process listings.`,
@@ -90,8 +93,11 @@ func proxyURL(cmd *cobra.Command, c *api.Client, given string) (*url.URL, error)
 			given = "http://" + given
 		}
 		u, err := url.Parse(given)
-		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		switch {
+		case err != nil, u.Host == "", !slices.Contains([]string{"http", "https", "socks5h", "socks5"}, u.Scheme):
 			return nil, usagef(cmd, "this is not a proxy's URL: write it as http://127.0.0.1:8080") // it may hold a password
+		case u.Scheme == "socks5":
+			return nil, usagef(cmd, "with socks5:// programs resolve names themselves, and limits on names don't hold for them: write socks5h://")
 		}
 		return &url.URL{Scheme: u.Scheme, User: u.User, Host: u.Host}, nil
 	}
@@ -112,7 +118,12 @@ func proxyURL(cmd *cobra.Command, c *api.Client, given string) (*url.URL, error)
 		}
 	}
 	scheme := "http"
-	if st.ProxyTLS {
+	switch socksOnly := len(st.ProxyProtocols) > 0 && !slices.Contains(st.ProxyProtocols, "http"); {
+	case socksOnly && st.ProxyTLS:
+		return nil, fmt.Errorf("the proxy of %s speaks SOCKS5 inside TLS only, which no variable can say: set --proxy or WEIR_PROXY to another node, or proxy.protocols to [\"http\", \"socks5\"]", st.Node)
+	case socksOnly:
+		scheme = "socks5h"
+	case st.ProxyTLS:
 		scheme = "https"
 	}
 	return &url.URL{Scheme: scheme, Host: net.JoinHostPort(host, port)}, nil

@@ -66,7 +66,7 @@ func showStatus(w io.Writer, st api.Status) error {
 		t.add("Cluster", st.Cluster)
 	}
 	if st.ProxyAddr != "" {
-		t.add("Proxy", st.ProxyAddr)
+		t.add("Proxy", proxyLine(st))
 	}
 	t.add("Connections", fmt.Sprint(st.Connections))
 	switch {
@@ -84,5 +84,34 @@ func showStatus(w io.Writer, st api.Status) error {
 	if len(st.ConfigDisagreements) > 0 {
 		t.add("Config", "lease.ttl or limits differ on "+strings.Join(st.ConfigDisagreements, ", "))
 	}
+	if len(st.ResolvingClients) > 0 {
+		t.add("SOCKS5", resolvingLine(st.ResolvingClients))
+	}
 	return t.write(w)
+}
+
+// proxyLine says where workers reach the proxy, and what they may speak if that is not everything.
+func proxyLine(st api.Status) string {
+	line := st.ProxyAddr
+	if len(st.ProxyAddrs) > 1 {
+		line = strings.Join(st.ProxyAddrs, ", ")
+	}
+	if len(st.ProxyProtocols) == 1 {
+		line += " (" + st.ProxyProtocols[0] + " only)"
+	}
+	return line
+}
+
+// resolvingLine names a few clients that resolve names themselves.
+func resolvingLine(clients []api.ResolvingClient) string {
+	const shown = 3
+	var names []string
+	for _, c := range clients[:min(len(clients), shown)] {
+		names = append(names, c.Client)
+	}
+	line := strings.Join(names, ", ")
+	if more := len(clients) - len(names); more > 0 {
+		line += fmt.Sprintf(" and %d more", more)
+	}
+	return line + " ask for addresses: limits on names don't hold for clients that resolve names themselves (write socks5h://)"
 }

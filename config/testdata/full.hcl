@@ -35,6 +35,8 @@ lease {
 
 proxy {
   listen              = "127.0.0.1:8080"
+  protocols           = ["http", "socks5"]
+  socks5_names_only   = false
   reject_status       = 503
   dial_timeout        = "10s"
   dns_ttl_max         = "60s"

@@ -33,7 +33,7 @@ var sources = addrsFrom(netip.MustParseAddr("127.0.2.1"), 16)
 
 // workloads are all, in the order of their running.
 func workloads() []workload {
-	list := []workload{churn(1), churn(16), churn(64), churnByName()}
+	list := []workload{churn(1), churn(16), churn(64), churnByName(), socksChurn()}
 	list = append(list,
 		workload{name: "http", about: "16 kept-alive clients, absolute-form GET", peers: true, only: []string{direct, relay, weir, before}, run: runHTTP},
 		workload{name: "bulk", about: "one tunnel, downloading", peers: true, only: []string{direct, relay, weir, before}, run: runBulk},
@@ -71,6 +71,30 @@ func churnByName() workload {
 	return workload{
 		name: "churn-name", about: "16 workers, the upstream by a name of the hosts file", peers: true, only: []string{relay, weir, before}, run: run,
 	}
+}
+
+// socksChurn is churn-16 by CONNECT, and then by SOCKS5.
+func socksChurn() workload {
+	run := func(ctx context.Context, b *bench, c *contender) (sample, error) {
+		plan := b.tunnels(c, b.targets(c.host))
+		plan.Workers, plan.Send, plan.Reply = 16, wire.Ping(), wire.PingSize
+		connect, err := b.measure(ctx, c, plan)
+		if err != nil {
+			return nil, err
+		}
+		plan.SOCKS5, plan.Heads = true, nil
+		for _, t := range b.targets(c.host) {
+			head := append([]byte{5, 1, 0, 1}, t.Addr().AsSlice()...)
+			plan.Heads = append(plan.Heads, binary.BigEndian.AppendUint16(head, t.Port()))
+		}
+		s, err := b.measure(ctx, c, plan)
+		if err != nil {
+			return nil, err
+		}
+		s["connect_cpu_us"], s["connect_p50_us"] = connect["cpu_us"], connect["p50_us"]
+		return s, nil
+	}
+	return workload{name: "socks-churn", about: "as churn-16, by SOCKS5", only: []string{weir}, run: run}
 }
 
 func runHTTP(ctx context.Context, b *bench, c *contender) (sample, error) {

@@ -91,17 +91,34 @@ func NewGate() *Gate {
 
 // marker computes marks without allocating.
 type marker struct {
-	mac hash.Hash
-	sum mark
+	mac  hash.Hash
+	sum  mark
+	pair []byte // scratch, cleared after use
+}
+
+func (k *marker) mark(token []byte) mark {
+	k.mac.Reset()
+	k.mac.Write(token)
+	k.mac.Sum(k.sum[:0])
+	return k.sum
 }
 
 func (g *Gate) mark(token []byte) mark {
 	k := g.marks.Get().(*marker)
 	defer g.marks.Put(k)
-	k.mac.Reset()
-	k.mac.Write(token)
-	k.mac.Sum(k.sum[:0])
-	return k.sum
+	return k.mark(token)
+}
+
+// markOf is the mark of the token that most HTTP clients would make of a name and a password.
+func (g *Gate) markOf(name, password []byte) mark {
+	k := g.marks.Get().(*marker)
+	defer g.marks.Put(k)
+	k.pair = append(append(append(k.pair[:0], name...), ':'), password...)
+	n := len(k.pair)
+	k.pair = base64.StdEncoding.AppendEncode(k.pair, k.pair)
+	m := k.mark(k.pair[n:])
+	clear(k.pair)
+	return m
 }
 
 // Roster is one set of users with the remembered credentials.
@@ -152,10 +169,7 @@ func (g *Gate) Basic(ctx context.Context, r *Roster, field []byte, from netip.Ad
 		return "", ErrWrong
 	}
 	m := g.mark(token)
-	r.mu.RLock()
-	name, known := r.good[m]
-	r.mu.RUnlock()
-	if known {
+	if name, known := r.known(m); known {
 		return name, nil
 	}
 	claimed, password, ok := decodeCredentials(token)
@@ -163,6 +177,30 @@ func (g *Gate) Basic(ctx context.Context, r *Roster, field []byte, from netip.Ad
 		return "", ErrWrong
 	}
 	return g.examine(ctx, r, m, claimed, password, from)
+}
+
+// Password is [Gate.Basic] for a name and a password that came by themselves, as in SOCKS5. They are
+// remembered as the same.
+func (g *Gate) Password(ctx context.Context, r *Roster, name, password []byte, from netip.Addr) (string, error) {
+	if bytes.IndexByte(name, ':') >= 0 {
+		return "", ErrWrong // in Basic, the password would begin behind the colon
+	}
+	m := g.markOf(name, password)
+	if user, known := r.known(m); known {
+		return user, nil
+	}
+	if !printable(name) || !printable(password) {
+		return "", ErrWrong
+	}
+	return g.examine(ctx, r, m, name, password, from)
+}
+
+// known returns the user whose credentials are remembered under the mark.
+func (r *Roster) known(m mark) (user string, known bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	user, known = r.good[m]
+	return user, known
 }
 
 // Remembered returns how many credentials are known to be right.
@@ -222,15 +260,20 @@ func decodeCredentials(token []byte) (name, password []byte, ok bool) {
 	text := make([]byte, base64.StdEncoding.DecodedLen(len(token)))
 	n, err := base64.StdEncoding.Strict().Decode(text, token)
 	text = text[:n]
-	if err != nil || !utf8.Valid(text) {
+	if err != nil || !printable(text) {
 		return nil, nil, false
 	}
+	return bytes.Cut(text, []byte(":"))
+}
+
+// printable reports whether text is UTF-8 without control characters.
+func printable(text []byte) bool {
 	for _, c := range text {
 		if c < ' ' || c == 0x7f {
-			return nil, nil, false
+			return false
 		}
 	}
-	return bytes.Cut(text, []byte(":"))
+	return utf8.Valid(text)
 }
 
 // verdict is the remembered result of a check.

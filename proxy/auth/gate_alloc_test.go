@@ -12,9 +12,12 @@ func TestKnownCredentialsCostNoAllocation(t *testing.T) {
 	g := NewGate()
 	g.compare = func(_, _ []byte) error { return nil }
 	r := NewRoster([]User{{Name: "ada"}}, nil)
-	h := basicField("ada:lovelace")
+	h, user, password := basicField("ada:lovelace"), []byte("ada"), []byte("lovelace")
 	ask := func() {
 		if name, err := g.Basic(context.Background(), r, h, testAddr); name != "ada" || err != nil {
+			t.Fatal(name, err)
+		}
+		if name, err := g.Password(context.Background(), r, user, password, testAddr); name != "ada" || err != nil {
 			t.Fatal(name, err)
 		}
 	}

@@ -194,3 +194,56 @@ func TestMemoriesAreBounded(t *testing.T) {
 		t.Error("nothing is forgotten")
 	}
 }
+
+// A name and a password that came by themselves are checked, bounded and remembered as in Basic.
+func TestPassword(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, compared := testGate()
+		r := NewRoster([]User{{Name: "ada"}, {Name: "bob"}}, nil)
+		ask := func(name, password string) error {
+			user, err := g.Password(t.Context(), r, []byte(name), []byte(password), testAddr)
+			if err == nil && user != name || err != nil && user != "" {
+				t.Errorf("%s: the user is %q, %v", name, user, err)
+			}
+			return err
+		}
+		for _, c := range []struct {
+			name, password string
+			want           error
+			checks         int64 // in all, afterwards
+		}{
+			{"ada", "right", nil, 1},
+			{"ada", "right", nil, 1},
+			{"ada", "wrong", ErrWrong, 2},
+			{"ada", "wrong", ErrWrong, 2},
+			{"ada:", "right", ErrWrong, 2},
+			{"", "", ErrWrong, 3},
+			{"ada", "right\x00", ErrWrong, 3},
+			{"ada", "\xff", ErrWrong, 3},
+			{"ada\n", "right", ErrWrong, 3},
+		} {
+			if err := ask(c.name, c.password); err != c.want || compared.Load() != c.checks {
+				t.Errorf("%q, %q: %v after %d checks; want %v after %d", c.name, c.password, err, compared.Load(), c.want, c.checks)
+			}
+		}
+		if name, err := g.Basic(t.Context(), r, basicField("ada:right"), testAddr); name != "ada" || err != nil || compared.Load() != 3 {
+			t.Errorf("Basic does not know what was right: %q, %v", name, err)
+		}
+		if _, err := g.Basic(t.Context(), r, basicField("bob:right"), testAddr); err != nil {
+			t.Error(err)
+		}
+		if before := compared.Load(); ask("bob", "right") != nil || compared.Load() != before {
+			t.Error("what was right in Basic is not known")
+		}
+		guesses := 0
+		for ask("ada", fmt.Sprint(guesses)) == ErrWrong && guesses < 10*failureBurst {
+			guesses++
+		}
+		if err := ask("ada", "another"); err != ErrGuessing {
+			t.Errorf("an address that guesses, after %d guesses: %v", guesses, err)
+		}
+		if ask("ada", "right") != nil {
+			t.Error("a remembered password suffers")
+		}
+	})
+}

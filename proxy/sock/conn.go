@@ -127,11 +127,11 @@ func New(fd int, pool *Buffers) *Conn {
 }
 
 // FinishConnect waits until the connection to peer is established, has failed, or the write
-// deadline has passed.
-func (s *Conn) FinishConnect(peer unix.Sockaddr, addr netip.AddrPort) error {
+// deadline has passed. own is as for [Dial].
+func (s *Conn) FinishConnect(peer unix.Sockaddr, addr netip.AddrPort, own *netip.AddrPort) error {
 	var failure error
 	err := s.raw.Write(func(fd uintptr) bool {
-		failure = notItself(int(fd), addr, connectOn(int(fd), peer))
+		failure = notItself(int(fd), addr, own, connectOn(int(fd), peer))
 		return !isConnecting(failure)
 	})
 	return cmp.Or(err, failure)

@@ -8,8 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Dial begins to connect to peer, which is addr in the kernel's form.
-func Dial(family int, peer unix.Sockaddr, addr netip.AddrPort, pool *Buffers) (s *Conn, connected bool, err error) {
+// Dial begins to connect to peer, which is addr in the kernel's form. If own is not nil, it gets the
+// socket's own address once it is connected.
+func Dial(family int, peer unix.Sockaddr, addr netip.AddrPort, own *netip.AddrPort, pool *Buffers) (s *Conn, connected bool, err error) {
 	fd, err := newSocket(family)
 	if err != nil {
 		return nil, false, err
@@ -19,7 +20,7 @@ func Dial(family int, peer unix.Sockaddr, addr netip.AddrPort, pool *Buffers) (s
 		// Nearby peers have answered by now: asking costs less than waiting for an event.
 		err = connectOn(fd, peer)
 	}
-	err = notItself(fd, addr, err)
+	err = notItself(fd, addr, own, err)
 	if err != nil && !isConnecting(err) {
 		unix.Close(fd)
 		return nil, false, err
@@ -35,12 +36,19 @@ const lowestEphemeral = 1024
 
 // notItself turns the success of a connection to itself into a refusal. TCP allows such
 // connections: if a socket connects to an unused port of its own machine, the kernel may choose
-// that very port for the socket.
-func notItself(fd int, addr netip.AddrPort, err error) error {
-	if err == nil && addr.Port() >= lowestEphemeral && localAddr(fd) == addr {
+// that very port for the socket. If own is not nil, it gets the socket's own address.
+func notItself(fd int, addr netip.AddrPort, own *netip.AddrPort, err error) error {
+	if err != nil || addr.Port() < lowestEphemeral && own == nil {
+		return err
+	}
+	local := localAddr(fd)
+	if local == addr {
 		return unix.ECONNREFUSED
 	}
-	return err
+	if own != nil {
+		*own = local
+	}
+	return nil
 }
 
 // isConnecting reports whether err, of a non-blocking connect, means that it is under way.

@@ -25,9 +25,9 @@ func TestConnectionToItself(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = notItself(fd, addr, unix.Connect(fd, peer))
+	err = notItself(fd, addr, nil, unix.Connect(fd, peer))
 	if isConnecting(err) {
-		err = s.FinishConnect(peer, addr)
+		err = s.FinishConnect(peer, addr, nil)
 	}
 	if err != unix.ECONNREFUSED {
 		t.Errorf("%v is connected to itself: %v", addr, err)

@@ -20,7 +20,10 @@ type Plan struct {
 	Dials   []netip.AddrPort // IPv4 addresses to connect to, in turn: the proxy, or the upstream itself
 	Sources []netip.Addr     // IPv4 addresses to connect from, in turn; none leaves it to the kernel
 	Heads   [][]byte         // requests, in turn: CONNECT, or GET in any form; none where the upstream is dialled for tunnels
-	Once    bool             // end after the last of Heads, or of Dials where there are no Heads
+	// SOCKS5 says that Heads are requests of SOCKS5. Each follows a greeting, once that is answered; the
+	// bound address in the reply is an IPv4 one.
+	SOCKS5 bool
+	Once   bool // end after the last of Heads, or of Dials where there are no Heads
 
 	// Send makes tunnels of the connections: it is sent once a head is answered with 200, and
 	// answered with Reply bytes. Without it the heads are requests whose answers have a body of
@@ -88,6 +91,7 @@ type stage uint8
 const (
 	stageIdle       stage = iota // none begun, or parked
 	stageConnecting              // until the socket can be written to
+	stageGreeting                // until the SOCKS5 greeting is answered
 	stageHead                    // until the head of the answer is complete
 	stageReply                   // until Reply bytes have come
 )
@@ -99,7 +103,7 @@ type worker struct {
 	stage      stage
 	reused     bool // the connection has answered before
 	scan       headScan
-	status     [12]byte // "HTTP/1.1 200"
+	status     [12]byte // "HTTP/1.1 200", or a SOCKS5 answer
 	seen       int      // bytes of the head
 	left       int      // of Reply
 	head       []byte   // of this operation
@@ -113,6 +117,8 @@ func Start(plan Plan) (*Driver, error) {
 		return nil, errors.New("a plan needs workers, and something to dial")
 	case len(plan.Heads) == 0 && plan.Send == nil:
 		return nil, errors.New("a plan without heads needs something to send")
+	case plan.SOCKS5 && (len(plan.Heads) == 0 || plan.Send == nil):
+		return nil, errors.New("a plan of SOCKS5 tunnels needs heads, and something to send")
 	}
 	poll, err := newPoller()
 	if err != nil {
@@ -308,7 +314,11 @@ func (d *Driver) ask(i int, w *worker) {
 		return
 	}
 	w.stage, w.scan, w.seen, w.left = stageHead, 0, 0, d.plan.Reply
-	if !send(w.fd, w.head) {
+	first := w.head
+	if d.plan.SOCKS5 {
+		w.stage, first = stageGreeting, socksGreeting
+	}
+	if !send(w.fd, first) {
 		d.broken(i, w, unix.EPIPE)
 	}
 }
@@ -323,6 +333,9 @@ func (d *Driver) sendInto(i int, w *worker) {
 // take goes through what was received; false says that this connection has nothing more to read
 // now.
 func (d *Driver) take(i int, w *worker, b []byte) bool {
+	if d.plan.SOCKS5 && w.stage < stageReply {
+		return d.takeAnswer(i, w, b)
+	}
 	all := b
 	if w.stage == stageHead {
 		w.seen += copy(w.status[min(w.seen, len(w.status)):], b)
@@ -361,6 +374,46 @@ func (d *Driver) take(i int, w *worker, b []byte) bool {
 	}
 	d.complete(i, w)
 	return false
+}
+
+// What a SOCKS5 client without a user sends first, and the beginnings of the answers to it and to a
+// request.
+var (
+	socksGreeting = []byte("\x05\x01\x00")
+	socksChoice   = "\x05\x00"
+	socksOpen     = "\x05\x00\x00\x01"
+)
+
+// socksReply is the length of a reply with an IPv4 address.
+const socksReply = 10
+
+// takeAnswer is take for the answers to a greeting and to a request. The upstream does not speak
+// first, so nothing may follow them.
+func (d *Driver) takeAnswer(i int, w *worker, b []byte) bool {
+	want, size := socksChoice, len(socksChoice)
+	if w.stage == stageHead {
+		want, size = socksOpen, socksReply
+	}
+	n := copy(w.status[w.seen:size], b)
+	w.seen += n
+	switch {
+	case n < len(b):
+		d.broken(i, w, errors.New("more bytes than were asked for"))
+		return false
+	case w.seen < size:
+		return true
+	case string(w.status[:len(want)]) != want:
+		d.broken(i, w, fmt.Errorf("answered with %q", w.status[:size]))
+		return false
+	case w.stage == stageHead:
+		d.sendInto(i, w)
+		return true
+	}
+	w.stage, w.seen = stageHead, 0
+	if !send(w.fd, w.head) {
+		d.broken(i, w, unix.EPIPE)
+	}
+	return true
 }
 
 // pace waits where more was read than the plan's rate allows. What was missed is not caught up.

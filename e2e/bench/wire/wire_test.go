@@ -76,6 +76,73 @@ func TestTunnelsAreOpenedAndClosed(t *testing.T) {
 	}
 }
 
+// socksServer is a small one, of tunnels to IPv4 addresses.
+func socksServer(t *testing.T, reply string) netip.AddrPort {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var served sync.WaitGroup
+	t.Cleanup(func() {
+		_ = l.Close()
+		served.Wait()
+	})
+	serve := func(c net.Conn) {
+		defer func() { _ = c.Close() }()
+		var b [10]byte
+		if _, err := io.ReadFull(c, b[:3]); err != nil || string(b[:3]) != "\x05\x01\x00" {
+			return
+		}
+		_, _ = c.Write([]byte("\x05"))
+		_, _ = c.Write([]byte("\x00"))
+		if _, err := io.ReadFull(c, b[:]); err != nil {
+			return
+		}
+		_, _ = c.Write([]byte(reply))
+		up, err := net.Dial("tcp", netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[4:])), uint16(b[8])<<8|uint16(b[9])).String())
+		if err != nil {
+			return
+		}
+		go func() { _, _ = io.Copy(c, up); _ = c.Close() }()
+		_, _ = io.Copy(up, c)
+		_ = up.Close()
+	}
+	served.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			served.Go(func() { serve(c) })
+		}
+	})
+	return netip.MustParseAddrPort(l.Addr().String())
+}
+
+func TestSOCKS5Tunnels(t *testing.T) {
+	u, addrs := startUpstream(t, 2)
+	var heads [][]byte
+	for _, a := range addrs {
+		head := append([]byte("\x05\x01\x00\x01"), a.Addr().AsSlice()...)
+		heads = append(heads, append(head, byte(a.Port()>>8), byte(a.Port())))
+	}
+	proxy := socksServer(t, "\x05\x00\x00\x01\x7f\x00\x00\x01\x00\x50")
+	plan := Plan{Workers: 4, Dials: []netip.AddrPort{proxy}, Heads: heads, SOCKS5: true, Send: Ping(), Reply: PingSize}
+	drive(t, plan, 200)
+	if got := u.Accepted(); got < 200 {
+		t.Errorf("the upstream took %d connections; want one for each of 200 operations", got)
+	}
+	plan.Dials = []netip.AddrPort{socksServer(t, "\x05\x01\x00\x01\x00\x00\x00\x00\x00\x00")}
+	d, err := Start(plan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	await(t, "failures", func() bool { return d.failures.Load() > 10 })
+	if tally, err := d.Close(); err == nil || !strings.Contains(err.Error(), "answered with") || tally.Ops != 0 {
+		t.Errorf("refused: %d operations, %v", tally.Ops, err)
+	}
+}
+
 func TestRequestsKeepTheirConnections(t *testing.T) {
 	u, addrs := startUpstream(t, 1)
 	heads := [][]byte{[]byte("GET /a HTTP/1.1\r\nHost: x\r\n\r\n"), []byte("GET /b HTTP/1.1\r\nHost: x\r\n\r\n")}

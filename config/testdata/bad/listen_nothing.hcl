@@ -1,0 +1,7 @@
+name     = "a"
+data_dir = "data/a"
+
+proxy {
+  listen    = []
+  protocols = []
+}
