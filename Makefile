@@ -7,6 +7,7 @@ GO       ?= go
 FUZZTIME ?= 20s
 LINEAR   ?= 10m
 COUNT    ?= 1
+NAMES    ?= 1000000
 BENCH    ?= .
 BENCHPKG ?= ./...
 
@@ -38,7 +39,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 # The end-to-end tests measure, so they have the machine to themselves: all other packages first.
 UNIT = $$($(GO) list ./... | grep -v -e '/e2e$$' -e '/lease/leasetest$$')
 
-.PHONY: build cluster demo test unit e2e partitions long recipes linear screenshots docs sim check format vet lint tidy deploy arrows vuln release reproducible bench pgo gobench fuzz proto needs clean help
+.PHONY: build cluster demo test unit e2e partitions long recipes linear names screenshots docs sim check format vet lint tidy deploy arrows vuln release reproducible bench pgo gobench fuzz proto needs clean help
 .DEFAULT_GOAL := build
 
 build: ## build bin/weir
@@ -81,6 +82,10 @@ recipes: ## run the lines of docs/workers.md with the clients that they are for;
 
 linear: needs ## check that limits are linearisable, under faults for LINEAR (10m)
 	WEIR_E2E_LINEAR=$(LINEAR) $(GO) test -race -v -run '^TestLimitsAreLinearisable' -timeout 0 ./e2e
+
+names: needs ## ask one of three nodes for NAMES (1000000) host names, each under a limit; needs root
+	@[ "$$(id -u)" = 0 ] || { echo "names need root: the nodes get an /etc/resolv.conf of their own" >&2; exit 1; }
+	WEIR_E2E_NAMES=$(NAMES) $(GO) test -v -run '^TestManyNames$$' -timeout 0 ./e2e
 
 screenshots: needs ## write docs/ui/*.png: the page in Chromium, with three nodes under load; needs root
 	@[ "$$(id -u)" = 0 ] || { echo "screenshots need root: the nodes get an /etc/hosts of their own" >&2; exit 1; }

@@ -119,8 +119,12 @@ func (s *nameServer) answer(w dns.ResponseWriter, asked *dns.Msg) {
 	q := asked.Question[0]
 	name := strings.TrimSuffix(strings.ToLower(q.Name), ".")
 	s.mu.Lock()
-	s.queries[name]++
 	n, known := s.names[name]
+	if _, parent, ok := strings.Cut(name, "."); !known && ok {
+		n, known = s.names["*."+parent]
+	} else {
+		s.queries[name]++
+	}
 	s.mu.Unlock()
 	if n.noAAAA && q.Qtype == dns.TypeAAAA {
 		return

@@ -32,8 +32,6 @@ if [ "${1:-}" = recipes ]; then # clients that docs/workers.md has lines for
 	command -v node >/dev/null 2>&1 || optional="$optional nodejs"
 	command -v npm >/dev/null 2>&1 || optional="$optional npm"
 	command -v keytool >/dev/null 2>&1 && command -v javac >/dev/null 2>&1 || optional="$optional openjdk-17-jdk-headless"
-	command -v ssh >/dev/null 2>&1 || optional="$optional openssh-client"
-	nc -h 2>&1 | grep -q -e '-X proto' || optional="$optional netcat-openbsd"
 	required="$required $optional" optional=""
 fi
 

@@ -71,7 +71,9 @@ func newKitchen(t *testing.T) *kitchen {
 	t.Helper()
 	names := newNameServer(t)
 	k := &kitchen{page: readWorkersPage(t), names: names}
-	k.cluster = startCluster(t, shape{prepare: resolvingBy(t, "nameserver "+names.addr+"\n")})
+	k.cluster = startCluster(t, shape{ // with a ttl that outlasts what browsers do to a small machine
+		ttl: 30 * time.Second, prepare: resolvingBy(t, "nameserver "+names.addr+"\n"),
+	})
 	k.shop = openShop(t, k.address())
 	return k
 }

@@ -42,10 +42,10 @@ var (
 )
 
 // answer makes c the connection that is answered.
-func (k *socksClient) answer(c *conn) *socksClient {
-	k.conn, k.out = c, k.buf[:0]
-	c.ahead.begin, c.bound = socksBegin, &k.local
-	return k
+func (c *socksClient) answer(accepted *conn) *socksClient {
+	c.conn, c.out = accepted, c.buf[:0]
+	c.ahead.begin, c.bound = socksBegin, &c.local
+	return c
 }
 
 // serve implements [protocol].
