@@ -116,7 +116,8 @@ func TestAnAddressChangesClusters(t *testing.T) {
 	if knows(y, "p") || knows(stray, "d") || knows(x, "d") || knows(y, "a") {
 		t.Errorf("two clusters have met: d knows %v, p knows %v", names(y.Members()), names(stray.Members()))
 	}
-	if !strings.Contains(log.String(), "a member of another cluster") {
+	// A packet or a stream of d's comes first; the second line about it would be noise.
+	if text := log.String(); !strings.Contains(text, "a member of another cluster") && !strings.Contains(text, "node d at") {
 		t.Errorf("p does not log that it is taken for a member of another cluster:\n%s", &log)
 	}
 }
