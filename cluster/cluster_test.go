@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -184,6 +186,11 @@ func joining(nodes ...*testNode) option {
 func startNode(t *testing.T, name, path string, opts ...option) *testNode {
 	t.Helper()
 	n, err := tryNode(t, name, path, opts...)
+	// A node that comes back may find that a connection of another test has its port just now.
+	for until := time.Now().Add(5 * time.Second); errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(until); {
+		time.Sleep(20 * time.Millisecond)
+		n, err = tryNode(t, name, path, opts...)
+	}
 	if err != nil {
 		t.Fatalf("start %s: %v", name, err)
 	}
