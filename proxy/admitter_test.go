@@ -41,7 +41,7 @@ type admitter struct {
 	waits    []time.Duration // what each Take was told
 	forToken []chan struct{} // requests that wait
 
-	names  bool // limits count names
+	names  atomic.Bool // limits count names
 	paced  bool
 	supply map[limit.Resource]*supply
 }
@@ -95,7 +95,7 @@ func (a *admitter) flowing(r limit.Resource) (moved, waiting, meters int) {
 	return s.moved, len(s.waiting), s.meters
 }
 
-func (a *admitter) CountsNames() bool { return a.names }
+func (a *admitter) CountsNames() bool { return a.names.Load() }
 
 func (a *admitter) Meter(_ *limit.Subject, r limit.Resource, w lease.Waker) sock.Meter {
 	if a.uncounted {

@@ -348,7 +348,7 @@ func TestSOCKSAddressesAreNoted(t *testing.T) {
 	for _, counts := range []bool{false, true} {
 		var j journal
 		w := newWorld(t, 0, jsonLog(&j), names(resolver{"api.test": []netip.Addr{netip.MustParseAddr("127.0.0.1")}}))
-		w.adm.names = counts
+		w.adm.names.Store(counts)
 		for range 3 {
 			w.socks(u.addr).Close()
 		}
