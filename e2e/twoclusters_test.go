@@ -250,6 +250,7 @@ func TestSecondClusterIsFenced(t *testing.T) {
 	seed.logs(t, 1, "an older cluster names this server as a voter", first, second, "cluster.join")
 	seed.refuse(t, up.target, "proxy_internal_error")
 	c.nodes = others
+	t.Cleanup(seed.process.Kill)
 	c.leader(t)
 	eventually(t, normalWithin, "the first cluster admits", admits(others[0], up.target))
 }
