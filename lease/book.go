@@ -152,11 +152,8 @@ func (n *Node) second(now time.Duration) {
 }
 
 // sweepSome visits the next held pools: slots that have been idle throughout the window go back.
-// For each it looks for a bare pool to forget: where very many become bare at once, the book comes
-// back to its bound as soon.
 func (n *Node) sweepSome(now time.Duration) {
 	n.unswept = min(n.unswept, len(n.held))
-	n.trim(now, min(n.unswept, n.bounds.Page))
 	for k := 0; n.unswept > 0 && k < n.bounds.Page; k++ {
 		n.unswept--
 		p := n.held[n.unswept]
