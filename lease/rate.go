@@ -82,7 +82,6 @@ func (n *Node) settleRate(now time.Duration, p *pool) {
 	if n.leaving() && !p.awaited() {
 		n.giveBack(now, p, p.granted)
 	}
-	n.meter(now, p)
 }
 
 // giveTurn tells the first who waits that a token is there, which is kept for it: it takes it
@@ -133,26 +132,10 @@ func (p *pool) need(now time.Duration) (units, spare int64) {
 	perUnit := p.limit.PerSecond(p.key.Resource) / float64(all)
 	units = min(int64(math.Ceil(recent/perUnit)), all)
 	if recent/2 < fewDraws*p.grain() {
-		return min(units, held, p.filling(now)), 0
+		return min(units, held), 0
 	}
 	return min(units, held), max(units-held, 0) + max(units/4, 1)
 }
-
-// filling is how many units are not full. Where requests are few, a full one is of no use: its token
-// may be what another node lacks. Of many units, one is no great part of the rate, and stays. Needs
-// the pool's lock.
-func (p *pool) filling(now time.Duration) int64 {
-	all := p.limit.Units(p.key.Resource)
-	if all >= manyUnits || p.awaited() {
-		return all
-	}
-	p.bucket.settle(now)
-	each := float64(p.limit.BurstGrains(p.key.Resource)) / float64(all)
-	return int64(math.Ceil((p.bucket.size - p.bucket.level - slack) / each))
-}
-
-// manyUnits is from how many units on it costs more to move one for a moment than it brings.
-const manyUnits = 10
 
 // grain is what one draw takes.
 func (p *pool) grain() float64 {
@@ -253,9 +236,6 @@ func (n *Node) noteDue(now time.Duration, p *pool) {
 			if flowAt, ever := p.bucket.until(p.piece()); ever && (at == 0 || flowAt < at) {
 				at = flowAt
 			}
-		}
-		if p.contended && !p.awaited() && p.filling(now) > 0 && p.limit.Units(p.key.Resource) < manyUnits {
-			at, _ = p.bucket.until(p.bucket.size) // then it is of no use here
 		}
 	}
 	switch {

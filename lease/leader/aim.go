@@ -77,8 +77,6 @@ func (p *keyPlan) aimAtShares(over int64) {
 		switch {
 		case over <= 0 && !p.rate && r.awaits():
 			// it would give back at once what it got for its requests, and they would be refused
-		case over <= 0 && p.calm && r.held > r.share && r.says.inUse > 0:
-			// it keeps what it has for now
 		case r.held > r.share:
 			holders = append(holders, r)
 		case !p.claims(r):
@@ -133,7 +131,7 @@ func (p *keyPlan) aimAtTurns(holders []*row, claims int64) {
 // a little more than the draw stays for a while: requests come unevenly, and would fetch it back.
 func (p *keyPlan) aimAtIdle(waiting int64) {
 	for _, r := range p.rows {
-		if r.add > 0 || r.present() || p.calm && r.says.inUse > 0 {
+		if r.add > 0 || r.present() {
 			continue
 		}
 		now, later, at := p.fetchable(r)

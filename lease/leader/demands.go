@@ -29,7 +29,6 @@ type contest struct {
 	planned        time.Duration // when it was planned last
 	tight          bool          // more was wanted then than there was
 	regrets                      // of a rate
-	budget                       // of a rate
 }
 
 // demand is one session's interest in a key.

@@ -32,7 +32,6 @@ type keyPlan struct {
 	extra  int64 // slots above everybody's share, for turns
 	spared int64 // last units that count as in use
 	tight  bool  // more is wanted than there is
-	calm   bool  // of a rate: enough has been moved lately, and what can wait does
 	wait   bool  // grants are held back for a moment: slots rest, or nodes have yet to say what they have open
 }
 
@@ -48,7 +47,6 @@ func (a *Allocator) plan(now time.Duration, st *fsm.State, c *contest) []fsm.Adj
 	}
 	p := &keyPlan{a: a, c: c, now: now, limit: limit, measure: measureOf(limit, c.key.Resource), turn: a.turn, rows: a.sheet.rows(len(c.demands))}
 	p.gather(st)
-	p.calmDown()
 	p.grant()
 	p.keepTurns()
 	p.aim()

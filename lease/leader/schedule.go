@@ -118,18 +118,12 @@ func (a *Allocator) adjust(now time.Duration, st *fsm.State) fsm.Command {
 	for ; k < len(a.dirty) && len(less)+len(more) < leasepb.MaxBatch; k++ {
 		c := a.dirty[k]
 		c.dirty = false
-		releases := false
 		for _, d := range c.demands {
 			if d.releasing > 0 {
-				releases = true
 				less = append(less, fsm.Adjustment{Session: d.peer.ID, Key: c.key, Delta: -d.releasing, Level: d.level})
 			}
 		}
-		changes := len(less) + len(more)
 		more = append(more, a.plan(now, st, c)...)
-		if len(less)+len(more) > changes || releases {
-			c.left--
-		}
 		for _, d := range c.demands {
 			d.releasing, d.level = 0, 0 // in the entry now
 		}
