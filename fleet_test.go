@@ -64,8 +64,9 @@ func eventually(t *testing.T, what string, condition func() bool) {
 	}
 }
 
-// TestFleet: two servers, each with a node and limits of its own, share the cluster's limit. What one
-// gives back the other can have; where a node ends, the connections that hold its slots are closed.
+// TestFleet: two servers, each with a node and limits of its own, share the cluster's limit. What
+// one gives back the other can have; where a node ends, the connections that hold its slots are
+// closed.
 func TestFleet(t *testing.T) {
 	t.Parallel()
 	shared := []weir.Limit{weir.KeyLimit("web", 3)}

@@ -223,8 +223,8 @@ var ErrClosed = errors.New("the node is closed")
 // its Close.
 func (n *Node) Done() <-chan struct{} { return n.must.Done() }
 
-// Err returns why the node must stop: [ErrLeave], another error if a part has failed, [ErrClosed] after
-// Close, and nil while it need not.
+// Err returns why the node must stop: [ErrLeave], another error if a part has failed, [ErrClosed]
+// after Close, and nil while it need not.
 func (n *Node) Err() error { return context.Cause(n.must) }
 
 // Pulse is a node's sign of life.

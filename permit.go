@@ -127,8 +127,8 @@ type Permit struct {
 
 // Acquire takes a slot of each limit on connections, and a token of each limit on requests, that
 // the subject is under. It waits as long as the limits' queues allow, or until ctx ends; then it
-// holds nothing. Errors are a [*LimitError], [ErrNoLease], [ErrDraining], [ErrClosed], [ErrSubject],
-// or the context's.
+// holds nothing. Errors are a [*LimitError], [ErrNoLease], [ErrDraining], [ErrClosed],
+// [ErrSubject], or the context's.
 func (n *Node) Acquire(ctx context.Context, s Subject) (*Permit, error) {
 	subject, err := s.parse()
 	if err != nil {

@@ -31,8 +31,8 @@ func clients(n int) []net.Conn {
 }
 
 // BenchmarkAccept accepts a connection and frees it, while each address has one open all the time
-// ("busy"), or none ("idle"): then a client comes and goes. Compare -cpu 1,2. cpu-ns/op is processor
-// time, which other programs on the machine prolong less than the clock's.
+// ("busy"), or none ("idle"): then a client comes and goes. Compare -cpu 1,2. cpu-ns/op is
+// processor time, which other programs on the machine prolong less than the clock's.
 func BenchmarkAccept(b *testing.B) {
 	for _, n := range []int{1, 1000, 100_000} {
 		for _, busy := range []string{"busy", "idle"} {

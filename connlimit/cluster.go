@@ -35,7 +35,8 @@ func (l *Limiter) hold(ctx clusterContext, b *book, c *Config, slot Slot, addr n
 	return Slot{}, err
 }
 
-// A clusterContext is how long a slot of the cluster is waited for, and what happens when it is lost.
+// A clusterContext is how long a slot of the cluster is waited for, and what happens when it is
+// lost.
 type clusterContext struct {
 	context.Context
 	lost func()

@@ -119,8 +119,8 @@ func TestClusterAccept(t *testing.T) {
 	}
 }
 
-// TestClusterRetryAfter: a refusal says when to try again, by the cluster's word if it knows; but not
-// if the cluster blocks.
+// TestClusterRetryAfter: a refusal says when to try again, by the cluster's word if it knows; but
+// not if the cluster blocks.
 func TestClusterRetryAfter(t *testing.T) {
 	for _, test := range []struct {
 		err     error
@@ -286,8 +286,8 @@ func TestClusterGuard(t *testing.T) {
 	l.served.endings.Range(func(any, any) bool { t.Error("a connection is remembered"); return false })
 }
 
-// TestClusterRequests: the requests of Handler hold slots in place of connections. One whose slot is
-// lost is told by its context; a hijacked connection is closed.
+// TestClusterRequests: the requests of Handler hold slots in place of connections. One whose slot
+// is lost is told by its context; a hijacked connection is closed.
 func TestClusterRequests(t *testing.T) {
 	f := &fleet{slots: 1}
 	config := clustered(f, Limits{})

@@ -9,8 +9,8 @@ import (
 )
 
 // Conn is a connection that is counted until it is closed, by whoever closes it: a Listener accepts
-// such. NetConn returns the connection inside, for those who need its type. io.Copy and net/http use
-// sendfile and splice as they would without it.
+// such. NetConn returns the connection inside, for those who need its type. io.Copy and net/http
+// use sendfile and splice as they would without it.
 type Conn struct {
 	net.Conn
 	slot   Slot

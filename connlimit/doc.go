@@ -21,8 +21,8 @@
 // [Limiter.Handler] limits requests at once, which matters where one connection carries many, or a
 // proxy forwards those of many clients: [Config.TrustedProxies].
 //
-// With a node of package weir in the same process as [Config.Cluster], the cluster's limits of scope
-// client and key also hold, over a fleet of servers.
+// With a node of package weir in the same process as [Config.Cluster], the cluster's limits of
+// scope client and key also hold, over a fleet of servers.
 //
 // # Decisions
 //
@@ -34,8 +34,8 @@
 // of its own, and some spare units of the total, so that connections of different clients touch no
 // common memory. When the total runs low, the spare units are gathered before anything is refused;
 // from then on all shards share one number. So a connection costs more while the server is nearly
-// full. A client for which many cores compete, such as a proxy in front, is counted in the same way:
-// spread over the shards, until its own limit runs low.
+// full. A client for which many cores compete, such as a proxy in front, is counted in the same
+// way: spread over the shards, until its own limit runs low.
 //
 // Goroutines exist only for what waits: connections in the queue, answers, and one goroutine that
 // watches hijacked connections while there are any. In return, the goroutine that frees a slot also

@@ -9,9 +9,9 @@ import (
 // client returns the address that has sent r: the peer's, or, if that is a trusted proxy, the last
 // one in its header that is not.
 //
-// The header is read from its end. Each trusted proxy vouches for the address that it has added; the
-// first one that is not trusted is the client, and what stands before it is only the client's word.
-// An address that can't be read ends the walk: the proxy that has added it is counted.
+// The header is read from its end. Each trusted proxy vouches for the address that it has added;
+// the first one that is not trusted is the client, and what stands before it is only the client's
+// word. An address that can't be read ends the walk: the proxy that has added it is counted.
 func (c *Config) client(r *http.Request) netip.Addr {
 	client := parseHost(r.RemoteAddr)
 	if len(c.TrustedProxies) == 0 || !contains(c.TrustedProxies, client) {

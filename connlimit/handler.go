@@ -12,10 +12,10 @@ import (
 	"time"
 )
 
-// Handler returns a handler that serves with next as many requests at once as Config.Requests allows,
-// in all and per client, over HTTP/1 and HTTP/2. A request counts until next returns, also by a
-// panic; one whose connection next has hijacked counts until both has happened, and the connection
-// is closed.
+// Handler returns a handler that serves with next as many requests at once as Config.Requests
+// allows, in all and per client, over HTTP/1 and HTTP/2. A request counts until next returns, also
+// by a panic; one whose connection next has hijacked counts until both has happened, and the
+// connection is closed.
 //
 // A request over a limit waits where Limits.Wait says so, and no longer than its client stays. Then
 // it gets Config.ErrorHandler's answer, or by default 429 (503 where the server is at its limit in
@@ -165,8 +165,9 @@ func retryAfter(c *Config, err error) (string, bool) {
 	return strconv.FormatFloat(math.Ceil(after.Seconds()), 'f', 0, 64), true
 }
 
-// AnswerHTTP is a Config.Answer for servers of HTTP/1 without Guard: it waits for the request's head
-// and refuses it as Handler would by default. It says nothing over TLS where HTTP/2 was agreed on.
+// AnswerHTTP is a Config.Answer for servers of HTTP/1 without Guard: it waits for the request's
+// head and refuses it as Handler would by default. It says nothing over TLS where HTTP/2 was agreed
+// on.
 func AnswerHTTP(conn net.Conn, err error) {
 	// Of a head only the end counts. Its first byte makes a TLS connection shake hands.
 	head, buffer := 0, make([]byte, 4096)

@@ -364,7 +364,8 @@ func FuzzForwarded(f *testing.F) {
 	})
 }
 
-// TestTrustedProxiesAreExempt from the limit on each client's connections: theirs are those of many.
+// TestTrustedProxiesAreExempt from the limit on each client's connections: theirs are those of
+// many.
 func TestTrustedProxiesAreExempt(t *testing.T) {
 	config := perClient(1)
 	config.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}

@@ -6,8 +6,8 @@ import (
 )
 
 // hot is a client that several cores ask for at once, such as a proxy that all connections come
-// through. It is counted in all shards, each core using a shard of its own: its limit is a quota, of
-// which shards hold spare units as they do of the total.
+// through. It is counted in all shards, each core using a shard of its own: its limit is a quota,
+// of which shards hold spare units as they do of the total.
 type hot struct {
 	key   clientKey
 	limit Limit

@@ -63,8 +63,8 @@ func (l *Limiter) SetConfig(c Config) error {
 // calls but the first do nothing. If conn is over a limit, it returns an *Error, and a func that
 // does nothing; conn stays open, and closing it is up to the caller.
 //
-// The address of conn is read once, here. Accept waits for Config.Cluster and for nothing else; with
-// a cluster, call it on the connection's own goroutine.
+// The address of conn is read once, here. Accept waits for Config.Cluster and for nothing else;
+// with a cluster, call it on the connection's own goroutine.
 //
 // Accept allocates nothing if its caller calls or defers free. A free that is stored or passed on
 // takes 24 bytes; Admit returns a value instead.
@@ -86,8 +86,8 @@ func (l *Limiter) Admit(conn net.Conn) (Slot, error) {
 	return slot, nil
 }
 
-// Slot is the right to one connection. The zero Slot is none. A Slot may be copied; it is freed with
-// the first of its copies.
+// Slot is the right to one connection. The zero Slot is none. A Slot may be copied; it is freed
+// with the first of its copies.
 type Slot struct {
 	ticket     *ticket
 	generation uint64

@@ -55,8 +55,8 @@ func TestAccept(t *testing.T) {
 	}
 }
 
-// TestAcceptAtOnce: of 1,000 at once from 100 addresses, exactly as many are let in as there is room
-// for. A count that is looked at before it is raised lets more in.
+// TestAcceptAtOnce: of 1,000 at once from 100 addresses, exactly as many are let in as there is
+// room for. A count that is looked at before it is raised lets more in.
 func TestAcceptAtOnce(t *testing.T) {
 	l := newLimiter(t, perClient(5))
 	var wg sync.WaitGroup
@@ -196,7 +196,8 @@ func (textAddr) Network() string  { return "tcp" }
 func (a textAddr) String() string { return string(a) }
 
 // TestAddresses: any form of an address is understood; what has none is under the total alone, and
-// nothing panics. Where clients of a Unix socket are one client, five of them are all that it takes.
+// nothing panics. Where clients of a Unix socket are one client, five of them are all that it
+// takes.
 func TestAddresses(t *testing.T) {
 	for text, want := range map[string]string{
 		"10.10.10.1": "10.10.10.1", "10.10.10.1:80": "10.10.10.1", "[2001:db8::1]:80": "2001:db8::1",
@@ -337,7 +338,8 @@ func TestMemoryOfClients(t *testing.T) {
 	}
 }
 
-// TestValidate: each problem is named, with its remedy, and an invalid configuration changes nothing.
+// TestValidate: each problem is named, with its remedy, and an invalid configuration changes
+// nothing.
 func TestValidate(t *testing.T) {
 	bad := Config{
 		Connections: Limits{Total: AtMost(-1), PerClient: AtMost(1 << 40), Wait: -1, MaxWaiting: -1, Networks: []Network{

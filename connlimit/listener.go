@@ -11,10 +11,10 @@ import (
 // Listener returns a listener whose connections are counted until they are closed. It accepts from
 // inner; its connections are of type *Conn.
 //
-// What is over a limit never reaches Accept. It is closed, after Config.Answer where that is set, or
-// waits for its turn where Limits.Wait says so; none of that holds up the next connection. Once one
-// has had to wait, here or for Config.Cluster, a goroutine accepts one connection ahead. Errors of
-// inner's Accept are passed on. Close closes inner, and the connections that wait.
+// What is over a limit never reaches Accept. It is closed, after Config.Answer where that is set,
+// or waits for its turn where Limits.Wait says so; none of that holds up the next connection. Once
+// one has had to wait, here or for Config.Cluster, a goroutine accepts one connection ahead. Errors
+// of inner's Accept are passed on. Close closes inner, and the connections that wait.
 //
 // For TLS, wrap what Listener returns: tls.NewListener(limiter.Listener(inner), config), or
 // http.Server.ServeTLS. With Config.Answer it is the other way round, so that Answer writes through
@@ -77,8 +77,8 @@ func (l *listener) Close() error {
 	return err
 }
 
-// run accepts, one connection ahead of those who call Accept, until the listener is closed. An error
-// waits to be taken, so one that lasts does not make it spin.
+// run accepts, one connection ahead of those who call Accept, until the listener is closed. An
+// error waits to be taken, so one that lasts does not make it spin.
 func (l *listener) run() {
 	for l.ctx.Err() == nil {
 		conn, err := l.Listener.Accept()
@@ -93,8 +93,8 @@ func (l *listener) run() {
 	}
 }
 
-// admit returns conn, counted, if there is a slot for it at once. It leaves conn to a goroutine if it
-// may have to wait, and refuses it otherwise.
+// admit returns conn, counted, if there is a slot for it at once. It leaves conn to a goroutine if
+// it may have to wait, and refuses it otherwise.
 func (l *listener) admit(conn net.Conn) *Conn {
 	c := l.limiter.config.Load()
 	book := l.limiter.conns

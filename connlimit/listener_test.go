@@ -352,8 +352,8 @@ func TestConnShowsWhatItWraps(t *testing.T) {
 	}
 }
 
-// TestAnswer: a refused client reads an answer, over TLS too, though it has sent more than was read;
-// and one that says nothing holds up nobody.
+// TestAnswer: a refused client reads an answer, over TLS too, though it has sent more than was
+// read; and one that says nothing holds up nobody.
 func TestAnswer(t *testing.T) {
 	config := perClient(0)
 	config.Answer = AnswerHTTP

@@ -413,8 +413,8 @@ func TestCrowd(t *testing.T) {
 	}
 }
 
-// TestUnsure: where units may still be in a shard, or may come back from an attempt that another limit
-// refuses, nothing is refused before that is known.
+// TestUnsure: where units may still be in a shard, or may come back from an attempt that another
+// limit refuses, nothing is refused before that is known.
 func TestUnsure(t *testing.T) {
 	for _, test := range []struct {
 		free, mode int64

@@ -60,8 +60,8 @@ func TestQueueOrder(t *testing.T) {
 	})
 }
 
-// TestQueueIsServed: a slot that comes free while another goroutine has the queue's lock is handed on
-// by that one.
+// TestQueueIsServed: a slot that comes free while another goroutine has the queue's lock is handed
+// on by that one.
 func TestQueueIsServed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLimiter(t, Config{Connections: Limits{Total: AtMost(1), Wait: time.Hour}})

@@ -30,15 +30,15 @@ func (l *Limiter) ConnState(conn net.Conn, state http.ConnState) {
 	}
 }
 
-// Guard makes srv enforce the limits on connections, and answer those that are over a limit: each of
-// their requests is refused as Handler refuses one, with Retry-After and Connection: close, over
+// Guard makes srv enforce the limits on connections, and answer those that are over a limit: each
+// of their requests is refused as Handler refuses one, with Retry-After and Connection: close, over
 // HTTP/1 and HTTP/2, with TLS or without, by the goroutine that the server has for the connection.
-// At most Config.MaxAnswers such connections are open at once, each for at most Config.AnswerTimeout;
-// others are closed at once. srv.Handler never sees them.
+// At most Config.MaxAnswers such connections are open at once, each for at most
+// Config.AnswerTimeout; others are closed at once. srv.Handler never sees them.
 //
 // Call Guard once, before srv serves. It sets srv.ConnContext, srv.ConnState and srv.Handler, and
-// calls those that were set. Hijacked connections are counted as by ConnState. Connections that come
-// from a Listener of the same Limiter are counted there, and not again.
+// calls those that were set. Hijacked connections are counted as by ConnState. Connections that
+// come from a Listener of the same Limiter are counted there, and not again.
 func (l *Limiter) Guard(srv *http.Server) {
 	contexts, states, handler := srv.ConnContext, srv.ConnState, srv.Handler
 	if handler == nil {

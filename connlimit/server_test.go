@@ -106,9 +106,9 @@ func TestGuard(t *testing.T) {
 	}
 }
 
-// TestGuardIsNotHeldUp: refused clients that don't speak, or don't shake hands, keep nobody waiting,
-// where an answer that is written in the ConnState hook stops the server; they are bounded in number
-// and in time.
+// TestGuardIsNotHeldUp: refused clients that don't speak, or don't shake hands, keep nobody
+// waiting, where an answer that is written in the ConnState hook stops the server; they are bounded
+// in number and in time.
 func TestGuardIsNotHeldUp(t *testing.T) {
 	l := newLimiter(t, Config{MaxAnswers: 3, AnswerTimeout: 200 * time.Millisecond,
 		Connections: Limits{Networks: []Network{{Prefix: netip.MustParsePrefix("127.0.0.1/32"), PerClient: AtMost(1)}}}})
@@ -217,8 +217,8 @@ func hijack1(hijacked chan net.Conn) http.HandlerFunc {
 	}
 }
 
-// TestHijackedWithoutASocket: what can't be watched is freed when it is hijacked, not kept for ever;
-// a connection of no comparable type is found again.
+// TestHijackedWithoutASocket: what can't be watched is freed when it is hijacked, not kept for
+// ever; a connection of no comparable type is found again.
 func TestHijackedWithoutASocket(t *testing.T) {
 	l := newLimiter(t, total(1))
 	addr := textAddr("192.0.2.1:1")

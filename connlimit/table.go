@@ -3,8 +3,8 @@ package connlimit
 import "math/bits"
 
 // A table counts what the clients of a shard have open. It is a hash table with linear probing, not
-// a map, so that a client that comes and goes allocates nothing, one memory access finds it, and the
-// hash that has chosen the shard is not calculated twice.
+// a map, so that a client that comes and goes allocates nothing, one memory access finds it, and
+// the hash that has chosen the shard is not calculated twice.
 type table struct {
 	slots []tally // a power of two, at most three quarters in use
 	n     int

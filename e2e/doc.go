@@ -21,8 +21,8 @@
 // believe that it is damaged, or freeze it; they, and that of clocks which have nothing in common,
 // need root. Clocks that jump are those of a second binary, built with -tags faults
 // (WEIR_E2E_FAULTS names one to use instead). WEIR_E2E_LINEAR=10m makes the check of
-// linearisability, whose judge is package linear, that long. WEIR_E2E_NAMES=1000000 asks one node for
-// as many host names.
+// linearisability, whose judge is package linear, that long. WEIR_E2E_NAMES=1000000 asks one node
+// for as many host names.
 //
 // The lines of docs/workers.md are run by the clients that they are for. With WEIR_E2E_RECIPES=1,
 // which make recipes sets, all are run, and a client that is missing is an error; without it, those

@@ -44,9 +44,9 @@ const namesLimits = `  host "*" {
   }
 `
 
-// TestManyNames: a worker that asks for ever new host names, each of which is under a limit, costs a
-// node no more memory than the hosts that it remembers, delays none of its keep-alives, and leaves
-// nothing behind.
+// TestManyNames: a worker that asks for ever new host names, each of which is under a limit, costs
+// a node no more memory than the hosts that it remembers, delays none of its keep-alives, and
+// leaves nothing behind.
 func TestManyNames(t *testing.T) {
 	needRoot(t)
 	t.Parallel()

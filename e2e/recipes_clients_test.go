@@ -191,8 +191,9 @@ func (r recipe) absent(t *testing.T) string {
 	return ""
 }
 
-// programs makes a directory of commands that stand before the machine's: the system's Python, whose
-// modules its packages install, and Chromium as it runs for root and trusts a certificate of a test.
+// programs makes a directory of commands that stand before the machine's: the system's Python,
+// whose modules its packages install, and Chromium as it runs for root and trusts a certificate of
+// a test.
 func programs(t *testing.T, dir string) string {
 	t.Helper()
 	bin := filepath.Join(dir, "bin")

@@ -22,7 +22,8 @@ const recipesVariable = "WEIR_E2E_RECIPES"
 const recipeLimit = 5
 
 // TestRecipes runs the lines of docs/workers.md, as they stand there, with the client that they are
-// for. api.example.com is a name that only the nodes can resolve: a client that bypasses them fails.
+// for. api.example.com is a name that only the nodes can resolve: a client that bypasses them
+// fails.
 func TestRecipes(t *testing.T) {
 	needRoot(t)
 	t.Parallel()

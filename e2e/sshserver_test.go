@@ -11,8 +11,8 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// newSSHServer starts an SSH server on 127.0.0.1 that lets anybody in, and greets whatever command it
-// is asked to run. It returns its address.
+// newSSHServer starts an SSH server on 127.0.0.1 that lets anybody in, and greets whatever command
+// it is asked to run. It returns its address.
 func newSSHServer(t testing.TB) string {
 	t.Helper()
 	_, key, err := ed25519.GenerateKey(rand.Reader)

@@ -8,8 +8,8 @@ import (
 	"github.com/weirproxy/weir/limit"
 )
 
-// What a program asks for by name is counted like all else: slots, tokens and bytes of the key, over
-// all nodes. What is proxied has no key, and is under none of these limits.
+// What a program asks for by name is counted like all else: slots, tokens and bytes of the key,
+// over all nodes. What is proxied has no key, and is under none of these limits.
 func TestKeysAreCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := scopeLimit(t, limit.ScopeKey, "tenant/*", 2)

@@ -77,8 +77,8 @@ func TestFastFlowMovesLargePieces(t *testing.T) {
 	})
 }
 
-// TestBucketSmallerThanAPiece: a small burst does not keep the bandwidth from being used. A bucket may hold no whole
-// number of bytes, or fill faster than a timer goes off.
+// TestBucketSmallerThanAPiece: a small burst does not keep the bandwidth from being used. A bucket
+// may hold no whole number of bytes, or fill faster than a timer goes off.
 func TestBucketSmallerThanAPiece(t *testing.T) {
 	for _, burst := range []int64{64 << 10, 64<<10 + 1, 500_000, 1_500_000, 2_000_003, 4_000_000} {
 		synctest.Test(t, func(t *testing.T) {

@@ -17,9 +17,9 @@ import (
 var requestScopes = [...]limit.Scope{limit.ScopeTotal, limit.ScopeClient, limit.ScopeUser, limit.ScopeKey}
 
 // Request is one request in hand: a tunnel from its CONNECT to its end, a plain request to the end
-// of its response, or a program's permit. It holds a slot of each limit on connections in the scopes
-// total, client, user and key that it is under. A limit that is set while it runs counts it from
-// then on.
+// of its response, or a program's permit. It holds a slot of each limit on connections in the
+// scopes total, client, user and key that it is under. A limit that is set while it runs counts it
+// from then on.
 type Request struct {
 	manager *Manager
 	subject limit.Subject

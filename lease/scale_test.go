@@ -12,11 +12,6 @@ import (
 	"github.com/weirproxy/weir/limit"
 )
 
-// longestStall bounds the processor time that the core may take in one go in these tests,
-// generously: the figures are some milliseconds. A scan of all pools would take some hundred,
-// more still under the race detector.
-const longestStall = 150 * time.Millisecond
-
 // stallMeter measures the longest turn of the core.
 type stallMeter struct{ longest time.Duration }
 

@@ -2,6 +2,8 @@
 
 package lease
 
+import "time"
+
 // The race detector makes the cores, which are one goroutine, ten times slower, and finds nothing
 // there.
 const (
@@ -10,4 +12,6 @@ const (
 	clients  = 40_000
 	// What is allocated takes more memory then.
 	perClient = 1500
+	// The same work takes more processor time, too.
+	longestStall = 150 * time.Millisecond
 )

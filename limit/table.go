@@ -157,8 +157,8 @@ func addPrefix(all []prefixes, l *Limit) []prefixes {
 }
 
 // Match returns the most specific limit of scope host for a target, and the key that counts its
-// connections. Without one the limit is nil and the key is the target's host. It allocates only for a
-// wildcard with a port, whose key it has to spell.
+// connections. Without one the limit is nil and the key is the target's host. It allocates only for
+// a wildcard with a port, whose key it has to spell.
 func (t *Table) Match(target Target) (*Limit, Key) {
 	l := t.find(target)
 	if l == nil {
@@ -307,8 +307,8 @@ func (t *Table) governingClient(name string) *Limit {
 	return nil
 }
 
-// governingName looks for a shared pattern first: a name that is spelled as one is counted with what
-// matches it.
+// governingName looks for a shared pattern first: a name that is spelled as one is counted with
+// what matches it.
 func governingName(n *names, key Key) *Limit {
 	if strings.HasSuffix(key.Name, "*") {
 		if p, err := key.Scope.ParsePattern(key.Name); err == nil {

@@ -52,8 +52,8 @@
 // # Rooms
 //
 // What stands on the ground is in packages of its own, which import nothing of this one: bytes to
-// HTTP heads and bodies in http1, users and the PROXY protocol in auth, sockets in sock, log lines in
-// accesslog, names in resolve. Only sock has files named for a system.
+// HTTP heads and bodies in http1, users and the PROXY protocol in auth, sockets in sock, log lines
+// in accesslog, names in resolve. Only sock has files named for a system.
 //
 // # Rules
 //
@@ -81,9 +81,9 @@
 // has come by then, the answer is 408; otherwise the connection is closed without one.
 //
 // SOCKS5 is told by its first byte, which begins no HTTP message. A client may send greeting,
-// credentials, request and bytes for the tunnel in any pieces; answers are collected and sent before
-// the node waits for anything. A reply has no room for a text or a loop mark: the log has the
-// reason, and a nested tunnel by SOCKS5 is found by its destination alone.
+// credentials, request and bytes for the tunnel in any pieces; answers are collected and sent
+// before the node waits for anything. A reply has no room for a text or a loop mark: the log has
+// the reason, and a nested tunnel by SOCKS5 is found by its destination alone.
 //
 // # Sockets and hang-ups
 //

@@ -52,8 +52,8 @@ func (r *resolving) note(client netip.Addr, destination limit.Target, now time.T
 	return first
 }
 
-// makeRoom drops the clients whose time is over and, if the list is still full, the one seen longest
-// ago. The caller holds mu.
+// makeRoom drops the clients whose time is over and, if the list is still full, the one seen
+// longest ago. The caller holds mu.
 func (r *resolving) makeRoom(now time.Time) {
 	if r.clients == nil {
 		r.clients = make(map[netip.Addr]*ResolvingClient)

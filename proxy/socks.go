@@ -100,8 +100,8 @@ func (c *socksClient) choose(p *Policy, offered socks5.Methods) (socks5.Method, 
 	return socks5.NoneAcceptable, &refuseMethods
 }
 
-// authenticate reads the user and the password, and answers whether they are right (RFC 1929). false
-// means that the connection is over.
+// authenticate reads the user and the password, and answers whether they are right (RFC 1929).
+// false means that the connection is over.
 func (c *socksClient) authenticate(p *Policy) bool {
 	given, n, err := readSOCKS(c, socks5.ParseCredentials)
 	if errors.Is(err, socks5.ErrCredentialsVersion) {

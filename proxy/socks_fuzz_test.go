@@ -18,8 +18,8 @@ import (
 
 var handshakes = flag.Int("handshakes", 2000, "how many SOCKS5 handshakes TestSOCKSHandshakes makes up")
 
-// What a made-up client may begin with, say next and do at the end. Most messages are whole, so that
-// all states are reached; bytes are then changed, left out or added.
+// What a made-up client may begin with, say next and do at the end. Most messages are whole, so
+// that all states are reached; bytes are then changed, left out or added.
 var (
 	socksOpenings = []string{socksHello, "\x05\x02\x00\x02", "\x05\x01\x02", "\x05\x00", "\x05\xff", "\x04\x01", "\x05"}
 	socksLogins   = []string{"", "", "\x01\x03ada\x08lovelace", "\x01\x03ada\x04love", "\x01\x00\x00", "\x01\xff", "\x05"}

@@ -121,8 +121,8 @@ func (f *flow) moved() uint64 {
 	return sum
 }
 
-// Blocked implements [sock.Tunnel]. It is called when a write has to wait: meanwhile nothing reads the other side, whose end
-// must be noticed.
+// Blocked implements [sock.Tunnel]. It is called when a write has to wait: meanwhile nothing reads
+// the other side, whose end must be noticed.
 func (f *flow) Blocked() {
 	f.mu.Lock()
 	c := f.client

@@ -10,10 +10,10 @@ import (
 	"github.com/weirproxy/weir/proxy/sock"
 )
 
-// tunnel starts to relay between c and the upstream, for the request r. When both directions have ended, it finishes
-// the flow and closes done, or, without done, ends c as well. Bytes that were read behind the heads
-// go first. The two goroutines start with the smallest stacks and end while the tunnel sleeps; the
-// caller's goroutine, whose stack has grown, is free for another client.
+// tunnel starts to relay between c and the upstream, for the request r. When both directions have
+// ended, it finishes the flow and closes done, or, without done, ends c as well. Bytes that were
+// read behind the heads go first. The two goroutines start with the smallest stacks and end while
+// the tunnel sleeps; the caller's goroutine, whose stack has grown, is free for another client.
 func (f *flow) tunnel(c *conn, kind Kind, r *request, done chan struct{}) {
 	down, up := c.sock, f.upstream
 	down.Guard(f.slot, f.claims)

@@ -22,8 +22,8 @@ import (
 )
 
 // Main runs a package's tests, then looks for goroutines that are left behind. memberlist does not
-// wait for the probe that is under way when it is shut down: it ends by itself once its interval has
-// passed, so the search goes on for a few seconds.
+// wait for the probe that is under way when it is shut down: it ends by itself once its interval
+// has passed, so the search goes on for a few seconds.
 func Main(m *testing.M) {
 	code := m.Run()
 	if code == 0 {

@@ -1,5 +1,5 @@
-// Package lognoise bounds the log lines that recur: the same line about a peer is due once in half a
-// minute, and the lines that strangers can cause are few, however many strangers there are.
+// Package lognoise bounds the log lines that recur: the same line about a peer is due once in half
+// a minute, and the lines that strangers can cause are few, however many strangers there are.
 package lognoise
 
 import (

@@ -1,5 +1,5 @@
-// Package quotes keeps code in documents true: what a document shows is, letter by letter, part of a
-// file that a test runs.
+// Package quotes keeps code in documents true: what a document shows is, letter by letter, part of
+// a file that a test runs.
 //
 // In the document, a comment before the block names the file, from the module's root, and a place
 // in it:

@@ -71,10 +71,10 @@ func NewAllocator(now time.Duration, term uint64, st *fsm.State) *Allocator {
 // uses more than the log grants it: what it has was its own when the log was longer, too.
 func (a *Allocator) Hold(until time.Duration) { a.notBefore = max(a.notBefore, until) }
 
-// Distrust passes on no levels of rates from the log for a while, but empty units: the log may be an
-// older copy, in which there is still what has been taken since. from is when nobody can take any
-// more by a grant that the log has forgotten. Once a unit has lain free for as long as its bucket
-// takes to fill, its level says nothing that would not be true by then.
+// Distrust passes on no levels of rates from the log for a while, but empty units: the log may be
+// an older copy, in which there is still what has been taken since. from is when nobody can take
+// any more by a grant that the log has forgotten. Once a unit has lain free for as long as its
+// bucket takes to fill, its level says nothing that would not be true by then.
 func (a *Allocator) Distrust(from time.Duration) { a.distrusts, a.trustFrom = true, from }
 
 // level is what may be passed on of a level that the log has for a grant of a key.

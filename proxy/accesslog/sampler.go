@@ -43,7 +43,8 @@ func (s *Sampler) flush() {
 	}
 }
 
-// Close reports the lines left out so far, and ends the sampler. Show must not be called afterwards.
+// Close reports the lines left out so far, and ends the sampler. Show must not be called
+// afterwards.
 func (s *Sampler) Close() {
 	s.timer.Stop()
 	s.flush()

@@ -46,9 +46,9 @@ type Output interface {
 	Err() error
 }
 
-// ReadHead reads until a whole message head is in hand and returns it, including its empty line. The
-// bytes stay in hand. io.EOF means that the peer ended before a first byte, a SyntaxError that this
-// is no HTTP.
+// ReadHead reads until a whole message head is in hand and returns it, including its empty line.
+// The bytes stay in hand. io.EOF means that the peer ended before a first byte, a SyntaxError that
+// this is no HTTP.
 func ReadHead(in Input) ([]byte, error) {
 	line := 0 // start of the incomplete line
 	for {
@@ -86,8 +86,8 @@ func ReadHead(in Input) ([]byte, error) {
 	}
 }
 
-// readLine reads and consumes one line of at most limit bytes, including its CR. It returns the line
-// without CR LF, valid until the next fill.
+// readLine reads and consumes one line of at most limit bytes, including its CR. It returns the
+// line without CR LF, valid until the next fill.
 func readLine(in Input, limit int) ([]byte, error) {
 	from := 0
 	for {
@@ -128,7 +128,8 @@ const (
 	maxCollected = 32 << 10
 )
 
-// sendPiece sends a piece of a body, as one chunk if chunked. A small piece waits for the next flush.
+// sendPiece sends a piece of a body, as one chunk if chunked. A small piece waits for the next
+// flush.
 func sendPiece(out Output, p []byte, chunked bool) error {
 	b := out.Writable()
 	if chunked {

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Dial begins to connect to peer, which is addr in the kernel's form. If own is not nil, it gets the
-// socket's own address once it is connected.
+// Dial begins to connect to peer, which is addr in the kernel's form. If own is not nil, it gets
+// the socket's own address once it is connected.
 func Dial(family int, peer unix.Sockaddr, addr netip.AddrPort, own *netip.AddrPort, pool *Buffers) (s *Conn, connected bool, err error) {
 	fd, err := newSocket(family)
 	if err != nil {

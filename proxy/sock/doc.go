@@ -1,8 +1,8 @@
 // Package sock has non-blocking TCP sockets for a proxy. Every read and write waits for readiness,
 // asks whether the connection may still be used, takes its bytes from a meter if there is one, and
 // then makes one system call. The package also has what surrounds them: listening and connecting,
-// buffers, relaying without copying, an event set for many quiet sockets, and the detection of peers
-// that hang up. It imports nothing of ours; what it asks of its users are small interfaces.
+// buffers, relaying without copying, an event set for many quiet sockets, and the detection of
+// peers that hang up. It imports nothing of ours; what it asks of its users are small interfaces.
 //
 // Files named for a system have what differs between kernels: events (epoll, kqueue), tcp (the
 // state of a connection), system (fewer system calls), splice (relaying without copying), local

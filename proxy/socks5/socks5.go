@@ -14,8 +14,8 @@
 //
 // A client that knows the server may send several messages at once, and bytes for the tunnel behind
 // them. So each Parse function reads one message from the beginning of the bytes in hand, says how
-// long it is, and leaves the rest alone. If the message is not complete, its length is 0; a fault is
-// reported as soon as it can be seen. What a message holds points into the bytes given.
+// long it is, and leaves the rest alone. If the message is not complete, its length is 0; a fault
+// is reported as soon as it can be seen. What a message holds points into the bytes given.
 package socks5
 
 import (
@@ -207,8 +207,8 @@ func AppendReply(dst []byte, r Reply, bound netip.AddrPort) []byte {
 	return binary.BigEndian.AppendUint16(dst, bound.Port())
 }
 
-// cutShort returns the bytes whose number stands in the byte at i, and where they end; 0 if they are
-// not all there.
+// cutShort returns the bytes whose number stands in the byte at i, and where they end; 0 if they
+// are not all there.
 func cutShort(b []byte, i int) (part []byte, end int) {
 	if len(b) <= i {
 		return nil, 0

@@ -216,8 +216,8 @@ func handshake(b []byte, users bool, next func(had int) int) (out []byte, rest i
 	return out, len(b), err
 }
 
-// However a stream is cut into pieces, it means the same. Nothing is read beyond a message, and what
-// was understood is written back as the same bytes.
+// However a stream is cut into pieces, it means the same. Nothing is read beyond a message, and
+// what was understood is written back as the same bytes.
 func FuzzHandshake(f *testing.F) {
 	for _, a := range messages() {
 		for _, b := range messages() {

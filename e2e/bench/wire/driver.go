@@ -20,8 +20,8 @@ type Plan struct {
 	Dials   []netip.AddrPort // IPv4 addresses to connect to, in turn: the proxy, or the upstream itself
 	Sources []netip.Addr     // IPv4 addresses to connect from, in turn; none leaves it to the kernel
 	Heads   [][]byte         // requests, in turn: CONNECT, or GET in any form; none where the upstream is dialled for tunnels
-	// SOCKS5 says that Heads are requests of SOCKS5. Each follows a greeting, once that is answered; the
-	// bound address in the reply is an IPv4 one.
+	// SOCKS5 says that Heads are requests of SOCKS5. Each follows a greeting, once that is
+	// answered; the bound address in the reply is an IPv4 one.
 	SOCKS5 bool
 	Once   bool // end after the last of Heads, or of Dials where there are no Heads
 

@@ -160,8 +160,8 @@ func TestDrainCountsBytes(t *testing.T) {
 	}
 }
 
-// TestDrainAtARate: neither end that holds a reply to a rate is faster than that; that it is reached
-// is not judged, since the machine may be busy.
+// TestDrainAtARate: neither end that holds a reply to a rate is faster than that; that it is
+// reached is not judged, since the machine may be busy.
 func TestDrainAtARate(t *testing.T) {
 	const rate, size = 64 << 20, 8 << 20
 	_, addrs := startUpstream(t, 1)
