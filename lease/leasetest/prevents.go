@@ -31,7 +31,7 @@ var prevents = map[Rule][]Breach{
 	RuleOtherIdentity:    capHolds,
 	RuleNoRest:           {BreachOverLimit},
 	RuleNewLeaderNoRest:  {BreachOverLimit},
-	RuleUnproven:         {BreachOverLimit, BreachByte, BreachOverRate, BreachStarved}, // a session that nobody means holds slots that others are refused
+	RuleUnproven:         capHolds,
 	RuleStaleStatement:   beliefs,
 	RuleKeepMissing:      leaks,
 	RuleKeepDifference:   beliefs,
