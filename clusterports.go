@@ -49,22 +49,20 @@ func newPortBook() *portBook {
 
 // forbidOwnPorts forbids the proxy to connect clients to the cluster's own ports, as they are now.
 func (n *Node) forbidOwnPorts(ctx context.Context) {
-	n.mu.Lock()
-	allowed := n.cfg.Proxy.AllowClusterDestinations
-	n.mu.Unlock()
+	cfg := n.cfg.Load()
 	rpc, gossip := n.members.Listening()
 	var proxies []netip.AddrPort
 	for _, l := range n.proxyListeners {
 		proxies = append(proxies, addrPort(l))
 	}
 	ports := n.ports.list(ctx, n.members.Members(), []netip.AddrPort{rpc, gossip, addrPort(n.apiListener)}, proxies, time.Now())
-	if allowed {
+	if cfg.Proxy.AllowClusterDestinations {
 		ports.Nodes = proxy.Listeners{}
 	}
 	n.proxy.SetForbidden(ports)
 	if id := n.members.ClusterID(); id != "" {
 		n.proxy.SetLoopMark(loopMark(id))
-		n.proxy.SetPseudonym(viaName(n.cfg.Name, id))
+		n.proxy.SetPseudonym(viaName(cfg.Name, id))
 	}
 }
 
@@ -85,9 +83,7 @@ func viaName(node, clusterID string) string {
 
 // Proxied implements [api.ProxySource].
 func (v view) Proxied() bool {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return !v.cfg.Proxy.AllowClusterDestinations
+	return !v.cfg.Load().Proxy.AllowClusterDestinations
 }
 
 // Dialled implements [api.ProxySource].

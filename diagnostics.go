@@ -14,11 +14,8 @@ import (
 
 // Settings implements [api.Diagnostics].
 func (v view) Settings() []api.Setting {
-	v.mu.Lock()
-	cfg := v.cfg
-	v.mu.Unlock()
 	var out []api.Setting
-	for _, s := range config.Settings(cfg) {
+	for _, s := range config.Settings(v.cfg.Load()) {
 		out = append(out, api.Setting{Path: s.Path, Value: s.Value, At: s.At})
 	}
 	return out

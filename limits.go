@@ -152,9 +152,7 @@ func (t inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 
 // token is that of the API, if it has one.
 func (n *Node) token() string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return string(n.cfg.API.Token)
+	return string(n.cfg.Load().API.Token)
 }
 
 // answer is an [http.ResponseWriter] that keeps what is written.

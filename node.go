@@ -58,7 +58,8 @@ type Node struct {
 	leadingTerm atomic.Uint64 // the term in which this node leads, with everything before it applied; 0: none
 
 	reloader reloader
-	applying sync.Mutex // settings; held before mu
+	applying sync.Mutex                    // held while settings change
+	cfg      atomic.Pointer[config.Config] // replaced as a whole
 
 	turning sync.Mutex // held while draining begins or ends; before mu
 
@@ -70,7 +71,6 @@ type Node struct {
 	closed func() error // the work of Close, done once
 
 	mu          sync.Mutex
-	cfg         *config.Config
 	leaving     bool
 	disagreeing string
 }
@@ -78,7 +78,8 @@ type Node struct {
 // StartFrom starts a node with settings in the config file's form. ctx bounds the start alone.
 func StartFrom(ctx context.Context, s Source) (*Node, error) {
 	cfg := s.Config
-	n := &Node{source: s, cfg: cfg, log: s.Log, started: time.Now(), events: api.NewEventLog(cfg.Name)}
+	n := &Node{source: s, log: s.Log, started: time.Now(), events: api.NewEventLog(cfg.Name)}
+	n.cfg.Store(cfg)
 	n.access = accessLog{log: n.log, lines: s.Lines}
 	n.ports, n.portsChanged = newPortBook(), make(chan struct{}, 1)
 	n.must, n.stop = context.WithCancelCause(context.Background())
@@ -97,7 +98,7 @@ func StartFrom(ctx context.Context, s Source) (*Node, error) {
 // build makes the parts, beginning with those that another process may hold: ports and the data
 // directory.
 func (n *Node) build() (err error) {
-	cfg := n.cfg
+	cfg := n.cfg.Load()
 	for _, addr := range cfg.Proxy.Listen {
 		l, err := listen(cfg, "proxy.listen", addr)
 		if err != nil {
@@ -154,12 +155,13 @@ func (n *Node) build() (err error) {
 
 // join makes the node's part in its cluster, and the leader's side of the lease on a server.
 func (n *Node) join() error {
-	if n.cfg.Role == config.RoleServer {
+	cfg := n.cfg.Load()
+	if cfg.Role == config.RoleServer {
 		n.store = fsm.NewStore(n.log.Named("fsm"), n.stop)
 	}
 	if n.source.alone {
 		log := leader.NewLocal(n.store)
-		n.entries, n.members = log, &alone{name: n.cfg.Name, version: n.source.Version, log: log, since: n.started}
+		n.entries, n.members = log, &alone{name: cfg.Name, version: n.source.Version, log: log, since: n.started}
 	} else {
 		c := n.clusterConfig()
 		if n.store != nil {
@@ -206,7 +208,8 @@ func (n *Node) begin() error {
 	if n.apiListener != nil {
 		part("api", func() error { return n.api.Serve(n.apiListener) })
 	}
-	n.log.Info("node started", "node", n.cfg.Name, "role", string(n.cfg.Role), "version", n.source.Version,
+	cfg := n.cfg.Load()
+	n.log.Info("node started", "node", cfg.Name, "role", string(cfg.Role), "version", n.source.Version,
 		"proxy", strings.Join(n.proxyAddrs(), ", "), "api", address(n.apiListener),
 		"rpc", n.members.RPCAddr(), "gossip", n.members.GossipAddr())
 	return nil
@@ -313,9 +316,7 @@ func (n *Node) drain(ctx context.Context, graceful bool) {
 }
 
 func (n *Node) drainTimeout() time.Duration {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.cfg.Proxy.DrainTimeout
+	return n.cfg.Load().Proxy.DrainTimeout
 }
 
 // goodbye returns the session and, with leave, removes the server from the Raft configuration.

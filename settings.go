@@ -21,7 +21,7 @@ type reloader struct {
 	limits   func(context.Context, []limit.Limit) (changed bool, err error)
 
 	// turn, of capacity 1, is taken from reading the files to the cluster's limits, before
-	// agent.applying.
+	// Node.applying.
 	turn chan struct{}
 }
 
@@ -67,12 +67,12 @@ func (n *Node) reloadSettings() (*config.Config, api.Reloaded, error) {
 	if err != nil {
 		return nil, api.Reloaded{}, fmt.Errorf("%w:\n%w", api.ErrInvalidConfig, err)
 	}
-	n.mu.Lock()
-	live, restart := config.Diff(n.cfg, next)
-	cfg := *n.cfg // settings that need a restart keep their running values
+	before := n.cfg.Load()
+	live, restart := config.Diff(before, next)
+	cfg := *before // settings that need a restart keep their running values
 	cfg.Log.Level, cfg.Limits, cfg.Origins = next.Log.Level, next.Limits, next.Origins
 	cfg.API.MetricsHosts = next.API.MetricsHosts
-	if config.TokensCanChange(n.cfg, next) {
+	if config.TokensCanChange(before, next) {
 		cfg.API.TokenFile, cfg.API.Token = next.API.TokenFile, next.API.Token
 		cfg.API.ReadTokenFile, cfg.API.ReadToken = next.API.ReadTokenFile, next.API.ReadToken
 	}
@@ -82,7 +82,6 @@ func (n *Node) reloadSettings() (*config.Config, api.Reloaded, error) {
 	running := cfg.Proxy
 	cfg.Proxy = next.Proxy
 	cfg.Proxy.Listen, cfg.Proxy.TLS = running.Listen, running.TLS
-	n.mu.Unlock()
 	if err := n.reloadSecrets(&cfg); err != nil {
 		return nil, api.Reloaded{}, err
 	}
@@ -96,9 +95,7 @@ func (n *Node) reloadSettings() (*config.Config, api.Reloaded, error) {
 	n.log.SetLevel(hclog.LevelFromString(cfg.Log.Level))
 	n.api.SetMetricsHosts(cfg.API.MetricsHosts)
 	n.api.SetTokens(string(cfg.API.Token), string(cfg.API.ReadToken))
-	n.mu.Lock()
-	n.cfg = &cfg
-	n.mu.Unlock()
+	n.cfg.Store(&cfg)
 	n.checkOwnPorts()
 	return &cfg, api.Reloaded{Applied: live, NeedRestart: restart}, nil
 }
@@ -108,9 +105,7 @@ func (n *Node) load() (*config.Config, error) {
 	if n.source.Load != nil {
 		return n.source.Load()
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.cfg, nil
+	return n.cfg.Load(), nil
 }
 
 // reloadSecrets reloads certificates and gossip keys.

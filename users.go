@@ -68,9 +68,7 @@ func (n *Node) watchUsers(ctx context.Context) {
 }
 
 func (n *Node) usersFile() string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.cfg.Proxy.UsersFile
+	return n.cfg.Load().Proxy.UsersFile
 }
 
 // readUsers adopts the present content of the file.
@@ -82,9 +80,7 @@ func (n *Node) readUsers(path string) {
 		n.log.Error("the users file has changed and can't be used: the former users go on", "problem", problems[0].String(), "problems", len(problems))
 		return
 	}
-	n.mu.Lock()
-	cfg := *n.cfg
-	n.mu.Unlock()
+	cfg := *n.cfg.Load()
 	if cfg.Proxy.UsersFile != path || slices.Equal(cfg.Proxy.Users, users) {
 		return
 	}
@@ -93,8 +89,6 @@ func (n *Node) readUsers(path string) {
 		n.log.Error("the users file has changed and can't be used: the former users go on", "problem", err)
 		return
 	}
-	n.mu.Lock()
-	n.cfg = &cfg
-	n.mu.Unlock()
+	n.cfg.Store(&cfg)
 	n.log.Info("the users file has changed", "users", len(users))
 }

@@ -22,7 +22,7 @@ import (
 type view struct{ *Node }
 
 func (n *Node) newAPI() *api.Server {
-	c, v := n.cfg, view{n}
+	c, v := n.cfg.Load(), view{n}
 	return api.New(api.Config{
 		Node: c.Name, Hosts: c.API.Hosts, Token: string(c.API.Token), ReadToken: string(c.API.ReadToken), TLS: n.certs.apiTLS(),
 		MetricsHosts: c.API.MetricsHosts,
@@ -128,9 +128,8 @@ func (v view) WaitTable(ctx context.Context, index uint64) error {
 
 // Status implements [api.StatusSource].
 func (v view) Status() api.Status {
-	v.mu.Lock()
-	role, leaving, proxyTLS, protocols := v.cfg.Role, v.leaving, v.cfg.Proxy.TLS.Enabled(), v.cfg.Proxy.Protocols
-	v.mu.Unlock()
+	cfg := v.cfg.Load()
+	role, leaving, proxyTLS, protocols := cfg.Role, v.isLeaving(), cfg.Proxy.TLS.Enabled(), cfg.Proxy.Protocols
 	leader, _ := v.members.Leader()
 	ready, _ := v.Ready()
 	r := v.members.RaftStatus()
@@ -163,11 +162,8 @@ func (n *Node) sessionStatus() api.SessionStatus {
 
 // Ready implements [api.StatusSource]: able to admit.
 func (v view) Ready() (bool, string) {
-	v.mu.Lock()
-	leaving := v.leaving
-	v.mu.Unlock()
 	switch {
-	case leaving || v.proxy.Draining():
+	case v.isLeaving() || v.proxy.Draining():
 		return false, "the node is draining"
 	case v.manager.Session().State != leasepb.SessionLive:
 		return false, "no live session: the cluster's leader has not been reached yet"

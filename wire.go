@@ -76,7 +76,7 @@ func users(list []config.User) []proxy.User {
 }
 
 func (n *Node) clusterConfig() cluster.Config {
-	c := n.cfg
+	c := n.cfg.Load()
 	return cluster.Config{
 		Name: c.Name, Role: cluster.Role(c.Role), Version: n.source.Version, Data: n.data,
 		RPC: c.Cluster.RPC, AdvertiseRPC: c.Cluster.AdvertiseRPC,
@@ -100,9 +100,7 @@ func (n *Node) sessionLife() (life time.Duration, certain bool) {
 		})
 	}
 	if !certain {
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		life = n.cfg.Lease.TTL + leasepb.Margin
+		life = n.cfg.Load().Lease.TTL + leasepb.Margin
 	}
 	return life, certain
 }
@@ -170,11 +168,10 @@ func foundCluster(ctx context.Context, found func() error, founded func() bool, 
 
 // initial returns the cluster's first entry: its id, its ttl, and the limits of this node's config.
 func (n *Node) initial() *fsm.Init {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+	cfg := n.cfg.Load()
 	id := make([]byte, 16)
 	_, _ = rand.Read(id) // never fails: it stops the program instead
-	return &fsm.Init{ClusterID: hex.EncodeToString(id), TTL: n.cfg.Lease.TTL, Limits: n.cfg.ClusterLimits()}
+	return &fsm.Init{ClusterID: hex.EncodeToString(id), TTL: cfg.Lease.TTL, Limits: cfg.ClusterLimits()}
 }
 
 // followClusterID adopts the cluster id as soon as the log contains it.

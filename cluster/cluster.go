@@ -57,6 +57,7 @@ type Cluster struct {
 	netRaft   *raft.NetworkTransport
 	raft      *raft.Raft
 	raftReady chan struct{} // closed once raft is set: Raft's goroutines call back before that
+	raftEnded chan struct{} // closed once Raft has shut down
 	pilot     *pilot
 	bootstrap *bootstrapper
 	proposals *proposals
@@ -84,7 +85,7 @@ func New(cfg Config) (*Cluster, error) {
 		return nil, err
 	}
 	c := &Cluster{
-		cfg: cfg, log: cfg.Log, born: time.Now(), said: lognoise.Strangers(), proposals: newProposals(), raftReady: make(chan struct{}), down: make(chan struct{}), started: make(chan struct{}),
+		cfg: cfg, log: cfg.Log, born: time.Now(), said: lognoise.Strangers(), proposals: newProposals(), raftReady: make(chan struct{}), raftEnded: make(chan struct{}), down: make(chan struct{}), started: make(chan struct{}),
 		leaderKick: make(chan struct{}, 1),
 	}
 	c.life, c.stop = context.WithCancel(context.Background())

@@ -77,7 +77,7 @@ func (c *Cluster) stepDown(ctx context.Context) {
 		c.log.Warn("leadership could not be handed over: this server steps down", "error", err)
 	}
 	if c.raft.State() == raft.Leader {
-		err := await(ctx, c.raft.Barrier(enqueueTimeout))
+		err := c.await(ctx, c.raft.Barrier(enqueueTimeout))
 		c.log.Info("this server has stepped down", "reason", fmt.Sprint(err))
 	}
 }

@@ -99,7 +99,7 @@ func (c *Cluster) end(r *reign) {
 // former leaders committed.
 func (c *Cluster) reign(ctx context.Context, term uint64) {
 	for {
-		err := await(ctx, c.raft.Barrier(enqueueTimeout))
+		err := c.await(ctx, c.raft.Barrier(enqueueTimeout))
 		if err == nil {
 			break
 		}
@@ -168,7 +168,7 @@ func (c *Cluster) handOver(ctx context.Context, name string) error {
 		return err
 	}
 	for _, s := range candidates {
-		err = await(ctx, c.raft.LeadershipTransferToServer(s.ID, s.Address))
+		err = c.await(ctx, c.raft.LeadershipTransferToServer(s.ID, s.Address))
 		if c.raft.State() != raft.Leader {
 			return nil
 		}
@@ -267,7 +267,7 @@ func (c *Cluster) removeServer(ctx context.Context, id string) error {
 		return err
 	}
 	c.gossip.members.detach(id)
-	err := await(ctx, c.raft.RemoveServer(raft.ServerID(id), 0, enqueueTimeout))
+	err := c.await(ctx, c.raft.RemoveServer(raft.ServerID(id), 0, enqueueTimeout))
 	if err != nil {
 		if c.isConfigured(raft.ServerID(id)) {
 			c.gossip.members.reattach(id)

@@ -72,6 +72,7 @@ func (c *Cluster) ProposeAsync(term uint64, data []byte) *Proposal {
 	}
 	began := time.Now()
 	future := c.raft.Apply(data, enqueueTimeout)
+	c.endWithRaft(future)
 	p := &Proposal{done: make(chan struct{})}
 	go func() {
 		defer c.proposals.leave()

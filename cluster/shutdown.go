@@ -118,6 +118,7 @@ func (c *Cluster) stopAll() error {
 		if err := c.raft.Shutdown().Error(); err != nil {
 			errs = append(errs, fmt.Errorf("raft did not stop: %w", err))
 		}
+		close(c.raftEnded)
 		c.past.close()
 	}
 	if c.netRaft != nil {

@@ -86,7 +86,9 @@ func (c *Cluster) verifySince(since time.Time) error {
 		if term == 0 {
 			return ErrNotLeader
 		}
-		if err := c.raft.VerifyLeader().Error(); err != nil {
+		asked := c.raft.VerifyLeader()
+		c.endWithRaft(asked)
+		if err := asked.Error(); err != nil {
 			return fmt.Errorf("%w: %w", ErrNotLeader, err)
 		}
 		if c.leadingTerm() != term {
