@@ -63,6 +63,7 @@ func (m *Manager) Begin(ctx context.Context, r *Request, subject *limit.Subject,
 			err, now = m.waitForSlot(ctx, s), 0
 		}
 		if err != nil {
+			r.forget(&r.had)
 			r.End()
 			return err
 		}
@@ -85,8 +86,9 @@ func (n *Node) Enter(r *Request) {
 		for i := range slots {
 			s := &slots[i]
 			s.waited = 0
-			s.guarded.Store(false)
-			s.severed.Store(false)
+			if s.severed.Load() {
+				s.severed.Store(false)
+			}
 		}
 	}
 	shard := &n.requests[rand.IntN(max(n.bounds.Requests, 1))]
@@ -98,14 +100,26 @@ func (n *Node) Enter(r *Request) {
 	}
 	shard.head = r
 	r.needed, r.late = [len(requestScopes)]bool{}, [len(requestScopes)]bool{}
-	table := n.table.Load()
-	if table == nil {
+	if table := n.table.Load(); table != nil {
+		for i, scope := range requestScopes {
+			if table.Caps(scope, limit.Connections) {
+				l, _ := table.Find(scope, &r.subject)
+				r.needed[i] = l.Caps(limit.Connections)
+			}
+		}
+	}
+	r.forget(&r.needed)
+}
+
+// forget clears what a former use left in the slots that do not count.
+func (r *Request) forget(counting *[len(requestScopes)]bool) {
+	slots := r.slots.Load()
+	if slots == nil {
 		return
 	}
-	for i, scope := range requestScopes {
-		if table.Caps(scope, limit.Connections) {
-			l, _ := table.Find(scope, &r.subject)
-			r.needed[i] = l.Caps(limit.Connections)
+	for i := range slots {
+		if s := &slots[i]; !counting[i] && s.guarded.Load() { // storing costs more than looking
+			s.guarded.Store(false)
 		}
 	}
 }

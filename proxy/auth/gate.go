@@ -161,8 +161,8 @@ func NewRoster(users []User, former *Roster) *Roster {
 	return r
 }
 
-// Basic returns the user whose credentials the value of a Proxy-Authorization field carries. from is
-// the client's address.
+// Basic returns the user whose credentials the value of a Proxy-Authorization field carries. from
+// is the client's address.
 func (g *Gate) Basic(ctx context.Context, r *Roster, field []byte, from netip.Addr) (name string, err error) {
 	token, ok := basicToken(field)
 	if !ok {
@@ -179,8 +179,8 @@ func (g *Gate) Basic(ctx context.Context, r *Roster, field []byte, from netip.Ad
 	return g.examine(ctx, r, m, claimed, password, from)
 }
 
-// Password is [Gate.Basic] for a name and a password that came by themselves, as in SOCKS5. They are
-// remembered as the same.
+// Password is [Gate.Basic] for a name and a password that came by themselves, as in SOCKS5. They
+// are remembered as the same.
 func (g *Gate) Password(ctx context.Context, r *Roster, name, password []byte, from netip.Addr) (string, error) {
 	if bytes.IndexByte(name, ':') >= 0 {
 		return "", ErrWrong // in Basic, the password would begin behind the colon
