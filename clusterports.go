@@ -87,7 +87,7 @@ func (v view) Proxied() bool {
 }
 
 // Dialled implements [api.ProxySource].
-func (v view) Dialled(client netip.AddrPort) bool { return v.proxy.Dialled(client) }
+func (v view) Dialled(client, accepted netip.AddrPort) bool { return v.proxy.Dialled(client, accepted) }
 
 // NamesProxy implements [api.ProxySource].
 func (v view) NamesProxy(pseudonym string) bool {

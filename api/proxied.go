@@ -18,8 +18,9 @@ import (
 type ProxySource interface {
 	// Proxied reports whether requests through the cluster's proxies must be refused.
 	Proxied() bool
-	// Dialled reports whether this node's proxy opened the connection from client.
-	Dialled(client netip.AddrPort) bool
+	// Dialled reports whether this node's proxy opened the connection from client, which the API
+	// accepted at the address accepted.
+	Dialled(client, accepted netip.AddrPort) bool
 	// NamesProxy reports whether a name in Via belongs to one of the cluster's proxies.
 	NamesProxy(pseudonym string) bool
 }
@@ -54,21 +55,24 @@ type originKey struct{}
 // origin says whether a connection comes from a proxy. It is determined at the first request,
 // because a proxy records a connection before it sends anything over it.
 type origin struct {
-	client net.Addr
+	client, accepted net.Addr
 
 	once sync.Once
 	ours bool
 }
 
 func withOrigin(ctx context.Context, c net.Conn) context.Context {
-	return context.WithValue(ctx, originKey{}, &origin{client: c.RemoteAddr()})
+	return context.WithValue(ctx, originKey{}, &origin{client: c.RemoteAddr(), accepted: c.LocalAddr()})
 }
 
 func (o *origin) dialled(p ProxySource) bool {
 	o.once.Do(func() {
-		if at, err := netip.ParseAddrPort(o.client.String()); err == nil {
-			o.ours = p.Dialled(at)
+		from, err := netip.ParseAddrPort(o.client.String())
+		if err != nil {
+			return
 		}
+		accepted, _ := netip.ParseAddrPort(o.accepted.String()) // without one, no socket is connected to it
+		o.ours = p.Dialled(from, accepted)
 	})
 	return o.ours
 }

@@ -21,7 +21,7 @@ type someProxies struct {
 
 func (p *someProxies) Proxied() bool { return !p.off }
 
-func (p *someProxies) Dialled(client netip.AddrPort) bool {
+func (p *someProxies) Dialled(client, _ netip.AddrPort) bool {
 	p.asked.Add(1)
 	at := p.dialled.Load()
 	return at != nil && *at == client

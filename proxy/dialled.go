@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/weirproxy/weir/proxy/sock"
 )
 
 const (
@@ -15,27 +17,44 @@ const (
 	maxResets = 4096
 )
 
-// Dialled reports whether a connection that this machine accepted from the address local was
-// dialled by this server, that is, whether local is the server's end of an upstream connection.
-// Address translation can hide where a connection leads, but not this end of it.
+// Dialled reports whether a connection that this machine accepted at the address accepted, and that
+// comes from local, was dialled by this server, that is, whether local is the server's end of an
+// upstream connection. Address translation can hide where a connection leads, but not this end of
+// it.
+//
+// Systems let connections to different addresses have the same end. So if the server's connection
+// from local leads elsewhere, and the machine has a socket that is connected from local to accepted,
+// the accepted connection is that socket's.
 //
 // Call Dialled after bytes have come over the connection, not when it is accepted: the server may
 // not know the connection any earlier. If local is an address of this machine, Dialled looks at all
 // of the server's connections, so it suits listeners that see few connections.
-func (s *Server) Dialled(local netip.AddrPort) bool {
-	local = plain(local)
+func (s *Server) Dialled(local, accepted netip.AddrPort) bool {
+	local, accepted = plain(local), plain(accepted)
 	if !s.local.IsLocal(netip.AddrPortFrom(local.Addr(), 0), time.Now()) {
 		return false
 	}
+	suspect := false
 	for _, f := range s.flows.all() {
 		f.mu.Lock()
 		up := f.upstream
 		f.mu.Unlock()
-		if up != nil && plain(up.Local()) == local {
+		if up == nil || plain(up.Local()) != local {
+			continue
+		}
+		if to := plain(up.Remote()); !to.IsValid() || to == accepted {
 			return true
 		}
+		suspect = true
 	}
-	return s.resets.has(local, time.Now()) // looked at last: a reset moves a connection from flows to resets
+	// resets are looked at last: a reset moves a connection from flows to there.
+	return (suspect || s.resets.has(local, time.Now())) && !connected(local, accepted)
+}
+
+// connected reports whether it is certain that the machine has such a socket.
+func connected(local, remote netip.AddrPort) bool {
+	found, known := sock.Connected(local, remote)
+	return found && known
 }
 
 // resetLog holds the local ends of recently reset connections, oldest first.

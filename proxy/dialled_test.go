@@ -15,7 +15,7 @@ func TestDialled(t *testing.T) {
 	ends := func(p *peer) netip.AddrPort { return p.RemoteAddr().(*net.TCPAddr).AddrPort() }
 	check := func(what string, at netip.AddrPort, want bool) {
 		t.Helper()
-		if got := w.Dialled(at); got != want {
+		if got := w.Dialled(at, netip.MustParseAddrPort(u.addr)); got != want {
 			t.Errorf("%s: %v, want %v", what, got, want)
 		}
 	}

@@ -105,3 +105,9 @@ func (s *Conn) Local() (at netip.AddrPort) {
 	s.raw.Control(func(fd uintptr) { at = localAddr(int(fd)) })
 	return at
 }
+
+// Remote returns the address that the socket is connected to, or the zero value if it is not.
+func (s *Conn) Remote() (at netip.AddrPort) {
+	s.raw.Control(func(fd uintptr) { at = remoteAddr(int(fd)) })
+	return at
+}

@@ -42,10 +42,15 @@ func NewPair() (a, b int, err error) {
 func connectOn(fd int, peer unix.Sockaddr) error { return unix.Connect(fd, peer) }
 
 // localAddr returns a socket's own address, or the zero value.
-func localAddr(fd int) netip.AddrPort {
+func localAddr(fd int) netip.AddrPort { return endOf(fd, unix.SYS_GETSOCKNAME) }
+
+func remoteAddr(fd int) netip.AddrPort { return endOf(fd, unix.SYS_GETPEERNAME) }
+
+// endOf asks for the address of one of a socket's ends; it is the zero value where there is none.
+func endOf(fd int, which uintptr) netip.AddrPort {
 	var a rawAddr
 	size := uint32(unsafe.Sizeof(a.sa))
-	_, _, errno := unix.Syscall(unix.SYS_GETSOCKNAME, uintptr(fd), uintptr(unsafe.Pointer(&a.sa)), uintptr(unsafe.Pointer(&size)))
+	_, _, errno := unix.Syscall(which, uintptr(fd), uintptr(unsafe.Pointer(&a.sa)), uintptr(unsafe.Pointer(&size)))
 	if errno != 0 {
 		return netip.AddrPort{}
 	}

@@ -107,6 +107,14 @@ func localAddr(fd int) netip.AddrPort {
 	return addrPortOf(sa)
 }
 
+func remoteAddr(fd int) netip.AddrPort {
+	sa, err := unix.Getpeername(fd)
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	return addrPortOf(sa)
+}
+
 // addrPort returns the address, with IPv4-mapped IPv6 as IPv4.
 func (a *rawAddr) addrPort() netip.AddrPort { return a.addr }
 
