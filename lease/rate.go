@@ -172,10 +172,10 @@ func (n *Node) rateDemand(now time.Duration, p *pool, d *leasepb.Demand) {
 		d.Waiting = more * unit
 	}
 	p.told = d.Waiting > 0
-	if p.refused != [2]int64{} {
-		d.Refused = more * unit
-	}
-	if !n.leaving() {
+	if !n.leaving() { // else nobody may come again
+		if p.refused != [2]int64{} {
+			d.Refused = more * unit
+		}
 		d.Headroom = spare * unit
 	}
 	d.Ask = n.askFor(now, p)
