@@ -245,8 +245,22 @@ func (f *Meter) End() {
 
 // waitFor lets a flow wait for its next piece. It reports true where that has come meanwhile.
 func (m *Manager) waitFor(f *Meter, i int, most float64) (got bool) {
-	m.do(func(now time.Duration) { got = m.node.flow(now, f, i, most) })
+	m.do(func(now time.Duration) {
+		m.node.findAgain(now, f, i)
+		got = m.node.flow(now, f, i, most)
+	})
 	return got
+}
+
+// findAgain finds the pool of a flow anew that was idle for so long that its pool was forgotten.
+func (n *Node) findAgain(now time.Duration, f *Meter, i int) {
+	p := f.pools[i]
+	if p.key.Scope == limit.ScopeConnection {
+		return
+	}
+	if q := n.lookup(p.key); q != p {
+		f.pools[i] = n.pool(now, p.key)
+	}
 }
 
 // flow lets a meter wait behind the others.
@@ -325,7 +339,7 @@ func (n *Node) wakeFlows(p *pool) {
 	}
 }
 
-// leave ends a meter's wait.
+// leave ends a meter's wait. What the leader has asked for goes back where it stayed for this flow.
 func (n *Node) leave(now time.Duration, f *Meter) {
 	p := f.waits
 	if p == nil {
@@ -335,8 +349,12 @@ func (n *Node) leave(now time.Duration, f *Meter) {
 	defer p.mu.Unlock()
 	p.flows.remove(f)
 	f.waits = nil
-	n.markFlow(p)
-	n.noteDue(now, p)
+	if p.key.Scope == limit.ScopeConnection {
+		n.noteDue(now, p)
+		return
+	}
+	n.mark(p)
+	n.settle(now, p)
 }
 
 // meterList is first come first served.
