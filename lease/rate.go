@@ -232,10 +232,8 @@ func (n *Node) noteDue(now time.Duration, p *pool) {
 		if p.waiters.head != nil {
 			at, _ = p.bucket.until(oneRequest * float64(1+p.kept))
 		}
-		if p.flows.head != nil {
-			if flowAt, ever := p.bucket.until(p.piece()); ever && (at == 0 || flowAt < at) {
-				at = flowAt
-			}
+		if flowAt, ever := p.flowDue(); ever && (at == 0 || flowAt < at) {
+			at = flowAt
 		}
 	}
 	switch {
@@ -258,12 +256,7 @@ func (n *Node) comeDue(now time.Duration) {
 		p := n.dues.Pop()
 		p.dueAt = 0
 		n.lockFlow(p)
-		if p.key.Scope == limit.ScopeConnection {
-			n.feed(now, p)
-			n.noteDue(now, p)
-		} else {
-			n.settle(now, p)
-		}
+		n.settleFlow(now, p)
 		p.mu.Unlock()
 	}
 }
