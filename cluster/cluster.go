@@ -100,7 +100,7 @@ func New(cfg Config) (*Cluster, error) {
 func (c *Cluster) open() (err error) {
 	listener, err := net.Listen("tcp", c.cfg.RPC)
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("cluster.rpc: %s is in use by another process: stop that one, or change the address", c.cfg.RPC)
+		return fmt.Errorf("cluster.rpc: %s is taken (%w): stop the other process, or change the address", c.cfg.RPC, syscall.EADDRINUSE)
 	}
 	if err != nil {
 		return fmt.Errorf("cluster.rpc: can't listen on %s: %w", c.cfg.RPC, err)
@@ -237,7 +237,7 @@ func (c *Cluster) firstMeta() (*clusterpb.Meta, error) {
 	if c.cfg.Role == RoleServer {
 		has, err := c.stores.hasState()
 		if err != nil {
-			return nil, err
+			return nil, damaged(c.cfg.Data, "in "+c.cfg.Data.Path(), err)
 		}
 		meta.Role = clusterpb.Role_ROLE_SERVER
 		meta.LogVersion = max(c.cfg.LogVersion, 1)

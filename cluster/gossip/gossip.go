@@ -198,13 +198,13 @@ func (g *Gossip) Run(ctx context.Context) {
 // HangUp ends every dial and every connection that this node dialled. Some of Run waits for them.
 func (g *Gossip) HangUp() { g.transport.cancel() }
 
-// Close ends everything and frees the port. Run must have returned.
+// Close ends everything and frees the port, wherever a start has failed. Run must have returned.
 func (g *Gossip) Close() {
-	if g.list == nil {
-		g.transport.discard()
-		return
+	end := g.transport.Shutdown
+	if g.list != nil {
+		end = g.list.Shutdown
 	}
-	if err := g.list.Shutdown(); err != nil {
+	if err := end(); err != nil {
 		g.cfg.Log.Error("gossip did not stop cleanly", "error", err)
 	}
 }

@@ -60,44 +60,52 @@ func listen(addr string, log hclog.Logger, door *handshake.Doorkeeper, refused f
 	if err != nil {
 		return nil, fmt.Errorf("cluster.gossip: %w", err)
 	}
-	conf := &memberlist.NetTransportConfig{BindAddrs: []string{ip.String()}, BindPort: port, Logger: newQuietLogger(log)}
-	tries := 1
-	if port == 0 {
-		tries = portTries // the port that is free for TCP may be taken for UDP
+	inner, err := bind(ip, port, log)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("cluster.gossip: %s is taken (%w): stop the other process, or change the address", addr, syscall.EADDRINUSE)
 	}
-	var inner *memberlist.NetTransport
-	for range tries {
-		if inner, err = memberlist.NewNetTransport(conf); err == nil {
-			life, cancel := context.WithCancel(context.Background())
-			bound := netip.AddrPortFrom(ip, uint16(inner.GetAutoBindPort()))
-			return &transport{
-				NetTransport: inner, life: life, cancel: cancel, bound: bound, everywhere: ip == netip.IPv6Unspecified(),
-				door: door, refused: refused,
-				packets: make(chan *memberlist.Packet), streams: make(chan net.Conn),
-				places: handshake.NewPlaces("connections to the gossip port", log, handshake.GossipPlaces()),
-				ended:  make(chan struct{}),
-			}, nil
-		}
+	if err != nil {
+		return nil, fmt.Errorf("cluster.gossip: can't listen on %s: %w", addr, err)
 	}
-	if probeBind(addr) {
-		return nil, fmt.Errorf("cluster.gossip: %s is in use by another process: stop that one, or change the address", addr)
-	}
-	return nil, fmt.Errorf("cluster.gossip: can't listen on %s: %w", addr, err)
+	life, cancel := context.WithCancel(context.Background())
+	return &transport{
+		NetTransport: inner, life: life, cancel: cancel,
+		bound:      netip.AddrPortFrom(ip, uint16(inner.GetAutoBindPort())),
+		everywhere: ip == netip.IPv6Unspecified(),
+		door:       door, refused: refused,
+		packets: make(chan *memberlist.Packet), streams: make(chan net.Conn),
+		places: handshake.NewPlaces("connections to the gossip port", log, handshake.GossipPlaces()),
+		ended:  make(chan struct{}),
+	}, nil
 }
 
-// probeBind reports whether an address is in use, for TCP or UDP: memberlist's error does not say.
-func probeBind(addr string) bool {
+// bind tries again where any port will do, because the one that is free for TCP may be taken for
+// UDP, and where a port has become free meanwhile.
+func bind(ip netip.Addr, port int, log hclog.Logger) (inner *memberlist.NetTransport, err error) {
+	conf := &memberlist.NetTransportConfig{BindAddrs: []string{ip.String()}, BindPort: port, Logger: newQuietLogger(log)}
+	for range portTries {
+		if inner, err = memberlist.NewNetTransport(conf); err == nil {
+			return inner, nil
+		}
+		if why := probeBind(netip.AddrPortFrom(ip, uint16(port)).String()); why != nil {
+			return nil, why
+		}
+	}
+	return nil, err
+}
+
+// probeBind returns why an address can't be bound, for TCP or UDP: memberlist's error is a text.
+func probeBind(addr string) error {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
-		return errors.Is(err, syscall.EADDRINUSE)
+		return err
 	}
 	_ = l.Close()
 	p, err := net.ListenPacket("udp", addr)
 	if err != nil {
-		return errors.Is(err, syscall.EADDRINUSE)
+		return err
 	}
-	_ = p.Close()
-	return false
+	return p.Close()
 }
 
 // start begins to deliver streams and packets, which memberlist must read.
@@ -257,32 +265,27 @@ func (t *transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, e
 	return t.NetTransport.WriteToAddress(mark(b, t.door.Of.Cluster()), a)
 }
 
-// Shutdown implements [memberlist.Transport].
+// Shutdown implements [memberlist.Transport]. It may be called before start, and again.
+//
+// The inner transport's goroutines block on what has arrived until somebody takes it. Before start,
+// nobody else does.
 func (t *transport) Shutdown() error {
 	t.cancel()
+	t.wg.Go(func() {
+		for {
+			select {
+			case <-t.NetTransport.PacketCh():
+			case conn := <-t.NetTransport.StreamCh():
+				_ = conn.Close()
+			case <-t.ended:
+				return
+			}
+		}
+	})
 	err := t.NetTransport.Shutdown()
 	t.endOnce.Do(func() { close(t.ended) })
 	t.wg.Wait()
 	return err
-}
-
-// discard closes a transport that no memberlist reads from. Its goroutines block on packets that
-// have arrived, so those are drained.
-func (t *transport) discard() {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = t.Shutdown()
-	}()
-	for {
-		select {
-		case <-t.NetTransport.PacketCh():
-		case conn := <-t.NetTransport.StreamCh():
-			_ = conn.Close()
-		case <-done:
-			return
-		}
-	}
 }
 
 // resolveBind reads a listen address; an empty host means every address.
