@@ -134,7 +134,7 @@ func (n *Node) build() (err error) {
 	})
 	n.resolver = resolve.New(resolve.Config{TTLMax: cfg.Proxy.DNSTTLMax, OnLookup: n.timings.lookup.Observe, Log: n.log.Named("dns")})
 	proxyConfig := proxy.Config{
-		Node: cfg.Name, Pseudonym: viaName(cfg.Name, n.data.Identity()), Policy: policy(cfg), TLS: n.certs.proxyTLS(),
+		Node: cfg.Name, Pseudonym: viaName(cfg.Name, n.data.Identity()), Policy: policy(cfg), ServesTLS: n.certs.proxy != nil,
 		NodeGreeting: cluster.Greeting,
 		OnQueueWait:  n.timings.queueWait.Observe, OnDial: n.timings.dial.Observe,
 	}
@@ -203,7 +203,7 @@ func (n *Node) begin() error {
 	}
 	part("lease", func() error { return n.manager.Run(ctx) })
 	for _, l := range n.proxyListeners {
-		part("proxy", func() error { return n.proxy.Serve(l) })
+		part("proxy", func() error { return n.serveProxy(l) })
 	}
 	if n.apiListener != nil {
 		part("api", func() error { return n.api.Serve(n.apiListener) })

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"net"
 	"sync"
 	"time"
 
@@ -92,12 +93,12 @@ func (c certificates) apiTLS() *tls.Config {
 	return c.api.ServerConfig()
 }
 
-// proxyTLS returns the proxy listener's configuration; nil without TLS.
-func (c certificates) proxyTLS() *tls.Config {
-	if c.proxy == nil {
-		return nil
+// serveProxy serves the proxy's clients on one of its listeners.
+func (n *Node) serveProxy(l net.Listener) error {
+	if n.certs.proxy == nil {
+		return n.proxy.Serve(l)
 	}
-	return c.proxy.ServerConfig()
+	return n.proxy.ServeTLS(l, n.certs.proxy.ServerConfig())
 }
 
 // gossipKeys returns a config's gossip keys; the first encrypts.

@@ -27,7 +27,8 @@ const stopPatience = 15 * time.Second
 // node is one weir process and what is needed to start it again.
 type node struct {
 	name, role               string
-	proxy, api, rpc, gossip  string // addresses
+	proxy, api, rpc, gossip  string   // addresses
+	moreProxies              []string // more addresses of the proxy
 	config, dataDir, logPath string
 	http                     *client
 	process                  *proc.Process
@@ -62,7 +63,7 @@ lease {
 }
 
 proxy {
-  listen        = %q
+  listen        = %s
   drain_timeout = %q
 %s}
 
@@ -86,15 +87,24 @@ func (n *node) writeConfig(t testing.TB) {
 	if n.clients != "" {
 		clients = fmt.Sprintf("  allow_clients = [%q]\n", n.clients)
 	}
-	join := make([]string, len(n.join))
-	for i, addr := range n.join {
-		join[i] = fmt.Sprintf("%q", addr)
+	proxies := fmt.Sprintf("%q", n.proxy)
+	if n.moreProxies != nil {
+		proxies = "[" + quoted(append([]string{n.proxy}, n.moreProxies...)) + "]"
 	}
-	text := fmt.Sprintf(nodeTemplate, n.name, n.dataDir, n.role, n.rpc, n.gossip, strings.Join(join, ", "), expect,
-		n.ttl, cmp.Or(n.onExpiry, "close"), n.proxy, n.drain, clients, n.api, n.token, n.limits) + n.more
+	text := fmt.Sprintf(nodeTemplate, n.name, n.dataDir, n.role, n.rpc, n.gossip, quoted(n.join), expect,
+		n.ttl, cmp.Or(n.onExpiry, "close"), proxies, n.drain, clients, n.api, n.token, n.limits) + n.more
 	if err := os.WriteFile(n.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// quoted writes the elements of a list in HCL.
+func quoted(list []string) string {
+	elements := make([]string, len(list))
+	for i, e := range list {
+		elements[i] = fmt.Sprintf("%q", e)
+	}
+	return strings.Join(elements, ", ")
 }
 
 // start runs the node's process, its log appended to the former's.

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -10,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/weirproxy/weir/proxy/clienttls"
 	"github.com/weirproxy/weir/proxy/sock"
 )
 
@@ -32,7 +34,16 @@ const (
 // A client's address is checked before the client gets a place. When all places are taken, the
 // clients that have been idle longest are closed; if none is idle, new ones wait in the listener's
 // backlog.
-func (s *Server) Serve(l net.Listener) error {
+func (s *Server) Serve(l net.Listener) error { return s.serve(l, nil) }
+
+// ServeTLS is Serve for a listener whose clients speak TLS, as config says; its ALPN is set. See
+// [Config].ServesTLS.
+func (s *Server) ServeTLS(l net.Listener, config *tls.Config) error {
+	return s.serve(l, clienttls.New(config, &s.buffers, s.hangups))
+}
+
+// serve accepts clients; tls is nil where they speak plain HTTP or SOCKS5.
+func (s *Server) serve(l net.Listener, tls *clienttls.Terminator) error {
 	ln, err := sock.NewListener(l)
 	if err != nil {
 		return fmt.Errorf("serve proxy clients on %v: %w", l.Addr(), err)
@@ -56,24 +67,24 @@ func (s *Server) Serve(l net.Listener) error {
 		policy := s.policy.Load()
 		balanced := contains(policy.ProxyProtocolFrom, addr.Addr())
 		if !balanced && !policy.allowsClient(addr.Addr()) {
-			s.turnAway(fd, addr)
+			s.turnAway(fd, addr, tls)
 			continue
 		}
 		if !s.takePlace() {
 			unix.Close(fd)
 			return nil
 		}
-		s.receive(fd, addr, balanced, s.places)
+		s.receive(fd, addr, tls, balanced, s.places)
 	}
 }
 
 // receive makes a client of an accepted connection, which has one of the given places.
-func (s *Server) receive(fd int, addr netip.AddrPort, balanced bool, places chan struct{}) {
-	if s.tls != nil {
-		s.greet(fd, addr, balanced, places)
+func (s *Server) receive(fd int, addr netip.AddrPort, tls *clienttls.Terminator, balanced bool, places chan struct{}) {
+	if tls != nil {
+		s.receiveTLS(fd, addr, tls, balanced, places)
 		return
 	}
-	c := newConn(s, fd, addr)
+	c := newConn(s, sock.New(fd, &s.buffers), addr)
 	c.balanced, c.places, c.stranger = balanced, places, places == s.strangers
 	s.start(c)
 }
@@ -81,10 +92,10 @@ func (s *Server) receive(fd int, addr netip.AddrPort, balanced bool, places chan
 // turnAway answers a client that may not use the proxy and closes its connection. Such clients have
 // places of their own, so they never take an allowed client's; when those are taken, the connection
 // is closed without an answer.
-func (s *Server) turnAway(fd int, addr netip.AddrPort) {
+func (s *Server) turnAway(fd int, addr netip.AddrPort, tls *clienttls.Terminator) {
 	select {
 	case s.strangers <- struct{}{}:
-		s.receive(fd, addr, false, s.strangers)
+		s.receive(fd, addr, tls, false, s.strangers)
 	default:
 		unix.Close(fd)
 		(&conn{srv: s, addr: addr}).noteRefusal(&refuseClient)
@@ -143,9 +154,9 @@ func (s *Server) idlers(before time.Time) (idlers []idler) {
 			idlers = append(idlers, idler{since, c.closeIdle})
 		}
 	}
-	for f := range s.fronts {
-		if f.since.Before(before) && f.places == s.places {
-			idlers = append(idlers, idler{f.since, f.wire.Reset})
+	for n := range s.newcomers {
+		if n.since.Before(before) && n.places == s.places {
+			idlers = append(idlers, idler{n.since, n.wire.Reset})
 		}
 	}
 	return idlers
@@ -222,8 +233,8 @@ func (s *Server) left(c *conn) {
 	s.work.Done()
 }
 
-// freePlace gives back the client's place. A TLS client's place belongs to its front, which keeps
-// it for as long as it holds descriptors.
+// freePlace gives back the client's place. A TLS client's place belongs to its newcomer, which
+// keeps it for as long as the client's TLS holds descriptors.
 func (c *conn) freePlace() {
 	if c.places != nil {
 		<-c.places

@@ -30,7 +30,7 @@ func onlyLoopback1(p *Policy) {
 // Refused clients take no place of allowed ones, however many and however silent they are.
 func TestRefusedClientsTakeNoPlace(t *testing.T) {
 	var j journal
-	w := newWorld(t, 0, policy(onlyLoopback1), func(c *Config, _ *resolver, o *hclogOptions) {
+	w := newWorld(t, 0, policy(onlyLoopback1), func(c *Config, _ *resolver, o *worldOptions) {
 		c.MaxClients = 1
 		o.Output, o.Level, o.JSONFormat = &j, hclog.Info, true
 	})

@@ -16,7 +16,7 @@ import (
 func TestIdleClientsGiveWay(t *testing.T) {
 	var j journal
 	u := newUpstream(t, nil)
-	w := newWorld(t, 0, policy(func(p *Policy) { p.HeaderTimeout = time.Minute }), func(c *Config, _ *resolver, o *hclogOptions) {
+	w := newWorld(t, 0, policy(func(p *Policy) { p.HeaderTimeout = time.Minute }), func(c *Config, _ *resolver, o *worldOptions) {
 		c.MaxClients = 3
 		o.Output, o.Level, o.JSONFormat = &j, hclog.Info, true
 	})
@@ -53,7 +53,7 @@ func reuse(p *peer, u *upstream) *peer {
 // There are no more upstream connections than places: a new one closes the least recently used kept
 // one.
 func TestIdleUpstreamsGiveWay(t *testing.T) {
-	w := newWorld(t, 0, func(c *Config, _ *resolver, _ *hclogOptions) { c.MaxClients = 2 })
+	w := newWorld(t, 0, func(c *Config, _ *resolver, _ *worldOptions) { c.MaxClients = 2 })
 	p := w.dial()
 	first := reuse(p, newUpstream(t, nil))
 	second := newUpstream(t, nil)
@@ -69,7 +69,7 @@ func TestIdleUpstreamsGiveWay(t *testing.T) {
 
 // Upstreams that do not answer a FIN cost few descriptors: if many do so, the next is reset.
 func TestSlowEndsAreBounded(t *testing.T) {
-	w := newWorld(t, 0, func(c *Config, _ *resolver, _ *hclogOptions) { c.MaxClients = 2 })
+	w := newWorld(t, 0, func(c *Config, _ *resolver, _ *worldOptions) { c.MaxClients = 2 })
 	p := w.dial()
 	ends := []*peer{reuse(p, newUpstream(t, nil)), reuse(p, newUpstream(t, nil))}
 	w.SetDraining(true)

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -69,9 +68,9 @@ type Config struct {
 	// with TLS four and 150 KiB. 0 takes what the process's file descriptor limit allows; see
 	// defaultMaxClients.
 	MaxClients int
-	// TLS is the configuration for clients that connect with TLS; nil means plain HTTP. [New] sets
-	// its ALPN.
-	TLS *tls.Config
+	// ServesTLS says that ServeTLS will be called. Then the default of MaxClients leaves room for
+	// the descriptors of clients with TLS; without it, they may run out.
+	ServesTLS bool
 	// NodeGreeting is the first bytes of the ports that only nodes dial. A tunnel whose upstream
 	// begins with them is reset before the client has seen all of them. "" turns the check off.
 	NodeGreeting string

@@ -1,13 +1,11 @@
 package proxy
 
 import (
-	"io"
 	"net/netip"
 	"sync"
 	"time"
 
 	"github.com/weirproxy/weir/limit"
-	"github.com/weirproxy/weir/proxy/auth"
 	"github.com/weirproxy/weir/proxy/sock"
 )
 
@@ -28,7 +26,7 @@ type conn struct {
 	balanced  bool          // the connection must begin with a PROXY header
 	stranger  bool          // not allowed: it is answered once
 	tunnelled bool          // a tunnel has taken over
-	places    chan struct{} // holds the client's place; nil if its front's do
+	places    chan struct{} // holds the client's place; nil if its newcomer's do
 	clock     clock         // what the read deadline measures
 	idleFrom  time.Time     // start of the idle time, if clock is clockIdle
 
@@ -42,8 +40,7 @@ type conn struct {
 	gone  sock.Hangup // the watcher's last report
 }
 
-func newConn(s *Server, fd int, addr netip.AddrPort) *conn {
-	sock := sock.New(fd, &s.buffers)
+func newConn(s *Server, sock *sock.Conn, addr netip.AddrPort) *conn {
 	c := &conn{srv: s, sock: sock, addr: addr, first: true}
 	c.in.Conn = sock
 	return c
@@ -64,51 +61,6 @@ func (c *conn) serve(w *worker) (over bool) {
 		w.protocol(c, first).serve()
 	}
 	return !c.tunnelled
-}
-
-// identify reads the load balancer's header, which names the client.
-func (c *conn) identify() error {
-	if !c.setIdle(true) {
-		return errShutdown
-	}
-	c.in.Before = c
-	client, err := readProxyHeader(&c.in)
-	c.in.Before = nil
-	c.setIdle(false)
-	if err == nil && client.IsValid() {
-		c.addr = client
-	}
-	return err
-}
-
-// readProxyHeader reads and consumes a header. It returns the client's address, or an invalid one
-// if the header names none: the connection is the balancer's own, or has another kind of address.
-// io.EOF means that nothing came.
-func readProxyHeader(in *sock.Reader) (netip.AddrPort, error) {
-	for {
-		client, n, err := auth.ParseProxyHeader(in.Bytes())
-		if err != nil {
-			return client, err
-		}
-		if n > 0 {
-			in.Skip(n)
-			return client, nil
-		}
-		if err := in.Fill(); err != nil {
-			if in.Len() > 0 {
-				err = unexpectedEnd(err)
-			}
-			return client, err
-		}
-	}
-}
-
-// unexpectedEnd turns io.EOF into io.ErrUnexpectedEOF.
-func unexpectedEnd(err error) error {
-	if err == io.EOF {
-		return io.ErrUnexpectedEOF
-	}
-	return err
 }
 
 // begin waits for the connection's first byte, which stays in hand. false means that the connection

@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
 
 	"github.com/weirproxy/weir/lease"
@@ -69,7 +68,7 @@ func TestRefusalReasons(t *testing.T) {
 // TestCounters follows one tunnel and one refusal through the counters.
 func TestCounters(t *testing.T) {
 	var waits, dials durations
-	w := newWorld(t, 1, func(c *Config, _ *resolver, _ *hclog.LoggerOptions) { c.OnQueueWait, c.OnDial = waits.note, dials.note })
+	w := newWorld(t, 1, func(c *Config, _ *resolver, _ *worldOptions) { c.OnQueueWait, c.OnDial = waits.note, dials.note })
 	u := newUpstream(t, echo)
 	before := time.Now()
 	p := w.connect(u.addr)

@@ -10,13 +10,14 @@
 //	descriptors.go     how many clients the file descriptors allow
 //	server.go          start, drain, close
 //	accept.go          accepted clients get a place and a worker
-//	clienttls.go       TLS from clients
+//	newcomer.go        clients of a listener with TLS, up to the end of their handshake
+//	proxyheader.go     load balancers name their clients
 //	conn.go            a client's connection, whatever is spoken on it
-//	protocol.go        what is spoken: the first byte tells
+//	greeting.go        what is spoken: the first byte tells, and names what is not spoken here
+//	protocol.go        what a protocol has to do
 //	httpclient.go      HTTP: its requests, one after the other
 //	socks.go           SOCKS5: one request, for a tunnel
 //	ahead.go           finding out whether a client that sent a FIN is still there
-//	foreign.go         clients that speak TLS or SOCKS by mistake
 //	resolving.go       SOCKS5 clients that ask for addresses, where limits count names
 //
 //	flow.go            a slot and its upstream connection: states, abort, end
@@ -52,8 +53,9 @@
 // # Rooms
 //
 // What stands on the ground is in packages of its own, which import nothing of this one: bytes to
-// HTTP heads and bodies in http1, users and the PROXY protocol in auth, sockets in sock, log lines
-// in accesslog, names in resolve. Only sock has files named for a system.
+// HTTP heads and bodies in http1, messages of SOCKS5 in socks5, users and the PROXY protocol in
+// auth, sockets in sock, the TLS of clients in clienttls, log lines in accesslog, names in resolve.
+// Only sock has files named for a system.
 //
 // # Rules
 //
@@ -103,8 +105,8 @@
 // an answer to a client that may still be sending content, the proxy reads on, so that the answer
 // arrives: for up to 30 s, or until 5 s pass without a byte.
 //
-// TLS ends in front of a socket pair, and the rest of the package sees the pair's other end as the
-// client. So ends, resets and hang-ups have one implementation. The cost is two goroutines, three
+// TLS belongs to the listener, and ends in front of a socket pair: this package sees the pair's other
+// end as the client's socket. So ends, resets and hang-ups have one implementation. The cost is two goroutines, three
 // descriptors and one more copy per client, and no splicing to it.
 //
 // Accepted credentials are remembered, as a MAC, because a bcrypt check costs a core tens of

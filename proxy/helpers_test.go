@@ -3,6 +3,7 @@ package proxy
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -79,16 +80,20 @@ type world struct {
 	addr string
 }
 
-type hclogOptions = hclog.LoggerOptions
+// worldOptions are what a world is made with beside its Config.
+type worldOptions struct {
+	hclog.LoggerOptions
+	tls *tls.Config // nil: its clients speak plain HTTP
+}
 
-type option func(*Config, *resolver, *hclogOptions)
+type option func(*Config, *resolver, *worldOptions)
 
 func policy(f func(*Policy)) option {
-	return func(c *Config, _ *resolver, _ *hclogOptions) { f(&c.Policy) }
+	return func(c *Config, _ *resolver, _ *worldOptions) { f(&c.Policy) }
 }
 
 func names(r resolver) option {
-	return func(_ *Config, to *resolver, _ *hclogOptions) { *to = r }
+	return func(_ *Config, to *resolver, _ *worldOptions) { *to = r }
 }
 
 // newWorld starts a proxy. The test's end closes it and checks that every slot is back.
@@ -96,13 +101,13 @@ func newWorld(t *testing.T, limit int, options ...option) *world {
 	t.Helper()
 	cfg := Config{Node: "n1", Policy: DefaultPolicy()}
 	var res resolver
-	logs := &hclog.LoggerOptions{Output: io.Discard, Level: hclog.Trace}
+	with := &worldOptions{LoggerOptions: hclog.LoggerOptions{Output: io.Discard, Level: hclog.Trace}}
 	for _, o := range options {
-		o(&cfg, &res, logs)
+		o(&cfg, &res, with)
 	}
-	cfg.Lines = accesslog.Output{Writer: logs.Output, JSON: logs.JSONFormat}
+	cfg.Lines = accesslog.Output{Writer: with.Output, JSON: with.JSONFormat}
 	adm := newAdmitter(limit)
-	s, err := New(cfg, adm, res, hclog.New(logs))
+	s, err := New(cfg, adm, res, hclog.New(&with.LoggerOptions))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +118,13 @@ func newWorld(t *testing.T, limit int, options ...option) *world {
 		t.Fatal(err)
 	}
 	served := make(chan error, 1)
-	go func() { served <- s.Serve(l) }()
+	go func() {
+		if with.tls != nil {
+			served <- s.ServeTLS(l, with.tls)
+		} else {
+			served <- s.Serve(l)
+		}
+	}()
 	w := &world{Server: s, t: t, adm: adm, addr: l.Addr().String()}
 	t.Cleanup(func() {
 		s.Close()

@@ -431,7 +431,7 @@ func TestNames(t *testing.T) {
 }
 
 func TestMaxClientsWaitInTheBacklog(t *testing.T) {
-	w := newWorld(t, 0, func(c *Config, _ *resolver, _ *hclogOptions) { c.MaxClients = 1 })
+	w := newWorld(t, 0, func(c *Config, _ *resolver, _ *worldOptions) { c.MaxClients = 1 })
 	first := w.dial()
 	eventually(t, "the first client is in", func() bool { return w.Counters().Clients.Load() == 1 })
 	second := w.dial()

@@ -50,7 +50,7 @@ func (j *journal) lines(t *testing.T, message string) []map[string]any {
 func TestOneLinePerTunnelAndRequest(t *testing.T) {
 	u := newUpstream(t, nil)
 	var j journal
-	w := newWorld(t, 1, func(_ *Config, _ *resolver, o *hclogOptions) {
+	w := newWorld(t, 1, func(_ *Config, _ *resolver, o *worldOptions) {
 		o.Output, o.Level, o.JSONFormat = &j, hclog.Info, true
 	})
 	p := w.connect(u.addr)
@@ -104,7 +104,7 @@ func TestLookupTimeIsLogged(t *testing.T) {
 	at := netip.MustParseAddrPort(u.addr)
 	var j journal
 	w := newWorld(t, 1, names(resolver{"asked.test": resolve.InOrder(at.Addr()), "known.test": []netip.Addr{at.Addr()}}),
-		func(_ *Config, _ *resolver, o *hclogOptions) { o.Output, o.Level, o.JSONFormat = &j, hclog.Info, true })
+		func(_ *Config, _ *resolver, o *worldOptions) { o.Output, o.Level, o.JSONFormat = &j, hclog.Info, true })
 	for i, c := range []struct {
 		host   string
 		looked bool
@@ -158,7 +158,7 @@ func TestDialThatCompletesAfterASever(t *testing.T) {
 // A storm of one kind leaves few lines and takes none from other kinds; the counters have all.
 func TestRefusalsAreSampled(t *testing.T) {
 	var j journal
-	w := newWorld(t, 0, func(_ *Config, _ *resolver, o *hclogOptions) {
+	w := newWorld(t, 0, func(_ *Config, _ *resolver, o *worldOptions) {
 		o.Output, o.Level, o.JSONFormat = &j, hclog.Info, true
 	})
 	const storm = 500

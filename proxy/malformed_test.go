@@ -89,7 +89,7 @@ func TestNamesInUTF8(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	local := func(_ *Config, r *resolver, _ *hclogOptions) {
+	local := func(_ *Config, r *resolver, _ *worldOptions) {
 		*r = resolver{"xn--bcher-kva.test": []netip.Addr{netip.MustParseAddr("127.0.0.1")}}
 	}
 	for written, ascii := range map[string]string{"Bücher.test": "xn--bcher-kva.test", "１２７.0.0.1": "127.0.0.1"} {
@@ -174,7 +174,7 @@ func TestMalformedResponses(t *testing.T) {
 func TestRefusedFieldsAreNamed(t *testing.T) {
 	u := newUpstream(t, nil)
 	var j journal
-	w := newWorld(t, 1, func(_ *Config, _ *resolver, o *hclogOptions) { o.Output, o.Level, o.JSONFormat = &j, hclog.Info, true })
+	w := newWorld(t, 1, func(_ *Config, _ *resolver, o *worldOptions) { o.Output, o.Level, o.JSONFormat = &j, hclog.Info, true })
 	p := w.dial()
 	p.send(get(u, "/", ""))
 	q := u.accept()

@@ -19,7 +19,7 @@ const (
 )
 
 // greetings makes a world check for its own nodes' first bytes.
-func greetings(c *Config, _ *resolver, _ *hclogOptions) { c.NodeGreeting = testGreeting }
+func greetings(c *Config, _ *resolver, _ *worldOptions) { c.NodeGreeting = testGreeting }
 
 // nestedAnswers matches the beginning of an answer by a proxy of the same cluster.
 var nestedAnswers = regexp.MustCompile(`^HTTP/1\.1 [^\x00-\x1f]{0,124}\r\n` + loopField + ": " + testMark + "\r\n")
@@ -150,7 +150,7 @@ var ways = []struct {
 
 func newNested(t *testing.T, more ...option) nested {
 	log := new(journal)
-	return nested{w: newWorld(t, 1, append(more, greetings, func(_ *Config, _ *resolver, o *hclogOptions) {
+	return nested{w: newWorld(t, 1, append(more, greetings, func(_ *Config, _ *resolver, o *worldOptions) {
 		o.Output, o.Level, o.JSONFormat = log, hclog.Info, true
 	})...), log: log}
 }

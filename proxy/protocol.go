@@ -1,7 +1,5 @@
 package proxy
 
-import "github.com/weirproxy/weir/proxy/socks5"
-
 // protocol is what a client speaks on the proxy's port. Its first byte tells which.
 type protocol interface {
 	// serve answers the requests of the connection, until it is over or a tunnel has taken it over.
@@ -18,13 +16,4 @@ type protocol interface {
 type worker struct {
 	http  httpClient
 	socks socksClient
-}
-
-// protocol returns what is spoken on a connection that begins with the given byte. Whatever is not
-// known, or not spoken here, is answered as HTTP.
-func (w *worker) protocol(c *conn, first byte) protocol {
-	if first == socks5.Version && c.srv.policy.Load().Protocols&SOCKS5 != 0 {
-		return w.socks.answer(c)
-	}
-	return w.http.answer(c)
 }

@@ -20,7 +20,7 @@ func TestRefusalsForTheSakeOfALimit(t *testing.T) {
 		t.Fatal(err)
 	}
 	var j journal
-	w := newWorld(t, 0, func(_ *Config, _ *resolver, o *hclogOptions) { o.Output, o.Level, o.JSONFormat = &j, hclog.Debug, true })
+	w := newWorld(t, 0, func(_ *Config, _ *resolver, o *worldOptions) { o.Output, o.Level, o.JSONFormat = &j, hclog.Debug, true })
 	set := func(begin, acquire, take error) {
 		w.adm.mu.Lock()
 		defer w.adm.mu.Unlock()

@@ -3,7 +3,6 @@ package proxy
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"sync"
@@ -52,7 +51,6 @@ type Server struct {
 	greeting  string // the first bytes of ports that only nodes dial
 	loop      atomic.Pointer[loopMark]
 	gate      *auth.Gate
-	tls       *tls.Config // nil: clients speak plain HTTP
 	admitter  Admitter
 	resolver  Resolver
 	failed    failedAddrs
@@ -98,7 +96,7 @@ type Server struct {
 	closed     bool        // no new listeners or clients
 	listeners  map[*sock.Listener]struct{}
 	clients    map[*conn]struct{}
-	fronts     map[*front]struct{} // those whose handshake is not complete
+	newcomers  map[*newcomer]struct{}
 }
 
 // New makes a server. It must be closed even if Serve was never called.
@@ -114,7 +112,7 @@ func New(cfg Config, admitter Admitter, resolver Resolver, log hclog.Logger) (*S
 		return nil, fmt.Errorf("proxy: %w", err)
 	}
 	if cfg.MaxClients <= 0 {
-		cfg.MaxClients = defaultMaxClients(cfg.TLS != nil)
+		cfg.MaxClients = defaultMaxClients(cfg.ServesTLS)
 	}
 	nobody := func(time.Duration) {}
 	if cfg.OnQueueWait == nil {
@@ -141,8 +139,7 @@ func New(cfg Config, admitter Admitter, resolver Resolver, log hclog.Logger) (*S
 		toIdleWorker: make(chan *conn),
 		listeners:    make(map[*sock.Listener]struct{}),
 		clients:      make(map[*conn]struct{}),
-		fronts:       make(map[*front]struct{}),
-		tls:          clientTLS(cfg.TLS),
+		newcomers:    make(map[*newcomer]struct{}),
 	}
 	s.SetPseudonym(cmp.Or(cfg.Pseudonym, cfg.Node))
 	s.newSamplers()
@@ -204,16 +201,6 @@ func Control(network, address string, raw syscall.RawConn) error {
 
 // Pseudonym converts a name to the form that Via needs: a token.
 func Pseudonym(name string) string { return http1.ViaName(name) }
-
-// clientTLS returns cfg for proxy clients: they speak HTTP/1.1 only.
-func clientTLS(cfg *tls.Config) *tls.Config {
-	if cfg == nil {
-		return nil
-	}
-	cfg = cfg.Clone()
-	cfg.NextProtos = []string{"http/1.1"}
-	return cfg
-}
 
 // SetPolicy replaces the policy. Requests that are waiting or dialling keep the old one.
 func (s *Server) SetPolicy(p Policy) error {
@@ -279,7 +266,7 @@ func (s *Server) Drain(ctx context.Context) error {
 	s.mu.Unlock()
 	s.stopping.Store(true)
 	s.SetDraining(true)
-	s.dropGreetings()
+	s.dropNewcomers()
 
 	done := make(chan struct{})
 	go func() {

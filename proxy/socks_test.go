@@ -81,7 +81,7 @@ func (w *world) socks(target string) *peer {
 }
 
 func jsonLog(j *journal) option {
-	return func(_ *Config, _ *resolver, o *hclogOptions) { o.Output, o.Level, o.JSONFormat = j, hclog.Info, true }
+	return func(_ *Config, _ *resolver, o *worldOptions) { o.Output, o.Level, o.JSONFormat = j, hclog.Info, true }
 }
 
 // A name and its addresses in every type lead to the same upstream. The reply says from where the

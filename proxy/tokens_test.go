@@ -166,7 +166,7 @@ func TestWaitForATokenIsNoDial(t *testing.T) {
 	u := newUpstream(t, nil)
 	const timeout = 20 * time.Millisecond
 	var j journal
-	w := newWorld(t, 1, policy(func(p *Policy) { p.DialTimeout = timeout }), func(_ *Config, _ *resolver, o *hclogOptions) {
+	w := newWorld(t, 1, policy(func(p *Policy) { p.DialTimeout = timeout }), func(_ *Config, _ *resolver, o *worldOptions) {
 		o.Output, o.Level, o.JSONFormat = &j, hclog.Info, true
 	})
 	w.adm.setTokens(0, nil)

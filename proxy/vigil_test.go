@@ -18,7 +18,7 @@ func impatient(t *testing.T, limit time.Duration) (*world, *journal) {
 	t.Helper()
 	j := new(journal)
 	return newWorld(t, 1, policy(func(p *Policy) { p.ResponseTimeout = limit }),
-		func(_ *Config, _ *resolver, o *hclogOptions) { o.Output, o.Level, o.JSONFormat = j, hclog.Info, true }), j
+		func(_ *Config, _ *resolver, o *worldOptions) { o.Output, o.Level, o.JSONFormat = j, hclog.Info, true }), j
 }
 
 const shortStall = 100 * time.Millisecond

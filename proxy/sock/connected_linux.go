@@ -11,14 +11,37 @@ import (
 	"os"
 )
 
+// looks is how often the list of sockets is read before a socket counts as absent. The kernel writes
+// the list a page at a time, and finds its place again by counting, so a socket may be left out
+// while others go. A higher value makes each "no" that much dearer.
+const looks = 2
+
+// socketLists are the files that list the sockets of this network namespace. It is the thread's: a
+// process whose first thread has moved to another namespace would list that one's.
+var socketLists = [...]string{"/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"}
+
 // Connected reports whether this machine has a socket that is connected from local to remote, or
 // was a moment ago. known is false where the system does not tell.
 //
-// It reads the list of all sockets, which takes about a microsecond for each: it is meant for rare
-// questions. A socket may be missed while others come and go.
+// It reads the list of all sockets, which takes about a microsecond for each, and reads it again
+// before it says no: it is meant for rare questions.
 func Connected(local, remote netip.AddrPort) (connected, known bool) {
-	for _, file := range []string{"/proc/self/net/tcp", "/proc/self/net/tcp6"} {
-		found, err := listsSocket(file, local, remote)
+	return lookAgain(func(file string) (bool, error) { return listsSocket(file, local, remote) })
+}
+
+// lookAgain looks in all files until the socket is found, as often as looks says.
+func lookAgain(look func(file string) (found bool, err error)) (connected, known bool) {
+	for range looks {
+		if connected, known = lookOnce(look); connected || !known {
+			break
+		}
+	}
+	return connected, known
+}
+
+func lookOnce(look func(file string) (found bool, err error)) (connected, known bool) {
+	for _, file := range socketLists {
+		found, err := look(file)
 		switch {
 		case found:
 			return true, true

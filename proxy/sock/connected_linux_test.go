@@ -4,8 +4,11 @@ package sock
 
 import (
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"testing"
 )
 
@@ -32,6 +35,72 @@ func TestConnected(t *testing.T) {
 			if got, known := Connected(q.local, q.remote); got != q.want || !known {
 				t.Errorf("from %v to %v: %v, known %v; want %v", q.local, q.remote, got, known, q.want)
 			}
+		}
+	}
+}
+
+// A thread that has moved to another network is told of that one's sockets, not of those of the
+// process's first thread, which may itself be elsewhere.
+func TestConnectedInAnotherNetwork(t *testing.T) {
+	t.Parallel()
+	here, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer here.Close()
+	inNewNetwork(t, "link set lo up\n", func() error {
+		l, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			return err
+		}
+		defer l.Close()
+		c, err := net.Dial("tcp4", l.Addr().String())
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		near, far := c.LocalAddr().(*net.TCPAddr).AddrPort(), l.Addr().(*net.TCPAddr).AddrPort()
+		if found, known := Connected(near, far); !found || !known {
+			return fmt.Errorf("a connection in this thread's network: %v, known %v", found, known)
+		}
+		return nil
+	})
+	c, err := net.Dial("tcp4", here.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	near, far := c.LocalAddr().(*net.TCPAddr).AddrPort(), here.Addr().(*net.TCPAddr).AddrPort()
+	if found, known := Connected(near, far); !found || !known {
+		t.Errorf("a connection in the first network, after that: %v, known %v", found, known)
+	}
+}
+
+// A socket that the kernel leaves out of the list once is found all the same; one that is never there
+// is looked for a bounded number of times, and an error means that nothing is known.
+func TestConnectedLooksAgain(t *testing.T) {
+	t.Parallel()
+	failure := errors.New("not readable")
+	for name, c := range map[string]struct {
+		found            int   // the look that finds it; 0: none
+		err              error // of each look
+		connected, known bool
+		looks            int
+	}{
+		"at once":      {found: 1, connected: true, known: true, looks: 1},
+		"left out":     {found: 2*looks - 1, connected: true, known: true, looks: 2*looks - 1},
+		"absent":       {known: true, looks: 2 * looks},
+		"no IPv6":      {err: os.ErrNotExist, known: true, looks: 2 * looks},
+		"not readable": {err: failure, looks: 1},
+	} {
+		n := 0
+		connected, known := lookAgain(func(string) (bool, error) {
+			n++
+			return n == c.found, c.err
+		})
+		if connected != c.connected || known != c.known || n != c.looks {
+			t.Errorf("%s: connected %v, known %v after %d looks; want %v, %v after %d",
+				name, connected, known, n, c.connected, c.known, c.looks)
 		}
 	}
 }

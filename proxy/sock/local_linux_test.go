@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -32,6 +33,12 @@ route add blackhole 10.11.0.0/24
 route add prohibit 10.12.0.0/24
 route add unreachable 10.13.0.0/24
 `, func() error {
+		// The kernel adds the local routes of IPv6 addresses in the background.
+		for _, addr := range []string{"fd01::2", "fe80::2%one"} {
+			if err := becomesLocal(netip.AddrPortFrom(netip.MustParseAddr(addr), 8080)); err != nil {
+				return err
+			}
+		}
 		for addr, want := range map[string]bool{
 			"127.0.0.1": true, "127.3.2.1": true, "::1": true, "10.1.0.2": true, "10.1.0.3": true, "10.1.0.4": false, "10.9.0.77": true,
 			"10.10.0.1": true, "10.9.1.1": false, "fd01::2": true, "fd01::3": false, "fd09::77": true, "fd10::1": false, "10.1.0.255": true,
@@ -55,6 +62,18 @@ route add unreachable 10.13.0.0/24
 		}
 		return nil
 	})
+}
+
+// becomesLocal waits until the kernel knows addr as this machine's.
+func becomesLocal(addr netip.AddrPort) error {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(10 * time.Second); !IsLocal(addr); <-tick.C {
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%v does not become local", addr)
+		}
+	}
+	return nil
 }
 
 // inNewNetwork calls f in a new network namespace, in which ip has run the script.

@@ -50,8 +50,8 @@ func newCertificate(t testing.TB) *tls.Certificate {
 
 // speakTLS makes a world's listener use TLS.
 func speakTLS(cert *tls.Certificate) option {
-	return func(c *Config, _ *resolver, _ *hclogOptions) {
-		c.TLS = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return cert, nil }}
+	return func(c *Config, _ *resolver, o *worldOptions) {
+		c.ServesTLS, o.tls = true, &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return cert, nil }}
 	}
 }
 
@@ -126,7 +126,7 @@ func TestTLSRequests(t *testing.T) {
 	u := httpUpstream(t, func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.Method) })
 	cert := newCertificate(t)
 	var j journal
-	w := newWorld(t, 0, speakTLS(cert), func(_ *Config, _ *resolver, o *hclogOptions) {
+	w := newWorld(t, 0, speakTLS(cert), func(_ *Config, _ *resolver, o *worldOptions) {
 		o.Output, o.Level, o.JSONFormat = &j, hclog.Info, true
 	})
 	p := w.dialTLS(cert)
@@ -332,7 +332,7 @@ func TestTLSLastBytes(t *testing.T) {
 func TestTLSGreetings(t *testing.T) {
 	cert := newCertificate(t)
 	var j journal
-	w := newWorld(t, 0, speakTLS(cert), func(_ *Config, _ *resolver, o *hclogOptions) {
+	w := newWorld(t, 0, speakTLS(cert), func(_ *Config, _ *resolver, o *worldOptions) {
 		o.Output, o.Level, o.JSONFormat = &j, hclog.Info, true
 	})
 	for _, method := range []string{"GET", "CONNECT", "OPTIONS", "X"} {
@@ -430,8 +430,8 @@ func TestTLSCertificateChanges(t *testing.T) {
 	var current atomic.Pointer[tls.Certificate]
 	first, second := newCertificate(t), newCertificate(t)
 	current.Store(first)
-	w := newWorld(t, 0, func(c *Config, _ *resolver, _ *hclogOptions) {
-		c.TLS = &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return current.Load(), nil }}
+	w := newWorld(t, 0, func(c *Config, _ *resolver, o *worldOptions) {
+		c.ServesTLS, o.tls = true, &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return current.Load(), nil }}
 	})
 	u := newUpstream(t, echo)
 	p := w.dialTLS(first)
@@ -440,4 +440,40 @@ func TestTLSCertificateChanges(t *testing.T) {
 	w.dialTLS(second)
 	p.send("still")
 	p.expect("still")
+}
+
+// A server may have listeners with TLS and without, whose clients share its places.
+func TestServeBoth(t *testing.T) {
+	u := newUpstream(t, echo)
+	cert := newCertificate(t)
+	w := newWorld(t, 0, speakTLS(cert))
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- w.Serve(l) }()
+	plain := *w
+	plain.addr = l.Addr().String()
+	p, q := w.dialTLS(cert), plain.connect(u.addr)
+	p.connect(u.addr)
+	for _, c := range []io.ReadWriter{p.Conn, q} {
+		b := make([]byte, 4)
+		if _, err := io.WriteString(c, "echo"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(c, b); err != nil || string(b) != "echo" {
+			t.Errorf("%q, %v", b, err)
+		}
+	}
+	if n := w.Counters().Clients.Load(); n != 2 {
+		t.Errorf("%d clients", n)
+	}
+	w.Close()
+	if err := <-served; err != nil {
+		t.Errorf("Serve: %v", err)
+	}
+	if _, err := net.Dial("tcp", plain.addr); err == nil {
+		t.Error("a closed server accepts")
+	}
 }

@@ -1,16 +1,55 @@
 package proxy
 
-import "github.com/weirproxy/weir/proxy/http1"
+import (
+	"bytes"
+	"errors"
 
-// Clients of other protocols are recognised by their first byte, which no HTTP message begins with,
-// and answered in their own protocol.
+	"github.com/weirproxy/weir/proxy/http1"
+	"github.com/weirproxy/weir/proxy/sock"
+	"github.com/weirproxy/weir/proxy/socks5"
+)
 
-// The first bytes of other protocols.
+// The first byte of a client's connection tells which protocol it speaks. One that is not spoken on
+// the port is named, and its client is answered in its own terms.
+
+// The first bytes of protocols. No HTTP message begins with one of them.
 const (
 	firstTLS    = 0x16 // a handshake record
 	firstSOCKS4 = 0x04
-	firstSOCKS5 = 0x05
+	firstSOCKS5 = socks5.Version
 )
+
+// protocol returns what is spoken on a connection that begins with the given byte. Whatever is not
+// known, or not spoken here, is answered as HTTP.
+func (w *worker) protocol(c *conn, first byte) protocol {
+	if first == firstSOCKS5 && c.srv.policy.Load().Protocols&SOCKS5 != 0 {
+		return w.socks.answer(c)
+	}
+	return w.http.answer(c)
+}
+
+// errForeign means that a client speaks neither TLS nor HTTP, but a protocol that is recognised.
+var errForeign = errors.New("the client speaks another protocol than TLS")
+
+// expectTLS waits for the first byte of a connection that should begin with TLS; the byte stays in
+// hand. It recognises SOCKS, whose first message is shorter than what the TLS handshake waits for.
+func expectTLS(in *sock.Reader) error {
+	if in.Len() == 0 {
+		if err := in.Fill(); err != nil {
+			return err
+		}
+	}
+	if foreignOf(in.Bytes()[0]).overTLS != nil {
+		return errForeign
+	}
+	return nil
+}
+
+// looksLikeHTTP reports whether the bytes could be the beginning of a request.
+func looksLikeHTTP(start [5]byte) bool {
+	method, _, _ := bytes.Cut(start[:], []byte(" "))
+	return http1.IsToken(method)
+}
 
 // foreign is a protocol that is recognised, but not spoken.
 type foreign struct {
@@ -37,6 +76,8 @@ var (
 	}
 	foreignOther = foreign{refusal: badRequest(string(http1.ErrNotHTTP))}
 
+	// refusePlain is for clients that speak HTTP where TLS is expected.
+	refusePlain = badRequest("the client began with plain HTTP, and this port speaks TLS: use https:// in the proxy's URL")
 	refuseSOCKS = badRequest("the client began with SOCKS, and this port speaks TLS first: use https:// in the proxy's URL")
 )
 

@@ -26,7 +26,7 @@ func TestForeignProtocols(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var j journal
-			options := []option{func(_ *Config, _ *resolver, o *hclogOptions) { o.Output, o.Level, o.JSONFormat = &j, hclog.Info, true }}
+			options := []option{func(_ *Config, _ *resolver, o *worldOptions) { o.Output, o.Level, o.JSONFormat = &j, hclog.Info, true }}
 			if c.name == "SOCKS5" {
 				options = append(options, policy(func(p *Policy) { p.Protocols = HTTP }))
 			}

@@ -36,7 +36,7 @@ func TestProxyProtocol(t *testing.T) {
 	var j journal
 	w := newWorld(t, 0, policy(balanced), policy(func(p *Policy) {
 		p.AllowClients = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/32")}
-	}), func(_ *Config, _ *resolver, o *hclogOptions) { o.Output, o.Level, o.JSONFormat = &j, hclog.Info, true })
+	}), func(_ *Config, _ *resolver, o *worldOptions) { o.Output, o.Level, o.JSONFormat = &j, hclog.Info, true })
 	lines := 0
 	for header, want := range map[string]string{
 		"PROXY TCP4 192.0.2.1 192.0.2.2 258 443\r\n":     "192.0.2.1:258",
@@ -92,7 +92,7 @@ func TestProxyProtocolIsNotGuessed(t *testing.T) {
 // A health check leaves no log line, and a balancer that sends nothing is closed soon.
 func TestProxyProtocolHealthChecks(t *testing.T) {
 	var j journal
-	w := newWorld(t, 0, policy(balanced), policy(func(p *Policy) { p.HeaderTimeout = 200 * time.Millisecond }), func(_ *Config, _ *resolver, o *hclogOptions) {
+	w := newWorld(t, 0, policy(balanced), policy(func(p *Policy) { p.HeaderTimeout = 200 * time.Millisecond }), func(_ *Config, _ *resolver, o *worldOptions) {
 		o.Output, o.Level, o.JSONFormat = &j, hclog.Info, true
 	})
 	w.dial().Close()

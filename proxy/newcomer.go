@@ -1,0 +1,143 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/weirproxy/weir/limit"
+	"github.com/weirproxy/weir/proxy/auth"
+	"github.com/weirproxy/weir/proxy/clienttls"
+	"github.com/weirproxy/weir/proxy/http1"
+	"github.com/weirproxy/weir/proxy/sock"
+)
+
+// newcomer is a client's connection to a listener with TLS until the handshake is complete. Then it
+// becomes a [conn], whose socket package clienttls gives.
+type newcomer struct {
+	srv  *Server
+	tls  *clienttls.Terminator
+	addr netip.AddrPort // the client's
+	wire *sock.Conn     // to the client
+	in   sock.Reader    // of wire
+
+	balanced bool // the connection must begin with a PROXY header
+	since    time.Time
+	places   chan struct{} // holds the client's place until all descriptors are closed
+}
+
+// receiveTLS makes a newcomer of an accepted connection, which has one of the given places.
+func (s *Server) receiveTLS(fd int, addr netip.AddrPort, tls *clienttls.Terminator, balanced bool, places chan struct{}) {
+	n := &newcomer{srv: s, tls: tls, addr: addr, balanced: balanced, since: time.Now(), places: places, wire: sock.New(fd, &s.buffers)}
+	n.in.Conn = n.wire
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		n.wire.Close()
+		<-places
+		return
+	}
+	s.newcomers[n] = struct{}{}
+	s.work.Add(1)
+	s.mu.Unlock()
+	go n.run()
+}
+
+// dropNewcomers resets the connections that have not completed their handshake.
+func (s *Server) dropNewcomers() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for n := range s.newcomers {
+		n.wire.Reset()
+	}
+}
+
+// greeted removes a newcomer whose handshake has completed or failed.
+func (s *Server) greeted(n *newcomer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.newcomers, n)
+}
+
+// run serves one connection from accept to its end.
+func (n *newcomer) run() {
+	s := n.srv
+	defer s.work.Done()
+	front, err := n.open()
+	s.greeted(n)
+	if err != nil {
+		n.refuse(err)
+		n.in.Release()
+		n.wire.Close()
+		<-n.places
+		return
+	}
+	c := newConn(s, front.Socket(), n.addr)
+	c.stranger = n.places == s.strangers
+	s.work.Add(1)
+	front.Begin(c.hungUp, func() {
+		<-n.places
+		s.work.Done()
+	})
+	s.start(c)
+	front.Carry()
+}
+
+// open does everything before the first request, within header_timeout: the PROXY header, the first
+// byte, the handshake.
+func (n *newcomer) open() (*clienttls.Conn, error) {
+	timeout := n.srv.policy.Load().HeaderTimeout
+	if n.places == n.srv.strangers {
+		timeout = min(timeout, strangerTimeout)
+	}
+	deadline := n.since.Add(timeout)
+	if err := n.wire.SetDeadline(deadline); err != nil {
+		return nil, err
+	}
+	if n.balanced {
+		client, err := readProxyHeader(&n.in)
+		if err != nil {
+			return nil, err
+		}
+		if client.IsValid() {
+			n.addr = client
+		}
+	}
+	if err := expectTLS(&n.in); err != nil {
+		return nil, err
+	}
+	return n.tls.Handshake(&n.in, n.addr, deadline)
+}
+
+// refuse answers a connection whose start failed, if its client can understand an answer.
+func (n *newcomer) refuse(err error) {
+	s := n.srv
+	var notTLS *clienttls.NotTLSError
+	var syntax auth.HeaderError
+	switch {
+	case err == errForeign:
+		p := foreignOf(n.in.Bytes()[0])
+		n.answer(p.overTLS, p.answer)
+	case errors.As(err, &syntax):
+		(&conn{srv: s, addr: n.addr}).noteRefusal(badRequest(string(syntax)))
+	case errors.As(err, &notTLS) && looksLikeHTTP(notTLS.Start):
+		n.answer(refusePlain, refusePlain.render(nil, refusePlain.status(0), s.loop.Load().field(), s.status, limit.Target{}, http1.KeepAlive{}, false))
+	case err == io.EOF, sock.IsReset(err), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, os.ErrClosed):
+		// A health check, a scan, or the end of the server.
+	default:
+		if s.handshakes.Show() {
+			s.log.Warn("a client's TLS handshake failed", "client", n.addr, "error", err)
+		}
+	}
+}
+
+// answer sends a refusal without TLS to a client that does not speak it.
+func (n *newcomer) answer(r *refusal, b []byte) {
+	(&conn{srv: n.srv, addr: n.addr}).noteRefusal(r)
+	n.in.Release()
+	if n.wire.Write(b, nil, nil) == nil && n.wire.CloseWrite() == nil {
+		sock.Drained(n.wire, lingerTimeout)
+	}
+}
