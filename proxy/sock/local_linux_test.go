@@ -83,18 +83,8 @@ func inNewNetwork(t *testing.T, script string, f func() error) {
 		t.Skip("*** NOT TESTED: install iproute2 ***")
 	}
 	failed := make(chan error, 1)
-	var run func()
-	run = func() {
+	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with its namespace
-		if unix.Gettid() == unix.Getpid() {
-			// The main thread does not end, and other tests read its namespace as /proc/self/net.
-			// While it is locked here, run gets another thread.
-			defer runtime.UnlockOSThread()
-			other := make(chan struct{})
-			go func() { defer close(other); run() }()
-			<-other
-			return
-		}
 		err := unix.Unshare(unix.CLONE_NEWNET)
 		if err == nil {
 			err = ip(script)
@@ -103,8 +93,7 @@ func inNewNetwork(t *testing.T, script string, f func() error) {
 			err = f()
 		}
 		failed <- err
-	}
-	go run()
+	}()
 	err := <-failed
 	if errors.Is(err, unix.EPERM) {
 		t.Skip("*** NOT TESTED: network namespaces need root ***")
