@@ -13,7 +13,8 @@ import (
 // it has to, and asks for one tunnel. It implements [protocol].
 //
 // Most clients wait for each answer; some send everything at once, with bytes for the tunnel behind
-// it. So answers are collected, and sent before the node waits for anything.
+// it. So answers are collected, and sent before the node waits for the client, or together with the
+// reply: a client that has sent its request does not wait for the choice of a method.
 type socksClient struct {
 	*conn
 	out   []byte // answers that have not been sent
@@ -166,9 +167,6 @@ func (c *socksClient) request(p *Policy) {
 	}
 	if refusal != nil {
 		c.refuse(refusal)
-		return
-	}
-	if c.flush() != nil {
 		return
 	}
 	c.identified(c.subject.User)

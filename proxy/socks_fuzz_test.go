@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -99,6 +100,16 @@ func converse(rng *rand.Rand, proxy string, b []byte) error {
 	return nil
 }
 
+// openDescriptors counts those of this process.
+func openDescriptors(t *testing.T) int {
+	t.Helper()
+	list, err := os.ReadDir("/dev/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(list)
+}
+
 // Whatever clients send, and however they leave: each connection ends, nothing is held afterwards,
 // and the server goes on. -handshakes 1000000 takes some minutes.
 func TestSOCKSHandshakes(t *testing.T) {
@@ -113,6 +124,7 @@ func TestSOCKSHandshakes(t *testing.T) {
 	here := policy(func(p *Policy) { p.AllowDestinations = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")} })
 	open := newWorld(t, 0, names(res), here)
 	guarded := newWorld(t, 0, names(res), here, policy(func(p *Policy) { p.Users = testUsers(t) }))
+	begun, before := time.Now(), openDescriptors(t)
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	const workers = 16
@@ -140,6 +152,8 @@ func TestSOCKSHandshakes(t *testing.T) {
 			t.Errorf("%d requests, %d tunnels, %d refusals: not every state was reached", c.Requests.Load(), c.Tunnels.Load(), c.Refused.Load())
 		}
 	}
+	eventually(t, "no descriptor is left", func() bool { return openDescriptors(t) <= before })
+	t.Logf("%d handshakes in %v", *handshakes, time.Since(begun).Round(time.Millisecond))
 	p := open.socks(u.addr)
 	p.send("hello")
 	p.expect("hello")

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/weirproxy/weir/lease"
 	"github.com/weirproxy/weir/limit"
+	"github.com/weirproxy/weir/proxy/resolve"
 	"github.com/weirproxy/weir/proxy/socks5"
 )
 
@@ -189,6 +191,61 @@ func TestSOCKSPieces(t *testing.T) {
 	p.expect(socksChosen)
 	p.opened()
 	p.expect(early)
+}
+
+// peek looks for bytes that have come, without waiting.
+func (p *peer) peek() (n int, err error) {
+	p.t.Helper()
+	raw, failure := p.SyscallConn()
+	if failure == nil {
+		failure = raw.Control(func(fd uintptr) {
+			n, _, err = unix.Recvfrom(int(fd), make([]byte, 64), unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		})
+	}
+	if failure != nil {
+		p.t.Fatal(failure)
+	}
+	return n, err
+}
+
+// A client that says everything at once is answered at once: nothing goes out while the node
+// resolves and dials, and then all answers in one piece.
+func TestSOCKSAtOnce(t *testing.T) {
+	u := newUpstream(t, nil)
+	for name, c := range map[string]struct {
+		begin, answers string
+		users          []User
+	}{
+		"without a password": {socksHello, socksChosen, nil},
+		"with a password":    {"\x05\x01\x02" + login("ada", "lovelace"), "\x05\x02\x01\x00", testUsers(t)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			asked, known := make(chan struct{}), make(chan struct{})
+			w := newWorld(t, 1, policy(func(p *Policy) { p.Users = c.users }), names(resolver{
+				"api.test": func(context.Context) (resolve.Addrs, error) {
+					close(asked)
+					<-known
+					return resolve.InOrder(netip.MustParseAddr("127.0.0.1")), nil
+				},
+			}))
+			p := w.dial()
+			p.send(c.begin + socksAskName("api.test:"+portOf(u.addr)))
+			<-asked
+			if n, err := p.peek(); err != unix.EAGAIN {
+				t.Errorf("%d bytes have come before the name is known, %v", n, err)
+			}
+			close(known)
+			want := c.answers + "\x05\x00\x00\x01" // and where the proxy has connected from
+			b := make([]byte, 64)
+			n, err := p.TCPConn.Read(b)
+			if err != nil || n != len(want)+6 || string(b[:len(want)]) != want {
+				t.Errorf("one read gives % x, %v", b[:n], err)
+			}
+			q := u.accept()
+			q.Close()
+			p.expectEOF()
+		})
+	}
 }
 
 // Each cause has its reply, after which the connection ends. It is counted and logged as for HTTP.

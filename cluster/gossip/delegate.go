@@ -11,15 +11,18 @@ import (
 	"github.com/weirproxy/weir/cluster/handshake"
 )
 
+// delegate is Gossip as memberlist sees it.
+type delegate Gossip
+
 // NodeMeta implements [memberlist.Delegate].
-func (g *Gossip) NodeMeta(int) []byte {
+func (g *delegate) NodeMeta(int) []byte {
 	g.metaMu.Lock()
 	defer g.metaMu.Unlock()
 	return g.encoded
 }
 
 // NotifyMsg implements [memberlist.Delegate]: the only message is a goodbye.
-func (g *Gossip) NotifyMsg(raw []byte) {
+func (g *delegate) NotifyMsg(raw []byte) {
 	goodbye := &clusterpb.Goodbye{}
 	if err := proto.Unmarshal(raw, goodbye); err != nil || len(goodbye.GetMeta().GetIdentity()) != handshake.IdentityBytes {
 		g.cfg.Log.Debug("ignored a message that is none of ours")
@@ -29,18 +32,18 @@ func (g *Gossip) NotifyMsg(raw []byte) {
 }
 
 // GetBroadcasts implements [memberlist.Delegate].
-func (g *Gossip) GetBroadcasts(int, int) [][]byte { return nil }
+func (g *delegate) GetBroadcasts(int, int) [][]byte { return nil }
 
 // LocalState implements [memberlist.Delegate].
-func (g *Gossip) LocalState(bool) []byte { return nil }
+func (g *delegate) LocalState(bool) []byte { return nil }
 
 // MergeRemoteState implements [memberlist.Delegate].
-func (g *Gossip) MergeRemoteState([]byte, bool) {}
+func (g *delegate) MergeRemoteState([]byte, bool) {}
 
 // NotifyAlive implements [memberlist.AliveDelegate]. It keeps out nodes whose metadata can't be
 // read, and members of other clusters. Only a node that has yet to find its own cluster, or that
 // runs an older version, can mention such members.
-func (g *Gossip) NotifyAlive(n *memberlist.Node) error {
+func (g *delegate) NotifyAlive(n *memberlist.Node) error {
 	meta, err := decodeMeta(n.Meta)
 	if err != nil {
 		return err
@@ -53,25 +56,25 @@ func (g *Gossip) NotifyAlive(n *memberlist.Node) error {
 }
 
 // NotifyJoin implements [memberlist.EventDelegate].
-func (g *Gossip) NotifyJoin(n *memberlist.Node) { g.noteHere(n, true) }
+func (g *delegate) NotifyJoin(n *memberlist.Node) { g.noteHere(n, true) }
 
 // NotifyUpdate implements [memberlist.EventDelegate].
-func (g *Gossip) NotifyUpdate(n *memberlist.Node) { g.noteHere(n, false) }
+func (g *delegate) NotifyUpdate(n *memberlist.Node) { g.noteHere(n, false) }
 
 // NotifyLeave implements [memberlist.EventDelegate].
-func (g *Gossip) NotifyLeave(n *memberlist.Node) { g.members.gone(n.Name, time.Now()) }
+func (g *delegate) NotifyLeave(n *memberlist.Node) { g.members.gone(n.Name, time.Now()) }
 
 // NotifyPingComplete implements [memberlist.PingDelegate].
-func (g *Gossip) NotifyPingComplete(n *memberlist.Node, _ time.Duration, _ []byte) {
+func (g *delegate) NotifyPingComplete(n *memberlist.Node, _ time.Duration, _ []byte) {
 	g.members.heard(n.Name, time.Now())
 }
 
 // AckPayload implements [memberlist.PingDelegate].
-func (g *Gossip) AckPayload() []byte { return nil }
+func (g *delegate) AckPayload() []byte { return nil }
 
 // NotifyConflict implements [memberlist.ConflictDelegate]. It must not block: memberlist holds its
 // lock.
-func (g *Gossip) NotifyConflict(existing, other *memberlist.Node) {
+func (g *delegate) NotifyConflict(existing, other *memberlist.Node) {
 	if existing.Name != g.cfg.Name {
 		return
 	}
@@ -88,7 +91,7 @@ func (g *Gossip) NotifyConflict(existing, other *memberlist.Node) {
 	}
 }
 
-func (g *Gossip) noteHere(n *memberlist.Node, joined bool) {
+func (g *delegate) noteHere(n *memberlist.Node, joined bool) {
 	meta, err := decodeMeta(n.Meta)
 	if err != nil {
 		return // NotifyAlive has refused such nodes

@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log"
 	"net"
 	"net/netip"
 	"sync"
@@ -59,6 +60,7 @@ type Gossip struct {
 	cfg        Config
 	advertised netip.AddrPort // from Config.Advertise; zero without one
 	transport  *transport
+	log        *log.Logger            // memberlist's
 	ring       *keyRing               // nil: not encrypted
 	list       *memberlist.Memberlist // nil until Start
 	members    *members
@@ -103,10 +105,13 @@ func Listen(cfg Config) (*Gossip, error) {
 	if g.ring, err = newKeyRing(cfg.Keys); err != nil {
 		return nil, err
 	}
-	refusals := &refusals{log: cfg.Log, said: lognoise.Strangers()}
-	if g.transport, err = listen(cfg.Bind, cfg.Log, cfg.Door, refusals.note); err != nil {
+	strangers := lognoise.Strangers() // all that they cause here is one count
+	refusals := &refusals{log: cfg.Log, said: strangers}
+	g.log = newQuietLogger(cfg.Log, strangers)
+	if g.transport, err = listen(cfg.Bind, g.log, cfg.Door, refusals.note); err != nil {
 		return nil, err
 	}
+	g.transport.places = handshake.NewPlaces("connections to the gossip port", cfg.Log, handshake.GossipPlaces())
 	g.transport.places.Members = g.Machines
 	return g, nil
 }
@@ -158,8 +163,9 @@ func (g *Gossip) config() *memberlist.Config {
 	// A dead node's name may return at a new address at once. Whether the old node is really gone
 	// is found out by asking it.
 	conf.DeadNodeReclaimTime = time.Second
-	conf.Logger = newQuietLogger(g.cfg.Log)
-	conf.Delegate, conf.Events, conf.Conflict, conf.Alive, conf.Ping = g, g, g, g, g
+	conf.Logger = g.log
+	d := (*delegate)(g)
+	conf.Delegate, conf.Events, conf.Conflict, conf.Alive, conf.Ping = d, d, d, d, d
 	return conf
 }
 

@@ -2,6 +2,8 @@ package gossip
 
 import (
 	"context"
+	"errors"
+	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -193,5 +195,49 @@ func TestClustersAreKeptApart(t *testing.T) {
 	}
 	if len(a.Members()) != 1 || len(b.Members()) != 1 {
 		t.Errorf("a knows %v, b knows %v", a.Members(), b.Members())
+	}
+}
+
+// Close ends a Gossip that was not started, or whose node goes no further, though streams and
+// packets have arrived that nobody takes.
+func TestCloseBeforeAccept(t *testing.T) {
+	t.Parallel()
+	for what, begin := range map[string]func(*node) error{
+		"not started": func(*node) error { return nil },
+		"started":     func(n *node) error { return n.Start(metaOf('a')) },
+		"start fails": func(n *node) error {
+			if err := n.Start(metaOf('a', func(m *clusterpb.Meta) { m.RpcAddr = strings.Repeat("x", 1000) })); err == nil {
+				return errors.New("metadata that does not fit was taken")
+			}
+			return nil
+		},
+	} {
+		n := listenAs(t, "a", "")
+		must(t, begin(n))
+		for range 3 {
+			for _, network := range []string{"tcp", "udp"} {
+				conn, err := net.Dial(network, n.Bound().String())
+				must(t, err)
+				defer conn.Close()
+				_, err = conn.Write([]byte("hello"))
+				must(t, err)
+			}
+		}
+		closed := make(chan struct{})
+		go func() { defer close(closed); n.Close() }()
+		select {
+		case <-closed:
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%s: Close has not returned", what)
+		}
+		eventually(t, 10*time.Second, what+": the port is free", func() bool {
+			cfg := n.cfg
+			cfg.Bind = n.Bound().String()
+			again, err := Listen(cfg)
+			if err == nil {
+				again.Close()
+			}
+			return err == nil
+		})
 	}
 }

@@ -26,10 +26,6 @@ type refusals struct {
 }
 
 func (r *refusals) note(peer string, err error) {
-	host, _, splitErr := net.SplitHostPort(peer)
-	if splitErr != nil {
-		host = peer
-	}
 	var wrong *handshake.Misfit
 	why := ""
 	switch {
@@ -38,7 +34,7 @@ func (r *refusals) note(peer string, err error) {
 	case errors.Is(err, errUnmarked), errors.Is(err, errOverpacked), errors.Is(err, errNoGossip):
 		why = err.Error()
 	}
-	if why != "" && r.said.Due(host+" "+why, time.Now()) {
+	if why != "" && r.said.Due(host(peer)+" "+why, time.Now()) {
 		r.log.Warn("no gossip with a node", "peer", peer, "reason", err)
 		return
 	}
@@ -56,9 +52,9 @@ type quietWriter struct {
 	rest *lognoise.Said
 }
 
-func newQuietLogger(logger hclog.Logger) *log.Logger {
+func newQuietLogger(logger hclog.Logger, strangers *lognoise.Said) *log.Logger {
 	out := logger.StandardWriter(&hclog.StandardLoggerOptions{InferLevels: true})
-	return log.New(quietWriter{log: logger, out: out, said: lognoise.Strangers(), rest: lognoise.AtMost(maxLines)}, "", 0)
+	return log.New(quietWriter{log: logger, out: out, said: strangers, rest: lognoise.AtMost(maxLines)}, "", 0)
 }
 
 // Write implements [io.Writer].
@@ -80,7 +76,7 @@ func (w quietWriter) Write(line []byte) (int, error) {
 	}
 	wrong := unreadable(text)
 	switch {
-	case wrong != nil && w.said.Due(about+wrong.What, time.Now()):
+	case wrong != nil && w.said.Due(host(sender(text))+" "+wrong.What, time.Now()):
 		w.log.Warn("a node's gossip is refused", "from", sender(text), "reason", wrong)
 	case wrong == nil && said.Due(about, time.Now()):
 		return w.out.Write(line)
@@ -96,12 +92,7 @@ func aboutStrangers(line string) (about string, ok bool) {
 	_, what, _ := strings.Cut(line, "] memberlist: ")
 	what, _, _ = strings.Cut(what, ":")
 	if strings.Contains(line, "from=") {
-		from := sender(line)
-		host, _, err := net.SplitHostPort(from)
-		if err != nil {
-			host = from
-		}
-		return host + " " + strings.Map(withoutDigits, what), true
+		return host(sender(line)) + " " + strings.Map(withoutDigits, what), true
 	}
 	for _, known := range []string{"invalid checksum", "Too many pending push/pull", "Error accepting TCP", "Error reading UDP", "handler queue full"} {
 		if strings.Contains(line, known) {
@@ -143,4 +134,12 @@ func sender(line string) string {
 	_, from, _ := strings.Cut(line, "from=")
 	from, _, _ = strings.Cut(strings.TrimSpace(from), " ")
 	return from
+}
+
+// host returns an address without its port.
+func host(addr string) string {
+	if h, _, err := net.SplitHostPort(addr); err == nil {
+		return h
+	}
+	return addr
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log"
 	"net"
 	"net/netip"
 	"strconv"
@@ -11,7 +12,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/memberlist"
 
 	"github.com/weirproxy/weir/cluster/clusterpb"
@@ -55,7 +55,7 @@ func (c dialled) Close() error {
 }
 
 // listen binds TCP and UDP on one port; 0 takes a free one.
-func listen(addr string, log hclog.Logger, door *handshake.Doorkeeper, refused func(peer string, err error)) (*transport, error) {
+func listen(addr string, log *log.Logger, door *handshake.Doorkeeper, refused func(peer string, err error)) (*transport, error) {
 	ip, port, err := resolveBind(addr)
 	if err != nil {
 		return nil, fmt.Errorf("cluster.gossip: %w", err)
@@ -74,15 +74,14 @@ func listen(addr string, log hclog.Logger, door *handshake.Doorkeeper, refused f
 		everywhere: ip == netip.IPv6Unspecified(),
 		door:       door, refused: refused,
 		packets: make(chan *memberlist.Packet), streams: make(chan net.Conn),
-		places: handshake.NewPlaces("connections to the gossip port", log, handshake.GossipPlaces()),
-		ended:  make(chan struct{}),
+		ended: make(chan struct{}),
 	}, nil
 }
 
 // bind tries again where any port will do, because the one that is free for TCP may be taken for
 // UDP, and where a port has become free meanwhile.
-func bind(ip netip.Addr, port int, log hclog.Logger) (inner *memberlist.NetTransport, err error) {
-	conf := &memberlist.NetTransportConfig{BindAddrs: []string{ip.String()}, BindPort: port, Logger: newQuietLogger(log)}
+func bind(ip netip.Addr, port int, log *log.Logger) (inner *memberlist.NetTransport, err error) {
+	conf := &memberlist.NetTransportConfig{BindAddrs: []string{ip.String()}, BindPort: port, Logger: log}
 	for range portTries {
 		if inner, err = memberlist.NewNetTransport(conf); err == nil {
 			return inner, nil
@@ -236,15 +235,9 @@ func (t *transport) takePackets() {
 	for {
 		select {
 		case p := <-t.NetTransport.PacketCh():
-			body, err := unmark(p.Buf, t.door.Of.Cluster())
-			if err == nil {
-				body, err = checkPacket(body)
-			}
-			if err != nil {
-				t.refused(p.From.String(), err)
+			if !t.takes(p) {
 				continue
 			}
-			p.Buf = body
 			select {
 			case t.packets <- p:
 			case <-t.life.Done(): // memberlist may have stopped reading; the inner transport must still be drained
@@ -253,6 +246,20 @@ func (t *transport) takePackets() {
 			return
 		}
 	}
+}
+
+// takes makes a packet fit for memberlist, or refuses it.
+func (t *transport) takes(p *memberlist.Packet) bool {
+	body, err := unmark(p.Buf, t.door.Of.Cluster())
+	if err == nil {
+		body, err = checkPacket(body)
+	}
+	if err != nil {
+		t.refused(p.From.String(), err)
+		return false
+	}
+	p.Buf = body
+	return true
 }
 
 // WriteTo implements [memberlist.Transport].

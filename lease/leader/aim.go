@@ -188,17 +188,18 @@ func (p *keyPlan) fetchable(r *row) (now, later int64, at time.Duration) {
 
 // answer lets a node refuse the requests that asked whether anything is free, once nothing is:
 // nothing can be granted, no idle slot is about to come back on the node itself, and every other
-// holder has reported that it has none idle.
+// holder has reported that it has none idle. It waits for that for askPatience at most.
 func (p *keyPlan) answer() {
 	for _, r := range p.rows {
 		d := r.d
 		if d.ask == 0 {
 			continue
 		}
-		if p.now < d.askSince+askPatience && r.present() && (r.add > 0 || r.awaits() || p.wait || d.parked > 0 || !p.othersBusy(r)) {
-			if r.held-r.says.held < r.says.waiting { // otherwise all who wait are served, which the node will say
-				p.a.wakeAt(p.c, d.askSince+askPatience)
-			}
+		if r.present() && (r.add > 0 || r.awaits()) {
+			continue // however long the entry takes, what it brings is free; then the node says who still waits
+		}
+		if r.present() && p.now < d.askSince+askPatience && (p.wait || d.parked > 0 || !p.othersBusy(r)) {
+			p.a.wakeAt(p.c, d.askSince+askPatience)
 			continue
 		}
 		as := d.peer.assigning()
