@@ -291,8 +291,11 @@ func (n *Node) feed(now time.Duration, p *pool) {
 // times before it waits again, and leaves no rest. Needs the pool's lock.
 func (p *pool) pieceOf(f *Meter) float64 {
 	piece := min(f.want, p.piece())
-	if times := math.Ceil(piece / f.most); times > 1 && times*f.most <= p.bucket.size/2 {
-		return times * f.most
+	if f.most >= piece {
+		return piece
+	}
+	if more := math.Ceil(piece/f.most) * f.most; more <= p.bucket.size/2 {
+		return more
 	}
 	return piece
 }

@@ -377,3 +377,39 @@ func TestReportOfBandwidth(t *testing.T) {
 		})
 	}
 }
+
+// A flow that has had its turn and found nothing to move wants nothing more: the leader hears of
+// it, and its node's units go to where others wait.
+func TestLeaderHearsThatNobodyWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const rate, burst = 8_000, 16 << 10 // a piece takes a second, of half of it
+		c := startCluster(t, pacedAt(t, rate, burst))
+		nodes := startThree(t, c)
+		subject := &limit.Subject{Host: to(t, "up")}
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		j := newByteJudge()
+		var wg sync.WaitGroup
+		wg.Go(func() { runFlow(ctx, nodes["b"], subject, 1<<20, func(n int) { j.note(rate, "b", n) }) })
+		f := newTestFlow(nodes["a"], subject)
+		defer f.End()
+		for range 10 {
+			j.note(rate, "a", f.move(1<<20, 5*time.Second))
+		}
+		f.Put(f.move(1<<20, 5*time.Second))
+		time.Sleep(2 * time.Second)
+		if use, _ := nodes["a"].Use(upDownload[0]); use.Granted != 0 {
+			t.Errorf("two seconds after its flow found nothing to move, a node has %+v", use)
+		}
+		before := j.by["b"]
+		time.Sleep(2 * time.Second)
+		if got := j.by["b"] - before; got < 0.8*2*rate {
+			t.Errorf("the only flow that has bytes to move moves %.0f in 2 s, of %d a second", got, rate)
+		}
+		cancel()
+		wg.Wait()
+		if j.over > burst {
+			t.Errorf("in some window %.0f bytes above the rate were moved", j.over)
+		}
+	})
+}
