@@ -170,7 +170,7 @@ func (u *upstream) watchUnits(key int) {
 		case wants && use.Granted > 0:
 			k.rate.stranded = 0
 			return
-		case wants:
+		case use.Waiting > 0:
 			lacks = true
 		case use.Granted > 0:
 			stranded = true
