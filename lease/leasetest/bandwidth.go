@@ -236,10 +236,10 @@ func (u *upstream) wanted(key int, window time.Duration) float64 {
 	return pieceOf(k.rate) * (part*pieces/fast*slow - 2*nodes)
 }
 
-// flowsUnder reports whether all flows under a key have been busy, or idle, for a while, and
-// whether none of them is under another one.
+// flowsUnder reports whether all flows under a key have been busy, or idle, for a while, in which
+// none has ended, and whether none of them is under another key.
 func (u *upstream) flowsUnder(key int, window time.Duration) (steady, alone bool) {
-	steady, alone = true, true
+	steady, alone = u.w.now-u.w.flowEnded >= window, true
 	for _, x := range u.w.nodes {
 		for _, f := range x.flows {
 			if keys := f.counted(); slices.Contains(keys, key) {
