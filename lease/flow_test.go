@@ -304,6 +304,31 @@ func TestPieceIsKeptNotTaken(t *testing.T) {
 			t.Error("what was kept for a flow that has ended is nobody's")
 		}
 	})
+	t.Run("the flow is stuck", func(t *testing.T) {
+		m, clock := meterNode(t, upDownload, pacedAt(t, rate, 8<<10)) // two pieces
+		flows := make([]*testFlow, 3)
+		for i := range flows {
+			flows[i] = newTestFlow(m, &limit.Subject{Host: to(t, "up")})
+			flows[i].Take(1 << 20)
+		}
+		m.pass(clock, 21*time.Millisecond)
+		if len(flows[1].wake) != 1 || len(flows[2].wake) != 0 {
+			t.Fatalf("two pieces are there: the second flow is woken %d times, the third %d", len(flows[1].wake), len(flows[2].wake))
+		}
+		for range 20 {
+			m.pass(clock, keepFor/10)
+		}
+		if len(flows[2].wake) != 1 || flows[2].Take(1<<20) == 0 {
+			t.Error("a flow that waits behind two that are stuck is stuck too")
+		}
+		moved := 0
+		for _, f := range flows[:2] {
+			moved += f.Take(1 << 20)
+		}
+		if moved > 4<<10 {
+			t.Errorf("those that were stuck move %d bytes at once, of 4 KiB that are left", moved)
+		}
+	})
 	t.Run("it comes late", func(t *testing.T) {
 		m, clock := meterNode(t, upDownload, pacedAt(t, rate, burst))
 		flows := make([]*testFlow, 3)
@@ -322,4 +347,33 @@ func TestPieceIsKeptNotTaken(t *testing.T) {
 			t.Errorf("%d bytes at one moment, the burst is %d", moved, burst)
 		}
 	})
+}
+
+// A limit that only reports slows nothing down, and its units are asked for: it counts what it
+// would have slowed down, and nothing where the flow is within it.
+func TestReportOfBandwidth(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		pause   time.Duration
+		exceeds bool
+	}{{"within", 100 * time.Millisecond, false}, {"beyond", 10 * time.Millisecond, true}} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := pacedAt(t, 100_000, 64<<10)
+				l.Report = true
+				m := startOne(t, startCluster(t, l))
+				f := newTestFlow(m, &limit.Subject{Host: to(t, "up")})
+				defer f.End()
+				for range 200 {
+					if n := f.Take(4096); n != 4096 {
+						t.Fatalf("%d of 4096 bytes", n)
+					}
+					time.Sleep(c.pause)
+				}
+				if use, _ := m.Use(upDownload[0]); use.Granted == 0 || (use.WouldReject > 20) != c.exceeds || use.WouldReject > 0 && !c.exceeds {
+					t.Errorf("%+v", use)
+				}
+			})
+		})
+	}
 }

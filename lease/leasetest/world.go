@@ -71,6 +71,7 @@ type Outcome struct {
 	Entries     int
 	Connections int
 	Tokens      int // of rates that were judged
+	Bytes       int // the same, of bandwidth
 	Watched     int // how often it was looked whether a rate is used
 	Faults      [kinds]int
 	NodeTime    time.Duration // the sum of the nodes' times
