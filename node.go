@@ -380,7 +380,7 @@ func listen(cfg *config.Config, setting, addr string) (net.Listener, error) {
 		where = fmt.Sprintf(" (%s:%d)", at.File, at.Line)
 	}
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, fmt.Errorf("%s%s: %s is taken: stop the other process, or choose another port", setting, where, addr)
+		return nil, fmt.Errorf("%s%s: %s is taken (%w): stop the other process, or choose another port", setting, where, addr, syscall.EADDRINUSE)
 	}
 	return nil, fmt.Errorf("%s%s: can't listen on %s: %w", setting, where, addr, err)
 }

@@ -17,6 +17,7 @@ const (
 	pilotReconcile  = time.Second
 	stabilization   = 2 * time.Second
 	maxTrailingLogs = 250
+	maxRefused      = 4096 // servers that were refused are remembered
 	// deadServerTime is how long a server must be dead before it is removed automatically. Machines
 	// are usually repaired sooner; `weir raft remove` is for those that are not.
 	deadServerTime = 72 * time.Hour
@@ -84,7 +85,7 @@ func (p *pilot) addServers(ctx context.Context) {
 		}
 		id, addr := raft.ServerID(m.ServerID()), raft.ServerAddress(m.RPCAddr)
 		have, ok := configured[id]
-		if !m.server() || !m.Alive() || m.detached || addr == "" || (ok && have == addr) || (!ok && !p.mayAdd(m)) {
+		if !m.IsServer() || !m.Alive() || m.Detached || addr == "" || (ok && have == addr) || (!ok && !p.mayAdd(m)) {
 			continue
 		}
 		p.c.log.Info("adding a server to the Raft configuration", "server", id, "address", addr)
@@ -97,13 +98,13 @@ func (p *pilot) addServers(ctx context.Context) {
 // mayAdd keeps out a server that carries the Raft log of another cluster.
 func (p *pilot) mayAdd(m Member) bool {
 	mine := p.c.ClusterID()
-	if !m.hasState || mine == "" || m.Cluster == mine {
+	if !m.HasState || mine == "" || m.Cluster == mine {
 		return true
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.refused[m.Identity] {
-		if len(p.refused) >= maxMembers {
+		if len(p.refused) >= maxRefused {
 			clear(p.refused) // each will be logged once more
 		}
 		p.refused[m.Identity] = true

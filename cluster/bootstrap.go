@@ -93,14 +93,14 @@ func planBootstrap(self Member, all []Member, expect int) bootstrapPlan {
 		if !m.Alive() {
 			continue
 		}
-		if m.Name != self.Name && (m.hasState || m.Cluster != "") {
+		if m.Name != self.Name && (m.HasState || m.Cluster != "") {
 			return bootstrapPlan{wait: fmt.Sprintf("%s has a cluster already: waiting to be added to it", m.Name)}
 		}
-		if !m.server() || m.detached || m.expect == 0 {
+		if !m.IsServer() || m.Detached || m.Expect == 0 {
 			continue
 		}
-		if m.expect != expect {
-			return bootstrapPlan{wait: fmt.Sprintf("bootstrap_expect is %d here, but %d on %s: make them equal", expect, m.expect, m.Name)}
+		if m.Expect != expect {
+			return bootstrapPlan{wait: fmt.Sprintf("bootstrap_expect is %d here, but %d on %s: make them equal", expect, m.Expect, m.Name)}
 		}
 		servers = append(servers, m)
 	}

@@ -11,7 +11,7 @@ import (
 )
 
 func server(name string, change ...func(*Member)) Member {
-	m := Member{Name: name, Identity: fmt.Sprintf("%032x", name), Role: RoleServer, Health: HealthAlive, expect: 3}
+	m := Member{Name: name, Identity: fmt.Sprintf("%032x", name), Role: RoleServer, Health: HealthAlive, Expect: 3}
 	for _, f := range change {
 		f(&m)
 	}
@@ -22,11 +22,11 @@ func TestPlanBootstrap(t *testing.T) {
 	t.Parallel()
 	dead := func(m *Member) { m.Health = HealthDead }
 	proxy := func(m *Member) { m.Role = RoleProxy }
-	state := func(m *Member) { m.hasState = true }
+	state := func(m *Member) { m.HasState = true }
 	clustered := func(m *Member) { m.Cluster = "x" }
-	joiner := func(m *Member) { m.expect = 0 }
-	five := func(m *Member) { m.expect = 5 }
-	leaving := func(m *Member) { m.detached = true }
+	joiner := func(m *Member) { m.Expect = 0 }
+	five := func(m *Member) { m.Expect = 5 }
+	leaving := func(m *Member) { m.Detached = true }
 	for what, c := range map[string]struct {
 		self string
 		all  []Member

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/weirproxy/weir/cluster/clusterpb"
+	"github.com/weirproxy/weir/cluster/gossip"
 	"github.com/weirproxy/weir/cluster/handshake"
 	"github.com/weirproxy/weir/cluster/lognoise"
 	"github.com/weirproxy/weir/cluster/rpcport"
@@ -28,8 +29,8 @@ const (
 	conflictTimeout  = 2 * time.Second
 	leaderAskTimeout = 2 * time.Second
 	drainProposals   = time.Second
+	undoTimeout      = time.Second // of a start that has failed
 	leaveRetry       = 300 * time.Millisecond
-	maxMetaText      = 64
 )
 
 // Cluster is a node's part in its cluster.
@@ -42,12 +43,11 @@ type Cluster struct {
 	stop context.CancelFunc
 	wg   sync.WaitGroup
 
-	of        *handshake.Affiliation
-	said      *lognoise.Said // lines about refused gossip
-	port      *rpcport.Port
-	transport *gossipTransport
-	gossip    *gossip
-	handlers  Handlers
+	of       *handshake.Affiliation
+	said     *lognoise.Said // lines that recur
+	port     *rpcport.Port
+	gossip   *gossip.Gossip
+	handlers Handlers
 
 	// These are set for servers only.
 	stores    *stores
@@ -100,7 +100,7 @@ func New(cfg Config) (*Cluster, error) {
 func (c *Cluster) open() (err error) {
 	listener, err := net.Listen("tcp", c.cfg.RPC)
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("cluster.rpc: %s is in use by another process: stop that one, or change the address", c.cfg.RPC)
+		return fmt.Errorf("cluster.rpc: %s is taken (%w): stop the other process, or change the address", c.cfg.RPC, syscall.EADDRINUSE)
 	}
 	if err != nil {
 		return fmt.Errorf("cluster.rpc: can't listen on %s: %w", c.cfg.RPC, err)
@@ -121,20 +121,22 @@ func (c *Cluster) open() (err error) {
 		}()
 	}
 	door := c.doorkeeper()
-	logger := newQuietStandardLogger(c.log.Named("gossip"))
-	if c.transport, err = listenGossip(c.cfg.Gossip, logger, c.log.Named("gossip"), door, c.gossipRefused); err != nil {
+	if c.gossip, err = gossip.Listen(gossip.Config{
+		Name: c.cfg.Name, Bind: c.cfg.Gossip, Advertise: c.cfg.AdvertiseGossip, Join: c.cfg.Join,
+		Keys: c.cfg.GossipKeys, Plaintext: c.cfg.Plaintext, Label: c.cfg.Label, Multiplier: c.cfg.Multiplier,
+		Log: c.log.Named("gossip"), Door: door, Conflict: c.settleConflict, Fatal: c.fatal,
+	}); err != nil {
 		return err
 	}
 	self, err := c.advertisedRPC(listener)
 	if err != nil {
-		c.transport.discard()
+		c.gossip.Close()
 		return err
 	}
 	c.port = rpcport.New(rpcport.Config{
 		Log: c.log.Named("rpc"), Listener: listener, Self: self, Door: door,
-		TLS: c.cfg.TLS, Plaintext: c.cfg.Plaintext, Members: c.machines,
+		TLS: c.cfg.TLS, Plaintext: c.cfg.Plaintext, Members: c.gossip.Machines,
 	})
-	c.transport.places.Members = c.machines
 	return nil
 }
 
@@ -159,15 +161,7 @@ func (c *Cluster) advertisedRPC(listener net.Listener) (string, error) {
 	if !at.Addr().IsUnspecified() {
 		return netip.AddrPortFrom(at.Addr().Unmap(), at.Port()).String(), nil
 	}
-	advertise, port := "", 0
-	if c.cfg.AdvertiseGossip != "" {
-		ip, p, err := resolveBind(c.cfg.AdvertiseGossip)
-		if err != nil {
-			return "", fmt.Errorf("cluster.advertise_gossip: %w", err)
-		}
-		advertise, port = ip.String(), p
-	}
-	ip, _, err := c.transport.FinalAdvertiseAddr(advertise, port)
+	ip, err := c.gossip.AdvertiseIP()
 	if err != nil || ip.IsUnspecified() {
 		return "", fmt.Errorf("cluster.advertise_rpc: set it: this node listens on every address, and which one others reach can't be guessed (%v)", err)
 	}
@@ -177,7 +171,7 @@ func (c *Cluster) advertisedRPC(listener net.Listener) (string, error) {
 // Start joins the cluster and begins to serve. On an error, Shutdown has been called.
 func (c *Cluster) Start(h Handlers) error {
 	if err := c.start(h); err != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
+		ctx, cancel := context.WithTimeout(context.Background(), undoTimeout)
 		defer cancel()
 		_ = c.Shutdown(ctx)
 		return err
@@ -191,13 +185,10 @@ func (c *Cluster) start(h Handlers) error {
 	if err != nil {
 		return err
 	}
-	if c.gossip, err = newGossip(gossipConfig{
-		name: c.cfg.Name, advertise: c.cfg.AdvertiseGossip, everywhere: c.transport.everywhere, join: c.cfg.Join, keys: c.cfg.GossipKeys, plaintext: c.cfg.Plaintext, label: c.cfg.Label,
-		mult: c.cfg.Multiplier, log: c.log.Named("gossip"), conflict: c.settleConflict, fatal: c.fatal,
-	}, c.transport, meta); err != nil {
+	if err := c.gossip.Start(meta); err != nil {
 		return err
 	}
-	c.of.Seed = joinsNobody(c.cfg.Join, c.gossip.gossipIP.String(), c.cfg.Gossip, c.cfg.AdvertiseGossip)
+	c.of.Seed = joinsNobody(c.cfg.Join, c.gossip.Addr().String(), c.cfg.Gossip, c.cfg.AdvertiseGossip)
 	if c.cfg.Role == RoleServer {
 		if err := c.startRaft(); err != nil {
 			return err
@@ -210,9 +201,9 @@ func (c *Cluster) start(h Handlers) error {
 		}
 	}, c.fatal)
 	close(c.started)
-	c.transport.start()
+	c.gossip.Accept()
 	c.port.Accept()
-	c.background(func() { c.gossip.run(c.life) })
+	c.background(func() { c.gossip.Run(c.life) })
 	c.background(func() { c.followAddresses(c.life) })
 	c.background(func() { c.followMembers(c.life) })
 	c.background(func() { c.followLeader(c.life) })
@@ -242,11 +233,11 @@ func (c *Cluster) firstMeta() (*clusterpb.Meta, error) {
 		c.log.Warn("this machine's addresses can't be listed: other nodes' proxies know its advertised ones only", "error", err)
 	}
 	l := c.listening()
-	meta.Listening = l.encode(machine)
+	meta.Listening = l.Encode(machine)
 	if c.cfg.Role == RoleServer {
 		has, err := c.stores.hasState()
 		if err != nil {
-			return nil, err
+			return nil, damaged(c.cfg.Data, "in "+c.cfg.Data.Path(), err)
 		}
 		meta.Role = clusterpb.Role_ROLE_SERVER
 		meta.LogVersion = max(c.cfg.LogVersion, 1)
@@ -361,7 +352,7 @@ func (c *Cluster) fatal(err error) {
 }
 
 func (c *Cluster) setMeta(change func(*clusterpb.Meta)) {
-	if err := c.gossip.update(change); err != nil {
+	if err := c.gossip.Update(change); err != nil {
 		c.log.Error("the gossip metadata can't be changed", "error", err)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/raft"
 	"google.golang.org/grpc"
 
+	"github.com/weirproxy/weir/cluster/gossip"
 	"github.com/weirproxy/weir/config/certs"
 )
 
@@ -152,8 +153,8 @@ func (cfg *Config) normalise() error {
 		return errors.New("a server needs an FSM")
 	case cfg.Plaintext != PlainRefuse && cfg.Plaintext != PlainAccept && cfg.Plaintext != PlainSend:
 		return fmt.Errorf("cluster.plaintext: %q is not refuse, accept or send", cfg.Plaintext)
-	case len(cfg.Version) > maxMetaText || len(cfg.ConfigDigest) > maxMetaText:
-		return fmt.Errorf("the version and the config digest may have %d bytes", maxMetaText)
+	case len(cfg.Version) > gossip.MaxText || len(cfg.ConfigDigest) > gossip.MaxText:
+		return fmt.Errorf("the version and the config digest may have %d bytes", gossip.MaxText)
 	}
-	return cfg.GossipKeys.check()
+	return cfg.GossipKeys.Check()
 }

@@ -1,20 +1,14 @@
 package cluster
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
-
-	"github.com/weirproxy/weir/cluster/clusterpb"
-	"github.com/weirproxy/weir/cluster/handshake"
 )
 
 func TestWatchdog(t *testing.T) {
@@ -198,125 +192,4 @@ func TestWhoAsksDuringACheckWaitsForTheNext(t *testing.T) {
 		third <- nil
 		synctest.Wait()
 	})
-}
-
-func metaOf(identity byte, change ...func(*clusterpb.Meta)) *clusterpb.Meta {
-	m := &clusterpb.Meta{Identity: bytes.Repeat([]byte{identity}, handshake.IdentityBytes), Role: clusterpb.Role_ROLE_SERVER, RpcAddr: "127.0.0.1:1"}
-	for _, f := range change {
-		f(m)
-	}
-	return m
-}
-
-func TestMembersHealth(t *testing.T) {
-	t.Parallel()
-	now := time.Now()
-	ms := newMembers("self", func(int) time.Duration { return 2 * time.Second })
-	health := func(after time.Duration) Health {
-		m, _ := ms.get("b", now.Add(after))
-		return m.Health
-	}
-	ms.here("self", "127.0.0.1:9", metaOf(9), true, now)
-	ms.here("b", "127.0.0.1:2", metaOf(1), true, now)
-	if health(time.Second) != HealthAlive || health(3*time.Second) != HealthSuspect {
-		t.Error("silence makes a suspect, and nothing less")
-	}
-	if m, _ := ms.get("self", now.Add(time.Hour)); m.Health != HealthAlive {
-		t.Error("a node suspects itself")
-	}
-	ms.heard("b", now.Add(3*time.Second))
-	if health(3*time.Second) != HealthAlive {
-		t.Error("an answer did not clear the suspect")
-	}
-	ms.gone("b", now.Add(4*time.Second))
-	if health(5*time.Second) != HealthDead {
-		t.Error("gone without a word is dead")
-	}
-	ms.here("b", "127.0.0.1:2", metaOf(1), true, now.Add(6*time.Second))
-	ms.goodbye("b", metaOf(2, func(m *clusterpb.Meta) { m.SessionLeft = 5 }))
-	ms.gone("b", now.Add(7*time.Second))
-	if health(7*time.Second) != HealthDead {
-		t.Error("a goodbye of another identity was believed")
-	}
-	ms.here("b", "127.0.0.1:2", metaOf(1), true, now.Add(8*time.Second))
-	ms.goodbye("b", metaOf(1, func(m *clusterpb.Meta) { m.SessionLeft = 7 }))
-	ms.here("b", "127.0.0.1:2", metaOf(1), false, now.Add(8*time.Second)) // an older message, later
-	ms.gone("b", now.Add(9*time.Second))
-	if m, _ := ms.get("b", now.Add(9*time.Second)); m.Health != HealthLeft || m.SessionLeft != 7 {
-		t.Errorf("after a goodbye: %+v", m)
-	}
-	ms.here("b", "127.0.0.1:2", metaOf(1), true, now.Add(10*time.Second))
-	if m, _ := ms.get("b", now.Add(10*time.Second)); m.Health != HealthAlive || m.SessionLeft != 0 || m.detached {
-		t.Errorf("after its return: %+v", m)
-	}
-	if got := ms.takeChanged(); len(got) != 2 || len(ms.takeChanged()) != 0 {
-		t.Errorf("changed: %v", got)
-	}
-	ms.gone("b", now)
-	ms.here("c", "127.0.0.1:3", metaOf(3), true, now.Add(forgetAfter+time.Hour))
-	if _, ok := ms.get("b", now.Add(forgetAfter+time.Hour)); ok {
-		t.Error("a long dead node is not forgotten")
-	}
-}
-
-func TestHintedLeaderIsTheLatestThatIsAlive(t *testing.T) {
-	t.Parallel()
-	now := time.Now()
-	ms := newMembers("self", func(int) time.Duration { return time.Second })
-	if leader := ms.look(now).leader; leader.Name != "" {
-		t.Errorf("%q leads, though nobody says so", leader.Name)
-	}
-	for name, term := range map[string]uint64{"a": 3, "b": 5, "c": 9, "d": 0} {
-		ms.here(name, name, metaOf(1, func(m *clusterpb.Meta) { m.LeadsTerm, m.RpcAddr = term, name+":1" }), true, now)
-	}
-	ms.heard("a", now.Add(2*time.Second))
-	ms.gone("c", now)
-	now = now.Add(2 * time.Second)
-	if b, _ := ms.get("b", now); b.Health != HealthSuspect {
-		t.Fatalf("b is %s", b.Health)
-	}
-	if leader := ms.look(now).leader; leader.Name != "b" || leader.RPCAddr != "b:1" || leader.LeadsTerm != 5 {
-		t.Errorf("%q at %q in term %d", leader.Name, leader.RPCAddr, leader.LeadsTerm)
-	}
-}
-
-func TestMetaFitsAndIsChecked(t *testing.T) {
-	t.Parallel()
-	long := metaOf(1, func(m *clusterpb.Meta) {
-		m.RpcAddr = strings.Repeat("h", 253) + ":65535"
-		m.Version, m.ConfigDigest = strings.Repeat("v", 32), strings.Repeat("d", 64)
-		m.Cluster = strings.Repeat("c", 36)
-		m.LeadsTerm, m.SessionLeft = 1<<63, 1<<63
-	})
-	if _, err := encodeMeta(long); err != nil {
-		t.Error(err)
-	}
-	if _, err := encodeMeta(metaOf(1, func(m *clusterpb.Meta) { m.RpcAddr = strings.Repeat("h", 600) })); err == nil {
-		t.Error("metadata beyond memberlist's limit was encoded")
-	}
-	if _, err := decodeMeta([]byte("\xff\xff")); err == nil {
-		t.Error("garbage was decoded")
-	}
-	if _, err := decodeMeta(nil); err == nil {
-		t.Error("metadata without an identity was decoded")
-	}
-}
-
-func TestUnreachablePeersAreSaidOnce(t *testing.T) {
-	t.Parallel()
-	var out bytes.Buffer
-	log := newQuietLogger(hclog.New(&hclog.LoggerOptions{Output: &out, Level: hclog.Info}))
-	for range 50 {
-		log.Error("failed to heartbeat to", "peer", "127.0.0.1:1", "error", errors.New("refused"))
-		log.Named("x").Warn("failed to contact", "server-id", "b.1")
-	}
-	log.Error("failed to heartbeat to", "peer", "127.0.0.1:2", "error", errors.New("refused"))
-	log.Error("something else", "error", errors.New("broken"))
-	log.Error("something else", "error", errors.New("broken"))
-	if got := strings.Count(out.String(), "\n"); got != 5 {
-		t.Errorf("%d lines, want 5:\n%s", got, out.String())
-	}
-	if got := strings.Count(out.String(), "[ERROR]"); got != 2 {
-		t.Errorf("%d errors, want the 2 that are no peer's:\n%s", got, out.String())
-	}
 }

@@ -1,7 +1,7 @@
-// Package cluster keeps a node in its cluster: Raft and its stores, gossip and its metadata,
-// joining and the first bootstrap, raft-autopilot, the leader's life, and the data directory's lock
-// and identity. It decides nothing about slots: it is given a [raft.FSM] and calls back with a term
-// to lead in. The port that Raft, gRPC and the nodes' HTTP share is package rpcport, and the
+// Package cluster keeps a node in its cluster: Raft and its stores, the first bootstrap,
+// raft-autopilot, the leader's life, and the data directory's lock and identity. It decides nothing
+// about slots: it is given a [raft.FSM] and calls back with a term to lead in. Who else is there is
+// package gossip, the port that Raft, gRPC and the nodes' HTTP share is package rpcport, and the
 // beginning of every connection is package handshake.
 //
 // A node opens its [DataDir], calls [New], which binds the ports and opens the stores, and then

@@ -1,10 +1,7 @@
 package cluster
 
 import (
-	"errors"
-	"net"
 	"slices"
-	"time"
 
 	"github.com/weirproxy/weir/cluster/clusterpb"
 	"github.com/weirproxy/weir/cluster/handshake"
@@ -30,32 +27,9 @@ func joinsNobody(join []string, own ...string) bool {
 func (c *Cluster) introduce(i *clusterpb.Introduction) {
 	select {
 	case <-c.started:
-		i.GossipAddr, i.LeadsTerm = c.gossip.gossipIP.String(), c.leadingTerm()
+		i.GossipAddr, i.LeadsTerm = c.gossip.Addr().String(), c.leadingTerm()
 	default: // neither is known yet
 	}
-}
-
-// gossipRefused logs why gossip with an address is refused, at most once per interval for each
-// machine.
-func (c *Cluster) gossipRefused(peer string, err error) {
-	log := c.log.Named("gossip")
-	host, _, splitErr := net.SplitHostPort(peer)
-	if splitErr != nil {
-		host = peer
-	}
-	var wrong *handshake.Misfit
-	why := ""
-	switch {
-	case errors.As(err, &wrong):
-		why = wrong.Kind()
-	case errors.Is(err, errUnmarked), errors.Is(err, errOverpacked), errors.Is(err, errNoGossip):
-		why = err.Error()
-	}
-	if why != "" && c.said.Due(host+" "+why, time.Now()) {
-		log.Warn("no gossip with a node", "peer", peer, "reason", err)
-		return
-	}
-	log.Debug("no gossip with a node", "peer", peer, "reason", err)
 }
 
 // keepClusterID stores the id of this node's cluster, for good.
@@ -68,7 +42,7 @@ func (c *Cluster) keepClusterID(id string) error {
 func (c *Cluster) clusterDecided(id string) {
 	c.log.Info("this node's cluster is known", "cluster", id)
 	c.port.DropOthers(id)
-	if err := c.gossip.decide(id); err != nil {
+	if err := c.gossip.Decide(id); err != nil {
 		c.log.Error("the gossip metadata can't be changed", "error", err)
 	}
 }

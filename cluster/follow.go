@@ -19,24 +19,10 @@ func (c *Cluster) noteState(ctx context.Context) {
 	c.setMeta(func(m *clusterpb.Meta) { m.HasState = true })
 }
 
-// followMembers passes on changes of the membership. Changes that have piled up go into one call:
-// while a cluster of hundreds starts, work over all members for each change would be quadratic.
+// followMembers passes on changes of the membership.
 func (c *Cluster) followMembers(ctx context.Context) {
 	had := make(map[string]string)
-	for {
-		select {
-		case <-c.gossip.members.kick:
-		case <-ctx.Done():
-			return
-		}
-		names := c.gossip.members.takeChanged()
-		all := c.Members()
-		var changed []Member
-		for _, m := range all {
-			if _, has := slices.BinarySearch(names, m.Name); has {
-				changed = append(changed, m)
-			}
-		}
+	c.gossip.Follow(ctx, func(changed, all []Member) {
 		if len(changed) > 0 && c.handlers.MembersChanged != nil {
 			c.handlers.MembersChanged(changed)
 		}
@@ -48,7 +34,7 @@ func (c *Cluster) followMembers(ctx context.Context) {
 		if c.pilot != nil {
 			c.pilot.membersChanged()
 		}
-	}
+	})
 }
 
 // followLeader passes on who leads, as Raft knows it or, on a proxy, as gossip says. A node that

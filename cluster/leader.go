@@ -266,11 +266,11 @@ func (c *Cluster) removeServer(ctx context.Context, id string) error {
 	if err := c.checkRemoval(raft.ServerID(id)); err != nil {
 		return err
 	}
-	c.gossip.members.detach(id)
+	c.gossip.Detach(id)
 	err := c.await(ctx, c.raft.RemoveServer(raft.ServerID(id), 0, enqueueTimeout))
 	if err != nil {
 		if c.isConfigured(raft.ServerID(id)) {
-			c.gossip.members.reattach(id)
+			c.gossip.Reattach(id)
 		}
 		return fmt.Errorf("%s could not be removed from the Raft configuration: %w", handshake.NameOf(id), c.explain(err))
 	}

@@ -51,15 +51,15 @@ func behindVersion(need uint32, self raft.ServerID, own uint32, servers []raft.S
 		case !heard:
 			behind = append(behind, name+" has not been heard of")
 		case m.ServerID() == string(s.ID):
-			note(name, m.logVersion)
+			note(name, m.LogVersion)
 		case !m.Alive(): // another server had its name, and may not be the last
 			behind = append(behind, name+" has not been heard of")
 		}
 	}
 	for _, m := range members {
 		id := raft.ServerID(m.ServerID())
-		if m.server() && m.Alive() && !slices.ContainsFunc(servers, func(s raft.Server) bool { return s.ID == id }) {
-			note(m.Name, m.logVersion)
+		if m.IsServer() && m.Alive() && !slices.ContainsFunc(servers, func(s raft.Server) bool { return s.ID == id }) {
+			note(m.Name, m.LogVersion)
 		}
 	}
 	return behind

@@ -16,7 +16,7 @@ func TestBehindVersion(t *testing.T) {
 	t.Parallel()
 	const ida, idb = "0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210"
 	member := func(name, identity string, health Health, version uint32) Member {
-		return Member{Name: name, Identity: identity, Role: RoleServer, Health: health, logVersion: version}
+		return Member{Name: name, Identity: identity, Role: RoleServer, Health: health, LogVersion: version}
 	}
 	servers := []raft.Server{{ID: raft.ServerID(handshake.ServerID("a", ida))}, {ID: raft.ServerID(handshake.ServerID("b", idb))}}
 	a, b := member("a", ida, HealthAlive, 2), member("b", idb, HealthAlive, 2)

@@ -25,7 +25,7 @@ type Measures struct {
 
 // Measures returns the numbers as they are now.
 func (c *Cluster) Measures() Measures {
-	m := Measures{LeaderChanges: c.leaderChanges.Load(), GossipScore: c.gossip.list.GetHealthScore()}
+	m := Measures{LeaderChanges: c.leaderChanges.Load(), GossipScore: c.gossip.HealthScore()}
 	if c.raft == nil {
 		return m
 	}

@@ -94,8 +94,8 @@ func (c *Cluster) shutdown(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}
-	if c.gossip != nil && ctx.Err() == nil && !c.nameTaken.Load() {
-		c.gossip.leave(ctx, func(m *clusterpb.Meta) { m.LeadsTerm = 0 })
+	if ctx.Err() == nil && !c.nameTaken.Load() {
+		c.gossip.Leave(ctx, func(m *clusterpb.Meta) { m.LeadsTerm = 0 })
 	}
 	c.stop()
 	return c.stopAll()
@@ -107,7 +107,7 @@ func (c *Cluster) stopAll() error {
 	if !c.port.StopServing() {
 		errs = append(errs, errors.New("a handler on the rpc port did not end"))
 	}
-	c.transport.cancel()
+	c.gossip.HangUp()
 	c.waitBackground(workTimeout) // some of it needs Raft to end, some ends with Raft
 	if c.netRaft != nil {
 		_ = c.netRaft.Close() // never fails
@@ -125,11 +125,7 @@ func (c *Cluster) stopAll() error {
 		c.netRaft.CloseStreams()
 	}
 	c.wg.Wait()
-	if c.gossip != nil {
-		c.gossip.close()
-	} else {
-		c.transport.discard()
-	}
+	c.gossip.Close()
 	if c.stores != nil {
 		errs = append(errs, c.stores.close())
 	}

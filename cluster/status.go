@@ -4,12 +4,12 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
-	"time"
 
 	"github.com/hashicorp/raft"
 	"google.golang.org/grpc"
 
 	"github.com/weirproxy/weir/cluster/clusterpb"
+	"github.com/weirproxy/weir/cluster/gossip"
 	"github.com/weirproxy/weir/cluster/handshake"
 )
 
@@ -40,24 +40,24 @@ func (c *Cluster) RPCAddr() string { return c.port.Self() }
 // Listening returns the addresses that the rpc and gossip ports are bound to. An unspecified
 // address stands for all of the machine's.
 func (c *Cluster) Listening() (rpc, gossip netip.AddrPort) {
-	return c.port.Bound(), c.transport.bound
+	return c.port.Bound(), c.gossip.Bound()
 }
 
 // GossipAddr returns the address that other nodes join, after Start.
-func (c *Cluster) GossipAddr() string { return c.gossip.gossipIP.String() }
+func (c *Cluster) GossipAddr() string { return c.gossip.Addr().String() }
 
 // Members lists every node that gossip knows, this one too, by name. The slice is shared: callers
 // must not change it.
-func (c *Cluster) Members() []Member { return c.gossip.members.list(time.Now()) }
+func (c *Cluster) Members() []Member { return c.gossip.Members() }
 
 // Member returns one node.
-func (c *Cluster) Member(name string) (Member, bool) { return c.gossip.members.get(name, time.Now()) }
+func (c *Cluster) Member(name string) (Member, bool) { return c.gossip.Member(name) }
 
 // Servers lists the members that are servers.
 func (c *Cluster) Servers() []Member {
 	var servers []Member
 	for _, m := range c.Members() {
-		if m.server() {
+		if m.IsServer() {
 			servers = append(servers, m)
 		}
 	}
@@ -68,7 +68,7 @@ func (c *Cluster) Servers() []Member {
 // the leaders' own claims in gossip, and believes the highest term. So does a server whose Raft has
 // not reached that term: it may be waiting for its disk, and believe that it still leads.
 func (c *Cluster) Leader() (name, rpcAddr string) {
-	if m := c.gossip.members.look(time.Now()).leader; c.raft == nil || m.LeadsTerm > c.raft.CurrentTerm() {
+	if m := c.gossip.Leader(); c.raft == nil || m.LeadsTerm > c.raft.CurrentTerm() {
 		return m.Name, m.RPCAddr
 	}
 	addr, id := c.raft.LeaderWithID()
@@ -117,7 +117,7 @@ func (c *Cluster) Peers() []Peer {
 
 // SetConfigDigest spreads the digest of this node's config in gossip, cut to 64 bytes.
 func (c *Cluster) SetConfigDigest(digest string) {
-	c.setMeta(func(m *clusterpb.Meta) { m.ConfigDigest = digest[:min(len(digest), maxMetaText)] })
+	c.setMeta(func(m *clusterpb.Meta) { m.ConfigDigest = digest[:min(len(digest), gossip.MaxText)] })
 }
 
 // SetDraining spreads in gossip whether this node's proxy refuses new work.
@@ -143,3 +143,7 @@ func (c *Cluster) GRPCConn(addr string) (*grpc.ClientConn, error) { return c.por
 // RoundTripper sends HTTP requests to the peer handler at an rpc address, whatever the host in
 // their URL.
 func (c *Cluster) RoundTripper(addr string) http.RoundTripper { return c.port.RoundTripper(addr) }
+
+// SetGossipKeys changes the keys of gossip while it runs. It fails if gossip was not encrypted at
+// the start, or would no longer be.
+func (c *Cluster) SetGossipKeys(keys GossipKeys) error { return c.gossip.SetKeys(keys) }

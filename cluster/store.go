@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 )
 
 const (
@@ -193,7 +194,11 @@ func trapped(f func() error) (err error) {
 	return f()
 }
 
+// damaged explains why Raft's state can't be used.
 func damaged(dir *DataDir, path string, err error) error {
+	if errors.Is(err, bbolterrors.ErrTimeout) {
+		return fmt.Errorf("the Raft log in %s is in use by another process: stop that one, or give this node a data_dir of its own", dir.Path())
+	}
 	return fmt.Errorf("the Raft state %s is damaged (%w): remove %s as a whole and start this node again: it joins as a new server "+
 		"and copies the state from the others (if there are no others, put back a copy of the directory)", path, err, dir.Path())
 }

@@ -20,7 +20,7 @@ func (c *Cluster) heardPreface(p *clusterpb.Preface, from net.Addr) {
 	if other.GetCluster() == "" {
 		return
 	}
-	c.gossip.hear(other.GetGossipAddr())
+	c.gossip.Hear(other.GetGossipAddr())
 	if c.bootstrap != nil {
 		c.bootstrap.hear(fmt.Sprintf("node %s at %s, of cluster %s", other.GetNode(), from, other.GetCluster()), time.Now())
 	}

@@ -108,15 +108,10 @@ func (b *bucket) take(now time.Duration, n float64) bool {
 	return true
 }
 
-// takeUpTo takes at most n grains, and at least least or nothing.
-func (b *bucket) takeUpTo(now time.Duration, n, least float64) float64 {
+// whole is how many whole grains can be taken.
+func (b *bucket) whole(now time.Duration) float64 {
 	b.settle(now)
-	n = min(n, math.Floor(b.level))
-	if n < least {
-		return 0
-	}
-	b.level -= n
-	return n
+	return math.Floor(b.level)
 }
 
 // put takes in what came with a grant, or goes back.

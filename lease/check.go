@@ -89,6 +89,9 @@ func (n *Node) AtRest() error {
 	for _, p := range n.all {
 		n.lock(p)
 		open, granted, waiting, busy := p.open, p.granted, p.waiters.len(), p.releasing != 0 || p.parked != 0 || p.taken != 0 || n.isDirty(p)
+		if p.kept != 0 || p.flows.head != nil {
+			waiting++
+		}
 		p.mu.Unlock()
 		if open != 0 || granted != 0 || waiting != 0 || busy {
 			return fmt.Errorf("node %s, %s: %d open, %d granted, %d waiting, something to say: %v", n.name, p.key, open, granted, waiting, busy)

@@ -7,7 +7,7 @@ import (
 	"github.com/weirproxy/weir/limit"
 )
 
-// meterScopes are the scopes in which bytes are counted, in the order in which they are taken. That
+// meterScopes are the scopes in which bytes are counted, in the order in which a flow waits. That
 // of the connection alone is first: it is no one else's.
 var meterScopes = [...]limit.Scope{limit.ScopeConnection, limit.ScopeTotal, limit.ScopeClient, limit.ScopeUser, limit.ScopeHost, limit.ScopeKey}
 
@@ -39,19 +39,6 @@ type Meter struct {
 	*paced              // nil where there never was a limit: most connections are under none
 }
 
-// paced is what a meter needs under a limit.
-type paced struct {
-	pools [len(meterScopes)]*pool
-	have  [len(meterScopes)]float64 // taken from each and not moved; guarded by the pool's lock while waiting there
-	back  [len(meterScopes)]from
-	own   *pool // of the connection alone
-
-	// Guarded by the core's lock.
-	waits      *pool // nil: it does not wait
-	at         int   // for which of pools
-	prev, next *Meter
-}
-
 // Init makes m the meter of one direction of a connection: [limit.Upload] is from the worker. The
 // subject must stay as it is until End.
 func (m *Manager) Init(f *Meter, subject *limit.Subject, r limit.Resource, w Waker) {
@@ -61,124 +48,227 @@ func (m *Manager) Init(f *Meter, subject *limit.Subject, r limit.Resource, w Wak
 // Take returns how many of at most n bytes may be moved now. Where that is 0, the Waker is woken
 // when it is worth to try again. What is not moved goes back with Put, before the next Take.
 func (f *Meter) Take(n int) int {
-	if t := f.manager.node.table.Load(); t != f.table {
-		f.look(t)
-	}
-	if f.n == 0 {
+	m := f.manager
+	if f.n == 0 && f.table == m.node.table.Load() {
 		return n
 	}
-	return f.take(n)
+	got, heard := m.node.TryPiece(f, n, m.cfg.Clock)
+	switch {
+	case got == 0:
+		return m.waitForPiece(f, n)
+	case heard:
+		m.do(func(now time.Duration) { m.node.Pieced(now, f) })
+	}
+	return got
 }
 
-// look finds what counts the bytes under new limits.
-func (f *Meter) look(table *limit.Table) {
-	f.End()
-	f.table, f.n = table, 0
-	if f.paced != nil {
-		f.have = [len(meterScopes)]float64{}
+// waitForPiece is the slow path of Take.
+func (m *Manager) waitForPiece(f *Meter, n int) (got int) {
+	m.do(func(now time.Duration) { got = m.node.Piece(now, f, n) })
+	return got
+}
+
+// Put gives back bytes of the last Take that were not moved.
+func (f *Meter) Put(n int) {
+	if f.n > 0 && n > 0 {
+		f.PutBack(f.manager.cfg.Clock.Now(), n)
 	}
-	for _, scope := range meterScopes {
-		if table == nil || !table.Caps(scope, f.resource) {
+}
+
+// End gives up a wait, and what is kept for it. Nothing is woken afterwards.
+func (f *Meter) End() {
+	if f.n > 0 {
+		f.manager.do(func(now time.Duration) { f.manager.node.Unpace(now, f) })
+	}
+}
+
+// NewMeter returns a meter for [Node.TryPiece] and [Node.Piece]. It has no [Manager]: Take, Put and
+// End must not be called.
+func NewMeter(subject *limit.Subject, r limit.Resource, w Waker) *Meter {
+	return &Meter{subject: subject, resource: r, waker: w}
+}
+
+// TryPiece is the fast path of [Meter.Take]. Where it returns 0, the core must be asked: Piece.
+// Otherwise heard says whether the core must hear of it: Pieced.
+func (n *Node) TryPiece(f *Meter, most int, clock Clock) (got int, heard bool) {
+	table, now := n.table.Load(), clock.Now()
+	if table != f.table && (f.n > 0 || !n.find(now, f, table, false)) {
+		return 0, false
+	}
+	if f.n == 0 {
+		return most, false
+	}
+	bytes, heard := f.tryAll(now, &n.gate, float64(most))
+	return int(bytes), heard
+}
+
+// PutBack is [Meter.Put], of a number above 0.
+func (f *Meter) PutBack(now time.Duration, n int) {
+	for i := range f.n {
+		f.back[i].giveBack(now, float64(n))
+	}
+}
+
+// paced is what a meter needs under a limit. A flow takes a piece of each limit that it is under at
+// one moment, or waits for one of them and has taken nothing of any: what it had would be moved
+// later than it was taken, and windows of time hold more than the rate allows.
+//
+// It waits in one pool at a time, in the order in which flows came. When it is its turn, a piece is
+// kept for it there, as for requests: see [Draw], which also says what becomes of it where another
+// limit has none.
+type paced struct {
+	pools [len(meterScopes)]*pool
+	back  [len(meterScopes)]from      // of the last piece
+	kept  [len(meterScopes)]keptPiece // each is guarded by the lock of its pool
+	own   *pool                       // of the connection alone
+
+	// Of the piece that is to come. While the flow waits, the core's lock guards it; otherwise it
+	// belongs to the flow.
+	begun bool                   // to wait for it
+	since time.Duration          // when that was
+	met   [len(meterScopes)]bool // it has waited there for it
+	want  float64                // of the limits' pieces the least
+	most  float64                // that it can move at once
+
+	// Guarded by the core's lock.
+	waits      *pool // nil: it does not wait
+	at         int   // for which of pools
+	prev, next *Meter
+}
+
+// keptPiece is a piece that is kept in a pool for a flow whose turn it is; 0: none.
+type keptPiece struct {
+	lost  uint32 // of the pool then
+	bytes int64
+}
+
+// in is how much of it is still kept in its pool. Needs the pool's lock.
+func (k keptPiece) in(p *pool) int64 {
+	if k.lost != p.lost {
+		return 0
+	}
+	return k.bytes
+}
+
+// leased reports whether a pool's units come from the leader. That of a connection alone is in no
+// book: it has all units, of nobody.
+func (p *pool) leased() bool { return p.key.Scope != limit.ScopeConnection }
+
+// lockAll locks the pools of a flow, the narrowest first: that of all flows is locked for the
+// shortest time. Nobody else holds the locks of two pools of rates, but requests, of theirs.
+func (f *Meter) lockAll() {
+	for i := f.n - 1; i >= 0; i-- {
+		f.pools[i].mu.Lock()
+	}
+}
+
+func (f *Meter) unlockAll() { f.unlockBut(f.n) }
+
+func (f *Meter) unlockBut(one int) {
+	for i := range f.n {
+		if i != one {
+			f.pools[i].mu.Unlock()
+		}
+	}
+}
+
+// tryAll is takeAll on the fast path, where whoever waits goes first.
+func (f *Meter) tryAll(now time.Duration, gate *gate, most float64) (got float64, heard bool) {
+	f.lockAll()
+	for i := range f.n {
+		p := f.pools[i]
+		if p.leased() && (p.table != f.table && !p.follow(now, f.table) || p.flows.head != nil && f.kept[i].in(p) == 0) {
+			f.unlockAll()
+			return 0, false
+		}
+	}
+	got, _ = f.takeAll(now, gate, most)
+	heard = f.heard()
+	f.unlockAll()
+	return got, heard
+}
+
+// heard reports whether the core must hear that a flow has taken a piece. Needs all locks.
+func (f *Meter) heard() bool {
+	for i := range f.n {
+		if p := f.pools[i]; p.recalled || p.flows.head != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// takeAll takes a piece from each pool, or nothing: then short is the first that has none. Needs
+// all locks. No byte is taken past the deadline: now was read before, and the gate is read under
+// the locks.
+func (f *Meter) takeAll(now time.Duration, gate *gate, most float64) (got float64, short int) {
+	piece := f.pieceOfAll(now, gate, most)
+	got = piece
+	for i := range f.n {
+		p := f.pools[i]
+		if f.back[i].pool == nil {
 			continue
 		}
-		l, name := table.Find(scope, f.subject)
-		if !l.Caps(f.resource) {
+		free := p.freeFor(now, gate, f, i)
+		need := min(p.worth(), piece)
+		if kept := f.kept[i].in(p); kept > 0 {
+			need = min(need, float64(kept))
+		}
+		if free < need {
+			return 0, i
+		}
+		got = min(got, free)
+	}
+	for i := range f.n {
+		f.takeFrom(now, i, got)
+	}
+	f.begun, f.met = false, [len(meterScopes)]bool{}
+	return got, 0
+}
+
+// pieceOfAll is the largest piece of at most so many bytes that no limit finds too large. It notes
+// which of the pools count it: not one whose limit only reports, and which has nothing. Needs all
+// locks.
+func (f *Meter) pieceOfAll(now time.Duration, gate *gate, most float64) float64 {
+	want := math.MaxFloat64
+	for i := range f.n {
+		p := f.pools[i]
+		f.back[i].pool = nil
+		if !p.capped() || p.limit.Report && p.freeFor(now, gate, f, i) < min(p.worth(), most) {
 			continue
 		}
-		if f.paced == nil {
-			f.paced = new(paced)
-		}
-		f.pools[f.n] = f.manager.meterPool(f, l, limit.Key{Scope: scope, Resource: f.resource, Name: name})
-		f.n++
+		f.back[i].pool = p
+		want = min(want, p.piece())
 	}
+	f.want = want
+	return min(want, most)
 }
 
-// meterPool finds or makes the pool of a key. That of the connection alone is in no book: it is
-// leased from nobody, and full at first.
-func (m *Manager) meterPool(f *Meter, l *limit.Limit, key limit.Key) *pool {
-	if key.Scope != limit.ScopeConnection {
-		if p := m.node.lookup(key); p != nil {
-			return p
-		}
-		var p *pool
-		m.do(func(now time.Duration) { p = m.node.pool(now, key) })
-		return p
+// freeFor is how many bytes a flow may take from a pool: what is kept for others stays. Needs the
+// pool's lock.
+func (p *pool) freeFor(now time.Duration, gate *gate, f *Meter, i int) float64 {
+	if p.leased() && !gate.admitsAt(now) {
+		return 0
 	}
-	now := m.cfg.Clock.Now()
-	if f.own == nil {
-		f.own = newPool(key)
-		f.own.limit, f.own.granted = l, limit.Shares
-		f.own.resize(now)
-		f.own.bucket.level = f.own.bucket.size
-		return f.own
-	}
-	m.do(func(now time.Duration) {
-		f.own.mu.Lock()
-		f.own.limit = l
-		f.own.resize(now)
-		f.own.mu.Unlock()
-	})
-	return f.own
+	return p.bucket.whole(now) - float64(p.kept-f.kept[i].in(p))
 }
 
-func (f *Meter) take(n int) int {
-	now := f.manager.cfg.Clock.Now()
-	most := float64(n)
-	for i := range f.n {
-		if f.have[i] == 0 && !f.takeFrom(now, i, most) && !f.manager.waitFor(f, i, most) {
-			return 0
-		}
-		most = min(most, f.have[i])
-	}
-	for i := range f.n {
-		f.giveBack(now, i, f.have[i]-most)
-		f.have[i] = 0
-	}
-	return int(most)
-}
-
-// takeFrom takes a piece from one pool, unless others wait there.
-func (f *Meter) takeFrom(now time.Duration, i int, most float64) bool {
+// takeFrom takes a piece from one pool, if it counts there. Needs the pool's lock.
+func (f *Meter) takeFrom(now time.Duration, i int, bytes float64) {
 	p := f.pools[i]
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.key.Scope != limit.ScopeConnection {
-		switch {
-		case p.table != f.table && !p.follow(now, f.table):
-			return false
-		case !p.capped():
-			f.have[i] = most
-			return true
-		case p.flows.head != nil || !f.manager.node.gate.admitsAt(now):
-			if !p.limit.Report {
-				return false
-			}
+	p.kept -= f.kept[i].in(p)
+	f.kept[i] = keptPiece{}
+	if f.back[i].pool == nil {
+		if p.capped() {
 			p.wouldReject++
-			f.have[i], f.back[i] = most, from{}
-			return true
 		}
+		return
 	}
-	return p.serve(now, f, i, most)
-}
-
-// serve gives a meter a piece of one pool. Needs the pool's lock.
-func (p *pool) serve(now time.Duration, f *Meter, i int, most float64) bool {
-	piece := min(p.piece(), most)
-	got := p.bucket.takeUpTo(now, piece, min(piece, p.worth()))
-	if got == 0 {
-		if !p.limit.Report {
-			return false
-		}
-		p.wouldReject++
-		f.have[i], f.back[i] = most, from{}
-		return true
-	}
-	p.drawn(now, got)
-	p.admitted += uint64(got)
+	p.bucket.level -= bytes
+	p.drawn(now, bytes)
+	p.admitted += uint64(bytes)
 	p.usedAt = now
-	f.have[i] = got
-	f.back[i] = from{p, p.bucket.receipt()}
-	return true
+	f.back[i].receipt = p.bucket.receipt()
 }
 
 // piece is what one flow takes at once: whole bytes, and at most half of what the bucket holds, so
@@ -204,8 +294,8 @@ type from struct {
 }
 
 // giveBack returns bytes to where they were taken. Needs no lock.
-func (r from) giveBack(now time.Duration, bytes float64) {
-	if r.pool == nil || bytes <= 0 {
+func (r *from) giveBack(now time.Duration, bytes float64) {
+	if r.pool == nil {
 		return
 	}
 	p := r.pool
@@ -214,154 +304,4 @@ func (r from) giveBack(now time.Duration, bytes float64) {
 	p.draws.add(now, -bytes)
 	p.admitted -= uint64(bytes)
 	p.bucket.giveBack(now, r.receipt, bytes)
-}
-
-func (f *Meter) giveBack(now time.Duration, i int, grains float64) { f.back[i].giveBack(now, grains) }
-
-// Put gives back bytes of the last Take that were not moved.
-func (f *Meter) Put(n int) {
-	if f.n == 0 || n <= 0 {
-		return
-	}
-	now := f.manager.cfg.Clock.Now()
-	for i := range f.n {
-		f.giveBack(now, i, float64(n))
-	}
-}
-
-// End gives up a wait, and what was taken for it. Nothing is woken afterwards.
-func (f *Meter) End() {
-	if f.n == 0 {
-		return
-	}
-	f.manager.do(func(now time.Duration) {
-		f.manager.node.leave(now, f)
-		for i := range f.n {
-			f.giveBack(now, i, f.have[i])
-			f.have[i] = 0
-		}
-	})
-}
-
-// waitFor lets a flow wait for its next piece. It reports true where that has come meanwhile.
-func (m *Manager) waitFor(f *Meter, i int, most float64) (got bool) {
-	m.do(func(now time.Duration) { got = m.node.flow(now, f, i, most) })
-	return got
-}
-
-// flow lets a meter wait behind the others.
-func (n *Node) flow(now time.Duration, f *Meter, i int, most float64) (got bool) {
-	p := f.pools[i]
-	n.lockFlow(p)
-	defer p.mu.Unlock()
-	switch {
-	case f.waits != nil:
-		return false // woken for nothing: it keeps its place
-	case p.key.Scope != limit.ScopeConnection && !p.capped():
-		f.have[i], f.back[i] = most, from{}
-		return true
-	case p.flows.head == nil && n.mayFeed(now, p) && p.serve(now, f, i, most):
-		return true
-	}
-	f.waits, f.at = p, i
-	p.flows.push(f)
-	if !p.told { // a flow that draws all that it gets waits again and again
-		n.markFlow(p)
-	}
-	n.noteDue(now, p)
-	return false
-}
-
-// lockFlow locks a pool that may be of a connection alone.
-func (n *Node) lockFlow(p *pool) {
-	if p.key.Scope == limit.ScopeConnection {
-		p.mu.Lock()
-		return
-	}
-	n.lock(p)
-}
-
-func (n *Node) markFlow(p *pool) {
-	if p.key.Scope != limit.ScopeConnection {
-		n.mark(p)
-	}
-}
-
-// mayFeed reports whether bytes may be taken from a pool. Needs the pool's lock.
-func (n *Node) mayFeed(now time.Duration, p *pool) bool {
-	return p.key.Scope == limit.ScopeConnection || n.gate.admitsAt(now)
-}
-
-// feed gives those who wait a piece each, in turns. Needs the pool's lock.
-func (n *Node) feed(now time.Duration, p *pool) {
-	if !n.mayFeed(now, p) {
-		return
-	}
-	for p.flows.head != nil {
-		f := p.flows.head
-		piece := p.piece()
-		got := p.bucket.takeUpTo(now, piece, piece)
-		if got == 0 {
-			return
-		}
-		p.drawn(now, got)
-		p.admitted += uint64(got)
-		p.usedAt = now
-		f.have[f.at] = got
-		f.back[f.at] = from{p, p.bucket.receipt()}
-		p.flows.remove(f)
-		f.waits = nil
-		n.woken = append(n.woken, f.waker)
-	}
-}
-
-// wakeFlows lets all who wait look again. Needs the pool's lock.
-func (n *Node) wakeFlows(p *pool) {
-	for p.flows.head != nil {
-		f := p.flows.head
-		p.flows.remove(f)
-		f.waits = nil
-		n.woken = append(n.woken, f.waker)
-	}
-}
-
-// leave ends a meter's wait.
-func (n *Node) leave(now time.Duration, f *Meter) {
-	p := f.waits
-	if p == nil {
-		return
-	}
-	n.lockFlow(p)
-	defer p.mu.Unlock()
-	p.flows.remove(f)
-	f.waits = nil
-	n.markFlow(p)
-	n.noteDue(now, p)
-}
-
-// meterList is first come first served.
-type meterList struct{ head, tail *Meter }
-
-func (l *meterList) push(f *Meter) {
-	f.prev, f.next = l.tail, nil
-	if l.tail != nil {
-		l.tail.next = f
-	} else {
-		l.head = f
-	}
-	l.tail = f
-}
-
-func (l *meterList) remove(f *Meter) {
-	if f.prev != nil {
-		f.prev.next = f.next
-	} else {
-		l.head = f.next
-	}
-	if f.next != nil {
-		f.next.prev = f.prev
-	} else {
-		l.tail = f.prev
-	}
-	f.prev, f.next = nil, nil
 }

@@ -407,6 +407,26 @@ func TestRefusedHostIsNotForgotten(t *testing.T) {
 	})
 }
 
+// A draining node wants nothing for requests that it has refused: what came for them would go back
+// at once, and come again.
+func TestDrainingNodeWantsNothing(t *testing.T) {
+	m, _ := liveManager(t, ExpiryClose, 0, kit.Limit(t, "up", 5, limit.Queue{}))
+	for _, drains := range []bool{false, true} {
+		m.do(func(now time.Duration) {
+			p := m.node.pool(now, limit.HostConnections("up"))
+			if drains {
+				m.node.Drain(now)
+			}
+			m.node.lock(p)
+			defer p.mu.Unlock()
+			m.node.noteRefused(now, p)
+			if d := m.node.demand(now, p); (d.Refused == 0) != drains {
+				t.Errorf("draining %v: %d refused", drains, d.Refused)
+			}
+		})
+	}
+}
+
 // A request is refused as over the limit only where the leader has said so: one that is not
 // answered has no lease.
 func TestUnansweredIsNotOverLimit(t *testing.T) {

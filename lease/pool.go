@@ -39,9 +39,11 @@ type pool struct {
 	bucket bucket
 	draws  drawMeter
 	used   bool   // a token has been taken since the last grant
-	kept   int64  // tokens in the bucket that are for requests whose turn it is
+	kept   int64  // in the bucket, for those whose turn it is: tokens, or bytes
 	lost   uint32 // how often all was lost, what was kept too
 	told   bool   // the leader knows that somebody waits for more than this grant
+	// recalled: units are to go back once nobody waits for what they bring.
+	recalled bool
 
 	// The core's half.
 	era       era    // of the events that concern every pool, those that this one has taken

@@ -172,10 +172,10 @@ func (n *Node) rateDemand(now time.Duration, p *pool, d *leasepb.Demand) {
 		d.Waiting = more * unit
 	}
 	p.told = d.Waiting > 0
-	if p.refused != [2]int64{} {
-		d.Refused = more * unit
-	}
-	if !n.leaving() {
+	if !n.leaving() { // else nobody may come again
+		if p.refused != [2]int64{} {
+			d.Refused = more * unit
+		}
 		d.Headroom = spare * unit
 	}
 	d.Ask = n.askFor(now, p)
@@ -232,10 +232,8 @@ func (n *Node) noteDue(now time.Duration, p *pool) {
 		if p.waiters.head != nil {
 			at, _ = p.bucket.until(oneRequest * float64(1+p.kept))
 		}
-		if p.flows.head != nil {
-			if flowAt, ever := p.bucket.until(p.piece()); ever && (at == 0 || flowAt < at) {
-				at = flowAt
-			}
+		if flowAt, ever := p.flowDue(); ever && (at == 0 || flowAt < at) {
+			at = flowAt
 		}
 	}
 	switch {
@@ -258,12 +256,7 @@ func (n *Node) comeDue(now time.Duration) {
 		p := n.dues.Pop()
 		p.dueAt = 0
 		n.lockFlow(p)
-		if p.key.Scope == limit.ScopeConnection {
-			n.feed(now, p)
-			n.noteDue(now, p)
-		} else {
-			n.settle(now, p)
-		}
+		n.settleFlow(now, p)
 		p.mu.Unlock()
 	}
 }

@@ -164,6 +164,7 @@ func (n *Node) applyTable(now time.Duration, p *pool, table *limit.Table) (m mov
 			m.waiters = append(m.waiters, w)
 		}
 	}
+	n.wakeFlows(p) // they look where they are counted now
 	n.noteSlow(p)
 	return m
 }

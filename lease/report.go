@@ -62,9 +62,11 @@ func (n *Node) demand(now time.Duration, p *pool) *leasepb.Demand {
 		d.InUse = max(p.open-p.parked-p.taken-p.ghosts, 0) // a ghost may be parked already
 		d.Parked = p.parked + p.taken
 		d.Waiting = p.waiters.len()
-		d.Refused = p.refused[0] + p.refused[1]
-		if d.Waiting > 0 && !n.leaving() {
-			d.Headroom = min(max((p.open+d.Waiting)/4, 1), 32)
+		if !n.leaving() { // else nobody may come again
+			d.Refused = p.refused[0] + p.refused[1]
+			if d.Waiting > 0 {
+				d.Headroom = min(max((p.open+d.Waiting)/4, 1), 32)
+			}
 		}
 		d.Ask = n.askFor(now, p)
 	}

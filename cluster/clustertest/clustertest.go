@@ -27,7 +27,7 @@ import (
 func Main(m *testing.M) {
 	code := m.Run()
 	if code == 0 {
-		if err := findLeaks(8 * time.Second); err != nil {
+		if err := findLeaks(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			code = 1
 		}
@@ -35,9 +35,20 @@ func Main(m *testing.M) {
 	os.Exit(code)
 }
 
-func findLeaks(within time.Duration) (err error) {
-	for end := time.Now().Add(within); time.Now().Before(end); {
-		if err = goleak.Find(); err == nil {
+// NoLeaks fails the test if goroutines are left behind other than those that before names. No other
+// test may run.
+func NoLeaks(t *testing.T, before goleak.Option) {
+	t.Helper()
+	if err := findLeaks(before); err != nil {
+		t.Error(err)
+	}
+}
+
+const leaksEndWithin = 8 * time.Second
+
+func findLeaks(except ...goleak.Option) (err error) {
+	for end := time.Now().Add(leaksEndWithin); time.Now().Before(end); {
+		if err = goleak.Find(except...); err == nil {
 			return nil
 		}
 	}

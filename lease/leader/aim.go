@@ -82,7 +82,7 @@ func (p *keyPlan) aimAtShares(over int64) {
 		case !p.claims(r):
 		case r.held < r.share:
 			below += r.share - r.held
-		case r.short() > 0:
+		case r.unserved() > 0 || !r.present() && r.short() > 0:
 			claims++
 		}
 	}
@@ -101,27 +101,48 @@ func (p *keyPlan) aimAtShares(over int64) {
 }
 
 // claims reports whether slots may be taken from other nodes for a row: requests wait there, or,
-// where none can wait, it is owed slot-time. Refusals alone are no reason to take a slot that
-// another request is about to use. With a queue, a request that comes back waits, and goes first if
-// its node is owed: a slot kept for it meanwhile would lie idle, be fetched for a request
-// elsewhere, and be kept again.
+// where none can wait, it is owed slot-time, and has no slot that it does not use. Refusals alone
+// are no reason to take a slot that another request is about to use. With a queue, a request that
+// comes back waits, and goes first if its node is owed: a slot kept for it meanwhile would lie idle,
+// be fetched for a request elsewhere, and be kept again.
 func (p *keyPlan) claims(r *row) bool {
-	return r.present() || !p.limit.Queue.Enabled() && r.d.owed >= p.a.turn/2
+	return r.present() || !p.limit.Queue.Enabled() && r.d.owed >= p.a.turn/2 && (p.rate || r.says.idle() == 0)
 }
 
-// aimAtTurns brings holders down to their share and at most one extra slot, and passes the extra
-// ones on: a node that has held one for a turn gives it to a node that has none.
+// aimAtTurns brings holders down to their share and what is above the shares, and passes the latter
+// on: a node that has held it for a turn gives it to a node that has none.
 func (p *keyPlan) aimAtTurns(holders []*row, claims int64) {
-	surplus := int64(len(holders)) - p.extra
-	for i, r := range holders {
-		r.lower(r.share + 1)
-		switch turn := p.turnEnd(r.d.extraSince); {
-		case int64(i) < surplus, claims > 0 && p.now >= turn:
+	above, each := p.aboveShares()
+	for _, r := range slices.Backward(holders) { // who has held it for longest gives it up first
+		keeps := min(r.held-r.share, each, above)
+		above -= keeps
+		r.lower(r.share + keeps)
+		if keeps == 0 || claims == 0 {
+			continue
+		}
+		if turn := p.turnEnd(r.d.extraSince); p.now >= turn {
 			r.lower(r.share)
-		case claims > 0:
+		} else {
 			p.a.wakeAt(p.c, turn)
 		}
 	}
+}
+
+// aboveShares is how many units are left where all who claim units have their share, and the others
+// what they hold of theirs, and how many of them one may have.
+func (p *keyPlan) aboveShares() (units, each int64) {
+	units = p.capacity - p.fixed
+	var claiming int64
+	for _, r := range p.rows {
+		if p.claims(r) {
+			units -= r.share
+			claiming++
+		} else {
+			units -= min(r.held, r.share)
+		}
+	}
+	units = max(units, 0)
+	return units, max(1, (units+claiming-1)/max(claiming, 1))
 }
 
 // aimAtIdle asks for slots that nodes hold without a use, also within their share, while requests
@@ -141,6 +162,7 @@ func (p *keyPlan) aimAtIdle(waiting int64) {
 		if k := min(now, waiting); k > 0 {
 			r.lower(r.held - k)
 			waiting -= k
+			r.d.owed = min(r.d.owed, 0) // it has had its chance, and would get the same slot again
 		}
 	}
 }
@@ -151,6 +173,8 @@ func (p *keyPlan) fetchable(r *row) (now, later int64, at time.Duration) {
 	idle := r.says.idle()
 	switch {
 	case idle == 0:
+	case p.rate && r.says.refused > 0 && p.now < r.d.grantedAt+settleFor:
+		at, later = r.d.grantedAt+settleFor, idle
 	case p.rate:
 		at, later = r.d.idleSince+spareFor, min(idle, r.says.headroom)
 	case r.says.refused > 0:
@@ -164,17 +188,18 @@ func (p *keyPlan) fetchable(r *row) (now, later int64, at time.Duration) {
 
 // answer lets a node refuse the requests that asked whether anything is free, once nothing is:
 // nothing can be granted, no idle slot is about to come back on the node itself, and every other
-// holder has reported that it has none idle.
+// holder has reported that it has none idle. It waits for that for askPatience at most.
 func (p *keyPlan) answer() {
 	for _, r := range p.rows {
 		d := r.d
 		if d.ask == 0 {
 			continue
 		}
-		if p.now < d.askSince+askPatience && r.present() && (r.add > 0 || r.awaits() || p.wait || d.parked > 0 || !p.othersBusy(r)) {
-			if r.held-r.says.held < r.says.waiting { // otherwise all who wait are served, which the node will say
-				p.a.wakeAt(p.c, d.askSince+askPatience)
-			}
+		if r.present() && (r.add > 0 || r.awaits()) {
+			continue // however long the entry takes, what it brings is free; then the node says who still waits
+		}
+		if r.present() && p.now < d.askSince+askPatience && (p.wait || d.parked > 0 || !p.othersBusy(r)) {
+			p.a.wakeAt(p.c, d.askSince+askPatience)
 			continue
 		}
 		as := d.peer.assigning()

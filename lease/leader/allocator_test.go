@@ -328,6 +328,40 @@ func TestAskIsAnsweredInTime(t *testing.T) {
 	}
 }
 
+// Nobody is told that nothing is free while a slot is about to be granted, however long the log
+// takes: the request would be refused below the limit.
+func TestSlowLogRefusesNobody(t *testing.T) {
+	d := newDesk(t, kit.Limit(t, "up", 1, limit.Queue{}), kit.Limit(t, "other", 1, limit.Queue{}))
+	d.join(1, "a", "1")
+	d.alloc.update(d.now, 1, &leasepb.Update{Demands: []*leasepb.Demand{{Key: fsmpb.KeyOf(limit.HostConnections("other")), Waiting: 1, Ask: 1}}})
+	slow := d.alloc.Next(d.now, d.state)
+	d.demand(1, &leasepb.Demand{Waiting: 1, Ask: 1})
+	d.now += 2 * askPatience
+	d.alloc.Tick(d.now)
+	d.alloc.Applied(d.now, d.state, d.apply(slow))
+	next := d.alloc.Next(d.now, d.state)
+	d.now += askPatience
+	d.alloc.Tick(d.now)
+	answers := func() (n int) {
+		for _, o := range d.alloc.Take() {
+			n += len(o.Msg.GetAssign().GetAnswers())
+		}
+		return n
+	}
+	if n := answers(); n != 0 {
+		t.Errorf("%d answers before the slot was granted, want none", n)
+	}
+	d.alloc.Applied(d.now, d.state, d.apply(next))
+	d.turn()
+	if n := answers(); n != 0 || d.granted(1) != 1 {
+		t.Errorf("%d answers with the grant, and %d slots granted; want 0 and 1", n, d.granted(1))
+	}
+	d.demand(1, &leasepb.Demand{Held: 1, InUse: 1, Waiting: 1, Ask: 2})
+	if d.alloc.Next(d.now, d.state); answers() != 1 {
+		t.Error("no answer though the only slot is in use")
+	}
+}
+
 // While a new leader grants nothing, what is asked for is no shortage: nodes would give their slots
 // back as soon as they have no use for them, and ask again, for a second.
 func TestHeldBackIsNoShortage(t *testing.T) {

@@ -20,16 +20,17 @@ func (p *keyPlan) grant() {
 	}
 	queue := p.queue()
 	for _, r := range queue {
-		switch {
-		case r.present():
+		if r.present() || p.claims(r) {
 			p.free -= r.give(r.share-r.held, p.free)
-		case p.claims(r):
-			p.free -= r.give(min(r.short(), max(1, r.share-r.held)), p.free)
 		}
 	}
-	for _, r := range queue {
-		if r.held <= r.share {
+	for _, r := range queue { // once nobody of these is below: [keyPlan.aimAtShares] would fetch it back
+		switch {
+		case r.held > r.share:
+		case r.present():
 			p.free -= r.give(min(1, r.unserved()), p.free)
+		case p.claims(r):
+			p.free -= r.give(min(1, r.short()), p.free)
 		}
 	}
 	for _, r := range queue {

@@ -45,11 +45,7 @@ func (a *Allocator) plan(now time.Duration, st *fsm.State, c *contest) []fsm.Adj
 		}
 		return nil
 	}
-	p := &keyPlan{a: a, c: c, now: now, limit: limit, measure: measureOf(limit, c.key.Resource), turn: a.turn, rows: a.sheet.rows(len(c.demands))}
-	p.gather(st)
-	p.grant()
-	p.keepTurns()
-	p.aim()
+	p := a.decide(now, st, c, limit)
 	p.answer()
 	var adds []fsm.Adjustment
 	for _, r := range p.rows {
@@ -58,6 +54,16 @@ func (a *Allocator) plan(now time.Duration, st *fsm.State, c *contest) []fsm.Adj
 		}
 	}
 	return adds
+}
+
+// decide fills in a plan: who gets how many, and who is told to come down.
+func (a *Allocator) decide(now time.Duration, st *fsm.State, c *contest, l *limit.Limit) *keyPlan {
+	p := &keyPlan{a: a, c: c, now: now, limit: l, measure: measureOf(l, c.key.Resource), turn: a.turn, rows: a.sheet.rows(len(c.demands))}
+	p.gather(st)
+	p.grant()
+	p.keepTurns()
+	p.aim()
+	return p
 }
 
 // gather lists who holds and who wants. Here what the log and the nodes count in becomes units.

@@ -1,10 +1,17 @@
 package leader
 
 import (
+	"math/rand/v2"
 	"slices"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
+
+	"github.com/weirproxy/weir/fsm/fsmpb"
+	"github.com/weirproxy/weir/lease/leasepb"
+	"github.com/weirproxy/weir/lease/leasetest/kit"
+	"github.com/weirproxy/weir/limit"
 )
 
 // fairest looks at every way to share capacity among demands, which are sorted, and returns the one
@@ -114,4 +121,51 @@ func TestDivideManyDemands(t *testing.T) {
 		capacity := rapid.OneOf(rapid.Int64Range(-5, 60), rapid.Int64Range(0, 1_000_000), rapid.Int64Range(0, 1<<45)).Draw(t, "capacity")
 		checkDivision(t, capacity, demands)
 	})
+}
+
+// What a node is granted is not asked back in the same breath: it would go to and fro, with an entry
+// each time, and whoever waits would not get it either.
+func TestGrantIsNotAskedBackAtOnce(t *testing.T) {
+	grants := 0
+	for seed := range uint64(500) {
+		rng := rand.New(rand.NewPCG(seed, 0))
+		queue := limit.Queue{}
+		if rng.IntN(2) == 0 {
+			queue = limit.Queue{Timeout: time.Minute, Size: 9}
+		}
+		d := newDesk(t, kit.Limit(t, "up", 1+rng.Int64N(6), queue))
+		key := limit.HostConnections("up")
+		nodes := 2 + rng.Uint64N(4)
+		for n := range nodes {
+			d.join(n+1, string(rune('a'+n)), "1")
+		}
+		for range 40 {
+			conn := 1 + rng.Uint64N(nodes)
+			held := d.granted(conn)
+			used := rng.Int64N(held + 1)
+			u := &leasepb.Update{}
+			if used < held && rng.IntN(2) == 0 {
+				u.Releases = []*leasepb.Holding{{Key: fsmpb.KeyOf(key), Slots: held - used}}
+				held = used
+			}
+			u.Demands = []*leasepb.Demand{{Key: fsmpb.KeyOf(key), Held: held, InUse: used, Waiting: rng.Int64N(3), Refused: rng.Int64N(3)}}
+			d.alloc.update(d.now, conn, u)
+			for _, r := range d.alloc.decide(d.now, d.state, d.alloc.contest(key), d.state.Table().Governing(key)).rows {
+				if r.add == 0 {
+					continue
+				}
+				if grants++; r.target >= 0 && r.target < r.held {
+					t.Fatalf("seed %d: node %s is granted %d, has %d with them, and is to come down to %d", seed, r.d.peer.Node, r.add, r.held, r.target)
+				}
+			}
+			d.turn()
+			d.now += time.Duration(rng.IntN(200)) * time.Millisecond
+			for n := range nodes {
+				d.alloc.keepAlive(n+1, 0, d.now)
+			}
+		}
+	}
+	if grants < 1000 {
+		t.Errorf("%d grants were looked at, want 1000", grants)
+	}
 }

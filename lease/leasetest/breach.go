@@ -25,13 +25,14 @@ const (
 	BreachCircle             // requests waited for each other
 	BreachReport             // a limit that only reports was in the way
 	BreachUnrest             // something was left in hand when nobody worked any more
+	BreachToAndFro           // slots went from node to node, and nobody used them
 
 	breaches
 )
 
 var breachNames = [breaches]string{
 	"none", "plan", "encoding", "over-limit", "byte-after-end", "belief", "over-granted", "closed-grant", "freed", "state", "replicas",
-	"node", "leader", "no-session", "starved", "not-evicted", "over-rate", "circle", "report", "unrest",
+	"node", "leader", "no-session", "starved", "not-evicted", "over-rate", "circle", "report", "unrest", "to-and-fro",
 }
 
 // String is the kind's name.

@@ -21,6 +21,7 @@ type claim struct {
 	place   int    // in the upstream's list
 	has     bool   // it holds it
 	needed  bool   // it needed a slot
+	late    bool   // nothing limited it when the request began: a limit that is set later counts it
 	table   uint64 // index of the limits that it was admitted by
 	session uint64 // by which it was admitted; 0: without one
 }
@@ -57,8 +58,14 @@ func (c *conn) begin() {
 	}
 	c.request = lease.NewRequest(&c.subject, c)
 	c.x.node.Enter(c.request)
+	table := c.x.node.Table()
 	for i := range c.claims[:hostClaim] {
 		c.note(i)
+		c.claims[i].late = true
+		if table != nil {
+			l, _ := table.Find(claimedScopes[i], &c.subject)
+			c.claims[i].late = !l.Caps(limit.Connections)
+		}
 	}
 }
 
@@ -111,6 +118,9 @@ func (c *conn) got(s *lease.Slot, i int) {
 	c.note(i)
 	c.claims[i].has = true
 	c.claims[i].needed = s.Limited()
+	if at := c.claims[i].place; at != noPlace {
+		c.w.up.keys[c.w.up.hosts[at].key].idleGrants = 0
+	}
 	c.w.up.watch(c.claims[i].place)
 }
 
@@ -307,9 +317,11 @@ func (c *conn) endRequest() {
 	}
 	c.request = nil
 	for i := range c.claims[:hostClaim] {
-		if cl := &c.claims[i]; cl.has {
-			cl.has = false
-			c.w.up.watch(cl.place)
+		if cl := &c.claims[i]; cl.has || cl.late {
+			cl.has, cl.late = false, false
+			if cl.place != noPlace {
+				c.w.up.freed(cl.place)
+			}
 		}
 	}
 }
@@ -319,7 +331,7 @@ func (c *conn) releaseClaims() {
 	if cl := &c.claims[hostClaim]; cl.has {
 		c.giveBack(c.slot)
 		cl.has = false
-		c.w.up.watch(cl.place)
+		c.w.up.freed(cl.place)
 	}
 }
 

@@ -70,11 +70,12 @@
 // other.
 //
 // When the faults have ended, within a ttl and a few seconds: every node has a session; no request
-// waits, or is refused, while a slot has been free for about one and a half seconds; where requests
-// queue, every node that asks is served within the rounds that it takes; no requests wait for each
-// other; while requests wait for tokens at least half of the rate is used, of theirs or of another
-// that they are under, and everybody has a turn. When the work ends, within ten seconds, nothing is
-// left: no grant in the log, nothing in the memory of nodes or of the leader.
+// waits, or is refused, while a slot has been free for about one and a half seconds; no slots go
+// from node to node again and again without being used; where requests queue, every node that asks
+// is served within the rounds that it takes; no requests wait for each other; while requests wait
+// for tokens at least half of the rate is used, of theirs or of another that they are under, and
+// everybody has a turn. When the work ends, within ten seconds, nothing is left: no grant in the
+// log, nothing in the memory of nodes or of the leader.
 //
 // # How it can fail
 //

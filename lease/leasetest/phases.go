@@ -299,7 +299,7 @@ func (w *world) settle() {
 		u.seen = append(u.seen, x.conns...)
 	}
 	for i := range u.keys {
-		u.keys[i].freeFrom = w.now
+		u.keys[i].freeFrom, u.keys[i].idleGrants = w.now, 0
 		u.keys[i].full = u.keys[i].limit >= 0
 	}
 	for i := range u.hosts {

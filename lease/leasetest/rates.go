@@ -98,6 +98,7 @@ func (u *upstream) rateChanged(k *keyInfo) {
 // took is a token of a key that a node takes.
 func (u *upstream) took(c *conn, key limit.Key) {
 	k := &u.keys[u.keyOf(key)]
+	k.idleGrants = 0
 	if k.rate == nil || u.table == nil || c.x.losing {
 		return
 	}

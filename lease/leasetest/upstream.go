@@ -52,7 +52,17 @@ type keyInfo struct {
 	rate     *rateInfo
 	freeFrom time.Duration
 	full     bool
+	// idleGrants is how many grants there were since a slot, or a token, was taken. See
+	// [maxIdleGrants].
+	idleGrants int
+	ends       []time.Duration // when the last claims on it were given back, as many as there may be
 }
+
+// maxIdleGrants is how often slots of one key may be granted one after the other without a use of
+// any. Nodes in turn may each ask for some, and find that they are of no use to them. Of a rate only
+// those grants count that give a node what it alone has just given back: where tokens are rare,
+// many ask for one in vain.
+const maxIdleGrants = 40
 
 const evJudge uint8 = iota
 
@@ -216,7 +226,28 @@ func (u *upstream) adjusted(st *fsm.State, res fsm.Result) {
 		if n := st.Granted(a.Key); n > max(k.capacity, 0) && n > k.granted {
 			u.w.fail(BreachOverGranted, "%d slots of %s are granted, the limit is %d", n, a.Key, k.capacity)
 		}
+		if k.rate == nil || returned(res, a) {
+			k.idleGrants++
+		}
+		if u.w.final && k.idleGrants > maxIdleGrants {
+			u.w.fail(BreachToAndFro, "%d grants of %s one after the other, and nobody used what they brought", k.idleGrants, a.Key)
+		}
 	}
+}
+
+// returned reports whether the entry only takes from a session what it gives it again.
+func returned(res fsm.Result, a fsm.Adjustment) bool {
+	took := false
+	for _, b := range res.Adjusted {
+		if b.Key != a.Key {
+			continue
+		}
+		if b.Session != a.Session {
+			return false
+		}
+		took = took || b.Delta < 0
+	}
+	return took
 }
 
 // lost checks that who lost slots in the log had given them up before.

@@ -26,6 +26,31 @@ func (u *upstream) watch(place int) {
 	k.full = full
 }
 
+// freed notes that a claim has been given back.
+func (u *upstream) freed(place int) {
+	if u.w.final {
+		k := &u.keys[u.hosts[place].key]
+		k.ends = append(k.ends, u.w.now)
+		if n := len(k.ends) - int(max(k.limit, 0)); n > 0 {
+			k.ends = slices.Delete(k.ends, 0, n) // more are not looked at
+		}
+	}
+	u.watch(place)
+}
+
+// servedMeanwhile reports whether as many requests as there are slots had one since a moment, be it one
+// after the other: slots take a while to go from node to node, and meanwhile nobody uses them.
+func (u *upstream) servedMeanwhile(key int, since time.Duration) bool {
+	k := &u.keys[key]
+	n := u.inHand(key)
+	for _, at := range k.ends {
+		if at >= since {
+			n++
+		}
+	}
+	return n >= k.limit
+}
+
 // inHand is how many claims on a key are held.
 func (u *upstream) inHand(key int) (n int64) {
 	for _, c := range u.seen {
@@ -38,7 +63,9 @@ func (u *upstream) inHand(key int) (n int64) {
 
 // holds reports whether a connection, or the request on it, holds a claim on a key.
 func (c *conn) holds(key int) bool {
-	return slices.ContainsFunc(c.claims[:], func(cl claim) bool { return cl.has && c.w.up.hosts[cl.place].key == key })
+	return slices.ContainsFunc(c.claims[:], func(cl claim) bool {
+		return (cl.has || cl.late) && cl.place != noPlace && c.w.up.hosts[cl.place].key == key
+	})
 }
 
 // circle fails the run where requests wait for each other: each for a slot of which all are held by
@@ -100,7 +127,8 @@ func (u *upstream) refused(c *conn) {
 		u.w.fail(BreachNoSession, "node %s has no lease long after the last fault", c.x.name)
 	case !over || errors.Is(c.err, lease.ErrQueueFull) || e.Key.Resource != limit.Connections:
 	default:
-		if k := &u.keys[u.keyOf(e.Key)]; k.limit > 0 && !k.full && u.w.now-k.freeFrom > u.w.patience() {
+		key := u.keyOf(e.Key)
+		if k := &u.keys[key]; k.limit > 0 && !k.full && u.w.now-k.freeFrom > u.w.patience() && !u.servedMeanwhile(key, c.asked) {
 			u.w.fail(BreachStarved, "node %s refused a request for %s (%v) while a slot has been free for %v", c.x.name, k.key, c.err, u.w.now-k.freeFrom)
 		}
 	}

@@ -1,4 +1,4 @@
-package cluster
+package gossip
 
 import (
 	"bytes"
@@ -10,15 +10,16 @@ import (
 	"github.com/hashicorp/memberlist"
 )
 
-// GossipKeys are the keys of gossip, of 16, 24 or 32 bytes each. The first encrypts; any of them
+// Keys are the keys of gossip, of 16, 24 or 32 bytes each. The first encrypts; any of them
 // decrypts.
-type GossipKeys [][]byte
+type Keys [][]byte
 
-const maxGossipKeys = 16 // each is tried on every message
+const maxKeys = 16 // each is tried on every message
 
-func (k GossipKeys) check() error {
-	if len(k) > maxGossipKeys {
-		return fmt.Errorf("%d gossip keys are too many: %d are allowed, and a change of keys takes two", len(k), maxGossipKeys)
+// Check returns an error if a key can't be used.
+func (k Keys) Check() error {
+	if len(k) > maxKeys {
+		return fmt.Errorf("%d gossip keys are too many: %d are allowed, and a change of keys takes two", len(k), maxKeys)
 	}
 	for _, key := range k {
 		if err := memberlist.ValidateKey(key); err != nil {
@@ -34,7 +35,7 @@ type keyRing struct {
 	mu sync.Mutex // one change at a time
 }
 
-func newKeyRing(keys GossipKeys) (*keyRing, error) {
+func newKeyRing(keys Keys) (*keyRing, error) {
 	if len(keys) == 0 {
 		return nil, nil
 	}
@@ -55,11 +56,11 @@ var errUnencrypted = errors.New("gossip can't be encrypted, or cease to be, with
 // memberlist compacts the ring in place while other goroutines read it. So keys are only removed
 // from the end, and the keys behind a removed one are re-added. Messages under those keys that
 // arrive within that moment are lost, and gossip repeats them.
-func (r *keyRing) set(keys GossipKeys) error {
+func (r *keyRing) set(keys Keys) error {
 	if r == nil || len(keys) == 0 {
 		return errUnencrypted
 	}
-	if err := keys.check(); err != nil {
+	if err := keys.Check(); err != nil {
 		return err
 	}
 	r.mu.Lock()
@@ -96,10 +97,10 @@ func (r *keyRing) set(keys GossipKeys) error {
 	return nil
 }
 
-// SetGossipKeys changes the keys of gossip while it runs. It fails if gossip was not encrypted at
-// the start, or would no longer be.
-func (c *Cluster) SetGossipKeys(keys GossipKeys) error {
-	if err := c.gossip.ring.set(keys); err != nil {
+// SetKeys changes the keys of gossip while it runs. It fails if gossip was not encrypted at the
+// start, or would no longer be.
+func (g *Gossip) SetKeys(keys Keys) error {
+	if err := g.ring.set(keys); err != nil {
 		return fmt.Errorf("the gossip keys are not changed: %w", err)
 	}
 	return nil

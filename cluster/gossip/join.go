@@ -1,4 +1,4 @@
-package cluster
+package gossip
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -18,34 +19,49 @@ import (
 	"github.com/weirproxy/weir/cluster/lognoise"
 )
 
+const (
+	joinFirst    = 250 * time.Millisecond // between attempts, growing
+	joinLast     = 2 * time.Second
+	probeTimeout = time.Second
+	maxHeardOf   = 8
+	joinCheck    = 10 * time.Second // once every configured address is a member
+	joinRemind   = time.Minute
+	joinRepeats  = 3
+	joinsAtOnce  = 16
+	joinSettle   = 5 * time.Second
+	conflictHold = 10 * time.Second // joining is repeated for this long after a name conflict
+	udpTries     = 3
+	udpPeers     = 3
+)
+
 // joinForever contacts every configured address that is not a member, for as long as there is one.
 // So two halves of a cluster that have lost each other find together again, even after both have
 // forgotten the other.
-func (g *gossip) joinForever(ctx context.Context) {
+func (g *Gossip) joinForever(ctx context.Context) {
 	reminder := lognoise.Reminder{Every: joinRemind}
 	foreign := reminder
 	wait := joinFirst
 	for {
 		if err := g.findCluster(ctx); err != nil {
-			g.cfg.fatal(err)
+			g.cfg.Fatal(err)
 			return
 		}
 		missing, err := g.joinMissing(ctx, g.insists())
 		if err != nil {
 			if wrong := unreadable(err.Error()); wrong != nil && foreign.Due(wrong.What) {
-				g.cfg.log.Warn("a node can't be joined", "reason", wrong, "error", oneLine(err))
+				g.cfg.Log.Warn("a node can't be joined", "reason", wrong, "error", oneLine(err))
 			}
 		}
 		switch {
 		case g.insists() && !g.alone():
 			wait = time.Second
-		case g.undecided() && !g.transport.door.Of.Seed && !g.alone():
+		case g.undecided() && !g.cfg.Door.Of.Seed && !g.alone():
 			wait = joinFirst // the others may form a cluster at any moment
 		case missing == 0:
 			wait = joinCheck
 		default:
 			if err != nil && g.alone() && reminder.Due(err.Error()) {
-				g.cfg.log.Info("nobody to join yet: trying again for ever", "error", oneLine(err))
+				g.cfg.Log.Info("nobody to join yet: trying again for ever", "error", oneLine(err))
 			}
 			wait = min(max(wait, joinFirst)*8/5, joinLast)
 		}
@@ -62,24 +78,24 @@ func (g *gossip) joinForever(ctx context.Context) {
 // insists reports whether members are joined again although they are members already. That is so
 // after a name conflict, until it is settled, and in the first seconds, because a member that is
 // suspected just then does not show a conflict.
-func (g *gossip) insists() bool {
+func (g *Gossip) insists() bool {
 	return time.Since(time.Unix(0, g.conflicted.Load())) < conflictHold || time.Since(g.born) < joinSettle
 }
 
 // joinMissing tries the addresses that no live member has, and returns how many stay missing. With
 // force, it also tries the other configured addresses, and some members.
-func (g *gossip) joinMissing(ctx context.Context, force bool) (missing int, err error) {
-	present := map[string]bool{g.gossipIP.String(): true}
+func (g *Gossip) joinMissing(ctx context.Context, force bool) (missing int, err error) {
+	present := map[string]bool{g.addr.String(): true}
 	var targets []string
 	for _, m := range g.members.list(time.Now()) {
-		if m.Alive() && m.Name != g.cfg.name {
+		if m.Alive() && m.Name != g.cfg.Name {
 			present[m.GossipAddr] = !force
 			if force && len(targets) < joinRepeats {
 				targets = append(targets, m.GossipAddr)
 			}
 		}
 	}
-	for _, name := range g.cfg.join {
+	for _, name := range g.cfg.Join {
 		addrs, resolveErr := resolveJoin(ctx, name)
 		if resolveErr != nil {
 			missing++
@@ -112,17 +128,17 @@ func (g *gossip) joinMissing(ctx context.Context, force bool) (missing int, err 
 	return missing, err
 }
 
-func (g *gossip) undecided() bool { return g.transport.door.Of.Cluster() == "" }
+func (g *Gossip) undecided() bool { return g.cfg.Door.Of.Cluster() == "" }
 
 // findCluster asks the nodes at the addresses of cluster.join for their cluster, while this node
 // has none. The first members that answer decide. If they are of two clusters, findCluster returns
 // an error.
-func (g *gossip) findCluster(ctx context.Context) error {
+func (g *Gossip) findCluster(ctx context.Context) error {
 	if !g.undecided() {
 		return nil
 	}
 	var addrs []string
-	for _, name := range g.cfg.join {
+	for _, name := range g.cfg.Join {
 		found, _ := resolveJoin(ctx, name) // joinMissing reports names that do not resolve
 		addrs = append(addrs, found...)
 	}
@@ -151,16 +167,16 @@ func (g *gossip) findCluster(ctx context.Context) error {
 	if first < 0 {
 		return nil
 	}
-	if err := g.transport.door.Of.Lean(answers[first].GetCluster()); err != nil {
-		g.cfg.log.Warn("the cluster that cluster.join leads to is not this node's", "reason", err)
+	if err := g.cfg.Door.Of.Lean(answers[first].GetCluster()); err != nil {
+		g.cfg.Log.Warn("the cluster that cluster.join leads to is not this node's", "reason", err)
 	}
 	return nil
 }
 
-// hear records a member that has dialled this node: a node with an empty cluster.join joins through
+// Hear records a member that has dialled this node: a node with an empty cluster.join joins through
 // it.
-func (g *gossip) hear(addr string) {
-	if !g.transport.door.Of.Seed || addr == "" {
+func (g *Gossip) Hear(addr string) {
+	if !g.cfg.Door.Of.Seed || addr == "" {
 		return
 	}
 	g.heardMu.Lock()
@@ -170,10 +186,10 @@ func (g *gossip) hear(addr string) {
 	}
 }
 
-// decide spreads the id of this node's cluster, and forgets the members of others.
-func (g *gossip) decide(cluster string) error {
+// Decide spreads the id of this node's cluster, and forgets the members of others.
+func (g *Gossip) Decide(cluster string) error {
 	g.members.keepCluster(cluster)
-	return g.update(func(m *clusterpb.Meta) { m.Cluster = cluster })
+	return g.Update(func(m *clusterpb.Meta) { m.Cluster = cluster })
 }
 
 // resolveJoin resolves a join address.
@@ -202,15 +218,15 @@ func resolveJoin(ctx context.Context, name string) ([]string, error) {
 	return addrs, nil
 }
 
-func (g *gossip) alone() bool { return g.list.NumMembers() <= 1 }
+func (g *Gossip) alone() bool { return g.list.NumMembers() <= 1 }
 
 // checkUDP logs members that answer over TCP but not over UDP: such nodes would seem to come and
 // go.
-func (g *gossip) checkUDP(ctx context.Context) {
+func (g *Gossip) checkUDP(ctx context.Context) {
 	checked := 0
 	for _, m := range g.members.list(time.Now()) {
 		to, err := netip.ParseAddrPort(m.GossipAddr)
-		if err != nil || m.Name == g.cfg.name || !m.Alive() || checked == udpPeers {
+		if err != nil || m.Name == g.cfg.Name || !m.Alive() || checked == udpPeers {
 			continue
 		}
 		checked++
@@ -222,9 +238,24 @@ func (g *gossip) checkUDP(ctx context.Context) {
 				break
 			}
 			if try == udpTries-1 {
-				g.cfg.log.Warn("gossip gets no answers over UDP, though TCP works: open the gossip port for UDP both ways, or nodes will seem to come and go",
+				g.cfg.Log.Warn("gossip gets no answers over UDP, though TCP works: open the gossip port for UDP both ways, or nodes will seem to come and go",
 					"node", m.Name, "address", m.GossipAddr)
 			}
 		}
+	}
+}
+
+// oneLine returns an error's text without the line breaks and bullets that libraries add.
+func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }
+
+// sleep waits, and reports false if the context ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }

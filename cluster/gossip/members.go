@@ -1,8 +1,7 @@
-package cluster
+package gossip
 
 import (
 	"maps"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -122,7 +121,7 @@ func (ms *members) goodbye(name string, meta *clusterpb.Meta) {
 		return
 	}
 	e.leaving, e.SessionLeft = true, meta.GetSessionLeft()
-	e.detached = e.detached || meta.GetDetached()
+	e.Detached = e.Detached || meta.GetDetached()
 	ms.note(name)
 }
 
@@ -211,7 +210,7 @@ func (ms *members) makeRoster(now time.Time) *roster {
 				r.until = at
 			}
 		}
-		if m.server() && m.Alive() && m.LeadsTerm > r.leader.LeadsTerm {
+		if m.IsServer() && m.Alive() && m.LeadsTerm > r.leader.LeadsTerm {
 			r.leader = m
 		}
 		r.all[i] = m
@@ -252,6 +251,18 @@ func (ms *members) takeChanged() []string {
 	return names
 }
 
+// changes returns the members that have changed since it was last called, and all of them.
+func (ms *members) changes(now time.Time) (changed, all []Member) {
+	names := ms.takeChanged()
+	all = ms.list(now)
+	for _, m := range all {
+		if _, has := slices.BinarySearch(names, m.Name); has {
+			changed = append(changed, m)
+		}
+	}
+	return changed, all
+}
+
 // note records that a member has come, changed or gone. Needs the lock.
 func (ms *members) note(name string) {
 	ms.roster.Store(nil)
@@ -280,7 +291,7 @@ func (ms *members) makeRoom(now time.Time) {
 
 func (e *memberEntry) view(now time.Time, patience time.Duration) Member {
 	m := e.Member
-	m.detached = m.detached || e.pinned || e.leaving
+	m.Detached = m.Detached || e.pinned || e.leaving
 	switch {
 	case e.departed && e.leaving:
 		m.Health = HealthLeft
@@ -292,17 +303,4 @@ func (e *memberEntry) view(now time.Time, patience time.Duration) Member {
 		m.Health = HealthAlive
 	}
 	return m
-}
-
-// machines returns the addresses at which members are dialled.
-func (c *Cluster) machines() map[netip.Addr]struct{} {
-	machines := make(map[netip.Addr]struct{})
-	for _, m := range c.gossip.members.list(time.Now()) {
-		for _, text := range []string{m.RPCAddr, m.GossipAddr} {
-			if at, err := netip.ParseAddrPort(text); err == nil {
-				machines[at.Addr().Unmap().WithZone("")] = struct{}{}
-			}
-		}
-	}
-	return machines
 }

@@ -1,4 +1,4 @@
-package cluster
+package gossip
 
 import (
 	"bytes"
@@ -13,8 +13,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-msgpack/v2/codec"
-
-	"github.com/weirproxy/weir/cluster/clustertest"
 )
 
 // pack is a message as memberlist packs it.
@@ -132,12 +130,10 @@ func TestStreamsAreCheckedBeforeTheyAreRead(t *testing.T) {
 
 // A datagram that would unpack to 60 MiB is refused, with a line that says what to do.
 func TestPackedDatagramIsRefused(t *testing.T) {
-	var log clustertest.Log
-	n := startNode(t, "a", "", asProxy, logged(&log))
+	n := start(t, "a")
 	label := append([]byte{gossipLabel, byte(len(t.Name()))}, t.Name()...)
 	bomb := mark(append(label, pack(t, bytes.Repeat([]byte{gossipUser}, 60<<20))...), "")
-	_, at := n.Listening()
-	conn, err := net.Dial("udp", at.String())
+	conn, err := net.Dial("udp", n.Bound().String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,7 +142,7 @@ func TestPackedDatagramIsRefused(t *testing.T) {
 		if _, err := conn.Write(bomb); err != nil {
 			t.Fatal(err)
 		}
-		return strings.Contains(log.String(), "weir keygen")
+		return strings.Contains(n.log.String(), "weir keygen")
 	})
 }
 

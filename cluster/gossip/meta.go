@@ -1,4 +1,4 @@
-package cluster
+package gossip
 
 import (
 	"encoding/hex"
@@ -11,6 +11,9 @@ import (
 	"github.com/weirproxy/weir/cluster/clusterpb"
 	"github.com/weirproxy/weir/cluster/handshake"
 )
+
+// MaxText bounds each text of the metadata, in bytes.
+const MaxText = 64
 
 // Role says whether a node holds Raft state.
 type Role string
@@ -51,10 +54,11 @@ type Member struct {
 	Draining     bool   // its proxy takes no new work
 	Listening    Listening
 
-	expect     int
-	hasState   bool
-	detached   bool
-	logVersion uint32 // of a server
+	// These are for servers.
+	Expect     int    // its bootstrap_expect
+	HasState   bool   // it has been part of a cluster
+	Detached   bool   // it is to be in no Raft configuration
+	LogVersion uint32 // the newest version of the log that it understands
 }
 
 // ServerID is the member's id in the Raft configuration, if it is a server.
@@ -63,7 +67,8 @@ func (m Member) ServerID() string { return handshake.ServerID(m.Name, m.Identity
 // Alive reports whether the member takes part: suspects do.
 func (m Member) Alive() bool { return m.Health == HealthAlive || m.Health == HealthSuspect }
 
-func (m Member) server() bool { return m.Role == RoleServer }
+// IsServer reports whether the member holds Raft state.
+func (m Member) IsServer() bool { return m.Role == RoleServer }
 
 // decodeMeta reads gossip metadata.
 func decodeMeta(raw []byte) (*clusterpb.Meta, error) {
@@ -106,8 +111,8 @@ func (m *Member) describe(meta *clusterpb.Meta) {
 	m.Cluster = meta.GetCluster()
 	m.Draining = meta.GetDraining()
 	m.Listening = decodeListening(meta.GetListening())
-	m.expect = int(meta.GetBootstrapExpect())
-	m.hasState = meta.GetHasState()
-	m.detached = meta.GetDetached()
-	m.logVersion = max(meta.GetLogVersion(), 1)
+	m.Expect = int(meta.GetBootstrapExpect())
+	m.HasState = meta.GetHasState()
+	m.Detached = meta.GetDetached()
+	m.LogVersion = max(meta.GetLogVersion(), 1)
 }

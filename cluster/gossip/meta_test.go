@@ -1,8 +1,7 @@
-package cluster
+package gossip
 
 import (
 	"bytes"
-	"errors"
 	"reflect"
 	"strings"
 	"testing"
@@ -14,23 +13,33 @@ import (
 	"github.com/weirproxy/weir/cluster/handshake"
 )
 
-// TestPacketMarks: a packet is taken of members of the own cluster and of nodes without one.
-func TestPacketMarks(t *testing.T) {
-	t.Parallel()
-	const one, two = "0123456789abcdef0123456789abcdef", "1123456789abcdef0123456789abcdef"
-	for _, test := range []struct {
-		from, to string
-		taken    bool
-	}{{one, one, true}, {one, two, false}, {"", one, true}, {one, "", true}, {"", "", true}} {
-		body, err := unmark(mark([]byte("ping"), test.from), test.to)
-		if (err == nil) != test.taken || err == nil && string(body) != "ping" {
-			t.Errorf("from %q to %q: %q, %v", test.from, test.to, body, err)
-		}
+func metaOf(identity byte, change ...func(*clusterpb.Meta)) *clusterpb.Meta {
+	m := &clusterpb.Meta{Identity: bytes.Repeat([]byte{identity}, handshake.IdentityBytes), Role: clusterpb.Role_ROLE_SERVER, RpcAddr: "127.0.0.1:1"}
+	for _, f := range change {
+		f(m)
 	}
-	for _, b := range []string{"", "w", "ping", "w\x01" + strings.Repeat("x", 40)} {
-		if _, err := unmark([]byte(b), one); !errors.Is(err, errUnmarked) {
-			t.Errorf("%q: %v", b, err)
-		}
+	return m
+}
+
+func TestMetaFitsAndIsChecked(t *testing.T) {
+	t.Parallel()
+	long := metaOf(1, func(m *clusterpb.Meta) {
+		m.RpcAddr = strings.Repeat("h", 253) + ":65535"
+		m.Version, m.ConfigDigest = strings.Repeat("v", 32), strings.Repeat("d", 64)
+		m.Cluster = strings.Repeat("c", 36)
+		m.LeadsTerm, m.SessionLeft = 1<<63, 1<<63
+	})
+	if _, err := encodeMeta(long); err != nil {
+		t.Error(err)
+	}
+	if _, err := encodeMeta(metaOf(1, func(m *clusterpb.Meta) { m.RpcAddr = strings.Repeat("h", 600) })); err == nil {
+		t.Error("metadata beyond memberlist's limit was encoded")
+	}
+	if _, err := decodeMeta([]byte("\xff\xff")); err == nil {
+		t.Error("garbage was decoded")
+	}
+	if _, err := decodeMeta(nil); err == nil {
+		t.Error("metadata without an identity was decoded")
 	}
 }
 
@@ -65,7 +74,7 @@ func FuzzMeta(f *testing.F) {
 		}
 		m := Member{Name: "n"}
 		m.describe(meta)
-		if len(m.Identity) != 2*handshake.IdentityBytes || m.Role != RoleServer && m.Role != RoleProxy || m.server() != (m.Role == RoleServer) || m.expect < 0 {
+		if len(m.Identity) != 2*handshake.IdentityBytes || m.Role != RoleServer && m.Role != RoleProxy || m.IsServer() != (m.Role == RoleServer) || m.Expect < 0 {
 			t.Fatalf("% x describes %+v", b, m)
 		}
 		if proto.Size(meta) > memberlist.MetaMaxSize {

@@ -1,4 +1,4 @@
-package cluster
+package gossip
 
 import (
 	"context"
@@ -12,19 +12,20 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/weirproxy/weir/cluster/handshake"
-
-	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/memberlist"
 
 	"github.com/weirproxy/weir/cluster/clusterpb"
+	"github.com/weirproxy/weir/cluster/handshake"
 )
 
-const gossipPortTries = 10
+const (
+	portTries      = 10
+	resolveTimeout = 3 * time.Second
+)
 
-// gossipTransport wraps memberlist's own transport. Dials and dialled connections end when the node
+// transport wraps memberlist's own transport. Dials and dialled connections end when the node
 // stops. A handshake on each stream and a mark on each packet keep other clusters out.
-type gossipTransport struct {
+type transport struct {
 	*memberlist.NetTransport
 	life       context.Context
 	cancel     context.CancelFunc
@@ -53,60 +54,67 @@ func (c dialled) Close() error {
 	return c.Conn.Close()
 }
 
-// listenGossip binds TCP and UDP on one port; 0 takes a free one.
-func listenGossip(addr string, logger *log.Logger, strangers hclog.Logger, door *handshake.Doorkeeper, refused func(peer string, err error)) (*gossipTransport, error) {
+// listen binds TCP and UDP on one port; 0 takes a free one.
+func listen(addr string, log *log.Logger, door *handshake.Doorkeeper, refused func(peer string, err error)) (*transport, error) {
 	ip, port, err := resolveBind(addr)
 	if err != nil {
 		return nil, fmt.Errorf("cluster.gossip: %w", err)
 	}
-	conf := &memberlist.NetTransportConfig{BindAddrs: []string{ip.String()}, BindPort: port, Logger: logger}
-	tries := 1
-	if port == 0 {
-		tries = gossipPortTries // the port that is free for TCP may be taken for UDP
+	inner, err := bind(ip, port, log)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("cluster.gossip: %s is taken (%w): stop the other process, or change the address", addr, syscall.EADDRINUSE)
 	}
-	var inner *memberlist.NetTransport
-	for range tries {
-		if inner, err = memberlist.NewNetTransport(conf); err == nil {
-			life, cancel := context.WithCancel(context.Background())
-			bound := netip.AddrPortFrom(ip, uint16(inner.GetAutoBindPort()))
-			return &gossipTransport{
-				NetTransport: inner, life: life, cancel: cancel, bound: bound, everywhere: ip == netip.IPv6Unspecified(),
-				door: door, refused: refused,
-				packets: make(chan *memberlist.Packet), streams: make(chan net.Conn),
-				places: handshake.NewPlaces("connections to the gossip port", strangers, handshake.GossipPlaces()),
-				ended:  make(chan struct{}),
-			}, nil
-		}
+	if err != nil {
+		return nil, fmt.Errorf("cluster.gossip: can't listen on %s: %w", addr, err)
 	}
-	if probeBind(addr) {
-		return nil, fmt.Errorf("cluster.gossip: %s is in use by another process: stop that one, or change the address", addr)
-	}
-	return nil, fmt.Errorf("cluster.gossip: can't listen on %s: %w", addr, err)
+	life, cancel := context.WithCancel(context.Background())
+	return &transport{
+		NetTransport: inner, life: life, cancel: cancel,
+		bound:      netip.AddrPortFrom(ip, uint16(inner.GetAutoBindPort())),
+		everywhere: ip == netip.IPv6Unspecified(),
+		door:       door, refused: refused,
+		packets: make(chan *memberlist.Packet), streams: make(chan net.Conn),
+		ended: make(chan struct{}),
+	}, nil
 }
 
-// probeBind reports whether an address is in use, for TCP or UDP: memberlist's error does not say.
-func probeBind(addr string) bool {
+// bind tries again where any port will do, because the one that is free for TCP may be taken for
+// UDP, and where a port has become free meanwhile.
+func bind(ip netip.Addr, port int, log *log.Logger) (inner *memberlist.NetTransport, err error) {
+	conf := &memberlist.NetTransportConfig{BindAddrs: []string{ip.String()}, BindPort: port, Logger: log}
+	for range portTries {
+		if inner, err = memberlist.NewNetTransport(conf); err == nil {
+			return inner, nil
+		}
+		if why := probeBind(netip.AddrPortFrom(ip, uint16(port)).String()); why != nil {
+			return nil, why
+		}
+	}
+	return nil, err
+}
+
+// probeBind returns why an address can't be bound, for TCP or UDP: memberlist's error is a text.
+func probeBind(addr string) error {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
-		return errors.Is(err, syscall.EADDRINUSE)
+		return err
 	}
 	_ = l.Close()
 	p, err := net.ListenPacket("udp", addr)
 	if err != nil {
-		return errors.Is(err, syscall.EADDRINUSE)
+		return err
 	}
-	_ = p.Close()
-	return false
+	return p.Close()
 }
 
 // start begins to deliver streams and packets, which memberlist must read.
-func (t *gossipTransport) start() {
+func (t *transport) start() {
 	t.wg.Go(t.takePackets)
 	t.wg.Go(t.takeStreams)
 }
 
 // DialTimeout implements [memberlist.Transport].
-func (t *gossipTransport) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
+func (t *transport) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
 	conn, _, err := t.open(t.life, addr, timeout, handshake.KindGossip, handshake.MetDialled)
 	if err != nil {
 		return nil, err
@@ -115,12 +123,12 @@ func (t *gossipTransport) DialTimeout(addr string, timeout time.Duration) (net.C
 }
 
 // DialAddressTimeout implements [memberlist.NodeAwareTransport].
-func (t *gossipTransport) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
+func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
 	return t.DialTimeout(a.Addr, timeout)
 }
 
 // probe asks who listens at an address of cluster.join.
-func (t *gossipTransport) probe(ctx context.Context, addr string, timeout time.Duration) (*clusterpb.Introduction, error) {
+func (t *transport) probe(ctx context.Context, addr string, timeout time.Duration) (*clusterpb.Introduction, error) {
 	conn, other, err := t.open(ctx, addr, timeout, handshake.KindProbe, handshake.MetProbed)
 	if conn != nil {
 		_ = conn.Close()
@@ -130,7 +138,7 @@ func (t *gossipTransport) probe(ctx context.Context, addr string, timeout time.D
 
 // open connects to another node's gossip port, and returns once that node has accepted the
 // connection.
-func (t *gossipTransport) open(ctx context.Context, addr string, timeout time.Duration, k handshake.Kind, how handshake.Meeting) (net.Conn, *clusterpb.Introduction, error) {
+func (t *transport) open(ctx context.Context, addr string, timeout time.Duration, k handshake.Kind, how handshake.Meeting) (net.Conn, *clusterpb.Introduction, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	var dialer net.Dialer
@@ -159,7 +167,7 @@ func (t *gossipTransport) open(ctx context.Context, addr string, timeout time.Du
 }
 
 // takeStreams accepts streams.
-func (t *gossipTransport) takeStreams() {
+func (t *transport) takeStreams() {
 	for {
 		select {
 		case raw := <-t.NetTransport.StreamCh():
@@ -171,7 +179,7 @@ func (t *gossipTransport) takeStreams() {
 }
 
 // admit does the handshake in a goroutine of its own. The stream keeps its place until it ends.
-func (t *gossipTransport) admit(raw net.Conn) {
+func (t *transport) admit(raw net.Conn) {
 	place := t.places.Take(raw, t.life.Done())
 	if place == nil {
 		_ = raw.Close()
@@ -196,7 +204,7 @@ func (t *gossipTransport) admit(raw net.Conn) {
 }
 
 // greet answers the preface and returns the stream for memberlist.
-func (t *gossipTransport) greet(conn *placedStream) (net.Conn, error) {
+func (t *transport) greet(conn *placedStream) (net.Conn, error) {
 	stop := context.AfterFunc(t.life, func() { _ = conn.Close() })
 	defer stop()
 	if err := conn.SetDeadline(time.Now().Add(handshake.Timeout)); err != nil {
@@ -217,25 +225,19 @@ func (t *gossipTransport) greet(conn *placedStream) (net.Conn, error) {
 }
 
 // StreamCh implements [memberlist.Transport].
-func (t *gossipTransport) StreamCh() <-chan net.Conn { return t.streams }
+func (t *transport) StreamCh() <-chan net.Conn { return t.streams }
 
 // PacketCh implements [memberlist.Transport].
-func (t *gossipTransport) PacketCh() <-chan *memberlist.Packet { return t.packets }
+func (t *transport) PacketCh() <-chan *memberlist.Packet { return t.packets }
 
 // takePackets delivers packets of this cluster, and of nodes that have yet to find theirs.
-func (t *gossipTransport) takePackets() {
+func (t *transport) takePackets() {
 	for {
 		select {
 		case p := <-t.NetTransport.PacketCh():
-			body, err := unmark(p.Buf, t.door.Of.Cluster())
-			if err == nil {
-				body, err = checkPacket(body)
-			}
-			if err != nil {
-				t.refused(p.From.String(), err)
+			if !t.takes(p) {
 				continue
 			}
-			p.Buf = body
 			select {
 			case t.packets <- p:
 			case <-t.life.Done(): // memberlist may have stopped reading; the inner transport must still be drained
@@ -246,42 +248,51 @@ func (t *gossipTransport) takePackets() {
 	}
 }
 
+// takes makes a packet fit for memberlist, or refuses it.
+func (t *transport) takes(p *memberlist.Packet) bool {
+	body, err := unmark(p.Buf, t.door.Of.Cluster())
+	if err == nil {
+		body, err = checkPacket(body)
+	}
+	if err != nil {
+		t.refused(p.From.String(), err)
+		return false
+	}
+	p.Buf = body
+	return true
+}
+
 // WriteTo implements [memberlist.Transport].
-func (t *gossipTransport) WriteTo(b []byte, addr string) (time.Time, error) {
+func (t *transport) WriteTo(b []byte, addr string) (time.Time, error) {
 	return t.NetTransport.WriteTo(mark(b, t.door.Of.Cluster()), addr)
 }
 
 // WriteToAddress implements [memberlist.NodeAwareTransport].
-func (t *gossipTransport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, error) {
+func (t *transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, error) {
 	return t.NetTransport.WriteToAddress(mark(b, t.door.Of.Cluster()), a)
 }
 
-// Shutdown implements [memberlist.Transport].
-func (t *gossipTransport) Shutdown() error {
+// Shutdown implements [memberlist.Transport]. It may be called before start, and again.
+//
+// The inner transport's goroutines block on what has arrived until somebody takes it. Before start,
+// nobody else does.
+func (t *transport) Shutdown() error {
 	t.cancel()
+	t.wg.Go(func() {
+		for {
+			select {
+			case <-t.NetTransport.PacketCh():
+			case conn := <-t.NetTransport.StreamCh():
+				_ = conn.Close()
+			case <-t.ended:
+				return
+			}
+		}
+	})
 	err := t.NetTransport.Shutdown()
 	t.endOnce.Do(func() { close(t.ended) })
 	t.wg.Wait()
 	return err
-}
-
-// discard closes a transport that no memberlist reads from. Its goroutines block on packets that
-// have arrived, so those are drained.
-func (t *gossipTransport) discard() {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = t.Shutdown()
-	}()
-	for {
-		select {
-		case <-t.NetTransport.PacketCh():
-		case conn := <-t.NetTransport.StreamCh():
-			_ = conn.Close()
-		case <-done:
-			return
-		}
-	}
 }
 
 // resolveBind reads a listen address; an empty host means every address.

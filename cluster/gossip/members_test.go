@@ -1,4 +1,4 @@
-package cluster
+package gossip
 
 import (
 	"context"
@@ -9,8 +9,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/weirproxy/weir/cluster/rpcport"
 
 	"github.com/weirproxy/weir/cluster/clusterpb"
 )
@@ -143,30 +141,88 @@ func TestReattach(t *testing.T) {
 	m, _ := ms.get("b", now)
 	ms.takeChanged()
 	ms.detach(m.ServerID())
-	if m, _ := ms.get("b", now); !m.detached {
+	if m, _ := ms.get("b", now); !m.Detached {
 		t.Fatal("it is not detached")
 	}
 	ms.reattach("b/other")
-	if m, _ := ms.get("b", now); !m.detached {
+	if m, _ := ms.get("b", now); !m.Detached {
 		t.Error("another server's removal brought it back")
 	}
 	ms.reattach(m.ServerID())
-	if m, _ := ms.get("b", now); m.detached || !slices.Equal(ms.takeChanged(), []string{"b"}) {
+	if m, _ := ms.get("b", now); m.Detached || !slices.Equal(ms.takeChanged(), []string{"b"}) {
 		t.Error("it is still detached, or nobody looks at it")
 	}
 }
 
-// What is remembered of members' addresses goes with them.
-func TestDepartedAddressesAreForgotten(t *testing.T) {
+func TestMembersHealth(t *testing.T) {
 	t.Parallel()
-	c := &Cluster{port: rpcport.New(rpcport.Config{})}
-	had := map[string]string{}
-	for i := range 100 {
-		all := []Member{{Name: "a", RPCAddr: "127.0.0.1:1"}, {Name: fmt.Sprint("b-", i), RPCAddr: fmt.Sprint("127.0.0.1:", i+2)}}
-		c.dropDeparted(had, all)
-		if len(had) != 2 {
-			t.Fatalf("%d addresses are remembered of 2 members", len(had))
-		}
+	now := time.Now()
+	ms := newMembers("self", func(int) time.Duration { return 2 * time.Second })
+	health := func(after time.Duration) Health {
+		m, _ := ms.get("b", now.Add(after))
+		return m.Health
+	}
+	ms.here("self", "127.0.0.1:9", metaOf(9), true, now)
+	ms.here("b", "127.0.0.1:2", metaOf(1), true, now)
+	if health(time.Second) != HealthAlive || health(3*time.Second) != HealthSuspect {
+		t.Error("silence makes a suspect, and nothing less")
+	}
+	if m, _ := ms.get("self", now.Add(time.Hour)); m.Health != HealthAlive {
+		t.Error("a node suspects itself")
+	}
+	ms.heard("b", now.Add(3*time.Second))
+	if health(3*time.Second) != HealthAlive {
+		t.Error("an answer did not clear the suspect")
+	}
+	ms.gone("b", now.Add(4*time.Second))
+	if health(5*time.Second) != HealthDead {
+		t.Error("gone without a word is dead")
+	}
+	ms.here("b", "127.0.0.1:2", metaOf(1), true, now.Add(6*time.Second))
+	ms.goodbye("b", metaOf(2, func(m *clusterpb.Meta) { m.SessionLeft = 5 }))
+	ms.gone("b", now.Add(7*time.Second))
+	if health(7*time.Second) != HealthDead {
+		t.Error("a goodbye of another identity was believed")
+	}
+	ms.here("b", "127.0.0.1:2", metaOf(1), true, now.Add(8*time.Second))
+	ms.goodbye("b", metaOf(1, func(m *clusterpb.Meta) { m.SessionLeft = 7 }))
+	ms.here("b", "127.0.0.1:2", metaOf(1), false, now.Add(8*time.Second)) // an older message, later
+	ms.gone("b", now.Add(9*time.Second))
+	if m, _ := ms.get("b", now.Add(9*time.Second)); m.Health != HealthLeft || m.SessionLeft != 7 {
+		t.Errorf("after a goodbye: %+v", m)
+	}
+	ms.here("b", "127.0.0.1:2", metaOf(1), true, now.Add(10*time.Second))
+	if m, _ := ms.get("b", now.Add(10*time.Second)); m.Health != HealthAlive || m.SessionLeft != 0 || m.Detached {
+		t.Errorf("after its return: %+v", m)
+	}
+	if got := ms.takeChanged(); len(got) != 2 || len(ms.takeChanged()) != 0 {
+		t.Errorf("changed: %v", got)
+	}
+	ms.gone("b", now)
+	ms.here("c", "127.0.0.1:3", metaOf(3), true, now.Add(forgetAfter+time.Hour))
+	if _, ok := ms.get("b", now.Add(forgetAfter+time.Hour)); ok {
+		t.Error("a long dead node is not forgotten")
+	}
+}
+
+func TestHintedLeaderIsTheLatestThatIsAlive(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	ms := newMembers("self", func(int) time.Duration { return time.Second })
+	if leader := ms.look(now).leader; leader.Name != "" {
+		t.Errorf("%q leads, though nobody says so", leader.Name)
+	}
+	for name, term := range map[string]uint64{"a": 3, "b": 5, "c": 9, "d": 0} {
+		ms.here(name, name, metaOf(1, func(m *clusterpb.Meta) { m.LeadsTerm, m.RpcAddr = term, name+":1" }), true, now)
+	}
+	ms.heard("a", now.Add(2*time.Second))
+	ms.gone("c", now)
+	now = now.Add(2 * time.Second)
+	if b, _ := ms.get("b", now); b.Health != HealthSuspect {
+		t.Fatalf("b is %s", b.Health)
+	}
+	if leader := ms.look(now).leader; leader.Name != "b" || leader.RPCAddr != "b:1" || leader.LeadsTerm != 5 {
+		t.Errorf("%q at %q in term %d", leader.Name, leader.RPCAddr, leader.LeadsTerm)
 	}
 }
 
@@ -175,21 +231,23 @@ func TestDepartedAddressesAreForgotten(t *testing.T) {
 func TestChangesArePassedOnTogether(t *testing.T) {
 	t.Parallel()
 	ms := newMembers("self", func(int) time.Duration { return time.Second })
-	calls := make(chan []Member, 2)
-	c := &Cluster{gossip: &gossip{members: ms}, port: rpcport.New(rpcport.Config{}), leaderKick: make(chan struct{}, 1)}
-	c.handlers.MembersChanged = func(changed []Member) { calls <- changed }
+	calls := make(chan [2][]Member, 2)
 	for i := range 100 {
 		ms.here(fmt.Sprintf("node-%02d", i), "127.0.0.1:2", metaOf(1), true, time.Now())
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
-	go func() { defer close(done); c.followMembers(ctx) }()
-	if first := <-calls; len(first) != 100 || first[0].Name != "node-00" || first[99].Name != "node-99" {
+	go func() {
+		defer close(done)
+		(&Gossip{members: ms}).Follow(ctx, func(changed, all []Member) { calls <- [2][]Member{changed, all} })
+	}()
+	if first := (<-calls)[0]; len(first) != 100 || first[0].Name != "node-00" || first[99].Name != "node-99" {
 		t.Errorf("%d of 100 members in the first call", len(first))
 	}
 	ms.gone("node-42", time.Now())
-	if second := <-calls; len(second) != 1 || second[0].Name != "node-42" || second[0].Health != HealthDead {
-		t.Errorf("one member has changed, passed on: %v", second)
+	second := <-calls
+	if changed := second[0]; len(changed) != 1 || changed[0].Name != "node-42" || changed[0].Health != HealthDead || len(second[1]) != 100 {
+		t.Errorf("one member has changed, passed on: %v of %d", changed, len(second[1]))
 	}
 	cancel()
 	<-done

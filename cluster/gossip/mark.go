@@ -1,4 +1,4 @@
-package cluster
+package gossip
 
 import (
 	"bytes"
@@ -39,7 +39,7 @@ func unmark(b []byte, cluster string) ([]byte, error) {
 		return nil, &handshake.Misfit{
 			What:     fmt.Sprintf("a member of another cluster (its id begins with %q) takes this node for one of its own, of cluster %s", theirs, cluster),
 			Do:       "give the nodes of each cluster addresses of their own, and remove this node from that cluster",
-			Sentinel: ErrOtherCluster,
+			Sentinel: handshake.ErrOtherCluster,
 		}
 	}
 	return b[markBytes:], nil

@@ -1,0 +1,93 @@
+package weir
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+
+	"github.com/weirproxy/weir/cluster"
+	"github.com/weirproxy/weir/config"
+	"github.com/weirproxy/weir/fsm"
+)
+
+// gossiped is a cluster of which only gossip is known.
+type gossiped struct {
+	membership
+	leader  string
+	members []cluster.Member
+}
+
+func (g *gossiped) Members() []cluster.Member   { return g.members }
+func (g *gossiped) Leader() (name, addr string) { return g.leader, "" }
+func (g *gossiped) Member(name string) (cluster.Member, bool) {
+	i := slices.IndexFunc(g.members, func(m cluster.Member) bool { return m.Name == name })
+	if i < 0 {
+		return cluster.Member{}, false
+	}
+	return g.members[i], true
+}
+
+// A live node whose digest in gossip differs from the cluster's is named: in the log when that
+// begins, and once more when all agree again. A server compares with the log's settings, another
+// node with the leader's digest.
+func TestDisagreementsAreSeen(t *testing.T) {
+	const ttl = 10 * time.Second
+	agrees, other := config.Digest(ttl, nil), config.Digest(2*ttl, nil)
+	store := fsm.NewStore(hclog.NewNullLogger(), func(err error) { t.Error(err) })
+	young := fsm.NewStore(hclog.NewNullLogger(), func(err error) { t.Error(err) })
+	init := fsm.Encode(&fsm.Init{ClusterID: "c", TTL: ttl})
+	if r := store.Apply(&raft.Log{Index: 1, Term: 1, Type: raft.LogCommand, Data: init}).(*fsm.Result); r.Err != nil {
+		t.Fatal(r.Err)
+	}
+	member := func(name, digest string, health cluster.Health) cluster.Member {
+		return cluster.Member{Name: name, ConfigDigest: digest, Health: health}
+	}
+	live := cluster.HealthAlive
+	for what, c := range map[string]struct {
+		store   *fsm.Store
+		leader  string
+		members []cluster.Member
+		want    string
+	}{
+		"a server: all agree":          {store, "a", []cluster.Member{member("a", agrees, live), member("b", agrees, live)}, ""},
+		"a server: two do not":         {store, "a", []cluster.Member{member("c", other, live), member("a", agrees, live), member("b", other, cluster.HealthSuspect)}, "b, c"},
+		"a server: the leader is one":  {store, "a", []cluster.Member{member("a", other, live), member("b", agrees, live)}, "a"},
+		"the dead do not count":        {store, "a", []cluster.Member{member("b", other, cluster.HealthDead), member("c", other, cluster.HealthLeft)}, ""},
+		"a node that says nothing":     {store, "a", []cluster.Member{member("b", "", live)}, ""},
+		"a log without settings":       {young, "a", []cluster.Member{member("a", agrees, live), member("b", other, live)}, ""},
+		"a proxy: another than leader": {nil, "a", []cluster.Member{member("a", other, live), member("b", agrees, live), member("c", other, live)}, "b"},
+		"a proxy without a leader":     {nil, "", []cluster.Member{member("a", other, live), member("b", agrees, live)}, ""},
+	} {
+		var log bytes.Buffer
+		g := &gossiped{leader: c.leader, members: c.members}
+		n := &Node{store: c.store, members: g, log: hclog.New(&hclog.LoggerOptions{Output: &log, Level: hclog.Info})}
+		for range 3 {
+			n.checkAgreement()
+		}
+		if got := strings.Join(n.disagreements(), ", "); got != c.want {
+			t.Errorf("%s: %q disagree, want %q", what, got, c.want)
+		}
+		if c.want == "" {
+			if log.Len() > 0 {
+				t.Errorf("%s: it says %s", what, &log)
+			}
+			continue
+		}
+		if said := log.String(); strings.Count(said, "\n") != 1 || !strings.Contains(said, "lease.ttl or limits") || !strings.Contains(said, c.want) {
+			t.Errorf("%s: it says %q", what, said)
+		}
+		log.Reset()
+		g.members = []cluster.Member{member("a", agrees, live), member("b", agrees, live), member("c", agrees, live)}
+		for range 3 {
+			n.checkAgreement()
+		}
+		if said := log.String(); strings.Count(said, "\n") != 1 || !strings.Contains(said, "all configs agree") {
+			t.Errorf("%s: once they agree, it says %q", what, said)
+		}
+	}
+}

@@ -1,0 +1,78 @@
+package lease
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/weirproxy/weir/lease/leasetest/kit"
+	"github.com/weirproxy/weir/limit"
+)
+
+// meterAt is a flow under limits on bandwidth in some scopes, all of which its node holds, with
+// full buckets.
+func meterAt(b *testing.B, clock Clock, rate int64, scopes ...limit.Scope) (*Manager, *testFlow) {
+	var limits []limit.Limit
+	for _, scope := range scopes {
+		pattern := "*"
+		if scope.Bare() {
+			pattern = ""
+		}
+		l := benchLimit(b, scope, pattern)
+		l.Connections, l.Bandwidth = limit.Unlimited, limit.Bandwidth{Download: rate}
+		limits = append(limits, l)
+	}
+	m := heldUnits(b, clock, limits...)
+	for _, scope := range scopes {
+		_, name := m.Table().Find(scope, &benchSubject)
+		key := limit.Key{Scope: scope, Resource: limit.Download, Name: name}
+		m.node.grant(key, limit.Shares)
+		m.node.lookup(key).fillUp(m.cfg.Clock.Now(), m.Table().Governing(key).BurstGrains(limit.Download))
+	}
+	return m, newTestFlow(m, &benchSubject)
+}
+
+var benchScopes = [][]limit.Scope{nil, {limit.ScopeHost}, {limit.ScopeTotal, limit.ScopeClient, limit.ScopeUser, limit.ScopeHost}}
+
+// Bytes that the node has in hand, of none, one and four limits; some of them go back.
+func BenchmarkMeter(b *testing.B) {
+	for _, scopes := range benchScopes {
+		eachClock(b, fmt.Sprint(len(scopes)), func(b *testing.B, clock Clock) {
+			_, f := meterAt(b, clock, limit.MaxBandwidth, scopes...)
+			b.ReportAllocs()
+			for b.Loop() {
+				n := f.Take(64 << 10)
+				if n == 0 {
+					b.Fatal("nothing is in hand")
+				}
+				f.Put(n / 2)
+			}
+		})
+	}
+}
+
+// A flow that sleeps before each piece: with the timer that wakes it.
+func BenchmarkPacedMeter(b *testing.B) {
+	for _, scopes := range benchScopes[1:] {
+		b.Run(fmt.Sprint(len(scopes)), func(b *testing.B) {
+			clock := new(manualClock)
+			clock.now.Store(int64(time.Hour))
+			m, f := meterAt(b, clock, 10_000_000, scopes...)
+			m.node.sess.begin(1, 1, 1<<60, clock.Now())
+			m.node.openGate()
+			b.ReportAllocs()
+			busy := kit.Busy(func() {
+				for b.Loop() {
+					for f.Take(1<<20) == 0 {
+						for len(f.wake) == 0 {
+							clock.now.Add(int64(time.Millisecond))
+							m.do(func(now time.Duration) { m.node.Tick(now, now) })
+						}
+						<-f.wake
+					}
+				}
+			})
+			b.ReportMetric(float64(busy.Nanoseconds())/float64(b.N), "cpu-ns/op")
+		})
+	}
+}
