@@ -68,27 +68,48 @@ func (n *Node) meterPool(now time.Duration, f *Meter, l *limit.Limit, key limit.
 }
 
 // lockFresh locks a flow's pools once they have taken the events that concern them. It finds them
-// anew where the limits have changed, or a pool was forgotten that the flow had not used for long.
+// anew where the limits have changed.
 func (n *Node) lockFresh(now time.Duration, f *Meter) {
-	table := n.table.Load()
-	f.lockAll()
-	stale := table != f.table
-	for i := range f.n {
-		stale = stale || f.pools[i].leased() && f.pools[i].table == nil
-	}
-	if stale {
-		f.unlockAll()
+	if table := n.table.Load(); table != f.table {
 		n.Unpace(now, f)
 		n.find(now, f, table, true)
-		for i := range f.n {
-			f.pools[i].pinned = false
+		f.unpin()
+	}
+	f.lockAll()
+	for i := range f.n {
+		if p := f.pools[i]; p.leased() && p.table == nil {
+			f.unlockAll()
+			n.findForgotten(now, f)
+			f.lockAll()
+			break
 		}
-		f.lockAll()
 	}
 	for i := range f.n {
 		if p := f.pools[i]; p.leased() && p.era != n.era {
 			n.catchUp(p)
 		}
+	}
+}
+
+// findForgotten finds those pools of a flow anew that its node has forgotten, because the flow had
+// not used them for long. What is kept for it in others stays.
+func (n *Node) findForgotten(now time.Duration, f *Meter) {
+	for i := range f.n {
+		f.pools[i].pinned = f.pools[i].leased()
+	}
+	for i := range f.n {
+		if p := f.pools[i]; p.leased() && n.lookup(p.key) != p {
+			f.pools[i], f.kept[i] = n.pool(now, p.key), keptPiece{}
+			f.pools[i].pinned = true
+		}
+	}
+	f.unpin()
+}
+
+// unpin lets a flow's pools be forgotten again.
+func (f *Meter) unpin() {
+	for i := range f.n {
+		f.pools[i].pinned = false
 	}
 }
 
@@ -291,8 +312,11 @@ func (n *Node) feed(now time.Duration, p *pool) {
 // times before it waits again, and leaves no rest. Needs the pool's lock.
 func (p *pool) pieceOf(f *Meter) float64 {
 	piece := min(f.want, p.piece())
-	if times := math.Ceil(piece / f.most); times > 1 && times*f.most <= p.bucket.size/2 {
-		return times * f.most
+	if f.most >= piece {
+		return piece
+	}
+	if more := math.Ceil(piece/f.most) * f.most; more <= p.bucket.size/2 {
+		return more
 	}
 	return piece
 }

@@ -377,3 +377,73 @@ func TestReportOfBandwidth(t *testing.T) {
 		})
 	}
 }
+
+// A flow that has had its turn and found nothing to move wants nothing more: the leader hears of
+// it, and its node's units go to where others wait.
+func TestLeaderHearsThatNobodyWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const rate, burst = 8_000, 16 << 10 // a piece takes a second, of half of it
+		c := startCluster(t, pacedAt(t, rate, burst))
+		nodes := startThree(t, c)
+		subject := &limit.Subject{Host: to(t, "up")}
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		j := newByteJudge()
+		var wg sync.WaitGroup
+		wg.Go(func() { runFlow(ctx, nodes["b"], subject, 1<<20, func(n int) { j.note(rate, "b", n) }) })
+		f := newTestFlow(nodes["a"], subject)
+		defer f.End()
+		for range 10 {
+			j.note(rate, "a", f.move(1<<20, 5*time.Second))
+		}
+		f.Put(f.move(1<<20, 5*time.Second))
+		time.Sleep(2 * time.Second)
+		if use, _ := nodes["a"].Use(upDownload[0]); use.Granted != 0 {
+			t.Errorf("two seconds after its flow found nothing to move, a node has %+v", use)
+		}
+		before := j.by["b"]
+		time.Sleep(2 * time.Second)
+		if got := j.by["b"] - before; got < 0.8*2*rate {
+			t.Errorf("the only flow that has bytes to move moves %.0f in 2 s, of %d a second", got, rate)
+		}
+		cancel()
+		wg.Wait()
+		if j.over > burst {
+			t.Errorf("in some window %.0f bytes above the rate were moved", j.over)
+		}
+	})
+}
+
+// What is kept for a flow of one limit outlives the pool of another, which its node may forget as
+// long as the flow waits for none of it. Else flows could take each other's turns away for ever.
+func TestKeptPieceOutlivesAnotherPool(t *testing.T) {
+	total := limit.Key{Scope: limit.ScopeTotal, Resource: limit.Download}
+	m, clock := meterNode(t, []limit.Key{total}, scopePaced(t, limit.ScopeTotal, "", 100_000, 4096), scopePaced(t, limit.ScopeClient, "*", 100_000, 4096))
+	bounds := m.node.bounds
+	bounds.Bare = 1
+	m.node.SetBounds(bounds)
+	var flows [2]*testFlow
+	for i, name := range []string{"10.0.0.1", "10.0.0.2"} {
+		flows[i] = newTestFlow(m, &limit.Subject{Client: limit.ClientOf(addr(t, name)), Host: to(t, "up")})
+		flows[i].Take(1 << 20)
+	}
+	m.pass(clock, 50*time.Millisecond)
+	if len(flows[0].wake) != 1 || len(flows[1].wake) != 0 {
+		t.Fatalf("one piece is there, and the flows are woken %d and %d times", len(flows[0].wake), len(flows[1].wake))
+	}
+	client := limit.Key{Scope: limit.ScopeClient, Resource: limit.Download, Name: "10.0.0.1"}
+	m.do(func(now time.Duration) {
+		for _, name := range []string{"10.0.0.7", "10.0.0.8", "10.0.0.9"} {
+			m.node.pool(now, limit.Key{Scope: limit.ScopeClient, Resource: limit.Download, Name: name})
+		}
+	})
+	if _, known := m.Use(client); known {
+		t.Fatal("the client's pool is not forgotten")
+	}
+	if n := flows[0].Take(1 << 20); n > 0 {
+		t.Fatalf("%d bytes of a client without a unit", n)
+	}
+	if use, _ := m.Use(client); use.Waiting != 1 {
+		t.Errorf("the flow does not wait for what it lacks: %+v", use)
+	}
+}

@@ -131,7 +131,7 @@ func (u *upstream) windowOf(f *flow) (window, turn time.Duration) {
 			continue
 		}
 		piece := u.pieceTime(&u.keys[i])
-		window = max(window, w.patience()+4*piece)
+		window = max(window, w.patience()+10*piece)
 		turn = max(turn, w.patience()+3*piece*time.Duration(len(w.plan.Flows)+2))
 	}
 	return window, turn
@@ -170,7 +170,7 @@ func (u *upstream) watchUnits(key int) {
 		case wants && use.Granted > 0:
 			k.rate.stranded = 0
 			return
-		case wants:
+		case use.Waiting > 0:
 			lacks = true
 		case use.Granted > 0:
 			stranded = true
@@ -215,9 +215,9 @@ func (u *upstream) watchFlow(f *flow) {
 }
 
 // wanted is how many bytes of a key must be used in a time in which some flow waits for it: nearly
-// all, but for what lies in each node's bucket, where the slowest clock fills it. It is less where
-// units go round, or follow flows that come and go; and where flows wait for others too, of which
-// each node may have a unit.
+// all, where the slowest clock fills it, but for a piece that lies in each node's bucket, and one
+// that a flow gives back when its unit has just gone. It is less where units go round, or follow
+// flows that come and go; and where flows wait for others too, of which each node may have a unit.
 func (u *upstream) wanted(key int, window time.Duration) float64 {
 	k := &u.keys[key]
 	slow, fast := 1.0, 1.0
@@ -233,13 +233,13 @@ func (u *upstream) wanted(key int, window time.Duration) float64 {
 		part = 0.5 * (units - nodes + 1) / units
 	}
 	pieces := float64(window) / float64(u.pieceTime(k))
-	return pieceOf(k.rate) * (part*pieces/fast*slow - nodes)
+	return pieceOf(k.rate) * (part*pieces/fast*slow - 2*nodes)
 }
 
-// flowsUnder reports whether all flows under a key have been busy, or idle, for a while, and
-// whether none of them is under another one.
+// flowsUnder reports whether all flows under a key have been busy, or idle, for a while, in which
+// none has ended, and whether none of them is under another key.
 func (u *upstream) flowsUnder(key int, window time.Duration) (steady, alone bool) {
-	steady, alone = true, true
+	steady, alone = u.w.now-u.w.flowEnded >= window, true
 	for _, x := range u.w.nodes {
 		for _, f := range x.flows {
 			if keys := f.counted(); slices.Contains(keys, key) {

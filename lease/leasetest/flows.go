@@ -129,6 +129,7 @@ func (x *process) endFlows(within time.Duration) {
 // close ends the connection: its meter gives up a wait.
 func (f *flow) close() {
 	f.gone = true
+	f.w.flowEnded = f.w.now
 	f.x.node.Unpace(f.x.clock(), f.meter)
 	f.x.flows = slices.DeleteFunc(f.x.flows, func(o *flow) bool { return o == f })
 }
