@@ -191,7 +191,7 @@ func (f *Meter) tryAll(now time.Duration, gate *gate, most float64) (got float64
 // heard reports whether the core must hear that a flow has taken a piece. Needs all locks.
 func (f *Meter) heard() bool {
 	for i := range f.n {
-		if p := f.pools[i]; p.recalled || p.flows.head != nil {
+		if p := f.pools[i]; p.recalled || p.exceeded || p.flows.head != nil {
 			return true
 		}
 	}
@@ -259,9 +259,7 @@ func (f *Meter) takeFrom(now time.Duration, i int, bytes float64) {
 	p.kept -= f.kept[i].in(p)
 	f.kept[i] = keptPiece{}
 	if f.back[i].pool == nil {
-		if p.capped() {
-			p.wouldReject++
-		}
+		p.exceed()
 		return
 	}
 	p.bucket.level -= bytes
@@ -269,6 +267,18 @@ func (f *Meter) takeFrom(now time.Duration, i int, bytes float64) {
 	p.admitted += uint64(bytes)
 	p.usedAt = now
 	f.back[i].receipt = p.bucket.receipt()
+}
+
+// exceed counts a piece that a limit which only reports would have held up. Where the node has no
+// units, it has yet to ask for some. Needs the pool's lock.
+func (p *pool) exceed() {
+	if !p.capped() {
+		return
+	}
+	if p.granted > 0 || p.refused != [2]int64{} {
+		p.wouldReject++
+	}
+	p.exceeded = p.leased() && p.refused[0] == 0
 }
 
 // piece is what one flow takes at once: whole bytes, and at most half of what the bucket holds, so
