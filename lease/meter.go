@@ -99,6 +99,9 @@ func (n *Node) TryPiece(f *Meter, most int, clock Clock) (got int, heard bool) {
 		return most, false
 	}
 	bytes, heard := f.tryAll(now, &n.gate, float64(most))
+	if bytes > 0 {
+		n.noteExceeds(f)
+	}
 	return int(bytes), heard
 }
 
@@ -121,6 +124,8 @@ type paced struct {
 	back  [len(meterScopes)]from      // of the last piece
 	kept  [len(meterScopes)]keptPiece // each is guarded by the lock of its pool
 	own   *pool                       // of the connection alone
+
+	exceeds [len(meterScopes)]bool // the last piece is above what the limit, which only reports, has
 
 	// Of the piece that is to come. While the flow waits, the core's lock guards it; otherwise it
 	// belongs to the flow.
@@ -258,10 +263,11 @@ func (f *Meter) takeFrom(now time.Duration, i int, bytes float64) {
 	p := f.pools[i]
 	p.kept -= f.kept[i].in(p)
 	f.kept[i] = keptPiece{}
+	f.exceeds[i] = f.back[i].pool == nil && p.capped()
+	if f.exceeds[i] {
+		p.wouldReject++
+	}
 	if f.back[i].pool == nil {
-		if p.capped() {
-			p.wouldReject++
-		}
 		return
 	}
 	p.bucket.level -= bytes
