@@ -14,7 +14,8 @@ import (
 // after the timeout has passed. Raft's look then finds the leader silent, and Raft stands.
 //
 // The timeout itself stays what it was, and a pause costs no more elections: a leader that pauses
-// for so long has lost its leadership anyway, because its own lease (LeaderLeaseTimeout) is shorter.
+// for so long has lost its leadership anyway, because its own lease, LeaderLeaseTimeout, is
+// shorter.
 
 // silence decides when a follower looks at how long its leader has been silent, and whether it
 // stands for election.
