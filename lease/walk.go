@@ -17,7 +17,8 @@ const pageSize = 1024
 // So a walk may be interrupted by anything, and is there for promptness: what waits in the pools is
 // answered, severed or given back. Only the fast path can meet a pool before the walk does. For it
 // the gate is what counts, which a fence closes at once, and which no new session opens before the
-// fence's walk has ended.
+// fence's walk has ended. With ExpiryKeep no gate closes: a pool goes on without a lease until the
+// walk of the next session has come to it.
 type walk struct {
 	era          era
 	unvisited    int    // so many of the first of all the pools have yet to be visited

@@ -77,7 +77,10 @@ func (c *conn) note(i int) {
 		cl.table = t.Index
 	}
 	cl.session = x.node.Session(x.clock()).ID
-	if x.outlived && c.w.expiry != lease.ExpiryClose {
+	// Where a node goes on without a lease, it does so in each pool until its next session's walk has
+	// come there: that is no other than to have been admitted a moment before.
+	late := c.w.expiry == lease.ExpiryKeep && x.node.Walking()
+	if late || x.outlived && c.w.expiry != lease.ExpiryClose {
 		cl.session = forgotten
 	}
 }
