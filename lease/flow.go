@@ -138,6 +138,7 @@ func (n *Node) Piece(now time.Duration, f *Meter, most int) int {
 	if got > 0 {
 		heard := f.heard()
 		f.unlockAll()
+		n.noteExceeds(f)
 		if heard {
 			n.Pieced(now, f)
 		}
