@@ -215,8 +215,8 @@ func (u *upstream) watchFlow(f *flow) {
 }
 
 // wanted is how many bytes of a key must be used in a time in which some flow waits for it: nearly
-// all, where the slowest clock fills it, but for a piece that lies in each node's bucket, and one
-// that a flow gives back when its unit has just gone. It is less where units go round, or follow
+// all, where the slowest clock fills it, but for a piece that lies in each node's bucket, or unit,
+// and one that a flow gives back when its unit has just gone. It is less where units go round, or follow
 // flows that come and go; and where flows wait for others too, of which each node may have a unit.
 func (u *upstream) wanted(key int, window time.Duration) float64 {
 	k := &u.keys[key]
@@ -229,11 +229,16 @@ func (u *upstream) wanted(key int, window time.Duration) float64 {
 	if !steady || u.fewUnits(k) {
 		part = 0.5
 	}
-	if units := float64(u.table.Governing(k.key).Units(k.key.Resource)); !alone && !u.fewUnits(k) {
+	units := float64(u.table.Governing(k.key).Units(k.key.Resource))
+	if !alone && !u.fewUnits(k) {
 		part = 0.5 * (units - nodes + 1) / units
 	}
+	lie := 2 * nodes
+	if u.fewUnits(k) {
+		lie = units
+	}
 	pieces := float64(window) / float64(u.pieceTime(k))
-	return pieceOf(k.rate) * (part*pieces/fast*slow - 2*nodes)
+	return pieceOf(k.rate) * (part*pieces/fast*slow - lie)
 }
 
 // flowsUnder reports whether all flows under a key have been busy, or idle, for a while, in which

@@ -1,11 +1,8 @@
 package leasetest
 
 import (
-	"google.golang.org/protobuf/proto"
-
 	"time"
 
-	"github.com/weirproxy/weir/fsm/fsmpb"
 	"github.com/weirproxy/weir/lease/leasepb"
 	"github.com/weirproxy/weir/limit"
 )
@@ -96,18 +93,4 @@ func (x *process) keepLevels(m *leasepb.LeaderMessage, receive func() error) err
 		}
 	}
 	return err
-}
-
-// loseLevels lets a release of bytes say nothing of their level.
-func loseLevels(m *leasepb.NodeMessage) *leasepb.NodeMessage {
-	if len(m.GetUpdate().GetReleases()) == 0 {
-		return m
-	}
-	m = proto.CloneOf(m)
-	for _, r := range m.GetUpdate().Releases {
-		if key, err := fsmpb.ParseKey(r.Key); err == nil && key.Resource == limit.Download {
-			r.Level = 0
-		}
-	}
-	return m
 }

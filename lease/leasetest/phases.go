@@ -49,6 +49,7 @@ func (w *world) act(kind uint8, n int64) {
 	case evFound:
 		if x := w.nodes[n&0xff]; x.losses == n>>8 { // no other since
 			x.losing = false
+			w.up.judgeAnew()
 		}
 	case evTwinEnds:
 		w.twins[n].crash()
@@ -316,10 +317,13 @@ func (w *world) settle() {
 	for _, h := range hungry {
 		length = max(length, h.within)
 	}
+	watched := w.now + length
 	length = max(length, w.flowsWatched())
 	for end := w.now + length; w.now < end && w.breach == ""; {
 		w.run(min(500*ms, end-w.now))
-		u.watchAll()
+		if w.now <= watched {
+			u.watchAll()
+		}
 		u.watchFlows()
 	}
 	for _, h := range hungry {

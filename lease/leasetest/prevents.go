@@ -57,7 +57,6 @@ var prevents = map[Rule][]Breach{
 	RulePieceHeld:        {BreachOverRate},
 	RuleLoweredKeeps:     {BreachOverRate},
 	RuleForgottenFull:    {BreachOverRate},
-	RuleLevelsLost:       {BreachStarved},
 	RuleRefill:           {BreachOverRate},
 	RuleUncut:            {BreachOverGranted},
 	RuleClosedIncrease:   leaks,

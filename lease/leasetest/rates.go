@@ -146,6 +146,19 @@ func (u *upstream) takes(x *process, k *keyInfo, n float64) bool {
 	return true
 }
 
+// judgeAnew forgets the windows of all rates. What a node took while it did not know of a grant that
+// it had lost does not count, but its bucket went on filling beside that of whoever had the grant.
+func (u *upstream) judgeAnew() {
+	for i := range u.keys {
+		if r := u.keys[i].rate; r != nil {
+			r.spans = r.spans[:0]
+			if r.now.second != 0 {
+				r.add(rateStep{taking: taking{at: u.w.now}, second: r.now.second, burst: r.now.burst})
+			}
+		}
+	}
+}
+
 // add takes a step over, and returns by how much the fullest window is above what may be.
 func (r *rateInfo) add(s rateStep) (over float64) {
 	last := len(r.spans) - 1
