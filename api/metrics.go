@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -100,12 +101,38 @@ func newMetrics(s *Server, places scopePlaces) http.Handler {
 	})
 }
 
-// metricsLog logs failures to collect or write metrics.
+// metricsLog logs failures to collect or encode metrics.
 type metricsLog struct{ log hclog.Logger }
 
-// Println implements [promhttp.Logger].
+// Println implements [promhttp.Logger]. If the scraper has gone, it ends the answer; otherwise
+// promhttp would come here for each family that is left.
 func (l metricsLog) Println(v ...any) {
+	for _, part := range v {
+		var gone *scraperGone
+		if err, ok := part.(error); ok && errors.As(err, &gone) {
+			panic(http.ErrAbortHandler)
+		}
+	}
 	l.log.Warn("metrics are incomplete", "why", strings.TrimSpace(fmt.Sprintln(v...)))
+}
+
+// scraperGone says that the scraper does not wait for the rest, as Prometheus does not after its
+// timeout. That is no failure of this node.
+type scraperGone struct{ err error }
+
+// Error implements error.
+func (e *scraperGone) Error() string { return "the scraper has gone: " + e.err.Error() }
+
+// toScraper is an answer whose failures to send are told from those to collect and to encode.
+type toScraper struct{ http.ResponseWriter }
+
+// Write implements [http.ResponseWriter].
+func (w toScraper) Write(b []byte) (int, error) {
+	n, err := w.ResponseWriter.Write(b)
+	if err != nil {
+		err = &scraperGone{err}
+	}
+	return n, err
 }
 
 // SetMetricsHosts changes [Config.MetricsHosts] while the server runs.
@@ -116,7 +143,7 @@ func (s *Server) serveMetrics(w http.ResponseWriter, r *http.Request) error {
 	if _, err := query(r); err != nil {
 		return err
 	}
-	s.metrics.ServeHTTP(w, r)
+	s.metrics.ServeHTTP(toScraper{w}, r)
 	return nil
 }
 

@@ -1,13 +1,19 @@
 package api
 
 import (
+	"bytes"
 	"compress/gzip"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
@@ -33,6 +39,37 @@ func (n *benchNode) Measures() Measures {
 			Reclaims: map[string]Distribution{"expired": d}, ReclaimedSlots: map[string]int64{"expired": 12},
 			Commits: d, LeaderChanges: 13, LogEntries: 14, LogBytes: 15, Voters: 3, GossipScore: 1,
 		},
+	}
+}
+
+// deaf is a scraper that has gone, with an error of its connection.
+type deaf struct{ *httptest.ResponseRecorder }
+
+func (deaf) Write([]byte) (int, error) {
+	return 0, &net.OpError{Op: "write", Net: "tcp", Err: syscall.EPIPE}
+}
+
+// A scraper that goes away ends its answer, whether that is compressed or not, and nothing is logged
+// above debug: it is no fault of the node.
+func TestMetricsScraperGoes(t *testing.T) {
+	n := newBench(t, Config{}, "a").nodes["a"]
+	var out bytes.Buffer
+	n.server.log = hclog.New(&hclog.LoggerOptions{Output: &out, Level: hclog.Info})
+	n.server.metrics = newMetrics(n.server, n.server.places)
+	for _, encoding := range []string{"", "gzip"} {
+		r := httptest.NewRequest("GET", "http://localhost/metrics", nil)
+		r.Header.Set("Accept-Encoding", encoding)
+		func() {
+			defer func() {
+				if v := recover(); v != http.ErrAbortHandler {
+					t.Errorf("%q: the answer ends with %v", encoding, v)
+				}
+			}()
+			n.server.Handler().ServeHTTP(deaf{httptest.NewRecorder()}, r)
+		}()
+	}
+	if out.Len() > 0 {
+		t.Errorf("the log says %q", out.String())
 	}
 }
 

@@ -27,7 +27,7 @@ type shard struct {
 	index   int
 	book    *book
 	rules   *rules // the book's, as far as this shard knows: they change under all locks
-	clients table
+	clients counts
 	spare   int64 // units of the total that nobody uses
 	tallies Counters
 
@@ -89,7 +89,7 @@ func (b *book) setRules(r *rules) {
 			open = append(open, t)
 		}
 		sh.open.next, sh.open.prev = &sh.open, &sh.open
-		sh.clients = table{}
+		sh.clients = counts{}
 		sh.rules, sh.spare = r, 0
 	}
 	r.reset(len(b.shards))
@@ -179,7 +179,7 @@ func (b *book) settle(scope Scope, v verdict) {
 // told yet.
 func (sh *shard) take(addr netip.Addr, v verdict) (slot Slot, scope Scope, done bool) {
 	if v.hot == nil {
-		if v.perClient.reached(sh.clients.find(v.hash, v.key)) {
+		if n := sh.clients.find(v.hash, v.key); n >= maxOpen || v.perClient.reached(n) {
 			return Slot{}, ScopeClient, true
 		}
 	} else if got := v.hot.offer(sh); got != taken {

@@ -332,8 +332,8 @@ func TestMemoryOfClients(t *testing.T) {
 	}
 	for i := range l.conns.shards {
 		sh := &l.conns.shards[i]
-		if sh.clients.n != 0 || len(sh.clients.slots) > 64 || sh.idles > maxIdle || sh.open.next != &sh.open {
-			t.Errorf("a shard keeps %d clients, %d places and %d tickets", sh.clients.n, len(sh.clients.slots), sh.idles)
+		if sh.clients.len() != 0 || len(sh.clients.v4.slots) > 64 || len(sh.clients.others.slots) > 64 || sh.idles > maxIdle || sh.open.next != &sh.open {
+			t.Errorf("a shard keeps %d clients, %d places and %d tickets", sh.clients.len(), len(sh.clients.v4.slots)+len(sh.clients.others.slots), sh.idles)
 		}
 	}
 }

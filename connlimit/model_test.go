@@ -291,7 +291,7 @@ func TestNeverOverAnyLimit(t *testing.T) {
 				t.Errorf("%d are counted at the end; want 0", s.Open)
 			}
 			for i := range l.conns.shards {
-				if n := l.conns.shards[i].clients.n; n != 0 {
+				if n := l.conns.shards[i].clients.len(); n != 0 {
 					t.Errorf("a shard remembers %d clients; want 0", n)
 				}
 			}

@@ -5,9 +5,6 @@ import (
 	"archive/zip"
 	"bytes"
 	"compress/gzip"
-	"context"
-	"crypto/ed25519"
-	"crypto/rand"
 	"crypto/sha1"
 	"crypto/tls"
 	"encoding/pem"
@@ -20,8 +17,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-
-	"golang.org/x/crypto/ssh"
 
 	"github.com/weirproxy/weir/e2e/upstream"
 )
@@ -57,7 +52,9 @@ func openShop(t *testing.T, address string) *shop {
 	layRepository(t, dir, s.repository)
 	s.plain = s.serve(t, nil)
 	s.secure = s.serve(t, config)
-	s.ssh = s.serveSSH(t)
+	ln := s.listen(t)
+	s.ssh = ln.Addr().(*net.TCPAddr).Port
+	serveSSH(t, ln, "in stock", func() { s.note("ssh.example.test") })
 	return s
 }
 
@@ -212,59 +209,4 @@ func npmTarball(t *testing.T) []byte {
 		t.Fatal(err)
 	}
 	return b.Bytes()
-}
-
-// serveSSH serves SSH to anybody: a session prints "in stock". It returns the port.
-func (s *shop) serveSSH(t *testing.T) int {
-	t.Helper()
-	_, key, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer, err := ssh.NewSignerFromKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	config := &ssh.ServerConfig{NoClientAuth: true}
-	config.AddHostKey(signer)
-	ln := s.listen(t)
-	ctx, cancel := context.WithCancel(context.Background())
-	var all sync.WaitGroup
-	all.Go(func() {
-		for {
-			conn, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-			all.Go(func() { defer stop(); s.session(conn, config) })
-		}
-	})
-	t.Cleanup(func() { _ = ln.Close(); cancel(); all.Wait() })
-	return ln.Addr().(*net.TCPAddr).Port
-}
-
-// session is one SSH connection.
-func (s *shop) session(conn net.Conn, config *ssh.ServerConfig) {
-	defer func() { _ = conn.Close() }()
-	_, channels, requests, err := ssh.NewServerConn(conn, config)
-	if err != nil {
-		return
-	}
-	s.note("ssh.example.test")
-	go ssh.DiscardRequests(requests)
-	for c := range channels {
-		channel, requests, err := c.Accept()
-		if err != nil {
-			return
-		}
-		for r := range requests {
-			_ = r.Reply(r.Type != "pty-req", nil)
-			if r.Type == "shell" || r.Type == "exec" {
-				_, _ = fmt.Fprintln(channel, "in stock")
-				_, _ = channel.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{0}))
-				_ = channel.Close()
-			}
-		}
-	}
 }

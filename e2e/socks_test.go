@@ -41,8 +41,12 @@ func TestSOCKS(t *testing.T) {
 		})
 	}
 	t.Run("OpenSSH", func(t *testing.T) {
-		server := newSSHServer(t)
-		socksClient(t, c, n, func() (string, bool) { return socksSSH(t, n, server) })
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		serveSSH(t, ln, "the server says hello", func() {})
+		socksClient(t, c, n, func() (string, bool) { return socksSSH(t, n, ln.Addr().String()) })
 	})
 	t.Run("a client that resolves names", func(t *testing.T) { socksResolves(t, c, n, page.URL) })
 }

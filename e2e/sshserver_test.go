@@ -1,9 +1,10 @@
 package e2e
 
 import (
+	"context"
 	"crypto/ed25519"
 	"crypto/rand"
-	"io"
+	"fmt"
 	"net"
 	"sync"
 	"testing"
@@ -11,9 +12,16 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// newSSHServer starts an SSH server on 127.0.0.1 that lets anybody in, and greets whatever command
-// it is asked to run. It returns its address.
-func newSSHServer(t testing.TB) string {
+// sshServer is an SSH server that lets anybody in. A session says the same, whatever it is asked to
+// run, and ends.
+type sshServer struct {
+	config ssh.ServerConfig
+	says   string
+	seen   func() // is called for each connection that has authenticated
+}
+
+// serveSSH serves SSH on a listener, which it closes when the test ends.
+func serveSSH(t testing.TB, ln net.Listener, says string, seen func()) {
 	t.Helper()
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -23,36 +31,31 @@ func newSSHServer(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	config := &ssh.ServerConfig{NoClientAuth: true}
-	config.AddHostKey(signer)
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var served sync.WaitGroup
-	t.Cleanup(func() {
-		_ = ln.Close()
-		served.Wait()
-	})
-	served.Go(func() {
+	s := &sshServer{config: ssh.ServerConfig{NoClientAuth: true}, says: says, seen: seen}
+	s.config.AddHostKey(signer)
+	ctx, cancel := context.WithCancel(context.Background())
+	var all sync.WaitGroup
+	all.Go(func() {
 		for {
 			conn, err := ln.Accept()
 			if err != nil {
 				return
 			}
-			served.Go(func() { serveSSH(conn, config) })
+			stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+			all.Go(func() { defer stop(); s.serve(conn) })
 		}
 	})
-	return ln.Addr().String()
+	t.Cleanup(func() { _ = ln.Close(); cancel(); all.Wait() })
 }
 
-// serveSSH serves one client; what fails is the client's to report.
-func serveSSH(conn net.Conn, config *ssh.ServerConfig) {
+// serve serves one client; what fails is the client's to report.
+func (s *sshServer) serve(conn net.Conn) {
 	defer func() { _ = conn.Close() }()
-	_, channels, requests, err := ssh.NewServerConn(conn, config)
+	_, channels, requests, err := ssh.NewServerConn(conn, &s.config)
 	if err != nil {
 		return
 	}
+	s.seen()
 	go ssh.DiscardRequests(requests)
 	for c := range channels {
 		channel, requests, err := c.Accept()
@@ -60,11 +63,9 @@ func serveSSH(conn net.Conn, config *ssh.ServerConfig) {
 			return
 		}
 		for r := range requests {
-			if r.WantReply {
-				_ = r.Reply(r.Type == "exec", nil)
-			}
-			if r.Type == "exec" {
-				_, _ = io.WriteString(channel, "the server says hello\n")
+			_ = r.Reply(r.Type != "pty-req", nil)
+			if r.Type == "shell" || r.Type == "exec" {
+				_, _ = fmt.Fprintln(channel, s.says)
 				_, _ = channel.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{0}))
 				_ = channel.Close()
 			}
