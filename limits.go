@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 
 	"github.com/weirproxy/weir/api"
 )
@@ -124,11 +125,25 @@ func (n *Node) limitsError(err error) error {
 		"outcome_unknown":     ErrUnknownOutcome, "not_visible": ErrUnknownOutcome, "timeout": ErrUnknownOutcome,
 	} {
 		if refused.Code == code {
-			return fmt.Errorf("%w: %w", kind, err)
+			return &limitRefusal{kind, err}
 		}
 	}
 	return err
 }
+
+// limitRefusal is an error of the API, of a kind that errors.Is finds.
+type limitRefusal struct{ kind, api error }
+
+// Error is the API's text, which often begins with the kind's words already.
+func (r *limitRefusal) Error() string {
+	if text := r.api.Error(); strings.HasPrefix(text, r.kind.Error()) {
+		return text
+	}
+	return r.kind.Error() + ": " + r.api.Error()
+}
+
+// Unwrap returns both errors.
+func (r *limitRefusal) Unwrap() []error { return []error{r.kind, r.api} }
 
 // inProcess carries requests to a node's API without a connection, and with its token.
 type inProcess struct{ node *Node }

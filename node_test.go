@@ -257,6 +257,9 @@ func TestLimits(t *testing.T) {
 		if !errors.Is(err, want) {
 			t.Errorf("%s: %v; want %v", what, err, want)
 		}
+		if want != nil && strings.Count(err.Error(), want.Error()) != 1 {
+			t.Errorf("%s: %q says %q not once", what, err, want)
+		}
 		if got := listed(); got != list {
 			t.Errorf("%s: the limits are %q; want %q", what, got, list)
 		}

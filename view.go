@@ -165,10 +165,20 @@ func (v view) Ready() (bool, string) {
 	switch {
 	case v.isLeaving() || v.proxy.Draining():
 		return false, "the node is draining"
-	case v.manager.Session().State != leasepb.SessionLive:
-		return false, "no live session: the cluster's leader has not been reached yet"
 	}
-	return true, ""
+	why := unready(v.manager.Session().State)
+	return why == "", why
+}
+
+// unready says why a node whose session is in a state can't admit, or nothing if it can.
+func unready(session string) string {
+	switch session {
+	case leasepb.SessionLive:
+		return ""
+	case leasepb.SessionNone:
+		return "no live session: the cluster's leader has not been reached yet"
+	}
+	return "no live session: the cluster's leader is no longer reached: a majority of the servers must be up, and this node must reach them"
 }
 
 // Nodes implements [api.NodeSource].

@@ -5,9 +5,11 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/weirproxy/weir/cluster"
+	"github.com/weirproxy/weir/lease/leasepb"
 	"github.com/weirproxy/weir/proxy"
 )
 
@@ -26,6 +28,17 @@ func TestLeads(t *testing.T) {
 	} {
 		if got := leads(c.peers, c.name); got != c.want {
 			t.Errorf("%s of %v: %v, want %v", c.name, c.peers, got, c.want)
+		}
+	}
+}
+
+// A node that has had a session does not say that it has never reached the leader.
+func TestUnready(t *testing.T) {
+	for state, want := range map[string]string{
+		leasepb.SessionLive: "", leasepb.SessionNone: "not been reached yet", leasepb.SessionFenced: "no longer reached",
+	} {
+		if got := unready(state); !strings.Contains(got, want) || (got == "") != (want == "") {
+			t.Errorf("%s: %q", state, got)
 		}
 	}
 }

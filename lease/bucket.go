@@ -197,7 +197,16 @@ func (d *drawMeter) roll(now time.Duration) {
 	}
 }
 
-// lately is the rate of about the last second; 0 where nothing was drawn in the last half second.
+// lastSecond is what was drawn in the last second or somewhat less, a second. It is for who looks:
+// the first request after a silence is one a second, and not, as [drawMeter.lately] takes it, the
+// beginning of four.
+func (d *drawMeter) lastSecond(now time.Duration) float64 {
+	d.roll(now)
+	return (d.drawn + d.past[0] + d.past[1] + d.past[2]) / (3*drawInterval + now - d.since).Seconds()
+}
+
+// lately is the demand of about the last second; 0 where nothing was drawn in the last half second.
+// What has just begun is taken to go on as it began, so that units are asked for in time.
 func (d *drawMeter) lately(now time.Duration) float64 {
 	d.roll(now)
 	if d.drawn+d.past[0]+d.past[1] <= 0 {

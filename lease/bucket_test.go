@@ -215,8 +215,26 @@ func TestDrawMeter(t *testing.T) {
 	if rate := d.lately(now); rate < 90 || rate > 110 {
 		t.Errorf("100 a second is measured as %v", rate)
 	}
+	if rate := d.lastSecond(now); rate < 90 || rate > 110 {
+		t.Errorf("100 a second are shown as %v", rate)
+	}
 	if rate := d.lately(now + 750*time.Millisecond); rate != 0 {
 		t.Errorf("after most of a second of nothing the rate is %v", rate)
+	}
+}
+
+// One draw after a silence is shown as about one a second, for about a second.
+func TestDrawMeterShowsOneDraw(t *testing.T) {
+	var d drawMeter
+	const begun = time.Hour
+	d.add(begun, 1)
+	for _, after := range []time.Duration{0, 200 * time.Millisecond, 400 * time.Millisecond, 700 * time.Millisecond} {
+		if rate := d.lastSecond(begun + after); rate < 1 || rate > 4.0/3 {
+			t.Errorf("%v later the rate is %v", after, rate)
+		}
+	}
+	if rate := d.lastSecond(begun + time.Second); rate != 0 {
+		t.Errorf("a second later the rate is %v", rate)
 	}
 }
 

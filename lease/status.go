@@ -61,7 +61,7 @@ type Use struct {
 	Admitted    uint64       // connections, requests or bytes
 	Rejected    uint64
 	WouldReject uint64  // by a limit that only reports
-	Now         float64 // of a rate: requests or bytes in the last half second, a second
+	Now         float64 // of a rate: requests or bytes in about the last second, a second
 	Level       float64 // of a rate: requests or bytes that the node could let through at once
 }
 
@@ -133,6 +133,6 @@ func (n *Node) usage(now time.Duration, p *pool) Use {
 		grains = oneRequest
 	}
 	p.bucket.settle(now)
-	u.Now, u.Level = p.draws.lately(now)/grains, p.bucket.level/grains
+	u.Now, u.Level = p.draws.lastSecond(now)/grains, p.bucket.level/grains
 	return u
 }
