@@ -11,7 +11,8 @@ import (
 	"github.com/weirproxy/weir/api"
 )
 
-// Errors of the methods of [Limits], which also wrap an [*api.Error] if the API refused.
+// Errors of the methods of [Limits], which also wrap an [*api.Error] if the API refused. After
+// [Node.Close] it is [ErrClosed].
 var (
 	// ErrNoLimit: there is no limit with exactly this scope and pattern.
 	ErrNoLimit = errors.New("no such limit")
@@ -68,8 +69,9 @@ func (l *Limits) List() []Limit {
 // Get returns the limit with exactly this scope ("" is host) and pattern. Without one, the error is
 // [ErrNoLimit].
 func (l *Limits) Get(ctx context.Context, scope, pattern string) (Limit, error) {
-	one, err := l.client.Limit(ctx, scope, pattern)
-	return one, l.node.limitsError(err)
+	var one Limit
+	err := l.call(func() (err error) { one, err = l.client.Limit(ctx, scope, pattern); return err })
+	return one, err
 }
 
 // Set writes one limit, as a whole: what it leaves out is not capped.
@@ -77,8 +79,7 @@ func (l *Limits) Set(ctx context.Context, one Limit, opts ...WriteOption) error 
 	if _, err := one.Limit(); err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	_, err := l.client.PutLimit(ctx, one, opts...)
-	return l.node.limitsError(err)
+	return l.call(func() error { _, err := l.client.PutLimit(ctx, one, opts...); return err })
 }
 
 // Default sets the limit "*" on open connections: it holds for each host without a limit of its
@@ -89,16 +90,23 @@ func (l *Limits) Default(ctx context.Context, connections int64, opts ...WriteOp
 
 // Replace makes these all the limits of the cluster.
 func (l *Limits) Replace(ctx context.Context, all []Limit, opts ...WriteOption) error {
-	_, err := l.client.ReplaceLimits(ctx, all, opts...)
-	return l.node.limitsError(err)
+	return l.call(func() error { _, err := l.client.ReplaceLimits(ctx, all, opts...); return err })
 }
 
 // Remove deletes the limit with exactly this scope ("" is host) and pattern. A limit of the nodes'
 // configs that it has covered is in force again; one of the configs that nothing covers is gone
 // until a config is reloaded. Without a limit, the error is [ErrNoLimit].
 func (l *Limits) Remove(ctx context.Context, scope, pattern string, opts ...WriteOption) error {
-	_, err := l.client.DeleteLimit(ctx, scope, pattern, opts...)
-	return l.node.limitsError(err)
+	return l.call(func() error { _, err := l.client.DeleteLimit(ctx, scope, pattern, opts...); return err })
+}
+
+// call makes a call of the API, unless the node is closed: what it still knows can change no more,
+// and a write would wait in vain to become visible on it.
+func (l *Limits) call(f func() error) error {
+	if l.node.life.Err() != nil {
+		return ErrClosed
+	}
+	return l.node.limitsError(f())
 }
 
 // limitsError adds the package's error to one of the API.

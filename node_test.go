@@ -284,6 +284,26 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// The limits of a closed node can't be read or written: its state has ended, so a call says that at
+// once and does not ask the API, which would wait for a write to become visible.
+func TestLimitsOfAClosedNode(t *testing.T) {
+	n := start(t, weir.Config{Limits: []weir.Limit{weir.HostLimit("up", 1)}})
+	l, ctx := n.Limits(), t.Context()
+	if err := n.Close(ended()); err != nil {
+		t.Fatal(err)
+	}
+	_, err := l.Get(ctx, "", "up")
+	for call, err := range map[string]error{
+		"Get": err, "Set": l.Set(ctx, weir.HostLimit("up", 2)), "Default": l.Default(ctx, 3),
+		"Replace": l.Replace(ctx, nil), "Remove": l.Remove(ctx, "", "up"),
+	} {
+		var asked *api.Error
+		if !errors.Is(err, weir.ErrClosed) || errors.As(err, &asked) {
+			t.Errorf("%s: %v, want ErrClosed alone", call, err)
+		}
+	}
+}
+
 func TestConfigErrors(t *testing.T) {
 	t.Parallel()
 	taken, err := net.Listen("tcp", "127.0.0.1:0")

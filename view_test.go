@@ -1,9 +1,14 @@
 package weir
 
 import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"slices"
 	"testing"
 
 	"github.com/weirproxy/weir/cluster"
+	"github.com/weirproxy/weir/proxy"
 )
 
 // TestLeads: the leader is meant by its name or id, but not where a former server of the same name
@@ -22,5 +27,36 @@ func TestLeads(t *testing.T) {
 		if got := leads(c.peers, c.name); got != c.want {
 			t.Errorf("%s of %v: %v, want %v", c.name, c.peers, got, c.want)
 		}
+	}
+}
+
+// Every kind of connection that the proxy has is one that the API's description names.
+func TestKindsAreDescribed(t *testing.T) {
+	var description struct {
+		Components struct {
+			Schemas map[string]struct {
+				Properties map[string]struct{ Enum []string }
+			}
+		}
+	}
+	n, err := Start(t.Context(), Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = n.Close(t.Context()) }()
+	w := httptest.NewRecorder()
+	n.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://localhost/v1/openapi.json", nil))
+	if err := json.Unmarshal(w.Body.Bytes(), &description); err != nil {
+		t.Fatal(err)
+	}
+	var kinds []string
+	for k := proxy.KindConnect; k.String() != proxy.Kind(0).String(); k++ {
+		kinds = append(kinds, k.String())
+	}
+	described := description.Components.Schemas["Connection"].Properties["kind"].Enum
+	slices.Sort(kinds)
+	slices.Sort(described)
+	if !slices.Equal(kinds, described) {
+		t.Errorf("the proxy has connections of the kinds %q, and openapi.json names %q", kinds, described)
 	}
 }

@@ -206,7 +206,7 @@ type Source struct {
 	Load func() (*config.Config, error)
 	// Log is the node's log. Its level follows log.level.
 	Log hclog.Logger
-	// Recent returns the log's newest n lines, oldest first, for GET /v1/debug; nil: there are none.
+	// Recent returns the log's newest n lines, oldest first, for GET /v1/logs; nil: there are none.
 	Recent func(n int) []string
 	// Lines is where the lines of finished tunnels and requests go when proxy.access_log names no
 	// file.

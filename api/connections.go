@@ -34,7 +34,7 @@ type Connection struct {
 	User   string    `json:"user,omitempty"` // the authenticated user; "" if the proxy has no users
 	Host   string    `json:"host"`           // normalised
 	Port   uint16    `json:"port"`
-	Kind   string    `json:"kind"` // "connect", "http", "upgrade" or "idle"
+	Kind   string    `json:"kind"` // "connect", "http", "upgrade", "socks5" or "idle"
 	Since  time.Time `json:"since"`
 	Age    Duration  `json:"age"`
 	// BytesOut went to the upstream, BytesIn came from it.

@@ -114,7 +114,7 @@ func (s *schema) inWords() string {
 		}
 		return strings.Join(words, " or ")
 	case len(s.Enum) > 0:
-		return quoted(s.Enum...)
+		return s.enumInWords()
 	case s.Const != nil:
 		return quoted(s.Const)
 	}
@@ -133,6 +133,17 @@ func (s *schema) inWords() string {
 		return fmt.Sprintf("%s, %.0f to %.0f", text, *s.Minimum, *s.Maximum)
 	case s.Format == "date-time":
 		return "time, RFC 3339"
+	}
+	return text
+}
+
+// enumInWords lists the values that a person would write: null and "" are what leaving a field out
+// is, and its description says so.
+func (s *schema) enumInWords() string {
+	words := slices.DeleteFunc(slices.Clone(s.Enum), func(v any) bool { return v == nil || v == "" })
+	text := quoted(words...)
+	if slices.Contains(s.Enum, nil) {
+		text += " or null"
 	}
 	return text
 }

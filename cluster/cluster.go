@@ -211,6 +211,7 @@ func (c *Cluster) start(h Handlers) error {
 		c.background(func() { c.followLeadership(c.life) })
 		c.background(func() { c.watch(c.life) })
 		c.background(func() { c.noteState(c.life) })
+		c.background(func() { c.followSilence(c.life) })
 		c.background(func() { c.watchDataDir(c.life) })
 		if c.bootstrap != nil {
 			c.background(func() { c.bootstrap.run(c.life) })
@@ -246,7 +247,7 @@ func (c *Cluster) firstMeta() (*clusterpb.Meta, error) {
 	return meta, nil
 }
 
-// raftConfig is tuned for one network: a lost leader is replaced within one to two seconds.
+// raftConfig is tuned for one network: a lost leader is replaced within about a second.
 func (c *Cluster) raftConfig() *raft.Config {
 	mult := time.Duration(c.cfg.Multiplier)
 	conf := raft.DefaultConfig()

@@ -24,6 +24,10 @@
 // availability in a window of milliseconds at the very first start, and buys that two clusters are
 // never formed.
 //
+// A follower looks soon after the election timeout whether its leader is silent; Raft by itself may
+// look two timeouts later. A dead leader of three is replaced within 0.7 to 1.1 s instead of 0.8 to
+// 1.9 s. Looking at about the same time costs a split vote now and then, and thus another second.
+//
 // Log entries and votes carry a checksum on disk, checked when they are read: bbolt has none for
 // its pages.
 //

@@ -136,16 +136,6 @@ func (c *Cluster) reign(ctx context.Context, term uint64) {
 	<-ctx.Done()
 }
 
-// campaign makes this server stand for election at once. It is called when no other server can
-// lead. Raft reacts to a shorter heartbeat timeout by checking when it last heard a leader.
-func (c *Cluster) campaign() {
-	conf := c.raft.ReloadableConfig()
-	conf.HeartbeatTimeout -= time.Millisecond
-	if err := c.raft.ReloadConfig(conf); err != nil {
-		c.log.Debug("waiting for the election timeout", "error", err)
-	}
-}
-
 // Transfer hands leadership to the named server or, with "", to the most up-to-date live one.
 func (c *Cluster) Transfer(ctx context.Context, name string) error {
 	if c.raft == nil {

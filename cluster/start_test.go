@@ -110,8 +110,8 @@ func knocking(t *testing.T, rpc, gossip string) option {
 	}
 }
 
-// tryStart starts a node as tryNode does, and stops it. The test ends if that has not returned after
-// a time that no start takes.
+// tryStart starts a node as tryNode does, and stops it. The test ends if that has not returned
+// after a time that no start takes.
 func tryStart(t *testing.T, path string, opts ...option) error {
 	t.Helper()
 	done := make(chan error, 1)

@@ -100,7 +100,14 @@ func Warnings(c *Config) Diagnostics {
 		warn("cluster.gossip", fmt.Sprintf("cluster.gossip is %s without a key: anyone who reaches that port can join, and have nodes taken for dead", c.Cluster.Gossip),
 			"Set gossip_key (weir keygen), or let only nodes reach the port.")
 	}
-	if c.Role == RoleServer && len(c.Cluster.Join) == 0 && c.DataDir != "" {
+	switch alone := len(c.Cluster.Join) == 0; {
+	case alone && c.Role == RoleProxy:
+		warn("cluster.join", "cluster.join is empty on a proxy: it finds no server to lease from unless one of the others names it in its own join",
+			"Set it to the gossip addresses of the servers.")
+	case alone && c.Cluster.BootstrapExpect > 1:
+		warn("cluster.join", fmt.Sprintf("cluster.join is empty, and bootstrap_expect is %d: the server waits until the others have found it", c.Cluster.BootstrapExpect),
+			"Set it to the gossip addresses of the other servers.")
+	case alone && c.DataDir != "":
 		warn("cluster.join", "cluster.join is empty on a server: where it loses its data_dir, it forms a cluster of its own unless the others reach it within its first seconds",
 			"Set it to the gossip addresses of the other servers; where this is the only server, let it be.")
 	}

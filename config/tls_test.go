@@ -26,19 +26,24 @@ func TestWarnings(t *testing.T) {
 	if err := os.WriteFile(key, pem, 0o644); err != nil {
 		t.Fatal(err)
 	}
+	const joined = "join = [\"10.0.0.2\"]"
 	const head = "name = \"a\"\nrole = \"proxy\"\n"
 	keys := "\n gossip_key = \"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\"\n tls {\n ca_file = \"testdata/files/ca.pem\"\n cert_file = \"testdata/files/node.pem\"\n key_file = \"" + key + "\"\n }"
-	const beyond = "cluster {\n rpc = \"10.0.0.1:1\"\n gossip = \"10.0.0.1:2\""
+	const beyond = "cluster {\n rpc = \"10.0.0.1:1\"\n gossip = \"10.0.0.1:2\"\n " + joined
+	const cluster = "cluster {\n " + joined + "\n}"
 	for name, test := range map[string]struct {
 		content string
 		want    []string // a part of each, in order
 	}{
-		"plain on loopback":     {head, nil},
+		"plain on loopback":     {head + cluster, nil},
+		"a proxy by itself":     {head, []string{"cluster.join is empty on a proxy"}},
+		"a server by itself":    {"data_dir = \"d\"", []string{"cluster.join is empty on a server"}},
+		"the first of three":    {"data_dir = \"d\"\ncluster {\n bootstrap_expect = 3\n}", []string{":2,1: cluster.join is empty, and bootstrap_expect is 3"}},
 		"plain beyond":          {head + beyond + "\n}", []string{":4,2: cluster.rpc is 10.0.0.1:1 without TLS", ":5,2: cluster.gossip is 10.0.0.1:2 without a key"}},
 		"encrypted beyond":      {head + beyond + keys + "\n}", []string{`key.pem"`}},
 		"on the way":            {head + beyond + keys + "\n plaintext = \"send\"\n}", []string{`cluster.plaintext is "send"`, "key.pem"}},
-		"a token in the clear":  {head + "api {\n listen = \":1\"\n token_file = \"" + token + "\"\n}", []string{":4,2: api.listen is :1 without TLS", ":5,2: api.token_file: every user of this machine can read"}},
-		"a token over loopback": {head + "api {\n token_file = \"" + token + "\"\n}", []string{"every user"}},
+		"a token in the clear":  {head + "api {\n listen = \":1\"\n token_file = \"" + token + "\"\n}\n" + cluster, []string{":4,2: api.listen is :1 without TLS", ":5,2: api.token_file: every user of this machine can read"}},
+		"a token over loopback": {head + "api {\n token_file = \"" + token + "\"\n}\n" + cluster, []string{"every user"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := Warnings(load(t, test.content))

@@ -14,8 +14,8 @@ const (
 	maxBare = 16_384
 	// forgetAfter is how long a host is remembered, with its totals, after its last use.
 	forgetAfter = 10 * time.Minute
-	// lookEvery is how often the book looks whether a bare pool is used.
-	lookEvery = 30 * time.Second
+	// looksToForget is how often in that time the book looks whether a bare pool is used.
+	looksToForget = 20
 	// looksPerPool bounds the looks for a pool to forget when another is made. Above one, the book
 	// comes back to its bound after a time in which most pools were in use.
 	looksPerPool = 8
@@ -51,13 +51,20 @@ type Bounds struct {
 	Page   int // pools that one page of a walk visits
 	Stated int // holdings in one message of the hello, to the next page
 	Bare   int // pools without a slot that are kept unused
+	// Forget is how long a pool is remembered after its last use; 0: as in production.
+	Forget time.Duration
 	// Requests is how many lists of requests there are: with one, all that happens to them has an
 	// order.
 	Requests int
 }
 
 // SetBounds replaces a node's bounds.
-func (n *Node) SetBounds(b Bounds) { n.bounds = b }
+func (n *Node) SetBounds(b Bounds) {
+	if b.Forget == 0 {
+		b.Forget = forgetAfter
+	}
+	n.bounds = b
+}
 
 // lookup finds a key's pool without any lock; nil where there is none yet.
 func (n *Node) lookup(key limit.Key) *pool {
@@ -143,7 +150,7 @@ func (n *Node) second(now time.Duration) {
 	}
 	for range n.bounds.Page {
 		p := n.bare.head
-		if p == nil || now < p.looked+lookEvery {
+		if p == nil || now < p.looked+n.bounds.Forget/looksToForget {
 			break
 		}
 		n.look(now, p)
@@ -188,7 +195,7 @@ func (n *Node) look(now time.Duration, p *pool) {
 	if n.isNeeded(p) {
 		p.usedAt = now
 	}
-	if now-p.usedAt >= forgetAfter {
+	if now-p.usedAt >= n.bounds.Forget {
 		n.forget(p)
 		return
 	}

@@ -57,6 +57,7 @@
 //	share      a millionth of a rate, as the log counts it
 //	unit       a slot; of a rate, the shares whose bucket holds a token or more
 //	token      the right to begin one request; of bytes, a grain is one byte
+//	piece      what a flow takes at once of a rate of bytes
 //	level      what lies in the bucket of some shares, and goes with them
 //	claim      one unit that a request or connection holds
 //	grant      units of a key that the log gives a session

@@ -9,6 +9,10 @@ import (
 
 // This is the core's half of a Meter: where flows wait, and how they take turns.
 
+// keepFor is how long a piece is kept for a flow whose turn it is, and that does not come for it,
+// while others wait: longer than any goroutine is late. Such a flow waits again.
+const keepFor = time.Second
+
 // find finds what counts a flow's bytes by a table. Only the core makes pools: without it, find
 // reports false where one is missing. The flow must not wait, and nothing be kept for it.
 func (n *Node) find(now time.Duration, f *Meter, table *limit.Table, core bool) bool {
@@ -64,27 +68,48 @@ func (n *Node) meterPool(now time.Duration, f *Meter, l *limit.Limit, key limit.
 }
 
 // lockFresh locks a flow's pools once they have taken the events that concern them. It finds them
-// anew where the limits have changed, or a pool was forgotten that the flow had not used for long.
+// anew where the limits have changed.
 func (n *Node) lockFresh(now time.Duration, f *Meter) {
-	table := n.table.Load()
-	f.lockAll()
-	stale := table != f.table
-	for i := range f.n {
-		stale = stale || f.pools[i].leased() && f.pools[i].table == nil
-	}
-	if stale {
-		f.unlockAll()
+	if table := n.table.Load(); table != f.table {
 		n.Unpace(now, f)
 		n.find(now, f, table, true)
-		for i := range f.n {
-			f.pools[i].pinned = false
+		f.unpin()
+	}
+	f.lockAll()
+	for i := range f.n {
+		if p := f.pools[i]; p.leased() && p.table == nil {
+			f.unlockAll()
+			n.findForgotten(now, f)
+			f.lockAll()
+			break
 		}
-		f.lockAll()
 	}
 	for i := range f.n {
 		if p := f.pools[i]; p.leased() && p.era != n.era {
 			n.catchUp(p)
 		}
+	}
+}
+
+// findForgotten finds those pools of a flow anew that its node has forgotten, because the flow had
+// not used them for long. What is kept for it in others stays.
+func (n *Node) findForgotten(now time.Duration, f *Meter) {
+	for i := range f.n {
+		f.pools[i].pinned = f.pools[i].leased()
+	}
+	for i := range f.n {
+		if p := f.pools[i]; p.leased() && n.lookup(p.key) != p {
+			f.pools[i], f.kept[i] = n.pool(now, p.key), keptPiece{}
+			f.pools[i].pinned = true
+		}
+	}
+	f.unpin()
+}
+
+// unpin lets a flow's pools be forgotten again.
+func (f *Meter) unpin() {
+	for i := range f.n {
+		f.pools[i].pinned = false
 	}
 }
 
@@ -113,6 +138,7 @@ func (n *Node) Piece(now time.Duration, f *Meter, most int) int {
 	if got > 0 {
 		heard := f.heard()
 		f.unlockAll()
+		n.noteExceeds(f)
 		if heard {
 			n.Pieced(now, f)
 		}
@@ -196,12 +222,16 @@ func (n *Node) unkeepPiece(now time.Duration, f *Meter, i int) {
 	n.settleFlow(now, p)
 }
 
-// Pieced follows up what a flow has taken: others may go on, and what the leader asked for goes
-// back.
+// Pieced follows up what a flow has taken: others may go on, what the leader asked for goes back, and
+// the leader hears of what was taken beyond a limit that only reports.
 func (n *Node) Pieced(now time.Duration, f *Meter) {
 	for i := range f.n {
 		p := f.pools[i]
 		n.lockFlow(p)
+		if p.exceeded {
+			n.noteWanted(now, p)
+		}
+		p.exceeded = false
 		if p.recalled || p.flows.head != nil {
 			n.settleFlow(now, p)
 		}
@@ -261,6 +291,10 @@ func (n *Node) feed(now time.Duration, p *pool) {
 	if p.flows.head == nil || p.leased() && !n.gate.admitsAt(now) {
 		return
 	}
+	if p.kept > 0 && now >= p.keptAt+keepFor {
+		p.kept = 0
+		p.lost++
+	}
 	whole := p.bucket.whole(now)
 	for f := p.flows.head; f != nil; f = p.flows.head {
 		piece := p.pieceOf(f)
@@ -269,6 +303,7 @@ func (n *Node) feed(now time.Duration, p *pool) {
 		}
 		keep := int64(min(piece, f.most))
 		p.kept += keep
+		p.keptAt = now
 		f.kept[f.at] = keptPiece{p.lost, keep}
 		n.wakeFlow(p, f)
 	}
@@ -278,8 +313,11 @@ func (n *Node) feed(now time.Duration, p *pool) {
 // times before it waits again, and leaves no rest. Needs the pool's lock.
 func (p *pool) pieceOf(f *Meter) float64 {
 	piece := min(f.want, p.piece())
-	if times := math.Ceil(piece / f.most); times > 1 && times*f.most <= p.bucket.size/2 {
-		return times * f.most
+	if f.most >= piece {
+		return piece
+	}
+	if more := math.Ceil(piece/f.most) * f.most; more <= p.bucket.size/2 {
+		return more
 	}
 	return piece
 }
@@ -299,12 +337,16 @@ func (n *Node) wakeFlows(p *pool) {
 }
 
 // flowDue is when the first flow that waits can go on; ever is false where none waits, or it has to
-// wait for others, or for units. Needs the pool's lock.
+// wait for units. Needs the pool's lock.
 func (p *pool) flowDue() (at time.Duration, ever bool) {
 	if p.flows.head == nil {
 		return 0, false
 	}
-	return p.bucket.until(p.pieceOf(p.flows.head) + float64(p.kept) + slack)
+	at, ever = p.bucket.until(p.pieceOf(p.flows.head) + float64(p.kept) + slack)
+	if late := p.keptAt + keepFor; p.kept > 0 && (!ever || late < at) {
+		return late, true
+	}
+	return at, ever
 }
 
 // meterList is first come first served: in the order in which flows began to wait for a piece, be

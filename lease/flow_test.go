@@ -304,6 +304,31 @@ func TestPieceIsKeptNotTaken(t *testing.T) {
 			t.Error("what was kept for a flow that has ended is nobody's")
 		}
 	})
+	t.Run("the flow is stuck", func(t *testing.T) {
+		m, clock := meterNode(t, upDownload, pacedAt(t, rate, 8<<10)) // two pieces
+		flows := make([]*testFlow, 3)
+		for i := range flows {
+			flows[i] = newTestFlow(m, &limit.Subject{Host: to(t, "up")})
+			flows[i].Take(1 << 20)
+		}
+		m.pass(clock, 21*time.Millisecond)
+		if len(flows[1].wake) != 1 || len(flows[2].wake) != 0 {
+			t.Fatalf("two pieces are there: the second flow is woken %d times, the third %d", len(flows[1].wake), len(flows[2].wake))
+		}
+		for range 20 {
+			m.pass(clock, keepFor/10)
+		}
+		if len(flows[2].wake) != 1 || flows[2].Take(1<<20) == 0 {
+			t.Error("a flow that waits behind two that are stuck is stuck too")
+		}
+		moved := 0
+		for _, f := range flows[:2] {
+			moved += f.Take(1 << 20)
+		}
+		if moved > 4<<10 {
+			t.Errorf("those that were stuck move %d bytes at once, of 4 KiB that are left", moved)
+		}
+	})
 	t.Run("it comes late", func(t *testing.T) {
 		m, clock := meterNode(t, upDownload, pacedAt(t, rate, burst))
 		flows := make([]*testFlow, 3)
@@ -322,4 +347,103 @@ func TestPieceIsKeptNotTaken(t *testing.T) {
 			t.Errorf("%d bytes at one moment, the burst is %d", moved, burst)
 		}
 	})
+}
+
+// A limit that only reports slows nothing down, and its units are asked for: it counts what it
+// would have slowed down, and nothing where the flow is within it.
+func TestReportOfBandwidth(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		pause   time.Duration
+		exceeds bool
+	}{{"within", 100 * time.Millisecond, false}, {"beyond", 10 * time.Millisecond, true}} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := pacedAt(t, 100_000, 64<<10)
+				l.Report = true
+				m := startOne(t, startCluster(t, l))
+				f := newTestFlow(m, &limit.Subject{Host: to(t, "up")})
+				defer f.End()
+				for range 200 {
+					if n := f.Take(4096); n != 4096 {
+						t.Fatalf("%d of 4096 bytes", n)
+					}
+					time.Sleep(c.pause)
+				}
+				if use, _ := m.Use(upDownload[0]); use.Granted == 0 || (use.WouldReject > 20) != c.exceeds || use.WouldReject > 0 && !c.exceeds {
+					t.Errorf("%+v", use)
+				}
+			})
+		})
+	}
+}
+
+// A flow that has had its turn and found nothing to move wants nothing more: the leader hears of
+// it, and its node's units go to where others wait.
+func TestLeaderHearsThatNobodyWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const rate, burst = 8_000, 16 << 10 // a piece takes a second, of half of it
+		c := startCluster(t, pacedAt(t, rate, burst))
+		nodes := startThree(t, c)
+		subject := &limit.Subject{Host: to(t, "up")}
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		j := newByteJudge()
+		var wg sync.WaitGroup
+		wg.Go(func() { runFlow(ctx, nodes["b"], subject, 1<<20, func(n int) { j.note(rate, "b", n) }) })
+		f := newTestFlow(nodes["a"], subject)
+		defer f.End()
+		for range 10 {
+			j.note(rate, "a", f.move(1<<20, 5*time.Second))
+		}
+		f.Put(f.move(1<<20, 5*time.Second))
+		time.Sleep(2 * time.Second)
+		if use, _ := nodes["a"].Use(upDownload[0]); use.Granted != 0 {
+			t.Errorf("two seconds after its flow found nothing to move, a node has %+v", use)
+		}
+		before := j.by["b"]
+		time.Sleep(2 * time.Second)
+		if got := j.by["b"] - before; got < 0.8*2*rate {
+			t.Errorf("the only flow that has bytes to move moves %.0f in 2 s, of %d a second", got, rate)
+		}
+		cancel()
+		wg.Wait()
+		if j.over > burst {
+			t.Errorf("in some window %.0f bytes above the rate were moved", j.over)
+		}
+	})
+}
+
+// What is kept for a flow of one limit outlives the pool of another, which its node may forget as
+// long as the flow waits for none of it. Else flows could take each other's turns away for ever.
+func TestKeptPieceOutlivesAnotherPool(t *testing.T) {
+	total := limit.Key{Scope: limit.ScopeTotal, Resource: limit.Download}
+	m, clock := meterNode(t, []limit.Key{total}, scopePaced(t, limit.ScopeTotal, "", 100_000, 4096), scopePaced(t, limit.ScopeClient, "*", 100_000, 4096))
+	bounds := m.node.bounds
+	bounds.Bare = 1
+	m.node.SetBounds(bounds)
+	var flows [2]*testFlow
+	for i, name := range []string{"10.0.0.1", "10.0.0.2"} {
+		flows[i] = newTestFlow(m, &limit.Subject{Client: limit.ClientOf(addr(t, name)), Host: to(t, "up")})
+		flows[i].Take(1 << 20)
+	}
+	m.pass(clock, 50*time.Millisecond)
+	if len(flows[0].wake) != 1 || len(flows[1].wake) != 0 {
+		t.Fatalf("one piece is there, and the flows are woken %d and %d times", len(flows[0].wake), len(flows[1].wake))
+	}
+	client := limit.Key{Scope: limit.ScopeClient, Resource: limit.Download, Name: "10.0.0.1"}
+	m.do(func(now time.Duration) {
+		for _, name := range []string{"10.0.0.7", "10.0.0.8", "10.0.0.9"} {
+			m.node.pool(now, limit.Key{Scope: limit.ScopeClient, Resource: limit.Download, Name: name})
+		}
+	})
+	if _, known := m.Use(client); known {
+		t.Fatal("the client's pool is not forgotten")
+	}
+	if n := flows[0].Take(1 << 20); n > 0 {
+		t.Fatalf("%d bytes of a client without a unit", n)
+	}
+	if use, _ := m.Use(client); use.Waiting != 1 {
+		t.Errorf("the flow does not wait for what it lacks: %+v", use)
+	}
 }

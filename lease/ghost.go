@@ -17,7 +17,7 @@ func (n *Node) admitGhost(now time.Duration, p *pool, s *Slot) {
 // haunt lets an admitted request wait on. Needs the pool's lock.
 func (n *Node) haunt(now time.Duration, p *pool, w *Waiter) {
 	if !n.welcomed() || p.waiters.len() >= maxAsking || p.limit.Capacity(p.key.Resource) == 0 {
-		p.wouldReject++
+		n.exceed(p)
 		n.noteSlow(p)
 		n.mark(p)
 		return
@@ -76,8 +76,14 @@ func (n *Node) endGhost(p *pool, w *Waiter, err error) {
 		p.ghosts--
 	}
 	if _, over := err.(*LimitError); over {
-		p.wouldReject++
+		n.exceed(p)
 	}
+}
+
+// exceed counts a request that the limit would have refused. Needs the pool's lock.
+func (n *Node) exceed(p *pool) {
+	p.wouldReject++
+	n.exceeded.note(p.key)
 }
 
 // dropGhost forgets the ghost of a slot that is given back. Needs the pool's lock.

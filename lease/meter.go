@@ -99,6 +99,9 @@ func (n *Node) TryPiece(f *Meter, most int, clock Clock) (got int, heard bool) {
 		return most, false
 	}
 	bytes, heard := f.tryAll(now, &n.gate, float64(most))
+	if bytes > 0 {
+		n.noteExceeds(f)
+	}
 	return int(bytes), heard
 }
 
@@ -121,6 +124,8 @@ type paced struct {
 	back  [len(meterScopes)]from      // of the last piece
 	kept  [len(meterScopes)]keptPiece // each is guarded by the lock of its pool
 	own   *pool                       // of the connection alone
+
+	exceeds [len(meterScopes)]bool // the last piece is above what the limit, which only reports, has
 
 	// Of the piece that is to come. While the flow waits, the core's lock guards it; otherwise it
 	// belongs to the flow.
@@ -191,7 +196,7 @@ func (f *Meter) tryAll(now time.Duration, gate *gate, most float64) (got float64
 // heard reports whether the core must hear that a flow has taken a piece. Needs all locks.
 func (f *Meter) heard() bool {
 	for i := range f.n {
-		if p := f.pools[i]; p.recalled || p.flows.head != nil {
+		if p := f.pools[i]; p.recalled || p.exceeded || p.flows.head != nil {
 			return true
 		}
 	}
@@ -258,10 +263,8 @@ func (f *Meter) takeFrom(now time.Duration, i int, bytes float64) {
 	p := f.pools[i]
 	p.kept -= f.kept[i].in(p)
 	f.kept[i] = keptPiece{}
+	f.exceeds[i] = f.back[i].pool == nil && p.exceed()
 	if f.back[i].pool == nil {
-		if p.capped() {
-			p.wouldReject++
-		}
 		return
 	}
 	p.bucket.level -= bytes
@@ -269,6 +272,19 @@ func (f *Meter) takeFrom(now time.Duration, i int, bytes float64) {
 	p.admitted += uint64(bytes)
 	p.usedAt = now
 	f.back[i].receipt = p.bucket.receipt()
+}
+
+// exceed counts a piece that a limit which only reports would have held up, and reports whether it
+// did. Where the node has no units, it has yet to ask for some. Needs the pool's lock.
+func (p *pool) exceed() (counts bool) {
+	if !p.capped() {
+		return false
+	}
+	p.exceeded = p.leased() && p.refused[0] == 0
+	if counts = p.granted > 0 || p.refused != [2]int64{}; counts {
+		p.wouldReject++
+	}
+	return counts
 }
 
 // piece is what one flow takes at once: whole bytes, and at most half of what the bucket holds, so

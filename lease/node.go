@@ -79,6 +79,7 @@ type Node struct {
 	severs   []Severance // for the shell to carry out once the locks are free
 	fences   uint64
 	reported reported
+	exceeded exceeded
 }
 
 // Severance is a slot that its holder must give up, and why.

@@ -36,12 +36,14 @@ type pool struct {
 	lowBefore int64 // low, before it was spread
 
 	// Of a rate: in place of slots, the node's part of it as a bucket.
-	bucket bucket
-	draws  drawMeter
-	used   bool   // a token has been taken since the last grant
-	kept   int64  // in the bucket, for those whose turn it is: tokens, or bytes
-	lost   uint32 // how often all was lost, what was kept too
-	told   bool   // the leader knows that somebody waits for more than this grant
+	bucket   bucket
+	draws    drawMeter
+	used     bool          // a token has been taken since the last grant
+	kept     int64         // in the bucket, for those whose turn it is: tokens, or bytes
+	keptAt   time.Duration // of bytes: when something was kept last
+	lost     uint32        // how often all was lost, what was kept too
+	told     bool          // the leader knows that somebody waits for more than this grant
+	exceeded bool          // more was taken than there was, of which the leader has yet to hear: the limit only reports
 	// recalled: units are to go back once nobody waits for what they bring.
 	recalled bool
 

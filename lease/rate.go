@@ -182,7 +182,8 @@ func (n *Node) rateDemand(now time.Duration, p *pool, d *leasepb.Demand) {
 	p.said = need + spare
 }
 
-// meter looks whether the leader must hear that a rate is drawn from otherwise than it was told.
+// meter looks whether the leader must hear that a rate is drawn from otherwise than it was told, or
+// that nobody waits any more: it is not told when a wait ends, since another may begin at once.
 // Needs the pool's lock.
 func (n *Node) meter(now time.Duration, p *pool) {
 	if !p.capped() {
@@ -190,7 +191,8 @@ func (n *Node) meter(now time.Duration, p *pool) {
 	}
 	units, spare := p.need(now)
 	need := units + spare
-	if change := need - p.said; change > max(p.said/8, 1) || -change > max(p.said/8, 1) || (need == 0) != (p.said == 0) {
+	if change := need - p.said; change > max(p.said/8, 1) || -change > max(p.said/8, 1) || (need == 0) != (p.said == 0) ||
+		need == 0 && p.told && !p.awaited() {
 		n.mark(p)
 	}
 }

@@ -84,6 +84,8 @@ func (m *Manager) isFresh() bool {
 func (m *Manager) keepTime(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	over := exceededLog{log: m.cfg.Log}
+	defer over.flush()
 	for {
 		select {
 		case <-ctx.Done():
@@ -97,6 +99,7 @@ func (m *Manager) keepTime(ctx context.Context) {
 			wait = min(max(m.node.NextWake(now)-now, minTick), tickEvery)
 			m.wakeAt, m.ticked = now+wait, now
 		})
+		over.look(m.cfg.Clock.Now(), &m.node.exceeded, m.node.Table())
 		timer.Reset(wait)
 	}
 }

@@ -143,7 +143,7 @@ func TestManyNames(t *testing.T) {
 			if err := x.n.Check(); err != nil {
 				t.Error(err)
 			}
-			x.pass(forgetAfter + 2*lookEvery)
+			x.pass(forgetAfter + 2*forgetAfter/looksToForget)
 			if len(x.n.all) != 0 {
 				t.Errorf("%d pools are left", len(x.n.all))
 			}
@@ -196,7 +196,7 @@ func TestManyClients(t *testing.T) {
 	if most > clients*perClient || x.stall.longest > longestStall {
 		t.Errorf("%d B for each client, want at most %d; the core is busy for %v", most/clients, perClient, x.stall.longest)
 	}
-	x.pass(forgetAfter + 2*lookEvery)
+	x.pass(forgetAfter + 2*forgetAfter/looksToForget)
 	if len(x.n.all) != 0 {
 		t.Errorf("%d pools are left after ten minutes", len(x.n.all))
 	}
@@ -208,7 +208,7 @@ func TestClientsAtOnceAreForgotten(t *testing.T) {
 	for i := range clients {
 		x.client(i)
 	}
-	x.pass(forgetAfter + 2*lookEvery)
+	x.pass(forgetAfter + 2*forgetAfter/looksToForget)
 	if n := len(x.n.all); n != 0 {
 		t.Errorf("%d pools are left after ten minutes", n)
 	}

@@ -241,6 +241,11 @@ func (n *Node) Expire(now time.Duration, w *Waiter) {
 // noteRefused counts a refusal, and as demand for a while. Needs the pool's lock.
 func (n *Node) noteRefused(now time.Duration, p *pool) {
 	p.rejected++
+	n.noteWanted(now, p)
+}
+
+// noteWanted counts as demand for a while what there was not. Needs the pool's lock.
+func (n *Node) noteWanted(now time.Duration, p *pool) {
 	if p.refused[0] == 0 && p.refused[1] == 0 {
 		if len(n.hot) == 0 {
 			n.nextQuarter = now + refusedWindow

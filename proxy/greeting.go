@@ -77,8 +77,9 @@ var (
 	foreignOther = foreign{refusal: badRequest(string(http1.ErrNotHTTP))}
 
 	// refusePlain is for clients that speak HTTP where TLS is expected.
-	refusePlain = badRequest("the client began with plain HTTP, and this port speaks TLS: use https:// in the proxy's URL")
-	refuseSOCKS = badRequest("the client began with SOCKS, and this port speaks TLS first: use https:// in the proxy's URL")
+	refusePlain    = badRequest("the client began with plain HTTP, and this port speaks TLS: use https:// in the proxy's URL")
+	refuseBalancer = *badRequest("the client began with a PROXY protocol header, and proxy.proxy_protocol_from does not name its address")
+	refuseSOCKS    = badRequest("the client began with SOCKS, and this port speaks TLS first: use https:// in the proxy's URL")
 )
 
 // foreignOf returns the protocol whose connections begin with a byte which no HTTP message begins

@@ -19,6 +19,8 @@ func TestForeignProtocols(t *testing.T) {
 		{"TLS", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "HTTP/1.1 400 weir: the client began with TLS", "the client began with TLS", false},
 		{"SOCKS5", "\x05\x01\x00", "\x05\xff", "the client began with SOCKS5", false},
 		{"SOCKS4", "\x04\x01\x01\xbb\x00\x00\x00\x01u\x00a.test\x00", "\x00\x5b\x00\x00\x00\x00\x00\x00", "the client began with SOCKS4", false},
+		{"PROXY 1", "PROXY TCP4 192.0.2.1 192.0.2.2 258 443\r\nGET http://u.test/ HTTP/1.1\r\n\r\n", "HTTP/1.1 400 weir: the client began with a PROXY protocol header", "the client began with a PROXY protocol header", false},
+		{"PROXY 2", proxyBlock(0x21, 0x11, balanced4), "HTTP/1.1 400 weir: the client began with a PROXY protocol header", "the client began with a PROXY protocol header", false},
 		{"else", "\x00\x01", "HTTP/1.1 400 weir: not an HTTP/1.1 message", "not an HTTP/1.1 message", false},
 		{"SOCKS5 where TLS is spoken", "\x05\x01\x00", "\x05\xff", "the client began with SOCKS", true},
 		{"SOCKS4 where TLS is spoken", "\x04\x01", "\x00\x5b\x00\x00\x00\x00\x00\x00", "the client began with SOCKS", true},

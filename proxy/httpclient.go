@@ -88,6 +88,8 @@ func (c *httpClient) refuseHead(err error) {
 	var syntax http1.SyntaxError
 	var header auth.HeaderError
 	switch {
+	case !c.balanced && auth.BeginsProxyHeader(c.in.Bytes()):
+		c.respond(&refuseBalancer, http1.KeepAlive{})
 	case err == http1.ErrNotHTTP && c.in.Len() > 0:
 		c.refuseForeign(c.in.Bytes()[0])
 	case errors.As(err, &syntax):

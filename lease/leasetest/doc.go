@@ -38,6 +38,11 @@
 // [lease.Draw]), also on a connection that is used again, and gives all back when it is refused,
 // leaves or is severed.
 //
+// In an eighth of the plans, limits on bandwidth, up to four on one flow, and flows that move bytes
+// for a while and are idle for a while, longer than their nodes remember pools. Flows end while they
+// wait, are late when it is their turn, and give back what was not there to be moved; their limits
+// are raised, lowered, removed and set again while they flow.
+//
 // In a twelfth of the plans, one server, whose log is put back to an older copy, under nodes that
 // use what it has forgotten and are cut off or not; its indexes and terms come again. Limits don't
 // change in those, since the judge goes by the limits that are committed.
@@ -61,20 +66,22 @@
 // there more than the rate brings in it, and the burst, in true time, plus what a clock that runs
 // fast makes of it. A limit that was changed is in force until all nodes with a session have heard
 // of it, and a window is judged by the largest that was in force within it. What counts is when the
-// request begins, for all its limits alike. A limit that only reports refuses nobody and severs
-// nothing.
+// request begins, for all its limits alike. The same of bytes, at the moment when they are moved. A
+// limit that only reports refuses nobody and severs nothing.
 //
 // With every entry: the state machine's rules, and that no node believes to hold more than the log
-// grants it. Every 64 events, and in one plan of sixteen after each: that everything agrees with
-// itself ([lease.Node.Check], [leader.Allocator.Check], [fsm.State.Check]) and replicas with each
-// other.
+// grants it. Every 64 events, and in one plan of sixteen after each, an eighth as often where there
+// are flows: that everything agrees with itself ([lease.Node.Check], [leader.Allocator.Check],
+// [fsm.State.Check]) and replicas with each other.
 //
 // When the faults have ended, within a ttl and a few seconds: every node has a session; no request
 // waits, or is refused, while a slot has been free for about one and a half seconds; no slots go
 // from node to node again and again without being used; where requests queue, every node that asks
 // is served within the rounds that it takes; no requests wait for each other; while requests wait
 // for tokens at least half of the rate is used, of theirs or of another that they are under, and
-// everybody has a turn. When the work ends, within ten seconds, nothing is left: no grant in the
+// everybody has a turn. Of a bandwidth that flows wait for, 95 % is used; or half, where units go
+// round, or follow flows that come and go. Every flow has its turn, and none waits for long while
+// all units are where nobody has bytes to move. When the work ends, within ten seconds, nothing is left: no grant in the
 // log, nothing in the memory of nodes or of the leader.
 //
 // # How it can fail
@@ -89,8 +96,6 @@
 // one that breaks the cutting.
 //
 // # What is not simulated
-//
-// Bytes by time: a [lease.Meter] takes them through the Manager, whose tests have real ones.
 //
 // The goroutines around the cores, gRPC, Raft itself (its promises are assumed, not its code),
 // memberlist, sockets: those have tests of their own, with real ones. Clocks that drift further

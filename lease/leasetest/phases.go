@@ -316,9 +316,11 @@ func (w *world) settle() {
 	for _, h := range hungry {
 		length = max(length, h.within)
 	}
+	length = max(length, w.flowsWatched())
 	for end := w.now + length; w.now < end && w.breach == ""; {
 		w.run(min(500*ms, end-w.now))
 		u.watchAll()
+		u.watchFlows()
 	}
 	for _, h := range hungry {
 		if h.x.served[h.host] == h.from && !h.x.uses(h.host) && w.breach == "" {
@@ -412,6 +414,8 @@ func (w *world) rest() {
 	w.trace.note(w.now, "world", "the work stops")
 	for _, x := range w.nodes {
 		x.idle = true
+		x.endFlows(0)
+		x.after()
 		for _, c := range slices.Clone(x.conns) {
 			if c.state == connOpen || c.state == connParked {
 				c.end()
@@ -434,8 +438,9 @@ func (w *world) rest() {
 // longestFill is how long the slowest bucket takes to fill: units go back once theirs is full.
 func (w *world) longestFill() (longest time.Duration) {
 	for i := range w.up.keys {
-		if l := w.up.table.Governing(w.up.keys[i].key); l.Caps(limit.Requests) {
-			longest = max(longest, time.Duration(float64(l.BurstGrains(limit.Requests))/l.PerSecond(limit.Requests)*float64(time.Second)))
+		key := w.up.keys[i].key
+		if l := w.up.table.Governing(key); key.Resource.IsRate() && l.Caps(key.Resource) {
+			longest = max(longest, time.Duration(float64(l.BurstGrains(key.Resource))/l.PerSecond(key.Resource)*float64(time.Second)))
 		}
 	}
 	return longest

@@ -23,6 +23,7 @@ type Plan struct {
 	Upstream Duration `json:"upstream"` // the longest that the upstream takes to hear of a connection, or of its end
 	Limits   []Limit  `json:"limits,omitempty"`
 	Workers  []Worker `json:"workers,omitempty"`
+	Flows    []Flow   `json:"flows,omitempty"`
 	Length   Duration `json:"length"` // of the time in which things go wrong
 	Faults   []Fault  `json:"faults,omitempty"`
 	// Every says after how many events everything is walked and checked. The upstream is checked
@@ -38,6 +39,8 @@ type Limit struct {
 	Connections int64    `json:"connections"`        // -1: no cap
 	Requests    string   `json:"requests,omitempty"` // as in "2/s"
 	Burst       int64    `json:"burst,omitempty"`
+	Download    int64    `json:"download,omitempty"` // bytes a second
+	AtOnce      int64    `json:"at_once,omitempty"`  // bytes
 	Report      bool     `json:"report,omitempty"`
 	Timeout     Duration `json:"queue_timeout,omitempty"` // 0: no queue
 	Size        int      `json:"queue_size,omitempty"`
@@ -63,7 +66,7 @@ func (l Limit) limit(source limit.Source) (limit.Limit, error) {
 	}
 	return limit.Limit{
 		Pattern: p, Connections: l.Connections, Requests: r, Shared: l.Shared, Evict: l.Evict, Report: l.Report, Source: source,
-		Queue: limit.Queue{Timeout: l.Timeout.D(), Size: l.Size},
+		Queue: limit.Queue{Timeout: l.Timeout.D(), Size: l.Size}, Bandwidth: limit.Bandwidth{Download: l.Download, Burst: l.AtOnce},
 	}, err
 }
 
@@ -99,7 +102,7 @@ func (d *Duration) UnmarshalText(b []byte) error {
 // String is the plan as it is kept in files: JSON, a fault or worker a line.
 func (p *Plan) String() string {
 	head := *p
-	head.Workers, head.Faults, head.Limits = nil, nil, nil
+	head.Workers, head.Flows, head.Faults, head.Limits = nil, nil, nil, nil
 	out := string(mustJSON(head))
 	out = out[:len(out)-1] // its closing brace
 	list := func(name string, n int, item func(int) any) {
@@ -114,6 +117,9 @@ func (p *Plan) String() string {
 	}
 	list("limits", len(p.Limits), func(i int) any { return p.Limits[i] })
 	list("workers", len(p.Workers), func(i int) any { return p.Workers[i] })
+	if len(p.Flows) > 0 {
+		list("flows", len(p.Flows), func(i int) any { return p.Flows[i] })
+	}
 	list("faults", len(p.Faults), func(i int) any { return p.Faults[i] })
 	return out + "}\n"
 }
@@ -165,6 +171,11 @@ func (p *Plan) Validate() error {
 			bad("a worker on node %d for %q of %q: %v", x.Node, x.Host, x.Client, err)
 		}
 	}
+	for _, x := range p.Flows {
+		if _, err := x.subject(); err != nil || x.Node < 0 || x.Node >= p.Nodes || x.Most <= 0 || x.Busy <= 0 || x.Idle < 0 {
+			bad("a flow on node %d to %q of %q, of %d bytes at once, busy for %v and idle for %v: %v", x.Node, x.Host, x.Client, x.Most, x.Busy.D(), x.Idle.D(), err)
+		}
+	}
 	for _, f := range p.Faults {
 		if f.Node >= p.Nodes || f.Node < -1 {
 			bad("a fault on node %d of %d", f.Node, p.Nodes)
@@ -209,6 +220,7 @@ func Generate(seed uint64) *Plan {
 		g.strays(&two)
 	}
 	g.scopes()
+	g.bandwidth()
 	return g.p
 }
 

@@ -52,6 +52,12 @@ var prevents = map[Rule][]Breach{
 	RuleUnitsFreedEarly:  {BreachOverRate},
 	RuleTwoFill:          {BreachOverRate, BreachBelief},
 	RuleTokensEarly:      {BreachOverRate},
+	RulePieceOutlives:    {BreachOverRate},
+	RulePieceTwice:       {BreachOverRate},
+	RulePieceHeld:        {BreachOverRate},
+	RuleLoweredKeeps:     {BreachOverRate},
+	RuleForgottenFull:    {BreachOverRate},
+	RuleLevelsLost:       {BreachStarved},
 	RuleRefill:           {BreachOverRate},
 	RuleUncut:            {BreachOverGranted},
 	RuleClosedIncrease:   leaks,
@@ -67,7 +73,8 @@ var besides = map[Rule][]Breach{
 	RuleUnitsFreedEarly: {BreachNoSession, BreachOverLimit, BreachByte}, // slots of such a session are freed early too
 	RuleFromAnswer:      {BreachUnrest},                                 // the node's clock is set back, and with it the time at which it gives slots back
 	RuleCloseEarly:      {BreachNoSession},                              // a session may be closed before its node has sent a keep-alive
-	RuleUnproven:        {BreachUnrest},                                 // the session that a late hello opened stays, and holds what was granted to it
+	RuleUnproven:        {BreachUnrest, BreachStarved},                  // the session that a late hello opened stays, and holds what was granted to it
+	RulePieceOutlives:   {BreachStarved},                                // flows are so late when it is their turn that too little is used
 }
 
 // Finds reports whether a breach shows that the rule is broken. Without a rule (0), every breach

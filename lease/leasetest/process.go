@@ -33,9 +33,11 @@ type process struct {
 	parting bool
 	idle    bool // its workers have stopped
 	conns   []*conn
-	lag     time.Duration // of what comes from leaders
-	lagUp   time.Duration // of what goes to them
-	greeted int           // welcomes, for who waits for the next
+	flows   []*flow
+	more    map[limit.Key]float64 // what its buckets hold besides, where that rule is broken
+	lag     time.Duration         // of what comes from leaders
+	lagUp   time.Duration         // of what goes to them
+	greeted int                   // welcomes, for who waits for the next
 	losses  int64
 	losing  bool        // a grant was taken from it, and it has not been told: its connections are excused
 	served  map[int]int // by host
@@ -165,7 +167,11 @@ func (x *process) boot() {
 	}
 	x.node = lease.NewNode(x.name, x.identity, expiry, x.known)
 	x.node.SetCluster(x.cluster)
-	x.node.SetBounds(lease.Bounds{Page: w.page, Stated: w.page, Bare: w.page, Requests: 1})
+	bounds := lease.Bounds{Page: w.page, Stated: w.page, Bare: w.page, Requests: 1}
+	if len(w.plan.Flows) > 0 {
+		bounds.Forget = time.Duration(1+w.plan.Seed%3) * second // flows are idle for longer
+	}
+	x.node.SetBounds(bounds)
 	x.life++
 	x.running, x.parting, x.idle = true, false, false
 	x.alarmAt, x.back, x.losing = 0, 0, false
@@ -182,6 +188,7 @@ func (x *process) boot() {
 	x.tick()
 	x.redial(0)
 	x.startWorkers()
+	x.startFlows()
 }
 
 func (x *process) tick() {
@@ -215,6 +222,9 @@ func (x *process) after() {
 func (x *process) effects() lease.Effects {
 	for {
 		e := x.node.Effects(x.clock())
+		for _, f := range e.Woken {
+			f.Wake()
+		}
 		if len(e.Severs) == 0 {
 			return e
 		}
@@ -298,6 +308,10 @@ func (x *process) crash() {
 		c.die(excused)
 	}
 	x.conns = x.conns[:0]
+	for _, f := range x.flows {
+		f.gone = true
+	}
+	x.flows, x.more = x.flows[:0], nil
 	x.pausedUntil = 0
 	if !x.twin {
 		w.at(x.dice.between(second, 2*second), w, evBuried, int64(x.index))
@@ -393,6 +407,7 @@ func (x *process) drain() {
 	x.idle = true
 	x.w.trace.note(x.w.now, x.name, "drains")
 	x.node.Drain(x.clock())
+	x.endFlows(second)
 	x.after()
 }
 

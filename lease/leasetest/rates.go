@@ -7,20 +7,20 @@ import (
 	"github.com/weirproxy/weir/limit"
 )
 
-// rateInfo judges the tokens of one key: in every window of time, which begins with a token, no
+// rateInfo judges the tokens, or the bytes, of one key: in every window of time, which begins with a token, no
 // more are taken than the rate brings in it, and the burst, by the larger of the limits that were
 // in force in it. One is in force until every node with a session has heard of the next. Clocks
 // that run fast bring as much more.
 type rateInfo struct {
-	steps  []rateStep
 	spans  []rateSpan
 	behind bool // some node has yet to hear of the newest limits
 	now    rateSpan
 
-	takes   []time.Duration // of all tokens
-	waiting int             // requests, once nothing goes wrong any more
-	since   time.Duration   // somebody has waited all the time, but for moments
-	until   time.Duration   // somebody waited last
+	stranded time.Duration // since when units have been where nobody uses them; 0: they are not
+	takes    []taking
+	waiting  int           // requests, once nothing goes wrong any more
+	since    time.Duration // somebody has waited all the time, but for moments
+	until    time.Duration // somebody waited last
 }
 
 // rateMoment is for how long nobody may wait while there is demand all the time.
@@ -35,35 +35,54 @@ func (r *rateInfo) waits(now time.Duration, by int) {
 	r.until = now
 }
 
-// rateStep is a token that was taken, or a change of what is in force.
+// taking is some tokens, or bytes, that were taken.
+type taking struct {
+	at time.Duration
+	n  float64
+}
+
+// rateStep is a taking, or a change of what is in force.
 type rateStep struct {
-	at     time.Duration
-	by     *conn // nil: a change
+	taking // of none: a change
 	second float64
 	burst  float64
 }
 
-// rateSpan is all windows that begin between two changes. excess is how many tokens the fullest of
-// them has above what the rate brought.
+// rateSpan is all windows that begin between two changes. excess is by how much the fullest of them
+// has more than the rate brought.
 type rateSpan struct {
 	second, burst float64 // second is 0 where nothing is capped
 	excess        float64
 	at            time.Duration
 }
 
-// rateSlack is what dividing buckets rounds away, in tokens.
-const rateSlack = 1e-3
+// slackOf is what dividing buckets rounds away, in tokens or bytes.
+func slackOf(r limit.Resource) float64 {
+	if r == limit.Requests {
+		return 1e-3
+	}
+	return 1
+}
+
+// grainsOf is how many grains a token, or a byte, has.
+func grainsOf(r limit.Resource) float64 {
+	if r == limit.Requests {
+		return float64(limit.TokenGrains)
+	}
+	return 1
+}
 
 // inForce is what a key's rate comes to, by all who may take of it; 0: not capped by some.
 func (u *upstream) inForce(k *keyInfo) (second, burst float64) {
 	k.rate.behind = false
 	worst := func(t *limit.Table) bool {
 		l := t.Governing(k.key)
-		if !l.Caps(limit.Requests) || l.Report {
+		if r := k.key.Resource; !l.Caps(r) || l.Report {
 			return false
+		} else {
+			second = max(second, l.PerSecond(r)/grainsOf(r))
+			burst = max(burst, float64(l.BurstGrains(r))/grainsOf(r))
 		}
-		second = max(second, l.PerSecond(limit.Requests)/float64(limit.TokenGrains))
-		burst = max(burst, float64(l.BurstGrains(limit.Requests))/float64(limit.TokenGrains))
 		return true
 	}
 	capped := worst(u.table)
@@ -91,40 +110,46 @@ func (u *upstream) rateChanged(k *keyInfo) {
 	second, burst := u.inForce(k)
 	if r := k.rate; second != r.now.second || burst != r.now.burst {
 		r.now = rateSpan{second: second, burst: burst}
-		r.add(rateStep{at: u.w.now, second: second, burst: burst})
+		r.add(rateStep{taking: taking{at: u.w.now}, second: second, burst: burst})
 	}
 }
 
 // took is a token of a key that a node takes.
 func (u *upstream) took(c *conn, key limit.Key) {
-	k := &u.keys[u.keyOf(key)]
+	if u.takes(c.x, &u.keys[u.keyOf(key)], 1) {
+		u.w.out.Tokens++
+	}
+}
+
+// takes judges tokens, or bytes, of a key that a node takes; false: they don't count.
+func (u *upstream) takes(x *process, k *keyInfo, n float64) bool {
 	k.idleGrants = 0
-	if k.rate == nil || u.table == nil || c.x.losing {
-		return
+	if k.rate == nil || u.table == nil || x.losing {
+		return false
 	}
 	if k.rate.behind {
 		u.rateChanged(k)
 	}
 	if k.rate.now.second == 0 {
-		return
+		return false
 	}
-	if id := c.x.node.Session(c.x.clock()).ID; u.w.expiry != lease.ExpiryClose {
+	if id := x.node.Session(x.clock()).ID; u.w.expiry != lease.ExpiryClose {
 		if _, open := u.w.raft.head.state.Session(id); !open {
-			return // it goes on without a lease, by choice
+			return false // it goes on without a lease, by choice
 		}
 	}
-	u.w.out.Tokens++
-	k.rate.takes = append(k.rate.takes, u.w.now)
-	if over := k.rate.add(rateStep{at: u.w.now, by: c}); over > rateSlack {
-		u.w.fail(BreachOverRate, "node %s took a token of %s, which is %.3f more than %.3g a second and %.3g at once allow", c.x.name, key, over, k.rate.now.second, k.rate.now.burst)
+	t := taking{u.w.now, n}
+	k.rate.takes = append(k.rate.takes, t)
+	if over := k.rate.add(rateStep{taking: t}); over > slackOf(k.key.Resource) {
+		u.w.fail(BreachOverRate, "node %s took %g of %s, which is %.3f more than %.3g a second and %.3g at once allow", x.name, n, k.key, over, k.rate.now.second, k.rate.now.burst)
 	}
+	return true
 }
 
 // add takes a step over, and returns by how much the fullest window is above what may be.
 func (r *rateInfo) add(s rateStep) (over float64) {
-	r.steps = append(r.steps, s)
 	last := len(r.spans) - 1
-	if s.by == nil {
+	if s.n == 0 {
 		if s.second == 0 {
 			r.spans = r.spans[:0] // no window that is not capped throughout is judged
 			return 0
@@ -145,7 +170,7 @@ func (r *rateInfo) add(s rateStep) (over float64) {
 		} else if p.excess <= 0 {
 			continue // what is above, is in a later window too
 		}
-		p.excess++
+		p.excess += s.n
 		over = max(over, p.excess-p.burst)
 		keep = append(keep, p)
 	}
@@ -158,10 +183,10 @@ func (p *rateSpan) pass(at time.Duration) {
 	p.at = at
 }
 
-// used is how many tokens have been taken since a moment.
-func (r *rateInfo) used(since time.Duration) (n int) {
-	for i := len(r.takes) - 1; i >= 0 && r.takes[i] >= since; i-- {
-		n++
+// used is how many tokens, or bytes, have been taken since a moment.
+func (r *rateInfo) used(since time.Duration) (n float64) {
+	for i := len(r.takes) - 1; i >= 0 && r.takes[i].at >= since; i-- {
+		n += r.takes[i].n
 	}
 	return n
 }
@@ -180,7 +205,7 @@ func (u *upstream) watchRate(k *keyInfo) {
 	if u.w.now-max(r.since, u.finalFrom) > window && !u.lacksOthers(k, window) {
 		u.w.out.Watched++
 		if n, brings, ok := u.wellUsed(r, window); !ok {
-			u.w.fail(BreachStarved, "requests wait for tokens of %s, and of %.1f in the last %v only %d were used", k.key, brings, window, n)
+			u.w.fail(BreachStarved, "requests wait for tokens of %s, and of %.1f in the last %v only %g were used", k.key, brings, window, n)
 		}
 	}
 	for _, c := range u.asked {
@@ -211,9 +236,9 @@ func (u *upstream) tokenTime(r *rateInfo) time.Duration {
 }
 
 // wellUsed reports whether most of a rate was used lately.
-func (u *upstream) wellUsed(r *rateInfo, window time.Duration) (n int, brings float64, ok bool) {
+func (u *upstream) wellUsed(r *rateInfo, window time.Duration) (n, brings float64, ok bool) {
 	n, brings = r.used(u.w.now-window), float64(window)/float64(u.tokenTime(r))
-	return n, brings, float64(n) >= brings/2-1
+	return n, brings, n >= brings/2-1
 }
 
 // lacksOthers reports whether a request that waits for a rate is under another one too, which is

@@ -59,6 +59,12 @@ const (
 	RuleUnitsFreedEarly       // rates 4: units of a session that is not proven any more are freed early
 	RuleTwoFill               // rates: two nodes fill one unit
 	RuleTokensEarly           // rates 6: tokens are taken before the request has waited for others
+	RulePieceOutlives         // bandwidth: a piece whose turn has come is moved after the fence
+	RulePieceTwice            // bandwidth: what was moved goes back into the bucket
+	RulePieceHeld             // bandwidth: a flow holds a piece of one limit while it waits for another
+	RuleLoweredKeeps          // bandwidth: a bucket whose rate is lowered keeps its level
+	RuleForgottenFull         // bandwidth: a pool that was forgotten is full when it is found again
+	RuleLevelsLost            // bandwidth: levels are not handed on
 	RuleUncut                 // fsm 1: an increase is not cut to what is free
 	RuleClosedIncrease        // fsm 2: an increase for a session that is not open counts
 	RuleBelowZero             // fsm 3: a decrease takes more than the session has
@@ -76,6 +82,7 @@ var ruleNames = [rules]string{
 	"no-rest", "new-leader-no-rest", "unproven", "stale-statement", "keep-missing", "keep-difference", "before-exchange", "release-early",
 	"put-back-grants", "put-back-levels", "other-cluster", "second-cluster", "keeps-claims", "other-order", "reused-free", "unit-full", "tokens-late",
 	"units-kept", "no-cut", "level-twice", "units-freed-early", "two-fill", "tokens-early",
+	"piece-outlives", "piece-twice", "piece-held", "lowered-keeps", "forgotten-full", "levels-lost",
 	"fsm-uncut", "fsm-closed-increase", "fsm-below-zero", "fsm-close-keeps", "fsm-stale-term", "fsm-repeated", "fsm-refill",
 }
 
@@ -131,6 +138,8 @@ func (w *world) spoilUp(s *stream, m *leasepb.NodeMessage) *leasepb.NodeMessage 
 		}
 	case RuleUnitsKept, RuleNoCut:
 		m = w.spoilUnits(m)
+	case RuleLevelsLost:
+		m = loseLevels(m)
 	case RuleReleaseInUse:
 		if u := m.GetUpdate(); u != nil && s.x.dice.one(4) {
 			m = proto.CloneOf(m)

@@ -9,20 +9,22 @@ import (
 )
 
 // subject is what a worker's requests are about.
-func (k Worker) subject() (s limit.Subject, err error) {
-	s.Host, err = limit.ParseTarget(k.Host, 443)
-	if err == nil && k.Client != "" {
+func (k Worker) subject() (limit.Subject, error) { return subjectOf(k.Host, k.Client, k.User) }
+
+func subjectOf(host, client, user string) (s limit.Subject, err error) {
+	s.Host, err = limit.ParseTarget(host, 443)
+	if err == nil && client != "" {
 		var a netip.Addr
-		a, err = netip.ParseAddr(k.Client)
+		a, err = netip.ParseAddr(client)
 		s.Client = limit.ClientOf(a)
 	}
-	s.User = k.User
+	s.User = user
 	return s, err
 }
 
-// scoped reports whether anything but a host is ever limited, or any rate.
+// scoped reports whether requests are ever limited elsewhere than at a host, or by a rate.
 func (p *Plan) scoped() bool {
-	more := func(l Limit) bool { return l.Scope != "" || l.Requests != "" }
+	more := func(l Limit) bool { return l.Scope != "" && l.Connections >= 0 || l.Requests != "" }
 	return slices.ContainsFunc(p.Limits, more) ||
 		slices.ContainsFunc(p.Faults, func(f Fault) bool { return f.Limit != nil && more(*f.Limit) })
 }

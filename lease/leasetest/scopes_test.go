@@ -132,16 +132,17 @@ func TestReportCounts(t *testing.T) {
 // goes back does not.
 func TestRateInfo(t *testing.T) {
 	var r rateInfo
-	c := &conn{}
-	change := func(at time.Duration, rate, burst float64) { r.add(rateStep{at: at, second: rate, burst: burst}) }
-	token := func(at time.Duration) float64 { return r.add(rateStep{at: at, by: c}) }
+	change := func(at time.Duration, rate, burst float64) {
+		r.add(rateStep{taking: taking{at: at}, second: rate, burst: burst})
+	}
+	token := func(at time.Duration) float64 { return r.add(rateStep{taking: taking{at, 1}}) }
 	change(0, 2, 3)
 	for i := range 3 {
 		if over := token(second); over > 0 {
 			t.Fatalf("token %d of a burst of 3: %v above", i, over)
 		}
 	}
-	if over := token(1500 * ms); over > rateSlack {
+	if over := token(1500 * ms); over > slackOf(limit.Requests) {
 		t.Errorf("the next, when it has come: %v above", over)
 	}
 	if over := token(1600 * ms); over < 0.7 {

@@ -15,6 +15,7 @@ func Shrink(p *Plan, broken Rule, tries int) *Plan {
 		before := s.best.String()
 		s.without(func(q *Plan) int { return len(q.Faults) }, func(q *Plan, from, to int) { q.Faults = slices.Delete(q.Faults, from, to) })
 		s.without(func(q *Plan) int { return len(q.Workers) }, func(q *Plan, from, to int) { q.Workers = slices.Delete(q.Workers, from, to) })
+		s.without(func(q *Plan) int { return len(q.Flows) }, func(q *Plan, from, to int) { q.Flows = slices.Delete(q.Flows, from, to) })
 		s.without(func(q *Plan) int { return len(q.Limits) }, func(q *Plan, from, to int) { q.Limits = slices.Delete(q.Limits, from, to) })
 		s.fewerNodes()
 		s.shorter()
@@ -34,7 +35,7 @@ type shrinker struct {
 func (p *Plan) clone() *Plan {
 	q := *p
 	q.Drift, q.Limits = slices.Clone(p.Drift), slices.Clone(p.Limits)
-	q.Workers, q.Faults = slices.Clone(p.Workers), slices.Clone(p.Faults)
+	q.Workers, q.Flows, q.Faults = slices.Clone(p.Workers), slices.Clone(p.Flows), slices.Clone(p.Faults)
 	return &q
 }
 
@@ -78,6 +79,7 @@ func (s *shrinker) fewerNodes() {
 		}
 		q.Drift = q.Drift[:min(len(q.Drift), q.Nodes)]
 		q.Workers = slices.DeleteFunc(q.Workers, func(k Worker) bool { return k.Node >= q.Nodes })
+		q.Flows = slices.DeleteFunc(q.Flows, func(f Flow) bool { return f.Node >= q.Nodes })
 		q.Faults = slices.DeleteFunc(q.Faults, func(f Fault) bool { return f.Node >= q.Nodes })
 	}) {
 		continue

@@ -184,7 +184,7 @@ func (s *stream) take(m *leasepb.LeaderMessage) bool {
 		w.at(x.wakeTime(), w, evFound, int64(x.index)|x.losses<<8)
 		w.q.push(w.now+x.wakeTime(), event{who: &w.up, kind: evJudge})
 	}
-	err := x.node.Receive(x.Now(), m)
+	err := x.keepLevels(m, func() error { return x.node.Receive(x.Now(), m) })
 	if ack := m.GetKeepAliveAck(); ack != nil && w.rule == RuleFromAnswer {
 		x.back = 0
 		x.back = max(0, x.clock()-x.sentAt[ack.Seq%uint64(len(x.sentAt))])

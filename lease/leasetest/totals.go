@@ -15,6 +15,7 @@ type Totals struct {
 	Entries     int
 	Connections int
 	Tokens      int
+	Bytes       int
 	Watched     int
 	Faults      [kinds]int
 }
@@ -28,6 +29,7 @@ func (t *Totals) Add(o Outcome) {
 	t.Entries += o.Entries
 	t.Connections += o.Connections
 	t.Tokens += o.Tokens
+	t.Bytes += o.Bytes
 	t.Watched += o.Watched
 	for k, n := range o.Faults {
 		t.Faults[k] += n
@@ -74,6 +76,7 @@ func (t *Totals) Summary(took time.Duration) string {
 	row("node-years", t.NodeTime.Hours()/24/365, 4)
 	row("connections", float64(t.Connections), 0)
 	row("tokens", float64(t.Tokens), 0)
+	row("bytes", float64(t.Bytes), 0)
 	row("looks at use", float64(t.Watched), 0)
 	row("log entries", float64(t.Entries), 0)
 	row("events", float64(t.Steps), 0)

@@ -133,7 +133,7 @@ func (u *upstream) keyOf(key limit.Key) int {
 	}
 	u.keys = append(u.keys, keyInfo{key: key, limit: -1, capacity: -1, freeFrom: u.w.now})
 	k := &u.keys[len(u.keys)-1]
-	if key.Resource == limit.Requests {
+	if key.Resource.IsRate() {
 		k.rate = &rateInfo{}
 	}
 	if u.table != nil {

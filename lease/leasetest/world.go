@@ -50,10 +50,11 @@ type world struct {
 	dead            map[string]bool
 	left            []leader.Farewell
 	expiry          lease.Expiry
-	struck          map[int]int // by the fault's place: who led when it struck
-	foreign, second *leadership // of other clusters; nil: nobody has come to one
-	healed          bool        // nothing goes wrong any more
-	final           bool        // and the cluster must be whole again
+	struck          map[int]int   // by the fault's place: who led when it struck
+	foreign, second *leadership   // of other clusters; nil: nobody has come to one
+	healed          bool          // nothing goes wrong any more
+	final           bool          // and the cluster must be whole again
+	flowEnded       time.Duration // when a flow ended last
 
 	breach string
 	trace  *trace
@@ -71,6 +72,7 @@ type Outcome struct {
 	Entries     int
 	Connections int
 	Tokens      int // of rates that were judged
+	Bytes       int // the same, of bandwidth
 	Watched     int // how often it was looked whether a rate is used
 	Faults      [kinds]int
 	NodeTime    time.Duration // the sum of the nodes' times

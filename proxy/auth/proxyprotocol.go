@@ -48,6 +48,12 @@ func ParseProxyHeader(b []byte) (client netip.AddrPort, n int, err error) {
 	return client, 0, errNoProxyHeader
 }
 
+// BeginsProxyHeader reports whether b, from which a parser of HTTP has skipped empty lines, begins as
+// a header does: so does a connection from a balancer that nobody has named.
+func BeginsProxyHeader(b []byte) bool {
+	return bytes.HasPrefix(b, []byte("PROXY ")) || bytes.HasPrefix(b, bytes.TrimLeft(proxySignature, "\r\n"))
+}
+
 // begins reports whether b begins with prefix, or is itself a beginning of it.
 func begins(b, prefix []byte) bool {
 	n := min(len(b), len(prefix))

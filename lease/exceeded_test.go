@@ -1,0 +1,94 @@
+package lease
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/weirproxy/weir/limit"
+)
+
+// overs are the lines about limits that only report, without what all of them begin with.
+func overs(log *bytes.Buffer) []string {
+	var lines []string
+	for line := range strings.Lines(log.String()) {
+		_, line, _ = strings.Cut(line, "over ")
+		lines = append(lines, strings.TrimSpace(line))
+	}
+	log.Reset()
+	return lines
+}
+
+// The log names what a limit that only reports would have refused: each key once in a period, and
+// how often that happened besides.
+func TestExceededLimitsAreLogged(t *testing.T) {
+	m, _ := liveManager(t, ExpiryClose, 0, reportLimit(t, "*", 0))
+	var out bytes.Buffer
+	over := exceededLog{log: hclog.New(&hclog.LoggerOptions{Output: &out, DisableTime: true})}
+	look := func(now time.Duration) []string {
+		over.look(now, &m.node.exceeded, m.node.Table())
+		return overs(&out)
+	}
+	if got := look(0); len(got) > 0 {
+		t.Errorf("nothing was over a limit: %q", got)
+	}
+	mustAcquire(t, m, "up")
+	mustAcquire(t, m, "up")
+	want := `a limit that only reports: scope=host name=up resource=connections pattern="*" times=2`
+	if got := look(time.Second); len(got) != 1 || got[0] != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	for i := range exceededShown + 2 {
+		mustAcquire(t, m, "up")
+		mustAcquire(t, m, fmt.Sprintf("host%d", i))
+	}
+	if got := look(2 * time.Second); len(got) != exceededShown-1 {
+		t.Errorf("%d lines for further keys, want %d: %q", len(got), exceededShown-1, got)
+	}
+	if got := look(time.Second + exceededEvery - 1); len(got) > 0 {
+		t.Errorf("within the period: %q", got)
+	}
+	want = fmt.Sprintf("limits that only report, not shown: times=%d", exceededShown+2+3)
+	if got := look(time.Second + exceededEvery); len(got) != 1 || got[0] != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	mustAcquire(t, m, "up")
+	if got := look(2 * exceededEvery); len(got) != 1 || !strings.HasSuffix(got[0], "times=1") {
+		t.Errorf("in the next period: %q", got)
+	}
+}
+
+// More keys than can be noted are added up.
+func TestExceededIsBounded(t *testing.T) {
+	var e exceeded
+	for i := range 2 * maxExceeded {
+		e.note(limit.HostConnections(fmt.Sprint(i)))
+	}
+	if times, more := e.take(); len(times) != maxExceeded || more != maxExceeded {
+		t.Errorf("%d keys and %d more, want %d and %d", len(times), more, maxExceeded, maxExceeded)
+	}
+	if times, more := e.take(); len(times) > 0 || more > 0 {
+		t.Errorf("taken twice: %v, %d", times, more)
+	}
+}
+
+// Bytes that a limit on bandwidth would have held back are noted on both ways of taking them.
+func TestExceededBandwidthIsNoted(t *testing.T) {
+	l := pacedAt(t, 1_000_000, 64<<10)
+	l.Report = true
+	m, _ := meterNode(t, upDownload, l)
+	f := newTestFlow(m, &limit.Subject{Host: to(t, "up")})
+	defer f.End()
+	for i := range 3 {
+		if n := f.Take(1 << 20); n == 0 {
+			t.Fatal("a limit that only reports holds bytes back")
+		}
+		if times, _ := m.node.exceeded.take(); times[upDownload[0]] != 1 {
+			t.Errorf("piece %d is noted %d times", i, times[upDownload[0]])
+		}
+	}
+}
