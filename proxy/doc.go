@@ -33,10 +33,12 @@
 //	tunnel.go          relaying in both directions
 //	opening.go         the upstream's first bytes: nested proxies
 //	sleep.go           idle tunnels without goroutines
+//	slumber.go         which direction sleeps, and for want of what
 //	pace.go            bandwidth: what a read may take
 //	timeouts.go        idle and half-closed tunnels
 //	request.go         plain requests: targets and the heads to forward
 //	exchange.go        a plain request and its response
+//	plain.go           what it needs of an upstream connection beside the flow
 //	reuse.go           finding its connection: a kept-alive or a new one
 //	vigil.go           exchanges that last or stall
 //	park.go            keeping an upstream connection, closing it gracefully

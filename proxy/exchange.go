@@ -75,7 +75,7 @@ func (x *exchange) attempt() (keep bool) {
 		if !ok {
 			return x.refuse(refusal)
 		}
-		reused := x.flow.reused // read it now: later the flow may be another client's
+		reused := x.flow.plain.reused // read it now: later the flow may be another client's
 		again, keep := x.once()
 		if reused && x.sent {
 			counters.Reused.Add(1)
@@ -134,7 +134,7 @@ func (x *exchange) once() (again, keep bool) {
 		x.read.Store(true)
 	}
 
-	if !f.reused || !x.body.Done {
+	if !f.plain.reused || !x.body.Done {
 		x.send()
 	} else if err := x.ask(); err != nil {
 		return x.failed(err)
@@ -146,15 +146,15 @@ func (x *exchange) once() (again, keep bool) {
 	for {
 		b, err := http1.ReadHead(&f.reader)
 		if err == nil {
-			err = f.head.ParseResponse(b)
+			err = f.plain.head.ParseResponse(b)
 		}
 		if err != nil {
 			return x.failed(err)
 		}
-		switch status := f.head.Status; {
+		switch status := f.plain.head.Status; {
 		case status == http.StatusSwitchingProtocols:
 			return false, x.switchProtocols(len(b))
-		case status == http.StatusRequestTimeout && f.reused && !x.informed && x.repeatable():
+		case status == http.StatusRequestTimeout && f.plain.reused && !x.informed && x.repeatable():
 			// The 408 was on its way before the request: the connection had been idle for too long
 			// (RFC 9110 §15.5.9).
 			f.closeNow() // its slot is needed for the next attempt
@@ -162,7 +162,7 @@ func (x *exchange) once() (again, keep bool) {
 		case status >= 200:
 			return false, x.respond(len(b))
 		}
-		f.spoilt = f.spoilt || f.head.AnnouncesContent()
+		f.plain.spoilt = f.plain.spoilt || f.plain.head.AnnouncesContent()
 		if err := x.inform(len(b)); err != nil {
 			return x.failed(err)
 		}
@@ -192,7 +192,7 @@ func (x *exchange) ask() error {
 // answer and close without reading the whole request.
 func (x *exchange) send() {
 	f := x.flow
-	f.writer.Set(append(f.writer.Writable(), x.head...))
+	f.plain.writer.Set(append(f.plain.writer.Writable(), x.head...))
 	var meter sock.Meter
 	if !x.body.Done {
 		meter = x.upload.of(x.c, limit.Upload, x.c.sock)
@@ -217,8 +217,8 @@ func (x *exchange) send() {
 func (x *exchange) copyBody(meter sock.Meter) {
 	f := x.flow
 	in := &x.c.in
-	in.Begin(&f.writer, meter)
-	x.readErr, x.writeErr = x.body.CopyTo(&f.writer, x.body.Framing == http1.FramedChunked, &f.in)
+	in.Begin(&f.plain.writer, meter)
+	x.readErr, x.writeErr = x.body.CopyTo(&f.plain.writer, x.body.Framing == http1.FramedChunked, &f.in)
 	in.End()
 	if x.readErr != nil || x.writeErr != nil {
 		x.upload.end()
@@ -274,7 +274,7 @@ func (x *exchange) inform(headLen int) error {
 		return nil
 	}
 	x.informed = true
-	x.http.out.Set(c.unsent(f.head.AppendResponse(x.http.out.Writable(), false, -1, x.keep, c.srv.via())))
+	x.http.out.Set(c.unsent(f.plain.head.AppendResponse(x.http.out.Writable(), false, -1, x.keep, c.srv.via())))
 	f.reader.Skip(headLen)
 	return x.http.out.Flush()
 }
@@ -282,9 +282,9 @@ func (x *exchange) inform(headLen int) error {
 // respond relays the final response, and parks or ends the flow.
 func (x *exchange) respond(headLen int) bool {
 	c, f := x.c, x.flow
-	h := f.head
+	h := f.plain.head
 	keep := x.keep
-	reuse := h.Persists() && !f.spoilt && (h.Status != http.StatusNoContent || !h.AnnouncesContent())
+	reuse := h.Persists() && !f.plain.spoilt && (h.Status != http.StatusNoContent || !h.AnnouncesContent())
 	if !x.received() || c.srv.draining.Load() {
 		keep.On = false // the client may be sending content that nothing will read
 	}
@@ -302,13 +302,13 @@ func (x *exchange) respond(headLen int) bool {
 	f.reader.Skip(headLen)
 	var meter sock.Meter
 	if !content.Done {
-		meter = f.download.of(c, limit.Download, f.upstream)
+		meter = f.plain.download.of(c, limit.Download, f.upstream)
 	}
 	f.reader.Begin(&x.http.out, meter)
 	readErr, writeErr := content.CopyTo(&x.http.out, chunked, &f.out)
 	f.reader.End()
 	if readErr != nil || writeErr != nil {
-		f.download.end()
+		f.plain.download.end()
 	}
 	switch {
 	case writeErr != nil:
@@ -378,7 +378,7 @@ func (x *exchange) failed(err error) (again, keep bool) {
 	// §9.2.2).
 	var syntax http1.SyntaxError
 	broken := !errors.As(err, &syntax) && err != http1.ErrTooLong
-	again = cause == nil && f.reused && !x.informed && x.repeatable()
+	again = cause == nil && f.plain.reused && !x.informed && x.repeatable()
 	switch {
 	case broken && sock.IsReset(err):
 		f.finish(endUpstreamReset)
@@ -440,11 +440,11 @@ func (x *exchange) repeatable() bool {
 // switchProtocols forwards a 101 and relays the new protocol (RFC 9110 §7.8).
 func (x *exchange) switchProtocols(headLen int) bool {
 	c, f := x.c, x.flow
-	if why := f.head.BadSwitch(x.stopSending(), x.upgrade); why != "" {
+	if why := f.plain.head.BadSwitch(x.stopSending(), x.upgrade); why != "" {
 		f.finish(endReset)
 		return x.refuse(badResponse(why))
 	}
-	x.http.out.Set(c.unsent(f.head.AppendResponse(x.http.out.Writable(), false, -1, x.keep, c.srv.via())))
+	x.http.out.Set(c.unsent(f.plain.head.AppendResponse(x.http.out.Writable(), false, -1, x.keep, c.srv.via())))
 	f.reader.Skip(headLen)
 	c.srv.counters.Tunnels.Add(1)
 	if x.http.out.Flush() != nil {

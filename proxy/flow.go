@@ -10,7 +10,6 @@ import (
 
 	"github.com/weirproxy/weir/lease"
 	"github.com/weirproxy/weir/limit"
-	"github.com/weirproxy/weir/proxy/http1"
 	"github.com/weirproxy/weir/proxy/sock"
 )
 
@@ -73,15 +72,9 @@ type flow struct {
 	dialTime   time.Duration
 	lookupTime time.Duration // 0 if the name's addresses were known
 	upstream   *sock.Conn
-	addr       netip.Addr // the upstream's
-	reused     bool
-	spoilt     bool        // stray bytes may follow the upstream's response: the connection is not kept
-	owner      owner       // of the requests that it has carried
-	head       *http1.Head // of the response; nil in a CONNECT's flow
+	addr       netip.Addr  // the upstream's
 	reader     sock.Reader // the upstream's bytes, read but not relayed
-	writer     sock.Writer // bytes waiting to be written to the upstream
-	download   paced       // of plain responses
-	idle       idleLinks
+	plain      exchanges
 
 	mu           sync.Mutex
 	phase        phase
@@ -105,10 +98,7 @@ type flow struct {
 	pumps       atomic.Int32  // running or sleeping directions
 	done        chan struct{} // closed at the tunnel's end; may be nil
 	opening     opening       // of the upstream's bytes
-	asleep      uint32        // directions that sleep; guarded by mu
-	starved     uint32        // those of them that wait for their meters; guarded by mu
-	fedEarly    uint32        // directions whose meters have bytes again before they slept; guarded by mu
-	hasSlept    uint32        // directions that have slept at least once; guarded by mu
+	slumber     slumber       // guarded by mu
 	toldToSleep bool          // putToSleep was called; guarded by mu
 	sleepState  sleepState    // guarded by the registry
 }
@@ -157,7 +147,7 @@ func (f *flow) admitted(slot Slot) {
 // connected takes over the upstream connection. An error means that the slot is already lost.
 func (f *flow) connected(up *sock.Conn, addr netip.Addr) error {
 	f.addr = addr
-	f.reader.Conn, f.writer.Conn = up, up
+	f.reader.Conn, f.plain.writer.Conn = up, up
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	up.Guard(f.slot, f.claims)
@@ -274,9 +264,8 @@ func (f *flow) finish(how ending) {
 	slot := f.slot
 	f.mu.Unlock()
 	f.own.end()
-	f.download.end()
+	f.plain.end()
 	f.reader.Release()
-	f.writer.Release()
 	if slot == nil {
 		return
 	}

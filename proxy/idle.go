@@ -42,9 +42,9 @@ func (p *idlePool) put(f *flow) bool {
 		p.targets = make(map[limit.Target]idleList)
 	}
 	p.puts++
-	f.idle = idleLinks{kept: true, put: p.puts, older: list.newest}
+	f.plain.idle = idleLinks{kept: true, put: p.puts, older: list.newest}
 	if list.newest != nil {
-		list.newest.idle.newer = f
+		list.newest.plain.idle.newer = f
 	}
 	p.targets[f.target] = idleList{f, list.n + 1}
 	p.total++
@@ -71,8 +71,8 @@ func (p *idlePool) take(t limit.Target, o owner, private bool) *flow {
 		return nil
 	}
 	p.drop(f, p.targets[t])
-	if f.owner != o {
-		f.owner.several = true
+	if f.plain.owner != o {
+		f.plain.owner.several = true
 	}
 	return f
 }
@@ -87,8 +87,8 @@ func (p *idlePool) has(t limit.Target, o owner, private bool) bool {
 // find is take without taking. The caller holds mu.
 func (p *idlePool) find(t limit.Target, o owner, private bool) *flow {
 	f := p.targets[t].newest
-	for private && f != nil && f.owner != o {
-		f = f.idle.older
+	for private && f != nil && f.plain.owner != o {
+		f = f.plain.idle.older
 	}
 	return f
 }
@@ -97,20 +97,20 @@ func (p *idlePool) find(t limit.Target, o owner, private bool) *flow {
 func (p *idlePool) remove(f *flow) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if f.idle.kept {
+	if f.plain.idle.kept {
 		p.drop(f, p.targets[f.target])
 	}
 }
 
 // drop removes a flow from its list. The caller holds mu.
 func (p *idlePool) drop(f *flow, list idleList) {
-	links := f.idle
-	f.idle = idleLinks{}
+	links := f.plain.idle
+	f.plain.idle = idleLinks{}
 	if links.older != nil {
-		links.older.idle.newer = links.newer
+		links.older.plain.idle.newer = links.newer
 	}
 	if links.newer != nil {
-		links.newer.idle.older = links.older
+		links.newer.plain.idle.older = links.older
 	} else {
 		list.newest = links.older
 	}
@@ -133,7 +133,7 @@ func (p *idlePool) all() []*flow {
 func (p *idlePool) list() []*flow {
 	flows := make([]*flow, 0, p.total)
 	for _, list := range p.targets {
-		for f := list.newest; f != nil; f = f.idle.older {
+		for f := list.newest; f != nil; f = f.plain.idle.older {
 			flows = append(flows, f)
 		}
 	}
@@ -145,7 +145,7 @@ func (p *idlePool) list() []*flow {
 func (p *idlePool) giveWay(n int) {
 	p.mu.Lock()
 	flows := p.list()
-	slices.SortFunc(flows, func(a, b *flow) int { return cmp.Compare(a.idle.put, b.idle.put) })
+	slices.SortFunc(flows, func(a, b *flow) int { return cmp.Compare(a.plain.idle.put, b.plain.idle.put) })
 	p.mu.Unlock()
 	for _, f := range flows[:min(n, len(flows))] {
 		f.retire()

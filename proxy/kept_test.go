@@ -141,7 +141,7 @@ func TestPrivateConnections(t *testing.T) {
 	}
 	t.Run("reloaded", func(t *testing.T) { // a connection that served several has no owner
 		f, o, other := &flow{}, owner{user: "a"}, owner{user: "b"}
-		f.owner = o
+		f.plain.owner = o
 		var pool idlePool
 		for _, c := range []struct {
 			by      owner

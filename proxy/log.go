@@ -143,7 +143,7 @@ func (x *exchange) log() {
 		return
 	}
 	var dial time.Duration
-	if !f.reused {
+	if !f.plain.reused {
 		dial = f.dialTime
 	}
 	l := s.lines.Begin(x.over, "request ended")
@@ -155,9 +155,9 @@ func (x *exchange) log() {
 	l.Text("method", c.method)
 	l.Text("host", c.subject.Host.Host)
 	l.Number("port", uint64(c.subject.Host.Port))
-	l.Number("status", uint64(f.head.Status))
-	l.Flag("reused", f.reused)
-	if !f.reused {
+	l.Number("status", uint64(f.plain.head.Status))
+	l.Flag("reused", f.plain.reused)
+	if !f.plain.reused {
 		f.logLookup(l)
 	}
 	x.request.logWaits(l)

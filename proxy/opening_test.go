@@ -215,7 +215,7 @@ func TestGreetingByteByByte(t *testing.T) {
 func asleep(w *world) bool {
 	for _, f := range w.flows.all() {
 		f.mu.Lock()
-		both := f.asleep == finUp|finDown
+		both := f.slumber.asleep == finUp|finDown
 		f.mu.Unlock()
 		if both {
 			return true

@@ -37,24 +37,15 @@ func (f *flow) starve(fin uint32) bool {
 	f.Blocked()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.fedEarly&fin != 0 || f.phase != phaseBusy || f.cause != nil {
-		f.fedEarly &^= fin
-		return false
-	}
-	f.asleep |= fin
-	f.starved |= fin
-	return true
+	return f.phase == phaseBusy && f.cause == nil && f.slumber.starve(fin)
 }
 
 // fed wakes a direction whose meter has bytes again. It doesn't block.
 func (f *flow) fed(fin uint32) {
 	f.mu.Lock()
-	starved := f.starved&fin != 0
-	if !starved {
-		f.fedEarly |= fin // it is about to sleep
-	}
+	wake := f.slumber.fed(fin)
 	f.mu.Unlock()
-	if starved {
+	if wake {
 		f.wake(fin)
 	}
 }

@@ -138,7 +138,7 @@ func (f *flow) unpark(repeatable bool, now time.Time) bool {
 		return false
 	}
 	f.phase = phaseBusy
-	f.reused = true
+	f.plain.reused = true
 	gone := f.upstreamGone || f.idleTooLong(repeatable, now)
 	f.mu.Unlock()
 	switch {

@@ -12,10 +12,10 @@ import (
 func (x *exchange) connect(fresh bool) (ok bool, _ *refusal) {
 	c, f := x.c, x.spare
 	if f == nil {
-		f = &flow{srv: c.srv, client: c, head: new(http1.Head)}
+		f = &flow{srv: c.srv, client: c, plain: exchanges{head: new(http1.Head)}}
 		f.kind.Store(uint32(KindHTTP))
 	}
-	f.target, f.owner = c.subject.Host, c.owner()
+	f.target, f.plain.owner = c.subject.Host, c.owner()
 	x.flow, x.spare = f, nil
 	c.use(f)
 	x.request.serve(f)
@@ -38,7 +38,7 @@ func (x *exchange) admit(f *flow, fresh bool) (ok bool, _ *refusal) {
 	private := f.srv.policy.Load().PrivateConnections
 	var addrs resolve.Addrs
 	for resolved := false; ; {
-		if !resolved && (fresh || !idle.has(f.target, f.owner, private)) {
+		if !resolved && (fresh || !idle.has(f.target, f.plain.owner, private)) {
 			var err error
 			if addrs, err = f.resolve(r); err != nil {
 				return false, f.unreachable(err, endUnused)
@@ -75,7 +75,7 @@ func (x *exchange) admit(f *flow, fresh bool) (ok bool, _ *refusal) {
 func (x *exchange) reuse(f *flow, private bool) (ok bool, _ error) {
 	c, r := x.c, x.request
 	for {
-		kept := f.srv.idle.take(f.target, f.owner, private)
+		kept := f.srv.idle.take(f.target, f.plain.owner, private)
 		if kept == nil {
 			return false, nil
 		}

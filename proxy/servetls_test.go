@@ -250,7 +250,7 @@ func TestTLSResets(t *testing.T) {
 			f := w.flows.all()[0]
 			f.mu.Lock()
 			defer f.mu.Unlock()
-			return f.asleep == finUp|finDown
+			return f.slumber.asleep == finUp|finDown
 		})
 		p.reset()
 		q.expectReset()

@@ -43,7 +43,7 @@ func (f *flow) putToSleep() {
 		return
 	}
 	f.toldToSleep = true
-	awake := ^(f.asleep | f.fins.Load())
+	awake := ^(f.slumber.asleep | f.fins.Load())
 	if awake&finUp != 0 {
 		f.client.sock.SetReadDeadline(sock.LongAgo)
 	}
@@ -65,9 +65,7 @@ func (f *flow) sleep(src *sock.Conn, fin uint32, starved bool) bool {
 		f.mu.Unlock()
 		return false // the sockets are about to be closed, which ends the pump
 	}
-	again := f.hasSlept&fin != 0
-	f.hasSlept |= fin
-	f.asleep |= fin
+	again := f.slumber.rest(fin)
 	f.mu.Unlock()
 	// Bytes that have come since are reported at once.
 	if !f.srv.sleepers.set.WatchOnce(src, sleepToken(f, fin), again) {
@@ -79,9 +77,7 @@ func (f *flow) sleep(src *sock.Conn, fin uint32, starved bool) bool {
 // wake resumes those of the directions that sleep. It doesn't block.
 func (f *flow) wake(fins uint32) {
 	f.mu.Lock()
-	woken, c := f.asleep&fins, f.client
-	f.asleep &^= woken
-	f.starved &^= woken
+	woken, c := f.slumber.wake(fins), f.client
 	f.mu.Unlock()
 	if woken == 0 {
 		return

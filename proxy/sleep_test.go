@@ -32,7 +32,7 @@ func (w *world) sleep(f *flow) {
 func (f *flow) sleeping() uint32 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.asleep
+	return f.slumber.asleep
 }
 
 // pumps returns the number of relaying goroutines.

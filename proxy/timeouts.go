@@ -87,7 +87,7 @@ func (f *flow) tick() {
 			t.reset(f.idleUntil.Sub(now), f.tick)
 		}
 	case phase == phaseBusy && t.limit > 0:
-		if moved := f.moved(); moved != t.moved || f.starved != 0 { // a paced tunnel is alive
+		if moved := f.moved(); moved != t.moved || f.slumber.starved != 0 { // a paced tunnel is alive
 			t.moved, t.since = moved, now
 		}
 		switch {

@@ -56,6 +56,7 @@ func rows() []row {
 		overRelay("churn-1", "median latency µs", "p50_us", 1.10),
 		overRelay("churn-1", "CPU µs/connection", "cpu_us", none),
 		{"socks-churn", "CPU µs/connection", "cpu_us", func(r round) float64 { return r.of(weir, "cpu_us") / r.of(weir, "connect_cpu_us") }, "SOCKS5/CONNECT", 1.05, false},
+		{"socks-churn", "at once: CPU µs", "at_once_cpu_us", func(r round) float64 { return r.of(weir, "at_once_cpu_us") / r.of(weir, "connect_cpu_us") }, "SOCKS5/CONNECT", 1.05, false},
 		{"socks-churn", "median latency µs", "p50_us", func(r round) float64 { return r.of(weir, "p50_us") / r.of(weir, "connect_p50_us") }, "SOCKS5/CONNECT", none, false},
 		overRelay("http", "CPU µs/request", "cpu_us", 1.6),
 		overRelay("http", "median latency µs", "p50_us", none),

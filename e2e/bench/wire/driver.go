@@ -21,9 +21,10 @@ type Plan struct {
 	Sources []netip.Addr     // IPv4 addresses to connect from, in turn; none leaves it to the kernel
 	Heads   [][]byte         // requests, in turn: CONNECT, or GET in any form; none where the upstream is dialled for tunnels
 	// SOCKS5 says that Heads are requests of SOCKS5. Each follows a greeting, once that is
-	// answered; the bound address in the reply is an IPv4 one.
-	SOCKS5 bool
-	Once   bool // end after the last of Heads, or of Dials where there are no Heads
+	// answered; the bound address in the reply is an IPv4 one. With AtOnce, Heads have the greeting
+	// too, and nothing is waited for.
+	SOCKS5, AtOnce bool
+	Once           bool // end after the last of Heads, or of Dials where there are no Heads
 
 	// Send makes tunnels of the connections: it is sent once a head is answered with 200, and
 	// answered with Reply bytes. Without it the heads are requests whose answers have a body of
@@ -315,7 +316,7 @@ func (d *Driver) ask(i int, w *worker) {
 	}
 	w.stage, w.scan, w.seen, w.left = stageHead, 0, 0, d.plan.Reply
 	first := w.head
-	if d.plan.SOCKS5 {
+	if d.plan.SOCKS5 && !d.plan.AtOnce {
 		w.stage, first = stageGreeting, socksGreeting
 	}
 	if !send(w.fd, first) {
@@ -378,14 +379,13 @@ func (d *Driver) take(i int, w *worker, b []byte) bool {
 
 // What a SOCKS5 client without a user sends first, and the beginnings of the answers to it and to a
 // request.
-var (
-	socksGreeting = []byte("\x05\x01\x00")
-	socksChoice   = "\x05\x00"
-	socksOpen     = "\x05\x00\x00\x01"
-)
+var socksGreeting = []byte("\x05\x01\x00")
 
-// socksReply is the length of a reply with an IPv4 address.
-const socksReply = 10
+const (
+	socksChoice = "\x05\x00"
+	socksOpen   = "\x05\x00\x00\x01"
+	socksReply  = 10 // the length of a reply with an IPv4 address
+)
 
 // takeAnswer is take for the answers to a greeting and to a request. The upstream does not speak
 // first, so nothing may follow them.
@@ -393,6 +393,9 @@ func (d *Driver) takeAnswer(i int, w *worker, b []byte) bool {
 	want, size := socksChoice, len(socksChoice)
 	if w.stage == stageHead {
 		want, size = socksOpen, socksReply
+		if d.plan.AtOnce {
+			want, size = socksChoice+socksOpen, len(socksChoice)+socksReply
+		}
 	}
 	n := copy(w.status[w.seen:size], b)
 	w.seen += n

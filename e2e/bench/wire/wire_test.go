@@ -129,8 +129,14 @@ func TestSOCKS5Tunnels(t *testing.T) {
 	proxy := socksServer(t, "\x05\x00\x00\x01\x7f\x00\x00\x01\x00\x50")
 	plan := Plan{Workers: 4, Dials: []netip.AddrPort{proxy}, Heads: heads, SOCKS5: true, Send: Ping(), Reply: PingSize}
 	drive(t, plan, 200)
-	if got := u.Accepted(); got < 200 {
-		t.Errorf("the upstream took %d connections; want one for each of 200 operations", got)
+	atOnce := plan
+	atOnce.AtOnce, atOnce.Heads = true, nil
+	for _, head := range heads {
+		atOnce.Heads = append(atOnce.Heads, append([]byte("\x05\x01\x00"), head...))
+	}
+	drive(t, atOnce, 200)
+	if got := u.Accepted(); got < 400 {
+		t.Errorf("the upstream took %d connections; want one for each of 400 operations", got)
 	}
 	plan.Dials = []netip.AddrPort{socksServer(t, "\x05\x01\x00\x01\x00\x00\x00\x00\x00\x00")}
 	d, err := Start(plan)

@@ -1,0 +1,24 @@
+package proxy
+
+import (
+	"github.com/weirproxy/weir/proxy/http1"
+	"github.com/weirproxy/weir/proxy/sock"
+)
+
+// exchanges are what plain requests need of an upstream connection, beside the flow that a tunnel needs
+// too. It belongs to the flow's owner, but for the links.
+type exchanges struct {
+	reused   bool
+	spoilt   bool        // stray bytes may follow the upstream's response: the connection is not kept
+	owner    owner       // of the requests that it has carried
+	head     *http1.Head // of the response; nil in a CONNECT's flow
+	writer   sock.Writer // bytes waiting to be written to the upstream
+	download paced       // of responses
+	idle     idleLinks   // guarded by the pool
+}
+
+// end releases what the last request has left.
+func (p *exchanges) end() {
+	p.download.end()
+	p.writer.Release()
+}
