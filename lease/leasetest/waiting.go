@@ -65,8 +65,8 @@ func (u *upstream) freed(place int) {
 	u.watch(place)
 }
 
-// servedMeanwhile reports whether as many requests as there are slots had one since a moment, be it one
-// after the other: slots take a while to go from node to node, and meanwhile nobody uses them.
+// servedMeanwhile reports whether as many requests as there are slots had one since a moment, be it
+// one after the other: slots take a while to go from node to node, and meanwhile nobody uses them.
 func (u *upstream) servedMeanwhile(key int, since time.Duration) bool {
 	k := &u.keys[key]
 	n := u.inHand(key)
