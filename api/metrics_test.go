@@ -49,8 +49,8 @@ func (deaf) Write([]byte) (int, error) {
 	return 0, &net.OpError{Op: "write", Net: "tcp", Err: syscall.EPIPE}
 }
 
-// A scraper that goes away ends its answer, whether that is compressed or not, and nothing is logged
-// above debug: it is no fault of the node.
+// A scraper that goes away ends its answer, whether that is compressed or not, and nothing is
+// logged above debug: it is no fault of the node.
 func TestMetricsScraperGoes(t *testing.T) {
 	n := newBench(t, Config{}, "a").nodes["a"]
 	var out bytes.Buffer

@@ -165,7 +165,7 @@ func TestAFailedStartLeavesNothing(t *testing.T) {
 	// lived leaves the directory of a server that has been one, with a snapshot.
 	lived := func(t *testing.T, path string) {
 		n := startNode(t, "a", path, expecting(1))
-		eventually(t, 5*time.Second, "leads", func() bool { return n.leads() != 0 })
+		eventually(t, 20*time.Second, "leads", func() bool { return n.leads() != 0 })
 		propose(t, n, "precious")
 		must(t, n.raft.Snapshot().Error())
 		n.halt()
@@ -226,7 +226,11 @@ func TestAFailedStartLeavesNothing(t *testing.T) {
 			mend := fault.spoil(t, path, rpc, gossip)
 			before := goleak.IgnoreCurrent()
 			began := time.Now()
-			err := tryStart(t, path, expecting(1), knocking(t, rpc, gossip))
+			var err error
+			eventually(t, 10*time.Second, "nothing but the fault has a port", func() bool {
+				err = tryStart(t, path, expecting(1), knocking(t, rpc, gossip))
+				return !errors.Is(err, syscall.EADDRINUSE) || strings.Contains(err.Error(), fault.want)
+			})
 			t.Logf("after %v: %v", time.Since(began).Round(time.Millisecond), err)
 			if err == nil || !strings.Contains(err.Error(), fault.want) || strings.Contains(err.Error(), "\n") || fault.is != nil && !errors.Is(err, fault.is) {
 				t.Errorf("it fails with %v", err)

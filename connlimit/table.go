@@ -3,8 +3,8 @@ package connlimit
 import "math/bits"
 
 // counts are how many the clients of a shard have open. The tables are hash tables with linear
-// probing, not maps, so that a client that comes and goes allocates nothing, one memory access finds
-// it, and the hash that has chosen the shard is not calculated twice.
+// probing, not maps, so that a client that comes and goes allocates nothing, one memory access
+// finds it, and the hash that has chosen the shard is not calculated twice.
 //
 // IPv4 clients have a table of their own, whose places are a quarter as large: with many clients,
 // an access that misses the cache costs more than all else.

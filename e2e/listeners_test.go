@@ -21,9 +21,9 @@ func (n *node) at(proxy string) *node {
 	return &other
 }
 
-// TestSeveralProxyAddresses: a proxy that listens on two addresses, each of an IP of its own, is one
-// proxy: its workers share the limits, whichever address they use, and a reload, a drain and the
-// node's end are for both.
+// TestSeveralProxyAddresses: a proxy that listens on two addresses, each of an IP of its own, is
+// one proxy: its workers share the limits, whichever address they use, and a reload, a drain and
+// the node's end are for both.
 func TestSeveralProxyAddresses(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t, shape{drain: time.Minute, names: []string{"a", "b"}, prepare: func(n *node) {

@@ -199,10 +199,11 @@ func (d *drawMeter) roll(now time.Duration) {
 
 // lastSecond is what was drawn in the last second or somewhat less, a second. It is for who looks:
 // the first request after a silence is one a second, and not, as [drawMeter.lately] takes it, the
-// beginning of four.
+// beginning of four. What goes back just after its interval has ended is missing in the next one,
+// which may be the only one left.
 func (d *drawMeter) lastSecond(now time.Duration) float64 {
 	d.roll(now)
-	return (d.drawn + d.past[0] + d.past[1] + d.past[2]) / (3*drawInterval + now - d.since).Seconds()
+	return max(0, d.drawn+d.past[0]+d.past[1]+d.past[2]) / (3*drawInterval + now - d.since).Seconds()
 }
 
 // lately is the demand of about the last second; 0 where nothing was drawn in the last half second.

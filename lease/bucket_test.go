@@ -238,6 +238,21 @@ func TestDrawMeterShowsOneDraw(t *testing.T) {
 	}
 }
 
+// Bytes go back just after they were drawn, be it in the next interval. Once the one before is
+// forgotten, that is not shown as a rate below zero.
+func TestDrawMeterShowsNothingBelowZero(t *testing.T) {
+	var d drawMeter
+	const begun = time.Hour
+	d.add(begun, 1)
+	d.add(begun+drawInterval-1, 65536)
+	d.add(begun+drawInterval+1, -65536)
+	for after := time.Duration(0); after < 2*time.Second; after += drawInterval / 5 {
+		if rate := d.lastSecond(begun + drawInterval + 1 + after); rate < 0 {
+			t.Errorf("%v later the rate is %v", after, rate)
+		}
+	}
+}
+
 func BenchmarkBucketTake(b *testing.B) {
 	var k bucket
 	fill, size := partOf(rateLimit(b, "10000000/s", 0), limit.Requests, limit.Shares)

@@ -32,8 +32,8 @@
 // which is why nobody waits in a circle: whoever waits for a later one holds the earlier ones, and
 // gives them back if it is refused. Tokens come last, and all at the moment when the request begins
 // ([Draw]): what counts is how many begin in a window of time, not how many are let through one of
-// several waits. The same holds for a connection's bytes ([Meter]): a flow takes a piece of each limit
-// at one moment. Where it is its turn before that, the piece is kept for it in the bucket.
+// several waits. The same holds for a connection's bytes ([Meter]): a flow takes a piece of each
+// limit at one moment. Where it is its turn before that, the piece is kept for it in the bucket.
 //
 // A rate is leased as slots are: the log counts shares of it, and a node's whole units are one
 // token bucket ([bucket]) that never fills by being granted, moved or changed. A token goes back

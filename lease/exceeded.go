@@ -12,8 +12,9 @@ import (
 	"github.com/weirproxy/weir/limit"
 )
 
-// What limits that only report (mode = "report") would have refused or held back is counted in their
-// pools, and sampled in the log: an operator who tries a limit out sees there whom it would meet.
+// What limits that only report (mode = "report") would have refused or held back is counted in
+// their pools, and sampled in the log: an operator who tries a limit out sees there whom it would
+// meet.
 
 const (
 	// exceededEvery is the period in which the log names each key once.

@@ -222,8 +222,8 @@ func (n *Node) unkeepPiece(now time.Duration, f *Meter, i int) {
 	n.settleFlow(now, p)
 }
 
-// Pieced follows up what a flow has taken: others may go on, what the leader asked for goes back, and
-// the leader hears of what was taken beyond a limit that only reports.
+// Pieced follows up what a flow has taken: others may go on, what the leader asked for goes back,
+// and the leader hears of what was taken beyond a limit that only reports.
 func (n *Node) Pieced(now time.Duration, f *Meter) {
 	for i := range f.n {
 		p := f.pools[i]

@@ -108,9 +108,9 @@
 // an answer to a client that may still be sending content, the proxy reads on, so that the answer
 // arrives: for up to 30 s, or until 5 s pass without a byte.
 //
-// TLS belongs to the listener, and ends in front of a socket pair: this package sees the pair's other
-// end as the client's socket. So ends, resets and hang-ups have one implementation. The cost is two goroutines, three
-// descriptors and one more copy per client, and no splicing to it.
+// TLS belongs to the listener, and ends in front of a socket pair: this package sees the pair's
+// other end as the client's socket. So ends, resets and hang-ups have one implementation. The cost
+// is two goroutines, three descriptors and one more copy per client, and no splicing to it.
 //
 // Accepted credentials are remembered, as a MAC, because a bcrypt check costs a core tens of
 // milliseconds. A password that is changed or removed in the file counts from the next request on;

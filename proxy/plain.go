@@ -5,8 +5,8 @@ import (
 	"github.com/weirproxy/weir/proxy/sock"
 )
 
-// exchanges are what plain requests need of an upstream connection, beside the flow that a tunnel needs
-// too. It belongs to the flow's owner, but for the links.
+// exchanges are what plain requests need of an upstream connection, beside the flow that a tunnel
+// needs too. It belongs to the flow's owner, but for the links.
 type exchanges struct {
 	reused   bool
 	spoilt   bool        // stray bytes may follow the upstream's response: the connection is not kept

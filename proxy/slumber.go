@@ -1,7 +1,7 @@
 package proxy
 
-// slumber says which directions of a tunnel sleep, and for want of what. It decides and does nothing
-// else: its flow ends the goroutines, watches the sockets and starts the goroutines again.
+// slumber says which directions of a tunnel sleep, and for want of what. It decides and does
+// nothing else: its flow ends the goroutines, watches the sockets and starts the goroutines again.
 //
 // Directions are finUp and finDown.
 type slumber struct {

@@ -36,7 +36,8 @@ func (l *Listening) Everywhere() bool {
 	return false
 }
 
-// Encode returns l for the metadata, with the machine's addresses if a port is bound to all of them.
+// Encode returns l for the metadata, with the machine's addresses if a port is bound to all of
+// them.
 func (l *Listening) Encode(machine []net.Addr) *clusterpb.Listening {
 	pb := &clusterpb.Listening{Nodes: encodeListeners(l.Nodes), Proxies: encodeListeners(l.Proxies)}
 	if l.Everywhere() {

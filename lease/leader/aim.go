@@ -103,8 +103,8 @@ func (p *keyPlan) aimAtShares(over int64) {
 // claims reports whether slots may be taken from other nodes for a row: requests wait there, or,
 // where none can wait, it is owed slot-time, and has no slot that it does not use. Refusals alone
 // are no reason to take a slot that another request is about to use. With a queue, a request that
-// comes back waits, and goes first if its node is owed: a slot kept for it meanwhile would lie idle,
-// be fetched for a request elsewhere, and be kept again.
+// comes back waits, and goes first if its node is owed: a slot kept for it meanwhile would lie
+// idle, be fetched for a request elsewhere, and be kept again.
 func (p *keyPlan) claims(r *row) bool {
 	return r.present() || !p.limit.Queue.Enabled() && r.d.owed >= p.a.turn/2 && (p.rate || r.says.idle() == 0)
 }

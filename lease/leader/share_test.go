@@ -123,8 +123,8 @@ func TestDivideManyDemands(t *testing.T) {
 	})
 }
 
-// What a node is granted is not asked back in the same breath: it would go to and fro, with an entry
-// each time, and whoever waits would not get it either.
+// What a node is granted is not asked back in the same breath: it would go to and fro, with an
+// entry each time, and whoever waits would not get it either.
 func TestGrantIsNotAskedBackAtOnce(t *testing.T) {
 	grants := 0
 	for seed := range uint64(500) {

@@ -216,8 +216,9 @@ func (u *upstream) watchFlow(f *flow) {
 
 // wanted is how many bytes of a key must be used in a time in which some flow waits for it: nearly
 // all, where the slowest clock fills it, but for a piece that lies in each node's bucket, or unit,
-// and one that a flow gives back when its unit has just gone. It is less where units go round, or follow
-// flows that come and go; and where flows wait for others too, of which each node may have a unit.
+// and one that a flow gives back when its unit has just gone. It is less where units go round, or
+// follow flows that come and go; and where flows wait for others too, of which each node may have a
+// unit.
 func (u *upstream) wanted(key int, window time.Duration) float64 {
 	k := &u.keys[key]
 	slow, fast := 1.0, 1.0

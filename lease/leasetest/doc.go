@@ -39,9 +39,9 @@
 // leaves or is severed.
 //
 // In an eighth of the plans, limits on bandwidth, up to four on one flow, and flows that move bytes
-// for a while and are idle for a while, longer than their nodes remember pools. Flows end while they
-// wait, are late when it is their turn, and give back what was not there to be moved; their limits
-// are raised, lowered, removed and set again while they flow.
+// for a while and are idle for a while, longer than their nodes remember pools. Flows end while
+// they wait, are late when it is their turn, and give back what was not there to be moved; their
+// limits are raised, lowered, removed and set again while they flow.
 //
 // In a twelfth of the plans, one server, whose log is put back to an older copy, under nodes that
 // use what it has forgotten and are cut off or not; its indexes and terms come again. Limits don't
@@ -81,8 +81,8 @@
 // for tokens at least half of the rate is used, of theirs or of another that they are under, and
 // everybody has a turn. Of a bandwidth that flows wait for, 95 % is used; or half, where units go
 // round, or follow flows that come and go. Every flow has its turn, and none waits for long while
-// all units are where nobody has bytes to move. When the work ends, within ten seconds, nothing is left: no grant in the
-// log, nothing in the memory of nodes or of the leader.
+// all units are where nobody has bytes to move. When the work ends, within ten seconds, nothing is
+// left: no grant in the log, nothing in the memory of nodes or of the leader.
 //
 // # How it can fail
 //

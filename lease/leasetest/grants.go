@@ -3,9 +3,9 @@ package leasetest
 import "github.com/weirproxy/weir/fsm"
 
 // maxIdleGrants is how often slots of one key may be granted one after the other without a use of
-// any. Nodes in turn may each ask for some, and find that they are of no use to them. Of a rate only
-// those grants count that give a node what it alone has just given back: where tokens are rare,
-// many ask for one in vain.
+// any. Nodes in turn may each ask for some, and find that they are of no use to them. Of a rate
+// only those grants count that give a node what it alone has just given back: where tokens are
+// rare, many ask for one in vain.
 const maxIdleGrants = 40
 
 // adjusted checks what an entry gave.

@@ -7,10 +7,10 @@ import (
 	"github.com/weirproxy/weir/limit"
 )
 
-// rateInfo judges the tokens, or the bytes, of one key: in every window of time, which begins with a token, no
-// more are taken than the rate brings in it, and the burst, by the larger of the limits that were
-// in force in it. One is in force until every node with a session has heard of the next. Clocks
-// that run fast bring as much more.
+// rateInfo judges the tokens, or the bytes, of one key: in every window of time, which begins with
+// a token, no more are taken than the rate brings in it, and the burst, by the larger of the limits
+// that were in force in it. One is in force until every node with a session has heard of the next.
+// Clocks that run fast bring as much more.
 type rateInfo struct {
 	spans  []rateSpan
 	behind bool // some node has yet to hear of the newest limits
@@ -146,8 +146,9 @@ func (u *upstream) takes(x *process, k *keyInfo, n float64) bool {
 	return true
 }
 
-// judgeAnew forgets the windows of all rates. What a node took while it did not know of a grant that
-// it had lost does not count, but its bucket went on filling beside that of whoever had the grant.
+// judgeAnew forgets the windows of all rates. What a node took while it did not know of a grant
+// that it had lost does not count, but its bucket went on filling beside that of whoever had the
+// grant.
 func (u *upstream) judgeAnew() {
 	for i := range u.keys {
 		if r := u.keys[i].rate; r != nil {

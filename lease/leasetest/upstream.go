@@ -430,30 +430,3 @@ func (u *upstream) forgetSessions() {
 		}
 	}
 }
-
-// waits notes a request that waits; over one that does so no more.
-func (u *upstream) waits(c *conn) {
-	if u.w.final {
-		u.asked = append(u.asked, c)
-		if r := u.keys[u.keyOf(c.key)].rate; r != nil {
-			r.waits(u.w.now, 1)
-		}
-		u.circle()
-	}
-}
-
-func (u *upstream) unwait(c *conn) {
-	if i := slices.Index(u.asked, c); i >= 0 {
-		u.asked = slices.Delete(u.asked, i, i+1)
-		if r := u.keys[u.keyOf(c.key)].rate; r != nil {
-			r.waits(u.w.now, -1)
-		}
-	}
-}
-
-func (u *upstream) over(c *conn) {
-	u.unwait(c)
-	if i := slices.Index(u.seen, c); i >= 0 {
-		u.seen = slices.Delete(u.seen, i, i+1)
-	}
-}

@@ -9,6 +9,33 @@ import (
 	"github.com/weirproxy/weir/limit"
 )
 
+// waits notes a request that waits; over one that does so no more.
+func (u *upstream) waits(c *conn) {
+	if u.w.final {
+		u.asked = append(u.asked, c)
+		if r := u.keys[u.keyOf(c.key)].rate; r != nil {
+			r.waits(u.w.now, 1)
+		}
+		u.circle()
+	}
+}
+
+func (u *upstream) unwait(c *conn) {
+	if i := slices.Index(u.asked, c); i >= 0 {
+		u.asked = slices.Delete(u.asked, i, i+1)
+		if r := u.keys[u.keyOf(c.key)].rate; r != nil {
+			r.waits(u.w.now, -1)
+		}
+	}
+}
+
+func (u *upstream) over(c *conn) {
+	u.unwait(c)
+	if i := slices.Index(u.seen, c); i >= 0 {
+		u.seen = slices.Delete(u.seen, i, i+1)
+	}
+}
+
 // watch notes since when something has had a slot that nobody uses.
 func (u *upstream) watch(place int) {
 	if !u.w.final {
@@ -38,8 +65,8 @@ func (u *upstream) freed(place int) {
 	u.watch(place)
 }
 
-// servedMeanwhile reports whether as many requests as there are slots had one since a moment, be it one
-// after the other: slots take a while to go from node to node, and meanwhile nobody uses them.
+// servedMeanwhile reports whether as many requests as there are slots had one since a moment, be it
+// one after the other: slots take a while to go from node to node, and meanwhile nobody uses them.
 func (u *upstream) servedMeanwhile(key int, since time.Duration) bool {
 	k := &u.keys[key]
 	n := u.inHand(key)

@@ -48,8 +48,8 @@ func ParseProxyHeader(b []byte) (client netip.AddrPort, n int, err error) {
 	return client, 0, errNoProxyHeader
 }
 
-// BeginsProxyHeader reports whether b, from which a parser of HTTP has skipped empty lines, begins as
-// a header does: so does a connection from a balancer that nobody has named.
+// BeginsProxyHeader reports whether b, from which a parser of HTTP has skipped empty lines, begins
+// as a header does: so does a connection from a balancer that nobody has named.
 func BeginsProxyHeader(b []byte) bool {
 	return bytes.HasPrefix(b, []byte("PROXY ")) || bytes.HasPrefix(b, bytes.TrimLeft(proxySignature, "\r\n"))
 }

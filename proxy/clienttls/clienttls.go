@@ -1,10 +1,10 @@
 // Package clienttls is the TLS of a client's connection, from the server's side: what a listener
 // puts between a client and the proxy, which knows nothing of it.
 //
-// A [Terminator] belongs to a listener. Its Handshake makes a [Conn], which carries a client's bytes
-// to and from one end of a socket pair. To the proxy the other end is the client's socket, subject
-// to the same rules as one without TLS. Ends are carried too: close_notify becomes a FIN on the
-// pair, and the reverse; a broken connection or TLS session becomes a reset. Many clients close
+// A [Terminator] belongs to a listener. Its Handshake makes a [Conn], which carries a client's
+// bytes to and from one end of a socket pair. To the proxy the other end is the client's socket,
+// subject to the same rules as one without TLS. Ends are carried too: close_notify becomes a FIN on
+// the pair, and the reverse; a broken connection or TLS session becomes a reset. Many clients close
 // without close_notify; their FIN counts as a close.
 //
 // The cost is two goroutines, three descriptors and one more copy for each client.

@@ -11,9 +11,9 @@ import (
 	"os"
 )
 
-// looks is how often the list of sockets is read before a socket counts as absent. The kernel writes
-// the list a page at a time, and finds its place again by counting, so a socket may be left out
-// while others go. A higher value makes each "no" that much dearer.
+// looks is how often the list of sockets is read before a socket counts as absent. The kernel
+// writes the list a page at a time, and finds its place again by counting, so a socket may be left
+// out while others go. A higher value makes each "no" that much dearer.
 const looks = 2
 
 // socketLists are the files that list the sockets of this network namespace. It is the thread's: a

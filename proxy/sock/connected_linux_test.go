@@ -76,8 +76,8 @@ func TestConnectedInAnotherNetwork(t *testing.T) {
 	}
 }
 
-// A socket that the kernel leaves out of the list once is found all the same; one that is never there
-// is looked for a bounded number of times, and an error means that nothing is known.
+// A socket that the kernel leaves out of the list once is found all the same; one that is never
+// there is looked for a bounded number of times, and an error means that nothing is known.
 func TestConnectedLooksAgain(t *testing.T) {
 	t.Parallel()
 	failure := errors.New("not readable")
