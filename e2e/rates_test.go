@@ -110,10 +110,13 @@ type lateness struct {
 
 const lateHold = 20 * time.Millisecond // what such a request lasts at the upstream
 
-func (c *cluster) lateness(t *testing.T) *lateness {
+func (c *cluster) lateness(t *testing.T) *lateness { return c.latenessBy(t, len(c.nodes)) }
+
+// latenessBy measures with so many workers: the more, the shorter are the times that they miss.
+func (c *cluster) latenessBy(t *testing.T, workers int) *lateness {
 	up := c.upstream(t)
 	l := &lateness{pace: startPace(t), begun: time.Now()}
-	l.run = load.Start(load.Plan{Proxies: c.proxies(), Target: up.target, Workers: len(c.nodes), Plain: true, Hold: lateHold, Pause: lateHold})
+	l.run = load.Start(load.Plan{Proxies: c.proxies(), Target: up.target, Workers: workers, Plain: true, Hold: lateHold, Pause: lateHold})
 	t.Cleanup(func() { l.run.Stop() })
 	return l
 }
@@ -126,6 +129,13 @@ func (l *lateness) most(t *testing.T) time.Duration {
 	late = max(late, blind)
 	t.Logf("an unlimited request is seen %v late at most", late.Round(time.Millisecond))
 	return late
+}
+
+// mostOfBytes is most for a piece of a flow: two more goroutines move it than a request, one on the
+// node, once it has been taken, and the receiver's, and each may be late.
+func (l *lateness) mostOfBytes(t *testing.T) time.Duration {
+	t.Helper()
+	return 2 * l.most(t)
 }
 
 // affordable is a rate near fullRate that the machine, busy as it is, has the time for.

@@ -99,7 +99,7 @@ func (n *Node) answered(now time.Duration, p *pool, ask uint64) {
 			}
 		}
 	}
-	n.noteSlow(p)
+	n.settle(now, p)
 	if p.waiters.len() > 0 {
 		n.mark(p)
 	}

@@ -129,7 +129,7 @@ func (m *Manager) wait(ctx context.Context, begin func(time.Duration, func(error
 		err = <-answer
 	case <-ctx.Done():
 		var cancelled bool
-		m.do(func(time.Duration) { cancelled = m.node.Cancel(w) })
+		m.do(func(now time.Duration) { cancelled = m.node.Cancel(now, w) })
 		if !cancelled && <-answer == nil {
 			undo()
 		}

@@ -113,7 +113,7 @@ func (p *nodeScript) do(s *kit.Script) {
 		w := p.waiters[0]
 		p.waiters = p.waiters[1:]
 		if cancel {
-			n.Cancel(w)
+			n.Cancel(p.now, w)
 		} else {
 			n.Expire(p.now, w)
 		}
@@ -207,7 +207,7 @@ func (p *nodeScript) end(i int) {
 	r := p.requests[i]
 	p.requests = slices.Delete(p.requests, i, i+1)
 	p.waiters = slices.DeleteFunc(p.waiters, func(w *Waiter) bool {
-		return w.slot != nil && w.slot.request == r && (p.n.Cancel(w) || true)
+		return w.slot != nil && w.slot.request == r && (p.n.Cancel(p.now, w) || true)
 	})
 	for _, s := range r.Leave() {
 		if s != nil && !p.n.TryRelease(s) {
@@ -294,7 +294,7 @@ func (p *nodeScript) sever() {
 // finish lets all go, after which nothing is left in use.
 func (p *nodeScript) finish() {
 	for _, w := range p.waiters {
-		p.n.Cancel(w)
+		p.n.Cancel(p.now, w)
 	}
 	for _, d := range p.draws {
 		p.n.Forsake(p.now, d)

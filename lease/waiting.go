@@ -201,7 +201,7 @@ func (n *Node) answer(p *pool, w *Waiter, err error) {
 
 // Cancel ends the wait of somebody who went away. It reports false where the answer has come
 // already.
-func (n *Node) Cancel(w *Waiter) bool {
+func (n *Node) Cancel(now time.Duration, w *Waiter) bool {
 	p := w.pool
 	if p == nil {
 		return false
@@ -213,7 +213,7 @@ func (n *Node) Cancel(w *Waiter) bool {
 	}
 	p.waiters.remove(w)
 	w.pool = nil
-	n.noteSlow(p)
+	n.settle(now, p) // what the leader asked for stayed for it
 	n.mark(p)
 	return true
 }
@@ -235,7 +235,7 @@ func (n *Node) Expire(now time.Duration, w *Waiter) {
 	}
 	n.answer(p, w, err)
 	n.noteRefused(now, p)
-	n.noteSlow(p)
+	n.settle(now, p)
 }
 
 // noteRefused counts a refusal, and as demand for a while. Needs the pool's lock.

@@ -243,8 +243,9 @@ func (u *upstream) wanted(key int, window time.Duration) float64 {
 }
 
 // flowsUnder reports whether all flows under a key have been busy, or idle, for a while, in which
-// none has ended, and whether none of them is under another key.
+// none has ended, and whether none of them is under another key. Units follow within a second.
 func (u *upstream) flowsUnder(key int, window time.Duration) (steady, alone bool) {
+	window += second
 	steady, alone = u.w.now-u.w.flowEnded >= window, true
 	for _, x := range u.w.nodes {
 		for _, f := range x.flows {

@@ -253,7 +253,7 @@ func (c *conn) leave() {
 		return
 	case c.waiter == nil:
 		return // the answer is on its way, and it will see for itself before it dials
-	case !c.x.node.Cancel(c.waiter):
+	case !c.x.node.Cancel(c.x.clock(), c.waiter):
 		return
 	}
 	c.waiter, c.drawing = nil, false
@@ -267,7 +267,7 @@ func (c *conn) leave() {
 func (c *conn) giveUp() {
 	if c.reuses {
 		if c.waiter != nil {
-			c.x.node.Cancel(c.waiter)
+			c.x.node.Cancel(c.x.clock(), c.waiter)
 			c.waiter, c.drawing = nil, false
 			c.w.up.unwait(c)
 		}

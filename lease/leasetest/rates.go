@@ -243,17 +243,25 @@ func (u *upstream) tokenTime(r *rateInfo) time.Duration {
 		return 0
 	}
 	token := time.Duration(float64(time.Second) / r.now.second)
-	if int(r.now.burst) < len(u.w.nodes) { // units go round, and a node whose turn it is may have no more use for its own
+	if u.goesRound(r) { // and a node whose turn it is may have no more use for its own
 		token = max(token, u.w.handing())
 	}
 	return token
 }
 
-// wellUsed reports whether most of a rate was used lately.
+// wellUsed reports whether most of a rate was used lately. A token may be about to be taken; and
+// where units go round, one may be on its way to a node that needs another limit's too.
 func (u *upstream) wellUsed(r *rateInfo, window time.Duration) (n, brings float64, ok bool) {
 	n, brings = r.used(u.w.now-window), float64(window)/float64(u.tokenTime(r))
-	return n, brings, n >= brings/2-1
+	onTheWay := 1.0
+	if u.goesRound(r) {
+		onTheWay++
+	}
+	return n, brings, n >= brings/2-onTheWay
 }
+
+// goesRound reports whether a rate has fewer units than there are nodes.
+func (u *upstream) goesRound(r *rateInfo) bool { return int(r.now.burst) < len(u.w.nodes) }
 
 // lacksOthers reports whether a request that waits for a rate is under another one too, which is
 // used well, or which it can't have for now.
