@@ -128,6 +128,13 @@ func (j *byteJudge) noteAt(at time.Duration, rate float64, flow string, n int) {
 	j.over = max(j.over, j.moved-came-j.spare)
 }
 
+// of is how many bytes a flow has moved, while it may be moving more.
+func (j *byteJudge) of(flow string) float64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.by[flow]
+}
+
 // runFlow moves bytes of a flow until ctx ends: each as soon as it may.
 func runFlow(ctx context.Context, m *Manager, s *limit.Subject, most int, moved func(n int)) {
 	f := newTestFlow(m, s)
@@ -401,9 +408,9 @@ func TestLeaderHearsThatNobodyWaits(t *testing.T) {
 		if use, _ := nodes["a"].Use(upDownload[0]); use.Granted != 0 {
 			t.Errorf("two seconds after its flow found nothing to move, a node has %+v", use)
 		}
-		before := j.by["b"]
+		before := j.of("b")
 		time.Sleep(2 * time.Second)
-		if got := j.by["b"] - before; got < 0.8*2*rate {
+		if got := j.of("b") - before; got < 0.8*2*rate {
 			t.Errorf("the only flow that has bytes to move moves %.0f in 2 s, of %d a second", got, rate)
 		}
 		cancel()

@@ -66,6 +66,9 @@ type Manager struct {
 	ticked  time.Duration // when it was looked at last
 	hint    string
 
+	unlogged []int         // how many connections each fence severed of which the log has yet to tell
+	tell     chan struct{} // there is one
+
 	metOther time.Duration // when a leader of another cluster was logged last; Run's alone
 }
 
@@ -77,6 +80,7 @@ func NewManager(cfg ManagerConfig) *Manager {
 		changed: make(chan struct{}),
 		kick:    make(chan struct{}, 1),
 		alarm:   make(chan struct{}, 1),
+		tell:    make(chan struct{}, 1),
 		ticked:  cfg.Clock.Now(),
 	}
 	return m
@@ -168,7 +172,8 @@ func (m *Manager) step(f func(now time.Duration)) (walks bool) {
 		m.notify()
 	}
 	if e.Fenced {
-		m.cfg.Log.Warn("fenced: the session with the cluster can't be proven any more", "severed", e.Severed, "on_expiry", m.cfg.OnExpiry.String())
+		m.unlogged = append(m.unlogged, e.Severed)
+		poke(m.tell)
 	}
 	m.mu.Unlock()
 	for _, sv := range e.Severs {

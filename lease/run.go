@@ -28,6 +28,8 @@ func (m *Manager) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() { m.keepTime(ctx) })
+	wg.Go(func() { m.keepLog(ctx) })
+	defer m.logFences() // of the last one
 	defer wg.Wait()
 	defer cancel()
 	backoff := minBackoff
@@ -84,8 +86,6 @@ func (m *Manager) isFresh() bool {
 func (m *Manager) keepTime(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	over := exceededLog{log: m.cfg.Log}
-	defer over.flush()
 	for {
 		select {
 		case <-ctx.Done():
@@ -99,7 +99,6 @@ func (m *Manager) keepTime(ctx context.Context) {
 			wait = min(max(m.node.NextWake(now)-now, minTick), tickEvery)
 			m.wakeAt, m.ticked = now+wait, now
 		})
-		over.look(m.cfg.Clock.Now(), &m.node.exceeded, m.node.Table())
 		timer.Reset(wait)
 	}
 }

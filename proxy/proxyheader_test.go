@@ -91,8 +91,9 @@ func TestProxyProtocolIsNotGuessed(t *testing.T) {
 
 // A health check leaves no log line, and a balancer that sends nothing is closed soon.
 func TestProxyProtocolHealthChecks(t *testing.T) {
+	const timeout = time.Second // in which the half header must come: a machine that is busy takes its time
 	var j journal
-	w := newWorld(t, 0, policy(balanced), policy(func(p *Policy) { p.HeaderTimeout = 200 * time.Millisecond }), func(_ *Config, _ *resolver, o *worldOptions) {
+	w := newWorld(t, 0, policy(balanced), policy(func(p *Policy) { p.HeaderTimeout = timeout }), func(_ *Config, _ *resolver, o *worldOptions) {
 		o.Output, o.Level, o.JSONFormat = &j, hclog.Info, true
 	})
 	w.dial().Close()

@@ -20,6 +20,9 @@ func TestMain(m *testing.M) { clustertest.Main(m) }
 
 var must, eventually = clustertest.Must, clustertest.Eventually
 
+// patience bounds every wait for what must happen, on however busy a machine.
+const patience = 30 * time.Second
+
 // node is a node under test: gossip, and nothing else of it.
 type node struct {
 	*Gossip
@@ -123,13 +126,13 @@ func TestSplitGossipHealsByItself(t *testing.T) {
 	t.Parallel()
 	a := start(t, "a")
 	b := start(t, "b", joining(a))
-	eventually(t, 5*time.Second, "they meet", func() bool { return together(a, b) })
+	eventually(t, patience, "they meet", func() bool { return together(a, b) })
 	addr := a.Bound().String()
 	a.end()
-	eventually(t, 10*time.Second, "a is dead", func() bool { m, _ := b.Member("a"); return m.Health == HealthDead })
+	eventually(t, patience, "a is dead", func() bool { m, _ := b.Member("a"); return m.Health == HealthDead })
 	// The new a knows nobody: b has to find it.
 	back := start(t, "a", func(c *Config) { c.Bind = addr })
-	eventually(t, 15*time.Second, "found again", func() bool { return together(back, b) })
+	eventually(t, patience, "found again", func() bool { return together(back, b) })
 }
 
 func TestJoinAddressesAreResolved(t *testing.T) {
@@ -137,7 +140,7 @@ func TestJoinAddressesAreResolved(t *testing.T) {
 	a := start(t, "a")
 	_, port, _ := strings.Cut(a.Addr().String(), ":")
 	b := start(t, "b", func(c *Config) { c.Join = []string{"localhost:" + port, "name.invalid:1"} })
-	eventually(t, 10*time.Second, "b has found a by name", func() bool { return together(a, b) })
+	eventually(t, patience, "b has found a by name", func() bool { return together(a, b) })
 	for _, bad := range []string{"nowhere", "127.0.0.1:99999"} {
 		if _, err := resolveJoin(t.Context(), bad); err == nil {
 			t.Errorf("%q was resolved", bad)
@@ -152,9 +155,9 @@ func TestMetadataSpreads(t *testing.T) {
 	a := start(t, "a")
 	b := start(t, "b", joining(a))
 	c := start(t, "c", joining(a))
-	eventually(t, 10*time.Second, "they meet", func() bool { return together(a, b, c) })
+	eventually(t, patience, "they meet", func() bool { return together(a, b, c) })
 	must(t, b.Update(func(m *clusterpb.Meta) { m.ConfigDigest = "d2" }))
-	eventually(t, 10*time.Second, "the others see b's new digest, and b's alone", func() bool {
+	eventually(t, patience, "the others see b's new digest, and b's alone", func() bool {
 		for _, n := range []*node{a, b, c} {
 			for name, want := range map[string]string{"a": "", "b": "d2", "c": ""} {
 				if m, _ := n.Member(name); m.ConfigDigest != want {
@@ -168,7 +171,7 @@ func TestMetadataSpreads(t *testing.T) {
 		t.Error("metadata that does not fit was taken")
 	}
 	b.Leave(t.Context(), func(m *clusterpb.Meta) { m.SessionLeft = 42 })
-	eventually(t, 10*time.Second, "b has left, with its last word", func() bool {
+	eventually(t, patience, "b has left, with its last word", func() bool {
 		for _, n := range []*node{a, c} {
 			if m, _ := n.Member("b"); m.Health != HealthLeft || m.SessionLeft != 42 || m.ConfigDigest != "d2" {
 				return false
@@ -188,7 +191,7 @@ func TestClustersAreKeptApart(t *testing.T) {
 		t.Errorf("b joins a: %v", err)
 	}
 	for n, other := range map[*node]string{a: "node b at 127.0.0.1:", b: "node a at " + a.Addr().String()} {
-		eventually(t, 10*time.Second, n.cfg.Name+" says why", func() bool {
+		eventually(t, patience, n.cfg.Name+" says why", func() bool {
 			said := n.log.String()
 			return strings.Contains(said, other) && strings.Contains(said, x) && strings.Contains(said, y)
 		})
@@ -227,10 +230,10 @@ func TestCloseBeforeAccept(t *testing.T) {
 		go func() { defer close(closed); n.Close() }()
 		select {
 		case <-closed:
-		case <-time.After(20 * time.Second):
+		case <-time.After(patience):
 			t.Fatalf("%s: Close has not returned", what)
 		}
-		eventually(t, 10*time.Second, what+": the port is free", func() bool {
+		eventually(t, patience, what+": the port is free", func() bool {
 			cfg := n.cfg
 			cfg.Bind = n.Bound().String()
 			again, err := Listen(cfg)
