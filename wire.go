@@ -260,8 +260,11 @@ func checkVersion(store *fsm.Store, c fsm.Command, ask func(version uint32) erro
 type admitter struct{ manager *lease.Manager }
 
 // Begin implements [proxy.Admitter].
-func (a admitter) Begin(ctx context.Context, s *limit.Subject, h lease.Holder) (proxy.Claims, error) {
-	r := new(lease.Request)
+func (a admitter) Begin(ctx context.Context, s *limit.Subject, h lease.Holder, ended proxy.Claims) (proxy.Claims, error) {
+	r, again := ended.(*lease.Request)
+	if !again {
+		r = new(lease.Request)
+	}
 	if err := a.manager.Begin(ctx, r, s, h); err != nil {
 		return nil, err // a nil *lease.Request in the interface would not be nil
 	}

@@ -15,8 +15,9 @@ type Admitter interface {
 	// Begin counts a request in hand under the limits on connections of scope total, client and
 	// user. It waits for its slots as Acquire does. The holder may be severed as soon as it has them,
 	// even before Begin returns. On an error nothing is held. Errors for the sake of a limit, also of
-	// Acquire and Take, are a [*lease.LimitError].
-	Begin(ctx context.Context, s *limit.Subject, h lease.Holder) (Claims, error)
+	// Acquire and Take, are a [*lease.LimitError]. ended are claims of an earlier Begin that have
+	// ended and were under no limit, whose memory may be used again; nil: none.
+	Begin(ctx context.Context, s *limit.Subject, h lease.Holder, ended Claims) (Claims, error)
 	// Acquire waits for a slot for as long as the limit's queue allows, or until ctx ends. The
 	// holder may be severed as soon as it has the slot, even before Acquire returns.
 	Acquire(ctx context.Context, t limit.Target, h lease.Holder) (Slot, error)

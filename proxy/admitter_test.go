@@ -214,7 +214,7 @@ type claims struct {
 }
 
 // Begin counts a request, or waits until another has ended.
-func (a *admitter) Begin(ctx context.Context, s *limit.Subject, h lease.Holder) (Claims, error) {
+func (a *admitter) Begin(ctx context.Context, s *limit.Subject, h lease.Holder, ended Claims) (Claims, error) {
 	if a.uncounted {
 		return noClaims{}, nil
 	}

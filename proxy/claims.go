@@ -29,6 +29,7 @@ type Claims interface {
 type request struct {
 	// Used by the owner of the request only.
 	claims    Claims        // nil: none
+	ended     Claims        // of the request before this one, to be used again; nil: none
 	waited    time.Duration // for the claims and for slots
 	tokenWait time.Duration
 	taken     bool // its token has been taken: the request has begun
@@ -85,10 +86,11 @@ func (r *request) letGo() {
 // begin waits for the claims, for as long as the limits' queues allow. f must serve the request,
 // and be in its admission.
 func (r *request) begin(f *flow) error {
-	claims, err := f.srv.admitter.Begin((*waiting)(f), &f.client.subject, r)
+	claims, err := f.srv.admitter.Begin((*waiting)(f), &f.client.subject, r, r.ended)
 	if err != nil {
 		return err
 	}
+	r.ended = nil
 	r.claims, r.waited = claims, r.waited+claims.Waited()
 	f.setClaims(claims)
 	return nil
@@ -124,12 +126,17 @@ func (r *request) giveBack() {
 // says that r can be another request: no Sever of this one's claims can be under way. A second call
 // does nothing.
 func (r *request) end() (again bool) {
-	limited := r.claims != nil && r.claims.Limited()
+	claims := r.claims
+	limited := claims != nil && claims.Limited()
 	r.giveBack()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.letGo()
-	return !limited && r.severed == 0
+	again = !limited && r.severed == 0
+	if again && claims != nil {
+		r.ended = claims
+	}
+	return again
 }
 
 // setClaims makes the claims those that the flow's connection needs beside its slot.

@@ -42,8 +42,8 @@ type clockClaims struct {
 	slot clockSlot
 }
 
-func (a clockAdmitter) Begin(ctx context.Context, s *limit.Subject, h lease.Holder) (Claims, error) {
-	c, err := a.admitter.Begin(ctx, s, h)
+func (a clockAdmitter) Begin(ctx context.Context, s *limit.Subject, h lease.Holder, ended Claims) (Claims, error) {
+	c, err := a.admitter.Begin(ctx, s, h, ended)
 	held := new(slot)
 	held.live.Store(true)
 	return &clockClaims{c, clockSlot{held, a.clock}}, err
