@@ -118,16 +118,27 @@ func (d *disk) turnReadOnly(t *testing.T) {
 	}
 }
 
-// repair checks the file system and mounts it anew. Nobody may use it.
+// repair checks the file system and mounts it anew, so that it can be written to: it has been seen
+// to come back read-only. Nobody may use it.
 func (d *disk) repair(t *testing.T) {
 	t.Helper()
-	command(t, "umount", d.dir)
-	var exit *exec.ExitError
-	out, err := exec.Command("e2fsck", "-p", d.image).CombinedOutput()
-	if err != nil && (!errors.As(err, &exit) || exit.ExitCode() != 1) { // 1: errors were corrected
-		t.Fatalf("e2fsck: %v: %s", err, out)
+	for attempt := 1; ; attempt++ {
+		command(t, "umount", d.dir)
+		var exit *exec.ExitError
+		out, err := exec.Command("e2fsck", "-p", d.image).CombinedOutput()
+		if err != nil && (!errors.As(err, &exit) || exit.ExitCode() != 1) { // 1: errors were corrected
+			t.Fatalf("e2fsck: %v: %s", err, out)
+		}
+		d.mount(t)
+		probe := filepath.Join(d.dir, "probe")
+		if err = os.WriteFile(probe, nil, 0o600); err == nil {
+			os.Remove(probe)
+			return
+		}
+		if attempt == 3 {
+			t.Fatalf("the repaired file system can't be written to: %v", err)
+		}
 	}
-	d.mount(t)
 }
 
 func command(t *testing.T, name string, args ...string) string {
