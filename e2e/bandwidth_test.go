@@ -173,7 +173,7 @@ func (p *paced) apart(from, to time.Time) float64 {
 func TestBandwidth(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t, shape{})
-	late := c.latenessBy(t, 8*len(c.nodes))
+	late := c.latenessBy(t, 16*len(c.nodes))
 	var all []*paced
 	for _, where := range []struct {
 		what  string
@@ -194,7 +194,7 @@ func TestBandwidth(t *testing.T) {
 	}
 	measure(time.Second)
 	reachBandwidth(t, slices.Clone(all))
-	most := late.mostOfBytes(t)
+	most := late.most(t)
 	for _, p := range all {
 		p.rest()
 		worst := judge.Weigh([]judge.Step{{PerSecond: pacedRate, Burst: pacedBurst}}, most, p.seen())
@@ -232,7 +232,7 @@ func TestBandwidthOfConnections(t *testing.T) {
 	n := c.nodes[0]
 	const burst = 64 << 10
 	c.put(t, "connection", "", fmt.Sprintf(`{"bandwidth":{"upload":"%[1]dKiB","download":"%[1]dKiB","burst":"%dKiB"}}`, alone>>10, burst>>10))
-	late := c.latenessBy(t, 8) // whose few bytes are far below the limit; all flows begin at once
+	late := c.latenessBy(t, 16) // whose few bytes are far below the limit; all flows begin at once
 	var all []*paced
 	for _, w := range ways {
 		p := &paced{host: c.upstream(t), way: w, what: w.name}
@@ -259,7 +259,7 @@ func TestBandwidthOfConnections(t *testing.T) {
 	c.put(t, "connection", "", fmt.Sprintf(`{"bandwidth":{"upload":"%[1]dKiB","download":"%[1]dKiB","burst":"%dKiB"}}`, less>>10, burst>>10))
 	changed := time.Now()
 	measure(time.Second)
-	most := late.mostOfBytes(t)
+	most := late.most(t)
 	steps := []judge.Step{{PerSecond: alone, Burst: burst}, {From: changing, PerSecond: alone, Burst: burst}, {From: changed, PerSecond: less, Burst: burst}}
 	for _, p := range all {
 		p.rest()

@@ -131,13 +131,6 @@ func (l *lateness) most(t *testing.T) time.Duration {
 	return late
 }
 
-// mostOfBytes is most for a piece of a flow: two more goroutines move it than a request, one on the
-// node, once it has been taken, and the receiver's, and each may be late.
-func (l *lateness) mostOfBytes(t *testing.T) time.Duration {
-	t.Helper()
-	return 2 * l.most(t)
-}
-
 // affordable is a rate near fullRate that the machine, busy as it is, has the time for.
 func (c *cluster) affordable(t *testing.T) float64 {
 	t.Helper()
