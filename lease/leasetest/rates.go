@@ -218,7 +218,7 @@ func (u *upstream) watchRate(k *keyInfo) {
 	window := u.w.patience() + 3*u.tokenTime(r)
 	if u.w.now-max(r.since, u.finalFrom) > window && !u.lacksOthers(k, window) {
 		u.w.out.Watched++
-		if n, brings, ok := u.wellUsed(r, window); !ok {
+		if n, brings, ok := u.wellUsed(r, window, u.onTheWay(k)); !ok {
 			u.w.fail(BreachStarved, "requests wait for tokens of %s, and of %.1f in the last %v only %g were used", k.key, brings, window, n)
 		}
 	}
@@ -249,15 +249,27 @@ func (u *upstream) tokenTime(r *rateInfo) time.Duration {
 	return token
 }
 
-// wellUsed reports whether most of a rate was used lately. A token may be about to be taken; and
-// where units go round, one may be on its way to a node that needs another limit's too.
-func (u *upstream) wellUsed(r *rateInfo, window time.Duration) (n, brings float64, ok bool) {
+// wellUsed reports whether most of a rate was used lately, but for tokens that are on the way.
+func (u *upstream) wellUsed(r *rateInfo, window time.Duration, onTheWay float64) (n, brings float64, ok bool) {
 	n, brings = r.used(u.w.now-window), float64(window)/float64(u.tokenTime(r))
-	onTheWay := 1.0
-	if u.goesRound(r) {
-		onTheWay++
-	}
 	return n, brings, n >= brings/2-onTheWay
+}
+
+// onTheWay is how many tokens of a rate for which requests wait may be on the way: one that is about
+// to be taken, and where some of them need a unit of another rate too and both go round, one whose
+// units have yet to meet on a node.
+func (u *upstream) onTheWay(k *keyInfo) float64 {
+	for _, c := range u.asked {
+		if c.key != k.key || !u.goesRound(k.rate) {
+			continue
+		}
+		for _, key := range c.tokenKeys() {
+			if r := u.keys[u.keyOf(key)].rate; key != k.key && r.now.second != 0 && u.goesRound(r) {
+				return 2
+			}
+		}
+	}
+	return 1
 }
 
 // goesRound reports whether a rate has fewer units than there are nodes.
@@ -275,7 +287,7 @@ func (u *upstream) lacksOthers(k *keyInfo, window time.Duration) bool {
 			if key == k.key || r.now.second == 0 {
 				continue
 			}
-			if _, _, ok := u.wellUsed(r, window); ok {
+			if _, _, ok := u.wellUsed(r, window, 1); ok {
 				return true
 			}
 		}
