@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"time"
 
@@ -231,6 +232,7 @@ func (m *Manager) await(ctx context.Context, ok func() bool) error {
 func (m *Manager) release(s *Slot) {
 	if !m.node.TryRelease(s) {
 		m.do(func(now time.Duration) { m.node.Release(now, s) })
+		runtime.Gosched() // whoever waited goes first: what the end of a connection still does can wait
 	}
 }
 

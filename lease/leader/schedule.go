@@ -19,7 +19,7 @@ const (
 	minTurn = 100 * time.Millisecond
 	maxTurn = 2 * time.Second
 	// turnCommits is how many commits' time a turn lasts at least.
-	turnCommits = 40
+	turnCommits = 60
 )
 
 // schedule is which keys are to be planned, when, and the entry that is on its way.
