@@ -33,9 +33,14 @@ func main() {
 	flag.DurationVar(&goal.WarmUp, "warm-up", 5*time.Second, "wait so long until the limit is reached")
 	flag.DurationVar(&goal.LetDrain, "let-drain", 0, "wait so long until no connection is open, at the end")
 	gauge := flag.Bool("gauge", false, "print how slow this machine is, and do nothing else")
+	wakes := flag.Int("wakes", 0, "print which share of a core a program costs here that wakes so many times a second, and do nothing else")
 	flag.Parse()
 	if *gauge {
-		printSlowness()
+		printGauge(load.Slowness())
+		return
+	}
+	if *wakes > 0 {
+		printGauge(load.Wakes(*wakes, 3*time.Second))
 		return
 	}
 	if *proxies == "" || goal.Limit < 1 || flag.NArg() > 0 {
@@ -70,11 +75,10 @@ func hammer(listen string, plan load.Plan, goal load.Goal) error {
 
 func stretch(d time.Duration, by float64) time.Duration { return time.Duration(float64(d) * by) }
 
-func printSlowness() {
-	slowness, err := load.Slowness()
+func printGauge(measured float64, err error) {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "hammer:", err)
 		os.Exit(1)
 	}
-	fmt.Println(slowness)
+	fmt.Println(measured)
 }
