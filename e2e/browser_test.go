@@ -194,11 +194,21 @@ func (b *browser) rows(t testing.TB, want int) {
 	})
 }
 
-// click presses the mouse on an element.
+// click presses the mouse on an element; again, where the element moved away from under it, as it
+// may while the page's first numbers arrive.
 func (b *browser) click(t testing.TB, selector string) {
 	t.Helper()
 	at := chromedp.CSS(selector)
-	b.do(t, stepTime, chromedp.ScrollIntoView(at), chromedp.Click(at, chromedp.NodeVisible))
+	eventually(t, stepTime, "a click on "+selector, func() error {
+		b.do(t, stepTime, chromedp.ScrollIntoView(at, chromedp.NodeVisible))
+		eval[bool](t, b, `(window.pressed = false,
+			document.querySelector(%s)?.addEventListener('click', () => { window.pressed = true; }, { capture: true, once: true }), true)`, selector)
+		b.do(t, stepTime, chromedp.Click(at, chromedp.NodeVisible))
+		if !eval[bool](t, b, `window.pressed !== false`) { // a new page has no such variable
+			return errors.New("something else was under the mouse")
+		}
+		return nil
+	})
 }
 
 // enter types text into a field, in place of what it held.
