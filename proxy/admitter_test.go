@@ -97,7 +97,7 @@ func (a *admitter) flowing(r limit.Resource) (moved, waiting, meters int) {
 
 func (a *admitter) CountsNames() bool { return a.names.Load() }
 
-func (a *admitter) Meter(_ *limit.Subject, r limit.Resource, w lease.Waker) sock.Meter {
+func (a *admitter) Meter(_ *limit.Subject, r limit.Resource, w lease.Waker, _ sock.Meter) sock.Meter {
 	if a.uncounted {
 		return noMeter{}
 	}

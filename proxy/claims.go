@@ -142,8 +142,8 @@ func (r *request) end() (again bool) {
 // setClaims makes the claims those that the flow's connection needs beside its slot.
 func (f *flow) setClaims(claims Claims) {
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	f.claims = claims
+	f.mu.Unlock()
 }
 
 // clientNames remembers the clients seen lately, so that most connections need no memory for their

@@ -282,7 +282,7 @@ func (x *exchange) inform(headLen int) error {
 // respond relays the final response, and parks or ends the flow.
 func (x *exchange) respond(headLen int) bool {
 	c, f := x.c, x.flow
-	h := f.plain.head
+	h := &f.plain.head
 	keep := x.keep
 	reuse := h.Persists() && !f.plain.spoilt && (h.Status != http.StatusNoContent || !h.AnnouncesContent())
 	if !x.received() || c.srv.draining.Load() {

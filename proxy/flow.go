@@ -74,7 +74,7 @@ type flow struct {
 	upstream   *sock.Conn
 	addr       netip.Addr  // the upstream's
 	reader     sock.Reader // the upstream's bytes, read but not relayed
-	plain      exchanges
+	plain      *exchanges  // nil: a tunnel from the start
 
 	mu           sync.Mutex
 	phase        phase
@@ -147,7 +147,10 @@ func (f *flow) admitted(slot Slot) {
 // connected takes over the upstream connection. An error means that the slot is already lost.
 func (f *flow) connected(up *sock.Conn, addr netip.Addr) error {
 	f.addr = addr
-	f.reader.Conn, f.plain.writer.Conn = up, up
+	f.reader.Conn = up
+	if f.plain != nil {
+		f.plain.writer.Conn = up
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	up.Guard(f.slot, f.claims)
@@ -264,7 +267,9 @@ func (f *flow) finish(how ending) {
 	slot := f.slot
 	f.mu.Unlock()
 	f.own.end()
-	f.plain.end()
+	if f.plain != nil {
+		f.plain.end()
+	}
 	f.reader.Release()
 	if slot == nil {
 		return

@@ -140,7 +140,7 @@ func TestPrivateConnections(t *testing.T) {
 		})
 	}
 	t.Run("reloaded", func(t *testing.T) { // a connection that served several has no owner
-		f, o, other := &flow{}, owner{user: "a"}, owner{user: "b"}
+		f, o, other := &flow{plain: new(exchanges)}, owner{user: "a"}, owner{user: "b"}
 		f.plain.owner = o
 		var pool idlePool
 		for _, c := range []struct {

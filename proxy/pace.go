@@ -19,8 +19,8 @@ func (f *downloading) Wake() { (*flow)(f).fed(finDown) }
 
 // pace begins to pace a tunnel. The bytes of the client are the upload.
 func (f *flow) pace(c *conn) {
-	c.sock.SetMeter(f.srv.admitter.Meter(&c.subject, limit.Upload, (*uploading)(f)))
-	f.upstream.SetMeter(f.srv.admitter.Meter(&c.subject, limit.Download, (*downloading)(f)))
+	c.sock.SetMeter(f.srv.admitter.Meter(&c.subject, limit.Upload, (*uploading)(f), nil))
+	f.upstream.SetMeter(f.srv.admitter.Meter(&c.subject, limit.Download, (*downloading)(f), nil))
 }
 
 // unpace ends what pace began, after both directions have.
@@ -74,6 +74,7 @@ func (f *flow) pumpEarly(dst, src *sock.Conn, early *sock.Reader, fin uint32) (n
 // one target. It is kept from one message to the next.
 type paced struct {
 	meter  sock.Meter // nil: none
+	ended  sock.Meter // whose memory the next one uses; nil: none
 	client *conn
 	user   string
 }
@@ -82,7 +83,8 @@ type paced struct {
 func (p *paced) of(c *conn, r limit.Resource, s *sock.Conn) sock.Meter {
 	if p.meter == nil || p.client != c || p.user != c.subject.User {
 		p.end()
-		*p = paced{c.srv.admitter.Meter(&c.subject, r, (*sock.Pacing)(s)), c, c.subject.User}
+		m := c.srv.admitter.Meter(&c.subject, r, (*sock.Pacing)(s), p.ended)
+		*p = paced{meter: m, client: c, user: c.subject.User}
 	}
 	return p.meter
 }
@@ -91,7 +93,7 @@ func (p *paced) of(c *conn, r limit.Resource, s *sock.Conn) sock.Meter {
 func (p *paced) end() {
 	if p.meter != nil {
 		p.meter.End()
-		*p = paced{}
+		*p = paced{ended: p.meter}
 	}
 }
 

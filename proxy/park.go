@@ -96,9 +96,22 @@ func (f *flow) park(now time.Time) bool {
 	return true
 }
 
-// forbidden returns the reason why the connection would not be allowed any more, or nil.
+// forbidden returns the reason why the connection, which carries plain requests, would not be
+// allowed any more, or nil. What allowed it before is not asked again.
 func (f *flow) forbidden() error {
-	return f.srv.forbids(f.srv.policy.Load(), netip.AddrPortFrom(f.addr, f.target.Port))
+	if p := f.srv.policy.Load(); f.plain.allowedBy.Load() != p {
+		if !p.allowsDestination(f.addr) {
+			return errProhibited
+		}
+		f.plain.allowedBy.Store(p)
+	}
+	if ports := f.srv.forbidden.Load(); f.plain.avoids.Load() != ports {
+		if why := ports.check(netip.AddrPortFrom(f.addr, f.target.Port)); why != nil {
+			return why
+		}
+		f.plain.avoids.Store(ports)
+	}
+	return nil
 }
 
 // avoid ends the connection if it leads to one of the ports. It doesn't block.

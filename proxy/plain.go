@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"sync/atomic"
+
 	"github.com/weirproxy/weir/proxy/http1"
 	"github.com/weirproxy/weir/proxy/sock"
 )
@@ -11,10 +13,13 @@ type exchanges struct {
 	reused   bool
 	spoilt   bool        // stray bytes may follow the upstream's response: the connection is not kept
 	owner    owner       // of the requests that it has carried
-	head     *http1.Head // of the response; nil in a CONNECT's flow
+	head     http1.Head  // of the response
 	writer   sock.Writer // bytes waiting to be written to the upstream
 	download paced       // of responses
 	idle     idleLinks   // guarded by the pool
+
+	allowedBy atomic.Pointer[Policy]    // the last one that allowed its address
+	avoids    atomic.Pointer[forbidden] // those of the cluster's ports last known that it does not lead to
 }
 
 // end releases what the last request has left.

@@ -3,7 +3,6 @@ package proxy
 import (
 	"time"
 
-	"github.com/weirproxy/weir/proxy/http1"
 	"github.com/weirproxy/weir/proxy/resolve"
 )
 
@@ -12,7 +11,7 @@ import (
 func (x *exchange) connect(fresh bool) (ok bool, _ *refusal) {
 	c, f := x.c, x.spare
 	if f == nil {
-		f = &flow{srv: c.srv, client: c, plain: exchanges{head: new(http1.Head)}}
+		f = &flow{srv: c.srv, client: c, plain: new(exchanges)}
 		f.kind.Store(uint32(KindHTTP))
 	}
 	f.target, f.plain.owner = c.subject.Host, c.owner()

@@ -62,7 +62,7 @@ type clockMeter struct {
 	clock *lease.SystemClock
 }
 
-func (a clockAdmitter) Meter(*limit.Subject, limit.Resource, lease.Waker) sock.Meter {
+func (a clockAdmitter) Meter(*limit.Subject, limit.Resource, lease.Waker, sock.Meter) sock.Meter {
 	return clockMeter{clock: a.clock}
 }
 
