@@ -103,7 +103,8 @@ func (n *Node) welcome(now time.Duration, w *leasepb.Welcome) error {
 	return nil
 }
 
-// correct gives up what the log does not grant us, connections included.
+// correct gives up what the log does not grant us, connections included. What was given back since
+// the hello, which is yet to be said, was of that first: the log can't take back what it lacks.
 func (n *Node) correct(now time.Duration, granted []*leasepb.Holding) {
 	for _, h := range granted {
 		key, err := fsmpb.ParseKey(h.Key)
@@ -117,6 +118,10 @@ func (n *Node) correct(now time.Duration, granted []*leasepb.Holding) {
 		n.lock(p)
 		before := max(0, p.open-p.granted)
 		p.granted = min(p.granted, h.Slots)
+		if left := h.Slots - p.granted; p.releasing > left {
+			p.leaving = min(p.leaving, int64(float64(p.leaving)*float64(left)/float64(p.releasing)))
+			p.releasing = left
+		}
 		p.resize(now)
 		n.severNewest(p, max(0, p.open-p.granted)-before, SeverFenced)
 		n.noteSlow(p)

@@ -205,6 +205,34 @@ func TestReleaseBetweenStreamsIsNotSaidTwice(t *testing.T) {
 	}
 }
 
+// What is given back between the hello and its answer is of what the log does not grant, if it
+// grants less than the hello stated: said as well, it would be taken from what the log grants, and
+// the node would go on to believe in it.
+func TestReleaseBeforeCorrectionIsNotSaid(t *testing.T) {
+	for _, c := range []struct{ granted, left, released int64 }{{0, 0, 0}, {1, 1, 0}, {2, 2, 0}, {3, 2, 1}} {
+		m, _ := liveManager(t, ExpiryClose, 3, kit.Limit(t, "up", 5, limit.Queue{}))
+		s := mustAcquire(t, m, "up")
+		mustAcquire(t, m, "up")
+		mustAcquire(t, m, "up")
+		m.do(func(now time.Duration) {
+			m.node.StreamDown(now)
+			m.node.StreamUp(now)
+		})
+		if _, hello, _ := said(m); len(hello.GetHoldings()) != 1 || hello.Holdings[0].Slots != 3 {
+			t.Fatalf("the hello states %v, want three slots", hello.GetHoldings())
+		}
+		m.Drain()
+		s.Release()
+		hear(t, m, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Welcome{Welcome: &leasepb.Welcome{Session: 7, Resumed: true,
+			Corrected: []*leasepb.Holding{{Key: fsmpb.KeyOf(limit.HostConnections("up")), Slots: c.granted}}}}})
+		releases, _, _ := said(m)
+		use, _ := m.Use(limit.HostConnections("up"))
+		if use.Granted != c.left || int64(releases) != c.released {
+			t.Errorf("of %d granted, the node believes to hold %d and gives %d back; want %d and %d", c.granted, use.Granted, releases, c.left, c.released)
+		}
+	}
+}
+
 // While limits change, nobody is let through by a limit that no longer counts the host.
 func TestWaitersMoveOnlyUnderNewLimits(t *testing.T) {
 	shared := kit.Limit(t, "*.x.org", 3, limit.Queue{Timeout: time.Minute, Size: 9})
