@@ -22,9 +22,9 @@ func (h *Head) Absolute(method string) (authority, path []byte, _ error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	end := bytes.IndexAny(rest, "/?")
-	if end < 0 {
-		end = len(rest)
+	end := 0
+	for end < len(rest) && rest[end] != '/' && rest[end] != '?' {
+		end++
 	}
 	authority, path = rest[:end], rest[end:]
 	switch {
