@@ -19,25 +19,26 @@ type conn struct {
 
 	method  string        // of the request in hand, for the log; "" before it is known
 	subject limit.Subject // likewise; Host is zero before it is known, User "" without authentication
-	first   bool          // no request has been answered yet
 
 	bound *netip.AddrPort // if not nil, gets the local address of the connection dialled for it
 
+	places    chan struct{} // holds the client's place; nil if its newcomer's do
+	idleFrom  time.Time     // start of the idle time, if clock is clockIdle
+	clock     clock         // what the read deadline measures
+	first     bool          // no request has been answered yet
 	balanced  bool          // the connection must begin with a PROXY header
 	stranger  bool          // not allowed: it is answered once
 	tunnelled bool          // a tunnel has taken over
-	places    chan struct{} // holds the client's place; nil if its newcomer's do
-	clock     clock         // what the read deadline measures
-	idleFrom  time.Time     // start of the idle time, if clock is clockIdle
 
-	ahead ahead // of the answer to the request in hand
-
-	mu   sync.Mutex
-	idle bool // waiting for a request
-	// since is when that wait began; zero before the client was first read from.
+	// Guarded by mu. gone is the watcher's last report; idle says that the client waits for a
+	// request, and since is when that began; zero before it was first read from.
+	gone  sock.Hangup
+	idle  bool
+	mu    sync.Mutex
 	since time.Time
 	flow  *flow
-	gone  sock.Hangup // the watcher's last report
+
+	ahead ahead // of the answer to the request in hand
 }
 
 func newConn(s *Server, sock *sock.Conn, addr netip.AddrPort) *conn {

@@ -62,11 +62,11 @@ type flow struct {
 	in, out atomic.Uint64
 	kind    atomic.Uint32
 	// fins has the directions whose FIN has been passed on: finUp, finDown.
-	fins atomic.Uint32
+	fins  atomic.Uint32
+	pumps atomic.Int32 // a tunnel's running or sleeping directions
 
 	// Written by the owner before others know the flow, or under mu.
 	id         uint64
-	lasts      bool  // guarded by the registry
 	noted      Bytes // guarded by the registry: what its sum includes
 	since      time.Time
 	dialTime   time.Duration
@@ -76,14 +76,16 @@ type flow struct {
 	reader     sock.Reader // the upstream's bytes, read but not relayed
 	plain      *exchanges  // nil: a tunnel from the start
 
+	lasts        bool // guarded by the registry
 	mu           sync.Mutex
 	phase        phase
+	upstreamGone bool
+	toldToSleep  bool // putToSleep was called for the tunnel
 	slot         Slot
 	claims       Claims     // of the request that it serves; nil: none
 	wait         wait       // of admission and dialling
 	dialling     *sock.Conn // the connection under way
 	client       *conn
-	upstreamGone bool
 	cause        error // the first reason to end by force
 	idleUntil    time.Time
 	stall        stallTimer
@@ -94,13 +96,11 @@ type flow struct {
 	own request // of a CONNECT; others belong to the exchange
 
 	// Of a tunnel.
-	request     *request      // that it serves
-	pumps       atomic.Int32  // running or sleeping directions
-	done        chan struct{} // closed at the tunnel's end; may be nil
-	opening     opening       // of the upstream's bytes
-	slumber     slumber       // guarded by mu
-	toldToSleep bool          // putToSleep was called; guarded by mu
-	sleepState  sleepState    // guarded by the registry
+	request    *request      // that it serves
+	done       chan struct{} // closed at the tunnel's end; may be nil
+	opening    opening       // of the upstream's bytes
+	slumber    slumber       // guarded by mu
+	sleepState sleepState    // guarded by the registry
 }
 
 const (

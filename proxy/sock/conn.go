@@ -83,21 +83,16 @@ type Conn struct {
 	// meter, if not nil, paces the bytes that are read. It belongs to the goroutine that reads.
 	meter   Meter
 	waiting meterWait // for the meter of a plain message
+	// stuck is set while a write waits for the peer's window.
+	stuck atomic.Bool
 	// front, if not nil, is what stands between the peer and a socket pair.
 	front Front
 	// tunnel, if not nil, is told when the peer's window is full.
 	tunnel Tunnel
 	// Stall bounds a write without progress; 0 is no bound.
 	Stall time.Duration
-	// stuck is set while a write waits for the peer's window.
-	stuck atomic.Bool
 	// watch is the registration with the hang-up watcher.
-	watch watch
-	// slowStart is set while Nagle's algorithm is on, which does not delay a first write. The
-	// second write turns it off; many connections have none. Accepted sockets inherit the option
-	// from their listener.
-	slowStart, written bool
-
+	watch   watch
 	reading reading
 	writing writing
 	// The callbacks are made once, because a method value is an allocation.
@@ -116,6 +111,11 @@ type writing struct {
 	parts [3][]byte
 	err   error
 	armed bool // a write deadline is set
+
+	// slowStart is set while Nagle's algorithm is on, which does not delay a first write. The
+	// second write turns it off; many connections have none. Accepted sockets inherit the option
+	// from their listener.
+	slowStart, written bool
 }
 
 // New takes over a non-blocking TCP socket.
@@ -275,11 +275,11 @@ func (s *Conn) tryWrite(fd uintptr) bool {
 
 // pushSmall turns off Nagle's algorithm before a second write.
 func (s *Conn) pushSmall(fd uintptr) {
-	if s.slowStart && s.written {
-		s.slowStart = false
+	if s.writing.slowStart && s.writing.written {
+		s.writing.slowStart = false
 		unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 	}
-	s.written = true
+	s.writing.written = true
 }
 
 // first returns the index of the first part with bytes left, or -1, and whether another such part

@@ -26,7 +26,7 @@ func Dial(family int, peer unix.Sockaddr, addr netip.AddrPort, own *netip.AddrPo
 		return nil, false, err
 	}
 	s = New(fd, pool)
-	s.slowStart = true
+	s.writing.slowStart = true
 	return s, err == nil, nil
 }
 
