@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -184,12 +185,21 @@ func unready(session string) string {
 // Nodes implements [api.NodeSource].
 func (v view) Nodes() []api.Node {
 	sessions := v.sessions()
-	leader, _ := v.members.Leader()
+	leading, _ := v.members.Leader()
+	return nodes(v.members.Members(), leading, sessions)
+}
+
+// nodes puts together what gossip knows of the members and the sessions that they have. leading is
+// the leader's name, if there is one.
+func nodes(members []cluster.Member, leading string, sessions map[string]leader.SessionInfo) []api.Node {
+	sessions = maps.Clone(sessions)
 	var nodes []api.Node
-	for _, m := range v.members.Members() {
+	for _, m := range members {
 		n := api.Node{
-			Name: m.Name, Role: string(m.Role), Leader: m.Name == leader, Health: string(m.Health), Session: leasepb.SessionNone, Draining: m.Draining,
-			Version: m.Version, Addresses: api.Addresses{RPC: m.RPCAddr, Gossip: m.GossipAddr},
+			Name: m.Name, Role: string(m.Role), Leader: m.Name == leading, Health: string(m.Health), Session: leasepb.SessionNone,
+			// A node drains before it leaves, so its last word is that it drains. There is no proxy any more.
+			Draining: m.Draining && m.Health != cluster.HealthLeft,
+			Version:  m.Version, Addresses: api.Addresses{RPC: m.RPCAddr, Gossip: m.GossipAddr},
 		}
 		if s, ok := sessions[m.Name]; ok {
 			n.Session = s.State

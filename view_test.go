@@ -32,6 +32,19 @@ func TestLeads(t *testing.T) {
 	}
 }
 
+// A node that drains is shown as such while it is there, also where it may be dead, and not once it
+// has left, although a node that leaves has drained before.
+func TestDrainingNodes(t *testing.T) {
+	for health, want := range map[cluster.Health]bool{
+		cluster.HealthAlive: true, cluster.HealthSuspect: true, cluster.HealthDead: true, cluster.HealthLeft: false,
+	} {
+		got := nodes([]cluster.Member{{Name: "a", Health: health, Draining: true}, {Name: "b", Health: health}}, "", nil)
+		if len(got) != 2 || got[0].Draining != want || got[1].Draining {
+			t.Errorf("%s: %+v, want draining %v and false", health, got, want)
+		}
+	}
+}
+
 // A node that has had a session does not say that it has never reached the leader.
 func TestUnready(t *testing.T) {
 	for state, want := range map[string]string{
