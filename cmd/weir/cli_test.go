@@ -45,7 +45,7 @@ func (f *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.asked, f.bodies, f.headers = append(f.asked, call), append(f.bodies, string(body)), append(f.headers, r.Header)
 	answers := f.answers[call]
 	if len(answers) == 0 {
-		problem(w, 404, "nothing at "+call)
+		problem(w, 404, "x", "nothing at "+call)
 		return
 	}
 	if len(answers) > 1 {
@@ -55,19 +55,19 @@ func (f *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	}
 	if status, detail, ok := strings.Cut(answers[0], "|"); ok {
-		var n int
-		fmt.Sscan(status, &n)
-		problem(w, n, detail)
+		n, code := 0, "x"
+		fmt.Sscan(status, &n, &code)
+		problem(w, n, code, detail)
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
 	fmt.Fprintln(w, answers[0])
 }
 
-func problem(w http.ResponseWriter, status int, detail string) {
+func problem(w http.ResponseWriter, status int, code, detail string) {
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(status)
-	json.NewEncoder(w).Encode(map[string]any{"status": status, "detail": detail, "code": "x"})
+	json.NewEncoder(w).Encode(map[string]any{"status": status, "detail": detail, "code": code})
 }
 
 // testProcess is a process without a terminal, whose environment is env.
@@ -302,6 +302,8 @@ func TestExitCodes(t *testing.T) {
 		{"exec", 2, "missing"},
 		{"exec --proxy ftp://x -- true", 2, "not a proxy's URL"},
 		{"exec -- /no/such/program", 1, "/no/such/program"},
+		{"drain --timeout -1s", 2, "--timeout is above 0"},
+		{"leave --timeout 0s", 2, "--timeout is above 0"},
 	} {
 		code, _, stderr := f.weir(testProcess(), strings.Fields(c.args)...)
 		if code != c.code || !strings.Contains(stderr, c.stderr) || code == 0 && stderr != "" {
@@ -311,9 +313,39 @@ func TestExitCodes(t *testing.T) {
 			t.Errorf("weir %s: not one message: %q", c.args, stderr)
 		}
 	}
+	for _, args := range [][]string{
+		{"limits", "get", ""}, {"usage", "client", ""}, {"connections", ""}, {"connections", "close", ""}, {"raft", "transfer", ""}, {"explain", "", "--user", "u"},
+	} {
+		if code, _, stderr := f.weir(testProcess(), args...); code != 2 || !strings.Contains(stderr, "an argument is empty") {
+			t.Errorf("weir %q: exit %d, %q", args, code, stderr)
+		}
+	}
 	code, _, stderr := f.weir(testProcess("WEIR_ADDR=127.0.0.1:1"), "status")
 	if code != 1 || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, "http://127.0.0.1:1") || !strings.Contains(stderr, "WEIR_ADDR") {
 		t.Errorf("not connected: exit %d, %q", code, stderr)
+	}
+}
+
+// What a node calls impossible in its arguments is wrong usage of a command, whichever command it is.
+func TestArgumentsRefused(t *testing.T) {
+	for _, c := range []struct{ call, args string }{
+		{"GET /v1/limits/client/foo", "limits get foo --scope client"},
+		{"GET /v1/limits/client/foo", "limits set foo --scope client --connections 5"},
+		{"DELETE /v1/limits/client/foo", "limits delete foo --scope client"},
+		{"GET /v1/explain?client=foo&host=x.org", "explain x.org --client foo"},
+		{"GET /v1/usage/client/foo", "usage client foo"},
+		{"GET /v1/usage/client?sort=foo", "usage client --sort foo"},
+		{"GET /v1/hosts/foo", "hosts foo"},
+		{"GET /v1/hosts?limit=99999", "hosts --limit 99999"},
+		{"GET /v1/connections?client=foo&node=%2A", "connections --client foo"},
+	} {
+		for answer, want := range map[string]int{"422 invalid|foo is no client": 2, "400 malformed|sort is not foo": 2, "409 conflict|not now": 1, "503 no_leader|wait": 1} {
+			f := newFakeAPI(t, map[string][]string{c.call: {answer}})
+			code, _, stderr := f.weir(testProcess(), strings.Fields(c.args)...)
+			if _, detail, _ := strings.Cut(answer, "|"); code != want || !strings.HasPrefix(stderr, "Error: "+detail+"\n") {
+				t.Errorf("weir %s, answered %q: exit %d, %q, asked %q", c.args, answer, code, stderr, f.asked)
+			}
+		}
 	}
 }
 

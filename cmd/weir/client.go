@@ -57,15 +57,26 @@ func (f *clientFlags) client(cmd *cobra.Command) (*api.Client, error) {
 	return c, nil
 }
 
-// call runs one command's calls. With --json it prints their answers as they are, and does not call
-// show.
+// call runs the calls of a command whose arguments are all that it sends: if the node finds fault
+// with them, so should whoever wrote the command line. With --json it prints the answers as they
+// are, and does not call show.
 func call[T any](f *clientFlags, cmd *cobra.Command, ask func(context.Context, *api.Client) (T, error), show func(T) error) error {
 	c, err := f.client(cmd)
 	if err != nil {
 		return err
 	}
 	defer c.CloseIdle()
-	return ask1(f, cmd, c, ask, show)
+	return argumentsRefused(cmd, ask1(f, cmd, c, ask, show))
+}
+
+// argumentsRefused makes a node's answer that a value is impossible a usage error. It is not for
+// commands that send a file.
+func argumentsRefused(cmd *cobra.Command, err error) error {
+	var refused *api.Error
+	if errors.As(err, &refused) && (refused.Code == "invalid" || refused.Code == "malformed") {
+		return &usageError{command: cmd.CommandPath(), err: err}
+	}
+	return err
 }
 
 func ask1[T any](f *clientFlags, cmd *cobra.Command, c *api.Client, ask func(context.Context, *api.Client) (T, error), show func(T) error) error {

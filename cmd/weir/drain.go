@@ -23,6 +23,14 @@ func (w *waitFlags) add(cmd *cobra.Command) {
 	cmd.Flags().DurationVar(&w.timeout, "timeout", waitDefault, "wait at most this `time`; the node goes on afterwards")
 }
 
+// check is to be called before anything is started.
+func (w *waitFlags) check(cmd *cobra.Command) error {
+	if w.timeout <= 0 {
+		return usagef(cmd, "--timeout is above 0, not %s; --detach waits for nothing", w.timeout)
+	}
+	return nil
+}
+
 func newDrainCommand(p *process) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "drain",
@@ -44,6 +52,9 @@ The node stays in the cluster. Stop or restart it afterwards, or make it take ne
 			return usagef(cmd, "--undo waits for nothing: leave out --detach and --timeout")
 		case *undo:
 			return undrain(f, cmd)
+		}
+		if err := w.check(cmd); err != nil {
+			return err
 		}
 		c, err := f.client(cmd)
 		if err != nil {

@@ -96,7 +96,7 @@ func showHosts(f *clientFlags, cmd *cobra.Command, c *api.Client, q api.HostQuer
 	if len(args) == 1 {
 		h, err := asked.Host(ctx, args[0])
 		if err != nil {
-			return explain(c, err)
+			return argumentsRefused(cmd, explain(c, err))
 		}
 		if f.json {
 			return nil
@@ -105,7 +105,7 @@ func showHosts(f *clientFlags, cmd *cobra.Command, c *api.Client, q api.HostQuer
 	}
 	hosts, err := asked.Hosts(ctx, q)
 	if err != nil {
-		return explain(c, err)
+		return argumentsRefused(cmd, explain(c, err))
 	}
 	if f.json {
 		return nil

@@ -23,6 +23,9 @@ that will not come back under its name. To restart a node, stop it with SIGTERM.
 	var w waitFlags
 	w.add(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := w.check(cmd); err != nil {
+			return err
+		}
 		c, err := f.client(cmd)
 		if err != nil {
 			return err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -189,13 +190,26 @@ func noArgs(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
+// notEmpty refuses an empty argument, which is most often a shell's variable that is not set: the
+// command would do less, or more, than was meant.
+func notEmpty(args []string) error {
+	if slices.Contains(args, "") {
+		return errors.New("an argument is empty")
+	}
+	return nil
+}
+
 // markUsage makes every complaint about flags and arguments, of all commands under cmd, a usage
 // error.
 func markUsage(cmd *cobra.Command) {
 	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return &usageError{command: c.CommandPath(), err: err} })
 	if check := cmd.Args; check != nil {
 		cmd.Args = func(c *cobra.Command, args []string) error {
-			if err := check(c, args); err != nil {
+			err := check(c, args)
+			if err == nil && c.Name() != "exec" { // whose arguments are another program's
+				err = notEmpty(args)
+			}
+			if err != nil {
 				return &usageError{command: c.CommandPath(), err: fmt.Errorf("%w: write %s", err, c.UseLine())}
 			}
 			return nil

@@ -85,7 +85,7 @@ func showTop(f *clientFlags, cmd *cobra.Command, o top.Options) error {
 	if o.Host != "" {
 		h, err := c.Host(ctx, o.Host)
 		if err != nil {
-			return explain(c, err)
+			return argumentsRefused(cmd, explain(c, err))
 		}
 		o.Host = h.Host
 	} else if _, err := c.Status(ctx); err != nil {

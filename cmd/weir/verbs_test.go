@@ -29,7 +29,7 @@ func TestReload(t *testing.T) {
 			t.Errorf("--json: exit %d %q", code, stdout)
 		}
 	}
-	f := newFakeAPI(t, map[string][]string{"POST /v1/reload": {"422|a.hcl:3,1: unknown attribute"}})
+	f := newFakeAPI(t, map[string][]string{"POST /v1/reload": {"422 invalid_config|a.hcl:3,1: unknown attribute"}})
 	if code, _, stderr := f.weir(testProcess(), "reload"); code != 1 || !strings.Contains(stderr, "a.hcl:3,1") {
 		t.Errorf("a broken config: exit %d %q", code, stderr)
 	}
