@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 
+	"github.com/weirproxy/weir/proxy/auth"
 	"github.com/weirproxy/weir/proxy/http1"
 	"github.com/weirproxy/weir/proxy/sock"
 	"github.com/weirproxy/weir/proxy/socks5"
@@ -51,6 +52,12 @@ func looksLikeHTTP(start [5]byte) bool {
 	return http1.IsToken(method)
 }
 
+// looksLikeProxyHeader reports whether the bytes could be the beginning of a PROXY header.
+func looksLikeProxyHeader(start [5]byte) bool {
+	_, _, err := auth.ParseProxyHeader(start[:])
+	return err == nil // more bytes are needed
+}
+
 // foreign is a protocol that is recognised, but not spoken.
 type foreign struct {
 	refusal *refusal // where plain HTTP is expected
@@ -78,7 +85,7 @@ var (
 
 	// refusePlain is for clients that speak HTTP where TLS is expected.
 	refusePlain    = badRequest("the client began with plain HTTP, and this port speaks TLS: use https:// in the proxy's URL")
-	refuseBalancer = *badRequest("the client began with a PROXY protocol header, and proxy.proxy_protocol_from does not name its address")
+	refuseBalancer = *badRequest("the client began with a PROXY protocol header: list its address in proxy.proxy_protocol_from, or let it send none")
 	refuseSOCKS    = badRequest("the client began with SOCKS, and this port speaks TLS first: use https:// in the proxy's URL")
 )
 

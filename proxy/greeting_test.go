@@ -24,6 +24,8 @@ func TestForeignProtocols(t *testing.T) {
 		{"else", "\x00\x01", "HTTP/1.1 400 weir: not an HTTP/1.1 message", "not an HTTP/1.1 message", false},
 		{"SOCKS5 where TLS is spoken", "\x05\x01\x00", "\x05\xff", "the client began with SOCKS", true},
 		{"SOCKS4 where TLS is spoken", "\x04\x01", "\x00\x5b\x00\x00\x00\x00\x00\x00", "the client began with SOCKS", true},
+		{"PROXY 1 where TLS is spoken", "PROXY TCP4 192.0.2.1 192.0.2.2 258 443\r\n\x16\x03\x01", "HTTP/1.1 400 weir: the client began with a PROXY protocol header", "the client began with a PROXY protocol header: list its address in proxy.proxy_protocol_from, or let it send none", true},
+		{"PROXY 2 where TLS is spoken", proxyBlock(0x21, 0x11, balanced4) + "\x16\x03\x01", "HTTP/1.1 400 weir: the client began with a PROXY protocol header", "the client began with a PROXY protocol header: list its address in proxy.proxy_protocol_from, or let it send none", true},
 		{"HTTP where TLS is spoken", "GET / HTTP/1.1\r\n\r\n", "HTTP/1.1 400 weir: the client began with plain HTTP", "the client began with plain HTTP", true},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -122,8 +122,10 @@ func (n *newcomer) refuse(err error) {
 		n.answer(p.overTLS, p.answer)
 	case errors.As(err, &syntax):
 		(&conn{srv: s, addr: n.addr}).noteRefusal(badRequest(string(syntax)))
+	case errors.As(err, &notTLS) && !n.balanced && looksLikeProxyHeader(notTLS.Start):
+		n.answerHTTP(&refuseBalancer)
 	case errors.As(err, &notTLS) && looksLikeHTTP(notTLS.Start):
-		n.answer(refusePlain, refusePlain.render(nil, refusePlain.status(0), s.loop.Load().field(), s.status, limit.Target{}, http1.KeepAlive{}, false))
+		n.answerHTTP(refusePlain)
 	case err == io.EOF, sock.IsReset(err), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, os.ErrClosed):
 		// A health check, a scan, or the end of the server.
 	default:
@@ -131,6 +133,12 @@ func (n *newcomer) refuse(err error) {
 			s.log.Warn("a client's TLS handshake failed", "client", n.addr, "error", err)
 		}
 	}
+}
+
+// answerHTTP is answer for a client that speaks HTTP, or a protocol without an answer of its own.
+func (n *newcomer) answerHTTP(r *refusal) {
+	s := n.srv
+	n.answer(r, r.render(nil, r.status(0), s.loop.Load().field(), s.status, limit.Target{}, http1.KeepAlive{}, false))
 }
 
 // answer sends a refusal without TLS to a client that does not speak it.

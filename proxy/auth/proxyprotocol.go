@@ -29,7 +29,7 @@ func (e HeaderError) Error() string { return string(e) }
 
 // Errors of reading a header.
 const (
-	errNoProxyHeader  = HeaderError("connections from this address must begin with a PROXY protocol header")
+	errNoProxyHeader  = HeaderError("connections from this address must begin with a PROXY protocol header: proxy.proxy_protocol_from lists it")
 	errBadProxyHeader = HeaderError("malformed PROXY protocol header")
 )
 
