@@ -45,7 +45,7 @@ func TestRefusedClientsTakeNoPlace(t *testing.T) {
 	eventually(t, "each one is refused or waited for", func() bool {
 		return int(w.Counters().Refusals[RefusedDenied].Load())+len(w.strangers) >= strangers
 	})
-	if n := len(j.lines(t, "request refused")); n == 0 || n > 2*accesslog.Shown {
+	if n := len(j.Lines(t, "request refused")); n == 0 || n > 2*accesslog.Shown {
 		t.Errorf("%d lines about %d refused clients", n, strangers)
 	}
 }

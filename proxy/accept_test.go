@@ -35,7 +35,7 @@ func TestIdleClientsGiveWay(t *testing.T) {
 	q.expect("12345")
 	idle.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 	idle.refused("GET", 400, "http_request_error")
-	if n := len(j.lines(t, "every place for a client is taken: new clients take the places of idle ones, or wait if none is idle")); n == 0 {
+	if n := len(j.Lines(t, "every place for a client is taken: new clients take the places of idle ones, or wait if none is idle")); n == 0 {
 		t.Error("the log does not say it")
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/proxy/proxytest"
 	"github.com/weirproxy/weir/proxy/sock"
 )
 
@@ -37,7 +38,7 @@ func TestChaos(t *testing.T) {
 
 // The same with TLS clients.
 func TestChaosTLS(t *testing.T) {
-	cert := newCertificate(t)
+	cert := proxytest.Certificate(t)
 	roots := x509.NewCertPool()
 	roots.AddCert(cert.Leaf)
 	chaos(t, func(addr string) (halfCloser, error) {

@@ -6,12 +6,14 @@ import (
 	"testing"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/weirproxy/weir/proxy/proxytest"
 )
 
 // A client of another protocol is refused in that protocol, the log names it, and the connection
 // ends with a FIN.
 func TestForeignProtocols(t *testing.T) {
-	cert := newCertificate(t)
+	cert := proxytest.Certificate(t)
 	for _, c := range []struct {
 		name, send, answer, details string
 		tls                         bool
@@ -45,7 +47,7 @@ func TestForeignProtocols(t *testing.T) {
 			if _, err := p.r.WriteTo(new(strings.Builder)); err != nil {
 				t.Errorf("the connection ends with %v", err)
 			}
-			lines := j.lines(t, "request refused")
+			lines := j.Lines(t, "request refused")
 			if len(lines) != 1 || !strings.HasPrefix(fmt.Sprint(lines[0]["details"]), c.details) {
 				t.Errorf("the log says %v", lines)
 			}

@@ -1,51 +1,21 @@
 package proxy
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
 	"net"
 	"net/netip"
-	"strings"
-	"sync"
 	"testing"
 
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/weirproxy/weir/lease"
 	"github.com/weirproxy/weir/limit"
+	"github.com/weirproxy/weir/proxy/proxytest"
 	"github.com/weirproxy/weir/proxy/resolve"
 )
 
 // journal collects log lines.
-type journal struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (j *journal) Write(b []byte) (int, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.buf.Write(b)
-}
-
-// lines returns the lines with the message.
-func (j *journal) lines(t *testing.T, message string) []map[string]any {
-	t.Helper()
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	var found []map[string]any
-	for line := range strings.Lines(j.buf.String()) {
-		var m map[string]any
-		if err := json.Unmarshal([]byte(line), &m); err != nil {
-			t.Fatalf("%q: %v", line, err)
-		}
-		if m["@message"] == message {
-			found = append(found, m)
-		}
-	}
-	return found
-}
+type journal struct{ proxytest.Journal }
 
 func TestOneLinePerTunnelAndRequest(t *testing.T) {
 	u := newUpstream(t, nil)
@@ -59,8 +29,8 @@ func TestOneLinePerTunnelAndRequest(t *testing.T) {
 	q.expect("12345")
 	p.reset()
 	q.expectReset()
-	eventually(t, "the tunnel's line", func() bool { return len(j.lines(t, "tunnel ended")) == 1 })
-	line := j.lines(t, "tunnel ended")[0]
+	eventually(t, "the tunnel's line", func() bool { return len(j.Lines(t, "tunnel ended")) == 1 })
+	line := j.Lines(t, "tunnel ended")[0]
 	for key, want := range map[string]any{
 		"kind": "connect", "client": p.LocalAddr().String(), "host": "127.0.0.1", "bytes_in": 5.0, "bytes_out": 0.0,
 		"end": errClientReset.Error(),
@@ -76,8 +46,8 @@ func TestOneLinePerTunnelAndRequest(t *testing.T) {
 	q.readHead()
 	q.send("HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno")
 	p.response("GET")
-	eventually(t, "the request's line", func() bool { return len(j.lines(t, "request ended")) == 1 })
-	line = j.lines(t, "request ended")[0]
+	eventually(t, "the request's line", func() bool { return len(j.Lines(t, "request ended")) == 1 })
+	line = j.Lines(t, "request ended")[0]
 	for key, want := range map[string]any{"method": "GET", "status": 404.0, "bytes_out": 2.0, "end": "closed", "reused": false} {
 		if line[key] != want {
 			t.Errorf("%s is %v, want %v: %v", key, line[key], want, line)
@@ -93,7 +63,7 @@ func TestOneLinePerTunnelAndRequest(t *testing.T) {
 		p.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 		p.refused("GET", 400, "http_request_error")
 	}
-	if n := len(j.lines(t, "request refused")); n < 1 || n > 10 {
+	if n := len(j.Lines(t, "request refused")); n < 1 || n > 10 {
 		t.Errorf("%d lines for 20 refusals", n)
 	}
 }
@@ -113,8 +83,8 @@ func TestLookupTimeIsLogged(t *testing.T) {
 		q := u.accept()
 		p.reset()
 		q.expectReset()
-		eventually(t, "the tunnel's line", func() bool { return len(j.lines(t, "tunnel ended")) == i+1 })
-		line := j.lines(t, "tunnel ended")[i]
+		eventually(t, "the tunnel's line", func() bool { return len(j.Lines(t, "tunnel ended")) == i+1 })
+		line := j.Lines(t, "tunnel ended")[i]
 		if _, has := line["lookup"]; has != c.looked || line["dial"] == nil {
 			t.Errorf("%s: %v", c.host, line)
 		}
@@ -173,8 +143,8 @@ func TestRefusalsAreSampled(t *testing.T) {
 		t.Errorf("%d refusals are counted", n)
 	}
 	w.Close()
-	lines, left := j.lines(t, "request refused"), 0.0
-	for _, l := range j.lines(t, "more requests refused, not shown") {
+	lines, left := j.Lines(t, "request refused"), 0.0
+	for _, l := range j.Lines(t, "more requests refused, not shown") {
 		if l["reason"] != "http_request_error" {
 			t.Errorf("left out: %v", l)
 		}

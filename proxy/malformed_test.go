@@ -184,7 +184,7 @@ func TestRefusedFieldsAreNamed(t *testing.T) {
 	if got := resp.Header.Get("Proxy-Status"); !strings.Contains(got, `in the header field \"X-Bad\"`) {
 		t.Errorf("Proxy-Status %s", got)
 	}
-	line := j.lines(t, "request refused")
+	line := j.Lines(t, "request refused")
 	if len(line) != 1 || !strings.HasSuffix(fmt.Sprint(line[0]["details"]), `in the header field "X-Bad"`) {
 		t.Errorf("the log says %v", line)
 	}

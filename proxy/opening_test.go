@@ -10,6 +10,7 @@ import (
 
 	"github.com/weirproxy/weir/limit"
 	"github.com/weirproxy/weir/proxy/http1"
+	"github.com/weirproxy/weir/proxy/proxytest"
 	"github.com/weirproxy/weir/proxy/sock"
 )
 
@@ -124,7 +125,7 @@ var ways = []struct {
 		return n
 	}},
 	{"TLS client", func(t *testing.T, begin string) nested {
-		cert := newCertificate(t)
+		cert := proxytest.Certificate(t)
 		n := newNested(t, speakTLS(cert))
 		u := newUpstream(t, nil)
 		c := n.w.dialTLS(cert)
@@ -164,11 +165,11 @@ func (n nested) cut(t *testing.T, reason Refusal, cause error) {
 	if got := n.w.Counters().Refusals[reason].Load(); got != 1 {
 		t.Errorf("%d refusals for %v", got, reason)
 	}
-	eventually(t, "the tunnel's line", func() bool { return len(n.log.lines(t, "tunnel ended")) == 1 })
-	if end := n.log.lines(t, "tunnel ended")[0]["end"]; end != cause.Error() {
+	eventually(t, "the tunnel's line", func() bool { return len(n.log.Lines(t, "tunnel ended")) == 1 })
+	if end := n.log.Lines(t, "tunnel ended")[0]["end"]; end != cause.Error() {
 		t.Errorf("the log says: %v", end)
 	}
-	lines := n.log.lines(t, "tunnel cut")
+	lines := n.log.Lines(t, "tunnel cut")
 	if len(lines) != 1 || lines[0]["error"] != reason.String() || lines[0]["@level"] != "warn" || lines[0]["status"] != nil {
 		t.Errorf("the log says: %v", lines)
 	}
@@ -306,8 +307,8 @@ func TestNestedTunnels(t *testing.T) {
 			if got := n.w.Counters().Refusals[RefusedLoop].Load(); got != 1 {
 				t.Errorf("%d loops were counted", got)
 			}
-			eventually(t, "the tunnel's line", func() bool { return len(n.log.lines(t, "tunnel ended")) == 1 })
-			if end := n.log.lines(t, "tunnel ended")[0]["end"]; end != errProxyGreeted.Error() {
+			eventually(t, "the tunnel's line", func() bool { return len(n.log.Lines(t, "tunnel ended")) == 1 })
+			if end := n.log.Lines(t, "tunnel ended")[0]["end"]; end != errProxyGreeted.Error() {
 				t.Errorf("the log says: %v", end)
 			}
 		})

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/weirproxy/weir/proxy/proxytest"
 	"github.com/weirproxy/weir/proxy/sock"
 )
 
@@ -61,8 +62,8 @@ func TestProxyProtocol(t *testing.T) {
 				t.Fatalf("%q: %s %q", header, resp.Status, body)
 			}
 			lines++
-			eventually(t, "a line", func() bool { return len(j.lines(t, "request ended")) == lines })
-			if got := j.lines(t, "request ended")[lines-1]["client"]; got != want {
+			eventually(t, "a line", func() bool { return len(j.Lines(t, "request ended")) == lines })
+			if got := j.Lines(t, "request ended")[lines-1]["client"]; got != want {
 				t.Errorf("%q: the client is %v", header, got)
 			}
 		}
@@ -111,7 +112,7 @@ func TestProxyProtocolHealthChecks(t *testing.T) {
 	}
 	eventually(t, "no client is left", func() bool { return w.Counters().Clients.Load() == 0 })
 	w.Close()
-	if lines := j.lines(t, "request refused"); len(lines) != 1 { // the half header
+	if lines := j.Lines(t, "request refused"); len(lines) != 1 { // the half header
 		t.Errorf("lines: %v", lines)
 	}
 }
@@ -119,7 +120,7 @@ func TestProxyProtocolHealthChecks(t *testing.T) {
 // The header comes before TLS.
 func TestProxyProtocolBeforeTLS(t *testing.T) {
 	u := newUpstream(t, echo)
-	cert := newCertificate(t)
+	cert := proxytest.Certificate(t)
 	w := newWorld(t, 0, speakTLS(cert), policy(balanced))
 	p := w.dialTLSAfter("PROXY TCP4 127.0.0.9 127.0.0.1 258 443\r\n", cert)
 	p.connect(u.addr)

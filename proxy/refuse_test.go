@@ -67,7 +67,7 @@ func TestRefusalsForTheSakeOfALimit(t *testing.T) {
 		if n := w.Counters().RefusedBy(by) - before; n != 2 {
 			t.Errorf("%v: %d refusals are counted, want 2", by, n)
 		}
-		lines := j.lines(t, "request refused")
+		lines := j.Lines(t, "request refused")
 		if len(lines) != 2*(i+1) || lines[2*i]["scope"] != c.scope.String() || lines[2*i]["resource"] != c.resource.String() {
 			t.Errorf("%v is logged as %v", by, lines[min(2*i, len(lines)-1)])
 		}

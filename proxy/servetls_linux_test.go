@@ -6,12 +6,14 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/weirproxy/weir/proxy/proxytest"
 )
 
 // A client that leaves while its earlier bytes are not being read is detected, as without TLS.
 func TestTLSClientGoesBehindUnreadBytes(t *testing.T) {
 	u := newUpstream(t, nil)
-	cert := newCertificate(t)
+	cert := proxytest.Certificate(t)
 	w := newWorld(t, 1, speakTLS(cert), policy(func(p *Policy) { p.HalfCloseTimeout = 200 * time.Millisecond }))
 	p := w.dialTLS(cert)
 	p.connect(u.addr)

@@ -3,8 +3,6 @@ package proxy
 import (
 	"bufio"
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
@@ -12,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"net/netip"
@@ -23,30 +20,9 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/weirproxy/weir/proxy/proxytest"
 	"github.com/weirproxy/weir/proxy/sock"
 )
-
-// newCertificate makes a self-signed certificate for 127.0.0.1.
-func newCertificate(t testing.TB) *tls.Certificate {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
-}
 
 // speakTLS makes a world's listener use TLS.
 func speakTLS(cert *tls.Certificate) option {
@@ -124,7 +100,7 @@ func (p *tlsPeer) reset() {
 
 func TestTLSRequests(t *testing.T) {
 	u := httpUpstream(t, func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.Method) })
-	cert := newCertificate(t)
+	cert := proxytest.Certificate(t)
 	var j journal
 	w := newWorld(t, 0, speakTLS(cert), func(_ *Config, _ *resolver, o *worldOptions) {
 		o.Output, o.Level, o.JSONFormat = &j, hclog.Info, true
@@ -140,8 +116,8 @@ func TestTLSRequests(t *testing.T) {
 			t.Fatalf("%s %q %v", resp.Status, body, err)
 		}
 	}
-	eventually(t, "the lines", func() bool { return len(j.lines(t, "request ended")) == 3 })
-	if got := j.lines(t, "request ended")[0]["client"]; got != p.LocalAddr().String() {
+	eventually(t, "the lines", func() bool { return len(j.Lines(t, "request ended")) == 3 })
+	if got := j.Lines(t, "request ended")[0]["client"]; got != p.LocalAddr().String() {
 		t.Errorf("the log has the client at %v, not %v", got, p.LocalAddr())
 	}
 	p.CloseWrite()
@@ -156,7 +132,7 @@ func TestTLSRequests(t *testing.T) {
 // A tunnel passes both ends on, in either order, and bytes that follow the first end.
 func TestTLSHalfCloses(t *testing.T) {
 	u := newUpstream(t, nil)
-	cert := newCertificate(t)
+	cert := proxytest.Certificate(t)
 	w := newWorld(t, 1, speakTLS(cert))
 	for _, clientFirst := range []bool{true, false} {
 		p := w.dialTLS(cert)
@@ -192,7 +168,7 @@ func TestTLSHalfCloses(t *testing.T) {
 // A FIN without close_notify ends a client, as without TLS.
 func TestTLSEndsWithoutNotice(t *testing.T) {
 	u := newUpstream(t, nil)
-	cert := newCertificate(t)
+	cert := proxytest.Certificate(t)
 	w := newWorld(t, 1, speakTLS(cert))
 	p := w.dialTLS(cert)
 	p.connect(u.addr)
@@ -206,7 +182,7 @@ func TestTLSEndsWithoutNotice(t *testing.T) {
 
 func TestTLSResets(t *testing.T) {
 	u := newUpstream(t, nil)
-	cert := newCertificate(t)
+	cert := proxytest.Certificate(t)
 	w := newWorld(t, 1, speakTLS(cert))
 	t.Run("by the client", func(t *testing.T) {
 		p := w.dialTLS(cert)
@@ -261,7 +237,7 @@ func TestTLSResets(t *testing.T) {
 // A client that leaves while it waits for its slot frees its place.
 func TestTLSClientGoesWhileQueued(t *testing.T) {
 	u := newUpstream(t, nil)
-	cert := newCertificate(t)
+	cert := proxytest.Certificate(t)
 	w := newWorld(t, 1, speakTLS(cert))
 	first := w.dialTLS(cert)
 	first.connect(u.addr)
@@ -281,7 +257,7 @@ func TestTLSClientGoesWhileQueued(t *testing.T) {
 func TestTLSBulk(t *testing.T) {
 	const size = 8 << 20
 	u := newUpstream(t, echo)
-	cert := newCertificate(t)
+	cert := proxytest.Certificate(t)
 	w := newWorld(t, 1, speakTLS(cert))
 	p := w.dialTLS(cert)
 	p.connect(u.addr)
@@ -309,7 +285,7 @@ func TestTLSLastBytes(t *testing.T) {
 		c.Write(make([]byte, size))
 		c.CloseWrite()
 	})
-	cert := newCertificate(t)
+	cert := proxytest.Certificate(t)
 	w := newWorld(t, 1, speakTLS(cert))
 	p := w.dialTLS(cert)
 	p.send("GET http://" + u.addr + "/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
@@ -330,7 +306,7 @@ func TestTLSLastBytes(t *testing.T) {
 // A client that speaks HTTP without TLS gets an explanation; others are closed, and nothing is
 // kept.
 func TestTLSGreetings(t *testing.T) {
-	cert := newCertificate(t)
+	cert := proxytest.Certificate(t)
 	var j journal
 	w := newWorld(t, 0, speakTLS(cert), func(_ *Config, _ *resolver, o *worldOptions) {
 		o.Output, o.Level, o.JSONFormat = &j, hclog.Info, true
@@ -349,20 +325,20 @@ func TestTLSGreetings(t *testing.T) {
 	}
 	w.dial().Close()
 	w.dial().reset()
-	if lines := j.lines(t, "a client's TLS handshake failed"); len(lines) != 0 {
+	if lines := j.Lines(t, "a client's TLS handshake failed"); len(lines) != 0 {
 		t.Errorf("health checks are logged: %v", lines)
 	}
 	stranger := tls.Client(w.dial().TCPConn, &tls.Config{ServerName: "127.0.0.1"})
 	if err := stranger.Handshake(); err == nil {
 		t.Error("a client takes a certificate that it does not know")
 	}
-	eventually(t, "a line about the handshake", func() bool { return len(j.lines(t, "a client's TLS handshake failed")) == 1 })
+	eventually(t, "a line about the handshake", func() bool { return len(j.Lines(t, "a client's TLS handshake failed")) == 1 })
 	eventually(t, "all places are free", func() bool { return len(w.places) <= 1 }) // Serve takes one ahead
 }
 
 // A client that sends nothing, or half a handshake, is closed soon.
 func TestTLSHandshakeTimeout(t *testing.T) {
-	w := newWorld(t, 0, speakTLS(newCertificate(t)), policy(func(p *Policy) { p.HeaderTimeout = 100 * time.Millisecond }))
+	w := newWorld(t, 0, speakTLS(proxytest.Certificate(t)), policy(func(p *Policy) { p.HeaderTimeout = 100 * time.Millisecond }))
 	for _, start := range []string{"", "\x16\x03\x01\x01\x00"} {
 		p := w.dial()
 		p.send(start)
@@ -374,7 +350,7 @@ func TestTLSHandshakeTimeout(t *testing.T) {
 }
 
 func TestTLSClientAddress(t *testing.T) {
-	cert := newCertificate(t)
+	cert := proxytest.Certificate(t)
 	w := newWorld(t, 0, speakTLS(cert), policy(func(p *Policy) { p.AllowClients = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")} }))
 	p := w.dialTLS(cert)
 	p.send("GET http://127.0.0.1:1/ HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -387,7 +363,7 @@ func TestTLSClientAddress(t *testing.T) {
 // for leaks.
 func TestTLSClose(t *testing.T) {
 	u := newUpstream(t, nil)
-	cert := newCertificate(t)
+	cert := proxytest.Certificate(t)
 	w := newWorld(t, 0, speakTLS(cert))
 	greeting := w.dial()
 	idle := w.dialTLS(cert)
@@ -408,7 +384,7 @@ func TestTLSClose(t *testing.T) {
 // Draining closes idle clients with close_notify.
 func TestTLSDrain(t *testing.T) {
 	u := httpUpstream(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })
-	cert := newCertificate(t)
+	cert := proxytest.Certificate(t)
 	w := newWorld(t, 0, speakTLS(cert))
 	p := w.dialTLS(cert)
 	p.send(get(u, "/", ""))
@@ -428,7 +404,7 @@ func TestTLSDrain(t *testing.T) {
 // New connections get the current certificate.
 func TestTLSCertificateChanges(t *testing.T) {
 	var current atomic.Pointer[tls.Certificate]
-	first, second := newCertificate(t), newCertificate(t)
+	first, second := proxytest.Certificate(t), proxytest.Certificate(t)
 	current.Store(first)
 	w := newWorld(t, 0, func(c *Config, _ *resolver, o *worldOptions) {
 		c.ServesTLS, o.tls = true, &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return current.Load(), nil }}
@@ -445,7 +421,7 @@ func TestTLSCertificateChanges(t *testing.T) {
 // A server may have listeners with TLS and without, whose clients share its places.
 func TestServeBoth(t *testing.T) {
 	u := newUpstream(t, echo)
-	cert := newCertificate(t)
+	cert := proxytest.Certificate(t)
 	w := newWorld(t, 0, speakTLS(cert))
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/weirproxy/weir/lease"
 	"github.com/weirproxy/weir/limit"
+	"github.com/weirproxy/weir/proxy/proxytest"
 	"github.com/weirproxy/weir/proxy/socks5"
 )
 
@@ -146,7 +147,7 @@ func TestSOCKSSubject(t *testing.T) {
 
 func TestSOCKSInsideTLS(t *testing.T) {
 	u := newUpstream(t, echo)
-	cert := newCertificate(t)
+	cert := proxytest.Certificate(t)
 	w := newWorld(t, 1, speakTLS(cert))
 	p := w.dialTLS(cert)
 	p.send(socksHello)

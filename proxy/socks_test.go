@@ -118,8 +118,8 @@ func TestSOCKSTunnel(t *testing.T) {
 			q.Close()
 			p.expectEOF()
 			eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
-			eventually(t, "the log line", func() bool { return len(j.lines(t, "tunnel ended")) == 1 })
-			line := j.lines(t, "tunnel ended")[0]
+			eventually(t, "the log line", func() bool { return len(j.Lines(t, "tunnel ended")) == 1 })
+			line := j.Lines(t, "tunnel ended")[0]
 			if line["kind"] != "socks5" || line["host"] != counted || line["port"] != mustNumber(t, port) || line["bytes_in"] != 2.0 || line["end"] != "closed" {
 				t.Errorf("the log says %v", line)
 			}
@@ -321,7 +321,7 @@ func TestSOCKSReplies(t *testing.T) {
 			if n := w.Counters().Refusals[c.counted].Load(); n != 2 {
 				t.Errorf("%d refusals are counted as %v", n, c.counted)
 			}
-			lines := j.lines(t, "request refused")
+			lines := j.Lines(t, "request refused")
 			if len(lines) != 2 || lines[0]["method"] != "SOCKS5" || lines[0]["reply"] != float64(c.reply) || lines[0]["details"] == "" {
 				t.Errorf("the log says %v", lines)
 			}
@@ -366,7 +366,7 @@ func TestProtocols(t *testing.T) {
 	p.CloseWrite()
 	p.expectEOF()
 	w.connect(u.addr)
-	lines := j.lines(t, "request refused")
+	lines := j.Lines(t, "request refused")
 	if len(lines) != 2 || !strings.Contains(fmt.Sprint(lines[1]["details"]), "proxy.protocols") {
 		t.Errorf("the log says %v", lines)
 	}
@@ -391,7 +391,7 @@ func TestSOCKSHandshakeTimeout(t *testing.T) {
 		left.Close()
 	}
 	eventually(t, "no client is left", func() bool { return w.Counters().Clients.Load() == 0 })
-	lines := j.lines(t, "request refused")
+	lines := j.Lines(t, "request refused")
 	if len(lines) != 3 || lines[0]["details"] != refuseSlow.details {
 		t.Errorf("the log says %v", lines)
 	}
@@ -411,7 +411,7 @@ func TestSOCKSAddressesAreNoted(t *testing.T) {
 		}
 		w.socks("api.test:" + port).Close()
 		w.connect(u.addr).Close()
-		list, lines, counted := w.ResolvingClients(), j.lines(t, message), w.Counters().Addresses.Load()
+		list, lines, counted := w.ResolvingClients(), j.Lines(t, message), w.Counters().Addresses.Load()
 		if !counts {
 			if len(list)+len(lines) != 0 || counted != 0 {
 				t.Errorf("noted, though no limit counts names: %v, %v, %d", list, lines, counted)

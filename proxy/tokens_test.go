@@ -183,7 +183,7 @@ func TestWaitForATokenIsNoDial(t *testing.T) {
 	u.accept().Close()
 	var line map[string]any
 	eventually(t, "the line is written", func() bool {
-		list := j.lines(t, "tunnel ended")
+		list := j.Lines(t, "tunnel ended")
 		if len(list) == 1 {
 			line = list[0]
 		}

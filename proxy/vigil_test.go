@@ -32,8 +32,8 @@ func (w *world) freed() {
 // ended checks the end in the log line of the only exchange.
 func (j *journal) ended(t *testing.T, want string) {
 	t.Helper()
-	eventually(t, "the exchange's line", func() bool { return len(j.lines(t, "request ended")) == 1 })
-	if got := j.lines(t, "request ended")[0]["end"]; got != want {
+	eventually(t, "the exchange's line", func() bool { return len(j.Lines(t, "request ended")) == 1 })
+	if got := j.Lines(t, "request ended")[0]["end"]; got != want {
 		t.Errorf("the exchange ended: %v, want %s", got, want)
 	}
 }

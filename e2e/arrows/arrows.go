@@ -39,6 +39,7 @@ var areas = map[string][]string{
 	"proxy/auth":          nil,
 	"proxy/clienttls":     {"proxy/sock"},
 	"proxy/http1":         nil,
+	"proxy/proxytest":     nil,
 	"proxy/resolve":       nil,
 	"proxy/sock":          nil,
 	"proxy/socks5":        nil,
@@ -61,6 +62,9 @@ var testAreas = map[string][]string{
 	"lease":             {"lease/leader", "lease/leasetest", "fsm"},
 	"lease/leader":      {"lease/leasetest"},
 	"lease/leasepb":     {"lease/leasetest"},
+	"proxy":             {"proxy/proxytest"},
+	"proxy/accesslog":   {"proxy/proxytest"},
+	"proxy/clienttls":   {"proxy/proxytest"},
 	"proxy/http1":       {"limit"},
 }
 
@@ -88,7 +92,7 @@ var libraries = map[string][]string{
 var testOnly = []string{"pgregory.net/rapid", "go.uber.org/goleak", "github.com/google/go-cmp", "github.com/anishathalye/porcupine", "github.com/pb33f", "github.com/chromedp", "github.com/hashicorp/go-connlimit", "golang.org/x/net/netutil"}
 
 // testHelpers are the areas whose packages exist for tests, though their files are not test files.
-var testHelpers = []string{"e2e", "examples/demo", "cluster/clustertest", "lease/leasetest", "limit/limittest"}
+var testHelpers = []string{"e2e", "examples/demo", "cluster/clustertest", "lease/leasetest", "limit/limittest", "proxy/proxytest"}
 
 // Check returns a sentence for each import of the package at path that no arrow allows. tests tells
 // that the imports are those of its tests.

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/weirproxy/weir/proxy/proxytest"
 )
 
 // values has one value for each kind of field, as the logger and a line take them.
@@ -31,40 +33,6 @@ func (v values) line(ls *Log, now time.Time) {
 	l.Addr("addr", v.addr)
 	l.Duration("took", v.took)
 	ls.End(l)
-}
-
-// journal is a log in JSON that can be read while it is written.
-type journal struct {
-	mu      sync.Mutex
-	buf     bytes.Buffer
-	written chan struct{} // gets one entry for each write; nil: none
-}
-
-func (j *journal) Write(b []byte) (int, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.written != nil {
-		j.written <- struct{}{}
-	}
-	return j.buf.Write(b)
-}
-
-// lines returns the lines with the message.
-func (j *journal) lines(t *testing.T, message string) []map[string]any {
-	t.Helper()
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	var found []map[string]any
-	for line := range strings.Lines(j.buf.String()) {
-		var m map[string]any
-		if err := json.Unmarshal([]byte(line), &m); err != nil {
-			t.Fatalf("%q: %v", line, err)
-		}
-		if m["@message"] == message {
-			found = append(found, m)
-		}
-	}
-	return found
 }
 
 // Lines equal the logger's.
@@ -119,7 +87,7 @@ func same(t *testing.T, got, want []byte) {
 // Lines of many goroutines are all written, whole, and in order for each goroutine.
 func TestLinesOfManyGoroutines(t *testing.T) {
 	const writers, each = 8, 500
-	var out journal
+	var out proxytest.Journal
 	ls := New(Output{Writer: &out, JSON: true}, hclog.New(&hclog.LoggerOptions{Output: io.Discard}))
 	var wg sync.WaitGroup
 	for w := range writers {
@@ -131,7 +99,7 @@ func TestLinesOfManyGoroutines(t *testing.T) {
 	}
 	wg.Wait()
 	ls.Close()
-	found := out.lines(t, "request ended")
+	found := out.Lines(t, "request ended")
 	if len(found) != writers*each {
 		t.Fatalf("%d lines of %d", len(found), writers*each)
 	}
@@ -149,7 +117,7 @@ func TestLinesOfManyGoroutines(t *testing.T) {
 
 // stuck is an output that blocks until it is released.
 type stuck struct {
-	journal
+	proxytest.Journal
 	entered, released chan struct{}
 	once              sync.Once
 }
@@ -157,14 +125,14 @@ type stuck struct {
 func (s *stuck) Write(b []byte) (int, error) {
 	s.once.Do(func() { close(s.entered) })
 	<-s.released
-	return s.journal.Write(b)
+	return s.Journal.Write(b)
 }
 
 // A slow output costs lines, but no memory and no time of the goroutines that write them; the log
 // reports how many.
 func TestLinesAreDroppedWhereTheOutputIsStuck(t *testing.T) {
 	out := &stuck{entered: make(chan struct{}), released: make(chan struct{})}
-	var log journal
+	var log proxytest.Journal
 	ls := New(Output{Writer: out, JSON: true}, hclog.New(&hclog.LoggerOptions{Output: &log, JSONFormat: true}))
 	long := values{text: strings.Repeat("x", 64<<10)}
 	long.line(ls, time.Now())
@@ -178,8 +146,8 @@ func TestLinesAreDroppedWhereTheOutputIsStuck(t *testing.T) {
 	}
 	close(out.released)
 	ls.Close()
-	written := len(out.lines(t, "request ended"))
-	told := log.lines(t, "the log's output is too slow: lines of finished tunnels and requests were dropped")
+	written := len(out.Lines(t, "request ended"))
+	told := log.Lines(t, "the log's output is too slow: lines of finished tunnels and requests were dropped")
 	if len(told) != 1 || told[0]["lines"] != float64(1+more-written) || written < maxPendingLines/(65<<10) {
 		t.Errorf("%d lines written of %d, and the log says %v", written, 1+more, told)
 	}
@@ -207,7 +175,7 @@ func TestLinesFollowTheLoggersLevel(t *testing.T) {
 // At any time the lines can be turned off, redirected, and made independent of the logger's level.
 func TestLinesGoElsewhere(t *testing.T) {
 	log := hclog.New(&hclog.LoggerOptions{Output: io.Discard, Level: hclog.Warn})
-	first, second := journal{written: make(chan struct{}, 1)}, journal{}
+	first, second := proxytest.Journal{Written: make(chan struct{}, 1)}, proxytest.Journal{}
 	ls := New(Output{Writer: &first, JSON: true, Always: true}, log)
 	write := func(text string) {
 		if ls.Wanted() {
@@ -215,7 +183,7 @@ func TestLinesGoElsewhere(t *testing.T) {
 		}
 	}
 	write("one")
-	<-first.written
+	<-first.Written
 	ls.SetOutput(Output{})
 	write("lost")
 	ls.SetOutput(Output{Writer: &second, JSON: true})
@@ -223,8 +191,8 @@ func TestLinesGoElsewhere(t *testing.T) {
 	log.SetLevel(hclog.Info)
 	write("two")
 	ls.Close()
-	if got := second.lines(t, "request ended"); len(got) != 1 || got[0]["text"] != "two" || len(first.lines(t, "request ended")) != 1 {
-		t.Errorf("%v, then %v", first.lines(t, "request ended"), got)
+	if got := second.Lines(t, "request ended"); len(got) != 1 || got[0]["text"] != "two" || len(first.Lines(t, "request ended")) != 1 {
+		t.Errorf("%v, then %v", first.Lines(t, "request ended"), got)
 	}
 }
 

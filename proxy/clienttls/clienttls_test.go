@@ -1,14 +1,10 @@
 package clienttls
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"io"
-	"math/big"
 	"net"
 	"net/netip"
 	"os"
@@ -18,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
+	"github.com/weirproxy/weir/proxy/proxytest"
 	"github.com/weirproxy/weir/proxy/sock"
 )
 
@@ -36,31 +33,16 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
+	cert := proxytest.Certificate(t)
 	hangups, err := sock.NewHangups()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(hangups.Close)
 	w := &world{t: t, roots: x509.NewCertPool()}
-	w.roots.AddCert(leaf)
+	w.roots.AddCert(cert.Leaf)
 	w.Terminator = New(&tls.Config{
-		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
+		Certificates: []tls.Certificate{*cert},
 		NextProtos:   []string{"h2"}, // not what is spoken inside
 	}, &w.buffers, hangups)
 	return w
