@@ -2,7 +2,6 @@ package api
 
 import (
 	"bufio"
-	"context"
 	"encoding/json"
 	"io"
 	"net"
@@ -17,20 +16,7 @@ import (
 // a connection of its own and behind one that was answered well.
 func TestRefusalsOfTheLibrary(t *testing.T) {
 	a := newBench(t, Config{}, "a").nodes["a"]
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	served := make(chan error, 1)
-	go func() { served <- a.server.Serve(l) }()
-	defer func() {
-		if err := a.server.Shutdown(context.Background()); err != nil {
-			t.Error(err)
-		}
-		if err := <-served; err != nil {
-			t.Error(err)
-		}
-	}()
+	addr := a.listen(t)
 	for _, c := range []struct {
 		request      string
 		status       int
@@ -54,7 +40,7 @@ func TestRefusalsOfTheLibrary(t *testing.T) {
 		{"BREW /v1/status HTTP/1.1\r\nHost: localhost\r\n\r\n", 405, "method_not_allowed", ""},
 	} {
 		for _, before := range []string{"", "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"} {
-			conn, err := net.Dial("tcp", l.Addr().String())
+			conn, err := net.Dial("tcp", addr)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -80,23 +66,10 @@ func TestRefusalsOfTheLibrary(t *testing.T) {
 // host that is none of the node's. They get the node's state, never a refusal, and without a token.
 func TestProbes(t *testing.T) {
 	node := newBench(t, Config{Token: "secret"}, "a").nodes["a"]
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	served := make(chan error, 1)
-	go func() { served <- node.server.Serve(l) }()
-	defer func() {
-		if err := node.server.Shutdown(t.Context()); err != nil {
-			t.Error(err)
-		}
-		if err := <-served; err != nil {
-			t.Error(err)
-		}
-	}()
+	addr := node.listen(t)
 	ask := func(method, path, rest string) *http.Response {
 		t.Helper()
-		conn, err := net.Dial("tcp", l.Addr().String())
+		conn, err := net.Dial("tcp", addr)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -104,24 +104,11 @@ func TestIdleConnectionsDontShutTheAPI(t *testing.T) {
 	var mu sync.Mutex
 	var logged bytes.Buffer
 	server.conns.log = hclog.New(&hclog.LoggerOptions{Output: &logged, Mutex: &mu})
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(l) }()
-	defer func() {
-		if err := server.Shutdown(context.WithoutCancel(t.Context())); err != nil {
-			t.Error(err)
-		}
-		if err := <-served; err != nil {
-			t.Error(err)
-		}
-	}()
+	addr := b.nodes["a"].listen(t)
 	dial := func(from string) net.Conn {
 		t.Helper()
 		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
-		c, err := d.Dial("tcp", l.Addr().String())
+		c, err := d.Dial("tcp", addr)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -133,7 +120,7 @@ func TestIdleConnectionsDontShutTheAPI(t *testing.T) {
 		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) {
 			return dial(from), nil
 		}}}
-		res, err := client.Get("http://" + l.Addr().String() + pathReadyz)
+		res, err := client.Get("http://" + addr + pathReadyz)
 		if err != nil {
 			t.Fatalf("from %s: %v", from, err)
 		}

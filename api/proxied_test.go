@@ -2,7 +2,6 @@ package api
 
 import (
 	"bufio"
-	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -57,22 +56,9 @@ func TestConnectionsOfTheProxy(t *testing.T) {
 	a := newBench(t, Config{}, "a").nodes["a"]
 	proxies := new(someProxies)
 	a.server.deps.Proxies = proxies
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	served := make(chan error, 1)
-	go func() { served <- a.server.Serve(l) }()
-	defer func() {
-		if err := a.server.Shutdown(context.Background()); err != nil {
-			t.Error(err)
-		}
-		if err := <-served; err != nil {
-			t.Error(err)
-		}
-	}()
+	addr := a.listen(t)
 	for i, ours := range []bool{false, true} {
-		conn, err := net.Dial("tcp", l.Addr().String())
+		conn, err := net.Dial("tcp", addr)
 		if err != nil {
 			t.Fatal(err)
 		}

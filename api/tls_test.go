@@ -2,7 +2,6 @@ package api
 
 import (
 	"bufio"
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -45,28 +44,13 @@ func loopbackTLS(t *testing.T) (tls.Certificate, *x509.CertPool) {
 func TestServeTLS(t *testing.T) {
 	pair, roots := loopbackTLS(t)
 	n := newBench(t, Config{Token: "w", TLS: &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}}}, "a").nodes["a"]
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- n.server.Serve(l) }()
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		if err := n.server.Shutdown(ctx); err != nil {
-			t.Error(err)
-		}
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	}()
+	addr := n.listen(t)
 	for version, proto := range map[string]bool{"HTTP/2.0": true, "HTTP/1.1": false} {
 		transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, ForceAttemptHTTP2: proto}
 		client := &http.Client{Transport: transport, Timeout: 10 * time.Second}
 		get := func(path, host string) *http.Response {
 			t.Helper()
-			req, err := http.NewRequest(http.MethodGet, "https://"+l.Addr().String()+path, nil)
+			req, err := http.NewRequest(http.MethodGet, "https://"+addr+path, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -103,7 +87,7 @@ func TestServeTLS(t *testing.T) {
 	}
 	plain := &http.Transport{}
 	defer plain.CloseIdleConnections()
-	res, err := (&http.Client{Transport: plain, Timeout: 10 * time.Second}).Get("http://" + l.Addr().String() + "/v1/status")
+	res, err := (&http.Client{Transport: plain, Timeout: 10 * time.Second}).Get("http://" + addr + "/v1/status")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +96,7 @@ func TestServeTLS(t *testing.T) {
 		t.Errorf("without TLS: %d %s", res.StatusCode, b)
 	}
 	old := &tls.Config{RootCAs: roots, MaxVersion: tls.VersionTLS11}
-	if conn, err := tls.Dial("tcp", l.Addr().String(), old); err == nil {
+	if conn, err := tls.Dial("tcp", addr, old); err == nil {
 		_ = conn.Close()
 		t.Error("TLS 1.1 is spoken")
 	}

@@ -130,6 +130,28 @@ func (b *bench) tableNow() *limit.Table {
 	return b.state.Table()
 }
 
+// listen makes the node's server serve on a socket until the test's end, and returns its address.
+func (n *benchNode) listen(t *testing.T) (addr string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- n.server.Serve(l) }()
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if err := n.server.Shutdown(ctx); err != nil {
+			t.Error(err)
+		}
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	return l.Addr().String()
+}
+
 func (n *benchNode) set(f func()) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
