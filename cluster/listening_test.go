@@ -9,28 +9,16 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/weirproxy/weir/cluster/clustertest"
 )
-
-func interfaces(list ...string) (addrs []net.Addr) {
-	for _, s := range list {
-		addrs = append(addrs, &net.IPNet{IP: net.ParseIP(s)})
-	}
-	return addrs
-}
-
-func addrPorts(list ...string) (out []netip.AddrPort) {
-	for _, s := range list {
-		out = append(out, netip.MustParseAddrPort(s))
-	}
-	return out
-}
 
 // The others learn of an address that a machine is given while its node runs, and of one that it
 // loses.
 func TestNewAddressesAreTold(t *testing.T) {
 	t.Parallel()
 	var machine atomic.Pointer[[]net.Addr]
-	set := func(list ...string) { addrs := interfaces(list...); machine.Store(&addrs) }
+	set := func(list ...string) { addrs := clustertest.Interfaces(list...); machine.Store(&addrs) }
 	set("10.1.0.2")
 	everywhere := func(c *Config) {
 		c.ProxyAddrs = []string{"[::]:8080"}
@@ -63,7 +51,7 @@ func TestNewAddressesAreTold(t *testing.T) {
 	knows("10.2.0.2")
 	m, _ := a.Member("b")
 	rpc, gossip := b.Listening()
-	if !slices.Equal(m.Listening.Nodes, []netip.AddrPort{rpc, gossip}) || !slices.Equal(m.Listening.Proxies, addrPorts("0.0.0.0:8080")) {
+	if !slices.Equal(m.Listening.Nodes, []netip.AddrPort{rpc, gossip}) || !slices.Equal(m.Listening.Proxies, clustertest.AddrPorts("0.0.0.0:8080")) {
 		t.Errorf("a knows that b listens on %+v", m.Listening)
 	}
 }

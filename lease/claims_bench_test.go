@@ -49,6 +49,31 @@ func heldUnits(b *testing.B, clock Clock, limits ...limit.Limit) *Manager {
 	return m
 }
 
+// heldRates is such a node with a limit on a rate in each of some scopes, all of which it holds,
+// with full buckets. set gives each limit its rate.
+func heldRates(b *testing.B, clock Clock, of limit.Resource, scopes []limit.Scope, set func(*limit.Limit)) *Manager {
+	b.Helper()
+	var limits []limit.Limit
+	for _, scope := range scopes {
+		pattern := "*"
+		if scope.Bare() {
+			pattern = ""
+		}
+		l := benchLimit(b, scope, pattern)
+		l.Connections = limit.Unlimited
+		set(&l)
+		limits = append(limits, l)
+	}
+	m := heldUnits(b, clock, limits...)
+	for _, scope := range scopes {
+		_, name := m.Table().Find(scope, &benchSubject)
+		key := limit.Key{Scope: scope, Resource: of, Name: name}
+		m.node.grant(key, limit.Shares)
+		m.node.lookup(key).fillUp(m.cfg.Clock.Now(), m.Table().Governing(key).BurstGrains(of))
+	}
+	return m
+}
+
 func benchLimit(b *testing.B, scope limit.Scope, pattern string) limit.Limit {
 	b.Helper()
 	p, err := scope.ParsePattern(pattern)
@@ -62,6 +87,9 @@ var benchSubject = limit.Subject{
 	Client: limit.ClientOf(netip.MustParseAddr("10.0.0.7")), User: "nightly",
 	Host: limit.Target{Host: "api.example.com", Port: 443},
 }
+
+// benchScopes are those of none, one and four limits.
+var benchScopes = [][]limit.Scope{nil, {limit.ScopeHost}, {limit.ScopeTotal, limit.ScopeClient, limit.ScopeUser, limit.ScopeHost}}
 
 // A request with its upstream connection, admitted and given back: with one claim, with four, and
 // without a limit.
@@ -101,26 +129,13 @@ func BenchmarkClaims(b *testing.B) {
 
 // A token that the node has in hand, of one limit and of four.
 func BenchmarkTake(b *testing.B) {
-	for _, scopes := range [][]limit.Scope{nil, {limit.ScopeHost}, {limit.ScopeTotal, limit.ScopeClient, limit.ScopeUser, limit.ScopeHost}} {
+	rate, err := limit.ParseRate("10000000/s", 0)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, scopes := range benchScopes {
 		eachClock(b, fmt.Sprint(len(scopes)), func(b *testing.B, clock Clock) {
-			var limits []limit.Limit
-			for _, scope := range scopes {
-				pattern := "*"
-				if scope.Bare() {
-					pattern = ""
-				}
-				l := benchLimit(b, scope, pattern)
-				l.Connections = limit.Unlimited
-				l.Requests, _ = limit.ParseRate("10000000/s", 0)
-				limits = append(limits, l)
-			}
-			m := heldUnits(b, clock, limits...)
-			for _, scope := range scopes {
-				_, name := m.Table().Find(scope, &benchSubject)
-				key := limit.Key{Scope: scope, Resource: limit.Requests, Name: name}
-				m.node.grant(key, limit.Shares)
-				m.node.lookup(key).fillUp(m.cfg.Clock.Now(), m.Table().Governing(key).BurstGrains(limit.Requests))
-			}
+			m := heldRates(b, clock, limit.Requests, scopes, func(l *limit.Limit) { l.Requests = rate })
 			ctx := context.Background()
 			b.ReportAllocs()
 			for b.Loop() {

@@ -12,27 +12,9 @@ import (
 // meterAt is a flow under limits on bandwidth in some scopes, all of which its node holds, with
 // full buckets.
 func meterAt(b *testing.B, clock Clock, rate int64, scopes ...limit.Scope) (*Manager, *testFlow) {
-	var limits []limit.Limit
-	for _, scope := range scopes {
-		pattern := "*"
-		if scope.Bare() {
-			pattern = ""
-		}
-		l := benchLimit(b, scope, pattern)
-		l.Connections, l.Bandwidth = limit.Unlimited, limit.Bandwidth{Download: rate}
-		limits = append(limits, l)
-	}
-	m := heldUnits(b, clock, limits...)
-	for _, scope := range scopes {
-		_, name := m.Table().Find(scope, &benchSubject)
-		key := limit.Key{Scope: scope, Resource: limit.Download, Name: name}
-		m.node.grant(key, limit.Shares)
-		m.node.lookup(key).fillUp(m.cfg.Clock.Now(), m.Table().Governing(key).BurstGrains(limit.Download))
-	}
+	m := heldRates(b, clock, limit.Download, scopes, func(l *limit.Limit) { l.Bandwidth = limit.Bandwidth{Download: rate} })
 	return m, newTestFlow(m, &benchSubject)
 }
-
-var benchScopes = [][]limit.Scope{nil, {limit.ScopeHost}, {limit.ScopeTotal, limit.ScopeClient, limit.ScopeUser, limit.ScopeHost}}
 
 // Bytes that the node has in hand, of none, one and four limits; some of them go back.
 func BenchmarkMeter(b *testing.B) {

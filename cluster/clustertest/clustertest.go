@@ -1,5 +1,5 @@
 // Package clustertest holds what the tests of several of cluster's packages need: certificates, a
-// log that can be read, and waiting for a condition.
+// log that can be read, addresses, and waiting for a condition.
 package clustertest
 
 import (
@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -82,6 +83,22 @@ func Eventually(t *testing.T, within time.Duration, what string, cond func() boo
 func IsTimeout(err error) bool {
 	var n net.Error
 	return errors.As(err, &n) && n.Timeout()
+}
+
+// Interfaces are a machine's addresses, as [net.InterfaceAddrs] returns them.
+func Interfaces(list ...string) (addrs []net.Addr) {
+	for _, s := range list {
+		addrs = append(addrs, &net.IPNet{IP: net.ParseIP(s)})
+	}
+	return addrs
+}
+
+// AddrPorts parses addresses with ports.
+func AddrPorts(list ...string) (out []netip.AddrPort) {
+	for _, s := range list {
+		out = append(out, netip.MustParseAddrPort(s))
+	}
+	return out
 }
 
 // Log keeps the lines that are written to it.

@@ -12,21 +12,22 @@ import (
 	"github.com/hashicorp/memberlist"
 
 	"github.com/weirproxy/weir/cluster/clusterpb"
+	"github.com/weirproxy/weir/cluster/clustertest"
 	"github.com/weirproxy/weir/cluster/handshake"
 )
 
 func TestListeningIsToldAsItIs(t *testing.T) {
-	l := Listening{Nodes: addrPorts("0.0.0.0:8082", "10.1.0.2:8083", "[fd00::2]:8081"), Proxies: addrPorts("[::]:8080", "127.0.0.1:8090")}
-	machine := interfaces("127.0.0.1", "::1", "10.1.0.2", "fe80::1", "169.254.1.1", "10.2.0.2", "fd00::2", "224.0.0.1", "2001:db8::2", "::ffff:10.3.0.2")
+	l := Listening{Nodes: clustertest.AddrPorts("0.0.0.0:8082", "10.1.0.2:8083", "[fd00::2]:8081"), Proxies: clustertest.AddrPorts("[::]:8080", "127.0.0.1:8090")}
+	machine := clustertest.Interfaces("127.0.0.1", "::1", "10.1.0.2", "fe80::1", "169.254.1.1", "10.2.0.2", "fd00::2", "224.0.0.1", "2001:db8::2", "::ffff:10.3.0.2")
 	got := decodeListening(l.Encode(append(machine, &net.UnixAddr{})))
 	want := Listening{
-		Nodes: l.Nodes, Proxies: addrPorts("0.0.0.0:8080", "127.0.0.1:8090"),
+		Nodes: l.Nodes, Proxies: clustertest.AddrPorts("0.0.0.0:8080", "127.0.0.1:8090"),
 		Addrs: []netip.Addr{netip.MustParseAddr("10.1.0.2"), netip.MustParseAddr("10.2.0.2"), netip.MustParseAddr("10.3.0.2"), netip.MustParseAddr("fd00::2"), netip.MustParseAddr("2001:db8::2")},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}
-	l = Listening{Nodes: addrPorts("10.1.0.2:8082"), Proxies: addrPorts("127.0.0.1:8080")}
+	l = Listening{Nodes: clustertest.AddrPorts("10.1.0.2:8082"), Proxies: clustertest.AddrPorts("127.0.0.1:8080")}
 	if got := decodeListening(l.Encode(machine)); !reflect.DeepEqual(got, l) {
 		t.Errorf("with nothing bound to every address: %v, want %v", got, l)
 	}
@@ -38,12 +39,12 @@ func TestAddressesTakeTheRoomThatIsLeft(t *testing.T) {
 	for i := range 40 {
 		machine = append(machine, netip.AddrFrom4([4]byte{10, 1, 0, byte(i)}).String(), netip.AddrFrom16([16]byte{0xfd, 15: byte(i)}).String())
 	}
-	l := Listening{Nodes: addrPorts("0.0.0.0:8082", "0.0.0.0:8083", "0.0.0.0:8081"), Proxies: addrPorts("0.0.0.0:8080")}
+	l := Listening{Nodes: clustertest.AddrPorts("0.0.0.0:8082", "0.0.0.0:8083", "0.0.0.0:8081"), Proxies: clustertest.AddrPorts("0.0.0.0:8080")}
 	last := maxAddresses + 1
 	for _, length := range []int{1, 64, 150, 240, 300} {
 		meta := &clusterpb.Meta{
 			Identity: make([]byte, handshake.IdentityBytes), RpcAddr: strings.Repeat("x", length), Version: strings.Repeat("v", MaxText),
-			Cluster: strings.Repeat("c", 36), Listening: l.Encode(interfaces(machine...)),
+			Cluster: strings.Repeat("c", 36), Listening: l.Encode(clustertest.Interfaces(machine...)),
 		}
 		told := len(meta.GetListening().GetIpv4())
 		raw, err := encodeMeta(meta)
@@ -85,18 +86,4 @@ func TestListeningThatCantBe(t *testing.T) {
 	if len(got.Nodes) != 1 || !got.Nodes[0].Addr().IsUnspecified() || len(got.Proxies) != maxListeners || len(got.Addrs) != maxAddresses || got.Addrs[0].String() != "10.0.0.1" {
 		t.Errorf("%+v", got)
 	}
-}
-
-func interfaces(list ...string) (addrs []net.Addr) {
-	for _, s := range list {
-		addrs = append(addrs, &net.IPNet{IP: net.ParseIP(s)})
-	}
-	return addrs
-}
-
-func addrPorts(list ...string) (out []netip.AddrPort) {
-	for _, s := range list {
-		out = append(out, netip.MustParseAddrPort(s))
-	}
-	return out
 }
