@@ -171,16 +171,7 @@ func TestClusterIsSlow(t *testing.T) {
 		l := newLimiter(t, clustered(f, Limits{}))
 		inner := newPipes()
 		ln := l.Listener(inner)
-		accepted := make(chan net.Conn, 5)
-		go func() {
-			for {
-				c, err := ln.Accept()
-				if err != nil {
-					return
-				}
-				accepted <- c
-			}
-		}()
+		accepted := acceptAll(ln)
 		start := time.Now()
 		var dialled []net.Conn
 		for range 3 { // each is taken from inner, so none is held up

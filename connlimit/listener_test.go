@@ -150,6 +150,21 @@ func (p *pipes) dial(addr string) net.Conn {
 	return client
 }
 
+// acceptAll accepts connections until ln is closed.
+func acceptAll(ln net.Listener) <-chan net.Conn {
+	accepted := make(chan net.Conn, 10)
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			accepted <- c
+		}
+	}()
+	return accepted
+}
+
 // TestWaiting: what is over a limit waits for its turn, first come, first served; others, which are
 // under no limit, go past it. Too many, or for too long, are closed.
 func TestWaiting(t *testing.T) {
@@ -159,16 +174,7 @@ func TestWaiting(t *testing.T) {
 		l := newLimiter(t, config)
 		inner := newPipes()
 		ln := l.Listener(inner)
-		accepted := make(chan net.Conn, 10)
-		go func() {
-			for {
-				c, err := ln.Accept()
-				if err != nil {
-					return
-				}
-				accepted <- c
-			}
-		}()
+		accepted := acceptAll(ln)
 		inner.dial("192.0.2.1")
 		first := <-accepted
 		for range 3 {

@@ -17,9 +17,9 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"go.uber.org/goleak"
-	"golang.org/x/sys/unix"
 
 	"github.com/weirproxy/weir/proxy/accesslog"
+	"github.com/weirproxy/weir/proxy/proxytest"
 	"github.com/weirproxy/weir/proxy/resolve"
 	"github.com/weirproxy/weir/proxy/sock"
 )
@@ -156,22 +156,7 @@ func newWorld(t *testing.T, limit int, options ...option) *world {
 // sockOf takes over a connection as a sock.
 func sockOf(t *testing.T, conn net.Conn) *sock.Conn {
 	t.Helper()
-	defer conn.Close()
-	file, err := conn.(*net.TCPConn).File()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer file.Close()
-	fd, err := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	if err == nil {
-		err = unix.SetNonblock(fd, true)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := sock.New(fd, new(sock.Buffers))
-	t.Cleanup(s.Close)
-	return s
+	return proxytest.Sock(t, conn.(*net.TCPConn), new(sock.Buffers))
 }
 
 // peer is a raw connection to the proxy.

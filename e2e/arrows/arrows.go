@@ -39,7 +39,7 @@ var areas = map[string][]string{
 	"proxy/auth":          nil,
 	"proxy/clienttls":     {"proxy/sock"},
 	"proxy/http1":         nil,
-	"proxy/proxytest":     nil,
+	"proxy/proxytest":     {"proxy/sock"},
 	"proxy/resolve":       nil,
 	"proxy/sock":          nil,
 	"proxy/socks5":        nil,

@@ -66,21 +66,7 @@ func (w *world) accepted() (client *net.TCPConn, wire *sock.Reader, addr netip.A
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	defer s.Close()
-	file, err := s.(*net.TCPConn).File()
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	defer file.Close()
-	fd, err := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	if err == nil {
-		err = unix.SetNonblock(fd, true)
-	}
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	wire = &sock.Reader{Conn: sock.New(fd, &w.buffers)}
-	w.t.Cleanup(wire.Conn.Close)
+	wire = &sock.Reader{Conn: proxytest.Sock(w.t, s.(*net.TCPConn), &w.buffers)}
 	return c.(*net.TCPConn), wire, c.LocalAddr().(*net.TCPAddr).AddrPort()
 }
 

@@ -1,5 +1,5 @@
-// Package proxytest holds what the tests of the proxy and those of its rooms need: a certificate,
-// and a log that can be read.
+// Package proxytest holds what the tests of the proxy and those of its rooms need: a certificate, a
+// socket, and a log that can be read.
 package proxytest
 
 import (
@@ -16,6 +16,10 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/weirproxy/weir/proxy/sock"
 )
 
 // Certificate makes a self-signed certificate for 127.0.0.1. Its Leaf is the CA to trust.
@@ -38,6 +42,27 @@ func Certificate(t testing.TB) *tls.Certificate {
 		t.Fatal(err)
 	}
 	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
+}
+
+// Sock takes over a connection as a socket of the proxy's.
+func Sock(t testing.TB, conn *net.TCPConn, buffers *sock.Buffers) *sock.Conn {
+	t.Helper()
+	defer func() { _ = conn.Close() }()
+	file, err := conn.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = file.Close() }()
+	fd, err := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err == nil {
+		err = unix.SetNonblock(fd, true)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := sock.New(fd, buffers)
+	t.Cleanup(s.Close)
+	return s
 }
 
 // Journal is a log in JSON that can be read while it is written. The zero value is empty.
