@@ -12,8 +12,8 @@ import (
 	"github.com/weirproxy/weir/api"
 )
 
-// Errors of the methods of [Limits], which also wrap an [*api.Error] if the API refused. After
-// [Node.Close] it is [ErrClosed].
+// Errors of the methods of [Limits], which also wrap an [*api.Error] if the API refused. Others are
+// the context's and, after [Node.Close], [ErrClosed].
 var (
 	// ErrNoLimit: there is no limit with exactly this scope and pattern.
 	ErrNoLimit = errors.New("no such limit")
@@ -31,10 +31,12 @@ var (
 // WriteOption changes how a limit is written: see [Evict], [IfIndex] and [IfAbsent].
 type WriteOption = api.WriteOption
 
-// Evict also closes connections above a lowered limit, the newest on each node first.
+// Evict also closes connections above a lowered limit, the newest on each node first. [Limits.Remove]
+// lowers nothing, and refuses it with [ErrInvalid].
 func Evict() WriteOption { return api.Evict() }
 
-// IfIndex writes only if the limit was last changed at this index, its ModifyIndex.
+// IfIndex writes only if the limit was last changed at this index, its ModifyIndex. For
+// [Limits.Replace] it is the index of all limits, which GET /v1/limits answers.
 func IfIndex(index uint64) WriteOption { return api.IfIndex(index) }
 
 // IfAbsent writes only if there is no such limit.
@@ -83,13 +85,14 @@ func (l *Limits) Set(ctx context.Context, one Limit, opts ...WriteOption) error 
 	return l.call(func() error { _, err := l.client.PutLimit(ctx, one, opts...); return err })
 }
 
-// Default sets the limit "*" on open connections: it holds for each host without a limit of its
-// own. 0 blocks those hosts.
+// Default sets the limit "*", as a whole, to a number of open connections: it holds for each host
+// that no other pattern matches. 0 blocks those hosts.
 func (l *Limits) Default(ctx context.Context, connections int64, opts ...WriteOption) error {
 	return l.Set(ctx, HostLimit("*", connections), opts...)
 }
 
-// Replace makes these all the limits of the cluster.
+// Replace makes these all the limits of the cluster. What they leave out is gone; a limit of the
+// nodes' configs, until a config is reloaded.
 func (l *Limits) Replace(ctx context.Context, all []Limit, opts ...WriteOption) error {
 	return l.call(func() error { _, err := l.client.ReplaceLimits(ctx, all, opts...); return err })
 }

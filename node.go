@@ -24,9 +24,9 @@ import (
 	"github.com/weirproxy/weir/proxy/resolve"
 )
 
-// Node is a running node: its parts, wired together. Requests go proxy → manager → (stream) →
-// leases → members → store. Its methods are safe for concurrent use.
+// Node is a running node. Its methods are safe for concurrent use.
 type Node struct {
+	// The parts, wired together. Requests go proxy → manager → (stream) → leases → members → store.
 	source   Source
 	log      hclog.Logger
 	data     *cluster.DataDir
@@ -49,8 +49,8 @@ type Node struct {
 	permits  permits
 	watching sync.Once // starts what the API needs without a listener
 
-	proxyListeners []net.Listener // at least one, in the order of the config
-	apiListener    net.Listener
+	proxyListeners []net.Listener // in the order of the config
+	apiListener    net.Listener   // nil for none
 
 	ports        *portBook     // used by forbidOwnPorts
 	portsChanged chan struct{} // of capacity 1: wakes guardOwnPorts
@@ -75,7 +75,8 @@ type Node struct {
 	disagreeing string
 }
 
-// StartFrom starts a node with settings in the config file's form. ctx bounds the start alone.
+// StartFrom starts a node with settings in the config file's form. If ctx has ended, nothing is
+// started.
 func StartFrom(ctx context.Context, s Source) (*Node, error) {
 	cfg := s.Config
 	n := &Node{source: s, log: s.Log, started: time.Now(), events: api.NewEventLog(cfg.Name)}
@@ -88,6 +89,9 @@ func StartFrom(ctx context.Context, s Source) (*Node, error) {
 	}
 	if err := n.build(); err != nil {
 		return nil, errors.Join(err, n.abandon())
+	}
+	if ctx.Err() != nil {
+		return nil, errors.Join(context.Cause(ctx), n.abandon())
 	}
 	if err := n.begin(); err != nil {
 		return nil, errors.Join(err, n.abandon())

@@ -90,6 +90,15 @@ func TestAloneIsReadyAtOnce(t *testing.T) {
 	t.Logf("ready after %v", best)
 }
 
+// A context that has ended starts nothing, and leaves nothing behind: the data directory is free.
+func TestStartWithAnEndedContext(t *testing.T) {
+	c := weir.Config{Name: "a", Cluster: &weir.Cluster{DataDir: t.TempDir(), RPC: "127.0.0.1:0", Gossip: "127.0.0.1:0"}}
+	if n, err := weir.Start(ended(), c); !errors.Is(err, context.Canceled) || n != nil {
+		t.Fatalf("started: %t, %v", n != nil, err)
+	}
+	start(t, c)
+}
+
 // The zero Config has no port at all.
 func TestLimitsOnly(t *testing.T) {
 	t.Parallel()

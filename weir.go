@@ -14,15 +14,15 @@
 //
 // A node is either alone or of a cluster:
 //
-//   - Alone, without [Config.Cluster], it keeps its state in memory, has no port but the proxy's,
-//     and is ready when Start returns. Its limits hold for this process: all clients of its proxy,
-//     and all permits from it.
+//   - Alone, without [Config.Cluster], it keeps its state in memory, has no ports but those of the
+//     proxy and the API, if it is given them, and is ready when Start returns. Its limits hold for
+//     this process: all clients of its proxy, and all permits from it.
 //   - In a cluster, the limits hold for all its nodes together, whether they run in Go programs or
 //     as the program weir. Start returns once the node takes part; [Node.Ready] waits until it can
 //     admit. A node that loses its cluster loses what it holds: see [Permit.Lost].
 //
 // Several nodes can run in one process. Nothing in the package is global, and a node reads neither
-// the environment nor flags. After [Node.Close], no goroutine, port or file of it is left.
+// the environment nor flags. After [Node.Close], no goroutine, port or open file of it is left.
 //
 // The package wires the others together, and decides nothing: what a limit is, is in package limit;
 // the replicated state in fsm; the lease in lease and lease/leader; Raft and gossip in cluster; the
@@ -133,11 +133,11 @@ func (e *ConfigError) Error() string {
 	return b.String()
 }
 
-// Start starts a node. ctx bounds the start alone: [Node.Close] ends the node. A Config that can't
+// Start starts a node. ctx is for the start alone: [Node.Close] ends the node. A Config that can't
 // be is a [*ConfigError].
 //
-// A node that is alone is ready when Start returns. A member of a cluster may have to wait for
-// other nodes: see [Node.Ready].
+// A node that is alone is ready when Start returns. For a member of a cluster, Start waits for no
+// other node: [Node.Ready] does.
 func Start(ctx context.Context, c Config) (*Node, error) {
 	cfg, err := c.resolve()
 	if err != nil {
@@ -199,7 +199,7 @@ func (c *Config) resolve() (*config.Config, error) {
 
 // Source is what a node starts from that has its process to itself, as under the program weir.
 type Source struct {
-	// Config has the settings to start with.
+	// Config has the settings to start with, complete and checked, as package config loads them.
 	Config *config.Config
 	// Load reads the settings again, for a reload. Its error names every problem. nil: a reload
 	// changes nothing.

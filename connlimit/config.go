@@ -37,6 +37,7 @@ func AtMost(n int) Limit { return Limit{capped: true, n: n} }
 // Cap returns the limit's number, and false where there is no cap.
 func (l Limit) Cap() (n int, capped bool) { return l.n, l.capped }
 
+// String returns the number, or "no cap".
 func (l Limit) String() string {
 	if !l.capped {
 		return "no cap"

@@ -20,6 +20,7 @@ const (
 	ScopeCluster Scope = 4 // a limit in the cluster
 )
 
+// String returns "client", "network", "total" or "cluster".
 func (s Scope) String() string {
 	switch s {
 	case ScopeClient:
@@ -43,12 +44,13 @@ type Error struct {
 	Limit int
 	// Prefix is the client, or the network. Of other scopes it is the zero Prefix.
 	Prefix netip.Prefix
-	// Cause is the cluster's own error.
+	// Cause is the cluster's own error; nil of other scopes.
 	Cause error
 
 	after time.Duration // 0 for none
 }
 
+// Error names who is over which limit.
 func (e *Error) Error() string {
 	who := "the server"
 	switch {
@@ -67,6 +69,7 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("connlimit: %s is at its limit of %d %s", who, e.Limit, e.Kind)
 }
 
+// Unwrap returns the Cause.
 func (e *Error) Unwrap() error { return e.Cause }
 
 // Is makes errors.Is(err, ErrLimit) true.

@@ -60,8 +60,9 @@ func (l *Limiter) SetConfig(c Config) error {
 }
 
 // Accept counts a connection. It returns a func to call when the connection has been closed; all
-// calls but the first do nothing. If conn is over a limit, it returns an *Error, and a func that
-// does nothing; conn stays open, and closing it is up to the caller.
+// calls but the first do nothing. If conn is over a limit, it returns an *Error, or another error
+// where Config.Cluster can't answer, and a func that does nothing; conn stays open, and closing it is
+// up to the caller.
 //
 // The address of conn is read once, here. Accept waits for Config.Cluster and for nothing else;
 // with a cluster, call it on the connection's own goroutine.
@@ -117,7 +118,7 @@ type Counters struct {
 	Waiting  int64  // now
 	Accepted uint64 // in all
 	Refused  uint64 // in all, by a limit here or in the cluster
-	Lost     uint64 // in all: their slots in the cluster were lost, so they were closed
+	Lost     uint64 // in all: their slots in the cluster were lost, so they were ended
 }
 
 // Stats are the counters of a Limiter.
