@@ -287,6 +287,9 @@ func TestLimits(t *testing.T) {
 	if err != nil || *got.Connections != 1 || got.ModifyIndex == 0 {
 		t.Errorf("get: %+v, %v", got, err)
 	}
+	check("changed meanwhile", limits.Set(ctx, weir.KeyLimit("k", 2), weir.IfIndex(got.ModifyIndex-1)), weir.ErrChanged, "key k 1 connection")
+	check("as it was read", limits.Set(ctx, weir.KeyLimit("k", 2), weir.IfIndex(got.ModifyIndex)), nil, "key k 2 connections")
+	check("evict what is removed", limits.Remove(ctx, "key", "k", weir.Evict()), weir.ErrInvalid, "key k 2 connections")
 	if _, err := limits.Get(ctx, "", "k"); !errors.Is(err, weir.ErrNoLimit) {
 		t.Errorf("get what is not there: %v", err)
 	}

@@ -3,16 +3,21 @@ package weir
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 
 	"github.com/weirproxy/weir/cluster"
+	"github.com/weirproxy/weir/config"
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/limit"
+	"github.com/weirproxy/weir/proxy"
 )
 
 // What the state machine refuses is in the log all the same: a leader that tries again at once
@@ -87,4 +92,12 @@ func TestNewEntriesWaitForAllServers(t *testing.T) {
 	check("forgetting it", &fsm.Adjust{Term: 1, Batch: 3, Forget: []limit.Key{key}}, 0)
 	apply(&fsm.Adjust{Term: 1, Batch: 3, Forget: []limit.Key{key}})
 	check("a rate, once nothing is left of the first", rated, 3)
+}
+
+// The proxy's own tests run with the policy that a node has by default.
+func TestDefaultPolicy(t *testing.T) {
+	got := policy(config.Default(true))
+	if diff := cmp.Diff(proxy.DefaultPolicy(), got, cmpopts.IgnoreUnexported(proxy.Policy{}), cmpopts.EquateComparable(netip.Prefix{}), cmpopts.EquateEmpty()); diff != "" {
+		t.Error(diff)
+	}
 }

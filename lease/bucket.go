@@ -99,15 +99,6 @@ func (b *bucket) has(now time.Duration, n float64) bool {
 	return b.level >= n-slack
 }
 
-// take takes n grains, or nothing.
-func (b *bucket) take(now time.Duration, n float64) bool {
-	if !b.has(now, n) {
-		return false
-	}
-	b.level -= n
-	return true
-}
-
 // whole is how many whole grains can be taken.
 func (b *bucket) whole(now time.Duration) float64 {
 	b.settle(now)

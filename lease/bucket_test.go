@@ -27,6 +27,15 @@ func rateLimit(t testing.TB, rate string, burst int64) *limit.Limit {
 
 const token = float64(limit.TokenGrains)
 
+// take takes n grains, or nothing.
+func (b *bucket) take(now time.Duration, n float64) bool {
+	if !b.has(now, n) {
+		return false
+	}
+	b.level -= n
+	return true
+}
+
 func TestBucketFillsSlowerThanItsRate(t *testing.T) {
 	var b bucket
 	fill, size := partOf(rateLimit(t, "10/s", 10), limit.Requests, limit.Shares)
