@@ -169,7 +169,7 @@ func (n *Node) join() error {
 	} else {
 		c := n.clusterConfig()
 		if n.store != nil {
-			c.FSM, c.AppliedIndex, c.LogVersion = n.store, n.appliedIndex, fsm.LogVersion
+			c.FSM, c.LogVersion = n.store, fsm.LogVersion
 		}
 		members, err := cluster.New(c)
 		if err != nil {

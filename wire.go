@@ -194,11 +194,6 @@ func (n *Node) clusterID() (id string) {
 	return id
 }
 
-func (n *Node) appliedIndex() (index uint64) {
-	n.store.Read(func(st *fsm.State) { index = st.Index() })
-	return index
-}
-
 // entryLog is the log that the state is replicated by: Raft's, or that of a node that is alone.
 type entryLog interface {
 	leader.Log

@@ -51,7 +51,6 @@ type Cluster struct {
 
 	// These are set for servers only.
 	stores    *stores
-	fsm       *appliedFSM
 	acks      *ackBook
 	past      *pastGuard
 	netRaft   *raft.NetworkTransport
@@ -273,7 +272,6 @@ func (c *Cluster) raftConfig() *raft.Config {
 }
 
 func (c *Cluster) startRaft() error {
-	c.fsm = newAppliedFSM(c.cfg.FSM, c.cfg.AppliedIndex)
 	c.acks = &ackBook{}
 	c.verifier = &verifier{check: c.verifySince}
 	var err error
@@ -291,7 +289,7 @@ func (c *Cluster) startRaft() error {
 	c.background(func() { transport.run(c.life) })
 	var node *raft.Raft
 	err = trapped(func() (err error) {
-		node, err = raft.NewRaft(c.raftConfig(), c.fsm, c.stores.log, c.stores.stable, c.stores.snapshots, transport)
+		node, err = raft.NewRaft(c.raftConfig(), c.cfg.FSM, c.stores.log, c.stores.stable, c.stores.snapshots, transport)
 		return err
 	})
 	if err != nil {

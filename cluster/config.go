@@ -31,9 +31,6 @@ type Config struct {
 	FSM raft.FSM
 	// LogVersion is the newest version of the log's commands that the FSM understands; 0 is 1.
 	LogVersion uint32
-	// AppliedIndex returns the FSM's index after a snapshot was restored. With nil, WaitApplied
-	// then waits for the next entry.
-	AppliedIndex func() uint64
 
 	RPC             string // the TCP port that Raft, gRPC and the peers' HTTP share
 	AdvertiseRPC    string // the address that others dial, if it differs
