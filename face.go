@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+
+	"github.com/weirproxy/weir/limit"
 )
 
 // Name returns the node's name.
@@ -78,7 +80,7 @@ func (n *Node) Handler() http.Handler {
 // included. If one limit is shared by several hosts, it counts those together. A host that can't be
 // one has none.
 func (n *Node) Active(host string) int {
-	target, err := parseHost(host)
+	target, err := limit.ParseOptionalPort(host)
 	if err != nil {
 		return 0
 	}

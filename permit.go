@@ -77,7 +77,7 @@ func (s *Subject) parse() (out limit.Subject, err error) {
 		return out, fmt.Errorf("%w: it is empty: set Host, Client, User or Key", ErrSubject)
 	}
 	if s.Host != "" {
-		if out.Host, err = parseHost(s.Host); err != nil {
+		if out.Host, err = limit.ParseOptionalPort(s.Host); err != nil {
 			return out, fmt.Errorf("%w: %w", ErrSubject, err)
 		}
 	}
@@ -92,18 +92,6 @@ func (s *Subject) parse() (out limit.Subject, err error) {
 	out.Client, out.User, out.Key = limit.ClientOf(s.Client), s.User, s.Key
 	out.Direct = s.Host == ""
 	return out, nil
-}
-
-// parseHost reads a host with or without a port.
-func parseHost(s string) (limit.Target, error) {
-	t, err := limit.ParseHost(s)
-	if err == nil {
-		return t, nil
-	}
-	if withPort, perr := limit.ParseTarget(s, 0); perr == nil {
-		return withPort, nil
-	}
-	return t, err
 }
 
 // Permit is the right to what its subject names: one connection, or whatever a key stands for. It

@@ -93,6 +93,7 @@ func errorTable() []errorRow {
 		{fsm.ErrNameTaken, http.StatusConflict, "name_taken"},
 		{limit.ErrInvalid, http.StatusUnprocessableEntity, "invalid"},
 		{limit.ErrHost, http.StatusUnprocessableEntity, "invalid"},
+		{limit.ErrPort, http.StatusUnprocessableEntity, "invalid"},
 		{ErrInvalidConfig, http.StatusUnprocessableEntity, "invalid_config"},
 		{ErrNotFound, http.StatusNotFound, "not_found"},
 		{ErrConflict, http.StatusConflict, "conflict"},

@@ -59,6 +59,9 @@ func TestConnections(t *testing.T) {
 	}
 	refused(t, a.do(try{method: "GET", path: "/v1/connections?host=a..b"}), 422, "host")
 	refused(t, a.do(try{method: "GET", path: "/v1/connections?hosts=x"}), 400, "hosts")
+	for _, path := range []string{"/v1/connections?host=a:65536", "/v1/hosts/a:65536", "/v1/usage/host/a:65536", "/v1/explain?host=a:65536"} {
+		refused(t, a.do(try{method: "GET", path: path}), 422, "above 65535")
+	}
 	get[ConnectionClosed](t, a.do(try{method: "DELETE", path: "/v1/connections/1%2F%C3%BC"}))
 	refused(t, a.do(try{method: "DELETE", path: "/v1/connections/9"}), 404, `"9"`)
 	if want := []string{"1/ü", "9"}; !slices.Equal(a.closed, want) {

@@ -144,13 +144,7 @@ func (s *Server) nodeUse(t *limit.Table, scope limit.Scope, name string) (NodeUs
 func subjectOf(scope limit.Scope, name string) (s limit.Subject, err error) {
 	switch scope {
 	case limit.ScopeHost:
-		s.Host, err = limit.ParseHost(name)
-		if err != nil {
-			var perr error
-			if s.Host, perr = limit.ParseTarget(name, 0); perr == nil {
-				return s, nil
-			}
-		}
+		s.Host, err = limit.ParseOptionalPort(name)
 	case limit.ScopeClient:
 		var a netip.Addr
 		if a, err = netip.ParseAddr(name); err != nil {

@@ -221,6 +221,24 @@ func TestParseTarget(t *testing.T) {
 	}
 }
 
+func TestParseOptionalPort(t *testing.T) {
+	for in, want := range map[string]string{
+		"Example.com.": "example.com", "Example.com:0443": "example.com:443", "::1": "::1", "[::1]": "::1", "[::1]:80": "[::1]:80", "10.1": "10.0.0.1", "10.1:80": "10.0.0.1:80",
+	} {
+		if got, err := ParseOptionalPort(in); err != nil || got.String() != want {
+			t.Errorf("ParseOptionalPort(%q) = %v, %v, want %s", in, got, err, want)
+		}
+	}
+	for in, want := range map[string]error{
+		"": ErrHost, ":80": ErrHost, "a:80:90": ErrHost, "[a]:80": ErrHost, "a b": ErrHost, "a b:80": ErrHost,
+		"a:": ErrPort, "a:0": ErrPort, "a:65536": ErrPort, "http://a/": ErrPort,
+	} {
+		if got, err := ParseOptionalPort(in); !errors.Is(err, want) {
+			t.Errorf("ParseOptionalPort(%q) = %v, %v, want %v", in, got, err, want)
+		}
+	}
+}
+
 func TestTargetString(t *testing.T) {
 	for want, target := range map[string]Target{
 		"a":        {Host: "a"},

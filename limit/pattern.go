@@ -253,13 +253,7 @@ func (p Pattern) Why() string {
 }
 
 func parseExact(s string) (Pattern, error) {
-	var t Target
-	var err error
-	if strings.Count(s, ":") > 1 && s[0] != '[' {
-		t, err = ParseHost(s) // bare IPv6: its last colon is no port's
-	} else {
-		t, err = parseOptionalPort(s)
-	}
+	t, err := ParseOptionalPort(s)
 	if err != nil {
 		return Pattern{}, fmt.Errorf("%w: %w", ErrPattern, err)
 	}
@@ -267,7 +261,7 @@ func parseExact(s string) (Pattern, error) {
 }
 
 func parseSuffix(s string) (Pattern, error) {
-	t, err := parseOptionalPort(s[2:])
+	t, err := ParseOptionalPort(s[2:])
 	switch {
 	case err != nil && strings.Contains(s[1:], "*"):
 		return Pattern{}, patternErrorf(s, "has more than one star: *.suffix matches at any depth already")
@@ -282,20 +276,6 @@ func parseSuffix(s string) (Pattern, error) {
 		return Pattern{text: s, host: t.Host, port: t.Port, kind: patternSuffix}, nil // canonical already
 	}
 	return Pattern{text: string(text), host: t.Host, port: t.Port, kind: patternSuffix}, nil
-}
-
-// parseOptionalPort is ParseTarget where no port means all of them.
-func parseOptionalPort(s string) (Target, error) {
-	host, port, err := splitPort(s)
-	if err != nil {
-		return Target{}, err
-	}
-	t, err := ParseHost(host)
-	if err != nil || len(host) == len(s) {
-		return t, err
-	}
-	t.Port, err = parsePort(port)
-	return t, err
 }
 
 // parseCIDR takes addresses in their usual forms only: "10/8" would mean

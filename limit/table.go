@@ -346,13 +346,7 @@ func (t *Table) Direct(key Key) bool {
 // keyTarget reads the name of a key that is no pattern. A name without a port gives
 // port 0, which no limit with a port matches.
 func keyTarget(name string) (Target, bool) {
-	var t Target
-	var err error
-	if strings.HasPrefix(name, "[") || strings.Count(name, ":") == 1 {
-		t, err = parseOptionalPort(name)
-	} else {
-		t, err = ParseHost(name)
-	}
+	t, err := ParseOptionalPort(name)
 	var b [maxTargetLen]byte
 	return t, err == nil && string(t.appendTo(b[:0])) == name
 }

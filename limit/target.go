@@ -62,6 +62,24 @@ func ParseTarget(s string, defaultPort uint16) (Target, error) {
 	return t, err
 }
 
+// ParseOptionalPort is ParseTarget where no port means all of them: Port is 0 then, and IPv6 may stand
+// bare.
+func ParseOptionalPort(s string) (Target, error) {
+	if strings.Count(s, ":") > 1 && s[0] != '[' {
+		return ParseHost(s) // bare IPv6: its last colon is no port's
+	}
+	host, port, err := splitPort(s)
+	if err != nil {
+		return Target{}, err
+	}
+	t, err := ParseHost(host)
+	if err != nil || len(host) == len(s) {
+		return t, err
+	}
+	t.Port, err = parsePort(port)
+	return t, err
+}
+
 // String is the target with its port, IPv6 in brackets; without a port it is the host.
 func (t Target) String() string {
 	if t.Port == 0 {
