@@ -31,6 +31,7 @@ func (g *generator) bandwidth() {
 		if !d.one(3) {
 			f.Idle = Duration(d.scale(500*ms, 6*second))
 		}
+		f.Ways = pick(&d, "", "up", "both", "both")
 		g.p.Flows = append(g.p.Flows, f)
 	}
 	if !slices.ContainsFunc(g.p.Faults, func(f Fault) bool { return f.Kind == FaultPutBack }) {
@@ -58,13 +59,27 @@ func (g *generator) paced(d *dice) Limit {
 	return l
 }
 
-// bytes gives a limit a bandwidth that fills its burst in a few seconds.
+// bytes gives a limit a bandwidth in one direction, or in both, that fills its burst in a few
+// seconds.
 func (l *Limit) bytes(d *dice) {
-	l.Download = pick[int64](d, 8_000, 12_000, 20_000, 40_000, 80_000)
-	if d.one(16) {
-		l.Download = 500_000
+	l.Upload, l.Download = speed(d), speed(d)
+	l.AtOnce = min(pick[int64](d, 4<<10, 6_000, 8<<10, 16<<10, 64<<10), 3*min(l.Upload, l.Download))
+	switch d.below(4) {
+	case 0:
+		l.Upload = l.Download
+	case 1:
+		l.Upload = 0
+	case 2:
+		l.Download = 0
 	}
-	l.AtOnce = min(pick[int64](d, 4<<10, 6_000, 8<<10, 16<<10, 64<<10), 3*l.Download)
+}
+
+// speed is some bytes a second.
+func speed(d *dice) int64 {
+	if d.one(16) {
+		return 500_000
+	}
+	return pick[int64](d, 8_000, 12_000, 20_000, 40_000, 80_000)
 }
 
 // pacedChange raises, lowers or removes a bandwidth, or toggles whether its limit only reports.
@@ -73,13 +88,13 @@ func (g *generator) pacedChange(d *dice, l Limit) {
 	change := l
 	switch d.below(6) {
 	case 0:
-		change.Download, change.AtOnce = 0, 0
+		change.Upload, change.Download, change.AtOnce = 0, 0, 0
 	case 1:
 		change.Report = !change.Report
 	default:
 		change.bytes(d)
 	}
-	if change.Download == 0 && change.Connections < 0 && change.Requests == "" {
+	if change.Upload == 0 && change.Download == 0 && change.Connections < 0 && change.Requests == "" {
 		change = Limit{Scope: l.Scope, Pattern: l.Pattern, Connections: limit.Unlimited, Delete: true}
 	}
 	g.add(at, Fault{Kind: FaultLimit, Limit: &change})
@@ -87,6 +102,9 @@ func (g *generator) pacedChange(d *dice, l Limit) {
 		g.add(at+d.upTo(3*second), Fault{Kind: FaultLimit, Limit: &l})
 	}
 }
+
+// isBandwidth reports whether a resource is bytes by time.
+func isBandwidth(r limit.Resource) bool { return r == limit.Upload || r == limit.Download }
 
 // pieceTime is how long a piece of a key takes to come, and to be moved: where units go round, its
 // node may have to hand it on first.
@@ -159,7 +177,7 @@ func (u *upstream) watchFlows() {
 // nobody has bytes to move, while flows of others do.
 func (u *upstream) watchUnits(key int) {
 	k := &u.keys[key]
-	if k.key.Resource != limit.Download || k.rate.now.second == 0 {
+	if !isBandwidth(k.key.Resource) || k.rate.now.second == 0 {
 		return
 	}
 	stranded, lacks := false, false
@@ -193,7 +211,7 @@ func (u *upstream) watchFlow(f *flow) {
 	}
 	busy := u.w.now - max(f.since, u.finalFrom)
 	if waited := u.w.now - max(f.last, f.since, u.finalFrom); waited > turn {
-		u.w.fail(BreachStarved, "a flow on node %s to %s has moved nothing for %v, want at most %v", f.x.name, f.Host, waited, turn)
+		u.w.fail(BreachStarved, "the %s of a flow on node %s to %s has moved nothing for %v, want at most %v", f.way, f.x.name, f.Host, waited, turn)
 	}
 	if busy <= window {
 		return
@@ -211,7 +229,7 @@ func (u *upstream) watchFlow(f *flow) {
 		}
 		said += fmt.Sprintf(" %.0f of %s, want %.0f;", used, k.key, want)
 	}
-	u.w.fail(BreachStarved, "a flow on node %s to %s has had bytes to move all the time, and in the last %v others and it used%s", f.x.name, f.Host, window, said)
+	u.w.fail(BreachStarved, "the %s of a flow on node %s to %s has had bytes to move all the time, and in the last %v others and it used%s", f.way, f.x.name, f.Host, window, said)
 }
 
 // wanted is how many bytes of a key must be used in a time in which some flow waits for it: nearly

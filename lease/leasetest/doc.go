@@ -38,10 +38,11 @@
 // [lease.Draw]), also on a connection that is used again, and gives all back when it is refused,
 // leaves or is severed.
 //
-// In an eighth of the plans, limits on bandwidth, up to four on one flow, and flows that move bytes
-// for a while and are idle for a while, longer than their nodes remember pools. Flows end while
-// they wait, are late when it is their turn, and give back what was not there to be moved; their
-// limits are raised, lowered, removed and set again while they flow.
+// In an eighth of the plans, limits on bandwidth, up or down or both, and connections under up to
+// four of them at once, which move bytes in one direction or, like a tunnel, in both. Each
+// direction moves bytes for a while and is idle for a while, longer than its node remembers pools.
+// Connections end while they wait, are late when it is their turn, and give back what was not there
+// to be moved; their limits are raised, lowered, removed and set again while they flow.
 //
 // In a twelfth of the plans, one server, whose log is put back to an older copy, under nodes that
 // use what it has forgotten and are cut off or not; its indexes and terms come again. Limits don't

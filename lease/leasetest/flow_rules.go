@@ -88,7 +88,7 @@ func (x *process) keepLevels(m *leasepb.LeaderMessage, receive func() error) err
 	}
 	err := receive()
 	for _, u := range x.node.Uses(x.clock()) {
-		if u.Key.Resource == limit.Download && u.Granted > 0 && u.Limit.Caps(limit.Download) && levels[u.Key] > u.Level+1 {
+		if r := u.Key.Resource; isBandwidth(r) && u.Granted > 0 && u.Limit.Caps(r) && levels[u.Key] > u.Level+1 {
 			x.besides(u.Key, levels[u.Key]-u.Level)
 		}
 	}
