@@ -34,12 +34,18 @@ func (g *generator) bandwidth() {
 		f.Ways = pick(&d, "", "up", "both", "both")
 		g.p.Flows = append(g.p.Flows, f)
 	}
-	if !slices.ContainsFunc(g.p.Faults, func(f Fault) bool { return f.Kind == FaultPutBack }) {
+	if g.changesLimits() {
 		for range d.below(4) {
 			g.pacedChange(&d, added[d.below(len(added))])
 		}
-		slices.SortStableFunc(g.p.Faults, func(x, y Fault) int { return int(x.At - y.At) })
 	}
+	g.ownLimits()
+	slices.SortStableFunc(g.p.Faults, func(x, y Fault) int { return int(x.At - y.At) })
+}
+
+// changesLimits reports whether limits may change in the plan.
+func (g *generator) changesLimits() bool {
+	return !slices.ContainsFunc(g.p.Faults, func(f Fault) bool { return f.Kind == FaultPutBack })
 }
 
 // paced adds one limit, or a bandwidth to one that is there.
@@ -60,10 +66,13 @@ func (g *generator) paced(d *dice) Limit {
 }
 
 // bytes gives a limit a bandwidth in one direction, or in both, that fills its burst in a few
-// seconds.
+// seconds. That of a connection alone may be so slow that a piece takes as long as the plan.
 func (l *Limit) bytes(d *dice) {
 	l.Upload, l.Download = speed(d), speed(d)
-	l.AtOnce = min(pick[int64](d, 4<<10, 6_000, 8<<10, 16<<10, 64<<10), 3*min(l.Upload, l.Download))
+	if l.Scope == limit.ScopeConnection.String() && d.one(3) {
+		l.Upload, l.Download = pick[int64](d, 200, 1_000), pick[int64](d, 200, 1_000)
+	}
+	l.AtOnce = max(limit.MinByteBurst, min(pick[int64](d, 4<<10, 6_000, 8<<10, 16<<10, 64<<10), 3*min(l.Upload, l.Download)))
 	switch d.below(4) {
 	case 0:
 		l.Upload = l.Download
@@ -137,9 +146,10 @@ func (w *world) flowsWatched() (longest time.Duration) {
 }
 
 // windowOf is the time in which a flow that always has bytes to move must have used up one of its
-// limits, and the longest for which it may move none.
+// limits, 0 where it is under none, and the longest for which it may move none.
 func (u *upstream) windowOf(f *flow) (window, turn time.Duration) {
 	w := u.w
+	turn = w.patience()
 	for _, i := range f.counted() {
 		r := u.keys[i].rate
 		if r.behind {
@@ -151,6 +161,10 @@ func (u *upstream) windowOf(f *flow) (window, turn time.Duration) {
 		piece := u.pieceTime(&u.keys[i])
 		window = max(window, w.patience()+10*piece)
 		turn = max(turn, w.patience()+3*piece*time.Duration(len(w.plan.Flows)+2))
+	}
+	if f.own.now.second != 0 {
+		_, piece := f.ownPiece()
+		window, turn = max(window, w.patience()+10*piece), max(turn, w.patience()+3*piece)
 	}
 	return window, turn
 }
@@ -206,14 +220,14 @@ func (u *upstream) watchUnits(key int) {
 
 func (u *upstream) watchFlow(f *flow) {
 	window, turn := u.windowOf(f)
-	if !f.busy || window == 0 || f.x.idle {
+	if !f.busy || f.x.idle {
 		return
 	}
 	busy := u.w.now - max(f.since, u.finalFrom)
 	if waited := u.w.now - max(f.last, f.since, u.finalFrom); waited > turn {
 		u.w.fail(BreachStarved, "the %s of a flow on node %s to %s has moved nothing for %v, want at most %v", f.way, f.x.name, f.Host, waited, turn)
 	}
-	if busy <= window {
+	if window == 0 || busy <= window {
 		return
 	}
 	u.w.out.Watched++
@@ -228,6 +242,13 @@ func (u *upstream) watchFlow(f *flow) {
 			return
 		}
 		said += fmt.Sprintf(" %.0f of %s, want %.0f;", used, k.key, want)
+	}
+	if f.own.now.second != 0 {
+		used, want := f.own.used(u.w.now-window), f.ownWanted(window)
+		if used >= want {
+			return
+		}
+		said += fmt.Sprintf(" %.0f of its own, want %.0f;", used, want)
 	}
 	u.w.fail(BreachStarved, "the %s of a flow on node %s to %s has had bytes to move all the time, and in the last %v others and it used%s", f.way, f.x.name, f.Host, window, said)
 }
@@ -269,7 +290,7 @@ func (u *upstream) flowsUnder(key int, window time.Duration) (steady, alone bool
 		for _, f := range x.flows {
 			if keys := f.counted(); slices.Contains(keys, key) {
 				steady = steady && u.w.now-f.since >= window
-				alone = alone && len(keys) == 1
+				alone = alone && f.limits() == 1
 			}
 		}
 	}

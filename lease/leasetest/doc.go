@@ -39,10 +39,11 @@
 // leaves or is severed.
 //
 // In an eighth of the plans, limits on bandwidth, up or down or both, and connections under up to
-// four of them at once, which move bytes in one direction or, like a tunnel, in both. Each
-// direction moves bytes for a while and is idle for a while, longer than its node remembers pools.
-// Connections end while they wait, are late when it is their turn, and give back what was not there
-// to be moved; their limits are raised, lowered, removed and set again while they flow.
+// four of them at once, and in half of these under one of scope connection too, which move bytes in
+// one direction or, like a tunnel, in both. Each direction moves bytes for a while and is idle for
+// a while, longer than its node remembers pools. Connections end while they wait, are late when it
+// is their turn, and give back what was not there to be moved; their limits are raised, lowered,
+// removed and set again while they flow.
 //
 // In a twelfth of the plans, one server, whose log is put back to an older copy, under nodes that
 // use what it has forgotten and are cut off or not; its indexes and terms come again. Limits don't
@@ -67,8 +68,9 @@
 // there more than the rate brings in it, and the burst, in true time, plus what a clock that runs
 // fast makes of it. A limit that was changed is in force until all nodes with a session have heard
 // of it, and a window is judged by the largest that was in force within it. What counts is when the
-// request begins, for all its limits alike. The same of bytes, at the moment when they are moved. A
-// limit that only reports refuses nobody and severs nothing.
+// request begins, for all its limits alike. The same of bytes, at the moment when they are moved,
+// and for a limit of scope connection of those of each connection alone, by the limits that its
+// node knows; no fault excuses it. A limit that only reports refuses nobody and severs nothing.
 //
 // With every entry: the state machine's rules, and that no node believes to hold more than the log
 // grants it. Every 64 events, and in one plan of sixteen after each, an eighth as often where there

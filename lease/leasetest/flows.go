@@ -58,6 +58,7 @@ type flow struct {
 
 	table *limit.Table // by which keys were found
 	keys  []int        // what counts its bytes, in the upstream's list
+	own   rateInfo     // of the connection alone
 
 	// Where rules are broken.
 	turn   bool               // it was woken
@@ -222,6 +223,8 @@ func (f *flow) move() {
 // take asks the meter, as [lease.Meter.Take] does.
 func (f *flow) take() int {
 	x := f.x
+	f.renew()
+	f.counted() // the meter looks at the limits now
 	f.forgot()
 	got, heard := x.node.TryPiece(f.meter, f.Most, x)
 	switch {
@@ -240,9 +243,15 @@ func (f *flow) moved(n int64) {
 	if n <= 0 {
 		return
 	}
-	u := &f.w.up
 	f.last = f.w.now
 	f.total += n
+	f.movedOwn(float64(n))
+	f.movedShared(n)
+}
+
+// movedShared lets the upstream count bytes by the limits that the flow shares with others.
+func (f *flow) movedShared(n int64) {
+	u := &f.w.up
 	for _, i := range f.counted() {
 		k := &u.keys[i]
 		if u.takes(f.x, k, float64(n)+f.x.tookBesides(k.key)) {
@@ -251,13 +260,15 @@ func (f *flow) moved(n int64) {
 	}
 }
 
-// counted is what counts the flow's bytes, by the limits that its node enforces.
+// counted is what counts the flow's bytes beside those of others, by the limits that its node
+// enforces.
 func (f *flow) counted() []int {
 	table := f.x.node.Table()
 	if table == f.table {
 		return f.keys
 	}
 	f.table, f.keys = table, f.keys[:0]
+	f.governOwn(table)
 	for _, scope := range claimedScopes {
 		if l, name := table.Find(scope, &f.subject); l.Caps(f.way) && !l.Report {
 			f.keys = append(f.keys, f.w.up.keyOf(limit.Key{Scope: scope, Resource: f.way, Name: name}))

@@ -80,3 +80,31 @@ func TestBandwidthOfFourLimits(t *testing.T) {
 		}
 	}
 }
+
+// The bandwidth of a connection's own is of nobody else's: each connection has all of it, in each
+// direction, as far as the limits that it shares allow.
+func TestBandwidthOfEachConnection(t *testing.T) {
+	const long, own, shared = 30 * second, 20_000, 50_000
+	w := newCalm(t, 1, 2,
+		Limit{Scope: "connection", Connections: limit.Unlimited, Upload: own, Download: own, AtOnce: 16 << 10},
+		Limit{Pattern: "bulk", Connections: limit.Unlimited, Download: shared, AtOnce: 64 << 10})
+	w.pass(2 * second)
+	w.flows(Flow{Host: "bulk", Ways: "both", Most: 64 << 10}, 0, 0, 1, 1)
+	w.flows(Flow{Host: "up", Ways: "both", Most: 64 << 10}, 0, 1)
+	w.pass(3*second + long)
+	if used := w.used(limit.Key{Scope: limit.ScopeHost, Resource: limit.Download, Name: "bulk"}, long, shared); used < 0.9 {
+		t.Errorf("%.3f of the bandwidth that the flows share is used", used)
+	}
+	for _, x := range w.nodes {
+		for i, f := range x.flows {
+			used, least := f.own.used(w.now-long)/(own*long.Seconds()), 0.95
+			if f.Host == "bulk" && f.way == limit.Download {
+				least = 0.4 // a fair part of what they share is 0.625
+			}
+			t.Logf("%s of flow %d on node %s: %.3f of its own", f.way, i, x.name, used)
+			if used < least {
+				t.Errorf("the %s of flow %d on node %s to %s has used %.3f of its own", f.way, i, x.name, f.Host, used)
+			}
+		}
+	}
+}

@@ -64,6 +64,7 @@ const (
 	RulePieceHeld             // bandwidth: a flow holds a piece of one limit while it waits for another
 	RuleLoweredKeeps          // bandwidth: a bucket whose rate is lowered keeps its level
 	RuleForgottenFull         // bandwidth: a pool that was forgotten is full when it is found again
+	RuleOwnAnew               // bandwidth: a connection's own bucket is full again when limits change
 	RuleUncut                 // fsm 1: an increase is not cut to what is free
 	RuleClosedIncrease        // fsm 2: an increase for a session that is not open counts
 	RuleBelowZero             // fsm 3: a decrease takes more than the session has
@@ -81,7 +82,7 @@ var ruleNames = [rules]string{
 	"no-rest", "new-leader-no-rest", "unproven", "stale-statement", "keep-missing", "keep-difference", "before-exchange", "release-early",
 	"put-back-grants", "put-back-levels", "other-cluster", "second-cluster", "keeps-claims", "other-order", "reused-free", "unit-full", "tokens-late",
 	"units-kept", "no-cut", "level-twice", "units-freed-early", "two-fill", "tokens-early",
-	"piece-outlives", "piece-twice", "piece-held", "lowered-keeps", "forgotten-full",
+	"piece-outlives", "piece-twice", "piece-held", "lowered-keeps", "forgotten-full", "own-anew",
 	"fsm-uncut", "fsm-closed-increase", "fsm-below-zero", "fsm-close-keeps", "fsm-stale-term", "fsm-repeated", "fsm-refill",
 }
 
