@@ -281,10 +281,14 @@ func (u *upstream) wanted(key int, window time.Duration) float64 {
 	return pieceOf(k.rate) * (part*pieces/fast*slow - lie)
 }
 
+// unitsFollow is how long it takes until all units are where flows are busy. They follow within a
+// second, but a node that has just become idle keeps a spare one for three more.
+const unitsFollow = 4 * second
+
 // flowsUnder reports whether all flows under a key have been busy, or idle, for a while, in which
-// none has ended, and whether none of them is under another key. Units follow within a second.
+// none has ended, and whether none of them is under another limit.
 func (u *upstream) flowsUnder(key int, window time.Duration) (steady, alone bool) {
-	window += second
+	window += unitsFollow
 	steady, alone = u.w.now-u.w.flowEnded >= window, true
 	for _, x := range u.w.nodes {
 		for _, f := range x.flows {
