@@ -222,10 +222,11 @@ func (n *Node) passOver(now time.Duration, p *pool) {
 	n.bare.push(p)
 }
 
-// isNeeded reports whether anything refers to a bare pool, or the leader has yet to hear of it.
-// Needs the pool's lock.
+// isNeeded reports whether anything refers to a bare pool, the leader has yet to hear of it, or the
+// pool has what the leader told it and does not tell again. Needs the pool's lock.
 func (n *Node) isNeeded(p *pool) bool {
-	return p.pinned || p.kept > 0 || p.open > 0 || p.waiters.len() > 0 || p.flows.head != nil || p.dueAt != 0 || p.putOff || p.releasing > 0 || p.reported && n.welcomed() || p.refused != [2]int64{} || n.isDirty(p)
+	told := p.reported || p.contended || p.target >= 0
+	return p.pinned || p.kept > 0 || p.open > 0 || p.waiters.len() > 0 || p.flows.head != nil || p.dueAt != 0 || p.putOff || p.releasing > 0 || told && n.welcomed() || p.refused != [2]int64{} || n.isDirty(p)
 }
 
 // forget drops a bare pool. Needs the pool's lock.

@@ -115,3 +115,44 @@ func TestFractionalPiece(t *testing.T) {
 		}
 	}
 }
+
+// A flow that waits for a slow limit of its own goes on when that is raised or removed: it does not
+// wait for the piece that the old one owes it, which may take an hour.
+func TestNewLimitWakesALoneFlow(t *testing.T) {
+	const slow, burst = 1, limit.MinByteBurst
+	own := func(rate, index int64) limit.Limit {
+		l := scopePaced(t, limit.ScopeConnection, "", rate, burst)
+		l.ModifyIndex = uint64(index)
+		return l
+	}
+	for name, limits := range map[string][]limit.Limit{"raised": {own(1_000_000, 2)}, "removed": nil} {
+		t.Run(name, func(t *testing.T) {
+			m, clock := meterNode(t, nil, own(slow, 1))
+			f := newTestFlow(m, &limit.Subject{Host: to(t, "up")})
+			if n := int64(f.Take(1 << 20)); n != burst {
+				t.Fatalf("%d bytes of a full bucket that holds %d", n, burst)
+			}
+			if n := f.Take(1 << 20); n > 0 {
+				t.Fatalf("%d bytes of an empty bucket", n)
+			}
+			shape := uint64(1)
+			if limits == nil {
+				shape = 2
+			}
+			m.do(func(now time.Duration) { m.node.setLimits(now, limit.NewTable(2, shape, limits)) })
+			if len(f.wake) == 0 {
+				t.Fatal("the flow is not woken")
+			}
+			<-f.wake
+			f.Take(1 << 20)
+			m.pass(clock, 10*time.Millisecond)
+			if n := f.Take(1 << 20); n == 0 {
+				t.Error("nothing moves under the new limits")
+			}
+			f.End()
+			if len(m.node.dues) > 0 {
+				t.Error("a flow that has ended is still to be woken")
+			}
+		})
+	}
+}

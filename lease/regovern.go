@@ -35,7 +35,7 @@ func (n *Node) setLimits(now time.Duration, table *limit.Table) {
 	old := n.table.Load()
 	n.table.Store(table)
 	if old != nil && old.ShapeIndex == table.ShapeIndex && old.Index < table.Index {
-		n.regoverning = slices.Clone(n.all)
+		n.regoverning = append(slices.Clone(n.all), n.awaitedAlone()...)
 		n.regovernSome(now)
 		return
 	}
@@ -56,8 +56,30 @@ func (n *Node) setLimits(now time.Duration, table *limit.Table) {
 		n.regovern(now, p)
 		p.mu.Unlock()
 	}
+	for _, p := range n.awaitedAlone() {
+		n.wakeAlone(now, p)
+	}
 	n.claimRequests(now, table)
 	n.stream.ackDue = true
+}
+
+// awaitedAlone lists the pools of single connections whose flows wait. They are in no book; without
+// this, such a flow would hear of new limits only when the piece has come that the old one owes it.
+func (n *Node) awaitedAlone() (alone []*pool) {
+	for _, p := range n.dues {
+		if !p.leased() {
+			alone = append(alone, p)
+		}
+	}
+	return alone
+}
+
+// wakeAlone lets the flow of a single connection look at new limits.
+func (n *Node) wakeAlone(now time.Duration, p *pool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n.wakeFlows(p)
+	n.noteDue(now, p)
 }
 
 // regovernAtOnce bounds the pools that the core lets follow new limits before others have their
@@ -69,6 +91,10 @@ func (n *Node) regovernSome(now time.Duration) {
 	table := n.table.Load()
 	k := min(len(n.regoverning), regovernAtOnce)
 	for _, p := range n.regoverning[:k] {
+		if !p.leased() {
+			n.wakeAlone(now, p)
+			continue
+		}
 		n.lock(p)
 		if p.table != nil && p.table != table {
 			p.follow(now, table)

@@ -239,6 +239,8 @@ func TestNeededPoolIsKept(t *testing.T) {
 		"put-off ask":    func(x *manyNames, key limit.Key) { x.n.pool(x.now, key).putOff = true },
 		"release unsaid": func(x *manyNames, key limit.Key) { x.n.pool(x.now, key).releasing = 1 },
 		"known demand":   func(x *manyNames, key limit.Key) { x.n.pool(x.now, key).reported = true },
+		"contention":     func(x *manyNames, key limit.Key) { x.n.pool(x.now, key).contended = true },
+		"target":         func(x *manyNames, key limit.Key) { x.n.pool(x.now, key).target = 0 },
 		"change unsaid":  func(x *manyNames, key limit.Key) { x.n.mark(x.n.pool(x.now, key)); x.mute = true },
 		"slot":           func(x *manyNames, key limit.Key) { x.n.grant(key, 1) },
 	} {

@@ -31,14 +31,21 @@ func (g *generator) bandwidth() {
 		if !d.one(3) {
 			f.Idle = Duration(d.scale(500*ms, 6*second))
 		}
+		f.Ways = pick(&d, "", "up", "both", "both")
 		g.p.Flows = append(g.p.Flows, f)
 	}
-	if !slices.ContainsFunc(g.p.Faults, func(f Fault) bool { return f.Kind == FaultPutBack }) {
+	if g.changesLimits() {
 		for range d.below(4) {
 			g.pacedChange(&d, added[d.below(len(added))])
 		}
-		slices.SortStableFunc(g.p.Faults, func(x, y Fault) int { return int(x.At - y.At) })
 	}
+	g.ownLimits()
+	slices.SortStableFunc(g.p.Faults, func(x, y Fault) int { return int(x.At - y.At) })
+}
+
+// changesLimits reports whether limits may change in the plan.
+func (g *generator) changesLimits() bool {
+	return !slices.ContainsFunc(g.p.Faults, func(f Fault) bool { return f.Kind == FaultPutBack })
 }
 
 // paced adds one limit, or a bandwidth to one that is there.
@@ -58,13 +65,30 @@ func (g *generator) paced(d *dice) Limit {
 	return l
 }
 
-// bytes gives a limit a bandwidth that fills its burst in a few seconds.
+// bytes gives a limit a bandwidth in one direction, or in both, that fills its burst in a few
+// seconds. That of a connection alone may be so slow that a piece takes as long as the plan.
 func (l *Limit) bytes(d *dice) {
-	l.Download = pick[int64](d, 8_000, 12_000, 20_000, 40_000, 80_000)
-	if d.one(16) {
-		l.Download = 500_000
+	l.Upload, l.Download = speed(d), speed(d)
+	if l.Scope == limit.ScopeConnection.String() && d.one(3) {
+		l.Upload, l.Download = pick[int64](d, 200, 1_000), pick[int64](d, 200, 1_000)
 	}
-	l.AtOnce = min(pick[int64](d, 4<<10, 6_000, 8<<10, 16<<10, 64<<10), 3*l.Download)
+	l.AtOnce = max(limit.MinByteBurst, min(pick[int64](d, 4<<10, 6_000, 8<<10, 16<<10, 64<<10), 3*min(l.Upload, l.Download)))
+	switch d.below(4) {
+	case 0:
+		l.Upload = l.Download
+	case 1:
+		l.Upload = 0
+	case 2:
+		l.Download = 0
+	}
+}
+
+// speed is some bytes a second.
+func speed(d *dice) int64 {
+	if d.one(16) {
+		return 500_000
+	}
+	return pick[int64](d, 8_000, 12_000, 20_000, 40_000, 80_000)
 }
 
 // pacedChange raises, lowers or removes a bandwidth, or toggles whether its limit only reports.
@@ -73,13 +97,13 @@ func (g *generator) pacedChange(d *dice, l Limit) {
 	change := l
 	switch d.below(6) {
 	case 0:
-		change.Download, change.AtOnce = 0, 0
+		change.Upload, change.Download, change.AtOnce = 0, 0, 0
 	case 1:
 		change.Report = !change.Report
 	default:
 		change.bytes(d)
 	}
-	if change.Download == 0 && change.Connections < 0 && change.Requests == "" {
+	if change.Upload == 0 && change.Download == 0 && change.Connections < 0 && change.Requests == "" {
 		change = Limit{Scope: l.Scope, Pattern: l.Pattern, Connections: limit.Unlimited, Delete: true}
 	}
 	g.add(at, Fault{Kind: FaultLimit, Limit: &change})
@@ -87,6 +111,9 @@ func (g *generator) pacedChange(d *dice, l Limit) {
 		g.add(at+d.upTo(3*second), Fault{Kind: FaultLimit, Limit: &l})
 	}
 }
+
+// isBandwidth reports whether a resource is bytes by time.
+func isBandwidth(r limit.Resource) bool { return r == limit.Upload || r == limit.Download }
 
 // pieceTime is how long a piece of a key takes to come, and to be moved: where units go round, its
 // node may have to hand it on first.
@@ -119,9 +146,10 @@ func (w *world) flowsWatched() (longest time.Duration) {
 }
 
 // windowOf is the time in which a flow that always has bytes to move must have used up one of its
-// limits, and the longest for which it may move none.
+// limits, 0 where it is under none, and the longest for which it may move none.
 func (u *upstream) windowOf(f *flow) (window, turn time.Duration) {
 	w := u.w
+	turn = w.patience()
 	for _, i := range f.counted() {
 		r := u.keys[i].rate
 		if r.behind {
@@ -133,6 +161,10 @@ func (u *upstream) windowOf(f *flow) (window, turn time.Duration) {
 		piece := u.pieceTime(&u.keys[i])
 		window = max(window, w.patience()+10*piece)
 		turn = max(turn, w.patience()+3*piece*time.Duration(len(w.plan.Flows)+2))
+	}
+	if f.own.now.second != 0 {
+		_, piece := f.ownPiece()
+		window, turn = max(window, w.patience()+10*piece), max(turn, w.patience()+3*piece)
 	}
 	return window, turn
 }
@@ -159,7 +191,7 @@ func (u *upstream) watchFlows() {
 // nobody has bytes to move, while flows of others do.
 func (u *upstream) watchUnits(key int) {
 	k := &u.keys[key]
-	if k.key.Resource != limit.Download || k.rate.now.second == 0 {
+	if !isBandwidth(k.key.Resource) || k.rate.now.second == 0 {
 		return
 	}
 	stranded, lacks := false, false
@@ -188,14 +220,14 @@ func (u *upstream) watchUnits(key int) {
 
 func (u *upstream) watchFlow(f *flow) {
 	window, turn := u.windowOf(f)
-	if !f.busy || window == 0 || f.x.idle {
+	if !f.busy || f.x.idle {
 		return
 	}
 	busy := u.w.now - max(f.since, u.finalFrom)
 	if waited := u.w.now - max(f.last, f.since, u.finalFrom); waited > turn {
-		u.w.fail(BreachStarved, "a flow on node %s to %s has moved nothing for %v, want at most %v", f.x.name, f.Host, waited, turn)
+		u.w.fail(BreachStarved, "the %s of a flow on node %s to %s has moved nothing for %v, want at most %v", f.way, f.x.name, f.Host, waited, turn)
 	}
-	if busy <= window {
+	if window == 0 || busy <= window {
 		return
 	}
 	u.w.out.Watched++
@@ -211,7 +243,14 @@ func (u *upstream) watchFlow(f *flow) {
 		}
 		said += fmt.Sprintf(" %.0f of %s, want %.0f;", used, k.key, want)
 	}
-	u.w.fail(BreachStarved, "a flow on node %s to %s has had bytes to move all the time, and in the last %v others and it used%s", f.x.name, f.Host, window, said)
+	if f.own.now.second != 0 {
+		used, want := f.own.used(u.w.now-window), f.ownWanted(window)
+		if used >= want {
+			return
+		}
+		said += fmt.Sprintf(" %.0f of its own, want %.0f;", used, want)
+	}
+	u.w.fail(BreachStarved, "the %s of a flow on node %s to %s has had bytes to move all the time, and in the last %v others and it used%s", f.way, f.x.name, f.Host, window, said)
 }
 
 // wanted is how many bytes of a key must be used in a time in which some flow waits for it: nearly
@@ -242,16 +281,20 @@ func (u *upstream) wanted(key int, window time.Duration) float64 {
 	return pieceOf(k.rate) * (part*pieces/fast*slow - lie)
 }
 
+// unitsFollow is how long it takes until all units are where flows are busy. They follow within a
+// second, but a node that has just become idle keeps a spare one for three more.
+const unitsFollow = 4 * second
+
 // flowsUnder reports whether all flows under a key have been busy, or idle, for a while, in which
-// none has ended, and whether none of them is under another key. Units follow within a second.
+// none has ended, and whether none of them is under another limit.
 func (u *upstream) flowsUnder(key int, window time.Duration) (steady, alone bool) {
-	window += second
+	window += unitsFollow
 	steady, alone = u.w.now-u.w.flowEnded >= window, true
 	for _, x := range u.w.nodes {
 		for _, f := range x.flows {
 			if keys := f.counted(); slices.Contains(keys, key) {
 				steady = steady && u.w.now-f.since >= window
-				alone = alone && len(keys) == 1
+				alone = alone && f.limits() == 1
 			}
 		}
 	}

@@ -171,13 +171,14 @@ func (c *conn) goOn() {
 }
 
 // tokenKeys is of what a request that begins has tokens, by the limits that its node enforces.
-func (c *conn) tokenKeys() (keys []limit.Key) {
-	table := c.x.node.Table()
+func (c *conn) tokenKeys() []limit.Key {
+	return tokenKeys(c.x.node.Table(), &c.subject)
+}
+
+// tokenKeys is of what a request needs tokens by some limits.
+func tokenKeys(table *limit.Table, s *limit.Subject) (keys []limit.Key) {
 	for _, scope := range claimedScopes {
-		if table == nil {
-			break
-		}
-		if l, name := table.Find(scope, &c.subject); l.Caps(limit.Requests) && !l.Report {
+		if l, name := table.Find(scope, s); l.Caps(limit.Requests) && !l.Report {
 			keys = append(keys, limit.Key{Scope: scope, Resource: limit.Requests, Name: name})
 		}
 	}

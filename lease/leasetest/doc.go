@@ -38,10 +38,12 @@
 // [lease.Draw]), also on a connection that is used again, and gives all back when it is refused,
 // leaves or is severed.
 //
-// In an eighth of the plans, limits on bandwidth, up to four on one flow, and flows that move bytes
-// for a while and are idle for a while, longer than their nodes remember pools. Flows end while
-// they wait, are late when it is their turn, and give back what was not there to be moved; their
-// limits are raised, lowered, removed and set again while they flow.
+// In an eighth of the plans, limits on bandwidth, up or down or both, and connections under up to
+// four of them at once, and in half of these under one of scope connection too, which move bytes in
+// one direction or, like a tunnel, in both. Each direction moves bytes for a while and is idle for
+// a while, longer than its node remembers pools. Connections end while they wait, are late when it
+// is their turn, and give back what was not there to be moved; their limits are raised, lowered,
+// removed and set again while they flow.
 //
 // In a twelfth of the plans, one server, whose log is put back to an older copy, under nodes that
 // use what it has forgotten and are cut off or not; its indexes and terms come again. Limits don't
@@ -66,8 +68,9 @@
 // there more than the rate brings in it, and the burst, in true time, plus what a clock that runs
 // fast makes of it. A limit that was changed is in force until all nodes with a session have heard
 // of it, and a window is judged by the largest that was in force within it. What counts is when the
-// request begins, for all its limits alike. The same of bytes, at the moment when they are moved. A
-// limit that only reports refuses nobody and severs nothing.
+// request begins, for all its limits alike. The same of bytes, at the moment when they are moved,
+// and for a limit of scope connection of those of each connection alone, by the limits that its
+// node knows; no fault excuses it. A limit that only reports refuses nobody and severs nothing.
 //
 // With every entry: the state machine's rules, and that no node believes to hold more than the log
 // grants it. Every 64 events, and in one plan of sixteen after each, an eighth as often where there
@@ -80,9 +83,11 @@
 // is served within the rounds that it takes; no requests wait for each other; while requests wait
 // for tokens at least half of the rate is used, of theirs or of another that they are under, and
 // everybody has a turn. Of a bandwidth that flows wait for, 95 % is used; or half, where units go
-// round, or follow flows that come and go. Every flow has its turn, and none waits for long while
-// all units are where nobody has bytes to move. When the work ends, within ten seconds, nothing is
-// left: no grant in the log, nothing in the memory of nodes or of the leader.
+// round, or follow flows that come and go. Every flow has its turn, also one that is under no limit
+// any more, and none waits for long while all units are where nobody has bytes to move. When the
+// work ends, within ten seconds, nothing is left: no grant in the log, nothing in the memory of
+// nodes or of the leader. Then levels are handed on: what one node's bucket gathered before its
+// units went back is there at once for the next node that asks.
 //
 // # How it can fail
 //

@@ -3,6 +3,7 @@ package leasetest
 import (
 	"time"
 
+	"github.com/weirproxy/weir/lease"
 	"github.com/weirproxy/weir/lease/leasepb"
 	"github.com/weirproxy/weir/limit"
 )
@@ -23,7 +24,7 @@ func (f *flow) lateness(most time.Duration) time.Duration {
 // broken.
 func (f *flow) fenced(turn bool) {
 	if f.w.rule == RulePieceOutlives && turn && f.x.node.Session(f.x.clock()).State != leasepb.SessionLive {
-		f.moved(min(int64(f.Most), limit.MinByteBurst))
+		f.movedShared(min(int64(f.Most), limit.MinByteBurst))
 	}
 }
 
@@ -34,13 +35,22 @@ func (f *flow) spoil(k, rest *int) bool {
 	case RulePieceTwice:
 		*rest += *k
 	case RulePieceHeld:
-		if len(f.counted()) > 1 && f.dice.one(2) {
+		if f.limits() > 1 && f.dice.one(2) {
 			f.behind = int64(*k)
 			f.x.at(f.dice.upTo(2*second), false, f, evBehind, 0)
 			return true
 		}
 	}
 	return false
+}
+
+// renew gives a flow another meter when its limits have changed, and with it a full bucket of its
+// own, where that rule is broken.
+func (f *flow) renew() {
+	if f.w.rule == RuleOwnAnew && f.table != nil && f.table != f.x.node.Table() {
+		f.x.node.Unpace(f.x.clock(), f.meter)
+		f.meter = lease.NewMeter(&f.subject, f.way, f)
+	}
 }
 
 // forgot fills the pools of a flow that its node has forgotten, where that rule is broken.
@@ -88,7 +98,7 @@ func (x *process) keepLevels(m *leasepb.LeaderMessage, receive func() error) err
 	}
 	err := receive()
 	for _, u := range x.node.Uses(x.clock()) {
-		if u.Key.Resource == limit.Download && u.Granted > 0 && u.Limit.Caps(limit.Download) && levels[u.Key] > u.Level+1 {
+		if r := u.Key.Resource; isBandwidth(r) && u.Granted > 0 && u.Limit.Caps(r) && levels[u.Key] > u.Level+1 {
 			x.besides(u.Key, levels[u.Key]-u.Level)
 		}
 	}

@@ -8,13 +8,14 @@ import (
 	"github.com/weirproxy/weir/limit"
 )
 
-// Flow is one direction of a connection that stays open: it moves bytes for a while, is idle for a
-// while, and so on.
+// Flow is a connection that stays open: each of its directions moves bytes for a while, is idle for
+// a while, and so on.
 type Flow struct {
 	Node   int      `json:"node"`
 	Host   string   `json:"host"`
 	Client string   `json:"client,omitempty"`
 	User   string   `json:"user,omitempty"`
+	Ways   string   `json:"ways,omitempty"` // its directions: up, or both; empty: down
 	Most   int      `json:"most"`           // bytes that it moves at once
 	Busy   Duration `json:"busy"`           // it moves bytes for about so long
 	Idle   Duration `json:"idle,omitempty"` // and none for so long; 0: it is always busy
@@ -23,14 +24,29 @@ type Flow struct {
 // subject is what a flow's bytes are counted for.
 func (f Flow) subject() (limit.Subject, error) { return subjectOf(f.Host, f.Client, f.User) }
 
-// flow is a flow of a process, with its meter. It takes bytes as the proxy does: before they are
-// read, and gives back what was not there.
+// ways are the directions of a flow; nil: the plan names none that there is.
+func (f Flow) ways() []limit.Resource {
+	switch f.Ways {
+	case "":
+		return []limit.Resource{limit.Download}
+	case "up":
+		return []limit.Resource{limit.Upload}
+	case "both":
+		return []limit.Resource{limit.Download, limit.Upload}
+	}
+	return nil
+}
+
+// flow is one direction of a flow of a process, with its meter. It takes bytes as the proxy does:
+// before they are read, and gives back what was not there.
 type flow struct {
 	Flow
 	w       *world
 	x       *process
 	dice    dice
 	subject limit.Subject
+	way     limit.Resource
+	other   *flow // the connection's other direction; nil: no bytes go there
 	meter   *lease.Meter
 	gone    bool
 	phase   int64         // counts the busy and the idle ones
@@ -42,6 +58,7 @@ type flow struct {
 
 	table *limit.Table // by which keys were found
 	keys  []int        // what counts its bytes, in the upstream's list
+	own   rateInfo     // of the connection alone
 
 	// Where rules are broken.
 	turn   bool               // it was woken
@@ -108,11 +125,19 @@ func (x *process) startFlows() {
 }
 
 func (x *process) startFlow(plan Flow, d dice) {
-	f := &flow{Flow: plan, w: x.w, x: x, dice: d, asleep: true, since: x.w.now, last: x.w.now}
-	f.subject, _ = plan.subject()
-	f.meter = lease.NewMeter(&f.subject, limit.Download, f)
-	x.flows = append(x.flows, f)
-	x.at(f.dice.upTo(plan.Idle.D()/2+20*ms), false, f, evPhase, 0)
+	var other *flow
+	for _, way := range plan.ways() {
+		f := &flow{Flow: plan, w: x.w, x: x, dice: d, way: way, other: other, asleep: true, since: x.w.now, last: x.w.now}
+		if other != nil {
+			f.dice = newDice(x.w.plan.Seed, 14, d.next())
+			other.other = f
+		}
+		f.subject, _ = plan.subject()
+		f.meter = lease.NewMeter(&f.subject, way, f)
+		x.flows = append(x.flows, f)
+		x.at(f.dice.upTo(plan.Idle.D()/2+20*ms), false, f, evPhase, 0)
+		other = f
+	}
 }
 
 // endFlows ends all flows at once, or each within a while.
@@ -126,12 +151,16 @@ func (x *process) endFlows(within time.Duration) {
 	}
 }
 
-// close ends the connection: its meter gives up a wait.
+// close ends the connection: the meters of its directions give up their waits.
 func (f *flow) close() {
-	f.gone = true
+	for _, d := range []*flow{f, f.other} {
+		if d != nil && !d.gone {
+			d.gone = true
+			d.x.node.Unpace(d.x.clock(), d.meter)
+		}
+	}
 	f.w.flowEnded = f.w.now
-	f.x.node.Unpace(f.x.clock(), f.meter)
-	f.x.flows = slices.DeleteFunc(f.x.flows, func(o *flow) bool { return o == f })
+	f.x.flows = slices.DeleteFunc(f.x.flows, func(o *flow) bool { return o.gone })
 }
 
 // nextPhase ends a phase. A connection may end with one, and another begins.
@@ -194,6 +223,8 @@ func (f *flow) move() {
 // take asks the meter, as [lease.Meter.Take] does.
 func (f *flow) take() int {
 	x := f.x
+	f.renew()
+	f.counted() // the meter looks at the limits now
 	f.forgot()
 	got, heard := x.node.TryPiece(f.meter, f.Most, x)
 	switch {
@@ -212,9 +243,15 @@ func (f *flow) moved(n int64) {
 	if n <= 0 {
 		return
 	}
-	u := &f.w.up
 	f.last = f.w.now
 	f.total += n
+	f.movedOwn(float64(n))
+	f.movedShared(n)
+}
+
+// movedShared lets the upstream count bytes by the limits that the flow shares with others.
+func (f *flow) movedShared(n int64) {
+	u := &f.w.up
 	for _, i := range f.counted() {
 		k := &u.keys[i]
 		if u.takes(f.x, k, float64(n)+f.x.tookBesides(k.key)) {
@@ -223,16 +260,18 @@ func (f *flow) moved(n int64) {
 	}
 }
 
-// counted is what counts the flow's bytes, by the limits that its node enforces.
+// counted is what counts the flow's bytes beside those of others, by the limits that its node
+// enforces.
 func (f *flow) counted() []int {
 	table := f.x.node.Table()
 	if table == f.table {
 		return f.keys
 	}
 	f.table, f.keys = table, f.keys[:0]
+	f.governOwn(table)
 	for _, scope := range claimedScopes {
-		if l, name := table.Find(scope, &f.subject); l.Caps(limit.Download) && !l.Report {
-			f.keys = append(f.keys, f.w.up.keyOf(limit.Key{Scope: scope, Resource: limit.Download, Name: name}))
+		if l, name := table.Find(scope, &f.subject); l.Caps(f.way) && !l.Report {
+			f.keys = append(f.keys, f.w.up.keyOf(limit.Key{Scope: scope, Resource: f.way, Name: name}))
 		}
 	}
 	return f.keys

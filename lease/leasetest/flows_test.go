@@ -20,22 +20,25 @@ func (w *calm) used(key limit.Key, d time.Duration, rate float64) float64 {
 	return w.up.keys[w.up.keyOf(key)].rate.used(w.now-d) / (rate * d.Seconds())
 }
 
-// Where nothing goes wrong, flows that always have bytes to move use up their bandwidth, over all
-// nodes together. Where units go round, what a flow gives back when its unit has gone is lost.
+// Where nothing goes wrong, flows that always have bytes to move use up their bandwidth in each
+// direction, over all nodes together. Where units go round, what a flow gives back when its unit
+// has gone is lost.
 func TestBandwidthIsUsed(t *testing.T) {
 	const long = 30 * second
 	for _, c := range []struct {
 		rate, burst int64
 		least       float64
 	}{{8_000, 4 << 10, 0.8}, {8_000, 16 << 10, 0.95}, {64_000, 8 << 10, 0.8}, {64_000, 64 << 10, 0.95}, {1_000_000, 128 << 10, 0.95}} {
-		w := newCalm(t, 1, 3, Limit{Pattern: "bulk", Connections: limit.Unlimited, Download: c.rate, AtOnce: c.burst})
+		w := newCalm(t, 1, 3, Limit{Pattern: "bulk", Connections: limit.Unlimited, Upload: c.rate, Download: c.rate, AtOnce: c.burst})
 		w.pass(2 * second)
-		w.flows(Flow{Host: "bulk", Most: 64 << 10}, 0, 0, 1, 2)
+		w.flows(Flow{Host: "bulk", Ways: "both", Most: 64 << 10}, 0, 0, 1, 2)
 		w.pass(3*second + long)
-		used := w.used(limit.Key{Scope: limit.ScopeHost, Resource: limit.Download, Name: "bulk"}, long, float64(c.rate))
-		t.Logf("%d a second, %d at once: %.3f used", c.rate, c.burst, used)
-		if used < c.least {
-			t.Errorf("%d a second, %d at once: %.3f of the bandwidth is used", c.rate, c.burst, used)
+		for _, way := range []limit.Resource{limit.Upload, limit.Download} {
+			used := w.used(limit.Key{Scope: limit.ScopeHost, Resource: way, Name: "bulk"}, long, float64(c.rate))
+			t.Logf("%s of %d a second, %d at once: %.3f used", way, c.rate, c.burst, used)
+			if used < c.least {
+				t.Errorf("%s of %d a second, %d at once: %.3f of the bandwidth is used", way, c.rate, c.burst, used)
+			}
 		}
 	}
 }
@@ -73,6 +76,34 @@ func TestBandwidthOfFourLimits(t *testing.T) {
 		for i, f := range x.flows {
 			if got := f.total; got < 3000*int64(long/second) {
 				t.Errorf("flow %d on node %s, to %s for %s, has moved %d bytes in %v", i, x.name, f.Host, f.Client, got, long)
+			}
+		}
+	}
+}
+
+// The bandwidth of a connection's own is of nobody else's: each connection has all of it, in each
+// direction, as far as the limits that it shares allow.
+func TestBandwidthOfEachConnection(t *testing.T) {
+	const long, own, shared = 30 * second, 20_000, 50_000
+	w := newCalm(t, 1, 2,
+		Limit{Scope: "connection", Connections: limit.Unlimited, Upload: own, Download: own, AtOnce: 16 << 10},
+		Limit{Pattern: "bulk", Connections: limit.Unlimited, Download: shared, AtOnce: 64 << 10})
+	w.pass(2 * second)
+	w.flows(Flow{Host: "bulk", Ways: "both", Most: 64 << 10}, 0, 0, 1, 1)
+	w.flows(Flow{Host: "up", Ways: "both", Most: 64 << 10}, 0, 1)
+	w.pass(3*second + long)
+	if used := w.used(limit.Key{Scope: limit.ScopeHost, Resource: limit.Download, Name: "bulk"}, long, shared); used < 0.9 {
+		t.Errorf("%.3f of the bandwidth that the flows share is used", used)
+	}
+	for _, x := range w.nodes {
+		for i, f := range x.flows {
+			used, least := f.own.used(w.now-long)/(own*long.Seconds()), 0.95
+			if f.Host == "bulk" && f.way == limit.Download {
+				least = 0.4 // a fair part of what they share is 0.625
+			}
+			t.Logf("%s of flow %d on node %s: %.3f of its own", f.way, i, x.name, used)
+			if used < least {
+				t.Errorf("the %s of flow %d on node %s to %s has used %.3f of its own", f.way, i, x.name, f.Host, used)
 			}
 		}
 	}

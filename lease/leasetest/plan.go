@@ -39,8 +39,9 @@ type Limit struct {
 	Connections int64    `json:"connections"`        // -1: no cap
 	Requests    string   `json:"requests,omitempty"` // as in "2/s"
 	Burst       int64    `json:"burst,omitempty"`
-	Download    int64    `json:"download,omitempty"` // bytes a second
-	AtOnce      int64    `json:"at_once,omitempty"`  // bytes
+	Upload      int64    `json:"upload,omitempty"`   // bytes a second
+	Download    int64    `json:"download,omitempty"` // the same
+	AtOnce      int64    `json:"at_once,omitempty"`  // bytes, in each direction
 	Report      bool     `json:"report,omitempty"`
 	Timeout     Duration `json:"queue_timeout,omitempty"` // 0: no queue
 	Size        int      `json:"queue_size,omitempty"`
@@ -66,7 +67,7 @@ func (l Limit) limit(source limit.Source) (limit.Limit, error) {
 	}
 	return limit.Limit{
 		Pattern: p, Connections: l.Connections, Requests: r, Shared: l.Shared, Evict: l.Evict, Report: l.Report, Source: source,
-		Queue: limit.Queue{Timeout: l.Timeout.D(), Size: l.Size}, Bandwidth: limit.Bandwidth{Download: l.Download, Burst: l.AtOnce},
+		Queue: limit.Queue{Timeout: l.Timeout.D(), Size: l.Size}, Bandwidth: limit.Bandwidth{Upload: l.Upload, Download: l.Download, Burst: l.AtOnce},
 	}, err
 }
 
@@ -172,8 +173,8 @@ func (p *Plan) Validate() error {
 		}
 	}
 	for _, x := range p.Flows {
-		if _, err := x.subject(); err != nil || x.Node < 0 || x.Node >= p.Nodes || x.Most <= 0 || x.Busy <= 0 || x.Idle < 0 {
-			bad("a flow on node %d to %q of %q, of %d bytes at once, busy for %v and idle for %v: %v", x.Node, x.Host, x.Client, x.Most, x.Busy.D(), x.Idle.D(), err)
+		if _, err := x.subject(); err != nil || x.ways() == nil || x.Node < 0 || x.Node >= p.Nodes || x.Most <= 0 || x.Busy <= 0 || x.Idle < 0 {
+			bad("a flow on node %d to %q of %q, with bytes to go %q, %d at once, busy for %v and idle for %v: %v", x.Node, x.Host, x.Client, x.Ways, x.Most, x.Busy.D(), x.Idle.D(), err)
 		}
 	}
 	for _, f := range p.Faults {

@@ -13,7 +13,7 @@ var (
 // prevents is what each rule is there to prevent: the kinds of breach that count as finding that it
 // is broken.
 var prevents = map[Rule][]Breach{
-	RuleFromAnswer:       capHolds,
+	RuleFromAnswer:       {BreachOverLimit, BreachByte},
 	RuleUnverified:       capHolds,
 	RuleStaleProof:       capHolds,
 	RuleCloseEarly:       capHolds,
@@ -21,7 +21,7 @@ var prevents = map[Rule][]Breach{
 	RuleNewLeaderForgets: capHolds,
 	RuleNoFence:          capHolds,
 	RuleFenceLate:        capHolds,
-	RuleTimerOnly:        capHolds,
+	RuleTimerOnly:        {BreachOverLimit, BreachByte},
 	RuleSeverIgnored:     {BreachOverLimit},
 	RuleBytesAfter:       {BreachByte},
 	RuleClockStops:       capHolds,
@@ -49,6 +49,8 @@ var prevents = map[Rule][]Breach{
 	RuleUnitsKept:        {BreachOverRate, BreachBelief},
 	RuleNoCut:            {BreachOverRate},
 	RuleLevelTwice:       {BreachOverRate},
+	RuleLevelUnsaid:      {BreachStarved},
+	RuleLevelLost:        {BreachStarved},
 	RuleUnitsFreedEarly:  {BreachOverRate},
 	RuleTwoFill:          {BreachOverRate, BreachBelief},
 	RuleTokensEarly:      {BreachOverRate},
@@ -57,6 +59,7 @@ var prevents = map[Rule][]Breach{
 	RulePieceHeld:        {BreachOverRate},
 	RuleLoweredKeeps:     {BreachOverRate},
 	RuleForgottenFull:    {BreachOverRate},
+	RuleOwnAnew:          {BreachOverRate},
 	RuleRefill:           {BreachOverRate},
 	RuleUncut:            {BreachOverGranted},
 	RuleClosedIncrease:   leaks,
@@ -70,7 +73,8 @@ var prevents = map[Rule][]Breach{
 // such a run is passed over.
 var besides = map[Rule][]Breach{
 	RuleUnitsFreedEarly: {BreachNoSession, BreachOverLimit, BreachByte}, // slots of such a session are freed early too
-	RuleFromAnswer:      {BreachUnrest},                                 // the node's clock is set back, and with it the time at which it gives slots back
+	RuleFromAnswer:      {BreachUnrest, BreachOverRate},                 // the node's clock goes back and forth, and with it the time at which it gives slots back, and its buckets
+	RuleTimerOnly:       {BreachOverRate},                               // the node's clock goes in leaps, and so its buckets fill
 	RuleCloseEarly:      {BreachNoSession},                              // a session may be closed before its node has sent a keep-alive
 	RuleUnproven:        {BreachUnrest, BreachStarved},                  // the session that a late hello opened stays, and holds what was granted to it
 	RulePieceOutlives:   {BreachStarved},                                // flows are so late when it is their turn that too little is used

@@ -20,10 +20,13 @@ func (w *world) spoilUnits(m *leasepb.NodeMessage) *leasepb.NodeMessage {
 	}
 	m = proto.CloneOf(m)
 	u := m.GetUpdate()
-	if w.rule == RuleNoCut {
+	if w.rule == RuleNoCut || w.rule == RuleLevelUnsaid {
 		for _, r := range u.Releases {
 			if key, err := fsmpb.ParseKey(r.Key); err == nil && key.Resource.IsRate() {
-				r.Level = math.MaxInt64
+				r.Level = 0
+				if w.rule == RuleNoCut {
+					r.Level = math.MaxInt64
+				}
 			}
 		}
 		return m
@@ -44,7 +47,7 @@ func (w *world) spoilUnits(m *leasepb.NodeMessage) *leasepb.NodeMessage {
 func (l *leadership) spoilLevels(res fsm.Result) fsm.Result {
 	w := l.w
 	switch w.rule {
-	case RuleUnitFull, RuleLevelTwice, RuleTwoFill:
+	case RuleUnitFull, RuleLevelTwice, RuleLevelLost, RuleTwoFill:
 	default:
 		return res
 	}
@@ -61,6 +64,8 @@ func (l *leadership) spoilLevels(res fsm.Result) fsm.Result {
 			first := a.Level
 			a.Level += w.levels[a.Key]
 			w.levels[a.Key] = first
+		case RuleLevelLost:
+			a.Level = 0
 		case RuleTwoFill:
 			for _, s := range l.streams {
 				if s.welcomed && !s.ended && s.session != a.Session {

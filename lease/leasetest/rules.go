@@ -56,6 +56,8 @@ const (
 	RuleUnitsKept             // rates 3: a release is said, and its share of the bucket stays
 	RuleNoCut                 // rates 3: a bucket is not cut when units leave it
 	RuleLevelTwice            // rates 4: a level goes out with two grants
+	RuleLevelUnsaid           // rates 4: a release says nothing of its level
+	RuleLevelLost             // rates 4: a level does not go out with the next grant
 	RuleUnitsFreedEarly       // rates 4: units of a session that is not proven any more are freed early
 	RuleTwoFill               // rates: two nodes fill one unit
 	RuleTokensEarly           // rates 6: tokens are taken before the request has waited for others
@@ -64,6 +66,7 @@ const (
 	RulePieceHeld             // bandwidth: a flow holds a piece of one limit while it waits for another
 	RuleLoweredKeeps          // bandwidth: a bucket whose rate is lowered keeps its level
 	RuleForgottenFull         // bandwidth: a pool that was forgotten is full when it is found again
+	RuleOwnAnew               // bandwidth: a connection's own bucket is full again when limits change
 	RuleUncut                 // fsm 1: an increase is not cut to what is free
 	RuleClosedIncrease        // fsm 2: an increase for a session that is not open counts
 	RuleBelowZero             // fsm 3: a decrease takes more than the session has
@@ -80,8 +83,8 @@ var ruleNames = [rules]string{
 	"timer-only", "sever-ignored", "bytes-after", "clock-stops", "wall-ignored", "uncommitted", "release-in-use", "other-identity",
 	"no-rest", "new-leader-no-rest", "unproven", "stale-statement", "keep-missing", "keep-difference", "before-exchange", "release-early",
 	"put-back-grants", "put-back-levels", "other-cluster", "second-cluster", "keeps-claims", "other-order", "reused-free", "unit-full", "tokens-late",
-	"units-kept", "no-cut", "level-twice", "units-freed-early", "two-fill", "tokens-early",
-	"piece-outlives", "piece-twice", "piece-held", "lowered-keeps", "forgotten-full",
+	"units-kept", "no-cut", "level-twice", "level-unsaid", "level-lost", "units-freed-early", "two-fill", "tokens-early",
+	"piece-outlives", "piece-twice", "piece-held", "lowered-keeps", "forgotten-full", "own-anew",
 	"fsm-uncut", "fsm-closed-increase", "fsm-below-zero", "fsm-close-keeps", "fsm-stale-term", "fsm-repeated", "fsm-refill",
 }
 
@@ -135,7 +138,7 @@ func (w *world) spoilUp(s *stream, m *leasepb.NodeMessage) *leasepb.NodeMessage 
 				h.Holdings = append(h.Holdings, &leasepb.Holding{Key: fsmpb.KeyOf(g.Key), Slots: g.Delta})
 			}
 		}
-	case RuleUnitsKept, RuleNoCut:
+	case RuleUnitsKept, RuleNoCut, RuleLevelUnsaid:
 		m = w.spoilUnits(m)
 	case RuleReleaseInUse:
 		if u := m.GetUpdate(); u != nil && s.x.dice.one(4) {

@@ -108,6 +108,12 @@ func (s *shrinker) plainer() {
 	for i := range s.best.Limits {
 		s.try(func(q *Plan) { q.Limits[i].Timeout, q.Limits[i].Size = 0, 0 })
 		s.try(func(q *Plan) { q.Limits[i].Shared = false })
+		s.try(func(q *Plan) { q.Limits[i].Upload = 0 })
+		s.try(func(q *Plan) { q.Limits[i].Download = 0 })
+	}
+	for i := range s.best.Flows {
+		s.try(func(q *Plan) { q.Flows[i].Ways = "up" })
+		s.try(func(q *Plan) { q.Flows[i].Ways = "" })
 	}
 	for i := range s.best.Workers {
 		s.try(func(q *Plan) { q.Workers[i].Keep, q.Workers[i].Leave = 0, 0 })

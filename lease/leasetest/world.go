@@ -103,6 +103,7 @@ func run(p *Plan, broken Rule, t *trace) Outcome {
 	w.recover()
 	w.settle()
 	w.rest()
+	w.handOn()
 	w.out.Breach, w.out.At, w.out.Hash = w.breach, w.now, w.hash
 	w.out.NodeTime = w.now * time.Duration(p.Nodes)
 	return w.out
