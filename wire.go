@@ -281,11 +281,12 @@ func (a admitter) Take(ctx context.Context, s *limit.Subject, waited time.Durati
 }
 
 // Meter implements [proxy.Admitter].
-func (a admitter) Meter(s *limit.Subject, r limit.Resource, w lease.Waker, ended proxy.Meter) proxy.Meter {
-	m, again := ended.(*lease.Meter)
-	if !again {
-		m = new(lease.Meter)
+func (a admitter) Meter(s *limit.Subject, r limit.Resource, w lease.Waker, former proxy.Meter) proxy.Meter {
+	if m, ok := former.(*lease.Meter); ok {
+		a.manager.GoOn(m, s, w)
+		return m
 	}
+	m := new(lease.Meter)
 	a.manager.Init(m, s, r, w)
 	return m
 }

@@ -50,13 +50,16 @@ func (n *Node) meterPool(now time.Duration, f *Meter, l *limit.Limit, key limit.
 		return p
 	case key.Scope != limit.ScopeConnection:
 		return n.lookup(key)
-	case f.own != nil && !core:
-		return nil
 	case f.own != nil:
 		f.own.mu.Lock()
 		defer f.own.mu.Unlock()
-		f.own.limit = l
-		f.own.resize(now)
+		if f.own.limit != l {
+			if !core {
+				return nil
+			}
+			f.own.limit = l
+			f.own.resize(now)
+		}
 		return f.own
 	}
 	p := newPool(key)

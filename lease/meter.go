@@ -45,6 +45,17 @@ func (m *Manager) Init(f *Meter, subject *limit.Subject, r limit.Resource, w Wak
 	*f = Meter{manager: m, subject: subject, resource: r, waker: w}
 }
 
+// GoOn makes a meter that has ended that of another subject, in the same direction of the same
+// connection: what it took of the connection's own bandwidth stays taken.
+func (m *Manager) GoOn(f *Meter, subject *limit.Subject, w Waker) {
+	p := f.paced
+	m.Init(f, subject, f.resource, w)
+	if p != nil {
+		*p = paced{own: p.own}
+		f.paced = p
+	}
+}
+
 // Take returns how many of at most n bytes may be moved now. Where that is 0, the Waker is woken
 // when it is worth to try again. What is not moved goes back with Put, before the next Take.
 func (f *Meter) Take(n int) int {

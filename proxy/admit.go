@@ -27,9 +27,10 @@ type Admitter interface {
 	Take(ctx context.Context, s *limit.Subject, waited time.Duration) error
 	// Meter returns what paces the bytes of one connection in one direction: [limit.Upload] is from
 	// the worker to the upstream. It is never nil; limits that are set later hold, too. The subject
-	// stays as it is as long as the meter is used. ended is an earlier meter that has ended, whose
-	// memory may be used again; nil: none.
-	Meter(s *limit.Subject, r limit.Resource, w lease.Waker, ended Meter) Meter
+	// stays as it is as long as the meter is used. former is the one before of the same direction of
+	// the same connection, which has ended: what it took of the connection's own bandwidth stays
+	// taken. nil: none.
+	Meter(s *limit.Subject, r limit.Resource, w lease.Waker, former Meter) Meter
 	// Limit returns the limit on connections of scope host that governs the target, as far as this
 	// node knows; false means that there is none.
 	Limit(t limit.Target) (limit.Limit, bool)

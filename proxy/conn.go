@@ -221,7 +221,7 @@ func (c *conn) hungUp(kind sock.Hangup) {
 
 // openTunnel answers the request in hand with a tunnel to the target, or with a refusal, for which
 // the caller has made the connection ready.
-func (c *conn) openTunnel(p protocol, kind Kind, target limit.Target) {
+func (c *conn) openTunnel(p protocol, kind Kind, target limit.Target, former *pacing) {
 	c.subject.Host = target
 	c.untimed()
 	f := &flow{srv: c.srv, target: target, client: c}
@@ -236,7 +236,7 @@ func (c *conn) openTunnel(p protocol, kind Kind, target limit.Target) {
 			f.abort(errClientReset)
 		}
 		c.tunnelled = true
-		f.tunnel(c, kind, &f.own, nil)
+		f.tunnel(c, kind, &f.own, nil, former)
 	case refusal == nil:
 		c.sock.Reset()
 	default:

@@ -32,7 +32,7 @@ type exchange struct {
 	body    http1.Body
 
 	request *request
-	upload  paced
+	pacing  pacing
 	spare   *flow // for the next admission; nil: one must be made
 	flow    *flow
 	begun   time.Time // once there was a connection
@@ -195,7 +195,7 @@ func (x *exchange) send() {
 	f.plain.writer.Set(append(f.plain.writer.Writable(), x.head...))
 	var meter sock.Meter
 	if !x.body.Done {
-		meter = x.upload.of(x.c, limit.Upload, x.c.sock)
+		meter = x.pacing.upload.of(x.c, limit.Upload, x.c.sock)
 	}
 	if x.body.Buffered() && prepaid(meter, x.body.Left) {
 		x.copyBody(nil)
@@ -221,7 +221,7 @@ func (x *exchange) copyBody(meter sock.Meter) {
 	x.readErr, x.writeErr = x.body.CopyTo(&f.plain.writer, x.body.Framing == http1.FramedChunked, &f.in)
 	in.End()
 	if x.readErr != nil || x.writeErr != nil {
-		x.upload.end()
+		x.pacing.upload.end()
 	}
 }
 
@@ -302,13 +302,13 @@ func (x *exchange) respond(headLen int) bool {
 	f.reader.Skip(headLen)
 	var meter sock.Meter
 	if !content.Done {
-		meter = f.plain.download.of(c, limit.Download, f.upstream)
+		meter = x.pacing.download.of(c, limit.Download, f.upstream)
 	}
 	f.reader.Begin(&x.http.out, meter)
 	readErr, writeErr := content.CopyTo(&x.http.out, chunked, &f.out)
 	f.reader.End()
 	if readErr != nil || writeErr != nil {
-		f.plain.download.end()
+		x.pacing.download.end()
 	}
 	switch {
 	case writeErr != nil:
@@ -453,7 +453,7 @@ func (x *exchange) switchProtocols(headLen int) bool {
 	x.settle() // a tunnel may be long and quiet
 	c.untimed()
 	done := make(chan struct{})
-	f.tunnel(c, KindUpgrade, x.request, done)
+	f.tunnel(c, KindUpgrade, x.request, done, &x.pacing)
 	<-done
 	return false
 }

@@ -48,7 +48,7 @@ func (c *httpClient) serve() {
 func (c *httpClient) leave() {
 	if c.exchange != nil {
 		c.exchange.vigil.timer.Stop()
-		c.exchange.upload.end()
+		c.exchange.pacing.end()
 	}
 	c.out.Release()
 	c.conn, c.exchange = nil, nil
@@ -182,7 +182,12 @@ func (c *httpClient) connect() {
 		return
 	}
 	c.consume()
-	c.openTunnel(c, KindConnect, target)
+	var former *pacing
+	if c.exchange != nil {
+		former = &c.exchange.pacing
+		former.end() // it is the former target's
+	}
+	c.openTunnel(c, KindConnect, target, former)
 }
 
 // accepted implements [protocol].

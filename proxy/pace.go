@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"sync/atomic"
+
 	"github.com/weirproxy/weir/limit"
 	"github.com/weirproxy/weir/proxy/sock"
 )
@@ -17,10 +19,12 @@ func (f *uploading) Wake() { (*flow)(f).fed(finUp) }
 // Wake implements [lease.Waker].
 func (f *downloading) Wake() { (*flow)(f).fed(finDown) }
 
-// pace begins to pace a tunnel. The bytes of the client are the upload.
-func (f *flow) pace(c *conn) {
-	c.sock.SetMeter(f.srv.admitter.Meter(&c.subject, limit.Upload, (*uploading)(f), nil))
-	f.upstream.SetMeter(f.srv.admitter.Meter(&c.subject, limit.Download, (*downloading)(f), nil))
+// pace begins to pace a tunnel. The bytes of the client are the upload. former is of the client's
+// plain requests; nil: none.
+func (f *flow) pace(c *conn, former *pacing) {
+	upload, download := former.handOver()
+	c.sock.SetMeter(f.srv.admitter.Meter(&c.subject, limit.Upload, (*uploading)(f), upload))
+	f.upstream.SetMeter(f.srv.admitter.Meter(&c.subject, limit.Download, (*downloading)(f), download))
 }
 
 // unpace ends what pace began, after both directions have.
@@ -70,21 +74,49 @@ func (f *flow) pumpEarly(dst, src *sock.Conn, early *sock.Reader, fin uint32) (n
 	return n, nil, nil
 }
 
-// paced is the meter of one direction of plain messages: of those from one client with one user to
-// one target. It is kept from one message to the next.
-type paced struct {
-	meter  sock.Meter // nil: none
-	ended  sock.Meter // whose memory the next one uses; nil: none
-	client *conn
-	user   string
+// pacing is what paces a client's plain messages, in each direction. It belongs to the client's
+// connection: what that has taken of its own bandwidth stays taken, whatever target, user and
+// upstream connection the next request has, and if a tunnel comes after it.
+type pacing struct{ upload, download paced }
+
+// end ends both directions. It must be called before the target changes.
+func (p *pacing) end() {
+	p.upload.end()
+	p.download.end()
 }
+
+// handOver ends both directions for good. It returns the meters with which a tunnel goes on; nil
+// where there were none.
+func (p *pacing) handOver() (upload, download sock.Meter) {
+	if p == nil {
+		return nil, nil
+	}
+	p.end()
+	upload, download = p.upload.ended, p.download.ended
+	p.upload.ended, p.download.ended = nil, nil
+	return upload, download
+}
+
+// paced is the meter of one direction of plain messages: of those with one user to one target. It
+// is kept from one message to the next.
+type paced struct {
+	meter sock.Meter // nil: none
+	ended sock.Meter // with which the next goes on; nil: none
+	user  string
+	from  atomic.Pointer[sock.Conn] // which the bytes are read from
+}
+
+// Wake implements [lease.Waker].
+func (p *paced) Wake() { (*sock.Pacing)(p.from.Load()).Wake() }
 
 // of returns the meter for the current request of c, whose bytes are read from s.
 func (p *paced) of(c *conn, r limit.Resource, s *sock.Conn) sock.Meter {
-	if p.meter == nil || p.client != c || p.user != c.subject.User {
+	if p.from.Load() != s {
+		p.from.Store(s)
+	}
+	if p.meter == nil || p.user != c.subject.User {
 		p.end()
-		m := c.srv.admitter.Meter(&c.subject, r, (*sock.Pacing)(s), p.ended)
-		*p = paced{meter: m, client: c, user: c.subject.User}
+		p.meter, p.ended, p.user = c.srv.admitter.Meter(&c.subject, r, p, p.ended), nil, c.subject.User
 	}
 	return p.meter
 }
@@ -93,7 +125,7 @@ func (p *paced) of(c *conn, r limit.Resource, s *sock.Conn) sock.Meter {
 func (p *paced) end() {
 	if p.meter != nil {
 		p.meter.End()
-		*p = paced{ended: p.meter}
+		p.meter, p.ended = nil, p.meter
 	}
 }
 

@@ -45,7 +45,7 @@ func (x *exchange) address(authority []byte) bool {
 		if !http1.IsHost(host) {
 			return false
 		}
-		x.upload.end() // it is the former target's
+		x.pacing.end() // it is the former target's
 		x.authority, x.host, x.target = append(x.authority[:0], authority...), append(x.host[:0], host...), target
 	}
 	x.c.subject.Host = x.target

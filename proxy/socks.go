@@ -170,7 +170,7 @@ func (c *socksClient) request(p *Policy) {
 		return
 	}
 	c.identified(c.subject.User)
-	c.openTunnel(c, KindSOCKS5, target)
+	c.openTunnel(c, KindSOCKS5, target, nil)
 }
 
 // address refuses a destination that is an address, or notes that the client asks for one.
