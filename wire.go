@@ -291,6 +291,12 @@ func (a admitter) Meter(s *limit.Subject, r limit.Resource, w lease.Waker, forme
 	return m
 }
 
+// Paces implements [proxy.Admitter].
+func (a admitter) Paces(direction limit.Resource) bool {
+	table := a.manager.Table()
+	return table != nil && table.Paces(direction)
+}
+
 // Limit implements [proxy.Admitter].
 func (a admitter) Limit(t limit.Target) (limit.Limit, bool) {
 	table := a.manager.Table()

@@ -13,7 +13,8 @@ type Table struct {
 
 	limits []Limit // sorted by pattern; what is below points into it
 	caps   [ScopeConnection + 1][Download + 1]bool
-	named  bool // see CountsNames
+	capped [Download + 1]bool // in any scope
+	named  bool               // see CountsNames
 
 	exact   map[string]rules // hosts
 	suffix  map[string]rules
@@ -64,6 +65,7 @@ func NewSortedTable(index, shape uint64, limits []Limit) *Table {
 		l := &limits[i]
 		for _, r := range Resources {
 			t.caps[l.Pattern.scope][r] = t.caps[l.Pattern.scope][r] || l.Caps(r)
+			t.capped[r] = t.capped[r] || l.Caps(r)
 		}
 		switch l.Pattern.scope {
 		case ScopeHost:
@@ -88,6 +90,9 @@ func NewSortedTable(index, shape uint64, limits []Limit) *Table {
 func (t *Table) CapsAny(r Resource) bool {
 	return t.caps[ScopeHost][r] || t.caps[ScopeClient][r] || t.caps[ScopeUser][r] || t.caps[ScopeTotal][r]
 }
+
+// Paces reports whether any limit, of whatever scope, caps the bandwidth of a direction.
+func (t *Table) Paces(direction Resource) bool { return t.capped[direction] }
 
 // Caps reports whether any limit of a scope caps a resource. Where none does, nobody need look for
 // one.

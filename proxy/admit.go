@@ -31,6 +31,8 @@ type Admitter interface {
 	// the same connection, which has ended: what it took of the connection's own bandwidth stays
 	// taken. nil: none.
 	Meter(s *limit.Subject, r limit.Resource, w lease.Waker, former Meter) Meter
+	// Paces reports whether any limit caps the bandwidth of a direction, as far as this node knows.
+	Paces(direction limit.Resource) bool
 	// Limit returns the limit on connections of scope host that governs the target, as far as this
 	// node knows; false means that there is none.
 	Limit(t limit.Target) (limit.Limit, bool)

@@ -7,7 +7,8 @@ import (
 	"github.com/weirproxy/weir/proxy/sock"
 )
 
-// uploading and downloading are a tunnel's flow as the waker of one direction's meter.
+// uploading and downloading are a tunnel's flow as the waker of one direction's meter, and as that
+// meter while no limit caps the direction: most tunnels need none, and cost no memory for one.
 type (
 	uploading   flow
 	downloading flow
@@ -19,12 +20,57 @@ func (f *uploading) Wake() { (*flow)(f).fed(finUp) }
 // Wake implements [lease.Waker].
 func (f *downloading) Wake() { (*flow)(f).fed(finDown) }
 
+// Take implements [sock.Meter]. The first limit puts a meter in place of f.
+func (f *uploading) Take(n int) int {
+	if !f.srv.admitter.Paces(limit.Upload) {
+		return n
+	}
+	c := (*flow)(f).tunnelled()
+	c.sock.SetMeter(f.srv.admitter.Meter(&c.subject, limit.Upload, f, nil))
+	return c.sock.Take(n)
+}
+
+// Take implements [sock.Meter], as of uploading.
+func (f *downloading) Take(n int) int {
+	if !f.srv.admitter.Paces(limit.Download) {
+		return n
+	}
+	c := (*flow)(f).tunnelled()
+	f.upstream.SetMeter(f.srv.admitter.Meter(&c.subject, limit.Download, f, nil))
+	return f.upstream.Take(n)
+}
+
+// Put implements [sock.Meter].
+func (*uploading) Put(int) {}
+
+// Put implements [sock.Meter].
+func (*downloading) Put(int) {}
+
+// End implements [sock.Meter].
+func (*uploading) End() {}
+
+// End implements [sock.Meter].
+func (*downloading) End() {}
+
+// tunnelled returns the client whose tunnel the flow is. Its pumps must run.
+func (f *flow) tunnelled() *conn {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.client
+}
+
 // pace begins to pace a tunnel. The bytes of the client are the upload. former is of the client's
 // plain requests; nil: none.
 func (f *flow) pace(c *conn, former *pacing) {
 	upload, download := former.handOver()
-	c.sock.SetMeter(f.srv.admitter.Meter(&c.subject, limit.Upload, (*uploading)(f), upload))
-	f.upstream.SetMeter(f.srv.admitter.Meter(&c.subject, limit.Download, (*downloading)(f), download))
+	c.sock.SetMeter((*uploading)(f))
+	if upload != nil || f.srv.admitter.Paces(limit.Upload) {
+		c.sock.SetMeter(f.srv.admitter.Meter(&c.subject, limit.Upload, (*uploading)(f), upload))
+	}
+	f.upstream.SetMeter((*downloading)(f))
+	if download != nil || f.srv.admitter.Paces(limit.Download) {
+		f.upstream.SetMeter(f.srv.admitter.Meter(&c.subject, limit.Download, (*downloading)(f), download))
+	}
 }
 
 // unpace ends what pace began, after both directions have.

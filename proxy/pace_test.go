@@ -18,6 +18,15 @@ func pacedWorld(t *testing.T, options ...option) *world {
 	return w
 }
 
+func (a *admitter) Paces(limit.Resource) bool {
+	if a.uncounted {
+		return false
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.paced
+}
+
 // starves waits until as many meters wait as want.
 func (w *world) starves(r limit.Resource, want int) {
 	w.t.Helper()
@@ -78,6 +87,44 @@ func TestPacedTunnel(t *testing.T) {
 	})
 	w.moved(limit.Upload, 10)
 	w.moved(limit.Download, 10)
+}
+
+// A limit that is set while a tunnel is open paces it from then on.
+func TestPacedFromTheMiddle(t *testing.T) {
+	w := newWorld(t, 0)
+	u := newUpstream(t, nil)
+	p := w.connect(u.addr)
+	q := u.accept()
+	p.send("01")
+	q.expect("01")
+	q.send("ab")
+	p.expect("ab")
+	w.adm.pace()
+	p.send("0123456789")
+	q.send("abcdefghij")
+	w.starves(limit.Upload, 1)
+	w.starves(limit.Download, 1)
+	w.adm.feed(limit.Upload, 4)
+	w.adm.feed(limit.Download, 5)
+	q.expect("0123")
+	p.expect("abcde")
+	w.starves(limit.Upload, 1)
+	w.starves(limit.Download, 1)
+	w.moved(limit.Upload, 4)
+	w.moved(limit.Download, 5)
+	w.adm.feed(limit.Upload, 100)
+	w.adm.feed(limit.Download, 100)
+	q.expect("456789")
+	p.expect("fghij")
+	p.CloseWrite()
+	q.expectEOF()
+	q.Close()
+	p.expectEOF()
+	eventually(t, "the meters have ended", func() bool {
+		_, _, up := w.adm.flowing(limit.Upload)
+		_, _, down := w.adm.flowing(limit.Download)
+		return up+down == 0 && w.adm.inHandNow() == 0
+	})
 }
 
 // Bytes that came together with a head are paced before they are written; heads and the proxy's own

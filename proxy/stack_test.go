@@ -66,6 +66,8 @@ func (a clockAdmitter) Meter(*limit.Subject, limit.Resource, lease.Waker, sock.M
 	return clockMeter{clock: a.clock}
 }
 
+func (a clockAdmitter) Paces(limit.Resource) bool { return true }
+
 //go:noinline
 func (m clockMeter) Take(n int) int {
 	var frame [72]byte
