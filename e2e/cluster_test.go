@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -321,6 +322,10 @@ func (h host) peakAtMost(t testing.TB, limit int) {
 // a node that is down finds its ports free when it comes back.
 const firstPort, lastPort = 15000, 32000
 
+// givenPorts are those that a test has got: no other test gets one, or looks whether it is free, while
+// its node is being restarted.
+var givenPorts sync.Map
+
 // freePorts finds n loopback addresses whose port is free for TCP and UDP. Another process may
 // still take one before the node does.
 func freePorts(t testing.TB, n int) []string {
@@ -330,7 +335,11 @@ func freePorts(t testing.TB, n int) []string {
 		if len(addrs) == n {
 			return addrs
 		}
-		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(firstPort+rand.IntN(lastPort-firstPort)))
+		port := firstPort + rand.IntN(lastPort-firstPort)
+		if _, given := givenPorts.LoadOrStore(port, true); given {
+			continue
+		}
+		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 		tcp, err := net.Listen("tcp", addr)
 		if err != nil {
 			continue
