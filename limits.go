@@ -31,8 +31,8 @@ var (
 // WriteOption changes how a limit is written: see [Evict], [IfIndex] and [IfAbsent].
 type WriteOption = api.WriteOption
 
-// Evict also closes connections above a lowered limit, the newest on each node first. [Limits.Remove]
-// lowers nothing, and refuses it with [ErrInvalid].
+// Evict also closes connections above a lowered limit, the newest on each node first.
+// [Limits.Remove] lowers nothing, and refuses it with [ErrInvalid].
 func Evict() WriteOption { return api.Evict() }
 
 // IfIndex writes only if the limit was last changed at this index, its ModifyIndex. For

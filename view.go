@@ -197,7 +197,8 @@ func nodes(members []cluster.Member, leading string, sessions map[string]leader.
 	for _, m := range members {
 		n := api.Node{
 			Name: m.Name, Role: string(m.Role), Leader: m.Name == leading, Health: string(m.Health), Session: leasepb.SessionNone,
-			// A node drains before it leaves, so its last word is that it drains. There is no proxy any more.
+			// A node drains before it leaves, so its last word is that it drains. There is no proxy
+			// any more.
 			Draining: m.Draining && m.Health != cluster.HealthLeft,
 			Version:  m.Version, Addresses: api.Addresses{RPC: m.RPCAddr, Gossip: m.GossipAddr},
 		}

@@ -61,8 +61,8 @@ func (l *Limiter) SetConfig(c Config) error {
 
 // Accept counts a connection. It returns a func to call when the connection has been closed; all
 // calls but the first do nothing. If conn is over a limit, it returns an *Error, or another error
-// where Config.Cluster can't answer, and a func that does nothing; conn stays open, and closing it is
-// up to the caller.
+// where Config.Cluster can't answer, and a func that does nothing; conn stays open, and closing it
+// is up to the caller.
 //
 // The address of conn is read once, here. Accept waits for Config.Cluster and for nothing else;
 // with a cluster, call it on the connection's own goroutine.

@@ -322,8 +322,8 @@ func (h host) peakAtMost(t testing.TB, limit int) {
 // a node that is down finds its ports free when it comes back.
 const firstPort, lastPort = 15000, 32000
 
-// givenPorts are those that a test has got: no other test gets one, or looks whether it is free, while
-// its node is being restarted.
+// givenPorts are those that a test has got: no other test gets one, or looks whether it is free,
+// while its node is being restarted.
 var givenPorts sync.Map
 
 // freePorts finds n loopback addresses whose port is free for TCP and UDP. Another process may

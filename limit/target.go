@@ -62,8 +62,8 @@ func ParseTarget(s string, defaultPort uint16) (Target, error) {
 	return t, err
 }
 
-// ParseOptionalPort is ParseTarget where no port means all of them: Port is 0 then, and IPv6 may stand
-// bare.
+// ParseOptionalPort is ParseTarget where no port means all of them: Port is 0 then, and IPv6 may
+// stand bare.
 func ParseOptionalPort(s string) (Target, error) {
 	if strings.Count(s, ":") > 1 && s[0] != '[' {
 		return ParseHost(s) // bare IPv6: its last colon is no port's

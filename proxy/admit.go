@@ -27,8 +27,8 @@ type Admitter interface {
 	Take(ctx context.Context, s *limit.Subject, waited time.Duration) error
 	// Meter returns what paces the bytes of one connection in one direction: [limit.Upload] is from
 	// the worker to the upstream. It is never nil; limits that are set later hold, too. The subject
-	// stays as it is as long as the meter is used. former is the one before of the same direction of
-	// the same connection, which has ended: what it took of the connection's own bandwidth stays
+	// stays as it is as long as the meter is used. former is the one before of the same direction
+	// of the same connection, which has ended: what it took of the connection's own bandwidth stays
 	// taken. nil: none.
 	Meter(s *limit.Subject, r limit.Resource, w lease.Waker, former Meter) Meter
 	// Paces reports whether any limit caps the bandwidth of a direction, as far as this node knows.

@@ -3,6 +3,7 @@ package proxy
 import (
 	"sync/atomic"
 
+	"github.com/weirproxy/weir/lease"
 	"github.com/weirproxy/weir/limit"
 	"github.com/weirproxy/weir/proxy/sock"
 )
@@ -63,14 +64,23 @@ func (f *flow) tunnelled() *conn {
 // plain requests; nil: none.
 func (f *flow) pace(c *conn, former *pacing) {
 	upload, download := former.handOver()
-	c.sock.SetMeter((*uploading)(f))
-	if upload != nil || f.srv.admitter.Paces(limit.Upload) {
-		c.sock.SetMeter(f.srv.admitter.Meter(&c.subject, limit.Upload, (*uploading)(f), upload))
+	c.sock.SetMeter(f.meter(c, limit.Upload, (*uploading)(f), upload))
+	f.upstream.SetMeter(f.meter(c, limit.Download, (*downloading)(f), download))
+}
+
+// standIn is uploading or downloading.
+type standIn interface {
+	lease.Waker
+	sock.Meter
+}
+
+// meter returns a tunnel's meter of one direction: s, while there is neither a limit nor a former
+// meter.
+func (f *flow) meter(c *conn, r limit.Resource, s standIn, former sock.Meter) sock.Meter {
+	if former == nil && !f.srv.admitter.Paces(r) {
+		return s
 	}
-	f.upstream.SetMeter((*downloading)(f))
-	if download != nil || f.srv.admitter.Paces(limit.Download) {
-		f.upstream.SetMeter(f.srv.admitter.Meter(&c.subject, limit.Download, (*downloading)(f), download))
-	}
+	return f.srv.admitter.Meter(&c.subject, r, s, former)
 }
 
 // unpace ends what pace began, after both directions have.

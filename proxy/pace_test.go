@@ -45,6 +45,16 @@ func (w *world) moved(r limit.Resource, want int) {
 	})
 }
 
+// metersEnd waits until no meter is left, and no request in hand.
+func (w *world) metersEnd() {
+	w.t.Helper()
+	eventually(w.t, "the meters have ended", func() bool {
+		_, _, up := w.adm.flowing(limit.Upload)
+		_, _, down := w.adm.flowing(limit.Download)
+		return up+down == 0 && w.adm.inHandNow() == 0
+	})
+}
+
 // A tunnel carries what its meters give, and not a byte more, in each direction for itself. While
 // it waits it holds no goroutine.
 func TestPacedTunnel(t *testing.T) {
@@ -80,11 +90,7 @@ func TestPacedTunnel(t *testing.T) {
 	q.expectEOF()
 	q.Close()
 	p.expectEOF()
-	eventually(t, "the meters have ended", func() bool {
-		_, _, up := w.adm.flowing(limit.Upload)
-		_, _, down := w.adm.flowing(limit.Download)
-		return up+down == 0 && w.adm.inHandNow() == 0
-	})
+	w.metersEnd()
 	w.moved(limit.Upload, 10)
 	w.moved(limit.Download, 10)
 }
@@ -120,11 +126,7 @@ func TestPacedFromTheMiddle(t *testing.T) {
 	q.expectEOF()
 	q.Close()
 	p.expectEOF()
-	eventually(t, "the meters have ended", func() bool {
-		_, _, up := w.adm.flowing(limit.Upload)
-		_, _, down := w.adm.flowing(limit.Download)
-		return up+down == 0 && w.adm.inHandNow() == 0
-	})
+	w.metersEnd()
 }
 
 // Bytes that came together with a head are paced before they are written; heads and the proxy's own

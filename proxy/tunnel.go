@@ -12,9 +12,9 @@ import (
 
 // tunnel starts to relay between c and the upstream, for the request r. When both directions have
 // ended, it finishes the flow and closes done, or, without done, ends c as well. Bytes that were
-// read behind the heads go first. former
-// is of the client's plain requests; nil: none. The two goroutines start with the smallest stacks and end while
-// the tunnel sleeps; the caller's goroutine, whose stack has grown, is free for another client.
+// read behind the heads go first. former is of the client's plain requests; nil: none. The two
+// goroutines start with the smallest stacks and end while the tunnel sleeps; the caller's
+// goroutine, whose stack has grown, is free for another client.
 func (f *flow) tunnel(c *conn, kind Kind, r *request, done chan struct{}, former *pacing) {
 	down, up := c.sock, f.upstream
 	down.Guard(f.slot, f.claims)

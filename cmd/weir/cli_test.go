@@ -326,7 +326,8 @@ func TestExitCodes(t *testing.T) {
 	}
 }
 
-// What a node calls impossible in its arguments is wrong usage of a command, whichever command it is.
+// What a node calls impossible in its arguments is wrong usage of a command, whichever command it
+// is.
 func TestArgumentsRefused(t *testing.T) {
 	for _, c := range []struct{ call, args string }{
 		{"GET /v1/limits/client/foo", "limits get foo --scope client"},

@@ -79,8 +79,8 @@ func medianExchange(addr string, pause time.Duration) (time.Duration, error) {
 
 // Wakes tells which share of a core a program costs that wakes so many times a second, at uneven
 // moments, to send itself a message of a few bytes over loopback. It is what an idle node does, and
-// nearly all of its price is the machine's: a core that has slept needs twenty times as long for the
-// same message on some virtual machines, and hardly longer on others.
+// nearly all of its price is the machine's: a core that has slept needs twenty times as long for
+// the same message on some virtual machines, and hardly longer on others.
 func Wakes(perSecond int, over time.Duration) (float64, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -8,9 +8,9 @@ import (
 	"github.com/weirproxy/weir/limit"
 )
 
-// handOn checks that levels are handed on: what has gathered in a rate is there at once for whichever
-// node asks next. One node takes all units, whatever is in them, and gives them back once its
-// bucket is full. Then another one has the whole burst at once.
+// handOn checks that levels are handed on: what has gathered in a rate is there at once for
+// whichever node asks next. One node takes all units, whatever is in them, and gives them back once
+// its bucket is full. Then another one has the whole burst at once.
 func (w *world) handOn() {
 	if w.breach != "" || w.expiry != lease.ExpiryClose {
 		return

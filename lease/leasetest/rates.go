@@ -237,8 +237,9 @@ func (u *upstream) watchRate(k *keyInfo) {
 	}
 }
 
-// levelsDoubted reports whether, at the beginning of a window that ends now, the leader passed on no
-// levels, because its log is an older copy: what a unit has gathered is lost with each hand-over.
+// levelsDoubted reports whether, at the beginning of a window that ends now, the leader passed on
+// no levels, because its log is an older copy: what a unit has gathered is lost with each
+// hand-over.
 func (u *upstream) levelsDoubted(r *rateInfo, window time.Duration) bool {
 	x := u.w.nodes[0] // a log is only put back where there is one server
 	if !x.doubted {
@@ -266,9 +267,9 @@ func (u *upstream) wellUsed(r *rateInfo, window time.Duration, onTheWay float64)
 	return n, brings, n >= brings/2-onTheWay
 }
 
-// onTheWay is how many tokens of a rate for which requests wait may be on the way: one that is about
-// to be taken, and where some of them need a unit of another rate too and both go round, one whose
-// units have yet to meet on a node.
+// onTheWay is how many tokens of a rate for which requests wait may be on the way: one that is
+// about to be taken, and where some of them need a unit of another rate too and both go round, one
+// whose units have yet to meet on a node.
 func (u *upstream) onTheWay(k *keyInfo) float64 {
 	for _, c := range u.asked {
 		if c.key != k.key || !u.goesRound(k.rate) {
