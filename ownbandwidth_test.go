@@ -17,13 +17,13 @@ import (
 // What a client's connection has taken of its own bandwidth stays taken: requests to targets in
 // turn, and a tunnel after them, don't begin with a full bucket each.
 func TestOwnBandwidthIsOfTheClientsConnection(t *testing.T) {
-	const rate, burst, requests = 64 << 10, 4 << 10, 5 // each request moves as much as the bucket holds
+	const rate, burst, requests = 64 << 10, 32 << 10, 2 // each request moves as much as the bucket holds
 	for _, direction := range []string{"download", "upload"} {
 		t.Run(direction, func(t *testing.T) {
 			t.Parallel()
-			bandwidth := &weir.Bandwidth{Download: "64KiB", Burst: "4KiB"}
+			bandwidth := &weir.Bandwidth{Download: "64KiB", Burst: "32KiB"}
 			if direction == "upload" {
-				bandwidth = &weir.Bandwidth{Upload: "64KiB", Burst: "4KiB"}
+				bandwidth = &weir.Bandwidth{Upload: "64KiB", Burst: "32KiB"}
 			}
 			n := start(t, weir.Config{Proxy: "127.0.0.1:0", Limits: []weir.Limit{{Scope: "connection", Bandwidth: bandwidth}}})
 			var hosts []string

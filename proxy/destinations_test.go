@@ -4,6 +4,8 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+
+	"github.com/weirproxy/weir/limit"
 )
 
 func addrPorts(list ...string) (out []netip.AddrPort) {
@@ -160,4 +162,30 @@ func TestOpenConnectionsToForbiddenPortsEnd(t *testing.T) {
 	bystander.expect("hello")
 	bystander.Close()
 	eventually(t, "the slots are back", func() bool { return w.adm.inUse() == 0 })
+}
+
+// A kept connection is looked at again once the policy, or what is known of the cluster's ports,
+// has changed.
+func TestKeptConnectionIsCheckedAgain(t *testing.T) {
+	s := newWorld(t, 0).Server
+	at := netip.MustParseAddrPort("127.0.0.1:8080")
+	f := &flow{srv: s, plain: new(exchanges), addr: at.Addr(), target: limit.Target{Host: "127.0.0.1", Port: at.Port()}}
+	is := func(want error) {
+		t.Helper()
+		if why := f.forbidden(); why != want {
+			t.Fatalf("forbidden: %v, want %v", why, want)
+		}
+	}
+	is(nil)
+	is(nil)
+	s.SetForbidden(Ports{Proxies: Listeners{At: []netip.AddrPort{at}}})
+	is(errLoop)
+	is(errLoop)
+	s.SetForbidden(Ports{})
+	is(nil)
+	p := *s.policy.Load()
+	p.DenyDestinations = []netip.Prefix{netip.PrefixFrom(at.Addr(), 8)}
+	s.policy.Store(&p)
+	is(errProhibited)
+	is(errProhibited)
 }
