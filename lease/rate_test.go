@@ -390,7 +390,7 @@ func TestRequestIsUsedAgain(t *testing.T) {
 			}
 		}
 		time.Sleep(time.Second)
-		if err := m.Begin(t.Context(), r, &r.subject, newHolder()); err != nil {
+		if err := m.Begin(t.Context(), r, r.subject, newHolder()); err != nil {
 			t.Fatal(err)
 		}
 		if !r.Live() || r.Limited() {

@@ -22,7 +22,7 @@ var requestScopes = [...]limit.Scope{limit.ScopeTotal, limit.ScopeClient, limit.
 // from then on.
 type Request struct {
 	manager *Manager
-	subject limit.Subject
+	subject *limit.Subject
 	holder  Holder
 	slots   atomic.Pointer[[len(requestScopes)]Slot] // nil until one is needed: most requests need none
 	had     [len(requestScopes)]bool                 // the slots that Begin has got
@@ -49,9 +49,10 @@ type requestShard struct {
 // the slots that it needs. It ends early when ctx does. On an error r holds nothing, and may be
 // used again.
 //
-// The memory is the caller's: r is new, or ended, and must not be copied afterwards.
+// The memory is the caller's: r is new, or ended, and must not be copied afterwards; the subject
+// stays as it is until r ends.
 func (m *Manager) Begin(ctx context.Context, r *Request, subject *limit.Subject, h Holder) error {
-	r.manager, r.subject, r.holder = m, *subject, h
+	r.manager, r.subject, r.holder = m, subject, h
 	m.node.Enter(r)
 	var now time.Duration // read once for all: that costs as much as a slot
 	for s := r.Next(); s != nil; s = r.Next() {
@@ -72,10 +73,10 @@ func (m *Manager) Begin(ctx context.Context, r *Request, subject *limit.Subject,
 	return nil
 }
 
-// NewRequest returns a request for [Node.Enter]. It has no [Manager]: End, Live and Waited must not
+// NewRequest returns a request for [Node.Enter]; its subject stays as it is. It has no [Manager]: End, Live and Waited must not
 // be called.
 func NewRequest(subject *limit.Subject, h Holder) *Request {
-	return &Request{subject: *subject, holder: h}
+	return &Request{subject: subject, holder: h}
 }
 
 // Enter lists a request, and notes which slots it needs by the limits of this moment. A limit that
@@ -103,7 +104,7 @@ func (n *Node) Enter(r *Request) {
 	if table := n.table.Load(); table != nil {
 		for i, scope := range requestScopes {
 			if table.Caps(scope, limit.Connections) {
-				l, _ := table.Find(scope, &r.subject)
+				l, _ := table.Find(scope, r.subject)
 				r.needed[i] = l.Caps(limit.Connections)
 			}
 		}
@@ -256,7 +257,7 @@ func (n *Node) claim(now time.Duration, r *Request, table *limit.Table) {
 		if r.needed[i] || r.late[i] {
 			continue
 		}
-		l, name := table.Find(scope, &r.subject)
+		l, name := table.Find(scope, r.subject)
 		if !l.Caps(limit.Connections) {
 			continue
 		}

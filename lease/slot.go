@@ -71,7 +71,7 @@ func (s *Slot) match(t *limit.Table) (*limit.Limit, limit.Key) {
 	if s.request == nil {
 		return t.Match(s.target)
 	}
-	l, name := t.Find(s.scope, &s.request.subject)
+	l, name := t.Find(s.scope, s.request.subject)
 	return l, limit.Key{Scope: s.scope, Resource: limit.Connections, Name: name}
 }
 
