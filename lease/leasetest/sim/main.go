@@ -10,11 +10,15 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"time"
 
 	"github.com/weirproxy/weir/lease/leasetest"
 )
+
+// gcPercent is the garbage collector's target: a world is small, and lives for some milliseconds.
+const gcPercent = 400
 
 type options struct {
 	seeds   uint64
@@ -45,6 +49,7 @@ func main() {
 }
 
 func run(ctx context.Context, o options) error {
+	debug.SetGCPercent(gcPercent)
 	var rule leasetest.Rule
 	if o.rule != "" {
 		var ok bool
