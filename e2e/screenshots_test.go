@@ -7,6 +7,7 @@ import (
 	"image"
 	"image/color"
 	"image/png"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -39,7 +40,7 @@ var scenes = []scene{
 	{"ledger.example.com", connections(3), 3, 900 * time.Millisecond},
 	{"maps.example.org", "", 6, 250 * time.Millisecond},
 	{"payments.example.com", queued(5, 5*time.Second, 100), 16, 350 * time.Millisecond},
-	{"search.example.org", connections(30), 11, 150 * time.Millisecond},
+	{"search.example.org", `{"connections":30,"requests":{"rate":"25/s","burst":10},"queue":{"timeout":"2s","size":100}}`, 22, 150 * time.Millisecond},
 	{"weather.example.net", "", 3, 700 * time.Millisecond},
 }
 
@@ -68,12 +69,28 @@ func TestScreenshots(t *testing.T) {
 		run := load.Start(load.Plan{Proxies: c.proxies(), Target: target, Workers: s.workers, Hold: s.hold, Pause: 400 * time.Millisecond})
 		defer func() { run.Stop() }()
 	}
+	leader.http.must(t, http.StatusOK, http.MethodPut, "/v1/limits/client/*", `{"connections":400,"requests":{"rate":"500/s"},"mode":"report"}`, nil)
 	c.setLimit(t, "*.partner.example", connections(100))
 	c.setLimit(t, "10.0.0.0/8", connections(50))
 	b := openBrowser(t, "http://"+leader.api)
 	b.shows(t, stepTime, `tr[data-host="payments.example.com"]`, "payments")
 	waves(c, targets)
 	shoot(t, b, dir, "load")
+	b.size(t, 1440, 900, false, false)
+	row := `document.querySelector('tr[data-host="search.example.org"] .open').click()`
+	eval[bool](t, b, `(`+row+`, true)`)
+	b.shows(t, stepTime, `tr[data-detail="search.example.org"] .governed`, "search.example.org")
+	measure(chartTime)
+	save(t, b, filepath.Join(dir, "rates.png"))
+	eval[bool](t, b, `(`+row+`, true)`)
+	b.click(t, "#tab-explain")
+	b.enter(t, "#explain-host", "search.example.org:443")
+	b.enter(t, "#explain-client", "127.0.0.1")
+	b.click(t, "#explain-button")
+	b.shows(t, stepTime, ".explained", "25/s")
+	save(t, b, filepath.Join(dir, "explain.png"))
+	b.click(t, "#tab-hosts")
+	b.shows(t, stepTime, `tr[data-host="payments.example.com"]`, "payments")
 	eval[bool](t, b, `(document.querySelector('tr[data-host="payments.example.com"] .open').click(), true)`)
 	b.shows(t, stepTime, `tr[data-detail="payments.example.com"] .governed`, "payments.example.com")
 	eval[bool](t, b, `([...document.querySelectorAll('.governed button')].find((e) => e.innerText === 'Edit').click(), true)`)
@@ -90,6 +107,9 @@ func TestScreenshots(t *testing.T) {
 	shoot(t, b, dir, "dead")
 	b.silent(t)
 }
+
+// chartTime lets the open row's charts fill with some points.
+const chartTime = 8 * time.Second
 
 // waves puts some load on one host after the other, so that the charts have something to show.
 func waves(c *cluster, targets []string) {
