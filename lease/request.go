@@ -198,7 +198,9 @@ func (r *Request) End() {
 }
 
 // Live reports whether the request may be served at this moment, as [Slot.Live] does.
-func (r *Request) Live() bool { return r.manager.node.Serves(r, r.manager.cfg.Clock) }
+func (r *Request) Live() bool {
+	return r.slots.Load() == nil || r.manager.node.Serves(r, r.manager.cfg.Clock)
+}
 
 // Serves reports whether a request may be served at this moment, as [Slot.Live] does.
 func (n *Node) Serves(r *Request, clock Clock) bool {
