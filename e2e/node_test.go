@@ -45,6 +45,8 @@ type node struct {
 	clients                  string    // a network that clients may come from; "": the default
 	token                    string    // the file that holds the API's; "": none
 	dial                     load.Dial // how its proxy is reached; nil: as the machine does
+	// dialFrom, where set, is how its proxy is reached from an address.
+	dialFrom func(address string) load.Dial
 }
 
 const nodeTemplate = `name     = %q

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weirproxy/weir/e2e/load"
 	"github.com/weirproxy/weir/e2e/netns"
 	"github.com/weirproxy/weir/e2e/upstream"
 )
@@ -86,6 +87,10 @@ func (l *lab) settle(n *node, names []string) {
 	}
 	n.wrapper = slices.Concat(nodePriority, m.Enter())
 	n.dial = func(ctx context.Context, proxy string) (net.Conn, error) { return m.DialContext(ctx, "tcp", proxy) }
+	n.dialFrom = func(address string) load.Dial {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}}
+		return func(ctx context.Context, proxy string) (net.Conn, error) { return m.DialBy(ctx, &d, "tcp", proxy) }
+	}
 	n.http = newClient(n.api)
 	n.http.http.Transport = &http.Transport{DisableKeepAlives: true, DialContext: m.DialContext}
 }

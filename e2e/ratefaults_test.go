@@ -15,14 +15,19 @@ import (
 	"github.com/weirproxy/weir/e2e/load"
 )
 
+// mishaps are what happens to a cluster's nodes.
+type mishaps struct {
+	*cluster
+	rng *rand.Rand
+}
+
 // underFaults is a cluster whose rates are pressed while things happen to it.
 type underFaults struct {
-	*cluster
+	mishaps
 	rates    []*rated
 	changing *rated // its limit changes
 	phases   []phase
 	snapshot string // the file of a snapshot with the limits as they were first
-	rng      *rand.Rand
 }
 
 // phase is a time in which a limit stayed as it was.
@@ -47,27 +52,17 @@ func configLimits(host string, rate int) string {
 // each time.
 func TestRatesUnderFaults(t *testing.T) {
 	t.Parallel()
-	rounds := 1
-	if s := os.Getenv(roundsVariable); s != "" {
-		var err error
-		if rounds, err = strconv.Atoi(s); err != nil {
-			t.Fatal(err)
-		}
-	}
 	const inConfig = "127.77.0.1" // what the cluster gives out first
 	c := startCluster(t, shape{ttl: 2 * time.Second, limits: configLimits(inConfig, configRate)})
 	if first := c.address(); first != inConfig {
 		t.Fatalf("the first address is %s", first)
 	}
-	u := &underFaults{cluster: c, rng: seeded(t)}
+	u := &underFaults{mishaps: mishaps{c, seeded(t)}}
 	late := c.lateness(t)
 	u.begin(t, inConfig)
 	u.press()
 	measure(time.Second)
-	events := []struct {
-		what string
-		do   func(*testing.T)
-	}{
+	u.pass(t, []event{
 		{"kill -9 of a follower, and its return", u.killFollower},
 		{"kill -9 of the leader, and its return", u.killLeader},
 		{"SIGTERM and a restart", u.restart},
@@ -75,18 +70,7 @@ func TestRatesUnderFaults(t *testing.T) {
 		{"raised", u.raise},
 		{"lowered", u.lower},
 		{"restored from a snapshot", u.restore},
-	}
-	for i := range rounds {
-		if i > 0 {
-			u.rng.Shuffle(len(events), func(i, j int) { events[i], events[j] = events[j], events[i] })
-		}
-		for _, e := range events {
-			begun := time.Now()
-			e.do(t)
-			measure(500 * time.Millisecond)
-			t.Logf("%s: %v", e.what, time.Since(begun).Round(10*time.Millisecond))
-		}
-	}
+	})
 	u.press() // through what has come back
 	measure(time.Second)
 	reach(t, "after all", false, u.rates...)
@@ -96,6 +80,36 @@ func TestRatesUnderFaults(t *testing.T) {
 		r.judge(t, most)
 	}
 	u.judgePhases(t, most)
+}
+
+// event is something that happens to a cluster.
+type event struct {
+	what string
+	do   func(*testing.T)
+}
+
+// pass lets all of it happen: in the given order first, and in an order of its own in each further
+// round.
+func (m *mishaps) pass(t *testing.T, events []event) {
+	t.Helper()
+	rounds := 1
+	if s := os.Getenv(roundsVariable); s != "" {
+		var err error
+		if rounds, err = strconv.Atoi(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range rounds {
+		if i > 0 {
+			m.rng.Shuffle(len(events), func(i, j int) { events[i], events[j] = events[j], events[i] })
+		}
+		for _, e := range events {
+			begun := time.Now()
+			e.do(t)
+			measure(500 * time.Millisecond)
+			t.Logf("%s: %v", e.what, time.Since(begun).Round(10*time.Millisecond))
+		}
+	}
 }
 
 // judgePhases holds the limit that changes to each of its bursts, and not only to the largest.
@@ -143,29 +157,29 @@ func (u *underFaults) press() {
 	}
 }
 
-func (u *underFaults) killFollower(t *testing.T) {
-	_, followers := u.leader(t)
-	u.killAndReturn(t, followers[u.rng.IntN(len(followers))])
+func (m *mishaps) killFollower(t *testing.T) {
+	_, followers := m.leader(t)
+	m.killAndReturn(t, followers[m.rng.IntN(len(followers))])
 }
 
-func (u *underFaults) killLeader(t *testing.T) {
-	leader, _ := u.leader(t)
-	u.killAndReturn(t, leader)
+func (m *mishaps) killLeader(t *testing.T) {
+	leader, _ := m.leader(t)
+	m.killAndReturn(t, leader)
 }
 
 // killAndReturn leaves the node dead until the others have its part.
-func (u *underFaults) killAndReturn(t *testing.T, n *node) {
+func (m *mishaps) killAndReturn(t *testing.T, n *node) {
 	t.Helper()
 	n.kill(t)
-	measure(u.shape.ttl + reclaimSlack)
+	measure(m.shape.ttl + reclaimSlack)
 	n.start(t)
 	n.awaitReady(t, 15*time.Second)
 }
 
 // restart stops a node in good order, so that it gives its levels back, and starts it at once; then
 // it kills it, and starts it before the others have its part.
-func (u *underFaults) restart(t *testing.T) {
-	n := u.nodes[u.rng.IntN(len(u.nodes))]
+func (m *mishaps) restart(t *testing.T) {
+	n := m.nodes[m.rng.IntN(len(m.nodes))]
 	n.terminate(t)
 	n.start(t)
 	n.awaitReady(t, 15*time.Second)
@@ -185,7 +199,7 @@ func (u *underFaults) reload(t *testing.T) {
 			n.signal(t, syscall.SIGHUP)
 			for _, each := range u.nodes {
 				eventually(t, 5*time.Second, "node "+each.name+" sees the reloaded rate", func() error {
-					return each.http.rateIs(r.name, fmt.Sprintf("%d/s", rate))
+					return each.http.rateIs(limitPath(r.name), fmt.Sprintf("%d/s", rate))
 				})
 			}
 		})
@@ -214,11 +228,16 @@ func (u *underFaults) set(t *testing.T, rate, burst float64) {
 // change notes that a rate holds: the larger of the two until all nodes know of it.
 func (u *underFaults) change(t *testing.T, r *rated, rate, burst float64, do func()) {
 	t.Helper()
-	was := r.steps[len(r.steps)-1]
-	r.steps = append(r.steps, judge.Step{From: time.Now(), PerSecond: max(was.PerSecond, rate), Burst: max(was.Burst, burst)})
-	do()
+	r.steps = changed(r.steps, rate, burst, do)
 	r.perSecond, r.burst = rate, burst
-	r.steps = append(r.steps, judge.Step{From: time.Now(), PerSecond: rate, Burst: burst})
+}
+
+// changed adds a change to the steps of a rate.
+func changed(steps []judge.Step, rate, burst float64, do func()) []judge.Step {
+	was := steps[len(steps)-1]
+	steps = append(steps, judge.Step{From: time.Now(), PerSecond: max(was.PerSecond, rate), Burst: max(was.Burst, burst)})
+	do()
+	return append(steps, judge.Step{From: time.Now(), PerSecond: rate, Burst: burst})
 }
 
 // restore brings back all limits, which are as they were when the snapshot was saved.
@@ -236,19 +255,19 @@ func (u *underFaults) restore(t *testing.T) {
 	}
 }
 
-// rateIs checks a host's limit on requests as the node sees it.
-func (c *client) rateIs(host, want string) error {
+// rateIs checks the rate of requests of the limit at a path, as the node sees it.
+func (c *client) rateIs(path, want string) error {
 	var l struct {
 		Requests struct {
 			Rate string `json:"rate"`
 		} `json:"requests"`
 	}
-	a, err := c.call(http.MethodGet, limitPath(host), "", nil)
+	a, err := c.call(http.MethodGet, path, "", nil)
 	if err != nil {
 		return err
 	}
 	if a.status == http.StatusOK {
-		err = c.read(limitPath(host), &l)
+		err = c.read(path, &l)
 	}
 	if err == nil && l.Requests.Rate != want {
 		err = fmt.Errorf("the rate is %q", l.Requests.Rate)

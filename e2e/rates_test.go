@@ -114,9 +114,14 @@ func (c *cluster) lateness(t *testing.T) *lateness { return c.latenessBy(t, len(
 
 // latenessBy measures with so many workers: the more, the shorter are the times that they miss.
 func (c *cluster) latenessBy(t *testing.T, workers int) *lateness {
-	up := c.upstream(t)
+	return startLateness(t, load.Plan{Proxies: c.proxies(), Target: c.upstream(t).target, Workers: workers, Plain: true})
+}
+
+// startLateness measures by a plan for what no limit governs.
+func startLateness(t *testing.T, p load.Plan) *lateness {
 	l := &lateness{pace: startPace(t), begun: time.Now()}
-	l.run = load.Start(load.Plan{Proxies: c.proxies(), Target: up.target, Workers: workers, Plain: true, Hold: lateHold, Pause: lateHold})
+	p.Hold, p.Pause = lateHold, lateHold
+	l.run = load.Start(p)
 	t.Cleanup(func() { l.run.Stop() })
 	return l
 }

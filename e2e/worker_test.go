@@ -31,8 +31,10 @@ func from(address string) *worker {
 }
 
 // as is a worker that says it is a user.
-func as(user, password string) *worker {
-	w := from("127.0.0.1")
+func as(user, password string) *worker { return from("127.0.0.1").as(user, password) }
+
+// as makes the worker say that it is a user.
+func (w *worker) as(user, password string) *worker {
 	w.caller.Fields = "Proxy-Authorization: Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password)) + "\r\n"
 	return w
 }

@@ -25,7 +25,8 @@ type Plan struct {
 	Pause   time.Duration // after a refusal or failure; keep it above 0 where refusals are the rule, or they eat the machine
 	Total   int64         // connections to attempt in all; 0: until Stop
 	Timeout time.Duration // for one attempt, waiting included; 0 means 30 s
-	Dial    Dial          // how tunnels reach a proxy; nil: as the machine does
+	Dial    Dial          // how a proxy is reached; nil: as the machine does
+	Fields  string        // further fields of a request, each with its CRLF
 }
 
 // Tally is what became of one proxy's attempts.
@@ -138,10 +139,10 @@ func (w *worker) attempt(ctx context.Context) outcome {
 	begun := time.Now()
 	proxy := w.plan.Proxies[w.index]
 	if w.plan.Plain {
-		err := w.keep.get(ctx, proxy, w.plan.Target, w.plan.Hold)
+		err := w.keep.get(ctx, proxy, w.plan)
 		return outcome{admitted: err == nil || errors.Is(err, errCut), wait: time.Since(begun), err: err}
 	}
-	t, err := ConnectBy(ctx, w.plan.Dial, proxy, w.plan.Target)
+	t, err := Caller{Dial: w.plan.Dial, Fields: w.plan.Fields}.Connect(ctx, proxy, w.plan.Target)
 	if err != nil {
 		return outcome{err: err}
 	}

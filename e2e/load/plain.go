@@ -23,20 +23,24 @@ type keptConn struct {
 	r    *bufio.Reader
 }
 
-// get asks the upstream, in absolute form, to answer after hold. The error is a *Refusal for every
-// status but 200.
-func (k *keptConn) get(ctx context.Context, proxy, target string, hold time.Duration) error {
+// get asks the plan's upstream, in absolute form, to answer after the plan's hold. The error is a
+// *Refusal for every status but 200.
+func (k *keptConn) get(ctx context.Context, proxy string, p *Plan) error {
 	reused := k.conn != nil
-	err := k.exchange(ctx, proxy, target, hold)
+	err := k.exchange(ctx, proxy, p)
 	if reused && errors.Is(err, errUnanswered) && ctx.Err() == nil {
-		err = k.exchange(ctx, proxy, target, hold) // the proxy had ended the idle connection meanwhile
+		err = k.exchange(ctx, proxy, p) // the proxy had ended the idle connection meanwhile
 	}
 	return err
 }
 
-func (k *keptConn) exchange(ctx context.Context, proxy, target string, hold time.Duration) error {
+func (k *keptConn) exchange(ctx context.Context, proxy string, p *Plan) error {
 	if k.conn == nil {
-		conn, err := dial(ctx, proxy)
+		by := p.Dial
+		if by == nil {
+			by = dial
+		}
+		conn, err := by(ctx, proxy)
 		if err != nil {
 			return err
 		}
@@ -44,7 +48,7 @@ func (k *keptConn) exchange(ctx context.Context, proxy, target string, hold time
 	}
 	conn := k.conn
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	last, err := ask(conn, k.r, target, hold)
+	last, err := ask(conn, k.r, p)
 	if !stop() || last {
 		k.close()
 	}
@@ -52,8 +56,8 @@ func (k *keptConn) exchange(ctx context.Context, proxy, target string, hold time
 }
 
 // ask sends one request and reads its answer; last tells that the connection can't carry another.
-func ask(conn net.Conn, r *bufio.Reader, target string, hold time.Duration) (last bool, err error) {
-	request := fmt.Sprintf("GET http://%s/hold?ms=%d HTTP/1.1\r\nHost: %s\r\n\r\n", target, hold.Milliseconds(), target)
+func ask(conn net.Conn, r *bufio.Reader, p *Plan) (last bool, err error) {
+	request := fmt.Sprintf("GET http://%[1]s/hold?ms=%[2]d HTTP/1.1\r\nHost: %[1]s\r\n%[3]s\r\n", p.Target, p.Hold.Milliseconds(), p.Fields)
 	if _, err := io.WriteString(conn, request); err != nil {
 		return true, fmt.Errorf("%w: %w", errUnanswered, err)
 	}

@@ -48,6 +48,11 @@ func (*Space) DialContext(context.Context, string, string) (net.Conn, error) {
 	return nil, ErrUnavailable
 }
 
+// DialBy fails.
+func (*Space) DialBy(context.Context, *net.Dialer, string, string) (net.Conn, error) {
+	return nil, ErrUnavailable
+}
+
 // Close fails.
 func (*Network) Close() error { return ErrUnavailable }
 

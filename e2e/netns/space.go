@@ -93,9 +93,14 @@ func onThread(f func() error) error {
 }
 
 // DialContext connects from inside the namespace to an address literal.
-func (s *Space) DialContext(ctx context.Context, network, addr string) (conn net.Conn, err error) {
+func (s *Space) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+	return s.DialBy(ctx, new(net.Dialer), network, addr)
+}
+
+// DialBy is DialContext with a dialer.
+func (s *Space) DialBy(ctx context.Context, d *net.Dialer, network, addr string) (conn net.Conn, err error) {
 	err = s.Do(func() error {
-		conn, err = (&net.Dialer{}).DialContext(ctx, network, addr)
+		conn, err = d.DialContext(ctx, network, addr)
 		return err
 	})
 	return conn, err
