@@ -69,8 +69,8 @@ partitions: needs ## cut real nodes off from each other; needs root (COUNT=10: t
 	@[ "$$(id -u)" = 0 ] || { echo "*** NOT TESTED: partitions need root ***" >&2; exit 1; }
 	$(GO) test -race -v -run '^TestPartition' -parallel 4 -count $(COUNT) -timeout $$(($(COUNT) * 5 + 5))m ./e2e
 
-long: needs ## run the long tests: ROUNDS_LONG (10) rounds of two clusters and of rates under faults, SEEDS_LONG seeds of the simulation
-	WEIR_E2E_ROUNDS=$(ROUNDS_LONG) $(GO) test -race -v -run '^Test(TwoClusters|Rates)UnderFaults$$' -timeout 20m ./e2e
+long: needs ## run the long tests: ROUNDS_LONG (10) rounds of two clusters, and of limits of every kind under faults, SEEDS_LONG seeds of the simulation
+	WEIR_E2E_ROUNDS=$(ROUNDS_LONG) $(GO) test -race -v -run '^Test(TwoClusters|Rates|Scopes|Total)UnderFaults$$' -timeout 20m ./e2e
 	$(GO) run ./lease/leasetest/sim -seeds $(SEEDS_LONG) -first $(FIRST_LONG)
 
 # The packages of npm are those of e2e/testdata/node, in the versions that its lock file names.
