@@ -232,6 +232,9 @@ func (q *part) unlink(s *Slot) {
 		q.tail = s.prev
 	}
 	s.prev, s.next = nil, nil
+	if s.moving { // storing costs more than looking
+		s.moving = false
+	}
 	q.open--
 	q.count(s.use, -1)
 }

@@ -114,13 +114,21 @@ type moving struct {
 	waiters []*Waiter
 }
 
-// moveSlots moves connections to the pools that count them now.
+// moveSlots moves connections to the pools that count them now. Any of them may have been given
+// back since they were listed, and its memory may be another request's by now: only of one that has
+// stayed in the pool, and with the pool's lock, may anything but moving be read.
 func (n *Node) moveSlots(now time.Duration, p *pool, slots []*Slot, table *limit.Table) {
 	for _, s := range slots {
+		n.lock(p)
+		if !s.moving {
+			p.mu.Unlock()
+			continue
+		}
 		_, key := s.match(table)
+		p.mu.Unlock()
 		q := n.pool(now, key)
 		n.lock(p)
-		if s.use == slotReleased {
+		if !s.moving {
 			p.mu.Unlock()
 			continue
 		}
@@ -171,6 +179,7 @@ func (n *Node) applyTable(now time.Duration, p *pool, table *limit.Table) (m mov
 	n.govern(now, p, table)
 	for s := p.head; s != nil; s = s.next {
 		if _, key := s.match(table); key != p.key {
+			s.moving = true
 			m.slots = append(m.slots, s)
 		} else {
 			s.guarded.Store(p.enforced())

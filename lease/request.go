@@ -228,6 +228,10 @@ func (r *Request) Limited() bool {
 	return false
 }
 
+// Held reports whether the request holds, or has held, a slot. Then a Sever may still be on its way
+// to the holder, also after End.
+func (r *Request) Held() bool { return r.slots.Load() != nil }
+
 // Waited is how long Begin waited.
 func (r *Request) Waited() (sum time.Duration) {
 	if slots := r.slots.Load(); slots != nil {

@@ -63,6 +63,7 @@ type Slot struct {
 	prev, next *Slot
 	since      time.Duration // when it was admitted last
 	use        slotUse
+	moving     bool    // new limits count it elsewhere: the core is about to move it
 	ghost      *Waiter // admitted above a limit that only reports, and not known yet to have exceeded it
 }
 

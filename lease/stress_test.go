@@ -98,10 +98,13 @@ func stressSubject(t *testing.T, i int) *limit.Subject {
 	}
 }
 
-// work begins requests for a subject, one after the other, in the same memory.
-func (s *stress) work(rng *rand.Rand, m *Manager, subject *limit.Subject) {
+// work begins requests for a subject, one after the other, in the same memory. The subject is
+// cleared between them.
+func (s *stress) work(rng *rand.Rand, m *Manager, of *limit.Subject) {
 	var r Request
+	subject := new(limit.Subject)
 	for s.stop.Err() == nil {
+		*subject = *of
 		ctx, cancel := context.WithTimeout(s.stop, time.Duration(1+rng.Int64N(int64(600*time.Millisecond))))
 		h := newHolder()
 		err := m.Begin(ctx, &r, subject, h)
@@ -112,6 +115,7 @@ func (s *stress) work(rng *rand.Rand, m *Manager, subject *limit.Subject) {
 		if rng.IntN(4) == 0 {
 			r.End()
 		}
+		*subject = limit.Subject{}
 		cancel()
 		time.Sleep(time.Duration(rng.Int64N(int64(20 * time.Millisecond)))) // a refusal may take no time
 	}

@@ -16,7 +16,7 @@ type Admitter interface {
 	// user. It waits for its slots as Acquire does. The holder may be severed as soon as it has them,
 	// even before Begin returns. On an error nothing is held. Errors for the sake of a limit, also of
 	// Acquire and Take, are a [*lease.LimitError]. ended are claims of an earlier Begin that have
-	// ended and were under no limit, whose memory may be used again; nil: none.
+	// ended and have held no slot, whose memory may be used again; nil: none.
 	Begin(ctx context.Context, s *limit.Subject, h lease.Holder, ended Claims) (Claims, error)
 	// Acquire waits for a slot for as long as the limit's queue allows, or until ctx ends. The
 	// holder may be severed as soon as it has the slot, even before Acquire returns.

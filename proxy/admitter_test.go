@@ -267,6 +267,8 @@ func (c *claims) Live() bool { return c.live.Load() }
 
 func (c *claims) Limited() bool { return c.a.inHand.Load() > 0 }
 
+func (c *claims) Held() bool { return true }
+
 func (c *claims) Waited() time.Duration { return c.waited }
 
 // noClaims are those of a request under no limit.
@@ -275,6 +277,7 @@ type noClaims struct{}
 func (noClaims) End()                  {}
 func (noClaims) Live() bool            { return true }
 func (noClaims) Limited() bool         { return false }
+func (noClaims) Held() bool            { return false }
 func (noClaims) Waited() time.Duration { return 0 }
 
 // claimed returns the requests in hand, and how many wait.

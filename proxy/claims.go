@@ -19,6 +19,9 @@ type Claims interface {
 	Live() bool
 	// Limited reports whether the request counts against one of the limits.
 	Limited() bool
+	// Held reports whether the request holds, or has held, a slot, whatever has become of its limit.
+	// Then a Sever may still be on its way, also after End.
+	Held() bool
 	// Waited is how long Begin waited.
 	Waited() time.Duration
 }
@@ -127,12 +130,12 @@ func (r *request) giveBack() {
 // does nothing.
 func (r *request) end() (again bool) {
 	claims := r.claims
-	limited := claims != nil && claims.Limited()
 	r.giveBack()
+	held := claims != nil && claims.Held() // asked now: a limit that is set later counts what is in hand
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.letGo()
-	again = !limited && r.severed == 0
+	again = !held && r.severed == 0
 	if again && claims != nil {
 		r.ended = claims
 	}
