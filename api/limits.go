@@ -83,9 +83,14 @@ func (s *Server) limit(r *http.Request) (answer, error) {
 	}
 	l, ok := s.deps.View.Table().Get(p)
 	if !ok {
-		return answer{}, fmt.Errorf("%w for exactly %s: GET %s lists those there are", fsm.ErrNotFound, p.Name(), pathLimits)
+		return answer{}, noSuchLimit(p)
 	}
 	return answer{body: LimitOf(l), etag: etag(l.ModifyIndex)}, nil
+}
+
+// noSuchLimit is the error of a pattern without a limit of its own.
+func noSuchLimit(p limit.Pattern) error {
+	return fmt.Errorf("%w for exactly %s: GET %s lists those there are", fsm.ErrNotFound, p.Name(), pathLimits)
 }
 
 // pattern is the path's pattern, of the path's scope.
@@ -192,7 +197,10 @@ func (s *Server) deleteLimit(r *http.Request, body []byte) (commit, error) {
 func (s *Server) commitDelete(ctx context.Context, p limit.Pattern, cond condition) (answer, error) {
 	before := s.deps.Log.Committed()
 	index, res, err := s.propose(ctx, &fsm.DeleteLimit{Pattern: p, Precondition: cond.forLimit(before, p)})
-	if err != nil {
+	switch {
+	case errors.Is(err, fsm.ErrNotFound) && !errors.Is(err, fsm.ErrPrecondition):
+		return answer{}, noSuchLimit(p)
+	case err != nil:
 		return answer{}, fmt.Errorf("%w (%s)", err, p.Name())
 	}
 	t := s.deps.Log.Committed()
@@ -236,10 +244,16 @@ func (s *Server) replaceLimits(r *http.Request, body []byte) (commit, error) {
 	return func(ctx context.Context) (answer, error) { return s.commitReplace(ctx, ls, cond) }, nil
 }
 
+// errListExists is the error of a write that is to create the list of all limits.
+var errListExists = fmt.Errorf("%w: the list of limits is always there", fsm.ErrPrecondition)
+
 func (s *Server) dryRun(ls []limit.Limit, cond condition) (answer, error) {
 	t := s.deps.Log.Committed()
-	if p := cond.forTable(t); p.MustNotExist || p.MatchIndex != nil && *p.MatchIndex != t.Index {
-		return answer{}, fsm.ErrPrecondition
+	switch p := cond.forTable(t); {
+	case p.MustNotExist:
+		return answer{}, errListExists
+	case p.MatchIndex != nil && *p.MatchIndex != t.Index:
+		return answer{}, fmt.Errorf("%w: the index is %d now: read it again", fsm.ErrPrecondition, t.Index)
 	}
 	return answer{body: LimitsReplaced{Index: t.Index, DryRun: true, Changes: difference(t, ls)}, etag: etag(t.Index)}, nil
 }
@@ -248,7 +262,7 @@ func (s *Server) commitReplace(ctx context.Context, ls []limit.Limit, cond condi
 	before := s.deps.Log.Committed()
 	pre := cond.forTable(before)
 	if pre.MustNotExist {
-		return answer{}, fsm.ErrPrecondition // the list always exists
+		return answer{}, errListExists
 	}
 	if known, ok := repeated(ctx); ok {
 		var err error

@@ -55,7 +55,7 @@ func TestLimitLifeCycle(t *testing.T) {
 	if deleted.Index <= got.Index || deleted.Uncovered != nil || deleted.Pattern != "api.example.com" {
 		t.Errorf("%+v", deleted)
 	}
-	refused(t, a.do(try{method: "DELETE", path: pathLimit + "api.example.com"}), 404, "no such limit")
+	refused(t, a.do(try{method: "DELETE", path: pathLimit + "api.example.com"}), 404, "no such limit for exactly api.example.com: GET /v1/limits lists those there are")
 	refused(t, a.do(try{method: "GET", path: pathLimit + "api.example.com"}), 404, "no such limit")
 }
 
@@ -271,9 +271,9 @@ func TestReplaceLimits(t *testing.T) {
 	}
 
 	cond := map[string]string{"If-Match": etag(dry.Index - 1)}
-	refused(t, a.do(try{method: "PUT", path: pathLimits, body: body, header: cond}), 412, "changed")
-	refused(t, a.do(try{method: "PUT", path: pathLimits + "?dry_run=1", body: body, header: cond}), 412, "changed")
-	refused(t, a.do(try{method: "PUT", path: pathLimits, body: body, header: map[string]string{"If-None-Match": "*"}}), 412, "")
+	refused(t, a.do(try{method: "PUT", path: pathLimits, body: body, header: cond}), 412, "the index is")
+	refused(t, a.do(try{method: "PUT", path: pathLimits + "?dry_run=1", body: body, header: cond}), 412, "the index is")
+	refused(t, a.do(try{method: "PUT", path: pathLimits, body: body, header: map[string]string{"If-None-Match": "*"}}), 412, "the list of limits is always there")
 	cond["If-Match"] = etag(dry.Index)
 	done := get[LimitsReplaced](t, a.do(try{method: "PUT", path: pathLimits, body: body, header: cond}))
 	if diff := cmp.Diff(dry.Changes, done.Changes); diff != "" || done.DryRun {
