@@ -20,6 +20,8 @@ type Explanation struct {
 	Key    string `json:"key,omitempty"`
 	// Admitted reports whether the node that answers would let it in now, without waiting.
 	Admitted bool `json:"admitted"`
+	// Reason says what else but a limit is in the way.
+	Reason string `json:"reason,omitempty"`
 	// Limits are those that govern it, in the order in which they are asked.
 	Limits []Governing `json:"limits"`
 	// Unreachable lists nodes whose use is not in the sums.
@@ -75,12 +77,15 @@ func (s *Server) explain(r *http.Request) (answer, error) {
 	}
 	counts, unreachable := s.useNow(r, t, body.Limits)
 	body.Unreachable = unreachable
-	session := s.deps.Status.Status().Session.State == sessionLive
+	st := s.deps.Status.Status()
 	body.Admitted = true
 	for i := range body.Limits {
 		g := &body.Limits[i]
-		g.judge(session, &counts[i])
+		g.judge(st.Session.State == sessionLive, &counts[i])
 		body.Admitted = body.Admitted && g.Admitted
+	}
+	if proxied && st.Draining {
+		body.Admitted, body.Reason = false, "this node is draining: it takes no new work"
 	}
 	return answer{body: body}, nil
 }

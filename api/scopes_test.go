@@ -263,6 +263,13 @@ func TestExplain(t *testing.T) {
 	if e := get[Explanation](t, a.do(try{method: "GET", path: pathExplain + "?host=y.org"})); e.Admitted || !strings.Contains(e.Limits[0].Reason, "no live session") {
 		t.Errorf("without a session: %+v", e)
 	}
+	a.st.Session, a.st.Draining = SessionStatus{State: sessionLive}, true
+	if e := get[Explanation](t, a.do(try{method: "GET", path: pathExplain + "?host=y.org"})); e.Admitted || !strings.Contains(e.Reason, "draining") || !e.Limits[0].Admitted {
+		t.Errorf("a draining node: %+v", e)
+	}
+	if e := get[Explanation](t, a.do(try{method: "GET", path: pathExplain + "?key=tenant%2F2"})); !e.Admitted || e.Reason != "" {
+		t.Errorf("a permit of a draining node: %+v", e)
+	}
 	for query, status := range map[string]int{"": 400, "?host=": 400, "?host=a..b": 422, "?client=x": 422, "?user=%01": 422, "?key=%01": 422, "?hots=x": 400} {
 		refused(t, a.do(try{method: "GET", path: pathExplain + query}), status, "")
 	}
