@@ -130,13 +130,16 @@ func parseConnectionListing(q url.Values) (l connectionListing, err error) {
 
 // parseClients reads an address or a CIDR.
 func parseClients(text string) (netip.Prefix, error) {
-	if a, err := netip.ParseAddr(text); err == nil {
+	if a, err := netip.ParseAddr(unbracketed(text)); err == nil {
 		a = a.Unmap().WithZone("")
 		return netip.PrefixFrom(a, a.BitLen()), nil
 	}
 	p, err := netip.ParsePrefix(text)
 	if err != nil {
 		return p, invalid("client: %q is neither an address such as 10.0.0.7 nor a network such as 10.0.0.0/8", shorten(text))
+	}
+	if p.Addr().Is4In6() && p.Bits() >= 96 { // as in the pattern of a limit
+		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
 	}
 	return p.Masked(), nil
 }

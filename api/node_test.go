@@ -82,7 +82,7 @@ func TestConnectionsThatMatch(t *testing.T) {
 	b.nodes["b"].list = []Connection{{ID: "5", Host: "x.org", Port: 443, Client: "[::ffff:10.0.0.1]:6", User: "ada"}}
 	for query, want := range map[string]string{
 		"host=x.org": "1 2 3 5", "host=x.org:443": "1 5", "client=10.0.0.1": "1 5", "client=::ffff:10.0.0.1": "1 5", "client=10.0.0.0/8": "1 2 5", "client=10.0.0.3/30": "1 2 5",
-		"client=fd00::/8": "4", "user=ada": "1 4 5", "user=Ada": "", "client=10.0.0.1&user=bob": "", "host=x.org&client=10.0.0.2&user=bob": "2", "client=0.0.0.0/0": "1 2 5",
+		"client=fd00::/8": "4", "client=[fd00::1]": "4", "client=::ffff:10.0.0.0/104": "1 2 5", "user=ada": "1 4 5", "user=Ada": "", "client=10.0.0.1&user=bob": "", "host=x.org&client=10.0.0.2&user=bob": "2", "client=0.0.0.0/0": "1 2 5",
 	} {
 		var got []string
 		for _, c := range get[ConnectionList](t, a.do(try{method: "GET", path: pathConnections + "?node=*&" + query})).Connections {
@@ -92,7 +92,7 @@ func TestConnectionsThatMatch(t *testing.T) {
 			t.Errorf("%s: %q, want %q", query, got, want)
 		}
 	}
-	for query, status := range map[string]int{"client=x.org": 422, "client=": 422, "client=10.0.0.0/33": 422, "user=": 422, "user=%01": 422, "host=": 422} {
+	for query, status := range map[string]int{"client=x.org": 422, "client=": 422, "client=[10.0.0.1]": 422, "client=[fd00::1": 422, "client=10.0.0.0/33": 422, "user=": 422, "user=%01": 422, "host=": 422} {
 		refused(t, a.do(try{method: "GET", path: pathConnections + "?" + query}), status, "")
 	}
 }

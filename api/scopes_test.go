@@ -234,6 +234,7 @@ func TestExplain(t *testing.T) {
 	}{
 		{"host=API.x.org:443&client=10.1.1.1&user=ada", "total, client 10.0.0.0/8 as 10.1.1.1, user * as ada, host api.x.org:443 as api.x.org:443 (2 of 2 connections in use), connection", false},
 		{"host=api.x.org:80&client=192.0.2.1", "total, client * as 192.0.2.1, host *.x.org as *.x.org, connection", true},
+		{"client=%5B2001:db8::1%5D", "total, client * as 2001:db8::1, connection", true},
 		{"host=api.x.org", "total, host *.x.org as *.x.org, connection", true}, // without a port, none that names one
 		{"host=y.org&user=blocked", "total, user blocked as blocked (blocked: its limit is 0 connections), host * as y.org, connection", false},
 		{"key=tenant%2F1", "key tenant/* as tenant/1 (1 of 1 connection in use)", false},

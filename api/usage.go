@@ -3,6 +3,7 @@ package api
 import (
 	"net/http"
 	"net/netip"
+	"strings"
 
 	"github.com/weirproxy/weir/limit"
 )
@@ -147,7 +148,7 @@ func subjectOf(scope limit.Scope, name string) (s limit.Subject, err error) {
 		s.Host, err = limit.ParseOptionalPort(name)
 	case limit.ScopeClient:
 		var a netip.Addr
-		if a, err = netip.ParseAddr(name); err != nil {
+		if a, err = netip.ParseAddr(unbracketed(name)); err != nil {
 			return s, invalid("%q is not a client: write an address such as 10.0.0.7", shorten(name))
 		}
 		s.Client = limit.ClientOf(a)
@@ -157,6 +158,16 @@ func subjectOf(scope limit.Scope, name string) (s limit.Subject, err error) {
 		s.Key, err = name, checkName(name)
 	}
 	return s, err
+}
+
+// unbracketed takes the brackets off an IPv6 address, which a limit's pattern may have as well.
+func unbracketed(address string) string {
+	if inner, found := strings.CutPrefix(address, "["); found && strings.Contains(inner, ":") {
+		if inner, found = strings.CutSuffix(inner, "]"); found {
+			return inner
+		}
+	}
+	return address
 }
 
 func checkName(name string) error {
