@@ -166,6 +166,9 @@ func parseRequests(o *object, l *limit.Limit) error {
 	if ro.has("burst") && burst < 1 {
 		return invalid("%s is %d: write at least 1, or a request could never begin", ro.path("burst"), burst)
 	}
+	if burst > limit.MaxRequests {
+		return invalid("%s is %d: write at most %d", ro.path("burst"), burst, limit.MaxRequests)
+	}
 	if l.Requests, err = limit.ParseRate(rate, burst); err != nil {
 		return invalid("%s: %s", ro.path("rate"), plainReason(err))
 	}

@@ -106,7 +106,7 @@ func TestLimitsThatCannotBe(t *testing.T) {
 		{"host/x.org", `{"requests":"10/s"}`, 422, "requests must be an object"},
 		{"host/x.org", `{"requests":{}}`, 422, "requests.rate is missing"},
 		{"host/x.org", `{"requests":{"rate":"10/s","burst":0}}`, 422, "requests.burst is 0: write at least 1"},
-		{"host/x.org", `{"requests":{"rate":"10/s","burst":1000000000}}`, 422, "too large"},
+		{"host/x.org", `{"requests":{"rate":"10/s","burst":1000000000}}`, 422, "requests.burst is 1000000000: write at most 10000000"},
 		{"host/x.org", `{"requests":{"rate":"10/s","brust":1}}`, 400, "requests.brust: no such field; there are rate, burst"},
 		{"host/x.org", `{"bandwidth":{"upload":"10mb"}}`, 422, "has no unit that is known"},
 		{"host/x.org", `{"bandwidth":{"upload":"0MB"}}`, 422, "it is 0"},
