@@ -22,22 +22,6 @@ type Watched struct {
 	Hosts  []Host  `json:"hosts"` // unless hosts=false
 }
 
-// UseFrame is the data of the server-sent event "use": the changes since the last one.
-type UseFrame struct {
-	Time time.Time `json:"time"`
-	// Full says that Hosts lists all hosts. Otherwise it lists those that have changed, and Gone
-	// those that no longer exist.
-	Full  bool     `json:"full"`
-	Hosts []Host   `json:"hosts"`
-	Gone  []string `json:"gone,omitempty"`
-	// More counts the hosts with the least use, which are left out if there are too many.
-	More int `json:"more,omitempty"`
-	// Limits is the index of the limits in force on this node. When it changes, read the limits
-	// again.
-	Limits      uint64        `json:"limits_index"`
-	Unreachable []Unreachable `json:"unreachable,omitempty"`
-}
-
 const (
 	pathWatch   = "/v1/watch"
 	watchEvery  = time.Second
