@@ -9,11 +9,9 @@ import (
 	"strings"
 )
 
-// weir's own headers.
+// Headers between nodes.
 const (
-	// HeaderIndex carries the log index of a write.
-	HeaderIndex = "Weir-Index"
-	// headerTable carries, between nodes, the table index that makes a write visible.
+	// headerTable carries the table index that makes a write visible.
 	headerTable = "Weir-Table-Index"
 	// headerForwarded names the node that forwarded a request.
 	headerForwarded = "Weir-Forwarded"
@@ -104,9 +102,6 @@ func (rep reply) write(w http.ResponseWriter) {
 	w.WriteHeader(rep.status)
 	_, _ = w.Write(rep.body) // a client that has gone is no error here
 }
-
-// etag returns the entity tag of something that was last changed at a log index.
-func etag(index uint64) string { return `"` + strconv.FormatUint(index, 10) + `"` }
 
 // noneMatch reports whether a read's If-None-Match names the tag, by the weak comparison of RFC
 // 9110, section 13.1.2.

@@ -61,14 +61,14 @@ func TestAudit(t *testing.T) {
 			"connections above the limit are being closed" + who + " pattern=x.org scope=host through=b"}, nil},
 		{"DELETE", pathLimit + "x.org", "",
 			[]string{"limit changed action=remove after=none auth=token before=2 connections, queue of 9 for 2s client=192.0.2.1:1234 pattern=x.org scope=host source=api through=b"}, nil},
-		{"PUT", pathLimits + "?dry_run=true", `{"limits":[{"pattern":"y.org"}]}`, nil, nil},
-		{"PUT", pathLimits + "?evict=true", `{"limits":[{"pattern":"*.y.org","connections":1,"shared":true}]}`, []string{
+		{"PUT", PathLimits + "?dry_run=true", `{"limits":[{"pattern":"y.org"}]}`, nil, nil},
+		{"PUT", PathLimits + "?evict=true", `{"limits":[{"pattern":"*.y.org","connections":1,"shared":true}]}`, []string{
 			"limit changed action=add after=1 connection, shared auth=token before=none client=192.0.2.1:1234 pattern=*.y.org scope=host source=api through=b",
 			"connections above the limits are being closed" + who + " limits=1 through=b"}, nil},
 		{"DELETE", "/v1/raft/peers/c", "", []string{"raft peer removed" + who + " peer=c through=b"}, nil},
 		{"POST", "/v1/raft/transfer", `{"to":"b"}`, []string{"leadership handed over" + who + " through=b to=b"}, nil},
-		{"DELETE", pathConnections + "/7", "", nil, []string{"connection closed" + who + " id=7 through=b"}},
-		{"DELETE", pathConnections + "/7?node=a", "", []string{"connection closed" + who + " id=7 through=b"}, nil},
+		{"DELETE", PathConnections + "/7", "", nil, []string{"connection closed" + who + " id=7 through=b"}},
+		{"DELETE", PathConnections + "/7?node=a", "", []string{"connection closed" + who + " id=7 through=b"}, nil},
 		{"POST", "/v1/reload", "", nil, []string{"configuration reloaded applied=[log.level]" + who + " need_restart=[] through=b"}},
 		{"POST", "/v1/drain", "", nil, []string{"draining" + who + " through=b"}},
 		{"POST", "/v1/leave", "", nil, []string{"leaving" + who + " through=b"}},
@@ -87,7 +87,7 @@ func TestAudit(t *testing.T) {
 	}
 	// What is refused has changed nothing.
 	b.nodes["b"].do(try{method: "PUT", path: pathLimit + "z.org", body: five})
-	b.nodes["b"].do(try{method: "DELETE", path: pathConnections + "/9", header: map[string]string{"Authorization": "Bearer secret"}})
+	b.nodes["b"].do(try{method: "DELETE", path: PathConnections + "/9", header: map[string]string{"Authorization": "Bearer secret"}})
 	if lines := append(leader(), other()...); len(lines) > 0 {
 		t.Errorf("told of what was refused: %q", lines)
 	}

@@ -136,8 +136,8 @@ func checkMediaType(r *http.Request) error {
 		return nil
 	}
 	want := "application/json"
-	if path := r.URL.EscapedPath(); path == pathSnapshot || path == pathRestoredLimits {
-		want = snapshotType // a page can't send this type without a preflight either
+	if path := r.URL.EscapedPath(); path == PathSnapshot || path == pathRestoredLimits {
+		want = MediaSnapshot // a page can't send this type without a preflight either
 	}
 	got := r.Header.Values("Content-Type")
 	if len(got) == 1 {
@@ -147,7 +147,7 @@ func checkMediaType(r *http.Request) error {
 			return nil
 		}
 	}
-	if want == snapshotType {
+	if want == MediaSnapshot {
 		return problemf(http.StatusUnsupportedMediaType, "media_type", "send the snapshot with Content-Type: %s", want)
 	}
 	return problemf(http.StatusUnsupportedMediaType, "media_type", "send Content-Type: application/json, also without a body")

@@ -18,25 +18,25 @@ func TestTokens(t *testing.T) {
 		auth, method, path string
 		status             int
 	}{
-		{Config{}, "", "PUT", pathLimits, 200},
-		{Config{}, "Bearer whatever", "GET", pathLimits, 200},
-		{Config{Token: "secret", ReadToken: "looking"}, "", "GET", pathLimits, 401},
+		{Config{}, "", "PUT", PathLimits, 200},
+		{Config{}, "Bearer whatever", "GET", PathLimits, 200},
+		{Config{Token: "secret", ReadToken: "looking"}, "", "GET", PathLimits, 401},
 		{Config{Token: "secret", ReadToken: "looking"}, "", "GET", "/nowhere", 401},
-		{Config{Token: "secret", ReadToken: "looking"}, "Bearer ", "GET", pathLimits, 401},
-		{Config{Token: "secret", ReadToken: "looking"}, "secret", "GET", pathLimits, 401},
-		{Config{Token: "secret", ReadToken: "looking"}, "Basic secret", "GET", pathLimits, 401},
-		{Config{Token: "secret", ReadToken: "looking"}, "Bearer secre", "GET", pathLimits, 401},
-		{Config{Token: "secret", ReadToken: "looking"}, "Bearer secrets", "GET", pathLimits, 401},
-		{Config{Token: "secret", ReadToken: "looking"}, rw, "GET", pathLimits, 200},
-		{Config{Token: "secret", ReadToken: "looking"}, "bearer secret", "PUT", pathLimits, 200},
-		{Config{Token: "secret", ReadToken: "looking"}, ro, "GET", pathLimits, 200},
-		{Config{Token: "secret", ReadToken: "looking"}, ro, "HEAD", pathLimits, 200},
-		{Config{Token: "secret", ReadToken: "looking"}, ro, "PUT", pathLimits, 403},
+		{Config{Token: "secret", ReadToken: "looking"}, "Bearer ", "GET", PathLimits, 401},
+		{Config{Token: "secret", ReadToken: "looking"}, "secret", "GET", PathLimits, 401},
+		{Config{Token: "secret", ReadToken: "looking"}, "Basic secret", "GET", PathLimits, 401},
+		{Config{Token: "secret", ReadToken: "looking"}, "Bearer secre", "GET", PathLimits, 401},
+		{Config{Token: "secret", ReadToken: "looking"}, "Bearer secrets", "GET", PathLimits, 401},
+		{Config{Token: "secret", ReadToken: "looking"}, rw, "GET", PathLimits, 200},
+		{Config{Token: "secret", ReadToken: "looking"}, "bearer secret", "PUT", PathLimits, 200},
+		{Config{Token: "secret", ReadToken: "looking"}, ro, "GET", PathLimits, 200},
+		{Config{Token: "secret", ReadToken: "looking"}, ro, "HEAD", PathLimits, 200},
+		{Config{Token: "secret", ReadToken: "looking"}, ro, "PUT", PathLimits, 403},
 		{Config{Token: "secret", ReadToken: "looking"}, ro, "POST", "/v1/drain", 403},
 		{Config{Token: "secret", ReadToken: "looking"}, ro, "DELETE", pathLimit + "x.org", 403},
-		{Config{Token: "secret"}, "Bearer looking", "GET", pathLimits, 401},
-		{Config{ReadToken: "looking"}, "", "PUT", pathLimits, 401},
-		{Config{ReadToken: "looking"}, ro, "PUT", pathLimits, 403},
+		{Config{Token: "secret"}, "Bearer looking", "GET", PathLimits, 401},
+		{Config{ReadToken: "looking"}, "", "PUT", PathLimits, 401},
+		{Config{ReadToken: "looking"}, ro, "PUT", PathLimits, 403},
 		{Config{Token: "secret"}, "", "GET", "/healthz", 200},
 		{Config{Token: "secret"}, "", "GET", "/readyz", 200},
 		{Config{Token: "secret"}, "", "GET", "/v1/status", 401},
@@ -116,10 +116,10 @@ func TestRoutes(t *testing.T) {
 		{"DELETE", "/v1/status", "GET, HEAD"},
 		{"POST", pathLimit + "x.org", "DELETE, GET, HEAD, PUT"},
 		{"GET", "/v1/drain", "DELETE, POST"},
-		{"OPTIONS", pathLimits, "GET, HEAD, PUT"},
-		{"PATCH", pathLimits, "GET, HEAD, PUT"},
-		{"POST", pathHealthz, "GET, HEAD, OPTIONS"},
-		{"DELETE", pathReadyz, "GET, HEAD, OPTIONS"},
+		{"OPTIONS", PathLimits, "GET, HEAD, PUT"},
+		{"PATCH", PathLimits, "GET, HEAD, PUT"},
+		{"POST", PathHealthz, "GET, HEAD, OPTIONS"},
+		{"DELETE", PathReadyz, "GET, HEAD, OPTIONS"},
 	} {
 		w := a.do(try{method: c.method, path: c.path})
 		refused(t, w, 405, c.method)
@@ -132,7 +132,7 @@ func TestRoutes(t *testing.T) {
 func TestNoPermissionForOtherOrigins(t *testing.T) {
 	a := newBench(t, Config{}, "a").nodes["a"]
 	for _, method := range []string{"OPTIONS", "GET"} {
-		w := a.do(try{method: method, path: pathLimits, header: map[string]string{
+		w := a.do(try{method: method, path: PathLimits, header: map[string]string{
 			"Origin": "https://evil.example", "Access-Control-Request-Method": "PUT",
 		}})
 		for name := range w.Header() {

@@ -134,7 +134,7 @@ func TestTee(t *testing.T) {
 	if _, err := c.Tee(&b).Limits(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if want := a.do(try{method: "GET", path: pathLimits}).Body.String(); b.String() != want {
+	if want := a.do(try{method: "GET", path: PathLimits}).Body.String(); b.String() != want {
 		t.Errorf("%q, want %q", b.String(), want)
 	}
 	b.Reset()

@@ -54,7 +54,7 @@ func parseCondition(r *http.Request) (condition, error) {
 // because If-Match compares strongly.
 func tagIndex(tag string) uint64 {
 	n, err := strconv.ParseUint(strings.Trim(tag, `"`), 10, 64)
-	if err != nil || etag(n) != tag {
+	if err != nil || ETag(n) != tag {
 		return math.MaxUint64
 	}
 	return n

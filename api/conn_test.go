@@ -94,8 +94,8 @@ func TestProbes(t *testing.T) {
 		"?check=1 HTTP/1.0\r\nUser-Agent: ELB-HealthChecker/2.0\r\n\r\n",
 	}
 	for ready, want := range map[string]map[string]int{
-		"":                {pathHealthz: 200, pathReadyz: 200},
-		"no live session": {pathHealthz: 200, pathReadyz: 503},
+		"":                {PathHealthz: 200, PathReadyz: 200},
+		"no live session": {PathHealthz: 200, PathReadyz: 503},
 	} {
 		node.notReady = ready
 		for path, status := range want {

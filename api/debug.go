@@ -53,19 +53,19 @@ type System struct {
 
 // Config returns the configuration that a node runs, without secrets; "" is the client's own node.
 func (c *Client) Config(ctx context.Context, node string) (NodeConfig, error) {
-	return do[NodeConfig](ctx, c, call{method: http.MethodGet, path: pathConfig, query: atNode(node)})
+	return do[NodeConfig](ctx, c, call{method: http.MethodGet, path: PathConfig, query: atNode(node)})
 }
 
 // Logs returns the newest lines of a node's log, at most 1000.
 func (c *Client) Logs(ctx context.Context, node string, lines int) (Logs, error) {
 	q := atNode(node)
 	q.Set("lines", strconv.Itoa(lines))
-	return do[Logs](ctx, c, call{method: http.MethodGet, path: pathLogs, query: q})
+	return do[Logs](ctx, c, call{method: http.MethodGet, path: PathLogs, query: q})
 }
 
 // System describes a node's process and machine.
 func (c *Client) System(ctx context.Context, node string) (System, error) {
-	return do[System](ctx, c, call{method: http.MethodGet, path: pathSystem, query: atNode(node)})
+	return do[System](ctx, c, call{method: http.MethodGet, path: PathSystem, query: atNode(node)})
 }
 
 func atNode(node string) url.Values {
@@ -89,14 +89,14 @@ func (c *Client) Fetch(ctx context.Context, path string, w io.Writer) error {
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		b, err := io.ReadAll(io.LimitReader(res.Body, maxPeerAnswer))
+		b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
 		if err != nil {
 			return fmt.Errorf("read the answer of %s: %w", c.base.String(), err)
 		}
 		return decodeProblem(res.StatusCode, res.Header, b)
 	}
-	n, err := io.Copy(w, io.LimitReader(res.Body, maxPeerAnswer))
-	if err == nil && n == maxPeerAnswer {
+	n, err := io.Copy(w, io.LimitReader(res.Body, maxAnswer))
+	if err == nil && n == maxAnswer {
 		err = fmt.Errorf("the answer of %s was cut after %d bytes", c.base.String(), n)
 	}
 	return err

@@ -23,16 +23,16 @@ func TestDebugTellsOfAnyNode(t *testing.T) {
 		if node == "" {
 			q, name = "", "a"
 		}
-		if got := get[NodeConfig](t, ask(pathConfig+q)); got.Node != name || len(got.Settings) != 2 || got.Settings[0].Value != `"`+name+`"` {
+		if got := get[NodeConfig](t, ask(PathConfig+q)); got.Node != name || len(got.Settings) != 2 || got.Settings[0].Value != `"`+name+`"` {
 			t.Errorf("config of %q: %+v", node, got)
 		}
-		if got := get[System](t, ask(pathSystem+q)); got.Node != name {
+		if got := get[System](t, ask(PathSystem+q)); got.Node != name {
 			t.Errorf("system of %q: %+v", node, got)
 		}
 		if got := get[Status](t, ask("/v1/status"+q)); got.Node != name {
 			t.Errorf("status of %q: %+v", node, got)
 		}
-		logs := get[Logs](t, ask(pathLogs+"?lines=2"+strings.Replace(q, "?", "&", 1)))
+		logs := get[Logs](t, ask(PathLogs+"?lines=2"+strings.Replace(q, "?", "&", 1)))
 		if logs.Node != name || strings.Join(logs.Lines, "; ") != "the second; the third" {
 			t.Errorf("logs of %q: %+v", node, logs)
 		}
@@ -40,13 +40,13 @@ func TestDebugTellsOfAnyNode(t *testing.T) {
 			t.Errorf("goroutines of %q: %d %s", node, w.Code, w.Body)
 		}
 	}
-	refused(t, ask(pathSystem+"?node=nobody"), 404, "no node")
-	refused(t, ask(pathSystem+"?node=a&node=b"), 400, "more than once")
-	refused(t, ask(pathSystem+"?x=1"), 400, `"x"`)
-	refused(t, ask(pathSystem+"?x=1&node=b"), 400, `"x"`)
-	refused(t, ask(pathLogs+"?lines=1001"), 400, "1 to 1000")
+	refused(t, ask(PathSystem+"?node=nobody"), 404, "no node")
+	refused(t, ask(PathSystem+"?node=a&node=b"), 400, "more than once")
+	refused(t, ask(PathSystem+"?x=1"), 400, `"x"`)
+	refused(t, ask(PathSystem+"?x=1&node=b"), 400, `"x"`)
+	refused(t, ask(PathLogs+"?lines=1001"), 400, "1 to 1000")
 	b.nodes["b"].down = true
-	refused(t, ask(pathSystem+"?node=b"), 503, "does not answer")
+	refused(t, ask(PathSystem+"?node=b"), 503, "does not answer")
 }
 
 // TestDebugIsForWhoMayDoEverything: with a token set, that one; without any, a process on this
@@ -68,7 +68,7 @@ func TestDebugIsForWhoMayDoEverything(t *testing.T) {
 		"no token, from a page":          {Config{}, "127.0.0.1:9", map[string]string{"Sec-Fetch-Site": "cross-site"}, 403},
 	} {
 		a := newBench(t, test.cfg, "a").nodes["a"]
-		for _, path := range []string{pathConfig, pathLogs, pathSystem, pathProfiles + "goroutine"} {
+		for _, path := range []string{PathConfig, PathLogs, PathSystem, pathProfiles + "goroutine"} {
 			r := try{method: "GET", path: path, header: test.header}.request()
 			r.RemoteAddr = test.from
 			w := httptest.NewRecorder()
@@ -90,7 +90,7 @@ func TestClientFetch(t *testing.T) {
 	}
 	defer c.CloseIdle()
 	var got bytes.Buffer
-	if err := c.Fetch(t.Context(), pathLogs+"?lines=1&node=b", &got); err != nil || got.String() != `{"node":"b","lines":["the third"]}`+"\n" {
+	if err := c.Fetch(t.Context(), PathLogs+"?lines=1&node=b", &got); err != nil || got.String() != `{"node":"b","lines":["the third"]}`+"\n" {
 		t.Errorf("%v: %s", err, &got)
 	}
 	if logs, err := c.Logs(t.Context(), "b", 1); err != nil || logs.Node != "b" || len(logs.Lines) != 1 {

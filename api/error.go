@@ -118,7 +118,7 @@ func writeProblem(w http.ResponseWriter, p *Problem) {
 	if p.Status == http.StatusServiceUnavailable {
 		h.Set("Retry-After", "1")
 	}
-	h.Set("Content-Type", "application/problem+json")
+	h.Set("Content-Type", MediaProblem)
 	w.WriteHeader(p.Status)
 	// The types always encode, and a client that has gone is no error here.
 	b, _ := json.Marshal(p)

@@ -42,6 +42,10 @@ type Author struct {
 	Auth string `json:"auth,omitempty"`
 }
 
+// StreamQuiet is the interval of the comments that show that an event stream lives. They are sent
+// in any case, so a longer silence means that the node or the way to it is gone.
+const StreamQuiet = 15 * time.Second
+
 // UseFrame is the data of the server-sent event "use": the changes since the last one.
 type UseFrame struct {
 	Time time.Time `json:"time"`

@@ -9,11 +9,8 @@ import (
 	"time"
 )
 
-// The stream's bounds.
-const (
-	streamWrite = 10 * time.Second // for one write: a client that reads nothing for so long is gone
-	streamQuiet = 15 * time.Second // interval of comments that show that the stream lives
-)
+// streamWrite bounds one write: a client that reads nothing for so long is gone.
+const streamWrite = 10 * time.Second
 
 // eventTypes returns the types that GET /v1/events sends: those of Event, and the cluster's states,
 // sent once a second.
@@ -38,14 +35,14 @@ func (s *Server) eventStream(w http.ResponseWriter, r *http.Request) error {
 	}
 	defer s.watcher.end(watch)
 	h := w.Header()
-	h.Set("Content-Type", "text/event-stream")
+	h.Set("Content-Type", MediaEvents)
 	h.Set("X-Accel-Buffering", "no") // nginx would buffer
 	out := &eventWriter{w: w, rc: http.NewResponseController(w)}
 	out.begin()
 	if r.Method == http.MethodHead {
 		return nil
 	}
-	quiet := time.NewTicker(streamQuiet)
+	quiet := time.NewTicker(StreamQuiet)
 	defer quiet.Stop()
 	cursor := r.Header.Get("Last-Event-ID")
 	for {

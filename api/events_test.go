@@ -130,7 +130,7 @@ func TestManyChangesAtOnce(t *testing.T) {
 	for i := range 500 {
 		many = append(many, fmt.Sprintf(`{"pattern":"h%d.org","connections":1}`, i))
 	}
-	get[LimitsReplaced](t, a.do(try{method: "PUT", path: pathLimits, body: `{"limits":[` + strings.Join(many, ",") + `]}`}))
+	get[LimitsReplaced](t, a.do(try{method: "PUT", path: PathLimits, body: `{"limits":[` + strings.Join(many, ",") + `]}`}))
 	got := texts(a.server.events)
 	if len(got) != changesNoted+1 || got[changesNoted] != "400 limits more changed by the same write" {
 		t.Errorf("%d events, the last %q", len(got), got[len(got)-1])
@@ -388,14 +388,14 @@ func TestEventTypes(t *testing.T) {
 func TestConnectionsOfOtherNodes(t *testing.T) {
 	b := newBench(t, Config{}, "a", "b", "c")
 	b.put("*.org", 9)
-	get[LimitsReplaced](t, b.nodes["a"].do(try{method: "PUT", path: pathLimits, body: `{"limits":[{"pattern":"*.org","connections":9,"shared":true}]}`}))
+	get[LimitsReplaced](t, b.nodes["a"].do(try{method: "PUT", path: PathLimits, body: `{"limits":[{"pattern":"*.org","connections":9,"shared":true}]}`}))
 	b.see()
 	now := time.Now()
 	b.nodes["a"].list = []Connection{{ID: "1", Host: "x.org", Port: 443, Since: now}, {ID: "2", Host: "z.com", Port: 443, Since: now}}
 	b.nodes["b"].list = []Connection{{ID: "1/ü", Host: "y.org", Port: 80, Since: now.Add(-time.Second)}}
 	b.nodes["c"].set(func() { b.nodes["c"].down = true })
 	at := func(query string) ConnectionList {
-		return get[ConnectionList](t, b.nodes["a"].do(try{method: "GET", path: pathConnections + query}))
+		return get[ConnectionList](t, b.nodes["a"].do(try{method: "GET", path: PathConnections + query}))
 	}
 	ids := func(l ConnectionList) string {
 		var s []string
@@ -414,15 +414,15 @@ func TestConnectionsOfOtherNodes(t *testing.T) {
 	if got := ids(all); got != "b 1/ü, a 1" || len(all.Unreachable) != 1 || all.Unreachable[0].Node != "c" {
 		t.Errorf("all that count under *.org: %s, without %+v", got, all.Unreachable)
 	}
-	get[ConnectionClosed](t, b.nodes["a"].do(try{method: "DELETE", path: pathConnections + "/1%2F%C3%BC?node=b"}))
+	get[ConnectionClosed](t, b.nodes["a"].do(try{method: "DELETE", path: PathConnections + "/1%2F%C3%BC?node=b"}))
 	if got := b.nodes["b"].closed; !slices.Equal(got, []string{"1/ü"}) {
 		t.Errorf("closed on b: %q", got)
 	}
-	refused(t, b.nodes["a"].do(try{method: "DELETE", path: pathConnections + "/9?node=b"}), 404, "node b")
-	refused(t, b.nodes["a"].do(try{method: "GET", path: pathConnections + "?node=x"}), 404, `"x"`)
-	refused(t, b.nodes["a"].do(try{method: "GET", path: pathConnections + "?node=c"}), 503, "c does not answer")
+	refused(t, b.nodes["a"].do(try{method: "DELETE", path: PathConnections + "/9?node=b"}), 404, "node b")
+	refused(t, b.nodes["a"].do(try{method: "GET", path: PathConnections + "?node=x"}), 404, `"x"`)
+	refused(t, b.nodes["a"].do(try{method: "GET", path: PathConnections + "?node=c"}), 503, "c does not answer")
 	w := httptest.NewRecorder()
-	b.nodes["a"].server.PeerHandler().ServeHTTP(w, httptest.NewRequest("GET", pathConnections+"?node=b", nil))
+	b.nodes["a"].server.PeerHandler().ServeHTTP(w, httptest.NewRequest("GET", PathConnections+"?node=b", nil))
 	if got := ids(get[ConnectionList](t, w)); got != "a 1, a 2" {
 		t.Errorf("what a peer asks was asked on: %s", got)
 	}

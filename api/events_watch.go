@@ -252,7 +252,7 @@ func (wr *watcher) status() []byte {
 }
 
 func (wr *watcher) nodes(ctx context.Context) []byte {
-	r := (&http.Request{Method: http.MethodGet, URL: &url.URL{Path: pathNodes}, Header: http.Header{}}).WithContext(ctx)
+	r := (&http.Request{Method: http.MethodGet, URL: &url.URL{Path: PathNodes}, Header: http.Header{}}).WithContext(ctx)
 	if rep, ok := wr.s.askLeader(r); ok {
 		return frame("", "nodes", json.RawMessage(bytes.TrimSpace(rep.body)))
 	}

@@ -35,9 +35,9 @@ const fanWidth = 32
 // alone answer for hosts.
 func usePath(scope limit.Scope) string {
 	if scope == limit.ScopeHost {
-		return pathHosts
+		return PathHosts
 	}
-	return pathUsage + "/" + scope.String()
+	return PathUsage + "/" + scope.String()
 }
 
 // clusterUses adds the other nodes' use of a scope to this node's.

@@ -58,7 +58,7 @@ func TestForwardedOnceOnly(t *testing.T) {
 	if w.Header().Get(headerNotLeader) == "" || len(b.nodes["a"].asked) != 0 {
 		t.Error("a peer's request was sent on")
 	}
-	dry := try{method: "PUT", path: pathLimits + "?dry_run=true", body: `{"limits":[]}`}
+	dry := try{method: "PUT", path: PathLimits + "?dry_run=true", body: `{"limits":[]}`}
 	refused(t, b.nodes["b"].serve(b.nodes["b"].server.PeerHandler(), dry), 503, "not the leader")
 	// From a client the mark means nothing.
 	get[LimitWritten](t, b.nodes["b"].do(k))
@@ -67,7 +67,7 @@ func TestForwardedOnceOnly(t *testing.T) {
 func TestPeersSeeOnlyTheirPart(t *testing.T) {
 	a := newBench(t, Config{Token: "secret"}, "a").nodes["a"]
 	peer := func(k try) int { return a.serve(a.server.PeerHandler(), k).Code }
-	if got := peer(try{method: "GET", path: pathLimits, host: "peer"}); got != 200 {
+	if got := peer(try{method: "GET", path: PathLimits, host: "peer"}); got != 200 {
 		t.Errorf("limits: %d", got)
 	}
 	for _, path := range []string{"/v1/drain", "/v1/leave", "/v1/reload"} {
@@ -75,7 +75,7 @@ func TestPeersSeeOnlyTheirPart(t *testing.T) {
 			t.Errorf("%s: %d", path, got)
 		}
 	}
-	if got := peer(try{method: "PUT", path: pathLimits, body: `{"limits":[]}`, header: map[string]string{"Content-Type": "text/plain"}}); got != 415 {
+	if got := peer(try{method: "PUT", path: PathLimits, body: `{"limits":[]}`, header: map[string]string{"Content-Type": "text/plain"}}); got != 415 {
 		t.Errorf("media type: %d", got)
 	}
 	auth := map[string]string{"Authorization": "Bearer secret"}
@@ -95,7 +95,7 @@ func TestNoLeader(t *testing.T) {
 		}
 		start = time.Now()
 		refused(t, b.nodes["b"].do(put("x.org", `{"connections":-1}`)), 422, "")
-		get[Limits](t, b.nodes["b"].do(try{method: "GET", path: pathLimits}))
+		get[Limits](t, b.nodes["b"].do(try{method: "GET", path: PathLimits}))
 		if took := time.Since(start); took != 0 {
 			t.Errorf("nonsense and reads waited %v for a leader", took)
 		}
@@ -163,7 +163,7 @@ func TestTrouble(t *testing.T) {
 // meanwhile.
 func TestARepeatedWriteUndoesNothing(t *testing.T) {
 	one := put("x.org", `{"connections":5}`)
-	all := try{method: "PUT", path: pathLimits, body: `{"limits":[{"pattern":"x.org","connections":5}]}`}
+	all := try{method: "PUT", path: PathLimits, body: `{"limits":[{"pattern":"x.org","connections":5}]}`}
 	for name, c := range map[string]struct {
 		k         try
 		meanwhile func(*bench) // after the first attempt, whose answer is lost

@@ -166,7 +166,7 @@ func FuzzLimitBodies(f *testing.F) {
 		}
 		before := b.tableNow().Index
 		all, ok := wantedLimits(body)
-		w = a.do(try{method: "PUT", path: pathLimits, body: string(body)})
+		w = a.do(try{method: "PUT", path: PathLimits, body: string(body)})
 		switch {
 		case ok:
 			get[LimitsReplaced](t, w)
@@ -182,8 +182,8 @@ func FuzzLimitBodies(f *testing.F) {
 		case w.Code != 400 && w.Code != 422 || b.tableNow().Index != before:
 			t.Fatalf("%q: %d %s", body, w.Code, w.Body)
 		}
-		answer := a.do(try{method: "GET", path: pathLimits}).Body.String()
-		if again := get[LimitsReplaced](t, a.do(try{method: "PUT", path: pathLimits, body: answer})); len(again.Changes) != 0 {
+		answer := a.do(try{method: "GET", path: PathLimits}).Body.String()
+		if again := get[LimitsReplaced](t, a.do(try{method: "PUT", path: PathLimits, body: answer})); len(again.Changes) != 0 {
 			t.Fatalf("%q: what was read is no change: %+v", body, again)
 		}
 	})
@@ -238,14 +238,14 @@ func FuzzConditions(f *testing.F) {
 		w := a.do(try{method: "PUT", path: pathLimit + "x.org", body: `{"connections":2}`, header: map[string]string{"If-Match": tags}})
 		l := b.tableNow().Limits()[0]
 		list := regexp.MustCompile(`[\t ]*,[\t ]*`).Split(string(bytes.Trim([]byte(tags), "\t ")), -1)
-		match := tags == "" || slices.Contains(list, etag(current.ModifyIndex)) || slices.Equal(list, []string{"*"})
+		match := tags == "" || slices.Contains(list, ETag(current.ModifyIndex)) || slices.Equal(list, []string{"*"})
 		switch {
 		case w.Code == 200 && len(list) > 1 && slices.Contains(list, "*"):
 			t.Fatalf("%q is no list (RFC 9110, section 13.1.1): %d %s", tags, w.Code, w.Body)
 		case w.Code == 200 && !match, (w.Code == 200) != (l.Connections == 2), w.Code != 200 && w.Code != 400 && w.Code != 412:
 			t.Fatalf("%q: %d %s, and %+v", tags, w.Code, w.Body, l)
-		case w.Code == 412 && match, w.Code == 400 && (slices.Equal(list, []string{etag(current.ModifyIndex)}) || tags == "*"):
-			t.Fatalf("%q, though %s is the ETag: %d %s", tags, etag(current.ModifyIndex), w.Code, w.Body)
+		case w.Code == 412 && match, w.Code == 400 && (slices.Equal(list, []string{ETag(current.ModifyIndex)}) || tags == "*"):
+			t.Fatalf("%q, though %s is the ETag: %d %s", tags, ETag(current.ModifyIndex), w.Code, w.Body)
 		}
 	})
 }

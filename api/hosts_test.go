@@ -27,7 +27,7 @@ func TestHostsAddUp(t *testing.T) {
 	b.nodes["b"].set(func() { b.nodes["b"].table = b.tableNow() })
 	b.nodes["c"].set(func() { b.nodes["c"].down = true })
 
-	got := get[Hosts](t, b.nodes["b"].do(try{method: "GET", path: pathHosts}))
+	got := get[Hosts](t, b.nodes["b"].do(try{method: "GET", path: PathHosts}))
 	nine := int64(9)
 	want := Hosts{
 		Hosts: []Host{
@@ -48,17 +48,17 @@ func TestHostsAddUp(t *testing.T) {
 		t.Errorf("unreachable: %+v", got.Unreachable)
 	}
 
-	one := get[Host](t, b.nodes["b"].do(try{method: "GET", path: pathHosts + "/API.org."}))
+	one := get[Host](t, b.nodes["b"].do(try{method: "GET", path: PathHosts + "/API.org."}))
 	want.Hosts[0].Unreachable = one.Unreachable
 	if diff := cmp.Diff(want.Hosts[0], one); diff != "" || len(one.Unreachable) != 1 {
 		t.Error(diff, one.Unreachable)
 	}
-	local := get[Hosts](t, b.nodes["b"].do(try{method: "GET", path: pathHosts + "?local=true"}))
+	local := get[Hosts](t, b.nodes["b"].do(try{method: "GET", path: PathHosts + "?local=true"}))
 	if len(local.Hosts) != 1 || local.Hosts[0].InUse != 2 || local.Unreachable != nil {
 		t.Errorf("local: %+v", local)
 	}
 	// A peer's question is never asked on.
-	w := b.nodes["b"].serve(b.nodes["b"].server.PeerHandler(), try{method: "GET", path: pathHosts})
+	w := b.nodes["b"].serve(b.nodes["b"].server.PeerHandler(), try{method: "GET", path: PathHosts})
 	if diff := cmp.Diff(local, get[Hosts](t, w)); diff != "" {
 		t.Error(diff)
 	}
@@ -99,7 +99,7 @@ func TestOneHost(t *testing.T) {
 		{"2001:DB8::0", "2001:db8::", int64(25), 0},
 		{"[2001:db8::]:80", "[2001:db8::]:80", int64(1), 1},
 	} {
-		h := get[Host](t, a.do(try{method: "GET", path: pathHosts + "/" + c.path}))
+		h := get[Host](t, a.do(try{method: "GET", path: PathHosts + "/" + c.path}))
 		var limit any
 		if h.Limit != nil {
 			limit = *h.Limit
@@ -109,9 +109,9 @@ func TestOneHost(t *testing.T) {
 		}
 	}
 	for _, path := range []string{"a..b", "*.separate.org", "*.nowhere.org", "x%20y", "api.org:0", "1.2.3.4.5"} {
-		refused(t, a.do(try{method: "GET", path: pathHosts + "/" + path}), 422, "")
+		refused(t, a.do(try{method: "GET", path: PathHosts + "/" + path}), 422, "")
 	}
-	refused(t, a.do(try{method: "GET", path: pathHosts + "/x.org?local=perhaps"}), 400, "local")
+	refused(t, a.do(try{method: "GET", path: PathHosts + "/x.org?local=perhaps"}), 400, "local")
 }
 
 // Whatever the order and the page's size, the pages together are all hosts, once each, in that
@@ -135,7 +135,7 @@ func TestHostPages(t *testing.T) {
 			size = max(size, -size)
 			var all []Host
 			for after, page := "", 0; after != "" || page == 0; page++ {
-				path := fmt.Sprintf("%s?sort=%s&limit=%d&after=%s", pathHosts, order, size, after)
+				path := fmt.Sprintf("%s?sort=%s&limit=%d&after=%s", PathHosts, order, size, after)
 				h := get[Hosts](t, b.nodes["b"].do(try{method: "GET", path: path}))
 				if len(h.Hosts) > size || page > 24 {
 					t.Fatalf("%s: %d hosts on page %d", path, len(h.Hosts), page)
@@ -160,15 +160,15 @@ func TestHostPages(t *testing.T) {
 			}
 		}
 	}
-	got := get[Hosts](t, b.nodes["c"].do(try{method: "GET", path: pathHosts + "?prefix=H1&sort=in_use&limit=3"}))
+	got := get[Hosts](t, b.nodes["c"].do(try{method: "GET", path: PathHosts + "?prefix=H1&sort=in_use&limit=3"}))
 	if len(got.Hosts) != 3 || !strings.HasPrefix(got.Hosts[2].Host, "h1") || got.Next == "" {
 		t.Errorf("%+v", got)
 	}
 	for _, q := range []string{"sort=size", "limit=0", "limit=x", "limit=10001", "limit=-1", "sort=in_use&after=h01..org", "local=yes", "filter=x"} {
-		refused(t, b.nodes["a"].do(try{method: "GET", path: pathHosts + "?" + q}), 400, "")
+		refused(t, b.nodes["a"].do(try{method: "GET", path: PathHosts + "?" + q}), 400, "")
 	}
 	b.nodes["a"].uses, b.nodes["c"].uses = nil, nil
-	if h := get[Hosts](t, b.nodes["c"].do(try{method: "GET", path: pathHosts + "?limit=2"})); len(h.Hosts) != 2 || h.Next != h.Hosts[1].Host {
+	if h := get[Hosts](t, b.nodes["c"].do(try{method: "GET", path: PathHosts + "?limit=2"})); len(h.Hosts) != 2 || h.Next != h.Hosts[1].Host {
 		t.Errorf("the only node with hosts has more than a page: %+v", h)
 	}
 }
@@ -195,7 +195,7 @@ func TestSilentPeerIsNamed(t *testing.T) {
 		b.nodes["a"].uses = []NodeUse{use("x.org", 1)}
 		b.nodes["a"].server.deps.Peers = peerList(peers)
 		start := time.Now()
-		got := get[Hosts](t, b.nodes["a"].do(try{method: "GET", path: pathHosts}))
+		got := get[Hosts](t, b.nodes["a"].do(try{method: "GET", path: PathHosts}))
 		if took := time.Since(start); took != 2*time.Second {
 			t.Errorf("took %v", took)
 		}
@@ -212,7 +212,7 @@ func TestPeerThatTalksNonsense(t *testing.T) {
 			return &http.Response{StatusCode: status, Body: http.NoBody, Header: http.Header{}}, nil
 		})
 		b.nodes["a"].server.deps.Peers = peerList{{Name: "b", RT: rt}}
-		if got := get[Hosts](t, b.nodes["a"].do(try{method: "GET", path: pathHosts})); len(got.Unreachable) != 1 {
+		if got := get[Hosts](t, b.nodes["a"].do(try{method: "GET", path: PathHosts})); len(got.Unreachable) != 1 {
 			t.Errorf("%s: %+v", body, got)
 		}
 	}

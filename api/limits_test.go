@@ -137,18 +137,18 @@ func TestLimitRefusals(t *testing.T) {
 		{try{method: "PUT", path: pathLimit + "x.org?evicted=true", body: five}, 400, `"evicted"`},
 		{try{method: "PUT", path: pathLimit + "x.org?evict=true&evict=false", body: five}, 400, "more than once"},
 		{try{method: "PUT", path: pathLimit + "x.org?%zz", body: five}, 400, "query"},
-		{try{method: "PUT", path: pathLimits, body: `{}`}, 422, "limits is missing"},
-		{try{method: "PUT", path: pathLimits, body: `{"limits":null}`}, 422, "limits is missing"},
-		{try{method: "PUT", path: pathLimits, body: `{"limits":{}}`}, 422, "must be a list"},
-		{try{method: "PUT", path: pathLimits, body: `{"limits":[5]}`}, 422, "limits[0] must be an object"},
-		{try{method: "PUT", path: pathLimits, body: `{"limits":[{}]}`}, 422, "limits[0].pattern is missing"},
-		{try{method: "PUT", path: pathLimits, body: `{"limits":[{"pattern":"a..b"}]}`}, 422, "limits[0].pattern"},
-		{try{method: "PUT", path: pathLimits, body: `{"limits":[{"pattern":"x.org"},{"pattern":"X.ORG."}]}`}, 422, "limits[0] and limits[1] are both for x.org"},
-		{try{method: "PUT", path: pathLimits, body: `{"limits":[],"extra":1}`}, 400, "extra: no such field"},
-		{try{method: "PUT", path: pathLimits + "?dryrun=true", body: `{"limits":[]}`}, 400, "dry_run"},
-		{try{method: "PUT", path: pathLimits, body: strings.Repeat(" ", maxLimitsBody+1)}, 413, "(15 MiB), the most that PUT /v1/limits takes"},
+		{try{method: "PUT", path: PathLimits, body: `{}`}, 422, "limits is missing"},
+		{try{method: "PUT", path: PathLimits, body: `{"limits":null}`}, 422, "limits is missing"},
+		{try{method: "PUT", path: PathLimits, body: `{"limits":{}}`}, 422, "must be a list"},
+		{try{method: "PUT", path: PathLimits, body: `{"limits":[5]}`}, 422, "limits[0] must be an object"},
+		{try{method: "PUT", path: PathLimits, body: `{"limits":[{}]}`}, 422, "limits[0].pattern is missing"},
+		{try{method: "PUT", path: PathLimits, body: `{"limits":[{"pattern":"a..b"}]}`}, 422, "limits[0].pattern"},
+		{try{method: "PUT", path: PathLimits, body: `{"limits":[{"pattern":"x.org"},{"pattern":"X.ORG."}]}`}, 422, "limits[0] and limits[1] are both for x.org"},
+		{try{method: "PUT", path: PathLimits, body: `{"limits":[],"extra":1}`}, 400, "extra: no such field"},
+		{try{method: "PUT", path: PathLimits + "?dryrun=true", body: `{"limits":[]}`}, 400, "dry_run"},
+		{try{method: "PUT", path: PathLimits, body: strings.Repeat(" ", maxLimitsBody+1)}, 413, "(15 MiB), the most that PUT /v1/limits takes"},
 		{put("x.org", strings.Repeat(" ", maxBody+1)), 413, "(1 MiB)"},
-		{try{method: "GET", path: pathLimits + "?x=1"}, 400, "takes no query parameters"},
+		{try{method: "GET", path: PathLimits + "?x=1"}, 400, "takes no query parameters"},
 	} {
 		t.Run(c.k.path+" "+c.k.body[:min(30, len(c.k.body))], func(t *testing.T) {
 			b := newBench(t, Config{}, "a")
@@ -177,7 +177,7 @@ func TestReplaceManyLimits(t *testing.T) {
 		t.Fatalf("the body has %d bytes", body.Len())
 	}
 	b := newBench(t, Config{}, "a", "b")
-	w := b.nodes["b"].do(try{method: "PUT", path: pathLimits, body: body.String()})
+	w := b.nodes["b"].do(try{method: "PUT", path: PathLimits, body: body.String()})
 	if got := get[LimitsReplaced](t, w); w.Code != 200 || len(got.Changes) != many {
 		t.Errorf("%d, %d changes", w.Code, len(got.Changes))
 	}
@@ -245,19 +245,19 @@ func TestReplaceLimits(t *testing.T) {
 	get[LimitWritten](t, a.do(put("open.org", `{}`)))
 	get[LimitWritten](t, a.do(put("*.y.org", `{"connections":3,"shared":true}`)))
 
-	w := a.do(try{method: "GET", path: pathLimits})
+	w := a.do(try{method: "GET", path: PathLimits})
 	all := get[Limits](t, w)
-	if len(all.Limits) != 4 || w.Header().Get("Etag") != etag(all.Index) {
+	if len(all.Limits) != 4 || w.Header().Get("Etag") != ETag(all.Index) {
 		t.Fatalf("%s", w.Body)
 	}
 	// What GET answers, PUT accepts, and it changes nothing.
-	same := get[LimitsReplaced](t, a.do(try{method: "PUT", path: pathLimits, body: w.Body.String()}))
+	same := get[LimitsReplaced](t, a.do(try{method: "PUT", path: PathLimits, body: w.Body.String()}))
 	if len(same.Changes) != 0 || b.tableNow().Index != all.Index {
 		t.Errorf("writing back what was read changed %+v", same.Changes)
 	}
 
 	body := `{"limits":[{"pattern":"x.org","connections":6},{"pattern":"conf.org","connections":7},{"pattern":"n.org","connections":0}]}`
-	w = b.nodes["b"].do(try{method: "PUT", path: pathLimits + "?dry_run=true", body: body})
+	w = b.nodes["b"].do(try{method: "PUT", path: PathLimits + "?dry_run=true", body: body})
 	dry := get[LimitsReplaced](t, w)
 	var lines []string
 	for _, c := range dry.Changes {
@@ -266,24 +266,24 @@ func TestReplaceLimits(t *testing.T) {
 	if got := strings.Join(lines, ", "); got != "remove *.y.org, add n.org, remove open.org, change x.org" {
 		t.Errorf("difference: %s", got)
 	}
-	if !dry.DryRun || dry.Index != all.Index || b.tableNow().Index != all.Index || w.Header().Get("Etag") != etag(all.Index) {
+	if !dry.DryRun || dry.Index != all.Index || b.tableNow().Index != all.Index || w.Header().Get("Etag") != ETag(all.Index) {
 		t.Errorf("a dry run wrote, or is not marked: %+v", dry)
 	}
 
-	cond := map[string]string{"If-Match": etag(dry.Index - 1)}
-	refused(t, a.do(try{method: "PUT", path: pathLimits, body: body, header: cond}), 412, "the index is")
-	refused(t, a.do(try{method: "PUT", path: pathLimits + "?dry_run=1", body: body, header: cond}), 412, "the index is")
-	refused(t, a.do(try{method: "PUT", path: pathLimits, body: body, header: map[string]string{"If-None-Match": "*"}}), 412, "the list of limits is always there")
-	cond["If-Match"] = etag(dry.Index)
-	done := get[LimitsReplaced](t, a.do(try{method: "PUT", path: pathLimits, body: body, header: cond}))
+	cond := map[string]string{"If-Match": ETag(dry.Index - 1)}
+	refused(t, a.do(try{method: "PUT", path: PathLimits, body: body, header: cond}), 412, "the index is")
+	refused(t, a.do(try{method: "PUT", path: PathLimits + "?dry_run=1", body: body, header: cond}), 412, "the index is")
+	refused(t, a.do(try{method: "PUT", path: PathLimits, body: body, header: map[string]string{"If-None-Match": "*"}}), 412, "the list of limits is always there")
+	cond["If-Match"] = ETag(dry.Index)
+	done := get[LimitsReplaced](t, a.do(try{method: "PUT", path: PathLimits, body: body, header: cond}))
 	if diff := cmp.Diff(dry.Changes, done.Changes); diff != "" || done.DryRun {
 		t.Error(diff)
 	}
-	left := get[Limits](t, a.do(try{method: "GET", path: pathLimits}))
+	left := get[Limits](t, a.do(try{method: "GET", path: PathLimits}))
 	if len(left.Limits) != 3 || left.Limits[0].Source != "config" || left.Limits[2].Queue != nil {
 		t.Errorf("%+v", left)
 	}
-	get[LimitsReplaced](t, a.do(try{method: "PUT", path: pathLimits, body: `{"limits":[]}`}))
+	get[LimitsReplaced](t, a.do(try{method: "PUT", path: PathLimits, body: `{"limits":[]}`}))
 	if n := len(b.tableNow().Limits()); n != 0 {
 		t.Errorf("%d limits left", n)
 	}
@@ -291,7 +291,7 @@ func TestReplaceLimits(t *testing.T) {
 
 func TestEvictReachesTheLog(t *testing.T) {
 	b := newBench(t, Config{}, "a")
-	for path, body := range map[string]string{pathLimit + "x.org": `{"connections":1}`, pathLimits: `{"limits":[{"pattern":"x.org","connections":1}]}`} {
+	for path, body := range map[string]string{pathLimit + "x.org": `{"connections":1}`, PathLimits: `{"limits":[{"pattern":"x.org","connections":1}]}`} {
 		for _, evict := range []bool{true, false} {
 			b.nodes["a"].do(put("x.org", `{"connections":9}`))
 			get[map[string]any](t, b.nodes["a"].do(try{method: "PUT", path: fmt.Sprintf("%s?evict=%v", path, evict), body: body}))

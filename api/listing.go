@@ -76,7 +76,7 @@ func (b *BandwidthUse) direction(r limit.Resource) *RateUse {
 
 // byName is the order by name: in /v1/hosts it has the name of its field.
 func byName(scope limit.Scope, r *http.Request) string {
-	if scope == limit.ScopeHost && strings.HasPrefix(r.URL.Path, pathHosts) {
+	if scope == limit.ScopeHost && strings.HasPrefix(r.URL.Path, PathHosts) {
 		return "host"
 	}
 	return "name"

@@ -85,7 +85,7 @@ func TestConnectionsThatMatch(t *testing.T) {
 		"client=fd00::/8": "4", "client=[fd00::1]": "4", "client=::ffff:10.0.0.0/104": "1 2 5", "user=ada": "1 4 5", "user=Ada": "", "client=10.0.0.1&user=bob": "", "host=x.org&client=10.0.0.2&user=bob": "2", "client=0.0.0.0/0": "1 2 5",
 	} {
 		var got []string
-		for _, c := range get[ConnectionList](t, a.do(try{method: "GET", path: pathConnections + "?node=*&" + query})).Connections {
+		for _, c := range get[ConnectionList](t, a.do(try{method: "GET", path: PathConnections + "?node=*&" + query})).Connections {
 			got = append(got, c.ID)
 		}
 		if slices.Sort(got); strings.Join(got, " ") != want {
@@ -93,7 +93,7 @@ func TestConnectionsThatMatch(t *testing.T) {
 		}
 	}
 	for query, status := range map[string]int{"client=x.org": 422, "client=": 422, "client=[10.0.0.1]": 422, "client=[fd00::1": 422, "client=10.0.0.0/33": 422, "user=": 422, "user=%01": 422, "host=": 422} {
-		refused(t, a.do(try{method: "GET", path: pathConnections + "?" + query}), status, "")
+		refused(t, a.do(try{method: "GET", path: PathConnections + "?" + query}), status, "")
 	}
 }
 
@@ -116,7 +116,7 @@ func TestConnectionPages(t *testing.T) {
 		limit := rapid.IntRange(1, 12).Draw(rt, "limit")
 		var got []string
 		for after := ""; ; {
-			path := fmt.Sprintf("%s?node=*&limit=%d&after=%s", pathConnections, limit, url.QueryEscape(after))
+			path := fmt.Sprintf("%s?node=*&limit=%d&after=%s", PathConnections, limit, url.QueryEscape(after))
 			var list ConnectionList
 			if err := json.Unmarshal(b.nodes["b"].serve(b.nodes["b"].server.Handler(), try{method: "GET", path: path}).Body.Bytes(), &list); err != nil {
 				rt.Fatal(err)
@@ -142,16 +142,16 @@ func TestConnectionPageBounds(t *testing.T) {
 	for i := range connectionsMost + 5 {
 		a.list = append(a.list, Connection{ID: fmt.Sprint(i), Host: "x.org", Port: 1, Since: time.Unix(0, int64(i+1))})
 	}
-	first := get[ConnectionList](t, a.serve(a.server.Handler(), try{method: "GET", path: pathConnections}))
+	first := get[ConnectionList](t, a.serve(a.server.Handler(), try{method: "GET", path: PathConnections}))
 	if len(first.Connections) != connectionsMost || first.Next == "" {
 		t.Errorf("without a limit %d are answered, and then %q", len(first.Connections), first.Next)
 	}
-	rest := get[ConnectionList](t, a.do(try{method: "GET", path: pathConnections + "?after=" + url.QueryEscape(first.Next)}))
+	rest := get[ConnectionList](t, a.do(try{method: "GET", path: PathConnections + "?after=" + url.QueryEscape(first.Next)}))
 	if len(rest.Connections) != 5 || rest.Next != "" || rest.Connections[0].ID != fmt.Sprint(connectionsMost) {
 		t.Errorf("the rest: %+v", rest)
 	}
 	for _, query := range []string{"limit=0", "limit=10001", "limit=x", "limit=1&limit=2", "after=x", "after=1/a", "after=x/a/1"} {
-		refused(t, a.do(try{method: "GET", path: pathConnections + "?" + query}), 400, "")
+		refused(t, a.do(try{method: "GET", path: PathConnections + "?" + query}), 400, "")
 	}
 }
 
@@ -160,7 +160,7 @@ func TestConnectionPageBounds(t *testing.T) {
 func TestCallsWithoutFieldsRefuseThem(t *testing.T) {
 	for _, k := range []try{
 		{method: "POST", path: "/v1/drain"}, {method: "DELETE", path: "/v1/drain"}, {method: "POST", path: "/v1/leave"},
-		{method: "POST", path: "/v1/reload"}, {method: "DELETE", path: pathConnections + "/1"},
+		{method: "POST", path: "/v1/reload"}, {method: "DELETE", path: PathConnections + "/1"},
 		{method: "DELETE", path: pathLimit + "x.org"}, {method: "DELETE", path: "/v1/raft/peers/b"},
 	} {
 		b := newBench(t, Config{}, "a")

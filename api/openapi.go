@@ -5,8 +5,6 @@ import (
 	"net/http"
 )
 
-const pathOpenAPI = "/v1/openapi.json"
-
 // openAPI describes the API for programs. It is written by hand; the tests compare it with the
 // routes, with the types, and with every answer that any of them gets.
 //

@@ -76,7 +76,7 @@ func checkAnswer(t testing.TB, s *Server, k try, w *httptest.ResponseRecorder) {
 	if !ok {
 		return // nothing is there, which the router's own tests look at
 	}
-	if path == pathOpenAPI && w.Code == http.StatusOK {
+	if path == PathOpenAPI && w.Code == http.StatusOK {
 		if !bytes.Equal(w.Body.Bytes(), openAPI) {
 			t.Errorf("%s answers something else", path)
 		}
@@ -399,11 +399,11 @@ func TestOpenAPIAnswers(t *testing.T) {
 		{method: "POST", path: "/v1/raft/transfer"},
 		{method: "GET", path: "/v1/status?node=b"},
 		{method: "GET", path: "/metrics?node=b"},
-		{method: "GET", path: pathConfig + "?node=b"},
-		{method: "GET", path: pathLogs + "?lines=2"},
-		{method: "GET", path: pathSystem},
-		{method: "GET", path: pathSnapshot},
-		{method: "PUT", path: pathSnapshot, body: b.snapshot(), header: map[string]string{"Content-Type": snapshotType}},
+		{method: "GET", path: PathConfig + "?node=b"},
+		{method: "GET", path: PathLogs + "?lines=2"},
+		{method: "GET", path: PathSystem},
+		{method: "GET", path: PathSnapshot},
+		{method: "PUT", path: PathSnapshot, body: b.snapshot(), header: map[string]string{"Content-Type": MediaSnapshot}},
 		{method: "GET", path: "/v1/openapi.json"},
 		{method: "GET", path: "/metrics"},
 		{method: "GET", path: "/healthz"},

@@ -120,7 +120,7 @@ func TestIdleConnectionsDontShutTheAPI(t *testing.T) {
 		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) {
 			return dial(from), nil
 		}}}
-		res, err := client.Get("http://" + addr + pathReadyz)
+		res, err := client.Get("http://" + addr + PathReadyz)
 		if err != nil {
 			t.Fatalf("from %s: %v", from, err)
 		}

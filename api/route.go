@@ -82,7 +82,7 @@ func (rt route) endpoint(r *http.Request) (endpoint, error) {
 
 // isProbe reports whether a path is one that load balancers probe, in ways of their own, such as
 // OPTIONS.
-func isProbe(path string) bool { return path == pathHealthz || path == pathReadyz }
+func isProbe(path string) bool { return path == PathHealthz || path == PathReadyz }
 
 func (rt route) allow() string {
 	var names []string

@@ -43,7 +43,7 @@ func TestLimitsOfEveryScope(t *testing.T) {
 		refused(t, a.do(try{method: "PUT", path: one.path, body: `{}`, header: map[string]string{"If-Match": `"1"`}}), 412, "")
 		refused(t, a.do(try{method: "PUT", path: one.path, body: `{}`, header: map[string]string{"If-None-Match": "*"}}), 412, "")
 	}
-	w := a.do(try{method: "GET", path: pathLimits})
+	w := a.do(try{method: "GET", path: PathLimits})
 	all := get[Limits](t, w)
 	var names []string
 	for _, l := range all.Limits {
@@ -52,7 +52,7 @@ func TestLimitsOfEveryScope(t *testing.T) {
 	if got, want := strings.Join(names, ", "), "r.org, client 10.0.0.0/8, client 10.0.0.7, user nightly, total, key tenant/*, connection"; got != want {
 		t.Errorf("listed: %s", got)
 	}
-	again := get[LimitsReplaced](t, a.do(try{method: "PUT", path: pathLimits + "?dry_run=true", body: w.Body.String()}))
+	again := get[LimitsReplaced](t, a.do(try{method: "PUT", path: PathLimits + "?dry_run=true", body: w.Body.String()}))
 	if len(again.Changes) != 0 {
 		t.Errorf("what GET answered would change %+v", again.Changes)
 	}
@@ -69,9 +69,9 @@ func TestLimitsOfEveryScope(t *testing.T) {
 // and pattern, in that order.
 func TestDifferenceOfScopes(t *testing.T) {
 	a := newBench(t, Config{}, "a").nodes["a"]
-	get[LimitsReplaced](t, a.do(try{method: "PUT", path: pathLimits, body: `{"limits":[{"scope":"user","pattern":"*","connections":1},{"pattern":"*","connections":1},{"scope":"total","connections":9}]}`}))
+	get[LimitsReplaced](t, a.do(try{method: "PUT", path: PathLimits, body: `{"limits":[{"scope":"user","pattern":"*","connections":1},{"pattern":"*","connections":1},{"scope":"total","connections":9}]}`}))
 	diff := get[LimitsReplaced](t, a.do(try{
-		method: "PUT", path: pathLimits + "?dry_run=true",
+		method: "PUT", path: PathLimits + "?dry_run=true",
 		body: `{"limits":[{"scope":"key","pattern":"*","connections":1},{"scope":"user","pattern":"*","connections":1,"mode":"report"},{"pattern":"*","connections":1}]}`,
 	}))
 	var got []string
@@ -84,7 +84,7 @@ func TestDifferenceOfScopes(t *testing.T) {
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
-	refused(t, a.do(try{method: "PUT", path: pathLimits, body: `{"limits":[{"scope":"total"},{"scope":"total","pattern":""}]}`}), 422, "both for total")
+	refused(t, a.do(try{method: "PUT", path: PathLimits, body: `{"limits":[{"scope":"total"},{"scope":"total","pattern":""}]}`}), 422, "both for total")
 }
 
 // TestLimitsThatCannotBe: each is refused with words that a person can act on, and changes nothing.
@@ -128,10 +128,10 @@ func TestLimitsThatCannotBe(t *testing.T) {
 		{"host/x.org", `{"scope":"client"}`, 422, "the body is of scope client, but the path of host"},
 		{"user/a", `{"pattern":"b"}`, 422, "the body is for user b, but the path for user a"},
 	} {
-		refused(t, a.do(try{method: "PUT", path: pathLimits + "/" + c.path, body: c.body}), c.status, c.says)
+		refused(t, a.do(try{method: "PUT", path: PathLimits + "/" + c.path, body: c.body}), c.status, c.says)
 	}
-	refused(t, a.do(try{method: "PUT", path: pathLimits, body: `{"limits":[{"pattern":"x.org"},{"scope":"user","pattern":"a","requests":{"rate":"0/s"}}]}`}), 422, "limits[1].requests.rate")
-	refused(t, a.do(try{method: "PUT", path: pathLimits, body: `{"limits":[{"scope":"user"}]}`}), 422, "limits[0].pattern is missing")
+	refused(t, a.do(try{method: "PUT", path: PathLimits, body: `{"limits":[{"pattern":"x.org"},{"scope":"user","pattern":"a","requests":{"rate":"0/s"}}]}`}), 422, "limits[1].requests.rate")
+	refused(t, a.do(try{method: "PUT", path: PathLimits, body: `{"limits":[{"scope":"user"}]}`}), 422, "limits[0].pattern is missing")
 	if b.index != before {
 		t.Errorf("something was written: index %d, was %d", b.index, before)
 	}
@@ -151,7 +151,7 @@ func TestUsageOfScopes(t *testing.T) {
 		"client/*": `{"connections":5,"requests":{"rate":"10/s"},"bandwidth":{"download":"1MB"}}`, "client/10.0.0.0%2F8": `{"connections":9,"shared":true}`,
 		"total": `{"requests":{"rate":"60/m","burst":7}}`, "key/tenant%2F*": `{"connections":3,"shared":true}`,
 	} {
-		get[LimitWritten](t, a.do(try{method: "PUT", path: pathLimits + "/" + path, body: body}))
+		get[LimitWritten](t, a.do(try{method: "PUT", path: PathLimits + "/" + path, body: body}))
 	}
 	b.see()
 	rated := count(limit.ScopeClient, "192.0.2.1", 2)
@@ -222,7 +222,7 @@ func TestExplain(t *testing.T) {
 		"client/*": `{"connections":5}`, "client/10.0.0.0%2F8": `{"requests":{"rate":"10/s"}}`, "user/*": `{"connections":3,"mode":"report"}`, "user/blocked": `{"connections":0}`,
 		"total": `{"connections":100}`, "connection": `{"bandwidth":{"upload":"1MB"}}`, "key/tenant%2F*": `{"connections":1}`, "key/*": `{"connections":9}`,
 	} {
-		get[LimitWritten](t, a.do(try{method: "PUT", path: pathLimits + "/" + path, body: body}))
+		get[LimitWritten](t, a.do(try{method: "PUT", path: PathLimits + "/" + path, body: body}))
 	}
 	b.see()
 	a.unassigned = map[limit.Key]float64{{Scope: limit.ScopeClient, Resource: limit.Requests, Name: "10.1.1.1"}: 10} // never leased: full
@@ -241,7 +241,7 @@ func TestExplain(t *testing.T) {
 		{"key=tenant%2F2", "key tenant/* as tenant/2", true},
 		{"key=other&user=ada", "user * as ada, key * as other", true},
 	} {
-		e := get[Explanation](t, a.do(try{method: "GET", path: pathExplain + "?" + c.query}))
+		e := get[Explanation](t, a.do(try{method: "GET", path: PathExplain + "?" + c.query}))
 		var got []string
 		for _, g := range e.Limits {
 			text := nameOf("", g.Scope)
@@ -261,18 +261,18 @@ func TestExplain(t *testing.T) {
 		}
 	}
 	a.st.Session = SessionStatus{State: "fenced"}
-	if e := get[Explanation](t, a.do(try{method: "GET", path: pathExplain + "?host=y.org"})); e.Admitted || !strings.Contains(e.Limits[0].Reason, "no live session") {
+	if e := get[Explanation](t, a.do(try{method: "GET", path: PathExplain + "?host=y.org"})); e.Admitted || !strings.Contains(e.Limits[0].Reason, "no live session") {
 		t.Errorf("without a session: %+v", e)
 	}
 	a.st.Session, a.st.Draining = SessionStatus{State: sessionLive}, true
-	if e := get[Explanation](t, a.do(try{method: "GET", path: pathExplain + "?host=y.org"})); e.Admitted || !strings.Contains(e.Reason, "draining") || !e.Limits[0].Admitted {
+	if e := get[Explanation](t, a.do(try{method: "GET", path: PathExplain + "?host=y.org"})); e.Admitted || !strings.Contains(e.Reason, "draining") || !e.Limits[0].Admitted {
 		t.Errorf("a draining node: %+v", e)
 	}
-	if e := get[Explanation](t, a.do(try{method: "GET", path: pathExplain + "?key=tenant%2F2"})); !e.Admitted || e.Reason != "" {
+	if e := get[Explanation](t, a.do(try{method: "GET", path: PathExplain + "?key=tenant%2F2"})); !e.Admitted || e.Reason != "" {
 		t.Errorf("a permit of a draining node: %+v", e)
 	}
 	for query, status := range map[string]int{"": 400, "?host=": 400, "?host=a..b": 422, "?client=x": 422, "?user=%01": 422, "?key=%01": 422, "?hots=x": 400} {
-		refused(t, a.do(try{method: "GET", path: pathExplain + query}), status, "")
+		refused(t, a.do(try{method: "GET", path: PathExplain + query}), status, "")
 	}
 }
 
@@ -303,7 +303,7 @@ func TestExplainRates(t *testing.T) {
 			b := newBench(t, Config{}, "a", "b")
 			a := b.nodes["a"]
 			a.st.Session, a.proxy = SessionStatus{State: "live"}, c.proxy
-			get[LimitWritten](t, a.do(try{method: "PUT", path: pathLimits + "/" + scope, body: `{"requests":{"rate":"10/s","burst":20}}`}))
+			get[LimitWritten](t, a.do(try{method: "PUT", path: PathLimits + "/" + scope, body: `{"requests":{"rate":"10/s","burst":20}}`}))
 			b.see()
 			key := limit.HostConnections("x.org")
 			if scope == "total" {
@@ -317,7 +317,7 @@ func TestExplainRates(t *testing.T) {
 					n.uses = []NodeUse{{Key: key, Rates: map[limit.Resource]NodeRate{limit.Requests: rate}}}
 				}
 			}
-			e := get[Explanation](t, a.do(try{method: "GET", path: pathExplain + "?host=x.org"}))
+			e := get[Explanation](t, a.do(try{method: "GET", path: PathExplain + "?host=x.org"}))
 			if len(e.Limits) != 1 || e.Limits[0].Reason != c.reason || e.Admitted != (c.reason == "") {
 				t.Errorf("%s, %s: %+v", name, scope, e)
 			}

@@ -18,18 +18,7 @@ import (
 	"github.com/weirproxy/weir/limit"
 )
 
-// Paths that are used in several places.
-const (
-	pathHealthz      = "/healthz"
-	pathReadyz       = "/readyz"
-	pathLimits       = "/v1/limits"
-	pathConfigLimits = "/v1/config-limits" // between nodes only
-	pathHosts        = "/v1/hosts"
-	pathUsage        = "/v1/usage"
-	pathExplain      = "/v1/explain"
-	pathNodes        = "/v1/nodes"
-	pathConnections  = "/v1/connections"
-)
+const pathConfigLimits = "/v1/config-limits" // between nodes only
 
 // Bounds that need no setting.
 const (
@@ -225,49 +214,49 @@ func (s *Server) sharedRoutes(peer bool) router {
 		"GET": reading(s.limit), "PUT": s.writing(s.putLimit, peer, maxBody), "DELETE": s.writing(s.deleteLimit, peer, maxBody),
 	}
 	return router{
-		{pathLimits, map[string]endpoint{"GET": reading(s.limits), "PUT": s.writing(s.replaceLimits, peer, maxLimitsBody)}},
+		{PathLimits, map[string]endpoint{"GET": reading(s.limits), "PUT": s.writing(s.replaceLimits, peer, maxLimitsBody)}},
 		{limitPath(limit.ScopeTotal.String(), ""), oneLimit},
 		{limitPath(limit.ScopeConnection.String(), ""), oneLimit},
-		{pathLimits + "/{scope}/{pattern}", oneLimit},
-		{pathNodes, map[string]endpoint{"GET": s.asking(s.nodes, peer)}},
-		{pathHosts, map[string]endpoint{"GET": readingFor(peer, s.hosts)}},
-		{pathHosts + "/{host}", map[string]endpoint{"GET": readingFor(peer, s.host)}},
-		{pathUsage + "/{scope}/{name}", map[string]endpoint{"GET": readingFor(peer, s.usage)}},
-		{pathUsage + "/{scope}", map[string]endpoint{"GET": readingFor(peer, s.usages)}},
-		{pathConnections, map[string]endpoint{"GET": readingFor(peer, s.connections)}},
-		{pathConnections + "/{id}", map[string]endpoint{"DELETE": bodiless(readingFor(peer, s.closeConnection))}},
-		{pathSnapshot, s.snapshotEndpoints(peer)},
-		{"/v1/raft/peers", map[string]endpoint{"GET": s.asking(s.raftPeers, peer)}},
-		{"/v1/raft/peers/{name}", map[string]endpoint{"DELETE": s.writing(s.removeRaftPeer, peer, maxBody)}},
-		{"/v1/raft/transfer", map[string]endpoint{"POST": s.writing(s.transferLeadership, peer, maxBody)}},
+		{PathLimits + "/{scope}/{pattern}", oneLimit},
+		{PathNodes, map[string]endpoint{"GET": s.asking(s.nodes, peer)}},
+		{PathHosts, map[string]endpoint{"GET": readingFor(peer, s.hosts)}},
+		{PathHosts + "/{host}", map[string]endpoint{"GET": readingFor(peer, s.host)}},
+		{PathUsage + "/{scope}/{name}", map[string]endpoint{"GET": readingFor(peer, s.usage)}},
+		{PathUsage + "/{scope}", map[string]endpoint{"GET": readingFor(peer, s.usages)}},
+		{PathConnections, map[string]endpoint{"GET": readingFor(peer, s.connections)}},
+		{PathConnections + "/{id}", map[string]endpoint{"DELETE": bodiless(readingFor(peer, s.closeConnection))}},
+		{PathSnapshot, s.snapshotEndpoints(peer)},
+		{PathRaftPeers, map[string]endpoint{"GET": s.asking(s.raftPeers, peer)}},
+		{PathRaftPeers + "/{name}", map[string]endpoint{"DELETE": s.writing(s.removeRaftPeer, peer, maxBody)}},
+		{PathRaftTransfer, map[string]endpoint{"POST": s.writing(s.transferLeadership, peer, maxBody)}},
 	}
 }
 
 // publicRoutes concern this node alone.
 func (s *Server) publicRoutes() router {
 	return router{
-		{"/v1/status", map[string]endpoint{"GET": s.atNode(false, reading(s.status))}},
-		{pathExplain, map[string]endpoint{"GET": reading(s.explain)}},
-		{"/v1/events", map[string]endpoint{"GET": s.eventStream}},
+		{PathStatus, map[string]endpoint{"GET": s.atNode(false, reading(s.status))}},
+		{PathExplain, map[string]endpoint{"GET": reading(s.explain)}},
+		{PathEvents, map[string]endpoint{"GET": s.eventStream}},
 		{pathUI, map[string]endpoint{"GET": s.page}},
 		{pathUI + "{file}", map[string]endpoint{"GET": s.page}},
 		{"/ui", map[string]endpoint{"GET": s.toPage}},
 		{"/", map[string]endpoint{"GET": s.toPage}},
-		{"/v1/drain", map[string]endpoint{"POST": bodiless(reading(s.drain)), "DELETE": bodiless(reading(s.undrain))}},
-		{"/v1/leave", map[string]endpoint{"POST": bodiless(reading(s.leave))}},
-		{"/v1/reload", map[string]endpoint{"POST": bodiless(reading(s.reload))}},
-		{"/metrics", map[string]endpoint{"GET": s.atNode(false, s.serveMetrics)}},
-		{pathOpenAPI, map[string]endpoint{"GET": s.description}},
-		{pathHealthz, map[string]endpoint{"GET": reading(s.healthz)}},
-		{pathReadyz, map[string]endpoint{"GET": reading(s.readyz)}},
+		{PathDrain, map[string]endpoint{"POST": bodiless(reading(s.drain)), "DELETE": bodiless(reading(s.undrain))}},
+		{PathLeave, map[string]endpoint{"POST": bodiless(reading(s.leave))}},
+		{PathReload, map[string]endpoint{"POST": bodiless(reading(s.reload))}},
+		{PathMetrics, map[string]endpoint{"GET": s.atNode(false, s.serveMetrics)}},
+		{PathOpenAPI, map[string]endpoint{"GET": s.description}},
+		{PathHealthz, map[string]endpoint{"GET": reading(s.healthz)}},
+		{PathReadyz, map[string]endpoint{"GET": reading(s.readyz)}},
 	}
 }
 
 // peerRoutes serve nodes only.
 func (s *Server) peerRoutes() router {
 	return router{
-		{"/v1/status", map[string]endpoint{"GET": reading(s.status)}},
-		{"/metrics", map[string]endpoint{"GET": s.serveMetrics}},
+		{PathStatus, map[string]endpoint{"GET": reading(s.status)}},
+		{PathMetrics, map[string]endpoint{"GET": s.serveMetrics}},
 		{pathWatch, map[string]endpoint{"GET": reading(s.watchPeer)}},
 		{pathRestoredLimits, map[string]endpoint{"PUT": s.writingWithin(restoreTimeout, s.restoreLimits, true, maxPeerBody)}},
 		{pathConfigLimits, map[string]endpoint{"PUT": s.writing(s.replaceConfigLimits, true, maxPeerBody)}},

@@ -199,7 +199,7 @@ func (s *Server) allConnections(ctx context.Context, q url.Values, l connectionL
 	var body ConnectionList
 	page, next := l.page(s.localConnections(l))
 	more := next != ""
-	body.Unreachable = fanOut(s, ctx, &url.URL{Path: pathConnections, RawQuery: q.Encode()}, func(theirs ConnectionList) {
+	body.Unreachable = fanOut(s, ctx, &url.URL{Path: PathConnections, RawQuery: q.Encode()}, func(theirs ConnectionList) {
 		page, next = l.page(append(page, theirs.Connections...))
 		more = more || next != "" || theirs.Next != ""
 	})
@@ -218,7 +218,7 @@ func (s *Server) connectionsOf(ctx context.Context, node string, q url.Values) (
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.PeerTimeout)
 	defer cancel()
-	list, err := ask[ConnectionList](s, ctx, p, &url.URL{Path: pathConnections, RawQuery: q.Encode()})
+	list, err := ask[ConnectionList](s, ctx, p, &url.URL{Path: PathConnections, RawQuery: q.Encode()})
 	return list, notReached(node, err)
 }
 
@@ -226,7 +226,7 @@ func (s *Server) peerNamed(node string) (Peer, error) {
 	peers := s.deps.Peers.Peers()
 	i := slices.IndexFunc(peers, func(p Peer) bool { return p.Name == node })
 	if i < 0 {
-		return Peer{}, problemf(http.StatusNotFound, "not_found", "there is no node %q: GET %s lists the nodes", node, pathNodes)
+		return Peer{}, problemf(http.StatusNotFound, "not_found", "there is no node %q: GET %s lists the nodes", node, PathNodes)
 	}
 	return peers[i], nil
 }
@@ -266,7 +266,7 @@ func (s *Server) closeAt(r *http.Request, node, id string) (answer, error) {
 	}
 	ctx, cancel := context.WithTimeout(s.withAuthor(r.Context(), r, false), s.cfg.PeerTimeout)
 	defer cancel()
-	u := &url.URL{Path: pathConnections + "/" + id, RawPath: pathConnections + "/" + url.PathEscape(id)}
+	u := &url.URL{Path: PathConnections + "/" + id, RawPath: PathConnections + "/" + url.PathEscape(id)}
 	rep, err := s.forward(ctx, p.RT, &http.Request{Method: http.MethodDelete, URL: u, Header: http.Header{}}, nil)
 	if err == nil && rep.status != http.StatusOK {
 		err = decodeProblem(rep.status, rep.header, rep.body)

@@ -10,10 +10,6 @@ import (
 )
 
 const (
-	pathConfig = "/v1/config"
-	pathLogs   = "/v1/logs"
-	pathSystem = "/v1/system"
-
 	logLines    = 200  // the default of GET /v1/logs
 	maxLogLines = 1000 // that a node remembers
 )
@@ -35,9 +31,9 @@ func (s *Server) debugRoutes(peer bool) router {
 		return map[string]endpoint{"GET": s.confidential(peer, s.atNode(peer, reading(f)))}
 	}
 	return router{
-		{pathConfig, own(s.settings)},
-		{pathLogs, own(s.recentLog)},
-		{pathSystem, own(s.system)},
+		{PathConfig, own(s.settings)},
+		{PathLogs, own(s.recentLog)},
+		{PathSystem, own(s.system)},
 		{pathProfiles, map[string]endpoint{"GET": s.confidential(peer, s.profiles)}},
 		{pathProfiles + "{name}", map[string]endpoint{"GET": s.confidential(peer, s.atNode(peer, s.profile))}},
 	}

@@ -23,7 +23,7 @@ func (s *Server) limits(r *http.Request) (answer, error) {
 	for _, l := range t.Limits() {
 		body.Limits = append(body.Limits, LimitOf(&l))
 	}
-	return answer{body: body, etag: etag(t.Index)}, nil
+	return answer{body: body, etag: ETag(t.Index)}, nil
 }
 
 func (s *Server) limit(r *http.Request) (answer, error) {
@@ -38,12 +38,12 @@ func (s *Server) limit(r *http.Request) (answer, error) {
 	if !ok {
 		return answer{}, noSuchLimit(p)
 	}
-	return answer{body: LimitOf(l), etag: etag(l.ModifyIndex)}, nil
+	return answer{body: LimitOf(l), etag: ETag(l.ModifyIndex)}, nil
 }
 
 // noSuchLimit is the error of a pattern without a limit of its own.
 func noSuchLimit(p limit.Pattern) error {
-	return fmt.Errorf("%w for exactly %s: GET %s lists those there are", fsm.ErrNotFound, p.Name(), pathLimits)
+	return fmt.Errorf("%w for exactly %s: GET %s lists those there are", fsm.ErrNotFound, p.Name(), PathLimits)
 }
 
 // pattern is the path's pattern, of the path's scope.
@@ -63,7 +63,7 @@ func pattern(r *http.Request) (limit.Pattern, error) {
 func scopeOf(r *http.Request) (limit.Scope, error) {
 	word := r.PathValue("scope")
 	if word == "" {
-		word = strings.TrimPrefix(r.URL.Path, pathLimits+"/")
+		word = strings.TrimPrefix(r.URL.Path, PathLimits+"/")
 	}
 	return limit.ParseScope(word)
 }
@@ -123,7 +123,7 @@ func (s *Server) commitPut(ctx context.Context, l limit.Limit, cond condition) (
 		s.note(ctx, "connections above the limit are being closed", "scope", l.Pattern.Scope().String(), "pattern", l.Pattern.String(), "index", index)
 	}
 	return answer{
-		body: LimitWritten{Index: index, Limit: LimitOf(&l)}, etag: etag(l.ModifyIndex),
+		body: LimitWritten{Index: index, Limit: LimitOf(&l)}, etag: ETag(l.ModifyIndex),
 		index: index, table: visibleAt(index, res, t),
 	}, nil
 }
@@ -208,7 +208,7 @@ func (s *Server) dryRun(ls []limit.Limit, cond condition) (answer, error) {
 	case p.MatchIndex != nil && *p.MatchIndex != t.Index:
 		return answer{}, fmt.Errorf("%w: the index is %d now: read it again", fsm.ErrPrecondition, t.Index)
 	}
-	return answer{body: LimitsReplaced{Index: t.Index, DryRun: true, Changes: difference(t, ls)}, etag: etag(t.Index)}, nil
+	return answer{body: LimitsReplaced{Index: t.Index, DryRun: true, Changes: difference(t, ls)}, etag: ETag(t.Index)}, nil
 }
 
 func (s *Server) commitReplace(ctx context.Context, ls []limit.Limit, cond condition) (answer, error) {
@@ -234,7 +234,7 @@ func (s *Server) commitReplace(ctx context.Context, ls []limit.Limit, cond condi
 	}
 	t := s.deps.Log.Committed()
 	at := visibleAt(index, res, t)
-	return answer{body: LimitsReplaced{Index: index, Changes: changes}, etag: etag(at), index: index, table: at}, nil
+	return answer{body: LimitsReplaced{Index: index, Changes: changes}, etag: ETag(at), index: index, table: at}, nil
 }
 
 // replaceConfigLimits parses a write of ReplaceConfigLimits, on the leader.

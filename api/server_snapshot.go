@@ -16,13 +16,8 @@ import (
 )
 
 const (
-	pathSnapshot       = "/v1/snapshot"
 	pathRestoredLimits = "/v1/restored-limits" // between nodes only
 
-	snapshotType = "application/octet-stream"
-
-	// maxSnapshotBody bounds a snapshot in a request, in bytes. It is read as a stream.
-	maxSnapshotBody = 1 << 30
 	// maxRestored bounds the log entry that a restore becomes, in bytes: some 300,000 limits.
 	maxRestored = 15 << 20
 	// snapshotPatience is how long either side of a transfer may make no progress.
@@ -101,7 +96,7 @@ func (s *Server) sendSnapshot(w http.ResponseWriter) error {
 }
 
 func snapshotHeaders(h http.Header, index string) {
-	h.Set("Content-Type", snapshotType)
+	h.Set("Content-Type", MediaSnapshot)
 	h.Set("Content-Disposition", `attachment; filename="weir.snap"`)
 	h.Set(HeaderIndex, index)
 }
@@ -111,7 +106,7 @@ func snapshotHeaders(h http.Header, index string) {
 func (s *Server) relaySnapshot(w http.ResponseWriter, r *http.Request, rt http.RoundTripper) (bool, error) {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://peer"+pathSnapshot, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://peer"+PathSnapshot, nil)
 	if err != nil {
 		return false, err
 	}
@@ -142,11 +137,11 @@ func (s *Server) restoreSnapshot(w http.ResponseWriter, r *http.Request) error {
 	if _, err := query(r); err != nil {
 		return err
 	}
-	if r.ContentLength > maxSnapshotBody {
+	if r.ContentLength > MaxSnapshot {
 		return snapshotTooLarge()
 	}
 	rc := http.NewResponseController(w)
-	body := http.MaxBytesReader(w, r.Body, maxSnapshotBody)
+	body := http.MaxBytesReader(w, r.Body, MaxSnapshot)
 	summary, err := fsm.ReadSummary(progress{body, func() { _ = rc.SetReadDeadline(time.Now().Add(snapshotPatience)) }})
 	if err != nil {
 		return snapshotProblem(err)
@@ -160,7 +155,7 @@ func (s *Server) restoreSnapshot(w http.ResponseWriter, r *http.Request) error {
 	ctx, cancel := context.WithTimeout(s.withAuthor(r.Context(), r, false), restoreTimeout)
 	defer cancel()
 	internal := (&http.Request{
-		Method: http.MethodPut, URL: &url.URL{Path: pathRestoredLimits}, Header: http.Header{"Content-Type": {snapshotType}},
+		Method: http.MethodPut, URL: &url.URL{Path: pathRestoredLimits}, Header: http.Header{"Content-Type": {MediaSnapshot}},
 	}).WithContext(ctx)
 	commit, err := s.restoreLimits(internal, entry)
 	if err != nil {
@@ -189,7 +184,7 @@ func restoring(limits []limit.Limit) *fsm.RestoreLimits {
 }
 
 func snapshotTooLarge() error {
-	return problemf(http.StatusRequestEntityTooLarge, "body_too_large", "the snapshot is longer than %d bytes", maxSnapshotBody)
+	return problemf(http.StatusRequestEntityTooLarge, "body_too_large", "the snapshot is longer than %d bytes", MaxSnapshot)
 }
 
 // snapshotProblem says what is wrong with a snapshot.

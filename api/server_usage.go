@@ -39,7 +39,7 @@ func (s *Server) usage(r *http.Request, peer bool) (answer, error) {
 		return answer{}, err
 	}
 	if scope.Bare() {
-		return answer{}, invalid("scope %s has no names: GET %s/%s has all of it", scope, pathUsage, scope)
+		return answer{}, invalid("scope %s has no names: GET %s/%s has all of it", scope, PathUsage, scope)
 	}
 	h, err := s.use(r, scope, r.PathValue("name"), peer)
 	return answer{body: h.usage(scope)}, err
@@ -49,7 +49,7 @@ func (s *Server) usage(r *http.Request, peer bool) (answer, error) {
 func countedScope(r *http.Request) (limit.Scope, error) {
 	scope, err := limit.ParseScope(r.PathValue("scope"))
 	if err == nil && scope == limit.ScopeConnection {
-		err = invalid("each connection is limited for itself, and nothing is counted: GET %s lists the connections", pathConnections)
+		err = invalid("each connection is limited for itself, and nothing is counted: GET %s lists the connections", PathConnections)
 	}
 	return scope, err
 }

@@ -30,7 +30,7 @@ func (b *bench) snapshot() string {
 
 // restore sends a snapshot to the node.
 func (n *benchNode) restore(file string) *httptest.ResponseRecorder {
-	return n.do(try{method: "PUT", path: pathSnapshot, body: file, header: map[string]string{"Content-Type": snapshotType}})
+	return n.do(try{method: "PUT", path: PathSnapshot, body: file, header: map[string]string{"Content-Type": MediaSnapshot}})
 }
 
 // TestSnapshotRestore: whichever node takes it, both layers become what they were, and sessions and
@@ -44,9 +44,9 @@ func TestSnapshotRestore(t *testing.T) {
 			star, _ := limit.ParsePattern("*")
 			b.apply(&fsm.ReplaceLimits{Source: limit.SourceConfig, Limits: []limit.Limit{{Pattern: star, Connections: 25}}})
 			b.apply(&fsm.OpenSession{Term: 1, Node: "a", Identity: "i"})
-			w := b.nodes[through].do(try{method: "GET", path: pathSnapshot})
+			w := b.nodes[through].do(try{method: "GET", path: PathSnapshot})
 			file := w.Body.String()
-			if w.Code != 200 || w.Header().Get("Content-Type") != snapshotType || w.Header().Get(HeaderIndex) != "4" || file != b.snapshot() {
+			if w.Code != 200 || w.Header().Get("Content-Type") != MediaSnapshot || w.Header().Get(HeaderIndex) != "4" || file != b.snapshot() {
 				t.Fatalf("saved: %d %v, %d bytes", w.Code, w.Header(), len(file))
 			}
 			b.put("x.org", 7)
@@ -58,7 +58,7 @@ func TestSnapshotRestore(t *testing.T) {
 			if want := (SnapshotRestored{Index: 10, Limits: 2, Changed: 2, Removed: 1}); got != want {
 				t.Errorf("restored: %+v, want %+v", got, want)
 			}
-			list := get[Limits](t, b.nodes[through].do(try{method: "GET", path: pathLimits})) // at once: it is visible here
+			list := get[Limits](t, b.nodes[through].do(try{method: "GET", path: PathLimits})) // at once: it is visible here
 			if text := inWords(list); text != "[* 25 config, x.org 5 api]" {
 				t.Errorf("the limits are %s", text)
 			}
@@ -92,13 +92,13 @@ func TestSnapshotIsRelayedWhereTheLeaderIsGone(t *testing.T) {
 		for _, leader := range []string{"a", ""} {
 			b.elect(leader)
 			for _, n := range []*benchNode{p, b.nodes["c"]} {
-				if w := n.do(try{method: "GET", path: pathSnapshot}); w.Code != 200 || w.Body.String() != b.snapshot() {
+				if w := n.do(try{method: "GET", path: PathSnapshot}); w.Code != 200 || w.Body.String() != b.snapshot() {
 					t.Errorf("leader %q, through %s: %d %s", leader, n.name, w.Code, w.Body)
 				}
 			}
 		}
 		b.nodes["c"].down = true
-		refused(t, p.do(try{method: "GET", path: pathSnapshot}), 503, "call a server")
+		refused(t, p.do(try{method: "GET", path: PathSnapshot}), 503, "call a server")
 		b.nodes["c"].down = false
 		refused(t, p.restore(b.snapshot()), 503, "no leader")
 	})
@@ -115,10 +115,10 @@ func TestSnapshotThatIsRefused(t *testing.T) {
 	refused(t, n.restore(""), 400, "damaged")
 	refused(t, n.restore(`{"limits":[]}`), 400, "damaged")
 	refused(t, n.restore(good[:30]+"x"+good[31:]), 400, "damaged")
-	refused(t, n.do(try{method: "PUT", path: pathSnapshot, body: good}), 415, "octet-stream")
-	refused(t, n.do(try{method: "PUT", path: pathSnapshot + "?x=1", body: good, header: map[string]string{"Content-Type": snapshotType}}), 400, "query")
-	refused(t, n.do(try{method: "POST", path: pathSnapshot, body: good, header: map[string]string{"Content-Type": snapshotType}}), 405, "POST")
-	refused(t, n.do(try{method: "PUT", path: "/v1/limits", body: good, header: map[string]string{"Content-Type": snapshotType}}), 415, "json")
+	refused(t, n.do(try{method: "PUT", path: PathSnapshot, body: good}), 415, "octet-stream")
+	refused(t, n.do(try{method: "PUT", path: PathSnapshot + "?x=1", body: good, header: map[string]string{"Content-Type": MediaSnapshot}}), 400, "query")
+	refused(t, n.do(try{method: "POST", path: PathSnapshot, body: good, header: map[string]string{"Content-Type": MediaSnapshot}}), 405, "POST")
+	refused(t, n.do(try{method: "PUT", path: "/v1/limits", body: good, header: map[string]string{"Content-Type": MediaSnapshot}}), 415, "json")
 	b.nodes["a"].propose = ErrMixedVersions
 	refused(t, n.restore(good), 409, "understand")
 	b.nodes["a"].propose = ErrTooLarge
@@ -126,8 +126,8 @@ func TestSnapshotThatIsRefused(t *testing.T) {
 	if b.index != before {
 		t.Errorf("something was written: index %d, was %d", b.index, before)
 	}
-	r := try{method: "PUT", path: pathSnapshot, body: good, header: map[string]string{"Content-Type": snapshotType}}.request()
-	r.ContentLength = maxSnapshotBody + 1
+	r := try{method: "PUT", path: PathSnapshot, body: good, header: map[string]string{"Content-Type": MediaSnapshot}}.request()
+	r.ContentLength = MaxSnapshot + 1
 	w := httptest.NewRecorder()
 	n.server.Handler().ServeHTTP(w, r)
 	refused(t, w, 413, "longer than")
@@ -204,7 +204,7 @@ func TestClientSnapshot(t *testing.T) {
 func TestClientNoticesASnapshotThatBreaksOff(t *testing.T) {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		snapshotHeaders(w.Header(), "3")
-		_, _ = io.WriteString(w, snapshotType)
+		_, _ = io.WriteString(w, MediaSnapshot)
 		_ = http.NewResponseController(w).Flush()
 		panic(http.ErrAbortHandler)
 	}))

@@ -470,4 +470,4 @@ func refused(t *testing.T, w *httptest.ResponseRecorder, status int, detail stri
 }
 
 // pathLimit is where the limits on hosts are.
-const pathLimit = pathLimits + "/host/"
+const pathLimit = PathLimits + "/host/"
