@@ -79,7 +79,7 @@ func (l *Limits) Get(ctx context.Context, scope, pattern string) (Limit, error) 
 
 // Set writes one limit, as a whole: what it leaves out is not capped.
 func (l *Limits) Set(ctx context.Context, one Limit, opts ...WriteOption) error {
-	if _, err := one.Limit(); err != nil {
+	if _, err := api.ParseLimit(one); err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	return l.call(func() error { _, err := l.client.PutLimit(ctx, one, opts...); return err })

@@ -180,7 +180,7 @@ func (c *Config) resolve() (*config.Config, error) {
 	}
 	var problems config.Diagnostics
 	for i, l := range c.Limits {
-		one, err := l.Limit()
+		one, err := api.ParseLimit(l)
 		if err != nil {
 			problems = append(problems, config.Diagnostic{Message: fmt.Sprintf("limit %d, for %q: %v", i, l.Name(), err)})
 			continue

@@ -45,7 +45,7 @@ func (s *Server) authorOf(ctx context.Context) Author {
 }
 
 // passOn adds the author of a write to a request to another node.
-func (a Author) passOn(h http.Header) {
+func passOn(a Author, h http.Header) {
 	for name, value := range map[string]string{headerClient: a.Client, headerAuth: a.Auth} {
 		if value != "" {
 			h.Set(name, value)

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -168,26 +167,12 @@ func (c *Client) request(ctx context.Context, k call) (*http.Request, error) {
 
 // refusal turns an error answer into the client's error.
 func refusal(status int, h http.Header, body []byte) error {
-	e := new(Error)
-	var p *Problem
-	if errors.As(decodeProblem(status, h, body), &p) {
-		e.Problem = *p
-	}
+	e := &Error{Problem: *ParseProblem(status, h, body)}
 	// Seconds, RFC 9110, section 10.2.3; weir sends no dates.
 	if n, err := strconv.Atoi(h.Get("Retry-After")); err == nil && n > 0 {
 		e.RetryAfter = time.Duration(min(n, maxRetryAfter)) * time.Second
 	}
 	return e
-}
-
-// decodeProblem reads an error answer. An answer that is no problem, perhaps of a proxy on the way,
-// is made into one.
-func decodeProblem(status int, h http.Header, body []byte) error {
-	p := new(Problem)
-	if strings.HasPrefix(h.Get("Content-Type"), MediaProblem) && json.Unmarshal(body, p) == nil && p.Status != 0 {
-		return p
-	}
-	return problemf(status, "unknown", "status %d: %s", status, shorten(strings.TrimSpace(string(body))))
 }
 
 // Status describes the node.

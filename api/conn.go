@@ -120,7 +120,7 @@ func (c *problemConn) CloseWrite() error {
 
 // ownAnswer turns a refusal of net/http's into a problem. The status line of such a refusal is
 // "HTTP/1.1 400 Bad Request", or that with a colon and the reason.
-func ownAnswer(b []byte) (*Problem, bool) {
+func ownAnswer(b []byte) (*problem, bool) {
 	line, _, _ := bytes.Cut(b, []byte("\r\n"))
 	version, rest, _ := strings.Cut(string(line), " ")
 	code, text, _ := strings.Cut(rest, " ")
@@ -148,8 +148,8 @@ func ownAnswer(b []byte) (*Problem, bool) {
 }
 
 // message returns a whole HTTP/1.1 response with the problem, after which the connection closes.
-func (p *Problem) message() []byte {
-	body, _ := json.Marshal(p) // the type always encodes
+func (p *problem) message() []byte {
+	body, _ := json.Marshal(p.Problem) // the type always encodes
 	body = append(body, '\n')
 	return fmt.Appendf(nil, "HTTP/1.1 %d %s\r\nContent-Type: application/problem+json\r\nCache-Control: no-store\r\n"+
 		"X-Content-Type-Options: nosniff\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", p.Status, p.Title, len(body), body)

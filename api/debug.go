@@ -93,7 +93,7 @@ func (c *Client) Fetch(ctx context.Context, path string, w io.Writer) error {
 		if err != nil {
 			return fmt.Errorf("read the answer of %s: %w", c.base.String(), err)
 		}
-		return decodeProblem(res.StatusCode, res.Header, b)
+		return ParseProblem(res.StatusCode, res.Header, b)
 	}
 	n, err := io.Copy(w, io.LimitReader(res.Body, maxAnswer))
 	if err == nil && n == maxAnswer {

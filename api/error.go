@@ -37,19 +37,31 @@ var (
 	ErrNotVisible = errors.New("the write is committed, but this node has not seen it yet")
 )
 
-// problemf makes a problem that a handler returns as its error.
-func problemf(status int, code, format string, args ...any) *Problem {
-	return &Problem{
-		Type: "about:blank", Title: http.StatusText(status),
-		Status: status, Code: code, Detail: fmt.Sprintf(format, args...),
-	}
+// problem is an error that a handler returns, with what its answer needs beside the body.
+type problem struct {
+	Problem
+
+	allow        string // the Allow header of a 405
+	authenticate string // the WWW-Authenticate header of a 401 or 403
+	notLeader    bool   // the forwarding node must look for the leader again
 }
 
-func malformed(format string, args ...any) *Problem {
+// Unwrap returns the body.
+func (p *problem) Unwrap() error { return &p.Problem }
+
+// problemf makes a problem that a handler returns as its error.
+func problemf(status int, code, format string, args ...any) *problem {
+	return &problem{Problem: Problem{
+		Type: "about:blank", Title: http.StatusText(status),
+		Status: status, Code: code, Detail: fmt.Sprintf(format, args...),
+	}}
+}
+
+func malformed(format string, args ...any) *problem {
 	return problemf(http.StatusBadRequest, "malformed", format, args...)
 }
 
-func invalid(format string, args ...any) *Problem {
+func invalid(format string, args ...any) *problem {
 	return problemf(http.StatusUnprocessableEntity, "invalid", format, args...)
 }
 
@@ -87,10 +99,14 @@ func errorTable() []errorRow {
 
 // problemOf turns any error into a problem. An error that is not in the table is a fault of the
 // server. Its text stays out of the answer, because it may name files or addresses.
-func problemOf(err error) *Problem {
-	var p *Problem
+func problemOf(err error) *problem {
+	var p *problem
 	if errors.As(err, &p) {
 		return p
+	}
+	var theirs *Problem // another node's
+	if errors.As(err, &theirs) {
+		return &problem{Problem: *theirs}
 	}
 	for _, row := range errorTable() {
 		if errors.Is(err, row.err) {
@@ -103,7 +119,7 @@ func problemOf(err error) *Problem {
 }
 
 // writeProblem answers with p.
-func writeProblem(w http.ResponseWriter, p *Problem) {
+func writeProblem(w http.ResponseWriter, p *problem) {
 	h := w.Header()
 	h.Del("Etag")
 	if p.allow != "" {
@@ -121,6 +137,6 @@ func writeProblem(w http.ResponseWriter, p *Problem) {
 	h.Set("Content-Type", MediaProblem)
 	w.WriteHeader(p.Status)
 	// The types always encode, and a client that has gone is no error here.
-	b, _ := json.Marshal(p)
+	b, _ := json.Marshal(p.Problem)
 	_, _ = w.Write(append(b, '\n'))
 }

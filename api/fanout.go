@@ -59,7 +59,7 @@ func (s *Server) clusterUses(ctx context.Context, l listing, own []Host) ([]Host
 	}
 	missing := fanOut(s, ctx, u, func(all Usages) {
 		for _, one := range all.Usage {
-			sum.add([]Host{one.host()})
+			sum.add([]Host{hostOf(one)})
 		}
 	})
 	return sum.hosts(), missing
@@ -82,11 +82,11 @@ func (s *Server) clusterUse(ctx context.Context, scope limit.Scope, own Host) Ho
 		u = &url.URL{Path: usePath(scope), RawQuery: "local=true"}
 		missing = fanOut(s, ctx, u, func(all Usages) {
 			for _, one := range all.Usage {
-				add(one.host())
+				add(hostOf(one))
 			}
 		})
 	default:
-		missing = fanOut(s, ctx, u, func(one Usage) { add(one.host()) })
+		missing = fanOut(s, ctx, u, func(one Usage) { add(hostOf(one)) })
 	}
 	h := sum.hosts()[0]
 	h.Unreachable = missing
@@ -143,7 +143,7 @@ func ask[T any](s *Server, ctx context.Context, p Peer, u *url.URL) (a T, err er
 		return a, err
 	}
 	if rep.status != http.StatusOK {
-		return a, decodeProblem(rep.status, rep.header, rep.body)
+		return a, ParseProblem(rep.status, rep.header, rep.body)
 	}
 	if err := json.Unmarshal(rep.body, &a); err != nil {
 		return a, fmt.Errorf("its answer is not understood: %w", err)
@@ -176,7 +176,7 @@ func (sum hostSum) add(hosts []Host) {
 			sum[h.Host] = &h
 			continue
 		}
-		have.Use.add(h.Use)
+		addUse(&have.Use, h.Use)
 		for node, use := range h.Nodes {
 			have.Nodes[node] = use
 		}

@@ -226,7 +226,7 @@ func (s *Server) forward(ctx context.Context, rt http.RoundTripper, r *http.Requ
 		}
 	}
 	req.Header.Set(headerForwarded, s.cfg.Node)
-	s.authorOf(ctx).passOn(req.Header)
+	passOn(s.authorOf(ctx), req.Header)
 	if name := writeName(ctx); name != "" {
 		req.Header.Set(headerWrite, name)
 	}

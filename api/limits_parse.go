@@ -47,9 +47,9 @@ func parseLimits(body []byte, source limit.Source, evict bool) ([]limit.Limit, e
 	return ls, nil
 }
 
-// Limit returns the limit that l describes, as PUT /v1/limits takes it. The error says what is
+// ParseLimit returns the limit that l describes, as PUT /v1/limits takes it. The error says what is
 // wrong with it.
-func (l Limit) Limit() (limit.Limit, error) {
+func ParseLimit(l Limit) (limit.Limit, error) {
 	body, err := json.Marshal(l)
 	if err != nil {
 		return limit.Limit{}, err

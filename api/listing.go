@@ -50,21 +50,21 @@ func useCounts() map[string]func(Use) uint64 {
 
 		"would_reject_total": func(u Use) uint64 { return u.WouldReject },
 
-		"requests": func(u Use) uint64 { return u.Requests.now() },
-		"upload":   func(u Use) uint64 { return u.Bandwidth.direction(limit.Upload).now() },
-		"download": func(u Use) uint64 { return u.Bandwidth.direction(limit.Download).now() },
+		"requests": func(u Use) uint64 { return rateNow(u.Requests) },
+		"upload":   func(u Use) uint64 { return rateNow(direction(u.Bandwidth, limit.Upload)) },
+		"download": func(u Use) uint64 { return rateNow(direction(u.Bandwidth, limit.Download)) },
 	}
 }
 
-// now is the rate now, in thousandths a second, so that slow rates have an order too.
-func (r *RateUse) now() uint64 {
+// rateNow is the rate now, in thousandths a second, so that slow rates have an order too.
+func rateNow(r *RateUse) uint64 {
 	if r == nil {
 		return 0
 	}
 	return uint64(max(0, r.Now) * 1000)
 }
 
-func (b *BandwidthUse) direction(r limit.Resource) *RateUse {
+func direction(b *BandwidthUse, r limit.Resource) *RateUse {
 	switch {
 	case b == nil:
 		return nil

@@ -1,5 +1,12 @@
 package api
 
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+)
+
 // Problem is an error answer, RFC 9457. [Client] returns an [Error] for one.
 type Problem struct {
 	Type   string `json:"type"` // always about:blank: Code distinguishes problems
@@ -11,10 +18,6 @@ type Problem struct {
 	Code string `json:"code"`
 	// Index is the log index of a write that was committed nevertheless (code not_visible).
 	Index uint64 `json:"index,omitempty"`
-
-	allow        string // the Allow header of a 405
-	authenticate string // the WWW-Authenticate header of a 401 or 403
-	notLeader    bool   // the forwarding node must look for the leader again
 }
 
 // Error returns the detail.
@@ -23,4 +26,17 @@ func (p *Problem) Error() string {
 		return p.Detail
 	}
 	return p.Title
+}
+
+// ParseProblem reads an error answer. An answer that is no problem, perhaps of a proxy on the way,
+// is made into one.
+func ParseProblem(status int, h http.Header, body []byte) *Problem {
+	p := new(Problem)
+	if strings.HasPrefix(h.Get("Content-Type"), MediaProblem) && json.Unmarshal(body, p) == nil && p.Status != 0 {
+		return p
+	}
+	return &Problem{
+		Type: "about:blank", Title: http.StatusText(status),
+		Status: status, Code: "unknown", Detail: fmt.Sprintf("status %d: %s", status, shorten(strings.TrimSpace(string(body)))),
+	}
 }

@@ -269,7 +269,7 @@ func (s *Server) closeAt(r *http.Request, node, id string) (answer, error) {
 	u := &url.URL{Path: PathConnections + "/" + id, RawPath: PathConnections + "/" + url.PathEscape(id)}
 	rep, err := s.forward(ctx, p.RT, &http.Request{Method: http.MethodDelete, URL: u, Header: http.Header{}}, nil)
 	if err == nil && rep.status != http.StatusOK {
-		err = decodeProblem(rep.status, rep.header, rep.body)
+		err = ParseProblem(rep.status, rep.header, rep.body)
 	}
 	if err != nil {
 		return answer{}, notReached(node, err)

@@ -166,6 +166,13 @@ func changeText(c Change) string {
 	return fmt.Sprintf("limit on %s changed: %s, was %s", c.Name(), c.After.Words(), c.Before.Words())
 }
 
+func plural(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
 // add appends an event of this node. Needs the lock.
 func (l *EventLog) add(shared bool, e Event) {
 	e.Time, e.SeenBy = l.now().UTC().Round(time.Millisecond), l.node

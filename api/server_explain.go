@@ -40,7 +40,7 @@ func (s *Server) explain(r *http.Request) (answer, error) {
 	body.Admitted = true
 	for i := range body.Limits {
 		g := &body.Limits[i]
-		g.judge(st.Session.State == sessionLive, &counts[i])
+		counts[i].judge(g, st.Session.State == sessionLive)
 		body.Admitted = body.Admitted && g.Admitted
 	}
 	if proxied && st.Draining {
@@ -122,7 +122,7 @@ func (s *Server) useNow(r *http.Request, t *limit.Table, limits []Governing) ([]
 
 // judge says whether the limit would let the subject in now, by the use of its key on all nodes.
 // Slots that lie unused on another node are fetched before anybody is refused, so the sums decide.
-func (g *Governing) judge(session bool, c *counted) {
+func (c *counted) judge(g *Governing, session bool) {
 	g.Admitted = true
 	if g.Mode == ModeReport {
 		return

@@ -313,7 +313,7 @@ func (s *Server) ReplaceConfigLimits(ctx context.Context, limits []limit.Limit) 
 		return false, err
 	}
 	if rep.status >= 300 {
-		return false, decodeProblem(rep.status, rep.header, rep.body)
+		return false, ParseProblem(rep.status, rep.header, rep.body)
 	}
 	var done configReplaced
 	if err := json.Unmarshal(rep.body, &done); err != nil {

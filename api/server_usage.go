@@ -8,13 +8,13 @@ import (
 	"github.com/weirproxy/weir/limit"
 )
 
-// usage is a Host of any scope, as /v1/usage shows it.
-func (h Host) usage(scope limit.Scope) Usage {
+// usageOf is a Host of any scope, as /v1/usage shows it.
+func usageOf(h Host, scope limit.Scope) Usage {
 	return Usage{Scope: scope.String(), Name: h.Host, Use: h.Use, Nodes: h.Nodes, Pattern: h.Pattern, Unreachable: h.Unreachable}
 }
 
-// host is the same the other way, of an answer from another node.
-func (u Usage) host() Host {
+// hostOf is the same the other way, of an answer from another node.
+func hostOf(u Usage) Host {
 	return Host{Host: u.Name, Use: u.Use, Nodes: u.Nodes, Pattern: u.Pattern, Unreachable: u.Unreachable}
 }
 
@@ -27,7 +27,7 @@ func (s *Server) usages(r *http.Request, peer bool) (answer, error) {
 	hosts, next, missing, err := s.uses(r, scope, peer)
 	body := Usages{Usage: make([]Usage, 0, len(hosts)), Next: next, Unreachable: missing}
 	for _, h := range hosts {
-		body.Usage = append(body.Usage, h.usage(scope))
+		body.Usage = append(body.Usage, usageOf(h, scope))
 	}
 	return answer{body: body}, err
 }
@@ -42,7 +42,7 @@ func (s *Server) usage(r *http.Request, peer bool) (answer, error) {
 		return answer{}, invalid("scope %s has no names: GET %s/%s has all of it", scope, PathUsage, scope)
 	}
 	h, err := s.use(r, scope, r.PathValue("name"), peer)
-	return answer{body: h.usage(scope)}, err
+	return answer{body: usageOf(h, scope)}, err
 }
 
 // countedScope is the path's scope, one that counts.

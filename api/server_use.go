@@ -4,8 +4,8 @@ import (
 	"github.com/weirproxy/weir/limit"
 )
 
-// add adds another node's use. It changes nothing that u's pointers show.
-func (u *Use) add(o Use) {
+// addUse adds another node's use. It changes nothing that u's pointers show.
+func addUse(u *Use, o Use) {
 	u.Granted += o.Granted
 	u.InUse += o.InUse
 	u.Idle += o.Idle
@@ -13,18 +13,18 @@ func (u *Use) add(o Use) {
 	u.Admitted += o.Admitted
 	u.Rejected += o.Rejected
 	u.WouldReject += o.WouldReject
-	u.Requests = u.Requests.plus(o.Requests)
+	u.Requests = addRates(u.Requests, o.Requests)
 	if u.Bandwidth == nil || o.Bandwidth == nil {
 		if u.Bandwidth == nil {
 			u.Bandwidth = o.Bandwidth
 		}
 		return
 	}
-	u.Bandwidth = &BandwidthUse{Upload: u.Bandwidth.Upload.plus(o.Bandwidth.Upload), Download: u.Bandwidth.Download.plus(o.Bandwidth.Download)}
+	u.Bandwidth = &BandwidthUse{Upload: addRates(u.Bandwidth.Upload, o.Bandwidth.Upload), Download: addRates(u.Bandwidth.Download, o.Bandwidth.Download)}
 }
 
-// plus is the sum of two nodes' use of one rate. A node that knows no such limit yet has none.
-func (r *RateUse) plus(o *RateUse) *RateUse {
+// addRates is the sum of two nodes' use of one rate. A node that knows no such limit yet has none.
+func addRates(r, o *RateUse) *RateUse {
 	if r == nil {
 		return o
 	}

@@ -40,7 +40,7 @@ func (c *Client) SaveSnapshot(ctx context.Context, w io.Writer) (index uint64, e
 		if err != nil {
 			return 0, fmt.Errorf("read the answer of %s: %w", c.base.String(), err)
 		}
-		return 0, decodeProblem(res.StatusCode, res.Header, b)
+		return 0, ParseProblem(res.StatusCode, res.Header, b)
 	}
 	if got := res.Header.Get("Content-Type"); got != MediaSnapshot {
 		return 0, fmt.Errorf("%s does not answer as weir does, but with %q: is it the API's address?", c.base.String(), got)
