@@ -15,7 +15,7 @@ import (
 // describes.
 func TestClientCoversTheAPI(t *testing.T) {
 	var called []string
-	c, err := NewClient("", "", tripper(func(r *http.Request) (*http.Response, error) {
+	c, err := NewClient("", "", roundTripper(func(r *http.Request) (*http.Response, error) {
 		called = append(called, r.Method+" "+r.URL.EscapedPath())
 		return &http.Response{StatusCode: http.StatusTeapot, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(""))}, nil
 	}))

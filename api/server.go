@@ -215,8 +215,8 @@ func (s *Server) sharedRoutes(peer bool) router {
 	}
 	return router{
 		{PathLimits, map[string]endpoint{"GET": reading(s.limits), "PUT": s.writing(s.replaceLimits, peer, maxLimitsBody)}},
-		{limitPath(limit.ScopeTotal.String(), ""), oneLimit},
-		{limitPath(limit.ScopeConnection.String(), ""), oneLimit},
+		{PathLimits + "/" + limit.ScopeTotal.String(), oneLimit},
+		{PathLimits + "/" + limit.ScopeConnection.String(), oneLimit},
 		{PathLimits + "/{scope}/{pattern}", oneLimit},
 		{PathNodes, map[string]endpoint{"GET": s.asking(s.nodes, peer)}},
 		{PathHosts, map[string]endpoint{"GET": readingFor(peer, s.hosts)}},
