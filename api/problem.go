@@ -40,3 +40,11 @@ func ParseProblem(status int, h http.Header, body []byte) *Problem {
 		Status: status, Code: "unknown", Detail: fmt.Sprintf("status %d: %s", status, shorten(strings.TrimSpace(string(body)))),
 	}
 }
+
+func shorten(s string) string {
+	const most = 40
+	if r := []rune(s); len(r) > most {
+		return string(r[:most]) + "…"
+	}
+	return s
+}
