@@ -47,7 +47,7 @@ type problem struct {
 	notLeader    bool   // the forwarding node must look for the leader again
 }
 
-// Unwrap returns the body.
+// Unwrap returns the body: errors.As finds an [api.Problem], whichever node made it.
 func (p *problem) Unwrap() error { return &p.Problem }
 
 // problemf makes a problem that a handler returns as its error.

@@ -15,9 +15,9 @@ import (
 	"github.com/weirproxy/weir/api"
 )
 
-// Watched answers GET /v1/watch, which nodes ask each other: this node's use, and the events that
-// only it knows.
-type Watched struct {
+// watchAnswer answers GET /v1/watch, which nodes ask each other: this node's use, and the events
+// that only it knows.
+type watchAnswer struct {
 	// Cursor is the value of after for the next call.
 	Cursor string      `json:"cursor"`
 	Events []api.Event `json:"events"`
@@ -170,7 +170,7 @@ func (wr *watcher) fetch(ctx context.Context, hosts bool, sum hostSum) []api.Unr
 	var mu sync.Mutex
 	type reported struct {
 		node string
-		Watched
+		watchAnswer
 	}
 	var all []reported
 	missing := fanOutEach(wr.s, ctx, func(p Peer) *url.URL {
@@ -179,7 +179,7 @@ func (wr *watcher) fetch(ctx context.Context, hosts bool, sum hostSum) []api.Unr
 			q.Set("hosts", "false")
 		}
 		return &url.URL{Path: pathWatch, RawQuery: q.Encode()}
-	}, func(node string, w Watched) {
+	}, func(node string, w watchAnswer) {
 		mu.Lock()
 		defer mu.Unlock()
 		all = append(all, reported{node, w})
@@ -291,7 +291,7 @@ func (s *Server) watchPeer(r *http.Request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	body := Watched{Hosts: []api.Host{}}
+	body := watchAnswer{Hosts: []api.Host{}}
 	if q.Get("hosts") != "false" {
 		body.Hosts = s.localHosts()
 	}
