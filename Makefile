@@ -95,7 +95,7 @@ sim: ## simulate the cluster under faults, with SEEDS (1000000) seeds from FIRST
 	$(GO) run ./lease/leasetest/sim -seeds $(SEEDS) -first $(FIRST)
 
 docs: ## regenerate the parts of docs/ that come from the code
-	$(GO) test ./api ./config ./cmd/weir -run 'Document$$' -write-docs
+	$(GO) test ./api/server ./config ./cmd/weir -run 'Document$$' -write-docs
 
 check: format vet lint tidy arrows deploy test ## format, vet, lint, check dependencies, imports and deploy/, and run all tests
 

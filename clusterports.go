@@ -81,15 +81,15 @@ func viaName(node, clusterID string) string {
 	return proxy.Pseudonym(node + "-" + hex.EncodeToString(sum[:6]))
 }
 
-// Proxied implements [api.ProxySource].
+// Proxied implements [server.ProxySource].
 func (v view) Proxied() bool {
 	return !v.cfg.Load().Proxy.AllowClusterDestinations
 }
 
-// Dialled implements [api.ProxySource].
+// Dialled implements [server.ProxySource].
 func (v view) Dialled(client, accepted netip.AddrPort) bool { return v.proxy.Dialled(client, accepted) }
 
-// NamesProxy implements [api.ProxySource].
+// NamesProxy implements [server.ProxySource].
 func (v view) NamesProxy(pseudonym string) bool {
 	return namesProxy(v.members.Members(), v.members.ClusterID(), pseudonym)
 }

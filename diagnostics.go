@@ -12,7 +12,7 @@ import (
 	"github.com/weirproxy/weir/config"
 )
 
-// Settings implements [api.Diagnostics].
+// Settings implements [server.Diagnostics].
 func (v view) Settings() []api.Setting {
 	var out []api.Setting
 	for _, s := range config.Settings(v.cfg.Load()) {
@@ -21,7 +21,7 @@ func (v view) Settings() []api.Setting {
 	return out
 }
 
-// RecentLog implements [api.Diagnostics].
+// RecentLog implements [server.Diagnostics].
 func (v view) RecentLog(n int) []string {
 	if v.source.Recent == nil {
 		return nil
@@ -29,7 +29,7 @@ func (v view) RecentLog(n int) []string {
 	return v.source.Recent(n)
 }
 
-// System implements [api.Diagnostics].
+// System implements [server.Diagnostics].
 func (v view) System() api.System {
 	s := api.System{
 		Node: v.name(), Version: v.source.Version, Commit: v.source.Commit, Go: runtime.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH,

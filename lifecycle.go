@@ -4,12 +4,12 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/weirproxy/weir/api"
+	"github.com/weirproxy/weir/api/server"
 )
 
 // The API's actions on the node as a whole.
 
-// Drain implements [api.Lifecycle].
+// Drain implements [server.Lifecycle].
 func (v view) Drain(context.Context) error {
 	v.turning.Lock()
 	defer v.turning.Unlock()
@@ -24,12 +24,12 @@ func (v view) Drain(context.Context) error {
 	return nil
 }
 
-// Undrain implements [api.Lifecycle].
+// Undrain implements [server.Lifecycle].
 func (v view) Undrain(context.Context) error {
 	v.turning.Lock()
 	defer v.turning.Unlock()
 	if v.isLeaving() {
-		return fmt.Errorf("%w: %s is stopping or leaving the cluster, which can't be taken back: start it again instead", api.ErrConflict, v.name())
+		return fmt.Errorf("%w: %s is stopping or leaving the cluster, which can't be taken back: start it again instead", server.ErrConflict, v.name())
 	}
 	if !v.proxy.Draining() {
 		return nil
@@ -57,7 +57,7 @@ func (n *Node) setLeaving() {
 	n.leaving = true
 }
 
-// Leave implements [api.Lifecycle].
+// Leave implements [server.Lifecycle].
 func (v view) Leave(context.Context) error {
 	v.setLeaving()
 	v.stop(ErrLeave)

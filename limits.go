@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/weirproxy/weir/api"
+	"github.com/weirproxy/weir/api/server"
 )
 
 // Errors of the methods of [Limits], which also wrap an [*api.Error] if the API refused. Others are
@@ -79,7 +80,7 @@ func (l *Limits) Get(ctx context.Context, scope, pattern string) (Limit, error) 
 
 // Set writes one limit, as a whole: what it leaves out is not capped.
 func (l *Limits) Set(ctx context.Context, one Limit, opts ...WriteOption) error {
-	if _, err := one.Limit(); err != nil {
+	if _, err := server.ParseLimit(one); err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	return l.call(func() error { _, err := l.client.PutLimit(ctx, one, opts...); return err })

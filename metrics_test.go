@@ -10,8 +10,8 @@ import (
 	"github.com/weirproxy/weir/proxy"
 )
 
-// docs/metrics.md names every reason for a refusal; the test of package api sees to the metrics
-// themselves.
+// docs/metrics.md names every reason for a refusal; the test of package api/server sees to the
+// metrics themselves.
 func TestRefusalReasonsAreDocumented(t *testing.T) {
 	b, err := os.ReadFile("docs/metrics.md")
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
-	"github.com/weirproxy/weir/api"
+	"github.com/weirproxy/weir/api/server"
 	"github.com/weirproxy/weir/cluster"
 	"github.com/weirproxy/weir/config"
 	"github.com/weirproxy/weir/fsm"
@@ -37,8 +37,8 @@ type Node struct {
 	leases   *leader.Server // nil on role proxy
 	resolver *resolve.Resolver
 	proxy    *proxy.Server
-	api      *api.Server
-	events   *api.EventLog
+	api      *server.Server
+	events   *server.EventLog
 	access   accessLog
 	started  time.Time
 	streams  leaseStreams
@@ -79,7 +79,7 @@ type Node struct {
 // started.
 func StartFrom(ctx context.Context, s Source) (*Node, error) {
 	cfg := s.Config
-	n := &Node{source: s, log: s.Log, started: time.Now(), events: api.NewEventLog(cfg.Name)}
+	n := &Node{source: s, log: s.Log, started: time.Now(), events: server.NewEventLog(cfg.Name)}
 	n.cfg.Store(cfg)
 	n.access = accessLog{log: n.log, lines: s.Lines}
 	n.ports, n.portsChanged = newPortBook(), make(chan struct{}, 1)

@@ -8,6 +8,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/weirproxy/weir/api"
+	"github.com/weirproxy/weir/api/server"
 	"github.com/weirproxy/weir/config"
 	"github.com/weirproxy/weir/limit"
 )
@@ -65,7 +66,7 @@ func (n *Node) reloadSettings() (*config.Config, api.Reloaded, error) {
 	defer n.applying.Unlock()
 	next, err := n.load()
 	if err != nil {
-		return nil, api.Reloaded{}, fmt.Errorf("%w:\n%w", api.ErrInvalidConfig, err)
+		return nil, api.Reloaded{}, fmt.Errorf("%w:\n%w", server.ErrInvalidConfig, err)
 	}
 	before := n.cfg.Load()
 	live, restart := config.Diff(before, next)
@@ -86,10 +87,10 @@ func (n *Node) reloadSettings() (*config.Config, api.Reloaded, error) {
 		return nil, api.Reloaded{}, err
 	}
 	if err := n.access.open(&cfg, n.proxy.SetLines); err != nil {
-		return nil, api.Reloaded{}, fmt.Errorf("%w: %w", api.ErrInvalidConfig, err)
+		return nil, api.Reloaded{}, fmt.Errorf("%w: %w", server.ErrInvalidConfig, err)
 	}
 	if err := n.proxy.SetPolicy(policy(&cfg)); err != nil {
-		return nil, api.Reloaded{}, fmt.Errorf("%w: %w", api.ErrInvalidConfig, err)
+		return nil, api.Reloaded{}, fmt.Errorf("%w: %w", server.ErrInvalidConfig, err)
 	}
 	n.resolver.SetTTLMax(cfg.Proxy.DNSTTLMax)
 	n.log.SetLevel(hclog.LevelFromString(cfg.Log.Level))
@@ -111,7 +112,7 @@ func (n *Node) load() (*config.Config, error) {
 // reloadSecrets reloads certificates and gossip keys.
 func (n *Node) reloadSecrets(cfg *config.Config) error {
 	if err := n.certs.reload(); err != nil {
-		return fmt.Errorf("%w: %w", api.ErrInvalidConfig, err)
+		return fmt.Errorf("%w: %w", server.ErrInvalidConfig, err)
 	}
 	if keys := gossipKeys(cfg); keys != nil {
 		return n.members.SetGossipKeys(keys)

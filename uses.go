@@ -1,19 +1,19 @@
 package weir
 
 import (
-	"github.com/weirproxy/weir/api"
+	"github.com/weirproxy/weir/api/server"
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease"
 	"github.com/weirproxy/weir/limit"
 )
 
-// Uses implements [api.UseSource].
-func (v view) Uses(scope limit.Scope) []api.NodeUse {
+// Uses implements [server.UseSource].
+func (v view) Uses(scope limit.Scope) []server.NodeUse {
 	return nodeUses(v.manager.Uses(), scope)
 }
 
-// Use implements [api.UseSource].
-func (v view) Use(key limit.Key) (api.NodeUse, bool) {
+// Use implements [server.UseSource].
+func (v view) Use(key limit.Key) (server.NodeUse, bool) {
 	var known []lease.Use
 	for _, r := range limit.Resources {
 		key.Resource = r
@@ -23,12 +23,12 @@ func (v view) Use(key limit.Key) (api.NodeUse, bool) {
 	}
 	uses := nodeUses(known, key.Scope)
 	if len(uses) == 0 {
-		return api.NodeUse{}, false
+		return server.NodeUse{}, false
 	}
 	return uses[0], true
 }
 
-// Unassigned implements [api.UseSource].
+// Unassigned implements [server.UseSource].
 func (v view) Unassigned(key limit.Key) (n float64, known bool) {
 	if v.store == nil {
 		return 0, false
@@ -42,8 +42,8 @@ func (v view) Unassigned(key limit.Key) (n float64, known bool) {
 
 // nodeUses puts together what the lease knows of the resources of each name. all may be in any
 // order.
-func nodeUses(all []lease.Use, scope limit.Scope) []api.NodeUse {
-	var out []api.NodeUse
+func nodeUses(all []lease.Use, scope limit.Scope) []server.NodeUse {
+	var out []server.NodeUse
 	at := map[string]int{} // by name, the index in out
 	for _, u := range all {
 		if u.Key.Scope != scope {
@@ -53,7 +53,7 @@ func nodeUses(all []lease.Use, scope limit.Scope) []api.NodeUse {
 		if !known {
 			i = len(out)
 			at[u.Key.Name] = i
-			out = append(out, api.NodeUse{Key: limit.Key{Scope: scope, Resource: limit.Connections, Name: u.Key.Name}})
+			out = append(out, server.NodeUse{Key: limit.Key{Scope: scope, Resource: limit.Connections, Name: u.Key.Name}})
 		}
 		addUse(&out[i], u)
 	}
@@ -61,7 +61,7 @@ func nodeUses(all []lease.Use, scope limit.Scope) []api.NodeUse {
 }
 
 // addUse adds one resource. A rate is granted in shares of the limit's.
-func addUse(n *api.NodeUse, u lease.Use) {
+func addUse(n *server.NodeUse, u lease.Use) {
 	if !u.Key.Resource.IsRate() {
 		n.Granted, n.InUse, n.Idle, n.Waiting = u.Granted, u.InUse, u.Idle, u.Waiting
 		n.Admitted, n.Rejected, n.WouldReject = u.Admitted, u.Rejected, u.WouldReject
@@ -72,9 +72,9 @@ func addUse(n *api.NodeUse, u lease.Use) {
 		perSecond /= float64(limit.TokenGrains)
 	}
 	if n.Rates == nil {
-		n.Rates = map[limit.Resource]api.NodeRate{}
+		n.Rates = map[limit.Resource]server.NodeRate{}
 	}
-	n.Rates[u.Key.Resource] = api.NodeRate{
+	n.Rates[u.Key.Resource] = server.NodeRate{
 		Granted: perSecond * float64(u.Granted) / float64(limit.Shares), Now: u.Now, Available: max(0, u.Level), Waiting: u.Waiting,
 		Admitted: u.Admitted, Rejected: u.Rejected, WouldReject: u.WouldReject,
 	}

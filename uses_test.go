@@ -5,7 +5,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/weirproxy/weir/api"
+	"github.com/weirproxy/weir/api/server"
 	"github.com/weirproxy/weir/lease"
 	"github.com/weirproxy/weir/limit"
 )
@@ -24,15 +24,15 @@ func TestNodeUses(t *testing.T) {
 		{Key: key(limit.ScopeClient, limit.Requests, "a"), Limit: l, Granted: limit.Shares / 2, Now: 1.5, Level: 2.9, Rejected: 1},
 		{Key: key(limit.ScopeClient, limit.Requests, "b"), Granted: 5}, // its limit has gone
 	}
-	want := []api.NodeUse{
+	want := []server.NodeUse{
 		{
 			Key: key(limit.ScopeClient, limit.Connections, "a"), Granted: 3, InUse: 2, Idle: 1, Waiting: 4, Admitted: 6, Rejected: 7, WouldReject: 8,
-			Rates: map[limit.Resource]api.NodeRate{
+			Rates: map[limit.Resource]server.NodeRate{
 				limit.Download: {Granted: 2e6, Now: 7, Waiting: 2, Admitted: 70, WouldReject: 5},
 				limit.Requests: {Granted: 5, Now: 1.5, Available: 2.9, Rejected: 1},
 			},
 		},
-		{Key: key(limit.ScopeClient, limit.Connections, "b"), Rates: map[limit.Resource]api.NodeRate{limit.Requests: {}}},
+		{Key: key(limit.ScopeClient, limit.Connections, "b"), Rates: map[limit.Resource]server.NodeRate{limit.Requests: {}}},
 	}
 	if diff := cmp.Diff(want, nodeUses(all, limit.ScopeClient)); diff != "" {
 		t.Error(diff)

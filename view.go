@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/weirproxy/weir/api"
+	"github.com/weirproxy/weir/api/server"
 	"github.com/weirproxy/weir/cluster"
 	"github.com/weirproxy/weir/config"
 	"github.com/weirproxy/weir/fsm"
@@ -22,28 +23,29 @@ import (
 // view is the node as the API shows it, and the API's actions on it.
 type view struct{ *Node }
 
-func (n *Node) newAPI() *api.Server {
+func (n *Node) newAPI() *server.Server {
 	c, v := n.cfg.Load(), view{n}
-	return api.New(api.Config{
+	return server.New(server.Config{
 		Node: c.Name, Hosts: c.API.Hosts, Token: string(c.API.Token), ReadToken: string(c.API.ReadToken), TLS: n.certs.apiTLS(),
 		MetricsHosts: c.API.MetricsHosts,
-	}, api.Deps{
+	}, server.Deps{
 		Log: v, Leader: v, Events: n.events, View: v, Status: v, Nodes: v, Uses: v, Peers: v, Connections: v,
 		Lifecycle: v, Raft: v, Snapshots: v, Diagnostics: v, Metrics: v, Proxies: v,
 		Logger: n.log.Named("api"),
 	})
 }
 
-// Propose implements [api.Log].
+// Propose implements [server.Log].
 func (v view) Propose(ctx context.Context, c fsm.Command) (uint64, fsm.Result, error) {
 	if v.store == nil {
-		return 0, fsm.Result{}, api.ErrNotLeader
+		return 0, fsm.Result{}, server.ErrNotLeader
 	}
 	index, res, err := v.entries.Append(ctx, 0, c)
 	return index, res, apiError(err)
 }
 
-// Committed implements [api.Log]: the log's limits, which the node's own may be a moment behind.
+// Committed implements [server.Log]: the log's limits, which the node's own may be a moment
+// behind.
 func (v view) Committed() *limit.Table {
 	if v.store == nil {
 		return limit.NewTable(0, 0, nil)
@@ -51,7 +53,7 @@ func (v view) Committed() *limit.Table {
 	return v.store.Table()
 }
 
-// ConfigLimits implements [api.Log]. It reads the limits before it confirms leadership: another
+// ConfigLimits implements [server.Log]. It reads the limits before it confirms leadership: another
 // leader could have changed them only in a later term, and the confirmation would fail then. In a
 // leader's own term all earlier entries are applied, because that comes before the call of lead.
 func (v view) ConfigLimits(ctx context.Context) (limits []limit.Limit, ok bool) {
@@ -69,16 +71,16 @@ func (v view) ConfigLimits(ctx context.Context) (limits []limit.Limit, ok bool) 
 // apiError translates the cluster's errors into the API's.
 func apiError(err error) error {
 	for _, e := range []struct{ from, to error }{
-		{cluster.ErrNotLeader, api.ErrNotLeader},
-		{cluster.ErrDiskFull, api.ErrDiskFull},
-		{cluster.ErrUnknownOutcome, api.ErrOutcomeUnknown},
-		{cluster.ErrTooLarge, api.ErrTooLarge},
-		{cluster.ErrMixedVersions, api.ErrMixedVersions},
-		{cluster.ErrBusy, api.ErrNotLeader},
-		{cluster.ErrClosed, api.ErrNotLeader},
-		{cluster.ErrUnknownPeer, api.ErrNotFound},
-		{cluster.ErrUnsafe, api.ErrConflict},
-		{cluster.ErrNoRaft, api.ErrNoRaft},
+		{cluster.ErrNotLeader, server.ErrNotLeader},
+		{cluster.ErrDiskFull, server.ErrDiskFull},
+		{cluster.ErrUnknownOutcome, server.ErrOutcomeUnknown},
+		{cluster.ErrTooLarge, server.ErrTooLarge},
+		{cluster.ErrMixedVersions, server.ErrMixedVersions},
+		{cluster.ErrBusy, server.ErrNotLeader},
+		{cluster.ErrClosed, server.ErrNotLeader},
+		{cluster.ErrUnknownPeer, server.ErrNotFound},
+		{cluster.ErrUnsafe, server.ErrConflict},
+		{cluster.ErrNoRaft, server.ErrNoRaft},
 	} {
 		if errors.Is(err, e.from) {
 			return fmt.Errorf("%w: %w", e.to, err)
@@ -87,7 +89,7 @@ func apiError(err error) error {
 	return err
 }
 
-// Leader implements [api.Leader].
+// Leader implements [server.Leader].
 func (v view) Leader() (name string, rt http.RoundTripper, self, ok bool) {
 	name, addr := v.members.Leader()
 	switch {
@@ -101,7 +103,7 @@ func (v view) Leader() (name string, rt http.RoundTripper, self, ok bool) {
 
 func (n *Node) name() string { return n.data.Name() }
 
-// Table implements [api.View]: the limits that this node goes by.
+// Table implements [server.View]: the limits that this node goes by.
 func (v view) Table() *limit.Table {
 	if t := v.manager.Table(); t != nil {
 		return t
@@ -112,9 +114,9 @@ func (v view) Table() *limit.Table {
 	return limit.NewTable(0, 0, nil)
 }
 
-// WaitTable implements [api.View]. It also waits for the copy of the limits by which this node goes
-// at its next start, until it hears from the cluster: a limit that somebody has been told of must
-// not be forgotten by a crash.
+// WaitTable implements [server.View]. It also waits for the copy of the limits by which this node
+// goes at its next start, until it hears from the cluster: a limit that somebody has been told of
+// must not be forgotten by a crash.
 func (v view) WaitTable(ctx context.Context, index uint64) error {
 	if err := v.manager.WaitTable(ctx, index); err != nil {
 		return err
@@ -127,7 +129,7 @@ func (v view) WaitTable(ctx context.Context, index uint64) error {
 	return nil
 }
 
-// Status implements [api.StatusSource].
+// Status implements [server.StatusSource].
 func (v view) Status() api.Status {
 	cfg := v.cfg.Load()
 	role, leaving, proxyTLS, protocols := cfg.Role, v.isLeaving(), cfg.Proxy.TLS.Enabled(), cfg.Proxy.Protocols
@@ -161,7 +163,7 @@ func (n *Node) sessionStatus() api.SessionStatus {
 	return api.SessionStatus{ID: s.ID, State: s.State, ExpiresIn: api.Duration(s.ExpiresIn)}
 }
 
-// Ready implements [api.StatusSource]: able to admit.
+// Ready implements [server.StatusSource]: able to admit.
 func (v view) Ready() (bool, string) {
 	switch {
 	case v.isLeaving() || v.proxy.Draining():
@@ -182,7 +184,7 @@ func unready(session string) string {
 	return "no live session: the cluster's leader is no longer reached: a majority of the servers must be up, and this node must reach them"
 }
 
-// Nodes implements [api.NodeSource].
+// Nodes implements [server.NodeSource].
 func (v view) Nodes() []api.Node {
 	sessions := v.sessions()
 	leading, _ := v.members.Leader()
@@ -244,18 +246,18 @@ func (n *Node) sessions() map[string]leader.SessionInfo {
 	return out
 }
 
-// Peers implements [api.PeerSource].
-func (v view) Peers() []api.Peer {
-	var peers []api.Peer
+// Peers implements [server.PeerSource].
+func (v view) Peers() []server.Peer {
+	var peers []server.Peer
 	for _, m := range v.members.Members() {
 		if m.Name != v.name() && m.Health != cluster.HealthLeft {
-			peers = append(peers, api.Peer{Name: m.Name, RT: v.members.RoundTripper(m.RPCAddr)})
+			peers = append(peers, server.Peer{Name: m.Name, RT: v.members.RoundTripper(m.RPCAddr)})
 		}
 	}
 	return peers
 }
 
-// Connections implements [api.Connections].
+// Connections implements [server.Connections].
 func (v view) Connections(host string) []api.Connection {
 	var out []api.Connection
 	for _, c := range v.proxy.Connections(host) {
@@ -267,13 +269,13 @@ func (v view) Connections(host string) []api.Connection {
 	return out
 }
 
-// CloseConnection implements [api.Connections].
+// CloseConnection implements [server.Connections].
 func (v view) CloseConnection(id string) bool { return v.proxy.CloseConnection(id) }
 
-// RaftPeers implements [api.Raft].
+// RaftPeers implements [server.Raft].
 func (v view) RaftPeers() ([]api.RaftPeer, error) {
 	if v.store == nil {
-		return nil, api.ErrNoRaft
+		return nil, server.ErrNoRaft
 	}
 	peers := []api.RaftPeer{}
 	for _, p := range v.members.Peers() {
@@ -282,11 +284,11 @@ func (v view) RaftPeers() ([]api.RaftPeer, error) {
 	return peers, nil
 }
 
-// RemovePeer implements [api.Raft].
+// RemovePeer implements [server.Raft].
 func (v view) RemovePeer(ctx context.Context, name string) error {
 	err := v.members.RemovePeer(ctx, name)
 	if errors.Is(err, cluster.ErrUnsafe) && leads(v.members.Peers(), name) {
-		return fmt.Errorf("%w: %s leads the cluster: hand leadership to another server first (weir raft transfer), then remove it", api.ErrConflict, name)
+		return fmt.Errorf("%w: %s leads the cluster: hand leadership to another server first (weir raft transfer), then remove it", server.ErrConflict, name)
 	}
 	return apiError(err)
 }
@@ -297,15 +299,15 @@ func leads(peers []cluster.Peer, name string) bool {
 	return len(means) == 1 && means[0].Leader
 }
 
-// TransferLeadership implements [api.Raft].
+// TransferLeadership implements [server.Raft].
 func (v view) TransferLeadership(ctx context.Context, to string) error {
 	return apiError(v.members.Transfer(ctx, to))
 }
 
-// Freeze implements [api.Snapshots].
+// Freeze implements [server.Snapshots].
 func (v view) Freeze() (*fsm.Frozen, error) {
 	if v.store == nil {
-		return nil, api.ErrNoRaft
+		return nil, server.ErrNoRaft
 	}
 	return v.store.Freeze()
 }

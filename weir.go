@@ -42,6 +42,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/weirproxy/weir/api"
+	"github.com/weirproxy/weir/api/server"
 	"github.com/weirproxy/weir/config"
 	"github.com/weirproxy/weir/limit"
 )
@@ -180,7 +181,7 @@ func (c *Config) resolve() (*config.Config, error) {
 	}
 	var problems config.Diagnostics
 	for i, l := range c.Limits {
-		one, err := l.Limit()
+		one, err := server.ParseLimit(l)
 		if err != nil {
 			problems = append(problems, config.Diagnostic{Message: fmt.Sprintf("limit %d, for %q: %v", i, l.Name(), err)})
 			continue

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -17,8 +16,12 @@ import (
 // DefaultAddr is the default address of a node's API.
 const DefaultAddr = "http://127.0.0.1:8081"
 
-// maxRetryAfter bounds, in seconds, the Retry-After that a client accepts.
-const maxRetryAfter = 3600
+// What a client accepts of a node.
+const (
+	maxAnswer     = 64 << 20 // bytes
+	maxRefusal    = 1 << 20  // bytes, of one to follow the events
+	maxRetryAfter = 3600     // seconds
+)
 
 // Client calls one node's API. Its methods return an *[Error] if the node refuses, and another
 // error if the call failed otherwise. It is safe for concurrent use.
@@ -116,12 +119,12 @@ func (c *Client) send(ctx context.Context, k call) ([]byte, error) {
 		return nil, err
 	}
 	defer res.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(res.Body, maxPeerAnswer+1))
+	b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("read the answer of %s: %w", c.base.String(), err)
-	case len(b) > maxPeerAnswer:
-		return nil, fmt.Errorf("the answer of %s is longer than %d bytes", c.base.String(), maxPeerAnswer)
+	case len(b) > maxAnswer:
+		return nil, fmt.Errorf("the answer of %s is longer than %d bytes", c.base.String(), maxAnswer)
 	case res.StatusCode < 200 || res.StatusCode > 299:
 		return nil, refusal(res.StatusCode, res.Header, b)
 	}
@@ -154,7 +157,7 @@ func (c *Client) request(ctx context.Context, k call) (*http.Request, error) {
 		req.Header.Set("Content-Type", "application/json")
 	}
 	if k.stream != nil {
-		req.Header.Set("Content-Type", snapshotType)
+		req.Header.Set("Content-Type", MediaSnapshot)
 	}
 	if c.token != "" {
 		req.Header.Set("Authorization", "Bearer "+c.token)
@@ -164,11 +167,7 @@ func (c *Client) request(ctx context.Context, k call) (*http.Request, error) {
 
 // refusal turns an error answer into the client's error.
 func refusal(status int, h http.Header, body []byte) error {
-	e := new(Error)
-	var p *Problem
-	if errors.As(decodeProblem(status, h, body), &p) {
-		e.Problem = *p
-	}
+	e := &Error{Problem: *ParseProblem(status, h, body)}
 	// Seconds, RFC 9110, section 10.2.3; weir sends no dates.
 	if n, err := strconv.Atoi(h.Get("Retry-After")); err == nil && n > 0 {
 		e.RetryAfter = time.Duration(min(n, maxRetryAfter)) * time.Second
@@ -176,66 +175,56 @@ func refusal(status int, h http.Header, body []byte) error {
 	return e
 }
 
-// decodeProblem reads an error answer. An answer that is no problem, perhaps of a proxy on the way,
-// is made into one.
-func decodeProblem(status int, h http.Header, body []byte) error {
-	p := new(Problem)
-	if strings.HasPrefix(h.Get("Content-Type"), "application/problem+json") && json.Unmarshal(body, p) == nil && p.Status != 0 {
-		return p
-	}
-	return problemf(status, "unknown", "status %d: %s", status, shorten(strings.TrimSpace(string(body))))
-}
-
 // Status describes the node.
 func (c *Client) Status(ctx context.Context) (Status, error) {
-	return do[Status](ctx, c, call{method: "GET", path: "/v1/status"})
+	return do[Status](ctx, c, call{method: "GET", path: PathStatus})
 }
 
 // Ready returns nil if the node can admit connections.
 func (c *Client) Ready(ctx context.Context) error {
-	_, err := do[Health](ctx, c, call{method: "GET", path: pathReadyz})
+	_, err := do[Health](ctx, c, call{method: "GET", path: PathReadyz})
 	return err
 }
 
 // Healthy returns nil if the node answers.
 func (c *Client) Healthy(ctx context.Context) error {
-	_, err := do[Health](ctx, c, call{method: "GET", path: pathHealthz})
+	_, err := do[Health](ctx, c, call{method: "GET", path: PathHealthz})
 	return err
 }
 
 // Metrics returns the node's metrics in Prometheus's text format.
 func (c *Client) Metrics(ctx context.Context) ([]byte, error) {
-	return c.send(ctx, call{method: "GET", path: "/metrics"})
+	return c.send(ctx, call{method: "GET", path: PathMetrics})
 }
 
 // OpenAPI returns the node's description of the API, in OpenAPI 3.1.
 func (c *Client) OpenAPI(ctx context.Context) (json.RawMessage, error) {
-	return do[json.RawMessage](ctx, c, call{method: "GET", path: "/v1/openapi.json"})
+	return do[json.RawMessage](ctx, c, call{method: "GET", path: PathOpenAPI})
 }
 
 // Nodes lists the members.
 func (c *Client) Nodes(ctx context.Context) (Nodes, error) {
-	return do[Nodes](ctx, c, call{method: "GET", path: "/v1/nodes"})
+	return do[Nodes](ctx, c, call{method: "GET", path: PathNodes})
 }
 
 // Drain starts draining the node.
 func (c *Client) Drain(ctx context.Context) (Started, error) {
-	return do[Started](ctx, c, call{method: "POST", path: "/v1/drain"})
+	return do[Started](ctx, c, call{method: "POST", path: PathDrain})
 }
 
 // Undrain makes a draining node accept new work again.
 func (c *Client) Undrain(ctx context.Context) (Started, error) {
-	return do[Started](ctx, c, call{method: "DELETE", path: "/v1/drain"})
+	return do[Started](ctx, c, call{method: "DELETE", path: PathDrain})
 }
 
 // Leave starts to remove the node from the cluster.
 func (c *Client) Leave(ctx context.Context) (Started, error) {
-	return do[Started](ctx, c, call{method: "POST", path: "/v1/leave"})
+	return do[Started](ctx, c, call{method: "POST", path: PathLeave})
 }
 
 // Reload makes the node read its configuration again.
 func (c *Client) Reload(ctx context.Context) (Reloaded, error) {
-	return do[Reloaded](ctx, c, call{method: "POST", path: "/v1/reload"})
+	return do[Reloaded](ctx, c, call{method: "POST", path: PathReload})
 }
 
 // ConnectionQuery selects connections. The zero value selects all of the node that is called.
@@ -256,12 +245,12 @@ func (c *Client) Connections(ctx context.Context, q ConnectionQuery) (Connection
 	if q.Limit != 0 {
 		v.Set("limit", strconv.Itoa(q.Limit))
 	}
-	return do[ConnectionList](ctx, c, call{method: "GET", path: pathConnections, query: v})
+	return do[ConnectionList](ctx, c, call{method: "GET", path: PathConnections, query: v})
 }
 
 // CloseConnection closes a connection of the named node or, with "", of the node that is called.
 func (c *Client) CloseConnection(ctx context.Context, node, id string) (ConnectionClosed, error) {
-	path := pathConnections + "/" + url.PathEscape(id)
+	path := PathConnections + "/" + url.PathEscape(id)
 	return do[ConnectionClosed](ctx, c, call{method: "DELETE", path: path, query: values("node", node)})
 }
 
@@ -278,15 +267,15 @@ func values(pairs ...string) url.Values {
 
 // RaftPeers lists the consensus group.
 func (c *Client) RaftPeers(ctx context.Context) (RaftPeers, error) {
-	return do[RaftPeers](ctx, c, call{method: "GET", path: "/v1/raft/peers"})
+	return do[RaftPeers](ctx, c, call{method: "GET", path: PathRaftPeers})
 }
 
 // RemoveRaftPeer removes a peer from the consensus group.
 func (c *Client) RemoveRaftPeer(ctx context.Context, name string) (RaftPeerRemoved, error) {
-	return do[RaftPeerRemoved](ctx, c, call{method: "DELETE", path: "/v1/raft/peers/" + url.PathEscape(name)})
+	return do[RaftPeerRemoved](ctx, c, call{method: "DELETE", path: PathRaftPeers + "/" + url.PathEscape(name)})
 }
 
 // TransferLeadership hands leadership to a peer or, with "", to the most up-to-date one.
 func (c *Client) TransferLeadership(ctx context.Context, to string) (RaftTransferred, error) {
-	return do[RaftTransferred](ctx, c, call{method: "POST", path: "/v1/raft/transfer", body: RaftTransfer{To: to}})
+	return do[RaftTransferred](ctx, c, call{method: "POST", path: PathRaftTransfer, body: RaftTransfer{To: to}})
 }

@@ -16,7 +16,7 @@ import (
 
 // streamSilence is how long a stream may be silent before the client considers it dead: three of
 // the node's own intervals.
-const streamSilence = 3 * streamQuiet
+const streamSilence = 3 * StreamQuiet
 
 // errSilent ends a stream on which not even the node's signs of life arrive.
 var errSilent = fmt.Errorf("nothing has come for %s", streamSilence)
@@ -63,8 +63,8 @@ var errStopped = errors.New("stopped")
 
 // follow reads the stream until it ends; the error says why.
 func (c *Client) follow(ctx context.Context, cancel context.CancelCauseFunc, q EventQuery, yield func(Notice) bool) error {
-	k := call{method: http.MethodGet, path: "/v1/events", query: values("types", strings.Join(q.Types, ",")), header: http.Header{}}
-	k.header.Set("Accept", "text/event-stream")
+	k := call{method: http.MethodGet, path: PathEvents, query: values("types", strings.Join(q.Types, ",")), header: http.Header{}}
+	k.header.Set("Accept", MediaEvents)
 	if q.After != "" {
 		k.header.Set("Last-Event-ID", q.After)
 	}
@@ -80,13 +80,13 @@ func (c *Client) follow(ctx context.Context, cancel context.CancelCauseFunc, q E
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		b, err := io.ReadAll(io.LimitReader(res.Body, maxBody))
+		b, err := io.ReadAll(io.LimitReader(res.Body, maxRefusal))
 		if err != nil {
 			return err
 		}
 		return refusal(res.StatusCode, res.Header, b)
 	}
-	if !strings.HasPrefix(res.Header.Get("Content-Type"), "text/event-stream") {
+	if !strings.HasPrefix(res.Header.Get("Content-Type"), MediaEvents) {
 		return fmt.Errorf("%s does not answer as weir does: is it the API's address?", c.base.String())
 	}
 	return readNotices(res.Body, func() { silent.Reset(streamSilence) }, yield)
@@ -96,7 +96,7 @@ func (c *Client) follow(ctx context.Context, cancel context.CancelCauseFunc, q E
 // weir's own use of it: one data line each. heard is called for every line.
 func readNotices(r io.Reader, heard func(), yield func(Notice) bool) error {
 	lines := bufio.NewScanner(r)
-	lines.Buffer(make([]byte, 0, 64<<10), maxPeerAnswer)
+	lines.Buffer(make([]byte, 0, 64<<10), maxAnswer)
 	var id, name string
 	var data []byte
 	for lines.Scan() {

@@ -19,7 +19,7 @@ func Evict() WriteOption { return func(k *call) { k.query.Set("evict", "true") }
 // IfIndex writes only if the present value was last changed at this index: a Limit's ModifyIndex,
 // or for all limits the Index of Limits or of a dry run. Otherwise the write fails with status 412.
 func IfIndex(index uint64) WriteOption {
-	return func(k *call) { k.header.Set("If-Match", etag(index)) }
+	return func(k *call) { k.header.Set("If-Match", ETag(index)) }
 }
 
 // IfAbsent writes only if there is no limit with this pattern.
@@ -35,7 +35,7 @@ func limitCall(method, path string, opts []WriteOption) call {
 
 // limitPath is the path of one limit.
 func limitPath(scope, pattern string) string {
-	path := pathLimits + "/" + url.PathEscape(cmp.Or(scope, limit.ScopeHost.String()))
+	path := PathLimits + "/" + url.PathEscape(cmp.Or(scope, limit.ScopeHost.String()))
 	if pattern != "" {
 		path += "/" + url.PathEscape(pattern)
 	}
@@ -44,7 +44,7 @@ func limitPath(scope, pattern string) string {
 
 // Limits lists all limits.
 func (c *Client) Limits(ctx context.Context) (Limits, error) {
-	return do[Limits](ctx, c, limitCall("GET", pathLimits, nil))
+	return do[Limits](ctx, c, limitCall("GET", PathLimits, nil))
 }
 
 // Limit returns the limit of a scope with exactly this pattern. The scopes total and connection
@@ -67,7 +67,7 @@ func (c *Client) DeleteLimit(ctx context.Context, scope, pattern string, opts ..
 
 // ReplaceLimits replaces all the cluster's limits.
 func (c *Client) ReplaceLimits(ctx context.Context, ls []Limit, opts ...WriteOption) (LimitsReplaced, error) {
-	k := limitCall("PUT", pathLimits, opts)
+	k := limitCall("PUT", PathLimits, opts)
 	k.body = Limits{Limits: append([]Limit{}, ls...)}
 	return do[LimitsReplaced](ctx, c, k)
 }
@@ -89,17 +89,17 @@ type HostQuery struct {
 
 // Hosts lists the use of hosts.
 func (c *Client) Hosts(ctx context.Context, q HostQuery) (Hosts, error) {
-	return do[Hosts](ctx, c, call{method: "GET", path: pathHosts, query: q.values()})
+	return do[Hosts](ctx, c, call{method: "GET", path: PathHosts, query: q.values()})
 }
 
 // Usage lists the use of what counts in a scope; q.Sort is "name", or a number's field.
 func (c *Client) Usage(ctx context.Context, scope string, q HostQuery) (Usages, error) {
-	return do[Usages](ctx, c, call{method: "GET", path: pathUsage + "/" + url.PathEscape(scope), query: q.values()})
+	return do[Usages](ctx, c, call{method: "GET", path: PathUsage + "/" + url.PathEscape(scope), query: q.values()})
 }
 
 // UsageOf returns the use that counts under one name of a scope.
 func (c *Client) UsageOf(ctx context.Context, scope, name string) (Usage, error) {
-	return do[Usage](ctx, c, call{method: "GET", path: pathUsage + "/" + url.PathEscape(scope) + "/" + url.PathEscape(name)})
+	return do[Usage](ctx, c, call{method: "GET", path: PathUsage + "/" + url.PathEscape(scope) + "/" + url.PathEscape(name)})
 }
 
 // ExplainQuery is what [Client.Explain] asks about; empty fields are left out.
@@ -114,7 +114,7 @@ type ExplainQuery struct {
 // now.
 func (c *Client) Explain(ctx context.Context, q ExplainQuery) (Explanation, error) {
 	v := values("host", q.Host, "client", q.Client, "user", q.User, "key", q.Key)
-	return do[Explanation](ctx, c, call{method: "GET", path: pathExplain, query: v})
+	return do[Explanation](ctx, c, call{method: "GET", path: PathExplain, query: v})
 }
 
 func (q HostQuery) values() url.Values {
@@ -130,5 +130,5 @@ func (q HostQuery) values() url.Values {
 
 // Host returns the use of one host.
 func (c *Client) Host(ctx context.Context, host string) (Host, error) {
-	return do[Host](ctx, c, call{method: "GET", path: pathHosts + "/" + url.PathEscape(host)})
+	return do[Host](ctx, c, call{method: "GET", path: PathHosts + "/" + url.PathEscape(host)})
 }

@@ -4,21 +4,10 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"strconv"
 	"time"
-)
-
-const (
-	pathConfig = "/v1/config"
-	pathLogs   = "/v1/logs"
-	pathSystem = "/v1/system"
-
-	logLines    = 200  // the default of GET /v1/logs
-	maxLogLines = 1000 // that a node remembers
 )
 
 // NodeConfig answers GET /v1/config.
@@ -62,139 +51,21 @@ type System struct {
 	DataTotal uint64 `json:"data_total"`
 }
 
-// Diagnostics provides a node's part of a support bundle, beyond the other endpoints.
-type Diagnostics interface {
-	// Settings lists the running configuration, without secrets.
-	Settings() []Setting
-	// RecentLog returns the newest lines of the node's log, at most n, oldest first.
-	RecentLog(n int) []string
-	// System describes the process and its machine.
-	System() System
-}
-
-// debugRoutes describe this node, or the node in ?node=. They need full access, because logs name
-// clients, and a profile slows the node down.
-func (s *Server) debugRoutes(peer bool) router {
-	own := func(f func(*http.Request) (answer, error)) map[string]endpoint {
-		return map[string]endpoint{"GET": s.confidential(peer, s.atNode(peer, reading(f)))}
-	}
-	return router{
-		{pathConfig, own(s.settings)},
-		{pathLogs, own(s.recentLog)},
-		{pathSystem, own(s.system)},
-		{pathProfiles, map[string]endpoint{"GET": s.confidential(peer, s.profiles)}},
-		{pathProfiles + "{name}", map[string]endpoint{"GET": s.confidential(peer, s.atNode(peer, s.profile))}},
-	}
-}
-
-func (s *Server) settings(r *http.Request) (answer, error) {
-	if _, err := query(r); err != nil {
-		return answer{}, err
-	}
-	return answer{body: NodeConfig{Node: s.cfg.Node, Settings: append([]Setting{}, s.deps.Diagnostics.Settings()...)}}, nil
-}
-
-// recentLog answers GET /v1/logs[?lines=].
-func (s *Server) recentLog(r *http.Request) (answer, error) {
-	q, err := query(r, "lines")
-	if err != nil {
-		return answer{}, err
-	}
-	n, err := queryNumber(q, "lines", logLines, 1, maxLogLines)
-	if err != nil {
-		return answer{}, err
-	}
-	return answer{body: Logs{Node: s.cfg.Node, Lines: append([]string{}, s.deps.Diagnostics.RecentLog(n)...)}}, nil
-}
-
-func (s *Server) system(r *http.Request) (answer, error) {
-	if _, err := query(r); err != nil {
-		return answer{}, err
-	}
-	return answer{body: s.deps.Diagnostics.System()}, nil
-}
-
-// confidential restricts an endpoint to callers with full access: those with the token for it or,
-// if no token is set and the node listens on loopback only, processes on this machine. A page in a
-// browser is refused then.
-func (s *Server) confidential(peer bool, serve endpoint) endpoint {
-	return func(w http.ResponseWriter, r *http.Request) error {
-		known := s.guard.tokens.Load()
-		switch {
-		case peer:
-		case known.write == nil && (known.read != nil || !fromLoopback(r)):
-			return problemf(http.StatusForbidden, "token_not_configured", "this is only for who has a token, and this node knows none: set api.token_file")
-		case known.write == nil && r.Header.Get("Sec-Fetch-Site") != "":
-			return problemf(http.StatusForbidden, "token_not_configured", "without a token this is not for browsers: set api.token_file")
-		case known.write != nil && !s.guard.mayWrite(r):
-			return problemf(http.StatusForbidden, "read_only_token", "this token can only read: use the one in api.token_file")
-		}
-		return serve(w, r)
-	}
-}
-
-func fromLoopback(r *http.Request) bool {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return false
-	}
-	addr, err := netip.ParseAddr(host)
-	return err == nil && addr.Unmap().IsLoopback()
-}
-
-// atNode passes a request with ?node= on to that node.
-func (s *Server) atNode(peer bool, serve endpoint) endpoint {
-	if peer {
-		return serve
-	}
-	return func(w http.ResponseWriter, r *http.Request) error {
-		q := r.URL.Query()
-		if !q.Has("node") {
-			return serve(w, r)
-		}
-		if len(q["node"]) > 1 {
-			return malformed("the query parameter %q is given more than once", "node")
-		}
-		node := q.Get("node")
-		q.Del("node")
-		u := *r.URL
-		u.RawQuery = q.Encode()
-		if node == s.cfg.Node {
-			r.URL = &u
-			return serve(w, r)
-		}
-		p, err := s.peerNamed(node)
-		if err != nil {
-			return err
-		}
-		seconds, _ := strconv.Atoi(q.Get("seconds")) // the node refuses a wrong value
-		most := s.cfg.PeerTimeout + time.Duration(min(max(seconds, 0), maxProfileSeconds))*time.Second
-		ctx, cancel := context.WithTimeout(r.Context(), most)
-		defer cancel()
-		rep, err := s.forward(ctx, p.RT, &http.Request{Method: http.MethodGet, URL: &u, Header: http.Header{}}, nil)
-		if err != nil {
-			return notReached(node, err)
-		}
-		rep.write(w)
-		return nil
-	}
-}
-
 // Config returns the configuration that a node runs, without secrets; "" is the client's own node.
 func (c *Client) Config(ctx context.Context, node string) (NodeConfig, error) {
-	return do[NodeConfig](ctx, c, call{method: http.MethodGet, path: pathConfig, query: atNode(node)})
+	return do[NodeConfig](ctx, c, call{method: http.MethodGet, path: PathConfig, query: atNode(node)})
 }
 
 // Logs returns the newest lines of a node's log, at most 1000.
 func (c *Client) Logs(ctx context.Context, node string, lines int) (Logs, error) {
 	q := atNode(node)
 	q.Set("lines", strconv.Itoa(lines))
-	return do[Logs](ctx, c, call{method: http.MethodGet, path: pathLogs, query: q})
+	return do[Logs](ctx, c, call{method: http.MethodGet, path: PathLogs, query: q})
 }
 
 // System describes a node's process and machine.
 func (c *Client) System(ctx context.Context, node string) (System, error) {
-	return do[System](ctx, c, call{method: http.MethodGet, path: pathSystem, query: atNode(node)})
+	return do[System](ctx, c, call{method: http.MethodGet, path: PathSystem, query: atNode(node)})
 }
 
 func atNode(node string) url.Values {
@@ -218,14 +89,14 @@ func (c *Client) Fetch(ctx context.Context, path string, w io.Writer) error {
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		b, err := io.ReadAll(io.LimitReader(res.Body, maxPeerAnswer))
+		b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
 		if err != nil {
 			return fmt.Errorf("read the answer of %s: %w", c.base.String(), err)
 		}
-		return decodeProblem(res.StatusCode, res.Header, b)
+		return ParseProblem(res.StatusCode, res.Header, b)
 	}
-	n, err := io.Copy(w, io.LimitReader(res.Body, maxPeerAnswer))
-	if err == nil && n == maxPeerAnswer {
+	n, err := io.Copy(w, io.LimitReader(res.Body, maxAnswer))
+	if err == nil && n == maxAnswer {
 		err = fmt.Errorf("the answer of %s was cut after %d bytes", c.base.String(), n)
 	}
 	return err

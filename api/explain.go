@@ -1,15 +1,5 @@
 package api
 
-import (
-	"fmt"
-	"net/http"
-	"slices"
-	"strings"
-	"sync"
-
-	"github.com/weirproxy/weir/limit"
-)
-
 // Explanation answers GET /v1/explain?host=&client=&user=&key=. The subject is what is given: a
 // connection of a client or a user to a host, or a permit for a key. A host without a port is under
 // no limit that names one.
@@ -20,6 +10,8 @@ type Explanation struct {
 	Key    string `json:"key,omitempty"`
 	// Admitted reports whether the node that answers would let it in now, without waiting.
 	Admitted bool `json:"admitted"`
+	// Reason says what else but a limit is in the way.
+	Reason string `json:"reason,omitempty"`
 	// Limits are those that govern it, in the order in which they are asked.
 	Limits []Governing `json:"limits"`
 	// Unreachable lists nodes whose use is not in the sums.
@@ -47,163 +39,4 @@ type Governing struct {
 	Admitted bool `json:"admitted"`
 	// Reason says what is in the way where it would not.
 	Reason string `json:"reason,omitempty"`
-}
-
-// explained are the scopes in the order in which a connection asks them.
-var explained = []limit.Scope{limit.ScopeTotal, limit.ScopeClient, limit.ScopeUser, limit.ScopeHost, limit.ScopeKey, limit.ScopeConnection}
-
-// explain answers GET /v1/explain.
-func (s *Server) explain(r *http.Request) (answer, error) {
-	body, subject, err := parseSubject(r)
-	if err != nil {
-		return answer{}, err
-	}
-	t := s.deps.View.Table()
-	// A permit for a key alone passes no proxy: what is counted of all requests does not concern it.
-	proxied := body.Host != "" || body.Client != "" || body.Key == ""
-	body.Limits = []Governing{}
-	for _, scope := range explained {
-		l, name := t.Find(scope, &subject)
-		if l == nil || scope.Bare() && !proxied {
-			continue
-		}
-		w := LimitOf(l)
-		body.Limits = append(body.Limits, Governing{
-			Scope: w.Scope, Pattern: w.Pattern, Key: name, Why: l.Pattern.Why(), Mode: w.Mode, Source: w.Source,
-			Connections: w.Connections, Requests: w.Requests, Bandwidth: w.Bandwidth, Queue: w.Queue,
-		})
-	}
-	counts, unreachable := s.useNow(r, t, body.Limits)
-	body.Unreachable = unreachable
-	session := s.deps.Status.Status().Session.State == sessionLive
-	body.Admitted = true
-	for i := range body.Limits {
-		g := &body.Limits[i]
-		g.judge(session, &counts[i])
-		body.Admitted = body.Admitted && g.Admitted
-	}
-	return answer{body: body}, nil
-}
-
-// sessionLive is the state of a session that admits; see SessionStatus.
-const sessionLive = "live"
-
-// parseSubject reads the query.
-func parseSubject(r *http.Request) (e Explanation, s limit.Subject, err error) {
-	q, err := query(r, "host", "client", "user", "key")
-	if err != nil {
-		return e, s, err
-	}
-	for _, part := range []struct {
-		name  string
-		scope limit.Scope
-	}{{"host", limit.ScopeHost}, {"client", limit.ScopeClient}, {"user", limit.ScopeUser}, {"key", limit.ScopeKey}} {
-		text := q.Get(part.name)
-		if text == "" {
-			continue
-		}
-		one, err := subjectOf(part.scope, text)
-		if err != nil {
-			return e, s, err
-		}
-		switch part.scope {
-		case limit.ScopeHost:
-			s.Host, e.Host = one.Host, one.Host.String()
-		case limit.ScopeClient:
-			s.Client, e.Client = one.Client, one.Client.Name
-		case limit.ScopeUser:
-			s.User, e.User = one.User, one.User
-		case limit.ScopeKey:
-			s.Key, e.Key = one.Key, one.Key
-		}
-	}
-	if s == (limit.Subject{}) {
-		return e, s, malformed("say what to explain: host, client, user or key, as in ?host=api.example.com:443&client=10.0.0.7")
-	}
-	return e, s, nil
-}
-
-// counted is what a limit's use is judged by.
-type counted struct {
-	node string  // that would have to let the subject in
-	own  NodeUse // of that node
-	all  Host    // of all nodes
-}
-
-// useNow fills in the use of each limit's key, of all nodes. It also returns those that did not
-// answer.
-func (s *Server) useNow(r *http.Request, t *limit.Table, limits []Governing) ([]counted, []Unreachable) {
-	var wg sync.WaitGroup
-	counts, missing := make([]counted, len(limits)), make([][]Unreachable, len(limits))
-	for i := range limits {
-		g, c := &limits[i], &counts[i]
-		scope, err := limit.ParseScope(g.Scope)
-		if err != nil || scope == limit.ScopeConnection {
-			continue
-		}
-		wg.Go(func() {
-			key := limit.Key{Scope: scope, Resource: limit.Connections, Name: g.Key}
-			c.node = s.cfg.Node
-			c.own, _ = s.deps.Uses.Use(key)
-			c.own.Key = key
-			c.all = s.clusterUse(r.Context(), scope, s.entry(t, c.own))
-			g.Use, missing[i] = &c.all.Use, c.all.Unreachable
-		})
-	}
-	wg.Wait()
-	all := slices.Concat(missing...)
-	slices.SortFunc(all, func(a, b Unreachable) int { return strings.Compare(a.Node, b.Node) })
-	return counts, slices.CompactFunc(all, func(a, b Unreachable) bool { return a.Node == b.Node })
-}
-
-// judge says whether the limit would let the subject in now, by the use of its key on all nodes.
-// Slots that lie unused on another node are fetched before anybody is refused, so the sums decide.
-func (g *Governing) judge(session bool, c *counted) {
-	g.Admitted = true
-	if g.Mode == ModeReport {
-		return
-	}
-	refuse := func(format string, args ...any) { g.Admitted, g.Reason = false, fmt.Sprintf(format, args...) }
-	switch {
-	case g.Connections != nil && *g.Connections == 0:
-		refuse("blocked: its limit is 0 connections")
-	case g.Use == nil || g.Connections == nil && g.Requests == nil: // bandwidth refuses nobody
-	case !session:
-		refuse("this node has no live session with the cluster")
-	case g.Connections != nil && g.Use.Waiting > 0:
-		refuse("%d waiting before it", g.Use.Waiting)
-	case g.Connections != nil && g.Use.InUse >= *g.Connections:
-		refuse("%d of %s in use", g.Use.InUse, plural(int(*g.Connections), "connection"))
-	case g.Requests == nil || c.hasToken():
-	case g.Use.Requests != nil && g.Use.Requests.Waiting > 0:
-		refuse("%d waiting for the rate before it", g.Use.Requests.Waiting)
-	case !c.canFetchToken():
-		refuse("the rate of %s is used up", g.Requests.Rate)
-	}
-}
-
-// wholeToken is what counts as one: the lease lets this much be missing, for what dividing a bucket
-// rounds away.
-const wholeToken = 1 - 1/float64(limit.TokenGrains)
-
-// hasToken reports whether the node has a token in hand that nobody waits for.
-func (c *counted) hasToken() bool {
-	r := c.own.Rates[limit.Requests]
-	return r.Waiting == 0 && r.Available >= wholeToken
-}
-
-// canFetchToken reports whether the node has a token together with what is fetched before anybody
-// is refused: what lies in units that no node holds, and what other nodes have that draw nothing.
-// A node that draws from its units keeps them.
-func (c *counted) canFetchToken() bool {
-	sum := c.own.Rates[limit.Requests].Available
-	if r := c.all.Requests; r != nil && r.Unassigned != nil {
-		sum += *r.Unassigned
-	}
-	for name, u := range c.all.Nodes {
-		if r := u.Requests; name != c.node && r != nil && r.Now == 0 {
-			sum += float64(r.Available)
-		}
-	}
-	return sum >= wholeToken
 }

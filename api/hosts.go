@@ -1,11 +1,5 @@
 package api
 
-import (
-	"net/http"
-
-	"github.com/weirproxy/weir/limit"
-)
-
 // Hosts answers GET /v1/hosts[?prefix=&sort=&limit=&after=&local=true].
 //
 // prefix selects the hosts that begin with it. sort is a field's name: "host" (the default,
@@ -36,19 +30,4 @@ type Host struct {
 	Pattern string `json:"pattern,omitempty"`
 	// Unreachable is set in the answer for one host; a list has its own.
 	Unreachable []Unreachable `json:"unreachable,omitempty"`
-}
-
-// hosts answers GET /v1/hosts.
-func (s *Server) hosts(r *http.Request, peer bool) (answer, error) {
-	var body Hosts
-	var err error
-	body.Hosts, body.Next, body.Unreachable, err = s.uses(r, limit.ScopeHost, peer)
-	return answer{body: body}, err
-}
-
-// host answers GET /v1/hosts/{host}[?local=true]. An unused host is shown with the limit that would
-// apply.
-func (s *Server) host(r *http.Request, peer bool) (answer, error) {
-	h, err := s.use(r, limit.ScopeHost, r.PathValue("host"), peer)
-	return answer{body: h}, err
 }

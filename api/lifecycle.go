@@ -1,10 +1,5 @@
 package api
 
-import (
-	"context"
-	"net/http"
-)
-
 // Started answers POST /v1/drain and POST /v1/leave, with 202: they have begun. GET /v1/status
 // shows their progress; a node that has left stops answering. It also answers DELETE /v1/drain,
 // with 200, when draining has ended.
@@ -22,64 +17,4 @@ type Reloaded struct {
 	// "proxy.listen".
 	Applied     []string `json:"applied"`
 	NeedRestart []string `json:"need_restart"`
-}
-
-// Lifecycle acts on the node as a whole. Drain and Leave return once they have begun, and do
-// nothing if they had begun before.
-type Lifecycle interface {
-	// Drain makes the node refuse new work and lets its connections end.
-	Drain(ctx context.Context) error
-	// Undrain makes a draining node accept new work again. On other nodes it does nothing, except
-	// on one that leaves or stops: there it fails with ErrConflict.
-	Undrain(ctx context.Context) error
-	// Leave drains the node, removes it from the cluster for good, and ends the process.
-	Leave(ctx context.Context) error
-	// Reload reads the config again. A config with errors changes nothing: Reload fails with
-	// ErrInvalidConfig and the errors' positions.
-	Reload(ctx context.Context) (Reloaded, error)
-}
-
-func (s *Server) drain(r *http.Request) (answer, error) {
-	return s.start(r, "draining", http.StatusAccepted, s.deps.Lifecycle.Drain)
-}
-
-// undrain answers DELETE /v1/drain, even if the node does not drain.
-func (s *Server) undrain(r *http.Request) (answer, error) {
-	return s.start(r, "draining ended", http.StatusOK, s.deps.Lifecycle.Undrain)
-}
-
-func (s *Server) leave(r *http.Request) (answer, error) {
-	return s.start(r, "leaving", http.StatusAccepted, s.deps.Lifecycle.Leave)
-}
-
-func (s *Server) start(r *http.Request, what string, status int, begin func(context.Context) error) (answer, error) {
-	if _, err := query(r); err != nil {
-		return answer{}, err
-	}
-	ctx := s.withAuthor(r.Context(), r, false)
-	if err := begin(ctx); err != nil {
-		s.note(ctx, what+" refused", "error", err)
-		return answer{}, err
-	}
-	s.note(ctx, what)
-	st := s.deps.Status.Status()
-	return answer{status: status, body: Started{
-		Node: s.cfg.Node, Draining: st.Draining, Leaving: st.Leaving, Connections: st.Connections,
-	}}, nil
-}
-
-func (s *Server) reload(r *http.Request) (answer, error) {
-	if _, err := query(r); err != nil {
-		return answer{}, err
-	}
-	ctx := s.withAuthor(r.Context(), r, false)
-	done, err := s.deps.Lifecycle.Reload(ctx)
-	if err != nil {
-		s.note(ctx, "configuration not reloaded", "error", err)
-		return answer{}, err
-	}
-	done.Applied = append([]string{}, done.Applied...)
-	done.NeedRestart = append([]string{}, done.NeedRestart...)
-	s.note(ctx, "configuration reloaded", "applied", done.Applied, "need_restart", done.NeedRestart)
-	return answer{body: done}, nil
 }

@@ -128,8 +128,10 @@ func (l *Limit) Words() string {
 	case l.Connections == nil:
 	case *l.Connections == 0:
 		parts = append(parts, "blocked")
+	case *l.Connections == 1:
+		parts = append(parts, "1 connection")
 	default:
-		parts = append(parts, plural(int(*l.Connections), "connection"))
+		parts = append(parts, fmt.Sprintf("%d connections", *l.Connections))
 	}
 	if r := l.Requests; r != nil {
 		parts = append(parts, fmt.Sprintf("%s requests (%d at once)", r.Rate, r.Burst))
@@ -164,11 +166,4 @@ func (b *Bandwidth) words() []string {
 		parts[len(parts)-1] += " (" + b.Burst + " at once)"
 	}
 	return parts
-}
-
-func plural(n int, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return fmt.Sprintf("%d %ss", n, noun)
 }

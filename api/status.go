@@ -1,9 +1,6 @@
 package api
 
-import (
-	"net/http"
-	"time"
-)
+import "time"
 
 // Status answers GET /v1/status: this node, and its view of the cluster.
 type Status struct {
@@ -68,49 +65,7 @@ type RaftStatus struct {
 	AppliedIndex uint64 `json:"applied_index"`
 }
 
-// StatusSource describes this node.
-type StatusSource interface {
-	// Status describes the node now.
-	Status() Status
-	// Ready reports whether the node can admit connections, and if not, why.
-	Ready() (ok bool, why string)
-}
-
-func (s *Server) status(r *http.Request) (answer, error) {
-	if _, err := query(r); err != nil {
-		return answer{}, err
-	}
-	st := s.deps.Status.Status()
-	st.Session.ExpiresIn = Duration(time.Duration(st.Session.ExpiresIn).Round(time.Millisecond))
-	if st.ConfigDisagreements == nil {
-		st.ConfigDisagreements = []string{}
-	}
-	if st.ProxyAddrs == nil {
-		st.ProxyAddrs = []string{}
-	}
-	if st.ProxyProtocols == nil {
-		st.ProxyProtocols = []string{}
-	}
-	if st.ResolvingClients == nil {
-		st.ResolvingClients = []ResolvingClient{}
-	}
-	return answer{body: st}, nil
-}
-
 // Health answers /healthz and /readyz.
 type Health struct {
 	Status string `json:"status"` // "ok"
-}
-
-// healthz: the process answers.
-func (s *Server) healthz(*http.Request) (answer, error) {
-	return answer{body: Health{Status: "ok"}}, nil
-}
-
-// readyz: the node can admit; 503 with the reason when it can't.
-func (s *Server) readyz(*http.Request) (answer, error) {
-	if ok, why := s.deps.Status.Ready(); !ok {
-		return answer{}, problemf(http.StatusServiceUnavailable, "not_ready", "not ready: %s", why)
-	}
-	return answer{body: Health{Status: "ok"}}, nil
 }

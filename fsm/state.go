@@ -16,7 +16,7 @@ var (
 	ErrStaleTerm    = errors.New("the entry was judged in another term")
 	ErrRepeated     = errors.New("the entry has been applied already")
 	ErrNameTaken    = errors.New("another process holds a live session under this name")
-	ErrPrecondition = errors.New("the limit has changed since it was read")
+	ErrPrecondition = errors.New("the condition does not hold")
 	ErrNotFound     = errors.New("no such limit")
 	ErrExists       = errors.New("the limit exists already")
 )
@@ -337,7 +337,7 @@ func (p Precondition) check(exists bool, index uint64) error {
 	case exists && p.MustNotExist:
 		return fmt.Errorf("%w: %w", ErrPrecondition, ErrExists)
 	case p.MatchIndex != nil && *p.MatchIndex != index:
-		return fmt.Errorf("%w: it is index %d", ErrPrecondition, index)
+		return fmt.Errorf("%w: the index is %d now: read it again", ErrPrecondition, index)
 	}
 	return nil
 }

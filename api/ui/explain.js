@@ -47,7 +47,7 @@ async function ask() {
 function show(e) {
   const what = [e.client && `client ${e.client}`, e.user && `user ${e.user}`].filter(Boolean).join(', ');
   const subject = [e.host && `A connection to ${e.host}`, e.key && `a permit for ${e.key}`].filter(Boolean).join(' and ') || 'A connection';
-  const verdict = h('p', { class: `verdict ${e.admitted ? 'good' : 'bad'}` }, `${subject}${what ? ` of ${what}` : ''} ${e.admitted ? 'would be let in now.' : 'would not be let in now.'}`);
+  const verdict = h('p', { class: `verdict ${e.admitted ? 'good' : 'bad'}` }, `${subject}${what ? ` of ${what}` : ''} ${e.admitted ? 'would be let in now.' : `would not be let in now${e.reason ? `: ${e.reason}` : ''}.`}`);
   const missing = (e.unreachable ?? []).map((u) => u.node);
   const head = ['Limit', 'Why it governs', 'Allows', 'In use now', 'Lets it in'];
   $('explain-answer').replaceChildren(verdict,

@@ -205,7 +205,7 @@ func checkMake(words []string, targets map[string]bool) error {
 // apiPaths are the paths of the API, as patterns, and the methods that each takes.
 func apiPaths(t *testing.T) map[*regexp.Regexp][]string {
 	t.Helper()
-	b, err := os.ReadFile("../../api/openapi.json")
+	b, err := os.ReadFile("../../api/server/openapi.json")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -44,8 +44,17 @@ which passes no proxy.`,
 }
 
 func writeExplanation(w io.Writer, e api.Explanation) error {
+	verdict := "It would be let in now."
+	switch {
+	case e.Reason != "":
+		verdict = "It would not be let in now: " + e.Reason + "."
+	case !e.Admitted:
+		verdict = "It would not be let in now without waiting."
+	case len(e.Limits) == 0:
+		verdict = "No limit: it is let in."
+	}
 	if len(e.Limits) == 0 {
-		fmt.Fprintln(w, "No limit: it is let in.")
+		fmt.Fprintln(w, verdict)
 		return writeUnreachable(w, e.Unreachable)
 	}
 	t := table{header: []string{"SCOPE", "PATTERN", "COUNTED AS", "ALLOWS", "IN USE", "WHY", "NOW"}}
@@ -62,10 +71,6 @@ func writeExplanation(w io.Writer, e api.Explanation) error {
 	}
 	if err := t.write(w); err != nil {
 		return err
-	}
-	verdict := "It would be let in now."
-	if !e.Admitted {
-		verdict = "It would not be let in now without waiting."
 	}
 	if _, err := fmt.Fprintln(w, verdict); err != nil {
 		return err

@@ -32,6 +32,10 @@ It would not be let in now without waiting.
 `,
 		},
 		{"GET /v1/explain?key=tenant%2F42", `{"key":"tenant/42","admitted":true,"limits":[]}`, []string{"explain", "--key", "tenant/42"}, "\nNo limit: it is let in.\n"},
+		{
+			"GET /v1/explain?host=x.org", `{"host":"x.org","admitted":false,"reason":"this node is draining","limits":[]}`,
+			[]string{"explain", "x.org"}, "\nIt would not be let in now: this node is draining.\n",
+		},
 		{"GET /v1/usage/client?sort=in_use", `{"usage":[` + client + `],"next":"5/10.0.0.7"}`, []string{"usage", "client", "--sort", "in_use"}, `
 NAME      LIMIT  IN USE  IDLE  GRANTED  WAITING  ADMITTED  REFUSED  WOULD REFUSE  REQUESTS    OF  UPLOAD  OF  DOWNLOAD     OF
 10.0.0.7      5       5     0        4        0         7        1             0     2.5/s  10/s       -   -   1.2MB/s  5MB/s

@@ -15,7 +15,7 @@ type limitFlags struct {
 	target
 	connections  string
 	requests     string
-	burst        int64
+	burst        string
 	upload       string
 	download     string
 	byteBurst    string
@@ -35,7 +35,7 @@ func (l *limitFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&l.connections, "connections", "", "the most at once, `N`; 0 blocks, none sets no cap")
 	flags.StringVar(&l.requests, "requests", "", "how many may begin, by time, as in `10/s`, 600/m or 0.5/h; none sets no cap")
-	flags.Int64Var(&l.burst, "requests-burst", 0, "the most that begin at once, `N` (default what a second brings, at least 1)")
+	flags.StringVar(&l.burst, "requests-burst", "", "the most that begin at once, `N`; none: what a second brings, at least 1")
 	flags.StringVar(&l.upload, "upload", "", "bytes a second from workers, as in `1MB` or 512KiB; none sets no cap")
 	flags.StringVar(&l.download, "download", "", "bytes a second to workers, as in `10MB`; none sets no cap")
 	flags.StringVar(&l.byteBurst, "bandwidth-burst", "", "`bytes` that pass at once, at least 4KiB; none: what a second brings, at least 64KiB")
@@ -73,11 +73,12 @@ func (l *limitFlags) check(cmd *cobra.Command) error {
 	if changed(cmd, "mode") && l.mode != api.ModeEnforce && l.mode != api.ModeReport {
 		return usagef(cmd, "--mode is enforce or report, not %q", l.mode)
 	}
-	if changed(cmd, "requests-burst") && l.burst < 1 {
-		return usagef(cmd, "--requests-burst is 1 or more: with %d a request could never begin", l.burst)
+	burst, err := l.requestsBurst(cmd)
+	if err != nil {
+		return err
 	}
 	if changed(cmd, "requests") && l.requests != none {
-		if _, err := limit.ParseRate(l.requests, l.burst); err != nil {
+		if _, err := limit.ParseRate(l.requests, burst); err != nil {
 			return usagef(cmd, "--requests: %s", err)
 		}
 	}
@@ -89,8 +90,20 @@ func (l *limitFlags) check(cmd *cobra.Command) error {
 			return usagef(cmd, "--%s: %s", name, err)
 		}
 	}
-	_, err := l.cap(cmd)
+	_, err = l.cap(cmd)
 	return err
+}
+
+// requestsBurst returns the value of --requests-burst; 0 stands for what a second brings.
+func (l *limitFlags) requestsBurst(cmd *cobra.Command) (int64, error) {
+	if l.burst == none || !changed(cmd, "requests-burst") {
+		return 0, nil
+	}
+	n, err := strconv.ParseInt(l.burst, 10, 64)
+	if err != nil || n < 1 {
+		return 0, usagef(cmd, "--requests-burst is a number from 1 on, or none for what a second brings, not %q", l.burst)
+	}
+	return n, nil
 }
 
 // cap returns the value of --connections; nil is no cap.
@@ -147,10 +160,12 @@ func (l *limitFlags) mergeRequests(cmd *cobra.Command, w *api.Limit) error {
 	if !changed(cmd, "requests-burst") {
 		return nil
 	}
-	if w.Requests == nil {
+	switch burst, _ := l.requestsBurst(cmd); { // checked before
+	case w.Requests != nil:
+		w.Requests = &api.Rate{Rate: w.Requests.Rate, Burst: burst}
+	case l.burst != none:
 		return usagef(cmd, "--requests-burst needs a rate: add --requests, as in --requests 10/s")
 	}
-	w.Requests = &api.Rate{Rate: w.Requests.Rate, Burst: l.burst}
 	return nil
 }
 

@@ -20,6 +20,7 @@ func TestLimitsSet(t *testing.T) {
 		queued = `{"scope":"host","pattern":"x.org","connections":5,"requests":null,"bandwidth":null,"queue":{"timeout":"2s","size":100},"shared":true,"mode":"enforce","source":"config","modify_index":7}`
 		plain  = `{"scope":"host","pattern":"x.org","connections":5,"requests":null,"bandwidth":null,"queue":null,"shared":false,"mode":"enforce","source":"api","modify_index":7}`
 		q      = `"requests":null,"bandwidth":null,"queue":{"timeout":"2s","size":100}`
+		rated  = `{"scope":"host","pattern":"x.org","connections":null,"requests":{"rate":"10/s","burst":3},"bandwidth":null,"queue":null,"shared":false,"mode":"enforce","source":"api","modify_index":7}`
 		now    = "5 connections, queue of 100 for 2s (index 12)\n"
 	)
 	written := `{"index":12,` + limitJSON[1:]
@@ -46,6 +47,9 @@ func TestLimitsSet(t *testing.T) {
 		{queued, []string{"--connections", "none", "--no-queue"}, write, `{"scope":"host","pattern":"x.org","connections":null,"requests":null,"bandwidth":null,"queue":null,"shared":true,"mode":"enforce"}`, "5 connections, queue of 100 for 2s, shared → "},
 		{plain, []string{"--queue-timeout", "2s", "--queue-size", "100"}, write, `{"scope":"host","pattern":"x.org","connections":5,` + q + `,"shared":false,"mode":"enforce"}`, "5 connections → "},
 		{plain, []string{"--no-queue"}, write, `{"scope":"host","pattern":"x.org","connections":5,"requests":null,"bandwidth":null,"queue":null,"shared":false,"mode":"enforce"}`, "5 connections → "},
+		{rated, []string{"--requests", "20/s"}, write, `{"scope":"host","pattern":"x.org","connections":null,"requests":{"rate":"20/s","burst":3},"bandwidth":null,"queue":null,"shared":false,"mode":"enforce"}`, "10/s requests (3 at once) → "},
+		{rated, []string{"--requests-burst", "none"}, write, `{"scope":"host","pattern":"x.org","connections":null,"requests":{"rate":"10/s"},"bandwidth":null,"queue":null,"shared":false,"mode":"enforce"}`, "10/s requests (3 at once) → "},
+		{rated, []string{"--requests", "none", "--requests-burst", "none", "--connections", "1"}, write, `{"scope":"host","pattern":"x.org","connections":1,"requests":null,"bandwidth":null,"queue":null,"shared":false,"mode":"enforce"}`, "10/s requests (3 at once) → "},
 	} {
 		answers := map[string][]string{c.call: {written}}
 		if c.before != "" {
@@ -79,6 +83,7 @@ func TestLimitsSet(t *testing.T) {
 		{"404|no such limit", []string{"--connections", "5", "--queue-size", "3"}, 2, "go together"},
 		{plain, []string{"--queue-size", "3"}, 2, "go together"},
 		{queued, []string{"--connections", "none"}, 2, "--no-queue"},
+		{plain, []string{"--requests-burst", "3"}, 2, "--requests-burst needs a rate"},
 		{"503|no leader", []string{"--connections", "5"}, 1, "no leader"},
 	} {
 		f := newFakeAPI(t, map[string][]string{read: {c.before}, write: {written}})

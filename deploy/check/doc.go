@@ -3,6 +3,6 @@
 // and compare what the files say with each other.
 //
 // The metrics and labels that rules and queries use are compared with docs/metrics.md, which the
-// tests of package api compare with what a node really tells. That the configs are valid, and work,
-// the end-to-end tests show.
+// tests of package api/server compare with what a node really tells. That the configs are valid,
+// and work, the end-to-end tests show.
 package check

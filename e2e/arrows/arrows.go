@@ -43,9 +43,11 @@ var areas = map[string][]string{
 	"proxy/resolve":       nil,
 	"proxy/sock":          nil,
 	"proxy/socks5":        nil,
-	"api":                 {"fsm", "limit"},
+	"api":                 {"limit"},
+	"api/server":          {"api", "api/ui", "fsm", "limit"},
+	"api/ui":              nil,
 	"connlimit":           nil,
-	root:                  {"config", "api", "proxy", "proxy/resolve", "lease", "lease/leader", "lease/leasepb", "cluster", "fsm", "limit", "config/certs"},
+	root:                  {"config", "api", "api/server", "proxy", "proxy/resolve", "lease", "lease/leader", "lease/leasepb", "cluster", "fsm", "limit", "config/certs"},
 	"cmd/weir":            {root, "config", "api", "config/certs", "limit", "fsm", "cluster"}, // the last two read a stopped server's files
 	"e2e":                 {"api"},
 	"examples/demo":       {"e2e"},
@@ -85,7 +87,7 @@ var libraries = map[string][]string{
 	"google.golang.org/grpc":              {"lease/leasepb", "lease/leader", "cluster", "cluster/rpcport", "cluster/clusterpb", root},
 	"google.golang.org/protobuf":          {"fsm", "fsm/fsmpb", "lease/leasepb", "lease/leasetest", "cluster/gossip", "cluster/handshake", "cluster/clusterpb"},
 	"github.com/miekg/dns":                {"proxy/resolve"},
-	"github.com/prometheus":               {"api"},
+	"github.com/prometheus":               {"api/server"},
 }
 
 // testOnly are the modules that no program may contain.

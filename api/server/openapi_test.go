@@ -1,0 +1,475 @@
+package server
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/pb33f/libopenapi"
+	validator "github.com/pb33f/libopenapi-validator"
+	"github.com/pb33f/libopenapi-validator/config"
+	validation "github.com/pb33f/libopenapi-validator/errors"
+
+	"github.com/weirproxy/weir/api"
+)
+
+// contract checks requests and answers against openapi.json. Building it is costly, so the tests
+// share one.
+var contract = sync.OnceValues(func() (validator.Validator, error) {
+	doc, err := libopenapi.NewDocument(openAPI)
+	if err != nil {
+		return nil, err
+	}
+	v, errs := validator.NewValidator(doc, config.WithStrictMode(), config.WithFormatAssertions(), config.WithoutSecurityValidation(),
+		// Strict mode takes no account of schemas without named properties; what is there is
+		// validated all the same.
+		config.WithStrictIgnorePaths("$.body.hosts[*].nodes.*", "$.body.usage[*].nodes.*", "$.body.nodes.*", "$.body.source.*"),
+		config.WithStrictIgnoredHeadersExtra("X-Content-Type-Options", "Access-Control-Request-Method", "Weir-Forwarded", "Weir-Client"))
+	if len(errs) > 0 {
+		return nil, errs[0]
+	}
+	return v, nil
+})
+
+func contractOf(t testing.TB) validator.Validator {
+	t.Helper()
+	v, err := contract()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+func TestOpenAPIIsValid(t *testing.T) {
+	if ok, errs := contractOf(t).ValidateDocument(); !ok {
+		t.Error(reasons(errs))
+	}
+}
+
+func reasons(errs []*validation.ValidationError) string {
+	var b strings.Builder
+	for _, e := range errs {
+		fmt.Fprintf(&b, "%s: %s\n", e.Message, e.Reason)
+		for _, s := range e.SchemaValidationErrors {
+			fmt.Fprintf(&b, "  %s: %s\n", s.FieldPath, s.Reason)
+		}
+	}
+	return b.String()
+}
+
+// checkAnswer reports how an answer differs from what openapi.json says; also, where the answer is
+// a success, the request.
+func checkAnswer(t testing.TB, s *Server, k try, w *httptest.ResponseRecorder) {
+	t.Helper()
+	r := k.request()
+	v := contractOf(t)
+	path, ok := described(s, r)
+	if !ok {
+		return // nothing is there, which the router's own tests look at
+	}
+	if path == api.PathOpenAPI && w.Code == http.StatusOK {
+		if !bytes.Equal(w.Body.Bytes(), openAPI) {
+			t.Errorf("%s answers something else", path)
+		}
+		return // it is validated as what it is
+	}
+	// What a parameter in the path may be is not the description's to say: a pattern holds slashes.
+	plain := httptest.NewRequest(k.method, path, strings.NewReader(k.body))
+	plain.URL.RawQuery = r.URL.RawQuery
+	plain.Header = r.Header.Clone()
+	res := w.Result()
+	res.Body = io.NopCloser(bytes.NewReader(w.Body.Bytes()))
+	if ok, errs := v.ValidateHttpResponse(plain, res); !ok {
+		t.Errorf("%s %s answers %d, not as openapi.json says: %s%s", k.method, k.path, w.Code, reasons(errs), w.Body)
+	}
+	if w.Code >= 300 {
+		return
+	}
+	plain.Body = io.NopCloser(strings.NewReader(k.body))
+	if ok, errs := v.ValidateHttpRequest(plain); !ok {
+		t.Errorf("%s %s is accepted, and not as openapi.json says: %s%s", k.method, k.path, reasons(errs), k.body)
+	}
+}
+
+// described is the path of a request's route, with a stand-in for its parameter; false where no
+// route takes the method.
+func described(s *Server, r *http.Request) (path string, ok bool) {
+	if r.Method == http.MethodHead || isTool(r.URL.Path) {
+		return "", false
+	}
+	path = r.URL.EscapedPath()
+	for _, rt := range s.public {
+		params, is := rt.match(path)
+		if _, takes := rt.methods[r.Method]; !is || !takes {
+			continue
+		}
+		path = rt.path
+		for name, value := range params {
+			if name != "scope" { // which is described
+				value = "x"
+			}
+			path = strings.Replace(path, "{"+name+"}", value, 1)
+		}
+		return path, true
+	}
+	return "", false
+}
+
+// spec is openapi.json as far as these tests read it by themselves.
+type spec struct {
+	Info struct {
+		Title, Description string
+	}
+	Tags       []struct{ Name, Description string }
+	Paths      map[string]map[string]*operation
+	Components struct {
+		Schemas    map[string]*schema
+		Parameters map[string]*parameter
+	}
+}
+
+type operation struct {
+	OperationID string
+	Tags        []string
+	Summary     string
+	Description string
+	Parameters  []*parameter
+	RequestBody *struct {
+		Required bool
+		Content  map[string]struct{ Schema *schema }
+	}
+	Responses map[string]*response
+}
+
+type response struct {
+	Ref         string `json:"$ref"`
+	Description string
+	Content     map[string]struct{ Schema *schema }
+}
+
+type parameter struct {
+	Ref         string `json:"$ref"`
+	Name, In    string
+	Required    bool
+	Description string
+	Schema      *schema
+}
+
+type schema struct {
+	Ref                  string          `json:"$ref"`
+	Type                 json.RawMessage // a name, or a list of them
+	Description          string
+	Properties           map[string]*schema
+	Required             []string
+	Items                *schema
+	AdditionalProperties json.RawMessage
+	OneOf                []*schema
+	Enum                 []any
+	Const                any
+	Default              any
+	Minimum, Maximum     *float64
+	Format               string
+}
+
+func readSpec(t *testing.T) spec {
+	t.Helper()
+	var s spec
+	if err := json.Unmarshal(openAPI, &s); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// isTool reports whether a path is for browsers and Go's tools, whose answers are theirs and not
+// the contract's.
+func isTool(path string) bool {
+	return path == "/" || path == "/ui" || strings.HasPrefix(path, "/ui/") || strings.HasPrefix(path, "/debug/")
+}
+
+// TestOpenAPIHasEveryRoute: what is served is described, and what is described is served.
+func TestOpenAPIHasEveryRoute(t *testing.T) {
+	var served, told []string
+	for _, rt := range newBench(t, Config{}, "a").nodes["a"].server.public {
+		for method := range rt.methods {
+			if isTool(rt.path) {
+				continue
+			}
+			served = append(served, method+" "+rt.path)
+		}
+	}
+	ids := map[string]bool{}
+	for path, operations := range readSpec(t).Paths {
+		for method, op := range operations {
+			told = append(told, strings.ToUpper(method)+" "+path)
+			if op.OperationID == "" || ids[op.OperationID] || op.Summary == "" || len(op.Tags) != 1 {
+				t.Errorf("%s %s needs an id of its own, a summary and a tag", method, path)
+			}
+			ids[op.OperationID] = true
+			if op.Responses["default"] == nil {
+				t.Errorf("%s %s does not say how it fails", method, path)
+			}
+		}
+	}
+	slices.Sort(served)
+	slices.Sort(told)
+	if diff := cmp.Diff(served, told); diff != "" {
+		t.Errorf("routes (-) and openapi.json (+): %s", diff)
+	}
+}
+
+// bodies are the types of answers; those that their fields have are found from here.
+func bodies() []any {
+	return []any{
+		api.Problem{}, api.Health{}, api.Status{}, api.Nodes{}, api.Limits{}, api.Limit{}, api.LimitWritten{}, api.LimitDeleted{}, api.LimitsReplaced{}, api.Hosts{}, api.Host{}, api.Usages{}, api.Usage{}, api.Explanation{},
+		api.ConnectionList{}, api.ConnectionClosed{}, api.Started{}, api.Reloaded{}, api.RaftPeers{}, api.RaftPeerRemoved{}, api.RaftTransfer{}, api.RaftTransferred{}, api.SnapshotRestored{}, api.NodeConfig{}, api.Logs{}, api.System{},
+		api.Event{}, api.UseFrame{}, // of the event stream
+	}
+}
+
+// requests are the schemas of what is read by hand, and so have no type.
+var requests = []string{"LimitInput", "RateInput", "BandwidthInput", "LimitsInput"}
+
+// TestOpenAPIHasEveryField compares the schemas with the Go types: names, types, and whether a
+// field may be missing or null.
+func TestOpenAPIHasEveryField(t *testing.T) {
+	s := readSpec(t)
+	want := map[string]string{"Duration": "string"}
+	for _, body := range bodies() {
+		shapesOf(reflect.TypeOf(body), want)
+	}
+	got := map[string]string{}
+	for name, sc := range s.Components.Schemas {
+		if !slices.Contains(requests, name) {
+			got[name] = sc.shape()
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("types (-) and openapi.json (+): %s", diff)
+	}
+}
+
+// shapesOf notes the shape of a struct, and of those that its fields have, by name.
+func shapesOf(typ reflect.Type, into map[string]string) {
+	if _, known := into[typ.Name()]; known {
+		return
+	}
+	into[typ.Name()] = "" // types may refer to each other
+	var fields []string
+	for _, f := range reflect.VisibleFields(typ) {
+		tag := f.Tag.Get("json")
+		if f.Anonymous || !f.IsExported() || tag == "-" {
+			continue
+		}
+		name, options, _ := strings.Cut(tag, ",")
+		optional := strings.Contains(options, "omitempty") || strings.Contains(options, "omitzero")
+		shape := shapeOf(f.Type, into)
+		if f.Type.Kind() == reflect.Pointer && !optional {
+			shape += "|null"
+		}
+		if optional {
+			name += "?"
+		}
+		fields = append(fields, name+": "+shape)
+	}
+	slices.Sort(fields)
+	into[typ.Name()] = "{" + strings.Join(fields, ", ") + "}"
+}
+
+func shapeOf(typ reflect.Type, into map[string]string) string {
+	switch {
+	case typ == reflect.TypeFor[api.Duration]():
+		return "Duration"
+	case typ == reflect.TypeFor[time.Time]():
+		return "string"
+	}
+	switch typ.Kind() {
+	case reflect.Pointer:
+		return shapeOf(typ.Elem(), into)
+	case reflect.Struct:
+		shapesOf(typ, into)
+		return typ.Name()
+	case reflect.Slice:
+		return "[" + shapeOf(typ.Elem(), into) + "]"
+	case reflect.Map:
+		return "{*: " + shapeOf(typ.Elem(), into) + "}"
+	case reflect.Bool:
+		return "boolean"
+	case reflect.String:
+		return "string"
+	case reflect.Float64:
+		return "number"
+	}
+	return "integer"
+}
+
+// shape is the schema's, written as shapeOf writes a type's.
+func (s *schema) shape() string {
+	if s.Ref != "" {
+		return s.Ref[strings.LastIndex(s.Ref, "/")+1:]
+	}
+	if len(s.OneOf) == 2 {
+		return s.OneOf[0].shape() + "|" + s.OneOf[1].shape()
+	}
+	types := s.types()
+	switch types[0] {
+	case "array":
+		return "[" + s.Items.shape() + "]"
+	case "object":
+		if len(s.Properties) == 0 {
+			var values schema
+			if json.Unmarshal(s.AdditionalProperties, &values) != nil {
+				return "{}"
+			}
+			return "{*: " + values.shape() + "}"
+		}
+		var fields []string
+		for name, p := range s.Properties {
+			shape := p.shape()
+			if !slices.Contains(s.Required, name) {
+				name += "?"
+			}
+			fields = append(fields, name+": "+shape)
+		}
+		slices.Sort(fields)
+		return "{" + strings.Join(fields, ", ") + "}"
+	}
+	return strings.Join(types, "|")
+}
+
+func (s *schema) types() []string {
+	var one string
+	if json.Unmarshal(s.Type, &one) == nil {
+		return []string{one}
+	}
+	var many []string
+	_ = json.Unmarshal(s.Type, &many) // a schema without a type has none
+	return append(many, "")[:max(1, len(many))]
+}
+
+// TestOpenAPIAnswers gets a success out of every operation that openapi.json describes; do compares
+// the answers with it.
+func TestOpenAPIAnswers(t *testing.T) {
+	b := newBench(t, Config{MetricsHosts: 2, Token: "secret"}, "a", "b")
+	a := b.nodes["a"]
+	soon := api.Duration(3 * time.Second)
+	a.st.Session = api.SessionStatus{ID: 7, State: "live", ExpiresIn: api.Duration(8123456789)}
+	a.st.Raft = api.RaftStatus{State: "leader", Term: 2, LastIndex: 9, CommitIndex: 9, AppliedIndex: 9}
+	a.members = []api.Node{
+		{Name: "a", Role: "server", Leader: true, Health: "alive", Session: "live", Version: "v1", Addresses: api.Addresses{RPC: "127.0.0.1:1", Gossip: "127.0.0.1:2"}},
+		{Name: "c", Role: "proxy", Health: "dead", Session: "fenced", ReclaimIn: &soon},
+	}
+	a.uses = metricsBench(t, Config{}).uses
+	a.list = []api.Connection{{ID: "1", Client: "127.0.0.1:9", User: "ada", Host: "x.org", Port: 443, Kind: "connect", Since: time.Now(), BytesIn: 1, BytesOut: 2, Limited: true}}
+	seen := map[string]bool{}
+	for _, k := range []try{
+		{method: "GET", path: "/v1/status"},
+		{method: "GET", path: "/v1/nodes"},
+		{method: "PUT", path: "/v1/limits/host/x.org?evict=true", body: `{"connections":5,"queue":{"timeout":"2s","size":100},"shared":false}`},
+		{method: "PUT", path: "/v1/limits/host/10.0.0.0%2F8", body: `{}`},
+		{method: "PUT", path: "/v1/limits/host/r.org", body: fullLimit},
+		{method: "GET", path: "/v1/limits/host/r.org"},
+		{method: "GET", path: "/v1/explain?host=r.org:443&client=10.0.0.7&user=ada&key=tenant/42"},
+		{method: "GET", path: "/v1/usage/host/r.org"},
+		{method: "GET", path: "/v1/usage/host?sort=in_use&limit=1&prefix="},
+		{method: "GET", path: "/v1/limits/host/x.org"},
+		{method: "GET", path: "/v1/limits"},
+		{method: "PUT", path: "/v1/limits?dry_run=true", body: `{"limits":[{"pattern":"y.org","connections":null}]}`},
+		{method: "PUT", path: "/v1/limits", body: `{"index":3,"limits":[{"pattern":"x.org","connections":1},{"pattern":"*.y.org","shared":true,"connections":0}]}`},
+		{method: "DELETE", path: "/v1/limits/host/x.org"},
+		{method: "GET", path: "/v1/hosts?sort=in_use&limit=1&prefix="},
+		{method: "GET", path: "/v1/hosts/x.org"},
+		{method: "GET", path: "/v1/connections?host=x.org&key=x.org&node=*&limit=1&after=1/a/1"},
+		{method: "DELETE", path: "/v1/connections/1"},
+		{method: "POST", path: "/v1/drain"},
+		{method: "DELETE", path: "/v1/drain"},
+		{method: "POST", path: "/v1/leave"},
+		{method: "POST", path: "/v1/reload"},
+		{method: "GET", path: "/v1/raft/peers"},
+		{method: "DELETE", path: "/v1/raft/peers/b"},
+		{method: "POST", path: "/v1/raft/transfer", body: `{"to":"b"}`},
+		{method: "POST", path: "/v1/raft/transfer"},
+		{method: "GET", path: "/v1/status?node=b"},
+		{method: "GET", path: "/metrics?node=b"},
+		{method: "GET", path: api.PathConfig + "?node=b"},
+		{method: "GET", path: api.PathLogs + "?lines=2"},
+		{method: "GET", path: api.PathSystem},
+		{method: "GET", path: api.PathSnapshot},
+		{method: "PUT", path: api.PathSnapshot, body: b.snapshot(), header: map[string]string{"Content-Type": api.MediaSnapshot}},
+		{method: "GET", path: "/v1/openapi.json"},
+		{method: "GET", path: "/metrics"},
+		{method: "GET", path: "/healthz"},
+		{method: "GET", path: "/readyz"},
+		{method: "HEAD", path: "/v1/events"}, // which ends; the stream's own tests read it
+	} {
+		k.header = maps.Clone(k.header)
+		if k.header == nil {
+			k.header = map[string]string{}
+		}
+		k.header["Authorization"] = secret
+		if w := a.do(k); w.Code > 299 {
+			t.Errorf("%s %s: %d %s", k.method, k.path, w.Code, w.Body)
+		}
+		k.method = strings.Replace(k.method, "HEAD", "GET", 1)
+		path, _ := described(a.server, httptest.NewRequest(k.method, k.path, nil))
+		seen[k.method+" "+path] = true
+	}
+	for path, operations := range readSpec(t).Paths {
+		path = strings.Replace(path, "{scope}", "host", 1)
+		fixed, _, param := strings.Cut(path, "{")
+		if param {
+			path = fixed + "x"
+		}
+		if path == api.PathLimits+"/total" || path == api.PathLimits+"/connection" {
+			continue // as in the scopes with patterns, which the tests of limits look at
+		}
+		for method := range operations {
+			if !seen[strings.ToUpper(method)+" "+path] {
+				t.Errorf("%s %s has not been called", method, path)
+			}
+		}
+	}
+}
+
+// TestOpenAPICheckNotices breaks answers and looks whether checkAnswer would have noticed.
+func TestOpenAPICheckNotices(t *testing.T) {
+	v := contractOf(t)
+	for _, test := range []struct {
+		status int
+		body   string
+		ok     bool
+	}{
+		{200, `{"status":"ok"}`, true},
+		{200, `{"status":"fine"}`, false},
+		{200, `{}`, false},
+		{200, `{"status":"ok","more":1}`, false},
+		{503, `{"type":"about:blank","title":"t","status":503,"detail":"d","code":"not_ready"}`, true},
+		{503, `{"title":"t","status":503,"detail":"d","code":"not_ready"}`, false},
+		{503, `{"type":"about:blank","title":"t","status":"503","detail":"d","code":"not_ready"}`, false},
+	} {
+		res := &http.Response{StatusCode: test.status, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(strings.NewReader(test.body))}
+		if test.status > 299 {
+			res.Header.Set("Content-Type", "application/problem+json")
+		}
+		if ok, errs := v.ValidateHttpResponse(httptest.NewRequest("GET", "/readyz", nil), res); ok != test.ok {
+			t.Errorf("%d %s: %v %s", test.status, test.body, ok, reasons(errs))
+		}
+	}
+	for name, ok := range map[string]bool{"Retry-After": true, "Location": false} {
+		res := &http.Response{StatusCode: 503, Header: http.Header{"Content-Type": {"application/problem+json"}, name: {"1"}},
+			Body: io.NopCloser(strings.NewReader(`{"type":"about:blank","title":"t","status":503,"detail":"d","code":"not_ready"}`))}
+		if got, errs := v.ValidateHttpResponse(httptest.NewRequest("GET", "/readyz", nil), res); got != ok {
+			t.Errorf("an answer with the header %s is as described: %t, want %t: %s", name, got, ok, reasons(errs))
+		}
+	}
+}
