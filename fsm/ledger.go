@@ -155,16 +155,16 @@ func (g ledger) free(sessions map[uint64]bool) []Adjustment {
 	return freed
 }
 
-// held lists what one session holds, by key.
-func (g ledger) held(session uint64) []Adjustment {
-	var held []Adjustment
+// heldAbove lists what one session holds beyond what known says of each key, by key.
+func (g ledger) heldAbove(session uint64, known map[limit.Key]int64) []Adjustment {
+	var above []Adjustment
 	for key, h := range g {
-		if n := h.of(session); n > 0 {
-			held = append(held, Adjustment{Session: session, Key: key, Delta: n})
+		if n := h.of(session); n > 0 && n > known[key] {
+			above = append(above, Adjustment{Session: session, Key: key, Delta: n - known[key]})
 		}
 	}
-	slices.SortFunc(held, compareAdjustments)
-	return held
+	slices.SortFunc(above, compareAdjustments)
+	return above
 }
 
 // keys lists the keys that have an entry, sorted.

@@ -390,7 +390,12 @@ func (s *State) GrantOf(session uint64, key limit.Key) int64 { return s.grants[k
 
 // SessionGrants lists all that a session holds, sorted by key (Delta is the slots held). It walks
 // every key.
-func (s *State) SessionGrants(session uint64) []Adjustment { return s.grants.held(session) }
+func (s *State) SessionGrants(session uint64) []Adjustment { return s.GrantsAbove(session, nil) }
+
+// GrantsAbove lists what a session holds beyond what known says of each key, as SessionGrants does.
+func (s *State) GrantsAbove(session uint64, known map[limit.Key]int64) []Adjustment {
+	return s.grants.heldAbove(session, known)
+}
 
 // Keys calls f for each key with grants, sorted, until f returns false. It copies and sorts: not
 // for hot paths.

@@ -114,6 +114,15 @@ func (n *Node) govern(now time.Duration, p *pool, table *limit.Table) {
 	}
 }
 
+// settleTable makes the core's table a pool's. They differ where the log was put back: a request on
+// the fast path, which still had the table of before, may have let the pool follow that again.
+// Needs the pool's lock.
+func (n *Node) settleTable(now time.Duration, p *pool, table *limit.Table) {
+	if p.table != table {
+		n.govern(now, p, table)
+	}
+}
+
 // hold notes that a bare pool is to get slots. Its time without use begins now. Needs the pool's
 // lock.
 func (n *Node) hold(p *pool) {

@@ -59,21 +59,26 @@ func (n *Node) severSlot(s *Slot, why Reason) {
 	}
 }
 
-// severNewest resets the k newest connections that have not been yet; none where the limit only
-// reports. Needs the pool's lock.
-func (n *Node) severNewest(p *pool, k int64, why Reason) {
-	if k <= 0 || p.limit != nil && p.limit.Report {
-		return
-	}
-	var newest []*Slot
+// unsevered lists the connections that have not been severed, the newest first. Needs the pool's
+// lock.
+func (p *pool) unsevered() (newest []*Slot) {
 	for s := p.tail; s != nil; s = s.prev {
-		newest = append(newest, s)
+		if !s.severed.Load() {
+			newest = append(newest, s)
+		}
 	}
 	slices.SortStableFunc(newest, func(x, y *Slot) int { return cmp.Compare(y.since, x.since) })
-	for _, s := range newest[:min(k, int64(len(newest)))] {
-		if !s.severed.Load() {
-			n.severSlot(s, why)
-		}
+	return newest
+}
+
+// severNewest resets the first k of a pool's connections; none where the limit only reports. Needs
+// the pool's lock.
+func (n *Node) severNewest(p *pool, newest []*Slot, k int64, why Reason) {
+	if p.limit != nil && p.limit.Report {
+		return
+	}
+	for _, s := range newest[:max(0, min(k, int64(len(newest))))] {
+		n.severSlot(s, why)
 	}
 }
 

@@ -123,7 +123,7 @@ func (n *Node) correct(now time.Duration, granted []*leasepb.Holding) {
 			p.releasing = left
 		}
 		p.resize(now)
-		n.severNewest(p, max(0, p.open-p.granted)-before, SeverFenced)
+		n.severNewest(p, p.unsevered(), max(0, p.open-p.granted)-before, SeverFenced)
 		n.noteSlow(p)
 		p.mu.Unlock()
 	}

@@ -64,7 +64,6 @@ type pool struct {
 	target    int64         // come down to this as connections end
 	targetSeq uint64
 	contended bool
-	evict     bool
 	ask       uint64 // the newest ask sent
 	asking    bool   // it has not been answered yet
 	denied    bool   // the last answer refused somebody

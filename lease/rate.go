@@ -229,7 +229,7 @@ func (p *pool) nextToken(now time.Duration) time.Duration {
 // lock.
 func (n *Node) noteDue(now time.Duration, p *pool) {
 	var at time.Duration
-	if p.granted > 0 && p.capped() {
+	if p.granted > 0 && p.capped() && !(p.leased() && n.parting()) { // else the gate stays closed
 		p.bucket.settle(now)
 		if p.waiters.head != nil {
 			at, _ = p.bucket.until(oneRequest * float64(1+p.kept))

@@ -51,7 +51,7 @@ func (n *Node) setLimits(now time.Duration, table *limit.Table) {
 	for _, m := range moved {
 		n.moveWaiters(now, m.waiters, table)
 	}
-	for _, p := range all {
+	for _, p := range slices.Clone(n.all) { // those too that were added
 		n.lock(p)
 		n.regovern(now, p)
 		p.mu.Unlock()
@@ -158,7 +158,7 @@ func (n *Node) moveWaiters(now time.Duration, waiters []*Waiter, table *limit.Ta
 func (n *Node) regovern(now time.Duration, p *pool) {
 	if !p.capped() {
 		n.giveBack(now, p, p.granted)
-		p.target, p.contended, p.evict = leasepb.NoTarget, false, false
+		p.target, p.contended = leasepb.NoTarget, false
 	}
 	if p.enforced() && p.limit.Capacity(p.key.Resource) == 0 {
 		for w := p.waiters.head; w != nil; w = p.waiters.head {

@@ -52,6 +52,9 @@ type requestShard struct {
 // The memory is the caller's: r is new, or ended, and must not be copied afterwards; the subject
 // stays as it is until r ends.
 func (m *Manager) Begin(ctx context.Context, r *Request, subject *limit.Subject, h Holder) error {
+	if m.node.table.Load() == nil {
+		return ErrNoLease // anything may be limited
+	}
 	r.manager, r.subject, r.holder = m, subject, h
 	m.node.Enter(r)
 	var now time.Duration // read once for all: that costs as much as a slot
@@ -146,7 +149,7 @@ func (r *Request) slot(i int) *Slot {
 		}
 	}
 	s := &slots[i]
-	s.manager, s.scope, s.request, s.holder, s.waited = r.manager, requestScopes[i], r, r.holder, 0
+	s.manager, s.scope, s.request, s.holder = r.manager, requestScopes[i], r, r.holder
 	return s
 }
 

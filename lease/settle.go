@@ -160,9 +160,10 @@ func (n *Node) assigned(now time.Duration, a *leasepb.Assign) error {
 		}
 		p := each(&key)
 		n.lock(p)
-		p.target, p.targetSeq, p.contended, p.evict = t.Slots, t.Seq, t.Contended, t.Evict
+		p.target, p.targetSeq, p.contended = t.Slots, t.Seq, t.Contended
 		if t.Evict && t.Slots >= 0 {
-			n.severNewest(p, p.open-t.Slots, SeverEvicted)
+			live := p.unsevered() // the others are on their way out
+			n.severNewest(p, live, int64(len(live))-t.Slots, SeverEvicted)
 		}
 		n.mark(p)
 		p.mu.Unlock()

@@ -71,8 +71,11 @@ func (ps *tokenPools) unlock() {
 // reports false, the core must be asked: Take.
 func (n *Node) TryTake(s *limit.Subject, clock Clock) bool {
 	table := n.table.Load()
-	if table == nil || !rated(table, s) {
-		return true // whoever had a slot without a table had one of no limited host
+	if table == nil {
+		return false // anything may be limited
+	}
+	if !rated(table, s) {
+		return true
 	}
 	var ps tokenPools
 	some := false
@@ -214,8 +217,7 @@ func (n *Node) Take(now time.Duration, d *Draw, done func(error)) (*Waiter, erro
 	}
 	table := n.table.Load()
 	if table == nil {
-		d.taken = true
-		return nil, nil
+		return nil, ErrNoLease
 	}
 	ps := n.tokenPools(now, table, d.subject)
 	defer ps.unpin()
@@ -244,6 +246,7 @@ func (n *Node) tokenPools(now time.Duration, table *limit.Table, s *limit.Subjec
 		if l, name := table.Find(scope, s); l.Caps(limit.Requests) {
 			ps[i] = n.pool(now, limit.Key{Scope: scope, Resource: limit.Requests, Name: name})
 			n.lock(ps[i])
+			n.settleTable(now, ps[i], table)
 			ps[i].pinned = true
 			ps[i].mu.Unlock()
 		}

@@ -108,6 +108,7 @@ func (n *Node) Acquire(now time.Duration, s *Slot, done func(error)) (*Waiter, e
 	p := n.pool(now, key)
 	n.lock(p)
 	defer p.mu.Unlock()
+	n.settleTable(now, p, table)
 	v := p.tryLocked(now, s, table, &n.gate)
 	if v == verdictShort && p.limit.Report {
 		n.admitGhost(now, p, s)

@@ -71,7 +71,7 @@ func (n *Node) catchUp(p *pool) {
 	if had.streams != n.era.streams {
 		p.told = false
 		p.reported = false
-		p.target, p.targetSeq, p.contended, p.evict = leasepb.NoTarget, 0, false, false
+		p.target, p.targetSeq, p.contended = leasepb.NoTarget, 0, false
 		p.ask, p.asking, p.denied = 0, false, false
 		for w := p.waiters.head; w != nil; w = w.next {
 			w.ask = 0

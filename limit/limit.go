@@ -67,7 +67,7 @@ type Limit struct {
 	Report bool
 	// Evict asks that connections above a lowered limit be closed, on each node its
 	// newest. It belongs to the last write that changed the limit, or that asked for
-	// it again: ModifyIndex tells one from the next.
+	// it again: what the end of another limit brings above this one later stays.
 	Evict  bool
 	Source Source
 	// ModifyIndex is the log index of the last change of the effective limit: its

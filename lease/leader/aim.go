@@ -54,7 +54,7 @@ func (p *keyPlan) aim() {
 		p.a.wakeAt(p.c, p.c.contendedUntil)
 	}
 	for _, r := range p.rows {
-		evict := p.overhangs && p.limit.Evict && !p.wait && (over > 0 || r.overhang > 0)
+		evict := p.overhangs && p.a.evicts(p.now, p.limit) && !p.wait && (over > 0 || r.overhang > 0)
 		if evict && r.overhang > 0 {
 			r.lower(r.held)
 		}

@@ -29,6 +29,7 @@ type Allocator struct {
 	demandBook
 	schedule
 	vacant        vacancies // the keys of rates that the log keeps for their levels alone
+	evictions     evictions
 	limits        *leasepb.LeaderMessage
 	limitsVersion uint32 // the log version whose nodes can read them
 	out           []Outbound
@@ -57,7 +58,7 @@ func NewAllocator(now time.Duration, term uint64, st *fsm.State) *Allocator {
 	for _, s := range st.Sessions() {
 		a.addPeer(s, now)
 	}
-	a.setLimits(st)
+	a.setLimits(now, st)
 	a.vacant.keys = map[limit.Key]*vacancy{}
 	st.Kept(func(key limit.Key) bool {
 		a.noteVacant(now, st, key)
@@ -253,8 +254,8 @@ func (a *Allocator) Applied(now time.Duration, st *fsm.State, res fsm.Result) {
 }
 
 // LimitsChanged goes by new limits.
-func (a *Allocator) LimitsChanged(st *fsm.State) {
-	a.setLimits(st)
+func (a *Allocator) LimitsChanged(now time.Duration, st *fsm.State) {
+	a.setLimits(now, st)
 	for _, p := range a.order {
 		switch {
 		case p.conn == 0 || p.hello != nil:
@@ -267,7 +268,8 @@ func (a *Allocator) LimitsChanged(st *fsm.State) {
 	a.review = slices.Clone(a.contests)
 }
 
-func (a *Allocator) setLimits(st *fsm.State) {
+func (a *Allocator) setLimits(now time.Duration, st *fsm.State) {
+	a.evictions.seen = append(a.evictions.seen, seenTable{st.Table().Index, now})
 	a.limits, a.limitsVersion = leasepb.LimitsMessage(st.ClusterID(), st.Table()), leasepb.VersionOf(st.Table())
 }
 

@@ -155,7 +155,7 @@ func TestAskUnderNoLimitIsForgotten(t *testing.T) {
 	d.demand(1, &leasepb.Demand{Waiting: 1, Ask: 1})
 	p, _ := limit.ParsePattern("up")
 	d.apply(&fsm.DeleteLimit{Pattern: p})
-	d.alloc.LimitsChanged(d.state)
+	d.alloc.LimitsChanged(d.now, d.state)
 	d.turn()
 	d.demand(1, &leasepb.Demand{})
 	d.turn()

@@ -110,7 +110,7 @@ func BenchmarkWildcardChange(b *testing.B) {
 	for b.Loop() {
 		n++
 		apply(&fsm.PutLimit{Limit: kit.Limit(b, "*.example.com", 1000+n%2*500, limit.Queue{})})
-		longest := kit.Busy(func() { a.LimitsChanged(st) })
+		longest := kit.Busy(func() { a.LimitsChanged(now, st) })
 		for more := true; more; {
 			now += time.Millisecond
 			var cmd fsm.Command

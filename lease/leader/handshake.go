@@ -250,11 +250,7 @@ func (a *Allocator) resume(st *fsm.State, p *peer) {
 	}
 	p.hello = nil
 	welcome := &leasepb.Welcome{Session: p.ID, Term: a.term, TtlNs: int64(a.ttl), Resumed: true}
-	for _, g := range st.SessionGrants(p.ID) {
-		if more := g.Delta - stated[g.Key]; more > 0 {
-			p.missing = append(p.missing, fsm.Adjustment{Session: p.ID, Key: g.Key, Delta: more})
-		}
-	}
+	p.missing = append(p.missing, st.GrantsAbove(p.ID, stated)...)
 	for _, key := range order {
 		if g := st.GrantOf(p.ID, key); g < stated[key] {
 			welcome.Corrected = append(welcome.Corrected, &leasepb.Holding{Key: fsmpb.KeyOf(key), Slots: g})

@@ -54,7 +54,7 @@ func (l *leadership) loop() {
 			runtime.Gosched() // what is about to arrive goes into the same entry
 		case <-l.changed:
 			l.changed = l.server.store.Changed()
-			first = func(_ time.Duration, st *fsm.State) { l.alloc.LimitsChanged(st) }
+			first = l.alloc.LimitsChanged
 		case <-timer.C:
 		}
 		var wake time.Duration

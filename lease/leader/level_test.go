@@ -111,7 +111,7 @@ func TestChangedBurstMovesNothing(t *testing.T) {
 	l := rateLimit(t, "10/s", 10)
 	l.Source = limit.SourceAPI
 	d.apply(&fsm.PutLimit{Limit: l})
-	d.alloc.LimitsChanged(d.state)
+	d.alloc.LimitsChanged(d.now, d.state)
 	d.alloc.update(d.now, 1, &leasepb.Update{Demands: []*leasepb.Demand{{Key: key, Held: third, InUse: third}}})
 	d.alloc.update(d.now, 2, &leasepb.Update{Demands: []*leasepb.Demand{{Key: key, Waiting: limit.Shares}}})
 	if got := grantsOf(d.turn(), 2); got.Slots != limit.Shares/10*6 {

@@ -30,7 +30,7 @@ func TestOlderNodeIsRefusedByName(t *testing.T) {
 	l.Source = limit.SourceAPI
 	put := func(c fsm.Command) map[uint64]string {
 		d.apply(c)
-		d.alloc.LimitsChanged(d.state)
+		d.alloc.LimitsChanged(d.now, d.state)
 		return ends(d.turn())
 	}
 	if got := put(&fsm.PutLimit{Limit: l}); len(got) != 1 || !strings.Contains(got[1], "node old runs an older version") {
@@ -74,7 +74,7 @@ func TestOlderNodeWhileLimitsChange(t *testing.T) {
 	res := d.apply(cmd)
 	l := rateLimit(t, "1/s", 5)
 	d.apply(&fsm.ReplaceLimits{Source: limit.SourceConfig, Limits: []limit.Limit{l}})
-	d.alloc.LimitsChanged(d.state)
+	d.alloc.LimitsChanged(d.now, d.state)
 	d.alloc.Take()
 	d.alloc.Applied(d.now, d.state, res)
 	for _, o := range d.alloc.Take() {

@@ -61,7 +61,7 @@ func TestNewRateWaitsForNobody(t *testing.T) {
 	l := rateLimit(t, "1/s", 5)
 	l.Connections, l.Source = 5, limit.SourceAPI
 	d.apply(&fsm.PutLimit{Limit: l})
-	d.alloc.LimitsChanged(d.state)
+	d.alloc.LimitsChanged(d.now, d.state)
 	d.ask(1, &leasepb.Demand{Waiting: limit.Shares}, totalRequests)
 	d.ask(1, &leasepb.Demand{Waiting: 5}, total) // node b goes by the limits before
 	d.turn()
@@ -125,7 +125,7 @@ func TestReportEvictsNothingWhenLowered(t *testing.T) {
 		d.demand(1, &leasepb.Demand{Held: 4, InUse: 4})
 		l.Connections = 2
 		d.apply(&fsm.PutLimit{Limit: l})
-		d.alloc.LimitsChanged(d.state)
+		d.alloc.LimitsChanged(d.now, d.state)
 		d.turn()
 		if sent := d.alloc.conns[1].demands[limit.HostConnections("up")].sent; sent.slots != 2 || sent.evict == report {
 			t.Errorf("report %v: the node is to come down to %d, and closes connections: %v", report, sent.slots, sent.evict)
@@ -149,5 +149,37 @@ func TestEndTellsSlotsFromRates(t *testing.T) {
 	lead.noteEnds(d.now+time.Second, cmd, d.apply(cmd))
 	if end.Slots != 3 || end.Rates != 1 {
 		t.Errorf("%d slots and %d rates came back, want 3 and 1", end.Slots, end.Rates)
+	}
+}
+
+// A limit that was written with evict closes what that write put above it, and nothing that another
+// limit's end brings much later.
+func TestEvictionIsOfOneWrite(t *testing.T) {
+	for _, later := range []bool{false, true} {
+		wide := kit.Limit(t, "*.x.org", 3, limit.Queue{})
+		wide.Shared, wide.Evict, wide.Source = true, true, limit.SourceAPI
+		narrow := kit.Limit(t, "a.x.org", 10, limit.Queue{})
+		narrow.Source = limit.SourceAPI
+		d := newDesk(t)
+		write := []limit.Limit{narrow, wide}
+		if later {
+			write = []limit.Limit{wide, narrow}
+		}
+		for _, l := range write {
+			d.apply(&fsm.PutLimit{Limit: l})
+		}
+		d.alloc.LimitsChanged(d.now, d.state)
+		if later {
+			d.now += d.state.TTL() + evictSlack + time.Millisecond
+			d.apply(&fsm.DeleteLimit{Pattern: narrow.Pattern})
+			d.alloc.LimitsChanged(d.now, d.state)
+		}
+		d.join(1, "a", "1")
+		key := limit.HostConnections("*.x.org")
+		d.ask(1, &leasepb.Demand{InUse: 8}, key)
+		d.turn()
+		if sent := d.alloc.conns[1].demands[key].sent; sent.evict == later {
+			t.Errorf("connections come later: %v; they are closed: %v", later, sent.evict)
+		}
 	}
 }

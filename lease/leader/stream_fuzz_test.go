@@ -137,7 +137,7 @@ func (p *leaderScript) do(s *kit.Script) {
 		l.Source = limit.SourceAPI
 		p.apply(&fsm.PutLimit{Limit: l})
 		p.moved = true
-		p.a.LimitsChanged(p.st)
+		p.a.LimitsChanged(p.now, p.st)
 	case leaderGossips:
 		b := s.Byte()
 		p.a.Health(string('a'+rune(b%3)), b&4 != 0)

@@ -88,7 +88,7 @@ func TestVacantKeyIsForgottenWhenFull(t *testing.T) {
 		l := clientRate(t, rate, burst)
 		l.Source = limit.SourceAPI
 		d.apply(&fsm.PutLimit{Limit: l})
-		d.alloc.LimitsChanged(d.state)
+		d.alloc.LimitsChanged(d.now, d.state)
 	}
 	for name, test := range map[string]struct {
 		meanwhile func(d *desk)
@@ -101,7 +101,7 @@ func TestVacantKeyIsForgottenWhenFull(t *testing.T) {
 		"the limit again": {func(d *desk) { put(d, "2/s"); put(d, "1/s") }, fill, fill / 2},
 		"no limit": {func(d *desk) {
 			d.apply(&fsm.ReplaceLimits{Source: limit.SourceConfig})
-			d.alloc.LimitsChanged(d.state)
+			d.alloc.LimitsChanged(d.now, d.state)
 		}, vacantFor, fill / 2},
 		"a new leader": {func(d *desk) {
 			d.alloc = NewAllocator(d.now, 1, d.state)

@@ -285,7 +285,7 @@ func (r *raft) write(cmd fsm.Command) (fsm.Result, bool) {
 			}
 			l.p.catchUp()
 		}
-		l.alloc.LimitsChanged(l.p.state)
+		l.alloc.LimitsChanged(l.p.mono(), l.p.state)
 		l.pump()
 	}
 	return res, true

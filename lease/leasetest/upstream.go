@@ -205,11 +205,11 @@ func (u *upstream) granted() (sum int64) {
 }
 
 // overfull names a key of which more is open than its limit, though that asks for what is above it
-// to be closed.
+// to be closed: what another limit's end has brought later may stay.
 func (u *upstream) overfull() (key limit.Key, n int64, found bool) {
 	for i := range u.keys {
 		k := &u.keys[i]
-		if l := u.table.Governing(k.key); k.limit >= 0 && l.Evict {
+		if l := u.table.Governing(k.key); k.limit >= 0 && l.Evict && l.ModifyIndex >= u.table.ShapeIndex {
 			if n := u.open(i, false); n > k.limit {
 				return k.key, n, true
 			}

@@ -1,11 +1,13 @@
 package lease
 
 import (
+	"errors"
 	"math"
 	"slices"
 	"testing"
 	"time"
 
+	"github.com/weirproxy/weir/lease/leasetest/kit"
 	"github.com/weirproxy/weir/limit"
 )
 
@@ -68,6 +70,49 @@ func TestSlotIsReusedWhileItMoves(t *testing.T) {
 		}
 		if p.open != want || listed != want {
 			t.Errorf("user %s: %d are open, %d in the list; want %d", p.key.Name, p.open, listed, want)
+		}
+	}
+}
+
+// Who waits where a limit of 0 is uncovered is refused at once, also where nothing was counted
+// under that yet.
+func TestUncoveredBlockRefusesWhoWaits(t *testing.T) {
+	wide := kit.Limit(t, "*.x.org", 0, limit.Queue{})
+	wide.Shared = true
+	n := inSession(1, 1, wide, kit.Limit(t, "a.x.org", 1, limit.Queue{Timeout: time.Hour, Size: 1}))
+	target := to(t, "a.x.org")
+	n.grant(limit.HostConnections("a.x.org"), 1)
+	if ok, err := n.tryAcquire(0, NewSlot(target, newHolder()), n.table.Load()); !ok {
+		t.Fatal(err)
+	}
+	var answer error
+	if w, err := n.Acquire(0, NewSlot(target, newHolder()), func(err error) { answer = err }); w == nil {
+		t.Fatalf("it does not wait: %v", err)
+	}
+	n.setLimits(0, limit.NewTable(2, 2, []limit.Limit{wide}))
+	if !errors.Is(answer, ErrBlocked) {
+		t.Errorf("who waits hears %v; want that the limit is 0", answer)
+	}
+}
+
+// The log was put back, and with it the limits: a request that still goes by the newer ones can't
+// keep the core from going by the older.
+func TestOlderLimitsAreKept(t *testing.T) {
+	up := func(slots int64) limit.Limit { return kit.Limit(t, "up", slots, limit.Queue{}) }
+	n := inSession(5, 1, up(3))
+	newer := n.table.Load()
+	for _, host := range []string{"up", "free"} {
+		n.pool(0, limit.HostConnections(host))
+	}
+	n.setLimits(0, limit.NewTable(3, 1, []limit.Limit{up(0)}))
+	for _, host := range []string{"up", "free"} {
+		s := NewSlot(to(t, host), newHolder())
+		if _, err := n.tryAcquire(0, s, newer); err != nil {
+			t.Fatal(err)
+		}
+		_, err := n.Acquire(0, NewSlot(to(t, host), newHolder()), func(error) {})
+		if blocked := host == "up"; errors.Is(err, ErrBlocked) != blocked {
+			t.Errorf("%s: %v; want it blocked: %v", host, err, blocked)
 		}
 	}
 }

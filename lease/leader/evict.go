@@ -1,0 +1,34 @@
+package leader
+
+import (
+	"time"
+
+	"github.com/weirproxy/weir/limit"
+)
+
+// evictSlack is how much longer than a ttl a write with evict has its effect.
+const evictSlack = 5 * time.Second
+
+// evictions tells how long ago limits were written. The log keeps a limit's Evict for as long as
+// the limit stays as it is, and what comes to be counted under it much later, by the end of another
+// limit, was not what the write meant.
+type evictions struct {
+	seen []seenTable // those that are young enough, by index
+	over uint64      // what limits asked for that were written up to this index is over
+}
+
+// seenTable is a table of limits, and when the leader saw it: another may have seen it before.
+type seenTable struct {
+	index uint64
+	at    time.Duration
+}
+
+// evicts reports whether connections above a limit are to be closed. Until a ttl after the write,
+// nodes with a session that is open may come and say what they have.
+func (a *Allocator) evicts(now time.Duration, l *limit.Limit) bool {
+	e := &a.evictions
+	for len(e.seen) > 0 && now > e.seen[0].at+a.ttl+evictSlack {
+		e.over, e.seen = e.seen[0].index, e.seen[1:]
+	}
+	return l.Evict && l.ModifyIndex > e.over
+}
