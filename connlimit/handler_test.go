@@ -329,6 +329,13 @@ func TestForwarded(t *testing.T) {
 		`host="a\";for=203.0.113.9";for=198.51.100.1`:         "198.51.100.1",
 		`for=203.0.113.9;for=198.51.100.1`:                    "10.0.0.1",
 		`for="203.0.113.9, for=198.51.100.1`:                  "198.51.100.1",
+		`for="198.51.100.1:_port"`:                            "198.51.100.1", // a hidden port hides no address
+		`for="[2001:db8:cafe::17]:_p.1"`:                      "2001:db8:cafe::17",
+		`for="\[2001:db8:cafe::17\]"`:                         "2001:db8:cafe::17", // quoted pairs
+		`for=198.51.100.1, for="10.0.0.2:_a"`:                 "198.51.100.1",
+		`for=198.51.100.1, for="_hidden:_port"`:               "10.0.0.1",
+		`for=198.51.100.1, for=":_port"`:                      "10.0.0.1",
+		`for=198.51.100.1, for="\`:                            "10.0.0.1",
 	} {
 		checkForwarded(t, rfc, "10.0.0.1:1", []string{rfc, header}, want)
 	}
