@@ -115,8 +115,8 @@ type Permit struct {
 
 // Acquire takes a slot of each limit on connections, and a token of each limit on requests, that
 // the subject is under. It waits as long as the limits' queues allow, or until ctx ends; then it
-// holds nothing. Errors are a [*LimitError], [ErrNoLease], [ErrDraining], [ErrClosed],
-// [ErrSubject], or the context's.
+// holds nothing. If ctx has ended before, it takes nothing, also where nothing is in the way. Errors
+// are a [*LimitError], [ErrNoLease], [ErrDraining], [ErrClosed], [ErrSubject], or the context's.
 func (n *Node) Acquire(ctx context.Context, s Subject) (*Permit, error) {
 	subject, err := s.parse()
 	if err != nil {
@@ -156,6 +156,9 @@ func (n *Node) Hold(ctx context.Context, client netip.Addr, key string, lost fun
 
 // acquire takes the slots, and lists the permit.
 func (p *Permit) acquire(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	n := p.node
 	if !n.permits.add(p) {
 		return ErrClosed

@@ -118,8 +118,14 @@ func TestAcquireErrors(t *testing.T) {
 			t.Errorf("%+v: scope %s, key %s, again after %v %v; want %+v", c.subject, over.Scope, over.Key, after, ok, c)
 		}
 	}
-	if _, err := n.Acquire(ended(), weir.Subject{Key: "queued"}); !errors.Is(err, context.Canceled) {
-		t.Errorf("with a context that has ended: %v", err)
+	// A context that has ended takes nothing, whether or not a limit is in the way.
+	for _, s := range []weir.Subject{{Key: "queued"}, {Key: "free"}, {Host: "unlimited.test"}} {
+		if _, err := n.Acquire(ended(), s); !errors.Is(err, context.Canceled) {
+			t.Errorf("%+v with a context that has ended: %v", s, err)
+		}
+	}
+	if _, err := n.Hold(ended(), netip.Addr{}, "free", nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("Hold with a context that has ended: %v", err)
 	}
 	// Whoever was refused by one limit holds nothing of the others.
 	if got := n.Active("open.test"); got != 0 {
