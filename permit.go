@@ -16,7 +16,8 @@ import (
 var (
 	// ErrSubject: the subject names nothing, or something that can't be.
 	ErrSubject = errors.New("no such subject")
-	// ErrNoLease: the node has no live session with its cluster. Subjects without a limit need none.
+	// ErrNoLease: the node has no live session with its cluster. Subjects without a limit need none,
+	// once the node knows the limits: from its cluster, or from a former run by its data directory.
 	ErrNoLease = lease.ErrNoLease
 	// ErrDraining: the node drains, and admits nothing that is limited.
 	ErrDraining = lease.ErrDraining
@@ -163,7 +164,10 @@ func (p *Permit) acquire(ctx context.Context) error {
 	if !n.permits.add(p) {
 		return ErrClosed
 	}
-	err := n.manager.Begin(ctx, &p.request, &p.subject, (*holder)(p))
+	err := ErrNoLease // without a table anything may be limited; of hosts, the lease says so itself
+	if p.hosted || n.manager.Table() != nil {
+		err = n.manager.Begin(ctx, &p.request, &p.subject, (*holder)(p))
+	}
 	if err == nil && p.hosted {
 		if err = n.manager.Acquire(ctx, &p.slot, p.subject.Host, (*holder)(p)); err != nil {
 			p.request.End()

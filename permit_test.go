@@ -191,6 +191,24 @@ func TestEvictedPermitIsLost(t *testing.T) {
 	p.Release()
 }
 
+// A node that has not heard of its cluster's limits yet gives no permit of any scope: others may
+// have all there are.
+func TestNoPermitBeforeTheLimitsAreKnown(t *testing.T) {
+	t.Parallel()
+	n := start(t, weir.Config{Limits: []weir.Limit{weir.KeyLimit("k", 1)}, Cluster: &weir.Cluster{
+		Role: config.RoleProxy, RPC: "127.0.0.1:0", Gossip: "127.0.0.1:0", Join: []string{"127.0.0.1:1"},
+	}})
+	client := netip.MustParseAddr("192.0.2.1")
+	for _, s := range []weir.Subject{{Key: "k"}, {Client: client}, {User: "u"}, {Host: "up.test"}} {
+		if _, err := n.Acquire(t.Context(), s); !errors.Is(err, weir.ErrNoLease) {
+			t.Errorf("%+v: %v", s, err)
+		}
+	}
+	if _, err := n.Hold(t.Context(), client, "k", nil); !errors.Is(err, weir.ErrNoLease) {
+		t.Errorf("Hold: %v", err)
+	}
+}
+
 // A node that has lost its cluster loses its permits, and admits only what has no limit.
 func TestFencedPermitIsLost(t *testing.T) {
 	t.Parallel()
