@@ -246,6 +246,9 @@ func TestHandlersWriter(t *testing.T) {
 			_, reads := w.(io.ReaderFrom)
 			_, h := w.(http.Hijacker)
 			_, pushes := w.(http.Pusher)
+			if _, ok := w.(closeNotifier); !ok { // gin's Context.Stream panics without it
+				t.Errorf("%s: it does not say when its client is gone", kind)
+			}
 			if !flushes || !writes || reads != hijacks || h != hijacks || pushes == hijacks {
 				t.Errorf("%s: flushes %v, writes strings %v, reads from files %v, hijacks %v, pushes %v", kind, flushes, writes, reads, h, pushes)
 			}

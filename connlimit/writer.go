@@ -44,6 +44,15 @@ type fullWriter interface {
 	io.StringWriter
 }
 
+// closeNotifier is http.CloseNotifier, which is deprecated: frameworks still panic without it.
+type closeNotifier interface{ CloseNotify() <-chan bool }
+
+// notifyWriter is a writer that says when its client is gone, as that of net/http for HTTP/1 does.
+type notifyWriter struct {
+	writer
+	closeNotifier
+}
+
 func (w *writer) Hijack() (net.Conn, *bufio.ReadWriter, error) { return w.hijack.Hijack() }
 func (w *writer) Unwrap() http.ResponseWriter                  { return w.fullWriter }
 
@@ -64,6 +73,9 @@ type flushWriter struct {
 
 func wrapWriter(w http.ResponseWriter, h *hijack) http.ResponseWriter {
 	if full, ok := w.(fullWriter); ok {
+		if notifier, ok := w.(closeNotifier); ok {
+			return &notifyWriter{writer{full, h}, notifier}
+		}
 		return &writer{full, h}
 	}
 	if f, ok := w.(http.Flusher); ok {
