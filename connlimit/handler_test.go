@@ -199,12 +199,26 @@ func TestHandlerWaits(t *testing.T) {
 	})
 }
 
+// unwrapping is the writer of a middleware, which does more only for who unwraps it.
+type unwrapping struct{ http.ResponseWriter }
+
+func (u unwrapping) Unwrap() http.ResponseWriter { return u.ResponseWriter }
+
 // TestHijackedRequests count until the handler has returned and the connection is closed.
 func TestHijackedRequests(t *testing.T) {
+	t.Run("plain", func(t *testing.T) { testHijackedRequests(t, func(h http.Handler) http.Handler { return h }) })
+	t.Run("inside another middleware", func(t *testing.T) {
+		testHijackedRequests(t, func(h http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(unwrapping{unwrapping{w}}, r) })
+		})
+	})
+}
+
+func testHijackedRequests(t *testing.T, outer func(http.Handler) http.Handler) {
 	l := newLimiter(t, requests(Limits{PerClient: AtMost(1)}))
 	hijacked := make(chan interface{ Close() error }, 1)
 	ends := make(chan struct{})
-	s := serve(t, "http", l.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s := serve(t, "http", outer(l.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, _, err := http.NewResponseController(w).Hijack()
 		if err != nil {
 			t.Error(err)
@@ -215,7 +229,7 @@ func TestHijackedRequests(t *testing.T) {
 		if r.Header.Get("Stay") != "" {
 			<-ends
 		}
-	})).ServeHTTP, nil)
+	}))).ServeHTTP, nil)
 	c := dial(t, s.Listener.Addr())
 	answered(t, c)
 	conn := <-hijacked

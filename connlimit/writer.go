@@ -14,6 +14,22 @@ type tlsConn interface{ ConnectionState() tls.ConnectionState }
 // headEnds reports whether the blank line that ends a request's head is in s.
 func headEnds(s string) bool { return strings.Contains(s, "\r\n\r\n") || strings.Contains(s, "\n\n") }
 
+// hijackerOf finds who can hijack the connection, as [http.ResponseController] does: perhaps behind
+// the writers of other middleware. nil: nobody can.
+func hijackerOf(w http.ResponseWriter) http.Hijacker {
+	for range 16 {
+		switch t := w.(type) {
+		case http.Hijacker:
+			return t
+		case interface{ Unwrap() http.ResponseWriter }:
+			w = t.Unwrap()
+		default:
+			return nil
+		}
+	}
+	return nil
+}
+
 // Hijack hijacks the connection and has it counted until it is closed.
 func (h *hijack) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, rw, err := h.hijacker.Hijack()
