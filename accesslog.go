@@ -31,6 +31,9 @@ func (a *accessLog) open(c *config.Config, set func(proxy.LineOutput)) error {
 	case config.AccessLogOff:
 	case config.AccessLogHere:
 		to.Writer = a.lines
+		if _, attributes := a.lines.(slogLines); attributes {
+			to.JSON = true
+		}
 	default:
 		file, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
 		if err != nil {

@@ -74,14 +74,17 @@ func (l *Limits) List() []Limit {
 // [ErrNoLimit].
 func (l *Limits) Get(ctx context.Context, scope, pattern string) (Limit, error) {
 	var one Limit
+	if err := possible(Limit{Scope: scope, Pattern: pattern}); err != nil {
+		return one, err
+	}
 	err := l.call(func() (err error) { one, err = l.client.Limit(ctx, scope, pattern); return err })
 	return one, err
 }
 
 // Set writes one limit, as a whole: what it leaves out is not capped.
 func (l *Limits) Set(ctx context.Context, one Limit, opts ...WriteOption) error {
-	if _, err := server.ParseLimit(one); err != nil {
-		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	if err := possible(one); err != nil {
+		return err
 	}
 	return l.call(func() error { _, err := l.client.PutLimit(ctx, one, opts...); return err })
 }
@@ -102,7 +105,18 @@ func (l *Limits) Replace(ctx context.Context, all []Limit, opts ...WriteOption) 
 // configs that it has covered is in force again; one of the configs that nothing covers is gone
 // until a config is reloaded. Without a limit, the error is [ErrNoLimit].
 func (l *Limits) Remove(ctx context.Context, scope, pattern string, opts ...WriteOption) error {
+	if err := possible(Limit{Scope: scope, Pattern: pattern}); err != nil {
+		return err
+	}
 	return l.call(func() error { _, err := l.client.DeleteLimit(ctx, scope, pattern, opts...); return err })
+}
+
+// possible refuses a limit that can't be, before its scope and pattern become the path of a call.
+func possible(l Limit) error {
+	if _, err := server.ParseLimit(l); err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	return nil
 }
 
 // call makes a call of the API, unless the node is closed: what it still knows can change no more,

@@ -84,6 +84,7 @@ func StartFrom(ctx context.Context, s Source) (*Node, error) {
 	n.access = accessLog{log: n.log, lines: s.Lines}
 	n.ports, n.portsChanged = newPortBook(), make(chan struct{}, 1)
 	n.must, n.stop = context.WithCancelCause(context.Background())
+	n.life, n.end = context.WithCancel(context.Background())
 	for _, w := range config.Warnings(cfg) {
 		n.log.Warn(w.Message, "at", w.At.String(), "hint", w.Hint)
 	}
@@ -189,7 +190,6 @@ func (n *Node) begin() error {
 	if err := n.members.Start(n.handlers()); err != nil {
 		return err
 	}
-	n.life, n.end = context.WithCancel(context.Background())
 	ctx := n.life
 	part := func(name string, f func() error) {
 		n.parts.Go(func() {
@@ -363,6 +363,7 @@ func (n *Node) abandon() error {
 	if n.data != nil {
 		errs = append(errs, n.data.Close())
 	}
+	n.end()
 	n.stop(ErrClosed)
 	return errors.Join(errs...)
 }

@@ -280,6 +280,8 @@ func TestLimits(t *testing.T) {
 	check("remove again", limits.Remove(ctx, "host", "gone.test"), weir.ErrNoLimit, "* 25 connections; config.test 1 connection")
 	check("invalid", limits.Set(ctx, weir.HostLimit("a.test", -1)), weir.ErrInvalid, "* 25 connections; config.test 1 connection")
 	check("no pattern", limits.Set(ctx, weir.HostLimit("", 1)), weir.ErrInvalid, "* 25 connections; config.test 1 connection")
+	check("remove no pattern", limits.Remove(ctx, "", ""), weir.ErrInvalid, "* 25 connections; config.test 1 connection")
+	check("remove a pattern that total has not", limits.Remove(ctx, "total", "x"), weir.ErrInvalid, "* 25 connections; config.test 1 connection")
 	check("there already", limits.Set(ctx, weir.HostLimit("*", 1), weir.IfAbsent()), weir.ErrChanged, "* 25 connections; config.test 1 connection")
 	check("replace", limits.Replace(ctx, []weir.Limit{weir.KeyLimit("k", 1)}), nil, "key k 1 connection")
 	check("cancelled", limits.Default(ended(), 1), context.Canceled, "key k 1 connection")
@@ -292,6 +294,9 @@ func TestLimits(t *testing.T) {
 	check("evict what is removed", limits.Remove(ctx, "key", "k", weir.Evict()), weir.ErrInvalid, "key k 2 connections")
 	if _, err := limits.Get(ctx, "", "k"); !errors.Is(err, weir.ErrNoLimit) {
 		t.Errorf("get what is not there: %v", err)
+	}
+	if _, err := limits.Get(ctx, "", ""); !errors.Is(err, weir.ErrInvalid) {
+		t.Errorf("get what can't be: %v", err)
 	}
 	var refused *api.Error
 	if err := limits.Remove(ctx, "host", "gone.test"); !errors.As(err, &refused) || refused.Status != 404 {
@@ -316,6 +321,9 @@ func TestLimitsOfAClosedNode(t *testing.T) {
 		if !errors.Is(err, weir.ErrClosed) || errors.As(err, &asked) {
 			t.Errorf("%s: %v, want ErrClosed alone", call, err)
 		}
+	}
+	if _, err := n.Reload(ctx); !errors.Is(err, weir.ErrClosed) {
+		t.Errorf("Reload: %v", err)
 	}
 }
 

@@ -16,7 +16,8 @@ import (
 var (
 	// ErrSubject: the subject names nothing, or something that can't be.
 	ErrSubject = errors.New("no such subject")
-	// ErrNoLease: the node has no live session with its cluster. Subjects without a limit need none.
+	// ErrNoLease: the node has no live session with its cluster. Subjects without a limit need none,
+	// once the node knows the limits: from its cluster, or from a former run by its data directory.
 	ErrNoLease = lease.ErrNoLease
 	// ErrDraining: the node drains, and admits nothing that is limited.
 	ErrDraining = lease.ErrDraining
@@ -115,8 +116,8 @@ type Permit struct {
 
 // Acquire takes a slot of each limit on connections, and a token of each limit on requests, that
 // the subject is under. It waits as long as the limits' queues allow, or until ctx ends; then it
-// holds nothing. Errors are a [*LimitError], [ErrNoLease], [ErrDraining], [ErrClosed],
-// [ErrSubject], or the context's.
+// holds nothing. If ctx has ended before, it takes nothing, also where nothing is in the way. Errors
+// are a [*LimitError], [ErrNoLease], [ErrDraining], [ErrClosed], [ErrSubject], or the context's.
 func (n *Node) Acquire(ctx context.Context, s Subject) (*Permit, error) {
 	subject, err := s.parse()
 	if err != nil {
@@ -156,11 +157,17 @@ func (n *Node) Hold(ctx context.Context, client netip.Addr, key string, lost fun
 
 // acquire takes the slots, and lists the permit.
 func (p *Permit) acquire(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	n := p.node
 	if !n.permits.add(p) {
 		return ErrClosed
 	}
-	err := n.manager.Begin(ctx, &p.request, &p.subject, (*holder)(p))
+	err := ErrNoLease // without a table anything may be limited; of hosts, the lease says so itself
+	if p.hosted || n.manager.Table() != nil {
+		err = n.manager.Begin(ctx, &p.request, &p.subject, (*holder)(p))
+	}
 	if err == nil && p.hosted {
 		if err = n.manager.Acquire(ctx, &p.slot, p.subject.Host, (*holder)(p)); err != nil {
 			p.request.End()

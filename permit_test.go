@@ -118,8 +118,14 @@ func TestAcquireErrors(t *testing.T) {
 			t.Errorf("%+v: scope %s, key %s, again after %v %v; want %+v", c.subject, over.Scope, over.Key, after, ok, c)
 		}
 	}
-	if _, err := n.Acquire(ended(), weir.Subject{Key: "queued"}); !errors.Is(err, context.Canceled) {
-		t.Errorf("with a context that has ended: %v", err)
+	// A context that has ended takes nothing, whether or not a limit is in the way.
+	for _, s := range []weir.Subject{{Key: "queued"}, {Key: "free"}, {Host: "unlimited.test"}} {
+		if _, err := n.Acquire(ended(), s); !errors.Is(err, context.Canceled) {
+			t.Errorf("%+v with a context that has ended: %v", s, err)
+		}
+	}
+	if _, err := n.Hold(ended(), netip.Addr{}, "free", nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("Hold with a context that has ended: %v", err)
 	}
 	// Whoever was refused by one limit holds nothing of the others.
 	if got := n.Active("open.test"); got != 0 {
@@ -183,6 +189,24 @@ func TestEvictedPermitIsLost(t *testing.T) {
 		t.Error("a lost permit is live")
 	}
 	p.Release()
+}
+
+// A node that has not heard of its cluster's limits yet gives no permit of any scope: others may
+// have all there are.
+func TestNoPermitBeforeTheLimitsAreKnown(t *testing.T) {
+	t.Parallel()
+	n := start(t, weir.Config{Limits: []weir.Limit{weir.KeyLimit("k", 1)}, Cluster: &weir.Cluster{
+		Role: config.RoleProxy, RPC: "127.0.0.1:0", Gossip: "127.0.0.1:0", Join: []string{"127.0.0.1:1"},
+	}})
+	client := netip.MustParseAddr("192.0.2.1")
+	for _, s := range []weir.Subject{{Key: "k"}, {Client: client}, {User: "u"}, {Host: "up.test"}} {
+		if _, err := n.Acquire(t.Context(), s); !errors.Is(err, weir.ErrNoLease) {
+			t.Errorf("%+v: %v", s, err)
+		}
+	}
+	if _, err := n.Hold(t.Context(), client, "k", nil); !errors.Is(err, weir.ErrNoLease) {
+		t.Errorf("Hold: %v", err)
+	}
 }
 
 // A node that has lost its cluster loses its permits, and admits only what has no limit.

@@ -49,8 +49,12 @@ func (r *reloader) reload(ctx context.Context) (api.Reloaded, error) {
 }
 
 // Reload reads the settings again, and applies those that need no restart. Limits in them become
-// the cluster's config limits. An error in the settings changes nothing.
+// the cluster's config limits. An error in the settings changes nothing. After [Node.Close] the
+// error is [ErrClosed].
 func (n *Node) Reload(ctx context.Context) (api.Reloaded, error) {
+	if n.life.Err() != nil { // an access log that was opened anew would stay open
+		return api.Reloaded{}, ErrClosed
+	}
 	reloaded, err := n.reloader.reload(ctx)
 	if err != nil {
 		return api.Reloaded{}, err

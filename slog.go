@@ -3,6 +3,7 @@ package weir
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log"
@@ -164,13 +165,51 @@ func (w standardWriter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// slogLines takes the lines of finished tunnels and requests.
+// slogLines takes the lines of finished tunnels and requests, in hclog's JSON format, and makes a
+// record with attributes of each: they come late, and the proxy writes them without an allocation.
 type slogLines struct{ to *slog.Logger }
 
 // Write implements [io.Writer]; it never fails.
 func (l slogLines) Write(b []byte) (int, error) {
-	for line := range bytes.Lines(b) {
-		l.to.Info(strings.TrimRight(string(line), "\r\n"))
+	ctx := context.Background()
+	if l.to.Enabled(ctx, slog.LevelInfo) {
+		for line := range bytes.Lines(b) {
+			_ = l.to.Handler().Handle(ctx, lineRecord(line)) // nobody could be told
+		}
 	}
 	return len(b), nil
+}
+
+// lineRecord is a line as slog's record. What can't be read as JSON is a message.
+func lineRecord(line []byte) slog.Record {
+	r := slog.NewRecord(time.Now(), slog.LevelInfo, "", 0)
+	d := json.NewDecoder(bytes.NewReader(line))
+	if _, err := d.Token(); err != nil { // the opening brace
+		r.Message = strings.TrimRight(string(line), "\r\n")
+		return r
+	}
+	for d.More() {
+		key, _ := d.Token()
+		var value any
+		if d.Decode(&value) != nil {
+			break
+		}
+		switch text, _ := value.(string); key {
+		case "@message":
+			r.Message = text
+		case "@module":
+			r.AddAttrs(slog.String("logger", text))
+		case "@timestamp":
+			if at, err := time.Parse(time.RFC3339Nano, text); err == nil {
+				r.Time = at
+			}
+		case "@level":
+		default:
+			if number, ok := value.(float64); ok {
+				value = int64(number) // a count, a port or a status
+			}
+			r.AddAttrs(slog.Any(fmt.Sprint(key), value))
+		}
+	}
+	return r
 }

@@ -2,11 +2,16 @@ package weir
 
 import (
 	"bytes"
+	"encoding/json"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/weirproxy/weir/config"
 )
 
 // The log of a program gets what the node's packages write, with their names, pairs and levels.
@@ -56,4 +61,46 @@ func TestSlogger(t *testing.T) {
 		t.Error(err)
 	}
 	wrote("level=INFO", "msg=one")
+}
+
+// The lines of finished tunnels and requests are records with attributes, not text in a message.
+func TestLinesAreRecords(t *testing.T) {
+	upstream := httptest.NewServer(http.NotFoundHandler())
+	defer upstream.Close()
+	var out bytes.Buffer
+	n, err := Start(t.Context(), Config{
+		Name: "a", Proxy: "127.0.0.1:0", Logger: slog.New(slog.NewJSONHandler(&out, nil)),
+		Settings: func(c *config.Config) { c.Proxy.AccessLog = config.AccessLogHere },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := &http.Client{Transport: &http.Transport{Proxy: http.ProxyURL(n.ProxyURL())}}
+	resp, err := client.Get(upstream.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	client.CloseIdleConnections()
+	if err := n.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for line := range bytes.Lines(out.Bytes()) {
+		var record map[string]any
+		if err := json.Unmarshal(line, &record); err != nil {
+			t.Fatal(err)
+		}
+		if record["msg"] != "request ended" {
+			continue
+		}
+		for key, want := range map[string]any{
+			"level": "INFO", "logger": "weir.proxy", "node": "a", "method": "GET", "host": "127.0.0.1", "status": 404.0, "reused": false,
+		} {
+			if record[key] != want {
+				t.Errorf("%s is %v, want %v", key, record[key], want)
+			}
+		}
+		return
+	}
+	t.Errorf("no line for the request:\n%s", &out)
 }

@@ -44,20 +44,25 @@ func innermost(conn net.Conn) net.Conn {
 // netAddr returns the IP address in a, unmapped, or the zero Addr.
 func netAddr(a net.Addr) netip.Addr {
 	switch a := a.(type) {
-	case nil:
-		return netip.Addr{}
+	case nil, *net.UnixAddr:
 	case *net.TCPAddr:
-		return fromIP(a.IP, a.Zone)
+		if a != nil {
+			return fromIP(a.IP, a.Zone)
+		}
 	case *net.UDPAddr:
-		return fromIP(a.IP, a.Zone)
+		if a != nil {
+			return fromIP(a.IP, a.Zone)
+		}
 	case *net.IPAddr:
-		return fromIP(a.IP, a.Zone)
-	case *net.UnixAddr:
-		return netip.Addr{}
+		if a != nil {
+			return fromIP(a.IP, a.Zone)
+		}
 	case interface{ AddrPort() netip.AddrPort }:
 		return a.AddrPort().Addr().Unmap()
+	default:
+		return parseHost(a.String())
 	}
-	return parseHost(a.String())
+	return netip.Addr{}
 }
 
 func fromIP(ip net.IP, zone string) netip.Addr {

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -150,6 +151,9 @@ func (c *Config) Validate() error {
 			report("TrustedProxies[%d] %s", i, why)
 		}
 	}
+	if !isToken(c.ForwardedHeader) {
+		report("ForwardedHeader is %q, which no header is called: use X-Forwarded-For, say", c.ForwardedHeader)
+	}
 	if c.Status != 0 && (c.Status < 400 || c.Status > 599) {
 		report("Status is %d: a refusal needs one from 400 to 599; 0 is 429 or 503", c.Status)
 	}
@@ -199,6 +203,13 @@ func (l *Limits) validate(name string, report func(string, ...any)) {
 	if l.MaxWaiting < 0 {
 		report("%s.MaxWaiting is %d: use a positive number, or 0 for %d", name, l.MaxWaiting, DefaultMaxWaiting)
 	}
+}
+
+// isToken reports whether a header can have this name (RFC 9110, section 5.6.2), or name is "".
+func isToken(name string) bool {
+	return !strings.ContainsFunc(name, func(r rune) bool {
+		return r <= ' ' || r > '~' || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, r)
+	})
 }
 
 // badPrefix says what is wrong with p, if anything.

@@ -27,7 +27,7 @@ func (c *Config) client(r *http.Request) netip.Addr {
 				continue // RFC 9110, section 5.6.1: empty elements don't count
 			}
 			if c.ForwardedHeader == "Forwarded" {
-				last = forParameter(last)
+				last = withoutHiddenPort(forParameter(last))
 			}
 			addr := parseHost(last).WithZone("") // a zone means something on the proxy alone
 			if !addr.IsValid() {
@@ -80,10 +80,36 @@ func forParameter(element string) string {
 		if found != "" {
 			return ""
 		}
-		found = strings.Trim(value, " \t")
-		if in, ok := strings.CutPrefix(found, `"`); ok {
-			found = strings.TrimSuffix(in, `"`)
-		}
+		found = unquote(strings.Trim(value, " \t"))
 	}
 	return found
+}
+
+// unquote returns what a quoted string holds (RFC 9110, section 5.6.4); anything else as it is.
+func unquote(s string) string {
+	in, ok := strings.CutPrefix(s, `"`)
+	if !ok {
+		return s
+	}
+	in = strings.TrimSuffix(in, `"`)
+	if !strings.Contains(in, `\`) {
+		return in
+	}
+	var out strings.Builder
+	for i := 0; i < len(in); i++ {
+		if in[i] == '\\' && i+1 < len(in) {
+			i++
+		}
+		out.WriteByte(in[i])
+	}
+	return out.String()
+}
+
+// withoutHiddenPort returns a node (RFC 7239, section 6) without a port that has a name in place of
+// its number, as in 192.0.2.43:_a: the address is as good as with a number.
+func withoutHiddenPort(node string) string {
+	if i := strings.LastIndexByte(node, ':'); i >= 0 && strings.HasPrefix(node[i+1:], "_") {
+		return node[:i]
+	}
+	return node
 }

@@ -58,8 +58,8 @@ func (l *Limiter) serveHeld(w http.ResponseWriter, r *http.Request, next http.Ha
 }
 
 func (l *Limiter) serve(w http.ResponseWriter, r *http.Request, next http.Handler, slot Slot, taken *hijack) {
-	hijacker, ok := w.(http.Hijacker)
-	if !ok { // HTTP/2
+	hijacker := hijackerOf(w)
+	if hijacker == nil { // HTTP/2
 		defer slot.Free()
 		next.ServeHTTP(w, r)
 		return

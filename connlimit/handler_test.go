@@ -199,12 +199,26 @@ func TestHandlerWaits(t *testing.T) {
 	})
 }
 
+// unwrapping is the writer of a middleware, which does more only for who unwraps it.
+type unwrapping struct{ http.ResponseWriter }
+
+func (u unwrapping) Unwrap() http.ResponseWriter { return u.ResponseWriter }
+
 // TestHijackedRequests count until the handler has returned and the connection is closed.
 func TestHijackedRequests(t *testing.T) {
+	t.Run("plain", func(t *testing.T) { testHijackedRequests(t, func(h http.Handler) http.Handler { return h }) })
+	t.Run("inside another middleware", func(t *testing.T) {
+		testHijackedRequests(t, func(h http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(unwrapping{unwrapping{w}}, r) })
+		})
+	})
+}
+
+func testHijackedRequests(t *testing.T, outer func(http.Handler) http.Handler) {
 	l := newLimiter(t, requests(Limits{PerClient: AtMost(1)}))
 	hijacked := make(chan interface{ Close() error }, 1)
 	ends := make(chan struct{})
-	s := serve(t, "http", l.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s := serve(t, "http", outer(l.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, _, err := http.NewResponseController(w).Hijack()
 		if err != nil {
 			t.Error(err)
@@ -215,7 +229,7 @@ func TestHijackedRequests(t *testing.T) {
 		if r.Header.Get("Stay") != "" {
 			<-ends
 		}
-	})).ServeHTTP, nil)
+	}))).ServeHTTP, nil)
 	c := dial(t, s.Listener.Addr())
 	answered(t, c)
 	conn := <-hijacked
@@ -246,6 +260,9 @@ func TestHandlersWriter(t *testing.T) {
 			_, reads := w.(io.ReaderFrom)
 			_, h := w.(http.Hijacker)
 			_, pushes := w.(http.Pusher)
+			if _, ok := w.(closeNotifier); !ok { // gin's Context.Stream panics without it
+				t.Errorf("%s: it does not say when its client is gone", kind)
+			}
 			if !flushes || !writes || reads != hijacks || h != hijacks || pushes == hijacks {
 				t.Errorf("%s: flushes %v, writes strings %v, reads from files %v, hijacks %v, pushes %v", kind, flushes, writes, reads, h, pushes)
 			}
@@ -329,6 +346,13 @@ func TestForwarded(t *testing.T) {
 		`host="a\";for=203.0.113.9";for=198.51.100.1`:         "198.51.100.1",
 		`for=203.0.113.9;for=198.51.100.1`:                    "10.0.0.1",
 		`for="203.0.113.9, for=198.51.100.1`:                  "198.51.100.1",
+		`for="198.51.100.1:_port"`:                            "198.51.100.1", // a hidden port hides no address
+		`for="[2001:db8:cafe::17]:_p.1"`:                      "2001:db8:cafe::17",
+		`for="\[2001:db8:cafe::17\]"`:                         "2001:db8:cafe::17", // quoted pairs
+		`for=198.51.100.1, for="10.0.0.2:_a"`:                 "198.51.100.1",
+		`for=198.51.100.1, for="_hidden:_port"`:               "10.0.0.1",
+		`for=198.51.100.1, for=":_port"`:                      "10.0.0.1",
+		`for=198.51.100.1, for="\`:                            "10.0.0.1",
 	} {
 		checkForwarded(t, rfc, "10.0.0.1:1", []string{rfc, header}, want)
 	}

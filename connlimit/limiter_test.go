@@ -208,16 +208,17 @@ func TestAddresses(t *testing.T) {
 		}
 	}
 	config := perClient(1)
-	config.Connections.Total = AtMost(6)
+	config.Connections.Total = AtMost(10)
 	l := newLimiter(t, config)
-	for _, a := range []net.Addr{nil, &net.UnixAddr{Name: "@", Net: "unix"}, &net.UnixAddr{}, textAddr("pipe"), &net.TCPAddr{}} {
+	for _, a := range []net.Addr{nil, &net.UnixAddr{Name: "@", Net: "unix"}, &net.UnixAddr{}, textAddr("pipe"), &net.TCPAddr{},
+		(*net.TCPAddr)(nil), (*net.UDPAddr)(nil), (*net.IPAddr)(nil), (*net.UnixAddr)(nil)} {
 		admit(t, l, &conn{remote: a})
 	}
 	admit(t, l, &conn{remote: &net.UDPAddr{IP: net.IPv4(192, 0, 2, 1)}})
 	_, err := l.Accept(&conn{})
 	refusedBy(t, err, ScopeTotal)
-	if n := l.NumOpen(nil); n != 5 {
-		t.Errorf("%d without an address are open; want 5", n)
+	if n := l.NumOpen(nil); n != 9 {
+		t.Errorf("%d without an address are open; want 9", n)
 	}
 	if n := l.NumOpen(&net.IPAddr{IP: net.IPv4(192, 0, 2, 1)}); n != 1 {
 		t.Errorf("%d of an IP address are open; want 1", n)
@@ -349,6 +350,7 @@ func TestValidate(t *testing.T) {
 		Requests:   Limits{Total: AtMost(-5)},
 		IPv4Prefix: 33, IPv6Prefix: 129, TrustedProxies: []netip.Prefix{{}}, Status: 200, RetryAfter: -1,
 		AnswerTimeout: -1, ClusterTimeout: -time.Second, MaxAnswers: -1, ClusterKey: "a",
+		ForwardedHeader: "X-Forwarded-For:",
 	}
 	err := bad.Validate()
 	if err == nil {
@@ -364,6 +366,7 @@ func TestValidate(t *testing.T) {
 		"Connections.Wait is -1ns", "Connections.MaxWaiting is -1", "Requests.Total is AtMost(-5)",
 		"IPv4Prefix is 33", "IPv6Prefix is 129", "TrustedProxies[0] is not a network", "Status is 200",
 		"RetryAfter is -1ns", "AnswerTimeout is -1ns", "ClusterTimeout is -1s", "MaxAnswers is -1", "without Cluster",
+		`ForwardedHeader is "X-Forwarded-For:"`,
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%v\nlacks %q", err, want)

@@ -14,6 +14,22 @@ type tlsConn interface{ ConnectionState() tls.ConnectionState }
 // headEnds reports whether the blank line that ends a request's head is in s.
 func headEnds(s string) bool { return strings.Contains(s, "\r\n\r\n") || strings.Contains(s, "\n\n") }
 
+// hijackerOf finds who can hijack the connection, as [http.ResponseController] does: perhaps behind
+// the writers of other middleware. nil: nobody can.
+func hijackerOf(w http.ResponseWriter) http.Hijacker {
+	for range 16 {
+		switch t := w.(type) {
+		case http.Hijacker:
+			return t
+		case interface{ Unwrap() http.ResponseWriter }:
+			w = t.Unwrap()
+		default:
+			return nil
+		}
+	}
+	return nil
+}
+
 // Hijack hijacks the connection and has it counted until it is closed.
 func (h *hijack) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, rw, err := h.hijacker.Hijack()
@@ -44,6 +60,15 @@ type fullWriter interface {
 	io.StringWriter
 }
 
+// closeNotifier is http.CloseNotifier, which is deprecated: frameworks still panic without it.
+type closeNotifier interface{ CloseNotify() <-chan bool }
+
+// notifyWriter is a writer that says when its client is gone, as that of net/http for HTTP/1 does.
+type notifyWriter struct {
+	writer
+	closeNotifier
+}
+
 func (w *writer) Hijack() (net.Conn, *bufio.ReadWriter, error) { return w.hijack.Hijack() }
 func (w *writer) Unwrap() http.ResponseWriter                  { return w.fullWriter }
 
@@ -64,6 +89,9 @@ type flushWriter struct {
 
 func wrapWriter(w http.ResponseWriter, h *hijack) http.ResponseWriter {
 	if full, ok := w.(fullWriter); ok {
+		if notifier, ok := w.(closeNotifier); ok {
+			return &notifyWriter{writer{full, h}, notifier}
+		}
 		return &writer{full, h}
 	}
 	if f, ok := w.(http.Flusher); ok {
