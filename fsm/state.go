@@ -351,6 +351,9 @@ func (s *State) ClusterID() string { return s.clusterID }
 // TTL is the lease length, 0 before Init.
 func (s *State) TTL() time.Duration { return s.ttl }
 
+// NeverGranted reports whether no leader has granted anything yet: nothing can have come free.
+func (s *State) NeverGranted() bool { return s.batchTerm == 0 }
+
 // Batch is the number of a term's last Adjust that was not void; 0 where there was none. The next
 // one's is higher.
 func (s *State) Batch(term uint64) uint64 {

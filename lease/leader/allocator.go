@@ -51,9 +51,12 @@ func NewAllocator(now time.Duration, term uint64, st *fsm.State) *Allocator {
 		roster:     roster{peers: map[uint64]*peer{}, conns: map[uint64]*peer{}, ended: map[string]uint64{}},
 		demandBook: demandBook{keys: map[limit.Key]*contest{}},
 		schedule: schedule{
-			turn: minTurn, rests: map[limit.Key]rest{}, notBefore: now + takeOverRest,
+			turn: minTurn, rests: map[limit.Key]rest{},
 			batch: st.Batch(term), // in a term that is led for the second time, lower ones would be void
 		},
+	}
+	if !st.NeverGranted() { // a take-over may have freed slots a moment before
+		a.notBefore = now + takeOverRest
 	}
 	for _, s := range st.Sessions() {
 		a.addPeer(s, now)

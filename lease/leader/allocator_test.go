@@ -29,6 +29,13 @@ func newDesk(t *testing.T, limits ...limit.Limit) *desk {
 	return d
 }
 
+// succeed puts a new leader in the place of one that has granted before.
+func (d *desk) succeed() {
+	d.apply(&fsm.Adjust{Term: 1, Batch: 1})
+	d.now = 0
+	d.alloc = NewAllocator(d.now, 1, d.state)
+}
+
 func (d *desk) apply(c fsm.Command) fsm.Result {
 	d.index++
 	return d.state.Apply(d.index, 1, c)
@@ -191,7 +198,7 @@ func TestEntriesAreBounded(t *testing.T) {
 // A new leader lets slots rest: a take-over may have freed them a moment before.
 func TestNewLeaderLetsSlotsRest(t *testing.T) {
 	d := newDesk(t, kit.Limit(t, "up", 1, limit.Queue{Timeout: time.Minute, Size: 9}))
-	d.now = 0
+	d.succeed()
 	d.join(1, "a", "1")
 	d.demand(1, &leasepb.Demand{Waiting: 1})
 	d.now = takeOverRest - 1
@@ -203,6 +210,19 @@ func TestNewLeaderLetsSlotsRest(t *testing.T) {
 	d.turn()
 	if g := d.granted(1); g != 1 {
 		t.Errorf("%d slots granted after the rest, want 1", g)
+	}
+}
+
+// Where nobody has granted anything yet, nothing can have been freed: the first connection of a
+// cluster, or of a node that is alone, does not wait.
+func TestFirstLeaderGrantsAtOnce(t *testing.T) {
+	d := newDesk(t, kit.Limit(t, "up", 1, limit.Queue{Timeout: time.Minute, Size: 9}))
+	d.now = 0
+	d.join(1, "a", "1")
+	d.demand(1, &leasepb.Demand{Waiting: 1})
+	d.turn()
+	if g := d.granted(1); g != 1 {
+		t.Errorf("%d slots granted by a cluster's first leader, want 1", g)
 	}
 }
 
@@ -366,6 +386,7 @@ func TestSlowLogRefusesNobody(t *testing.T) {
 // back as soon as they have no use for them, and ask again, for a second.
 func TestHeldBackIsNoShortage(t *testing.T) {
 	d := newDesk(t, kit.Limit(t, "up", 4, limit.Queue{}))
+	d.succeed()
 	d.join(1, "a", "1")
 	d.join(2, "b", "2")
 	d.now = d.alloc.notBefore - 1

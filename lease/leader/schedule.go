@@ -33,7 +33,7 @@ type schedule struct {
 	batch     uint64
 	inflight  fsm.Command
 	gather    time.Duration // no slots are adjusted before this
-	notBefore time.Duration // a new leader grants nothing before this
+	notBefore time.Duration // a new leader grants nothing before this; the very first need not wait
 	turn      time.Duration
 	commit    time.Duration // moving average
 
