@@ -16,7 +16,9 @@ func (noHolder) Sever(lease.Reason) {}
 // A worker's next request takes the memory of the one before it: plain requests on kept connections
 // cost the collector nothing.
 func TestClaimsAreUsedAgain(t *testing.T) {
-	a := admitter{lease.NewManager(lease.ManagerConfig{Name: "a", Identity: "1", Clock: lease.NewSystemClock(), Log: hclog.NewNullLogger()})}
+	a := admitter{lease.NewManager(lease.ManagerConfig{
+		Name: "a", Identity: "1", Clock: lease.NewSystemClock(), Log: hclog.NewNullLogger(), Limits: limit.NewTable(1, 1, nil),
+	})}
 	subject := &limit.Subject{User: "nightly"}
 	first, err := a.Begin(t.Context(), subject, noHolder{}, nil)
 	if err != nil {

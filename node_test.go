@@ -433,8 +433,16 @@ func TestAloneThroughTheAPI(t *testing.T) {
 	if _, err := client.Drain(t.Context()); err != nil {
 		t.Errorf("drain: %v", err)
 	}
+	if _, err := n.Acquire(t.Context(), weir.Subject{Key: "k"}); !errors.Is(err, weir.ErrDraining) {
+		t.Errorf("a permit while it drains: %v", err)
+	}
 	if _, err := client.Undrain(t.Context()); err != nil {
 		t.Errorf("undrain: %v", err)
+	}
+	if p, err := n.Acquire(t.Context(), weir.Subject{Key: "k"}); err != nil {
+		t.Errorf("a permit after it: %v", err)
+	} else {
+		p.Release()
 	}
 	if _, err := client.Leave(t.Context()); err != nil {
 		t.Errorf("leave: %v", err)

@@ -19,7 +19,7 @@ var (
 	// ErrNoLease: the node has no live session with its cluster. Subjects without a limit need none,
 	// once the node knows the limits: from its cluster, or from a former run by its data directory.
 	ErrNoLease = lease.ErrNoLease
-	// ErrDraining: the node drains, and admits nothing that is limited.
+	// ErrDraining: the node drains, and takes no new work.
 	ErrDraining = lease.ErrDraining
 	// ErrBlocked: the limit is 0.
 	ErrBlocked = lease.ErrBlocked
@@ -162,12 +162,13 @@ func (p *Permit) acquire(ctx context.Context) error {
 	}
 	n := p.node
 	if !n.permits.add(p) {
-		return ErrClosed
+		return ErrClosed // also while it drains to its end
 	}
-	err := ErrNoLease // without a table anything may be limited; of hosts, the lease says so itself
-	if p.hosted || n.manager.Table() != nil {
-		err = n.manager.Begin(ctx, &p.request, &p.subject, (*holder)(p))
+	if n.proxy.Draining() {
+		n.permits.remove(p)
+		return ErrDraining
 	}
+	err := n.manager.Begin(ctx, &p.request, &p.subject, (*holder)(p))
 	if err == nil && p.hosted {
 		if err = n.manager.Acquire(ctx, &p.slot, p.subject.Host, (*holder)(p)); err != nil {
 			p.request.End()
