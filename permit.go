@@ -148,11 +148,22 @@ func (n *Node) Hold(ctx context.Context, client netip.Addr, key string, lost fun
 	if err != nil {
 		return nil, err
 	}
-	p := &Permit{node: n, subject: subject, onLost: lost}
+	p := &Permit{node: n, subject: subject}
 	if err := p.acquire(ctx); err != nil {
 		return nil, err
 	}
+	p.tell(lost)
 	return p.Release, nil
+}
+
+// tell makes lost, if not nil, hear of the permit's loss, also of one that has come already.
+func (p *Permit) tell(lost func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.onLost = lost
+	if p.gone && lost != nil {
+		go lost()
+	}
 }
 
 // acquire takes the slots, and lists the permit.

@@ -448,7 +448,7 @@ func TestReadUsers(t *testing.T) {
 	hash := ":" + string(want[0].Hash)
 	for text, n := range map[string]int{
 		"ada" + hash: 1, "a" + hash + "\r\n\r\nb" + hash + "\r\n": 2, " a b" + hash: 1, long + hash: 1, "żółw" + hash: 1,
-		long + "n" + hash: 0, "a\x01" + hash: 0, "a\xff" + hash: 0, "#" + hash: 0, "": 0, "a" + hash + "\na" + hash: 0, "a" + hash + " ": 0,
+		long + "n" + hash: 0, "a\x01" + hash: 0, "a\xff" + hash: 0, "a\u2028" + hash: 0, "a\ufffd" + hash: 0, "#" + hash: 0, "": 0, "a" + hash + "\na" + hash: 0, "a" + hash + " ": 0,
 	} {
 		users, problems := parseUsers("f", []byte(text))
 		if len(users) != n || (n == 0) != (len(problems) > 0) {

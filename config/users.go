@@ -5,8 +5,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"unicode"
 	"unicode/utf8"
+
+	"github.com/weirproxy/weir/limit"
 )
 
 const (
@@ -76,7 +77,6 @@ const makeUser = "Make a line with `htpasswd -nB NAME`."
 // but the name.
 func parseUser(line string) (u User, message, hint string) {
 	name, hash, found := strings.Cut(line, ":")
-	control := func(r rune) bool { return unicode.IsControl(r) }
 	switch {
 	case !found:
 		return u, "this is not a user and a hash with a colon between them", makeUser
@@ -84,8 +84,8 @@ func parseUser(line string) (u User, message, hint string) {
 		return u, "the line has no user before its colon", makeUser
 	case len(name) > maxUserName:
 		return u, fmt.Sprintf("the user's name has %d bytes; %d are the most", len(name), maxUserName), ""
-	case !utf8.ValidString(name) || strings.ContainsFunc(name, control): // RFC 7617 §2, and its charset
-		return u, "the user's name holds control characters, or is not UTF-8", ""
+	case !utf8.ValidString(name) || limit.CheckName(name) != nil: // RFC 7617 §2, and its charset
+		return u, "the user's name holds characters that can't be printed, or is not UTF-8", ""
 	}
 	if wrong := checkBcrypt(hash); wrong != "" {
 		return u, fmt.Sprintf("the user %q has %s", name, wrong), makeUser

@@ -171,7 +171,7 @@ func (k keptPiece) in(p *pool) int64 {
 func (p *pool) leased() bool { return p.key.Scope != limit.ScopeConnection }
 
 // lockAll locks the pools of a flow, the narrowest first: that of all flows is locked for the
-// shortest time. Nobody else holds the locks of two pools of rates, but requests, of theirs.
+// shortest time. Nobody else holds the locks of two pools of bytes.
 func (f *Meter) lockAll() {
 	for i := f.n - 1; i >= 0; i-- {
 		f.pools[i].mu.Lock()

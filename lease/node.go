@@ -38,8 +38,8 @@ const clockJump = leasepb.Margin
 // Node is the deciding half of the node's side: no goroutine, no clock, no I/O. [Manager] is its
 // shell in production; a simulation has another.
 //
-// TryAcquire, TryRelease, Park, Closing, Unpark and Live are the fast path and may be called at any
-// time. All other methods need the core's lock, which is the shell's. Time is an argument, and what
+// TryAcquire, TryRelease, Park, Closing, Unpark, Live, Enter, Leave, Serves, TryTake, TryPiece and
+// PutBack are the fast path and may be called at any time. All other methods need the core's lock, which is the shell's. Time is an argument, and what
 // the shell has to do after each call is a result: [Effects].
 type Node struct {
 	name     string

@@ -16,8 +16,9 @@ const idleBuckets = 3
 // pool is what one node holds of one key.
 //
 // Its first half is shared with the fast path and guarded by its part's lock, so that admissions to
-// different hosts share nothing. Its second half belongs to the node's deciding core and its lock.
-// Where both locks are needed, the core's comes first.
+// different hosts share nothing. Its second half belongs to the node's deciding core and its lock;
+// what the fast path reads of it (who waits, the target, ghosts, flows) is written under both
+// locks. Where both are needed, the core's comes first.
 type pool struct {
 	key  limit.Key
 	part // what is not spread

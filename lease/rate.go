@@ -210,6 +210,9 @@ func (n *Node) meterSome(now time.Duration) {
 	}
 }
 
+// longestWait bounds what nextToken says: a queue may take centuries.
+const longestWait = 365 * 24 * time.Hour
+
 // nextToken is how long it takes until somebody who comes now gets a token: from this node's units,
 // or from those of others, which come when they are asked for. Needs the pool's lock.
 func (p *pool) nextToken(now time.Duration) time.Duration {
@@ -222,7 +225,8 @@ func (p *pool) nextToken(now time.Duration) time.Duration {
 	if at, ever := p.bucket.until(oneRequest * float64(1+p.kept)); ever {
 		next = min(next, max(at-now, 0))
 	}
-	return next + time.Duration(oneRequest*float64(p.waiters.queued)/rate*float64(time.Second))
+	behind := oneRequest * float64(p.waiters.queued) / rate
+	return next + time.Duration(min(behind, longestWait.Seconds())*float64(time.Second))
 }
 
 // noteDue lets the core come back to a pool when the next who waits can go on. Needs the pool's

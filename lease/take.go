@@ -50,7 +50,7 @@ func (m *Manager) waitForTokens(ctx context.Context, subject *limit.Subject, wai
 type tokenPools [len(tokenScopes)]*pool
 
 // lock locks all of them, the narrowest first: that of all requests is locked for the shortest
-// time. Nobody else holds the locks of two pools of rates.
+// time. Nobody else holds the locks of two pools of requests.
 func (ps *tokenPools) lock() {
 	for i := len(ps) - 1; i >= 0; i-- {
 		if ps[i] != nil {
