@@ -257,6 +257,7 @@ func (c *conn) leave() {
 	case !c.x.node.Cancel(c.x.clock(), c.waiter):
 		return
 	}
+	c.w.up.left(c)
 	c.waiter, c.drawing = nil, false
 	c.forsake()
 	c.releaseClaims()

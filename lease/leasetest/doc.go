@@ -78,16 +78,17 @@
 // [fsm.State.Check]) and replicas with each other.
 //
 // When the faults have ended, within a ttl and a few seconds: every node has a session; no request
-// waits, or is refused, while a slot has been free for about one and a half seconds; no slots go
-// from node to node again and again without being used; where requests queue, every node that asks
-// is served within the rounds that it takes; no requests wait for each other; while requests wait
-// for tokens at least half of the rate is used, of theirs or of another that they are under, and
-// everybody has a turn. Of a bandwidth that flows wait for, 95 % is used; or half, where units go
-// round, or follow flows that come and go. Every flow has its turn, also one that is under no limit
-// any more, and none waits for long while all units are where nobody has bytes to move. When the
-// work ends, within ten seconds, nothing is left: no grant in the log, nothing in the memory of
-// nodes or of the leader. Then levels are handed on: what one node's bucket gathered before its
-// units went back is there at once for the next node that asks.
+// waits, or is refused, while a slot has been free for about one and a half seconds, unless it may
+// have been on its way for a request that had left; no slots go from node to node again and again
+// without being used; where requests queue, every node that asks is served within the rounds that
+// it takes; no requests wait for each other; while requests wait for tokens at least half of the
+// rate is used, of theirs or of another that they are under, and everybody has a turn. Of a
+// bandwidth that flows wait for, 95 % is used; or half, where units go round, or follow flows that
+// come and go. Every flow has its turn, also one that is under no limit any more, and none waits
+// for long while all units are where nobody has bytes to move. When the work ends, within ten
+// seconds, nothing is left: no grant in the log, nothing in the memory of nodes or of the leader.
+// Then levels are handed on: what one node's bucket gathered before its units went back is there at
+// once for the next node that asks.
 //
 // # How it can fail
 //

@@ -56,6 +56,7 @@ type keyInfo struct {
 	// [maxIdleGrants].
 	idleGrants int
 	ends       []time.Duration // when the last claims on it were given back, as many as there may be
+	left       time.Duration   // when a request that waited for it left last
 }
 
 const evJudge uint8 = iota

@@ -78,6 +78,16 @@ func (u *upstream) servedMeanwhile(key int, since time.Duration) bool {
 	return n >= k.limit
 }
 
+// left notes that a request waits no more because its worker went away.
+func (u *upstream) left(c *conn) { u.keys[u.keyOf(c.key)].left = u.w.now }
+
+// underway reports whether slots may have been on their way to a node for a request that had left,
+// and back, when another asked: the leader could only say that they were held.
+func (u *upstream) underway(key int, asked time.Duration) bool {
+	k := &u.keys[key]
+	return k.left > 0 && asked-k.left < 2*(u.w.rtt+u.w.commit)
+}
+
 // inHand is how many claims on a key are held.
 func (u *upstream) inHand(key int) (n int64) {
 	for _, c := range u.seen {
@@ -155,7 +165,7 @@ func (u *upstream) refused(c *conn) {
 	case !over || errors.Is(c.err, lease.ErrQueueFull) || e.Key.Resource != limit.Connections:
 	default:
 		key := u.keyOf(e.Key)
-		if k := &u.keys[key]; k.limit > 0 && !k.full && u.w.now-k.freeFrom > u.w.patience() && !u.servedMeanwhile(key, c.asked) {
+		if k := &u.keys[key]; k.limit > 0 && !k.full && u.w.now-k.freeFrom > u.w.patience() && !u.servedMeanwhile(key, c.asked) && !u.underway(key, c.asked) {
 			u.w.fail(BreachStarved, "node %s refused a request for %s (%v) while a slot has been free for %v", c.x.name, k.key, c.err, u.w.now-k.freeFrom)
 		}
 	}
