@@ -106,6 +106,7 @@ func (l *leadership) propose(cmd fsm.Command) {
 		return
 	}
 	l.outstanding.Go(func() {
+		said := "" // once, and not ten times a second
 		for {
 			began := time.Now()
 			res, err := l.server.log.Propose(l.ctx, l.term, cmd)
@@ -122,7 +123,10 @@ func (l *leadership) propose(cmd fsm.Command) {
 				l.logger.Warn("an entry's fate is unknown; waiting for the end of the term", "term", l.term, "error", err)
 				return
 			}
-			l.logger.Warn("the log takes no entries", "error", err)
+			if why := err.Error(); why != said {
+				l.logger.Warn("the log takes no entries; trying again", "error", err)
+				said = why
+			}
 			select {
 			case <-l.ctx.Done():
 				return
