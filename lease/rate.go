@@ -210,11 +210,10 @@ func (n *Node) meterSome(now time.Duration) {
 	}
 }
 
-// longestWait bounds what nextToken says: a queue may take centuries.
-const longestWait = 365 * 24 * time.Hour
-
-// nextToken is how long it takes until somebody who comes now gets a token: from this node's units,
-// or from those of others, which come when they are asked for. Needs the pool's lock.
+// nextToken is how long it takes until the next token comes: from this node's units, or from those
+// of others, which come when they are asked for. Requests that wait in a queue may take it: they
+// are not counted, because nobody knows how many of them will have given up by then. Needs the
+// pool's lock.
 func (p *pool) nextToken(now time.Duration) time.Duration {
 	rate := p.limit.PerSecond(p.key.Resource)
 	if rate <= 0 {
@@ -225,8 +224,7 @@ func (p *pool) nextToken(now time.Duration) time.Duration {
 	if at, ever := p.bucket.until(oneRequest * float64(1+p.kept)); ever {
 		next = min(next, max(at-now, 0))
 	}
-	behind := oneRequest * float64(p.waiters.queued) / rate
-	return next + time.Duration(min(behind, longestWait.Seconds())*float64(time.Second))
+	return next
 }
 
 // noteDue lets the core come back to a pool when the next who waits can go on. Needs the pool's

@@ -230,6 +230,38 @@ func TestRateRefusals(t *testing.T) {
 	})
 }
 
+// A request that has waited in vain, or finds the queue full, is told when the next token comes:
+// neither itself nor the others that wait are added.
+func TestRateRefusalsOfAQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cl := startCluster(t, requestLimit(t, "up", "1/m", 1, limit.Queue{Timeout: 5 * time.Second, Size: 2}))
+		m, _ := cl.start(t, "a", "1")
+		if err := m.WaitLive(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		subject := &limit.Subject{Host: to(t, "up")}
+		if err := m.Take(t.Context(), subject, 0); err != nil {
+			t.Fatal(err)
+		}
+		answers := make(chan error, 2)
+		for range cap(answers) {
+			go func() { answers <- m.Take(t.Context(), subject, 0) }()
+		}
+		synctest.Wait()
+		refused := func(err, why error, least, most time.Duration) {
+			t.Helper()
+			var over *LimitError
+			if !errors.As(err, &over) || !errors.Is(err, why) || over.RetryAfter < least || over.RetryAfter > most {
+				t.Errorf("%v, %+v; want %v, and a token in %v to %v", err, over, why, least, most)
+			}
+		}
+		refused(m.Take(t.Context(), subject, 0), ErrQueueFull, 59*time.Second, time.Minute)
+		for range cap(answers) {
+			refused(<-answers, ErrQueueTimeout, 54*time.Second, 56*time.Second)
+		}
+	})
+}
+
 // A change of a rate, also to and fro, fills nothing.
 func TestChangeFillsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
