@@ -82,6 +82,26 @@ func (n *Node) severNewest(p *pool, newest []*Slot, k int64, why Reason) {
 	}
 }
 
+// evict brings a pool's connections down to so many: those that no request uses go first, as
+// wherever a slot is needed, and then the newest. If the newest went whatever they are, the lower
+// target would close the unused ones besides, and fewer would be left than the limit allows. Needs
+// the pool's lock.
+func (n *Node) evict(p *pool, target int64) {
+	if p.limit != nil && p.limit.Report {
+		return
+	}
+	closing := func(s *Slot) bool { return s.use == slotTaken }
+	live := slices.DeleteFunc(p.unsevered(), closing) // the others are on their way out
+	k := int64(len(live)) - target
+	for _, s := range slices.Backward(live) {
+		if k > 0 && s.use == slotParked {
+			n.takeParked(p, s)
+			k--
+		}
+	}
+	n.severNewest(p, slices.DeleteFunc(live, closing), k, SeverEvicted)
+}
+
 // openGate lets the fast path admit until the lease's end.
 func (n *Node) openGate() {
 	if n.parting() {

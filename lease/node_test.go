@@ -298,6 +298,36 @@ func TestDrainLetsConnectionsEnd(t *testing.T) {
 	}
 }
 
+// An eviction closes connections that no request uses first, and leaves as many as the limit allows.
+func TestEvictClosesParkedFirst(t *testing.T) {
+	for target, want := range map[int64]string{
+		6: "......", 5: "w.....", 3: "w.w..w", 2: "w.w.ew", 1: "w.weew", 0: "weweew",
+	} {
+		m, _ := liveManager(t, ExpiryClose, 6, kit.Limit(t, "up", 6, limit.Queue{}))
+		var holders []*holder
+		for i := range 6 {
+			h := newHolder()
+			s, err := acquire(m, t.Context(), to(t, "up"), h)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if i == 0 || i == 2 || i == 5 {
+				s.Park()
+			}
+			holders = append(holders, h)
+		}
+		hear(t, m, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Assign{Assign: &leasepb.Assign{
+			Targets: []*leasepb.Target{{Key: fsmpb.KeyOf(limit.HostConnections("up")), Seq: 1, Slots: target, Contended: true, Evict: true}}}}})
+		got := ""
+		for _, h := range holders {
+			got += map[Reason]string{0: ".", SeverWanted: "w", SeverEvicted: "e"}[h.severed()]
+		}
+		if got != want {
+			t.Errorf("down to %d: %s are closed, want %s", target, got, want)
+		}
+	}
+}
+
 // A draining node keeps nothing idle, also what falls idle later.
 func TestDrainClosesWhatIsParkedLater(t *testing.T) {
 	m, _ := liveManager(t, ExpiryClose, 2, kit.Limit(t, "up", 5, limit.Queue{}))

@@ -118,11 +118,16 @@ func (n *Node) closeParked(p *pool) {
 	need = min(need-p.taken-max(0, p.free()), p.parked)
 	for s := p.head; s != nil && need > 0; s = s.next {
 		if s.use == slotParked {
-			p.setUse(s, slotTaken)
-			n.severs = append(n.severs, Severance{s, s.holder, SeverWanted})
+			n.takeParked(p, s)
 			need--
 		}
 	}
+}
+
+// takeParked asks for the slot of a kept-alive connection. Needs the pool's lock.
+func (n *Node) takeParked(p *pool, s *Slot) {
+	p.setUse(s, slotTaken)
+	n.severs = append(n.severs, Severance{s, s.holder, SeverWanted})
 }
 
 // noteSlow decides whether releases and parked connections must go through the core. Needs the
@@ -162,8 +167,7 @@ func (n *Node) assigned(now time.Duration, a *leasepb.Assign) error {
 		n.lock(p)
 		p.target, p.targetSeq, p.contended = t.Slots, t.Seq, t.Contended
 		if t.Evict && t.Slots >= 0 {
-			live := p.unsevered() // the others are on their way out
-			n.severNewest(p, live, int64(len(live))-t.Slots, SeverEvicted)
+			n.evict(p, t.Slots)
 		}
 		n.mark(p)
 		p.mu.Unlock()
