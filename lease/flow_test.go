@@ -377,7 +377,12 @@ func TestReportOfBandwidth(t *testing.T) {
 					}
 					time.Sleep(c.pause)
 				}
-				if use, _ := m.Use(upDownload[0]); use.Granted == 0 || (use.WouldReject > 20) != c.exceeds || use.WouldReject > 0 && !c.exceeds {
+				f.Put(96) // of the last piece
+				use, _ := m.Use(upDownload[0])
+				if want := uint64(200*4096 - 96); use.Admitted != want {
+					t.Errorf("%d bytes are counted, and %d have passed", use.Admitted, want)
+				}
+				if use.Granted == 0 || (use.WouldReject > 20) != c.exceeds || use.WouldReject > 0 && !c.exceeds {
 					t.Errorf("%+v", use)
 				}
 			})

@@ -249,7 +249,7 @@ func (f *Meter) pieceOfAll(now time.Duration, gate *gate, most float64) float64 
 	want := math.MaxFloat64
 	for i := range f.n {
 		p := f.pools[i]
-		f.back[i].pool = nil
+		f.back[i].pool, f.back[i].over = nil, nil
 		if !p.capped() || p.limit.Report && p.freeFor(now, gate, f, i) < min(p.worth(), most) {
 			continue
 		}
@@ -275,13 +275,17 @@ func (f *Meter) takeFrom(now time.Duration, i int, bytes float64) {
 	p.kept -= f.kept[i].in(p)
 	f.kept[i] = keptPiece{}
 	f.exceeds[i] = f.back[i].pool == nil && p.exceed()
+	if p.capped() {
+		p.admitted += uint64(bytes)
+		p.usedAt = now
+		f.back[i].over = p
+	}
 	if f.back[i].pool == nil {
 		return
 	}
+	f.back[i].over = nil
 	p.bucket.level -= bytes
 	p.drawn(now, bytes)
-	p.admitted += uint64(bytes)
-	p.usedAt = now
 	f.back[i].receipt = p.bucket.receipt()
 }
 
@@ -314,14 +318,21 @@ func (p *pool) worth() float64 {
 	return p.piece()
 }
 
-// from is where bytes were taken, to give them back; without a pool they are of no limit's.
+// from is where bytes were taken, to give them back; without a pool they were taken of no limit's.
 type from struct {
 	pool *pool
+	over *pool // whose limit only reports: the bytes pass above it, and are counted as passed
 	receipt
 }
 
 // giveBack returns bytes to where they were taken. Needs no lock.
 func (r *from) giveBack(now time.Duration, bytes float64) {
+	if p := r.over; p != nil {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.admitted -= uint64(bytes)
+		return
+	}
 	if r.pool == nil {
 		return
 	}
