@@ -73,7 +73,8 @@ func (n *Node) askNow(now time.Duration) {
 	n.later = keep
 }
 
-// answered refuses those who waited for an ask and got nothing.
+// answered refuses those who waited for an ask and got nothing, unless the limit's queue has a place
+// for them.
 func (n *Node) answered(now time.Duration, p *pool, ask uint64) {
 	n.lock(p)
 	defer p.mu.Unlock()
@@ -90,10 +91,17 @@ func (n *Node) answered(now time.Duration, p *pool, ask uint64) {
 			w.ask = 0
 			continue
 		}
-		if w.ask != 0 && w.ask <= ask {
+		asked := w.ask != 0 && w.ask <= ask
+		switch {
+		case w.queued, asked && w.over && n.hasPlace(p):
+			p.waiters.tell(w)
+		case asked:
 			p.denied = true
-			err, ghost := p.refusal(now, ErrOverLimit), w.ghost
-			n.answer(p, w, err)
+			why, ghost := ErrOverLimit, w.ghost
+			if w.over && p.limit.Queue.Enabled() {
+				why = ErrQueueFull
+			}
+			n.answer(p, w, p.refusal(now, why))
 			if !ghost {
 				n.noteRefused(now, p)
 			}

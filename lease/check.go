@@ -43,15 +43,15 @@ func (n *Node) checkPool(index int, p *pool) error {
 	if open != p.open || uses[slotParked] != p.parked || uses[slotTaken] != p.taken || uses[slotReleased] != 0 {
 		return fmt.Errorf("%d open, %d parked, %d closing are counted, and %v in its list", p.open, p.parked, p.taken, uses)
 	}
-	var waiting, queued int64
+	var waiting waiterList
 	for w := p.waiters.head; w != nil; w = w.next {
-		waiting++
-		if w.queued {
-			queued++
+		waiting.count(w, 1)
+		if w.queued && w.over || w.told && !w.queued {
+			return fmt.Errorf("a waiter is queued %v, over the queue %v, told %v", w.queued, w.over, w.told)
 		}
 	}
-	if waiting != p.waiters.n || queued != p.waiters.queued {
-		return fmt.Errorf("%d waiters are counted, and %d in its list", p.waiters.n, waiting)
+	if waiting.head, waiting.tail = p.waiters.head, p.waiters.tail; waiting != p.waiters {
+		return fmt.Errorf("waiters %+v are counted, and %+v are in its list", p.waiters, waiting)
 	}
 	switch {
 	case p.kept < 0 || p.kept > 0 && !p.key.Resource.IsRate():

@@ -56,7 +56,7 @@ func (n *Node) admitAsGhosts(now time.Duration, p *pool) {
 		}
 		p.waiters.remove(w)
 		done := w.done
-		w.queued, w.ask, w.done = false, 0, func(error) {}
+		w.queued, w.over, w.told, w.ask, w.done = false, false, false, 0, func(error) {}
 		w.pool = p
 		w.slot.waited = now - w.since
 		p.begin(now, w.slot)

@@ -147,7 +147,7 @@ func (n *Node) moveWaiters(now time.Duration, waiters []*Waiter, table *limit.Ta
 	for _, w := range waiters {
 		q := n.pool(now, w.key(table))
 		n.lock(q)
-		w.ask = 0
+		w.ask, w.told = 0, false
 		n.enqueue(q, w)
 		n.settle(now, q)
 		q.mu.Unlock()

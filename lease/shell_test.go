@@ -92,6 +92,60 @@ func TestQueueIsFirstComeFirstServed(t *testing.T) {
 	})
 }
 
+// The places of a queue are for requests over the limit: those that come together, before the leader
+// has said what is free, do not take them from each other. The places may be on the way of slots
+// or of tokens.
+func TestQueueHoldsOnlyWhatIsOver(t *testing.T) {
+	q := limit.Queue{Timeout: 2 * time.Second, Size: 2}
+	for name, l := range map[string]limit.Limit{"slots": kit.Limit(t, "up", 5, q), "tokens": requestLimit(t, "up", "1/h", 5, q)} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := startOne(t, startCluster(t, l))
+				subject := &limit.Subject{Host: to(t, "up")}
+				enter := func() error {
+					if name == "tokens" {
+						return m.Take(t.Context(), subject, 0)
+					}
+					_, err := acquire(m, t.Context(), subject.Host, newHolder())
+					return err
+				}
+				answers := make(chan error, 20)
+				for range cap(answers) {
+					go func() { answers <- enter() }()
+				}
+				time.Sleep(time.Second)
+				admitted, full := 0, 0
+				for len(answers) > 0 {
+					switch err := <-answers; {
+					case err == nil:
+						admitted++
+					case errors.Is(err, ErrQueueFull):
+						full++
+					default:
+						t.Errorf("refused with %v", err)
+					}
+				}
+				if admitted != 5 || full != 13 {
+					t.Errorf("of 20 requests, %d are admitted and %d refused; want 5 and 13, and 2 that wait", admitted, full)
+				}
+				began := time.Now()
+				if err := enter(); !errors.Is(err, ErrQueueFull) || time.Since(began) > 0 {
+					t.Errorf("a request behind a full queue: %v after %v; want it refused at once", err, time.Since(began))
+				}
+				time.Sleep(2 * time.Second)
+				if len(answers) != 2 {
+					t.Errorf("%d requests have waited", len(answers))
+				}
+				for len(answers) > 0 {
+					if err := <-answers; !errors.Is(err, ErrQueueTimeout) {
+						t.Errorf("a request in the queue: %v", err)
+					}
+				}
+			})
+		})
+	}
+}
+
 func TestQueueTimesOutAndCancels(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := startCluster(t, kit.Limit(t, "up", 1, limit.Queue{Timeout: 2 * time.Second, Size: 3}))

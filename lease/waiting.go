@@ -17,6 +17,8 @@ type Waiter struct {
 	since    time.Duration
 	patience time.Duration // the longest wait; who calls acquire keeps the time
 	queued   bool          // the limit has a queue; otherwise it waits for the leader's answer only
+	over     bool          // the queue was full when it came: see wait
+	told     bool          // it is queued, and the leader has said that nothing is free
 	ask      uint64        // the ask that covers it, 0 before it is sent
 	pool     *pool         // nil once it has been answered
 	ghost    bool          // it has been admitted: the limit only reports
@@ -48,6 +50,8 @@ type waiterList struct {
 	head, tail *Waiter
 	n          int64
 	queued     int64
+	over       int64
+	told       int64
 }
 
 func (l *waiterList) len() int64 { return l.n }
@@ -73,10 +77,27 @@ func (l *waiterList) push(w *Waiter) {
 	} else {
 		l.tail = w
 	}
-	l.n++
+	l.count(w, 1)
+}
+
+func (l *waiterList) count(w *Waiter, by int64) {
+	l.n += by
 	if w.queued {
-		l.queued++
+		l.queued += by
 	}
+	if w.over {
+		l.over += by
+	}
+	if w.told {
+		l.told += by
+	}
+}
+
+// tell notes that nothing is free for a waiter, which stays in the queue, or goes to a place there.
+func (l *waiterList) tell(w *Waiter) {
+	l.count(w, -1)
+	w.queued, w.over, w.told, w.ask = true, false, true, 0
+	l.count(w, 1)
 }
 
 func (l *waiterList) remove(w *Waiter) {
@@ -91,10 +112,7 @@ func (l *waiterList) remove(w *Waiter) {
 		l.tail = w.prev
 	}
 	w.prev, w.next = nil, nil
-	l.n--
-	if w.queued {
-		l.queued--
-	}
+	l.count(w, -1)
 }
 
 // Acquire is the slow path: the request waits, unless a slot has come free since the fast path
@@ -119,6 +137,11 @@ func (n *Node) Acquire(now time.Duration, s *Slot, done func(error)) (*Waiter, e
 
 // wait lets a request wait for what it did not get at once, unless the answer is known. It has
 // waited already for a while, for other units of the same limit. Needs the pool's lock.
+//
+// The places of a queue are for requests over the limit. Those in them may not be: until the leader
+// has answered, slots may be free for them and for others. So a request that finds no place waits
+// for that answer, as without a queue. Then it has its slot, or a place that came free, or is
+// refused.
 func (n *Node) wait(now time.Duration, p *pool, v verdict, w *Waiter, waited time.Duration, done func(error)) (*Waiter, error) {
 	switch v {
 	case verdictAdmitted:
@@ -139,10 +162,13 @@ func (n *Node) wait(now time.Duration, p *pool, v verdict, w *Waiter, waited tim
 	if w.queued {
 		w.patience = max(p.limit.Queue.Timeout-waited, 0)
 	}
-	if w.queued && n.queued(p) >= int64(p.limit.Queue.Size) {
-		err := p.refusal(now, ErrQueueFull)
-		n.noteRefused(now, p)
-		return nil, err
+	if w.queued && !n.hasPlace(p) {
+		if n.inQueue(p, func(l *waiterList) int64 { return l.told }) >= int64(p.limit.Queue.Size) {
+			err := p.refusal(now, ErrQueueFull)
+			n.noteRefused(now, p)
+			return nil, err
+		}
+		w.queued, w.over = false, true
 	}
 	if !w.queued && p.waiters.len()-p.waiters.queued >= maxAsking {
 		p.rejected++
@@ -157,15 +183,20 @@ func (n *Node) wait(now time.Duration, p *pool, v verdict, w *Waiter, waited tim
 	return w, nil
 }
 
-// queued is how many requests wait in the queue of a pool's limit: it is one for slots and tokens.
-func (n *Node) queued(p *pool) int64 {
+// hasPlace reports whether a pool's limit has a queue with room for one more. Needs the pool's lock.
+func (n *Node) hasPlace(p *pool) bool {
+	return p.limit.Queue.Enabled() && n.inQueue(p, func(l *waiterList) int64 { return l.queued }) < int64(p.limit.Queue.Size)
+}
+
+// inQueue counts requests in the queue of a pool's limit: it is one for slots and tokens.
+func (n *Node) inQueue(p *pool, count func(*waiterList) int64) int64 {
 	other := p.key
 	if other.Resource = limit.Requests; p.key.Resource == limit.Requests {
 		other.Resource = limit.Connections
 	}
-	waiting := p.waiters.queued
+	waiting := count(&p.waiters)
 	if q := n.lookup(other); q != nil { // the waiters are the core's, which holds its lock
-		waiting += q.waiters.queued
+		waiting += count(&q.waiters)
 	}
 	return waiting
 }
@@ -231,8 +262,12 @@ func (n *Node) Expire(now time.Duration, w *Waiter) {
 		return
 	}
 	err := ErrNoLease // nobody could be asked, or nobody has answered: the limit need not be reached
-	if w.queued && n.welcomed() {
+	switch {
+	case !n.welcomed():
+	case w.queued:
 		err = p.refusal(now, ErrQueueTimeout)
+	case w.over:
+		err = p.refusal(now, ErrQueueFull)
 	}
 	n.answer(p, w, err)
 	n.noteRefused(now, p)
