@@ -44,7 +44,7 @@ func (s *Server) explain(r *http.Request) (answer, error) {
 		counts[i].judge(g, st.Session.State == sessionLive)
 		body.Admitted = body.Admitted && g.Admitted
 	}
-	if proxied && st.Draining {
+	if st.Draining {
 		body.Admitted, body.Reason = false, "this node is draining: it takes no new work"
 	}
 	return answer{body: body}, nil
