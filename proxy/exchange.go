@@ -164,7 +164,8 @@ func (x *exchange) once() (again, keep bool) {
 		}
 		f.plain.spoilt = f.plain.spoilt || f.plain.head.AnnouncesContent()
 		if err := x.inform(len(b)); err != nil {
-			return x.failed(err)
+			x.drop(undelivered(err)) // the client's error says nothing about the upstream
+			return false, false
 		}
 	}
 }
@@ -312,7 +313,7 @@ func (x *exchange) respond(headLen int) bool {
 	}
 	switch {
 	case writeErr != nil:
-		x.drop(errClientReset)
+		x.drop(undelivered(writeErr))
 		return false
 	case errors.Is(readErr, sock.ErrNotLive):
 		x.drop(errFenced) // what was read before is dropped too
@@ -338,6 +339,14 @@ func (x *exchange) respond(headLen int) bool {
 		c.linger(!received)
 	}
 	return keep.On
+}
+
+// undelivered returns why an answer could not be written to the client.
+func undelivered(err error) error {
+	if errors.Is(err, sock.ErrNotLive) {
+		return errFenced
+	}
+	return errClientReset
 }
 
 // drop ends an exchange whose response can't be delivered.
@@ -368,7 +377,8 @@ func (x *exchange) truncate(framed bool) {
 	}
 }
 
-// failed ends an exchange without a response.
+// failed ends an exchange without a response. err is of the upstream's connection, never of the
+// client's: an upstream that has reset needs no time to see the end.
 func (x *exchange) failed(err error) (again, keep bool) {
 	c, f := x.c, x.flow
 	x.stopSending()
@@ -446,10 +456,11 @@ func (x *exchange) switchProtocols(headLen int) bool {
 	}
 	x.http.out.Set(c.unsent(f.plain.head.AppendResponse(x.http.out.Writable(), false, -1, x.keep, c.srv.via())))
 	f.reader.Skip(headLen)
-	c.srv.counters.Tunnels.Add(1)
-	if x.http.out.Flush() != nil {
-		f.abort(errClientReset)
+	if err := x.http.out.Flush(); err != nil {
+		x.drop(undelivered(err))
+		return false
 	}
+	c.srv.counters.Tunnels.Add(1)
 	x.settle() // a tunnel may be long and quiet
 	c.untimed()
 	done := make(chan struct{})

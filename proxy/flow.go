@@ -17,6 +17,7 @@ import (
 var (
 	errClientReset   = errors.New("reset by the client")
 	errUpstreamReset = errors.New("reset by the upstream")
+	errRelay         = errors.New("the bytes could not be passed on")
 	errHalfClose     = errors.New("nothing moved after a half-close")
 	errIdle          = errors.New("idle for too long")
 	errMessage       = errors.New("the message could not be completed")

@@ -3,6 +3,8 @@ package proxy
 import (
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/weirproxy/weir/lease"
 )
 
@@ -100,4 +102,49 @@ func TestCloseConnection(t *testing.T) {
 	}
 	q.expectReset()
 	p.expectReset()
+}
+
+// A client's reset, met by a write to the client, is not the upstream's: the upstream gets its
+// reset from the proxy, and the slot waits for that to arrive.
+func TestClientResetHoldsTheSlot(t *testing.T) {
+	u := newUpstream(t, nil)
+	w := newWorld(t, 1)
+	for _, answer := range []string{
+		"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+		"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+	} {
+		for range 5 { // the hang-up watcher may be first
+			p := w.dial()
+			p.send(get(u, "/", "Connection: upgrade\r\nUpgrade: websocket\r\n"))
+			q := u.accept()
+			q.readHead()
+			s := w.adm.slots()[0]
+			p.reset()
+			q.send(answer)
+			q.expectReset()
+			eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
+			if !s.wasHeld() {
+				t.Errorf("%q: the slot was released at once", answer)
+			}
+		}
+	}
+	if n := w.Counters().Refused.Load(); n != 0 {
+		t.Errorf("%d refusals of upstreams that did nothing wrong", n)
+	}
+}
+
+// An error of this machine is not the upstream's reset either.
+func TestFailedRelayHoldsTheSlot(t *testing.T) {
+	u := newUpstream(t, nil)
+	w := newWorld(t, 1)
+	w.connect(u.addr)
+	q := u.accept()
+	s := w.adm.slots()[0]
+	w.flows.all()[0].pumpFailed(unix.ENOMEM, errUpstreamReset, 0)
+	q.expectReset()
+	eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
+	if !s.wasHeld() {
+		t.Error("the slot was released at once")
+	}
 }

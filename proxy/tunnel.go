@@ -153,13 +153,16 @@ func (f *flow) passOn(dst *sock.Conn, fin uint32) error {
 }
 
 // pumpFailed ends the tunnel after an error; cause names the side at fault. An upstream that takes
-// no more bytes may have sent some before; those are relayed first.
+// no more bytes may have sent some before; those are relayed first. An error of this machine, such
+// as a want of memory, is not the upstream's reset, after which its slot is free at once.
 func (f *flow) pumpFailed(err, cause error, fin uint32) {
 	switch {
 	case errors.Is(err, sock.ErrNotLive):
 		f.abort(errFenced)
 	case fin == finUp && sock.IsReset(err):
 		f.upstreamHungUp(sock.HangupReset)
+	case cause == errUpstreamReset && !sock.IsReset(err):
+		f.abort(errRelay)
 	default:
 		f.abort(cause)
 	}
