@@ -156,13 +156,22 @@ func (f *flow) connected(up *sock.Conn, addr netip.Addr) error {
 	defer f.mu.Unlock()
 	up.Guard(f.slot, f.claims)
 	f.upstream = up
+	if err := f.checkLive(); err != nil {
+		return err
+	}
+	f.phase = phaseBusy
+	return nil
+}
+
+// checkLive returns errSevered, and ends the flow by force, unless its slot and claims are live.
+// The caller holds mu.
+func (f *flow) checkLive() error {
 	if f.cause == nil && (!f.slot.Live() || f.claims != nil && !f.claims.Live()) {
 		f.cause = errFenced
 	}
 	if f.cause != nil {
 		return errSevered
 	}
-	f.phase = phaseBusy
 	return nil
 }
 

@@ -79,6 +79,30 @@ func TestNothingIsRelayedPastTheDeadline(t *testing.T) {
 	}
 }
 
+// It begins no connection either, on a slot that ran out while the request waited for its token.
+func TestNothingIsDialledPastTheDeadline(t *testing.T) {
+	u := newUpstream(t, nil)
+	for _, request := range []string{"CONNECT " + u.addr + " HTTP/1.1\r\n\r\n", get(u, "/", "")} {
+		for _, what := range []string{"slot", "claims"} {
+			w := newWorld(t, 1)
+			w.adm.setTokens(0, nil)
+			p := w.dial()
+			p.send(request)
+			eventually(t, "the request waits for its token", func() bool { _, n := w.adm.tokensTaken(); return n == 1 })
+			if what == "slot" {
+				w.adm.slots()[0].live.Store(false)
+			} else {
+				w.adm.only(t).live.Store(false)
+			}
+			w.adm.setTokens(1, nil)
+			p.refused("CONNECT", 503, "proxy_internal_error")
+		}
+	}
+	if n := u.all.Load(); n != 0 {
+		t.Errorf("%d connections", n)
+	}
+}
+
 func isDialling(f *flow) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
