@@ -328,6 +328,7 @@ func (x *exchange) respond(headLen int) bool {
 	c.idleFrom = x.over
 	f.upstream.Guard(f.slot, nil)
 	x.release()
+	h.Clear() // a kept connection keeps no bytes of it
 	switch {
 	case !sent:
 		f.finish(endReset)
@@ -386,11 +387,9 @@ func (x *exchange) failed(err error) (again, keep bool) {
 	// On a reused connection, the upstream either closed it before it saw the request, or sent
 	// something that is no answer to it. The request may be repeated if it is idempotent (RFC 9110
 	// §9.2.2).
-	var syntax http1.SyntaxError
-	broken := !errors.As(err, &syntax) && err != http1.ErrTooLong
 	again = cause == nil && f.plain.reused && !x.informed && x.repeatable()
 	switch {
-	case broken && sock.IsReset(err):
+	case sock.IsReset(err):
 		f.finish(endUpstreamReset)
 	case again:
 		f.closeNow() // its slot is needed for the next attempt
@@ -430,6 +429,8 @@ func (x *exchange) reason(err, cause error) *refusal {
 		return badResponse("the upstream's answer: " + string(syntax))
 	case err == http1.ErrTooLong:
 		return &refuseLongHead
+	case err == http1.ErrTooMany:
+		return &refuseManyFields
 	}
 	return &refuseBroken
 }
@@ -462,6 +463,8 @@ func (x *exchange) switchProtocols(headLen int) bool {
 	}
 	c.srv.counters.Tunnels.Add(1)
 	x.settle() // a tunnel may be long and quiet
+	f.plain.head.Clear()
+	x.http.head.Clear()
 	c.untimed()
 	done := make(chan struct{})
 	f.tunnel(c, KindUpgrade, x.request, done, &x.pacing)
