@@ -12,15 +12,13 @@ import (
 
 // tunnel starts to relay between c and the upstream, for the request r. When both directions have
 // ended, it finishes the flow and closes done, or, without done, ends c as well. Bytes that were
-// read behind the heads go first. former is of the client's plain requests; nil: none. The two
-// goroutines start with the smallest stacks and end while the tunnel sleeps; the caller's
-// goroutine, whose stack has grown, is free for another client.
+// read behind the heads go first. Slot and claims must guard both sockets already. former is of the
+// client's plain requests; nil: none. The two goroutines start with the smallest stacks and end
+// while the tunnel sleeps; the caller's goroutine, whose stack has grown, is free for another
+// client.
 func (f *flow) tunnel(c *conn, kind Kind, r *request, done chan struct{}, former *pacing) {
-	down, up := c.sock, f.upstream
-	down.Guard(f.slot, f.claims)
-	up.Guard(f.slot, f.claims)
-	down.SetTunnel(f)
-	up.SetTunnel(f)
+	c.sock.SetTunnel(f)
+	f.upstream.SetTunnel(f)
 	f.pace(c, former)
 	f.kind.Store(uint32(kind))
 	f.watchIdle(f.srv.policy.Load().TunnelIdleTimeout)
