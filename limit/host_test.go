@@ -172,6 +172,7 @@ func TestParseTarget(t *testing.T) {
 		{"example.com", 80, "example.com:80"},
 		{"example.com:", 80, "example.com:80"},
 		{"example.com:0443", 0, "example.com:443"},
+		{"example.com:0000000000000443", 0, "example.com:443"},
 		{"example.com:65535", 0, "example.com:65535"},
 		{"example.com:1", 0, "example.com:1"},
 		{"0x7f.1:8080", 0, "127.0.0.1:8080"},
@@ -195,6 +196,7 @@ func TestParseTarget(t *testing.T) {
 		"[::1]":                               ErrPort,
 		"example.com:0":                       ErrPort,
 		"example.com:00":                      ErrPort,
+		"example.com:00000000000000443":       ErrPort,
 		"example.com:65536":                   ErrPort,
 		"example.com:99999999999999999999999": ErrPort,
 		"example.com:+80":                     ErrPort,
@@ -217,6 +219,19 @@ func TestParseTarget(t *testing.T) {
 	} {
 		if got, err := ParseTarget(in, 0); !errors.Is(err, want) {
 			t.Errorf("ParseTarget(%q, 0) = %v, %v, want %v", in, got, err, want)
+		}
+	}
+}
+
+// A target may be kept for long, and with it all of the text that it was made of: that is short.
+func TestTargetKeepsNoLongText(t *testing.T) {
+	zeros, long := strings.Repeat("0", 60_000), strings.Repeat("a", 60_000)
+	for _, s := range []string{"h:" + zeros + "443", "h:" + zeros, "H.:" + zeros + "1", "[::1]:" + zeros + "1", "0x" + zeros + "7f.1:1", long + ":1", "[" + zeros + "::1]:1"} {
+		if got, err := ParseTarget(s, 80); err == nil {
+			t.Errorf("%.20q… of %d bytes is read as %v", s, len(s), got)
+		}
+		if got, err := ParseOptionalPort(s); err == nil {
+			t.Errorf("%.20q… of %d bytes, its port optional, is read as %v", s, len(s), got)
 		}
 	}
 }

@@ -316,7 +316,7 @@ func refDotted(s string) (b [4]int, ok bool) {
 
 // refPort reads a port; 0 is none.
 func refPort(s string) int {
-	if s == "" || strings.Trim(s, "0123456789") != "" {
+	if s == "" || len(s) > 16 || strings.Trim(s, "0123456789") != "" {
 		return 0
 	}
 	s = strings.TrimLeft(s, "0")

@@ -40,8 +40,9 @@ func ParseHost(s string) (Target, error) {
 
 // ParseTarget normalises "host", "host:port", "[v6]", "[v6]:port"; defaultPort is used where none
 // is given (0: a port is required). An empty port ("host:", RFC 3986 section 3.2.3) is none.
-// Leading zeros of a port are dropped, so that two spellings give one target. Errors wrap ErrHost
-// or ErrPort.
+// Leading zeros of a port, which has at most 16 digits, are dropped, so that two spellings give one
+// target. Like ParseHost's, the result may share s's memory; s is never much longer than it. Errors
+// wrap ErrHost or ErrPort.
 func ParseTarget(s string, defaultPort uint16) (Target, error) {
 	host, port, err := splitPort(s)
 	if err != nil {
@@ -129,8 +130,15 @@ func splitPort(s string) (host, port string, err error) {
 	return s[:i], s[i+1:], nil
 }
 
+// maxPortDigits bounds the digits of a port. RFC 3986 section 3.2.3 allows any number of leading
+// zeros, but a host's name may be kept for long, and with it all of the text that it was cut from.
+const maxPortDigits = 16
+
 // parsePort accepts decimal digits alone: strconv would also take a sign.
 func parsePort(s string) (uint16, error) {
+	if len(s) > maxPortDigits {
+		return 0, fmt.Errorf("%w: %s has more than %d digits", ErrPort, shorten(s), maxPortDigits)
+	}
 	n := 0
 	for i := 0; i < len(s); i++ {
 		d := int(s[i]) - '0'

@@ -155,7 +155,7 @@ func (s *Server) idlers(before time.Time) (idlers []idler) {
 		}
 	}
 	for n := range s.newcomers {
-		if n.since.Before(before) && n.places == s.places {
+		if !n.greeted && n.since.Before(before) && n.places == s.places {
 			idlers = append(idlers, idler{n.since, n.wire.Reset})
 		}
 	}

@@ -423,7 +423,7 @@ type slot struct {
 	waited time.Duration
 	live   atomic.Bool
 
-	parked, wanted, released bool
+	parked, wanted, closing, released bool
 }
 
 func (s *slot) Release() {
@@ -465,6 +465,14 @@ func (s *slot) Closing() {
 	if s.released {
 		s.a.misuse = append(s.a.misuse, "Closing after Release")
 	}
+	s.closing = true
+}
+
+// wasHeld reports whether the slot was kept for a while after the proxy had ended its connection.
+func (s *slot) wasHeld() bool {
+	s.a.mu.Lock()
+	defer s.a.mu.Unlock()
+	return s.closing
 }
 
 func (s *slot) Unpark() bool {

@@ -39,7 +39,7 @@ func benchServer(b *testing.B) (proxyAddr, upstreamAddr string) {
 	names := resolve.New(resolve.Config{Hosts: hosts})
 	adm := newAdmitter(0)
 	adm.uncounted = true
-	s, err := New(Config{Node: "n1", NodeGreeting: testGreeting, Policy: DefaultPolicy()}, adm, names, hclog.NewNullLogger())
+	s, err := New(Config{Node: "n1", NodeGreeting: testGreeting, Policy: testPolicy()}, adm, names, hclog.NewNullLogger())
 	if err != nil {
 		b.Fatal(err)
 	}

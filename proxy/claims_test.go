@@ -73,6 +73,7 @@ func TestPlainRequestHoldsItsClaims(t *testing.T) {
 			t.Error("the kept connection has claims")
 		}
 		first.holder.Sever(lease.SeverEvicted) // late: it must meet neither the connection nor the next request
+		first.live.Store(false)
 		if begun := len(w.adm.allBegun()); begun != n || w.adm.inUse() != 1 {
 			t.Errorf("%d requests begun, %d slots held; want %d and 1", begun, w.adm.inUse(), n)
 		}
@@ -80,13 +81,22 @@ func TestPlainRequestHoldsItsClaims(t *testing.T) {
 	if n := w.Counters().Reused.Load(); n != 2 {
 		t.Errorf("%d requests were sent on a kept connection, want 2", n)
 	}
+	// It ends with the upstream, although the claims of its last request are no longer live.
+	s := w.adm.slots()[0]
+	w.idle.all()[0].retire()
+	q.expectEOF()
+	q.Close()
+	eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
+	if s.wasHeld() {
+		t.Error("the kept connection was reset")
+	}
 }
 
 // hasClaims reports whether the flow, which must be parked, has any.
 func (f *flow) hasClaims() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.upstream.Claimed() || f.claims != nil
+	return f.claims != nil
 }
 
 // A claim that is severed ends the request, as a slot that is severed does.

@@ -150,23 +150,6 @@ type Policy struct {
 	roster *auth.Roster // of Users; the server's
 }
 
-// DefaultPolicy is the policy of an empty configuration.
-func DefaultPolicy() Policy {
-	return Policy{
-		Protocols:        HTTP | SOCKS5,
-		RejectStatus:     503,
-		DialTimeout:      10 * time.Second,
-		HeaderTimeout:    10 * time.Second,
-		HalfCloseTimeout: 10 * time.Second,
-		ResponseTimeout:  15 * time.Minute,
-		AllowClients:     []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
-		DenyDestinations: []netip.Prefix{
-			netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("fe80::/10"),
-			netip.MustParsePrefix("fd00:ec2::/32"), netip.MustParsePrefix("fd20:ce::254/128"),
-		},
-	}
-}
-
 // Validate reports all invalid values at once.
 func (p *Policy) Validate() error {
 	var errs []error

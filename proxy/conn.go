@@ -116,8 +116,8 @@ const (
 	clockHead       // until the whole head; for the first, from the connection's start
 )
 
-// BeforeRead implements [BeforeReader] for heads. It sets the read deadline once for each clock:
-// header_timeout is for a whole head, however many reads that takes.
+// BeforeRead implements [sock.BeforeReader] for heads. It sets the read deadline once for each
+// clock: header_timeout is for a whole head, however many reads that takes.
 func (c *conn) BeforeRead() error {
 	clock, timeout := clockIdle, clientIdleTimeout
 	if c.first || c.in.Len() > 0 {

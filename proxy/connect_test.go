@@ -228,7 +228,7 @@ func TestUpstreamResetEndsTheTunnel(t *testing.T) {
 	q = u.accept()
 	q.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
 	io.Copy(q.TCPConn, zeros{})
-	w.SetPolicy(func() Policy { p := DefaultPolicy(); p.HalfCloseTimeout = 100 * time.Millisecond; return p }())
+	w.SetPolicy(func() Policy { p := testPolicy(); p.HalfCloseTimeout = 100 * time.Millisecond; return p }())
 	q.reset()
 	eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
 }

@@ -149,8 +149,12 @@ func attemptEnd(now, deadline time.Time, n int, brief bool) time.Time {
 
 // connect connects to one address, which must be allowed, and gives the connection to the flow. An
 // abandoned dial is reset: the upstream may have accepted it, and after a FIN the upstream could
-// count the connection for as long as it likes.
+// count the connection for as long as it likes. The lease may have ended since the last attempt, or
+// while the request waited for its token: then no connection is begun.
 func (f *flow) connect(addr netip.AddrPort, deadline time.Time) error {
+	if err := f.mayDial(); err != nil {
+		return err
+	}
 	family, peer, err := sock.Sockaddr(addr)
 	var up *sock.Conn
 	var own *netip.AddrPort
@@ -171,6 +175,13 @@ func (f *flow) connect(addr netip.AddrPort, deadline time.Time) error {
 		up.Reset()
 	}
 	return newDialError(addr, err)
+}
+
+// mayDial reports whether the flow may connect now.
+func (f *flow) mayDial() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.checkLive()
 }
 
 // awaitConnect waits until the connection is established or fails, the deadline passes, or the flow

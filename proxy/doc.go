@@ -66,8 +66,9 @@
 //     after we sent a reset (two round trips, at least 10 ms); or at once after the upstream's
 //     reset.
 //  3. Every read and write of a flow's sockets first waits for readiness and then checks that the
-//     slot and the request's claims are still live. So a process that was frozen past its lease
-//     touches no further byte.
+//     slot and the request's claims are still live, which is also checked before each attempt to
+//     connect. So a process that was frozen past its lease touches no further byte, and begins no
+//     connection.
 //  4. Only a flow's owner finishes it. Everything else makes the owner's wait fail.
 //  5. The request holds the claims of scope total, client and user, the flow holds the host's slot.
 //     Claims are taken first, then the slot, then the request's token, once; whoever waits for one

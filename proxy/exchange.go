@@ -164,7 +164,8 @@ func (x *exchange) once() (again, keep bool) {
 		}
 		f.plain.spoilt = f.plain.spoilt || f.plain.head.AnnouncesContent()
 		if err := x.inform(len(b)); err != nil {
-			return x.failed(err)
+			x.drop(undelivered(err)) // the client's error says nothing about the upstream
+			return false, false
 		}
 	}
 }
@@ -312,7 +313,7 @@ func (x *exchange) respond(headLen int) bool {
 	}
 	switch {
 	case writeErr != nil:
-		x.drop(errClientReset)
+		x.drop(undelivered(writeErr))
 		return false
 	case errors.Is(readErr, sock.ErrNotLive):
 		x.drop(errFenced) // what was read before is dropped too
@@ -327,6 +328,7 @@ func (x *exchange) respond(headLen int) bool {
 	c.idleFrom = x.over
 	f.upstream.Guard(f.slot, nil)
 	x.release()
+	h.Clear() // a kept connection keeps no bytes of it
 	switch {
 	case !sent:
 		f.finish(endReset)
@@ -338,6 +340,14 @@ func (x *exchange) respond(headLen int) bool {
 		c.linger(!received)
 	}
 	return keep.On
+}
+
+// undelivered returns why an answer could not be written to the client.
+func undelivered(err error) error {
+	if errors.Is(err, sock.ErrNotLive) {
+		return errFenced
+	}
+	return errClientReset
 }
 
 // drop ends an exchange whose response can't be delivered.
@@ -368,7 +378,8 @@ func (x *exchange) truncate(framed bool) {
 	}
 }
 
-// failed ends an exchange without a response.
+// failed ends an exchange without a response. err is of the upstream's connection, never of the
+// client's: an upstream that has reset needs no time to see the end.
 func (x *exchange) failed(err error) (again, keep bool) {
 	c, f := x.c, x.flow
 	x.stopSending()
@@ -376,11 +387,9 @@ func (x *exchange) failed(err error) (again, keep bool) {
 	// On a reused connection, the upstream either closed it before it saw the request, or sent
 	// something that is no answer to it. The request may be repeated if it is idempotent (RFC 9110
 	// §9.2.2).
-	var syntax http1.SyntaxError
-	broken := !errors.As(err, &syntax) && err != http1.ErrTooLong
 	again = cause == nil && f.plain.reused && !x.informed && x.repeatable()
 	switch {
-	case broken && sock.IsReset(err):
+	case sock.IsReset(err):
 		f.finish(endUpstreamReset)
 	case again:
 		f.closeNow() // its slot is needed for the next attempt
@@ -420,6 +429,8 @@ func (x *exchange) reason(err, cause error) *refusal {
 		return badResponse("the upstream's answer: " + string(syntax))
 	case err == http1.ErrTooLong:
 		return &refuseLongHead
+	case err == http1.ErrTooMany:
+		return &refuseManyFields
 	}
 	return &refuseBroken
 }
@@ -446,11 +457,14 @@ func (x *exchange) switchProtocols(headLen int) bool {
 	}
 	x.http.out.Set(c.unsent(f.plain.head.AppendResponse(x.http.out.Writable(), false, -1, x.keep, c.srv.via())))
 	f.reader.Skip(headLen)
-	c.srv.counters.Tunnels.Add(1)
-	if x.http.out.Flush() != nil {
-		f.abort(errClientReset)
+	if err := x.http.out.Flush(); err != nil {
+		x.drop(undelivered(err))
+		return false
 	}
+	c.srv.counters.Tunnels.Add(1)
 	x.settle() // a tunnel may be long and quiet
+	f.plain.head.Clear()
+	x.http.head.Clear()
 	c.untimed()
 	done := make(chan struct{})
 	f.tunnel(c, KindUpgrade, x.request, done, &x.pacing)

@@ -17,6 +17,7 @@ import (
 var (
 	errClientReset   = errors.New("reset by the client")
 	errUpstreamReset = errors.New("reset by the upstream")
+	errRelay         = errors.New("the bytes could not be passed on")
 	errHalfClose     = errors.New("nothing moved after a half-close")
 	errIdle          = errors.New("idle for too long")
 	errMessage       = errors.New("the message could not be completed")
@@ -155,13 +156,22 @@ func (f *flow) connected(up *sock.Conn, addr netip.Addr) error {
 	defer f.mu.Unlock()
 	up.Guard(f.slot, f.claims)
 	f.upstream = up
+	if err := f.checkLive(); err != nil {
+		return err
+	}
+	f.phase = phaseBusy
+	return nil
+}
+
+// checkLive returns errSevered, and ends the flow by force, unless its slot and claims are live.
+// The caller holds mu.
+func (f *flow) checkLive() error {
 	if f.cause == nil && (!f.slot.Live() || f.claims != nil && !f.claims.Live()) {
 		f.cause = errFenced
 	}
 	if f.cause != nil {
 		return errSevered
 	}
-	f.phase = phaseBusy
 	return nil
 }
 

@@ -72,6 +72,23 @@ func (r resolver) Lookup(ctx context.Context, host string) (resolve.Addrs, error
 	return resolve.Addrs{}, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
 }
 
+// testPolicy is the policy that a node has by default.
+func testPolicy() Policy {
+	return Policy{
+		Protocols:        HTTP | SOCKS5,
+		RejectStatus:     503,
+		DialTimeout:      10 * time.Second,
+		HeaderTimeout:    10 * time.Second,
+		HalfCloseTimeout: 10 * time.Second,
+		ResponseTimeout:  15 * time.Minute,
+		AllowClients:     []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
+		DenyDestinations: []netip.Prefix{
+			netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("fe80::/10"),
+			netip.MustParsePrefix("fd00:ec2::/32"), netip.MustParsePrefix("fd20:ce::254/128"),
+		},
+	}
+}
+
 // world is a proxy in front of a fake admitter.
 type world struct {
 	*Server
@@ -99,7 +116,7 @@ func names(r resolver) option {
 // newWorld starts a proxy. The test's end closes it and checks that every slot is back.
 func newWorld(t *testing.T, limit int, options ...option) *world {
 	t.Helper()
-	cfg := Config{Node: "n1", Policy: DefaultPolicy()}
+	cfg := Config{Node: "n1", Policy: testPolicy()}
 	var res resolver
 	with := &worldOptions{LoggerOptions: hclog.LoggerOptions{Output: io.Discard, Level: hclog.Trace}}
 	for _, o := range options {

@@ -413,7 +413,7 @@ func TestValidatePolicy(t *testing.T) {
 			t.Errorf("%v doesn't name %s", err, name)
 		}
 	}
-	good := DefaultPolicy()
+	good := testPolicy()
 	if err := good.Validate(); err != nil {
 		t.Error(err)
 	}

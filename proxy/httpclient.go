@@ -61,6 +61,7 @@ func (c *httpClient) next() bool {
 		return false
 	}
 	c.nextRequest()
+	c.head.Clear() // an idle client keeps no bytes of it
 	c.in.Before = c.conn
 	b, err := http1.ReadHead(&c.in)
 	for errors.Is(err, os.ErrDeadlineExceeded) && c.stillIdle() {
@@ -98,6 +99,8 @@ func (c *httpClient) refuseHead(err error) {
 		c.respond(badRequest(string(header)), http1.KeepAlive{})
 	case err == http1.ErrTooLong:
 		c.respond(&refuseTooLarge, http1.KeepAlive{})
+	case err == http1.ErrTooMany:
+		c.respond(&refuseTooMany, http1.KeepAlive{})
 	case errors.Is(err, os.ErrDeadlineExceeded) && c.in.Len() > 0:
 		c.respond(&refuseTimeout, http1.KeepAlive{})
 	case c.stranger:

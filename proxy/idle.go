@@ -25,30 +25,30 @@ type idleList struct {
 
 // idleLinks is a flow's place in its list. Guarded by the pool.
 type idleLinks struct {
-	kept         bool
-	put          uint64 // a serial number, in the order of the puts
+	put          uint64 // a serial number, in the order of the puts; 0: it is in no list
 	older, newer *flow
 }
 
-// put offers a connection to the pool; false means that the pool is full.
-func (p *idlePool) put(f *flow) bool {
+// put offers a connection to the pool, and returns the put's serial number; 0 means that the pool
+// is full.
+func (p *idlePool) put(f *flow) uint64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	list := p.targets[f.target]
 	if p.total >= maxIdle || list.n >= maxIdlePerTarget {
-		return false
+		return 0
 	}
 	if p.targets == nil {
 		p.targets = make(map[limit.Target]idleList)
 	}
 	p.puts++
-	f.plain.idle = idleLinks{kept: true, put: p.puts, older: list.newest}
+	f.plain.idle = idleLinks{put: p.puts, older: list.newest}
 	if list.newest != nil {
 		list.newest.plain.idle.newer = f
 	}
 	p.targets[f.target] = idleList{f, list.n + 1}
 	p.total++
-	return true
+	return f.plain.idle.put
 }
 
 // owner says whose requests a connection has carried: one user's from one address, or several
@@ -93,11 +93,21 @@ func (p *idlePool) find(t limit.Target, o owner, private bool) *flow {
 	return f
 }
 
-// remove removes f, if it is in the pool.
+// withdraw undoes a put, unless the connection has been taken since: then it may have been put
+// again.
+func (p *idlePool) withdraw(f *flow, put uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if f.plain.idle.put == put {
+		p.drop(f, p.targets[f.target])
+	}
+}
+
+// remove removes f, if it is in the pool. It must never be put again.
 func (p *idlePool) remove(f *flow) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if f.plain.idle.kept {
+	if f.plain.idle.put != 0 {
 		p.drop(f, p.targets[f.target])
 	}
 }

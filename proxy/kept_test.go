@@ -156,3 +156,24 @@ func TestPrivateConnections(t *testing.T) {
 		}
 	})
 }
+
+// A connection that another request has taken and parked again, just after it was put, stays in the
+// pool.
+func TestWithdrawnFromTheIdlePool(t *testing.T) {
+	var pool idlePool
+	f := &flow{plain: new(exchanges)}
+	first := pool.put(f)
+	if pool.take(f.target, owner{}, false) != f {
+		t.Fatal("the connection is not in the pool")
+	}
+	pool.withdraw(f, first)
+	second := pool.put(f)
+	pool.withdraw(f, first)
+	if !pool.has(f.target, owner{}, false) || pool.total != 1 {
+		t.Fatal("the second entry was removed in the first one's place")
+	}
+	pool.withdraw(f, second)
+	if pool.has(f.target, owner{}, false) || pool.total != 0 {
+		t.Error("the entry was not removed")
+	}
+}

@@ -1,9 +1,11 @@
 package proxy
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 
 	"github.com/hashicorp/go-hclog"
@@ -87,6 +89,51 @@ func TestLookupTimeIsLogged(t *testing.T) {
 		line := j.Lines(t, "tunnel ended")[i]
 		if _, has := line["lookup"]; has != c.looked || line["dial"] == nil {
 			t.Errorf("%s: %v", c.host, line)
+		}
+	}
+}
+
+// A look-up whose addresses were not needed, because a kept connection came free meanwhile, is not
+// logged for the client's next request.
+func TestUnusedLookupIsNotLogged(t *testing.T) {
+	u := newUpstream(t, nil)
+	at := netip.MustParseAddrPort(u.addr)
+	asked, release := make(chan struct{}), make(chan struct{})
+	var lookups atomic.Int64
+	lookup := func(context.Context) (resolve.Addrs, error) {
+		if lookups.Add(1) == 1 {
+			close(asked)
+			<-release
+		}
+		return resolve.InOrder(at.Addr()), nil
+	}
+	var j journal
+	w := newWorld(t, 0, names(resolver{"asked.test": lookup}),
+		func(_ *Config, _ *resolver, o *worldOptions) { o.Output, o.Level, o.JSONFormat = &j, hclog.Info, true })
+	ask := func(p *peer, host string) {
+		p.send(fmt.Sprintf("GET http://%s:%d/ HTTP/1.1\r\nHost: x\r\n\r\n", host, at.Port()))
+	}
+	answer := func(p, q *peer) {
+		q.readHead()
+		q.send(noContent)
+		p.response("GET")
+	}
+	slow, quick := w.dial(), w.dial()
+	ask(slow, "asked.test")
+	<-asked
+	ask(quick, "asked.test")
+	q := u.accept()
+	answer(quick, q)
+	eventually(t, "the connection is parked", func() bool { return len(w.idle.all()) == 1 && w.idle.all()[0].isParked() })
+	close(release)
+	answer(slow, q)
+	ask(slow, "127.0.0.1")
+	answer(slow, u.accept())
+	eventually(t, "the requests' lines", func() bool { return len(j.Lines(t, "request ended")) == 3 })
+	for i, want := range []struct{ reused, looked bool }{{false, true}, {true, false}, {false, false}} {
+		line := j.Lines(t, "request ended")[i]
+		if _, looked := line["lookup"]; looked != want.looked || line["reused"] != want.reused {
+			t.Errorf("line %d: %v", i, line)
 		}
 	}
 }

@@ -261,6 +261,15 @@ func TestHeadLimits(t *testing.T) {
 	p.refused("GET", 431, "http_request_error")
 
 	p = w.dial()
+	fields := func(n int) string { return get(u, "/", strings.Repeat("A:\r\n", n-1)) }
+	p.send(fields(http1.MaxFields))
+	if resp, _ := p.response("GET"); resp.StatusCode != 200 {
+		t.Errorf("a head of %d fields: %s", http1.MaxFields, resp.Status)
+	}
+	p.send(fields(http1.MaxFields + 1))
+	p.refused("GET", 431, "http_request_error")
+
+	p = w.dial()
 	start := time.Now()
 	p.send("GET http://x/ HTTP/1.1\r\n")
 	stop := make(chan struct{})
@@ -291,4 +300,23 @@ func TestHeadLimits(t *testing.T) {
 	p.response("GET")
 	p.send("GET")
 	p.refused("GET", 408, "http_request_error")
+}
+
+func TestResponseHeadLimits(t *testing.T) {
+	u := newUpstream(t, nil)
+	w := newWorld(t, 1)
+	for _, answer := range []string{
+		"A: " + strings.Repeat("a", http1.MaxHead),
+		strings.Repeat("A:\r\n", http1.MaxFields+1),
+		"Connection: " + strings.Repeat("a,", http1.MaxNominated+1),
+	} {
+		p := w.dial()
+		p.send(get(u, "/", ""))
+		q := u.accept()
+		q.readHead()
+		q.send("HTTP/1.1 200 OK\r\n" + answer + "\r\n\r\n")
+		p.refused("GET", 502, "http_response_header_section_size")
+		q.Close()
+		eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
+	}
 }

@@ -14,8 +14,9 @@ import (
 	"github.com/weirproxy/weir/proxy/sock"
 )
 
-// newcomer is a client's connection to a listener with TLS until the handshake is complete. Then it
-// becomes a [conn], whose socket package clienttls gives.
+// newcomer is a client's connection to a listener with TLS. Once the handshake is complete, it has
+// a [conn], whose socket package clienttls gives. The newcomer may outlive that: the last bytes may
+// still be on their way when the proxy is done with the client.
 type newcomer struct {
 	srv  *Server
 	tls  *clienttls.Terminator
@@ -24,6 +25,7 @@ type newcomer struct {
 	in   sock.Reader    // of wire
 
 	balanced bool // the connection must begin with a PROXY header
+	greeted  bool // the handshake has completed or failed; guarded by the server's mu
 	since    time.Time
 	places   chan struct{} // holds the client's place until all descriptors are closed
 }
@@ -50,37 +52,44 @@ func (s *Server) dropNewcomers() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for n := range s.newcomers {
-		n.wire.Reset()
+		if !n.greeted {
+			n.wire.Reset()
+		}
 	}
 }
 
-// greeted removes a newcomer whose handshake has completed or failed.
-func (s *Server) greeted(n *newcomer) {
+// greet notes that a newcomer's handshake has completed or failed: from now on only the client that
+// it has become can be idle.
+func (s *Server) greet(n *newcomer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	n.greeted = true
+}
+
+// forget removes a newcomer whose descriptors are closed.
+func (s *Server) forget(n *newcomer) {
+	s.mu.Lock()
 	delete(s.newcomers, n)
+	s.mu.Unlock()
+	<-n.places
+	s.work.Done()
 }
 
 // run serves one connection from accept to its end.
 func (n *newcomer) run() {
 	s := n.srv
-	defer s.work.Done()
 	front, err := n.open()
-	s.greeted(n)
+	s.greet(n)
 	if err != nil {
 		n.refuse(err)
 		n.in.Release()
 		n.wire.Close()
-		<-n.places
+		s.forget(n)
 		return
 	}
 	c := newConn(s, front.Socket(), n.addr)
 	c.stranger = n.places == s.strangers
-	s.work.Add(1)
-	front.Begin(c.hungUp, func() {
-		<-n.places
-		s.work.Done()
-	})
+	front.Begin(c.hungUp, func() { s.forget(n) })
 	s.start(c)
 	front.Carry()
 }

@@ -83,15 +83,15 @@ func (f *flow) park(now time.Time) bool {
 	// is in the pool.
 	f.slot.Park()
 	f.kind.Store(uint32(KindIdle)) // stored after Park: a connection shown as idle can be withdrawn
-	kept := s.idle.put(f)
+	put := s.idle.put(f)
 	if !f.upstream.Watched() {
 		s.hangups.Add(f.upstream, f.upstreamHungUp)
 	}
 	switch {
-	case !kept || s.draining.Load() || f.forbidden() != nil:
+	case put == 0 || s.draining.Load() || f.forbidden() != nil:
 		f.retire() // the decision may have come before the pool had the connection
 	case !f.isParked():
-		s.idle.remove(f)
+		s.idle.withdraw(f, put) // it was retired before; or another request has it, or has parked it again
 	}
 	return true
 }

@@ -106,7 +106,7 @@ func TestIdleConnectionIsGivenUp(t *testing.T) {
 	t.Run("destination denied meanwhile", func(t *testing.T) {
 		w := newWorld(t, 1)
 		q := serve(w)
-		p := DefaultPolicy()
+		p := testPolicy()
 		p.DenyDestinations = p.AllowClients
 		if err := w.SetPolicy(p); err != nil {
 			t.Fatal(err)

@@ -39,18 +39,10 @@ func readProxyHeader(in *sock.Reader) (netip.AddrPort, error) {
 			return client, nil
 		}
 		if err := in.Fill(); err != nil {
-			if in.Len() > 0 {
-				err = unexpectedEnd(err)
+			if err == io.EOF && in.Len() > 0 {
+				err = io.ErrUnexpectedEOF
 			}
 			return client, err
 		}
 	}
-}
-
-// unexpectedEnd turns io.EOF into io.ErrUnexpectedEOF.
-func unexpectedEnd(err error) error {
-	if err == io.EOF {
-		return io.ErrUnexpectedEOF
-	}
-	return err
 }

@@ -48,7 +48,7 @@ const (
 	reasonAddressType   // a SOCKS5 destination that is neither a name nor an address
 	reasonAddress       // a SOCKS5 destination that is an address, where only names are allowed
 	reasonHeadTimeout   // the request's head did not arrive in time
-	reasonHeadTooLarge  // the request's head is longer than http1.MaxHead
+	reasonHeadTooLarge  // the request's head is longer than http1.MaxHead, or has too many fields
 	reasonClientStalled // the request's content stopped arriving
 
 	reasonProhibited         // the policy excludes the destination's address
@@ -64,7 +64,7 @@ const (
 	reasonNoResponse         // the upstream did not answer the request in time
 	reasonWriteTimeout       // the upstream stopped reading the request
 	reasonBadResponse        // the upstream's response can't be parsed
-	reasonResponseHeadTooBig // the upstream's response head is longer than http1.MaxHead
+	reasonResponseHeadTooBig // the same of the upstream's response
 
 	reasonCount
 )
@@ -112,12 +112,16 @@ var (
 	refuseClosedEarly    = refusal{reason: reasonClosed, details: errClosed.Error() + " of the proxy"}
 )
 
+// tooMany is what is wrong with a head after [http1.ErrTooMany].
+const tooMany = "has more than 1000 fields, or more than 100 names in Connection"
+
 // Refusals for something that the client is or does.
 var (
 	refuseClient   = refusal{reason: reasonClientDenied, details: "client address not allowed"}
 	refuseTimeout  = refusal{reason: reasonHeadTimeout, details: "the request head took too long"}
 	refuseHTTP     = refusal{reason: reasonProtocol, details: "this port speaks SOCKS5 only: use socks5h:// in the proxy's URL"}
 	refuseTooLarge = refusal{reason: reasonHeadTooLarge, details: "the request head is longer than 64 KiB"}
+	refuseTooMany  = refusal{reason: reasonHeadTooLarge, details: "the request head " + tooMany}
 	refuseStalled  = refusal{reason: reasonClientStalled,
 		details: "the client stalled: it stopped sending the request's content"}
 	refuseLoop = refusal{reason: reasonLoop, details: "the request came through this node already"}
@@ -149,6 +153,7 @@ var (
 	refuseNoResponse = refusal{reason: reasonNoResponse, details: "the upstream stalled: it did not answer in time"}
 	refuseUnwritable = refusal{reason: reasonWriteTimeout, details: "the upstream stalled: it stopped taking the request"}
 	refuseLongHead   = refusal{reason: reasonResponseHeadTooBig, details: "the upstream's head is longer than 64 KiB"}
+	refuseManyFields = refusal{reason: reasonResponseHeadTooBig, details: "the upstream's head " + tooMany}
 )
 
 // Reasons to cut a tunnel whose client has had its 200: they are logged and counted, not sent.

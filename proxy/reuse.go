@@ -14,7 +14,7 @@ func (x *exchange) connect(fresh bool) (ok bool, _ *refusal) {
 		f = &flow{srv: c.srv, client: c, plain: new(exchanges)}
 		f.kind.Store(uint32(KindHTTP))
 	}
-	f.target, f.plain.owner = c.subject.Host, c.owner()
+	f.target, f.plain.owner, f.lookupTime = c.subject.Host, c.owner(), 0
 	x.flow, x.spare = f, nil
 	c.use(f)
 	x.request.serve(f)

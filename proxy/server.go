@@ -299,7 +299,8 @@ func (s *Server) Close() {
 	_ = s.Drain(ctx)
 }
 
-// abortAll resets all clients and upstreams.
+// abortAll resets all clients and upstreams, and the TLS of clients that are gone but whose last
+// bytes are still on their way.
 func (s *Server) abortAll() {
 	s.cancel(errShutdown)
 	for _, f := range s.flows.all() {
@@ -309,5 +310,8 @@ func (s *Server) abortAll() {
 	defer s.mu.Unlock()
 	for c := range s.clients {
 		go c.sock.Reset()
+	}
+	for n := range s.newcomers {
+		go n.wire.Reset()
 	}
 }

@@ -381,6 +381,42 @@ func TestTLSClose(t *testing.T) {
 	}
 }
 
+// A client that does not read its last answer does not hold up the server's end.
+func TestTLSCloseDespiteUnreadBytes(t *testing.T) {
+	body := strings.Repeat("x", 32<<10)
+	u := httpUpstream(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, body) })
+	cert := proxytest.Certificate(t)
+	w := newWorld(t, 0, speakTLS(cert))
+	tcp := w.dial()
+	tcp.SetReadBuffer(4096)
+	var wire *sock.Conn
+	eventually(t, "the client is there", func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		for n := range w.newcomers {
+			wire = n.wire
+		}
+		return wire != nil
+	})
+	p := tls.Client(tcp.TCPConn, &tls.Config{InsecureSkipVerify: true})
+	for exchanges := int64(1); !wire.IsStuck(); exchanges++ { // from then on answers stay between the proxy and its TLS
+		if _, err := io.WriteString(p, get(u, "/", "")); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "an answer", func() bool { return w.Counters().Exchanges.Load() == exchanges })
+		time.Sleep(2 * time.Millisecond) // its bytes go as far as they can
+	}
+	if _, err := io.WriteString(p, get(u, "/", "Connection: close\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the proxy is done with the client", func() bool { return w.Counters().Clients.Load() == 0 })
+	start := time.Now()
+	w.Close()
+	if d := time.Since(start); d > patience/2 {
+		t.Errorf("the server took %v to end", d)
+	}
+}
+
 // Draining closes idle clients with close_notify.
 func TestTLSDrain(t *testing.T) {
 	u := httpUpstream(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })

@@ -3,6 +3,8 @@ package proxy
 import (
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/weirproxy/weir/lease"
 )
 
@@ -77,6 +79,30 @@ func TestNothingIsRelayedPastTheDeadline(t *testing.T) {
 	}
 }
 
+// It begins no connection either, on a slot that ran out while the request waited for its token.
+func TestNothingIsDialledPastTheDeadline(t *testing.T) {
+	u := newUpstream(t, nil)
+	for _, request := range []string{"CONNECT " + u.addr + " HTTP/1.1\r\n\r\n", get(u, "/", "")} {
+		for _, what := range []string{"slot", "claims"} {
+			w := newWorld(t, 1)
+			w.adm.setTokens(0, nil)
+			p := w.dial()
+			p.send(request)
+			eventually(t, "the request waits for its token", func() bool { _, n := w.adm.tokensTaken(); return n == 1 })
+			if what == "slot" {
+				w.adm.slots()[0].live.Store(false)
+			} else {
+				w.adm.only(t).live.Store(false)
+			}
+			w.adm.setTokens(1, nil)
+			p.refused("CONNECT", 503, "proxy_internal_error")
+		}
+	}
+	if n := u.all.Load(); n != 0 {
+		t.Errorf("%d connections", n)
+	}
+}
+
 func isDialling(f *flow) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -100,4 +126,49 @@ func TestCloseConnection(t *testing.T) {
 	}
 	q.expectReset()
 	p.expectReset()
+}
+
+// A client's reset, met by a write to the client, is not the upstream's: the upstream gets its
+// reset from the proxy, and the slot waits for that to arrive.
+func TestClientResetHoldsTheSlot(t *testing.T) {
+	u := newUpstream(t, nil)
+	w := newWorld(t, 1)
+	for _, answer := range []string{
+		"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+		"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+	} {
+		for range 5 { // the hang-up watcher may be first
+			p := w.dial()
+			p.send(get(u, "/", "Connection: upgrade\r\nUpgrade: websocket\r\n"))
+			q := u.accept()
+			q.readHead()
+			s := w.adm.slots()[0]
+			p.reset()
+			q.send(answer)
+			q.expectReset()
+			eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
+			if !s.wasHeld() {
+				t.Errorf("%q: the slot was released at once", answer)
+			}
+		}
+	}
+	if n := w.Counters().Refused.Load(); n != 0 {
+		t.Errorf("%d refusals of upstreams that did nothing wrong", n)
+	}
+}
+
+// An error of this machine is not the upstream's reset either.
+func TestFailedRelayHoldsTheSlot(t *testing.T) {
+	u := newUpstream(t, nil)
+	w := newWorld(t, 1)
+	w.connect(u.addr)
+	q := u.accept()
+	s := w.adm.slots()[0]
+	w.flows.all()[0].pumpFailed(unix.ENOMEM, errUpstreamReset, 0)
+	q.expectReset()
+	eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
+	if !s.wasHeld() {
+		t.Error("the slot was released at once")
+	}
 }

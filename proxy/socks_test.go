@@ -355,7 +355,7 @@ func TestProtocols(t *testing.T) {
 	u := newUpstream(t, echo)
 	tunnel := w.socks(u.addr)
 
-	if err := w.SetPolicy(func() Policy { p := DefaultPolicy(); p.Protocols = HTTP; return p }()); err != nil {
+	if err := w.SetPolicy(func() Policy { p := testPolicy(); p.Protocols = HTTP; return p }()); err != nil {
 		t.Fatal(err)
 	}
 	tunnel.send("still open")

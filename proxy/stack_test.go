@@ -96,7 +96,7 @@ func TestStackOfATunnel(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer up.Close()
-	s, err := New(Config{Node: "n1", NodeGreeting: testGreeting, Policy: DefaultPolicy()},
+	s, err := New(Config{Node: "n1", NodeGreeting: testGreeting, Policy: testPolicy()},
 		clockAdmitter{newAdmitter(0), lease.NewSystemClock()}, resolver{"api.test": []netip.Addr{netip.MustParseAddr("127.0.0.1")}}, hclog.NewNullLogger())
 	if err != nil {
 		t.Fatal(err)

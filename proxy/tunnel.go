@@ -12,15 +12,13 @@ import (
 
 // tunnel starts to relay between c and the upstream, for the request r. When both directions have
 // ended, it finishes the flow and closes done, or, without done, ends c as well. Bytes that were
-// read behind the heads go first. former is of the client's plain requests; nil: none. The two
-// goroutines start with the smallest stacks and end while the tunnel sleeps; the caller's
-// goroutine, whose stack has grown, is free for another client.
+// read behind the heads go first. Slot and claims must guard both sockets already. former is of the
+// client's plain requests; nil: none. The two goroutines start with the smallest stacks and end
+// while the tunnel sleeps; the caller's goroutine, whose stack has grown, is free for another
+// client.
 func (f *flow) tunnel(c *conn, kind Kind, r *request, done chan struct{}, former *pacing) {
-	down, up := c.sock, f.upstream
-	down.Guard(f.slot, f.claims)
-	up.Guard(f.slot, f.claims)
-	down.SetTunnel(f)
-	up.SetTunnel(f)
+	c.sock.SetTunnel(f)
+	f.upstream.SetTunnel(f)
 	f.pace(c, former)
 	f.kind.Store(uint32(kind))
 	f.watchIdle(f.srv.policy.Load().TunnelIdleTimeout)
@@ -153,13 +151,16 @@ func (f *flow) passOn(dst *sock.Conn, fin uint32) error {
 }
 
 // pumpFailed ends the tunnel after an error; cause names the side at fault. An upstream that takes
-// no more bytes may have sent some before; those are relayed first.
+// no more bytes may have sent some before; those are relayed first. An error of this machine, such
+// as a want of memory, is not the upstream's reset, after which its slot is free at once.
 func (f *flow) pumpFailed(err, cause error, fin uint32) {
 	switch {
 	case errors.Is(err, sock.ErrNotLive):
 		f.abort(errFenced)
 	case fin == finUp && sock.IsReset(err):
 		f.upstreamHungUp(sock.HangupReset)
+	case cause == errUpstreamReset && !sock.IsReset(err):
+		f.abort(errRelay)
 	default:
 		f.abort(cause)
 	}

@@ -209,7 +209,7 @@ func TestResponseTimeoutIsReloaded(t *testing.T) {
 	p.send(get(u, "/", ""))
 	u.accept().readHead()
 	for _, limit := range []time.Duration{0, shortStall} {
-		changed := DefaultPolicy()
+		changed := testPolicy()
 		changed.ResponseTimeout = limit
 		if err := w.SetPolicy(changed); err != nil {
 			t.Fatal(err)

@@ -203,13 +203,6 @@ func (r *Roster) known(m mark) (user string, known bool) {
 	return user, known
 }
 
-// Remembered returns how many credentials are known to be right.
-func (r *Roster) Remembered() int {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return len(r.good)
-}
-
 // basicToken returns the credentials in base64, without the scheme.
 func basicToken(field []byte) (token []byte, ok bool) {
 	const scheme = "basic "

@@ -247,3 +247,32 @@ func TestPassword(t *testing.T) {
 		}
 	})
 }
+
+// A new roster knows what was right of the users that are in both with the same hash, and of no
+// others.
+func TestRosterKeepsWhatWasRight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, compared := testGate()
+		former := NewRoster([]User{{"ada", "h1"}, {"bob", "h2"}, {"eve", "h3"}}, nil)
+		ask := func(r *Roster, name string) error {
+			_, err := g.Basic(t.Context(), r, basicField(name+":right"), testAddr)
+			return err
+		}
+		for _, name := range []string{"ada", "bob", "eve"} {
+			if err := ask(former, name); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r := NewRoster([]User{{"new", "h4"}, {"bob", "h5"}, {"ada", "h1"}}, former)
+		for _, c := range []struct {
+			name   string
+			want   error
+			checks int64
+		}{{"ada", nil, 0}, {"bob", nil, 1}, {"new", nil, 1}, {"eve", ErrWrong, 1}} {
+			before := compared.Load()
+			if err := ask(r, c.name); err != c.want || compared.Load()-before != c.checks {
+				t.Errorf("%s: %v after %d checks; want %v after %d", c.name, err, compared.Load()-before, c.want, c.checks)
+			}
+		}
+	})
+}

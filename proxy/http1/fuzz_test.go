@@ -254,6 +254,101 @@ func BenchmarkParseRequest(b *testing.B) {
 	}
 }
 
+// A head of the longest size costs about as much as its bytes, whatever is in it, and leaves little
+// memory behind.
+func TestCostlyHeads(t *testing.T) {
+	const start, host = "GET http://h/ HTTP/1.1\r\n", "Host: h\r\n"
+	names := strings.Repeat("a,", MaxNominated)
+	fields := func(n int) string { return strings.Repeat("b:\n", n) }
+	for _, c := range []struct {
+		name, fields string
+		want         error
+	}{
+		{"many fields", fields(MaxFields - 1), nil},
+		{"too many fields", fields(MaxFields), ErrTooMany},
+		{"many names", "Connection: " + names + "close\r\n" + fields(MaxFields-2), nil},
+		{"too many names", "Connection: " + names + "a\r\n", ErrTooMany},
+		{"too many names, in many fields", strings.Repeat("Connection: a\r\n", MaxNominated+1), ErrTooMany},
+		{"as many of both as fit", "Connection: " + strings.Repeat("a,", 16000) + "\r\n" + fields(10800), ErrTooMany},
+		{"close and keep-alive are no names", strings.Repeat("Connection: close, keep-alive\r\n", MaxFields-1), nil},
+	} {
+		request, response := start+host+c.fields+"\r\n", "HTTP/1.1 200 OK\r\n"+"Server: s\r\n"+c.fields+"\r\n"
+		var h Head
+		if err := h.ParseRequest([]byte(request)); err != c.want {
+			t.Errorf("%s: request: %v, want %v", c.name, err, c.want)
+		}
+		if most := 2 * MaxFields; cap(h.Fields) > most || cap(h.nominated) > most {
+			t.Errorf("%s: room for %d fields and %d names", c.name, cap(h.Fields), cap(h.nominated))
+		}
+		if err := h.ParseResponse([]byte(response)); err != c.want {
+			t.Errorf("%s: response: %v, want %v", c.name, err, c.want)
+		}
+		h.Clear()
+		if cap(h.Fields) > maxKept || cap(h.nominated) > maxKept {
+			t.Errorf("%s: Clear keeps %d fields and %d names", c.name, cap(h.Fields), cap(h.nominated))
+		}
+	}
+}
+
+// Clear lets go of the bytes that the fields were in.
+func TestClearKeepsNoBytes(t *testing.T) {
+	var h Head
+	if err := h.ParseRequest([]byte("GET http://h/ HTTP/1.1\r\nHost: h\r\nConnection: x\r\n\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	h.Clear()
+	for _, f := range h.Fields[:cap(h.Fields)] {
+		if f.Name != nil || f.Value != nil {
+			t.Errorf("the field %q is kept", f.Name)
+		}
+	}
+	if names := h.nominated[:cap(h.nominated)]; cap(h.Fields) < 2 || cap(names) < 1 || names[0] != nil {
+		t.Errorf("room for %d fields, names %q", cap(h.Fields), names)
+	}
+}
+
+// A list over many lines is joined once.
+func TestManyUpgrades(t *testing.T) {
+	const n = 900
+	var h Head
+	head := []byte("GET http://h/ HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\n" + strings.Repeat("Upgrade: "+strings.Repeat("u", 50)+"\r\n", n) + "\r\n")
+	if got := testing.AllocsPerRun(1, func() {
+		if err := h.ParseRequest(head); err != nil {
+			t.Fatal(err)
+		}
+	}); got > 50 {
+		t.Errorf("%v allocations", got)
+	}
+	if want := n*52 - 2; len(h.Upgrade) != want {
+		t.Errorf("%d bytes, want %d", len(h.Upgrade), want)
+	}
+}
+
+// Lines that are folded many times are looked at once.
+func BenchmarkFoldedResponse(b *testing.B) {
+	head := []byte("HTTP/1.1 200 OK\r\n" + strings.Repeat("x", 30<<10) + ":" + strings.Repeat("\n ", 15<<10) + "\r\n\r\n")
+	var h Head
+	for b.Loop() {
+		if err := h.ParseResponse(bytes.Clone(head)); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// The costliest head that is accepted: each field is compared with each name.
+func BenchmarkCostlyHead(b *testing.B) {
+	head := []byte("GET http://h/ HTTP/1.1\r\nHost: h\r\nConnection: " + strings.Repeat("aaaaaaaa,", MaxNominated) + "\r\n" +
+		strings.Repeat("aaaaaaab:\n", MaxFields-2) + "\r\n")
+	var h Head
+	var out []byte
+	for b.Loop() {
+		if err := h.ParseRequest(head); err != nil {
+			b.Fatal(err)
+		}
+		out = h.AppendRequest(out[:0], []byte("h"), []byte("/"), -1, false, "n1")
+	}
+}
+
 // The refusal names the field, but not its value.
 func TestFieldsAreNamed(t *testing.T) {
 	const secret = "s3cret\x01"

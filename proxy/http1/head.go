@@ -102,23 +102,51 @@ type Head struct {
 	close      bool
 	keepAlive  bool
 	Upgrade    []byte // the Upgrade field, if Connection names it
-	expect     bool   // 100-continue
+	upgrades   int    // Upgrade fields
 	trailersOK bool   // TE: trailers
 	via        bool
-	nominated  [][]byte // other names in Connection
+	nominated  [][]byte // other names in Connection; at most MaxNominated + 1
 
 	Authorizations int
 	Authorization  []byte // the value of the last one
+
+	empty bool // since Clear
 }
 
-// Clear empties the head, and keeps its memory.
+// maxKept bounds the memory that an empty head keeps, in fields: most heads have fewer than half of
+// that. A lower value costs an allocation for each longer head, a higher one memory for each
+// connection that has once had a long head.
+const maxKept = 100
+
+// Clear empties the head. It keeps as much of its memory as an ordinary head needs, and nothing of
+// the bytes that were parsed.
 func (h *Head) Clear() {
-	*h = Head{Length: -1, Fields: h.Fields[:0], nominated: h.nominated[:0]}
+	if h.empty {
+		return
+	}
+	fields, nominated := h.Fields, h.nominated
+	if cap(fields) > maxKept {
+		fields = nil
+	}
+	if cap(nominated) > maxKept {
+		nominated = nil
+	}
+	clear(fields)
+	if len(nominated) > 0 {
+		clear(nominated)
+	}
+	*h = Head{Length: -1, Fields: fields[:0], nominated: nominated[:0], empty: true}
+}
+
+// begin empties the head for the next message.
+func (h *Head) begin() {
+	h.Clear()
+	h.empty = false
 }
 
 // ParseRequest parses a whole request head, including its empty line.
 func (h *Head) ParseRequest(b []byte) error {
-	h.Clear()
+	h.begin()
 	line, rest := cutLine(b)
 	sp1 := bytes.IndexByte(line, ' ')
 	sp2 := bytes.LastIndexByte(line, ' ')
@@ -147,7 +175,7 @@ func (h *Head) ParseRequest(b []byte) error {
 // ParseResponse parses a whole response head, including its empty line. It repairs fields in place,
 // in b.
 func (h *Head) ParseResponse(b []byte) error {
-	h.Clear()
+	h.begin()
 	line, rest := cutLine(b)
 	if len(line) < len("HTTP/1.1 200") || line[8] != ' ' {
 		return errStartLine
@@ -211,6 +239,9 @@ func (h *Head) parseFields(b []byte, tidy bool) error {
 		if err := h.note(f); err != nil {
 			return err
 		}
+		if len(h.Fields) > MaxFields || len(h.nominated) > MaxNominated {
+			return ErrTooMany
+		}
 	}
 }
 
@@ -235,13 +266,9 @@ func (h *Head) note(f Field) error {
 	case fieldConnection, fieldProxyConnection:
 		h.noteConnection(f)
 	case fieldUpgrade:
-		if h.Upgrade != nil { // a list over several lines (RFC 9110 §5.3)
-			h.Upgrade = slices.Concat(h.Upgrade, []byte(", "), f.Value)
-		} else {
+		if h.upgrades++; h.upgrades == 1 {
 			h.Upgrade = f.Value
 		}
-	case fieldExpect:
-		h.expect = h.expect || HasItem(f.Value, "100-continue")
 	case fieldTE:
 		eachItem(f.Value, func(item []byte) {
 			h.trailersOK = h.trailersOK || equalFold(item, "trailers")
@@ -265,7 +292,7 @@ func (h *Head) noteConnection(f Field) {
 		case f.Kind == fieldProxyConnection:
 		case equalFold(item, "keep-alive"):
 			h.keepAlive = true
-		default:
+		case len(h.nominated) <= MaxNominated: // one more than allowed shows that there are too many
 			h.nominated = append(h.nominated, item)
 		}
 	})
@@ -279,10 +306,24 @@ func (h *Head) checkFraming() error {
 	if h.Chunked && h.Minor == 0 {
 		return errCoding
 	}
+	if h.upgrades > 1 {
+		h.Upgrade = h.joinUpgrades()
+	}
 	if h.Upgrade != nil && (len(h.Upgrade) == 0 || h.Minor == 0 || !h.nominates("upgrade")) {
 		h.Upgrade = nil
 	}
 	return nil
+}
+
+// joinUpgrades returns a list over several lines as one (RFC 9110 §5.3).
+func (h *Head) joinUpgrades() []byte {
+	values := make([][]byte, 0, h.upgrades)
+	for _, f := range h.Fields {
+		if f.Kind == fieldUpgrade {
+			values = append(values, f.Value)
+		}
+	}
+	return bytes.Join(values, []byte(", "))
 }
 
 // AnnouncesContent reports whether the head announces content.

@@ -10,14 +10,24 @@ import (
 const (
 	// MaxHead is the longest request or response head, first line included.
 	MaxHead = 64 << 10
+	// MaxFields is the most fields that a head may have, which bounds the memory that it takes
+	// beside its bytes. Browsers send some twenty; servers accept between a hundred and any number.
+	MaxFields = 1000
+	// MaxNominated is the most names that Connection may have beside close and keep-alive. Each
+	// field is compared with each of them. Real messages name a few.
+	MaxNominated = 100
 	// maxTrailers is the longest trailer section of a chunked body.
 	maxTrailers = 16 << 10
 	// MaxChunkLine is the longest chunk-size line, extensions included.
 	MaxChunkLine = 4 << 10
 )
 
-// ErrTooLong means that a head or line exceeds its bound.
-var ErrTooLong = errors.New("too long")
+var (
+	// ErrTooLong means that a head or line exceeds its bound.
+	ErrTooLong = errors.New("too long")
+	// ErrTooMany means that a head has more than MaxFields, or Connection more than MaxNominated.
+	ErrTooMany = errors.New("too many fields")
+)
 
 // Input is the bytes of a connection. It must be able to hold a head of [MaxHead].
 type Input interface {

@@ -27,16 +27,16 @@ type Reader struct {
 // BeforeReader is called before a read that may wait. Its error is returned in the read's place.
 type BeforeReader interface{ BeforeRead() error }
 
-// bytes returns the unread bytes, valid until the next fill.
+// Bytes returns the unread bytes, valid until the next Fill.
 func (in *Reader) Bytes() []byte { return in.buf[in.r:in.w] }
 
 // Len returns the number of unread bytes.
 func (in *Reader) Len() int { return in.w - in.r }
 
-// pass is skip, but the bytes stay valid until the next fill or skip.
+// Pass is Skip, but the bytes stay valid until the next Fill or Skip.
 func (in *Reader) Pass(n int) { in.r += n }
 
-// skip drops n unread bytes.
+// Skip drops n unread bytes.
 func (in *Reader) Skip(n int) {
 	in.r += n
 	if in.r == in.w {
@@ -52,7 +52,7 @@ func (in *Reader) Release() {
 	in.buf, in.r, in.w, in.unpaid = nil, 0, 0, 0
 }
 
-// fill reads more bytes. The buffer grows beyond the pooled size up to MaxBuffered; then fill
+// Fill reads more bytes. The buffer grows beyond the pooled size up to MaxBuffered; then Fill
 // fails with errFull.
 func (in *Reader) Fill() error {
 	if in.Before != nil {
@@ -103,10 +103,10 @@ func (in *Reader) Take(buf []byte, n int) {
 type Writer struct {
 	Conn *Conn
 	buf  []byte
-	err  error // of beforeRead's flush
+	err  error // of BeforeRead's Flush
 }
 
-// writable returns the buffer to append to; set stores the result.
+// Writable returns the buffer to append to; Set stores the result.
 func (o *Writer) Writable() []byte {
 	if o.buf == nil {
 		o.buf = o.Conn.pool.Get()[:0]
@@ -117,7 +117,7 @@ func (o *Writer) Writable() []byte {
 // Set stores what Writable returned, with what was appended.
 func (o *Writer) Set(b []byte) { o.buf = b }
 
-// flush writes the collected bytes.
+// Flush writes the collected bytes.
 func (o *Writer) Flush() error {
 	if len(o.buf) == 0 {
 		return nil
@@ -141,18 +141,18 @@ func (o *Writer) Release() {
 	o.buf = nil
 }
 
-// send writes the collected bytes, p and end.
+// Send writes the collected bytes, p and end.
 func (o *Writer) Send(p, end []byte) error {
 	err := o.Conn.Write(o.buf, p, end)
 	o.Release()
 	return err
 }
 
-// Err returns the error of beforeRead's flush.
+// Err returns the error of BeforeRead's Flush.
 func (o *Writer) Err() error { return o.err }
 
 // Begin lets a message pass: what is collected in out goes out before each read. The meter, which
-// may be nil, paces what is read from the socket, and what is in hand already. end ends both.
+// may be nil, paces what is read from the socket, and what is in hand already. End ends both.
 func (in *Reader) Begin(out *Writer, meter Meter) {
 	in.Before, out.err = out, nil
 	if in.Conn.meter = meter; meter != nil {
@@ -160,5 +160,5 @@ func (in *Reader) Begin(out *Writer, meter Meter) {
 	}
 }
 
-// End ends what begin began.
+// End ends what Begin began.
 func (in *Reader) End() { in.Before, in.Conn.meter, in.unpaid = nil, nil, 0 }

@@ -31,7 +31,7 @@ func (p *Buffers) Get() []byte {
 	return new([BufferSize]byte)[:]
 }
 
-// Put takes back a buffer from get. A buffer that was grown meanwhile is left to the garbage
+// Put takes back a buffer from Get. A buffer that was grown meanwhile is left to the garbage
 // collector.
 func (p *Buffers) Put(b []byte) {
 	if cap(b) == BufferSize {
@@ -459,8 +459,5 @@ func (s *Conn) SetReadDeadline(t time.Time) error { return s.conn.SetReadDeadlin
 // SetWriteDeadline sets the time at which writes fail; zero is none.
 func (s *Conn) SetWriteDeadline(t time.Time) error { return s.conn.SetWriteDeadline(t) }
 
-// Recycle gives back a buffer that read has taken from the pool.
+// Recycle gives back a buffer that Read has taken from the pool.
 func (s *Conn) Recycle(b []byte) { s.pool.Put(b) }
-
-// Claimed reports whether claims must be live beside the slot.
-func (s *Conn) Claimed() bool { return s.claims != nil }

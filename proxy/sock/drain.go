@@ -8,7 +8,7 @@ import (
 // Drained reads and drops the peer's remaining bytes, and reports whether its FIN came in time.
 func Drained(s *Conn, timeout time.Duration) bool { return DrainedWhile(s, timeout, timeout) }
 
-// DrainedWhile is drained with two bounds: quiet for a pause between bytes, whole for the total.
+// DrainedWhile is Drained with two bounds: quiet for a pause between bytes, whole for the total.
 func DrainedWhile(s *Conn, quiet, whole time.Duration) bool {
 	end := time.Now().Add(whole)
 	for {

@@ -11,7 +11,7 @@ import (
 )
 
 // Listener accepts TCP connections with one system call each. They inherit their options from the
-// listening socket, and accept returns the peer's address.
+// listening socket, and Accept returns the peer's address.
 type Listener struct {
 	file *os.File
 	raw  syscall.RawConn
@@ -45,8 +45,8 @@ func NewListener(l net.Listener) (*Listener, error) {
 	return ln, nil
 }
 
-// Control sets the options that accepted connections inherit. Serve sets them too, but as a
-// [net.ListenConfig]'s Control it also covers connections that arrive before Serve.
+// Control sets the options that accepted connections inherit. NewListener sets them too, but as a
+// [net.ListenConfig]'s Control it also covers connections that arrive before that.
 func Control(_, _ string, raw syscall.RawConn) (err error) {
 	control := raw.Control(func(fd uintptr) {
 		err = setListenerOptions(fd)

@@ -99,7 +99,7 @@ func (s *Conn) ReadAgain() {
 	s.SetReadDeadline(time.Time{})
 }
 
-// readPaced is read for a goroutine that waits for its meter.
+// readPaced is Read for a goroutine that waits for its meter.
 func (s *Conn) readPaced(b []byte) ([]byte, int, error) {
 	for {
 		buf, n, err := s.Read(b)
@@ -112,7 +112,7 @@ func (s *Conn) readPaced(b []byte) ([]byte, int, error) {
 	}
 }
 
-// pay takes at most n of the bytes in hand that were read without the meter, and waits for them.
+// Pay takes at most n of the bytes in hand that were read without the meter, and waits for them.
 // It returns how many bytes may be passed on.
 func (in *Reader) Pay(n int) (int, error) {
 	if in.unpaid = min(in.unpaid, in.Len()); in.unpaid == 0 {
