@@ -220,8 +220,10 @@ func TestFencedPermitIsLost(t *testing.T) {
 	n := start(t, weir.Config{Name: "proxy", Limits: limits, Settings: ttl, Cluster: &weir.Cluster{
 		Role: config.RoleProxy, RPC: "127.0.0.1:0", Gossip: "127.0.0.1:0", Join: []string{server.GossipAddr()},
 	}})
-	if err := n.Ready(t.Context()); err != nil {
-		t.Fatal(err)
+	for _, each := range []*weir.Node{server, n} {
+		if err := each.Ready(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 	}
 	p, err := n.Acquire(t.Context(), weir.Subject{Key: "k"})
 	if err != nil {
