@@ -75,5 +75,15 @@ func (l *Limiter) holdWithin(cc clusterContext, b *book, c *Config, slot Slot, a
 }
 
 // abort closes what conn wraps, and so breaks off whatever is read from it or written to it. Close
-// of a tls.Conn would wait for a writer.
+// of a tls.Conn would wait for a writer. Whoever uses conn closes it then, and its wrappers.
 func abort(conn net.Conn) { innermost(conn).Close() }
+
+// discard closes a connection that nobody else will close, and with it its wrappers: one may count
+// it, as that of another Limiter does. The socket goes first, so that a tls.Conn has nothing to wait
+// for.
+func discard(conn net.Conn) {
+	if inner(conn) != nil {
+		abort(conn)
+	}
+	conn.Close()
+}

@@ -129,7 +129,7 @@ func (l *listener) admitLater(conn net.Conn, cluster bool) {
 	case err == nil:
 		l.deliver(&Conn{Conn: conn, slot: slot, limits: l.limiter})
 	case l.ctx.Err() != nil:
-		conn.Close()
+		discard(conn)
 	default:
 		l.limiter.refuse(conn, c, err)
 	}
@@ -139,7 +139,7 @@ func (l *listener) deliver(counted *Conn) {
 	select {
 	case l.ready <- counted:
 	case <-l.ctx.Done():
-		counted.Close()
+		discard(counted)
 	}
 }
 
@@ -149,12 +149,12 @@ func (l *Limiter) refuse(conn net.Conn, c *Config, why error) {
 		if c.Answer != nil {
 			l.answers.Add(-1)
 		}
-		abort(conn)
+		discard(conn)
 		return
 	}
 	go func() {
 		defer l.answers.Add(-1)
-		defer abort(conn)
+		defer discard(conn)
 		// Also what Answer does without a deadline, such as computing, is not the client's to prolong.
 		if conn.SetDeadline(time.Now().Add(c.AnswerTimeout)) != nil {
 			return

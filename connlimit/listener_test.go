@@ -424,3 +424,43 @@ func TestAnswersAreBounded(t *testing.T) {
 		ln.Close()
 	})
 }
+
+// TestRefusedCloseTheirWrappers: a connection that a Listener refuses is closed with all that wraps
+// its socket, such as the connection of another Limiter, which counts it until then.
+func TestRefusedCloseTheirWrappers(t *testing.T) {
+	waits, answers, one := total(1), total(1), total(1)
+	waits.Connections.Wait = 10 * time.Millisecond
+	answers.Answer = func(c net.Conn, err error) { io.WriteString(c, "no") }
+	one.Answer, one.MaxAnswers = func(net.Conn, error) { time.Sleep(50 * time.Millisecond) }, 1
+	for name, config := range map[string]Config{
+		"at once": total(1), "after a wait": waits, "with an answer": answers, "one with an answer": one,
+		"by the cluster": clustered(&fleet{slots: 1}, Limits{}),
+	} {
+		for _, secure := range []bool{false, true} {
+			below := newLimiter(t, Config{})
+			raw := listen(t)
+			inner := below.Listener(raw)
+			if secure {
+				inner = tls.NewListener(inner, &tls.Config{Certificates: []tls.Certificate{certificate(t)}})
+			}
+			ln := newLimiter(t, config).Listener(inner)
+			accepted := acceptAll(ln)
+			dial(t, raw.Addr())
+			first := <-accepted
+			for range 3 {
+				c := dial(t, raw.Addr())
+				if secure {
+					c = insecure(c)
+				}
+				io.WriteString(c, "hello")
+				c.Close()
+			}
+			eventually(t, name+": only one is left", func() bool {
+				s := below.Stats().Connections
+				return s.Accepted == 4 && s.Open == 1
+			})
+			ln.Close()
+			first.Close()
+		}
+	}
+}
