@@ -70,8 +70,8 @@ type Limits struct {
 	// several, of its own.
 	Networks []Network
 	// Wait is how long what is over a limit waits for its turn before it is refused: first come,
-	// first served, where the limit that is in the way allows. 0 refuses at once. Of connections, only
-	// those of a Listener wait.
+	// first served, where the limit that is in the way allows. 0 refuses at once, and so does a limit
+	// of 0, which no waiting helps. Of connections, only those of a Listener wait.
 	Wait time.Duration
 	// MaxWaiting is how many wait at once; more are refused. Each costs a goroutine. Default
 	// DefaultMaxWaiting.

@@ -2,7 +2,6 @@ package connlimit
 
 import (
 	"context"
-	"errors"
 	"net/netip"
 	"slices"
 	"sync"
@@ -17,17 +16,18 @@ type queue struct {
 	waiting atomic.Int32
 	again   atomic.Bool // something has changed since the last look began
 	mu      sync.Mutex
+	rules   *rules // of the last look
 	waiters []*waiter
 }
 
 type waiter struct {
 	addr   netip.Addr
 	slot   Slot
-	why    error         // the last refusal
-	served chan struct{} // closed once there is a slot
+	why    error         // the last refusal; nil with a slot
+	served chan struct{} // closed once there is a slot, or never will be one
 }
 
-// acquire takes a slot, and waits for it as the rules allow.
+// acquire takes a slot, and waits for it as the rules allow. Behind a limit of 0 nothing waits.
 func (b *book) acquire(ctx context.Context, addr netip.Addr) (Slot, error) {
 	r := b.rules.Load()
 	if r.Wait <= 0 || b.queue.waiting.Load() == 0 {
@@ -35,10 +35,10 @@ func (b *book) acquire(ctx context.Context, addr netip.Addr) (Slot, error) {
 		if err == nil || r.Wait <= 0 {
 			return slot, err
 		}
-		if refusal := (*Error)(nil); errors.As(err, &refusal) && refusal.Blocked() {
-			b.countRefusal(addr)
-			return Slot{}, err
-		}
+	}
+	if err := r.blocks(addr); err != nil {
+		b.countRefusal(addr)
+		return Slot{}, err
 	}
 	return b.queue.wait(ctx, addr, r)
 }
@@ -53,22 +53,26 @@ func (q *queue) wait(ctx context.Context, addr netip.Addr, r *rules) (Slot, erro
 	defer timer.Stop()
 	select {
 	case <-w.served:
-		return w.slot, nil
+		return w.outcome(q.book)
 	case <-ctx.Done():
 		if !q.leave(w) {
 			w.slot.Free()
 		}
 		return Slot{}, context.Cause(ctx)
 	case <-timer.C:
-		if !q.leave(w) {
-			return w.slot, nil
-		}
-		if w.why == nil { // nobody has looked yet
+		if q.leave(w) && w.why == nil { // nobody has looked yet
 			return q.book.take(addr, false)
 		}
-		q.book.countRefusal(addr)
-		return Slot{}, w.why
+		return w.outcome(q.book)
 	}
+}
+
+// outcome is what a waiter that has left the queue gets.
+func (w *waiter) outcome(b *book) (Slot, error) {
+	if w.why != nil {
+		b.countRefusal(w.addr)
+	}
+	return w.slot, w.why
 }
 
 // join puts w at the end of the queue, unless it is full.
@@ -118,19 +122,33 @@ func (q *queue) serve() {
 	}
 }
 
-// look tries each in turn. Behind one that the total refuses, all are refused.
+// look tries each in turn. Behind one that the total refuses, all are refused. Those that a limit
+// of 0 blocks since the rules have changed are sent away.
 func (q *queue) look() {
-	kept, full := q.waiters[:0], false
+	r := q.book.rules.Load()
+	changed := r != q.rules
+	q.rules = r
+	kept, full := q.waiters[:0], error(nil)
 	for _, w := range q.waiters {
-		if !full {
-			if w.slot, w.why = q.book.take(w.addr, true); w.why == nil {
-				q.waiting.Add(-1)
-				close(w.served)
-				continue
+		var blocked error
+		if changed || w.why == nil {
+			blocked = r.blocks(w.addr)
+		}
+		switch {
+		case blocked != nil:
+			w.why = blocked
+		case full == nil:
+			w.slot, w.why = q.book.take(w.addr, true)
+			if w.why != nil && w.why.(*Error).Scope == ScopeTotal {
+				full = w.why
 			}
-			full = w.why.(*Error).Scope == ScopeTotal
-		} else if w.why == nil {
-			w.why = kept[len(kept)-1].why
+		case changed || w.why == nil:
+			w.why = full
+		}
+		if blocked != nil || w.why == nil {
+			q.waiting.Add(-1)
+			close(w.served)
+			continue
 		}
 		kept = append(kept, w)
 	}

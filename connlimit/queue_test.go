@@ -83,6 +83,62 @@ func TestQueueIsServed(t *testing.T) {
 	})
 }
 
+// TestBlockedDoNotWait: behind a limit of 0 nothing waits, also while others wait for theirs; those
+// that wait when the limit becomes 0 are refused then.
+func TestBlockedDoNotWait(t *testing.T) {
+	block := netip.MustParsePrefix("192.0.2.8/32")
+	for name, c := range map[string]struct {
+		limits Limits
+		scope  Scope
+	}{
+		"its client": {Limits{Networks: []Network{{Prefix: block, PerClient: AtMost(0)}}}, ScopeClient},
+		"network":    {Limits{Networks: []Network{{Prefix: block, Total: AtMost(0)}}}, ScopeNetwork},
+		"all":        {Limits{Total: AtMost(0)}, ScopeTotal},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			limits := Limits{Total: AtMost(1), Wait: time.Hour, MaxWaiting: 2}
+			l := newLimiter(t, Config{Connections: limits})
+			ctx, leave := context.WithCancel(t.Context())
+			defer synctest.Wait()
+			defer leave()
+			held, err := l.conns.acquire(ctx, netip.MustParseAddr("192.0.2.1"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer held.Free()
+			start := time.Now()
+			go l.conns.acquire(ctx, netip.MustParseAddr("192.0.2.2"))
+			synctest.Wait()
+			waiting := make(chan error, 1)
+			go func() { _, err := l.conns.acquire(ctx, block.Addr()); waiting <- err }()
+			synctest.Wait()
+
+			c.limits.Wait, c.limits.MaxWaiting = time.Hour, 2
+			if c.scope != ScopeTotal {
+				c.limits.Total = AtMost(1)
+			}
+			if err := l.SetConfig(Config{Connections: c.limits}); err != nil {
+				t.Fatal(err)
+			}
+			if e := refusedBy(t, <-waiting, c.scope); !e.Blocked() || time.Since(start) > 0 {
+				t.Errorf("%s blocked while it waits: %v after %v", name, e, time.Since(start))
+			}
+			_, err = l.conns.acquire(ctx, block.Addr())
+			if e := refusedBy(t, err, c.scope); !e.Blocked() || time.Since(start) > 0 {
+				t.Errorf("%s blocked before: %v after %v", name, e, time.Since(start))
+			}
+			want := Counters{Open: 1, Accepted: 1, Refused: 2, Waiting: 1}
+			if c.scope == ScopeTotal { // the other one is blocked, too
+				want.Refused, want.Waiting = 3, 0
+			}
+			synctest.Wait()
+			if got := l.Stats().Connections; got != want {
+				t.Errorf("%s: %+v; want %+v", name, got, want)
+			}
+		})
+	}
+}
+
 // TestQueueLeavesNothing: one who goes away at the moment of being served gives the slot back.
 func TestQueueLeavesNothing(t *testing.T) {
 	l := newLimiter(t, Config{Connections: Limits{Total: AtMost(1), Wait: time.Hour}})

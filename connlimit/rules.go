@@ -120,6 +120,20 @@ func (r *rules) govern(addr netip.Addr) verdict {
 	return r.heat(v)
 }
 
+// blocks returns the refusal where a limit on addr is 0, and nil otherwise.
+func (r *rules) blocks(addr netip.Addr) error {
+	v := r.govern(addr)
+	switch {
+	case v.perClient.reached(0):
+		return r.refusal(ScopeClient, v)
+	case v.network != nil && v.network.Total.reached(0):
+		return r.refusal(ScopeNetwork, v)
+	case r.Total.reached(0):
+		return r.refusal(ScopeTotal, v)
+	}
+	return nil
+}
+
 func (r *rules) heat(v verdict) verdict {
 	for _, h := range r.hot {
 		if h.key == v.key {
