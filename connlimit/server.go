@@ -6,7 +6,9 @@ import (
 	"net/http"
 	"net/netip"
 	"reflect"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -103,6 +105,7 @@ func (l *Limiter) guard(conn net.Conn) *guarded {
 	addr := addrOf(conn)
 	slot, err := l.conns.take(addr, false)
 	if err != nil {
+		end.refused.Store(true)
 		l.keepForAnswer(conn, end, c)
 		return &guarded{refusal: err}
 	}
@@ -138,11 +141,12 @@ func (l *Limiter) serveNew(conn net.Conn) error {
 		return nil
 	}
 	addr := addrOf(conn)
+	end := l.served.begin(conn)
 	slot, err := l.conns.take(addr, false)
 	if err != nil {
+		end.refused.Store(true)
 		return err
 	}
-	end := l.served.begin(conn)
 	end.then(slot.Free)
 	if c := l.config.Load(); c.Cluster != nil && !c.ClusterRequests {
 		go func() {
@@ -159,6 +163,7 @@ func (l *Limiter) holdServed(conn net.Conn, end *ending, c *Config, slot Slot, a
 	ctx, cancel := context.WithCancel(context.Background())
 	end.then(cancel)
 	_, err := l.hold(clusterContext{ctx, func() { abort(conn) }}, l.conns, c, slot, addr)
+	end.refused.Store(err != nil)
 	return err
 }
 
@@ -177,23 +182,56 @@ func (l *Limiter) hijacked(conn net.Conn) {
 
 // served maps the connections of servers to what is to be done at their end, because a server says
 // which connection has ended, and nothing else.
-type served struct{ endings sync.Map }
+type served struct {
+	endings sync.Map
+
+	mu    sync.Mutex
+	alike map[any][]*ending // of types that can't be compared, by likeness
+}
 
 func (s *served) begin(conn net.Conn) *ending {
 	e := new(ending)
-	s.endings.Store(identity(conn), e)
+	if canCompare(conn) {
+		s.endings.Store(conn, e)
+		return e
+	}
+	like := likeness(conn)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.alike == nil {
+		s.alike = map[any][]*ending{}
+	}
+	s.alike[like] = append(s.alike[like], e)
 	return e
 }
 
-// take returns what was begun, once.
+// take returns what was begun, once. Of connections that are alike any may be the one: then the one
+// without a slot is taken first, so that what is open stays counted.
 func (s *served) take(conn net.Conn) *ending {
-	e, _ := s.endings.LoadAndDelete(identity(conn))
-	end, _ := e.(*ending)
+	if canCompare(conn) {
+		e, _ := s.endings.LoadAndDelete(conn)
+		end, _ := e.(*ending)
+		return end
+	}
+	like := likeness(conn)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	endings := s.alike[like]
+	if len(endings) == 0 {
+		return nil
+	}
+	i := max(0, slices.IndexFunc(endings, func(e *ending) bool { return e.refused.Load() }))
+	end := endings[i]
+	if s.alike[like] = slices.Delete(endings, i, i+1); len(endings) == 1 {
+		delete(s.alike, like)
+	}
 	return end
 }
 
 // An ending is what is to be done when a connection has ended.
 type ending struct {
+	refused atomic.Bool // it has no slot
+
 	mu   sync.Mutex
 	over bool
 	do   []func()
@@ -222,11 +260,15 @@ func (e *ending) now() {
 	}
 }
 
-// identity returns what conn is found by: itself, or, of a type that can't be compared, its ends,
-// which only one open connection has.
-func identity(conn net.Conn) any {
-	if reflect.TypeOf(conn).Comparable() && reflect.ValueOf(conn).Comparable() {
-		return conn
+func canCompare(conn net.Conn) bool {
+	return reflect.TypeOf(conn).Comparable() && reflect.ValueOf(conn).Comparable()
+}
+
+// likeness returns what a connection of a type that can't be compared is found by: the one that it
+// wraps, or else its ends. Those of a Unix socket's clients are all the same.
+func likeness(conn net.Conn) any {
+	if in := inner(conn); in != nil && canCompare(in) {
+		return in
 	}
 	type ends struct{ local, remote string }
 	id := ends{}

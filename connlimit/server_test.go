@@ -239,6 +239,69 @@ func TestHijackedWithoutASocket(t *testing.T) {
 	}
 }
 
+// wrapping is of no comparable type, and shows what it wraps.
+type wrapping struct {
+	uncomparable
+	inside net.Conn
+}
+
+func (w wrapping) NetConn() net.Conn { return w.inside }
+
+// TestAlike: connections that nothing tells apart, as those of one Unix socket and of a type that
+// can't be compared, are all freed at their end, and not before a refused one's end.
+func TestAlike(t *testing.T) {
+	path := &net.UnixAddr{Name: "@", Net: "unix"}
+	accepted, refused := uncomparable{conn: conn{Conn: unixEnd{}, remote: path}}, uncomparable{conn: conn{Conn: unixEnd{}, remote: path}}
+	for name, hook := range map[string]func(*Limiter) func(net.Conn, http.ConnState){
+		"ConnState": func(l *Limiter) func(net.Conn, http.ConnState) { return l.ConnState },
+		"Guard": func(l *Limiter) func(net.Conn, http.ConnState) {
+			srv := &http.Server{}
+			l.Guard(srv)
+			return func(c net.Conn, state http.ConnState) {
+				if state == http.StateNew {
+					srv.ConnContext(context.Background(), c)
+				}
+				srv.ConnState(c, state)
+			}
+		},
+	} {
+		l := newLimiter(t, total(2))
+		state := hook(l)
+		open := func(what string, want int64) {
+			t.Helper()
+			if n := l.Stats().Connections.Open; n != want {
+				t.Errorf("%s, %s: %d are counted; want %d", name, what, n, want)
+			}
+		}
+		state(accepted, http.StateNew)
+		state(accepted, http.StateNew)
+		state(refused, http.StateNew)
+		open("two are accepted", 2)
+		state(refused, http.StateClosed)
+		open("the third is closed", 2)
+		state(accepted, http.StateClosed)
+		open("one of the two is", 1)
+		state(accepted, http.StateClosed)
+		open("both are", 0)
+
+		a, b := wrapping{accepted, from("192.0.2.1")}, wrapping{accepted, from("192.0.2.1")}
+		state(a, http.StateNew)
+		state(b, http.StateNew)
+		state(a, http.StateClosed)
+		state(a, http.StateClosed)
+		open("one of two that show what they wrap is closed", 1)
+		state(b, http.StateClosed)
+		open("the other, too", 0)
+		if n := len(l.served.alike); n != 0 {
+			t.Errorf("%s: %d are left", name, n)
+		}
+	}
+}
+
+type unixEnd struct{ net.Conn }
+
+func (unixEnd) LocalAddr() net.Addr { return &net.UnixAddr{Name: "/run/a.sock", Net: "unix"} }
+
 // TestGuardPassesUpgrades: a server behind Guard still passes WebSocket upgrades both ways.
 func TestGuardPassesUpgrades(t *testing.T) {
 	l := newLimiter(t, Config{Connections: Limits{PerClient: AtMost(1)}, Requests: Limits{PerClient: AtMost(1)}})
