@@ -172,12 +172,12 @@ func linger(conn net.Conn) {
 	if !ok || w.CloseWrite() != nil {
 		return
 	}
-	if raw := innermost(conn); raw != conn {
+	if inner(conn) != nil {
 		// After TLS has said goodbye, TCP must, too.
-		if w, ok := raw.(interface{ CloseWrite() error }); ok {
+		conn = innermost(conn)
+		if w, ok := conn.(interface{ CloseWrite() error }); ok {
 			w.CloseWrite()
 		}
-		conn = raw
 	}
 	io.Copy(io.Discard, io.LimitReader(conn, 1<<20))
 }

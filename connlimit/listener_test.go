@@ -425,6 +425,18 @@ func TestAnswersAreBounded(t *testing.T) {
 	})
 }
 
+// halfClosing can end its sending side, and is of a type that can't be compared.
+type halfClosing struct{ uncomparable }
+
+func (h halfClosing) CloseWrite() error { return nil }
+
+// TestLingerOfAnyType: the end of an answer does not compare connections.
+func TestLingerOfAnyType(t *testing.T) {
+	client, server := net.Pipe()
+	client.Close()
+	linger(halfClosing{uncomparable{conn: conn{Conn: server}}})
+}
+
 // TestRefusedCloseTheirWrappers: a connection that a Listener refuses is closed with all that wraps
 // its socket, such as the connection of another Limiter, which counts it until then.
 func TestRefusedCloseTheirWrappers(t *testing.T) {
