@@ -110,7 +110,8 @@ type Config struct {
 	ErrorHandler func(w http.ResponseWriter, r *http.Request, err error)
 
 	// Answer, if set, writes to a connection that a Listener refuses, before the Listener closes it;
-	// AnswerHTTP is one. It has a goroutine of its own, and AnswerTimeout. Guard needs none.
+	// AnswerHTTP is one. It has a goroutine of its own, and AnswerTimeout. Guard needs none, and is
+	// the one for an http.Server with TLS: see Listener.
 	Answer func(conn net.Conn, err error)
 	// MaxAnswers is how many refused connections may be open at once, beyond the limits, only to be
 	// answered; more are closed at once. It holds for Answer and for Guard, each for itself. Default

@@ -17,8 +17,10 @@ import (
 // of inner's Accept are passed on. Close closes inner, and the connections that wait.
 //
 // For TLS, wrap what Listener returns: tls.NewListener(limiter.Listener(inner), config), or
-// http.Server.ServeTLS. With Config.Answer it is the other way round, so that Answer writes through
-// TLS: limiter.Listener(tls.NewListener(inner, config)).
+// http.Server.ServeTLS. Config.Answer writes below TLS then, where a client can't read it; Guard
+// answers through TLS. Only a server that needs no *tls.Conn can have it the other way round, with
+// an Answer through TLS: limiter.Listener(tls.NewListener(inner, config)). An http.Server would take
+// its connections for plain ones: Request.TLS is nil, and HTTP/2 fails if config offers it.
 func (l *Limiter) Listener(inner net.Listener) net.Listener {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	return &listener{Listener: inner, limiter: l, ctx: ctx, cancel: cancel,

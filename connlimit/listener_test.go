@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -473,6 +475,49 @@ func TestRefusedCloseTheirWrappers(t *testing.T) {
 			})
 			ln.Close()
 			first.Close()
+		}
+	}
+}
+
+// TestTLSAround: over the Listener, TLS is an http.Server's own, HTTP/2 included. Under it, the
+// server takes the connection for a plain one, as the comment of Listener says.
+func TestTLSAround(t *testing.T) {
+	serve := func(around bool, protocol string) (string, error) {
+		l, raw := newLimiter(t, total(1)), listen(t)
+		config := &tls.Config{Certificates: []tls.Certificate{certificate(t)}, NextProtos: []string{"h2", "http/1.1"}}
+		ln := l.Listener(tls.NewListener(raw, config))
+		if around {
+			ln = tls.NewListener(l.Listener(raw), config)
+		}
+		server := &http.Server{ErrorLog: log.New(io.Discard, "", 0), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprint(w, r.Proto, " secure ", r.TLS != nil, " open ", l.Stats().Connections.Open)
+		})}
+		go server.Serve(ln)
+		defer server.Close()
+		transport := &http.Transport{ForceAttemptHTTP2: protocol == "h2",
+			TLSClientConfig: &tls.Config{InsecureSkipVerify: true, NextProtos: []string{protocol}}}
+		defer transport.CloseIdleConnections()
+		resp, err := (&http.Client{Transport: transport, Timeout: 20 * time.Second}).Get("https://" + raw.Addr().String())
+		if err != nil {
+			return "", err
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		return string(b), err
+	}
+	for _, c := range []struct {
+		around   bool
+		protocol string
+		want     string
+	}{
+		{true, "h2", "HTTP/2.0 secure true open 1"},
+		{true, "http/1.1", "HTTP/1.1 secure true open 1"},
+		{false, "http/1.1", "HTTP/1.1 secure false open 1"},
+		{false, "h2", ""},
+	} {
+		got, err := serve(c.around, c.protocol)
+		if got != c.want || (err != nil) != (c.want == "") {
+			t.Errorf("around %v, %s: %q, %v; want %q", c.around, c.protocol, got, err, c.want)
 		}
 	}
 }
