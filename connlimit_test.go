@@ -4,10 +4,13 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/weirproxy/weir"
 	"github.com/weirproxy/weir/connlimit"
+	"github.com/weirproxy/weir/limit"
 )
 
 var _ connlimit.Cluster = (*weir.Node)(nil)
@@ -49,5 +52,32 @@ func TestServerUnderANode(t *testing.T) {
 	close(end)
 	if status := <-first; status != http.StatusOK {
 		t.Errorf("the first request is answered %d", status)
+	}
+}
+
+// A ClusterKey that a node does not take is an error in the configuration. If it were one only of
+// each connection, ClusterOptional would admit them all.
+func TestClusterKeys(t *testing.T) {
+	t.Parallel()
+	node := start(t, weir.Config{})
+	for _, key := range []string{
+		"", "web", "a b*", "é", strings.Repeat("é", 255), strings.Repeat("a", 256),
+		"a\n", "\x00", "\x7f", "\u0085", "\u2028", "\u2029", "\xff", "\ufffd", "\U0001f600",
+	} {
+		release, err := node.Hold(t.Context(), netip.Addr{}, key, nil)
+		if err == nil {
+			release()
+		}
+		_, invalid := connlimit.New(connlimit.Config{Cluster: node, ClusterKey: key, ClusterOptional: true})
+		if (err == nil) != (invalid == nil) {
+			t.Errorf("key %q: the node says %v, the configuration %v", key, err, invalid)
+		}
+	}
+	for r := range rune(0x20000) {
+		key := "a" + string(r)
+		c := connlimit.Config{Cluster: node, ClusterKey: key}
+		if (limit.CheckName(key) == nil) != (c.Validate() == nil) {
+			t.Errorf("key %q: the cluster says %v, the configuration %v", key, limit.CheckName(key), c.Validate())
+		}
 	}
 }

@@ -14,8 +14,9 @@ import (
 // one.
 type Cluster interface {
 	// Hold takes a slot of each limit of scope client and key that (client, key) is under, with
-	// client possibly the zero Addr and key possibly "". lost is called at most once, when the slots
-	// are lost: the connection must end. ctx bounds the taking; the slots outlive it.
+	// client possibly the zero Addr and key a Config.ClusterKey, possibly "". lost is called at most
+	// once, when the slots are lost: the connection must end. ctx bounds the taking; the slots outlive
+	// it.
 	//
 	// An error of being over a limit has a method RetryAfter() (time.Duration, bool): when to try
 	// again, as far as that is known. If it also has Blocked() bool, that says whether the limit is 0.
@@ -78,9 +79,8 @@ func (l *Limiter) holdWithin(cc clusterContext, b *book, c *Config, slot Slot, a
 // of a tls.Conn would wait for a writer. Whoever uses conn closes it then, and its wrappers.
 func abort(conn net.Conn) { innermost(conn).Close() }
 
-// discard closes a connection that nobody else will close, and with it its wrappers: one may count
-// it, as that of another Limiter does. The socket goes first, so that a tls.Conn has nothing to wait
-// for.
+// discard closes a connection that nobody else will close, and its wrappers with it: one may count
+// it, as that of another Limiter does. The socket goes first: a tls.Conn has nothing to wait for.
 func discard(conn net.Conn) {
 	if inner(conn) != nil {
 		abort(conn)

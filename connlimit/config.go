@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // The defaults of a Config.
@@ -123,7 +124,8 @@ type Config struct {
 
 	// Cluster, if set, holds a slot in it for each connection that is within the limits above.
 	Cluster Cluster
-	// ClusterKey is the name under which slots of scope key are held; "" for none.
+	// ClusterKey is the name under which slots of scope key are held, of 1 to 255 printable
+	// characters; "" for none.
 	ClusterKey string
 	// ClusterRequests holds slots for the requests of Handler, not for connections.
 	ClusterRequests bool
@@ -172,6 +174,9 @@ func (c *Config) Validate() error {
 	if c.Cluster == nil && (c.ClusterKey != "" || c.ClusterRequests || c.ClusterOptional) {
 		report("ClusterKey, ClusterRequests or ClusterOptional is set without Cluster: set Cluster, or none of them")
 	}
+	if why := badKey(c.ClusterKey); why != "" {
+		report("ClusterKey %s: use 1 to %d printable characters, or none", why, maxKey)
+	}
 	if len(problems) == 0 {
 		return nil
 	}
@@ -211,6 +216,23 @@ func isToken(name string) bool {
 	return !strings.ContainsFunc(name, func(r rune) bool {
 		return r <= ' ' || r > '~' || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, r)
 	})
+}
+
+// maxKey bounds a ClusterKey, in characters.
+const maxKey = 255
+
+// badKey says what is wrong with a ClusterKey, if anything: what the cluster would refuse for every
+// connection, which ClusterOptional takes for a cluster that can't answer.
+func badKey(key string) string {
+	for _, r := range key {
+		if r < ' ' || r >= 0x7f && r < 0xa0 || r == utf8.RuneError || r == 0x2028 || r == 0x2029 {
+			return fmt.Sprintf("is %.40q, with a character that can't be printed", key)
+		}
+	}
+	if n := utf8.RuneCountInString(key); n > maxKey {
+		return fmt.Sprintf("has %d characters", n)
+	}
+	return ""
 }
 
 // badPrefix says what is wrong with p, if anything.

@@ -349,7 +349,7 @@ func TestValidate(t *testing.T) {
 		}},
 		Requests:   Limits{Total: AtMost(-5)},
 		IPv4Prefix: 33, IPv6Prefix: 129, TrustedProxies: []netip.Prefix{{}}, Status: 200, RetryAfter: -1,
-		AnswerTimeout: -1, ClusterTimeout: -time.Second, MaxAnswers: -1, ClusterKey: "a",
+		AnswerTimeout: -1, ClusterTimeout: -time.Second, MaxAnswers: -1, ClusterKey: "a\n",
 		ForwardedHeader: "X-Forwarded-For:",
 	}
 	err := bad.Validate()
@@ -366,6 +366,7 @@ func TestValidate(t *testing.T) {
 		"Connections.Wait is -1ns", "Connections.MaxWaiting is -1", "Requests.Total is AtMost(-5)",
 		"IPv4Prefix is 33", "IPv6Prefix is 129", "TrustedProxies[0] is not a network", "Status is 200",
 		"RetryAfter is -1ns", "AnswerTimeout is -1ns", "ClusterTimeout is -1s", "MaxAnswers is -1", "without Cluster",
+		`ClusterKey is "a\n", with a character that can't be printed: use 1 to 255 printable characters, or none`,
 		`ForwardedHeader is "X-Forwarded-For:"`,
 	} {
 		if !strings.Contains(err.Error(), want) {

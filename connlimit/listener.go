@@ -19,8 +19,8 @@ import (
 // For TLS, wrap what Listener returns: tls.NewListener(limiter.Listener(inner), config), or
 // http.Server.ServeTLS. Config.Answer writes below TLS then, where a client can't read it; Guard
 // answers through TLS. Only a server that needs no *tls.Conn can have it the other way round, with
-// an Answer through TLS: limiter.Listener(tls.NewListener(inner, config)). An http.Server would take
-// its connections for plain ones: Request.TLS is nil, and HTTP/2 fails if config offers it.
+// an Answer through TLS: limiter.Listener(tls.NewListener(inner, config)). An http.Server would
+// take its connections for plain ones: Request.TLS is nil, and HTTP/2 fails if config offers it.
 func (l *Limiter) Listener(inner net.Listener) net.Listener {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	return &listener{Listener: inner, limiter: l, ctx: ctx, cancel: cancel,
