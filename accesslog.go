@@ -23,10 +23,16 @@ type accessLog struct {
 	failed bool     // the last write failed, and that was logged
 }
 
-// open passes the output of a configuration to set. It opens a file anew, because log rotation has
-// moved the former one away. On an error everything stays as it was.
-func (a *accessLog) open(c *config.Config, set func(proxy.LineOutput)) error {
-	to := proxy.LineOutput{JSON: c.Log.Format == "json"}
+// A lineOutput is where the lines go once use is called.
+type lineOutput struct {
+	proxy.LineOutput
+	file *os.File // nil if they go to the node's own log, or nowhere
+}
+
+// prepare opens the output of a configuration, and changes nothing yet. It opens a file anew,
+// because log rotation has moved the former one away.
+func (a *accessLog) prepare(c *config.Config) (lineOutput, error) {
+	to := lineOutput{LineOutput: proxy.LineOutput{JSON: c.Log.Format == "json"}}
 	switch path := c.Proxy.AccessLog; path {
 	case config.AccessLogOff:
 	case config.AccessLogHere:
@@ -37,14 +43,28 @@ func (a *accessLog) open(c *config.Config, set func(proxy.LineOutput)) error {
 	default:
 		file, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
 		if err != nil {
-			return fmt.Errorf("proxy.access_log: %w: let the node's user write there, or name another file", err)
+			return to, fmt.Errorf("proxy.access_log: %w: let the node's user write there, or name another file", err)
 		}
-		to.Writer, to.Always = a, true
-		defer set(to) // once there is a file to write to
-		return a.replace(file)
+		to.Writer, to.Always, to.file = a, true, file
 	}
-	set(to) // before the former file is closed
-	return a.replace(nil)
+	return to, nil
+}
+
+// use passes a prepared output to set. An error is that of closing the former file.
+func (a *accessLog) use(to lineOutput, set func(proxy.LineOutput)) error {
+	if to.file != nil {
+		defer set(to.LineOutput) // once there is a file to write to
+	} else {
+		set(to.LineOutput) // before the former file is closed
+	}
+	return a.replace(to.file)
+}
+
+// discard closes a prepared output that is not used.
+func (to lineOutput) discard() {
+	if to.file != nil {
+		_ = to.file.Close() // nothing was written
+	}
 }
 
 // replace changes to another file, and closes the former one.

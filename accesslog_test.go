@@ -22,7 +22,11 @@ func TestAccessLog(t *testing.T) {
 	open := func(path string) error {
 		c := config.Default(true)
 		c.Proxy.AccessLog = path
-		return a.open(c, func(next proxy.LineOutput) { to = next })
+		out, err := a.prepare(c)
+		if err != nil {
+			return err
+		}
+		return a.use(out, func(next proxy.LineOutput) { to = next })
 	}
 	write := func(s string) {
 		if to.Writer != nil {

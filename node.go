@@ -143,7 +143,11 @@ func (n *Node) build() (err error) {
 		NodeGreeting: cluster.Greeting,
 		OnQueueWait:  n.timings.queueWait.Observe, OnDial: n.timings.dial.Observe,
 	}
-	if err := n.access.open(cfg, func(to proxy.LineOutput) { proxyConfig.Lines = to }); err != nil {
+	lines, err := n.access.prepare(cfg)
+	if err != nil {
+		return err
+	}
+	if err := n.access.use(lines, func(to proxy.LineOutput) { proxyConfig.Lines = to }); err != nil {
 		return err
 	}
 	n.proxy, err = proxy.New(proxyConfig, admitter{n.manager}, n.resolver, n.log.Named("proxy"))

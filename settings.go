@@ -87,22 +87,45 @@ func (n *Node) reloadSettings() (*config.Config, api.Reloaded, error) {
 	running := cfg.Proxy
 	cfg.Proxy = next.Proxy
 	cfg.Proxy.Listen, cfg.Proxy.TLS = running.Listen, running.TLS
-	if err := n.reloadSecrets(&cfg); err != nil {
-		return nil, api.Reloaded{}, err
-	}
-	if err := n.access.open(&cfg, n.proxy.SetLines); err != nil {
+	if err := n.apply(&cfg); err != nil {
 		return nil, api.Reloaded{}, fmt.Errorf("%w: %w", server.ErrInvalidConfig, err)
 	}
-	if err := n.proxy.SetPolicy(policy(&cfg)); err != nil {
-		return nil, api.Reloaded{}, fmt.Errorf("%w: %w", server.ErrInvalidConfig, err)
+	return &cfg, api.Reloaded{Applied: live, NeedRestart: restart}, nil
+}
+
+// apply puts the settings in force. What can fail comes first: an error changes nothing.
+func (n *Node) apply(cfg *config.Config) error {
+	takeCertificates, err := n.certs.read()
+	if err != nil {
+		return err
 	}
+	rules := policy(cfg)
+	if err := rules.Validate(); err != nil {
+		return err
+	}
+	lines, err := n.access.prepare(cfg)
+	if err != nil {
+		return err
+	}
+	if keys := gossipKeys(cfg); keys != nil {
+		if err := n.members.SetGossipKeys(keys); err != nil {
+			lines.discard()
+			return err
+		}
+	}
+
+	takeCertificates()
+	if err := n.access.use(lines, n.proxy.SetLines); err != nil {
+		n.log.Error("the former access log can't be closed: lines may be lost", "error", err)
+	}
+	_ = n.proxy.SetPolicy(rules) // which are valid
 	n.resolver.SetTTLMax(cfg.Proxy.DNSTTLMax)
 	n.log.SetLevel(hclog.LevelFromString(cfg.Log.Level))
 	n.api.SetMetricsHosts(cfg.API.MetricsHosts)
 	n.api.SetTokens(string(cfg.API.Token), string(cfg.API.ReadToken))
-	n.cfg.Store(&cfg)
+	n.cfg.Store(cfg)
 	n.checkOwnPorts()
-	return &cfg, api.Reloaded{Applied: live, NeedRestart: restart}, nil
+	return nil
 }
 
 // load reads the settings again, if they can be read.
@@ -111,15 +134,4 @@ func (n *Node) load() (*config.Config, error) {
 		return n.source.Load()
 	}
 	return n.cfg.Load(), nil
-}
-
-// reloadSecrets reloads certificates and gossip keys.
-func (n *Node) reloadSecrets(cfg *config.Config) error {
-	if err := n.certs.reload(); err != nil {
-		return fmt.Errorf("%w: %w", server.ErrInvalidConfig, err)
-	}
-	if keys := gossipKeys(cfg); keys != nil {
-		return n.members.SetGossipKeys(keys)
-	}
-	return nil
 }

@@ -4,14 +4,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
 
 	"github.com/weirproxy/weir/api"
+	"github.com/weirproxy/weir/api/server"
+	"github.com/weirproxy/weir/cluster"
 	"github.com/weirproxy/weir/config"
+	"github.com/weirproxy/weir/config/certs"
 	"github.com/weirproxy/weir/limit"
+	"github.com/weirproxy/weir/proxy"
 )
 
 // A reload that begins while another one is writing the limits waits for it, so that the published
@@ -87,5 +96,113 @@ func TestABrokenConfigIsNotPublished(t *testing.T) {
 	}
 	if _, err := r.reload(t.Context()); !errors.Is(err, broken) {
 		t.Errorf("error %v", err)
+	}
+}
+
+// newCertificate writes a certificate and its key, of some CA, to files.
+func newCertificate(t *testing.T, files certs.Files) {
+	t.Helper()
+	dir := t.TempDir()
+	write := func(path string, b []byte) string {
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	ca, err := certs.NewAuthority(time.Now(), 300, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	authority, err := certs.ReadAuthority(write(filepath.Join(dir, "ca.pem"), ca.Cert), write(filepath.Join(dir, "ca-key.pem"), ca.Key), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := authority.Issue(certs.Request{Node: "a", Days: 100}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(files.Cert, pair.Cert)
+	write(files.Key, pair.Key)
+}
+
+// keyed notes the gossip keys that it is given.
+type keyed struct {
+	membership
+	keys    cluster.GossipKeys
+	refusal error
+}
+
+func (k *keyed) SetGossipKeys(keys cluster.GossipKeys) error {
+	if k.refusal == nil {
+		k.keys = keys
+	}
+	return k.refusal
+}
+
+// A reload that fails has changed nothing, whatever it fails at.
+func TestAFailedReloadChangesNothing(t *testing.T) {
+	refusal := errors.New("no such key ring")
+	for name, c := range map[string]struct {
+		change  func(t *testing.T, next *config.Config)
+		refusal error
+		broken  bool // the second certificate
+		want    string
+	}{
+		"an access log that can't be opened": {
+			change: func(t *testing.T, next *config.Config) { next.Proxy.AccessLog = t.TempDir() }, want: "proxy.access_log",
+		},
+		"gossip keys that are refused": {change: func(*testing.T, *config.Config) {}, refusal: refusal, want: refusal.Error()},
+		"a policy that can't be":       {change: func(_ *testing.T, next *config.Config) { next.Proxy.RejectStatus = 200 }, want: "reject_status"},
+		"a broken certificate":         {change: func(*testing.T, *config.Config) {}, broken: true, want: "proxy listener"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			files := func(listener string) certs.Files {
+				return certs.Files{Cert: filepath.Join(dir, listener+".pem"), Key: filepath.Join(dir, listener+"-key.pem")}
+			}
+			open := func(listener string) *certs.Source {
+				newCertificate(t, files(listener))
+				s, err := certs.Open(certs.SourceConfig{Listener: listener, Files: files(listener), Log: hclog.NewNullLogger()})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return s
+			}
+			before := config.Default(true)
+			before.Cluster.GossipKey = "0123456789abcdef"
+			before.Proxy.AccessLog = filepath.Join(dir, "access.log")
+			next := *before
+			next.Cluster.GossipKey = "fedcba9876543210"
+			c.change(t, &next)
+			members := &keyed{refusal: c.refusal}
+			n := &Node{
+				members: members, log: hclog.NewNullLogger(), certs: certificates{api: open("api"), proxy: open("proxy")},
+				source: Source{Load: func() (*config.Config, error) { return &next, nil }},
+			}
+			n.cfg.Store(before)
+			lines, err := n.access.prepare(before)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := n.access.use(lines, func(proxy.LineOutput) {}); err != nil {
+				t.Fatal(err)
+			}
+			defer n.access.close()
+			file, certificate := n.access.file, n.certs.api.Current()
+			newCertificate(t, files("api"))
+			if c.broken {
+				if err := os.WriteFile(files("proxy").Cert, []byte("x"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			_, _, err = n.reloadSettings()
+			if !errors.Is(err, server.ErrInvalidConfig) || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error %v; want an invalid configuration: %s", err, c.want)
+			}
+			if n.access.file != file || n.certs.api.Current() != certificate || members.keys != nil || n.cfg.Load() != before {
+				t.Errorf("changed: access log %v, certificate %v, gossip keys %v, settings %v",
+					n.access.file != file, n.certs.api.Current() != certificate, members.keys != nil, n.cfg.Load() != before)
+			}
+		})
 	}
 }

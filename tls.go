@@ -63,11 +63,21 @@ func (c certificates) run(ctx context.Context) {
 	wg.Wait()
 }
 
-// reload reads the files at once. The error names every listener that keeps its old certificate.
-func (c certificates) reload() error {
+// read reads the files at once; take puts in force what has changed. The error names every listener
+// whose files are broken; nothing is taken then.
+func (c certificates) read() (take func(), err error) {
+	var takes []func()
 	var errs []error
-	c.each(func(_ string, s *certs.Source) { errs = append(errs, s.Reload()) })
-	return errors.Join(errs...)
+	c.each(func(_ string, s *certs.Source) {
+		take, err := s.Read()
+		takes, errs = append(takes, take), append(errs, err)
+	})
+	take = func() {
+		for _, take := range takes {
+			take()
+		}
+	}
+	return take, errors.Join(errs...)
 }
 
 // ends returns the expiry of each listener's certificate.

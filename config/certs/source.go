@@ -91,31 +91,51 @@ func (s *Source) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) 
 	return &s.Current().Certificate, nil
 }
 
-// Reload reads the files now, and takes them if they have changed and are good.
-func (s *Source) Reload() error {
+// Read reads the files now; take puts in force what has changed. Broken files are an error, which is
+// logged as well.
+func (s *Source) Read() (take func(), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r, problems := s.cfg.Files.read()
 	if len(problems) > 0 {
-		return s.keep(raw{}, problems)
+		return nil, s.keep(raw{}, problems)
 	}
-	return s.replace(r)
+	before := s.Current()
+	set, err := s.changed(r)
+	if err != nil {
+		return nil, err
+	}
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.Current() == before { // else a later look has taken what is newer
+			s.replace(set, r)
+		}
+	}, nil
 }
 
-func (s *Source) replace(r raw) error {
+// changed returns what r holds, or nil if that is in force already.
+func (s *Source) changed(r raw) (*Set, error) {
 	if r.equal(s.taken) {
 		s.failed = raw{}
-		return nil
+		return nil, nil
 	}
 	set, problems := s.understand(r)
 	if set == nil || len(problems) > 0 { // also one that has expired is no replacement
-		return s.keep(r, problems)
+		return nil, s.keep(r, problems)
+	}
+	return set, nil
+}
+
+// replace takes what changed has returned.
+func (s *Source) replace(set *Set, r raw) {
+	if set == nil {
+		return
 	}
 	s.take(set, r)
 	s.cfg.Log.Info("certificate replaced: new connections use it", "listener", s.cfg.Listener, "names", allNames(set.Certificate.Leaf),
 		"not_after", date(set.NotAfter))
 	s.remind(time.Now())
-	return nil
 }
 
 // keep tells, once for each content, that what the files hold is not taken.
@@ -159,7 +179,8 @@ func (s *Source) poll(now time.Time) {
 	still := r.equal(s.seen)
 	s.seen = r
 	if still && !r.equal(s.failed) {
-		_ = s.replace(r) // it has been logged
+		set, _ := s.changed(r) // the error has been logged
+		s.replace(set, r)
 	}
 }
 

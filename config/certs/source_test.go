@@ -91,7 +91,7 @@ func TestSourceFollowsFiles(t *testing.T) {
 			t.Error("a broken pair is taken")
 		}
 		said("the new certificate is not taken, the old one stays in use: listener=rpc", 1)
-		if err := s.Reload(); err == nil || !strings.Contains(err.Error(), "is not the key") {
+		if _, err := s.Read(); err == nil || !strings.Contains(err.Error(), "is not the key") {
 			t.Errorf("a reload with a broken pair: %v", err)
 		}
 		said("is not taken", 1)
@@ -112,13 +112,30 @@ func TestSourceFollowsFiles(t *testing.T) {
 		}
 
 		l.node("a", time.Now(), 200)
-		if err := s.Reload(); err != nil {
-			t.Error(err)
+		take, err := s.Read()
+		if err != nil {
+			t.Fatal(err)
 		}
-		if s.Current() == second {
+		if s.Current() != second {
+			t.Error("a new pair is taken before a reload puts it in force")
+		}
+		take()
+		third := s.Current()
+		if third == second {
 			t.Error("a reload does not take the new pair")
 		}
 		said("certificate replaced", 2)
+
+		l.node("a", time.Now(), 250)
+		if take, err = s.Read(); err != nil {
+			t.Fatal(err)
+		}
+		l.node("a", time.Now(), 260)
+		looks(3)
+		newest := s.Current()
+		if take(); newest == third || s.Current() != newest {
+			t.Error("a reload takes a pair that was replaced meanwhile")
+		}
 	})
 }
 
