@@ -17,8 +17,8 @@ import (
 // could publish the digest of one file in gossip and give the cluster the limits of the other:
 // every node would then seem to disagree with it.
 type reloader struct {
-	settings func() (*config.Config, api.Reloaded, error) // reads the files, applies the node's own settings
-	digest   func(string)                                 // publishes it in gossip
+	settings func() (file *config.Config, _ api.Reloaded, _ error) // reads the files, applies the node's own settings
+	digest   func(string)                                          // publishes it in gossip
 	limits   func(context.Context, []limit.Limit) (changed bool, err error)
 
 	// turn, of capacity 1, is taken from reading the files to the cluster's limits, before
@@ -33,12 +33,12 @@ func (r *reloader) reload(ctx context.Context) (api.Reloaded, error) {
 	case <-ctx.Done():
 		return api.Reloaded{}, fmt.Errorf("another reload is still under way: %w", ctx.Err())
 	}
-	cfg, reloaded, err := r.settings()
+	file, reloaded, err := r.settings()
 	if err != nil {
 		return api.Reloaded{}, err
 	}
-	r.digest(config.Digest(cfg.Lease.TTL, cfg.ClusterLimits()))
-	changed, err := r.limits(ctx, cfg.ClusterLimits())
+	r.digest(config.Digest(file.Lease.TTL, file.ClusterLimits()))
+	changed, err := r.limits(ctx, file.ClusterLimits())
 	if err != nil {
 		return api.Reloaded{}, fmt.Errorf("the node's own settings are applied, the limits are not: %w", err)
 	}
@@ -64,7 +64,8 @@ func (n *Node) Reload(ctx context.Context) (api.Reloaded, error) {
 	return reloaded, nil
 }
 
-// reloadSettings applies the node's own settings.
+// reloadSettings applies the node's own settings. It returns the files' settings, also where they
+// wait for a restart.
 func (n *Node) reloadSettings() (*config.Config, api.Reloaded, error) {
 	n.applying.Lock()
 	defer n.applying.Unlock()
@@ -90,7 +91,7 @@ func (n *Node) reloadSettings() (*config.Config, api.Reloaded, error) {
 	if err := n.apply(&cfg); err != nil {
 		return nil, api.Reloaded{}, fmt.Errorf("%w: %w", server.ErrInvalidConfig, err)
 	}
-	return &cfg, api.Reloaded{Applied: live, NeedRestart: restart}, nil
+	return next, api.Reloaded{Applied: live, NeedRestart: restart}, nil
 }
 
 // apply puts the settings in force. What can fail comes first: an error changes nothing.

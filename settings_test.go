@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -96,6 +97,49 @@ func TestABrokenConfigIsNotPublished(t *testing.T) {
 	}
 	if _, err := r.reload(t.Context()); !errors.Is(err, broken) {
 		t.Errorf("error %v", err)
+	}
+}
+
+// reloading is a node that is alone, and starts from a config. What it logs goes to log.
+func reloading(t *testing.T, cfg *config.Config, log io.Writer) (n *Node, next *config.Config) {
+	t.Helper()
+	cfg.Proxy.Listen, cfg.Proxy.AccessLog, cfg.API.Listen = nil, config.AccessLogOff, ""
+	next = new(config.Config)
+	*next = *cfg
+	n, err := StartFrom(t.Context(), Source{
+		Config: cfg, Load: func() (*config.Config, error) { c := *next; return &c, nil },
+		Log: hclog.New(&hclog.LoggerOptions{Output: log, Level: hclog.Warn}), alone: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := n.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := n.Ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return n, next
+}
+
+// A node whose file has another lease.ttl than the cluster is named from the reload on, and not
+// only after a restart.
+func TestAnotherTTLIsSeenAtAReload(t *testing.T) {
+	t.Parallel()
+	n, next := reloading(t, config.Default(true), io.Discard)
+	for _, c := range []struct {
+		ttl       time.Duration
+		disagrees bool
+	}{{10 * time.Second, false}, {20 * time.Second, true}, {10 * time.Second, false}} {
+		next.Lease.TTL = c.ttl
+		if _, err := n.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := len(n.disagreements()) > 0; got != c.disagrees {
+			t.Errorf("lease.ttl %v: disagrees %v; want %v", c.ttl, got, c.disagrees)
+		}
 	}
 }
 
