@@ -85,9 +85,7 @@ func StartFrom(ctx context.Context, s Source) (*Node, error) {
 	n.ports, n.portsChanged = newPortBook(), make(chan struct{}, 1)
 	n.must, n.stop = context.WithCancelCause(context.Background())
 	n.life, n.end = context.WithCancel(context.Background())
-	for _, w := range config.Warnings(cfg) {
-		n.log.Warn(w.Message, "at", w.At.String(), "hint", w.Hint)
-	}
+	n.warn(cfg)
 	if err := n.build(); err != nil {
 		return nil, errors.Join(err, n.abandon())
 	}

@@ -3,6 +3,7 @@ package weir
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/hashicorp/go-hclog"
@@ -76,7 +77,10 @@ func (n *Node) reloadSettings() (*config.Config, api.Reloaded, error) {
 	before := n.cfg.Load()
 	live, restart := config.Diff(before, next)
 	cfg := *before // settings that need a restart keep their running values
-	cfg.Log.Level, cfg.Limits, cfg.Origins = next.Log.Level, next.Limits, next.Origins
+	cfg.Log.Level, cfg.Limits, cfg.Origins = next.Log.Level, next.Limits, maps.Clone(next.Origins)
+	for _, path := range restart {
+		delete(cfg.Origins, path) // another value stands there now
+	}
 	cfg.API.MetricsHosts = next.API.MetricsHosts
 	if config.TokensCanChange(before, next) {
 		cfg.API.TokenFile, cfg.API.Token = next.API.TokenFile, next.API.Token
@@ -125,8 +129,16 @@ func (n *Node) apply(cfg *config.Config) error {
 	n.api.SetMetricsHosts(cfg.API.MetricsHosts)
 	n.api.SetTokens(string(cfg.API.Token), string(cfg.API.ReadToken))
 	n.cfg.Store(cfg)
+	n.warn(cfg)
 	n.checkOwnPorts()
 	return nil
+}
+
+// warn logs what the operator should know of settings that are put in force.
+func (n *Node) warn(cfg *config.Config) {
+	for _, w := range config.Warnings(cfg) {
+		n.log.Warn(w.Message, "at", w.At.String(), "hint", w.Hint)
+	}
 }
 
 // load reads the settings again, if they can be read.

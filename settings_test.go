@@ -1,12 +1,14 @@
 package weir
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -140,6 +142,66 @@ func TestAnotherTTLIsSeenAtAReload(t *testing.T) {
 		if got := len(n.disagreements()) > 0; got != c.disagrees {
 			t.Errorf("lease.ttl %v: disagrees %v; want %v", c.ttl, got, c.disagrees)
 		}
+	}
+}
+
+// lockedBuffer is a log that is read while a node writes to it.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// After a reload the settings in force are shown with their lines: none where the line says something
+// else, which waits for a restart. What the operator should know of them is logged again.
+func TestReloadedSettingsAreShown(t *testing.T) {
+	t.Parallel()
+	var log lockedBuffer
+	cfg := config.Default(true)
+	cfg.Origins = map[string]config.Position{
+		"lease.ttl": {File: "weir.hcl", Line: 1}, "proxy.reject_status": {File: "weir.hcl", Line: 2}, "name": {File: "weir.hcl", Line: 3},
+	}
+	n, next := reloading(t, cfg, &log)
+	token := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(token, []byte("secret"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	next.Lease.TTL, next.Proxy.RejectStatus = 20*time.Second, 429
+	next.API.TokenFile, next.API.Token = token, "secret"
+	next.Origins = map[string]config.Position{
+		"lease.ttl": {File: "weir.hcl", Line: 11}, "proxy.reject_status": {File: "weir.hcl", Line: 12}, "name": {File: "weir.hcl", Line: 13},
+	}
+	if strings.Contains(log.String(), token) {
+		t.Error("the token's file is named before the reload")
+	}
+	reloaded, err := n.Reload(t.Context())
+	if err != nil || !slices.Contains(reloaded.NeedRestart, "lease.ttl") {
+		t.Fatal(reloaded, err)
+	}
+	want := map[string]string{
+		"lease.ttl": `"10s" at `, "proxy.reject_status": "429 at weir.hcl:12", "name": fmt.Sprintf("%q at weir.hcl:13", cfg.Name),
+	}
+	for _, s := range (view{n}).Settings() {
+		if got := s.Value + " at " + s.At; want[s.Path] != "" && got != want[s.Path] {
+			t.Errorf("%s is shown as %s; want %s", s.Path, got, want[s.Path])
+		}
+	}
+	if len(next.Origins) != 3 {
+		t.Error("the file's own lines are lost")
+	}
+	if said := log.String(); !strings.Contains(said, "every user of this machine can read") || !strings.Contains(said, token) {
+		t.Errorf("the log does not warn of the token's file: %q", said)
 	}
 }
 

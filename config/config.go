@@ -71,7 +71,8 @@ type Config struct {
 	Limits []Limit
 
 	// Origins holds the position of each attribute in the files, by its path ("proxy.listen"), and
-	// of each block's first opening ("proxy.tls"). Attributes with their default are not in it.
+	// of each block's first opening ("proxy.tls"). Attributes with their default are not in it, nor
+	// those of a running node whose new value in the files waits for a restart.
 	Origins map[string]Position
 }
 

@@ -6,7 +6,7 @@ import "fmt"
 type Setting struct {
 	Path  string // "proxy.listen"
 	Value string // as a file would have it
-	At    string // file:line where it is set; "" where it is not
+	At    string // file:line where it is set; "" where no line sets this value
 }
 
 // Settings lists every attribute outside limits, in the order of the reference. The log and the API
