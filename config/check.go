@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/weirproxy/weir/config/certs"
 )
 
 const maxTokenBytes = 4096
@@ -215,10 +217,10 @@ func (l *loader) checkReadable(path, name string) (ok bool) {
 	if name == "" {
 		return false
 	}
-	src, err := readBounded(name, maxFileBytes)
+	src, err := certs.ReadFile(name, maxFileBytes)
 	switch {
 	case err != nil:
-		l.add(l.at(path), fmt.Sprintf("%s: %q can't be read: %s", path, name, reason(err)), "Relative paths start at weir's working directory.")
+		l.add(l.at(path), fmt.Sprintf("%s: %q can't be read: %s", path, name, certs.Reason(err)), "Relative paths start at weir's working directory.")
 	case len(src) == 0:
 		l.add(l.at(path), fmt.Sprintf("%s: %q is empty", path, name), "")
 	default:
@@ -234,9 +236,9 @@ func (l *loader) token(path, name string) Secret {
 	if name == "" {
 		return ""
 	}
-	src, err := readBounded(name, maxTokenBytes)
+	src, err := certs.ReadFile(name, maxTokenBytes)
 	if err != nil {
-		l.add(l.at(path), fmt.Sprintf("%s: %q can't be read: %s", path, name, reason(err)), hint)
+		l.add(l.at(path), fmt.Sprintf("%s: %q can't be read: %s", path, name, certs.Reason(err)), hint)
 		return ""
 	}
 	token := strings.TrimSuffix(strings.TrimSuffix(string(src), "\n"), "\r")

@@ -3,7 +3,6 @@ package config
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,6 +11,7 @@ import (
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 
+	"github.com/weirproxy/weir/config/certs"
 	"github.com/weirproxy/weir/limit"
 )
 
@@ -125,7 +125,7 @@ func (l *loader) read(name string) {
 		l.add(Position{File: name}, "the file is named twice", "Name it once: files are merged.")
 		return
 	}
-	src, err := readBounded(name, maxFileBytes)
+	src, err := certs.ReadFile(name, maxFileBytes)
 	if err != nil {
 		l.unreadable(name, err)
 		return
@@ -136,29 +136,7 @@ func (l *loader) read(name string) {
 
 func (l *loader) unreadable(name string, err error) {
 	l.broken = true
-	l.add(Position{File: name}, "can't be read: "+reason(err), "")
-}
-
-// readBounded reads a file of at most limit bytes.
-func readBounded(name string, limit int64) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	src, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(src)) > limit {
-		err = fmt.Errorf("it is longer than %d bytes", limit)
-	}
-	return src, err
-}
-
-// reason returns an error's text without the file's name, which the position shows already.
-func reason(err error) string {
-	if pe, ok := errors.AsType[*os.PathError](err); ok {
-		return pe.Err.Error()
-	}
-	return err.Error()
+	l.add(Position{File: name}, "can't be read: "+certs.Reason(err), "")
 }
 
 // parse parses every file that was read. Of a file with syntax errors, the parts that were

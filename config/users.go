@@ -7,6 +7,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/weirproxy/weir/config/certs"
 	"github.com/weirproxy/weir/limit"
 )
 
@@ -30,9 +31,9 @@ type User struct {
 // them. Empty lines and lines that begin with "#" are skipped. It returns the users in the file's
 // order, or every problem. Problems do not show the file's content.
 func ReadUsers(name string) ([]User, Diagnostics) {
-	src, err := readBounded(name, maxFileBytes)
+	src, err := certs.ReadFile(name, maxFileBytes)
 	if err != nil {
-		return nil, Diagnostics{{At: Position{File: name}, Message: "can't be read: " + reason(err)}}
+		return nil, Diagnostics{{At: Position{File: name}, Message: "can't be read: " + certs.Reason(err)}}
 	}
 	return parseUsers(name, src)
 }

@@ -85,10 +85,10 @@ func (f Files) read() (r raw, problems []*Problem) {
 		if file.path == "" && file.name == CAFile {
 			continue
 		}
-		b, err := readBounded(file.path)
+		b, err := readPEM(file.path)
 		if err != nil {
 			problems = append(problems, &Problem{
-				File: file.name, Path: file.path, What: "can't be read: " + reason(err), Hint: "Relative paths start at weir's working directory.",
+				File: file.name, Path: file.path, What: "can't be read: " + Reason(err), Hint: "Relative paths start at weir's working directory.",
 			})
 		}
 		*file.to = b
@@ -96,24 +96,31 @@ func (f Files) read() (r raw, problems []*Problem) {
 	return r, problems
 }
 
-func readBounded(path string) ([]byte, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	b, err := io.ReadAll(io.LimitReader(file, maxFileBytes+1))
-	switch {
-	case err == nil && len(b) > maxFileBytes:
-		return nil, fmt.Errorf("it is longer than %d bytes", maxFileBytes)
-	case err == nil && len(b) == 0:
+// readPEM reads one of the files, which is never empty.
+func readPEM(path string) ([]byte, error) {
+	b, err := ReadFile(path, maxFileBytes)
+	if err == nil && len(b) == 0 {
 		return nil, errors.New("it is empty")
 	}
 	return b, err
 }
 
-// reason is an error without the file's name.
-func reason(err error) string {
+// ReadFile reads a file that a config names, of at most limit bytes.
+func ReadFile(path string, limit int64) ([]byte, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	b, err := io.ReadAll(io.LimitReader(file, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		return nil, fmt.Errorf("it is longer than %d bytes", limit)
+	}
+	return b, err
+}
+
+// Reason is the text of an error of ReadFile without the file's name, which is shown beside it.
+func Reason(err error) string {
 	if pe, ok := errors.AsType[*os.PathError](err); ok {
 		return pe.Err.Error()
 	}

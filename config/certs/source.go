@@ -209,9 +209,9 @@ func (s *Source) ServerConfig() *tls.Config {
 
 // ReadRoots reads a file of CAs that a client trusts.
 func ReadRoots(path string) (*x509.CertPool, error) {
-	src, err := readBounded(path)
+	src, err := readPEM(path)
 	if err != nil {
-		return nil, fmt.Errorf("%q can't be read: %s", path, reason(err))
+		return nil, fmt.Errorf("%q can't be read: %s", path, Reason(err))
 	}
 	all, what := certificates(src)
 	if what != "" {
