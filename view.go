@@ -188,12 +188,13 @@ func unready(session string) string {
 func (v view) Nodes() []api.Node {
 	sessions := v.sessions()
 	leading, _ := v.members.Leader()
-	return nodes(v.members.Members(), leading, sessions)
+	return nodes(v.members.Members(), v.members.Peers(), leading, sessions)
 }
 
 // nodes puts together what gossip knows of the members and the sessions that they have. leading is
-// the leader's name, if there is one.
-func nodes(members []cluster.Member, leading string, sessions map[string]leader.SessionInfo) []api.Node {
+// the leader's name, if there is one. Of a node that gossip does not know, only the Raft
+// configuration tells that it is a server.
+func nodes(members []cluster.Member, peers []cluster.Peer, leading string, sessions map[string]leader.SessionInfo) []api.Node {
 	sessions = maps.Clone(sessions)
 	var nodes []api.Node
 	for _, m := range members {
@@ -214,7 +215,12 @@ func nodes(members []cluster.Member, leading string, sessions map[string]leader.
 		nodes = append(nodes, n)
 	}
 	for name, s := range sessions { // nodes that gossip has forgotten, or does not know yet
-		nodes = append(nodes, api.Node{Name: name, Role: string(config.RoleServer), Health: string(cluster.HealthDead), Session: s.State, ReclaimIn: reclaim(s)})
+		n := api.Node{Name: name, Health: string(cluster.HealthDead), Session: s.State, ReclaimIn: reclaim(s)}
+		id := cluster.Member{Name: name, Identity: s.Identity}.ServerID()
+		if slices.ContainsFunc(peers, func(p cluster.Peer) bool { return p.ID == id }) {
+			n.Role = string(config.RoleServer)
+		}
+		nodes = append(nodes, n)
 	}
 	return nodes
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/weirproxy/weir/cluster"
+	"github.com/weirproxy/weir/lease/leader"
 	"github.com/weirproxy/weir/lease/leasepb"
 	"github.com/weirproxy/weir/proxy"
 )
@@ -38,9 +39,25 @@ func TestDrainingNodes(t *testing.T) {
 	for health, want := range map[cluster.Health]bool{
 		cluster.HealthAlive: true, cluster.HealthSuspect: true, cluster.HealthDead: true, cluster.HealthLeft: false,
 	} {
-		got := nodes([]cluster.Member{{Name: "a", Health: health, Draining: true}, {Name: "b", Health: health}}, "", nil)
+		got := nodes([]cluster.Member{{Name: "a", Health: health, Draining: true}, {Name: "b", Health: health}}, nil, "", nil)
 		if len(got) != 2 || got[0].Draining != want || got[1].Draining {
 			t.Errorf("%s: %+v, want draining %v and false", health, got, want)
+		}
+	}
+}
+
+// Of a node that gossip has forgotten, and that still has a session, no role is made up: it is a
+// server if it is in the Raft configuration, and not if a former server of its name is.
+func TestForgottenNodes(t *testing.T) {
+	peers := []cluster.Peer{{ID: cluster.Member{Name: "s", Identity: "1"}.ServerID(), Name: "s"}}
+	for session, want := range map[leader.SessionInfo]string{
+		{Node: "s", Identity: "1"}: "server",
+		{Node: "s", Identity: "2"}: "",
+		{Node: "p", Identity: "1"}: "",
+	} {
+		got := nodes(nil, peers, "", map[string]leader.SessionInfo{session.Node: session})
+		if len(got) != 1 || got[0].Name != session.Node || got[0].Role != want {
+			t.Errorf("%+v: %+v; want the role %q", session, got, want)
 		}
 	}
 }

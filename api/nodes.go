@@ -11,7 +11,7 @@ type Nodes struct {
 // Node is one member of the cluster.
 type Node struct {
 	Name    string `json:"name"`
-	Role    string `json:"role"` // "server" or "proxy"
+	Role    string `json:"role"` // "server" or "proxy"; "" if it is unknown
 	Leader  bool   `json:"leader"`
 	Health  string `json:"health"`  // "alive", "suspect", "dead" or "left"
 	Session string `json:"session"` // "live", "fenced", "expired" or "none"

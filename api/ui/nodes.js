@@ -33,7 +33,7 @@ const SESSION = { live: 'session live', fenced: 'fenced', expired: 'session expi
 
 function update(el, parts, n) {
   const use = uses[n.name] ?? { inUse: 0, granted: 0, held: 0 };
-  text(parts.role, `${n.role} ·`);
+  text(parts.role, n.role && `${n.role} ·`);
   parts.leader.hidden = !n.leader;
   const draining = n.draining && n.health === 'alive';
   text(parts.health, draining ? 'draining' : n.health);

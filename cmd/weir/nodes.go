@@ -41,7 +41,7 @@ func showNodes(w io.Writer, nodes api.Nodes) error {
 		if n.Draining {
 			draining = "draining"
 		}
-		t.add(n.Name, n.Role, leader, n.Health, draining, n.Session, reclaim, orDash(n.Version), orDash(n.Addresses.RPC), orDash(n.Addresses.Gossip))
+		t.add(n.Name, orDash(n.Role), leader, n.Health, draining, n.Session, reclaim, orDash(n.Version), orDash(n.Addresses.RPC), orDash(n.Addresses.Gossip))
 	}
 	return t.write(w)
 }

@@ -1,6 +1,7 @@
 package top
 
 import (
+	"cmp"
 	"slices"
 	"time"
 )
@@ -65,7 +66,7 @@ func (m *Model) nodeTable(now time.Time) []string {
 			numbers = [...]string{"-", "-", "-", "-", "-", "-"}
 		}
 		lines = append(lines, m.row(columns, widths, []styled{
-			{text: m.opt.key(m.cluster.numberOf(n.Name)), raw: true}, name, {text: n.Role}, {text: leader, look: good},
+			{text: m.opt.key(m.cluster.numberOf(n.Name)), raw: true}, name, {text: cmp.Or(n.Role, "-")}, {text: leader, look: good},
 			healthCell(n), {text: n.Session, look: sessionLook(n.Session)},
 			{text: m.reclaim(now, n), look: warn},
 			{text: numbers[0]}, {text: numbers[1]}, {text: numbers[2]}, {text: numbers[3], look: when(n.waiting > 0, warn)},

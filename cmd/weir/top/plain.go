@@ -1,6 +1,9 @@
 package top
 
-import "time"
+import (
+	"cmp"
+	"time"
+)
 
 // Tables are the picture without a terminal: the rows of the nodes' table and of the hosts', each
 // with its header first. Columns of numbers have a header that begins with a hyphen.
@@ -20,7 +23,7 @@ func (m *Model) Tables(now time.Time) (nodes, hosts [][]string) {
 		if n.ReclaimIn != nil {
 			reclaim = m.reclaim(now, n)
 		}
-		row := []string{n.Name, n.Role, leader, n.Health, draining, n.Session, reclaim, "-", "-", "-", "-", "-", "-"}
+		row := []string{n.Name, cmp.Or(n.Role, "-"), leader, n.Health, draining, n.Session, reclaim, "-", "-", "-", "-", "-", "-"}
 		if n.open {
 			copy(row[7:], numbers(n.inUse, n.idle, n.granted, n.waiting, n.rate))
 		}
