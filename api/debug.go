@@ -20,7 +20,8 @@ type NodeConfig struct {
 type Setting struct {
 	Path  string `json:"path"`  // "proxy.listen"
 	Value string `json:"value"` // in the file's syntax; a secret is "(hidden)"
-	// At is the file:line that sets it; absent for a default or derived value.
+	// At is the file:line that sets it; absent for a default or derived value, and where another
+	// value stands there now, which waits for a restart.
 	At string `json:"at,omitempty"`
 }
 
