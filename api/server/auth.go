@@ -169,6 +169,7 @@ func readBody(w http.ResponseWriter, r *http.Request, most int64) ([]byte, error
 	case err != nil:
 		return nil, malformed("the body could not be read to its end: %v", err)
 	}
+	bodyRead(w)
 	return b, nil
 }
 

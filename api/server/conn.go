@@ -66,6 +66,27 @@ func handling(r *http.Request) {
 	}
 }
 
+// lastUnlessRead makes a request with a body its connection's last, until bodyRead. net/http holds
+// back an answer until the body has come or ReadTimeout has passed, unless the connection is to
+// close. Callers need no token to be answered without a look at their body, be it that they have
+// none.
+func lastUnlessRead(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor == 1 && r.ContentLength != 0 {
+		w.Header().Set("Connection", "close")
+	}
+}
+
+// bodyRead lets the connection serve further requests: nothing of the body is left.
+func bodyRead(w http.ResponseWriter) { w.Header().Del("Connection") }
+
+// giveWay lets another connection have the place of one that closes, but on which net/http still
+// waits for the rest of a body.
+func (s *Server) giveWay(w http.ResponseWriter, r *http.Request) {
+	if c, ok := r.Context().Value(connKey{}).(net.Conn); ok && w.Header().Get("Connection") == "close" {
+		s.conns.noteState(c, http.StateIdle)
+	}
+}
+
 // connState records that an answer has been sent, and whether a request is under way.
 func (s *Server) connState(conn net.Conn, state http.ConnState) {
 	s.conns.noteState(conn, state)

@@ -1,9 +1,11 @@
 package server
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -146,5 +148,61 @@ func TestIdleConnectionsDontShutTheAPI(t *testing.T) {
 	defer mu.Unlock()
 	if lines := strings.Count(logged.String(), "\n"); lines != 1 {
 		t.Errorf("%d lines about %d connections, want one:\n%s", lines, 3*maxConns, logged.String())
+	}
+}
+
+// TestMissingBodiesDontShutTheAPI: whoever announces a body and does not send it is answered at
+// once, where the body is not needed for the answer, and then gives way to others.
+func TestMissingBodiesDontShutTheAPI(t *testing.T) {
+	b := newBench(t, Config{Token: "secret"}, "a")
+	addr := b.nodes["a"].listen(t)
+	ask := func(request string) *http.Response {
+		t.Helper()
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		_ = c.SetDeadline(time.Now().Add(requestTimeout / 2))
+		if _, err := io.WriteString(c, request); err != nil {
+			t.Fatal(err)
+		}
+		return readAnswer(t, bufio.NewReader(c))
+	}
+	for i := range maxConns {
+		c := []struct {
+			request string
+			status  int
+		}{
+			{"PUT /v1/limits HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n", 401},
+			{"PUT /v1/limits HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n", 401},
+			{"PUT /v1/limits HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n", 401},
+			{"POST /v1/leave HTTP/1.1\r\nHost: evil.test\r\nContent-Length: 10\r\n\r\n", 403},
+			{"GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n", 200},
+			{"POST /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n", 405},
+			{"GET /ui/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n", 200},
+		}[i%7]
+		if got := ask(c.request); got.StatusCode != c.status || !got.Close {
+			t.Fatalf("request %d, %q: %s, the connection closes: %v; want %d, and that it does", i, c.request, got.Status, got.Close, c.status)
+		}
+	}
+}
+
+// TestBodiesKeepTheConnection: a request whose body was read is not its connection's last.
+func TestBodiesKeepTheConnection(t *testing.T) {
+	b := newBench(t, Config{Token: "secret"}, "a")
+	c, err := net.Dial("tcp", b.nodes["a"].listen(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	r := bufio.NewReader(c)
+	for range 3 {
+		if _, err := io.WriteString(c, "POST /v1/reload HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer secret\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"); err != nil {
+			t.Fatal(err)
+		}
+		if got := readAnswer(t, r); got.StatusCode != 200 || got.Close {
+			t.Fatalf("%s, the connection closes: %v", got.Status, got.Close)
+		}
 	}
 }

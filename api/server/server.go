@@ -148,7 +148,9 @@ func quietLog(l hclog.Logger) *log.Logger {
 func (s *Server) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		handling(r)
+		lastUnlessRead(w, r)
 		s.serve(w, r, s.check, s.public)
+		s.giveWay(w, r)
 	})
 }
 

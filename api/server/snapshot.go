@@ -147,6 +147,7 @@ func (s *Server) restoreSnapshot(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return snapshotProblem(err)
 	}
+	bodyRead(w)
 	_ = rc.SetWriteDeadline(time.Now().Add(answerTimeout)) // a recorder in a test has none
 	entry := fsm.Encode(restoring(summary.Limits))
 	if len(entry) > maxRestored {
