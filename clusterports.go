@@ -76,9 +76,13 @@ func loopMark(clusterID string) string {
 // viaName is a node's name in Via, which upstreams see. It contains a hash of the cluster's id,
 // because nodes of two clusters may have one name. Until a node knows its cluster, its own identity
 // is used instead.
-func viaName(node, clusterID string) string {
+func viaName(node, clusterID string) string { return viaNameOf(node, viaHash(clusterID)) }
+
+func viaNameOf(node, hash string) string { return proxy.Pseudonym(node + "-" + hash) }
+
+func viaHash(clusterID string) string {
 	sum := sha256.Sum256([]byte("weir via\x00" + clusterID))
-	return proxy.Pseudonym(node + "-" + hex.EncodeToString(sum[:6]))
+	return hex.EncodeToString(sum[:6])
 }
 
 // Proxied implements [server.ProxySource].
@@ -90,13 +94,22 @@ func (v view) Proxied() bool {
 func (v view) Dialled(client, accepted netip.AddrPort) bool { return v.proxy.Dialled(client, accepted) }
 
 // NamesProxy implements [server.ProxySource].
-func (v view) NamesProxy(pseudonym string) bool {
-	return namesProxy(v.members.Members(), v.members.ClusterID(), pseudonym)
+func (v view) NamesProxy(pseudonyms []string) bool {
+	return namesProxy(v.members.Members(), v.members.ClusterID(), pseudonyms)
 }
 
-func namesProxy(members []cluster.Member, clusterID, pseudonym string) bool {
-	return slices.ContainsFunc(members, func(m cluster.Member) bool {
-		return m.Health != cluster.HealthLeft && strings.EqualFold(viaName(m.Name, clusterID), pseudonym)
+// namesProxy looks at the members only for a name that could be one of theirs: callers without a
+// token can ask.
+func namesProxy(members []cluster.Member, clusterID string, pseudonyms []string) bool {
+	hash := viaHash(clusterID)
+	possible := map[string]bool{}
+	for _, p := range pseudonyms {
+		if p = strings.ToLower(p); strings.HasSuffix(p, hash) {
+			possible[p] = true
+		}
+	}
+	return len(possible) > 0 && slices.ContainsFunc(members, func(m cluster.Member) bool {
+		return m.Health != cluster.HealthLeft && possible[strings.ToLower(viaNameOf(m.Name, hash))]
 	})
 }
 

@@ -173,8 +173,10 @@ func TestViaNames(t *testing.T) {
 		mine: true, strings.ToUpper(mine): true, viaName("b ü", "cluster 1"): true,
 		other: false, "a": false, viaName("c", "cluster 1"): false, "": false,
 	} {
-		if namesProxy(members, "cluster 1", name) != want {
-			t.Errorf("%q names a proxy of the cluster: %t", name, !want)
+		for _, names := range [][]string{{name}, {"x", name}, {name, other}} {
+			if namesProxy(members, "cluster 1", names) != want {
+				t.Errorf("%q name a proxy of the cluster: %t", names, !want)
+			}
 		}
 	}
 	if strings.ContainsAny(viaName("b ü", "x"), " ü") {

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -21,9 +22,12 @@ type ProxySource interface {
 	// Dialled reports whether this node's proxy opened the connection from client, which the API
 	// accepted at the address accepted.
 	Dialled(client, accepted netip.AddrPort) bool
-	// NamesProxy reports whether a name in Via belongs to one of the cluster's proxies.
-	NamesProxy(pseudonym string) bool
+	// NamesProxy reports whether one of the names in Via belongs to one of the cluster's proxies.
+	NamesProxy(pseudonyms []string) bool
 }
+
+// maxVia bounds the names in Via that are looked at: this is done for callers without a token.
+const maxVia = 32
 
 // proxied refuses a request that has come through a proxy.
 func proxied() error {
@@ -37,17 +41,36 @@ func (s *Server) checkDirect(r *http.Request) error {
 	if p == nil || !p.Proxied() {
 		return nil
 	}
-	for _, value := range r.Header.Values("Via") {
-		for _, item := range strings.Split(value, ",") {
-			if words := strings.Fields(item); len(words) >= 2 && p.NamesProxy(words[1]) {
-				return proxied()
-			}
-		}
+	if names := lastVia(r.Header.Values("Via")); len(names) > 0 && p.NamesProxy(names) {
+		return proxied()
 	}
 	if o, ok := r.Context().Value(originKey{}).(*origin); ok && o.dialled(p) {
 		return proxied()
 	}
 	return nil
+}
+
+// lastVia returns the last names in Via. Each proxy adds its own at the end: whatever a worker has
+// put before it, that of the proxy nearest to here is among them.
+func lastVia(values []string) (names []string) {
+	looked := 0
+	for _, value := range slices.Backward(values) {
+		for more := true; more; looked++ {
+			if looked == maxVia {
+				return names
+			}
+			item := value
+			if i := strings.LastIndexByte(value, ','); i >= 0 {
+				value, item = value[:i], value[i+1:]
+			} else {
+				more = false
+			}
+			if words := strings.Fields(item); len(words) >= 2 {
+				names = append(names, words[1])
+			}
+		}
+	}
+	return names
 }
 
 type originKey struct{}

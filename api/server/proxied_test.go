@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -16,6 +18,7 @@ type someProxies struct {
 	off     bool
 	dialled atomic.Pointer[netip.AddrPort]
 	asked   atomic.Int32
+	named   atomic.Int32 // names in Via
 }
 
 func (p *someProxies) Proxied() bool { return !p.off }
@@ -26,7 +29,10 @@ func (p *someProxies) Dialled(client, _ netip.AddrPort) bool {
 	return at != nil && *at == client
 }
 
-func (p *someProxies) NamesProxy(name string) bool { return strings.EqualFold(name, "a") }
+func (p *someProxies) NamesProxy(names []string) bool {
+	p.named.Add(int32(len(names)))
+	return slices.ContainsFunc(names, func(name string) bool { return strings.EqualFold(name, "a") })
+}
 
 // A request that names one of the cluster's proxies in Via is refused, whatever its token.
 func TestRequestsThroughProxies(t *testing.T) {
@@ -46,6 +52,29 @@ func TestRequestsThroughProxies(t *testing.T) {
 			if w.Code != c.status || c.status == 403 && !strings.Contains(w.Body.String(), "through_proxy") {
 				t.Errorf("%s with Via %q: %d %s", path, c.via, w.Code, w.Body)
 			}
+		}
+	}
+}
+
+// A long Via costs no more than a short one, and hides no proxy: that adds its name at the end.
+func TestLongVia(t *testing.T) {
+	long := strings.Repeat("1.1 x,", 16_000)
+	for _, c := range []struct {
+		via    []string
+		status int
+	}{
+		{[]string{long + "1.1 a"}, 403}, {[]string{long, "1.1 a"}, 403}, {[]string{"1.1 x", long + "1.1 a, 1.1 cdn"}, 403},
+		{[]string{long}, 401}, {[]string{strings.Repeat(",", 50_000)}, 401}, {slices.Repeat([]string{"1.1 x"}, 5_000), 401},
+	} {
+		a := newBench(t, Config{Token: "secret"}, "a").nodes["a"]
+		proxies := new(someProxies)
+		a.server.deps.Proxies = proxies
+		r := httptest.NewRequest("GET", "http://localhost/v1/limits", nil)
+		r.Header["Via"] = c.via
+		w := httptest.NewRecorder()
+		a.server.Handler().ServeHTTP(w, r)
+		if w.Code != c.status || proxies.named.Load() > maxVia {
+			t.Errorf("Via of %d lines, %.20q: %d, after %d names; want %d after at most %d", len(c.via), c.via[0], w.Code, proxies.named.Load(), c.status, maxVia)
 		}
 	}
 }
