@@ -176,17 +176,29 @@ func readBody(w http.ResponseWriter, r *http.Request, most int64) ([]byte, error
 // query returns the request's parameters, after checking that it has only the named ones, each
 // once.
 func query(r *http.Request, names ...string) (url.Values, error) {
-	q, err := url.ParseQuery(r.URL.RawQuery)
+	q, err := parseQuery(r)
 	if err != nil {
-		return nil, malformed("the query is not encoded correctly: %v", err)
+		return nil, err
 	}
-	for name, values := range q {
+	for name := range q {
 		if !slices.Contains(names, name) {
 			if len(names) == 0 {
 				return nil, malformed("%s takes no query parameters, and so not %q", r.URL.Path, name)
 			}
 			return nil, malformed("%s has no query parameter %q: it takes %s", r.URL.Path, name, strings.Join(names, ", "))
 		}
+	}
+	return q, nil
+}
+
+// parseQuery returns the request's parameters, of any name, each given once. [url.URL.Query] would
+// leave out what is malformed.
+func parseQuery(r *http.Request) (url.Values, error) {
+	q, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, malformed("the query is not encoded correctly: %v", err)
+	}
+	for name, values := range q {
 		if len(values) > 1 {
 			return nil, malformed("the query parameter %q is given more than once", name)
 		}

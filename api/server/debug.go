@@ -102,12 +102,12 @@ func (s *Server) atNode(peer bool, serve endpoint) endpoint {
 		return serve
 	}
 	return func(w http.ResponseWriter, r *http.Request) error {
-		q := r.URL.Query()
+		q, err := parseQuery(r)
+		if err != nil {
+			return err
+		}
 		if !q.Has("node") {
 			return serve(w, r)
-		}
-		if len(q["node"]) > 1 {
-			return malformed("the query parameter %q is given more than once", "node")
 		}
 		node := q.Get("node")
 		q.Del("node")

@@ -45,6 +45,10 @@ func TestDebugTellsOfAnyNode(t *testing.T) {
 	refused(t, ask(api.PathSystem+"?node=a&node=b"), 400, "more than once")
 	refused(t, ask(api.PathSystem+"?x=1"), 400, `"x"`)
 	refused(t, ask(api.PathSystem+"?x=1&node=b"), 400, `"x"`)
+	for _, node := range []string{"a", "b"} {
+		refused(t, ask(api.PathLogs+"?lines=1;node=a&node="+node), 400, "not encoded correctly")
+		refused(t, ask(api.PathLogs+"?lines=%zz&node="+node), 400, "not encoded correctly")
+	}
 	refused(t, ask(api.PathLogs+"?lines=1001"), 400, "1 to 1000")
 	b.nodes["b"].down = true
 	refused(t, ask(api.PathSystem+"?node=b"), 503, "does not answer")
