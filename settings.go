@@ -41,7 +41,8 @@ func (r *reloader) reload(ctx context.Context) (api.Reloaded, error) {
 	r.digest(config.Digest(file.Lease.TTL, file.ClusterLimits()))
 	changed, err := r.limits(ctx, file.ClusterLimits())
 	if err != nil {
-		return api.Reloaded{}, fmt.Errorf("the node's own settings are applied, the limits are not: %w", err)
+		reloaded.Applied = slices.DeleteFunc(reloaded.Applied, func(path string) bool { return path == "limits" })
+		return reloaded, fmt.Errorf("%w: %w", server.ErrPartlyReloaded, err)
 	}
 	if changed && !slices.Contains(reloaded.Applied, "limits") { // the cluster had other limits, from another node
 		reloaded.Applied = append(reloaded.Applied, "limits")
@@ -50,15 +51,16 @@ func (r *reloader) reload(ctx context.Context) (api.Reloaded, error) {
 }
 
 // Reload reads the settings again, and applies those that need no restart. Limits in them become
-// the cluster's config limits. An error in the settings changes nothing. After [Node.Close] the
-// error is [ErrClosed].
+// the cluster's config limits. An error in the settings changes nothing. If only the limits can't
+// be written, the error is [server.ErrPartlyReloaded], and what is applied is returned all the same.
+// After [Node.Close] the error is [ErrClosed].
 func (n *Node) Reload(ctx context.Context) (api.Reloaded, error) {
 	if n.life.Err() != nil { // an access log that was opened anew would stay open
 		return api.Reloaded{}, ErrClosed
 	}
 	reloaded, err := n.reloader.reload(ctx)
 	if err != nil {
-		return api.Reloaded{}, err
+		return reloaded, err
 	}
 	n.checkAgreement()
 	n.log.Info("reloaded", "applied", reloaded.Applied, "need_restart", reloaded.NeedRestart)

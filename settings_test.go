@@ -145,6 +145,26 @@ func TestAnotherTTLIsSeenAtAReload(t *testing.T) {
 	}
 }
 
+// If the limits can't be written, what is applied all the same is named, without them.
+func TestAPartialReloadSaysWhatIsApplied(t *testing.T) {
+	noLeader := errors.New("no leader")
+	r := reloader{
+		turn: make(chan struct{}, 1),
+		settings: func() (*config.Config, api.Reloaded, error) {
+			return config.Default(true), api.Reloaded{Applied: []string{"log.level", "limits"}, NeedRestart: []string{"lease.ttl"}}, nil
+		},
+		digest: func(string) {},
+		limits: func(context.Context, []limit.Limit) (bool, error) { return false, noLeader },
+	}
+	got, err := r.reload(t.Context())
+	if !errors.Is(err, server.ErrPartlyReloaded) || !errors.Is(err, noLeader) {
+		t.Error(err)
+	}
+	if !slices.Equal(got.Applied, []string{"log.level"}) || !slices.Equal(got.NeedRestart, []string{"lease.ttl"}) {
+		t.Errorf("%+v", got)
+	}
+}
+
 // lockedBuffer is a log that is read while a node writes to it.
 type lockedBuffer struct {
 	mu sync.Mutex

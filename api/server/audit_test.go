@@ -3,6 +3,7 @@ package server
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -91,6 +92,32 @@ func TestAudit(t *testing.T) {
 	b.nodes["b"].do(try{method: "DELETE", path: api.PathConnections + "/9", header: map[string]string{"Authorization": "Bearer secret"}})
 	if lines := append(leader(), other()...); len(lines) > 0 {
 		t.Errorf("told of what was refused: %q", lines)
+	}
+}
+
+// TestAuditOfReloads: one that has failed is told of as what it was, for the node's own settings and
+// for the cluster's limits.
+func TestAuditOfReloads(t *testing.T) {
+	b := newBench(t, Config{}, "a")
+	a := b.nodes["a"]
+	lines := a.audited(t)
+	const who = " through=a"
+	for _, c := range []struct {
+		err    error
+		status int
+		detail string
+		line   string
+	}{
+		{fmt.Errorf("%w: a.hcl:1,2: no such block", ErrInvalidConfig), 422, "a.hcl:1,2", "configuration not reloaded "},
+		{fmt.Errorf("%w: %w", ErrPartlyReloaded, ErrNoLeader), 503, "own settings are applied; writing the cluster's limits failed: the cluster has no leader", "configuration reloaded, but not its limits applied=[log.level] "},
+		{fmt.Errorf("%w: %w", ErrPartlyReloaded, problemf(507, "disk_full", "make room")), 507, "own settings are applied; writing the cluster's limits failed: make room", "configuration reloaded, but not its limits applied=[log.level] "},
+		{fmt.Errorf("%w: %w", ErrPartlyReloaded, errors.New("secret")), 500, "own settings are applied; writing the cluster's limits failed: the node failed", "configuration reloaded, but not its limits applied=[log.level] "},
+	} {
+		a.reload = c.err
+		refused(t, a.do(try{method: "POST", path: "/v1/reload"}), c.status, c.detail)
+		if got := lines(); len(got) != 1 || !strings.HasPrefix(got[0], c.line) || !strings.HasSuffix(got[0], who) {
+			t.Errorf("%v: %q; want %s…%s", c.err, got, c.line, who)
+		}
 	}
 }
 

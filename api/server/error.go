@@ -34,6 +34,9 @@ var (
 	ErrNoRaft = errors.New("this node holds no Raft state")
 	// ErrInvalidConfig: a reload found errors in the config, and nothing has changed.
 	ErrInvalidConfig = errors.New("the configuration is invalid")
+	// ErrPartlyReloaded: a reload has put the node's own settings in force, and then failed to write
+	// the cluster's limits.
+	ErrPartlyReloaded = errors.New("the node's own settings are applied; writing the cluster's limits failed")
 	// ErrNotVisible: the write is committed, but did not reach this node in time.
 	ErrNotVisible = errors.New("the write is committed, but this node has not seen it yet")
 )

@@ -2,7 +2,9 @@ package server
 
 import (
 	"context"
+	"errors"
 	"net/http"
+	"strings"
 
 	"github.com/weirproxy/weir/api"
 )
@@ -18,7 +20,8 @@ type Lifecycle interface {
 	// Leave drains the node, removes it from the cluster for good, and ends the process.
 	Leave(ctx context.Context) error
 	// Reload reads the config again. A config with errors changes nothing: Reload fails with
-	// ErrInvalidConfig and the errors' positions.
+	// ErrInvalidConfig and the errors' positions. With ErrPartlyReloaded, Reloaded names what is
+	// applied all the same.
 	Reload(ctx context.Context) (api.Reloaded, error)
 }
 
@@ -57,12 +60,26 @@ func (s *Server) reload(r *http.Request) (answer, error) {
 	}
 	ctx := s.withAuthor(r.Context(), r, false)
 	done, err := s.deps.Lifecycle.Reload(ctx)
-	if err != nil {
+	done.Applied = append([]string{}, done.Applied...)
+	done.NeedRestart = append([]string{}, done.NeedRestart...)
+	switch {
+	case errors.Is(err, ErrPartlyReloaded):
+		s.note(ctx, "configuration reloaded, but not its limits", "applied", done.Applied, "need_restart", done.NeedRestart, "error", err)
+		return answer{}, partlyReloaded(err)
+	case err != nil:
 		s.note(ctx, "configuration not reloaded", "error", err)
 		return answer{}, err
 	}
-	done.Applied = append([]string{}, done.Applied...)
-	done.NeedRestart = append([]string{}, done.NeedRestart...)
 	s.note(ctx, "configuration reloaded", "applied", done.Applied, "need_restart", done.NeedRestart)
 	return answer{body: done}, nil
+}
+
+// partlyReloaded is the problem with the limits, which may be another node's answer. It says as well
+// that there is more to it.
+func partlyReloaded(err error) error {
+	p := *problemOf(err)
+	if what := ErrPartlyReloaded.Error(); !strings.HasPrefix(p.Detail, what) {
+		p.Detail = what + ": " + p.Detail
+	}
+	return &p
 }
