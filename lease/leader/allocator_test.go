@@ -480,3 +480,37 @@ func TestGrantOnItsWayStays(t *testing.T) {
 		t.Error("node a keeps both slots while b waits")
 	}
 }
+
+// A node keeps the number of the last target that it knows of a key, also when the leader has
+// forgotten the key. It must not seem to know the first target of the next contention: its word of
+// what lies idle would be taken for a new one.
+func TestTargetsAreNotNumberedAnew(t *testing.T) {
+	d := newDesk(t, kit.Limit(t, "up", 1, limit.Queue{}))
+	key := limit.HostConnections("up")
+	d.join(1, "a", "1")
+	d.join(2, "b", "2")
+	contend := func() (seq uint64) {
+		d.demand(1, &leasepb.Demand{Waiting: 1})
+		d.turn()
+		d.demand(1, &leasepb.Demand{Held: 1, InUse: 1})
+		d.demand(2, &leasepb.Demand{Waiting: 1, Ask: 1})
+		d.turn()
+		return d.alloc.conns[1].demands[key].seq
+	}
+	first := contend()
+	d.alloc.update(d.now, 1, &leasepb.Update{
+		Releases:    []*leasepb.Holding{{Key: fsmpb.KeyOf(key), Slots: 1}},
+		Demands:     []*leasepb.Demand{{Key: fsmpb.KeyOf(key)}},
+		LimitsIndex: d.state.Table().Index,
+	})
+	d.demand(2, &leasepb.Demand{})
+	for d.alloc.keys[key] != nil {
+		d.turn()
+		if d.now += 100 * time.Millisecond; d.now > time.Minute {
+			t.Fatal("the leader does not forget the key")
+		}
+	}
+	if again := contend(); first == 0 || again <= first {
+		t.Errorf("the target of the next contention has the number %d, that of the one before %d", again, first)
+	}
+}

@@ -13,6 +13,9 @@ import (
 type demandBook struct {
 	keys     map[limit.Key]*contest
 	contests []*contest // the same, in an order that depends on what came in alone
+	// targets numbers all targets: a node that acknowledges one of a key which the leader has
+	// forgotten since must not seem to know the first of the next.
+	targets uint64
 }
 
 // contest is what is known of a key that somebody wants or holds.
@@ -228,7 +231,8 @@ func (a *Allocator) setTarget(d *demand, t target) {
 		return
 	}
 	d.sent = t
-	d.seq++
+	a.targets++
+	d.seq = a.targets
 	as := d.peer.assigning()
 	as.Targets = append(as.Targets, &leasepb.Target{
 		Key: fsmpb.KeyOf(d.c.key), Seq: d.seq, Slots: t.slots, Contended: t.contended, Evict: t.evict})

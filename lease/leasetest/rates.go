@@ -21,6 +21,14 @@ type rateInfo struct {
 	waiting  int           // requests, once nothing goes wrong any more
 	since    time.Duration // somebody has waited all the time, but for moments
 	until    time.Duration // somebody waited last
+	mixed    mixed
+}
+
+// mixed is when a request last began to wait for a rate that needs tokens of another one too. If it
+// does not get these, a unit has gone to its node in vain.
+type mixed struct {
+	at    time.Duration
+	other int // among the keys
 }
 
 // rateMoment is for how long nobody may wait while there is demand all the time.
@@ -287,9 +295,16 @@ func (u *upstream) onTheWay(k *keyInfo) float64 {
 // goesRound reports whether a rate has fewer units than there are nodes.
 func (u *upstream) goesRound(r *rateInfo) bool { return int(r.now.burst) < len(u.w.nodes) }
 
-// lacksOthers reports whether a request that waits for a rate is under another one too, which is
-// used well, or which it can't have for now.
+// lacksOthers reports whether a request that waits for a rate, or has lately, is under another one
+// too, which is used well, or which it can't have for now.
 func (u *upstream) lacksOthers(k *keyInfo, window time.Duration) bool {
+	if m := k.rate.mixed; m.at > u.w.now-window {
+		if r := u.keys[m.other].rate; r.now.second != 0 {
+			if _, _, ok := u.wellUsed(r, window, 1); ok {
+				return true
+			}
+		}
+	}
 	for _, c := range u.asked {
 		if c.key != k.key {
 			continue

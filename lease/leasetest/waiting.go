@@ -15,6 +15,11 @@ func (u *upstream) waits(c *conn) {
 		u.asked = append(u.asked, c)
 		if r := u.keys[u.keyOf(c.key)].rate; r != nil {
 			r.waits(u.w.now, 1)
+			for _, key := range c.tokenKeys() {
+				if key != c.key {
+					r.mixed = mixed{u.w.now, u.keyOf(key)}
+				}
+			}
 		}
 		u.circle()
 	}
