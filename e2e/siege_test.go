@@ -229,12 +229,12 @@ func (s *siege) judge(t *testing.T) {
 		weigh(t, f.what, f.steps, late, f.passed())
 	}
 	for _, c := range s.crowds {
+		if c.slots > 0 { // before workers are given up, whose requests end before their upstream knows
+			c.judge(t, s.late.begun, blind)
+		}
 		c.rest()
 		if c.steps != nil {
 			weigh(t, c.what, c.steps, late, c.passed())
-		}
-		if c.slots > 0 {
-			c.judge(t, s.late.begun, blind)
 		}
 	}
 }
