@@ -120,15 +120,11 @@ func (b *bucket) resize(now time.Duration, fill, size float64) {
 	b.level = min(b.level, size)
 }
 
-// leave takes a part of the bucket out, and of the level what goes with it: its part, or, if whole,
-// as much as there is room for. The rest of the bucket must be resized before it is filled again.
-func (b *bucket) leave(now time.Duration, part float64, whole bool) (grains int64) {
+// leave takes a part of the bucket out, and of the level what goes with it. The rest of the bucket
+// must be resized before it is filled again.
+func (b *bucket) leave(now time.Duration, part float64) (grains int64) {
 	b.settle(now)
-	gone := max(b.level, 0) * part
-	if whole {
-		gone = min(max(b.level, 0), b.size*part)
-	}
-	gone = math.Floor(gone)
+	gone := math.Floor(max(b.level, 0) * part)
 	b.level -= gone
 	b.size *= 1 - part
 	if b.scale *= 1 - part; b.scale < leastScale {

@@ -230,23 +230,6 @@ func TestRateRefusals(t *testing.T) {
 	})
 }
 
-// All tokens of a burst are of use, through whatever nodes the requests come: none is left in parts
-// on several nodes when units move.
-func TestTokensMoveWhole(t *testing.T) {
-	for _, burst := range []int64{2, 4, 5, 10, 20} {
-		synctest.Test(t, func(t *testing.T) {
-			nodes := startThree(t, startCluster(t, requestLimit(t, "up", "1/h", burst, limit.Queue{})))
-			subject := &limit.Subject{Host: to(t, "up")}
-			for i := range burst + 1 {
-				name := string(rune('a' + i%3))
-				if err := nodes[name].Take(t.Context(), subject, 0); (err == nil) != (i < burst) {
-					t.Fatalf("request %d under a burst of %d, through %s: %v", i+1, burst, name, err)
-				}
-			}
-		})
-	}
-}
-
 // A request that has waited in vain, or finds the queue full, is told when the next token comes:
 // neither itself nor the others that wait are added.
 func TestRateRefusalsOfAQueue(t *testing.T) {
