@@ -427,7 +427,7 @@ func (w *world) rest() {
 		}
 	}
 	var err error
-	for range 20 + int(w.longestFill()/(500*ms)) {
+	for i := 0; i < 20+int(w.longestFill()/(500*ms)); i++ { // the slowest may be used for the first time only now
 		w.run(500 * ms)
 		if err = w.atRest(); err == nil || w.breach != "" {
 			break
