@@ -70,13 +70,14 @@ func (u *upstream) freed(place int) {
 	u.watch(place)
 }
 
-// servedMeanwhile reports whether as many requests as there are slots had one since a moment, be it
-// one after the other: slots take a while to go from node to node, and meanwhile nobody uses them.
-func (u *upstream) servedMeanwhile(key int, since time.Duration) bool {
+// servedMeanwhile reports whether as many requests as there are slots had one since another asked,
+// or just before, be it one after the other: slots, and the news of them, take a while to go from
+// node to node, and meanwhile nobody uses them.
+func (u *upstream) servedMeanwhile(key int, asked time.Duration) bool {
 	k := &u.keys[key]
 	n := u.inHand(key)
 	for _, at := range k.ends {
-		if at >= since {
+		if at >= asked-u.w.rtt-u.w.commit {
 			n++
 		}
 	}
