@@ -11,7 +11,7 @@ import (
 // unfold joins folded lines in place: spaces replace the line ends between them (RFC 9112 §5.2). It
 // leaves a line alone that starts with a space but follows no field.
 func unfold(b []byte) {
-	field := false // the line is one: it has a colon
+	field := false // the line is one, which has been folded: it has a colon
 	for line, at := 0, 0; ; {
 		i := bytes.IndexByte(b[at:], '\n')
 		if i < 0 {
@@ -20,11 +20,11 @@ func unfold(b []byte) {
 		end := at + i
 		at = end + 1
 		empty := end == line || end == line+1 && b[line] == '\r'
-		field = field || bytes.IndexByte(b[line:end], ':') >= 0
-		if empty || at == len(b) || !isSpace(b[at]) || !field {
+		if empty || at == len(b) || !isSpace(b[at]) || !field && bytes.IndexByte(b[line:end], ':') < 0 {
 			line, field = at, false
 			continue
 		}
+		field = true
 		b[end] = ' '
 		if b[end-1] == '\r' {
 			b[end-1] = ' '
