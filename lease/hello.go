@@ -8,8 +8,8 @@ import (
 	"github.com/weirproxy/weir/lease/leasepb"
 )
 
-// maxStated bounds the holdings that one message states, to the next page. With the longest names of
-// hosts that is well below the 4 MiB that an older server takes in one message.
+// maxStated bounds the holdings that one message states, to the next page. With the longest names
+// of hosts that is well below the 4 MiB that an older server takes in one message.
 const maxStated = 8192
 
 // statement is the hello on its way out: where the session goes on, it states all that is held.

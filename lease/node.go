@@ -39,8 +39,9 @@ const clockJump = leasepb.Margin
 // shell in production; a simulation has another.
 //
 // TryAcquire, TryRelease, Park, Closing, Unpark, Live, Enter, Leave, Serves, TryTake, TryPiece and
-// PutBack are the fast path and may be called at any time. All other methods need the core's lock, which is the shell's. Time is an argument, and what
-// the shell has to do after each call is a result: [Effects].
+// PutBack are the fast path and may be called at any time. All other methods need the core's lock,
+// which is the shell's. Time is an argument, and what the shell has to do after each call is a
+// result: [Effects].
 type Node struct {
 	name     string
 	identity string

@@ -76,8 +76,8 @@ func (m *Manager) Begin(ctx context.Context, r *Request, subject *limit.Subject,
 	return nil
 }
 
-// NewRequest returns a request for [Node.Enter]; its subject stays as it is. It has no [Manager]: End, Live and Waited must not
-// be called.
+// NewRequest returns a request for [Node.Enter]; its subject stays as it is. It has no [Manager]:
+// End, Live and Waited must not be called.
 func NewRequest(subject *limit.Subject, h Holder) *Request {
 	return &Request{subject: subject, holder: h}
 }

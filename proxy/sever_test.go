@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weirproxy/weir/lease"
+	"github.com/weirproxy/weir/proxy/sock"
 )
 
 func TestSever(t *testing.T) {
@@ -170,5 +171,28 @@ func TestFailedRelayHoldsTheSlot(t *testing.T) {
 	eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
 	if !s.wasHeld() {
 		t.Error("the slot was released at once")
+	}
+}
+
+// No byte goes to either side of a tunnel once its slot, or its request's claims, are not live,
+// whichever way it was opened.
+func TestBothSidesOfATunnelAreGuarded(t *testing.T) {
+	for _, what := range []string{"slot", "claims"} {
+		w := newWorld(t, 0)
+		u := newUpstream(t, nil)
+		w.connect(u.addr)
+		u.accept()
+		f := w.flows.all()[0]
+		sides := map[string]*sock.Conn{"upstream": f.upstream, "client": f.client.sock}
+		if what == "slot" {
+			w.adm.slots()[0].live.Store(false)
+		} else {
+			w.adm.only(t).live.Store(false)
+		}
+		for side, s := range sides {
+			if s.Write([]byte("late"), nil, nil) == nil {
+				t.Errorf("without live %s, a byte went to the %s", what, side)
+			}
+		}
 	}
 }

@@ -89,9 +89,8 @@ func (a *Allocator) eligible(now time.Duration, p *peer) bool {
 	return p.conn != 0 && p.proven && !p.closing && now-p.seen <= a.silence(p)
 }
 
-// silence is how long a node may be silent before it is granted nothing more: three
-// keep-alives, or one and a half if gossip says that it is dead. As long as its keep-alives arrive, gossip is
-// wrong.
+// silence is how long a node may be silent before it is granted nothing more: three keep-alives, or
+// one and a half if gossip says that it is dead. As long as its keep-alives arrive, gossip is wrong.
 func (a *Allocator) silence(p *peer) time.Duration {
 	if p.dead {
 		return a.ttl / leasepb.KeepAlives * 3 / 2
