@@ -75,23 +75,29 @@ func (d *desk) granted(conn uint64) int64 {
 }
 
 // An old hello must not release what was granted since: only once the node speaks on the stream is
-// it known to be the newest.
+// it known to be the newest. Then what it does not state is released, and nothing of what it does.
 func TestOldHelloReleasesNothing(t *testing.T) {
-	d := newDesk(t, kit.Limit(t, "up", 5, limit.Queue{}))
-	d.join(1, "a", "1")
-	id := d.alloc.conns[1].ID
-	d.demand(1, &leasepb.Demand{Waiting: 2})
-	d.turn()
-	old := &leasepb.Hello{Protocol: leasepb.Version, Node: "a", Identity: "1", Session: id}
-	d.alloc.hello(d.now, d.state, 2, old) // says that nothing is held
-	d.turn()
-	if g := d.state.GrantOf(id, limit.HostConnections("up")); g != 2 {
-		t.Fatalf("a hello alone left %d of 2 slots", g)
-	}
-	d.alloc.update(d.now, 2, &leasepb.Update{LimitsIndex: 1}) // it was the newest after all
-	d.turn()
-	if g := d.state.GrantOf(id, limit.HostConnections("up")); g != 0 {
-		t.Errorf("%d slots are granted that the node does not hold", g)
+	key := limit.HostConnections("up")
+	for _, stated := range []int64{0, 1, 2} {
+		d := newDesk(t, kit.Limit(t, "up", 5, limit.Queue{}))
+		d.join(1, "a", "1")
+		id := d.alloc.conns[1].ID
+		d.demand(1, &leasepb.Demand{Waiting: 2})
+		d.turn()
+		old := &leasepb.Hello{Protocol: leasepb.Version, Node: "a", Identity: "1", Session: id}
+		if stated > 0 {
+			old.Holdings = []*leasepb.Holding{{Key: fsmpb.KeyOf(key), Slots: stated}}
+		}
+		d.alloc.hello(d.now, d.state, 2, old)
+		d.turn()
+		if g := d.state.GrantOf(id, key); g != 2 {
+			t.Fatalf("a hello alone left %d of 2 slots", g)
+		}
+		d.alloc.update(d.now, 2, &leasepb.Update{LimitsIndex: 1}) // it was the newest after all
+		d.turn()
+		if g := d.state.GrantOf(id, key); g != stated {
+			t.Errorf("%d slots are granted, and the node holds %d", g, stated)
+		}
 	}
 }
 
