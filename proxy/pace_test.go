@@ -105,6 +105,8 @@ func TestPacedFromTheMiddle(t *testing.T) {
 	q.expect("01")
 	q.send("ab")
 	p.expect("ab")
+	// A read that asked for the limit just before there was one may still bring bytes.
+	eventually(t, "both directions wait for bytes", func() bool { return pumpsThat("IO wait") == 2 })
 	w.adm.pace()
 	p.send("0123456789")
 	q.send("abcdefghij")

@@ -36,9 +36,18 @@ func (f *flow) sleeping() uint32 {
 }
 
 // pumps returns the number of relaying goroutines.
-func pumps() int {
+func pumps() int { return pumpsThat("") }
+
+// pumpsThat returns the number of relaying goroutines in a state, such as "IO wait"; "" is any.
+func pumpsThat(state string) (n int) {
 	stacks := make([]byte, 1<<20)
-	return strings.Count(string(stacks[:runtime.Stack(stacks, true)]), "proxy.(*flow).pump(")
+	for stack := range strings.SplitSeq(string(stacks[:runtime.Stack(stacks, true)]), "\n\n") {
+		head, _, _ := strings.Cut(stack, "\n")
+		if strings.Contains(stack, "proxy.(*flow).pump(") && strings.Contains(head, "["+state) {
+			n++
+		}
+	}
+	return n
 }
 
 // A sleeping tunnel holds no goroutine, and wakes without loss.
