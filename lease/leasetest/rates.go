@@ -224,7 +224,7 @@ func (u *upstream) watchRate(k *keyInfo) {
 		return
 	}
 	window := u.w.patience() + 3*u.tokenTime(r)
-	if u.w.now-max(r.since, u.finalFrom) > window && !u.lacksOthers(k, window) && !u.levelsDoubted(r, window) {
+	if u.w.now-max(r.since, u.finalFrom) > window && !u.lacksOthers(k, window) && !u.levelsDoubted(k, window) {
 		u.w.out.Watched++
 		if n, brings, ok := u.wellUsed(r, window, u.onTheWay(k)); !ok {
 			u.w.fail(BreachStarved, "requests wait for tokens of %s, and of %.1f in the last %v only %g were used", k.key, brings, window, n)
@@ -248,13 +248,15 @@ func (u *upstream) watchRate(k *keyInfo) {
 // levelsDoubted reports whether, at the beginning of a window that ends now, the leader passed on
 // no levels, because its log is an older copy: what a unit has gathered is lost with each
 // hand-over.
-func (u *upstream) levelsDoubted(r *rateInfo, window time.Duration) bool {
+func (u *upstream) levelsDoubted(k *keyInfo, window time.Duration) bool {
 	x := u.w.nodes[0] // a log is only put back where there is one server
 	if !x.doubted {
 		return false
 	}
-	fill := time.Duration(r.now.burst / r.now.second * float64(time.Second))
-	return x.mono()-x.born < u.w.plan.TTL.D()+leaseMargin+fill+window
+	l, r := u.table.Governing(k.key), k.key.Resource
+	fill := time.Duration(float64(l.BurstGrains(r)) / l.PerSecond(r) * 1.01 * float64(time.Second))
+	began := x.mono() - drifted(window, x.ppm)
+	return began-x.born < u.w.plan.TTL.D()+leaseMargin+fill+leaseMargin
 }
 
 // tokenTime is how long a token takes to come, and to be used.
