@@ -122,6 +122,16 @@ func (u *upstream) rateChanged(k *keyInfo) {
 	}
 }
 
+// followed takes note that a node goes by newer limits. They need not be the newest: its buckets
+// fill by those that it passes through, however soon others come.
+func (u *upstream) followed() {
+	for i := range u.keys {
+		if k := &u.keys[i]; k.rate != nil && k.rate.behind {
+			u.rateChanged(k)
+		}
+	}
+}
+
 // took is a token of a key that a node takes.
 func (u *upstream) took(c *conn, key limit.Key) {
 	if u.takes(c.x, &u.keys[u.keyOf(key)], 1) {

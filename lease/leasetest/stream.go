@@ -190,6 +190,9 @@ func (s *stream) take(m *leasepb.LeaderMessage) bool {
 		x.back = max(0, x.clock()-x.sentAt[ack.Seq%uint64(len(x.sentAt))])
 		x.alarmAt = 0
 	}
+	if m.GetLimits() != nil {
+		w.up.followed()
+	}
 	if r := m.GetRefused(); r != nil {
 		w.trace.note(w.now, x.name, "is refused:", r.Detail)
 		s.refused(r)
