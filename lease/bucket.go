@@ -21,6 +21,7 @@ type bucket struct {
 	at    time.Duration // on the node's clock
 	fill  float64       // grains a nanosecond
 	size  float64       // the most that it holds
+	short float64       // what whole tokens may lack besides slack: see roundedAway
 
 	// For receipts. What has come in is counted in units of the bucket that has shrunk to scale since
 	// it began.
@@ -96,7 +97,7 @@ const slack = 1
 // has reports whether n grains can be taken.
 func (b *bucket) has(now time.Duration, n float64) bool {
 	b.settle(now)
-	return b.level >= n-slack
+	return b.level >= n-slack-b.short
 }
 
 // whole is how many whole grains can be taken.
@@ -120,11 +121,15 @@ func (b *bucket) resize(now time.Duration, fill, size float64) {
 	b.level = min(b.level, size)
 }
 
-// leave takes a part of the bucket out, and of the level what goes with it. The rest of the bucket
-// must be resized before it is filled again.
-func (b *bucket) leave(now time.Duration, part float64) (grains int64) {
+// leave takes a part of the bucket out, and of the level what goes with it: its part, or, if whole,
+// as much as there is room for. The rest of the bucket must be resized before it is filled again.
+func (b *bucket) leave(now time.Duration, part float64, whole bool) (grains int64) {
 	b.settle(now)
-	gone := math.Floor(max(b.level, 0) * part)
+	gone := max(b.level, 0) * part
+	if whole {
+		gone = min(max(b.level, 0), b.size*part)
+	}
+	gone = math.Floor(gone)
 	b.level -= gone
 	b.size *= 1 - part
 	if b.scale *= 1 - part; b.scale < leastScale {
@@ -136,7 +141,7 @@ func (b *bucket) leave(now time.Duration, part float64) (grains int64) {
 // until is when n grains can be taken, if nobody takes any before; never where the bucket is too
 // small for them or does not fill.
 func (b *bucket) until(n float64) (at time.Duration, ever bool) {
-	n -= slack
+	n -= slack + b.short
 	switch {
 	case b.level >= n:
 		return b.at, true
@@ -145,6 +150,25 @@ func (b *bucket) until(n float64) (at time.Duration, ever bool) {
 	}
 	// A nanosecond more than the division says, for what it rounds away.
 	return b.at + time.Duration(math.Ceil((n-b.level)/b.fill)) + 1, true
+}
+
+// mostShort is the most that all nodes together may be short of their tokens: less than bucketDrift
+// takes from one.
+const mostShort = float64(limit.TokenGrains) * bucketDrift / 2
+
+// roundedAway is by how many grains the tokens of so many shares may be short: the shares that are
+// left over when a rate is divided into units belong to nobody, and keep their part of a full
+// burst. Without this the last token of a burst of 6, with 1/h, would come a tenth of a second
+// later than the others on the node that holds all of them. Where more than mostShort is left over, nothing helps: the last token of a
+// burst of 700 comes 0.28 tokens later.
+func roundedAway(l *limit.Limit, r limit.Resource, shares int64) float64 {
+	all := l.Units(r)
+	if r != limit.Requests || all == 0 {
+		return 0
+	}
+	unit := l.UnitShares(r)
+	left := float64(l.BurstGrains(r)) * float64(limit.Shares-all*unit) / float64(limit.Shares)
+	return min(left, mostShort) * float64(min(shares/unit, all)) / float64(all)
 }
 
 // partOf is what so many shares of a rate are: the whole units among them.

@@ -158,7 +158,7 @@ func TestNoWindowIsAboveTheRate(t *testing.T) {
 				if k == 0 {
 					return
 				}
-				level := nodes[i].leave(now, float64(k)/float64(held[i]))
+				level := nodes[i].leave(now, float64(k)/float64(held[i]), false)
 				if rapid.Bool().Draw(rt, "lost") {
 					level = 0
 				}
@@ -194,9 +194,13 @@ func TestGivingBack(t *testing.T) {
 		"a larger burst":     {func(b *bucket) { b.resize(time.Hour, 1, 50_000) }, n},
 		"it has filled":      {func(b *bucket) { b.settle(time.Hour + 8500) }, 500},
 		"others have filled": {func(b *bucket) { b.put(8700); b.take(time.Hour, 9000) }, 300},
-		"a half has left":    {func(b *bucket) { b.leave(time.Hour, 0.5); b.resize(time.Hour, 0.5, 5000) }, n / 2},
-		"all has left":       {func(b *bucket) { b.leave(time.Hour, 1); b.resize(time.Hour, 0, 0); b.resize(time.Hour, 1, 10_000) }, 0},
-		"a smaller burst":    {func(b *bucket) { b.resize(time.Hour, 1, 9000) }, 0},
+		"a half has left":    {func(b *bucket) { b.leave(time.Hour, 0.5, false); b.resize(time.Hour, 0.5, 5000) }, n / 2},
+		"all has left": {func(b *bucket) {
+			b.leave(time.Hour, 1, false)
+			b.resize(time.Hour, 0, 0)
+			b.resize(time.Hour, 1, 10_000)
+		}, 0},
+		"a smaller burst": {func(b *bucket) { b.resize(time.Hour, 1, 9000) }, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var b bucket

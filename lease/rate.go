@@ -20,6 +20,7 @@ func (p *pool) resize(now time.Duration) {
 	if p.key.Resource.IsRate() {
 		fill, size := partOf(p.limit, p.key.Resource, p.granted)
 		p.bucket.resize(now, fill, size)
+		p.bucket.short = roundedAway(p.limit, p.key.Resource, p.granted)
 		p.told = false
 	}
 }
@@ -34,9 +35,12 @@ func (p *pool) fillUp(now time.Duration, level int64) {
 	}
 }
 
-// leaveBucket takes the level of k shares out, before they are released. Needs the pool's lock.
+// leaveBucket takes the level of k shares out, before they are released. Where no request waits
+// here, tokens go whole: their parts, here and where the shares go, would let nobody in for as long
+// as a token takes to come. Needs the pool's lock.
 func (p *pool) leaveBucket(now time.Duration, k int64) {
-	p.leaving += p.bucket.leave(now, float64(k)/float64(max(p.granted, 1)))
+	whole := p.key.Resource == limit.Requests && !p.awaited()
+	p.leaving += p.bucket.leave(now, float64(k)/float64(max(p.granted, 1)), whole)
 }
 
 // lose forgets what was granted: the session that held it is over. Needs the pool's lock.

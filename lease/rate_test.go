@@ -230,6 +230,41 @@ func TestRateRefusals(t *testing.T) {
 	})
 }
 
+// All tokens of a burst are of use, through whatever nodes the requests come: none is left in parts
+// on several nodes when units move. Of the last ones a unit without its token may come first; then
+// the next request through that node gets another.
+func TestTokensMoveWhole(t *testing.T) {
+	for _, burst := range []int{2, 4, 5, 10, 20, 50} {
+		synctest.Test(t, func(t *testing.T) {
+			nodes := startThree(t, startCluster(t, requestLimit(t, "up", "1/h", int64(burst), limit.Queue{})))
+			subject, admitted := &limit.Subject{Host: to(t, "up")}, 0
+			for i := range 2*burst + 10 {
+				if nodes[string(rune('a'+i%3))].Take(t.Context(), subject, 0) == nil {
+					admitted++
+				}
+			}
+			if admitted != burst {
+				t.Fatalf("%d requests were let in under a burst of %d", admitted, burst)
+			}
+		})
+	}
+}
+
+// So are those of a burst that divides no rate evenly: the last one lacks what belongs to no unit.
+func TestLastTokenOfABurst(t *testing.T) {
+	for _, burst := range []int64{3, 6, 7, 9, 11, 13, 30} {
+		synctest.Test(t, func(t *testing.T) {
+			m := startOne(t, startCluster(t, requestLimit(t, "up", "1/h", burst, limit.Queue{})))
+			subject := &limit.Subject{Host: to(t, "up")}
+			for i := range burst + 1 {
+				if err := m.Take(t.Context(), subject, 0); (err == nil) != (i < burst) {
+					t.Fatalf("request %d under a burst of %d: %v", i+1, burst, err)
+				}
+			}
+		})
+	}
+}
+
 // A request that has waited in vain, or finds the queue full, is told when the next token comes:
 // neither itself nor the others that wait are added.
 func TestRateRefusalsOfAQueue(t *testing.T) {
