@@ -186,7 +186,7 @@ func (s *Conn) tryRead(fd uintptr) bool {
 		r.buf = s.pool.Get()
 	}
 	for {
-		n, err := unix.Read(int(fd), r.buf[:most])
+		n, err := readNow(int(fd), r.buf[:most])
 		if err == unix.EINTR {
 			continue
 		}
@@ -257,7 +257,7 @@ func (s *Conn) tryWrite(fd uintptr) bool {
 		if rest {
 			n, err = unix.Writev(int(fd), w.parts[first:])
 		} else {
-			n, err = unix.Write(int(fd), w.parts[first])
+			n, err = writeNow(int(fd), w.parts[first])
 		}
 		switch {
 		case err == unix.EINTR:
@@ -374,7 +374,7 @@ func (s *Conn) CloseRead() error { return s.shutdown(unix.SHUT_RD) }
 
 func (s *Conn) shutdown(how int) error {
 	var err error
-	if closed := s.raw.Control(func(fd uintptr) { err = unix.Shutdown(int(fd), how) }); closed != nil {
+	if closed := s.raw.Control(func(fd uintptr) { err = shutdownNow(int(fd), how) }); closed != nil {
 		return closed
 	}
 	return err

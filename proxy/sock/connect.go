@@ -15,7 +15,7 @@ func Dial(family int, peer unix.Sockaddr, addr netip.AddrPort, own *netip.AddrPo
 	if err != nil {
 		return nil, false, err
 	}
-	err = unix.Connect(fd, peer)
+	err = connectNow(fd, peer)
 	if err == unix.EINPROGRESS {
 		// Nearby peers have answered by now: asking costs less than waiting for an event.
 		err = connectOn(fd, peer)

@@ -5,7 +5,7 @@
 // peers that hang up. It imports nothing of ours; what it asks of its users are small interfaces.
 //
 // Files named for a system have what differs between kernels: events (epoll, kqueue), tcp (the
-// state of a connection), system (fewer system calls), splice (relaying without copying), local
-// (whether an address is this machine's). The build tag portable selects the portable ones on Linux
-// too; that is how they are tested.
+// state of a connection), system and direct (fewer and cheaper system calls), splice (relaying
+// without copying), local (whether an address is this machine's). The build tag portable selects
+// the portable ones on Linux too; that is how they are tested.
 package sock

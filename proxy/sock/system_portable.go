@@ -82,6 +82,12 @@ func prepare(fd int) error {
 	return unix.SetNonblock(fd, true)
 }
 
+// connectNow begins to connect a non-blocking socket.
+func connectNow(fd int, peer unix.Sockaddr) error { return unix.Connect(fd, peer) }
+
+// shutdownNow ends one direction of a connection, or both.
+func shutdownNow(fd, how int) error { return unix.Shutdown(fd, how) }
+
 // connectOn asks for the state of a connect that is under way. It does not connect again: if the
 // first attempt has failed, that would begin another one.
 func connectOn(fd int, _ unix.Sockaddr) error {

@@ -2,6 +2,7 @@ package sock
 
 import (
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,8 +19,14 @@ const (
 // IsOver reports whether the connection is over for the kernel: both FINs are acknowledged, or it
 // was reset.
 func IsOver(fd int) (bool, error) {
-	state, err := unix.GetsockoptByte(fd, unix.IPPROTO_TCP, unix.TCP_INFO) // its first field
-	return state == tcpClose || state == tcpTimeWait, err
+	var state byte // TCP_INFO's first field
+	size := uint32(unsafe.Sizeof(state))
+	_, _, errno := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.IPPROTO_TCP, unix.TCP_INFO,
+		uintptr(unsafe.Pointer(&state)), uintptr(unsafe.Pointer(&size)), 0)
+	if errno != 0 {
+		return false, errno
+	}
+	return state == tcpClose || state == tcpTimeWait, nil
 }
 
 // roundTrip returns the kernel's smoothed round-trip time, or 0 for a closed connection.
