@@ -34,7 +34,16 @@ type ResolvingClient struct {
 // resolving lists the clients that ask for addresses.
 type resolving struct {
 	mu      sync.Mutex
-	clients map[netip.Addr]*ResolvingClient
+	clients map[netip.Addr]*resolvingClient
+}
+
+// resolvingClient is a listed client. Its destination is written only when it is listed: most are
+// replaced by the next request's before that.
+type resolvingClient struct {
+	client      netip.Addr
+	destination limit.Target
+	requests    int64
+	lastSeen    time.Time
 }
 
 // note counts a request, and reports whether its client was not listed before.
@@ -42,13 +51,13 @@ func (r *resolving) note(client netip.Addr, destination limit.Target, now time.T
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	known := r.clients[client]
-	if known == nil || now.Sub(known.LastSeen) >= resolvingFor {
+	if known == nil || now.Sub(known.lastSeen) >= resolvingFor {
 		r.makeRoom(now)
-		known, first = &ResolvingClient{Client: client}, true
+		known, first = &resolvingClient{client: client}, true
 		r.clients[client] = known
 	}
-	known.Destination, known.LastSeen = destination.String(), now
-	known.Requests++
+	known.destination, known.lastSeen = destination, now
+	known.requests++
 	return first
 }
 
@@ -56,19 +65,19 @@ func (r *resolving) note(client netip.Addr, destination limit.Target, now time.T
 // longest ago. The caller holds mu.
 func (r *resolving) makeRoom(now time.Time) {
 	if r.clients == nil {
-		r.clients = make(map[netip.Addr]*ResolvingClient)
+		r.clients = make(map[netip.Addr]*resolvingClient)
 	}
-	var oldest *ResolvingClient
+	var oldest *resolvingClient
 	for addr, c := range r.clients {
 		switch {
-		case now.Sub(c.LastSeen) >= resolvingFor:
+		case now.Sub(c.lastSeen) >= resolvingFor:
 			delete(r.clients, addr)
-		case oldest == nil || c.LastSeen.Before(oldest.LastSeen):
+		case oldest == nil || c.lastSeen.Before(oldest.lastSeen):
 			oldest = c
 		}
 	}
 	if len(r.clients) >= maxResolving {
-		delete(r.clients, oldest.Client)
+		delete(r.clients, oldest.client)
 	}
 }
 
@@ -83,8 +92,8 @@ func (r *resolving) list(now time.Time) []ResolvingClient {
 	defer r.mu.Unlock()
 	var list []ResolvingClient
 	for c := range maps.Values(r.clients) {
-		if now.Sub(c.LastSeen) < resolvingFor {
-			list = append(list, *c)
+		if now.Sub(c.lastSeen) < resolvingFor {
+			list = append(list, ResolvingClient{c.client, c.destination.String(), c.requests, c.lastSeen})
 		}
 	}
 	slices.SortFunc(list, func(a, b ResolvingClient) int {
