@@ -88,6 +88,7 @@ func (f *flow) open(r *request) (ok bool, _ *refusal) {
 // connectFor acquires a slot, takes the request's token and dials, for a request that has its
 // claims. The flow must be in its admission.
 func (f *flow) connectFor(r *request, addrs resolve.Addrs) (ok bool, _ *refusal) {
+	f.setClaims(r.claims)
 	slot, err := f.srv.admitter.Acquire((*waiting)(f), f.target, f)
 	if err != nil {
 		return false, f.unadmitted(err, endUnused)
@@ -160,9 +161,10 @@ func (w *waiting) context() context.Context {
 	if f.wait.ctx == nil {
 		f.wait.ctx, f.wait.cancel = context.WithCancelCause(f.srv.ctx)
 		f.wait.since = time.Now()
+		f.waits.Store(true)
 		f.watchSoon()
-		if f.cause != nil {
-			f.wait.cancel(f.cause)
+		if f.cause.Load() != nil {
+			f.wait.cancel(f.endCause())
 		}
 	}
 	return f.wait.ctx
@@ -190,19 +192,23 @@ func (f *flow) watchSoon() {
 
 // waited releases the state of the wait, which is over.
 func (f *flow) waited() {
+	if !f.waits.Load() {
+		return
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.wait.end(nil)
 	f.wait = wait{}
+	f.waits.Store(false)
 }
 
 // waitedFor returns how long the wait has lasted since waited was called, or 0 if there was none.
 func (f *flow) waitedFor() time.Duration {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.wait.ctx == nil {
+	if !f.waits.Load() {
 		return 0
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	return time.Since(f.wait.since)
 }
 

@@ -87,7 +87,8 @@ func (r *request) letGo() {
 }
 
 // begin waits for the claims, for as long as the limits' queues allow. f must serve the request,
-// and be in its admission.
+// and be in its admission. It gets the claims once it is to connect: most plain requests meet another
+// flow, which is kept.
 func (r *request) begin(f *flow) error {
 	claims, err := f.srv.admitter.Begin((*waiting)(f), &f.client.subject, r, r.ended)
 	if err != nil {
@@ -95,7 +96,6 @@ func (r *request) begin(f *flow) error {
 	}
 	r.ended = nil
 	r.claims, r.waited = claims, r.waited+claims.Waited()
-	f.setClaims(claims)
 	return nil
 }
 
@@ -130,13 +130,19 @@ func (r *request) giveBack() {
 // does nothing.
 func (r *request) end() (again bool) {
 	claims := r.claims
-	r.giveBack()
-	held := claims != nil && claims.Held() // asked now: a limit that is set later counts what is in hand
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.letGo()
-	again = !held && r.severed == 0
-	if again && claims != nil {
+	again = r.severed == 0
+	r.mu.Unlock()
+	if claims == nil {
+		return again
+	}
+	claims.End()
+	r.claims = nil
+	if claims.Held() { // asked now: a limit that is set later counts what is in hand
+		return false
+	}
+	if again {
 		r.ended = claims
 	}
 	return again
@@ -144,6 +150,9 @@ func (r *request) end() (again bool) {
 
 // setClaims makes the claims those that the flow's connection needs beside its slot.
 func (f *flow) setClaims(claims Claims) {
+	if claims == f.claims { // only the owner of the request changes them
+		return
+	}
 	f.mu.Lock()
 	f.claims = claims
 	f.mu.Unlock()

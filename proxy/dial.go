@@ -188,9 +188,9 @@ func (f *flow) mayDial() error {
 // is aborted.
 func (f *flow) awaitConnect(up *sock.Conn, peer unix.Sockaddr, addr netip.AddrPort, own *netip.AddrPort, deadline time.Time) error {
 	f.mu.Lock()
-	if f.cause != nil {
+	if f.cause.Load() != nil {
 		defer f.mu.Unlock()
-		return f.cause
+		return f.endCause()
 	}
 	f.dialling = up
 	up.SetWriteDeadline(deadline)
@@ -203,8 +203,8 @@ func (f *flow) awaitConnect(up *sock.Conn, peer unix.Sockaddr, addr netip.AddrPo
 	defer f.mu.Unlock()
 	f.dialling = nil
 	switch {
-	case f.cause != nil:
-		return f.cause
+	case f.cause.Load() != nil:
+		return f.endCause()
 	case err == nil:
 		up.SetWriteDeadline(time.Time{})
 	case errors.Is(err, os.ErrDeadlineExceeded):

@@ -103,7 +103,11 @@ func (x *exchange) settle() {
 func (x *exchange) release() {
 	x.c.sock.Guard(nil, nil)
 	x.c.use(nil)
-	if r := x.request; r.end() {
+	r := x.request
+	if r.flow == nil { // it has ended: only this goroutine changes it
+		return
+	}
+	if r.end() {
 		r.waited, r.tokenWait, r.taken = 0, 0, false
 	} else {
 		x.request = new(request)

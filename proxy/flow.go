@@ -65,6 +65,8 @@ type flow struct {
 	// fins has the directions whose FIN has been passed on: finUp, finDown.
 	fins  atomic.Uint32
 	pumps atomic.Int32 // a tunnel's running or sleeping directions
+	// waits says that wait is in use, so that the many admissions without a wait need not lock mu.
+	waits atomic.Bool
 
 	// Written by the owner before others know the flow, or under mu.
 	id         uint64
@@ -83,11 +85,11 @@ type flow struct {
 	upstreamGone bool
 	toldToSleep  bool // putToSleep was called for the tunnel
 	slot         Slot
-	claims       Claims     // of the request that it serves; nil: none
+	claims       Claims     // of the request that it serves, which alone sets them; nil: none
 	wait         wait       // of admission and dialling
 	dialling     *sock.Conn // the connection under way
 	client       *conn
-	cause        error // the first reason to end by force
+	cause        atomic.Pointer[error] // the first reason to end by force; nil: none. Read also without mu
 	idleUntil    time.Time
 	stall        stallTimer
 
@@ -123,10 +125,12 @@ func (f *flow) Sever(r lease.Reason) {
 
 // admitting begins the wait for the slot; false means that the flow was aborted before.
 func (f *flow) admitting() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.phase = phaseAdmitting
-	return f.cause == nil
+	if f.phase != phaseAdmitting { // as a spare one is; nobody but the owner changes it now
+		f.mu.Lock()
+		f.phase = phaseAdmitting
+		f.mu.Unlock()
+	}
+	return f.cause.Load() == nil
 }
 
 // admitted takes over the slot. From here on finish must be called, to give the slot back.
@@ -166,10 +170,10 @@ func (f *flow) connected(up *sock.Conn, addr netip.Addr) error {
 // checkLive returns errSevered, and ends the flow by force, unless its slot and claims are live.
 // The caller holds mu.
 func (f *flow) checkLive() error {
-	if f.cause == nil && (!f.slot.Live() || f.claims != nil && !f.claims.Live()) {
-		f.cause = errFenced
+	if f.cause.Load() == nil && (!f.slot.Live() || f.claims != nil && !f.claims.Live()) {
+		f.endFor(errFenced)
 	}
-	if f.cause != nil {
+	if f.cause.Load() != nil {
 		return errSevered
 	}
 	return nil
@@ -187,19 +191,23 @@ func (f *flow) keepAlive() {
 
 // endCause returns the cause of the flow's end by force, or nil.
 func (f *flow) endCause() error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.cause
+	if cause := f.cause.Load(); cause != nil {
+		return *cause
+	}
+	return nil
 }
+
+// endFor sets the cause. The caller holds mu.
+func (f *flow) endFor(cause error) { f.cause.Store(&cause) }
 
 // abort ends the flow by force, from any phase. It doesn't block.
 func (f *flow) abort(cause error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.cause != nil || f.phase == phaseEnded {
+	if f.cause.Load() != nil || f.phase == phaseEnded {
 		return
 	}
-	f.cause = cause
+	f.endFor(cause)
 	switch f.phase {
 	case phaseNew, phaseAdmitting:
 		f.wait.end(cause)
@@ -237,8 +245,8 @@ func (f *flow) followUpstream(c *conn) {
 // fail ends the flow by force, but leaves the client's connection and the answer to the owner.
 func (f *flow) fail(cause error) {
 	f.mu.Lock()
-	if f.cause == nil {
-		f.cause = cause
+	if f.cause.Load() == nil {
+		f.endFor(cause)
 	}
 	f.client = nil
 	f.mu.Unlock()

@@ -97,7 +97,7 @@ func (f *flow) starve(fin uint32) bool {
 	f.Blocked()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.phase == phaseBusy && f.cause == nil && f.slumber.starve(fin)
+	return f.phase == phaseBusy && f.cause.Load() == nil && f.slumber.starve(fin)
 }
 
 // fed wakes a direction whose meter has bytes again. It doesn't block.

@@ -66,7 +66,7 @@ func (f *flow) closeIdle() {
 func (f *flow) park(now time.Time) bool {
 	s := f.srv
 	f.mu.Lock()
-	if f.cause != nil || f.upstreamGone || s.draining.Load() {
+	if f.cause.Load() != nil || f.upstreamGone || s.draining.Load() {
 		f.mu.Unlock()
 		return false
 	}
@@ -172,15 +172,15 @@ func (f *flow) idleTooLong(repeatable bool, now time.Time) bool {
 	return !repeatable && f.idleUntil.Sub(now) < upstreamIdleTimeout-unsafeIdle
 }
 
-// occupy gives an unparked connection to c; false means that it has been ended by force, and must
-// be finished.
-func (f *flow) occupy(c *conn) bool {
+// occupy gives an unparked connection to c, for the request that has the claims; false means that it
+// has been ended by force, and must be finished.
+func (f *flow) occupy(c *conn, claims Claims) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.cause != nil {
+	if f.cause.Load() != nil {
 		return false
 	}
-	f.client = c
+	f.client, f.claims = c, claims
 	return true
 }
 

@@ -89,10 +89,10 @@ func (x *exchange) reuse(f *flow, private bool) (ok bool, _ error) {
 			x.begun = time.Now()
 		}
 		switch {
-		case !kept.occupy(c):
-			kept.finish(endReset)
 		case kept.idleTooLong(x.repeatable(), x.begun), !x.body.Done && !kept.upstream.Quiet():
 			kept.closeNow() // its slot is needed for the next attempt
+		case !kept.occupy(c, r.claims):
+			kept.finish(endReset)
 		default:
 			x.flow = kept
 			r.serve(kept)

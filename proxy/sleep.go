@@ -39,7 +39,7 @@ func (d *sleepSet) notify(token uint64, _ bool) {
 func (f *flow) putToSleep() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.phase != phaseBusy || f.cause != nil || f.client == nil {
+	if f.phase != phaseBusy || f.cause.Load() != nil || f.client == nil {
 		return
 	}
 	f.toldToSleep = true
@@ -61,7 +61,7 @@ func (f *flow) sleep(src *sock.Conn, fin uint32, starved bool) bool {
 	}
 	src.SetReadDeadline(time.Time{})
 	f.mu.Lock()
-	if f.phase != phaseBusy || f.cause != nil {
+	if f.phase != phaseBusy || f.cause.Load() != nil {
 		f.mu.Unlock()
 		return false // the sockets are about to be closed, which ends the pump
 	}

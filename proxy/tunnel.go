@@ -128,7 +128,7 @@ func (f *flow) pumpEnded(dst *sock.Conn, readErr, writeErr error, fin uint32) {
 // cutNested ends a tunnel that leads to a node of this cluster.
 func (f *flow) cutNested(cause error) {
 	f.mu.Lock()
-	c, ended := f.client, f.cause != nil
+	c, ended := f.client, f.cause.Load() != nil
 	f.mu.Unlock()
 	if c != nil && !ended {
 		r := &cutNode
@@ -170,10 +170,10 @@ func (f *flow) pumpFailed(err, cause error, fin uint32) {
 // once.
 func (f *flow) endTunnel(c *conn) {
 	f.mu.Lock()
-	if f.cause == nil && f.fins.Load() != finUp|finDown {
-		f.cause = errUpstreamReset
+	if f.cause.Load() == nil && f.fins.Load() != finUp|finDown {
+		f.endFor(errUpstreamReset)
 	}
-	cause := f.cause
+	cause := f.endCause()
 	if f.phase == phaseBusy {
 		f.phase = phaseEnding
 	}

@@ -114,10 +114,11 @@ func (f *flow) isBusy() bool {
 func (f *flow) giveUp(c *conn, cause error) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if c == nil || f.phase != phaseBusy || f.client != c || Kind(f.kind.Load()) != KindHTTP || f.cause != nil {
+	if c == nil || f.phase != phaseBusy || f.client != c || Kind(f.kind.Load()) != KindHTTP || f.cause.Load() != nil {
 		return false
 	}
-	f.cause, f.client = cause, nil
+	f.endFor(cause)
+	f.client = nil
 	go f.resetUpstream()
 	return true
 }
