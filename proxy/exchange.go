@@ -25,6 +25,7 @@ type exchange struct {
 	authority []byte       // of the last request
 	host      []byte       // the Host that the upstream gets for it
 	target    limit.Target // for it
+	idle      *idleList    // the kept connections to it; nil before the first
 
 	keep    http1.KeepAlive // what the client asked for
 	upgrade bool            // the client asked for another protocol
@@ -55,6 +56,15 @@ func newExchange(h *httpClient) *exchange {
 	x.vigil.timer = time.AfterFunc(time.Hour, x.look)
 	x.vigil.timer.Stop()
 	return x
+}
+
+// end releases what is kept from one request to the next.
+func (x *exchange) end() {
+	x.vigil.timer.Stop()
+	x.pacing.end()
+	if x.idle != nil {
+		x.c.srv.idle.leave(x.idle)
+	}
 }
 
 // run answers the request; false ends the client's connection. A request that meets a kept-alive

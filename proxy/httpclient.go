@@ -47,8 +47,7 @@ func (c *httpClient) serve() {
 // leave releases what belongs to the requests, but not to their connection, and forgets both.
 func (c *httpClient) leave() {
 	if c.exchange != nil {
-		c.exchange.vigil.timer.Stop()
-		c.exchange.pacing.end()
+		c.exchange.end()
 	}
 	c.out.Release()
 	c.conn, c.exchange = nil, nil

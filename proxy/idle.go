@@ -14,13 +14,47 @@ type idlePool struct {
 	mu      sync.Mutex
 	total   int
 	puts    uint64
-	targets map[limit.Target]idleList
+	targets map[limit.Target]*idleList
 }
 
-// idleList has one target's connections.
+// idleList has one target's connections. Clients hold it from one request to the next, so that a
+// request needs no look-up. It is in the pool while it has connections or clients.
 type idleList struct {
-	newest *flow
-	n      int
+	target  limit.Target
+	newest  *flow
+	n       int
+	clients int
+}
+
+// join returns the target's list, which the client holds until leave.
+func (p *idlePool) join(t limit.Target) *idleList {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	list := p.targets[t]
+	if list == nil {
+		list = &idleList{target: t}
+		if p.targets == nil {
+			p.targets = make(map[limit.Target]*idleList)
+		}
+		p.targets[t] = list
+	}
+	list.clients++
+	return list
+}
+
+// leave gives a list back.
+func (p *idlePool) leave(list *idleList) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	list.clients--
+	p.tidy(list)
+}
+
+// tidy forgets a list without connections and clients. The caller holds mu.
+func (p *idlePool) tidy(list *idleList) {
+	if list.n == 0 && list.clients == 0 {
+		delete(p.targets, list.target)
+	}
 }
 
 // idleLinks is a flow's place in its list. Guarded by the pool.
@@ -30,23 +64,21 @@ type idleLinks struct {
 }
 
 // put offers a connection to the pool, and returns the put's serial number; 0 means that the pool
-// is full.
+// is full. The caller holds the connection's list.
 func (p *idlePool) put(f *flow) uint64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	list := p.targets[f.target]
+	list := f.plain.list
 	if p.total >= maxIdle || list.n >= maxIdlePerTarget {
 		return 0
-	}
-	if p.targets == nil {
-		p.targets = make(map[limit.Target]idleList)
 	}
 	p.puts++
 	f.plain.idle = idleLinks{put: p.puts, older: list.newest}
 	if list.newest != nil {
 		list.newest.plain.idle.newer = f
 	}
-	p.targets[f.target] = idleList{f, list.n + 1}
+	list.newest = f
+	list.n++
 	p.total++
 	return f.plain.idle.put
 }
@@ -61,16 +93,17 @@ type owner struct {
 
 func (c *conn) owner() owner { return owner{addr: c.addr.Addr(), user: c.subject.User} }
 
-// take returns the most recently used connection to t, since it is the likeliest to be still open.
-// If private, only connections that have carried no other owner's requests are considered.
-func (p *idlePool) take(t limit.Target, o owner, private bool) *flow {
+// take returns the list's most recently used connection, since it is the likeliest to be still open.
+// If private, only connections that have carried no other owner's requests are considered. The caller
+// holds the list.
+func (p *idlePool) take(list *idleList, o owner, private bool) *flow {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	f := p.find(t, o, private)
+	f := list.find(o, private)
 	if f == nil {
 		return nil
 	}
-	p.drop(f, p.targets[t])
+	p.drop(f)
 	if f.plain.owner != o {
 		f.plain.owner.several = true
 	}
@@ -78,15 +111,15 @@ func (p *idlePool) take(t limit.Target, o owner, private bool) *flow {
 }
 
 // has reports whether take would return a connection.
-func (p *idlePool) has(t limit.Target, o owner, private bool) bool {
+func (p *idlePool) has(list *idleList, o owner, private bool) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.find(t, o, private) != nil
+	return list.find(o, private) != nil
 }
 
 // find is take without taking. The caller holds mu.
-func (p *idlePool) find(t limit.Target, o owner, private bool) *flow {
-	f := p.targets[t].newest
+func (l *idleList) find(o owner, private bool) *flow {
+	f := l.newest
 	for private && f != nil && f.plain.owner != o {
 		f = f.plain.idle.older
 	}
@@ -99,7 +132,7 @@ func (p *idlePool) withdraw(f *flow, put uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if f.plain.idle.put == put {
-		p.drop(f, p.targets[f.target])
+		p.drop(f)
 	}
 }
 
@@ -108,13 +141,13 @@ func (p *idlePool) remove(f *flow) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if f.plain.idle.put != 0 {
-		p.drop(f, p.targets[f.target])
+		p.drop(f)
 	}
 }
 
 // drop removes a flow from its list. The caller holds mu.
-func (p *idlePool) drop(f *flow, list idleList) {
-	links := f.plain.idle
+func (p *idlePool) drop(f *flow) {
+	links, list := f.plain.idle, f.plain.list
 	f.plain.idle = idleLinks{}
 	if links.older != nil {
 		links.older.plain.idle.newer = links.newer
@@ -125,11 +158,8 @@ func (p *idlePool) drop(f *flow, list idleList) {
 		list.newest = links.older
 	}
 	p.total--
-	if list.n--; list.n == 0 {
-		delete(p.targets, f.target)
-		return
-	}
-	p.targets[f.target] = list
+	list.n--
+	p.tidy(list)
 }
 
 // all returns the connections in the pool.

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+
+	"github.com/weirproxy/weir/limit"
 )
 
 // Bytes that the upstream sends unasked may cross with the next request, after every check. If they
@@ -149,8 +151,9 @@ func TestPrivateConnections(t *testing.T) {
 			want    *flow
 		}{{o, true, f}, {other, true, nil}, {other, false, f}, {o, true, nil}, {other, true, nil}, {o, false, f}} {
 			pool = idlePool{}
+			f.plain.list = pool.join(f.target)
 			pool.put(f)
-			if got := pool.take(f.target, c.by, c.private); got != c.want {
+			if got := pool.take(f.plain.list, c.by, c.private); got != c.want {
 				t.Errorf("%+v: took %v", c, got)
 			}
 		}
@@ -161,19 +164,47 @@ func TestPrivateConnections(t *testing.T) {
 // pool.
 func TestWithdrawnFromTheIdlePool(t *testing.T) {
 	var pool idlePool
-	f := &flow{plain: new(exchanges)}
+	list := pool.join(limit.Target{})
+	f := &flow{plain: &exchanges{list: list}}
 	first := pool.put(f)
-	if pool.take(f.target, owner{}, false) != f {
+	if pool.take(list, owner{}, false) != f {
 		t.Fatal("the connection is not in the pool")
 	}
 	pool.withdraw(f, first)
 	second := pool.put(f)
 	pool.withdraw(f, first)
-	if !pool.has(f.target, owner{}, false) || pool.total != 1 {
+	if !pool.has(list, owner{}, false) || pool.total != 1 {
 		t.Fatal("the second entry was removed in the first one's place")
 	}
 	pool.withdraw(f, second)
-	if pool.has(f.target, owner{}, false) || pool.total != 0 {
+	if pool.has(list, owner{}, false) || pool.total != 0 {
 		t.Error("the entry was not removed")
+	}
+}
+
+// The pool forgets a target without connections and clients, whichever go first.
+func TestForgottenByTheIdlePool(t *testing.T) {
+	for _, clientFirst := range []bool{true, false} {
+		var pool idlePool
+		list := pool.join(limit.Target{Host: "a", Port: 80})
+		if pool.join(list.target) != list {
+			t.Fatal("two lists of one target")
+		}
+		pool.leave(list)
+		f := &flow{plain: &exchanges{list: list}}
+		pool.put(f)
+		for _, client := range []bool{clientFirst, !clientFirst} {
+			if pool.targets[list.target] != list {
+				t.Errorf("client first %t: forgotten too early", clientFirst)
+			}
+			if client {
+				pool.leave(list)
+			} else {
+				pool.remove(f)
+			}
+		}
+		if len(pool.targets) != 0 {
+			t.Errorf("client first %t: not forgotten", clientFirst)
+		}
 	}
 }

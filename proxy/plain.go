@@ -15,6 +15,7 @@ type exchanges struct {
 	owner  owner       // of the requests that it has carried
 	head   http1.Head  // of the response
 	writer sock.Writer // bytes waiting to be written to the upstream
+	list   *idleList   // of its target
 	idle   idleLinks   // guarded by the pool
 
 	allowedBy atomic.Pointer[Policy]    // the last one that allowed its address

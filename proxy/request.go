@@ -46,6 +46,11 @@ func (x *exchange) address(authority []byte) bool {
 			return false
 		}
 		x.pacing.end() // it is the former target's
+		if former := x.idle; former == nil || target != x.target {
+			if x.idle = x.c.srv.idle.join(target); former != nil {
+				x.c.srv.idle.leave(former)
+			}
+		}
 		x.authority, x.host, x.target = append(x.authority[:0], authority...), append(x.host[:0], host...), target
 	}
 	x.c.subject.Host = x.target

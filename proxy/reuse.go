@@ -14,7 +14,7 @@ func (x *exchange) connect(fresh bool) (ok bool, _ *refusal) {
 		f = &flow{srv: c.srv, client: c, plain: new(exchanges)}
 		f.kind.Store(uint32(KindHTTP))
 	}
-	f.target, f.plain.owner, f.lookupTime = c.subject.Host, c.owner(), 0
+	f.target, f.plain.list, f.plain.owner, f.lookupTime = c.subject.Host, x.idle, c.owner(), 0
 	x.flow, x.spare = f, nil
 	c.use(f)
 	x.request.serve(f)
@@ -37,7 +37,7 @@ func (x *exchange) admit(f *flow, fresh bool) (ok bool, _ *refusal) {
 	private := f.srv.policy.Load().PrivateConnections
 	var addrs resolve.Addrs
 	for resolved := false; ; {
-		if !resolved && (fresh || !idle.has(f.target, f.plain.owner, private)) {
+		if !resolved && (fresh || !idle.has(x.idle, f.plain.owner, private)) {
 			var err error
 			if addrs, err = f.resolve(r); err != nil {
 				return false, f.unreachable(err, endUnused)
@@ -74,7 +74,7 @@ func (x *exchange) admit(f *flow, fresh bool) (ok bool, _ *refusal) {
 func (x *exchange) reuse(f *flow, private bool) (ok bool, _ error) {
 	c, r := x.c, x.request
 	for {
-		kept := f.srv.idle.take(f.target, f.plain.owner, private)
+		kept := f.srv.idle.take(x.idle, f.plain.owner, private)
 		if kept == nil {
 			return false, nil
 		}
