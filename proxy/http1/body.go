@@ -186,7 +186,7 @@ func (b *Body) readTrailers() error {
 			return nil
 		}
 		total += len(line) + 2
-		f, err := parseField(line)
+		f, err := parseField(line, false)
 		if err != nil || total > maxTrailers || isSpace(line[0]) {
 			return errTrailer
 		}

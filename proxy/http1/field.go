@@ -2,6 +2,7 @@ package http1
 
 import (
 	"bytes"
+	"encoding/binary"
 	"strings"
 	"unicode/utf8"
 )
@@ -34,34 +35,47 @@ func unfold(b []byte) {
 
 // closeUp removes the space between a field's name and its colon, by moving the name up to the
 // colon in place (RFC 9112 §5.1).
-func closeUp(line []byte) []byte {
-	colon := bytes.IndexByte(line, ':')
-	if colon <= 0 || !isSpace(line[colon-1]) {
-		return line
-	}
+func closeUp(line []byte, colon int) []byte {
 	name := bytes.TrimRight(line[:colon], " \t")
 	gap := colon - len(name)
 	copy(line[gap:], name)
 	return line[gap:]
 }
 
-// parseField parses one line (RFC 9112 §5): no space before the colon, no control characters.
-func parseField(line []byte) (Field, error) {
+// parseField parses one line (RFC 9112 §5): no space before the colon, no control characters. With
+// tidy, it removes such space.
+func parseField(line []byte, tidy bool) (Field, error) {
+	end := 0 // of the name
+	for end < len(line) && isTokenChar(line[end]) {
+		end++
+	}
+	if end == 0 || end == len(line) || line[end] != ':' {
+		closed, err := repairField(line, tidy)
+		if err != nil {
+			return Field{}, err
+		}
+		line, end = closed, bytes.IndexByte(closed, ':')
+	}
+	value := trim(line[end+1:])
+	if !isFieldValue(value) {
+		return Field{}, errField("a control character in the header field", line[:end])
+	}
+	return Field{line[:end], value, kindOf(line[:end])}, nil
+}
+
+// repairField returns a line that is not a name and a colon as one that is, if only space lies
+// between them and tidy allows that.
+func repairField(line []byte, tidy bool) ([]byte, error) {
 	colon := bytes.IndexByte(line, ':')
 	switch {
 	case colon < 0:
-		return Field{}, errField("no colon behind the header field", line)
-	case IsToken(line[:colon]):
-	case IsToken(bytes.TrimRight(line[:colon], " \t")):
-		return Field{}, errField("a space before the colon of the header field", line[:colon])
-	default:
-		return Field{}, errField("malformed name of the header field", line[:colon])
+		return nil, errField("no colon behind the header field", line)
+	case !IsToken(bytes.TrimRight(line[:colon], " \t")):
+		return nil, errField("malformed name of the header field", line[:colon])
+	case !tidy:
+		return nil, errField("a space before the colon of the header field", line[:colon])
 	}
-	value := trim(line[colon+1:])
-	if !isFieldValue(value) {
-		return Field{}, errField("a control character in the header field", line[:colon])
-	}
-	return Field{line[:colon], value, kindOf(line[:colon])}, nil
+	return closeUp(line, colon), nil
 }
 
 // trim removes optional whitespace from both ends (RFC 9110 §5.6.3).
@@ -214,7 +228,22 @@ func isTokenChar(c byte) bool { return charIn[c]&inToken != 0 }
 func IsToken(b []byte) bool { return len(b) > 0 && all(b, inToken) }
 
 // isFieldValue reports whether b has only visible characters, spaces, tabs and bytes from 0x80 on.
-func isFieldValue(b []byte) bool { return all(b, inValue) }
+func isFieldValue(b []byte) bool {
+	for len(b) >= 8 && !hasControl(binary.LittleEndian.Uint64(b)) {
+		b = b[8:]
+	}
+	return all(b, inValue)
+}
+
+// hasControl reports whether one of eight bytes is a control character: below 0x20, or 0x7f. The
+// lowest such byte has its highest bit set in low or in deleted; without one, no byte has.
+func hasControl(v uint64) bool {
+	const each = 0x0101010101010101
+	low := (v - each*0x20) &^ v
+	deleted := v ^ each*0x7f
+	deleted = (deleted - each) &^ deleted
+	return (low|deleted)&(each*0x80) != 0
+}
 
 // isTarget reports whether b can be a request target: not empty, no spaces, no control characters.
 func isTarget(b []byte) bool {

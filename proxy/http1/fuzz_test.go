@@ -3,6 +3,7 @@ package http1
 import (
 	"bufio"
 	"bytes"
+	"encoding/binary"
 	"io"
 	"maps"
 	"net/http"
@@ -365,6 +366,22 @@ func TestFieldsAreNamed(t *testing.T) {
 		err := h.ParseRequest([]byte("GET http://a/ HTTP/1.1\r\nHost: a\r\n" + line + "\r\n\r\n"))
 		if err == nil || err.Error() != want {
 			t.Errorf("%q: %v, want %s", line, err, want)
+		}
+	}
+}
+
+// Eight bytes at once are judged as each of them is.
+func TestControlCharactersAmongEight(t *testing.T) {
+	for c := range 256 {
+		for other := range 256 {
+			for at := range 8 {
+				b := bytes.Repeat([]byte{byte(other)}, 8)
+				b[at] = byte(c)
+				want := slices.ContainsFunc(b, func(c byte) bool { return c < ' ' || c == 0x7f })
+				if got := hasControl(binary.LittleEndian.Uint64(b)); got != want {
+					t.Fatalf("%q: %t, want %t", b, got, want)
+				}
+			}
 		}
 	}
 }

@@ -49,10 +49,10 @@ const (
 	fieldVia
 )
 
-// kindOf returns the kind of a field name, ignoring case.
+// kindOf returns the kind of a field name, which is not empty, ignoring case.
 func kindOf(name []byte) Kind {
 	for _, k := range knownFields[min(len(name), len(knownFields)-1)] {
-		if equalFold(name, k.name) {
+		if name[0]|0x20 == k.name[0] && equalFold(name, k.name) { // most names differ in the first letter
 			return k.kind
 		}
 	}
@@ -216,22 +216,22 @@ func (h *Head) parseVersion(v []byte) error {
 // parseFields parses the lines up to the empty one. With tidy, for responses, it repairs the lines
 // first, so that the client gets fields with only one reading.
 func (h *Head) parseFields(b []byte, tidy bool) error {
-	if tidy {
-		unfold(b)
-	}
+	unfolded := !tidy
 	for {
 		line, rest := cutLine(b)
 		if len(line) == 0 {
 			return h.checkFraming()
 		}
-		b = rest
 		if isSpace(line[0]) {
 			return h.errFold()
 		}
-		if tidy {
-			line = closeUp(line)
+		if !unfolded && len(rest) > 0 && isSpace(rest[0]) { // few heads have such a line
+			unfold(b)
+			unfolded = true
+			line, rest = cutLine(b)
 		}
-		f, err := parseField(line)
+		b = rest
+		f, err := parseField(line, tidy)
 		if err != nil {
 			return err
 		}
