@@ -189,9 +189,11 @@ func FuzzResponseHead(f *testing.F) {
 	})
 }
 
+var blankBeforeExtension = regexp.MustCompile(`(?m)^[0-9A-Fa-f]+[ \t]+;`)
+
 // net/http decodes every accepted chunked body to the same bytes and trailers.
 func FuzzChunkedBody(f *testing.F) {
-	for _, seed := range []string{"0\r\n\r\n", "4\r\nbody\r\n0\r\n\r\n", "a;x=\"y\"\r\n0123456789\r\n000\r\nT: v\r\n\r\nGET ", "4\nbody\r\n0\r\n\r\n"} {
+	for _, seed := range []string{"0\r\n\r\n", "4 ;x\r\nbody\r\n0\t;\r\n\r\n", "4\r\nbody\r\n0\r\n\r\n", "a;x=\"y\"\r\n0123456789\r\n000\r\nT: v\r\n\r\nGET ", "4\nbody\r\n0\r\n\r\n"} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -206,6 +208,9 @@ func FuzzChunkedBody(f *testing.F) {
 		}
 		r := bufio.NewReader(bytes.NewReader(data))
 		want, err := io.ReadAll(httputil.NewChunkedReader(r))
+		if err != nil && blankBeforeExtension.Match(data) {
+			return // RFC 9112 §7.1.1 allows it, net/http does not
+		}
 		if err != nil || !bytes.Equal(got, want) {
 			t.Fatalf("%q: decoded to %q, by net/http to %q, %v", data, got, want, err)
 		}
