@@ -268,7 +268,7 @@ func (v view) Connections(host string) []api.Connection {
 	var out []api.Connection
 	for _, c := range v.proxy.Connections(host) {
 		out = append(out, api.Connection{
-			ID: c.ID, Client: c.Client, User: c.User, Host: c.Host, Port: c.Port, Kind: c.Kind.String(), Since: c.Since,
+			ID: c.ID, Client: c.Client, User: c.User, Host: c.Host, Port: c.Port, Protocol: c.Kind.String(), Since: c.Since,
 			BytesOut: c.BytesIn, BytesIn: c.BytesOut, Limited: c.Limited, // the proxy counts from the client's side
 		})
 	}

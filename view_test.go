@@ -73,7 +73,7 @@ func TestUnready(t *testing.T) {
 	}
 }
 
-// Every kind of connection that the proxy has is one that the API's description names.
+// Every protocol of connections that the proxy has is one that the API's description names.
 func TestKindsAreDescribed(t *testing.T) {
 	var description struct {
 		Components struct {
@@ -96,10 +96,10 @@ func TestKindsAreDescribed(t *testing.T) {
 	for k := proxy.KindConnect; k.String() != proxy.Kind(0).String(); k++ {
 		kinds = append(kinds, k.String())
 	}
-	described := description.Components.Schemas["Connection"].Properties["kind"].Enum
+	described := description.Components.Schemas["Connection"].Properties["protocol"].Enum
 	slices.Sort(kinds)
 	slices.Sort(described)
 	if !slices.Equal(kinds, described) {
-		t.Errorf("the proxy has connections of the kinds %q, and openapi.json names %q", kinds, described)
+		t.Errorf("the proxy has connections of the protocols %q, and openapi.json names %q", kinds, described)
 	}
 }

@@ -13,15 +13,16 @@ type ConnectionList struct {
 
 // Connection is one open upstream connection.
 type Connection struct {
-	ID     string    `json:"id"`             // unique on its node
-	Node   string    `json:"node"`           // the node that has it open
-	Client string    `json:"client"`         // the worker's address; "" for one that is kept for reuse
-	User   string    `json:"user,omitempty"` // the authenticated user; "" if the proxy has no users
-	Host   string    `json:"host"`           // normalised
-	Port   uint16    `json:"port"`
-	Kind   string    `json:"kind"` // "connect", "http", "upgrade", "socks5" or "idle"
-	Since  time.Time `json:"since"`
-	Age    Duration  `json:"age"`
+	ID     string `json:"id"`             // unique on its node
+	Node   string `json:"node"`           // the node that has it open
+	Client string `json:"client"`         // the worker's address; "" for one that is kept for reuse
+	User   string `json:"user,omitempty"` // the authenticated user; "" if the proxy has no users
+	Host   string `json:"host"`           // normalised
+	Port   uint16 `json:"port"`
+	// Protocol is "connect", "http", "upgrade", "socks5" or, without a client, "idle".
+	Protocol string    `json:"protocol"`
+	Since    time.Time `json:"since"`
+	Age      Duration  `json:"age"`
 	// BytesOut went to the upstream, BytesIn came from it.
 	BytesOut uint64 `json:"bytes_out"`
 	BytesIn  uint64 `json:"bytes_in"`

@@ -298,13 +298,13 @@ func (c *cluster) awaitUse(t testing.TB, up host, want int) {
 func (n *node) keeps(host string) error {
 	var list struct {
 		Connections []struct {
-			Kind string `json:"kind"`
+			Protocol string
 		} `json:"connections"`
 	}
 	if err := n.http.read("/v1/connections?host="+host, &list); err != nil {
 		return err
 	}
-	if len(list.Connections) != 1 || list.Connections[0].Kind != "idle" {
+	if len(list.Connections) != 1 || list.Connections[0].Protocol != "idle" {
 		return fmt.Errorf("its connections are %+v; want one that is idle", list.Connections)
 	}
 	return nil

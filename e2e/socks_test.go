@@ -118,14 +118,14 @@ func socksSharesItsCount(t *testing.T, c *cluster, n *node, port string) {
 		t.Errorf("%d connections to %s", use.InUse, socksName)
 	}
 	var list struct {
-		Connections []struct{ Kind, Host string }
+		Connections []struct{ Protocol, Host string }
 	}
 	if err := n.http.read("/v1/connections", &list); err != nil {
 		t.Fatal(err)
 	}
 	kinds := map[string]int{}
 	for _, one := range list.Connections {
-		kinds[one.Kind+" "+one.Host]++
+		kinds[one.Protocol+" "+one.Host]++
 	}
 	if kinds["connect "+socksName] != 1 || kinds["socks5 "+socksName] != 1 {
 		t.Errorf("connections: %v", kinds)

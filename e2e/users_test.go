@@ -207,7 +207,7 @@ func usersOfPython(t *testing.T, n *node, up *site) {
 func usersOfAPI(t *testing.T, n *node) {
 	var list struct {
 		Connections []struct {
-			Kind, User string
+			Protocol, User string
 		}
 	}
 	if err := n.http.read("/v1/connections", &list); err != nil {
@@ -215,7 +215,7 @@ func usersOfAPI(t *testing.T, n *node) {
 	}
 	found := false
 	for _, c := range list.Connections {
-		found = found || c.Kind == "connect" && c.User == "ada"
+		found = found || c.Protocol == "connect" && c.User == "ada"
 	}
 	if !found {
 		t.Errorf("no tunnel of ada's: %+v", list.Connections)

@@ -105,7 +105,7 @@ func (f *flow) logTunnel(c *conn, now time.Time) {
 		return
 	}
 	l := f.srv.lines.Begin(now, "tunnel ended")
-	l.Text("kind", Kind(f.kind.Load()).String())
+	l.Text("protocol", Kind(f.kind.Load()).String())
 	l.Addr("client", c.addr)
 	if c.subject.User != "" {
 		l.Text("user", c.subject.User)
@@ -116,8 +116,8 @@ func (f *flow) logTunnel(c *conn, now time.Time) {
 	f.logLookup(l)
 	f.request.logWaits(l)
 	l.Duration("dial", f.dialTime)
-	l.Number("bytes_in", in)
-	l.Number("bytes_out", out)
+	l.Number("bytes_out", in) // the words of the API: out is to the upstream
+	l.Number("bytes_in", out)
 	l.Duration("duration", now.Sub(f.since))
 	l.Text("end", f.endName())
 	f.srv.lines.End(l)
@@ -162,8 +162,8 @@ func (x *exchange) log() {
 	}
 	x.request.logWaits(l)
 	l.Duration("dial", dial)
-	l.Number("bytes_in", in)
-	l.Number("bytes_out", out)
+	l.Number("bytes_out", in) // the words of the API: out is to the upstream
+	l.Number("bytes_in", out)
 	l.Duration("duration", x.over.Sub(x.begun))
 	l.Text("end", f.endName())
 	s.lines.End(l)

@@ -34,7 +34,7 @@ func TestOneLinePerTunnelAndRequest(t *testing.T) {
 	eventually(t, "the tunnel's line", func() bool { return len(j.Lines(t, "tunnel ended")) == 1 })
 	line := j.Lines(t, "tunnel ended")[0]
 	for key, want := range map[string]any{
-		"kind": "connect", "client": p.LocalAddr().String(), "host": "127.0.0.1", "bytes_in": 5.0, "bytes_out": 0.0,
+		"protocol": "connect", "client": p.LocalAddr().String(), "host": "127.0.0.1", "bytes_out": 5.0, "bytes_in": 0.0,
 		"end": errClientReset.Error(),
 	} {
 		if line[key] != want {
@@ -50,7 +50,7 @@ func TestOneLinePerTunnelAndRequest(t *testing.T) {
 	p.response("GET")
 	eventually(t, "the request's line", func() bool { return len(j.Lines(t, "request ended")) == 1 })
 	line = j.Lines(t, "request ended")[0]
-	for key, want := range map[string]any{"method": "GET", "status": 404.0, "bytes_out": 2.0, "end": "closed", "reused": false} {
+	for key, want := range map[string]any{"method": "GET", "status": 404.0, "bytes_in": 2.0, "bytes_out": 0.0, "end": "closed", "reused": false} {
 		if line[key] != want {
 			t.Errorf("%s is %v, want %v: %v", key, line[key], want, line)
 		}

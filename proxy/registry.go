@@ -21,7 +21,7 @@ const (
 	KindSOCKS5                  // a tunnel that SOCKS5 asked for
 )
 
-// String is the kind's name in the API.
+// String is the kind's name in the API and the log, which call it the protocol.
 func (k Kind) String() string {
 	switch k {
 	case KindConnect:

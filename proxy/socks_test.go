@@ -120,7 +120,7 @@ func TestSOCKSTunnel(t *testing.T) {
 			eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
 			eventually(t, "the log line", func() bool { return len(j.Lines(t, "tunnel ended")) == 1 })
 			line := j.Lines(t, "tunnel ended")[0]
-			if line["kind"] != "socks5" || line["host"] != counted || line["port"] != mustNumber(t, port) || line["bytes_in"] != 2.0 || line["end"] != "closed" {
+			if line["protocol"] != "socks5" || line["host"] != counted || line["port"] != mustNumber(t, port) || line["bytes_out"] != 2.0 || line["end"] != "closed" {
 				t.Errorf("the log says %v", line)
 			}
 			if c := w.Counters(); c.Requests.Load() != 1 || c.Tunnels.Load() != 1 || c.Refused.Load() != 0 {

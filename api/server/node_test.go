@@ -44,7 +44,7 @@ func TestConnections(t *testing.T) {
 	a := newBench(t, Config{}, "a").nodes["a"]
 	now := time.Now()
 	a.list = []api.Connection{
-		{ID: "2", Host: "x.org", Port: 443, Kind: "connect", Client: "10.0.0.1:5", Since: now, BytesIn: 3, BytesOut: 4, Limited: true},
+		{ID: "2", Host: "x.org", Port: 443, Protocol: "connect", Client: "10.0.0.1:5", Since: now, BytesIn: 3, BytesOut: 4, Limited: true},
 		{ID: "1/ü", Host: "y.org", Since: now.Add(-time.Minute)},
 	}
 	all := get[api.ConnectionList](t, a.do(try{method: "GET", path: "/v1/connections"}))
@@ -78,7 +78,7 @@ func TestConnectionsThatMatch(t *testing.T) {
 	a.list = []api.Connection{
 		{ID: "1", Host: "x.org", Port: 443, Client: "10.0.0.1:5", User: "ada"},
 		{ID: "2", Host: "x.org", Port: 80, Client: "10.0.0.2:5", User: "bob"},
-		{ID: "3", Host: "x.org", Port: 80, Kind: "idle"},
+		{ID: "3", Host: "x.org", Port: 80, Protocol: "idle"},
 		{ID: "4", Host: "y.org", Port: 443, Client: "[fd00::1]:5", User: "ada"},
 	}
 	b.nodes["b"].list = []api.Connection{{ID: "5", Host: "x.org", Port: 443, Client: "[::ffff:10.0.0.1]:6", User: "ada"}}

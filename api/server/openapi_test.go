@@ -370,7 +370,7 @@ func TestOpenAPIAnswers(t *testing.T) {
 		{Name: "c", Role: "proxy", Health: "dead", Session: "fenced", ReclaimIn: &soon},
 	}
 	a.uses = metricsBench(t, Config{}).uses
-	a.list = []api.Connection{{ID: "1", Client: "127.0.0.1:9", User: "ada", Host: "x.org", Port: 443, Kind: "connect", Since: time.Now(), BytesIn: 1, BytesOut: 2, Limited: true}}
+	a.list = []api.Connection{{ID: "1", Client: "127.0.0.1:9", User: "ada", Host: "x.org", Port: 443, Protocol: "connect", Since: time.Now(), BytesIn: 1, BytesOut: 2, Limited: true}}
 	seen := map[string]bool{}
 	for _, k := range []try{
 		{method: "GET", path: "/v1/status"},

@@ -278,7 +278,7 @@ func (n *benchNode) Peers() []Peer {
 func (n *benchNode) Connections(host string) []api.Connection {
 	list := slices.DeleteFunc(slices.Clone(n.list), func(c api.Connection) bool { return host != "" && c.Host != host })
 	for i := range list {
-		list[i].Kind = cmp.Or(list[i].Kind, "http")
+		list[i].Protocol = cmp.Or(list[i].Protocol, "http")
 	}
 	return list
 }

@@ -13,7 +13,7 @@ export function connections(name) {
   const title = h('h3', {}, 'Open connections');
   const none = h('p', { class: 'none' }, 'Asking the nodes…');
   const pages = h('nav', { class: 'pages', 'aria-label': `Pages of connections to ${name}` });
-  const head = ['Node', 'Client', 'Port', 'Kind', 'Age', 'Out', 'In', ''];
+  const head = ['Node', 'Client', 'Port', 'Protocol', 'Age', 'Out', 'In', ''];
   const table = h('table', { class: 'mini conns', hidden: true },
     h('caption', { class: 'hush' }, `Open connections to ${name}`),
     h('thead', {}, h('tr', {}, ...head.map((t, i) => h('th', { scope: 'col', class: i === 2 || (i > 3 && i < 7) ? 'num' : '' }, t || h('span', { class: 'hush' }, 'Close'))))), rows);
@@ -51,7 +51,7 @@ export function connections(name) {
     const close = closer(c, look);
     const tr = h('tr', { 'data-connection': `${c.node}/${c.id}` },
       h('td', {}, h('i', { class: `swatch c${colour(c.node)}` }), c.node), h('td', { class: 'addr' }, c.client || 'kept for reuse'),
-      h('td', { class: 'num' }, c.port), h('td', {}, c.kind), age, out, inn, h('td', { class: 'end' }, close));
+      h('td', { class: 'num' }, c.port), h('td', {}, c.protocol), age, out, inn, h('td', { class: 'end' }, close));
     tr.update = (now) => {
       text(age, span(seconds(now.age)));
       text(out, bytes(now.bytes_out));

@@ -20,7 +20,7 @@ func newConnectionsCommand(p *process) *cobra.Command {
 		Short: "List open upstream connections, or close one",
 		Long: `List the open upstream connections of all nodes, or of one with --node, the oldest first. With a HOST, which may
 have a port, list only the connections to it; with --client or --user, only those of a worker or a user. A
-connection that is kept for reuse is of kind idle and has no client.`,
+connection that is kept for reuse has the protocol idle and has no client.`,
 		Example: `  weir connections
   weir connections api.example.com --node b
   weir connections --client 10.1.0.0/16 --user nightly
@@ -149,9 +149,9 @@ func showConnections(w io.Writer, q api.ConnectionQuery, l api.ConnectionList, u
 }
 
 func connectionTable(list []api.Connection) *table {
-	t := &table{header: []string{"ID", "NODE", "KIND", "CLIENT", "USER", "UPSTREAM", "-AGE", "-BYTES OUT", "-BYTES IN"}}
+	t := &table{header: []string{"ID", "NODE", "PROTOCOL", "CLIENT", "USER", "UPSTREAM", "-AGE", "-BYTES OUT", "-BYTES IN"}}
 	for _, c := range list {
-		t.add(c.ID, c.Node, c.Kind, orDash(c.Client), orDash(c.User), net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port))),
+		t.add(c.ID, c.Node, c.Protocol, orDash(c.Client), orDash(c.User), net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port))),
 			c.Age.String(), strconv.FormatUint(c.BytesOut, 10), strconv.FormatUint(c.BytesIn, 10))
 	}
 	return t

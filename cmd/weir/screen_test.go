@@ -145,7 +145,7 @@ func streamAPI(t *testing.T) string {
 			case <-gone:
 			}
 		case "/v1/connections":
-			fmt.Fprint(w, `{"connections":[{"id":"7","node":"a","client":"10.9.8.7:6","host":"api.example.com","port":443,"kind":"connect","since":"2026-01-02T03:04:05Z","age":"3s"}]}`)
+			fmt.Fprint(w, `{"connections":[{"id":"7","node":"a","client":"10.9.8.7:6","host":"api.example.com","port":443,"protocol":"connect","since":"2026-01-02T03:04:05Z","age":"3s"}]}`)
 		case "/v1/hosts/API.example.com":
 			fmt.Fprint(w, hostJSON)
 		default:

@@ -36,12 +36,12 @@ func TestReload(t *testing.T) {
 }
 
 func TestConnections(t *testing.T) {
-	const list = `{"connections":[{"id":"7","node":"a","client":"10.0.0.9:4000","user":"nightly","host":"x.org","port":443,"kind":"connect","since":"2026-01-02T03:04:05Z","age":"3.5s","bytes_out":10,"bytes_in":2000,"limited":true},` +
-		`{"id":"9","node":"b","client":"","host":"fd00::1","port":80,"kind":"idle","since":"2026-01-02T03:04:05Z","age":"1s","bytes_out":0,"bytes_in":0,"limited":false}],` +
+	const list = `{"connections":[{"id":"7","node":"a","client":"10.0.0.9:4000","user":"nightly","host":"x.org","port":443,"protocol":"connect","since":"2026-01-02T03:04:05Z","age":"3.5s","bytes_out":10,"bytes_in":2000,"limited":true},` +
+		`{"id":"9","node":"b","client":"","host":"fd00::1","port":80,"protocol":"idle","since":"2026-01-02T03:04:05Z","age":"1s","bytes_out":0,"bytes_in":0,"limited":false}],` +
 		`"next":"1/a/9","unreachable":[{"node":"c","error":"no answer in time"}]}`
-	const table = "ID  NODE  KIND     CLIENT         USER     UPSTREAM      AGE  BYTES OUT  BYTES IN\n" +
-		"7   a     connect  10.0.0.9:4000  nightly  x.org:443    3.5s         10      2000\n" +
-		"9   b     idle     -              -        [fd00::1]:80   1s          0         0\n" +
+	const table = "ID  NODE  PROTOCOL  CLIENT         USER     UPSTREAM      AGE  BYTES OUT  BYTES IN\n" +
+		"7   a     connect   10.0.0.9:4000  nightly  x.org:443    3.5s         10      2000\n" +
+		"9   b     idle      -              -        [fd00::1]:80   1s          0         0\n" +
 		"There are more: continue with --after 1/a/9\nNot included: node c (no answer in time)\n"
 	for _, c := range []struct {
 		args []string

@@ -28,7 +28,7 @@ func connColumns() []column {
 		{title: "NODE", least: 8, part: 1, rank: 1},
 		{title: "CLIENT", least: 15, part: 2, rank: 0},
 		{title: "TO", least: 12, part: 2, rank: 6},
-		{title: "KIND", width: 7, rank: 4},
+		{title: "PROTOCOL", width: 8, rank: 4},
 		{title: "AGE", width: 6, right: true, rank: 2},
 		{title: "OUT", width: 6, right: true, rank: 3},
 		{title: "IN", width: 6, right: true, rank: 3},
@@ -119,7 +119,7 @@ func (m *Model) connTable(room int) []string {
 		}
 		lines = append(lines, m.row(columns, widths, []styled{
 			{text: m.opt.key(m.cluster.numberOf(c.Node)), raw: true}, {text: Clean(c.Node)}, client,
-			{text: fmt.Sprintf("%s:%d", Clean(c.Host), c.Port)}, {text: Clean(c.Kind)}, {text: age(time.Duration(c.Age))},
+			{text: fmt.Sprintf("%s:%d", Clean(c.Host), c.Port)}, {text: Clean(c.Protocol)}, {text: age(time.Duration(c.Age))},
 			{text: size(c.BytesOut)}, {text: size(c.BytesIn)}, {text: Clean(c.ID)},
 		}))
 	}

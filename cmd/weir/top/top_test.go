@@ -148,15 +148,15 @@ func TestFrames(t *testing.T) {
 		{"details", Options{Unicode: true}, 100, 24, func(m *Model) {
 			keys(m, "enter")
 			m.TakeConnections("api.example.com", api.ConnectionList{Connections: []api.Connection{
-				{ID: "17", Node: "a", Client: "10.1.2.3:4567", Host: "api.example.com", Port: 443, Kind: "connect", Age: api.Duration(200 * time.Second), BytesOut: 1234, BytesIn: 98765432},
-				{ID: "4", Node: "b", Host: "api.example.com", Port: 80, Kind: "idle", Age: api.Duration(1500 * time.Millisecond)},
+				{ID: "17", Node: "a", Client: "10.1.2.3:4567", Host: "api.example.com", Port: 443, Protocol: "connect", Age: api.Duration(200 * time.Second), BytesOut: 1234, BytesIn: 98765432},
+				{ID: "4", Node: "b", Host: "api.example.com", Port: 80, Protocol: "idle", Age: api.Duration(1500 * time.Millisecond)},
 			}, Unreachable: []api.Unreachable{{Node: "c", Error: "no answer in time"}}}, "")
 		}},
 		{"many-connections", Options{Unicode: true}, 80, 14, func(m *Model) {
 			keys(m, "enter")
 			l := api.ConnectionList{Next: "x"}
 			for i := range 40 {
-				l.Connections = append(l.Connections, api.Connection{ID: fmt.Sprint(i), Node: "a", Client: fmt.Sprintf("10.0.0.%d:1", i), Kind: "connect"})
+				l.Connections = append(l.Connections, api.Connection{ID: fmt.Sprint(i), Node: "a", Client: fmt.Sprintf("10.0.0.%d:1", i), Protocol: "connect"})
 			}
 			m.TakeConnections("api.example.com", l, "")
 			keys(m, "end", "up")
@@ -231,7 +231,7 @@ func TestNamesDoNotSteer(t *testing.T) {
 		m.Resize(120, 30)
 		for _, key := range []string{"h", "enter"} {
 			m.Key(key)
-			m.TakeConnections(evil, api.ConnectionList{Connections: []api.Connection{{ID: evil, Node: evil, Client: evil, Host: evil, Kind: evil}}}, "")
+			m.TakeConnections(evil, api.ConnectionList{Connections: []api.Connection{{ID: evil, Node: evil, Client: evil, Host: evil, Protocol: evil}}}, "")
 			text := ansi.Strip(m.Frame(start))
 			for _, line := range strings.Split(text, "\n") {
 				if Clean(line) != line {
