@@ -132,17 +132,17 @@ func (c *httpClient) handle() bool {
 	keep := c.keepAlive()
 	switch {
 	case !c.mayUse(policy):
-		return c.respond(&refuseClient, http1.KeepAlive{})
+		return c.turnAway(&refuseClient, http1.KeepAlive{})
 	case policy.Protocols&HTTP == 0:
-		return c.respond(&refuseHTTP, http1.KeepAlive{})
+		return c.turnAway(&refuseHTTP, http1.KeepAlive{})
 	case h.PassedThrough(s.via()):
-		return c.respond(&refuseLoop, keep)
+		return c.turnAway(&refuseLoop, keep)
 	case s.draining.Load():
-		return c.respond(&refuseDraining, http1.KeepAlive{})
+		return c.turnAway(&refuseDraining, http1.KeepAlive{})
 	}
 	user, refusal := c.authenticate(policy)
 	if refusal != nil {
-		return c.respond(refusal, keep)
+		return c.turnAway(refusal, keep)
 	}
 	c.identified(user)
 	if c.method == "CONNECT" {
@@ -202,6 +202,20 @@ func (c *httpClient) refuse(r *refusal) { c.respond(r, http1.KeepAlive{}) }
 var established = []byte(establishedLine + "\r\n\r\n")
 
 const establishedLine = http1.StatusPrefix + "200 Connection established"
+
+// turnAway refuses the request in c.head before its target was looked at. The log names the target
+// if it can be parsed.
+func (c *httpClient) turnAway(r *refusal, keep http1.KeepAlive) bool {
+	authority, port := c.head.Target, uint16(0)
+	if c.method != "CONNECT" {
+		authority, _, _ = c.head.Absolute(c.method)
+		port = 80
+	}
+	if target, err := limit.ParseTarget(string(authority), port); err == nil {
+		c.subject.Host = target
+	}
+	return c.respond(r, keep)
+}
 
 // keepAlive returns the request's wish.
 func (c *httpClient) keepAlive() http1.KeepAlive {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -67,6 +68,51 @@ func TestOneLinePerTunnelAndRequest(t *testing.T) {
 	}
 	if n := len(j.Lines(t, "request refused")); n < 1 || n > 10 {
 		t.Errorf("%d lines for 20 refusals", n)
+	}
+}
+
+// A request that is refused for what its client is names the host that it asked for, if it can be
+// parsed.
+func TestRefusedRequestsNameTheirHost(t *testing.T) {
+	var j journal
+	w := newWorld(t, 0, policy(func(p *Policy) { p.Users = testUsers(t) }), func(_ *Config, _ *resolver, o *worldOptions) {
+		o.Output, o.Level, o.JSONFormat = &j, hclog.Debug, true
+	})
+	denied := newWorld(t, 0, policy(func(p *Policy) {
+		p.AllowClients = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+	}), func(_ *Config, _ *resolver, o *worldOptions) { o.Output, o.Level, o.JSONFormat = &j, hclog.Debug, true })
+	for i, c := range []struct {
+		w        *world
+		send     string // a head without its end, or a message of SOCKS5
+		answered string // field and value
+		host     string
+		port     int
+	}{
+		{w, "CONNECT X.test.:443 HTTP/1.1\r\nHost: y", "status 407", "x.test", 443},
+		{w, "CONNECT [2001:DB8::1]:443 HTTP/1.1\r\nHost: y", "status 407", "2001:db8::1", 443},
+		{w, "CONNECT x.test HTTP/1.1\r\nHost: y", "status 407", "", 0},
+		{w, "CONNECT a..b:443 HTTP/1.1\r\nHost: y", "status 407", "", 0},
+		{w, "CONNECT x.test:443 HTTP/1.1\r\nHost: y\r\n" + authorization("ada:wrong")[:len(authorization("ada:wrong"))-2], "status 407", "x.test", 443},
+		{w, "GET http://x.test/ HTTP/1.1\r\nHost: y", "status 407", "x.test", 80},
+		{w, "GET ws://x.test:81/ HTTP/1.1\r\nHost: y", "status 407", "x.test", 81},
+		{w, "GET https://x.test/ HTTP/1.1\r\nHost: y", "status 407", "", 0},
+		{w, "GET /x.test HTTP/1.1\r\nHost: y", "status 407", "", 0},
+		{denied, "CONNECT x.test:443 HTTP/1.1\r\nHost: y", "status 403", "x.test", 443},
+		{denied, "HEAD http://x.test:99/ HTTP/1.1\r\nHost: y", "status 403", "x.test", 99},
+		{denied, "CONNECT x.test:443 HTTP/3\r\nHost: y", "status 400", "", 0},
+		{denied, "\x05\x01\x00\x05\x01\x00\x03\x06x.test\x01\xbb", "reply 2", "x.test", 443},
+		{denied, "\x05\x01\x00\x05\x01\x00\x03\x04a..b\x01\xbb", "reply 2", "", 0},
+	} {
+		p := c.w.dial()
+		if p.send(c.send); c.send[0] != '\x05' {
+			p.send("\r\n\r\n")
+		}
+		eventually(t, "the refusal's line", func() bool { return len(j.Lines(t, "request refused")) == i+1 })
+		line := j.Lines(t, "request refused")[i]
+		field, value, _ := strings.Cut(c.answered, " ")
+		if fmt.Sprint(line[field]) != value || line["host"] != c.host || line["port"] != float64(c.port) {
+			t.Errorf("%q: %v", c.send, line)
+		}
 	}
 }
 

@@ -32,8 +32,8 @@ func (r *refusal) appendPhrase(dst []byte, status int, target limit.Target) []by
 		dst = append(dst, "no lease: this node has no live session with the cluster"...)
 	case r.reason == reasonDraining:
 		dst = append(dst, "this node is draining"...)
-	case status < 500 && !r.reason.limited() || target.Host == "":
-		dst = append(dst, r.details...) // the client's fault: the destination does not matter
+	case status < 500 && !r.reason.limited() || r.reason == reasonUnchecked || target.Host == "":
+		dst = append(dst, r.details...) // the destination does not matter
 	default:
 		dst = appendDestination(dst, target)
 		dst = append(dst, ": "...)
