@@ -2,13 +2,18 @@ package weir
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/weirproxy/weir/api"
 	"github.com/weirproxy/weir/cluster"
+	"github.com/weirproxy/weir/config"
 	"github.com/weirproxy/weir/lease/leader"
 	"github.com/weirproxy/weir/lease/leasepb"
 	"github.com/weirproxy/weir/proxy"
@@ -101,5 +106,43 @@ func TestKindsAreDescribed(t *testing.T) {
 	slices.Sort(described)
 	if !slices.Equal(kinds, described) {
 		t.Errorf("the proxy has connections of the protocols %q, and openapi.json names %q", kinds, described)
+	}
+}
+
+// A queue's timeout has one range, and one error, in a config and through the API.
+func TestQueueTimeoutIsRefusedAlike(t *testing.T) {
+	n, err := Start(t.Context(), Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = n.Close(t.Context()) }()
+	for timeout, ok := range map[string]bool{"1ms": true, "1h": true, "1.5ms": true, "999us": false, "500ns": false, "1h1ms": false} {
+		file := filepath.Join(t.TempDir(), "a.hcl")
+		hcl := fmt.Sprintf("limits {\n host \"x.org\" {\n connections = 1\n queue {\n timeout = %q\n size = 1\n }\n }\n}", timeout)
+		if err := os.WriteFile(file, []byte(hcl), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, problems := config.LoadLimits(file, config.Options{})
+		r := httptest.NewRequest(http.MethodPut, "http://localhost/v1/limits/host/x.org",
+			strings.NewReader(fmt.Sprintf(`{"connections":1,"queue":{"timeout":%q,"size":1}}`, timeout)))
+		r.Header.Set("Content-Type", "application/json")
+		w := httptest.NewRecorder()
+		n.Handler().ServeHTTP(w, r)
+		if ok != (len(problems) == 0) || ok != (w.Code == http.StatusOK) {
+			t.Errorf("%s: the file says %v, the API %d %s", timeout, problems, w.Code, w.Body)
+			continue
+		}
+		if ok {
+			continue
+		}
+		// The hint is a sentence of its own in a file.
+		text := problems[0].Message + ": " + strings.ToLower(problems[0].Hint[:1]) + strings.TrimSuffix(problems[0].Hint[1:], ".")
+		var problem api.Problem
+		if err := json.Unmarshal(w.Body.Bytes(), &problem); err != nil {
+			t.Fatal(err)
+		}
+		if text != "limits.host."+problem.Detail {
+			t.Errorf("the file says %q, the API %q", text, problem.Detail)
+		}
 	}
 }

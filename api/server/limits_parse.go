@@ -210,6 +210,9 @@ func plainReason(err error) string {
 	return strings.TrimPrefix(err.Error(), limit.ErrInvalid.Error()+": ")
 }
 
+// minQueueTimeout is the shortest that may be set, in a config as here.
+const minQueueTimeout = time.Millisecond
+
 func parseQueue(o *object, l *limit.Limit) error {
 	if !o.has("queue") {
 		return nil
@@ -231,6 +234,9 @@ func parseQueue(o *object, l *limit.Limit) error {
 	l.Queue.Timeout = time.Duration(timeout)
 	if !l.Queue.Enabled() {
 		return invalid("%s needs a timeout and a size, both above 0; leave it out to refuse at once", qo.at)
+	}
+	if t := l.Queue.Timeout; t < minQueueTimeout || t > limit.MaxQueueTimeout {
+		return invalid("%s: %s is out of range: write a duration from 1ms to 1h", qo.path("timeout"), shorten(string(qo.fields["timeout"])))
 	}
 	return nil
 }

@@ -127,6 +127,8 @@ func TestLimitRefusals(t *testing.T) {
 		{put("x.org", `{"connections":1,"queue":{"timeout":2,"size":1}}`), 422, "queue.timeout must be a duration"},
 		{put("x.org", `{"connections":1,"queue":{"timeout":"2","size":1}}`), 422, "queue.timeout must be a duration"},
 		{put("x.org", `{"connections":1,"queue":{"timeout":"-2s","size":1}}`), 422, "above 0"},
+		{put("x.org", `{"connections":1,"queue":{"timeout":"999us","size":1}}`), 422, `queue.timeout: "999us" is out of range: write a duration from 1ms to 1h`},
+		{put("x.org", `{"connections":1,"queue":{"timeout":"61m","size":1}}`), 422, `queue.timeout: "61m" is out of range: write a duration from 1ms to 1h`},
 		{put("x.org", `{"connections":1,"shared":true}`), 422, "x.org"},
 		{put("x.org", `{"connections":1,"shared":"yes"}`), 422, "shared must be true or false"},
 		{put("x.org", `{"pattern":"y.org","connections":1}`), 422, "the path for x.org"},
