@@ -16,6 +16,31 @@ type Use struct {
 	Bandwidth *BandwidthUse `json:"bandwidth,omitempty"`
 }
 
+// Refused counts the requests that were refused, by the limit of connections or of requests: at most
+// one of the two refuses a request.
+func (u Use) Refused() uint64 {
+	if u.Requests == nil {
+		return u.Rejected
+	}
+	return u.Rejected + u.Requests.Rejected
+}
+
+// WouldRefuse counts what limits in mode report would have refused or held back.
+func (u Use) WouldRefuse() uint64 {
+	n := u.WouldReject
+	if u.Requests != nil {
+		n += u.Requests.WouldReject
+	}
+	if b := u.Bandwidth; b != nil {
+		for _, r := range []*RateUse{b.Upload, b.Download} {
+			if r != nil {
+				n += r.WouldReject
+			}
+		}
+	}
+	return n
+}
+
 // RateUse is the use of a rate: requests, or bytes in one direction, a second.
 type RateUse struct {
 	Rate        float64 `json:"rate"`               // the limit, for the whole cluster

@@ -9,7 +9,7 @@ import (
 // TestExplainAndUsage: the tables that people read of answers.
 func TestExplainAndUsage(t *testing.T) {
 	const (
-		rates = `"requests":{"rate":10,"burst":20,"granted":10,"now":2.5,"available":3,"waiting":1,"admitted_total":9,"rejected_total":2,"would_reject_total":0}`
+		rates = `"requests":{"rate":10,"burst":20,"granted":10,"now":2.5,"available":3,"waiting":1,"admitted_total":9,"rejected_total":2,"would_reject_total":4}`
 		bytes = `"bandwidth":{"download":{"rate":5000000,"burst":5000000,"granted":5000000,"now":1234567,"available":0,"waiting":0,"admitted_total":9,"rejected_total":0,"would_reject_total":0}}`
 		use   = `{"limit":5,"granted":4,"in_use":5,"idle":0,"waiting":0,"admitted_total":7,"rejected_total":1,"would_reject_total":0,` + rates + `,` + bytes + `}`
 	)
@@ -38,14 +38,14 @@ It would not be let in now without waiting.
 		},
 		{"GET /v1/usage/client?sort=in_use", `{"usage":[` + client + `],"next":"5/10.0.0.7"}`, []string{"usage", "client", "--sort", "in_use"}, `
 NAME      LIMIT  IN USE  IDLE  GRANTED  WAITING  ADMITTED  REFUSED  WOULD REFUSE  REQUESTS    OF  UPLOAD  OF  DOWNLOAD     OF
-10.0.0.7      5       5     0        4        0         7        1             0     2.5/s  10/s       -   -   1.2MB/s  5MB/s
+10.0.0.7      5       5     0        4        0         7        3             4     2.5/s  10/s       -   -   1.2MB/s  5MB/s
 There are more: continue with --after 5/10.0.0.7
 `},
 		{"GET /v1/usage/client/10.0.0.7", client, []string{"usage", "client", "10.0.0.7"}, `
 client 10.0.0.7 (limit of *)
 NODE  LIMIT  IN USE  IDLE  GRANTED  WAITING  ADMITTED  REFUSED  WOULD REFUSE  REQUESTS    OF  UPLOAD  OF  DOWNLOAD     OF
-a         5       5     0        4        0         7        1             0     2.5/s  10/s       -   -   1.2MB/s  5MB/s
-all       5       5     0        4        0         7        1             0     2.5/s  10/s       -   -   1.2MB/s  5MB/s
+a         5       5     0        4        0         7        3             4     2.5/s  10/s       -   -   1.2MB/s  5MB/s
+all       5       5     0        4        0         7        3             4     2.5/s  10/s       -   -   1.2MB/s  5MB/s
 `},
 	} {
 		f := newFakeAPI(t, map[string][]string{c.call: {c.answer}})

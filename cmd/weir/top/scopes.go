@@ -135,32 +135,16 @@ func (m *Model) rateColumns() (columns []column, cells []func(api.Use) styled) {
 			return styled{text: r.say(use.Now) + "/" + r.say(use.Rate), look: when(use.Waiting > 0, warn)}
 		})
 	}
-	if slices.ContainsFunc(m.shown, func(h *hostRow) bool { return wouldReject(h.Use) > 0 }) {
+	if slices.ContainsFunc(m.shown, func(h *hostRow) bool { return h.WouldRefuse() > 0 }) {
 		columns = append(columns, column{title: "WOULD REF", width: 9, right: true, rank: 4})
 		cells = append(cells, func(u api.Use) styled {
-			return styled{text: count(int64(wouldReject(u))), look: when(wouldReject(u) > 0, warn)}
+			return styled{text: count(int64(u.WouldRefuse())), look: when(u.WouldRefuse() > 0, warn)}
 		})
 	}
 	return columns, cells
 }
 
 func bytesPerSecond(n float64) string { return count(int64(n)) }
-
-// wouldReject is what limits in mode report would have refused or held back.
-func wouldReject(u api.Use) uint64 {
-	n := u.WouldReject
-	if u.Requests != nil {
-		n += u.Requests.WouldReject
-	}
-	if b := u.Bandwidth; b != nil {
-		for _, r := range []*api.RateUse{b.Upload, b.Download} {
-			if r != nil {
-				n += r.WouldReject
-			}
-		}
-	}
-	return n
-}
 
 // scopeTitle is the title of the column of names.
 func (m *Model) scopeTitle() string { return strings.ToUpper(m.scope) }
