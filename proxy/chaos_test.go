@@ -74,7 +74,7 @@ func chaos(t *testing.T, dial func(addr string) (halfCloser, error), options ...
 	}
 	t.Logf("WEIR_SEED=%d", seed)
 	const limit, workers, rounds = 4, 12, 40
-	u := newWitness(t, limit, 1<<(seed%20))
+	u := newWitness(t, limit, answering(1<<(seed%20)))
 	w := newWorld(t, limit, append(options, policy(func(p *Policy) { p.HalfCloseTimeout = 50 * time.Millisecond }))...)
 
 	done := make(chan struct{})
@@ -168,10 +168,9 @@ func visit(t *testing.T, conn halfCloser, up string, rng *rand.Rand) {
 // witness is an upstream that counts its connections and judges the limit. A connection counts from
 // accept until its goroutine, which reads all the time, sees a reset, or sees the FIN and closes.
 type witness struct {
-	l      net.Listener
-	addr   string
-	answer int // bytes of content
-	wg     sync.WaitGroup
+	l    net.Listener
+	addr string
+	wg   sync.WaitGroup
 
 	mu   sync.Mutex
 	open map[*witnessed]struct{}
@@ -184,15 +183,15 @@ type witnessed struct {
 	raw syscall.RawConn
 }
 
-// newWitness starts a witness, which answers each request with so many bytes. At the test's end,
-// after the proxy is closed, it waits for the last connection and reports.
-func newWitness(t *testing.T, limit, answer int) *witness {
+// newWitness starts a witness, which serves each connection with serve and then closes it. At the
+// test's end, after the proxy is closed, it waits for the last connection and reports.
+func newWitness(t *testing.T, limit int, serve func(*witness, *witnessed)) *witness {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &witness{l: l, addr: l.Addr().String(), answer: answer, open: make(map[*witnessed]struct{})}
+	w := &witness{l: l, addr: l.Addr().String(), open: make(map[*witnessed]struct{})}
 	w.wg.Go(func() {
 		for {
 			conn, err := l.Accept()
@@ -205,7 +204,11 @@ func newWitness(t *testing.T, limit, answer int) *witness {
 				return
 			}
 			w.opened(c)
-			w.wg.Go(func() { w.serve(c) })
+			w.wg.Go(func() {
+				defer c.Close()
+				defer w.ended(c)
+				serve(w, c)
+			})
 		}
 	})
 	t.Cleanup(func() {
@@ -250,35 +253,36 @@ func (c *witnessed) isReset() bool {
 	return err == nil && reset
 }
 
-// serve answers requests. One goroutine reads to the end, however long the other takes to write.
-func (w *witness) serve(c *witnessed) {
-	defer c.Close()
-	defer w.ended(c)
-	requests := make(chan struct{}, 64)
-	written := make(chan struct{})
-	go func() {
-		defer close(written)
-		for range requests {
-			fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", w.answer)
-			if _, err := io.CopyN(c, zeros{}, int64(w.answer)); err != nil {
-				return
+// answering answers each request with so many bytes of content. One goroutine reads to the end,
+// however long the other takes to write.
+func answering(content int) func(*witness, *witnessed) {
+	return func(w *witness, c *witnessed) {
+		requests := make(chan struct{}, 64)
+		written := make(chan struct{})
+		go func() {
+			defer close(written)
+			for range requests {
+				fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", content)
+				if _, err := io.CopyN(c, zeros{}, int64(content)); err != nil {
+					return
+				}
 			}
+		}()
+		r := bufio.NewReader(c)
+		for {
+			req, err := http.ReadRequest(r)
+			if err == nil {
+				_, err = io.Copy(io.Discard, req.Body)
+			}
+			if sock.IsReset(err) {
+				w.ended(c)
+			}
+			if err != nil {
+				break
+			}
+			requests <- struct{}{}
 		}
-	}()
-	r := bufio.NewReader(c)
-	for {
-		req, err := http.ReadRequest(r)
-		if err == nil {
-			_, err = io.Copy(io.Discard, req.Body)
-		}
-		if sock.IsReset(err) {
-			w.ended(c)
-		}
-		if err != nil {
-			break
-		}
-		requests <- struct{}{}
+		close(requests)
+		<-written
 	}
-	close(requests)
-	<-written
 }
