@@ -57,7 +57,7 @@ test: needs unit e2e ## run all tests with the race detector
 
 unit: # all tests but the end-to-end ones
 	$(GO) test -race -parallel 4 $(UNIT) # most of them wait
-	$(GO) test -race -tags portable ./proxy/... # what other systems have instead of some of Linux's calls
+	$(GO) test -race -tags portable ./proxy ./proxy/sock # what other systems have instead of some of Linux's calls
 	$(GO) test -run '^TestStackOfATunnel$$' ./proxy # whose frames are larger under the race detector
 	$(GO) test ./lease/leasetest # one goroutine: more seeds, and every rule broken, in the time that the race detector would take
 

@@ -73,12 +73,19 @@ func (w *wire) ask(ctx context.Context, query query) (*dns.Msg, error) {
 		}
 	}
 	w.mu.Unlock()
-	timer := time.NewTimer(s.after)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	// No timer that is due at once: in a bubble, receiving from it runs it on the receiver's thread,
+	// beside the timers that the bubble itself runs, and the race detector of Go 1.26, which has one
+	// context for both, may crash.
+	if s.after > 0 {
+		timer := time.NewTimer(s.after)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
 	}
 	if s.err != nil {
 		return nil, s.err
