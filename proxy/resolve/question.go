@@ -49,19 +49,25 @@ func (r *Resolver) question(ctx context.Context, s *settings, offset int, q dns.
 	for _, to := range probes {
 		send(to)
 	}
-	plan := plan{servers: servers, attempts: s.attempts}
-	next := time.NewTimer(0)
+	plan, pending := plan{servers: servers, attempts: s.attempts}, len(probes)
+	next := time.NewTimer(patience)
 	defer next.Stop()
+	sendNext := func() {
+		if to, pause, ok := plan.next(); ok {
+			send(to)
+			pending++
+			next.Reset(pause)
+		}
+	}
+	sendNext()
 	worst := result{kind: kindSilent}
-	for pending := len(probes); ; {
+	for {
+		if pending == 0 && plan.over() {
+			return worst
+		}
 		select {
 		case <-next.C:
-			to, pause, ok := plan.next()
-			if ok {
-				send(to)
-				pending++
-				next.Reset(pause)
-			}
+			sendNext()
 		case reply := <-replies:
 			pending--
 			reply.done = true
@@ -73,11 +79,8 @@ func (r *Resolver) question(ctx context.Context, s *settings, offset int, q dns.
 				worst = reply.result
 			}
 			plan.drop(reply.server)
-			next.Reset(0)
+			sendNext()
 		case <-ctx.Done():
-			return worst
-		}
-		if pending == 0 && plan.over() {
 			return worst
 		}
 	}
