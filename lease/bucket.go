@@ -21,7 +21,6 @@ type bucket struct {
 	at    time.Duration // on the node's clock
 	fill  float64       // grains a nanosecond
 	size  float64       // the most that it holds
-	short float64       // what whole tokens may lack besides slack: see roundedAway
 
 	// For receipts. What has come in is counted in units of the bucket that has shrunk to scale since
 	// it began.
@@ -97,7 +96,7 @@ const slack = 1
 // has reports whether n grains can be taken.
 func (b *bucket) has(now time.Duration, n float64) bool {
 	b.settle(now)
-	return b.level >= n-slack-b.short
+	return b.level >= n-slack
 }
 
 // whole is how many whole grains can be taken.
@@ -141,7 +140,7 @@ func (b *bucket) leave(now time.Duration, part float64, whole bool) (grains int6
 // until is when n grains can be taken, if nobody takes any before; never where the bucket is too
 // small for them or does not fill.
 func (b *bucket) until(n float64) (at time.Duration, ever bool) {
-	n -= slack + b.short
+	n -= slack
 	switch {
 	case b.level >= n:
 		return b.at, true
@@ -150,25 +149,6 @@ func (b *bucket) until(n float64) (at time.Duration, ever bool) {
 	}
 	// A nanosecond more than the division says, for what it rounds away.
 	return b.at + time.Duration(math.Ceil((n-b.level)/b.fill)) + 1, true
-}
-
-// mostShort is the most that all nodes together may be short of their tokens: less than bucketDrift
-// takes from one.
-const mostShort = float64(limit.TokenGrains) * bucketDrift / 2
-
-// roundedAway is by how many grains the tokens of so many shares may be short: the shares that are
-// left over when a rate is divided into units belong to nobody, and keep their part of a full
-// burst. Without this the last token of a burst of 6, with 1/h, would come a tenth of a second
-// later than the others on the node that holds all of them. Where more than mostShort is left over, nothing helps: the last token of a
-// burst of 700 comes 0.28 tokens later.
-func roundedAway(l *limit.Limit, r limit.Resource, shares int64) float64 {
-	all := l.Units(r)
-	if r != limit.Requests || all == 0 {
-		return 0
-	}
-	unit := l.UnitShares(r)
-	left := float64(l.BurstGrains(r)) * float64(limit.Shares-all*unit) / float64(limit.Shares)
-	return min(left, mostShort) * float64(min(shares/unit, all)) / float64(all)
 }
 
 // partOf is what so many shares of a rate are: the whole units among them.

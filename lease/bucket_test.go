@@ -179,6 +179,67 @@ func TestNoWindowIsAboveTheRate(t *testing.T) {
 	})
 }
 
+// The same for requests, whose tokens move whole or in parts, and whose shares do not divide evenly.
+// They leave less than a thousandth of a token over, which the slower filling covers.
+func TestNoWindowHasMoreTokens(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		burst := rapid.SampledFrom([]int64{1, 3, 5, 6, 7, 12, 13, 20}).Draw(rt, "burst")
+		l := rateLimit(t, rapid.SampledFrom([]string{"0.5/s", "50/s"}).Draw(rt, "rate"), burst)
+		unit, units := l.UnitShares(limit.Requests), l.Units(limit.Requests)
+		nodes := make([]bucket, 3)
+		held := make([]int64, len(nodes))
+		free, freeShares, freeLevel := units, int64(limit.Shares), l.BurstGrains(limit.Requests)
+		var now time.Duration
+		var draws []draw
+		move := func(i int, k, level int64) { // to node i, or from it
+			held[i], free, freeShares, freeLevel = held[i]+k, free-k, freeShares-k*unit, freeLevel-level
+			fill, size := partOf(l, limit.Requests, held[i]*unit)
+			nodes[i].resize(now, fill, size)
+		}
+		anyNode := func(rt *rapid.T) int { return rapid.IntRange(0, 2).Draw(rt, "node") }
+		rt.Repeat(map[string]func(*rapid.T){
+			"wait": func(rt *rapid.T) {
+				now += time.Duration(rapid.Float64Range(0, 2).Draw(rt, "tokens") / l.PerSecond(limit.Requests) * token * float64(time.Second))
+			},
+			"wait for a token": func(rt *rapid.T) {
+				if at, ever := nodes[anyNode(rt)].until(token); ever {
+					now = max(now, at)
+				}
+			},
+			"take": func(rt *rapid.T) {
+				for i := anyNode(rt); nodes[i].take(now, token); {
+					draws = append(draws, draw{now, token})
+				}
+			},
+			"grant": func(rt *rapid.T) {
+				i, k := anyNode(rt), rapid.Int64Range(0, free).Draw(rt, "units")
+				if rapid.Bool().Draw(rt, "all") {
+					k = free
+				}
+				level := freeLevel * (k * unit) / max(freeShares, 1)
+				move(i, k, level)
+				nodes[i].put(float64(level))
+			},
+			"release": func(rt *rapid.T) {
+				i := anyNode(rt)
+				if k := rapid.Int64Range(0, held[i]).Draw(rt, "units"); k > 0 {
+					move(i, -k, -nodes[i].leave(now, float64(k)/float64(held[i]), rapid.Bool().Draw(rt, "whole")))
+				}
+			},
+			"": func(rt *rapid.T) {
+				sum := 0.0
+				for i := len(draws) - 1; i >= 0; i-- {
+					sum += draws[i].n
+					window := now - draws[i].at
+					if most := float64(l.BurstGrains(limit.Requests)) + l.PerSecond(limit.Requests)*window.Seconds(); sum > most+1 {
+						rt.Fatalf("%v grains in %v, at most %v", sum, window, most)
+					}
+				}
+			},
+		})
+	})
+}
+
 // What was taken and not used goes back whole where there was room for it all the time, also when
 // units have come meanwhile or the burst has grown; as far as there was room, where it would have
 // run over; and as much of it as the units that stayed, where others have left.

@@ -20,7 +20,6 @@ func (p *pool) resize(now time.Duration) {
 	if p.key.Resource.IsRate() {
 		fill, size := partOf(p.limit, p.key.Resource, p.granted)
 		p.bucket.resize(now, fill, size)
-		p.bucket.short = roundedAway(p.limit, p.key.Resource, p.granted)
 		p.told = false
 	}
 }

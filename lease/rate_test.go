@@ -250,21 +250,6 @@ func TestTokensMoveWhole(t *testing.T) {
 	}
 }
 
-// So are those of a burst that divides no rate evenly: the last one lacks what belongs to no unit.
-func TestLastTokenOfABurst(t *testing.T) {
-	for _, burst := range []int64{3, 6, 7, 9, 11, 13, 30} {
-		synctest.Test(t, func(t *testing.T) {
-			m := startOne(t, startCluster(t, requestLimit(t, "up", "1/h", burst, limit.Queue{})))
-			subject := &limit.Subject{Host: to(t, "up")}
-			for i := range burst + 1 {
-				if err := m.Take(t.Context(), subject, 0); (err == nil) != (i < burst) {
-					t.Fatalf("request %d under a burst of %d: %v", i+1, burst, err)
-				}
-			}
-		})
-	}
-}
-
 // A request that has waited in vain, or finds the queue full, is told when the next token comes:
 // neither itself nor the others that wait are added.
 func TestRateRefusalsOfAQueue(t *testing.T) {

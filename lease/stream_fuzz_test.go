@@ -233,7 +233,7 @@ func (p *nodeScript) take(s *limit.Subject) {
 	for _, scope := range tokenScopes {
 		_, name := p.n.Table().Find(scope, s)
 		pool := p.n.lookup(limit.Key{Scope: scope, Resource: limit.Requests, Name: name})
-		if pool != nil && pool.enforced() && (!p.n.gate.admitsAt(p.now) || pool.bucket.size < oneRequest-slack-pool.bucket.short) {
+		if pool != nil && pool.enforced() && (!p.n.gate.admitsAt(p.now) || pool.bucket.size < oneRequest-slack) {
 			p.t.Errorf("a token of %s was taken: %d shares, lease %v", pool.key, pool.granted, p.n.gate.admitsAt(p.now))
 		}
 	}
@@ -242,7 +242,7 @@ func (p *nodeScript) take(s *limit.Subject) {
 // checkBuckets: whatever the leader says, a bucket holds between nothing and its size.
 func (p *nodeScript) checkBuckets() {
 	for _, pool := range p.n.all {
-		if b := pool.bucket; pool.key.Resource.IsRate() && (b.level < -slack-b.short || b.level > b.size || b.size > float64(pool.limit.BurstGrains(pool.key.Resource))) {
+		if b := pool.bucket; pool.key.Resource.IsRate() && (b.level < -slack || b.level > b.size || b.size > float64(pool.limit.BurstGrains(pool.key.Resource))) {
 			p.t.Fatalf("the bucket of %s holds %v of %v", pool.key, b.level, b.size)
 		}
 	}
