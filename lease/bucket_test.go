@@ -179,8 +179,8 @@ func TestNoWindowIsAboveTheRate(t *testing.T) {
 	})
 }
 
-// The same for requests, whose tokens move whole or in parts, and whose shares do not divide evenly.
-// They leave less than a thousandth of a token over, which the slower filling covers.
+// The same for requests, whose tokens move whole or in parts, and whose shares do not divide
+// evenly. They leave less than a thousandth of a token over, which the slower filling covers.
 func TestNoWindowHasMoreTokens(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		burst := rapid.SampledFrom([]int64{1, 3, 5, 6, 7, 12, 13, 20}).Draw(rt, "burst")
