@@ -72,14 +72,16 @@ func (h *holding) putBack(l *limit.Limit, r limit.Resource, shares, level int64)
 func (h *holding) takeOut(l *limit.Limit, r limit.Resource, shares int64) int64 {
 	free := limit.Shares - h.total
 	level := h.levelUnder(l, r)
-	taken := part(level, shares, free)
+	taken := part(level, l.WholeUnits(r, shares), l.WholeUnits(r, free))
 	h.level = min(level-taken, sizeOf(l, r, free-shares))
 	return taken
 }
 
-// sizeOf is the most that some shares of a rate hold, in grains.
+// sizeOf is the most that some shares of a rate hold, in grains: what the whole units among them
+// hold, as on a node. Shares that make no unit hold nothing, or they would keep their part of the
+// burst while the units, which are all of the rate, are full.
 func sizeOf(l *limit.Limit, r limit.Resource, shares int64) int64 {
-	return part(l.BurstGrains(r), shares, limit.Shares)
+	return part(l.BurstGrains(r), l.WholeUnits(r, shares), l.Units(r))
 }
 
 // part is n·k/of, rounded down, where 0 ≤ k ≤ of, whatever n·k comes to.

@@ -64,6 +64,32 @@ func TestLevelsMove(t *testing.T) {
 	}
 }
 
+// Where a burst does not divide the shares, those that are left over make no unit and hold nothing:
+// all units take the whole burst with them, and each its own part.
+func TestSharesBesideUnitsHoldNothing(t *testing.T) {
+	for burst, unit := range map[int64]int64{3: 333_333, 60: 16_666, 700: 1428} {
+		s := NewState()
+		run(t, s, perSecond(burst), &OpenSession{Term: 1, Node: "a", Identity: "i"}, &OpenSession{Term: 1, Node: "b", Identity: "i"})
+		rest := (burst - 1) * unit
+		for i, c := range []struct {
+			session, delta, level int64
+			want                  string
+		}{
+			{2, rest, 0, fmt.Sprintf("%d with %d, free 1000000", rest, (burst-1)*1_000_000)},
+			{3, unit, 0, fmt.Sprintf("%d with 1000000, free 0", unit)},
+			{2, -rest, (burst - 1) * 1_000_000, fmt.Sprintf("-%d with %d, free %[2]d", rest, (burst-1)*1_000_000)},
+			{3, -unit, 1_000_000, fmt.Sprintf("-%d with 1000000, free %d", unit, burst*1_000_000)},
+			{2, rest + unit, 0, fmt.Sprintf("%d with %d, free 0", rest+unit, burst*1_000_000)},
+			{3, limit.Shares, 0, fmt.Sprintf("%d with 0, free 0", limit.Shares-rest-unit)},
+			{3, -limit.Shares, 1_000_000, fmt.Sprintf("-%d with 0, free 0", limit.Shares-rest-unit)},
+		} {
+			if got := moved(t, s, uint64(c.session), c.delta, c.level); got != c.want {
+				t.Errorf("burst %d, step %d: %s, want %s", burst, i, got, c.want)
+			}
+		}
+	}
+}
+
 // What closes without consent comes back empty, and what is taken over.
 func TestSessionsThatEndLeaveEmptyShares(t *testing.T) {
 	for name, end := range map[string]Command{
@@ -98,7 +124,7 @@ func TestNoChangeOfALimitFills(t *testing.T) {
 		want    string
 	}{
 		"raised":               {[]Command{big}, "200000 with 1000000, free 0"},
-		"lowered":              {[]Command{small}, "200000 with 400000, free 0"},
+		"lowered":              {[]Command{small}, "200000 with 0, free 0"}, // less than a unit of it
 		"lowered, then raised": {[]Command{small, big}, "200000 with 1000000, free 0"},
 		"deleted":              {[]Command{remove, perSecond(10)}, "200000 with 1000000, free 0"},
 		"not a rate meanwhile": {[]Command{&connections, big}, "200000 with 1000000, free 0"},

@@ -52,36 +52,51 @@ func (m *model) governing(key limit.Key) *limit.Limit {
 	return nil
 }
 
-// capacity is how much of a key may be granted, and the size of its bucket where it is a rate.
-func (m *model) capacity(key limit.Key) (capacity, burst int64) {
+// capacity is how much of a key may be granted, and its bucket where it is a rate.
+func (m *model) capacity(key limit.Key) (capacity int64, b modelBucket) {
 	l := m.governing(key)
 	if l == nil {
-		return 0, 0
+		return 0, b
 	}
 	switch key.Resource {
 	case limit.Connections:
-		return max(0, l.Connections), 0
+		return max(0, l.Connections), b
 	case limit.Requests:
-		burst = l.Requests.Burst * 1_000_000
+		b = modelBucket{l.Requests.Burst * 1_000_000, l.Requests.Burst}
 	case limit.Upload:
-		burst = bandwidthBurst(l.Bandwidth.Upload, l.Bandwidth.Burst)
+		b = bandwidthBucket(l.Bandwidth.Upload, l.Bandwidth.Burst)
 	case limit.Download:
-		burst = bandwidthBurst(l.Bandwidth.Download, l.Bandwidth.Burst)
+		b = bandwidthBucket(l.Bandwidth.Download, l.Bandwidth.Burst)
 	}
-	if burst == 0 {
-		return 0, 0
+	if b.burst == 0 {
+		return 0, modelBucket{}
 	}
-	return 1_000_000, burst
+	b.units = min(b.units, 1000)
+	return 1_000_000, b
 }
 
-func bandwidthBurst(rate, burst int64) int64 {
+// modelBucket is what a rate lets through at once, and in how many units it is leased.
+type modelBucket struct{ burst, units int64 }
+
+// whole counts the units in shares, one after the other.
+func (b modelBucket) whole(shares int64) (n int64) {
+	for unit := 1_000_000 / b.units; shares >= unit && n < b.units; shares -= unit {
+		n++
+	}
+	return n
+}
+
+// size is what shares may hold.
+func (b modelBucket) size(shares int64) int64 { return share(b.burst, b.whole(shares), b.units) }
+
+func bandwidthBucket(rate, burst int64) modelBucket {
 	switch {
 	case rate == 0:
-		return 0
+		return modelBucket{}
 	case burst == 0:
-		return max(rate, 65536)
+		burst = max(rate, 65536)
 	}
-	return burst
+	return modelBucket{burst, burst / 4096}
 }
 
 // share is n·k/of, rounded down.
@@ -248,18 +263,18 @@ func (m *model) give(session uint64, key limit.Key, n int64) {
 
 // adjustRate moves shares, and what lies in them.
 func (m *model) adjustRate(a Adjustment) (delta, level int64) {
-	capacity, burst := m.capacity(a.Key)
+	capacity, bucket := m.capacity(a.Key)
 	if a.Delta < 0 {
 		back := min(m.grants[a.Key][a.Session], -max(a.Delta, -1_000_000))
 		if back == 0 {
 			return 0, 0
 		}
 		m.give(a.Session, a.Key, -back)
-		if burst == 0 {
+		if bucket.burst == 0 {
 			return -back, 0
 		}
-		level = min(max(a.Level, 0), share(burst, back, 1_000_000))
-		m.levels[a.Key] = level + min(m.levels[a.Key], share(burst, 1_000_000-m.granted(a.Key)-back, 1_000_000))
+		level = min(max(a.Level, 0), bucket.size(back))
+		m.levels[a.Key] = level + min(m.levels[a.Key], bucket.size(1_000_000-m.granted(a.Key)-back))
 		return -back, level
 	}
 	free := capacity - m.granted(a.Key)
@@ -268,23 +283,25 @@ func (m *model) adjustRate(a Adjustment) (delta, level int64) {
 	}
 	in := m.freeLevel(a.Key)
 	delta = min(a.Delta, free)
-	level = share(in, delta, free)
-	m.levels[a.Key] = min(in-level, share(burst, free-delta, 1_000_000))
+	if bucket.whole(delta) > 0 {
+		level = share(in, bucket.whole(delta), bucket.whole(free))
+	}
+	m.levels[a.Key] = min(in-level, bucket.size(free-delta))
 	m.give(a.Session, a.Key, delta)
 	return delta, level
 }
 
 // freeLevel is what lies in the shares that nobody holds.
 func (m *model) freeLevel(key limit.Key) int64 {
-	_, burst := m.capacity(key)
+	_, bucket := m.capacity(key)
 	level, leased := m.levels[key]
 	switch {
 	case !leased:
-		return burst
-	case burst == 0:
+		return bucket.burst
+	case bucket.burst == 0:
 		return level
 	}
-	return min(level, share(burst, 1_000_000-m.granted(key), 1_000_000))
+	return min(level, bucket.size(1_000_000-m.granted(key)))
 }
 
 // write applies one of the commands that write limits, then compares.

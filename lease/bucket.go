@@ -157,7 +157,7 @@ func partOf(l *limit.Limit, r limit.Resource, shares int64) (fill, size float64)
 	if all == 0 {
 		return 0, 0
 	}
-	units := float64(min(shares/l.UnitShares(r), all))
+	units := float64(l.WholeUnits(r, shares))
 	// Multiplied first: the size of whole units is then exact.
 	fill = l.PerSecond(r) * units / float64(all) * (1 - bucketDrift) / float64(time.Second)
 	return fill, float64(l.BurstGrains(r)) * units / float64(all)

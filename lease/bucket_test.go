@@ -4,11 +4,13 @@ import (
 	"cmp"
 	"math"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
 	"pgregory.net/rapid"
 
+	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/limit"
 )
 
@@ -22,7 +24,7 @@ func rateLimit(t testing.TB, rate string, burst int64) *limit.Limit {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &limit.Limit{Pattern: p, Connections: limit.Unlimited, Requests: r}
+	return &limit.Limit{Pattern: p, Connections: limit.Unlimited, Requests: r, Source: limit.SourceAPI}
 }
 
 const token = float64(limit.TokenGrains)
@@ -88,6 +90,20 @@ func TestWholeUnitsHoldWholeTokens(t *testing.T) {
 type draw struct {
 	at time.Duration
 	n  float64
+}
+
+// checkWindows judges every window that ends now. Each node may have drawn a token that lacked a
+// grain.
+func checkWindows(t *rapid.T, l *limit.Limit, now time.Duration, draws []draw, nodes int) {
+	sum := 0.0
+	for i := len(draws) - 1; i >= 0; i-- {
+		sum += draws[i].n
+		window := now - draws[i].at
+		most := float64(l.BurstGrains(limit.Requests)) + l.PerSecond(limit.Requests)*window.Seconds()
+		if sum > most+float64(slack*nodes) {
+			t.Fatalf("%v grains in %v, at most %v", sum, window, most)
+		}
+	}
 }
 
 // TestNoWindowIsAboveTheRate: units go to and fro between nodes, with their levels or without; in
@@ -165,38 +181,47 @@ func TestNoWindowIsAboveTheRate(t *testing.T) {
 				free, freeLevel, held[i] = free+k, freeLevel+level, held[i]-k
 				resize(i)
 			},
-			"": func(rt *rapid.T) {
-				sum := 0.0
-				for i := len(draws) - 1; i >= 0; i-- {
-					sum += draws[i].n
-					window := now - draws[i].at
-					if most := float64(l.BurstGrains(limit.Requests)) + l.PerSecond(limit.Requests)*window.Seconds(); sum > most+1 {
-						rt.Fatalf("%v grains in %v, at most %v", sum, window, most)
-					}
-				}
-			},
+			"": func(rt *rapid.T) { checkWindows(rt, l, now, draws, len(nodes)) },
 		})
 	})
 }
 
-// The same for requests, whose tokens move whole or in parts, and whose shares do not divide
-// evenly. They leave less than a thousandth of a token over, which the slower filling covers.
+// The same for requests, whose tokens move whole or in parts, with the log that keeps the levels of
+// free units. Not all of the bursts divide the shares evenly.
 func TestNoWindowHasMoreTokens(t *testing.T) {
+	key := limit.Key{Scope: limit.ScopeHost, Resource: limit.Requests, Name: "up"}
 	rapid.Check(t, func(rt *rapid.T) {
-		burst := rapid.SampledFrom([]int64{1, 3, 5, 6, 7, 12, 13, 20}).Draw(rt, "burst")
+		burst := rapid.SampledFrom([]int64{1, 3, 5, 6, 7, 12, 13, 20, 29, 60, 700, 1001}).Draw(rt, "burst")
 		l := rateLimit(t, rapid.SampledFrom([]string{"0.5/s", "50/s"}).Draw(rt, "rate"), burst)
-		unit, units := l.UnitShares(limit.Requests), l.Units(limit.Requests)
-		nodes := make([]bucket, 3)
-		held := make([]int64, len(nodes))
-		free, freeShares, freeLevel := units, int64(limit.Shares), l.BurstGrains(limit.Requests)
+		unit := l.UnitShares(limit.Requests)
+		state := fsm.NewState()
+		var index uint64
+		apply := func(c fsm.Command) fsm.Result {
+			index++
+			r := state.Apply(index, 1, c)
+			if r.Err != nil {
+				rt.Fatal(r.Err)
+			}
+			return r
+		}
+		apply(&fsm.PutLimit{Limit: *l})
+		nodes := make([]bucket, rapid.IntRange(1, 3).Draw(rt, "nodes"))
+		sessions := make([]uint64, len(nodes))
+		for i := range sessions {
+			sessions[i] = apply(&fsm.OpenSession{Term: 1, Node: strconv.Itoa(i), Identity: "i"}).Session
+		}
+		held := func(i int) int64 { return state.GrantOf(sessions[i], key) }
 		var now time.Duration
 		var draws []draw
-		move := func(i int, k, level int64) { // to node i, or from it
-			held[i], free, freeShares, freeLevel = held[i]+k, free-k, freeShares-k*unit, freeLevel-level
-			fill, size := partOf(l, limit.Requests, held[i]*unit)
+		resize := func(i int, shares int64) {
+			fill, size := partOf(l, limit.Requests, shares)
 			nodes[i].resize(now, fill, size)
 		}
-		anyNode := func(rt *rapid.T) int { return rapid.IntRange(0, 2).Draw(rt, "node") }
+		adjust := func(i int, units, level int64) (moved int64) {
+			a := fsm.Adjustment{Session: sessions[i], Key: key, Delta: units * unit, Level: level}
+			return apply(&fsm.Adjust{Term: 1, Batch: index, Adjustments: []fsm.Adjustment{a}}).Adjusted[0].Level
+		}
+		anyNode := func(rt *rapid.T) int { return rapid.IntRange(0, len(nodes)-1).Draw(rt, "node") }
 		rt.Repeat(map[string]func(*rapid.T){
 			"wait": func(rt *rapid.T) {
 				now += time.Duration(rapid.Float64Range(0, 2).Draw(rt, "tokens") / l.PerSecond(limit.Requests) * token * float64(time.Second))
@@ -206,36 +231,41 @@ func TestNoWindowHasMoreTokens(t *testing.T) {
 					now = max(now, at)
 				}
 			},
+			"wait for all": func(rt *rapid.T) {
+				i := anyNode(rt)
+				if at, ever := nodes[i].until(nodes[i].size); ever {
+					now = max(now, at)
+				}
+			},
 			"take": func(rt *rapid.T) {
 				for i := anyNode(rt); nodes[i].take(now, token); {
 					draws = append(draws, draw{now, token})
 				}
 			},
 			"grant": func(rt *rapid.T) {
-				i, k := anyNode(rt), rapid.Int64Range(0, free).Draw(rt, "units")
+				i, free := anyNode(rt), l.WholeUnits(limit.Requests, limit.Shares-state.Granted(key))
+				k := rapid.Int64Range(0, free).Draw(rt, "units")
 				if rapid.Bool().Draw(rt, "all") {
 					k = free
 				}
-				level := freeLevel * (k * unit) / max(freeShares, 1)
-				move(i, k, level)
+				level := adjust(i, k, 0)
+				resize(i, held(i))
 				nodes[i].put(float64(level))
 			},
 			"release": func(rt *rapid.T) {
 				i := anyNode(rt)
-				if k := rapid.Int64Range(0, held[i]).Draw(rt, "units"); k > 0 {
-					move(i, -k, -nodes[i].leave(now, float64(k)/float64(held[i]), rapid.Bool().Draw(rt, "whole")))
+				units := l.WholeUnits(limit.Requests, held(i))
+				k := rapid.Int64Range(0, units).Draw(rt, "units")
+				if rapid.Bool().Draw(rt, "all") {
+					k = units
+				}
+				if k > 0 {
+					level := nodes[i].leave(now, float64(k)/float64(units), rapid.Bool().Draw(rt, "whole"))
+					resize(i, held(i)-k*unit)
+					adjust(i, -k, level)
 				}
 			},
-			"": func(rt *rapid.T) {
-				sum := 0.0
-				for i := len(draws) - 1; i >= 0; i-- {
-					sum += draws[i].n
-					window := now - draws[i].at
-					if most := float64(l.BurstGrains(limit.Requests)) + l.PerSecond(limit.Requests)*window.Seconds(); sum > most+1 {
-						rt.Fatalf("%v grains in %v, at most %v", sum, window, most)
-					}
-				}
-			},
+			"": func(rt *rapid.T) { checkWindows(rt, l, now, draws, len(nodes)) },
 		})
 	})
 }

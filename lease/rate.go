@@ -34,12 +34,17 @@ func (p *pool) fillUp(now time.Duration, level int64) {
 	}
 }
 
-// leaveBucket takes the level of k shares out, before they are released. Where no request waits
-// here, tokens go whole: their parts, here and where the shares go, would let nobody in for as long
-// as a token takes to come. Needs the pool's lock.
+// leaveBucket takes the level of k shares out, before they are released: that of the whole units
+// that are lost with them. Where no request waits here, tokens go whole: their parts, here and where
+// the shares go, would let nobody in for as long as a token takes to come. Needs the pool's lock.
 func (p *pool) leaveBucket(now time.Duration, k int64) {
-	whole := p.key.Resource == limit.Requests && !p.awaited()
-	p.leaving += p.bucket.leave(now, float64(k)/float64(max(p.granted, 1)), whole)
+	r := p.key.Resource
+	units := p.limit.WholeUnits(r, p.granted)
+	lost := units - p.limit.WholeUnits(r, p.granted-k)
+	if lost > 0 {
+		whole := r == limit.Requests && !p.awaited()
+		p.leaving += p.bucket.leave(now, float64(lost)/float64(units), whole)
+	}
 }
 
 // lose forgets what was granted: the session that held it is over. Needs the pool's lock.
@@ -73,7 +78,7 @@ func (n *Node) settleRate(now time.Duration, p *pool) {
 		n.admitAsGhosts(now, p)
 		n.wakeFlows(p)
 	}
-	n.giveBack(now, p, p.granted-min(p.granted/p.unit(), p.limit.Units(p.key.Resource))*p.unit())
+	n.giveBack(now, p, p.granted-p.limit.WholeUnits(p.key.Resource, p.granted)*p.unit())
 	n.yield(now, p)
 	if n.gate.admitsAt(now) {
 		for p.waiters.head != nil && p.bucket.has(now, oneRequest*float64(1+p.kept)) {

@@ -145,6 +145,11 @@ func (l *Limit) Units(r Resource) int64 {
 // to it.
 func (l *Limit) UnitShares(r Resource) int64 { return Shares / max(l.Units(r), 1) }
 
+// WholeUnits is how many whole units lie in so many shares.
+func (l *Limit) WholeUnits(r Resource, shares int64) int64 {
+	return min(shares/l.UnitShares(r), l.Units(r))
+}
+
 // Validate names everything that is wrong with the limit; the error wraps [ErrInvalid]. A queue in
 // which nobody could ever wait is refused: whoever wrote one forgot the cap. A queue on a limit of
 // 0 is allowed, so that a host can be blocked and opened again without losing its queue.
