@@ -75,7 +75,8 @@ type Gossip struct {
 	spreading sync.Mutex // memberlist takes one new metadata at a time
 
 	heardMu sync.Mutex
-	heardOf []string // gossip addresses of members that have dialled this node, for one without Config.Join
+	heardOf map[string]bool // by gossip address of members that have dialled this node, for one without Config.Join: whether it was joined
+	heard   chan struct{}   // of capacity 1: one is new
 
 	conflicts  chan Member
 	conflicted atomic.Int64 // time of the last one, in unix nanoseconds
@@ -88,6 +89,8 @@ func Listen(cfg Config) (*Gossip, error) {
 	g := &Gossip{
 		cfg:       cfg,
 		dirty:     make(chan struct{}, 1),
+		heardOf:   make(map[string]bool),
+		heard:     make(chan struct{}, 1),
 		conflicts: make(chan Member, conflictsPending),
 	}
 	g.members = newMembers(cfg.Name, func(alive int) time.Duration {

@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"net"
 	"strings"
@@ -81,6 +82,13 @@ func start(t *testing.T, name string, opts ...option) *node {
 func startIn(t *testing.T, name, cluster string, opts ...option) *node {
 	t.Helper()
 	n := listenAs(t, name, cluster, opts...)
+	n.begin(t, metaOf(name[0], func(m *clusterpb.Meta) { m.Role, m.Cluster = clusterpb.Role_ROLE_PROXY, cluster }), n.Run)
+	return n
+}
+
+// begin makes a node a member, and stops it when the test ends. run is what it does until then.
+func (n *node) begin(t *testing.T, meta *clusterpb.Meta, run func(context.Context)) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	n.end = sync.OnceFunc(func() {
@@ -90,10 +98,9 @@ func startIn(t *testing.T, name, cluster string, opts ...option) *node {
 		n.Close()
 	})
 	t.Cleanup(n.end)
-	must(t, n.Start(metaOf(name[0], func(m *clusterpb.Meta) { m.Role, m.Cluster = clusterpb.Role_ROLE_PROXY, cluster })))
+	must(t, n.Start(meta))
 	n.Accept()
-	wg.Go(func() { n.Run(ctx) })
-	return n
+	wg.Go(func() { run(ctx) })
 }
 
 // sees reports whether all the nodes are alive to n.
@@ -133,6 +140,39 @@ func TestSplitGossipHealsByItself(t *testing.T) {
 	// The new a knows nobody: b has to find it.
 	back := start(t, "a", func(c *Config) { c.Bind = addr })
 	eventually(t, patience, "found again", func() bool { return together(back, b) })
+}
+
+// A seed that has started again with another identity, before anybody noticed its end, tells the
+// first member that dials it, also where packets have shown it that member already.
+func TestSeedTellsWhoDialsIt(t *testing.T) {
+	t.Parallel()
+	a := start(t, "a")
+	b := start(t, "b", joining(a))
+	eventually(t, patience, "they meet", func() bool { return together(a, b) })
+	addr := a.Bound().String()
+	a.end()
+	back := listenAs(t, "a", "", func(c *Config) { c.Bind = addr })
+	identity := metaOf('z')
+	back.begin(t, identity, func(context.Context) {})
+	back.members.here("b", b.Addr().String(), metaOf('b'), true, time.Now())
+	back.Hear(b.Addr().String())
+	if !back.sleepUntilHeard(t.Context(), time.Hour) {
+		t.Error("what was heard of does not wake the node")
+	}
+	if missing, err := back.joinMissing(t.Context(), false); missing > 0 || err != nil {
+		t.Errorf("%d missing: %v", missing, err)
+	}
+	if !back.heardOf[b.Addr().String()] {
+		t.Error("who dialled was not joined")
+	}
+	eventually(t, patience, "b knows who a is now", func() bool {
+		m, _ := b.Member("a")
+		return m.Identity == hex.EncodeToString(identity.GetIdentity())
+	})
+	back.Hear(b.Addr().String())
+	if len(back.heard) > 0 {
+		t.Error("what is known wakes it again")
+	}
 }
 
 func TestJoinAddressesAreResolved(t *testing.T) {

@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -69,7 +68,7 @@ func (g *Gossip) joinForever(ctx context.Context) {
 			g.udpChecked = true
 			g.checkUDP(ctx)
 		}
-		if !sleep(ctx, wait+rand.N(wait/4)) {
+		if !g.sleepUntilHeard(ctx, wait+rand.N(wait/4)) {
 			return
 		}
 	}
@@ -83,7 +82,9 @@ func (g *Gossip) insists() bool {
 }
 
 // joinMissing tries the addresses that no live member has, and returns how many stay missing. With
-// force, it also tries the other configured addresses, and some members.
+// force, it also tries the other configured addresses, and some members. A member that was heard of
+// is joined once in any case: packets alone may have shown it, and the members may know this node
+// as it was before it started again.
 func (g *Gossip) joinMissing(ctx context.Context, force bool) (missing int, err error) {
 	present := map[string]bool{g.addr.String(): true}
 	var targets []string
@@ -104,7 +105,12 @@ func (g *Gossip) joinMissing(ctx context.Context, force bool) (missing int, err 
 		targets = append(targets, addrs...)
 	}
 	g.heardMu.Lock()
-	targets = append(targets, g.heardOf...)
+	for addr, joined := range g.heardOf {
+		targets = append(targets, addr)
+		if !joined {
+			delete(present, addr)
+		}
+	}
 	g.heardMu.Unlock()
 	var mu sync.Mutex
 	var group errgroup.Group
@@ -120,7 +126,9 @@ func (g *Gossip) joinMissing(ctx context.Context, force bool) (missing int, err 
 				defer mu.Unlock()
 				missing++
 				err = errors.Join(err, joinErr)
+				return nil
 			}
+			g.joined(addr)
 			return nil
 		})
 	}
@@ -176,13 +184,27 @@ func (g *Gossip) findCluster(ctx context.Context) error {
 // Hear records a member that has dialled this node: a node with an empty cluster.join joins through
 // it.
 func (g *Gossip) Hear(addr string) {
-	if !g.cfg.Door.Of.Seed || addr == "" {
+	if !g.cfg.Door.Of.Seed || addr == "" || addr == g.addr.String() {
 		return
 	}
 	g.heardMu.Lock()
 	defer g.heardMu.Unlock()
-	if !slices.Contains(g.heardOf, addr) && len(g.heardOf) < maxHeardOf {
-		g.heardOf = append(g.heardOf, addr)
+	if _, known := g.heardOf[addr]; known || len(g.heardOf) >= maxHeardOf {
+		return
+	}
+	g.heardOf[addr] = false
+	select {
+	case g.heard <- struct{}{}:
+	default:
+	}
+}
+
+// joined records that an address that was heard of has been joined.
+func (g *Gossip) joined(addr string) {
+	g.heardMu.Lock()
+	defer g.heardMu.Unlock()
+	if _, known := g.heardOf[addr]; known {
+		g.heardOf[addr] = true
 	}
 }
 
@@ -248,12 +270,15 @@ func (g *Gossip) checkUDP(ctx context.Context) {
 // oneLine returns an error's text without the line breaks and bullets that libraries add.
 func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }
 
-// sleep waits, and reports false if the context ended first.
-func sleep(ctx context.Context, d time.Duration) bool {
+// sleepUntilHeard waits, until a member is heard of at most. It reports false if the context ended
+// first.
+func (g *Gossip) sleepUntilHeard(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
+		return true
+	case <-g.heard:
 		return true
 	case <-ctx.Done():
 		return false

@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"bytes"
 	"context"
 	"net/netip"
 	"sync"
@@ -26,11 +27,15 @@ func (g *Gossip) Update(change func(*clusterpb.Meta)) error {
 		return err
 	}
 	g.meta, g.encoded = next, encoded
+	g.markDirty()
+	return nil
+}
+
+func (g *Gossip) markDirty() {
 	select {
 	case g.dirty <- struct{}{}:
 	default:
 	}
-	return nil
 }
 
 func (g *Gossip) spreadMeta(ctx context.Context) {
@@ -49,6 +54,12 @@ func (g *Gossip) spread() {
 	defer g.spreading.Unlock()
 	if err := g.list.UpdateNode(metaTimeout); err != nil {
 		g.cfg.Log.Debug("the metadata is slow to spread", "error", err)
+	}
+	g.metaMu.Lock()
+	defer g.metaMu.Unlock()
+	// memberlist drops an update that is overtaken by the refutation of what others say of this node.
+	if !bytes.Equal(g.list.LocalNode().Meta, g.encoded) {
+		g.markDirty()
 	}
 }
 
