@@ -30,9 +30,9 @@ func TestBrokenRulesAreFound(t *testing.T) {
 		wg.Go(func() {
 			defer func() { <-slots }()
 			began := time.Now()
-			for seed := uint64(1); seed <= brokenSeeds; seed++ {
-				if out := Run(Generate(seed), rule); out.Breach != "" && !slices.Contains(besides[rule], out.Kind) {
-					results[i] = found{seed, time.Since(began), out.Kind, out.Breach}
+			for tried := uint64(1); tried <= brokenSeeds; tried++ {
+				if out := Run(Generate(brokenFirst+tried), rule); out.Breach != "" && !slices.Contains(besides[rule], out.Kind) {
+					results[i] = found{tried, time.Since(began), out.Kind, out.Breach}
 					return
 				}
 			}
@@ -43,11 +43,11 @@ func TestBrokenRulesAreFound(t *testing.T) {
 	for i, rule := range all {
 		r := results[i]
 		if r.seeds == 0 {
-			t.Errorf("no seed up to %d finds that %s is broken", brokenSeeds, rule)
+			t.Errorf("none of %d seeds finds that %s is broken", brokenSeeds, rule)
 			continue
 		}
 		if !rule.Finds(r.kind) {
-			t.Errorf("%s is broken, and seed %d finds a breach of the kind %s, want one of %s: %s", rule, r.seeds, r.kind, prevents[rule], r.breach)
+			t.Errorf("%s is broken, and seed %d finds a breach of the kind %s, want one of %s: %s", rule, brokenFirst+r.seeds, r.kind, prevents[rule], r.breach)
 		}
 		table += fmt.Sprintf("%-20s %6d seeds %8v  %s\n", rule, r.seeds, r.took.Round(time.Millisecond), r.breach)
 	}
