@@ -24,6 +24,9 @@ SEEDS     ?= 1000000
 ROUNDS_LONG ?= 10
 SEEDS_LONG  ?= 20000
 FIRST_LONG  ?= 3001
+
+# The end-to-end tests that make long runs in place of make test.
+LONG := ^Test((TwoClusters|Rates|Scopes|Total)UnderFaults|Partition(OfFive|OfScopes|OfGossip|ByWeather)|Kubernetes|DiskReadOnly|DiskStalls|ClockJumps|RollingUpgrade|LimitsAreLinearisable|ManyLimitsAreRestored|PageWith(ThousandsOfHosts|ManyClients))$$
 FIRST     ?= 1
 JSON      ?= bin/bench.json
 
@@ -53,7 +56,7 @@ demo: build ## as cluster, with an upstream that counts, workers on all nodes an
 	@$(GO) build -o bin/weir-demo ./examples/demo
 	@exec bin/weir-demo -load
 
-test: needs unit e2e ## run all tests with the race detector
+test: needs unit e2e ## run the tests, but for those of make long, with the race detector
 
 unit: # all tests but the end-to-end ones
 	$(GO) test -race -parallel 4 $(UNIT) # most of them wait
@@ -63,14 +66,14 @@ unit: # all tests but the end-to-end ones
 
 e2e: # the built binary, as real processes; -v prints what was measured
 	@[ "$$(id -u)" = 0 ] || echo "*** NOT TESTED: partitions need root ***" >&2
-	$(GO) test -race -v -parallel 4 -timeout 20m ./e2e
+	$(GO) test -race -v -parallel 4 -skip '$(LONG)' -timeout 20m ./e2e
 
 partitions: needs ## cut real nodes off from each other; needs root (COUNT=10: ten times)
 	@[ "$$(id -u)" = 0 ] || { echo "*** NOT TESTED: partitions need root ***" >&2; exit 1; }
 	$(GO) test -race -v -run '^TestPartition' -parallel 4 -count $(COUNT) -timeout $$(($(COUNT) * 5 + 5))m ./e2e
 
-long: needs ## run the long tests: ROUNDS_LONG (10) rounds of two clusters, and of limits of every kind under faults, SEEDS_LONG seeds of the simulation
-	WEIR_E2E_ROUNDS=$(ROUNDS_LONG) $(GO) test -race -v -run '^Test(TwoClusters|Rates|Scopes|Total)UnderFaults$$' -timeout 20m ./e2e
+long: needs ## run the long tests: sick disks, clocks and networks, upgrades, ROUNDS_LONG (10) rounds of two clusters and of limits of every kind under faults, SEEDS_LONG seeds of the simulation
+	WEIR_E2E_ROUNDS=$(ROUNDS_LONG) $(GO) test -race -v -run '$(LONG)' -parallel 4 -timeout 40m ./e2e
 	$(GO) run ./lease/leasetest/sim -seeds $(SEEDS_LONG) -first $(FIRST_LONG)
 
 # The packages of npm are those of e2e/testdata/node, in the versions that its lock file names.

@@ -10,7 +10,7 @@ func TestMembersOfEventsAreBounded(t *testing.T) {
 	for _, health := range []string{"left", "dead", "alive"} {
 		l := NewEventLog("a")
 		l.Member("here", "server", "alive")
-		for i := range maxHealth + 500 {
+		for i := range maxHealth + 100 {
 			name := fmt.Sprint("node-", i)
 			l.Member(name, "proxy", "alive")
 			l.Member(name, "proxy", health)

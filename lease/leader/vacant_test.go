@@ -165,10 +165,10 @@ func TestHeldKeyIsNotForgotten(t *testing.T) {
 	}
 }
 
-// 100,000 clients that have gone are forgotten in entries of a bounded size, with bounded work for
+// 30,000 clients that have gone are forgotten in entries of a bounded size, with bounded work for
 // each look; then the leader has no reason to look again.
 func TestManyVacantKeys(t *testing.T) {
-	const clients = 100_000
+	const clients = 30_000
 	d := newDesk(t, clientRate(t, "10/s", 10))
 	d.join(1, "a", "1")
 	keys := make([]limit.Key, clients)
