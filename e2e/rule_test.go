@@ -118,6 +118,7 @@ func spellings(t *testing.T, c *cluster) {
 			held := c.nodes[i%3].open(t, test.pattern+":"+port)
 			c.nodes[(i+1)%3].refuse(t, target, "connection_limit_reached")
 			end(t, held)
+			c.awaitUse(t, host{Server: test.up.Server, name: test.pattern}, 0) // another node takes it next
 		}
 		test.up.peakAtMost(t, 1)
 		c.nodes[0].http.must(t, 200, "DELETE", limitPath(test.pattern), "", nil)
