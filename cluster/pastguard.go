@@ -145,7 +145,11 @@ func (g *pastGuard) settle(ctx context.Context) {
 			g.release(v)
 			return
 		}
-		if missing := g.missing(); missing != "" && g.doubt != nil && remind.Due(missing) {
+		missing := g.missing()
+		if !v.complete && missing == "" {
+			missing = "whoever was in its configuration"
+		}
+		if missing != "" && g.doubt != nil && remind.Due(missing) {
 			log.Warn("this server waits for servers that may remember more than its log holds",
 				"not_heard", missing, "sessions_end_in", max(0, g.wait()-g.silence()).Round(100*time.Millisecond), "see", olderCopyHelp)
 		}
@@ -227,8 +231,10 @@ func (g *pastGuard) silence() time.Duration {
 }
 
 // voters lists the other voters of the configuration.
-func (g *pastGuard) voters() (ids []raft.ServerID) {
-	for _, s := range g.c.configuration().Servers {
+func (g *pastGuard) voters() []raft.ServerID { return g.others(g.c.configuration()) }
+
+func (g *pastGuard) others(c raft.Configuration) (ids []raft.ServerID) {
+	for _, s := range c.Servers {
 		if s.Suffrage == raft.Voter && s.ID != g.c.serverID() {
 			ids = append(ids, s.ID)
 		}
@@ -253,11 +259,12 @@ func (g *pastGuard) missing() string {
 
 // look judges the present evidence.
 func (g *pastGuard) look() pastVerdict {
-	voters, end, wait, leads := g.voters(), g.c.logEnd(), g.wait(), g.c.leadingTerm() != 0
+	configuration, end, wait, leads := g.c.configuration(), g.c.logEnd(), g.wait(), g.c.leadingTerm() != 0
+	voters := g.others(configuration)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.verdict = judgePast(pastEvidence{
-		kept: g.doubt == nil, end: end, voters: voters, heard: g.answers,
+		kept: g.doubt == nil, end: end, configured: len(configuration.Servers) > 0, voters: voters, heard: g.answers,
 		silent: time.Since(g.heard), wait: wait, listen: aloneListen * time.Duration(g.c.cfg.Multiplier),
 		leads: leads && len(voters) > 0, term: g.term, matched: g.matched,
 	})

@@ -39,9 +39,11 @@ type testimony struct {
 
 // pastEvidence is the evidence about a server in doubt.
 type pastEvidence struct {
-	kept   bool // the files are those that it last wrote to
-	end    position
-	voters []raft.ServerID // the others of its configuration
+	kept bool // the files are those that it last wrote to
+	end  position
+	// configured says that it knows a configuration. A copy may be from before it had one.
+	configured bool
+	voters     []raft.ServerID // the others of its configuration
 	// heard has an entry for each voter that has been asked, whether or not it has answered.
 	heard   map[raft.ServerID]testimony
 	silent  time.Duration // since this server followed or led, or since it started
@@ -71,7 +73,8 @@ type pastVerdict struct {
 
 // judgePast decides. It has no side effects.
 func judgePast(e pastEvidence) pastVerdict {
-	v := pastVerdict{complete: true, waited: e.silent >= e.wait}
+	// Without others to ask, nothing says what it has forgotten.
+	v := pastVerdict{complete: len(e.voters) > 0, waited: e.silent >= e.wait}
 	asked, quiet := true, 0
 	if v.waited {
 		quiet++
@@ -104,14 +107,14 @@ func judgePast(e pastEvidence) pastVerdict {
 			v.voted = max(v.voted, e.heard[id].gap.Voted)
 		}
 	}
-	v.quiet = v.waited && quiet > (len(e.voters)+1)/2
+	v.quiet = e.configured && v.waited && quiet > (len(e.voters)+1)/2
 	reaches := !e.end.before(v.had)
 	switch {
 	case e.leads: // a majority has promised, so nothing depends on what it forgot
 		v.released, v.why = true, "it was elected, long after any session of before"
 	case v.kept && asked:
 		v.released, v.why = true, "its disk is the one that it wrote to last"
-	case len(e.voters) == 0:
+	case e.configured && len(e.voters) == 0:
 		v.released, v.why = e.silent >= e.listen, "it is the only server, and no other has called"
 		v.alone = v.released
 	case v.complete && reaches:

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 )
 
 // living is an option: sessions live for that long.
@@ -27,9 +29,10 @@ func putBack(t *testing.T, n *testNode, backup string) {
 	runCommand(t, "cp", "-a", backup, n.path)
 }
 
-// backedUp stops a node, copies its directory, and starts it again.
+// backedUp stops a node, once it knows the configuration, copies its directory, and starts it again.
 func backedUp(t *testing.T, n *testNode, opts ...option) (*testNode, string) {
 	t.Helper()
+	eventually(t, 10*time.Second, "it knows the configuration", func() bool { return len(n.configuration().Servers) > 0 })
 	n.kill()
 	backup := copyOf(t, n)
 	back := n.again(opts...)
@@ -76,7 +79,53 @@ func TestAPutBackServerDoesNotElectALeaderWithoutWhatItAcknowledged(t *testing.T
 	waitApplied(t, a, propose(t, next, "after"))
 }
 
-// As before, but the server with the entry returns in time: it is elected, nothing is lost, and
+// emptied removes all entries from a copy of a directory: it is as if it had been made just after the
+// server's first vote.
+func emptied(t *testing.T, backup string) {
+	t.Helper()
+	must(t, os.Remove(filepath.Join(backup, acknowledgedFile)))
+	log, err := raftboltdb.New(raftboltdb.Options{Path: filepath.Join(backup, raftDirectory, raftDBFile)})
+	must(t, err)
+	last, err := log.LastIndex()
+	must(t, err)
+	must(t, log.DeleteRange(1, last))
+	must(t, log.Close())
+}
+
+// A server that was put back to a copy without a configuration does not know whom to ask what it has
+// forgotten: it votes for nobody, and follows a leader only once no session of before can be alive.
+func TestAServerPutBackToAnEmptyLogElectsNobody(t *testing.T) {
+	t.Parallel()
+	const life = 3 * time.Second
+	nodes := startThree(t, living(life))
+	a, b, c := nodes[0], nodes[1], nodes[2]
+	lead(t, a, nodes...)
+	b, backup := backedUp(t, b, living(life))
+	emptied(t, backup)
+	c.kill()
+	lead(t, a, a, b)
+	index := propose(t, a, "only a and b have it")
+	waitApplied(t, b, index)
+	b.kill()
+	a.kill()
+	putBack(t, b, backup)
+
+	b, c = b.again(living(life)), c.again(living(life))
+	eventually(t, 10*time.Second, "b has been silent for a session's life", func() bool { return b.past.silence() >= life })
+	if b.past.free() || b.leads() != 0 || c.leads() != 0 {
+		t.Fatalf("b is free: %v; b leads in term %d, c in term %d", b.past.free(), b.leads(), c.leads())
+	}
+	a = a.again(living(life))
+	if leader := waitLeader(t, a, b, c); leader != a {
+		t.Errorf("%s leads, which lacks the entry", leader.cfg.Name)
+	}
+	for _, n := range []*testNode{b, c} {
+		waitApplied(t, n, index)
+	}
+	eventually(t, 5*time.Second, "b is sure of its past", func() bool { return b.past.free() })
+}
+
+// Of the first case, but the server with the entry returns in time: it is elected, nothing is lost, and
 // nobody waits.
 func TestAPutBackServerElectsTheOneThatHasWhatItAcknowledged(t *testing.T) {
 	t.Parallel()
