@@ -169,6 +169,9 @@ func TestUsageOfScopes(t *testing.T) {
 	if len(list.Usage) != 3 || first.Name != "192.0.2.1" || first.InUse != 4 || first.WouldReject != 4 || first.Pattern != "*" || first.Scope != "client" || len(first.Nodes) != 2 {
 		t.Errorf("%+v", list)
 	}
+	if most := get[api.Usages](t, a.do(try{method: "GET", path: "/v1/usage/client?sort=rejected_total"})).Usage[0]; most.Name != "192.0.2.1" {
+		t.Errorf("a client whose requests the rate refused does not come first, but %+v", most)
+	}
 	free := 5.0
 	if diff := cmp.Diff(&api.RateUse{Rate: 10, Burst: 10, Granted: 8, Now: 5, Available: 6, Waiting: 2, Admitted: 18, Rejected: 2, Unassigned: &free}, first.Requests); diff != "" {
 		t.Error(diff)
