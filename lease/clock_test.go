@@ -1,9 +1,17 @@
 package lease
 
 import (
+	"errors"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/weirproxy/weir/fsm/fsmpb"
+	"github.com/weirproxy/weir/lease/leasepb"
+	"github.com/weirproxy/weir/lease/leasetest/kit"
+	"github.com/weirproxy/weir/limit"
 )
 
 // The clock follows CLOCK_BOOTTIME: a machine that was suspended, whose monotonic clock stood
@@ -70,5 +78,58 @@ func BenchmarkClock(b *testing.B) {
 	c := NewSystemClock()
 	for b.Loop() {
 		c.Now()
+	}
+}
+
+// A process that was stopped past its lease admits nothing and reads nothing when it wakes, before
+// any timer has run.
+func TestFrozenProcess(t *testing.T) {
+	clock := &manualClock{}
+	m := NewManager(ManagerConfig{Name: "a", Identity: "1", Clock: clock, Log: hclog.NewNullLogger()})
+	table := limit.NewTable(1, 1, []limit.Limit{kit.Limit(t, "up", 5, limit.Queue{})})
+	m.node.setLimits(0, table)
+	m.node.StreamUp(0)
+	m.node.Outgoing(0)
+	welcome := &leasepb.Welcome{Session: 7, TtlNs: int64(10 * time.Second)}
+	if err := m.node.Receive(0, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Welcome{Welcome: welcome}}); err != nil {
+		t.Fatal(err)
+	}
+	grant := &leasepb.Assign{Grants: []*leasepb.Holding{{Key: fsmpb.KeyOf(limit.HostConnections("up")), Slots: 2}}}
+	if err := m.node.Receive(0, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Assign{Assign: grant}}); err != nil {
+		t.Fatal(err)
+	}
+	s, err := acquire(m, t.Context(), to(t, "up"), newHolder())
+	if err != nil || !s.Live() {
+		t.Fatalf("acquire: %v", err)
+	}
+	clock.now.Store(int64(11 * time.Second))
+	if s.Live() {
+		t.Error("a slot is live past its lease")
+	}
+	if _, err := acquire(m, t.Context(), to(t, "up"), newHolder()); !errors.Is(err, ErrNoLease) {
+		t.Errorf("admitted past the lease: %v", err)
+	}
+	s.Park()
+	if s.Unpark() {
+		t.Error("a parked connection was reused past the lease")
+	}
+}
+
+// A wall clock that has jumped ahead ends the lease: the other clock may have stood still.
+func TestClockJumpFences(t *testing.T) {
+	n := NewNode("a", "1", ExpiryClose, nil)
+	n.sess.begin(1, 1, 10*time.Second, 0)
+	n.Tick(time.Second, time.Second)
+	n.Tick(2*time.Second, 2*time.Second+clockJump)
+	if !n.sess.live() {
+		t.Fatal("a step within the margin fenced")
+	}
+	n.Tick(3*time.Second, 3*time.Second-time.Hour)
+	if !n.sess.live() {
+		t.Fatal("a step backwards fenced")
+	}
+	n.Tick(4*time.Second, 4*time.Second+time.Hour)
+	if n.sess.live() {
+		t.Fatal("a wall clock that jumped ahead did not fence")
 	}
 }

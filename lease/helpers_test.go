@@ -7,8 +7,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"go.uber.org/goleak"
 
+	"github.com/weirproxy/weir/fsm/fsmpb"
+	"github.com/weirproxy/weir/lease/leasepb"
 	"github.com/weirproxy/weir/limit"
 )
 
@@ -81,4 +84,62 @@ func (n *Node) inUse() (open int64) {
 		p.mu.Unlock()
 	}
 	return open
+}
+
+// liveManager is a node in the middle of a session of 10 s, with slots of "up" in hand, on a clock
+// that stands at 0.
+func liveManager(t *testing.T, expiry Expiry, slots int64, limits ...limit.Limit) (*Manager, *manualClock) {
+	t.Helper()
+	clock := &manualClock{}
+	m := NewManager(ManagerConfig{Name: "a", Identity: "1", OnExpiry: expiry, Clock: clock, Log: hclog.NewNullLogger()})
+	m.node.setLimits(0, limit.NewTable(1, 1, limits))
+	m.node.StreamUp(0)
+	m.node.Outgoing(0)
+	hear(t, m, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Welcome{
+		Welcome: &leasepb.Welcome{Session: 7, TtlNs: int64(10 * time.Second)}}})
+	if slots > 0 {
+		hear(t, m, granted(slots))
+	}
+	m.node.Outgoing(0)
+	return m, clock
+}
+
+func granted(slots int64) *leasepb.LeaderMessage {
+	return &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Assign{
+		Assign: &leasepb.Assign{Grants: []*leasepb.Holding{{Key: fsmpb.KeyOf(limit.HostConnections("up")), Slots: slots}}}}}
+}
+
+// hear lets the leader say something, at the time that the clock shows.
+func hear(t *testing.T, m *Manager, msg *leasepb.LeaderMessage) {
+	t.Helper()
+	m.do(func(now time.Duration) {
+		if err := m.node.Receive(now, msg); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func mustAcquire(t *testing.T, m *Manager, host string) *Slot {
+	t.Helper()
+	s, err := acquire(m, t.Context(), to(t, host), newHolder())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// said collects what the node would send now.
+func said(m *Manager) (releases int64, hello *leasepb.Hello, bye bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, msg := range m.node.Outgoing(m.cfg.Clock.Now()) {
+		for _, r := range msg.GetUpdate().GetReleases() {
+			releases += r.Slots
+		}
+		if h := msg.GetHello(); h != nil {
+			hello = h
+		}
+		bye = bye || msg.GetBye() != nil
+	}
+	return releases, hello, bye
 }
