@@ -13,8 +13,8 @@
 //  2. An increase for a session that is not open is void.
 //  3. A decrease never goes below zero; closing a session frees all its grants in
 //     the same step.
-//  4. The level of a rate only moves: an increase takes its part of what is free along, a decrease
-//     brings back at most what its shares hold. Only a key that has never been leased, or was
+//  4. The level of a rate only moves: an increase takes as much of what is free along as its shares
+//     hold, a decrease brings back at most that. Only a key that has never been leased, or was
 //     forgotten, counts as full; a session that is closed frees its shares empty; no change of a
 //     limit adds anything.
 //
@@ -39,7 +39,8 @@
 // so that no server need be asked about more of it.
 //
 // Of a rate the log counts shares, a fixed number whatever the limit says, so that a change of rate
-// or burst moves no grant. Units, which nodes are granted whole, are above this package.
+// or burst moves no grant. Nodes are granted whole units of them, and the level is counted by units:
+// shares that make none hold nothing.
 //
 // A limit that is lowered cuts a free level where the next Adjust touches its key, and for whoever
 // reads it, not at once: that would walk all keys. So one that is raised again before has taken

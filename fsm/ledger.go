@@ -67,12 +67,13 @@ func (h *holding) putBack(l *limit.Limit, r limit.Resource, shares, level int64)
 	return level
 }
 
-// takeOut takes the part of the free level that goes with shares, which are not granted yet. It
-// rounds down: what is left may lie a grain above the size of what is free then, and is cut.
+// takeOut takes the level that goes with shares, which are not granted yet: as much of what is free
+// as they hold, because a request needs a whole token. What is left is cut to the size of what is
+// free then.
 func (h *holding) takeOut(l *limit.Limit, r limit.Resource, shares int64) int64 {
 	free := limit.Shares - h.total
 	level := h.levelUnder(l, r)
-	taken := part(level, l.WholeUnits(r, shares), l.WholeUnits(r, free))
+	taken := min(level, sizeOf(l, r, shares))
 	h.level = min(level-taken, sizeOf(l, r, free-shares))
 	return taken
 }

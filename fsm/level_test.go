@@ -50,12 +50,12 @@ func TestLevelsMove(t *testing.T) {
 		{func() string { return moved(t, s, 2, 600_000, 77) }, "600000 with 6000000, free 4000000"}, // never leased: full; the entry's level is not asked
 		{func() string { return moved(t, s, 3, 100_000, 0) }, "100000 with 1000000, free 3000000"},
 		{func() string { return moved(t, s, 3, -100_000, 0) }, "-100000 with 0, free 3000000"},
-		{func() string { return moved(t, s, 3, 100_000, 0) }, "100000 with 750000, free 2250000"}, // a quarter of what is free
-		{func() string { return moved(t, s, 2, -100_000, 5_000_000) }, "-100000 with 1000000, free 3250000"},
-		{func() string { return moved(t, s, 2, -100_000, -1) }, "-100000 with 0, free 3250000"},
-		{func() string { return moved(t, s, 2, math.MinInt64, 300_000) }, "-400000 with 300000, free 3550000"},
-		{func() string { return moved(t, s, 2, -1, 300_000) }, "0 with 0, free 3550000"}, // it holds nothing any more
-		{func() string { return moved(t, s, 2, math.MaxInt64, 0) }, "900000 with 3550000, free 0"},
+		{func() string { return moved(t, s, 3, 100_000, 0) }, "100000 with 1000000, free 2000000"}, // as much as it holds
+		{func() string { return moved(t, s, 2, -100_000, 5_000_000) }, "-100000 with 1000000, free 3000000"},
+		{func() string { return moved(t, s, 2, -100_000, -1) }, "-100000 with 0, free 3000000"},
+		{func() string { return moved(t, s, 2, math.MinInt64, 300_000) }, "-400000 with 300000, free 3300000"},
+		{func() string { return moved(t, s, 2, -1, 300_000) }, "0 with 0, free 3300000"}, // it holds nothing any more
+		{func() string { return moved(t, s, 2, math.MaxInt64, 0) }, "900000 with 3300000, free 0"},
 		{func() string { return moved(t, s, 3, 1, 0) }, "0 with 0, free 0"},
 	} {
 		if got := c.do(); got != c.want {

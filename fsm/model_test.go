@@ -283,9 +283,7 @@ func (m *model) adjustRate(a Adjustment) (delta, level int64) {
 	}
 	in := m.freeLevel(a.Key)
 	delta = min(a.Delta, free)
-	if bucket.whole(delta) > 0 {
-		level = share(in, bucket.whole(delta), bucket.whole(free))
-	}
+	level = min(in, bucket.size(delta))
 	m.levels[a.Key] = min(in-level, bucket.size(free-delta))
 	m.give(a.Session, a.Key, delta)
 	return delta, level

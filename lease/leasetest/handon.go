@@ -47,7 +47,7 @@ func (w *world) gather(b *burst) bool {
 	}
 	all := b.all()
 	b.stop()
-	for range 80 + int(w.longestFill()/(100*ms)) {
+	for range 80 + int(w.longestReturn()/(100*ms)) {
 		if w.run(100 * ms); w.up.granted() == 0 {
 			return all
 		}

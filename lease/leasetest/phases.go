@@ -427,7 +427,7 @@ func (w *world) rest() {
 		}
 	}
 	var err error
-	for i := 0; i < 20+int(w.longestFill()/(500*ms)); i++ { // the slowest may be used for the first time only now
+	for i := 0; i < 20+int(w.longestReturn()/(500*ms)); i++ { // the slowest may be used for the first time only now
 		w.run(500 * ms)
 		if err = w.atRest(); err == nil || w.breach != "" {
 			break
@@ -439,7 +439,19 @@ func (w *world) rest() {
 	w.checkAll()
 }
 
-// longestFill is how long the slowest bucket takes to fill: units go back once theirs is full.
+// longestReturn is how long after its last use the slowest unit goes back: once its bucket is full,
+// by a clock that may be slow; and the last use may be of a request that waits now.
+func (w *world) longestReturn() time.Duration {
+	var wait time.Duration
+	for i := range w.up.keys {
+		if key := w.up.keys[i].key; w.up.table.Governing(key).Caps(key.Resource) {
+			wait = max(wait, w.up.table.Governing(key).Queue.Timeout)
+		}
+	}
+	return wait + w.longestFill()*11/10
+}
+
+// longestFill is how long the slowest bucket takes to fill.
 func (w *world) longestFill() (longest time.Duration) {
 	for i := range w.up.keys {
 		key := w.up.keys[i].key
