@@ -14,14 +14,6 @@ func living(life time.Duration) option {
 	return func(c *Config) { c.SessionLife = func() (time.Duration, bool) { return life, true } }
 }
 
-// copyOf copies a stopped node's directory.
-func copyOf(t *testing.T, n *testNode) string {
-	t.Helper()
-	backup := filepath.Join(t.TempDir(), "backup")
-	runCommand(t, "cp", "-a", n.path, backup)
-	return backup
-}
-
 // putBack replaces a stopped node's directory by a copy.
 func putBack(t *testing.T, n *testNode, backup string) {
 	t.Helper()
@@ -29,12 +21,20 @@ func putBack(t *testing.T, n *testNode, backup string) {
 	runCommand(t, "cp", "-a", backup, n.path)
 }
 
-// backedUp stops a node, once it knows the configuration, copies its directory, and starts it again.
-func backedUp(t *testing.T, n *testNode, opts ...option) (*testNode, string) {
+// stopped stops a node, once it knows the configuration, and copies its directory.
+func stopped(t *testing.T, n *testNode) string {
 	t.Helper()
 	eventually(t, 10*time.Second, "it knows the configuration", func() bool { return len(n.configuration().Servers) > 0 })
 	n.kill()
-	backup := copyOf(t, n)
+	backup := filepath.Join(t.TempDir(), "backup")
+	runCommand(t, "cp", "-a", n.path, backup)
+	return backup
+}
+
+// backedUp stops a node, copies its directory, and starts it again.
+func backedUp(t *testing.T, n *testNode, opts ...option) (*testNode, string) {
+	t.Helper()
+	backup := stopped(t, n)
 	back := n.again(opts...)
 	eventually(t, 5*time.Second, "it is sure of its past", func() bool { return back.past.free() })
 	return back, backup
@@ -228,8 +228,7 @@ func TestAllServersPutBackWait(t *testing.T) {
 	waitLeader(t, nodes...)
 	var backups []string
 	for _, n := range nodes {
-		n.kill()
-		backups = append(backups, copyOf(t, n))
+		backups = append(backups, stopped(t, n))
 	}
 	for i, n := range nodes {
 		nodes[i] = n.again(living(life))
