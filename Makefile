@@ -73,6 +73,7 @@ partitions: needs ## cut real nodes off from each other; needs root (COUNT=10: t
 	$(GO) test -race -v -run '^TestPartition' -parallel 4 -count $(COUNT) -timeout $$(($(COUNT) * 5 + 5))m ./e2e
 
 long: needs ## run the long tests: sick disks, clocks and networks, upgrades, ROUNDS_LONG (10) rounds of two clusters and of limits of every kind under faults, SEEDS_LONG seeds of the simulation
+	@[ "$$(id -u)" = 0 ] || echo "*** NOT TESTED: partitions, disks and namespaces need root ***" >&2
 	WEIR_E2E_ROUNDS=$(ROUNDS_LONG) $(GO) test -race -v -run '$(LONG)' -parallel 4 -timeout 40m ./e2e
 	$(GO) run ./lease/leasetest/sim -seeds $(SEEDS_LONG) -first $(FIRST_LONG)
 

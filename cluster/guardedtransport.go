@@ -292,6 +292,9 @@ func (g *pastGuard) admitLeader(term uint64) error {
 		return errDoubtful
 	}
 	g.heard = time.Now()
+	if g.settled == 0 && g.verdict.waited {
+		g.settled = term
+	}
 	if term > g.term {
 		g.term, g.matched = term, 0
 	}

@@ -48,6 +48,7 @@ type pastGuard struct {
 	promised uint64    // it follows no leader of this term or an earlier one, nor votes in one
 	votedOut uint64    // it votes in no term up to this, because it may have voted in it before
 	term     uint64    // the term in which it follows a leader while in doubt
+	settled  uint64    // see pastEvidence
 	matched  uint64
 	answers  map[raft.ServerID]testimony
 	cleared  uint64 // a majority has promised for a candidate of this term
@@ -266,7 +267,7 @@ func (g *pastGuard) look() pastVerdict {
 	g.verdict = judgePast(pastEvidence{
 		kept: g.doubt == nil, end: end, configured: len(configuration.Servers) > 0, voters: voters, heard: g.answers,
 		silent: time.Since(g.heard), wait: wait, listen: aloneListen * time.Duration(g.c.cfg.Multiplier),
-		leads: leads && len(voters) > 0, term: g.term, matched: g.matched,
+		leads: leads && len(voters) > 0, term: g.term, matched: g.matched, settled: g.settled,
 	})
 	return g.verdict
 }

@@ -45,8 +45,11 @@ type pastEvidence struct {
 	configured bool
 	voters     []raft.ServerID // the others of its configuration
 	// heard has an entry for each voter that has been asked, whether or not it has answered.
-	heard   map[raft.ServerID]testimony
-	silent  time.Duration // since this server followed or led, or since it started
+	heard  map[raft.ServerID]testimony
+	silent time.Duration // since this server followed or led, or since it started
+	// settled is the term of the first leader that it followed after it had been silent for long
+	// enough; 0: there was none yet. It goes on following, though it is silent no longer.
+	settled uint64
 	wait    time.Duration // after so much silence, no session is alive
 	listen  time.Duration // how long the only voter listens for a cluster that knows it
 	leads   bool
@@ -69,12 +72,13 @@ type pastVerdict struct {
 	// waited says that this server has followed nobody for so long that no session depends on what
 	// it did before. quiet says the same of a majority, when it was last asked.
 	waited, quiet bool
+	settled       uint64 // see pastEvidence
 }
 
 // judgePast decides. It has no side effects.
 func judgePast(e pastEvidence) pastVerdict {
-	// Without others to ask, nothing says what it has forgotten.
-	v := pastVerdict{complete: len(e.voters) > 0, waited: e.silent >= e.wait}
+	// Without a configuration nobody can be asked, and nothing says what it has forgotten.
+	v := pastVerdict{complete: e.configured, waited: e.silent >= e.wait, settled: e.settled}
 	asked, quiet := true, 0
 	if v.waited {
 		quiet++
@@ -107,7 +111,7 @@ func judgePast(e pastEvidence) pastVerdict {
 			v.voted = max(v.voted, e.heard[id].gap.Voted)
 		}
 	}
-	v.quiet = e.configured && v.waited && quiet > (len(e.voters)+1)/2
+	v.quiet = len(e.voters) > 0 && v.waited && quiet > (len(e.voters)+1)/2
 	reaches := !e.end.before(v.had)
 	switch {
 	case e.leads: // a majority has promised, so nothing depends on what it forgot
@@ -127,7 +131,8 @@ func judgePast(e pastEvidence) pastVerdict {
 
 // mayFollow reports whether a server in doubt may follow a leader of a term.
 func (v pastVerdict) mayFollow(term uint64) bool {
-	return v.released || v.kept || term >= v.voted && (v.complete || v.waited)
+	settled := v.settled != 0 && term >= v.settled
+	return v.released || v.kept || term >= v.voted && (v.complete || v.waited || settled)
 }
 
 // mayVote reports whether a server in doubt may vote, without a promise, for a candidate whose log

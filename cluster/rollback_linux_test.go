@@ -125,6 +125,31 @@ func TestAServerPutBackToAnEmptyLogElectsNobody(t *testing.T) {
 	eventually(t, 5*time.Second, "b is sure of its past", func() bool { return b.past.free() })
 }
 
+// The same, but a leader stands throughout: it brings the server up to date once it may.
+func TestAServerPutBackToAnEmptyLogIsBroughtUpToDate(t *testing.T) {
+	t.Parallel()
+	const life = 3 * time.Second
+	nodes := startThree(t, living(life))
+	a, b := nodes[0], nodes[1]
+	lead(t, a, nodes...)
+	b, backup := backedUp(t, b, living(life))
+	emptied(t, backup)
+	index := propose(t, a, "more")
+	waitApplied(t, b, index)
+	b.kill()
+	putBack(t, b, backup)
+	began := time.Now()
+	b = b.again(living(life))
+	eventually(t, 40*time.Second, "b is sure of its past", func() bool { return b.past.free() })
+	if waited := time.Since(began); waited < life {
+		t.Errorf("b is sure after %v, want at least %v", waited, life)
+	}
+	waitApplied(t, b, index)
+	if a.leads() == 0 {
+		t.Error("a leads no more")
+	}
+}
+
 // Of the first case, but the server with the entry returns in time: it is elected, nothing is lost, and
 // nobody waits.
 func TestAPutBackServerElectsTheOneThatHasWhatItAcknowledged(t *testing.T) {

@@ -65,11 +65,12 @@ func TestJudgePast(t *testing.T) {
 		{name: "elected by a majority's promise", e: pastEvidence{end: at(4, 8), voters: both, silent: 1, leads: true,
 			heard: heard{"b": more, "c": {}}}, released: true},
 		{name: "alone, kept", e: pastEvidence{kept: true, end: at(3, 8), configured: true}, released: true},
-		{name: "alone, moved, listening", e: pastEvidence{end: at(3, 8), configured: true, silent: listen - 1}, shuns: []uint64{1, 9}, none: true},
+		{name: "alone, moved, listening", e: pastEvidence{end: at(3, 8), configured: true, silent: listen - 1}, follows: []uint64{1}},
 		{name: "alone, moved, nobody called", e: pastEvidence{end: at(3, 8), configured: true, silent: listen}, released: true},
 		{name: "kept, with an empty log", e: pastEvidence{kept: true}, released: true},
 		{name: "put back to an empty log", e: pastEvidence{silent: wait - 1}, shuns: []uint64{1, 9}, none: true},
 		{name: "put back to an empty log, silent long enough", e: pastEvidence{silent: wait}, follows: []uint64{1}, none: true},
+		{name: "put back to an empty log, it has waited and follows a leader", e: pastEvidence{silent: 1, term: 5, settled: 5}, follows: []uint64{5, 6}, shuns: []uint64{4}, none: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.e.wait, c.e.listen, c.e.configured = wait, listen, c.e.configured || len(c.e.voters) > 0

@@ -76,7 +76,7 @@ type Gossip struct {
 
 	heardMu sync.Mutex
 	heardOf map[string]bool // by gossip address of members that have dialled this node, for one without Config.Join: whether it was joined
-	heard   chan struct{}   // of capacity 1: one is new
+	news    chan struct{}   // of capacity 1: there may be somebody to join
 
 	conflicts  chan Member
 	conflicted atomic.Int64 // time of the last one, in unix nanoseconds
@@ -90,7 +90,7 @@ func Listen(cfg Config) (*Gossip, error) {
 		cfg:       cfg,
 		dirty:     make(chan struct{}, 1),
 		heardOf:   make(map[string]bool),
-		heard:     make(chan struct{}, 1),
+		news:      make(chan struct{}, 1),
 		conflicts: make(chan Member, conflictsPending),
 	}
 	g.members = newMembers(cfg.Name, func(alive int) time.Duration {

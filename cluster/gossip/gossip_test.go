@@ -156,7 +156,7 @@ func TestSeedTellsWhoDialsIt(t *testing.T) {
 	back.begin(t, identity, func(context.Context) {})
 	back.members.here("b", b.Addr().String(), metaOf('b'), true, time.Now())
 	back.Hear(b.Addr().String())
-	if !back.sleepUntilHeard(t.Context(), time.Hour) {
+	if !back.sleepUntilNews(t.Context(), time.Hour) {
 		t.Error("what was heard of does not wake the node")
 	}
 	if missing, err := back.joinMissing(t.Context(), false); missing > 0 || err != nil {
@@ -170,7 +170,7 @@ func TestSeedTellsWhoDialsIt(t *testing.T) {
 		return m.Identity == hex.EncodeToString(identity.GetIdentity())
 	})
 	back.Hear(b.Addr().String())
-	if len(back.heard) > 0 {
+	if len(back.news) > 0 {
 		t.Error("what is known wakes it again")
 	}
 }

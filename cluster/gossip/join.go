@@ -68,7 +68,7 @@ func (g *Gossip) joinForever(ctx context.Context) {
 			g.udpChecked = true
 			g.checkUDP(ctx)
 		}
-		if !g.sleepUntilHeard(ctx, wait+rand.N(wait/4)) {
+		if !g.sleepUntilNews(ctx, wait+rand.N(wait/4)) {
 			return
 		}
 	}
@@ -193,8 +193,13 @@ func (g *Gossip) Hear(addr string) {
 		return
 	}
 	g.heardOf[addr] = false
+	g.wake()
+}
+
+// wake makes the node look at once for whom to join.
+func (g *Gossip) wake() {
 	select {
-	case g.heard <- struct{}{}:
+	case g.news <- struct{}{}:
 	default:
 	}
 }
@@ -211,6 +216,7 @@ func (g *Gossip) joined(addr string) {
 // Decide spreads the id of this node's cluster, and forgets the members of others.
 func (g *Gossip) Decide(cluster string) error {
 	g.members.keepCluster(cluster)
+	g.wake() // those that it has heard of take it now
 	return g.Update(func(m *clusterpb.Meta) { m.Cluster = cluster })
 }
 
@@ -270,15 +276,15 @@ func (g *Gossip) checkUDP(ctx context.Context) {
 // oneLine returns an error's text without the line breaks and bullets that libraries add.
 func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }
 
-// sleepUntilHeard waits, until a member is heard of at most. It reports false if the context ended
+// sleepUntilNews waits, until there is somebody to join at most. It reports false if the context ended
 // first.
-func (g *Gossip) sleepUntilHeard(ctx context.Context, d time.Duration) bool {
+func (g *Gossip) sleepUntilNews(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
 		return true
-	case <-g.heard:
+	case <-g.news:
 		return true
 	case <-ctx.Done():
 		return false

@@ -326,6 +326,7 @@ func (l *leadership) addWild(adj *fsm.Adjust) fsm.Command {
 			g.Delta = -g.Delta
 			extra = append(extra, g)
 			l.lossFrom, w.loss = x, nil
+			x.lostKey = g.Key
 		}
 	}
 	if w.now < w.wild {

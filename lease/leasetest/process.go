@@ -40,6 +40,7 @@ type process struct {
 	greeted int                   // welcomes, for who waits for the next
 	losses  int64
 	losing  bool        // a grant was taken from it, and it has not been told: its connections are excused
+	lostKey limit.Key   // whose that was
 	served  map[int]int // by host
 
 	// Clocks: their rate, and what they have stood still.

@@ -142,7 +142,7 @@ func (u *upstream) took(c *conn, key limit.Key) {
 // takes judges tokens, or bytes, of a key that a node takes; false: they don't count.
 func (u *upstream) takes(x *process, k *keyInfo, n float64) bool {
 	k.idleGrants = 0
-	if k.rate == nil || u.table == nil || x.losing {
+	if k.rate == nil || u.table == nil || x.losing || u.isLost(k.key) {
 		return false
 	}
 	if k.rate.behind {
@@ -162,6 +162,18 @@ func (u *upstream) takes(x *process, k *keyInfo, n float64) bool {
 		u.w.fail(BreachOverRate, "node %s took %g of %s, which is %.3f more than %.3g a second and %.3g at once allow", x.name, n, k.key, over, k.rate.now.second, k.rate.now.burst)
 	}
 	return true
+}
+
+// isLost reports whether some node does not know yet that it has lost a grant of a key. It may have
+// been granted the same again meanwhile: then it is not corrected, and what its bucket gathered
+// beside that of whoever had the unit goes out with the next release.
+func (u *upstream) isLost(key limit.Key) bool {
+	for _, x := range u.w.everybody() {
+		if x.losing && x.lostKey == key {
+			return true
+		}
+	}
+	return false
 }
 
 // judgeAnew forgets the windows of all rates. What a node took while it did not know of a grant
