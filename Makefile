@@ -24,11 +24,11 @@ SEEDS     ?= 1000000
 ROUNDS_LONG ?= 10
 SEEDS_LONG  ?= 20000
 FIRST_LONG  ?= 3001
+FIRST     ?= 1
+JSON      ?= bin/bench.json
 
 # The end-to-end tests that make long runs in place of make test.
 LONG := ^Test((TwoClusters|Rates|Scopes|Total)UnderFaults|Partition(OfFive|OfScopes|OfGossip|ByWeather)|Kubernetes|DiskReadOnly|DiskStalls|ClockJumps|RollingUpgrade|LimitsAreLinearisable|ManyLimitsAreRestored|PageWith(ThousandsOfHosts|ManyClients))$$
-FIRST     ?= 1
-JSON      ?= bin/bench.json
 
 # Of make release.
 PLATFORMS ?= linux/amd64,linux/arm64,darwin/amd64,darwin/arm64
@@ -101,7 +101,7 @@ sim: ## simulate the cluster under faults, with SEEDS (1000000) seeds from FIRST
 docs: ## regenerate the parts of docs/ that come from the code
 	$(GO) test ./api/server ./config ./cmd/weir -run 'Document$$' -write-docs
 
-check: format vet lint tidy arrows deploy test ## format, vet, lint, check dependencies, imports and deploy/, and run all tests
+check: format vet lint tidy arrows deploy test ## format, vet, lint, check dependencies, imports and deploy/, and run the tests
 
 format:
 	@bad=$$(gofmt -l $$(git ls-files '*.go')); \
