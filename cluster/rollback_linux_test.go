@@ -83,7 +83,7 @@ func TestAPutBackServerDoesNotElectALeaderWithoutWhatItAcknowledged(t *testing.T
 // server's first vote.
 func emptied(t *testing.T, backup string) {
 	t.Helper()
-	must(t, os.Remove(filepath.Join(backup, acknowledgedFile)))
+	must(t, os.RemoveAll(filepath.Join(backup, acknowledgedFile))) // if it was there yet
 	log, err := raftboltdb.New(raftboltdb.Options{Path: filepath.Join(backup, raftDirectory, raftDBFile)})
 	must(t, err)
 	last, err := log.LastIndex()
