@@ -102,6 +102,23 @@ func TestJudgePast(t *testing.T) {
 	}
 }
 
+// Who has waited and follows a leader is silent no longer, and goes on following.
+func TestFollowingGoesOn(t *testing.T) {
+	const wait = 10 * time.Second
+	g := &pastGuard{verdict: judgePast(pastEvidence{silent: wait - 1, wait: wait})}
+	if g.admitLeader(5) == nil {
+		t.Error("it follows before it has waited")
+	}
+	g.verdict = judgePast(pastEvidence{silent: wait, wait: wait})
+	must(t, g.admitLeader(5))
+	g.verdict = judgePast(pastEvidence{silent: 1, wait: wait, settled: g.settled})
+	must(t, g.admitLeader(5))
+	must(t, g.admitLeader(6))
+	if g.admitLeader(4) == nil {
+		t.Error("it follows an earlier leader")
+	}
+}
+
 func TestPlacesDiffer(t *testing.T) {
 	p := place{Boot: "b", Log: fileID{Device: 1, Inode: 2, Born: 3}, Witness: fileID{Device: 1, Inode: 4, Born: 5, Changed: 6}}
 	if err := p.sameAs(p); err != nil {
