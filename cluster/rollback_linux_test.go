@@ -50,24 +50,33 @@ func lead(t *testing.T, n *testNode, nodes ...*testNode) {
 	}
 }
 
+// putBackOfThree makes three servers of which none runs: a and b have committed an entry that c
+// lacks, and b is put back to a copy without it, which spoil may change.
+func putBackOfThree(t *testing.T, life time.Duration, spoil func(backup string)) (a, b, c *testNode, index uint64) {
+	t.Helper()
+	nodes := startThree(t, living(life))
+	a, c = nodes[0], nodes[2]
+	lead(t, a, nodes...)
+	b, backup := backedUp(t, nodes[1], living(life))
+	spoil(backup)
+	c.kill()
+	lead(t, a, a, b)
+	index = propose(t, a, "only a and b have it")
+	waitApplied(t, b, index)
+	b.kill()
+	a.kill()
+	putBack(t, b, backup)
+	return a, b, c, index
+}
+
 // The three servers of the case: b is put back to a copy without the entry that a and b have
 // committed, c never had it, and a is gone. b and c are a majority, and must not go on without the
 // entry before every session that hangs on it has run out.
 func TestAPutBackServerDoesNotElectALeaderWithoutWhatItAcknowledged(t *testing.T) {
 	t.Parallel()
 	const life = 4 * time.Second
-	nodes := startThree(t, living(life))
-	a, b, c := nodes[0], nodes[1], nodes[2]
-	lead(t, a, nodes...)
-	b, backup := backedUp(t, b, living(life))
-	c.kill()
-	lead(t, a, a, b)
-	index := propose(t, a, "only a and b have it")
-	waitApplied(t, b, index)
-	b.kill()
-	a.kill()
+	a, b, c, _ := putBackOfThree(t, life, func(string) {})
 	gone := time.Now()
-	putBack(t, b, backup)
 
 	b, c = b.again(living(life)), c.again(living(life))
 	next := waitLeader(t, b, c)
@@ -79,8 +88,8 @@ func TestAPutBackServerDoesNotElectALeaderWithoutWhatItAcknowledged(t *testing.T
 	waitApplied(t, a, propose(t, next, "after"))
 }
 
-// emptied removes all entries from a copy of a directory: it is as if it had been made just after the
-// server's first vote.
+// emptied removes all entries from a copy of a directory: it is as if it had been made just after
+// the server's first vote.
 func emptied(t *testing.T, backup string) {
 	t.Helper()
 	must(t, os.RemoveAll(filepath.Join(backup, acknowledgedFile))) // if it was there yet
@@ -92,23 +101,13 @@ func emptied(t *testing.T, backup string) {
 	must(t, log.Close())
 }
 
-// A server that was put back to a copy without a configuration does not know whom to ask what it has
-// forgotten: it votes for nobody, and follows a leader only once no session of before can be alive.
+// A server that was put back to a copy without a configuration does not know whom to ask what it
+// has forgotten: it votes for nobody, and follows a leader only once no session of before can be
+// alive.
 func TestAServerPutBackToAnEmptyLogElectsNobody(t *testing.T) {
 	t.Parallel()
 	const life = 3 * time.Second
-	nodes := startThree(t, living(life))
-	a, b, c := nodes[0], nodes[1], nodes[2]
-	lead(t, a, nodes...)
-	b, backup := backedUp(t, b, living(life))
-	emptied(t, backup)
-	c.kill()
-	lead(t, a, a, b)
-	index := propose(t, a, "only a and b have it")
-	waitApplied(t, b, index)
-	b.kill()
-	a.kill()
-	putBack(t, b, backup)
+	a, b, c, index := putBackOfThree(t, life, func(backup string) { emptied(t, backup) })
 
 	b, c = b.again(living(life)), c.again(living(life))
 	eventually(t, 10*time.Second, "b has been silent for a session's life", func() bool { return b.past.silence() >= life })
@@ -150,22 +149,12 @@ func TestAServerPutBackToAnEmptyLogIsBroughtUpToDate(t *testing.T) {
 	}
 }
 
-// Of the first case, but the server with the entry returns in time: it is elected, nothing is lost, and
-// nobody waits.
+// Of the first case, but the server with the entry returns in time: it is elected, nothing is lost,
+// and nobody waits.
 func TestAPutBackServerElectsTheOneThatHasWhatItAcknowledged(t *testing.T) {
 	t.Parallel()
 	const life = time.Minute
-	nodes := startThree(t, living(life))
-	a, b, c := nodes[0], nodes[1], nodes[2]
-	lead(t, a, nodes...)
-	b, backup := backedUp(t, b, living(life))
-	c.kill()
-	lead(t, a, a, b)
-	index := propose(t, a, "only a and b have it")
-	waitApplied(t, b, index)
-	b.kill()
-	a.kill()
-	putBack(t, b, backup)
+	a, b, c, index := putBackOfThree(t, life, func(string) {})
 
 	b, c, a = b.again(living(life)), c.again(living(life)), a.again(living(life))
 	leader := waitLeader(t, a, b, c)

@@ -39,8 +39,8 @@
 // so that no server need be asked about more of it.
 //
 // Of a rate the log counts shares, a fixed number whatever the limit says, so that a change of rate
-// or burst moves no grant. Nodes are granted whole units of them, and the level is counted by units:
-// shares that make none hold nothing.
+// or burst moves no grant. Nodes are granted whole units of them, and the level is counted by
+// units: shares that make none hold nothing.
 //
 // A limit that is lowered cuts a free level where the next Adjust touches its key, and for whoever
 // reads it, not at once: that would walk all keys. So one that is raised again before has taken

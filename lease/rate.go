@@ -35,8 +35,9 @@ func (p *pool) fillUp(now time.Duration, level int64) {
 }
 
 // leaveBucket takes the level of k shares out, before they are released: that of the whole units
-// that are lost with them. Where no request waits here, tokens go whole: their parts, here and where
-// the shares go, would let nobody in for as long as a token takes to come. Needs the pool's lock.
+// that are lost with them. Where no request waits here, tokens go whole: their parts, here and
+// where the shares go, would let nobody in for as long as a token takes to come. Needs the pool's
+// lock.
 func (p *pool) leaveBucket(now time.Duration, k int64) {
 	r := p.key.Resource
 	units := p.limit.WholeUnits(r, p.granted)

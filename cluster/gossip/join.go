@@ -193,15 +193,7 @@ func (g *Gossip) Hear(addr string) {
 		return
 	}
 	g.heardOf[addr] = false
-	g.wake()
-}
-
-// wake makes the node look at once for whom to join.
-func (g *Gossip) wake() {
-	select {
-	case g.news <- struct{}{}:
-	default:
-	}
+	signal(g.news)
 }
 
 // joined records that an address that was heard of has been joined.
@@ -216,7 +208,7 @@ func (g *Gossip) joined(addr string) {
 // Decide spreads the id of this node's cluster, and forgets the members of others.
 func (g *Gossip) Decide(cluster string) error {
 	g.members.keepCluster(cluster)
-	g.wake() // those that it has heard of take it now
+	signal(g.news) // those that it has heard of take it now
 	return g.Update(func(m *clusterpb.Meta) { m.Cluster = cluster })
 }
 
@@ -276,8 +268,8 @@ func (g *Gossip) checkUDP(ctx context.Context) {
 // oneLine returns an error's text without the line breaks and bullets that libraries add.
 func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }
 
-// sleepUntilNews waits, until there is somebody to join at most. It reports false if the context ended
-// first.
+// sleepUntilNews waits, until there is somebody to join at most. It reports false if the context
+// ended first.
 func (g *Gossip) sleepUntilNews(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()

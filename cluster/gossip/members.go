@@ -267,10 +267,7 @@ func (ms *members) changes(now time.Time) (changed, all []Member) {
 func (ms *members) note(name string) {
 	ms.roster.Store(nil)
 	ms.changed[name] = struct{}{}
-	select {
-	case ms.kick <- struct{}{}:
-	default:
-	}
+	signal(ms.kick)
 }
 
 // makeRoom forgets members that departed long ago and, if there are still too many, the one that

@@ -27,13 +27,14 @@ func (g *Gossip) Update(change func(*clusterpb.Meta)) error {
 		return err
 	}
 	g.meta, g.encoded = next, encoded
-	g.markDirty()
+	signal(g.dirty)
 	return nil
 }
 
-func (g *Gossip) markDirty() {
+// signal makes whoever waits for a channel of capacity 1 look again.
+func signal(c chan<- struct{}) {
 	select {
-	case g.dirty <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -59,7 +60,7 @@ func (g *Gossip) spread() {
 	defer g.metaMu.Unlock()
 	// memberlist drops an update that is overtaken by the refutation of what others say of this node.
 	if !bytes.Equal(g.list.LocalNode().Meta, g.encoded) {
-		g.markDirty()
+		signal(g.dirty)
 	}
 }
 
