@@ -230,10 +230,14 @@ func TestClustersAreKeptApart(t *testing.T) {
 	if err := b.join(a.Addr().String()); err == nil || !strings.Contains(err.Error(), "of cluster "+x) {
 		t.Errorf("b joins a: %v", err)
 	}
-	for n, other := range map[*node]string{a: "node b at 127.0.0.1:", b: "node a at " + a.Addr().String()} {
+	for n, other := range map[*node]*node{a: b, b: a} {
 		eventually(t, patience, n.cfg.Name+" says why", func() bool {
-			said := n.log.String()
-			return strings.Contains(said, other) && strings.Contains(said, x) && strings.Contains(said, y)
+			for _, want := range []string{"node " + other.cfg.Name + " at 127.0.0.1:", other.Addr().String(), x, y} {
+				if !strings.Contains(n.log.String(), want) {
+					return false
+				}
+			}
+			return true
 		})
 	}
 	if len(a.Members()) != 1 || len(b.Members()) != 1 {
