@@ -208,8 +208,9 @@ func TestUsageOfScopes(t *testing.T) {
 	if len(page.Usage) != 1 || page.Usage[0].Name != "ada" || page.Next != "" {
 		t.Errorf("%+v", page)
 	}
+	refused(t, a.do(try{method: "GET", path: "/v1/usage/hosts"}), 422, "hosts is no scope: write host, client, user, total or key")
 	for path, status := range map[string]int{
-		"connection": 422, "hosts": 422, "client/x.org": 422, "client/10.0.0.0%2F9": 422, "user/" + url.PathEscape("\x01"): 422, "total/x": 422, "client?sort=host": 400, "host?sort=host": 400,
+		"connection": 422, "client/x.org": 422, "client/10.0.0.0%2F9": 422, "user/" + url.PathEscape("\x01"): 422, "total/x": 422, "client?sort=host": 400, "host?sort=host": 400,
 	} {
 		refused(t, a.do(try{method: "GET", path: "/v1/usage/" + path}), status, "")
 	}

@@ -48,8 +48,12 @@ func (s *Server) usage(r *http.Request, peer bool) (answer, error) {
 
 // countedScope is the path's scope, one that counts.
 func countedScope(r *http.Request) (limit.Scope, error) {
-	scope, err := limit.ParseScope(r.PathValue("scope"))
-	if err == nil && scope == limit.ScopeConnection {
+	word := r.PathValue("scope")
+	scope, err := limit.ParseScope(word)
+	switch {
+	case err != nil:
+		err = invalid("%s is no scope: write host, client, user, total or key", shorten(word))
+	case scope == limit.ScopeConnection:
 		err = invalid("each connection is limited for itself, and nothing is counted: GET %s lists the connections", api.PathConnections)
 	}
 	return scope, err
