@@ -17,8 +17,8 @@ import (
 	"github.com/weirproxy/weir/lease/leasetest"
 )
 
-// gcPercent is the garbage collector's target: a world is small, and lives for some milliseconds.
-const gcPercent = 400
+// gcPercent is the garbage collector's target: a world takes a few megabytes for some milliseconds.
+const gcPercent = 3000
 
 type options struct {
 	seeds   uint64
