@@ -6,6 +6,10 @@ import (
 	"time"
 )
 
+// GCPercent is the garbage collector's target for who runs many worlds, of which each takes a few
+// megabytes for some milliseconds.
+const GCPercent = 3000
+
 // Totals adds up what runs came to.
 type Totals struct {
 	Seeds       int

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -22,7 +23,10 @@ var (
 	firstFlag = flag.Uint64("first", 0, "the first of them; 0: at random")
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	debug.SetGCPercent(GCPercent)
+	goleak.VerifyTestMain(m)
+}
 
 // Whatever fails, the upstream never sees more than its limit, no node contradicts the log, and
 // when the faults stop, all is well again. Each run of the test searches other seeds, from the one

@@ -17,9 +17,6 @@ import (
 	"github.com/weirproxy/weir/lease/leasetest"
 )
 
-// gcPercent is the garbage collector's target: a world takes a few megabytes for some milliseconds.
-const gcPercent = 3000
-
 type options struct {
 	seeds   uint64
 	first   uint64
@@ -49,7 +46,7 @@ func main() {
 }
 
 func run(ctx context.Context, o options) error {
-	debug.SetGCPercent(gcPercent)
+	debug.SetGCPercent(leasetest.GCPercent)
 	var rule leasetest.Rule
 	if o.rule != "" {
 		var ok bool
