@@ -353,6 +353,8 @@ func TestConfigErrors(t *testing.T) {
 		{weir.Config{Limits: []weir.Limit{weir.HostLimit("a b", 1), weir.HostLimit("c.test", 1), weir.HostLimit("c.test", 2)}}, []string{"limit 0", "two limits for c.test"}},
 		{weir.Config{Cluster: &weir.Cluster{}}, []string{"a server needs data_dir"}},
 		{weir.Config{Cluster: &weir.Cluster{Role: "queen"}}, []string{"role: "}},
+		{set(func(c *config.Config) { c.Role = config.RoleProxy }), []string{"set Config.Cluster"}},
+		{set(func(c *config.Config) { c.Cluster.Join = []string{"192.0.2.1:8083"} }), []string{"set Config.Cluster"}},
 		{set(func(c *config.Config) { c.Lease.TTL = time.Millisecond }), []string{"lease.ttl: "}},
 		{set(func(c *config.Config) { c.Proxy.RejectStatus = 200; c.Proxy.UsersFile = "/none" }), []string{"proxy.reject_status: ", "/none"}},
 	} {

@@ -117,7 +117,8 @@ type Permit struct {
 // Acquire takes a slot of each limit on connections, and a token of each limit on requests, that
 // the subject is under. It waits as long as the limits' queues allow, or until ctx ends; then it
 // holds nothing. If ctx has ended before, it takes nothing, also where nothing is in the way. Errors
-// are a [*LimitError], [ErrNoLease], [ErrDraining], [ErrClosed], [ErrSubject], or the context's.
+// are a [*LimitError], [ErrNoLease], [ErrDraining], [ErrClosed], [ErrSubject], or the context's. One
+// that waits in a queue when ctx's deadline comes has both, the [*LimitError] and the context's.
 func (n *Node) Acquire(ctx context.Context, s Subject) (*Permit, error) {
 	subject, err := s.parse()
 	if err != nil {
@@ -203,10 +204,14 @@ func (p *Permit) waited() time.Duration {
 // acquireError is an error of the lease as this package has it.
 func (n *Node) acquireError(err error) error {
 	var over *lease.LimitError
-	if errors.As(err, &over) {
-		return &LimitError{Scope: over.Key.Scope.String(), Resource: over.Key.Resource.String(), Key: over.Key.Name, why: over}
+	if !errors.As(err, &over) {
+		return err
 	}
-	return err
+	refused := &LimitError{Scope: over.Key.Scope.String(), Resource: over.Key.Resource.String(), Key: over.Key.Name, why: over}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%w: %w", refused, context.DeadlineExceeded)
+	}
+	return refused
 }
 
 // Release gives the permit back: the connection must have ended, as its other end sees it. A second

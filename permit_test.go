@@ -170,6 +170,41 @@ func TestHold(t *testing.T) {
 	second()
 }
 
+// Whoever has waited in a queue until its own deadline was over a limit: the cluster did answer.
+func TestDeadlineInTheQueue(t *testing.T) {
+	t.Parallel()
+	slots, rate := weir.KeyLimit("slots", 1), weir.Limit{Scope: "key", Pattern: "rate", Requests: &weir.Rate{Rate: "1/h"}}
+	slots.Queue = &weir.Queue{Timeout: weir.Duration(time.Hour), Size: 10}
+	rate.Queue = slots.Queue
+	n := start(t, weir.Config{Limits: []weir.Limit{slots, rate}})
+	hold := func(ctx context.Context, s weir.Subject) error {
+		_, err := n.Hold(ctx, netip.Addr{}, s.Key, nil)
+		return err
+	}
+	acquire := func(ctx context.Context, s weir.Subject) error { _, err := n.Acquire(ctx, s); return err }
+	for key, asks := range map[string][]func(context.Context, weir.Subject) error{"slots": {acquire, hold}, "rate": {acquire}} {
+		p, err := n.Acquire(t.Context(), weir.Subject{Key: key})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Release()
+		for _, ask := range asks {
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+			err := ask(ctx, weir.Subject{Key: key})
+			cancel()
+			var over *weir.LimitError
+			if !errors.As(err, &over) || over.Key != key || !errors.Is(err, weir.ErrQueueTimeout) || !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%s: %v", key, err)
+			}
+			ctx, cancel = context.WithCancel(t.Context())
+			time.AfterFunc(20*time.Millisecond, cancel)
+			if err := ask(ctx, weir.Subject{Key: key}); !errors.Is(err, context.Canceled) || errors.As(err, &over) {
+				t.Errorf("%s, by who went away: %v", key, err)
+			}
+		}
+	}
+}
+
 // A limit that is lowered with Evict takes permits away, and Lost says so.
 func TestEvictedPermitIsLost(t *testing.T) {
 	t.Parallel()

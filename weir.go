@@ -192,10 +192,20 @@ func (c *Config) resolve() (*config.Config, error) {
 	if c.Settings != nil {
 		c.Settings(cfg)
 	}
+	if c.Cluster == nil && !isAlone(cfg) {
+		problems = append(problems, config.Diagnostic{
+			Message: "the settings make the node a member of a cluster, by role, cluster.rpc, cluster.gossip or cluster.join: set Config.Cluster",
+		})
+	}
 	if problems = append(problems, cfg.Complete(config.Options{Running: true})...); len(problems) > 0 {
 		return nil, &ConfigError{Problems: problems}
 	}
 	return cfg, nil
+}
+
+// isAlone reports whether settings ask for no other node.
+func isAlone(cfg *config.Config) bool {
+	return cfg.Role == config.RoleServer && cfg.Cluster.RPC == "" && cfg.Cluster.Gossip == "" && len(cfg.Cluster.Join) == 0
 }
 
 // Source is what a node starts from that has its process to itself, as under the program weir.

@@ -130,11 +130,13 @@ func (m *Manager) wait(ctx context.Context, begin func(time.Duration, func(error
 		err = <-answer
 	case <-ctx.Done():
 		var cancelled bool
-		m.do(func(now time.Duration) { cancelled = m.node.Cancel(now, w) })
+		m.do(func(now time.Duration) {
+			err = m.node.Overdue(now, w, ctx.Err())
+			cancelled = m.node.Cancel(now, w)
+		})
 		if !cancelled && <-answer == nil {
 			undo()
 		}
-		err = ctx.Err()
 	}
 	return err
 }

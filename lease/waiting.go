@@ -1,6 +1,9 @@
 package lease
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"github.com/weirproxy/weir/limit"
@@ -261,17 +264,41 @@ func (n *Node) Expire(now time.Duration, w *Waiter) {
 	if w.pool == nil {
 		return
 	}
-	err := ErrNoLease // nobody could be asked, or nobody has answered: the limit need not be reached
-	switch {
-	case !n.welcomed():
-	case w.queued:
-		err = p.refusal(now, ErrQueueTimeout)
-	case w.over:
-		err = p.refusal(now, ErrQueueFull)
+	err := n.overdue(now, p, w)
+	if err == nil {
+		err = ErrNoLease // nobody could be asked, or nobody has answered: the limit need not be reached
 	}
 	n.answer(p, w, err)
 	n.noteRefused(now, p)
 	n.settle(now, p)
+}
+
+// overdue is the refusal of a wait that has lasted too long; nil: no limit need be in the way. Needs
+// the pool's lock.
+func (n *Node) overdue(now time.Duration, p *pool, w *Waiter) error {
+	switch {
+	case !n.welcomed():
+	case w.queued:
+		return p.refusal(now, ErrQueueTimeout)
+	case w.over:
+		return p.refusal(now, ErrQueueFull)
+	}
+	return nil
+}
+
+// Overdue is the error of a wait that a context ends, with its error ended: beside a deadline, the
+// limit that was in the way.
+func (n *Node) Overdue(now time.Duration, w *Waiter, ended error) error {
+	p := w.pool
+	if p == nil || !errors.Is(ended, context.DeadlineExceeded) {
+		return ended
+	}
+	n.lock(p)
+	defer p.mu.Unlock()
+	if err := n.overdue(now, p, w); err != nil && w.pool != nil {
+		return fmt.Errorf("%w: %w", err, ended)
+	}
+	return ended
 }
 
 // noteRefused counts a refusal, and as demand for a while. Needs the pool's lock.
