@@ -10,7 +10,7 @@ import "sync/atomic"
 // ahead counts the bytes of the current answer that were sent in advance. The client's goroutine
 // opens and begins an answer; the hang-up watcher's goroutine calls ask.
 type ahead struct {
-	begin string // the bytes that begin every answer of the protocol
+	begin string // the bytes with which the answer begins, whatever it is
 	state atomic.Uint32
 	sent  int // guarded by the client's mu
 }

@@ -25,7 +25,7 @@ type socksClient struct {
 const (
 	// maxSOCKSAnswers has room for a choice, a status and a reply with an IPv6 address.
 	maxSOCKSAnswers = 2 + 2 + 22
-	// socksBegin begins every reply.
+	// socksBegin begins every reply, and every choice.
 	socksBegin = "\x05"
 )
 
@@ -170,6 +170,9 @@ func (c *socksClient) request(p *Policy) {
 		return
 	}
 	c.identified(c.subject.User)
+	if len(c.out) > 0 { // the reply goes out behind a choice, or a status, which begins otherwise
+		c.ahead.begin = string(c.out[:1])
+	}
 	c.openTunnel(c, KindSOCKS5, target, nil)
 }
 

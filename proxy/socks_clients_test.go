@@ -248,6 +248,35 @@ func TestSOCKSHalfClosedClientIsRefused(t *testing.T) {
 	p.expectEOF()
 }
 
+// What is sent ahead is what comes next, also where that is the status of a password.
+func TestSOCKSHalfClosedClientWithPassword(t *testing.T) {
+	u := newUpstream(t, nil)
+	w := newWorld(t, 1, policy(func(p *Policy) { p.Users = testUsers(t) }))
+	ask := func() (*peer, string) {
+		p := w.dial()
+		p.send("\x05\x01\x02")
+		p.expect("\x05\x02")
+		p.send(login("ada", "lovelace") + socksAsk(u.addr))
+		return p, "\x01\x00"
+	}
+	first, status := ask()
+	first.expect(status)
+	first.opened()
+	held := u.accept()
+	p, status := ask()
+	eventually(t, "the client waits", func() bool { return w.adm.queued() == 1 })
+	p.CloseWrite()
+	if b, err := p.r.Peek(1); err != nil || b[0] != status[0] {
+		t.Fatalf("peeked at %q, %v", b, err)
+	}
+	first.Close()
+	held.Close()
+	p.expect(status)
+	p.opened()
+	u.accept().Close()
+	p.expectEOF()
+}
+
 func TestSOCKSSever(t *testing.T) {
 	u := newUpstream(t, nil)
 	for reason, reply := range map[lease.Reason]socks5.Reply{lease.SeverFenced: socks5.GeneralFailure, lease.SeverEvicted: socks5.GeneralFailure} {
