@@ -235,6 +235,9 @@ func (x *exchange) copyBody(meter sock.Meter) {
 	in.Begin(&f.plain.writer, meter)
 	x.readErr, x.writeErr = x.body.CopyTo(&f.plain.writer, x.body.Framing == http1.FramedChunked, &f.in)
 	in.End()
+	if x.readErr == nil && x.writeErr == nil {
+		x.writeErr = f.plain.writer.Flush()
+	}
 	if x.readErr != nil || x.writeErr != nil {
 		x.pacing.upload.end()
 	}
@@ -261,12 +264,20 @@ func (x *exchange) stopSending() (sent bool) {
 	return x.readErr == nil && x.writeErr == nil
 }
 
-// ended reports whether the second goroutine has ended, or ends within sendGrace.
-func (x *exchange) ended() bool {
+// isSent reports whether the request has been sent, or no more of it will be.
+func (x *exchange) isSent() bool {
 	select {
 	case <-x.done:
 		return true
 	default:
+		return x.done == nil
+	}
+}
+
+// ended reports whether the second goroutine has ended, or ends within sendGrace.
+func (x *exchange) ended() bool {
+	if x.isSent() {
+		return true
 	}
 	if !x.read.Load() {
 		return false
@@ -324,6 +335,8 @@ func (x *exchange) respond(headLen int) bool {
 	f.reader.End()
 	if readErr != nil || writeErr != nil {
 		x.pacing.download.end()
+	} else if !x.isSent() { // what is left to do may take a while
+		writeErr = x.http.out.Flush()
 	}
 	switch {
 	case writeErr != nil:
@@ -349,6 +362,13 @@ func (x *exchange) respond(headLen int) bool {
 		keep.On = keep.On && received
 	case !reuse || content.Framing == http1.FramedClose || f.reader.Len() > 0 || !f.park(x.over):
 		f.closeSoon()
+	}
+	// Now that its limits have room again, the client gets the end of the response, and may ask for
+	// more, over this connection or another.
+	c.sock.Stall = c.srv.policy.Load().ResponseTimeout
+	if err := x.http.out.Flush(); err != nil {
+		c.sock.Reset()
+		return false
 	}
 	if !keep.On {
 		c.linger(!received)

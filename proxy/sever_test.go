@@ -136,7 +136,7 @@ func TestClientResetHoldsTheSlot(t *testing.T) {
 	w := newWorld(t, 1)
 	for _, answer := range []string{
 		"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n",
-		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+		"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok",
 		"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
 	} {
 		for range 5 { // the hang-up watcher may be first

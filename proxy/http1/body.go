@@ -197,8 +197,8 @@ func (b *Body) readTrailers() error {
 	}
 }
 
-// CopyTo sends the body on, as chunks where chunked, and counts the bytes sent. The bytes of a
-// message that is over are flushed.
+// CopyTo sends the body on, as chunks where chunked, and counts the bytes sent. The end of it stays
+// in out: whoever gets it knows that the message is over.
 func (b *Body) CopyTo(out Output, chunked bool, sent *atomic.Uint64) (readErr, writeErr error) {
 	for {
 		p, err := b.next()
@@ -212,12 +212,17 @@ func (b *Body) CopyTo(out Output, chunked bool, sent *atomic.Uint64) (readErr, w
 				w = append(w, b.trailers...)
 				out.Set(append(w, "\r\n"...))
 			}
-			return nil, out.Flush()
+			return nil, nil
 		}
 		if err != nil {
 			return err, nil
 		}
-		if err := sendPiece(out, p, chunked); err != nil {
+		if b.Done && !chunked {
+			err = sendLast(out, p)
+		} else {
+			err = sendPiece(out, p, chunked)
+		}
+		if err != nil {
 			return nil, err
 		}
 		sent.Add(uint64(len(p)))

@@ -161,3 +161,16 @@ func sendPiece(out Output, p []byte, chunked bool) error {
 	out.Set(b)
 	return out.Send(p, end)
 }
+
+// sendLast sends the last piece of a body. Its end, or all of it, waits for the next flush.
+func sendLast(out Output, p []byte) error {
+	if len(out.Writable())+len(p) >= maxCollected {
+		now := max(len(p)-smallPiece, 0)
+		if err := out.Send(p[:now], nil); err != nil {
+			return err
+		}
+		p = p[now:]
+	}
+	out.Set(append(out.Writable(), p...))
+	return nil
+}
