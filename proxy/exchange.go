@@ -148,7 +148,7 @@ func (x *exchange) once() (again, keep bool) {
 		x.read.Store(true)
 	}
 
-	if !f.plain.reused || !x.body.Done {
+	if !f.plain.reused || !x.body.Done || !prepaid(x.uploadMeter(), len(x.head)) {
 		x.send()
 	} else if err := x.ask(); err != nil {
 		return x.failed(err)
@@ -208,16 +208,13 @@ func (x *exchange) ask() error {
 func (x *exchange) send() {
 	f := x.flow
 	f.plain.writer.Set(append(f.plain.writer.Writable(), x.head...))
-	var meter sock.Meter
-	if !x.body.Done {
-		meter = x.pacing.upload.of(x.c, limit.Upload, x.c.sock)
-	}
-	if x.body.Buffered() && prepaid(meter, x.body.Left) {
+	meter := x.uploadMeter()
+	if x.body.Buffered() && prepaid(meter, len(x.head)+int(x.body.Left)) {
 		x.copyBody(nil)
 		return
 	}
 	x.done = make(chan struct{})
-	x.read.Store(false)
+	x.read.Store(x.body.Done)
 	x.body.Complete = &x.read
 	x.c.untimed()
 	go func() {
@@ -229,11 +226,23 @@ func (x *exchange) send() {
 	}()
 }
 
+// uploadMeter is what paces the request; nil: nothing does.
+func (x *exchange) uploadMeter() sock.Meter {
+	return x.pacing.upload.of(x.c, limit.Upload, x.c.sock, !x.body.Done)
+}
+
+// downloadMeter is what paces a response, with content or without; nil: nothing does.
+func (x *exchange) downloadMeter(content bool) sock.Meter {
+	return x.pacing.download.of(x.c, limit.Download, x.flow.upstream, content)
+}
+
 func (x *exchange) copyBody(meter sock.Meter) {
 	f := x.flow
 	in := &x.c.in
 	in.Begin(&f.plain.writer, meter)
-	x.readErr, x.writeErr = x.body.CopyTo(&f.plain.writer, x.body.Framing == http1.FramedChunked, &f.in)
+	if x.readErr, x.writeErr = x.c.sock.PayFor(&f.plain.writer); x.readErr == nil && x.writeErr == nil {
+		x.readErr, x.writeErr = x.body.CopyTo(&f.plain.writer, x.body.Framing == http1.FramedChunked, &f.in)
+	}
 	in.End()
 	if x.readErr == nil && x.writeErr == nil {
 		x.writeErr = f.plain.writer.Flush()
@@ -302,7 +311,23 @@ func (x *exchange) inform(headLen int) error {
 	x.informed = true
 	x.http.out.Set(c.unsent(f.plain.head.AppendResponse(x.http.out.Writable(), false, -1, x.keep, c.srv.via())))
 	f.reader.Skip(headLen)
-	return x.http.out.Flush()
+	return x.payForHead()
+}
+
+// payForHead sends a response that has no content, as it may be sent.
+func (x *exchange) payForHead() error {
+	f := x.flow
+	f.reader.Begin(&x.http.out, x.downloadMeter(false))
+	readErr, writeErr := f.upstream.PayFor(&x.http.out)
+	f.reader.End()
+	switch {
+	case readErr != nil:
+		writeErr = errUpstreamReset
+	case writeErr == nil:
+		return x.http.out.Flush()
+	}
+	x.pacing.download.end()
+	return writeErr
 }
 
 // respond relays the final response, and parks or ends the flow.
@@ -326,12 +351,11 @@ func (x *exchange) respond(headLen int) bool {
 	}
 	x.http.out.Set(c.unsent(h.AppendResponse(x.http.out.Writable(), chunked, length, keep, c.srv.via())))
 	f.reader.Skip(headLen)
-	var meter sock.Meter
-	if !content.Done {
-		meter = x.pacing.download.of(c, limit.Download, f.upstream)
+	f.reader.Begin(&x.http.out, x.downloadMeter(!content.Done))
+	readErr, writeErr := f.upstream.PayFor(&x.http.out)
+	if readErr == nil && writeErr == nil {
+		readErr, writeErr = content.CopyTo(&x.http.out, chunked, &f.out)
 	}
-	f.reader.Begin(&x.http.out, meter)
-	readErr, writeErr := content.CopyTo(&x.http.out, chunked, &f.out)
 	f.reader.End()
 	if readErr != nil || writeErr != nil {
 		x.pacing.download.end()
@@ -378,8 +402,11 @@ func (x *exchange) respond(headLen int) bool {
 
 // undelivered returns why an answer could not be written to the client.
 func undelivered(err error) error {
-	if errors.Is(err, sock.ErrNotLive) {
+	switch {
+	case errors.Is(err, sock.ErrNotLive):
 		return errFenced
+	case err == errUpstreamReset:
+		return err
 	}
 	return errClientReset
 }
@@ -491,7 +518,7 @@ func (x *exchange) switchProtocols(headLen int) bool {
 	}
 	x.http.out.Set(c.unsent(f.plain.head.AppendResponse(x.http.out.Writable(), false, -1, x.keep, c.srv.via())))
 	f.reader.Skip(headLen)
-	if err := x.http.out.Flush(); err != nil {
+	if err := x.payForHead(); err != nil {
 		x.drop(undelivered(err))
 		return false
 	}

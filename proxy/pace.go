@@ -165,8 +165,13 @@ type paced struct {
 // Wake implements [lease.Waker].
 func (p *paced) Wake() { (*sock.Pacing)(p.from.Load()).Wake() }
 
-// of returns the meter for the current request of c, whose bytes are read from s.
-func (p *paced) of(c *conn, r limit.Resource, s *sock.Conn) sock.Meter {
+// of returns the meter for the current request of c, whose bytes are read from s. A message without
+// content is over in a moment: it has none, but for a client that has one, while no limit caps the
+// direction.
+func (p *paced) of(c *conn, r limit.Resource, s *sock.Conn, content bool) sock.Meter {
+	if p.meter == nil && !content && !c.srv.admitter.Paces(r) {
+		return nil
+	}
 	if p.from.Load() != s {
 		p.from.Store(s)
 	}
@@ -186,12 +191,12 @@ func (p *paced) end() {
 }
 
 // prepaid takes n bytes, if all of them may be moved at once.
-func prepaid(m sock.Meter, n int64) bool {
+func prepaid(m sock.Meter, n int) bool {
 	if m == nil {
 		return true
 	}
-	k := m.Take(int(n))
-	if int64(k) < n {
+	k := m.Take(n)
+	if k < n {
 		m.Put(k)
 		return false
 	}

@@ -135,5 +135,32 @@ func (in *Reader) Pay(n int) (int, error) {
 	}
 }
 
+// PayFor takes what is collected in out from the socket's meter. If it can't be had at once, it goes
+// out as it comes. readErr has ended the wait, writeErr is of out.
+func (s *Conn) PayFor(out *Writer) (readErr, writeErr error) {
+	b := out.buf
+	if s.meter == nil || len(b) == 0 {
+		return nil, nil
+	}
+	n := s.meter.Take(len(b))
+	if n == len(b) {
+		return nil, nil
+	}
+	defer out.Release()
+	for {
+		if n == 0 {
+			if err := s.awaitMeter(); err != nil {
+				return err, nil
+			}
+		} else if err := out.Conn.Write(b[:n], nil, nil); err != nil {
+			return nil, err
+		}
+		if b = b[n:]; len(b) == 0 {
+			return nil, nil
+		}
+		n = s.meter.Take(len(b))
+	}
+}
+
 // LongAgo is a deadline in the past.
 var LongAgo = time.Unix(1, 0)
