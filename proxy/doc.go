@@ -38,6 +38,7 @@
 //	timeouts.go        idle and half-closed tunnels
 //	request.go         plain requests: targets and the heads to forward
 //	exchange.go        a plain request and its response
+//	unfinished.go      the end of one that comes to no whole response
 //	plain.go           what it needs of an upstream connection beside the flow
 //	reuse.go           finding its connection: a kept-alive or a new one
 //	vigil.go           exchanges that last or stall

@@ -89,13 +89,17 @@ type owner struct {
 	addr    netip.Addr
 	user    string
 	several bool
+	client  *conn // if not nil, only this client's: it has authenticated its connections
 }
 
-func (c *conn) owner() owner { return owner{addr: c.addr.Addr(), user: c.subject.User} }
+// serves reports whether a connection of the owner may carry the requests of o.
+func (e owner) serves(o owner, private bool) bool {
+	return e == o || !private && e.client == nil && o.client == nil
+}
 
 // take returns the list's most recently used connection, since it is the likeliest to be still open.
-// If private, only connections that have carried no other owner's requests are considered. The caller
-// holds the list.
+// If private, or if o's client authenticates its connections, only those that have carried no other
+// owner's requests are considered. The caller holds the list.
 func (p *idlePool) take(list *idleList, o owner, private bool) *flow {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -120,7 +124,7 @@ func (p *idlePool) has(list *idleList, o owner, private bool) bool {
 // find is take without taking. The caller holds mu.
 func (l *idleList) find(o owner, private bool) *flow {
 	f := l.newest
-	for private && f != nil && f.plain.owner != o {
+	for f != nil && !f.plain.owner.serves(o, private) {
 		f = f.plain.idle.older
 	}
 	return f
@@ -160,6 +164,16 @@ func (p *idlePool) drop(f *flow) {
 	p.total--
 	list.n--
 	p.tidy(list)
+}
+
+// retire closes the connections that a client has authenticated.
+func (p *idlePool) retire(c *conn) {
+	p.mu.Lock()
+	flows := slices.DeleteFunc(p.list(), func(f *flow) bool { return f.plain.owner.client != c })
+	p.mu.Unlock()
+	for _, f := range flows {
+		f.retire()
+	}
 }
 
 // all returns the connections in the pool.

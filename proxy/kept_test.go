@@ -208,3 +208,36 @@ func TestForgottenByTheIdlePool(t *testing.T) {
 		}
 	}
 }
+
+// A connection that a client has authenticated, as NTLM and Negotiate do, carries no other client's
+// requests, and ends with its client, who stays on it.
+func TestAuthenticatedConnectionIsItsClients(t *testing.T) {
+	u := newUpstream(t, nil)
+	ok := "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+	for _, scheme := range []string{"NTLM", "negotiate"} {
+		w := newWorld(t, 0)
+		answered := func(p, q *peer, header string) *peer {
+			t.Helper()
+			p.send(get(u, "/", header))
+			if q == nil {
+				q = u.accept()
+			}
+			q.readHead()
+			q.send(ok)
+			p.response("GET")
+			return q
+		}
+		alice, bob := w.dial(), w.dial()
+		shared := answered(alice, nil, "")
+		own := answered(alice, nil, "Authorization: "+scheme+" TlRMTVNTUAAB\r\n")
+		answered(alice, own, "Authorization: "+scheme+" TlRMTVNTUAAD\r\n")
+		answered(alice, own, "")
+		answered(bob, shared, "Authorization: Basic Ym9iOmJvYg==\r\n")
+		other := answered(bob, nil, "Authorization: "+scheme+" TlRMTVNTUAAB\r\n")
+		alice.CloseWrite()
+		alice.expectEOF()
+		own.expectEOF()
+		own.Close()
+		answered(bob, other, "")
+	}
+}

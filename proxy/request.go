@@ -26,6 +26,7 @@ func (c *httpClient) plain(keep http1.KeepAlive) bool {
 	if err != nil {
 		return c.respond(badRequest(err.Error()), keep)
 	}
+	x.authenticates = x.authenticates || h.ForConnection
 	x.keep, x.upgrade = keep, h.Upgrade != nil && !http1.HasItem(h.Upgrade, "h2c")
 	x.head = h.AppendRequest(c.srv.buffers.Get()[:0], x.host, path, forwards, x.upgrade, c.srv.via())
 	c.consume()

@@ -14,7 +14,7 @@ func (x *exchange) connect(fresh bool) (ok bool, _ *refusal) {
 		f = &flow{srv: c.srv, client: c, plain: new(exchanges)}
 		f.kind.Store(uint32(KindHTTP))
 	}
-	f.target, f.plain.list, f.plain.owner, f.lookupTime = c.subject.Host, x.idle, c.owner(), 0
+	f.target, f.plain.list, f.plain.owner, f.lookupTime = c.subject.Host, x.idle, x.owner(), 0
 	x.flow, x.spare = f, nil
 	c.use(f)
 	x.request.serve(f)
@@ -27,6 +27,15 @@ func (x *exchange) connect(fresh bool) (ok bool, _ *refusal) {
 		x.spare = f // most requests meet a kept-alive connection: for these no memory is needed
 	}
 	return ok, refusal
+}
+
+// owner is that of the request.
+func (x *exchange) owner() owner {
+	o := owner{addr: x.c.addr.Addr(), user: x.c.subject.User}
+	if x.authenticates {
+		o.client = x.c
+	}
+	return o
 }
 
 // admit resolves the target's name, begins the request, and takes a kept-alive connection into use,

@@ -33,6 +33,7 @@ type Kind uint8
 
 const (
 	fieldOther Kind = iota
+	fieldAuthorization
 	fieldConnection
 	fieldContentLength
 	fieldExpect
@@ -73,6 +74,7 @@ var knownFields = [21][]knownField{
 	7:  {{"upgrade", fieldUpgrade}, {"trailer", fieldTrailer}},
 	10: {{"connection", fieldConnection}, {"keep-alive", fieldKeepAlive}},
 	12: {{"max-forwards", fieldMaxForwards}},
+	13: {{"authorization", fieldAuthorization}},
 	14: {{"content-length", fieldContentLength}},
 	16: {{"proxy-connection", fieldProxyConnection}},
 	17: {{"transfer-encoding", fieldTransferEncoding}},
@@ -109,6 +111,9 @@ type Head struct {
 
 	Authorizations int
 	Authorization  []byte // the value of the last one
+	// ForConnection says that an Authorization, which is for the origin, is not of the request alone
+	// but of its connection, and so of those that follow on it (RFC 4559 §6).
+	ForConnection bool
 
 	empty bool // since Clear
 }
@@ -275,6 +280,9 @@ func (h *Head) note(f Field) error {
 		})
 	case fieldVia:
 		h.via = true
+	case fieldAuthorization:
+		scheme, _, _ := bytes.Cut(f.Value, []byte(" "))
+		h.ForConnection = h.ForConnection || equalFold(scheme, "ntlm") || equalFold(scheme, "negotiate")
 	case fieldProxyAuthorization:
 		h.Authorizations++
 		h.Authorization = f.Value
