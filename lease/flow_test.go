@@ -390,6 +390,28 @@ func TestReportOfBandwidth(t *testing.T) {
 	}
 }
 
+// The first bytes after a pause, when the node has to ask for its units, are over no limit.
+func TestReportOfAFewBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := pacedAt(t, 100_000_000, 100<<20)
+		l.Report = true
+		m := startOne(t, startCluster(t, l))
+		f := newTestFlow(m, &limit.Subject{Host: to(t, "up")})
+		defer f.End()
+		for range 3 {
+			for range 5 {
+				if f.Take(100) != 100 {
+					t.Fatal("bytes are held back")
+				}
+			}
+			time.Sleep(7 * time.Second)
+		}
+		if use, _ := m.Use(upDownload[0]); use.WouldReject != 0 || use.Admitted != 1500 {
+			t.Errorf("%+v", use)
+		}
+	})
+}
+
 // A flow that has had its turn and found nothing to move wants nothing more: the leader hears of
 // it, and its node's units go to where others wait.
 func TestLeaderHearsThatNobodyWaits(t *testing.T) {

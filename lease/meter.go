@@ -274,7 +274,7 @@ func (f *Meter) takeFrom(now time.Duration, i int, bytes float64) {
 	p := f.pools[i]
 	p.kept -= f.kept[i].in(p)
 	f.kept[i] = keptPiece{}
-	f.exceeds[i] = f.back[i].pool == nil && p.exceed()
+	f.exceeds[i] = f.back[i].pool == nil && p.exceed(now)
 	if p.capped() {
 		p.admitted += uint64(bytes)
 		p.usedAt = now
@@ -289,14 +289,22 @@ func (f *Meter) takeFrom(now time.Duration, i int, bytes float64) {
 	f.back[i].receipt = p.bucket.receipt()
 }
 
+// patientFor is how long a node without units has waited for some when a piece counts as held up.
+// Those that lie unused elsewhere come within a fraction of it.
+const patientFor = time.Second
+
 // exceed counts a piece that a limit which only reports would have held up, and reports whether it
-// did. Where the node has no units, it has yet to ask for some. Needs the pool's lock.
-func (p *pool) exceed() (counts bool) {
+// did. Where the node has no units, it has yet to ask for some, or to get them. Needs the pool's
+// lock.
+func (p *pool) exceed(now time.Duration) (counts bool) {
 	if !p.capped() {
 		return false
 	}
 	p.exceeded = p.leased() && p.refused[0] == 0
-	if counts = p.granted > 0 || p.refused != [2]int64{}; counts {
+	if p.granted == 0 && p.refused == [2]int64{} {
+		p.shortAt = now
+	}
+	if counts = p.granted > 0 || now-p.shortAt >= patientFor; counts {
 		p.wouldReject++
 	}
 	return counts

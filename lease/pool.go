@@ -45,6 +45,7 @@ type pool struct {
 	lost     uint32        // how often all was lost, what was kept too
 	told     bool          // the leader knows that somebody waits for more than this grant
 	exceeded bool          // more was taken than there was, of which the leader has yet to hear: the limit only reports
+	shortAt  time.Duration // of bytes: since when the node has had none, and wants some: likewise
 	// recalled: units are to go back once nobody waits for what they bring.
 	recalled bool
 
