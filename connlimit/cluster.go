@@ -20,6 +20,9 @@ type Cluster interface {
 	//
 	// An error of being over a limit has a method RetryAfter() (time.Duration, bool): when to try
 	// again, as far as that is known. If it also has Blocked() bool, that says whether the limit is 0.
+	// If ctx ends while Hold waits for room under a limit, the error is one of being over that limit.
+	// An error without RetryAfter says that the cluster can't answer, and Config.ClusterOptional
+	// admits then.
 	Hold(ctx context.Context, client netip.Addr, key string, lost func()) (release func(), err error)
 }
 
@@ -65,11 +68,11 @@ func (l *Limiter) holdWithin(cc clusterContext, b *book, c *Config, slot Slot, a
 			release()
 		}
 		return nil
+	case cc.Err() != nil: // the client has gone, perhaps while it waited: no limit has refused it
+		return context.Cause(cc)
 	case errors.As(err, &over):
 		return b.rules.Load().clusterRefusal(err, over.RetryAfter)
-	case cc.Err() != nil:
-		return context.Cause(cc)
-	case c.ClusterOptional:
+	case c.ClusterOptional: // also where a cluster that can't be reached has used up ClusterTimeout
 		return nil
 	}
 	return fmt.Errorf("connlimit: the cluster can't say whether there is a slot: %w", err)

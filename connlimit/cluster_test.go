@@ -163,6 +163,68 @@ func TestClusterDown(t *testing.T) {
 	refusedBy(t, err, ScopeCluster) // a limit is one, optional or not
 }
 
+// queueing is a cluster whose one limit is reached, and has a queue. Like a node, it says of a wait
+// that was broken off which limit was in the way.
+type queueing struct{ waits chan struct{} }
+
+func (q queueing) Hold(ctx context.Context, _ netip.Addr, _ string, _ func()) (func(), error) {
+	q.waits <- struct{}{}
+	<-ctx.Done()
+	return nil, overLimit{7 * time.Second}
+}
+
+// silent is a cluster that says nothing.
+type silent struct{}
+
+func (silent) Hold(ctx context.Context, _ netip.Addr, _ string, _ func()) (func(), error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// TestClusterTimeout: who waits in the cluster's queue for too long is over the limit, though the
+// cluster is optional; a cluster that says nothing until then can't answer.
+func TestClusterTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, optional := range []bool{false, true} {
+			config := Config{Cluster: queueing{make(chan struct{}, 1)}, ClusterOptional: optional}
+			l := newLimiter(t, config)
+			start := time.Now()
+			_, err := l.Accept(from("192.0.2.1"))
+			if e := refusedBy(t, err, ScopeCluster); e.after != 7*time.Second || time.Since(start) != DefaultClusterTimeout {
+				t.Errorf("%v, again after %v; want it refused after %v", e, e.after, DefaultClusterTimeout)
+			}
+			if s := l.Stats().Connections; s.Open != 0 || s.Refused != 1 {
+				t.Errorf("%+v; want 1 refused", s)
+			}
+			config.Cluster = silent{}
+			l = newLimiter(t, config)
+			if _, err := l.Accept(from("192.0.2.1")); (err == nil) != optional || errors.Is(err, ErrLimit) {
+				t.Errorf("ClusterOptional: %v, and the cluster says nothing: %v", optional, err)
+			}
+		}
+	})
+}
+
+// TestClusterWaitBrokenOff: a client that goes while it waits in the cluster's queue was not
+// refused by a limit.
+func TestClusterWaitBrokenOff(t *testing.T) {
+	cluster := queueing{make(chan struct{})}
+	l := newLimiter(t, Config{Cluster: cluster, ClusterRequests: true})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		r := httptest.NewRequestWithContext(ctx, "GET", "/", nil)
+		l.Handler(http.NotFoundHandler()).ServeHTTP(httptest.NewRecorder(), r)
+	}()
+	<-cluster.waits
+	cancel()
+	<-done
+	if s := l.Stats().Requests; s.Open != 0 || s.Refused != 0 {
+		t.Errorf("%+v; want none open and none refused", s)
+	}
+}
+
 // TestClusterIsSlow: a cluster that does not answer holds up one connection, not the next; a
 // connection that ends meanwhile keeps nothing, and the time is bounded.
 func TestClusterIsSlow(t *testing.T) {

@@ -129,11 +129,12 @@ type Config struct {
 	ClusterKey string
 	// ClusterRequests holds slots for the requests of Handler, not for connections.
 	ClusterRequests bool
-	// ClusterTimeout is how long the cluster may take, its queue included. Default
-	// DefaultClusterTimeout.
+	// ClusterTimeout is how long the cluster may take, its queue included: whoever waits in the queue
+	// of a limit for so long is over the limit. Default DefaultClusterTimeout.
 	ClusterTimeout time.Duration
-	// ClusterOptional admits while the cluster can't answer: the limits above still hold, those of
-	// the cluster may be exceeded. By default such connections are refused.
+	// ClusterOptional admits while the cluster can't answer, also where it says nothing within
+	// ClusterTimeout: the limits above still hold, those of the cluster may be exceeded. By default
+	// such connections are refused. What is over a limit is refused either way.
 	ClusterOptional bool
 }
 
