@@ -122,7 +122,9 @@ type Config struct {
 	// DefaultAnswerTimeout.
 	AnswerTimeout time.Duration
 
-	// Cluster, if set, holds a slot in it for each connection that is within the limits above.
+	// Cluster, if set, holds a slot in it for each connection that is within the limits above, before
+	// it is served; but ConnState can't keep a server from serving a connection until the cluster has
+	// refused it.
 	Cluster Cluster
 	// ClusterKey is the name under which slots of scope key are held, of 1 to 255 printable
 	// characters; "" for none.

@@ -19,6 +19,10 @@ import (
 // Hijacked connections count until they are closed, which is noticed within a quarter of a second.
 // That needs a connection that leads to its socket by SyscallConn, NetConn or Unwrap; any other no
 // longer counts once it is hijacked. With a Listener, all of them count to their end.
+//
+// A hook can't hold a connection back. With Config.Cluster, a connection that the cluster refuses
+// is closed only once the cluster has said so: the server may serve its requests until then. Guard,
+// Listener, Accept and Config.ClusterRequests serve none before the cluster has admitted it.
 func (l *Limiter) ConnState(conn net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
