@@ -13,10 +13,13 @@ import (
 // Cluster holds slots that a fleet of servers shares. A node of package weir in the same process is
 // one.
 type Cluster interface {
-	// Hold takes a slot of each limit of scope client and key that (client, key) is under, with
-	// client possibly the zero Addr and key a Config.ClusterKey, possibly "". lost is called at most
-	// once, when the slots are lost: the connection must end. ctx bounds the taking; the slots outlive
-	// it.
+	// Hold takes a slot of each limit of scope client and key that (client, key) is under, with key a
+	// Config.ClusterKey, possibly "". lost is called at most once, when the slots are lost: the
+	// connection must end. ctx bounds the taking; the slots outlive it.
+	//
+	// client is the first address of what counts as one client here, such as an IPv6 /64, or all of
+	// a link-local address, with its zone. It is the zero Addr for a client without an address, and
+	// for the connections of Config.TrustedProxies: those are under the key's limits alone.
 	//
 	// An error of being over a limit has a method RetryAfter() (time.Duration, bool): when to try
 	// again, as far as that is known. If it also has Blocked() bool, that says whether the limit is 0.
@@ -55,7 +58,7 @@ func (l *Limiter) holdWithin(cc clusterContext, b *book, c *Config, slot Slot, a
 	ctx, cancel := context.WithTimeout(cc, c.ClusterTimeout)
 	defer cancel()
 	var ended atomic.Bool // what is lost after the connection's end is nobody's loss
-	release, err := c.Cluster.Hold(ctx, addr, c.ClusterKey, func() {
+	release, err := c.Cluster.Hold(ctx, b.rules.Load().inCluster(addr), c.ClusterKey, func() {
 		if !ended.Load() {
 			b.tally(addr, func(c *Counters) { c.Lost++ })
 			cc.lost()

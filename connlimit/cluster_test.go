@@ -110,7 +110,7 @@ func TestClusterAccept(t *testing.T) {
 	if got := l.Stats().Connections; got.Refused != 2 || got.Open != 0 {
 		t.Errorf("%+v; want 2 refused", got)
 	}
-	want := []string{"192.0.2.1 web", "2001:db8::1 web", "192.0.2.2 web", "invalid IP web"}
+	want := []string{"192.0.2.1 web", "2001:db8:: web", "192.0.2.2 web", "invalid IP web"}
 	for i := range want {
 		if f.asked[i] != want[i] {
 			t.Errorf("the cluster was asked for %q; want %q", f.asked, want)

@@ -93,7 +93,8 @@ type Config struct {
 
 	// TrustedProxies are the proxies whose ForwardedHeader Handler believes. It believes no more than
 	// the last address that is not one of them. The proxies' own connections carry requests of many
-	// clients, so Connections.PerClient does not hold for them; a Network does.
+	// clients, so Connections.PerClient does not hold for them; a Network does. Nor do limits of scope
+	// client in Cluster hold for the proxies' connections.
 	TrustedProxies []netip.Prefix
 	// ForwardedHeader is the header that the proxies set: X-Forwarded-For (the default), Forwarded
 	// (RFC 7239), or any other that holds addresses. It is one alone, because a proxy that sets one
@@ -125,6 +126,10 @@ type Config struct {
 	// Cluster, if set, holds a slot in it for each connection that is within the limits above, before
 	// it is served; but ConnState can't keep a server from serving a connection until the cluster has
 	// refused it.
+	//
+	// A client of the cluster's limits is what counts as one here: the cluster gets the first address
+	// of its prefix. So a limit there on a network that is smaller than IPv4Prefix or IPv6Prefix does
+	// not find its clients, unless Networks has that network, too.
 	Cluster Cluster
 	// ClusterKey is the name under which slots of scope key are held, of 1 to 255 printable
 	// characters; "" for none.

@@ -120,6 +120,19 @@ func (r *rules) govern(addr netip.Addr) verdict {
 	return r.heat(v)
 }
 
+// inCluster returns the address that the client at addr has for the cluster: the first of those
+// that are one client here. By its own, a host would be as many clients as it has addresses.
+func (r *rules) inCluster(addr netip.Addr) netip.Addr {
+	if r.exempt && contains(r.proxies, addr) {
+		return netip.Addr{}
+	}
+	p := r.govern(addr).key.prefix()
+	if p.IsSingleIP() {
+		return addr // with its zone
+	}
+	return p.Addr()
+}
+
 // blocks returns the refusal where a limit on addr is 0, and nil otherwise.
 func (r *rules) blocks(addr netip.Addr) error {
 	v := r.govern(addr)
