@@ -96,6 +96,10 @@ type Config struct {
 	// clients, so Connections.PerClient does not hold for them; a Network does. Nor do limits of scope
 	// client in Cluster hold for the proxies' connections.
 	TrustedProxies []netip.Prefix
+	// TrustUnix makes a peer without an IP address, such as one on a Unix socket, a trusted proxy. Set
+	// it only if nobody else can reach the socket: any peer on it may then say who its client is. By
+	// default all such requests are of one client, which is under Requests.Total alone.
+	TrustUnix bool
 	// ForwardedHeader is the header that the proxies set: X-Forwarded-For (the default), Forwarded
 	// (RFC 7239), or any other that holds addresses. It is one alone, because a proxy that sets one
 	// passes on what a client has written into another.

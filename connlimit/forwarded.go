@@ -14,7 +14,7 @@ import (
 // word. An address that can't be read ends the walk: the proxy that has added it is counted.
 func (c *Config) client(r *http.Request) netip.Addr {
 	client := parseHost(r.RemoteAddr)
-	if len(c.TrustedProxies) == 0 || !contains(c.TrustedProxies, client) {
+	if client.IsValid() && !contains(c.TrustedProxies, client) || !client.IsValid() && !c.TrustUnix {
 		return client
 	}
 	lines := r.Header[c.ForwardedHeader]
