@@ -17,9 +17,12 @@ import (
 // by a panic; one whose connection next has hijacked counts until both has happened, and the
 // connection is closed.
 //
-// A request over a limit waits where Limits.Wait says so, and no longer than its client stays. Then
-// it gets Config.ErrorHandler's answer, or by default 429 (503 where the server is at its limit in
-// all, or the cluster can't answer), Retry-After, and a line of text.
+// A request over a limit waits where Limits.Wait says so, and no longer than its client stays. Over
+// HTTP/1, net/http notices that a client has gone only if the request's body is empty or has been
+// read: a POST whose client has gone keeps its place in the queue, and is served.
+//
+// A refused request gets Config.ErrorHandler's answer. The default is 429 (503 where the server is
+// at its limit in all, or the cluster can't answer), Retry-After, and a line of text.
 //
 // With Config.ClusterRequests each request also holds a slot in the cluster. If that is lost, the
 // request's context ends with ErrLost, and a hijacked connection is closed.
