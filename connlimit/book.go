@@ -117,9 +117,17 @@ func (b *book) setRules(r *rules) {
 
 func (b *book) shard(hash uint64) *shard { return &b.shards[hash>>32&uint64(len(b.shards)-1)] }
 
-// take takes a slot for the client at addr, or returns an *Error. quiet leaves a refusal uncounted:
-// the client goes on waiting.
-func (b *book) take(addr netip.Addr, quiet bool) (Slot, error) {
+// A wait is what a client may still have to wait for after take, which leaves it to its caller to
+// count what comes of that.
+type wait uint8
+
+const (
+	forTurn    wait = 1 << iota // when take refuses: in the queue
+	forCluster                  // when there is a slot: Slot.admit counts it
+)
+
+// take takes a slot for the client at addr, or returns an *Error.
+func (b *book) take(addr netip.Addr, w wait) (Slot, error) {
 	for {
 		r := b.rules.Load()
 		v := r.govern(addr)
@@ -128,8 +136,8 @@ func (b *book) take(addr netip.Addr, quiet bool) (Slot, error) {
 			sh.mu.Unlock()
 			continue
 		}
-		slot, scope, done := sh.take(addr, v)
-		if done && scope != 0 && !quiet {
+		slot, scope, done := sh.take(addr, v, w)
+		if done && scope != 0 && w&forTurn == 0 {
 			sh.tallies.Refused++
 		}
 		sh.mu.Unlock()
@@ -177,7 +185,7 @@ func (b *book) settle(scope Scope, v verdict) {
 
 // take returns a slot, or the scope of the limit that refuses; done is false where that can't be
 // told yet.
-func (sh *shard) take(addr netip.Addr, v verdict) (slot Slot, scope Scope, done bool) {
+func (sh *shard) take(addr netip.Addr, v verdict, w wait) (slot Slot, scope Scope, done bool) {
 	if v.hot == nil {
 		if n := sh.clients.find(v.hash, v.key); n >= maxOpen || v.perClient.reached(n) {
 			return Slot{}, ScopeClient, true
@@ -197,7 +205,9 @@ func (sh *shard) take(addr netip.Addr, v verdict) (slot Slot, scope Scope, done 
 		v.hot.accept(sh)
 	}
 	sh.tallies.Open++
-	sh.tallies.Accepted++
+	if w&forCluster == 0 {
+		sh.tallies.Accepted++
+	}
 	t := sh.ticket()
 	t.key, t.hash, t.network, t.hot, t.addr = v.key, v.hash, v.network, v.hot, addr
 	return Slot{t, t.generation}, 0, true
@@ -279,13 +289,15 @@ func (t *ticket) free(generation uint64) {
 	book.queue.serve()
 }
 
-// attach makes release part of what freeing the slot does. It is false if the slot is free already.
-func (s Slot) attach(release func()) bool {
+// admit counts a slot that waited for the cluster as accepted. Freeing the slot calls release, too,
+// if it is not nil. admit is false, and does nothing, if the slot is free already.
+func (s Slot) admit(release func()) bool {
 	sh := s.ticket.lock()
 	defer sh.mu.Unlock()
 	if s.ticket.generation != s.generation {
 		return false
 	}
+	sh.tallies.Accepted++
 	s.ticket.release = release
 	return true
 }

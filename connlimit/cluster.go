@@ -29,6 +29,22 @@ type Cluster interface {
 	Hold(ctx context.Context, client netip.Addr, key string, lost func()) (release func(), err error)
 }
 
+// afterConn is what a connection waits for once it has a slot here.
+func (c *Config) afterConn() wait {
+	if c.Cluster != nil && !c.ClusterRequests {
+		return forCluster
+	}
+	return 0
+}
+
+// afterRequest is what a request waits for once it has a slot here.
+func (c *Config) afterRequest() wait {
+	if c.Cluster != nil && c.ClusterRequests {
+		return forCluster
+	}
+	return 0
+}
+
 // hold adds the cluster's slot to one from here, or frees that.
 func (l *Limiter) hold(ctx clusterContext, b *book, c *Config, slot Slot, addr netip.Addr) (Slot, error) {
 	err := l.holdWithin(ctx, b, c, slot, addr)
@@ -67,7 +83,7 @@ func (l *Limiter) holdWithin(cc clusterContext, b *book, c *Config, slot Slot, a
 	var over interface{ RetryAfter() (time.Duration, bool) }
 	switch {
 	case err == nil:
-		if !slot.attach(func() { ended.Store(true); release() }) {
+		if !slot.admit(func() { ended.Store(true); release() }) {
 			release()
 		}
 		return nil
@@ -76,6 +92,7 @@ func (l *Limiter) holdWithin(cc clusterContext, b *book, c *Config, slot Slot, a
 	case errors.As(err, &over):
 		return b.rules.Load().clusterRefusal(err, over.RetryAfter)
 	case c.ClusterOptional: // also where a cluster that can't be reached has used up ClusterTimeout
+		slot.admit(nil)
 		return nil
 	}
 	return fmt.Errorf("connlimit: the cluster can't say whether there is a slot: %w", err)

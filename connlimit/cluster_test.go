@@ -107,8 +107,8 @@ func TestClusterAccept(t *testing.T) {
 		t.Errorf("%d slots are free in the cluster; want 1", n)
 	}
 	admit(t, other, &conn{})
-	if got := l.Stats().Connections; got.Refused != 2 || got.Open != 0 {
-		t.Errorf("%+v; want 2 refused", got)
+	if got, want := l.Stats().Connections, (Counters{Accepted: 1, Refused: 2}); got != want {
+		t.Errorf("%+v; want %+v", got, want)
 	}
 	want := []string{"192.0.2.1 web", "2001:db8:: web", "192.0.2.2 web", "invalid IP web"}
 	for i := range want {
@@ -147,14 +147,17 @@ func TestClusterDown(t *testing.T) {
 	if _, err := l.Accept(from("192.0.2.1")); !errors.Is(err, f.err) || errors.Is(err, ErrLimit) {
 		t.Errorf("%v; want %v", err, f.err)
 	}
-	if s := l.Stats().Connections; s.Open != 0 || s.Refused != 0 {
-		t.Errorf("%+v; want nothing open; it is no limit that has refused", s)
+	if s := l.Stats().Connections; s != (Counters{}) {
+		t.Errorf("%+v; want nothing open or accepted; it is no limit that has refused", s)
 	}
 	config.ClusterOptional = true
 	if err := l.SetConfig(config); err != nil {
 		t.Fatal(err)
 	}
 	slot := admit(t, l, from("192.0.2.1"))
+	if n := l.Stats().Connections.Accepted; n != 1 {
+		t.Errorf("%d are accepted; want 1", n)
+	}
 	_, err := l.Accept(from("192.0.2.1"))
 	refusedBy(t, err, ScopeTotal)
 	slot.Free()
@@ -223,6 +226,36 @@ func TestClusterWaitBrokenOff(t *testing.T) {
 	if s := l.Stats().Requests; s.Open != 0 || s.Refused != 0 {
 		t.Errorf("%+v; want none open and none refused", s)
 	}
+}
+
+// TestClusterAfterQueue: a connection that has waited for its turn here, and then for the cluster,
+// is accepted once, when the cluster admits it.
+func TestClusterAfterQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fleet{slots: 2, gate: make(chan struct{})}
+		l := newLimiter(t, clustered(f, Limits{Total: AtMost(1), Wait: time.Hour}))
+		inner := newPipes()
+		ln := l.Listener(inner)
+		defer ln.Close()
+		accepted := acceptAll(ln)
+		check := func(want Counters) {
+			t.Helper()
+			synctest.Wait()
+			if got := l.Stats().Connections; got != want {
+				t.Errorf("%+v; want %+v", got, want)
+			}
+		}
+		inner.dial("192.0.2.1")
+		inner.dial("192.0.2.1")
+		check(Counters{Open: 1, Waiting: 1})
+		f.gate <- struct{}{}
+		check(Counters{Open: 1, Waiting: 1, Accepted: 1})
+		(<-accepted).Close()
+		check(Counters{Open: 1, Accepted: 1})
+		f.gate <- struct{}{}
+		check(Counters{Open: 1, Accepted: 2})
+		(<-accepted).Close()
+	})
 }
 
 // TestClusterIsSlow: a cluster that does not answer holds up one connection, not the next; a
@@ -331,11 +364,13 @@ func TestClusterGuard(t *testing.T) {
 	f.mu.Lock()
 	f.gate = make(chan struct{})
 	f.mu.Unlock()
-	dial(t, s.Listener.Addr()).Close()
-	eventually(t, "it was counted, and is freed", func() bool {
-		c := l.Stats().Connections
-		return c.Accepted == 4 && c.Open == 0
-	})
+	c := dial(t, s.Listener.Addr())
+	eventually(t, "it is counted", func() bool { return l.Stats().Connections.Open == 1 })
+	c.Close()
+	eventually(t, "it is freed", func() bool { return l.Stats().Connections.Open == 0 })
+	if s := l.Stats().Connections; s.Accepted != 1 || s.Refused != 1 {
+		t.Errorf("%+v; want 1 accepted and 1 refused: the cluster admitted the first alone", s)
+	}
 	l.served.endings.Range(func(any, any) bool { t.Error("a connection is remembered"); return false })
 }
 
@@ -363,7 +398,7 @@ func TestClusterRequests(t *testing.T) {
 	admit(t, l, from("192.0.2.1")) // a connection takes no slot
 	f.lose()
 	<-done
-	if s := l.Stats().Requests; s.Open != 0 || s.Lost != 1 || s.Refused != 1 || f.free() != 1 {
+	if s := l.Stats().Requests; s.Open != 0 || s.Accepted != 1 || s.Lost != 1 || s.Refused != 1 || f.free() != 1 {
 		t.Errorf("%+v, %d free; want all freed", s, f.free())
 	}
 
@@ -397,9 +432,9 @@ func TestClusterIsLate(t *testing.T) {
 	c := from("192.0.2.1")
 	l.ConnState(c, http.StateNew)
 	l.ConnState(c, http.StateClosed)
-	if n := l.Stats().Connections.Open; n != 0 {
-		t.Errorf("%d are open; want 0", n)
-	}
 	close(cluster.answer)
 	<-cluster.released
+	if s := l.Stats().Connections; s != (Counters{}) {
+		t.Errorf("%+v; want none open, and none accepted", s)
+	}
 }

@@ -29,9 +29,9 @@ import (
 func (l *Limiter) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := l.config.Load()
-		addr := c.client(r)
-		slot, err := l.reqs.acquire(r.Context(), addr)
-		if err == nil && c.Cluster != nil && c.ClusterRequests {
+		addr, then := c.client(r), c.afterRequest()
+		slot, err := l.reqs.acquire(r.Context(), addr, then)
+		if err == nil && then == forCluster {
 			l.serveHeld(w, r, next, c, slot)
 			return
 		}

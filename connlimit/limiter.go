@@ -76,15 +76,13 @@ func (l *Limiter) Accept(conn net.Conn) (free func(), err error) {
 
 // Admit is Accept, but returns a Slot.
 func (l *Limiter) Admit(conn net.Conn) (Slot, error) {
-	addr := addrOf(conn)
-	slot, err := l.conns.take(addr, false)
-	if err != nil {
-		return Slot{}, err
-	}
-	if c := l.config.Load(); c.Cluster != nil && !c.ClusterRequests {
+	addr, c := addrOf(conn), l.config.Load()
+	then := c.afterConn()
+	slot, err := l.conns.take(addr, then)
+	if err == nil && then == forCluster {
 		return l.hold(closing(conn), l.conns, c, slot, addr)
 	}
-	return slot, nil
+	return slot, err
 }
 
 // Slot is the right to one connection. The zero Slot is none. A Slot may be copied; it is freed
@@ -116,7 +114,7 @@ func (l *Limiter) NumRequests(addr net.Addr) int { return l.reqs.open(netAddr(ad
 type Counters struct {
 	Open     int64  // now
 	Waiting  int64  // now
-	Accepted uint64 // in all
+	Accepted uint64 // in all, by the limits here and, where it has a say, by the cluster
 	Refused  uint64 // in all, by a limit here or in the cluster
 	Lost     uint64 // in all: their slots in the cluster were lost, so they were ended
 }

@@ -100,9 +100,12 @@ func (l *listener) run() {
 func (l *listener) admit(conn net.Conn) *Conn {
 	c := l.limiter.config.Load()
 	book := l.limiter.conns
-	cluster := c.Cluster != nil && !c.ClusterRequests
-	if !cluster && book.queue.waiting.Load() == 0 {
-		slot, err := book.take(addrOf(conn), c.Connections.Wait > 0)
+	if c.afterConn() == 0 && book.queue.waiting.Load() == 0 {
+		var w wait
+		if c.Connections.Wait > 0 {
+			w = forTurn
+		}
+		slot, err := book.take(addrOf(conn), w)
 		if err == nil {
 			return &Conn{Conn: conn, slot: slot, limits: l.limiter}
 		}
@@ -111,7 +114,7 @@ func (l *listener) admit(conn net.Conn) *Conn {
 			return nil
 		}
 	}
-	go l.admitLater(conn, cluster)
+	go l.admitLater(conn)
 	if !l.ahead.Swap(true) {
 		go l.run()
 	}
@@ -119,11 +122,11 @@ func (l *listener) admit(conn net.Conn) *Conn {
 }
 
 // admitLater waits in the queue here, and then for the cluster.
-func (l *listener) admitLater(conn net.Conn, cluster bool) {
+func (l *listener) admitLater(conn net.Conn) {
 	c := l.limiter.config.Load()
-	addr := addrOf(conn)
-	slot, err := l.limiter.conns.acquire(l.ctx, addr)
-	if err == nil && cluster && c.Cluster != nil {
+	addr, then := addrOf(conn), c.afterConn()
+	slot, err := l.limiter.conns.acquire(l.ctx, addr, then)
+	if err == nil && then == forCluster {
 		cc := clusterContext{l.ctx, func() { abort(conn) }}
 		slot, err = l.limiter.hold(cc, l.limiter.conns, c, slot, addr)
 	}

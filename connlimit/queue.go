@@ -22,31 +22,35 @@ type queue struct {
 
 type waiter struct {
 	addr   netip.Addr
+	then   wait // beyond its turn
 	slot   Slot
 	why    error         // the last refusal; nil with a slot
 	served chan struct{} // closed once there is a slot, or never will be one
 }
 
-// acquire takes a slot, and waits for it as the rules allow. Behind a limit of 0 nothing waits.
-func (b *book) acquire(ctx context.Context, addr netip.Addr) (Slot, error) {
+// acquire takes a slot, and waits for it as the rules allow; then is what the client waits for
+// afterwards. Behind a limit of 0 nothing waits.
+func (b *book) acquire(ctx context.Context, addr netip.Addr, then wait) (Slot, error) {
 	r := b.rules.Load()
-	if r.Wait <= 0 || b.queue.waiting.Load() == 0 {
-		slot, err := b.take(addr, r.Wait > 0)
-		if err == nil || r.Wait <= 0 {
-			return slot, err
+	if r.Wait <= 0 {
+		return b.take(addr, then)
+	}
+	if b.queue.waiting.Load() == 0 {
+		if slot, err := b.take(addr, then|forTurn); err == nil {
+			return slot, nil
 		}
 	}
 	if err := r.blocks(addr); err != nil {
 		b.countRefusal(addr)
 		return Slot{}, err
 	}
-	return b.queue.wait(ctx, addr, r)
+	return b.queue.wait(ctx, addr, r, then)
 }
 
-func (q *queue) wait(ctx context.Context, addr netip.Addr, r *rules) (Slot, error) {
-	w := &waiter{addr: addr, served: make(chan struct{})}
+func (q *queue) wait(ctx context.Context, addr netip.Addr, r *rules, then wait) (Slot, error) {
+	w := &waiter{addr: addr, then: then, served: make(chan struct{})}
 	if !q.join(w, r.MaxWaiting) {
-		return q.book.take(addr, false) // refuses, unless a slot has come free just now
+		return q.book.take(addr, then) // refuses, unless a slot has come free just now
 	}
 
 	timer := time.NewTimer(r.Wait)
@@ -61,7 +65,7 @@ func (q *queue) wait(ctx context.Context, addr netip.Addr, r *rules) (Slot, erro
 		return Slot{}, context.Cause(ctx)
 	case <-timer.C:
 		if q.leave(w) && w.why == nil { // nobody has looked yet
-			return q.book.take(addr, false)
+			return q.book.take(addr, then)
 		}
 		return w.outcome(q.book)
 	}
@@ -138,7 +142,7 @@ func (q *queue) look() {
 		case blocked != nil:
 			w.why = blocked
 		case full == nil:
-			w.slot, w.why = q.book.take(w.addr, true)
+			w.slot, w.why = q.book.take(w.addr, w.then|forTurn)
 			if w.why != nil && w.why.(*Error).Scope == ScopeTotal {
 				full = w.why
 			}

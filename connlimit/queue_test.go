@@ -16,7 +16,7 @@ func TestQueueOrder(t *testing.T) {
 		config := Config{Connections: Limits{Total: AtMost(1), Wait: time.Hour}}
 		l := newLimiter(t, config)
 		b := l.conns
-		held, err := b.acquire(t.Context(), netAddr(from("192.0.2.1").RemoteAddr()))
+		held, err := b.acquire(t.Context(), netAddr(from("192.0.2.1").RemoteAddr()), 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -25,7 +25,7 @@ func TestQueueOrder(t *testing.T) {
 		for i := range slots {
 			go func() {
 				addr := netAddr(from("192.0.2.2").RemoteAddr())
-				s, err := b.acquire(t.Context(), addr)
+				s, err := b.acquire(t.Context(), addr, 0)
 				if err != nil {
 					t.Error(err)
 				}
@@ -46,8 +46,8 @@ func TestQueueOrder(t *testing.T) {
 		}
 		slots[len(slots)-1].Free()
 		// A higher limit lets those in who wait.
-		held, _ = b.acquire(t.Context(), netAddr(from("192.0.2.1").RemoteAddr()))
-		go func() { b.acquire(t.Context(), netAddr(from("192.0.2.3").RemoteAddr())); order <- 99 }()
+		held, _ = b.acquire(t.Context(), netAddr(from("192.0.2.1").RemoteAddr()), 0)
+		go func() { b.acquire(t.Context(), netAddr(from("192.0.2.3").RemoteAddr()), 0); order <- 99 }()
 		synctest.Wait()
 		config.Connections.Total = AtMost(2)
 		if err := l.SetConfig(config); err != nil {
@@ -66,12 +66,12 @@ func TestQueueIsServed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLimiter(t, Config{Connections: Limits{Total: AtMost(1), Wait: time.Hour}})
 		b, addr := l.conns, netip.MustParseAddr("192.0.2.1")
-		held, err := b.acquire(t.Context(), addr)
+		held, err := b.acquire(t.Context(), addr, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
 		got := make(chan error, 1)
-		go func() { _, err := b.acquire(t.Context(), addr); got <- err }()
+		go func() { _, err := b.acquire(t.Context(), addr, 0); got <- err }()
 		synctest.Wait()
 		start := time.Now()
 		b.queue.mu.Lock()
@@ -101,16 +101,16 @@ func TestBlockedDoNotWait(t *testing.T) {
 			ctx, leave := context.WithCancel(t.Context())
 			defer synctest.Wait()
 			defer leave()
-			held, err := l.conns.acquire(ctx, netip.MustParseAddr("192.0.2.1"))
+			held, err := l.conns.acquire(ctx, netip.MustParseAddr("192.0.2.1"), 0)
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer held.Free()
 			start := time.Now()
-			go l.conns.acquire(ctx, netip.MustParseAddr("192.0.2.2"))
+			go l.conns.acquire(ctx, netip.MustParseAddr("192.0.2.2"), 0)
 			synctest.Wait()
 			waiting := make(chan error, 1)
-			go func() { _, err := l.conns.acquire(ctx, block.Addr()); waiting <- err }()
+			go func() { _, err := l.conns.acquire(ctx, block.Addr(), 0); waiting <- err }()
 			synctest.Wait()
 
 			c.limits.Wait, c.limits.MaxWaiting = time.Hour, 2
@@ -123,7 +123,7 @@ func TestBlockedDoNotWait(t *testing.T) {
 			if e := refusedBy(t, <-waiting, c.scope); !e.Blocked() || time.Since(start) > 0 {
 				t.Errorf("%s blocked while it waits: %v after %v", name, e, time.Since(start))
 			}
-			_, err = l.conns.acquire(ctx, block.Addr())
+			_, err = l.conns.acquire(ctx, block.Addr(), 0)
 			if e := refusedBy(t, err, c.scope); !e.Blocked() || time.Since(start) > 0 {
 				t.Errorf("%s blocked before: %v after %v", name, e, time.Since(start))
 			}
@@ -145,7 +145,7 @@ func TestQueueLeavesNothing(t *testing.T) {
 	gone, leave := context.WithCancel(t.Context())
 	leave()
 	for range 100 {
-		slot, err := l.conns.queue.wait(gone, netip.MustParseAddr("192.0.2.1"), l.conns.rules.Load())
+		slot, err := l.conns.queue.wait(gone, netip.MustParseAddr("192.0.2.1"), l.conns.rules.Load(), 0)
 		if err == nil {
 			slot.Free()
 		} else if !errors.Is(err, context.Canceled) {

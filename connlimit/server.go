@@ -107,14 +107,14 @@ func (l *Limiter) guard(conn net.Conn) *guarded {
 	c := l.config.Load()
 	end := l.served.begin(conn)
 	addr := addrOf(conn)
-	slot, err := l.conns.take(addr, false)
+	slot, err := l.conns.take(addr, c.afterConn())
 	if err != nil {
 		end.refused.Store(true)
 		l.keepForAnswer(conn, end, c)
 		return &guarded{refusal: err}
 	}
 	end.then(slot.Free)
-	if c.Cluster == nil || c.ClusterRequests {
+	if c.afterConn() == 0 {
 		return &guarded{}
 	}
 	g := &guarded{decided: make(chan struct{})}
@@ -144,15 +144,15 @@ func (l *Limiter) serveNew(conn net.Conn) error {
 	if l.counts(conn) {
 		return nil
 	}
-	addr := addrOf(conn)
+	addr, c := addrOf(conn), l.config.Load()
 	end := l.served.begin(conn)
-	slot, err := l.conns.take(addr, false)
+	slot, err := l.conns.take(addr, c.afterConn())
 	if err != nil {
 		end.refused.Store(true)
 		return err
 	}
 	end.then(slot.Free)
-	if c := l.config.Load(); c.Cluster != nil && !c.ClusterRequests {
+	if c.afterConn() == forCluster {
 		go func() {
 			if err := l.holdServed(conn, end, c, slot, addr); err != nil {
 				abort(conn)
