@@ -1,6 +1,7 @@
 package connlimit
 
 import (
+	"crypto/tls"
 	"net"
 	"net/netip"
 	"strings"
@@ -16,6 +17,24 @@ func addrOf(conn net.Conn) netip.Addr {
 		conn = inner(conn)
 	}
 	return netip.Addr{}
+}
+
+// knowsAddr reports whether conn surely has its address at hand. RemoteAddr of another one may have
+// to read from it first, as that of a wrapper for the PROXY protocol does.
+func knowsAddr(conn net.Conn) bool {
+	for range 16 {
+		switch c := conn.(type) {
+		case *net.TCPConn, *net.UnixConn:
+			return true
+		case *tls.Conn:
+			conn = c.NetConn()
+		case *Conn:
+			conn = c.Conn
+		default:
+			return false
+		}
+	}
+	return false
 }
 
 // inner returns what conn wraps, or nil.

@@ -28,7 +28,8 @@
 //
 // No limit is ever exceeded, under any interleaving, and nothing is refused while there is room. A
 // connection is counted until it has been closed, also after it was hijacked. Not covered are the
-// refused connections that are open only to be answered, which [Config.MaxAnswers] bounds.
+// refused connections that are open only to be answered, which [Config.MaxAnswers] bounds, and
+// those whose client is not known yet, because a header of the PROXY protocol has to be read first.
 //
 // Clients are spread over shards by their hash, which a client can't foresee. Each shard has a lock
 // of its own, and some spare units of the total, so that connections of different clients touch no
@@ -37,7 +38,7 @@
 // full. A client for which many cores compete, such as a proxy in front, is counted in the same
 // way: spread over the shards, until its own limit runs low.
 //
-// Goroutines exist only for what waits: connections in the queue, answers, and one goroutine that
-// watches hijacked connections while there are any. In return, the goroutine that frees a slot also
-// hands it to the next in the queue.
+// Goroutines exist only for what waits: connections in the queue, for their address or for the
+// cluster, answers, and one goroutine that watches hijacked connections while there are any. In
+// return, the goroutine that frees a slot also hands it to the next in the queue.
 package connlimit

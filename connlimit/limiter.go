@@ -64,8 +64,9 @@ func (l *Limiter) SetConfig(c Config) error {
 // where Config.Cluster can't answer, and a func that does nothing; conn stays open, and closing it
 // is up to the caller.
 //
-// The address of conn is read once, here. Accept waits for Config.Cluster and for nothing else;
-// with a cluster, call it on the connection's own goroutine.
+// The address of conn is read once, here. Accept waits for Config.Cluster, for RemoteAddr of conn
+// if that reads a header of the PROXY protocol first, and for nothing else. With either, call
+// Accept on the connection's own goroutine.
 //
 // Accept allocates nothing if its caller calls or defers free. A free that is stored or passed on
 // takes 24 bytes; Admit returns a value instead.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"net/netip"
 	"sync/atomic"
 	"time"
 )
@@ -15,6 +16,11 @@ import (
 // or waits for its turn where Limits.Wait says so; none of that holds up the next connection. Once
 // one has had to wait, here or for Config.Cluster, a goroutine accepts one connection ahead. Errors
 // of inner's Accept are passed on. Close closes inner, and the connections that wait.
+//
+// A connection that has to be read from before its RemoteAddr is known, such as one of a listener
+// for the PROXY protocol, holds up no other either. Until then it is under no limit, so give that
+// listener a timeout for its header. All connections but those of TCP, Unix sockets and crypto/tls
+// are asked for their address on a goroutine each, as if they had to wait.
 //
 // For TLS, wrap what Listener returns: tls.NewListener(limiter.Listener(inner), config), or
 // http.Server.ServeTLS. Config.Answer writes below TLS then, where a client can't read it; Guard
@@ -96,11 +102,11 @@ func (l *listener) run() {
 }
 
 // admit returns conn, counted, if there is a slot for it at once. It leaves conn to a goroutine if
-// it may have to wait, and refuses it otherwise.
+// it may have to wait, if only for its address, and refuses it otherwise.
 func (l *listener) admit(conn net.Conn) *Conn {
 	c := l.limiter.config.Load()
 	book := l.limiter.conns
-	if c.afterConn() == 0 && book.queue.waiting.Load() == 0 {
+	if knowsAddr(conn) && c.afterConn() == 0 && book.queue.waiting.Load() == 0 {
 		var w wait
 		if c.Connections.Wait > 0 {
 			w = forTurn
@@ -121,10 +127,11 @@ func (l *listener) admit(conn net.Conn) *Conn {
 	return nil
 }
 
-// admitLater waits in the queue here, and then for the cluster.
+// admitLater waits for conn's address, in the queue here, and then for the cluster.
 func (l *listener) admitLater(conn net.Conn) {
+	addr := l.addrOf(conn)
 	c := l.limiter.config.Load()
-	addr, then := addrOf(conn), c.afterConn()
+	then := c.afterConn()
 	slot, err := l.limiter.conns.acquire(l.ctx, addr, then)
 	if err == nil && then == forCluster {
 		cc := clusterContext{l.ctx, func() { abort(conn) }}
@@ -138,6 +145,15 @@ func (l *listener) admitLater(conn net.Conn) {
 	default:
 		l.limiter.refuse(conn, c, err)
 	}
+}
+
+// addrOf returns the address of conn, which Close closes while it is read from.
+func (l *listener) addrOf(conn net.Conn) netip.Addr {
+	if !knowsAddr(conn) {
+		stop := context.AfterFunc(l.ctx, func() { abort(conn) })
+		defer stop()
+	}
+	return addrOf(conn)
 }
 
 func (l *listener) deliver(counted *Conn) {

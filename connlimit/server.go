@@ -23,6 +23,9 @@ import (
 // A hook can't hold a connection back. With Config.Cluster, a connection that the cluster refuses
 // is closed only once the cluster has said so: the server may serve its requests until then. Guard,
 // Listener, Accept and Config.ClusterRequests serve none before the cluster has admitted it.
+//
+// RemoteAddr of a connection is called in the server's accept loop. If that has to read a header of
+// the PROXY protocol first, one silent client holds up all others: use Guard or Listener there.
 func (l *Limiter) ConnState(conn net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
@@ -45,6 +48,9 @@ func (l *Limiter) ConnState(conn net.Conn, state http.ConnState) {
 // Call Guard once, before srv serves. It sets srv.ConnContext, srv.ConnState and srv.Handler, and
 // calls those that were set. Hijacked connections are counted as by ConnState. Connections that
 // come from a Listener of the same Limiter are counted there, and not again.
+//
+// A connection that has to be read from before its RemoteAddr is known, such as one of a listener
+// for the PROXY protocol, does not hold up the accept loop, and is under no limit until then.
 func (l *Limiter) Guard(srv *http.Server) {
 	contexts, states, handler := srv.ConnContext, srv.ConnState, srv.Handler
 	if handler == nil {
@@ -104,25 +110,24 @@ func (l *Limiter) guard(conn net.Conn) *guarded {
 	if l.counts(conn) {
 		return nil
 	}
-	c := l.config.Load()
-	end := l.served.begin(conn)
-	addr := addrOf(conn)
-	slot, err := l.conns.take(addr, c.afterConn())
-	if err != nil {
-		end.refused.Store(true)
-		l.keepForAnswer(conn, end, c)
-		return &guarded{refusal: err}
-	}
-	end.then(slot.Free)
-	if c.afterConn() == 0 {
-		return &guarded{}
-	}
-	g := &guarded{decided: make(chan struct{})}
-	go func() {
-		defer close(g.decided)
-		if g.refusal = l.holdServed(conn, end, c, slot, addr); g.refusal != nil {
+	c, end, g := l.config.Load(), l.served.begin(conn), &guarded{}
+	decide := func() {
+		slot, addr, err := l.takeServed(conn, end, c)
+		if err == nil && c.afterConn() == forCluster {
+			err = l.holdServed(conn, end, c, slot, addr)
+		}
+		if g.refusal = err; err != nil {
 			l.keepForAnswer(conn, end, c)
 		}
+	}
+	if knowsAddr(conn) && c.afterConn() == 0 {
+		decide()
+		return g
+	}
+	g.decided = make(chan struct{})
+	go func() {
+		defer close(g.decided)
+		decide()
 	}()
 	return g
 }
@@ -144,14 +149,11 @@ func (l *Limiter) serveNew(conn net.Conn) error {
 	if l.counts(conn) {
 		return nil
 	}
-	addr, c := addrOf(conn), l.config.Load()
-	end := l.served.begin(conn)
-	slot, err := l.conns.take(addr, c.afterConn())
+	c, end := l.config.Load(), l.served.begin(conn)
+	slot, addr, err := l.takeServed(conn, end, c)
 	if err != nil {
-		end.refused.Store(true)
 		return err
 	}
-	end.then(slot.Free)
 	if c.afterConn() == forCluster {
 		go func() {
 			if err := l.holdServed(conn, end, c, slot, addr); err != nil {
@@ -160,6 +162,18 @@ func (l *Limiter) serveNew(conn net.Conn) error {
 		}()
 	}
 	return nil
+}
+
+// takeServed takes the slot here for a connection that a server has begun to serve.
+func (l *Limiter) takeServed(conn net.Conn, end *ending, c *Config) (Slot, netip.Addr, error) {
+	addr := addrOf(conn)
+	slot, err := l.conns.take(addr, c.afterConn())
+	if err != nil {
+		end.refused.Store(true)
+		return Slot{}, addr, err
+	}
+	end.then(slot.Free)
+	return slot, addr, nil
 }
 
 // holdServed takes the cluster's slot for a connection that a server has begun to serve.

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -249,7 +250,9 @@ func (w wrapping) NetConn() net.Conn { return w.inside }
 
 // TestAlike: connections that nothing tells apart, as those of one Unix socket and of a type that
 // can't be compared, are all freed at their end, and not before a refused one's end.
-func TestAlike(t *testing.T) {
+func TestAlike(t *testing.T) { synctest.Test(t, testAlike) }
+
+func testAlike(t *testing.T) {
 	path := &net.UnixAddr{Name: "@", Net: "unix"}
 	accepted, refused := uncomparable{conn: conn{Conn: unixEnd{}, remote: path}}, uncomparable{conn: conn{Conn: unixEnd{}, remote: path}}
 	for name, hook := range map[string]func(*Limiter) func(net.Conn, http.ConnState){
@@ -260,6 +263,7 @@ func TestAlike(t *testing.T) {
 			return func(c net.Conn, state http.ConnState) {
 				if state == http.StateNew {
 					srv.ConnContext(context.Background(), c)
+					synctest.Wait() // for its address
 				}
 				srv.ConnState(c, state)
 			}
