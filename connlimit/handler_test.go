@@ -298,6 +298,57 @@ func TestHandlersWriter(t *testing.T) {
 	}
 }
 
+// failing is a writer that can't flush what it has.
+type failing struct {
+	http.ResponseWriter
+	http.Hijacker
+}
+
+var errFlush = errors.New("the client has gone")
+
+func (failing) Flush()            {}
+func (failing) FlushError() error { return errFlush }
+
+// failingFully can do what net/http's writer can, but for closeNotifier.
+type failingFully struct {
+	failing
+	io.ReaderFrom
+	io.StringWriter
+}
+
+// unwrappingFlusher is the writer of a middleware that knows Flush alone.
+type unwrappingFlusher struct {
+	unwrapping
+	http.Hijacker
+}
+
+func (unwrappingFlusher) Flush() {}
+
+// TestFlushError: a handler learns that a flush has failed, as it does without a Limiter.
+func TestFlushError(t *testing.T) {
+	for _, test := range []struct {
+		w    http.ResponseWriter
+		want error
+	}{
+		{failing{}, errFlush},
+		{failingFully{}, errFlush},
+		{&struct {
+			failingFully
+			closeNotifier
+		}{}, errFlush},
+		{struct {
+			unwrapping
+			http.Hijacker
+		}{unwrapping: unwrapping{failing{}}}, errFlush},
+		{unwrappingFlusher{unwrapping: unwrapping{failing{}}}, nil},
+	} {
+		w := wrapWriter(test.w, nil)
+		if err := http.NewResponseController(w).Flush(); err != test.want {
+			t.Errorf("%T for %T: %v; want %v", w, test.w, err, test.want)
+		}
+	}
+}
+
 // TestForwarded: the word of a proxy is taken only if it is trusted, and only for the address that
 // it has added itself. Where the first address of X-Forwarded-For is taken, or a header of anybody,
 // each client is whoever it likes.

@@ -72,6 +72,10 @@ type notifyWriter struct {
 func (w *writer) Hijack() (net.Conn, *bufio.ReadWriter, error) { return w.hijack.Hijack() }
 func (w *writer) Unwrap() http.ResponseWriter                  { return w.fullWriter }
 
+// FlushError is Flush for http.ResponseController, which would lose the error of a writer that has
+// Flush alone.
+func (w *writer) FlushError() error { return http.NewResponseController(w.fullWriter).Flush() }
+
 // plainWriter is what it gets in place of a writer that can do less.
 type plainWriter struct {
 	http.ResponseWriter
@@ -86,6 +90,9 @@ type flushWriter struct {
 	plainWriter
 	http.Flusher
 }
+
+// FlushError is Flush, as that of writer is.
+func (w *flushWriter) FlushError() error { return http.NewResponseController(w.ResponseWriter).Flush() }
 
 func wrapWriter(w http.ResponseWriter, h *hijack) http.ResponseWriter {
 	if full, ok := w.(fullWriter); ok {
