@@ -13,9 +13,13 @@ import (
 // inner; its connections are of type *Conn.
 //
 // What is over a limit never reaches Accept. It is closed, after Config.Answer where that is set,
-// or waits for its turn where Limits.Wait says so; none of that holds up the next connection. Once
-// one has had to wait, here or for Config.Cluster, a goroutine accepts one connection ahead. Errors
-// of inner's Accept are passed on. Close closes inner, and the connections that wait.
+// or waits for its turn where Limits.Wait says so; none of that holds up the next connection.
+// Errors of inner's Accept are passed on. Close closes inner, and the connections that wait.
+//
+// Once a connection has had to wait, here or for Config.Cluster, a goroutine accepts ahead of the
+// server. It stops while one that has been admitted is not taken yet, so it is one or two ahead.
+// Those that wait come on top: Limits.MaxWaiting bounds those in the queue, and Limits.Total those
+// that wait for the cluster. Each has a goroutine.
 //
 // A connection that has to be read from before its RemoteAddr is known, such as one of a listener
 // for the PROXY protocol, holds up no other either. Until then it is under no limit, so give that
@@ -30,7 +34,7 @@ import (
 func (l *Limiter) Listener(inner net.Listener) net.Listener {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	return &listener{Listener: inner, limiter: l, ctx: ctx, cancel: cancel,
-		ready: make(chan *Conn), failed: make(chan error)}
+		turn: make(chan struct{}, 1), ready: make(chan *Conn), failed: make(chan error)}
 }
 
 type listener struct {
@@ -38,6 +42,7 @@ type listener struct {
 	limiter *Limiter
 	ctx     context.Context // ends with Close
 	cancel  context.CancelCauseFunc
+	turn    chan struct{} // held by whoever offers a connection to Accept
 	ready   chan *Conn
 	failed  chan error
 	// ahead is set once a connection has had to wait: from then on a goroutine accepts from inner,
@@ -85,10 +90,11 @@ func (l *listener) Close() error {
 	return err
 }
 
-// run accepts, one connection ahead of those who call Accept, until the listener is closed. An
-// error waits to be taken, so one that lasts does not make it spin.
+// run accepts ahead of those who call Accept, while nothing is left for them to take, until the
+// listener is closed. An error waits to be taken, so one that lasts does not make it spin.
 func (l *listener) run() {
-	for l.ctx.Err() == nil {
+	for l.takeTurn() {
+		<-l.turn
 		conn, err := l.Listener.Accept()
 		if err != nil {
 			select {
@@ -156,7 +162,23 @@ func (l *listener) addrOf(conn net.Conn) netip.Addr {
 	return addrOf(conn)
 }
 
+// takeTurn waits until no other connection is offered to Accept. It is false once l is closed.
+func (l *listener) takeTurn() bool {
+	select {
+	case l.turn <- struct{}{}:
+		return true
+	case <-l.ctx.Done():
+		return false
+	}
+}
+
+// deliver offers counted to whoever calls Accept, in the order in which connections were admitted.
 func (l *listener) deliver(counted *Conn) {
+	if !l.takeTurn() {
+		discard(counted)
+		return
+	}
+	defer func() { <-l.turn }()
 	select {
 	case l.ready <- counted:
 	case <-l.ctx.Done():

@@ -13,6 +13,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -165,6 +166,34 @@ func acceptAll(ln net.Listener) <-chan net.Conn {
 		}
 	}()
 	return accepted
+}
+
+// TestAhead: while the server accepts nothing, the listener stops accepting, also where each
+// connection has a goroutine because of the cluster; and nothing is lost.
+func TestAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLimiter(t, clustered(&fleet{slots: 100}, Limits{}))
+		inner := newPipes()
+		ln := l.Listener(inner)
+		defer ln.Close()
+		go inner.dial("192.0.2.1")
+		if _, err := ln.Accept(); err != nil {
+			t.Fatal(err)
+		}
+		var dialled atomic.Int32
+		for range 10 {
+			go func() { inner.dial("192.0.2.1"); dialled.Add(1) }()
+			synctest.Wait()
+		}
+		if n := dialled.Load(); n != 2 {
+			t.Errorf("%d of 10 were taken from inner while the server accepted none; want 2", n)
+		}
+		for range 10 {
+			if _, err := ln.Accept(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
 }
 
 // TestWaiting: what is over a limit waits for its turn, first come, first served; others, which are
