@@ -88,7 +88,7 @@ func (n *Node) answered(now time.Duration, p *pool, ask uint64) {
 		next = w.next
 		if closing > 0 {
 			closing--
-			w.ask = 0
+			w.ask, p.denied = 0, true // it asks again, in a while
 			continue
 		}
 		asked := w.ask != 0 && w.ask <= ask

@@ -60,19 +60,30 @@ func (n *Node) TryRelease(s *Slot) bool {
 
 // Park marks a slot's connection as kept alive without use. Where it reports true, somebody waits,
 // and the core must hear of it: Parked.
-func (n *Node) Park(s *Slot) (wanted bool) { return n.use(s, slotParked) }
+func (n *Node) Park(s *Slot) (wanted bool) { return n.use(s, slotBusy, slotParked) }
 
 // Closing marks a slot's connection as about to end. Where it reports true, the core must hear of
 // it: Parked.
-func (n *Node) Closing(s *Slot) (wanted bool) { return n.use(s, slotTaken) }
+func (n *Node) Closing(s *Slot) (wanted bool) { return n.use(s, slotBusy, slotTaken) }
 
-func (n *Node) use(s *Slot, use slotUse) (wanted bool) {
+// HalfClosed marks a slot's connection as one that may be about to end, as [Slot.HalfClosed] says.
+// Where it reports true, the core must hear of it: Parked.
+func (n *Node) HalfClosed(s *Slot) (wanted bool) {
+	return s.part.Load() != nil && n.use(s, slotBusy, slotTaken)
+}
+
+// Lasts takes back HalfClosed. Where it reports true, the core must hear of it: Parked.
+func (n *Node) Lasts(s *Slot) (wanted bool) {
+	return s.part.Load() != nil && n.use(s, slotTaken, slotBusy)
+}
+
+func (n *Node) use(s *Slot, from, to slotUse) (wanted bool) {
 	q := lockPart(s)
 	defer q.mu.Unlock()
-	if s.use != slotBusy {
+	if s.use != from {
 		return false
 	}
-	q.setUse(s, use)
+	q.setUse(s, to)
 	return q.pool.slow
 }
 

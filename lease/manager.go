@@ -250,6 +250,18 @@ func (m *Manager) closing(s *Slot) {
 	}
 }
 
+func (m *Manager) halfClosed(s *Slot) {
+	if m.node.HalfClosed(s) {
+		m.do(func(now time.Duration) { m.node.Parked(now, s) })
+	}
+}
+
+func (m *Manager) lasts(s *Slot) {
+	if m.node.Lasts(s) {
+		m.do(func(now time.Duration) { m.node.Parked(now, s) })
+	}
+}
+
 func (m *Manager) unpark(s *Slot) bool { return m.node.Unpark(s, m.cfg.Clock) }
 
 // GiveUp ends the session at the node, as if it could not be proven any more: nothing that it

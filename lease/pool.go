@@ -68,7 +68,7 @@ type pool struct {
 	contended bool
 	ask       uint64 // the newest ask sent
 	asking    bool   // it has not been answered yet
-	denied    bool   // the last answer refused somebody
+	denied    bool   // the last answer was of no use to somebody
 	askedAt   time.Duration
 	putOff    bool // in the node's list of those that ask later
 	refused   [2]int64

@@ -200,6 +200,22 @@ func (r *Request) End() {
 	}
 }
 
+// HalfClosed says that the request's connection is half closed, as [Slot.HalfClosed] does.
+func (r *Request) HalfClosed() { r.each((*Slot).HalfClosed) }
+
+// Lasts takes back HalfClosed.
+func (r *Request) Lasts() { r.each((*Slot).Lasts) }
+
+func (r *Request) each(f func(*Slot)) {
+	if slots := r.slots.Load(); slots != nil {
+		for i := range slots {
+			if s := &slots[i]; s.part.Load() != nil {
+				f(s)
+			}
+		}
+	}
+}
+
 // Live reports whether the request may be served at this moment, as [Slot.Live] does.
 func (r *Request) Live() bool {
 	return r.slots.Load() == nil || r.manager.node.Serves(r, r.manager.cfg.Clock)

@@ -26,7 +26,8 @@ func (n *Node) Release(now time.Duration, s *Slot) {
 	}
 }
 
-// Parked is called when a connection was parked, or comes to its end, while somebody waits.
+// Parked is called when a connection was parked, comes to its end, or does not after all, while
+// somebody waits.
 func (n *Node) Parked(now time.Duration, s *Slot) {
 	p := n.lockPool(s)
 	defer p.mu.Unlock()

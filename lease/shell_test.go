@@ -421,8 +421,14 @@ func TestParkedConnectionsAreGivenUp(t *testing.T) {
 	})
 }
 
-// Nobody is refused, on this node or another, for a slot whose connection is closing.
+// Nobody is refused, on this node or another, for a slot whose connection is closing, or half
+// closed.
 func TestClosingSlotIsWaitedFor(t *testing.T) {
+	t.Run("closing", func(t *testing.T) { testClosingSlot(t, (*Slot).Closing) })
+	t.Run("half closed", func(t *testing.T) { testClosingSlot(t, (*Slot).HalfClosed) })
+}
+
+func testClosingSlot(t *testing.T, closes func(*Slot)) {
 	synctest.Test(t, func(t *testing.T) {
 		c := startCluster(t, kit.Limit(t, "up", 1, limit.Queue{}))
 		a, _ := c.start(t, "a", "1")
@@ -439,7 +445,7 @@ func TestClosingSlotIsWaitedFor(t *testing.T) {
 			if _, err := acquire(m, t.Context(), to(t, "up"), newHolder()); !errors.Is(err, ErrOverLimit) {
 				t.Fatalf("case %d: over the limit: %v", i, err)
 			}
-			s.Closing()
+			closes(s)
 			time.AfterFunc(30*time.Millisecond, s.Release)
 			next, err := acquire(m, t.Context(), to(t, "up"), newHolder())
 			if err != nil {
@@ -448,5 +454,34 @@ func TestClosingSlotIsWaitedFor(t *testing.T) {
 			next.Release()
 			time.Sleep(time.Second) // of virtual time: refusals are forgotten
 		}
+	})
+}
+
+// A half-closed connection that goes on is waited for no longer, also by who waits already.
+func TestHalfClosedSlotLasts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := startCluster(t, kit.Limit(t, "up", 1, limit.Queue{}))
+		a, _ := c.start(t, "a", "1")
+		b, _ := c.start(t, "b", "2")
+		if err := errors.Join(a.WaitLive(t.Context()), b.WaitLive(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+		s, err := acquire(a, t.Context(), to(t, "up"), newHolder())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, m := range []*Manager{a, b, a} {
+			s.HalfClosed()
+			began := time.Now()
+			time.AfterFunc(100*time.Millisecond, s.Lasts)
+			_, err := acquire(m, t.Context(), to(t, "up"), newHolder())
+			if took := time.Since(began); !errors.Is(err, ErrOverLimit) || took < 100*time.Millisecond || took > 300*time.Millisecond {
+				t.Errorf("case %d: %v after %v", i, err, took)
+			}
+		}
+		if use, _ := a.Use(limit.HostConnections("up")); use.InUse != 1 || use.Idle != 0 {
+			t.Errorf("%+v", use)
+		}
+		s.Release()
 	})
 }

@@ -116,6 +116,13 @@ func (s *Slot) Unpark() bool { return s.manager.unpark(s) }
 // use it are kept waiting instead of refused. Release follows.
 func (s *Slot) Closing() { s.manager.closing(s) }
 
+// HalfClosed is Closing for a connection of which one side has ended, as the other mostly does
+// then. Release follows, or Lasts.
+func (s *Slot) HalfClosed() { s.manager.halfClosed(s) }
+
+// Lasts takes back HalfClosed: the connection goes on for a while, and nobody waits for its end.
+func (s *Slot) Lasts() { s.manager.lasts(s) }
+
 // Live reports whether the connection may be used at this moment. Where an expired lease closes
 // connections, it is false from the lease's deadline on, also where nobody has had the time yet to
 // sever the connection, as in a process that was stopped and has just been woken: neither read nor

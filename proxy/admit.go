@@ -54,6 +54,10 @@ type Slot interface {
 	Unpark() bool
 	// Closing announces that the connection is about to end and that Release will follow.
 	Closing()
+	// HalfClosed announces that the connection may be about to end: one side has. Release will
+	// follow, or Lasts, which takes it back.
+	HalfClosed()
+	Lasts()
 	// Live reports whether another byte may be read or written.
 	Live() bool
 	// Limited reports whether the slot counts against a limit.

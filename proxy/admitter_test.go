@@ -141,6 +141,7 @@ type claims struct {
 	a      *admitter
 	holder lease.Holder
 	live   atomic.Bool
+	half   atomic.Bool // HalfClosed, and not Lasts
 	waited time.Duration
 }
 
@@ -200,12 +201,18 @@ func (c *claims) Limited() bool { return c.a.inHand.Load() > 0 }
 
 func (c *claims) Held() bool { return true }
 
+func (c *claims) HalfClosed() { c.half.Store(true) }
+
+func (c *claims) Lasts() { c.half.Store(false) }
+
 func (c *claims) Waited() time.Duration { return c.waited }
 
 // noClaims are those of a request under no limit.
 type noClaims struct{}
 
 func (noClaims) End()                  {}
+func (noClaims) HalfClosed()           {}
+func (noClaims) Lasts()                {}
 func (noClaims) Live() bool            { return true }
 func (noClaims) Limited() bool         { return false }
 func (noClaims) Held() bool            { return false }
@@ -353,6 +360,7 @@ type slot struct {
 	key    limit.Key
 	waited time.Duration
 	live   atomic.Bool
+	half   atomic.Bool // HalfClosed, and not Lasts
 
 	parked, wanted, closing, released bool
 }
@@ -428,6 +436,10 @@ func (s *slot) isParked() bool {
 func (s *slot) Live() bool { return s.live.Load() }
 
 func (s *slot) Limited() bool { return s.a.limit > 0 }
+
+func (s *slot) HalfClosed() { s.half.Store(true) }
+
+func (s *slot) Lasts() { s.half.Store(false) }
 
 func (s *slot) Waited() time.Duration { return s.waited }
 

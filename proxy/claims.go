@@ -15,6 +15,9 @@ import (
 type Claims interface {
 	// End gives everything back; further calls do nothing.
 	End()
+	// HalfClosed and Lasts are those of [Slot].
+	HalfClosed()
+	Lasts()
 	// Live reports whether another byte may be read or written.
 	Live() bool
 	// Limited reports whether the request counts against one of the limits.

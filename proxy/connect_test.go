@@ -103,6 +103,24 @@ func TestHalfCloseIsPassedOnAndSlotWaitsForTheEnd(t *testing.T) {
 	}
 }
 
+// While a tunnel is half closed, its slot and its claims are about to be free, but not for long.
+func TestHalfClosedTunnelIsAboutToEnd(t *testing.T) {
+	u := newUpstream(t, nil)
+	w := newWorld(t, 1, policy(func(p *Policy) { p.HalfCloseTimeout = 2 * time.Second }))
+	p := w.connect(u.addr)
+	q := u.accept()
+	slot, claims := w.adm.slots()[0], w.adm.only(t)
+	p.CloseWrite()
+	q.expectEOF()
+	eventually(t, "the slot and the claims are about to be free", func() bool { return slot.half.Load() && claims.half.Load() })
+	eventually(t, "they are not", func() bool { return !slot.half.Load() && !claims.half.Load() })
+	q.send("goes on")
+	p.expect("goes on")
+	q.Close()
+	p.expectEOF()
+	eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
+}
+
 func TestHalfCloseTimeoutResetsBothSides(t *testing.T) {
 	u := newUpstream(t, nil)
 	w := newWorld(t, 1, policy(func(p *Policy) { p.HalfCloseTimeout = 150 * time.Millisecond }))

@@ -12,6 +12,7 @@ type stallTimer struct {
 	limit    time.Duration
 	half     bool // after a FIN; limit is half_close_timeout
 	watching bool
+	lasts    bool      // longer than most half-closed tunnels
 	moved    uint64    // the last sample
 	since    time.Time // when moved last changed
 }
@@ -37,7 +38,7 @@ func (t *stallTimer) stop() {
 // forget clears the samples but leaves the timer running: a kept-alive connection is used and
 // parked thousands of times before the timer fires. tick then finds nothing to do, or waits for the
 // rest of the idle time.
-func (t *stallTimer) forget() { t.limit, t.half, t.watching = 0, false, false }
+func (t *stallTimer) forget() { t.limit, t.half, t.watching, t.lasts = 0, false, false, false }
 
 // interval returns the time between two samples.
 func (t *stallTimer) interval() time.Duration { return max(t.limit/8, time.Millisecond) }
@@ -57,16 +58,26 @@ func (f *flow) watchIdle(limit time.Duration) {
 }
 
 // halfClosed starts the half-close timeout: one side has sent its FIN, or can't be written to any
-// more.
+// more. For a while requests without a queue wait for the other side's end, which mostly follows: a
+// client that has closed its tunnel opens the next one at once.
 func (f *flow) halfClosed() {
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	if f.phase != phaseBusy || f.stall.half {
+		f.mu.Unlock()
 		return
 	}
+	slot, claims := f.slot, f.claims
 	f.stall.half, f.stall.limit = true, f.srv.policy.Load().HalfCloseTimeout
 	f.stall.since, f.stall.moved = time.Now(), 0
 	f.stall.reset(watchDelay, f.tick) // most tunnels are over before
+	f.mu.Unlock()
+	if Kind(f.kind.Load()) == KindHTTP {
+		return
+	}
+	slot.HalfClosed()
+	if claims != nil {
+		claims.HalfClosed()
+	}
 }
 
 // tick checks the flow when its timer fires.
@@ -74,6 +85,8 @@ func (f *flow) tick() {
 	f.mu.Lock()
 	phase, t := f.phase, &f.stall
 	t.armed = false
+	lasts := phase == phaseBusy && t.half && t.watching && !t.lasts && Kind(f.kind.Load()) != KindHTTP
+	t.lasts = t.lasts || lasts
 	if phase == phaseBusy && t.half && !t.watching {
 		t.watching = true
 		f.watchPeers(f.client)
@@ -99,7 +112,14 @@ func (f *flow) tick() {
 			cause = errIdle
 		}
 	}
+	slot, claims := f.slot, f.claims
 	f.mu.Unlock()
+	if lasts {
+		slot.Lasts()
+		if claims != nil {
+			claims.Lasts()
+		}
+	}
 	switch {
 	case cause != nil:
 		f.abort(cause)
