@@ -194,6 +194,10 @@ func (u *upstream) watchUnits(key int) {
 	if !isBandwidth(k.key.Resource) || k.rate.now.second == 0 {
 		return
 	}
+	patience := u.w.patience()
+	if u.fewUnits(k) { // each node has its turn, and its flows may wait for something else meanwhile
+		patience += time.Duration(len(u.w.nodes)) * u.w.handing()
+	}
 	stranded, lacks := false, false
 	for _, x := range u.w.nodes {
 		wants := slices.ContainsFunc(x.flows, func(f *flow) bool { return !f.asleep && slices.Contains(f.counted(), key) })
@@ -213,7 +217,7 @@ func (u *upstream) watchUnits(key int) {
 		k.rate.stranded = 0
 	case k.rate.stranded == 0:
 		k.rate.stranded = u.w.now
-	case u.w.now-k.rate.stranded > u.w.patience():
+	case u.w.now-k.rate.stranded > patience:
 		u.w.fail(BreachStarved, "flows wait for %s, and for %v all units have been with nodes that have no use for them", k.key, u.w.now-k.rate.stranded)
 	}
 }
