@@ -60,6 +60,19 @@ func TestStopWithoutQuorum(t *testing.T) {
 	up.awaitOpen(t, time.Second, 0)
 }
 
+// awaitDrain waits until a node that stops admits nothing more.
+func (n *node) awaitDrain(t testing.TB, target string) {
+	t.Helper()
+	eventually(t, 5*time.Second, "the drain", func() error {
+		tunnel, err := n.try(target)
+		if err != nil {
+			return nil
+		}
+		end(t, tunnel) // the drain would wait for it
+		return fmt.Errorf("it admits")
+	})
+}
+
 // TestSecondSignal: stops at once, whatever the drain is waiting for.
 func TestSecondSignal(t *testing.T) {
 	t.Parallel()
@@ -68,12 +81,7 @@ func TestSecondSignal(t *testing.T) {
 	up := c.upstream(t)
 	n.open(t, up.target)
 	n.signal(t, syscall.SIGTERM)
-	eventually(t, 5*time.Second, "the drain", func() error {
-		if _, err := n.try(up.target); err == nil {
-			return fmt.Errorf("it admits")
-		}
-		return nil
-	})
+	n.awaitDrain(t, up.target)
 	if !n.process.Running() {
 		t.Fatal("it does not wait for its connections")
 	}
@@ -84,6 +92,24 @@ func TestSecondSignal(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestSignalWhileLeaving: a service manager's signal to a node that leaves cuts nothing.
+func TestSignalWhileLeaving(t *testing.T) {
+	t.Parallel()
+	c := startCluster(t, shape{drain: time.Minute})
+	up := c.upstream(t)
+	_, others := c.leader(t)
+	n := others[0]
+	tunnel := n.open(t, up.target)
+	if _, stderr, code := n.weir(t, "leave", "--detach"); code != 0 {
+		t.Fatalf("weir leave: exit code %d: %s", code, stderr)
+	}
+	n.awaitDrain(t, up.target)
+	n.signal(t, syscall.SIGTERM)
+	n.logs(t, 1, "already leaving")
+	end(t, tunnel)
+	n.awaitExit(t)
 }
 
 // TestLeave: the node is taken out of the consensus group, gives everything back, and its process

@@ -127,12 +127,16 @@ func (a *agent) wait(ctx context.Context, signals <-chan os.Signal) error {
 	}
 }
 
-// finish waits for the node's end, or for a second signal.
+// finish waits for the node's end, or for a signal that stops it at once. That is the second one,
+// also when the node was stopping before the first: a service manager sends its signal to a node
+// that leaves too.
 func (a *agent) finish(why error, signals <-chan os.Signal, closed <-chan error) error {
+	leaving := errors.Is(why, weir.ErrLeave)
+	signalled := why == nil
 	for {
 		select {
 		case err := <-closed:
-			if why != nil && !errors.Is(why, weir.ErrLeave) {
+			if why != nil && !leaving {
 				return why
 			}
 			if err == nil {
@@ -140,8 +144,16 @@ func (a *agent) finish(why error, signals <-chan os.Signal, closed <-chan error)
 			}
 			return err
 		case s := <-signals:
-			if s != syscall.SIGHUP {
+			switch {
+			case s == syscall.SIGHUP:
+			case signalled:
 				return fmt.Errorf("stopped at once by a second signal (%v): connections were cut", s)
+			case leaving:
+				a.log.Info("already leaving; another signal stops at once", "signal", s.String())
+				signalled = true
+			default:
+				a.log.Info("already stopping; another signal stops at once", "signal", s.String())
+				signalled = true
 			}
 		case <-a.notify.due():
 			a.notify.alive(0, "stopping") // its time is bounded, here and by the service manager
