@@ -338,7 +338,7 @@ func TestArgumentsRefused(t *testing.T) {
 		{"GET /v1/usage/client?sort=foo", "usage client --sort foo"},
 		{"GET /v1/hosts/foo", "hosts foo"},
 		{"GET /v1/hosts?limit=99999", "hosts --limit 99999"},
-		{"GET /v1/connections?client=foo&node=%2A", "connections --client foo"},
+		{"GET /v1/connections?client=foo", "connections --client foo"},
 	} {
 		for answer, want := range map[string]int{"422 invalid|foo is no client": 2, "400 malformed|sort is not foo": 2, "409 conflict|not now": 1, "503 no_leader|wait": 1} {
 			f := newFakeAPI(t, map[string][]string{c.call: {answer}})

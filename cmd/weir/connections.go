@@ -18,11 +18,12 @@ func newConnectionsCommand(p *process) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "connections [HOST]",
 		Short: "List open upstream connections, or close one",
-		Long: `List the open upstream connections of all nodes, or of one with --node, the oldest first. With a HOST, which may
-have a port, list only the connections to it; with --client or --user, only those of a worker or a user. A
-connection that is kept for reuse has the protocol idle and has no client.`,
+		Long: `List the open upstream connections of the node at --addr, the oldest first; --node NAME lists those of another
+node, and --node '*' those of all. IDs are unique on one node. With a HOST, which may have a port, list only the
+connections to it; with --client or --user, only those of a worker or a user. A connection that is kept for reuse has
+the protocol idle and has no client.`,
 		Example: `  weir connections
-  weir connections api.example.com --node b
+  weir connections api.example.com --node '*'
   weir connections --client 10.1.0.0/16 --user nightly
   weir connections close 17 --node b`,
 		Args: cobra.MaximumNArgs(1),
@@ -31,7 +32,7 @@ connection that is kept for reuse has the protocol idle and has no client.`,
 	cmd.ValidArgsFunction = f.complete(hostNames)
 	cmd.Flags().StringVar(&q.Client, "client", "", "only those of the workers at this `address`, or in this network, such as 10.1.0.0/16")
 	cmd.Flags().StringVar(&q.User, "user", "", "only those of the user with this `name`")
-	cmd.Flags().StringVar(&q.Node, "node", "*", "only those of the node with this `name`")
+	cmd.Flags().StringVar(&q.Node, "node", "", "those of the node with this `name`, or with '*' of all nodes (default the node at --addr)")
 	cmd.Flags().IntVar(&q.Limit, "limit", 0, "show at most this `number` (default 10000)")
 	cmd.Flags().StringVar(&q.After, "after", "", "continue after the `place` that an earlier list ended with")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -118,7 +119,12 @@ func selected(q api.ConnectionQuery) string {
 			fmt.Fprintf(&b, " %s %s", part.word, part.value)
 		}
 	}
-	if q.Node != "*" {
+	switch q.Node {
+	case "":
+		b.WriteString(" on this node")
+	case "*":
+		b.WriteString(" on any node")
+	default:
 		fmt.Fprintf(&b, " on node %s", q.Node)
 	}
 	return b.String()
@@ -135,6 +141,9 @@ func showConnections(w io.Writer, q api.ConnectionQuery, l api.ConnectionList, u
 		b.WriteString("No more connections.\n")
 	default:
 		fmt.Fprintf(&b, "No open connections%s.\n", printable(selected(q)))
+		if q.Node == "" {
+			b.WriteString("Those of all nodes: --node '*'\n")
+		}
 	}
 	for _, line := range unknown {
 		b.WriteString(printable(line) + "\n")

@@ -47,9 +47,10 @@ func TestConnections(t *testing.T) {
 		args []string
 		call string
 	}{
-		{nil, "GET /v1/connections?node=%2A"},
-		{[]string{"x.org"}, "GET /v1/connections?host=x.org&node=%2A"},
-		{[]string{"x.org:443", "--client", "10.0.0.0/8", "--user", "nightly"}, "GET /v1/connections?client=10.0.0.0%2F8&host=x.org%3A443&node=%2A&user=nightly"},
+		{nil, "GET /v1/connections"}, // this node's, as connections close ID means
+		{[]string{"--node", "*"}, "GET /v1/connections?node=%2A"},
+		{[]string{"x.org"}, "GET /v1/connections?host=x.org"},
+		{[]string{"x.org:443", "--client", "10.0.0.0/8", "--user", "nightly"}, "GET /v1/connections?client=10.0.0.0%2F8&host=x.org%3A443&user=nightly"},
 		{[]string{"x.org", "--node", "b", "--limit", "2", "--after", "1/a/9"}, "GET /v1/connections?after=1%2Fa%2F9&host=x.org&limit=2&node=b"},
 	} {
 		f := newFakeAPI(t, map[string][]string{c.call: {list}})
@@ -84,20 +85,20 @@ func TestNoConnections(t *testing.T) {
 		"GET /v1/usage/client/10.0.0.7":  {use("client", "10.0.0.7", "", 0)},
 		"GET /v1/usage/user/nightly":     {use("user", "nightly", "*", 0)},
 	}
+	const everywhere = "Those of all nodes: --node '*'\n"
 	for _, c := range []struct{ args, call, want string }{
-		{"", "", "No open connections.\n"},
-		{"x.org", "host=x.org&", "No open connections to x.org.\n"},
-		{"xx.org", "host=xx.org&", "No open connections to xx.org.\nNothing else is known of host xx.org: no connection to it has been asked for lately.\n"},
-		{"limited.org", "host=limited.org&", "No open connections to limited.org.\n"},
-		{"--client 10.0.0.7 --user nightly", "client=10.0.0.7&", "No open connections of client 10.0.0.7 of user nightly.\n" +
+		{"", "", "No open connections on this node.\n" + everywhere},
+		{"--node *", "node=%2A", "No open connections on any node.\n"},
+		{"x.org --node b", "host=x.org&node=b", "No open connections to x.org on node b.\n"},
+		{"x.org", "host=x.org", "No open connections to x.org on this node.\n" + everywhere},
+		{"xx.org", "host=xx.org", "No open connections to xx.org on this node.\n" + everywhere + "Nothing else is known of host xx.org: no connection to it has been asked for lately.\n"},
+		{"limited.org", "host=limited.org", "No open connections to limited.org on this node.\n" + everywhere},
+		{"--client 10.0.0.7 --user nightly", "client=10.0.0.7&user=nightly", "No open connections of client 10.0.0.7 of user nightly on this node.\n" + everywhere +
 			"Nothing else is known of client 10.0.0.7: no limit counts it.\nNothing else is known of user nightly: it has asked for nothing lately.\n"},
-		{"--client 10.0.0.0/8", "client=10.0.0.0%2F8&", "No open connections of client 10.0.0.0/8.\n"},
-		{"--after 1/a/9", "after=1%2Fa%2F9&", "No more connections.\n"},
+		{"--client 10.0.0.0/8", "client=10.0.0.0%2F8", "No open connections of client 10.0.0.0/8 on this node.\n" + everywhere},
+		{"--after 1/a/9", "after=1%2Fa%2F9", "No more connections.\n"},
 	} {
-		call := "GET /v1/connections?" + c.call + "node=%2A"
-		if strings.Contains(c.args, "--user") {
-			call += "&user=nightly"
-		}
+		call := strings.TrimSuffix("GET /v1/connections?"+c.call, "?")
 		answers := maps.Clone(usage)
 		answers[call] = []string{`{"connections":[]}`}
 		f := newFakeAPI(t, answers)
