@@ -181,7 +181,8 @@ func readLimits(cmd *cobra.Command, path string) ([]api.Limit, error) {
 }
 
 // applyLimits compares, shows the changes, and writes exactly those. With --json only the last
-// answer is printed.
+// answer is printed. That is the answer to the write, also where it has nothing to change: what
+// --json prints tells by dry_run whether the limits are the file's now.
 func applyLimits(f *clientFlags, cmd *cobra.Command, c *api.Client, limits []api.Limit, dry bool) error {
 	ctx, cancel := context.WithTimeout(cmd.Context(), 2*callTimeout)
 	defer cancel()
@@ -196,11 +197,11 @@ func applyLimits(f *clientFlags, cmd *cobra.Command, c *api.Client, limits []api
 			return err
 		}
 	}
-	if dry || len(diff.Changes) == 0 {
-		if f.json {
-			_, err := io.WriteString(w, raw.String())
-			return err
-		}
+	switch {
+	case dry && f.json:
+		_, err := io.WriteString(w, raw.String())
+		return err
+	case dry, len(diff.Changes) == 0 && !f.json:
 		return nil
 	}
 	write := func(ctx context.Context, c *api.Client) (api.LimitsReplaced, error) {

@@ -170,6 +170,7 @@ func TestLimitsApply(t *testing.T) {
 			`{"action":"change","scope":"host","pattern":"api.example.com","before":` + limitJSON + `,"after":{"scope":"host","pattern":"api.example.com","connections":1,"requests":null,"bandwidth":null,"queue":null,"shared":false,"mode":"enforce"}},` +
 			`{"action":"add","scope":"host","pattern":"n.org","before":null,"after":{"scope":"host","pattern":"n.org","connections":0,"requests":null,"bandwidth":null,"queue":null,"shared":false,"mode":"enforce"}}]}`
 		same  = `{"index":20,"dry_run":true,"changes":[]}`
+		kept  = `{"index":21,"dry_run":false,"changes":[]}`
 		done  = `{"index":21,"dry_run":false,"changes":[{"action":"add"},{"action":"add"},{"action":"add"}]}`
 		shown = "-  *.open.org       no cap, shared\n" +
 			"~  api.example.com  5 connections, queue of 100 for 2s → 1 connection\n" +
@@ -196,6 +197,8 @@ func TestLimitsApply(t *testing.T) {
 		{"nothing to do", map[string][]string{dry: {same}}, nil, 0, "Nothing to change: the cluster's limits are the file's.\n", "", []string{dry}},
 		{"json", map[string][]string{dry: {diff}, write: {done}}, []string{"--json"}, 0, done + "\n", "", []string{dry, write}},
 		{"json, dry", map[string][]string{dry: {diff}}, []string{"--json", "--dry-run"}, 0, diff + "\n", "", []string{dry}},
+		{"json, nothing to do", map[string][]string{dry: {same}, write: {kept}}, []string{"--json"}, 0, kept + "\n", "", []string{dry, write}},
+		{"json, dry, nothing to do", map[string][]string{dry: {same}}, []string{"--json", "--dry-run"}, 0, same + "\n", "", []string{dry}},
 		{"changed meanwhile", map[string][]string{dry: {diff}, write: {"412|changed"}}, nil, 1, shown, "run it again", []string{dry, write}},
 		{"no leader", map[string][]string{dry: {"503|the cluster has no leader"}}, nil, 1, "", "Error: the cluster has no leader\n", []string{dry}},
 	} {
