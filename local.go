@@ -41,7 +41,7 @@ type membership interface {
 	VerifyLeader(context.Context) error
 	RaftStatus() cluster.RaftStatus
 	Peers() []cluster.Peer
-	RemovePeer(ctx context.Context, name string) error
+	RemovePeer(ctx context.Context, name string) (index uint64, err error)
 	Transfer(ctx context.Context, to string) error
 	GrantHold() time.Duration
 	Measures() cluster.Measures
@@ -178,7 +178,7 @@ func (a *alone) Peers() []cluster.Peer {
 }
 
 // RemovePeer fails.
-func (a *alone) RemovePeer(context.Context, string) error { return cluster.ErrNoRaft }
+func (a *alone) RemovePeer(context.Context, string) (uint64, error) { return 0, cluster.ErrNoRaft }
 
 // Transfer fails: nobody else could lead.
 func (a *alone) Transfer(context.Context, string) error { return cluster.ErrNoRaft }

@@ -291,12 +291,12 @@ func (v view) RaftPeers() ([]api.RaftPeer, error) {
 }
 
 // RemovePeer implements [server.Raft].
-func (v view) RemovePeer(ctx context.Context, name string) error {
-	err := v.members.RemovePeer(ctx, name)
+func (v view) RemovePeer(ctx context.Context, name string) (uint64, error) {
+	index, err := v.members.RemovePeer(ctx, name)
 	if errors.Is(err, cluster.ErrUnsafe) && leads(v.members.Peers(), name) {
-		return fmt.Errorf("%w: %s leads the cluster: hand leadership to another server first (weir raft transfer), then remove it", server.ErrConflict, name)
+		return 0, fmt.Errorf("%w: %s leads the cluster: hand leadership to another server first (weir raft transfer), then remove it", server.ErrConflict, name)
 	}
-	return apiError(err)
+	return index, apiError(err)
 }
 
 // leads reports whether a name means one peer only, and that one leads.

@@ -13,11 +13,11 @@ type ConnectionList struct {
 
 // Connection is one open upstream connection.
 type Connection struct {
-	ID     string `json:"id"`             // unique on its node
-	Node   string `json:"node"`           // the node that has it open
-	Client string `json:"client"`         // the worker's address; "" for one that is kept for reuse
-	User   string `json:"user,omitempty"` // the authenticated user; "" if the proxy has no users
-	Host   string `json:"host"`           // normalised
+	ID     string `json:"id"`     // unique on its node
+	Node   string `json:"node"`   // the node that has it open
+	Client string `json:"client"` // the worker's address; "" for one that is kept for reuse
+	User   string `json:"user"`   // the authenticated user; "" also if the proxy has no users
+	Host   string `json:"host"`   // normalised
 	Port   uint16 `json:"port"`
 	// Protocol is "connect", "http", "upgrade", "socks5" or, without a client, "idle".
 	Protocol string    `json:"protocol"`

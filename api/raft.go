@@ -16,6 +16,7 @@ type RaftPeer struct {
 
 // RaftPeerRemoved answers DELETE /v1/raft/peers/{name}.
 type RaftPeerRemoved struct {
+	Index   uint64 `json:"index"` // of the write
 	Removed string `json:"removed"`
 }
 

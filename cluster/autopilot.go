@@ -213,7 +213,7 @@ func (p *pilot) RemoveFailedServer(s *autopilot.Server) {
 	p.c.background(func() {
 		ctx, cancel := context.WithTimeout(p.c.life, handOverTimeout)
 		defer cancel()
-		if err := p.c.removeServer(ctx, string(s.ID)); err != nil {
+		if _, err := p.c.removeServer(ctx, string(s.ID)); err != nil {
 			p.c.log.Error("a dead server could not be removed", "server", s.ID, "error", err)
 		}
 	})

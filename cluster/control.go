@@ -81,7 +81,7 @@ func (s control) Remove(ctx context.Context, r *clusterpb.RemoveRequest) (*clust
 	if s.c.raft == nil {
 		return nil, status.Error(codes.FailedPrecondition, ErrNoRaft.Error())
 	}
-	switch err := s.c.removeServer(ctx, r.GetServer()); {
+	switch _, err := s.c.removeServer(ctx, r.GetServer()); {
 	case err == nil, errors.Is(err, ErrUnknownPeer):
 		return &clusterpb.RemoveReply{}, nil
 	case errors.Is(err, ErrNotLeader):

@@ -197,24 +197,25 @@ func (c *Cluster) successors(name string) ([]raft.Server, error) {
 	return alive, nil
 }
 
-// RemovePeer removes a server from the Raft configuration; only the leader can. A live server stays
-// out until its process starts again. RemovePeer fails if the remaining servers would have no live
-// quorum.
-func (c *Cluster) RemovePeer(ctx context.Context, name string) error {
+// RemovePeer removes a server from the Raft configuration, and returns that change's log index; only
+// the leader can. A live server stays out until its process starts again. RemovePeer fails if the
+// remaining servers would have no live quorum.
+func (c *Cluster) RemovePeer(ctx context.Context, name string) (index uint64, err error) {
 	if c.raft == nil {
-		return ErrNoRaft
+		return 0, ErrNoRaft
 	}
 	if c.leadingTerm() == 0 {
-		return ErrNotLeader
+		return 0, ErrNotLeader
 	}
 	target, err := c.peerToRemove(name)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	m, ok := c.Member(name)
 	lives := ok && m.Alive() && m.ServerID() == string(target.ID)
-	if err := c.removeServer(ctx, string(target.ID)); err != nil {
-		return err
+	index, err = c.removeServer(ctx, string(target.ID))
+	if err != nil {
+		return 0, err
 	}
 	if lives {
 		if _, err := ask(ctx, c, m.RPCAddr, func(ctx context.Context, cc clusterpb.ControlClient) (*clusterpb.DetachReply, error) {
@@ -223,7 +224,7 @@ func (c *Cluster) RemovePeer(ctx context.Context, name string) error {
 			c.log.Warn("the removed server could not be told", "server", target.ID, "error", err)
 		}
 	}
-	return nil
+	return index, nil
 }
 
 // peerToRemove finds the server with a name. A former server of that name comes before the live
@@ -247,24 +248,24 @@ func (c *Cluster) peerToRemove(name string) (raft.Server, error) {
 	return found[0], nil
 }
 
-// removeServer removes a server by id, and waits until that is committed. If it fails, the server's
-// address is followed again.
-func (c *Cluster) removeServer(ctx context.Context, id string) error {
+// removeServer removes a server by id, and waits until that is committed: at the log index that it
+// returns. If it fails, the server's address is followed again.
+func (c *Cluster) removeServer(ctx context.Context, id string) (index uint64, err error) {
 	if c.leadingTerm() == 0 {
-		return ErrNotLeader
+		return 0, ErrNotLeader
 	}
 	if err := c.checkRemoval(raft.ServerID(id)); err != nil {
-		return err
+		return 0, err
 	}
 	c.gossip.Detach(id)
-	err := c.await(ctx, c.raft.RemoveServer(raft.ServerID(id), 0, enqueueTimeout))
-	if err != nil {
+	removal := c.raft.RemoveServer(raft.ServerID(id), 0, enqueueTimeout)
+	if err := c.await(ctx, removal); err != nil {
 		if c.isConfigured(raft.ServerID(id)) {
 			c.gossip.Reattach(id)
 		}
-		return fmt.Errorf("%s could not be removed from the Raft configuration: %w", handshake.NameOf(id), c.explain(err))
+		return 0, fmt.Errorf("%s could not be removed from the Raft configuration: %w", handshake.NameOf(id), c.explain(err))
 	}
-	return nil
+	return removal.Index(), nil
 }
 
 // isConfigured reports whether the newest Raft configuration on this server's disk has a server.

@@ -230,11 +230,12 @@ func TestTransferAndRemovePeer(t *testing.T) {
 		t.Fatalf("%s leads, want %s", got.cfg.Name, rest[0].cfg.Name)
 	}
 	leader, gone := rest[0], rest[1]
-	if err := leader.RemovePeer(ctx, leader.cfg.Name); !errors.Is(err, ErrUnsafe) {
+	if _, err := leader.RemovePeer(ctx, leader.cfg.Name); !errors.Is(err, ErrUnsafe) {
 		t.Errorf("removed the leader: %v", err)
 	}
-	if err := leader.RemovePeer(ctx, gone.cfg.Name); err != nil {
-		t.Fatalf("remove: %v", err)
+	before := leader.RaftStatus().LastIndex
+	if index, err := leader.RemovePeer(ctx, gone.cfg.Name); err != nil || index <= before || index > leader.RaftStatus().LastIndex {
+		t.Fatalf("remove: index %d after %d, %v", index, before, err)
 	}
 	if hasPeer(leader, gone.dir.ServerID(), false) {
 		t.Error("the removed server is in the configuration")
@@ -254,10 +255,10 @@ func TestRemovalNeverCostsTheQuorum(t *testing.T) {
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	if err := leader.RemovePeer(ctx, rest[1].cfg.Name); !errors.Is(err, ErrUnsafe) {
+	if _, err := leader.RemovePeer(ctx, rest[1].cfg.Name); !errors.Is(err, ErrUnsafe) {
 		t.Errorf("removed a server that the quorum needs: %v", err)
 	}
-	if err := leader.RemovePeer(ctx, rest[0].cfg.Name); err != nil {
+	if _, err := leader.RemovePeer(ctx, rest[0].cfg.Name); err != nil {
 		t.Errorf("the dead server could not be removed: %v", err)
 	}
 	propose(t, leader, "x")

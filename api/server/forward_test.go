@@ -387,7 +387,10 @@ func TestRaft(t *testing.T) {
 	if len(a.asked) != 1 {
 		t.Error("a proxy didn't ask the leader")
 	}
-	get[api.RaftPeerRemoved](t, n.do(try{method: "DELETE", path: "/v1/raft/peers/c"}))
+	removed := n.do(try{method: "DELETE", path: "/v1/raft/peers/c"})
+	if got := get[api.RaftPeerRemoved](t, removed); got.Index != 17 || got.Removed != "c" || removed.Header().Get(api.HeaderIndex) != "17" {
+		t.Errorf("%+v, %v", got, removed.Header())
+	}
 	get[api.RaftTransferred](t, n.do(try{method: "POST", path: "/v1/raft/transfer"}))
 	if got := get[api.RaftTransferred](t, n.do(try{method: "POST", path: "/v1/raft/transfer", body: `{"to":"b"}`})); got.From != "a" || got.To != "b" {
 		t.Errorf("%+v", got)

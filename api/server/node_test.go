@@ -51,6 +51,11 @@ func TestConnections(t *testing.T) {
 	if len(all.Connections) != 2 || all.Connections[0].ID != "1/ü" || time.Duration(all.Connections[0].Age) < time.Minute {
 		t.Errorf("%+v", all)
 	}
+	for _, c := range get[struct{ Connections []map[string]any }](t, a.do(try{method: "GET", path: "/v1/connections"})).Connections {
+		if user, ok := c["user"]; !ok || user != "" {
+			t.Errorf("the user of a connection without one: %v", c)
+		}
+	}
 	some := get[api.ConnectionList](t, a.do(try{method: "GET", path: "/v1/connections?host=X.org."}))
 	if len(some.Connections) != 1 || some.Connections[0].ID != "2" || some.Connections[0].BytesIn != 3 {
 		t.Errorf("%+v", some)

@@ -16,8 +16,8 @@ import (
 type Raft interface {
 	// RaftPeers lists the group that this node knows; ErrNoRaft on a proxy.
 	RaftPeers() ([]api.RaftPeer, error)
-	// RemovePeer removes a peer from the group, dead or alive.
-	RemovePeer(ctx context.Context, name string) error
+	// RemovePeer removes a peer from the group, dead or alive, and returns the change's log index.
+	RemovePeer(ctx context.Context, name string) (index uint64, err error)
 	// TransferLeadership hands over to the named peer or, with "", to the most up-to-date one, and
 	// returns once it leads.
 	TransferLeadership(ctx context.Context, to string) error
@@ -53,11 +53,12 @@ func (s *Server) removeRaftPeer(r *http.Request, body []byte) (commit, error) {
 	}
 	name := r.PathValue("name")
 	return func(ctx context.Context) (answer, error) {
-		if err := s.deps.Raft.RemovePeer(ctx, name); err != nil {
+		index, err := s.deps.Raft.RemovePeer(ctx, name)
+		if err != nil {
 			return answer{}, err
 		}
-		s.note(ctx, "raft peer removed", "peer", name)
-		return answer{body: api.RaftPeerRemoved{Removed: name}}, nil
+		s.note(ctx, "raft peer removed", "peer", name, "index", index)
+		return answer{body: api.RaftPeerRemoved{Index: index, Removed: name}, index: index}, nil
 	}, nil
 }
 

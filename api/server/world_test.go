@@ -339,12 +339,12 @@ func (n *benchNode) Freeze() (*fsm.Frozen, error) {
 	return n.b.state.Freeze(), nil
 }
 
-func (n *benchNode) RemovePeer(_ context.Context, name string) error {
+func (n *benchNode) RemovePeer(_ context.Context, name string) (uint64, error) {
 	if n.b.leading() != n.name {
-		return ErrNotLeader
+		return 0, ErrNotLeader
 	}
 	n.began = append(n.began, "remove "+name)
-	return n.raftErr
+	return 17, n.raftErr
 }
 
 func (n *benchNode) TransferLeadership(_ context.Context, to string) error {
