@@ -2,43 +2,22 @@ package api
 
 // Use is the use of what is counted under one name, on one node or in all.
 type Use struct {
-	Limit       *int64 `json:"limit"` // of connections; null: no cap
-	Granted     int64  `json:"granted"`
-	InUse       int64  `json:"in_use"`
-	Idle        int64  `json:"idle"` // of InUse: upstream connections kept for reuse, without a request
-	Waiting     int64  `json:"waiting"`
-	Admitted    uint64 `json:"admitted_total"`
-	Rejected    uint64 `json:"rejected_total"`
-	WouldReject uint64 `json:"would_reject_total"` // what a limit in report mode would have refused
+	Limit    *int64 `json:"limit"` // of connections; null: no cap
+	Granted  int64  `json:"granted"`
+	InUse    int64  `json:"in_use"`
+	Idle     int64  `json:"idle"` // of InUse: upstream connections kept for reuse, without a request
+	Waiting  int64  `json:"waiting"`
+	Admitted uint64 `json:"admitted_total"`
+	// Rejected counts the requests that were refused, for want of a slot or by the rate of requests:
+	// at most one of the two refuses a request.
+	Rejected uint64 `json:"rejected_total"`
+	// WouldReject counts what limits in mode report would have refused: requests, by either; or held
+	// back: pieces of what passes, by bandwidth.
+	WouldReject uint64 `json:"would_reject_total"`
 	// Requests is set where a limit caps the rate of requests.
 	Requests *RateUse `json:"requests,omitempty"`
 	// Bandwidth is set where a limit caps bandwidth.
 	Bandwidth *BandwidthUse `json:"bandwidth,omitempty"`
-}
-
-// Refused counts the requests that were refused, by the limit of connections or of requests: at most
-// one of the two refuses a request.
-func (u Use) Refused() uint64 {
-	if u.Requests == nil {
-		return u.Rejected
-	}
-	return u.Rejected + u.Requests.Rejected
-}
-
-// WouldRefuse counts what limits in mode report would have refused or held back.
-func (u Use) WouldRefuse() uint64 {
-	n := u.WouldReject
-	if u.Requests != nil {
-		n += u.Requests.WouldReject
-	}
-	if b := u.Bandwidth; b != nil {
-		for _, r := range []*RateUse{b.Upload, b.Download} {
-			if r != nil {
-				n += r.WouldReject
-			}
-		}
-	}
-	return n
 }
 
 // RateUse is the use of a rate: requests, or bytes in one direction, a second.

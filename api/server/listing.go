@@ -43,13 +43,12 @@ type cursor struct {
 // useCounts returns the numbers that can be sorted by.
 func useCounts() map[string]func(api.Use) uint64 {
 	return map[string]func(api.Use) uint64{
-		"granted":        func(u api.Use) uint64 { return uint64(max(0, u.Granted)) },
-		"in_use":         func(u api.Use) uint64 { return uint64(max(0, u.InUse)) },
-		"waiting":        func(u api.Use) uint64 { return uint64(max(0, u.Waiting)) },
-		"admitted_total": func(u api.Use) uint64 { return u.Admitted },
-		"rejected_total": api.Use.Refused, // by all of the limit: who is refused most comes first
-
-		"would_reject_total": api.Use.WouldRefuse,
+		"granted":            func(u api.Use) uint64 { return uint64(max(0, u.Granted)) },
+		"in_use":             func(u api.Use) uint64 { return uint64(max(0, u.InUse)) },
+		"waiting":            func(u api.Use) uint64 { return uint64(max(0, u.Waiting)) },
+		"admitted_total":     func(u api.Use) uint64 { return u.Admitted },
+		"rejected_total":     func(u api.Use) uint64 { return u.Rejected },
+		"would_reject_total": func(u api.Use) uint64 { return u.WouldReject },
 
 		"requests": func(u api.Use) uint64 { return rateNow(u.Requests) },
 		"upload":   func(u api.Use) uint64 { return rateNow(direction(u.Bandwidth, limit.Upload)) },

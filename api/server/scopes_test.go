@@ -156,7 +156,8 @@ func TestUsageOfScopes(t *testing.T) {
 	}
 	b.see()
 	rated := count(limit.ScopeClient, "192.0.2.1", 2)
-	rated.Rates = map[limit.Resource]NodeRate{limit.Requests: {Granted: 4, Now: 2.5, Available: 3, Waiting: 1, Admitted: 9, Rejected: 1}, limit.Download: {Now: 7, Admitted: 70}}
+	rated.Rates = map[limit.Resource]NodeRate{limit.Requests: {Granted: 4, Now: 2.5, Available: 3, Waiting: 1, Admitted: 9, Rejected: 1, WouldReject: 3}, limit.Download: {Now: 7, Admitted: 70, WouldReject: 5}}
+	rated.Rejected = 10
 	requests := rated.Key
 	requests.Resource = limit.Requests
 	a.unassigned = map[limit.Key]float64{requests: 5}
@@ -166,14 +167,19 @@ func TestUsageOfScopes(t *testing.T) {
 
 	list := get[api.Usages](t, a.do(try{method: "GET", path: "/v1/usage/client?sort=requests"}))
 	first := list.Usage[0]
-	if len(list.Usage) != 3 || first.Name != "192.0.2.1" || first.InUse != 4 || first.WouldReject != 4 || first.Pattern != "*" || first.Scope != "client" || len(first.Nodes) != 2 {
+	if len(list.Usage) != 3 || first.Name != "192.0.2.1" || first.InUse != 4 || first.Pattern != "*" || first.Scope != "client" || len(first.Nodes) != 2 {
 		t.Errorf("%+v", list)
 	}
-	if most := get[api.Usages](t, a.do(try{method: "GET", path: "/v1/usage/client?sort=rejected_total"})).Usage[0]; most.Name != "192.0.2.1" {
-		t.Errorf("a client whose requests the rate refused does not come first, but %+v", most)
+	// The totals beside the resources are of all of them, in the sum, of each node, and in the order.
+	if u := first.Nodes["b"]; first.Rejected != 22 || u.Rejected != 11 || first.WouldReject != 20 || u.WouldReject != 10 {
+		t.Errorf("refused %d, %d of them by b; would refuse %d, b %d", first.Rejected, u.Rejected, first.WouldReject, u.WouldReject)
+	}
+	sorted := get[api.Usages](t, a.do(try{method: "GET", path: "/v1/usage/client?sort=rejected_total&limit=1"}))
+	if sorted.Usage[0].Name != "192.0.2.1" || sorted.Next != "22/192.0.2.1" {
+		t.Errorf("the client that was refused most does not come first, or by another number: %+v", sorted)
 	}
 	free := 5.0
-	if diff := cmp.Diff(&api.RateUse{Rate: 10, Burst: 10, Granted: 8, Now: 5, Available: 6, Waiting: 2, Admitted: 18, Rejected: 2, Unassigned: &free}, first.Requests); diff != "" {
+	if diff := cmp.Diff(&api.RateUse{Rate: 10, Burst: 10, Granted: 8, Now: 5, Available: 6, Waiting: 2, Admitted: 18, Rejected: 2, WouldReject: 6, Unassigned: &free}, first.Requests); diff != "" {
 		t.Error(diff)
 	}
 	if got := first.Bandwidth; got == nil || got.Upload != nil || got.Download.Now != 14 || got.Download.Rate != 1e6 || first.Nodes["a"].Bandwidth.Download.Now != 7 {

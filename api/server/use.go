@@ -46,7 +46,7 @@ func addRates(r, o *api.RateUse) *api.RateUse {
 	return &sum
 }
 
-// NodeUse is this node's use of what counts under one name.
+// NodeUse is this node's use of what counts under one name. Each resource has its own totals.
 type NodeUse struct {
 	// Key has the scope and the name. Its resource is always [limit.Connections], which the numbers
 	// beside it are of.
@@ -90,6 +90,10 @@ func (s *Server) useOf(u NodeUse, l *limit.Limit) api.Use {
 		Granted: u.Granted, InUse: u.InUse, Idle: u.Idle, Waiting: u.Waiting,
 		Admitted: u.Admitted, Rejected: u.Rejected, WouldReject: u.WouldReject,
 		Requests: s.rateOf(u, l, limit.Requests),
+	}
+	for _, r := range u.Rates { // also those that no limit caps now: what was counted stays
+		use.Rejected += r.Rejected
+		use.WouldReject += r.WouldReject
 	}
 	if l.Capped() {
 		n := l.Connections

@@ -58,7 +58,7 @@ class Host {
     for (const [node, use] of Object.entries(data.nodes)) {
       // A node that started again counts from zero.
       const before = this.data?.nodes[node];
-      const n = before === undefined || passed <= 0 ? 0 : Math.max(0, rejected(use) - rejected(before)) / passed;
+      const n = before === undefined || passed <= 0 ? 0 : Math.max(0, use.rejected_total - before.rejected_total) / passed;
       this.rates[node] = settle(this.rates[node] ?? 0, n);
       refused += n;
     }
@@ -99,11 +99,8 @@ class Host {
   get waiting() { return this.data.waiting; }
   get limit() { return this.data.limit; }
   /** What a limit that only reports would have refused or held back. */
-  get wouldReject() { return Object.values(this.flows).reduce((sum, f) => sum + f.would_reject_total, this.data.would_reject_total ?? 0); }
+  get wouldReject() { return this.data.would_reject_total ?? 0; }
 }
-
-/** All refusals of a use: for want of a slot, and by the rate of requests. */
-const rejected = (use) => use.rejected_total + (use.requests?.rejected_total ?? 0);
 
 /** A rate that follows the last second by half, so that it can be read. */
 function settle(before, now) {

@@ -106,7 +106,7 @@ func unknownNames(ctx context.Context, c *api.Client, q api.ConnectionQuery) (li
 func usedLately(u *api.Usage) bool {
 	totals := u.Admitted + u.Rejected + u.WouldReject
 	if r := u.Requests; r != nil {
-		totals += r.Admitted + r.Rejected + r.WouldReject
+		totals += r.Admitted
 	}
 	return totals > 0 || u.Granted+u.InUse+u.Waiting > 0
 }

@@ -11,7 +11,7 @@ func TestExplainAndUsage(t *testing.T) {
 	const (
 		rates = `"requests":{"rate":10,"burst":20,"granted":10,"now":2.5,"available":3,"waiting":1,"admitted_total":9,"rejected_total":2,"would_reject_total":4}`
 		bytes = `"bandwidth":{"download":{"rate":5000000,"burst":5000000,"granted":5000000,"now":1234567,"available":0,"waiting":0,"admitted_total":9,"rejected_total":0,"would_reject_total":0}}`
-		use   = `{"limit":5,"granted":4,"in_use":5,"idle":0,"waiting":0,"admitted_total":7,"rejected_total":1,"would_reject_total":0,` + rates + `,` + bytes + `}`
+		use   = `{"limit":5,"granted":4,"in_use":5,"idle":0,"waiting":0,"admitted_total":7,"rejected_total":3,"would_reject_total":4,` + rates + `,` + bytes + `}`
 	)
 	client := `{"scope":"client","name":"10.0.0.7","pattern":"*",` + use[1:len(use)-1] + `,"nodes":{"a":` + use + `}}`
 	for _, c := range []struct {

@@ -153,7 +153,7 @@ func useHeader(first string) []string {
 func useRow(first string, u api.Use) []string {
 	return []string{
 		first, connections(u.Limit), strconv.FormatInt(u.InUse, 10), strconv.FormatInt(u.Idle, 10), strconv.FormatInt(u.Granted, 10),
-		strconv.FormatInt(u.Waiting, 10), strconv.FormatUint(u.Admitted, 10), strconv.FormatUint(u.Refused(), 10),
+		strconv.FormatInt(u.Waiting, 10), strconv.FormatUint(u.Admitted, 10), strconv.FormatUint(u.Rejected, 10),
 	}
 }
 

@@ -92,7 +92,7 @@ func usageHeader(first string) []string {
 }
 
 func usageRow(first string, u api.Use) []string {
-	row := append(useRow(first, u), strconv.FormatUint(u.WouldRefuse(), 10))
+	row := append(useRow(first, u), strconv.FormatUint(u.WouldReject, 10))
 	pair := func(r *api.RateUse, text func(float64) string) {
 		if r == nil {
 			row = append(row, "-", "-")

@@ -216,7 +216,7 @@ func ratesOf(before map[string]api.Use, node string, now api.Use, passed time.Du
 	}
 	return rate{
 		admitted: float64(now.Admitted-min(was.Admitted, now.Admitted)) / passed.Seconds(),
-		refused:  float64(now.Refused()-min(was.Refused(), now.Refused())) / passed.Seconds(),
+		refused:  float64(now.Rejected-min(was.Rejected, now.Rejected)) / passed.Seconds(),
 	}
 }
 
@@ -238,7 +238,7 @@ func orders() []order {
 			return cmp.Or(cmp.Compare(b.admitted, a.admitted), cmp.Compare(b.Admitted, a.Admitted))
 		}},
 		{"rejected_total", "REF/S", "r", func(a, b *hostRow) int {
-			return cmp.Or(cmp.Compare(b.refused, a.refused), cmp.Compare(b.Refused(), a.Refused()))
+			return cmp.Or(cmp.Compare(b.refused, a.refused), cmp.Compare(b.Rejected, a.Rejected))
 		}},
 	}
 }

@@ -79,7 +79,7 @@ func (m *Model) useTable(h *hostRow) []string {
 		u, r := h.Nodes[name], h.rates[name]
 		lines = append(lines, m.row(columns, widths, []styled{
 			{text: m.opt.key(m.cluster.numberOf(name)), raw: true}, {text: Clean(name)}, {text: count(u.InUse)}, {text: count(u.Idle)}, {text: count(u.Granted)},
-			{text: count(u.Waiting), look: when(u.Waiting > 0, warn)}, {text: number(u.Admitted)}, {text: number(u.Refused())},
+			{text: count(u.Waiting), look: when(u.Waiting > 0, warn)}, {text: number(u.Admitted)}, {text: number(u.Rejected)},
 			{text: perSecond(r.admitted)}, {text: perSecond(r.refused), look: when(r.refused > 0, bad)},
 		}))
 	}

@@ -135,10 +135,10 @@ func (m *Model) rateColumns() (columns []column, cells []func(api.Use) styled) {
 			return styled{text: r.say(use.Now) + "/" + r.say(use.Rate), look: when(use.Waiting > 0, warn)}
 		})
 	}
-	if slices.ContainsFunc(m.shown, func(h *hostRow) bool { return h.WouldRefuse() > 0 }) {
+	if slices.ContainsFunc(m.shown, func(h *hostRow) bool { return h.WouldReject > 0 }) {
 		columns = append(columns, column{title: "WOULD REF", width: 9, right: true, rank: 4})
 		cells = append(cells, func(u api.Use) styled {
-			return styled{text: count(int64(u.WouldRefuse())), look: when(u.WouldRefuse() > 0, warn)}
+			return styled{text: count(int64(u.WouldReject)), look: when(u.WouldReject > 0, warn)}
 		})
 	}
 	return columns, cells

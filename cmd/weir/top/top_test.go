@@ -457,7 +457,7 @@ func TestScopes(t *testing.T) {
 	told := func(second int, rejected uint64) {
 		u := use(3, 4, 1, 100, rejected)
 		u.Limit = capped(50)
-		u.WouldReject = 4
+		u.WouldReject = 7
 		u.Requests = &api.RateUse{Rate: 20, Now: 12.5, Waiting: 3, WouldReject: 3}
 		u.Bandwidth = &api.BandwidthUse{Download: &api.RateUse{Rate: 5e6, Now: 1.2e6}}
 		m.TakeUsage(start.Add(time.Duration(second)*time.Second), "client", api.Usages{Usage: []api.Usage{
