@@ -1,6 +1,8 @@
 package weir
 
 import (
+	"cmp"
+	"context"
 	"slices"
 	"strings"
 	"time"
@@ -24,12 +26,13 @@ func (n *Node) disagreements() []string {
 }
 
 // clusterDigest returns the digest of a config that agrees with the cluster, or "" if that is
-// unknown. A node without Raft state uses the leader's digest.
+// unknown. A node without Raft state uses what the leader spreads of its log or, if that is of an
+// older version, the digest of the leader's config.
 func (n *Node) clusterDigest() string {
 	if n.store == nil {
 		leader, _ := n.members.Leader()
 		m, _ := n.members.Member(leader)
-		return m.ConfigDigest
+		return cmp.Or(m.ClusterDigest, m.ConfigDigest)
 	}
 	var ttl time.Duration
 	var limits []limit.Limit
@@ -38,6 +41,20 @@ func (n *Node) clusterDigest() string {
 		return ""
 	}
 	return config.Digest(ttl, limits)
+}
+
+// spreadDigest tells the nodes without Raft state what the configs should agree with, until ctx
+// ends. Every server does: any may lead next.
+func (n *Node) spreadDigest(ctx context.Context) error {
+	for {
+		changed := n.store.Changed()
+		n.members.SetClusterDigest(n.clusterDigest())
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }
 
 // checkAgreement logs when other nodes' configs begin or cease to disagree with the cluster.

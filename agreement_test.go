@@ -2,6 +2,7 @@ package weir
 
 import (
 	"bytes"
+	"context"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	"github.com/weirproxy/weir/cluster"
 	"github.com/weirproxy/weir/config"
 	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 // gossiped is a cluster of which only gossip is known.
@@ -20,8 +22,14 @@ type gossiped struct {
 	membership
 	leader  string
 	members []cluster.Member
+	spread  chan string // what SetClusterDigest is given; nil: nobody looks
 }
 
+func (g *gossiped) SetClusterDigest(d string) {
+	if g.spread != nil {
+		g.spread <- d
+	}
+}
 func (g *gossiped) Members() []cluster.Member   { return g.members }
 func (g *gossiped) Leader() (name, addr string) { return g.leader, "" }
 func (g *gossiped) Member(name string) (cluster.Member, bool) {
@@ -34,7 +42,7 @@ func (g *gossiped) Member(name string) (cluster.Member, bool) {
 
 // A live node whose digest in gossip differs from the cluster's is named: in the log when that
 // begins, and once more when all agree again. A server compares with the log's settings, another
-// node with the leader's digest.
+// node with what the leader says of them or, if it does not, with the digest of its config.
 func TestDisagreementsAreSeen(t *testing.T) {
 	const ttl = 10 * time.Second
 	agrees, other := config.Digest(ttl, nil), config.Digest(2*ttl, nil)
@@ -46,6 +54,9 @@ func TestDisagreementsAreSeen(t *testing.T) {
 	}
 	member := func(name, digest string, health cluster.Health) cluster.Member {
 		return cluster.Member{Name: name, ConfigDigest: digest, Health: health}
+	}
+	server := func(name, digest, of string) cluster.Member {
+		return cluster.Member{Name: name, ConfigDigest: digest, ClusterDigest: of, Health: cluster.HealthAlive}
 	}
 	live := cluster.HealthAlive
 	for what, c := range map[string]struct {
@@ -60,6 +71,8 @@ func TestDisagreementsAreSeen(t *testing.T) {
 		"the dead do not count":        {store, "a", []cluster.Member{member("b", other, cluster.HealthDead), member("c", other, cluster.HealthLeft)}, ""},
 		"a node that says nothing":     {store, "a", []cluster.Member{member("b", "", live)}, ""},
 		"a log without settings":       {young, "a", []cluster.Member{member("a", agrees, live), member("b", other, live)}, ""},
+		"a proxy: all agree":           {nil, "a", []cluster.Member{server("a", agrees, agrees), server("b", agrees, other), member("c", agrees, live)}, ""},
+		"a proxy: the leader is one":   {nil, "a", []cluster.Member{server("a", other, agrees), server("b", agrees, agrees), member("c", agrees, live)}, "a"},
 		"a proxy: another than leader": {nil, "a", []cluster.Member{member("a", other, live), member("b", agrees, live), member("c", other, live)}, "b"},
 		"a proxy without a leader":     {nil, "", []cluster.Member{member("a", other, live), member("b", agrees, live)}, ""},
 	} {
@@ -89,5 +102,42 @@ func TestDisagreementsAreSeen(t *testing.T) {
 		if said := log.String(); strings.Count(said, "\n") != 1 || !strings.Contains(said, "all configs agree") {
 			t.Errorf("%s: once they agree, it says %q", what, said)
 		}
+	}
+}
+
+// A server spreads the digest of what its log has, and again when that changes.
+func TestClusterDigestIsSpread(t *testing.T) {
+	const ttl = 10 * time.Second
+	store := fsm.NewStore(hclog.NewNullLogger(), func(err error) { t.Error(err) })
+	g := &gossiped{spread: make(chan string)}
+	n := &Node{store: store, members: g}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- n.spreadDigest(ctx) }()
+	if got := <-g.spread; got != "" {
+		t.Errorf("before the log has settings it spreads %q", got)
+	}
+	pattern, err := limit.ParsePattern("x.org")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := limit.Limit{Pattern: pattern, Connections: 5, Source: limit.SourceConfig}
+	for i, c := range []struct {
+		do   fsm.Command
+		want string
+	}{
+		{&fsm.Init{ClusterID: "c", TTL: ttl}, config.Digest(ttl, nil)},
+		{&fsm.ReplaceLimits{Source: limit.SourceConfig, Limits: []limit.Limit{l}}, config.Digest(ttl, []limit.Limit{l})},
+	} {
+		if r := store.Apply(&raft.Log{Index: uint64(i + 1), Term: 1, Type: raft.LogCommand, Data: fsm.Encode(c.do)}).(*fsm.Result); r.Err != nil {
+			t.Fatal(r.Err)
+		}
+		if got := <-g.spread; got != c.want {
+			t.Errorf("after entry %d it spreads %q, want %q", i+1, got, c.want)
+		}
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }

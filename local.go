@@ -34,6 +34,7 @@ type membership interface {
 	GossipAddr() string
 	Listening() (rpc, gossip netip.AddrPort)
 	SetConfigDigest(string)
+	SetClusterDigest(string)
 	SetDraining(bool)
 	SetSessionLeft(uint64)
 	SetGossipKeys(cluster.GossipKeys) error
@@ -134,6 +135,9 @@ func (a *alone) SetConfigDigest(digest string) {
 	defer a.mu.Unlock()
 	a.digest = digest
 }
+
+// SetClusterDigest changes nothing: nobody else is there to compare with it.
+func (a *alone) SetClusterDigest(string) {}
 
 // SetDraining changes what Members says.
 func (a *alone) SetDraining(draining bool) {

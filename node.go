@@ -206,6 +206,7 @@ func (n *Node) begin() error {
 	part("users", func() error { n.watchUsers(ctx); return nil })
 	if n.store != nil {
 		part("cluster id", func() error { return n.followClusterID(ctx) })
+		part("config digest", func() error { return n.spreadDigest(ctx) })
 	}
 	part("lease", func() error { return n.manager.Run(ctx) })
 	for _, l := range n.proxyListeners {

@@ -450,4 +450,9 @@ func TestConfigDigestSpreads(t *testing.T) {
 	eventually(t, 10*time.Second, "they agree", digests("one", "one"))
 	b.SetConfigDigest(strings.Repeat("d", 100))
 	eventually(t, 10*time.Second, "both see that they differ", digests("one", strings.Repeat("d", gossip.MaxText)))
+	a.SetClusterDigest(strings.Repeat("e", 100))
+	eventually(t, 10*time.Second, "b sees what the cluster has, as a says", func() bool {
+		m, _ := b.Member("a")
+		return m.ClusterDigest == strings.Repeat("e", gossip.MaxClusterDigest) && m.ConfigDigest == "one"
+	})
 }

@@ -120,6 +120,12 @@ func (c *Cluster) SetConfigDigest(digest string) {
 	c.setMeta(func(m *clusterpb.Meta) { m.ConfigDigest = digest[:min(len(digest), gossip.MaxText)] })
 }
 
+// SetClusterDigest spreads in gossip which config digest agrees with this server's log, cut to 32
+// bytes.
+func (c *Cluster) SetClusterDigest(digest string) {
+	c.setMeta(func(m *clusterpb.Meta) { m.ClusterDigest = digest[:min(len(digest), gossip.MaxClusterDigest)] })
+}
+
 // SetDraining spreads in gossip whether this node's proxy refuses new work.
 func (c *Cluster) SetDraining(draining bool) {
 	c.setMeta(func(m *clusterpb.Meta) { m.Draining = draining })

@@ -86,12 +86,13 @@ type Meta struct {
 	Leaving         bool                   `protobuf:"varint,8,opt,name=leaving,proto3" json:"leaving,omitempty"`                              // the node has said goodbye
 	Detached        bool                   `protobuf:"varint,9,opt,name=detached,proto3" json:"detached,omitempty"`                            // a server that must not be added to the Raft configuration
 	BootstrapExpect uint32                 `protobuf:"varint,10,opt,name=bootstrap_expect,json=bootstrapExpect,proto3" json:"bootstrap_expect,omitempty"`
-	HasState        bool                   `protobuf:"varint,11,opt,name=has_state,json=hasState,proto3" json:"has_state,omitempty"`       // a server whose Raft log isn't empty
-	Cluster         string                 `protobuf:"bytes,12,opt,name=cluster,proto3" json:"cluster,omitempty"`                          // the cluster's id, once known
-	LogVersion      uint32                 `protobuf:"varint,13,opt,name=log_version,json=logVersion,proto3" json:"log_version,omitempty"` // up to which a server understands the Raft log; absent: 1
-	ApiAddr         string                 `protobuf:"bytes,14,opt,name=api_addr,json=apiAddr,proto3" json:"api_addr,omitempty"`           // what the HTTP API listens on; its host may be unspecified
-	Listening       *Listening             `protobuf:"bytes,15,opt,name=listening,proto3" json:"listening,omitempty"`                      // absent from older versions
-	Draining        bool                   `protobuf:"varint,16,opt,name=draining,proto3" json:"draining,omitempty"`                       // the node's proxy takes no new work
+	HasState        bool                   `protobuf:"varint,11,opt,name=has_state,json=hasState,proto3" json:"has_state,omitempty"`               // a server whose Raft log isn't empty
+	Cluster         string                 `protobuf:"bytes,12,opt,name=cluster,proto3" json:"cluster,omitempty"`                                  // the cluster's id, once known
+	LogVersion      uint32                 `protobuf:"varint,13,opt,name=log_version,json=logVersion,proto3" json:"log_version,omitempty"`         // up to which a server understands the Raft log; absent: 1
+	ApiAddr         string                 `protobuf:"bytes,14,opt,name=api_addr,json=apiAddr,proto3" json:"api_addr,omitempty"`                   // what the HTTP API listens on; its host may be unspecified
+	Listening       *Listening             `protobuf:"bytes,15,opt,name=listening,proto3" json:"listening,omitempty"`                              // absent from older versions
+	Draining        bool                   `protobuf:"varint,16,opt,name=draining,proto3" json:"draining,omitempty"`                               // the node's proxy takes no new work
+	ClusterDigest   string                 `protobuf:"bytes,17,opt,name=cluster_digest,json=clusterDigest,proto3" json:"cluster_digest,omitempty"` // a server's: of what the cluster has of what config_digest is of; absent from older versions
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -236,6 +237,13 @@ func (x *Meta) GetDraining() bool {
 		return x.Draining
 	}
 	return false
+}
+
+func (x *Meta) GetClusterDigest() string {
+	if x != nil {
+		return x.ClusterDigest
+	}
+	return ""
 }
 
 // Listening is where a node's ports are reached, for the others to keep workers away from them.
@@ -1447,7 +1455,7 @@ var File_cluster_proto protoreflect.FileDescriptor
 
 const file_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\rcluster.proto\x12\x0fweir.cluster.v1\"\x93\x04\n" +
+	"\rcluster.proto\x12\x0fweir.cluster.v1\"\xba\x04\n" +
 	"\x04Meta\x12\x1a\n" +
 	"\bidentity\x18\x01 \x01(\fR\bidentity\x12)\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x15.weir.cluster.v1.RoleR\x04role\x12\x19\n" +
@@ -1467,7 +1475,8 @@ const file_cluster_proto_rawDesc = "" +
 	"logVersion\x12\x19\n" +
 	"\bapi_addr\x18\x0e \x01(\tR\aapiAddr\x128\n" +
 	"\tlistening\x18\x0f \x01(\v2\x1a.weir.cluster.v1.ListeningR\tlistening\x12\x1a\n" +
-	"\bdraining\x18\x10 \x01(\bR\bdraining\"\x99\x01\n" +
+	"\bdraining\x18\x10 \x01(\bR\bdraining\x12%\n" +
+	"\x0ecluster_digest\x18\x11 \x01(\tR\rclusterDigest\"\x99\x01\n" +
 	"\tListening\x12/\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x19.weir.cluster.v1.ListenerR\x05nodes\x123\n" +
 	"\aproxies\x18\x02 \x03(\v2\x19.weir.cluster.v1.ListenerR\aproxies\x12\x12\n" +

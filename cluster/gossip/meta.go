@@ -15,6 +15,9 @@ import (
 // MaxText bounds each text of the metadata, in bytes.
 const MaxText = 64
 
+// MaxClusterDigest bounds a ClusterDigest, in bytes: beside the other texts, no more has room.
+const MaxClusterDigest = 32
+
 // Role says whether a node holds Raft state.
 type Role string
 
@@ -48,11 +51,15 @@ type Member struct {
 	Since        time.Time // when Health last changed, by this node's clock
 	Version      string
 	ConfigDigest string
-	LeadsTerm    uint64 // > 0: it claims to lead in this term
-	SessionLeft  uint64 // the session that it returned before it left
-	Cluster      string // the cluster's id, if it knows it
-	Draining     bool   // its proxy takes no new work
-	Listening    Listening
+	// ClusterDigest is what a ConfigDigest that agrees with the cluster is, by this server's log; ""
+	// of a proxy, of a server that does not know it yet, and of an older version.
+	ClusterDigest string
+
+	LeadsTerm   uint64 // > 0: it claims to lead in this term
+	SessionLeft uint64 // the session that it returned before it left
+	Cluster     string // the cluster's id, if it knows it
+	Draining    bool   // its proxy takes no new work
+	Listening   Listening
 
 	// These are for servers.
 	Expect     int    // its bootstrap_expect
@@ -106,6 +113,7 @@ func (m *Member) describe(meta *clusterpb.Meta) {
 	m.APIAddr = meta.GetApiAddr()
 	m.Version = meta.GetVersion()
 	m.ConfigDigest = meta.GetConfigDigest()
+	m.ClusterDigest = meta.GetClusterDigest()
 	m.LeadsTerm = meta.GetLeadsTerm()
 	m.SessionLeft = meta.GetSessionLeft()
 	m.Cluster = meta.GetCluster()

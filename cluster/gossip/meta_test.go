@@ -25,7 +25,8 @@ func TestMetaFitsAndIsChecked(t *testing.T) {
 	t.Parallel()
 	long := metaOf(1, func(m *clusterpb.Meta) {
 		m.RpcAddr = strings.Repeat("h", 253) + ":65535"
-		m.Version, m.ConfigDigest = strings.Repeat("v", 32), strings.Repeat("d", 64)
+		m.Version, m.ConfigDigest = strings.Repeat("v", 32), strings.Repeat("d", MaxText)
+		m.ClusterDigest = strings.Repeat("d", MaxClusterDigest)
 		m.Cluster = strings.Repeat("c", 36)
 		m.LeadsTerm, m.SessionLeft = 1<<63, 1<<63
 	})
