@@ -180,10 +180,10 @@ func TestBothSidesOfATunnelAreGuarded(t *testing.T) {
 	for _, what := range []string{"slot", "claims"} {
 		w := newWorld(t, 0)
 		u := newUpstream(t, nil)
-		w.connect(u.addr)
-		u.accept()
-		f := w.flows.all()[0]
+		_, _, f := w.sleepingTunnel(u) // nobody else uses the sockets
+		f.mu.Lock()
 		sides := map[string]*sock.Conn{"upstream": f.upstream, "client": f.client.sock}
+		f.mu.Unlock()
 		if what == "slot" {
 			w.adm.slots()[0].live.Store(false)
 		} else {
