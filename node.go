@@ -70,6 +70,8 @@ type Node struct {
 	stop   context.CancelCauseFunc
 	closed func() error // the work of Close, done once
 
+	impatient context.CancelFunc // ends Close's wait for connections and permits
+
 	mu          sync.Mutex
 	leaving     bool
 	disagreeing string
@@ -265,14 +267,20 @@ const (
 // that are not released then come back to the cluster when the lease has run out.
 //
 // A node that has failed resets its connections at once. A second call waits for the first, and
-// returns the same.
+// returns the same. The context of either ends the wait for connections and permits.
 func (n *Node) Close(ctx context.Context) error {
 	n.mu.Lock()
 	if n.closed == nil {
-		n.closed = sync.OnceValue(func() error { return n.shutdown(ctx) })
+		patience, end := context.WithCancel(context.Background())
+		n.impatient = end
+		n.closed = sync.OnceValue(func() error {
+			defer end()
+			return n.shutdown(patience)
+		})
 	}
-	closed := n.closed
+	closed, impatient := n.closed, n.impatient
 	n.mu.Unlock()
+	defer context.AfterFunc(ctx, impatient)()
 	return closed()
 }
 

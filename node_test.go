@@ -217,16 +217,7 @@ func TestCloseWaits(t *testing.T) {
 		}
 		done := make(chan error, 1)
 		go func() { done <- n.Close(context.Background()) }()
-		for {
-			other, err := n.Acquire(t.Context(), weir.Subject{Key: "k"})
-			if errors.Is(err, weir.ErrClosed) {
-				break
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			other.Release()
-		}
+		awaitClosing(t, n)
 		select {
 		case <-p.Lost():
 			t.Error("the permit is lost")
@@ -235,6 +226,23 @@ func TestCloseWaits(t *testing.T) {
 		default:
 		}
 		p.Release()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("until a second call's context ends", func(t *testing.T) {
+		n := start(t, weir.Config{})
+		p, err := n.Acquire(t.Context(), weir.Subject{Key: "k"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 1)
+		go func() { done <- n.Close(context.Background()) }()
+		awaitClosing(t, n)
+		if err := n.Close(ended()); err != nil {
+			t.Error(err)
+		}
+		<-p.Lost()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
@@ -254,6 +262,21 @@ func TestCloseWaits(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// awaitClosing waits until a node takes no new work.
+func awaitClosing(t *testing.T, n *weir.Node) {
+	t.Helper()
+	for {
+		p, err := n.Acquire(t.Context(), weir.Subject{Key: "k"})
+		if errors.Is(err, weir.ErrClosed) {
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Release()
+	}
 }
 
 func TestLimits(t *testing.T) {
