@@ -116,9 +116,10 @@ type Permit struct {
 
 // Acquire takes a slot of each limit on connections, and a token of each limit on requests, that
 // the subject is under. It waits as long as the limits' queues allow, or until ctx ends; then it
-// holds nothing. If ctx has ended before, it takes nothing, also where nothing is in the way. Errors
-// are a [*LimitError], [ErrNoLease], [ErrDraining], [ErrClosed], [ErrSubject], or the context's. One
-// that waits in a queue when ctx's deadline comes has both, the [*LimitError] and the context's.
+// holds nothing. If ctx has ended before, it takes nothing, also where nothing is in the way.
+// Errors are a [*LimitError], [ErrNoLease], [ErrDraining], [ErrClosed], [ErrSubject], or the
+// context's. If the wait in a queue ends with ctx's deadline, the error is both a [*LimitError]
+// and the context's.
 func (n *Node) Acquire(ctx context.Context, s Subject) (*Permit, error) {
 	subject, err := s.parse()
 	if err != nil {

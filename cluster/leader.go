@@ -197,9 +197,9 @@ func (c *Cluster) successors(name string) ([]raft.Server, error) {
 	return alive, nil
 }
 
-// RemovePeer removes a server from the Raft configuration, and returns that change's log index; only
-// the leader can. A live server stays out until its process starts again. RemovePeer fails if the
-// remaining servers would have no live quorum.
+// RemovePeer removes a server from the Raft configuration, and returns that change's log index.
+// Only the leader can. A live server stays out until its process starts again. RemovePeer fails if
+// the remaining servers would have no live quorum.
 func (c *Cluster) RemovePeer(ctx context.Context, name string) (index uint64, err error) {
 	if c.raft == nil {
 		return 0, ErrNoRaft

@@ -273,8 +273,8 @@ func (n *Node) Expire(now time.Duration, w *Waiter) {
 	n.settle(now, p)
 }
 
-// overdue is the refusal of a wait that has lasted too long; nil: no limit need be in the way. Needs
-// the pool's lock.
+// overdue is the refusal of a wait that has lasted too long; nil: no limit need be in the way.
+// Needs the pool's lock.
 func (n *Node) overdue(now time.Duration, p *pool, w *Waiter) error {
 	switch {
 	case !n.welcomed():
