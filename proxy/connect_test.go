@@ -106,7 +106,7 @@ func TestHalfCloseIsPassedOnAndSlotWaitsForTheEnd(t *testing.T) {
 // While a tunnel is half closed, its slot and its claims are about to be free, but not for long.
 func TestHalfClosedTunnelIsAboutToEnd(t *testing.T) {
 	u := newUpstream(t, nil)
-	w := newWorld(t, 1, policy(func(p *Policy) { p.HalfCloseTimeout = 2 * time.Second }))
+	w := newWorld(t, 1, policy(func(p *Policy) { p.HalfCloseTimeout = 8 * time.Second }))
 	p := w.connect(u.addr)
 	q := u.accept()
 	slot, claims := w.adm.slots()[0], w.adm.only(t)
