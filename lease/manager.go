@@ -238,26 +238,14 @@ func (m *Manager) release(s *Slot) {
 	}
 }
 
-func (m *Manager) park(s *Slot) {
-	if m.node.Park(s) {
-		m.do(func(now time.Duration) { m.node.Parked(now, s) })
-	}
-}
+func (m *Manager) park(s *Slot)       { m.changedUse(s, m.node.Park(s)) }
+func (m *Manager) closing(s *Slot)    { m.changedUse(s, m.node.Closing(s)) }
+func (m *Manager) halfClosed(s *Slot) { m.changedUse(s, m.node.HalfClosed(s)) }
+func (m *Manager) lasts(s *Slot)      { m.changedUse(s, m.node.Lasts(s)) }
 
-func (m *Manager) closing(s *Slot) {
-	if m.node.Closing(s) {
-		m.do(func(now time.Duration) { m.node.Parked(now, s) })
-	}
-}
-
-func (m *Manager) halfClosed(s *Slot) {
-	if m.node.HalfClosed(s) {
-		m.do(func(now time.Duration) { m.node.Parked(now, s) })
-	}
-}
-
-func (m *Manager) lasts(s *Slot) {
-	if m.node.Lasts(s) {
+// changedUse lets the core hear of another use of a slot, if somebody waits.
+func (m *Manager) changedUse(s *Slot, wanted bool) {
+	if wanted {
 		m.do(func(now time.Duration) { m.node.Parked(now, s) })
 	}
 }
