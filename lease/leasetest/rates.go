@@ -245,10 +245,10 @@ func (u *upstream) watchRate(k *keyInfo) {
 	if r.now.second == 0 || r.waiting == 0 {
 		return
 	}
-	window := u.w.patience() + 3*u.tokenTime(r)
+	window := u.w.patience() + 3*u.tokenTime(k)
 	if u.w.now-max(r.since, u.finalFrom) > window && !u.lacksOthers(k, window) && !u.levelsDoubted(k, window) {
 		u.w.out.Watched++
-		if n, brings, ok := u.wellUsed(r, window, u.onTheWay(k)); !ok {
+		if n, brings, ok := u.wellUsed(k, window, u.onTheWay(k)); !ok {
 			u.w.fail(BreachStarved, "requests wait for tokens of %s, and of %.1f in the last %v only %g were used", k.key, brings, window, n)
 		}
 	}
@@ -256,9 +256,9 @@ func (u *upstream) watchRate(k *keyInfo) {
 		if c.key != k.key {
 			continue
 		}
-		token := u.tokenTime(r)
+		token := u.tokenTime(k)
 		for _, key := range c.tokenKeys() {
-			token = max(token, u.tokenTime(u.keys[u.keyOf(key)].rate))
+			token = max(token, u.tokenTime(&u.keys[u.keyOf(key)]))
 		}
 		turn := u.w.patience() + 3*token*time.Duration(len(u.w.plan.Workers)+3)
 		if waited := u.w.now - c.asked; waited > turn {
@@ -282,20 +282,24 @@ func (u *upstream) levelsDoubted(k *keyInfo, window time.Duration) bool {
 }
 
 // tokenTime is how long a token takes to come, and to be used.
-func (u *upstream) tokenTime(r *rateInfo) time.Duration {
-	if r.now.second == 0 {
+func (u *upstream) tokenTime(k *keyInfo) time.Duration {
+	if k.rate.now.second == 0 {
 		return 0
 	}
-	token := time.Duration(float64(time.Second) / r.now.second)
-	if u.goesRound(r) { // and a node whose turn it is may have no more use for its own
+	token := time.Duration(float64(time.Second) / k.rate.now.second)
+	switch {
+	case !u.goesRound(k.rate):
+	case u.table.Governing(k.key).Queue.Enabled(): // a node whose turn it is may have no more use for its own
 		token = max(token, u.w.handing())
+	default: // who was refused may not come again while its turn is
+		token += u.w.handing()
 	}
 	return token
 }
 
 // wellUsed reports whether most of a rate was used lately, but for tokens that are on the way.
-func (u *upstream) wellUsed(r *rateInfo, window time.Duration, onTheWay float64) (n, brings float64, ok bool) {
-	n, brings = r.used(u.w.now-window), float64(window)/float64(u.tokenTime(r))
+func (u *upstream) wellUsed(k *keyInfo, window time.Duration, onTheWay float64) (n, brings float64, ok bool) {
+	n, brings = k.rate.used(u.w.now-window), float64(window)/float64(u.tokenTime(k))
 	return n, brings, n >= brings/2-onTheWay
 }
 
@@ -323,8 +327,8 @@ func (u *upstream) goesRound(r *rateInfo) bool { return int(r.now.burst) < len(u
 // too, which is used well, or which it can't have for now.
 func (u *upstream) lacksOthers(k *keyInfo, window time.Duration) bool {
 	if m := k.rate.mixed; m.at > u.w.now-window {
-		if r := u.keys[m.other].rate; r.now.second != 0 {
-			if _, _, ok := u.wellUsed(r, window, 1); ok {
+		if other := &u.keys[m.other]; other.rate.now.second != 0 {
+			if _, _, ok := u.wellUsed(other, window, 1); ok {
 				return true
 			}
 		}
@@ -334,11 +338,11 @@ func (u *upstream) lacksOthers(k *keyInfo, window time.Duration) bool {
 			continue
 		}
 		for _, key := range c.tokenKeys() {
-			r := u.keys[u.keyOf(key)].rate
-			if key == k.key || r.now.second == 0 {
+			other := &u.keys[u.keyOf(key)]
+			if key == k.key || other.rate.now.second == 0 {
 				continue
 			}
-			if _, _, ok := u.wellUsed(r, window, 1); ok {
+			if _, _, ok := u.wellUsed(other, window, 1); ok {
 				return true
 			}
 		}
