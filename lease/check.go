@@ -39,8 +39,9 @@ func (n *Node) checkPool(index int, p *pool) error {
 		}
 		uses[s.use]++
 	}
-	open := uses[slotBusy] + uses[slotParked] + uses[slotTaken]
-	if open != p.open || uses[slotParked] != p.parked || uses[slotTaken] != p.taken || uses[slotReleased] != 0 {
+	closing := uses[slotTaken] + uses[slotHalf]
+	open := uses[slotBusy] + uses[slotParked] + closing
+	if open != p.open || uses[slotParked] != p.parked || closing != p.taken || uses[slotReleased] != 0 {
 		return fmt.Errorf("%d open, %d parked, %d closing are counted, and %v in its list", p.open, p.parked, p.taken, uses)
 	}
 	var waiting waiterList

@@ -69,12 +69,12 @@ func (n *Node) Closing(s *Slot) (wanted bool) { return n.use(s, slotBusy, slotTa
 // HalfClosed marks a slot's connection as one that may be about to end, as [Slot.HalfClosed] says.
 // Where it reports true, the core must hear of it: Parked.
 func (n *Node) HalfClosed(s *Slot) (wanted bool) {
-	return s.part.Load() != nil && n.use(s, slotBusy, slotTaken)
+	return s.part.Load() != nil && n.use(s, slotBusy, slotHalf)
 }
 
 // Lasts takes back HalfClosed. Where it reports true, the core must hear of it: Parked.
 func (n *Node) Lasts(s *Slot) (wanted bool) {
-	return s.part.Load() != nil && n.use(s, slotTaken, slotBusy)
+	return s.part.Load() != nil && n.use(s, slotHalf, slotBusy)
 }
 
 func (n *Node) use(s *Slot, from, to slotUse) (wanted bool) {

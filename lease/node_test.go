@@ -241,6 +241,7 @@ func TestDrainLetsConnectionsEnd(t *testing.T) {
 }
 
 // An eviction closes connections that no request uses first, and leaves as many as the limit allows.
+// One that is half closed counts as the others do: it may last.
 func TestEvictClosesParkedFirst(t *testing.T) {
 	for target, want := range map[int64]string{
 		6: "......", 5: "w.....", 3: "w.w..w", 2: "w.w.ew", 1: "w.weew", 0: "weweew",
@@ -255,6 +256,9 @@ func TestEvictClosesParkedFirst(t *testing.T) {
 			}
 			if i == 0 || i == 2 || i == 5 {
 				s.Park()
+			}
+			if i == 4 {
+				s.HalfClosed()
 			}
 			holders = append(holders, h)
 		}

@@ -264,7 +264,7 @@ func (q *part) count(use slotUse, by int64) {
 	switch use {
 	case slotParked:
 		q.parked += by
-	case slotTaken:
+	case slotTaken, slotHalf:
 		q.taken += by
 	}
 }

@@ -201,12 +201,13 @@ func (r *Request) End() {
 }
 
 // HalfClosed says that the request's connection is half closed, as [Slot.HalfClosed] does.
-func (r *Request) HalfClosed() { r.each((*Slot).HalfClosed) }
+func (r *Request) HalfClosed() { r.Each((*Slot).HalfClosed) }
 
 // Lasts takes back HalfClosed.
-func (r *Request) Lasts() { r.each((*Slot).Lasts) }
+func (r *Request) Lasts() { r.Each((*Slot).Lasts) }
 
-func (r *Request) each(f func(*Slot)) {
+// Each calls a function with each slot that the request holds.
+func (r *Request) Each(f func(*Slot)) {
 	if slots := r.slots.Load(); slots != nil {
 		for i := range slots {
 			if s := &slots[i]; s.part.Load() != nil {

@@ -82,6 +82,7 @@ const (
 	slotBusy     slotUse = iota // a connection that somebody uses, or a dial
 	slotParked                  // a kept-alive connection that nobody uses
 	slotTaken                   // a connection that is closing: about to be free
+	slotHalf                    // one that is half closed: it counts as closing, and may last
 	slotReleased                // given back
 )
 
