@@ -82,6 +82,7 @@ type Worker struct {
 	Pause  Duration `json:"pause"`           // after a refusal; after a connection it is a tenth of that
 	Keep   Duration `json:"keep,omitempty"`  // after use the connection is kept alive for so long, and used again
 	Leave  Duration `json:"leave,omitempty"` // it goes away when it has waited for so long
+	Half   Duration `json:"half,omitempty"`  // one side ends its connection so long before the other, at most
 }
 
 // Duration is a time.Duration that is written like "1.5s".
@@ -222,6 +223,7 @@ func Generate(seed uint64) *Plan {
 	}
 	g.scopes()
 	g.bandwidth()
+	g.halfCloses()
 	return g.p
 }
 

@@ -77,6 +77,8 @@ var besides = map[Rule][]Breach{
 	RuleTimerOnly:       {BreachOverRate},                               // the node's clock goes in leaps, and so its buckets fill
 	RuleCloseEarly:      {BreachNoSession},                              // a session may be closed before its node has sent a keep-alive
 	RuleUnproven:        {BreachUnrest, BreachStarved},                  // the session that a late hello opened stays, and holds what was granted to it
+	RuleStaleTerm:       {BreachUnrest},                                 // no leader tells a node what such an entry grants
+	RuleRepeated:        {BreachUnrest},                                 // the same
 	RulePieceOutlives:   {BreachStarved},                                // flows are so late when it is their turn that too little is used
 }
 

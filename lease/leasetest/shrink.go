@@ -116,7 +116,7 @@ func (s *shrinker) plainer() {
 		s.try(func(q *Plan) { q.Flows[i].Ways = "" })
 	}
 	for i := range s.best.Workers {
-		s.try(func(q *Plan) { q.Workers[i].Keep, q.Workers[i].Leave = 0, 0 })
+		s.try(func(q *Plan) { q.Workers[i].Keep, q.Workers[i].Leave, q.Workers[i].Half = 0, 0, 0 })
 		s.try(func(q *Plan) { round(&q.Workers[i].Hold); round(&q.Workers[i].Pause) })
 	}
 }

@@ -114,6 +114,8 @@ const (
 	evOpens // at the upstream
 	evOpened
 	evHeld
+	evHalf
+	evLasts
 	evReuse
 	evBegins
 	evEnds // at the upstream
@@ -142,9 +144,16 @@ func (c *conn) act(kind uint8, n int64) {
 				c.hold = 0
 			}
 			c.x.at(c.hold, false, c, evHeld, 0)
+			if c.k != nil && c.k.Half > 0 {
+				c.x.at(max(0, c.hold-c.k.dice.upTo(c.k.Half.D())), false, c, evHalf, 0)
+			}
 		}
 	case evHeld:
 		c.holdOver()
+	case evHalf:
+		c.halfClosed()
+	case evLasts:
+		c.changeUse((*lease.Node).Lasts)
 	case evReuse:
 		c.reuse()
 	case evBegins:
@@ -161,6 +170,45 @@ func (c *conn) act(kind uint8, n int64) {
 // delay is what a connection's end takes to the upstream, or back.
 func (w *world) delay(x *process) time.Duration {
 	return w.plan.Upstream.D()/8 + x.dice.upTo(w.plan.Upstream.D()*7/8)
+}
+
+// halfClosed is that one side has ended. The other follows, and mostly at once.
+func (c *conn) halfClosed() {
+	c.changeUse((*lease.Node).HalfClosed)
+	if c.k.dice.one(2) {
+		c.x.at(c.k.dice.upTo(c.k.Half.D()), false, c, evLasts, 0)
+	}
+}
+
+// changeUse tells the node what its slots are used for now.
+func (c *conn) changeUse(change func(*lease.Node, *lease.Slot) (wanted bool)) {
+	if c.state != connOpen {
+		return
+	}
+	x := c.x
+	told := func(s *lease.Slot) {
+		if change(x.node, s) {
+			x.node.Parked(x.clock(), s)
+		}
+	}
+	told(c.slot)
+	if c.request != nil {
+		c.request.Each(told)
+	}
+	x.after()
+}
+
+// halfCloses lets some workers close one side of their connections before the other.
+func (g *generator) halfCloses() {
+	d := newDice(g.p.Seed, 16)
+	if d.one(2) {
+		return
+	}
+	for i := range g.p.Workers {
+		if w := &g.p.Workers[i]; w.Keep == 0 && d.one(2) {
+			w.Half = Duration(d.scale(ms, 300*ms))
+		}
+	}
 }
 
 func (c *conn) holdOver() {
