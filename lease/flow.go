@@ -33,6 +33,9 @@ func (n *Node) find(now time.Duration, f *Meter, table *limit.Table, core bool) 
 			f.n = 0
 			return false
 		}
+		if f.pools[f.n] != p {
+			f.noted[f.n] = 0
+		}
 		f.pools[f.n] = p
 		f.n++
 	}
@@ -194,6 +197,7 @@ func (n *Node) unkeepOthers(now time.Duration, f *Meter, short int) {
 func (n *Node) waitAt(now time.Duration, f *Meter, short int) {
 	p := f.pools[short]
 	f.met[short] = true
+	p.flowing.note(now, &f.noted[short])
 	f.waits, f.at = p, short
 	p.flows.push(f)
 	if !p.told { // a flow that draws all that it gets waits again and again
@@ -354,9 +358,13 @@ func (p *pool) flowDue() (at time.Duration, ever bool) {
 
 // meterList is first come first served: in the order in which flows began to wait for a piece, be
 // it elsewhere.
-type meterList struct{ head, tail *Meter }
+type meterList struct {
+	head, tail *Meter
+	n          int32
+}
 
 func (l *meterList) push(f *Meter) {
+	l.n++
 	after := l.tail
 	for after != nil && after.since > f.since {
 		after = after.prev
@@ -376,6 +384,7 @@ func (l *meterList) push(f *Meter) {
 }
 
 func (l *meterList) remove(f *Meter) {
+	l.n--
 	if f.prev != nil {
 		f.prev.next = f.next
 	} else {

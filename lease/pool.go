@@ -39,6 +39,7 @@ type pool struct {
 	// Of a rate: in place of slots, the node's part of it as a bucket.
 	bucket   bucket
 	draws    drawMeter
+	flowing  hungryFlows
 	used     bool          // a token has been taken since the last grant
 	kept     int64         // in the bucket, for those whose turn it is: tokens, or bytes
 	keptAt   time.Duration // of bytes: when something was kept last
@@ -62,6 +63,7 @@ type pool struct {
 	dueAt     time.Duration // of a rate: when what waits can go on; 0: nothing waits, or for a grant only
 	dueIndex  int           // among those that wait for time to pass
 	said      int64         // of a rate: the units in use that the leader was told of
+	saidFlows int64         // and of how many flows
 	leaving   int64         // grains that go with what is being released
 	target    int64         // come down to this as connections end
 	targetSeq uint64

@@ -181,6 +181,7 @@ func (n *Node) rateDemand(now time.Duration, p *pool, d *leasepb.Demand) {
 		d.Waiting = more * unit
 	}
 	p.told = d.Waiting > 0
+	d.Flows = p.hungry(now)
 	if !n.leaving() { // else nobody may come again
 		if p.refused != [2]int64{} {
 			d.Refused = more * unit
@@ -188,22 +189,28 @@ func (n *Node) rateDemand(now time.Duration, p *pool, d *leasepb.Demand) {
 		d.Headroom = spare * unit
 	}
 	d.Ask = n.askFor(now, p)
-	p.said = need + spare
+	p.said, p.saidFlows = need+spare, d.Flows
 }
 
 // meter looks whether the leader must hear that a rate is drawn from otherwise than it was told, or
-// that nobody waits any more: it is not told when a wait ends, since another may begin at once.
+// by another number of flows, or that nobody waits any more: it is not told when a wait ends, since another may begin at once.
 // Needs the pool's lock.
 func (n *Node) meter(now time.Duration, p *pool) {
 	if !p.capped() {
 		return
 	}
 	units, spare := p.need(now)
-	need := units + spare
-	if change := need - p.said; change > max(p.said/8, 1) || -change > max(p.said/8, 1) || (need == 0) != (p.said == 0) ||
-		need == 0 && p.told && !p.awaited() {
+	need, flows := units+spare, p.hungry(now)
+	if differs(need, p.said, 1) || (need == 0) != (p.said == 0) || need == 0 && p.told && !p.awaited() || differs(flows, p.saidFlows, 0) {
 		n.mark(p)
 	}
+}
+
+// differs reports whether a number is more than an eighth, and by more than so many, away from what
+// was said.
+func differs(is, said, by int64) bool {
+	change := max(is-said, said-is)
+	return change > max(said/8, by)
 }
 
 // meterSome visits the next held pools of rates.

@@ -59,7 +59,7 @@ type demand struct {
 
 // wish is what a node says of a key: in slots or, of a rate, in shares, as on the stream; in a
 // plan, in units.
-type wish struct{ held, inUse, parked, waiting, refused, headroom int64 }
+type wish struct{ held, inUse, parked, waiting, refused, headroom, flows int64 }
 
 // in converts a wish to units of so many slots or shares. What is held beyond whole units is of no
 // use to the node, and what it asks for can't be less than a unit.
@@ -68,7 +68,7 @@ func (w wish) in(unit int64) wish {
 		return w
 	}
 	up := func(n int64) int64 { return (n + unit - 1) / unit }
-	return wish{w.held / unit, up(w.inUse), up(w.parked), up(w.waiting), up(w.refused), up(w.headroom)}
+	return wish{w.held / unit, up(w.inUse), up(w.parked), up(w.waiting), up(w.refused), up(w.headroom), w.flows}
 }
 
 // idle is what the node holds without a use of its own.
@@ -131,6 +131,7 @@ func (a *Allocator) update(now time.Duration, conn uint64, u *leasepb.Update) {
 		d.wish = wish{
 			held: reported(m.Held), inUse: reported(m.InUse), parked: reported(m.Parked),
 			waiting: reported(m.Waiting), refused: reported(m.Refused), headroom: reported(m.Headroom),
+			flows: reported(m.Flows),
 		}
 		d.acked = m.TargetSeq
 		switch {

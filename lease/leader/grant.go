@@ -47,7 +47,7 @@ func (p *keyPlan) grant() {
 		for i, r := range p.rows {
 			headroom[i] = max(0, r.want+r.says.headroom-r.held)
 		}
-		shares, _ := divide(p.free, headroom)
+		shares, _ := divide(p.free, headroom, nil)
 		for i, r := range p.rows {
 			p.free -= r.give(shares[i], p.free)
 		}
@@ -81,7 +81,7 @@ func (p *keyPlan) cover() {
 	for i, r := range p.rows {
 		overhangs[i] = r.overhang
 	}
-	shares, _ := divide(p.free, overhangs)
+	shares, _ := divide(p.free, overhangs, nil)
 	for i, r := range p.rows {
 		p.free -= r.give(shares[i], p.free)
 	}

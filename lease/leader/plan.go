@@ -29,7 +29,6 @@ type keyPlan struct {
 	fixed  int64 // held by sessions that can't be asked: they are dead, cut off, or have not reported yet
 	free   int64 // may be granted now
 	back   int64 // free, but held back for a moment
-	extra  int64 // slots above everybody's share, for turns
 	spared int64 // last units that count as in use
 	tight  bool  // more is wanted than there is
 	wait   bool  // grants are held back for a moment: slots rest, or nodes have yet to say what they have open
@@ -101,22 +100,21 @@ func (p *keyPlan) gather(st *fsm.State) {
 // share divides what can be moved among those who want it.
 func (p *keyPlan) share() {
 	capacity := p.capacity - p.fixed
-	wants := make([]int64, len(p.rows))
+	wants, weights := make([]int64, len(p.rows)), make([]int64, len(p.rows))
 	sum := int64(0)
 	for i, r := range p.rows {
 		r.want = min(r.says.inUse+r.says.waiting+r.says.refused, max(capacity, 0))
-		wants[i] = r.want
+		wants[i], weights[i] = r.want, r.weight()
 		sum += r.want
 	}
 	p.tight = sum > capacity
-	shares, extra := divide(capacity, wants)
+	shares, parts := divide(capacity, wants, weights)
 	for i, r := range p.rows {
-		r.share = shares[i]
+		r.share, r.part = shares[i], parts[i]
 		if r.want > r.share && r.share > 0 {
 			p.turn = max(p.turn, p.steadyTurn)
 		}
 	}
-	p.extra = extra
 }
 
 // hold keeps free slots back where they may not be given out yet.
@@ -175,11 +173,8 @@ func (p *keyPlan) account() {
 	passed := p.now - c.planned
 	wasTight := c.tight
 	c.planned, c.tight = p.now, p.tight
-	var takers, contenders int64
+	var contenders int64
 	for _, r := range p.rows {
-		if r.want > r.share {
-			takers++
-		}
 		if r.want > 0 {
 			contenders++
 		}
@@ -190,10 +185,7 @@ func (p *keyPlan) account() {
 			r.d.owed = 0
 			continue
 		}
-		due := passed * time.Duration(r.share)
-		if r.want > r.share {
-			due += passed * time.Duration(p.extra) / time.Duration(takers)
-		}
+		due := passed*time.Duration(r.share) + time.Duration(float64(passed)*r.part)
 		r.d.owed += due - passed*time.Duration(r.held)
 		sum += r.d.owed
 	}

@@ -1,6 +1,7 @@
 package leader
 
 import (
+	"math"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -40,10 +41,8 @@ func fairest(capacity int64, demands []int64) []int64 {
 // checkDivision verifies what divide promises: each share, and one more for any so many of those
 // who lack something, is within the demands, uses up what there is, and can't be made fairer.
 func checkDivision(t interface{ Fatalf(string, ...any) }, capacity int64, demands []int64) (total []int64) {
-	shares, extra := divide(capacity, demands)
-	if len(shares) != len(demands) || extra < 0 {
-		t.Fatalf("%d among %v: %v and %d", capacity, demands, shares, extra)
-	}
+	shares, parts := divide(capacity, demands, nil)
+	extra := leftOver(t, capacity, demands, shares, parts)
 	total = slices.Clone(shares)
 	lacking := int64(0)
 	for i, d := range demands {
@@ -52,9 +51,6 @@ func checkDivision(t interface{ Fatalf(string, ...any) }, capacity int64, demand
 				total[i]++
 			}
 		}
-	}
-	if extra > 0 && extra >= lacking {
-		t.Fatalf("%d among %v: %v, and %d more for %d", capacity, demands, shares, extra, lacking)
 	}
 	var used, wanted int64
 	for i, d := range demands {
@@ -79,6 +75,55 @@ func checkDivision(t interface{ Fatalf(string, ...any) }, capacity int64, demand
 		}
 	}
 	return total
+}
+
+// leftOver is how many slots are to go round in turns. Each is due in parts to those who lack one.
+func leftOver(t interface{ Fatalf(string, ...any) }, capacity int64, demands, shares []int64, parts []float64) (extra int64) {
+	lacking, due := int64(0), 0.0
+	extra = max(capacity, 0)
+	for i, d := range demands {
+		extra -= shares[i]
+		due += parts[i]
+		if shares[i] < d {
+			lacking++
+		} else if parts[i] != 0 {
+			t.Fatalf("%d among %v: shares %v, and %v of one more", capacity, demands, shares, parts)
+		}
+		if parts[i] < 0 || parts[i] >= 1 {
+			t.Fatalf("%d among %v: shares %v, and %v of one more", capacity, demands, shares, parts)
+		}
+	}
+	if lacking == 0 {
+		return 0
+	}
+	if extra < 0 || extra > 0 && extra >= lacking || math.Abs(due-float64(extra)) > 1e-6 {
+		t.Fatalf("%d among %v: shares %v, and %v of one more, which makes %d for %d", capacity, demands, shares, parts, extra, lacking)
+	}
+	return extra
+}
+
+// With weights, whoever lacks anything has, with the part of a slot that is due to it, as much for
+// its weight as anybody else, or more.
+func TestDivideByWeights(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		n := rapid.IntRange(0, 30).Draw(t, "nodes")
+		demands := rapid.SliceOfN(rapid.OneOf(rapid.Int64Range(-2, 9), rapid.Int64Range(0, 1000)), n, n).Draw(t, "demands")
+		weights := rapid.SliceOfN(rapid.OneOf(rapid.Int64Range(1, 4), rapid.Int64Range(1, 1<<30)), n, n).Draw(t, "weights")
+		capacity := rapid.OneOf(rapid.Int64Range(-5, 60), rapid.Int64Range(0, 1_000_000)).Draw(t, "capacity")
+		shares, parts := divide(capacity, demands, weights)
+		leftOver(t, capacity, demands, shares, parts)
+		level := func(i int) float64 { return (float64(shares[i]) + parts[i]) / float64(weights[i]) }
+		for i, d := range demands {
+			if shares[i] < 0 || shares[i] > max(d, 0) {
+				t.Fatalf("%d among %v by %v: %v", capacity, demands, weights, shares)
+			}
+			for j := range demands {
+				if shares[i] < d && level(j) > level(i)*(1+1e-9) {
+					t.Fatalf("%d among %v by %v: %v and %v of one more, where %d could give to %d", capacity, demands, weights, shares, parts, j, i)
+				}
+			}
+		}
+	})
 }
 
 // Every way to want up to 6 slots, for up to four nodes, and every capacity up to 12, against

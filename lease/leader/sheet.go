@@ -8,12 +8,17 @@ type row struct {
 	add      int64
 	want     int64 // in use, waiting, and refused lately: what counts for a share
 	share    int64
-	overhang int64 // open connections beyond what is held: a limit was set on them
+	part     float64 // of one unit more: what is due to it of the extra ones, over their turns
+	overhang int64   // open connections beyond what is held: a limit was set on them
 	target   int64
 }
 
 // short is what is lacking of what is wanted.
 func (r *row) short() int64 { return max(0, r.want-r.held) }
+
+// weight is what a row's share is by: of bandwidth the connections that would move more, and of
+// anything else nodes are alike.
+func (r *row) weight() int64 { return max(r.says.flows, 1) }
 
 // present reports whether requests wait at this moment.
 func (r *row) present() bool { return r.says.waiting > 0 }

@@ -9,14 +9,12 @@
 package leasepb
 
 import (
+	fsmpb "github.com/weirproxy/weir/fsm/fsmpb"
+	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
+	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
-
-	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
-	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
-
-	fsmpb "github.com/weirproxy/weir/fsm/fsmpb"
 )
 
 const (
@@ -572,6 +570,7 @@ type Demand struct {
 	Ask           uint64                 `protobuf:"varint,7,opt,name=ask,proto3" json:"ask,omitempty"`                              // > 0: requests wait for the Answer to this number, to be refused if nothing is free
 	TargetSeq     uint64                 `protobuf:"varint,8,opt,name=target_seq,json=targetSeq,proto3" json:"target_seq,omitempty"` // the newest Target that this reflects
 	Parked        int64                  `protobuf:"varint,9,opt,name=parked,proto3" json:"parked,omitempty"`                        // kept-alive connections that nobody uses: open, but the first to go
+	Flows         int64                  `protobuf:"varint,10,opt,name=flows,proto3" json:"flows,omitempty"`                         // of bandwidth: connections that would move more than they get
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -665,6 +664,13 @@ func (x *Demand) GetTargetSeq() uint64 {
 func (x *Demand) GetParked() int64 {
 	if x != nil {
 		return x.Parked
+	}
+	return 0
+}
+
+func (x *Demand) GetFlows() int64 {
+	if x != nil {
+		return x.Flows
 	}
 	return 0
 }
@@ -1528,7 +1534,7 @@ const file_lease_proto_rawDesc = "" +
 	"\x06Update\x122\n" +
 	"\breleases\x18\x01 \x03(\v2\x16.weir.lease.v1.HoldingR\breleases\x12/\n" +
 	"\ademands\x18\x02 \x03(\v2\x15.weir.lease.v1.DemandR\ademands\x12!\n" +
-	"\flimits_index\x18\x03 \x01(\x04R\vlimitsIndex\"\xf0\x01\n" +
+	"\flimits_index\x18\x03 \x01(\x04R\vlimitsIndex\"\x86\x02\n" +
 	"\x06Demand\x12\"\n" +
 	"\x03key\x18\x01 \x01(\v2\x10.weir.fsm.v1.KeyR\x03key\x12\x12\n" +
 	"\x04held\x18\x02 \x01(\x03R\x04held\x12\x15\n" +
@@ -1539,7 +1545,9 @@ const file_lease_proto_rawDesc = "" +
 	"\x03ask\x18\a \x01(\x04R\x03ask\x12\x1d\n" +
 	"\n" +
 	"target_seq\x18\b \x01(\x04R\ttargetSeq\x12\x16\n" +
-	"\x06parked\x18\t \x01(\x03R\x06parked\"\x05\n" +
+	"\x06parked\x18\t \x01(\x03R\x06parked\x12\x14\n" +
+	"\x05flows\x18\n" +
+	" \x01(\x03R\x05flows\"\x05\n" +
 	"\x03Bye\"\a\n" +
 	"\x05Proof\"\xc3\x03\n" +
 	"\rLeaderMessage\x122\n" +
