@@ -53,6 +53,7 @@ var prevents = map[Rule][]Breach{
 	RuleLevelLost:        {BreachStarved},
 	RuleUnitsFreedEarly:  {BreachOverRate},
 	RuleTwoFill:          {BreachOverRate, BreachBelief},
+	RuleFullSpeed:        {BreachOverRate},
 	RuleTokensEarly:      {BreachOverRate},
 	RulePieceOutlives:    {BreachOverRate},
 	RulePieceTwice:       {BreachOverRate},

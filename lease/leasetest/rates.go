@@ -110,8 +110,12 @@ func (u *upstream) inForce(k *keyInfo) (second, burst float64) {
 	for _, ppm := range u.w.plan.Drift {
 		fast = max(fast, ppm)
 	}
-	return second * (1 + float64(fast)/1e6), burst
+	return second * max(1, (1+float64(fast)/1e6)*(1-coveredDrift/1e6)), burst
 }
+
+// coveredDrift is by how many parts per million buckets fill more slowly than they might: what
+// clocks drift beyond that is more than the rule covers.
+const coveredDrift = 1000
 
 // rateChanged takes over what is in force now.
 func (u *upstream) rateChanged(k *keyInfo) {

@@ -60,6 +60,7 @@ const (
 	RuleLevelLost             // rates 4: a level does not go out with the next grant
 	RuleUnitsFreedEarly       // rates 4: units of a session that is not proven any more are freed early
 	RuleTwoFill               // rates: two nodes fill one unit
+	RuleFullSpeed             // rates 7: buckets fill as fast as they might, by clocks that drift
 	RuleTokensEarly           // rates 6: tokens are taken before the request has waited for others
 	RulePieceOutlives         // bandwidth: a piece whose turn has come is moved after the fence
 	RulePieceTwice            // bandwidth: what was moved goes back into the bucket
@@ -83,7 +84,7 @@ var ruleNames = [rules]string{
 	"timer-only", "sever-ignored", "bytes-after", "clock-stops", "wall-ignored", "uncommitted", "release-in-use", "other-identity",
 	"no-rest", "new-leader-no-rest", "unproven", "stale-statement", "keep-missing", "keep-difference", "before-exchange", "release-early",
 	"put-back-grants", "put-back-levels", "other-cluster", "second-cluster", "keeps-claims", "other-order", "reused-free", "unit-full", "tokens-late",
-	"units-kept", "no-cut", "level-twice", "level-unsaid", "level-lost", "units-freed-early", "two-fill", "tokens-early",
+	"units-kept", "no-cut", "level-twice", "level-unsaid", "level-lost", "units-freed-early", "two-fill", "full-speed", "tokens-early",
 	"piece-outlives", "piece-twice", "piece-held", "lowered-keeps", "forgotten-full", "own-anew",
 	"fsm-uncut", "fsm-closed-increase", "fsm-below-zero", "fsm-close-keeps", "fsm-stale-term", "fsm-repeated", "fsm-refill",
 }

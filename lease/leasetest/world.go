@@ -127,6 +127,9 @@ func newWorld(p *Plan, broken Rule, t *trace) *world {
 		if i < len(p.Drift) {
 			x.ppm = p.Drift[i]
 		}
+		if broken == RuleFullSpeed { // the judge takes its clock for right
+			x.ppm += coveredDrift
+		}
 		w.nodes = append(w.nodes, x)
 		if i < p.Servers {
 			x.state = fsm.NewState()
