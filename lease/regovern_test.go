@@ -5,8 +5,10 @@ import (
 	"math"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease/leasetest/kit"
 	"github.com/weirproxy/weir/limit"
 )
@@ -114,5 +116,44 @@ func TestOlderLimitsAreKept(t *testing.T) {
 		if blocked := host == "up"; errors.Is(err, ErrBlocked) != blocked {
 			t.Errorf("%s: %v; want it blocked: %v", host, err, blocked)
 		}
+	}
+}
+
+// Of the connections that a first limit finds open, those that nobody uses are closed where there is
+// no slot for them: they would serve requests above the limit for as long as they are kept.
+func TestFirstLimitClosesWhatIsParkedAboveIt(t *testing.T) {
+	for slots, want := range map[int64]int{0: 4, 2: 2, 3: 1, 4: 0} {
+		synctest.Test(t, func(t *testing.T) {
+			c := startCluster(t)
+			a, _ := c.start(t, "a", "1")
+			b, _ := c.start(t, "b", "2")
+			if err := errors.Join(a.WaitLive(t.Context()), b.WaitLive(t.Context())); err != nil {
+				t.Fatal(err)
+			}
+			var holders []*holder
+			for _, m := range []*Manager{a, b, a, b} {
+				h := newHolder()
+				s, err := acquire(m, t.Context(), to(t, "up"), h)
+				if err != nil {
+					t.Fatal(err)
+				}
+				s.Park()
+				holders = append(holders, h)
+				t.Cleanup(s.Release)
+			}
+			if _, err := c.Propose(t.Context(), 1, &fsm.PutLimit{Limit: kit.Limit(t, "up", slots, limit.Queue{})}); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+			closed := 0
+			for _, h := range holders {
+				if h.severed() == SeverWanted {
+					closed++
+				}
+			}
+			if closed != want {
+				t.Errorf("with a limit of %d, %d of 4 are closed, want %d", slots, closed, want)
+			}
+		})
 	}
 }

@@ -111,7 +111,7 @@ func (n *Node) closeParked(p *pool) {
 	}
 	need := p.waiters.len()
 	if p.target >= 0 {
-		need = max(need, p.granted-p.target)
+		need = max(need, max(p.granted, p.open)-p.target)
 	}
 	if n.leaving() {
 		need = p.parked + p.taken

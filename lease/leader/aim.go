@@ -37,11 +37,7 @@ func (p *keyPlan) aim() {
 		p.aimAtShares(over)
 	}
 	if overhang > 0 {
-		for _, r := range p.rows {
-			if r.overhang == 0 {
-				r.lower(r.held - overhang)
-			}
-		}
+		p.aimAtOverhang()
 	}
 	if p.tight {
 		p.aimAtIdle(waiting)
@@ -65,6 +61,26 @@ func (p *keyPlan) aim() {
 		}
 		p.noteFetch(r)
 		p.a.setTarget(r.d, t)
+	}
+}
+
+// aimAtOverhang asks for slots for connections in use that have none. Those that nobody uses, and for
+// which there is no slot, are closed.
+func (p *keyPlan) aimAtOverhang() {
+	var lacking int64
+	for _, r := range p.rows {
+		if r.overhang == 0 {
+			continue
+		}
+		lacking += max(0, r.says.inUse-r.held)
+		if !p.wait {
+			r.lower(r.held)
+		}
+	}
+	for _, r := range p.rows {
+		if r.overhang == 0 && lacking > 0 {
+			r.lower(r.held - lacking)
+		}
 	}
 }
 
