@@ -96,6 +96,24 @@ func TestAloneIsReadyAtOnce(t *testing.T) {
 	t.Logf("ready after %v", best)
 }
 
+// A node that is to form its cluster alone does so, also where it names others to join.
+func TestBootstrapExpectOneWithJoin(t *testing.T) {
+	n, err := weir.Start(t.Context(), weir.Config{Cluster: &weir.Cluster{
+		DataDir: t.TempDir(), RPC: "127.0.0.1:0", Gossip: "127.0.0.1:0", Join: []string{"127.0.0.1:1"}, BootstrapExpect: 1,
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := n.Ready(ctx); err != nil {
+		t.Error(err)
+	}
+	if err := n.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 // A context that has ended starts nothing, and leaves nothing behind: the data directory is free.
 func TestStartWithAnEndedContext(t *testing.T) {
 	c := weir.Config{Name: "a", Cluster: &weir.Cluster{DataDir: t.TempDir(), RPC: "127.0.0.1:0", Gossip: "127.0.0.1:0"}}

@@ -170,7 +170,11 @@ func (c *Config) resolve() (*config.Config, error) {
 		cfg.Proxy.Listen = []string{c.Proxy}
 	}
 	cfg.Proxy.AccessLog = config.AccessLogOff
+	opts := config.Options{Running: true}
 	if m := c.Cluster; m != nil {
+		if m.BootstrapExpect != 0 {
+			opts.Given = append(opts.Given, "cluster.bootstrap_expect")
+		}
 		cfg.DataDir = m.DataDir
 		cfg.Role = cmp.Or(m.Role, cfg.Role)
 		cfg.Cluster.RPC, cfg.Cluster.Gossip = cmp.Or(m.RPC, cfg.Cluster.RPC), cmp.Or(m.Gossip, cfg.Cluster.Gossip)
@@ -197,7 +201,7 @@ func (c *Config) resolve() (*config.Config, error) {
 			Message: "the settings make the node a member of a cluster, by role, cluster.rpc, cluster.gossip or cluster.join: set Config.Cluster",
 		})
 	}
-	if problems = append(problems, cfg.Complete(config.Options{Running: true})...); len(problems) > 0 {
+	if problems = append(problems, cfg.Complete(opts)...); len(problems) > 0 {
 		return nil, &ConfigError{Problems: problems}
 	}
 	return cfg, nil

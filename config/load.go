@@ -23,6 +23,9 @@ type Options struct {
 	Dev bool
 	// Running is set by a running node: it accepts an expired certificate, with a warning.
 	Running bool
+	// Given names attributes that a program has set, by their paths, also where the value is the
+	// default: for Complete, which can't see that.
+	Given []string
 	// LookupEnv resolves ${env.NAME}; nil means os.LookupEnv.
 	LookupEnv func(name string) (string, bool)
 }

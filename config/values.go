@@ -14,7 +14,8 @@ import (
 
 // Complete makes a config of values that a program has set, beginning with [Default]: it fills in
 // what follows from them and reads the files that they name, as Load does, and returns every
-// problem. Problems name attributes and have no place. What differs from the default counts as set.
+// problem. Problems name attributes and have no place. What differs from the default counts as set,
+// and what opts say is given.
 //
 // A listener without an address is off: [Proxy.Listen] may be empty, and [API.Listen] "". A token
 // and users may be given without a file.
@@ -25,7 +26,7 @@ func (c *Config) Complete(opts Options) Diagnostics {
 	l.cfg = c
 	c.Origins = map[string]Position{}
 	for _, f := range configFields() {
-		if f.same(c, defaults) {
+		if f.same(c, defaults) && !slices.Contains(opts.Given, f.Path) {
 			continue
 		}
 		for p := f.Path; p != ""; p = parent(p) {
