@@ -109,11 +109,14 @@ func (p *keyPlan) share() {
 	}
 	p.tight = sum > capacity
 	shares, parts := divide(capacity, wants, weights)
+	lacking, waiting := false, false
 	for i, r := range p.rows {
 		r.share, r.part = shares[i], parts[i]
-		if r.want > r.share && r.share > 0 {
-			p.turn = max(p.turn, p.steadyTurn)
-		}
+		lacking = lacking || r.want > r.share
+		waiting = waiting || r.want > r.share && r.share == 0
+	}
+	if lacking && !waiting { // all have a unit
+		p.turn = max(p.turn, p.steadyTurn)
 	}
 }
 
