@@ -33,7 +33,7 @@ type Governing struct {
 	Queue       *Queue     `json:"queue"`
 	Mode        string     `json:"mode"`
 	Source      string     `json:"source"`
-	// Use is the use now, as under /v1/usage; null in scope connection, where nothing is counted.
+	// Use is the use now, as under /v1/usage; in scope connection the totals alone.
 	Use *Use `json:"use"`
 	// Admitted reports whether this limit would let it in now, without waiting.
 	Admitted bool `json:"admitted"`

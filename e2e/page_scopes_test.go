@@ -161,7 +161,7 @@ func pageExplains(t *testing.T, b *browser, host string) {
 	b.shows(t, stepTime, `tr[data-explained="blocked.example"]`, "no: blocked")
 	b.shows(t, stepTime, `tr[data-explained="user nightly"]`, "0 of 4 connections")
 	b.shows(t, stepTime, `tr[data-explained="total"]`, "yes")
-	b.shows(t, stepTime, `tr[data-explained="connection"]`, "nothing is counted")
+	b.shows(t, stepTime, `tr[data-explained="connection"]`, "each by itself")
 	b.press(t, kb.Escape)
 	b.gone(t, stepTime, ".verdict")
 	if id := eval[string](t, b, `document.activeElement.id`); id != "explain-host" {

@@ -2,6 +2,9 @@ package e2e
 
 import (
 	"fmt"
+	"io"
+	"net/http"
+	"net/url"
 	"testing"
 	"time"
 
@@ -19,6 +22,7 @@ func TestReport(t *testing.T) {
 	}{
 		{"connections", reportConnections},
 		{"requests", reportRequests},
+		{"bandwidth of each connection", reportOwnBandwidth},
 		{"then enforced", reportThenEnforce},
 	} {
 		t.Run(scenario.name, func(t *testing.T) { scenario.run(t, c) })
@@ -48,6 +52,42 @@ func wouldRequests(u usageAnswer) (would, rejected uint64) {
 		return 0, 0
 	}
 	return u.Requests.WouldReject, u.Requests.Rejected
+}
+
+// reportOwnBandwidth: each connection's own limit leaves its totals with its node when it ends.
+func reportOwnBandwidth(t *testing.T, c *cluster) {
+	up := c.upstream(t)
+	c.put(t, "connection", "", `{"bandwidth":{"download":"64KB","burst":"64KB"},"mode":"report"}`)
+	const size = 1 << 20
+	for _, n := range c.nodes[:2] {
+		proxy := &url.URL{Scheme: "http", Host: n.proxy}
+		client := http.Client{Transport: &http.Transport{Proxy: http.ProxyURL(proxy), DisableKeepAlives: true}}
+		resp, err := client.Get(fmt.Sprintf("http://%s/give?bytes=%d", up.target, size))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.Copy(io.Discard, resp.Body); err != nil || got != size {
+			t.Fatalf("%d bytes, %v", got, err)
+		}
+		resp.Body.Close()
+	}
+	eventually(t, 3*time.Second, "the totals are shown", func() error {
+		var list struct {
+			Usage []usageAnswer `json:"usage"`
+		}
+		if err := c.nodes[2].http.read("/v1/usage/connection", &list); err != nil {
+			return err
+		}
+		if len(list.Usage) != 1 || list.Usage[0].Bandwidth == nil {
+			return fmt.Errorf("%+v", list.Usage)
+		}
+		u := list.Usage[0]
+		down := u.Bandwidth.Download
+		if down.WouldReject < 20 || u.WouldReject < down.WouldReject || down.Admitted < 2*size || down.Admitted > 2*size+4096 {
+			return fmt.Errorf("%+v of %+v", *down, u)
+		}
+		return nil
+	})
 }
 
 func reportConnections(t *testing.T, c *cluster) {

@@ -76,6 +76,36 @@ func TestExceededIsBounded(t *testing.T) {
 	}
 }
 
+// The totals of a limit that holds for each connection outlive the connections: of what passed, and
+// of what it would have held back.
+func TestTotalsOfEachConnectionsLimit(t *testing.T) {
+	l := scopePaced(t, limit.ScopeConnection, "", 100_000, 8<<10)
+	l.Report = true
+	m, _ := meterNode(t, nil, l)
+	for range 3 {
+		f := newTestFlow(m, &limit.Subject{Host: to(t, "up")})
+		for range 4 { // the first two are within it
+			if n := f.Take(4096); n != 4096 {
+				t.Fatalf("%d of 4096 bytes", n)
+			}
+		}
+		f.Put(96)
+		f.End()
+	}
+	key := limit.Key{Scope: limit.ScopeConnection, Resource: limit.Download}
+	want := Use{Key: key, Limit: m.node.table.Load().Governing(key), Admitted: 3 * (4*4096 - 96), WouldReject: 3 * 2}
+	if got, known := m.Use(key); !known || got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	if all := m.Uses(); len(all) != 1 || all[0] != want {
+		t.Errorf("%+v, want %+v alone", all, want)
+	}
+	key.Resource = limit.Upload
+	if u, known := m.Use(key); known {
+		t.Errorf("%+v, without a limit", u)
+	}
+}
+
 // Bytes that a limit on bandwidth would have held back are noted on both ways of taking them.
 func TestExceededBandwidthIsNoted(t *testing.T) {
 	l := pacedAt(t, 1_000_000, 64<<10)

@@ -145,6 +145,7 @@ func (n *Node) Piece(now time.Duration, f *Meter, most int) int {
 		heard := f.heard()
 		f.unlockAll()
 		n.noteExceeds(f)
+		n.noteOwn(f, int(got))
 		if heard {
 			n.Pieced(now, f)
 		}

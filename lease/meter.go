@@ -83,6 +83,7 @@ func (m *Manager) waitForPiece(f *Meter, n int) (got int) {
 func (f *Meter) Put(n int) {
 	if f.n > 0 && n > 0 {
 		f.PutBack(f.manager.cfg.Clock.Now(), n)
+		f.manager.node.noteOwn(f, -n)
 	}
 }
 
@@ -112,6 +113,7 @@ func (n *Node) TryPiece(f *Meter, most int, clock Clock) (got int, heard bool) {
 	bytes, heard := f.tryAll(now, &n.gate, float64(most))
 	if bytes > 0 {
 		n.noteExceeds(f)
+		n.noteOwn(f, int(bytes))
 	}
 	return int(bytes), heard
 }

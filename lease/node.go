@@ -81,6 +81,7 @@ type Node struct {
 	fences   uint64
 	reported reported
 	exceeded exceeded
+	own      ownTotals
 }
 
 // Severance is a slot that its holder must give up, and why.

@@ -90,11 +90,14 @@ func (m *Manager) Uses() []Use {
 		out = m.node.uses(m.cfg.Clock.Now(), out, page)
 		m.mu.Unlock()
 	}
-	return sortedUses(out)
+	return sortedUses(append(out, m.node.ownUses()...))
 }
 
 // Use returns the use of one key; ok is false where this node knows nothing of it.
 func (m *Manager) Use(key limit.Key) (use Use, ok bool) {
+	if key.Scope == limit.ScopeConnection {
+		return m.node.ownUse(key)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.node.Use(m.cfg.Clock.Now(), key)

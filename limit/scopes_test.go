@@ -162,7 +162,7 @@ func TestGoverningInEachScope(t *testing.T) {
 		scoped(limit.ScopeClient, "10.0.0.1", 1, false), scoped(limit.ScopeClient, "10.0.0.0/24", 2, true), scoped(limit.ScopeClient, "10.0.0.0/8", 3, false),
 		scoped(limit.ScopeUser, "ann", 4, false), scoped(limit.ScopeUser, "*", 5, true),
 		scoped(limit.ScopeKey, "tenant/*", 6, true), scoped(limit.ScopeKey, "tenant/a/*", 7, false), scoped(limit.ScopeKey, "tenant/b", 8, false), scoped(limit.ScopeKey, "*", 9, false),
-		scoped(limit.ScopeTotal, "", 10, false), scoped(limit.ScopeConnection, "", limit.Unlimited, false),
+		scoped(limit.ScopeTotal, "", 10, false), scoped(limit.ScopeConnection, "", 11, false),
 	})
 	for _, c := range []struct {
 		scope limit.Scope
@@ -177,7 +177,7 @@ func TestGoverningInEachScope(t *testing.T) {
 		{limit.ScopeKey, "tenant/b", 8}, {limit.ScopeKey, "other", 9}, {limit.ScopeKey, "*", 9}, {limit.ScopeKey, "other*", 9}, {limit.ScopeKey, "", 0},
 		{limit.ScopeKey, "other\n", 0}, {limit.ScopeKey, strings.Repeat("x", 256), 0}, {limit.ScopeKey, "x\xff", 0},
 		{limit.ScopeTotal, "", 10}, {limit.ScopeTotal, "*", 0}, {limit.ScopeTotal, "x", 0},
-		{limit.ScopeConnection, "", 0}, {limit.ScopeHost, "10.0.0.1", 0}, {limit.ScopeHost, "ann", 0}, {0, "ann", 0}, {9, "ann", 0},
+		{limit.ScopeConnection, "", 11}, {limit.ScopeConnection, "x", 0}, {limit.ScopeHost, "10.0.0.1", 0}, {limit.ScopeHost, "ann", 0}, {0, "ann", 0}, {9, "ann", 0},
 	} {
 		for _, r := range limit.Resources {
 			var got int64

@@ -259,6 +259,10 @@ func (t *Table) Governing(key Key) *Limit {
 		if key.Name == "" {
 			return t.total
 		}
+	case ScopeConnection:
+		if key.Name == "" {
+			return t.connection
+		}
 	case ScopeClient:
 		return t.governingClient(key.Name)
 	case ScopeUser:

@@ -103,7 +103,7 @@ func (s *Server) useNow(r *http.Request, t *limit.Table, limits []api.Governing)
 	for i := range limits {
 		g, c := &limits[i], &counts[i]
 		scope, err := limit.ParseScope(g.Scope)
-		if err != nil || scope == limit.ScopeConnection {
+		if err != nil {
 			continue
 		}
 		wg.Go(func() {

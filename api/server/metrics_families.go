@@ -117,7 +117,7 @@ func limitFamilies() []family {
 		}
 	}
 	now := func(f func(resourceSeries) float64) func(*moment, samples) {
-		return each(func(h hostSeries, r limit.Resource) (float64, bool) { return f(h.resources[r]), true })
+		return each(func(h hostSeries, r limit.Resource) (float64, bool) { return f(h.resources[r]), !h.own })
 	}
 	total := func(f func(counts) uint64) func(*moment, samples) {
 		return each(func(h hostSeries, r limit.Resource) (float64, bool) { return float64(f(h.capped[r])), true })

@@ -73,6 +73,7 @@ func (t *hostTotals) take(before, now hostTotals, l *limit.Limit) {
 // hostSeries holds the numbers under one name.
 type hostSeries struct {
 	name                    string
+	own                     bool   // of each connection alone: it has totals, and nothing at a moment
 	limit                   *int64 // nil: no cap, or many
 	granted, inUse, waiting int64
 	hostTotals
@@ -143,7 +144,7 @@ func (h *hostPlaces) update(uses []NodeUse, table *limit.Table) []hostSeries {
 			continue
 		}
 		totals.take(before, now, l)
-		s := hostSeries{name: u.Key.Name, hostTotals: *totals}
+		s := hostSeries{name: u.Key.Name, own: u.Key.Scope == limit.ScopeConnection, hostTotals: *totals}
 		s.note(u, l)
 		if l.Capped() {
 			n := l.Connections
@@ -234,7 +235,7 @@ func compareBool(a, b bool) int {
 type scopePlaces map[limit.Scope]*hostPlaces
 
 // countedScopes are the scopes that count, in the order in which a connection asks them.
-var countedScopes = []limit.Scope{limit.ScopeTotal, limit.ScopeClient, limit.ScopeUser, limit.ScopeHost, limit.ScopeKey}
+var countedScopes = []limit.Scope{limit.ScopeTotal, limit.ScopeClient, limit.ScopeUser, limit.ScopeHost, limit.ScopeKey, limit.ScopeConnection}
 
 func newScopePlaces(most int) scopePlaces {
 	p := scopePlaces{}

@@ -50,11 +50,8 @@ func (s *Server) usage(r *http.Request, peer bool) (answer, error) {
 func countedScope(r *http.Request) (limit.Scope, error) {
 	word := r.PathValue("scope")
 	scope, err := limit.ParseScope(word)
-	switch {
-	case err != nil:
-		err = invalid("%s is no scope: write host, client, user, total or key", shorten(word))
-	case scope == limit.ScopeConnection:
-		err = invalid("each connection is limited for itself, and nothing is counted: GET %s lists the connections", api.PathConnections)
+	if err != nil {
+		err = invalid("%s is no scope: write host, client, user, total, key or connection", shorten(word))
 	}
 	return scope, err
 }
@@ -183,8 +180,8 @@ func (s *Server) localUses(scope limit.Scope) []api.Host {
 	for _, u := range uses {
 		hosts = append(hosts, s.entry(t, u))
 	}
-	if total := (limit.Key{Scope: limit.ScopeTotal, Resource: limit.Connections}); scope == limit.ScopeTotal && len(hosts) == 0 && t.Governing(total) != nil {
-		hosts = append(hosts, s.entry(t, NodeUse{Key: total})) // the only one there can be
+	if bare := (limit.Key{Scope: scope, Resource: limit.Connections}); scope.Bare() && len(hosts) == 0 && t.Governing(bare) != nil {
+		hosts = append(hosts, s.entry(t, NodeUse{Key: bare})) // the only one there can be
 	}
 	return hosts
 }

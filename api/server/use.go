@@ -113,6 +113,9 @@ func (s *Server) rateOf(u NodeUse, l *limit.Limit, r limit.Resource) *api.RateUs
 	}
 	key := u.Key
 	key.Resource = r
+	if key.Scope == limit.ScopeConnection {
+		return use // nothing of it is leased
+	}
 	if free, known := s.deps.Uses.Unassigned(key); known {
 		use.Unassigned = &free
 	}

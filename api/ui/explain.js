@@ -67,6 +67,7 @@ function row(g) {
 
 /** The use of a limit's key, of what it caps. */
 function use(g) {
+  if (g.scope === 'connection') return g.mode === 'report' ? `${number(g.use?.would_reject_total ?? 0)} times it would have held bytes back` : 'each by itself';
   if (!g.use) return 'nothing is counted';
   const all = [];
   if (g.connections !== null || !(g.requests || g.bandwidth)) all.push(`${number(g.use.in_use)}${g.connections === null ? '' : ` of ${number(g.connections)}`} connections${g.use.waiting ? `, ${number(g.use.waiting)} waiting` : ''}`);

@@ -130,13 +130,21 @@ export function drawHosts() {
   $('host-table').classList.toggle('rated', !RATES.th.hidden);
   const rows = page.flatMap((x) => (opened.has(openKey(x)) ? [{ host: x }, { host: x, detail: true }] : [{ host: x }]));
   keyed($('host-rows'), rows, (r) => `${r.detail ? '+' : ''}${openKey(r.host)}`, (r) => (r.detail ? makeDetail(r.host) : makeRow(r.host)));
-  $('host-none').hidden = hosts.length > 0;
+  $('host-none').hidden = hosts.length > 0 && view.scope !== 'connection';
   text($('host-none'), nothing());
+}
+
+/** What is known of a limit that holds for each connection by itself. */
+function ownUse() {
+  const [x] = all().values();
+  const what = 'This limit holds for each connection by itself.';
+  if (!x || !isReport(x)) return what;
+  return `${what} It only reports: ${number(x.wouldReject)} times it would have held bytes back.`;
 }
 
 /** Why there are no rows. */
 function nothing() {
-  if (view.scope === 'connection') return 'This limit holds for each connection by itself, so nothing is counted.';
+  if (view.scope === 'connection') return ownUse();
   if (!model.first || !model.scopesRead.has(view.scope)) return 'Asking the nodes…';
   if (all().size) return `No ${NOUNS[view.scope].toLowerCase()} matches the filter.`;
   if (view.scope === 'host') return 'No host is used yet. Point a worker’s HTTPS_PROXY at any node.';

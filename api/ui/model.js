@@ -25,7 +25,7 @@ export const model = {
   second: 0,
 };
 
-model.scopes = { host: model.hosts, client: new Map(), user: new Map(), total: new Map(), key: new Map() };
+model.scopes = { host: model.hosts, client: new Map(), user: new Map(), total: new Map(), key: new Map(), connection: new Map() };
 
 const EVENTS_KEPT = 500;
 const colours = new Map();

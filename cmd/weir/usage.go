@@ -20,8 +20,8 @@ func newUsageCommand(p *process) *cobra.Command {
 		Use:   "usage SCOPE [NAME]",
 		Short: "Show the live use of clients, users, keys, hosts or all together",
 		Long: `Show, for each name of a scope and over the whole cluster, what is in use, granted to nodes and waiting, and the
-rates now where a limit caps them. SCOPE is host, client, user, total or key. With a NAME, show it for each node, even
-if it has not been used yet; the name of a shared limit is its pattern.`,
+rates now where a limit caps them. SCOPE is host, client, user, total, key or connection. With a NAME, show it for each
+node, even if it has not been used yet; the name of a shared limit is its pattern.`,
 		Example: `  weir usage client --sort in_use --limit 20
   weir usage client 10.0.0.7
   weir usage user
@@ -36,14 +36,12 @@ if it has not been used yet; the name of a shared limit is its pattern.`,
 	cmd.Flags().StringVar(&q.After, "after", "", "continue after the `name` that an earlier list ended with")
 	var words []string
 	for _, s := range limit.Scopes {
-		if s != limit.ScopeConnection {
-			words = append(words, s.String())
-		}
+		words = append(words, s.String())
 	}
 	cmd.ValidArgsFunction = cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if !slices.Contains(words, args[0]) {
-			return usagef(cmd, "SCOPE is host, client, user, total or key, not %q", args[0])
+			return usagef(cmd, "SCOPE is host, client, user, total, key or connection, not %q", args[0])
 		}
 		w := cmd.OutOrStdout()
 		if len(args) == 2 {
