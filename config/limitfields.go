@@ -146,7 +146,7 @@ func byteCount(least int64) valueType[int64] {
 	most := limit.FormatBytes(limit.MaxBandwidth)
 	return valueType[int64]{`bytes, as in "10MB" or "64KiB", at most ` + most, func(v value) (int64, []fault) {
 		if v.kind != kindString {
-			return 0, must(v, "a number of bytes", unitHint(v, hint, "MB"))
+			return 0, must(v, "bytes with their unit", unitHint(v, hint, "B"))
 		}
 		n, err := limit.ParseBytes(v.text)
 		if err != nil {

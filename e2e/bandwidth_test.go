@@ -181,6 +181,7 @@ func TestBandwidth(t *testing.T) {
 	}{
 		{"through all nodes", slices.Concat(c.nodes, c.nodes)},
 		{"through one node", []*node{c.nodes[1], c.nodes[1], c.nodes[1]}},
+		{"mostly through one node", []*node{c.nodes[0], c.nodes[1], c.nodes[1], c.nodes[1], c.nodes[1], c.nodes[2]}},
 	} {
 		for _, w := range ways {
 			p := &paced{host: c.upstream(t), way: w, what: w.name + ", " + where.what}

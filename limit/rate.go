@@ -53,7 +53,7 @@ func ParseRate(s string, burst int64) (Rate, error) {
 	default:
 		return Rate{}, invalidf("the rate %s has the unit %s: write /s, /m or /h", shorten(s), shorten(unit))
 	}
-	n, err := parseDecimal(number, 1000)
+	n, err := parseDecimal(number, fmt.Sprint(MaxRequests, "/s"))
 	if err != nil {
 		return Rate{}, invalidf("the rate %s: %w", shorten(s), err)
 	}
@@ -64,8 +64,10 @@ func ParseRate(s string, burst int64) (Rate, error) {
 	return r, r.validate()
 }
 
-// parseDecimal reads a decimal number above 0 as so many parts of 1/scale, exactly.
-func parseDecimal(s string, scale int64) (int64, error) {
+// parseDecimal reads a decimal number above 0 in thousandths, exactly. most is what it says of one
+// that is too large.
+func parseDecimal(s, most string) (int64, error) {
+	scale := int64(1000)
 	whole, fraction, dot := strings.Cut(s, ".")
 	n, err := strconv.ParseUint(whole, 10, 63)
 	if err != nil || dot && fraction == "" {
@@ -73,12 +75,12 @@ func parseDecimal(s string, scale int64) (int64, error) {
 			return 0, fmt.Errorf("it is negative: write a number above 0")
 		}
 		if errors.Is(err, strconv.ErrRange) {
-			return 0, fmt.Errorf("it is too large to count")
+			return 0, fmt.Errorf("it is too large to count: at most %s", most)
 		}
 		return 0, fmt.Errorf("%s is no number: write digits, with a point at most", shorten(s))
 	}
 	if int64(n) > math.MaxInt64/scale-1 {
-		return 0, fmt.Errorf("it is too large to count")
+		return 0, fmt.Errorf("it is too large to count: at most %s", most)
 	}
 	parts := int64(n) * scale
 	for _, c := range []byte(fraction) {
@@ -86,12 +88,12 @@ func parseDecimal(s string, scale int64) (int64, error) {
 			return 0, fmt.Errorf("%s is no number: write digits, with a point at most", shorten(s))
 		}
 		if scale /= 10; scale == 0 && c != '0' {
-			return 0, fmt.Errorf("%s has too many digits behind the point", shorten(s))
+			return 0, fmt.Errorf("%s has too many digits behind the point: write three at most", shorten(s))
 		}
 		parts += int64(c-'0') * scale
 	}
 	if parts == 0 {
-		return 0, fmt.Errorf("it is 0: write a number above 0, or leave it out for no cap")
+		return 0, fmt.Errorf("it is 0: write a number above 0, or leave it out")
 	}
 	return parts, nil
 }
@@ -190,7 +192,7 @@ func ParseBytes(s string) (int64, error) {
 		if strings.TrimRight(number, "0123456789.-+") != "" {
 			break // another unit, such as kB or TB
 		}
-		thousandths, err := parseDecimal(number, 1000)
+		thousandths, err := parseDecimal(number, FormatBytes(MaxBandwidth))
 		if err != nil {
 			return 0, invalidf("%s: %w", shorten(s), err)
 		}

@@ -52,7 +52,7 @@ func TestRateRefused(t *testing.T) {
 		{"", 0, "has no unit"}, {"10", 0, "has no unit: write requests a second"}, {"10s", 0, "has no unit"},
 		{"10/d", 0, `has the unit "d": write /s, /m or /h`}, {"10/", 0, `has the unit ""`}, {"10/S", 0, `has the unit "S"`}, {"10/s/s", 0, `has the unit "s/s"`},
 		{"10/ s", 0, `has the unit " s"`},
-		{"0/s", 0, "it is 0: write a number above 0, or leave it out for no cap"}, {"0.000/s", 0, "it is 0"}, {"0.0000/s", 0, "it is 0"},
+		{"0/s", 0, "it is 0: write a number above 0, or leave it out"}, {"0.000/s", 0, "it is 0"}, {"0.0000/s", 0, "it is 0"},
 		{"-1/s", 0, "it is negative"}, {"-0.5/s", 0, "it is negative"}, {"-/s", 0, "it is negative"},
 		{"/s", 0, "is no number"}, {"./s", 0, "is no number"}, {".5/s", 0, "is no number"}, {"5./s", 0, "is no number"}, {"+5/s", 0, "is no number"},
 		{"1e3/s", 0, "is no number"}, {"0x10/s", 0, "is no number"}, {"1_000/s", 0, "is no number"}, {"1,5/s", 0, "is no number"}, {"1.-5/s", 0, "is no number"},

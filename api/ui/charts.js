@@ -22,7 +22,7 @@ export function spark(of = (x) => ({ series: x.series, cap: x.limit }), say = nu
     const minutes = Math.min(KEPT / 60, 1 + Math.floor((model.second - model.first) / 60));
     const each = (60 * minutes) / buckets;
     const values = [];
-    let most = 1;
+    let most = cap > 0 ? Math.min(1, cap) : 1; // a slow rate is below one a second
     let last = -1;
     for (let b = 0; b < buckets; b++) {
       let v = NaN;

@@ -40,7 +40,7 @@ export function words(limit) {
   const { connections, requests, bandwidth, queue } = limit;
   const all = [];
   if (connections !== null) all.push(connections === 0 ? 'blocked' : plural(connections, 'connection'));
-  if (requests) all.push(`${requests.rate} requests`);
+  if (requests) all.push(`${requests.rate} requests${requests.burst ? ` (${requests.burst} at once)` : ''}`);
   if (bandwidth) all.push(bandwidthWords(bandwidth));
   if (all.length === 0) all.push('no cap');
   if (queue) all.push(`queue of ${queue.size} for ${queue.timeout}`);

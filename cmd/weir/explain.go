@@ -5,10 +5,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/spf13/cobra"
 
 	"github.com/weirproxy/weir/api"
+	"github.com/weirproxy/weir/limit"
 )
 
 func newExplainCommand(p *process) *cobra.Command {
@@ -18,7 +20,7 @@ func newExplainCommand(p *process) *cobra.Command {
 		Long: `Show which limits a connection is under, in the order in which they are asked: of each scope the most specific
 pattern, why it wins, and the use now, of all nodes; and whether the connection would be let in now, without waiting.
 HOST may have a port: without one, limits that name a port do not count. With --key alone a permit is explained,
-which passes no proxy.`,
+which passes no proxy. Only limits are looked at, not which clients and destinations the proxy allows.`,
 		Example: `  weir explain api.example.com:443
   weir explain api.example.com:443 --client 10.0.0.7 --user nightly
   weir explain --key tenant/42`,
@@ -48,10 +50,12 @@ func writeExplanation(w io.Writer, e api.Explanation) error {
 	switch {
 	case e.Reason != "":
 		verdict = "It would not be let in now: " + e.Reason + "."
-	case !e.Admitted:
+	case !e.Admitted && waits(e.Limits):
 		verdict = "It would not be let in now without waiting."
+	case !e.Admitted:
+		verdict = "It would not be let in now."
 	case len(e.Limits) == 0:
-		verdict = "No limit: it is let in."
+		verdict = "No limit is in its way."
 	}
 	if len(e.Limits) == 0 {
 		fmt.Fprintln(w, verdict)
@@ -67,7 +71,7 @@ func writeExplanation(w io.Writer, e api.Explanation) error {
 			now = "let in: report only"
 		}
 		allows := api.Limit{Connections: g.Connections, Requests: g.Requests, Bandwidth: g.Bandwidth, Queue: g.Queue}
-		t.add(g.Scope, cmp.Or(g.Pattern, "-"), cmp.Or(g.Key, "-"), allows.Words(), usedNow(g.Use), g.Why, now)
+		t.add(g.Scope, cmp.Or(g.Pattern, "-"), cmp.Or(g.Key, "-"), allows.Words(), usedNow(g), g.Why, now)
 	}
 	if err := t.write(w); err != nil {
 		return err
@@ -78,10 +82,24 @@ func writeExplanation(w io.Writer, e api.Explanation) error {
 	return writeUnreachable(w, e.Unreachable)
 }
 
+// waits reports whether all limits that are in the way let a request wait.
+func waits(limits []api.Governing) bool {
+	return !slices.ContainsFunc(limits, func(g api.Governing) bool {
+		return !g.Admitted && (g.Queue == nil || g.Connections != nil && *g.Connections == 0)
+	})
+}
+
 // usedNow is the use of what a limit caps, in short.
-func usedNow(u *api.Use) string {
-	if u == nil {
+func usedNow(g api.Governing) string {
+	u := g.Use
+	switch {
+	case u == nil:
 		return "-"
+	case g.Scope != limit.ScopeConnection.String():
+	case g.Mode == api.ModeReport:
+		return fmt.Sprintf("%d times above it", u.WouldReject)
+	default:
+		return "-" // each has its own
 	}
 	text := fmt.Sprint(u.InUse)
 	if r := u.Requests; r != nil {

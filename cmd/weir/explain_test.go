@@ -28,10 +28,22 @@ func TestExplainAndUsage(t *testing.T) {
 SCOPE       PATTERN  COUNTED AS  ALLOWS                                                 IN USE                  WHY                            NOW
 client      *        10.0.0.7    5 connections, 10/s requests (20 at once), 5MB/s down  5, 2.5/s, 1.2MB/s down  nothing more specific matches  5 of 5 connections in use
 connection  -        -           1MB/s up                                               -                       holds for everything           let in: report only
+It would not be let in now.
+`,
+		},
+		{
+			"GET /v1/explain?user=ann",
+			`{"user":"ann","admitted":false,"limits":[` +
+				`{"scope":"user","pattern":"ann","key":"ann","why":"it is named","connections":5,"requests":null,"bandwidth":null,"queue":{"timeout":"2s","size":3},"mode":"enforce","source":"api","use":` + use + `,"admitted":false,"reason":"5 of 5 connections in use"},` +
+				`{"scope":"connection","pattern":"","key":"","why":"holds for everything","connections":null,"requests":null,"bandwidth":{"upload":"1MB"},"queue":null,"mode":"report","source":"api","use":` + use + `,"admitted":true}]}`,
+			[]string{"explain", "--user", "ann"}, `
+SCOPE       PATTERN  COUNTED AS  ALLOWS                            IN USE                  WHY                   NOW
+user        ann      ann         5 connections, queue of 3 for 2s  5, 2.5/s, 1.2MB/s down  it is named           5 of 5 connections in use
+connection  -        -           1MB/s up                          4 times above it        holds for everything  let in: report only
 It would not be let in now without waiting.
 `,
 		},
-		{"GET /v1/explain?key=tenant%2F42", `{"key":"tenant/42","admitted":true,"limits":[]}`, []string{"explain", "--key", "tenant/42"}, "\nNo limit: it is let in.\n"},
+		{"GET /v1/explain?key=tenant%2F42", `{"key":"tenant/42","admitted":true,"limits":[]}`, []string{"explain", "--key", "tenant/42"}, "\nNo limit is in its way.\n"},
 		{
 			"GET /v1/explain?host=x.org", `{"host":"x.org","admitted":false,"reason":"this node is draining","limits":[]}`,
 			[]string{"explain", "x.org"}, "\nIt would not be let in now: this node is draining.\n",
@@ -58,7 +70,7 @@ all       5       5     0        4        0         7        3             4    
 			t.Errorf("%q --json: exit %d, %q", c.args, code, stdout)
 		}
 	}
-	for _, args := range [][]string{{"explain"}, {"usage", "connection"}, {"usage", "hosts"}, {"usage"}} {
+	for _, args := range [][]string{{"explain"}, {"usage", "connections"}, {"usage", "hosts"}, {"usage"}} {
 		if code, _, stderr := newFakeAPI(t, nil).weir(testProcess(), args...); code != exitUsage {
 			t.Errorf("%q: exit %d, %q", args, code, stderr)
 		}

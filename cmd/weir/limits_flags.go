@@ -221,7 +221,11 @@ func (l *limitFlags) mergeQueue(cmd *cobra.Command, w *api.Limit) error {
 		}
 		w.Queue = &q
 	}
-	if w.Queue != nil && w.Connections == nil && w.Requests == nil {
+	switch {
+	case w.Queue == nil || w.Connections != nil || w.Requests != nil:
+	case timeout || size:
+		return usagef(cmd, "in the queue nobody can wait without a cap: add --connections or --requests")
+	default:
 		return usagef(cmd, "the limit has a queue, in which nobody can wait without a cap: add --no-queue")
 	}
 	return nil
