@@ -27,6 +27,10 @@ const (
 	RefusedLoop
 	RefusedNode
 	RefusedCredentials
+	RefusedNoResponse
+	RefusedWriteTimeout
+	RefusedBadResponse
+	RefusedResponseHead
 
 	refusalCount
 )
@@ -37,6 +41,8 @@ var refusalNames = [refusalCount]string{
 	"destination_ip_unroutable", "destination_unavailable", "destination_ip_prohibited",
 	"http_request_denied", "http_request_error", "proxy_loop_detected", "node_detected",
 	"bad_credentials",
+	"http_response_timeout", "connection_write_timeout", "http_protocol_error",
+	"http_response_header_section_size",
 }
 
 // String is the reason's name in the metrics.
@@ -52,7 +58,7 @@ func Refusals() []Refusal {
 }
 
 // countedAs is the reason as the metrics know it. Reasons that are missing count as
-// [RefusedOther].
+// [RefusedOther]: those whose error is proxy_internal_error, without a name of their own.
 var countedAs = [reasonCount]Refusal{
 	reasonNoLease:           RefusedNoLease,
 	reasonDraining:          RefusedDraining,
@@ -82,6 +88,11 @@ var countedAs = [reasonCount]Refusal{
 	reasonConnectionBroken:  RefusedConnectionTerminated,
 	reasonUnroutable:        RefusedUnroutable,
 	reasonUnavailable:       RefusedUnavailable,
+
+	reasonNoResponse:         RefusedNoResponse,
+	reasonWriteTimeout:       RefusedWriteTimeout,
+	reasonBadResponse:        RefusedBadResponse,
+	reasonResponseHeadTooBig: RefusedResponseHead,
 }
 
 func (r *refusal) counted() Refusal { return countedAs[r.reason] }

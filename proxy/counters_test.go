@@ -47,13 +47,22 @@ func TestRefusalReasons(t *testing.T) {
 		{&refuseUnchecked, "other"},
 		{&refuseStalled, "http_request_error"},
 		{&refuseClosed, "connection_terminated"},
-		{&refuseNoResponse, "other"},
-		{badResponse("nonsense"), "other"},
+		{&refuseNoResponse, "http_response_timeout"},
+		{&refuseUnwritable, "connection_write_timeout"},
+		{&refuseLongHead, "http_response_header_section_size"},
+		{&refuseManyFields, "http_response_header_section_size"},
+		{badResponse("nonsense"), "http_protocol_error"},
 		{&cutNode, "node_detected"},
 		{&cutNested, "proxy_loop_detected"},
 	} {
 		if got := test.r.counted().String(); got != test.want {
 			t.Errorf("%s (%s) counts as %s, want %s", test.r.code(), test.r.details, got, test.want)
+		}
+	}
+	for why := range reasonCount { // Proxy-Status names no error that the metrics don't
+		r := refusal{reason: why}
+		if r.counted() == RefusedOther && r.code() != "proxy_internal_error" {
+			t.Errorf("%s counts as other", r.code())
 		}
 	}
 	names := map[string]bool{}
