@@ -15,7 +15,7 @@ type ConnectionList struct {
 type Connection struct {
 	ID     string `json:"id"`     // unique on its node
 	Node   string `json:"node"`   // the node that has it open
-	Client string `json:"client"` // the worker's address; "" for one that is kept for reuse
+	Client string `json:"client"` // the worker's address and port; "" for one that is kept for reuse
 	User   string `json:"user"`   // the authenticated user; "" also if the proxy has no users
 	Host   string `json:"host"`   // normalised
 	Port   uint16 `json:"port"`

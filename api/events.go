@@ -36,7 +36,7 @@ type Event struct {
 type Author struct {
 	Source string `json:"source"`           // "api", or "config" for a reload
 	Node   string `json:"node"`             // the node that took the call, or reloaded
-	Client string `json:"client,omitempty"` // the caller's address; "" for a signal or the start
+	Client string `json:"client,omitempty"` // the caller's address and port; "" for a signal or the start
 	// Auth is how the caller authenticated: "token", the one in api.token_file, or "none", if the
 	// API asks for none.
 	Auth string `json:"auth,omitempty"`
