@@ -120,11 +120,19 @@ func (r *release) git(args ...string) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
-// commonFiles are those of every archive: what people read, the service unit, manual pages, and
-// shell completion.
+// shipped are the files of the sources that every archive holds: what people read, and what they
+// run nodes with.
+var shipped = []string{
+	"README.md", "LICENSE", "docs/*.md", "docs/*.svg", "docs/ui/*.png", "docs/man/*.1",
+	"examples/*.hcl", "examples/three-nodes/*.hcl",
+	"deploy/*.yaml", "deploy/compose/*", "deploy/systemd/*", "deploy/prometheus/*", "deploy/grafana/*",
+	"deploy/kubernetes/*.*", "deploy/kubernetes/proxies/*",
+}
+
+// commonFiles are those of every archive: the shipped ones, and shell completion.
 func (r *release) commonFiles() ([]file, error) {
 	var files []file
-	for _, pattern := range []string{"README.md", "LICENSE", "docs/*.md", "docs/*.svg", "docs/ui/*.png", "docs/man/*.1", "deploy/systemd/*", "examples/single.hcl"} {
+	for _, pattern := range shipped {
 		paths, err := filepath.Glob(filepath.Join(r.root, filepath.FromSlash(pattern)))
 		if err != nil {
 			return nil, err
