@@ -58,15 +58,43 @@ func (c *converter) limits() []limit.Limit {
 	networks := c.networks()
 	all := make([]limit.Limit, 0, len(byPattern))
 	for p, l := range byPattern {
+		at := 0
 		for _, r := range limit.Resources {
 			if e, ok := c.effective(p, r, networks); ok {
 				set(l, r, e.value)
+				at = max(at, e.at)
 			}
 		}
+		c.burst(l, at)
 		all = append(all, *l)
 	}
 	slices.SortFunc(all, func(a, b limit.Limit) int { return a.Pattern.Compare(b.Pattern) })
 	return all
+}
+
+// burst lets a bandwidth bring at once what GOST lets through: what a second brings. Without a burst
+// it is that here too, but not for a slow one.
+func (c *converter) burst(l *limit.Limit, at int) {
+	slow := int64(0) // the slowest that is capped
+	for _, r := range []limit.Resource{limit.Upload, limit.Download} {
+		if n := l.BurstGrains(r); n > int64(l.PerSecond(r)) {
+			slow = cmp.Or(min(slow, int64(l.PerSecond(r))), int64(l.PerSecond(r)))
+		}
+	}
+	if slow == 0 {
+		return
+	}
+	least := l.BurstGrains(limit.Upload)
+	if l.Bandwidth.Download == slow {
+		least = l.BurstGrains(limit.Download)
+	}
+	if most := max(l.Bandwidth.Upload, l.Bandwidth.Download); most <= least { // else one burst would be far too large
+		least = max(most, limit.MinByteBurst)
+		l.Bandwidth.Burst = least
+	}
+	if least > slow {
+		c.warnf(at, "GOST lets %s through at once in the slower direction, here it is %s: both directions have one burst", limit.FormatBytes(slow), limit.FormatBytes(least))
+	}
 }
 
 func set(l *limit.Limit, r limit.Resource, v value) {
