@@ -15,6 +15,12 @@ import (
 	"github.com/weirproxy/weir/proxy/sock"
 )
 
+// [Config].MaxClients bounds client connections. If all places are taken, clients that have been
+// idle for a second are closed; if none is idle, new ones wait in the backlog. Clients that
+// allow_clients refuses have a few places of their own. An idle client is closed after 60 s. After
+// an answer to a client that may still be sending content, the proxy reads on, so that the answer
+// arrives: for up to 30 s, or until 5 s pass without a byte.
+
 const (
 	// giveWayAfter is how long a client must have been idle before it may lose its place to
 	// another. A lower value also evicts clients whose next request is already on its way.

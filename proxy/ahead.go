@@ -2,6 +2,17 @@ package proxy
 
 import "sync/atomic"
 
+// A FIN may mean that the client has closed, or that it has only finished sending. Before an answer
+// begins, the proxy finds out by sending its first bytes, "HTTP/1.1 " or SOCKS5's version: a closed
+// connection answers with a reset, and the request is given up. Otherwise the answer continues
+// behind them. The cost: a client that gets no answer may get a part of a status line.
+//
+// Once an answer has begun, its own bytes do the same. While the upstream is silent, a closed
+// client's slot is held until the client's kernel answers a keep-alive with a reset (75 s on
+// Linux), or for response_timeout; cutting sooner would break answers that are awaited. A FIN
+// behind unread content can't be seen. In a tunnel, a FIN is passed on and starts
+// half_close_timeout.
+
 // A FIN does not reveal whether the client has closed its connection or only its sending side.
 // Bytes sent to it do: a closed connection answers them with a reset. So when a client's FIN
 // arrives before its answer, the proxy sends the bytes that begin every answer. If a reset comes

@@ -14,6 +14,14 @@ import (
 	"github.com/weirproxy/weir/proxy/sock"
 )
 
+// A name is resolved before anything is acquired, so that a slow name server holds no slot. If the
+// answer expires in the queue, a fresher one is used if known. Addresses that failed in the last
+// 30 s come last. Each address gets a short time at first; those that did not answer divide the
+// rest. So a living address is found behind several dead ones, and a slow one is found too.
+//
+// The lease may end while dialling. Then the answer is 503 (fenced) or reject_status (evicted),
+// because there is no connection to reset yet. Later, both sides are reset.
+
 // Resolver finds the addresses of names. Names are absolute, in lower case and without the final
 // dot.
 type Resolver interface {

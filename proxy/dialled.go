@@ -8,6 +8,16 @@ import (
 	"github.com/weirproxy/weir/proxy/sock"
 )
 
+// The cluster's ports are refused by address and port. For a port that listens on all addresses,
+// the kernel is asked whether the destination is local; other destinations cost nothing. A proxy's
+// port is a loop: nested tunnels would multiply one client's descriptors, and a client could write
+// a PROXY header to a node that trusts this one.
+//
+// No list of addresses is complete, so a tunnel's first bytes are checked as well. Ports that only
+// nodes dial begin with a greeting that the client would have to answer, and never sees whole. A
+// proxy's own answers carry a mark of the cluster. Responses of upstreams do not, so a client that
+// nests a plain request before its CONNECT is not detected.
+
 const (
 	// resetsFor is how long Dialled still recognises a connection after its reset: bytes that came
 	// over it before may not have been read yet.

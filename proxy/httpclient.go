@@ -11,6 +11,11 @@ import (
 	"github.com/weirproxy/weir/proxy/sock"
 )
 
+// Accepted credentials are remembered, as a MAC, because a bcrypt check costs a core tens of
+// milliseconds. A password that is changed or removed in the file counts from the next request on;
+// open tunnels stay. Few checks run at a time, and an address that fails often gets 429 without a
+// check. That also hits others behind the same address, until their own password has passed once.
+
 // A head must fit into the buffer that it is read through.
 const _ = uint(sock.MaxBuffered - http1.MaxHead)
 

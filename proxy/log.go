@@ -6,6 +6,14 @@ import (
 	"github.com/weirproxy/weir/proxy/accesslog"
 )
 
+// The log shows ten refusals a second for each reason, ten a minute for reasons that strangers can
+// cause, and the number of the others. The metrics count all.
+//
+// The line for a finished tunnel or request bypasses the logger, in the logger's format, and is
+// written up to 5 ms late. It may come after later lines of the logger, and a killed process loses
+// the last ones. If the log's reader is too slow, lines beyond 4 MiB are dropped and counted, so
+// that clients are not held up.
+
 // The log: refusals and other trouble that a client can cause, sampled, through the logger; and a
 // line for each finished tunnel and request, past it.
 

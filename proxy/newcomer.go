@@ -14,6 +14,10 @@ import (
 	"github.com/weirproxy/weir/proxy/sock"
 )
 
+// TLS belongs to the listener, and ends in front of a socket pair: this package sees the pair's
+// other end as the client's socket. So ends, resets and hang-ups have one implementation. Package
+// clienttls has the cost; nothing is spliced to such a client.
+
 // newcomer is a client's connection to a listener with TLS. Once the handshake is complete, it has
 // a [conn], whose socket package clienttls gives. The newcomer may outlive that: the last bytes may
 // still be on their way when the proxy is done with the client.

@@ -8,6 +8,15 @@ import (
 	"github.com/weirproxy/weir/proxy/sock"
 )
 
+// Each direction has a meter. A read first takes bytes from it, reads at most so many, and puts
+// back the rest, so an idle connection holds none. If there are none, the direction of a tunnel
+// sleeps until the meter wakes it; for a plain message, the goroutine that it has anyway waits. A
+// paced flow is alive: none of the timeouts for idle, half-closed or stalled connections ends it.
+//
+// The meter is asked before the kernel, because asking the kernel first would cost a system call
+// for each read. So a direction without bytes may wait for its meter once. While it does, its FIN
+// is not passed on; a reset is noticed at once.
+
 // uploading and downloading are a tunnel's flow as the waker of one direction's meter, and as that
 // meter while no limit caps the direction: most tunnels need none, and cost no memory for one.
 type (

@@ -15,6 +15,11 @@ import (
 	"github.com/weirproxy/weir/proxy/sock"
 )
 
+// A refused CONNECT ends the client's connection, because bytes sent early for the tunnel must not
+// be read as a request. Other refused requests leave it open, unless they have content. A 407 keeps
+// the connection open so that the client can retry with credentials, unless bytes follow the
+// CONNECT: those were sent without credentials.
+
 // refusal says why the proxy turns a request away, in no protocol's terms. refusehttp.go renders it
 // as an HTTP answer, counters.go counts it by its reason.
 type refusal struct {

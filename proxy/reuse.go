@@ -6,6 +6,22 @@ import (
 	"github.com/weirproxy/weir/proxy/resolve"
 )
 
+// A request that meets a kept connection waits for its token with the connection unparked, and
+// parks it again if the token does not come.
+//
+// A kept-alive upstream connection is reused for its target (host and port) within 30 s, the most
+// recently used first; at most 32 are kept per target and 1024 in all. A request without content
+// and with an idempotent method is repeated once, on a fresh connection, if a kept-alive one ends
+// without an answer, answers 408, or sends something that is no response. Other requests use no
+// connection that has been idle for more than 2 s. A connection is not kept after a response that
+// announces content where none is allowed.
+//
+// Before a request without content is written to a kept-alive connection, one read is tried. It
+// finds an upstream that has closed, or has sent something unasked, without an extra system call;
+// then another connection is used. A whole unasked response that crosses with the request can't be
+// told from its answer. If one client of an upstream could do that to another,
+// share_kept_connections = false separates them, at the cost of a connection for each.
+
 // connect makes x.flow a connection to the target that the request may use: a kept-alive one,
 // unless fresh, or a new one.
 func (x *exchange) connect(fresh bool) (ok bool, _ *refusal) {

@@ -9,6 +9,12 @@ import (
 	"github.com/weirproxy/weir/proxy/socks5"
 )
 
+// SOCKS5 is told by its first byte, which begins no HTTP message. A client may send greeting,
+// credentials, request and bytes for the tunnel in any pieces; answers are collected and sent
+// before the node waits for the client. So one that sends everything at once costs one read and one
+// write, as a CONNECT does. A reply has no room for a text or a loop mark: the log has
+// the reason, and a nested tunnel by SOCKS5 is found by its destination alone.
+
 // socksClient is a client that speaks SOCKS5 (RFC 1928): it is told how to authenticate, does so if
 // it has to, and asks for one tunnel. It implements [protocol].
 //

@@ -5,6 +5,10 @@ import (
 	"time"
 )
 
+// An exchange has one bound: response_timeout without a byte in either direction.
+// docs/architecture.md lists its states and how each ends. Reads and writes pay nothing for it: the
+// kernel's byte counts of lasting exchanges are sampled.
+
 // vigil detects exchanges that last, and those in which nothing moves, without setting a timer for
 // each: one timer per client fires now and then, as long as there are exchanges. If it finds the
 // same exchange twice, it starts watching the client for a hang-up. An exchange that has carried
