@@ -104,6 +104,11 @@ func TestTotalsOfEachConnectionsLimit(t *testing.T) {
 	if u, known := m.Use(key); known {
 		t.Errorf("%+v, without a limit", u)
 	}
+	m.node.table.Store(nil) // as before the first limits
+	key.Resource = limit.Download
+	if u, known := m.Use(key); !known || u.Limit != nil || u.Admitted != want.Admitted {
+		t.Errorf("%+v, before the first limits", u)
+	}
 }
 
 // Bytes that a limit on bandwidth would have held back are noted on both ways of taking them.

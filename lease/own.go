@@ -29,7 +29,10 @@ func (n *Node) ownUses() (uses []Use) {
 
 // ownUse is the use of one; ok is false where there is no such limit, and never was.
 func (n *Node) ownUse(key limit.Key) (u Use, ok bool) {
-	l := n.table.Load().Governing(key)
+	var l *limit.Limit
+	if table := n.table.Load(); table != nil {
+		l = table.Governing(key)
+	}
 	t := &n.own[key.Resource]
 	u = Use{Key: key, Limit: l, Admitted: t.moved.Load(), WouldReject: t.wouldReject.Load()}
 	return u, l.Caps(key.Resource) || u.Admitted > 0
