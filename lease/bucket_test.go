@@ -367,3 +367,39 @@ func BenchmarkBucketTake(b *testing.B) {
 		k.take(now, token)
 	}
 }
+
+// What counts of the flows that wait follows their number within a few seconds, however it was
+// counted up.
+func TestHungryFlowsFollow(t *testing.T) {
+	for _, step := range []time.Duration{time.Millisecond, 300 * time.Millisecond, 7 * time.Second} {
+		p := newPool(limit.Key{Scope: limit.ScopeHost, Resource: limit.Download, Name: "up"})
+		now := time.Hour
+		pass := func(n int32, d time.Duration) {
+			p.flowing.pass(now, p.flows.n)
+			p.flows.n = n
+			for end := now + d; now < end; now += step {
+				p.hungry(now)
+			}
+		}
+		pass(3, 0)
+		if got := p.hungry(now); got != 3*oneFlow {
+			t.Errorf("at the beginning %d, want %d", got, 3*oneFlow)
+		}
+		for _, n := range []int32{3, 50, 1, 0} {
+			pass(n, 14*time.Second)
+			if got := p.hungry(now); math.Abs(float64(got-int64(n)*oneFlow)) > 1 {
+				t.Errorf("by %v: %d flows count %d, want %d", step, n, got, int64(n)*oneFlow)
+			}
+		}
+		if step > hungryWindow {
+			continue
+		}
+		for range 50 { // half of the time
+			pass(1, 50*time.Millisecond)
+			pass(0, 50*time.Millisecond)
+		}
+		if got := p.hungry(now); step == time.Millisecond && math.Abs(float64(got-oneFlow/2)) > 10 {
+			t.Errorf("one half of the time counts %d, want about %d", got, oneFlow/2)
+		}
+	}
+}

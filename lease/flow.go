@@ -33,9 +33,6 @@ func (n *Node) find(now time.Duration, f *Meter, table *limit.Table, core bool) 
 			f.n = 0
 			return false
 		}
-		if f.pools[f.n] != p {
-			f.noted[f.n] = 0
-		}
 		f.pools[f.n] = p
 		f.n++
 	}
@@ -198,8 +195,8 @@ func (n *Node) unkeepOthers(now time.Duration, f *Meter, short int) {
 func (n *Node) waitAt(now time.Duration, f *Meter, short int) {
 	p := f.pools[short]
 	f.met[short] = true
-	p.flowing.note(now, &f.noted[short])
 	f.waits, f.at = p, short
+	p.flowing.pass(now, p.flows.n)
 	p.flows.push(f)
 	if !p.told { // a flow that draws all that it gets waits again and again
 		n.markFlow(p)
@@ -255,6 +252,7 @@ func (n *Node) Unpace(now time.Duration, f *Meter) {
 	}
 	if p := f.waits; p != nil {
 		n.lockFlow(p)
+		p.flowing.pass(now, p.flows.n)
 		p.flows.remove(f)
 		f.waits = nil
 		n.markFlow(p)
@@ -303,6 +301,7 @@ func (n *Node) feed(now time.Duration, p *pool) {
 		p.kept = 0
 		p.lost++
 	}
+	p.flowing.pass(now, p.flows.n)
 	whole := p.bucket.whole(now)
 	for f := p.flows.head; f != nil; f = p.flows.head {
 		piece := p.pieceOf(f)

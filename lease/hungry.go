@@ -1,41 +1,49 @@
 package lease
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
-// hungryWindow is for how long a flow that had to wait counts as hungry at least.
-const hungryWindow = 500 * time.Millisecond
+const (
+	// hungryWindow is the time over which waiting flows are averaged, and half of which is forgotten
+	// in another.
+	hungryWindow = time.Second
+	// oneFlow is what one flow that waits all the time counts.
+	oneFlow = 100
+)
 
-// hungryFlows counts the flows that lately had to wait for a piece, and so would move more than they
-// get. They are what a node's share of a bandwidth is divided by.
+// hungryFlows counts the flows that would move more than they get, as how many wait for a piece at a
+// time: a flow that gets all that it wants never waits. A node's share of a bandwidth goes by it.
 type hungryFlows struct {
-	since  time.Duration // the present window's beginning
-	window uint32
-	n      int32 // in it
-	past   int32 // in the one before
+	since time.Duration // the present window's beginning
+	at    time.Duration // counted up to
+	area  time.Duration // flows times time, in the present window
+	mean  float64       // of the windows before; 0: there was none
 }
 
-// roll ends the windows that are over.
-func (h *hungryFlows) roll(now time.Duration) {
-	switch over := (now - h.since) / hungryWindow; {
-	case over >= 2:
-		*h = hungryFlows{since: now, window: h.window + 1}
-	case over == 1:
-		*h = hungryFlows{since: h.since + hungryWindow, window: h.window + 1, past: h.n}
+// pass counts that n flows have waited since the last call.
+func (h *hungryFlows) pass(now time.Duration, n int32) {
+	if now-h.since > 4*hungryWindow {
+		*h = hungryFlows{since: now, at: now, mean: float64(n)}
+		return
 	}
-}
-
-// note counts a flow once in each window; in is the window in which it was counted last.
-func (h *hungryFlows) note(now time.Duration, in *uint32) {
-	h.roll(now)
-	if *in != h.window+1 {
-		*in = h.window + 1 // 0 is none
-		h.n++
+	for end := h.since + hungryWindow; now >= end; end += hungryWindow {
+		h.area += (end - h.at) * time.Duration(n)
+		h.mean = (h.mean + float64(h.area)/float64(hungryWindow)) / 2
+		h.since, h.at, h.area = end, end, 0
 	}
+	h.area += (now - h.at) * time.Duration(n)
+	h.at = now
 }
 
-// hungry is how many flows would move more than they get: those of lately, or, where pieces come so
-// seldom that most of them wait for longer than a window, those that wait. Needs the pool's lock.
+// hungry is how many flows have waited lately, in parts of oneFlow. Needs the pool's lock.
 func (p *pool) hungry(now time.Duration) int64 {
-	p.flowing.roll(now)
-	return int64(max(p.flowing.n, p.flowing.past, p.flows.n))
+	h := &p.flowing
+	h.pass(now, p.flows.n)
+	mean := h.mean
+	if mean == 0 { // they have just begun
+		mean = float64(p.flows.n)
+	}
+	return int64(math.Round(oneFlow * mean))
 }

@@ -142,12 +142,11 @@ type paced struct {
 
 	// Of the piece that is to come. While the flow waits, the core's lock guards it; otherwise it
 	// belongs to the flow.
-	begun bool                     // to wait for it
-	since time.Duration            // when that was
-	met   [len(meterScopes)]bool   // it has waited there for it
-	noted [len(meterScopes)]uint32 // as hungry, in which window of the pool
-	want  float64                  // of the limits' pieces the least
-	most  float64                  // that it can move at once
+	begun bool                   // to wait for it
+	since time.Duration          // when that was
+	met   [len(meterScopes)]bool // it has waited there for it
+	want  float64                // of the limits' pieces the least
+	most  float64                // that it can move at once
 
 	// Guarded by the core's lock.
 	waits      *pool // nil: it does not wait

@@ -201,7 +201,7 @@ func (n *Node) meter(now time.Duration, p *pool) {
 	}
 	units, spare := p.need(now)
 	need, flows := units+spare, p.hungry(now)
-	if differs(need, p.said, 1) || (need == 0) != (p.said == 0) || need == 0 && p.told && !p.awaited() || differs(flows, p.saidFlows, 0) {
+	if differs(need, p.said, 1) || (need == 0) != (p.said == 0) || need == 0 && p.told && !p.awaited() || differs(flows, p.saidFlows, oneFlow/2) {
 		n.mark(p)
 	}
 }
