@@ -197,6 +197,9 @@ func (n *Node) waitAt(now time.Duration, f *Meter, short int) {
 	f.met[short] = true
 	f.waits, f.at = p, short
 	p.flowing.pass(now, p.flows.n)
+	if gap := now - f.wokenAt; f.wokenBy == p && gap < hungryGap {
+		p.flowing.area += gap
+	}
 	p.flows.push(f)
 	if !p.told { // a flow that draws all that it gets waits again and again
 		n.markFlow(p)
@@ -312,6 +315,7 @@ func (n *Node) feed(now time.Duration, p *pool) {
 		p.kept += keep
 		p.keptAt = now
 		f.kept[f.at] = keptPiece{p.lost, keep}
+		f.wokenBy, f.wokenAt = p, now
 		n.wakeFlow(p, f)
 	}
 }

@@ -9,8 +9,12 @@ const (
 	// hungryWindow is the time over which waiting flows are averaged, and half of which is forgotten
 	// in another.
 	hungryWindow = time.Second
-	// oneFlow is what one flow that waits all the time counts.
-	oneFlow = 100
+	// hungryGap is how soon a flow that was woken for a piece waits again if it has waited for no
+	// other: then it has been hungry in between too.
+	hungryGap = 250 * time.Millisecond
+	// fewerOrMore is by how much the mean must be away from the whole number that the leader was told
+	// before it is told another.
+	fewerOrMore = 0.6
 )
 
 // hungryFlows counts the flows that would move more than they get, as how many wait for a piece at a
@@ -30,20 +34,28 @@ func (h *hungryFlows) pass(now time.Duration, n int32) {
 	}
 	for end := h.since + hungryWindow; now >= end; end += hungryWindow {
 		h.area += (end - h.at) * time.Duration(n)
-		h.mean = (h.mean + float64(h.area)/float64(hungryWindow)) / 2
+		mean := float64(h.area) / float64(hungryWindow)
+		if h.mean > 0 {
+			mean = (h.mean + mean) / 2
+		}
+		h.mean = mean
 		h.since, h.at, h.area = end, end, 0
 	}
 	h.area += (now - h.at) * time.Duration(n)
 	h.at = now
 }
 
-// hungry is how many flows have waited lately, in parts of oneFlow. Needs the pool's lock.
-func (p *pool) hungry(now time.Duration) int64 {
+// hungry is how many flows have waited at a time lately. Needs the pool's lock.
+func (p *pool) hungry(now time.Duration) float64 {
 	h := &p.flowing
 	h.pass(now, p.flows.n)
-	mean := h.mean
-	if mean == 0 { // they have just begun
-		mean = float64(p.flows.n)
+	if h.mean == 0 { // they have just begun
+		return float64(p.flows.n)
 	}
-	return int64(math.Round(oneFlow * mean))
+	return h.mean
+}
+
+// hungrier reports whether the leader should hear of another number of flows. Needs the pool's lock.
+func (p *pool) hungrier(now time.Duration) bool {
+	return math.Abs(p.hungry(now)-float64(p.saidFlows)) > max(fewerOrMore, float64(p.saidFlows)/16)
 }

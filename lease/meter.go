@@ -151,6 +151,8 @@ type paced struct {
 	// Guarded by the core's lock.
 	waits      *pool // nil: it does not wait
 	at         int   // for which of pools
+	wokenBy    *pool // for a piece
+	wokenAt    time.Duration
 	prev, next *Meter
 }
 

@@ -181,7 +181,7 @@ func (n *Node) rateDemand(now time.Duration, p *pool, d *leasepb.Demand) {
 		d.Waiting = more * unit
 	}
 	p.told = d.Waiting > 0
-	d.Flows = p.hungry(now)
+	d.Flows = int64(math.Round(p.hungry(now)))
 	if !n.leaving() { // else nobody may come again
 		if p.refused != [2]int64{} {
 			d.Refused = more * unit
@@ -200,17 +200,11 @@ func (n *Node) meter(now time.Duration, p *pool) {
 		return
 	}
 	units, spare := p.need(now)
-	need, flows := units+spare, p.hungry(now)
-	if differs(need, p.said, 1) || (need == 0) != (p.said == 0) || need == 0 && p.told && !p.awaited() || differs(flows, p.saidFlows, oneFlow/2) {
+	need := units + spare
+	if change := need - p.said; change > max(p.said/8, 1) || -change > max(p.said/8, 1) || (need == 0) != (p.said == 0) ||
+		need == 0 && p.told && !p.awaited() || p.hungrier(now) {
 		n.mark(p)
 	}
-}
-
-// differs reports whether a number is more than an eighth, and by more than so many, away from what
-// was said.
-func differs(is, said, by int64) bool {
-	change := max(is-said, said-is)
-	return change > max(said/8, by)
 }
 
 // meterSome visits the next held pools of rates.

@@ -16,13 +16,9 @@ type row struct {
 // short is what is lacking of what is wanted.
 func (r *row) short() int64 { return max(0, r.want-r.held) }
 
-// oneFlow is the least that counts of a node's connections, of which one that always waits for
-// bandwidth is as much.
-const oneFlow = 100
-
 // weight is what a row's share is by: of bandwidth the connections that would move more, and of
 // anything else nodes are alike.
-func (r *row) weight() int64 { return max(r.says.flows, oneFlow) }
+func (r *row) weight() int64 { return max(r.says.flows, 1) }
 
 // present reports whether requests wait at this moment.
 func (r *row) present() bool { return r.says.waiting > 0 }

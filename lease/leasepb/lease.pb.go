@@ -570,7 +570,7 @@ type Demand struct {
 	Ask           uint64                 `protobuf:"varint,7,opt,name=ask,proto3" json:"ask,omitempty"`                              // > 0: requests wait for the Answer to this number, to be refused if nothing is free
 	TargetSeq     uint64                 `protobuf:"varint,8,opt,name=target_seq,json=targetSeq,proto3" json:"target_seq,omitempty"` // the newest Target that this reflects
 	Parked        int64                  `protobuf:"varint,9,opt,name=parked,proto3" json:"parked,omitempty"`                        // kept-alive connections that nobody uses: open, but the first to go
-	Flows         int64                  `protobuf:"varint,10,opt,name=flows,proto3" json:"flows,omitempty"`                         // of bandwidth: how many connections wait for bytes at a time, in hundredths
+	Flows         int64                  `protobuf:"varint,10,opt,name=flows,proto3" json:"flows,omitempty"`                         // of bandwidth: how many connections wait for bytes at a time
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
