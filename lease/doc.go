@@ -68,6 +68,7 @@
 //	ask        the question whether a slot is free anywhere, for requests without a queue
 //	target     the number of slots that the leader asks a node to come down to
 //	fair share a node's part of a limit while it is contended (max-min)
+//	hungry     a flow that has to wait for bytes: a bandwidth is shared by how many are
 //	turn       how long a node keeps a unit above its fair share while others wait
 //	ghost      a request that a limit in mode report has admitted, and that waits on to be judged
 //	meter      what paces one direction of a connection's bytes
