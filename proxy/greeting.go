@@ -62,8 +62,10 @@ func looksLikeProxyHeader(start [5]byte) bool {
 type foreign struct {
 	refusal *refusal // where plain HTTP is expected
 	overTLS *refusal // where TLS is expected
-	// answer is the protocol's own for "no"; nil: clients get the HTTP answer.
-	answer []byte
+	// answer is the protocol's own for "no"; nil: clients get the HTTP answer. Its second byte is the
+	// code, which the log has as field, beside the protocol's name as the method.
+	answer      []byte
+	name, field string
 }
 
 var (
@@ -75,11 +77,13 @@ var (
 		refusal: badRequest("the client began with SOCKS4, which this port does not speak: use socks5h:// or http:// in the proxy's URL"),
 		overTLS: refuseSOCKS,
 		answer:  []byte{0, 0x5b, 0, 0, 0, 0, 0, 0},
+		name:    "SOCKS4", field: "reply",
 	}
 	foreignSOCKS5 = foreign{
 		refusal: badRequest("the client began with SOCKS5, which proxy.protocols leaves out: use http:// in the proxy's URL"),
 		overTLS: refuseSOCKS,
 		answer:  []byte{5, 0xff}, // no acceptable authentication method (RFC 1928 §3)
+		name:    "SOCKS5", field: "choice",
 	}
 	foreignOther = foreign{refusal: badRequest(string(http1.ErrNotHTTP))}
 
@@ -111,11 +115,18 @@ func (c *httpClient) refuseForeign(first byte) {
 		c.refuse(p.refusal)
 		return
 	}
-	c.noteRefusal(p.refusal)
+	c.noteForeign(p, p.refusal)
 	c.in.Release()
 	c.sock.Guard(nil, nil)
 	c.sock.Stall = stallTimeout
 	if c.sock.Write(p.answer, nil, nil) == nil {
 		c.linger(false)
 	}
+}
+
+// noteForeign counts and logs a refusal whose answer is the protocol's own.
+func (c *conn) noteForeign(p *foreign, r *refusal) {
+	c.method = p.name
+	c.srv.counters.refused(r)
+	c.logRefusal("request refused", r, p.field, int(p.answer[1]))
 }

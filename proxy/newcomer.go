@@ -132,7 +132,8 @@ func (n *newcomer) refuse(err error) {
 	switch {
 	case err == errForeign:
 		p := foreignOf(n.in.Bytes()[0])
-		n.answer(p.overTLS, p.answer)
+		(&conn{srv: s, addr: n.addr}).noteForeign(p, p.overTLS)
+		n.answer(p.answer)
 	case errors.As(err, &syntax):
 		(&conn{srv: s, addr: n.addr}).noteRefusal(badRequest(string(syntax)))
 	case errors.As(err, &notTLS) && !n.balanced && looksLikeProxyHeader(notTLS.Start):
@@ -151,12 +152,12 @@ func (n *newcomer) refuse(err error) {
 // answerHTTP is answer for a client that speaks HTTP, or a protocol without an answer of its own.
 func (n *newcomer) answerHTTP(r *refusal) {
 	s := n.srv
-	n.answer(r, r.render(nil, r.status(0), s.loop.Load().field(), s.status, limit.Target{}, http1.KeepAlive{}, false))
+	status := (&conn{srv: s, addr: n.addr}).noteRefusal(r)
+	n.answer(r.render(nil, status, s.loop.Load().field(), s.status, limit.Target{}, http1.KeepAlive{}, false))
 }
 
 // answer sends a refusal without TLS to a client that does not speak it.
-func (n *newcomer) answer(r *refusal, b []byte) {
-	(&conn{srv: n.srv, addr: n.addr}).noteRefusal(r)
+func (n *newcomer) answer(b []byte) {
 	n.in.Release()
 	if n.wire.Write(b, nil, nil) == nil && n.wire.CloseWrite() == nil {
 		sock.Drained(n.wire, lingerTimeout)

@@ -82,7 +82,7 @@ func (c *socksClient) greet(p *Policy) (socks5.Method, bool) {
 	c.in.Skip(n)
 	c.out = socks5.AppendChoice(c.out, method)
 	if refusal != nil {
-		c.reject(refusal, "method", int(method))
+		c.reject(refusal, "choice", int(method))
 		return 0, false
 	}
 	return method, true

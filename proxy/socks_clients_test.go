@@ -41,7 +41,8 @@ func TestSOCKSMethods(t *testing.T) {
 		{"a stranger with a password", "\x02", users, elsewhere, "\x05\xff", RefusedDenied},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			w := newWorld(t, 1, policy(func(p *Policy) {
+			var j journal
+			w := newWorld(t, 1, jsonLog(&j), policy(func(p *Policy) {
 				p.Users = c.users
 				if c.clients != nil {
 					p.AllowClients = c.clients
@@ -55,6 +56,10 @@ func TestSOCKSMethods(t *testing.T) {
 				p.expectEOF()
 				if n := w.Counters().Refusals[c.counted].Load(); n != 1 {
 					t.Errorf("%d refusals as %v", n, c.counted)
+				}
+				lines := j.Lines(t, "request refused")
+				if len(lines) != 1 || lines[0]["method"] != "SOCKS5" || lines[0]["choice"] != 255.0 || lines[0]["details"] == "" {
+					t.Errorf("the log says %v", lines)
 				}
 			}
 		})
