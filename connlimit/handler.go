@@ -28,7 +28,7 @@ import (
 // request's context ends with ErrLost, and a hijacked connection is closed.
 func (l *Limiter) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c := l.config.Load()
+		c := l.current()
 		addr, then := c.client(r), c.afterRequest()
 		slot, err := l.reqs.acquire(r.Context(), addr, then)
 		if err == nil && then == forCluster {

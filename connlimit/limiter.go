@@ -6,12 +6,13 @@ import (
 	"sync/atomic"
 )
 
-// Limiter enforces a Config. Make one with New; all its methods may be called at any time, from any
-// goroutine. It runs no goroutines of its own, and needs no closing.
+// Limiter enforces a Config. Make one with New; the zero Limiter has the zero Config, until
+// SetConfig gives it another. All its methods may be called at any time, from any goroutine. It
+// runs no goroutines of its own, and needs no closing.
 type Limiter struct {
-	mu            sync.Mutex // held by SetConfig
-	config        atomic.Pointer[Config]
-	conns, reqs   *book
+	mu            sync.Mutex             // held by whoever changes config
+	config        atomic.Pointer[Config] // nil: nobody has used the zero Limiter yet
+	conns, reqs   *book                  // set before config is
 	served        served
 	watch         watch
 	answers       atomic.Int64 // open because of Config.Answer
@@ -23,11 +24,33 @@ func New(c Config) (*Limiter, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	c = c.withDefaults()
-	conns, reqs := c.rules()
-	l := &Limiter{conns: newBook(conns), reqs: newBook(reqs)}
-	l.config.Store(&c)
+	l := &Limiter{}
+	l.begin(c.withDefaults())
 	return l, nil
+}
+
+func (l *Limiter) begin(c Config) {
+	conns, reqs := c.rules()
+	l.conns, l.reqs = newBook(conns), newBook(reqs)
+	l.config.Store(&c)
+}
+
+// current returns the configuration in force. Whoever uses conns or reqs calls it first: they are
+// nil in a zero Limiter.
+func (l *Limiter) current() *Config {
+	if c := l.config.Load(); c != nil {
+		return c
+	}
+	return l.beginZero()
+}
+
+func (l *Limiter) beginZero() *Config {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.config.Load() == nil {
+		l.begin(Config{}.withDefaults())
+	}
+	return l.config.Load()
 }
 
 func (c *Config) rules() (conns, reqs *rules) {
@@ -37,7 +60,7 @@ func (c *Config) rules() (conns, reqs *rules) {
 }
 
 // Config returns the configuration in force, with the defaults put in.
-func (l *Limiter) Config() Config { return l.config.Load().withDefaults() }
+func (l *Limiter) Config() Config { return l.current().withDefaults() }
 
 // SetConfig replaces the configuration, all of it at once, or returns an error and changes nothing.
 // A lower limit closes nothing: what is open counts, and new connections are refused until the
@@ -49,6 +72,7 @@ func (l *Limiter) SetConfig(c Config) error {
 	}
 	c = c.withDefaults()
 	conns, reqs := c.rules()
+	l.current()
 	l.mu.Lock()
 	l.conns.change(conns)
 	l.reqs.change(reqs)
@@ -77,7 +101,7 @@ func (l *Limiter) Accept(conn net.Conn) (free func(), err error) {
 
 // Admit is Accept, but returns a Slot.
 func (l *Limiter) Admit(conn net.Conn) (Slot, error) {
-	addr, c := addrOf(conn), l.config.Load()
+	addr, c := addrOf(conn), l.current()
 	then := c.afterConn()
 	slot, err := l.conns.take(addr, then)
 	if err == nil && then == forCluster {
@@ -106,10 +130,16 @@ func Wrap(conn net.Conn, free func()) net.Conn { return &Conn{Conn: conn, free: 
 
 // NumOpen returns how many connections the client at addr has open: all those of its prefix, where
 // a prefix is a client. nil, and addresses that are not IP addresses, are one client.
-func (l *Limiter) NumOpen(addr net.Addr) int { return l.conns.open(netAddr(addr)) }
+func (l *Limiter) NumOpen(addr net.Addr) int {
+	l.current()
+	return l.conns.open(netAddr(addr))
+}
 
 // NumRequests returns how many requests of the client at addr Handler is serving.
-func (l *Limiter) NumRequests(addr net.Addr) int { return l.reqs.open(netAddr(addr)) }
+func (l *Limiter) NumRequests(addr net.Addr) int {
+	l.current()
+	return l.reqs.open(netAddr(addr))
+}
 
 // Counters say what has happened to connections, or to requests.
 type Counters struct {
@@ -125,5 +155,6 @@ type Stats struct{ Connections, Requests Counters }
 
 // Stats returns the counters. Each is exact; they are not all read at the same instant.
 func (l *Limiter) Stats() Stats {
+	l.current()
 	return Stats{Connections: l.conns.counters(), Requests: l.reqs.counters()}
 }

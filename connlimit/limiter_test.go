@@ -3,6 +3,7 @@ package connlimit
 import (
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"strings"
 	"sync"
@@ -92,6 +93,55 @@ func TestLoweredLimit(t *testing.T) {
 	}
 	slots[6].Free()
 	admit(t, l, from("192.0.2.2"))
+}
+
+// TestZeroLimiter: it counts, and limits nothing until it gets a Config, whichever method is called
+// first, and by however many at once.
+func TestZeroLimiter(t *testing.T) {
+	addr := from("192.0.2.1").RemoteAddr()
+	for name, use := range map[string]func(*Limiter){
+		"Accept":      func(l *Limiter) { l.Accept(from("192.0.2.1")) },
+		"NumOpen":     func(l *Limiter) { l.NumOpen(addr) },
+		"NumRequests": func(l *Limiter) { l.NumRequests(addr) },
+		"Stats":       func(l *Limiter) { l.Stats() },
+		"Config":      func(l *Limiter) { l.Config() },
+		"SetConfig":   func(l *Limiter) { l.SetConfig(Config{}) },
+		"ConnState":   func(l *Limiter) { l.ConnState(from("192.0.2.1"), http.StateNew) },
+		"Handler":     func(l *Limiter) { request(l.Handler(http.NotFoundHandler()), "192.0.2.1:1") },
+		"Listener": func(l *Limiter) {
+			inner := listen(t)
+			go net.Dial("tcp", inner.Addr().String())
+			if _, err := l.Listener(inner).Accept(); err != nil {
+				t.Error(err)
+			}
+		},
+		"Guard": func(l *Limiter) {
+			srv := &http.Server{}
+			l.Guard(srv)
+			srv.ConnContext(t.Context(), from("192.0.2.1"))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var l Limiter
+			var wg sync.WaitGroup
+			for range 4 {
+				wg.Go(func() { use(&l) })
+			}
+			wg.Wait()
+			if got, want := l.Config().IPv6Prefix, DefaultIPv6Prefix; got != want {
+				t.Errorf("IPv6Prefix is %d; want the default, %d", got, want)
+			}
+			admit(t, &l, from("192.0.2.9"))
+			if err := l.SetConfig(perClient(1)); err != nil {
+				t.Fatal(err)
+			}
+			_, err := l.Accept(from("192.0.2.9"))
+			refusedBy(t, err, ScopeClient)
+			if n := l.NumOpen(from("192.0.2.9").RemoteAddr()); n != 1 {
+				t.Errorf("%d are open; want 1", n)
+			}
+		})
+	}
 }
 
 // TestNoLimit: the zero Limit is no cap, and AtMost(0) blocks. Where 0 means "none", nobody can be

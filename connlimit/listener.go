@@ -110,7 +110,7 @@ func (l *listener) run() {
 // admit returns conn, counted, if there is a slot for it at once. It leaves conn to a goroutine if
 // it may have to wait, if only for its address, and refuses it otherwise.
 func (l *listener) admit(conn net.Conn) *Conn {
-	c := l.limiter.config.Load()
+	c := l.limiter.current()
 	book := l.limiter.conns
 	if knowsAddr(conn) && c.afterConn() == 0 && book.queue.waiting.Load() == 0 {
 		var w wait
@@ -136,7 +136,7 @@ func (l *listener) admit(conn net.Conn) *Conn {
 // admitLater waits for conn's address, in the queue here, and then for the cluster.
 func (l *listener) admitLater(conn net.Conn) {
 	addr := l.addrOf(conn)
-	c := l.limiter.config.Load()
+	c := l.limiter.current()
 	then := c.afterConn()
 	slot, err := l.limiter.conns.acquire(l.ctx, addr, then)
 	if err == nil && then == forCluster {

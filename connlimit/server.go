@@ -93,7 +93,7 @@ func (l *Limiter) Guard(srv *http.Server) {
 			return
 		}
 		w.Header().Set("Connection", "close")
-		l.config.Load().answer(w, r, g.refusal)
+		l.current().answer(w, r, g.refusal)
 	})
 }
 
@@ -110,7 +110,7 @@ func (l *Limiter) guard(conn net.Conn) *guarded {
 	if l.counts(conn) {
 		return nil
 	}
-	c, end, g := l.config.Load(), l.served.begin(conn), &guarded{}
+	c, end, g := l.current(), l.served.begin(conn), &guarded{}
 	decide := func() {
 		slot, addr, err := l.takeServed(conn, end, c)
 		if err == nil && c.afterConn() == forCluster {
@@ -149,7 +149,7 @@ func (l *Limiter) serveNew(conn net.Conn) error {
 	if l.counts(conn) {
 		return nil
 	}
-	c, end := l.config.Load(), l.served.begin(conn)
+	c, end := l.current(), l.served.begin(conn)
 	slot, addr, err := l.takeServed(conn, end, c)
 	if err != nil {
 		return err
