@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -104,6 +105,44 @@ func TestGuard(t *testing.T) {
 				t.Error("the server's own ConnState is lost")
 			}
 		})
+	}
+}
+
+// TestGuardsOwnAnswer: ErrorHandler, Status and RetryAfter are for connections, too, and can change
+// while the server runs.
+func TestGuardsOwnAnswer(t *testing.T) {
+	const text = "The server takes no connections from you: the limit is 0.\n"
+	for _, kind := range []string{"http", "https", "h2"} {
+		l := newLimiter(t, perClient(0))
+		s := serve(t, kind, func(http.ResponseWriter, *http.Request) { t.Error("served") }, func(s *httptest.Server) { l.Guard(s.Config) })
+		for _, test := range []struct {
+			change func(*Config)
+			status int
+			after  string
+			body   string
+		}{
+			{func(c *Config) {}, 429, "", text},
+			{func(c *Config) { c.Status = 403 }, 403, "", text},
+			{func(c *Config) { c.RetryAfter = time.Minute }, 429, "60", text},
+			{func(c *Config) {
+				c.RetryAfter = time.Hour
+				c.ErrorHandler = func(w http.ResponseWriter, r *http.Request, err error) {
+					e := refusedBy(t, err, ScopeClient)
+					w.WriteHeader(http.StatusTeapot)
+					fmt.Fprintf(w, "%s, for %s: %d %s", r.URL.Path, e.Prefix, e.Limit, e.Kind)
+				}
+			}, 418, "3600", "/tea, for 127.0.0.1/32: 0 connections"},
+		} {
+			c := perClient(0)
+			test.change(&c)
+			if err := l.SetConfig(c); err != nil {
+				t.Fatal(err)
+			}
+			status, after, body := get(t, newClient(t, s), s.URL+"/tea")
+			if status != test.status || after != test.after || body != test.body {
+				t.Errorf("%s: %d, after %q: %q; want %d, after %q: %q", kind, status, after, body, test.status, test.after, test.body)
+			}
+		}
 	}
 }
 
