@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -104,6 +105,45 @@ func TestHandlerPerClient(t *testing.T) {
 	}
 }
 
+// TestHandlerAtOnce: of eight that begin at the same instant, exactly as many are served as there
+// is room for. Those served stay until all eight are, or are refused, so a handler that looks first
+// and counts later, or goes by what it saw, serves more.
+func TestHandlerAtOnce(t *testing.T) {
+	const n, room, rounds = 8, 2, 3000
+	for name, limits := range map[string]Limits{"total": {Total: AtMost(room)}, "per client": {PerClient: AtMost(room)}} {
+		l := newLimiter(t, requests(limits))
+		for round := range rounds {
+			var served, decided atomic.Int32
+			all, start := make(chan struct{}), make(chan struct{})
+			decide := func() {
+				if decided.Add(1) == n {
+					close(all)
+				}
+			}
+			h := l.Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+				served.Add(1)
+				decide()
+				<-all
+			}))
+			var wg sync.WaitGroup
+			for range n {
+				w, r := httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil)
+				wg.Go(func() {
+					<-start
+					if h.ServeHTTP(w, r); w.Code != 200 {
+						decide()
+					}
+				})
+			}
+			close(start)
+			wg.Wait()
+			if got := served.Load(); got != room {
+				t.Fatalf("%s, round %d: %d were served at once; want %d", name, round, got, room)
+			}
+		}
+	}
+}
+
 // TestHandlersOwnAnswer: ErrorHandler answers, and knows why; Status and RetryAfter change the
 // default. A block says nothing of trying again, unless it is told to.
 func TestHandlersOwnAnswer(t *testing.T) {
@@ -115,6 +155,7 @@ func TestHandlersOwnAnswer(t *testing.T) {
 		body   string
 	}{
 		{func(c *Config) {}, 429, "", "The server takes no requests from you: the limit is 0.\n"},
+		{func(c *Config) { c.Requests = Limits{Total: AtMost(0)} }, 503, "", "The server takes no requests from you: the limit is 0.\n"},
 		{func(c *Config) { c.Status = 503 }, 503, "", "The server takes no requests from you: the limit is 0.\n"},
 		{func(c *Config) { c.RetryAfter = time.Minute }, 429, "60", "The server takes no requests from you: the limit is 0.\n"},
 		{func(c *Config) { c.RetryAfter = time.Millisecond }, 429, "1", "The server takes no requests from you: the limit is 0.\n"},
