@@ -2,6 +2,7 @@ package connlimit
 
 import (
 	"context"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -46,8 +47,10 @@ func (l *Limiter) ConnState(conn net.Conn, state http.ConnState) {
 // Config.AnswerTimeout; others are closed at once. srv.Handler never sees them.
 //
 // Call Guard once, before srv serves. It sets srv.ConnContext, srv.ConnState and srv.Handler, and
-// calls those that were set. Hijacked connections are counted as by ConnState. Connections that
-// come from a Listener of the same Limiter are counted there, and not again.
+// calls those that were set. It also sets srv.DisableGeneralOptionsHandler, because net/http would
+// answer OPTIONS * of a refused connection, and gives net/http's answer itself where that was not
+// set. Hijacked connections are counted as by ConnState. Connections that come from a Listener of
+// the same Limiter are counted there, and not again.
 //
 // A connection that has to be read from before its RemoteAddr is known, such as one of a listener
 // for the PROXY protocol, does not hold up the accept loop, and is under no limit until then.
@@ -55,6 +58,10 @@ func (l *Limiter) Guard(srv *http.Server) {
 	contexts, states, handler := srv.ConnContext, srv.ConnState, srv.Handler
 	if handler == nil {
 		handler = http.DefaultServeMux
+	}
+	if !srv.DisableGeneralOptionsHandler {
+		srv.DisableGeneralOptionsHandler = true
+		handler = withGeneralOptions(handler)
 	}
 	srv.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
 		if contexts != nil {
@@ -94,6 +101,21 @@ func (l *Limiter) Guard(srv *http.Server) {
 		}
 		w.Header().Set("Connection", "close")
 		l.current().answer(w, r, g.refusal)
+	})
+}
+
+// withGeneralOptions answers OPTIONS * as net/http does: yes, the server is there. A little content
+// is read, so that the connection can go on.
+func withGeneralOptions(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodOptions || r.RequestURI != "*" {
+			next.ServeHTTP(w, r)
+			return
+		}
+		w.Header().Set("Content-Length", "0")
+		if r.ContentLength != 0 {
+			io.Copy(io.Discard, http.MaxBytesReader(w, r.Body, 4<<10))
+		}
 	})
 }
 

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"net/url"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -142,6 +143,46 @@ func TestGuardsOwnAnswer(t *testing.T) {
 			if status != test.status || after != test.after || body != test.body {
 				t.Errorf("%s: %d, after %q: %q; want %d, after %q: %q", kind, status, after, body, test.status, test.after, test.body)
 			}
+		}
+	}
+}
+
+// TestGuardOptions: OPTIONS * is refused, too, though net/http answers it before any handler. Where
+// there is room, it is answered as without Guard: by net/http's rules, or by the server's handler.
+func TestGuardOptions(t *testing.T) {
+	for _, kind := range []string{"http", "https", "h2"} {
+		for _, own := range []bool{false, true} {
+			l := newLimiter(t, perClient(1))
+			handler := func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusTeapot) }
+			s := serve(t, kind, handler, func(s *httptest.Server) {
+				s.Config.DisableGeneralOptionsHandler = own
+				l.Guard(s.Config)
+			})
+			target, err := url.Parse(s.URL)
+			if err != nil {
+				t.Fatal(err)
+			}
+			target.Opaque = "*"
+			ask := func(want int) {
+				t.Helper()
+				resp, err := newClient(t, s).Do(&http.Request{Method: "OPTIONS", URL: target})
+				if err != nil {
+					t.Fatal(err)
+				}
+				resp.Body.Close()
+				if resp.StatusCode != want || want == 200 && resp.Header.Get("Content-Length") != "0" {
+					t.Errorf("%s, own %v: %s, %v; want %d", kind, own, resp.Status, resp.Header, want)
+				}
+			}
+			if own {
+				ask(http.StatusTeapot)
+			} else {
+				ask(http.StatusOK)
+			}
+			if err := l.SetConfig(perClient(0)); err != nil {
+				t.Fatal(err)
+			}
+			ask(http.StatusTooManyRequests)
 		}
 	}
 }
