@@ -64,7 +64,7 @@ type Limits struct {
 	// Total holds for all clients together.
 	Total Limit
 	// PerClient holds for each client: an IPv4 address or an IPv6 prefix, see Config.IPv6Prefix.
-	// Connections without an address, such as those of a Unix socket, are under Total alone.
+	// Connections without an IP address, such as those of a Unix socket, are under Total alone.
 	PerClient Limit
 	// Networks have limits of their own. The longest that contains an address governs it, alone. A
 	// network that is smaller than a client (a /128, say, where clients are /64s) is a client, or

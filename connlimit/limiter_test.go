@@ -75,6 +75,21 @@ func TestAcceptAtOnce(t *testing.T) {
 	}
 }
 
+// TestNotFromIP: what has no IP address is one client, whatever the text of its address, under
+// Total alone; and a connection that is accepted twice counts twice.
+func TestNotFromIP(t *testing.T) {
+	l := newLimiter(t, Config{Connections: Limits{PerClient: AtMost(1), Total: AtMost(4)}})
+	named := &conn{remote: textAddr("client.example:80")}
+	for _, c := range []*conn{named, named, {remote: textAddr("bufconn")}, {remote: &net.UnixAddr{Name: "@"}}} {
+		admit(t, l, c)
+	}
+	if n := l.NumOpen(named.remote); n != 4 {
+		t.Errorf("%d are open; want all 4 as one client's", n)
+	}
+	_, err := l.Accept(named)
+	refusedBy(t, err, ScopeTotal)
+}
+
 // TestLoweredLimit: a lower limit closes nothing, and counts what is open.
 func TestLoweredLimit(t *testing.T) {
 	l := newLimiter(t, total(10))
