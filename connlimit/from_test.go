@@ -45,6 +45,56 @@ func greetings(addr net.Addr, n int) (all []string) {
 	return all
 }
 
+// visitor is a connection from an address of the caller's choice.
+type visitor struct {
+	net.Conn
+	addr net.Addr
+}
+
+func (v visitor) RemoteAddr() net.Addr { return v.addr }
+
+func visitorFrom(ip string) net.Conn { return visitor{addr: &net.TCPAddr{IP: net.ParseIP(ip)}} }
+
+// occupy takes n slots for connections from ip, and returns a func that frees one, and what becomes
+// of one more.
+func occupy(limiter *connlimit.Limiter, ip string, n int) (free func(), err error) {
+	for range n {
+		slot, err := limiter.Admit(visitorFrom(ip))
+		if err != nil {
+			return nil, fmt.Errorf("too early: %w", err)
+		}
+		free = slot.Free
+	}
+	_, err = limiter.Admit(visitorFrom(ip))
+	return free, err
+}
+
+// ask has a handler answer a request from ip, and returns the answer.
+func ask(h http.Handler, path, ip string) *httptest.ResponseRecorder {
+	w, r := httptest.NewRecorder(), httptest.NewRequest("GET", path, nil)
+	r.RemoteAddr = ip + ":4711"
+	h.ServeHTTP(w, r)
+	return w
+}
+
+// holding is a handler that holds requests until it is released.
+type holding struct{ entered, release chan struct{} }
+
+func newHolding() holding { return holding{make(chan struct{}), make(chan struct{})} }
+
+func (h holding) ServeHTTP(http.ResponseWriter, *http.Request) {
+	h.entered <- struct{}{}
+	<-h.release
+}
+
+// hold has n requests for /hold from ip in hand when it returns.
+func (h holding) hold(by http.Handler, ip string, n int) {
+	for range n {
+		go ask(by, "/hold", ip)
+		<-h.entered
+	}
+}
+
 func Example_goConnlimitAccept() {
 	listener := loopback()
 	defer listener.Close()
@@ -103,8 +153,9 @@ func Example_goConnlimitServer() {
 }
 
 func Example_maxConnections() {
-	mux := http.NewServeMux()
+	mux, held := http.NewServeMux(), newHolding()
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hello") })
+	mux.Handle("/hold", held)
 	// quote: middleware
 	limiter, err := connlimit.New(connlimit.Config{
 		Requests:       connlimit.Limits{Total: connlimit.AtMost(1000), PerClient: connlimit.AtMost(10)},
@@ -121,10 +172,21 @@ func Example_maxConnections() {
 
 	current := limiter.Stats().Requests.Open
 	// end quote
-	w := httptest.NewRecorder()
-	handler.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
-	fmt.Println(current, w.Body)
-	// Output: 0 hello
+	fmt.Println(current, ask(handler, "/", "192.0.2.1").Body)
+
+	held.hold(handler, "192.0.2.1", 10)
+	w := ask(handler, "/", "192.0.2.1")
+	fmt.Println("the 11th of a client:", w.Code, w.Header().Get("Retry-After"), w.Body)
+	for i := range 99 {
+		held.hold(handler, fmt.Sprintf("198.51.100.%d", i), 10)
+	}
+	fmt.Print("the 1001st: ", ask(handler, "/", "203.0.113.1").Code)
+	close(held.release)
+	// Output:
+	// 0 hello
+	// the 11th of a client: 503 60 {"error":"too many requests at once"}
+	//
+	// the 1001st: 503
 }
 
 func Example_netutil() {
@@ -148,13 +210,26 @@ func Example_netutil() {
 			go func() { defer conn.Close(); hello(conn) }()
 		}
 	}()
+	free, err := occupy(limiter, "192.0.2.1", 100)
+	fmt.Println(err)
+	go func() {
+		for limiter.Stats().Connections.Waiting == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		fmt.Println("one waits")
+		free()
+	}()
 	fmt.Println(greetings(listener.Addr(), 1))
-	// Output: [hello]
+	// Output:
+	// connlimit: the server is at its limit of 100 connections
+	// one waits
+	// [hello]
 }
 
 func Example_server() {
-	mux := http.NewServeMux()
+	mux, held := http.NewServeMux(), newHolding()
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hello") })
+	mux.Handle("/hold", held)
 	listener := loopback()
 	// quote: server
 	limiter, err := connlimit.New(connlimit.Config{
@@ -178,15 +253,43 @@ func Example_server() {
 	// end quote
 	go server.Serve(listener)
 	defer server.Close()
-	client := &http.Client{Transport: &http.Transport{}}
-	defer client.CloseIdleConnections()
-	resp, err := client.Get("http://" + listener.Addr().String())
-	if err != nil {
-		panic(err)
+	get := func() string {
+		client := &http.Client{Transport: &http.Transport{}}
+		defer client.CloseIdleConnections()
+		resp, err := client.Get("http://" + listener.Addr().String())
+		if err != nil {
+			panic(err)
+		}
+		resp.Body.Close()
+		return resp.Status
 	}
-	resp.Body.Close()
-	fmt.Println(resp.Status)
-	// Output: 200 OK
+	fmt.Println(get())
+	for limiter.Stats().Connections.Open > 0 { // its connection
+		time.Sleep(time.Millisecond)
+	}
+	_, err = occupy(limiter, "127.0.0.1", 100)
+	fmt.Println(err)
+	fmt.Println(get())
+	_, err = occupy(limiter, "192.0.2.1", 0)
+	fmt.Println(err)
+	_, err = occupy(limiter, "2001:db8:0:2::1", 500)
+	fmt.Println(err)
+	_, err = occupy(limiter, "2001:db8:0:1::1", 101)
+	fmt.Println("more than 100 in the longest network:", err)
+
+	held.hold(server.Handler, "198.51.100.1", 20)
+	begun := time.Now()
+	code := ask(server.Handler, "/", "198.51.100.1").Code
+	fmt.Println("the 21st request:", code, "after", time.Since(begun).Truncate(time.Second))
+	close(held.release)
+	// Output:
+	// 200 OK
+	// connlimit: client 127.0.0.1 is at its limit of 100 connections
+	// 429 Too Many Requests
+	// connlimit: client 192.0.2.1 is blocked: its limit is 0 connections
+	// connlimit: network 2001:db8::/32 is at its limit of 500 connections
+	// more than 100 in the longest network: <nil>
+	// the 21st request: 429 after 1s
 }
 
 func Example_readme() {
