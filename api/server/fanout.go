@@ -76,10 +76,10 @@ func (s *Server) clusterUse(ctx context.Context, scope limit.Scope, own api.Host
 	u := &url.URL{Path: usePath(scope) + "/" + own.Host, RawQuery: "local=true"}
 	u.RawPath = usePath(scope) + "/" + url.PathEscape(own.Host)
 	var missing []api.Unreachable
-	switch scope {
-	case limit.ScopeHost:
+	switch {
+	case scope == limit.ScopeHost:
 		missing = fanOut(s, ctx, u, add)
-	case limit.ScopeTotal: // which has no names
+	case scope.Bare(): // it has no names
 		u = &url.URL{Path: usePath(scope), RawQuery: "local=true"}
 		missing = fanOut(s, ctx, u, func(all api.Usages) {
 			for _, one := range all.Usage {
