@@ -57,8 +57,12 @@ func (n *Node) spreadDigest(ctx context.Context) error {
 	}
 }
 
-// checkAgreement logs when other nodes' configs begin or cease to disagree with the cluster.
+// checkAgreement logs when other nodes' configs begin or cease to disagree with the cluster. While
+// this node reloads its own, config and cluster change one after the other: it looks afterwards.
 func (n *Node) checkAgreement() {
+	if n.reloading.Load() > 0 {
+		return
+	}
 	names := strings.Join(n.disagreements(), ", ")
 	n.mu.Lock()
 	changed := names != n.disagreeing

@@ -96,6 +96,12 @@ func TestDisagreementsAreSeen(t *testing.T) {
 		}
 		log.Reset()
 		g.members = []cluster.Member{member("a", agrees, live), member("b", agrees, live), member("c", agrees, live)}
+		n.reloading.Add(1)
+		n.checkAgreement()
+		if log.Len() > 0 {
+			t.Errorf("%s: while it reloads, it says %q", what, &log)
+		}
+		n.reloading.Add(-1)
 		for range 3 {
 			n.checkAgreement()
 		}

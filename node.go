@@ -72,6 +72,8 @@ type Node struct {
 
 	impatient context.CancelFunc // ends Close's wait for connections and permits
 
+	reloading atomic.Int32 // how many reloads are under way
+
 	mu          sync.Mutex
 	leaving     bool
 	disagreeing string

@@ -58,11 +58,13 @@ func (n *Node) Reload(ctx context.Context) (api.Reloaded, error) {
 	if n.life.Err() != nil { // an access log that was opened anew would stay open
 		return api.Reloaded{}, ErrClosed
 	}
+	n.reloading.Add(1)
 	reloaded, err := n.reloader.reload(ctx)
+	n.reloading.Add(-1)
+	n.checkAgreement()
 	if err != nil {
 		return reloaded, err
 	}
-	n.checkAgreement()
 	n.log.Info("reloaded", "applied", reloaded.Applied, "need_restart", reloaded.NeedRestart)
 	return reloaded, nil
 }
