@@ -84,7 +84,7 @@ func pageShowsScopes(t *testing.T, b *browser) {
 	b.shows(t, stepTime, row+` [data-flow=download]`, "of 50.0 MB/s")
 	b.click(t, row+" .open")
 	detail := `tr[data-detail="127.0.0.1"]`
-	b.shows(t, stepTime, detail+" .governed", "50 connections, 20/s requests, 50MB/s down, queue of 100 for 5s")
+	b.shows(t, stepTime, detail+" .governed", "50 connections, 20/s requests (5 at once), 50MB/s down, queue of 100 for 5s")
 	b.shows(t, stepTime, detail, "Rates by node")
 	b.click(t, row+" .open")
 
