@@ -47,6 +47,7 @@ type disk struct {
 	full      atomic.Bool
 	gone      atomic.Bool               // the store's file was removed: nothing is written to it
 	writing   atomic.Pointer[time.Time] // when the log write under way began; nil: none is
+	noAppends atomic.Bool               // the last entry found no room
 
 	mu       sync.Mutex
 	reminded time.Time
@@ -133,6 +134,7 @@ func (d *disk) StoreLogs(entries []*raft.Log) error {
 	d.writing.Store(&began)
 	err := d.write(func() error { return d.store.StoreLogs(sealed) })
 	d.writing.Store(nil)
+	d.noAppends.Store(noRoom(err))
 	return d.outcome("append to the Raft log", err)
 }
 
@@ -150,7 +152,10 @@ func (d *disk) Set(key, value []byte) error {
 	}
 	sealed := binary.BigEndian.AppendUint32(bytes.Clone(value), valueChecksum(key, value))
 	for wait := diskRetryFirst; ; wait = min(2*wait, diskRetryLast) {
-		err := d.outcome("save the Raft term or vote", d.write(func() error { return d.store.Set(key, sealed) }))
+		err := d.write(func() error { return d.store.Set(key, sealed) })
+		if err != nil || !d.noAppends.Load() { // a term still fits where an entry does not
+			err = d.outcome("save the Raft term or vote", err)
+		}
 		if err == nil {
 			d.remember(key, value)
 			return nil

@@ -225,6 +225,29 @@ func TestDiskDoesNotWriteWhatIsThere(t *testing.T) {
 	<-done
 }
 
+// On a disk without room for an entry a term may still fit into pages that are free: it is full all
+// the same.
+func TestATermThatFitsIsNoRoom(t *testing.T) {
+	t.Parallel()
+	store := &faultyStore{logStable: raft.NewInmemStore()}
+	d := newDisk(store, hclog.NewNullLogger())
+	entry := &raft.Log{Index: 1, Term: 1}
+	store.full.Store(true)
+	if err := d.StoreLog(entry); !errors.Is(err, syscall.ENOSPC) || !d.isFull() {
+		t.Fatalf("full %v, %v", d.isFull(), err)
+	}
+	store.full.Store(false)
+	must(t, d.SetUint64([]byte("CurrentTerm"), 7))
+	if !d.isFull() {
+		t.Error("it has room again, since a term was saved")
+	}
+	must(t, d.StoreLog(entry))
+	if d.isFull() {
+		t.Error("it is full, and has taken an entry")
+	}
+	must(t, d.SetUint64([]byte("CurrentTerm"), 8))
+}
+
 func TestAStalledLeaderIsReplaced(t *testing.T) {
 	t.Parallel()
 	stores := make(map[string]*faultyStore)
