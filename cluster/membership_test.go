@@ -241,6 +241,11 @@ func TestTransferAndRemovePeer(t *testing.T) {
 		t.Error("the removed server is in the configuration")
 	}
 	eventually(t, 5*time.Second, "the removed server knows", func() bool { return gone.self().Detached })
+	eventually(t, 10*time.Second, "the removed server's Raft has lost its leader, and it knows who leads", func() bool {
+		_, heard := gone.raft.LeaderWithID()
+		name, addr := gone.Leader()
+		return heard == "" && name == leader.cfg.Name && addr == leader.RPCAddr()
+	})
 }
 
 func TestRemovalNeverCostsTheQuorum(t *testing.T) {

@@ -66,13 +66,18 @@ func (c *Cluster) Servers() []Member {
 
 // Leader returns the present leader's name and rpc address, or "" if none is known. A proxy goes by
 // the leaders' own claims in gossip, and believes the highest term. So does a server whose Raft has
-// not reached that term: it may be waiting for its disk, and believe that it still leads.
+// not reached that term: it may be waiting for its disk, and believe that it still leads; and one
+// that is in no Raft configuration any more, to which no leader speaks.
 func (c *Cluster) Leader() (name, rpcAddr string) {
-	if m := c.gossip.Leader(); c.raft == nil || m.LeadsTerm > c.raft.CurrentTerm() {
+	m := c.gossip.Leader()
+	if c.raft == nil || m.LeadsTerm > c.raft.CurrentTerm() {
 		return m.Name, m.RPCAddr
 	}
 	addr, id := c.raft.LeaderWithID()
-	if id == "" {
+	switch {
+	case id == "" && c.self().Detached:
+		return m.Name, m.RPCAddr
+	case id == "":
 		return "", ""
 	}
 	if known, ok := c.addressOf(id); ok {
