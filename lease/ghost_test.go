@@ -22,16 +22,7 @@ func reportLimit(t *testing.T, pattern string, n int64) limit.Limit {
 // that the log knows nothing of.
 func TestReportSeversNothing(t *testing.T) {
 	m, _ := liveManager(t, ExpiryClose, 1, reportLimit(t, "up", 1))
-	var holders []*holder
-	for range 3 {
-		h := newHolder()
-		s, err := acquire(m, t.Context(), to(t, "up"), h)
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.Park()
-		holders = append(holders, h)
-	}
+	holders, _ := parkEach(t, m, m, m)
 	m.do(func(now time.Duration) {
 		for _, msg := range m.node.Outgoing(now) {
 			for _, d := range msg.GetUpdate().GetDemands() {

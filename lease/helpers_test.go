@@ -26,6 +26,21 @@ func acquire(m *Manager, ctx context.Context, target limit.Target, h Holder) (*S
 	return s, nil
 }
 
+// parkEach opens a connection to up on each of some nodes, and parks it.
+func parkEach(t *testing.T, nodes ...*Manager) (holders []*holder, slots []*Slot) {
+	t.Helper()
+	for _, m := range nodes {
+		h := newHolder()
+		s, err := acquire(m, t.Context(), to(t, "up"), h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Park()
+		holders, slots = append(holders, h), append(slots, s)
+	}
+	return holders, slots
+}
+
 func to(t testing.TB, s string) limit.Target {
 	t.Helper()
 	tg, err := limit.ParseTarget(s, 443)

@@ -193,8 +193,8 @@ func (n *Node) rateDemand(now time.Duration, p *pool, d *leasepb.Demand) {
 }
 
 // meter looks whether the leader must hear that a rate is drawn from otherwise than it was told, or
-// by another number of flows, or that nobody waits any more: it is not told when a wait ends, since another may begin at once.
-// Needs the pool's lock.
+// by another number of flows, or that nobody waits any more: it is not told when a wait ends, since
+// another may begin at once. Needs the pool's lock.
 func (n *Node) meter(now time.Duration, p *pool) {
 	if !p.capped() {
 		return

@@ -130,15 +130,8 @@ func TestFirstLimitClosesWhatIsParkedAboveIt(t *testing.T) {
 			if err := errors.Join(a.WaitLive(t.Context()), b.WaitLive(t.Context())); err != nil {
 				t.Fatal(err)
 			}
-			var holders []*holder
-			for _, m := range []*Manager{a, b, a, b} {
-				h := newHolder()
-				s, err := acquire(m, t.Context(), to(t, "up"), h)
-				if err != nil {
-					t.Fatal(err)
-				}
-				s.Park()
-				holders = append(holders, h)
+			holders, parked := parkEach(t, a, b, a, b)
+			for _, s := range parked {
 				t.Cleanup(s.Release)
 			}
 			if _, err := c.Propose(t.Context(), 1, &fsm.PutLimit{Limit: kit.Limit(t, "up", slots, limit.Queue{})}); err != nil {

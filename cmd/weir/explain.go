@@ -92,14 +92,12 @@ func waits(limits []api.Governing) bool {
 // usedNow is the use of what a limit caps, in short.
 func usedNow(g api.Governing) string {
 	u := g.Use
+	own := g.Scope == limit.ScopeConnection.String() // of each connection: nothing is in use of all
 	switch {
-	case u == nil:
+	case u == nil, own && g.Mode != api.ModeReport:
 		return "-"
-	case g.Scope != limit.ScopeConnection.String():
-	case g.Mode == api.ModeReport:
+	case own:
 		return fmt.Sprintf("%d times above it", u.WouldReject)
-	default:
-		return "-" // each has its own
 	}
 	text := fmt.Sprint(u.InUse)
 	if r := u.Requests; r != nil {

@@ -227,6 +227,19 @@ func Generate(seed uint64) *Plan {
 	return g.p
 }
 
+// halfCloses lets some workers close one side of their connections before the other.
+func (g *generator) halfCloses() {
+	d := newDice(g.p.Seed, 16)
+	if d.one(2) {
+		return
+	}
+	for i := range g.p.Workers {
+		if w := &g.p.Workers[i]; w.Keep == 0 && d.one(2) {
+			w.Half = Duration(d.scale(ms, 300*ms))
+		}
+	}
+}
+
 type generator struct {
 	dice
 	p     *Plan

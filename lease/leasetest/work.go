@@ -198,19 +198,6 @@ func (c *conn) changeUse(change func(*lease.Node, *lease.Slot) (wanted bool)) {
 	x.after()
 }
 
-// halfCloses lets some workers close one side of their connections before the other.
-func (g *generator) halfCloses() {
-	d := newDice(g.p.Seed, 16)
-	if d.one(2) {
-		return
-	}
-	for i := range g.p.Workers {
-		if w := &g.p.Workers[i]; w.Keep == 0 && d.one(2) {
-			w.Half = Duration(d.scale(ms, 300*ms))
-		}
-	}
-}
-
 func (c *conn) holdOver() {
 	if c.state != connOpen {
 		return
