@@ -6,19 +6,19 @@ import (
 )
 
 const (
-	// hungryWindow is the time over which waiting flows are averaged, and half of which is forgotten
-	// in another.
+	// hungryWindow is the time over which waiting flows are averaged, and half of which is
+	// forgotten in another.
 	hungryWindow = time.Second
 	// hungryGap is how soon a flow that was woken for a piece waits again if it has waited for no
 	// other: then it has been hungry in between too.
 	hungryGap = 250 * time.Millisecond
-	// fewerOrMore is by how much the mean must be away from the whole number that the leader was told
-	// before it is told another.
+	// fewerOrMore is by how much the mean must be away from the whole number that the leader was
+	// told before it is told another.
 	fewerOrMore = 0.6
 )
 
-// hungryFlows counts the flows that would move more than they get, as how many wait for a piece at a
-// time: a flow that gets all that it wants never waits. A node's share of a bandwidth goes by it.
+// hungryFlows counts the flows that would move more than they get, as how many wait for a piece at
+// a time: a flow that gets all that it wants never waits. A node's share of a bandwidth goes by it.
 type hungryFlows struct {
 	since time.Duration // the present window's beginning
 	at    time.Duration // counted up to
@@ -55,7 +55,8 @@ func (p *pool) hungry(now time.Duration) float64 {
 	return h.mean
 }
 
-// hungrier reports whether the leader should hear of another number of flows. Needs the pool's lock.
+// hungrier reports whether the leader should hear of another number of flows. Needs the pool's
+// lock.
 func (p *pool) hungrier(now time.Duration) bool {
 	return math.Abs(p.hungry(now)-float64(p.saidFlows)) > max(fewerOrMore, float64(p.saidFlows)/16)
 }

@@ -119,8 +119,8 @@ func TestOlderLimitsAreKept(t *testing.T) {
 	}
 }
 
-// Of the connections that a first limit finds open, those that nobody uses are closed where there is
-// no slot for them: they would serve requests above the limit for as long as they are kept.
+// Of the connections that a first limit finds open, those that nobody uses are closed where there
+// is no slot for them: they would serve requests above the limit for as long as they are kept.
 func TestFirstLimitClosesWhatIsParkedAboveIt(t *testing.T) {
 	for slots, want := range map[int64]int{0: 4, 2: 2, 3: 1, 4: 0} {
 		synctest.Test(t, func(t *testing.T) {

@@ -62,8 +62,8 @@ func looksLikeProxyHeader(start [5]byte) bool {
 type foreign struct {
 	refusal *refusal // where plain HTTP is expected
 	overTLS *refusal // where TLS is expected
-	// answer is the protocol's own for "no"; nil: clients get the HTTP answer. Its second byte is the
-	// code, which the log has as field, beside the protocol's name as the method.
+	// answer is the protocol's own for "no"; nil: clients get the HTTP answer. Its second byte is
+	// the code, which the log has as field, beside the protocol's name as the method.
 	answer      []byte
 	name, field string
 }

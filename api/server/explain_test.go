@@ -19,8 +19,8 @@ type explainedLimit struct {
 	admitted            bool
 }
 
-// Of 10,000 random tables, subjects and uses, explain says what the slow reference says: which limit
-// governs in each scope, under which name it counts, and whether it would let the subject in.
+// Of 10,000 random tables, subjects and uses, explain says what the slow reference says: which
+// limit governs in each scope, under which name it counts, and whether it would let the subject in.
 func TestExplainAgreesWithTheReference(t *testing.T) {
 	rng := rand.New(rand.NewPCG(12, 13))
 	n := newBench(t, Config{}, "a").nodes["a"]

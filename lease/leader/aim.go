@@ -64,8 +64,8 @@ func (p *keyPlan) aim() {
 	}
 }
 
-// aimAtOverhang asks for slots for connections in use that have none. Those that nobody uses, and for
-// which there is no slot, are closed.
+// aimAtOverhang asks for slots for connections in use that have none. Those that nobody uses, and
+// for which there is no slot, are closed.
 func (p *keyPlan) aimAtOverhang() {
 	var lacking int64
 	for _, r := range p.rows {

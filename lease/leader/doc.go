@@ -26,8 +26,9 @@
 // back, also where that node is below its share. The node is owed that slot-time, and gets it with
 // its next turns: shares are equal over a second, not at every moment.
 //
-// Nodes that ask have equal shares, however many requests are behind each; but a bandwidth is shared
-// by the connections that would move more than they get, which are the ones that should be equal.
+// Nodes that ask have equal shares, however many requests are behind each; but a bandwidth is
+// shared by the connections that would move more than they get, which are the ones that should be
+// equal.
 //
 // Steady demand for a rate costs next to no entries. In return, parts of a rate are equal to within
 // a unit at any moment, and to more than that only over some turns of ten seconds or longer; and

@@ -29,8 +29,8 @@
 //
 // Limits that are raised, lowered, removed, set on open connections, and change their shape, with
 // and without evict. Requests that wait, time out and give up; connections that are kept alive and
-// used again, or half closed for a while. The upstream accepts and sees ends after a delay: 60 ms at
-// most, and up to 250 ms after a process was killed.
+// used again, or half closed for a while. The upstream accepts and sees ends after a delay: 60 ms
+// at most, and up to 250 ms after a process was killed.
 //
 // In half of the plans, limits of the other scopes too, on requests in hand and on how many begin
 // by time, and limits that only report: set, removed and changed while requests hold and wait for

@@ -72,8 +72,8 @@ func (c *converter) limits() []limit.Limit {
 	return all
 }
 
-// burst lets a bandwidth bring at once what GOST lets through: what a second brings. Without a burst
-// it is that here too, but not for a slow one.
+// burst lets a bandwidth bring at once what GOST lets through: what a second brings. Without a
+// burst it is that here too, but not for a slow one.
 func (c *converter) burst(l *limit.Limit, at int) {
 	slow := int64(0) // the slowest that is capped
 	for _, r := range []limit.Resource{limit.Upload, limit.Download} {
