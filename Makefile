@@ -30,6 +30,9 @@ JSON      ?= bin/bench.json
 # The end-to-end tests that make long runs in place of make test.
 LONG := ^Test((TwoClusters|Rates|Scopes|Total)UnderFaults|Partition(OfFive|OfScopes|OfGossip|ByWeather)|Kubernetes|DiskReadOnly|DiskStalls|ClockJumps|RollingUpgrade|LimitsAreLinearisable|ManyLimitsAreRestored|PageWith(ThousandsOfHosts|ManyClients))$$
 
+# Those that need the machine to themselves, and no race detector, to do as much as they can.
+ALONE := ^TestFullRateUnderFaults$$
+
 # Of make release.
 PLATFORMS ?= linux/amd64,linux/arm64,darwin/amd64,darwin/arm64
 VULN      ?=
@@ -65,7 +68,7 @@ unit: # all tests but the end-to-end ones
 
 e2e: # the built binary, as real processes; -v prints what was measured
 	@[ "$$(id -u)" = 0 ] || echo "*** NOT TESTED: partitions need root ***" >&2
-	$(GO) test -race -v -parallel 4 -skip '$(LONG)' -timeout 20m ./e2e
+	$(GO) test -race -v -parallel 4 -skip '$(LONG)|$(ALONE)' -timeout 20m ./e2e
 
 partitions: needs ## cut real nodes off from each other; needs root (COUNT=10: ten times)
 	@[ "$$(id -u)" = 0 ] || { echo "*** NOT TESTED: partitions need root ***" >&2; exit 1; }
@@ -75,6 +78,7 @@ long: needs ## run the long tests: what other systems have instead of some of Li
 	@[ "$$(id -u)" = 0 ] || echo "*** NOT TESTED: partitions, disks and namespaces need root ***" >&2
 	$(GO) test -race -tags portable ./proxy ./proxy/sock
 	WEIR_E2E_ROUNDS=$(ROUNDS_LONG) $(GO) test -race -v -run '$(LONG)' -parallel 4 -timeout 40m ./e2e
+	$(GO) test -v -run '$(ALONE)' ./e2e
 	$(GO) run ./lease/leasetest/sim -seeds $(SEEDS_LONG) -first $(FIRST_LONG)
 
 # The packages of npm are those of e2e/testdata/node, in the versions that its lock file names.

@@ -24,10 +24,22 @@ type mishaps struct {
 // underFaults is a cluster whose rates are pressed while things happen to it.
 type underFaults struct {
 	mishaps
-	rates    []*rated
-	changing *rated // its limit changes
+	changes  changes
+	rates    []*rated // all of them
+	reloaded *rated   // its limit is in the nodes' files
+	changing *rated   // its limit changes by the API
 	phases   []phase
 	snapshot string // the file of a snapshot with the limits as they were first
+}
+
+// tokens are a rate's.
+type tokens struct{ perSecond, burst float64 }
+
+// changes are those of one limit: what it is at first, and after each of them.
+type changes struct {
+	first           tokens
+	workers         int // through each node
+	raised, lowered []tokens
 }
 
 // phase is a time in which a limit stayed as it was.
@@ -52,14 +64,54 @@ func configLimits(host string, rate int) string {
 // each time.
 func TestRatesUnderFaults(t *testing.T) {
 	t.Parallel()
+	u := startUnderFaults(t)
+	u.rates = append(u.rates, u.rated(t, 0.5, 1, 2), u.rated(t, 5, 1, 2), u.rated(t, 200, 20, 6))
+	u.run(t, changes{
+		first: tokens{20, 5}, workers: 4,
+		raised:  []tokens{{40, 5}, {40, 10}},
+		lowered: []tokens{{40, 2}, {10, 2}, {20, 5}},
+	})
+}
+
+// TestFullRateUnderFaults: the same at as high a rate as the machine, alone, has the time for.
+func TestFullRateUnderFaults(t *testing.T) {
+	u := startUnderFaults(t)
+	full := u.affordable(t)
+	u.run(t, changes{
+		first: tokens{full, full / 10}, workers: 16,
+		raised:  []tokens{{full / 4, full / 50}, {full / 2, full / 50}, {full, full / 10}},
+		lowered: []tokens{{full, full / 50}, {full / 4, full / 50}, {full, full / 10}},
+	})
+}
+
+// startUnderFaults starts a cluster with one rate, which is in the nodes' files.
+func startUnderFaults(t *testing.T) *underFaults {
 	const inConfig = "127.77.0.1" // what the cluster gives out first
 	c := startCluster(t, shape{ttl: 2 * time.Second, limits: configLimits(inConfig, configRate)})
 	if first := c.address(); first != inConfig {
 		t.Fatalf("the first address is %s", first)
 	}
-	u := &underFaults{mishaps: mishaps{c, seeded(t)}}
-	late := c.lateness(t)
-	u.begin(t, inConfig)
+	h, err := listen(inConfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = h.Close() })
+	r := &rated{host: h, perSecond: configRate, burst: configBurst, workers: 4, runs: map[*node]*load.Run{}}
+	r.steps = []judge.Step{{PerSecond: configRate, Burst: configBurst}}
+	t.Cleanup(r.rest)
+	return &underFaults{mishaps: mishaps{c, seeded(t)}, reloaded: r, rates: []*rated{r}}
+}
+
+// run lets everything happen, and judges.
+func (u *underFaults) run(t *testing.T, by changes) {
+	u.changes = by
+	u.changing = u.rated(t, by.first.perSecond, by.first.burst, by.workers)
+	u.rates = append(u.rates, u.changing)
+	u.snapshot = filepath.Join(t.TempDir(), "weir.snap")
+	if _, stderr, code := u.nodes[0].weir(t, "snapshot", "save", u.snapshot); code != 0 {
+		t.Fatalf("save: %d %s", code, stderr)
+	}
+	late := u.lateness(t)
 	u.press()
 	measure(time.Second)
 	u.pass(t, []event{
@@ -129,28 +181,6 @@ func (u *underFaults) judgePhases(t *testing.T, late time.Duration) {
 	}
 }
 
-// begin sets the limits. The upstream of the limit in config must be the first.
-func (u *underFaults) begin(t *testing.T, inConfig string) {
-	t.Helper()
-	h, err := listen(inConfig)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = h.Close() })
-	reloaded := &rated{host: h, perSecond: configRate, burst: configBurst, workers: 4, runs: map[*node]*load.Run{}}
-	reloaded.steps = []judge.Step{{PerSecond: configRate, Burst: configBurst}}
-	t.Cleanup(reloaded.rest)
-	u.changing = u.rated(t, 20, 5, 4)
-	u.rates = []*rated{
-		reloaded, u.changing,
-		u.rated(t, 0.5, 1, 2), u.rated(t, 5, 1, 2), u.rated(t, 200, 20, 6),
-	}
-	u.snapshot = filepath.Join(t.TempDir(), "weir.snap")
-	if _, stderr, code := u.nodes[0].weir(t, "snapshot", "save", u.snapshot); code != 0 {
-		t.Fatalf("save: %d %s", code, stderr)
-	}
-}
-
 func (u *underFaults) press() {
 	for _, r := range u.rates {
 		r.press(u.cluster, u.nodes...)
@@ -190,7 +220,7 @@ func (m *mishaps) restart(t *testing.T) {
 
 // reload reads the same again, then another rate, then the first.
 func (u *underFaults) reload(t *testing.T) {
-	r := u.rates[0]
+	r := u.reloaded
 	n := u.nodes[1]
 	for _, rate := range []int{configRate, reloadedRate, configRate} {
 		n.limits = configLimits(r.name, rate)
@@ -206,23 +236,20 @@ func (u *underFaults) reload(t *testing.T) {
 	}
 }
 
-func (u *underFaults) raise(t *testing.T) {
-	u.set(t, 40, 5)
-	u.set(t, 40, 10)
-}
+func (u *underFaults) raise(t *testing.T) { u.set(t, u.changes.raised) }
 
-func (u *underFaults) lower(t *testing.T) {
-	u.set(t, 40, 2)
-	u.set(t, 10, 2)
-	u.set(t, 20, 5)
-}
+func (u *underFaults) lower(t *testing.T) { u.set(t, u.changes.lowered) }
 
-// set changes the limit, and leaves it for a while.
-func (u *underFaults) set(t *testing.T, rate, burst float64) {
+// set changes the limit so often, and leaves it for a while each time.
+func (u *underFaults) set(t *testing.T, to []tokens) {
 	t.Helper()
-	u.change(t, u.changing, rate, burst, func() { u.put(t, "host", u.changing.name, rateBody(rate, burst)) })
-	measure(700 * time.Millisecond)
-	u.phases = append(u.phases, phase{u.changing.steps[len(u.changing.steps)-1], time.Now()})
+	for _, next := range to {
+		u.change(t, u.changing, next.perSecond, next.burst, func() {
+			u.put(t, "host", u.changing.name, rateBody(next.perSecond, next.burst))
+		})
+		measure(700 * time.Millisecond)
+		u.phases = append(u.phases, phase{u.changing.steps[len(u.changing.steps)-1], time.Now()})
+	}
 }
 
 // change notes that a rate holds: the larger of the two until all nodes know of it.
@@ -243,7 +270,7 @@ func changed(steps []judge.Step, rate, burst float64, do func()) []judge.Step {
 // restore brings back all limits, which are as they were when the snapshot was saved.
 func (u *underFaults) restore(t *testing.T) {
 	for range 2 {
-		u.change(t, u.changing, 20, 5, func() {
+		u.change(t, u.changing, u.changes.first.perSecond, u.changes.first.burst, func() {
 			if stdout, stderr, code := u.nodes[2].weir(t, "snapshot", "restore", u.snapshot); code != 0 {
 				t.Fatalf("restore: %d %s%s", code, stdout, stderr)
 			}
