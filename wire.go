@@ -220,6 +220,11 @@ func (l leaseLog) Propose(ctx context.Context, term uint64, c fsm.Command) (fsm.
 // VerifyLeader implements [leader.Log].
 func (l leaseLog) VerifyLeader(ctx context.Context) error { return l.members.VerifyLeader(ctx) }
 
+// LastLed implements [leader.Log].
+func (l leaseLog) LastLed(ctx context.Context, term uint64) (time.Duration, error) {
+	return l.members.LastLed(ctx, term)
+}
+
 // Append implements [entryLog].
 func (l leaseLog) Append(ctx context.Context, term uint64, c fsm.Command) (uint64, fsm.Result, error) {
 	if err := checkVersion(l.store, c, l.members.CheckLogVersion); err != nil {

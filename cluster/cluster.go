@@ -50,18 +50,19 @@ type Cluster struct {
 	handlers Handlers
 
 	// These are set for servers only.
-	stores    *stores
-	acks      *ackBook
-	past      *pastGuard
-	netRaft   *raft.NetworkTransport
-	raft      *raft.Raft
-	raftReady chan struct{} // closed once raft is set: Raft's goroutines call back before that
-	raftEnded chan struct{} // closed once Raft has shut down
-	pilot     *pilot
-	bootstrap *bootstrapper
-	proposals *proposals
-	verifier  *verifier
-	muted     atomic.Bool // set by the watchdog: followers are sent nothing
+	stores     *stores
+	acks       *ackBook
+	past       *pastGuard
+	electorate electorate
+	netRaft    *raft.NetworkTransport
+	raft       *raft.Raft
+	raftReady  chan struct{} // closed once raft is set: Raft's goroutines call back before that
+	raftEnded  chan struct{} // closed once Raft has shut down
+	pilot      *pilot
+	bootstrap  *bootstrapper
+	proposals  *proposals
+	verifier   *verifier
+	muted      atomic.Bool // set by the watchdog: followers are sent nothing
 	// superseded says that this server must not lead: it has formed a cluster alone, and an older
 	// cluster still counts on it.
 	superseded atomic.Bool

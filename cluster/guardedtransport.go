@@ -292,6 +292,7 @@ func (g *pastGuard) admitLeader(term uint64) error {
 		return errDoubtful
 	}
 	g.heard = time.Now()
+	g.contacts.heard(term, g.heard)
 	if g.settled == 0 && g.verdict.waited {
 		g.settled = term
 	}

@@ -73,6 +73,7 @@ func (c *Cluster) followLeadership(ctx context.Context) {
 func (c *Cluster) begin(ctx context.Context, term uint64) *reign {
 	ctx, cancel := context.WithCancel(ctx)
 	r := &reign{term: term, cancel: cancel, done: make(chan struct{})}
+	c.past.contacts.begin(term)
 	go func() {
 		defer close(r.done)
 		defer cancel()
@@ -88,6 +89,7 @@ func (c *Cluster) end(r *reign) {
 	for {
 		select {
 		case <-r.done:
+			c.past.contacts.end(r.term, time.Now())
 			return
 		case <-time.After(leadEndReminder):
 			c.log.Error("the leader's work does not end", "term", r.term, "for", time.Since(began).Round(time.Second))
@@ -108,6 +110,7 @@ func (c *Cluster) reign(ctx context.Context, term uint64) {
 			return
 		}
 	}
+	c.noteElectorate(term)
 	if c.leadingTerm() != term {
 		return
 	}

@@ -41,6 +41,8 @@ type pastGuard struct {
 
 	done chan struct{} // closed once released
 
+	contacts contacts
+
 	mu       sync.Mutex
 	alone    bool // it was released as the only server
 	verdict  pastVerdict
@@ -75,6 +77,7 @@ func newPastGuard(c *Cluster) (*pastGuard, error) {
 		c.log.Warn("this server has forgotten what it knew of the others: it answers for them as if it knew little", "error", err)
 	}
 	g := &pastGuard{c: c, mem: mem, heard: c.born, promised: mem.promised(), done: make(chan struct{}), answers: make(map[raft.ServerID]testimony)}
+	g.contacts.former = c.born
 	self, _ := mem.recall(c.serverID())
 	g.votedOut = self.Voted
 	switch {

@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	reclaimSlack = time.Second     // a dead node's slots are usable within ttl and this
-	electionTime = 3 * time.Second // and this, if it led
+	reclaimSlack = time.Second     // a dead node's slots are usable within ttl and this, also if it led
+	electionTime = 3 * time.Second // until there is another leader
 	normalWithin = 5 * time.Second // after a leader's death
 )
 
@@ -41,7 +41,7 @@ func TestLeaderKilled(t *testing.T) {
 			for range 3 {
 				c := startCluster(t, shape{ttl: ttl})
 				leader, _ := c.leader(t)
-				if killHolder(t, c, leader, ttl+reclaimSlack+electionTime) {
+				if killHolder(t, c, leader, ttl+reclaimSlack) {
 					return
 				}
 				c.stop(t)

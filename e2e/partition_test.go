@@ -91,7 +91,7 @@ func (s isolation) run(t *testing.T, l *lab) {
 	victims := s.choose(leader, followers)
 	tr := startTrial(t, l)
 	within := l.ttl + reclaimSlack
-	if slices.Contains(victims, leader) || s.heard {
+	if s.heard { // by followers, which don't look for another leader then
 		within += electionTime
 	}
 	tr.isolate(t, victims, s)

@@ -37,6 +37,11 @@ type testCluster struct {
 	told    []string              // what the hooks were told
 }
 
+// LastLed implements [leader.Log]: nobody knows.
+func (c *testCluster) LastLed(context.Context, uint64) (time.Duration, error) {
+	return 0, nil
+}
+
 func (c *testCluster) Propose(ctx context.Context, term uint64, cmd fsm.Command) (fsm.Result, error) {
 	select {
 	case <-time.After(2 * time.Millisecond):

@@ -1371,6 +1371,102 @@ func (x *RecallReply) GetCommitIndex() uint64 {
 	return 0
 }
 
+type LastLedRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Server        string                 `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"` // who is asked, by its server id
+	Term          uint64                 `protobuf:"varint,2,opt,name=term,proto3" json:"term,omitempty"`    // in which the asking server leads
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LastLedRequest) Reset() {
+	*x = LastLedRequest{}
+	mi := &file_cluster_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LastLedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LastLedRequest) ProtoMessage() {}
+
+func (x *LastLedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LastLedRequest.ProtoReflect.Descriptor instead.
+func (*LastLedRequest) Descriptor() ([]byte, []int) {
+	return file_cluster_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *LastLedRequest) GetServer() string {
+	if x != nil {
+		return x.Server
+	}
+	return ""
+}
+
+func (x *LastLedRequest) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+type LastLedReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	AgoNs         int64                  `protobuf:"varint,1,opt,name=ago_ns,json=agoNs,proto3" json:"ago_ns,omitempty"` // since the server was in contact with a leader of an earlier term, or since its process began
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LastLedReply) Reset() {
+	*x = LastLedReply{}
+	mi := &file_cluster_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LastLedReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LastLedReply) ProtoMessage() {}
+
+func (x *LastLedReply) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LastLedReply.ProtoReflect.Descriptor instead.
+func (*LastLedReply) Descriptor() ([]byte, []int) {
+	return file_cluster_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *LastLedReply) GetAgoNs() int64 {
+	if x != nil {
+		return x.AgoNs
+	}
+	return 0
+}
+
 type RememberRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Servers       []*Remembered          `protobuf:"bytes,1,rep,name=servers,proto3" json:"servers,omitempty"`
@@ -1380,7 +1476,7 @@ type RememberRequest struct {
 
 func (x *RememberRequest) Reset() {
 	*x = RememberRequest{}
-	mi := &file_cluster_proto_msgTypes[22]
+	mi := &file_cluster_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1392,7 +1488,7 @@ func (x *RememberRequest) String() string {
 func (*RememberRequest) ProtoMessage() {}
 
 func (x *RememberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[22]
+	mi := &file_cluster_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1405,7 +1501,7 @@ func (x *RememberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RememberRequest.ProtoReflect.Descriptor instead.
 func (*RememberRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{22}
+	return file_cluster_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RememberRequest) GetServers() []*Remembered {
@@ -1423,7 +1519,7 @@ type RememberReply struct {
 
 func (x *RememberReply) Reset() {
 	*x = RememberReply{}
-	mi := &file_cluster_proto_msgTypes[23]
+	mi := &file_cluster_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1435,7 +1531,7 @@ func (x *RememberReply) String() string {
 func (*RememberReply) ProtoMessage() {}
 
 func (x *RememberReply) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[23]
+	mi := &file_cluster_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1448,7 +1544,7 @@ func (x *RememberReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RememberReply.ProtoReflect.Descriptor instead.
 func (*RememberReply) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{23}
+	return file_cluster_proto_rawDescGZIP(), []int{25}
 }
 
 var File_cluster_proto protoreflect.FileDescriptor
@@ -1549,7 +1645,12 @@ const file_cluster_proto_rawDesc = "" +
 	"\bpromised\x18\x06 \x01(\bR\bpromised\x12\x1d\n" +
 	"\n" +
 	"leads_term\x18\a \x01(\x04R\tleadsTerm\x12!\n" +
-	"\fcommit_index\x18\b \x01(\x04R\vcommitIndex\"H\n" +
+	"\fcommit_index\x18\b \x01(\x04R\vcommitIndex\"<\n" +
+	"\x0eLastLedRequest\x12\x16\n" +
+	"\x06server\x18\x01 \x01(\tR\x06server\x12\x12\n" +
+	"\x04term\x18\x02 \x01(\x04R\x04term\"%\n" +
+	"\fLastLedReply\x12\x15\n" +
+	"\x06ago_ns\x18\x01 \x01(\x03R\x05agoNs\"H\n" +
 	"\x0fRememberRequest\x125\n" +
 	"\aservers\x18\x01 \x03(\v2\x1b.weir.cluster.v1.RememberedR\aservers\"\x0f\n" +
 	"\rRememberReply*=\n" +
@@ -1557,7 +1658,7 @@ const file_cluster_proto_rawDesc = "" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vROLE_SERVER\x10\x01\x12\x0e\n" +
 	"\n" +
-	"ROLE_PROXY\x10\x022\xa6\x05\n" +
+	"ROLE_PROXY\x10\x022\xf1\x05\n" +
 	"\aControl\x12L\n" +
 	"\bIdentify\x12 .weir.cluster.v1.IdentifyRequest\x1a\x1e.weir.cluster.v1.IdentifyReply\x12F\n" +
 	"\x06Pledge\x12\x1e.weir.cluster.v1.PledgeRequest\x1a\x1c.weir.cluster.v1.PledgeReply\x12I\n" +
@@ -1567,7 +1668,8 @@ const file_cluster_proto_rawDesc = "" +
 	"\x06Remove\x12\x1e.weir.cluster.v1.RemoveRequest\x1a\x1c.weir.cluster.v1.RemoveReply\x12F\n" +
 	"\x06Detach\x12\x1e.weir.cluster.v1.DetachRequest\x1a\x1c.weir.cluster.v1.DetachReply\x12F\n" +
 	"\x06Recall\x12\x1e.weir.cluster.v1.RecallRequest\x1a\x1c.weir.cluster.v1.RecallReply\x12L\n" +
-	"\bRemember\x12 .weir.cluster.v1.RememberRequest\x1a\x1e.weir.cluster.v1.RememberReplyB-Z+github.com/weirproxy/weir/cluster/clusterpbb\x06proto3"
+	"\bRemember\x12 .weir.cluster.v1.RememberRequest\x1a\x1e.weir.cluster.v1.RememberReply\x12I\n" +
+	"\aLastLed\x12\x1f.weir.cluster.v1.LastLedRequest\x1a\x1d.weir.cluster.v1.LastLedReplyB-Z+github.com/weirproxy/weir/cluster/clusterpbb\x06proto3"
 
 var (
 	file_cluster_proto_rawDescOnce sync.Once
@@ -1582,7 +1684,7 @@ func file_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_cluster_proto_goTypes = []any{
 	(Role)(0),                // 0: weir.cluster.v1.Role
 	(*Meta)(nil),             // 1: weir.cluster.v1.Meta
@@ -1607,8 +1709,10 @@ var file_cluster_proto_goTypes = []any{
 	(*Remembered)(nil),       // 20: weir.cluster.v1.Remembered
 	(*RecallRequest)(nil),    // 21: weir.cluster.v1.RecallRequest
 	(*RecallReply)(nil),      // 22: weir.cluster.v1.RecallReply
-	(*RememberRequest)(nil),  // 23: weir.cluster.v1.RememberRequest
-	(*RememberReply)(nil),    // 24: weir.cluster.v1.RememberReply
+	(*LastLedRequest)(nil),   // 23: weir.cluster.v1.LastLedRequest
+	(*LastLedReply)(nil),     // 24: weir.cluster.v1.LastLedReply
+	(*RememberRequest)(nil),  // 25: weir.cluster.v1.RememberRequest
+	(*RememberReply)(nil),    // 26: weir.cluster.v1.RememberReply
 }
 var file_cluster_proto_depIdxs = []int32{
 	0,  // 0: weir.cluster.v1.Meta.role:type_name -> weir.cluster.v1.Role
@@ -1628,18 +1732,20 @@ var file_cluster_proto_depIdxs = []int32{
 	15, // 14: weir.cluster.v1.Control.Remove:input_type -> weir.cluster.v1.RemoveRequest
 	17, // 15: weir.cluster.v1.Control.Detach:input_type -> weir.cluster.v1.DetachRequest
 	21, // 16: weir.cluster.v1.Control.Recall:input_type -> weir.cluster.v1.RecallRequest
-	23, // 17: weir.cluster.v1.Control.Remember:input_type -> weir.cluster.v1.RememberRequest
-	6,  // 18: weir.cluster.v1.Control.Identify:output_type -> weir.cluster.v1.IdentifyReply
-	8,  // 19: weir.cluster.v1.Control.Pledge:output_type -> weir.cluster.v1.PledgeReply
-	10, // 20: weir.cluster.v1.Control.Release:output_type -> weir.cluster.v1.ReleaseReply
-	12, // 21: weir.cluster.v1.Control.Round:output_type -> weir.cluster.v1.RoundReply
-	14, // 22: weir.cluster.v1.Control.RaftStats:output_type -> weir.cluster.v1.RaftStatsReply
-	16, // 23: weir.cluster.v1.Control.Remove:output_type -> weir.cluster.v1.RemoveReply
-	18, // 24: weir.cluster.v1.Control.Detach:output_type -> weir.cluster.v1.DetachReply
-	22, // 25: weir.cluster.v1.Control.Recall:output_type -> weir.cluster.v1.RecallReply
-	24, // 26: weir.cluster.v1.Control.Remember:output_type -> weir.cluster.v1.RememberReply
-	18, // [18:27] is the sub-list for method output_type
-	9,  // [9:18] is the sub-list for method input_type
+	25, // 17: weir.cluster.v1.Control.Remember:input_type -> weir.cluster.v1.RememberRequest
+	23, // 18: weir.cluster.v1.Control.LastLed:input_type -> weir.cluster.v1.LastLedRequest
+	6,  // 19: weir.cluster.v1.Control.Identify:output_type -> weir.cluster.v1.IdentifyReply
+	8,  // 20: weir.cluster.v1.Control.Pledge:output_type -> weir.cluster.v1.PledgeReply
+	10, // 21: weir.cluster.v1.Control.Release:output_type -> weir.cluster.v1.ReleaseReply
+	12, // 22: weir.cluster.v1.Control.Round:output_type -> weir.cluster.v1.RoundReply
+	14, // 23: weir.cluster.v1.Control.RaftStats:output_type -> weir.cluster.v1.RaftStatsReply
+	16, // 24: weir.cluster.v1.Control.Remove:output_type -> weir.cluster.v1.RemoveReply
+	18, // 25: weir.cluster.v1.Control.Detach:output_type -> weir.cluster.v1.DetachReply
+	22, // 26: weir.cluster.v1.Control.Recall:output_type -> weir.cluster.v1.RecallReply
+	26, // 27: weir.cluster.v1.Control.Remember:output_type -> weir.cluster.v1.RememberReply
+	24, // 28: weir.cluster.v1.Control.LastLed:output_type -> weir.cluster.v1.LastLedReply
+	19, // [19:29] is the sub-list for method output_type
+	9,  // [9:19] is the sub-list for method input_type
 	9,  // [9:9] is the sub-list for extension type_name
 	9,  // [9:9] is the sub-list for extension extendee
 	0,  // [0:9] is the sub-list for field type_name
@@ -1656,7 +1762,7 @@ func file_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cluster_proto_rawDesc), len(file_cluster_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   24,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

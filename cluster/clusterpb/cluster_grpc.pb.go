@@ -31,6 +31,7 @@ const (
 	Control_Detach_FullMethodName    = "/weir.cluster.v1.Control/Detach"
 	Control_Recall_FullMethodName    = "/weir.cluster.v1.Control/Recall"
 	Control_Remember_FullMethodName  = "/weir.cluster.v1.Control/Remember"
+	Control_LastLed_FullMethodName   = "/weir.cluster.v1.Control/LastLed"
 )
 
 // ControlClient is the client API for Control service.
@@ -57,6 +58,8 @@ type ControlClient interface {
 	Recall(ctx context.Context, in *RecallRequest, opts ...grpc.CallOption) (*RecallReply, error)
 	// Remember spreads what a leader knows of the servers' logs.
 	Remember(ctx context.Context, in *RememberRequest, opts ...grpc.CallOption) (*RememberReply, error)
+	// LastLed tells a new leader when the server was last in contact with an earlier one.
+	LastLed(ctx context.Context, in *LastLedRequest, opts ...grpc.CallOption) (*LastLedReply, error)
 }
 
 type controlClient struct {
@@ -157,6 +160,16 @@ func (c *controlClient) Remember(ctx context.Context, in *RememberRequest, opts 
 	return out, nil
 }
 
+func (c *controlClient) LastLed(ctx context.Context, in *LastLedRequest, opts ...grpc.CallOption) (*LastLedReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LastLedReply)
+	err := c.cc.Invoke(ctx, Control_LastLed_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ControlServer is the server API for Control service.
 // All implementations must embed UnimplementedControlServer
 // for forward compatibility.
@@ -181,6 +194,8 @@ type ControlServer interface {
 	Recall(context.Context, *RecallRequest) (*RecallReply, error)
 	// Remember spreads what a leader knows of the servers' logs.
 	Remember(context.Context, *RememberRequest) (*RememberReply, error)
+	// LastLed tells a new leader when the server was last in contact with an earlier one.
+	LastLed(context.Context, *LastLedRequest) (*LastLedReply, error)
 	mustEmbedUnimplementedControlServer()
 }
 
@@ -217,6 +232,9 @@ func (UnimplementedControlServer) Recall(context.Context, *RecallRequest) (*Reca
 }
 func (UnimplementedControlServer) Remember(context.Context, *RememberRequest) (*RememberReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Remember not implemented")
+}
+func (UnimplementedControlServer) LastLed(context.Context, *LastLedRequest) (*LastLedReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method LastLed not implemented")
 }
 func (UnimplementedControlServer) mustEmbedUnimplementedControlServer() {}
 func (UnimplementedControlServer) testEmbeddedByValue()                 {}
@@ -401,6 +419,24 @@ func _Control_Remember_Handler(srv interface{}, ctx context.Context, dec func(in
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Control_LastLed_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(LastLedRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).LastLed(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_LastLed_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).LastLed(ctx, req.(*LastLedRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Control_ServiceDesc is the grpc.ServiceDesc for Control service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -443,6 +479,10 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Remember",
 			Handler:    _Control_Remember_Handler,
+		},
+		{
+			MethodName: "LastLed",
+			Handler:    _Control_LastLed_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

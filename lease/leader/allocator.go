@@ -22,8 +22,9 @@ import (
 // next waits a moment for more (gather): who asks now is not alone, and an entry costs all servers
 // a write to their disks.
 type Allocator struct {
-	term uint64
-	ttl  time.Duration
+	term  uint64
+	ttl   time.Duration
+	began time.Duration
 	handshake
 	roster
 	demandBook
@@ -46,7 +47,7 @@ type Outbound struct {
 // beginning must be in st.
 func NewAllocator(now time.Duration, term uint64, st *fsm.State) *Allocator {
 	a := &Allocator{
-		term: term, ttl: st.TTL(),
+		term: term, ttl: st.TTL(), began: now,
 		handshake:  handshake{partial: map[uint64]*leasepb.Hello{}},
 		roster:     roster{peers: map[uint64]*peer{}, conns: map[uint64]*peer{}, ended: map[string]uint64{}},
 		demandBook: demandBook{keys: map[limit.Key]*contest{}},
@@ -74,6 +75,10 @@ func NewAllocator(now time.Duration, term uint64, st *fsm.State) *Allocator {
 // it has forgotten may use them. Sessions may be opened and go on meanwhile, since a node never
 // uses more than the log grants it: what it has was its own when the log was longer, too.
 func (a *Allocator) Hold(until time.Duration) { a.notBefore = max(a.notBefore, until) }
+
+// LastLed notes that no leader of an earlier term can have been verified after a moment: nor can it
+// have answered a keep-alive that arrived later.
+func (a *Allocator) LastLed(at time.Duration) { a.gap = max(a.gap, a.began-at) }
 
 // Distrust passes on no levels of rates from the log for a while, but empty units: the log may be
 // an older copy, in which there is still what has been taken since. from is when nobody can take

@@ -225,6 +225,7 @@ func (a *Allocator) opened(now time.Duration, st *fsm.State, res fsm.Result) {
 	delete(a.ended, o.hello.Node)
 	s, _ := st.Session(res.Session)
 	p := a.addPeer(s, now)
+	p.heard = true
 	if o.conn == 0 {
 		return // its stream broke meanwhile; it will come back and take over
 	}

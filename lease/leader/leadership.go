@@ -163,7 +163,7 @@ func (l *leadership) noteEnd(now time.Duration, id uint64, why string, freed []f
 	if p == nil {
 		return // it had ended before
 	}
-	end := SessionEnd{Node: p.Node, Session: id, Why: why, Silent: max(0, now-p.seen)}
+	end := SessionEnd{Node: p.Node, Session: id, Why: why, Silent: l.alloc.unheard(now, p)}
 	for _, f := range freed {
 		switch {
 		case f.Session != id:
@@ -197,6 +197,22 @@ func (l *leadership) verify() {
 			l.logger.Debug("leadership could not be verified", "error", err)
 		}
 		l.post(func(now time.Duration, st *fsm.State) { l.alloc.Verified(now, st, err == nil) })
+	})
+}
+
+// askLastLed finds out when somebody led before, so that who was lost with the former leader is not
+// waited for from this one's beginning on.
+func (l *leadership) askLastLed() {
+	l.outstanding.Go(func() {
+		ago, err := l.server.log.LastLed(l.ctx, l.term)
+		if err != nil {
+			l.logger.Debug("sessions run from the term's beginning", "term", l.term, "reason", err)
+			return
+		}
+		l.post(func(now time.Duration, _ *fsm.State) {
+			l.alloc.LastLed(now - ago)
+			l.logger.Debug("sessions run from the former leader's last moment", "term", l.term, "ago", ago)
+		})
 	})
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -41,6 +42,9 @@ func (l *Local) Append(_ context.Context, term uint64, c fsm.Command) (uint64, f
 	l.index++
 	return l.index, *l.store.Commit(l.index, cmp.Or(term, LocalTerm), c), nil
 }
+
+// LastLed implements [Log]: there are no sessions of before.
+func (l *Local) LastLed(context.Context, uint64) (time.Duration, error) { return 0, nil }
 
 // Index is the newest entry's.
 func (l *Local) Index() uint64 {

@@ -17,6 +17,7 @@ type roster struct {
 	closes []uint64          // judged expired
 	leaves []uint64          // said goodbye
 	ended  map[string]uint64 // by node: the session that ran out, until the node has another
+	gap    time.Duration     // before the term began, in which certainly nobody led
 }
 
 // peer is an open session and, where attached, its stream.
@@ -29,7 +30,8 @@ type peer struct {
 	// slots granted since, on a stream that it made us cut.
 	proven  bool
 	missing []fsm.Adjustment // what the log has and the hello did not state, to be released once it is proven
-	seen    time.Duration    // arrival of the newest keep-alive that was verified
+	seen    time.Duration    // arrival of the newest keep-alive that was verified, or the beginning
+	heard   bool             // in this term: seen is not the term's beginning
 	closing bool
 	dead    bool   // by gossip, which may be wrong
 	limits  uint64 // log index of the limits that the node goes by
@@ -76,12 +78,30 @@ func (a *Allocator) keepAlive(conn, seq uint64, arrived time.Duration) {
 			a.mark(d.c) // it was passed over meanwhile, and has no reason to ask again
 		}
 	}
-	p.seen = max(p.seen, arrived)
+	p.seen, p.heard = max(p.seen, arrived), true
 	a.send(conn, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_KeepAliveAck{KeepAliveAck: &leasepb.KeepAliveAck{Seq: seq}}})
 }
 
-// expiry is the earliest moment at which a session may be ended without its consent.
-func (a *Allocator) expiry(p *peer) time.Duration { return p.seen + a.ttl + leasepb.Margin }
+// expiry is the earliest moment at which a session may be ended without its consent. One of which
+// this leader has not heard was kept alive before the gap at the latest. After a long one, its node
+// has a while to come back, although it has fenced: what it then keeps need not be granted anew.
+func (a *Allocator) expiry(p *peer) time.Duration {
+	if p.heard {
+		return p.seen + a.ttl + leasepb.Margin
+	}
+	return p.seen + max(a.ttl+leasepb.Margin-a.gap, min(a.ttl/2, comeBack))
+}
+
+// unheard is how long a session has not been heard of, as far as this leader knows.
+func (a *Allocator) unheard(now time.Duration, p *peer) time.Duration {
+	if p.heard {
+		return max(0, now-p.seen)
+	}
+	return max(0, now-p.seen+a.gap)
+}
+
+// comeBack is how long a new leader waits, at least, for nodes to reach it.
+const comeBack = time.Second
 
 // eligible reports whether a session may be granted more and can be asked to give back: it has a
 // stream, on which it has stated what it holds, and its keep-alives arrive.

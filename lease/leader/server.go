@@ -23,6 +23,9 @@ type Log interface {
 	Propose(ctx context.Context, term uint64, c fsm.Command) (fsm.Result, error)
 	// VerifyLeader returns nil if this server led at some moment after the call.
 	VerifyLeader(ctx context.Context) error
+	// LastLed returns how long ago, at the latest, a leader of an earlier term can have been
+	// verified. It may take until ctx ends to find out.
+	LastLed(ctx context.Context, term uint64) (ago time.Duration, err error)
 }
 
 // Store is the part of [fsm.Store] that the leader's side reads.
@@ -129,6 +132,9 @@ func (s *Server) Lead(ctx context.Context, term uint64, hold time.Duration, left
 		l.alloc.Health(node, true)
 	}
 	s.mu.Unlock()
+	if hold == 0 { // or the log says nothing of who led
+		l.askLastLed()
+	}
 	s.first.Do(func() { close(s.led) })
 	s.logger.Info("leading: sessions are waited for", "term", term, "sessions", len(l.alloc.peers))
 	defer func() {

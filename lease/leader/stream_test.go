@@ -23,8 +23,11 @@ func (l stillLog) Propose(ctx context.Context, _ uint64, _ fsm.Command) (fsm.Res
 }
 
 func (l stillLog) VerifyLeader(context.Context) error { return nil }
-func (l stillLog) Read(f func(*fsm.State))            { f(l.state) }
-func (l stillLog) Changed() <-chan struct{}           { return nil }
+func (l stillLog) LastLed(context.Context, uint64) (time.Duration, error) {
+	return 0, nil
+}
+func (l stillLog) Read(f func(*fsm.State))  { f(l.state) }
+func (l stillLog) Changed() <-chan struct{} { return nil }
 
 // A message that is handed over after its stream's end has been noted does nothing: a hello would
 // wait for ever.

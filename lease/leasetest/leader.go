@@ -43,6 +43,8 @@ const (
 	evProven
 	evDie
 	evDeaf
+	evAskLastLed
+	evLastLed
 )
 
 func newLeadership(x *process, term uint64) *leadership {
@@ -95,6 +97,10 @@ func (l *leadership) act(kind uint8, n int64) {
 		}
 	case evDie:
 		l.die()
+	case evAskLastLed:
+		l.askLastLed()
+	case evLastLed:
+		l.hearLastLed(time.Duration(n))
 	case evDeaf:
 		if r := &l.w.raft; r.lead == l {
 			r.depose(l.w.dice.upTo(second), r.linger)
@@ -187,6 +193,7 @@ func (l *leadership) committed() {
 	if l.lossFrom != nil {
 		l.lossFrom.lose()
 	}
+	w.raft.answered(l)
 	res := w.raft.commit(l.term, cmd)
 	w.trace.entry(w.now, l.term, cmd, res)
 	l.suffer(cmd, res)
@@ -238,6 +245,7 @@ func (l *leadership) prove() {
 		l.unheard = true
 	default:
 		l.proven = w.now
+		w.raft.answered(l)
 		l.p.at(w.jitter(&w.dice), false, l, evProven, 1)
 	}
 }

@@ -224,6 +224,7 @@ func Generate(seed uint64) *Plan {
 	g.scopes()
 	g.bandwidth()
 	g.halfCloses()
+	g.successions()
 	return g.p
 }
 

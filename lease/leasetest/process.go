@@ -67,6 +67,7 @@ type process struct {
 	// A server's replica of the log.
 	doubted bool          // the log was put back to an older copy
 	born    time.Duration // the leader's clock when the process started
+	contact contact
 	state   *fsm.State
 	applied int
 	batches batches
@@ -182,6 +183,9 @@ func (x *process) boot() {
 	}
 	x.pausedUntil, x.frozen = 0, false
 	x.born, x.outlived = x.mono(), false
+	if x.contact = (contact{former: x.born}); w.rule == RuleForgetsContact {
+		x.contact.former = 0
+	}
 	w.left = slices.DeleteFunc(w.left, func(f leader.Farewell) bool { return f.Node == x.name })
 	w.trace.note(w.now, x.name, "starts", x.identity)
 	w.gossip(x.name, false)

@@ -30,6 +30,7 @@ type raft struct {
 	survivorOf  uint64        // its term
 	loser       *process      // whom it takes a grant from without a word
 	judged      []judged      // the newest commands of leaders, to be replayed
+	asks        dice          // of what servers ask each other
 }
 
 type logEntry struct {
@@ -62,6 +63,7 @@ func (r *raft) act(_ uint8, n int64) {
 func (r *raft) begin() {
 	w := r.w
 	r.term = 1
+	r.asks = newDice(w.plan.Seed, 17)
 	r.head = w.nodes[0]
 	var limits []limit.Limit
 	for _, l := range w.plan.Limits {
@@ -93,13 +95,7 @@ func (r *raft) quorum(x *process) bool {
 	if !x.awake() || x.state == nil {
 		return false
 	}
-	n := 0
-	for _, y := range r.w.nodes[:r.w.plan.Servers] {
-		if y.awake() && r.w.links.raft[x.index][y.index] == 0 && r.w.links.raft[y.index][x.index] == 0 {
-			n++
-		}
-	}
-	return 2*n > r.w.plan.Servers
+	return 2*len(r.reached(x)) > r.w.plan.Servers
 }
 
 // evaluate looks whether the leader still has its quorum. What waited for that goes on; if it has
@@ -204,6 +200,9 @@ func (r *raft) install(x *process) {
 	w.trace.note(w.now, x.name, "leads in term", r.term)
 	r.lead = newLeadership(x, r.term)
 	r.leaderships = append(r.leaderships, r.lead)
+	if !x.doubted {
+		x.at(r.asks.upTo(w.rtt), true, r.lead, evAskLastLed, 0)
+	}
 	r.lead.pump()
 }
 

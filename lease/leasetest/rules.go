@@ -26,6 +26,9 @@ const (
 	RuleCloseEarly            // 3: sessions are closed two seconds early
 	RuleNoMargin              // 3: sessions are closed after a ttl, without the margin
 	RuleNewLeaderForgets      // 3: a new leader takes no new start
+	RuleAsksItself            // 3: a new leader asks nobody but itself who led before
+	RuleOldestContact         // 3: it takes the oldest of the answers, and not the newest
+	RuleForgetsContact        // 3: a server that has restarted says that it has answered nobody
 	RuleNoFence               // 4: no fence
 	RuleFenceLate             // 4: the node takes the ttl for longer than it is
 	RuleTimerOnly             // 4: only the timer fences; who acts before it does not look at the clock
@@ -80,7 +83,7 @@ const (
 )
 
 var ruleNames = [rules]string{
-	"", "lease-from-answer", "unverified", "stale-proof", "close-early", "no-margin", "new-leader-forgets", "no-fence", "fence-late",
+	"", "lease-from-answer", "unverified", "stale-proof", "close-early", "no-margin", "new-leader-forgets", "asks-itself", "oldest-contact", "forgets-contact", "no-fence", "fence-late",
 	"timer-only", "sever-ignored", "bytes-after", "clock-stops", "wall-ignored", "uncommitted", "release-in-use", "other-identity",
 	"no-rest", "new-leader-no-rest", "unproven", "stale-statement", "keep-missing", "keep-difference", "before-exchange", "release-early",
 	"put-back-grants", "put-back-levels", "other-cluster", "second-cluster", "keeps-claims", "other-order", "reused-free", "unit-full", "tokens-late",
