@@ -32,6 +32,7 @@ type admitter struct {
 	beginning []chan struct{} // requests that wait
 	subjects  []limit.Subject // of all requests
 	uncounted bool            // requests are not counted, which is faster
+	onPaces   func()          // with mu, but not while it is called
 
 	scarce   bool // tokens are limited
 	tokens   int

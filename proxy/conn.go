@@ -198,7 +198,7 @@ func (c *conn) use(f *flow) {
 	gone := c.gone
 	c.mu.Unlock()
 	if f != nil && gone != 0 {
-		f.clientHungUp(gone)
+		f.clientHungUp(c, gone)
 	}
 }
 
@@ -215,7 +215,7 @@ func (c *conn) hungUp(kind sock.Hangup) {
 	c.gone = max(c.gone, kind)
 	c.mu.Unlock()
 	if f != nil {
-		f.clientHungUp(kind)
+		f.clientHungUp(c, kind)
 	}
 }
 

@@ -204,6 +204,20 @@ func (f *flow) endFor(cause error) { f.cause.Store(&cause) }
 func (f *flow) abort(cause error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.end(cause)
+}
+
+// abortOf is abort on behalf of c: it does nothing if the flow is no longer c's.
+func (f *flow) abortOf(c *conn, cause error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.client == c {
+		f.end(cause)
+	}
+}
+
+// end needs mu.
+func (f *flow) end(cause error) {
 	if f.cause.Load() != nil || f.phase == phaseEnded {
 		return
 	}
@@ -319,21 +333,21 @@ func (f *flow) release(slot Slot) {
 }
 
 // clientHungUp handles an end of the client that no read has found.
-func (f *flow) clientHungUp(kind sock.Hangup) {
+func (f *flow) clientHungUp(of *conn, kind sock.Hangup) {
 	f.mu.Lock()
 	phase, client := f.phase, f.client
 	f.mu.Unlock()
 	waits := phase == phaseAdmitting || phase == phaseNew
 	switch {
-	case client == nil:
+	case client != of: // nil, or another client's by now
 	case kind == sock.HangupFIN && (waits || phase == phaseBusy && Kind(f.kind.Load()) == KindHTTP):
 		client.ask()
 	case waits:
-		f.abort(errClientGone)
+		f.abortOf(of, errClientGone)
 	case phase == phaseBusy && kind == sock.HangupFIN:
 		f.halfClosed()
 	case phase == phaseBusy && f.fins.Load() != finUp|finDown:
-		f.abort(errClientReset)
+		f.abortOf(of, errClientReset)
 	}
 }
 

@@ -24,8 +24,12 @@ func (a *admitter) Paces(limit.Resource) bool {
 		return false
 	}
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.paced
+	paced, asked := a.paced, a.onPaces
+	a.mu.Unlock()
+	if asked != nil {
+		asked()
+	}
+	return paced
 }
 
 // starves waits until as many meters wait as want.

@@ -21,6 +21,9 @@ func (f *flow) tunnel(c *conn, kind Kind, r *request, done chan struct{}, former
 	f.upstream.SetTunnel(f)
 	f.pace(c, former)
 	f.kind.Store(uint32(kind))
+	if f.endCause() != nil { // as an exchange: the client was left to its owner, which is now the tunnel
+		go f.reset(c)
+	}
 	f.watchIdle(f.srv.policy.Load().TunnelIdleTimeout)
 
 	f.done, f.request, f.opening = done, r, f.srv.newOpening()
