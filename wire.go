@@ -282,6 +282,9 @@ func (a admitter) Acquire(ctx context.Context, t limit.Target, h lease.Holder) (
 
 // Take implements [proxy.Admitter].
 func (a admitter) Take(ctx context.Context, s *limit.Subject, waited time.Duration) error {
+	if err := a.manager.Admit(s); err != nil {
+		return err
+	}
 	return a.manager.Take(ctx, s, waited)
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/weirproxy/weir/cluster"
 	"github.com/weirproxy/weir/config"
 	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/lease"
 	"github.com/weirproxy/weir/limit"
 	"github.com/weirproxy/weir/proxy"
 )
@@ -112,5 +113,29 @@ func TestDefaultPolicy(t *testing.T) {
 	got := policy(config.Default(true))
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(proxy.Policy{}), cmpopts.EquateComparable(netip.Prefix{}), cmpopts.EquateEmpty()); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// The proxy refuses a request whose bytes could not move, because its node has no lease for them. A
+// permit's bytes do not pass the node.
+func TestNoLeaseForBandwidth(t *testing.T) {
+	l := limit.Limit{Connections: limit.Unlimited, Bandwidth: limit.Bandwidth{Download: 1 << 20}, Source: limit.SourceConfig}
+	var err error
+	if l.Pattern, err = limit.ParsePattern("up.example"); err != nil {
+		t.Fatal(err)
+	}
+	m := lease.NewManager(lease.ManagerConfig{Name: "a", Clock: lease.NewSystemClock(), Log: hclog.NewNullLogger(),
+		Limits: limit.NewTable(1, 1, []limit.Limit{l})})
+	for host, want := range map[string]error{"up.example": lease.ErrNoLease, "other.example": nil} {
+		s := &limit.Subject{}
+		if s.Host, err = limit.ParseTarget(host, 443); err != nil {
+			t.Fatal(err)
+		}
+		if err := (admitter{m}).Take(t.Context(), s, 0); !errors.Is(err, want) {
+			t.Errorf("a request for %s: %v; want %v", host, err, want)
+		}
+		if err := m.Take(t.Context(), s, 0); err != nil {
+			t.Errorf("a permit for %s: %v", host, err)
+		}
 	}
 }

@@ -2,7 +2,6 @@ package lease
 
 import (
 	"cmp"
-	"math"
 	"slices"
 	"time"
 )
@@ -30,7 +29,9 @@ func (n *Node) fence(now time.Duration) {
 	n.stream.giveUp()
 	n.fences++
 	n.fencing, n.fenceSevered = true, 0
-	if n.expiry != ExpiryKeep {
+	if n.expiry == ExpiryKeep {
+		n.gate.outlive()
+	} else {
 		n.gate.close()
 		n.era.fences++
 	}
@@ -108,7 +109,7 @@ func (n *Node) openGate() {
 		return
 	}
 	if n.expiry == ExpiryKeep {
-		n.gate.open(math.MaxInt64)
+		n.gate.open(openEnded)
 		return
 	}
 	n.gate.open(n.sess.fenceAt())

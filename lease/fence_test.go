@@ -1,6 +1,8 @@
 package lease
 
 import (
+	"errors"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -71,5 +73,79 @@ func TestPartingNodeRests(t *testing.T) {
 		if next := n.NextWake(now); next <= now {
 			t.Fatalf("at %v it wants to be woken at %v", now, next)
 		}
+	}
+}
+
+// Without a lease no byte moves under a limit on bandwidth: a request that begins is refused, rather
+// than left to wait for as long as the node is cut off. Other requests begin.
+func TestNoLeaseRefusesWhatCouldNotMove(t *testing.T) {
+	client := limit.ClientOf(netip.MustParseAddr("10.0.0.1"))
+	subject := &limit.Subject{Host: to(t, "up"), Client: client, User: "nightly"}
+	at := func(scope limit.Scope, pattern string, r limit.Resource) (l limit.Limit, key limit.Key) {
+		l = limit.Limit{Connections: limit.Unlimited, Bandwidth: limit.Bandwidth{Burst: 1 << 20}, Source: limit.SourceConfig}
+		if l.Bandwidth.Upload = 1 << 20; r == limit.Download {
+			l.Bandwidth.Upload, l.Bandwidth.Download = 0, 1<<20
+		}
+		var err error
+		if l.Pattern, err = scope.ParsePattern(pattern); err != nil {
+			t.Fatal(err)
+		}
+		_, name := limit.NewTable(1, 1, []limit.Limit{l}).Find(scope, subject)
+		return l, limit.Key{Scope: scope, Resource: r, Name: name}
+	}
+	for _, on := range []struct {
+		scope   limit.Scope
+		pattern string
+	}{{limit.ScopeHost, "up"}, {limit.ScopeClient, "*"}, {limit.ScopeUser, "nightly"}, {limit.ScopeTotal, ""}} {
+		for _, r := range []limit.Resource{limit.Upload, limit.Download} {
+			l, key := at(on.scope, on.pattern, r)
+			for _, expiry := range []Expiry{ExpiryClose, ExpiryDrain, ExpiryKeep} {
+				for _, holds := range []bool{false, true} {
+					m, clock := liveManager(t, expiry, 0, l)
+					if holds {
+						m.node.grant(key, limit.Shares)
+						m.node.lookup(key).resize(0)
+					}
+					if err := m.Admit(subject); err != nil {
+						t.Errorf("%s, %s, in session: %v", key, expiry, err)
+					}
+					clock.now.Store(int64(time.Minute))
+					want := ErrNoLease
+					if expiry == ExpiryKeep && holds {
+						want = nil
+					}
+					if err := m.Admit(subject); expiry != ExpiryKeep && !errors.Is(err, want) {
+						t.Errorf("%s, %s, past the deadline: %v; want %v", key, expiry, err, want)
+					}
+					m.do(func(now time.Duration) { m.node.Tick(now, now) })
+					if err := m.Admit(subject); !errors.Is(err, want) {
+						t.Errorf("%s, %s, fenced, holding units %v: %v; want %v", key, expiry, holds, err, want)
+					}
+					if err := m.Admit(&limit.Subject{Host: to(t, "other")}); err != nil && on.scope != limit.ScopeTotal {
+						t.Errorf("%s, fenced, of another subject: %v", key, err)
+					}
+				}
+			}
+		}
+	}
+	for name, change := range map[string]func(*limit.Limit){
+		"a limit that only reports": func(l *limit.Limit) { l.Report = true },
+		"one of each connection": func(l *limit.Limit) {
+			l.Pattern, _ = limit.ScopeConnection.ParsePattern("")
+		},
+	} {
+		l, _ := at(limit.ScopeHost, "up", limit.Download)
+		change(&l)
+		m, clock := liveManager(t, ExpiryClose, 0, l)
+		clock.now.Store(int64(time.Minute))
+		if err := m.Admit(subject); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	l, _ := at(limit.ScopeHost, "up", limit.Download)
+	m, _ := liveManager(t, ExpiryClose, 0, l)
+	m.do(m.node.Part)
+	if err := m.Admit(subject); !errors.Is(err, ErrDraining) {
+		t.Errorf("a node that leaves: %v; want ErrDraining", err)
 	}
 }

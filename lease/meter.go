@@ -94,6 +94,52 @@ func (f *Meter) End() {
 	}
 }
 
+// Admit reports, by its error, whether bytes of a request that is about to begin could move.
+// Without a lease those under a limit on bandwidth could not, and the request would wait for as
+// long as the node is cut off. What has begun before goes on waiting.
+func (m *Manager) Admit(s *limit.Subject) (err error) {
+	if !m.node.Moves(s, m.cfg.Clock) {
+		m.do(func(time.Duration) { err = m.node.shut() })
+	}
+	return err
+}
+
+// Moves is the fast path of [Manager.Admit]. With ExpiryKeep a node without a session moves what
+// the units that it held bring, and has nothing for other keys.
+func (n *Node) Moves(s *limit.Subject, clock Clock) bool {
+	table := n.table.Load()
+	if table == nil || !table.CapsAny(limit.Upload) && !table.CapsAny(limit.Download) {
+		return true
+	}
+	admits := n.gate.admits(clock)
+	if admits && !n.gate.outlived() {
+		return true
+	}
+	for _, r := range [...]limit.Resource{limit.Upload, limit.Download} {
+		for _, scope := range meterScopes {
+			l, name := table.Find(scope, s)
+			if scope == limit.ScopeConnection || !l.Caps(r) || l.Report {
+				continue
+			}
+			if !admits || !n.fills(limit.Key{Scope: scope, Resource: r, Name: name}) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// fills reports whether the node holds units of a rate.
+func (n *Node) fills(key limit.Key) bool {
+	p := n.lookup(key)
+	if p == nil {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.bucket.fill > 0
+}
+
 // NewMeter returns a meter for [Node.TryPiece] and [Node.Piece]. It has no [Manager]: Take, Put and
 // End must not be called.
 func NewMeter(subject *limit.Subject, r limit.Resource, w Waker) *Meter {

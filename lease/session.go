@@ -17,11 +17,17 @@ const (
 // gate tells the fast path until when it may admit to limited hosts.
 type gate struct{ until atomic.Int64 }
 
+// What gate.until is with ExpiryKeep, instead of a time.
+const (
+	openEnded = math.MaxInt64
+	outlived  = math.MaxInt64 - 1 // the session has ended, and the node goes on with what it holds
+)
+
 func (g *gate) admits(c Clock) bool {
 	switch until := g.until.Load(); until {
 	case 0:
 		return false
-	case math.MaxInt64:
+	case openEnded, outlived:
 		return true
 	default:
 		return int64(c.Now()) < until
@@ -35,6 +41,13 @@ func (g *gate) admitsAt(now time.Duration) bool {
 }
 
 func (g *gate) close() { g.until.Store(0) }
+
+// outlive notes that the session of a gate without an end is over. One that a leaving node has
+// closed stays closed.
+func (g *gate) outlive() { g.until.CompareAndSwap(openEnded, outlived) }
+
+// outlived reports whether it admits without a session.
+func (g *gate) outlived() bool { return g.until.Load() == outlived }
 
 func (g *gate) open(to time.Duration) { g.until.Store(int64(to)) }
 

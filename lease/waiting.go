@@ -152,11 +152,7 @@ func (n *Node) wait(now time.Duration, p *pool, v verdict, w *Waiter, waited tim
 	case verdictBlocked:
 		return nil, p.refusal(now, ErrBlocked)
 	case verdictNoLease:
-		p.rejected++
-		if n.parting() {
-			return nil, ErrDraining
-		}
-		return nil, ErrNoLease
+		return nil, n.shut()
 	}
 	if w.slot != nil {
 		w.since = now
@@ -184,6 +180,14 @@ func (n *Node) wait(now time.Duration, p *pool, v verdict, w *Waiter, waited tim
 	}
 	w.done = done
 	return w, nil
+}
+
+// shut is the error of a request that a closed gate keeps out. It says nothing of the limit.
+func (n *Node) shut() error {
+	if n.parting() {
+		return ErrDraining
+	}
+	return ErrNoLease
 }
 
 // hasPlace reports whether a pool's limit has a queue with room for one more. Needs the pool's lock.

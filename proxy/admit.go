@@ -22,8 +22,9 @@ type Admitter interface {
 	// holder may be severed as soon as it has the slot, even before Acquire returns.
 	Acquire(ctx context.Context, t limit.Target, h lease.Holder) (Slot, error)
 	// Take takes a token of each limit on requests that the subject is under, whatever its scope, and
-	// waits for them. waited is how long the request has waited already. On an error nothing has been
-	// taken.
+	// waits for them. waited is how long the request has waited already. It refuses a request whose
+	// bytes could not move, because a limit on bandwidth counts them and the node has no lease. On an
+	// error nothing has been taken.
 	Take(ctx context.Context, s *limit.Subject, waited time.Duration) error
 	// Meter returns what paces the bytes of one connection in one direction: [limit.Upload] is from
 	// the worker to the upstream. It is never nil; limits that are set later hold, too. The subject

@@ -132,7 +132,7 @@ func (c *counted) judge(g *api.Governing, session bool) {
 	switch {
 	case g.Connections != nil && *g.Connections == 0:
 		refuse("blocked: its limit is 0 connections")
-	case g.Use == nil || g.Connections == nil && g.Requests == nil: // bandwidth refuses nobody
+	case g.Use == nil || g.Connections == nil && g.Requests == nil && !paces(g):
 	case !session:
 		refuse("this node has no live session with the cluster")
 	case g.Connections != nil && g.Use.Waiting > 0:
@@ -145,6 +145,12 @@ func (c *counted) judge(g *api.Governing, session bool) {
 	case !c.canFetchToken():
 		refuse("the rate of %s is used up", g.Requests.Rate)
 	}
+}
+
+// paces reports whether a limit counts the bytes of what the node proxies, and needs a lease for it.
+// It refuses nobody who could move bytes at some time.
+func paces(g *api.Governing) bool {
+	return g.Bandwidth != nil && g.Scope != limit.ScopeConnection.String() && g.Scope != limit.ScopeKey.String()
 }
 
 // wholeToken is what counts as one: the lease lets this much be missing, for what dividing a bucket

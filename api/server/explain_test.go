@@ -98,3 +98,30 @@ func reference(rng *rand.Rand, limits []limit.Limit, s *limit.Subject) (want []e
 	}
 	return want, uses
 }
+
+// A node without a session refuses what no byte could be moved for: explain says so. Bandwidth of
+// each connection alone needs no lease, and that of a key is what programs take.
+func TestExplainBandwidthWithoutASession(t *testing.T) {
+	n := newBench(t, Config{}, "a").nodes["a"]
+	for _, scope := range explained {
+		text := map[limit.Scope]string{limit.ScopeHost: "up.example", limit.ScopeClient: "*", limit.ScopeUser: "*", limit.ScopeKey: "*"}[scope]
+		pattern, err := scope.ParsePattern(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := limit.Limit{Pattern: pattern, Connections: limit.Unlimited, Bandwidth: limit.Bandwidth{Download: 1 << 20}, Source: limit.SourceAPI, ModifyIndex: 1}
+		leased := scope != limit.ScopeConnection && scope != limit.ScopeKey
+		for _, report := range []bool{false, true} {
+			for _, state := range []string{"live", "fenced", "none"} {
+				l.Report = report
+				n.set(func() { n.table, n.st.Session.State = limit.NewTable(1, 1, []limit.Limit{l}), state })
+				q := "host=up.example&client=10.0.0.1&user=u&key=k"
+				e := get[api.Explanation](t, n.serve(n.server.Handler(), try{method: "GET", path: "/v1/explain?" + q}))
+				want := !leased || report || state == "live"
+				if len(e.Limits) != 1 || e.Limits[0].Admitted != want || e.Admitted != want || (e.Limits[0].Reason == "") != want {
+					t.Errorf("scope %s, report %v, session %s: %+v; want it let in: %v", scope, report, state, e, want)
+				}
+			}
+		}
+	}
+}
