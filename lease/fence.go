@@ -68,7 +68,12 @@ func (p *pool) unsevered() (newest []*Slot) {
 			newest = append(newest, s)
 		}
 	}
-	slices.SortStableFunc(newest, func(x, y *Slot) int { return cmp.Compare(y.since, x.since) })
+	slices.SortStableFunc(newest, func(x, y *Slot) int {
+		if x.request != nil { // a limit that was set later has counted all of them at one moment
+			return cmp.Compare(y.request.order, x.request.order)
+		}
+		return cmp.Compare(y.since, x.since)
+	})
 	return newest
 }
 

@@ -2,6 +2,7 @@ package lease
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"testing"
 	"time"
@@ -147,5 +148,58 @@ func TestNoLeaseRefusesWhatCouldNotMove(t *testing.T) {
 	m.do(m.node.Part)
 	if err := m.Admit(subject); !errors.Is(err, ErrDraining) {
 		t.Errorf("a node that leaves: %v; want ErrDraining", err)
+	}
+}
+
+// Evict closes the newest connections of each scope, also those that a limit counts which was set
+// when they were open.
+func TestEvictClosesTheNewestOfEachScope(t *testing.T) {
+	for name, l := range map[string]limit.Limit{
+		"host":     scopeLimit(t, limit.ScopeHost, "up", 20),
+		"client":   scopeLimit(t, limit.ScopeClient, "10.0.0.7", 20),
+		"client *": scopeLimit(t, limit.ScopeClient, "*", 20),
+		"user":     scopeLimit(t, limit.ScopeUser, "u", 20),
+		"total":    scopeLimit(t, limit.ScopeTotal, "", 20),
+		"key":      scopeLimit(t, limit.ScopeKey, "k", 20),
+	} {
+		for _, first := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, first %v", name, first), func(t *testing.T) {
+				m, clock := liveManager(t, ExpiryClose, 0)
+				subject := &limit.Subject{Client: limit.ClientOf(addr(t, "10.0.0.7")), User: "u", Key: "k", Host: to(t, "up")}
+				scope := l.Pattern.Scope()
+				_, name := limit.NewTable(2, 2, []limit.Limit{l}).Find(scope, subject)
+				key := limit.Key{Scope: scope, Resource: limit.Connections, Name: name}
+				set := func(now time.Duration) { m.node.setLimits(now, limit.NewTable(2, 2, []limit.Limit{l})) }
+				if !first {
+					m.do(set)
+					m.node.grant(key, 20)
+				}
+				holders := make([]*holder, 12)
+				for i := range holders {
+					clock.now.Add(1)
+					holders[i] = newHolder()
+					if err := m.Begin(t.Context(), new(Request), subject, holders[i]); err != nil {
+						t.Fatal(err)
+					}
+					if scope == limit.ScopeHost {
+						if _, err := acquire(m, t.Context(), subject.Host, holders[i]); err != nil {
+							t.Fatal(err)
+						}
+					}
+				}
+				if first {
+					m.do(set)
+				}
+				for _, target := range []int64{9, 5, 2} {
+					hear(t, m, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Assign{Assign: &leasepb.Assign{
+						Targets: []*leasepb.Target{{Key: fsmpb.KeyOf(key), Seq: uint64(12 - target), Slots: target, Evict: true}}}}})
+					for i, h := range holders {
+						if closed := h.severed() == SeverEvicted; closed != (i >= int(target)) {
+							t.Errorf("down to %d: connection %d is closed: %v", target, i, closed)
+						}
+					}
+				}
+			})
+		}
 	}
 }

@@ -72,6 +72,7 @@ type Node struct {
 	lastWall    time.Duration
 
 	requests  [requestShards]requestShard
+	begun     counter         // requests
 	dues      due.Heap[*pool] // the rates in which somebody waits for time to pass
 	nextMeter time.Duration   // when the rates are looked at next
 	unmetered int             // so many of the first of the held pools have yet to be looked at

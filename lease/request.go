@@ -26,6 +26,7 @@ type Request struct {
 	holder  Holder
 	slots   atomic.Pointer[[len(requestScopes)]Slot] // nil until one is needed: most requests need none
 	had     [len(requestScopes)]bool                 // the slots that Begin has got
+	order   uint64                                   // among all of the node's, as they began
 
 	// Guarded by the shard's lock.
 	shard      *requestShard // nil: it is not in hand
@@ -43,6 +44,13 @@ type requestShard struct {
 	mu   sync.Mutex
 	head *Request
 	_    [64 - 16]byte // no two share a cache line
+}
+
+// counter numbers what many CPUs do, on a cache line of its own.
+type counter struct {
+	_ [64]byte
+	atomic.Uint64
+	_ [64 - 8]byte
 }
 
 // Begin makes r a request in hand of subject, which h will serve. It waits, as Acquire does, for
@@ -95,6 +103,7 @@ func (n *Node) Enter(r *Request) {
 			}
 		}
 	}
+	r.order = n.begun.Add(1)
 	shard := &n.requests[rand.IntN(max(n.bounds.Requests, 1))]
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
@@ -292,7 +301,7 @@ func (n *Node) claim(now time.Duration, r *Request, table *limit.Table) {
 		key := limit.Key{Scope: scope, Resource: limit.Connections, Name: name}
 		p := n.pool(now, key)
 		n.lock(p)
-		s.since, s.use = now, slotBusy
+		s.use = slotBusy
 		s.severed.Store(false)
 		p.link(s)
 		n.noteSlow(p)

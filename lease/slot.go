@@ -61,7 +61,7 @@ type Slot struct {
 
 	// The rest is guarded by the part's lock.
 	prev, next *Slot
-	since      time.Duration // when it was admitted last
+	since      time.Duration // of scope host: when it was admitted last
 	use        slotUse
 	moving     bool    // new limits count it elsewhere: the core is about to move it
 	ghost      *Waiter // admitted above a limit that only reports, and not known yet to have exceeded it
