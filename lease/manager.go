@@ -115,30 +115,45 @@ func (m *Manager) wait(ctx context.Context, begin func(time.Duration, func(error
 	answer := make(chan error, 1)
 	var w *Waiter
 	var err error
+	var timer *time.Timer
+	var retimed bool
 	m.do(func(now time.Duration) {
-		w, err = begin(now, func(err error) { answer <- err })
+		if w, err = begin(now, func(err error) { answer <- err }); w != nil {
+			timer = time.NewTimer(w.Patience(now))
+			w.Retime(func(left time.Duration) {
+				timer.Reset(left)
+				retimed = true
+			})
+		}
 	})
 	if w == nil {
 		return err
 	}
-	timer := time.NewTimer(w.patience)
 	defer timer.Stop()
-	select {
-	case err = <-answer:
-	case <-timer.C:
-		m.do(func(now time.Duration) { m.node.Expire(now, w) })
-		err = <-answer
-	case <-ctx.Done():
-		var cancelled bool
-		m.do(func(now time.Duration) {
-			err = m.node.Overdue(now, w, ctx.Err())
-			cancelled = m.node.Cancel(now, w)
-		})
-		if !cancelled && <-answer == nil {
-			undo()
+	for {
+		select {
+		case err = <-answer:
+			return err
+		case <-timer.C:
+			m.do(func(now time.Duration) {
+				if left := w.Patience(now); retimed && left > 0 {
+					timer.Reset(left) // it fired just before it was set anew
+					return
+				}
+				m.node.Expire(now, w)
+			})
+		case <-ctx.Done():
+			var cancelled bool
+			m.do(func(now time.Duration) {
+				err = m.node.Overdue(now, w, ctx.Err())
+				cancelled = m.node.Cancel(now, w)
+			})
+			if !cancelled && <-answer == nil {
+				undo()
+			}
+			return err
 		}
 	}
-	return err
 }
 
 // do runs f under the core's lock and carries out what it decided. Where that began a walk, it ends

@@ -444,7 +444,7 @@ func TestUnansweredIsNotOverLimit(t *testing.T) {
 		if w == nil {
 			t.Fatal("the request does not wait")
 		}
-		clock.now.Store(int64(w.Patience()))
+		clock.now.Store(int64(w.Patience(0)))
 		m.do(func(now time.Duration) { m.node.Expire(now, w) })
 		want := ErrNoLease
 		if queue.Enabled() {

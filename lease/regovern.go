@@ -166,8 +166,9 @@ func (n *Node) regovern(now time.Duration, p *pool) {
 			n.noteRefused(now, p)
 		}
 	}
+	n.requeue(now, p)
 	n.settle(now, p)
-	if p.open > 0 || p.granted > 0 || p.reported {
+	if p.open > 0 || p.granted > 0 || p.reported || p.waiters.len() > 0 {
 		n.mark(p)
 	}
 }

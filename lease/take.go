@@ -236,7 +236,7 @@ func (n *Node) Take(now time.Duration, d *Draw, done func(error)) (*Waiter, erro
 	n.lock(p)
 	defer p.mu.Unlock()
 	d.met[short] = true
-	return n.wait(now, p, v, &Waiter{draw: d, at: short, since: d.since}, d.waited+now-d.since, done)
+	return n.wait(now, p, v, &Waiter{draw: d, at: short, since: d.since}, done)
 }
 
 // tokenPools finds or makes the pools of a subject, and lets them take all events that concern

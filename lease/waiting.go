@@ -14,19 +14,20 @@ const refusedWindow = 250 * time.Millisecond
 
 // Waiter is one request that waits for a slot, or for a token.
 type Waiter struct {
-	slot     *Slot // nil: it waits for a token
-	draw     *Draw // of which that is one
-	at       int   // among the draw's
-	since    time.Duration
-	patience time.Duration // the longest wait; who calls acquire keeps the time
-	queued   bool          // the limit has a queue; otherwise it waits for the leader's answer only
-	over     bool          // the queue was full when it came: see wait
-	told     bool          // it is queued, and the leader has said that nothing is free
-	ask      uint64        // the ask that covers it, 0 before it is sent
-	pool     *pool         // nil once it has been answered
-	ghost    bool          // it has been admitted: the limit only reports
+	slot   *Slot // nil: it waits for a token
+	draw   *Draw // of which that is one
+	at     int   // among the draw's
+	since  time.Duration
+	until  time.Duration // the longest wait; who calls acquire keeps the time
+	queued bool          // the limit has a queue; otherwise it waits for the leader's answer only
+	over   bool          // the queue was full when it came: see wait
+	told   bool          // it is queued, and the leader has said that nothing is free
+	ask    uint64        // the ask that covers it, 0 before it is sent
+	pool   *pool         // nil once it has been answered
+	ghost  bool          // it has been admitted: the limit only reports
 	// done is called once, under the core's lock, and must not block.
-	done func(error)
+	done   func(error)
+	retime func(left time.Duration) // see Retime
 
 	prev, next *Waiter
 }
@@ -45,8 +46,36 @@ func (w *Waiter) key(t *limit.Table) limit.Key {
 // Key is what the waiter waits for by a table.
 func (w *Waiter) Key(t *limit.Table) limit.Key { return w.key(t) }
 
-// Patience is the longest wait; who calls Acquire keeps the time, and calls Expire.
-func (w *Waiter) Patience() time.Duration { return w.patience }
+// Patience is the longest wait from now on; who calls Acquire keeps the time, and calls Expire.
+func (w *Waiter) Patience(now time.Duration) time.Duration { return max(w.until-now, 0) }
+
+// Retime lets f know, under the core's lock, where new limits have changed how long is left.
+func (w *Waiter) Retime(f func(left time.Duration)) { w.retime = f }
+
+// goBy lets a waiter go by a queue, from when it began to wait, be it for other units of the same
+// request. Without a queue it waits for the leader's answer only, as a request that comes now. It
+// must not be counted in a list.
+func (w *Waiter) goBy(now time.Duration, q limit.Queue) {
+	until := w.until
+	switch {
+	case q.Enabled():
+		w.over = !w.queued
+		until = w.since + q.Timeout
+		if w.draw != nil {
+			until -= w.draw.waited
+		}
+	case w.queued || w.over || until == 0:
+		w.queued, w.over, w.told = false, false, false
+		until = now + askTimeout
+	}
+	if until == w.until {
+		return
+	}
+	w.until = until
+	if w.retime != nil {
+		w.retime(w.Patience(now))
+	}
+}
 
 // waiterList is first come first served.
 type waiterList struct {
@@ -135,17 +164,17 @@ func (n *Node) Acquire(now time.Duration, s *Slot, done func(error)) (*Waiter, e
 		n.admitGhost(now, p, s)
 		return nil, nil
 	}
-	return n.wait(now, p, v, &Waiter{slot: s}, 0, done)
+	return n.wait(now, p, v, &Waiter{slot: s}, done)
 }
 
-// wait lets a request wait for what it did not get at once, unless the answer is known. It has
-// waited already for a while, for other units of the same limit. Needs the pool's lock.
+// wait lets a request wait for what it did not get at once, unless the answer is known. Needs the
+// pool's lock.
 //
 // The places of a queue are for requests over the limit. Those in them may not be: until the leader
 // has answered, slots may be free for them and for others. So a request that finds no place waits
 // for that answer, as without a queue. Then it has its slot, or a place that came free, or is
 // refused.
-func (n *Node) wait(now time.Duration, p *pool, v verdict, w *Waiter, waited time.Duration, done func(error)) (*Waiter, error) {
+func (n *Node) wait(now time.Duration, p *pool, v verdict, w *Waiter, done func(error)) (*Waiter, error) {
 	switch v {
 	case verdictAdmitted:
 		return nil, nil
@@ -157,10 +186,8 @@ func (n *Node) wait(now time.Duration, p *pool, v verdict, w *Waiter, waited tim
 	if w.slot != nil {
 		w.since = now
 	}
-	w.queued, w.patience, w.done = p.limit.Queue.Enabled(), askTimeout, func(error) {}
-	if w.queued {
-		w.patience = max(p.limit.Queue.Timeout-waited, 0)
-	}
+	w.queued, w.done = p.limit.Queue.Enabled(), func(error) {}
+	w.goBy(now, p.limit.Queue)
 	if w.queued && !n.hasPlace(p) {
 		if n.inQueue(p, func(l *waiterList) int64 { return l.told }) >= int64(p.limit.Queue.Size) {
 			err := p.refusal(now, ErrQueueFull)
@@ -180,6 +207,18 @@ func (n *Node) wait(now time.Duration, p *pool, v verdict, w *Waiter, waited tim
 	}
 	w.done = done
 	return w, nil
+}
+
+// requeue lets those who wait go by the limit as it is now. Whoever is in the queue stays there,
+// however small it has become. Needs the pool's lock.
+func (n *Node) requeue(now time.Duration, p *pool) {
+	for w := p.waiters.head; w != nil && p.enforced(); w = w.next {
+		if !w.ghost {
+			p.waiters.count(w, -1)
+			w.goBy(now, p.limit.Queue)
+			p.waiters.count(w, 1)
+		}
+	}
 }
 
 // shut is the error of a request that a closed gate keeps out. It says nothing of the limit.

@@ -198,9 +198,13 @@ func (c *conn) beginLate() {
 // waitFor notes that the request waits.
 func (c *conn) waitFor(w *lease.Waiter, key limit.Key) {
 	c.waiter, c.key, c.asked = w, key, c.w.now
-	c.waits++
 	c.w.up.waits(c)
-	c.x.at(w.Patience(), true, c, evExpire, c.waits)
+	expires := func(left time.Duration) {
+		c.waits++ // an event planned before is void
+		c.x.at(left, true, c, evExpire, c.waits)
+	}
+	expires(w.Patience(c.x.clock()))
+	w.Retime(expires)
 }
 
 // answer is called by the core, which must not be called back.
