@@ -163,11 +163,14 @@ func partOf(l *limit.Limit, r limit.Resource, shares int64) (fill, size float64)
 	return fill, float64(l.BurstGrains(r)) * units / float64(all)
 }
 
-// drawMeter measures what has been drawn from a bucket lately, in grains a second.
+// drawMeter measures what has been drawn from a bucket lately, in grains a second, and what has
+// passed above it, because the limit only reports.
 type drawMeter struct {
-	since time.Duration // the present interval's beginning
-	drawn float64       // in it
-	past  [3]float64    // in the intervals before, the newest first
+	since    time.Duration // the present interval's beginning
+	drawn    float64       // in it
+	past     [3]float64    // in the intervals before, the newest first
+	over     float64       // passed above the bucket, in the present interval
+	overPast [3]float64    // in those before
 }
 
 // drawInterval is how long one interval of a drawMeter is. Shorter follows a demand that moves
@@ -179,6 +182,13 @@ func (d *drawMeter) add(now time.Duration, n float64) {
 	d.drawn += n
 }
 
+// exceed adds what passes above the bucket; below 0 where it has had its part of the bucket after
+// all, or has not passed.
+func (d *drawMeter) exceed(now time.Duration, n float64) {
+	d.roll(now)
+	d.over += n
+}
+
 // roll ends the intervals that are over.
 func (d *drawMeter) roll(now time.Duration) {
 	over := int64((now - d.since) / drawInterval)
@@ -188,17 +198,19 @@ func (d *drawMeter) roll(now time.Duration) {
 	}
 	for range over {
 		d.past[2], d.past[1], d.past[0], d.drawn = d.past[1], d.past[0], d.drawn, 0
+		d.overPast[2], d.overPast[1], d.overPast[0], d.over = d.overPast[1], d.overPast[0], d.over, 0
 		d.since += drawInterval
 	}
 }
 
-// lastSecond is what was drawn in the last second or somewhat less, a second. It is for who looks:
+// lastSecond is what passed in the last second or somewhat less, a second. It is for who looks:
 // the first request after a silence is one a second, and not, as [drawMeter.lately] takes it, the
 // beginning of four. What goes back just after its interval has ended is missing in the next one,
 // which may be the only one left.
 func (d *drawMeter) lastSecond(now time.Duration) float64 {
 	d.roll(now)
-	return max(0, d.drawn+d.past[0]+d.past[1]+d.past[2]) / (3*drawInterval + now - d.since).Seconds()
+	over := d.over + d.overPast[0] + d.overPast[1] + d.overPast[2]
+	return max(0, d.drawn+d.past[0]+d.past[1]+d.past[2]+over) / (3*drawInterval + now - d.since).Seconds()
 }
 
 // lately is the demand of about the last second; 0 where nothing was drawn in the last half second.

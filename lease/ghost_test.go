@@ -1,7 +1,10 @@
 package lease
 
 import (
+	"context"
+	"errors"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/weirproxy/weir/fsm/fsmpb"
@@ -54,5 +57,61 @@ func TestReportingLimitIsRemovedUnderWaiters(t *testing.T) {
 	}
 	if use, _ := m.Use(limit.HostConnections("up")); use.Waiting != 0 || use.InUse != 1 {
 		t.Errorf("%+v", use)
+	}
+}
+
+// The rate now is what passes: under a limit that only reports, also what passes above it. The
+// demand that the leader hears of is of what the limit would give.
+func TestRateNowCountsWhatExceeds(t *testing.T) {
+	requests, bytes := requestLimit(t, "up", "10/s", 10, limit.Queue{}), pacedAt(t, 1_000_000, 64<<10)
+	for name, c := range map[string]struct {
+		limit limit.Limit
+		key   limit.Key
+		pass  func(*Manager, *testFlow, *limit.Subject) error // a fortieth of a second's
+		want  float64
+	}{
+		"requests": {requests, limit.Key{Scope: limit.ScopeHost, Resource: limit.Requests, Name: "up"},
+			func(m *Manager, _ *testFlow, s *limit.Subject) error { return m.Take(context.Background(), s, 0) }, 40},
+		"bytes": {bytes, upDownload[0], func(_ *Manager, f *testFlow, _ *limit.Subject) error {
+			for left := 100_000; left > 0; {
+				n := f.Take(left + 1000)
+				if n == 0 {
+					return errors.New("held back")
+				}
+				f.Put(max(n-left, 0))
+				left -= n
+			}
+			return nil
+		}, 4_000_000},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c.limit.Report = true
+				m := startOne(t, startCluster(t, c.limit))
+				subject := &limit.Subject{Host: to(t, "up")}
+				f := newTestFlow(m, subject)
+				defer f.End()
+				for i := range 240 {
+					if err := c.pass(m, f, subject); err != nil {
+						t.Fatal(err)
+					}
+					time.Sleep(25 * time.Millisecond)
+					if u, _ := m.Use(c.key); i >= 40 && (u.Now < 0.9*c.want || u.Now > 1.1*c.want) {
+						t.Fatalf("after %d: %v a second; want about %v", i, u.Now, c.want)
+					}
+				}
+				p := m.node.lookup(c.key)
+				p.mu.Lock()
+				drawn, most := p.draws.lately(m.cfg.Clock.Now()), c.limit.PerSecond(c.key.Resource)
+				p.mu.Unlock()
+				if drawn < 0.7*most || drawn > 1.2*most {
+					t.Errorf("%v grains a second are drawn, of %v", drawn, most)
+				}
+				time.Sleep(2 * time.Second)
+				if u, _ := m.Use(c.key); u.Now != 0 {
+					t.Errorf("at rest: %v a second", u.Now)
+				}
+			})
+		})
 	}
 }

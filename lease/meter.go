@@ -325,15 +325,16 @@ func (f *Meter) takeFrom(now time.Duration, i int, bytes float64) {
 	p.kept -= f.kept[i].in(p)
 	f.kept[i] = keptPiece{}
 	f.exceeds[i] = f.back[i].pool == nil && p.exceed(now)
-	if p.capped() {
-		p.admitted += uint64(bytes)
-		p.usedAt = now
-		f.back[i].over = p
-	}
-	if f.back[i].pool == nil {
+	if !p.capped() {
 		return
 	}
-	f.back[i].over = nil
+	p.admitted += uint64(bytes)
+	p.usedAt = now
+	if f.back[i].pool == nil {
+		p.draws.exceed(now, bytes)
+		f.back[i].over = p
+		return
+	}
 	p.bucket.level -= bytes
 	p.drawn(now, bytes)
 	f.back[i].receipt = p.bucket.receipt()
@@ -389,6 +390,7 @@ func (r *from) giveBack(now time.Duration, bytes float64) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.admitted -= uint64(bytes)
+		p.draws.exceed(now, -bytes)
 		return
 	}
 	if r.pool == nil {

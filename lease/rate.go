@@ -97,9 +97,10 @@ func (n *Node) settleRate(now time.Duration, p *pool) {
 // together with the others that it needs. A ghost needs no others. Needs the pool's lock.
 func (n *Node) giveTurn(now time.Duration, p *pool) {
 	w := p.waiters.head
-	if w.ghost {
+	if w.ghost { // which has passed already
 		p.bucket.level -= oneRequest
 		p.drawn(now, oneRequest)
+		p.draws.exceed(now, -oneRequest)
 	} else {
 		p.kept++
 		w.draw.keeps[w.at] = keep{p, p.lost}

@@ -158,7 +158,11 @@ func (p *pool) mayTake(now time.Duration, table *limit.Table, gate *gate, d *Dra
 
 // takeToken takes a token for a request, if it needs one here. Needs the pool's lock.
 func (p *pool) takeToken(now time.Duration, d *Draw, i int) {
-	if p.capped() && (d == nil || !d.exceeds[i]) {
+	switch {
+	case !p.capped():
+	case d != nil && d.exceeds[i]:
+		p.draws.exceed(now, oneRequest)
+	default:
 		p.bucket.level -= oneRequest
 		p.drawn(now, oneRequest)
 	}
