@@ -42,7 +42,6 @@ func (n *Node) fence(now time.Duration) {
 func (n *Node) fencePool(p *pool) {
 	p.lose()
 	for w := p.waiters.head; w != nil; w = p.waiters.head {
-		p.rejected++
 		n.answer(p, w, ErrNoLease)
 	}
 	if n.expiry == ExpiryClose && p.enforced() {

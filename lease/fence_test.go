@@ -203,3 +203,60 @@ func TestEvictClosesTheNewestOfEachScope(t *testing.T) {
 		}
 	}
 }
+
+// A request that is refused because its node has no lease, or leaves, was not refused by the limit.
+func TestNoLeaseIsNoRefusalByTheLimit(t *testing.T) {
+	key := limit.HostConnections("up")
+	for name, refuse := range map[string]func(m *Manager, clock *manualClock, wait func() *Waiter){
+		"past the deadline": func(_ *Manager, clock *manualClock, wait func() *Waiter) {
+			clock.now.Store(int64(time.Minute))
+			wait()
+		},
+		"fenced while it waits": func(m *Manager, clock *manualClock, wait func() *Waiter) {
+			wait()
+			clock.now.Store(int64(time.Minute))
+			m.do(func(now time.Duration) { m.node.Tick(now, now) })
+		},
+		"unanswered": func(m *Manager, clock *manualClock, wait func() *Waiter) {
+			w := wait()
+			clock.now.Store(int64(askTimeout))
+			m.do(func(now time.Duration) { m.node.Expire(now, w) })
+		},
+		"too many unanswered": func(m *Manager, _ *manualClock, wait func() *Waiter) {
+			for range maxAsking {
+				m.do(func(now time.Duration) {
+					if _, err := m.node.Acquire(now, NewSlot(to(t, "up"), newHolder()), func(error) {}); err != nil {
+						t.Fatal(err)
+					}
+				})
+			}
+			wait()
+		},
+		"parting while it waits": func(m *Manager, _ *manualClock, wait func() *Waiter) {
+			wait()
+			m.do(m.node.Part)
+		},
+		"parting": func(m *Manager, _ *manualClock, wait func() *Waiter) {
+			m.do(m.node.Part)
+			wait()
+		},
+	} {
+		m, clock := liveManager(t, ExpiryClose, 0, kit.Limit(t, "up", 5, limit.Queue{}))
+		var got error
+		refuse(m, clock, func() (w *Waiter) {
+			m.do(func(now time.Duration) {
+				var err error
+				if w, err = m.node.Acquire(now, NewSlot(to(t, "up"), newHolder()), func(err error) { got = err }); err != nil {
+					got = err
+				}
+			})
+			return w
+		})
+		if !errors.Is(got, ErrNoLease) && !errors.Is(got, ErrDraining) {
+			t.Errorf("%s: answered %v", name, got)
+		}
+		if use, _ := m.Use(key); use.Rejected != 0 {
+			t.Errorf("%s: the limit is said to have refused %d requests", name, use.Rejected)
+		}
+	}
+}

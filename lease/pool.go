@@ -28,7 +28,7 @@ type pool struct {
 	direct bool         // counts all connections to the host of its name, whatever the port
 	slow   bool         // somebody waits for what comes free: releases go through the core
 
-	rejected    uint64
+	rejected    uint64 // by the limit: not for want of a lease
 	wouldReject uint64 // by a limit that only reports
 	crowded     int    // how often the lock was waited for
 	// spread is set while many CPUs contend for this pool: its free slots are divided into parts

@@ -197,7 +197,6 @@ func (n *Node) wait(now time.Duration, p *pool, v verdict, w *Waiter, done func(
 		w.queued, w.over = false, true
 	}
 	if !w.queued && p.waiters.len()-p.waiters.queued >= maxAsking {
-		p.rejected++
 		return nil, ErrNoLease
 	}
 	n.enqueue(p, w)
@@ -307,12 +306,13 @@ func (n *Node) Expire(now time.Duration, w *Waiter) {
 	if w.pool == nil {
 		return
 	}
-	err := n.overdue(now, p, w)
-	if err == nil {
-		err = ErrNoLease // nobody could be asked, or nobody has answered: the limit need not be reached
+	if err := n.overdue(now, p, w); err != nil {
+		n.answer(p, w, err)
+		n.noteRefused(now, p)
+	} else { // nobody could be asked, or nobody has answered: the limit need not be reached
+		n.answer(p, w, ErrNoLease)
+		n.noteWanted(now, p)
 	}
-	n.answer(p, w, err)
-	n.noteRefused(now, p)
 	n.settle(now, p)
 }
 

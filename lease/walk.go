@@ -64,7 +64,6 @@ func (n *Node) catchUp(p *pool) {
 	}
 	if had.parts != n.era.parts && p.enforced() {
 		for w := p.waiters.head; w != nil; w = p.waiters.head {
-			p.rejected++
 			n.answer(p, w, ErrDraining)
 		}
 	}
