@@ -27,7 +27,7 @@ func (n *Node) newAPI() *server.Server {
 	c, v := n.cfg.Load(), view{n}
 	return server.New(server.Config{
 		Node: c.Name, Hosts: c.API.Hosts, Token: string(c.API.Token), ReadToken: string(c.API.ReadToken), TLS: n.certs.apiTLS(),
-		MetricsHosts: c.API.MetricsHosts,
+		MetricsHosts: c.API.MetricsHosts, KeepsUnits: c.Lease.OnExpiry == config.OnExpiryKeep,
 	}, server.Deps{
 		Log: v, Leader: v, Events: n.events, View: v, Status: v, Nodes: v, Uses: v, Peers: v, Connections: v,
 		Lifecycle: v, Raft: v, Snapshots: v, Diagnostics: v, Metrics: v, Proxies: v,
@@ -169,16 +169,17 @@ func (v view) Ready() (bool, string) {
 	case v.isLeaving() || v.proxy.Draining():
 		return false, "the node is draining"
 	}
-	why := unready(v.manager.Session().State)
+	why := unready(v.manager.Session().State, v.cfg.Load().Lease.OnExpiry)
 	return why == "", why
 }
 
-// unready says why a node whose session is in a state can't admit, or nothing if it can.
-func unready(session string) string {
-	switch session {
-	case leasepb.SessionLive:
+// unready says why a node whose session is in a state can't admit, or nothing if it can: with keep
+// also without a session, once it has had one.
+func unready(session string, on config.OnExpiry) string {
+	switch {
+	case session == leasepb.SessionLive, session == leasepb.SessionFenced && on == config.OnExpiryKeep:
 		return ""
-	case leasepb.SessionNone:
+	case session == leasepb.SessionNone:
 		return "no live session: the cluster's leader has not been reached yet"
 	}
 	return "no live session: the cluster's leader is no longer reached: a majority of the servers must be up, and this node must reach them"

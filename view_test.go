@@ -69,11 +69,17 @@ func TestForgottenNodes(t *testing.T) {
 
 // A node that has had a session does not say that it has never reached the leader.
 func TestUnready(t *testing.T) {
-	for state, want := range map[string]string{
-		leasepb.SessionLive: "", leasepb.SessionNone: "not been reached yet", leasepb.SessionFenced: "no longer reached",
-	} {
-		if got := unready(state); !strings.Contains(got, want) || (got == "") != (want == "") {
-			t.Errorf("%s: %q", state, got)
+	for _, on := range []config.OnExpiry{config.OnExpiryClose, config.OnExpiryDrain, config.OnExpiryKeep} {
+		fenced := "no longer reached"
+		if on == config.OnExpiryKeep {
+			fenced = "" // it goes on
+		}
+		for state, want := range map[string]string{
+			leasepb.SessionLive: "", leasepb.SessionNone: "not been reached yet", leasepb.SessionFenced: fenced,
+		} {
+			if got := unready(state, on); !strings.Contains(got, want) || (got == "") != (want == "") {
+				t.Errorf("%s, %s: %q; want %q", on, state, got, want)
+			}
 		}
 	}
 }

@@ -24,7 +24,11 @@ type OnExpiry string
 const (
 	OnExpiryClose OnExpiry = "close" // reset them: the cap holds, connections are lost in a partition
 	OnExpiryDrain OnExpiry = "drain" // let them end, admit no new ones: the cap may be passed by those still open
-	OnExpiryKeep  OnExpiry = "keep"  // go on as before: availability first, no cap while the cluster can't be reached
+	// OnExpiryKeep lets them go on, and admits new ones with the slots, tokens and bandwidth that the
+	// node held: availability first. The cluster gives the same to other nodes once the session is
+	// closed, so the cap does not hold meanwhile. Where the node holds none it refuses, with no
+	// lease; a node that was started without the cluster holds nothing.
+	OnExpiryKeep OnExpiry = "keep"
 )
 
 // Plaintext says how unencrypted traffic between nodes is treated, if this node could encrypt.

@@ -183,7 +183,7 @@ func clusterFields() []field[Config] {
 		attr("lease.ttl", duration(minTTL, maxTTL), func(c *Config) *time.Duration { return &c.Lease.TTL },
 			"How long a silent node keeps its slots. One value for the cluster, replicated at its first start."),
 		attr("lease.on_expiry", choice(OnExpiryClose, OnExpiryDrain, OnExpiryKeep), func(c *Config) *OnExpiry { return &c.Lease.OnExpiry },
-			"What happens to limited connections when the node's session ends: close resets them, so the cap holds; drain only admits no new ones; keep goes on as before."),
+			"What happens to limited connections when the node's session ends: close resets them, so the cap holds; drain only admits no new ones; keep goes on with the slots, tokens and bandwidth that the node held, although others may get them, and refuses where it held none."),
 	}
 }
 

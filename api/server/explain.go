@@ -41,7 +41,7 @@ func (s *Server) explain(r *http.Request) (answer, error) {
 	body.Admitted = true
 	for i := range body.Limits {
 		g := &body.Limits[i]
-		counts[i].judge(g, st.Session.State == sessionLive)
+		counts[i].judge(g, s.backing(st.Session.State))
 		body.Admitted = body.Admitted && g.Admitted
 	}
 	if st.Draining {
@@ -50,8 +50,25 @@ func (s *Server) explain(r *http.Request) (answer, error) {
 	return answer{body: body}, nil
 }
 
-// sessionLive is the state of a session that admits; see SessionStatus.
-const sessionLive = "live"
+// backing is what a node's admissions to limited hosts rest on.
+type backing uint8
+
+const (
+	nothing     backing = iota // it admits nothing
+	heldUnits                  // what it held when its session ended: [Config.KeepsUnits]
+	liveSession                // the cluster
+)
+
+// backing says what a session in a state, as SessionStatus has it, stands for on this node.
+func (s *Server) backing(session string) backing {
+	switch {
+	case session == "live":
+		return liveSession
+	case session == "fenced" && s.cfg.KeepsUnits:
+		return heldUnits
+	}
+	return nothing
+}
 
 // parseSubject reads the query.
 func parseSubject(r *http.Request) (e api.Explanation, s limit.Subject, err error) {
@@ -123,7 +140,7 @@ func (s *Server) useNow(r *http.Request, t *limit.Table, limits []api.Governing)
 
 // judge says whether the limit would let the subject in now, by the use of its key on all nodes.
 // Slots that lie unused on another node are fetched before anybody is refused, so the sums decide.
-func (c *counted) judge(g *api.Governing, session bool) {
+func (c *counted) judge(g *api.Governing, on backing) {
 	g.Admitted = true
 	if g.Mode == api.ModeReport {
 		return
@@ -133,8 +150,12 @@ func (c *counted) judge(g *api.Governing, session bool) {
 	case g.Connections != nil && *g.Connections == 0:
 		refuse("blocked: its limit is 0 connections")
 	case g.Use == nil || g.Connections == nil && g.Requests == nil && !paces(g):
-	case !session:
+	case on == nothing:
 		refuse("this node has no live session with the cluster")
+	case on == heldUnits:
+		if lacks := c.lacks(g); lacks != "" {
+			refuse("this node has no live session with the cluster, and holds no %s", lacks)
+		}
 	case g.Connections != nil && g.Use.Waiting > 0:
 		refuse("%d waiting before it", g.Use.Waiting)
 	case g.Connections != nil && g.Use.InUse >= *g.Connections:
@@ -151,6 +172,21 @@ func (c *counted) judge(g *api.Governing, session bool) {
 // It refuses nobody who could move bytes at some time.
 func paces(g *api.Governing) bool {
 	return g.Bandwidth != nil && g.Scope != limit.ScopeConnection.String() && g.Scope != limit.ScopeKey.String()
+}
+
+// lacks is what a node without a session, that goes on with what it holds, would need and has none
+// of; "": nothing.
+func (c *counted) lacks(g *api.Governing) string {
+	rate := func(r limit.Resource) bool { return c.own.Rates[r].Granted > 0 }
+	switch {
+	case g.Connections != nil && (c.own.InUse >= c.own.Granted || c.own.Waiting > 0):
+		return "free slot"
+	case g.Requests != nil && !c.hasToken():
+		return "token"
+	case paces(g) && (g.Bandwidth.Upload != "" && !rate(limit.Upload) || g.Bandwidth.Download != "" && !rate(limit.Download)):
+		return "part of the bandwidth"
+	}
+	return ""
 }
 
 // wholeToken is what counts as one: the lease lets this much be missing, for what dividing a bucket

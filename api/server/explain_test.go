@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/url"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -122,6 +123,56 @@ func TestExplainBandwidthWithoutASession(t *testing.T) {
 					t.Errorf("scope %s, report %v, session %s: %+v; want it let in: %v", scope, report, state, e, want)
 				}
 			}
+		}
+	}
+}
+
+// A node that goes on without a session with what it holds is judged by that alone.
+func TestExplainUnitsKept(t *testing.T) {
+	n := newBench(t, Config{KeepsUnits: true}, "a").nodes["a"]
+	key := limit.Key{Scope: limit.ScopeHost, Resource: limit.Connections, Name: "up.example"}
+	pattern, err := limit.ParsePattern("up.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rate, err := limit.ParseRate("10/s", 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slots := limit.Limit{Pattern: pattern, Connections: 5, Source: limit.SourceAPI, ModifyIndex: 1}
+	tokens := limit.Limit{Pattern: pattern, Connections: limit.Unlimited, Requests: rate, Source: limit.SourceAPI, ModifyIndex: 1}
+	bytes := limit.Limit{Pattern: pattern, Connections: limit.Unlimited, Bandwidth: limit.Bandwidth{Upload: 1 << 20, Download: 1 << 20}, Source: limit.SourceAPI, ModifyIndex: 1}
+	held := func(r ...limit.Resource) NodeUse {
+		u := NodeUse{Key: key, Rates: map[limit.Resource]NodeRate{}}
+		for _, r := range r {
+			u.Rates[r] = NodeRate{Granted: 1, Available: 1}
+		}
+		return u
+	}
+	for name, c := range map[string]struct {
+		limit  limit.Limit
+		use    NodeUse
+		state  string
+		reason string // "": it is let in
+	}{
+		"a slot in hand":        {slots, NodeUse{Key: key, Granted: 2, InUse: 1}, "fenced", ""},
+		"all slots in use":      {slots, NodeUse{Key: key, Granted: 2, InUse: 2}, "fenced", "holds no free slot"},
+		"no slot":               {slots, NodeUse{Key: key}, "fenced", "holds no free slot"},
+		"somebody waits":        {slots, NodeUse{Key: key, Granted: 2, InUse: 1, Waiting: 1}, "fenced", "holds no free slot"},
+		"never in a session":    {slots, NodeUse{Key: key, Granted: 2}, "none", "has no live session with the cluster"},
+		"in session":            {slots, NodeUse{Key: key}, "live", ""},
+		"a token in hand":       {tokens, held(limit.Requests), "fenced", ""},
+		"no token":              {tokens, held(), "fenced", "holds no token"},
+		"bandwidth":             {bytes, held(limit.Upload, limit.Download), "fenced", ""},
+		"no bandwidth":          {bytes, held(), "fenced", "holds no part of the bandwidth"},
+		"bandwidth of one side": {bytes, held(limit.Upload), "fenced", "holds no part of the bandwidth"},
+	} {
+		n.set(func() {
+			n.table, n.uses, n.st.Session.State = limit.NewTable(1, 1, []limit.Limit{c.limit}), []NodeUse{c.use}, c.state
+		})
+		e := get[api.Explanation](t, n.serve(n.server.Handler(), try{method: "GET", path: "/v1/explain?host=up.example"}))
+		if len(e.Limits) != 1 || e.Admitted != (c.reason == "") || !strings.HasSuffix(e.Limits[0].Reason, c.reason) || e.Admitted == (e.Limits[0].Reason != "") {
+			t.Errorf("%s: %+v; want the reason %q", name, e, c.reason)
 		}
 	}
 }

@@ -275,7 +275,7 @@ func TestExplain(t *testing.T) {
 	if e := get[api.Explanation](t, a.do(try{method: "GET", path: api.PathExplain + "?host=y.org"})); e.Admitted || !strings.Contains(e.Limits[0].Reason, "no live session") {
 		t.Errorf("without a session: %+v", e)
 	}
-	a.st.Session, a.st.Draining = api.SessionStatus{State: sessionLive}, true
+	a.st.Session, a.st.Draining = api.SessionStatus{State: "live"}, true
 	if e := get[api.Explanation](t, a.do(try{method: "GET", path: api.PathExplain + "?host=y.org"})); e.Admitted || !strings.Contains(e.Reason, "draining") || !e.Limits[0].Admitted {
 		t.Errorf("a draining node: %+v", e)
 	}

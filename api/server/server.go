@@ -54,6 +54,9 @@ type Config struct {
 	// PeerTimeout bounds how long a read waits for other nodes. A longer one includes slow nodes'
 	// use; a shorter one answers sooner when nodes are down. 0: 2 s.
 	PeerTimeout time.Duration
+	// KeepsUnits says that the node goes on without a session, with the slots and the parts of rates
+	// that it held (lease.on_expiry = "keep").
+	KeepsUnits bool
 	// MetricsHosts is the number of hosts, and of names in each other scope, that /metrics shows; all
 	// others share one name. 0 names none. [Server.SetMetricsHosts] changes it.
 	MetricsHosts int
