@@ -2,6 +2,8 @@ package lease
 
 import (
 	"time"
+
+	"github.com/weirproxy/weir/lease/leasepb"
 )
 
 const (
@@ -75,11 +77,15 @@ func (n *Node) askNow(now time.Duration) {
 
 // answered refuses those who waited for an ask and got nothing, unless the limit's queue has a place
 // for them.
-func (n *Node) answered(now time.Duration, p *pool, ask uint64) {
+func (n *Node) answered(now time.Duration, p *pool, answer *leasepb.Answer) {
 	n.lock(p)
 	defer p.mu.Unlock()
+	ask := answer.Ask
 	if !p.asking || ask != p.ask {
 		return
+	}
+	if p.otherAt = 0; answer.TokenInNs > 0 {
+		p.otherAt = now + time.Duration(answer.TokenInNs)
 	}
 	p.asking, p.denied = false, false
 	closing := p.taken // about to be free, for as many of those who wait

@@ -65,6 +65,7 @@ type pool struct {
 	said      int64         // of a rate: the units in use that the leader was told of
 	saidFlows int64         // and of how many flows
 	leaving   int64         // grains that go with what is being released
+	otherAt   time.Duration // when another node has a token, as the last answer said; 0: it did not say
 	target    int64         // come down to this as connections end
 	targetSeq uint64
 	contended bool

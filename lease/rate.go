@@ -189,6 +189,11 @@ func (n *Node) rateDemand(now time.Duration, p *pool, d *leasepb.Demand) {
 		}
 		d.Headroom = spare * unit
 	}
+	if p.key.Resource == limit.Requests {
+		if at, ever := p.tokenAt(now); ever {
+			d.TokenInNs = int64(max(at-now, 1))
+		}
+	}
 	d.Ask = n.askFor(now, p)
 	p.said, p.saidFlows = need+spare, d.Flows
 }
@@ -222,20 +227,29 @@ func (n *Node) meterSome(now time.Duration) {
 }
 
 // nextToken is how long it takes until the next token comes: from this node's units, or from those
-// of others, which come when they are asked for. Requests that wait in a queue may take it: they
-// are not counted, because nobody knows how many of them will have given up by then. Needs the
-// pool's lock.
+// of others, which come when they are asked for. Where the leader did not say when others have one,
+// it is the longest that it can take. Requests that wait in a queue may take it: they are not
+// counted, because nobody knows how many of them will have given up by then. Needs the pool's lock.
 func (p *pool) nextToken(now time.Duration) time.Duration {
 	rate := p.limit.PerSecond(p.key.Resource)
 	if rate <= 0 {
 		return 0
 	}
 	next := time.Duration(oneRequest / rate * float64(time.Second))
-	p.bucket.settle(now)
-	if at, ever := p.bucket.until(oneRequest * float64(1+p.kept)); ever {
+	if at, ever := p.tokenAt(now); ever {
 		next = min(next, max(at-now, 0))
 	}
+	if p.otherAt > now {
+		next = min(next, p.otherAt-now)
+	}
 	return next
+}
+
+// tokenAt is when this node's units have a token that is not kept for anybody. Needs the pool's
+// lock.
+func (p *pool) tokenAt(now time.Duration) (at time.Duration, ever bool) {
+	p.bucket.settle(now)
+	return p.bucket.until(oneRequest * float64(1+p.kept))
 }
 
 // noteDue lets the core come back to a pool when the next who waits can go on. Needs the pool's
@@ -245,7 +259,7 @@ func (n *Node) noteDue(now time.Duration, p *pool) {
 	if p.granted > 0 && p.capped() && !(p.leased() && n.parting()) { // else the gate stays closed
 		p.bucket.settle(now)
 		if p.waiters.head != nil {
-			at, _ = p.bucket.until(oneRequest * float64(1+p.kept))
+			at, _ = p.tokenAt(now)
 		}
 		if flowAt, ever := p.flowDue(); ever && (at == 0 || flowAt < at) {
 			at = flowAt

@@ -382,3 +382,30 @@ func testBandwidthIsShared(t *testing.T, flows map[string]int, seconds int) {
 		}
 	})
 }
+
+// A request that is refused on a node without a unit is told when the node that has the unit gets
+// its next token.
+func TestRetryAfterFromAnotherNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nodes := startThree(t, startCluster(t, requestLimit(t, "up", "1/m", 1, limit.Queue{})))
+		subject := &limit.Subject{Host: to(t, "up")}
+		if err := nodes["a"].Take(t.Context(), subject, 0); err != nil {
+			t.Fatal(err)
+		}
+		taken := time.Now()
+		for _, after := range []time.Duration{2 * time.Second, 20 * time.Second, 50 * time.Second} {
+			time.Sleep(time.Until(taken.Add(after)))
+			for _, name := range []string{"b", "c", "a"} {
+				err := nodes[name].Take(t.Context(), subject, 0)
+				var refused *LimitError
+				if !errors.As(err, &refused) {
+					t.Fatalf("on %s, %v after the only token was taken: %v", name, after, err)
+				}
+				left := time.Until(taken.Add(time.Minute))
+				if got := refused.RetryAfter; got < left-time.Second || got > left+time.Second {
+					t.Errorf("on %s, %v after: come again in %v; want about %v", name, after, got, left)
+				}
+			}
+		}
+	})
+}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/lease/leasepb"
 	"github.com/weirproxy/weir/lease/leasetest/kit"
 	"github.com/weirproxy/weir/limit"
 )
@@ -101,7 +102,7 @@ func TestAskersJoinANewQueue(t *testing.T) {
 	next := kit.Limit(t, "up", 1, limit.Queue{Timeout: 7 * time.Second, Size: 1})
 	m.do(func(now time.Duration) {
 		m.node.setLimits(now, limit.NewTable(2, 1, []limit.Limit{next}))
-		m.node.answered(now, w.pool, w.ask)
+		m.node.answered(now, w.pool, &leasepb.Answer{Ask: w.ask})
 		if err := m.node.Check(); err != nil {
 			t.Error(err)
 		}

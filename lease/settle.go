@@ -183,7 +183,7 @@ func (n *Node) assigned(now time.Duration, a *leasepb.Assign) error {
 		if err != nil {
 			return err
 		}
-		n.answered(now, n.pool(now, key), ans.Ask)
+		n.answered(now, n.pool(now, key), ans)
 	}
 	return nil
 }

@@ -219,9 +219,21 @@ func (p *keyPlan) answer() {
 			continue
 		}
 		as := d.peer.assigning()
-		as.Answers = append(as.Answers, &leasepb.Answer{Key: fsmpb.KeyOf(p.c.key), Ask: d.ask})
+		as.Answers = append(as.Answers, &leasepb.Answer{Key: fsmpb.KeyOf(p.c.key), Ask: d.ask, TokenInNs: int64(p.tokenIn(r))})
 		d.ask = 0
 	}
+}
+
+// tokenIn is how long it takes until some node other than the asking one has a token, as far as
+// they have said; 0: none has. It is for the refused, who are told when to come again.
+func (p *keyPlan) tokenIn(asking *row) (soonest time.Duration) {
+	for _, r := range p.rows {
+		in := r.d.tokenAt - p.now
+		if r != asking && r.held > 0 && in > 0 && (soonest == 0 || in < soonest) {
+			soonest = in
+		}
+	}
+	return soonest
 }
 
 func (p *keyPlan) othersBusy(asking *row) bool {

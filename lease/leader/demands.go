@@ -55,6 +55,7 @@ type demand struct {
 	quietSince time.Duration // has used nothing, and nothing has waited, since
 	extraSince time.Duration // has held more than its share since; 0: does not
 	grantedAt  time.Duration // was granted a slot last
+	tokenAt    time.Duration // of a rate of requests: the node's units have a token then; 0: unknown
 }
 
 // wish is what a node says of a key: in slots or, of a rate, in shares, as on the stream; in a
@@ -92,6 +93,10 @@ func reported(n int64) int64 { return max(0, min(n, maxReported)) }
 // maxLevel bounds the grains of a release: far above what any bucket holds, and far below what
 // could make a sum overflow.
 const maxLevel = 1 << 60
+
+// maxTokenIn is the longest that a node is believed to wait for a token: as long as the slowest rate
+// takes, and far below what could make a sum overflow.
+const maxTokenIn = int64(1000 * 24 * time.Hour)
 
 // release takes slots or shares that are out of use at the node, and the level that goes with them.
 func (d *demand) release(n, level int64) {
@@ -134,6 +139,9 @@ func (a *Allocator) update(now time.Duration, conn uint64, u *leasepb.Update) {
 			flows: reported(m.Flows),
 		}
 		d.acked = m.TargetSeq
+		if d.tokenAt = 0; m.TokenInNs > 0 {
+			d.tokenAt = now + time.Duration(min(m.TokenInNs, maxTokenIn))
+		}
 		switch {
 		case d.held <= d.inUse+d.waiting:
 			d.idleSince = 0

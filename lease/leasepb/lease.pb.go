@@ -562,15 +562,16 @@ func (x *Update) GetLimitsIndex() uint64 {
 type Demand struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           *fsmpb.Key             `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Held          int64                  `protobuf:"varint,2,opt,name=held,proto3" json:"held,omitempty"`                            // slots that the node believes it holds
-	InUse         int64                  `protobuf:"varint,3,opt,name=in_use,json=inUse,proto3" json:"in_use,omitempty"`             // open connections; above held where a limit was set on open connections
-	Waiting       int64                  `protobuf:"varint,4,opt,name=waiting,proto3" json:"waiting,omitempty"`                      // requests that wait now
-	Refused       int64                  `protobuf:"varint,5,opt,name=refused,proto3" json:"refused,omitempty"`                      // requests refused lately: they may come again
-	Headroom      int64                  `protobuf:"varint,6,opt,name=headroom,proto3" json:"headroom,omitempty"`                    // slots that it would like beyond
-	Ask           uint64                 `protobuf:"varint,7,opt,name=ask,proto3" json:"ask,omitempty"`                              // > 0: requests wait for the Answer to this number, to be refused if nothing is free
-	TargetSeq     uint64                 `protobuf:"varint,8,opt,name=target_seq,json=targetSeq,proto3" json:"target_seq,omitempty"` // the newest Target that this reflects
-	Parked        int64                  `protobuf:"varint,9,opt,name=parked,proto3" json:"parked,omitempty"`                        // kept-alive connections that nobody uses: open, but the first to go
-	Flows         int64                  `protobuf:"varint,10,opt,name=flows,proto3" json:"flows,omitempty"`                         // of bandwidth: how many connections wait for bytes at a time
+	Held          int64                  `protobuf:"varint,2,opt,name=held,proto3" json:"held,omitempty"`                               // slots that the node believes it holds
+	InUse         int64                  `protobuf:"varint,3,opt,name=in_use,json=inUse,proto3" json:"in_use,omitempty"`                // open connections; above held where a limit was set on open connections
+	Waiting       int64                  `protobuf:"varint,4,opt,name=waiting,proto3" json:"waiting,omitempty"`                         // requests that wait now
+	Refused       int64                  `protobuf:"varint,5,opt,name=refused,proto3" json:"refused,omitempty"`                         // requests refused lately: they may come again
+	Headroom      int64                  `protobuf:"varint,6,opt,name=headroom,proto3" json:"headroom,omitempty"`                       // slots that it would like beyond
+	Ask           uint64                 `protobuf:"varint,7,opt,name=ask,proto3" json:"ask,omitempty"`                                 // > 0: requests wait for the Answer to this number, to be refused if nothing is free
+	TargetSeq     uint64                 `protobuf:"varint,8,opt,name=target_seq,json=targetSeq,proto3" json:"target_seq,omitempty"`    // the newest Target that this reflects
+	Parked        int64                  `protobuf:"varint,9,opt,name=parked,proto3" json:"parked,omitempty"`                           // kept-alive connections that nobody uses: open, but the first to go
+	Flows         int64                  `protobuf:"varint,10,opt,name=flows,proto3" json:"flows,omitempty"`                            // of bandwidth: how many connections wait for bytes at a time
+	TokenInNs     int64                  `protobuf:"varint,11,opt,name=token_in_ns,json=tokenInNs,proto3" json:"token_in_ns,omitempty"` // of requests: when its units have a token that nobody waits for; 0: unknown
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -671,6 +672,13 @@ func (x *Demand) GetParked() int64 {
 func (x *Demand) GetFlows() int64 {
 	if x != nil {
 		return x.Flows
+	}
+	return 0
+}
+
+func (x *Demand) GetTokenInNs() int64 {
+	if x != nil {
+		return x.TokenInNs
 	}
 	return 0
 }
@@ -1367,7 +1375,8 @@ func (x *Target) GetEvict() bool {
 type Answer struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           *fsmpb.Key             `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Ask           uint64                 `protobuf:"varint,2,opt,name=ask,proto3" json:"ask,omitempty"` // whatever was free has been granted: who waited for this ask may be refused
+	Ask           uint64                 `protobuf:"varint,2,opt,name=ask,proto3" json:"ask,omitempty"`                                // whatever was free has been granted: who waited for this ask may be refused
+	TokenInNs     int64                  `protobuf:"varint,3,opt,name=token_in_ns,json=tokenInNs,proto3" json:"token_in_ns,omitempty"` // of requests: when another node has a token, as far as is known; 0: unknown
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1412,6 +1421,13 @@ func (x *Answer) GetKey() *fsmpb.Key {
 func (x *Answer) GetAsk() uint64 {
 	if x != nil {
 		return x.Ask
+	}
+	return 0
+}
+
+func (x *Answer) GetTokenInNs() int64 {
+	if x != nil {
+		return x.TokenInNs
 	}
 	return 0
 }
@@ -1534,7 +1550,7 @@ const file_lease_proto_rawDesc = "" +
 	"\x06Update\x122\n" +
 	"\breleases\x18\x01 \x03(\v2\x16.weir.lease.v1.HoldingR\breleases\x12/\n" +
 	"\ademands\x18\x02 \x03(\v2\x15.weir.lease.v1.DemandR\ademands\x12!\n" +
-	"\flimits_index\x18\x03 \x01(\x04R\vlimitsIndex\"\x86\x02\n" +
+	"\flimits_index\x18\x03 \x01(\x04R\vlimitsIndex\"\xa6\x02\n" +
 	"\x06Demand\x12\"\n" +
 	"\x03key\x18\x01 \x01(\v2\x10.weir.fsm.v1.KeyR\x03key\x12\x12\n" +
 	"\x04held\x18\x02 \x01(\x03R\x04held\x12\x15\n" +
@@ -1547,7 +1563,8 @@ const file_lease_proto_rawDesc = "" +
 	"target_seq\x18\b \x01(\x04R\ttargetSeq\x12\x16\n" +
 	"\x06parked\x18\t \x01(\x03R\x06parked\x12\x14\n" +
 	"\x05flows\x18\n" +
-	" \x01(\x03R\x05flows\"\x05\n" +
+	" \x01(\x03R\x05flows\x12\x1e\n" +
+	"\vtoken_in_ns\x18\v \x01(\x03R\ttokenInNs\"\x05\n" +
 	"\x03Bye\"\a\n" +
 	"\x05Proof\"\xc3\x03\n" +
 	"\rLeaderMessage\x122\n" +
@@ -1600,10 +1617,11 @@ const file_lease_proto_rawDesc = "" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x14\n" +
 	"\x05slots\x18\x03 \x01(\x03R\x05slots\x12\x1c\n" +
 	"\tcontended\x18\x04 \x01(\bR\tcontended\x12\x14\n" +
-	"\x05evict\x18\x05 \x01(\bR\x05evict\">\n" +
+	"\x05evict\x18\x05 \x01(\bR\x05evict\"^\n" +
 	"\x06Answer\x12\"\n" +
 	"\x03key\x18\x01 \x01(\v2\x10.weir.fsm.v1.KeyR\x03key\x12\x10\n" +
-	"\x03ask\x18\x02 \x01(\x04R\x03ask\"\a\n" +
+	"\x03ask\x18\x02 \x01(\x04R\x03ask\x12\x1e\n" +
+	"\vtoken_in_ns\x18\x03 \x01(\x03R\ttokenInNs\"\a\n" +
 	"\x05Prove\" \n" +
 	"\x06Closed\x12\x16\n" +
 	"\x06detail\x18\x01 \x01(\tR\x06detail2P\n" +
