@@ -235,7 +235,8 @@ func (f *flow) refuseCause(cause error) *refusal {
 	case errClosed:
 		return &refuseClosed
 	}
-	if l, limited := f.srv.admitter.Limit(f.target); limited && cause == errEvicted && f.slot != nil {
+	l, limited := f.srv.admitter.Limit(f.target)
+	if limited && !l.Report && cause == errEvicted && f.slot != nil {
 		why := lease.ErrOverLimit
 		if l.Connections == 0 {
 			why = lease.ErrBlocked
@@ -245,8 +246,8 @@ func (f *flow) refuseCause(cause error) *refusal {
 	return refuseAdmission(cause)
 }
 
-// blocks reports whether the target's limit is 0.
+// blocks reports whether the target's limit is 0 and enforced.
 func (s *Server) blocks(t limit.Target) bool {
 	l, limited := s.admitter.Limit(t)
-	return limited && l.Connections == 0
+	return limited && l.Connections == 0 && !l.Report
 }

@@ -25,6 +25,7 @@ type admitter struct {
 	released int
 	misuse   []string
 	blocked  atomic.Bool
+	reports  atomic.Bool // the limit that Limit returns refuses nothing
 
 	inHand    atomic.Int64 // the most requests in hand; 0: unlimited
 	failBegin error
@@ -247,7 +248,7 @@ func (a *admitter) Limit(limit.Target) (limit.Limit, bool) {
 	if a.blocked.Load() {
 		n = 0
 	}
-	return limit.Limit{Connections: n}, a.limit > 0 || a.blocked.Load()
+	return limit.Limit{Connections: n, Report: a.reports.Load()}, a.limit > 0 || a.blocked.Load()
 }
 
 // limitError is err as the lease has it: with the limit, if err is about one.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"strings"
 	"testing"
@@ -73,6 +74,41 @@ func TestBlockedNameIsNotResolved(t *testing.T) {
 	}
 	if len(asked) != 0 {
 		t.Error("a blocked name was asked for")
+	}
+}
+
+// A limit of 0 that only reports refuses nothing, so its names are looked up as others are.
+func TestNameUnderAReportedLimitOfZeroIsResolved(t *testing.T) {
+	u := httpUpstream(t, func(http.ResponseWriter, *http.Request) {})
+	at := netip.MustParseAddrPort(u.addr)
+	target := fmt.Sprintf("found.test:%d", at.Port())
+	get := func(p *peer) {
+		p.send("GET http://" + target + "/ HTTP/1.1\r\nHost: " + target + "\r\n\r\n")
+		if resp, _ := p.response("GET"); resp.StatusCode != 200 {
+			p.t.Errorf("GET: %s", resp.Status)
+		}
+	}
+	lookedUp := resolver{"found.test": resolve.InOrder(at.Addr())} // never remembered
+	for name, ask := range map[string]func(*peer){
+		"CONNECT": func(p *peer) {
+			p.send("CONNECT " + target + " HTTP/1.1\r\n\r\n")
+			p.expect("HTTP/1.1 200 Connection established\r\n\r\n")
+			get(p)
+		},
+		"GET": get,
+		"SOCKS5": func(p *peer) {
+			p.send(socksHello + socksAsk(target))
+			p.expect(socksChosen)
+			p.opened()
+			get(p)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, 0, names(lookedUp))
+			w.adm.blocked.Store(true)
+			w.adm.reports.Store(true)
+			ask(w.dial())
+		})
 	}
 }
 
