@@ -374,6 +374,33 @@ func TestClusterGuard(t *testing.T) {
 	l.served.endings.Range(func(any, any) bool { t.Error("a connection is remembered"); return false })
 }
 
+// TestGuardAfterTheBaseContext: once a server's BaseContext has ended, as many do at SIGTERM, the
+// requests of connections that were admitted still reach the handler. One whose connection is not
+// admitted yet is refused, and not answered with net/http's empty 200.
+func TestGuardAfterTheBaseContext(t *testing.T) {
+	base, end := context.WithCancel(t.Context())
+	f := &fleet{slots: 2, gate: make(chan struct{})}
+	l := newLimiter(t, clustered(f, Limits{}))
+	accept := func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusAccepted) }
+	s := serve(t, "http", accept, func(s *httptest.Server) {
+		s.Config.BaseContext = func(net.Listener) context.Context { return base }
+		l.Guard(s.Config)
+	})
+	admitted := dial(t, s.Listener.Addr())
+	f.gate <- struct{}{}
+	answered(t, admitted)
+	end()
+	for range 20 {
+		if resp := answered(t, admitted); resp.StatusCode != http.StatusAccepted {
+			t.Fatalf("%s; want the handler's 202", resp.Status)
+		}
+	}
+	waits := dial(t, s.Listener.Addr())
+	if resp := answered(t, waits); resp.StatusCode != 503 || resp.Header.Get("Retry-After") != "1" {
+		t.Errorf("%s, %v; want 503, after 1", resp.Status, resp.Header)
+	}
+}
+
 // TestClusterRequests: the requests of Handler hold slots in place of connections. One whose slot
 // is lost is told by its context; a hijacked connection is closed.
 func TestClusterRequests(t *testing.T) {

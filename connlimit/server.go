@@ -88,12 +88,9 @@ func (l *Limiter) Guard(srv *http.Server) {
 			handler.ServeHTTP(w, r)
 			return
 		}
-		if g.decided != nil {
-			select {
-			case <-g.decided:
-			case <-r.Context().Done():
-				return
-			}
+		if !g.wait(r.Context()) {
+			l.current().answer(w, r, context.Cause(r.Context()))
+			return
 		}
 		if g.refusal == nil {
 			handler.ServeHTTP(w, r)
@@ -125,6 +122,25 @@ type guardKey struct{ limiter *Limiter }
 type guarded struct {
 	refusal error         // nil: it is within the limits
 	decided chan struct{} // closed when refusal is final; nil: it is
+}
+
+// wait waits for the decision; false means that ctx has ended without one. The decision is looked
+// for first: a server's context may have ended long after the connection was admitted.
+func (g *guarded) wait(ctx context.Context) bool {
+	if g.decided == nil {
+		return true
+	}
+	select {
+	case <-g.decided:
+		return true
+	default:
+	}
+	select {
+	case <-g.decided:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // guard counts conn. It is nil where that has been done.
