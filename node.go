@@ -262,11 +262,12 @@ const (
 	shutdownTimeout = 10 * time.Second
 )
 
-// Close stops the node. It takes no new work, and waits for connections and permits to end until
-// ctx ends or the drain timeout (30 s by default) passes: connections that are left then are reset,
-// and permits are lost. Then it returns every slot, says goodbye, and waits until everything of the
-// node has ended. That takes some seconds more at most, also without a cluster. Slots of permits
-// that are not released then come back to the cluster when the lease has run out.
+// Close stops the node. It takes no new work, answers an [Node.Acquire] that waits with
+// [ErrDraining], and waits for connections and permits to end until ctx ends or the drain timeout
+// (30 s by default) passes: connections that are left then are reset, and permits are lost. Then it
+// returns every slot, says goodbye, and waits until everything of the node has ended. That takes
+// some seconds more at most, also without a cluster. Slots of permits that are not released then
+// come back to the cluster when the lease has run out.
 //
 // A node that has failed resets its connections at once. A second call waits for the first, and
 // returns the same. The context of either ends the wait for connections and permits.

@@ -19,7 +19,8 @@ var (
 	// ErrNoLease: the node has no live session with its cluster. Subjects without a limit need none,
 	// once the node knows the limits: from its cluster, or from a former run by its data directory.
 	ErrNoLease = lease.ErrNoLease
-	// ErrDraining: the node drains, and takes no new work.
+	// ErrDraining: the node drains, and takes no new work. Acquire returns it at once, also if it was
+	// waiting when draining began.
 	ErrDraining = lease.ErrDraining
 	// ErrBlocked: the limit is 0.
 	ErrBlocked = lease.ErrBlocked

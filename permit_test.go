@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/weirproxy/weir"
+	"github.com/weirproxy/weir/api"
 	"github.com/weirproxy/weir/config"
 )
 
@@ -202,6 +203,74 @@ func TestDeadlineInTheQueue(t *testing.T) {
 				t.Errorf("%s, by who went away: %v", key, err)
 			}
 		}
+	}
+}
+
+// When draining begins, those in a queue are sent away, and those that hold something keep it. Once
+// it has ended, the queue serves again.
+func TestDrainSendsAwayWhoWaits(t *testing.T) {
+	t.Parallel()
+	up := upstream(t)
+	l := weir.HostLimit("127.0.0.1", 1)
+	l.Queue = &weir.Queue{Timeout: weir.Duration(time.Minute), Size: 5}
+	n := start(t, weir.Config{Proxy: "127.0.0.1:0", API: "127.0.0.1:0", Limits: []weir.Limit{l}})
+	client, err := api.NewClient(n.APIURL().String(), "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.CloseIdle()
+	subject := weir.Subject{Host: up.Listener.Addr().String()}
+	held, err := n.Acquire(t.Context(), subject)
+	if err != nil {
+		t.Fatal(err)
+	}
+	queued := func(want int64) {
+		t.Helper()
+		for {
+			host, err := client.Host(t.Context(), "127.0.0.1")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if host.Waiting == want {
+				return
+			}
+		}
+	}
+	permits := make(chan error, 1)
+	wait := func() {
+		p, err := n.Acquire(t.Context(), subject)
+		if err == nil {
+			p.Release()
+		}
+		permits <- err
+	}
+	statuses := make(chan int, 1)
+	go wait()
+	go func() {
+		status, _ := get(t, n, up.URL)
+		statuses <- status
+	}()
+	queued(2)
+	if _, err := client.Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-permits; !errors.Is(err, weir.ErrDraining) {
+		t.Errorf("who waits for a permit gets %v; want ErrDraining", err)
+	}
+	if status := <-statuses; status != 503 {
+		t.Errorf("a request in the queue gets %d; want 503", status)
+	}
+	if !held.Live() {
+		t.Error("the permit is not live while the node drains")
+	}
+	if _, err := client.Undrain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	go wait()
+	queued(1)
+	held.Release()
+	if err := <-permits; err != nil {
+		t.Errorf("once the node drains no more: %v", err)
 	}
 }
 

@@ -61,6 +61,7 @@ type Manager struct {
 	mu      sync.Mutex
 	stream  Stream
 	changed chan struct{} // closed and made anew when the session or the limits change
+	drained chan struct{} // closed while the node drains: nobody waits then
 	kick    chan struct{} // something is to be sent
 	alarm   chan struct{} // the time must be looked at earlier than planned
 	wakeAt  time.Duration // when it is planned
@@ -79,6 +80,7 @@ func NewManager(cfg ManagerConfig) *Manager {
 		cfg:     cfg,
 		node:    NewNode(cfg.Name, cfg.Identity, cfg.OnExpiry, cfg.Limits),
 		changed: make(chan struct{}),
+		drained: make(chan struct{}),
 		kick:    make(chan struct{}, 1),
 		alarm:   make(chan struct{}, 1),
 		tell:    make(chan struct{}, 1),
@@ -117,7 +119,9 @@ func (m *Manager) wait(ctx context.Context, begin func(time.Duration, func(error
 	var err error
 	var timer *time.Timer
 	var retimed bool
+	var drained chan struct{}
 	m.do(func(now time.Duration) {
+		drained = m.drained
 		if w, err = begin(now, func(err error) { answer <- err }); w != nil {
 			timer = time.NewTimer(w.Patience(now))
 			w.Retime(func(left time.Duration) {
@@ -142,18 +146,25 @@ func (m *Manager) wait(ctx context.Context, begin func(time.Duration, func(error
 				}
 				m.node.Expire(now, w)
 			})
+		case <-drained:
+			return m.giveUp(w, answer, undo, ErrDraining)
 		case <-ctx.Done():
-			var cancelled bool
-			m.do(func(now time.Duration) {
-				err = m.node.Overdue(now, w, ctx.Err())
-				cancelled = m.node.Cancel(now, w)
-			})
-			if !cancelled && <-answer == nil {
-				undo()
-			}
-			return err
+			return m.giveUp(w, answer, undo, ctx.Err())
 		}
 	}
+}
+
+// giveUp ends a wait because of ended.
+func (m *Manager) giveUp(w *Waiter, answer <-chan error, undo func(), ended error) (err error) {
+	var cancelled bool
+	m.do(func(now time.Duration) {
+		err = m.node.Overdue(now, w, ended)
+		cancelled = m.node.Cancel(now, w)
+	})
+	if !cancelled && <-answer == nil {
+		undo()
+	}
+	return err
 }
 
 // do runs f under the core's lock and carries out what it decided. Where that began a walk, it ends
@@ -272,13 +283,27 @@ func (m *Manager) unpark(s *Slot) bool { return m.node.Unpark(s, m.cfg.Clock) }
 func (m *Manager) GiveUp() { m.do(m.node.Lose) }
 
 // Drain makes the node keep nothing idle: free slots go back at once, kept-alive connections are
-// closed.
+// closed. Those that wait for slots or tokens, now or later, get ErrDraining: they hold nothing that
+// must end here, and another node may serve them sooner.
 func (m *Manager) Drain() {
-	m.do(m.node.Drain)
+	m.do(func(now time.Duration) {
+		if !m.node.leaving() {
+			close(m.drained)
+		}
+		m.node.Drain(now)
+	})
 }
 
 // Undrain ends what Drain began. It does nothing after Goodbye.
-func (m *Manager) Undrain() { m.do(m.node.Undrain) }
+func (m *Manager) Undrain() {
+	m.do(func(now time.Duration) {
+		drained := m.node.leaving()
+		m.node.Undrain(now)
+		if drained && !m.node.leaving() {
+			m.drained = make(chan struct{})
+		}
+	})
+}
 
 // Goodbye ends the session by consent. It admits nothing to limited hosts from now on, waits until
 // all connections that use slots have ended, and tells the leader. It returns the id of the session

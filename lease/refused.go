@@ -12,7 +12,7 @@ import (
 // in a [*LimitError], and mean that a limit is in the way.
 var (
 	ErrNoLease      = errors.New("no lease: the node has no live session with the cluster, or has no answer from it")
-	ErrDraining     = errors.New("the node is leaving and takes no new connections")
+	ErrDraining     = errors.New("the node is draining and takes no new connections")
 	ErrBlocked      = errors.New("the limit is 0")
 	ErrOverLimit    = errors.New("the limit is reached")
 	ErrQueueFull    = errors.New("the limit is reached and its queue is full")

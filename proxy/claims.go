@@ -89,10 +89,13 @@ func (r *request) letGo() {
 	}
 }
 
-// begin waits for the claims, for as long as the limits' queues allow. f must serve the request,
-// and be in its admission. It gets the claims once it is to connect: most plain requests meet another
-// flow, which is kept.
+// begin waits for the claims, for as long as the limits' queues allow, unless the node drains. f
+// must serve the request, and be in its admission. It gets the claims once it is to connect: most
+// plain requests meet another flow, which is kept.
 func (r *request) begin(f *flow) error {
+	if f.srv.draining.Load() { // since its name was looked up
+		return lease.ErrDraining
+	}
 	claims, err := f.srv.admitter.Begin((*waiting)(f), &f.client.subject, r, r.ended)
 	if err != nil {
 		return err

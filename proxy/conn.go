@@ -202,6 +202,13 @@ func (c *conn) use(f *flow) {
 	}
 }
 
+// current returns the flow that serves the request in hand; nil: none.
+func (c *conn) current() *flow {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.flow
+}
+
 // watch starts watching for the client's hang-up.
 func (c *conn) watch() {
 	if !c.sock.Watched() {

@@ -2,8 +2,13 @@ package proxy
 
 import (
 	"context"
+	"fmt"
 	"net"
+	"net/netip"
+	"strings"
 	"testing"
+
+	"github.com/weirproxy/weir/proxy/resolve"
 )
 
 func TestDrain(t *testing.T) {
@@ -45,6 +50,48 @@ func TestDrain(t *testing.T) {
 	q.Close()
 	if err := <-drained; err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A request whose name was being looked up when draining began is not admitted any more.
+func TestDrainDuringALookup(t *testing.T) {
+	u := newUpstream(t, nil)
+	at := netip.MustParseAddrPort(u.addr)
+	asked, answer := make(chan struct{}), make(chan struct{})
+	w := newWorld(t, 0, names(resolver{"slow.test": func(context.Context) (resolve.Addrs, error) {
+		asked <- struct{}{}
+		<-answer
+		return resolve.InOrder(at.Addr()), nil
+	}}))
+	p := w.dial()
+	p.send(fmt.Sprintf("CONNECT slow.test:%d HTTP/1.1\r\n\r\n", at.Port()))
+	<-asked
+	w.SetDraining(true)
+	close(answer)
+	resp := p.refused("CONNECT", 503, "proxy_internal_error")
+	if got := resp.Header.Get("Proxy-Status"); !strings.HasSuffix(got, "; details=\"draining\"") {
+		t.Errorf("Proxy-Status %q, want draining", got)
+	}
+	p.Close()
+}
+
+// A request that the node's end cuts off is counted as refused for that, whatever it waited for.
+func TestCloseDuringAdmission(t *testing.T) {
+	res, asked, _ := slowName(netip.Addr{})
+	w := newWorld(t, 1, names(res))
+	u := newUpstream(t, nil)
+	w.connect(u.addr)
+	u.accept()
+	w.dial().send("CONNECT slow.test:443 HTTP/1.1\r\n\r\n")
+	<-asked
+	w.dial().send("CONNECT " + u.addr + " HTTP/1.1\r\n\r\n")
+	w.dial().send(socksHello + socksAsk(u.addr))
+	eventually(t, "both wait", func() bool { return w.adm.queued() == 2 })
+	w.Close()
+	c := w.Counters()
+	if n := c.Refusals[RefusedDraining].Load(); n != 3 || c.Refused.Load() != 3 || c.DialErrors.Load() != 0 {
+		t.Errorf("%d of %d refusals because it drains, want 3 of 3, and %d errors of dialling", n,
+			c.Refused.Load(), c.DialErrors.Load())
 	}
 }
 

@@ -228,7 +228,7 @@ func (s *Server) isClosed() bool {
 
 // SetDraining starts or ends draining while the listeners stay open: new requests are refused (503,
 // "draining"), idle connections to clients and upstreams are closed, and tunnels and requests in
-// progress go on.
+// progress go on. What waits in the [Admitter] is for that to refuse.
 func (s *Server) SetDraining(draining bool) {
 	s.draining.Store(draining)
 	if draining {
@@ -299,9 +299,21 @@ func (s *Server) Close() {
 	_ = s.Drain(ctx)
 }
 
+// abortAdmissions ends the flows that have no slot yet, which are known to their clients only.
+func (s *Server) abortAdmissions() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.clients {
+		if f := c.current(); f != nil {
+			f.abort(errShutdown)
+		}
+	}
+}
+
 // abortAll resets all clients and upstreams, and the TLS of clients that are gone but whose last
 // bytes are still on their way.
 func (s *Server) abortAll() {
+	s.abortAdmissions() // first, so that they end for this reason
 	s.cancel(errShutdown)
 	for _, f := range s.flows.all() {
 		f.abort(errShutdown)
