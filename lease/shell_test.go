@@ -446,6 +446,9 @@ func testClosingSlot(t *testing.T, closes func(*Slot)) {
 				t.Fatalf("case %d: over the limit: %v", i, err)
 			}
 			closes(s)
+			if use, _ := holder.Use(limit.HostConnections("up")); use.InUse != 1 || use.Idle != 0 {
+				t.Errorf("case %d: %d of %d in use are idle, and none is kept for reuse", i, use.Idle, use.InUse)
+			}
 			time.AfterFunc(30*time.Millisecond, s.Release)
 			next, err := acquire(m, t.Context(), to(t, "up"), newHolder())
 			if err != nil {

@@ -56,7 +56,7 @@ type Use struct {
 	Limit       *limit.Limit // nil: none
 	Granted     int64        // slots; of a rate, shares of it
 	InUse       int64        // slots; of a rate 0
-	Idle        int64        // of those in use: kept for reuse, or being closed, without a request
+	Idle        int64        // of those in use: kept for reuse, without a request
 	Waiting     int64        // requests, or flows of bytes
 	Admitted    uint64       // connections, requests or bytes
 	Rejected    uint64
@@ -122,7 +122,7 @@ func (n *Node) usage(now time.Duration, p *pool) Use {
 	n.lock(p)
 	defer p.mu.Unlock()
 	u := Use{
-		Key: p.key, Limit: p.limit, Granted: p.granted, InUse: p.open, Idle: p.parked + p.taken,
+		Key: p.key, Limit: p.limit, Granted: p.granted, InUse: p.open, Idle: p.parked,
 		Waiting: p.waiters.len() - p.ghosts - p.waiters.over, Admitted: p.admitted, Rejected: p.rejected, WouldReject: p.wouldReject,
 	}
 	if !p.key.Resource.IsRate() {
