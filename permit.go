@@ -65,7 +65,8 @@ type Subject struct {
 	// without a port, which is then under no limit that names one. A permit for a host and a
 	// connection through the proxies share one count, also that of scope total.
 	Host string
-	// Client is the address on whose behalf the program acts; the zero Addr is nobody's.
+	// Client is the address on whose behalf the program acts; the zero Addr is nobody's. A zone names
+	// an interface of one machine, so addresses that differ in their zone are one client.
 	Client netip.Addr
 	// User is the user on whose behalf the program acts; "" is none.
 	User string
@@ -138,9 +139,9 @@ func (n *Node) Acquire(ctx context.Context, s Subject) (*Permit, error) {
 }
 
 // Hold takes a slot of each limit on connections of scope client and key that client and key are
-// under; the zero Addr and "" are under none. lost, if not nil, is called at most once, on a
-// goroutine of its own, when the slots are lost: what they were for must end at once, and then be
-// released. Errors are those of [Node.Acquire].
+// under; the zero Addr and "" are under none. client is as that of a [Subject]. lost, if not nil, is
+// called at most once, on a goroutine of its own, when the slots are lost: what they were for must
+// end at once, and then be released. Errors are those of [Node.Acquire].
 //
 // It is for package connlimit, whose limits then hold over all nodes of the cluster.
 func (n *Node) Hold(ctx context.Context, client netip.Addr, key string, lost func()) (release func(), err error) {

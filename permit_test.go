@@ -163,6 +163,10 @@ func TestHold(t *testing.T) {
 	refused(a, "server", "client")
 	refused(c, "server", "key")
 	hold(c, "")()
+	link := netip.MustParseAddr("fe80::1")
+	end := hold(link.WithZone("eth0"), "")
+	refused(link.WithZone("eth1"), "", "client") // a zone is of one machine
+	end()
 	hold(netip.Addr{}, "")()
 	refused(netip.Addr{}, "server", "key")
 	first()
