@@ -19,8 +19,8 @@ var (
 	// ErrNoLease: the node has no live session with its cluster. Subjects without a limit need none,
 	// once the node knows the limits: from its cluster, or from a former run by its data directory.
 	ErrNoLease = lease.ErrNoLease
-	// ErrDraining: the node drains, and takes no new work. Acquire returns it at once, also if it was
-	// waiting when draining began.
+	// ErrDraining: the node drains, and takes no new work. A wait that is under way when draining
+	// begins ends with it.
 	ErrDraining = lease.ErrDraining
 	// ErrBlocked: the limit is 0.
 	ErrBlocked = lease.ErrBlocked
@@ -65,8 +65,8 @@ type Subject struct {
 	// without a port, which is then under no limit that names one. A permit for a host and a
 	// connection through the proxies share one count, also that of scope total.
 	Host string
-	// Client is the address on whose behalf the program acts; the zero Addr is nobody's. A zone names
-	// an interface of one machine, so addresses that differ in their zone are one client.
+	// Client is the address on whose behalf the program acts; the zero Addr is nobody's. Addresses
+	// that differ in their zone alone are one client: it names an interface of one machine.
 	Client netip.Addr
 	// User is the user on whose behalf the program acts; "" is none.
 	User string
@@ -139,7 +139,7 @@ func (n *Node) Acquire(ctx context.Context, s Subject) (*Permit, error) {
 }
 
 // Hold takes a slot of each limit on connections of scope client and key that client and key are
-// under; the zero Addr and "" are under none. client is as that of a [Subject]. lost, if not nil, is
+// under; the zero Addr and "" are under none. client is as in [Subject]. lost, if not nil, is
 // called at most once, on a goroutine of its own, when the slots are lost: what they were for must
 // end at once, and then be released. Errors are those of [Node.Acquire].
 //

@@ -18,8 +18,8 @@ type Cluster interface {
 	// connection must end. ctx bounds the taking; the slots outlive it.
 	//
 	// client is the first address of what counts as one client here, such as an IPv6 /64, or all of
-	// a link-local address, with its zone, which names an interface of this machine: a node leaves it
-	// out. It is the zero Addr for a client without an address, and for the connections of
+	// a link-local address, with its zone. A node leaves the zone out, which names an interface of
+	// this machine. client is the zero Addr for a client without an address, and for the connections of
 	// Config.TrustedProxies: those are under the key's limits alone.
 	//
 	// An error of being over a limit has a method RetryAfter() (time.Duration, bool): when to try

@@ -9,13 +9,14 @@ import (
 	"github.com/weirproxy/weir/limit"
 )
 
-// Those that wait when a node begins to drain are answered at once, and so are those that come then.
-// Once it drains no more, they wait again and get what comes free.
+// Those that wait when a node begins to drain are answered at once, and so are those that come
+// then. Once it drains no more, they wait again and get what comes free.
 func TestNobodyWaitsForADrainingNode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow := kit.Limit(t, "slow", limit.Unlimited, limit.Queue{Timeout: time.Hour, Size: 3})
 		slow.Requests = limit.Rate{Thousandths: 1000, Per: time.Hour, Burst: 1}
-		c := startCluster(t, kit.Limit(t, "up", 1, limit.Queue{Timeout: time.Minute, Size: 3}), slow)
+		up := kit.Limit(t, "up", 1, limit.Queue{Timeout: time.Minute, Size: 3})
+		c := startCluster(t, up, slow)
 		m, _ := c.start(t, "a", "1")
 		if err := m.WaitLive(t.Context()); err != nil {
 			t.Fatal(err)

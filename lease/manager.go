@@ -283,8 +283,8 @@ func (m *Manager) unpark(s *Slot) bool { return m.node.Unpark(s, m.cfg.Clock) }
 func (m *Manager) GiveUp() { m.do(m.node.Lose) }
 
 // Drain makes the node keep nothing idle: free slots go back at once, kept-alive connections are
-// closed. Those that wait for slots or tokens, now or later, get ErrDraining: they hold nothing that
-// must end here, and another node may serve them sooner.
+// closed. Those that wait for slots or tokens, now or later, get ErrDraining: another node may
+// serve them sooner.
 func (m *Manager) Drain() {
 	m.do(func(now time.Duration) {
 		if !m.node.leaving() {

@@ -447,7 +447,7 @@ func testClosingSlot(t *testing.T, closes func(*Slot)) {
 			}
 			closes(s)
 			if use, _ := holder.Use(limit.HostConnections("up")); use.InUse != 1 || use.Idle != 0 {
-				t.Errorf("case %d: %d of %d in use are idle, and none is kept for reuse", i, use.Idle, use.InUse)
+				t.Errorf("case %d: %d in use, %d idle; want 1 in use", i, use.InUse, use.Idle)
 			}
 			time.AfterFunc(30*time.Millisecond, s.Release)
 			next, err := acquire(m, t.Context(), to(t, "up"), newHolder())

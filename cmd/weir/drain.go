@@ -35,9 +35,9 @@ func newDrainCommand(p *process) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "drain",
 		Short: "Make a node refuse new work, and wait until its connections have ended",
-		Long: `Make a node refuse new work, also requests that wait for a slot, and let its open connections end. The
-command waits for the last one. The node stays in the cluster. Stop or restart it afterwards, or make it
-take new work again with --undo.`,
+		Long: `Make a node refuse new work, also requests that wait for a slot, and let its open
+connections end. The command waits for the last one. The node stays in the cluster. Stop or restart
+it afterwards, or make it take new work again with --undo.`,
 		Example: `  weir drain
   weir drain --detach --addr http://127.0.0.1:8181
   weir drain --undo`,
