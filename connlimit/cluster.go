@@ -19,8 +19,8 @@ type Cluster interface {
 	//
 	// client is the first address of what counts as one client here, such as an IPv6 /64, or all of
 	// a link-local address, with its zone. A node leaves the zone out, which names an interface of
-	// this machine. client is the zero Addr for a client without an address, and for the connections of
-	// Config.TrustedProxies: those are under the key's limits alone.
+	// this machine. client is the zero Addr for a client without an address, and for the
+	// connections of Config.TrustedProxies: those are under the key's limits alone.
 	//
 	// An error of being over a limit has a method RetryAfter() (time.Duration, bool): when to try
 	// again, as far as that is known. If it also has Blocked() bool, that says whether the limit is 0.

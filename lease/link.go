@@ -29,11 +29,11 @@ type stream struct {
 	proveDue  bool    // the leader asked whether the stream is still ours
 	ackDue    bool    // the leader has yet to be told which limits we go by
 	opened    bool    // its leader has opened the session, in a log that is the cluster's
-	// older is a limits table with a lower index than ours, from a leader that has not proved its
-	// leadership. It may have been deposed long ago, and its table would undo acknowledged changes.
-	// We adopt it only if that leader opens a session: then its log is the cluster's, and ours
-	// belonged to another.
-	older *limit.Table
+	// due is a limits table that waits for the welcome of a new session: see takeLimits. One with a
+	// lower index than ours may be of a leader that was deposed long ago, and would undo acknowledged
+	// changes. Only if that leader opens a session, its log is the cluster's, and ours belonged to
+	// another.
+	due *limit.Table
 }
 
 // isOpen reports whether anything may be said on the stream.
@@ -93,10 +93,10 @@ func (n *Node) welcome(now time.Duration, w *leasepb.Welcome) error {
 		// keep-alive.
 		n.sess.begin(w.Session, w.Term, time.Duration(w.TtlNs), n.stream.helloAt)
 		n.stream.opened = true
-		if older := n.stream.older; older != nil {
-			n.setLimits(now, older)
-		}
 		n.openGate()
+		if due := n.stream.due; due != nil && due.Index != n.table.Load().Index {
+			n.setLimits(now, due)
+		}
 		n.era.sessions++
 	}
 	n.beginWalk(now)

@@ -15,8 +15,12 @@ func (n *Node) takeLimits(now time.Duration, m *leasepb.Limits) error {
 		return err
 	}
 	switch old := n.table.Load(); {
+	case old != nil && !n.sess.live() && !n.welcomed():
+		// A first limit counts open connections. While the gate is closed they could move nothing, and
+		// would end; the welcome opens it.
+		n.stream.due = table
 	case old != nil && table.Index < old.Index && !n.stream.opened:
-		n.stream.older = table
+		n.stream.due = table
 	case old == nil || old.Index != table.Index:
 		n.setLimits(now, table)
 	}
