@@ -44,7 +44,7 @@ func (s *Server) checkDirect(r *http.Request) error {
 	if names := lastVia(r.Header.Values("Via")); len(names) > 0 && p.NamesProxy(names) {
 		return proxied()
 	}
-	if o, ok := r.Context().Value(originKey{}).(*origin); ok && o.dialled(p) {
+	if originOf(r).dialled(p) {
 		return proxied()
 	}
 	return nil
@@ -78,23 +78,36 @@ type originKey struct{}
 // origin says whether a connection comes from a proxy. It is determined at the first request,
 // because a proxy records a connection before it sends anything over it.
 type origin struct {
-	client, accepted net.Addr
+	client, accepted string
 
 	once sync.Once
 	ours bool
 }
 
 func withOrigin(ctx context.Context, c net.Conn) context.Context {
-	return context.WithValue(ctx, originKey{}, &origin{client: c.RemoteAddr(), accepted: c.LocalAddr()})
+	return context.WithValue(ctx, originKey{}, &origin{client: c.RemoteAddr().String(), accepted: c.LocalAddr().String()})
+}
+
+// originOf returns the origin of a request's connection. Another server that serves the handler
+// keeps none with its connections: there each request has its own.
+func originOf(r *http.Request) *origin {
+	if o, ok := r.Context().Value(originKey{}).(*origin); ok {
+		return o
+	}
+	o := &origin{client: r.RemoteAddr}
+	if at, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
+		o.accepted = at.String()
+	}
+	return o
 }
 
 func (o *origin) dialled(p ProxySource) bool {
 	o.once.Do(func() {
-		from, err := netip.ParseAddrPort(o.client.String())
+		from, err := netip.ParseAddrPort(o.client)
 		if err != nil {
 			return
 		}
-		accepted, _ := netip.ParseAddrPort(o.accepted.String()) // without one, no socket is connected to it
+		accepted, _ := netip.ParseAddrPort(o.accepted) // without one, no socket is connected to it
 		o.ours = p.Dialled(from, accepted)
 	})
 	return o.ours
