@@ -139,7 +139,8 @@ func (s *Server) useNow(r *http.Request, t *limit.Table, limits []api.Governing)
 }
 
 // judge says whether the limit would let the subject in now, by the use of its key on all nodes.
-// Slots that lie unused on another node are fetched before anybody is refused, so the sums decide.
+// Slots that lie unused on another node are fetched before anybody is refused, and connections that
+// are only kept for reuse are closed, so the sums decide.
 func (c *counted) judge(g *api.Governing, on backing) {
 	g.Admitted = true
 	if g.Mode == api.ModeReport {
@@ -158,8 +159,12 @@ func (c *counted) judge(g *api.Governing, on backing) {
 		}
 	case g.Connections != nil && g.Use.Waiting > 0:
 		refuse("%d waiting before it", g.Use.Waiting)
-	case g.Connections != nil && g.Use.InUse >= *g.Connections:
-		refuse("%d of %s in use", g.Use.InUse, plural(int(*g.Connections), "connection"))
+	case g.Connections != nil && g.Use.InUse-g.Use.Idle >= *g.Connections:
+		idle := ""
+		if g.Use.Idle > 0 {
+			idle = fmt.Sprintf(", %d of them idle", g.Use.Idle)
+		}
+		refuse("%d of %s in use%s", g.Use.InUse, plural(int(*g.Connections), "connection"), idle)
 	case g.Requests == nil || c.hasToken():
 	case g.Use.Requests != nil && g.Use.Requests.Waiting > 0:
 		refuse("%d waiting for the rate before it", g.Use.Requests.Waiting)
@@ -179,7 +184,7 @@ func paces(g *api.Governing) bool {
 func (c *counted) lacks(g *api.Governing) string {
 	rate := func(r limit.Resource) bool { return c.own.Rates[r].Granted > 0 }
 	switch {
-	case g.Connections != nil && (c.own.InUse >= c.own.Granted || c.own.Waiting > 0):
+	case g.Connections != nil && (c.own.InUse-c.own.Idle >= c.own.Granted || c.own.Waiting > 0):
 		return "free slot"
 	case g.Requests != nil && !c.hasToken():
 		return "token"

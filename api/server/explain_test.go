@@ -93,8 +93,12 @@ func reference(rng *rand.Rand, limits []limit.Limit, s *limit.Subject) (want []e
 			continue
 		}
 		u := NodeUse{Key: limit.Key{Scope: scope, Resource: limit.Connections, Name: name}, InUse: rng.Int64N(6), Waiting: rng.Int64N(8) / 7}
+		if scope == limit.ScopeHost {
+			u.Idle = rng.Int64N(u.InUse + 1)
+		}
 		uses = append(uses, u)
-		free := l.Report || l.Connections == limit.Unlimited || u.InUse < l.Connections && u.Waiting == 0
+		busy := u.InUse - u.Idle // idle ones are closed for whoever waits
+		free := l.Report || l.Connections == limit.Unlimited || busy < l.Connections && u.Waiting == 0
 		want = append(want, explainedLimit{fmt.Sprint(scope), l.Pattern.String(), name, free})
 	}
 	return want, uses

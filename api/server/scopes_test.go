@@ -237,7 +237,12 @@ func TestExplain(t *testing.T) {
 	}
 	b.see()
 	a.unassigned = map[limit.Key]float64{{Scope: limit.ScopeClient, Resource: limit.Requests, Name: "10.1.1.1"}: 10} // never leased: full
-	a.uses = []NodeUse{count(limit.ScopeHost, "api.x.org:443", 1), count(limit.ScopeUser, "ada", 9), count(limit.ScopeKey, "tenant/1", 1)}
+	kept := func(name string, n, idle int64) NodeUse {
+		u := count(limit.ScopeHost, name, n)
+		u.Idle = idle
+		return u
+	}
+	a.uses = []NodeUse{kept("kept.org", 25, 1), kept("busy.org", 26, 1), count(limit.ScopeHost, "api.x.org:443", 1), count(limit.ScopeUser, "ada", 9), count(limit.ScopeKey, "tenant/1", 1)}
 	b.nodes["b"].uses = []NodeUse{count(limit.ScopeHost, "api.x.org:443", 1)}
 	for _, c := range []struct {
 		query, limits string
@@ -248,6 +253,8 @@ func TestExplain(t *testing.T) {
 		{"client=%5B2001:db8::1%5D", "total, client * as 2001:db8::1, connection", true},
 		{"host=api.x.org", "total, host *.x.org as *.x.org, connection", true}, // without a port, none that names one
 		{"host=y.org&user=blocked", "total, user blocked as blocked (blocked: its limit is 0 connections), host * as y.org, connection", false},
+		{"host=kept.org", "total, host * as kept.org, connection", true}, // what is only kept is closed for it
+		{"host=busy.org", "total, host * as busy.org (26 of 25 connections in use, 1 of them idle), connection", false},
 		{"key=tenant%2F1", "key tenant/* as tenant/1 (1 of 1 connection in use)", false},
 		{"key=tenant%2F2", "key tenant/* as tenant/2", true},
 		{"key=other&user=ada", "user * as ada, key * as other", true},

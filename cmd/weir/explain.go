@@ -100,6 +100,9 @@ func usedNow(g api.Governing) string {
 		return fmt.Sprintf("%d times above it", u.WouldReject)
 	}
 	text := fmt.Sprint(u.InUse)
+	if u.Idle > 0 {
+		text += fmt.Sprintf(" (%d idle)", u.Idle)
+	}
 	if r := u.Requests; r != nil {
 		text += ", " + requestRate(r.Now)
 	}

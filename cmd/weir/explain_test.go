@@ -43,6 +43,16 @@ connection  -        -           1MB/s up                          4 times above
 It would not be let in now without waiting.
 `,
 		},
+		{
+			"GET /v1/explain?host=y.org",
+			`{"host":"y.org","admitted":true,"limits":[` +
+				`{"scope":"host","pattern":"y.org","key":"y.org","why":"it is named","connections":2,"requests":null,"bandwidth":null,"queue":null,"mode":"enforce","source":"api","use":{"limit":2,"granted":2,"in_use":2,"idle":2,"waiting":0,"admitted_total":7,"rejected_total":3,"would_reject_total":0},"admitted":true}]}`,
+			[]string{"explain", "y.org"}, `
+SCOPE  PATTERN  COUNTED AS  ALLOWS         IN USE      WHY          NOW
+host   y.org    y.org       2 connections  2 (2 idle)  it is named  let in
+It would be let in now.
+`,
+		},
 		{"GET /v1/explain?key=tenant%2F42", `{"key":"tenant/42","admitted":true,"limits":[]}`, []string{"explain", "--key", "tenant/42"}, "\nNo limit is in its way.\n"},
 		{
 			"GET /v1/explain?host=x.org", `{"host":"x.org","admitted":false,"reason":"this node is draining","limits":[]}`,
