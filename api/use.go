@@ -34,6 +34,9 @@ type RateUse struct {
 	// Unassigned is what lies in units that no node holds, and goes with them to the next that asks:
 	// requests or bytes, by the log. It is not part of Available. Nil: no server has answered.
 	Unassigned *float64 `json:"unassigned,omitempty"`
+	// Level is Available before it was rounded down: parts of a request on several nodes may make a
+	// whole one.
+	Level float64 `json:"level,omitempty"`
 }
 
 // BandwidthUse is the use of bandwidth in the directions that a limit caps.

@@ -214,7 +214,7 @@ func (c *counted) canFetchToken() bool {
 	}
 	for name, u := range c.all.Nodes {
 		if r := u.Requests; name != c.node && r != nil && r.Now == 0 {
-			sum += float64(r.Available)
+			sum += levelOf(r)
 		}
 	}
 	return sum >= wholeToken

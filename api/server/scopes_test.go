@@ -179,7 +179,7 @@ func TestUsageOfScopes(t *testing.T) {
 		t.Errorf("the client that was refused most does not come first, or by another number: %+v", sorted)
 	}
 	free := 5.0
-	if diff := cmp.Diff(&api.RateUse{Rate: 10, Burst: 10, Granted: 8, Now: 5, Available: 6, Waiting: 2, Admitted: 18, Rejected: 2, WouldReject: 6, Unassigned: &free}, first.Requests); diff != "" {
+	if diff := cmp.Diff(&api.RateUse{Rate: 10, Burst: 10, Granted: 8, Now: 5, Available: 6, Waiting: 2, Admitted: 18, Rejected: 2, WouldReject: 6, Unassigned: &free, Level: 6}, first.Requests); diff != "" {
 		t.Error(diff)
 	}
 	if got := first.Bandwidth; got == nil || got.Upload != nil || got.Download.Now != 14 || got.Download.Rate != 1e6 || first.Nodes["a"].Bandwidth.Download.Now != 7 {
@@ -309,6 +309,8 @@ func TestExplainRates(t *testing.T) {
 		"nothing granted, a full log":     {free: 20},
 		"nothing granted, an empty log":   {free: 0.5, reason: "the rate of 10/s is used up"},
 		"a part here, a part in the log":  {own: NodeRate{Granted: 4, Available: 0.4}, free: 0.6},
+		"parts of two nodes":              {own: NodeRate{Granted: 4, Available: 0.6}, other: NodeRate{Granted: 4, Available: 0.4}},
+		"too small parts of two nodes":    {own: NodeRate{Granted: 4, Available: 0.5}, other: NodeRate{Granted: 4, Available: 0.4}, reason: "the rate of 10/s is used up"},
 		"another's log":                   {free: 20, proxy: true},
 		"another's empty log":             {proxy: true, reason: "the rate of 10/s is used up"},
 		"an idle node's":                  {other: NodeRate{Granted: 4, Available: 2}},
@@ -338,6 +340,10 @@ func TestExplainRates(t *testing.T) {
 			e := get[api.Explanation](t, a.do(try{method: "GET", path: api.PathExplain + "?host=x.org"}))
 			if len(e.Limits) != 1 || e.Limits[0].Reason != c.reason || e.Admitted != (c.reason == "") {
 				t.Errorf("%s, %s: %+v", name, scope, e)
+			}
+			want := int64(c.own.Available + c.other.Available)
+			if u := e.Limits[0].Use.Requests; u.Available != want {
+				t.Errorf("%s, %s: %d are available, want %d", name, scope, u.Available, want)
 			}
 		}
 	}

@@ -35,7 +35,8 @@ func addRates(r, o *api.RateUse) *api.RateUse {
 	sum := *r
 	sum.Granted += o.Granted
 	sum.Now += o.Now
-	sum.Available += o.Available
+	sum.Level = levelOf(r) + levelOf(o)
+	sum.Available = int64(sum.Level)
 	sum.Waiting += o.Waiting
 	sum.Admitted += o.Admitted
 	sum.Rejected += o.Rejected
@@ -45,6 +46,9 @@ func addRates(r, o *api.RateUse) *api.RateUse {
 	}
 	return &sum
 }
+
+// levelOf is what could begin, or pass, at once. A node of an older version gives it rounded down.
+func levelOf(r *api.RateUse) float64 { return max(r.Level, float64(r.Available)) }
 
 // NodeUse is this node's use of what counts under one name. Each resource has its own totals.
 type NodeUse struct {
@@ -133,7 +137,7 @@ func rateUse(u NodeUse, l *limit.Limit, r limit.Resource) *api.RateUse {
 	}
 	return &api.RateUse{
 		Rate: l.PerSecond(r) / float64(grains), Burst: l.BurstGrains(r) / grains,
-		Granted: n.Granted, Now: n.Now, Available: int64(n.Available), Waiting: n.Waiting,
+		Granted: n.Granted, Now: n.Now, Available: int64(n.Available), Level: n.Available, Waiting: n.Waiting,
 		Admitted: n.Admitted, Rejected: n.Rejected, WouldReject: n.WouldReject,
 	}
 }
