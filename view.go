@@ -258,7 +258,7 @@ func (v view) Peers() []server.Peer {
 	var peers []server.Peer
 	for _, m := range v.members.Members() {
 		if m.Name != v.name() && m.Health != cluster.HealthLeft {
-			peers = append(peers, server.Peer{Name: m.Name, RT: v.members.RoundTripper(m.RPCAddr)})
+			peers = append(peers, server.Peer{Name: m.Name, Dead: m.Health == cluster.HealthDead, RT: v.members.RoundTripper(m.RPCAddr)})
 		}
 	}
 	return peers

@@ -428,3 +428,54 @@ func TestConnectionsOfOtherNodes(t *testing.T) {
 		t.Errorf("what a peer asks was asked on: %s", got)
 	}
 }
+
+// TestStreamWhileANodeHangs: while one node accepts and never answers, a follower's stream has the
+// leader's view of the nodes, and comes each second. A node that gossip calls dead is not waited for
+// as long.
+func TestStreamWhileANodeHangs(t *testing.T) {
+	for _, health := range []string{"alive", "dead"} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(t, Config{}, "a", "b", "c")
+			n := b.nodes["b"]
+			n.members = []api.Node{{Name: "a", Health: "alive"}, {Name: "b", Health: "alive"}, {Name: "c", Health: health}}
+			b.nodes["c"].set(func() { b.nodes["c"].hang = true })
+			stop := n.serveOnPipes(t)
+			defer stop()
+			res, cancel := n.stream(t, "?types=nodes,use", "")
+			defer cancel()
+			var first time.Time
+			var nodes, uses int
+			follow(t, res.Body, func(_, name, data string) bool {
+				switch name {
+				case "nodes":
+					var f api.Nodes
+					if err := json.Unmarshal([]byte(data), &f); err != nil || f.View != "a" {
+						t.Errorf("%s: frame %d is %q's view of the nodes, %v", health, nodes, f.View, err)
+					}
+					nodes++
+				case "use":
+					var f api.UseFrame
+					if err := json.Unmarshal([]byte(data), &f); err != nil || len(f.Unreachable) != 1 {
+						t.Errorf("%s: %s, %v", health, data, err)
+					}
+					if uses == 0 {
+						first = time.Now()
+					}
+					uses++
+				}
+				return uses < 5
+			})
+			if took := time.Since(first); took > 4*watchEvery {
+				t.Errorf("%s: 5 frames took %v", health, took)
+			}
+			began := time.Now()
+			get[api.Hosts](t, n.do(try{method: "GET", path: api.PathHosts}))
+			if took := time.Since(began); took > deadWait == (health == "dead") {
+				t.Errorf("%s: all nodes were asked for %v", health, took)
+			}
+			if nodes != uses {
+				t.Errorf("%s: %d frames of nodes beside %d of use", health, nodes, uses)
+			}
+		})
+	}
+}

@@ -28,6 +28,7 @@ const (
 	pathWatch   = "/v1/watch"
 	watchEvery  = time.Second
 	watchSoon   = 200 * time.Millisecond // minimum between two looks; a new client does not wait for the next second
+	watchWait   = watchEvery - watchSoon // for the other nodes' answers, so that the next look is in time
 	watchIdle   = 5 * time.Second        // between two fetches of events that would die with the leader
 	mostWatcher = maxConns / 2           // streams are long-lived: calls and probes keep the other places
 	frameQueue  = 4                      // seconds by which a reader may be late
@@ -108,6 +109,7 @@ func (wr *watcher) watched() bool {
 // run looks until ctx ends.
 func (wr *watcher) run(ctx context.Context) {
 	for ctx.Err() == nil {
+		began := time.Now()
 		server := wr.s.deps.Status.Status().Role == "server"
 		watched := wr.watched()
 		if watched || server {
@@ -120,7 +122,7 @@ func (wr *watcher) run(ctx context.Context) {
 		if watched {
 			pause = watchEvery
 		}
-		t := time.NewTimer(pause - watchSoon)
+		t := time.NewTimer(pause - time.Since(began))
 		select {
 		case <-t.C:
 		case <-wr.began:
@@ -130,15 +132,20 @@ func (wr *watcher) run(ctx context.Context) {
 	}
 }
 
-// look asks the other nodes, and sends the changes to all watching clients.
+// look asks the other nodes, and sends the changes to all watching clients. The leader is asked for
+// the nodes at the same time: its answer does not depend on the others'.
 func (wr *watcher) look(ctx context.Context, hosts bool) {
-	ctx, cancel := context.WithTimeout(ctx, watchEvery-watchSoon/2)
+	ctx, cancel := context.WithTimeout(ctx, watchWait)
 	defer cancel()
 	sum := make(hostSum)
+	var nodes []byte
+	var asking sync.WaitGroup
 	if hosts {
 		sum = newHostSum(wr.s.localHosts())
+		asking.Go(func() { nodes = wr.nodes(ctx) })
 	}
 	missing := wr.fetch(ctx, hosts, sum)
+	asking.Wait()
 	if !hosts {
 		return
 	}
@@ -161,7 +168,7 @@ func (wr *watcher) look(ctx context.Context, hosts bool) {
 	}
 	slices.Sort(changed.Gone)
 	wr.hosts = next
-	state := append(wr.status(), wr.nodes(ctx)...)
+	state := append(wr.status(), nodes...)
 	wr.send(slices.Concat(state, frame("", "use", full)), slices.Concat(state, frame("", "use", changed)))
 }
 

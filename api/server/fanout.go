@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/weirproxy/weir/api"
 	"github.com/weirproxy/weir/limit"
@@ -26,11 +27,14 @@ type PeerSource interface {
 // Peer is another node and a way to its peer handler.
 type Peer struct {
 	Name string
+	Dead bool // as gossip has it
 	RT   http.RoundTripper
 }
 
-// fanWidth bounds the nodes that are asked at once.
-const fanWidth = 32
+const (
+	fanWidth = 32                     // nodes that are asked at once
+	deadWait = 300 * time.Millisecond // for a dead node, which gossip may have wrong
+)
 
 // usePath is where a node is asked for what counts in a scope. Nodes of versions that knew hosts
 // alone answer for hosts.
@@ -117,7 +121,12 @@ func fanOutEach[T any](s *Server, ctx context.Context, question func(Peer) *url.
 			var err error
 			select {
 			case places <- struct{}{}:
+				ctx, cancel := ctx, context.CancelFunc(func() {})
+				if p.Dead {
+					ctx, cancel = context.WithTimeout(ctx, deadWait)
+				}
 				a, err = ask[T](s, ctx, p, u)
+				cancel()
 				<-places
 			case <-ctx.Done():
 				err = ctx.Err()

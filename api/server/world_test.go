@@ -269,7 +269,8 @@ func (n *benchNode) Peers() []Peer {
 	var peers []Peer
 	for _, name := range slices.Sorted(maps.Keys(n.b.nodes)) {
 		if name != n.name {
-			peers = append(peers, Peer{Name: name, RT: n.way(name)})
+			dead := slices.ContainsFunc(n.members, func(m api.Node) bool { return m.Name == name && m.Health == "dead" })
+			peers = append(peers, Peer{Name: name, Dead: dead, RT: n.way(name)})
 		}
 	}
 	return peers
