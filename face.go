@@ -66,7 +66,7 @@ func (n *Node) GossipAddr() string { return n.members.GossipAddr() }
 
 // Handler returns the HTTP API and its page, as they are served on [Config.API]. It belongs at the
 // root of a server. Names that requests' Host may carry, beyond localhost and the node's, are a
-// setting, as the tokens are.
+// setting, as the tokens are. Requests end with the node's Close, and are refused after it.
 //
 // Requests that come through this node's own proxy are refused, by their RemoteAddr: leave it as
 // net/http sets it. The proxies do not know the server's port, so those of other nodes connect

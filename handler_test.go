@@ -3,16 +3,21 @@ package weir_test
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/weirproxy/weir"
+	"github.com/weirproxy/weir/config"
 )
 
 // A worker can't reach the API through the node's own proxy: also where a server of the program's
@@ -75,5 +80,79 @@ func TestHandlerThroughTheOwnProxy(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// A program changes the limits of its own node without a token, also where only one for reading is
+// set, which others need.
+func TestLimitsNeedNoToken(t *testing.T) {
+	t.Parallel()
+	for _, set := range []func(*config.Config){
+		func(c *config.Config) { c.API.ReadToken = "reads" },
+		func(c *config.Config) { c.API.Token, c.API.ReadToken = "writes", "reads" },
+	} {
+		n := start(t, weir.Config{Settings: set})
+		if err := n.Limits().Set(t.Context(), weir.HostLimit("a.example", 1)); err != nil {
+			t.Error(err)
+		}
+		if _, err := n.Limits().Get(t.Context(), "", "a.example"); err != nil {
+			t.Error(err)
+		}
+		w := httptest.NewRecorder()
+		n.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://localhost/v1/limits", nil))
+		if w.Code != http.StatusUnauthorized {
+			t.Errorf("without a token, the handler answers %d %s", w.Code, w.Body)
+		}
+	}
+}
+
+// Writes that are under way while the node closes end with it: by Limits and by the handler.
+func TestWritesEndWithTheNode(t *testing.T) {
+	t.Parallel()
+	n, err := weir.Start(t.Context(), weir.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	handler := n.Handler()
+	var writers sync.WaitGroup
+	began := make(chan struct{}, 16)
+	write := func(f func(i int) error) {
+		writers.Go(func() {
+			for i := 0; ; i++ {
+				if err := f(i); err != nil {
+					if !errors.Is(err, weir.ErrClosed) {
+						t.Errorf("a write after the node's end: %v", err)
+					}
+					return
+				}
+				if i == 0 {
+					began <- struct{}{}
+				}
+			}
+		})
+	}
+	for range cap(began) / 2 {
+		write(func(i int) error { return n.Limits().Set(context.Background(), weir.KeyLimit("k", int64(i))) })
+		write(func(i int) error {
+			body := fmt.Sprintf(`{"connections":%d}`, i)
+			r := httptest.NewRequest(http.MethodPut, "http://localhost/v1/limits/key/k", strings.NewReader(body))
+			r.Header.Set("Content-Type", "application/json")
+			w := httptest.NewRecorder()
+			if handler.ServeHTTP(w, r); w.Code != http.StatusOK {
+				return fmt.Errorf("%w: %d", weir.ErrClosed, w.Code)
+			}
+			return nil
+		})
+	}
+	for range cap(began) {
+		<-began
+	}
+	if err := n.Close(ended()); err != nil {
+		t.Error(err)
+	}
+	closed := time.Now()
+	writers.Wait()
+	if took := time.Since(closed); took > 2*time.Second {
+		t.Errorf("writes went on for %v after the node's end", took)
 	}
 }

@@ -163,7 +163,7 @@ func (r *limitRefusal) Error() string {
 // Unwrap returns both errors.
 func (r *limitRefusal) Unwrap() []error { return []error{r.kind, r.api} }
 
-// inProcess carries requests to a node's API without a connection, and with its token.
+// inProcess carries requests to a node's API without a connection.
 type inProcess struct{ node *Node }
 
 // RoundTrip implements [http.RoundTripper].
@@ -176,12 +176,9 @@ func (t inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 		r.Body = http.NoBody
 	}
 	defer func() { _ = r.Body.Close() }()
-	if token := t.node.token(); token != "" {
-		r.Header.Set("Authorization", "Bearer "+token)
-	}
 	r.RemoteAddr = "in process"
 	answer := &answer{header: http.Header{}, status: http.StatusOK}
-	t.node.api.Handler().ServeHTTP(answer, r)
+	t.node.api.InProcess().ServeHTTP(answer, r)
 	if err := context.Cause(r.Context()); err != nil {
 		return nil, err
 	}
@@ -189,11 +186,6 @@ func (t inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 		Status: http.StatusText(answer.status), StatusCode: answer.status, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: answer.header, Body: io.NopCloser(&answer.body), ContentLength: int64(answer.body.Len()), Request: r,
 	}, nil
-}
-
-// token is that of the API, if it has one.
-func (n *Node) token() string {
-	return string(n.cfg.Load().API.Token)
 }
 
 // answer is an [http.ResponseWriter] that keeps what is written.

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"errors"
@@ -221,8 +222,8 @@ func queryBool(q url.Values, name string) (bool, error) {
 	}
 }
 
-// serve runs a request through check, the router and the endpoint. It recovers from panics, so that
-// none ends the node.
+// serve runs a request through check, the router and the endpoint. The request ends with the
+// server, whoever serves the handler. serve recovers from panics, so that none ends the node.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request, check func(*http.Request) error, routes router) {
 	defer func() {
 		v := recover()
@@ -235,6 +236,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, check func(*http.
 		s.log.Error("a handler panicked", "method", r.Method, "path", r.URL.Path, "panic", v, "stack", string(debug.Stack()))
 		writeProblem(w, problemOf(errors.New("panic")))
 	}()
+	ctx, end := context.WithCancel(r.Context())
+	defer end()
+	defer context.AfterFunc(s.ctx, end)()
+	r = r.WithContext(ctx)
 	h := w.Header()
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
@@ -250,6 +255,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, check func(*http.
 }
 
 func (s *Server) route(w http.ResponseWriter, r *http.Request, check func(*http.Request) error, routes router) error {
+	if s.ctx.Err() != nil {
+		return problemf(http.StatusServiceUnavailable, "stopping", "this node has stopped: ask another one")
+	}
 	if err := check(r); err != nil {
 		return err
 	}

@@ -97,8 +97,8 @@ type Server struct {
 	places  scopePlaces
 	conns   *places // of the listener
 	http    *http.Server
-	cancel  context.CancelFunc // ends the waits of requests that Shutdown cuts off
-	ctx     context.Context    // the context of those waits
+	cancel  context.CancelFunc // ends the waits of requests that are under way after Shutdown
+	ctx     context.Context    // of all requests
 	events  *EventLog
 	ui      *ui.Page
 	watcher *watcher // runs while the server serves
@@ -133,7 +133,6 @@ func New(cfg Config, deps Deps) *Server {
 		WriteTimeout:      answerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
-		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ConnContext:       connContext,
 		ConnState:         s.connState,
 		ErrorLog:          quietLog(deps.Logger),
@@ -167,10 +166,15 @@ func (s *Server) check(r *http.Request) error {
 
 // PeerHandler returns the API for other nodes. It checks no token and no Host: it belongs on a port
 // that only nodes reach.
-func (s *Server) PeerHandler() http.Handler {
-	open := func(*http.Request) error { return nil }
+func (s *Server) PeerHandler() http.Handler { return s.open(s.peer) }
+
+// InProcess returns the API for the node's own process, which needs no token.
+func (s *Server) InProcess() http.Handler { return s.open(s.public) }
+
+func (s *Server) open(routes router) http.Handler {
+	unchecked := func(*http.Request) error { return nil }
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.serve(w, r, open, s.peer)
+		s.serve(w, r, unchecked, routes)
 	})
 }
 
@@ -203,7 +207,7 @@ func withProtocols(c *tls.Config) *tls.Config {
 }
 
 // Shutdown closes the listener and waits for requests under way. When ctx ends, it cuts them off
-// and returns the context's error.
+// and returns the context's error. Requests that come by the handlers end with Shutdown.
 func (s *Server) Shutdown(ctx context.Context) error {
 	defer s.cancel()
 	s.watcher.close() // otherwise the streams would never end
