@@ -14,9 +14,12 @@ import (
 
 // disagreements names the nodes whose config differs from the cluster's settings.
 func (n *Node) disagreements() []string {
-	digest := n.clusterDigest()
+	digest, own := n.clusterDigest(), n.reloadedDigest.Load()
 	names := []string{}
 	for _, m := range n.members.Members() {
+		if own != nil && m.Name == n.name() {
+			m.ConfigDigest = *own // gossip has it a moment later
+		}
 		if m.Alive() && m.ConfigDigest != "" && digest != "" && m.ConfigDigest != digest {
 			names = append(names, m.Name)
 		}
@@ -41,6 +44,44 @@ func (n *Node) clusterDigest() string {
 		return ""
 	}
 	return config.Digest(ttl, limits)
+}
+
+// setDigest changes the digest of this node's config, after a reload.
+func (n *Node) setDigest(digest string) {
+	n.reloadedDigest.Store(&digest)
+	n.members.SetConfigDigest(digest)
+}
+
+// replaceConfigLimits makes limits the cluster's config limits, and reports whether any changed.
+// Afterwards this node's own log has them as well.
+func (n *Node) replaceConfigLimits(ctx context.Context, limits []limit.Limit) (changed bool, err error) {
+	if changed, err = n.api.ReplaceConfigLimits(ctx, limits); err != nil {
+		return false, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, logWait)
+	defer cancel()
+	n.awaitLog(ctx, view{n}.Table().Index)
+	return changed, nil
+}
+
+// logWait bounds how long a reload waits for this node's log. Without it, nodes may be said to
+// disagree until the log is there.
+const logWait = 2 * time.Second
+
+// awaitLog waits until this node's log has the write of the limits at index, or ctx ends: what comes
+// by the lease may be ahead of a follower's log.
+func (n *Node) awaitLog(ctx context.Context, index uint64) {
+	for n.store != nil {
+		changed := n.store.Changed()
+		if n.store.Table().Index >= index {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // spreadDigest tells the nodes without Raft state what the configs should agree with, until ctx

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -23,7 +24,10 @@ type gossiped struct {
 	leader  string
 	members []cluster.Member
 	spread  chan string // what SetClusterDigest is given; nil: nobody looks
+	digest  string      // what SetConfigDigest was given
 }
+
+func (g *gossiped) SetConfigDigest(d string) { g.digest = d }
 
 func (g *gossiped) SetClusterDigest(d string) {
 	if g.spread != nil {
@@ -109,6 +113,54 @@ func TestDisagreementsAreSeen(t *testing.T) {
 			t.Errorf("%s: once they agree, it says %q", what, said)
 		}
 	}
+}
+
+// After a reload a node goes by the digest of its own config, which gossip has a moment later.
+func TestAReloadedNodeAgreesAtOnce(t *testing.T) {
+	const ttl = 10 * time.Second
+	agrees, former := config.Digest(ttl, nil), config.Digest(2*ttl, nil)
+	store := fsm.NewStore(hclog.NewNullLogger(), func(err error) { t.Error(err) })
+	store.Commit(1, 1, &fsm.Init{ClusterID: "c", TTL: ttl})
+	g := &gossiped{leader: "b", members: []cluster.Member{
+		{Name: "a", ConfigDigest: former, Health: cluster.HealthAlive}, {Name: "b", ConfigDigest: agrees, Health: cluster.HealthAlive},
+	}}
+	n := &Node{store: store, members: g, data: cluster.MemoryDataDir("a")}
+	for _, c := range []struct{ reloaded, want string }{{"", "a"}, {agrees, ""}, {former, "a"}} {
+		if c.reloaded != "" {
+			n.setDigest(c.reloaded)
+		}
+		if got := strings.Join(n.disagreements(), ", "); got != c.want || g.digest != c.reloaded {
+			t.Errorf("reloaded to %q: %q disagree, want %q; it spreads %q", c.reloaded, got, c.want, g.digest)
+		}
+	}
+}
+
+// A reload waits for this node's own log, which may lag behind what the lease says, but not for ever.
+func TestAReloadWaitsForTheLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := fsm.NewStore(hclog.NewNullLogger(), func(err error) { t.Error(err) })
+		n := &Node{store: store}
+		done := make(chan struct{})
+		go func() { n.awaitLog(t.Context(), 2); close(done) }()
+		store.Commit(1, 1, &fsm.Init{ClusterID: "c", TTL: 10 * time.Second})
+		synctest.Wait()
+		select {
+		case <-done:
+			t.Error("it has not waited")
+		default:
+		}
+		pattern, err := limit.ParsePattern("x.org")
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := limit.Limit{Pattern: pattern, Connections: 5, Source: limit.SourceConfig}
+		store.Commit(2, 1, &fsm.ReplaceLimits{Source: limit.SourceConfig, Limits: []limit.Limit{l}})
+		<-done
+		ctx, cancel := context.WithTimeout(t.Context(), logWait)
+		defer cancel()
+		n.awaitLog(ctx, 3)
+		(&Node{}).awaitLog(t.Context(), 3) // without a log there is nothing to wait for
+	})
 }
 
 // A server spreads the digest of what its log has, and again when that changes.

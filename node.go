@@ -72,7 +72,8 @@ type Node struct {
 
 	impatient context.CancelFunc // ends Close's wait for connections and permits
 
-	reloading atomic.Int32 // how many reloads are under way
+	reloading      atomic.Int32           // how many reloads are under way
+	reloadedDigest atomic.Pointer[string] // of this node's config; nil before the first reload
 
 	mu          sync.Mutex
 	leaving     bool
@@ -158,7 +159,7 @@ func (n *Node) build() (err error) {
 	}
 	n.api = n.newAPI()
 	n.reloader = reloader{
-		settings: n.reloadSettings, digest: n.members.SetConfigDigest, limits: n.api.ReplaceConfigLimits,
+		settings: n.reloadSettings, digest: n.setDigest, limits: n.replaceConfigLimits,
 		turn: make(chan struct{}, 1),
 	}
 	return nil
