@@ -190,6 +190,7 @@ func TestWarnings(t *testing.T) {
 		{"a slow bandwidth", "limiters:\n- limits:\n  - $ 16KB\n", "upload = \"16KiB\"\nburst = \"16KiB\"", ""},
 		{"two slow ones", "limiters:\n- limits:\n  - $ 16KB 32KB\n", "burst = \"32KiB\"", "3: GOST lets 16KiB through at once in the slower direction"},
 		{"a slow one and a fast one", "limiters:\n- limits:\n  - $ 1MB 32KB\n", "upload = \"1MiB\"\ndownload = \"32KiB\"\n}", "3: GOST lets 32KiB through at once in the slower direction, here it is 64KiB"},
+		{"a slow one before other limits", "limiters:\n- limits:\n  - $$ 16KB 32KB\nclimiters:\n- limits:\n  - $$ 5\n", "connections = 5", "3: GOST lets 16KiB through at once in the slower direction"},
 		{"a very slow one", "limiters:\n- limits:\n  - $ 0 1KB\n", "burst = \"4KiB\"", "3: GOST lets 1KiB through at once"},
 		{"no list", "limiters: 5\nclimiters:\n- limits: [$ 5]\n", "connections = 5", "1: limiters is no list"},
 	} {

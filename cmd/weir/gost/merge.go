@@ -58,11 +58,13 @@ func (c *converter) limits() []limit.Limit {
 	networks := c.networks()
 	all := make([]limit.Limit, 0, len(byPattern))
 	for p, l := range byPattern {
-		at := 0
+		at := 0 // the last line about bandwidth
 		for _, r := range limit.Resources {
 			if e, ok := c.effective(p, r, networks); ok {
 				set(l, r, e.value)
-				at = max(at, e.at)
+				if r == limit.Upload || r == limit.Download {
+					at = max(at, e.at)
+				}
 			}
 		}
 		c.burst(l, at)
