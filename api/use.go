@@ -4,8 +4,8 @@ package api
 type Use struct {
 	Limit    *int64 `json:"limit"` // of connections; null: no cap
 	Granted  int64  `json:"granted"`
-	InUse    int64  `json:"in_use"`
-	Idle     int64  `json:"idle"` // of InUse: upstream connections kept for reuse, without a request
+	InUse    int64  `json:"in_use"` // in scopes other than host only counted under a cap
+	Idle     int64  `json:"idle"`   // of InUse: upstream connections kept for reuse, without a request
 	Waiting  int64  `json:"waiting"`
 	Admitted uint64 `json:"admitted_total"`
 	// Rejected counts the requests that were refused, for want of a slot or by the rate of requests:

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -99,18 +100,22 @@ func usedNow(g api.Governing) string {
 	case own:
 		return fmt.Sprintf("%d times above it", u.WouldReject)
 	}
-	text := fmt.Sprint(u.InUse)
-	if u.Idle > 0 {
-		text += fmt.Sprintf(" (%d idle)", u.Idle)
+	var parts []string
+	if countsConnections(g.Scope, g.Connections, u.InUse) {
+		text := fmt.Sprint(u.InUse)
+		if u.Idle > 0 {
+			text += fmt.Sprintf(" (%d idle)", u.Idle)
+		}
+		parts = append(parts, text)
 	}
 	if r := u.Requests; r != nil {
-		text += ", " + requestRate(r.Now)
+		parts = append(parts, requestRate(r.Now))
 	}
 	if b := u.Bandwidth; b != nil && b.Upload != nil {
-		text += ", " + byteRate(b.Upload.Now) + " up"
+		parts = append(parts, byteRate(b.Upload.Now)+" up")
 	}
 	if b := u.Bandwidth; b != nil && b.Download != nil {
-		text += ", " + byteRate(b.Download.Now) + " down"
+		parts = append(parts, byteRate(b.Download.Now)+" down")
 	}
-	return text
+	return cmp.Or(strings.Join(parts, ", "), "-")
 }

@@ -13,6 +13,8 @@ func TestExplainAndUsage(t *testing.T) {
 		bytes = `"bandwidth":{"download":{"rate":5000000,"burst":5000000,"granted":5000000,"now":1234567,"available":0,"waiting":0,"admitted_total":9,"rejected_total":0,"would_reject_total":0}}`
 		use   = `{"limit":5,"granted":4,"in_use":5,"idle":0,"waiting":0,"admitted_total":7,"rejected_total":3,"would_reject_total":4,` + rates + `,` + bytes + `}`
 	)
+	rated := `{"limit":null,"granted":0,"in_use":0,"idle":0,"waiting":0,"admitted_total":0,"rejected_total":3,"would_reject_total":4,` + rates + `}`
+	own := `{"limit":null,"granted":0,"in_use":0,"idle":0,"waiting":0,"admitted_total":0,"rejected_total":0,"would_reject_total":4,"bandwidth":{"download":{"rate":5000000,"burst":5000000,"granted":0,"now":0,"available":0,"waiting":0,"admitted_total":1234567,"rejected_total":0,"would_reject_total":4}}}`
 	client := `{"scope":"client","name":"10.0.0.7","pattern":"*",` + use[1:len(use)-1] + `,"nodes":{"a":` + use + `}}`
 	for _, c := range []struct {
 		call, answer string
@@ -69,6 +71,24 @@ NODE  LIMIT  IN USE  IDLE  GRANTED  WAITING  ADMITTED  REFUSED  WOULD REFUSE  RE
 a         5       5     0        4        0         7        3             4     2.5/s  10/s       -   -   1.2MB/s  5MB/s
 all       5       5     0        4        0         7        3             4     2.5/s  10/s       -   -   1.2MB/s  5MB/s
 `},
+		{"GET /v1/usage/user", `{"usage":[{"scope":"user","name":"ann","pattern":"*",` + rated[1:len(rated)-1] + `,"nodes":{"a":` + rated + `}}]}`, []string{"usage", "user"}, `
+NAME  LIMIT  IN USE  IDLE  GRANTED  WAITING  ADMITTED  REFUSED  WOULD REFUSE  REQUESTS    OF  UPLOAD  OF  DOWNLOAD  OF
+ann    none       -     -        -        -         -        3             4     2.5/s  10/s       -   -         -   -
+`},
+		{"GET /v1/usage/connection", `{"usage":[{"scope":"connection","name":"",` + own[1:len(own)-1] + `,"nodes":{"a":` + own + `}}]}`, []string{"usage", "connection"}, `
+NAME        LIMIT  IN USE  IDLE  GRANTED  WAITING  ADMITTED  REFUSED  WOULD REFUSE  REQUESTS  OF  UPLOAD  OF      DOWNLOAD     OF
+connection   none       -     -        -        -         -        0             4         -   -       -   -  1.2MB in all  5MB/s
+`},
+		{
+			"GET /v1/explain?user=bob",
+			`{"user":"bob","admitted":true,"limits":[` +
+				`{"scope":"user","pattern":"*","key":"bob","why":"nothing more specific matches","connections":null,"requests":{"rate":"10/s","burst":20},"bandwidth":null,"queue":null,"mode":"enforce","source":"api","use":` + rated + `,"admitted":true}]}`,
+			[]string{"explain", "--user", "bob"}, `
+SCOPE  PATTERN  COUNTED AS  ALLOWS                      IN USE  WHY                            NOW
+user   *        bob         10/s requests (20 at once)  2.5/s   nothing more specific matches  let in
+It would be let in now.
+`,
+		},
 	} {
 		f := newFakeAPI(t, map[string][]string{c.call: {c.answer}})
 		code, stdout, stderr := f.weir(testProcess(), c.args...)

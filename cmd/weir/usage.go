@@ -20,8 +20,10 @@ func newUsageCommand(p *process) *cobra.Command {
 		Use:   "usage SCOPE [NAME]",
 		Short: "Show the live use of clients, users, keys, hosts or all together",
 		Long: `Show, for each name of a scope and over the whole cluster, what is in use, granted to nodes and waiting, and the
-rates now where a limit caps them. SCOPE is host, client, user, total, key or connection. With a NAME, show it for each
-node, even if it has not been used yet; the name of a shared limit is its pattern.`,
+rates now where a limit caps them; in scope connection what has passed in all. Connections and requests in hand are
+always counted for hosts, and elsewhere only where a limit caps connections. SCOPE is host, client, user, total, key or
+connection. With a NAME, show it for each node, even if it has not been used yet; the name of a shared limit is its
+pattern.`,
 		Example: `  weir usage client --sort in_use --limit 20
   weir usage client 10.0.0.7
   weir usage user
@@ -57,7 +59,7 @@ node, even if it has not been used yet; the name of a shared limit is its patter
 func writeUsages(w io.Writer, all api.Usages) error {
 	t := table{header: usageHeader("NAME")}
 	for _, u := range all.Usage {
-		t.add(usageRow(cmp.Or(u.Name, u.Scope), u.Use)...)
+		t.add(usageRow(cmp.Or(u.Name, u.Scope), u.Scope, u.Use)...)
 	}
 	if err := t.write(w); err != nil {
 		return err
@@ -76,9 +78,9 @@ func writeUsage(w io.Writer, u api.Usage) error {
 	fmt.Fprintf(w, "%s %s (%s)\n", u.Scope, printable(u.Name), printable(governs))
 	t := table{header: usageHeader("NODE")}
 	for _, node := range slices.Sorted(maps.Keys(u.Nodes)) {
-		t.add(usageRow(node, u.Nodes[node])...)
+		t.add(usageRow(node, u.Scope, u.Nodes[node])...)
 	}
-	t.add(usageRow("all", u.Use)...)
+	t.add(usageRow("all", u.Scope, u.Use)...)
 	if err := t.write(w); err != nil {
 		return err
 	}
@@ -89,14 +91,22 @@ func usageHeader(first string) []string {
 	return append(useHeader(first), "-WOULD REFUSE", "-REQUESTS", "-OF", "-UPLOAD", "-OF", "-DOWNLOAD", "-OF")
 }
 
-func usageRow(first string, u api.Use) []string {
+func usageRow(first, scope string, u api.Use) []string {
 	row := append(useRow(first, u), strconv.FormatUint(u.WouldReject, 10))
-	pair := func(r *api.RateUse, text func(float64) string) {
-		if r == nil {
-			row = append(row, "-", "-")
-			return
+	if !countsConnections(scope, u.Limit, u.InUse) {
+		for i := 2; i <= 6; i++ { // in use, idle, granted, waiting, admitted
+			row[i] = "-"
 		}
-		row = append(row, text(r.Now), text(r.Rate))
+	}
+	pair := func(r *api.RateUse, text func(float64) string) {
+		switch {
+		case r == nil:
+			row = append(row, "-", "-")
+		case scope == limit.ScopeConnection.String(): // each has a rate of its own: there are only totals
+			row = append(row, byteCount(float64(r.Admitted))+" in all", text(r.Rate))
+		default:
+			row = append(row, text(r.Now), text(r.Rate))
+		}
 	}
 	pair(u.Requests, requestRate)
 	var b api.BandwidthUse
@@ -106,6 +116,12 @@ func usageRow(first string, u api.Use) []string {
 	pair(b.Upload, byteRate)
 	pair(b.Download, byteRate)
 	return row
+}
+
+// countsConnections reports whether a use says how many connections or requests are in hand. Those of
+// a host are always counted, others under a limit on connections, until they end.
+func countsConnections(scope string, most *int64, inUse int64) bool {
+	return scope == limit.ScopeHost.String() || most != nil || inUse > 0
 }
 
 // rate is a number of requests a second, to a tenth where it is small.
@@ -127,13 +143,15 @@ func requestRate(n float64) string {
 	return rate(n*3600) + "/h"
 }
 
-// byteRate is a number of bytes a second, in the unit that leaves at most three digits before the
-// point.
-func byteRate(n float64) string {
+// byteRate is a number of bytes a second.
+func byteRate(n float64) string { return byteCount(n) + "/s" }
+
+// byteCount is a number of bytes, in the unit that leaves at most three digits before the point.
+func byteCount(n float64) string {
 	units := []string{"B", "KB", "MB", "GB"}
 	i := 0
 	for n >= 999.95 && i < len(units)-1 {
 		n, i = n/1000, i+1
 	}
-	return rate(n) + units[i] + "/s"
+	return rate(n) + units[i]
 }
