@@ -438,7 +438,7 @@ func TestStreamWhileANodeHangs(t *testing.T) {
 			b := newBench(t, Config{}, "a", "b", "c")
 			n := b.nodes["b"]
 			n.members = []api.Node{{Name: "a", Health: "alive"}, {Name: "b", Health: "alive"}, {Name: "c", Health: health}}
-			b.nodes["c"].set(func() { b.nodes["c"].hang = true })
+			b.nodes["c"].hang, b.nodes["c"].dead = true, health == "dead"
 			stop := n.serveOnPipes(t)
 			defer stop()
 			res, cancel := n.stream(t, "?types=nodes,use", "")

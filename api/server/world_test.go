@@ -49,6 +49,7 @@ type benchNode struct {
 	proxy     bool // holds no Raft state
 	deposed   bool // believes that it leads, but can't commit
 	unsure    bool // can't say whether it has applied all that is committed
+	dead      bool // as gossip has it
 	hang      bool // accepts and never answers
 	lose      int  // so many answers to forwarded requests are lost
 	lostRoute bool // … before the request got there
@@ -269,7 +270,9 @@ func (n *benchNode) Peers() []Peer {
 	var peers []Peer
 	for _, name := range slices.Sorted(maps.Keys(n.b.nodes)) {
 		if name != n.name {
-			dead := slices.ContainsFunc(n.members, func(m api.Node) bool { return m.Name == name && m.Health == "dead" })
+			var dead bool
+			other := n.b.nodes[name]
+			other.set(func() { dead = other.dead })
 			peers = append(peers, Peer{Name: name, Dead: dead, RT: n.way(name)})
 		}
 	}
