@@ -67,8 +67,9 @@ func get(t *testing.T, n *weir.Node, url string) (status int, body string) {
 // first permit under a limit does not wait either. The best of several starts counts, as the machine
 // may be busy.
 func TestAloneIsReadyAtOnce(t *testing.T) {
+	const most, tries = 20 * time.Millisecond, 50
 	best := time.Hour
-	for range 10 {
+	for i := 0; i < tries && best > most; i++ {
 		began := time.Now()
 		n, err := weir.Start(t.Context(), weir.Config{Proxy: "127.0.0.1:0", Limits: []weir.Limit{weir.HostLimit("*", 1)}})
 		if err != nil {
@@ -90,8 +91,8 @@ func TestAloneIsReadyAtOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if best > 20*time.Millisecond {
-		t.Errorf("the fastest of ten starts, with a permit, took %v, want at most 20ms", best)
+	if best > most {
+		t.Errorf("the fastest of %d starts, with a permit, took %v, want at most %v", tries, best, most)
 	}
 	t.Logf("ready after %v", best)
 }
