@@ -49,7 +49,7 @@ func (s *State) checkSessions() error {
 func (s *State) checkGrants() error {
 	var errs []error
 	for _, key := range s.grants.keys() {
-		if err := s.checkHolding(key.Resource, s.grants[key]); err != nil {
+		if err := s.checkHolding(key, s.grants[key]); err != nil {
 			errs = append(errs, fmt.Errorf("key %q: %w", key.Name, err))
 		}
 		if !key.Canonical() {
@@ -59,7 +59,8 @@ func (s *State) checkGrants() error {
 	return errors.Join(errs...)
 }
 
-func (s *State) checkHolding(r limit.Resource, h *holding) error {
+func (s *State) checkHolding(key limit.Key, h *holding) error {
+	r := key.Resource
 	most := limit.MaxConnections
 	if r.IsRate() {
 		most = limit.Shares
@@ -87,7 +88,7 @@ func (s *State) checkHolding(r limit.Resource, h *holding) error {
 	case sum == 0 && !r.IsRate():
 		return errors.New("an entry without grants was kept")
 	}
-	return checkLevel(r, h)
+	return errors.Join(checkLevel(r, h), checkBurst(s.table.Governing(key), r, h))
 }
 
 // checkLevel: no level lies above what the free shares hold under the largest limit that there can
@@ -99,6 +100,20 @@ func checkLevel(r limit.Resource, h *holding) error {
 	}
 	if h.level < 0 || h.level > part(maxBurst(r), limit.Shares-h.total, limit.Shares) {
 		return fmt.Errorf("a level of %d grains in %d free shares, more than any limit allows", h.level, limit.Shares-h.total)
+	}
+	return nil
+}
+
+// checkBurst: the burst under which a rate is held is known.
+func checkBurst(l *limit.Limit, r limit.Resource, h *holding) error {
+	if !r.IsRate() && h.burst != 0 {
+		return fmt.Errorf("a burst of %d grains, of what has none", h.burst)
+	}
+	if h.burst < 0 || h.burst > maxBurst(r) {
+		return fmt.Errorf("a burst of %d grains, more than any limit allows", h.burst)
+	}
+	if now := l.BurstGrains(r); h.total > 0 && h.burst < now {
+		return fmt.Errorf("a largest burst of %d grains, below the present one of %d", h.burst, now)
 	}
 	return nil
 }

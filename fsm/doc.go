@@ -43,13 +43,14 @@
 // units: shares that make none hold nothing.
 //
 // A limit that is lowered cuts a free level where the next Adjust touches its key, and for whoever
-// reads it, not at once: that would walk all keys. So one that is raised again before has taken
-// nothing away, and has added nothing either: the level is what was left in the bucket. The entry
-// of a rate stays when nobody holds any of it, since what was taken is to be remembered; the leader
-// has it forgotten once it must be full.
+// reads it. So one that is raised again before has taken nothing away, and has added nothing
+// either: the level is what was left in the bucket. The entry of a rate stays when nobody holds any
+// of it, since what was taken is to be remembered; the leader has it forgotten once it must be
+// full. It must be so by the largest burst under which it was held, or raising the burst again would
+// find a full one: so the entry knows that burst.
 //
-// Grants are one map entry a key, below 300 bytes with three
-// holders; closing a session walks them all, which is rare and costs milliseconds.
+// Grants are one map entry a key, below 300 bytes with three holders. Closing a session and
+// changing a limit walk them all, which is rare and costs milliseconds.
 //
 // A snapshot is copied while raft waits and encoded after that, twice: once for
 // the length and checksum in its header, once to write, so that memory holds one

@@ -164,9 +164,9 @@ user * requests=1/h/2 bandwidth={0 0 0} report=false
 total requests=/0 bandwidth={1000000 0 8192} report=false
 key tenant/* requests=/0 bandwidth={0 0 0} report=true
 connection requests=/0 bandwidth={0 5000 0} report=false
-level of client 10.0.0.1 requests: 1700000, granted 500000
-level of user ann requests: 1500000, granted 0
-level of total upload: 0, granted 1000000
+level of client 10.0.0.1 requests: 1700000, granted 500000, burst 4000000
+level of user ann requests: 1500000, granted 0, burst 2000000
+level of total upload: 0, granted 1000000, burst 8192
 kept: user ann requests
 `
 	for name, s := range map[string]*State{"replayed": replayed, "read": read} {
@@ -185,6 +185,27 @@ kept: user ann requests
 	}
 }
 
+// A snapshot that says nothing of bursts is read, too: what is held counts from now on.
+func TestSnapshotWithoutBursts(t *testing.T) {
+	file, err := os.ReadFile(filepath.Join("testdata", "snapshot-v3-without-bursts.bin"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := ReadSnapshot(bytes.NewReader(file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key, want := range map[limit.Key]int64{
+		{Scope: limit.ScopeClient, Resource: limit.Requests, Name: "10.0.0.1"}: 4 * limit.TokenGrains,
+		{Scope: limit.ScopeTotal, Resource: limit.Upload}:                      8192,
+		{Scope: limit.ScopeUser, Resource: limit.Requests, Name: "ann"}:        0, // nobody holds any of it
+	} {
+		if got := s.LargestBurst(key); got != want {
+			t.Errorf("the largest burst of %v is %d, want %d", key, got, want)
+		}
+	}
+}
+
 // describeRates writes as text what describe leaves out.
 func describeRates(s *State) string {
 	var b strings.Builder
@@ -193,7 +214,7 @@ func describeRates(s *State) string {
 	}
 	for _, key := range s.grants.keys() {
 		if key.Resource.IsRate() {
-			fmt.Fprintf(&b, "level of %v: %d, granted %d\n", key, s.FreeLevel(key), s.Granted(key))
+			fmt.Fprintf(&b, "level of %v: %d, granted %d, burst %d\n", key, s.FreeLevel(key), s.Granted(key), s.LargestBurst(key))
 		}
 	}
 	s.Kept(func(k limit.Key) bool { fmt.Fprintf(&b, "kept: %v\n", k); return true })

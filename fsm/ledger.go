@@ -18,6 +18,7 @@ type ledger map[limit.Key]*holding
 type holding struct {
 	total int64          // the sum of slots
 	level int64          // of a rate: the grains in the shares that nobody holds
+	burst int64          // of a rate: the largest burst since it was first held, in grains
 	slots []SessionSlots // by session id, each > 0
 }
 
@@ -76,6 +77,11 @@ func (h *holding) takeOut(l *limit.Limit, r limit.Resource, shares int64) int64 
 	taken := min(level, sizeOf(l, r, shares))
 	h.level = min(level-taken, sizeOf(l, r, free-shares))
 	return taken
+}
+
+// noteBurst takes note of the burst under which a rate is held.
+func (h *holding) noteBurst(l *limit.Limit, r limit.Resource) {
+	h.burst = max(h.burst, l.BurstGrains(r))
 }
 
 // sizeOf is the most that some shares of a rate hold, in grains: what the whole units among them
@@ -137,6 +143,15 @@ func (g ledger) addTo(h *holding, session uint64, key limit.Key, delta int64) {
 func (g ledger) forget(key limit.Key) {
 	if h := g[key]; h != nil && h.total == 0 {
 		delete(g, key)
+	}
+}
+
+// noteBursts takes note of the burst of each rate that is held.
+func (g ledger) noteBursts(t *limit.Table) {
+	for key, h := range g {
+		if h.total > 0 && key.Resource.IsRate() {
+			h.noteBurst(t.Governing(key), key.Resource)
+		}
 	}
 }
 

@@ -180,6 +180,36 @@ func TestReleaseUnderALowerLimit(t *testing.T) {
 	}
 }
 
+// The largest burst under which a rate is held is kept, until it is forgotten: that of limits that
+// nobody saw it under does not count.
+func TestLargestBurst(t *testing.T) {
+	s := rated(t)
+	narrow := perSecond(700)
+	remove := &DeleteLimit{Pattern: narrow.Limit.Pattern}
+	for i, step := range []struct {
+		do   func()
+		want int64 // requests
+	}{
+		{func() {}, 0},
+		{func() { moved(t, s, 2, 1000, 0) }, 10},
+		{func() { run(t, s, perSecond(2)) }, 10},
+		{func() { run(t, s, perSecond(50), perSecond(3)) }, 50},
+		{func() { moved(t, s, 2, -1000, 0); run(t, s, perSecond(900), perSecond(3)) }, 50},
+		{func() { moved(t, s, 3, limit.Shares, 0) }, 50},
+		{func() { run(t, s, remove, narrow) }, 700},
+		{func() { run(t, s, remove, perSecond(5)); moved(t, s, 3, -limit.Shares, 0) }, 700},
+		{func() {
+			run(t, s, &Adjust{Term: 1, Batch: s.Batch(1) + 1, Forget: []limit.Key{totalRequests}})
+		}, 0},
+		{func() { moved(t, s, 2, limit.Shares, 0) }, 5},
+	} {
+		step.do()
+		if got := s.LargestBurst(totalRequests); got != step.want*limit.TokenGrains {
+			t.Errorf("step %d: %d grains, want %d requests", i, got, step.want)
+		}
+	}
+}
+
 func TestForgetting(t *testing.T) {
 	s := rated(t)
 	kept := func() (n int) {

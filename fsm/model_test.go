@@ -23,12 +23,13 @@ type model struct {
 	sessions                map[uint64]Session
 	grants                  map[limit.Key]map[uint64]int64
 	levels                  map[limit.Key]int64 // of rates that have been leased
+	bursts                  map[limit.Key]int64 // of these, the largest while leased
 }
 
 func newModel() *model {
 	return &model{
 		api: map[limit.Pattern]limit.Limit{}, config: map[limit.Pattern]limit.Limit{}, effective: map[limit.Pattern]limit.Limit{},
-		sessions: map[uint64]Session{}, grants: map[limit.Key]map[uint64]int64{}, levels: map[limit.Key]int64{},
+		sessions: map[uint64]Session{}, grants: map[limit.Key]map[uint64]int64{}, levels: map[limit.Key]int64{}, bursts: map[limit.Key]int64{},
 	}
 }
 
@@ -233,6 +234,7 @@ func (m *model) adjust(term uint64, c *Adjust) Result {
 	for _, key := range c.Forget {
 		if m.granted(key) == 0 {
 			delete(m.levels, key)
+			delete(m.bursts, key)
 		}
 	}
 	return r
@@ -286,6 +288,7 @@ func (m *model) adjustRate(a Adjustment) (delta, level int64) {
 	level = min(in, bucket.size(delta))
 	m.levels[a.Key] = min(in-level, bucket.size(free-delta))
 	m.give(a.Session, a.Key, delta)
+	m.bursts[a.Key] = max(m.bursts[a.Key], bucket.burst)
 	return delta, level
 }
 
@@ -405,5 +408,10 @@ func (m *model) settle(asked map[limit.Pattern]limit.Source) {
 	}
 	if !same {
 		m.shapeIndex = m.index
+	}
+	for key := range m.levels {
+		if _, bucket := m.capacity(key); m.granted(key) > 0 {
+			m.bursts[key] = max(m.bursts[key], bucket.burst)
+		}
 	}
 }

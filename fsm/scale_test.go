@@ -2,7 +2,11 @@ package fsm
 
 import (
 	"bytes"
+	"fmt"
 	"testing"
+
+	"github.com/weirproxy/weir/limit"
+	"github.com/weirproxy/weir/limit/limittest"
 )
 
 // A snapshot of a million keys, each held by three sessions: what stops the log is taking it;
@@ -31,4 +35,21 @@ func BenchmarkSnapshotMillion(b *testing.B) {
 			}
 		}
 	})
+}
+
+// A limit changes while 100,000 clients hold a part of a rate each: the log is stopped for so long.
+func BenchmarkLimitChange(b *testing.B) {
+	const clients = 100_000
+	s := NewState()
+	l := perSecond(10)
+	l.Limit.Pattern = limittest.Scoped(limit.ScopeClient, "*")
+	run(b, s, l, &OpenSession{Term: 1, Node: "a", Identity: "i"})
+	for i := range clients {
+		key := limit.Key{Scope: limit.ScopeClient, Resource: limit.Requests, Name: fmt.Sprintf("10.%d.%d.%d", i>>16, i>>8&255, i&255)}
+		run(b, s, &Adjust{Term: 1, Batch: s.Batch(1) + 1, Adjustments: []Adjustment{{Session: 2, Key: key, Delta: limit.Shares}}})
+	}
+	for burst := int64(10); b.Loop(); burst ^= 1 {
+		l.Limit.Requests.Burst = burst
+		run(b, s, l)
+	}
 }

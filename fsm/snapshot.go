@@ -51,10 +51,11 @@ type image struct {
 }
 
 // keyGrants is who holds slots of one key, by session id, and of a rate the level of what nobody
-// holds.
+// holds and the largest burst.
 type keyGrants struct {
 	key   limit.Key
 	level int64
+	burst int64
 	slots []SessionSlots
 }
 
@@ -88,7 +89,7 @@ func (s *State) image() *image {
 	for key, h := range s.grants {
 		from := len(all)
 		all = append(all, h.slots...)
-		m.keys = append(m.keys, keyGrants{key, h.level, all[from:]})
+		m.keys = append(m.keys, keyGrants{key, h.level, h.burst, all[from:]})
 	}
 	return m
 }
@@ -172,7 +173,7 @@ func (m *image) size(parts []sessionPart) int {
 	}
 	for i := range m.keys {
 		if k := &m.keys[i]; k.key.Resource.IsRate() {
-			n += sizeField(sizeCounted(k.key, k.level))
+			n += sizeField(sizeLevel(k))
 		}
 	}
 	return n
@@ -192,12 +193,12 @@ func (m *image) body(w io.Writer, parts []sessionPart) error {
 		e.begin(snapshotSessions, parts[i].size)
 		e.message(&fsmpb.Session{Id: s.ID, Node: fsmpb.Text(s.Node), Identity: fsmpb.Text(s.Identity)})
 		for _, h := range parts[i].held {
-			e.counted(sessionGrants, m.keys[h.key].key, h.slots)
+			e.grant(m.keys[h.key].key, h.slots)
 		}
 	}
 	for i := range m.keys {
 		if k := &m.keys[i]; k.key.Resource.IsRate() {
-			e.counted(snapshotLevels, k.key, k.level)
+			e.level(k)
 		}
 	}
 	e.flush()
@@ -212,6 +213,7 @@ const (
 	sessionGrants    protowire.Number = 4
 	countedKey       protowire.Number = 1 // of Grant, and of Level
 	countedNumber    protowire.Number = 2
+	levelBurst       protowire.Number = 3
 	keyScope         protowire.Number = 1
 	keyResource      protowire.Number = 2
 	keyName          protowire.Number = 3
@@ -240,8 +242,11 @@ func sizeKey(k limit.Key) int {
 	return sizeUint(uint64(k.Scope)) + sizeUint(uint64(k.Resource)) + sizeText(fsmpb.Text(k.Name))
 }
 
-// sizeCounted is the size of a Grant, or of a Level: a key, and a number that is never negative.
+// sizeCounted is the size of a Grant, and of the same in a Level: a key, and a number that is never
+// negative.
 func sizeCounted(k limit.Key, n int64) int { return sizeField(sizeKey(k)) + sizeUint(uint64(n)) }
+
+func sizeLevel(k *keyGrants) int { return sizeCounted(k.key, k.level) + sizeUint(uint64(k.burst)) }
 
 // encoder writes protobuf until the first error.
 type encoder struct {
@@ -266,9 +271,23 @@ func (e *encoder) message(m proto.Message) {
 	}
 }
 
-// counted writes a Grant, or a Level, as a field.
-func (e *encoder) counted(field protowire.Number, k limit.Key, n int64) {
-	e.begin(field, sizeCounted(k, n))
+// grant writes a Grant as a field.
+func (e *encoder) grant(k limit.Key, slots int64) {
+	e.begin(sessionGrants, sizeCounted(k, slots))
+	e.counted(k, slots)
+	e.drain()
+}
+
+// level writes a Level as a field.
+func (e *encoder) level(k *keyGrants) {
+	e.begin(snapshotLevels, sizeLevel(k))
+	e.counted(k.key, k.level)
+	e.number(levelBurst, uint64(k.burst))
+	e.drain()
+}
+
+// counted writes what a Grant and a Level have in common.
+func (e *encoder) counted(k limit.Key, n int64) {
 	e.begin(countedKey, sizeKey(k))
 	e.number(keyScope, uint64(k.Scope))
 	e.number(keyResource, uint64(k.Resource))
@@ -277,7 +296,6 @@ func (e *encoder) counted(field protowire.Number, k limit.Key, n int64) {
 		e.buf = append(e.buf, name...)
 	}
 	e.number(countedNumber, uint64(n))
-	e.drain()
 }
 
 func (e *encoder) number(n protowire.Number, v uint64) {
@@ -420,13 +438,15 @@ func (s *State) addLevels(list []*fsmpb.Level) error {
 			return fmt.Errorf("the level of key %q twice", key.String())
 		}
 		seen[key] = true
-		s.grants.entry(key).level = m.GetLevel()
+		h := s.grants.entry(key)
+		h.level, h.burst = m.GetLevel(), m.GetBurst()
 	}
 	for key := range s.grants {
 		if key.Resource.IsRate() && !seen[key] {
 			return errors.New("a rate that is granted and has no level")
 		}
 	}
+	s.grants.noteBursts(s.table) // snapshots without bursts have been written, too
 	return nil
 }
 

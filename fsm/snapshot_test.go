@@ -159,6 +159,7 @@ func TestSnapshotThatIsNewerOrWrong(t *testing.T) {
 		"in level":          {sealed(1, protowire.AppendBytes(protowire.AppendTag(nil, 10, protowire.BytesType), append(levelOf(t, total), future...))), true, "a field of Level"},
 		"negative level":    {sealed(1, levels(total, nil, -1)), false, "a level of -1"},
 		"huge level":        {sealed(1, levels(total, nil, 1<<62)), false, "more than any limit"},
+		"negative burst":    {sealed(1, marshal(&fsmpb.Snapshot{Levels: []*fsmpb.Level{{Key: total, Burst: -1}}})), false, "a burst of -1"},
 		"too many shares":   {sealed(1, levels(total, []*fsmpb.Grant{{Key: total, Slots: 1 << 40}}, 0)), false, "slots"},
 		"name of total":     {sealed(1, levels(&fsmpb.Key{Scope: 4, Resource: 2, Name: "x"}, nil, 1)), false, "not canonical"},
 		"limit's scope":     {sealed(1, limits(&fsmpb.Limit{Pattern: "a", Source: 1, Scope: 9})), true, "limit scope 9"},

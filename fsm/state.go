@@ -250,6 +250,7 @@ func (s *State) takeOut(h *holding, l *limit.Limit, a *Adjustment) int64 {
 		h = s.grants.entry(a.Key)
 		h.level = l.BurstGrains(a.Key.Resource)
 	}
+	h.noteBurst(l, a.Key.Resource)
 	return h.takeOut(l, a.Key.Resource, a.Delta)
 }
 
@@ -314,6 +315,7 @@ func (s *State) limitsChanged(changed bool) Result {
 			shape = s.index
 		}
 		s.setTable(limit.NewSortedTable(s.index, shape, limits))
+		s.grants.noteBursts(s.table)
 	}
 	return Result{Changed: changed}
 }
@@ -438,6 +440,16 @@ func (s *State) FreeLevel(key limit.Key) int64 {
 		return 0
 	}
 	return h.level
+}
+
+// LargestBurst is the largest burst, in grains, under which any of a rate has been held since the
+// log knows its level; 0 where it knows none. The key must not be forgotten before so much has come
+// in, however small the burst is by then: a larger one would find it full.
+func (s *State) LargestBurst(key limit.Key) int64 {
+	if h := s.grants[key]; h != nil {
+		return h.burst
+	}
+	return 0
 }
 
 // ConfigLimits lists the config layer, sorted by pattern: also what the API's limits cover.

@@ -155,6 +155,9 @@ func (w *world) checkGrants(t *rapid.T) map[uint64][]Adjustment {
 		if got, want := s.FreeLevel(key), m.freeLevel(key); got != want {
 			t.Fatalf("%v: %d grains are free, want %d", key, got, want)
 		}
+		if got, want := s.LargestBurst(key), m.bursts[key]; got != want {
+			t.Fatalf("%v: the largest burst is %d grains, want %d", key, got, want)
+		}
 	}
 	if !slices.Equal(kept, idle) {
 		t.Fatalf("kept for their level: %v, want %v", kept, idle)

@@ -1622,6 +1622,7 @@ type Level struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           *Key                   `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	Level         int64                  `protobuf:"varint,2,opt,name=level,proto3" json:"level,omitempty"` // grains
+	Burst         int64                  `protobuf:"varint,3,opt,name=burst,proto3" json:"burst,omitempty"` // grains: the largest burst since it was first held
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1666,6 +1667,13 @@ func (x *Level) GetKey() *Key {
 func (x *Level) GetLevel() int64 {
 	if x != nil {
 		return x.Level
+	}
+	return 0
+}
+
+func (x *Level) GetBurst() int64 {
+	if x != nil {
+		return x.Burst
 	}
 	return 0
 }
@@ -1782,10 +1790,11 @@ const file_fsm_proto_rawDesc = "" +
 	"\x06grants\x18\x04 \x03(\v2\x12.weir.fsm.v1.GrantR\x06grants\"A\n" +
 	"\x05Grant\x12\"\n" +
 	"\x03key\x18\x01 \x01(\v2\x10.weir.fsm.v1.KeyR\x03key\x12\x14\n" +
-	"\x05slots\x18\x02 \x01(\x03R\x05slots\"A\n" +
+	"\x05slots\x18\x02 \x01(\x03R\x05slots\"W\n" +
 	"\x05Level\x12\"\n" +
 	"\x03key\x18\x01 \x01(\v2\x10.weir.fsm.v1.KeyR\x03key\x12\x14\n" +
-	"\x05level\x18\x02 \x01(\x03R\x05level*\x86\x01\n" +
+	"\x05level\x18\x02 \x01(\x03R\x05level\x12\x14\n" +
+	"\x05burst\x18\x03 \x01(\x03R\x05burst*\x86\x01\n" +
 	"\x05Scope\x12\x15\n" +
 	"\x11SCOPE_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +

@@ -83,15 +83,19 @@ func (a *Allocator) LastLed(at time.Duration) { a.gap = max(a.gap, a.began-at) }
 // Distrust passes on no levels of rates from the log for a while, but empty units: the log may be
 // an older copy, in which there is still what has been taken since. from is when nobody can take
 // any more by a grant that the log has forgotten. Once a unit has lain free for as long as its
-// bucket takes to fill, its level says nothing that would not be true by then.
-func (a *Allocator) Distrust(from time.Duration) { a.distrusts, a.trustFrom = true, from }
+// bucket takes to fill, its level says nothing that would not be true by then. That time begins
+// anew where its limit changes.
+func (a *Allocator) Distrust(from time.Duration) {
+	a.distrusts, a.trustFrom = true, from
+}
 
 // level is what may be passed on of a level that the log has for a grant of a key.
 func (a *Allocator) level(now time.Duration, st *fsm.State, key limit.Key, level int64) int64 {
 	if !a.distrusts || !key.Resource.IsRate() {
 		return level
 	}
-	if l := st.Table().Governing(key); l.Caps(key.Resource) && now < a.trustFrom+fillTime(l, key.Resource) {
+	l, index := limitOfRate(st, key)
+	if l != nil && now < max(a.trustFrom, a.limitSince[index])+fillTime(l, key.Resource, st.LargestBurst(key)) {
 		return 0
 	}
 	return level
@@ -273,11 +277,22 @@ func (a *Allocator) LimitsChanged(now time.Duration, st *fsm.State) {
 			a.outdated(p.conn, p.Node)
 		}
 	}
+	a.vacantFollow(now, st)
 	a.review = slices.Clone(a.contests)
 }
 
 func (a *Allocator) setLimits(now time.Duration, st *fsm.State) {
 	a.evictions.seen = append(a.evictions.seen, seenTable{st.Table().Index, now})
+	before := a.limitSince
+	a.limitSince = make(map[uint64]time.Duration, len(before))
+	limits := st.Table().Limits()
+	for i := range limits {
+		index := limits[i].ModifyIndex
+		a.limitSince[index] = now
+		if at, known := before[index]; known {
+			a.limitSince[index] = at
+		}
+	}
 	a.limits, a.limitsVersion = leasepb.LimitsMessage(st.ClusterID(), st.Table()), leasepb.VersionOf(st.Table())
 }
 

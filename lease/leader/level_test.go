@@ -127,10 +127,24 @@ func TestChangedBurstMovesNothing(t *testing.T) {
 // What an older log says of the levels is passed on only once a unit that lay free since would have
 // filled: what has been taken since that log may be in it still.
 func TestLevelsOfAnOlderLog(t *testing.T) {
-	for after, want := range map[time.Duration]int64{0: 0, 4 * time.Second: 0, 5 * time.Second: 2000} {
+	for _, c := range []struct {
+		after  time.Duration
+		change string // of the rate, 4 s after the log was doubted
+		want   int64
+	}{
+		{0, "", 0}, {4 * time.Second, "", 0}, {5 * time.Second, "", 2000},
+		{5 * time.Second, "2/s", 0}, {6 * time.Second, "2/s", 0}, {7 * time.Second, "2/s", 2000},
+	} {
+		after, want := c.after, c.want
 		d := handOver(t, 1000)
 		d.alloc.Distrust(d.now)
-		d.now += after
+		begun := d.now
+		if c.change != "" {
+			d.now += 4 * time.Second
+			d.apply(&fsm.PutLimit{Limit: rateLimit(t, c.change, 4)})
+			d.alloc.LimitsChanged(d.now, d.state)
+		}
+		d.now = begun + after
 		for _, p := range d.alloc.order {
 			p.seen = d.now
 		}

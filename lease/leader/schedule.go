@@ -39,6 +39,8 @@ type schedule struct {
 
 	distrusts bool // the levels in the log, up to trustFrom and the time to fill
 	trustFrom time.Duration
+	// limitSince is when this leader saw a limit first, by its ModifyIndex.
+	limitSince map[uint64]time.Duration
 }
 
 // rest is freed slots that may not be granted yet.

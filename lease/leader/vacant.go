@@ -12,6 +12,8 @@ import (
 // A key of a rate is vacant while nobody holds any of it. The log keeps the level that was left in
 // it, and keys may be many: each client's address is one. Once a key has been vacant for as long as
 // its bucket takes to fill, it is as good as one that was never leased, and the log may forget it.
+// The bucket is the largest that it was while held: if its burst was lowered, one that is raised
+// again would begin full.
 
 const (
 	// vacantFor is how long a key without a limit is kept.
@@ -22,13 +24,11 @@ const (
 
 // vacancy is one vacant key.
 type vacancy struct {
-	key    limit.Key
-	since  time.Duration
-	table  uint64 // the index of the limits in force when it became vacant
-	judged bool
-	limit  uint64        // the ModifyIndex of the limit that it was judged by; 0: none
-	due    time.Duration // to be judged, or forgotten
-	index  int           // in the heap
+	key   limit.Key
+	since time.Duration // when it became vacant, or its limit changed
+	limit uint64        // the ModifyIndex of the limit since then; 0: none
+	due   time.Duration // to be judged, or forgotten
+	index int           // in the heap
 }
 
 // vacancies are the vacant keys.
@@ -51,35 +51,56 @@ func (a *Allocator) noteVacant(now time.Duration, st *fsm.State, key limit.Key) 
 	if st.Granted(key) > 0 {
 		return
 	}
-	v := &vacancy{key: key, since: now, table: st.Table().Index, due: nextStep(now)}
+	v := &vacancy{key: key, since: now, due: nextStep(now)}
+	_, v.limit = limitOfRate(st, key)
 	a.vacant.keys[key] = v
 	a.vacant.heap.Push(v)
+}
+
+// limitOfRate is the limit of a rate, and its ModifyIndex; nil and 0 where none caps it.
+func limitOfRate(st *fsm.State, key limit.Key) (*limit.Limit, uint64) {
+	l := st.Table().Governing(key)
+	if !l.Caps(key.Resource) {
+		return nil, 0
+	}
+	return l, l.ModifyIndex
+}
+
+// follow lets a key's time begin anew where its limit has changed: a change of limits fills
+// nothing.
+func (v *vacancy) follow(now time.Duration, st *fsm.State) *limit.Limit {
+	l, index := limitOfRate(st, v.key)
+	if index != v.limit {
+		v.limit, v.since = index, now
+	}
+	return l
+}
+
+// vacantFollow goes by new limits at once: one that comes and goes again between two looks has kept
+// the bucket from filling, too.
+func (a *Allocator) vacantFollow(now time.Duration, st *fsm.State) {
+	for _, v := range a.vacant.heap {
+		v.follow(now, st)
+	}
 }
 
 func nextStep(at time.Duration) time.Duration {
 	return (at + forgetEvery - 1) / forgetEvery * forgetEvery
 }
 
-// judge decides when a vacant key comes due under the limit in force. If that is not the one by
-// which it was judged before, its time begins anew: a change of limits fills nothing.
+// judge decides when a vacant key comes due under the limit in force.
 func (a *Allocator) judge(now time.Duration, st *fsm.State, v *vacancy) {
-	l := st.Table().Governing(v.key)
-	index, wait := uint64(0), vacantFor
-	if l.Caps(v.key.Resource) {
-		index = l.ModifyIndex
-		wait = fillTime(l, v.key.Resource)
+	wait := vacantFor
+	if l := v.follow(now, st); l != nil {
+		wait = fillTime(l, v.key.Resource, st.LargestBurst(v.key))
 	}
-	if v.judged && v.limit != index || !v.judged && v.table != st.Table().Index {
-		v.since = now
-	}
-	v.judged, v.limit = true, index
 	v.due = nextStep(max(v.since, a.notBefore) + wait)
 }
 
-// fillTime is how long the bucket of a rate takes to fill. Buckets fill a little slower than they
-// might, and clocks run apart.
-func fillTime(l *limit.Limit, r limit.Resource) time.Duration {
-	fill := timeToFill(l.BurstGrains(r), l.PerSecond(r))
+// fillTime is how long the bucket of a rate takes to fill that once had a burst of so many grains.
+// Buckets fill a little slower than they might, and clocks run apart.
+func fillTime(l *limit.Limit, r limit.Resource, largest int64) time.Duration {
+	fill := timeToFill(max(l.BurstGrains(r), largest), l.PerSecond(r))
 	return fill + fill/100 + leasepb.Margin
 }
 

@@ -82,13 +82,15 @@ const (
 	// FaultLostSeed kills a server that has nobody to join; For later it starts again without its
 	// disk.
 	FaultLostSeed
+	// FaultHush lets nobody ask for anything for For.
+	FaultHush
 
 	kinds
 )
 
 var kindNames = [kinds]string{
 	"crash", "cut", "raft-cut", "stream-cut", "stream", "depose", "stop", "suspend", "freeze", "lag", "leave", "limit",
-	"disk", "gossip", "twin", "replay", "wild", "loss", "snapshot", "unknown", "wall", "put-back", "stray", "lost-seed",
+	"disk", "gossip", "twin", "replay", "wild", "loss", "snapshot", "unknown", "wall", "put-back", "stray", "lost-seed", "hush",
 }
 
 // String is the kind's name.

@@ -171,6 +171,7 @@ func (f *flow) nextPhase(phase int64) {
 	f.phase++
 	f.since = f.w.now
 	switch {
+	case !f.busy && f.w.silent(f.x, &f.dice, f, evPhase, f.phase):
 	case !f.busy:
 		f.busy = true
 		f.x.at(f.around(f.Busy), false, f, evPhase, f.phase)

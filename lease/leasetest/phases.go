@@ -133,6 +133,8 @@ func (w *world) strike(i int) {
 			x.at(x.dice.upTo(second), false, x, evPart, 0)
 			x.at(second+f.Late.D(), false, x, evEnd, int64(f.For))
 		}
+	case FaultHush:
+		w.hush(f.For.D())
 	case FaultLimit:
 		w.writeLimit(*f.Limit, i)
 	case FaultDisk:
@@ -263,7 +265,7 @@ func (w *world) recover() {
 	w.trace.note(w.now, "world", "all faults have ended")
 	w.healed = true
 	w.links = links{}
-	w.commit, w.wild, w.loss = w.plan.Commit.D(), 0, nil
+	w.commit, w.wild, w.loss, w.hushed = w.plan.Commit.D(), 0, nil, 0
 	for _, y := range w.twins {
 		y.crash()
 	}

@@ -225,6 +225,7 @@ func Generate(seed uint64) *Plan {
 	g.bandwidth()
 	g.halfCloses()
 	g.successions()
+	g.dips()
 	return g.p
 }
 

@@ -65,6 +65,7 @@ var prevents = map[Rule][]Breach{
 	RuleForgottenFull:    {BreachOverRate},
 	RuleOwnAnew:          {BreachOverRate},
 	RuleRefill:           {BreachOverRate},
+	RuleSmallBurst:       {BreachOverRate},
 	RuleUncut:            {BreachOverGranted},
 	RuleClosedIncrease:   leaks,
 	RuleBelowZero:        beliefs,
@@ -76,14 +77,14 @@ var prevents = map[Rule][]Breach{
 // besides is what a rule's switch brings about as well, by the way in which it breaks the rule:
 // such a run is passed over.
 var besides = map[Rule][]Breach{
-	RuleUnitsFreedEarly: {BreachNoSession, BreachOverLimit, BreachByte}, // slots of such a session are freed early too
-	RuleFromAnswer:      {BreachUnrest, BreachOverRate},                 // the node's clock goes back and forth, and with it the time at which it gives slots back, and its buckets
-	RuleTimerOnly:       {BreachOverRate},                               // the node's clock goes in leaps, and so its buckets fill
-	RuleCloseEarly:      {BreachNoSession},                              // a session may be closed before its node has sent a keep-alive
-	RuleUnproven:        {BreachUnrest, BreachStarved},                  // the session that a late hello opened stays, and holds what was granted to it
-	RuleStaleTerm:       {BreachUnrest},                                 // no leader tells a node what such an entry grants
-	RuleRepeated:        {BreachUnrest},                                 // the same
-	RulePieceOutlives:   {BreachStarved},                                // flows are so late when it is their turn that too little is used
+	RuleUnitsFreedEarly: {BreachNoSession, BreachOverLimit, BreachByte, BreachStarved}, // slots of such a session are freed early too, and units come back empty
+	RuleFromAnswer:      {BreachUnrest, BreachOverRate},                                // the node's clock goes back and forth, and with it the time at which it gives slots back, and its buckets
+	RuleTimerOnly:       {BreachOverRate},                                              // the node's clock goes in leaps, and so its buckets fill
+	RuleCloseEarly:      {BreachNoSession},                                             // a session may be closed before its node has sent a keep-alive
+	RuleUnproven:        {BreachUnrest, BreachStarved},                                 // the session that a late hello opened stays, and holds what was granted to it
+	RuleStaleTerm:       {BreachUnrest},                                                // no leader tells a node what such an entry grants
+	RuleRepeated:        {BreachUnrest},                                                // the same
+	RulePieceOutlives:   {BreachStarved},                                               // flows are so late when it is their turn that too little is used
 }
 
 // Finds reports whether a breach shows that the rule is broken. Without a rule (0), every breach

@@ -90,3 +90,34 @@ func (m *brokenMachine) refill() {
 	})
 	m.apply(c)
 }
+
+// loseBursts lets the log know of what is free no other burst than the present one: it is forgotten,
+// leased to a ghost, and given back with what lay in it.
+func (m *brokenMachine) loseBursts() {
+	if m.x.w.rule != RuleSmallBurst {
+		return
+	}
+	var ghost uint64
+	var forget []limit.Key
+	var lease, back []fsm.Adjustment
+	m.st.Kept(func(key limit.Key) bool {
+		l := m.st.Table().Governing(key)
+		if n := l.Capacity(key.Resource); n > 0 && m.st.LargestBurst(key) > l.BurstGrains(key.Resource) {
+			if ghost == 0 {
+				ghost = m.ghost()
+			}
+			forget = append(forget, key)
+			lease = append(lease, fsm.Adjustment{Session: ghost, Key: key, Delta: n})
+			back = append(back, fsm.Adjustment{Session: ghost, Key: key, Delta: -n, Level: m.st.FreeLevel(key)})
+		}
+		return true
+	})
+	if ghost == 0 {
+		return
+	}
+	for _, c := range []*fsm.Adjust{{Forget: forget}, {Adjustments: lease}, {Adjustments: back}} {
+		c.Term, c.Batch = m.term, m.x.batches.made(m.term)
+		m.apply(c)
+	}
+	m.apply(&fsm.CloseSessions{Term: m.term, Sessions: []uint64{ghost}})
+}

@@ -78,6 +78,7 @@ const (
 	RuleStaleTerm             // fsm: an entry judged in another term counts
 	RuleRepeated              // fsm: an entry that is applied twice counts twice
 	RuleRefill                // rates 5: a change of limits, or a restart, fills what is free
+	RuleSmallBurst            // rates 5: what is free is forgotten once the present burst has come in, not the largest
 
 	rules
 )
@@ -89,7 +90,7 @@ var ruleNames = [rules]string{
 	"put-back-grants", "put-back-levels", "other-cluster", "second-cluster", "keeps-claims", "other-order", "reused-free", "unit-full", "tokens-late",
 	"units-kept", "no-cut", "level-twice", "level-unsaid", "level-lost", "units-freed-early", "two-fill", "full-speed", "tokens-early",
 	"piece-outlives", "piece-twice", "piece-held", "lowered-keeps", "forgotten-full", "own-anew",
-	"fsm-uncut", "fsm-closed-increase", "fsm-below-zero", "fsm-close-keeps", "fsm-stale-term", "fsm-repeated", "fsm-refill",
+	"fsm-uncut", "fsm-closed-increase", "fsm-below-zero", "fsm-close-keeps", "fsm-stale-term", "fsm-repeated", "fsm-refill", "fsm-small-burst",
 }
 
 // String is the rule's name for the flag that breaks it.
@@ -250,9 +251,11 @@ func (x *process) applyBroken(index uint64, e logEntry) fsm.Result {
 	case *fsm.Adjust:
 		c := *cmd
 		c.Adjustments = append([]fsm.Adjustment(nil), cmd.Adjustments...)
+		defer m.loseBursts()
 		return m.adjust(&c)
 	case *fsm.PutLimit:
 		defer m.refill()
+		defer m.loseBursts()
 	case *fsm.CloseSessions:
 		c := *cmd
 		if x.w.rule == RuleStaleTerm {

@@ -20,7 +20,7 @@ type worker struct {
 const evAsk uint8 = iota
 
 func (k *worker) act(uint8, int64) {
-	if !k.x.idle {
+	if !k.x.idle && !k.x.w.silent(k.x, &k.dice, k, evAsk, 0) {
 		k.ask()
 	}
 }

@@ -48,6 +48,7 @@ type world struct {
 	soundAt         uint64              // its index then
 	page            int                 // pools that a node visits, and states, in one go
 	wild            time.Duration       // until then the leader is buggy
+	hushed          time.Duration       // until then nobody asks for anything
 	loss            *process            // is to lose a grant with the next entry
 	dead            map[string]bool
 	left            []leader.Farewell
