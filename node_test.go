@@ -67,9 +67,8 @@ func get(t *testing.T, n *weir.Node, url string) (status int, body string) {
 // first permit under a limit does not wait either. The best of several starts counts, as the machine
 // may be busy.
 func TestAloneIsReadyAtOnce(t *testing.T) {
-	const most, tries = 20 * time.Millisecond, 50
 	best := time.Hour
-	for i := 0; i < tries && best > most; i++ {
+	for range 10 {
 		began := time.Now()
 		n, err := weir.Start(t.Context(), weir.Config{Proxy: "127.0.0.1:0", Limits: []weir.Limit{weir.HostLimit("*", 1)}})
 		if err != nil {
@@ -91,8 +90,8 @@ func TestAloneIsReadyAtOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if best > most {
-		t.Errorf("the fastest of %d starts, with a permit, took %v, want at most %v", tries, best, most)
+	if best > 20*time.Millisecond && !raceEnabled { // which make test runs by itself
+		t.Errorf("the fastest of ten starts, with a permit, took %v, want at most 20ms", best)
 	}
 	t.Logf("ready after %v", best)
 }

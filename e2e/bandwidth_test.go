@@ -18,10 +18,7 @@ import (
 const (
 	pacedRate  = 2 << 20   // bytes a second, in each direction
 	pacedBurst = 512 << 10 // 128 units: of six flows each has 21 or 22, which are 5 % apart
-	// pacedFlows is how far flows of one key may lie apart. Their turns are alike, and mostly they are
-	// within 10 %. But some kernels hand bytes over in batches, so that every few turns one has less
-	// than a piece at hand, which the others get.
-	pacedFlows = 0.35
+	pacedFlows = 0.10      // how far flows of one key may lie apart
 	alone      = 400 << 10 // bytes a second of one connection
 	endless    = 1 << 30   // bytes: more than a test lasts
 )
@@ -61,22 +58,9 @@ func (f *flow) passed() []judge.Passing {
 type paced struct {
 	host
 	way
-	what   string
-	nodes  []*node // one for each flow
-	flows  []*flow
-	former []judge.Passing // of flows that have ended
-	ends   sync.WaitGroup
-}
-
-// begin opens the flows, in place of those that there are.
-func (p *paced) begin(t *testing.T) {
-	t.Helper()
-	p.rest()
-	p.former, p.flows = p.seen(), nil
-	p.Reset()
-	for _, n := range p.nodes {
-		p.start(t, n)
-	}
+	what  string
+	flows []*flow
+	ends  sync.WaitGroup
 }
 
 // start opens a flow through the node. It ends with rest.
@@ -167,7 +151,7 @@ func (p *paced) byFlow() (flows [][]judge.Passing) {
 
 // seen is what all receivers have seen, in order.
 func (p *paced) seen() []judge.Passing {
-	all := slices.Concat(append(p.byFlow(), p.former)...)
+	all := slices.Concat(p.byFlow()...)
 	slices.SortStableFunc(all, func(a, b judge.Passing) int { return a.At.Compare(b.At) })
 	return all
 }
@@ -199,22 +183,21 @@ func TestBandwidth(t *testing.T) {
 		{"through one node", []*node{c.nodes[1], c.nodes[1], c.nodes[1]}},
 		{"mostly through one node", []*node{c.nodes[0], c.nodes[1], c.nodes[1], c.nodes[1], c.nodes[1], c.nodes[2]}},
 	} {
-		var here []*paced // the next come when these are done, so that the machine has the time for all
 		for _, w := range ways {
-			p := &paced{host: c.upstream(t), way: w, what: w.name + ", " + where.what, nodes: where.nodes}
+			p := &paced{host: c.upstream(t), way: w, what: w.name + ", " + where.what}
 			c.put(t, "host", p.host.name, fmt.Sprintf(`{"bandwidth":{"upload":"%[1]dKiB","download":"%[1]dKiB","burst":"%dKiB"}}`, pacedRate>>10, pacedBurst>>10))
 			t.Cleanup(p.rest)
-			p.begin(t)
-			here = append(here, p)
+			for _, n := range where.nodes {
+				p.start(t, n)
+			}
+			all = append(all, p)
 		}
-		reachBandwidth(t, slices.Clone(here))
-		for _, p := range here {
-			p.rest()
-		}
-		all = append(all, here...)
 	}
+	measure(time.Second)
+	reachBandwidth(t, slices.Clone(all))
 	most := late.most(t)
 	for _, p := range all {
+		p.rest()
 		worst := judge.Weigh([]judge.Step{{PerSecond: pacedRate, Burst: pacedBurst}}, most, p.seen())
 		t.Logf("%s: %v", p.what, worst)
 		if worst.Over() {
@@ -223,12 +206,10 @@ func TestBandwidth(t *testing.T) {
 	}
 }
 
-// reachBandwidth measures windows until all is used as it should, and shared. The next window is of
-// new connections: one that the kernels make slower than its turns come stays so.
+// reachBandwidth measures windows until all is used as it should, and shared.
 func reachBandwidth(t *testing.T, pending []*paced) {
 	t.Helper()
 	for i := 1; len(pending) > 0; i++ {
-		measure(time.Second)
 		from := time.Now()
 		measure(2 * time.Second)
 		to := time.Now()
@@ -241,9 +222,6 @@ func reachBandwidth(t *testing.T, pending []*paced) {
 			}
 			return ok || i >= rateWindows
 		})
-		for _, p := range pending {
-			p.begin(t)
-		}
 	}
 }
 

@@ -127,9 +127,7 @@ func (n *Node) Piece(now time.Duration, f *Meter, most int) int {
 		f.unlockAll()
 		return most
 	}
-	if !f.begun {
-		f.begun, f.since = true, now
-	}
+	f.goOn(now)
 	var got float64
 	f.most = float64(most)
 	short, found := f.behind()
@@ -267,7 +265,7 @@ func (n *Node) Unpace(now time.Duration, f *Meter) {
 			n.unkeepPiece(now, f, i)
 		}
 	}
-	f.begun, f.met = false, [len(meterScopes)]bool{}
+	f.begun, f.rest, f.met = false, 0, [len(meterScopes)]bool{}
 }
 
 // settleFlow is settle for a pool that may be of a connection alone. Needs the pool's lock.

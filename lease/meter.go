@@ -166,6 +166,10 @@ func (n *Node) TryPiece(f *Meter, most int, clock Clock) (got int, heard bool) {
 
 // PutBack is [Meter.Put], of a number above 0.
 func (f *Meter) PutBack(now time.Duration, n int) {
+	if f.n == 0 {
+		return
+	}
+	f.rest += float64(n)
 	for i := range f.n {
 		f.back[i].giveBack(now, float64(n))
 	}
@@ -178,6 +182,11 @@ func (f *Meter) PutBack(now time.Duration, n int) {
 // It waits in one pool at a time, in the order in which flows came. When it is its turn, a piece is
 // kept for it there, as for requests: see [Draw], which also says what becomes of it where another
 // limit has none.
+//
+// A turn goes on until its piece has been moved, or nobody else waits: systems hand bytes over in
+// batches, so that every few turns a flow has less at hand than a piece, and a moment later it has
+// the rest. This is deficit round robin (M. Shreedhar and G. Varghese, 1995), but that a flow which
+// was idle still has its rest; it has never more than a piece.
 type paced struct {
 	pools [len(meterScopes)]*pool
 	back  [len(meterScopes)]from      // of the last piece
@@ -188,8 +197,9 @@ type paced struct {
 
 	// Of the piece that is to come. While the flow waits, the core's lock guards it; otherwise it
 	// belongs to the flow.
-	begun bool                   // to wait for it
+	begun bool                   // to wait for it, or to take the rest of one
 	since time.Duration          // when that was
+	rest  float64                // of the last piece: what was put back
 	met   [len(meterScopes)]bool // it has waited there for it
 	want  float64                // of the limits' pieces the least
 	most  float64                // that it can move at once
@@ -268,6 +278,12 @@ func (f *Meter) heard() bool {
 // all locks. No byte is taken past the deadline: now was read before, and the gate is read under
 // the locks.
 func (f *Meter) takeAll(now time.Duration, gate *gate, most float64) (got float64, short int) {
+	going := f.goesOn()
+	if going {
+		most = min(most, f.rest)
+	} else if !f.begun {
+		f.since = now
+	}
 	piece := f.pieceOfAll(now, gate, most)
 	got = piece
 	for i := range f.n {
@@ -288,8 +304,29 @@ func (f *Meter) takeAll(now time.Duration, gate *gate, most float64) (got float6
 	for i := range f.n {
 		f.takeFrom(now, i, got)
 	}
+	if f.rest -= got; !going || f.rest < leastPiece {
+		f.rest = 0
+	}
 	f.begun, f.met = false, [len(meterScopes)]bool{}
 	return got, 0
+}
+
+// goesOn reports whether the flow has begun to take the rest of its last piece.
+func (f *Meter) goesOn() bool { return f.begun && f.rest >= leastPiece }
+
+// goOn begins to take the rest of the last piece, if there is one, and others wait. Otherwise the
+// flow begins anew. Needs all locks.
+func (f *Meter) goOn(now time.Duration) {
+	if f.begun {
+		return
+	}
+	f.begun = true
+	for i := range f.n {
+		if p := f.pools[i]; f.rest >= leastPiece && p.flows.head != nil && p.enforced() {
+			return
+		}
+	}
+	f.since, f.rest = now, 0
 }
 
 // pieceOfAll is the largest piece of at most so many bytes that no limit finds too large. It notes
@@ -305,6 +342,9 @@ func (f *Meter) pieceOfAll(now time.Duration, gate *gate, most float64) float64 
 		}
 		f.back[i].pool = p
 		want = min(want, p.piece())
+	}
+	if f.goesOn() {
+		want = min(want, f.rest)
 	}
 	f.want = want
 	return min(want, most)
