@@ -2,7 +2,6 @@ package lease
 
 import (
 	"context"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -104,7 +103,7 @@ func (n *Node) Enter(r *Request) {
 		}
 	}
 	r.order = n.begun.Add(1)
-	shard := &n.requests[rand.IntN(max(n.bounds.Requests, 1))]
+	shard := &n.requests[r.order%uint64(max(n.bounds.Requests, 1))]
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	r.shard, r.prev, r.next = shard, nil, shard.head
