@@ -1,7 +1,6 @@
 package lease
 
 import (
-	"sync"
 	"time"
 
 	"github.com/weirproxy/weir/limit"
@@ -68,17 +67,8 @@ func (n *Node) SetBounds(b Bounds) {
 
 // lookup finds a key's pool without any lock; nil where there is none yet.
 func (n *Node) lookup(key limit.Key) *pool {
-	if p, ok := n.pools.of(key).Load(key.Name); ok {
-		return p.(*pool)
-	}
-	return nil
+	return n.pools.of(key).load(key.Name)
 }
-
-// pools are a node's pools by name, for each scope and resource; the book has the order. A name
-// alone is looked up faster than a key.
-type pools [limit.ScopeConnection + 1][limit.Download + 1]sync.Map
-
-func (p *pools) of(key limit.Key) *sync.Map { return &p[key.Scope][key.Resource] }
 
 // pool finds or makes a key's pool. The caller must hold no pool's lock.
 func (n *Node) pool(now time.Duration, key limit.Key) *pool {
@@ -96,7 +86,7 @@ func (n *Node) pool(now time.Duration, key limit.Key) *pool {
 	p.index = len(n.all)
 	n.all = append(n.all, p)
 	n.bare.push(p)
-	n.pools.of(key).Store(key.Name, p)
+	n.pools.of(key).add(p)
 	return p
 }
 
@@ -108,9 +98,9 @@ func (n *Node) govern(now time.Duration, p *pool, table *limit.Table) {
 		return
 	}
 	if p.direct = table.Direct(p.key); p.direct {
-		n.hosts.Store(p.key.Name, p)
+		n.hosts.add(p)
 	} else {
-		n.hosts.Delete(p.key.Name)
+		n.hosts.remove(p)
 	}
 }
 
@@ -242,9 +232,9 @@ func (n *Node) isNeeded(p *pool) bool {
 func (n *Node) forget(p *pool) {
 	p.table = nil // a caller of the fast path that has it in hand looks again
 	if p.direct {
-		n.hosts.Delete(p.key.Name)
+		n.hosts.remove(p)
 	}
-	n.pools.of(p.key).Delete(p.key.Name)
+	n.pools.of(p.key).remove(p)
 	n.bare.remove(p)
 	last := len(n.all) - 1
 	n.all[p.index] = n.all[last]

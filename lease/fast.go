@@ -19,14 +19,14 @@ func (n *Node) TryAcquire(s *Slot, clock Clock) (ok bool, err error) {
 // tryAcquire is TryAcquire at a time that has been read.
 func (n *Node) tryAcquire(now time.Duration, s *Slot, table *limit.Table) (ok bool, err error) {
 	if s.request == nil {
-		if p, found := n.hosts.Load(s.target.Host); found {
-			if v := p.(*pool).try(now, s, table, true, &n.gate); v != verdictStale {
-				return v == verdictAdmitted, p.(*pool).blocked(v)
+		if p := n.hosts.find(s.target.Host); p != nil {
+			if v := p.try(now, s, table, true, &n.gate); v != verdictStale {
+				return v == verdictAdmitted, p.blocked(v)
 			}
 		}
 	}
 	_, key := s.match(table)
-	p := n.lookup(key)
+	p := n.pools.of(key).find(key.Name)
 	if p == nil {
 		return false, nil
 	}

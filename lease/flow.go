@@ -49,7 +49,7 @@ func (n *Node) meterPool(now time.Duration, f *Meter, l *limit.Limit, key limit.
 		p.pinned = true
 		return p
 	case key.Scope != limit.ScopeConnection:
-		return n.lookup(key)
+		return n.pools.of(key).find(key.Name)
 	case f.own != nil:
 		f.own.mu.Lock()
 		defer f.own.mu.Unlock()

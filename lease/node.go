@@ -2,7 +2,6 @@ package lease
 
 import (
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -51,7 +50,7 @@ type Node struct {
 	gate  gate
 	table atomic.Pointer[limit.Table] // nil until the limits are known
 	pools pools
-	hosts sync.Map // host → *pool, where that counts all connections to the host
+	hosts byName // where a pool counts all connections to the host
 
 	book
 	walk

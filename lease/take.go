@@ -87,7 +87,7 @@ func (n *Node) TryTake(s *limit.Subject, clock Clock) bool {
 		if !l.Caps(limit.Requests) {
 			continue
 		}
-		if ps[i] = n.lookup(limit.Key{Scope: scope, Resource: limit.Requests, Name: name}); ps[i] == nil {
+		if ps[i] = n.pools[scope][limit.Requests].find(name); ps[i] == nil {
 			return false
 		}
 		some = true
