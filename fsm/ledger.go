@@ -146,10 +146,21 @@ func (g ledger) forget(key limit.Key) {
 	}
 }
 
-// noteBursts takes note of the burst of each rate that is held.
+// noteBursts takes note of the burst of each rate that is held. To find a key's limit takes long, so
+// it is found only where the burst can be larger than before.
 func (g ledger) noteBursts(t *limit.Table) {
+	var largest [limit.ScopeConnection + 1][limit.Download + 1]int64
+	limits := t.Limits()
+	for i := range limits {
+		for r, most := range largest[limits[i].Pattern.Scope()] {
+			largest[limits[i].Pattern.Scope()][r] = max(most, limits[i].BurstGrains(limit.Resource(r)))
+		}
+	}
+	if largest == [limit.ScopeConnection + 1][limit.Download + 1]int64{} {
+		return
+	}
 	for key, h := range g {
-		if h.total > 0 && key.Resource.IsRate() {
+		if h.total > 0 && h.burst < largest[key.Scope][key.Resource] {
 			h.noteBurst(t.Governing(key), key.Resource)
 		}
 	}

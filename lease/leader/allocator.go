@@ -85,9 +85,7 @@ func (a *Allocator) LastLed(at time.Duration) { a.gap = max(a.gap, a.began-at) }
 // any more by a grant that the log has forgotten. Once a unit has lain free for as long as its
 // bucket takes to fill, its level says nothing that would not be true by then. That time begins
 // anew where its limit changes.
-func (a *Allocator) Distrust(from time.Duration) {
-	a.distrusts, a.trustFrom = true, from
-}
+func (a *Allocator) Distrust(from time.Duration) { a.distrusts, a.trustFrom = true, from }
 
 // level is what may be passed on of a level that the log has for a grant of a key.
 func (a *Allocator) level(now time.Duration, st *fsm.State, key limit.Key, level int64) int64 {
