@@ -106,7 +106,7 @@ func (u *upstream) place(scope limit.Scope, name string, s *limit.Subject) int {
 		u.hosts[i].key = u.keyOf(limit.Key{Scope: scope, Resource: limit.Connections, Name: name})
 	} else {
 		k, enforced := u.counts(&u.hosts[i])
-		u.hosts[i].key, u.hosts[i].capped = k, enforced
+		u.hosts[i].key, u.hosts[i].capped, u.hosts[i].since = k, enforced, u.table.ShapeIndex
 	}
 	return i
 }
