@@ -290,6 +290,9 @@ func (n *Node) Cancel(now time.Duration, w *Waiter) bool {
 	}
 	p.waiters.remove(w)
 	w.pool = nil
+	if p.key.Resource.IsRate() {
+		n.noteWanted(now, p) // units that go to and fro with every client that leaves fill up nowhere
+	}
 	n.settle(now, p) // what the leader asked for stayed for it
 	n.mark(p)
 	return true

@@ -187,6 +187,9 @@ func (p *keyPlan) aimAtIdle(waiting int64) {
 // on.
 func (p *keyPlan) fetchable(r *row) (now, later int64, at time.Duration) {
 	idle := r.says.idle()
+	if p.rate && r.says.refused > 0 {
+		idle = min(idle, max(0, r.held-r.share)) // who comes again finds the tokens of its share
+	}
 	switch {
 	case idle == 0:
 	case p.rate && r.says.refused > 0 && p.now < r.d.grantedAt+settleFor:

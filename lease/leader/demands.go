@@ -45,9 +45,11 @@ type demand struct {
 
 	releasing  int64 // out of use at the node, to go into the next entry
 	level      int64 // of a rate: the grains that go with it
+	fetched    int64 // how much of it was asked for
 	ask        uint64
 	askSince   time.Duration
 	seq, acked uint64
+	fetch      uint64 // the last target that asked for some of what it holds
 	sent       target
 	shortSince time.Duration // has had less than it asks for since; 0: has enough
 	owed       time.Duration // slot-time that it had less (or, below 0, more) than its fair share of, while slots were short
@@ -101,6 +103,9 @@ const maxTokenIn = int64(1000 * 24 * time.Hour)
 // release takes slots or shares that are out of use at the node, and the level that goes with them.
 func (d *demand) release(n, level int64) {
 	d.releasing = reported(d.releasing + reported(n))
+	if d.fetch > 0 && d.acked <= d.fetch { // until now the node knew of no later target
+		d.fetched = d.releasing
+	}
 	if d.c.key.Resource.IsRate() { // a connection has none, and the log would need a newer version for it
 		d.level = min(d.level+max(0, min(level, maxLevel)), maxLevel)
 	}
@@ -242,6 +247,9 @@ func (a *Allocator) setTarget(d *demand, t target) {
 	d.sent = t
 	a.targets++
 	d.seq = a.targets
+	if t.slots >= 0 {
+		d.fetch = d.seq
+	}
 	as := d.peer.assigning()
 	as.Targets = append(as.Targets, &leasepb.Target{
 		Key: fsmpb.KeyOf(d.c.key), Seq: d.seq, Slots: t.slots, Contended: t.contended, Evict: t.evict})

@@ -52,6 +52,21 @@ func (p *keyPlan) grant() {
 			p.free -= r.give(shares[i], p.free)
 		}
 	}
+	p.putBack()
+}
+
+// putBack returns units that were fetched for requests which have gone meanwhile, as their nodes
+// give them back: in the log nothing would fill them. Full ones lose nothing there.
+func (p *keyPlan) putBack() {
+	if !p.rate {
+		return
+	}
+	for _, r := range p.rows {
+		units := r.d.fetched / p.unit
+		if full := p.limit.BurstGrains(p.c.key.Resource) / p.capacity * units; r.d.level < full-units {
+			p.free -= r.give(units, p.free)
+		}
+	}
 }
 
 // queue lists the rows in the order in which they are served: by slot-time owed, then by how long

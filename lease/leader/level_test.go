@@ -153,3 +153,78 @@ func TestLevelsOfAnOlderLog(t *testing.T) {
 		}
 	}
 }
+
+// Units that were fetched for requests which have gone by the time they come back go to their node
+// again, where they fill up; in the log they would not. Full ones, and what a node gives back of
+// itself, lie free.
+func TestFetchedInVainGoesBack(t *testing.T) {
+	key := fsmpb.KeyOf(totalRequests)
+	for name, c := range map[string]struct {
+		level  int64
+		wanted bool // whom it was fetched for wants it still
+		told   bool // the node has heard that it may keep its units, in the same moment
+		knows  bool // and has said so
+		goesTo uint64
+	}{
+		"half full":         {level: 2 * limit.TokenGrains, goesTo: 1},
+		"empty":             {goesTo: 1},
+		"revoked at once":   {level: 2 * limit.TokenGrains, told: true, goesTo: 1},
+		"full":              {level: 4 * limit.TokenGrains},
+		"of its own accord": {level: 2 * limit.TokenGrains, knows: true},
+		"wanted still":      {level: 2 * limit.TokenGrains, wanted: true, goesTo: 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDesk(t, rateLimit(t, "1/s", 4))
+			d.join(1, "a", "1")
+			d.join(2, "b", "2")
+			d.ask(1, &leasepb.Demand{Waiting: limit.Shares}, totalRequests)
+			d.turn()
+			d.ask(1, &leasepb.Demand{Held: limit.Shares}, totalRequests)
+			d.turn()
+			d.ask(2, &leasepb.Demand{Waiting: limit.Shares}, totalRequests)
+			told := targetOf(d.turn(), 1)
+			if told == nil || told.Slots != 0 {
+				t.Fatalf("the units are not fetched: %v", told)
+			}
+			seq := told.Seq
+			if !c.wanted {
+				d.ask(2, &leasepb.Demand{}, totalRequests)
+				if told = targetOf(d.turn(), 1); told == nil || told.Slots != leasepb.NoTarget {
+					t.Fatalf("the units are still fetched: %v", told)
+				}
+			}
+			if c.told || c.knows {
+				seq = told.Seq
+			}
+			if c.knows {
+				d.ask(1, &leasepb.Demand{Held: limit.Shares, TargetSeq: seq}, totalRequests)
+			}
+			d.alloc.update(d.now, 1, &leasepb.Update{LimitsIndex: 1,
+				Releases: []*leasepb.Holding{{Key: key, Slots: limit.Shares, Level: c.level}},
+				Demands:  []*leasepb.Demand{{Key: key, TargetSeq: seq}},
+			})
+			out := d.turn()
+			for conn := uint64(1); conn <= 2; conn++ {
+				var want granted
+				if conn == c.goesTo {
+					want = granted{limit.Shares, c.level}
+				}
+				if got := grantsOf(out, conn); got != want {
+					t.Errorf("node %d has %+v, want %+v", conn, got, want)
+				}
+			}
+		})
+	}
+}
+
+// targetOf is the last target that a node is told.
+func targetOf(out []Outbound, conn uint64) (last *leasepb.Target) {
+	for _, o := range out {
+		for _, t := range o.Msg.GetAssign().GetTargets() {
+			if o.Conn == conn {
+				last = t
+			}
+		}
+	}
+	return last
+}

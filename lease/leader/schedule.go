@@ -127,7 +127,7 @@ func (a *Allocator) adjust(now time.Duration, st *fsm.State) fsm.Command {
 		}
 		more = append(more, a.plan(now, st, c)...)
 		for _, d := range c.demands {
-			d.releasing, d.level = 0, 0 // in the entry now
+			d.releasing, d.level, d.fetched = 0, 0, 0 // in the entry now
 		}
 		a.tidy(c)
 	}

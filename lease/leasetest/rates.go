@@ -331,10 +331,8 @@ func (u *upstream) goesRound(r *rateInfo) bool { return int(r.now.burst) < len(u
 // too, which is used well, or which it can't have for now.
 func (u *upstream) lacksOthers(k *keyInfo, window time.Duration) bool {
 	if m := k.rate.mixed; m.at > u.w.now-window {
-		if other := &u.keys[m.other]; other.rate.now.second != 0 {
-			if _, _, ok := u.wellUsed(other, window, 1); ok {
-				return true
-			}
+		if u.lacking(&u.keys[m.other], window) {
+			return true
 		}
 	}
 	for _, c := range u.asked {
@@ -342,14 +340,19 @@ func (u *upstream) lacksOthers(k *keyInfo, window time.Duration) bool {
 			continue
 		}
 		for _, key := range c.tokenKeys() {
-			other := &u.keys[u.keyOf(key)]
-			if key == k.key || other.rate.now.second == 0 {
-				continue
-			}
-			if _, _, ok := u.wellUsed(other, window, 1); ok {
+			if key != k.key && u.lacking(&u.keys[u.keyOf(key)], window) {
 				return true
 			}
 		}
 	}
 	return false
+}
+
+// lacking reports whether a rate is used well, or its units have lost what they gathered.
+func (u *upstream) lacking(k *keyInfo, window time.Duration) bool {
+	if k.rate.now.second == 0 {
+		return false
+	}
+	_, _, ok := u.wellUsed(k, window, 1)
+	return ok || u.levelsDoubted(k, window)
 }
