@@ -84,8 +84,10 @@ func (n *Node) answered(now time.Duration, p *pool, answer *leasepb.Answer) {
 	if !p.asking || ask != p.ask {
 		return
 	}
-	if p.otherAt = 0; answer.TokenInNs > 0 {
-		p.otherAt = now + time.Duration(answer.TokenInNs)
+	if p.key.Resource.IsRate() {
+		if p.otherAt = 0; answer.TokenInNs > 0 {
+			p.otherAt = now + time.Duration(answer.TokenInNs)
+		}
 	}
 	p.asking, p.denied = false, false
 	closing := p.taken // about to be free, for as many of those who wait

@@ -27,6 +27,11 @@ type pool struct {
 	limit  *limit.Limit // nil: no limit
 	direct bool         // counts all connections to the host of its name, whatever the port
 	slow   bool         // somebody waits for what comes free: releases go through the core
+	// Of a rate:
+	used     bool // a token has been taken since the last grant
+	told     bool // the leader knows that somebody waits for more than this grant
+	exceeded bool // more was taken than there was, of which the leader has yet to hear: the limit only reports
+	recalled bool // units are to go back once nobody waits for what they bring
 
 	rejected    uint64 // by the limit: not for want of a lease
 	wouldReject uint64 // by a limit that only reports
@@ -36,47 +41,33 @@ type pool struct {
 	spread    atomic.Pointer[[]part]
 	lowBefore int64 // low, before it was spread
 
-	// Of a rate: in place of slots, the node's part of it as a bucket.
-	bucket   bucket
-	draws    drawMeter
-	flowing  hungryFlows
-	used     bool          // a token has been taken since the last grant
-	kept     int64         // in the bucket, for those whose turn it is: tokens, or bytes
-	keptAt   time.Duration // of bytes: when something was kept last
-	lost     uint32        // how often all was lost, what was kept too
-	told     bool          // the leader knows that somebody waits for more than this grant
-	exceeded bool          // more was taken than there was, of which the leader has yet to hear: the limit only reports
-	shortAt  time.Duration // of bytes: since when the node has had none, and wants some: likewise
-	// recalled: units are to go back once nobody waits for what they bring.
-	recalled bool
+	*rateShare        // nil: it is not of a rate
+	kept       int64  // of a rate, in the bucket, for those whose turn it is: tokens, or bytes
+	lost       uint32 // how often all was lost, what was kept too
 
 	// The core's half.
+	contended bool
+	asking    bool   // the newest ask has not been answered yet
+	denied    bool   // the last answer was of no use to somebody
+	putOff    bool   // in the node's list of those that ask later
+	busy      bool   // has connections that a parting node waits for
+	reported  bool   // the leader knows of a demand
+	pinned    bool   // it must stay in the book
+	lowAt     uint8  // among the lows
 	era       era    // of the events that concern every pool, those that this one has taken
 	marked    uint64 // the stream on which it was marked as dirty last
-	busy      bool   // has connections that a parting node waits for
 	releasing int64  // out of use, to be said with the next Update
-	reported  bool   // the leader knows of a demand
+	leaving   int64  // grains that go with it
 	waiters   waiterList
-	pinned    bool  // it must stay in the book
-	ghosts    int64 // of those that wait, requests that have been admitted already: the limit only reports
 	flows     meterList
+	ghosts    int64         // of those that wait, requests that have been admitted already: the limit only reports
 	dueAt     time.Duration // of a rate: when what waits can go on; 0: nothing waits, or for a grant only
-	dueIndex  int           // among those that wait for time to pass
-	said      int64         // of a rate: the units in use that the leader was told of
-	saidFlows int64         // and of how many flows
-	leaving   int64         // grains that go with what is being released
-	otherAt   time.Duration // when another node has a token, as the last answer said; 0: it did not say
 	target    int64         // come down to this as connections end
 	targetSeq uint64
-	contended bool
 	ask       uint64 // the newest ask sent
-	asking    bool   // it has not been answered yet
-	denied    bool   // the last answer was of no use to somebody
 	askedAt   time.Duration
-	putOff    bool // in the node's list of those that ask later
 	refused   [2]int64
 	lows      [idleBuckets]int64
-	lowAt     int
 	index     int // among all
 	entry         // in the node's book
 }
@@ -102,7 +93,18 @@ type part struct {
 
 // newPool returns an empty pool.
 func newPool(key limit.Key) *pool {
-	p := &pool{key: key, target: leasepb.NoTarget}
+	var p *pool
+	if key.Resource.IsRate() {
+		both := new(struct {
+			pool  pool
+			share rateShare
+		})
+		p = &both.pool
+		p.rateShare = &both.share
+	} else { // many names have slots alone
+		p = new(pool)
+	}
+	p.key, p.target = key, leasepb.NoTarget
 	p.pool, p.live = p, true
 	return p
 }

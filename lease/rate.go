@@ -11,6 +11,20 @@ import (
 // oneRequest is what one request takes from a bucket.
 const oneRequest = float64(limit.TokenGrains)
 
+// rateShare is what a pool of a rate has in place of slots: its node's part of the rate, as a
+// bucket, and what is drawn from it. The pool's lock guards it.
+type rateShare struct {
+	bucket    bucket
+	draws     drawMeter
+	flowing   hungryFlows
+	keptAt    time.Duration // of bytes: when something was kept last
+	shortAt   time.Duration // of bytes: since when the node has had none, and wants some, of a limit that only reports
+	said      int64         // the units in use that the leader was told of
+	saidFlows int64         // and of how many flows
+	otherAt   time.Duration // when another node has a token, as the last answer said; 0: it did not say
+	dueIndex  int           // among those that wait for time to pass
+}
+
 // unit is how many shares make one unit of a rate. Needs the pool's lock.
 func (p *pool) unit() int64 { return p.limit.UnitShares(p.key.Resource) }
 
@@ -51,9 +65,11 @@ func (p *pool) leaveBucket(now time.Duration, k int64) {
 // lose forgets what was granted: the session that held it is over. Needs the pool's lock.
 func (p *pool) lose() {
 	p.granted, p.releasing, p.leaving, p.kept = 0, 0, 0, 0
-	p.bucket = bucket{at: p.bucket.at, life: p.bucket.life}
-	p.bucket.void()
 	p.lost++
+	if p.key.Resource.IsRate() {
+		p.bucket = bucket{at: p.bucket.at, life: p.bucket.life}
+		p.bucket.void()
+	}
 }
 
 // drawn notes what was taken. Needs the pool's lock.

@@ -202,11 +202,17 @@ func TestManyClients(t *testing.T) {
 	}
 }
 
-// All clients come at once: none is remembered ten minutes later.
+// All clients come at once, so that slots of each are held: none is remembered ten minutes later.
 func TestClientsAtOnceAreForgotten(t *testing.T) {
 	x := newManyNames(t, scopeLimit(t, limit.ScopeClient, "*", 20))
+	before := heapSize()
 	for i := range clients {
 		x.client(i)
+	}
+	each := (heapSize() - before) / clients
+	t.Logf("%d clients at once: %d B for each", clients, each)
+	if each > perHeldClient {
+		t.Errorf("%d B for each client, want at most %d", each, perHeldClient)
 	}
 	x.pass(forgetAfter + 2*forgetAfter/looksToForget)
 	if n := len(x.n.all); n != 0 {

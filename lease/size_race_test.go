@@ -11,7 +11,8 @@ const (
 	heldKeys = 20_000
 	clients  = 40_000
 	// What is allocated takes more memory then.
-	perClient = 1500
+	perClient     = 1500
+	perHeldClient = 3000
 	// The same work takes more processor time, too.
 	longestStall = 150 * time.Millisecond
 )

@@ -242,7 +242,10 @@ func (p *nodeScript) take(s *limit.Subject) {
 // checkBuckets: whatever the leader says, a bucket holds between nothing and its size.
 func (p *nodeScript) checkBuckets() {
 	for _, pool := range p.n.all {
-		if b := pool.bucket; pool.key.Resource.IsRate() && (b.level < -slack || b.level > b.size || b.size > float64(pool.limit.BurstGrains(pool.key.Resource))) {
+		if !pool.key.Resource.IsRate() {
+			continue
+		}
+		if b := pool.bucket; b.level < -slack || b.level > b.size || b.size > float64(pool.limit.BurstGrains(pool.key.Resource)) {
 			p.t.Fatalf("the bucket of %s holds %v of %v", pool.key, b.level, b.size)
 		}
 	}
