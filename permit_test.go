@@ -320,7 +320,7 @@ func TestNoPermitBeforeTheLimitsAreKnown(t *testing.T) {
 // A node that has lost its cluster loses its permits, and admits only what has no limit.
 func TestFencedPermitIsLost(t *testing.T) {
 	t.Parallel()
-	ttl := func(c *config.Config) { c.Lease.TTL = time.Second }
+	ttl := func(c *config.Config) { c.Lease.TTL = 3 * time.Second }
 	limits := []weir.Limit{weir.KeyLimit("k", 1)}
 	server := start(t, weir.Config{Name: "server", Limits: limits, Settings: ttl, Cluster: &weir.Cluster{
 		DataDir: t.TempDir(), RPC: "127.0.0.1:0", Gossip: "127.0.0.1:0",
