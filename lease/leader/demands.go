@@ -55,6 +55,7 @@ type demand struct {
 	owed       time.Duration // slot-time that it had less (or, below 0, more) than its fair share of, while slots were short
 	idleSince  time.Duration // has held a slot without a use since
 	quietSince time.Duration // has used nothing, and nothing has waited, since
+	most       int64         // that it has used since it was quiet before
 	extraSince time.Duration // has held more than its share since; 0: does not
 	grantedAt  time.Duration // was granted a slot last
 	tokenAt    time.Duration // of a rate of requests: the node's units have a token then; 0: unknown
@@ -155,7 +156,10 @@ func (a *Allocator) update(now time.Duration, conn uint64, u *leasepb.Update) {
 		}
 		switch {
 		case d.inUse+d.waiting > 0:
-			d.quietSince = 0
+			if d.quietSince != 0 {
+				d.most = 0
+			}
+			d.quietSince, d.most = 0, max(d.most, d.inUse)
 		case d.quietSince == 0:
 			d.quietSince = now
 		}

@@ -256,6 +256,32 @@ func TestRateFollowsDemand(t *testing.T) {
 	})
 }
 
+// The same where demand comes and goes: from a second after each move nearly all is used, also where
+// a node missed its last unit before.
+func TestRateFollowsDemandToAndFro(t *testing.T) {
+	for _, c := range []struct {
+		burst int64
+		stays time.Duration
+	}{{5, 4 * time.Second}, {6, 4 * time.Second}, {10, 4 * time.Second}, {10, 7 * time.Second}, {20, 4 * time.Second}, {50, 4 * time.Second}} {
+		for nodes := 2; nodes <= 3; nodes++ {
+			t.Run(fmt.Sprint(c.burst, " every ", c.stays, " over ", nodes), func(t *testing.T) {
+				w := newRateWorld(t, nodes, rateLimit(t, "50/s", c.burst))
+				w.nodes[0].pace = -1
+				w.run(10 * time.Second)
+				for i := range 20 {
+					from, to := w.nodes[i%nodes], w.nodes[(i+1)%nodes]
+					from.pace, from.waiting, to.pace = 0, 0, -1
+					w.run(time.Second)
+					_, sum, _ := w.taken(c.stays - time.Second)
+					if used := w.used(sum+1, c.stays-time.Second); used < 0.95 {
+						t.Errorf("%.3f of the rate is used after move %d", used, i)
+					}
+				}
+			})
+		}
+	}
+}
+
 // lead lets the leader do what it would do now.
 func (w *rateWorld) lead() {
 	w.alloc.Tick(w.now)

@@ -22,8 +22,10 @@ const (
 	// spareFor is how long a node that draws from a rate keeps a little more than it draws, while
 	// others wait.
 	spareFor = 3 * time.Second
-	// sparedPart bounds the last units that stay: one in so many.
+	// sparedPart bounds the last units that stay: one in so many. Of a node that used more than one
+	// before, movedPart: its demand has rather moved, and others must soon have nearly all.
 	sparedPart = 5
+	movedPart  = 20
 )
 
 // noteFetch notes where all units are fetched from a node that draws nothing.
@@ -67,7 +69,14 @@ func (p *keyPlan) spare(r *row) {
 		r.says.inUse = r.says.held
 		p.a.wakeAt(p.c, until)
 	}
-	if g.patience == 0 || r.held == 0 || r.says.held == 0 || r.says.inUse+r.says.waiting > 0 || (p.spared+1)*sparedPart > p.capacity {
+	if g.patience == 0 || r.held == 0 || r.says.held == 0 || r.says.inUse+r.says.waiting > 0 {
+		return
+	}
+	part := int64(sparedPart)
+	if r.d.most > p.unit {
+		part = movedPart
+	}
+	if (p.spared+1)*part > p.capacity {
 		return
 	}
 	if until := r.d.quietSince + g.patience; p.now < until {
