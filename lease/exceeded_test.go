@@ -127,3 +127,37 @@ func TestExceededBandwidthIsNoted(t *testing.T) {
 		}
 	}
 }
+
+// A node without units asks for some while bytes pass a limit that only reports. What passes
+// meanwhile counts as held back from where all units together could not have let it through: a
+// short burst is over before any of them is there.
+func TestBurstAboveAReportedBandwidthCounts(t *testing.T) {
+	l := pacedAt(t, 1_000_000, 64<<10)
+	l.Report = true
+	m, clock := meterNode(t, nil, l)
+	for burst := range 3 {
+		f := newTestFlow(m, &limit.Subject{Host: to(t, "up")})
+		var counted []int
+		for piece := range 20 {
+			if n := f.Take(4096); n != 4096 {
+				t.Fatalf("%d of 4096 bytes", n)
+			}
+			if times, _ := m.node.exceeded.take(); times[upDownload[0]] > 0 {
+				counted = append(counted, piece)
+			}
+			if piece == 9 { // 10,000 bytes come: two pieces more
+				m.pass(clock, 10*time.Millisecond)
+			}
+			if piece == 10 { // not all of it was moved
+				f.Put(4096)
+			}
+		}
+		if fmt.Sprint(counted) != fmt.Sprint([]int{19}) {
+			t.Errorf("of burst %d, pieces %v are noted", burst, counted)
+		}
+		f.End()
+		for range 8 {
+			m.pass(clock, time.Second)
+		}
+	}
+}

@@ -364,7 +364,7 @@ func (f *Meter) takeFrom(now time.Duration, i int, bytes float64) {
 	p := f.pools[i]
 	p.kept -= f.kept[i].in(p)
 	f.kept[i] = keptPiece{}
-	f.exceeds[i] = f.back[i].pool == nil && p.exceed(now)
+	f.exceeds[i] = f.back[i].pool == nil && p.exceed(now, bytes)
 	if !p.capped() {
 		return
 	}
@@ -385,17 +385,22 @@ func (f *Meter) takeFrom(now time.Duration, i int, bytes float64) {
 const patientFor = time.Second
 
 // exceed counts a piece that a limit which only reports would have held up, and reports whether it
-// did. Where the node has no units, it has yet to ask for some, or to get them. Needs the pool's
-// lock.
-func (p *pool) exceed(now time.Duration) (counts bool) {
+// did. Where the node has no units, it has yet to ask for some, or to get them: until then only
+// what all units together could not have let through counts. Needs the pool's lock.
+func (p *pool) exceed(now time.Duration, bytes float64) (counts bool) {
 	if !p.capped() {
 		return false
 	}
 	p.exceeded = p.leased() && p.refused[0] == 0
-	if p.granted == 0 && p.refused == [2]int64{} {
-		p.shortAt = now
+	if p.granted == 0 {
+		if p.refused == [2]int64{} {
+			p.shortAt, p.uncovered = now, 0
+		}
+		p.uncovered += bytes
 	}
-	if counts = p.granted > 0 || now-p.shortAt >= patientFor; counts {
+	r := p.key.Resource
+	most := float64(p.limit.BurstGrains(r)) + p.limit.PerSecond(r)*(now-p.shortAt).Seconds()
+	if counts = p.granted > 0 || now-p.shortAt >= patientFor || p.uncovered > most; counts {
 		p.wouldReject++
 	}
 	return counts
@@ -431,6 +436,7 @@ func (r *from) giveBack(now time.Duration, bytes float64) {
 		defer p.mu.Unlock()
 		p.admitted -= uint64(bytes)
 		p.draws.exceed(now, -bytes)
+		p.uncovered = max(p.uncovered-bytes, 0)
 		return
 	}
 	if r.pool == nil {

@@ -19,6 +19,7 @@ type rateShare struct {
 	flowing   hungryFlows
 	keptAt    time.Duration // of bytes: when something was kept last
 	shortAt   time.Duration // of bytes: since when the node has had none, and wants some, of a limit that only reports
+	uncovered float64       // what has passed since
 	said      int64         // the units in use that the leader was told of
 	saidFlows int64         // and of how many flows
 	otherAt   time.Duration // when another node has a token, as the last answer said; 0: it did not say
