@@ -2,6 +2,7 @@ package weir
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -14,16 +15,31 @@ import (
 func (n *Node) Name() string { return n.name() }
 
 // Ready waits until the node has a live session with its cluster, so that it can admit what is
-// limited. It returns early with an error when ctx ends, or when the node must stop.
+// limited. It returns early with an error when ctx ends, or when the node must stop: it wraps the
+// context's error and its cause, or [Node.Err].
 func (n *Node) Ready(ctx context.Context) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	stop := context.AfterFunc(n.must, func() { cancel(n.Err()) })
+	wait, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(n.must, cancel)
 	defer stop()
-	if err := n.manager.WaitLive(ctx); err != nil {
-		return fmt.Errorf("%s has no session with its cluster yet: %w", n.name(), context.Cause(ctx))
+	if n.manager.WaitLive(wait) == nil {
+		return nil
 	}
-	return nil
+	why := n.Err()
+	if why == nil {
+		why = whyEnded(ctx)
+	}
+	return fmt.Errorf("%s has no session with its cluster yet: %w", n.name(), why)
+}
+
+// whyEnded is the error of a context that has ended, and its cause where that is another one:
+// errors.Is finds both.
+func whyEnded(ctx context.Context) error {
+	err, cause := ctx.Err(), context.Cause(ctx)
+	if errors.Is(cause, err) {
+		return cause
+	}
+	return fmt.Errorf("%w: %w", err, cause)
 }
 
 // ProxyURL returns the URL of the node's proxy, for [http.ProxyURL] or HTTPS_PROXY; nil without a

@@ -168,8 +168,8 @@ type inProcess struct{ node *Node }
 
 // RoundTrip implements [http.RoundTripper].
 func (t inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
-	if err := r.Context().Err(); err != nil {
-		return nil, err
+	if r.Context().Err() != nil {
+		return nil, whyEnded(r.Context())
 	}
 	r = r.Clone(r.Context())
 	if r.Body == nil {
@@ -179,8 +179,8 @@ func (t inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 	r.RemoteAddr = "in process"
 	answer := &answer{header: http.Header{}, status: http.StatusOK}
 	t.node.api.InProcess().ServeHTTP(answer, r)
-	if err := context.Cause(r.Context()); err != nil {
-		return nil, err
+	if r.Context().Err() != nil {
+		return nil, whyEnded(r.Context())
 	}
 	return &http.Response{
 		Status: http.StatusText(answer.status), StatusCode: answer.status, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,

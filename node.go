@@ -81,7 +81,7 @@ type Node struct {
 }
 
 // StartFrom starts a node with settings in the config file's form. If ctx has ended, nothing is
-// started.
+// started, and the error wraps the context's and its cause.
 func StartFrom(ctx context.Context, s Source) (*Node, error) {
 	cfg := s.Config
 	n := &Node{source: s, log: s.Log, started: time.Now(), events: server.NewEventLog(cfg.Name)}
@@ -95,7 +95,7 @@ func StartFrom(ctx context.Context, s Source) (*Node, error) {
 		return nil, errors.Join(err, n.abandon())
 	}
 	if ctx.Err() != nil {
-		return nil, errors.Join(context.Cause(ctx), n.abandon())
+		return nil, errors.Join(whyEnded(ctx), n.abandon())
 	}
 	if err := n.begin(); err != nil {
 		return nil, errors.Join(err, n.abandon())
