@@ -233,6 +233,10 @@ var ErrLeave = errors.New("asked to leave the cluster")
 // ErrClosed is the error of a node after its Close.
 var ErrClosed = errors.New("the node is closed")
 
+// ErrDataDirInUse is wrapped by the error of a [Start] whose data directory another node has, of
+// this process or another one. The text says which.
+var ErrDataDirInUse = cluster.ErrDataDirInUse
+
 // Done returns a channel that is closed when the node must stop: because one of its parts has
 // failed, or it was asked through the API to leave its cluster. Err tells why. The node still needs
 // its Close.

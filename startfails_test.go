@@ -133,3 +133,20 @@ func TestAFailedStartLeavesNothing(t *testing.T) {
 		})
 	}
 }
+
+// Of two nodes with one data directory in a process, the second is told so, and can have it once
+// the first is closed.
+func TestTwoNodesWithOneDataDir(t *testing.T) {
+	t.Parallel()
+	c := weir.Config{Name: "node", Cluster: &weir.Cluster{DataDir: t.TempDir(), RPC: "127.0.0.1:0", Gossip: "127.0.0.1:0"}}
+	first := start(t, c)
+	n, err := weir.Start(t.Context(), c)
+	if n != nil || !errors.Is(err, weir.ErrDataDirInUse) ||
+		!strings.Contains(err.Error(), "is in use by another node of this process: close that one") || strings.Contains(err.Error(), "\n") {
+		t.Errorf("started: %t, %v", n != nil, err)
+	}
+	if err := first.Close(ended()); err != nil {
+		t.Fatal(err)
+	}
+	start(t, c)
+}

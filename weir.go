@@ -78,8 +78,9 @@ type Config struct {
 // Cluster is a node's part in a cluster. Config.Settings has the rest: TLS, gossip keys, the
 // addresses that others dial.
 type Cluster struct {
-	// DataDir has the Raft log and the node's identity; locked while the node runs. A server needs
-	// one. Without one, a node must wait, when it starts again, until its former session has expired.
+	// DataDir has the Raft log and the node's identity; locked while the node runs, also for other
+	// nodes of the process: see [ErrDataDirInUse]. A server needs one. Without one, a node must wait,
+	// when it starts again, until its former session has expired.
 	DataDir string
 	// Role is [config.RoleServer] or [config.RoleProxy]; "" is a server. Servers hold Raft state and
 	// vote: run three or five. A node with role proxy holds none, and leases from them.
@@ -135,7 +136,7 @@ func (e *ConfigError) Error() string {
 }
 
 // Start starts a node. ctx is for the start alone: [Node.Close] ends the node. A Config that can't
-// be is a [*ConfigError].
+// be is a [*ConfigError]; a data directory that another node has is an [ErrDataDirInUse].
 //
 // A node that is alone is ready when Start returns. For a member of a cluster, Start waits for no
 // other node: [Node.Ready] does.

@@ -69,8 +69,7 @@ func OpenDataDir(path, name string) (*DataDir, error) {
 		return nil, fmt.Errorf("data_dir %q can't be locked: %w", path, err)
 	}
 	if !locked {
-		return nil, fmt.Errorf("data_dir %q is in use by another process%s: stop that one, or give this node a data_dir of its own",
-			path, lockHolder(path))
+		return nil, &inUseError{fmt.Sprintf("data_dir %q is in use by %s, or give this node a data_dir of its own", path, lockHolder(path))}
 	}
 	d := &DataDir{path: path, lock: lock, moved: moved}
 	if err := d.load(name); err != nil {
@@ -200,22 +199,30 @@ func (d *DataDir) write(id identity) error {
 	return nil
 }
 
-// writePID stores the process id of the lock's holder, for the error that a second process prints.
-// It may fail without harm.
+// thisProcess tells this process from others that have its id, as those of other containers may.
+var thisProcess = rand.Text()
+
+// writePID stores the process id of the lock's holder, and which process that is, for the error of
+// a second node. It may fail without harm.
 func (d *DataDir) writePID() {
-	_ = os.WriteFile(filepath.Join(d.path, lockFile), []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600)
+	_ = os.WriteFile(filepath.Join(d.path, lockFile), fmt.Appendf(nil, "%d\n%s\n", os.Getpid(), thisProcess), 0o600)
 }
 
+// lockHolder says who holds the lock, and what to do about that.
 func lockHolder(path string) string {
 	raw, err := readBounded(filepath.Join(path, lockFile), 64)
 	if err != nil {
-		return ""
+		return "another process: stop that one"
 	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(raw)))
-	if err != nil || pid <= 0 {
-		return ""
+	id, process, _ := strings.Cut(string(raw), "\n")
+	pid, err := strconv.Atoi(strings.TrimSpace(id))
+	switch {
+	case strings.TrimSpace(process) == thisProcess:
+		return "another node of this process: close that one"
+	case err != nil || pid <= 0:
+		return "another process: stop that one"
 	}
-	return fmt.Sprintf(" (pid %d)", pid)
+	return fmt.Sprintf("another process (pid %d): stop that one", pid)
 }
 
 func readBounded(path string, limit int64) ([]byte, error) {

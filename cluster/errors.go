@@ -40,7 +40,15 @@ var (
 	ErrOtherCluster = handshake.ErrOtherCluster
 	// ErrNameTaken says that another live process has this node's name.
 	ErrNameTaken = errors.New("the node name is taken")
+	// ErrDataDirInUse says that another node has the data directory, of this process or another one.
+	ErrDataDirInUse = errors.New("data_dir is in use")
 )
+
+// inUseError says who has a data directory.
+type inUseError struct{ what string }
+
+func (e *inUseError) Error() string { return e.what }
+func (e *inUseError) Unwrap() error { return ErrDataDirInUse }
 
 type outcomeError struct{ what string }
 

@@ -195,7 +195,7 @@ func TestAFailedStartLeavesNothing(t *testing.T) {
 				must(t, err)
 				return func() { must(t, db.Close()) }
 			},
-			want: "is in use by another process: stop that one",
+			want: "is in use by another process: stop that one", is: ErrDataDirInUse,
 		},
 		"the log is damaged": {
 			spoil: func(t *testing.T, path, _, _ string) func() {

@@ -197,7 +197,7 @@ func trapped(f func() error) (err error) {
 // damaged explains why Raft's state can't be used.
 func damaged(dir *DataDir, path string, err error) error {
 	if errors.Is(err, bbolterrors.ErrTimeout) {
-		return fmt.Errorf("the Raft log in %s is in use by another process: stop that one, or give this node a data_dir of its own", dir.Path())
+		return &inUseError{fmt.Sprintf("the Raft log in %s is in use by another process: stop that one, or give this node a data_dir of its own", dir.Path())}
 	}
 	return fmt.Errorf("the Raft state %s is damaged (%w): remove %s as a whole and start this node again: it joins as a new server "+
 		"and copies the state from the others (if there are no others, put back a copy of the directory)", path, err, dir.Path())

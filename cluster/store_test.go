@@ -3,6 +3,7 @@ package cluster
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,9 +28,23 @@ func TestDataDirIsOneProcessAndOneName(t *testing.T) {
 	if len(d.Identity()) != 32 || handshake.NameOf(d.ServerID()) != "a" || d.ServerID() != "a."+d.Identity()[:16] {
 		t.Errorf("identity %q, server id %q", d.Identity(), d.ServerID())
 	}
-	_, err = OpenDataDir(path, "a")
-	if err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "pid") || strings.Contains(err.Error(), "\n") {
-		t.Errorf("a directory in use: %v", err)
+	// The id alone does not tell: in another container, another process may have this one's.
+	lock, ours := filepath.Join(path, lockFile), fmt.Sprintf("%d\n%s\n", os.Getpid(), thisProcess)
+	if raw, err := os.ReadFile(lock); err != nil || string(raw) != ours {
+		t.Errorf("the lock file has %q, %v", raw, err)
+	}
+	for content, want := range map[string]string{
+		ours: "another node of this process: close that one,",
+		fmt.Sprintf("%d\nANOTHER\n", os.Getpid()): fmt.Sprintf("another process (pid %d): stop that one,", os.Getpid()),
+		"17\n": "another process (pid 17): stop that one,",
+		"":     "another process: stop that one,",
+	} {
+		overwrite(t, lock, []byte(content))
+		_, err = OpenDataDir(path, "a")
+		want = fmt.Sprintf("data_dir %q is in use by %s or give this node a data_dir of its own", path, want)
+		if !errors.Is(err, ErrDataDirInUse) || err.Error() != want {
+			t.Errorf("a directory in use: %v; want %s", err, want)
+		}
 	}
 	if err := d.update(func(id *identity) { id.Cluster = "c" }); err != nil {
 		t.Fatal(err)
