@@ -291,7 +291,7 @@ func testHijackedRequests(t *testing.T, outer func(http.Handler) http.Handler) {
 	eventually(t, "it is freed", func() bool { return l.Stats().Requests.Open == 0 })
 }
 
-// TestHandlersWriter can do what the server's own can.
+// TestHandlersWriter: it can do what the server's own exports.
 func TestHandlersWriter(t *testing.T) {
 	l := newLimiter(t, Config{})
 	for kind, hijacks := range map[string]bool{"http": true, "h2": false} {

@@ -47,7 +47,8 @@ func (h *hijack) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return counted, rw, nil
 }
 
-// writer is what a handler gets in place of net/http's own writer, with all that it can do.
+// writer is what a handler gets in place of net/http's own writer, with all that this one exports.
+// http.MaxBytesReader calls an unexported method to close the connection: no wrapper can have that.
 type writer struct {
 	fullWriter
 	hijack *hijack
