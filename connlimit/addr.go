@@ -10,7 +10,10 @@ import (
 // addrOf returns the address that conn is from, unmapped, or the zero Addr if it has none. Where a
 // wrapper does not know, what it wraps is asked.
 func addrOf(conn net.Conn) netip.Addr {
-	for conn != nil {
+	for range 16 { // as in innermost
+		if conn == nil {
+			break
+		}
 		if a := conn.RemoteAddr(); a != nil {
 			return netAddr(a)
 		}
