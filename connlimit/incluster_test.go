@@ -58,3 +58,30 @@ func TestClusterExemptsProxies(t *testing.T) {
 		t.Errorf("the cluster was asked for %q; want %q", f.asked, want)
 	}
 }
+
+// closeCounter counts how often it is closed.
+type closeCounter struct {
+	net.Conn
+	closes int
+}
+
+func (c *closeCounter) RemoteAddr() net.Addr { return from("192.0.2.1").RemoteAddr() }
+func (c *closeCounter) Close() error         { c.closes++; return nil }
+
+// TestClusterLosesNothingAfterTheEnd: a cluster may say late that a slot is lost. If it was given
+// back before, nothing is lost, and the connection, which may be another's by now, is left alone.
+func TestClusterLosesNothingAfterTheEnd(t *testing.T) {
+	f := &fleet{slots: 1}
+	l := newLimiter(t, clustered(f, Limits{}))
+	c := &closeCounter{}
+	admit(t, l, c).Free()
+	f.lose()
+	if s := l.Stats().Connections; s.Lost != 0 || c.closes != 0 {
+		t.Errorf("%+v, closed %d times; want none lost, and the connection left alone", s, c.closes)
+	}
+	admit(t, l, c)
+	f.lose()
+	if s := l.Stats().Connections; s.Lost != 1 || c.closes != 1 {
+		t.Errorf("%+v, closed %d times; want one lost, and its connection closed", s, c.closes)
+	}
+}

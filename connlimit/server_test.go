@@ -95,6 +95,13 @@ func TestGuard(t *testing.T) {
 					t.Errorf("%d, after %q: %q; want 429, after 1: %q", status, after, body, want)
 				}
 			}
+			keeping := dial(t, s.Listener.Addr()) // unlike those clients, it does not ask for the end
+			if kind != "http" {
+				keeping = insecure(keeping)
+			}
+			if resp := answered(t, keeping); resp.StatusCode != 429 || !resp.Close {
+				t.Errorf("%s, closes: %v; want 429, and its connection closed", resp.Status, resp.Close)
+			}
 			close(g.opened)
 			wg.Wait()
 			s.CloseClientConnections()
