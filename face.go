@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 
+	"github.com/weirproxy/weir/api"
 	"github.com/weirproxy/weir/limit"
 )
 
@@ -42,15 +43,19 @@ func whyEnded(ctx context.Context) error {
 	return fmt.Errorf("%w: %w", err, cause)
 }
 
-// ProxyURL returns the URL of the node's proxy, for [http.ProxyURL] or HTTPS_PROXY; nil without a
-// proxy. If it listens on all addresses, the URL is on loopback.
+// ProxyURL returns the URL of the node's proxy, for [http.ProxyURL] or HTTPS_PROXY. If it listens
+// on all addresses, the URL is on loopback. If it speaks SOCKS5 only (Proxy.Protocols), it is a
+// socks5h:// URL, which [http.Transport] takes.
+//
+// It is nil without a proxy, and also if the proxy speaks SOCKS5 inside TLS only, which no URL can
+// say. Look before you use it: with [http.ProxyURL](nil), clients connect directly.
 func (n *Node) ProxyURL() *url.URL {
 	if len(n.proxyListeners) == 0 {
 		return nil
 	}
-	scheme := "http"
-	if n.certs.proxy != nil {
-		scheme = "https"
+	scheme := api.ProxyScheme(n.cfg.Load().Proxy.Protocols, n.certs.proxy != nil)
+	if scheme == "" {
+		return nil
 	}
 	return &url.URL{Scheme: scheme, Host: dialled(n.proxyListeners[0])}
 }

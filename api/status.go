@@ -1,6 +1,9 @@
 package api
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Status answers GET /v1/status: this node, and its view of the cluster.
 type Status struct {
@@ -39,6 +42,21 @@ type Status struct {
 	DiskFull bool `json:"disk_full"`
 	// DiskStalled: the present write to the node's log takes too long.
 	DiskStalled bool `json:"disk_stalled"`
+}
+
+// ProxyScheme returns the scheme of the URL of a proxy that speaks these protocols: with HTTP it is
+// http or https, without it socks5h. It is "" for SOCKS5 inside TLS only, which no URL can say. No
+// protocol at all is what old nodes report, which speak HTTP.
+func ProxyScheme[P ~string](protocols []P, tls bool) string {
+	switch socksOnly := len(protocols) > 0 && !slices.Contains(protocols, "http"); {
+	case socksOnly && tls:
+		return ""
+	case socksOnly:
+		return "socks5h"
+	case tls:
+		return "https"
+	}
+	return "http"
 }
 
 // ResolvingClient is a client that asks for addresses over SOCKS5.

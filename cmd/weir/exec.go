@@ -117,14 +117,9 @@ func proxyURL(cmd *cobra.Command, c *api.Client, given string) (*url.URL, error)
 			host = u.Hostname()
 		}
 	}
-	scheme := "http"
-	switch socksOnly := len(st.ProxyProtocols) > 0 && !slices.Contains(st.ProxyProtocols, "http"); {
-	case socksOnly && st.ProxyTLS:
+	scheme := api.ProxyScheme(st.ProxyProtocols, st.ProxyTLS)
+	if scheme == "" {
 		return nil, fmt.Errorf("the proxy of %s speaks SOCKS5 inside TLS only, which no variable can say: set --proxy or WEIR_PROXY to another node, or proxy.protocols to [\"http\", \"socks5\"]", st.Node)
-	case socksOnly:
-		scheme = "socks5h"
-	case st.ProxyTLS:
-		scheme = "https"
 	}
 	return &url.URL{Scheme: scheme, Host: net.JoinHostPort(host, port)}, nil
 }
