@@ -63,7 +63,7 @@ test: needs unit e2e ## run the tests, but for those of make long, with the race
 
 unit: # all tests but the end-to-end ones
 	$(GO) test -race -parallel 4 $(UNIT) # most of them wait
-	$(GO) test -run '^TestStackOfATunnel$$' ./proxy # whose frames are larger under the race detector
+	$(GO) test -run '^Test(StackOfATunnel|SOCKSAllocatesAsCONNECT)$$' ./proxy # under the race detector, frames are larger, and pools lose at random
 	$(GO) test -run '^TestAloneIsReadyAtOnce$$' . # which takes the time
 	$(GO) test ./lease/leasetest # one goroutine: more seeds, and every rule broken, in the time that the race detector would take
 

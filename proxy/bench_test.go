@@ -14,7 +14,7 @@ import (
 )
 
 // benchServer is a proxy whose admitter has no limit, and an echoing upstream.
-func benchServer(b *testing.B) (proxyAddr, upstreamAddr string) {
+func benchServer(b testing.TB) (proxyAddr, upstreamAddr string) {
 	b.Helper()
 	up, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -70,45 +70,61 @@ func BenchmarkChurnByName(b *testing.B) {
 }
 
 func churn(b *testing.B, proxy, up string) {
-	head := []byte("CONNECT " + up + " HTTP/1.1\r\nHost: " + up + "\r\n\r\n")
-	buf := make([]byte, len(established))
+	once := byCONNECT(b, proxy, up)
 	b.ReportAllocs()
 	for b.Loop() {
-		c, err := net.Dial("tcp", proxy)
-		if err != nil {
-			b.Fatal(err)
-		}
-		c.Write(head)
-		io.ReadFull(c, buf)
-		c.Write(buf[:8])
-		io.ReadFull(c, buf[:8])
-		c.(*net.TCPConn).CloseWrite()
-		c.Read(buf)
-		c.Close()
+		once()
 	}
 }
 
 // The same by SOCKS5: two round trips before the tunnel is open.
 func BenchmarkChurnSOCKS5(b *testing.B) {
 	proxy, up := benchServer(b)
-	ask := []byte(socksAsk(up))
-	buf := make([]byte, 10)
+	once := bySOCKS5(b, proxy, up)
 	b.ReportAllocs()
 	for b.Loop() {
-		c, err := net.Dial("tcp", proxy)
-		if err != nil {
-			b.Fatal(err)
-		}
-		io.WriteString(c, socksHello)
-		io.ReadFull(c, buf[:2])
-		c.Write(ask)
-		io.ReadFull(c, buf)
-		c.Write(buf[:8])
-		io.ReadFull(c, buf[:8])
-		c.(*net.TCPConn).CloseWrite()
-		c.Read(buf)
-		c.Close()
+		once()
 	}
+}
+
+// byCONNECT returns a function that makes one connection.
+func byCONNECT(tb testing.TB, proxy, up string) func() {
+	head := []byte("CONNECT " + up + " HTTP/1.1\r\nHost: " + up + "\r\n\r\n")
+	buf := make([]byte, len(established))
+	return func() {
+		once(tb, proxy, buf, func(c net.Conn) {
+			c.Write(head)
+			io.ReadFull(c, buf)
+		})
+	}
+}
+
+// bySOCKS5 is byCONNECT for SOCKS5.
+func bySOCKS5(tb testing.TB, proxy, up string) func() {
+	hello, ask := []byte(socksHello), []byte(socksAsk(up))
+	buf := make([]byte, 10)
+	return func() {
+		once(tb, proxy, buf, func(c net.Conn) {
+			c.Write(hello)
+			io.ReadFull(c, buf[:2])
+			c.Write(ask)
+			io.ReadFull(c, buf)
+		})
+	}
+}
+
+// once makes one connection, in which open opens the tunnel.
+func once(tb testing.TB, proxy string, buf []byte, open func(net.Conn)) {
+	c, err := net.Dial("tcp", proxy)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	open(c)
+	c.Write(buf[:8])
+	io.ReadFull(c, buf[:8])
+	c.(*net.TCPConn).CloseWrite()
+	c.Read(buf)
+	c.Close()
 }
 
 // A few bytes to the upstream and back, in an open tunnel.
