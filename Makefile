@@ -75,9 +75,10 @@ partitions: needs ## cut real nodes off from each other; needs root (COUNT=10: t
 	@[ "$$(id -u)" = 0 ] || { echo "*** NOT TESTED: partitions need root ***" >&2; exit 1; }
 	$(GO) test -race -v -run '^TestPartition' -parallel 4 -count $(COUNT) -timeout $$(($(COUNT) * 5 + 5))m ./e2e
 
-long: needs ## run the long tests: what other systems have instead of some of Linux's calls, sick disks, clocks and networks, upgrades, ROUNDS_LONG (10) rounds of two clusters and of limits of every kind under faults, SEEDS_LONG seeds of the simulation
+long: needs ## run the long tests: what other systems have instead of some of Linux's calls, 1,000,000 made-up SOCKS5 handshakes, sick disks, clocks and networks, upgrades, ROUNDS_LONG (10) rounds of two clusters and of limits of every kind under faults, SEEDS_LONG seeds of the simulation
 	@[ "$$(id -u)" = 0 ] || echo "*** NOT TESTED: partitions, disks and namespaces need root ***" >&2
 	$(GO) test -race -tags portable ./proxy ./proxy/sock
+	$(GO) test -v -run '^TestSOCKSHandshakes$$' ./proxy -handshakes 1000000
 	WEIR_E2E_ROUNDS=$(ROUNDS_LONG) $(GO) test -race -v -run '$(LONG)' -parallel 4 -timeout 40m ./e2e
 	$(GO) test -v -run '$(ALONE)' ./e2e
 	$(GO) run ./lease/leasetest/sim -seeds $(SEEDS_LONG) -first $(FIRST_LONG)

@@ -111,7 +111,7 @@ func openDescriptors(t *testing.T) int {
 }
 
 // Whatever clients send, and however they leave: each connection ends, nothing is held afterwards,
-// and the server goes on. -handshakes 1000000 takes some minutes.
+// and the server goes on. make long runs 1,000,000.
 func TestSOCKSHandshakes(t *testing.T) {
 	u := newUpstream(t, echo)
 	closed, err := net.Listen("tcp", "127.0.0.1:0")
