@@ -1,10 +1,13 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -115,8 +118,15 @@ func TestExplainIsRight(t *testing.T) {
 		c.nodes[i%3].http.must(t, http.StatusOK, "PUT", "/v1/limits", string(body), nil)
 		c.awaitSame(t, "/v1/limits")
 		var held []*load.Tunnel
-		for range 12 {
+		for j := range 12 {
 			n, h, w := c.nodes[rng.IntN(3)], e.hosts[rng.IntN(2)], e.workers[rng.IntN(3)]
+			if j%4 == 3 {
+				if compareExplainedSOCKS5(t, n, h.target, w, string(body)) {
+					admitted++
+				} else {
+					refused++
+				}
+			}
 			tunnel := compareExplained(t, n, h.target, w, string(body))
 			if t.Failed() {
 				return
@@ -163,6 +173,68 @@ func compareExplained(t *testing.T, n *node, target string, w *worker, table str
 		return nil
 	})
 	return tunnel
+}
+
+// compareExplainedSOCKS5 is compareExplained for SOCKS5, whose refusals name no limit. A tunnel that
+// is opened ends at once.
+func compareExplainedSOCKS5(t *testing.T, n *node, target string, w *worker, table string) (admitted bool) {
+	t.Helper()
+	eventually(t, 2*time.Second, "explain of node "+n.name+" is right of SOCKS5, under "+table, func() error {
+		says, err := n.http.explain(target, w.address)
+		if err != nil {
+			return err
+		}
+		reply, err := w.trySOCKS5(n, target)
+		if err != nil {
+			return err
+		}
+		admitted = reply == socksGranted
+		if says.Admitted != admitted || !admitted && reply != socksFailed && reply != socksBlocked {
+			return fmt.Errorf("%s to %s: it says %+v; the reply is %d", w.address, target, says, reply)
+		}
+		return nil
+	})
+	return admitted
+}
+
+// Replies of SOCKS5. A limit of 0 blocks.
+const (
+	socksGranted = 0
+	socksFailed  = 1
+	socksBlocked = 2
+)
+
+// trySOCKS5 asks for a tunnel by SOCKS5, ends it, and returns the reply.
+func (w *worker) trySOCKS5(n *node, target string) (reply byte, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	conn, err := w.caller.Dial(ctx, n.proxy)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = conn.Close() }()
+	deadline, _ := ctx.Deadline()
+	if err := conn.SetDeadline(deadline); err != nil {
+		return 0, err
+	}
+	message, err := socksMessage(target)
+	if err != nil {
+		return 0, err
+	}
+	if _, err := io.WriteString(conn, message); err != nil {
+		return 0, err
+	}
+	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+		return 0, err
+	}
+	answer, err := io.ReadAll(conn)
+	if err == nil && len(answer) < 4 {
+		err = fmt.Errorf("the answer is %q", answer)
+	}
+	if err != nil {
+		return 0, err
+	}
+	return answer[3], nil
 }
 
 // TestExplainSaysWhy: of each scope the limit that wins, under which name it counts, and why.

@@ -60,19 +60,28 @@ func portOf(t testing.TB, addr string) string {
 	return port
 }
 
-// socksDial opens a tunnel through the node's SOCKS5.
-func (n *node) socksDial(t testing.TB, target string) (*wire, string) {
-	t.Helper()
+// socksMessage is the greeting and the request for a tunnel to target, as a name.
+func socksMessage(target string) (string, error) {
 	host, port, err := net.SplitHostPort(target)
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
 	var number uint16
 	if _, err := fmt.Sscan(port, &number); err != nil {
+		return "", err
+	}
+	return "\x05\x01\x00\x05\x01\x00\x03" + string([]byte{byte(len(host))}) + host + string([]byte{byte(number >> 8), byte(number)}), nil
+}
+
+// socksDial opens a tunnel through the node's SOCKS5.
+func (n *node) socksDial(t testing.TB, target string) (*wire, string) {
+	t.Helper()
+	message, err := socksMessage(target)
+	if err != nil {
 		t.Fatal(err)
 	}
 	w := n.dialWire(t)
-	w.say(t, "\x05\x01\x00\x05\x01\x00\x03"+string([]byte{byte(len(host))})+host+string([]byte{byte(number >> 8), byte(number)}))
+	w.say(t, message)
 	eventually(t, wireWithin, "the reply", func() error {
 		if len(w.heard()) < 4 {
 			return errors.New("nothing yet")
