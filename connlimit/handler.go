@@ -24,8 +24,8 @@ import (
 // A refused request gets Config.ErrorHandler's answer. The default is 429 (503 where the server is
 // at its limit in all, or the cluster can't answer), Retry-After, and a line of text.
 //
-// Put http.MaxBytesHandler or http.MaxBytesReader around this handler, not into it: inside, it can't
-// close the connection of a request that is too large, because it needs net/http's own writer.
+// Put http.MaxBytesHandler or http.MaxBytesReader around this handler, not into it: inside, neither
+// can close the connection of a request that is too large, which takes net/http's own writer.
 //
 // With Config.ClusterRequests each request also holds a slot in the cluster. If that is lost, the
 // request's context ends with ErrLost, and a hijacked connection is closed.

@@ -175,8 +175,8 @@ func compareExplained(t *testing.T, n *node, target string, w *worker, table str
 	return tunnel
 }
 
-// compareExplainedSOCKS5 is compareExplained for SOCKS5, whose refusals name no limit. A tunnel that
-// is opened ends at once.
+// compareExplainedSOCKS5 is compareExplained for SOCKS5, whose refusals name no limit. It ends a
+// tunnel that is opened at once.
 func compareExplainedSOCKS5(t *testing.T, n *node, target string, w *worker, table string) (admitted bool) {
 	t.Helper()
 	eventually(t, 2*time.Second, "explain of node "+n.name+" is right of SOCKS5, under "+table, func() error {
