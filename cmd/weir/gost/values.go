@@ -38,7 +38,7 @@ func (c *converter) add(l limiter) {
 			if i+1 >= len(fields) {
 				break // the rate of output may be missing
 			}
-			if v, ok := c.value(r, fields[i+1], ln.at); ok {
+			if v, ok := c.value(slot{p, r}, fields[i+1], ln.at); ok {
 				own[slot{p, r}] = entry{value: v, at: ln.at}
 			}
 		}
@@ -87,17 +87,26 @@ type value struct {
 	rate limit.Rate
 }
 
+// without says what counts where a line's value is left out: GOST then goes on to the wider lines
+// that hold an address.
+func without(p limit.Pattern) string {
+	if p.Scope() == limit.ScopeClient && p.String() != "*" {
+		return "wider lines apply, if there are any"
+	}
+	return "there will be no cap"
+}
+
 // value reads a number as GOST does; false where GOST sets no limit, or none is possible here.
-func (c *converter) value(r limit.Resource, text string, at int) (v value, ok bool) {
+func (c *converter) value(s slot, text string, at int) (v value, ok bool) {
 	var err error
 	var positive bool
-	switch r {
+	switch s.resource {
 	case limit.Requests:
 		var f float64
 		f, err = strconv.ParseFloat(text, 64)
 		positive = f > 0
 		if err == nil && positive {
-			v.rate, err = c.rate(f, text, at)
+			v.rate, err = c.rate(s.pattern, f, text, at)
 			if err != nil {
 				return v, false // which has warned
 			}
@@ -107,19 +116,19 @@ func (c *converter) value(r limit.Resource, text string, at int) (v value, ok bo
 		n, err = strconv.Atoi(text)
 		v.n, positive = int64(n), n > 0
 		if v.n > limit.MaxConnections {
-			c.warnf(at, "%s connections are more than the %d that can be a limit here: there will be no cap", text, limit.MaxConnections)
+			c.warnf(at, "%s connections are more than the %d that can be a limit here: %s", text, limit.MaxConnections, without(s.pattern))
 			return v, false
 		}
 	default:
 		v.n, err = parseBytes(text)
 		positive = v.n > 0
 		if v.n > limit.MaxBandwidth {
-			c.warnf(at, "%s a second is more than the %s that can be a limit here: there will be no cap", text, limit.FormatBytes(limit.MaxBandwidth))
+			c.warnf(at, "%s a second is more than the %s that can be a limit here: %s", text, limit.FormatBytes(limit.MaxBandwidth), without(s.pattern))
 			return v, false
 		}
 	}
 	if err != nil {
-		c.warnf(at, "%q does not parse, which GOST takes for no limit: write what you mean (%s); there will be no cap", text, examples[r])
+		c.warnf(at, "%q does not parse, which GOST takes for no limit: write what you mean (%s); %s", text, examples[s.resource], without(s.pattern))
 		return v, false
 	}
 	return v, positive // GOST takes 0 and less for no limit
@@ -131,9 +140,9 @@ var examples = map[limit.Resource]string{
 }
 
 // rate is a number of requests a second, in the smallest unit of time that says it exactly.
-func (c *converter) rate(f float64, text string, at int) (limit.Rate, error) {
+func (c *converter) rate(p limit.Pattern, f float64, text string, at int) (limit.Rate, error) {
 	if math.IsNaN(f) || f > float64(limit.MaxRequests) {
-		c.warnf(at, "%s requests a second are more than the %d that can be a limit here: there will be no cap", text, limit.MaxRequests)
+		c.warnf(at, "%s requests a second are more than the %d that can be a limit here: %s", text, limit.MaxRequests, without(p))
 		return limit.Rate{}, limit.ErrInvalid
 	}
 	burst := int64(f) + 1 // as GOST has it
