@@ -23,7 +23,7 @@ func runOne(t *testing.T, cmd *cobra.Command, args ...string) (stdout, stderr st
 	var out, errs bytes.Buffer
 	cmd.SetOut(&out)
 	cmd.SetErr(&errs)
-	cmd.SetArgs(args)
+	cmd.SetArgs(append([]string{}, args...)) // of nil, cobra would take the test's own
 	cmd.SilenceUsage, cmd.SilenceErrors = true, true
 	err = cmd.Execute()
 	return out.String(), errs.String(), err
