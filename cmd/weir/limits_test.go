@@ -1,8 +1,6 @@
 package main
 
 import (
-	"fmt"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -116,48 +114,6 @@ func TestLimitsSetAgain(t *testing.T) {
 	f = newFakeAPI(t, map[string][]string{read: {"404|no such limit", first}, write: {"412|exists", `{"index":12,` + limitJSON[1:]}})
 	if code, _, stderr := f.weir(testProcess(), "limits", "set", "x.org", "--connections", "6"); code != 0 || f.headers[3].Get("If-Match") != `"7"` {
 		t.Errorf("one that is created meanwhile: exit %d %q, calls %q", code, stderr, f.asked)
-	}
-}
-
-// TestLimitsDeleteNamesFreedHosts: the hosts that have lost their cap are named, the busiest first.
-func TestLimitsDeleteNamesFreedHosts(t *testing.T) {
-	const hosts = "GET /v1/hosts?sort=in_use"
-	list := func(limit string, names ...string) string {
-		var b strings.Builder
-		for _, n := range append(names, "own.org") {
-			l := limit
-			if n == "own.org" {
-				l = "9"
-			}
-			fmt.Fprintf(&b, `,{"host":%q,"limit":%s,"in_use":1,"nodes":{}}`, n, l)
-		}
-		return `{"hosts":[` + b.String()[1:] + `,{"host":"free.org","limit":null,"nodes":{}}]}`
-	}
-	var many []string
-	for i := range 12 {
-		many = append(many, fmt.Sprintf("h%d.org", i))
-	}
-	for _, c := range []struct {
-		pattern, deleted string
-		hosts            []string
-		want             string
-	}{
-		{"*", `{"index":13,"scope":"host","pattern":"*"}`, []string{list("25", "b.org", "a.org"), list("null", "b.org", "a.org")},
-			"*: deleted (index 13)\nHosts without a limit of their own have no cap now.\nNo longer capped: b.org, a.org\n"},
-		{"*", `{"index":13,"scope":"host","pattern":"*"}`, []string{list("25", many...), list("null", many...)},
-			"*: deleted (index 13)\nHosts without a limit of their own have no cap now.\nNo longer capped: h0.org, h1.org, h2.org, h3.org, h4.org, h5.org, h6.org, h7.org, h8.org, h9.org, and 2 more\n"},
-		{"*", `{"index":13,"scope":"host","pattern":"*"}`, []string{list("25"), list("25")}, "*: deleted (index 13)\nHosts without a limit of their own have no cap now.\n"},
-		{"*", `{"index":13,"scope":"host","pattern":"*","uncovered":` + capless + `}`, []string{list("25", "a.org"), list("null", "a.org")},
-			"*: the config's limit applies again: no cap, shared\nNo longer capped: a.org\n"},
-		{"a.org", `{"index":13,"scope":"host","pattern":"a.org"}`, []string{list("5", "a.org"), list("null", "a.org")}, "a.org: deleted (index 13)\nNo longer capped: a.org\n"},
-		{"a.org", `{"index":13,"scope":"host","pattern":"a.org"}`, []string{list("5", "a.org"), list("25", "a.org")}, "a.org: deleted (index 13)\n"},
-		{"a.org", `{"index":13,"scope":"host","pattern":"a.org"}`, []string{"500|broken"}, "a.org: deleted (index 13)\n"},
-		{"a.org", `{"index":13,"scope":"host","pattern":"a.org"}`, []string{list("5", "a.org"), "gone"}, "a.org: deleted (index 13)\n"},
-	} {
-		f := newFakeAPI(t, map[string][]string{hosts: c.hosts, "DELETE /v1/limits/host/" + url.PathEscape(c.pattern): {c.deleted}})
-		if code, stdout, stderr := f.weir(testProcess(), "limits", "delete", c.pattern); code != 0 || stdout != c.want {
-			t.Errorf("%s: exit %d %q %q", c.pattern, code, stdout, stderr)
-		}
 	}
 }
 

@@ -14,9 +14,6 @@ import (
 	"github.com/weirproxy/weir/limit"
 )
 
-// namedHosts bounds the hosts that limits delete names.
-const namedHosts = 10
-
 func newLimitsSetCommand(f *clientFlags) *cobra.Command {
 	var l limitFlags
 	cmd := &cobra.Command{
@@ -108,7 +105,7 @@ func newLimitsDeleteCommand(f *clientFlags) *cobra.Command {
 		Short: "Delete one limit",
 		Long: `Delete the limit with exactly this pattern. A limit of the nodes' config with the same pattern then applies
 again. A config limit can be deleted too; the next reload of a node whose config has it brings it back.
-The answer names the hosts that have no cap any more.`,
+The answer names the hosts that have no cap any more, and those that have none on requests, say, any more.`,
 		Example: `  weir limits delete api.example.com
   weir limits delete '*'
   weir limits delete nightly --scope user`,
@@ -121,15 +118,15 @@ The answer names the hosts that have no cap any more.`,
 		if err != nil {
 			return err
 		}
-		var freed []string
+		var freed freedHosts
 		ask := func(ctx context.Context, c *api.Client) (api.LimitDeleted, error) {
 			if f.json || t.scope != limit.ScopeHost.String() {
 				return c.DeleteLimit(ctx, t.scope, pattern)
 			}
-			capped := cappedHosts(ctx, c)
+			before := limitedHosts(ctx, c)
 			done, err := c.DeleteLimit(ctx, t.scope, pattern)
 			if err == nil {
-				freed = freedHosts(ctx, c, capped)
+				freed = before.without(done)
 			}
 			return done, err
 		}
@@ -138,7 +135,7 @@ The answer names the hosts that have no cap any more.`,
 	return cmd
 }
 
-func showDeleted(w io.Writer, done api.LimitDeleted, freed []string) error {
+func showDeleted(w io.Writer, done api.LimitDeleted, freed freedHosts) error {
 	var b strings.Builder
 	if done.Uncovered != nil {
 		fmt.Fprintf(&b, "%s: the config's limit applies again: %s\n", printable(done.Name()), done.Uncovered.Words())
@@ -148,51 +145,7 @@ func showDeleted(w io.Writer, done api.LimitDeleted, freed []string) error {
 	if done.Name() == "*" && done.Uncovered == nil {
 		b.WriteString("Hosts without a limit of their own have no cap now.\n")
 	}
-	if len(freed) > 0 {
-		more := ""
-		if n := len(freed) - namedHosts; n > 0 {
-			more = fmt.Sprintf(", and %d more", n)
-			freed = freed[:namedHosts]
-		}
-		fmt.Fprintf(&b, "No longer capped: %s%s\n", strings.Join(freed, ", "), more)
-	}
+	freed.write(&b)
 	_, err := io.WriteString(w, b.String())
 	return err
-}
-
-// busiest selects the hosts with the most connections, one page of them.
-var busiest = api.HostQuery{Sort: "in_use"}
-
-// cappedHosts returns the hosts in use that have a cap, or none if they can't be listed, which must
-// not stop a deletion.
-func cappedHosts(ctx context.Context, c *api.Client) map[string]bool {
-	capped := map[string]bool{}
-	hosts, err := c.Hosts(ctx, busiest)
-	if err != nil {
-		return capped
-	}
-	for _, h := range hosts.Hosts {
-		if h.Limit != nil {
-			capped[h.Host] = true
-		}
-	}
-	return capped
-}
-
-// freedHosts returns those of the capped hosts that have no cap now, the busiest first.
-func freedHosts(ctx context.Context, c *api.Client, capped map[string]bool) []string {
-	if len(capped) == 0 {
-		return nil
-	}
-	hosts, err := c.Hosts(ctx, busiest)
-	if err != nil {
-		return nil
-	}
-	var freed []string
-	for _, h := range hosts.Hosts {
-		if h.Limit == nil && capped[h.Host] {
-			freed = append(freed, printable(h.Host))
-		}
-	}
-	return freed
 }
