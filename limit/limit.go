@@ -3,6 +3,7 @@ package limit
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -150,14 +151,13 @@ func (l *Limit) WholeUnits(r Resource, shares int64) int64 {
 	return min(shares/l.UnitShares(r), l.Units(r))
 }
 
-// Validate names everything that is wrong with the limit; the error wraps [ErrInvalid]. A queue in
-// which nobody could ever wait is refused: whoever wrote one forgot the cap. A queue on a limit of
-// 0 is allowed, so that a host can be blocked and opened again without losing its queue.
+// Validate names everything that is wrong with the limit, in one line; the error wraps
+// [ErrInvalid]. A queue in which nobody could ever wait is refused: whoever wrote one forgot the
+// cap. A queue on a limit of 0 is allowed, so that a host can be blocked and opened again without
+// losing its queue.
 func (l *Limit) Validate() error {
-	var errs []error
-	bad := func(format string, args ...any) {
-		errs = append(errs, fmt.Errorf("%w: limit %q: %s", ErrInvalid, l.Name(), fmt.Sprintf(format, args...)))
-	}
+	var wrong []string
+	bad := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
 	if !l.Pattern.IsValid() {
 		bad("it has no pattern")
 	}
@@ -166,10 +166,11 @@ func (l *Limit) Validate() error {
 	}
 	for _, err := range []error{l.Requests.validate(), l.Bandwidth.validate()} {
 		if err != nil {
-			errs = append(errs, fmt.Errorf("limit %q: %w", l.Name(), err))
+			bad("%s", strings.TrimPrefix(err.Error(), ErrInvalid.Error()+": "))
 		}
 	}
-	if l.Pattern.scope == ScopeConnection && (l.Connections != Unlimited || l.Requests != (Rate{}) || l.Queue != (Queue{})) {
+	bandwidthAlone := l.Pattern.scope == ScopeConnection
+	if bandwidthAlone && (l.Connections != Unlimited || l.Requests != (Rate{}) || l.Queue != (Queue{})) {
 		bad("scope connection limits the bandwidth of each connection alone: set bandwidth, and nothing else")
 	}
 	if l.Shared && !l.Pattern.Wildcard() {
@@ -182,11 +183,14 @@ func (l *Limit) Validate() error {
 		if q.Size < 1 || q.Size > MaxQueueSize {
 			bad("queue size is %d: write 1 to %d", q.Size, MaxQueueSize)
 		}
-		if l.Connections == Unlimited && l.Requests == (Rate{}) {
+		if l.Connections == Unlimited && l.Requests == (Rate{}) && !bandwidthAlone {
 			bad("a queue needs a cap to wait for: set connections or requests, or leave the queue out")
 		}
 	}
-	return errors.Join(errs...)
+	if len(wrong) == 0 {
+		return nil
+	}
+	return invalidf("limit %q: %s", l.Name(), strings.Join(wrong, "; "))
 }
 
 // Name names the limit in messages: its pattern, with the scope in front where that is not host.

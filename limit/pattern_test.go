@@ -186,9 +186,16 @@ func TestLimitValidate(t *testing.T) {
 			t.Errorf("%+v: %v, want %q", c.l, err, c.want)
 		}
 	}
-	all := Limit{Pattern: host, Connections: -7, Shared: true, Queue: Queue{-1, -1}}
-	if err := all.Validate(); strings.Count(err.Error(), "limit \"a.b\"") != 4 {
+	all := Limit{Pattern: host, Connections: -7, Requests: Rate{Thousandths: -1, Per: 1e9, Burst: 1}, Bandwidth: Bandwidth{Burst: 5000}, Shared: true, Queue: Queue{-1, -1}}
+	const want = `invalid value: limit "a.b": connections is -7: write 0 to 1000000, or leave it out for no cap; the rate is -0.001/s: write a number above 0; ` +
+		"a bandwidth has a burst and no rate: set upload, download or both; shared has no meaning on a single host: leave it out, or write "
+	if err := all.Validate(); !strings.HasPrefix(err.Error(), want) || strings.Count(err.Error(), "; ") != 5 || strings.Contains(err.Error(), "\n") {
 		t.Errorf("not every problem is named: %v", err)
+	}
+	own := Limit{Pattern: connection, Connections: Unlimited, Bandwidth: bandwidth, Queue: ok}
+	const alone = `invalid value: limit "connection": scope connection limits the bandwidth of each connection alone: set bandwidth, and nothing else`
+	if err := own.Validate(); err == nil || err.Error() != alone {
+		t.Errorf("a queue of each connection's own: %v", err)
 	}
 }
 
