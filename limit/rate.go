@@ -36,10 +36,11 @@ type Rate struct {
 	Burst       int64         // requests at once
 }
 
-// ParseRate reads "10/s", "600/m", "0.5/s" or "2.5/h". burst 0 stands for what a second brings, at
-// least 1. Errors wrap [ErrInvalid].
+// ParseRate reads "10/s", "600/m", "0.5/s" or "2.5/h", also with spaces around number and unit.
+// burst 0 stands for what a second brings, at least 1. Errors wrap [ErrInvalid].
 func ParseRate(s string, burst int64) (Rate, error) {
-	number, unit, found := strings.Cut(strings.TrimSpace(s), "/")
+	number, unit, found := strings.Cut(s, "/")
+	number, unit = strings.TrimSpace(number), strings.TrimSpace(unit)
 	var r Rate
 	switch {
 	case !found:

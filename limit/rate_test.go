@@ -17,6 +17,8 @@ func TestParseRate(t *testing.T) {
 	}{
 		{"10/s", 0, Rate{10_000, time.Second, 10}, "10/s"},
 		{" 10/s ", 20, Rate{10_000, time.Second, 20}, "10/s"},
+		{" 10 / s ", 0, Rate{10_000, time.Second, 10}, "10/s"},
+		{"10 /s", 0, Rate{10_000, time.Second, 10}, "10/s"},
 		{"600/m", 0, Rate{600_000, time.Minute, 10}, "600/m"},
 		{"59/m", 0, Rate{59_000, time.Minute, 1}, "59/m"},
 		{"0.5/s", 0, Rate{500, time.Second, 1}, "0.5/s"},
@@ -51,12 +53,12 @@ func TestRateRefused(t *testing.T) {
 	}{
 		{"", 0, "has no unit"}, {"10", 0, "has no unit: write requests a second"}, {"10s", 0, "has no unit"},
 		{"10/d", 0, `has the unit "d": write /s, /m or /h`}, {"10/", 0, `has the unit ""`}, {"10/S", 0, `has the unit "S"`}, {"10/s/s", 0, `has the unit "s/s"`},
-		{"10/ s", 0, `has the unit " s"`},
+		{"1 0/s", 0, "is no number"}, {"10 s", 0, "has no unit"}, {" / ", 0, `has the unit ""`},
 		{"0/s", 0, "it is 0: write a number above 0, or leave it out"}, {"0.000/s", 0, "it is 0"}, {"0.0000/s", 0, "it is 0"},
 		{"-1/s", 0, "it is negative"}, {"-0.5/s", 0, "it is negative"}, {"-/s", 0, "it is negative"},
 		{"/s", 0, "is no number"}, {"./s", 0, "is no number"}, {".5/s", 0, "is no number"}, {"5./s", 0, "is no number"}, {"+5/s", 0, "is no number"},
 		{"1e3/s", 0, "is no number"}, {"0x10/s", 0, "is no number"}, {"1_000/s", 0, "is no number"}, {"1,5/s", 0, "is no number"}, {"1.-5/s", 0, "is no number"},
-		{"1.5.5/s", 0, "is no number"}, {"10 /s", 0, "is no number"}, {"١/s", 0, "is no number"}, {"NaN/s", 0, "is no number"}, {"Inf/s", 0, "is no number"},
+		{"1.5.5/s", 0, "is no number"}, {"١/s", 0, "is no number"}, {"NaN/s", 0, "is no number"}, {"Inf/s", 0, "is no number"},
 		{"0.0005/s", 0, "too many digits behind the point"}, {"1.2345/m", 0, "too many digits behind the point"},
 		{"10000001/s", 0, "is too large to count: at most 10000000/s"}, {"36000000000.001/h", 1, "is too large to count"},
 		{"99999999999999999999/s", 0, "it is too large to count"}, {"9223372036854775807/s", 0, "it is too large to count"},
