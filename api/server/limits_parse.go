@@ -73,7 +73,7 @@ func parseLimit(o *object, given *limit.Pattern) (limit.Limit, error) {
 	if l.Pattern, err = parseLimitPattern(o, given); err != nil {
 		return l, err
 	}
-	if err := o.decode("connections", &l.Connections, "a whole number, or null for no cap"); err != nil {
+	if err := o.decode("connections", &l.Connections, wholeFrom(0, limit.MaxConnections)+", or null for no cap"); err != nil {
 		return l, err
 	}
 	if o.has("connections") && l.Connections < 0 {
@@ -88,6 +88,11 @@ func parseLimit(o *object, given *limit.Pattern) (limit.Limit, error) {
 		}
 	}
 	return l, l.Validate()
+}
+
+// wholeFrom says what a number must be. JSON has other forms of one, as in 1e3 and 5.0.
+func wholeFrom(least, most int64) string {
+	return fmt.Sprintf("a whole number from %d to %d, written in digits alone", least, most)
 }
 
 func parseLimitPattern(o *object, given *limit.Pattern) (limit.Pattern, error) {
@@ -161,7 +166,7 @@ func parseRequests(o *object, l *limit.Limit) error {
 	if !ro.has("rate") {
 		return invalid(`%s is missing: write a rate such as "10/s", or leave requests out for no cap`, ro.path("rate"))
 	}
-	if err := ro.decode("burst", &burst, "a whole number from 1 on"); err != nil {
+	if err := ro.decode("burst", &burst, wholeFrom(1, limit.MaxRequests)); err != nil {
 		return err
 	}
 	if ro.has("burst") && burst < 1 {
@@ -228,7 +233,7 @@ func parseQueue(o *object, l *limit.Limit) error {
 	if err := qo.decode("timeout", &timeout, `a duration such as "2s"`); err != nil {
 		return err
 	}
-	if err := qo.decode("size", &l.Queue.Size, "a whole number"); err != nil {
+	if err := qo.decode("size", &l.Queue.Size, wholeFrom(1, limit.MaxQueueSize)); err != nil {
 		return err
 	}
 	l.Queue.Timeout = time.Duration(timeout)
