@@ -119,7 +119,7 @@ func bandwidthFields(path string, s limit.Scope) []field[draft] {
 func queueFields(path string) []field[draft] {
 	return []field[draft]{
 		attr(path+".queue.timeout", duration(minTimeout, limit.MaxQueueTimeout), func(d *draft) *time.Duration { return &d.Queue.Timeout },
-			"The longest that a request over the limit waits. Without a queue block it is refused at once.").live().byDefault("required in a queue block"),
+			"The longest that a request over the limit waits. Without a queue block it is refused at once. With connections = 0 nobody waits; the queue is kept for when the limit is raised.").live().byDefault("required in a queue block"),
 		attr(path+".queue.size", integer(1, limit.MaxQueueSize), func(d *draft) *int { return &d.Queue.Size },
 			"The most requests that wait on one node.").live().byDefault("required in a queue block"),
 	}
