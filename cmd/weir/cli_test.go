@@ -252,6 +252,22 @@ a?    y:1      no     -
 	}
 }
 
+// An answer that tells the reader to make a call of the API names the command instead. The answers
+// are those of api/server.
+func TestErrorsNameCommands(t *testing.T) {
+	for _, c := range []struct{ call, answer, args, want string }{
+		{"GET /v1/limits/total", "404 not_found|no such limit for exactly total: GET /v1/limits lists those there are", "limits get --scope total", "no such limit for exactly total: weir limits list shows those there are"},
+		{"DELETE /v1/limits/user/ann", "404 not_found|no such limit for exactly user ann: GET /v1/limits lists those there are", "limits delete ann --scope user", "no such limit for exactly user ann: weir limits list shows those there are"},
+		{"GET /v1/usage/connection/x", "422 invalid|scope connection has no names: GET /v1/usage/connection has all of it", "usage connection x", "scope connection has no names: weir usage connection has all of it"},
+		{"GET /v1/connections?node=x", `404 not_found|there is no node "x": GET /v1/nodes lists the nodes`, "connections --node x", `there is no node "x": weir nodes lists the nodes`},
+	} {
+		f := newFakeAPI(t, map[string][]string{c.call: {c.answer}})
+		if _, _, stderr := f.weir(testProcess(), strings.Fields(c.args)...); !strings.HasPrefix(stderr, "Error: "+c.want+"\n") {
+			t.Errorf("weir %s: %q, want %q; asked %q", c.args, stderr, c.want, f.asked)
+		}
+	}
+}
+
 func TestExitCodes(t *testing.T) {
 	f := newFakeAPI(t, map[string][]string{"GET /v1/status": {statusJSON}, "GET /v1/limits/host/x.org": {"404|no such limit"}})
 	for _, c := range []struct {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -103,7 +104,15 @@ func askWithin[T any](most time.Duration, f *clientFlags, cmd *cobra.Command, c 
 	return show(v)
 }
 
-// explain turns a failed connection into one line that says what to try.
+// commands puts the command in place of a call that an answer tells the reader to make.
+var commands = strings.NewReplacer(
+	"GET "+api.PathLimits+" lists", "weir limits list shows",
+	"GET "+api.PathNodes+" lists", "weir nodes lists",
+	"GET "+api.PathUsage+"/", "weir usage ",
+)
+
+// explain turns a failed connection into one line that says what to try, and an answer of the API
+// into the words of the command line.
 func explain(c *api.Client, err error) error {
 	var refused *api.Error
 	var conn *url.Error
@@ -112,7 +121,9 @@ func explain(c *api.Client, err error) error {
 	}
 	switch {
 	case errors.As(err, &refused):
-		return err
+		said := *refused
+		said.Detail = commands.Replace(said.Detail)
+		return &said
 	case errors.As(err, &conn):
 		return fmt.Errorf("no node answers at %s (%w): is the agent running there? Set another address with --addr or WEIR_ADDR", c.Addr(), conn.Err)
 	}
