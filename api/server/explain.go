@@ -94,6 +94,9 @@ func parseSubject(r *http.Request) (e api.Explanation, s limit.Subject, err erro
 		case limit.ScopeClient:
 			s.Client, e.Client = one.Client, one.Client.Name
 		case limit.ScopeUser:
+			if strings.Contains(one.User, ":") {
+				return e, s, invalid("user %q has a colon, which no user's name has (RFC 7617, section 2)", shorten(one.User))
+			}
 			s.User, e.User = one.User, one.User
 		case limit.ScopeKey:
 			s.Key, e.Key = one.Key, one.Key

@@ -104,6 +104,15 @@ func reference(rng *rand.Rand, limits []limit.Limit, s *limit.Subject) (want []e
 	return want, uses
 }
 
+// No user's name has a colon, so none is explained.
+func TestExplainRefusesAColon(t *testing.T) {
+	a := newBench(t, Config{}, "a").nodes["a"]
+	for _, q := range []string{"user=x:y", "host=x.org&user=x%3Ay", "user=:"} {
+		refused(t, a.do(try{method: "GET", path: "/v1/explain?" + q}), 422, "has a colon, which no user's name has")
+	}
+	get[api.Explanation](t, a.do(try{method: "GET", path: "/v1/explain?user=x&key=x:y"}))
+}
+
 // A node without a session refuses what no byte could be moved for: explain says so. Bandwidth of
 // each connection alone needs no lease, and that of a key is what programs take.
 func TestExplainBandwidthWithoutASession(t *testing.T) {
