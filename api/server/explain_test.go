@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -24,20 +25,15 @@ type explainedLimit struct {
 // limit governs in each scope, under which name it counts, and whether it would let the subject in.
 func TestExplainAgreesWithTheReference(t *testing.T) {
 	rng := rand.New(rand.NewPCG(12, 13))
-	n := newBench(t, Config{}, "a").nodes["a"]
-	n.st.Session.State = "live"
+	b := newBench(t, Config{}, "a", "b", "c")
+	a := b.nodes["a"]
+	a.st.Session.State = "live"
 	patterns, subjects := limittest.AllPatterns(), limittest.Subjects()
-	admitted := 0
+	admitted, byToken, noToken := 0, 0, 0
 	for i := range 10_000 {
 		var limits []limit.Limit
 		for _, at := range rng.Perm(len(patterns))[:rng.IntN(16)] {
-			l := limit.Limit{Pattern: patterns[at], Connections: limit.Unlimited, Source: limit.SourceAPI, ModifyIndex: 1, Report: rng.IntN(5) == 0}
-			if l.Pattern.Scope() == limit.ScopeConnection {
-				l.Bandwidth.Upload = 1 << 20
-			} else {
-				l.Connections, l.Shared = rng.Int64N(6), l.Pattern.Wildcard() && rng.IntN(2) == 0
-			}
-			limits = append(limits, l)
+			limits = append(limits, randomLimit(rng, patterns[at]))
 		}
 		pick := func() *limit.Subject { return &subjects[rng.IntN(len(subjects))] }
 		s := limit.Subject{Host: pick().Host, Client: pick().Client, User: pick().User, Key: pick().Key}
@@ -47,15 +43,19 @@ func TestExplainAgreesWithTheReference(t *testing.T) {
 		if s == (limit.Subject{}) {
 			continue
 		}
-		want, uses := reference(rng, limits, &s)
-		n.set(func() { n.table, n.uses = limit.NewTable(uint64(i+1), uint64(i+1), limits), uses })
+		said := newReference(rng, limits, &s)
+		for name, n := range b.nodes {
+			n.set(func() {
+				n.table, n.uses, n.unassigned = limit.NewTable(uint64(i+1), uint64(i+1), limits), said.uses[name], said.unassigned
+			})
+		}
 		q := url.Values{}
 		for name, text := range map[string]string{"host": hostText(s.Host), "client": s.Client.Name, "user": s.User, "key": s.Key} {
 			if text != "" {
 				q.Set(name, text)
 			}
 		}
-		w := n.serve(n.server.Handler(), try{method: "GET", path: "/v1/explain?" + q.Encode()})
+		w := a.serve(a.server.Handler(), try{method: "GET", path: "/v1/explain?" + q.Encode()})
 		if w.Code != 200 {
 			t.Fatalf("%v: %d %s", q, w.Code, w.Body)
 		}
@@ -65,16 +65,35 @@ func TestExplainAgreesWithTheReference(t *testing.T) {
 			got = append(got, explainedLimit{g.Scope, g.Pattern, g.Key, g.Admitted})
 			all = all && g.Admitted
 		}
-		if diff := cmp.Diff(want, got, cmp.AllowUnexported(explainedLimit{})); diff != "" || e.Admitted != all {
-			t.Fatalf("%v, admitted %v (-want +got)\n%s\nby %+v", q, e.Admitted, diff, limits)
+		if diff := cmp.Diff(said.want, got, cmp.AllowUnexported(explainedLimit{})); diff != "" || e.Admitted != all || len(e.Unreachable) > 0 {
+			t.Fatalf("%v, admitted %v (-want +got)\n%s\nby %+v\nof %+v", q, e.Admitted, diff, limits, said)
 		}
-		if len(want) > 0 && all {
+		if len(said.want) > 0 && all {
 			admitted++
 		}
+		byToken, noToken = byToken+said.fetched, noToken+said.usedUp
 	}
-	if admitted < 1000 || admitted > 9000 {
-		t.Errorf("%d of 10,000 would be let in: it asks too little", admitted)
+	if admitted < 1000 || admitted > 9000 || byToken < 1000 || noToken < 1000 {
+		t.Errorf("%d of 10,000 would be let in, %d tokens be fetched, and %d not: it asks too little", admitted, byToken, noToken)
 	}
+}
+
+// randomLimit caps connections, requests or both, and only bandwidth where nothing else can be.
+func randomLimit(rng *rand.Rand, p limit.Pattern) limit.Limit {
+	l := limit.Limit{Pattern: p, Connections: limit.Unlimited, Source: limit.SourceAPI, ModifyIndex: 1, Report: rng.IntN(5) == 0}
+	if p.Scope() == limit.ScopeConnection {
+		l.Bandwidth.Upload = 1 << 20
+		return l
+	}
+	l.Shared = p.Wildcard() && rng.IntN(2) == 0
+	which := rng.IntN(3)
+	if which != 0 {
+		l.Connections = rng.Int64N(6)
+	}
+	if which != 1 {
+		l.Requests = limit.Rate{Thousandths: 10_000, Per: time.Second, Burst: 10}
+	}
+	return l
 }
 
 func hostText(h limit.Target) string {
@@ -84,24 +103,83 @@ func hostText(h limit.Target) string {
 	return h.String()
 }
 
-// reference is what is to be said, and uses that make it so.
-func reference(rng *rand.Rand, limits []limit.Limit, s *limit.Subject) (want []explainedLimit, uses []NodeUse) {
-	want = []explainedLimit{}
+// reference is what is to be said, and uses of each node that make it so.
+type reference struct {
+	want       []explainedLimit
+	uses       map[string][]NodeUse
+	unassigned map[limit.Key]float64
+	// fetched and usedUp count the rates of which the node has no token, by whether it can fetch one.
+	fetched, usedUp int
+}
+
+func newReference(rng *rand.Rand, limits []limit.Limit, s *limit.Subject) *reference {
+	ref := &reference{want: []explainedLimit{}, uses: map[string][]NodeUse{}, unassigned: map[limit.Key]float64{}}
 	for _, scope := range explained {
 		l, name := limittest.Find(limits, scope, s)
 		if l == nil || scope.Bare() && s.Host.Host == "" && s.Client.Name == "" && s.Key != "" { // a permit passes no proxy
 			continue
 		}
-		u := NodeUse{Key: limit.Key{Scope: scope, Resource: limit.Connections, Name: name}, InUse: rng.Int64N(6), Waiting: rng.Int64N(8) / 7}
-		if scope == limit.ScopeHost {
+		key := limit.Key{Scope: scope, Resource: limit.Connections, Name: name}
+		slot, token := ref.drawSlots(rng, key, l), true
+		if l.Requests != (limit.Rate{}) {
+			token = ref.drawTokens(rng, key)
+		}
+		ref.want = append(ref.want, explainedLimit{fmt.Sprint(scope), l.Pattern.String(), name, l.Report || slot && token})
+	}
+	return ref
+}
+
+// drawSlots draws the nodes' connections under a key, and reports whether one more would be let in.
+func (ref *reference) drawSlots(rng *rand.Rand, key limit.Key, l *limit.Limit) bool {
+	busy, waiting := int64(0), int64(0)
+	for _, node := range []string{"a", "b", "c"} {
+		u := NodeUse{Key: key, InUse: rng.Int64N(3), Waiting: rng.Int64N(20) / 19}
+		if key.Scope == limit.ScopeHost {
 			u.Idle = rng.Int64N(u.InUse + 1)
 		}
-		uses = append(uses, u)
-		busy := u.InUse - u.Idle // idle ones are closed for whoever waits
-		free := l.Report || l.Connections == limit.Unlimited || busy < l.Connections && u.Waiting == 0
-		want = append(want, explainedLimit{fmt.Sprint(scope), l.Pattern.String(), name, free})
+		busy, waiting = busy+u.InUse-u.Idle, waiting+u.Waiting // idle ones are closed for whoever waits
+		ref.uses[node] = append(ref.uses[node], u)
 	}
-	return want, uses
+	return l.Connections == limit.Unlimited || busy < l.Connections && waiting == 0
+}
+
+// drawTokens gives the nodes' uses under a key, the last ones, parts of tokens, counted in tenths,
+// and reports whether node a has a whole one or can fetch it: from units that no node holds, and
+// from nodes that let no request begin lately.
+func (ref *reference) drawTokens(rng *rand.Rand, key limit.Key) bool {
+	level := func() int { return max(0, rng.IntN(20)-8) }
+	waiting, own, ownWaiting, reach := int64(0), 0, int64(0), 0
+	for _, node := range []string{"a", "b", "c"} {
+		tenths, draws := level(), rng.IntN(2) == 0
+		r := NodeRate{Granted: 1, Available: float64(tenths) / 10, Waiting: rng.Int64N(20) / 19}
+		if draws {
+			r.Now = 0.5
+		}
+		waiting += r.Waiting
+		switch {
+		case node == "a":
+			own, ownWaiting, reach = tenths, r.Waiting, reach+tenths
+		case !draws:
+			reach += tenths
+		}
+		uses := ref.uses[node]
+		uses[len(uses)-1].Rates = map[limit.Resource]NodeRate{limit.Requests: r}
+	}
+	free := level()
+	key.Resource = limit.Requests
+	ref.unassigned[key] = float64(free) / 10
+	reach += free
+	switch {
+	case own >= 10 && ownWaiting == 0:
+		return true
+	case waiting > 0:
+		return false
+	case reach >= 10:
+		ref.fetched++
+		return true
+	}
+	ref.usedUp++
+	return false
 }
 
 // No user's name has a colon, so none is explained.
