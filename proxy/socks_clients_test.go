@@ -370,36 +370,6 @@ func TestSOCKSPace(t *testing.T) {
 	p.expect("down")
 }
 
-// A client that may not use the proxy, and leaves before it has said what it wants, is refused: its
-// greeting is enough.
-func TestSOCKSStrangerLeaves(t *testing.T) {
-	for name, stay := range map[string]func(*peer){
-		"in its greeting": func(p *peer) { p.send(socksHello[:1]) },
-		"after it":        func(p *peer) { p.send(socksHello); p.expect(socksChosen) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			var j journal
-			w := newWorld(t, 0, jsonLog(&j), policy(onlyLoopback1))
-			allowed := w.dial()
-			stay(allowed)
-			allowed.CloseWrite()
-			allowed.expectEOF()
-			p := w.dialFrom("127.0.0.2")
-			stay(p)
-			p.CloseWrite()
-			p.expectEOF()
-			eventually(t, "both are gone", func() bool { return w.Counters().Clients.Load() == 0 && len(w.strangers) == 0 })
-			if n := w.Counters().Refusals[RefusedDenied].Load(); n != 1 || w.Counters().Refused.Load() != 1 {
-				t.Errorf("%d refusals are counted, %d of them as denied; want 1", w.Counters().Refused.Load(), n)
-			}
-			lines := j.Lines(t, "request refused")
-			if len(lines) != 1 || lines[0]["method"] != "SOCKS5" || lines[0]["details"] != refuseClient.details {
-				t.Errorf("the log says %v", lines)
-			}
-		})
-	}
-}
-
 // The time for a client's messages does not run while the node checks its password.
 func TestSOCKSPasswordTakesLong(t *testing.T) {
 	const (
