@@ -79,8 +79,8 @@ type Config struct {
 // addresses that others dial.
 type Cluster struct {
 	// DataDir has the Raft log and the node's identity; locked while the node runs, also for other
-	// nodes of the process: see [ErrDataDirInUse]. A server needs one. Without one, a node must wait,
-	// when it starts again, until its former session has expired.
+	// nodes of the process: see [ErrDataDirInUse]. A server needs one. Without one, a node must
+	// wait, when it starts again, until its former session has expired.
 	DataDir string
 	// Role is [config.RoleServer] or [config.RoleProxy]; "" is a server. Servers hold Raft state and
 	// vote: run three or five. A node with role proxy holds none, and leases from them.

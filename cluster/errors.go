@@ -40,7 +40,7 @@ var (
 	ErrOtherCluster = handshake.ErrOtherCluster
 	// ErrNameTaken says that another live process has this node's name.
 	ErrNameTaken = errors.New("the node name is taken")
-	// ErrDataDirInUse says that another node has the data directory, of this process or another one.
+	// ErrDataDirInUse says that another node, of this process or another, has the data directory.
 	ErrDataDirInUse = errors.New("data_dir is in use")
 )
 
