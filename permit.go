@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -68,7 +69,8 @@ type Subject struct {
 	// Client is the address on whose behalf the program acts; the zero Addr is nobody's. Addresses
 	// that differ in their zone alone are one client: it names an interface of one machine.
 	Client netip.Addr
-	// User is the user on whose behalf the program acts; "" is none.
+	// User is the user on whose behalf the program acts, without a colon, as users of a proxy are; ""
+	// is none.
 	User string
 	// Key is any name that the program chooses, of 1 to 255 printable characters; "" is none.
 	Key string
@@ -91,6 +93,9 @@ func (s *Subject) parse() (out limit.Subject, err error) {
 		if err := limit.CheckName(name); err != nil {
 			return out, fmt.Errorf("%w: %w", ErrSubject, err)
 		}
+	}
+	if strings.Contains(s.User, ":") { // no limit can name it, and none be explained
+		return out, fmt.Errorf("%w: user %q has a colon, which no user's name has (RFC 7617, section 2)", ErrSubject, s.User)
 	}
 	out.Client, out.User, out.Key = limit.ClientOf(s.Client), s.User, s.Key
 	out.Direct = s.Host == ""

@@ -99,6 +99,7 @@ func TestAcquireErrors(t *testing.T) {
 		{weir.Subject{Host: "no host"}, weir.ErrSubject, "", "", false},
 		{weir.Subject{Host: "a.test:0"}, weir.ErrSubject, "", "", false},
 		{weir.Subject{Key: "line\nline"}, weir.ErrSubject, "", "", false},
+		{weir.Subject{User: "ada:lovelace"}, weir.ErrSubject, "", "", false},
 		{weir.Subject{Key: strings.Repeat("x", 256)}, weir.ErrSubject, "", "", false},
 	} {
 		_, err := n.Acquire(t.Context(), c.subject)
