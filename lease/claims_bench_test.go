@@ -39,7 +39,7 @@ func eachClock(b *testing.B, name string, f func(b *testing.B, clock Clock)) {
 }
 
 // heldUnits is a node in a session, with plenty in hand of some limits.
-func heldUnits(b *testing.B, clock Clock, limits ...limit.Limit) *Manager {
+func heldUnits(b testing.TB, clock Clock, limits ...limit.Limit) *Manager {
 	b.Helper()
 	m := NewManager(ManagerConfig{Name: "a", Identity: "1", Clock: clock, Log: hclog.NewNullLogger()})
 	m.node.setLimits(0, limit.NewTable(1, 1, limits))
@@ -49,9 +49,36 @@ func heldUnits(b *testing.B, clock Clock, limits ...limit.Limit) *Manager {
 	return m
 }
 
+// heldClaims returns what admits a request with its upstream connection, and gives all back, on a
+// node that has plenty in hand.
+func heldClaims(b testing.TB, clock Clock, limits ...limit.Limit) (admit func()) {
+	b.Helper()
+	m := heldUnits(b, clock, limits...)
+	for _, key := range []limit.Key{
+		limit.HostConnections("api.example.com"), {Scope: limit.ScopeTotal, Resource: limit.Connections},
+		{Scope: limit.ScopeClient, Resource: limit.Connections, Name: "10.0.0.7"},
+		{Scope: limit.ScopeUser, Resource: limit.Connections, Name: "nightly"},
+	} {
+		if m.node.table.Load().Governing(key) != nil {
+			m.node.grant(key, 1000)
+		}
+	}
+	h, r, s, ctx := newHolder(), new(Request), new(Slot), context.Background()
+	return func() {
+		if err := m.Begin(ctx, r, &benchSubject, h); err != nil {
+			b.Fatal(err)
+		}
+		if err := m.Acquire(ctx, s, benchSubject.Host, h); err != nil {
+			b.Fatal(err)
+		}
+		s.Release()
+		r.End()
+	}
+}
+
 // heldRates is such a node with a limit on a rate in each of some scopes, all of which it holds,
 // with full buckets. set gives each limit its rate.
-func heldRates(b *testing.B, clock Clock, of limit.Resource, scopes []limit.Scope, set func(*limit.Limit)) *Manager {
+func heldRates(b testing.TB, clock Clock, of limit.Resource, scopes []limit.Scope, set func(*limit.Limit)) *Manager {
 	b.Helper()
 	var limits []limit.Limit
 	for _, scope := range scopes {
@@ -74,7 +101,7 @@ func heldRates(b *testing.B, clock Clock, of limit.Resource, scopes []limit.Scop
 	return m
 }
 
-func benchLimit(b *testing.B, scope limit.Scope, pattern string) limit.Limit {
+func benchLimit(b testing.TB, scope limit.Scope, pattern string) limit.Limit {
 	b.Helper()
 	p, err := scope.ParsePattern(pattern)
 	if err != nil {
@@ -101,27 +128,10 @@ func BenchmarkClaims(b *testing.B) {
 		limits []limit.Limit
 	}{{"none", nil}, {"1", []limit.Limit{host}}, {"4", []limit.Limit{host, total, client, user}}} {
 		eachClock(b, c.name, func(b *testing.B, clock Clock) {
-			m := heldUnits(b, clock, c.limits...)
-			for _, key := range []limit.Key{
-				limit.HostConnections("api.example.com"), {Scope: limit.ScopeTotal, Resource: limit.Connections},
-				{Scope: limit.ScopeClient, Resource: limit.Connections, Name: "10.0.0.7"},
-				{Scope: limit.ScopeUser, Resource: limit.Connections, Name: "nightly"},
-			} {
-				if m.node.table.Load().Governing(key) != nil {
-					m.node.grant(key, 1000)
-				}
-			}
-			h, r, s, ctx := newHolder(), new(Request), new(Slot), context.Background()
+			admit := heldClaims(b, clock, c.limits...)
 			b.ReportAllocs()
 			for b.Loop() {
-				if err := m.Begin(ctx, r, &benchSubject, h); err != nil {
-					b.Fatal(err)
-				}
-				if err := m.Acquire(ctx, s, benchSubject.Host, h); err != nil {
-					b.Fatal(err)
-				}
-				s.Release()
-				r.End()
+				admit()
 			}
 		})
 	}
