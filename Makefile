@@ -8,6 +8,7 @@ FUZZTIME ?= 20s
 LINEAR   ?= 10m
 COUNT    ?= 1
 NAMES    ?= 1000000
+HANDSHAKES ?= 1000000
 BENCH    ?= .
 BENCHPKG ?= ./...
 
@@ -45,7 +46,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 # The end-to-end tests measure, so they have the machine to themselves: all other packages first.
 UNIT = $$($(GO) list ./... | grep -v -e '/e2e$$' -e '/lease/leasetest$$')
 
-.PHONY: build cluster demo test unit e2e partitions long recipes linear names screenshots docs sim check format vet lint tidy deploy arrows vuln release reproducible bench pgo gobench fuzz proto needs clean help
+.PHONY: build cluster demo test unit e2e partitions long recipes linear handshakes names screenshots docs sim check format vet lint tidy deploy arrows vuln release reproducible bench pgo gobench fuzz proto needs clean help
 .DEFAULT_GOAL := build
 
 build: ## build bin/weir
@@ -75,10 +76,9 @@ partitions: needs ## cut real nodes off from each other; needs root (COUNT=10: t
 	@[ "$$(id -u)" = 0 ] || { echo "*** NOT TESTED: partitions need root ***" >&2; exit 1; }
 	$(GO) test -race -v -run '^TestPartition' -parallel 4 -count $(COUNT) -timeout $$(($(COUNT) * 5 + 5))m ./e2e
 
-long: needs ## run the long tests: what other systems have instead of some of Linux's calls, 1,000,000 made-up SOCKS5 handshakes, sick disks, clocks and networks, upgrades, ROUNDS_LONG (10) rounds of two clusters and of limits of every kind under faults, SEEDS_LONG seeds of the simulation
+long: needs ## run the long tests: what other systems have instead of some of Linux's calls, sick disks, clocks and networks, upgrades, ROUNDS_LONG (10) rounds of two clusters and of limits of every kind under faults, SEEDS_LONG seeds of the simulation
 	@[ "$$(id -u)" = 0 ] || echo "*** NOT TESTED: partitions, disks and namespaces need root ***" >&2
 	$(GO) test -race -tags portable ./proxy ./proxy/sock
-	$(GO) test -v -run '^TestSOCKSHandshakes$$' ./proxy -handshakes 1000000
 	WEIR_E2E_ROUNDS=$(ROUNDS_LONG) $(GO) test -race -v -run '$(LONG)' -parallel 4 -timeout 40m ./e2e
 	$(GO) test -v -run '$(ALONE)' ./e2e
 	$(GO) run ./lease/leasetest/sim -seeds $(SEEDS_LONG) -first $(FIRST_LONG)
@@ -92,6 +92,9 @@ recipes: ## run the lines of docs/workers.md with the clients that they are for;
 
 linear: needs ## check that limits are linearisable, under faults for LINEAR (10m)
 	WEIR_E2E_LINEAR=$(LINEAR) $(GO) test -race -v -run '^TestLimitsAreLinearisable' -timeout 0 ./e2e
+
+handshakes: ## make up HANDSHAKES (1000000) SOCKS5 handshakes, and see that nothing is left of them
+	$(GO) test -v -run '^TestSOCKSHandshakes$$' -timeout 0 ./proxy -handshakes $(HANDSHAKES)
 
 names: needs ## ask one of three nodes for NAMES (1000000) host names, each under a limit; needs root
 	@[ "$$(id -u)" = 0 ] || { echo "names need root: the nodes get an /etc/resolv.conf of their own" >&2; exit 1; }
