@@ -84,8 +84,9 @@ func (l *Limiter) holdWithin(cc clusterContext, b *book, c *Config, slot Slot, a
 	var over interface{ RetryAfter() (time.Duration, bool) }
 	switch {
 	case err == nil:
-		if !slot.admit(func() { ended.Store(true); release() }) {
-			release()
+		end := func() { ended.Store(true); release() }
+		if !slot.admit(end) { // it has ended meanwhile
+			end()
 		}
 		return nil
 	case cc.Err() != nil: // the client has gone, perhaps while it waited: no limit has refused it
