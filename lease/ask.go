@@ -110,8 +110,11 @@ func (n *Node) answered(now time.Duration, p *pool, answer *leasepb.Answer) {
 				why = ErrQueueFull
 			}
 			n.answer(p, w, p.refusal(now, why))
-			if !ghost {
+			switch {
+			case !ghost:
 				n.noteRefused(now, p)
+			case p.key.Resource.IsRate(): // likewise: units must not come and go with each of them
+				n.noteWanted(now, p)
 			}
 		}
 	}
