@@ -56,7 +56,8 @@ func (p *keyPlan) grant() {
 }
 
 // putBack returns units that were fetched for requests which have gone meanwhile, as their nodes
-// give them back: in the log nothing would fill them. Full ones lose nothing there.
+// give them back: in the log nothing would fill them. Full ones lose nothing there. What comes back
+// again was not asked for: its node is leaving.
 func (p *keyPlan) putBack() {
 	if !p.rate {
 		return
@@ -65,6 +66,7 @@ func (p *keyPlan) putBack() {
 		units := r.d.fetched / p.unit
 		if full := p.limit.BurstGrains(p.c.key.Resource) / p.capacity * units; r.d.level < full-units {
 			p.free -= r.give(units, p.free)
+			r.d.fetch = 0
 		}
 	}
 }

@@ -217,6 +217,40 @@ func TestFetchedInVainGoesBack(t *testing.T) {
 	}
 }
 
+// A node that leaves gives back at once what it is granted. Units that were fetched from it go back
+// to it once at most.
+func TestFetchedInVainGoesBackOnce(t *testing.T) {
+	key := fsmpb.KeyOf(totalRequests)
+	d := newDesk(t, rateLimit(t, "1/s", 4))
+	d.join(1, "a", "1")
+	d.join(2, "b", "2")
+	d.ask(1, &leasepb.Demand{Waiting: limit.Shares}, totalRequests)
+	d.turn()
+	d.ask(1, &leasepb.Demand{Held: limit.Shares}, totalRequests)
+	d.turn()
+	d.ask(2, &leasepb.Demand{Waiting: limit.Shares}, totalRequests)
+	told := targetOf(d.turn(), 1)
+	d.ask(2, &leasepb.Demand{}, totalRequests)
+	times := 0
+	for range 5 {
+		d.alloc.update(d.now, 1, &leasepb.Update{LimitsIndex: 1,
+			Releases: []*leasepb.Holding{{Key: key, Slots: limit.Shares}},
+			Demands:  []*leasepb.Demand{{Key: key, TargetSeq: told.Seq}},
+		})
+		out := d.turn()
+		if grantsOf(out, 1).Slots == 0 {
+			break
+		}
+		times++
+		if newer := targetOf(out, 1); newer != nil {
+			told = newer
+		}
+	}
+	if times != 1 {
+		t.Errorf("they go back %d times", times)
+	}
+}
+
 // targetOf is the last target that a node is told.
 func targetOf(out []Outbound, conn uint64) (last *leasepb.Target) {
 	for _, o := range out {
