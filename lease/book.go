@@ -8,8 +8,8 @@ import (
 
 const (
 	// maxBare bounds the pools that a node keeps without holding a slot in them, beyond those in
-	// use. A pool takes half a KB, or 0.7 of a rate: raising it keeps the totals of more hosts, lowering it saves
-	// memory.
+	// use. A pool takes 0.5 KB, or 0.75 KB of a rate: raising it keeps the totals of more hosts,
+	// lowering it saves memory.
 	maxBare = 16_384
 	// forgetAfter is how long a host is remembered, with its totals, after its last use.
 	forgetAfter = 10 * time.Minute

@@ -398,12 +398,16 @@ func (p *pool) exceed(now time.Duration, bytes float64) (counts bool) {
 		}
 		p.uncovered += bytes
 	}
-	r := p.key.Resource
-	most := float64(p.limit.BurstGrains(r)) + p.limit.PerSecond(r)*(now-p.shortAt).Seconds()
-	if counts = p.granted > 0 || now-p.shortAt >= patientFor || p.uncovered > most; counts {
+	if counts = p.granted > 0 || now-p.shortAt >= patientFor || p.uncovered > p.most(now-p.shortAt); counts {
 		p.wouldReject++
 	}
 	return counts
+}
+
+// most is what all units of a rate let through in a time. Needs the pool's lock.
+func (p *pool) most(t time.Duration) float64 {
+	r := p.key.Resource
+	return float64(p.limit.BurstGrains(r)) + p.limit.PerSecond(r)*t.Seconds()
 }
 
 // piece is what one flow takes at once: whole bytes, and at most half of what the bucket holds, so
