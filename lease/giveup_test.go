@@ -43,3 +43,28 @@ func TestGivingUpCostsNoEntries(t *testing.T) {
 		synctest.Wait()
 	})
 }
+
+// A request that a limit in mode report would have refused is as one that was refused, too.
+func TestReportingCostsNoEntries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := requestLimit(t, "up", "0.5/s", 12, limit.Queue{})
+		l.Report = true
+		cl := startCluster(t, l)
+		nodes := startThree(t, cl)
+		subject := &limit.Subject{Host: to(t, "up")}
+		ask := func(times int) {
+			for i := range times {
+				if err := nodes[string(rune('a'+i%3))].Take(t.Context(), subject, 0); err != nil {
+					t.Fatalf("a limit that only reports refuses: %v", err)
+				}
+				time.Sleep(50 * time.Millisecond)
+			}
+		}
+		ask(600) // the burst is used up
+		before := cl.entries()
+		ask(400)
+		if n := cl.entries() - before; n > 40 {
+			t.Errorf("%d entries for 400 requests", n)
+		}
+	})
+}
