@@ -85,3 +85,23 @@ func TestClusterLosesNothingAfterTheEnd(t *testing.T) {
 		t.Errorf("%+v, closed %d times; want one lost, and its connection closed", s, c.closes)
 	}
 }
+
+// TestClusterAnswersAfterTheEnd: a connection may end while the cluster is asked. Its slot there goes
+// back, and is nobody's loss, either.
+func TestClusterAnswersAfterTheEnd(t *testing.T) {
+	f := &fleet{slots: 1}
+	l := newLimiter(t, clustered(f, Limits{}))
+	c := &closeCounter{}
+	slot, err := l.conns.take(addrOf(c), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slot.Free()
+	if err := l.holdWithin(closing(c), l.conns, l.current(), slot, addrOf(c)); err != nil {
+		t.Fatal(err)
+	}
+	f.lose()
+	if s := l.Stats().Connections; s.Lost != 0 || c.closes != 0 || f.free() != 1 {
+		t.Errorf("%+v, closed %d times, %d slots free in the cluster; want none lost, and one free", s, c.closes, f.free())
+	}
+}
