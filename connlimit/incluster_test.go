@@ -86,8 +86,8 @@ func TestClusterLosesNothingAfterTheEnd(t *testing.T) {
 	}
 }
 
-// TestClusterAnswersAfterTheEnd: a connection may end while the cluster is asked. Its slot there goes
-// back, and is nobody's loss, either.
+// TestClusterAnswersAfterTheEnd: a connection may end while the cluster is asked. Its slot there
+// goes back, and is nobody's loss, either.
 func TestClusterAnswersAfterTheEnd(t *testing.T) {
 	f := &fleet{slots: 1}
 	l := newLimiter(t, clustered(f, Limits{}))

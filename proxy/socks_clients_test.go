@@ -372,8 +372,8 @@ func TestSOCKSPace(t *testing.T) {
 	p.expect("down")
 }
 
-// The time for a client's messages does not run while the node checks its password. Each round has a
-// hash that takes twice as long, until the check outlasts header_timeout on this machine.
+// The time for a client's messages does not run while the node checks its password. Each round has
+// a hash that takes twice as long, until the check outlasts header_timeout on this machine.
 func TestSOCKSPasswordTakesLong(t *testing.T) {
 	const timeout = 200 * time.Millisecond
 	u := newUpstream(t, echo)

@@ -256,8 +256,8 @@ func TestRateFollowsDemand(t *testing.T) {
 	})
 }
 
-// The same where demand comes and goes: from a second after each move nearly all is used, also where
-// a node missed its last unit before.
+// The same where demand comes and goes: from a second after each move nearly all is used, also
+// where a node missed its last unit before.
 func TestRateFollowsDemandToAndFro(t *testing.T) {
 	for _, c := range []struct {
 		burst int64
