@@ -32,9 +32,10 @@ const (
 // upstream connection. Address translation can hide where a connection leads, but not this end of
 // it.
 //
-// Systems let connections to different addresses have the same end. So if the server's connection
-// from local leads elsewhere, and the machine has a socket that is connected from local to accepted,
-// the accepted connection is that socket's.
+// Systems let connections to different addresses have the same end, and give it away again once a
+// connection has ended. So if the server's connection from local leads elsewhere or has ended, and
+// the machine has a socket that is connected from local to accepted, the accepted connection is that
+// socket's.
 //
 // Call Dialled after bytes have come over the connection, not when it is accepted: the server may
 // not know the connection any earlier. If local is an address of this machine, Dialled looks at all
@@ -52,10 +53,10 @@ func (s *Server) Dialled(local, accepted netip.AddrPort) bool {
 		if up == nil || plain(up.Local()) != local {
 			continue
 		}
-		if to := plain(up.Remote()); !to.IsValid() || to == accepted {
+		if plain(up.Remote()) == accepted {
 			return true
 		}
-		suspect = true
+		suspect = true // it leads elsewhere, or has ended, and others may have its port
 	}
 	// resets are looked at last: a reset moves a connection from flows to there.
 	return (suspect || s.resets.has(local, time.Now())) && !connected(local, accepted)

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/weirproxy/weir/proxy/proxytest"
 )
 
 // A connection that somebody else makes from the port of one of the proxy's own, to another address,
@@ -56,6 +58,41 @@ func TestDialledFromTheSamePort(t *testing.T) {
 	}
 	defer direct.Close()
 	check("after a reset", true)
+}
+
+// A connection of the proxy that has ended, and is not yet forgotten, no longer owns its port: who
+// has the port next is not taken for the proxy.
+func TestDialledFromTheSamePortLater(t *testing.T) {
+	w := newWorld(t, 0)
+	u := newUpstream(t, nil)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	accepted := l.Addr().(*net.TCPAddr).AddrPort()
+
+	c, err := net.Dial("tcp", u.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := c.LocalAddr().(*net.TCPAddr)
+	f := &flow{srv: w.Server, upstream: proxytest.Sock(t, c.(*net.TCPConn), &w.buffers)}
+	w.flows.add(f)
+	defer w.flows.remove(f)
+	u.accept().reset()
+	eventually(t, "the end of the proxy's connection", func() bool { return !f.upstream.Remote().IsValid() })
+	if !w.Dialled(end.AddrPort(), accepted) {
+		t.Error("a connection that nobody else has made is not taken for the proxy's")
+	}
+	direct, err := dialFrom(end, l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer direct.Close()
+	if w.Dialled(end.AddrPort(), accepted) {
+		t.Error("the next connection from the port is taken for the proxy's")
+	}
 }
 
 // dialFrom connects from an address whose port may be that of another connection: an explicit bind
