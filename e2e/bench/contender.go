@@ -23,8 +23,11 @@ const (
 	direct   = "none"      // no proxy
 	relay    = "relay"     // the floor
 	weir     = "weir"      // with limits set, above the load
-	weirFree = "weir-free" // the same nodes, with hosts that have no limit
+	weirFree = weir + free // the same nodes, with hosts that have no limit
 	before   = "before"    // nodes of another binary: weir before a change
+	// And these, with hosts that have no limit.
+	beforeFree = before + free
+	free       = "-free"
 )
 
 // Where the upstream is, to whom. Each address is a host of its own to weir's limits.
@@ -81,6 +84,9 @@ type maker struct {
 	start func(ctx context.Context, s *settings) (*contender, error)
 	skip  string
 }
+
+// hasLimits reports whether it is weir, which is measured with a limit and without.
+func (m maker) hasLimits() bool { return m.name == weir || m.name == before }
 
 // makers are the contenders that the settings ask for.
 func makers(s *settings) []maker {
@@ -158,7 +164,7 @@ func startNodes(ctx context.Context, name, binary, logLevel string) (*contender,
 // free is the same cluster, asked for hosts without a limit. It is stopped with the other.
 func (c *contender) free() *contender {
 	f := *c
-	f.name, f.host, f.wide, f.stop = weirFree, freeHost, freeWide, func() {}
+	f.name, f.host, f.wide, f.stop = c.name+free, freeHost, freeWide, func() {}
 	return &f
 }
 

@@ -287,8 +287,8 @@ func (t *team) names() []string {
 	var names []string
 	for _, m := range t.makers {
 		names = append(names, m.name)
-		if m.name == weir {
-			names = append(names, weirFree)
+		if m.hasLimits() {
+			names = append(names, m.name+free)
 		}
 	}
 	return names
@@ -312,7 +312,7 @@ func (t *team) round(ctx context.Context, b *bench, w workload) (round, error) {
 			return nil, fmt.Errorf("%s: %w", m.name, err)
 		}
 		turns := []*contender{c}
-		if f := c.free(); m.name == weir && w.takes(f, false) {
+		if f := c.free(); m.hasLimits() && w.takes(f, false) {
 			turns = append(turns, f)
 		}
 		for _, c := range turns {

@@ -134,7 +134,7 @@ func newBench(t *testing.T) *bench {
 		t.Fatal(err)
 	}
 	t.Cleanup(up.Close)
-	return &bench{settings: &settings{window: 50 * time.Millisecond, rounds: 2}, out: &strings.Builder{}, upstream: up}
+	return &bench{settings: &settings{window: 300 * time.Millisecond, rounds: 2}, out: &strings.Builder{}, upstream: up}
 }
 
 // startSelf is the upstream itself as a contender that claims this process's usage.

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -49,6 +50,9 @@ func (b *bench) measure(ctx context.Context, c *contender, plan wire.Plan) (samp
 	tally, failure := driver.Close()
 	if err != nil {
 		return nil, err
+	}
+	if tally.Ops+tally.Failures == 0 {
+		return nil, errors.New("no operation has ended in the window")
 	}
 	if tally.Ops == 0 || float64(tally.Failures) > maxFailing*float64(tally.Ops) {
 		return nil, fmt.Errorf("%d of %d operations failed: %w", tally.Failures, tally.Ops+tally.Failures, failure)

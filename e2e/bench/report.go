@@ -26,8 +26,11 @@ type row struct {
 	least    bool                // value must be at least bar, not at most
 }
 
-// overBefore is what is judged where another weir binary takes part.
-const overBefore = "weir/before"
+// What is judged where another weir binary takes part.
+const (
+	overBefore     = "weir/before"
+	freeOverBefore = "weir/before, without a limit"
+)
 
 func (r *row) key() string { return r.workload + ": " + r.figure + ", " + r.of }
 
@@ -100,8 +103,17 @@ func rows() []row {
 		{"churn-name", "CPU µs/connection", "cpu_us"},
 		{"http", "CPU µs/request", "cpu_us"},
 		{"bulk", "CPU s/GiB", "cpu_s_per_gib"},
+		{"idle", "resident KiB/tunnel", "rss_kib"},
 	} {
 		list = append(list, row{r.workload, r.figure, r.metric, func(in round) float64 { return in.ratio(r.metric, weir, before) }, overBefore, 1.03, false})
+	}
+	for _, r := range []struct{ workload, figure, metric string }{
+		{"churn-64", "CPU µs/connection", "cpu_us"},
+		{"churn-16", "CPU µs/connection", "cpu_us"},
+		{"churn-1", "median latency µs", "p50_us"},
+		{"http", "CPU µs/request", "cpu_us"},
+	} {
+		list = append(list, row{r.workload, r.figure, r.metric, func(in round) float64 { return in.ratio(r.metric, weirFree, beforeFree) }, freeOverBefore, 1.03, false})
 	}
 	for _, limit := range contendLimits {
 		list = append(list, absolute("contend-"+strconv.Itoa(limit), "share of time in use", "use", 0.95, true))
@@ -196,7 +208,7 @@ func table(out io.Writer, rounds map[string][]round, contenders []string, base *
 	line(w, head)
 	for _, row := range rows() {
 		list := rounds[row.workload]
-		if len(list) == 0 || row.of == overBefore && !slices.Contains(contenders, before) {
+		if len(list) == 0 || strings.HasPrefix(row.of, overBefore) && !slices.Contains(contenders, before) {
 			continue
 		}
 		cells := []string{row.workload, row.figure}

@@ -35,11 +35,11 @@ var sources = addrsFrom(netip.MustParseAddr("127.0.2.1"), 16)
 func workloads() []workload {
 	list := []workload{churn(1), churn(16), churn(64), churnByName(), socksChurn()}
 	list = append(list,
-		workload{name: "http", about: "16 kept-alive clients, absolute-form GET", peers: true, only: []string{direct, relay, weir, before}, run: runHTTP},
+		workload{name: "http", about: "16 kept-alive clients, absolute-form GET", peers: true, run: runHTTP},
 		workload{name: "bulk", about: "one tunnel, downloading", peers: true, only: []string{direct, relay, weir, before}, run: runBulk},
 		wide("wide", 64), wide("wide-4", 4),
 		workload{name: "idle", about: "3,000 tunnels that have been used once and are quiet", peers: true, fresh: true,
-			only: []string{relay, weir}, run: runIdle},
+			only: []string{relay, weir, before}, run: runIdle},
 	)
 	for _, limit := range contendLimits {
 		list = append(list, contend(limit))
