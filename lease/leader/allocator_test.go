@@ -157,6 +157,37 @@ func TestNewLeaderLetsSlotsRest(t *testing.T) {
 	}
 }
 
+// A grant that was on its way while the limit was lowered is not used as long as slots rest for which
+// the lower limit has no room beside it. The log knows nothing of rest.
+func TestGrantThroughALoweredLimitRests(t *testing.T) {
+	queue := limit.Queue{Timeout: time.Minute, Size: 9}
+	d := newDesk(t, kit.Limit(t, "up", 3, queue))
+	for conn, node := range []string{"a", "b", "c"} {
+		d.join(uint64(conn+1), node, node)
+	}
+	d.demand(1, &leasepb.Demand{InUse: 1})
+	d.demand(2, &leasepb.Demand{InUse: 1})
+	d.turn()
+	d.join(4, "b", "b") // the process has started again
+	d.demand(3, &leasepb.Demand{Waiting: 1})
+	cmd := d.alloc.Next(d.now, d.state)
+	d.apply(&fsm.PutLimit{Limit: kit.Limit(t, "up", 2, queue)})
+	d.alloc.Applied(d.now, d.state, d.apply(cmd))
+	if g := d.granted(3); g != 1 {
+		t.Fatalf("the log grants %d slots; want 1, or this tests nothing", g)
+	}
+	heard := grantsOf(d.alloc.Take(), 3).Slots + grantsOf(d.turn(), 3).Slots
+	d.now += takeOverRest - 1
+	heard += grantsOf(d.turn(), 3).Slots
+	if heard != 0 {
+		t.Errorf("node c hears of %d slots; one of a's is open, and b's former one may be: the limit is 2", heard)
+	}
+	d.now++
+	if heard := grantsOf(d.turn(), 3).Slots; heard != 1 || d.granted(3) != 1 {
+		t.Errorf("after the rest node c hears of %d slots, and the log grants it %d; want 1", heard, d.granted(3))
+	}
+}
+
 // Where nobody has granted anything yet, nothing can have been freed: the first connection of a
 // cluster, or of a node that is alone, does not wait.
 func TestFirstLeaderGrantsAtOnce(t *testing.T) {

@@ -162,9 +162,37 @@ func (a *Allocator) adjusted(now time.Duration, st *fsm.State, cmd *fsm.Adjust, 
 		if adj.Delta <= 0 || p == nil || p.conn == 0 || !p.proven {
 			continue
 		}
+		if early := a.early(now, st, adj); early > 0 {
+			d := a.demandOf(p, adj.Key)
+			d.releasing += early // the node has not heard of it
+			a.mark(d.c)
+			if adj.Delta -= early; adj.Delta == 0 {
+				continue
+			}
+		}
 		as := p.assigning()
 		as.Grants = append(as.Grants, &leasepb.Holding{Key: fsmpb.KeyOf(adj.Key), Slots: adj.Delta, Level: a.level(now, st, adj.Key, adj.Level)})
 	}
+}
+
+// early is how many slots of a grant may not be used, though the log has room for them: the limit
+// was lowered while the grant was on its way, and slots rest of which the log knows nothing.
+func (a *Allocator) early(now time.Duration, st *fsm.State, grant fsm.Adjustment) int64 {
+	r, ok := a.rests[grant.Key]
+	if !ok || now >= r.until || grant.Key.Resource.IsRate() {
+		return 0
+	}
+	l := st.Table().Governing(grant.Key)
+	if !l.Caps(grant.Key.Resource) {
+		return 0
+	}
+	taken := st.Granted(grant.Key) + r.slots
+	if c := a.keys[grant.Key]; c != nil {
+		for _, d := range c.demands {
+			taken -= d.releasing // is out of use
+		}
+	}
+	return max(0, min(taken-l.Connections, grant.Delta))
 }
 
 // restore keeps what a void entry was to release, with its level: it had no effect, so the slots
