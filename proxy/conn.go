@@ -31,12 +31,14 @@ type conn struct {
 	tunnelled bool          // a tunnel has taken over
 
 	// Guarded by mu. gone is the watcher's last report; idle says that the client waits for a
-	// request, and since is when that began; zero before it was first read from.
-	gone  sock.Hangup
-	idle  bool
-	mu    sync.Mutex
-	since time.Time
-	flow  *flow
+	// request, and since is when that began; zero before it was first read from. ousted says that
+	// closeIdle has ended it.
+	gone   sock.Hangup
+	idle   bool
+	ousted bool
+	mu     sync.Mutex
+	since  time.Time
+	flow   *flow
 
 	ahead ahead // of the answer to the request in hand
 }
@@ -160,12 +162,17 @@ func (c *conn) untimed() {
 }
 
 // setIdle records whether the client waits for its next request; false means that the server takes
-// no more requests.
+// no more requests, or that a request came as closeIdle ended the client: what follows it can't be
+// read. A draining server answers such a request.
 func (c *conn) setIdle(idle bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.idle, c.since = idle, c.idleFrom
-	return !idle || !c.srv.stopping.Load() && (c.first || !c.srv.draining.Load())
+	draining := c.srv.draining.Load()
+	if idle && (c.srv.stopping.Load() || draining && !c.first) {
+		return false
+	}
+	return !c.ousted || draining
 }
 
 // idleSince returns the time since which the client has waited for a request; zero if it has one.
@@ -183,8 +190,14 @@ func (c *conn) closeIdle() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.idle {
-		c.sock.CloseRead()
+		c.endIdle()
 	}
+}
+
+// endIdle wakes the goroutine that waits for a request. Needs c.mu.
+func (c *conn) endIdle() {
+	c.ousted = true
+	c.sock.CloseRead()
 }
 
 // use makes f the flow to which the client's hang-ups go. A hang-up that was reported before is

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/weirproxy/weir/proxy/resolve"
 )
@@ -112,5 +113,72 @@ func TestDrainResetsTheRestAtItsEnd(t *testing.T) {
 	q.expectReset()
 	if w.adm.inUse() != 0 {
 		t.Fatal("a slot is held after Drain")
+	}
+}
+
+// A client of SOCKS5 that has authenticated, and then has its tunnel, waits for nothing: neither a
+// drain nor a full proxy ends it as one that does.
+func TestSOCKSTunnelOfAUserIsNotIdle(t *testing.T) {
+	u := newUpstream(t, nil)
+	w := newWorld(t, 0, policy(func(p *Policy) { p.Users = testUsers(t) }))
+	p := w.dial()
+	p.send("\x05\x01\x02")
+	p.expect("\x05\x02")
+	p.send("\x01\x03ada\x08lovelace")
+	p.expect("\x01\x00")
+	eventually(t, "the proxy waits for the request", func() bool { return len(w.idlers(time.Now())) == 1 })
+	p.send(socksAsk(u.addr))
+	p.opened()
+	q := u.accept()
+	if n := len(w.idlers(time.Now())); n != 0 {
+		t.Errorf("%d clients count as idle", n)
+	}
+	w.SetDraining(true)
+	p.send("tunnels go on")
+	q.expect("tunnels go on")
+	p.Close()
+	q.expectEOF()
+	q.Close()
+}
+
+// A request that comes just as its idle client is ended is not begun: of its content and its tunnel,
+// nothing could be read. Where the server drains, it is answered.
+func TestRequestThatMeetsItsClientsEnd(t *testing.T) {
+	for name, request := range map[string]func(target string) string{
+		"HTTP":   func(target string) string { return "CONNECT " + target + " HTTP/1.1\r\n\r\n" },
+		"SOCKS5": func(target string) string { return "\x05\x01\x00" + socksAsk(target) },
+	} {
+		for _, draining := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, draining %v", name, draining), func(t *testing.T) {
+				u := newUpstream(t, nil)
+				w := newWorld(t, 0)
+				p := w.dial()
+				var c *conn
+				eventually(t, "the client is idle", func() bool {
+					w.mu.Lock()
+					defer w.mu.Unlock()
+					for c = range w.clients {
+					}
+					return c != nil && !c.idleSince().IsZero()
+				})
+				c.mu.Lock()
+				p.send(request(u.addr))
+				eventually(t, "the request is read", func() bool { return c.sock.Unread() == 0 })
+				w.draining.Store(draining)
+				c.endIdle()
+				c.mu.Unlock()
+				switch {
+				case !draining:
+					p.expectEOF()
+				case name == "HTTP":
+					p.expect("HTTP/1.1 503 ")
+				default:
+					p.expect("\x05\x00\x05\x01")
+				}
+				if n := len(w.flows.all()); n != 0 {
+					t.Errorf("%d flows are open", n)
+				}
+			})
+		}
 	}
 }

@@ -72,11 +72,14 @@ func (c *httpClient) next() bool {
 		b, err = http1.ReadHead(&c.in)
 	}
 	c.in.Before = nil
-	c.setIdle(false)
+	stays := c.setIdle(false)
 	if c.clock == clockHead {
 		c.untimed()
 	}
 	c.headLen = len(b)
+	if err == nil && !stays {
+		return false
+	}
 	if err == nil {
 		err = c.head.ParseRequest(b)
 	}

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"errors"
+	"io"
 	"net/netip"
 	"os"
 
@@ -57,7 +58,9 @@ func (c *socksClient) answer(accepted *conn) *socksClient {
 
 // serve implements [protocol].
 func (c *socksClient) serve() {
-	c.setIdle(false)
+	if !c.setIdle(false) {
+		return
+	}
 	c.nextRequest()
 	c.method, c.sock.Stall = "SOCKS5", stallTimeout
 	policy := c.srv.policy.Load()
@@ -221,6 +224,9 @@ func readSOCKS[M any](c *socksClient, parse func([]byte) (M, int, error)) (m M, 
 		c.in.Before = c.conn
 		err = c.in.Fill()
 		c.in.Before = nil
+		if !c.setIdle(false) && err == nil { // it has waited for the client
+			err = io.EOF
+		}
 		if err != nil {
 			return m, 0, err
 		}
