@@ -112,6 +112,7 @@ func (f *flow) connectFor(r *request, addrs resolve.Addrs) (ok bool, _ *refusal)
 	if r.tokenWait > 0 {
 		began = time.Now()
 	}
+	ports := f.srv.forbidden.Load()
 	err = f.dial(addrs, began)
 	f.dialTime = time.Since(began)
 	if err != nil {
@@ -120,6 +121,9 @@ func (f *flow) connectFor(r *request, addrs resolve.Addrs) (ok bool, _ *refusal)
 			how = endReset // an abandoned dial may have reached the upstream
 		}
 		return false, f.unreachable(err, how)
+	}
+	if err := f.forbiddenSince(ports); err != nil { // SetForbidden passes over who has no connection yet
+		return false, f.unreachable(err, endReset)
 	}
 	f.noteOpened(r)
 	return true, nil

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"testing"
@@ -95,6 +96,24 @@ func TestForbiddenPortsAreNotDialled(t *testing.T) {
 	}
 	w.SetForbidden(Ports{})
 	w.connect(own.addr)
+}
+
+// A port that turns out to be the cluster's while it is dialled, behind an address that does not
+// answer, is refused as one that was known.
+func TestForbiddenWhileDialling(t *testing.T) {
+	silent := netip.MustParseAddrPort(fullListener(t))
+	l, err := net.Listen("tcp", netip.AddrPortFrom(netip.MustParseAddr("127.0.0.9"), silent.Port()).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	node := netip.MustParseAddrPort(l.Addr().String())
+	w := newWorld(t, 0, names(resolver{"two.test": []netip.Addr{silent.Addr(), node.Addr()}}))
+	p := w.dial()
+	p.send(fmt.Sprintf("CONNECT two.test:%d HTTP/1.1\r\n\r\n", silent.Port()))
+	eventually(t, "the first address is dialled", func() bool { all := w.flows.all(); return len(all) == 1 && isDialling(all[0]) })
+	w.SetForbidden(Ports{Nodes: Listeners{At: []netip.AddrPort{node}}})
+	p.refused("CONNECT", 502, "destination_ip_prohibited")
 }
 
 // A kept connection is closed when its upstream's address turns out to be the cluster's own.

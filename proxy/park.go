@@ -114,6 +114,15 @@ func (f *flow) forbidden() error {
 	return nil
 }
 
+// forbiddenSince returns the reason why the connection, which has just been made, would not have
+// been begun, if the forbidden ports are others than they were.
+func (f *flow) forbiddenSince(then *forbidden) error {
+	if now := f.srv.forbidden.Load(); now != then {
+		return now.check(netip.AddrPortFrom(f.addr, f.target.Port))
+	}
+	return nil
+}
+
 // avoid ends the connection if it leads to one of the ports. It doesn't block.
 func (f *flow) avoid(ports *forbidden) {
 	f.mu.Lock()
