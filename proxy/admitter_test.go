@@ -62,6 +62,13 @@ func (a *admitter) pace() {
 	a.supply = map[limit.Resource]*supply{limit.Upload: {}, limit.Download: {}}
 }
 
+// starved reports whether somebody waits for bytes.
+func (a *admitter) starved(r limit.Resource) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.supply[r].waiting) > 0
+}
+
 // feed adds bytes and wakes who waits for some.
 func (a *admitter) feed(r limit.Resource, n int) {
 	a.mu.Lock()

@@ -50,6 +50,7 @@ type exchange struct {
 	read     atomic.Bool   // the whole request has been read; set before its last byte is sent
 	readErr  error         // of reading the request's body, once done
 	writeErr error         // of sending the request, once done
+	paid     paidMeter     // of the second goroutine
 	informed bool          // the client has been sent a 1xx
 	asking   sock.Asking
 	vigil    vigil
@@ -155,10 +156,17 @@ func (x *exchange) once() (again, keep bool) {
 		x.read.Store(true)
 	}
 
-	if !f.plain.reused || !x.body.Done || !prepaid(x.uploadMeter(), len(x.head)) {
+	switch {
+	case !f.plain.reused || !x.body.Done: // [exchange.reuse] has looked, if it has content
 		x.send()
-	} else if err := x.ask(); err != nil {
-		return x.failed(err)
+	case prepaid(x.uploadMeter(), len(x.head)):
+		if err := x.ask(); err != nil {
+			return x.failed(err)
+		}
+	case !f.upstream.Quiet():
+		x.sent = false
+	default:
+		x.send()
 	}
 	if !x.sent {
 		f.closeNow() // its slot is needed for the next attempt
@@ -168,6 +176,9 @@ func (x *exchange) once() (again, keep bool) {
 		b, err := http1.ReadHead(&f.reader)
 		if err == nil {
 			err = f.plain.head.ParseResponse(b)
+		}
+		if err == nil && f.plain.reused && x.unbegun() {
+			err = errUnasked
 		}
 		if err != nil {
 			return x.failed(err)
@@ -221,6 +232,11 @@ func (x *exchange) send() {
 		return
 	}
 	x.done = make(chan struct{})
+	x.paid.Meter = meter
+	x.paid.some.Store(meter == nil)
+	if meter != nil {
+		meter = &x.paid
+	}
 	x.read.Store(x.body.Done)
 	x.body.Complete = &x.read
 	x.c.untimed()
@@ -232,6 +248,10 @@ func (x *exchange) send() {
 		}
 	}()
 }
+
+// unbegun reports whether the request still waits for its first byte of bandwidth: the upstream has
+// seen nothing of it, and its content has not been read.
+func (x *exchange) unbegun() bool { return x.done != nil && !x.paid.some.Load() }
 
 // uploadMeter is what paces the request; nil: nothing does.
 func (x *exchange) uploadMeter() sock.Meter {

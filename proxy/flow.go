@@ -21,6 +21,7 @@ var (
 	errHalfClose     = errors.New("nothing moved after a half-close")
 	errIdle          = errors.New("idle for too long")
 	errMessage       = errors.New("the message could not be completed")
+	errUnasked       = errors.New("the answer came before the request was sent")
 
 	errClientStalled   = errors.New("stalled by the client")
 	errUpstreamStalled = errors.New("stalled by the upstream")

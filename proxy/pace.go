@@ -199,6 +199,21 @@ func (p *paced) end() {
 	}
 }
 
+// paidMeter is a meter that notes whether it has given something.
+type paidMeter struct {
+	sock.Meter
+	some atomic.Bool
+}
+
+// Take implements [sock.Meter].
+func (m *paidMeter) Take(n int) int {
+	k := m.Meter.Take(n)
+	if k > 0 && !m.some.Load() {
+		m.some.Store(true)
+	}
+	return k
+}
+
 // prepaid takes n bytes, if all of them may be moved at once.
 func prepaid(m sock.Meter, n int) bool {
 	if m == nil {

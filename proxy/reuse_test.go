@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"io"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/weirproxy/weir/limit"
 	"github.com/weirproxy/weir/proxy/sock"
 )
 
@@ -53,6 +55,47 @@ func TestUnaskedAnswerIsNotTaken(t *testing.T) {
 		eventually(t, "both exchanges are counted", func() bool { return w.Counters().Exchanges.Load() == 2 })
 		if n := w.Counters().Retries.Load(); n != 0 {
 			t.Errorf("%q: %d retries", request, n)
+		}
+	}
+}
+
+// Nor is one for which a request waits that has no bandwidth yet, whether it comes before the request
+// or while that waits. Whatever its method, the request goes to another connection.
+func TestUnaskedAnswerIsNotTakenWhilePaced(t *testing.T) {
+	const unasked = "HTTP/1.1 299 Unasked\r\nContent-Length: 0\r\n\r\n"
+	u := newUpstream(t, nil)
+	for _, request := range []string{
+		get(u, "/", ""),
+		"POST http://" + u.addr + "/ HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n",
+		"POST http://" + u.addr + "/ HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody",
+	} {
+		for _, meanwhile := range []bool{false, true} {
+			w := newWorld(t, 1)
+			p, q := park(t, w, u)
+			up := w.idle.all()[0].upstream
+			if !meanwhile {
+				q.send(unasked)
+				eventually(t, "the bytes have come", func() bool { return up.Unread() > 0 })
+			}
+			w.adm.pace()
+			p.send(request)
+			if meanwhile {
+				eventually(t, "the request waits", func() bool { return w.adm.starved(limit.Upload) })
+				q.send(unasked)
+			}
+			io.Copy(io.Discard, q.r) // its end, or a reset
+			q.Close()
+			fresh := u.accept()
+			w.adm.feed(limit.Upload, 1<<20)
+			w.adm.feed(limit.Download, 1<<20)
+			head := fresh.readHead()
+			if strings.HasSuffix(request, "body") {
+				fresh.expect("body")
+			}
+			fresh.send("HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n")
+			if resp, _ := p.response("GET"); resp.StatusCode != 201 {
+				t.Errorf("%q, meanwhile %v: %s to %q", request, meanwhile, resp.Status, head)
+			}
 		}
 	}
 }

@@ -56,8 +56,8 @@ func (x *exchange) failed(err error) (again, keep bool) {
 	cause := f.endCause()
 	// On a reused connection, the upstream either closed it before it saw the request, or sent
 	// something that is no answer to it. The request may be repeated if it is idempotent (RFC 9110
-	// §9.2.2).
-	again = cause == nil && f.plain.reused && !x.informed && x.repeatable()
+	// §9.2.2), or was never begun.
+	again = cause == nil && f.plain.reused && !x.informed && (x.repeatable() || x.unbegun())
 	switch {
 	case sock.IsReset(err):
 		f.finish(endUpstreamReset)
