@@ -34,8 +34,8 @@ const (
 //
 // Systems let connections to different addresses have the same end, and give it away again once a
 // connection has ended. So if the server's connection from local leads elsewhere or has ended, and
-// the machine has a socket that is connected from local to accepted, the accepted connection is that
-// socket's.
+// the machine has a socket that is connected from local to accepted, the accepted connection is
+// that socket's.
 //
 // Call Dialled after bytes have come over the connection, not when it is accepted: the server may
 // not know the connection any earlier. If local is an address of this machine, Dialled looks at all

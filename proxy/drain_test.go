@@ -141,8 +141,8 @@ func TestSOCKSTunnelOfAUserIsNotIdle(t *testing.T) {
 	q.Close()
 }
 
-// A request that comes just as its idle client is ended is not begun: of its content and its tunnel,
-// nothing could be read. Where the server drains, it is answered.
+// A request that comes just as its idle client is ended is not begun: of its content and its
+// tunnel, nothing could be read. Where the server drains, it is answered.
 func TestRequestThatMeetsItsClientsEnd(t *testing.T) {
 	for name, request := range map[string]func(target string) string{
 		"HTTP":   func(target string) string { return "CONNECT " + target + " HTTP/1.1\r\n\r\n" },

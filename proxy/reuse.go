@@ -19,9 +19,9 @@ import (
 // Before a request without content is written to a kept-alive connection, one read is tried. It
 // finds an upstream that has closed, or has sent something unasked, without an extra system call;
 // then another connection is used. So it is where something comes while the request waits for its
-// first byte of bandwidth. A whole unasked response that crosses with the request can't be told from
-// its answer. If one client of an upstream could do that to another,
-// share_kept_connections = false separates them, at the cost of a connection for each.
+// first byte of bandwidth. A whole unasked response that crosses with the request can't be told
+// from its answer. If one client of an upstream could do that to another, share_kept_connections =
+// false separates them, at the cost of a connection for each.
 
 // connect makes x.flow a connection to the target that the request may use: a kept-alive one,
 // unless fresh, or a new one.

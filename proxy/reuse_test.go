@@ -59,8 +59,8 @@ func TestUnaskedAnswerIsNotTaken(t *testing.T) {
 	}
 }
 
-// Nor is one for which a request waits that has no bandwidth yet, whether it comes before the request
-// or while that waits. Whatever its method, the request goes to another connection.
+// Nor is one for which a request waits that has no bandwidth yet, whether it comes before the
+// request or while that waits. Whatever its method, the request goes to another connection.
 func TestUnaskedAnswerIsNotTakenWhilePaced(t *testing.T) {
 	const unasked = "HTTP/1.1 299 Unasked\r\nContent-Length: 0\r\n\r\n"
 	u := newUpstream(t, nil)

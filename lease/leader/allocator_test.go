@@ -157,8 +157,8 @@ func TestNewLeaderLetsSlotsRest(t *testing.T) {
 	}
 }
 
-// A grant that was on its way while the limit was lowered is not used as long as slots rest for which
-// the lower limit has no room beside it. The log knows nothing of rest.
+// A grant that was on its way while the limit was lowered is not used as long as slots rest for
+// which the lower limit has no room beside it. The log knows nothing of rest.
 func TestGrantThroughALoweredLimitRests(t *testing.T) {
 	queue := limit.Queue{Timeout: time.Minute, Size: 9}
 	d := newDesk(t, kit.Limit(t, "up", 3, queue))
