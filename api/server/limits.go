@@ -113,8 +113,9 @@ func (s *Server) commitPut(ctx context.Context, l limit.Limit, cond condition) (
 		return answer{}, err
 	}
 	t := s.deps.Log.Committed()
+	// If the write changed nothing and others came after it, its index is a tag that no limit has.
 	l.ModifyIndex = index
-	if now, ok := t.Get(l.Pattern); ok && !res.Changed {
+	if now, ok := t.Get(l.Pattern); ok && !res.Changed && now.ModifyIndex <= index {
 		l.ModifyIndex, l.Source = now.ModifyIndex, now.Source
 	}
 	if res.Changed {
@@ -336,12 +337,13 @@ func (s *Server) propose(ctx context.Context, c fsm.Command) (uint64, fsm.Result
 }
 
 // visibleAt returns the first table index at which a write is visible. A write without effect is
-// visible in the table that it was compared with, and so in t, the committed table read after it.
+// visible in the table that it was compared with: that is t, the committed table read after it,
+// unless others have written since. Their index would be a tag of limits that this write never saw.
 func visibleAt(index uint64, res fsm.Result, t *limit.Table) uint64 {
 	if res.Changed {
 		return index
 	}
-	return t.Index
+	return min(t.Index, index)
 }
 
 // difference lists the changes that would turn the effective limits into ls.
