@@ -93,7 +93,7 @@ func (f *clientFlags) eventsClient(cmd *cobra.Command) (*api.Client, *eventStrea
 }
 
 // followEvents prints events until ctx ends. The first connection must succeed; a lost one is made
-// again.
+// again, also while the node or a balancer before it answers 5xx, as during a restart.
 func followEvents(ctx context.Context, f *clientFlags, cmd *cobra.Command, c *api.Client, stream *eventStream, q api.EventQuery) error {
 	for {
 		var lost error
@@ -114,7 +114,7 @@ func followEvents(ctx context.Context, f *clientFlags, cmd *cobra.Command, c *ap
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case !stream.begun, errors.As(lost, &refused):
+		case !stream.begun, errors.As(lost, &refused) && refused.Status < http.StatusInternalServerError:
 			return explain(c, lost)
 		}
 		fmt.Fprintf(cmd.ErrOrStderr(), "The connection is lost (%s); connecting again.\n", printable(lost.Error()))

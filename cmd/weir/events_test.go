@@ -61,3 +61,20 @@ func TestAddressOfAnotherService(t *testing.T) {
 		t.Errorf("exit %d, %d times, %q", code, asked, stderr)
 	}
 }
+
+// TestRefusalOfALostStream: one that passes with a restart is waited for; any other ends the
+// command, and so does each of the first connection.
+func TestRefusalOfALostStream(t *testing.T) {
+	stopping := func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }
+	forbidden := func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) }
+	code, stdout, stderr, asked := followed(t, testProcess(), quietly, stopping, fencing, quietly)
+	if code != 0 || asked != 4 || !strings.Contains(stdout, "a fenced") {
+		t.Errorf("a node that stops: exit %d, %d times, %q %q", code, asked, stdout, stderr)
+	}
+	for _, answers := range [][]http.HandlerFunc{{stopping}, {forbidden}, {quietly, forbidden}} {
+		want := len(answers)
+		if code, _, stderr, asked := followed(t, testProcess(), append(answers, quietly)...); code != 1 || asked != want {
+			t.Errorf("exit %d, %d times, want %d: %q", code, asked, want, stderr)
+		}
+	}
+}
