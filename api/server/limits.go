@@ -229,7 +229,10 @@ func (s *Server) commitReplace(ctx context.Context, ls []limit.Limit, cond condi
 	if err != nil {
 		return answer{}, err
 	}
-	changes := difference(before, ls)
+	changes := []api.Change{}
+	if res.Changed { // else others have written the same since before, and the changes are theirs
+		changes = difference(before, ls)
+	}
 	s.noteLimits(ctx, limit.SourceAPI, index, changes)
 	if len(ls) > 0 && ls[0].Evict { // all have the same Evict
 		s.note(ctx, "connections above the limits are being closed", "limits", len(ls), "index", index)
@@ -256,11 +259,28 @@ func (s *Server) replaceConfigLimits(_ *http.Request, body []byte) (commit, erro
 		if err != nil {
 			return answer{}, err
 		}
-		after := s.deps.Log.Committed()
-		s.noteLimits(ctx, limit.SourceConfig, index, difference(before, after.Limits()))
-		at := visibleAt(index, res, after)
+		if res.Changed {
+			s.noteLimits(ctx, limit.SourceConfig, index, difference(before, underAPI(before, ls, index)))
+		}
+		at := visibleAt(index, res, s.deps.Log.Committed())
 		return answer{body: configReplaced{Index: index, Changed: res.Changed}, index: index, table: at}, nil
 	}, nil
+}
+
+// underAPI returns the limits in force once the config's are ls, written at index. The table read
+// after the write would not do: it may hold what others have written, too.
+func underAPI(t *limit.Table, ls []limit.Limit, index uint64) []limit.Limit {
+	var both []limit.Limit
+	for _, l := range t.Limits() {
+		if l.Source == limit.SourceAPI {
+			both = append(both, l)
+		}
+	}
+	for _, l := range ls {
+		l.ModifyIndex = index
+		both = append(both, l)
+	}
+	return fsm.Effective(both)
 }
 
 // configReplaced is the leader's answer to a node that sent its config's limits.

@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"testing"
 
 	"github.com/weirproxy/weir/api"
 	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/limit"
 )
 
 // crowded is a log in which others write right before and right after this node's own write.
@@ -76,4 +78,45 @@ func TestTagOfAWriteThatChangedNothing(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestChangesOfOthersAreTheirs: a write's events, and the answer to it, hold no change that others
+// made right before or after it.
+func TestChangesOfOthersAreTheirs(t *testing.T) {
+	conf := func(hosts map[string]int64) []limit.Limit {
+		var ls []limit.Limit
+		for host, n := range hosts {
+			ls = append(ls, limit.Limit{Pattern: mustPattern(t, host), Connections: n, Source: limit.SourceConfig})
+		}
+		return ls
+	}
+	t.Run("config", func(t *testing.T) {
+		b := newBench(t, Config{}, "a")
+		a := b.nodes["a"]
+		b.apply(&fsm.ReplaceLimits{Source: limit.SourceConfig, Limits: conf(map[string]int64{"gone.org": 1, "covered.org": 1, "same.org": 1})})
+		b.put("covered.org", 9)
+		b.put("deleted.org", 9)
+		a.crowd(func() { b.put("before.org", 2) }, func() {
+			b.put("after.org", 2)
+			b.put("covered.org", 8)
+			b.put("conf.org", 7)
+			b.remove("deleted.org")
+		})
+		if _, err := a.server.ReplaceConfigLimits(t.Context(), conf(map[string]int64{"conf.org": 3, "covered.org": 3, "same.org": 1})); err != nil {
+			t.Fatal(err)
+		}
+		want := []string{"limit on conf.org set: 3 connections", "limit on gone.org deleted (was: 1 connection)"}
+		if got := texts(a.server.events); !slices.Equal(got, want) {
+			t.Errorf("%q", got)
+		}
+	})
+	t.Run("api", func(t *testing.T) {
+		b := newBench(t, Config{}, "a")
+		a := b.nodes["a"]
+		a.crowd(func() { b.put("x.org", 2) }, nil)
+		done := get[api.LimitsReplaced](t, a.do(try{method: http.MethodPut, path: api.PathLimits, body: `{"limits":[{"pattern":"x.org","connections":2}]}`}))
+		if got := texts(a.server.events); len(got) > 0 || len(done.Changes) > 0 {
+			t.Errorf("%q, answered %+v", got, done.Changes)
+		}
+	})
 }
