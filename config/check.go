@@ -181,17 +181,18 @@ func collide(a, b string) bool {
 	if portA != portB || portA == "0" || portA == "" { // without a port, a listener is off
 		return false
 	}
-	return hostA == hostB || covers(hostA, hostB) || covers(hostB, hostA)
+	hostA, hostB = bound(hostA), bound(hostB)
+	return hostA == hostB || unspecified(hostA) || unspecified(hostB)
 }
 
-// covers reports whether listening on a includes b: "" and "::" stand for both families, "0.0.0.0"
-// for IPv4 only.
-func covers(a, b string) bool {
-	if a == "0.0.0.0" {
-		addr, err := netip.ParseAddr(b)
-		return err != nil || addr.Unmap().Is4()
+// bound is the address that listening on a host binds. A name's is its first of IPv4, so localhost
+// leaves ::1 free. Those of other names are known at the start alone. "0.0.0.0" needs no case of
+// its own: as "" and "::" it stands for both families, because weir listens on "tcp", not "tcp4".
+func bound(host string) string {
+	if host = strings.TrimSuffix(host, "."); host == "localhost" {
+		return "127.0.0.1"
 	}
-	return unspecified(a)
+	return host
 }
 
 // checkAdvertised refuses an advertised address whose port would come from a listener with port 0.

@@ -341,8 +341,10 @@ func TestSamePort(t *testing.T) {
 		want bool
 	}{
 		{"127.0.0.1:1", "127.0.0.1:1", true}, {"127.0.0.1:1", "127.0.0.1:2", false}, {"127.0.0.1:1", "127.0.0.2:1", false},
-		{":1", "127.0.0.1:1", true}, {"[::1]:1", "[::]:1", true}, {"0.0.0.0:1", "[::1]:1", false}, {"0.0.0.0:1", "10.0.0.1:1", true},
+		{":1", "127.0.0.1:1", true}, {"[::1]:1", "[::]:1", true}, {"0.0.0.0:1", "[::1]:1", true}, {"0.0.0.0:1", "10.0.0.1:1", true},
 		{"0.0.0.0:1", "localhost:1", true}, {"0.0.0.0:1", "[::]:1", true}, {"127.0.0.1:0", "127.0.0.1:0", false},
+		{"localhost:1", "127.0.0.1:1", true}, {"localhost.:1", "localhost:1", true}, {"localhost:1", "[::1]:1", false}, {"localhost:1", "[::]:1", true},
+		{"localhost:1", "127.0.0.2:1", false}, {"[::1]:1", "127.0.0.1:1", false}, {"a.test:1", "a.test.:1", true}, {"a.test:1", "b.test:1", false},
 	} {
 		if got := collide(test.a, test.b); got != test.want || collide(test.b, test.a) != got {
 			t.Errorf("%s and %s: %v", test.a, test.b, got)

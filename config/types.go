@@ -355,7 +355,7 @@ func splitAddress(s string, lowestPort uint64) (host, port, message string) {
 		return "", "", fmt.Sprintf("%q has no port after the colon", s)
 	}
 	if addr, err := netip.ParseAddr(host); err == nil {
-		host = addr.String()
+		host = addr.Unmap().String()
 	} else if host = strings.ToLower(host); (host != "" || port == "") && !usableHost(strings.TrimSuffix(host, ".")) {
 		return "", "", bad
 	}

@@ -191,6 +191,8 @@ func (wr *watcher) fetch(ctx context.Context, hosts bool, sum hostSum) []api.Unr
 		defer mu.Unlock()
 		all = append(all, reported{node, w})
 	})
+	// In whichever order the answers came, the sums of rates are rounded in the same way.
+	slices.SortFunc(all, func(a, b reported) int { return strings.Compare(a.node, b.node) })
 	var events []api.Event
 	for _, t := range all {
 		wr.cursors[t.node] = t.Cursor
@@ -243,12 +245,38 @@ func sameUse(a, b api.Host) bool {
 	return a.Pattern == b.Pattern && sameNumbers(a.Use, b.Use) && maps.EqualFunc(a.Nodes, b.Nodes, sameNumbers)
 }
 
+// sameNumbers compares what the pointers show: they are new each second.
 func sameNumbers(a, b api.Use) bool {
-	if (a.Limit == nil) != (b.Limit == nil) || a.Limit != nil && *a.Limit != *b.Limit {
+	if !sameAt(a.Limit, b.Limit) || !sameRate(a.Requests, b.Requests) || !sameBandwidth(a.Bandwidth, b.Bandwidth) {
 		return false
 	}
-	a.Limit, b.Limit = nil, nil
+	a.Limit, a.Requests, a.Bandwidth = nil, nil, nil
+	b.Limit, b.Requests, b.Bandwidth = nil, nil, nil
 	return a == b
+}
+
+func sameBandwidth(a, b *api.BandwidthUse) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return sameRate(a.Upload, b.Upload) && sameRate(a.Download, b.Download)
+}
+
+// sameRate compares also what changes without use: a level that rises must be shown.
+func sameRate(a, b *api.RateUse) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	x, y := *a, *b
+	x.Unassigned, y.Unassigned = nil, nil
+	return x == y && sameAt(a.Unassigned, b.Unassigned)
+}
+
+func sameAt[T comparable](a, b *T) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return *a == *b
 }
 
 // status and nodes return the frames of GET /v1/status and /v1/nodes.

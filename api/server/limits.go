@@ -113,8 +113,9 @@ func (s *Server) commitPut(ctx context.Context, l limit.Limit, cond condition) (
 		return answer{}, err
 	}
 	t := s.deps.Log.Committed()
+	// If the write changed nothing and others came after it, its index is a tag that no limit has.
 	l.ModifyIndex = index
-	if now, ok := t.Get(l.Pattern); ok && !res.Changed {
+	if now, ok := t.Get(l.Pattern); ok && !res.Changed && now.ModifyIndex <= index {
 		l.ModifyIndex, l.Source = now.ModifyIndex, now.Source
 	}
 	if res.Changed {
@@ -228,7 +229,10 @@ func (s *Server) commitReplace(ctx context.Context, ls []limit.Limit, cond condi
 	if err != nil {
 		return answer{}, err
 	}
-	changes := difference(before, ls)
+	changes := []api.Change{}
+	if res.Changed { // else others have written the same since before, and the changes are theirs
+		changes = difference(before, ls)
+	}
 	s.noteLimits(ctx, limit.SourceAPI, index, changes)
 	if len(ls) > 0 && ls[0].Evict { // all have the same Evict
 		s.note(ctx, "connections above the limits are being closed", "limits", len(ls), "index", index)
@@ -255,11 +259,28 @@ func (s *Server) replaceConfigLimits(_ *http.Request, body []byte) (commit, erro
 		if err != nil {
 			return answer{}, err
 		}
-		after := s.deps.Log.Committed()
-		s.noteLimits(ctx, limit.SourceConfig, index, difference(before, after.Limits()))
-		at := visibleAt(index, res, after)
+		if res.Changed {
+			s.noteLimits(ctx, limit.SourceConfig, index, difference(before, underAPI(before, ls, index)))
+		}
+		at := visibleAt(index, res, s.deps.Log.Committed())
 		return answer{body: configReplaced{Index: index, Changed: res.Changed}, index: index, table: at}, nil
 	}, nil
+}
+
+// underAPI returns the limits in force once the config's are ls, written at index. The table read
+// after the write would not do: it may hold what others have written, too.
+func underAPI(t *limit.Table, ls []limit.Limit, index uint64) []limit.Limit {
+	var both []limit.Limit
+	for _, l := range t.Limits() {
+		if l.Source == limit.SourceAPI {
+			both = append(both, l)
+		}
+	}
+	for _, l := range ls {
+		l.ModifyIndex = index
+		both = append(both, l)
+	}
+	return fsm.Effective(both)
 }
 
 // configReplaced is the leader's answer to a node that sent its config's limits.
@@ -336,12 +357,13 @@ func (s *Server) propose(ctx context.Context, c fsm.Command) (uint64, fsm.Result
 }
 
 // visibleAt returns the first table index at which a write is visible. A write without effect is
-// visible in the table that it was compared with, and so in t, the committed table read after it.
+// visible in the table that it was compared with: that is t, the committed table read after it,
+// unless others have written since. Their index would be a tag of limits that this write never saw.
 func visibleAt(index uint64, res fsm.Result, t *limit.Table) uint64 {
 	if res.Changed {
 		return index
 	}
-	return t.Index
+	return min(t.Index, index)
 }
 
 // difference lists the changes that would turn the effective limits into ls.

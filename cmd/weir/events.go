@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/signal"
 	"slices"
@@ -45,22 +47,54 @@ and continues after the last event that it printed.`,
 				return usagef(cmd, "there are no events of type %q: write some of %s", t, strings.Join(eventTypes, ", "))
 			}
 		}
-		c, err := f.client(cmd)
+		c, stream, err := f.eventsClient(cmd)
 		if err != nil {
 			return err
 		}
 		defer c.CloseIdle()
 		ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt)
 		defer stop()
-		return followEvents(ctx, f, cmd, c, api.EventQuery{Types: types})
+		return followEvents(ctx, f, cmd, c, stream, api.EventQuery{Types: types})
 	}
 	return cmd
 }
 
+// eventStream is a transport that remembers whether a node has ever begun a stream of events. The
+// events themselves do not tell: on a quiet cluster none comes for hours.
+type eventStream struct {
+	*http.Transport
+	begun bool
+}
+
+func (s *eventStream) RoundTrip(r *http.Request) (*http.Response, error) {
+	res, err := s.Transport.RoundTrip(r)
+	if err == nil && res.StatusCode == http.StatusOK && strings.HasPrefix(res.Header.Get("Content-Type"), api.MediaEvents) {
+		s.begun = true
+	}
+	return res, err
+}
+
+// eventsClient is client with an eventStream.
+func (f *clientFlags) eventsClient(cmd *cobra.Command) (*api.Client, *eventStream, error) {
+	plain, err := f.client(cmd)
+	if err != nil {
+		return nil, nil, err
+	}
+	transport, err := f.transport()
+	if err != nil {
+		return nil, nil, err
+	}
+	stream := &eventStream{Transport: &http.Transport{}} // ignores proxy settings, as the client's own
+	if t, ok := transport.(*http.Transport); ok {
+		stream.Transport = t
+	}
+	c, err := api.NewClient(plain.Addr(), cmp.Or(f.token, f.p.getenv("WEIR_TOKEN")), stream)
+	return c, stream, err
+}
+
 // followEvents prints events until ctx ends. The first connection must succeed; a lost one is made
-// again.
-func followEvents(ctx context.Context, f *clientFlags, cmd *cobra.Command, c *api.Client, q api.EventQuery) error {
-	printed := false
+// again, also while the node or a balancer before it answers 5xx, as during a restart.
+func followEvents(ctx context.Context, f *clientFlags, cmd *cobra.Command, c *api.Client, stream *eventStream, q api.EventQuery) error {
 	for {
 		var lost error
 		for n, err := range c.Events(ctx, q) {
@@ -74,13 +108,13 @@ func followEvents(ctx context.Context, f *clientFlags, cmd *cobra.Command, c *ap
 			if err := showEvent(cmd.OutOrStdout(), *n.Event, f.json); err != nil {
 				return err
 			}
-			q.After, printed = n.ID, true
+			q.After = n.ID
 		}
 		var refused *api.Error
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case !printed, errors.As(lost, &refused):
+		case !stream.begun, errors.As(lost, &refused) && refused.Status < http.StatusInternalServerError:
 			return explain(c, lost)
 		}
 		fmt.Fprintf(cmd.ErrOrStderr(), "The connection is lost (%s); connecting again.\n", printable(lost.Error()))
