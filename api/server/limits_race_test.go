@@ -119,4 +119,17 @@ func TestChangesOfOthersAreTheirs(t *testing.T) {
 			t.Errorf("%q, answered %+v", got, done.Changes)
 		}
 	})
+	t.Run("snapshot", func(t *testing.T) {
+		b := newBench(t, Config{}, "a")
+		a := b.nodes["a"]
+		b.put("x.org", 2)
+		saved := b.snapshot()
+		b.remove("x.org")
+		a.crowd(func() { b.put("x.org", 2) }, nil)
+		w := a.restore(saved)
+		done := get[api.SnapshotRestored](t, w)
+		if got := texts(a.server.events); w.Code != http.StatusOK || len(got) > 0 || done.Added > 0 {
+			t.Errorf("%q, answered %d %+v", got, w.Code, done)
+		}
+	})
 }

@@ -236,7 +236,10 @@ func (s *Server) commitRestore(ctx context.Context, cmd fsm.RestoreLimits) (answ
 	if err != nil {
 		return answer{}, err
 	}
-	changes := difference(before, effective)
+	var changes []api.Change
+	if res.Changed { // else others have written the same since before, and the changes are theirs
+		changes = difference(before, effective)
+	}
 	s.noteLimits(ctx, limit.SourceAPI, index, changes)
 	body := api.SnapshotRestored{Index: index, Limits: len(cmd.Limits)}
 	for _, c := range changes {
