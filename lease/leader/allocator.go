@@ -63,6 +63,7 @@ func NewAllocator(now time.Duration, term uint64, st *fsm.State) *Allocator {
 		a.addPeer(s, now)
 	}
 	a.setLimits(now, st)
+	a.firstShape = st.Table().ShapeIndex
 	a.vacant.keys = map[limit.Key]*vacancy{}
 	st.Kept(func(key limit.Key) bool {
 		a.noteVacant(now, st, key)
@@ -92,8 +93,8 @@ func (a *Allocator) level(now time.Duration, st *fsm.State, key limit.Key, level
 	if !a.distrusts || !key.Resource.IsRate() {
 		return level
 	}
-	l, index := limitOfRate(st, key)
-	if l != nil && now < max(a.trustFrom, a.limitSince[index])+fillTime(l, key.Resource, st.LargestBurst(key)) {
+	l, id := limitOfRate(st, key)
+	if l != nil && now < max(a.trustFrom, a.limitSince[id.index])+fillTime(l, key.Resource, st.LargestBurst(key)) {
 		return 0
 	}
 	return level
@@ -265,6 +266,11 @@ func (a *Allocator) Applied(now time.Duration, st *fsm.State, res fsm.Result) {
 
 // LimitsChanged goes by new limits.
 func (a *Allocator) LimitsChanged(now time.Duration, st *fsm.State) {
+	if st.Table().ShapeIndex != a.shape {
+		for _, r := range a.rests { // what rests may count under another key now
+			a.notBefore = max(a.notBefore, r.until)
+		}
+	}
 	a.setLimits(now, st)
 	for _, p := range a.order {
 		switch {
@@ -280,8 +286,11 @@ func (a *Allocator) LimitsChanged(now time.Duration, st *fsm.State) {
 }
 
 func (a *Allocator) setLimits(now time.Duration, st *fsm.State) {
-	a.evictions.seen = append(a.evictions.seen, seenTable{st.Table().Index, now})
+	a.evictions.see(st.Table().Index, now, a.ttl)
 	before := a.limitSince
+	if st.Table().ShapeIndex != a.shape {
+		before, a.shape = nil, st.Table().ShapeIndex // a key may have come under another limit, old itself
+	}
 	a.limitSince = make(map[uint64]time.Duration, len(before))
 	limits := st.Table().Limits()
 	for i := range limits {

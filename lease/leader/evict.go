@@ -26,9 +26,20 @@ type seenTable struct {
 // evicts reports whether connections above a limit are to be closed. Until a ttl after the write,
 // nodes with a session that is open may come and say what they have.
 func (a *Allocator) evicts(now time.Duration, l *limit.Limit) bool {
-	e := &a.evictions
-	for len(e.seen) > 0 && now > e.seen[0].at+a.ttl+evictSlack {
+	a.evictions.forget(now - a.ttl - evictSlack)
+	return l.Evict && l.ModifyIndex > a.evictions.over
+}
+
+// see notes a table, and forgets those that are too old: where limits are written all the time,
+// there may be none that evicts asks for.
+func (e *evictions) see(index uint64, now, ttl time.Duration) {
+	e.forget(now - ttl - evictSlack)
+	e.seen = append(e.seen, seenTable{index, now})
+}
+
+// forget drops the tables that were seen before a moment.
+func (e *evictions) forget(before time.Duration) {
+	for len(e.seen) > 0 && e.seen[0].at < before {
 		e.over, e.seen = e.seen[0].index, e.seen[1:]
 	}
-	return l.Evict && l.ModifyIndex > e.over
 }

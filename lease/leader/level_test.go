@@ -9,6 +9,7 @@ import (
 	"github.com/weirproxy/weir/lease/leasepb"
 	"github.com/weirproxy/weir/lease/leasetest/kit"
 	"github.com/weirproxy/weir/limit"
+	"github.com/weirproxy/weir/limit/limittest"
 )
 
 // handOver lets node a hold all units of a rate, of which the first grant was full, and give them
@@ -261,4 +262,24 @@ func targetOf(out []Outbound, conn uint64) (last *leasepb.Target) {
 		}
 	}
 	return last
+}
+
+// A level that is distrusted stays so where the key comes under another limit, older than the
+// leader.
+func TestDistrustThroughAMerge(t *testing.T) {
+	wide, narrow := clientRate(t, "10/s", 10), clientRate(t, "1/h", 10)
+	narrow.Pattern = limittest.Scoped(limit.ScopeClient, clientKey(1).Name)
+	d := newDesk(t, wide)
+	d.apply(&fsm.PutLimit{Limit: narrow})
+	d.alloc = NewAllocator(d.now, 1, d.state)
+	d.alloc.Hold(d.now + 4*time.Second)
+	d.alloc.Distrust(d.now + 4*time.Second)
+	d.now += 20 * time.Second
+	d.join(1, "a", "a")
+	d.apply(&fsm.DeleteLimit{Pattern: narrow.Pattern})
+	d.alloc.LimitsChanged(d.now, d.state)
+	d.say(1, []limit.Key{clientKey(1)}, 1, func(limit.Key) int64 { return 0 })
+	if g := grantsOf(d.turn(), 1); g.Level != 0 {
+		t.Errorf("%d grains go out at once: under 1/h nearly nothing has come in, and 10/s holds only now", g.Level)
+	}
 }

@@ -46,13 +46,18 @@ func (a *Allocator) plan(now time.Duration, st *fsm.State, c *contest) []fsm.Adj
 	}
 	p := a.decide(now, st, c, limit)
 	p.answer()
-	var adds []fsm.Adjustment
+	var covers, adds []fsm.Adjustment
 	for _, r := range p.rows {
-		if r.add > 0 {
-			adds = append(adds, fsm.Adjustment{Session: r.d.peer.ID, Key: c.key, Delta: r.add * p.unit})
+		add := fsm.Adjustment{Session: r.d.peer.ID, Key: c.key, Delta: r.add * p.unit}
+		switch {
+		case r.add == 0:
+		case p.overhangs && r.says.inUse+r.says.parked > r.held-r.add:
+			covers = append(covers, add)
+		default:
+			adds = append(adds, add)
 		}
 	}
-	return adds
+	return append(covers, adds...) // if the limit is lowered meanwhile, the log cuts the last ones
 }
 
 // decide fills in a plan: who gets how many, and who is told to come down.
@@ -131,7 +136,7 @@ func (p *keyPlan) hold(st *fsm.State) {
 	if !p.overhangs {
 		return
 	}
-	if until, closed := p.gateClosed(st); closed {
+	if until, closed := p.a.gateClosed(p.now, st, p.c); closed {
 		p.holdUntil(until, p.free)
 	}
 }
@@ -145,23 +150,25 @@ func (p *keyPlan) holdUntil(at time.Duration, slots int64) {
 	p.a.wakeAt(p.c, at)
 }
 
-// gateClosed reports whether a key that is counted only since the patterns changed must wait for
-// nodes to say what they have open: those connections count from now on.
-func (p *keyPlan) gateClosed(st *fsm.State) (until time.Duration, closed bool) {
-	c, shape := p.c, st.Table().ShapeIndex
+// gateClosed reports whether a key must wait, since the patterns changed, for nodes to say what they
+// have open: what counted elsewhere, or not at all, may count under this key from now on, also if
+// some of it is granted already. A key with grants passes only under the patterns that the leader
+// began with: its nodes say what they have before they are granted more.
+func (a *Allocator) gateClosed(now time.Duration, st *fsm.State, c *contest) (until time.Duration, closed bool) {
+	shape := st.Table().ShapeIndex
 	if c.shape == shape {
 		return 0, false
 	}
 	if c.shapeSince == 0 {
-		c.shapeSince = p.now
+		c.shapeSince = now
 	}
 	acked := true
-	for _, peer := range p.a.order {
-		if p.a.eligible(p.now, peer) && peer.limits < shape {
+	for _, peer := range a.order {
+		if a.eligible(now, peer) && peer.limits < shape {
 			acked = false
 		}
 	}
-	if acked || st.Granted(c.key) > 0 || p.now >= c.shapeSince+gatePatience {
+	if acked || shape == a.firstShape && st.Granted(c.key) > 0 || now >= c.shapeSince+gatePatience {
 		c.shape, c.shapeSince = shape, 0
 		return 0, false
 	}

@@ -37,6 +37,9 @@ type schedule struct {
 	turn      time.Duration
 	commit    time.Duration // moving average
 
+	firstShape uint64 // of the limits when this leader began
+	shape      uint64 // and of those that it goes by
+
 	distrusts bool // the levels in the log, up to trustFrom and the time to fill
 	trustFrom time.Duration
 	// limitSince is when this leader saw a limit first, by its ModifyIndex.
@@ -175,19 +178,25 @@ func (a *Allocator) adjusted(now time.Duration, st *fsm.State, cmd *fsm.Adjust, 
 	}
 }
 
-// early is how many slots of a grant may not be used, though the log has room for them: the limit
-// was lowered while the grant was on its way, and slots rest of which the log knows nothing.
+// early is how many slots of a grant may not be used, though the log has room for them: while the
+// grant was on its way, the limit was lowered, and slots rest of which the log knows nothing; or the
+// patterns changed, and connections may count under its key of which nobody knows yet.
 func (a *Allocator) early(now time.Duration, st *fsm.State, grant fsm.Adjustment) int64 {
-	r, ok := a.rests[grant.Key]
-	if !ok || now >= r.until || grant.Key.Resource.IsRate() {
+	l, c := st.Table().Governing(grant.Key), a.keys[grant.Key]
+	if grant.Key.Resource.IsRate() || !l.Caps(grant.Key.Resource) {
 		return 0
 	}
-	l := st.Table().Governing(grant.Key)
-	if !l.Caps(grant.Key.Resource) {
+	if c != nil && !l.Report {
+		if _, closed := a.gateClosed(now, st, c); closed {
+			return grant.Delta
+		}
+	}
+	r, ok := a.rests[grant.Key]
+	if !ok || now >= r.until {
 		return 0
 	}
 	taken := st.Granted(grant.Key) + r.slots
-	if c := a.keys[grant.Key]; c != nil {
+	if c != nil {
 		for _, d := range c.demands {
 			taken -= d.releasing // is out of use
 		}

@@ -26,7 +26,7 @@ const (
 type vacancy struct {
 	key   limit.Key
 	since time.Duration // when it became vacant, or its limit changed
-	limit uint64        // the ModifyIndex of the limit since then; 0: none
+	limit limitID       // that of the limit since then; the zero value: none
 	due   time.Duration // to be judged, or forgotten
 	index int           // in the heap
 }
@@ -57,30 +57,44 @@ func (a *Allocator) noteVacant(now time.Duration, st *fsm.State, key limit.Key) 
 	a.vacant.heap.Push(v)
 }
 
-// limitOfRate is the limit of a rate, and its ModifyIndex; nil and 0 where none caps it.
-func limitOfRate(st *fsm.State, key limit.Key) (*limit.Limit, uint64) {
+// limitID tells limits apart. Those that were written by one entry have one ModifyIndex.
+type limitID struct {
+	index   uint64
+	pattern string // its text
+}
+
+// limitOfRate is the limit of a rate; nil and the zero value where none caps it.
+func limitOfRate(st *fsm.State, key limit.Key) (*limit.Limit, limitID) {
 	l := st.Table().Governing(key)
 	if !l.Caps(key.Resource) {
-		return nil, 0
+		return nil, limitID{}
 	}
-	return l, l.ModifyIndex
+	return l, limitID{l.ModifyIndex, l.Pattern.String()}
 }
 
 // follow lets a key's time begin anew where its limit has changed: a change of limits fills
 // nothing.
-func (v *vacancy) follow(now time.Duration, st *fsm.State) *limit.Limit {
-	l, index := limitOfRate(st, v.key)
-	if index != v.limit {
-		v.limit, v.since = index, now
+func (v *vacancy) follow(now time.Duration, st *fsm.State) (l *limit.Limit, changed bool) {
+	l, id := limitOfRate(st, v.key)
+	if changed = id != v.limit; changed {
+		v.limit, v.since = id, now
 	}
-	return l
+	return l, changed
 }
 
 // vacantFollow goes by new limits at once: one that comes and goes again between two looks has kept
-// the bucket from filling, too.
+// the bucket from filling, too. Where a limit has changed, its keys are judged anew: they may come
+// due much sooner than they would have.
 func (a *Allocator) vacantFollow(now time.Duration, st *fsm.State) {
+	var sooner []*vacancy
 	for _, v := range a.vacant.heap {
-		v.follow(now, st)
+		if _, changed := v.follow(now, st); changed && v.due > nextStep(now) {
+			sooner = append(sooner, v)
+		}
+	}
+	for _, v := range sooner {
+		v.due = nextStep(now)
+		a.vacant.heap.Fix(v)
 	}
 }
 
@@ -91,7 +105,7 @@ func nextStep(at time.Duration) time.Duration {
 // judge decides when a vacant key comes due under the limit in force.
 func (a *Allocator) judge(now time.Duration, st *fsm.State, v *vacancy) {
 	wait := vacantFor
-	if l := v.follow(now, st); l != nil {
+	if l, _ := v.follow(now, st); l != nil {
 		wait = fillTime(l, v.key.Resource, st.LargestBurst(v.key))
 	}
 	v.due = nextStep(max(v.since, a.notBefore) + wait)

@@ -213,3 +213,42 @@ func TestManyVacantKeys(t *testing.T) {
 		t.Errorf("the next look is in %v", at-d.now)
 	}
 }
+
+// Limits that one entry wrote have one index: taking the narrow one away is a change all the same.
+func TestVacantKeyComesUnderAnotherLimit(t *testing.T) {
+	wide, narrow := clientRate(t, "1000/s", 1480), clientRate(t, "1/h", 1480)
+	narrow.Pattern = limittest.Scoped(limit.ScopeClient, clientKey(1).Name)
+	for _, together := range []bool{true, false} {
+		d := newDesk(t, wide)
+		if together {
+			d = newDesk(t, wide, narrow) // as a config is put in, or reloaded
+		} else {
+			d.apply(&fsm.PutLimit{Limit: narrow})
+		}
+		d.join(1, "a", "1")
+		d.useOnce(1, []limit.Key{clientKey(1)})
+		d.now += 990 * time.Millisecond
+		d.apply(&fsm.DeleteLimit{Pattern: narrow.Pattern})
+		d.alloc.LimitsChanged(d.now, d.state)
+		began := d.now
+		if took := d.forgotten(time.Minute) - began; took < 1480*time.Millisecond {
+			t.Errorf("together %v: forgotten, and full again, after %v; filling takes 1.48 s", together, took)
+		}
+	}
+}
+
+// A key whose slow limit goes is kept for ten minutes, not for as long as that would have taken.
+func TestVacantKeyLosesItsLimit(t *testing.T) {
+	d := newDesk(t, clientRate(t, "1/h", 1000))
+	d.join(1, "a", "1")
+	d.useOnce(1, []limit.Key{clientKey(1)})
+	d.now += 5 * time.Second
+	d.alloc.order[0].seen = d.now
+	d.turn()
+	d.apply(&fsm.ReplaceLimits{Source: limit.SourceConfig})
+	d.alloc.LimitsChanged(d.now, d.state)
+	began := d.now
+	if took := d.forgotten(2000*time.Hour) - began; took < vacantFor || took > vacantFor+2*forgetEvery {
+		t.Errorf("forgotten after %v, want ten minutes", took)
+	}
+}

@@ -3,7 +3,9 @@ package leasetest
 import (
 	"testing"
 
+	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease/leasepb"
+	"github.com/weirproxy/weir/limit"
 )
 
 // A first limit on a host with open connections: they count from then on and are not closed.
@@ -150,5 +152,32 @@ func TestZeroBlocks(t *testing.T) {
 	}
 	if c, _ := w.hold(1, "up"); c != nil {
 		t.Fatal("a blocked host was connected to without a session")
+	}
+}
+
+// A host's own limit is taken away, and its connections count under the wider one from then on,
+// which is raised by as much in the same write. Nothing new may start, also where the leader's disk
+// is faster than the nodes are near.
+func TestLimitsAreMerged(t *testing.T) {
+	queue := func(l Limit) Limit {
+		l.Timeout, l.Size = Duration(60*second), 99
+		return l
+	}
+	w := newCalm(t, 4, 2, queue(Limit{Pattern: "*.x.org", Connections: 5, Shared: true}), queue(Limit{Pattern: "a.x.org", Connections: 10}))
+	w.commit, w.rtt = ms, 10*ms
+	w.pass(second)
+	for range 10 {
+		w.hold(1, "a.x.org")
+	}
+	for range 15 {
+		w.hold(0, "b.x.org") // ten of these wait
+	}
+	wide, _ := queue(Limit{Pattern: "*.x.org", Connections: 15, Shared: true}).limit(limit.SourceConfig)
+	w.raft.write(&fsm.ReplaceLimits{Source: limit.SourceConfig, Limits: []limit.Limit{wide}})
+	for range 20 {
+		w.pass(5 * ms)
+		if n := w.open("a.x.org") + w.open("b.x.org"); n > 15 {
+			t.Fatalf("%v: %d connections are open; 15 were when the limit was set to 15", w.now, n)
+		}
 	}
 }
