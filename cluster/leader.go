@@ -214,7 +214,7 @@ func (c *Cluster) RemovePeer(ctx context.Context, name string) (index uint64, er
 	if err != nil {
 		return 0, err
 	}
-	m, ok := c.Member(name)
+	m, ok := c.Member(handshake.NameOf(string(target.ID))) // name may be its id
 	lives := ok && m.Alive() && m.ServerID() == string(target.ID)
 	index, err = c.removeServer(ctx, string(target.ID))
 	if err != nil {

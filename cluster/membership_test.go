@@ -248,6 +248,21 @@ func TestTransferAndRemovePeer(t *testing.T) {
 	})
 }
 
+// A live server that is removed by its id is told so, as one that is removed by its name: it stays
+// out under the next leader too.
+func TestRemovedByIDStaysOut(t *testing.T) {
+	t.Parallel()
+	nodes := startThree(t)
+	leader := waitLeader(t, nodes...)
+	gone := others(leader, nodes)[0]
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if _, err := leader.RemovePeer(ctx, gone.dir.ServerID()); err != nil {
+		t.Fatalf("remove: %v", err)
+	}
+	eventually(t, 5*time.Second, "the removed server knows", func() bool { return gone.self().Detached })
+}
+
 func TestRemovalNeverCostsTheQuorum(t *testing.T) {
 	t.Parallel()
 	nodes := startThree(t)
