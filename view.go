@@ -80,6 +80,7 @@ func apiError(err error) error {
 		{cluster.ErrClosed, server.ErrNotLeader},
 		{cluster.ErrUnknownPeer, server.ErrNotFound},
 		{cluster.ErrUnsafe, server.ErrConflict},
+		{cluster.ErrNotTransferred, server.ErrConflict},
 		{cluster.ErrNoRaft, server.ErrNoRaft},
 	} {
 		if errors.Is(err, e.from) {

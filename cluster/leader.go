@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -153,24 +154,36 @@ func (c *Cluster) Transfer(ctx context.Context, name string) error {
 	return c.handOver(ctx, name)
 }
 
+// handOver fails with ErrNotTransferred if no candidate takes leadership over in time.
 func (c *Cluster) handOver(ctx context.Context, name string) error {
-	ctx, cancel := context.WithTimeout(ctx, handOverTimeout)
+	bounded, cancel := context.WithTimeout(ctx, handOverTimeout)
 	defer cancel()
 	candidates, err := c.successors(name)
 	if err != nil {
 		return err
 	}
+	var failed []string
 	for _, s := range candidates {
-		err = c.await(ctx, c.raft.LeadershipTransferToServer(s.ID, s.Address))
+		err = c.await(bounded, c.raft.LeadershipTransferToServer(s.ID, s.Address))
 		if c.raft.State() != raft.Leader {
 			return nil
 		}
-		if err == nil {
+		switch {
+		case err == nil:
 			err = errors.New("this server was elected again")
+		case bounded.Err() != nil:
+			err = fmt.Errorf("no answer within %s", handOverTimeout)
 		}
 		c.log.Debug("leadership was not taken over", "by", s.ID, "error", err)
+		failed = append(failed, fmt.Sprintf("%s has not taken over (%v)", handshake.NameOf(string(s.ID)), err))
+		if bounded.Err() != nil {
+			break
+		}
 	}
-	return fmt.Errorf("leadership could not be transferred: %w", err)
+	if ctx.Err() != nil {
+		return fmt.Errorf("leadership could not be transferred: %w", ctx.Err())
+	}
+	return fmt.Errorf("%w: %s: see in weir nodes that it is alive, or transfer to another server", ErrNotTransferred, strings.Join(failed, ", "))
 }
 
 // successors lists the voters that may lead next: all live ones or, if a name is given, only that
