@@ -76,7 +76,8 @@ type Node struct {
 	reloadedDigest atomic.Pointer[string] // of this node's config; nil before the first reload
 
 	mu          sync.Mutex
-	leaving     bool
+	stopping    bool
+	parting     bool // it says goodbye, or has
 	disagreeing string
 }
 
@@ -294,13 +295,12 @@ func (n *Node) Close(ctx context.Context) error {
 
 func (n *Node) shutdown(ctx context.Context) error {
 	defer n.stop(ErrClosed)
-	why := n.Err()
-	leave := errors.Is(why, ErrLeave)
-	graceful := why == nil || leave
-	n.setLeaving()
+	graceful := n.Err() == nil || n.isLeaving()
+	n.setStopping()
 	n.members.SetDraining(true)
 	n.manager.Drain()
 	n.drain(ctx, graceful)
+	leave := n.part()
 	var errs []error
 	if graceful {
 		errs = append(errs, n.goodbye(leave))

@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -127,14 +128,42 @@ func TestLeave(t *testing.T) {
 		}
 		leaving.awaitExit(t)
 		rest := c.running()
-		eventually(t, 5*time.Second, "it is no peer", func() error {
-			if names, err := peers(rest[0]); err != nil || slices.Contains(names, leaving.name) || len(names) != 2-i {
-				return fmt.Errorf("the peers are %v, %v", names, err)
-			}
-			return nil
-		})
+		rest[0].awaitNoPeer(t, leaving, 2-i)
 		eventually(t, normalWithin, "its slots elsewhere", admits(rest[0], up.target))
 	}
+}
+
+// TestLeaveWhileStopping: a node that only stops does not say that it leaves. While it drains it can
+// still be made to leave, and does.
+func TestLeaveWhileStopping(t *testing.T) {
+	t.Parallel()
+	c := startCluster(t, shape{drain: time.Minute})
+	up := c.upstream(t)
+	leader, others := c.leader(t)
+	n := others[0]
+	tunnel := n.open(t, up.target)
+	n.signal(t, syscall.SIGTERM)
+	n.awaitDrain(t, up.target)
+	if stdout, _, code := n.weir(t, "status"); code != 0 || strings.Contains(stdout, "leaving") || !strings.Contains(stdout, "draining") {
+		t.Errorf("weir status of a node that stops: exit code %d\n%s", code, stdout)
+	}
+	if _, stderr, code := n.weir(t, "leave", "--detach"); code != 0 {
+		t.Fatalf("weir leave: exit code %d: %s", code, stderr)
+	}
+	end(t, tunnel)
+	n.awaitExit(t)
+	leader.awaitNoPeer(t, n, 2)
+}
+
+// awaitNoPeer waits until another node is no peer any more, and n sees only the others.
+func (n *node) awaitNoPeer(t testing.TB, gone *node, others int) {
+	t.Helper()
+	eventually(t, 5*time.Second, "it is no peer", func() error {
+		if names, err := peers(n); err != nil || slices.Contains(names, gone.name) || len(names) != others {
+			return fmt.Errorf("the peers are %v, %v", names, err)
+		}
+		return nil
+	})
 }
 
 func peers(n *node) (names []string, err error) {
