@@ -45,6 +45,12 @@ func (v view) Undrain(context.Context) error {
 
 // Leave implements [server.Lifecycle].
 func (v view) Leave(context.Context) error {
+	if v.isLeaving() {
+		return nil
+	}
+	if err := v.members.CheckLeave(); err != nil {
+		return apiError(err)
+	}
 	return v.startLeaving()
 }
 

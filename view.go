@@ -143,7 +143,7 @@ func (v view) Status() api.Status {
 		Session:             v.sessionStatus(),
 		Raft:                api.RaftStatus{State: r.State, Term: r.Term, LastIndex: r.LastIndex, CommitIndex: r.CommitIndex, AppliedIndex: r.AppliedIndex},
 		ConfigDisagreements: v.disagreements(),
-		Draining:            v.isStopping() || v.proxy.Draining(), Leaving: v.isLeaving(),
+		Draining:            v.isStopping() || v.proxy.Draining(), Leaving: v.isLeaving(), Left: v.left.Load(),
 		Connections: v.proxy.Open(),
 		ProxyAddr:   strings.Join(proxies[:min(len(proxies), 1)], ""), ProxyAddrs: proxies, ProxyTLS: proxyTLS, APIAddr: address(v.apiListener),
 		DiskFull: r.DiskFull, DiskStalled: r.DiskStalled,

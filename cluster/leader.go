@@ -293,27 +293,37 @@ func (c *Cluster) isConfigured(id raft.ServerID) bool {
 
 // checkRemoval makes sure that the remaining servers have a live quorum.
 func (c *Cluster) checkRemoval(id raft.ServerID) error {
-	found, voters, alive := false, 0, 0
-	for _, s := range c.configuration().Servers {
-		if s.ID == id {
-			found = true
-			continue
-		}
-		if s.Suffrage != raft.Voter {
-			continue
-		}
-		voters++
-		if m, ok := c.Member(handshake.NameOf(string(s.ID))); s.ID == c.serverID() || (ok && m.Alive() && m.ServerID() == string(s.ID)) {
-			alive++
-		}
-	}
 	switch {
-	case !found:
+	case !c.isConfigured(id):
 		return fmt.Errorf("%w: %q", ErrUnknownPeer, handshake.NameOf(string(id)))
 	case id == c.serverID():
 		return fmt.Errorf("%w: %q leads: transfer leadership first", ErrUnsafe, handshake.NameOf(string(id)))
-	case alive < voters/2+1:
-		return fmt.Errorf("%w: without %q, only %d of %d voters would be alive", ErrUnsafe, handshake.NameOf(string(id)), alive, voters)
 	}
-	return nil
+	return c.quorumWithout(id)
+}
+
+// quorumWithout fails with ErrUnsafe if the voters other than one server are no live quorum, as far
+// as this node knows.
+func (c *Cluster) quorumWithout(id raft.ServerID) error {
+	voters, down := 0, []string{}
+	for _, s := range c.configuration().Servers {
+		if s.ID == id || s.Suffrage != raft.Voter {
+			continue
+		}
+		voters++
+		name := handshake.NameOf(string(s.ID))
+		if m, ok := c.Member(name); s.ID != c.serverID() && (!ok || !m.Alive() || m.ServerID() != string(s.ID)) {
+			down = append(down, name)
+		}
+	}
+	alive := voters - len(down)
+	if alive >= voters/2+1 {
+		return nil
+	}
+	first := "add another server"
+	if len(down) > 0 {
+		first = fmt.Sprintf("start %s, or remove those that will not come back (weir raft remove NAME)", strings.Join(down, ", "))
+	}
+	return fmt.Errorf("%w: without %q, only %d of %d voters would be alive: first %s",
+		ErrUnsafe, handshake.NameOf(string(id)), alive, voters, first)
 }
