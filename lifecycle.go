@@ -2,6 +2,7 @@ package weir
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/weirproxy/weir/api/server"
@@ -13,7 +14,7 @@ import (
 func (v view) Drain(context.Context) error {
 	v.turning.Lock()
 	defer v.turning.Unlock()
-	if v.isLeaving() || v.proxy.Draining() {
+	if v.isStopping() || v.proxy.Draining() {
 		return nil
 	}
 	v.log.Info("draining: no new connections; those that are open may end")
@@ -28,7 +29,7 @@ func (v view) Drain(context.Context) error {
 func (v view) Undrain(context.Context) error {
 	v.turning.Lock()
 	defer v.turning.Unlock()
-	if v.isLeaving() {
+	if v.isStopping() {
 		return fmt.Errorf("%w: %s is stopping or leaving the cluster, which can't be taken back: start it again instead", server.ErrConflict, v.name())
 	}
 	if !v.proxy.Draining() {
@@ -42,24 +43,68 @@ func (v view) Undrain(context.Context) error {
 	return nil
 }
 
-func (n *Node) isLeaving() bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.leaving
+// Leave implements [server.Lifecycle].
+func (v view) Leave(context.Context) error {
+	if v.isLeaving() {
+		return nil
+	}
+	if err := v.members.CheckLeave(); err != nil {
+		return apiError(err)
+	}
+	return v.startLeaving()
 }
 
-// setLeaving records that the node stops. From then on draining can't be ended.
-func (n *Node) setLeaving() {
+// startLeaving makes the node leave its cluster: also one that stops already, until it says
+// goodbye, which is when it is decided whether it leaves.
+func (n *Node) startLeaving() error {
 	n.turning.Lock()
 	defer n.turning.Unlock()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.leaving = true
+	switch {
+	case n.isLeaving():
+		return nil
+	case n.parting || n.Err() != nil:
+		return fmt.Errorf("%w: %s is about to end, and no longer leaves the cluster: start it again to make it leave%s",
+			server.ErrConflict, n.name(), n.orRemove())
+	}
+	n.stopping = true
+	n.stop(ErrLeave)
+	return nil
 }
 
-// Leave implements [server.Lifecycle].
-func (v view) Leave(context.Context) error {
-	v.setLeaving()
-	v.stop(ErrLeave)
-	return nil
+// orRemove is the other way to take a server that has ended out of the Raft configuration.
+func (n *Node) orRemove() string {
+	if n.store == nil {
+		return ""
+	}
+	return fmt.Sprintf(", or remove it once it has ended (weir raft remove %s)", n.name())
+}
+
+// isLeaving reports whether the node stops because it leaves its cluster.
+func (n *Node) isLeaving() bool { return errors.Is(n.Err(), ErrLeave) }
+
+// isStopping reports whether the node stops, for whatever reason.
+func (n *Node) isStopping() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.stopping
+}
+
+// setStopping records that the node stops. From then on draining can't be ended.
+func (n *Node) setStopping() {
+	n.turning.Lock()
+	defer n.turning.Unlock()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.stopping = true
+}
+
+// part records that the node says goodbye, and returns whether it leaves: nobody can make it leave
+// any more.
+func (n *Node) part() (leave bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.parting = true
+	return n.isLeaving()
 }

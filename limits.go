@@ -134,7 +134,7 @@ func (n *Node) limitsError(err error) error {
 	if err == nil || !errors.As(err, &refused) {
 		return err
 	}
-	if n.isLeaving() {
+	if n.isStopping() {
 		return fmt.Errorf("%w: %w", ErrClosed, err)
 	}
 	for code, kind := range map[string]error{

@@ -20,6 +20,7 @@ type membership interface {
 	lease.Affiliation
 
 	Start(cluster.Handlers) error
+	CheckLeave() error
 	Leave(context.Context) error
 	Shutdown(context.Context) error
 
@@ -77,6 +78,9 @@ func (a *alone) Start(h cluster.Handlers) error {
 	h.LeaderChanged(aloneAddr)
 	return nil
 }
+
+// CheckLeave always succeeds.
+func (a *alone) CheckLeave() error { return nil }
 
 // Leave has nothing to do: nobody else is there.
 func (a *alone) Leave(context.Context) error { return nil }

@@ -75,8 +75,11 @@ type Node struct {
 	reloading      atomic.Int32           // how many reloads are under way
 	reloadedDigest atomic.Pointer[string] // of this node's config; nil before the first reload
 
+	left atomic.Bool // the cluster, for good
+
 	mu          sync.Mutex
-	leaving     bool
+	stopping    bool
+	parting     bool // it says goodbye, or has
 	disagreeing string
 }
 
@@ -267,6 +270,10 @@ const (
 	shutdownTimeout = 10 * time.Second
 )
 
+// leftShown is how long the API shows that the node has left: two looks of weir leave, which can't
+// know it otherwise, since a node that has failed to leave ends as well.
+const leftShown = 2 * time.Second
+
 // Close stops the node. It takes no new work, answers an [Node.Acquire] that waits with
 // [ErrDraining], and waits for connections and permits to end until ctx ends or the drain timeout
 // (30 s by default) passes: connections that are left then are reset, and permits are lost. Then it
@@ -292,22 +299,31 @@ func (n *Node) Close(ctx context.Context) error {
 	return closed()
 }
 
-func (n *Node) shutdown(ctx context.Context) error {
+func (n *Node) shutdown(patience context.Context) error {
 	defer n.stop(ErrClosed)
-	why := n.Err()
-	leave := errors.Is(why, ErrLeave)
-	graceful := why == nil || leave
-	n.setLeaving()
+	graceful := n.Err() == nil || n.isLeaving()
+	n.setStopping()
 	n.members.SetDraining(true)
 	n.manager.Drain()
-	n.drain(ctx, graceful)
+	n.drain(patience, graceful)
+	leave := n.part()
 	var errs []error
 	if graceful {
-		errs = append(errs, n.goodbye(leave))
+		err := n.goodbye(leave)
+		n.left.Store(leave && err == nil)
+		errs = append(errs, err)
 	}
+	parted := time.Now()
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
 	defer cancel()
-	errs = append(errs, n.members.Shutdown(ctx), n.api.Shutdown(ctx))
+	errs = append(errs, n.members.Shutdown(ctx))
+	if n.left.Load() && n.apiListener != nil {
+		select {
+		case <-time.After(time.Until(parted.Add(leftShown))):
+		case <-patience.Done():
+		}
+	}
+	errs = append(errs, n.api.Shutdown(ctx))
 	n.proxy.Close()
 	n.resolver.Close()
 	if n.keeper != nil {

@@ -80,6 +80,7 @@ func apiError(err error) error {
 		{cluster.ErrClosed, server.ErrNotLeader},
 		{cluster.ErrUnknownPeer, server.ErrNotFound},
 		{cluster.ErrUnsafe, server.ErrConflict},
+		{cluster.ErrNotTransferred, server.ErrConflict},
 		{cluster.ErrNoRaft, server.ErrNoRaft},
 	} {
 		if errors.Is(err, e.from) {
@@ -132,7 +133,7 @@ func (v view) WaitTable(ctx context.Context, index uint64) error {
 // Status implements [server.StatusSource].
 func (v view) Status() api.Status {
 	cfg := v.cfg.Load()
-	role, leaving, proxyTLS, protocols := cfg.Role, v.isLeaving(), cfg.Proxy.TLS.Enabled(), cfg.Proxy.Protocols
+	role, proxyTLS, protocols := cfg.Role, cfg.Proxy.TLS.Enabled(), cfg.Proxy.Protocols
 	leader, _ := v.members.Leader()
 	ready, _ := v.Ready()
 	r := v.members.RaftStatus()
@@ -142,7 +143,7 @@ func (v view) Status() api.Status {
 		Session:             v.sessionStatus(),
 		Raft:                api.RaftStatus{State: r.State, Term: r.Term, LastIndex: r.LastIndex, CommitIndex: r.CommitIndex, AppliedIndex: r.AppliedIndex},
 		ConfigDisagreements: v.disagreements(),
-		Draining:            leaving || v.proxy.Draining(), Leaving: leaving,
+		Draining:            v.isStopping() || v.proxy.Draining(), Leaving: v.isLeaving(), Left: v.left.Load(),
 		Connections: v.proxy.Open(),
 		ProxyAddr:   strings.Join(proxies[:min(len(proxies), 1)], ""), ProxyAddrs: proxies, ProxyTLS: proxyTLS, APIAddr: address(v.apiListener),
 		DiskFull: r.DiskFull, DiskStalled: r.DiskStalled,
@@ -166,7 +167,7 @@ func (n *Node) sessionStatus() api.SessionStatus {
 // Ready implements [server.StatusSource]: able to admit.
 func (v view) Ready() (bool, string) {
 	switch {
-	case v.isLeaving() || v.proxy.Draining():
+	case v.isStopping() || v.proxy.Draining():
 		return false, "the node is draining"
 	}
 	why := unready(v.manager.Session().State, v.cfg.Load().Lease.OnExpiry)

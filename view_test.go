@@ -1,7 +1,9 @@
 package weir
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -12,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/weirproxy/weir/api"
+	"github.com/weirproxy/weir/api/server"
 	"github.com/weirproxy/weir/cluster"
 	"github.com/weirproxy/weir/config"
 	"github.com/weirproxy/weir/lease/leader"
@@ -35,6 +38,19 @@ func TestLeads(t *testing.T) {
 		if got := leads(c.peers, c.name); got != c.want {
 			t.Errorf("%s of %v: %v, want %v", c.name, c.peers, got, c.want)
 		}
+	}
+}
+
+// A failure of the cluster that its state explains is a conflict, and keeps its text.
+func TestConflicts(t *testing.T) {
+	for _, err := range []error{cluster.ErrUnsafe, cluster.ErrNotTransferred} {
+		got := apiError(fmt.Errorf("%w: b is down", err))
+		if !errors.Is(got, server.ErrConflict) || !strings.HasSuffix(got.Error(), err.Error()+": b is down") {
+			t.Errorf("%v becomes %v, want a conflict", err, got)
+		}
+	}
+	if err := apiError(context.DeadlineExceeded); errors.Is(err, server.ErrConflict) {
+		t.Errorf("a deadline becomes %v", err)
 	}
 }
 

@@ -23,6 +23,9 @@ type Status struct {
 
 	Draining bool `json:"draining"`
 	Leaving  bool `json:"leaving"`
+	// Left: the node has left, and its process is about to end. A server is out of the Raft
+	// configuration, unless it was the only one.
+	Left bool `json:"left"`
 	// Connections counts the upstream connections that this node has open, limited or not.
 	Connections int `json:"connections"`
 	// ProxyAddr and APIAddr are where this node listens, "host:port".

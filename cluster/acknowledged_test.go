@@ -7,9 +7,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 
 	"github.com/weirproxy/weir/cluster/clusterpb"
+	"github.com/weirproxy/weir/cluster/lognoise"
 )
 
 func memoryIn(t testing.TB, path string) *memory {
@@ -138,6 +140,32 @@ func TestAPromiseIsKept(t *testing.T) {
 	must(t, g.hearLeader(&raft.AppendEntriesRequest{Term: 6}))
 	if g.silence() > time.Second {
 		t.Error("a later leader is not heard")
+	}
+}
+
+// A promise that the disk did not take is not given, however often it is asked for, and whether or
+// not a line about it is due. Once there is room, it is.
+func TestAPromiseIsOnTheDisk(t *testing.T) {
+	t.Parallel()
+	path := t.TempDir()
+	inTheWay := filepath.Join(path, acknowledgedFile+".tmp")
+	must(t, os.Mkdir(inTheWay, 0o700))
+	c := &Cluster{log: hclog.NewNullLogger(), said: lognoise.Strangers()}
+	g := &pastGuard{c: c, mem: memoryIn(t, path), heard: time.Now().Add(-time.Minute)}
+	for i := range 3 {
+		if g.tryPromise(7, time.Second) {
+			t.Errorf("attempt %d: a promise is given that is not on the disk", i+1)
+		}
+	}
+	if !g.hasPromised(7) {
+		t.Error("a promise that may be on the disk does not bind")
+	}
+	must(t, os.Remove(inTheWay))
+	if !g.tryPromise(7, time.Second) {
+		t.Error("no promise is given though the disk takes it")
+	}
+	if got := memoryIn(t, path).promised(); got != 7 {
+		t.Errorf("the promise of term %d is on the disk, want 7", got)
 	}
 }
 

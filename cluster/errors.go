@@ -36,6 +36,8 @@ var (
 	ErrUnknownPeer = errors.New("no such server in the Raft configuration")
 	// ErrUnsafe says that an action would cost the cluster its quorum.
 	ErrUnsafe = errors.New("the cluster would lose its quorum")
+	// ErrNotTransferred says that this server leads on, because no other one took leadership over.
+	ErrNotTransferred = errors.New("leadership could not be transferred")
 	// ErrOtherCluster says that two nodes are of two clusters.
 	ErrOtherCluster = handshake.ErrOtherCluster
 	// ErrNameTaken says that another live process has this node's name.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -153,24 +154,36 @@ func (c *Cluster) Transfer(ctx context.Context, name string) error {
 	return c.handOver(ctx, name)
 }
 
+// handOver fails with ErrNotTransferred if no candidate takes leadership over in time.
 func (c *Cluster) handOver(ctx context.Context, name string) error {
-	ctx, cancel := context.WithTimeout(ctx, handOverTimeout)
+	bounded, cancel := context.WithTimeout(ctx, handOverTimeout)
 	defer cancel()
 	candidates, err := c.successors(name)
 	if err != nil {
 		return err
 	}
+	var failed []string
 	for _, s := range candidates {
-		err = c.await(ctx, c.raft.LeadershipTransferToServer(s.ID, s.Address))
+		err = c.await(bounded, c.raft.LeadershipTransferToServer(s.ID, s.Address))
 		if c.raft.State() != raft.Leader {
 			return nil
 		}
-		if err == nil {
+		switch {
+		case err == nil:
 			err = errors.New("this server was elected again")
+		case bounded.Err() != nil:
+			err = fmt.Errorf("no answer within %s", handOverTimeout)
 		}
 		c.log.Debug("leadership was not taken over", "by", s.ID, "error", err)
+		failed = append(failed, fmt.Sprintf("%s has not taken over (%v)", handshake.NameOf(string(s.ID)), err))
+		if bounded.Err() != nil {
+			break
+		}
 	}
-	return fmt.Errorf("leadership could not be transferred: %w", err)
+	if ctx.Err() != nil {
+		return fmt.Errorf("leadership could not be transferred: %w", ctx.Err())
+	}
+	return fmt.Errorf("%w: %s: see in weir nodes that it is alive, or transfer to another server", ErrNotTransferred, strings.Join(failed, ", "))
 }
 
 // successors lists the voters that may lead next: all live ones or, if a name is given, only that
@@ -214,7 +227,7 @@ func (c *Cluster) RemovePeer(ctx context.Context, name string) (index uint64, er
 	if err != nil {
 		return 0, err
 	}
-	m, ok := c.Member(name)
+	m, ok := c.Member(handshake.NameOf(string(target.ID))) // name may be its id
 	lives := ok && m.Alive() && m.ServerID() == string(target.ID)
 	index, err = c.removeServer(ctx, string(target.ID))
 	if err != nil {
@@ -280,27 +293,37 @@ func (c *Cluster) isConfigured(id raft.ServerID) bool {
 
 // checkRemoval makes sure that the remaining servers have a live quorum.
 func (c *Cluster) checkRemoval(id raft.ServerID) error {
-	found, voters, alive := false, 0, 0
-	for _, s := range c.configuration().Servers {
-		if s.ID == id {
-			found = true
-			continue
-		}
-		if s.Suffrage != raft.Voter {
-			continue
-		}
-		voters++
-		if m, ok := c.Member(handshake.NameOf(string(s.ID))); s.ID == c.serverID() || (ok && m.Alive() && m.ServerID() == string(s.ID)) {
-			alive++
-		}
-	}
 	switch {
-	case !found:
+	case !c.isConfigured(id):
 		return fmt.Errorf("%w: %q", ErrUnknownPeer, handshake.NameOf(string(id)))
 	case id == c.serverID():
 		return fmt.Errorf("%w: %q leads: transfer leadership first", ErrUnsafe, handshake.NameOf(string(id)))
-	case alive < voters/2+1:
-		return fmt.Errorf("%w: without %q, only %d of %d voters would be alive", ErrUnsafe, handshake.NameOf(string(id)), alive, voters)
 	}
-	return nil
+	return c.quorumWithout(id)
+}
+
+// quorumWithout fails with ErrUnsafe if the voters other than one server are no live quorum, as far
+// as this node knows.
+func (c *Cluster) quorumWithout(id raft.ServerID) error {
+	voters, down := 0, []string{}
+	for _, s := range c.configuration().Servers {
+		if s.ID == id || s.Suffrage != raft.Voter {
+			continue
+		}
+		voters++
+		name := handshake.NameOf(string(s.ID))
+		if m, ok := c.Member(name); s.ID != c.serverID() && (!ok || !m.Alive() || m.ServerID() != string(s.ID)) {
+			down = append(down, name)
+		}
+	}
+	alive := voters - len(down)
+	if alive >= voters/2+1 {
+		return nil
+	}
+	first := "add another server"
+	if len(down) > 0 {
+		first = fmt.Sprintf("start %s, or remove those that will not come back (weir raft remove NAME)", strings.Join(down, ", "))
+	}
+	return fmt.Errorf("%w: without %q, only %d of %d voters would be alive: first %s",
+		ErrUnsafe, handshake.NameOf(string(id)), alive, voters, first)
 }

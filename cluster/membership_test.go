@@ -202,6 +202,7 @@ func TestShutdownWithoutAQuorumIsBounded(t *testing.T) {
 	if _, _, err := leader.Propose(ctx, 0, []byte("x")); err == nil {
 		t.Error("an entry was committed without a quorum")
 	}
+	eventually(t, 10*time.Second, "nobody leads, so the last server may end as it likes", func() bool { return leader.CheckLeave() == nil })
 	began := time.Now()
 	leader.halt()
 	if took := time.Since(began); took > 8*time.Second {
@@ -248,6 +249,21 @@ func TestTransferAndRemovePeer(t *testing.T) {
 	})
 }
 
+// A live server that is removed by its id is told so, as one that is removed by its name: it stays
+// out under the next leader too.
+func TestRemovedByIDStaysOut(t *testing.T) {
+	t.Parallel()
+	nodes := startThree(t)
+	leader := waitLeader(t, nodes...)
+	gone := others(leader, nodes)[0]
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if _, err := leader.RemovePeer(ctx, gone.dir.ServerID()); err != nil {
+		t.Fatalf("remove: %v", err)
+	}
+	eventually(t, 5*time.Second, "the removed server knows", func() bool { return gone.self().Detached })
+}
+
 func TestRemovalNeverCostsTheQuorum(t *testing.T) {
 	t.Parallel()
 	nodes := startThree(t)
@@ -258,6 +274,15 @@ func TestRemovalNeverCostsTheQuorum(t *testing.T) {
 		m, _ := leader.Member(rest[0].cfg.Name)
 		return m.Health == HealthDead
 	})
+	eventually(t, 10*time.Second, "the other one calls it dead, too", func() bool {
+		m, _ := rest[1].Member(rest[0].cfg.Name)
+		return m.Health == HealthDead
+	})
+	for _, n := range []*testNode{leader, rest[1]} {
+		if err := n.CheckLeave(); !errors.Is(err, ErrUnsafe) || !strings.Contains(err.Error(), "first start "+rest[0].cfg.Name) {
+			t.Errorf("%s, which the quorum needs, may leave: %v", n.cfg.Name, err)
+		}
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	if _, err := leader.RemovePeer(ctx, rest[1].cfg.Name); !errors.Is(err, ErrUnsafe) {
@@ -266,6 +291,7 @@ func TestRemovalNeverCostsTheQuorum(t *testing.T) {
 	if _, err := leader.RemovePeer(ctx, rest[0].cfg.Name); err != nil {
 		t.Errorf("the dead server could not be removed: %v", err)
 	}
+	eventually(t, 5*time.Second, "the other one may leave", func() bool { return rest[1].CheckLeave() == nil })
 	propose(t, leader, "x")
 }
 
@@ -278,6 +304,9 @@ func TestProxyHoldsNoStateAndKnowsTheLeader(t *testing.T) {
 		name, addr := proxy.Leader()
 		return name == leader.cfg.Name && addr == leader.RPCAddr()
 	})
+	if err := proxy.CheckLeave(); err != nil {
+		t.Errorf("the proxy may not leave: %v", err)
+	}
 	if s := proxy.RaftStatus(); s.State != "none" {
 		t.Errorf("the proxy's Raft state is %q", s.State)
 	}

@@ -327,8 +327,10 @@ func (g *pastGuard) tryPromise(term uint64, silence time.Duration) bool {
 	g.promised = max(g.promised, term) // it holds from here on, even if the write fails
 	g.mu.Unlock()
 	g.mem.setPromise(term)
-	if err := g.mem.save(false); err != nil && g.c.said.Due("memory", time.Now()) {
-		g.c.log.Warn("no promise can be given", "error", err)
+	if err := g.mem.save(false); err != nil {
+		if g.c.said.Due("promise", time.Now()) {
+			g.c.log.Warn("no promise can be given", "error", err)
+		}
 		return false
 	}
 	return true

@@ -12,6 +12,19 @@ import (
 // workTimeout bounds the wait for the node's own work to end while Raft still runs.
 const workTimeout = 2 * time.Second
 
+// CheckLeave fails with ErrUnsafe if the leader would not let this server leave, because the others
+// would have no live quorum. Without a leader it does not: nobody could remove the server, and its
+// process may as well end.
+func (c *Cluster) CheckLeave() error {
+	if c.raft == nil || !c.configured() {
+		return nil
+	}
+	if _, addr := c.Leader(); addr == "" {
+		return nil
+	}
+	return c.quorumWithout(c.serverID())
+}
+
 // Leave hands leadership over, removes this server from the Raft configuration, and returns once
 // that is committed. The only server of a cluster stays in it. Leave says nothing in gossip:
 // Shutdown does, which comes next.

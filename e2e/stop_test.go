@@ -2,7 +2,9 @@ package e2e
 
 import (
 	"fmt"
+	"net/http"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -127,14 +129,75 @@ func TestLeave(t *testing.T) {
 		}
 		leaving.awaitExit(t)
 		rest := c.running()
-		eventually(t, 5*time.Second, "it is no peer", func() error {
-			if names, err := peers(rest[0]); err != nil || slices.Contains(names, leaving.name) || len(names) != 2-i {
-				return fmt.Errorf("the peers are %v, %v", names, err)
-			}
-			return nil
-		})
+		rest[0].awaitNoPeer(t, leaving, 2-i)
 		eventually(t, normalWithin, "its slots elsewhere", admits(rest[0], up.target))
 	}
+}
+
+// TestLeaveNeverCostsTheQuorum: with one of three servers dead, another one is told that it may not
+// leave, and runs on. Once the dead one is removed, it may.
+func TestLeaveNeverCostsTheQuorum(t *testing.T) {
+	t.Parallel()
+	c := startCluster(t, shape{})
+	leader, others := c.leader(t)
+	dead, n := others[0], others[1]
+	dead.kill(t)
+	eventually(t, 10*time.Second, "it is known to be dead", func() error {
+		if got := n.metrics(t).total("weir_members", "health", "dead").value; got != 1 {
+			return fmt.Errorf("%v nodes are dead", got)
+		}
+		return nil
+	})
+	stdout, stderr, code := n.weir(t, "leave")
+	if code != 1 || stdout != "" || !strings.Contains(stderr, "lose its quorum") || !strings.Contains(stderr, "first start "+dead.name) {
+		t.Errorf("weir leave: exit code %d: %q %q", code, stdout, stderr)
+	}
+	n.http.must(t, http.StatusConflict, "POST", "/v1/leave", "", nil)
+	if stdout, _, _ := n.weir(t, "status"); strings.Contains(stdout, "State") {
+		t.Errorf("weir status of a node that may not leave:\n%s", stdout)
+	}
+	if _, stderr, code := leader.weir(t, "raft", "remove", dead.name); code != 0 {
+		t.Fatalf("weir raft remove: exit code %d: %s", code, stderr)
+	}
+	n.awaitNoPeer(t, dead, 2)
+	if stdout, stderr, code := n.weir(t, "leave"); code != 0 || !strings.Contains(stdout, n.name+" has left") {
+		t.Errorf("weir leave with a quorum: exit code %d: %q %q", code, stdout, stderr)
+	}
+	n.awaitExit(t)
+	leader.awaitNoPeer(t, n, 1)
+}
+
+// TestLeaveWhileStopping: a node that only stops does not say that it leaves. While it drains it
+// can still be made to leave, and does.
+func TestLeaveWhileStopping(t *testing.T) {
+	t.Parallel()
+	c := startCluster(t, shape{drain: time.Minute})
+	up := c.upstream(t)
+	leader, others := c.leader(t)
+	n := others[0]
+	tunnel := n.open(t, up.target)
+	n.signal(t, syscall.SIGTERM)
+	n.awaitDrain(t, up.target)
+	if stdout, _, code := n.weir(t, "status"); code != 0 || strings.Contains(stdout, "leaving") || !strings.Contains(stdout, "draining") {
+		t.Errorf("weir status of a node that stops: exit code %d\n%s", code, stdout)
+	}
+	if _, stderr, code := n.weir(t, "leave", "--detach"); code != 0 {
+		t.Fatalf("weir leave: exit code %d: %s", code, stderr)
+	}
+	end(t, tunnel)
+	n.awaitExit(t)
+	leader.awaitNoPeer(t, n, 2)
+}
+
+// awaitNoPeer waits until another node is no peer any more, and n sees only the others.
+func (n *node) awaitNoPeer(t testing.TB, gone *node, others int) {
+	t.Helper()
+	eventually(t, 5*time.Second, "it is no peer", func() error {
+		if names, err := peers(n); err != nil || slices.Contains(names, gone.name) || len(names) != others {
+			return fmt.Errorf("the peers are %v, %v", names, err)
+		}
+		return nil
+	})
 }
 
 func peers(n *node) (names []string, err error) {

@@ -17,7 +17,9 @@ type Lifecycle interface {
 	// Undrain makes a draining node accept new work again. On other nodes it does nothing, except
 	// on one that leaves or stops: there it fails with ErrConflict.
 	Undrain(ctx context.Context) error
-	// Leave drains the node, removes it from the cluster for good, and ends the process.
+	// Leave drains the node, removes it from the cluster for good, and ends the process. It fails
+	// with ErrConflict if that would cost the quorum, and on a node that stops already and no longer
+	// drains.
 	Leave(ctx context.Context) error
 	// Reload reads the config again. A config with errors changes nothing: Reload fails with
 	// ErrInvalidConfig and the errors' positions. With ErrPartlyReloaded, Reloaded names what is

@@ -24,7 +24,7 @@ func TestStatus(t *testing.T) {
 	want := `{"node":"a","cluster":"1f3a","version":"v1","role":"server","leader":"a","ready":true,` +
 		`"session":{"id":7,"state":"live","expires_in":"8.123s"},` +
 		`"raft":{"state":"leader","term":2,"last_index":9,"commit_index":8,"applied_index":7},` +
-		`"config_disagreements":[],"draining":false,"leaving":false,"connections":0,"proxy_addr":"","proxy_addrs":[],"proxy_protocols":[],"api_addr":"","resolving_clients":[],"disk_full":false,"disk_stalled":false}` + "\n"
+		`"config_disagreements":[],"draining":false,"leaving":false,"left":false,"connections":0,"proxy_addr":"","proxy_addrs":[],"proxy_protocols":[],"api_addr":"","resolving_clients":[],"disk_full":false,"disk_stalled":false}` + "\n"
 	if diff := cmp.Diff(want, w.Body.String()); diff != "" {
 		t.Error(diff)
 	}

@@ -12,7 +12,7 @@ import (
 
 // Raft operates the consensus group. RemovePeer and TransferLeadership work on the leader;
 // elsewhere they fail with ErrNotLeader. An unknown name is ErrNotFound; an action that would cost
-// the quorum is ErrConflict.
+// the quorum, or a transfer that no peer takes over, is ErrConflict.
 type Raft interface {
 	// RaftPeers lists the group that this node knows; ErrNoRaft on a proxy.
 	RaftPeers() ([]api.RaftPeer, error)

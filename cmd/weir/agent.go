@@ -76,9 +76,8 @@ func runAgent(ctx context.Context, src source) error {
 	if err != nil {
 		return err
 	}
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
-	defer signal.Stop(signals)
+	signals := listenSignals()
+	defer signals.close()
 	var recent logRing
 	a := &agent{log: newLogger(cfg.Log, &recent)}
 	a.notify = newNotifier(os.Getenv, os.Getpid(), a.log)
@@ -93,31 +92,61 @@ func runAgent(ctx context.Context, src source) error {
 	return a.run(ctx, signals)
 }
 
+// signals are the process's signals. Those that stop the node have a channel of their own, so that
+// no number of reloads can displace one.
+type signals struct {
+	stop   chan os.Signal // SIGTERM and SIGINT: the first drains, the second stops at once
+	reload chan os.Signal // SIGHUP: one that waits covers those after it
+}
+
+func listenSignals() signals {
+	s := signals{stop: make(chan os.Signal, 2), reload: make(chan os.Signal, 1)}
+	signal.Notify(s.stop, syscall.SIGTERM, syscall.SIGINT)
+	signal.Notify(s.reload, syscall.SIGHUP)
+	return s
+}
+
+func (s signals) close() {
+	signal.Stop(s.stop)
+	signal.Stop(s.reload)
+}
+
 // run waits for a signal, a request to leave, or a failure; then it stops the node.
-func (a *agent) run(ctx context.Context, signals <-chan os.Signal) error {
+func (a *agent) run(ctx context.Context, signals signals) error {
 	a.notify.ready()
 	why := a.wait(ctx, signals)
 	a.notify.stopping(a.node.Pulse().DrainTimeout)
 	closed := make(chan error, 1)
 	go func() { closed <- a.node.Close(context.Background()) }()
-	return a.finish(why, signals, closed)
+	return a.finish(why, signals.stop, closed)
 }
 
-// wait returns why the node must stop: nil for a signal.
-func (a *agent) wait(ctx context.Context, signals <-chan os.Signal) error {
+// wait returns why the node must stop: nil for a signal. It does not wait for a reload, which
+// without a leader takes seconds: the context ends it.
+func (a *agent) wait(ctx context.Context, signals signals) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	reload := signals.reload // nil while one is under way
+	reloaded := make(chan error, 1)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-a.node.Done():
 			return a.node.Err()
-		case s := <-signals:
-			if s != syscall.SIGHUP {
-				a.log.Info("stopping: draining first; a second signal stops at once", "signal", s.String())
-				return nil
-			}
+		case s := <-signals.stop:
+			a.log.Info("stopping: draining first; a second signal stops at once", "signal", s.String())
+			return nil
+		case <-reload:
+			reload = nil
 			a.notify.reloading()
-			if _, err := a.node.Reload(ctx); err != nil {
+			go func() {
+				_, err := a.node.Reload(ctx)
+				reloaded <- err
+			}()
+		case err := <-reloaded:
+			reload = signals.reload
+			if err != nil {
 				a.log.Error("reload failed", "error", err)
 			}
 			a.notify.ready()
@@ -130,7 +159,7 @@ func (a *agent) wait(ctx context.Context, signals <-chan os.Signal) error {
 // finish waits for the node's end, or for a signal that stops it at once. That is the second one,
 // also when the node was stopping before the first: a service manager sends its signal to a node
 // that leaves too.
-func (a *agent) finish(why error, signals <-chan os.Signal, closed <-chan error) error {
+func (a *agent) finish(why error, stop <-chan os.Signal, closed <-chan error) error {
 	leaving := errors.Is(why, weir.ErrLeave)
 	signalled := why == nil
 	for {
@@ -143,9 +172,8 @@ func (a *agent) finish(why error, signals <-chan os.Signal, closed <-chan error)
 				a.log.Info("stopped")
 			}
 			return err
-		case s := <-signals:
+		case s := <-stop:
 			switch {
-			case s == syscall.SIGHUP:
 			case signalled:
 				return fmt.Errorf("stopped at once by a second signal (%v): connections were cut", s)
 			case leaving:

@@ -15,7 +15,10 @@ func newLeaveCommand(p *process) *cobra.Command {
 		Use:   "leave",
 		Short: "Take a node out of the cluster, and wait until its process has ended",
 		Long: `Drain a node, give every slot back, take it out of the Raft configuration and end its process. Use it for a node
-that will not come back under its name. To restart a node, stop it with SIGTERM.`,
+that will not come back under its name. To restart a node, stop it with SIGTERM.
+
+A server whose leaving would cost the quorum is refused, and runs on. The command fails as well if the process has ended
+and the server may still be in the Raft configuration.`,
 		Example: `  weir leave --addr http://127.0.0.1:8281`,
 		Args:    noArgs,
 	}
@@ -49,8 +52,10 @@ that will not come back under its name. To restart a node, stop it with SIGTERM.
 	return cmd
 }
 
-// waitLeft polls the node until nothing, or another node, answers in its place.
+// waitLeft polls the node until nothing, or another node, answers in its place. Whether it has left
+// then is only what it has said itself: a node that could not leave ends as well.
 func waitLeft(f *clientFlags, cmd *cobra.Command, c *api.Client, node string, w waitFlags) error {
+	left := false
 	stranded := false // a server that has never known a leader, which alone could remove it
 	led := false
 	done, err := poll(cmd.Context(), f.p.tick, w.timeout, func(ctx context.Context) (bool, error) {
@@ -68,6 +73,7 @@ func waitLeft(f *clientFlags, cmd *cobra.Command, c *api.Client, node string, w 
 		}
 		led = led || st.Leader != ""
 		stranded = st.Role == "server" && !led
+		left = left || st.Left || st.Role == "proxy" // which is in no Raft configuration
 		return false, nil
 	})
 	switch {
@@ -75,8 +81,10 @@ func waitLeft(f *clientFlags, cmd *cobra.Command, c *api.Client, node string, w 
 		return err
 	case !done:
 		return fmt.Errorf("%s still runs after %s; it goes on leaving", node, w.timeout)
-	case stranded:
+	case !left && stranded:
 		return fmt.Errorf("%s has stopped, but there was no leader to take it out of the Raft configuration: when there is one, weir raft remove %s", node, node)
+	case !left:
+		return fmt.Errorf("%s has stopped, but may still be in the Raft configuration: weir raft peers shows it on another node, and weir raft remove %s takes it out", node, node)
 	case !f.json:
 		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s has left\n", printable(node))
 	}

@@ -48,27 +48,40 @@ func TestDrainUndo(t *testing.T) {
 	}
 }
 
+// A node has left only if it has said so: one that could not leave stops answering as well.
 func TestLeave(t *testing.T) {
 	const post, get = "POST /v1/leave", "GET /v1/status"
 	started := `{"node":"a","draining":true,"leaving":true,"connections":0}`
-	leaving, staying, other := `{"node":"a","leaving":true}`, `{"node":"a","leaving":false}`, `{"node":"z","leaving":false}`
-	leaderless, led := `{"node":"a","role":"server","leader":"","leaving":true}`, `{"node":"a","role":"server","leader":"b","leaving":true}`
+	leaving := `{"node":"a","role":"server","leader":"b","leaving":true}`
+	left := `{"node":"a","role":"server","leader":"b","leaving":true,"left":true}`
+	leaderless := `{"node":"a","role":"server","leader":"","leaving":true}`
+	proxy := `{"node":"a","role":"proxy","leader":"b","leaving":true}`
+	staying, other := `{"node":"a","leaving":false}`, `{"node":"z","leaving":false}`
 	for _, c := range []struct {
 		answers []string
 		code    int
 		want    string
 	}{
-		{[]string{leaving, leaving, "503|shutting down", "gone"}, 0, "a has left"},
-		{[]string{leaving, other}, 0, "a has left"},
+		{[]string{leaving, left, "503|shutting down", "gone"}, 0, "a has left"},
+		{[]string{leaving, left, other}, 0, "a has left"},
+		{[]string{proxy, "gone"}, 0, "a has left"},
+		{[]string{leaderless, left, "gone"}, 0, "a has left"},
 		{[]string{leaving, staying}, 1, "its log says why"},
 		{[]string{leaving}, 1, "still runs after"},
-		{[]string{leaderless, leaderless, "gone"}, 1, "weir raft remove a"},
-		{[]string{led, leaderless, "gone"}, 0, "a has left"},
+		{[]string{left}, 1, "still runs after"},
+		{[]string{leaderless, leaderless, "gone"}, 1, "there was no leader to take it out"},
+		{[]string{leaving, leaderless, "gone"}, 1, "a has stopped, but may still be in the Raft configuration: weir raft peers"},
+		{[]string{leaving, other}, 1, "may still be in the Raft configuration"},
+		{[]string{"gone"}, 1, "may still be in the Raft configuration"},
 	} {
 		f := newFakeAPI(t, map[string][]string{post: {started}, get: c.answers})
 		code, stdout, stderr := f.weir(testProcess(), "leave", "--timeout", "300ms")
-		if code != c.code || !strings.Contains(stdout+stderr, c.want) {
+		if code != c.code || !strings.Contains(stdout+stderr, c.want) || c.code != 0 && strings.Contains(stdout, "has left") {
 			t.Errorf("%q: exit %d %q %q", c.answers, code, stdout, stderr)
 		}
+	}
+	f := newFakeAPI(t, map[string][]string{post: {"409|the cluster would lose its quorum"}})
+	if code, stdout, stderr := f.weir(testProcess(), "leave"); code != 1 || !strings.Contains(stderr, "lose its quorum") || len(f.asked) != 1 {
+		t.Errorf("refused: exit %d %q %q, asked %q", code, stdout, stderr, f.asked)
 	}
 }

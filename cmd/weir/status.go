@@ -70,6 +70,8 @@ func showStatus(w io.Writer, st api.Status) error {
 	}
 	t.add("Connections", fmt.Sprint(st.Connections))
 	switch {
+	case st.Left:
+		t.add("State", "has left the cluster; its process ends")
 	case st.Leaving:
 		t.add("State", "leaving the cluster")
 	case st.Draining:
