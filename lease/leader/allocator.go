@@ -63,7 +63,6 @@ func NewAllocator(now time.Duration, term uint64, st *fsm.State) *Allocator {
 		a.addPeer(s, now)
 	}
 	a.setLimits(now, st)
-	a.firstShape = st.Table().ShapeIndex
 	a.vacant.keys = map[limit.Key]*vacancy{}
 	st.Kept(func(key limit.Key) bool {
 		a.noteVacant(now, st, key)
@@ -287,6 +286,7 @@ func (a *Allocator) LimitsChanged(now time.Duration, st *fsm.State) {
 
 func (a *Allocator) setLimits(now time.Duration, st *fsm.State) {
 	a.evictions.see(st.Table().Index, now, a.ttl)
+	a.gate.follow(now, a.ttl, st.Table())
 	before := a.limitSince
 	if st.Table().ShapeIndex != a.shape {
 		before, a.shape = nil, st.Table().ShapeIndex // a key may have come under another limit, old itself

@@ -26,8 +26,8 @@ type contest struct {
 	dirty          bool
 	wake           time.Duration // to be planned again at this time; 0: only when something happens
 	wakeIndex      int           // among the wakes
-	shape          uint64        // the table shape for which the key has passed the gate
-	shapeSince     time.Duration
+	passed         uint64        // the table up to which the key has passed the gate
+	gatedSince     time.Duration // has waited at it since; 0: does not
 	contendedUntil time.Duration
 	planned        time.Duration // when it was planned last
 	tight          bool          // more was wanted then than there was

@@ -136,7 +136,7 @@ func (p *keyPlan) hold(st *fsm.State) {
 	if !p.overhangs {
 		return
 	}
-	if until, closed := p.a.gateClosed(p.now, st, p.c); closed {
+	if until, closed := p.a.gateClosed(p.now, st, p.c, p.limit); closed {
 		p.holdUntil(until, p.free)
 	}
 }
@@ -148,31 +148,6 @@ func (p *keyPlan) holdUntil(at time.Duration, slots int64) {
 	p.back += slots
 	p.wait = true
 	p.a.wakeAt(p.c, at)
-}
-
-// gateClosed reports whether a key must wait, since the patterns changed, for nodes to say what they
-// have open: what counted elsewhere, or not at all, may count under this key from now on, also if
-// some of it is granted already. A key with grants passes only under the patterns that the leader
-// began with: its nodes say what they have before they are granted more.
-func (a *Allocator) gateClosed(now time.Duration, st *fsm.State, c *contest) (until time.Duration, closed bool) {
-	shape := st.Table().ShapeIndex
-	if c.shape == shape {
-		return 0, false
-	}
-	if c.shapeSince == 0 {
-		c.shapeSince = now
-	}
-	acked := true
-	for _, peer := range a.order {
-		if a.eligible(now, peer) && peer.limits < shape {
-			acked = false
-		}
-	}
-	if acked || shape == a.firstShape && st.Granted(c.key) > 0 || now >= c.shapeSince+gatePatience {
-		c.shape, c.shapeSince = shape, 0
-		return 0, false
-	}
-	return c.shapeSince + gatePatience, true
 }
 
 // account updates what each node is owed: the slot-time it got below (+) or above (−) its fair

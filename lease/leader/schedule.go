@@ -37,8 +37,8 @@ type schedule struct {
 	turn      time.Duration
 	commit    time.Duration // moving average
 
-	firstShape uint64 // of the limits when this leader began
-	shape      uint64 // and of those that it goes by
+	gate  gate
+	shape uint64 // of the limits that it goes by
 
 	distrusts bool // the levels in the log, up to trustFrom and the time to fill
 	trustFrom time.Duration
@@ -187,7 +187,7 @@ func (a *Allocator) early(now time.Duration, st *fsm.State, grant fsm.Adjustment
 		return 0
 	}
 	if c != nil && !l.Report {
-		if _, closed := a.gateClosed(now, st, c); closed {
+		if _, closed := a.gateClosed(now, st, c, l); closed {
 			return grant.Delta
 		}
 	}

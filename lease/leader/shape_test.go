@@ -9,6 +9,7 @@ import (
 	"github.com/weirproxy/weir/lease/leasepb"
 	"github.com/weirproxy/weir/lease/leasetest/kit"
 	"github.com/weirproxy/weir/limit"
+	"github.com/weirproxy/weir/limit/limittest"
 )
 
 // What the leader knows and the log does not, while limits change: what is open without a slot, what
@@ -122,5 +123,72 @@ func TestCoverGoesBeforeGrants(t *testing.T) {
 	d.alloc.Applied(d.now, d.state, d.apply(cmd))
 	if n := heardOf(d.turn(), 1, "up"); n != 0 || d.granted(2) != 8 {
 		t.Errorf("node a hears of %d slots, and b has %d, while 10 connections are open: the limit is 8", n, d.granted(2))
+	}
+}
+
+// Only keys that may count more than is known wait for all nodes to speak: those of a new limit, and
+// those of a scope in which a limit has gone or counts otherwise. So limits that are added all the
+// time, one for each tenant, delay nobody else.
+func TestWhoWaitsForTheNodes(t *testing.T) {
+	shared := kit.Limit(t, "*.x.org", 9, patient)
+	shared.Shared = true
+	client := kit.Limit(t, "other", 9, patient)
+	client.Pattern = limittest.Scoped(limit.ScopeClient, "10.0.0.1")
+	reported := kit.Limit(t, "old", 9, patient)
+	reported.Report = true
+	for name, c := range map[string]struct {
+		change fsm.Command
+		waits  bool
+	}{
+		"another limit is new":       {&fsm.PutLimit{Limit: kit.Limit(t, "other", 9, patient)}, false},
+		"another scope's is new":     {&fsm.PutLimit{Limit: client}, false},
+		"another limit is raised":    {&fsm.PutLimit{Limit: kit.Limit(t, "old", 10, patient)}, false},
+		"its own limit is raised":    {&fsm.PutLimit{Limit: kit.Limit(t, "up", 10, patient)}, false},
+		"another limit goes":         {&fsm.DeleteLimit{Pattern: kit.Limit(t, "old", 9, patient).Pattern}, true},
+		"another limit is shared":    {&fsm.PutLimit{Limit: shared}, true},
+		"another limit only reports": {&fsm.PutLimit{Limit: reported}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			unshared := shared
+			unshared.Shared = false
+			d := newDesk(t, kit.Limit(t, "up", 9, patient), kit.Limit(t, "old", 9, patient), unshared)
+			d.join(1, "a", "a")
+			d.join(2, "b", "b")
+			d.wish(1, "up", &leasepb.Demand{InUse: 1})
+			d.turn()
+			d.apply(c.change)
+			d.alloc.LimitsChanged(d.now, d.state)
+			d.wish(1, "up", &leasepb.Demand{Held: d.granted(1), InUse: 1, Waiting: 5}) // node b has not spoken
+			if n := heardOf(d.turn(), 1, "up"); (n == 0) != c.waits {
+				t.Errorf("node a hears of %d more slots", n)
+			}
+			d.now += gatePatience
+			d.alloc.order[0].seen, d.alloc.order[1].seen = d.now, d.now
+			d.turn()
+			if g := d.granted(1); g < 6 {
+				t.Errorf("after %v node a has %d slots, want 6", gatePatience, g)
+			}
+		})
+	}
+}
+
+// What the gate remembers of new limits is bounded by time, and a limit that goes and comes again is
+// a new one.
+func TestGateForgets(t *testing.T) {
+	up, other := kit.Limit(t, "up", 9, patient), kit.Limit(t, "other", 9, patient)
+	key := limit.HostConnections("up")
+	g := gate{}
+	table := func(index uint64, ls ...limit.Limit) *limit.Table { return limit.NewTable(index, index, ls) }
+	g.follow(0, time.Minute, table(1))
+	g.follow(time.Second, time.Minute, table(2, up))
+	g.follow(2*time.Second, time.Minute, table(3))
+	g.follow(59*time.Second, time.Minute, table(4, up))
+	g.follow(62*time.Second, time.Minute, table(5, up, other))
+	if since := g.since(key, &up); since != 4 {
+		t.Errorf("the key counts since table %d, want 4", since)
+	}
+	g.follow(130*time.Second, time.Minute, table(6, up))
+	if len(g.fresh)+len(g.order) > 0 || g.since(key, &up) != 6 { // other has gone: its connections may count here
+		t.Errorf("%d limits are remembered; the key counts since table %d", len(g.fresh), g.since(key, &up))
 	}
 }
