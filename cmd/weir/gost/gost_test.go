@@ -211,6 +211,39 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
+// TestLaterLines: a later line for the same replaces an earlier one. In GOST's requests and
+// connections one that sets no limit is passed over, in its bandwidth it removes the earlier limit.
+func TestLaterLines(t *testing.T) {
+	for _, c := range []struct{ name, src, hcl, warns string }{
+		{
+			"connections that stay", `climiters: [{limits: ["$ 1000", "$$ 100", "10.0.0.7 5", "10.0.0.7 0", "$ 0", "$$ -1"]}]`,
+			`client "*" { connections = 100 } client "10.0.0.7" { connections = 5 } total { connections = 1000 }`, "",
+		},
+		{"connections that are replaced", `climiters: [{limits: ["$ 1000", "$ 0", "$ 7"]}]`, "total { connections = 7 }", ""},
+		{
+			"requests that stay", "rlimiters:\n- limits:\n  - $ 10\n  - $ 10r\n", `total { requests { rate = "10/s" burst = 11 } }`,
+			"4: \"10r\" does not parse, which GOST takes for no limit: write what you mean (requests a second, as in 10 or 0.5); line 3 applies\n",
+		},
+		{
+			"too many connections", "climiters:\n- limits:\n  - $ 5\n  - $ 1000001\n  - $$ 7\n", `client "*" { connections = 7 }`,
+			"4: 1000001 connections are more than the 1000000 that can be a limit here: there will be no cap\n",
+		},
+		{
+			"too many requests", "rlimiters:\n- limits:\n  - $ 5\n  - $ 1e999\n  - $$ 7\n", `client "*" { requests { rate = "7/s" burst = 8 } }`,
+			"4: 1e999 requests a second are more than the 10000000 that can be a limit here: there will be no cap\n",
+		},
+		{
+			"bandwidth that goes", "limiters:\n- limits:\n  - $ 1MB 2MB\n  - $ 0 1mb\n  - $$ 5MB 5MB\n  - $$ 3MB\n", `connection { bandwidth { upload = "3MiB" } }`,
+			"4: \"1mb\" does not parse, which GOST takes for no limit: write what you mean (bytes a second, as in 512KB or 10MB); there will be no cap\n",
+		},
+	} {
+		hcl, warnings := convert(t, c.src)
+		if got, want := strings.Join(strings.Fields(hcl), " "), "limits { "+c.hcl+" }"; got != want || warnings != c.warns {
+			t.Errorf("%s: %s, want %s\n%s", c.name, got, want, warnings)
+		}
+	}
+}
+
 func TestRefused(t *testing.T) {
 	for src, want := range map[string]string{
 		"":                        "no mapping",
