@@ -244,6 +244,45 @@ func TestLaterLines(t *testing.T) {
 	}
 }
 
+// TestYAML: merged keys, names in any case and a text in place of a list mean what they do to GOST.
+func TestYAML(t *testing.T) {
+	several := regexp.MustCompile(`(?m)^\d+: GOST applies climiter .*\n`)
+	const conns = `client "*" { connections = 10 } total { connections = 5 }`
+	for _, c := range []struct{ name, src, hcl, warns string }{
+		{"merged", "d: &d {limits: [$ 5, $$ 10]}\nclimiters:\n- <<: *d\n  name: c\n", conns, ""},
+		{"a list of merged", "d: &d {limits: [$ 5, $$ 10]}\ne: &e {name: x, limits: [$ 1]}\nclimiters:\n- <<: [{name: c}, *d, *e]\n", conns, ""},
+		{"merged into what is merged", "d: &d {limits: [$ 5, $$ 10]}\ne: &e {<<: *d}\nclimiters:\n- <<: *e\n", conns, ""},
+		{"of its own before merged", "d: &d {limits: [$ 1]}\nclimiters:\n- <<: *d\n  limits: [$ 5, $$ 10]\n", conns, ""},
+		{"the root merged", "x: &x\n  climiters: [{limits: [$ 5, $$ 10]}]\n<<: *x\n", conns, ""},
+		{
+			"a service merged", "s: &s {climiter: a}\nservices: [{<<: *s, name: s}]\nclimiters: [{name: a, limits: [$ 5, $$ 10]}]\n",
+			conns, "",
+		},
+		{
+			"what a service overrides", "s: &s {climiter: b}\nservices: [{<<: *s, climiter: a}]\nclimiters:\n- {name: a, limits: [$ 5, $$ 10]}\n- {name: b, limits: [$ 1]}\n",
+			conns, "5: no service names climiter \"b\", so GOST does not use it: it is left out\n",
+		},
+		{"no merge", "d: &d {limits: [$ 1]}\nclimiters:\n- \"<<\": *d\n  limits: [$ 5, $$ 10]\n", conns, ""},
+		{"in capitals", "Services: [{CLimiter: A}]\nClimiters: [{Name: A, LIMITS: [$ 5, $$ 10]}]\n", conns, ""},
+		{"a text", "climiters: [{limits: '$ 5,$$ 10'}]\n", conns, ""},
+		{"no text", "climiters: [{limits: ''}, {limits: null}, {limits: ~}, {limits: [$ 5, $$ 10]}]\n", conns, ""},
+		{"a text of lines", "climiters:\n- limits: [$ 5, $$ 10]\n- limits: |\n    $ 3\n    $$ 4\n", conns,
+			"3: \"3\\n$$\" does not parse, which GOST takes for no limit: write what you mean (a whole number, as in 100); there will be no cap\n" +
+				"3: \"4\" is passed over, as GOST does\n"},
+		{"a number", "climiters: [{limits: [$ 5, $$ 10]}, {limits: 5}]\n", conns,
+			"1: \"5\" has a scope and no value: GOST passes it over\n"},
+		{"a mapping", "climiters:\n- limits: [$ 5, $$ 10]\n- name: m\n  limits: {$: 5}\n", conns,
+			"4: the limits of climiter \"m\" are no list: nothing of them is taken\n"},
+		{"no mapping", "climiters:\n- limits: [$ 5, $$ 10]\n- $ 1\n", conns, "3: an entry of climiters is no mapping: it is left out\n"},
+	} {
+		hcl, warnings := convert(t, c.src)
+		warnings = several.ReplaceAllString(warnings, "")
+		if got, want := strings.Join(strings.Fields(hcl), " "), "limits { "+c.hcl+" }"; got != want || warnings != c.warns {
+			t.Errorf("%s: %s, want %s\n%s", c.name, got, want, warnings)
+		}
+	}
+}
+
 func TestRefused(t *testing.T) {
 	for src, want := range map[string]string{
 		"":                        "no mapping",
@@ -339,7 +378,8 @@ func gives(lines map[string][2]int, a netip.Addr, i int, eachAddress bool) int {
 func FuzzConvert(f *testing.F) {
 	f.Add("limiters:\n- name: a\n  limits: [$ 1MB 2MB, $$ 1, 10.0.0.0/8 1KB]\nrlimiters: [{limits: ['$$ 0.3']}]\nclimiters: [{limits: ['::1 5']}]\nservices: [{limiter: a}]")
 	f.Add("a: &a {b: *a}\nservices: *a\nlimiters: [*a]")
-	f.Add("services: &s [*s, *s]\nclimiters: [{limits: [$ 5]}]")
+	f.Add("d: &d {<<: [*d, {Limits: '$ 5,$$ 6'}]}\nclimiters: [{<<: *d}]\nservices: [{<<: *d}]")
+	f.Add("services: &s [" + strings.Repeat("*s, ", 40) + "*s]\nclimiters: [{limits: [$ 5]}]")
 	f.Fuzz(func(t *testing.T, src string) {
 		limits, _, err := Convert([]byte(src))
 		if err != nil {

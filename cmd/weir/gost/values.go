@@ -22,7 +22,7 @@ const (
 func (c *converter) add(l limiter) {
 	own := map[slot]entry{}
 	for _, ln := range l.lines {
-		fields := strings.Fields(ln.text)
+		fields := words(ln.text)
 		if len(fields) < 2 {
 			c.warnf(ln.at, "%q has a scope and no value: GOST passes it over", ln.text)
 			continue
@@ -57,6 +57,11 @@ func (c *converter) add(l limiter) {
 	for s, e := range own {
 		c.take(s, e)
 	}
+}
+
+// words splits a line as GOST does: at blanks and tabs, and nowhere else.
+func words(text string) []string {
+	return strings.FieldsFunc(strings.TrimSpace(text), func(r rune) bool { return r == ' ' || r == '\t' })
 }
 
 func (k kind) resources() []limit.Resource {
