@@ -182,6 +182,8 @@ func TestWarnings(t *testing.T) {
 		{"no value", "climiters:\n- limits:\n  - $\n  - $$ 5\n", "client", "3: \"$\" has a scope and no value"},
 		{"too much", "climiters:\n- limits:\n  - $ 5 6\n", "connections = 5", "3: \"6\" is passed over"},
 		{"no address", "climiters:\n- limits:\n  - example.com 5\n  - $ 5\n", "total", "3: \"example.com\" is neither"},
+		{"an address in capitals", "climiters:\n- limits:\n  - 2001:DB8::1 5\n  - 2001:db8::2 6\n", "limits { client \"2001:db8::2\" { connections = 6 } }", "3: GOST compares addresses as text and writes this one 2001:db8::1, so it never applies \"2001:DB8::1\": it is left out\n"},
+		{"a mapped address", "limiters:\n- limits:\n  - 1.2.3.4 5MB\n  - ::ffff:1.2.3.4 6MB\n", "limits { client \"1.2.3.4\" { bandwidth { upload = \"5MiB\" } } }", "4: GOST compares addresses as text and writes this one 1.2.3.4, so it never applies \"::ffff:1.2.3.4\""},
 		{"nested networks", "climiters:\n- limits:\n  - 10.0.0.0/8 5\n  - 10.1.0.0/16 6\n", "client \"10.1.0.0/16\" {\nconnections = 6", "4: GOST goes by the widest network, 10.0.0.0/8 of line 3"},
 		{"too many connections", "climiters:\n- limits:\n  - $ 1000001\n  - $$ 5\n", "client", "3: 1000001 connections are more than"},
 		{"too many bytes", "limiters:\n- limits:\n  - $ 2TB 1MB\n", "download", "3: 2TB a second is more than"},

@@ -27,6 +27,10 @@ func (c *converter) add(l limiter) {
 			c.warnf(ln.at, "%q has a scope and no value: GOST passes it over", ln.text)
 			continue
 		}
+		if a, err := netip.ParseAddr(fields[0]); err == nil && a.Unmap().String() != fields[0] {
+			c.warnf(ln.at, "GOST compares addresses as text and writes this one %s, so it never applies %q: it is left out", a.Unmap(), fields[0])
+			continue
+		}
 		p, err := l.kind.pattern(fields[0])
 		if err != nil {
 			c.warnf(ln.at, "%q is neither $, $$, an address nor a CIDR, so GOST never applies it: it is left out", fields[0])
