@@ -185,6 +185,10 @@ func TestWarnings(t *testing.T) {
 		{"an address in capitals", "climiters:\n- limits:\n  - 2001:DB8::1 5\n  - 2001:db8::2 6\n", "limits { client \"2001:db8::2\" { connections = 6 } }", "3: GOST compares addresses as text and writes this one 2001:db8::1, so it never applies \"2001:DB8::1\": it is left out\n"},
 		{"a mapped address", "limiters:\n- limits:\n  - 1.2.3.4 5MB\n  - ::ffff:1.2.3.4 6MB\n", "limits { client \"1.2.3.4\" { bandwidth { upload = \"5MiB\" } } }", "4: GOST compares addresses as text and writes this one 1.2.3.4, so it never applies \"::ffff:1.2.3.4\""},
 		{"nested networks", "climiters:\n- limits:\n  - 10.0.0.0/8 5\n  - 10.1.0.0/16 6\n", "client \"10.1.0.0/16\" {\nconnections = 6", "4: GOST goes by the widest network, 10.0.0.0/8 of line 3"},
+		{"the widest of three", "climiters:\n- limits:\n  - 10.0.0.0/8 5\n  - 10.0.0.0/12 6\n  - 10.1.0.0/16 7\n", "client \"10.1.0.0/16\" {\nconnections = 7", "5: GOST goes by the widest network, 10.0.0.0/8 of line 3"},
+		{"a wider network without a value", "limiters:\n- limits:\n  - 10.0.0.0/8 0 1MB\n  - 10.1.0.0/16 5MB\n", "upload = \"5MiB\"", "4: GOST goes by the widest network, 10.0.0.0/8 of line 3, which covers this one and has no cap of upload; here the narrowest counts\n"},
+		{"a wider network without a second value", "limiters:\n- limits:\n  - 10.1.0.0/16 0 5MB\n  - 10.0.0.0/8 1MB\n", "download = \"5MiB\"", "3: GOST goes by the widest network, 10.0.0.0/8 of line 4, which covers this one and has no cap of download; here"},
+		{"a wider network without any", "limiters:\n- limits:\n  - 10.0.0.0/8 1mb 0\n  - 10.1.0.0/16 5MB\n", "limits { client \"10.1.0.0/16\" { bandwidth { upload = \"5MiB\" } } }", "4: GOST goes by the widest network, 10.0.0.0/8 of line 3, which covers this one and has no cap of upload"},
 		{"too many connections", "climiters:\n- limits:\n  - $ 1000001\n  - $$ 5\n", "client", "3: 1000001 connections are more than"},
 		{"too many bytes", "limiters:\n- limits:\n  - $ 2TB 1MB\n", "download", "3: 2TB a second is more than"},
 		{"too many requests", "rlimiters:\n- limits:\n  - $ 1e9\n  - $$ inf\n  - 10.0.0.1 NaN\n  - 10.0.0.2 3\n", "10.0.0.2", "3: 1e9 requests a second are more than"},
@@ -204,6 +208,16 @@ func TestWarnings(t *testing.T) {
 		squeezed := strings.Join(strings.Fields(hcl), " ")
 		if !strings.Contains(squeezed, strings.Join(strings.Fields(c.hcl), " ")) || !strings.Contains(warnings, c.warns) {
 			t.Errorf("%s: %s\n%s", c.name, hcl, warnings)
+		}
+	}
+	// Of a network whose line gets a number later, and of requests and connections, where GOST passes
+	// over a line without a number, there is nothing to warn of.
+	for _, src := range []string{
+		"limiters: [{limits: [10.0.0.0/8 0 1MB, 10.0.0.0/8 0, 10.1.0.0/16 0, 172.16.0.0/12 5MB, 10.0.0.0/8 0 0]}]",
+		"climiters: [{limits: [10.0.0.0/8 0, 10.1.0.0/16 5]}]\nrlimiters: [{limits: [10.0.0.0/8 0, 10.1.0.0/16 5]}]",
+	} {
+		if _, warnings := convert(t, src); warnings != "" {
+			t.Errorf("%s: %s", src, warnings)
 		}
 	}
 	// 0 and less are no limit in GOST, and no limit here: nothing to warn of.

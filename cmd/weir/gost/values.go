@@ -20,7 +20,7 @@ const (
 // add takes over one limiter, line by line. A later line replaces an earlier one for the same, with
 // one exception: of requests and connections, a line that sets no limit replaces nothing.
 func (c *converter) add(l limiter) {
-	own := map[slot]entry{}
+	own, open := map[slot]entry{}, map[slot]int{}
 	for _, ln := range l.lines {
 		fields := words(ln.text)
 		if len(fields) < 2 {
@@ -40,7 +40,11 @@ func (c *converter) add(l limiter) {
 			s := slot{p, r}
 			before, stays := own[s]
 			stays = stays && l.kind != bandwidth
-			if delete(own, s); i+1 >= len(fields) {
+			delete(own, s)
+			if _, err := netip.ParsePrefix(p.String()); err == nil && l.kind == bandwidth {
+				open[s] = ln.at // unless it gets a number
+			}
+			if i+1 >= len(fields) {
 				continue // the rate of output may be missing
 			}
 			otherwise := without(p)
@@ -50,6 +54,7 @@ func (c *converter) add(l limiter) {
 			switch v, means := c.value(s, fields[i+1], ln.at, otherwise); {
 			case means == aLimit:
 				own[s] = entry{value: v, at: ln.at}
+				delete(open, s)
 			case means == noLimit && stays:
 				own[s] = before
 			}
@@ -60,6 +65,9 @@ func (c *converter) add(l limiter) {
 	}
 	for s, e := range own {
 		c.take(s, e)
+	}
+	for s, at := range open {
+		c.leaveOpen(s, at)
 	}
 }
 
