@@ -39,4 +39,6 @@ type Governing struct {
 	Admitted bool `json:"admitted"`
 	// Reason says what is in the way where it would not.
 	Reason string `json:"reason,omitempty"`
+	// Waits reports whether it would wait in the limit's queue, where it is not let in now.
+	Waits bool `json:"waits,omitempty"`
 }

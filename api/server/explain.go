@@ -150,6 +150,11 @@ func (c *counted) judge(g *api.Governing, on backing) {
 		return
 	}
 	refuse := func(format string, args ...any) { g.Admitted, g.Reason = false, fmt.Sprintf(format, args...) }
+	// Only who is over the limit may wait. For what else is in the way there is no queue.
+	over := func(format string, args ...any) {
+		refuse(format, args...)
+		g.Waits = g.Queue != nil
+	}
 	switch {
 	case g.Connections != nil && *g.Connections == 0:
 		refuse("blocked: its limit is 0 connections")
@@ -157,22 +162,25 @@ func (c *counted) judge(g *api.Governing, on backing) {
 	case on == nothing:
 		refuse("this node has no live session with the cluster")
 	case on == heldUnits:
-		if lacks := c.lacks(g); lacks != "" {
-			refuse("this node has no live session with the cluster, and holds no %s", lacks)
+		const text = "this node has no live session with the cluster, and holds no %s"
+		if c.lacksBandwidth(g) {
+			refuse(text, "part of the bandwidth")
+		} else if lacks := c.lacks(g); lacks != "" {
+			over(text, lacks)
 		}
 	case g.Connections != nil && g.Use.Waiting > 0:
-		refuse("%d waiting before it", g.Use.Waiting)
+		over("%d waiting before it", g.Use.Waiting)
 	case g.Connections != nil && g.Use.InUse-g.Use.Idle >= *g.Connections:
 		idle := ""
 		if g.Use.Idle > 0 {
 			idle = fmt.Sprintf(", %d of them idle", g.Use.Idle)
 		}
-		refuse("%d of %s in use%s", g.Use.InUse, plural(int(*g.Connections), "connection"), idle)
+		over("%d of %s in use%s", g.Use.InUse, plural(int(*g.Connections), "connection"), idle)
 	case g.Requests == nil || c.hasToken():
 	case g.Use.Requests != nil && g.Use.Requests.Waiting > 0:
-		refuse("%d waiting for the rate before it", g.Use.Requests.Waiting)
+		over("%d waiting for the rate before it", g.Use.Requests.Waiting)
 	case !c.canFetchToken():
-		refuse("the rate of %s is used up", g.Requests.Rate)
+		over("the rate of %s is used up", g.Requests.Rate)
 	}
 }
 
@@ -182,19 +190,22 @@ func paces(g *api.Governing) bool {
 	return g.Bandwidth != nil && g.Scope != limit.ScopeConnection.String() && g.Scope != limit.ScopeKey.String()
 }
 
-// lacks is what a node without a session, that goes on with what it holds, would need and has none
-// of; "": nothing.
+// lacks is what a node without a session, that goes on with what it holds, would need for one more
+// and has none of; "": nothing.
 func (c *counted) lacks(g *api.Governing) string {
-	rate := func(r limit.Resource) bool { return c.own.Rates[r].Granted > 0 }
 	switch {
 	case g.Connections != nil && (c.own.InUse-c.own.Idle >= c.own.Granted || c.own.Waiting > 0):
 		return "free slot"
 	case g.Requests != nil && !c.hasToken():
 		return "token"
-	case paces(g) && (g.Bandwidth.Upload != "" && !rate(limit.Upload) || g.Bandwidth.Download != "" && !rate(limit.Download)):
-		return "part of the bandwidth"
 	}
 	return ""
+}
+
+// lacksBandwidth reports whether such a node could move no byte one way.
+func (c *counted) lacksBandwidth(g *api.Governing) bool {
+	rate := func(r limit.Resource) bool { return c.own.Rates[r].Granted > 0 }
+	return paces(g) && (g.Bandwidth.Upload != "" && !rate(limit.Upload) || g.Bandwidth.Download != "" && !rate(limit.Download))
 }
 
 // wholeToken is what counts as one: the lease lets this much be missing, for what dividing a bucket

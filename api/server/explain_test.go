@@ -267,3 +267,54 @@ func TestExplainUnitsKept(t *testing.T) {
 		}
 	}
 }
+
+// Who is over a limit with a queue would wait, and for nothing else that is in the way.
+func TestExplainWaits(t *testing.T) {
+	b := newBench(t, Config{}, "a")
+	keeps := newBench(t, Config{KeepsUnits: true}, "a").nodes["a"]
+	key := limit.Key{Scope: limit.ScopeHost, Resource: limit.Connections, Name: "up.example"}
+	pattern, err := limit.ParsePattern("up.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rate, err := limit.ParseRate("10/s", 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	queue := limit.Queue{Timeout: time.Second, Size: 3}
+	slots := limit.Limit{Pattern: pattern, Connections: 2, Queue: queue, Source: limit.SourceAPI, ModifyIndex: 1}
+	blocked, tokens, bytes, none := slots, slots, slots, slots
+	blocked.Connections = 0
+	tokens.Connections, tokens.Requests = limit.Unlimited, rate
+	bytes.Bandwidth.Upload = 1 << 20
+	none.Queue = limit.Queue{}
+	full := NodeUse{Key: key, Granted: 2, InUse: 2}
+	for name, c := range map[string]struct {
+		node     *benchNode
+		limit    limit.Limit
+		use      NodeUse
+		state    string
+		admitted bool
+		waits    bool
+	}{
+		"let in":                         {b.nodes["a"], slots, NodeUse{Key: key}, "live", true, false},
+		"all slots in use":               {b.nodes["a"], slots, full, "live", false, true},
+		"others wait":                    {b.nodes["a"], slots, NodeUse{Key: key, Waiting: 1}, "live", false, true},
+		"no token":                       {b.nodes["a"], tokens, NodeUse{Key: key}, "live", false, true},
+		"no queue":                       {b.nodes["a"], none, full, "live", false, false},
+		"blocked":                        {b.nodes["a"], blocked, NodeUse{Key: key}, "live", false, false},
+		"no session":                     {b.nodes["a"], slots, NodeUse{Key: key}, "none", false, false},
+		"fenced":                         {b.nodes["a"], slots, full, "fenced", false, false},
+		"fenced, with no slot left":      {keeps, slots, full, "fenced", false, true},
+		"fenced, with no token left":     {keeps, tokens, NodeUse{Key: key}, "fenced", false, true},
+		"fenced, with no bandwidth left": {keeps, bytes, NodeUse{Key: key, Granted: 2}, "fenced", false, false},
+	} {
+		c.node.set(func() {
+			c.node.table, c.node.uses, c.node.st.Session.State = limit.NewTable(1, 1, []limit.Limit{c.limit}), []NodeUse{c.use}, c.state
+		})
+		e := get[api.Explanation](t, c.node.serve(c.node.server.Handler(), try{method: "GET", path: "/v1/explain?host=up.example"}))
+		if len(e.Limits) != 1 || e.Limits[0].Admitted != c.admitted || e.Limits[0].Waits != c.waits {
+			t.Errorf("%s: %+v; want it let in: %v, and to wait: %v", name, e.Limits, c.admitted, c.waits)
+		}
+	}
+}

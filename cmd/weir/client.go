@@ -157,20 +157,6 @@ func hostNames(ctx context.Context, c *api.Client, begun string) []string {
 	return names
 }
 
-func limitPatterns(ctx context.Context, c *api.Client, _ string) []string {
-	limits, err := c.Limits(ctx)
-	if err != nil {
-		return nil
-	}
-	var names []string
-	for _, l := range limits.Limits {
-		if l.Pattern != "" {
-			names = append(names, l.Pattern)
-		}
-	}
-	return names
-}
-
 func peerNames(ctx context.Context, c *api.Client, _ string) []string {
 	peers, err := c.RaftPeers(ctx)
 	if err != nil {

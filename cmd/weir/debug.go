@@ -93,16 +93,17 @@ func collectDebug(cmd *cobra.Command, c *api.Client, all bool, seconds int, out 
 	if out == "" {
 		out = b.name + ".tar.gz"
 	}
+	said := beside(cmd, out)
 	if err := replaceFile(out, func(file *os.File) error { return b.write(file, now) }); err != nil {
 		return err
 	}
-	if _, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: %s", printable(out), count(len(b.files), "file")); err != nil {
+	if _, err := fmt.Fprintf(said, "%s: %s", printable(out), count(len(b.files), "file")); err != nil {
 		return err
 	}
 	if len(b.missing) > 0 {
-		fmt.Fprintf(cmd.OutOrStdout(), "; %d could not be had, see missing.txt in it", len(b.missing))
+		fmt.Fprintf(said, "; %d could not be had, see missing.txt in it", len(b.missing))
 	}
-	_, err = fmt.Fprintln(cmd.OutOrStdout())
+	_, err = fmt.Fprintln(said)
 	return err
 }
 

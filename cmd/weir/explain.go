@@ -83,11 +83,10 @@ func writeExplanation(w io.Writer, e api.Explanation) error {
 	return writeUnreachable(w, e.Unreachable)
 }
 
-// waits reports whether all limits that are in the way let a request wait.
+// waits reports whether all limits that are in the way let a request wait. A node of an older
+// version does not say so.
 func waits(limits []api.Governing) bool {
-	return !slices.ContainsFunc(limits, func(g api.Governing) bool {
-		return !g.Admitted && (g.Queue == nil || g.Connections != nil && *g.Connections == 0)
-	})
+	return !slices.ContainsFunc(limits, func(g api.Governing) bool { return !g.Admitted && !g.Waits })
 }
 
 // usedNow is the use of what a limit caps, in short.

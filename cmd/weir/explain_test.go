@@ -36,13 +36,23 @@ It would not be let in now.
 		{
 			"GET /v1/explain?user=ann",
 			`{"user":"ann","admitted":false,"limits":[` +
-				`{"scope":"user","pattern":"ann","key":"ann","why":"it is named","connections":5,"requests":null,"bandwidth":null,"queue":{"timeout":"2s","size":3},"mode":"enforce","source":"api","use":` + use + `,"admitted":false,"reason":"5 of 5 connections in use"},` +
+				`{"scope":"user","pattern":"ann","key":"ann","why":"it is named","connections":5,"requests":null,"bandwidth":null,"queue":{"timeout":"2s","size":3},"mode":"enforce","source":"api","use":` + use + `,"admitted":false,"reason":"5 of 5 connections in use","waits":true},` +
 				`{"scope":"connection","pattern":"","key":"","why":"holds for everything","connections":null,"requests":null,"bandwidth":{"upload":"1MB"},"queue":null,"mode":"report","source":"api","use":` + use + `,"admitted":true}]}`,
 			[]string{"explain", "--user", "ann"}, `
 SCOPE       PATTERN  COUNTED AS  ALLOWS                            IN USE                  WHY                   NOW
 user        ann      ann         5 connections, queue of 3 for 2s  5, 2.5/s, 1.2MB/s down  it is named           5 of 5 connections in use
 connection  -        -           1MB/s up                          4 times above it        holds for everything  let in: report only
 It would not be let in now without waiting.
+`,
+		},
+		{
+			"GET /v1/explain?user=eve",
+			`{"user":"eve","admitted":false,"limits":[` +
+				`{"scope":"user","pattern":"eve","key":"eve","why":"it is named","connections":5,"requests":null,"bandwidth":null,"queue":{"timeout":"2s","size":3},"mode":"enforce","source":"api","use":` + use + `,"admitted":false,"reason":"this node has no live session with the cluster"}]}`,
+			[]string{"explain", "--user", "eve"}, `
+SCOPE  PATTERN  COUNTED AS  ALLOWS                            IN USE                  WHY          NOW
+user   eve      eve         5 connections, queue of 3 for 2s  5, 2.5/s, 1.2MB/s down  it is named  this node has no live session with the cluster
+It would not be let in now.
 `,
 		},
 		{

@@ -106,6 +106,21 @@ func (t *target) args(cmd *cobra.Command, args []string) error {
 	return err
 }
 
+// patterns completes pattern: those of the limits of the scope.
+func (t *target) patterns(ctx context.Context, c *api.Client, _ string) []string {
+	limits, err := c.Limits(ctx)
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for _, l := range limits.Limits {
+		if l.Pattern != "" && l.Scope == t.scope {
+			names = append(names, l.Pattern)
+		}
+	}
+	return names
+}
+
 func newLimitsGetCommand(f *clientFlags) *cobra.Command {
 	var t target
 	cmd := &cobra.Command{
@@ -116,7 +131,7 @@ func newLimitsGetCommand(f *clientFlags) *cobra.Command {
   weir limits get 10.0.0.0/8 --scope client
   weir limits get --scope total`,
 		Args:              t.args,
-		ValidArgsFunction: f.complete(limitPatterns),
+		ValidArgsFunction: f.complete(t.patterns),
 	}
 	t.addFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

@@ -195,3 +195,22 @@ func TestLimitsApply(t *testing.T) {
 		t.Errorf("exit %d, asked %q, stderr %s", code, f.asked, stderr)
 	}
 }
+
+// TestCompletionOfScopes: a pattern is completed from those of --scope, which is host where it is
+// not given.
+func TestCompletionOfScopes(t *testing.T) {
+	f := newFakeAPI(t, map[string][]string{"GET /v1/limits": {`{"limits":[` +
+		`{"scope":"host","pattern":"x.org","connections":5},{"scope":"client","pattern":"10.0.0.0/8","connections":5},` +
+		`{"scope":"user","pattern":"ann","connections":5},{"scope":"user","pattern":"*","connections":5},{"scope":"total","pattern":"","connections":5}]}`}})
+	for _, verb := range []string{"get", "set", "delete"} {
+		for scope, want := range map[string]string{"": "x.org\n:4\n", "host": "x.org\n:4\n", "user": "ann\n*\n:4\n", "total": ":4\n", "key": ":4\n"} {
+			args := []string{"__complete", "limits", verb}
+			if scope != "" {
+				args = append(args, "--scope", scope)
+			}
+			if _, stdout, _ := f.weir(testProcess(), append(args, "")...); stdout != want {
+				t.Errorf("limits %s, scope %q: %q, want %q", verb, scope, stdout, want)
+			}
+		}
+	}
+}

@@ -33,7 +33,7 @@ If somebody else changes the limit at the same moment, the command reads it agai
   weir limits set '*' --scope client --requests 10/s --requests-burst 50 --mode report
   weir limits set --scope connection --download 5MB`,
 		Args:              l.args,
-		ValidArgsFunction: f.complete(limitPatterns),
+		ValidArgsFunction: f.complete(l.patterns),
 	}
 	l.add(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -110,7 +110,7 @@ The answer names the hosts that have no cap any more, and those that have none o
   weir limits delete '*'
   weir limits delete nightly --scope user`,
 		Args:              t.args,
-		ValidArgsFunction: f.complete(limitPatterns),
+		ValidArgsFunction: f.complete(t.patterns),
 	}
 	t.addFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

@@ -3,11 +3,9 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strconv"
 	"time"
 
@@ -35,9 +33,13 @@ func newSnapshotSaveCommand(f *clientFlags) *cobra.Command {
 		Use:   "save FILE",
 		Short: "Save the cluster's state to a file",
 		Long: `Save the cluster's limits, sessions and grants to FILE, from any node. An existing FILE is replaced only once the whole
-snapshot has arrived and its checksum is verified; if anything fails, it stays as it was. Only the owner may read it.`,
-		Example: `  weir snapshot save /var/backups/weir.snap`,
-		Args:    cobra.ExactArgs(1),
+snapshot has arrived and its checksum is verified; if anything fails, it stays as it was. Only the owner may read it.
+
+Where FILE is a symbolic link, its target is replaced. A pipe or a device gets the verified snapshot; where that is
+standard output, what the command has to say goes to standard error.`,
+		Example: `  weir snapshot save /var/backups/weir.snap
+  weir snapshot save /dev/stdout | gzip > weir.snap.gz`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := f.client(cmd)
 			if err != nil {
@@ -47,6 +49,7 @@ snapshot has arrived and its checksum is verified; if anything fails, it stays a
 			ctx, cancel := context.WithTimeout(cmd.Context(), snapshotTimeout)
 			defer cancel()
 			var s *fsm.Summary
+			out := beside(cmd, args[0])
 			err = replaceFile(args[0], func(file *os.File) (err error) {
 				if _, err = c.SaveSnapshot(ctx, file); err != nil {
 					return explain(c, err)
@@ -58,9 +61,9 @@ snapshot has arrived and its checksum is verified; if anything fails, it stays a
 				return err
 			}
 			if f.json {
-				return writeJSON(cmd.OutOrStdout(), describeSnapshot(s))
+				return writeJSON(out, describeSnapshot(s))
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "Saved to %s: %s up to index %d, %d bytes.\n", printable(args[0]), count(len(s.Limits), "limit"), s.Index, s.Bytes)
+			_, err = fmt.Fprintf(out, "Saved to %s: %s up to index %d, %d bytes.\n", printable(args[0]), count(len(s.Limits), "limit"), s.Index, s.Bytes)
 			return err
 		},
 	}
@@ -175,27 +178,6 @@ func readSummary(file *os.File) (*fsm.Summary, error) {
 	}
 	_, err = file.Seek(0, io.SeekStart)
 	return s, err
-}
-
-// replaceFile lets fill write a file that only its owner may read, and moves it to path once it is
-// on disk.
-func replaceFile(path string, fill func(*os.File) error) (err error) {
-	file, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // with mode 0600
-	if err != nil {
-		return err
-	}
-	err = errors.Join(fill(file), file.Sync(), file.Close())
-	if err == nil {
-		err = os.Rename(file.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(file.Name()))
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }
 
 func writeJSON(w io.Writer, v any) error {

@@ -3,12 +3,16 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -112,6 +116,112 @@ func TestSnapshotSave(t *testing.T) {
 	}
 	if left, _ := os.ReadDir(dir); len(left) != 1 {
 		t.Errorf("left behind: %v", left)
+	}
+}
+
+// TestSnapshotSaveThrough: a link's target is replaced, and what holds no file stays what it is.
+func TestSnapshotSaveThrough(t *testing.T) {
+	good := savedSnapshot(t)
+	answer := good
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/octet-stream")
+		w.Header().Set("Weir-Index", "4")
+		_, _ = w.Write(answer)
+	}))
+	defer s.Close()
+	save := func(path string) (code int, out, errs string) {
+		var o, e bytes.Buffer
+		code = run(t.Context(), testProcess(), []string{"snapshot", "save", path, "--addr", s.URL}, &o, &e)
+		return code, o.String(), e.String()
+	}
+	dir := t.TempDir()
+	in := func(name string) string { return filepath.Join(dir, name) }
+	mode := func(path string) fs.FileMode {
+		info, err := os.Lstat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Mode().Type()
+	}
+	if err := errors.Join(
+		os.MkdirAll(in("a/b"), 0o700), os.Symlink(in("a/b"), in("far")), os.Symlink("../new.snap", in("a/b/link")),
+		os.WriteFile(in("old.snap"), []byte("old"), 0o600), os.Symlink("old.snap", in("latest")), os.Symlink("latest", in("link")),
+		os.Symlink("loop", in("loop")), syscall.Mkfifo(in("fifo"), 0o600), os.Symlink("fifo", in("link-to-fifo")),
+	); err != nil {
+		t.Fatal(err)
+	}
+	for path, target := range map[string]string{in("link"): in("old.snap"), in("far/link"): in("a/new.snap")} {
+		if code, _, errs := save(path); code != 0 || mode(path) != fs.ModeSymlink {
+			t.Errorf("%s: %d %s, mode %v", path, code, errs, mode(path))
+		}
+		if b, err := os.ReadFile(target); err != nil || !bytes.Equal(b, good) || mode(target) != 0 {
+			t.Errorf("%s: %d bytes, %v, mode %v", target, len(b), err, mode(target))
+		}
+	}
+	if code, _, errs := save(in("loop")); code != 1 || !strings.Contains(errs, "too many symbolic links") {
+		t.Errorf("a loop: %d %s", code, errs)
+	}
+	for _, path := range []string{in("fifo"), in("link-to-fifo")} {
+		got := make(chan []byte, 1)
+		go func() {
+			b, _ := os.ReadFile(in("fifo"))
+			got <- b
+		}()
+		code, out, errs := save(path)
+		if code != 0 || !strings.Contains(out, "Saved to "+path) || mode(in("fifo")) != fs.ModeNamedPipe {
+			t.Fatalf("%s: %d %s%s, mode %v", path, code, out, errs, mode(in("fifo")))
+		}
+		if b := <-got; !bytes.Equal(b, good) {
+			t.Errorf("%s: %d bytes", path, len(b))
+		}
+	}
+	answer = good[:len(good)-1]
+	if code, _, errs := save(in("fifo")); code != 1 || !strings.Contains(errs, "damaged") || mode(in("fifo")) != fs.ModeNamedPipe { // nobody reads
+		t.Errorf("cut short: %d %s, mode %v", code, errs, mode(in("fifo")))
+	}
+	if left, _ := filepath.Glob(in(".*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// TestSnapshotSaveToStandardOutput: nothing but the snapshot comes out, be it a pipe or a file
+// without a name.
+func TestSnapshotSaveToStandardOutput(t *testing.T) {
+	good := savedSnapshot(t)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/octet-stream")
+		w.Header().Set("Weir-Index", "4")
+		_, _ = w.Write(good)
+	}))
+	defer s.Close()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	nameless, err := os.CreateTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nameless.Close()
+	if err := os.Remove(nameless.Name()); err != nil {
+		t.Fatal(err)
+	}
+	stdout := os.Stdout
+	defer func() { os.Stdout = stdout }()
+	for _, os.Stdout = range []*os.File{w, nameless} {
+		var out, errs bytes.Buffer
+		path := fmt.Sprintf("/dev/fd/%d", os.Stdout.Fd())
+		code := run(t.Context(), testProcess(), []string{"snapshot", "save", path, "--addr", s.URL}, &out, &errs)
+		if code != 0 || out.Len() > 0 || !strings.HasPrefix(errs.String(), "Saved to /dev/fd/") {
+			t.Errorf("%d %q %q", code, &out, &errs)
+		}
+	}
+	_ = w.Close()
+	for name, from := range map[string]io.Reader{"a pipe": r, "a file without a name": io.NewSectionReader(nameless, 0, 1<<20)} {
+		if b, err := io.ReadAll(from); err != nil || !bytes.Equal(b, good) {
+			t.Errorf("%s: %d bytes, %v", name, len(b), err)
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -132,6 +133,9 @@ func makeCert(cmd *cobra.Command, m *made, q certs.Request, ca, caKey string) er
 	if err != nil {
 		return err
 	}
+	if err := m.checkNode(q.Node, ca, caKey); err != nil {
+		return err
+	}
 	out, err := authority.Issue(q, time.Now())
 	if err != nil {
 		return err
@@ -165,13 +169,52 @@ api {
 	return err
 }
 
+// checkNode refuses a node's name whose files are others': the CA's, or another node's. --force is
+// for a node's own files.
+func (m *made) checkNode(name, ca, caKey string) error {
+	cert, key := m.paths(name)
+	for _, out := range []string{cert, key} {
+		for _, its := range []string{ca, caKey} {
+			if sameFile(out, its) {
+				return fmt.Errorf("the files of a node %q would replace the CA's %s, and nothing was written: choose another directory with --out, or another name", name, out)
+			}
+		}
+	}
+	// NAME.pem of the node x-key is NAME-key.pem of the node x.
+	other, isKey := strings.CutSuffix(name, "-key")
+	if its, _ := m.paths(other); isKey && exists(its) {
+		return fmt.Errorf("%s would be both the certificate of %q and the key of %q, and nothing was written: choose another directory with --out, or another name", cert, name, other)
+	}
+	if _, its := m.paths(name + "-key"); exists(its) {
+		return fmt.Errorf("%s would be both the key of %q and the certificate of %q, and nothing was written: choose another directory with --out, or another name", key, name, name+"-key")
+	}
+	return nil
+}
+
+// sameFile also finds a file under another path.
+func sameFile(a, b string) bool {
+	infoA, errA := os.Stat(a)
+	infoB, errB := os.Stat(b)
+	return errA == nil && errB == nil && os.SameFile(infoA, infoB)
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+// paths are those of a certificate and its key.
+func (m *made) paths(name string) (cert, key string) {
+	return absolute(filepath.Join(m.dir, name+".pem")), absolute(filepath.Join(m.dir, name+"-key.pem"))
+}
+
 // write writes a certificate and its key, and returns their paths. Without force it fails if either
 // exists, and changes neither.
 func (m *made) write(name string, p certs.PEM) (cert, key string, err error) {
 	if err := os.MkdirAll(m.dir, 0o700); err != nil {
 		return "", "", fmt.Errorf("can't make the directory: %w", err)
 	}
-	cert, key = absolute(filepath.Join(m.dir, name+".pem")), absolute(filepath.Join(m.dir, name+"-key.pem"))
+	cert, key = m.paths(name)
 	for _, path := range []string{cert, key} {
 		if _, err := os.Lstat(path); err == nil && !m.force {
 			return "", "", fmt.Errorf("%s is there already, and nothing was written: --force replaces it, --out chooses another directory", path)

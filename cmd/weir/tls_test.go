@@ -95,6 +95,61 @@ func TestTLSCommands(t *testing.T) {
 	}
 }
 
+// TestTLSOthersFiles: --force replaces a node's own files, never the CA's or another node's.
+func TestTLSOthersFiles(t *testing.T) {
+	dir := t.TempDir()
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(dir, link); err != nil {
+		t.Fatal(err)
+	}
+	// The node "a" has an a-key.pem, "b-key" has a b-key.pem.
+	for _, args := range [][]string{{"ca"}, {"cert", "a"}, {"cert", "b-key"}} {
+		if code, _, errs := weirTLS(t, append(args, "--out", dir)...); code != 0 {
+			t.Fatal(errs)
+		}
+	}
+	if err := os.Mkdir(filepath.Join(dir, "others"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	content := func() string {
+		var all strings.Builder
+		for _, name := range []string{"ca.pem", "ca-key.pem", "a.pem", "a-key.pem", "b-key.pem", "b-key-key.pem"} {
+			b, err := os.ReadFile(filepath.Join(dir, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			all.Write(b)
+		}
+		return all.String()
+	}
+	before := content()
+	for args, says := range map[string]string{
+		"cert ca --out " + dir:                                        `the files of a node "ca" would replace the CA's ` + dir + "/ca.pem, and nothing was written: choose another directory with --out",
+		"cert ca-key --out " + dir:                                    `the files of a node "ca-key" would replace the CA's ` + dir + "/ca-key.pem",
+		"cert ca --out " + link + " --ca " + dir + "/ca.pem":          `would replace the CA's ` + link + "/ca.pem",
+		"cert ca --out " + dir + " --ca " + dir + "/others/../ca.pem": `would replace the CA's ` + dir + "/ca.pem",
+		"cert a-key --out " + dir:                                     dir + `/a-key.pem would be both the certificate of "a-key" and the key of "a"`,
+		"cert b --out " + dir:                                         dir + `/b-key.pem would be both the key of "b" and the certificate of "b-key"`,
+	} {
+		for _, force := range []string{"", " --force"} {
+			if code, _, errs := weirTLS(t, strings.Fields(args+force)...); code != 1 || !strings.Contains(errs, says) || strings.Contains(errs, "--force") {
+				t.Errorf("weir tls %s%s: %d %s; want %q", args, force, code, errs, says)
+			}
+		}
+	}
+	if content() != before {
+		t.Error("a file was replaced")
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 7 {
+		t.Errorf("files are left behind: %v, %v", entries, err)
+	}
+	for _, name := range []string{"ca", "a-key", "b"} {
+		if code, _, errs := weirTLS(t, "cert", name, "--out", filepath.Join(dir, name), "--ca", filepath.Join(dir, "ca.pem")); code != 0 {
+			t.Errorf("%s elsewhere: %s", name, errs)
+		}
+	}
+}
+
 // TestClientTLS: what stands between a client and an API that speaks TLS, or doesn't, is said with
 // its remedy.
 func TestClientTLS(t *testing.T) {

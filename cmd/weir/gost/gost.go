@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 
@@ -105,6 +106,10 @@ func (c *converter) limiters(root *yaml.Node, k kind) []limiter {
 	var all []limiter
 	for _, item := range list.Content {
 		item = resolve(item)
+		if item.Kind != yaml.MappingNode {
+			c.warnf(item.Line, "an entry of %s is no mapping: it is left out", k.list())
+			continue
+		}
 		l := limiter{kind: k, at: item.Line}
 		if name := field(item, "name"); name != nil {
 			l.name = name.Value
@@ -115,14 +120,30 @@ func (c *converter) limiters(root *yaml.Node, k kind) []limiter {
 			}
 		}
 		if limits := field(item, "limits"); limits != nil {
-			for _, n := range limits.Content {
-				n = resolve(n)
-				l.lines = append(l.lines, line{text: n.Value, at: n.Line})
-			}
+			l.lines = c.lines(l, limits)
 		}
 		all = append(all, l)
 	}
 	return all
+}
+
+// lines are a limiter's limits. GOST takes a text in place of a list for one that commas separate.
+func (c *converter) lines(l limiter, limits *yaml.Node) []line {
+	var lines []line
+	switch {
+	case limits.Kind == yaml.SequenceNode:
+		for _, n := range limits.Content {
+			n = resolve(n)
+			lines = append(lines, line{text: n.Value, at: n.Line})
+		}
+	case limits.Kind != yaml.ScalarNode:
+		c.warnf(limits.Line, "the limits of %s are no list: nothing of them is taken", title(l))
+	case limits.Tag != "!!null" && limits.Value != "":
+		for text := range strings.SplitSeq(limits.Value, ",") {
+			lines = append(lines, line{text: text, at: limits.Line})
+		}
+	}
+	return lines
 }
 
 func title(l limiter) string { return fmt.Sprintf("%s %q", l.kind.reference(), l.name) }
@@ -133,7 +154,7 @@ func (c *converter) used(root *yaml.Node, all []limiter) []limiter {
 	services := field(root, "services")
 	named := map[string]bool{}
 	if services != nil {
-		references(services, named, 0)
+		references(services, named, map[*yaml.Node]bool{})
 	}
 	first := map[kind]limiter{}
 	var used []limiter
@@ -152,42 +173,71 @@ func (c *converter) used(root *yaml.Node, all []limiter) []limiter {
 	return used
 }
 
-// maxDepth bounds how deeply services are searched: an alias can stand in itself.
-const maxDepth = 12
-
-// references notes what the services name, as "limiter NAME".
-func references(n *yaml.Node, named map[string]bool, depth int) {
-	if depth > maxDepth || n.Kind == yaml.AliasNode && depth > maxDepth/2 {
+// references notes what the services name, as "limiter NAME". Each node is done once: an alias can
+// stand in itself.
+func references(n *yaml.Node, named map[string]bool, done map[*yaml.Node]bool) {
+	n = resolve(n)
+	if done[n] {
 		return
 	}
-	n = resolve(n)
+	done[n] = true
 	if n.Kind != yaml.MappingNode {
 		for _, item := range n.Content {
-			references(item, named, depth+1)
+			references(item, named, done)
 		}
 		return
 	}
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		key, value := n.Content[i].Value, resolve(n.Content[i+1])
-		if value.Kind == yaml.ScalarNode {
-			named[key+" "+value.Value] = true
+	for name, value := range fields(n) {
+		if resolve(value).Kind == yaml.ScalarNode {
+			named[name+" "+resolve(value).Value] = true
 		} else {
-			references(n.Content[i+1], named, depth+1)
+			references(value, named, done)
 		}
 	}
 }
 
 // field is what a mapping has under a name, nil where it has nothing.
 func field(n *yaml.Node, name string) *yaml.Node {
-	if n.Kind != yaml.MappingNode {
-		return nil
-	}
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		if n.Content[i].Value == name {
-			return resolve(n.Content[i+1])
-		}
+	if value := fields(n)[name]; value != nil {
+		return resolve(value)
 	}
 	return nil
+}
+
+// fields are what a mapping has, by names in lower case, because to GOST their case means nothing.
+// What it merges (<<) is among them where it has nothing of its own.
+func fields(n *yaml.Node) map[string]*yaml.Node {
+	all := map[string]*yaml.Node{}
+	addFields(all, n, map[*yaml.Node]bool{})
+	return all
+}
+
+// addFields adds the names that are not in all yet, of each node once.
+func addFields(all map[string]*yaml.Node, n *yaml.Node, done map[*yaml.Node]bool) {
+	n = resolve(n)
+	if done[n] {
+		return
+	}
+	done[n] = true
+	switch n.Kind {
+	case yaml.SequenceNode: // of mappings to merge
+		for _, item := range n.Content {
+			addFields(all, item, done)
+		}
+	case yaml.MappingNode:
+		var merged []*yaml.Node
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			key, value := resolve(n.Content[i]), n.Content[i+1]
+			if key.Tag == "!!merge" {
+				merged = append(merged, value)
+			} else if name := strings.ToLower(key.Value); all[name] == nil {
+				all[name] = value
+			}
+		}
+		for _, m := range merged {
+			addFields(all, m, done)
+		}
+	}
 }
 
 // resolve follows an alias.

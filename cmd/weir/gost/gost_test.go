@@ -182,7 +182,13 @@ func TestWarnings(t *testing.T) {
 		{"no value", "climiters:\n- limits:\n  - $\n  - $$ 5\n", "client", "3: \"$\" has a scope and no value"},
 		{"too much", "climiters:\n- limits:\n  - $ 5 6\n", "connections = 5", "3: \"6\" is passed over"},
 		{"no address", "climiters:\n- limits:\n  - example.com 5\n  - $ 5\n", "total", "3: \"example.com\" is neither"},
+		{"an address in capitals", "climiters:\n- limits:\n  - 2001:DB8::1 5\n  - 2001:db8::2 6\n", "limits { client \"2001:db8::2\" { connections = 6 } }", "3: GOST compares addresses as text and writes this one 2001:db8::1, so it never applies \"2001:DB8::1\": it is left out\n"},
+		{"a mapped address", "limiters:\n- limits:\n  - 1.2.3.4 5MB\n  - ::ffff:1.2.3.4 6MB\n", "limits { client \"1.2.3.4\" { bandwidth { upload = \"5MiB\" } } }", "4: GOST compares addresses as text and writes this one 1.2.3.4, so it never applies \"::ffff:1.2.3.4\""},
 		{"nested networks", "climiters:\n- limits:\n  - 10.0.0.0/8 5\n  - 10.1.0.0/16 6\n", "client \"10.1.0.0/16\" {\nconnections = 6", "4: GOST goes by the widest network, 10.0.0.0/8 of line 3"},
+		{"the widest of three", "climiters:\n- limits:\n  - 10.0.0.0/8 5\n  - 10.0.0.0/12 6\n  - 10.1.0.0/16 7\n", "client \"10.1.0.0/16\" {\nconnections = 7", "5: GOST goes by the widest network, 10.0.0.0/8 of line 3"},
+		{"a wider network without a value", "limiters:\n- limits:\n  - 10.0.0.0/8 0 1MB\n  - 10.1.0.0/16 5MB\n", "upload = \"5MiB\"", "4: GOST goes by the widest network, 10.0.0.0/8 of line 3, which covers this one and has no cap of upload; here the narrowest counts\n"},
+		{"a wider network without a second value", "limiters:\n- limits:\n  - 10.1.0.0/16 0 5MB\n  - 10.0.0.0/8 1MB\n", "download = \"5MiB\"", "3: GOST goes by the widest network, 10.0.0.0/8 of line 4, which covers this one and has no cap of download; here"},
+		{"a wider network without any", "limiters:\n- limits:\n  - 10.0.0.0/8 1mb 0\n  - 10.1.0.0/16 5MB\n", "limits { client \"10.1.0.0/16\" { bandwidth { upload = \"5MiB\" } } }", "4: GOST goes by the widest network, 10.0.0.0/8 of line 3, which covers this one and has no cap of upload"},
 		{"too many connections", "climiters:\n- limits:\n  - $ 1000001\n  - $$ 5\n", "client", "3: 1000001 connections are more than"},
 		{"too many bytes", "limiters:\n- limits:\n  - $ 2TB 1MB\n", "download", "3: 2TB a second is more than"},
 		{"too many requests", "rlimiters:\n- limits:\n  - $ 1e9\n  - $$ inf\n  - 10.0.0.1 NaN\n  - 10.0.0.2 3\n", "10.0.0.2", "3: 1e9 requests a second are more than"},
@@ -204,10 +210,92 @@ func TestWarnings(t *testing.T) {
 			t.Errorf("%s: %s\n%s", c.name, hcl, warnings)
 		}
 	}
+	// Of a network whose line gets a number later, and of requests and connections, where GOST passes
+	// over a line without a number, there is nothing to warn of.
+	for _, src := range []string{
+		"limiters: [{limits: [10.0.0.0/8 0 1MB, 10.0.0.0/8 0, 10.1.0.0/16 0, 172.16.0.0/12 5MB, 10.0.0.0/8 0 0]}]",
+		"climiters: [{limits: [10.0.0.0/8 0, 10.1.0.0/16 5]}]\nrlimiters: [{limits: [10.0.0.0/8 0, 10.1.0.0/16 5]}]",
+	} {
+		if _, warnings := convert(t, src); warnings != "" {
+			t.Errorf("%s: %s", src, warnings)
+		}
+	}
 	// 0 and less are no limit in GOST, and no limit here: nothing to warn of.
 	hcl, warnings := convert(t, "climiters:\n- limits:\n  - $ 0\n  - $$ -1\n  - 10.0.0.1 5\nlimiters:\n- limits: [$ -1MB 0, 10.0.0.1 1MB]\n")
 	if strings.Contains(hcl, "total") || strings.Contains(hcl, "*") || warnings != "" {
 		t.Errorf("%s\n%s", hcl, warnings)
+	}
+}
+
+// TestLaterLines: a later line for the same replaces an earlier one. In GOST's requests and
+// connections one that sets no limit is passed over, in its bandwidth it removes the earlier limit.
+func TestLaterLines(t *testing.T) {
+	for _, c := range []struct{ name, src, hcl, warns string }{
+		{
+			"connections that stay", `climiters: [{limits: ["$ 1000", "$$ 100", "10.0.0.7 5", "10.0.0.7 0", "$ 0", "$$ -1"]}]`,
+			`client "*" { connections = 100 } client "10.0.0.7" { connections = 5 } total { connections = 1000 }`, "",
+		},
+		{"connections that are replaced", `climiters: [{limits: ["$ 1000", "$ 0", "$ 7"]}]`, "total { connections = 7 }", ""},
+		{
+			"requests that stay", "rlimiters:\n- limits:\n  - $ 10\n  - $ 10r\n", `total { requests { rate = "10/s" burst = 11 } }`,
+			"4: \"10r\" does not parse, which GOST takes for no limit: write what you mean (requests a second, as in 10 or 0.5); line 3 applies\n",
+		},
+		{
+			"too many connections", "climiters:\n- limits:\n  - $ 5\n  - $ 1000001\n  - $$ 7\n", `client "*" { connections = 7 }`,
+			"4: 1000001 connections are more than the 1000000 that can be a limit here: there will be no cap\n",
+		},
+		{
+			"too many requests", "rlimiters:\n- limits:\n  - $ 5\n  - $ 1e999\n  - $$ 7\n", `client "*" { requests { rate = "7/s" burst = 8 } }`,
+			"4: 1e999 requests a second are more than the 10000000 that can be a limit here: there will be no cap\n",
+		},
+		{
+			"bandwidth that goes", "limiters:\n- limits:\n  - $ 1MB 2MB\n  - $ 0 1mb\n  - $$ 5MB 5MB\n  - $$ 3MB\n", `connection { bandwidth { upload = "3MiB" } }`,
+			"4: \"1mb\" does not parse, which GOST takes for no limit: write what you mean (bytes a second, as in 512KB or 10MB); there will be no cap\n",
+		},
+	} {
+		hcl, warnings := convert(t, c.src)
+		if got, want := strings.Join(strings.Fields(hcl), " "), "limits { "+c.hcl+" }"; got != want || warnings != c.warns {
+			t.Errorf("%s: %s, want %s\n%s", c.name, got, want, warnings)
+		}
+	}
+}
+
+// TestYAML: merged keys, names in any case and a text in place of a list mean what they do to GOST.
+func TestYAML(t *testing.T) {
+	several := regexp.MustCompile(`(?m)^\d+: GOST applies climiter .*\n`)
+	const conns = `client "*" { connections = 10 } total { connections = 5 }`
+	for _, c := range []struct{ name, src, hcl, warns string }{
+		{"merged", "d: &d {limits: [$ 5, $$ 10]}\nclimiters:\n- <<: *d\n  name: c\n", conns, ""},
+		{"a list of merged", "d: &d {limits: [$ 5, $$ 10]}\ne: &e {name: x, limits: [$ 1]}\nclimiters:\n- <<: [{name: c}, *d, *e]\n", conns, ""},
+		{"merged into what is merged", "d: &d {limits: [$ 5, $$ 10]}\ne: &e {<<: *d}\nclimiters:\n- <<: *e\n", conns, ""},
+		{"of its own before merged", "d: &d {limits: [$ 1]}\nclimiters:\n- <<: *d\n  limits: [$ 5, $$ 10]\n", conns, ""},
+		{"the root merged", "x: &x\n  climiters: [{limits: [$ 5, $$ 10]}]\n<<: *x\n", conns, ""},
+		{
+			"a service merged", "s: &s {climiter: a}\nservices: [{<<: *s, name: s}]\nclimiters: [{name: a, limits: [$ 5, $$ 10]}]\n",
+			conns, "",
+		},
+		{
+			"what a service overrides", "s: &s {climiter: b}\nservices: [{<<: *s, climiter: a}]\nclimiters:\n- {name: a, limits: [$ 5, $$ 10]}\n- {name: b, limits: [$ 1]}\n",
+			conns, "5: no service names climiter \"b\", so GOST does not use it: it is left out\n",
+		},
+		{"no merge", "d: &d {limits: [$ 1]}\nclimiters:\n- \"<<\": *d\n  limits: [$ 5, $$ 10]\n", conns, ""},
+		{"in capitals", "Services: [{CLimiter: A}]\nClimiters: [{Name: A, LIMITS: [$ 5, $$ 10]}]\n", conns, ""},
+		{"a text", "climiters: [{limits: '$ 5,$$ 10'}]\n", conns, ""},
+		{"no text", "climiters: [{limits: ''}, {limits: null}, {limits: ~}, {limits: [$ 5, $$ 10]}]\n", conns, ""},
+		{"a text of lines", "climiters:\n- limits: [$ 5, $$ 10]\n- limits: |\n    $ 3\n    $$ 4\n", conns,
+			"3: \"3\\n$$\" does not parse, which GOST takes for no limit: write what you mean (a whole number, as in 100); there will be no cap\n" +
+				"3: \"4\" is passed over, as GOST does\n"},
+		{"a number", "climiters: [{limits: [$ 5, $$ 10]}, {limits: 5}]\n", conns,
+			"1: \"5\" has a scope and no value: GOST passes it over\n"},
+		{"a mapping", "climiters:\n- limits: [$ 5, $$ 10]\n- name: m\n  limits: {$: 5}\n", conns,
+			"4: the limits of climiter \"m\" are no list: nothing of them is taken\n"},
+		{"no mapping", "climiters:\n- limits: [$ 5, $$ 10]\n- $ 1\n", conns, "3: an entry of climiters is no mapping: it is left out\n"},
+	} {
+		hcl, warnings := convert(t, c.src)
+		warnings = several.ReplaceAllString(warnings, "")
+		if got, want := strings.Join(strings.Fields(hcl), " "), "limits { "+c.hcl+" }"; got != want || warnings != c.warns {
+			t.Errorf("%s: %s, want %s\n%s", c.name, got, want, warnings)
+		}
 	}
 }
 
@@ -306,7 +394,8 @@ func gives(lines map[string][2]int, a netip.Addr, i int, eachAddress bool) int {
 func FuzzConvert(f *testing.F) {
 	f.Add("limiters:\n- name: a\n  limits: [$ 1MB 2MB, $$ 1, 10.0.0.0/8 1KB]\nrlimiters: [{limits: ['$$ 0.3']}]\nclimiters: [{limits: ['::1 5']}]\nservices: [{limiter: a}]")
 	f.Add("a: &a {b: *a}\nservices: *a\nlimiters: [*a]")
-	f.Add("services: &s [*s, *s]\nclimiters: [{limits: [$ 5]}]")
+	f.Add("d: &d {<<: [*d, {Limits: '$ 5,$$ 6'}]}\nclimiters: [{<<: *d}]\nservices: [{<<: *d}]")
+	f.Add("services: &s [" + strings.Repeat("*s, ", 40) + "*s]\nclimiters: [{limits: [$ 5]}]")
 	f.Fuzz(func(t *testing.T, src string) {
 		limits, _, err := Convert([]byte(src))
 		if err != nil {

@@ -23,6 +23,9 @@ type entry struct {
 // book is what all limiters say.
 type book struct {
 	entries map[slot]entry
+	// open has the lines of networks that leave a bandwidth uncapped: to GOST they go before those of
+	// narrower networks all the same.
+	open map[slot]int
 }
 
 // take notes a number. Of two limiters' the lower counts.
@@ -41,6 +44,13 @@ func (c *converter) take(s slot, e entry) {
 	}
 	c.entries[s] = low
 	c.warnf(high.at, "line %d says less for the same: it is taken for both", low.at)
+}
+
+func (c *converter) leaveOpen(s slot, at int) {
+	if c.open == nil {
+		c.open = map[slot]int{}
+	}
+	c.open[s] = at
 }
 
 func (e entry) less(o entry) bool {
@@ -112,13 +122,19 @@ func set(l *limit.Limit, r limit.Resource, v value) {
 	}
 }
 
-// networks are the CIDRs that have limits, the narrowest first.
+// networks are the CIDRs that have lines, the narrowest first.
 func (c *converter) networks() []netip.Prefix {
 	var all []netip.Prefix
-	for s := range c.entries {
+	note := func(s slot) {
 		if n, err := netip.ParsePrefix(s.pattern.String()); err == nil && !slices.Contains(all, n) {
 			all = append(all, n)
 		}
+	}
+	for s := range c.entries {
+		note(s)
+	}
+	for s := range c.open {
+		note(s)
 	}
 	slices.SortFunc(all, func(a, b netip.Prefix) int { return cmp.Or(b.Bits()-a.Bits(), a.Addr().Compare(b.Addr())) })
 	return all
@@ -137,25 +153,46 @@ func (c *converter) effective(p limit.Pattern, r limit.Resource, networks []neti
 		a, _ := netip.ParseAddr(p.String())
 		network = netip.PrefixFrom(a, a.BitLen())
 	}
+	if ok {
+		if isNetwork {
+			c.warnWider(slot{p, r}, own, network, networks)
+		}
+		return own, true
+	}
 	for _, n := range networks {
 		if !n.Contains(network.Addr()) || isNetwork && n.Bits() >= network.Bits() {
 			continue
 		}
-		around, _ := limit.ScopeClient.ParsePattern(n.String())
-		e, found := c.entries[slot{around, r}]
-		switch {
-		case !found:
-		case !ok:
+		if e, found := c.entries[slot{clients(n), r}]; found {
 			return e, true
-		case isNetwork:
-			c.warnf(own.at, "GOST goes by the widest network, %s of line %d, which covers this one; here the narrowest counts", n, e.at)
-			return own, true
 		}
-	}
-	if ok {
-		return own, true
 	}
 	all, _ := limit.ScopeClient.ParsePattern("*")
 	e, found := c.entries[slot{all, r}]
 	return e, found
+}
+
+// warnWider warns of a network's number where GOST goes by that of the widest network around it, or
+// by its having none.
+func (c *converter) warnWider(s slot, own entry, network netip.Prefix, networks []netip.Prefix) {
+	for _, n := range slices.Backward(networks) { // the widest first
+		if !n.Contains(network.Addr()) || n.Bits() >= network.Bits() {
+			continue
+		}
+		around := slot{clients(n), s.resource}
+		if e, found := c.entries[around]; found {
+			c.warnf(own.at, "GOST goes by the widest network, %s of line %d, which covers this one; here the narrowest counts", n, e.at)
+			return
+		}
+		if at, found := c.open[around]; found {
+			c.warnf(own.at, "GOST goes by the widest network, %s of line %d, which covers this one and has no cap of %s; here the narrowest counts", n, at, s.resource)
+			return
+		}
+	}
+}
+
+// clients is the pattern of a network's clients.
+func clients(n netip.Prefix) limit.Pattern {
+	p, _ := limit.ScopeClient.ParsePattern(n.String()) // it was printed by one
+	return p
 }

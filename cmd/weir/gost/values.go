@@ -17,13 +17,18 @@ const (
 	each    = "$$" // of bandwidth each connection, of the others each address without a line of its own
 )
 
-// add takes over one limiter, line by line.
+// add takes over one limiter, line by line. A later line replaces an earlier one for the same, with
+// one exception: of requests and connections, a line that sets no limit replaces nothing.
 func (c *converter) add(l limiter) {
-	own := map[slot]entry{} // a later line of a limiter replaces an earlier one
+	own, open := map[slot]entry{}, map[slot]int{}
 	for _, ln := range l.lines {
-		fields := strings.Fields(ln.text)
+		fields := words(ln.text)
 		if len(fields) < 2 {
 			c.warnf(ln.at, "%q has a scope and no value: GOST passes it over", ln.text)
+			continue
+		}
+		if a, err := netip.ParseAddr(fields[0]); err == nil && a.Unmap().String() != fields[0] {
+			c.warnf(ln.at, "GOST compares addresses as text and writes this one %s, so it never applies %q: it is left out", a.Unmap(), fields[0])
 			continue
 		}
 		p, err := l.kind.pattern(fields[0])
@@ -31,15 +36,27 @@ func (c *converter) add(l limiter) {
 			c.warnf(ln.at, "%q is neither $, $$, an address nor a CIDR, so GOST never applies it: it is left out", fields[0])
 			continue
 		}
-		for _, r := range l.kind.resources() {
-			delete(own, slot{p, r})
-		}
 		for i, r := range l.kind.resources() {
-			if i+1 >= len(fields) {
-				break // the rate of output may be missing
+			s := slot{p, r}
+			before, stays := own[s]
+			stays = stays && l.kind != bandwidth
+			delete(own, s)
+			if _, err := netip.ParsePrefix(p.String()); err == nil && l.kind == bandwidth {
+				open[s] = ln.at // unless it gets a number
 			}
-			if v, ok := c.value(slot{p, r}, fields[i+1], ln.at); ok {
-				own[slot{p, r}] = entry{value: v, at: ln.at}
+			if i+1 >= len(fields) {
+				continue // the rate of output may be missing
+			}
+			otherwise := without(p)
+			if stays {
+				otherwise = fmt.Sprintf("line %d applies", before.at)
+			}
+			switch v, means := c.value(s, fields[i+1], ln.at, otherwise); {
+			case means == aLimit:
+				own[s] = entry{value: v, at: ln.at}
+				delete(open, s)
+			case means == noLimit && stays:
+				own[s] = before
 			}
 		}
 		if extra := fields[1+min(len(l.kind.resources()), len(fields)-1):]; len(extra) > 0 {
@@ -49,6 +66,14 @@ func (c *converter) add(l limiter) {
 	for s, e := range own {
 		c.take(s, e)
 	}
+	for s, at := range open {
+		c.leaveOpen(s, at)
+	}
+}
+
+// words splits a line as GOST does: at blanks and tabs, and nowhere else.
+func words(text string) []string {
+	return strings.FieldsFunc(strings.TrimSpace(text), func(r rune) bool { return r == ' ' || r == '\t' })
 }
 
 func (k kind) resources() []limit.Resource {
@@ -87,6 +112,15 @@ type value struct {
 	rate limit.Rate
 }
 
+// meaning is what a number is to GOST, and here.
+type meaning int
+
+const (
+	noLimit meaning = iota // it sets none in GOST
+	tooMuch                // it is a limit in GOST, and none is possible here
+	aLimit
+)
+
 // without says what counts where a line's value is left out: GOST then goes on to the wider lines
 // that hold an address.
 func without(p limit.Pattern) string {
@@ -96,19 +130,18 @@ func without(p limit.Pattern) string {
 	return "there will be no cap"
 }
 
-// value reads a number as GOST does; false where GOST sets no limit, or none is possible here.
-func (c *converter) value(s slot, text string, at int) (v value, ok bool) {
+// value reads a number as GOST does. otherwise says what counts where it sets no limit.
+func (c *converter) value(s slot, text string, at int, otherwise string) (v value, means meaning) {
 	var err error
 	var positive bool
 	switch s.resource {
 	case limit.Requests:
 		var f float64
 		f, err = strconv.ParseFloat(text, 64)
-		positive = f > 0
-		if err == nil && positive {
-			v.rate, err = c.rate(s.pattern, f, text, at)
-			if err != nil {
-				return v, false // which has warned
+		positive = f > 0 || math.IsNaN(f)
+		if positive { // also where the number is too large for a float, which is an error
+			if v.rate, err = c.rate(s.pattern, f, text, at); err != nil {
+				return v, tooMuch // which has warned
 			}
 		}
 	case limit.Connections:
@@ -117,21 +150,24 @@ func (c *converter) value(s slot, text string, at int) (v value, ok bool) {
 		v.n, positive = int64(n), n > 0
 		if v.n > limit.MaxConnections {
 			c.warnf(at, "%s connections are more than the %d that can be a limit here: %s", text, limit.MaxConnections, without(s.pattern))
-			return v, false
+			return v, tooMuch
 		}
 	default:
 		v.n, err = parseBytes(text)
 		positive = v.n > 0
 		if v.n > limit.MaxBandwidth {
 			c.warnf(at, "%s a second is more than the %s that can be a limit here: %s", text, limit.FormatBytes(limit.MaxBandwidth), without(s.pattern))
-			return v, false
+			return v, tooMuch
 		}
 	}
-	if err != nil {
-		c.warnf(at, "%q does not parse, which GOST takes for no limit: write what you mean (%s); %s", text, examples[s.resource], without(s.pattern))
-		return v, false
+	switch {
+	case err != nil:
+		c.warnf(at, "%q does not parse, which GOST takes for no limit: write what you mean (%s); %s", text, examples[s.resource], otherwise)
+		return v, noLimit
+	case !positive:
+		return v, noLimit // 0 and less
 	}
-	return v, positive // GOST takes 0 and less for no limit
+	return v, aLimit
 }
 
 var examples = map[limit.Resource]string{
