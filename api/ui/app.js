@@ -1,7 +1,7 @@
 // The page: joins the stream to the views.
 
 import { $, set, text, number, rate, h } from './dom.js';
-import { call, follow, hasToken, newToken, onToken } from './net.js';
+import { call, follow, hasToken, newToken, onToken, tokenDeclined } from './net.js';
 import { model, takeEvent, takeLimits, takeNodes, takeUsage, takeUse, totals } from './model.js';
 import { drawNodes, tickNodes } from './nodes.js';
 import { drawHosts, setUpHosts, showScope } from './hosts.js';
@@ -30,7 +30,7 @@ function draw() {
 function drawTop(sum) {
   const s = model.status;
   text($('self'), s ? `on ${s.node} · ${s.version}` : '');
-  text($('link'), model.live ? 'live' : 'reconnecting');
+  text($('link'), model.live ? 'live' : tokenDeclined() ? 'token needed' : 'reconnecting');
   set($('link'), 'class', `pill ${model.live ? 'good' : 'warn'}`);
   document.body.classList.toggle('stale', !model.live);
   text($('count-hosts'), model.hosts.size ? number(model.hosts.size) : '');
@@ -146,6 +146,7 @@ function take(name, data) {
   draw();
 }
 
+/** Asks for a token in a dialog. Rejects if the dialog is closed without one. */
 function askToken(problem) {
   const dialog = $('token-dialog');
   const input = $('token-input');
@@ -153,13 +154,14 @@ function askToken(problem) {
   input.value = '';
   if (!dialog.open) dialog.showModal();
   input.focus();
-  return new Promise((resolve) => {
-    $('token-form').onsubmit = () => {
-      set($('token-button'), 'hidden', false);
-      resolve(input.value.trim());
-    };
+  set($('token-button'), 'hidden', false); // the way back, if the dialog is closed
+  return new Promise((resolve, reject) => {
+    $('token-form').onsubmit = () => resolve(input.value.trim());
     // A token is needed: Escape doesn't make it otherwise.
     dialog.oncancel = (event) => { if (!hasToken()) event.preventDefault(); };
+    // However it was closed: a browser may close it at the second Escape without asking. The event
+    // comes late, when the dialog may be open for another token already.
+    dialog.onclose = () => { if (!dialog.open) reject(new Error('no token was given')); };
   });
 }
 
@@ -216,7 +218,8 @@ function setUpKeys() {
 
 onToken(askToken);
 set($('token-button'), 'hidden', !hasToken());
-$('token-button').addEventListener('click', () => newToken(null));
+// Without another token, all stays as it was.
+$('token-button').addEventListener('click', () => newToken(null).catch(() => {}));
 setUpHosts(draw);
 setUpLimits(draw);
 setUpEvents(draw);
@@ -226,8 +229,6 @@ setUpKeys();
 setInterval(tickNodes, 100);
 setInterval(readUsage, 1000);
 follow('/v1/events', take, (live) => {
-  if (model.live !== live) {
-    model.live = live;
-    draw();
-  }
+  model.live = live;
+  draw();
 });
