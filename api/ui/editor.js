@@ -111,6 +111,7 @@ function asked(f, scope, limit, shared) {
 export function edit(place, { limit = null, scope = limit?.scope ?? 'host', pattern = limit?.pattern ?? '' }, back) {
   const id = `edit-${++ids}`;
   const fresh = limit === null;
+  let met = ''; // the key under which a new limit has met one, which is then in limit
   const f = makeFields(id, limit, scope, pattern);
   const shared = h('input', { type: 'checkbox', id: `${id}-shared`, name: 'shared', checked: limit?.shared ?? false });
   const evict = h('input', { type: 'checkbox', id: `${id}-evict` });
@@ -126,9 +127,10 @@ export function edit(place, { limit = null, scope = limit?.scope ?? 'host', patt
   };
   const wanted = () => asked(f, now().of, limit, shared.checked && wildcard(now().of, now().to));
   const redraw = () => {
-    const next = wanted();
     const { of, to } = now();
-    const taken = fresh && model.limits.has(limitKey(of, to));
+    if (fresh && limit && limitKey(of, to) !== met) limit = null; // another is asked for now
+    const next = wanted();
+    const taken = !limit && fresh && model.limits.has(limitKey(of, to));
     const rows = difference(limit, next);
     f.pattern.el.hidden = !fresh || bare(of);
     f.pattern.input.required = !f.pattern.el.hidden;
@@ -151,17 +153,21 @@ export function edit(place, { limit = null, scope = limit?.scope ?? 'host', patt
       apply.disabled = true;
       const { of, to } = now();
       const name = nameOf(of, to);
-      const condition = fresh ? { 'If-None-Match': '*' } : { 'If-Match': `"${limit.modify_index}"` };
+      // Only over what was shown: the limit that the difference is to, or none.
+      const condition = limit ? { 'If-Match': `"${limit.modify_index}"` } : { 'If-None-Match': '*' };
       const flag = !evictField.hidden && evict.checked ? '?evict=true' : '';
       try {
         await call('PUT', path(of, to) + flag, { ...wanted(), pattern: to }, condition);
-        toast(fresh ? `The limit on ${name} is set` : `The limit on ${name} is changed`);
+        toast(`The limit on ${name} is ${limit ? 'changed' : 'set'}`);
         close(place);
       } catch (error) {
-        apply.disabled = false;
-        if (error.status === 412) limit = await changed(of, to, note);
-        else text(note, error.message);
-        if (error.status === 412) drawDifference(diff, name, difference(limit, wanted()));
+        let problem = error.message;
+        if (error.status === 412) {
+          met = limitKey(of, to);
+          ({ limit, problem } = await changed(of, to, limit));
+        }
+        redraw();
+        text(note, problem);
       }
     } },
   h('div', { class: 'fields' }, fresh ? [f.scope.el, f.pattern.el] : null, f.connections.el, f.timeout.el, f.size.el, f.rate.el, f.burst.el, f.upload.el, f.download.el, f.bytes.el, f.mode.el),
@@ -175,15 +181,15 @@ export function edit(place, { limit = null, scope = limit?.scope ?? 'host', patt
   else (scope === 'connection' ? f.download.input : f.connections.input).focus();
 }
 
-/** Somebody else has written: reads what is there now and says so. */
-async function changed(scope, pattern, note) {
+/** Somebody else has written: reads what is there now in place of the limit, and says so. */
+async function changed(scope, pattern, limit) {
   try {
     const { body } = await call('GET', path(scope, pattern));
-    text(note, 'Somebody has changed this limit meanwhile. The difference now shows your change to theirs; apply again to overwrite it.');
-    return body;
+    const done = limit ? 'changed' : 'added';
+    return { limit: body, problem: `Somebody has ${done} this limit meanwhile. The difference now shows your change to theirs; apply again to overwrite it.` };
   } catch (error) {
-    text(note, error.status === 404 ? 'Somebody has deleted this limit meanwhile. Cancel, and add it again if it is still needed.' : error.message);
-    return null;
+    if (error.status !== 404) return { limit, problem: error.message };
+    return { limit: null, problem: 'Somebody has deleted this limit meanwhile. Apply again to set it anew, or cancel.' };
   }
 }
 
