@@ -1,8 +1,8 @@
 package e2e
 
 import (
+	"fmt"
 	"net/http"
-	"strings"
 	"testing"
 )
 
@@ -17,6 +17,7 @@ func TestPageChangesWhatItShows(t *testing.T) {
 	b.shows(t, stepTime, "#link", "live")
 	pageMeetsAnotherNewLimit(t, b, n)
 	pageMeetsADeletion(t, b, n)
+	pageKeepsSpaces(t, b, n)
 	b.silent(t, "412", "404") // which the conflicts were to bring
 }
 
@@ -76,8 +77,41 @@ func pageMeetsADeletion(t *testing.T, b *browser, n *node) {
 	n.http.must(t, http.StatusNotFound, "GET", "/v1/limits/total", "", nil)
 	b.click(t, "#scope-limit [type=submit]")
 	b.gone(t, stepTime, "#scope-limit form")
-	a := n.http.must(t, http.StatusOK, "GET", "/v1/limits/total", "", nil)
-	if want := `"connections":30`; !strings.Contains(string(a.body), want) {
-		t.Errorf("after the change, %s lacks %s", a.body, want)
+	n.http.capsConnections(t, "/v1/limits/total", 30)
+}
+
+// pageKeepsSpaces: of two names that differ by a space at an end, the one that was opened is
+// changed, and deleted.
+func pageKeepsSpaces(t *testing.T, b *browser, n *node) {
+	const plain, spaced, trailing = "/v1/limits/key/job", "/v1/limits/key/%20job", "/v1/limits/key/job%20"
+	b.click(t, "#tab-limits")
+	for _, path := range []string{plain, spaced, trailing} {
+		n.http.must(t, http.StatusOK, "PUT", path, connections(3), nil)
+	}
+	for name, path := range map[string]string{"key  job": spaced, "key job ": trailing} {
+		b.click(t, fmt.Sprintf(`tr[data-limit=%q] button[aria-label^=Edit]`, name))
+		editor := fmt.Sprintf(`tr[data-below=%q] form`, name)
+		b.enter(t, editor+" [name=connections]", "9")
+		b.click(t, editor+" [type=submit]")
+		b.gone(t, stepTime, editor)
+		n.http.capsConnections(t, path, 9)
+		n.http.capsConnections(t, plain, 3)
+		b.shows(t, stepTime, fmt.Sprintf(`tr[data-limit=%q] .num`, name), "9")
+		b.click(t, fmt.Sprintf(`tr[data-limit=%q] button[aria-label^=Delete]`, name))
+		b.click(t, editor+" [type=submit]")
+		b.gone(t, stepTime, editor)
+		n.http.must(t, http.StatusNotFound, "GET", path, "", nil)
+		n.http.capsConnections(t, plain, 3)
+	}
+}
+
+// capsConnections checks the connections of the limit at a path.
+func (c *client) capsConnections(t testing.TB, path string, want int) {
+	t.Helper()
+	var l limitAnswer
+	if err := c.read(path, &l); err != nil {
+		t.Error(err)
+	} else if l.Connections == nil || *l.Connections != want {
+		t.Errorf("%s caps %s connections; want %d", path, text(l.Connections), want)
 	}
 }

@@ -123,7 +123,9 @@ export function edit(place, { limit = null, scope = limit?.scope ?? 'host', patt
   const apply = h('button', { type: 'submit', class: 'primary' }, 'Apply');
   const now = () => {
     const of = f.scope.input.value;
-    return { of, to: bare(of) ? '' : f.pattern.input.value.trim() };
+    const typed = f.pattern.input.value;
+    // A name that was not typed here stays as it is: spaces at its ends are part of it.
+    return { of, to: bare(of) ? '' : typed === pattern ? pattern : typed.trim() };
   };
   const wanted = () => asked(f, now().of, limit, shared.checked && wildcard(now().of, now().to));
   const redraw = () => {
