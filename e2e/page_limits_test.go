@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/http"
 	"testing"
+
+	"github.com/chromedp/chromedp/kb"
 )
 
 // TestPageChangesWhatItShows: a change that is applied in the page changes the limit that was
@@ -18,6 +20,7 @@ func TestPageChangesWhatItShows(t *testing.T) {
 	pageMeetsAnotherNewLimit(t, b, n)
 	pageMeetsADeletion(t, b, n)
 	pageKeepsSpaces(t, b, n)
+	pageCannotAddressDots(t, b, n)
 	b.silent(t, "412", "404") // which the conflicts were to bring
 }
 
@@ -103,6 +106,39 @@ func pageKeepsSpaces(t *testing.T, b *browser, n *node) {
 		n.http.must(t, http.StatusNotFound, "GET", path, "", nil)
 		n.http.capsConnections(t, plain, 3)
 	}
+}
+
+// pageCannotAddressDots: a limit whose pattern a browser can't put into an address is shown, with
+// the way to change it, and neither it nor any other path is written to.
+func pageCannotAddressDots(t *testing.T, b *browser, n *node) {
+	const there = "weir limits set or weir limits delete with --scope "
+	for _, pattern := range []string{".", ".."} {
+		if _, problem, code := n.weir(t, "limits", "set", "--scope", "key", pattern, "--connections", "3"); code != 0 {
+			t.Fatal(problem)
+		}
+		for _, act := range []string{"Edit", "Delete"} {
+			b.click(t, fmt.Sprintf(`tr[data-limit="key %s"] button[aria-label^=%s]`, pattern, act))
+			form := fmt.Sprintf(`tr[data-below="key %s"] form`, pattern)
+			if act == "Edit" {
+				b.enter(t, form+" [name=connections]", "9")
+			}
+			b.shows(t, stepTime, form, there+"key "+pattern)
+			if !eval[bool](t, b, `document.querySelector(%s).disabled`, form+" [type=submit]") {
+				t.Errorf("%s of key %s can be pressed", act, pattern)
+			}
+			b.press(t, kb.Escape)
+			b.gone(t, stepTime, form)
+		}
+	}
+	b.click(t, "#limit-add")
+	eval[bool](t, b, `(() => { const s = document.querySelector('#limit-new [name=scope]'); s.value = 'user'; s.dispatchEvent(new Event('input', { bubbles: true })); return true; })()`)
+	b.enter(t, "#limit-new [name=connections]", "7")
+	b.enter(t, "#limit-new [name=pattern]", "..")
+	b.shows(t, stepTime, "#limit-new form", there+"user ..")
+	b.enter(t, "#limit-new [name=pattern]", "...")
+	b.click(t, "#limit-new [type=submit]")
+	b.gone(t, stepTime, "#limit-new form")
+	n.http.capsConnections(t, "/v1/limits/user/...", 7)
 }
 
 // capsConnections checks the connections of the limit at a path.

@@ -9,6 +9,16 @@ let ids = 0;
 
 const path = (scope, pattern) => `/v1/limits/${scope}${bare(scope) ? '' : `/${encodeURIComponent(pattern)}`}`;
 
+/**
+ * Why the page can't read or write the limit with a pattern; "" if it can. Browsers take "." and
+ * ".." in an address for steps between folders, however they are escaped, and would ask for another
+ * path.
+ */
+function unreachable(scope, pattern) {
+  if (pattern !== '.' && pattern !== '..') return '';
+  return `A browser can’t address a limit with the pattern ${pattern}: use weir limits set or weir limits delete with --scope ${scope} ${pattern} instead.`;
+}
+
 /** What changes from one limit to another (null: none), line by line, as in a diff. */
 export function difference(before, after) {
   const was = new Map(lines(before));
@@ -145,8 +155,9 @@ export function edit(place, { limit = null, scope = limit?.scope ?? 'host', patt
     text(sharedWords, `All ${SCOPES[of]} that match share one count`);
     evictField.hidden = !(limit && next.connections !== null && (limit.connections === null || next.connections < limit.connections));
     drawDifference(diff, nameOf(of, to), rows);
-    apply.disabled = rows.length === 0 || (!to && !bare(of)) || Boolean(taken);
-    text(note, taken ? 'There is a limit with this pattern already: edit that one.' : '');
+    const problem = unreachable(of, to) || (taken ? 'There is a limit with this pattern already: edit that one.' : '');
+    apply.disabled = rows.length === 0 || (!to && !bare(of)) || Boolean(problem);
+    text(note, problem);
   };
 
   const form = h('form', { class: 'editor', 'aria-label': fresh ? 'Add a limit' : `Edit the limit on ${nameOf(scope, pattern)}`, oninput: redraw,
@@ -205,6 +216,7 @@ export function remove(place, limit, back) {
   const what = limit.source === 'config'
     ? 'This limit comes from the config: the next reload of a config that names it brings it back.'
     : 'If the config has a limit with this pattern, it applies again; otherwise the next less specific limit does.';
+  const cancel = h('button', { type: 'button', onclick: () => close(place) }, 'Cancel');
   const form = h('form', { class: 'editor', 'aria-label': `Delete the limit on ${name}`,
     onsubmit: async (event) => {
       event.preventDefault();
@@ -219,7 +231,10 @@ export function remove(place, limit, back) {
         text(note, error.status === 412 ? 'Somebody has changed this limit meanwhile. Cancel, and look at the change first.' : error.message);
       }
     } }, diff, h('p', { class: 'dim' }, what), note,
-  h('div', { class: 'row end' }, h('button', { type: 'button', onclick: () => close(place) }, 'Cancel'), gone));
+  h('div', { class: 'row end' }, cancel, gone));
+  const problem = unreachable(limit.scope, limit.pattern);
+  text(note, problem);
+  gone.disabled = Boolean(problem);
   open(place, form, back);
-  gone.focus();
+  (gone.disabled ? cancel : gone).focus();
 }
