@@ -2,7 +2,13 @@ package e2e
 
 import (
 	"fmt"
+	"io"
+	"log"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"sync/atomic"
 	"testing"
 
 	"github.com/chromedp/chromedp/kb"
@@ -139,6 +145,72 @@ func pageCannotAddressDots(t *testing.T, b *browser, n *node) {
 	b.click(t, "#limit-new [type=submit]")
 	b.gone(t, stepTime, "#limit-new form")
 	n.http.capsConnections(t, "/v1/limits/user/...", 7)
+}
+
+// TestPageOfAnotherCluster: the page follows when another cluster answers at the node's address, as
+// when a node without a disk was started again. A limit there may have the index of one that the
+// page has shown before, and is neither taken for it nor overwritten unseen.
+func TestPageOfAnotherCluster(t *testing.T) {
+	t.Parallel()
+	const pattern = "same.example"
+	first := startCluster(t, shape{names: []string{"a"}}).nodes[0]
+	second := startCluster(t, shape{names: []string{"a"}}).nodes[0]
+	goal := 20
+	for low, high := 0, 1; low != high; goal = high + 5 { // again, where another entry of a log came in between
+		one, two := first.limitUpTo(t, pattern, 3, goal), second.limitUpTo(t, pattern, 8, goal)
+		low, high = min(one, two), max(one, two)
+	}
+
+	var now atomic.Pointer[node]
+	now.Store(first)
+	front := httptest.NewServer(&httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(&url.URL{Scheme: "http", Host: now.Load().api})
+		},
+		ErrorLog: log.New(io.Discard, "", 0), // streams are cut
+	})
+	defer front.Close()
+	defer front.CloseClientConnections()
+	b := openBrowser(t, front.URL)
+	b.size(t, 1440, 900, false, false)
+	b.click(t, "#tab-limits")
+	row, editor := fmt.Sprintf(`tr[data-limit=%q]`, pattern), fmt.Sprintf(`tr[data-below=%q] form`, pattern)
+	b.shows(t, stepTime, row+" .num", "3")
+	b.click(t, row+" button[aria-label^=Edit]")
+	b.enter(t, editor+" [name=connections]", "5")
+
+	now.Store(second)
+	front.CloseClientConnections()
+	b.shows(t, stepTime, row+" .num", "8")
+	b.click(t, editor+" [type=submit]")
+	b.shows(t, stepTime, editor, "Somebody has changed this limit meanwhile")
+	b.shows(t, stepTime, editor+" .diff .minus", "connections: 8")
+	if err := second.http.limitIs(pattern, 8); err != nil {
+		t.Error("before it is applied again: ", err)
+	}
+	b.click(t, editor+" [type=submit]")
+	b.gone(t, stepTime, editor)
+	if err := second.http.limitIs(pattern, 5); err != nil {
+		t.Error(err)
+	}
+	b.silent(t, "ERR_")
+}
+
+// limitUpTo writes a limit until its index is at least the one wanted, and returns that.
+func (n *node) limitUpTo(t *testing.T, pattern string, most, want int) int {
+	t.Helper()
+	for i := 0; ; i++ {
+		n.http.setLimit(t, pattern, fmt.Sprintf(`{"connections":%d,"mode":%q}`, most, []string{"report", "enforce"}[i%2]))
+		var l struct {
+			Index int `json:"modify_index"`
+		}
+		if err := n.http.read(limitPath(pattern), &l); err != nil {
+			t.Fatal(err)
+		}
+		if l.Index >= want {
+			return l.Index
+		}
+	}
 }
 
 // capsConnections checks the connections of the limit at a path.

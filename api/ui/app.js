@@ -93,16 +93,27 @@ function drawAlerts() {
 }
 
 let reading = false;
+let lost = 0; // how often the stream was lost
+
+/**
+ * After a stream that was lost, another cluster may answer: a node without a disk that started
+ * again counts its limits anew, and the same index may stand for others.
+ */
+function forgetLimits() {
+  lost++;
+  model.limitsIndex = -1;
+}
 
 /** Reads the limits again when the node goes by others than those known here. */
 async function readLimits() {
   if (reading || model.limitsIndex === model.wantedIndex) return;
   reading = true;
   const wanted = model.wantedIndex;
+  const before = lost;
   try {
     const { body } = await call('GET', '/v1/limits');
     takeLimits(body);
-    if (body.index < wanted) model.limitsIndex = 0; // again with the next frame
+    if (body.index < wanted || lost !== before) model.limitsIndex = -1; // again with the next frame
     draw();
   } catch (error) {
     console.warn(error.message);
@@ -230,5 +241,6 @@ setInterval(tickNodes, 100);
 setInterval(readUsage, 1000);
 follow('/v1/events', take, (live) => {
   model.live = live;
+  if (!live) forgetLimits();
   draw();
 });

@@ -1,8 +1,8 @@
 // Changing a limit, where it stands. What a change would do is shown as it is typed; it is written only over the limit that was shown.
 
 import { $, h, set, text, toast } from './dom.js';
-import { call } from './net.js';
-import { model } from './model.js';
+import { Refused, call } from './net.js';
+import { clusterId, model } from './model.js';
 import { SCOPES, bare, lines, limitKey, nameOf, wildcard } from './words.js';
 
 let ids = 0;
@@ -36,6 +36,12 @@ function drawDifference(el, pattern, rows) {
   el.replaceChildren(h('div', { class: 'at' }, pattern || 'no pattern yet'),
     ...(rows.length ? rows.map(([sign, line]) => h('div', { class: sign === '+' ? 'plus' : 'minus' }, `${sign === '+' ? '+' : '−'} ${line}`)) : [h('div', { class: 'dim' }, 'nothing changes')]));
 }
+
+/**
+ * Whether the index of a limit that is of a cluster means the same where it would be written now:
+ * each cluster counts by itself.
+ */
+const sameCluster = (id) => !id || !clusterId() || id === clusterId();
 
 const forms = []; // the places in which one is open, the newest last
 
@@ -121,6 +127,7 @@ function asked(f, scope, limit, shared) {
 export function edit(place, { limit = null, scope = limit?.scope ?? 'host', pattern = limit?.pattern ?? '' }, back) {
   const id = `edit-${++ids}`;
   const fresh = limit === null;
+  let cluster = model.limitsCluster; // in which the limit is what was shown
   let met = ''; // the key under which a new limit has met one, which is then in limit
   const f = makeFields(id, limit, scope, pattern);
   const shared = h('input', { type: 'checkbox', id: `${id}-shared`, name: 'shared', checked: limit?.shared ?? false });
@@ -170,6 +177,7 @@ export function edit(place, { limit = null, scope = limit?.scope ?? 'host', patt
       const condition = limit ? { 'If-Match': `"${limit.modify_index}"` } : { 'If-None-Match': '*' };
       const flag = !evictField.hidden && evict.checked ? '?evict=true' : '';
       try {
+        if (limit && !sameCluster(cluster)) throw new Refused(412, {});
         await call('PUT', path(of, to) + flag, { ...wanted(), pattern: to }, condition);
         toast(`The limit on ${name} is ${limit ? 'changed' : 'set'}`);
         close(place);
@@ -177,6 +185,7 @@ export function edit(place, { limit = null, scope = limit?.scope ?? 'host', patt
         let problem = error.message;
         if (error.status === 412) {
           met = limitKey(of, to);
+          cluster = clusterId();
           ({ limit, problem } = await changed(of, to, limit));
         }
         redraw();
@@ -209,6 +218,7 @@ async function changed(scope, pattern, limit) {
 /** Asks, in place, before a limit is deleted. */
 export function remove(place, limit, back) {
   const name = nameOf(limit.scope, limit.pattern);
+  const cluster = model.limitsCluster;
   const diff = h('div', { class: 'diff', role: 'group', 'aria-label': 'What changes' });
   drawDifference(diff, name, difference(limit, null));
   const note = h('p', { class: 'error', role: 'alert' });
@@ -222,6 +232,7 @@ export function remove(place, limit, back) {
       event.preventDefault();
       gone.disabled = true;
       try {
+        if (!sameCluster(cluster)) throw new Refused(412, {});
         await call('DELETE', path(limit.scope, limit.pattern), undefined, { 'If-Match': `"${limit.modify_index}"` });
         toast(`The limit on ${name} is deleted`);
         close(place, false);

@@ -17,7 +17,8 @@ export const model = {
   more: 0,            // hosts that the node left out
   unreachable: [],
   limits: new Map(),  // by scope and pattern: see limitKey
-  limitsIndex: 0,     // of those in limits
+  limitsIndex: -1,    // of those in limits; -1: they must be read again
+  limitsCluster: '',  // the id of the cluster that they are of; '': not known
   wantedIndex: 0,     // of those that the node goes by
   events: [],         // newest first
   live: false,
@@ -169,9 +170,13 @@ export function takeNodes(frame) {
   model.nodesAt = performance.now();
 }
 
+/** The id of the cluster that the node is in; '' while it is not known. */
+export const clusterId = () => model.status?.cluster ?? '';
+
 export function takeLimits(body) {
   model.limits = new Map(body.limits.map((l) => [limitKey(l.scope, l.pattern), l]));
   model.limitsIndex = body.index;
+  model.limitsCluster = clusterId();
 }
 
 const seen = new Set();
