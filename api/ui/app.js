@@ -4,7 +4,7 @@ import { $, set, text, number, rate, h } from './dom.js';
 import { call, follow, hasToken, newToken, onToken, tokenDeclined } from './net.js';
 import { model, takeEvent, takeLimits, takeNodes, takeUsage, takeUse, totals } from './model.js';
 import { drawNodes, tickNodes } from './nodes.js';
-import { drawHosts, setUpHosts, showScope } from './hosts.js';
+import { drawHosts, setUpHosts, showScope, wantedNames } from './hosts.js';
 import { drawLimits, setUpLimits } from './limits.js';
 import { drawEvents, setUpEvents } from './events.js';
 import { setUpExplain } from './explain.js';
@@ -122,19 +122,28 @@ async function readLimits() {
   }
 }
 
-const USES = 1000; // of a scope, at most: more would be no list to read
+const USES = 1000; // of a scope, at most, by one question: more would be no list to read
 
 let scope = 'host'; // the one that is shown
 let asking = false;
 
-/** Asks for the use of the scope that is shown. That of hosts comes with the stream. */
+/**
+ * Asks for the use of the scope that is shown. That of hosts comes with the stream. Where there are
+ * more names than one answer has, those that begin with the filter are asked for as well: by name,
+ * so that the name that is the filter comes first.
+ */
 async function readUsage() {
   if (asking || !(scope in model.scopes) || scope === 'host' || document.hidden || !model.live) return;
   asking = true;
   const of = scope;
+  const { sort, prefix } = wantedNames();
+  const ask = async (query) => (await call('GET', `/v1/usage/${of}?${new URLSearchParams({ ...query, limit: USES })}`)).body;
   try {
-    const { body } = await call('GET', `/v1/usage/${of}?sort=in_use&limit=${USES}`);
-    takeUsage(of, body);
+    const { usage, next } = await ask({ sort });
+    const found = next && prefix ? await ask({ sort: 'name', prefix }) : { usage: [] };
+    // One use of each name: the busiest may be in both answers.
+    const all = new Map([...usage, ...found.usage].map((u) => [u.name, u]));
+    takeUsage(of, [...all.values()], next ? { most: USES, sort, prefix, more: Boolean(found.next) } : null);
     draw();
   } catch (error) {
     console.warn(error.message);
@@ -231,7 +240,7 @@ onToken(askToken);
 set($('token-button'), 'hidden', !hasToken());
 // Without another token, all stays as it was.
 $('token-button').addEventListener('click', () => newToken(null).catch(() => {}));
-setUpHosts(draw);
+setUpHosts(draw, readUsage);
 setUpLimits(draw);
 setUpEvents(draw);
 setUpExplain();

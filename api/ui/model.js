@@ -14,6 +14,7 @@ export const model = {
   hosts: new Map(),   // by name: see Host
   scopes: {},         // the same of each scope that counts
   scopesRead: new Set(['host']), // those whose use was told
+  cuts: {},           // by scope, of which there are more names than were told: see readUsage
   more: 0,            // hosts that the node left out
   unreachable: [],
   limits: new Map(),  // by scope and pattern: see limitKey
@@ -144,14 +145,14 @@ function chart(uses) {
 
 const asked = {};
 
-/** Takes an answer of /v1/usage/{scope}. */
-export function takeUsage(scope, body) {
+/** Takes what /v1/usage/{scope} told; where that is not all, cut says what was asked for. */
+export function takeUsage(scope, usage, cut) {
   const now = performance.now();
   const passed = asked[scope] ? (now - asked[scope]) / 1000 : 0;
   asked[scope] = now;
   const uses = model.scopes[scope];
   const there = new Set();
-  for (const data of body.usage) {
+  for (const data of usage) {
     let use = uses.get(data.name);
     if (!use) uses.set(data.name, use = new Host(data.name));
     use.take(data, passed);
@@ -159,6 +160,7 @@ export function takeUsage(scope, body) {
   }
   for (const name of uses.keys()) if (!there.has(name)) uses.delete(name);
   model.scopesRead.add(scope);
+  model.cuts[scope] = cut;
   chart(uses);
 }
 
