@@ -75,6 +75,53 @@ func TestPageWithManyClients(t *testing.T) {
 	end(t, append(held[:], reporting)...)
 }
 
+// TestPageFindsNamesBeyondTheList: of a scope with more names than one answer has, the page says
+// that there are more, and finds one of the others by how its name begins.
+func TestPageFindsNamesBeyondTheList(t *testing.T) {
+	t.Parallel()
+	const clients = 1000
+	c := startCluster(t, shape{names: []string{"a"}})
+	n := c.nodes[0]
+	// Each client is counted, and none of its connections is dialled.
+	n.http.must(t, http.StatusOK, "PUT", "/v1/limits/client/%2A", connections(0), nil)
+	b := openBrowser(t, "http://"+n.api)
+	b.size(t, 1440, 900, false, false)
+	b.click(t, "#tab-client")
+	refused := func(address string) {
+		if tunnel, err := from(address).try(n, "127.0.0.1:9"); err == nil {
+			_ = tunnel.Close()
+			t.Errorf("client %s was let in", address)
+		}
+	}
+	var wg sync.WaitGroup
+	for part := range 8 {
+		wg.Go(func() {
+			for i := part; i < clients; i += 8 {
+				refused(fmt.Sprintf("127.31.%d.%d", i/250, 1+i%250))
+			}
+		})
+	}
+	wg.Wait()
+	b.shows(t, stepTime, "#host-pages", "of 1,000")
+	if !eval[bool](t, b, `document.querySelector('#host-cut').hidden`) {
+		t.Error("all are shown, and the page says that there are more")
+	}
+
+	const last = "127.99.0.1" // by name, as all have the same in use
+	refused(last)
+	b.shows(t, stepTime, "#host-cut", "There are more clients than can be shown: these are the 1,000 with the most connections in use.")
+	b.roomy(t, "more clients than can be shown", false)
+	b.enter(t, "#host-filter", last)
+	b.rows(t, 1)
+	b.shows(t, stepTime, fmt.Sprintf(`tr[data-scope=client][data-host=%q]`, last), "0")
+	b.shows(t, stepTime, "#host-cut", "and all that begin with “127.99.0.1”.")
+	b.enter(t, "#host-filter", "127.98")
+	b.shows(t, stepTime, "#host-none", "No client matches the filter.")
+	b.size(t, 390, 844, true, false)
+	b.roomy(t, "more clients than can be shown, narrow", true)
+	b.silent(t)
+}
+
 // roomy checks that nothing is wider than its place; narrow, what fits checks too.
 func (b *browser) roomy(t *testing.T, what string, narrow bool) {
 	t.Helper()

@@ -295,6 +295,7 @@ func TestPageAsksForAToken(t *testing.T) {
 	b.enter(t, "#token-input", "wrong")
 	b.click(t, "#token-form [type=submit]")
 	b.shows(t, 10*time.Second, "#token-error", "not one of this node's")
+	pageGoesOnWithoutAToken(t, b)
 	b.enter(t, "#token-input", "open-sesame")
 	b.click(t, "#token-form [type=submit]")
 	b.shows(t, 10*time.Second, "#link", "live")
@@ -313,6 +314,31 @@ func TestPageAsksForAToken(t *testing.T) {
 	b.shows(t, 10*time.Second, "#total-nodes", "1/1")
 	b.gone(t, 5*time.Second, "#token-dialog[open]")
 	b.silent(t, "401", "ERR_CONNECTION", "ERR_INCOMPLETE", "ERR_EMPTY_RESPONSE")
+}
+
+// pageGoesOnWithoutAToken: Escape closes the dialog, which stays closed while the page tries again,
+// until the button opens it, as often as it is pressed.
+func pageGoesOnWithoutAToken(t *testing.T, b *browser) {
+	b.press(t, kb.Escape)
+	b.gone(t, 5*time.Second, "#token-dialog[open]")
+	b.shows(t, 10*time.Second, "#link", "token needed")
+	tries := func() int {
+		return eval[int](t, b, `performance.getEntriesByType('resource').filter((e) => e.name.endsWith('/v1/events')).length`)
+	}
+	before := tries()
+	eventually(t, 20*time.Second, "the page tries again", func() error {
+		if now := tries(); now < before+2 {
+			return fmt.Errorf("%d times, after %d", now, before)
+		}
+		return nil
+	})
+	b.gone(t, 0, "#token-dialog[open]")
+	b.click(t, "#token-button")
+	b.shows(t, 5*time.Second, "#token-dialog[open]", "token")
+	b.press(t, kb.Escape)
+	b.gone(t, 5*time.Second, "#token-dialog[open]")
+	b.click(t, "#token-button")
+	b.shows(t, 5*time.Second, "#token-dialog[open]", "token")
 }
 
 // TestPageBehindTLS: a balancer that speaks TLS stands before the node, and the page and its stream

@@ -1,10 +1,10 @@
 // The page: joins the stream to the views.
 
 import { $, set, text, number, rate, h } from './dom.js';
-import { call, follow, hasToken, newToken, onToken } from './net.js';
+import { call, follow, hasToken, newToken, onToken, tokenDeclined } from './net.js';
 import { model, takeEvent, takeLimits, takeNodes, takeUsage, takeUse, totals } from './model.js';
 import { drawNodes, tickNodes } from './nodes.js';
-import { drawHosts, setUpHosts, showScope } from './hosts.js';
+import { drawHosts, setUpHosts, showScope, wantedNames } from './hosts.js';
 import { drawLimits, setUpLimits } from './limits.js';
 import { drawEvents, setUpEvents } from './events.js';
 import { setUpExplain } from './explain.js';
@@ -30,7 +30,7 @@ function draw() {
 function drawTop(sum) {
   const s = model.status;
   text($('self'), s ? `on ${s.node} · ${s.version}` : '');
-  text($('link'), model.live ? 'live' : 'reconnecting');
+  text($('link'), model.live ? 'live' : tokenDeclined() ? 'token needed' : 'reconnecting');
   set($('link'), 'class', `pill ${model.live ? 'good' : 'warn'}`);
   document.body.classList.toggle('stale', !model.live);
   text($('count-hosts'), model.hosts.size ? number(model.hosts.size) : '');
@@ -93,16 +93,27 @@ function drawAlerts() {
 }
 
 let reading = false;
+let lost = 0; // how often the stream was lost
+
+/**
+ * After a stream that was lost, another cluster may answer: a node without a disk that started
+ * again counts its limits anew, and the same index may stand for others.
+ */
+function forgetLimits() {
+  lost++;
+  model.limitsIndex = -1;
+}
 
 /** Reads the limits again when the node goes by others than those known here. */
 async function readLimits() {
   if (reading || model.limitsIndex === model.wantedIndex) return;
   reading = true;
   const wanted = model.wantedIndex;
+  const before = lost;
   try {
     const { body } = await call('GET', '/v1/limits');
     takeLimits(body);
-    if (body.index < wanted) model.limitsIndex = 0; // again with the next frame
+    if (body.index < wanted || lost !== before) model.limitsIndex = -1; // again with the next frame
     draw();
   } catch (error) {
     console.warn(error.message);
@@ -111,19 +122,28 @@ async function readLimits() {
   }
 }
 
-const USES = 1000; // of a scope, at most: more would be no list to read
+const USES = 1000; // of a scope, at most, by one question: more would be no list to read
 
 let scope = 'host'; // the one that is shown
 let asking = false;
 
-/** Asks for the use of the scope that is shown. That of hosts comes with the stream. */
+/**
+ * Asks for the use of the scope that is shown. That of hosts comes with the stream. Where there are
+ * more names than one answer has, those that begin with the filter are asked for as well: by name,
+ * so that the name that is the filter comes first.
+ */
 async function readUsage() {
   if (asking || !(scope in model.scopes) || scope === 'host' || document.hidden || !model.live) return;
   asking = true;
   const of = scope;
+  const { sort, prefix } = wantedNames();
+  const ask = async (query) => (await call('GET', `/v1/usage/${of}?${new URLSearchParams({ ...query, limit: USES })}`)).body;
   try {
-    const { body } = await call('GET', `/v1/usage/${of}?sort=in_use&limit=${USES}`);
-    takeUsage(of, body);
+    const { usage, next } = await ask({ sort });
+    const found = next && prefix ? await ask({ sort: 'name', prefix }) : { usage: [] };
+    // One use of each name: the busiest may be in both answers.
+    const all = new Map([...usage, ...found.usage].map((u) => [u.name, u]));
+    takeUsage(of, [...all.values()], next ? { most: USES, sort, prefix, more: Boolean(found.next) } : null);
     draw();
   } catch (error) {
     console.warn(error.message);
@@ -146,6 +166,7 @@ function take(name, data) {
   draw();
 }
 
+/** Asks for a token in a dialog. Rejects if the dialog is closed without one. */
 function askToken(problem) {
   const dialog = $('token-dialog');
   const input = $('token-input');
@@ -153,13 +174,14 @@ function askToken(problem) {
   input.value = '';
   if (!dialog.open) dialog.showModal();
   input.focus();
-  return new Promise((resolve) => {
-    $('token-form').onsubmit = () => {
-      set($('token-button'), 'hidden', false);
-      resolve(input.value.trim());
-    };
+  set($('token-button'), 'hidden', false); // the way back, if the dialog is closed
+  return new Promise((resolve, reject) => {
+    $('token-form').onsubmit = () => resolve(input.value.trim());
     // A token is needed: Escape doesn't make it otherwise.
     dialog.oncancel = (event) => { if (!hasToken()) event.preventDefault(); };
+    // However it was closed: a browser may close it at the second Escape without asking. The event
+    // comes late, when the dialog may be open for another token already.
+    dialog.onclose = () => { if (!dialog.open) reject(new Error('no token was given')); };
   });
 }
 
@@ -216,8 +238,9 @@ function setUpKeys() {
 
 onToken(askToken);
 set($('token-button'), 'hidden', !hasToken());
-$('token-button').addEventListener('click', () => newToken(null));
-setUpHosts(draw);
+// Without another token, all stays as it was.
+$('token-button').addEventListener('click', () => newToken(null).catch(() => {}));
+setUpHosts(draw, readUsage);
 setUpLimits(draw);
 setUpEvents(draw);
 setUpExplain();
@@ -226,8 +249,7 @@ setUpKeys();
 setInterval(tickNodes, 100);
 setInterval(readUsage, 1000);
 follow('/v1/events', take, (live) => {
-  if (model.live !== live) {
-    model.live = live;
-    draw();
-  }
+  model.live = live;
+  if (!live) forgetLimits();
+  draw();
 });

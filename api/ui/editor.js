@@ -1,13 +1,23 @@
 // Changing a limit, where it stands. What a change would do is shown as it is typed; it is written only over the limit that was shown.
 
 import { $, h, set, text, toast } from './dom.js';
-import { call } from './net.js';
-import { model } from './model.js';
+import { Refused, call } from './net.js';
+import { clusterId, model } from './model.js';
 import { SCOPES, bare, lines, limitKey, nameOf, wildcard } from './words.js';
 
 let ids = 0;
 
 const path = (scope, pattern) => `/v1/limits/${scope}${bare(scope) ? '' : `/${encodeURIComponent(pattern)}`}`;
+
+/**
+ * Why the page can't read or write the limit with a pattern; "" if it can. Browsers take "." and
+ * ".." in an address for steps between folders, however they are escaped, and would ask for another
+ * path.
+ */
+function unreachable(scope, pattern) {
+  if (pattern !== '.' && pattern !== '..') return '';
+  return `A browser can’t address a limit with the pattern ${pattern}: use weir limits set or weir limits delete with --scope ${scope} ${pattern} instead.`;
+}
 
 /** What changes from one limit to another (null: none), line by line, as in a diff. */
 export function difference(before, after) {
@@ -26,6 +36,12 @@ function drawDifference(el, pattern, rows) {
   el.replaceChildren(h('div', { class: 'at' }, pattern || 'no pattern yet'),
     ...(rows.length ? rows.map(([sign, line]) => h('div', { class: sign === '+' ? 'plus' : 'minus' }, `${sign === '+' ? '+' : '−'} ${line}`)) : [h('div', { class: 'dim' }, 'nothing changes')]));
 }
+
+/**
+ * Whether the index of a limit that is of a cluster means the same where it would be written now:
+ * each cluster counts by itself.
+ */
+const sameCluster = (id) => !id || !clusterId() || id === clusterId();
 
 const forms = []; // the places in which one is open, the newest last
 
@@ -111,6 +127,8 @@ function asked(f, scope, limit, shared) {
 export function edit(place, { limit = null, scope = limit?.scope ?? 'host', pattern = limit?.pattern ?? '' }, back) {
   const id = `edit-${++ids}`;
   const fresh = limit === null;
+  let cluster = model.limitsCluster; // in which the limit is what was shown
+  let met = ''; // the key under which a new limit has met one, which is then in limit
   const f = makeFields(id, limit, scope, pattern);
   const shared = h('input', { type: 'checkbox', id: `${id}-shared`, name: 'shared', checked: limit?.shared ?? false });
   const evict = h('input', { type: 'checkbox', id: `${id}-evict` });
@@ -122,13 +140,16 @@ export function edit(place, { limit = null, scope = limit?.scope ?? 'host', patt
   const apply = h('button', { type: 'submit', class: 'primary' }, 'Apply');
   const now = () => {
     const of = f.scope.input.value;
-    return { of, to: bare(of) ? '' : f.pattern.input.value.trim() };
+    const typed = f.pattern.input.value;
+    // A name that was not typed here stays as it is: spaces at its ends are part of it.
+    return { of, to: bare(of) ? '' : typed === pattern ? pattern : typed.trim() };
   };
   const wanted = () => asked(f, now().of, limit, shared.checked && wildcard(now().of, now().to));
   const redraw = () => {
-    const next = wanted();
     const { of, to } = now();
-    const taken = fresh && model.limits.has(limitKey(of, to));
+    if (fresh && limit && limitKey(of, to) !== met) limit = null; // another is asked for now
+    const next = wanted();
+    const taken = !limit && fresh && model.limits.has(limitKey(of, to));
     const rows = difference(limit, next);
     f.pattern.el.hidden = !fresh || bare(of);
     f.pattern.input.required = !f.pattern.el.hidden;
@@ -141,8 +162,9 @@ export function edit(place, { limit = null, scope = limit?.scope ?? 'host', patt
     text(sharedWords, `All ${SCOPES[of]} that match share one count`);
     evictField.hidden = !(limit && next.connections !== null && (limit.connections === null || next.connections < limit.connections));
     drawDifference(diff, nameOf(of, to), rows);
-    apply.disabled = rows.length === 0 || (!to && !bare(of)) || Boolean(taken);
-    text(note, taken ? 'There is a limit with this pattern already: edit that one.' : '');
+    const problem = unreachable(of, to) || (taken ? 'There is a limit with this pattern already: edit that one.' : '');
+    apply.disabled = rows.length === 0 || (!to && !bare(of)) || Boolean(problem);
+    text(note, problem);
   };
 
   const form = h('form', { class: 'editor', 'aria-label': fresh ? 'Add a limit' : `Edit the limit on ${nameOf(scope, pattern)}`, oninput: redraw,
@@ -151,17 +173,23 @@ export function edit(place, { limit = null, scope = limit?.scope ?? 'host', patt
       apply.disabled = true;
       const { of, to } = now();
       const name = nameOf(of, to);
-      const condition = fresh ? { 'If-None-Match': '*' } : { 'If-Match': `"${limit.modify_index}"` };
+      // Only over what was shown: the limit that the difference is to, or none.
+      const condition = limit ? { 'If-Match': `"${limit.modify_index}"` } : { 'If-None-Match': '*' };
       const flag = !evictField.hidden && evict.checked ? '?evict=true' : '';
       try {
+        if (limit && !sameCluster(cluster)) throw new Refused(412, {});
         await call('PUT', path(of, to) + flag, { ...wanted(), pattern: to }, condition);
-        toast(fresh ? `The limit on ${name} is set` : `The limit on ${name} is changed`);
+        toast(`The limit on ${name} is ${limit ? 'changed' : 'set'}`);
         close(place);
       } catch (error) {
-        apply.disabled = false;
-        if (error.status === 412) limit = await changed(of, to, note);
-        else text(note, error.message);
-        if (error.status === 412) drawDifference(diff, name, difference(limit, wanted()));
+        let problem = error.message;
+        if (error.status === 412) {
+          met = limitKey(of, to);
+          cluster = clusterId();
+          ({ limit, problem } = await changed(of, to, limit));
+        }
+        redraw();
+        text(note, problem);
       }
     } },
   h('div', { class: 'fields' }, fresh ? [f.scope.el, f.pattern.el] : null, f.connections.el, f.timeout.el, f.size.el, f.rate.el, f.burst.el, f.upload.el, f.download.el, f.bytes.el, f.mode.el),
@@ -175,21 +203,22 @@ export function edit(place, { limit = null, scope = limit?.scope ?? 'host', patt
   else (scope === 'connection' ? f.download.input : f.connections.input).focus();
 }
 
-/** Somebody else has written: reads what is there now and says so. */
-async function changed(scope, pattern, note) {
+/** Somebody else has written: reads what is there now in place of the limit, and says so. */
+async function changed(scope, pattern, limit) {
   try {
     const { body } = await call('GET', path(scope, pattern));
-    text(note, 'Somebody has changed this limit meanwhile. The difference now shows your change to theirs; apply again to overwrite it.');
-    return body;
+    const done = limit ? 'changed' : 'added';
+    return { limit: body, problem: `Somebody has ${done} this limit meanwhile. The difference now shows your change to theirs; apply again to overwrite it.` };
   } catch (error) {
-    text(note, error.status === 404 ? 'Somebody has deleted this limit meanwhile. Cancel, and add it again if it is still needed.' : error.message);
-    return null;
+    if (error.status !== 404) return { limit, problem: error.message };
+    return { limit: null, problem: 'Somebody has deleted this limit meanwhile. Apply again to set it anew, or cancel.' };
   }
 }
 
 /** Asks, in place, before a limit is deleted. */
 export function remove(place, limit, back) {
   const name = nameOf(limit.scope, limit.pattern);
+  const cluster = model.limitsCluster;
   const diff = h('div', { class: 'diff', role: 'group', 'aria-label': 'What changes' });
   drawDifference(diff, name, difference(limit, null));
   const note = h('p', { class: 'error', role: 'alert' });
@@ -197,11 +226,13 @@ export function remove(place, limit, back) {
   const what = limit.source === 'config'
     ? 'This limit comes from the config: the next reload of a config that names it brings it back.'
     : 'If the config has a limit with this pattern, it applies again; otherwise the next less specific limit does.';
+  const cancel = h('button', { type: 'button', onclick: () => close(place) }, 'Cancel');
   const form = h('form', { class: 'editor', 'aria-label': `Delete the limit on ${name}`,
     onsubmit: async (event) => {
       event.preventDefault();
       gone.disabled = true;
       try {
+        if (!sameCluster(cluster)) throw new Refused(412, {});
         await call('DELETE', path(limit.scope, limit.pattern), undefined, { 'If-Match': `"${limit.modify_index}"` });
         toast(`The limit on ${name} is deleted`);
         close(place, false);
@@ -211,7 +242,10 @@ export function remove(place, limit, back) {
         text(note, error.status === 412 ? 'Somebody has changed this limit meanwhile. Cancel, and look at the change first.' : error.message);
       }
     } }, diff, h('p', { class: 'dim' }, what), note,
-  h('div', { class: 'row end' }, h('button', { type: 'button', onclick: () => close(place) }, 'Cancel'), gone));
+  h('div', { class: 'row end' }, cancel, gone));
+  const problem = unreachable(limit.scope, limit.pattern);
+  text(note, problem);
+  gone.disabled = Boolean(problem);
   open(place, form, back);
-  gone.focus();
+  (gone.disabled ? cancel : gone).focus();
 }

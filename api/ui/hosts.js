@@ -37,6 +37,11 @@ const SHOWN = {
   report: (x) => isReport(x),
 };
 
+/** By column: what the API sorts by when it can't tell all names. By the others, it is in_use. */
+const SORTS = { granted: 'granted', waiting: 'waiting', rates: 'requests' };
+/** What the names that it tells then have the most of. */
+const MOST = { in_use: 'connections in use', granted: 'slots granted', waiting: 'requests waiting', requests: 'requests a second' };
+
 const RESORT = 3000; // ms: rows that jump each second can't be read
 
 const view = { scope: 'host', filter: '', show: 'all', sort: 'in_use', down: -1, order: [], sorted: 0, pager: { page: 0, size: 50 } };
@@ -67,9 +72,18 @@ export function showScope(scope) {
   $('scope-limit').governed.key = null;
 }
 
-export function setUpHosts(draw) {
+/**
+ * Of a scope with more names than the API tells at once: the order that decides which, and how the
+ * names begin that are looked for.
+ */
+export function wantedNames() {
+  return { sort: (view.down < 0 && SORTS[view.sort]) || 'in_use', prefix: $('host-filter').value.trim() };
+}
+
+/** draw() draws all again; ask() asks for the names that are wanted now. */
+export function setUpHosts(draw, ask) {
   redraw = draw;
-  const again = () => { view.sorted = 0; redraw(); };
+  const again = () => { view.sorted = 0; redraw(); ask(); };
   $('host-filter').addEventListener('input', (e) => { view.filter = e.target.value.trim().toLowerCase(); view.pager.page = 0; again(); });
   $('host-show').addEventListener('change', (e) => { view.show = e.target.value; view.pager.page = 0; again(); });
   for (const c of COLUMNS) {
@@ -132,6 +146,17 @@ export function drawHosts() {
   keyed($('host-rows'), rows, (r) => `${r.detail ? '+' : ''}${openKey(r.host)}`, (r) => (r.detail ? makeDetail(r.host) : makeRow(r.host)));
   $('host-none').hidden = hosts.length > 0 && view.scope !== 'connection';
   text($('host-none'), nothing());
+  const cut = model.cuts[view.scope];
+  $('host-cut').hidden = !cut;
+  if (cut) text($('host-cut'), cutWords(cut));
+}
+
+/** What is not shown of a scope that has more names than were told. */
+function cutWords({ most, sort, prefix, more }) {
+  const names = SCOPES[view.scope];
+  const shown = `There are more ${names} than can be shown: these are the ${number(most)} with the most ${MOST[sort]}`;
+  if (!prefix) return `${shown}. Type how a name begins to find others.`;
+  return `${shown}, and ${more ? `the first ${number(most)}` : 'all'} that begin with “${prefix}”.`;
 }
 
 /** What is known of a limit that holds for each connection by itself. */
@@ -146,6 +171,8 @@ function ownUse() {
 function nothing() {
   if (view.scope === 'connection') return ownUse();
   if (!model.first || !model.scopesRead.has(view.scope)) return 'Asking the nodes…';
+  const cut = model.cuts[view.scope];
+  if (cut && cut.prefix !== wantedNames().prefix) return 'Asking the nodes…';
   if (all().size) return `No ${NOUNS[view.scope].toLowerCase()} matches the filter.`;
   if (view.scope === 'host') return 'No host is used yet. Point a worker’s HTTPS_PROXY at any node.';
   if (view.scope === 'total') return 'Nothing is counted in all yet: set a limit on all requests together.';

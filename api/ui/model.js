@@ -14,10 +14,12 @@ export const model = {
   hosts: new Map(),   // by name: see Host
   scopes: {},         // the same of each scope that counts
   scopesRead: new Set(['host']), // those whose use was told
+  cuts: {},           // by scope, of which there are more names than were told: see readUsage
   more: 0,            // hosts that the node left out
   unreachable: [],
   limits: new Map(),  // by scope and pattern: see limitKey
-  limitsIndex: 0,     // of those in limits
+  limitsIndex: -1,    // of those in limits; -1: they must be read again
+  limitsCluster: '',  // the id of the cluster that they are of; '': not known
   wantedIndex: 0,     // of those that the node goes by
   events: [],         // newest first
   live: false,
@@ -143,14 +145,14 @@ function chart(uses) {
 
 const asked = {};
 
-/** Takes an answer of /v1/usage/{scope}. */
-export function takeUsage(scope, body) {
+/** Takes what /v1/usage/{scope} told; where that is not all, cut says what was asked for. */
+export function takeUsage(scope, usage, cut) {
   const now = performance.now();
   const passed = asked[scope] ? (now - asked[scope]) / 1000 : 0;
   asked[scope] = now;
   const uses = model.scopes[scope];
   const there = new Set();
-  for (const data of body.usage) {
+  for (const data of usage) {
     let use = uses.get(data.name);
     if (!use) uses.set(data.name, use = new Host(data.name));
     use.take(data, passed);
@@ -158,6 +160,7 @@ export function takeUsage(scope, body) {
   }
   for (const name of uses.keys()) if (!there.has(name)) uses.delete(name);
   model.scopesRead.add(scope);
+  model.cuts[scope] = cut;
   chart(uses);
 }
 
@@ -169,9 +172,13 @@ export function takeNodes(frame) {
   model.nodesAt = performance.now();
 }
 
+/** The id of the cluster that the node is in; '' while it is not known. */
+export const clusterId = () => model.status?.cluster ?? '';
+
 export function takeLimits(body) {
   model.limits = new Map(body.limits.map((l) => [limitKey(l.scope, l.pattern), l]));
   model.limitsIndex = body.index;
+  model.limitsCluster = clusterId();
 }
 
 const seen = new Set();

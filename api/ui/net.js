@@ -12,18 +12,27 @@ export class Refused extends Error {
 
 let asking = null;
 let askToken = () => Promise.resolve('');
+let declined = false;
+let goOn = () => {}; // ends the stream's pause
 
-/** Says how the user is asked for a token: ask(problem) resolves to one. */
+/** Says how the user is asked for a token: ask(problem) resolves to it, or rejects without one. */
 export function onToken(ask) { askToken = ask; }
 
 export const hasToken = () => sessionStorage.getItem(KEY) !== null;
 
-/** Asks for another token, once for all calls that wait. */
+/**
+ * Whether the node wants a token that the user was asked for and did not give. What goes on by
+ * itself, such as the stream, does not ask again then: the dialog would open every few seconds.
+ */
+export const tokenDeclined = () => declined;
+
+/** Asks for another token, once for all calls that wait. Rejects if the user gives none. */
 export function newToken(problem) {
   asking ??= askToken(problem).then((token) => {
     sessionStorage.setItem(KEY, token);
-    asking = null;
-  });
+    declined = false;
+    goOn();
+  }).finally(() => { asking = null; });
   return asking;
 }
 
@@ -33,11 +42,22 @@ async function send(path, options = {}) {
     const token = sessionStorage.getItem(KEY);
     if (token) headers.set('Authorization', `Bearer ${token}`);
     const response = await fetch(path, { ...options, headers, cache: 'no-store', credentials: 'omit', redirect: 'error' });
-    if (response.ok) return response;
+    if (response.ok) {
+      declined = false;
+      return response;
+    }
     const refused = new Refused(response.status, await response.json().catch(() => ({})));
     if (response.status !== 401) throw refused;
     // Meanwhile another call may have brought one.
-    if (sessionStorage.getItem(KEY) === token) await newToken(token ? refused : null);
+    if (sessionStorage.getItem(KEY) !== token) continue;
+    // A write is the user's own act: it may ask again.
+    if (declined && (options.method ?? 'GET') === 'GET') throw refused;
+    try {
+      await newToken(token ? refused : null);
+    } catch {
+      declined = true;
+      throw refused;
+    }
   }
 }
 
@@ -73,13 +93,16 @@ export async function follow(path, on, state) {
         on(event.name, JSON.parse(event.data));
       }
     } catch (error) {
-      if (error instanceof Refused && error.status !== 503) console.warn(error.message);
+      if (error instanceof Refused && error.status !== 503 && error.status !== 401) console.warn(error.message);
     } finally {
       clearTimeout(timer);
       control.abort();
     }
     state(false);
-    await new Promise((resolve) => { setTimeout(resolve, pause); });
+    await new Promise((resolve) => {
+      goOn = resolve;
+      setTimeout(resolve, pause);
+    });
     pause = Math.min(pause * 2, 5000);
   }
 }

@@ -12,7 +12,7 @@ export const bare = (scope) => scope === 'total' || scope === 'connection';
 export const limitKey = (scope, pattern) => `${scope}/${pattern}`;
 
 /** What a limit is for, as messages and the command line name it. */
-export const nameOf = (scope, pattern) => (scope === 'host' ? pattern : `${scope} ${pattern}`.trim());
+export const nameOf = (scope, pattern) => (scope === 'host' ? pattern : pattern ? `${scope} ${pattern}` : scope);
 
 /** Whether a pattern matches many names, which can share one count. */
 export function wildcard(scope, pattern) {

@@ -19,6 +19,7 @@ type scopeUse struct {
 	at    time.Time
 	rows  []*hostRow
 	told  bool
+	more  bool   // there are more names than were told
 	wrong string // why it can't be told, or not all
 }
 
@@ -45,7 +46,7 @@ func (m *Model) TakeUsage(now time.Time, scope string, u api.Usages, err string)
 		before[row.Host.Host] = row
 	}
 	passed := now.Sub(m.uses.at)
-	next := scopeUse{at: now, told: true}
+	next := scopeUse{at: now, told: true, more: u.Next != ""}
 	for _, one := range u.Usage {
 		row := &hostRow{Host: api.Host{Host: one.Name, Use: one.Use, Nodes: one.Nodes, Pattern: one.Pattern}}
 		if last := before[one.Name]; last != nil && passed > 0 {
@@ -85,6 +86,8 @@ func (m *Model) emptyScope() string {
 		return Clean(m.uses.wrong)
 	case m.scope != hostScope && !m.uses.told:
 		return "asking for the use of scope " + m.scope
+	case m.scope != hostScope && m.uses.more:
+		return "no " + m.scope + " of those with the most in use passes the filter"
 	case m.filter != "" || m.opt.Prefix != "":
 		return "no " + m.scope + " passes the filter"
 	case m.scope == hostScope:

@@ -138,6 +138,8 @@ func (m *Model) troubles() []string {
 	}
 	add(len(st.ConfigDisagreements) > 0, "configs disagree: %s", Clean(strings.Join(st.ConfigDisagreements, ", ")))
 	add(m.cluster.use.More > 0, "%s hosts with less use are left out", number(uint64(m.cluster.use.More)))
+	add(m.scope != hostScope && m.uses.more, "more than the %s names with the most in use: weir usage %s --prefix finds the others",
+		number(uint64(len(m.uses.rows))), m.scope)
 	return wrong
 }
 
