@@ -105,9 +105,22 @@ func (n *Node) settleRate(now time.Duration, p *pool) {
 		n.feed(now, p)
 	}
 	n.yield(now, p)
-	if n.leaving() && !p.awaited() {
+	if n.leaving() && !p.awaited() && !n.goesOn(now, p) {
 		n.giveBack(now, p, p.granted)
 	}
+}
+
+// goesOn reports whether a node that leaves keeps what it has of a rate. While it drains, its
+// connections move bytes as before: if their units went back after each piece, each piece would
+// cost a log entry. Needs the pool's lock.
+func (n *Node) goesOn(now time.Duration, p *pool) bool {
+	return n.mayDraw(p) && now-p.usedAt < idleBuckets*time.Second
+}
+
+// mayDraw reports whether anybody may yet come for what a rate brings. A node that drains takes no
+// new requests, and one that parts moves no more bytes either.
+func (n *Node) mayDraw(p *pool) bool {
+	return !n.leaving() || !n.parting() && p.key.Resource != limit.Requests
 }
 
 // giveTurn tells the first who waits that a token is there, which is kept for it: it takes it
@@ -200,7 +213,7 @@ func (n *Node) rateDemand(now time.Duration, p *pool, d *leasepb.Demand) {
 	}
 	p.told = d.Waiting > 0
 	d.Flows = int64(math.Round(p.hungry(now)))
-	if !n.leaving() { // else nobody may come again
+	if n.mayDraw(p) {
 		if p.refused != [2]int64{} {
 			d.Refused = more * unit
 		}
@@ -221,6 +234,9 @@ func (n *Node) rateDemand(now time.Duration, p *pool, d *leasepb.Demand) {
 func (n *Node) meter(now time.Duration, p *pool) {
 	if !p.capped() {
 		return
+	}
+	if n.leaving() {
+		n.settle(now, p) // its connections may have ended
 	}
 	units, spare := p.need(now)
 	need := units + spare
