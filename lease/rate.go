@@ -268,7 +268,7 @@ func (p *pool) nextToken(now time.Duration) time.Duration {
 	if rate <= 0 {
 		return 0
 	}
-	next := time.Duration(oneRequest / rate * float64(time.Second))
+	next := time.Duration(math.Ceil(oneRequest / (rate * (1 - bucketDrift)) * float64(time.Second)))
 	if at, ever := p.tokenAt(now); ever {
 		next = min(next, max(at-now, 0))
 	}
