@@ -82,8 +82,9 @@ type waiterList struct {
 	head, tail *Waiter
 	n          int64
 	queued     int64
-	over       int64
 	told       int64
+	over       int32 // as ghosts: with more in it, a pool would take more than 0.5 KB
+	ghosts     int32
 }
 
 func (l *waiterList) len() int64 { return l.n }
@@ -118,10 +119,13 @@ func (l *waiterList) count(w *Waiter, by int64) {
 		l.queued += by
 	}
 	if w.over {
-		l.over += by
+		l.over += int32(by)
 	}
 	if w.told {
 		l.told += by
+	}
+	if w.ghost {
+		l.ghosts += int32(by)
 	}
 }
 
