@@ -24,6 +24,7 @@ type rateShare struct {
 	saidFlows int64         // and of how many flows
 	otherAt   time.Duration // when another node has a token, as the last answer said; 0: it did not say
 	dueIndex  int           // among those that wait for time to pass
+	total     *ownTotal     // of one connection alone: where it is counted with those of others
 }
 
 // unit is how many shares make one unit of a rate. Needs the pool's lock.
