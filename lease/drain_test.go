@@ -1,6 +1,7 @@
 package lease
 
 import (
+	"context"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -57,4 +58,96 @@ func TestNobodyWaitsForADrainingNode(t *testing.T) {
 			t.Errorf("once it drains no more: %v", err)
 		}
 	})
+}
+
+// The connections of a node that drains move their bytes as before, and the log does not grow for
+// them. Once they have ended, the node holds nothing.
+func TestDrainingNodePacesAsBefore(t *testing.T) {
+	const rate, lasts = 10_000_000, 10 * time.Second
+	synctest.Test(t, func(t *testing.T) {
+		c := startCluster(t, pacedAt(t, rate, rate))
+		m := startOne(t, c)
+		ctx, cancel := context.WithCancel(t.Context())
+		done, total := make(chan struct{}), 0
+		go func() {
+			defer close(done)
+			runFlow(ctx, m, &limit.Subject{Host: to(t, "up")}, 64<<10, func(n int) { total += n })
+		}()
+		time.Sleep(lasts)
+		m.Drain()
+		synctest.Wait()
+		moved, entries := total, c.entries()
+		time.Sleep(lasts)
+		synctest.Wait()
+		used := float64(total-moved) / (rate * lasts.Seconds())
+		if more := c.entries() - entries; used < 0.95 || more > 10 {
+			t.Errorf("while it drains, a flow moves %.2f of the rate, for %d log entries", used, more)
+		}
+		cancel()
+		<-done
+		time.Sleep(idleBuckets*time.Second + 2*drawInterval)
+		if u, _ := m.Use(upDownload[0]); u.Granted > 0 {
+			t.Errorf("a drained node without connections holds %d", u.Granted)
+		}
+	})
+}
+
+// A limit that only reports counts nothing more because its node drains: units are asked for as
+// before, and stay while bytes pass, be it with pauses.
+func TestDrainCountsNothingAsHeldBack(t *testing.T) {
+	const rate, lasts = 10_000_000, 12 * time.Second
+	for _, flow := range []struct {
+		bytes int
+		every time.Duration
+	}{{4 << 10, 100 * time.Millisecond}, {4 << 10, 700 * time.Millisecond}, {64 << 10, time.Second}} {
+		synctest.Test(t, func(t *testing.T) {
+			l := pacedAt(t, rate, rate)
+			l.Report = true
+			c := startCluster(t, l)
+			m := startOne(t, c)
+			f := newTestFlow(m, &limit.Subject{Host: to(t, "up")})
+			defer f.End()
+			pass := func() (counted, entries uint64) {
+				u, _ := m.Use(upDownload[0])
+				before := c.entries()
+				for end := time.Now().Add(lasts); time.Now().Before(end); time.Sleep(flow.every) {
+					for left := flow.bytes; left > 0; {
+						n := f.Take(left)
+						if n == 0 {
+							t.Fatal("a limit that only reports holds bytes back")
+						}
+						left -= n
+					}
+				}
+				after, _ := m.Use(upDownload[0])
+				return after.WouldReject - u.WouldReject, c.entries() - before
+			}
+			pass()
+			staying, _ := pass()
+			m.Drain()
+			draining, entries := pass()
+			if draining > staying+2 || entries > 50 {
+				t.Errorf("%+v: %d pieces are counted while the node drains, %d before; %d log entries", flow, draining, staying, entries)
+			}
+		})
+	}
+}
+
+// What a node's connections have moved bytes with until just now goes back with its session.
+func TestPartingNodeKeepsNoBandwidth(t *testing.T) {
+	m, clock := meterNode(t, upDownload, pacedAt(t, 1_000_000, 64<<10))
+	f := newTestFlow(m, &limit.Subject{Host: to(t, "up")})
+	m.pass(clock, time.Second)
+	if f.Take(4096) == 0 {
+		t.Fatal("nothing of a full bucket")
+	}
+	f.End()
+	m.Drain()
+	if releases, _, _ := said(m); releases > 0 {
+		t.Errorf("%d shares go back while the connection may go on", releases)
+	}
+	m.do(m.node.Part)
+	if releases, _, bye := said(m); releases != limit.Shares || !bye {
+		t.Errorf("%d shares go back, with a goodbye: %v; want all %d, true", releases, bye, limit.Shares)
+	}
 }

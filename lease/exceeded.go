@@ -55,9 +55,6 @@ func (n *Node) noteExceeds(f *Meter) {
 	for i := range f.n {
 		if f.exceeds[i] {
 			n.exceeded.note(f.pools[i].key)
-			if !f.pools[i].leased() {
-				n.own[f.resource].wouldReject.Add(1)
-			}
 		}
 	}
 }

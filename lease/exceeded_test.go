@@ -161,3 +161,42 @@ func TestBurstAboveAReportedBandwidthCounts(t *testing.T) {
 		}
 	}
 }
+
+// Bytes are taken before each read. A piece that all comes back, because there was nothing to read,
+// is held back by no limit. Any other counts once, with the connection's end at the latest.
+func TestOnlyWhatPassesIsHeldBack(t *testing.T) {
+	own := limit.Key{Scope: limit.ScopeConnection, Resource: limit.Download}
+	for key, held := range map[limit.Key][]limit.Key{upDownload[0]: upDownload, own: nil} {
+		l := scopePaced(t, key.Scope, key.Name, 1_000_000, 64<<10)
+		l.Report = true
+		m, _ := meterNode(t, held, l)
+		f := newTestFlow(m, &limit.Subject{Host: to(t, "up")})
+		for range 4 { // the bucket of one connection is full at first
+			f.Take(64 << 10)
+		}
+		f.End()
+		begun, _ := m.Use(key)
+		counted := func(when string, want uint64) {
+			t.Helper()
+			if u, _ := m.Use(key); u.WouldReject-begun.WouldReject != want {
+				t.Errorf("%v, %s: %d pieces are counted; want %d", key, when, u.WouldReject-begun.WouldReject, want)
+			}
+		}
+		for range 10 {
+			f.Put(f.Take(64 << 10))
+		}
+		counted("all came back", 0)
+		for range 3 {
+			f.Put(f.Take(64<<10) - 1)
+		}
+		counted("a byte of each of three has passed", 3)
+		f.Take(64 << 10)
+		f.Put(f.Take(64 << 10))
+		counted("one has passed, and one came back", 4)
+		f.Take(64 << 10)
+		f.End()
+		counted("another has passed, and the connection has ended", 5)
+		f.End()
+		counted("it has ended twice", 5)
+	}
+}

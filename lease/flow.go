@@ -63,7 +63,7 @@ func (n *Node) meterPool(now time.Duration, f *Meter, l *limit.Limit, key limit.
 		return f.own
 	}
 	p := newPool(key)
-	p.limit, p.granted = l, limit.Shares
+	p.limit, p.granted, p.total = l, limit.Shares, &n.own[f.resource]
 	p.resize(now)
 	p.bucket.level = p.bucket.size
 	f.own = p
@@ -265,6 +265,7 @@ func (n *Node) Unpace(now time.Duration, f *Meter) {
 			n.unkeepPiece(now, f, i)
 		}
 	}
+	f.countExceeds()
 	f.begun, f.rest, f.met = false, 0, [len(meterScopes)]bool{}
 }
 

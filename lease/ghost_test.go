@@ -115,3 +115,34 @@ func TestRateNowCountsWhatExceeds(t *testing.T) {
 		})
 	}
 }
+
+// A request that a limit which only reports has let through does not wait, for a slot or a token.
+func TestAdmittedRequestsDoNotWait(t *testing.T) {
+	slots, tokens := reportLimit(t, "up", 1), requestLimit(t, "up", "1/h", 1, limit.Queue{})
+	tokens.Report = true
+	subject := &limit.Subject{Host: to(t, "up")}
+	for resource, c := range map[limit.Resource]struct {
+		limit limit.Limit
+		enter func(*Manager) error
+	}{
+		limit.Connections: {slots, func(m *Manager) error {
+			_, err := acquire(m, t.Context(), subject.Host, newHolder())
+			return err
+		}},
+		limit.Requests: {tokens, func(m *Manager) error { return m.Take(t.Context(), subject, 0) }},
+	} {
+		m, _ := meterNode(t, nil, c.limit)
+		for range 5 {
+			if err := c.enter(m); err != nil {
+				t.Fatal(err)
+			}
+		}
+		key := limit.Key{Scope: limit.ScopeHost, Resource: resource, Name: "up"}
+		if u, _ := m.Use(key); u.Waiting != 0 || u.Admitted != 5 {
+			t.Errorf("%v: %d wait, and %d are admitted; want 0 and 5", resource, u.Waiting, u.Admitted)
+		}
+		if err := m.node.Check(); err != nil {
+			t.Error(err)
+		}
+	}
+}

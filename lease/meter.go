@@ -170,9 +170,37 @@ func (f *Meter) PutBack(now time.Duration, n int) {
 		return
 	}
 	f.rest += float64(n)
+	f.passed -= float64(n)
 	for i := range f.n {
 		f.back[i].giveBack(now, float64(n))
 	}
+	f.countExceeds()
+}
+
+// countExceeds counts the last piece at those limits that only report, and would have held it back.
+// That waits until all that was not moved has come back: bytes are taken before each read, and of
+// many reads nothing comes. Needs no lock of a pool.
+func (f *Meter) countExceeds() {
+	for i := range f.n {
+		if f.exceeds[i] {
+			p := f.pools[i]
+			p.mu.Lock()
+			f.countExceed(i)
+			p.mu.Unlock()
+		}
+	}
+}
+
+// countExceed is countExceeds for one limit. Needs the pool's lock.
+func (f *Meter) countExceed(i int) {
+	if f.exceeds[i] && f.passed > 0 {
+		p := f.pools[i]
+		p.wouldReject++
+		if p.total != nil {
+			p.total.wouldReject.Add(1)
+		}
+	}
+	f.exceeds[i] = false
 }
 
 // paced is what a meter needs under a limit. A flow takes a piece of each limit that it is under at
@@ -193,7 +221,8 @@ type paced struct {
 	kept  [len(meterScopes)]keptPiece // each is guarded by the lock of its pool
 	own   *pool                       // of the connection alone
 
-	exceeds [len(meterScopes)]bool // the last piece is above what the limit, which only reports, has
+	exceeds [len(meterScopes)]bool // the last piece is above what the limit, which only reports, has; yet to be counted
+	passed  float64                // of the last piece: what has not come back
 
 	// Of the piece that is to come. While the flow waits, the core's lock guards it; otherwise it
 	// belongs to the flow.
@@ -304,6 +333,7 @@ func (f *Meter) takeAll(now time.Duration, gate *gate, most float64) (got float6
 	for i := range f.n {
 		f.takeFrom(now, i, got)
 	}
+	f.passed = got
 	if f.rest -= got; !going || f.rest < leastPiece {
 		f.rest = 0
 	}
@@ -364,6 +394,7 @@ func (f *Meter) takeFrom(now time.Duration, i int, bytes float64) {
 	p := f.pools[i]
 	p.kept -= f.kept[i].in(p)
 	f.kept[i] = keptPiece{}
+	f.countExceed(i)
 	f.exceeds[i] = f.back[i].pool == nil && p.exceed(now, bytes)
 	if !p.capped() {
 		return
@@ -384,9 +415,9 @@ func (f *Meter) takeFrom(now time.Duration, i int, bytes float64) {
 // Those that lie unused elsewhere come within a fraction of it.
 const patientFor = time.Second
 
-// exceed counts a piece that a limit which only reports would have held up, and reports whether it
-// did. Where the node has no units, it has yet to ask for some, or to get them: until then only
-// what all units together could not have let through counts. Needs the pool's lock.
+// exceed notes a piece that is taken above a limit which only reports, and says whether it counts
+// as held up. Where the node has no units, it has yet to ask for some, or to get them: until then
+// only what all units together could not have let through counts. Needs the pool's lock.
 func (p *pool) exceed(now time.Duration, bytes float64) (counts bool) {
 	if !p.capped() {
 		return false
@@ -398,10 +429,7 @@ func (p *pool) exceed(now time.Duration, bytes float64) (counts bool) {
 		}
 		p.uncovered += bytes
 	}
-	if counts = p.granted > 0 || now-p.shortAt >= patientFor || p.uncovered > p.most(now-p.shortAt); counts {
-		p.wouldReject++
-	}
-	return counts
+	return p.granted > 0 || now-p.shortAt >= patientFor || p.uncovered > p.most(now-p.shortAt)
 }
 
 // most is what all units of a rate let through in a time. Needs the pool's lock.

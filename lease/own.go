@@ -8,7 +8,9 @@ import (
 
 // ownTotals are the totals of limits of scope connection, by resource. Their pools are each one
 // connection's, and gone with it.
-type ownTotals [limit.Download + 1]struct{ moved, wouldReject atomic.Uint64 }
+type ownTotals [limit.Download + 1]ownTotal
+
+type ownTotal struct{ moved, wouldReject atomic.Uint64 }
 
 // noteOwn counts bytes that pass under the flow's own limit; below 0 where they come back.
 func (n *Node) noteOwn(f *Meter, bytes int) {

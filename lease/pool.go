@@ -60,7 +60,7 @@ type pool struct {
 	leaving   int64  // grains that go with it
 	waiters   waiterList
 	flows     meterList
-	ghosts    int64         // of those that wait, requests that have been admitted already: the limit only reports
+	ghosts    int64         // of those that wait, slots that have been admitted already: the limit only reports
 	dueAt     time.Duration // of a rate: when what waits can go on; 0: nothing waits, or for a grant only
 	target    int64         // come down to this as connections end
 	targetSeq uint64

@@ -24,6 +24,7 @@ type rateShare struct {
 	saidFlows int64         // and of how many flows
 	otherAt   time.Duration // when another node has a token, as the last answer said; 0: it did not say
 	dueIndex  int           // among those that wait for time to pass
+	total     *ownTotal     // of one connection alone: where it is counted with those of others
 }
 
 // unit is how many shares make one unit of a rate. Needs the pool's lock.
@@ -105,9 +106,22 @@ func (n *Node) settleRate(now time.Duration, p *pool) {
 		n.feed(now, p)
 	}
 	n.yield(now, p)
-	if n.leaving() && !p.awaited() {
+	if n.leaving() && !p.awaited() && !n.goesOn(now, p) {
 		n.giveBack(now, p, p.granted)
 	}
+}
+
+// goesOn reports whether a node that leaves keeps what it has of a rate. While it drains, its
+// connections move bytes as before: if their units went back after each piece, each piece would
+// cost a log entry. Needs the pool's lock.
+func (n *Node) goesOn(now time.Duration, p *pool) bool {
+	return n.mayDraw(p) && now-p.usedAt < idleBuckets*time.Second
+}
+
+// mayDraw reports whether anybody may yet come for what a rate brings. A node that drains takes no
+// new requests, and one that parts moves no more bytes either.
+func (n *Node) mayDraw(p *pool) bool {
+	return !n.leaving() || !n.parting() && p.key.Resource != limit.Requests
 }
 
 // giveTurn tells the first who waits that a token is there, which is kept for it: it takes it
@@ -200,7 +214,7 @@ func (n *Node) rateDemand(now time.Duration, p *pool, d *leasepb.Demand) {
 	}
 	p.told = d.Waiting > 0
 	d.Flows = int64(math.Round(p.hungry(now)))
-	if !n.leaving() { // else nobody may come again
+	if n.mayDraw(p) {
 		if p.refused != [2]int64{} {
 			d.Refused = more * unit
 		}
@@ -221,6 +235,9 @@ func (n *Node) rateDemand(now time.Duration, p *pool, d *leasepb.Demand) {
 func (n *Node) meter(now time.Duration, p *pool) {
 	if !p.capped() {
 		return
+	}
+	if n.leaving() {
+		n.settle(now, p) // its connections may have ended
 	}
 	units, spare := p.need(now)
 	need := units + spare
@@ -252,7 +269,7 @@ func (p *pool) nextToken(now time.Duration) time.Duration {
 	if rate <= 0 {
 		return 0
 	}
-	next := time.Duration(oneRequest / rate * float64(time.Second))
+	next := time.Duration(math.Ceil(oneRequest / (rate * (1 - bucketDrift)) * float64(time.Second)))
 	if at, ever := p.tokenAt(now); ever {
 		next = min(next, max(at-now, 0))
 	}

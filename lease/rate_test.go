@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"testing"
@@ -249,6 +250,30 @@ func TestTokensMoveWhole(t *testing.T) {
 	}
 }
 
+// A client that comes again when it was told to, in whole seconds, is let in.
+func TestRetryAfterIsEnough(t *testing.T) {
+	for _, rate := range []string{"1/s", "1/m", "1/h"} {
+		t.Run(rate, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := startOne(t, startCluster(t, requestLimit(t, "up", rate, 1, limit.Queue{})))
+				subject := &limit.Subject{Host: to(t, "up")}
+				if err := m.Take(t.Context(), subject, 0); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(10 * time.Millisecond)
+				var over *LimitError
+				if err := m.Take(t.Context(), subject, 0); !errors.As(err, &over) {
+					t.Fatalf("a second of a burst of 1: %v", err)
+				}
+				time.Sleep(time.Duration(math.Ceil(over.RetryAfter.Seconds())) * time.Second)
+				if err := m.Take(t.Context(), subject, 0); err != nil {
+					t.Errorf("told %v, and then: %v", over.RetryAfter, err)
+				}
+			})
+		})
+	}
+}
+
 // A request that has waited in vain, or finds the queue full, is told when the next token comes:
 // neither itself nor the others that wait are added.
 func TestRateRefusalsOfAQueue(t *testing.T) {
@@ -274,7 +299,7 @@ func TestRateRefusalsOfAQueue(t *testing.T) {
 				t.Errorf("%v, %+v; want %v, and a token in %v to %v", err, over, why, least, most)
 			}
 		}
-		refused(m.Take(t.Context(), subject, 0), ErrQueueFull, 59*time.Second, time.Minute)
+		refused(m.Take(t.Context(), subject, 0), ErrQueueFull, 59*time.Second, time.Minute+time.Minute/900) // buckets fill a little slower
 		for range cap(answers) {
 			refused(<-answers, ErrQueueTimeout, 54*time.Second, 56*time.Second)
 		}

@@ -134,7 +134,7 @@ func (n *Node) takeParked(p *pool, s *Slot) {
 // noteSlow decides whether releases and parked connections must go through the core. Needs the
 // pool's lock.
 func (n *Node) noteSlow(p *pool) {
-	p.recalled = p.key.Resource.IsRate() && (n.leaving() || p.target >= 0 && p.granted > p.target)
+	p.recalled = p.key.Resource.IsRate() && p.target >= 0 && p.granted > p.target
 	p.slow = n.leaving() || p.waiters.len() > 0 || p.target >= 0 || p.contended ||
 		(p.capped() && p.open > p.granted)
 	if busy := n.parting() && p.enforced() && p.open > 0; busy != p.busy {

@@ -123,7 +123,7 @@ func (n *Node) usage(now time.Duration, p *pool) Use {
 	defer p.mu.Unlock()
 	u := Use{
 		Key: p.key, Limit: p.limit, Granted: p.granted, InUse: p.open, Idle: p.parked,
-		Waiting: p.waiters.len() - p.ghosts - p.waiters.over, Admitted: p.admitted, Rejected: p.rejected, WouldReject: p.wouldReject,
+		Waiting: p.waiters.len() - int64(p.waiters.ghosts+p.waiters.over), Admitted: p.admitted, Rejected: p.rejected, WouldReject: p.wouldReject,
 	}
 	if !p.key.Resource.IsRate() {
 		return u

@@ -190,9 +190,13 @@ type Draw struct {
 	begun   bool          // to wait
 	taken   bool
 	keeps   [len(tokenScopes)]keep
-	met     [len(tokenScopes)]bool // it has waited there before
-	exceeds [len(tokenScopes)]bool // a limit that only reports: it has no token
+	met     [len(tokenScopes)]*pool // where it has waited before
+	exceeds [len(tokenScopes)]bool  // a limit that only reports: it has no token
 }
+
+// hasMet reports whether the request has waited in a pool before: in this one, or in one of the
+// same key, which its node has forgotten since.
+func (d *Draw) hasMet(p *pool, i int) bool { return d.met[i] != nil && d.met[i].key == p.key }
 
 // keep is one token that is kept for a request.
 type keep struct {
@@ -232,15 +236,16 @@ func (n *Node) Take(now time.Duration, d *Draw, done func(error)) (*Waiter, erro
 		return nil, nil
 	}
 	p := ps[short]
+	returns := d.hasMet(p, short)
 	for i := range d.keeps {
-		if d.keeps[i].pool != nil && !(d.met[short] && ps[i] != nil && slower(table, ps[i], p)) {
+		if d.keeps[i].pool != nil && !(returns && ps[i] != nil && slower(table, ps[i], p)) {
 			n.unkeep(now, d, i)
 		}
 	}
 	n.lock(p)
 	defer p.mu.Unlock()
-	d.met[short] = true
-	return n.wait(now, p, v, &Waiter{draw: d, at: short, since: d.since}, done)
+	d.met[short] = p
+	return n.wait(now, p, v, &Waiter{draw: d, at: short, since: d.since, returns: returns}, done)
 }
 
 // tokenPools finds or makes the pools of a subject, and lets them take all events that concern
@@ -286,7 +291,7 @@ func (n *Node) took(now time.Duration, ps *tokenPools, d *Draw) {
 		if d.exceeds[i] {
 			n.haunt(now, p, &Waiter{draw: d, at: i})
 		}
-		if d.met[i] {
+		if d.met[i] != nil {
 			n.mark(p)
 		}
 		if p.slow {

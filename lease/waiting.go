@@ -25,6 +25,8 @@ type Waiter struct {
 	ask    uint64        // the ask that covers it, 0 before it is sent
 	pool   *pool         // nil once it has been answered
 	ghost  bool          // it has been admitted: the limit only reports
+	// returns: it has had its turn here before, and then another limit had no token.
+	returns bool
 	// done is called once, under the core's lock, and must not block.
 	done   func(error)
 	retime func(left time.Duration) // see Retime
@@ -82,8 +84,9 @@ type waiterList struct {
 	head, tail *Waiter
 	n          int64
 	queued     int64
-	over       int64
 	told       int64
+	over       int32 // as ghosts: with more in it, a pool would take more than 0.5 KB
+	ghosts     int32
 }
 
 func (l *waiterList) len() int64 { return l.n }
@@ -118,10 +121,13 @@ func (l *waiterList) count(w *Waiter, by int64) {
 		l.queued += by
 	}
 	if w.over {
-		l.over += by
+		l.over += int32(by)
 	}
 	if w.told {
 		l.told += by
+	}
+	if w.ghost {
+		l.ghosts += int32(by)
 	}
 }
 
@@ -174,6 +180,9 @@ func (n *Node) Acquire(now time.Duration, s *Slot, done func(error)) (*Waiter, e
 // has answered, slots may be free for them and for others. So a request that finds no place waits
 // for that answer, as without a queue. Then it has its slot, or a place that came free, or is
 // refused.
+//
+// A request that returns from the queue of another limit needs no place that others have left: it
+// came before them. So a queue may hold more than its size, by those that return.
 func (n *Node) wait(now time.Duration, p *pool, v verdict, w *Waiter, done func(error)) (*Waiter, error) {
 	switch v {
 	case verdictAdmitted:
@@ -188,7 +197,7 @@ func (n *Node) wait(now time.Duration, p *pool, v verdict, w *Waiter, done func(
 	}
 	w.queued, w.done = p.limit.Queue.Enabled(), func(error) {}
 	w.goBy(now, p.limit.Queue)
-	if w.queued && !n.hasPlace(p) {
+	if w.queued && !w.returns && !n.hasPlace(p) {
 		if n.inQueue(p, func(l *waiterList) int64 { return l.told }) >= int64(p.limit.Queue.Size) {
 			err := p.refusal(now, ErrQueueFull)
 			n.noteRefused(now, p)
