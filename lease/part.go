@@ -9,7 +9,7 @@ type departure uint8
 
 const (
 	staying  departure = iota
-	draining           // no headroom, nothing idle is kept
+	draining           // no headroom, nothing idle is kept; connections keep their bandwidth
 	parting            // no session is wanted any more: the leader is to be told once nothing is in use
 	parted             // it has been told
 )
