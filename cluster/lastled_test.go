@@ -95,10 +95,10 @@ func TestLastLed(t *testing.T) {
 	t.Parallel()
 	nodes := startThree(t)
 	leader := waitLeader(t, nodes...)
+	verified := time.Now() // or later: it led at some moment after the call
 	if err := leader.VerifyLeader(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	verified := time.Now()
 	leader.kill()
 	killed := time.Now()
 	next := waitLeader(t, others(leader, nodes)...)
