@@ -161,8 +161,7 @@ func (n *Node) moveWaiters(now time.Duration, waiters []*Waiter, table *limit.Ta
 // regovern draws the consequences of a pool's new limit. Needs the pool's lock.
 func (n *Node) regovern(now time.Duration, p *pool) {
 	if !p.capped() {
-		n.giveBack(now, p, p.granted)
-		p.target, p.contended = leasepb.NoTarget, false
+		n.giveBack(now, p, p.granted) // what the leader told stays: it tells only what changes
 	}
 	if p.enforced() && p.limit.Capacity(p.key.Resource) == 0 {
 		for w := p.waiters.head; w != nil; w = p.waiters.head {

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/weirproxy/weir/fsm"
+	"github.com/weirproxy/weir/fsm/fsmpb"
+	"github.com/weirproxy/weir/lease/leasepb"
 	"github.com/weirproxy/weir/lease/leasetest/kit"
 	"github.com/weirproxy/weir/limit"
 )
@@ -149,4 +151,30 @@ func TestFirstLimitClosesWhatIsParkedAboveIt(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A limit is removed and put back before the leader has planned its key again: what the leader told
+// the node before still holds, because the leader tells it only what changes.
+func TestTargetOutlivesItsLimit(t *testing.T) {
+	up := kit.Limit(t, "up", 10, limit.Queue{})
+	n := inSession(1, 1, up)
+	key := limit.HostConnections("up")
+	n.grant(key, 5)
+	tell := &leasepb.Target{Key: fsmpb.KeyOf(key), Seq: 1, Slots: 3, Contended: true}
+	if err := n.assigned(0, &leasepb.Assign{Targets: []*leasepb.Target{tell}}); err != nil {
+		t.Fatal(err)
+	}
+	n.setLimits(1, limit.NewTable(2, 2, nil))
+	n.setLimits(2, limit.NewTable(3, 3, []limit.Limit{up}))
+	n.grant(key, 5)
+	if ok, err := n.tryAcquire(3, NewSlot(to(t, "up"), newHolder()), n.table.Load()); ok || err != nil {
+		t.Errorf("admitted above the target: %v, %v", ok, err)
+	}
+	p := n.lookup(key)
+	n.lock(p)
+	n.settle(4, p)
+	if p.granted != 0 {
+		t.Errorf("%d idle slots are kept while others wait for some", p.granted)
+	}
+	p.mu.Unlock()
 }
