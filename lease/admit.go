@@ -101,6 +101,14 @@ func (n *Node) Unpark(s *Slot, clock Clock) bool {
 	return true
 }
 
+// Covered reports whether a slot that has not been used yet may be, as [Slot.Covered] says.
+func (n *Node) Covered(s *Slot) bool {
+	q := lockPart(s)
+	defer q.mu.Unlock()
+	p := q.pool
+	return !s.after || !p.enforced() || q.open <= q.granted && (p.target < 0 || q.open <= p.target)
+}
+
 // Live reports whether a slot's connection may be used at this moment, as [Slot.Live] says.
 func (n *Node) Live(s *Slot, clock Clock) bool {
 	if s.severed.Load() {

@@ -194,7 +194,7 @@ func (q *part) free() int64 { return q.granted - q.open }
 
 // begin admits a slot. Needs the part's lock.
 func (q *part) begin(now time.Duration, s *Slot) {
-	s.since, s.use = now, slotBusy
+	s.since, s.use, s.after = now, slotBusy, false
 	if s.severed.Load() { // in a former use
 		s.severed.Store(false)
 	}

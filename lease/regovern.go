@@ -139,6 +139,7 @@ func (n *Node) moveSlots(now time.Duration, p *pool, slots []*Slot, table *limit
 		n.lock(q)
 		p.unlink(s)
 		q.link(s)
+		s.after = q.enforced()
 		n.noteSlow(q)
 		n.mark(q)
 		q.mu.Unlock()
@@ -186,6 +187,7 @@ func (n *Node) applyTable(now time.Duration, p *pool, table *limit.Table) (m mov
 			s.moving = true
 			m.slots = append(m.slots, s)
 		} else {
+			s.after = s.after || p.enforced() && !s.guarded.Load()
 			s.guarded.Store(p.enforced())
 		}
 	}

@@ -178,3 +178,51 @@ func TestTargetOutlivesItsLimit(t *testing.T) {
 	}
 	p.mu.Unlock()
 }
+
+// A limit that is set on what is open gives slots to the connections that are open already. One that
+// is not open yet must get its own.
+func TestNotCoveredUntilThereIsRoom(t *testing.T) {
+	n := inSession(1, 1)
+	slots := make([]*Slot, 3)
+	for i := range slots {
+		slots[i] = NewSlot(to(t, "up"), newHolder())
+		if w, err := n.Acquire(0, slots[i], nil); w != nil || err != nil {
+			t.Fatal("a host without a limit must be waited for", err)
+		}
+	}
+	covered := func(want bool, when string) {
+		t.Helper()
+		if got := n.Covered(slots[2]); got != want {
+			t.Errorf("covered: %v %s", got, when)
+		}
+	}
+	covered(true, "without a limit")
+	n.setLimits(1, limit.NewTable(2, 2, []limit.Limit{kit.Limit(t, "up", 2, limit.Queue{})}))
+	covered(false, "with 3 in use and no slot")
+	key := limit.HostConnections("up")
+	n.grant(key, 2)
+	covered(false, "with 3 in use and 2 slots")
+	n.Release(2, slots[0])
+	covered(true, "with 2 in use and 2 slots")
+	tell := &leasepb.Target{Key: fsmpb.KeyOf(key), Seq: 1, Slots: 1}
+	if err := n.assigned(3, &leasepb.Assign{Targets: []*leasepb.Target{tell}}); err != nil {
+		t.Fatal(err)
+	}
+	covered(false, "while one of the 2 slots is to go to what is open elsewhere")
+	n.Release(4, slots[1])
+	n.Release(4, slots[2])
+	tell = &leasepb.Target{Key: fsmpb.KeyOf(key), Seq: 2, Slots: leasepb.NoTarget}
+	if err := n.assigned(5, &leasepb.Assign{Targets: []*leasepb.Target{tell}}); err != nil {
+		t.Fatal(err)
+	}
+	n.grant(key, 2)
+	slots[2] = NewSlot(to(t, "up"), newHolder())
+	if ok, err := n.tryAcquire(6, slots[2], n.table.Load()); !ok {
+		t.Fatal(err)
+	}
+	tell = &leasepb.Target{Key: fsmpb.KeyOf(key), Seq: 3, Slots: 0}
+	if err := n.assigned(7, &leasepb.Assign{Targets: []*leasepb.Target{tell}}); err != nil {
+		t.Fatal(err)
+	}
+	covered(true, "on a slot of its own, which is wanted elsewhere")
+}

@@ -64,6 +64,7 @@ type Slot struct {
 	since      time.Duration // of scope host: when it was admitted last
 	use        slotUse
 	moving     bool    // new limits count it elsewhere: the core is about to move it
+	after      bool    // a limit counts it that was set after its admission
 	ghost      *Waiter // admitted above a limit that only reports, and not known yet to have exceeded it
 }
 
@@ -129,6 +130,12 @@ func (s *Slot) Lasts() { s.manager.lasts(s) }
 // sever the connection, as in a process that was stopped and has just been woken: neither read nor
 // write another byte then.
 func (s *Slot) Live() bool { return s.manager.node.Live(s, s.manager.cfg.Clock) }
+
+// Covered reports whether a connection may be opened that has waited for something else since it was
+// admitted. A limit that was set meanwhile counts it, but may have no room for it, also where the
+// node has a slot, which is for those that are open already. Then the slot is to be given back and
+// acquired anew: what is not open yet must wait until the count has come down.
+func (s *Slot) Covered() bool { return s.manager.node.Covered(s) }
 
 // Limited reports whether the connection counts against a limit.
 func (s *Slot) Limited() bool { return s.guarded.Load() }

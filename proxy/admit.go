@@ -61,6 +61,10 @@ type Slot interface {
 	Lasts()
 	// Live reports whether another byte may be read or written.
 	Live() bool
+	// Covered reports whether a connection that has waited for something else since Acquire may be
+	// opened. If not, a limit that was set meanwhile has no room for it: release the slot, and
+	// acquire another.
+	Covered() bool
 	// Limited reports whether the slot counts against a limit.
 	Limited() bool
 	// Waited is how long Acquire waited.
@@ -105,7 +109,7 @@ func (f *flow) connectFor(r *request, addrs resolve.Addrs) (ok bool, _ *refusal)
 		f.finish(endUnconnected) // its limit was 0 when resolve looked, so it was not resolved
 		return false, refuseLimit(&lease.LimitError{Key: slot.Key(), Limit: l, Why: lease.ErrBlocked})
 	}
-	if err := r.take(f); err != nil {
+	if err := f.takeTokens(r); err != nil {
 		return false, f.unadmitted(err, endUnconnected)
 	}
 	began := f.since
@@ -127,6 +131,28 @@ func (f *flow) connectFor(r *request, addrs resolve.Addrs) (ok bool, _ *refusal)
 	}
 	f.noteOpened(r)
 	return true, nil
+}
+
+// takeTokens takes the tokens of a request that has all else. If a limit on the host, set while it
+// waited for them, has no room for the connection, the request asks for a slot as if it had none;
+// tokens it then takes anew, because all are for the moment at which it begins.
+func (f *flow) takeTokens(r *request) error {
+	for {
+		if err := r.take(f); err != nil || r.tokenWait == 0 || f.slot.Covered() {
+			return err
+		}
+		f.slot.Release()
+		f.waited()
+		slot, err := f.srv.admitter.Acquire((*waiting)(f), f.target, f)
+		if err != nil {
+			return err
+		}
+		f.mu.Lock()
+		f.slot = slot
+		f.mu.Unlock()
+		r.waited += r.tokenWait + slot.Waited()
+		r.taken = false
+	}
 }
 
 // unadmitted finishes a flow without a connection, because of an error of Begin, Acquire or Take.

@@ -371,6 +371,8 @@ type slot struct {
 	live   atomic.Bool
 	half   atomic.Bool // HalfClosed, and not Lasts
 
+	uncovered atomic.Bool // a limit that was set since has no room for it
+
 	parked, wanted, closing, released bool
 }
 
@@ -445,6 +447,8 @@ func (s *slot) isParked() bool {
 func (s *slot) Live() bool { return s.live.Load() }
 
 func (s *slot) Limited() bool { return s.a.limit > 0 }
+
+func (s *slot) Covered() bool { return !s.uncovered.Load() }
 
 func (s *slot) HalfClosed() { s.half.Store(true) }
 

@@ -221,3 +221,33 @@ func TestTokenIsToldOfTheWait(t *testing.T) {
 		t.Errorf("the longest wait is said to be %v", longest)
 	}
 }
+
+// While a request waits for its token, a limit is set on its host that has no room for it: it gives
+// its slot back and asks for another, and for another token, as if it had none.
+func TestLimitIsSetDuringTheWaitForAToken(t *testing.T) {
+	u := newUpstream(t, nil)
+	for _, request := range []string{"CONNECT " + u.addr + " HTTP/1.1\r\n\r\n", get(u, "/", "")} {
+		w := newWorld(t, 1)
+		w.adm.setTokens(0, nil)
+		p := w.dial()
+		p.send(request)
+		eventually(t, "the request waits for its token", func() bool { _, n := w.adm.tokensTaken(); return n == 1 })
+		former := w.adm.slots()[0]
+		former.uncovered.Store(true)
+		w.adm.setTokens(1, nil)
+		eventually(t, "it waits for another token", func() bool { taken, n := w.adm.tokensTaken(); return taken == 1 && n == 1 })
+		slots := w.adm.slots()
+		if len(slots) != 1 || slots[0] == former {
+			t.Errorf("%d slots are held, want another one", len(slots))
+		}
+		if n := u.all.Load(); n != 0 {
+			t.Fatalf("%d connections were opened without room for one", n)
+		}
+
+		slots[0].uncovered.Store(true)
+		w.adm.refuseWith(lease.ErrOverLimit)
+		w.adm.setTokens(1, nil)
+		p.refused("CONNECT", 503, codeLimit)
+		eventually(t, "all is given back", func() bool { return len(w.adm.slots()) == 0 && w.adm.inHandNow() == 0 })
+	}
+}
