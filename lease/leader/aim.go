@@ -52,7 +52,7 @@ func (p *keyPlan) aim() {
 	for _, r := range p.rows {
 		evict := p.overhangs && p.a.evicts(p.now, p.limit) && !p.wait && (over > 0 || r.overhang > 0)
 		if evict && r.overhang > 0 {
-			r.lower(r.held)
+			r.lower(r.held + r.promised)
 		}
 		t := target{slots: leasepb.NoTarget, contended: contended}
 		if r.target >= 0 && r.held+r.overhang > r.target {
@@ -72,9 +72,9 @@ func (p *keyPlan) aimAtOverhang() {
 		if r.overhang == 0 {
 			continue
 		}
-		lacking += max(0, r.says.inUse-r.held)
+		lacking += max(0, r.says.inUse-r.held-r.promised)
 		if !p.wait {
-			r.lower(r.held)
+			r.lower(r.held + r.promised)
 		}
 	}
 	for _, r := range p.rows {

@@ -92,18 +92,43 @@ func (p *keyPlan) shortSince(r *row) time.Duration {
 	return r.d.shortSince
 }
 
-// cover gives slots to connections that are open without one.
+// cover gives slots to connections that are open without one, to those in use first. As long as some
+// that nobody uses are to be closed for want of a slot, all others wait for theirs. Otherwise a
+// request might take one of the former into use again, while a slot for one of the latter, which has
+// ended meanwhile, lets another be opened.
 func (p *keyPlan) cover() {
-	overhangs := make([]int64, len(p.rows))
+	busy, kept := make([]int64, len(p.rows)), make([]int64, len(p.rows))
 	for i, r := range p.rows {
-		overhangs[i] = r.overhang
+		busy[i] = min(max(0, r.says.inUse-r.held), r.overhang)
+		kept[i] = r.overhang - busy[i]
 	}
-	shares, _ := divide(p.free, overhangs, nil)
-	for i, r := range p.rows {
-		p.free -= r.give(shares[i], p.free)
+	p.promise(busy)
+	if toClose := p.promise(kept); toClose > 0 {
+		return
 	}
 	for _, r := range p.rows {
-		p.free -= r.give(min(1, r.says.inUse+r.says.parked-r.held), p.free)
-		r.overhang = max(0, r.says.inUse+r.says.parked-r.held)
+		p.back -= r.give(r.promised, r.promised)
+		r.overhang, r.promised = r.overhang-r.promised, 0
 	}
+}
+
+// promise keeps free slots back for connections, and returns how many of these get none.
+func (p *keyPlan) promise(overhangs []int64) (lacking int64) {
+	shares, _ := divide(p.free, overhangs, nil)
+	give := func(r *row, k int64) {
+		r.promised += k
+		p.free -= k
+		p.back += k
+	}
+	for i, r := range p.rows {
+		give(r, shares[i])
+	}
+	for i, r := range p.rows {
+		if shares[i] < overhangs[i] && p.free > 0 {
+			give(r, 1)
+			shares[i]++
+		}
+		lacking += overhangs[i] - shares[i]
+	}
+	return lacking
 }

@@ -10,6 +10,7 @@ type row struct {
 	share    int64
 	part     float64 // of one unit more: what is due to it of the extra ones, over their turns
 	overhang int64   // open connections beyond what is held: a limit was set on them
+	promised int64   // free slots that these will get in a moment
 	target   int64
 }
 
