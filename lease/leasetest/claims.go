@@ -161,6 +161,14 @@ func (c *conn) goOn() {
 			return
 		}
 	}
+	if c.draw != nil && !c.reuses && !x.node.Covered(c.slot) { // a limit was set while it waited
+		c.giveBack(c.slot)
+		c.claims[hostClaim].has = false
+		c.w.up.freed(c.claims[hostClaim].place)
+		c.slot, c.draw = lease.NewSlot(c.subject.Host, c), nil
+		c.goOn()
+		return
+	}
 	c.tokens = c.tokenKeys()
 	if c.draw != nil && len(c.tokens) > 1 && c.w.rule == RuleTokensEarly {
 		x.at(x.dice.upTo(2*second), false, c, evBegins, c.uses)

@@ -28,7 +28,9 @@
 // dead and the dead alive.
 //
 // Limits that are raised, lowered, removed, set on open connections, and change their shape, with
-// and without evict. Requests that wait, time out and give up; connections that are kept alive and
+// and without evict. In a third of the plans but those in which a log is put back, all limits are
+// written anew, up to five times within a few seconds, once the faults are over: they come, go, are
+// merged and split while requests hold and wait. Requests that wait, time out and give up; connections that are kept alive and
 // used again, or half closed for a while. The upstream accepts and sees ends after a delay: 60 ms
 // at most, and up to 250 ms after a process was killed.
 //
@@ -58,10 +60,12 @@
 // Whenever a connection opens: no more are open than the limit, or, where it was lowered, than were
 // open or granted at any moment since, those included that a killed process's kernel has yet to
 // close. A slot that was granted before is the node's until it has heard, at most a second where it
-// can hear. Connections that were open before the limit counted them are not counted; nor those of
-// a process that is stopped past its lease, until it has had time to reset them when it goes on (12
-// ms, and what the upstream needs to hear of it). Such a process must not move another byte on
-// them. With on_expiry drain or keep, only connections whose session is open count.
+// can hear. Connections that were open before the limit counted them are not counted while anything
+// may go wrong. From when nothing has for long, they are: nothing is opened before the count has
+// come down, but by nodes that have not heard of the limit yet. Nor are those of a process that is
+// stopped past its lease, until it has had time to reset them when it goes on (12 ms, and what the
+// upstream needs to hear of it). Such a process must not move another byte on them. With on_expiry
+// drain or keep, only connections count whose session is open and is granted what they use.
 //
 // Whenever a request has all that it needs, the same of the requests in hand of its client, its
 // user and in all. Whenever a token is taken: in no window of time that begins with a token are

@@ -22,6 +22,7 @@ const (
 	evFound          // a process that lost a grant has been corrected
 	evTwinEnds
 	evHangAll // n: the process's place
+	evWrite   // n: the write's place
 )
 
 func (w *world) act(kind uint8, n int64) {
@@ -53,6 +54,8 @@ func (w *world) act(kind uint8, n int64) {
 		}
 	case evTwinEnds:
 		w.twins[n].crash()
+	case evWrite:
+		w.write(int(n))
 	case evHangAll:
 		if s := w.nodes[n].stream; s != nil && w.nodes[n].awake() {
 			s.hangUp()
@@ -293,7 +296,7 @@ func (w *world) settle() {
 		return
 	}
 	u := &w.up
-	w.final, u.finalFrom = true, w.now
+	w.calm, w.final, u.finalFrom = true, true, w.now
 	u.seen = u.seen[:0]
 	for _, x := range w.nodes {
 		if x.node.Session(x.clock()).State != leasepb.SessionLive {

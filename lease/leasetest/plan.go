@@ -26,6 +26,7 @@ type Plan struct {
 	Flows    []Flow   `json:"flows,omitempty"`
 	Length   Duration `json:"length"` // of the time in which things go wrong
 	Faults   []Fault  `json:"faults,omitempty"`
+	Writes   []Write  `json:"writes,omitempty"` // once the faults are over
 	// Every says after how many events everything is walked and checked. The upstream is checked
 	// whenever a connection opens.
 	Every int  `json:"check_every"`
@@ -104,7 +105,7 @@ func (d *Duration) UnmarshalText(b []byte) error {
 // String is the plan as it is kept in files: JSON, a fault or worker a line.
 func (p *Plan) String() string {
 	head := *p
-	head.Workers, head.Flows, head.Faults, head.Limits = nil, nil, nil, nil
+	head.Workers, head.Flows, head.Faults, head.Limits, head.Writes = nil, nil, nil, nil, nil
 	out := string(mustJSON(head))
 	out = out[:len(out)-1] // its closing brace
 	list := func(name string, n int, item func(int) any) {
@@ -123,6 +124,9 @@ func (p *Plan) String() string {
 		list("flows", len(p.Flows), func(i int) any { return p.Flows[i] })
 	}
 	list("faults", len(p.Faults), func(i int) any { return p.Faults[i] })
+	if len(p.Writes) > 0 {
+		list("writes", len(p.Writes), func(i int) any { return p.Writes[i] })
+	}
 	return out + "}\n"
 }
 
@@ -189,6 +193,7 @@ func (p *Plan) Validate() error {
 			bad("a fault of kind %d from %v on for %v, in a plan of %v", f.Kind, f.At.D(), f.For.D(), p.Length.D())
 		}
 	}
+	p.validateWrites(bad)
 	return errors.Join(errs...)
 }
 
@@ -226,6 +231,7 @@ func Generate(seed uint64) *Plan {
 	g.halfCloses()
 	g.successions()
 	g.dips()
+	g.reshapes()
 	return g.p
 }
 

@@ -44,6 +44,7 @@ var prevents = map[Rule][]Breach{
 	RulePutBackLevels:    {BreachOverRate},
 	RuleOtherCluster:     clusters,
 	RuleSecondCluster:    clusters,
+	RuleGateOpen:         {BreachOverLimit},
 	RuleKeepsClaims:      leaks,
 	RuleOtherOrder:       {BreachCircle},
 	RuleReusedFree:       {BreachOverLimit},

@@ -1,6 +1,7 @@
 package leasetest
 
 import (
+	"math"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -51,6 +52,7 @@ const (
 	RulePutBackLevels         // it passes on the levels of that log
 	RuleOtherCluster          // 9: node and leader don't look which cluster the other is of
 	RuleSecondCluster         // 9: a server that has lost its disk forms a cluster without listening first
+	RuleGateOpen              // 10: newly counted keys are granted before all nodes have said what they have open
 	RuleKeepsClaims           // a request that is refused keeps its earlier claims
 	RuleOtherOrder            // some requests take their claims in another order
 	RuleReusedFree            // a request on a connection that is used again takes no claims
@@ -87,7 +89,7 @@ var ruleNames = [rules]string{
 	"", "lease-from-answer", "unverified", "stale-proof", "close-early", "no-margin", "new-leader-forgets", "asks-itself", "oldest-contact", "forgets-contact", "no-fence", "fence-late",
 	"timer-only", "sever-ignored", "bytes-after", "clock-stops", "wall-ignored", "uncommitted", "release-in-use", "other-identity",
 	"no-rest", "new-leader-no-rest", "unproven", "stale-statement", "keep-missing", "keep-difference", "before-exchange", "release-early",
-	"put-back-grants", "put-back-levels", "other-cluster", "second-cluster", "keeps-claims", "other-order", "reused-free", "unit-full", "tokens-late",
+	"put-back-grants", "put-back-levels", "other-cluster", "second-cluster", "gate-open", "keeps-claims", "other-order", "reused-free", "unit-full", "tokens-late",
 	"units-kept", "no-cut", "level-twice", "level-unsaid", "level-lost", "units-freed-early", "two-fill", "full-speed", "tokens-early",
 	"piece-outlives", "piece-twice", "piece-held", "lowered-keeps", "forgotten-full", "own-anew",
 	"fsm-uncut", "fsm-closed-increase", "fsm-below-zero", "fsm-close-keeps", "fsm-stale-term", "fsm-repeated", "fsm-refill", "fsm-small-burst",
@@ -129,6 +131,11 @@ func (w *world) spoilUp(s *stream, m *leasepb.NodeMessage) *leasepb.NodeMessage 
 		if m.GetHello() != nil {
 			m = proto.CloneOf(m)
 			m.GetHello().Cluster = ""
+		}
+	case RuleGateOpen:
+		if m.GetUpdate() != nil {
+			m = proto.CloneOf(m)
+			m.GetUpdate().LimitsIndex = math.MaxUint64
 		}
 	case RuleKeepMissing:
 		if p := m.GetHoldings(); p != nil {

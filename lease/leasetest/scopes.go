@@ -26,6 +26,7 @@ func subjectOf(host, client, user string) (s limit.Subject, err error) {
 func (p *Plan) scoped() bool {
 	more := func(l Limit) bool { return l.Scope != "" && l.Connections >= 0 || l.Requests != "" }
 	return slices.ContainsFunc(p.Limits, more) ||
+		slices.ContainsFunc(p.Writes, func(x Write) bool { return slices.ContainsFunc(x.Limits, more) }) ||
 		slices.ContainsFunc(p.Faults, func(f Fault) bool { return f.Limit != nil && more(*f.Limit) })
 }
 

@@ -16,6 +16,7 @@ func Shrink(p *Plan, broken Rule, tries int) *Plan {
 		s.without(func(q *Plan) int { return len(q.Faults) }, func(q *Plan, from, to int) { q.Faults = slices.Delete(q.Faults, from, to) })
 		s.without(func(q *Plan) int { return len(q.Workers) }, func(q *Plan, from, to int) { q.Workers = slices.Delete(q.Workers, from, to) })
 		s.without(func(q *Plan) int { return len(q.Flows) }, func(q *Plan, from, to int) { q.Flows = slices.Delete(q.Flows, from, to) })
+		s.without(func(q *Plan) int { return len(q.Writes) }, func(q *Plan, from, to int) { q.Writes = slices.Delete(q.Writes, from, to) })
 		s.without(func(q *Plan) int { return len(q.Limits) }, func(q *Plan, from, to int) { q.Limits = slices.Delete(q.Limits, from, to) })
 		s.fewerNodes()
 		s.shorter()
@@ -36,6 +37,7 @@ func (p *Plan) clone() *Plan {
 	q := *p
 	q.Drift, q.Limits = slices.Clone(p.Drift), slices.Clone(p.Limits)
 	q.Workers, q.Flows, q.Faults = slices.Clone(p.Workers), slices.Clone(p.Flows), slices.Clone(p.Faults)
+	q.Writes = slices.Clone(p.Writes)
 	return &q
 }
 

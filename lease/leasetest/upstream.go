@@ -238,10 +238,14 @@ func (u *upstream) taken(key int) int64 {
 	st := u.w.raft.head.state
 	n := st.Granted(u.keys[key].key)
 	u.each(key, func(_ *conn, cl *claim, h *hostInfo) {
-		if cl.table >= h.since {
-			if _, open := st.Session(cl.session); !open {
+		if cl.table < h.since {
+			if u.w.calm {
 				n++
 			}
+			return
+		}
+		if _, open := st.Session(cl.session); !open {
+			n++
 		}
 	})
 	return max(n, u.open(key, true))
@@ -265,7 +269,7 @@ func (u *upstream) each(key int, visit func(*conn, *claim, *hostInfo)) {
 func (u *upstream) open(key int, all bool) (n int64) {
 	u.each(key, func(c *conn, cl *claim, h *hostInfo) {
 		switch {
-		case cl.table < h.since && (!u.w.final || all):
+		case cl.table < h.since && !u.w.calm:
 		case all || (c.visible || h.scope != limit.ScopeHost) && !u.excused(c, cl):
 			n++
 		}
@@ -289,6 +293,7 @@ func (u *upstream) excused(c *conn, cl *claim) bool {
 func (u *upstream) dials(c *conn) {
 	c.listed = true
 	u.conns = append(u.conns, c)
+	u.lateOld(c, hostClaim)
 	u.serves(c)
 }
 
@@ -296,6 +301,7 @@ func (u *upstream) dials(c *conn) {
 func (u *upstream) serves(c *conn) {
 	for i := range c.claims[:hostClaim] {
 		if at := c.claims[i].place; at != noPlace {
+			u.lateOld(c, i)
 			u.judge(u.hosts[at].key, c)
 		}
 	}
@@ -420,14 +426,33 @@ func (u *upstream) agrees(x *process) {
 // forgotten stands for a session that the log knows no more.
 const forgotten = math.MaxUint64
 
-// forgetSessions detaches connections from sessions that the log has just forgotten: their ids are
-// given out again, to sessions that had nothing to do with the connections.
+// forgetSessions detaches connections from sessions whose grants the log has just forgotten. Of
+// those that it knows no more, the ids are given out again, to sessions that had nothing to do with
+// the connections. Of the others, a node that hears nothing may go on with what is granted no more.
 func (u *upstream) forgetSessions() {
-	for _, c := range u.conns {
-		for i := range c.claims {
-			if _, open := u.w.raft.head.state.Session(c.claims[i].session); !open {
-				c.claims[i].session = forgotten
+	st := u.w.raft.head.state
+	type share struct {
+		session uint64
+		key     int
+	}
+	held := map[share]int64{}
+	each := func(visit func(cl *claim, s share)) {
+		for _, c := range u.conns {
+			for i := range c.claims {
+				if cl := &c.claims[i]; cl.place != noPlace {
+					visit(cl, share{cl.session, u.hosts[cl.place].key})
+				}
 			}
 		}
 	}
+	each(func(cl *claim, s share) {
+		if cl.has {
+			held[s]++
+		}
+	})
+	each(func(cl *claim, s share) {
+		if _, open := st.Session(s.session); !open || held[s] > st.GrantOf(s.session, u.keys[s.key].key) {
+			cl.session = forgotten
+		}
+	})
 }

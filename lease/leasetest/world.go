@@ -56,6 +56,7 @@ type world struct {
 	struck          map[int]int   // by the fault's place: who led when it struck
 	foreign, second *leadership   // of other clusters; nil: nobody has come to one
 	healed          bool          // nothing goes wrong any more
+	calm            bool          // nor has for long: all that changes is the limits
 	final           bool          // and the cluster must be whole again
 	flowEnded       time.Duration // when a flow ended last
 
@@ -104,6 +105,7 @@ func run(p *Plan, broken Rule, t *trace) Outcome {
 	}
 	w.run(p.Length.D())
 	w.recover()
+	w.reshape()
 	w.settle()
 	w.rest()
 	w.handOn()
