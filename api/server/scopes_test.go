@@ -349,6 +349,35 @@ func TestExplainRates(t *testing.T) {
 	}
 }
 
+// A follower that has not yet seen a grant in its log goes by the leader's: else a rate that was just
+// used up would be explained as free on every other node.
+func TestWhatNoNodeHoldsIsByTheLeadersLog(t *testing.T) {
+	b := newBench(t, Config{}, "a", "b") // a leads
+	follower := b.nodes["b"]
+	follower.st.Session.State = "live"
+	get[api.LimitWritten](t, follower.do(try{method: "PUT", path: api.PathLimits + "/host/x.org", body: `{"requests":{"rate":"6/m"},"bandwidth":{"download":"1MB"}}`}))
+	b.see()
+	rates := func(free float64) map[limit.Key]float64 {
+		return map[limit.Key]float64{{Scope: limit.ScopeHost, Resource: limit.Requests, Name: "x.org"}: free, {Scope: limit.ScopeHost, Resource: limit.Download, Name: "x.org"}: 1e6 * free}
+	}
+	follower.unassigned, b.nodes["a"].unassigned = rates(1), rates(0)
+	b.nodes["a"].uses = []NodeUse{{Key: limit.HostConnections("x.org"), Rates: map[limit.Resource]NodeRate{limit.Requests: {Granted: 0.1, Available: 0.01, Now: 1}}}}
+
+	e := get[api.Explanation](t, follower.do(try{method: "GET", path: api.PathExplain + "?host=x.org"}))
+	if e.Admitted || e.Limits[0].Reason != "the rate of 6/m is used up" {
+		t.Errorf("a token that was granted counts as free: %+v", e)
+	}
+	for _, u := range []api.Use{
+		get[api.Host](t, follower.do(try{method: "GET", path: api.PathHosts + "/x.org"})).Use,
+		get[api.Hosts](t, follower.do(try{method: "GET", path: api.PathHosts})).Hosts[0].Use,
+		get[api.Usages](t, follower.do(try{method: "GET", path: api.PathUsage + "/host"})).Usage[0].Use,
+	} {
+		if *u.Requests.Unassigned != 0 || *u.Bandwidth.Download.Unassigned != 0 {
+			t.Errorf("%v requests and %v bytes are in no node's hands, want none", *u.Requests.Unassigned, *u.Bandwidth.Download.Unassigned)
+		}
+	}
+}
+
 // FuzzLimitOfScope: what is accepted is shown as it is counted, and accepted back as the same.
 func FuzzLimitOfScope(f *testing.F) {
 	for i, one := range oneOfEach {
