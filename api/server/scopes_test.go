@@ -349,6 +349,36 @@ func TestExplainRates(t *testing.T) {
 	}
 }
 
+// The slots of a node that does not answer are taken until they are reclaimed: nobody gets them, so
+// explain must not count them as free.
+func TestExplainCountsTheSlotsOfSilentNodes(t *testing.T) {
+	b := newBench(t, Config{}, "a", "b", "c")
+	a, key := b.nodes["a"], limit.HostConnections("x.org")
+	a.st.Session.State = "live"
+	get[api.LimitWritten](t, a.do(try{method: "PUT", path: api.PathLimits + "/host/x.org", body: `{"connections":3}`}))
+	b.see()
+	a.uses = []NodeUse{{Key: key, Granted: 1, InUse: 1}}
+	a.grants = map[string]map[limit.Key]int64{"a": {key: 1}, "b": {key: 2}, "c": {limit.HostConnections("y.org"): 9}}
+	explain := func() api.Governing {
+		e := get[api.Explanation](t, a.do(try{method: "GET", path: api.PathExplain + "?host=x.org"}))
+		if e.Admitted != e.Limits[0].Admitted {
+			t.Errorf("%+v", e)
+		}
+		return e.Limits[0]
+	}
+	if g := explain(); !g.Admitted { // b answers that it uses none of its slots
+		t.Errorf("all nodes answer: %+v", g)
+	}
+	b.nodes["b"].set(func() { b.nodes["b"].down = true })
+	if g := explain(); g.Admitted || g.Reason != "1 of 3 connections in use, and 2 granted to nodes that don't answer" {
+		t.Errorf("b is silent: %+v", g)
+	}
+	delete(a.grants, "b")
+	if g := explain(); !g.Admitted {
+		t.Errorf("b's slots are reclaimed: %+v", g)
+	}
+}
+
 // A follower that has not yet seen a grant in its log goes by the leader's: else a rate that was just
 // used up would be explained as free on every other node.
 func TestWhatNoNodeHoldsIsByTheLeadersLog(t *testing.T) {

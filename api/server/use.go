@@ -116,6 +116,9 @@ type UseSource interface {
 	// Unassigned returns the requests or bytes that lie in units of a rate that no node holds. A node
 	// without a log does not know.
 	Unassigned(key limit.Key) (n float64, known bool)
+	// GrantedTo returns the units of a key that a node's session holds, by this node's log. A node
+	// without a log says 0.
+	GrantedTo(key limit.Key, node string) int64
 }
 
 // useOf is this node's use, beside the limit that governs it.
