@@ -40,6 +40,22 @@ func (v view) Unassigned(key limit.Key) (n float64, known bool) {
 	return n, true
 }
 
+// GrantedTo implements [server.UseSource].
+func (v view) GrantedTo(key limit.Key, node string) int64 {
+	if v.store == nil {
+		return 0
+	}
+	units := int64(0)
+	v.store.Read(func(st *fsm.State) {
+		for _, g := range st.Grants(key) {
+			if session, ok := st.Session(g.Session); ok && session.Node == node {
+				units += g.Slots
+			}
+		}
+	})
+	return units
+}
+
 // nodeUses puts together what the lease knows of the resources of each name. all may be in any
 // order.
 func nodeUses(all []lease.Use, scope limit.Scope) []server.NodeUse {

@@ -2,10 +2,13 @@ package weir
 
 import (
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/hashicorp/go-hclog"
 
 	"github.com/weirproxy/weir/api/server"
+	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease"
 	"github.com/weirproxy/weir/limit"
 )
@@ -36,5 +39,32 @@ func TestNodeUses(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, nodeUses(all, limit.ScopeClient)); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// What a node holds is what the log has granted to its session, of this key alone.
+func TestGrantedTo(t *testing.T) {
+	store := fsm.NewStore(hclog.NewNullLogger(), func(err error) { t.Error(err) })
+	x, y := limit.HostConnections("x.org"), limit.HostConnections("y.org")
+	all, err := limit.ParsePattern("*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, c := range []fsm.Command{
+		&fsm.Init{ClusterID: "c", TTL: time.Second, Limits: []limit.Limit{{Pattern: all, Connections: 9}}},
+		&fsm.OpenSession{Term: 1, Node: "a", Identity: "1"},
+		&fsm.OpenSession{Term: 1, Node: "b", Identity: "2"},
+		&fsm.Adjust{Term: 1, Batch: 1, Adjustments: []fsm.Adjustment{{Session: 2, Key: x, Delta: 3}, {Session: 3, Key: x, Delta: 2}, {Session: 2, Key: y, Delta: 5}}},
+	} {
+		store.Commit(uint64(i+1), 1, c)
+	}
+	v := view{&Node{store: store}}
+	for node, want := range map[string]int64{"a": 3, "b": 2, "c": 0} {
+		if got := v.GrantedTo(x, node); got != want {
+			t.Errorf("%s holds %d slots, want %d", node, got, want)
+		}
+	}
+	if got := (view{&Node{}}).GrantedTo(x, "a"); got != 0 {
+		t.Errorf("a node without a log says %d", got)
 	}
 }

@@ -113,6 +113,8 @@ type counted struct {
 	node string   // that would have to let the subject in
 	own  NodeUse  // of that node
 	all  api.Host // of all nodes
+	// silent is the slots of nodes that did not answer. They are taken until they are reclaimed.
+	silent int64
 }
 
 // useNow fills in the use of each limit's key, of all nodes. It also returns those that did not
@@ -133,6 +135,9 @@ func (s *Server) useNow(r *http.Request, t *limit.Table, limits []api.Governing)
 			c.own.Key = key
 			c.all = s.clusterUse(r.Context(), scope, s.entry(t, c.own))
 			g.Use, missing[i] = &c.all.Use, c.all.Unreachable
+			for _, u := range c.all.Unreachable {
+				c.silent += s.deps.Uses.GrantedTo(key, u.Node)
+			}
 		})
 	}
 	wg.Wait()
@@ -170,12 +175,15 @@ func (c *counted) judge(g *api.Governing, on backing) {
 		}
 	case g.Connections != nil && g.Use.Waiting > 0:
 		over("%d waiting before it", g.Use.Waiting)
-	case g.Connections != nil && g.Use.InUse-g.Use.Idle >= *g.Connections:
-		idle := ""
+	case g.Connections != nil && g.Use.InUse-g.Use.Idle+c.silent >= *g.Connections:
+		more := ""
 		if g.Use.Idle > 0 {
-			idle = fmt.Sprintf(", %d of them idle", g.Use.Idle)
+			more = fmt.Sprintf(", %d of them idle", g.Use.Idle)
 		}
-		over("%d of %s in use%s", g.Use.InUse, plural(int(*g.Connections), "connection"), idle)
+		if c.silent > 0 {
+			more += fmt.Sprintf(", and %d granted to nodes that don't answer", c.silent)
+		}
+		over("%d of %s in use%s", g.Use.InUse, plural(int(*g.Connections), "connection"), more)
 	case g.Requests == nil || c.hasToken():
 	case g.Use.Requests != nil && g.Use.Requests.Waiting > 0:
 		over("%d waiting for the rate before it", g.Use.Requests.Waiting)

@@ -60,14 +60,14 @@ func (s *Server) clusterUses(ctx context.Context, l listing, own []api.Host) ([]
 	sum := newHostSum(own)
 	if l.scope == limit.ScopeHost {
 		missing := fanOut(s, ctx, u, func(h api.Hosts) { sum.add(h.Hosts) })
-		return sum.hosts(), missing
+		return s.byLeadersLog(sum.hosts()), missing
 	}
 	missing := fanOut(s, ctx, u, func(all api.Usages) {
 		for _, one := range all.Usage {
 			sum.add([]api.Host{hostOf(one)})
 		}
 	})
-	return sum.hosts(), missing
+	return s.byLeadersLog(sum.hosts()), missing
 }
 
 // clusterUse adds the other nodes' use of one name to this node's.
@@ -93,7 +93,7 @@ func (s *Server) clusterUse(ctx context.Context, scope limit.Scope, own api.Host
 	default:
 		missing = fanOut(s, ctx, u, func(one api.Usage) { add(hostOf(one)) })
 	}
-	h := sum.hosts()[0]
+	h := s.byLeadersLog(sum.hosts())[0]
 	h.Unreachable = missing
 	return h
 }

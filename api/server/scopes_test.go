@@ -349,6 +349,65 @@ func TestExplainRates(t *testing.T) {
 	}
 }
 
+// The slots of a node that does not answer are taken until they are reclaimed: nobody gets them, so
+// explain must not count them as free.
+func TestExplainCountsTheSlotsOfSilentNodes(t *testing.T) {
+	b := newBench(t, Config{}, "a", "b", "c")
+	a, key := b.nodes["a"], limit.HostConnections("x.org")
+	a.st.Session.State = "live"
+	get[api.LimitWritten](t, a.do(try{method: "PUT", path: api.PathLimits + "/host/x.org", body: `{"connections":3}`}))
+	b.see()
+	a.uses = []NodeUse{{Key: key, Granted: 1, InUse: 1}}
+	a.grants = map[string]map[limit.Key]int64{"a": {key: 1}, "b": {key: 2}, "c": {limit.HostConnections("y.org"): 9}}
+	explain := func() api.Governing {
+		e := get[api.Explanation](t, a.do(try{method: "GET", path: api.PathExplain + "?host=x.org"}))
+		if e.Admitted != e.Limits[0].Admitted {
+			t.Errorf("%+v", e)
+		}
+		return e.Limits[0]
+	}
+	if g := explain(); !g.Admitted { // b answers that it uses none of its slots
+		t.Errorf("all nodes answer: %+v", g)
+	}
+	b.nodes["b"].set(func() { b.nodes["b"].down = true })
+	if g := explain(); g.Admitted || g.Reason != "1 of 3 connections in use, and 2 granted to nodes that don't answer" {
+		t.Errorf("b is silent: %+v", g)
+	}
+	delete(a.grants, "b")
+	if g := explain(); !g.Admitted {
+		t.Errorf("b's slots are reclaimed: %+v", g)
+	}
+}
+
+// A follower that has not yet seen a grant in its log goes by the leader's: else a rate that was just
+// used up would be explained as free on every other node.
+func TestWhatNoNodeHoldsIsByTheLeadersLog(t *testing.T) {
+	b := newBench(t, Config{}, "a", "b") // a leads
+	follower := b.nodes["b"]
+	follower.st.Session.State = "live"
+	get[api.LimitWritten](t, follower.do(try{method: "PUT", path: api.PathLimits + "/host/x.org", body: `{"requests":{"rate":"6/m"},"bandwidth":{"download":"1MB"}}`}))
+	b.see()
+	rates := func(free float64) map[limit.Key]float64 {
+		return map[limit.Key]float64{{Scope: limit.ScopeHost, Resource: limit.Requests, Name: "x.org"}: free, {Scope: limit.ScopeHost, Resource: limit.Download, Name: "x.org"}: 1e6 * free}
+	}
+	follower.unassigned, b.nodes["a"].unassigned = rates(1), rates(0)
+	b.nodes["a"].uses = []NodeUse{{Key: limit.HostConnections("x.org"), Rates: map[limit.Resource]NodeRate{limit.Requests: {Granted: 0.1, Available: 0.01, Now: 1}}}}
+
+	e := get[api.Explanation](t, follower.do(try{method: "GET", path: api.PathExplain + "?host=x.org"}))
+	if e.Admitted || e.Limits[0].Reason != "the rate of 6/m is used up" {
+		t.Errorf("a token that was granted counts as free: %+v", e)
+	}
+	for _, u := range []api.Use{
+		get[api.Host](t, follower.do(try{method: "GET", path: api.PathHosts + "/x.org"})).Use,
+		get[api.Hosts](t, follower.do(try{method: "GET", path: api.PathHosts})).Hosts[0].Use,
+		get[api.Usages](t, follower.do(try{method: "GET", path: api.PathUsage + "/host"})).Usage[0].Use,
+	} {
+		if *u.Requests.Unassigned != 0 || *u.Bandwidth.Download.Unassigned != 0 {
+			t.Errorf("%v requests and %v bytes are in no node's hands, want none", *u.Requests.Unassigned, *u.Bandwidth.Download.Unassigned)
+		}
+	}
+}
+
 // FuzzLimitOfScope: what is accepted is shown as it is counted, and accepted back as the same.
 func FuzzLimitOfScope(f *testing.F) {
 	for i, one := range oneOfEach {

@@ -41,10 +41,40 @@ func addRates(r, o *api.RateUse) *api.RateUse {
 	sum.Admitted += o.Admitted
 	sum.Rejected += o.Rejected
 	sum.WouldReject += o.WouldReject
-	if sum.Unassigned == nil { // all servers see one log: this node's own view of it is preferred
+	if sum.Unassigned == nil { // all servers see one log: until byLeadersLog, this node's own view of it
 		sum.Unassigned = o.Unassigned
 	}
 	return &sum
+}
+
+// byLeadersLog takes what no node holds from the leader where it has answered. A follower's log is
+// behind for some hundred milliseconds: what was just granted would be free there, and would count
+// a second time beside what its holder has.
+func (s *Server) byLeadersLog(hosts []api.Host) []api.Host {
+	leader := s.deps.Status.Status().Leader
+	for i := range hosts {
+		h := &hosts[i]
+		of, ok := h.Nodes[leader]
+		if !ok {
+			continue
+		}
+		h.Requests = unassignedAs(h.Requests, of.Requests)
+		if h.Bandwidth != nil && of.Bandwidth != nil {
+			h.Bandwidth = &api.BandwidthUse{Upload: unassignedAs(h.Bandwidth.Upload, of.Bandwidth.Upload), Download: unassignedAs(h.Bandwidth.Download, of.Bandwidth.Download)}
+		}
+	}
+	return hosts
+}
+
+// unassignedAs is r with what lies in no node's units by another's log. It changes nothing that r
+// points to.
+func unassignedAs(r, o *api.RateUse) *api.RateUse {
+	if r == nil || o == nil || o.Unassigned == nil {
+		return r
+	}
+	as := *r
+	as.Unassigned = o.Unassigned
+	return &as
 }
 
 // levelOf is what could begin, or pass, at once. A node of an older version gives it rounded down.
@@ -86,6 +116,9 @@ type UseSource interface {
 	// Unassigned returns the requests or bytes that lie in units of a rate that no node holds. A node
 	// without a log does not know.
 	Unassigned(key limit.Key) (n float64, known bool)
+	// GrantedTo returns the units of a key that a node's session holds, by this node's log. A node
+	// without a log says 0.
+	GrantedTo(key limit.Key, node string) int64
 }
 
 // useOf is this node's use, beside the limit that governs it.

@@ -58,16 +58,18 @@ type benchNode struct {
 	uses []NodeUse
 	// unassigned is what the log has of a rate.
 	unassigned map[limit.Key]float64
-	list       []api.Connection
-	closed     []string
-	st         api.Status
-	notReady   string
-	members    []api.Node
-	propose    error // what Propose answers instead of working
-	began      []string
-	reload     error
-	raftErr    error
-	panics     bool
+	// grants is what the log has granted to each node.
+	grants   map[string]map[limit.Key]int64
+	list     []api.Connection
+	closed   []string
+	st       api.Status
+	notReady string
+	members  []api.Node
+	propose  error // what Propose answers instead of working
+	began    []string
+	reload   error
+	raftErr  error
+	panics   bool
 }
 
 func newBench(t testing.TB, cfg Config, names ...string) *bench {
@@ -265,6 +267,8 @@ func (n *benchNode) Use(key limit.Key) (NodeUse, bool) {
 func (n *benchNode) Unassigned(key limit.Key) (float64, bool) {
 	return n.unassigned[key], !n.proxy
 }
+
+func (n *benchNode) GrantedTo(key limit.Key, node string) int64 { return n.grants[node][key] }
 
 func (n *benchNode) Peers() []Peer {
 	var peers []Peer
