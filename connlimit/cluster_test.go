@@ -350,7 +350,7 @@ func TestClusterGuard(t *testing.T) {
 	wg.Go(func() { get(t, first, s.URL) })
 	<-g.entered
 	status, after, body := get(t, newClient(t, s), s.URL)
-	if status != 429 || after != "7" || body != "The server has too many connections at once. Try again later.\n" {
+	if status != 429 || after != "7" || body != "Too many connections are open at once. Try again later.\n" {
 		t.Errorf("%d, after %q: %q; want 429, after 7", status, after, body)
 	}
 	f.set(0, errors.New("no lease"))

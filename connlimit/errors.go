@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -66,7 +67,11 @@ func (e *Error) Error() string {
 	if e.Limit == 0 {
 		return fmt.Sprintf("connlimit: %s is blocked: its limit is 0 %s", who, e.Kind)
 	}
-	return fmt.Sprintf("connlimit: %s is at its limit of %d %s", who, e.Limit, e.Kind)
+	kind := e.Kind
+	if e.Limit == 1 {
+		kind = strings.TrimSuffix(kind, "s")
+	}
+	return fmt.Sprintf("connlimit: %s is at its limit of %d %s", who, e.Limit, kind)
 }
 
 // Unwrap returns the Cause.

@@ -151,7 +151,9 @@ func reason(err error) string {
 		return "The server can't take this request now. Try again later."
 	case e.Blocked():
 		return "The server takes no " + e.Kind + " from you: the limit is 0."
-	case e.Scope == ScopeTotal || e.Scope == ScopeCluster:
+	case e.Scope == ScopeCluster: // which may be the client's own, or one that all share
+		return "Too many " + e.Kind + " are open at once. Try again later."
+	case e.Scope == ScopeTotal:
 		return "The server has too many " + e.Kind + " at once. Try again later."
 	}
 	return "You have too many " + e.Kind + " open at once: the limit is " + strconv.Itoa(e.Limit) + ". Close some, or try again later."

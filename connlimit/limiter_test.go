@@ -31,6 +31,9 @@ func TestAccept(t *testing.T) {
 	if want := "connlimit: client 192.0.2.1 is at its limit of 2 connections"; e.Error() != want {
 		t.Errorf("the error is %q; want %q", e, want)
 	}
+	if one, want := (&Error{Scope: ScopeTotal, Kind: "connections", Limit: 1}), "connlimit: the server is at its limit of 1 connection"; one.Error() != want {
+		t.Errorf("the error is %q; want %q", one, want)
+	}
 	if after, ok := e.RetryAfter(); !ok || after != DefaultRetryAfter {
 		t.Errorf("retry after %v, %v; want %v", after, ok, DefaultRetryAfter)
 	}

@@ -42,7 +42,7 @@ func clientLimit(t *testing.T, c *cluster) {
 	w.open(t, c.nodes[1], two.target)
 	for _, n := range c.nodes {
 		r := w.refuse(t, n, one.target, "weir: client 127.5.1.1 is at its limit of 2 connections")
-		if r.Status != 503 || !strings.HasPrefix(r.ProxyStatus, n.name+";") || !strings.Contains(r.ProxyStatus, `details="the client is at its connection limit"`) {
+		if r.Status != 503 || !strings.HasPrefix(r.ProxyStatus, n.name+";") || !strings.Contains(r.ProxyStatus, `details="the client is at its limit of connections"`) {
 			t.Errorf("refusal %+v; want 503, and a Proxy-Status of node %s that names scope and resource", r, n.name)
 		}
 		if seconds, err := strconv.Atoi(r.RetryAfter); err != nil || seconds < 1 {
@@ -229,7 +229,7 @@ func totalLimit(t *testing.T, c *cluster) {
 	one.awaitOpen(t, 2*time.Second, 2)
 	for _, n := range c.nodes {
 		r := w.refuse(t, n, two.target, "weir: all workers together are at their limit of 3 connections")
-		if !strings.Contains(r.ProxyStatus, `details="all workers together are at their connection limit"`) {
+		if !strings.Contains(r.ProxyStatus, `details="the total of all workers is at its limit of connections"`) {
 			t.Errorf("Proxy-Status %q", r.ProxyStatus)
 		}
 	}
@@ -259,7 +259,7 @@ func TestUserLimits(t *testing.T) {
 	plain.say(t, elsewhere.get(up.target, 700*time.Millisecond))
 	c.awaitUsage(t, "user", "nightly", 2, 0)
 	r := nightly.refuse(t, c.nodes[2], up.target, "weir: user nightly is at its limit of 2 connections")
-	if !strings.Contains(r.ProxyStatus, `details="the user is at its connection limit"`) || r.RetryAfter == "" {
+	if !strings.Contains(r.ProxyStatus, `details="the user is at its limit of connections"`) || r.RetryAfter == "" {
 		t.Errorf("refusal %+v; want details that name the scope, and Retry-After", r)
 	}
 	for _, user := range []string{"ada", "bob"} {

@@ -13,11 +13,6 @@ import "sync/atomic"
 // behind unread content can't be seen. In a tunnel, a FIN is passed on and starts
 // half_close_timeout.
 
-// A FIN does not reveal whether the client has closed its connection or only its sending side.
-// Bytes sent to it do: a closed connection answers them with a reset. So when a client's FIN
-// arrives before its answer, the proxy sends the bytes that begin every answer. If a reset comes
-// back, the request is given up; otherwise the answer continues behind these bytes.
-
 // ahead counts the bytes of the current answer that were sent in advance. The client's goroutine
 // opens and begins an answer; the hang-up watcher's goroutine calls ask.
 type ahead struct {

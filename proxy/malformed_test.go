@@ -82,6 +82,30 @@ func TestMalformedRequests(t *testing.T) {
 	}
 }
 
+// What is wrong with a URL's host or port is named, as it is for a CONNECT.
+func TestMalformedAuthoritySaysWhy(t *testing.T) {
+	w := newWorld(t, 1)
+	for authority, why := range map[string]string{
+		"a.test:0": "ports start at 1", "a.test:65536": "is above 65535", "[fe80::1%25eth0]": "has a zone",
+		"a..test": "has an empty label", "::1": "write IPv6 in brackets", "": "it is empty",
+	} {
+		for method, request := range map[string]string{
+			"GET":     "GET http://" + authority + "/ HTTP/1.1\r\nHost: x\r\n\r\n",
+			"CONNECT": "CONNECT " + authority + " HTTP/1.1\r\nHost: x\r\n\r\n",
+		} {
+			if authority == "" && method == "CONNECT" {
+				continue // no target at all
+			}
+			p := w.dial()
+			p.send(request)
+			resp := p.refused(method, 400, "http_request_error")
+			if got := resp.Header.Get("Proxy-Status"); !strings.Contains(got, why) {
+				t.Errorf("%s %q: %s, want %q", method, authority, got, why)
+			}
+		}
+	}
+}
+
 // Clients that don't know IDNA send a name as they got it. Its ASCII form is counted and forwarded.
 func TestNamesInUTF8(t *testing.T) {
 	u := newUpstream(t, nil)

@@ -48,39 +48,39 @@ func TestReasonPhrases(t *testing.T) {
 		want, details string // "": not looked at
 	}{
 		{of(lease.ErrOverLimit, host, api, 5), 503, target,
-			"503 weir: api.example.com is at its limit of 5 connections", "the host is at its connection limit"},
+			"503 weir: api.example.com is at its limit of 5 connections", "the host is at its limit of connections"},
 		{of(lease.ErrOverLimit, host, api, 1), 429, target, "429 weir: api.example.com is at its limit of 1 connection", ""},
 		{of(lease.ErrQueueFull, host, api, 5), 503, target, "503 weir: api.example.com is at its limit of 5 connections and its queue is full",
-			"the host is at its connection limit, and the queue is full"},
+			"the host is at its limit of connections, and the queue is full"},
 		{of(lease.ErrQueueTimeout, host, api, 5), 503, target, "503 weir: api.example.com is at its limit of 5 connections, and none came free in time",
-			"the host is at its connection limit, and no slot came free within the queue's timeout"},
+			"the host is at its limit of connections, and no slot came free within the queue's timeout"},
 		{of(lease.ErrBlocked, host, api, 0), 503, target, "503 weir: api.example.com is blocked by a limit of 0 connections", "blocked"},
 		{of(lease.ErrOverLimit, client, "10.0.0.7", 200), 503, target,
-			"503 weir: client 10.0.0.7 is at its limit of 200 connections", "the client is at its connection limit"},
+			"503 weir: client 10.0.0.7 is at its limit of 200 connections", "the client is at its limit of connections"},
 		{together(lease.ErrOverLimit, client, "*", 200), 503, target,
-			"503 weir: all clients together are at their limit of 200 connections", "the clients that share a limit are at their connection limit"},
+			"503 weir: all clients together are at their limit of 200 connections", "the clients that share a limit are at their limit of connections"},
 		{together(lease.ErrBlocked, client, "10.0.0.0/8", 0), 503, target,
 			"503 weir: all clients of 10.0.0.0/8 together are blocked by a limit of 0 connections", "blocked"},
 		{together(lease.ErrOverLimit, host, "*", 5), 503, target,
-			"503 weir: all hosts together are at their limit of 5 connections", "the hosts that share a limit are at their connection limit"},
+			"503 weir: all hosts together are at their limit of 5 connections", "the hosts that share a limit are at their limit of connections"},
 		{together(lease.ErrQueueFull, host, "*.example.com:443", 1), 503, target,
 			"503 weir: all hosts of *.example.com:443 together are at their limit of 1 connection and their queue is full",
-			"the hosts that share a limit are at their connection limit, and the queue is full"},
+			"the hosts that share a limit are at their limit of connections, and the queue is full"},
 		{together(lease.ErrOverLimit, host, "*."+strings.Repeat("x", 60), 1_000_000), 503, target,
 			"503 weir: all hosts of *." + strings.Repeat("x", 39) + "... together are at their limit of 1000000 connections", ""},
 		{together(lease.ErrOverLimit, user, "*", 5), 503, target, "503 weir: all users together are at their limit of 5 connections", ""},
 		{of(lease.ErrOverLimit, user, "*", 5), 503, target, "503 weir: user * is at its limit of 5 connections", ""}, // who is called so
 		{of(lease.ErrQueueFull, user, "nightly", 50), 503, target,
-			"503 weir: user nightly is at its limit of 50 connections and its queue is full", "the user is at its connection limit, and the queue is full"},
+			"503 weir: user nightly is at its limit of 50 connections and its queue is full", "the user is at its limit of connections, and the queue is full"},
 		{of(lease.ErrOverLimit, total, "", 20_000), 503, target, "503 weir: all workers together are at their limit of 20000 connections",
-			"all workers together are at their connection limit"},
+			"the total of all workers is at its limit of connections"},
 		{of(lease.ErrQueueFull, total, "", 20_000), 503, target, "503 weir: all workers together are at their limit of 20000 connections and their queue is full", ""},
 		{of(lease.ErrBlocked, total, "", 0), 503, target, "503 weir: all workers together are blocked by a limit of 0 connections", ""},
 		{rate(lease.ErrOverLimit, user, "nightly", "600/m"), 503, target,
 			"503 weir: user nightly is at its limit of 600/m requests", "the user is at its limit of requests"},
 		{rate(lease.ErrQueueTimeout, host, api, "0.5/s"), 503, target, "503 weir: api.example.com is at its limit of 0.5/s requests, and no token came in time",
 			"the host is at its limit of requests, and no token came within the queue's timeout"},
-		{&refuseEvicted, 503, target, "503 weir: api.example.com:443: the host is at its connection limit", ""}, // the limit has just been deleted
+		{&refuseEvicted, 503, target, "503 weir: api.example.com:443: the host is at its limit of connections", ""}, // the limit has just been deleted
 		{&refuseNoLease, 503, target, "503 weir: no lease: this node has no live session with the cluster", ""},
 		{&refuseDraining, 503, limit.Target{}, "503 weir: this node is draining", ""},
 		{refuseDial(errProhibited), 503, six, "502 weir: [fd00::1]:81: the destination's address is not allowed", ""},
@@ -93,6 +93,22 @@ func TestReasonPhrases(t *testing.T) {
 		}
 		if c.details != "" && c.r.details != c.details {
 			t.Errorf("%s: details %q, want %q", c.want, c.r.details, c.details)
+		}
+	}
+}
+
+// A program tells limits apart by the contract's words for scope and resource, in details.
+func TestDetailsNameScopeAndResource(t *testing.T) {
+	for _, scope := range []limit.Scope{limit.ScopeTotal, limit.ScopeClient, limit.ScopeUser, limit.ScopeHost} {
+		for _, resource := range []limit.Resource{limit.Connections, limit.Requests} {
+			for _, why := range []error{lease.ErrOverLimit, lease.ErrQueueFull, lease.ErrQueueTimeout} {
+				for _, shared := range []bool{false, true} {
+					r := refuseLimit(&lease.LimitError{Key: limit.Key{Scope: scope, Resource: resource, Name: "x"}, Limit: limit.Limit{Shared: shared}, Why: why})
+					if !strings.Contains(r.details, scope.String()) || !strings.Contains(r.details, resource.String()) {
+						t.Errorf("scope %s, resource %s: %q", scope, resource, r.details)
+					}
+				}
+			}
 		}
 	}
 }

@@ -110,7 +110,7 @@ var (
 	refuseDraining = refusal{reason: reasonDraining, details: "draining", retryAfter: retryAfter}
 	refuseNoLease  = refusal{reason: reasonNoLease, details: "no lease", retryAfter: retryAfter}
 	// The limit was lowered while the upstream was dialled.
-	refuseEvicted        = refusal{reason: reasonOverLimit, details: "the host is at its connection limit", retryAfter: retryAfter}
+	refuseEvicted        = refusal{reason: reasonOverLimit, details: "the host is at its limit of connections", retryAfter: retryAfter}
 	refuseRequestEvicted = refusal{reason: reasonOverLimit, details: "a connection limit was lowered, and the request evicted", retryAfter: retryAfter}
 	refuseUnadmitted     = refusal{reason: reasonInternal, details: "the connection could not be admitted", retryAfter: retryAfter}
 	refuseClosed         = refusal{reason: reasonClosed, details: "an operator closed the connection"}
@@ -203,21 +203,21 @@ func refuseLimit(e *lease.LimitError) *refusal {
 	return r
 }
 
-// limitDetails says what is at its limit, without its name: others may share it.
+// limitDetails says what is at its limit, without its name: others may share it. It has the words of
+// the contract for scope and resource, so that a program can tell limits apart.
 func limitDetails(e *lease.LimitError, why reason) string {
 	k, details, unit := e.Key, "", "slot came free"
 	switch {
 	case k.Scope == limit.ScopeTotal:
-		details = "all workers together are at their "
+		details = "the total of all workers is at its"
 	case countsSeveral(e):
-		details = "the " + k.Scope.String() + "s that share a limit are at their "
+		details = "the " + k.Scope.String() + "s that share a limit are at their"
 	default:
-		details = "the " + k.Scope.String() + " is at its "
+		details = "the " + k.Scope.String() + " is at its"
 	}
-	if k.Resource == limit.Connections {
-		details += "connection limit"
-	} else {
-		details, unit = details+"limit of "+k.Resource.String(), "token came"
+	details += " limit of " + k.Resource.String()
+	if k.Resource != limit.Connections {
+		unit = "token came"
 	}
 	switch why {
 	case reasonQueueFull:

@@ -19,8 +19,8 @@ func (c *httpClient) plain(keep http1.KeepAlive) bool {
 		c.exchange = newExchange(c)
 	}
 	x := c.exchange
-	if !x.address(authority) {
-		return c.respond(badRequest("the target's host is malformed"), keep)
+	if err := x.address(authority); err != nil {
+		return c.respond(badRequest("the URL needs host or host:port: "+err.Error()), keep)
 	}
 	forwards, err := h.MaxForwards(c.method)
 	if err != nil {
@@ -34,17 +34,17 @@ func (c *httpClient) plain(keep http1.KeepAlive) bool {
 	return x.run()
 }
 
-// address makes the authority's host the client's target; false means that it is malformed. Most
+// address makes the authority's host the client's target; the error says what is wrong with it. Most
 // clients ask for the same host again, so the last one parsed is kept.
-func (x *exchange) address(authority []byte) bool {
+func (x *exchange) address(authority []byte) error {
 	if len(authority) == 0 || !bytes.Equal(authority, x.authority) {
 		target, err := limit.ParseTarget(string(authority), 80)
 		if err != nil {
-			return false
+			return err
 		}
 		host := hostField(authority, target)
 		if !http1.IsHost(host) {
-			return false
+			return limit.ErrHost
 		}
 		x.pacing.end() // it is the former target's
 		if former := x.idle; former == nil || target != x.target {
@@ -55,7 +55,7 @@ func (x *exchange) address(authority []byte) bool {
 		x.authority, x.host, x.target = append(x.authority[:0], authority...), append(x.host[:0], host...), target
 	}
 	x.c.subject.Host = x.target
-	return true
+	return nil
 }
 
 // hostField returns the value of Host: the authority as written, but a name in UTF-8, which no URI
