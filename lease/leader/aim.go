@@ -49,18 +49,40 @@ func (p *keyPlan) aim() {
 	if contended {
 		p.a.wakeAt(p.c, p.c.contendedUntil)
 	}
+	evicts := (over > 0 || overhang > 0) && p.overhangs && !p.wait && p.a.evicts(p.now, p.limit)
+	if evicts {
+		p.keep()
+	}
 	for _, r := range p.rows {
-		evict := p.overhangs && p.a.evicts(p.now, p.limit) && !p.wait && (over > 0 || r.overhang > 0)
-		if evict && r.overhang > 0 {
-			r.lower(r.held + r.promised)
-		}
 		t := target{slots: leasepb.NoTarget, contended: contended}
-		if r.target >= 0 && r.held+r.overhang > r.target {
+		switch open := r.held + r.overhang; {
+		case evicts && open > r.keeps:
+			t.slots, t.evict = r.keeps*p.unit, true
+		case r.target >= 0 && open > r.target:
 			t.slots = r.target * p.unit
-			t.evict = evict
 		}
 		p.noteFetch(r)
 		p.a.setTarget(r.d, t)
+	}
+}
+
+// keep says how many connections each node may keep where those above the limit are closed: all that
+// there is room for. Shares are no matter here: nobody's connection is closed for another's request.
+func (p *keyPlan) keep() {
+	open, left := make([]int64, len(p.rows)), max(p.capacity-p.fixed, 0)
+	for i, r := range p.rows {
+		open[i] = r.held + r.overhang
+	}
+	shares, _ := divide(left, open, nil)
+	for i, r := range p.rows {
+		r.keeps = shares[i]
+		left -= shares[i]
+	}
+	for i, r := range p.rows {
+		if r.keeps < open[i] && left > 0 {
+			r.keeps++
+			left--
+		}
 	}
 }
 

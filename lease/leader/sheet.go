@@ -11,6 +11,7 @@ type row struct {
 	part     float64 // of one unit more: what is due to it of the extra ones, over their turns
 	overhang int64   // open connections beyond what is held: a limit was set on them
 	promised int64   // free slots that these will get in a moment
+	keeps    int64   // connections, where those above the limit are closed
 	target   int64
 }
 

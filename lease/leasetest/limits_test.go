@@ -2,6 +2,7 @@ package leasetest
 
 import (
 	"testing"
+	"time"
 
 	"github.com/weirproxy/weir/fsm"
 	"github.com/weirproxy/weir/lease/leasepb"
@@ -90,6 +91,51 @@ func TestEvictClosesTheNewest(t *testing.T) {
 				t.Errorf("first=%v: connection %d closed: %v, want %v", first, i, closed, i >= 4)
 			}
 		}
+	}
+}
+
+// With evict, no more is closed than what is above the limit: not what would be another node's turn,
+// nor for requests that wait.
+func TestEvictClosesNoMoreThanIsAbove(t *testing.T) {
+	queue := func(n int64) Limit {
+		return Limit{Pattern: "up", Connections: n, Timeout: Duration(60 * second), Size: 99}
+	}
+	for name, c := range map[string]struct {
+		before, after Limit
+		open, waiting int
+	}{
+		"of a limit that reported": {Limit{Pattern: "up", Connections: 2, Report: true}, Limit{Pattern: "up", Connections: 2}, 6, 0},
+		"5 to 4, others wait":      {queue(5), queue(4), 5, 9},
+		"6 to 4, others wait":      {queue(6), queue(4), 6, 9},
+		"2 to 1, others wait":      {queue(2), queue(1), 2, 9},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for pause := second; pause < 4*second; pause += 700 * ms { // in all states of a turn
+				w := newCalm(t, 5, 3, c.before)
+				w.pass(second)
+				var conns []*conn
+				for i := range c.open {
+					k, _ := w.hold(i%3, "up")
+					conns = append(conns, k)
+				}
+				for i := range c.waiting {
+					w.ask(i%3, "up", time.Hour, nil, nil)
+				}
+				w.pass(pause)
+				c.after.Evict = true
+				w.put(c.after)
+				w.pass(second)
+				kept := 0
+				for _, k := range conns {
+					if k.state != connGone {
+						kept++
+					}
+				}
+				if want := int(c.after.Connections); kept != want || w.open("up") != want {
+					t.Errorf("%d of %d connections are kept, and %d are open; want %d", kept, c.open, w.open("up"), want)
+				}
+			}
+		})
 	}
 }
 
