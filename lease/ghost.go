@@ -93,6 +93,13 @@ func (n *Node) dropGhost(p *pool, s *Slot) {
 	}
 }
 
-// free is what may be admitted at once: who has been admitted as a ghost still waits for it. Needs
-// the pool's lock.
-func (p *pool) free() int64 { return p.part.free() + p.ghosts }
+// free is what may be admitted at once: who has been admitted as a ghost still waits for it. A limit
+// that only reports has no idle connection closed, but would: it takes them for closed. Needs the
+// pool's lock.
+func (p *pool) free() int64 {
+	n := p.part.free() + p.ghosts
+	if p.limit != nil && p.limit.Report {
+		n += p.parked + p.taken
+	}
+	return n
+}

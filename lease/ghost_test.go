@@ -47,6 +47,32 @@ func TestReportSeversNothing(t *testing.T) {
 	}
 }
 
+// An idle connection that a limit would have had closed takes no place under a limit that only
+// reports, and the leader does not wait for its end: what exceeds the limit is counted at once.
+func TestReportPassesOverIdleConnections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := startOne(t, startCluster(t, reportLimit(t, "up", 1)))
+		_, idle := parkEach(t, m)
+		const rounds, each = 3, 5
+		for range rounds {
+			var slots []*Slot
+			for range each {
+				slots = append(slots, mustAcquire(t, m, "up"))
+			}
+			time.Sleep(100 * time.Millisecond)
+			for _, s := range slots {
+				s.Release()
+			}
+			time.Sleep(time.Second)
+		}
+		use, _ := m.Use(limit.HostConnections("up"))
+		if want := uint64(rounds * (each - 1)); use.WouldReject != want {
+			t.Errorf("%d of %d would have been refused; want %d", use.WouldReject, rounds*each, want)
+		}
+		idle[0].Release()
+	})
+}
+
 // A request that still waits under a limit that only reports, when that is removed, is forgotten.
 func TestReportingLimitIsRemovedUnderWaiters(t *testing.T) {
 	m, _ := liveManager(t, ExpiryClose, 0, reportLimit(t, "up", 1))

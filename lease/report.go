@@ -60,7 +60,9 @@ func (n *Node) demand(now time.Duration, p *pool) *leasepb.Demand {
 		n.rateDemand(now, p, d)
 	case p.capped():
 		d.InUse = max(p.open-p.parked-p.taken-p.ghosts, 0) // a ghost may be parked already
-		d.Parked = p.parked + p.taken
+		if !p.limit.Report {
+			d.Parked = p.parked + p.taken
+		}
 		d.Waiting = p.waiters.len()
 		if !n.leaving() { // else nobody may come again
 			d.Refused = p.refused[0] + p.refused[1]
