@@ -203,8 +203,8 @@ func refuseLimit(e *lease.LimitError) *refusal {
 	return r
 }
 
-// limitDetails says what is at its limit, without its name: others may share it. It has the words of
-// the contract for scope and resource, so that a program can tell limits apart.
+// limitDetails says what is at its limit, without its name: others may share it. Scope and resource
+// are the words of the API, so that a program can tell limits apart.
 func limitDetails(e *lease.LimitError, why reason) string {
 	k, details, unit := e.Key, "", "slot came free"
 	switch {
