@@ -97,9 +97,8 @@ func (n *Node) dropGhost(p *pool, s *Slot) {
 // that only reports has no idle connection closed, but would: it takes them for closed. Needs the
 // pool's lock.
 func (p *pool) free() int64 {
-	n := p.part.free() + p.ghosts
-	if p.limit != nil && p.limit.Report {
-		n += p.parked + p.taken
+	if p.limit == nil || !p.limit.Report {
+		return p.part.free() + p.ghosts
 	}
-	return n
+	return p.granted - max(p.open-p.ghosts-p.parked-p.taken, 0) // a ghost may be idle already
 }
