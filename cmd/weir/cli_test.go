@@ -193,6 +193,9 @@ Not included: node c (no answer in time)
 			[]string{"hosts", "--prefix", "x", "--sort", "in_use", "--limit", "2"}, `
 HOST  LIMIT  IN USE  IDLE  GRANTED  WAITING  ADMITTED  REFUSED
 `},
+		{"hosts by what only a table is sorted by", "GET /v1/hosts?sort=upload", `{"hosts":[]}`, []string{"hosts", "--sort", "upload"}, `
+HOST  LIMIT  IN USE  IDLE  GRANTED  WAITING  ADMITTED  REFUSED
+`},
 		{"one host", "GET /v1/hosts/api.example.com", hostJSON, []string{"hosts", "api.example.com"}, `
 api.example.com (no limit)
 NODE  LIMIT  IN USE  IDLE  GRANTED  WAITING  ADMITTED  REFUSED

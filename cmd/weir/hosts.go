@@ -20,6 +20,9 @@ import (
 	"github.com/weirproxy/weir/cmd/weir/top"
 )
 
+// tableSorts is what a node sorts a table by besides what weir top can.
+var tableSorts = []string{"would_reject_total", "requests", "upload", "download"}
+
 func newHostsCommand(p *process) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "hosts [HOST]",
@@ -44,20 +47,24 @@ or TERM is dumb, one table after the other is printed until Ctrl-C.`,
 	cmd.Flags().BoolVar(&watch, "watch", false, "keep showing the list, refreshed in place")
 	addIntervalFlag(p, cmd, &interval)
 	cmd.Flags().StringVar(&q.Prefix, "prefix", "", "only hosts that begin with this `text`")
-	cmd.Flags().StringVar(&q.Sort, "sort", "", "by `field`: host, in_use, granted, waiting, admitted_total or rejected_total (default host)")
+	cmd.Flags().StringVar(&q.Sort, "sort", "", "by `field`: host, in_use, granted, waiting, admitted_total or rejected_total; a table also by would_reject_total, requests, upload or download (default host)")
 	cmd.Flags().IntVar(&q.Limit, "limit", 0, "show at most this `number` (default 1000)")
 	cmd.Flags().StringVar(&q.After, "after", "", "continue after the `host` that an earlier list ended with")
 	// Fails only for a flag that isn't there.
-	_ = cmd.RegisterFlagCompletionFunc("sort", cobra.FixedCompletions(top.Sorts(), cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("sort", cobra.FixedCompletions(append(top.Sorts(), tableSorts...), cobra.ShellCompDirectiveNoFileComp))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		o := top.Options{HostList: true, Prefix: q.Prefix, Sort: cmp.Or(q.Sort, "host"), Limit: q.Limit, Interval: interval}
+		draws := watch && !f.json && p.draws()
+		if !draws && slices.Contains(tableSorts, q.Sort) {
+			o.Sort = "host" // nothing is drawn by it
+		}
 		if err := checkView(cmd, o); err != nil {
 			return err
 		}
 		if q.Limit < 0 {
 			return usagef(cmd, "--limit is above 0, not %d", q.Limit)
 		}
-		if watch && !f.json && p.draws() {
+		if draws {
 			if q.After != "" {
 				return usagef(cmd, "--after is for one table: what --watch shows scrolls")
 			}
