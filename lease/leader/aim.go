@@ -49,16 +49,16 @@ func (p *keyPlan) aim() {
 	if contended {
 		p.a.wakeAt(p.c, p.c.contendedUntil)
 	}
-	evicts := (over > 0 || overhang > 0) && p.overhangs && !p.wait && p.a.evicts(p.now, p.limit)
+	evicts := (over > 0 || overhang > 0) && p.overhangs && !p.wait && p.a.evicts(p.now, p.limit) && p.heard()
 	if evicts {
 		p.keep()
 	}
 	for _, r := range p.rows {
 		t := target{slots: leasepb.NoTarget, contended: contended}
-		switch open := r.held + r.overhang; {
-		case evicts && open > r.keeps:
+		switch {
+		case evicts && r.open() > r.keeps:
 			t.slots, t.evict = r.keeps*p.unit, true
-		case r.target >= 0 && open > r.target:
+		case r.target >= 0 && r.held+r.overhang > r.target:
 			t.slots = r.target * p.unit
 		}
 		p.noteFetch(r)
@@ -66,12 +66,28 @@ func (p *keyPlan) aim() {
 	}
 }
 
+// heard reports whether all nodes have said what they have since the limit was written, or have had
+// time for it: a node that nobody is short beside says late that its slots have become idle.
+func (p *keyPlan) heard() bool {
+	until := p.a.limitSince[p.limit.ModifyIndex] + gatePatience
+	if p.now >= until {
+		return true
+	}
+	for _, r := range p.rows {
+		if r.d.peer.limits < p.limit.ModifyIndex {
+			p.a.wakeAt(p.c, until)
+			return false
+		}
+	}
+	return true
+}
+
 // keep says how many connections each node may keep where those above the limit are closed: all that
 // there is room for. Shares are no matter here: nobody's connection is closed for another's request.
 func (p *keyPlan) keep() {
 	open, left := make([]int64, len(p.rows)), max(p.capacity-p.fixed, 0)
 	for i, r := range p.rows {
-		open[i] = r.held + r.overhang
+		open[i] = r.open()
 	}
 	shares, _ := divide(left, open, nil)
 	for i, r := range p.rows {

@@ -126,9 +126,15 @@ func TestReportEvictsNothingWhenLowered(t *testing.T) {
 		l.Connections = 2
 		d.apply(&fsm.PutLimit{Limit: l})
 		d.alloc.LimitsChanged(d.now, d.state)
-		d.turn()
-		if sent := d.alloc.conns[1].demands[limit.HostConnections("up")].sent; sent.slots != 2 || sent.evict == report {
-			t.Errorf("report %v: the node is to come down to %d, and closes connections: %v", report, sent.slots, sent.evict)
+		for _, heard := range []bool{false, true} { // until then its slots may have become idle
+			if heard {
+				d.demand(1, &leasepb.Demand{Held: 4, InUse: 4})
+			}
+			d.turn()
+			sent := d.alloc.conns[1].demands[limit.HostConnections("up")].sent
+			if want := heard && !report; sent.slots != 2 || sent.evict != want {
+				t.Errorf("report %v, heard %v: the node is to come down to %d, and closes connections: %v, want 2 and %v", report, heard, sent.slots, sent.evict, want)
+			}
 		}
 	}
 }

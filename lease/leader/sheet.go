@@ -18,6 +18,9 @@ type row struct {
 // short is what is lacking of what is wanted.
 func (r *row) short() int64 { return max(0, r.want-r.held) }
 
+// open is how many connections are open.
+func (r *row) open() int64 { return r.says.inUse + r.says.parked }
+
 // weight is what a row's share is by: of bandwidth the connections that would move more, and of
 // anything else nodes are alike.
 func (r *row) weight() int64 { return max(r.says.flows, 1) }

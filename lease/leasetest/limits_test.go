@@ -139,6 +139,32 @@ func TestEvictClosesNoMoreThanIsAbove(t *testing.T) {
 	}
 }
 
+// With evict, nothing is closed for slots that another node holds without a use.
+func TestEvictTakesIdleSlotsFirst(t *testing.T) {
+	w := newCalm(t, 6, 2, Limit{Pattern: "up", Connections: 8})
+	w.pass(second)
+	for node := range 2 {
+		var ends []func()
+		for range 4 {
+			_, end := w.hold(node, "up")
+			ends = append(ends, end)
+		}
+		for _, end := range ends {
+			if node == 0 {
+				end()
+			}
+		}
+	}
+	if n := w.granted("up"); n != 8 {
+		t.Fatalf("%d slots are granted, want 8", n)
+	}
+	w.put(Limit{Pattern: "up", Connections: 4, Evict: true})
+	w.pass(second)
+	if w.open("up") != 4 || w.granted("up") != 4 {
+		t.Errorf("%d connections are open with %d slots, want 4 of 4", w.open("up"), w.granted("up"))
+	}
+}
+
 // Connections follow their count where patterns change.
 func TestConnectionsMoveWithTheirKey(t *testing.T) {
 	w := newCalm(t, 4, 2, Limit{Pattern: "*.x.org", Connections: 3})
