@@ -82,8 +82,9 @@ func (p *keyPlan) heard() bool {
 	return true
 }
 
-// keep says how many connections each node may keep where those above the limit are closed: all that
-// there is room for. Shares are no matter here: nobody's connection is closed for another's request.
+// keep says how many connections each node may keep where those above the limit are closed: all
+// that there is room for. Shares are no matter here: nobody's connection is closed for another's
+// request.
 func (p *keyPlan) keep() {
 	open, left := make([]int64, len(p.rows)), max(p.capacity-p.fixed, 0)
 	for i, r := range p.rows {

@@ -92,10 +92,10 @@ func (p *keyPlan) shortSince(r *row) time.Duration {
 	return r.d.shortSince
 }
 
-// cover gives slots to connections that are open without one, to those in use first. As long as some
-// that nobody uses are to be closed for want of a slot, all others wait for theirs. Otherwise a
-// request might take one of the former into use again, while a slot for one of the latter, which has
-// ended meanwhile, lets another be opened.
+// cover gives slots to connections that are open without one, to those in use first. As long as
+// some that nobody uses are to be closed for want of a slot, all others wait for theirs. Otherwise
+// a request might take one of the former into use again, while a slot for one of the latter, which
+// has ended meanwhile, lets another be opened.
 func (p *keyPlan) cover() {
 	busy, kept := make([]int64, len(p.rows)), make([]int64, len(p.rows))
 	for i, r := range p.rows {
