@@ -310,7 +310,7 @@ func TestExitCodes(t *testing.T) {
 		{"limits set x.org --connections 5 --queue-timeout soon --queue-size 3", 2, "soon"},
 		{"limits apply", 2, "1 arg"},
 		{"limits apply /no/such/file.hcl", 1, "/no/such/file.hcl"},
-		{"hosts --sort size", 2, "--sort is one of"},
+		{"hosts --sort size", 2, "rejected_total, would_reject_total, requests, upload, download, not"},
 		{"hosts --limit -5", 2, "--limit"},
 		{"hosts --watch --interval 1ms", 2, "--interval is from 100ms to 1h"},
 		{"top --sort size", 2, "--sort is one of"},
