@@ -318,7 +318,7 @@ func TestExitCodes(t *testing.T) {
 		{"top --json", 2, "weir nodes --json"},
 		{"top --addr http://127.0.0.1:1", 1, "no node answers at http://127.0.0.1:1 "},
 		{"raft remove", 2, "write weir raft remove NAME"},
-		{"exec", 2, "missing"},
+		{"exec", 2, "missing: write weir exec [flags] -- CMD [ARG…]"},
 		{"exec --proxy ftp://x -- true", 2, "not a proxy's URL"},
 		{"exec -- /no/such/program", 1, "/no/such/program"},
 		{"drain --timeout -1s", 2, "--timeout is above 0"},
